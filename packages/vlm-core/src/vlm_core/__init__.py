@@ -1,0 +1,18 @@
+"""Any vision encoder × any connector × any language model, named in one YAML spec.
+
+Importing this package costs nothing: torch is loaded only by the modules that compute.
+"""
+
+from vlm_core.config import ConnectorConfig, DatasetConfig, EncoderConfig, LLMConfig
+from vlm_core.errors import SpecError, UserError
+from vlm_core.hooks import hookimpl
+
+__all__ = [
+    "ConnectorConfig",
+    "DatasetConfig",
+    "EncoderConfig",
+    "LLMConfig",
+    "SpecError",
+    "UserError",
+    "hookimpl",
+]

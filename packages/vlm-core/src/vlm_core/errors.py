@@ -1,0 +1,39 @@
+"""What a user did that can't work: one short message, no traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+class UserError(ValueError):
+    """A fault that the user can mend; the CLIs print it without a traceback and exit with 2."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One fault of a spec: where it stands and what is wrong."""
+
+    where: str
+    path: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.path + ': ' if self.path else ''}{self.text}"
+
+
+class SpecError(UserError):
+    """Every fault found in a spec, each with file, line and dotted path."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("\n".join(str(problem) for problem in problems))
+        self.problems = problems
+
+
+def choices(seen: object, allowed: Iterable[str]) -> str:
+    """`; possible: a, b; did you mean 'a'?`, the tail of every message about a wrong name."""
+    names = sorted(allowed)
+    near = difflib.get_close_matches(str(seen), names, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"; possible: {', '.join(names) or 'none'}{hint}"

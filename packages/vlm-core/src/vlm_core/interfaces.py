@@ -1,0 +1,134 @@
+"""The three contracts. Third parties subclass these; `vlm_core.testing` holds the tests that go with them.
+
+Shape alphabet: B batch, T text/sequence positions, N images, H W patch grid, L visual tokens an image,
+D encoder width, M model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from PIL import Image
+from torch import Tensor, nn
+
+PADDING = -1
+"""Segment number of padding positions: they are read by nothing and read nothing."""
+
+
+class Tokenizer(ABC):
+    """Text to ids and back. Text is always literal: control tokens enter only by id."""
+
+    eos_id: int
+    bos_id: int | None = None
+
+    @abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`; never yields a control id, whatever the text spells."""
+
+    @abstractmethod
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of `ids`, control ids left out."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of ids, added tokens included."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write what is needed to load this tokenizer again."""
+
+
+class Encoder(nn.Module, ABC):
+    """Pixels to a grid of patch features; normalisation constants live inside."""
+
+    dim: int
+    image_size: tuple[int, int]
+
+    @abstractmethod
+    def transform(self, image: Image.Image) -> Tensor:
+        """RGB image -> float tensor (3, height, width) in [0, 1], sized as this tower wants it."""
+
+    @abstractmethod
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Patch grid (H, W) for pixels of this size."""
+
+    @abstractmethod
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(N, 3, height, width) in [0, 1] -> (N, H, W, D); CLS and register tokens dropped."""
+
+    def save_assets(self, folder: Path) -> None:
+        """Write the small files besides weights that `build(assets=folder)` needs. None by default."""
+
+
+class Connector(nn.Module, ABC):
+    """A patch grid to visual tokens of the language model's width."""
+
+    @abstractmethod
+    def num_tokens(self, h: int, w: int) -> int:
+        """Visual tokens L for an (h, w) grid; what `forward` returns must agree."""
+
+    @abstractmethod
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, H, W, D) -> (N, L, M)."""
+
+
+class State(Protocol):
+    """What a language model remembers: of constant size for an SSM, a KV cache for a Transformer."""
+
+    def clone(self) -> Any:
+        """An independent copy."""
+        ...
+
+    def expand(self, n: int) -> Any:
+        """Each sequence of the batch repeated n times, next to each other."""
+        ...
+
+
+class LanguageModel(nn.Module, ABC):
+    """A causal language model on embeddings."""
+
+    dim: int
+    vocab_size: int
+    supports_packing: bool = True
+    """Whether `segments` may hold several samples in one row (padding is always supported)."""
+
+    def __init__(self, load_tokenizer: Callable[[], Tokenizer]) -> None:
+        super().__init__()
+        self._load_tokenizer = load_tokenizer
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Loaded when first used, so that arithmetic on the meta device needs no files."""
+        return self._load_tokenizer()
+
+    @abstractmethod
+    def embed(self, ids: Tensor) -> Tensor:
+        """(B, T) -> (B, T, M)."""
+
+    @abstractmethod
+    def forward(
+        self, x: Tensor, *, segments: Tensor | None = None, state: Any = None
+    ) -> tuple[Tensor, Any]:
+        """Embeddings (B, T, M) -> (hidden (B, T, M), state after the last position).
+
+        `segments` (B, T) numbers the sample that each position belongs to: nothing passes from one to the
+        next, and `PADDING` positions take part in nothing. `state` continues an earlier call: feeding in
+        pieces equals feeding whole. It is never changed in place.
+        """
+
+    @abstractmethod
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., M) -> (..., V); call it only where a prediction is wanted."""
+
+    def save_assets(self, folder: Path) -> None:
+        """Write tokenizer and other small files for `build(assets=folder)`."""
+        self.tokenizer.save(folder)
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Parameters of a module, shared ones counted once."""
+    return sum(p.numel() for p in module.parameters())

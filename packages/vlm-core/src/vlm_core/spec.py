@@ -1,0 +1,85 @@
+"""The spec: one YAML file that names the parts, the template and, for vlm-train, the training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import Field, SerializeAsAny
+
+from vlm_core.config import ConnectorConfig, EncoderConfig, LLMConfig, StrictModel
+from vlm_core.errors import SpecError
+from vlm_core.registry import installed
+from vlm_core.template import Template, TemplateField
+from vlm_core.validate import component, validate
+from vlm_core.yaml_loader import Document, override, read
+
+
+class Spec(StrictModel):
+    """A validated spec. `train` stays plain data here: its owner, vlm-train, validates it."""
+
+    name: str = Field(default="vlm", pattern=r"^[\w.+-]+$", description="what tables and folders call the model")
+    encoder: Annotated[SerializeAsAny[EncoderConfig], component("encoder")]
+    connector: Annotated[SerializeAsAny[ConnectorConfig], component("connector")]
+    llm: Annotated[SerializeAsAny[LLMConfig], component("llm")]
+    template: TemplateField = Template.named("llava-v1")
+    train: dict[str, Any] | None = None
+
+    def to_yaml(self) -> str:
+        """The resolved spec: every default written out; reading it back gives an equal spec."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Spec, Document]:
+    """Read, override and validate a spec file, together with every section whose owner is installed.
+
+    Returns the spec and the document it came from, which knows the line of every value. Raises `SpecError`
+    holding all problems found, or `UserError` for an unreadable file.
+    """
+    document = read(path)
+    for assignment in overrides:
+        override(document, assignment)
+    if not isinstance(document.data, dict):
+        raise SpecError([document.problem((), "a spec is a mapping with encoder, connector and llm")])
+    problems, spec = [], None
+    try:
+        spec = validate(Spec, document)
+    except SpecError as error:
+        problems += error.problems
+    for name in installed().names("section"):
+        if document.data.get(name) is not None:
+            try:
+                validate(installed().get("section", name), document, (name,))
+            except SpecError as error:
+                problems += error.problems
+    if problems or spec is None:
+        raise SpecError(problems)
+    return spec, document
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of a spec with every installed component, for editors."""
+    schema = Spec.model_json_schema()
+    for kind in ("encoder", "connector", "llm"):
+        configs = [installed().get(kind, name) for name in installed().names(kind)]
+        schema["properties"][kind] = {"oneOf": [_inline(config) for config in configs]}
+    for name in installed().names("section"):
+        schema["properties"][name] = _inline(installed().get("section", name))
+    return schema
+
+
+def _inline(model: type[StrictModel]) -> dict[str, Any]:
+    """A model's schema with its own `$defs` resolved in place, so that it can stand inside another."""
+    schema = model.model_json_schema()
+    definitions = schema.pop("$defs", {})
+
+    def expand(node: Any) -> Any:
+        if isinstance(node, dict):
+            if "$ref" in node:
+                return expand(definitions[node["$ref"].rsplit("/", 1)[1]])
+            return {key: expand(value) for key, value in node.items()}
+        return [expand(item) for item in node] if isinstance(node, list) else node
+
+    return expand(schema)

@@ -1,0 +1,71 @@
+"""Chat templates: how a conversation becomes text, and which of that text the model must learn to say.
+
+A template is four patterns. `{text}` is what the role said and `{eos}` the tokenizer's real end of text.
+`assistant_prompt` is written before each answer and is never a target; `assistant` is one up to its `{eos}`.
+A `user` pattern without `{text}` keeps only the images (stage 1: captions).
+"""
+
+from __future__ import annotations
+
+import string
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, field_validator
+
+from vlm_core.config import StrictModel
+from vlm_core.errors import choices
+
+_LLAVA_SYSTEM = (
+    "A chat between a curious human and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the human's questions."
+)
+
+
+class Template(StrictModel):
+    """Patterns of the roles, and where images go: `inline` as written, or all `first` (Eq. 7)."""
+
+    system: str = ""
+    user: str
+    assistant_prompt: str = ""
+    assistant: str
+    images: str = Field(default="inline", pattern="^(inline|first)$")
+
+    @field_validator("system", "user", "assistant_prompt", "assistant")
+    @classmethod
+    def _known_fields(cls, pattern: str) -> str:
+        try:
+            fields = {name for _, name, _, _ in string.Formatter().parse(pattern) if name is not None}
+        except ValueError as error:
+            raise ValueError(f"not a pattern: {error}") from None
+        if unknown := fields - {"text", "eos"}:
+            raise ValueError(f"unknown field {{{min(unknown)}}}{choices(min(unknown), ('text', 'eos'))}")
+        return pattern
+
+    @staticmethod
+    def named(name: str) -> Template:
+        """One of the built-in templates; raises `ValueError` naming the possible ones."""
+        if name not in TEMPLATES:
+            raise ValueError(f"unknown template {name!r}{choices(name, TEMPLATES)}")
+        return TEMPLATES[name]
+
+
+TEMPLATES = {
+    "plain": Template(user="", assistant="{text}{eos}"),
+    "llava-v1": Template(
+        system=_LLAVA_SYSTEM, user=" USER: {text}", assistant_prompt=" ASSISTANT:", assistant=" {text}{eos}"
+    ),
+    "short": Template(user="Question: {text}", assistant_prompt=" Answer:", assistant=" {text}{eos}"),
+    "cobra": Template(
+        user="In: {text}\n", assistant_prompt="Out:", assistant=" {text}{eos}", images="first"
+    ),
+    "zephyr": Template(
+        user="<|user|>\n{text}{eos}\n", assistant_prompt="<|assistant|>\n", assistant="{text}{eos}\n", images="first"
+    ),
+}
+
+
+def _resolve(value: Any) -> Any:
+    return Template.named(value) if isinstance(value, str) else value
+
+
+TemplateField = Annotated[Template, BeforeValidator(_resolve)]

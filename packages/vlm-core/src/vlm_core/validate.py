@@ -1,0 +1,94 @@
+"""From plain data to typed configs, with every fault named by file, line and dotted path."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, BeforeValidator, ValidationError
+from pydantic_core import PydanticCustomError
+
+from vlm_core.config import ComponentConfig, Kind
+from vlm_core.errors import Problem, SpecError, UserError, choices
+from vlm_core.registry import installed
+from vlm_core.yaml_loader import Document, Path_
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def _resolve(kind: Kind, value: Any) -> Any:
+    """A mapping with `type` becomes the config of that component; a config passes through."""
+    if isinstance(value, ComponentConfig):
+        return value
+    if not isinstance(value, dict) or not isinstance(value.get("type"), str):
+        known = ", ".join(installed().names(kind))
+        raise PydanticCustomError("component", f"expected a mapping with a type; possible types: {known}")
+    try:
+        config = installed().get(kind, value["type"])
+    except UserError as error:
+        raise PydanticCustomError("component", "{text}", {"text": str(error), "at": "type"}) from None
+    try:
+        return config.model_validate(value)
+    except ValidationError as error:
+        nested = [(config, problem) for problem in error.errors(include_url=False)]
+        raise PydanticCustomError("nested", "invalid component", {"nested": nested}) from None
+
+
+def component(kind: Kind) -> Any:
+    """Metadata for an `Annotated` field that holds a component of this kind, resolved by the registry."""
+    return BeforeValidator(lambda value: _resolve(kind, value))
+
+
+
+def _model_at(model: Any, path: Path_) -> type[BaseModel] | None:
+    """The model class whose key `path[-1]` is, found by following annotations down from `model`."""
+    for key in path[:-1]:
+        if isinstance(model, type) and issubclass(model, BaseModel) and key in model.model_fields:
+            annotation = model.model_fields[str(key)].annotation
+        else:
+            annotation = next(iter(get_args(model)), None)
+        options = [annotation, *get_args(annotation)]
+        model = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), annotation)
+    return model if isinstance(model, type) and issubclass(model, BaseModel) else None
+
+
+def _text(model: type[BaseModel], error: Any) -> str:
+    kind, loc, seen = error["type"], error["loc"], error.get("input")
+    if kind == "extra_forbidden":
+        owner = _model_at(model, loc)
+        return "unknown key" + (choices(loc[-1], owner.model_fields) if owner else "")
+    if kind == "missing":
+        return "this key is required"
+    if kind == "literal_error":
+        allowed = error["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+        return f"unknown value {seen!r}{choices(seen, allowed)}"
+    message = error["msg"].removeprefix("Value error, ")
+    if kind in ("component", "value_error"):
+        return message
+    return f"got {seen!r}: {message[:1].lower()}{message[1:]}"
+
+
+def _problems(document: Document, at: Path_, model: type[BaseModel], errors: list[Any]) -> list[Problem]:
+    found: list[Problem] = []
+    for error in errors:
+        # pydantic names the branch of a union in `loc`; the document has no such key
+        loc = tuple(key for key in error["loc"] if not (isinstance(key, str) and not key.isidentifier()))
+        if error["type"] == "nested":
+            for config, inner in error["ctx"]["nested"]:
+                found += _problems(document, (*at, *loc), config, [inner])
+            continue
+        extra = (error["ctx"]["at"],) if error["type"] == "component" and "ctx" in error else ()
+        found.append(document.problem((*at, *loc, *extra), _text(model, error)))
+    return found
+
+
+def validate(model: type[M], document: Document, at: Path_ = ()) -> M:
+    """Validate the part of `document` at path `at` as `model`; raises `SpecError` with every problem."""
+    data = document.data
+    for key in at:
+        data = data[key]
+    if not isinstance(data, dict):
+        raise SpecError([document.problem(at, f"expected a mapping of keys, got {data!r:.60}")])
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise SpecError(_problems(document, at, model, error.errors(include_url=False))) from None
