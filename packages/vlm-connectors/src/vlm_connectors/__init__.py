@@ -1,0 +1,1 @@
+"""Connectors: `mlp`, and the multimodal connectors of VL-Mamba with their 2D scans."""

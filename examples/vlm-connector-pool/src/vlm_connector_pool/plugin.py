@@ -1,0 +1,32 @@
+"""What this package offers to vlm-core; torch is imported only when something is built."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import PositiveInt
+
+from vlm_core import ConnectorConfig, hookimpl
+
+if TYPE_CHECKING:
+    from .pool import PoolConnector
+
+
+class PoolConfig(ConnectorConfig):
+    """Average `stride` × `stride` patches into one visual token, then Linear–GELU–Linear."""
+
+    type: Literal["pool"] = "pool"
+    stride: PositiveInt = 2
+
+    def label(self) -> str:
+        return f"pool/{self.stride}"
+
+    def build(self, d_in: int, d_out: int) -> PoolConnector:
+        from .pool import PoolConnector
+
+        return PoolConnector(d_in, d_out, stride=self.stride)
+
+
+@hookimpl
+def vlm_connectors() -> list[type[ConnectorConfig]]:
+    return [PoolConfig]

@@ -1,0 +1,49 @@
+"""`vlm-bench`: score answer files."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from vlm_bench.benchmarks import pope, scienceqa
+from vlm_bench.report import show, to_json
+from vlm_core.errors import UserError
+
+BENCHMARKS = {"pope": pope, "scienceqa": scienceqa}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="vlm-bench", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    score = commands.add_parser("score", help="score an answer file; needs no GPU and takes seconds")
+    names = score.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
+    for name, benchmark in BENCHMARKS.items():
+        child = names.add_parser(name, help=benchmark.HELP, description=benchmark.HELP)
+        benchmark.add_arguments(child)
+        child.add_argument("--allow-partial", action="store_true", help="score although answers are missing")
+        child.add_argument("--json", action="store_true", help="print the report as JSON")
+        child.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; 0 on success, 2 for a fault that the user can mend."""
+    args = build_parser().parse_args(argv)
+    try:
+        report = BENCHMARKS[args.benchmark].run(args)
+    except UserError as error:
+        if args.debug:
+            raise
+        print(f"vlm-bench: {error}", file=sys.stderr)
+        return 2
+    if args.json:
+        print(to_json(report))
+    else:
+        show(report)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The published scoring rules as pure functions, quirks included."""

@@ -1,0 +1,1 @@
+"""Command lines. Nothing here imports torch before a command needs it."""

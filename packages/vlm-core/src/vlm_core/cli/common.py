@@ -1,0 +1,50 @@
+"""What every command does the same way: errors, exit codes, `--debug`, tables."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from vlm_core.errors import UserError
+
+
+def run(
+    parser: argparse.ArgumentParser,
+    command: Callable[[argparse.Namespace], int | None],
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Parse and run. A `UserError` is printed and gives 2, Ctrl-C 130, a bug 70; `--debug` raises instead."""
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    args = parser.parse_args(argv)
+    if args.debug:
+        return command(args) or 0
+    try:
+        return command(args) or 0
+    except UserError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of a pipe left, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print(f"\n{parser.prog}: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        print(f"{parser.prog}: internal error: {type(error).__name__}: {error}", file=sys.stderr)
+        print("this is a bug; --debug shows where", file=sys.stderr)
+        return 70
+
+
+def amount(number: float) -> str:
+    """1234567 -> `1.23 M`."""
+    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.2f} {unit}"
+    return str(int(number))
+
+
+def size(count: float) -> str:
+    """Bytes as `5.92 GB`."""
+    return amount(count).replace(" B", " G") + "B" if count >= 1e3 else f"{int(count)} B"

@@ -1,0 +1,91 @@
+"""Decoding: feed the prompt once, then one token a step at constant cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlm_core.batch import collate
+from vlm_core.chat import Sample
+from vlm_core.model import VLM
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How to choose tokens: greedy at temperature 0, else nucleus sampling with `top_p`."""
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+def choose(logits: Tensor, decoding: Decoding, generator: torch.Generator) -> Tensor:
+    """Next ids (B) from logits (B, V)."""
+    if decoding.temperature == 0:
+        return logits.argmax(-1)
+    p, order = (logits.float() / decoding.temperature).softmax(-1).sort(-1, descending=True)
+    p = p.masked_fill(p.cumsum(-1) - p >= decoding.top_p, 0)  # the first id is always kept
+    return order.gather(-1, torch.multinomial(p, 1, generator=generator)).squeeze(-1)
+
+
+class Session:
+    """A batch of conversations and what the model remembers of them."""
+
+    def __init__(self, model: VLM) -> None:
+        self.model = model
+        self.state: Any = None
+        self.next_logits: Tensor | None = None
+
+    @torch.inference_mode()
+    def feed(self, samples: Sequence[Sample], pixels: Sequence[Tensor] = ()) -> None:
+        """Read one more piece of each conversation; `pixels` are its images, in order."""
+        parameter = next(self.model.llm.parameters())
+        batch = collate(samples, pixels, side="left").to(parameter.device)
+        images = None if batch.pixels is None else batch.pixels.to(parameter.dtype)
+        x = self.model.embed(batch.ids, batch.is_image, images)
+        self._advance(x, batch.segments)
+
+    def _advance(self, x: Tensor, segments: Tensor | None = None) -> None:
+        hidden, self.state = self.model.llm(x, segments=segments, state=self.state)
+        self.next_logits = self.model.llm.logits(hidden[:, -1])
+        # a vocabulary padded for speed has rows that are no token
+        self.next_logits[:, len(self.model.llm.tokenizer) :] = -torch.inf
+
+    def tokens(self, decoding: Decoding = Decoding()) -> Iterator[list[int | None]]:
+        """Yield the next id of every row until all have said EOS; None for rows that are done.
+
+        The last id yielded has not been fed back: the state ends before it.
+        """
+        assert self.next_logits is not None, "feed a prompt first"
+        generator = torch.Generator(self.next_logits.device).manual_seed(decoding.seed)
+        eos = self.model.llm.tokenizer.eos_id
+        live = [True] * len(self.next_logits)
+        for step in range(decoding.max_new_tokens):
+            with torch.inference_mode():
+                if step:
+                    self._advance(self.model.llm.embed(ids.unsqueeze(1)))  # noqa: F821
+                ids = choose(self.next_logits, decoding, generator)
+            said = ids.tolist()
+            yield [i if alive else None for i, alive in zip(said, live, strict=True)]
+            live = [alive and i != eos for i, alive in zip(said, live, strict=True)]
+            if not any(live):
+                return
+
+
+def answer(
+    model: VLM, samples: Sequence[Sample], pixels: Sequence[Tensor] = (), decoding: Decoding = Decoding()
+) -> list[str]:
+    """The text that the model says after each prompt, EOS and surrounding white space left out."""
+    session = Session(model)
+    session.feed(samples, pixels)
+    rows: list[list[int]] = [[] for _ in samples]
+    for ids in session.tokens(decoding):
+        for row, i in zip(rows, ids, strict=True):
+            if i is not None:
+                row.append(i)
+    return [model.llm.tokenizer.decode(row).strip() for row in rows]

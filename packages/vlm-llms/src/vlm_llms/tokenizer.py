@@ -1,0 +1,146 @@
+"""Text to ids with the `tokenizers` library: text is always literal, control ids enter by id only.
+
+A *control id* is that of an added token which is not mere whitespace, marked special by its authors or not.
+What stands for an unknown character is the exception: it is what some tokenizers have to answer, no command.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from vlm_core.errors import UserError
+from vlm_core.interfaces import Tokenizer
+from vlm_llms.tokenizer_files import TOKENIZER, TokenizerFiles, read_files
+
+END = "<|endoftext|>"
+SMALLEST_VOCABULARY = 257
+"""Every byte, and the end of text."""
+
+
+def _literal(definition: dict[str, Any]) -> tuple[Backend, frozenset[int]]:
+    """The tokenizer that reads every control token as plain text, and the control ids."""
+    unknown, model = set(), definition["model"]
+    if isinstance(model.get("unk_token"), str):
+        unknown.add(model["unk_token"])
+    if isinstance(model.get("unk_id"), int):
+        unknown.add(model["vocab"][model["unk_id"]][0])
+    added = [dict(token) for token in definition.get("added_tokens") or []]
+    control = [token for token in added if token["content"].strip()]
+    for token in control:
+        token["special"] = True  # the library keeps only special tokens from being found in text
+    backend = Backend.from_str(json.dumps({**definition, "added_tokens": added}))
+    backend.encode_special_tokens = True
+    backend.no_truncation()
+    backend.no_padding()
+    return backend, frozenset(token["id"] for token in control if token["content"] not in unknown)
+
+
+class FastTokenizer(Tokenizer):
+    """A tokenizer.json with its end-of-text id, and a BOS id where its authors want one put first."""
+
+    def __init__(self, definition: str, eos_id: int, bos_id: int | None = None) -> None:
+        """`definition` is the text of a tokenizer.json. Raises `UserError` if it isn't one."""
+        try:
+            self._backend, control = _literal(json.loads(definition))
+        except Exception as error:  # the library raises bare Exception for whatever it can't read
+            raise UserError(
+                f"not a tokenizer.json: {error}; expected the file that `tokenizers` saves"
+            ) from None
+        self._definition, self.eos_id, self.bos_id = definition, eos_id, bos_id
+        self.control_ids = control | {eos_id} | ({bos_id} if bos_id is not None else set())
+        self._length = max(self._backend.get_vocab(with_added_tokens=True).values()) + 1
+
+    @classmethod
+    def load(cls, source: str | Path, revision: str | None = None) -> FastTokenizer:
+        """From a tokenizer.json, a folder that holds one, or a hub id; `UserError` says what is missing."""
+        return cls.from_files(read_files(source, revision))
+
+    @classmethod
+    def from_files(cls, files: TokenizerFiles) -> FastTokenizer:
+        """`eos_id` and `bos_id` are what the files beside tokenizer.json say; see `TokenizerFiles`."""
+        return cls(files.definition, files.eos_id(), files.bos_id())
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`, without BOS; never a control id. Raises `UserError` for half of a surrogate pair."""
+        if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+            raise UserError(
+                f"text {text!r:.60} holds half of a surrogate pair, which is no character; repair it"
+            )
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        if self.control_ids.isdisjoint(encoding.ids):
+            return encoding.ids
+        return self._spelled(text, encoding.ids, encoding.offsets)
+
+    def _spelled(self, text: str, ids: list[int], offsets: list[tuple[int, int]]) -> list[int]:
+        """Write control tokens letter by letter: some models hold them in their vocabulary as words, too."""
+        written: list[int] = []
+        for id_, (start, end) in zip(ids, offsets, strict=True):
+            pieces = text[start:end] if id_ in self.control_ids else ""
+            spelled = [i for c in pieces for i in self._backend.encode(c, add_special_tokens=False).ids]
+            written += [i for i in spelled if i not in self.control_ids] if pieces else [id_]
+        return written
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of `ids`, control ids left out; bytes that are no UTF-8 become U+FFFD."""
+        plain = [i for i in ids if i not in self.control_ids]
+        return self._backend.decode(plain, skip_special_tokens=True)
+
+    def token_id(self, token: str) -> int | None:
+        """The id of a token by its exact name, control tokens included."""
+        return self._backend.token_to_id(token)
+
+    def __len__(self) -> int:
+        """One more than the highest id: what an embedding table must have rows for."""
+        return self._length
+
+    def save(self, folder: Path) -> None:
+        """Write tokenizer.json as it was read, and a tokenizer_config.json that names EOS and BOS."""
+        name = self._backend.id_to_token
+        config = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "eos_token": name(self.eos_id),
+            "bos_token": None if self.bos_id is None else name(self.bos_id),
+            "add_bos_token": self.bos_id is not None,
+            "clean_up_tokenization_spaces": False,
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / TOKENIZER).write_text(self._definition, encoding="utf-8")
+        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, FastTokenizer) and self.__reduce__() == other.__reduce__()
+
+    def __hash__(self) -> int:
+        return hash(self.__reduce__())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Data-loading workers get the definition; the library's own pickle loses the literal reading."""
+        return FastTokenizer, (self._definition, self.eos_id, self.bos_id)
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int) -> FastTokenizer:
+    """A byte-level BPE learnt from `texts`: any text encodes, `<|endoftext|>` is id 0, same texts same ids.
+
+    It gets fewer than `vocab_size` ids where the texts have nothing left to merge.
+    """
+    if vocab_size < SMALLEST_VOCABULARY:
+        raise UserError(
+            f"vocab_size {vocab_size} is too small: 256 bytes and the end of text take {SMALLEST_VOCABULARY}"
+        )
+    backend = Backend(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts, trainer)
+    return FastTokenizer(backend.to_str(), eos_id=0)

@@ -1,0 +1,158 @@
+"""The files that make up a published tokenizer: where they are found and what they say about EOS and BOS."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from vlm_core.errors import UserError
+
+TOKENIZER = "tokenizer.json"
+BESIDE = ("tokenizer_config.json", "special_tokens_map.json", "config.json", "generation_config.json")
+"""Files that may name EOS and BOS, the one to believe first in front."""
+KNOWN_ENDS = ("<|endoftext|>", "</s>")
+_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+
+
+@dataclass
+class TokenizerFiles:
+    """The text of a tokenizer.json, and the parsed JSON files that stood beside it, by name."""
+
+    source: str
+    definition: str
+    beside: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @cached_property
+    def parsed(self) -> dict[str, Any]:
+        found = _json(self.definition, f"{self.source} ({TOKENIZER})")
+        if not isinstance(found.get("model"), dict):
+            raise UserError(
+                f"{self.source}: no tokenizer model in it; expected the {TOKENIZER} of `tokenizers`"
+            )
+        return found
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        """Ids by token; a Unigram vocabulary is a list of pairs, every other a mapping."""
+        vocab = self.parsed["model"].get("vocab") or {}
+        ids = dict(vocab) if isinstance(vocab, dict) else {piece[0]: i for i, piece in enumerate(vocab)}
+        return ids | {token["content"]: token["id"] for token in self.parsed.get("added_tokens") or []}
+
+    def _stated(self, role: str) -> Iterator[int]:
+        """Ids that the files give to `role` ("eos" or "bos"), the most trusted first."""
+        for name in BESIDE:
+            content = self.beside.get(name, {})
+            token, id_ = content.get(f"{role}_token"), content.get(f"{role}_token_id")
+            token = token.get("content") if isinstance(token, dict) else token
+            if isinstance(token, str) and token in self._ids:
+                yield self._ids[token]
+            yield from [i for i in (id_ if isinstance(id_, list) else [id_]) if isinstance(i, int)]
+
+    def eos_id(self) -> int:
+        """The end-of-text id; raises `UserError` when nothing names it."""
+        known = [self._ids[token] for token in KNOWN_ENDS if token in self._ids]
+        for id_ in (*self._stated("eos"), *known):
+            return id_
+        raise UserError(
+            f"{self.source}: no end-of-text token; expected eos_token in tokenizer_config.json beside "
+            f"{TOKENIZER}, or one of {', '.join(KNOWN_ENDS)} in it. Add a tokenizer_config.json that names it"
+        )
+
+    def bos_id(self) -> int | None:
+        """The id that the authors put before every text, or None."""
+        wanted = self.beside.get("tokenizer_config.json", {}).get("add_bos_token")
+        if wanted is False:
+            return None
+        if (template := _first_id(self.parsed.get("post_processor"))) is not None or not wanted:
+            return template
+        for id_ in self._stated("bos"):
+            return id_
+        raise UserError(
+            f"{self.source}: add_bos_token is true but no bos_token is named; name it or set false"
+        )
+
+
+def _first_id(processor: Any) -> int | None:
+    """The id that a post-processor writes before a text."""
+    if not isinstance(processor, dict):
+        return None
+    if processor.get("type") == "Sequence":
+        return next((i for i in map(_first_id, processor["processors"]) if i is not None), None)
+    if processor.get("type") != "TemplateProcessing" or not processor.get("single"):
+        return None
+    name = processor["single"][0].get("SpecialToken", {}).get("id")
+    return processor["special_tokens"][name]["ids"][0] if name is not None else None
+
+
+def _json(text: str, where: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{where}: not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{where}: expected a JSON object, got {type(found).__name__}")
+    return found
+
+
+def _collect(source: str, find: Callable[[str], Path | None], main: Path) -> TokenizerFiles:
+    paths = {name: path for name in BESIDE if (path := find(name)) is not None}
+    beside = {name: _json(path.read_text(encoding="utf-8"), str(path)) for name, path in paths.items()}
+    return TokenizerFiles(source, main.read_text(encoding="utf-8"), beside)
+
+
+def read_files(source: str | Path, revision: str | None = None) -> TokenizerFiles:
+    """Collect the files of a tokenizer.json, of a folder with one, or of a hub id (at `revision`)."""
+    path = Path(source)
+    if path.exists():
+        main = path / TOKENIZER if path.is_dir() else path
+        if not main.is_file():
+            raise UserError(_no_file(path))
+        return _collect(str(source), lambda name: p if (p := main.parent / name).is_file() else None, main)
+    if isinstance(source, Path) or path.suffix == ".json" or not _HUB_ID.fullmatch(source):
+        raise UserError(
+            f"tokenizer {str(source)!r}: no such file or folder; expected a {TOKENIZER}, a folder that "
+            "holds one, or a hub id such as EleutherAI/gpt-neox-20b"
+        )
+    main = _download(source, TOKENIZER, revision)
+    return _collect(source, lambda name: _download_if_there(source, name, revision), main)
+
+
+def _no_file(folder: Path) -> str:
+    found = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
+    return (
+        f"{folder}: expected {TOKENIZER}, found {found}. Older formats: load them with transformers once and "
+        "save_pretrained() into this folder"
+    )
+
+
+def _download(repo: str, name: str, revision: str | None) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return Path(hf_hub_download(repo, name, revision=revision))
+    except (OSError, ValueError, HfHubHTTPError) as error:  # no network, no such repository, no such file
+        raise UserError(
+            f"tokenizer {repo!r}: could not get {name} from the hub ({type(error).__name__}). Point to a "
+            f"local copy instead: `tokenizer: path/to/{TOKENIZER}`"
+        ) from error
+
+
+def _download_if_there(repo: str, name: str, revision: str | None) -> Path | None:
+    """A file that a repository may lack. Offline, what the cache lacks counts as not there."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        return _download(repo, name, revision)
+    except UserError as error:
+        cause = error.__cause__
+        missing = isinstance(cause, EntryNotFoundError) and not isinstance(cause, LocalEntryNotFoundError)
+        if missing or constants.HF_HUB_OFFLINE:
+            return None
+        raise
