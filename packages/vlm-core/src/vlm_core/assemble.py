@@ -57,11 +57,17 @@ def versions(spec: Spec) -> dict[str, str]:
     return {"torch": version("torch"), "vlm-core": version("vlm-core"), **found}
 
 
+def _for_folder(spec: Spec) -> Spec:
+    """The parts alone, so that the folder loads where neither training nor its data are installed."""
+    parts = {part: getattr(spec, part).for_folder() for part in PARTS}
+    return spec.model_copy(update={**parts, "train": None})
+
+
 def save(model: VLM, spec: Spec, path: Path, facts: dict[str, Any] | None = None) -> None:
     """Write a model folder: `spec.yaml`, a subfolder a part with weights and small files, `manifest.json`."""
 
     def write(folder: Path) -> None:
-        (folder / "spec.yaml").write_text(spec.to_yaml(), encoding="utf-8")
+        (folder / "spec.yaml").write_text(_for_folder(spec).to_yaml(), encoding="utf-8")
         for part in PARTS:
             (folder / part).mkdir()
             module = getattr(model, part)

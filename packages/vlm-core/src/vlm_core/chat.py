@@ -61,6 +61,12 @@ class Sample:
         self.is_image += [True] * tokens
         self.is_target += [False] * tokens
 
+    def extend(self, other: Sample) -> None:
+        """Append another piece of the same conversation."""
+        self.ids += other.ids
+        self.is_image += other.is_image
+        self.is_target += other.is_target
+
     def truncated(self, length: int) -> Sample:
         """The first `length` positions; raises `TooLong` if that cuts an image or leaves no target."""
         if len(self) <= length:
@@ -132,13 +138,14 @@ def write(
     image_tokens: Sequence[int] = (),
     *,
     start: bool = True,
+    lead: str = "",
     loss_on: Literal["answers", "all"] = "answers",
 ) -> Sample:
     """The conversation as one `Sample`.
 
     `image_tokens[i]` is the number of positions of image i. A conversation that ends with the user gets the
     assistant's prompt appended, ready for generation. `start=False` continues an earlier sample: no BOS, no
-    system text. `loss_on="all"` makes every text position a target (language pretraining). Raises `UserError`
+    system text, but `lead`, the text that the piece before still owed. `loss_on="all"` makes every text position a target (language pretraining). Raises `UserError`
     when messages and images don't match in number.
     """
     writer = _Writer(tokenizer, image_tokens)
@@ -148,8 +155,7 @@ def write(
         count, messages = _images_first(messages)
         for _ in range(count):
             writer.image()
-    if start:
-        writer.say(template.system, False)
+    writer.say(template.system if start else lead, False)
     for message in messages:
         if message.role == "user":
             writer.pattern(template.user, message.parts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -30,6 +30,10 @@ class ComponentConfig(StrictModel):
     def label(self) -> str:
         """A few words for tables: the type and what distinguishes this instance."""
         return self.type
+
+    def for_folder(self) -> Self:
+        """This config as a model folder holds it: what the folder's assets replace need not exist elsewhere."""
+        return self
 
     @classmethod
     def type_name(cls) -> str:

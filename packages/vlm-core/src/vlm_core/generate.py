@@ -24,6 +24,9 @@ class Decoding:
     seed: int = 0
 
 
+GREEDY = Decoding()
+
+
 def choose(logits: Tensor, decoding: Decoding, generator: torch.Generator) -> Tensor:
     """Next ids (B) from logits (B, V)."""
     if decoding.temperature == 0:
@@ -42,13 +45,18 @@ class Session:
         self.next_logits: Tensor | None = None
 
     @torch.inference_mode()
-    def feed(self, samples: Sequence[Sample], pixels: Sequence[Tensor] = ()) -> None:
-        """Read one more piece of each conversation; `pixels` are its images, in order."""
+    def feed(
+        self, samples: Sequence[Sample], pixels: Sequence[Tensor] = (), views: Sequence[int] | None = None
+    ) -> None:
+        """Read one more piece of each conversation. `pixels` are its images, in order; where conversations
+        share images, `pixels` are the different ones and `views[i]` tells which of them slot i shows.
+        """
         parameter = next(self.model.llm.parameters())
         batch = collate(samples, pixels, side="left").to(parameter.device)
-        images = None if batch.pixels is None else batch.pixels.to(parameter.dtype)
-        x = self.model.embed(batch.ids, batch.is_image, images)
-        self._advance(x, batch.segments)
+        visual = None if batch.pixels is None else self.model.see(batch.pixels.to(parameter.dtype))
+        if visual is not None and views is not None:
+            visual = visual[list(views)]
+        self._advance(self.model.embed(batch.ids, batch.is_image, visual), batch.segments)
 
     def _advance(self, x: Tensor, segments: Tensor | None = None) -> None:
         hidden, self.state = self.model.llm(x, segments=segments, state=self.state)
@@ -56,7 +64,7 @@ class Session:
         # a vocabulary padded for speed has rows that are no token
         self.next_logits[:, len(self.model.llm.tokenizer) :] = -torch.inf
 
-    def tokens(self, decoding: Decoding = Decoding()) -> Iterator[list[int | None]]:
+    def tokens(self, decoding: Decoding = GREEDY) -> Iterator[list[int | None]]:
         """Yield the next id of every row until all have said EOS; None for rows that are done.
 
         The last id yielded has not been fed back: the state ends before it.
@@ -78,11 +86,18 @@ class Session:
 
 
 def answer(
-    model: VLM, samples: Sequence[Sample], pixels: Sequence[Tensor] = (), decoding: Decoding = Decoding()
+    model: VLM,
+    samples: Sequence[Sample],
+    pixels: Sequence[Tensor] = (),
+    views: Sequence[int] | None = None,
+    decoding: Decoding = GREEDY,
 ) -> list[str]:
-    """The text that the model says after each prompt, EOS and surrounding white space left out."""
+    """The text that the model says after each prompt, EOS and surrounding white space left out.
+
+    `pixels` and `views` as in `Session.feed`.
+    """
     session = Session(model)
-    session.feed(samples, pixels)
+    session.feed(samples, pixels, views)
     rows: list[list[int]] = [[] for _ in samples]
     for ids in session.tokens(decoding):
         for row, i in zip(rows, ids, strict=True):

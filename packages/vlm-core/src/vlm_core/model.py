@@ -30,13 +30,12 @@ class VLM(nn.Module):
             features = self.encoder(pixels)
         return self.connector(features)
 
-    def embed(self, ids: Tensor, is_image: Tensor | None = None, pixels: Tensor | None = None) -> Tensor:
-        """Ids (B, T) -> embeddings (B, T, M), visual tokens in place of the positions marked `is_image`."""
+    def embed(self, ids: Tensor, is_image: Tensor | None = None, visual: Tensor | None = None) -> Tensor:
+        """Ids (B, T) -> embeddings (B, T, M), visual tokens (N, L, M) at the positions marked `is_image`."""
         x = self.llm.embed(ids)
-        if pixels is None or is_image is None:
+        if visual is None or is_image is None:
             return x
-        visual = self.see(pixels).to(x.dtype).flatten(0, 1)
-        return x.masked_scatter(is_image.unsqueeze(-1), visual)
+        return x.masked_scatter(is_image.unsqueeze(-1), visual.to(x.dtype))
 
     def forward(
         self,
@@ -46,4 +45,5 @@ class VLM(nn.Module):
         segments: Tensor | None = None,
     ) -> tuple[Tensor, Any]:
         """-> (hidden (B, T, M), state). `llm.logits` turns hidden states into predictions where wanted."""
-        return self.llm(self.embed(ids, is_image, pixels), segments=segments)
+        visual = None if pixels is None else self.see(pixels)
+        return self.llm(self.embed(ids, is_image, visual), segments=segments)

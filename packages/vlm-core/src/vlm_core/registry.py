@@ -67,8 +67,8 @@ class Registry:
         raise UserError(f"unknown {kind} {name!r}{choices(name, self.names(kind))}{self._where(kind, name)}")
 
     def _where(self, kind: str, name: str) -> str:
-        package = _HOME.get(kind, {}).get(name)
-        text = f"; pip install {package} brings it" if package and package not in self.broken else ""
+        package, present = _HOME.get(kind, {}).get(name), {e.distribution for e in self.all()} | set(self.broken)
+        text = f"; pip install {package} brings it" if package and package not in present else ""
         for distribution, error in self.broken.items():
             text += f"\n  plugin {distribution} failed to import and may hold it: {error}"
         return text

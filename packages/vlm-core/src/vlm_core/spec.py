@@ -28,8 +28,8 @@ class Spec(StrictModel):
     train: dict[str, Any] | None = None
 
     def to_yaml(self) -> str:
-        """The resolved spec: every default written out; reading it back gives an equal spec."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        """The resolved spec: every default written out, unset keys left out; reading it back gives an equal spec."""
+        return yaml.safe_dump(self.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
 
 
 def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Spec, Document]:

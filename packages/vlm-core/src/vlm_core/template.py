@@ -54,7 +54,9 @@ TEMPLATES = {
     "llava-v1": Template(
         system=_LLAVA_SYSTEM, user=" USER: {text}", assistant_prompt=" ASSISTANT:", assistant=" {text}{eos}"
     ),
-    "short": Template(user="Question: {text}", assistant_prompt=" Answer:", assistant=" {text}{eos}"),
+    "short": Template(
+        user="Question: {text}", assistant_prompt=" Answer:", assistant=" {text}{eos}", images="first"
+    ),
     "cobra": Template(
         user="In: {text}\n", assistant_prompt="Out:", assistant=" {text}{eos}", images="first"
     ),

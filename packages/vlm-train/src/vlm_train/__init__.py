@@ -1,0 +1,1 @@
+"""Trains a vision-language model in stages, as one YAML spec says."""

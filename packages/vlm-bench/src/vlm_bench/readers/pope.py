@@ -13,9 +13,7 @@ from vlm_core.errors import UserError, choices
 SPLITS = ("random", "popular", "adversarial")
 
 # sha256 of the random, popular and adversarial label file -> commit of the POPE repository
-REVISIONS: dict[
-    tuple[str, ...], str
-] = {
+REVISIONS: dict[tuple[str, ...], str] = {
     (
         "c16b65d2df6d70bb0814c8a4375833d39cdb09928fd936d3fc546491efa37f35",
         "5b16653023bf4f64d57eb0d168259de6627f5cde7538b85ebed3cc33034aa6cc",

@@ -10,15 +10,22 @@ from collections.abc import Callable, Sequence
 from vlm_core.errors import UserError
 
 
+def add_debug(parser: argparse.ArgumentParser) -> None:
+    """`--debug`, also for the parsers of subcommands: unset, it must not undo the main parser's."""
+    parser.add_argument(
+        "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error"
+    )
+
+
 def run(
     parser: argparse.ArgumentParser,
     command: Callable[[argparse.Namespace], int | None],
     argv: Sequence[str] | None = None,
 ) -> int:
     """Parse and run. A `UserError` is printed and gives 2, Ctrl-C 130, a bug 70; `--debug` raises instead."""
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add_debug(parser)
     args = parser.parse_args(argv)
-    if args.debug:
+    if getattr(args, "debug", False):
         return command(args) or 0
     try:
         return command(args) or 0

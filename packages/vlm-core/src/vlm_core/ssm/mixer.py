@@ -36,6 +36,8 @@ class SelectiveSSM(nn.Module):
         self.dt_proj = nn.Linear(dt_rank, d_inner)
         self.A_log = nn.Parameter(torch.arange(1, d_state + 1).float().log().repeat(d_inner, 1))
         self.D = nn.Parameter(torch.ones(d_inner))
+        for parameter in (self.A_log, self.D):
+            parameter._no_weight_decay = True  # pyright: ignore[reportAttributeAccessIssue]
         self._init_dt(dt_min, dt_max, dt_floor)
 
     @torch.no_grad()

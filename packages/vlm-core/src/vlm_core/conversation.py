@@ -1,0 +1,78 @@
+"""A conversation with a model: each turn is fed once, and what was said before lives in the state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch import Tensor
+
+from vlm_core.chat import IMAGE, Message, Part, Sample, write
+from vlm_core.errors import UserError
+from vlm_core.generate import GREEDY, Decoding, Session
+from vlm_core.images import load_image
+from vlm_core.model import VLM
+from vlm_core.template import Template
+
+
+def on_device(model: VLM, device: str) -> VLM:
+    """The model on `device`; a name that torch doesn't have here is a `UserError`."""
+    try:
+        return model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
+
+
+class Conversation:
+    """Questions, images and answers in turn."""
+
+    def __init__(self, model: VLM, template: Template) -> None:
+        self.model, self.template = model, template
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything, images waiting for a question included."""
+        self.session, self.images = Session(self.model), []
+        self.unread, self.lead, self.started = Sample(), "", False
+
+    def show(self, path: str | Path) -> None:
+        """The next question is about this image, too."""
+        self.images.append(self.model.encoder.transform(load_image(path)))
+
+    def ask(self, question: str, decoding: Decoding = GREEDY) -> Iterator[str]:
+        """Yield the answer piece by piece as it is generated. What the question spells is text, always."""
+        images, self.images = self.images, []
+        self.session.feed([self._prompt(question, images)], images)
+        tokenizer, said, shown = self.model.llm.tokenizer, [], ""
+        for (token,) in self.session.tokens(decoding):
+            assert token is not None
+            said.append(token)
+            text = tokenizer.decode(said).lstrip()
+            # a character may need more than one token: hold back what can't be read yet
+            if text.startswith(shown) and not text.endswith("\ufffd"):
+                yield text[len(shown) :]
+                shown = text
+        self._remember(said)
+
+    def _prompt(self, question: str, images: list[Tensor]) -> Sample:
+        parts: list[Part] = [part for _ in images for part in (IMAGE, "\n")]
+        message = Message("user", (*parts, question))
+        counts = [self.model.image_tokens(image) for image in images]
+        turn = write(
+            self.template,
+            [message],
+            self.model.llm.tokenizer,
+            counts,
+            start=not self.started,
+            lead=self.lead,
+        )
+        self.started = True
+        self.unread.extend(turn)
+        return self.unread
+
+    def _remember(self, said: list[int]) -> None:
+        """The session has read all but the last token said; an answer cut short is closed as if it ended."""
+        eos, pattern = self.model.llm.tokenizer.eos_id, self.template.assistant
+        closed = said[-1] == eos or "{eos}" not in pattern
+        self.unread, self.lead = Sample(), pattern.rpartition("{eos}")[2] if "{eos}" in pattern else ""
+        self.unread.text(said[-1:] if closed else [said[-1], eos], False)

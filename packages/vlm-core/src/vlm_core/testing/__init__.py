@@ -1,0 +1,6 @@
+"""Conformance tests for components: pytest classes that a package subclasses with one line each."""
+
+from vlm_core.testing.encoder import EncoderSuite
+from vlm_core.testing.llm import LanguageModelSuite
+
+__all__ = ["EncoderSuite", "LanguageModelSuite"]

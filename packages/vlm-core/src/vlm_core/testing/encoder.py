@@ -1,0 +1,148 @@
+"""What every vision encoder must do. Subclass with one line:
+
+    class TestMine(EncoderSuite):
+        config = MyConfig(...)
+
+A config that needs files is made by overriding `make_config(tmp_path_factory)`. Keep the tower tiny: it is
+built a few times, with random weights.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_model, save_model
+from torch import Tensor, nn
+
+from vlm_core.config import EncoderConfig
+from vlm_core.interfaces import Connector, Encoder
+from vlm_core.model import VLM
+
+
+class _Flatten(Connector):
+    """One token a patch, unchanged: lets `VLM.see` run without a real connector."""
+
+    def num_tokens(self, h: int, w: int) -> int:
+        return h * w
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features.flatten(1, 2)
+
+
+def _see(encoder: Encoder, pixels: Tensor) -> Tensor:
+    """The encoder as the model runs it."""
+    return VLM(encoder, _Flatten(), cast(Any, nn.Identity())).see(pixels)
+
+
+class EncoderSuite:
+    """The contract of `Encoder` as tests."""
+
+    config: ClassVar[Any] = None
+    tolerance: ClassVar[float] = 1e-5
+    """Largest difference between an image alone and in a batch, in fp32."""
+
+    @classmethod
+    def make_config(cls, tmp_path_factory: pytest.TempPathFactory) -> EncoderConfig:
+        """The config under test; override it where the config needs files."""
+        return cls.config
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def encoder_config(cls, tmp_path_factory: pytest.TempPathFactory) -> EncoderConfig:
+        return cls.make_config(tmp_path_factory)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def built(cls, encoder_config: EncoderConfig) -> Encoder:
+        torch.manual_seed(0)
+        return encoder_config.build(weights=False)
+
+    @pytest.fixture
+    def encoder(self, built: Encoder) -> Encoder:
+        """A copy that the test may change, in evaluation mode."""
+        return copy.deepcopy(built).eval()
+
+    @pytest.fixture
+    def pixels(self, encoder: Encoder) -> Tensor:
+        """Three random images (3, 3, height, width)."""
+        return torch.rand(3, 3, *encoder.image_size, generator=torch.Generator().manual_seed(1))
+
+    @pytest.mark.parametrize("mode", ["RGB", "L"])
+    @pytest.mark.parametrize("size", [(61, 23), (23, 61), (7, 7)], ids=["landscape", "portrait", "small"])
+    def test_transform(self, encoder: Encoder, size: tuple[int, int], mode: str) -> None:
+        """Images of any shape become float32 (3, height, width) in [0, 1]."""
+        image = Image.linear_gradient("L").resize(size).convert(mode)
+        pixels = encoder.transform(image)
+        assert pixels.dtype == torch.float32
+        assert pixels.shape == (3, *encoder.image_size)
+        assert pixels.min() >= 0
+        assert pixels.max() <= 1
+        assert pixels.max() > pixels.min(), "the picture is lost"
+
+    def test_transform_depends_on_the_picture_alone(self, encoder: Encoder) -> None:
+        image = Image.radial_gradient("L").convert("RGB")
+        assert torch.equal(encoder.transform(image), encoder.transform(image.copy()))
+
+    def test_forward_agrees_with_dim_and_grid(self, encoder: Encoder, pixels: Tensor) -> None:
+        features = encoder(pixels)
+        assert features.shape == (3, *encoder.grid(*encoder.image_size), encoder.dim)
+        assert features.isfinite().all()
+
+    def test_each_image_alone_equals_the_batch(self, encoder: Encoder, pixels: Tensor) -> None:
+        with torch.no_grad():
+            batch = encoder(pixels)
+            alone = torch.cat([encoder(image[None]) for image in pixels])
+        torch.testing.assert_close(alone, batch, atol=self.tolerance, rtol=0)
+
+    def test_features_depend_on_the_image(self, encoder: Encoder, pixels: Tensor) -> None:
+        with torch.no_grad():
+            first, second, _ = encoder(pixels)
+        assert not torch.equal(first, second)
+
+    def test_gradient_reaches_every_parameter(self, encoder: Encoder, pixels: Tensor) -> None:
+        """All that is trainable takes part: nothing that a cut left behind is still counted."""
+        encoder.requires_grad_(True)
+        _see(encoder, pixels).square().mean().backward()
+        without = [name for name, p in encoder.named_parameters() if p.grad is None]
+        assert not without, f"no gradient reaches {without}"
+        assert all(p.grad is None or p.grad.isfinite().all() for p in encoder.parameters())
+
+    def test_frozen_encoder_records_no_gradient(self, encoder: Encoder, pixels: Tensor) -> None:
+        encoder.requires_grad_(False)
+        assert not _see(encoder, pixels).requires_grad
+
+    def test_bfloat16_is_finite(self, encoder: Encoder, pixels: Tensor) -> None:
+        """Cast as a whole, with float32 pixels as `transform` gives them; roughly the same features."""
+        with torch.no_grad():
+            exact = encoder(pixels)
+            features = encoder.to(torch.bfloat16)(pixels)
+        assert features.dtype == torch.bfloat16
+        assert features.isfinite().all()
+        assert torch.cosine_similarity(features.float().flatten(), exact.flatten(), dim=0) > 0.98
+
+    def test_saved_and_built_again(
+        self, encoder: Encoder, encoder_config: EncoderConfig, pixels: Tensor, tmp_path: Path
+    ) -> None:
+        """Weights in safetensors and small files in a folder are all it takes to get the same encoder."""
+        encoder.save_assets(tmp_path / "assets")
+        save_model(encoder, str(tmp_path / "encoder.safetensors"))
+        again = encoder_config.build(weights=False, assets=tmp_path / "assets").eval()
+        load_model(again, tmp_path / "encoder.safetensors", strict=True)
+        assert (again.dim, again.image_size) == (encoder.dim, encoder.image_size)
+        with torch.no_grad():
+            assert torch.equal(again(pixels), encoder(pixels))
+
+    def test_meta_device_tells_the_shape(self, encoder: Encoder, encoder_config: EncoderConfig) -> None:
+        """Built and run without memory for weights, as `vlm-assemble --check` does."""
+        with torch.device("meta"):
+            plan = encoder_config.build(weights=False)
+            features = plan(torch.zeros(1, 3, *plan.image_size))
+        assert all(p.is_meta for p in plan.parameters())
+        assert (plan.dim, plan.image_size) == (encoder.dim, encoder.image_size)
+        assert features.shape == (1, *plan.grid(*plan.image_size), plan.dim)
+        assert sum(p.numel() for p in plan.parameters()) == sum(p.numel() for p in encoder.parameters())

@@ -1,0 +1,152 @@
+"""What a spec says about an encoder; each config imports its library only when it builds."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Self
+
+from pydantic import Field, PositiveInt, model_validator
+
+from vlm_core.config import EncoderConfig
+from vlm_core.errors import UserError
+
+if TYPE_CHECKING:
+    from vlm_core.interfaces import Encoder
+
+Fit = Literal["resize", "pad", "crop"]
+Scalar = int | float | bool | str
+
+
+def _need(module: str, extra: str) -> None:
+    """Import a library, or say how to install it."""
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+        raise UserError(
+            f"this encoder needs {module}, which is not installed; pip install 'vlm-encoders[{extra}]'"
+        ) from None
+
+
+class _TowerConfig(EncoderConfig):
+    """What every encoder of this package understands."""
+
+    model: str = Field(min_length=1)
+    layer: int | None = Field(
+        default=None,
+        description="block whose output is taken, counted from 0 or, if negative, from the end; "
+        "by default the penultimate block of a Transformer and the last feature map of a CNN",
+    )
+    image_size: PositiveInt | None = Field(
+        default=None, description="side of the square that images are brought to; the model's own by default"
+    )
+    fit: Fit = Field(
+        default="resize",
+        description="resize: squash to the square; pad: centre on a square of the mean colour; "
+        "crop: keep the centre square",
+    )
+
+    def label(self) -> str:
+        return f"{self.type} {self.model}"
+
+
+class TimmConfig(_TowerConfig):
+    """Any timm image model, Transformer or CNN."""
+
+    type: Literal["timm"] = "timm"  # pyright: ignore[reportIncompatibleVariableOverride]
+    pretrained: bool = Field(default=False, description="download the weights that timm publishes")
+    weights: str | None = Field(
+        default=None,
+        description="a .safetensors or .pth file; python:<package>/<path> is one in an installed package",
+    )
+    match: Literal["names", "order"] = Field(
+        default="names", description="pair the file's tensors with the model's by name or by position"
+    )
+    model_args: dict[str, Scalar | list[Scalar]] = Field(
+        default_factory=dict, description="further arguments of the tower, as timm.create_model takes them"
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.pretrained and self.weights is not None:
+            raise ValueError("pretrained and weights are two sources of the same weights; keep one")
+        return self
+
+    def build(self, *, weights: bool = True, assets: Path | None = None) -> Encoder:
+        _need("timm", "timm")
+        from vlm_encoders.timm_tower import build_timm
+
+        return build_timm(
+            model=self.model,
+            model_args=self.model_args,
+            pretrained=self.pretrained and weights,
+            weights=self.weights if weights else None,
+            match=self.match,
+            layer=self.layer,
+            image_size=self.image_size,
+            fit=self.fit,
+            assets=assets,
+        )
+
+
+class OpenClipConfig(_TowerConfig):
+    """The image tower of an open_clip model; the text tower is never built."""
+
+    type: Literal["open-clip"] = "open-clip"  # pyright: ignore[reportIncompatibleVariableOverride]
+    model: str = Field(
+        min_length=1, description="a name open_clip knows, hf-hub:<repository> or local-dir:<folder>"
+    )
+    pretrained: str | None = Field(
+        default=None,
+        description="a tag of open_clip, or a local file of an open_clip model; hf-hub:… brings its own",
+    )
+
+    def build(self, *, weights: bool = True, assets: Path | None = None) -> Encoder:
+        _need("open_clip", "open-clip")
+        from vlm_encoders.open_clip_tower import build_open_clip
+
+        return build_open_clip(
+            model=self.model,
+            pretrained=self.pretrained,
+            weights=weights,
+            layer=self.layer,
+            image_size=self.image_size,
+            fit=self.fit,
+            assets=assets,
+        )
+
+
+class TransformersConfig(_TowerConfig):
+    """A vision Transformer of transformers, alone or as one half of a dual model such as CLIP."""
+
+    type: Literal["transformers"] = "transformers"  # pyright: ignore[reportIncompatibleVariableOverride]
+    model: str = Field(min_length=1, description="a hub id or a local folder")
+    mean: list[float] | None = Field(
+        default=None,
+        min_length=3,
+        max_length=3,
+        description="of R, G, B; by default preprocessor_config.json's",
+    )
+    std: list[float] | None = Field(
+        default=None,
+        min_length=3,
+        max_length=3,
+        description="of R, G, B; by default preprocessor_config.json's",
+    )
+
+    def build(self, *, weights: bool = True, assets: Path | None = None) -> Encoder:
+        _need("transformers", "transformers")
+        from vlm_encoders.transformers_tower import build_transformers
+
+        return build_transformers(
+            model=self.model,
+            weights=weights,
+            mean=self.mean,
+            std=self.std,
+            layer=self.layer,
+            image_size=self.image_size,
+            fit=self.fit,
+            assets=assets,
+        )

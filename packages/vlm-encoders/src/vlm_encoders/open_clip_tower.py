@@ -1,0 +1,182 @@
+"""Image towers of open_clip; the text half is neither built nor kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import open_clip
+from open_clip import model as open_clip_model
+from open_clip import pretrained as hub
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from torch import Tensor, nn
+
+from vlm_core.errors import UserError
+from vlm_encoders import checkpoints
+from vlm_encoders.timm_tower import TimmTower, set_size
+from vlm_encoders.tower import Tower, block_index, nearest, one_line, read_asset
+
+ASSET = "open_clip_config.json"
+HUB, FOLDER, VISUAL = "hf-hub:", "local-dir:", "visual."
+
+
+class OpenClipTower(Tower):
+    """open_clip's own Vision Transformer cut after block `layer`; arguments as `Tower`."""
+
+    def __init__(self, model: nn.Module, *, layer: int | None = None, **kwargs: Any) -> None:
+        super().__init__(model, **kwargs)
+        self._layer = block_index(layer, len(self._part("transformer").resblocks))
+        self._part("prune_intermediate_layers")([self._layer], prune_norm=True, prune_head=True)
+        self._settle()
+
+    def _part(self, name: str) -> Any:
+        """An attribute of the open_clip model, whose class is known only at run time."""
+        return getattr(self.model, name)
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        rows, columns = self._part("patch_size")
+        return height // rows, width // columns
+
+    def _features(self, pixels: Tensor) -> Tensor:
+        found = self._part("forward_intermediates")(pixels, indices=[self._layer], intermediates_only=True)
+        return found["image_intermediates"][0].permute(0, 2, 3, 1).contiguous()
+
+
+class OpenClipResNet(Tower):
+    """open_clip's ResNet without its attention pooling; `layer` counts stem and stages, 0 to 4."""
+
+    def __init__(self, model: nn.Module, *, layer: int | None = None, **kwargs: Any) -> None:
+        super().__init__(model, any_size=True, **kwargs)
+        self._layer = block_index(-1 if layer is None else layer, 5)
+        self._grids: dict[tuple[int, int], tuple[int, int]] = {}
+        self._settle()
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        if (height, width) not in self._grids:
+            _, rows, columns, _ = self._try(height, width)
+            self._grids[height, width] = rows, columns
+        return self._grids[height, width]
+
+    def _features(self, pixels: Tensor) -> Tensor:
+        parts: Any = self.model
+        for stage in [parts.stem, parts.layer1, parts.layer2, parts.layer3, parts.layer4][: self._layer + 1]:
+            pixels = stage(pixels)
+        return pixels.permute(0, 2, 3, 1).contiguous()
+
+
+def build_open_clip(
+    *,
+    model: str,
+    pretrained: str | None = None,
+    weights: bool = True,
+    layer: int | None = None,
+    image_size: int | None = None,
+    fit: str = "resize",
+    assets: Path | None = None,
+) -> Tower:
+    """Build the image half, load its share of the checkpoint, then cut.
+
+    Raises `UserError` for a name, a tag, a file or a download that fails.
+    """
+    config = read_asset(assets, ASSET) if assets else _config(model, pretrained)
+    in_timm = bool(config["model_cfg"]["vision_cfg"].get("timm_model_name"))
+    visual = _visual(config["model_cfg"], None if in_timm else image_size)
+    if weights and (file := _weight_file(model, pretrained)):
+        _load(visual, file, f"open_clip's {model}")
+    own = visual.image_size
+    size: tuple[int, int] = (own, own) if isinstance(own, int) else tuple(own)
+    if in_timm:
+        visual = visual.trunk
+        size = set_size(visual, size, image_size)
+        tower = TimmTower
+    else:
+        tower = OpenClipTower if hasattr(visual, "transformer") else OpenClipResNet
+    data = config["preprocess_cfg"]
+    common = {"image_size": size, "mean": data["mean"], "std": data["std"], "fit": fit}
+    return tower(visual, layer=layer, assets={ASSET: config}, **common)
+
+
+def _visual(config: dict[str, Any], image_size: int | None) -> Any:
+    """The image half as open_clip builds it, without the text half that `create_model` would add."""
+    vision = dict(config["vision_cfg"])
+    if image_size:
+        vision["image_size"] = image_size
+    try:
+        settings = open_clip.CLIPVisionCfg(**vision)
+        return open_clip_model._build_vision_tower(
+            config["embed_dim"], settings, quick_gelu=config.get("quick_gelu", False)
+        )
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise UserError(f"open_clip cannot build this image tower: {one_line(error)}") from error
+
+
+def _config(model: str, pretrained: str | None) -> dict[str, Any]:
+    """`{model_cfg, preprocess_cfg}` in the layout of open_clip_config.json, text half left out."""
+    tag: dict[str, Any] = {}
+    if model.startswith((HUB, FOLDER)):
+        found = json.loads(_config_file(model).read_text(encoding="utf-8"))
+    else:
+        architecture = open_clip.get_model_config(model)
+        if architecture is None:
+            raise UserError(f"open_clip has no model {model!r}{nearest(model, open_clip.list_models())}")
+        found = {"model_cfg": architecture}
+        tag = open_clip.get_pretrained_cfg(model, pretrained) if pretrained else {}
+    data = {"mean": OPENAI_DATASET_MEAN, "std": OPENAI_DATASET_STD, **found.get("preprocess_cfg", {}), **tag}
+    parts = {key: found["model_cfg"][key] for key in ("embed_dim", "vision_cfg")}
+    # a tag knows which GELU its weights were trained with; the architecture's name may say otherwise
+    parts["quick_gelu"] = (tag or found["model_cfg"]).get("quick_gelu", False)
+    return {"model_cfg": parts, "preprocess_cfg": {key: list(data[key]) for key in ("mean", "std")}}
+
+
+def _config_file(model: str) -> Path:
+    if model.startswith(FOLDER):
+        file = Path(model.removeprefix(FOLDER)).expanduser() / ASSET
+        if not file.is_file():
+            raise UserError(f"{model}: the folder holds no {ASSET}")
+        return file
+    return _download(model, lambda: hub.download_pretrained_from_hf(model.removeprefix(HUB), filename=ASSET))
+
+
+def _weight_file(model: str, pretrained: str | None) -> Path | None:
+    """Where the weights are, downloaded if need be; None if the spec asks for none."""
+    if model.startswith(HUB):
+        if pretrained:
+            raise UserError(f"{model} brings its own weights; leave pretrained: {pretrained} out")
+        return _download(model, lambda: hub.download_pretrained_from_hf(model.removeprefix(HUB)))
+    if not pretrained:
+        return None
+    tag = {} if model.startswith(FOLDER) else open_clip.get_pretrained_cfg(model, pretrained)
+    if tag:
+        return _download(f"{model} {pretrained}", lambda: open_clip.download_pretrained(tag))
+    if not Path(pretrained).expanduser().is_file():
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
+        raise UserError(f"pretrained: {pretrained} is neither a file nor a tag of {model}; tags: {tags}")
+    return Path(pretrained).expanduser()
+
+
+def _download(what: str, fetch: Any) -> Path:
+    try:
+        return Path(fetch())
+    except Exception as error:  # hub and network raise errors of their own
+        raise UserError(
+            f"could not download open_clip's {what}: {one_line(error)}; "
+            "pretrained: can name a local file instead"
+        ) from error
+
+
+def _load(visual: nn.Module, file: Path, target: str) -> None:
+    """Load the tensors named `visual.…`; the position embedding is resampled to the tower's grid."""
+    tensors = {
+        name.removeprefix("module."): tensor
+        for name, tensor in checkpoints.read(file).items()
+        if name.removeprefix("module.").startswith(VISUAL)
+    }
+    if not tensors:
+        raise UserError(
+            f"{file}: holds no tensor named {VISUAL}…; expected a checkpoint of an open_clip model"
+        )
+    open_clip_model.resize_pos_embed(tensors, SimpleNamespace(visual=visual))
+    own = {name.removeprefix(VISUAL): tensor for name, tensor in tensors.items()}
+    checkpoints.load(visual, own, source=str(file), target=target)

@@ -1,0 +1,11 @@
+"""What this package offers to the registry; imports pydantic and vlm_core only."""
+
+from vlm_core.config import EncoderConfig
+from vlm_core.hooks import hookimpl
+from vlm_encoders.configs import OpenClipConfig, TimmConfig, TransformersConfig
+
+
+@hookimpl
+def vlm_encoders() -> list[type[EncoderConfig]]:
+    """The encoder types of this package."""
+    return [TimmConfig, OpenClipConfig, TransformersConfig]

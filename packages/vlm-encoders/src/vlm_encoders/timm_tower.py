@@ -1,0 +1,138 @@
+"""Towers from timm: Vision Transformers by block, everything else by feature map."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import timm
+import torch
+from timm.data.config import resolve_model_data_config
+from torch import Tensor, nn
+
+from vlm_core.errors import UserError
+from vlm_encoders import checkpoints
+from vlm_encoders.tower import Tower, block_index, nearest, one_line, read_asset
+
+ASSET = "timm.json"
+
+
+class TimmTower(Tower):
+    """A timm model cut after the wanted layer; arguments as `Tower`.
+
+    For Transformers `layer` counts blocks. For other models it counts feature maps as timm's
+    `forward_intermediates` does, and None takes what `forward_features` gives.
+    """
+
+    def __init__(self, model: nn.Module, *, layer: int | None = None, **kwargs: Any) -> None:
+        patches = getattr(model, "patch_embed", None)
+        super().__init__(model, any_size=not getattr(patches, "strict_img_size", False), **kwargs)
+        self._patches = hasattr(model, "num_prefix_tokens") and hasattr(patches, "dynamic_feat_size")
+        self._grids: dict[tuple[int, int], tuple[int, int]] = {}
+        self._layer: int | None = None
+        if self._patches:
+            self._layer = block_index(layer, len(self._part("blocks")))
+            self._part("prune_intermediate_layers")([self._layer], prune_norm=True, prune_head=True)
+        elif layer is not None:
+            self._layer = self._cut(layer)
+        self._settle()
+
+    def _part(self, name: str) -> Any:
+        """An attribute of the timm model, whose class is known only at run time."""
+        return getattr(self.model, name)
+
+    def _cut(self, layer: int) -> int:
+        if not hasattr(self.model, "prune_intermediate_layers"):
+            kind = type(self.model).__name__
+            raise UserError(f"timm's {kind} gives only its last feature map; leave layer out")
+        try:
+            return self._part("prune_intermediate_layers")([layer])[0]
+        except AssertionError as error:
+            raise UserError(f"layer {layer} does not exist in this tower: {one_line(error)}") from None
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        if self._patches:
+            return tuple(self._part("patch_embed").dynamic_feat_size((height, width)))
+        # strides and padding differ from one CNN to the next; a trial run without arithmetic is always right
+        if (height, width) not in self._grids:
+            _, rows, columns, _ = self._try(height, width)
+            self._grids[height, width] = rows, columns
+        return self._grids[height, width]
+
+    def _features(self, pixels: Tensor) -> Tensor:
+        if self._layer is None:
+            features = self._part("forward_features")(pixels)
+            channels_last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
+        else:
+            maps = self._part("forward_intermediates")(pixels, indices=[self._layer], intermediates_only=True)
+            features, channels_last = maps[0], False
+        if features.ndim != 4:
+            raise ValueError(f"timm's {type(self.model).__name__} gives no feature map here; name a layer")
+        return features if channels_last else features.permute(0, 2, 3, 1).contiguous()
+
+
+def build_timm(
+    *,
+    model: str,
+    model_args: Mapping[str, Any] | None = None,
+    pretrained: bool = False,
+    weights: str | None = None,
+    match: Literal["names", "order"] = "names",
+    layer: int | None = None,
+    image_size: int | None = None,
+    fit: str = "resize",
+    assets: Path | None = None,
+) -> TimmTower:
+    """Create, load, resize and only then cut: checkpoints hold the head and every block.
+
+    Raises `UserError` for a name, an argument, a file or a download that fails.
+    """
+    saved = read_asset(assets, ASSET) if assets else {}
+    trunk = _create(saved.get("model", model), model_args or {}, pretrained)
+    if weights is not None:
+        source = checkpoints.read(checkpoints.locate(weights))
+        checkpoints.load(trunk, source, source=weights, target=f"timm's {model}", match=match)
+    data = {**resolve_model_data_config(trunk), **saved}
+    size = set_size(trunk, data["input_size"][-2:], image_size)
+    kept = {key: list(data[key]) for key in ("input_size", "mean", "std")}
+    kept["model"] = getattr(trunk, "pretrained_cfg", {}).get("architecture", model)
+    return TimmTower(
+        trunk,
+        layer=layer,
+        image_size=size,
+        mean=data["mean"],
+        std=data["std"],
+        fit=fit,
+        assets={ASSET: kept},
+    )
+
+
+def _create(name: str, arguments: Mapping[str, Any], pretrained: bool) -> nn.Module:
+    """`timm.create_model` with its failures told apart: unknown name, failed download, wrong argument."""
+    remote = pretrained or ":" in name
+    if ":" not in name and not timm.is_model(name):
+        raise UserError(f"timm has no model {name!r}{nearest(name, timm.list_models())}")
+    try:
+        return timm.create_model(name, pretrained=pretrained, **arguments)
+    except Exception as error:  # hub, network and constructors each raise errors of their own
+        if remote:
+            wanted = "weights" if pretrained else "configuration"
+            raise UserError(
+                f"could not get the {wanted} of timm's {name}: {one_line(error)}; "
+                "weights: can name a local file instead"
+            ) from error
+        raise UserError(f"timm cannot build {name} with {dict(arguments)}: {one_line(error)}") from error
+
+
+def set_size(model: nn.Module, own: tuple[int, int], side: int | None) -> tuple[int, int]:
+    """Bring the tower to a square of `side` pixels, position embedding included; returns (height, width)."""
+    built_for = getattr(getattr(model, "patch_embed", None), "img_size", None) or own
+    height, width = (side, side) if side else built_for
+    if (height, width) != tuple(built_for) and hasattr(model, "set_input_size"):
+        try:
+            with torch.no_grad():
+                getattr(model, "set_input_size")(img_size=(height, width))  # noqa: B009 (unknown to nn.Module)
+        except (RuntimeError, ValueError, AssertionError) as error:
+            raise UserError(f"image_size {side} does not suit this tower: {one_line(error)}") from error
+    return height, width

@@ -1,0 +1,147 @@
+"""What all towers share: normalisation, sizes, layer arithmetic and the trial run on the meta device."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from vlm_core.errors import UserError
+from vlm_core.interfaces import Encoder
+from vlm_encoders.transforms import to_pixels
+
+
+class Tower(Encoder):
+    """An encoder around a library's `model`.
+
+    `mean` and `std` of R, G, B stay float32 on the module's device whatever the parameters are cast to.
+    `assets` maps file names to JSON content, which `save_assets` writes. With `any_size` false, `forward`
+    takes pixels of `image_size` (height, width) only. Subclasses end their constructor with `_settle`.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        image_size: tuple[int, int],
+        mean: Sequence[float],
+        std: Sequence[float],
+        fit: str = "resize",
+        any_size: bool = False,
+        assets: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.model, self.image_size = model, image_size
+        self._constants = (tuple(mean), tuple(std))
+        self._fit, self._any_size, self._assets = fit, any_size, dict(assets or {})
+        for name, values in (("mean", mean), ("std", std)):
+            self.register_buffer(name, _constant(values, None), persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # a cast to bf16 would round the constants and `to_empty` would lose them: set them anew
+        super()._apply(fn, recurse)
+        self.mean, self.std = (_constant(values, self.mean.device) for values in self._constants)
+        return self
+
+    def transform(self, image: Image.Image) -> Tensor:
+        return to_pixels(image, *self.image_size, self._fit, self._constants[0])
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        size = tuple(pixels.shape[-2:])
+        if size != self.image_size and not self._any_size:
+            raise UserError(
+                f"this encoder takes {self.image_size[0]}×{self.image_size[1]} pixels, "
+                f"got {size[0]}×{size[1]}; its image_size can be set in the spec"
+            )
+        normal = (pixels - self.mean) / self.std
+        return self._features(normal.to(next(self.model.parameters()).dtype))
+
+    @abstractmethod
+    def _features(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels (N, 3, height, width) -> (N, H, W, D)."""
+
+    def save_assets(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in self._assets.items():
+            (folder / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+    def _settle(self) -> None:
+        """Learn `dim` from a trial run and drop what it did not use; last step of construction."""
+        height, width = self.image_size
+        try:
+            with_all = self._try(height, width, drop=True)
+        except (RuntimeError, ValueError, AssertionError, TypeError) as error:
+            raise UserError(f"this tower cannot run on {height}×{width} pixels: {one_line(error)}") from error
+        assert self._try(height, width) == with_all, "something that runs was dropped"
+        self.dim = with_all[-1]
+        self.eval()
+
+    def _try(self, height: int, width: int, drop: bool = False) -> torch.Size:
+        """Shape that `forward` gives, found on the meta device: no memory, no arithmetic."""
+        run: set[nn.Module] = set()
+        hooks = [m.register_forward_pre_hook(lambda m, _: run.add(m)) for m in self.modules()]
+        tensors = {**dict(self.named_parameters()), **dict(self.named_buffers())}
+        try:
+            # two images, because batch norm refuses one in training mode
+            pixels = torch.zeros(2, 3, height, width, device="meta")
+            with torch.no_grad():
+                fake = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
+                shape = functional_call(self, fake, (pixels,)).shape
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if drop:
+            _drop_unused(self.model, run)
+        return shape
+
+
+def _constant(values: Sequence[float], device: torch.device | None) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32, device=device).view(3, 1, 1)
+
+
+def _drop_unused(model: nn.Module, run: set[nn.Module]) -> None:
+    """Replace children of which no part ran (classifier, pooling, final norm): parameters count what runs."""
+    for name, child in list(model.named_children()):
+        if any(True for _ in child.parameters()) and run.isdisjoint(child.modules()):
+            setattr(model, name, nn.Identity())
+
+
+def block_index(layer: int | None, count: int) -> int:
+    """The block, from 0, that `layer` means among `count`; None is the penultimate one."""
+    layer = -2 if layer is None else layer
+    if not -count <= layer < count:
+        raise UserError(
+            f"layer {layer} does not exist: this tower has {count} blocks, -{count} to {count - 1}"
+        )
+    return layer % count
+
+
+def nearest(seen: str, names: Iterable[str]) -> str:
+    """`; nearest: a, b`, for libraries with too many names to list."""
+    near = difflib.get_close_matches(seen, list(names), n=5, cutoff=0.4)
+    return f"; nearest: {', '.join(near)}" if near else ""
+
+
+def one_line(error: BaseException) -> str:
+    """A library's message without its further paragraphs."""
+    lines = str(error).strip().splitlines()
+    return f"{lines[0]:.300}" if lines else type(error).__name__
+
+
+def read_asset(folder: Path, name: str) -> Any:
+    """JSON content of a file that `save_assets` wrote."""
+    try:
+        return json.loads((folder / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / name}: cannot read this part of the saved encoder: {error}") from None

@@ -1,0 +1,197 @@
+"""Any transformers causal language model that takes `inputs_embeds`, behind the `LanguageModel` contract."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vlm_core.errors import UserError
+from vlm_core.interfaces import PADDING, LanguageModel, Tokenizer
+from vlm_llms.hf_logits import LogitRule
+from vlm_llms.hf_state import (
+    CacheState,
+    attends,
+    attends_to_everything,
+    fork,
+    has_window,
+    is_recurrent,
+    keep_where,
+)
+
+_CACHE_NAMES = ("past_key_values", "cache_params")
+
+
+def _packed(segments: Tensor) -> bool:
+    """Whether some row of (B, T) holds more than one sample."""
+    real = segments != PADDING
+    first = segments.masked_fill(~real, torch.iinfo(segments.dtype).max).amin(1)
+    last = segments.masked_fill(~real, torch.iinfo(segments.dtype).min).amax(1)
+    return bool((first < last).any())
+
+
+def _positions(segments: Tensor) -> Tensor:
+    """Position of each place within its segment: (B, T) -> (B, T)."""
+    index = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
+    starts = torch.ones_like(segments, dtype=torch.bool)
+    starts[:, 1:] = segments[:, 1:] != segments[:, :-1]
+    return index - index.masked_fill(~starts, 0).cummax(1).values
+
+
+def _block_mask(segments: Tensor, dtype: torch.dtype) -> Tensor:
+    """What to add to attention scores so that each place sees its own segment's past: (B, 1, T, T)."""
+    length = segments.shape[1]
+    past = torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
+    allowed = (segments.unsqueeze(2) == segments.unsqueeze(1)) & past
+    mask = torch.zeros(allowed.shape, dtype=dtype, device=segments.device)
+    return mask.masked_fill(~allowed, torch.finfo(dtype).min).unsqueeze(1)
+
+
+class TransformersLM(LanguageModel):
+    """Wraps a `PreTrainedModel` with a language-modelling head.
+
+    Under training with gradients no state is kept, and the one returned is None. Layers with a running state
+    are continued one position at a time: fed more, some of them start again from zero.
+    """
+
+    def __init__(self, model: nn.Module, load_tokenizer: Callable[[], Tokenizer]) -> None:
+        super().__init__(self._checked(load_tokenizer))
+        self.model: Any = model
+        self.decoder_config: Any = self.model.config.get_text_config(decoder=True)
+        self.vocab_size, self.dim = self.model.get_input_embeddings().weight.shape
+        self._logit_rule = LogitRule.of(self.decoder_config)
+        accepted = inspect.signature(self._decoder.forward).parameters
+        self._takes_positions = "position_ids" in accepted
+        self._cache_name = next((name for name in _CACHE_NAMES if name in accepted), "")
+        if not self._cache_name or "inputs_embeds" not in accepted:
+            raise UserError(
+                f"{type(model).__name__} can't be used: its base model must take inputs_embeds and one of "
+                f"{', '.join(_CACHE_NAMES)}; it takes {', '.join(accepted)}"
+            )
+        layout = self._empty(1).cache
+        self._recurrent, self._attends = is_recurrent(layout), attends(layout)
+        self._windowed = has_window(layout)
+        self.supports_packing = self._takes_positions and attends_to_everything(layout)
+
+    def _checked(self, load_tokenizer: Callable[[], Tokenizer]) -> Callable[[], Tokenizer]:
+        def load() -> Tokenizer:
+            tokenizer = load_tokenizer()
+            if len(tokenizer) > self.vocab_size:
+                raise UserError(
+                    f"the tokenizer has {len(tokenizer)} ids but the model only {self.vocab_size} embeddings"
+                    "; give the tokenizer that belongs to the model"
+                )
+            return tokenizer
+
+        return load
+
+    @property
+    def _decoder(self) -> Any:
+        """The model without its head."""
+        base = self.model.base_model
+        return base if base is not self.model else self.model.get_decoder()
+
+    def _empty(self, batch: int) -> CacheState:
+        return CacheState.empty(self.decoder_config, batch)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """(B, T) -> (B, T, M)."""
+        return self.model.get_input_embeddings()(ids)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., M) -> (..., V), scaled or capped as the model does it."""
+        head = self.model.get_output_embeddings()
+        return self._logit_rule(head(hidden.to(head.weight.dtype)))
+
+    def save_assets(self, folder: Path) -> None:
+        """Write the model's config.json and the tokenizer."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.model.config.save_pretrained(folder)
+        super().save_assets(folder)
+
+    def forward(
+        self, x: Tensor, *, segments: Tensor | None = None, state: CacheState | None = None
+    ) -> tuple[Tensor, CacheState | None]:
+        """See `LanguageModel.forward`. Several samples in one row leave no state: the one returned is None.
+
+        Raises `ValueError` for such rows where `supports_packing` is False or a state is given.
+        """
+        if segments is not None and _packed(segments):
+            return self._forward_packed(x, segments, state), None
+        real = None if segments is None else segments != PADDING
+        real = None if real is None or bool(real.all()) else real
+        if self._windowed and state is not None and self._ends_in_padding(state.seen(x, real)):
+            raise ValueError(
+                f"padding between pieces can't be skipped by {type(self.model).__name__}, whose attention "
+                "window counts places; pad in front of the first piece only, or continue each sample alone"
+            )
+        if state is None and self.training and torch.is_grad_enabled():
+            return self._run(x, self._empty(len(x)), real, remember=False)[0], None
+        if not self._recurrent or (state is None and not self._ends_in_padding(real)):
+            return self._run(x, self._empty(len(x)) if state is None else state.clone(), real)
+        return self._step(x, self._empty(len(x)) if state is None else state.clone(), real)
+
+    @staticmethod
+    def _ends_in_padding(real: Tensor | None) -> bool:
+        """Whether padding follows something real, which would wear a running state down."""
+        return real is not None and bool((real[:, :-1] & ~real[:, 1:]).any())
+
+    def _run(
+        self, x: Tensor, state: CacheState, real: Tensor | None, remember: bool = True
+    ) -> tuple[Tensor, CacheState]:
+        """Feed x at once and let the cache of `state`, which the caller owns, grow."""
+        length, seen = x.shape[1], state.seen(x, real)
+        arguments: dict[str, Any] = {"inputs_embeds": x, "use_cache": remember}
+        if remember:
+            arguments[self._cache_name] = state.cache
+        if self._takes_positions and seen is not None:
+            arguments["position_ids"] = (seen.cumsum(1) - 1).clamp(min=0)[:, -length:]
+        if seen is not None and (self._attends or state.length == 0):
+            arguments["attention_mask"] = seen.long()
+        hidden = self._decoder(**arguments).last_hidden_state
+        return hidden, CacheState(state.cache, state.batch, state.length + length, seen)
+
+    def _step(self, x: Tensor, state: CacheState, real: Tensor | None) -> tuple[Tensor, CacheState]:
+        """Feed x one position at a time; a sequence that has padding there keeps its running state."""
+        hidden = []
+        for t in range(x.shape[1]):
+            moved = None if real is None or bool(real[:, t].all()) else real[:, t]
+            before = None if moved is None else fork(state.cache)
+            one, state = self._run(x[:, t : t + 1], state, None if moved is None else moved[:, None])
+            if moved is not None and before is not None:
+                keep_where(state.cache, moved, before)
+            hidden.append(one)
+        return torch.cat(hidden, dim=1), state
+
+    def _forward_packed(self, x: Tensor, segments: Tensor, state: CacheState | None) -> Tensor:
+        if not self.supports_packing or state is not None:
+            why = "continue a state" if state is not None else f"share a row in {type(self.model).__name__}"
+            raise ValueError(f"several samples can't {why}; give each sample its own padded row")
+        mask, positions = _block_mask(segments, x.dtype), _positions(segments)
+        return self._decoder(
+            inputs_embeds=x, attention_mask=mask, position_ids=positions, use_cache=False
+        ).last_hidden_state
+
+
+@torch.no_grad()
+def verify(lm: TransformersLM) -> None:
+    """Compare two tokens through this wrapper with the model's own logits; `UserError` if they differ."""
+    weight = lm.model.get_input_embeddings().weight
+    if weight.is_meta:
+        return
+    ids, training = torch.arange(2, device=weight.device)[None] % lm.vocab_size, lm.training
+    lm.eval()
+    ours = lm.logits(lm(lm.embed(ids))[0]).float()
+    theirs = lm.model(input_ids=ids, use_cache=False).logits.float()
+    lm.train(training)
+    worst = (ours - theirs).abs().max().item()
+    if not worst <= 1e-3 * max(theirs.abs().max().item(), 1e-6):
+        raise UserError(
+            f"{type(lm.model).__name__}: its logits differ from head(base(embeddings)) by {worst:.3g}, so it "
+            "treats embeddings or logits in a way that is not known here; supported are a plain head, "
+            f"{', '.join(LogitRule.KNOWN)}. Write a LanguageModel of your own for it"
+        )

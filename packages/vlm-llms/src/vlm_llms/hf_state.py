@@ -1,0 +1,112 @@
+"""The memory of a transformers model between calls, as a value: no call changes a state it was given."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import (
+    Cache,
+    DynamicCache,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    LinearAttentionCacheLayerMixin,
+)
+
+_GROWS_BY_CONCATENATION = (DynamicLayer, DynamicSlidingWindowLayer)
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, dict):
+        return {key: _copied(inner) for key, inner in value.items()}
+    return [_copied(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _fork_layer(layer: Any) -> Any:
+    """A copy to write to. Keys and values are shared: layers replace them and never write into them."""
+    fork = copy.copy(layer)
+    if type(layer) in _GROWS_BY_CONCATENATION:
+        return fork
+    shared = ("keys", "values") if isinstance(layer, DynamicLayer) else ()
+    vars(fork).update({name: _copied(value) for name, value in vars(layer).items() if name not in shared})
+    return fork
+
+
+def fork(cache: Cache) -> Cache:
+    """A cache to continue without changing `cache`: running states copied, keys and values shared."""
+    twin = copy.copy(cache)
+    twin.layers = [_fork_layer(layer) for layer in cache.layers]
+    return twin
+
+
+def is_recurrent(cache: Cache) -> bool:
+    """Whether some layer keeps a running state, rather than keys and values of every position."""
+    return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in cache.layers)
+
+
+def attends(cache: Cache) -> bool:
+    """Whether some layer looks back at past positions."""
+    return any(isinstance(layer, DynamicLayer) for layer in cache.layers)
+
+
+def has_window(cache: Cache) -> bool:
+    """Whether some layer looks back a limited number of places, padding counted in."""
+    return any(isinstance(layer, DynamicSlidingWindowLayer) for layer in cache.layers)
+
+
+def attends_to_everything(cache: Cache) -> bool:
+    """Whether every layer is attention over all past positions: no window, no running state."""
+    return all(type(layer) is DynamicLayer for layer in cache.layers)
+
+
+def keep_where(cache: Cache, moved: Tensor, before: Cache) -> None:
+    """Take back the running states of the sequences that did not move: `moved` (B,)."""
+    for layer, old in zip(cache.layers, before.layers, strict=True):
+        if isinstance(layer, LinearAttentionCacheLayerMixin):
+            for name in ("conv_states", "recurrent_states"):
+                states, previous = getattr(layer, name), getattr(old, name)
+                for key, state in states.items():
+                    if state is not None and previous[key] is not None:
+                        rows = moved.view(-1, *[1] * (state.ndim - 1))
+                        states[key] = torch.where(rows, state, previous[key])
+
+
+@dataclass(frozen=True)
+class CacheState:
+    """A transformers cache, how many positions it has seen, and which of them were not padding.
+
+    `real` (B, length) is None while nothing was padding.
+    """
+
+    cache: Cache
+    batch: int
+    length: int = 0
+    real: Tensor | None = None
+
+    @classmethod
+    def empty(cls, config: Any, batch: int) -> CacheState:
+        return cls(DynamicCache(config=config), batch)
+
+    def clone(self) -> CacheState:
+        """An independent copy."""
+        return replace(self, cache=fork(self.cache))
+
+    def expand(self, n: int) -> CacheState:
+        """Each sequence repeated n times, next to each other."""
+        cache, device = fork(self.cache), self.real.device if self.real is not None else None
+        cache.reorder_cache(torch.arange(self.batch, device=device).repeat_interleave(n))  # pyright: ignore[reportArgumentType]
+        real = None if self.real is None else self.real.repeat_interleave(n, 0)
+        return CacheState(cache, self.batch * n, self.length, real)
+
+    def seen(self, x: Tensor, real: Tensor | None) -> Tensor | None:
+        """Which positions, of the past and of x (B, T, M), are no padding; None if all are."""
+        if self.real is None and real is None:
+            return None
+        ones = x.new_ones(x.shape[0], max(self.length, x.shape[1]), dtype=torch.bool)
+        past = ones[:, : self.length] if self.real is None else self.real
+        return torch.cat([past, ones[:, : x.shape[1]] if real is None else real], dim=1)

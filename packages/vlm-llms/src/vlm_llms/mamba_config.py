@@ -1,0 +1,97 @@
+"""Config of the own Mamba-1: published weights, or a size of one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from vlm_core.config import LLMConfig, StrictModel
+from vlm_llms.configs import TokenizerChoice, load_tokenizer
+
+if TYPE_CHECKING:
+    from vlm_llms.mamba import MambaLM
+
+NEOX = "EleutherAI/gpt-neox-20b"
+
+
+class MambaShape(StrictModel):
+    """What determines the architecture; `vocab_size` counts embedding rows, padding included."""
+
+    d_model: PositiveInt
+    n_layer: PositiveInt
+    vocab_size: PositiveInt
+    d_state: PositiveInt = 16
+    d_conv: PositiveInt = 4
+    expand: PositiveInt = 2
+    dt_rank: PositiveInt | None = None
+
+
+_SIZES = {"130m": (768, 24), "370m": (1024, 48), "790m": (1536, 48), "1.4b": (2048, 48), "2.8b": (2560, 64)}
+_NAMES = {f"state-spaces/mamba-{size}{form}": size for size in _SIZES for form in ("", "-hf")} | {
+    "state-spaces/mamba-2.8b-slimpj": "2.8b",
+    "xiuyul/mamba-2.8b-zephyr": "2.8b",
+}
+PUBLISHED = {
+    name: MambaShape(d_model=_SIZES[size][0], n_layer=_SIZES[size][1], vocab_size=50280)
+    for name, size in _NAMES.items()
+}
+"""Shapes of the published checkpoints (vocabulary 50277 padded to a multiple of 8), known without a download."""
+
+
+class MambaConfig(LLMConfig):
+    """Mamba-1. Name `weights` (a hub id or a folder, original or transformers format), or give a size."""
+
+    type: Literal["mamba"] = "mamba"
+    weights: str | None = Field(default=None, min_length=1, description="hub id or folder of a checkpoint")
+    tokenizer: TokenizerChoice = NEOX
+    d_model: PositiveInt | None = Field(default=None, le=2**16)
+    n_layer: PositiveInt | None = Field(default=None, le=1024)
+    vocab_size: PositiveInt | None = Field(default=None, le=2**22)
+    d_state: PositiveInt | None = Field(default=None, le=1024)
+    d_conv: PositiveInt | None = Field(default=None, le=16)
+    expand: PositiveInt | None = Field(default=None, le=16)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> MambaConfig:
+        sizes = ("d_model", "n_layer", "vocab_size", "d_state", "d_conv", "expand")
+        given = [name for name in sizes if getattr(self, name) is not None]
+        if self.weights and given:
+            raise ValueError(f"weights fix the size; remove {', '.join(given)}, or remove weights")
+        if not self.weights and (self.d_model is None or self.n_layer is None):
+            raise ValueError("name weights, or give d_model and n_layer for a model of your own")
+        return self
+
+    def label(self) -> str:
+        return f"mamba {self.weights or f'{self.n_layer} layers × {self.d_model}'}"
+
+    def for_folder(self) -> MambaConfig:
+        return self.model_copy(update={"tokenizer": "saved with this model"})
+
+    def shape(self, assets: Path | None = None) -> MambaShape:
+        """From the saved folder, the published table, the checkpoint's own config.json, or the fields."""
+        if assets is not None:
+            return MambaShape.model_validate_json((assets / "mamba.json").read_text())
+        if self.weights in PUBLISHED and not Path(self.weights).exists():
+            return PUBLISHED[self.weights]
+        if self.weights:
+            from vlm_llms.mamba_checkpoint import read_shape
+
+            return read_shape(self.weights)
+        sizes = self.model_dump(
+            include={"d_model", "n_layer", "d_state", "d_conv", "expand"}, exclude_none=True
+        )
+        rows = self.vocab_size or -(-len(load_tokenizer(self.tokenizer)) // 8) * 8
+        return MambaShape(vocab_size=rows, **sizes)
+
+    def build(self, *, weights: bool = True, assets: Path | None = None) -> MambaLM:
+        from vlm_llms.mamba import MambaLM
+
+        shape = self.shape(assets)
+        model = MambaLM(**shape.model_dump(), load_tokenizer=lambda: load_tokenizer(self.tokenizer, assets))
+        if weights and self.weights:
+            from vlm_llms.mamba_checkpoint import load_weights
+
+            load_weights(model, self.weights)
+        return model

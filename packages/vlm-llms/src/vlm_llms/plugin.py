@@ -1,0 +1,12 @@
+"""What this package offers to vlm-core."""
+
+from vlm_core.config import LLMConfig
+from vlm_core.hooks import hookimpl
+from vlm_llms.configs import TransformersLLMConfig
+from vlm_llms.mamba_config import MambaConfig
+
+
+@hookimpl
+def vlm_llms() -> list[type[LLMConfig]]:
+    """Language models."""
+    return [MambaConfig, TransformersLLMConfig]

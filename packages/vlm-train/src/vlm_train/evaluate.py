@@ -1,0 +1,105 @@
+"""Held-out questions: exact-match accuracy, by category, and the baselines that make it honest."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from vlm_core.chat import write
+from vlm_core.generate import Decoding, answer
+from vlm_core.model import VLM
+from vlm_train.config import Evaluation
+from vlm_train.examples import Reader, messages
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One held-out question, what was said and what is true."""
+
+    row: dict[str, Any]
+    said: str
+    truth: str
+
+    @property
+    def right(self) -> bool:
+        return normal(self.said) == normal(self.truth)
+
+
+def normal(text: str) -> str:
+    """Case, surrounding white space and a final full stop don't make an answer wrong."""
+    return text.strip().rstrip(".").strip().casefold()
+
+
+def question(row: dict[str, Any]) -> str:
+    """The row's last question as text."""
+    return row["conversations"][-2]["value"]
+
+
+def spread(rows: Sequence[dict[str, Any]], count: int | None) -> list[dict[str, Any]]:
+    """`count` rows at even distances, all of them for None."""
+    if count is None or count >= len(rows):
+        return list(rows)
+    return [rows[i * len(rows) // count] for i in range(count)]
+
+
+def ask(
+    model: VLM, rows: Sequence[dict[str, Any]], reader: Reader, settings: Evaluation
+) -> list[Answer]:
+    """Ask each row's last question, greedily, given the turns before it; shared images are encoded once."""
+    decoding = Decoding(max_new_tokens=settings.max_new_tokens)
+    answers = []
+    for start in range(0, len(rows), settings.batch_size):
+        batch = rows[start : start + settings.batch_size]
+        paths = sorted({path for row in batch for path in row["image"]})
+        pixels = dict(zip(paths, reader.pixels({"image": paths}), strict=True))
+        samples = [_prompt(row, reader, pixels) for row in batch]
+        views = [paths.index(path) for row in batch for path in row["image"]]
+        said = answer(model, samples, [pixels[p] for p in paths], views, decoding)
+        answers += [
+            Answer(row, text, row["conversations"][-1]["value"]) for row, text in zip(batch, said, strict=True)
+        ]
+    return answers
+
+
+def _prompt(row: dict[str, Any], reader: Reader, pixels: dict[str, torch.Tensor]):
+    counts = [reader.image_tokens(pixels[path]) for path in row["image"]]
+    return write(reader.template, messages(row)[:-1], reader.tokenizer, counts)
+
+
+def summary(answers: Sequence[Answer]) -> dict[str, Any]:
+    """Questions, and accuracy in percent over all and by category."""
+    right: dict[str, list[bool]] = defaultdict(list)
+    for a in answers:
+        right["all"].append(a.right)
+        if a.row.get("category"):
+            right[a.row["category"]].append(a.right)
+    accuracy = {name: 100 * sum(hits) / len(hits) for name, hits in right.items()}
+    return {"questions": len(answers), "accuracy": accuracy}
+
+
+def with_other_images(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same questions, each about the image of a row half the list away: what the words alone give."""
+    half = len(rows) // 2
+    return [{**row, "image": rows[(i + half) % len(rows)]["image"]} for i, row in enumerate(rows)]
+
+
+def question_only(train: Sequence[dict[str, Any]], held_out: Sequence[dict[str, Any]]) -> list[Answer]:
+    """For each question the answer most frequent for that very question in training; else for all questions."""
+    by_question: dict[str, Counter[str]] = defaultdict(Counter)
+    overall: Counter[str] = Counter()
+    for row in train:
+        truth = row["conversations"][-1]["value"]
+        by_question[normal(question(row))][truth] += 1
+        overall[truth] += 1
+    return [
+        Answer(
+            row,
+            (by_question.get(normal(question(row))) or overall).most_common(1)[0][0],
+            row["conversations"][-1]["value"],
+        )
+        for row in held_out
+    ]

@@ -1,0 +1,74 @@
+"""Every registered encoder passes the suite that third parties use."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from vlm_core.config import EncoderConfig
+from vlm_core.registry import installed
+from vlm_core.testing import EncoderSuite
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "encoders"))
+from tiny_towers import (  # pyright: ignore[reportMissingImports]
+    TINY_OPEN_CLIP,
+    TINY_TIMM,
+    TINY_TRANSFORMERS,
+    tiny_open_clip,
+    tiny_timm,
+    tiny_transformers,
+)
+
+Make = Callable[[Path], EncoderConfig]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Towers this small only lose by threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def _timm(name: str) -> Make:
+    return lambda _: tiny_timm(name)
+
+
+def _resized(folder: Path) -> EncoderConfig:
+    return tiny_transformers("siglip", folder, image_size=48, fit="pad")
+
+
+CASES: dict[str, dict[str, Make]] = {
+    "timm": {name: _timm(name) for name in TINY_TIMM},
+    "open-clip": {name: partial(tiny_open_clip, name) for name in TINY_OPEN_CLIP},
+    "transformers": {
+        **{name: partial(tiny_transformers, name) for name in TINY_TRANSFORMERS},
+        "siglip_resized": _resized,
+    },
+}
+"""By registered type: what to call a case, and how to make its config in an empty folder."""
+
+
+def _suite(title: str, make: Make) -> type[EncoderSuite]:
+    def make_config(cls: Any, tmp_path_factory: pytest.TempPathFactory) -> EncoderConfig:
+        return make(tmp_path_factory.mktemp("encoder"))
+
+    return type(title, (EncoderSuite,), {"make_config": classmethod(make_config)})
+
+
+for _type, _cases in CASES.items():
+    for _name, _make in _cases.items():
+        _title = f"Test_{_type}_{_name}".replace("-", "_")
+        globals()[_title] = _suite(_title, _make)
+
+
+def test_every_registered_type_has_a_case() -> None:
+    registered = [entry for entry in installed().all() if entry.kind == "encoder"]
+    assert {entry.name for entry in registered if entry.distribution == "vlm-encoders"} == CASES.keys()

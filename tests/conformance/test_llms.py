@@ -1,0 +1,55 @@
+"""Every registered language model passes the suite that third parties use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_transformers import TINY, write_tiny
+
+from vlm_core.config import LLMConfig
+from vlm_core.registry import installed
+from vlm_core.testing import LanguageModelSuite
+from vlm_llms.configs import TransformersLLMConfig
+from vlm_llms.mamba_config import MambaConfig
+from vlm_llms.tokenizer import train_bpe
+
+Make = Callable[[Path], LLMConfig]
+
+
+def _transformers(model_type: str) -> Make:
+    return lambda folder: TransformersLLMConfig(model=str(write_tiny(model_type, folder)))
+
+
+def _mamba(folder: Path) -> LLMConfig:
+    train_bpe(["a cat on a mat, a dog in the fog"] * 3, 300).save(folder)
+    return MambaConfig(d_model=16, n_layer=2, tokenizer=str(folder))
+
+
+CASES: dict[str, dict[str, Make]] = {
+    "mamba": {"tiny": _mamba},
+    "transformers": {name: _transformers(name) for name in TINY},
+}
+"""By registered type: what to call a case, and how to make its config in an empty folder."""
+
+
+def _suite(title: str, make: Make) -> type[LanguageModelSuite]:
+    def make_config(cls: Any, tmp_path_factory: pytest.TempPathFactory) -> LLMConfig:
+        return make(tmp_path_factory.mktemp("llm"))
+
+    return type(title, (LanguageModelSuite,), {"make_config": classmethod(make_config)})
+
+
+for _type, _cases in CASES.items():
+    for _name, _make in _cases.items():
+        _title = f"Test_{_type}_{_name}".replace("-", "_")
+        globals()[_title] = _suite(_title, _make)
+
+
+def test_every_registered_type_has_a_case() -> None:
+    ours = {
+        entry.name for entry in installed().all() if entry.kind == "llm" and entry.distribution == "vlm-llms"
+    }
+    assert ours == CASES.keys()

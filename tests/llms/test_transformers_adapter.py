@@ -1,0 +1,171 @@
+"""What the adapter promises beyond the contract: weights, limits of packing, padding anywhere, refusals."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+from vlm_core.errors import UserError
+from vlm_core.interfaces import PADDING
+from vlm_llms.configs import TransformersLLMConfig
+from vlm_llms.hf_adapter import TransformersLM, verify
+from vlm_llms.hf_logits import LogitRule
+from vlm_llms.tokenizer import train_bpe
+
+_SIZE = {"hidden_size": 16, "num_hidden_layers": 2, "vocab_size": 300, "num_attention_heads": 4}
+FIELDS: dict[str, dict[str, Any]] = {
+    "llama": {**_SIZE, "intermediate_size": 32, "num_key_value_heads": 2},
+    "gemma2": {
+        **_SIZE,
+        "intermediate_size": 32,
+        "num_key_value_heads": 2,
+        "head_dim": 4,
+        "sliding_window": 4,
+    },
+    "mamba": {"hidden_size": 16, "num_hidden_layers": 2, "vocab_size": 300, "state_size": 4},
+}
+
+
+def _folder(model_type: str, folder: Path, weights: bool = False) -> str:
+    config = CONFIG_MAPPING[model_type](**FIELDS[model_type])
+    config.save_pretrained(folder)
+    if weights:
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    train_bpe(["a cat on a mat"], 270).save(folder)
+    return str(folder)
+
+
+def _tiny(model_type: str, folder: Path) -> TransformersLM:
+    torch.manual_seed(0)
+    return TransformersLLMConfig(model=_folder(model_type, folder)).build(weights=False).eval()
+
+
+@torch.no_grad()
+def test_published_weights_give_the_models_own_logits(tmp_path: Path) -> None:
+    config = TransformersLLMConfig(model=_folder("llama", tmp_path, weights=True))
+    lm, own = config.build(), AutoModelForCausalLM.from_pretrained(tmp_path)
+    ids = torch.randint(300, (2, 7))
+    torch.testing.assert_close(lm.logits(lm(lm.embed(ids))[0]), own(ids).logits)
+    assert lm.tokenizer.eos_id == 0
+
+
+def test_the_precision_of_the_weights_is_chosen(tmp_path: Path) -> None:
+    name = _folder("llama", tmp_path, weights=True)
+    for weights in (True, False):
+        lm = TransformersLLMConfig(model=name, dtype="bfloat16").build(weights=weights)
+        assert {p.dtype for p in lm.parameters()} == {torch.bfloat16}
+
+
+def test_the_meta_device_needs_no_weights(tmp_path: Path) -> None:
+    config = TransformersLLMConfig(model=_folder("llama", tmp_path))
+    with torch.device("meta"):
+        lm = config.build(weights=False)
+    assert all(p.is_meta for p in lm.parameters())
+    assert lm.logits(torch.empty(1, 3, lm.dim, device="meta")).shape == (1, 3, 300)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "mamba"])
+@torch.no_grad()
+def test_padding_between_two_turns_is_as_if_it_were_not_there(model_type: str, tmp_path: Path) -> None:
+    lm = _tiny(model_type, tmp_path)
+    x = lm.embed(torch.randint(300, (2, 8)))
+    segments = torch.tensor([[PADDING, PADDING, 0], [0, 0, 0]])
+    _, state = lm(x[:, :2])
+    hidden, state = lm(x[:, 2:5], segments=segments, state=state)
+    after, _ = lm(x[:, 5:], state=state)
+    for row, kept in enumerate(([0, 1, 4, 5, 6, 7], list(range(8)))):
+        alone = lm(x[row : row + 1, kept])[0][0, 2:]
+        real = segments[row] != PADDING
+        torch.testing.assert_close(torch.cat([hidden[row, real], after[row]]), alone, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_window_cannot_skip_padding_between_two_turns(tmp_path: Path) -> None:
+    lm = _tiny("gemma2", tmp_path)
+    x = torch.zeros(1, 2, lm.dim)
+    _, state = lm(x, segments=torch.tensor([[PADDING, 0]]))
+    _, state = lm(x, state=state)
+    with pytest.raises(ValueError, match=r"padding between pieces.*first piece only"):
+        lm(x, segments=torch.tensor([[PADDING, 0]]), state=state)
+
+
+@torch.no_grad()
+def test_padding_at_the_end_leaves_the_state_alone(tmp_path: Path) -> None:
+    lm = _tiny("mamba", tmp_path)
+    x = lm.embed(torch.randint(300, (2, 6)))
+    segments = torch.tensor([[0, 0, PADDING, PADDING], [0, 0, 0, 0]])
+    _, state = lm(x[:, :4], segments=segments)
+    after, _ = lm(x[:, 4:], state=state)
+    alone, _ = lm(x[:1, [0, 1, 4, 5]])
+    torch.testing.assert_close(after[:1], alone[:, 2:], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("model_type", ["gemma2", "mamba"])
+def test_models_with_windows_or_running_states_refuse_packed_rows(model_type: str, tmp_path: Path) -> None:
+    lm = _tiny(model_type, tmp_path)
+    assert not lm.supports_packing
+    with pytest.raises(ValueError, match=r"several samples can't share a row in .*give each sample its own"):
+        lm(torch.zeros(1, 2, lm.dim), segments=torch.tensor([[0, 1]]))
+
+
+def test_a_packed_row_continues_no_state(tmp_path: Path) -> None:
+    lm = _tiny("llama", tmp_path)
+    _, state = lm(torch.zeros(1, 2, lm.dim))
+    with pytest.raises(ValueError, match="continue a state"):
+        lm(torch.zeros(1, 2, lm.dim), segments=torch.tensor([[0, 1]]), state=state)
+    assert lm(torch.zeros(1, 2, lm.dim), segments=torch.tensor([[0, 1]]))[1] is None
+
+
+def test_training_keeps_no_cache(tmp_path: Path) -> None:
+    lm = _tiny("llama", tmp_path).train()
+    assert lm(torch.zeros(1, 2, lm.dim))[1] is None
+    with torch.no_grad():
+        assert lm(torch.zeros(1, 2, lm.dim))[1].length == 2
+
+
+def test_a_cap_on_the_logits_is_applied() -> None:
+    logits = torch.linspace(-9, 9, 5)
+    torch.testing.assert_close(LogitRule(2.0, 3.0)(logits), 3 * torch.tanh(2 * logits / 3))
+    assert LogitRule()(logits) is logits
+
+
+def test_a_model_with_a_rule_of_its_own_is_refused(tmp_path: Path) -> None:
+    lm = _tiny("llama", tmp_path)
+    head = lm.model.lm_head
+    lm.model.forward = lambda input_ids, use_cache: type("Out", (), {"logits": head(lm.embed(input_ids))})
+    with pytest.raises(UserError, match=r"its logits differ.*logit_scale.*Write a LanguageModel of your own"):
+        verify(lm)
+
+
+def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
+    name = _folder("llama", tmp_path / "model")
+    train_bpe([f"{i} {i * 7919} {i * 104729}" for i in range(200)], 400).save(tmp_path / "other")
+    lm = TransformersLLMConfig(model=name, tokenizer=str(tmp_path / "other")).build(weights=False)
+    with pytest.raises(UserError, match="the tokenizer has 400 ids but the model only 300 embeddings"):
+        _ = lm.tokenizer
+
+
+def test_code_from_the_hub_must_be_pinned() -> None:
+    for revision in (None, "main", "abc123"):
+        with pytest.raises(ValidationError, match=r"revision must pin it.*40 hex digits"):
+            TransformersLLMConfig(model="someone/model", trust_remote_code=True, revision=revision)
+    assert TransformersLLMConfig(model="someone/model", trust_remote_code=True, revision="0a" * 20)
+
+
+def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "no-such-type"}')
+    with pytest.raises(UserError, match=r"transformers could not load it.*Expected a hub id or a folder"):
+        TransformersLLMConfig(model=str(tmp_path)).build(weights=False)
+
+
+def test_the_plugin_imports_nothing_heavy() -> None:
+    check = "import sys, vlm_llms.plugin; print(*{'torch','transformers','tokenizers'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

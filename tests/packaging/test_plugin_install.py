@@ -1,0 +1,46 @@
+"""The example plugin, installed by pip alone, is found; without it nothing of it is left."""
+
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+from processes import script, succeed
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "vlm-connector-pool"
+GET = "from vlm_core.registry import installed; print(installed().get('connector', 'pool')(stride=3).label())"
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment of its own that sees this one's packages, so that torch is not installed again."""
+    folder = tmp_path_factory.mktemp("plugin") / "env"
+    succeed(sys.executable, "-m", "venv", folder)
+    python = folder / "bin" / "python"
+    target = succeed(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
+    # addsitedir, not a bare path: the workspace's packages are themselves linked by .pth files
+    line = f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n"
+    (Path(target) / "workspace.pth").write_text(line)
+    return python
+
+
+def test_installed_by_pip_alone(python: Path) -> None:
+    succeed(python, "-m", "pip", "install", "--quiet", EXAMPLE)
+    listing = script("vlm-assemble", "--list", python=python)
+    assert listing.returncode == 0, listing.stderr
+    assert "connector pool vlm-connector-pool 0.1.0" in _lines(listing.stdout)
+    assert succeed(python, "-c", GET) == "pool/3\n"
+    # the package's own tests, as its author runs them; they build the module and use it
+    succeed(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", EXAMPLE / "tests")
+    succeed(python, "-m", "pip", "uninstall", "--quiet", "--yes", "vlm-connector-pool")
+    assert "vlm-connector-pool" not in script("vlm-assemble", "--list", python=python).stdout
+
+
+def test_absent_here() -> None:
+    listing = script("vlm-assemble", "--list").stdout
+    assert "vlm-connectors 0.1.0" in listing
+    assert "vlm-connector-pool" not in listing
+
+
+def _lines(text: str) -> list[str]:
+    return [" ".join(line.split()) for line in text.splitlines()]
