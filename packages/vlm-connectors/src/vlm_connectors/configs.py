@@ -47,7 +47,7 @@ class VSSConfig(ConnectorConfig):
         return name
 
     def label(self) -> str:
-        return f"{self.type} ({self.scan}, {self.parameters})"
+        return f"{self.type_name()} ({self.scan}, {self.parameters})"
 
     def vss(self, dim: int) -> VSS:
         """The module at width `dim`."""

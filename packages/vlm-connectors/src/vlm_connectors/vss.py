@@ -79,7 +79,7 @@ class VSS(nn.Module):
         """x (N, K, L, E), already in scan order -> (N, K, L, E), ungated."""
         if len(self.ssms):
             return grouped_ssm([mixer, *self.ssms], x)  # pyright: ignore[reportArgumentType]
-        y, _ = SelectiveSSM.forward(mixer, x.flatten(0, 1))
+        y, _ = mixer.scan(x.flatten(0, 1))
         return y.unflatten(0, x.shape[:2])
 
     def _full(self, v: Tensor, routes: Tensor, inverse: Tensor) -> Tensor:

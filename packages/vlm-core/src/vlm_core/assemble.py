@@ -45,15 +45,17 @@ def _check_fit(spec: Spec, model: VLM) -> None:
     expected = (1, model.connector.num_tokens(h, w), model.llm.dim)
     if out != expected:
         raise UserError(
-            f"connector {spec.connector.type!r} gives {out[1:]} (tokens, width) for a {h}×{w} grid; expected "
+            f"connector {spec.connector.type_name()!r} gives {out[1:]} (tokens, width) for a {h}×{w} grid; expected "
             f"{expected[1]} tokens, as its num_tokens says, of the language model's width {expected[2]}"
         )
 
 
 def versions(spec: Spec) -> dict[str, str]:
     """Versions of torch, of vlm-core and of every distribution that a part of the spec comes from."""
-    used = {("encoder", spec.encoder.type), ("connector", spec.connector.type), ("llm", spec.llm.type)}
-    found = {entry.distribution: entry.version for entry in installed().all() if (entry.kind, entry.name) in used}
+    used = {(part, getattr(spec, part).type_name()) for part in PARTS}
+    found = {
+        entry.distribution: entry.version for entry in installed().all() if (entry.kind, entry.name) in used
+    }
     return {"torch": version("torch"), "vlm-core": version("vlm-core"), **found}
 
 
@@ -98,7 +100,9 @@ def load_part(module: torch.nn.Module, file: Path) -> None:
     wrong = [f"{k} {tuple(stored[k].shape)} for {tuple(own[k].shape)}" for k in stored.keys() & own.keys()
              if stored[k].shape != own[k].shape]  # fmt: skip
     if unexpected or wrong:
-        detail = f"unexpected {unexpected[:3]}" if unexpected else f"wrong shape: {', '.join(sorted(wrong)[:3])}"
+        detail = (
+            f"unexpected {unexpected[:3]}" if unexpected else f"wrong shape: {', '.join(sorted(wrong)[:3])}"
+        )
         raise UserError(f"{file}: does not fit the model of this spec: {detail}")
     storages = {own[k].data_ptr() for k in stored}
     missing = [k for k in own if k not in stored and own[k].data_ptr() not in storages]

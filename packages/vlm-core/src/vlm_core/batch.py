@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -25,8 +25,11 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Batch(**{name: t if t is None else t.to(device) for name, t in moved.items()})
+
+        def moved(tensor: Tensor | None) -> Any:
+            return None if tensor is None else tensor.to(device)
+
+        return Batch(*(moved(getattr(self, field.name)) for field in fields(self)))
 
 
 def collate(
@@ -39,7 +42,10 @@ def collate(
     length = max(len(sample) for sample in samples)
 
     def padded(rows: list[list[int]] | list[list[bool]], fill: int) -> Tensor:
-        full = [r + [fill] * (length - len(r)) if side == "right" else [fill] * (length - len(r)) + r for r in rows]
+        full = [
+            r + [fill] * (length - len(r)) if side == "right" else [fill] * (length - len(r)) + r
+            for r in rows
+        ]
         return torch.tensor(full)
 
     uneven = any(len(sample) != length for sample in samples)

@@ -23,13 +23,11 @@ class StrictModel(BaseModel):
 
 
 class ComponentConfig(StrictModel):
-    """A component as the spec names it; subclasses give `type` a `Literal` and a default."""
-
-    type: str
+    """A component as the spec names it; every subclass has a field `type: Literal["name"] = "name"`."""
 
     def label(self) -> str:
         """A few words for tables: the type and what distinguishes this instance."""
-        return self.type
+        return self.type_name()
 
     def for_folder(self) -> Self:
         """This config as a model folder holds it: what the folder's assets replace need not exist elsewhere."""

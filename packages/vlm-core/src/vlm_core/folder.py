@@ -43,7 +43,9 @@ def write_folder(path: Path, write: Callable[[Path], None], facts: dict[str, Any
     try:
         write(aside)
         files = sorted(f for f in aside.rglob("*") if f.is_file())
-        listed = {f.relative_to(aside).as_posix(): {"bytes": f.stat().st_size, "sha256": sha256(f)} for f in files}
+        listed = {
+            f.relative_to(aside).as_posix(): {"bytes": f.stat().st_size, "sha256": sha256(f)} for f in files
+        }
         (aside / MANIFEST).write_text(json.dumps({**facts, "files": listed}, indent=1) + "\n")
         for file in [*files, aside / MANIFEST, aside]:
             _sync(file)

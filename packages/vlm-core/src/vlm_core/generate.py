@@ -72,11 +72,11 @@ class Session:
         assert self.next_logits is not None, "feed a prompt first"
         generator = torch.Generator(self.next_logits.device).manual_seed(decoding.seed)
         eos = self.model.llm.tokenizer.eos_id
-        live = [True] * len(self.next_logits)
-        for step in range(decoding.max_new_tokens):
+        live, ids = [True] * len(self.next_logits), None
+        for _ in range(decoding.max_new_tokens):
             with torch.inference_mode():
-                if step:
-                    self._advance(self.model.llm.embed(ids.unsqueeze(1)))  # noqa: F821
+                if ids is not None:
+                    self._advance(self.model.llm.embed(ids.unsqueeze(1)))
                 ids = choose(self.next_logits, decoding, generator)
             said = ids.tolist()
             yield [i if alive else None for i, alive in zip(said, live, strict=True)]

@@ -110,9 +110,7 @@ class LanguageModel(nn.Module, ABC):
         """(B, T) -> (B, T, M)."""
 
     @abstractmethod
-    def forward(
-        self, x: Tensor, *, segments: Tensor | None = None, state: Any = None
-    ) -> tuple[Tensor, Any]:
+    def forward(self, x: Tensor, *, segments: Tensor | None = None, state: Any = None) -> tuple[Tensor, Any]:
         """Embeddings (B, T, M) -> (hidden (B, T, M), state after the last position).
 
         `segments` (B, T) numbers the sample that each position belongs to: nothing passes from one to the

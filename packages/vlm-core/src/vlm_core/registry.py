@@ -67,11 +67,25 @@ class Registry:
         raise UserError(f"unknown {kind} {name!r}{choices(name, self.names(kind))}{self._where(kind, name)}")
 
     def _where(self, kind: str, name: str) -> str:
-        package, present = _HOME.get(kind, {}).get(name), {e.distribution for e in self.all()} | set(self.broken)
+        package, present = (
+            _HOME.get(kind, {}).get(name),
+            {e.distribution for e in self.all()} | set(self.broken),
+        )
         text = f"; pip install {package} brings it" if package and package not in present else ""
         for distribution, error in self.broken.items():
             text += f"\n  plugin {distribution} failed to import and may hold it: {error}"
         return text
+
+
+def _named(results: list[Any]) -> dict[str, Any]:
+    """What the implementations of one hook returned, by name: dicts as they are, config classes by type."""
+    return {
+        name: value
+        for result in results
+        for name, value in (
+            result.items() if isinstance(result, dict) else ((c.type_name(), c) for c in result)
+        )
+    }
 
 
 def _collect(registry: Registry, point: EntryPoint) -> None:
@@ -82,15 +96,13 @@ def _collect(registry: Registry, point: EntryPoint) -> None:
     try:
         manager.register(point.load(), name=point.name)
         manager.check_pending()
-        found = {kind: getattr(manager.hook, f"vlm_{kind}s")() for kind in KINDS}
-    except Exception as error:  # a plugin is somebody else's code: whatever it raises is reported, not ours
+        found = {kind: _named(getattr(manager.hook, f"vlm_{kind}s")()) for kind in KINDS}
+    except (Exception, SystemExit) as error:  # somebody else's code: whatever it raises is reported
         registry.broken[distribution] = f"{type(error).__name__}: {error}"
         return
-    for kind, results in found.items():
-        for result in results:
-            named = result if isinstance(result, dict) else {c.type_name(): c for c in result}
-            for name, value in named.items():
-                registry.add(Entry(kind, name, value, distribution, version))
+    for kind, named in found.items():
+        for name, value in named.items():
+            registry.add(Entry(kind, name, value, distribution, version))
 
 
 def discover(disabled: frozenset[str] = frozenset()) -> Registry:

@@ -20,7 +20,9 @@ from vlm_core.yaml_loader import Document, override, read
 class Spec(StrictModel):
     """A validated spec. `train` stays plain data here: its owner, vlm-train, validates it."""
 
-    name: str = Field(default="vlm", pattern=r"^[\w.+-]+$", description="what tables and folders call the model")
+    name: str = Field(
+        default="vlm", pattern=r"^[\w.+-]+$", description="what tables and folders call the model"
+    )
     encoder: Annotated[SerializeAsAny[EncoderConfig], component("encoder")]
     connector: Annotated[SerializeAsAny[ConnectorConfig], component("connector")]
     llm: Annotated[SerializeAsAny[LLMConfig], component("llm")]
@@ -29,7 +31,9 @@ class Spec(StrictModel):
 
     def to_yaml(self) -> str:
         """The resolved spec: every default written out, unset keys left out; reading it back gives an equal spec."""
-        return yaml.safe_dump(self.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
+        return yaml.safe_dump(
+            self.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True
+        )
 
 
 def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Spec, Document]:

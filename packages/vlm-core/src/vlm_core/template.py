@@ -57,11 +57,12 @@ TEMPLATES = {
     "short": Template(
         user="Question: {text}", assistant_prompt=" Answer:", assistant=" {text}{eos}", images="first"
     ),
-    "cobra": Template(
-        user="In: {text}\n", assistant_prompt="Out:", assistant=" {text}{eos}", images="first"
-    ),
+    "cobra": Template(user="In: {text}\n", assistant_prompt="Out:", assistant=" {text}{eos}", images="first"),
     "zephyr": Template(
-        user="<|user|>\n{text}{eos}\n", assistant_prompt="<|assistant|>\n", assistant="{text}{eos}\n", images="first"
+        user="<|user|>\n{text}{eos}\n",
+        assistant_prompt="<|assistant|>\n",
+        assistant="{text}{eos}\n",
+        images="first",
     ),
 }
 

@@ -20,8 +20,8 @@ def _resolve(kind: Kind, value: Any) -> Any:
     if isinstance(value, ComponentConfig):
         return value
     if not isinstance(value, dict) or not isinstance(value.get("type"), str):
-        known = ", ".join(installed().names(kind))
-        raise PydanticCustomError("component", f"expected a mapping with a type; possible types: {known}")
+        text = f"expected a mapping with a type{choices(None, installed().names(kind))}"
+        raise PydanticCustomError("component", "{text}", {"text": text})
     try:
         config = installed().get(kind, value["type"])
     except UserError as error:
@@ -36,7 +36,6 @@ def _resolve(kind: Kind, value: Any) -> Any:
 def component(kind: Kind) -> Any:
     """Metadata for an `Annotated` field that holds a component of this kind, resolved by the registry."""
     return BeforeValidator(lambda value: _resolve(kind, value))
-
 
 
 def _model_at(model: Any, path: Path_) -> type[BaseModel] | None:
@@ -76,7 +75,7 @@ def _problems(document: Document, at: Path_, model: type[BaseModel], errors: lis
             for config, inner in error["ctx"]["nested"]:
                 found += _problems(document, (*at, *loc), config, [inner])
             continue
-        extra = (error["ctx"]["at"],) if error["type"] == "component" and "ctx" in error else ()
+        extra = (error["ctx"]["at"],) if "at" in error.get("ctx", {}) else ()
         found.append(document.problem((*at, *loc, *extra), _text(model, error)))
     return found
 

@@ -49,13 +49,13 @@ class _TowerConfig(EncoderConfig):
     )
 
     def label(self) -> str:
-        return f"{self.type} {self.model}"
+        return f"{self.type_name()} {self.model}"
 
 
 class TimmConfig(_TowerConfig):
     """Any timm image model, Transformer or CNN."""
 
-    type: Literal["timm"] = "timm"  # pyright: ignore[reportIncompatibleVariableOverride]
+    type: Literal["timm"] = "timm"
     pretrained: bool = Field(default=False, description="download the weights that timm publishes")
     weights: str | None = Field(
         default=None,
@@ -94,7 +94,7 @@ class TimmConfig(_TowerConfig):
 class OpenClipConfig(_TowerConfig):
     """The image tower of an open_clip model; the text tower is never built."""
 
-    type: Literal["open-clip"] = "open-clip"  # pyright: ignore[reportIncompatibleVariableOverride]
+    type: Literal["open-clip"] = "open-clip"
     model: str = Field(
         min_length=1, description="a name open_clip knows, hf-hub:<repository> or local-dir:<folder>"
     )
@@ -121,7 +121,7 @@ class OpenClipConfig(_TowerConfig):
 class TransformersConfig(_TowerConfig):
     """A vision Transformer of transformers, alone or as one half of a dual model such as CLIP."""
 
-    type: Literal["transformers"] = "transformers"  # pyright: ignore[reportIncompatibleVariableOverride]
+    type: Literal["transformers"] = "transformers"
     model: str = Field(min_length=1, description="a hub id or a local folder")
     mean: list[float] | None = Field(
         default=None,

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlm_core.interfaces import LanguageModel, Tokenizer
+from vlm_core.interfaces import PADDING, LanguageModel, Tokenizer
 from vlm_core.ssm import MambaMixer, SSMState
 
 
@@ -37,8 +37,8 @@ class Block(nn.Module):
     def forward(
         self, residual: Tensor, segments: Tensor | None, state: SSMState | None
     ) -> tuple[Tensor, SSMState]:
-        out, state = self.mixer(self.norm(residual.to(self.norm.weight.dtype)), segments, state)
-        return residual + out, state
+        out, after = self.mixer(self.norm(residual.to(self.norm.weight.dtype)), segments, state)
+        return residual + out, after
 
 
 class Backbone(nn.Module):
@@ -48,6 +48,11 @@ class Backbone(nn.Module):
         super().__init__()
         self.embedding, self.layers = embedding, nn.ModuleList(layers)
         self.norm_f = nn.RMSNorm(dim, eps=1e-5)
+
+
+def _wide(index: Tensor, x: Tensor) -> Tensor:
+    """(B, T) positions as an index into (B, T, M)."""
+    return index.unsqueeze(-1).expand_as(x)
 
 
 class MambaLM(LanguageModel):
@@ -80,10 +85,15 @@ class MambaLM(LanguageModel):
     def forward(
         self, x: Tensor, *, segments: Tensor | None = None, state: MambaState | None = None
     ) -> tuple[Tensor, MambaState]:
-        residual, states = x.float(), []
+        residual, states, order = x.float(), [], None
+        if segments is not None and bool((segments == PADDING).any()):
+            order = (segments != PADDING).int().argsort(dim=1, stable=True)  # padding to the front
+            residual, segments = residual.gather(1, _wide(order, residual)), segments.gather(1, order)
         for i, block in enumerate(self.backbone.layers):
             residual, layer_state = block(residual, segments, state[i] if state else None)
             states.append(layer_state)
+        if order is not None:
+            residual = residual.gather(1, _wide(order.argsort(dim=1), residual))
         norm = self.backbone.norm_f
         return norm(residual.to(norm.weight.dtype)), MambaState(states)
 

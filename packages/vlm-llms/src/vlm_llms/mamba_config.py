@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -69,8 +71,11 @@ class MambaConfig(LLMConfig):
     def for_folder(self) -> MambaConfig:
         return self.model_copy(update={"tokenizer": "saved with this model"})
 
-    def shape(self, assets: Path | None = None) -> MambaShape:
-        """From the saved folder, the published table, the checkpoint's own config.json, or the fields."""
+    def shape(self, tokens: Callable[[], int], assets: Path | None = None) -> MambaShape:
+        """From the saved folder, the published table, the checkpoint's own config.json, or the fields.
+
+        `tokens` counts the tokenizer's ids; it is asked only where the vocabulary follows from it.
+        """
         if assets is not None:
             return MambaShape.model_validate_json((assets / "mamba.json").read_text())
         if self.weights in PUBLISHED and not Path(self.weights).exists():
@@ -82,14 +87,15 @@ class MambaConfig(LLMConfig):
         sizes = self.model_dump(
             include={"d_model", "n_layer", "d_state", "d_conv", "expand"}, exclude_none=True
         )
-        rows = self.vocab_size or -(-len(load_tokenizer(self.tokenizer)) // 8) * 8
+        rows = self.vocab_size or -(-tokens() // 8) * 8
         return MambaShape(vocab_size=rows, **sizes)
 
     def build(self, *, weights: bool = True, assets: Path | None = None) -> MambaLM:
         from vlm_llms.mamba import MambaLM
 
-        shape = self.shape(assets)
-        model = MambaLM(**shape.model_dump(), load_tokenizer=lambda: load_tokenizer(self.tokenizer, assets))
+        tokenizer = cache(lambda: load_tokenizer(self.tokenizer, assets))
+        shape = self.shape(lambda: len(tokenizer()), assets)
+        model = MambaLM(**shape.model_dump(), load_tokenizer=tokenizer)
         if weights and self.weights:
             from vlm_llms.mamba_checkpoint import load_weights
 

@@ -13,10 +13,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="vlm-train", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     train = commands.add_parser(
-        "run", help="train; the same command again resumes", description="Train; the same command again resumes."
+        "run",
+        help="train; the same command again resumes",
+        description="Train; the same command again resumes.",
     )
     train.add_argument("spec", help="a YAML spec with a train section")
-    train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the spec")
+    train.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the spec"
+    )
     add_debug(train)
     return parser
 

@@ -52,7 +52,9 @@ class Evaluation(StrictModel):
     """Held-out questions, asked after each stage; all of `data` after the last."""
 
     data: Data = Field(min_length=1)
-    samples: PositiveInt | None = Field(default=None, description="how many after earlier stages; default all")
+    samples: PositiveInt | None = Field(
+        default=None, description="how many after earlier stages; default all"
+    )
     batch_size: PositiveInt = 64
     max_new_tokens: PositiveInt = Field(default=16, le=4096)
 

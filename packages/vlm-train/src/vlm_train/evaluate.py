@@ -46,9 +46,7 @@ def spread(rows: Sequence[dict[str, Any]], count: int | None) -> list[dict[str, 
     return [rows[i * len(rows) // count] for i in range(count)]
 
 
-def ask(
-    model: VLM, rows: Sequence[dict[str, Any]], reader: Reader, settings: Evaluation
-) -> list[Answer]:
+def ask(model: VLM, rows: Sequence[dict[str, Any]], reader: Reader, settings: Evaluation) -> list[Answer]:
     """Ask each row's last question, greedily, given the turns before it; shared images are encoded once."""
     decoding = Decoding(max_new_tokens=settings.max_new_tokens)
     answers = []
@@ -60,7 +58,8 @@ def ask(
         views = [paths.index(path) for row in batch for path in row["image"]]
         said = answer(model, samples, [pixels[p] for p in paths], views, decoding)
         answers += [
-            Answer(row, text, row["conversations"][-1]["value"]) for row, text in zip(batch, said, strict=True)
+            Answer(row, text, row["conversations"][-1]["value"])
+            for row, text in zip(batch, said, strict=True)
         ]
     return answers
 

@@ -43,21 +43,23 @@ def _read(file: Path) -> Iterator[Any]:
         raise UserError(f"{file}: no such data file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if file.suffix == ".jsonl":
+        lines = [(f"{file}, line {n}", line) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+        yield from (_json(line, where) for where, line in lines)
+        return
+    rows = _json(text, str(file))
+    if not isinstance(rows, list):
+        raise UserError(
+            f"{file}: expected a list of rows, got {type(rows).__name__}; name lines of JSON .jsonl"
+        )
+    yield from rows
+
+
+def _json(text: str, where: str) -> Any:
     try:
-        if file.suffix != ".jsonl":
-            rows = json.loads(text)
-            if not isinstance(rows, list):
-                raise UserError(f"{file}: expected a list of rows, got {type(rows).__name__}")
-            yield from rows
-            return
-        for number, line in enumerate(text.splitlines(), 1):  # noqa: B007, the number is for the message
-            if line.strip():
-                yield json.loads(line)
+        return json.loads(text)
     except ValueError as error:
-        if isinstance(error, UserError):
-            raise
-        at = f", line {number}" if file.suffix == ".jsonl" else ""  # pyright: ignore[reportPossiblyUnbound]
-        raise UserError(f"{file}{at}: not valid JSON: {error}") from None
+        raise UserError(f"{where}: not valid JSON: {error}") from None
 
 
 def _checked(row: Any, where: str, root: Path) -> dict[str, Any]:
@@ -69,7 +71,11 @@ def _checked(row: Any, where: str, root: Path) -> dict[str, Any]:
         raise UserError(f"{where}: conversations must be a non-empty list, got {turns!r:.60}")
     for i, turn in enumerate(turns):
         speaker = ("human", "gpt")[i % 2]
-        if not isinstance(turn, dict) or turn.get("from") != speaker or not isinstance(turn.get("value"), str):
+        if (
+            not isinstance(turn, dict)
+            or turn.get("from") != speaker
+            or not isinstance(turn.get("value"), str)
+        ):
             raise UserError(f"{where}, turn {i}: expected {{from: {speaker}, value: text}}, got {turn!r:.80}")
     if len(turns) % 2:
         raise UserError(f"{where}: the last turn must be gpt's answer")
@@ -78,7 +84,12 @@ def _checked(row: Any, where: str, root: Path) -> dict[str, Any]:
     if not isinstance(names, list) or slots != len(names):
         raise UserError(f"{where}: {slots} {PLACEHOLDER} in the human turns, but {len(names)} images")
     paths = [_image_path(root, name, where) for name in names]
-    return {"id": str(row.get("id", where)), "image": paths, "conversations": turns, "category": row.get("category")}
+    return {
+        "id": str(row.get("id", where)),
+        "image": paths,
+        "conversations": turns,
+        "category": row.get("category"),
+    }
 
 
 def _image_path(root: Path, name: Any, where: str) -> str:

@@ -31,7 +31,9 @@ def optimizer(model: VLM, stage: Stage) -> torch.optim.AdamW:
         for decay in (True, False):
             parameters = [p for p in getattr(model, part).parameters() if decays(p) == decay]
             wd = stage.weight_decay if decay else 0.0
-            groups.append({"params": parameters, "lr": stage.rate(part), "peak": stage.rate(part), "weight_decay": wd})
+            groups.append(
+                {"params": parameters, "lr": stage.rate(part), "peak": stage.rate(part), "weight_decay": wd}
+            )
     return torch.optim.AdamW([g for g in groups if g["params"]])
 
 

@@ -57,6 +57,6 @@ class StageProgress:
         elif not self.quiet and (now - self.printed > _SECONDS_A_LINE or done == self.steps):
             self.printed = now
             left = (now - self.started) / (done - self.first) * (self.steps - done)
-            line = f"{self.name} {done}/{self.steps}  loss {loss:.3f}  {rate:,.0f} tokens/s  left {duration(left)}"
-            print(line, file=sys.stderr, flush=True)  # noqa: T201, a CLI's progress
+            line = f"{self.name} {done}/{self.steps}  loss {loss:.3f}  {rate:,.0f} tokens/s"
+            print(f"{line}  left {duration(left)}", file=sys.stderr, flush=True)  # noqa: T201, a CLI's progress
         return rate

@@ -32,7 +32,10 @@ def markdown(results: Results) -> str:
 def _smooth(values: Sequence[float], share: float = 0.05) -> list[float]:
     """Running mean over `share` of the curve, so that the trend is readable."""
     width = max(1, int(len(values) * share))
-    return [sum(values[max(0, i - width + 1) : i + 1]) / (i + 1 - max(0, i - width + 1)) for i in range(len(values))]
+    return [
+        sum(values[max(0, i - width + 1) : i + 1]) / (i + 1 - max(0, i - width + 1))
+        for i in range(len(values))
+    ]
 
 
 def plot_curves(metrics: Sequence[dict[str, Any]], path: Path) -> None:
@@ -47,7 +50,9 @@ def plot_curves(metrics: Sequence[dict[str, Any]], path: Path) -> None:
         steps, losses = [m["step"] for m in own], [m["loss"] for m in own]
         axes.plot(steps, losses, color="tab:blue", alpha=0.3, linewidth=0.8)
         axes.plot(steps, _smooth(losses), color="tab:blue", linewidth=1.8)
-        axes.set(title=name, xlabel="step", ylabel="loss (nats a target token)" if i == 1 else "", yscale="log")
+        axes.set(
+            title=name, xlabel="step", ylabel="loss (nats a target token)" if i == 1 else "", yscale="log"
+        )
         axes.grid(alpha=0.3, which="both")
     figure.savefig(path, dpi=130)
 

@@ -47,7 +47,11 @@ class Run:
         set_seed(self.train.seed)
         saved = checkpoint.complete(self.dir.path / CHECKPOINTS)
         done = (self.dir.path / MODEL).exists()
-        model = assemble.load(self.dir.path / MODEL)[0] if done else assemble.build(self.spec, seed=self.train.seed)
+        model = (
+            assemble.load(self.dir.path / MODEL)[0]
+            if done
+            else assemble.build(self.spec, seed=self.train.seed)
+        )
         model.to(self.accelerator.device)
         if not done:
             self._stages(model, saved)
@@ -69,7 +73,9 @@ class Run:
             last = number == len(self.train.stages) - 1
             self._evaluate(model, f"after {stage.name}", last=last)
         if position.dropped:
-            self._say(f"{position.dropped} rows were too long for max_length {self.train.max_length} and left out")
+            self._say(
+                f"{position.dropped} rows were too long for max_length {self.train.max_length} and left out"
+            )
 
     def _train(self, model: VLM, number: int, position: Position, tensors: Any) -> Position:
         stage = self.train.stages[number]

@@ -23,8 +23,8 @@ def row_at(position: int, rows: int, seed: int) -> int:
 class StepSampler:
     """Yields the micro-batches of one process, from `first_step` on: lists of row indices.
 
-    A step takes `batch_size` rows from the stream; process `rank` of `world` takes its equal, contiguous share
-    in micro-batches of at most `micro` rows.
+    A step takes `batch_size` rows from the stream; process `rank` of `world` takes its equal, contiguous
+    share in micro-batches of at most `micro` rows.
     """
 
     def __init__(

@@ -21,8 +21,12 @@ def show(spec: Spec, folder: RunDir, results: Results) -> None:
         for name in ("questions", *columns(results)):
             table.add_column(name, justify="right")
         for name, result in results:
-            cells = [f"{result['accuracy'][c]:.1f}" if c in result["accuracy"] else "–" for c in columns(results)]
+            cells = [
+                f"{result['accuracy'][c]:.1f}" if c in result["accuracy"] else "–" for c in columns(results)
+            ]
             table.add_row(name, str(result["questions"]), *cells)
         console.print(table)
-        console.print(f"\ntable {folder.path}/results.md, pictures {folder.path}/samples.png", highlight=False)
+        console.print(
+            f"\ntable {folder.path}/results.md, pictures {folder.path}/samples.png", highlight=False
+        )
     console.print(f"loss curves {folder.path}/curves.png, model {folder.path}/{MODEL}", highlight=False)

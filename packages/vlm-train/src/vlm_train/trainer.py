@@ -37,7 +37,9 @@ class Micro:
 def to_micro(items: Sequence[Example | Dropped | Fault]) -> Micro:
     """The loader's collate function."""
     examples = [item for item in items if isinstance(item, Example)]
-    batch = collate([e.sample for e in examples], [p for e in examples for p in e.pixels]) if examples else None
+    batch = (
+        collate([e.sample for e in examples], [p for e in examples for p in e.pixels]) if examples else None
+    )
     return Micro(
         batch,
         [item.reason for item in items if isinstance(item, Dropped)],
@@ -147,8 +149,8 @@ class StageTrainer:
         norm = float(norm)  # pyright: ignore[reportArgumentType]
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise UserError(
-                f"stage {self.stage.name}: loss {loss:.3g} with gradient norm {norm:.3g}; nothing was changed by "
-                "this step and the last checkpoint is good: lower lr, or look at the data of this step"
+                f"stage {self.stage.name}: loss {loss:.3g} with gradient norm {norm:.3g}; this step changed "
+                "nothing and the last checkpoint is good: lower lr, or look at the data of this step"
             )
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

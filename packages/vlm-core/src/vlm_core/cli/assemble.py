@@ -23,7 +23,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("spec", nargs="?", help="a YAML spec")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write the model folder")
     parser.add_argument("--check", action="store_true", help="only the arithmetic; touches no weights")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the spec")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the spec"
+    )
     parser.add_argument("--list", action="store_true", help="every installed component and its package")
     parser.add_argument("--schema", action="store_true", help="the JSON schema of a spec, for editors")
     return parser

@@ -18,7 +18,9 @@ _HELP = "/image FILE shows an image with the next question, /new starts afresh, 
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="vlm-chat", description=__doc__, epilog=f"In a conversation: {_HELP}.")
+    parser = argparse.ArgumentParser(
+        prog="vlm-chat", description=__doc__, epilog=f"In a conversation: {_HELP}."
+    )
     parser.add_argument("model", metavar="MODEL", help="a model folder")
     parser.add_argument("--image", type=Path, metavar="FILE", help="an image to talk about")
     parser.add_argument("--ask", metavar="TEXT", help="ask this, print the answer and leave")

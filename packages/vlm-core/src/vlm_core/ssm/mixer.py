@@ -23,7 +23,7 @@ class SSMState(NamedTuple):
 
 
 class SelectiveSSM(nn.Module):
-    """conv1d, SiLU, the input-dependent Δ, B, C, and the scan, on an inner width E. No projections."""
+    """conv1d, SiLU, the input-dependent Δ, B, C, and the scan, on an inner width E; `scan` runs it."""
 
     def __init__(
         self, d_inner: int, d_state: int = 16, d_conv: int = 4, dt_rank: int = 1,
@@ -48,10 +48,17 @@ class SelectiveSSM(nn.Module):
         dt = torch.exp(torch.rand(self.d_inner) * span + math.log(low)).clamp(min=floor)
         self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))
 
-    def forward(
-        self, x: Tensor, z: Tensor | None = None, segments: Tensor | None = None, state: SSMState | None = None
+    def scan(
+        self,
+        x: Tensor,
+        z: Tensor | None = None,
+        segments: Tensor | None = None,
+        state: SSMState | None = None,
     ) -> tuple[Tensor, SSMState]:
-        """x, gate z (B, T, E) -> (y (B, T, E), state). `PADDING` positions are zero before and after the conv."""
+        """x, gate z (B, T, E) -> (y (B, T, E), state).
+
+        `PADDING` in `segments` stands in front only; it is zero before and after the convolution.
+        """
         live = None if segments is None else (segments != PADDING).unsqueeze(-1)
         x = x if live is None else x * live
         x, conv = causal_conv(
@@ -95,11 +102,11 @@ class MambaMixer(SelectiveSSM):
 
     def forward(
         self, x: Tensor, segments: Tensor | None = None, state: SSMState | None = None
-    ) -> tuple[Tensor, SSMState]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    ) -> tuple[Tensor, SSMState]:
         """(B, T, M) -> ((B, T, M), state)."""
         inner, z = self.in_proj(x).chunk(2, dim=-1)
-        y, state = super().forward(inner, z, segments, state)
-        return self.out_proj(y), state
+        y, after = self.scan(inner, z, segments, state)
+        return self.out_proj(y), after
 
 
 def grouped_ssm(ssms: Sequence[SelectiveSSM], x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vlm_core.errors import UserError, choices
+from vlm_core.interfaces import PADDING
 from vlm_core.ssm import chunked, reference
 
 BACKENDS = {"reference": reference.scan, "torch": chunked.scan}
@@ -32,10 +33,16 @@ def _by_time(m: Tensor, batch: int, length: int) -> Tensor:
 
 
 def same_as_before(segments: Tensor) -> Tensor:
-    """(B, T) segment numbers -> (B, T) float, 0 where a new segment begins; the first position continues."""
-    same = torch.ones_like(segments, dtype=torch.float32)
-    same[:, 1:] = segments[:, 1:] == segments[:, :-1]
-    return same
+    """(B, T) segment numbers -> (B, T) float, 0 where a new segment begins.
+
+    The first segment continues what came before, and `PADDING` is neither an end nor a beginning.
+    """
+    position = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
+    live = segments != PADDING
+    latest = torch.where(live, position, -1).cummax(1).values  # the last live position up to here
+    before = torch.cat([latest.new_full((len(latest), 1), -1), latest[:, :-1]], dim=1)
+    same = segments == segments.gather(1, before.clamp(min=0))
+    return (same | ~live | (before < 0)).float()
 
 
 def selective_scan(
@@ -57,7 +64,7 @@ def selective_scan(
 
     u, delta, z (B, E, T); A (E, S); B, C (E, S), (B, S, T) or grouped (B, G, S, T); D, delta_bias (E).
     `initial_state` (B, E, S) precedes the first position; `segments` (B, T) forgets the state wherever the
-    number changes. Computes in fp32 whatever comes in, returns y (B, E, T) in u's dtype, and with
+    number changes and passes over `PADDING` as if it were not there. Computes in fp32 whatever comes in, returns y (B, E, T) in u's dtype, and with
     `return_last_state` also the fp32 state (B, E, S). Discretisation as in the released weights:
     Ā = exp(ΔA), B̄ = ΔB. Raises `ValueError` for T = 0.
     """
@@ -71,7 +78,9 @@ def selective_scan(
     if delta_softplus:
         dt = F.softplus(dt)
     h0 = x.new_zeros(batch, width, A.shape[1]) if initial_state is None else initial_state.float()
-    keep = None if segments is None else same_as_before(segments)
+    keep = None
+    if segments is not None:
+        keep, dt = same_as_before(segments), dt * (segments != PADDING).unsqueeze(-1)
     run = _backend(backend, length)
     y, last = run(x, dt, A.float(), _by_time(B, batch, length), _by_time(C, batch, length), h0, keep)
     if D is not None:

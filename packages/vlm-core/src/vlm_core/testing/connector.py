@@ -1,0 +1,85 @@
+"""What every connector must do. Subclass with one line:
+
+class TestMine(ConnectorSuite):
+    config = MyConfig(...)
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from safetensors.torch import load_model, save_model
+from torch import Tensor
+
+from vlm_core.interfaces import Connector, parameter_count
+
+
+class ConnectorSuite:
+    """The contract of `Connector` as tests, at small widths."""
+
+    config: ClassVar[Any] = None
+    d_in: ClassVar[int] = 12
+    d_out: ClassVar[int] = 16
+    tolerance: ClassVar[float] = 1e-5
+    """Largest difference between an image alone and in a batch, in fp32."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def built(cls) -> Connector:
+        torch.manual_seed(0)
+        return cls.config.build(cls.d_in, cls.d_out)
+
+    @pytest.fixture
+    def connector(self, built: Connector) -> Connector:
+        """A copy that the test may change."""
+        return copy.deepcopy(built).eval()
+
+    def features(self, n: int = 3, h: int = 4, w: int = 6) -> Tensor:
+        """A random patch grid (n, h, w, d_in)."""
+        return torch.randn(n, h, w, self.d_in, generator=torch.Generator().manual_seed(1))
+
+    @pytest.mark.parametrize(("h", "w"), [(1, 1), (4, 4), (4, 6), (7, 3)])
+    def test_gives_as_many_tokens_as_it_says(self, connector: Connector, h: int, w: int) -> None:
+        out = connector(self.features(2, h, w))
+        assert out.shape == (2, connector.num_tokens(h, w), self.d_out)
+        assert out.isfinite().all()
+
+    def test_each_image_alone_equals_the_batch(self, connector: Connector) -> None:
+        features = self.features()
+        with torch.no_grad():
+            batch = connector(features)
+            alone = torch.cat([connector(one[None]) for one in features])
+        torch.testing.assert_close(alone, batch, atol=self.tolerance, rtol=0)
+
+    def test_gradient_reaches_every_parameter_and_the_input(self, connector: Connector) -> None:
+        features = self.features().requires_grad_()
+        connector(features).square().mean().backward()
+        without = [name for name, p in connector.named_parameters() if p.requires_grad and p.grad is None]
+        assert not without, f"no gradient reaches {without}"
+        assert features.grad is not None
+        assert (features.grad.abs().sum(-1) > 0).all(), "a patch has no influence"
+
+    def test_bfloat16_is_finite_and_close(self, connector: Connector) -> None:
+        with torch.no_grad():
+            exact = connector(self.features())
+            rough = connector.to(torch.bfloat16)(self.features().bfloat16())
+        assert rough.dtype == torch.bfloat16
+        assert torch.cosine_similarity(rough.float().flatten(), exact.flatten(), dim=0) > 0.98
+
+    def test_saved_and_built_again(self, connector: Connector, tmp_path: Path) -> None:
+        save_model(connector, str(tmp_path / "connector.safetensors"))
+        again = self.config.build(self.d_in, self.d_out).eval()
+        load_model(again, tmp_path / "connector.safetensors", strict=True)
+        with torch.no_grad():
+            assert torch.equal(again(self.features()), connector(self.features()))
+
+    def test_meta_device_tells_the_shape(self, connector: Connector) -> None:
+        with torch.device("meta"):
+            plan = self.config.build(self.d_in, self.d_out)
+            out = plan(torch.zeros(1, 4, 6, self.d_in))
+        assert out.shape == (1, connector.num_tokens(4, 6), self.d_out)
+        assert parameter_count(plan) == parameter_count(connector)
