@@ -59,9 +59,18 @@ class MambaLM(LanguageModel):
     """Embedding tied to the output; RMSNorm before each mixer; fp32 residual."""
 
     def __init__(
-        self, d_model: int, n_layer: int, vocab_size: int, d_state: int = 16, d_conv: int = 4, expand: int = 2,
-        dt_rank: int | None = None, *, load_tokenizer: Callable[[], Tokenizer],
-    ) -> None:  # fmt: skip
+        self,
+        d_model: int,
+        n_layer: int,
+        vocab_size: int,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+        dt_rank: int | None = None,
+        *,
+        init_std: float = 0.02,
+        load_tokenizer: Callable[[], Tokenizer],
+    ) -> None:
         super().__init__(load_tokenizer)
         self.dim, self.vocab_size = d_model, vocab_size
         self._shape = {"d_model": d_model, "n_layer": n_layer, "vocab_size": vocab_size, "d_state": d_state,
@@ -70,12 +79,12 @@ class MambaLM(LanguageModel):
             Block(MambaMixer(d_model, d_state, d_conv, expand, dt_rank), d_model) for _ in range(n_layer)
         ]
         self.backbone = Backbone(nn.Embedding(vocab_size, d_model), layers, d_model)
-        self._init(n_layer)
+        self._init(n_layer, init_std)
 
     @torch.no_grad()
-    def _init(self, n_layer: int) -> None:
+    def _init(self, n_layer: int, std: float) -> None:
         """As the released models: small embeddings, output projections scaled by depth."""
-        nn.init.normal_(self.backbone.embedding.weight, std=0.02)
+        nn.init.normal_(self.backbone.embedding.weight, std=std)
         for block in self.backbone.layers:
             block.mixer.out_proj.weight /= math.sqrt(n_layer)  # pyright: ignore
 

@@ -54,6 +54,7 @@ class MambaConfig(LLMConfig):
     d_state: PositiveInt | None = Field(default=None, le=1024)
     d_conv: PositiveInt | None = Field(default=None, le=16)
     expand: PositiveInt | None = Field(default=None, le=16)
+    init_std: float = Field(default=0.02, gt=0, le=1, description="of new embeddings; transformers uses 0.1")
 
     @model_validator(mode="after")
     def _one_source(self) -> MambaConfig:
@@ -95,7 +96,7 @@ class MambaConfig(LLMConfig):
 
         tokenizer = cache(lambda: load_tokenizer(self.tokenizer, assets))
         shape = self.shape(lambda: len(tokenizer()), assets)
-        model = MambaLM(**shape.model_dump(), load_tokenizer=tokenizer)
+        model = MambaLM(**shape.model_dump(), init_std=self.init_std, load_tokenizer=tokenizer)
         if weights and self.weights:
             from vlm_llms.mamba_checkpoint import load_weights
 

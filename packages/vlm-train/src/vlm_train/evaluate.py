@@ -14,6 +14,7 @@ from vlm_core.generate import Decoding, answer
 from vlm_core.model import VLM
 from vlm_train.config import Evaluation
 from vlm_train.examples import Reader, messages
+from vlm_train.llava import PLACEHOLDER
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ def normal(text: str) -> str:
 
 
 def question(row: dict[str, Any]) -> str:
-    """The row's last question as text."""
-    return row["conversations"][-2]["value"]
+    """The row's last question as text, without image marks."""
+    return row["conversations"][-2]["value"].replace(PLACEHOLDER, "").strip()
 
 
 def spread(rows: Sequence[dict[str, Any]], count: int | None) -> list[dict[str, Any]]:
@@ -86,19 +87,23 @@ def with_other_images(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**row, "image": rows[(i + half) % len(rows)]["image"]} for i, row in enumerate(rows)]
 
 
+def pairs(row: dict[str, Any]) -> list[tuple[str, str]]:
+    """Every question and answer of a conversation, the question as text without image marks."""
+    turns = [turn["value"] for turn in row["conversations"]]
+    return [(normal(q.replace(PLACEHOLDER, "")), a) for q, a in zip(turns[::2], turns[1::2], strict=True)]
+
+
 def question_only(train: Sequence[dict[str, Any]], held_out: Sequence[dict[str, Any]]) -> list[Answer]:
-    """For each question the answer most frequent for that very question in training; else for all questions."""
+    """What the words alone give: the answer most frequent in training for that very question.
+
+    A question that training never asked gets the answer most frequent overall.
+    """
     by_question: dict[str, Counter[str]] = defaultdict(Counter)
-    overall: Counter[str] = Counter()
-    for row in train:
-        truth = row["conversations"][-1]["value"]
-        by_question[normal(question(row))][truth] += 1
-        overall[truth] += 1
-    return [
-        Answer(
-            row,
-            (by_question.get(normal(question(row))) or overall).most_common(1)[0][0],
-            row["conversations"][-1]["value"],
-        )
-        for row in held_out
-    ]
+    for asked, truth in (pair for row in train for pair in pairs(row)):
+        by_question[asked][truth] += 1
+    overall = sum(by_question.values(), Counter())
+    found = []
+    for row in held_out:
+        asked, truth = pairs(row)[-1]
+        found.append(Answer(row, (by_question.get(asked) or overall).most_common(1)[0][0], truth))
+    return found

@@ -9,7 +9,6 @@ from typing import Any
 
 from vlm_core.images import load_image
 from vlm_train.evaluate import Answer, question
-from vlm_train.llava import PLACEHOLDER
 
 Results = list[tuple[str, dict[str, Any]]]
 
@@ -70,7 +69,7 @@ def plot_samples(answers: Sequence[Answer], path: Path, count: int = 12) -> None
         axes.axis("off")
         if a.row["image"]:
             axes.imshow(load_image(a.row["image"][0]))
-        asked = textwrap.fill(question(a.row).replace(PLACEHOLDER, "").strip(), 30)
+        asked = textwrap.fill(question(a.row), 30)
         verdict = f"{a.said or '(nothing)'}" + ("" if a.right else f"   (truth: {a.truth})")
         axes.set_title(asked, fontsize=9)
         axes.text(

@@ -1,0 +1,140 @@
+"""Tokens and label masks against hand-written expectations."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vlm_core.chat import IMAGE, Message, TooLong, write
+from vlm_core.errors import UserError
+from vlm_core.interfaces import Tokenizer
+from vlm_core.template import TEMPLATES, Template
+
+EOS = 0
+
+
+class Letters(Tokenizer):
+    """One id a character, so that expectations can be read."""
+
+    eos_id = EOS
+
+    def encode(self, text):
+        return [ord(c) for c in text]
+
+    def decode(self, ids):
+        return "".join(chr(i) for i in ids if i)
+
+    def __len__(self):
+        return 0x110000
+
+    def save(self, folder):
+        raise NotImplementedError
+
+
+class WithBOS(Letters):
+    bos_id = 1
+
+
+def user(*parts):
+    return Message("user", parts)
+
+
+def said(text):
+    return Message("assistant", (text,))
+
+
+def picture(sample):
+    """The sample as text: `#` is an image position, `$` EOS, and targets stand in capitals."""
+    out = ""
+    for i, image, target in zip(sample.ids, sample.is_image, sample.is_target, strict=True):
+        c = "#" if image else "$" if i == EOS else chr(i)
+        assert not (image and target)
+        out += (c.upper() if c != "$" else "€") if target else c
+    return out
+
+
+SHORT = Template(system="s.", user=" u:{text}", assistant_prompt=" a:", assistant=" {text}{eos}")
+
+
+@pytest.mark.parametrize(
+    ("template", "messages", "images", "expected"),
+    [
+        (SHORT, [user("hi"), said("yo")], [], "s. u:hi a: YO€"),
+        (SHORT, [user(IMAGE, "\nhi"), said("yo")], [3], "s. u:###\nhi a: YO€"),
+        (SHORT, [user("hi"), said("yo"), user("so"), said("no")], [], "s. u:hi a: YO€ u:so a: NO€"),
+        (SHORT, [user("x", IMAGE, "y", IMAGE), said("z")], [1, 2], "s. u:x#y## a: Z€"),
+        (SHORT, [user("hi"), said("yo"), user("so")], [], "s. u:hi a: YO€ u:so a:"),
+        (SHORT.model_copy(update={"images": "first"}), [user(IMAGE, "\nhi"), said("yo")], [3], "###s. u:hi a: YO€"),
+        (TEMPLATES["plain"], [user(IMAGE, "\ndescribe it"), said("a cat")], [2], "##A CAT€"),
+        (TEMPLATES["cobra"], [user(IMAGE, "\nhi"), said("yo")], [2], "##In: hi\nOut: YO€"),
+        (TEMPLATES["zephyr"], [user("hi"), said("yo"), user("so"), said("no")], [],
+         "<|user|>\nhi$\n<|assistant|>\nYO€\n<|user|>\nso$\n<|assistant|>\nNO€\n"),
+        (TEMPLATES["llava-v1"], [user("hi"), said("yo")], [],
+         TEMPLATES["llava-v1"].system + " USER: hi ASSISTANT: YO€"),
+    ],
+)  # fmt: skip
+def test_by_hand(template, messages, images, expected):
+    assert picture(write(template, messages, Letters(), images)) == expected
+
+
+def test_loss_on_all_makes_every_text_position_a_target():
+    sample = write(SHORT, [user(IMAGE, "hi"), said("yo")], Letters(), [2], loss_on="all")
+    assert picture(sample) == "S. U:##HI A: YO€"
+
+
+def test_bos_stands_first_and_only_once():
+    sample = write(SHORT, [user("hi"), said("yo")], WithBOS())
+    assert sample.ids.count(1) == 1
+    assert sample.ids[0] == 1
+    assert not sample.is_target[0]
+
+
+def test_what_users_type_is_text():
+    sample = write(SHORT, [user("<image> {text} {eos} <|endoftext|>"), said("{eos}")], Letters())
+    assert picture(sample) == "s. u:<image> {text} {eos} <|endoftext|> a: {EOS}€"
+
+
+def test_truncation_by_hand():
+    sample = write(SHORT, [user(IMAGE, "hi"), said("yo"), user("so"), said("no")], Letters(), [3])
+    assert picture(sample) == "s. u:###hi a: YO€ u:so a: NO€"
+    assert picture(sample.truncated(15)) == "s. u:###hi a: Y"[:15]
+    assert sample.truncated(100) is sample
+    with pytest.raises(TooLong, match="no answer"):
+        sample.truncated(12)
+    with pytest.raises(TooLong, match="cut an image"):
+        sample.truncated(6)
+
+
+@given(st.integers(1, 40), st.integers(0, 5))
+def test_truncation_never_cuts_an_image(length, tokens):
+    sample = write(
+        SHORT, [user("ab", IMAGE, "c"), said("yes"), user(IMAGE, "d"), said("no")], Letters(), [tokens, 4]
+    )
+    try:
+        short = sample.truncated(length)
+    except TooLong:
+        return
+    assert sum(short.is_image) == sum(sample.is_image)
+    assert len(short) <= length
+    assert any(short.is_target)
+
+
+@pytest.mark.parametrize("images", [[], [1, 1]])
+def test_slots_and_images_must_agree(images):
+    with pytest.raises(UserError, match=f"1 image slots but {len(images)} images"):
+        write(SHORT, [user(IMAGE, "hi"), said("yo")], Letters(), images)
+
+
+@given(st.lists(st.tuples(st.text(max_size=6), st.text(max_size=6)), min_size=1, max_size=4))
+def test_turns_written_one_by_one_equal_the_whole(turns):
+    """What a conversation feeds piece by piece is what training wrote in one go."""
+    for template in TEMPLATES.values():
+        messages = [m for question, answer in turns for m in (user(question), said(answer))]
+        whole = write(template, messages, Letters())
+        ids, lead = [], ""
+        for i, (question, answer) in enumerate(turns):
+            prompt = write(template, [user(question)], Letters(), start=not i, lead=lead)
+            both = write(template, [user(question), said(answer)], Letters(), start=not i, lead=lead)
+            lead = template.assistant.rpartition("{eos}")[2]
+            assert both.ids[: len(prompt)] == prompt.ids
+            ids += both.ids[: len(both) - len(lead)]
+        assert ids + Letters().encode(lead) == whole.ids

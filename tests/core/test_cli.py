@@ -1,0 +1,160 @@
+"""The command lines as people type them: output, exit codes, one short message for each mistake."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+from PIL import Image
+
+from vlm_core.cli import assemble, chat
+
+
+def call(main, monkeypatch, capsys, *args):
+    """Run a main with these arguments -> (exit code, stdout, stderr)."""
+    monkeypatch.setattr(sys, "argv", ["prog", *map(str, args)])
+    try:
+        code = main()
+    except SystemExit as stop:  # argparse
+        code = stop.code
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys):
+    return lambda main, *args: call(main, monkeypatch, capsys, *args)
+
+
+@pytest.fixture
+def spec_file(tiny_spec, tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(tiny_spec))
+    return path
+
+
+def test_check_prints_the_arithmetic_and_writes_nothing(cli, spec_file):
+    code, out, err = cli(assemble.main, spec_file, "--check")
+    assert (code, err) == (0, "")
+    assert "2×2 = 4 patches of width 16 → 4 visual tokens of width 16" in out
+    assert [p.name for p in spec_file.parent.iterdir()] == ["tiny.yaml"]
+
+
+def test_assemble_writes_a_model_that_chats(cli, spec_file, tmp_path):
+    Image.radial_gradient("L").save(tmp_path / "x.png")
+    code, out, _ = cli(assemble.main, spec_file, "--out", tmp_path / "m")
+    assert code == 0
+    assert f"model folder: {tmp_path / 'm'}" in out
+    asked = ["--image", tmp_path / "x.png", "--ask", "is there a circle?", "--max-new-tokens", 5]
+    code, out, err = cli(chat.main, tmp_path / "m", *asked)
+    assert (code, err) == (0, "")
+    assert out.endswith("\n")
+
+
+def test_interactive_chat(cli, tiny_folder, tmp_path, monkeypatch):
+    Image.radial_gradient("L").save(tmp_path / "x.png")
+    lines = iter(
+        [
+            f"/image {tmp_path}/x.png",
+            "is there a circle?",
+            "/image none.png",
+            "/help",
+            "/new",
+            "red?",
+            "/quit",
+        ]
+    )
+    monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
+    code, out, err = cli(chat.main, tiny_folder, "--max-new-tokens", 3)
+    assert code == 0
+    assert "none.png: no such image file" in err, "a wrong path does not end the conversation"
+    assert out.count("/image FILE shows an image") == 2
+
+
+def test_end_of_input_ends_the_chat(cli, tiny_folder, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda prompt: (_ for _ in ()).throw(EOFError))
+    assert cli(chat.main, tiny_folder)[0] == 0
+
+
+def test_schema_and_list(cli):
+    code, out, _ = cli(assemble.main, "--schema")
+    assert code == 0
+    assert "connector" in json.loads(out)["properties"]
+    code, out, _ = cli(assemble.main, "--list")
+    assert code == 0
+    rows = [line.split() for line in out.splitlines()]
+    assert ["connector", "vss-l2", "vlm-connectors", "0.1.0"] in rows
+    assert ["scan", "csm", "vlm-connectors", "0.1.0"] in rows
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "name a spec"),
+        (["none.yaml"], "none.yaml: cannot read this spec"),
+        (["{spec}", "--out", "{dir}"], "exists already"),
+        (["{spec}", "--set", "connector.scan=bms"], "did you mean 'bsm'?"),
+        (["{spec}", "--set", "llm.d_model=99999999"], "llm.d_model: got 99999999"),
+        (["{spec}", "--set", "encoder.model=vit_tinny_patch16_224"], "nearest: vit_tiny_patch16_224"),
+        (["{spec}", "--set", "llm.tokenizer.dataset.path=none.json"], "none.json: no such data file"),
+    ],
+)
+def test_assemble_mistakes(cli, spec_file, tmp_path, args, message):
+    code, _, err = cli(assemble.main, *(a.format(spec=spec_file, dir=tmp_path) for a in args))
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+    assert len(err.splitlines()) <= 3
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["none"], "no such model folder"),
+        (["{dir}"], "not a model folder"),
+        (["{model}", "--image", "none.png", "--ask", "x"], "none.png: no such image file"),
+        (["{model}", "--image", "{dir}/text.png", "--ask", "x"], "not an image"),
+        (["{model}", "--top-p", "0"], "--top-p 0.0: expected"),
+        (["{model}", "--temperature", "nan"], "--temperature nan: expected"),
+        (["{model}", "--max-new-tokens", "0"], "expected at least 1"),
+        (["{model}", "--device", "warp", "--ask", "x"], "device 'warp' cannot be used"),
+    ],
+)
+def test_chat_mistakes(cli, tiny_folder, tmp_path, args, message):
+    (tmp_path / "text.png").write_text("no image")
+    code, _, err = cli(chat.main, *(a.format(model=tiny_folder, dir=tmp_path) for a in args))
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_a_connector_of_the_wrong_width_is_refused(tiny_spec):
+    from vlm_connectors.configs import MLPConfig
+    from vlm_core.check import check
+    from vlm_core.errors import UserError
+    from vlm_core.spec import Spec
+
+    class Narrow(MLPConfig):
+        def build(self, d_in, d_out):
+            return super().build(d_in, d_out - 1)
+
+    spec = Spec.model_validate(tiny_spec).model_copy(update={"connector": Narrow()})
+    with pytest.raises(UserError, match=r"gives \(4, 15\) .* of the language model's width 16"):
+        check(spec)
+
+
+def test_debug_shows_the_traceback(spec_file):
+    code = (
+        "import sys; from vlm_core.cli.assemble import main; sys.argv[1:] = ['none.yaml', '--debug']; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "Traceback" in done.stderr
+
+
+def test_an_unforeseen_error_is_short_and_says_so(cli, monkeypatch):
+    monkeypatch.setattr("vlm_core.cli.assemble.list_components", lambda: 1 / 0)
+    code, _, err = cli(assemble.main, "--list")
+    assert code == 70
+    assert "internal error: ZeroDivisionError" in err
+    assert "Traceback" not in err

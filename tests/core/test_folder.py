@@ -1,0 +1,102 @@
+"""Model folders: whole or not there, bit-equal when read back, every damaged byte found by name."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from vlm_core.assemble import build, load, save
+from vlm_core.errors import UserError
+from vlm_core.folder import verify_folder, write_folder
+from vlm_core.spec import Spec
+
+
+def test_round_trip_is_bit_equal(tiny_spec, tiny_folder):
+    original, (again, spec) = build(Spec.model_validate(tiny_spec)), load(tiny_folder)
+    for (name, a), (_, b) in zip(original.state_dict().items(), again.state_dict().items(), strict=True):
+        assert torch.equal(a, b), name
+    assert spec.train is None
+    assert again.llm.tokenizer.encode("is there a circle?") == original.llm.tokenizer.encode(
+        "is there a circle?"
+    )
+    pixels = torch.rand(2, 3, 32, 32)
+    assert torch.equal(original.see(pixels), again.see(pixels))
+
+
+def test_folder_needs_neither_the_data_nor_its_plugin(tiny_folder):
+    """The tokenizer was learnt from a file; the folder carries the tokenizer and forgets the file."""
+    assert "texts.json" not in (tiny_folder / "spec.yaml").read_text()
+
+
+def test_manifest_says_what_it_was_made_with(tiny_folder):
+    manifest = json.loads((tiny_folder / "manifest.json").read_text())
+    assert {"torch", "vlm-core", "vlm-encoders", "vlm-connectors", "vlm-llms"} <= set(manifest["versions"])
+    assert all(len(entry["sha256"]) == 64 for entry in manifest["files"].values())
+
+
+@pytest.mark.parametrize("name", ["llm/weights.safetensors", "spec.yaml", "llm/tokenizer.json"])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
+def test_damage_is_found_by_name(tiny_folder, tmp_path, name, damage):
+    folder = tmp_path / "m"
+    shutil.copytree(tiny_folder, folder)
+    file = folder / name
+    data = bytearray(file.read_bytes())
+    if damage == "remove":
+        file.unlink()
+    elif damage == "flip":
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
+    else:
+        file.write_bytes(data[:-1])
+    with pytest.raises(UserError, match=name.replace(".", r"\.")):
+        load(folder)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"files": 3}'])
+def test_damaged_manifest(tiny_folder, tmp_path, content):
+    shutil.copytree(tiny_folder, tmp_path / "m")
+    (tmp_path / "m" / "manifest.json").write_text(content)
+    with pytest.raises(UserError, match=r"manifest\.json: damaged"):
+        load(tmp_path / "m")
+
+
+def test_not_a_model_folder(tmp_path):
+    with pytest.raises(UserError, match="no such model folder"):
+        load(tmp_path / "none")
+    with pytest.raises(UserError, match=r"not a model folder: it has no manifest\.json"):
+        load(tmp_path)
+
+
+def test_a_failed_write_leaves_nothing(tmp_path):
+    def write(folder):
+        (folder / "a").write_text("a")
+        raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        write_folder(tmp_path / "out", write, {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_existing_folder_is_never_touched(tmp_path, tiny_model, tiny_spec):
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match="exists already"):
+        save(tiny_model, Spec.model_validate(tiny_spec), tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_weights_of_another_shape_are_refused(tiny_folder, tmp_path):
+    shutil.copytree(tiny_folder, tmp_path / "m")
+    spec = (tmp_path / "m" / "spec.yaml").read_text().replace("d_state: 4\n  d_conv", "d_state: 5\n  d_conv")
+    shutil.rmtree(tmp_path / "m" / "connector", ignore_errors=False)
+    shutil.copytree(tiny_folder / "connector", tmp_path / "x" / "connector")
+
+    def write(folder):
+        shutil.copytree(tiny_folder, folder, dirs_exist_ok=True)
+        (folder / "manifest.json").unlink()
+        (folder / "spec.yaml").write_text(spec)
+
+    write_folder(tmp_path / "other", write, {})
+    verify_folder(tmp_path / "other")
+    with pytest.raises(UserError, match=r"wrong shape: vss\.mixers\.0\.A_log \(32, 4\) for \(32, 5\)"):
+        load(tmp_path / "other")

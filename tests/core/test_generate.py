@@ -1,0 +1,150 @@
+"""Decoding: equal to recomputing everything, to singles in a batch, and to what was asked for."""
+
+import pytest
+import torch
+
+from vlm_core.chat import IMAGE, Message, write
+from vlm_core.conversation import Conversation
+from vlm_core.generate import Decoding, Session, answer, choose
+from vlm_core.images import load_image
+from vlm_core.template import TEMPLATES
+
+SHORT = TEMPLATES["short"]
+LONG = Decoding(max_new_tokens=8)
+
+
+def prompt(model, text, image=None):
+    parts = (IMAGE, "\n", text) if image is not None else (text,)
+    counts = [model.image_tokens(image)] if image is not None else []
+    return write(SHORT, [Message("user", parts)], model.llm.tokenizer, counts)
+
+
+def images(count):
+    return list(torch.rand(count, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+
+
+def by_recomputing(model, sample, pixels, steps):
+    """Greedy decoding without any state: the whole sequence anew for every token."""
+    ids, is_image = torch.tensor([sample.ids]), torch.tensor([sample.is_image])
+    said = []
+    for _ in range(steps):
+        hidden, _ = model(ids, is_image, pixels)
+        logits = model.llm.logits(hidden[:, -1])[:, : len(model.llm.tokenizer)]
+        said.append(int(logits.argmax()))
+        ids = torch.cat([ids, torch.tensor([said[-1:]])], 1)
+        is_image = torch.cat([is_image, torch.tensor([[False]])], 1)
+        if said[-1] == model.llm.tokenizer.eos_id:
+            break
+    return said
+
+
+@torch.no_grad()
+def test_steps_with_a_state_equal_recomputing(tiny_model):
+    (pixels,) = images(1)
+    sample = prompt(tiny_model, "what color is the shape?", pixels)
+    session = Session(tiny_model)
+    session.feed([sample], [pixels])
+    found = [row[0] for row in session.tokens(LONG)]
+    assert found == by_recomputing(tiny_model, sample, pixels[None], 8)
+
+
+def test_a_batch_of_different_lengths_gives_what_singles_give(tiny_model):
+    questions = ["is there a circle?", "red", "what color is the shape on the white ground?"]
+    pixels = images(3)
+    samples = [prompt(tiny_model, q, p) for q, p in zip(questions, pixels, strict=True)]
+    together = answer(tiny_model, samples, pixels, decoding=LONG)
+    alone = [answer(tiny_model, [s], [p], decoding=LONG)[0] for s, p in zip(samples, pixels, strict=True)]
+    assert together == alone
+
+
+def test_shared_images_are_seen_once(tiny_model, monkeypatch):
+    one, two = images(2)
+    samples = [prompt(tiny_model, text, one) for text in ("a?", "is there a b?", "c?")]
+    expected = [answer(tiny_model, [s], [p])[0] for s, p in zip(samples, (two, one, two), strict=True)]
+    seen, see = [], tiny_model.see
+    monkeypatch.setattr(tiny_model, "see", lambda pixels: seen.append(len(pixels)) or see(pixels))
+    assert answer(tiny_model, samples, [one, two], views=[1, 0, 1]) == expected
+    assert seen == [2]
+
+
+def test_stops_at_eos_and_at_the_limit(tiny_model, monkeypatch):
+    eos = tiny_model.llm.tokenizer.eos_id
+    script = iter([[5, 5], [eos, 6], [7, 7], [8, eos]])
+    monkeypatch.setattr("vlm_core.generate.choose", lambda *_: torch.tensor(next(script)))
+    session = Session(tiny_model)
+    session.feed([prompt(tiny_model, "a"), prompt(tiny_model, "b")])
+    assert list(session.tokens(LONG)) == [[5, 5], [eos, 6], [None, 7], [None, eos]]
+    session.feed([prompt(tiny_model, "a"), prompt(tiny_model, "b")])
+    monkeypatch.setattr("vlm_core.generate.choose", lambda *_: torch.tensor([3, 3]))
+    assert len(list(session.tokens(LONG))) == 8
+
+
+def test_rows_beyond_the_vocabulary_are_never_said(tiny_model):
+    assert tiny_model.llm.vocab_size > len(tiny_model.llm.tokenizer), "the test needs a padded vocabulary"
+    session = Session(tiny_model)
+    session.feed([prompt(tiny_model, "a")])
+    assert session.next_logits[:, len(tiny_model.llm.tokenizer) :].isneginf().all()
+
+
+def test_nucleus_sampling_keeps_the_smallest_set_that_reaches_top_p():
+    logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]])).repeat(4000, 1)
+    generator = torch.Generator().manual_seed(0)
+    drawn = choose(logits, Decoding(temperature=1.0, top_p=0.75), generator)
+    share = torch.bincount(drawn, minlength=4) / len(drawn)
+    torch.testing.assert_close(share, torch.tensor([0.625, 0.375, 0, 0]), atol=0.03, rtol=0)
+    assert set(choose(logits, Decoding(temperature=1.0, top_p=1e-6), generator).tolist()) == {0}
+    cold = choose(logits, Decoding(temperature=0.05), generator)
+    assert (cold == 0).float().mean() > 0.99
+
+
+def test_seed_decides_the_draw(tiny_model):
+    def draw(seed):
+        return answer(tiny_model, [prompt(tiny_model, "a")], decoding=Decoding(12, 1.0, 1.0, seed))
+
+    assert draw(1) == draw(1)
+    assert draw(1) != draw(2)
+
+
+def test_conversation_remembers_without_reading_twice(tiny_model, tmp_path):
+    """Two turns fed piece by piece leave the model where the whole dialogue, fed at once, leaves it."""
+    from PIL import Image
+
+    Image.radial_gradient("L").save(tmp_path / "x.png")
+    talk = Conversation(tiny_model, SHORT)
+    talk.show(tmp_path / "x.png")
+    first = "".join(talk.ask("is there a circle?", LONG))
+    list(talk.ask("red?", LONG))
+    said = talk.session.state
+    assert isinstance(first, str)
+
+    pixels = tiny_model.encoder.transform(load_image(tmp_path / "x.png"))
+    session = Session(tiny_model)
+    session.feed([prompt(tiny_model, "is there a circle?", pixels)], [pixels])
+    one = [row[0] for row in session.tokens(LONG)]
+    eos = tiny_model.llm.tokenizer.eos_id
+    sample = prompt(tiny_model, "is there a circle?", pixels)
+    sample.text(one if one[-1] == eos else [*one, eos], False)
+    sample.extend(write(SHORT, [Message("user", ("red?",))], tiny_model.llm.tokenizer, start=False))
+    whole = Session(tiny_model)
+    whole.feed([sample], [pixels])
+    list(whole.tokens(LONG))
+    for a, b in zip(said, whole.state, strict=True):
+        torch.testing.assert_close(a.ssm, b.ssm, rtol=1e-4, atol=1e-6)
+
+
+def test_unfinished_characters_are_held_back(tiny_model, monkeypatch):
+    """A character of several tokens is shown once, whole."""
+    tokenizer = tiny_model.llm.tokenizer
+    script = iter([*tokenizer.encode(" naïve 🐍"), tokenizer.eos_id])
+    monkeypatch.setattr("vlm_core.generate.choose", lambda *_: torch.tensor([next(script)]))
+    pieces = list(Conversation(tiny_model, SHORT).ask("?", Decoding(40)))
+    assert "".join(pieces) == "naïve 🐍"
+    assert all("\ufffd" not in piece for piece in pieces)
+
+
+@pytest.mark.parametrize("text", ["<image>", "<|endoftext|>", "a <image> b <|endoftext|>"])
+def test_what_a_user_types_stays_text(tiny_model, text):
+    sample = prompt(tiny_model, text)
+    assert tiny_model.llm.tokenizer.eos_id not in sample.ids
+    assert not any(sample.is_image)
+    assert text in tiny_model.llm.tokenizer.decode(sample.ids)

@@ -1,0 +1,105 @@
+"""Everything that the pages and the packages' READMEs print is executed, in order, page by page."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+import tempfile
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import huggingface_hub.constants
+import pytest
+
+from blocks import Block, blocks, check_fragment, check_spec, run_bash, run_python
+
+ROOT = Path(__file__).parents[1]
+PAGES = [*sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("packages/*/README.md"))]
+INSTALLS = re.compile(r"(?:pip install .+|vlm-assemble --list|#.*|)")
+LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
+
+
+def _title(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def _namespace(page: Path) -> dict[str, Any]:
+    """A real module's: pydantic looks annotations up by the name of the module."""
+    module = ModuleType("page_" + re.sub(r"\W", "_", _title(page)))
+    sys.modules[module.__name__] = module
+    return module.__dict__
+
+
+def _quoted(block: Block) -> str | None:
+    """The file that the block quotes, as its info string says."""
+    named = re.search(r"file=(\S+)", block.info)
+    return named and named[1]
+
+
+def _try(block: Block, page: Path, namespace: dict[str, Any], folder: Path) -> None:
+    marks = block.info.split()
+    if quoted := _quoted(block):
+        assert block.text == (ROOT / quoted).read_text(encoding="utf-8"), f"not what {quoted} says"
+    if "no-run" in marks:
+        return
+    if block.language == "python":
+        run_python(block, page, namespace)
+    elif block.language == "yaml":
+        (check_fragment if "part" in marks else check_spec)(block, folder)
+    elif block.language == "bash":
+        run_bash(block, folder)
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_title)
+def test_page(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python in one namespace, specs checked, commands run, all in one empty folder."""
+    monkeypatch.chdir(tmp_path)
+    namespace = _namespace(page)
+    for block in blocks(page):
+        try:
+            _try(block, page, namespace, tmp_path)
+        except Exception as error:
+            error.add_note(f"in the block at {_title(page)}:{block.line}")
+            raise
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_title)
+def test_marks(page: Path) -> None:
+    """What is not run is a quotation or only installs; links lead to files that exist."""
+    for block in blocks(page):
+        if block.language == "bash" and "no-run" in block.info:
+            assert all(INSTALLS.fullmatch(line) for line in block.text.splitlines()), block.text
+        elif block.language in ("python", "yaml") and "no-run" in block.info:
+            assert _quoted(block), f"line {block.line} is neither run nor quoted"
+    text = page.read_text(encoding="utf-8")
+    dead = [link for link in LINK.findall(text) if not (page.parent / link).exists()]
+    assert not dead, f"dead links: {dead}"
+
+
+def test_the_example_of_data_md_is_a_whole_run(tmp_path: Path) -> None:
+    """The blocks that a reader copies are there: without them, the page's test would prove nothing."""
+    found = blocks(ROOT / "docs" / "data.md")
+    assert [b.language for b in found] == ["python", "yaml", "bash", "bash"]
+    assert found[1].file_name == "own.yaml"
+    assert "vlm-train run own.yaml" in found[2].text
+
+
+def _suites(page: Path) -> dict[str, Any]:
+    """The conformance suites that a page subclasses, so that pytest runs what the page promises."""
+    namespace = _namespace(page)
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        for block in blocks(page):
+            if block.language == "python" and "no-run" not in block.info:
+                run_python(block, page, namespace)
+    return {name: value for name, value in namespace.items() if name.startswith("Test")}
+
+
+globals().update(_suites(ROOT / "docs" / "plugins.md"))

@@ -1,0 +1,38 @@
+"""Lint, format, types and the direction of imports are tests like any other."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+COMMANDS = {
+    "ruff check": ["ruff", "check", "."],
+    "ruff format": ["ruff", "format", "--check", "."],
+    "pyright": ["pyright"],
+    "import-linter": ["lint-imports"],
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_clean(name):
+    tool, *arguments = COMMANDS[name]
+    command = [str(Path(sys.executable).with_name(tool)), *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def sources():
+    return sorted(p for folder in ("packages", "examples", "perf") for p in (ROOT / folder).rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_and_functions_stay_small(path):
+    """At most 300 lines a file, 50 a function: beyond that the design wants another look."""
+    text = path.read_text()
+    assert len(text.splitlines()) <= 300
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 50, node.name

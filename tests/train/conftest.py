@@ -1,0 +1,47 @@
+"""A run of two stages on a handful of rows that ends within seconds."""
+
+import json
+
+import pytest
+import yaml
+from PIL import Image
+
+COLOURS = ["red", "green", "blue", "black", "white", "teal"]
+
+
+def rows(count):
+    """Uniform pictures and their colours, every third row without a picture."""
+    for i in range(count):
+        colour = COLOURS[i % len(COLOURS)]
+        image = {} if i % 3 == 2 else {"image": f"{colour}.png"}
+        asked = f"is {colour} a color?" if not image else "<image>\nwhat color is it?"
+        said = "yes" if not image else colour
+        turns = [{"from": "human", "value": asked}, {"from": "gpt", "value": said}]
+        yield {"id": str(i), "conversations": turns, "category": "text" if not image else "picture", **image}
+
+
+@pytest.fixture
+def run_spec(tiny_spec, tmp_path):
+    """`run_spec(**changes)` writes a spec with a train section and returns its path."""
+    for colour in COLOURS:
+        Image.new("RGB", (20, 30), colour).save(tmp_path / f"{colour}.png")
+    (tmp_path / "data.json").write_text(json.dumps(list(rows(18))))
+    data = [{"type": "llava", "path": str(tmp_path / "data.json")}]
+
+    def make(output="run", **changes):
+        stage = {"data": data, "batch_size": 6, "micro_batch_size": 4, "lr": 3e-3, "steps": 6}
+        train = {
+            "output": str(tmp_path / output),
+            "checkpoint_every": 2,
+            "stages": [
+                {"name": "align", "trains": ["connector"], **stage},
+                {"name": "instruct", "trains": ["connector", "llm"], **stage},
+            ],
+            "evaluation": {"data": data, "samples": 9, "batch_size": 7, "max_new_tokens": 3},
+            **changes,
+        }
+        path = tmp_path / "spec.yaml"
+        path.write_text(yaml.safe_dump({**tiny_spec, "train": train}))
+        return path
+
+    return make

@@ -1,0 +1,245 @@
+"""Whole runs: what they leave, that resuming equals never having stopped, and what is refused."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from vlm_core.errors import SpecError, UserError
+from vlm_core.folder import verify_folder
+from vlm_core.spec import load_spec
+from vlm_train import trainer
+from vlm_train.run import start
+
+pytestmark = pytest.mark.filterwarnings("ignore:No device id is provided:UserWarning")
+
+
+def go(path, *overrides):
+    return start(*load_spec(path, overrides))
+
+
+def weights(folder):
+    return {
+        f"{part}.{k}": v
+        for part in ("encoder", "connector", "llm")
+        for k, v in load_file(folder.path / "model" / part / "weights.safetensors").items()
+    }
+
+
+def losses(folder):
+    return [(m["stage"], m["step"], m["loss"]) for m in folder.metrics()]
+
+
+def test_a_run_leaves_everything(run_spec):
+    folder, table = go(run_spec())
+    for name in (
+        "spec.yaml",
+        "metrics.jsonl",
+        "results.md",
+        "curves.png",
+        "samples.png",
+        "model/manifest.json",
+    ):
+        assert (folder.path / name).stat().st_size > 0, name
+    assert [name for name, _ in table] == [
+        "after align",
+        "after instruct",
+        "images shuffled",
+        "question alone",
+    ]
+    assert [r["questions"] for _, r in table] == [9, 18, 18, 18]
+    assert (folder.path / "results.md").read_text().startswith("| | questions | all | picture | text |")
+    assert [(m["stage"], m["step"]) for m in folder.metrics()] == [
+        (s, i) for s in (0, 1) for i in range(1, 7)
+    ]
+    assert {"loss", "grad_norm", "lr", "tokens_per_second"} <= set(folder.metrics()[0])
+    verify_folder(folder.path / "model")
+    assert len(list((folder.path / "checkpoints").iterdir())) == 2
+
+
+def test_only_the_named_parts_change(run_spec, tiny_spec):
+    from vlm_core.assemble import build
+    from vlm_core.spec import Spec
+
+    fresh = build(Spec.model_validate(tiny_spec)).state_dict()
+    folder, _ = go(run_spec())
+    after = weights(folder)
+    frozen = [k for k in fresh if k.startswith("encoder") and "tokenizer" not in k]
+    assert frozen
+    assert all(torch.equal(fresh[k], after[k]) for k in frozen)
+    assert not torch.equal(fresh["connector.project.weight"], after["connector.project.weight"])
+    name = "llm.backbone.layers.0.mixer.in_proj.weight"
+    assert not torch.equal(fresh[name], after[name])
+
+
+class Killed(Exception):
+    """Stands for whatever ends a process."""
+
+
+@pytest.mark.parametrize("kill_at", [1, 2, 5, 6, 7, 9, 12])
+def test_resumed_equals_uninterrupted(run_spec, monkeypatch, kill_at):
+    """Killed after any step of either stage and started again: bit-equal weights, the same losses."""
+    whole, _ = go(run_spec("whole"))
+    step, count = trainer.StageTrainer._record, 0
+
+    def record(self, *args):
+        nonlocal count
+        step(self, *args)
+        count += 1
+        if count == kill_at:
+            raise Killed
+
+    monkeypatch.setattr(trainer.StageTrainer, "_record", record)
+    with pytest.raises(Killed):
+        go(run_spec("part"))
+    monkeypatch.setattr(trainer.StageTrainer, "_record", step)
+    part, table = go(run_spec("part"))
+    assert losses(part) == losses(whole)
+    assert len(table) == 4
+    found, wanted = weights(part), weights(whole)
+    assert all(torch.equal(found[k], wanted[k]) for k in wanted)
+
+
+def test_finished_runs_are_shown_again_and_not_trained_again(run_spec, monkeypatch):
+    path = run_spec()
+    _, table = go(path)
+    monkeypatch.setattr(trainer.StageTrainer, "fit", lambda *a: pytest.fail("trained again"))
+    assert go(path)[1] == table
+
+
+def test_workers_change_nothing(run_spec):
+    alone, _ = go(run_spec("alone"))
+    helped, _ = go(run_spec("helped", workers=2))
+    assert losses(alone) == losses(helped)
+
+
+def test_micro_batches_change_nothing(run_spec):
+    """The loss weighs tokens, not micro-batches, so how a batch is cut only moves rounding."""
+    cut, _ = go(run_spec("cut"))
+    whole, _ = go(run_spec("whole"), "train.stages.0.micro_batch_size=6", "train.stages.1.micro_batch_size=6")
+    for (_, _, a), (_, _, b) in zip(losses(cut), losses(whole), strict=True):
+        assert a == pytest.approx(b, rel=2e-4)
+
+
+def test_bf16_runs_and_keeps_fp32_weights(run_spec):
+    folder, _ = go(run_spec(precision="bf16"))
+    assert all(w.dtype == torch.float32 for k, w in weights(folder).items() if k.startswith("llm"))
+    assert losses(folder)[-1][2] < losses(folder)[0][2] * 1.5
+
+
+def test_another_spec_in_the_same_folder_is_refused(run_spec):
+    path = run_spec()
+    go(path)
+    with pytest.raises(UserError, match=r"holds another run; its spec differs in train\.seed"):
+        go(path, "train.seed=3")
+
+
+def test_a_folder_with_other_files_is_refused(run_spec, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("x")
+    with pytest.raises(UserError, match="holds other files"):
+        go(run_spec())
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["thesis.tex"]
+
+
+def test_two_processes_in_one_folder_are_refused(run_spec):
+    spec, _ = load_spec(run_spec())
+    from vlm_train.rundir import RunDir
+
+    first = RunDir(spec.train["output"])
+    first.open(spec)
+    with pytest.raises(UserError, match="another process is running"):
+        RunDir(spec.train["output"]).open(spec)
+
+
+def interrupted(run_spec, monkeypatch):
+    """A run stopped in its second stage; returns its newest checkpoint."""
+
+    def stop(self, *args):
+        if self.number == 1:
+            raise Killed
+        return fit(self, *args)
+
+    fit = trainer.StageTrainer.fit
+    monkeypatch.setattr(trainer.StageTrainer, "fit", stop)
+    path = run_spec()
+    with pytest.raises(Killed):
+        go(path)
+    monkeypatch.setattr(trainer.StageTrainer, "fit", fit)
+    return path, max((path.parent / "run" / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("name", ["connector.safetensors", "optimizer.safetensors", "position.json"])
+def test_a_flipped_byte_in_a_checkpoint_is_found(run_spec, monkeypatch, name):
+    path, newest = interrupted(run_spec, monkeypatch)
+    data = bytearray((newest / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (newest / name).write_bytes(data)
+    with pytest.raises(UserError, match=rf"{name}: its sha256 differs.*\nremove .* to resume from"):
+        go(path)
+    shutil.rmtree(newest)
+    go(path)
+
+
+def test_a_half_written_checkpoint_is_ignored(run_spec, monkeypatch):
+    path, newest = interrupted(run_spec, monkeypatch)
+    shutil.copytree(newest, newest.with_name(".00-align-00000009.tmp"))
+    (newest.with_name("00-align-00000009")).mkdir()
+    go(path)
+
+
+def test_an_unreadable_image_ends_the_run_by_name(run_spec):
+    path = run_spec()
+    (path.parent / "red.png").write_text("not an image")
+    with pytest.raises(UserError, match=r"stage align: row \d+: .*red\.png: not an image"):
+        go(path)
+    assert not (path.parent / "run" / "model").exists()
+
+
+def test_missing_data_is_found_before_anything_is_written(run_spec):
+    path = run_spec()
+    (path.parent / "red.png").unlink()
+    with pytest.raises(UserError, match="images are missing"):
+        go(path)
+    assert not (path.parent / "run").exists()
+
+
+def test_rows_that_do_not_fit_are_dropped_and_counted_or_refused(run_spec, capsys):
+    long = run_spec("long", max_length=12)
+    folder, _ = go(long)
+    assert "rows were too long for max_length 12 and left out" in capsys.readouterr().out
+    assert all(m["targets"] >= 0 for m in folder.metrics())
+    with pytest.raises(UserError, match="at most 12: .* raise train.max_length"):
+        go(run_spec("strict", max_length=12, on_too_long="error"))
+
+
+def test_a_loss_that_is_not_finite_never_reaches_the_weights(run_spec, monkeypatch):
+    from vlm_train.loss import SummedLoss
+
+    forward = SummedLoss.forward
+    monkeypatch.setattr(SummedLoss, "forward", lambda self, batch: forward(self, batch) * float("nan"))
+    with pytest.raises(UserError, match="loss nan with gradient norm nan; this step changed nothing"):
+        go(run_spec())
+
+
+def test_a_spec_without_train_is_refused(tmp_path, tiny_spec):
+    import yaml
+
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(tiny_spec))
+    with pytest.raises(UserError, match="has no train section"):
+        go(tmp_path / "s.yaml")
+
+
+def test_stage_mistakes_have_lines(run_spec):
+    with pytest.raises(SpecError, match=r"two stages are named 'instruct'"):
+        go(run_spec(), "train.stages.0.name=instruct")
+
+
+def test_evaluations_hold_every_answer(run_spec):
+    folder, table = go(run_spec())
+    stored = json.loads((folder.path / "evaluations" / "after instruct.json").read_text())
+    assert len(stored["answers"]) == 18
+    right = [a["said"].casefold() == a["truth"] for a in stored["answers"]]
+    assert stored["accuracy"]["all"] == pytest.approx(100 * sum(right) / 18)
