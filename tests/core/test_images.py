@@ -17,6 +17,8 @@ def save(path, image, **options):
 def test_every_mode_becomes_rgb(tmp_path, mode, form):
     image = Image.new("L", (6, 4), 200)
     image = Image.new("I;16", (6, 4), 200 * 257) if mode == "I;16" else image.convert(mode)
+    if mode == "I;16" and form not in ("png", "tiff"):
+        pytest.skip("no format for 16 bits")
     try:
         path = save(tmp_path / f"x.{form}", image)
     except (OSError, ValueError):

@@ -78,7 +78,7 @@ def test_faults(folder, change, message):
         ("d.json", "{}", "expected a list of rows, got dict"),
         ("d.json", "[]", "holds no rows"),
         ("d.json", "[3]", "row 0: expected a mapping"),
-        ("d.jsonl", "{}\n{", "d.jsonl, line 2: not valid JSON"),
+        ("d.jsonl", "\n{", "d.jsonl, line 2: not valid JSON"),
     ],
 )
 def test_bad_files(tmp_path, name, text, message):

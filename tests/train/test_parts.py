@@ -1,6 +1,7 @@
 """Loss, schedule, groups and baselines, each against its definition."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -41,7 +42,7 @@ def test_warmup_then_cosine():
     assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
     assert rates[10] == pytest.approx(1.0)
     assert rates[55] == pytest.approx(0.5, abs=0.01)
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a >= b for a, b in pairwise(rates[10:]))
     assert 0 < rates[-1] < 0.001
     assert [scale(s, 4, 0.0) for s in (0, 2)] == pytest.approx([1.0, 0.5])
     assert math.isfinite(scale(0, 1, 0.03))

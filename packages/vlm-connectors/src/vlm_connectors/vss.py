@@ -57,7 +57,7 @@ class VSS(nn.Module):
 
     def forward(self, v: Tensor) -> Tensor:
         """(N, H, W, D) -> (N, H, W, D)."""
-        n, h, w, _ = v.shape
+        h, w = v.shape[1:3]
         routes, inverse = (t.to(v.device) for t in tables(self.scan, h, w))
         flat = v.flatten(1, 2)
         merged = self._full(flat, routes, inverse) if self.parameters_of == "full" else self._hoisted(

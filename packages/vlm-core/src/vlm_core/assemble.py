@@ -45,8 +45,8 @@ def _check_fit(spec: Spec, model: VLM) -> None:
     expected = (1, model.connector.num_tokens(h, w), model.llm.dim)
     if out != expected:
         raise UserError(
-            f"connector {spec.connector.type_name()!r} gives {out[1:]} (tokens, width) for a {h}×{w} grid; expected "
-            f"{expected[1]} tokens, as its num_tokens says, of the language model's width {expected[2]}"
+            f"connector {spec.connector.type_name()!r} gives {out[1:]} (tokens, width) for a {h}×{w} grid; "
+            f"expected {expected[1]} tokens, as its num_tokens says, of the language model's width {expected[2]}"
         )
 
 
@@ -94,7 +94,7 @@ def load(path: str | Path) -> tuple[VLM, Spec]:
 
 
 def load_part(module: torch.nn.Module, file: Path) -> None:
-    """Load weights strictly; missing, unexpected and misshapen names are told apart. Tied ones are stored once."""
+    """Load weights strictly: missing, unexpected and misshapen names are told apart; ties are stored once."""
     stored, own = load_file(file), module.state_dict()
     unexpected = sorted(set(stored) - set(own))
     wrong = [f"{k} {tuple(stored[k].shape)} for {tuple(own[k].shape)}" for k in stored.keys() & own.keys()

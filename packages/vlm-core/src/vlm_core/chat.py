@@ -107,10 +107,11 @@ class _Writer:
 
     def pattern(self, pattern: str, parts: Sequence[Part], target: bool = False) -> None:
         """Write a pattern; without a `{text}` only the images among `parts` are written."""
-        if "{text}" not in pattern:
+        pieces = list(string.Formatter().parse(pattern))
+        if all(name != "text" for _, name, _, _ in pieces):
             parts = [part for part in parts if part is IMAGE]
-            pattern += "{text}"
-        for literal, name, _, _ in string.Formatter().parse(pattern):
+            pieces.append(("", "text", None, None))
+        for literal, name, _, _ in pieces:
             self.say(literal, target)
             if name == "eos":
                 self.eos(target)
@@ -145,8 +146,8 @@ def write(
 
     `image_tokens[i]` is the number of positions of image i. A conversation that ends with the user gets the
     assistant's prompt appended, ready for generation. `start=False` continues an earlier sample: no BOS, no
-    system text, but `lead`, the text that the piece before still owed. `loss_on="all"` makes every text position a target (language pretraining). Raises `UserError`
-    when messages and images don't match in number.
+    system text, but `lead`, the text that the piece before still owed. `loss_on="all"` makes every text position
+    a target (language pretraining). Raises `UserError` when messages and images don't match in number.
     """
     writer = _Writer(tokenizer, image_tokens)
     if start and tokenizer.bos_id is not None:
@@ -155,11 +156,11 @@ def write(
         count, messages = _images_first(messages)
         for _ in range(count):
             writer.image()
-    writer.say(template.system if start else lead, False)
+    writer.pattern(template.system, ()) if start else writer.say(lead, False)
     for message in messages:
         if message.role == "user":
             writer.pattern(template.user, message.parts)
-            writer.say(template.assistant_prompt, False)
+            writer.pattern(template.assistant_prompt, ())
         else:
             writer.pattern(template.assistant, message.parts, target=True)
     writer.flush()

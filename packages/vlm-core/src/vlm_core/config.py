@@ -71,8 +71,9 @@ class DatasetConfig(ComponentConfig):
     """Describes a source of rows in LLaVA's schema."""
 
     def rows(self) -> Sequence[dict[str, Any]]:
-        """Rows `{id, image: path | [paths] | None, conversations: [{from, value}], category?}`.
+        """Rows `{id, image: [path, …], conversations: [{from, value}, …], category: text or absent}`.
 
-        Image paths are absolute. Faults raise `UserError` naming file and row.
+        Turns alternate between human and gpt and end with gpt; each `<image>` in a human turn stands for
+        the next of `image`, which is empty for text alone. Faults raise `UserError` naming file and row.
         """
         raise NotImplementedError

@@ -53,4 +53,4 @@ class Hooks:
 
     @hookspec
     def vlm_sections(self) -> dict[str, type[BaseModel]]:  # pyright: ignore[reportReturnType]
-        """Top-level sections of a spec that this package owns and validates, such as `train`."""
+        """Sections of a spec that this package owns and validates; a spec has one such section, `train`."""

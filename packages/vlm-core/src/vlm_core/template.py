@@ -2,7 +2,7 @@
 
 A template is four patterns. `{text}` is what the role said and `{eos}` the tokenizer's real end of text.
 `assistant_prompt` is written before each answer and is never a target; `assistant` is one up to its `{eos}`.
-A `user` pattern without `{text}` keeps only the images (stage 1: captions).
+A `user` pattern without `{text}` keeps only the images (stage 1: captions). A brace is written `{{` or `}}`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import string
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from vlm_core.config import StrictModel
 from vlm_core.errors import choices
@@ -32,13 +32,17 @@ class Template(StrictModel):
 
     @field_validator("system", "user", "assistant_prompt", "assistant")
     @classmethod
-    def _known_fields(cls, pattern: str) -> str:
+    def _known_fields(cls, pattern: str, info: ValidationInfo) -> str:
+        allowed = {"text", "eos"} if info.field_name in ("user", "assistant") else {"eos"}
         try:
-            fields = {name for _, name, _, _ in string.Formatter().parse(pattern) if name is not None}
+            fields = [name for _, name, _, _ in string.Formatter().parse(pattern) if name is not None]
         except ValueError as error:
             raise ValueError(f"not a pattern: {error}") from None
-        if unknown := fields - {"text", "eos"}:
-            raise ValueError(f"unknown field {{{min(unknown)}}}{choices(min(unknown), ('text', 'eos'))}")
+        for name in fields:
+            if name not in allowed:
+                raise ValueError(f"unknown field {{{name}}}{choices(name, allowed)}")
+        if info.field_name == "assistant" and "text" not in fields:
+            raise ValueError(f"the pattern {pattern!r} never says the answer: it needs {{text}}")
         return pattern
 
     @staticmethod

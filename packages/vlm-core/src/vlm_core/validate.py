@@ -41,13 +41,14 @@ def component(kind: Kind) -> Any:
 def _model_at(model: Any, path: Path_) -> type[BaseModel] | None:
     """The model class whose key `path[-1]` is, found by following annotations down from `model`."""
     for key in path[:-1]:
-        if isinstance(model, type) and issubclass(model, BaseModel) and key in model.model_fields:
-            annotation = model.model_fields[str(key)].annotation
-        else:
-            annotation = next(iter(get_args(model)), None)
+        if isinstance(key, int):  # an item of a list, whose model the list's key already gave
+            continue
+        if not (isinstance(model, type) and issubclass(model, BaseModel) and key in model.model_fields):
+            return None
+        annotation = model.model_fields[key].annotation
         options = [annotation, *get_args(annotation)]
-        model = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), annotation)
-    return model if isinstance(model, type) and issubclass(model, BaseModel) else None
+        model = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
+    return model
 
 
 def _text(model: type[BaseModel], error: Any) -> str:

@@ -82,9 +82,19 @@ def summary(answers: Sequence[Answer]) -> dict[str, Any]:
 
 
 def with_other_images(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same questions, each about the image of a row half the list away: what the words alone give."""
-    half = len(rows) // 2
-    return [{**row, "image": rows[(i + half) % len(rows)]["image"]} for i, row in enumerate(rows)]
+    """The same questions about other rows' images: what the model gets right without seeing.
+
+    Images move half way round among rows with equally many of them; text-only rows stay as they are.
+    """
+    by_count: dict[int, list[int]] = defaultdict(list)
+    for i, row in enumerate(rows):
+        by_count[len(row["image"])].append(i)
+    other = {
+        i: group[(k + max(1, len(group) // 2)) % len(group)]
+        for group in by_count.values()
+        for k, i in enumerate(group)
+    }
+    return [{**row, "image": rows[other[i]]["image"]} for i, row in enumerate(rows)]
 
 
 def pairs(row: dict[str, Any]) -> list[tuple[str, str]]:

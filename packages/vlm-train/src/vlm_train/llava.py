@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from vlm_core.config import DatasetConfig
 from vlm_core.errors import UserError
 
 PLACEHOLDER = "<image>"
+log = logging.getLogger(__name__)
 
 
 class LlavaConfig(DatasetConfig):
@@ -29,7 +31,9 @@ class LlavaConfig(DatasetConfig):
     def rows(self) -> list[dict[str, Any]]:
         file = Path(self.path)
         root = Path(self.images) if self.images else file.parent
-        rows = [_checked(row, f"{file}: row {i}", root) for i, row in enumerate(_read(file))]
+        rows = [
+            _checked(row, f"{file}: row {i}", root) for i, row in enumerate(_human_first(file, _read(file)))
+        ]
         if not rows:
             raise UserError(f"{file}: holds no rows")
         _require_images(file, rows)
@@ -44,7 +48,7 @@ def _read(file: Path) -> Iterator[Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if file.suffix == ".jsonl":
-        lines = [(f"{file}, line {n}", line) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+        lines = [(f"{file}, line {n}", line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
         yield from (_json(line, where) for where, line in lines)
         return
     rows = _json(text, str(file))
@@ -60,6 +64,23 @@ def _json(text: str, where: str) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise UserError(f"{where}: not valid JSON: {error}") from None
+
+
+def _human_first(file: Path, rows: Iterator[Any]) -> Iterator[Any]:
+    """Conversations that gpt opens lose that turn, as in LLaVA's own reader; their number is reported."""
+    opened = 0
+    for row in rows:
+        turns = row.get("conversations") if isinstance(row, dict) else None
+        if (
+            isinstance(turns, list)
+            and len(turns) > 2
+            and isinstance(turns[0], dict)
+            and turns[0].get("from") == "gpt"
+        ):
+            row, opened = {**row, "conversations": turns[1:]}, opened + 1
+        yield row
+    if opened:
+        log.warning("%s: in %d rows gpt speaks first; that turn is left out", file, opened)
 
 
 def _checked(row: Any, where: str, root: Path) -> dict[str, Any]:
@@ -79,10 +100,12 @@ def _checked(row: Any, where: str, root: Path) -> dict[str, Any]:
             raise UserError(f"{where}, turn {i}: expected {{from: {speaker}, value: text}}, got {turn!r:.80}")
     if len(turns) % 2:
         raise UserError(f"{where}: the last turn must be gpt's answer")
-    names = [] if images is None else [images] if isinstance(images, str) else images
+    names = [] if images is None else images if isinstance(images, list) else [images]
     slots = sum(turn["value"].count(PLACEHOLDER) for turn in turns[::2])
-    if not isinstance(names, list) or slots != len(names):
+    if slots != len(names):
         raise UserError(f"{where}: {slots} {PLACEHOLDER} in the human turns, but {len(names)} images")
+    if not isinstance(row.get("category"), str | None):
+        raise UserError(f"{where}: category must be text, got {row['category']!r:.60}")
     paths = [_image_path(root, name, where) for name in names]
     return {
         "id": str(row.get("id", where)),

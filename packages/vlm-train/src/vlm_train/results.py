@@ -49,8 +49,9 @@ def plot_curves(metrics: Sequence[dict[str, Any]], path: Path) -> None:
         steps, losses = [m["step"] for m in own], [m["loss"] for m in own]
         axes.plot(steps, losses, color="tab:blue", alpha=0.3, linewidth=0.8)
         axes.plot(steps, _smooth(losses), color="tab:blue", linewidth=1.8)
+        scale = "log" if min(losses) > 0 else "linear"
         axes.set(
-            title=name, xlabel="step", ylabel="loss (nats a target token)" if i == 1 else "", yscale="log"
+            title=name, xlabel="step", ylabel="loss (nats a target token)" if i == 1 else "", yscale=scale
         )
         axes.grid(alpha=0.3, which="both")
     figure.savefig(path, dpi=130)

@@ -30,7 +30,9 @@ class Run:
     """One spec on its way through its stages."""
 
     def __init__(self, spec: Spec, train: TrainConfig, accelerator: Accelerator) -> None:
-        self.spec, self.train, self.accelerator = spec, train, accelerator
+        resolved = train.model_dump(mode="json", exclude_none=True)  # defaults too: they may change some day
+        self.spec = spec.model_copy(update={"train": resolved})
+        self.train, self.accelerator = train, accelerator
         self.dir = RunDir(train.output)
         self.rows = [_rows(stage.data) for stage in train.stages]
         self.held_out = _rows(train.evaluation.data) if train.evaluation else []
@@ -44,6 +46,12 @@ class Run:
         if self.main:
             self.dir.open(self.spec)
         self.accelerator.wait_for_everyone()
+        try:
+            return self._go()
+        finally:
+            self.dir.close()
+
+    def _go(self) -> results.Results:
         set_seed(self.train.seed)
         saved = checkpoint.complete(self.dir.path / CHECKPOINTS)
         done = (self.dir.path / MODEL).exists()
@@ -61,9 +69,9 @@ class Run:
         position, tensors = Position(0, 0), None
         if saved:
             position, tensors = checkpoint.restore(saved[-1], model)
-            if self.main:
-                self.dir.forget_after(position.stage, position.step)
             self._say(f"resuming {self.train.stages[position.stage].name} at step {position.step}")
+        if self.main:
+            self.dir.forget_after(position.stage, position.step)
         for number in range(position.stage, len(self.train.stages)):
             stage = self.train.stages[number]
             if number > position.stage:
@@ -129,8 +137,8 @@ class Run:
         self.dir.write("results.md", results.markdown(table))
         final = self.dir.evaluation(f"after {self.train.stages[-1].name}")
         assert final is not None
-        rows = {row["id"]: row for row in self.held_out}
-        answers = [evaluate.Answer(rows[a["id"]], a["said"], a["truth"]) for a in final["answers"]]
+        told = zip(self.held_out, final["answers"], strict=True)
+        answers = [evaluate.Answer(row, a["said"], a["truth"]) for row, a in told]
         results.plot_samples(answers, self.dir.path / "samples.png")
         return table
 

@@ -8,6 +8,8 @@ slices a tensor is quadratic).
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -32,8 +34,8 @@ def _states(
     return decay, states
 
 
-def _chunks(tensors: list[Tensor | None], size: int) -> list[list[Tensor | None]]:
-    """Each (B, T, …) tensor as time-first contiguous chunks of `size` steps."""
+def _chunks(tensors: list[Tensor | None], size: int) -> list[list[Any]]:
+    """Each (B, T, …) tensor as time-first contiguous chunks of `size` steps; None stays None."""
     length = next(t for t in tensors if t is not None).shape[1]
     return [
         [None if t is None else t[:, i : i + size].transpose(0, 1).contiguous() for t in tensors]
@@ -48,7 +50,6 @@ def _forward(
     size, h = _chunk(u, A), h0
     ys, starts = [], []
     for u_c, dt_c, B_c, C_c, keep_c in _chunks([u, dt, B, C, keep], size):
-        assert u_c is not None and dt_c is not None and B_c is not None and C_c is not None
         starts.append(h)
         _, states = _states(dt_c, dt_c * u_c, A, B_c, keep_c, h)
         h = states[-1].clone()
@@ -109,7 +110,7 @@ def _backward(
     carry, grad_A, parts = grad_last.clone(), torch.zeros_like(A), []
     chunks = _chunks([grad_y, u, dt, B, C, keep], _chunk(u, A))
     for start, (grad_c, *chunk) in zip(reversed(starts), reversed(chunks), strict=True):
-        *grads, carry = _backward_chunk(grad_c, carry, start, A, tuple(chunk))  # pyright: ignore
+        *grads, carry = _backward_chunk(grad_c, carry, start, A, tuple(chunk))
         grad_A += grads.pop(2)
         parts.append(grads)
     grad_u, grad_dt, grad_B, grad_C = (
@@ -129,7 +130,8 @@ def _setup(ctx, inputs, output) -> None:
 
 
 def _autograd(ctx, grad_y: Tensor, grad_last: Tensor, _):
-    grads = _backward(grad_y.contiguous(), grad_last.contiguous(), *ctx.saved_tensors)
+    with torch.autocast(grad_y.device.type, enabled=False):
+        grads = _backward(grad_y.contiguous(), grad_last.contiguous(), *ctx.saved_tensors)
     return (*grads, None)
 
 

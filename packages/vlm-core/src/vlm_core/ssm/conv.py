@@ -28,6 +28,7 @@ def causal_conv(
     rows, owner = torch.cat([state.to(x.dtype), x], dim=1), None
     if segments is not None:
         rows, owner = _behind_padding(rows, segments, width - 1)
+    weight = weight.to(x.dtype)
     y = x * weight[:, -1]
     for j in range(width - 1):
         window = rows[:, j : j + length]
@@ -37,7 +38,7 @@ def causal_conv(
     after = rows[:, length:]
     if owner is not None and segments is not None:
         after = after * (owner[:, length:] == segments[:, -1:]).unsqueeze(-1)
-    return (y if bias is None else y + bias), after
+    return (y if bias is None else y + bias.to(x.dtype)), after
 
 
 def _behind_padding(rows: Tensor, segments: Tensor, past: int) -> tuple[Tensor, Tensor]:

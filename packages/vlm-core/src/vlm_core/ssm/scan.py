@@ -64,9 +64,9 @@ def selective_scan(
 
     u, delta, z (B, E, T); A (E, S); B, C (E, S), (B, S, T) or grouped (B, G, S, T); D, delta_bias (E).
     `initial_state` (B, E, S) precedes the first position; `segments` (B, T) forgets the state wherever the
-    number changes and passes over `PADDING` as if it were not there. Computes in fp32 whatever comes in, returns y (B, E, T) in u's dtype, and with
-    `return_last_state` also the fp32 state (B, E, S). Discretisation as in the released weights:
-    Ā = exp(ΔA), B̄ = ΔB. Raises `ValueError` for T = 0.
+    number changes and passes over `PADDING` as if it were not there. Computes in fp32 whatever comes in,
+    returns y (B, E, T) in u's dtype, and with `return_last_state` also the fp32 state (B, E, S).
+    Discretisation as in the released weights: Ā = exp(ΔA), B̄ = ΔB. Raises `ValueError` for T = 0.
     """
     batch, width, length = u.shape
     if length == 0:
@@ -82,7 +82,8 @@ def selective_scan(
     if segments is not None:
         keep, dt = same_as_before(segments), dt * (segments != PADDING).unsqueeze(-1)
     run = _backend(backend, length)
-    y, last = run(x, dt, A.float(), _by_time(B, batch, length), _by_time(C, batch, length), h0, keep)
+    with torch.autocast(u.device.type, enabled=False):  # fp32 means fp32, also in mixed precision
+        y, last = run(x, dt, A.float(), _by_time(B, batch, length), _by_time(C, batch, length), h0, keep)
     if D is not None:
         y = y + x * D.float()
     if z is not None:
