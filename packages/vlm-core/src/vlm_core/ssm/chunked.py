@@ -8,12 +8,19 @@ slices a tensor is quadratic).
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
 _FLOATS_A_BUFFER = 400_000  # two such buffers fit a core's L2 and L3 together; larger ones measured slower
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
+    """fp32 means fp32, also in mixed precision; devices without autocast (meta) need nothing."""
+    device = x.device.type
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 def _chunk(u: Tensor, A: Tensor) -> int:
@@ -130,7 +137,7 @@ def _setup(ctx, inputs, output) -> None:
 
 
 def _autograd(ctx, grad_y: Tensor, grad_last: Tensor, _):
-    with torch.autocast(grad_y.device.type, enabled=False):
+    with without_autocast(grad_y):
         grads = _backward(grad_y.contiguous(), grad_last.contiguous(), *ctx.saved_tensors)
     return (*grads, None)
 

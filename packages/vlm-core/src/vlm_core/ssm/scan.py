@@ -82,7 +82,7 @@ def selective_scan(
     if segments is not None:
         keep, dt = same_as_before(segments), dt * (segments != PADDING).unsqueeze(-1)
     run = _backend(backend, length)
-    with torch.autocast(u.device.type, enabled=False):  # fp32 means fp32, also in mixed precision
+    with chunked.without_autocast(u):
         y, last = run(x, dt, A.float(), _by_time(B, batch, length), _by_time(C, batch, length), h0, keep)
     if D is not None:
         y = y + x * D.float()
