@@ -11,6 +11,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -40,7 +41,7 @@ def seconds(run: Callable[[], object]) -> float:
 
 def measure(shape: tuple[int, int, int, int], rounds: int) -> tuple[float, float]:
     """How many times as fast as the loop the torch backend is: forward, forward and backward."""
-    inputs = arguments(*shape)
+    inputs: Any = arguments(*shape)
 
     def forward(backend: str) -> None:
         with torch.no_grad():
@@ -61,12 +62,16 @@ def measure(shape: tuple[int, int, int, int], rounds: int) -> tuple[float, float
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print(f"torch {torch.__version__}, {options.threads} threads, medians of {options.rounds} interleaved rounds")
+    print(
+        f"torch {torch.__version__}, {options.threads} threads, medians of {options.rounds} interleaved rounds"
+    )
     print("| B × T × E × S | forward: torch vs reference | forward + backward |\n|---|---|---|")
     for shape in SHAPES:
         forward, both = measure(shape, options.rounds)

@@ -16,7 +16,11 @@ import pytest
 from blocks import Block, blocks, check_fragment, check_spec, run_bash, run_python
 
 ROOT = Path(__file__).parents[1]
-PAGES = [p for where in ("docs/*.md", "packages/*/README.md", "examples/*/README.md") for p in sorted(ROOT.glob(where))]
+PAGES = [
+    p
+    for where in ("docs/*.md", "packages/*/README.md", "examples/vlm-easy-vqa/README.md")
+    for p in sorted(ROOT.glob(where))
+]
 INSTALLS = re.compile(r"(?:pip install .+|vlm-assemble --list|#.*|)")
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 

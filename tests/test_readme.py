@@ -6,10 +6,12 @@ here without training, and trained there.
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from blocks import blocks, check_fragment, run_bash
+
+from blocks import Block, blocks, check_fragment, run_bash
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -33,7 +35,7 @@ def run(name, folder):
     """A marked block in `folder`; `uv run` would make a second environment, so this one's commands stand in."""
     block = next(b for b in blocks(README) if b.text == marked()[name])
     text = re.sub(r"^uv run ", "", block.text, flags=re.MULTILINE)
-    return run_bash(type(block)(block.language, block.info, text, block.line), folder)
+    return run_bash(replace(block, text=text), folder)
 
 
 def test_every_command_is_marked_and_run():
@@ -51,7 +53,8 @@ def test_the_main_job_is_the_quickstart():
 
 
 def test_use(folder):
-    run_bash(type(blocks(README)[0])("bash", "", "vlm-assemble specs/quickstart.yaml --out runs/quickstart/model", 0), folder)
+    assemble = "vlm-assemble specs/quickstart.yaml --out runs/quickstart/model"
+    run_bash(Block("bash", "", assemble, 0), folder)
     out = run("use", folder)
     assert "vss-l2" in out
     assert "27×27 = 729 patches of width 1152" in out
@@ -79,7 +82,9 @@ def test_the_error_it_shows_is_the_real_one(tmp_path):
 
     (shown,) = [b.text.strip() for b in blocks(README) if b.text.startswith("specs/mine.yaml:")]
     file = tmp_path / "mine.yaml"
-    file.write_text("encoder: {type: timm, model: x}\nconnector: {type: vss-l2, scan: bms}\nllm: {type: mamba, weights: x}\n")
+    file.write_text(
+        "encoder: {type: timm, model: x}\nconnector: {type: vss-l2, scan: bms}\nllm: {type: mamba, weights: x}\n"
+    )
     with pytest.raises(SpecError) as caught:
         load_spec(file)
     assert str(caught.value).replace(str(file), "specs/mine.yaml") == shown

@@ -56,6 +56,7 @@ def test_the_good_one_is_good(tmp_path):
          "'sum'?"),
         ("scan: bsm", "d_state: 16.5", "s.yaml:5: connector.d_state: got 16.5: input should be a valid integer"),
         ("scan: bsm", "d_state: '16'", "s.yaml:5: connector.d_state: got '16': input should be a valid integer"),
+        ("scan: bsm", "d_state: 1000000000000", "s.yaml:5: connector.d_state: got 1000000000000: input should be less"),
         ("scan: bsm", "d_state: -1", "s.yaml:5: connector.d_state: got -1: input should be greater than 0"),
         ("lr: 1e-3", "lr: .nan", "s.yaml:13: train.stages.0.lr"),
         ("lr: 1e-3", "lr: 1e400", "s.yaml:13: train.stages.0.lr"),

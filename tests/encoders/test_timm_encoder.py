@@ -109,7 +109,9 @@ def test_real_weights_of_a_package_by_order() -> None:
     whole.load_state_dict(dict(zip(whole.state_dict(), tensors, strict=True)))
     features = tower(pixels)
     expected: Any = whole
-    torch.testing.assert_close(features.permute(0, 3, 1, 2), expected.forward_features(pixels * 2 - 1))
+    wanted = expected.forward_features(pixels * 2 - 1)
+    # the tower runs convolutions channels-last, which sums in another order
+    torch.testing.assert_close(features.permute(0, 3, 1, 2), wanted, atol=1e-4, rtol=1e-4)
     assert features.shape == (2, 3, 3, 1280)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import PositiveInt, field_validator
+from pydantic import Field, PositiveInt, field_validator
 
 from vlm_core.config import ConnectorConfig
 from vlm_core.errors import UserError
@@ -33,9 +33,9 @@ class VSSConfig(ConnectorConfig):
     parameters: Literal["shared", "ssm", "full"] = "shared"
     merge: Literal["sum", "mean"] = "sum"
     norm: Literal["layernorm", "rmsnorm"] = "layernorm"
-    d_state: PositiveInt = 16
-    d_conv: PositiveInt = 4
-    expand: PositiveInt = 2
+    d_state: PositiveInt = Field(default=16, le=1024)
+    d_conv: PositiveInt = Field(default=4, le=16)
+    expand: PositiveInt = Field(default=2, le=16)
 
     @field_validator("scan")
     @classmethod

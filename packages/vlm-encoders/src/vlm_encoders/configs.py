@@ -40,7 +40,9 @@ class _TowerConfig(EncoderConfig):
         "by default the penultimate block of a Transformer and the last feature map of a CNN",
     )
     image_size: PositiveInt | None = Field(
-        default=None, description="side of the square that images are brought to; the model's own by default"
+        default=None,
+        le=8192,
+        description="side of the square that images are brought to; the model's own by default",
     )
     fit: Fit = Field(
         default="resize",
