@@ -8,7 +8,8 @@ from safetensors.torch import save_file
 
 from vlm_core.errors import UserError
 from vlm_core.interfaces import PADDING, parameter_count
-from vlm_llms.mamba_config import PUBLISHED, MambaConfig
+from vlm_llms.mamba_config import MambaConfig
+from vlm_llms.mamba_shape import PUBLISHED
 
 TINY = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 3, "state_size": 8}
 

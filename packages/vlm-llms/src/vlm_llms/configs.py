@@ -92,4 +92,13 @@ class TransformersLLMConfig(LLMConfig):
             ) from error
         from vlm_llms.hf_build import build
 
-        return build(self, weights, assets)
+        name = self.tokenizer or self.model
+        return build(
+            self.model,
+            load_tokenizer=lambda: load_tokenizer(name, assets, revision=self.revision),
+            dtype=self.dtype,
+            revision=self.revision,
+            trust_remote_code=self.trust_remote_code,
+            weights=weights,
+            assets=assets,
+        )

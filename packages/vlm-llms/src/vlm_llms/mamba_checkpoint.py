@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vlm_core.errors import UserError
 from vlm_llms.mamba import MambaLM
-from vlm_llms.mamba_config import MambaShape
+from vlm_llms.mamba_shape import MambaShape
 
 _FILES = (
     "model.safetensors.index.json",

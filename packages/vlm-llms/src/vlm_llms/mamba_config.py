@@ -9,37 +9,14 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from vlm_core.config import LLMConfig, StrictModel
+from vlm_core.config import LLMConfig
 from vlm_llms.configs import TokenizerChoice, load_tokenizer
+from vlm_llms.mamba_shape import PUBLISHED, MambaShape
 
 if TYPE_CHECKING:
     from vlm_llms.mamba import MambaLM
 
 NEOX = "EleutherAI/gpt-neox-20b"
-
-
-class MambaShape(StrictModel):
-    """What determines the architecture; `vocab_size` counts embedding rows, padding included."""
-
-    d_model: PositiveInt
-    n_layer: PositiveInt
-    vocab_size: PositiveInt
-    d_state: PositiveInt = 16
-    d_conv: PositiveInt = 4
-    expand: PositiveInt = 2
-    dt_rank: PositiveInt | None = None
-
-
-_SIZES = {"130m": (768, 24), "370m": (1024, 48), "790m": (1536, 48), "1.4b": (2048, 48), "2.8b": (2560, 64)}
-_NAMES = {f"state-spaces/mamba-{size}{form}": size for size in _SIZES for form in ("", "-hf")} | {
-    "state-spaces/mamba-2.8b-slimpj": "2.8b",
-    "xiuyul/mamba-2.8b-zephyr": "2.8b",
-}
-PUBLISHED = {
-    name: MambaShape(d_model=_SIZES[size][0], n_layer=_SIZES[size][1], vocab_size=50280)
-    for name, size in _NAMES.items()
-}
-"""Shapes of the published checkpoints (vocabulary 50277 padded to a multiple of 8), known without a download."""
 
 
 class MambaConfig(LLMConfig):

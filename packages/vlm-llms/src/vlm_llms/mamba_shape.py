@@ -1,0 +1,31 @@
+"""Architectures of Mamba-1 models, and those of the published checkpoints."""
+
+from __future__ import annotations
+
+from pydantic import PositiveInt
+
+from vlm_core.config import StrictModel
+
+
+class MambaShape(StrictModel):
+    """What determines the architecture; `vocab_size` counts embedding rows, padding included."""
+
+    d_model: PositiveInt
+    n_layer: PositiveInt
+    vocab_size: PositiveInt
+    d_state: PositiveInt = 16
+    d_conv: PositiveInt = 4
+    expand: PositiveInt = 2
+    dt_rank: PositiveInt | None = None
+
+
+_SIZES = {"130m": (768, 24), "370m": (1024, 48), "790m": (1536, 48), "1.4b": (2048, 48), "2.8b": (2560, 64)}
+_NAMES = {f"state-spaces/mamba-{size}{form}": size for size in _SIZES for form in ("", "-hf")} | {
+    "state-spaces/mamba-2.8b-slimpj": "2.8b",
+    "xiuyul/mamba-2.8b-zephyr": "2.8b",
+}
+PUBLISHED = {
+    name: MambaShape(d_model=_SIZES[size][0], n_layer=_SIZES[size][1], vocab_size=50280)
+    for name, size in _NAMES.items()
+}
+"""Shapes of the published checkpoints (vocabulary 50277 padded to a multiple of 8), known without a download."""
