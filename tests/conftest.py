@@ -15,6 +15,17 @@ ENCODER = {
 TEXTS = ["what color is the shape? red", "is there a circle? yes no", "a blue triangle on a white ground"]
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """Models this small only lose by threads."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def text_rows(tmp_path_factory):
     """A LLaVA file of text-only rows, for a tokenizer to learn from."""

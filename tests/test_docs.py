@@ -10,7 +10,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import huggingface_hub.constants
 import pytest
 
 from blocks import Block, blocks, check_fragment, check_spec, run_bash, run_python
@@ -54,12 +53,6 @@ def _try(block: Block, page: Path, namespace: dict[str, Any], folder: Path) -> N
         (check_fragment if "part" in marks else check_spec)(block, folder)
     elif block.language == "bash":
         run_bash(block, folder)
-
-
-@pytest.fixture(autouse=True)
-def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_title)

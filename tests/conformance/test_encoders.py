@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from vlm_core.config import EncoderConfig
 from vlm_core.registry import installed
@@ -28,13 +27,7 @@ from tiny_towers import (  # pyright: ignore[reportMissingImports]
 Make = Callable[[Path], EncoderConfig]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Towers this small only lose by threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def _timm(name: str) -> Make:

@@ -142,6 +142,12 @@ def test_unfinished_characters_are_held_back(tiny_model, monkeypatch):
     assert all("\ufffd" not in piece for piece in pieces)
 
 
+def test_a_character_cut_off_at_the_limit_is_shown_as_what_it_is(tiny_model, monkeypatch):
+    script = iter(tiny_model.llm.tokenizer.encode(" 🐍"))
+    monkeypatch.setattr("vlm_core.generate.choose", lambda *_: torch.tensor([next(script)]))
+    assert "".join(Conversation(tiny_model, SHORT).ask("?", Decoding(3))) == "\ufffd"
+
+
 @pytest.mark.parametrize("text", ["<image>", "<|endoftext|>", "a <image> b <|endoftext|>"])
 def test_what_a_user_types_stays_text(tiny_model, text):
     sample = prompt(tiny_model, text)

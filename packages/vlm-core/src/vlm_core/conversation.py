@@ -43,7 +43,7 @@ class Conversation:
         """Yield the answer piece by piece as it is generated. What the question spells is text, always."""
         images, self.images = self.images, []
         self.session.feed([self._prompt(question, images)], images)
-        tokenizer, said, shown = self.model.llm.tokenizer, [], ""
+        tokenizer, said, shown, text = self.model.llm.tokenizer, [], "", ""
         for (token,) in self.session.tokens(decoding):
             assert token is not None
             said.append(token)
@@ -52,6 +52,8 @@ class Conversation:
             if text.startswith(shown) and not text.endswith("\ufffd"):
                 yield text[len(shown) :]
                 shown = text
+        if len(text) > len(shown):  # a character that was never completed
+            yield text[len(shown) :]
         self._remember(said)
 
     def _prompt(self, question: str, images: list[Tensor]) -> Sample:
