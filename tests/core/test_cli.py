@@ -158,3 +158,10 @@ def test_an_unforeseen_error_is_short_and_says_so(cli, monkeypatch):
     assert code == 70
     assert "internal error: ZeroDivisionError" in err
     assert "Traceback" not in err
+
+
+def test_a_closed_pipe_is_no_bug_and_no_success():
+    code = "import sys; from vlm_core.cli.assemble import main; sys.argv[1:] = ['--schema']; sys.exit(main())"
+    shell = f'"{sys.executable}" -c "{code}" | head -c 10; exit ${{PIPESTATUS[0]}}'
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (141, "")

@@ -22,7 +22,10 @@ def run(
     command: Callable[[argparse.Namespace], int | None],
     argv: Sequence[str] | None = None,
 ) -> int:
-    """Parse and run. A `UserError` is printed and gives 2, Ctrl-C 130, a bug 70; `--debug` raises instead."""
+    """Parse and run. A `UserError` is printed and gives 2, Ctrl-C 130, a closed pipe 141, a bug 70.
+
+    `--debug` raises instead.
+    """
     add_debug(parser)
     args = parser.parse_args(argv)
     if getattr(args, "debug", False):
@@ -34,7 +37,7 @@ def run(
         return 2
     except BrokenPipeError:  # the reader of a pipe left, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 141
     except KeyboardInterrupt:
         print(f"\n{parser.prog}: interrupted", file=sys.stderr)
         return 130
