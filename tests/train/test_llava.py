@@ -62,7 +62,7 @@ def test_only_the_human_places_images():
         ({"image": "../x.png"}, "must be a name inside"),
         ({"image": "a\0b"}, "must be a name inside"),
         ({"image": "http://x/y.png"}, "must be a name inside"),
-        ({"image": 7}, "0 images|must be a name inside"),
+        ({"image": 7}, "image 7 must be a name inside"),
     ],
 )
 def test_faults(folder, change, message):

@@ -63,6 +63,7 @@ class StageTrainer:
         self.model, self.run, self.accelerator = model, run, accelerator
         self.examples = Examples(rows, reader)
         self.steps = total_steps(self.stage, len(rows))
+        self._seed = train.seed * 1000 + number
         self.trained_parts = sorted({part for stage in train.stages[: number + 1] for part in stage.trains})
         optim.freeze_all_but(model, list(self.stage.trains))
         self.optimizer = optim.optimizer(model, self.stage)
@@ -80,6 +81,7 @@ class StageTrainer:
         quiet = not self.accelerator.is_main_process
         with StageProgress(self.stage.name, self.steps, position.step, quiet) as progress:
             for micros in self._steps_of_batches(position.step):
+                self._seed_step(position.step)
                 share = optim.scale(position.step, self.steps, self.stage.warmup)
                 optim.set_rates(self.optimizer, share)
                 loss, norm, targets = self._step(loss_module, optimizer, micros)
@@ -95,11 +97,16 @@ class StageTrainer:
         self.accelerator.free_memory(loss_module, optimizer)
         return position
 
+    def _seed_step(self, step: int) -> None:
+        """Dropout is a function of the step, as the data are: resuming needs no generator's state."""
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        torch.manual_seed(self._seed * 1_000_003 + step * world + rank)
+
     def _steps_of_batches(self, first: int) -> Iterator[list[Micro]]:
         """The micro-batches of each step, this process's share, in the order that the seed fixes."""
         sampler = StepSampler(
             len(self.examples), self.stage.batch_size, self.steps,
-            seed=self.train.seed * 1000 + self.number, first_step=first,
+            seed=self._seed, first_step=first,
             rank=self.accelerator.process_index, world=self.accelerator.num_processes,
             micro=self.stage.micro_batch_size,
         )  # fmt: skip
