@@ -1,81 +1,68 @@
-"""Selective scan on this machine: the torch backend against the definition, as ratios of one run.
+"""The selective scan alone (with D, gate, bias and softplus, fp32) against transformers' loop and mambapy's scan.
 
-    uv run python perf/scan.py [--threads N] [--rounds N]
+    uv run python perf/scan.py
 
-Backends take turns within each round, so that a busy machine slows them alike; medians are compared.
+Contestants get the same values, each in the memory layout that its own layer produces.
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
 
-import torch
+from common import need_mambapy, parser, start
+from contestants import Inputs, by_channel, our_scan, peer_scan, scan_inputs
+from contests import agree, inference, training
+from tables import Case, compare
+from torch import Tensor
 
-from vlm_core.ssm import selective_scan
+SHAPES = [(729, 1536), (729, 5120)]  # T, E: one image at the widths of the 130m and the 2.8b model
+SMOKE = [(32, 48)]
+FORWARD = ("numba", "torch", "loop", "mambapy")
+BOTH = ("numba", "torch", "mambapy")
+NOTE = (
+    "The loop is left out of training: the backward of its slices fills a whole (B, E, T, S) tensor for each of T "
+    "steps, so it is quadratic in T (about half a minute at T = 729, E = 1536)."
+)
 
-SHAPES = [(1, 729, 1536, 16), (1, 729, 5120, 16), (64, 48, 192, 16)]  # B, T, E, S
 
-
-def arguments(batch: int, length: int, width: int, state: int) -> dict[str, torch.Tensor]:
-    """Random inputs that need gradients."""
-    torch.manual_seed(0)
-    made = {
-        "u": torch.randn(batch, length, width).transpose(1, 2),
-        "delta": torch.rand(batch, length, width).transpose(1, 2) * 0.1,
-        "A": -torch.rand(width, state) * state,
-        "B": torch.randn(batch, length, state).transpose(1, 2),
-        "C": torch.randn(batch, length, state).transpose(1, 2),
+def contestants(inputs: Inputs) -> dict[str, tuple[Callable[[], Tensor], Inputs]]:
+    """A run, and the inputs that it reads."""
+    theirs = by_channel(inputs)
+    return {
+        "numba": (lambda: our_scan(inputs, "numba"), inputs),
+        "torch": (lambda: our_scan(inputs, "torch"), inputs),
+        "loop": (lambda: peer_scan(theirs, False), theirs),
+        "mambapy": (lambda: peer_scan(theirs, True), theirs),
     }
-    return {name: tensor.requires_grad_() for name, tensor in made.items()}
 
 
-def seconds(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
+def forward(shapes: list[tuple[int, int]]) -> Iterator[Case]:
+    for length, width in shapes:
+        made = contestants(scan_inputs(length, width))
+        runs = {name: inference(made[name][0]) for name in FORWARD}
+        for name in ("numba", "torch"):
+            agree(runs[name](), runs["loop"]().mT, 1e-5)
+        yield f"T {length}, E {width}", {**runs}
 
 
-def measure(shape: tuple[int, int, int, int], rounds: int) -> tuple[float, float]:
-    """How many times as fast as the loop the torch backend is: forward, forward and backward."""
-    inputs: Any = arguments(*shape)
+def both(shapes: list[tuple[int, int]]) -> Iterator[Case]:
+    for length, width in shapes:
+        made = contestants(scan_inputs(length, width))
+        leaves = {name: [t.requires_grad_() for t in made[name][1].values()] for name in BOTH}
+        yield f"T {length}, E {width}", {name: training(made[name][0], leaves[name]) for name in BOTH}
 
-    def forward(backend: str) -> None:
-        with torch.no_grad():
-            selective_scan(**inputs, backend=backend)
 
-    def both(backend: str) -> None:
-        y = selective_scan(**inputs, backend=backend)
-        assert isinstance(y, torch.Tensor)
-        torch.autograd.grad(y.sum(), list(inputs.values()))
-
-    ratios = []
-    for run in (forward, both):
-        run("torch")  # first use allocates
-        times = [[seconds(lambda b=b: run(b)) for b in ("reference", "torch")] for _ in range(rounds)]  # noqa: B023
-        reference, torch_ = (statistics.median(column) for column in zip(*times, strict=True))
-        ratios.append(reference / torch_)
-    return ratios[0], ratios[1]
+def against(*peers: str) -> list[tuple[str, str]]:
+    return [(peer, ours) for peer in peers for ours in ("numba", "torch")]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    print(
-        f"torch {torch.__version__}, {options.threads} threads, medians of {options.rounds} interleaved rounds"
-    )
-    print("| B × T × E × S | forward: torch vs reference | forward + backward |\n|---|---|---|")
-    for shape in SHAPES:
-        forward, both = measure(shape, options.rounds)
-        print(f"| {' × '.join(map(str, shape))} | {forward:.1f}× | {both:.1f}× |", flush=True)
+    options = start(parser(__doc__, rounds=7))
+    need_mambapy()
+    shapes = SMOKE if options.smoke else SHAPES
+    compare("Scan, forward", FORWARD, against("loop", "mambapy"), forward(shapes), options.rounds)
+    compare("Scan, forward and backward", BOTH, against("mambapy"), both(shapes), options.rounds)
+    print(f"\n{NOTE}")
 
 
 if __name__ == "__main__":

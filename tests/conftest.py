@@ -3,8 +3,16 @@
 import os
 
 import pytest
+from hypothesis import settings
+
+# the same examples in every run; `--hypothesis-profile=explore` draws new ones
+settings.register_profile("repeatable", derandomize=True)
+settings.register_profile("explore")
+settings.load_profile("repeatable")
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core: threads would wait for one another
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ENCODER = {
     "type": "timm",
@@ -56,6 +64,21 @@ def tiny_spec(text_rows):
         },
         "template": "short",
     }
+
+
+@pytest.fixture(scope="session")
+def clean_spec(tiny_spec, tmp_path_factory):
+    """As `tiny_spec`, of parts that run on torch and transformers alone; build it with `weights=False`."""
+    import json
+
+    tower = {"model_type": "siglip_vision_model", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+             "num_attention_heads": 2, "image_size": 32, "patch_size": 8}  # fmt: skip
+    colours = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4]}
+    folder = tmp_path_factory.mktemp("vision")
+    (folder / "config.json").write_text(json.dumps(tower))
+    (folder / "preprocessor_config.json").write_text(json.dumps(colours))
+    encoder = {"type": "transformers", "model": str(folder)}
+    return {**tiny_spec, "encoder": encoder, "template": "llava-v1"}
 
 
 @pytest.fixture(scope="session")

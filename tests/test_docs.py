@@ -17,7 +17,12 @@ from blocks import Block, blocks, check_fragment, check_spec, run_bash, run_pyth
 ROOT = Path(__file__).parents[1]
 PAGES = [
     p
-    for where in ("docs/*.md", "packages/*/README.md", "examples/vlm-easy-vqa/README.md")
+    for where in (
+        "docs/*.md",
+        "packages/*/README.md",
+        "examples/vlm-easy-vqa/README.md",
+        "examples/vlm-grid/README.md",
+    )
     for p in sorted(ROOT.glob(where))
 ]
 INSTALLS = re.compile(r"(?:pip install .+|vlm-assemble --list|#.*|)")
@@ -84,7 +89,8 @@ def test_marks(page: Path) -> None:
 def test_the_example_of_data_md_is_a_whole_run(tmp_path: Path) -> None:
     """The blocks that a reader copies are there: without them, the page's test would prove nothing."""
     found = blocks(ROOT / "docs" / "data.md")
-    assert [b.language for b in found] == ["python", "yaml", "bash", "bash"]
+    formats = ["python", "yaml"] * 2
+    assert [b.language for b in found] == ["python", "yaml", "bash", *formats, "bash", "bash"]
     assert found[1].file_name == "own.yaml"
     assert "vlm-train run own.yaml" in found[2].text
 

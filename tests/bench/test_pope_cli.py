@@ -1,28 +1,14 @@
 """`vlm-bench score pope` on small files: figures, joins and refusals."""
 
 import gzip
-import json
 import random
 
 import pytest
 from bench_files import Pope
+from commands import refused, scored
 
 from vlm_bench.cli import main
 from vlm_core.errors import UserError
-
-
-def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
-    assert main(argv) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith("vlm-bench: ")
-    assert "Traceback" not in err
-    return err
-
-
-def scored(capsys: pytest.CaptureFixture[str], *argv: str) -> dict:
-    assert main([*argv, "--json"]) == 0
-    return json.loads(capsys.readouterr().out)
 
 
 def test_figures(pope: Pope, capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,7 +84,7 @@ def test_missing_answers(pope: Pope, capsys: pytest.CaptureFixture[str]) -> None
 
 def test_a_part_of_the_questions(pope: Pope, capsys: pytest.CaptureFixture[str]) -> None:
     del pope.questions[-2:], pope.answers[-2:]
-    assert "2 of 4 labels without a question" in refused(capsys, *pope.write())
+    assert "2 of 12 labels without a question" in refused(capsys, *pope.write())
     assert scored(capsys, *pope.write(), "--allow-partial")["missing"] == 2
 
 
@@ -110,7 +96,7 @@ def test_no_answer_at_all_is_refused_even_when_partial(
 
 
 def test_duplicates_are_refused(pope: Pope, capsys: pytest.CaptureFixture[str]) -> None:
-    pope.answers += pope.answers[:2]
+    pope.answers += [dict(pope.answers[0], question_id="1"), pope.answers[1]]
     err = refused(capsys, *pope.write(), "--allow-partial")
     assert "answers.jsonl:13" in err
     assert "stands twice" in err

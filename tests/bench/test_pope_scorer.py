@@ -2,7 +2,9 @@
 
 import pytest
 
-from vlm_bench.scorers.pope import SplitScore, mean_f1, says_no, score_split, unclear
+from vlm_bench.benchmarks import pope
+from vlm_bench.scorers.pope import SplitScore, says_no, score_split, unclear
+from vlm_core.benchmark import Headline
 
 PARSING = [  # text, read as no, counted as unclear
     ("No", True, False),
@@ -64,4 +66,7 @@ def test_division_by_zero_is_zero_and_flagged() -> None:
 
 def test_the_figure_is_the_mean_over_splits_not_pooled() -> None:
     good, bad = SplitScore(tp=10, fp=0, tn=10, fn=0), SplitScore(tp=1, fp=1, tn=0, fn=98)
-    assert mean_f1([good, bad]) == pytest.approx((1 + 2 / 101) / 2)
+    unit: dict[str, tuple[float, float]] = {}
+    pope._add(unit, "random", good)
+    pope._add(unit, "popular", bad)
+    assert Headline("mean F1", {"an image": unit}).value == pytest.approx((1 + 2 / 101) / 2)

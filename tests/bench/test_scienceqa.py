@@ -8,6 +8,7 @@ import pytest
 from bench_files import write_jsonl
 
 from vlm_bench.cli import main
+from vlm_bench.readers.questions import LETTER
 from vlm_bench.scorers.scienceqa import parse
 
 PARSING = [
@@ -67,7 +68,7 @@ def test_img_is_a_subset(questions: Path, tmp_path: Path, capsys: pytest.Capture
 
 def test_llava_analysis_files(questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     answer = {"pred": "A", "parsed_ans": "ignored"}
-    rows = [answer | {"question_id": n, "question": f"<image>\n{n}?\nA. x\nB. y\nAnswer."} for n in "123"]
+    rows = [answer | {"question_id": n, "question": f"<image>\n{n}?\nA. x\nB. y\n{LETTER}"} for n in "123"]
     path = tmp_path / "analysis.json"
     path.write_text(json.dumps({"correct": rows[:1], "incorrect": rows[1:]}, indent=2))
     assert "IMG accuracy  50.00" in run(capsys, questions, path)[1]

@@ -2,7 +2,8 @@
 
 import pytest
 
-from vlm_connectors.configs import MLPConfig, VSSL2Config, VSSMLPConfig
+from vlm_connectors.configs import LinearConfig, MLPConfig, MSCConfig, VSSL2Config, VSSMLPConfig
+from vlm_connectors.reducer_configs import LDPv2Config, PixelShuffleConfig, ResamplerConfig
 from vlm_core.registry import installed
 from vlm_core.testing import ConnectorSuite
 
@@ -12,7 +13,17 @@ VSS = [
     for scan in ("bsm", "csm")
     for parameters in ("shared", "ssm", "full")
 ]
-CASES = [MLPConfig(), *VSS, VSSL2Config(merge="mean", norm="rmsnorm")]
+NEIGHBOURS = [
+    LinearConfig(),
+    MLPConfig(depth=3, hidden=48),
+    MSCConfig(d_state=8, head_dim=8),
+    MSCConfig(d_state=4, head_dim=16, scan="csm", swiglu=False, blocks=1),
+    PixelShuffleConfig(),
+    PixelShuffleConfig(hidden=20, norm="rmsnorm", activation="relu2", bias=False),
+    LDPv2Config(grid=3),
+    ResamplerConfig(grid=3, head_dim=8),
+]
+CASES = [MLPConfig(), *VSS, VSSL2Config(merge="mean", norm="rmsnorm"), *NEIGHBOURS]
 
 
 def _suite(config):

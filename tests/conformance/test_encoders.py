@@ -13,6 +13,7 @@ import pytest
 from vlm_core.config import EncoderConfig
 from vlm_core.registry import installed
 from vlm_core.testing import EncoderSuite
+from vlm_encoders import FusedConfig
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "encoders"))
 from tiny_towers import (  # pyright: ignore[reportMissingImports]
@@ -38,6 +39,10 @@ def _resized(folder: Path) -> EncoderConfig:
     return tiny_transformers("siglip", folder, image_size=48, fit="pad")
 
 
+def _fused(folder: Path) -> EncoderConfig:
+    return FusedConfig(towers=[tiny_timm("dinov2_registers"), tiny_transformers("siglip", folder, layer=-1)])
+
+
 CASES: dict[str, dict[str, Make]] = {
     "timm": {name: _timm(name) for name in TINY_TIMM},
     "open-clip": {name: partial(tiny_open_clip, name) for name in TINY_OPEN_CLIP},
@@ -45,6 +50,7 @@ CASES: dict[str, dict[str, Make]] = {
         **{name: partial(tiny_transformers, name) for name in TINY_TRANSFORMERS},
         "siglip_resized": _resized,
     },
+    "fused": {"dinov2_siglip": _fused},
 }
 """By registered type: what to call a case, and how to make its config in an empty folder."""
 

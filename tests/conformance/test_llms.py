@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tiny_transformers import TINY, write_tiny
 
 from vlm_core.config import LLMConfig
+from vlm_core.interfaces import PADDING
 from vlm_core.registry import installed
 from vlm_core.testing import LanguageModelSuite
+from vlm_core.testing.llm import relative_difference
 from vlm_llms.configs import TransformersLLMConfig
 from vlm_llms.mamba_config import MambaConfig
 from vlm_llms.tokenizer import train_bpe
@@ -46,6 +49,30 @@ for _type, _cases in CASES.items():
     for _name, _make in _cases.items():
         _title = f"Test_{_type}_{_name}".replace("-", "_")
         globals()[_title] = _suite(_title, _make)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", TINY)
+def test_decoding_a_padded_batch_equals_the_library(name: str, tmp_path: Path) -> None:
+    """Prompts of 6 and 3 positions, padded in front, then fed token by token: the logits that the model itself
+    has for each sequence, alone, whole and by ids."""
+    torch.manual_seed(0)
+    lm = TransformersLLMConfig(model=str(write_tiny(name, tmp_path))).build(weights=False).eval()
+    ids, lengths = torch.randint(1, lm.vocab_size, (2, 9)), (6, 3)
+    segments = torch.zeros(2, 6, dtype=torch.long)
+    segments[1, :3] = PADDING
+    prompts = torch.stack([ids[0, :6], ids[1, :3].repeat(2)])
+    hidden, state = lm(lm.embed(prompts), segments=segments)
+    seen = [lm.logits(hidden)]
+    for t in range(3):
+        hidden, state = lm(
+            lm.embed(torch.stack([ids[i, n + t] for i, n in enumerate(lengths)])[:, None]), state=state
+        )
+        seen.append(lm.logits(hidden))
+    for row, length in enumerate(lengths):
+        theirs = lm.model(input_ids=ids[row : row + 1, : length + 3], use_cache=False).logits[0]
+        ours = torch.cat(seen, 1)[row, 6 - length :]
+        assert relative_difference(ours, theirs) <= 1e-5
 
 
 def test_every_registered_type_has_a_case() -> None:

@@ -69,7 +69,7 @@ def test_interactive_chat(cli, tiny_folder, tmp_path, monkeypatch):
     monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
     code, out, err = cli(chat.main, tiny_folder, "--max-new-tokens", 3)
     assert code == 0
-    assert "none.png: no such image file" in err, "a wrong path does not end the conversation"
+    assert "none.png: no such file" in err, "a wrong path does not end the conversation"
     assert out.count("/image FILE shows an image") == 2
 
 
@@ -84,9 +84,10 @@ def test_schema_and_list(cli):
     assert "connector" in json.loads(out)["properties"]
     code, out, _ = cli(assemble.main, "--list")
     assert code == 0
-    rows = [line.split() for line in out.splitlines()]
-    assert ["connector", "vss-l2", "vlm-connectors", "0.1.0"] in rows
-    assert ["scan", "csm", "vlm-connectors", "0.1.0"] in rows
+    rows = {tuple(line.split()[:4]): line.split()[4:] for line in out.splitlines()}
+    assert ("scan", "csm", "vlm-connectors", "0.1.0") in rows
+    folder, editable = rows["connector", "vss-l2", "vlm-connectors", "0.1.0"]
+    assert (folder.rsplit("/", 2)[1:], editable) == (["packages", "vlm-connectors"], "(editable)")
 
 
 @pytest.mark.parametrize(
@@ -99,6 +100,12 @@ def test_schema_and_list(cli):
         (["{spec}", "--set", "llm.d_model=99999999"], "llm.d_model: got 99999999"),
         (["{spec}", "--set", "encoder.model=vit_tinny_patch16_224"], "nearest: vit_tiny_patch16_224"),
         (["{spec}", "--set", "llm.tokenizer.dataset.path=none.json"], "none.json: no such data file"),
+        (["{spec}", "--check", "--out", "x"], "--out would do nothing beside --check"),
+        (["{spec}", "--with-code"], "--with-code goes with --export-hf"),
+        (
+            ["{spec}", "--export-hf", "x", "--dtype", "bfloat16", "--set", "a=1"],
+            "--dtype and --set would do nothing",
+        ),
     ],
 )
 def test_assemble_mistakes(cli, spec_file, tmp_path, args, message):

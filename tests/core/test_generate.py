@@ -154,3 +154,41 @@ def test_what_a_user_types_stays_text(tiny_model, text):
     assert tiny_model.llm.tokenizer.eos_id not in sample.ids
     assert not any(sample.is_image)
     assert text in tiny_model.llm.tokenizer.decode(sample.ids)
+
+
+class Counted:
+    """What a GPU records, by plain calls."""
+
+    def __init__(self, llm, state):
+        self.llm, self.after, self.calls = llm, state, 0
+
+    def __call__(self, ids):
+        hidden, self.after = self.llm(self.llm.embed(ids.unsqueeze(1)), state=self.after)
+        self.calls += 1
+        return self.llm.logits(hidden[:, -1])
+
+    def state(self):
+        return self.after.clone()
+
+
+def test_recorded_tokens_are_the_same_and_leave_their_state(tiny_model, monkeypatch):
+    """Recording begins after a few tokens, and what is fed next continues from its state."""
+    (pixels,), made, recordings = images(1), [], []
+    sample = prompt(tiny_model, "is there a circle?", pixels)
+    for recording in (False, True):
+        if recording:
+            make = lambda state: recordings.append(Counted(tiny_model.llm, state)) or recordings[-1]  # noqa: E731
+            monkeypatch.setattr(tiny_model.llm, "record", make)
+        session = Session(tiny_model)
+        session.feed([sample], [pixels])
+        said = list(session.tokens(Decoding(max_new_tokens=9, temperature=1.0)))
+        state = session.state
+        session.feed([sample], [pixels])
+        made.append((said, state, session.state, session.fork(2).state))
+    (said, *states), (same, *others) = made
+    assert said == same
+    assert [r.calls for r in recordings] == [len(said) - 1 - 4]
+    for before, after in zip(states, others, strict=True):
+        for a, b in zip(before, after, strict=True):
+            torch.testing.assert_close(a.ssm, b.ssm)
+            torch.testing.assert_close(a.conv, b.conv)

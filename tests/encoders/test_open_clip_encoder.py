@@ -95,7 +95,7 @@ def test_published_models_on_the_meta_device(
         ({"model": "ViT-B-23"}, "open_clip has no model 'ViT-B-23'; nearest: .*ViT-B-32"),
         (
             {"model": "ViT-B-32", "pretrained": "opnai"},
-            "opnai is neither a file nor a tag of ViT-B-32; tags: openai",
+            "opnai is neither a file, a folder nor a tag of ViT-B-32; tags: openai",
         ),
         ({"model": "local-dir:nowhere"}, "the folder holds no open_clip_config.json"),
         ({"model": "hf-hub:nobody/nothing"}, "could not download open_clip's hf-hub:nobody/nothing"),

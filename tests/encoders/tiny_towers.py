@@ -18,6 +18,11 @@ TINY_TIMM: dict[str, dict[str, Any]] = {
     "cnn": {"model": "test_efficientnet", "image_size": 48},
     "cnn_stage": {"model": "test_resnet", "image_size": 48, "layer": 2},
     "convnext": {"model": "test_convnext", "image_size": 64},
+    "naflex": {
+        "model": "naflexvit_base_patch16_siglip",
+        "model_args": {k: v for k, v in VIT_ARGS.items() if k != "img_size"},
+        "image_size": 32,
+    },
 }
 
 VISION: dict[str, Any] = {
@@ -40,7 +45,11 @@ TINY_TRANSFORMERS: dict[str, dict[str, Any]] = {
     "dinov2": {"model_type": "dinov2", **_DINO},
     "dinov2_registers": {"model_type": "dinov2_with_registers", "num_register_tokens": 3, **_DINO},
     "vit": {"model_type": "vit", **VISION},
-}
+    "sam": {"model_type": "sam_vision_model", **VISION, "mlp_dim": 24, "window_size": 2, "output_channels": 8},
+    "swin": {"model_type": "swin", "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "image_size": 32,
+             "patch_size": 4, "window_size": 2},
+    "convnext": {"model_type": "convnext", "hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "image_size": 64},
+}  # fmt: skip
 
 TINY_OPEN_CLIP: dict[str, dict[str, Any]] = {
     "vit": {"width": 16, "layers": 3, "head_width": 8, "patch_size": 8, "image_size": 32},
@@ -76,6 +85,19 @@ def tiny_open_clip(name: str, folder: Path, **changes: Any) -> OpenClipConfig:
     model = {"embed_dim": 16, "quick_gelu": True, "vision_cfg": TINY_OPEN_CLIP[name], "text_cfg": text}
     _write(folder / "open_clip_config.json", {"model_cfg": model})
     return OpenClipConfig(model=f"local-dir:{folder}", **changes)
+
+
+class _Touch:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+def code_that_touches(path: Path) -> Any:
+    """An object that, unpickled by a careless reader, creates the file `path`."""
+    return _Touch(path)
 
 
 def _write(path: Path, content: Any) -> None:

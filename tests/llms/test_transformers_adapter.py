@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from pydantic import ValidationError
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from vlm_core.errors import UserError
 from vlm_core.interfaces import PADDING
 from vlm_llms.configs import TransformersLLMConfig
-from vlm_llms.hf_adapter import TransformersLM, verify
+from vlm_llms.hf_adapter import TransformersLM
 from vlm_llms.hf_logits import LogitRule
+from vlm_llms.hf_verify import verify
 from vlm_llms.tokenizer import train_bpe
 
 _SIZE = {"hidden_size": 16, "num_hidden_layers": 2, "vocab_size": 300, "num_attention_heads": 4}
@@ -32,13 +32,15 @@ FIELDS: dict[str, dict[str, Any]] = {
     "mamba": {"hidden_size": 16, "num_hidden_layers": 2, "vocab_size": 300, "state_size": 4},
 }
 
+SMALL = train_bpe(["a cat on a mat"], 270)
+
 
 def _folder(model_type: str, folder: Path, weights: bool = False) -> str:
     config = CONFIG_MAPPING[model_type](**FIELDS[model_type])
     config.save_pretrained(folder)
     if weights:
         AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    train_bpe(["a cat on a mat"], 270).save(folder)
+    SMALL.save(folder)
     return str(folder)
 
 
@@ -140,32 +142,98 @@ def test_a_model_with_a_rule_of_its_own_is_refused(tmp_path: Path) -> None:
     lm = _tiny("llama", tmp_path)
     head = lm.model.lm_head
     lm.model.forward = lambda input_ids, use_cache: type("Out", (), {"logits": head(lm.embed(input_ids))})
-    with pytest.raises(UserError, match=r"its logits differ.*logit_scale.*Write a LanguageModel of your own"):
+    with pytest.raises(
+        UserError, match=r"its own logits differ.*logit_scale.*Write a LanguageModel of your own"
+    ):
         verify(lm)
 
 
 def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
     name = _folder("llama", tmp_path / "model")
     train_bpe([f"{i} {i * 7919} {i * 104729}" for i in range(200)], 400).save(tmp_path / "other")
-    lm = TransformersLLMConfig(model=name, tokenizer=str(tmp_path / "other")).build(weights=False)
+    config = TransformersLLMConfig(model=name, tokenizer=str(tmp_path / "other"))
     with pytest.raises(UserError, match="the tokenizer has 400 ids but the model only 300 embeddings"):
-        _ = lm.tokenizer
+        config.build(weights=False)
 
 
-def test_code_from_the_hub_must_be_pinned() -> None:
-    for revision in (None, "main", "abc123"):
-        with pytest.raises(ValidationError, match=r"revision must pin it.*40 hex digits"):
-            TransformersLLMConfig(model="someone/model", trust_remote_code=True, revision=revision)
-    assert TransformersLLMConfig(model="someone/model", trust_remote_code=True, revision="0a" * 20)
+DEFECTIVE: dict[str, tuple[dict[str, Any], str]] = {
+    "recurrent_gemma": (
+        {**_SIZE, "num_hidden_layers": 3, "intermediate_size": 32, "lru_width": 16, "head_dim": 4,
+         "attention_window_size": 4, "num_key_value_heads": 4},
+        "a text in pieces and whole differ by .*its memory does not live in its cache alone",
+    ),
+    "ctrl": (
+        {"n_embd": 16, "n_layer": 2, "n_head": 4, "dff": 32, "vocab_size": 300},
+        "it overwrites its input",
+    ),
+    "xlstm": (
+        {"hidden_size": 16, "num_hidden_layers": 2, "vocab_size": 300, "num_heads": 2},
+        "it fails: AttributeError",
+    ),
+    "rwkv": ({"hidden_size": 16, "num_hidden_layers": 2, "vocab_size": 300}, "must take inputs_embeds and one of"),
+}  # fmt: skip
 
 
-def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "no-such-type"}')
-    with pytest.raises(UserError, match=r"transformers could not load it.*Expected a hub id or a folder"):
+@pytest.mark.parametrize("model_type", DEFECTIVE)
+def test_models_that_would_answer_wrongly_are_refused(model_type: str, tmp_path: Path) -> None:
+    fields, message = DEFECTIVE[model_type]
+    CONFIG_MAPPING[model_type](**fields, architectures=None).save_pretrained(tmp_path)
+    torch.manual_seed(0)
+    with pytest.raises(UserError, match=rf"can't be used: .*{message}"):
         TransformersLLMConfig(model=str(tmp_path)).build(weights=False)
+
+
+def test_a_model_that_overlooks_padding_is_refused(tmp_path: Path) -> None:
+    lm = _tiny("llama", tmp_path)
+    lm._run = lambda x, state, real, remember=True: TransformersLM._run(lm, x, state, None, remember)
+    with pytest.raises(UserError, match="rows with padding in front and without differ"):
+        verify(lm)
+
+
+def test_packing_is_withdrawn_where_it_fails(tmp_path: Path) -> None:
+    lm = _tiny("llama", tmp_path)
+    assert lm.supports_packing
+    lm._forward_packed = lambda x, segments, state: lm._run(x, lm._empty(len(x)), None)[0]
+    verify(lm)
+    assert not lm.supports_packing
 
 
 def test_the_plugin_imports_nothing_heavy() -> None:
     check = "import sys, vlm_llms.plugin; print(*{'torch','transformers','tokenizers'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_an_architecture_in_the_spec_needs_no_file() -> None:
+    config = {"model_type": "llama", **FIELDS["llama"]}
+    with torch.device("meta"):
+        lm = TransformersLLMConfig(model="somebody/somewhere", config=config).build(weights=False)
+    own = AutoModelForCausalLM.from_config(CONFIG_MAPPING["llama"](**FIELDS["llama"]))
+    assert {n: p.shape for n, p in lm.model.named_parameters()} == {
+        n: p.shape for n, p in own.named_parameters()
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "lama"}, "Unrecognized model identifier: lama"),
+        ({"model_type": None}, "needs model_type"),
+        ({"hiden_size": 8}, "llama has no key 'hiden_size'.*did you mean 'hidden_size'"),
+        ({"hidden_size": "wide"}, "expected int, got str"),
+    ],
+)
+def test_an_architecture_that_transformers_does_not_know(change: dict[str, Any], message: str) -> None:
+    config = {"model_type": "llama", **FIELDS["llama"], **change}
+    with pytest.raises(UserError, match=message):
+        TransformersLLMConfig(model="somebody/somewhere", config=config).build(weights=False)
+
+
+def test_weights_must_be_of_the_architecture_in_the_spec(tmp_path: Path) -> None:
+    name, config = _folder("llama", tmp_path, weights=True), {"model_type": "llama", **FIELDS["llama"]}
+    assert TransformersLLMConfig(model=name, config=config).build().dim == 16
+    wrong = TransformersLLMConfig(model=name, config=config | {"num_hidden_layers": 3})
+    with pytest.raises(UserError, match=r"does not describe .*num_hidden_layers 3 for 2"):
+        wrong.build()
+    with pytest.raises(UserError, match=r"model_type 'mistral', but .* is 'llama'"):
+        TransformersLLMConfig(model=name, config={"model_type": "mistral"}).build()

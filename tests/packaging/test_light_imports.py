@@ -29,8 +29,10 @@ COMMANDS = [
     ("vlm-chat", "--help"),
     ("vlm-train", "--help"),
     ("vlm-train", "run", "--help"),
+    ("vlm-train", "report", "--help"),
     ("vlm-bench", "--help"),
     ("vlm-bench", "score", "pope", "--help"),
+    ("vlm-bench", "submit", "mmbench", "--help"),
 ]
 
 

@@ -94,3 +94,7 @@ def test_alone_in_an_empty_environment(name: str, wheels: Path, empty: Path) -> 
     assert (name in listing.stdout) == ("entry-points" in project(name))
     if name == "vlm-connectors":
         succeed(empty, "-c", CONNECTOR)
+    if name == "vlm-core":
+        package = empty.parents[2] / "package"
+        succeed(empty.with_name("vlm-assemble"), "--new-plugin", "connector", "pool", "--out", package)
+        assert (package / "src" / "vlm_connector_pool" / "pool.py").is_file()

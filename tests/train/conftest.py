@@ -4,9 +4,37 @@ import json
 
 import pytest
 import yaml
+from accelerate.state import AcceleratorState
 from PIL import Image
 
+from vlm_train.trainer import StageTrainer
+
 COLOURS = ["red", "green", "blue", "black", "white", "teal"]
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator():
+    """accelerate keeps its settings for the life of a process; each run here stands for a process."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def killed_at(monkeypatch):
+    """`killed_at(number, step)` interrupts training once, after that step of that stage."""
+
+    def arm(number, step, after="_record"):
+        done, killed = getattr(StageTrainer, after), []
+
+        def kill(self, position, *args):
+            done(self, position, *args)
+            if (self.number, position.step) == (number, step) and not killed:
+                killed.append(position)
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(StageTrainer, after, kill)
+
+    return arm
 
 
 def rows(count):

@@ -1,8 +1,13 @@
 """The connector contract, checked by the suite that vlm-core ships for plugins."""
 
 from vlm_connector_pool.plugin import PoolConfig
+from vlm_core.registry import installed
 from vlm_core.testing import ConnectorSuite
 
 
 class TestPool(ConnectorSuite):
     config = PoolConfig()
+
+
+def test_a_spec_finds_it_by_name():
+    assert installed().get("connector", "pool") is PoolConfig

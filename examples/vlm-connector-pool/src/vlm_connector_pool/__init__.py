@@ -1,1 +1,1 @@
-"""A third-party connector for vlm-core: average pooling, then Linear, GELU, Linear."""
+"""The connector `pool` for vlm-core."""

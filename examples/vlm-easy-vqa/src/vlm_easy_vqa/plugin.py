@@ -1,15 +1,18 @@
-"""easy-VQA as a dataset: a third party's reader in forty lines."""
+"""easy-VQA as a dataset and as a benchmark: a third party's reader in forty lines, its benchmark in thirty."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
-from vlm_core import DatasetConfig, UserError, hookimpl
+from vlm_core import BenchmarkConfig, DatasetConfig, UserError, hookimpl
+from vlm_core.benchmark import CreditBenchmark, Question
 
 Category = Literal["shape", "colour", "yes/no"]
 _SHAPES = {"circle", "rectangle", "triangle"}
@@ -17,6 +20,19 @@ _SHAPES = {"circle", "rectangle", "triangle"}
 
 def _category(answer: str) -> Category:
     return "yes/no" if answer in ("yes", "no") else "shape" if answer in _SHAPES else "colour"
+
+
+def _home() -> Path:
+    """The data that the package easy-vqa holds."""
+    package = find_spec("easy_vqa")
+    if package is None or package.origin is None:
+        raise UserError("easy-vqa's files are not installed: pip install easy-vqa")
+    return Path(package.origin).parent / "data"
+
+
+def _asked(folder: Path) -> list[tuple[str, str, int]]:
+    """Question, answer, number of the image."""
+    return json.loads((folder / "questions.json").read_text(encoding="utf-8"))
 
 
 class EasyVQAConfig(DatasetConfig):
@@ -33,12 +49,9 @@ class EasyVQAConfig(DatasetConfig):
     turns: PositiveInt = 1
 
     def rows(self) -> list[dict[str, Any]]:
-        package = find_spec("easy_vqa")
-        if package is None or package.origin is None:
-            raise UserError("easy-vqa's files are not installed: pip install easy-vqa")
-        folder = Path(package.origin).parent / "data" / self.split
+        folder = _home() / self.split
         by_image: dict[int, list[tuple[str, str]]] = {}
-        for question, answer, image in json.loads((folder / "questions.json").read_text(encoding="utf-8")):
+        for question, answer, image in _asked(folder):
             if not self.categories or _category(answer) in self.categories:
                 by_image.setdefault(image, []).append((question, answer))
         return [
@@ -68,3 +81,55 @@ class EasyVQAConfig(DatasetConfig):
 @hookimpl
 def vlm_datasets() -> list[type[DatasetConfig]]:
     return [EasyVQAConfig]
+
+
+class EasyVQA(CreditBenchmark):
+    """The test questions; an answer is right if it is the one word, whatever its case."""
+
+    max_new_tokens = 8
+
+    def __init__(self, folder: Path) -> None:
+        self.truth: dict[str, str] = {}
+        questions: list[Question] = []
+        of_image: Counter[int] = Counter()
+        for text, answer, image in _asked(folder):
+            key = f"test-{image}-{of_image[image]}"
+            of_image[image] += 1
+            self.truth[key] = answer
+            questions.append(Question(key, text, folder / "images" / f"{image}.png"))
+        files = {"questions.json": folder / "questions.json"}
+        super().__init__("easy-vqa/test exact match", questions, files=files)
+
+    def credit(self, key: str, text: str) -> float:
+        return float(text.strip().rstrip(".").casefold() == self.truth[key])
+
+    def groups(self, key: str) -> Iterable[str]:
+        return [_category(self.truth[key])]
+
+
+class EasyVQABenchmarkConfig(BenchmarkConfig):
+    """easy-VQA: the official test questions"""
+
+    type: Literal["easy-vqa"] = "easy-vqa"
+    data: Annotated[Path, Field(strict=False)] | None = Field(
+        default=None, description="folder that holds easy-vqa/test (default: the installed package's data)"
+    )
+
+    @property
+    def folder(self) -> Path:
+        return (_home() if self.data is None else self.data / "easy-vqa") / "test"
+
+    def present(self) -> bool:
+        return (self.folder / "questions.json").is_file()
+
+    def build(self) -> EasyVQA:
+        if not self.present():
+            raise UserError(
+                f"{self.folder}: holds no questions.json; leave --data out to use the package's files"
+            )
+        return EasyVQA(self.folder)
+
+
+@hookimpl
+def vlm_benchmarks() -> list[type[BenchmarkConfig]]:
+    return [EasyVQABenchmarkConfig]

@@ -2,41 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 
 from vlm_bench.readers.answers import Answer
+from vlm_core.benchmark import Question
 from vlm_core.errors import UserError
 
 
-def check_answers(
-    prompts: Mapping[str, str], answers: Mapping[str, Answer], allow_partial: bool
-) -> list[str]:
-    """The ids to score, in the questions' order.
+def join(
+    questions: Mapping[str, Question], answers: Iterable[Answer], *, allow_partial: bool = False
+) -> dict[str, str]:
+    """`{question id: answer}` in the questions' order.
 
-    Refuses answers without a question and answers whose logged prompt is another question's, whatever
-    `allow_partial` says; refuses missing answers unless it is set.
+    Refuses answers without a question, two answers to one question, and answers whose logged prompt is another
+    question's, whatever `allow_partial` says; refuses missing answers unless it is set.
     """
-    alien = [key for key in answers if key not in prompts]
-    if alien:
-        raise UserError(f"{_count(alien, 'answer')} to no question of this file, first id {alien[0]}")
-    other = [key for key, answer in answers.items() if _differs(answer.prompt, prompts[key])]
-    if other:
+    found = _match(questions, list(answers))
+    missing = [key for key in questions if key not in found]
+    if missing and (not allow_partial or not found):
         raise UserError(
-            f"{_count(other, 'answer')} logged with another prompt than the question of that id, first id "
-            f"{other[0]}: {answers[other[0]].prompt!r:.60}; is this another revision of the questions?"
+            f"{_count(missing, 'question')} of {len(questions)} without an answer, first id {missing[0]}"
+            + ("; --allow-partial scores the others" if found else "")
         )
-    scored = [key for key in prompts if key in answers]
-    missing = [key for key in prompts if key not in answers]
-    if not scored or (missing and not allow_partial):
-        raise UserError(
-            f"{_count(missing, 'question')} of {len(prompts)} without an answer, first id {missing[0]}"
-            + ("; --allow-partial scores the others" if scored else "")
-        )
-    return scored
+    return {key: found[key].text for key in questions if key in found}
 
 
-def _count(items: Collection[str], noun: str) -> str:
-    return f"{len(items)} {noun}{'' if len(items) == 1 else 's'}"
+def _match(questions: Mapping[str, Question], answers: list[Answer]) -> dict[str, Answer]:
+    shared: dict[str, list[Question]] = {}
+    for question in questions.values():
+        if question.alias is not None:
+            shared.setdefault(question.alias, []).append(question)
+    _no_aliens([a for a in answers if a.id not in questions and a.id not in shared])
+    fits = [(a, _fitting([questions[a.id]] if a.id in questions else shared[a.id], a)) for a in answers]
+    _no_strangers([a for a, found in fits if len(found) != 1])
+    _no_doubles([(found[0].id, a) for a, found in fits])
+    return {found[0].id: a for a, found in fits}
+
+
+def _fitting(candidates: list[Question], answer: Answer) -> list[Question]:
+    """The questions of an answer's id whose prompt is the one it logged."""
+    found = [q for q in candidates if not _differs(answer.prompt, q.prompt)]
+    exact = [q for q in found if q.prompt == answer.prompt]
+    return exact if len(found) > 1 and exact else found
 
 
 def _differs(logged: str | None, prompt: str) -> bool:
@@ -45,3 +53,39 @@ def _differs(logged: str | None, prompt: str) -> bool:
         return False
     logged, prompt = (text.replace("<image>", "").strip() for text in (logged, prompt))
     return logged != prompt and not (logged.startswith(f"{prompt}\n") or prompt.startswith(f"{logged}\n"))
+
+
+def _no_aliens(alien: list[Answer]) -> None:
+    if alien:
+        raise UserError(f"{_count(alien, 'answer')} to no question of this file, first id {alien[0].id}")
+
+
+def _no_strangers(other: list[Answer]) -> None:
+    if other and (first := other[0]).prompt is None:
+        raise UserError(
+            f"{_count(other, 'answer')} with the id of several questions and no prompt to tell them apart, "
+            f"first id {first.id}"
+        )
+    if other:
+        raise UserError(
+            f"{_count(other, 'answer')} logged with another prompt than the question of that id, first id "
+            f"{other[0].id}: {other[0].prompt!r:.60}; is this another revision of the questions?"
+        )
+
+
+def _no_doubles(keyed: list[tuple[str, Answer]]) -> None:
+    counts = Counter(key for key, _ in keyed)
+    if len(counts) == len(keyed):
+        return
+    seen: dict[str, Answer] = {}
+    for key, answer in keyed:
+        if key in seen:
+            raise UserError(
+                f"{answer.where}: question_id {answer.id} stands twice (first at {seen[key].where}); "
+                f"{len(keyed) - len(counts)} such rows"
+            )
+        seen[key] = answer
+
+
+def _count(items: Collection[object], noun: str) -> str:
+    return f"{len(items)} {noun}{'' if len(items) == 1 else 's'}"

@@ -1,1 +1,1 @@
-"""Connectors: `mlp`, and the multimodal connectors of VL-Mamba with their 2D scans."""
+"""Connectors: the multimodal connectors of VL-Mamba with their 2D scans, and those of its neighbours."""

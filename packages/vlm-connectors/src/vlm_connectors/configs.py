@@ -1,41 +1,61 @@
-"""Typed configs of the connectors. What the paper leaves open is a field; docs/paper.md lists the reasons."""
+"""Typed configs of the connectors with a token a patch. What a paper leaves open is a field; docs/paper.md says why."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, PositiveInt, field_validator
 
-from vlm_core.config import ConnectorConfig
+from vlm_core.config import ConnectorConfig, Recipe, Reference
 from vlm_core.errors import UserError
 from vlm_core.registry import installed
 
 if TYPE_CHECKING:
-    from vlm_connectors.vss import VSS
+    from vlm_core.hooks import Scan
     from vlm_core.interfaces import Connector
 
 
-class MLPConfig(ConnectorConfig):
-    """Linear–GELU–Linear, as LLaVA-1.5."""
+class LinearConfig(ConnectorConfig):
+    """One linear map, as the first LLaVA."""
 
-    type: Literal["mlp"] = "mlp"
+    type: Literal["linear"] = "linear"
 
     def build(self, d_in: int, d_out: int) -> Connector:
         from vlm_connectors.connectors import MLP
 
         return MLP(d_in, d_out)
 
+    def recipe(self) -> Recipe:
+        return Recipe("vlm_connectors.connectors:MLP", {})
 
-class VSSConfig(ConnectorConfig):
-    """The Vision Selective Scan module: 2D scan, one Mamba layer, merge."""
+
+class MLPConfig(ConnectorConfig):
+    """`depth` linear layers with GELU between them; the default is LLaVA-1.5's two.
+
+    `hidden` is the width after the first layer, the language model's if unset; all later layers have the language
+    model's. Cobra's projector is `depth: 3, hidden: 8704`, four times the encoder's width.
+    """
+
+    type: Literal["mlp"] = "mlp"
+    depth: int = Field(default=2, ge=2, le=16)
+    hidden: int | None = Field(default=None, gt=0, le=1_000_000)
+
+    def label(self) -> str:
+        return "mlp" if self.depth == 2 else f"mlp ({self.depth} layers)"
+
+    def build(self, d_in: int, d_out: int) -> Connector:
+        from vlm_connectors.connectors import layers
+
+        return layers(d_in, d_out, depth=self.depth, hidden=self.hidden)
+
+    def recipe(self) -> Recipe:
+        return Recipe("vlm_connectors.connectors:layers", self.model_dump(exclude={"type"}))
+
+
+class ScanConfig(ConnectorConfig):
+    """A connector that walks over the grid by an installed scan."""
 
     scan: str = "bsm"
-    parameters: Literal["shared", "ssm", "full"] = "shared"
-    merge: Literal["sum", "mean"] = "sum"
-    norm: Literal["layernorm", "rmsnorm"] = "layernorm"
-    d_state: PositiveInt = Field(default=16, le=1024)
-    d_conv: PositiveInt = Field(default=4, le=16)
-    expand: PositiveInt = Field(default=2, le=16)
 
     @field_validator("scan")
     @classmethod
@@ -46,22 +66,42 @@ class VSSConfig(ConnectorConfig):
             raise ValueError(str(error)) from None
         return name
 
+    @classmethod
+    def engine(cls, device: str) -> str:
+        from vlm_core.ssm.backends import engine
+
+        return engine(device)
+
+    def mechanism(self) -> Scan:
+        """The function behind the name."""
+        return installed().get("scan", self.scan)
+
+    def travelling(self, function: str) -> Recipe:
+        """A call of `function` with all fields, the scan by its place."""
+        scan = self.mechanism()
+        place = Reference(f"{scan.__module__}:{scan.__qualname__}")
+        return Recipe(function, {**self.model_dump(exclude={"type"}), "scan": place})
+
+
+class VSSConfig(ScanConfig):
+    """The Vision Selective Scan module: 2D scan, one Mamba layer, merge."""
+
+    parameters: Literal["shared", "ssm", "full"] = "shared"
+    merge: Literal["sum", "mean"] = "sum"
+    norm: Literal["layernorm", "rmsnorm"] = "layernorm"
+    d_state: PositiveInt = Field(default=16, le=1024)
+    d_conv: PositiveInt = Field(default=4, le=16)
+    expand: PositiveInt = Field(default=2, le=16)
+
     def label(self) -> str:
         return f"{self.type_name()} ({self.scan}, {self.parameters})"
 
-    def vss(self, dim: int) -> VSS:
-        """The module at width `dim`."""
-        from vlm_connectors.vss import VSS
+    def arguments(self) -> dict[str, Any]:
+        """What `vss_mlp` and `vss_l2` take besides the widths."""
+        return {**self.model_dump(exclude={"type"}), "scan": self.mechanism()}
 
-        return VSS(
-            dim,
-            installed().get("scan", self.scan),
-            parameters=self.parameters,
-            merge=self.merge,
-            d_state=self.d_state,
-            d_conv=self.d_conv,
-            expand=self.expand,
-        )
+    def recipe(self) -> Recipe:
+        return self.travelling(f"vlm_connectors.connectors:{self.type_name().replace('-', '_')}")
 
 
 class VSSMLPConfig(VSSConfig):
@@ -70,9 +110,9 @@ class VSSMLPConfig(VSSConfig):
     type: Literal["vss-mlp"] = "vss-mlp"
 
     def build(self, d_in: int, d_out: int) -> Connector:
-        from vlm_connectors.connectors import VSSMLP
+        from vlm_connectors.connectors import vss_mlp
 
-        return VSSMLP(d_in, d_out, self.vss(d_in), norm=self.norm)
+        return vss_mlp(d_in, d_out, **self.arguments())
 
 
 class VSSL2Config(VSSConfig):
@@ -81,6 +121,37 @@ class VSSL2Config(VSSConfig):
     type: Literal["vss-l2"] = "vss-l2"
 
     def build(self, d_in: int, d_out: int) -> Connector:
-        from vlm_connectors.connectors import VSSL2
+        from vlm_connectors.connectors import vss_l2
 
-        return VSSL2(d_in, d_out, self.vss(d_out), norm=self.norm)
+        return vss_l2(d_in, d_out, **self.arguments())
+
+
+class MSCConfig(ScanConfig):
+    """ML-Mamba's Mamba-2 scan connector: Linear, blocks of scan and SwiGLU, a three-layer MLP."""
+
+    type: Literal["msc"] = "msc"
+    blocks: PositiveInt = Field(default=2, le=64)
+    swiglu: bool = True
+    d_state: PositiveInt = Field(default=128, le=1024)
+    d_conv: PositiveInt = Field(default=4, le=16)
+    expand: PositiveInt = Field(default=2, le=16)
+    head_dim: PositiveInt = Field(default=64, le=1024)
+
+    def label(self) -> str:
+        return f"msc ({self.scan}, {self.blocks} blocks)"
+
+    def build(self, d_in: int, d_out: int) -> Connector:
+        from vlm_connectors.msc import MSC
+
+        if (inner := self.expand * d_out) % self.head_dim:
+            raise UserError(
+                f"msc: connector.head_dim {self.head_dim} doesn't divide the inner width {inner}, which is expand "
+                f"{self.expand} times the language model's width {d_out}; set head_dim to a divisor of {inner}"
+            )
+        return MSC(
+            d_in, d_out, self.mechanism(), blocks=self.blocks, swiglu=self.swiglu, d_state=self.d_state,
+            d_conv=self.d_conv, expand=self.expand, head_dim=self.head_dim,
+        )  # fmt: skip
+
+    def recipe(self) -> Recipe:
+        return self.travelling("vlm_connectors.msc:MSC")

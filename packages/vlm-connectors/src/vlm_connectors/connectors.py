@@ -2,52 +2,49 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vlm_connectors.layers import NORMS, Norm, mlp
 from vlm_connectors.vss import VSS
 from vlm_core.interfaces import Connector
 
-NORMS = {"layernorm": nn.LayerNorm, "rmsnorm": nn.RMSNorm}
-Norm = Literal["layernorm", "rmsnorm"]
+if TYPE_CHECKING:
+    from vlm_core.hooks import Scan
 
 
-def two_layers(d_in: int, d_out: int) -> nn.Sequential:
-    """Linear–GELU–Linear, the mlp2x_gelu of LLaVA-1.5."""
-    return nn.Sequential(nn.Linear(d_in, d_out), nn.GELU(), nn.Linear(d_out, d_out))
-
-
-class MLP(Connector):
-    """V_out = MLP(V)."""
-
-    def __init__(self, d_in: int, d_out: int) -> None:
-        super().__init__()
-        self.mlp = two_layers(d_in, d_out)
+class PerPatch(Connector):
+    """One visual token a patch, in row-major order."""
 
     def num_tokens(self, h: int, w: int) -> int:
         return h * w
+
+
+class MLP(PerPatch):
+    """V_out = MLP(V), through layers of these widths; two widths are a single linear map."""
+
+    def __init__(self, *widths: int) -> None:
+        super().__init__()
+        self.mlp = mlp(*widths)
 
     def forward(self, features: Tensor) -> Tensor:
         return self.mlp(features).flatten(1, 2)
 
 
-class VSSMLP(Connector):
+class VSSMLP(PerPatch):
     """Eq. 5: V_out = MLP(Norm(VSS(V) + V)), the scan at encoder width."""
 
     def __init__(self, d_in: int, d_out: int, vss: VSS, *, norm: Norm = "layernorm") -> None:
         super().__init__()
-        self.vss, self.norm, self.mlp = vss, NORMS[norm](d_in, eps=1e-5), two_layers(d_in, d_out)
-
-    def num_tokens(self, h: int, w: int) -> int:
-        return h * w
+        self.vss, self.norm, self.mlp = vss, NORMS[norm](d_in, eps=1e-5), mlp(d_in, d_out, d_out)
 
     def forward(self, features: Tensor) -> Tensor:
         return self.mlp(self.norm(self.vss(features) + features)).flatten(1, 2)
 
 
-class VSSL2(Connector):
+class VSSL2(PerPatch):
     """Eq. 6: V' = Linear(V); V_out = Linear(Norm(VSS(GELU(V')) + V')). The skip is taken before the GELU."""
 
     def __init__(self, d_in: int, d_out: int, vss: VSS, *, norm: Norm = "layernorm") -> None:
@@ -55,9 +52,21 @@ class VSSL2(Connector):
         self.project, self.vss = nn.Linear(d_in, d_out), vss
         self.norm, self.out = NORMS[norm](d_out, eps=1e-5), nn.Linear(d_out, d_out)
 
-    def num_tokens(self, h: int, w: int) -> int:
-        return h * w
-
     def forward(self, features: Tensor) -> Tensor:
         projected = self.project(features)
         return self.out(self.norm(self.vss(F.gelu(projected)) + projected)).flatten(1, 2)
+
+
+def vss_mlp(d_in: int, d_out: int, *, scan: Scan, norm: Norm, **vss: Any) -> VSSMLP:
+    """From plain values: the scan's function, the norm, and `VSS`'s own arguments."""
+    return VSSMLP(d_in, d_out, VSS(d_in, scan, **vss), norm=norm)
+
+
+def vss_l2(d_in: int, d_out: int, *, scan: Scan, norm: Norm, **vss: Any) -> VSSL2:
+    """As `vss_mlp`."""
+    return VSSL2(d_in, d_out, VSS(d_out, scan, **vss), norm=norm)
+
+
+def layers(d_in: int, d_out: int, *, depth: int, hidden: int | None) -> MLP:
+    """`depth` linear layers: `hidden` is the width after the first, the model's if None."""
+    return MLP(d_in, hidden or d_out, *[d_out] * (depth - 1))

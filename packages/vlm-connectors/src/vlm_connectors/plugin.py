@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from vlm_connectors import scans
-from vlm_connectors.configs import MLPConfig, VSSL2Config, VSSMLPConfig
+from vlm_connectors.configs import LinearConfig, MLPConfig, MSCConfig, VSSL2Config, VSSMLPConfig
+from vlm_connectors.reducer_configs import LDPv2Config, PixelShuffleConfig, ResamplerConfig
 from vlm_core.config import ConnectorConfig
 from vlm_core.hooks import Scan, hookimpl
 
 
 @hookimpl
 def vlm_connectors() -> list[type[ConnectorConfig]]:
-    return [MLPConfig, VSSMLPConfig, VSSL2Config]
+    per_patch = [LinearConfig, MLPConfig, VSSMLPConfig, VSSL2Config, MSCConfig]
+    return [*per_patch, PixelShuffleConfig, LDPv2Config, ResamplerConfig]
 
 
 @hookimpl

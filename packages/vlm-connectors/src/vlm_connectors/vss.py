@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlm_core.hooks import Scan
-from vlm_core.ssm import MambaMixer, SelectiveSSM, grouped_ssm
+from vlm_core.ssm import MambaMixer, SelectiveSSM, scan_along
+
+if TYPE_CHECKING:
+    from vlm_core.hooks import Scan
 
 
 @lru_cache(maxsize=64)
-def tables(scan: Scan, h: int, w: int) -> tuple[Tensor, Tensor]:
-    """The mechanism's permutations (K, H·W) and their inverses, checked once for each grid."""
+def tables(scan: Scan, h: int, w: int) -> Tensor:
+    """The mechanism's permutations (K, H·W), checked once for each grid."""
+    with torch.inference_mode(False):  # what a prediction cached must serve training, too
+        return _checked(scan, h, w)
+
+
+def _checked(scan: Scan, h: int, w: int) -> Tensor:
     routes = torch.tensor(scan(h, w), device="cpu")
     expected = torch.arange(h * w, device="cpu").expand(len(routes), -1)
     if routes.ndim != 2 or not torch.equal(routes.sort(-1).values, expected):
         raise ValueError(f"scan {scan!r} must give permutations of range({h * w}) for a {h}×{w} grid")
-    return routes, routes.argsort(-1)
+    return routes
 
 
 class VSS(nn.Module):
@@ -58,42 +64,24 @@ class VSS(nn.Module):
     def forward(self, v: Tensor) -> Tensor:
         """(N, H, W, D) -> (N, H, W, D)."""
         h, w = v.shape[1:3]
-        routes, inverse = (t.to(v.device) for t in tables(self.scan, h, w))
-        flat = v.flatten(1, 2)
-        merged = self._full(flat, routes, inverse) if self.parameters_of == "full" else self._hoisted(
-            flat, routes, inverse
-        )  # fmt: skip
+        routes = tables(self.scan, h, w).to(v.device)
+        merged = (self._full if self.parameters_of == "full" else self._hoisted)(v.flatten(1, 2), routes)
         if self.merge == "mean":
             merged = merged / len(routes)
         return merged.unflatten(1, (h, w))
 
-    def _hoisted(self, v: Tensor, routes: Tensor, inverse: Tensor) -> Tensor:
+    def _hoisted(self, v: Tensor, routes: Tensor) -> Tensor:
         """in_proj, gate and out_proj act on single tokens, so they run once, whatever K is."""
         mixer = self.mixers[0]
         assert isinstance(mixer, MambaMixer)
-        x, z = mixer.in_proj(v).chunk(2, dim=-1)
-        y = _merge(self._directions(mixer, x[:, routes]), inverse)
-        return mixer.out_proj((y.float() * F.silu(z.float())).to(y.dtype))
+        x, z = mixer.in_proj(v).unsqueeze(2).chunk(2, dim=-1)
+        y, _ = scan_along([mixer, *self.ssms], x, z, routes)  # pyright: ignore[reportArgumentType]
+        return mixer.out_proj(y.squeeze(2))
 
-    def _directions(self, mixer: MambaMixer, x: Tensor) -> Tensor:
-        """x (N, K, L, E), already in scan order -> (N, K, L, E), ungated."""
-        if len(self.ssms):
-            return grouped_ssm([mixer, *self.ssms], x)  # pyright: ignore[reportArgumentType]
-        y, _ = mixer.scan(x.flatten(0, 1))
-        return y.unflatten(0, x.shape[:2])
-
-    def _full(self, v: Tensor, routes: Tensor, inverse: Tensor) -> Tensor:
+    def _full(self, v: Tensor, routes: Tensor) -> Tensor:
         """A layer of its own for each direction; convolution and scan of all still run as one."""
-        pairs = [m.in_proj(v).chunk(2, dim=-1) for m in self.mixers]  # pyright: ignore
-        x = torch.stack([x[:, route] for (x, _), route in zip(pairs, routes, strict=True)], dim=1)
-        y = grouped_ssm(list(self.mixers), x)  # pyright: ignore[reportArgumentType]
-        outs = []
-        for k, (mixer, (_, z)) in enumerate(zip(self.mixers, pairs, strict=True)):
-            gated = y[:, k, inverse[k]].float() * F.silu(z.float())
-            outs.append(mixer.out_proj(gated.to(y.dtype)))  # pyright: ignore
+        mixers = [m for m in self.mixers if isinstance(m, MambaMixer)]
+        x, z = torch.stack([m.in_proj(v) for m in mixers], dim=2).chunk(2, dim=-1)
+        y, _ = scan_along(mixers, x, z, routes)
+        outs = [m.out_proj(y_k) for m, y_k in zip(mixers, y.unbind(2), strict=True)]
         return torch.stack(outs).sum(0)
-
-
-def _merge(y: Tensor, inverse: Tensor) -> Tensor:
-    """(N, K, L, E) in scan order -> (N, L, E) in row-major order, summed over directions."""
-    return torch.stack([y[:, k, order] for k, order in enumerate(inverse)]).sum(0)

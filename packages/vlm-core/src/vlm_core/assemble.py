@@ -4,34 +4,55 @@ from __future__ import annotations
 
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from safetensors.torch import load_file, save_model
+from torch import nn
 
+from vlm_core import exchange
 from vlm_core.errors import UserError
 from vlm_core.folder import verify_folder, write_folder
 from vlm_core.model import PARTS, VLM
 from vlm_core.registry import installed
 from vlm_core.spec import Spec, load_spec
+from vlm_core.weights import WEIGHTS, attach_parts, empty_parameters, save_part, to_dtype
 
-WEIGHTS = "weights.safetensors"
+M = TypeVar("M", bound=nn.Module)
 
 
-def build(spec: Spec, *, weights: bool = True, assets: Path | None = None, seed: int = 0) -> VLM:
+def build(
+    spec: Spec,
+    *,
+    weights: bool = True,
+    assets: Path | None = None,
+    seed: int = 0,
+    dtype: torch.dtype | None = None,
+) -> VLM:
     """Build the model; parts without published weights are initialised from `seed`.
 
     `weights=False` builds the architecture alone; `assets` is a model folder to take tokenizer and the like
-    from. Raises `UserError` if the parts don't fit together.
+    from. With `dtype`, each part is converted as soon as it is built. Raises `UserError` if the parts don't fit
+    together.
     """
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        encoder = spec.encoder.build(weights=weights, assets=assets and assets / "encoder")
-        llm = spec.llm.build(weights=weights, assets=assets and assets / "llm")
-        connector = spec.connector.build(encoder.dim, llm.dim)
-    model = VLM(encoder, connector, llm)
+    model = _parts(spec, weights, assets, seed, dtype)
     _check_fit(spec, model)
     return model.eval()
+
+
+def _parts(
+    spec: Spec, weights: bool, assets: Path | None, seed: int = 0, dtype: torch.dtype | None = None
+) -> VLM:
+    def built(part: M) -> M:
+        if dtype is not None:
+            to_dtype(part, dtype)
+        return part
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        encoder = built(spec.encoder.build(weights=weights, assets=assets and assets / "encoder"))
+        llm = built(spec.llm.build(weights=weights, assets=assets and assets / "llm"))
+        connector = built(spec.connector.build(encoder.dim, llm.dim))
+    return VLM(encoder, connector, llm)
 
 
 def _check_fit(spec: Spec, model: VLM) -> None:
@@ -51,11 +72,9 @@ def _check_fit(spec: Spec, model: VLM) -> None:
 
 
 def versions(spec: Spec) -> dict[str, str]:
-    """Versions of torch, of vlm-core and of every distribution that a part of the spec comes from."""
-    used = {(part, getattr(spec, part).type_name()) for part in PARTS}
-    found = {
-        entry.distribution: entry.version for entry in installed().all() if (entry.kind, entry.name) in used
-    }
+    """Versions of torch, of vlm-core and of every distribution that a part, or a part of one, comes from."""
+    used = {type(component) for part in PARTS for component in getattr(spec, part).components()}
+    found = {entry.distribution: entry.version for entry in installed().all() if entry.value in used}
     return {"torch": version("torch"), "vlm-core": version("vlm-core"), **found}
 
 
@@ -65,47 +84,54 @@ def _for_folder(spec: Spec) -> Spec:
     return spec.model_copy(update={**parts, "train": None})
 
 
+def architecture(spec: Spec, folder: Path) -> VLM:
+    """The model of a folder, without its weights."""
+    return _parts(spec, weights=False, assets=folder)
+
+
 def save(model: VLM, spec: Spec, path: Path, facts: dict[str, Any] | None = None) -> None:
-    """Write a model folder: `spec.yaml`, a subfolder a part with weights and small files, `manifest.json`."""
+    """Write a model folder: `spec.yaml`, a subfolder a part with weights and small files, `manifest.json`.
+
+    The files that transformers and people look for (`exchange`) lie beside them.
+    """
 
     def write(folder: Path) -> None:
         (folder / "spec.yaml").write_text(_for_folder(spec).to_yaml(), encoding="utf-8")
         for part in PARTS:
             (folder / part).mkdir()
             module = getattr(model, part)
-            save_model(module, str(folder / part / WEIGHTS))
+            save_part(module, folder / part / WEIGHTS)
             if hasattr(module, "save_assets"):
                 module.save_assets(folder / part)
+        exchange.write(folder, model, spec)
 
-    write_folder(path, write, {"versions": versions(spec), **(facts or {})})
+    found = {"versions": versions(spec), **(facts or {})}
+    write_folder(path, write, found, lambda manifest: exchange.card(_for_folder(spec), model, manifest))
 
 
-def load(path: str | Path) -> tuple[VLM, Spec]:
-    """Read a model folder after checking every hash; raises `UserError` naming what is damaged."""
+def load(
+    path: str | Path, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+) -> tuple[VLM, Spec]:
+    """Read a model folder after checking every hash; raises `UserError` naming what is damaged.
+
+    On a CPU the weights are the mapped files: memory fills as they are used, and holds them once. `dtype` converts
+    them (by default they stay as they were saved), `device` takes them to a GPU.
+    """
     path = Path(path)
     if not path.is_dir():
         raise UserError(f"{path}: no such model folder; vlm-assemble SPEC --out DIR and vlm-train write them")
+    _check_device(device)
     verify_folder(path)
     spec, _ = load_spec(path / "spec.yaml")
-    model = build(spec, weights=False, assets=path)
-    for part in PARTS:
-        load_part(getattr(model, part), path / part / WEIGHTS)
-    return model, spec
+    with empty_parameters():
+        model = architecture(spec, path)
+    attach_parts(model, path, PARTS, dtype, device)
+    return model.eval(), spec
 
 
-def load_part(module: torch.nn.Module, file: Path) -> None:
-    """Load weights strictly: missing, unexpected and misshapen names are told apart; ties are stored once."""
-    stored, own = load_file(file), module.state_dict()
-    unexpected = sorted(set(stored) - set(own))
-    wrong = [f"{k} {tuple(stored[k].shape)} for {tuple(own[k].shape)}" for k in stored.keys() & own.keys()
-             if stored[k].shape != own[k].shape]  # fmt: skip
-    if unexpected or wrong:
-        detail = (
-            f"unexpected {unexpected[:3]}" if unexpected else f"wrong shape: {', '.join(sorted(wrong)[:3])}"
-        )
-        raise UserError(f"{file}: does not fit the model of this spec: {detail}")
-    storages = {own[k].data_ptr() for k in stored}
-    missing = [k for k in own if k not in stored and own[k].data_ptr() not in storages]
-    if missing:
-        raise UserError(f"{file}: {len(missing)} weights are missing, such as {missing[:3]}")
-    module.load_state_dict(stored, strict=False)
+def _check_device(device: torch.device | str) -> None:
+    """A name that torch doesn't have here is known before anything is read."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from None

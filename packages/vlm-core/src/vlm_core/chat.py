@@ -10,11 +10,13 @@ from __future__ import annotations
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from vlm_core.errors import UserError
 from vlm_core.interfaces import Tokenizer
-from vlm_core.template import Template
+
+if TYPE_CHECKING:
+    from vlm_core.template import Template
 
 
 class ImageSlot:

@@ -8,7 +8,7 @@ import torch
 
 from vlm_core.assemble import build
 from vlm_core.interfaces import parameter_count
-from vlm_core.model import PARTS
+from vlm_core.model import PARTS, VLM
 from vlm_core.spec import Spec
 
 
@@ -39,10 +39,16 @@ class Arithmetic:
         return sum(row.parameters for row in self.rows)
 
 
-def check(spec: Spec) -> Arithmetic:
-    """Build on the meta device and push shapes through; raises `UserError` if the parts don't fit."""
+def on_meta(spec: Spec) -> VLM:
+    """The model without memory for its weights; raises `UserError` if the parts don't fit."""
     with torch.device("meta"):
-        model = build(spec, weights=False)
+        return build(spec, weights=False)
+
+
+def check(spec: Spec, model: VLM | None = None) -> Arithmetic:
+    """Push shapes through the model on the meta device, which is built here if it isn't given."""
+    model = on_meta(spec) if model is None else model
+    with torch.device("meta"):
         height, width = model.encoder.image_size
         features = model.encoder(torch.empty(1, 3, height, width))
     h, w = features.shape[1:3]

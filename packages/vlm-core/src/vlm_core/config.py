@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
+from vlm_core.errors import UserError
+
 if TYPE_CHECKING:
+    from vlm_core.benchmark import Benchmark
     from vlm_core.interfaces import Connector, Encoder, LanguageModel
 
-Kind = Literal["encoder", "connector", "llm", "dataset"]
+Kind = Literal["encoder", "connector", "llm", "dataset", "benchmark"]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A function as a value of a recipe, `module:name`."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A component as one plain call, for a place that has its code but neither pydantic nor plugins.
+
+    `function` is `module:name`. An encoder's or a language model's is called with `assets`, the folder that its
+    `save_assets` wrote; a connector's with `d_in` and `d_out`; all with `arguments`: plain data and `Reference`s. Its
+    module, and what that imports at its top, may use torch, Pillow, transformers and what `needs` names.
+    """
+
+    function: str
+    arguments: dict[str, Any]
+    needs: tuple[str, ...] = ()
 
 
 class StrictModel(BaseModel):
@@ -20,6 +45,15 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(
         extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=()
     )
+
+
+@dataclass(frozen=True)
+class Download:
+    """Something that building with weights fetches: where from, what, and bytes (None: not known beforehand)."""
+
+    source: str
+    what: str
+    bytes: int | None = None
 
 
 class ComponentConfig(StrictModel):
@@ -32,6 +66,30 @@ class ComponentConfig(StrictModel):
     def for_folder(self) -> Self:
         """This config as a model folder holds it: what the folder's assets replace need not exist elsewhere."""
         return self
+
+    def components(self) -> Iterator[ComponentConfig]:
+        """This component and those that its fields hold, at any depth."""
+        yield self
+        for _, value in self:
+            for item in value if isinstance(value, list) else [value]:
+                if isinstance(item, ComponentConfig):
+                    yield from item.components()
+
+    def downloads(self) -> list[Download]:
+        """What `build` would fetch from a hub, not counting components that it holds; asks no network itself."""
+        return []
+
+    @classmethod
+    def engine(cls, device: str) -> str:
+        """What computes on a device ("cpu", "cuda"), for `vlm-assemble --doctor`."""
+        return "torch"
+
+    def recipe(self) -> Recipe:
+        """How a model folder that carries its code builds this component; raises `UserError` if it can't."""
+        raise UserError(
+            f"{self.label()} can't travel with its code: its config has no recipe(); "
+            "export without --with-code, and install the same packages where the model is used"
+        )
 
     @classmethod
     def type_name(cls) -> str:
@@ -71,9 +129,22 @@ class DatasetConfig(ComponentConfig):
     """Describes a source of rows in LLaVA's schema."""
 
     def rows(self) -> Sequence[dict[str, Any]]:
-        """Rows `{id, image: [path, …], conversations: [{from, value}, …], category: text or absent}`.
+        """Rows `{id, image: [path or StoredImage, …], conversations: [{from, value}, …], category: text or absent}`.
 
         Turns alternate between human and gpt and end with gpt; each `<image>` in a human turn stands for
-        the next of `image`, which is empty for text alone. Faults raise `UserError` naming file and row.
+        the next of `image`, which is empty for text alone. Faults raise `UserError` naming file and row;
+        a large source returns `vlm_core.rows.Rows`, which read on demand and can name bad rows one by one.
         """
+        raise NotImplementedError
+
+
+class BenchmarkConfig(ComponentConfig):
+    """Describes a benchmark: where its files are and by which rule its answers are scored."""
+
+    def present(self) -> bool:
+        """Whether its files are where this config looks for them; `vlm-bench run --benchmarks all` asks."""
+        return True
+
+    def build(self) -> Benchmark:
+        """Read the files, images excepted. Faults raise `UserError` naming file and line."""
         raise NotImplementedError

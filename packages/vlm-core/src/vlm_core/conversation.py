@@ -8,19 +8,10 @@ from pathlib import Path
 from torch import Tensor
 
 from vlm_core.chat import IMAGE, Message, Part, Sample, write
-from vlm_core.errors import UserError
 from vlm_core.generate import GREEDY, Decoding, Session
 from vlm_core.images import load_image
 from vlm_core.model import VLM
 from vlm_core.template import Template
-
-
-def on_device(model: VLM, device: str) -> VLM:
-    """The model on `device`; a name that torch doesn't have here is a `UserError`."""
-    try:
-        return model.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
 
 
 class Conversation:

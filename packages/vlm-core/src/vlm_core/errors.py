@@ -5,10 +5,22 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 
 class UserError(ValueError):
     """A fault that the user can mend; the CLIs print it without a traceback and exit with 2."""
+
+
+class BadSample(UserError):
+    """One row or image that cannot be used, with a short `reason` to count it by; training may skip it."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[Any, ...]:  # two arguments: the default would not survive pickling
+        return type(self), (self.reason, str(self))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have a file or folder on the disk before going on."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -30,31 +32,51 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def write_folder(path: Path, write: Callable[[Path], None], facts: dict[str, Any]) -> None:
-    """Create folder `path` with what `write(folder)` puts there and a manifest of hashes and `facts`.
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `path` in one step.
 
-    Everything is written beside `path`, flushed to disk, and renamed in one step; on any failure nothing is
-    left. Raises `UserError` if `path` exists.
+    It stands beside `path` and is flushed to disk and renamed at the end; on any failure nothing is left. Raises
+    `UserError` if `path` exists or can't be written.
     """
     if path.exists():
         raise UserError(f"{path} exists already; name another folder, or remove this one")
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    aside.mkdir(parents=True)
     try:
-        write(aside)
-        files = sorted(f for f in aside.rglob("*") if f.is_file())
-        listed = {
-            f.relative_to(aside).as_posix(): {"bytes": f.stat().st_size, "sha256": sha256(f)} for f in files
-        }
-        (aside / MANIFEST).write_text(json.dumps({**facts, "files": listed}, indent=1) + "\n")
-        for file in [*files, aside / MANIFEST, aside]:
-            _sync(file)
+        aside.mkdir(parents=True)
+        yield aside
+        for file in [*aside.rglob("*"), aside]:
+            sync(file)
         os.rename(aside, path)
-        _sync(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise UserError(f"{path}: cannot write: {error.strerror or error}") from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def write_folder(
+    path: Path,
+    write: Callable[[Path], Mapping[str, str] | None],
+    facts: dict[str, Any],
+    card: Callable[[dict[str, Any]], str] | None = None,
+) -> None:
+    """Create folder `path` with what `write(folder)` puts there and a manifest of hashes and `facts`, or nothing.
+
+    `write` may return hashes that it knows, by name. `card(manifest)` is the text of a README.md, which the manifest
+    leaves out: people edit it.
+    """
+    with whole_folder(path) as aside:
+        known = write(aside) or {}
+        files = sorted(f for f in aside.rglob("*") if f.is_file())
+        names = {f.relative_to(aside).as_posix(): f for f in files}
+        listed = {
+            n: {"bytes": f.stat().st_size, "sha256": known.get(n) or sha256(f)} for n, f in names.items()
+        }
+        manifest = {**facts, "files": listed}
+        (aside / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        if card:
+            (aside / "README.md").write_text(card(manifest), encoding="utf-8")
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vlm_core.batch import collate
 from vlm_core.chat import Sample
+from vlm_core.interfaces import Recorded
 from vlm_core.model import VLM
 
 
@@ -25,6 +26,8 @@ class Decoding:
 
 
 GREEDY = Decoding()
+RECORD_AFTER = 4
+"""Tokens of an answer that are not recorded: a recording costs more than it saves on a word or two."""
 
 
 def choose(logits: Tensor, decoding: Decoding, generator: torch.Generator) -> Tensor:
@@ -41,8 +44,15 @@ class Session:
 
     def __init__(self, model: VLM) -> None:
         self.model = model
-        self.state: Any = None
         self.next_logits: Tensor | None = None
+        self._state: Any = None
+        self._recorded: Recorded | None = None  # holds the state while tokens are made
+        self._said = 0  # tokens since the last piece
+
+    @property
+    def state(self) -> Any:
+        """What the model remembers after all that it has read; None before anything."""
+        return self._state if self._recorded is None else self._recorded.state()
 
     @torch.inference_mode()
     def feed(
@@ -51,16 +61,45 @@ class Session:
         """Read one more piece of each conversation. `pixels` are its images, in order; where conversations
         share images, `pixels` are the different ones and `views[i]` tells which of them slot i shows.
         """
-        parameter = next(self.model.llm.parameters())
-        batch = collate(samples, pixels, side="left").to(parameter.device)
-        visual = None if batch.pixels is None else self.model.see(batch.pixels.to(parameter.dtype))
+        batch = collate(samples, pixels, side="left").to(next(self.model.llm.parameters()).device)
+        visual = None if batch.pixels is None else self.model.see(batch.pixels)  # encoders cast by themselves
         if visual is not None and views is not None:
             visual = visual[list(views)]
         self._advance(self.model.embed(batch.ids, batch.is_image, visual), batch.segments)
 
+    def fork(self, n: int) -> Session:
+        """n continuations of each conversation, next to each other; feed each its next piece."""
+        twin = Session(self.model)
+        twin._state = self.state.expand(n)
+        return twin
+
+    def say(self, decoding: Decoding = GREEDY) -> list[str]:
+        """The text that each conversation goes on with, EOS and surrounding white space left out."""
+        assert self.next_logits is not None, "feed a prompt first"
+        rows: list[list[int]] = [[] for _ in self.next_logits]
+        for ids in self.tokens(decoding):
+            for row, i in zip(rows, ids, strict=True):
+                if i is not None:
+                    row.append(i)
+        return [self.model.llm.tokenizer.decode(row).strip() for row in rows]
+
     def _advance(self, x: Tensor, segments: Tensor | None = None) -> None:
-        hidden, self.state = self.model.llm(x, segments=segments, state=self.state)
-        self.next_logits = self.model.llm.logits(hidden[:, -1])
+        hidden, self._state = self.model.read(x, segments, self.state)
+        self._recorded, self._said = None, 0 if x.shape[1] > 1 else self._said
+        self._predict(self.model.llm.logits(hidden[:, -1]))
+
+    def _say(self, ids: Tensor) -> None:
+        """One more token of each conversation: ids (B)."""
+        self._said += 1
+        if self._recorded is None and self._said > RECORD_AFTER:
+            self._recorded = self.model.llm.record(self._state)
+        if self._recorded is None:
+            self._advance(self.model.llm.embed(ids.unsqueeze(1)))
+        else:
+            self._predict(self._recorded(ids))
+
+    def _predict(self, logits: Tensor) -> None:
+        self.next_logits = logits
         # a vocabulary padded for speed has rows that are no token
         self.next_logits[:, len(self.model.llm.tokenizer) :] = -torch.inf
 
@@ -76,7 +115,7 @@ class Session:
         for _ in range(decoding.max_new_tokens):
             with torch.inference_mode():
                 if ids is not None:
-                    self._advance(self.model.llm.embed(ids.unsqueeze(1)))
+                    self._say(ids)
                 ids = choose(self.next_logits, decoding, generator)
             said = ids.tolist()
             yield [i if alive else None for i, alive in zip(said, live, strict=True)]
@@ -98,9 +137,4 @@ def answer(
     """
     session = Session(model)
     session.feed(samples, pixels, views)
-    rows: list[list[int]] = [[] for _ in samples]
-    for ids in session.tokens(decoding):
-        for row, i in zip(rows, ids, strict=True):
-            if i is not None:
-                row.append(i)
-    return [model.llm.tokenizer.decode(row).strip() for row in rows]
+    return session.say(decoding)

@@ -18,7 +18,7 @@ import pluggy
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from vlm_core.config import ConnectorConfig, DatasetConfig, EncoderConfig, LLMConfig
+    from vlm_core.config import BenchmarkConfig, ConnectorConfig, DatasetConfig, EncoderConfig, LLMConfig
 
 PROJECT = "vlm"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -50,6 +50,10 @@ class Hooks:
     @hookspec
     def vlm_datasets(self) -> list[type[DatasetConfig]]:  # pyright: ignore[reportReturnType]
         """Sources of training and evaluation rows."""
+
+    @hookspec
+    def vlm_benchmarks(self) -> list[type[BenchmarkConfig]]:  # pyright: ignore[reportReturnType]
+        """Questions with a rule that scores their answers."""
 
     @hookspec
     def vlm_sections(self) -> dict[str, type[BaseModel]]:  # pyright: ignore[reportReturnType]

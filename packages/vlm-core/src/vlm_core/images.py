@@ -3,49 +3,122 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from io import BytesIO
 from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from vlm_core.errors import UserError
+from vlm_core.errors import BadSample
+from vlm_core.files import read_file
 
 MAX_PIXELS = 64_000_000
 MAX_ASPECT = 200
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+"""What is read, told by content. Pillow knows more, and would start Ghostscript for one of them (EPS)."""
 
 
-def load_image(path: str | Path) -> Image.Image:
-    """Read an image file as upright RGB; transparency is laid on white, the first frame of several is taken.
+@dataclass(frozen=True)
+class StoredImage:
+    """An image that has no file of its own: `read` gives the bytes of an image file, when they are asked for.
 
-    Raises `UserError` naming the file when it is missing, not an image, damaged, has more than `MAX_PIXELS`
-    pixels, or is more than `MAX_ASPECT` times as long as wide.
+    `name` says which image it is, in messages and for good: equal names are one image. `read` must survive pickling,
+    for worker processes (`partial` of a module's function, a bound method); it raises `BadSample`.
     """
+
+    name: str
+    read: Callable[[], bytes] = field(repr=False, compare=False)
+
+
+ImageSource = str | Path | StoredImage
+"""An image of a row: the path of a file, or one that is stored elsewhere."""
+
+
+def image_name(source: ImageSource) -> str:
+    """What messages call an image, and what tells it from others."""
+    return source.name if isinstance(source, StoredImage) else str(source)
+
+
+def image_bytes(source: ImageSource) -> bytes:
+    """The bytes of the image file, undecoded; raises `BadSample` as `read_file` does."""
+    return source.read() if isinstance(source, StoredImage) else read_file(source)
+
+
+def load_image(source: ImageSource) -> Image.Image:
+    """Read an image as upright RGB.
+
+    Transparency is laid on white, the first frame of several is taken.
+    Raises `BadSample` naming the file when it is missing, no regular file, not an image, damaged, has more than
+    `MAX_PIXELS` pixels, or is more than `MAX_ASPECT` times as long as wide.
+    """
+    return decode_image(image_bytes(source), image_name(source))
+
+
+def decode_image(data: bytes, name: str) -> Image.Image:
+    """As `load_image`, from the bytes of a file; `name` is what messages call it."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                _check_size(path, *image.size)
-                return to_rgb(ImageOps.exif_transpose(image))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such image file") from None
+            # what Pillow warns of (odd EXIF, a palette's transparency, size) is handled here or harmless
+            warnings.simplefilter("ignore")
+            with Image.open(BytesIO(data), formats=_formats()) as image:
+                _check_size(*image.size)
+                ImageOps.exif_transpose(image, in_place=True)  # without a copy of what lies right
+                return to_rgb(image)
+    except MemoryError:
+        raise
+    except BadSample as error:
+        raise BadSample(error.reason, f"{name}: {error}") from None
     except UnidentifiedImageError:
-        raise UserError(f"{path}: not an image that Pillow can read") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: cannot decode this image: {error}") from None
+        raise BadSample(
+            "not-an-image", f"{name}: not an image of a kind that is read ({', '.join(_formats())})"
+        ) from None
+    except Image.DecompressionBombError as error:
+        raise BadSample("too-many-pixels", f"{name}: cannot decode this image: {error}") from None
+    except Exception as error:  # hostile bytes make decoders raise nearly anything
+        raise BadSample("damaged", f"{name}: cannot decode this image: {error}") from None
 
 
-def _check_size(path: str | Path, width: int, height: int) -> None:
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that this Pillow was built with."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
-        raise UserError(f"{path}: {width}×{height} pixels; at most {MAX_PIXELS // 10**6} megapixels are read")
+        limit = f"at most {MAX_PIXELS // 10**6} megapixels are read"
+        raise BadSample("too-many-pixels", f"{width}×{height} pixels; {limit}")
     if max(width, height) > MAX_ASPECT * min(width, height):
-        raise UserError(f"{path}: {width}×{height} pixels; more than {MAX_ASPECT}:1 is no picture")
+        raise BadSample("too-narrow", f"{width}×{height} pixels; more than {MAX_ASPECT}:1 is no picture")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any Pillow mode as RGB: 16-bit greys are rescaled (Pillow would clip them), alpha is laid on white."""
+    """Any Pillow mode as RGB: 16-bit greys are rescaled (Pillow would clip them), alpha is laid on white.
+
+    What is RGB already is returned, not copied.
+    Raises `BadSample` for 32-bit integers and floats: nothing says what is white in them.
+    """
+    if image.mode in ("I", "F"):
+        raise BadSample(
+            "no-range", f"pixels of mode {image.mode} (32 bits) have no defined white; use 8 or 16"
+        )
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
     if image.mode.startswith("I;16"):
-        image = image.point(lambda value: value / 257).convert("L")
+        image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
     return image.convert("RGB")
+
+
+def thumbnail(source: ImageSource, size: int = 96) -> bytes:
+    """An image as a small PNG file; raises `BadSample`."""
+    image, file = load_image(source), BytesIO()
+    image.thumbnail((size, size))
+    image.save(file, "PNG")
+    return file.getvalue()

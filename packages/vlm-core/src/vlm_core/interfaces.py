@@ -15,6 +15,8 @@ from typing import Any, Protocol
 from PIL import Image
 from torch import Tensor, nn
 
+from vlm_core.errors import UserError
+
 PADDING = -1
 """Segment number of padding positions: they are read by nothing and read nothing."""
 
@@ -69,7 +71,10 @@ class Connector(nn.Module, ABC):
 
     @abstractmethod
     def num_tokens(self, h: int, w: int) -> int:
-        """Visual tokens L for an (h, w) grid; what `forward` returns must agree."""
+        """Visual tokens L for an (h, w) grid; what `forward` returns must agree.
+
+        A grid that the connector can't take raises `UserError` here and in `forward`: patches are never dropped.
+        """
 
     @abstractmethod
     def forward(self, features: Tensor) -> Tensor:
@@ -88,6 +93,18 @@ class State(Protocol):
         ...
 
 
+class Recorded(Protocol):
+    """One token a call, with a state of its own that changes in place."""
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        """Ids (B) -> logits (B, V), which the next call overwrites."""
+        ...
+
+    def state(self) -> Any:
+        """A copy of the state after the last token."""
+        ...
+
+
 class LanguageModel(nn.Module, ABC):
     """A causal language model on embeddings."""
 
@@ -95,6 +112,8 @@ class LanguageModel(nn.Module, ABC):
     vocab_size: int
     supports_packing: bool = True
     """Whether `segments` may hold several samples in one row (padding is always supported)."""
+    pads_between: bool = True
+    """Whether padding may stand between pieces of a sequence, and not only in front of the first."""
 
     def __init__(self, load_tokenizer: Callable[[], Tokenizer]) -> None:
         super().__init__()
@@ -102,8 +121,17 @@ class LanguageModel(nn.Module, ABC):
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """Loaded when first used, so that arithmetic on the meta device needs no files."""
-        return self._load_tokenizer()
+        """Loaded when first used, so that arithmetic on the meta device needs no files.
+
+        Raises `UserError` if it has ids without an embedding.
+        """
+        tokenizer = self._load_tokenizer()
+        if len(tokenizer) > self.vocab_size:
+            raise UserError(
+                f"the tokenizer has {len(tokenizer)} ids but the model only {self.vocab_size} embeddings"
+                "; give the tokenizer that belongs to the model"
+            )
+        return tokenizer
 
     @abstractmethod
     def embed(self, ids: Tensor) -> Tensor:
@@ -121,6 +149,10 @@ class LanguageModel(nn.Module, ABC):
     @abstractmethod
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., M) -> (..., V); call it only where a prediction is wanted."""
+
+    def record(self, state: Any) -> Recorded | None:
+        """A faster way to take tokens one by one from here on, where there is one; it gives the same numbers."""
+        return None
 
     def save_assets(self, folder: Path) -> None:
         """Write tokenizer and other small files for `build(assets=folder)`."""

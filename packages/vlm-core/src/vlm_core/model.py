@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vlm_core.interfaces import Connector, Encoder, LanguageModel
+from vlm_core.products import fast_products
 
 PARTS = ("encoder", "connector", "llm")
 
@@ -23,12 +24,32 @@ class VLM(nn.Module):
         """Positions that one image (3, height, width) takes in the sequence."""
         return self.connector.num_tokens(*self.encoder.grid(*pixels.shape[-2:]))
 
+    def feature_tokens(self, features: Tensor) -> int:
+        """Positions that an image takes whose features are (H, W, D)."""
+        return self.connector.num_tokens(*features.shape[:2])
+
+    @property
+    def image_tokens_by_default(self) -> int:
+        """Positions that an image of the encoder's own size takes."""
+        return self.connector.num_tokens(*self.encoder.grid(*self.encoder.image_size))
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Pixels (N, 3, height, width) -> features (N, H, W, D), without gradient unless the encoder is trained."""
+        trained = any(p.requires_grad for p in self.encoder.parameters())
+        with (
+            fast_products(next(self.encoder.parameters(), pixels)),
+            torch.set_grad_enabled(trained and torch.is_grad_enabled()),
+        ):
+            return self.encoder(pixels)
+
+    def connect(self, features: Tensor) -> Tensor:
+        """Features (N, H, W, D) -> visual tokens (N, L, M)."""
+        with fast_products(next(self.connector.parameters(), features)):
+            return self.connector(features)
+
     def see(self, pixels: Tensor) -> Tensor:
         """Pixels (N, 3, height, width) -> visual tokens (N, L, M)."""
-        trained = any(p.requires_grad for p in self.encoder.parameters())
-        with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
-            features = self.encoder(pixels)
-        return self.connector(features)
+        return self.connect(self.encode(pixels))
 
     def embed(self, ids: Tensor, is_image: Tensor | None = None, visual: Tensor | None = None) -> Tensor:
         """Ids (B, T) -> embeddings (B, T, M), visual tokens (N, L, M) at the positions marked `is_image`."""
@@ -37,13 +58,24 @@ class VLM(nn.Module):
             return x
         return x.masked_scatter(is_image.unsqueeze(-1), visual.to(x.dtype))
 
+    def read(self, x: Tensor, segments: Tensor | None = None, state: Any = None) -> tuple[Tensor, Any]:
+        """The language model on embeddings (B, T, M) -> (hidden (B, T, M), state)."""
+        with fast_products(x):
+            return self.llm(x, segments=segments, state=state)
+
     def forward(
         self,
         ids: Tensor,
         is_image: Tensor | None = None,
         pixels: Tensor | None = None,
         segments: Tensor | None = None,
+        features: Tensor | None = None,
     ) -> tuple[Tensor, Any]:
-        """-> (hidden (B, T, M), state). `llm.logits` turns hidden states into predictions where wanted."""
-        visual = None if pixels is None else self.see(pixels)
-        return self.llm(self.embed(ids, is_image, visual), segments=segments)
+        """-> (hidden (B, T, M), state). `llm.logits` turns hidden states into predictions where wanted.
+
+        Images are pixels (N, 3, height, width) or, already encoded, features (N, H, W, D).
+        """
+        if pixels is not None:
+            features = self.encode(pixels)
+        visual = None if features is None else self.connect(features)
+        return self.read(self.embed(ids, is_image, visual), segments)

@@ -14,13 +14,18 @@ import pluggy
 from vlm_core.errors import UserError, choices
 from vlm_core.hooks import PROJECT, Hooks
 
-KINDS = ("encoder", "connector", "llm", "scan", "dataset", "section")
+KINDS = ("encoder", "connector", "llm", "scan", "dataset", "benchmark", "section")
 _HOME = {  # which package brings a component that is not installed
-    "encoder": {"timm": "vlm-encoders", "open-clip": "vlm-encoders", "transformers": "vlm-encoders"},
-    "connector": {"mlp": "vlm-connectors", "vss-mlp": "vlm-connectors", "vss-l2": "vlm-connectors"},
+    "encoder": dict.fromkeys(("timm", "open-clip", "transformers", "fused"), "vlm-encoders"),
+    "connector": dict.fromkeys(
+        ("linear", "mlp", "vss-mlp", "vss-l2", "msc", "pixel-shuffle", "ldpv2", "resampler"), "vlm-connectors"
+    ),
     "llm": {"mamba": "vlm-llms", "transformers": "vlm-llms"},
     "scan": {"bsm": "vlm-connectors", "csm": "vlm-connectors"},
     "dataset": {"llava": "vlm-train"},
+    "benchmark": dict.fromkeys(
+        ("vqa-v2", "gqa", "scienceqa", "textvqa", "pope", "mme", "mmbench", "mm-vet"), "vlm-bench"
+    ),
     "section": {"train": "vlm-train"},
 }
 

@@ -11,10 +11,11 @@ from pydantic import Field, SerializeAsAny
 
 from vlm_core.config import ConnectorConfig, EncoderConfig, LLMConfig, StrictModel
 from vlm_core.errors import SpecError
+from vlm_core.include import KEY, read_with_base
 from vlm_core.registry import installed
 from vlm_core.template import Template, TemplateField
 from vlm_core.validate import component, validate
-from vlm_core.yaml_loader import Document, override, read
+from vlm_core.yaml_loader import Document, override
 
 
 class Spec(StrictModel):
@@ -37,14 +38,19 @@ class Spec(StrictModel):
 
 
 def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Spec, Document]:
-    """Read, override and validate a spec file, together with every section whose owner is installed.
+    """Read a spec file with its bases, override and validate it, with every section whose owner is installed.
 
-    Returns the spec and the document it came from, which knows the line of every value. Raises `SpecError`
+    Returns the spec and the document it came from, which knows file and line of every value. Raises `SpecError`
     holding all problems found, or `UserError` for an unreadable file.
     """
-    document = read(path)
+    document = read_with_base(path)
     for assignment in overrides:
         override(document, assignment)
+    return checked(document), document
+
+
+def checked(document: Document) -> Spec:
+    """The spec that a document holds, every section included whose owner is installed; raises `SpecError`."""
     if not isinstance(document.data, dict):
         raise SpecError([document.problem((), "a spec is a mapping with encoder, connector and llm")])
     problems, spec = [], None
@@ -60,7 +66,7 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Spec, Do
                 problems += error.problems
     if problems or spec is None:
         raise SpecError(problems)
-    return spec, document
+    return spec
 
 
 def json_schema() -> dict[str, Any]:
@@ -71,6 +77,8 @@ def json_schema() -> dict[str, Any]:
         schema["properties"][kind] = {"oneOf": [_inline(config) for config in configs]}
     for name in installed().names("section"):
         schema["properties"][name] = _inline(installed().get("section", name))
+    schema["properties"][KEY] = {"type": "string", "description": "a spec file that this one only changes"}
+    schema["anyOf"] = [{"required": [KEY]}, {"required": schema.pop("required")}]
     return schema
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ValidationError
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticCustomError, core_schema
 
 from vlm_core.config import ComponentConfig, Kind
 from vlm_core.errors import Problem, SpecError, UserError, choices
@@ -33,9 +34,21 @@ def _resolve(kind: Kind, value: Any) -> Any:
         raise PydanticCustomError("nested", "invalid component", {"nested": nested}) from None
 
 
-def component(kind: Kind) -> Any:
+@dataclass(frozen=True)
+class component:  # lower case: it is written like a function inside `Annotated`
     """Metadata for an `Annotated` field that holds a component of this kind, resolved by the registry."""
-    return BeforeValidator(lambda value: _resolve(kind, value))
+
+    kind: Kind
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        return core_schema.no_info_before_validator_function(
+            lambda value: _resolve(self.kind, value), handler(source)
+        )
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        """Any installed type, with keys of its own; components may hold others of their kind without end."""
+        names = {"enum": installed().names(self.kind)}
+        return {"type": "object", "required": ["type"], "properties": {"type": names}}
 
 
 def _model_at(model: Any, path: Path_) -> type[BaseModel] | None:

@@ -7,6 +7,7 @@ expands alias bombs. Here scalars follow YAML 1.2's core schema, and those traps
 from __future__ import annotations
 
 import re
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,31 @@ _TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map")}
 Path_ = tuple[str | int, ...]
 
 
+@dataclass(frozen=True)
+class Change:
+    """A value that a file puts in place of its base's (None where the base has none)."""
+
+    path: Path_
+    old: Any
+    new: Any
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One file of a chain of bases, and what it changes in the one before it."""
+
+    file: str
+    changes: list[Change]
+
+
 @dataclass
 class Document:
-    """A parsed file: plain data, and where each value stands."""
+    """A parsed file: plain data, where each value stands, and the files it was put together from."""
 
     file: str
     data: Any
     lines: dict[Path_, str] = field(default_factory=dict)
+    layers: list[Layer] = field(default_factory=list)
 
     def where(self, path: Path_) -> str:
         """`file:line` of the value at `path`, or of the nearest parent that exists."""
@@ -122,8 +141,17 @@ def read(path: str | Path) -> Document:
 def override(document: Document, assignment: str) -> None:
     """Apply `dotted.path=value` (value in YAML) from the command line to the document in place."""
     dotted, equals, text = assignment.partition("=")
+    where = f"--set {assignment}"
     if not equals or not dotted:
-        raise UserError(f"--set {assignment}: expected dotted.path=value")
+        raise UserError(f"{where}: expected dotted.path=value")
+    put(document, dotted, parse(text, where).data, where)
+
+
+def put(document: Document, dotted: str, value: Any, where: str) -> None:
+    """Set the value at a dotted path in place; from now on `where` is what faults in it are said to stand at.
+
+    Raises `UserError` if the path leads through something that isn't there.
+    """
     path = tuple(int(part) if part.isdigit() else part for part in dotted.strip().split("."))
     target = document.data
     for i, key in enumerate(path[:-1]):
@@ -131,9 +159,10 @@ def override(document: Document, assignment: str) -> None:
             target = target[key]
         except (KeyError, IndexError, TypeError):
             seen = ".".join(map(str, path[: i + 1]))
-            raise UserError(f"--set {assignment}: the spec has no {seen}") from None
+            raise UserError(f"{where}: the spec has no {seen}") from None
     try:
-        target[path[-1]] = parse(text, f"--set {assignment}").data
+        target[path[-1]] = deepcopy(value)
     except (IndexError, TypeError):
-        raise UserError(f"--set {assignment}: {'.'.join(map(str, path[:-1]))} cannot hold it") from None
-    document.lines[path] = f"--set {assignment}"
+        raise UserError(f"{where}: {'.'.join(map(str, path[:-1]))} cannot hold it") from None
+    document.lines = {at: line for at, line in document.lines.items() if at[: len(path)] != path}
+    document.lines[path] = where

@@ -3,6 +3,6 @@
 Importing this package loads no library; `config.build()` imports the one that it needs.
 """
 
-from vlm_encoders.configs import OpenClipConfig, TimmConfig, TransformersConfig
+from vlm_encoders.configs import FusedConfig, OpenClipConfig, TimmConfig, TransformersConfig
 
-__all__ = ["OpenClipConfig", "TimmConfig", "TransformersConfig"]
+__all__ = ["FusedConfig", "OpenClipConfig", "TimmConfig", "TransformersConfig"]

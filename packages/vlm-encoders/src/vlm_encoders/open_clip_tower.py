@@ -14,9 +14,10 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import Tensor, nn
 
 from vlm_core.errors import UserError
-from vlm_encoders import checkpoints
+from vlm_encoders import checkpoints, matching
 from vlm_encoders.timm_tower import TimmTower, set_size
 from vlm_encoders.tower import Tower, block_index, nearest, one_line, read_asset
+from vlm_encoders.transforms import BICUBIC
 
 ASSET = "open_clip_config.json"
 HUB, FOLDER, VISUAL = "hf-hub:", "local-dir:", "visual."
@@ -50,14 +51,10 @@ class OpenClipResNet(Tower):
     def __init__(self, model: nn.Module, *, layer: int | None = None, **kwargs: Any) -> None:
         super().__init__(model, any_size=True, **kwargs)
         self._layer = block_index(-1 if layer is None else layer, 5)
-        self._grids: dict[tuple[int, int], tuple[int, int]] = {}
         self._settle()
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        if (height, width) not in self._grids:
-            _, rows, columns, _ = self._try(height, width)
-            self._grids[height, width] = rows, columns
-        return self._grids[height, width]
+        return self._tried_grid(height, width)
 
     def _features(self, pixels: Tensor) -> Tensor:
         parts: Any = self.model
@@ -74,6 +71,7 @@ def build_open_clip(
     layer: int | None = None,
     image_size: int | None = None,
     fit: str = "resize",
+    interpolation: str | None = None,
     assets: Path | None = None,
 ) -> Tower:
     """Build the image half, load its share of the checkpoint, then cut.
@@ -95,6 +93,7 @@ def build_open_clip(
         tower = OpenClipTower if hasattr(visual, "transformer") else OpenClipResNet
     data = config["preprocess_cfg"]
     common = {"image_size": size, "mean": data["mean"], "std": data["std"], "fit": fit}
+    common["interpolation"] = interpolation or data.get("interpolation", BICUBIC)
     return tower(visual, layer=layer, assets={ASSET: config}, **common)
 
 
@@ -123,11 +122,13 @@ def _config(model: str, pretrained: str | None) -> dict[str, Any]:
             raise UserError(f"open_clip has no model {model!r}{nearest(model, open_clip.list_models())}")
         found = {"model_cfg": architecture}
         tag = open_clip.get_pretrained_cfg(model, pretrained) if pretrained else {}
-    data = {"mean": OPENAI_DATASET_MEAN, "std": OPENAI_DATASET_STD, **found.get("preprocess_cfg", {}), **tag}
+    data = {"mean": OPENAI_DATASET_MEAN, "std": OPENAI_DATASET_STD, "interpolation": BICUBIC}
+    data |= {key: value for key, value in {**found.get("preprocess_cfg", {}), **tag}.items() if value}
     parts = {key: found["model_cfg"][key] for key in ("embed_dim", "vision_cfg")}
     # a tag knows which GELU its weights were trained with; the architecture's name may say otherwise
     parts["quick_gelu"] = (tag or found["model_cfg"]).get("quick_gelu", False)
-    return {"model_cfg": parts, "preprocess_cfg": {key: list(data[key]) for key in ("mean", "std")}}
+    kept = {"mean": list(data["mean"]), "std": list(data["std"]), "interpolation": data["interpolation"]}
+    return {"model_cfg": parts, "preprocess_cfg": kept}
 
 
 def _config_file(model: str) -> Path:
@@ -145,15 +146,19 @@ def _weight_file(model: str, pretrained: str | None) -> Path | None:
         if pretrained:
             raise UserError(f"{model} brings its own weights; leave pretrained: {pretrained} out")
         return _download(model, lambda: hub.download_pretrained_from_hf(model.removeprefix(HUB)))
+    if model.startswith(FOLDER):
+        return checkpoints.locate(pretrained or model.removeprefix(FOLDER))
     if not pretrained:
         return None
-    tag = {} if model.startswith(FOLDER) else open_clip.get_pretrained_cfg(model, pretrained)
+    tag = open_clip.get_pretrained_cfg(model, pretrained)
     if tag:
         return _download(f"{model} {pretrained}", lambda: open_clip.download_pretrained(tag))
-    if not Path(pretrained).expanduser().is_file():
+    if not Path(pretrained).expanduser().exists():
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
-        raise UserError(f"pretrained: {pretrained} is neither a file nor a tag of {model}; tags: {tags}")
-    return Path(pretrained).expanduser()
+        raise UserError(
+            f"pretrained: {pretrained} is neither a file, a folder nor a tag of {model}; tags: {tags}"
+        )
+    return checkpoints.locate(pretrained)
 
 
 def _download(what: str, fetch: Any) -> Path:
@@ -162,7 +167,7 @@ def _download(what: str, fetch: Any) -> Path:
     except Exception as error:  # hub and network raise errors of their own
         raise UserError(
             f"could not download open_clip's {what}: {one_line(error)}; "
-            "pretrained: can name a local file instead"
+            f"pretrained: can name a local file instead, or model: {FOLDER}<folder> a copy of the repository"
         ) from error
 
 
@@ -179,4 +184,4 @@ def _load(visual: nn.Module, file: Path, target: str) -> None:
         )
     open_clip_model.resize_pos_embed(tensors, SimpleNamespace(visual=visual))
     own = {name.removeprefix(VISUAL): tensor for name, tensor in tensors.items()}
-    checkpoints.load(visual, own, source=str(file), target=target)
+    matching.load(visual, own, source=str(file), target=target)

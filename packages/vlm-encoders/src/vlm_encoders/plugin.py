@@ -2,10 +2,10 @@
 
 from vlm_core.config import EncoderConfig
 from vlm_core.hooks import hookimpl
-from vlm_encoders.configs import OpenClipConfig, TimmConfig, TransformersConfig
+from vlm_encoders.configs import FusedConfig, OpenClipConfig, TimmConfig, TransformersConfig
 
 
 @hookimpl
 def vlm_encoders() -> list[type[EncoderConfig]]:
     """The encoder types of this package."""
-    return [TimmConfig, OpenClipConfig, TransformersConfig]
+    return [TimmConfig, OpenClipConfig, TransformersConfig, FusedConfig]

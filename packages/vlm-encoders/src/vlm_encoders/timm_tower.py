@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import timm
 import torch
+from timm import models
 from timm.data.config import resolve_model_data_config
+from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 from vlm_core.errors import UserError
-from vlm_encoders import checkpoints
+from vlm_encoders.timm_weights import load_file
 from vlm_encoders.tower import Tower, block_index, nearest, one_line, read_asset
 
 ASSET = "timm.json"
+HUB, FOLDER = "hf-hub", "local-dir"
 
 
 class TimmTower(Tower):
@@ -29,9 +33,8 @@ class TimmTower(Tower):
         patches = getattr(model, "patch_embed", None)
         super().__init__(model, any_size=not getattr(patches, "strict_img_size", False), **kwargs)
         self._patches = hasattr(model, "num_prefix_tokens") and hasattr(patches, "dynamic_feat_size")
-        self._grids: dict[tuple[int, int], tuple[int, int]] = {}
         self._layer: int | None = None
-        if self._patches:
+        if hasattr(model, "num_prefix_tokens") and hasattr(model, "blocks"):
             self._layer = block_index(layer, len(self._part("blocks")))
             self._part("prune_intermediate_layers")([self._layer], prune_norm=True, prune_head=True)
         elif layer is not None:
@@ -54,11 +57,7 @@ class TimmTower(Tower):
     def grid(self, height: int, width: int) -> tuple[int, int]:
         if self._patches:
             return tuple(self._part("patch_embed").dynamic_feat_size((height, width)))
-        # strides and padding differ from one CNN to the next; a trial run without arithmetic is always right
-        if (height, width) not in self._grids:
-            _, rows, columns, _ = self._try(height, width)
-            self._grids[height, width] = rows, columns
-        return self._grids[height, width]
+        return self._tried_grid(height, width)
 
     def _features(self, pixels: Tensor) -> Tensor:
         if not self._patches:  # convolutions run about 1.4 times as fast on a CPU in this layout
@@ -84,6 +83,7 @@ def build_timm(
     layer: int | None = None,
     image_size: int | None = None,
     fit: str = "resize",
+    interpolation: str | None = None,
     assets: Path | None = None,
 ) -> TimmTower:
     """Create, load, resize and only then cut: checkpoints hold the head and every block.
@@ -91,14 +91,16 @@ def build_timm(
     Raises `UserError` for a name, an argument, a file or a download that fails.
     """
     saved = read_asset(assets, ASSET) if assets else {}
-    trunk = _create(saved.get("model", model), model_args or {}, pretrained)
+    name, config, arguments = _resolve(saved.get("model", model))
+    arguments = {**arguments, **saved.get("model_args", {}), **(model_args or {})}
+    if pretrained and model.startswith(FOLDER):
+        pretrained, weights = False, model.removeprefix(f"{FOLDER}:")
+    trunk = _create(name, config, arguments, pretrained)
     if weights is not None:
-        source = checkpoints.read(checkpoints.locate(weights))
-        checkpoints.load(trunk, source, source=weights, target=f"timm's {model}", match=match)
+        load_file(trunk, weights, target=f"timm's {model}", match=match)
     data = {**resolve_model_data_config(trunk), **saved}
     size = set_size(trunk, data["input_size"][-2:], image_size)
     kept = {key: list(data[key]) for key in ("input_size", "mean", "std")}
-    kept["model"] = getattr(trunk, "pretrained_cfg", {}).get("architecture", model)
     return TimmTower(
         trunk,
         layer=layer,
@@ -106,23 +108,46 @@ def build_timm(
         mean=data["mean"],
         std=data["std"],
         fit=fit,
-        assets={ASSET: kept},
+        interpolation=interpolation or data["interpolation"],
+        assets={
+            ASSET: {**kept, "interpolation": data["interpolation"], "model": name, "model_args": arguments}
+        },
     )
 
 
-def _create(name: str, arguments: Mapping[str, Any], pretrained: bool) -> nn.Module:
+def _resolve(model: str) -> tuple[str, dict[str, Any] | None, dict[str, Any]]:
+    """(name of timm's, config of its weights, arguments): a repository or a folder says all three."""
+    source, _, where = model.partition(":")
+    if source not in (HUB, FOLDER):
+        return model, None, {}
+    try:
+        if source == HUB:
+            config, name, arguments = models.load_model_config_from_hf(where)
+            return name, config, arguments or {}
+        content = json.loads((Path(where).expanduser() / "config.json").read_text(encoding="utf-8"))
+        weights = content.get("pretrained_cfg") or content
+        known = {key: value for key, value in weights.items() if key in PretrainedCfg.__dataclass_fields__}
+        return content["architecture"], known, content.get("model_args", {})
+    except Exception as error:  # hub, network and parser raise errors of their own
+        raise UserError(
+            f"could not get the configuration of timm's {model}: {type(error).__name__}: {one_line(error)}; "
+            f"{FOLDER}:<folder> names a local copy with its config.json"
+        ) from error
+
+
+def _create(
+    name: str, config: dict[str, Any] | None, arguments: Mapping[str, Any], pretrained: bool
+) -> nn.Module:
     """`timm.create_model` with its failures told apart: unknown name, failed download, wrong argument."""
-    remote = pretrained or ":" in name
-    if ":" not in name and not timm.is_model(name):
+    if not timm.is_model(name):
         raise UserError(f"timm has no model {name!r}{nearest(name, timm.list_models())}")
     try:
-        return timm.create_model(name, pretrained=pretrained, **arguments)
+        return timm.create_model(name, pretrained=pretrained, pretrained_cfg=config, **arguments)
     except Exception as error:  # hub, network and constructors each raise errors of their own
-        if remote:
-            wanted = "weights" if pretrained else "configuration"
+        if pretrained:
             raise UserError(
-                f"could not get the {wanted} of timm's {name}: {one_line(error)}; "
-                "weights: can name a local file instead"
+                f"could not get the weights of timm's {name}: {one_line(error)}; weights: can name a local "
+                f"file or folder instead, or model: {FOLDER}:<folder> a copy of the repository"
             ) from error
         raise UserError(f"timm cannot build {name} with {dict(arguments)}: {one_line(error)}") from error
 

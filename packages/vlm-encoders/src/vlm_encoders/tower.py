@@ -16,13 +16,14 @@ from torch.func import functional_call
 
 from vlm_core.errors import UserError
 from vlm_core.interfaces import Encoder
-from vlm_encoders.transforms import to_pixels
+from vlm_encoders.transforms import BICUBIC, Picture, to_pixels
 
 
 class Tower(Encoder):
     """An encoder around a library's `model`.
 
     `mean` and `std` of R, G, B stay float32 on the module's device whatever the parameters are cast to.
+    `fit` and `interpolation` are `Picture`'s.
     `assets` maps file names to JSON content, which `save_assets` writes. With `any_size` false, `forward`
     takes pixels of `image_size` (height, width) only. Subclasses end their constructor with `_settle`.
     """
@@ -38,13 +39,16 @@ class Tower(Encoder):
         mean: Sequence[float],
         std: Sequence[float],
         fit: str = "resize",
+        interpolation: str = BICUBIC,
         any_size: bool = False,
         assets: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.model, self.image_size = model, image_size
         self._constants = (tuple(mean), tuple(std))
-        self._fit, self._any_size, self._assets = fit, any_size, dict(assets or {})
+        self.picture = Picture(fit, interpolation)
+        self._any_size, self._assets = any_size, dict(assets or {})
+        self._grids: dict[tuple[int, int], tuple[int, int]] = {}
         for name, values in (("mean", mean), ("std", std)):
             self.register_buffer(name, _constant(values, None), persistent=False)
 
@@ -55,7 +59,7 @@ class Tower(Encoder):
         return self
 
     def transform(self, image: Image.Image) -> Tensor:
-        return to_pixels(image, *self.image_size, self._fit, self._constants[0])
+        return to_pixels(image, *self.image_size, self.picture, self._constants[0])
 
     def forward(self, pixels: Tensor) -> Tensor:
         size = tuple(pixels.shape[-2:])
@@ -76,12 +80,19 @@ class Tower(Encoder):
         for name, content in self._assets.items():
             (folder / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
+    def _tried_grid(self, height: int, width: int) -> tuple[int, int]:
+        """`grid` where strides and padding differ from model to model: a trial run is always right."""
+        if (height, width) not in self._grids:
+            _, rows, columns, _ = self._try(height, width)
+            self._grids[height, width] = rows, columns
+        return self._grids[height, width]
+
     def _settle(self) -> None:
         """Learn `dim` from a trial run and drop what it did not use; last step of construction."""
         height, width = self.image_size
         try:
             with_all = self._try(height, width, drop=True)
-        except (RuntimeError, ValueError, AssertionError, TypeError) as error:
+        except Exception as error:  # models raise whatever a size makes them stumble over
             raise UserError(f"this tower cannot run on {height}×{width} pixels: {one_line(error)}") from error
         assert self._try(height, width) == with_all, "something that runs was dropped"
         self.dim = with_all[-1]

@@ -1,52 +1,45 @@
-"""Vision Transformers of the transformers library, alone or as one half of a dual model."""
+"""Vision models of the transformers library: Transformers cut after a block, everything else by its last map."""
 
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
-from transformers.image_processing_base import ImageProcessingMixin
+from torch.func import functional_call
+from transformers import PreTrainedModel
 
 from vlm_core.errors import UserError
-from vlm_encoders.tower import Tower, block_index, one_line, read_asset
-
-CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
+from vlm_core.weights import derived_floats
+from vlm_encoders.tower import Tower, block_index
 
 
 class TransformersTower(Tower):
-    """A vision Transformer cut after block `layer`; arguments as `Tower`, without `image_size`.
+    """A vision Transformer cut after block `layer`; arguments as `Tower`.
 
     CLS and register tokens, however many, are what precedes the patches. Models that take ready-made patches
-    (SigLIP 2 with free aspect ratio) get them cut here.
+    (SigLIP 2 with free aspect ratio) get them cut here. Where the model can resample its position embedding,
+    `forward` takes pixels of any size.
     """
 
     def __init__(
-        self,
-        model: PreTrainedModel,
-        *,
-        layer: int | None = None,
-        image_size: int | None = None,
-        **kwargs: Any,
+        self, model: PreTrainedModel, *, own_size: tuple[int, int], layer: int | None = None, **kwargs: Any
     ) -> None:
-        config = model.config
-        patch, own = _pair(getattr(config, "patch_size", None)), _own_size(config)
-        if patch is None or own is None:
-            kind = type(model).__name__
-            raise UserError(f"{kind} is no vision Transformer with patches; CNNs are available as type: timm")
-        super().__init__(model, image_size=_pair(image_size) or own, **kwargs)
-        self._patch = patch
         accepts = inspect.signature(model.forward).parameters
         self._takes_patches = "spatial_shapes" in accepts
-        resampled = self.image_size != own and "interpolate_pos_encoding" in accepts
-        self._options = {"interpolate_pos_encoding": True} if resampled else {}
-        _cut(model, layer)
+        self._resamples = "interpolate_pos_encoding" in accepts
+        self._own_size = own_size
+        super().__init__(model, any_size=self._takes_patches or self._resamples, **kwargs)
+        self._patch = pair(model.config.patch_size)
+        self.blocks = _cut(model, layer)
         self._settle()
+
+    @property
+    def keeps_fp32(self) -> list[str]:
+        """What the library computes for itself, such as rotary frequencies."""
+        return derived_floats(self)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         return height // self._patch[0], width // self._patch[1]
@@ -57,10 +50,11 @@ class TransformersTower(Tower):
         if self._takes_patches:
             shapes = torch.tensor([[h, w]] * n, device="cpu")  # read as numbers, whatever the model's device
             found = self.model(self._cut_patches(pixels), pixel_attention_mask=None, spatial_shapes=shapes)
+        elif self._resamples and (height, width) != self._own_size:
+            found = self.model(pixels, interpolate_pos_encoding=True)
         else:
-            found = self.model(pixels, **self._options)
-        tokens = found.last_hidden_state
-        return tokens[:, tokens.shape[1] - h * w :].reshape(n, h, w, -1)
+            found = self.model(pixels)
+        return _to_grid(found.last_hidden_state, n, h, w)
 
     def _cut_patches(self, pixels: Tensor) -> Tensor:
         """(N, 3, height, width) -> (N, H*W, p*p*3), channels last inside a patch."""
@@ -70,6 +64,53 @@ class TransformersTower(Tower):
         return pixels.permute(0, 2, 4, 3, 5, 1).reshape(n, h * w, -1)
 
 
+class TransformersMaps(Tower):
+    """A CNN or a Transformer in stages (Swin, ConvNeXt, ResNet); arguments as `Tower`.
+
+    Features are the library's `last_hidden_state`; what does not influence it (the pooled vector's norm) goes.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, layer: int | None = None, **kwargs: Any) -> None:
+        if layer not in (None, -1):
+            raise UserError(
+                f"layer {layer}: transformers' {type(model).__name__} is taken by its last feature map; "
+                "leave layer out, or use type: timm, which offers earlier ones"
+            )
+        super().__init__(model, any_size=True, **kwargs)
+        self._settle()
+        for name in self._idle():
+            setattr(model, name, _Pass())
+        self._settle()
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        return self._tried_grid(height, width)
+
+    def _features(self, pixels: Tensor) -> Tensor:
+        found = self.model(pixels, output_hidden_states=True)
+        features = found.last_hidden_state
+        if features.ndim == 3:  # patches in a row; the stages' own record says how they lay
+            maps = getattr(found, "reshaped_hidden_states", None)
+            if not maps or features.shape[1] != maps[-1].shape[-2:].numel():
+                kind = type(self.model).__name__
+                raise ValueError(f"{kind} gives no feature map; type: timm knows more models")
+            return features.unflatten(1, maps[-1].shape[-2:])
+        return features.permute(0, 2, 3, 1).contiguous()
+
+    def _idle(self) -> list[str]:
+        """The model's children whose parameters get no gradient from the features."""
+        fake = {k: torch.empty_like(t, device="meta") for k, t in self.state_dict(keep_vars=True).items()}
+        named = {k: fake[k].requires_grad_() for k, _ in self.named_parameters()}
+        pixels = torch.zeros(2, 3, *self.image_size, device="meta")
+        fake |= {k: torch.empty_like(b, device="meta") for k, b in self.named_buffers() if k not in fake}
+        with torch.enable_grad():
+            features = functional_call(self, fake, (pixels,)).sum()
+            gradients = torch.autograd.grad(features, list(named.values()), allow_unused=True)
+        used = {k.split(".")[1] for k, g in zip(named, gradients, strict=True) if g is not None}
+        return [
+            k for k, m in self.model.named_children() if k not in used and any(True for _ in m.parameters())
+        ]
+
+
 class _Pass(nn.Module):
     """Stands in for a part that is not wanted; hands its first argument on."""
 
@@ -77,12 +118,35 @@ class _Pass(nn.Module):
         return x
 
 
-def _cut(model: PreTrainedModel, layer: int | None) -> None:
+def in_stages(config: Any) -> bool:
+    """Whether the model works in stages of falling resolution rather than on one grid of patches."""
+    staged = any(isinstance(getattr(config, key, None), (list, tuple)) for key in ("depths", "hidden_sizes"))
+    return staged or getattr(config, "patch_size", None) is None
+
+
+def pair(size: Any) -> tuple[int, int]:
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
+
+
+def _to_grid(tokens: Tensor, n: int, h: int, w: int) -> Tensor:
+    """Tokens (N, prefix + H*W, D), or a map with channels last or first, -> (N, H, W, D)."""
+    if tokens.shape[0] == n and tokens.ndim == 3 and tokens.shape[1] >= h * w:
+        return tokens[:, tokens.shape[1] - h * w :].unflatten(1, (h, w))
+    if tokens.ndim == 4 and tokens.shape[:3] == (n, h, w):
+        return tokens
+    if tokens.ndim == 4 and tokens.shape[0] == n and tokens.shape[2:] == (h, w):
+        return tokens.permute(0, 2, 3, 1).contiguous()
+    raise ValueError(f"it gives {tuple(tokens.shape)} where {n} grids of {h}×{w} patches were expected")
+
+
+def _cut(model: PreTrainedModel, layer: int | None) -> str:
     """Keep the blocks up to `layer`; what the model registers after its blocks (norm, head) passes through.
 
-    The last hidden state is then that block's output, as in `hidden_states` of the whole model.
+    The last hidden state is then that block's output, as in `hidden_states` of the whole model. Returns the
+    path of the blocks in the model.
     """
-    count = model.config.num_hidden_layers
+    count = getattr(model.config, "num_hidden_layers", 0)
     lists = [
         (name, m) for name, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == count
     ]
@@ -93,105 +157,19 @@ def _cut(model: PreTrainedModel, layer: int | None) -> None:
     path, blocks = lists[0]
     parent, _, name = path.rpartition(".")
     setattr(model.get_submodule(parent), name, blocks[: block_index(layer, count) + 1])
-    children = [child for child, _ in model.named_children()]
-    for after in children[children.index(path.partition(".")[0]) + 1 :]:
-        setattr(model, after, _Pass())
+    _pass_after(model, path.split("."))
     for module in model.modules():  # serves masked pre-training only
         if getattr(module, "mask_token", None) is not None:
             setattr(module, "mask_token", None)  # noqa: B010 (unknown to nn.Module)
+    return path
 
 
-def _pair(size: Any) -> tuple[int, int] | None:
-    if size is None:
-        return None
-    height, width = (size, size) if isinstance(size, int) else size
-    return height, width
-
-
-def _own_size(config: Any) -> tuple[int, int] | None:
-    """(height, width) the tower was trained at; free-aspect models say it as a number of patches."""
-    patches = getattr(config, "num_patches", None)
-    if getattr(config, "image_size", None) is None and patches is not None:
-        side = round(patches**0.5) * config.patch_size
-        return side, side
-    return _pair(getattr(config, "image_size", None))
-
-
-def build_transformers(
-    *,
-    model: str,
-    weights: bool = True,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    layer: int | None = None,
-    image_size: int | None = None,
-    fit: str = "resize",
-    assets: Path | None = None,
-) -> TransformersTower:
-    """Load the tower in float32, or build it from its config alone.
-
-    Raises `UserError` for what is missing, does not fit or would run code of a repository.
-    """
-    tower = _pretrained(model) if weights else _random(str(assets or model))
-    given = {"image_mean": mean, "image_std": std}
-    if mean is None or std is None:
-        found = read_asset(assets, PREPROCESSOR) if assets else _preprocessor(model)
-        given = {key: value or found.get(key) for key, value in given.items()}
-    if not given["image_mean"] or not given["image_std"]:
-        raise UserError(
-            f"{model}: its {PREPROCESSOR} has no image_mean and image_std; give mean and std in the spec"
-        )
-    return TransformersTower(
-        tower.float(),
-        layer=layer,
-        image_size=image_size,
-        mean=given["image_mean"],
-        std=given["image_std"],
-        fit=fit,
-        assets={CONFIG: json.loads(tower.config.to_json_string(use_diff=False)), PREPROCESSOR: given},
-    )
-
-
-def _vision_half(model: Any) -> PreTrainedModel:
-    return getattr(model, "vision_model", model)
-
-
-def _random(source: str) -> PreTrainedModel:
-    try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        config = getattr(config, "vision_config", config)
-        return _vision_half(AutoModel.from_config(config, trust_remote_code=False))
-    except Exception as error:  # hub, network and each model's config raise errors of their own
-        raise UserError(_failure(source, "configuration", error)) from error
-
-
-def _pretrained(source: str) -> PreTrainedModel:
-    try:
-        model, report = AutoModel.from_pretrained(source, trust_remote_code=False, output_loading_info=True)
-    except Exception as error:  # hub, network and file readers raise errors of their own
-        raise UserError(_failure(source, "weights", error)) from error
-    tower = _vision_half(model)
-    prefix = "" if tower is model else "vision_model."
-    wanted = {prefix + name for name, _ in tower.named_parameters()}
-    # the library fills what a checkpoint lacks with random numbers
-    if missing := sorted(wanted & set(report["missing_keys"])):
-        raise UserError(
-            f"{source}: its weights lack {len(missing)} of {len(wanted)} tensors of the vision tower "
-            f"({', '.join(missing[:3])}{', …' if len(missing) > 3 else ''})"
-        )
-    return tower
-
-
-def _preprocessor(model: str) -> dict[str, Any]:
-    """The image preprocessor's settings, read as data: only mean and std are wanted."""
-    try:
-        return ImageProcessingMixin.get_image_processor_dict(model)[0]
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{_failure(model, PREPROCESSOR, error)}; or give mean and std in the spec"
-        ) from error
-
-
-def _failure(source: str, what: str, error: Exception) -> str:
-    hint = "" if Path(source).is_dir() else "; offline, model: can name a local folder"
-    return f"could not read {source} ({what}): {one_line(error)}{hint}"
+def _pass_after(module: nn.Module, path: Sequence[str]) -> None:
+    """Along the way to the blocks, everything with parameters that is registered after them passes through."""
+    children = list(module.named_children())
+    names = [name for name, _ in children]
+    for name, child in children[names.index(path[0]) + 1 :]:
+        if any(True for _ in child.parameters()):
+            setattr(module, name, _Pass())
+    if path[1:]:
+        _pass_after(module.get_submodule(path[0]), path[1:])

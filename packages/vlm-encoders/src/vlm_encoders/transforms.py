@@ -1,42 +1,73 @@
-"""PIL images to tensors of one size, with Pillow's antialiased bicubic filter."""
+"""PIL images to tensors of one size, with Pillow's antialiased filters."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from vlm_core.errors import UserError
 from vlm_core.images import MAX_PIXELS, to_rgb
 
-BICUBIC = Image.Resampling.BICUBIC
+BICUBIC = "bicubic"
+"""The filter of weights that don't say which one they were trained with."""
 
 
-def to_pixels(image: Image.Image, height: int, width: int, fit: str, mean: Sequence[float]) -> Tensor:
+@dataclass(frozen=True)
+class Picture:
+    """How an image becomes pixels.
+
+    `fit` says what becomes of another aspect ratio: "resize" squashes (as Cobra), "pad" centres the picture on
+    the mean colour (as LLaVA), "crop" keeps the largest centred part. `interpolation` is a filter of Pillow.
+    """
+
+    fit: str = "resize"
+    interpolation: str = BICUBIC
+
+    def __post_init__(self) -> None:
+        if self.interpolation.upper() not in Image.Resampling.__members__:
+            known = ", ".join(Image.Resampling.__members__).lower()
+            raise UserError(
+                f"interpolation {self.interpolation!r} is none of Pillow's filters ({known}); "
+                "name one in the spec, as interpolation"
+            )
+
+    def __str__(self) -> str:
+        return f"fit: {self.fit} with interpolation: {self.interpolation}"
+
+    @property
+    def filter(self) -> Image.Resampling:
+        return Image.Resampling[self.interpolation.upper()]
+
+
+def to_pixels(image: Image.Image, height: int, width: int, picture: Picture, mean: Sequence[float]) -> Tensor:
     """Any Pillow image -> float32 (3, height, width) in [0, 1].
 
-    `fit` says what becomes of another aspect ratio: "resize" squashes, "pad" centres the picture on the
-    colour `mean` (as LLaVA), "crop" keeps the largest centred part.
+    The image is taken as it lies: `vlm_core.images.load_image` is what turns photographs upright.
     """
     image = to_rgb(image)
-    if fit == "pad":
-        image = _pad(image, height, width, mean)
-    box = _centre(image.size, height, width) if fit == "crop" else None
-    image = image.resize((width, height), BICUBIC, box=box)
+    if picture.fit == "pad":
+        image = _pad(image, height, width, picture.filter, mean)
+    box = _centre(image.size, height, width) if picture.fit == "crop" else None
+    image = image.resize((width, height), picture.filter, box=box)
     # Pillow's buffer is read-only, hence the copy
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float().div_(255)
 
 
-def _pad(image: Image.Image, height: int, width: int, mean: Sequence[float]) -> Image.Image:
+def _pad(
+    image: Image.Image, height: int, width: int, shrink: Image.Resampling, mean: Sequence[float]
+) -> Image.Image:
     """The picture in the middle of a canvas of the target's aspect ratio."""
     if max(image.size) ** 2 > MAX_PIXELS:  # a long strip would need a canvas of gigabytes
         image = image.copy()
-        image.thumbnail((8 * width, 8 * height), BICUBIC)
+        image.thumbnail((8 * width, 8 * height), shrink)
     w, h = image.size
     canvas = (max(w, round(h * width / height)), max(h, round(w * height / width)))
-    red, green, blue = (round(255 * value) for value in mean)
+    red, green, blue = (int(255 * value) for value in mean)  # rounded down, as LLaVA does
     padded = Image.new("RGB", canvas, (red, green, blue))
     padded.paste(image, ((canvas[0] - w) // 2, (canvas[1] - h) // 2))
     return padded

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, SerializeAsAny, Tag, model_validator
+from pydantic import Discriminator, Field, JsonValue, SerializeAsAny, Tag
 
-from vlm_core.config import DatasetConfig, LLMConfig, StrictModel
+from vlm_core.config import DatasetConfig, Download, LLMConfig, Recipe, StrictModel
 from vlm_core.errors import UserError
+from vlm_core.hub import FromHub
+from vlm_core.rows import readable
 from vlm_core.validate import component
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class TrainTokenizer(StrictModel):
 
     def texts(self) -> Iterator[str]:
         """What is said in the dataset's conversations, without the marks where images go."""
-        for row in self.dataset.rows():
+        for row in readable(self.dataset.rows()):
             for turn in row["conversations"]:
                 human = turn["from"] == "human"
                 yield turn["value"].replace(_PLACEHOLDER, "") if human else turn["value"]
@@ -59,31 +60,41 @@ def load_tokenizer(
     return FastTokenizer.load(choice, revision)
 
 
-class TransformersLLMConfig(LLMConfig):
+def tokenizer_download(choice: str | TrainTokenizer) -> list[Download]:
+    """A hub id is fetched; a file, a folder and what is learnt here is not."""
+    if isinstance(choice, TrainTokenizer) or Path(choice).exists():
+        return []
+    return [Download(choice, "tokenizer, a few MB")]
+
+
+def at_hand(choice: str | TrainTokenizer, assets: Path | None = None) -> bool:
+    """Whether `choice` names files here: then it costs nothing to see at once whether they fit the model."""
+    if assets is not None or not isinstance(choice, str):
+        return False
+    return Path(choice).is_file() or Path(choice, "tokenizer.json").is_file()
+
+
+class TransformersLLMConfig(FromHub, LLMConfig):
     """Any causal language model of transformers that takes embeddings, with its own cache."""
 
     type: Literal["transformers"] = "transformers"
     model: str = Field(min_length=1, description="hub id, or a folder that save_pretrained() wrote")
     tokenizer: str | None = Field(default=None, min_length=1, description="where from, if not from `model`")
     dtype: Literal["float32", "bfloat16"] = "float32"
-    revision: str | None = Field(default=None, min_length=1, description="commit, branch or tag on the hub")
-    trust_remote_code: bool = False
-
-    @model_validator(mode="after")
-    def _pinned(self) -> TransformersLLMConfig:
-        """Code that is run unseen must at least be the code that somebody has looked at."""
-        if self.trust_remote_code and not re.fullmatch(r"[0-9a-f]{40}", self.revision or ""):
-            raise ValueError(
-                f"trust_remote_code runs code from the hub, so revision must pin it: got {self.revision!r}, "
-                "expected the 40 hex digits of the commit that you have read"
-            )
-        return self
+    config: dict[str, JsonValue] | None = Field(
+        default=None,
+        description="the architecture as in the model's config.json; --check then needs neither hub nor folder",
+    )
 
     def label(self) -> str:
         return f"transformers {self.model}"
 
+    def recipe(self) -> Recipe:
+        self.refuse_to_travel()
+        return Recipe("vlm_llms.hf_build:from_folder", {"dtype": self.dtype})
+
     def build(self, *, weights: bool = True, assets: Path | None = None) -> TransformersLM:
-        """As `LLMConfig.build`. Without weights and assets only the model's config.json is read."""
+        """As `LLMConfig.build`; without weights and assets config.json, or `config`, and a local tokenizer alone."""
         try:
             import transformers  # noqa: F401
         except ImportError as error:
@@ -92,13 +103,32 @@ class TransformersLLMConfig(LLMConfig):
             ) from error
         from vlm_llms.hf_build import build
 
-        name = self.tokenizer or self.model
-        return build(
+        source, at = (self.tokenizer, None) if self.tokenizer else (self.model, self.revision)
+        lm = build(
             self.model,
-            load_tokenizer=lambda: load_tokenizer(name, assets, revision=self.revision),
+            load_tokenizer=lambda: load_tokenizer(source, assets, revision=at),
             dtype=self.dtype,
             revision=self.revision,
             trust_remote_code=self.trust_remote_code,
+            config=self.config,
             weights=weights,
             assets=assets,
         )
+        if at_hand(source, assets):
+            _ = lm.tokenizer
+        return lm
+
+    def downloads(self) -> list[Download]:
+        """The size follows from `config` and its `dtype`; without them it is not known beforehand."""
+        found = tokenizer_download(self.tokenizer or self.model)
+        if Path(self.model).exists():
+            return found
+        if self.config is None:
+            return [Download(self.model, "weights"), *found]
+        from vlm_llms.hf_architecture import stored_bytes
+
+        return [Download(self.model, "weights", stored_bytes(self.config)), *found]
+
+    @classmethod
+    def engine(cls, device: str) -> str:
+        return "transformers"

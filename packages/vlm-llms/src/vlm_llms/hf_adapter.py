@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vlm_core.errors import UserError
 from vlm_core.interfaces import PADDING, LanguageModel, Tokenizer
+from vlm_core.weights import derived_floats
 from vlm_llms.hf_logits import LogitRule
 from vlm_llms.hf_state import (
     CacheState,
@@ -22,8 +23,9 @@ from vlm_llms.hf_state import (
     is_recurrent,
     keep_where,
 )
+from vlm_llms.hf_steps import limit_steps
 
-_CACHE_NAMES = ("past_key_values", "cache_params")
+_CACHE_NAMES = ("cache", "past_key_values", "cache_params")  # one name since transformers 5.24
 
 
 def _packed(segments: Tensor) -> bool:
@@ -59,7 +61,8 @@ class TransformersLM(LanguageModel):
     """
 
     def __init__(self, model: nn.Module, load_tokenizer: Callable[[], Tokenizer]) -> None:
-        super().__init__(self._checked(load_tokenizer))
+        super().__init__(load_tokenizer)
+        limit_steps(model)
         self.model: Any = model
         self.decoder_config: Any = self.model.config.get_text_config(decoder=True)
         self.vocab_size, self.dim = self.model.get_input_embeddings().weight.shape
@@ -75,19 +78,13 @@ class TransformersLM(LanguageModel):
         layout = self._empty(1).cache
         self._recurrent, self._attends = is_recurrent(layout), attends(layout)
         self._windowed = has_window(layout)
+        self.pads_between = not self._windowed
         self.supports_packing = self._takes_positions and attends_to_everything(layout)
 
-    def _checked(self, load_tokenizer: Callable[[], Tokenizer]) -> Callable[[], Tokenizer]:
-        def load() -> Tokenizer:
-            tokenizer = load_tokenizer()
-            if len(tokenizer) > self.vocab_size:
-                raise UserError(
-                    f"the tokenizer has {len(tokenizer)} ids but the model only {self.vocab_size} embeddings"
-                    "; give the tokenizer that belongs to the model"
-                )
-            return tokenizer
-
-        return load
+    @property
+    def keeps_fp32(self) -> list[str]:
+        """What the library computes for itself, rotary frequencies above all: rounded they would be other positions."""
+        return derived_floats(self)
 
     @property
     def _decoder(self) -> Any:
@@ -112,6 +109,11 @@ class TransformersLM(LanguageModel):
         folder.mkdir(parents=True, exist_ok=True)
         self.model.config.save_pretrained(folder)
         super().save_assets(folder)
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write what transformers loads: config.json, safetensors and the tokenizer."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save(folder)
 
     def forward(
         self, x: Tensor, *, segments: Tensor | None = None, state: CacheState | None = None
@@ -148,12 +150,20 @@ class TransformersLM(LanguageModel):
         arguments: dict[str, Any] = {"inputs_embeds": x, "use_cache": remember}
         if remember:
             arguments[self._cache_name] = state.cache
-        if self._takes_positions and seen is not None:
-            arguments["position_ids"] = (seen.cumsum(1) - 1).clamp(min=0)[:, -length:]
+        if self._takes_positions:  # always: left to count for themselves, some models start again at 0
+            arguments["position_ids"] = self._places(x, state, seen)
         if seen is not None and (self._attends or state.length == 0):
             arguments["attention_mask"] = seen.long()
         hidden = self._decoder(**arguments).last_hidden_state
         return hidden, CacheState(state.cache, state.batch, state.length + length, seen)
+
+    @staticmethod
+    def _places(x: Tensor, state: CacheState, seen: Tensor | None) -> Tensor:
+        """Position of each of x (B, T, M) in its sequence, padding not counted: (B, T)."""
+        batch, length, _ = x.shape
+        if seen is not None:
+            return (seen.cumsum(1) - 1).clamp(min=0)[:, -length:]
+        return torch.arange(state.length, state.length + length, device=x.device).expand(batch, -1)
 
     def _step(self, x: Tensor, state: CacheState, real: Tensor | None) -> tuple[Tensor, CacheState]:
         """Feed x one position at a time; a sequence that has padding there keeps its running state."""
@@ -175,23 +185,3 @@ class TransformersLM(LanguageModel):
         return self._decoder(
             inputs_embeds=x, attention_mask=mask, position_ids=positions, use_cache=False
         ).last_hidden_state
-
-
-@torch.no_grad()
-def verify(lm: TransformersLM) -> None:
-    """Compare two tokens through this wrapper with the model's own logits; `UserError` if they differ."""
-    weight = lm.model.get_input_embeddings().weight
-    if weight.is_meta:
-        return
-    ids, training = torch.arange(2, device=weight.device)[None] % lm.vocab_size, lm.training
-    lm.eval()
-    ours = lm.logits(lm(lm.embed(ids))[0]).float()
-    theirs = lm.model(input_ids=ids, use_cache=False).logits.float()
-    lm.train(training)
-    worst = (ours - theirs).abs().max().item()
-    if not worst <= 1e-3 * max(theirs.abs().max().item(), 1e-6):
-        raise UserError(
-            f"{type(lm.model).__name__}: its logits differ from head(base(embeddings)) by {worst:.3g}, so it "
-            "treats embeddings or logits in a way that is not known here; supported are a plain head, "
-            f"{', '.join(LogitRule.KNOWN)}. Write a LanguageModel of your own for it"
-        )

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.utils.hub import cached_file
 
 from vlm_core.errors import UserError
+from vlm_core.faults import UNSAFE, listed, shape_of
 from vlm_core.interfaces import Tokenizer
-from vlm_llms.hf_adapter import TransformersLM, verify
+from vlm_llms.hf_adapter import TransformersLM
+from vlm_llms.hf_architecture import architecture, check_agreement
+from vlm_llms.hf_verify import verify
+from vlm_llms.tokenizer import FastTokenizer
+
+_FLOATS = {"F64", "F32", "F16", "BF16"}
 
 
 def build(
@@ -21,26 +30,35 @@ def build(
     dtype: str = "float32",
     revision: str | None = None,
     trust_remote_code: bool = False,
+    config: dict[str, Any] | None = None,
     weights: bool = True,
     assets: Path | None = None,
 ) -> TransformersLM:
-    """Build the model, read its weights if wanted, and check the wrapper against it."""
+    """Build the model, read its weights if wanted, and check the wrapper against it.
+
+    With `config` the architecture alone needs no file; weights must then be of that architecture.
+    """
     number = getattr(torch, dtype)
     remote = _remote(revision, trust_remote_code)
     try:
         if weights:
-            inner = AutoModelForCausalLM.from_pretrained(model, dtype=number, **remote)
+            inner = _with_weights(model, number, remote)
         else:
-            blueprint = AutoConfig.from_pretrained(model if assets is None else str(assets), **remote)
+            if config is not None and assets is None:
+                blueprint = architecture(config)
+            else:
+                blueprint = AutoConfig.from_pretrained(model if assets is None else str(assets), **remote)
             inner = AutoModelForCausalLM.from_config(
                 blueprint, dtype=number, trust_remote_code=trust_remote_code
             )
-    except (OSError, ValueError, ImportError) as error:
-        first = str(error).strip().split("\n", 1)[0]
-        raise UserError(
-            f"llm model {model!r}: transformers could not load it: {first} Expected a hub id or a folder "
-            "with config.json and safetensors of a causal language model; offline, give the folder"
-        ) from error
+    except UserError:
+        raise
+    except (
+        Exception
+    ) as error:  # transformers and the readers below it raise whatever a file makes them stumble over
+        raise UserError(_why_not(model, error)) from error
+    if weights and config is not None:
+        check_agreement(config, inner.config, model)
     lm = TransformersLM(inner, load_tokenizer)
     verify(lm)
     return lm
@@ -54,3 +72,64 @@ def _remote(revision: str | None, trust_remote_code: bool) -> dict[str, Any]:
     if trust_remote_code:
         found["code_revision"] = revision
     return found
+
+
+def _why_not(model: str, error: Exception) -> str:
+    lines = str(error).strip().splitlines() or ["no reason given"]
+    if isinstance(error, pickle.UnpicklingError):
+        lines = [UNSAFE]
+    code = (
+        "; to run the code that comes with it, read it, then set trust_remote_code: true and revision to the commit"
+        if "trust_remote_code" in str(error)
+        else ""
+    )
+    return (
+        f"llm model {model!r}: transformers could not load it: {type(error).__name__}: {lines[0].rstrip('. '):.300}. "
+        "Expected a hub id or a folder with config.json and safetensors of a causal language model; "
+        f"without the hub, name a local copy: model: path/to/folder, or for --check alone give its config{code}"
+    )
+
+
+def _with_weights(model: str, dtype: torch.dtype, remote: dict[str, Any]) -> Any:
+    """The model with every tensor of its files: left alone, transformers makes up those that are missing."""
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        model, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **remote
+    )
+    inner, info = loaded
+    shapes = [
+        f"{name}: {shape_of(theirs)} instead of {shape_of(ours)}"
+        for name, theirs, ours in sorted(info["mismatched_keys"])
+    ]
+    what = type(inner).__name__
+    problems = [
+        listed(f"missing from the files, though {what} needs them", sorted(info["missing_keys"])),
+        listed(f"in the files, though {what} has no such tensor", sorted(info["unexpected_keys"])),
+        listed(f"of another shape in the files than in {what}", shapes),
+        *([] if hasattr(inner.config, "quantization_config") else [_not_floats(model, remote)]),
+    ]
+    if any(problems):
+        raise UserError(f"llm model {model!r}: {'; '.join(filter(None, problems))}")
+    return inner
+
+
+def _not_floats(model: str, remote: dict[str, Any]) -> str:
+    """Weights that are no floating-point numbers: cast in silence, they would be noise."""
+    found = cached_file(model, "config.json", revision=remote.get("revision"))
+    wrong = []
+    for path in sorted(Path(found or "").parent.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            names = [name for name in list(file.keys()) if name.endswith(".weight")]
+            kinds = {name: file.get_slice(name).get_dtype() for name in names}
+        wrong += [f"{name}: {kind}" for name, kind in kinds.items() if kind not in _FLOATS]
+    return listed("quantised, though config.json names no quantisation", wrong)
+
+
+def from_folder(assets: Path, dtype: str) -> TransformersLM:
+    """The architecture that `save_assets` wrote, without weights."""
+    return build(
+        str(assets),
+        load_tokenizer=lambda: FastTokenizer.load(assets),
+        dtype=dtype,
+        weights=False,
+        assets=assets,
+    )

@@ -6,13 +6,24 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import torch
-import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from vlm_core.errors import UserError
 from vlm_core.interfaces import PADDING, LanguageModel, Tokenizer
-from vlm_core.ssm import MambaMixer, SSMState
+from vlm_core.ssm import Edges, MambaMixer, SSMState, add_norm, edges_of, linear, step
+from vlm_llms.tokenizer import FastTokenizer
+
+if TYPE_CHECKING:
+    from vlm_llms.mamba_record import RecordedMamba
+
+EPS = 1e-5
+KEPT = (".A_log", ".D", ".dt_proj.bias")
+"""Parameters of the recurrence: fp32 whatever the others are (README of mamba_ssm, "Precision")."""
 
 
 class MambaState(tuple[SSMState, ...]):
@@ -26,28 +37,56 @@ class MambaState(tuple[SSMState, ...]):
             SSMState(s.conv.repeat_interleave(n, 0), s.ssm.repeat_interleave(n, 0)) for s in self
         )
 
+    def save(self, path: Path) -> None:
+        """Write a safetensors file; `load` gives an equal state."""
+        conv, ssm = (torch.stack(list(part)).contiguous() for part in zip(*self, strict=True))
+        save_file({"conv": conv, "ssm": ssm}, path)
+
+    @classmethod
+    def load(cls, path: Path) -> MambaState:
+        """Raises `UserError` for a file that holds no state."""
+        try:
+            held = load_file(path)
+            return cls(map(SSMState, held["conv"].unbind(0), held["ssm"].unbind(0)))
+        except (OSError, SafetensorError, KeyError) as error:
+            raise UserError(f"{path} holds no Mamba state: {error}") from None
+
 
 class Block(nn.Module):
-    """x + mixer(norm(x)); the residual x stays fp32 whatever the weights are."""
+    """residual + out, then mixer(norm(·)) as the next `out`: the sum and the norm are one pass over memory.
+
+    The residual stays fp32 whatever the weights are.
+    """
 
     def __init__(self, mixer: MambaMixer, dim: int) -> None:
         super().__init__()
-        self.norm, self.mixer = nn.RMSNorm(dim, eps=1e-5), mixer
+        self.norm, self.mixer = nn.RMSNorm(dim, eps=EPS), mixer
 
     def forward(
-        self, residual: Tensor, segments: Tensor | None, state: SSMState | None
-    ) -> tuple[Tensor, SSMState]:
-        out, after = self.mixer(self.norm(residual.to(self.norm.weight.dtype)), segments, state)
-        return residual + out, after
+        self, residual: Tensor, out: Tensor | None, edges: Edges | None, state: SSMState | None
+    ) -> tuple[Tensor, Tensor, SSMState]:
+        residual, x = add_norm(residual, out, self.norm.weight, EPS)
+        mixed, after = self.mixer(x, edges, state)
+        return residual, mixed, after
 
 
 class Backbone(nn.Module):
     """Embedding, blocks, final norm."""
 
-    def __init__(self, embedding: nn.Embedding, layers: Sequence[Block], dim: int) -> None:
+    def __init__(
+        self, embedding: nn.Embedding, layers: Sequence[nn.Module], dim: int, dtype: torch.dtype
+    ) -> None:
         super().__init__()
         self.embedding, self.layers = embedding, nn.ModuleList(layers)
-        self.norm_f = nn.RMSNorm(dim, eps=1e-5)
+        self.norm_f = nn.RMSNorm(dim, eps=EPS, dtype=dtype)
+
+
+def _cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Every parameter to `dtype`, but for A_log, D and the bias of Δ, which stay as precise as they are."""
+    for name, parameter in module.named_parameters():
+        if not name.endswith(KEPT):
+            parameter.data = parameter.data.to(dtype)
+    return module
 
 
 def _wide(index: Tensor, x: Tensor) -> Tensor:
@@ -55,8 +94,25 @@ def _wide(index: Tensor, x: Tensor) -> Tensor:
     return index.unsqueeze(-1).expand_as(x)
 
 
+def _rooms(first: SSMState, layers: int) -> list[SSMState]:
+    """One block of memory for the states of all layers: small ones among the large tensors that come and go would
+    keep the allocator from using that memory again, ten megabytes a layer at width 2560.
+    """
+    conv, ssm = (t.new_empty(layers, *t.shape) for t in first)
+    return list(map(SSMState, conv.unbind(0), ssm.unbind(0)))
+
+
+def _moved(state: SSMState, room: SSMState) -> SSMState:
+    for old, new in zip(state, room, strict=True):
+        new.copy_(old)
+    return room
+
+
 class MambaLM(LanguageModel):
-    """Embedding tied to the output; RMSNorm before each mixer; fp32 residual."""
+    """Embedding tied to the output; RMSNorm before each mixer; fp32 residual.
+
+    `dtype` is that of the parameters, except `KEPT`.
+    """
 
     def __init__(
         self,
@@ -69,16 +125,19 @@ class MambaLM(LanguageModel):
         dt_rank: int | None = None,
         *,
         init_std: float = 0.02,
+        dtype: torch.dtype = torch.float32,
         load_tokenizer: Callable[[], Tokenizer],
     ) -> None:
         super().__init__(load_tokenizer)
         self.dim, self.vocab_size = d_model, vocab_size
-        self._shape = {"d_model": d_model, "n_layer": n_layer, "vocab_size": vocab_size, "d_state": d_state,
-                       "d_conv": d_conv, "expand": expand, "dt_rank": dt_rank}  # fmt: skip
+        self.shape = {"d_model": d_model, "n_layer": n_layer, "vocab_size": vocab_size, "d_state": d_state,
+                      "d_conv": d_conv, "expand": expand, "dt_rank": dt_rank}  # fmt: skip
         layers = [
-            Block(MambaMixer(d_model, d_state, d_conv, expand, dt_rank), d_model) for _ in range(n_layer)
+            _cast(Block(MambaMixer(d_model, d_state, d_conv, expand, dt_rank), d_model), dtype)
+            for _ in range(n_layer)
         ]
-        self.backbone = Backbone(nn.Embedding(vocab_size, d_model), layers, d_model)
+        embedding = nn.Embedding(vocab_size, d_model, dtype=dtype)
+        self.backbone = Backbone(embedding, layers, d_model, dtype)
         self._init(n_layer, init_std)
 
     @torch.no_grad()
@@ -94,21 +153,67 @@ class MambaLM(LanguageModel):
     def forward(
         self, x: Tensor, *, segments: Tensor | None = None, state: MambaState | None = None
     ) -> tuple[Tensor, MambaState]:
-        residual, states, order = x.float(), [], None
+        if state is not None and segments is None and step.possible(x, mixers := self._plain_mixers()):
+            return self._step(x, mixers, state)
+        residual, out, states, order, rooms = x.float(), None, [], None, []
         if segments is not None and bool((segments == PADDING).any()):
             order = (segments != PADDING).int().argsort(dim=1, stable=True)  # padding to the front
             residual, segments = residual.gather(1, _wide(order, residual)), segments.gather(1, order)
+        edges = None if segments is None else edges_of(segments)
         for i, block in enumerate(self.backbone.layers):
-            residual, layer_state = block(residual, segments, state[i] if state else None)
-            states.append(layer_state)
+            residual, out, layer_state = block(residual, out, edges, state[i] if state else None)
+            if not rooms and not torch.is_grad_enabled():
+                rooms = _rooms(layer_state, len(self.backbone.layers))
+            states.append(_moved(layer_state, rooms[i]) if rooms else layer_state)
+        _, hidden = add_norm(residual, out, self.backbone.norm_f.weight, EPS)
         if order is not None:
-            residual = residual.gather(1, _wide(order.argsort(dim=1), residual))
-        norm = self.backbone.norm_f
-        return norm(residual.to(norm.weight.dtype)), MambaState(states)
+            hidden = hidden.gather(1, _wide(order.argsort(dim=1), hidden))
+        return hidden, MambaState(states)
+
+    @property
+    def blocks(self) -> list[Block]:
+        return cast(list[Block], list(self.backbone.layers))
+
+    def _plain_mixers(self) -> list[MambaMixer]:
+        """Every block's mixer, or none if somebody has changed what a block or a norm does."""
+        plain = step.untouched(self.backbone.norm_f) and all(
+            type(b) is Block and type(b.norm) is nn.RMSNorm and step.untouched(b) and step.untouched(b.norm)
+            for b in self.blocks
+        )
+        return [b.mixer for b in self.blocks] if plain else []
+
+    def norms(self) -> tuple[list[Tensor], Tensor, float]:
+        """Each block's weight, the last one, and what is added under the root."""
+        return [b.norm.weight for b in self.blocks], self.backbone.norm_f.weight, EPS
+
+    def _step(self, x: Tensor, mixers: list[MambaMixer], state: MambaState) -> tuple[Tensor, MambaState]:
+        """One token, all layers in one call."""
+        hidden, conv, ssm = step.stack(
+            x, mixers, [s.conv for s in state], [s.ssm for s in state], *self.norms()
+        )
+        return hidden, MambaState(map(SSMState, conv.unbind(0), ssm.unbind(0)))
+
+    def record(self, state: MambaState) -> RecordedMamba | None:
+        """On a GPU with Triton: a CUDA graph, recorded anew at each call."""
+        weight = self.backbone.embedding.weight
+        if weight.device.type != "cuda":
+            return None
+        mixers = self._plain_mixers()
+        if not step.possible(weight.new_empty(len(state[0].conv), 1, self.dim), mixers):
+            return None
+        from vlm_llms.mamba_record import RecordedMamba
+
+        return RecordedMamba(self, mixers, state)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        return F.linear(hidden, self.backbone.embedding.weight)
+        return linear(hidden, self.backbone.embedding.weight)
 
     def save_assets(self, folder: Path) -> None:
         super().save_assets(folder)
-        (folder / "mamba.json").write_text(json.dumps(self._shape, indent=1) + "\n")
+        (folder / "mamba.json").write_text(json.dumps(self.shape, indent=1) + "\n")
+
+
+def from_folder(assets: Path) -> MambaLM:
+    """The architecture that `save_assets` wrote, without weights; the tokenizer is read when first used."""
+    shape = json.loads((assets / "mamba.json").read_text(encoding="utf-8"))
+    return MambaLM(**shape, load_tokenizer=lambda: FastTokenizer.load(assets))

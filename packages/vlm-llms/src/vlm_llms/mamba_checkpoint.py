@@ -1,112 +1,126 @@
-"""Reads published Mamba-1 checkpoints: the `state-spaces` format and the transformers format."""
+"""Published Mamba-1 checkpoints: the `state-spaces` format and the transformers format, by their content."""
 
 from __future__ import annotations
 
-import json
-import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+import torch.nn.functional as F
+from pydantic import ValidationError
 from torch import Tensor
 
 from vlm_core.errors import UserError
+from vlm_core.faults import listed, shape_of
+from vlm_llms.checkpoint_files import CONFIG, folder_of, read_json, read_tensors
 from vlm_llms.mamba import MambaLM
 from vlm_llms.mamba_shape import MambaShape
 
-_FILES = (
-    "model.safetensors.index.json",
-    "model.safetensors",
-    "pytorch_model.bin.index.json",
-    "pytorch_model.bin",
-)
+EMBEDDING = "backbone.embedding.weight"
+HF_EMBEDDING = "backbone.embeddings.weight"
+HEAD = "lm_head.weight"
+MULTIPLE = 8
+"""Vocabularies are padded to a multiple of this."""
+
+_HF_FIXED = {
+    "use_bias": False, "use_conv_bias": True, "hidden_act": "silu", "tie_word_embeddings": True,
+    "layer_norm_epsilon": 1e-5,
+}  # fmt: skip
+_FIXED = {"rms_norm": True, "tie_embeddings": True, "d_intermediate": 0, "attn_layer_idx": []}
+_SSM_FIXED = {"layer": "Mamba1", "bias": False, "conv_bias": True}
 
 
-def _folder(source: str, patterns: list[str]) -> Path:
-    """A local folder as it is; a hub id downloaded (or taken from the hub's cache)."""
-    if Path(source).is_dir():
-        return Path(source)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(source, allow_patterns=patterns))
-    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
-        raise UserError(
-            f"llm weights {source!r}: not a folder here, and the hub does not give it "
-            f"({type(error).__name__}); name a local copy: weights: path/to/folder with config.json"
-        ) from None
+def padded(rows: int, multiple: int = MULTIPLE) -> int:
+    """The next multiple."""
+    return -(-rows // multiple) * multiple
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing; a checkpoint folder holds config.json and the weights") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON: {error}") from None
-
-
-def read_shape(source: str) -> MambaShape:
-    """The architecture from config.json of either format; `UserError` if it is no Mamba-1."""
-    path = _folder(source, ["config.json"]) / "config.json"
-    config = _json(path)
+def read_shape(source: str, revision: str | None = None) -> MambaShape:
+    """The architecture from config.json of either format; `UserError` if it is not this Mamba-1."""
+    path = folder_of(source, revision, weights=False) / CONFIG
+    config = read_json(path)
     if config.get("model_type") not in (None, "mamba"):
         raise UserError(
-            f"{path}: holds a {config['model_type']!r} model; this reads Mamba-1 (model_type mamba)"
+            f"{path}: holds a {config['model_type']!r} model; this reads Mamba-1 (model_type mamba). "
+            "transformers may know it: llm: {type: transformers, model: …}"
         )
     try:
-        if "hidden_size" in config:
-            return MambaShape(
-                d_model=config["hidden_size"], n_layer=config["num_hidden_layers"],
-                vocab_size=config["vocab_size"], d_state=config.get("state_size", 16),
-                d_conv=config.get("conv_kernel", 4), expand=config.get("expand", 2),
-                dt_rank=None if config.get("time_step_rank", "auto") == "auto" else config["time_step_rank"],
-            )  # fmt: skip
-        multiple, ssm = config.get("pad_vocab_size_multiple", 8), config.get("ssm_cfg") or {}
-        rows = -(-config["vocab_size"] // multiple) * multiple
-        known = {key: ssm[key] for key in ("d_state", "d_conv", "expand", "dt_rank") if key in ssm}
-        return MambaShape(d_model=config["d_model"], n_layer=config["n_layer"], vocab_size=rows, **known)
+        fields = _hf_fields(path, config) if "hidden_size" in config else _fields(path, config)
+        return MambaShape(**fields)
     except KeyError as error:
         raise UserError(f"{path}: no Mamba config: key {error} is missing") from None
+    except (ValidationError, TypeError) as error:
+        raise UserError(f"{path}: no Mamba config: {str(error).replace(chr(10), ' ')}") from None
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing") from None
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise UserError(f"{path}: not a readable weight file: {str(error).splitlines()[0]:.150}") from None
+def _demand(path: Path, config: dict[str, Any], fixed: dict[str, Any]) -> None:
+    """Refuse variants that would load into the same tensors and compute something else."""
+    for key, wanted in fixed.items():
+        if (seen := config.get(key, wanted)) != wanted:
+            raise UserError(
+                f"{path}: {key} is {seen!r}; the own Mamba-1 has {wanted!r}, and can't be this model"
+            )
+
+
+def _hf_fields(path: Path, config: dict[str, Any]) -> dict[str, Any]:
+    expand, width = config.get("expand", 2), config["hidden_size"]
+    _demand(path, config, {**_HF_FIXED, "intermediate_size": expand * width})
+    rank = config.get("time_step_rank", "auto")
+    return {
+        "d_model": width, "n_layer": config["num_hidden_layers"], "vocab_size": config["vocab_size"],
+        "d_state": config.get("state_size", 16), "d_conv": config.get("conv_kernel", 4), "expand": expand,
+        "dt_rank": None if rank == "auto" else rank,
+    }  # fmt: skip
+
+
+def _fields(path: Path, config: dict[str, Any]) -> dict[str, Any]:
+    ssm = config.get("ssm_cfg") or {}
+    _demand(path, config, _FIXED)
+    _demand(path, ssm, _SSM_FIXED)
+    rank = ssm.get("dt_rank", "auto")
+    known = {key: ssm[key] for key in ("d_state", "d_conv", "expand") if key in ssm}
+    return {
+        "d_model": config["d_model"], "n_layer": config["n_layer"],
+        "vocab_size": padded(config["vocab_size"], config.get("pad_vocab_size_multiple", MULTIPLE)),
+        "dt_rank": None if rank == "auto" else rank, **known,
+    }  # fmt: skip
 
 
 def read_state(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a checkpoint, sharded or not, under the names of the `state-spaces` format."""
-    found = next((folder / name for name in _FILES if (folder / name).exists()), None)
-    if found is None:
-        raise UserError(f"{folder}: no weights; expected one of {', '.join(_FILES)}")
-    shards = sorted(set(_json(found)["weight_map"].values())) if found.suffix == ".json" else [found.name]
-    state = {k: v for shard in shards for k, v in _read_tensors(folder / shard).items()}
-    state = {k.replace("backbone.embeddings.", "backbone.embedding."): v for k, v in state.items()}
-    state.pop("lm_head.weight", None)  # tied to the embedding
+    """All tensors of a checkpoint under the names of the `state-spaces` format, the tied output left out."""
+    state = read_tensors(folder)
+    if HF_EMBEDDING in state:
+        state[EMBEDDING] = state.pop(HF_EMBEDDING)
+    head, embedding = state.pop(HEAD, None), state.get(EMBEDDING)
+    if head is not None and embedding is not None and not torch.equal(head, embedding):
+        raise UserError(f"{folder}: {HEAD} differs from {EMBEDDING}; in the own Mamba-1 they are one matrix")
     return state
 
 
-def load_weights(model: MambaLM, source: str) -> None:
-    """Fill `model` from a checkpoint; every missing, unexpected or misshapen tensor is an error."""
-    folder = _folder(source, ["config.json", "*.safetensors", "*.bin", "*.index.json"])
+def _fit_vocabulary(table: Tensor, rows: int) -> Tensor:
+    """Rows that pad the vocabulary (no token's) added as zeros, or cut; any other table is left as it is."""
+    if padded(len(table)) != padded(rows):
+        return table
+    return F.pad(table, (0, 0, 0, rows - len(table))) if rows > len(table) else table[:rows]
+
+
+def load_weights(model: MambaLM, source: str, revision: str | None = None) -> None:
+    """Fill `model` from a checkpoint of any floating-point type; what does not fit is a `UserError`."""
+    folder = folder_of(source, revision)
     stored, own = read_state(folder), model.state_dict()
-    faults = [f"missing {k}" for k in own.keys() - stored.keys()]
-    faults += [f"unexpected {k}" for k in stored.keys() - own.keys()]
-    for k in own.keys() & stored.keys():
-        if own[k].shape != stored[k].shape:
-            faults.append(f"{k} is {tuple(stored[k].shape)}, expected {tuple(own[k].shape)}")
-    if faults:
-        raise UserError(
-            f"{folder}: {len(faults)} tensors don't fit this model: {'; '.join(sorted(faults)[:3])}"
-        )
+    if EMBEDDING in stored:
+        stored[EMBEDDING] = _fit_vocabulary(stored[EMBEDDING], model.vocab_size)
+    shapes = [
+        f"{name}: {shape_of(stored[name].shape)} instead of {shape_of(own[name].shape)}"
+        for name in own
+        if name in stored and own[name].shape != stored[name].shape
+    ]
+    problems = [
+        listed("missing from the file, though the model needs them", [k for k in own if k not in stored]),
+        listed("in the file, though the model has no such tensor", [k for k in stored if k not in own]),
+        listed("of another shape in the file than in the model", shapes),
+    ]
+    if any(problems):
+        other = "" if own.keys() & stored.keys() else "not one name is known: a checkpoint of another model: "
+        raise UserError(f"{folder}: does not fit this Mamba: {other}{'; '.join(filter(None, problems))}")
     model.load_state_dict(stored)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from vlm_core.config import LLMConfig
-from vlm_llms.configs import TokenizerChoice, load_tokenizer
+from vlm_core.config import Download, LLMConfig, Recipe
+from vlm_llms.configs import TokenizerChoice, at_hand, load_tokenizer, tokenizer_download
 from vlm_llms.mamba_shape import PUBLISHED, MambaShape
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ class MambaConfig(LLMConfig):
     d_state: PositiveInt | None = Field(default=None, le=1024)
     d_conv: PositiveInt | None = Field(default=None, le=16)
     expand: PositiveInt | None = Field(default=None, le=16)
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    revision: str | None = Field(default=None, min_length=1, description="commit, branch or tag of `weights`")
     init_std: float = Field(default=0.02, gt=0, le=1, description="of new embeddings; transformers uses 0.1")
 
     @model_validator(mode="after")
@@ -39,6 +41,8 @@ class MambaConfig(LLMConfig):
         given = [name for name in sizes if getattr(self, name) is not None]
         if self.weights and given:
             raise ValueError(f"weights fix the size; remove {', '.join(given)}, or remove weights")
+        if self.revision and not self.weights:
+            raise ValueError("revision belongs to weights on the hub; name weights, or remove revision")
         if not self.weights and (self.d_model is None or self.n_layer is None):
             raise ValueError("name weights, or give d_model and n_layer for a model of your own")
         return self
@@ -48,6 +52,9 @@ class MambaConfig(LLMConfig):
 
     def for_folder(self) -> MambaConfig:
         return self.model_copy(update={"tokenizer": "saved with this model"})
+
+    def recipe(self) -> Recipe:
+        return Recipe("vlm_llms.mamba:from_folder", {})
 
     def shape(self, tokens: Callable[[], int], assets: Path | None = None) -> MambaShape:
         """From the saved folder, the published table, the checkpoint's own config.json, or the fields.
@@ -61,7 +68,7 @@ class MambaConfig(LLMConfig):
         if self.weights:
             from vlm_llms.mamba_checkpoint import read_shape
 
-            return read_shape(self.weights)
+            return read_shape(self.weights, self.revision)
         sizes = self.model_dump(
             include={"d_model", "n_layer", "d_state", "d_conv", "expand"}, exclude_none=True
         )
@@ -69,13 +76,37 @@ class MambaConfig(LLMConfig):
         return MambaShape(vocab_size=rows, **sizes)
 
     def build(self, *, weights: bool = True, assets: Path | None = None) -> MambaLM:
+        import torch
+
         from vlm_llms.mamba import MambaLM
 
         tokenizer = cache(lambda: load_tokenizer(self.tokenizer, assets))
         shape = self.shape(lambda: len(tokenizer()), assets)
-        model = MambaLM(**shape.model_dump(), init_std=self.init_std, load_tokenizer=tokenizer)
+        model = MambaLM(
+            **shape.model_dump(),
+            init_std=self.init_std,
+            dtype=getattr(torch, self.dtype),
+            load_tokenizer=tokenizer,
+        )
+        if at_hand(self.tokenizer, assets):
+            _ = model.tokenizer
         if weights and self.weights:
             from vlm_llms.mamba_checkpoint import load_weights
 
-            load_weights(model, self.weights)
+            load_weights(model, self.weights, self.revision)
         return model
+
+    def downloads(self) -> list[Download]:
+        """Published checkpoints are stored in 2 bytes a number, those for transformers (`-hf`) in 4."""
+        found = tokenizer_download(self.tokenizer)
+        if not self.weights or Path(self.weights).exists():
+            return found
+        shape = PUBLISHED.get(self.weights)
+        item = 4 if self.weights.endswith("-hf") else 2
+        return [Download(self.weights, "weights", shape and item * shape.parameters()), *found]
+
+    @classmethod
+    def engine(cls, device: str) -> str:
+        from vlm_core.ssm.backends import engine
+
+        return engine(device)

@@ -18,6 +18,13 @@ class MambaShape(StrictModel):
     expand: PositiveInt = 2
     dt_rank: PositiveInt | None = None
 
+    def parameters(self) -> int:
+        """How many a model of this shape has; the output shares the embedding's."""
+        inner, rank = self.expand * self.d_model, self.dt_rank or -(-self.d_model // 16)
+        projections = 3 * self.d_model * inner + inner * (rank + 2 * self.d_state) + rank * inner
+        channels = inner * (self.d_conv + 1 + 1 + self.d_state + 1)  # conv and its bias, dt bias, A_log, D
+        return self.n_layer * (projections + channels + self.d_model) + (self.vocab_size + 1) * self.d_model
+
 
 _SIZES = {"130m": (768, 24), "370m": (1024, 48), "790m": (1536, 48), "1.4b": (2048, 48), "2.8b": (2560, 64)}
 _NAMES = {f"state-spaces/mamba-{size}{form}": size for size in _SIZES for form in ("", "-hf")} | {

@@ -1,42 +1,227 @@
-"""`vlm-train`: train what a spec says, stage by stage."""
+"""`vlm-train`: train what a spec says, stage by stage, and show what came of it."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 
-from vlm_core.cli.common import add_debug, run
+from vlm_core.cli.common import add_debug, duration, run
+from vlm_core.errors import UserError
 from vlm_core.spec import load_spec
+from vlm_train import launch, ranks, stopping, watchdog
+from vlm_train.stopping import Stopped
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="vlm-train", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    train = commands.add_parser(
-        "run",
-        help="train; the same command again resumes",
-        description="Train; the same command again resumes.",
-    )
-    train.add_argument("spec", help="a YAML spec with a train section")
-    train.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the spec"
-    )
-    add_debug(train)
+    commands = parser.add_subparsers(dest="name", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], short: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=short, description=run.__doc__)
+        made.set_defaults(command=run)
+        return made
+
+    for name, does, short in (
+        ("run", run_spec, "train; the same command again resumes"),
+        ("launch", launch_spec, "as run; --print shows the command that it would start"),
+    ):
+        made = command(name, does, short)
+        _add_spec(made)
+        launch.add_options(made)
+    made.add_argument("--print", action="store_true", help="print the command for a shell, and start nothing")
+    _add_looks(command)
+    shown = command("report", report, "write one HTML page about a run")
+    shown.add_argument("run", type=Path, help="the run's folder: train.output of its spec")
+    shown.add_argument("--out", type=Path, metavar="FILE", help="default: report.html in the folder")
+    add_debug(shown)
+    swept = command("sweep", sweep, "run a grid of variants and seeds, and write its table")
+    _add_spec(swept, "a YAML file with base, output, seeds, and rows or axes")
+    swept.add_argument("--jobs", type=_count, default=1, metavar="N", help="runs at a time; default 1")
+    swept.add_argument("--dry-run", action="store_true", help="only list what would run")
     return parser
 
 
-def train(args: argparse.Namespace) -> int:
-    began = time.monotonic()
-    spec, document = load_spec(args.spec, args.set)
-    from vlm_train.progress import duration
-    from vlm_train.run import start
-    from vlm_train.show import show
+def _add_looks(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """The commands that look ahead: at data, samples and memory."""
+    made = command("check", check_data, "read all data as training would; exit code 1 if it would stop")
+    _add_spec(made)
+    made.add_argument("--rows", type=_count, metavar="N", help="only N rows of each stage, at even distances")
+    made.add_argument("--workers", type=_count, metavar="N", help="processes; default: train.workers")
+    made.add_argument(
+        "--report", metavar="FILE", help="write every row that would be left out, as JSON lines"
+    )
+    made = command("preview", preview, "show samples as the model gets them")
+    _add_spec(made)
+    made.add_argument("--rows", type=_count, default=4, metavar="N", help="rows of each stage; default 4")
+    made.add_argument("--html", metavar="FILE", default="preview.html", help="the page; default preview.html")
+    made = command("plan", plan, "what each of N processes would hold")
+    _add_spec(made)
+    made.add_argument("--nproc", type=_count, default=1, metavar="N", help="processes in all; default 1")
 
-    folder, table = start(spec, document)
-    show(spec, folder, table)
-    print(f"done in {duration(time.monotonic() - began)}")
+
+def _add_spec(parser: argparse.ArgumentParser, what: str = "a YAML spec with a train section") -> None:
+    parser.add_argument("spec", help=what)
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the spec"
+    )
+    add_debug(parser)
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
+    return int(text)
+
+
+def run_spec(args: argparse.Namespace) -> int:
+    """Train, on every accelerator of this machine; the same command again resumes."""
+    debug = getattr(args, "debug", False)
+    if ranks.place():
+        code = ranks.as_one(lambda: _join(args), debug)
+        return watchdog.leave(code) if code else 0  # at once: its peers may be waiting for it in vain
+    todo = launch.plan(args)
+    if not todo.torchrun:
+        return _alone(args)
+    _validate(args)
+    return launch.start(todo, debug)
+
+
+def launch_spec(args: argparse.Namespace) -> int:
+    """Train as `run` does, or show how that would be started."""
+    if ranks.place():
+        raise UserError("a launcher has started this process already; vlm-train run joins its group")
+    if not args.print:
+        return run_spec(args)
+    _validate(args)
+    print(launch.plan(args).line())
     return 0
 
 
+def _validate(args: argparse.Namespace) -> None:
+    """Find a spec's faults once, before anything is started."""
+    from vlm_train.run import train_section
+
+    train_section(*load_spec(args.spec, args.set))
+
+
+def _join(args: argparse.Namespace) -> int:
+    launch.refuse_to_contradict(args)
+    return _train(args)
+
+
+def _alone(args: argparse.Namespace) -> int:
+    try:
+        return _train(args)
+    except Stopped as end:
+        print(f"vlm-train: {end.text}", file=sys.stderr)
+        return stopping.CODE
+
+
+def _train(args: argparse.Namespace) -> int:
+    """This process's part of a run, or all of it."""
+    began = time.monotonic()
+    with stopping.listening():
+        spec, document = load_spec(args.spec, args.set)
+        from vlm_train.run import start
+        from vlm_train.show import show
+
+        folder, table = start(spec, document)
+    here = ranks.place()
+    if here is None or here.rank == 0:
+        show(spec, folder, table)
+        print(f"done in {duration(time.monotonic() - began)}")
+    return 0
+
+
+def report(args: argparse.Namespace) -> int:
+    """Write one HTML page about a run, finished or not."""
+    from vlm_train.report import write
+
+    print(write(args.run, args.out))
+    return 0
+
+
+def check_data(args: argparse.Namespace) -> int:
+    """Read the data of every stage as training would and say what would be left out."""
+    spec, document = load_spec(args.spec, args.set)
+    from vlm_train.evals import exams
+    from vlm_train.look import check_data, write_report
+    from vlm_train.progress import Counting
+    from vlm_train.run import train_section
+
+    train = train_section(spec, document)
+    for exam in exams(train.evals):
+        print(f"{exam.name}: {len(exam.asked)} of {exam.benchmark.expected} questions would be asked")
+    workers = train.workers if args.workers is None else args.workers
+    findings = check_data(spec, train, workers, args.rows, Counting)
+    for found in findings:
+        print("\n".join(found.lines()))
+        for item in found.left_out[:10]:
+            print(f"  {item.reason}: {item.message}")
+        if len(found.left_out) > 10:
+            print(f"  and {len(found.left_out) - 10} more; --report FILE lists all")
+    if args.report:
+        write_report(findings, Path(args.report))
+    failed = [found.name for found in findings if not found.passes]
+    print(f"training would stop: {', '.join(failed)}" if failed else "training would go through all of it")
+    return 1 if failed else 0
+
+
+def plan(args: argparse.Namespace) -> int:
+    """Lay the model of every stage on N pretended processes and tell what each would hold; needs no GPU."""
+    spec, document = load_spec(args.spec, args.set)
+    from vlm_train.plan import lines, plan
+    from vlm_train.run import train_section
+
+    print("\n".join(lines(plan(spec, train_section(spec, document), args.nproc), args.nproc)))
+    return 0
+
+
+def preview(args: argparse.Namespace) -> int:
+    """Show the first rows of each stage as the model gets them, in the terminal and as an HTML page."""
+    spec, document = load_spec(args.spec, args.set)
+    from rich.console import Console
+
+    from vlm_train.preview import page, samples, terminal
+    from vlm_train.run import train_section
+
+    found = samples(spec, train_section(spec, document), args.rows)
+    console = Console(highlight=False)
+    for shown, spans in found:
+        console.print(terminal(shown, spans))
+    try:
+        Path(args.html).write_text(page(spec.name, found), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{args.html}: cannot write: {error.strerror or error}") from None
+    print(f"page {args.html}")
+    return 0
+
+
+def sweep(args: argparse.Namespace) -> int:
+    """Run every row with every seed and write the table; the same command again goes on where it stopped."""
+    from vlm_train import table
+    from vlm_train.grid import load
+    from vlm_train.pool import Pool
+    from vlm_train.show import show_plan, show_table
+    from vlm_train.sweep import jobs, run, sizes
+
+    grid = load(args.spec, args.set)
+    found, parameters = jobs(grid), sizes(grid)
+    show_plan(grid, found, parameters)
+    if args.dry_run:
+        return 0
+    todo = [job for job in found if not job.folder.finished()]
+    failures = run(todo, Pool(grid.output, args.jobs), lambda text: print(text, flush=True))
+    lines = table.lines(found, parameters)
+    paths = table.write(grid, lines, [str(failure) for failure in failures])
+    show_table(grid, lines, paths)
+    if failures:
+        print(f"{len(failures)} of {len(found)} runs failed:", *failures, sep="\n  ", file=sys.stderr)
+    return 1 if failures else 0
+
+
 def main() -> int:
-    return run(_parser(), train)
+    return run(_parser(), lambda args: args.command(args))

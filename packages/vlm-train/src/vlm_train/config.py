@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, SerializeAsAny, field_validator, model_validator
+from pydantic import (
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SerializeAsAny,
+    field_validator,
+    model_validator,
+)
 
-from vlm_core.config import DatasetConfig, StrictModel
+from vlm_core.advise.stages import StageFacts
+from vlm_core.config import BenchmarkConfig, DatasetConfig, StrictModel
 from vlm_core.errors import choices
 from vlm_core.template import TemplateField
 from vlm_core.validate import component
+from vlm_train.recipe import Decay, Ema, FeatureCache, Group, Lora, Pattern, Rate
 
 PartName = Literal["encoder", "connector", "llm"]
 Data = list[Annotated[SerializeAsAny[DatasetConfig], component("dataset")]]
-Rate = Annotated[float, Field(gt=0, le=10)]
+Budget = NonNegativeInt | Annotated[float, Field(ge=0, lt=1)]
 
 
 class Stage(StrictModel):
@@ -22,6 +32,10 @@ class Stage(StrictModel):
     name: str = Field(pattern=r"^[\w.-]+$", max_length=40)
     trains: list[PartName] = Field(min_length=1)
     data: Data = Field(min_length=1)
+    weights: list[PositiveFloat] | None = Field(default=None, description="share of each of data in an epoch")
+    counts: list[PositiveInt] | None = Field(default=None, description="rows of each of data in an epoch")
+    group_by_length: bool = Field(default=False, description="batches of like length, with or without images")
+    packing: bool = Field(default=False, description="several samples in a row of max_length")
     template: TemplateField | None = Field(default=None, description="instead of the spec's own")
     loss_on: Literal["answers", "all"] = "answers"
     lr: Rate | dict[PartName, Rate]
@@ -30,22 +44,65 @@ class Stage(StrictModel):
     epochs: PositiveFloat | None = Field(default=None, le=10_000)
     steps: PositiveInt | None = Field(default=None, le=10**9)
     warmup: float = Field(default=0.03, ge=0, lt=1, description="share of the steps")
-    weight_decay: float = Field(default=0.0, ge=0, le=10)
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    lr_floor: float = Field(default=0.0, ge=0, lt=1, description="share of the peak that the rate falls to")
+    cooldown: float | None = Field(
+        default=None, gt=0, le=1, description="share of the steps in which wsd falls"
+    )
+    weight_decay: Decay | dict[PartName, Decay] = 0.0
+    groups: list[Group] = Field(default=[], description="parameters with a rate or decay of their own")
+    frozen: list[Pattern] = Field(default=[], description="parameters of the trained parts that stand still")
+    optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
     clip_norm: PositiveFloat = 1.0
+    ema: Ema | None = None
+    lora: Lora | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Stage:
         if self.epochs is not None and self.steps is not None:
             raise ValueError("give epochs or steps, not both")
+        if self.weights is not None and self.counts is not None:
+            raise ValueError("give weights or counts, not both")
+        mix = self.weights or self.counts
+        if mix is not None and len(mix) != len(self.data):
+            raise ValueError(f"{len(mix)} weights or counts for {len(self.data)} datasets in data")
         if len(set(self.trains)) < len(self.trains):
             raise ValueError(f"trains names a part twice: {', '.join(self.trains)}")
-        if isinstance(self.lr, dict) and set(self.lr) != set(self.trains):
-            raise ValueError(f"lr names {sorted(self.lr)}, but this stage trains {sorted(self.trains)}")
+        for key, value in (("lr", self.lr), ("weight_decay", self.weight_decay)):
+            if isinstance(value, dict) and set(value) != set(self.trains):
+                raise ValueError(f"{key} names {sorted(value)}, but this stage trains {sorted(self.trains)}")
         return self
+
+    @model_validator(mode="after")
+    def _recipe(self) -> Stage:
+        if self.cooldown is not None and self.schedule != "wsd":
+            raise ValueError(f"cooldown belongs to schedule: wsd, not {self.schedule}")
+        if self.lr_floor and self.schedule == "constant":
+            raise ValueError("schedule: constant never falls: leave out lr_floor, or choose another schedule")
+        if self.schedule == "wsd" and self.warmup + self.falling > 1:
+            raise ValueError(f"warmup {self.warmup} and cooldown {self.falling} are more than all steps")
+        if self.lora and "llm" not in self.trains:
+            raise ValueError("lora adapts the language model: add llm to trains, or leave lora out")
+        if self.lora and self.ema and self.ema.use == "beside":
+            raise ValueError("with lora the average can't stand beside the weights: set ema.use: result")
+        return self
+
+    @property
+    def falling(self) -> float:
+        """Share of the steps in which a wsd schedule falls."""
+        return 0.2 if self.cooldown is None else self.cooldown
 
     def rate(self, part: PartName) -> float:
         """The peak learning rate of one part."""
         return self.lr[part] if isinstance(self.lr, dict) else self.lr
+
+    def decay(self, part: PartName) -> float:
+        """The weight decay of one part's matrices."""
+        return self.weight_decay[part] if isinstance(self.weight_decay, dict) else self.weight_decay
+
+    def rows(self) -> int:
+        """How many samples an epoch has; reads the data."""
+        return sum(len(source.rows()) for source in self.data)
 
 
 class Evaluation(StrictModel):
@@ -59,19 +116,85 @@ class Evaluation(StrictModel):
     max_new_tokens: PositiveInt = Field(default=16, le=4096)
 
 
+class Validation(StrictModel):
+    """Loss on held-out rows and some answers, while a stage trains; read as the stage reads its own data."""
+
+    data: Data = Field(min_length=1)
+    every: PositiveInt = Field(default=500, description="steps; each stage's last step always has one")
+    rows: PositiveInt | Literal["all"] = Field(default=256, description="how many, at even distances")
+    batch_size: PositiveInt = 16
+    samples: int = Field(default=4, ge=0, le=100, description="rows to answer")
+    max_new_tokens: PositiveInt = Field(default=32, le=4096)
+
+
+class Evals(StrictModel):
+    """Samples of benchmarks, asked at the end of each stage and, with `every`, while it trains."""
+
+    benchmarks: list[Annotated[SerializeAsAny[BenchmarkConfig], component("benchmark")]] = Field(min_length=1)
+    samples: PositiveInt | Literal["all"] = Field(
+        default=200, description="about how many questions of each, whole images at even distances"
+    )
+    every: PositiveInt | None = Field(
+        default=None, description="steps; each stage's last step always has one"
+    )
+    batch_size: PositiveInt = 8
+    max_new_tokens: PositiveInt | None = Field(
+        default=None, le=4096, description="longest answer; default: by the benchmark's protocol"
+    )
+
+    @field_validator("benchmarks")
+    @classmethod
+    def _distinct(cls, benchmarks: list[BenchmarkConfig]) -> list[BenchmarkConfig]:
+        names = [config.type_name() for config in benchmarks]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"{twice[0]} stands there twice")
+        return benchmarks
+
+
 class TrainConfig(StrictModel):
     """Everything `vlm-train run` needs besides the parts."""
 
     output: str = Field(min_length=1, description="folder of the run")
     seed: int = Field(default=0, ge=0, lt=2**31)
     precision: Literal["fp32", "bf16"] = "fp32"
+    strategy: Literal["auto", "ddp", "fsdp2"] = Field(
+        default="auto", description="how several processes share the model; auto is ddp"
+    )
+    activation_checkpointing: bool = Field(
+        default=False, description="keep what enters each layer only, and compute it again in the backward"
+    )
     max_length: PositiveInt = Field(default=2048, le=2**20, description="tokens a sample, image included")
     on_too_long: Literal["drop", "error"] = "drop"
+    on_non_finite: Literal["error", "skip"] = "error"
+    non_finite_budget: PositiveInt = Field(
+        default=10, description="steps that on_non_finite: skip may leave out, over the whole run"
+    )
+    on_bad_sample: Literal["error", "skip"] = "error"
+    bad_sample_budget: Budget = Field(default=0.01, description="rows, or share of the rows, of a stage")
     workers: int = Field(default=0, ge=0, le=256)
     checkpoint_every: PositiveInt = 500
     keep_checkpoints: int = Field(default=2, ge=2, le=1000)
+    feature_cache: FeatureCache | None = Field(
+        default=None, description="compute each image's features once, in stages that don't train the encoder"
+    )
+    timeout: PositiveFloat = Field(default=1800.0, description="seconds without a step that end a run")
     stages: list[Stage] = Field(min_length=1)
     evaluation: Evaluation | None = None
+    validation: Validation | None = None
+    evals: Evals | None = None
+    trackers: list[Literal["tensorboard", "wandb"]] = Field(
+        default=[], description="besides metrics.jsonl; none by default"
+    )
+
+    @model_validator(mode="after")
+    def _shardable(self) -> TrainConfig:
+        small = [stage.name for stage in self.stages if stage.optimizer == "adamw-8bit"]
+        if self.strategy == "fsdp2" and small:
+            raise ValueError(
+                f"stage {small[0]}: adamw-8bit can't be sharded: set optimizer: adamw, whose moments fsdp2 divides, "
+                "or strategy: ddp"
+            )
+        return self
 
     @field_validator("stages")
     @classmethod
@@ -81,3 +204,33 @@ class TrainConfig(StrictModel):
             if names.count(name) > 1:
                 raise ValueError(f"two stages are named {name!r}{choices(name, set(names))}")
         return stages
+
+    @model_validator(mode="after")
+    def _uses_its_features(self) -> TrainConfig:
+        if self.feature_cache and all("encoder" in stage.trains for stage in self.stages):
+            raise ValueError("feature_cache is for a frozen encoder, and every stage trains it: leave it out")
+        return self
+
+    def feature_dtype(self, stage: Stage) -> Literal["float32", "bfloat16", "float16"] | None:
+        """What a stage's features are kept in; None if it has none, as one that trains the encoder."""
+        if self.feature_cache is None or "encoder" in stage.trains:
+            return None
+        return self.feature_cache.dtype or ("bfloat16" if self.precision == "bf16" else "float32")
+
+    def stage_facts(self) -> list[StageFacts]:
+        """What `vlm-assemble --check` needs to say what the stages cost."""
+        return [
+            StageFacts(
+                name=stage.name,
+                trains=tuple(stage.trains),
+                batch_size=stage.batch_size,
+                micro_batch_size=stage.micro_batch_size,
+                max_length=self.max_length,
+                precision=self.precision,
+                epochs=stage.epochs or 1.0,
+                steps=stage.steps,
+                rows=stage.rows,
+                features=self.feature_dtype(stage),
+            )
+            for stage in self.stages
+        ]

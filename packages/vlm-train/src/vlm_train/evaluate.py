@@ -11,10 +11,13 @@ import torch
 
 from vlm_core.chat import write
 from vlm_core.generate import Decoding, answer
+from vlm_core.images import ImageSource, image_name
 from vlm_core.model import VLM
+from vlm_core.rows import readable
+from vlm_train import watchdog
 from vlm_train.config import Evaluation
 from vlm_train.examples import Reader, messages
-from vlm_train.llava import PLACEHOLDER
+from vlm_train.llava_row import PLACEHOLDER
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,14 @@ def question(row: dict[str, Any]) -> str:
     return row["conversations"][-2]["value"].replace(PLACEHOLDER, "").strip()
 
 
+def spread_over(size: int, count: int | None) -> list[int]:
+    """`count` of the places 0 … size-1 at even distances, all of them for None."""
+    return list(range(size)) if count is None or count >= size else [i * size // count for i in range(count)]
+
+
 def spread(rows: Sequence[dict[str, Any]], count: int | None) -> list[dict[str, Any]]:
     """`count` rows at even distances, all of them for None."""
-    if count is None or count >= len(rows):
-        return list(rows)
-    return [rows[i * len(rows) // count] for i in range(count)]
+    return [rows[i] for i in spread_over(len(rows), count)]
 
 
 def ask(model: VLM, rows: Sequence[dict[str, Any]], reader: Reader, settings: Evaluation) -> list[Answer]:
@@ -52,12 +58,13 @@ def ask(model: VLM, rows: Sequence[dict[str, Any]], reader: Reader, settings: Ev
     decoding = Decoding(max_new_tokens=settings.max_new_tokens)
     answers = []
     for start in range(0, len(rows), settings.batch_size):
+        watchdog.beat(f"answering questions from {start}", patient=True)
         batch = rows[start : start + settings.batch_size]
-        paths = sorted({path for row in batch for path in row["image"]})
-        pixels = dict(zip(paths, reader.pixels({"image": paths}), strict=True))
+        images = sorted({image for row in batch for image in row["image"]}, key=image_name)
+        pixels = dict(zip(images, reader.pixels({"image": images}), strict=True))
         samples = [_prompt(row, reader, pixels) for row in batch]
-        views = [paths.index(path) for row in batch for path in row["image"]]
-        said = answer(model, samples, [pixels[p] for p in paths], views, decoding)
+        views = [images.index(image) for row in batch for image in row["image"]]
+        said = answer(model, samples, [pixels[image] for image in images], views, decoding)
         answers += [
             Answer(row, text, row["conversations"][-1]["value"])
             for row, text in zip(batch, said, strict=True)
@@ -65,8 +72,8 @@ def ask(model: VLM, rows: Sequence[dict[str, Any]], reader: Reader, settings: Ev
     return answers
 
 
-def _prompt(row: dict[str, Any], reader: Reader, pixels: dict[str, torch.Tensor]):
-    counts = [reader.image_tokens(pixels[path]) for path in row["image"]]
+def _prompt(row: dict[str, Any], reader: Reader, pixels: dict[ImageSource, torch.Tensor]):
+    counts = [reader.image_tokens(pixels[image]) for image in row["image"]]
     return write(reader.template, messages(row)[:-1], reader.tokenizer, counts)
 
 
@@ -109,7 +116,7 @@ def question_only(train: Sequence[dict[str, Any]], held_out: Sequence[dict[str, 
     A question that training never asked gets the answer most frequent overall.
     """
     by_question: dict[str, Counter[str]] = defaultdict(Counter)
-    for asked, truth in (pair for row in train for pair in pairs(row)):
+    for asked, truth in (pair for row in readable(train) for pair in pairs(row)):
         by_question[asked][truth] += 1
     overall = sum(by_question.values(), Counter())
     found = []

@@ -4,44 +4,53 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from vlm_core.chat import IMAGE, Message, Part, Sample, TooLong, write
-from vlm_core.errors import UserError
+from vlm_core.errors import BadSample, UserError
 from vlm_core.images import load_image
 from vlm_core.interfaces import Tokenizer
+from vlm_core.model import VLM
+from vlm_core.spec import Spec
 from vlm_core.template import Template
-from vlm_train.llava import PLACEHOLDER
+from vlm_train.config import Stage, TrainConfig
+from vlm_train.llava_row import PLACEHOLDER
 
 
 @dataclass
 class Example:
-    """One training sample."""
+    """One training sample; its images are what `Reader.images` gives."""
 
     sample: Sample
-    pixels: list[Tensor]
+    images: list[Tensor]
+
+
+T = TypeVar("T")
+TOO_LONG, FATAL = "too-long", "fatal"
 
 
 @dataclass(frozen=True)
-class Dropped:
-    """A row that could not be shortened to fit; counted, never replaced."""
+class LeftOut:
+    """A row that gives no example, and why. It travels as data: worker processes garble exceptions.
 
+    `reason` is `TOO_LONG` for a row that can't be shortened to fit, `FATAL` for a fault that isn't the row's.
+    """
+
+    row: int
+    name: str
     reason: str
-
-
-@dataclass(frozen=True)
-class Fault:
-    """A row that cannot be read. It travels as data: worker processes garble exceptions."""
-
     message: str
 
 
 @dataclass
 class Reader:
-    """Everything that turns a row into an `Example`; plain enough to be sent to a worker process."""
+    """Everything that turns a row into an `Example`; plain enough to be sent to a worker process.
+
+    `features`, if given, finds the features (H, W, D) of an image by its source; `image_tokens` then takes these.
+    """
 
     transform: Callable[[Any], Tensor]
     image_tokens: Callable[[Tensor], int]
@@ -49,17 +58,39 @@ class Reader:
     template: Template
     loss_on: Literal["answers", "all"]
     max_length: int
+    features: Callable[[Any], Tensor] | None = None
 
     def pixels(self, row: dict[str, Any]) -> list[Tensor]:
         """The row's images, each (3, h, w)."""
-        return [self.transform(load_image(path)) for path in row["image"]]
+        return [self.transform(load_image(image)) for image in row["image"]]
+
+    def images(self, row: dict[str, Any]) -> list[Tensor]:
+        """The row's images as the model takes them in training: pixels, or features where these are known."""
+        return self.pixels(row) if self.features is None else [self.features(i) for i in row["image"]]
+
+    def whole(self, row: dict[str, Any]) -> Example:
+        """The row at its full length; raises `BadSample` for a bad image."""
+        images = self.images(row)
+        counts = [self.image_tokens(image) for image in images]
+        sample = write(self.template, messages(row), self.tokenizer, counts, loss_on=self.loss_on)
+        return Example(sample, images)
 
     def read(self, row: dict[str, Any]) -> Example:
-        """Raises `UserError` for a bad image and `TooLong` for a row that doesn't fit."""
-        pixels = self.pixels(row)
-        counts = [self.image_tokens(p) for p in pixels]
-        sample = write(self.template, messages(row), self.tokenizer, counts, loss_on=self.loss_on)
-        return Example(sample.truncated(self.max_length), pixels)
+        """Raises `BadSample` for a bad image and `TooLong` for a row that doesn't fit."""
+        example = self.whole(row)
+        return Example(example.sample.truncated(self.max_length), example.images)
+
+
+def reader_of(model: VLM, spec: Spec, train: TrainConfig, stage: Stage | None = None) -> Reader:
+    """Rows as `model` reads them in `stage`, or at inference."""
+    return Reader(
+        model.encoder.transform,
+        model.image_tokens,
+        model.llm.tokenizer,
+        (stage and stage.template) or spec.template,
+        stage.loss_on if stage else "answers",
+        train.max_length,
+    )
 
 
 def messages(row: dict[str, Any]) -> list[Message]:
@@ -76,20 +107,24 @@ def messages(row: dict[str, Any]) -> list[Message]:
     return result
 
 
-class Examples(Dataset):
-    """Rows by index, as `Example`, `Dropped` or `Fault`."""
+class Examples(Dataset, Generic[T]):
+    """Rows by index: what `read` makes of each, or `LeftOut`."""
 
-    def __init__(self, rows: Sequence[dict[str, Any]], reader: Reader) -> None:
-        self.rows, self.reader = rows, reader
+    def __init__(self, rows: Sequence[dict[str, Any]], read: Callable[[dict[str, Any]], T]) -> None:
+        self.rows, self.read = rows, read
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> Example | Dropped | Fault:
-        row = self.rows[index]
+    def __getitem__(self, index: int) -> T | LeftOut:
+        name = ""
         try:
-            return self.reader.read(row)
+            row = self.rows[index]
+            name = row["id"]
+            return self.read(row)
         except TooLong as error:
-            return Dropped(f"row {row['id']}: {error}")
+            return LeftOut(index, name, TOO_LONG, f"row {name}: {error}")
+        except BadSample as error:
+            return LeftOut(index, name, error.reason, f"row {name}: {error}" if name else str(error))
         except UserError as error:
-            return Fault(f"row {row['id']}: {error}")
+            return LeftOut(index, name, FATAL, f"row {name}: {error}")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -15,15 +19,39 @@ def target_count(batch: Batch) -> int:
 
 
 class SummedLoss(nn.Module):
-    """The module that is trained; wrapping loss and model together keeps wrappers such as DDP correct."""
+    """The module that is trained; wrapping loss and model together keeps wrappers such as DDP correct.
 
-    def __init__(self, model: VLM) -> None:
+    With `always_sees` a batch without pictures sends a black one through encoder and connector, for nothing: several
+    processes exchange weights and gradients layer by layer, so all must pass the same layers in both directions. With
+    `encoded` other batches bring features, so what is sent are features, too.
+    """
+
+    def __init__(self, model: VLM, *, always_sees: bool = False, encoded: bool = False) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.always_sees, self.encoded = model, always_sees, encoded
 
     def forward(self, batch: Batch) -> Tensor:
         """Sum over target tokens of -log p(token | what precedes it); logits exist only for targets."""
-        hidden, _ = self.model(batch.ids, batch.is_image, batch.pixels, batch.segments)
+        pixels, features = self._seen(batch)
+        hidden, _ = self.model(batch.ids, batch.is_image, pixels, batch.segments, features)
         wanted = batch.is_target[:, 1:]
         logits = self.model.llm.logits(hidden[:, :-1][wanted])
         return F.cross_entropy(logits.float(), batch.ids[:, 1:][wanted], reduction="sum")
+
+    def _seen(self, batch: Batch) -> tuple[Tensor | None, Tensor | None]:
+        """Pixels and features of the batch, or of a black picture that no position of the batch stands for."""
+        if batch.pixels is not None or batch.features is not None or not self.always_sees:
+            return batch.pixels, batch.features
+        encoder, device = self.model.encoder, batch.ids.device
+        if not self.encoded:
+            return torch.zeros(1, 3, *encoder.image_size, device=device), None
+        return None, torch.zeros(1, *encoder.grid(*encoder.image_size), encoder.dim, device=device)
+
+    @contextmanager
+    def reading_pixels(self) -> Iterator[None]:
+        """Inside, no batch brings features."""
+        before, self.encoded = self.encoded, False
+        try:
+            yield
+        finally:
+            self.encoded = before

@@ -1,17 +1,34 @@
-"""Parameter groups and the learning-rate schedule."""
+"""Which parameters a stage trains, in which groups, and the optimizer over them."""
 
 from __future__ import annotations
 
-import math
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
+from vlm_core.errors import UserError
 from vlm_core.model import PARTS, VLM
 from vlm_train.config import Stage
 
 
-def freeze_all_but(model: VLM, parts: list[str]) -> None:
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters with one rate and one decay; `label` is the part or the pattern that gave them."""
+
+    label: str
+    lr: float
+    weight_decay: float
+    decays: bool
+    parameters: dict[str, nn.Parameter]
+
+
+def freeze_all_but(model: VLM, parts: Sequence[str]) -> None:
     """Gradients and training mode for `parts`; everything else stands still, statistics included."""
     for part in PARTS:
         module: nn.Module = getattr(model, part)
@@ -19,33 +36,107 @@ def freeze_all_but(model: VLM, parts: list[str]) -> None:
         module.train(part in parts)
 
 
+def freeze(model: VLM, stage: Stage, adapters: Iterable[nn.Parameter] = ()) -> None:
+    """Let exactly what `stage` trains have gradients; `adapters` then stand for the whole language model.
+
+    Raises `UserError` for a pattern that names no parameter of the trained parts, or if nothing is left to train.
+    """
+    freeze_all_but(model, stage.trains)
+    if stage.lora:
+        model.llm.requires_grad_(False)
+        for parameter in adapters:
+            parameter.requires_grad_(True)
+    candidates = trained(model, stage)
+    for pattern in stage.frozen:
+        for name in matching(pattern, candidates, f"stage {stage.name}: frozen"):
+            candidates[name].requires_grad_(False)
+    if not trained(model, stage):
+        raise UserError(f"stage {stage.name}: frozen leaves nothing to train: remove a pattern")
+
+
+def trained(model: VLM, stage: Stage) -> dict[str, nn.Parameter]:
+    """Every parameter that has a gradient, by name, part by part in the order of `trains`; ties appear once."""
+    return {
+        f"{part}.{name}": parameter
+        for part in stage.trains
+        for name, parameter in getattr(model, part).named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def matching(pattern: str, names: Iterable[str], where: str) -> list[str]:
+    """The names that a pattern fits; `UserError` with the nearest names if it fits none."""
+    names = list(names)
+    found = [name for name in names if fnmatchcase(name, pattern)]
+    if not found:
+        near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.2) or names[:3]
+        raise UserError(f"{where}: {pattern!r} fits no trained parameter; the nearest are {', '.join(near)}")
+    return found
+
+
 def decays(parameter: nn.Parameter) -> bool:
     """Vectors (biases, norms, D) and whatever is marked `_no_weight_decay` (A_log) get no weight decay."""
     return parameter.ndim >= 2 and not getattr(parameter, "_no_weight_decay", False)
 
 
-def optimizer(model: VLM, stage: Stage) -> torch.optim.AdamW:
-    """AdamW with one group a part and decay rule; `peak` is what the schedule scales."""
-    groups = []
+def parameter_groups(model: VLM, stage: Stage) -> list[ParameterGroup]:
+    """Every trained parameter in exactly one group: the first pattern that fits it, or its part's own.
+
+    Each is cut in two by decay. Raises `UserError` for a pattern that fits nothing or only what earlier ones took.
+    """
+    parameters = trained(model, stage)
+    owner: dict[str, int] = {}
+    for i, group in enumerate(stage.groups):
+        where = f"stage {stage.name}: groups.{i}"
+        fits = matching(group.match, parameters, where)
+        free = [name for name in fits if name not in owner]
+        if not free:
+            raise UserError(f"{where}: earlier groups have taken all that {group.match!r} fits; move it up")
+        owner.update(dict.fromkeys(free, i))
+    found = []
     for part in stage.trains:
-        for decay in (True, False):
-            parameters = [p for p in getattr(model, part).parameters() if decays(p) == decay]
-            wd = stage.weight_decay if decay else 0.0
-            groups.append(
-                {"params": parameters, "lr": stage.rate(part), "peak": stage.rate(part), "weight_decay": wd}
-            )
-    return torch.optim.AdamW([g for g in groups if g["params"]])
+        own = [name for name in parameters if name.startswith(f"{part}.")]
+        for i in (None, *range(len(stage.groups))):
+            group = None if i is None else stage.groups[i]
+            lr = stage.rate(part) if group is None or group.lr is None else group.lr
+            wd = stage.decay(part) if group is None or group.weight_decay is None else group.weight_decay
+            label = part if group is None else group.match
+            for decay in (True, False):
+                mine = {n: parameters[n] for n in own if owner.get(n) == i and decays(parameters[n]) == decay}
+                if mine:
+                    found.append(ParameterGroup(label, lr, wd if decay else 0.0, decay, mine))
+    assert sum(len(g.parameters) for g in found) == len(parameters)
+    return found
 
 
-def scale(step: int, steps: int, warmup: float) -> float:
-    """Share of the peak rate at `step` (from 0): linear warmup over `warmup`·steps, then cosine to 0."""
-    rising = math.ceil(warmup * steps)
-    if step < rising:
-        return (step + 1) / rising
-    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+def optimizer(found: Sequence[ParameterGroup], kind: str = "adamw") -> torch.optim.Optimizer:
+    """AdamW over the groups; `peak` is what the schedule scales. Fused where a GPU holds the weights."""
+    groups = [
+        {"params": own, "lr": g.lr, "peak": g.lr, "weight_decay": g.weight_decay}
+        for g in found
+        for own in _alike(g.parameters.values())
+    ]
+    if kind == "adamw-8bit":
+        return _eight_bit(groups)
+    fused = all(p.device.type == "cuda" for g in groups for p in g["params"])
+    return torch.optim.AdamW(groups, fused=True) if fused else torch.optim.AdamW(groups)
 
 
-def set_rates(optimizer: torch.optim.Optimizer, share: float) -> None:
-    """Set every group to this share of its peak."""
-    for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * share
+def _alike(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """Sharded and whole parameters apart: one optimizer kernel takes either."""
+    found: dict[bool, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        found.setdefault(isinstance(parameter, DTensor), []).append(parameter)
+    return list(found.values())
+
+
+def _eight_bit(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """AdamW whose moments take a byte each; small tensors keep 32 bits, as its library has it."""
+    try:
+        from bitsandbytes.optim.adamw import AdamW8bit
+    except ImportError as error:
+        raise UserError(
+            f"optimizer: adamw-8bit needs bitsandbytes, which can't be imported ({error}); "
+            "pip install 'vlm-train[8bit]', or set optimizer: adamw"
+        ) from None
+    return AdamW8bit(groups)

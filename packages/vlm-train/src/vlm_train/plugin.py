@@ -1,4 +1,4 @@
-"""What this package offers to vlm-core: the `train` section of a spec, and LLaVA's data format."""
+"""What this package offers to vlm-core: the `train` section of a spec, and data formats."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from vlm_core.config import DatasetConfig
 from vlm_core.hooks import hookimpl
 from vlm_train.config import TrainConfig
 from vlm_train.llava import LlavaConfig
+from vlm_train.parquet import ParquetConfig
+from vlm_train.webdataset import WebDatasetConfig
 
 
 @hookimpl
 def vlm_datasets() -> list[type[DatasetConfig]]:
-    return [LlavaConfig]
+    return [LlavaConfig, ParquetConfig, WebDatasetConfig]
 
 
 @hookimpl

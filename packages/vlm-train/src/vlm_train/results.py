@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,12 @@ Results = list[tuple[str, dict[str, Any]]]
 
 def columns(results: Results) -> list[str]:
     """`all` and then every category that occurs."""
-    return sorted({c for _, r in results for c in r["accuracy"]}, key=lambda c: (c != "all", c))
+    return column_names(c for _, r in results for c in r["accuracy"])
+
+
+def column_names(names: Iterable[str]) -> list[str]:
+    """Each name once, in the order of columns: `all` first."""
+    return sorted(set(names), key=lambda c: (c != "all", c))
 
 
 def markdown(results: Results) -> str:
@@ -45,11 +50,11 @@ def plot_curves(metrics: Sequence[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(4 * len(stages), 3.2), layout="constrained")
     for i, (number, name) in enumerate(stages, 1):
         axes = figure.add_subplot(1, len(stages), i)
-        own = [m for m in metrics if m["stage"] == number]
+        own = [m for m in metrics if m["stage"] == number and m["loss"] is not None]
         steps, losses = [m["step"] for m in own], [m["loss"] for m in own]
         axes.plot(steps, losses, color="tab:blue", alpha=0.3, linewidth=0.8)
         axes.plot(steps, _smooth(losses), color="tab:blue", linewidth=1.8)
-        scale = "log" if min(losses) > 0 else "linear"
+        scale = "log" if losses and min(losses) > 0 else "linear"
         axes.set(
             title=name, xlabel="step", ylabel="loss (nats a target token)" if i == 1 else "", yscale=scale
         )

@@ -3,39 +3,61 @@
 from __future__ import annotations
 
 import json
+import platform
+from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import broadcast_object_list, gather_object, set_seed
 
 from vlm_core import assemble
 from vlm_core.errors import UserError
 from vlm_core.model import VLM
+from vlm_core.rows import known_faults
 from vlm_core.spec import Spec
 from vlm_core.validate import validate
 from vlm_core.yaml_loader import Document
-from vlm_train import checkpoint, evaluate, results
+from vlm_train import checkpoint, evaluate, ranks, results, watchdog
 from vlm_train.checkpoint import Position
 from vlm_train.config import Stage, TrainConfig
-from vlm_train.examples import Reader
-from vlm_train.rundir import CHECKPOINTS, MODEL, RunDir
+from vlm_train.evals import Examiner, exams
+from vlm_train.examples import Reader, reader_of
+from vlm_train.features.fill import Features, most
+from vlm_train.gauge import Gauge
+from vlm_train.learner import rehearse
+from vlm_train.left_out import refuse, screen
+from vlm_train.rundir import AVERAGE, CHECKPOINTS, ENVIRONMENT, LEFT_OUT, MODEL, RESULTS, RunDir, resolved
+from vlm_train.sources import joined
+from vlm_train.strategy import accelerator_of, strategy_of
+from vlm_train.trackers import Trackers
 from vlm_train.trainer import StageTrainer, total_steps
-
-Rows = list[dict[str, Any]]
+from vlm_train.validation import Validator
 
 
 class Run:
     """One spec on its way through its stages."""
 
+    model: VLM
+
     def __init__(self, spec: Spec, train: TrainConfig, accelerator: Accelerator) -> None:
-        resolved = train.model_dump(mode="json", exclude_none=True)  # defaults too: they may change some day
-        self.spec = spec.model_copy(update={"train": resolved})
+        self.spec = resolved(spec, train)
         self.train, self.accelerator = train, accelerator
+        self.strategy = strategy_of(train, accelerator)
         self.dir = RunDir(train.output)
-        self.rows = [_rows(stage.data) for stage in train.stages]
-        self.held_out = _rows(train.evaluation.data) if train.evaluation else []
+        self.trackers: Trackers | None = None
+        with accelerator.local_main_process_first():  # the others find a large file's index made
+            self.rows = [joined(stage.data) for stage in train.stages]
+            self.held_out = joined(train.evaluation.data) if train.evaluation else []
+            self.unseen = joined(train.validation.data) if train.validation else []
+            self.exams = exams(train.evals)
+        for stage, rows in zip(train.stages, self.rows, strict=True):
+            screen(rows, train, f"stage {stage.name}")
+        for name, rows in (("evaluation", self.held_out), ("validation", self.unseen)):
+            refuse(known_faults(rows), len(rows), name, "mend or remove them")
 
     @property
     def main(self) -> bool:
@@ -43,98 +65,179 @@ class Run:
 
     def go(self) -> results.Results:
         """Start, or go on where the folder says; returns the rows of the results table."""
-        if self.main:
-            self.dir.open(self.spec)
-        self.accelerator.wait_for_everyone()
+        ranks.first_does(self.accelerator, self._claim)
         try:
             return self._go()
         finally:
+            if self.trackers:
+                self.trackers.close()
             self.dir.close()
+
+    def _claim(self) -> None:
+        self.dir.open(self.spec)
+        self.dir.write(ENVIRONMENT, json.dumps(self._environment(), indent=1) + "\n")
 
     def _go(self) -> results.Results:
         set_seed(self.train.seed)
-        saved = checkpoint.complete(self.dir.path / CHECKPOINTS)
-        done = (self.dir.path / MODEL).exists()
-        model = (
-            assemble.load(self.dir.path / MODEL)[0]
-            if done
-            else assemble.build(self.spec, seed=self.train.seed)
-        )
-        model.to(self.accelerator.device)
-        if not done:
-            self._stages(model, saved)
-        return self._finish(model)
+        if (self.dir.path / MODEL).exists():
+            self.model = assemble.load(self.dir.path / MODEL)[0].to(self.accelerator.device)
+        else:
+            self.model = self._untrained()
+            self._stages()
+        return self._finish()
 
-    def _stages(self, model: VLM, saved: Sequence[Any]) -> None:
-        position, tensors = Position(0, 0), None
-        if saved:
-            position, tensors = checkpoint.restore(saved[-1], model)
+    def _untrained(self) -> VLM:
+        """What the spec says, on the device, or where it is sharded from."""
+        model = assemble.build(self.spec, seed=self.train.seed)
+        return model if self.strategy.sharded else model.to(self.accelerator.device)
+
+    def _newest(self) -> tuple[Path | None, Position]:
+        """The checkpoint to go on from, the same on every process, and where it stands."""
+        found = [checkpoint.newest(self.dir.path / CHECKPOINTS, self._say) if self.main else None]
+        [path] = broadcast_object_list(found)
+        return path, checkpoint.position(path) if path else Position(0, 0)
+
+    def _stages(self) -> None:
+        for stage in self.train.stages:
+            rehearse(self.model, stage)
+        resumed, position = self._newest()
+        if resumed:
             self._say(f"resuming {self.train.stages[position.stage].name} at step {position.step}")
+            if position.world != (world := self.accelerator.num_processes):
+                self._say(
+                    f"this checkpoint is of {position.world} processes, these are {world}: the order of the rows is "
+                    "the same, sums may round differently"
+                )
         if self.main:
             self.dir.forget_after(position.stage, position.step)
+            self._track(position)
+        ahead = list(zip(self.train.stages, self.rows, strict=True))[position.stage :]
+        for told in (most(self.model, self.train, stage, rows) for stage, rows in ahead):
+            if told:
+                self._say(told)
         for number in range(position.stage, len(self.train.stages)):
-            stage = self.train.stages[number]
             if number > position.stage:
-                position, tensors = Position(number, 0, position.tokens, position.dropped), None
-            if position.step < total_steps(stage, len(self.rows[number])):
-                position = self._train(model, number, position, tensors)
-            last = number == len(self.train.stages) - 1
-            self._evaluate(model, f"after {stage.name}", last=last)
-        if position.dropped:
-            self._say(
-                f"{position.dropped} rows were too long for max_length {self.train.max_length} and left out"
-            )
+                position, resumed = replace(position, stage=number, step=0), None
+            position = self._train(position, resumed)
+            name = f"after {self.train.stages[number].name}"
+            self._evaluate(name, last=number == len(self.train.stages) - 1)
+        if counts := Counter(record["reason"] for record in self.dir.records(LEFT_OUT)):
+            reasons = ", ".join(f"{reason} {count}" for reason, count in counts.most_common())
+            self._say(f"left out: {reasons} rows; see {self.dir.path / LEFT_OUT}")
+        if position.skipped:
+            self._say(f"{position.skipped} steps changed nothing, for their loss or gradient was not finite")
 
-    def _train(self, model: VLM, number: int, position: Position, tensors: Any) -> Position:
-        stage = self.train.stages[number]
-        reader = self.reader(model, stage)
-        rows = self.rows[number]
-        trainer = StageTrainer(model, self.train, number, rows, reader, self.dir, self.accelerator)
-        position = trainer.fit(position, tensors)
-        model.eval()
+    def _track(self, position: Position) -> None:
+        """Let the trackers listen, from this position on."""
+        if not self.train.trackers:
+            return
+        steps = [total_steps(s, len(rows)) for s, rows in zip(self.train.stages, self.rows, strict=True)]
+        starts = [sum(steps[:i]) for i in range(len(steps))]
+        facts, done = self.spec.model_dump(mode="json"), starts[position.stage] + position.step
+        self.trackers = Trackers(self.train.trackers, self.dir.path, facts, starts, done)
+        self.dir.listeners.append(self.trackers)
+
+    def _train(self, position: Position, resumed: Path | None) -> Position:
+        """One stage from `position` to its end, and what it leaves: averages, merged adapters."""
+        name = self.train.stages[position.stage].name
+        watchdog.beat(f"starting stage {name}", patient=True)
+        trainer = self._trainer(position.stage, resumed)
+        if position.step < trainer.steps:
+            position = trainer.fit(position)
+            watchdog.beat(f"finishing stage {name}", patient=True)
+            if trainer.uses_up:
+                del trainer, self.model
+                self.accelerator.free_memory()
+                self.model = self._untrained()
+                trainer = self._trainer(position.stage, self._newest()[0])
+        self.model.to(self.accelerator.device).eval()
+        stage = trainer.stage
+        if stage.ema and stage.ema.use == "beside":
+            with trainer.learner.averaged():
+                self._average(stage.name, last=position.stage == len(self.train.stages) - 1)
+        trainer.learner.finish()
         return position
 
-    def reader(self, model: VLM, stage: Stage | None = None) -> Reader:
-        """Rows as the model reads them in `stage`, or at inference."""
-        return Reader(
-            model.encoder.transform,
-            model.image_tokens,
-            model.llm.tokenizer,
-            (stage and stage.template) or self.spec.template,
-            stage.loss_on if stage else "answers",
-            self.train.max_length,
+    def _trainer(self, number: int, resumed: Path | None) -> StageTrainer:
+        """Of one stage, standing where a checkpoint stands or at the stage's beginning."""
+        stage, rows = self.train.stages[number], self.rows[number]
+        reader = self.reader(stage)
+        features = Features.of(self.model, self.spec.encoder, self.train, stage, self.accelerator)
+        trainer = StageTrainer(
+            self.model,
+            self.train,
+            number,
+            rows,
+            reader,
+            self.dir,
+            self.strategy,
+            self._gauges(reader),
+            features,
         )
+        if resumed:
+            trainer.restore(resumed)
+        return trainer
 
-    def _evaluate(self, model: VLM, name: str, *, last: bool = False, shuffled: bool = False) -> None:
-        settings = self.train.evaluation
-        if not settings or not self.main or self.dir.evaluation(name):
+    def _gauges(self, reader: Reader) -> list[Gauge]:
+        """What measures the model while it trains."""
+        found: list[Gauge] = []
+        if settings := self.train.validation:
+            found.append(Validator(settings, self.unseen, reader, self.accelerator))
+        if settings := self.train.evals:
+            found.append(Examiner(settings, self.exams, self.model, self.spec.template, self.accelerator))
+        return found
+
+    def _average(self, stage: str, *, last: bool) -> None:
+        """Evaluate the averaged weights, and save them if this is the last stage."""
+        self._evaluate(f"after {stage}, average", last=last)
+        if last and self.main and not (self.dir.path / AVERAGE).exists():
+            assemble.save(self.model, self.spec, self.dir.path / AVERAGE, {"trained": self.spec.train})
+
+    def reader(self, stage: Stage | None = None) -> Reader:
+        """Rows as the model reads them in `stage`, or at inference."""
+        return reader_of(self.model, self.spec, self.train, stage)
+
+    def _evaluate(self, name: str, *, last: bool = False, shuffled: bool = False) -> None:
+        """Every process asks its share."""
+        settings, world = self.train.evaluation, self.accelerator.num_processes
+        if not settings or self._told(name):
             return
         rows = evaluate.spread(self.held_out, None if last else settings.samples)
         asked = evaluate.with_other_images(rows) if shuffled else rows
         self._say(f"evaluating {name}: {len(rows)} held-out questions")
-        answers = evaluate.ask(model.eval(), asked, self.reader(model), settings)
-        self._store(name, answers)
+        own = range(self.accelerator.process_index, len(asked), world)
+        answers = evaluate.ask(self.model.eval(), [asked[i] for i in own], self.reader(), settings)
+        all_of_them = sorted(gather_object(list(zip(own, answers, strict=True))), key=lambda one: one[0])
+        if self.main:
+            self._store(name, [answer for _, answer in all_of_them])
+
+    def _told(self, name: str) -> bool:
+        """Whether an evaluation is there already; the same on every process."""
+        return broadcast_object_list([self.main and self.dir.evaluation(name) is not None])[0]
 
     def _store(self, name: str, answers: Sequence[evaluate.Answer]) -> None:
         told = [{"id": a.row["id"], "said": a.said, "truth": a.truth, "right": a.right} for a in answers]
         record = {**evaluate.summary(answers), "answers": told}
         self.dir.write(f"evaluations/{name}.json", json.dumps(record) + "\n")
 
-    def _finish(self, model: VLM) -> results.Results:
+    def _finish(self) -> results.Results:
+        watchdog.beat("writing model and results", patient=True)
+        if self.main and not (self.dir.path / MODEL).exists():
+            assemble.save(self.model, self.spec, self.dir.path / MODEL, {"trained": self.spec.train})
+        if self.held_out:
+            self._evaluate("images shuffled", last=True, shuffled=True)
         if not self.main:
             return []
-        if not (self.dir.path / MODEL).exists():
-            assemble.save(model, self.spec, self.dir.path / MODEL, {"trained": self.spec.train})
         metrics = self.dir.metrics()
         results.plot_curves(metrics, self.dir.path / "curves.png")
         if not self.held_out:
             return []
-        self._evaluate(model, "images shuffled", last=True, shuffled=True)
         if not self.dir.evaluation("question alone"):
             self._store("question alone", evaluate.question_only(self.rows[-1], self.held_out))
-        names = [f"after {stage.name}" for stage in self.train.stages] + ["images shuffled", "question alone"]
+        stages = [f"after {stage.name}{kind}" for stage in self.train.stages for kind in ("", ", average")]
+        names = [*stages, "images shuffled", "question alone"]
         table = [(name, found) for name in names if (found := self.dir.evaluation(name))]
-        self.dir.write("results.md", results.markdown(table))
+        self.dir.write(RESULTS, results.markdown(table))
         final = self.dir.evaluation(f"after {self.train.stages[-1].name}")
         assert final is not None
         told = zip(self.held_out, final["answers"], strict=True)
@@ -142,20 +245,34 @@ class Run:
         results.plot_samples(answers, self.dir.path / "samples.png")
         return table
 
+    def _environment(self) -> dict[str, str]:
+        """What this run is computed with: versions, processes, device."""
+        device = self.accelerator.device
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+        facts = {"python": platform.python_version(), **assemble.versions(self.spec)}
+        facts |= {name: version(name) for name in ("accelerate", "vlm-train")}
+        return {
+            **facts,
+            "processes": str(self.accelerator.num_processes),
+            "strategy": self.strategy.name,
+            "device": f"{device.type} ({name})",
+        }
+
     def _say(self, text: str) -> None:
         self.accelerator.print(text)
 
 
-def _rows(data: Sequence[Any]) -> Rows:
-    return [row for source in data for row in source.rows()]
+def train_section(spec: Spec, document: Document) -> TrainConfig:
+    """The validated `train` section; `UserError` if there is none."""
+    if spec.train is None:
+        raise UserError(f"{document.file}: has no train section; vlm-assemble builds models without training")
+    return validate(TrainConfig, document, ("train",))
 
 
 def start(spec: Spec, document: Document) -> tuple[RunDir, results.Results]:
     """Train what the spec says; raises `UserError` before anything is written if data or parts don't fit."""
-    if spec.train is None:
-        raise UserError(f"{document.file}: has no train section; vlm-assemble builds models without training")
-    train = validate(TrainConfig, document, ("train",))
-    accelerator = Accelerator(mixed_precision="bf16" if train.precision == "bf16" else "no")
+    train = train_section(spec, document)
+    accelerator = accelerator_of(train)
     from vlm_core.check import check
 
     sums = check(spec)
@@ -163,5 +280,6 @@ def start(spec: Spec, document: Document) -> tuple[RunDir, results.Results]:
         f"{spec.name}: {sums.total / 1e6:.2f} M parameters, {sums.tokens} tokens an image, "
         f"{torch.get_num_threads()} threads on {accelerator.device}"
     )
-    run = Run(spec, train, accelerator)
-    return run.dir, run.go()
+    with watchdog.watching(train.timeout):
+        run = Run(spec, train, accelerator)
+        return run.dir, run.go()

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
+from weakref import ReferenceType, ref
 
 import yaml
+from pydantic import BaseModel
 
 from vlm_core.errors import UserError
 from vlm_core.spec import Spec
 
 SPEC, METRICS, CHECKPOINTS, MODEL = "spec.yaml", "metrics.jsonl", "checkpoints", "model"
+AVERAGE, VALIDATION, LEFT_OUT = "model-average", "validation.jsonl", "left_out.jsonl"
+ENVIRONMENT, LOCK, RESULTS, EVALS = "environment.json", ".lock", "results.md", "evals.jsonl"
+MAY_CHANGE = {
+    "train.on_bad_sample", "train.bad_sample_budget", "train.workers", "train.strategy",
+    "train.activation_checkpointing", "train.feature_cache.path", "train.feature_cache.limit_gb", "train.timeout",
+}  # fmt: skip
+"""Keys that a run may be resumed with another value of: what was trained so far would be the same."""
+
+log = logging.getLogger(__name__)
 
 
 def _flat(data: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -32,12 +46,24 @@ def differing_keys(old: str, new: str) -> list[str]:
     return sorted(key for key in a.keys() | b.keys() if a.get(key, missing) != b.get(key, missing))
 
 
+def _forget(held: ReferenceType[RunDir]) -> None:
+    """In a forked child, which must not keep its parent's lock when that is killed."""
+    if (run := held()) is not None:
+        run._let_go()
+
+
+def resolved(spec: Spec, train: BaseModel) -> Spec:
+    """The spec as a run keeps it, with the defaults of its `train` section: they may change some day."""
+    return spec.model_copy(update={"train": train.model_dump(mode="json", exclude_none=True)})
+
+
 class RunDir:
     """`spec.yaml`, `metrics.jsonl`, `checkpoints/`, `evaluations/`, results, and at the end `model/`."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._lock: int | None = None
+        self.listeners: list[Callable[[str, dict[str, Any]], None]] = []
 
     def open(self, spec: Spec) -> None:
         """Claim the folder for this spec: new, or the same run to go on with.
@@ -56,23 +82,54 @@ class RunDir:
         self._claim()
         if not (self.path / SPEC).exists():
             self.write(SPEC, text)
-        elif keys := differing_keys((self.path / SPEC).read_text(encoding="utf-8"), text):
+            return
+        if self.refuse_another(spec):
+            self.write(SPEC, text)
+
+    def refuse_another(self, spec: Spec) -> list[str]:
+        """Keys that differ from the run in this folder, if there is one and it may go on with this spec.
+
+        Raises `UserError` if it is another run.
+        """
+        if not (self.path / SPEC).exists():
+            return []
+        keys = differing_keys((self.path / SPEC).read_text(encoding="utf-8"), spec.to_yaml())
+        if not MAY_CHANGE.issuperset(keys):
             some = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
             raise UserError(
                 f"{self.path}: holds another run; its spec differs in {some}. "
                 "Set train.output to a new folder, or remove this one"
             )
+        return keys
 
     def _claim(self) -> None:
-        self._lock = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR)
+        path = self.path / LOCK
+        self._lock = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
+        os.register_at_fork(after_in_child=partial(_forget, ref(self)))
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self.close()
-            raise UserError(f"{self.path}: another process is running in this folder") from None
+        except BlockingIOError:
+            holder = path.read_text(encoding="utf-8").strip()
+            self._let_go()
+            raise UserError(
+                f"{self.path}: another process is running in this folder" + (f": {holder}" if holder else "")
+            ) from None
+        except OSError as error:
+            log.warning(
+                "%s: can't be locked (%s): see to it that no second run uses it", self.path, error.strerror
+            )
+        os.truncate(self._lock, 0)
+        os.write(self._lock, f"pid {os.getpid()} on {socket.gethostname()}\n".encode())
 
     def close(self) -> None:
         """Let another process have the folder."""
+        if self._lock is not None:
+            fcntl.flock(
+                self._lock, fcntl.LOCK_UN
+            )  # at once, also while a child just forked still holds a copy
+            self._let_go()
+
+    def _let_go(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -86,23 +143,36 @@ class RunDir:
         os.replace(aside, path)
         return path
 
-    def log(self, record: dict[str, Any]) -> None:
-        """Append a line to metrics.jsonl."""
-        with (self.path / METRICS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+    def log(self, *records: dict[str, Any], name: str = METRICS) -> None:
+        """Append a line for each record to a JSONL file, and tell the trackers."""
+        with (self.path / name).open("a", encoding="utf-8") as file:
+            file.write("".join(json.dumps(record) + "\n" for record in records))
+        for tell in self.listeners:
+            for record in records:
+                tell(name, record)
 
     def metrics(self) -> list[dict[str, Any]]:
         """Every whole line of metrics.jsonl."""
-        path = self.path / METRICS
+        return self.records(METRICS)
+
+    def records(self, name: str) -> list[dict[str, Any]]:
+        """Every whole line of a JSONL file of this folder, which may not be there yet."""
+        path = self.path / name
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         return [json.loads(line) for line in lines if line.endswith("}")]
 
     def forget_after(self, stage: int, step: int) -> None:
-        """Drop metrics of steps that will be done again."""
-        kept = [m for m in self.metrics() if (m["stage"], m["step"]) <= (stage, step)]
-        self.write(METRICS, "".join(json.dumps(m) + "\n" for m in kept))
+        """Drop what was noted of steps that will be done again."""
+        for name in (METRICS, VALIDATION, EVALS, LEFT_OUT):
+            kept = [m for m in self.records(name) if (m["stage"], m["step"]) <= (stage, step)]
+            if kept or (self.path / name).exists():
+                self.write(name, "".join(json.dumps(m) + "\n" for m in kept))
 
     def evaluation(self, name: str) -> dict[str, Any] | None:
         """A finished evaluation, by name."""
         path = self.path / "evaluations" / f"{name}.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def finished(self) -> bool:
+        """Whether the run in this folder came to its end, evaluations included."""
+        return (self.path / RESULTS).exists()

@@ -1,63 +1,88 @@
-"""`vlm-bench score pope`: LLaVA's question file, an answer file and POPE's label files."""
+"""POPE: LLaVA's question file and POPE's label files, joined by image and question; or the label files alone."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
-from pathlib import Path
+from functools import partial
 
-from vlm_bench.join import check_answers
-from vlm_bench.readers.answers import Answer, read_answers
-from vlm_bench.readers.files import sha256
-from vlm_bench.readers.pope import SPLITS, Labels, Question, read_labels, read_questions
-from vlm_bench.report import Report
-from vlm_bench.scorers.pope import SplitScore, mean_f1, score_split
+from vlm_bench.configs import PopeConfig
+from vlm_bench.readers.pope import SPLITS, Labels, Question, official_questions, read_labels, read_questions
+from vlm_bench.scorers.pope import SplitScore, score_split
+from vlm_core import benchmark
+from vlm_core.benchmark import Benchmark, Headline, Score, Verdict
 from vlm_core.errors import UserError
 
-HELP = "POPE: object hallucination, yes/no questions"
 LLAVA_REVISION = "e3e39262"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The files that POPE needs."""
-    parser.add_argument("--questions", type=Path, required=True, help="llava_pope_test.jsonl")
-    parser.add_argument("--answers", type=Path, required=True, help="JSON lines with question_id and text")
-    parser.add_argument(
-        "--labels", type=Path, required=True, help="folder with coco_pope_{random,popular,adversarial}.json"
-    )
+def build(config: PopeConfig) -> Benchmark:
+    """Read and join; questions without a label are a `UserError` with the counts."""
+    return Pope(config)
 
 
-def run(args: argparse.Namespace) -> Report:
-    """Read, join and score; every doubt about what belongs together is a `UserError`."""
-    questions, labels = read_questions(args.questions), read_labels(args.labels)
-    answers = read_answers(args.answers)
-    check_labels(questions, labels, args.allow_partial)
-    prompts = {key: question.prompt for key, question in questions.items()}
-    scored = check_answers(prompts, answers, args.allow_partial)
-    scores = score(questions, labels, answers, scored)
-    return Report(
-        protocol=f"llava-1.5/pope@{labels.revision} mean-F1",
-        headline=("mean F1", mean_f1(scores.values())),
-        rows={split: _figures(split_score) for split, split_score in scores.items()},
-        scored=len(scored),
-        expected=len(labels),
-        parse={"read as yes without saying so": sum(s.unclear for s in scores.values())},
-        files={args.questions.name: sha256(args.questions), args.answers.name: sha256(args.answers)}
-        | {f"coco_pope_{split}.json": digest for split, digest in labels.sha256.items()},
-        warnings=_warnings(labels, scores),
-    )
+class Pope(Benchmark):
+    """The headline is LLaVA's: the mean of the three splits' F1, each 2TP / (2TP + FP + FN)."""
+
+    def __init__(self, config: PopeConfig) -> None:
+        path, images = config.file("questions"), config.file("images")
+        official = config.source == "official"
+        asked = {} if official else read_questions(path)
+        self.labels = read_labels(path if official else config.file("labels"))
+        self.asked = asked or official_questions(self.labels)
+        check_labels(self.asked, self.labels)
+        self.sane = config.strictness == "sane"
+        self.score_split = partial(score_split, sane=self.sane)
+        super().__init__(
+            f"llava-1.5/pope@{self.labels.revision} mean-F1",
+            (benchmark.Question(q.id, q.prompt, images / q.key[0]) for q in self.asked.values()),
+            expected=len(self.labels),
+            files=({} if official else {path.name: path}) | self.labels.files,
+            warnings=_revision(self.labels),
+        )
+
+    def verdict(self, key: str, text: str) -> Verdict:
+        question = self.asked[key]
+        truth = self.labels.truth[question.split][question.key]
+        found = self.score_split([(text, truth)])
+        hit = bool(found.accuracy)
+        return Verdict(hit, _word(truth), "" if self.sane and found.unclear else _word(truth == hit))
+
+    def score(self, answers: Mapping[str, str]) -> Score:
+        pairs: dict[str, list[tuple[str, bool]]] = {split: [] for split in SPLITS}
+        units: dict[str, dict[str, tuple[float, float]]] = {}
+        for key, text in answers.items():
+            question = self.asked[key]
+            pair = text, self.labels.truth[question.split][question.key]
+            pairs[question.split].append(pair)
+            _add(units.setdefault(question.key[0], {}), question.split, self.score_split([pair]))
+        scores = {split: self.score_split(found) for split, found in pairs.items() if found}
+        return Score(
+            Headline("mean F1", units),
+            {split: _figures(score) for split, score in scores.items()},
+            {"read as yes without saying so": sum(s.unclear for s in scores.values())},
+            _warnings(scores),
+        )
 
 
-def check_labels(questions: Mapping[str, Question], labels: Labels, allow_partial: bool) -> None:
-    """Refuse questions without a label, and labels without a question unless `allow_partial`."""
+def _word(yes: bool) -> str:
+    return "yes" if yes else "no"
+
+
+def _add(unit: dict[str, tuple[float, float]], split: str, score: SplitScore) -> None:
+    """An image's questions are drawn as one: the three splits ask about the same images."""
+    right, of = unit.get(split, (0, 0))
+    unit[split] = right + 2 * score.tp, of + 2 * score.tp + score.fp + score.fn
+
+
+def check_labels(questions: Mapping[str, Question], labels: Labels) -> None:
+    """Refuse questions without a label; labels without a question make a run partial."""
     faults = []
     for split in SPLITS:
         asked, known = {q.key for q in questions.values() if q.split == split}, labels.truth[split].keys()
-        unlabelled, unasked = len(asked - known), len(known - asked)
-        if unlabelled or (unasked and not allow_partial):
+        if unlabelled := len(asked - known):
             faults.append(
                 f"\n  {split}: {unlabelled} of {len(asked)} questions without a label, "
-                f"{unasked} of {len(known)} labels without a question"
+                f"{len(known - asked)} of {len(known)} labels without a question"
             )
     if faults:
         raise UserError(
@@ -66,17 +91,6 @@ def check_labels(questions: Mapping[str, Question], labels: Labels, allow_partia
             + f"\n  these labels are POPE revision {labels.revision}; "
             f"LLaVA's questions belong to {LLAVA_REVISION}"
         )
-
-
-def score(
-    questions: Mapping[str, Question], labels: Labels, answers: Mapping[str, Answer], scored: list[str]
-) -> dict[str, SplitScore]:
-    """Each split's score; a split of which nothing was answered is left out."""
-    pairs: dict[str, list[tuple[str, bool]]] = {split: [] for split in SPLITS}
-    for key in scored:
-        question = questions[key]
-        pairs[question.split].append((answers[key].text, labels.truth[question.split][question.key]))
-    return {split: score_split(found) for split, found in pairs.items() if found}
 
 
 def _figures(score: SplitScore) -> dict[str, float | int]:
@@ -90,14 +104,18 @@ def _figures(score: SplitScore) -> dict[str, float | int]:
     }
 
 
-def _warnings(labels: Labels, scores: Mapping[str, SplitScore]) -> list[str]:
+def _revision(labels: Labels) -> list[str]:
+    if labels.revision == LLAVA_REVISION:
+        return []
+    return [f"labels of revision {labels.revision}; published LLaVA figures use {LLAVA_REVISION}"]
+
+
+def _warnings(scores: Mapping[str, SplitScore]) -> list[str]:
     found = [
         f"{split}: {', '.join(s.undefined)} undefined (division by zero), counted as 0"
         for split, s in scores.items()
         if s.undefined
     ]
-    if labels.revision != LLAVA_REVISION:
-        found.append(f"labels of revision {labels.revision}; published LLaVA figures use {LLAVA_REVISION}")
     if absent := [split for split in SPLITS if split not in scores]:
         found.append(f"nothing answered of {', '.join(absent)}: the mean is over the other splits")
     return found

@@ -83,3 +83,31 @@ def read_jsonl(path: Path) -> Iterator[Row]:
         except json.JSONDecodeError as error:
             raise UserError(f"{where}: not valid JSON ({error.msg}); is the file cut off?") from None
         yield as_row(value, where)
+
+
+def read_json(path: Path) -> Any:
+    """The value that a JSON file holds."""
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path}:{error.lineno}: not valid JSON ({error.msg}); is the file cut off?"
+        ) from None
+
+
+def json_rows(path: Path, key: str | None = None) -> list[Row]:
+    """The objects of a JSON list, or of the list at `key` of a JSON object."""
+    data = read_json(path)
+    items = data.get(key) if key is not None and isinstance(data, dict) else data
+    if not isinstance(items, list) or not items:
+        wanted = "a JSON list" if key is None else f"a JSON object with a list {key!r}"
+        raise UserError(f"{path}: expected {wanted} that is not empty")
+    return [as_row(item, f"{path}: {key or 'item'} number {n}") for n, item in enumerate(items, 1)]
+
+
+def json_object(path: Path) -> dict[str, Row]:
+    """The objects of a JSON object, by key."""
+    data = read_json(path)
+    if not isinstance(data, dict) or not data:
+        raise UserError(f"{path}: expected a JSON object that is not empty")
+    return {key: as_row(value, f"{path}: {key}") for key, value in data.items()}

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from vlm_bench.readers.answers import unique
+from vlm_bench.readers import questions
 from vlm_bench.readers.files import read_jsonl, sha256
 from vlm_core.errors import UserError, choices
 
@@ -45,7 +45,7 @@ class Labels:
     """`truth[split][key]` is whether the object is there; `revision` the commit they come from."""
 
     truth: dict[str, dict[Key, bool]]
-    sha256: dict[str, str]
+    files: dict[str, Path]
     revision: str
 
     def __len__(self) -> int:
@@ -54,20 +54,28 @@ class Labels:
 
 def read_questions(path: Path) -> dict[str, Question]:
     """Questions by id. The prompt's first line is the question; what follows is the answer instruction."""
-    questions: dict[str, Question] = {}
-    rows = unique([(row.id("question_id"), row) for row in read_jsonl(path)], "question_id")
-    for key, row in rows.items():
-        split = row.text("category")
-        if split not in SPLITS:
-            raise UserError(f"{row.where}: unknown category {split!r}{choices(split, SPLITS)}")
-        prompt = row.text("text")
-        questions[key] = Question(key, split, (row.text("image"), prompt.split("\n")[0]), prompt)
-    _no_duplicates(path, questions)
-    return questions
+    found: dict[str, Question] = {}
+    for asked in questions.read_questions(path):
+        if asked.category not in SPLITS:
+            raise UserError(
+                f"{asked.where}: unknown category {asked.category!r}{choices(asked.category, SPLITS)}"
+            )
+        found[asked.id] = Question(asked.id, asked.category, (asked.image, asked.question), asked.text)
+    _no_duplicates(path, found)
+    return found
 
 
-def _no_duplicates(path: Path, questions: dict[str, Question]) -> None:
-    counts = Counter((q.split, *q.key) for q in questions.values())
+def official_questions(labels: Labels) -> dict[str, Question]:
+    """The label files' own questions, as LLaVA asks them; ids are `split/image/question`."""
+    return {
+        (name := "/".join((split, *key))): Question(name, split, key, f"{key[1]}\n{questions.SHORT}")
+        for split, truth in labels.truth.items()
+        for key in truth
+    }
+
+
+def _no_duplicates(path: Path, found: dict[str, Question]) -> None:
+    counts = Counter((q.split, *q.key) for q in found.values())
     twice = [key for key, count in counts.items() if count > 1]
     if twice:
         raise UserError(f"{path}: {len(twice)} questions stand twice under different ids, first {twice[0]}")
@@ -78,7 +86,8 @@ def read_labels(folder: Path) -> Labels:
     paths = {split: _label_file(folder, split) for split in SPLITS}
     hashes = {split: sha256(path) for split, path in paths.items()}
     revision = REVISIONS.get(tuple(hashes[split] for split in SPLITS), "unknown")
-    return Labels({split: _read_split(path) for split, path in paths.items()}, hashes, revision)
+    truth = {split: _read_split(path) for split, path in paths.items()}
+    return Labels(truth, {f"coco_pope_{split}.json": path for split, path in paths.items()}, revision)
 
 
 def _label_file(folder: Path, split: str) -> Path:

@@ -22,6 +22,19 @@ def says_no(text: str) -> bool:
     return not NO_WORDS.isdisjoint(words)
 
 
+def says(text: str) -> str:
+    """A reading without the official rule's errors: the answer's first word of yes or no, else "other".
+
+    "nope", "not" and words that end in "n't" are no; case and punctuation don't matter.
+    """
+    for word in re.findall(r"[\w']+", text.lower().replace("’", "'")):
+        if word == "yes":
+            return "yes"
+        if word in ("no", "not", "nope") or word.endswith("n't"):
+            return "no"
+    return "other"
+
+
 def unclear(text: str) -> bool:
     """Whether the official rule reads "yes" from a text that does not say yes. Scores do not depend on it."""
     return not says_no(text) and "yes" not in re.findall(r"\w+", text.split(".")[0].lower())
@@ -77,20 +90,19 @@ def _ratio(part: int, whole: int) -> float:
     return part / whole if whole else 0.0
 
 
-def score_split(pairs: Iterable[tuple[str, bool]]) -> SplitScore:
-    """Score (answer text, whether "yes" is right) pairs of one split."""
+def score_split(pairs: Iterable[tuple[str, bool]], *, sane: bool = False) -> SplitScore:
+    """Score (answer text, whether "yes" is right) pairs of one split.
+
+    `sane` reads answers by `says`; what says neither is then wrong, whatever is right.
+    """
     counts = {(said, truth): 0 for said in (True, False) for truth in (True, False)}
     doubtful = 0
     for text, truth in pairs:
-        counts[not says_no(text), truth] += 1
-        doubtful += unclear(text)
+        other = says(text) == "other" if sane else unclear(text)
+        said = not truth if sane and other else says(text) == "yes" if sane else not says_no(text)
+        counts[said, truth] += 1
+        doubtful += other
     return SplitScore(
         tp=counts[True, True], fp=counts[True, False],
         tn=counts[False, False], fn=counts[False, True], unclear=doubtful,
     )  # fmt: skip
-
-
-def mean_f1(scores: Iterable[SplitScore]) -> float:
-    """LLaVA's figure."""
-    values = [score.f1 for score in scores]
-    return sum(values) / len(values)

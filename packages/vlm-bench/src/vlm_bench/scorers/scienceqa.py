@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
 
 LETTERS = ("A", "B", "C", "D", "E")
 # the last dot is not escaped in the official script either: any character must follow the letter
 SENTENCE = re.compile(r"The answer is ([A-Z]).")
+
+_LENIENT = re.compile(r"\(?([A-Ea-e])(?:\)?[.:]?\s*$|\)|[.:](?:\s|$))")
+_SAID = re.compile(r"[Aa]nswer is \(?([A-E])\b")
 
 
 def parse(text: str) -> str | None:
@@ -25,24 +26,10 @@ def parse(text: str) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-@dataclass(frozen=True)
-class Score:
-    """Counts over some questions."""
-
-    correct: int
-    total: int
-    unread: int
-
-    @property
-    def accuracy(self) -> float:
-        return self.correct / self.total if self.total else 0.0
-
-
-def score(pairs: Iterable[tuple[str, str]]) -> Score:
-    """Score (answer text, right letter) pairs."""
-    read = [(parse(text), right) for text, right in pairs]
-    return Score(
-        correct=sum(letter == right for letter, right in read),
-        total=len(read),
-        unread=sum(letter is None for letter, _ in read),
-    )
+def parse_sane(text: str) -> str | None:
+    """Also "b", "(B)", "B." and "B: red", with white space around, and "The answer is B" at the very end."""
+    found = _LENIENT.match(text.strip())
+    if found:
+        return found[1].upper()
+    named = _SAID.findall(text)
+    return named[0].upper() if len(set(named)) == 1 else None

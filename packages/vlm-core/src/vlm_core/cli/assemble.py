@@ -1,4 +1,4 @@
-"""`vlm-assemble`: check a spec, list components, build a model folder."""
+"""`vlm-assemble`: check a spec, list components, build or export a model folder, tell what is installed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlm_core.cli.common import amount, run, size
+from vlm_core.cli import advice
+from vlm_core.cli.common import DTYPES, amount, run, size
 from vlm_core.errors import UserError
 from vlm_core.registry import KINDS, installed
 from vlm_core.spec import json_schema, load_spec
@@ -20,31 +21,96 @@ if TYPE_CHECKING:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="vlm-assemble", description=__doc__)
-    parser.add_argument("spec", nargs="?", help="a YAML spec")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write the model folder")
-    parser.add_argument("--check", action="store_true", help="only the arithmetic; touches no weights")
+    parser.add_argument("spec", nargs="?", help="a YAML spec; with --export-hf a model folder")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="where to write the model folder, or the package of --new-plugin",
+    )
+    parser.add_argument("--dtype", choices=DTYPES, help="of the weights; by default as the parts build them")
+    parser.add_argument(
+        "--random-weights",
+        action="store_true",
+        help="random numbers instead of published weights, to try out size and speed; downloads no weights",
+    )
+    parser.add_argument(
+        "--export-hf",
+        type=Path,
+        metavar="DIR",
+        help="write a model folder, named in place of a spec, for transformers",
+    )
+    parser.add_argument(
+        "--with-code", action="store_true", help="with --export-hf: the folder carries the code it needs"
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="only the arithmetic; touches no weights, no network"
+    )
+    advice.add_arguments(parser)
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the spec"
     )
     parser.add_argument("--list", action="store_true", help="every installed component and its package")
+    parser.add_argument(
+        "--new-plugin",
+        nargs=2,
+        metavar=("KIND", "NAME"),
+        help="write a package for a new encoder, connector, llm, scan or dataset",
+    )
     parser.add_argument("--schema", action="store_true", help="the JSON schema of a spec, for editors")
+    parser.add_argument(
+        "--doctor",
+        action="store_true",
+        help="versions, device, backends, plugins and what is wrong with them",
+    )
     return parser
 
 
 def list_components() -> int:
-    """Print every component; 1 if a plugin is broken or a name is claimed twice."""
+    """Print every component and where it comes from; 1 if a plugin is broken or a name is claimed twice."""
+    from vlm_core.origin import origin
+
     registry = installed()
     entries = list(registry.all())
     width = max((len(e.name) for e in entries), default=0)
+    home = max((len(f"{e.distribution} {e.version}") for e in entries), default=0)
     for kind in KINDS:
         for e in entries:
             if e.kind == kind:
                 clash = len(registry.entries[(e.kind, e.name)]) > 1
                 mark = "   claimed by two packages: neither can be used" if clash else ""
-                print(f"{kind:<10} {e.name:<{width}}  {e.distribution} {e.version}{mark}")
+                package = f"{e.distribution} {e.version}"
+                print(f"{kind:<10} {e.name:<{width}}  {package:<{home}}  {origin(e.distribution)}{mark}")
     for distribution, error in registry.broken.items():
         print(f"broken plugin: {distribution}: {error}", file=sys.stderr)
     return int(bool(registry.broken) or any(len(found) > 1 for found in registry.entries.values()))
+
+
+def doctor() -> int:
+    """Print what an issue should tell about this machine; 1 if something here can't work."""
+    from vlm_core.doctor import report
+
+    sections, problems = report()
+    width = max(len(name) for _, rows in sections for name, _ in rows)
+    for title, rows in sections:
+        print(title)
+        for name, value in rows:
+            print(f"  {name:<{width}}  {value}")
+        print()
+    print("problems" if problems else "no problems found")
+    for problem in problems:
+        print("  - " + problem.replace("\n", "\n    "))
+    return int(bool(problems))
+
+
+def new_plugin(kind_and_name: list[str], out: Path | None) -> int:
+    """Write a package and say how to try it."""
+    from vlm_core import skeleton
+
+    kind, name = kind_and_name
+    folder = skeleton.new_plugin(kind, name, out)
+    print(f"package: {folder}\ntry it:  pip install -e '{folder}[test]' && pytest {folder}")
+    return 0
 
 
 def _print_check(spec: Spec, sums: Arithmetic) -> None:
@@ -66,28 +132,65 @@ def _print_check(spec: Spec, sums: Arithmetic) -> None:
     )
 
 
+def _refuse_idle(args: argparse.Namespace) -> None:
+    """Options that would do nothing beside the others are an error."""
+    writing = {"--out": args.out, "--dtype": args.dtype, "--random-weights": args.random_weights}
+    if args.with_code and not args.export_hf:
+        raise UserError("--with-code goes with --export-hf DIR")
+    if args.export_hf:
+        idle, beside = (
+            {**writing, "--set": args.set, "--check": args.check},
+            "--export-hf, which copies a model folder",
+        )
+    else:
+        idle, beside = writing if args.check else {}, "--check, which writes nothing"
+    if given := [name for name, value in idle.items() if value]:
+        raise UserError(f"{' and '.join(given)} would do nothing beside {beside}; leave it out")
+
+
 def assemble(args: argparse.Namespace) -> int:
     if args.list:
         return list_components()
     if args.schema:
         print(json.dumps(json_schema(), indent=1))
         return 0
+    if args.doctor:
+        return doctor()
+    if args.new_plugin:
+        return new_plugin(args.new_plugin, args.out)
     if not args.spec:
-        raise UserError("name a spec, or use --list or --schema; --help shows all options")
-    spec, _ = load_spec(args.spec, args.set)
+        raise UserError("name a spec, or use --list, --schema or --doctor; --help shows all options")
+    _refuse_idle(args)
+    if args.export_hf:
+        from vlm_core.export import export_hf
+
+        export_hf(Path(args.spec), args.export_hf, with_code=args.with_code)
+        print(f"model folder: {args.export_hf}")
+        return 0
+    spec, document = load_spec(args.spec, args.set)
     if args.out and args.out.exists():
         raise UserError(f"{args.out} exists already; name another folder, or remove this one")
-    from vlm_core.check import check
+    asked, gpu = advice.asked(args)
+    from vlm_core.check import check, on_meta
 
-    _print_check(spec, check(spec))
+    model = on_meta(spec)
+    _print_check(spec, check(spec, model))
     if args.check:
+        advice.print_all(spec, document, model, asked, gpu)
         return 0
-    from vlm_core.assemble import build, save
-
     out = args.out or Path("models") / spec.name
-    save(build(spec), spec, out)
+    write_model(spec, out, args.dtype, args.random_weights)
     print(f"\nmodel folder: {out}")
     return 0
+
+
+def write_model(spec: Spec, out: Path, dtype: str | None, random_weights: bool) -> None:
+    import torch
+
+    from vlm_core.assemble import build, save
+
+    model = build(spec, weights=not random_weights, dtype=getattr(torch, dtype) if dtype else None)
+    save(model, spec, out, {"random_weights": True} if random_weights else None)
 
 
 def main() -> int:

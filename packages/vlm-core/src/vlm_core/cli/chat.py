@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlm_core.cli.common import run
+from vlm_core.cli.common import DTYPES, run
 from vlm_core.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--top-p", type=float, default=1.0, help="nucleus sampling")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, …")
+    parser.add_argument("--dtype", choices=DTYPES, help="of the weights; by default as they were saved")
     return parser
 
 
@@ -47,12 +48,15 @@ def _checked(args: argparse.Namespace) -> None:
 
 def chat(args: argparse.Namespace) -> int:
     _checked(args)
+    import torch
+
     from vlm_core.assemble import load
-    from vlm_core.conversation import Conversation, on_device
+    from vlm_core.conversation import Conversation
     from vlm_core.generate import Decoding
 
-    model, spec = load(args.model)
-    talk = Conversation(on_device(model, args.device), spec.template)
+    dtype = args.dtype and getattr(torch, args.dtype)
+    model, spec = load(args.model, dtype=dtype, device=args.device)
+    talk = Conversation(model, spec.template)
     decoding = Decoding(args.max_new_tokens, args.temperature, args.top_p, args.seed)
     if args.image:
         talk.show(args.image)

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 
 from vlm_core.errors import UserError
 
+DTYPES = ("float32", "bfloat16", "float16")
+
 
 def add_debug(parser: argparse.ArgumentParser) -> None:
     """`--debug`, also for the parsers of subcommands: unset, it must not undo the main parser's."""
@@ -58,3 +60,10 @@ def amount(number: float) -> str:
 def size(count: float) -> str:
     """Bytes as `5.92 GB`."""
     return amount(count).replace(" B", " G") + "B" if count >= 1e3 else f"{int(count)} B"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as `1:02:03` or `2:03`."""
+    minutes, s = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{s:02d}" if hours else f"{minutes}:{s:02d}"

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlm_core.interfaces import PADDING
-from vlm_core.ssm.conv import causal_conv
-from vlm_core.ssm.scan import selective_scan
+from vlm_core.ssm import ops, step
+from vlm_core.ssm.edges import Edges, edges_of
+from vlm_core.ssm.plain import after
 
 
 class SSMState(NamedTuple):
@@ -23,14 +23,16 @@ class SSMState(NamedTuple):
 
 
 class SelectiveSSM(nn.Module):
-    """conv1d, SiLU, the input-dependent Δ, B, C, and the scan, on an inner width E; `scan` runs it."""
+    """conv1d, SiLU, the input-dependent Δ, B, C, and the scan, on an inner width E; `scan_along` runs it."""
+
+    keeps_fp32 = ("A_log", "D", "dt_proj.bias")
 
     def __init__(
         self, d_inner: int, d_state: int = 16, d_conv: int = 4, dt_rank: int = 1,
         dt_min: float = 1e-3, dt_max: float = 0.1, dt_floor: float = 1e-4,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.d_inner, self.d_state, self.dt_rank = d_inner, d_state, dt_rank
+        self.d_inner, self.d_state, self.d_conv, self.dt_rank = d_inner, d_state, d_conv, dt_rank
         self.conv1d = nn.Conv1d(d_inner, d_inner, d_conv, groups=d_inner, padding=d_conv - 1)
         self.x_proj = nn.Linear(d_inner, dt_rank + 2 * d_state, bias=False)
         self.dt_proj = nn.Linear(dt_rank, d_inner)
@@ -48,40 +50,49 @@ class SelectiveSSM(nn.Module):
         dt = torch.exp(torch.rand(self.d_inner) * span + math.log(low)).clamp(min=floor)
         self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))
 
-    def scan(
-        self,
-        x: Tensor,
-        z: Tensor | None = None,
-        segments: Tensor | None = None,
-        state: SSMState | None = None,
-    ) -> tuple[Tensor, SSMState]:
-        """x, gate z (B, T, E) -> (y (B, T, E), state).
 
-        `PADDING` in `segments` stands in front only; it is zero before and after the convolution.
-        """
-        live = None if segments is None else (segments != PADDING).unsqueeze(-1)
-        x = x if live is None else x * live
-        x, conv = causal_conv(
-            x, self.conv1d.weight.squeeze(1), self.conv1d.bias, state.conv if state else None, segments
-        )
-        x = F.silu(x)
-        x = x if live is None else x * live
-        dt, b, c = self.x_proj(x).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        y, last = selective_scan(
-            x.transpose(1, 2),
-            F.linear(dt, self.dt_proj.weight).transpose(1, 2),
-            -torch.exp(self.A_log.float()),
-            b.transpose(1, 2),
-            c.transpose(1, 2),
-            self.D,
-            None if z is None else z.transpose(1, 2),
-            self.dt_proj.bias,
-            delta_softplus=True,
-            initial_state=state.ssm if state else None,
-            segments=segments,
-            return_last_state=True,
-        )
-        return y.transpose(1, 2), SSMState(conv, last)
+def _each(tensors: Sequence[Tensor]) -> Tensor:
+    """One tensor a module -> (P, …), without a copy if there is only one."""
+    return tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(list(tensors))
+
+
+def _projections(ssms: Sequence[SelectiveSSM], u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """u (K, B, T, E) -> Δ before bias and softplus (K, B, T, E), B and C (K, B, T, 1, S)."""
+    first = ssms[0]
+    sizes = [first.dt_rank, first.d_state, first.d_state]
+    if len(ssms) == 1:
+        low, b, c = first.x_proj(u).split(sizes, dim=-1)
+        dt = F.linear(low, first.dt_proj.weight)
+    else:
+        flat = u.flatten(1, 2)
+        projected = flat @ torch.stack([s.x_proj.weight for s in ssms]).to(u.dtype).mT
+        low, b, c = projected.unflatten(1, u.shape[1:3]).split(sizes, dim=-1)
+        dt = low.flatten(1, 2) @ torch.stack([s.dt_proj.weight for s in ssms]).to(u.dtype).mT
+        dt = dt.unflatten(1, u.shape[1:3])
+    return dt, b.unsqueeze(3), c.unsqueeze(3)
+
+
+def scan_along(
+    ssms: Sequence[SelectiveSSM],
+    x: Tensor,
+    z: Tensor | None,
+    routes: Tensor | None = None,
+    edges: Edges | None = None,
+    state: SSMState | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Convolution and selective scan along K routes at once (shapes as in `ops`), by one SSM or one a direction.
+
+    x (B, T, J, E) and gate z alike -> y (B, T, J, E), summed over directions if J is 1, and the states (K, B, E, S).
+    """
+    weight, biases = _each([s.conv1d.weight.squeeze(1) for s in ssms]), [s.conv1d.bias for s in ssms]
+    bias = None if biases[0] is None else _each([b for b in biases if b is not None])
+    u = ops.conv(x, weight, bias, state.conv if state else None, edges, routes)
+    dt, b, c = _projections(ssms, u)
+    return ops.scan(
+        u, dt, -torch.exp(_each([s.A_log for s in ssms]).float()), b, c, _each([s.D for s in ssms]),
+        _each([s.dt_proj.bias for s in ssms]), z, state.ssm.unsqueeze(0) if state else None, edges, routes,
+        softplus=True, separate=x.shape[2] > 1,
+    )  # fmt: skip
 
 
 class MambaMixer(SelectiveSSM):
@@ -101,37 +112,14 @@ class MambaMixer(SelectiveSSM):
         self.out_proj = nn.Linear(d_inner, d_model, bias=False)
 
     def forward(
-        self, x: Tensor, segments: Tensor | None = None, state: SSMState | None = None
+        self, x: Tensor, segments: Tensor | Edges | None = None, state: SSMState | None = None
     ) -> tuple[Tensor, SSMState]:
-        """(B, T, M) -> ((B, T, M), state)."""
+        """(B, T, M) -> ((B, T, M), state). `PADDING` in `segments` (B, T) stands in front only."""
+        if state is not None and segments is None and step.possible(x, [self]):
+            y, conv, ssm = step.stack(x, [self], [state.conv], [state.ssm])
+            return y, SSMState(conv[0], ssm[0])
+        edges = edges_of(segments) if isinstance(segments, Tensor) else segments
         inner, z = self.in_proj(x).chunk(2, dim=-1)
-        y, after = self.scan(inner, z, segments, state)
-        return self.out_proj(y), after
-
-
-def grouped_ssm(ssms: Sequence[SelectiveSSM], x: Tensor) -> Tensor:
-    """Different SSMs on different inputs of equal shape, in one convolution and one scan.
-
-    x (B, K, T, E), one input for each of the K modules -> (B, K, T, E), ungated.
-    """
-    first, groups = ssms[0], len(ssms)
-    flat = x.transpose(1, 2).flatten(2)  # (B, T, K·E)
-    weight = torch.cat([s.conv1d.weight.squeeze(1) for s in ssms])
-    bias = torch.cat([s.conv1d.bias for s in ssms if s.conv1d.bias is not None])
-    flat = F.silu(causal_conv(flat, weight, bias)[0])
-    per_group = flat.unflatten(2, (groups, -1))  # (B, T, K, E)
-    projected = torch.einsum("btke,kre->btkr", per_group, torch.stack([s.x_proj.weight for s in ssms]))
-    dt, b, c = projected.split([first.dt_rank, first.d_state, first.d_state], dim=-1)
-    dt = torch.einsum("btkr,ker->btke", dt, torch.stack([s.dt_proj.weight for s in ssms]))
-    y = selective_scan(
-        flat.transpose(1, 2),
-        dt.flatten(2).transpose(1, 2),
-        -torch.exp(torch.cat([s.A_log for s in ssms]).float()),
-        b.permute(0, 2, 3, 1),
-        c.permute(0, 2, 3, 1),
-        torch.cat([s.D for s in ssms]),
-        delta_bias=torch.cat([s.dt_proj.bias for s in ssms]),
-        delta_softplus=True,
-    )
-    assert isinstance(y, Tensor)
-    return y.transpose(1, 2).unflatten(2, (groups, -1)).transpose(1, 2)
+        y, last = scan_along([self], inner.unsqueeze(2), z.unsqueeze(2), None, edges, state)
+        conv = after(inner, state.conv if state else None, edges, self.d_conv - 1)
+        return self.out_proj(y.squeeze(2)), SSMState(conv, last.squeeze(0))

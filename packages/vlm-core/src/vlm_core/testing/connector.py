@@ -7,15 +7,26 @@ class TestMine(ConnectorSuite):
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 import torch
-from safetensors.torch import load_model, save_model
 from torch import Tensor
 
+from vlm_core.errors import UserError
 from vlm_core.interfaces import Connector, parameter_count
+from vlm_core.weights import attach_part, empty_parameters, save_part, to_dtype
+
+
+def _refusal(connector: Connector, h: int, w: int) -> str | None:
+    """Why the connector can't take this grid, if it says so."""
+    try:
+        connector.num_tokens(h, w)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 class ConnectorSuite:
@@ -44,9 +55,16 @@ class ConnectorSuite:
 
     @pytest.mark.parametrize(("h", "w"), [(1, 1), (4, 4), (4, 6), (7, 3)])
     def test_gives_as_many_tokens_as_it_says(self, connector: Connector, h: int, w: int) -> None:
-        out = connector(self.features(2, h, w))
-        assert out.shape == (2, connector.num_tokens(h, w), self.d_out)
-        assert out.isfinite().all()
+        """A grid may be refused, by `num_tokens` and `forward` alike, but not 4×6."""
+        features, refusal = self.features(2, h, w), _refusal(connector, h, w)
+        if refusal is None:
+            out = connector(features)
+            assert out.shape == (2, connector.num_tokens(h, w), self.d_out)
+            assert out.isfinite().all()
+        else:
+            assert (h, w) != (4, 6), refusal
+            with pytest.raises(UserError, match=re.escape(refusal)):
+                connector(features)
 
     def test_each_image_alone_equals_the_batch(self, connector: Connector) -> None:
         features = self.features()
@@ -66,14 +84,16 @@ class ConnectorSuite:
     def test_bfloat16_is_finite_and_close(self, connector: Connector) -> None:
         with torch.no_grad():
             exact = connector(self.features())
-            rough = connector.to(torch.bfloat16)(self.features().bfloat16())
+            to_dtype(connector, torch.bfloat16)
+            rough = connector(self.features().bfloat16())
         assert rough.dtype == torch.bfloat16
         assert torch.cosine_similarity(rough.float().flatten(), exact.flatten(), dim=0) > 0.98
 
     def test_saved_and_built_again(self, connector: Connector, tmp_path: Path) -> None:
-        save_model(connector, str(tmp_path / "connector.safetensors"))
-        again = self.config.build(self.d_in, self.d_out).eval()
-        load_model(again, tmp_path / "connector.safetensors", strict=True)
+        save_part(connector, tmp_path / "connector.safetensors")
+        with empty_parameters():
+            again = self.config.build(self.d_in, self.d_out).eval()
+        attach_part(again, tmp_path / "connector.safetensors")
         with torch.no_grad():
             assert torch.equal(again(self.features()), connector(self.features()))
 

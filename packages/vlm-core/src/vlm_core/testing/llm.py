@@ -15,11 +15,11 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from safetensors.torch import load_model, save_model
 from torch import Tensor
 
 from vlm_core.config import LLMConfig
 from vlm_core.interfaces import PADDING, LanguageModel
+from vlm_core.weights import attach_part, empty_parameters, save_part, to_dtype
 
 LENGTH = 9
 
@@ -120,7 +120,8 @@ class LanguageModelSuite:
 
     @torch.no_grad()
     def test_bfloat16_is_finite(self, llm_config: LLMConfig) -> None:
-        lm = llm_config.build(weights=False).eval().to(torch.bfloat16)
+        lm = llm_config.build(weights=False).eval()
+        to_dtype(lm, torch.bfloat16)
         hidden, state = lm(lm.embed(torch.arange(LENGTH)[None] % lm.vocab_size))
         assert lm.logits(hidden).isfinite().all()
         hidden, _ = lm(lm.embed(torch.zeros(1, 1, dtype=torch.long)), state=state)
@@ -207,6 +208,29 @@ class LanguageModelSuite:
                     alone = lm(x[row, inside][None])[0][0]
                     self.assert_close(hidden[row, inside], alone, f"row {row}, sample {number}")
 
+    # Generation
+
+    @torch.no_grad()
+    def test_generation_from_embeddings(self, lm: LanguageModel) -> None:
+        """Prompts that are no tokens, of different length, decoded together: each id is the best one for that
+        prompt alone, by a fresh computation of everything."""
+        lengths, new = (6, 2, 4), 5
+        scale = lm.embed(torch.arange(LENGTH)[None] % lm.vocab_size).std()
+        x, segments = torch.randn(3, 6, lm.dim) * scale, torch.zeros(3, 6, dtype=torch.long)
+        for row, length in enumerate(lengths):
+            segments[row, : 6 - length] = PADDING
+        hidden, state = lm(x, segments=segments)
+        said = [lm.logits(hidden[:, -1]).argmax(-1)]
+        for _ in range(new - 1):
+            hidden, state = lm(lm.embed(said[-1][:, None]), state=state)
+            said.append(lm.logits(hidden[:, -1]).argmax(-1))
+        ids = torch.stack(said, 1)
+        for row, length in enumerate(lengths):
+            alone = torch.cat([x[row : row + 1, 6 - length :], lm.embed(ids[row : row + 1, :-1])], 1)
+            logits = lm.logits(lm(alone)[0])[0, length - 1 :]
+            chosen = logits.gather(-1, ids[row, :, None]).squeeze(-1)
+            self.assert_close(chosen, logits.amax(-1), f"generated after {length} positions")
+
     # Files
 
     @torch.no_grad()
@@ -214,10 +238,10 @@ class LanguageModelSuite:
         self, lm: LanguageModel, llm_config: LLMConfig, tmp_path: Path
     ) -> None:
         lm.save_assets(tmp_path)
-        save_model(lm, str(tmp_path / "llm.safetensors"))
-        torch.manual_seed(3)
-        again = llm_config.build(weights=False, assets=tmp_path).eval()
-        load_model(again, str(tmp_path / "llm.safetensors"))
+        save_part(lm, tmp_path / "llm.safetensors")
+        with empty_parameters():
+            again = llm_config.build(weights=False, assets=tmp_path).eval()
+        attach_part(again, tmp_path / "llm.safetensors")
         before, after = lm.state_dict(), again.state_dict()
         assert before.keys() == after.keys()
         assert all(torch.equal(before[name], after[name]) for name in before)

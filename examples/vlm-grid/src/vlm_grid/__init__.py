@@ -1,0 +1,1 @@
+"""A small task in which places matter, made from a seed."""

@@ -1,0 +1,113 @@
+"""MM-Vet: open answers. A judge grades them (`vlm-bench judge`); scoring needs its grade file and no network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from vlm_bench.check import check_ids, check_texts
+from vlm_bench.configs import MMVetConfig
+from vlm_bench.readers.mm_vet import Grades, Truth, read_grades, read_truths
+from vlm_bench.readers.questions import read_questions
+from vlm_bench.scorers.mm_vet import by_run, mean, spread
+from vlm_core.benchmark import Benchmark, Question, Score, Verdict, mean_headline
+from vlm_core.errors import UserError
+
+
+def build(config: MMVetConfig) -> Benchmark:
+    """Read and join. There are 218 questions about 200 images."""
+    return MMVet(config)
+
+
+class MMVet(Benchmark):
+    """The headline is the mean grade over questions and runs; capabilities are shown if `mm-vet.json` is there."""
+
+    max_new_tokens = 1024
+
+    def __init__(self, config: MMVetConfig) -> None:
+        path, labels, images = config.file("questions"), config.file("labels"), config.file("images")
+        asked = {f"v1_{q.id}": q for q in read_questions(path)}
+        self.truths = self._truths(config, {key: q.text for key, q in asked.items()})
+        self.grades = read_grades(config.grades) if config.grades else Grades({}, ())
+        if config.grades:
+            check_ids(self.grades.scores.keys(), asked.keys(), path, "question in this file")
+        self.graded = frozenset(key for key, got in self.grades.scores.items() if got)
+        self.scored_by = "here" if self.graded else "judge"
+        known = [labels] * bool(self.truths) + [config.grades] * bool(config.grades)
+        judges = ", ".join(self.grades.judges) or "none"
+        super().__init__(
+            f"mm-vet grades by {judges}",
+            (Question(key, q.text, images / q.image, alias=q.id) for key, q in asked.items()),
+            expected=len(self.truths) or None,
+            files={file.name: file for file in (path, *known) if file},
+            notes={"judge": judges, "runs": str(self.grades.runs)} if config.grades else {},
+            warnings=[] if self.truths else [f"{labels} is not there: no figures by capability"],
+        )
+
+    @staticmethod
+    def _truths(config: MMVetConfig, texts: Mapping[str, str]) -> dict[str, Truth]:
+        path = config.file("labels")
+        if config.labels is None and not path.is_file():
+            return {}
+        truths = read_truths(path)
+        check_ids(texts.keys(), truths.keys(), path)
+        check_texts(texts, {key: truth.question for key, truth in truths.items()}, path)
+        return truths
+
+    def score(self, answers: Mapping[str, str]) -> Score:
+        if not self.graded:
+            raise UserError(
+                "MM-Vet's answers are graded by a judge: `vlm-bench judge mm-vet` asks one; then name its file with "
+                "--grades. Or upload what `vlm-bench submit mm-vet` writes to MM-Vet's online evaluator"
+            )
+        runs = self.grades.runs
+        scored = {key: self.grades.scores.get(key, []) for key in answers}
+        scored = {key: got for key, got in scored.items() if len(got) == runs}
+        credits = {key: mean(got) for key, got in scored.items()}
+        each = by_run(scored)
+        rows: dict[str, dict[str, float | int]] = {
+            "total": {"n": len(scored), "score": mean([*credits.values()])}
+        }
+        parse = {"without a grade of every run (unscored)": len(answers) - len(scored)}
+        return Score(
+            mean_headline("score", credits),
+            rows | self._by_capability(credits) | _by_run(each, len(scored)),
+            parse,
+            [f"{len(self.grades.judges)} judges in one grade file"] if len(self.grades.judges) > 1 else [],
+            unscored=len(answers) - len(scored),
+        )
+
+    def verdict(self, key: str, text: str) -> Verdict | None:
+        grades, truth = self.grades.scores.get(key), self.truths.get(key)
+        return Verdict(mean(grades), truth.answer if truth else "") if grades else None
+
+    def _by_capability(self, credits: Mapping[str, float]) -> dict[str, dict[str, float | int]]:
+        single: dict[str, list[float]] = {}
+        together: dict[str, list[float]] = {}
+        for key, credit in credits.items():
+            if key in self.truths:
+                for name in self.truths[key].capabilities:
+                    single.setdefault(name, []).append(credit)
+                together.setdefault("+".join(sorted(self.truths[key].capabilities)), []).append(credit)
+        groups = [
+            *sorted(single.items(), key=_size),
+            *((f"only {n}", g) for n, g in sorted(together.items(), key=_size)),
+        ]
+        return {name: {"n": len(got), "score": mean(got)} for name, got in groups}
+
+    def submission(self, answers: Mapping[str, str]) -> dict[str, bytes]:
+        """`{id: answer}`, which MM-Vet's online evaluator takes."""
+        return {"mm-vet.json": json.dumps(dict(answers), indent=2, ensure_ascii=False).encode()}
+
+
+def _size(item: tuple[str, list[float]]) -> tuple[int, str]:
+    return -len(item[1]), item[0]
+
+
+def _by_run(each: list[float], count: int) -> dict[str, dict[str, float | int]]:
+    if len(each) < 2:
+        return {}
+    rows: dict[str, dict[str, float | int]] = {
+        f"run {n}": {"n": count, "score": figure} for n, figure in enumerate(each, 1)
+    }
+    return rows | {"deviation of runs": {"n": len(each), "score": spread(each)}}

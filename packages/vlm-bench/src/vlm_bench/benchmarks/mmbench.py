@@ -1,0 +1,126 @@
+"""MMBench: dev is scored here, test on a server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from vlm_bench.configs import MMBenchConfig
+from vlm_bench.readers.mmbench import MMBenchRow, images, read_tsv
+from vlm_bench.scorers.mmbench import PASS, How, circular, parse
+from vlm_core.benchmark import Benchmark, EncodedImage, Question, Score, Verdict, mean_headline
+from vlm_core.errors import UserError
+
+# (rows, questions) -> release
+RELEASES = {(4377, 1176): "20230712", (4329, 1164): "v1.0", (6666, 1784): "20230712"}
+
+_DROPPED = ("hint", "category", "source", "image", "comment", "l2-category")
+
+
+def build(config: MMBenchConfig) -> Benchmark:
+    """Read the TSV file."""
+    return MMBench(config)
+
+
+class MMBench(Benchmark):
+    """The headline is CircularEval: a question is right if each of its rotations is."""
+
+    max_new_tokens = 1024
+
+    def __init__(self, config: MMBenchConfig) -> None:
+        path, self.split = config.file("questions", config.split), config.split
+        self.rows = {str(row.index): row for row in read_tsv(path)}
+        self.scored_by = "here" if config.split == "dev" else "server"
+        pixels = images(list(self.rows.values()))
+        if config.split == "dev":
+            _check_answers(path, self.rows)
+        cut = sum(row.cut for row in self.rows.values())
+        release = RELEASES.get((len(self.rows), len({r.index % PASS for r in self.rows.values()})), "unknown")
+        super().__init__(
+            f"llava-1.5/mmbench-{config.split}@{release} circular, exact-matching",
+            (
+                Question(key, row.prompt, EncodedImage(pixels[row.index]), tuple(row.options.values()))
+                for key, row in self.rows.items()
+            ),
+            files={path.name: path},
+            warnings=[f'{cut} rows have an option such as "None", which ends their options'] if cut else [],
+        )
+
+    def score(self, answers: Mapping[str, str]) -> Score:
+        if self.split == "test":
+            raise UserError(
+                "the answers of MMBench test are not public: `vlm-bench submit mmbench --split test` writes "
+                "the file for its server; --split dev is scored here"
+            )
+        whole = self._complete(answers)
+        read = {key: parse(answers[key], self.rows[key].options) for key in whole}
+        hits = {
+            self.rows[key].index: letter == self.rows[key].value("answer")
+            for key, (letter, _) in read.items()
+        }
+        questions = circular(hits)
+        vanilla = {index: hit for index, hit in hits.items() if index < PASS}
+        return Score(
+            mean_headline("CircularEval accuracy", {str(index): hit for index, hit in questions.items()}),
+            {"CircularEval": _figures(questions), "vanilla": _figures(vanilla)}
+            | self._by_category(questions),
+            _statistics(read),
+            unscored=len(answers) - len(whole),
+        )
+
+    def verdict(self, key: str, text: str) -> Verdict | None:
+        row = self.rows[key]
+        if (right := row.value("answer")) is None:
+            return None
+        letter, _ = parse(text, row.options)
+        return Verdict(letter == right, right, letter or "")
+
+    def _complete(self, answers: Mapping[str, str]) -> list[str]:
+        """Answers to questions of which every rotation is answered."""
+        open_ones = {row.index % PASS for key, row in self.rows.items() if key not in answers}
+        return [key for key in answers if self.rows[key].index % PASS not in open_ones]
+
+    def _by_category(self, questions: Mapping[int, bool]) -> dict[str, dict[str, float | int]]:
+        groups: dict[str, dict[int, bool]] = {}
+        for index, hit in questions.items():
+            row = self.rows.get(str(index))
+            for column in ("l2-category", "category"):
+                if row is not None and (name := row.value(column)):
+                    groups.setdefault(f"{column}: {name}", {})[index] = hit
+        return {name: _figures(groups[name]) for name in sorted(groups, key=lambda n: (n[0] == "c", n))}
+
+    def submission(self, answers: Mapping[str, str]) -> dict[str, bytes]:
+        """The table that MMBench's server takes: what LLaVA's script keeps of the TSV file, and the answers."""
+        from vlm_bench.xlsx import workbook
+
+        kept = [column for column in next(iter(self.rows.values())).cells if column not in _DROPPED]
+        columns = [*kept[:6], "prediction", *kept[6:]]
+        table = [_submitted(row, columns, answers.get(key, "")) for key, row in self.rows.items()]
+        return {f"mmbench_{self.split}.xlsx": workbook(columns, table)}
+
+
+def _submitted(row: MMBenchRow, columns: list[str], answer: str) -> list[str | int | None]:
+    known = {"index": row.index, "prediction": answer}
+    return [known[name] if name in known else row.value(name) for name in columns]
+
+
+def _check_answers(path: Path, rows: Mapping[str, MMBenchRow]) -> None:
+    bad = [key for key, row in rows.items() if row.value("answer") not in row.options]
+    if bad:
+        raise UserError(
+            f"{path}: {len(bad)} of {len(rows)} rows without a letter of theirs as answer, first index {bad[0]}; "
+            "is this the test file?"
+        )
+
+
+def _statistics(read: Mapping[str, tuple[str | None, How]]) -> dict[str, int]:
+    ways = [how for _, how in read.values()]
+    return {
+        "read from an option's text": ways.count("text"),
+        "refused (wrong)": ways.count("refused"),
+        "no option found (wrong)": ways.count("unread"),
+    }
+
+
+def _figures(hits: Mapping[int, bool]) -> dict[str, float | int]:
+    return {"n": len(hits), "correct": sum(hits.values()), "accuracy": sum(hits.values()) / (len(hits) or 1)}

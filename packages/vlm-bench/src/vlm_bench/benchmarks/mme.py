@@ -1,0 +1,143 @@
+"""MME: LLaVA's question file and MME's label files, joined by task, image and question.
+
+LLaVA's file names a question by its image, which two share, so our ids are `task/image/question`. The official
+tool takes consecutive lines for a pair; here a pair is the two questions about an image of a task.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+
+from vlm_bench.check import check_ids
+from vlm_bench.configs import MMEConfig
+from vlm_bench.readers.mme import Key, official_questions, question_of, read_labels
+from vlm_bench.readers.questions import Asked, read_questions
+from vlm_bench.scorers.mme import COGNITION, PERCEPTION, Task, parse, parse_sane, score
+from vlm_core.benchmark import Benchmark, Headline, Points, Question, Score, Verdict
+from vlm_core.errors import UserError
+
+Pair = tuple[str, str]
+"""(task, image)"""
+
+
+def build(config: MMEConfig) -> Benchmark:
+    """Read and join. There are 2,374 questions about 1,187 images, in 14 tasks."""
+    return MME(config)
+
+
+class MME(Benchmark):
+    """The headline is perception, the sum over ten tasks, at most 2000; cognition ends at 800."""
+
+    def __init__(self, config: MMEConfig) -> None:
+        path, official = config.file("questions"), config.source == "official"
+        folder = path if official else config.file("labels")
+        found = [] if official else read_questions(path, distinct=False)
+        labels = read_labels(folder)
+        found = found or official_questions(folder, labels)
+        asked = {"/".join(key): (key, q) for q in found for key in [_key(q)]}
+        check_ids(asked.keys(), {"/".join(key) for key in labels}, folder)
+        self.keys = {name: key for name, (key, _) in asked.items()}
+        self.truth = {name: labels[key][0] for name, key in self.keys.items()}
+        self.parse = parse_sane if config.strictness == "sane" else parse
+        super().__init__(
+            "llava-1.5/mme perception",
+            (Question(name, q.text, _image(folder, q.image), alias=q.id) for name, (_, q) in asked.items()),
+            expected=len(labels),
+            files={} if official else {path.name: path},
+            notes={"labels sha256": _digest({file for _, file in labels.values()}, folder)},
+        )
+        self._check_pairs()
+
+    def _check_pairs(self) -> None:
+        odd = [pair for pair, names in self._pairs(self.questions).items() if len(names) != 2]
+        if odd:
+            raise UserError(f"{len(odd)} images without exactly two questions, first {'/'.join(odd[0])}")
+
+    def _pairs(self, names: Iterable[str]) -> dict[Pair, list[str]]:
+        pairs: dict[Pair, list[str]] = defaultdict(list)
+        for name in names:
+            pairs[self.keys[name][:2]].append(name)
+        return pairs
+
+    def score(self, answers: Mapping[str, str]) -> Score:
+        said = {name: self.parse(text) for name, text in answers.items()}
+        right = {name: word == ("yes" if self.truth[name] else "no") for name, word in said.items()}
+        whole = {pair: names for pair, names in self._pairs(answers).items() if len(names) == 2}
+        hits = {pair: (right[a], right[b]) for pair, (a, b) in whole.items()}
+        tasks = {t: score(h for (task, _), h in hits.items() if task == t) for t in (*PERCEPTION, *COGNITION)}
+        return Score(
+            Headline("perception", _units(hits), "sum", points=True),
+            _rows({name: task for name, task in tasks.items() if task.pairs}),
+            {"neither yes nor no (wrong)": sum(word == "other" for word in said.values())},
+            _warnings(tasks),
+            unscored=len(answers) - 2 * len(whole),
+        )
+
+    def verdict(self, key: str, text: str) -> Verdict:
+        said, right = self.parse(text), "yes" if self.truth[key] else "no"
+        return Verdict(said == right, right, said)
+
+    def submission(self, answers: Mapping[str, str]) -> dict[str, bytes]:
+        """A text file a task for the official tool. Line ends and tabs in an answer would break its lines."""
+        lines: dict[str, list[str]] = defaultdict(list)
+        for (task, image), names in self._pairs(answers).items():
+            for name in names:
+                truth = "Yes" if self.truth[name] else "No"
+                row = (f"{image}.txt", self.keys[name][2], truth, " ".join(answers[name].split()))
+                lines[task].append("\t".join(row) + "\n")
+        return {f"{task}.txt": "".join(rows).encode() for task, rows in lines.items()}
+
+
+def _key(asked: Asked) -> Key:
+    path = PurePosixPath(asked.id)
+    return path.parts[0], path.stem, question_of(asked.text)
+
+
+def _image(folder: Path, name: str) -> Path:
+    """Beside the labels, or in the folder `images` of those tasks that have one."""
+    flat = folder / name
+    inner = flat.parent / "images"
+    return inner / flat.name if inner.is_dir() else flat
+
+
+def _digest(files: Iterable[Path], folder: Path) -> str:
+    """One hash over all label files, by name and content."""
+    total = hashlib.sha256()
+    for path in sorted(files):
+        total.update(f"{path.relative_to(folder).as_posix()}\n".encode() + path.read_bytes())
+    return total.hexdigest()
+
+
+def _units(hits: Mapping[Pair, tuple[bool, bool]]) -> dict[str, dict[str, tuple[float, float]]]:
+    return {
+        f"{task}/{image}": {
+            f"{task} accuracy": (100 * (a + b), 2),
+            f"{task} accuracy+": (100 * (a and b), 1),
+        }
+        for (task, image), (a, b) in hits.items()
+        if task in PERCEPTION
+    }
+
+
+def _rows(tasks: Mapping[str, Task]) -> dict[str, dict[str, float | int]]:
+    sums = {"perception": PERCEPTION, "cognition": COGNITION}
+    rows = {name: _figures([task]) for name, task in tasks.items()}
+    return {name: _figures([tasks[t] for t in group if t in tasks]) for name, group in sums.items()} | rows
+
+
+def _figures(tasks: list[Task]) -> dict[str, float | int]:
+    answers, pairs = sum(t.answers for t in tasks), sum(t.pairs for t in tasks)
+    return {
+        "n": answers,
+        "accuracy": sum(t.right for t in tasks) / (answers or 1),
+        "accuracy+": sum(t.both for t in tasks) / (pairs or 1),
+        "score": Points(sum(t.points for t in tasks)),
+    }
+
+
+def _warnings(tasks: Mapping[str, Task]) -> list[str]:
+    absent = [name for name in PERCEPTION if not tasks[name].pairs]
+    return [f"nothing scored of {', '.join(absent)}: they add 0 to perception"] if absent else []

@@ -1,0 +1,81 @@
+"""From a benchmark and answers to a report. Whoever produced the answers, this is the one way to a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from vlm_bench.examples import choose
+from vlm_bench.join import join
+from vlm_bench.readers.answers import Answer
+from vlm_bench.readers.files import sha256
+from vlm_bench.report import Report
+from vlm_core.benchmark import Benchmark
+from vlm_core.config import BenchmarkConfig
+from vlm_core.errors import UserError
+
+
+def evaluate(
+    config: BenchmarkConfig,
+    answers: Iterable[Answer] | None,
+    *,
+    files: Mapping[str, Path] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    allow_partial: bool = False,
+    benchmark: Benchmark | None = None,
+) -> Report:
+    """Join and score; every doubt about what belongs together is a `UserError`.
+
+    `answers` is None where grades stand in for them; `files` are those that the answers came from, `settings`
+    how they were made; `benchmark` is what `config` built, if that was done before.
+    """
+    benchmark = benchmark or config.build()
+    said = _said(benchmark, answers, allow_partial)
+    score = benchmark.score(said)
+    scored = len(said) - score.unscored
+    if not scored or (score.unscored and not allow_partial):
+        raise UserError(
+            f"{score.unscored} of {len(said)} answers can't be scored"
+            + ("; --allow-partial scores the others" if scored else "")
+        )
+    return Report(
+        benchmark=config.type_name(),
+        protocol=benchmark.protocol + (" (sane)" if getattr(config, "strictness", "") == "sane" else ""),
+        score=score,
+        expected=benchmark.expected,
+        scored=scored,
+        empty=0 if answers is None else sum(not text.strip() for text in said.values()),
+        files={name: sha256(path) for name, path in {**benchmark.files, **(files or {})}.items()},
+        notes=benchmark.notes | ({} if answers is None else _lengths(said)),
+        settings=dict(settings or {}),
+        warnings=[*benchmark.warnings, *score.warnings],
+        examples=[] if answers is None else choose(benchmark, said),
+    )
+
+
+def _lengths(said: Mapping[str, str]) -> dict[str, str]:
+    """A model that rambles shows here, and not only as a low figure."""
+    counts = [len(text.split()) for text in said.values()]
+    return {"words an answer": f"mean {sum(counts) / len(counts):.1f}, longest {max(counts)}"}
+
+
+def _said(benchmark: Benchmark, answers: Iterable[Answer] | None, allow_partial: bool) -> Mapping[str, str]:
+    check_asked(benchmark, allow_partial)
+    if answers is not None:
+        return join(benchmark.questions, answers, allow_partial=allow_partial)
+    if not benchmark.graded:
+        raise UserError("no answers: name their file with --answers")
+    return join(
+        benchmark.questions, [Answer(key, "") for key in benchmark.graded], allow_partial=allow_partial
+    )
+
+
+def check_asked(benchmark: Benchmark, allow_partial: bool) -> None:
+    """Refuse labels that nobody asks about."""
+    unasked = benchmark.expected - len(benchmark.questions)
+    if unasked > 0 and not allow_partial:
+        raise UserError(
+            f"{unasked} of {benchmark.expected} labels without a question; is the question file cut off? "
+            "--allow-partial scores the others"
+        )

@@ -1,0 +1,159 @@
+"""A run's answers on disk, so that a run that was killed goes on where it was.
+
+While it runs, each process appends to `NAME.part-RANK.jsonl`, a line an answer. When all are there, they become
+`NAME.jsonl`, in the questions' order. `NAME.jsonl.run.json` says what the answers were made of; answers of another
+model, other data or other settings are never mixed with them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from vlm_bench.readers.files import Row, as_row, read_json, read_jsonl
+from vlm_bench.writing import write
+from vlm_core.asking import Said
+from vlm_core.benchmark import Question
+from vlm_core.errors import UserError
+
+BOUND = (
+    "benchmark", "protocol", "model sha256", "files", "questions sha256", "decoding", "batch_size", "dtype",
+    "prefix_reuse",
+)  # fmt: skip
+"""What must be the same for answers to stand in one file."""
+Facts = dict[str, Any]
+
+
+class Journal:
+    """The answers to `questions` of benchmark `name` in `folder`."""
+
+    def __init__(self, folder: Path, name: str, questions: Mapping[str, Question]) -> None:
+        self.folder, self.name, self.questions = folder, name, questions
+        self.path = folder / f"{name}.jsonl"
+        self.account = self.path.with_name(f"{self.path.name}.run.json")
+
+    @property
+    def parts(self) -> list[Path]:
+        return sorted(self.folder.glob(f"{self.name}.part-*.jsonl"))
+
+    def check(self, facts: Facts) -> Facts:
+        """What the account says of an earlier run; empty if there was none. Nothing is written.
+
+        Raises `UserError` for answers without an account and for those of another run, saying what differs.
+        """
+        if not self.account.exists():
+            if found := [path for path in (self.path, *self.parts) if path.exists()]:
+                raise UserError(
+                    f"{found[0]}: answers without {self.account.name}, so nobody knows whose; name another --out"
+                )
+            return {}
+        earlier = as_row(read_json(self.account), str(self.account)).data
+        if other := [key for key in BOUND if earlier.get(key) != facts[key]]:
+            lines = [
+                f"\n  {key}: {_short(earlier.get(key))} there, {_short(facts[key])} now" for key in other
+            ]
+            raise UserError(
+                f"{self.account}: holds answers of another run:{''.join(lines)}\nname another --out, or remove it"
+            )
+        return earlier
+
+    def mend(self) -> int:
+        """Cut half-written last lines off, which a kill leaves -> their number; the questions are asked again."""
+        halves = 0
+        for path in self.parts:
+            content = path.read_bytes()
+            whole = content[: content.rfind(b"\n") + 1]
+            if whole != content:
+                halves += 1
+                with path.open("r+b") as file:
+                    _claim(file, path)
+                    file.truncate(len(whole))
+        return halves
+
+    def lines(self) -> dict[str, Row]:
+        """Every answer's line by the question's id.
+
+        Raises `UserError` for an answer to no question or to another one of that id, and for two to one question.
+        """
+        found: dict[str, Row] = {}
+        for path in (self.path, *self.parts):
+            for row in read_jsonl(path) if path.exists() and path.stat().st_size else ():
+                key = self._key(row)
+                if key in found and found[key].data != row.data:  # the same line twice: killed while merging
+                    raise UserError(f"{row.where}: a second answer to question {key}; name another --out")
+                found[key] = row
+        return found
+
+    def _key(self, row: Row) -> str:
+        key = as_row(row.data.get("metadata"), f"{row.where}: metadata").id("id")
+        row.text("text")
+        if key not in self.questions:
+            raise UserError(
+                f"{row.where}: an answer to no question of {self.name}, id {key}; name another --out"
+            )
+        if row.text("prompt") != self.questions[key].prompt:
+            raise UserError(f"{row.where}: question {key} was asked with another prompt; name another --out")
+        return key
+
+    @contextmanager
+    def part(self, rank: int) -> Iterator[IO[str]]:
+        """This process's file to append to; one that another process writes is refused."""
+        path = self.folder / f"{self.name}.part-{rank}.jsonl"
+        with path.open("a", encoding="utf-8", newline="\n") as file:
+            _claim(file, path)
+            yield file
+
+    def describe(self, facts: Facts) -> None:
+        """Write the account."""
+        write(self.account, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+
+    def merge(self) -> None:
+        """Make one file, in the questions' order, of all answers."""
+        found = self.lines()
+        ordered = (json.dumps(found[key].data, ensure_ascii=False) for key in self.questions if key in found)
+        write(self.path, "".join(f"{line}\n" for line in ordered))
+        for path in self.parts:
+            path.unlink()
+
+
+def answer_line(said: Said, model: str, digest: str) -> str:
+    """One line in LLaVA's format. `question_id` is the one that official files have, our own is in `metadata`."""
+    question, text = said
+    row = {
+        "question_id": question.alias or question.id,
+        "prompt": question.prompt,
+        "text": text,
+        "answer_id": hashlib.sha256(f"{digest}/{question.id}".encode()).hexdigest()[:22],
+        "model_id": model,
+        "metadata": {"id": question.id},
+    }
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def digest_of(questions: Iterable[Question]) -> str:
+    """One hash over all that is asked: ids, prompts, choices, and which image."""
+    total = hashlib.sha256()
+    for q in questions:
+        image = q.image.name if isinstance(q.image, Path) else q.image and q.image.text
+        total.update(json.dumps([q.id, q.prompt, q.choices, image]).encode())
+    return total.hexdigest()
+
+
+def _claim(file: IO[Any], path: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise UserError(f"{path}: another process is writing this file") from None
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, str) and len(value) == 64:
+        return value[:12]
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_short(inner)}" for key, inner in value.items()) or "none"
+    return str(value)

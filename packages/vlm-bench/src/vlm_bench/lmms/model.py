@@ -1,0 +1,98 @@
+"""A saved model folder as a model of lmms-eval."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from lmms_eval.api.model import lmms  # pyright: ignore[reportMissingImports]  # an extra
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm  # lmms-eval brings it
+
+from vlm_bench.lmms.requests import batches, cut, decoding, stops
+from vlm_core.assemble import load
+from vlm_core.chat import IMAGE, Message, Sample, write
+from vlm_core.cli.common import DTYPES
+from vlm_core.errors import UserError
+from vlm_core.generate import Decoding, answer
+from vlm_core.images import to_rgb
+
+
+class SavedVLM(lmms):
+    """`pretrained` is a model folder; `dtype` that of the weights, by default as they were saved.
+
+    Images come before the question, as the folder's template wants them; what a task's text spells is text, so
+    `<image>` in it is no image. Under `accelerate launch` each process takes the GPU of its local rank.
+    """
+
+    is_simple = True
+
+    def __init__(
+        self,
+        pretrained: str,
+        dtype: str | None = None,
+        device: str | None = None,
+        batch_size: int | str = 1,
+        **others: Any,
+    ) -> None:
+        super().__init__()
+        if others := {name: value for name, value in others.items() if name != "max_batch_size"}:
+            raise UserError(f"--model_args: {', '.join(others)} unknown; known are pretrained and dtype")
+        if not str(batch_size).isdecimal() or int(batch_size) < 1:
+            raise UserError(f"--batch_size {batch_size}: expected a number of questions, 1 or more")
+        if dtype is not None and dtype not in DTYPES:
+            raise UserError(f"--model_args dtype={dtype}: expected one of {', '.join(DTYPES)}")
+        self.batch_size, self.device = int(batch_size), torch.device(device or _device())
+        self.model, spec = load(pretrained, dtype=dtype and getattr(torch, dtype), device=self.device)
+        self.template = spec.template
+
+    def generate_until(self, requests: list[Any]) -> list[str]:
+        """The answers in the requests' order, each cut where its task says that an answer ends."""
+        said: list[str] = []
+        items = [(decoding(request.args[1]), request) for request in requests]
+        with tqdm(total=len(items), disable=self.rank != 0, desc="Answering") as bar:
+            for how, group in batches(items, self.batch_size):
+                for request, text in zip(group, self._answers(group, how), strict=True):
+                    said.append(cut(text, stops(request.args[1])))
+                    self.cache_hook.add_partial("generate_until", request.args[:2], said[-1])
+                bar.update(len(group))
+        return said
+
+    def _answers(self, group: list[Any], how: Decoding) -> list[str]:
+        pictures = [self._pictures(request) for request in group]
+        prompts = [self._prompt(r.args[0], seen) for r, seen in zip(group, pictures, strict=True)]
+        return answer(self.model, prompts, [picture for seen in pictures for picture in seen], decoding=how)
+
+    def _pictures(self, request: Any) -> list[Tensor]:
+        _, _, visuals_of, doc_id, task, split = request.args
+        visuals = visuals_of(self.task_dict[task][split][doc_id]) or []
+        if other := [type(v).__name__ for v in visuals if not isinstance(v, Image.Image)]:
+            raise UserError(f"task {task}: this model sees images, not {other[0]}")
+        return [self.model.encoder.transform(to_rgb(visual)) for visual in visuals]
+
+    def _prompt(self, text: str, pictures: list[Tensor]) -> Sample:
+        parts = [part for _ in pictures for part in (IMAGE, "\n")]
+        counts = [self.model.image_tokens(picture) for picture in pictures]
+        return write(self.template, [Message("user", (*parts, text))], self.model.llm.tokenizer, counts)
+
+    def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
+        raise UserError(
+            f"task {_task(requests)}: it compares likelihoods; `--model vlm` runs tasks that generate answers"
+        )
+
+    def generate_until_multi_round(self, requests: list[Any]) -> list[str]:
+        raise UserError(
+            f"task {_task(requests)}: it has several rounds; `--model vlm` answers one question at a time"
+        )
+
+
+def _device() -> str:
+    if not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+
+
+def _task(requests: list[Any]) -> str:
+    return str(requests[0].task_name)

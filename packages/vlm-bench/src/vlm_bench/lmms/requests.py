@@ -1,0 +1,57 @@
+"""What an lmms-eval task asks for, as this model's decoding; what it can't do is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any, TypeVar
+
+from vlm_core.errors import UserError
+from vlm_core.generate import Decoding
+
+T = TypeVar("T")
+MAX_NEW_TOKENS = 1024
+"""Where a task names none."""
+KNOWN = {
+    "until",
+    "max_new_tokens",
+    "max_gen_toks",
+    "temperature",
+    "top_p",
+    "do_sample",
+    "num_beams",
+    "image_aspect_ratio",
+}
+
+
+def decoding(wanted: Mapping[str, Any]) -> Decoding:
+    """From a task's `generation_kwargs`; greedy unless it samples at a temperature."""
+    if unknown := set(wanted) - KNOWN:
+        raise UserError(
+            f"generation_kwargs: {', '.join(sorted(unknown))} unknown; known are {', '.join(sorted(KNOWN))}"
+        )
+    if (beams := wanted.get("num_beams") or 1) != 1:
+        raise UserError(f"generation_kwargs: num_beams {beams}; this model decodes with one")
+    samples = wanted.get("do_sample", True) is not False
+    length = wanted.get("max_new_tokens") or wanted.get("max_gen_toks") or MAX_NEW_TOKENS
+    temperature, top_p = wanted.get("temperature") or 0.0, wanted.get("top_p") or 1.0
+    return Decoding(int(length), float(temperature) if samples else 0.0, float(top_p))
+
+
+def stops(wanted: Mapping[str, Any]) -> list[str]:
+    """Texts that end an answer."""
+    until = wanted.get("until") or []
+    return [until] if isinstance(until, str) else list(until)
+
+
+def cut(text: str, ends: Sequence[str]) -> str:
+    """An answer up to the first text that ends it."""
+    places = [at for end in ends if end and (at := text.find(end)) >= 0]
+    return text[: min(places, default=len(text))].strip()
+
+
+def batches(items: Sequence[tuple[Decoding, T]], size: int) -> Iterator[tuple[Decoding, list[T]]]:
+    """Neighbours that are decoded alike, `size` at most."""
+    for how, group in groupby(items, key=lambda item: item[0]):
+        alike = [item for _, item in group]
+        yield from ((how, alike[start : start + size]) for start in range(0, len(alike), size))

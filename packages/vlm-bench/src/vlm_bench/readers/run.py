@@ -1,0 +1,42 @@
+"""What `vlm-bench run` writes beside an answer file: which model answered, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vlm_bench.readers.files import read_json
+from vlm_core.errors import UserError
+
+ENDING = ".run.json"
+_ELSEWHERE = {
+    "benchmark", "protocol", "files", "questions sha256", "scored_by", "expected", "asked", "answered",
+}  # fmt: skip
+"""What an account holds and a report says in its own place."""
+
+
+def beside(answers: Path) -> Path:
+    """Where the account of an answer file is."""
+    return answers.with_name(answers.name + ENDING)
+
+
+def read_run(answers: Path) -> dict[str, Any]:
+    """The account; empty if there is none, as for answers that other programs wrote."""
+    path = beside(answers)
+    if not path.is_file():
+        return {}
+    found = read_json(path)
+    if not isinstance(found, dict) or not isinstance(found.get("benchmark"), str):
+        raise UserError(f"{path}: expected a JSON object with the name of the benchmark")
+    return found
+
+
+def settings_of(account: Mapping[str, Any]) -> dict[str, Any]:
+    """How the answers were made."""
+    return {name: value for name, value in account.items() if name not in _ELSEWHERE}
+
+
+def changed_files(account: Mapping[str, Any], files: Mapping[str, str]) -> list[str]:
+    """Data files, as sha256 by name, that are no longer those which the model was asked from."""
+    return [name for name, digest in account.get("files", {}).items() if files.get(name, digest) != digest]

@@ -1,0 +1,96 @@
+"""Which benchmarks a run is about, with their options, from a command line that knows no names."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from vlm_bench.options import add_options, config_of
+from vlm_core.config import BenchmarkConfig
+from vlm_core.errors import UserError
+from vlm_core.registry import installed
+
+ALL = "all"
+Options = dict[str, list[str]]
+"""By benchmark, options as `vlm-bench score NAME` has them."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{self.prog}: {message}; `vlm-bench score {self.prog} --help` shows its options")
+
+
+def select(
+    names: str, data: Path | None, strictness: str | None, settings: Sequence[str]
+) -> tuple[list[BenchmarkConfig], list[str]]:
+    """The configs of `names` (comma-separated, or `all`), and the names that `all` left out for lack of files.
+
+    `settings` are `NAME.FIELD=VALUE`. What would have no effect is refused.
+    """
+    if data is not None and not data.is_dir():
+        raise UserError(f"--data {data}: no such folder")
+    chosen = installed().names("benchmark") if names == ALL else _named(names)
+    options = _options(settings, chosen)
+    configs: list[BenchmarkConfig] = []
+    absent: list[str] = []
+    for name in chosen:
+        config = _config(name, data, strictness, options[name], required=names != ALL)
+        if config is None or (names == ALL and not config.present()):
+            absent.append(name)
+        else:
+            configs.append(config)
+    if not configs:
+        raise UserError(
+            f"--data {data or '.'}: has files of no benchmark; looked for {', '.join(absent) or 'none'}"
+        )
+    if strictness and not any("strictness" in type(config).model_fields for config in configs):
+        raise UserError(
+            f"--strictness {strictness}: none of {', '.join(chosen)} has another rule than the official"
+        )
+    return configs, absent
+
+
+def _named(names: str) -> list[str]:
+    found = [name.strip() for name in names.split(",") if name.strip()]
+    if twice := [name for name in found if found.count(name) > 1]:
+        raise UserError(f"--benchmarks: {twice[0]} stands there twice")
+    for name in found:
+        installed().get("benchmark", name)
+    return found
+
+
+def _options(settings: Sequence[str], chosen: Sequence[str]) -> Options:
+    found: Options = {name: [] for name in chosen}
+    for setting in settings:
+        name, dot, field = setting.partition(".")
+        if not dot or not field:
+            raise UserError(f"--set {setting}: expected NAME.FIELD=VALUE, such as vqa-v2.split=val")
+        if name not in found:
+            raise UserError(f"--set {setting}: {name} is not among --benchmarks {','.join(chosen)}")
+        found[name].append(f"--{field.replace('_', '-')}")
+    return found
+
+
+def _config(
+    name: str, data: Path | None, strictness: str | None, options: list[str], *, required: bool
+) -> BenchmarkConfig | None:
+    """None for one that needs an option which is not given, unless it is `required`."""
+    if not required and len(installed().entries["benchmark", name]) > 1:
+        return None
+    config = installed().get("benchmark", name)
+    common = {"data": data, "strictness": strictness}
+    given = [
+        f"--{key}={value}"
+        for key, value in common.items()
+        if value is not None and key in config.model_fields
+    ]
+    needed = {
+        f"--{key.replace('_', '-')}" for key, field in config.model_fields.items() if field.is_required()
+    }
+    if not required and needed - {option.split("=")[0] for option in (*given, *options)}:
+        return None
+    parser = _Parser(prog=name, add_help=False, allow_abbrev=False)
+    add_options(parser, config)
+    return config_of(parser.parse_args([*given, *options]), config)

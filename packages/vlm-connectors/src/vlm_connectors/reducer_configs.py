@@ -1,0 +1,83 @@
+"""Typed configs of the connectors that give fewer tokens than there are patches."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, PositiveInt
+
+from vlm_core.config import ConnectorConfig, Recipe
+from vlm_core.errors import UserError
+
+if TYPE_CHECKING:
+    from vlm_core.interfaces import Connector
+
+Width = Field(default=None, gt=0, le=1_000_000)
+
+
+class PixelShuffleConfig(ConnectorConfig):
+    """Neighbouring patches side by side in one token, then norm and a two-layer MLP, as InternVL."""
+
+    type: Literal["pixel-shuffle"] = "pixel-shuffle"
+    factor: int = Field(default=2, ge=2, le=16)
+    hidden: int | None = Width
+    norm: Literal["layernorm", "rmsnorm", "none"] = "layernorm"
+    activation: Literal["gelu", "relu2"] = "gelu"
+    bias: bool = True
+
+    def label(self) -> str:
+        return f"pixel-shuffle ({self.factor}×{self.factor})"
+
+    def build(self, d_in: int, d_out: int) -> Connector:
+        from vlm_connectors.reducers import PixelShuffle
+
+        return PixelShuffle(
+            d_in, d_out, factor=self.factor, hidden=self.hidden, norm=self.norm, activation=self.activation,
+            bias=self.bias,
+        )  # fmt: skip
+
+    def recipe(self) -> Recipe:
+        return Recipe("vlm_connectors.reducers:PixelShuffle", self.model_dump(exclude={"type"}))
+
+
+class LDPv2Config(ConnectorConfig):
+    """A two-layer MLP, average pooling to grid × grid tokens, a depthwise convolution; as MobileVLM V2."""
+
+    type: Literal["ldpv2"] = "ldpv2"
+    grid: PositiveInt = Field(default=12, le=256)
+    hidden: int | None = Width
+
+    def label(self) -> str:
+        return f"ldpv2 ({self.grid}×{self.grid})"
+
+    def build(self, d_in: int, d_out: int) -> Connector:
+        from vlm_connectors.reducers import LDPv2
+
+        return LDPv2(d_in, d_out, grid=self.grid, hidden=self.hidden)
+
+    def recipe(self) -> Recipe:
+        return Recipe("vlm_connectors.reducers:LDPv2", self.model_dump(exclude={"type"}))
+
+
+class ResamplerConfig(ConnectorConfig):
+    """grid × grid learnt queries and one cross-attention, as Qwen-VL and MiniCPM-V."""
+
+    type: Literal["resampler"] = "resampler"
+    grid: PositiveInt = Field(default=16, le=256)
+    head_dim: PositiveInt = Field(default=128, le=1024)
+
+    def label(self) -> str:
+        return f"resampler ({self.grid}×{self.grid})"
+
+    def build(self, d_in: int, d_out: int) -> Connector:
+        from vlm_connectors.reducers import Resampler
+
+        if d_out % self.head_dim or d_out % 4:
+            raise UserError(
+                f"resampler: the language model's width {d_out} must be a multiple of 4 and of connector.head_dim, "
+                f"which is {self.head_dim}; set head_dim to a divisor of {d_out}"
+            )
+        return Resampler(d_in, d_out, grid=self.grid, head_dim=self.head_dim)
+
+    def recipe(self) -> Recipe:
+        return Recipe("vlm_connectors.reducers:Resampler", self.model_dump(exclude={"type"}))

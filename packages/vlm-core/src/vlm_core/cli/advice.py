@@ -1,0 +1,241 @@
+"""The tables of `vlm-assemble --check`: where a spec comes from, what it fetches, what it costs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from vlm_core.cli.common import amount, size
+from vlm_core.errors import UserError
+
+if TYPE_CHECKING:
+    from vlm_core.advise.advice import Advice, Question, StageAdvice
+    from vlm_core.advise.gpus import GPU
+    from vlm_core.config import ComponentConfig, Download
+    from vlm_core.model import VLM
+    from vlm_core.spec import Spec
+    from vlm_core.yaml_loader import Document
+
+PARTS = ("encoder", "connector", "llm")
+WIDTH = 118
+PER = 100_000
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `--check`."""
+    group = parser.add_argument_group("with --check")
+    group.add_argument("--gpus", type=int, metavar="N", help="FLOPs, memory and hours of training on N GPUs")
+    group.add_argument(
+        "--gpu", metavar="NAME", help="of this kind, such as A100-80G; default: all that are known"
+    )
+    group.add_argument(
+        "--text-tokens", type=int, default=256, metavar="N", help="positions of text; default 256"
+    )
+    group.add_argument(
+        "--samples", action="append", default=[], metavar="STAGE=N", help="if the data are elsewhere"
+    )
+    group.add_argument(
+        "--mfu", type=float, default=0.3, metavar="X", help="share of the peak rate; default 0.3"
+    )
+
+
+def print_all(spec: Spec, document: Document, model: VLM, asked: Question | None, gpu: GPU | None) -> None:
+    """Everything after the first table; uses the model up. Without `asked` no GPU is spoken of."""
+    print_origin(document)
+    print_downloads(spec)
+    if asked is None:
+        print("\n--gpus N adds FLOPs, memory and hours of training on N GPUs")
+        return
+    from vlm_core.advise.advice import advise
+
+    print_advice(advise(spec, model, asked), gpu)
+    if slow := [part for part in PARTS if _plain_scan_on_cuda(getattr(spec, part))]:
+        print(
+            f"\n{' and '.join(slow)}: the scan runs on plain torch on a GPU, far below that share (docs/costs.md)"
+        )
+
+
+def _plain_scan_on_cuda(config: ComponentConfig) -> bool:
+    with suppress(UserError):  # a backend forced on this machine says nothing of another
+        return config.engine("cuda") == "scan backend torch"
+    return False
+
+
+def table(title: str, *columns: str, right: int = 1) -> Any:
+    """A plain table; columns from the `right`-th on hold numbers."""
+    from rich.table import Table
+
+    made = Table(title=title, title_justify="left", box=None, header_style="dim")
+    for i, column in enumerate(columns):
+        made.add_column(column, justify="right" if i >= right else "left")
+    return made
+
+
+def show(made: Any) -> None:
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else WIDTH).print(made)
+
+
+def print_origin(document: Document) -> None:
+    """The chain of bases, and what each file changes in the one below it."""
+    if len(document.layers) < 2:
+        return
+    print(f"\nbase: {document.layers[0].file}")
+    for layer in document.layers[1:]:
+        print(f"  {layer.file} changes{'' if layer.changes else ' nothing'}")
+        for change in layer.changes:
+            print(f"    {'.'.join(map(str, change.path))}: {_short(change.old)} → {_short(change.new)}")
+
+
+def _short(value: Any) -> str:
+    """A value on one line: of a component its type, of a list its length."""
+    if isinstance(value, dict):
+        rest = ", ".join(f"{key}: {_short(item)}" for key, item in value.items() if key != "type")
+        text = f"{value['type']}{f' ({rest})' if rest else ''}" if "type" in value else f"{{{rest}}}"
+    elif isinstance(value, list):
+        text = f"list of {len(value)}"
+    else:
+        text = "none" if value is None else str(value)
+    return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+def print_downloads(spec: Any) -> None:
+    """What building with weights fetches, by part."""
+    rows: list[tuple[str, Download]] = [
+        (part, one)
+        for part in PARTS
+        for config in getattr(spec, part).components()
+        for one in config.downloads()
+    ]
+    if not rows:
+        print("\nto download: nothing")
+        return
+    sums = [one.bytes for _, one in rows if one.bytes]
+    made = table("\nto download", "part", "from", "what", "size", right=3)
+    for part, one in rows:
+        made.add_row(part, one.source, one.what, size(one.bytes) if one.bytes else "?")
+    if len(sums) > 1:
+        made.add_row("total", "", "", size(sum(sums)))
+    show(made)
+
+
+def print_advice(advice: Advice, gpu: GPU | None) -> None:
+    """FLOPs of a sample, memory of a GPU, hours of the whole; of one kind of GPU if one is asked for."""
+    question = advice.question
+    print(
+        f"\nassumed: a sample is an image and {question.text} positions of text (--text-tokens), "
+        f"{question.mfu:.0%} of the peak rate (--mfu)"
+    )
+    _flops(advice)
+    for stage in advice.stages:
+        _memory(stage, question.gpus, gpu)
+    if advice.stages:
+        _hours(advice, gpu)
+    _features(advice)
+
+
+def _features(advice: Advice) -> None:
+    """What keeping features takes, and that the tables know nothing of what it saves."""
+    for stage in advice.stages:
+        if stage.facts.features is not None:
+            one = advice.features * BYTES[stage.facts.features]
+            most = f", at most {size(stage.samples * one)} for {stage.samples}" if stage.samples else ""
+            print(
+                f"\n{stage.facts.name}: feature_cache keeps {size(one)} an image{most}; the encoder then runs once "
+                "an image, and the tables count it for every sample"
+            )
+
+
+def _flops(advice: Advice) -> None:
+    names = [f"training {stage.facts.name}" for stage in advice.stages]
+    made = table(f"\nFLOPs a sample, {advice.length} positions", "part", "forward", *names)
+    for part in PARTS:
+        trained = [_flop(stage.of_part(part)) for stage in advice.stages]
+        made.add_row(part, _flop(advice.forward[part].forward), *trained)
+    forward = sum(cost.forward for cost in advice.forward.values())
+    made.add_row("total", _flop(forward), *[_flop(stage.flops) for stage in advice.stages])
+    show(made)
+
+
+def _flop(count: float) -> str:
+    """`5.92 T`."""
+    return f"{count / 1e12:.2f} T" if count >= 1e12 else amount(count).replace(" B", " G")
+
+
+def _memory(stage: StageAdvice, gpus: int, gpu: GPU | None) -> None:
+    facts = stage.facts
+    title = (
+        f"\n{facts.name}: memory of each of {gpus} GPUs" if gpus > 1 else f"\n{facts.name}: memory of one GPU"
+    )
+    title += f", {facts.precision}, {stage.micro} samples of {stage.length} positions at once"
+    longest = f"if {facts.max_length} long"
+    made = table(title, "", "weights", "gradients", "optimizer", "activations", "total", longest, "fits")
+    for name, one in stage.memory.items():
+        parts = (one.weights, one.gradients, one.optimizer, one.activations, one.total)
+        worst = stage.at_longest[name].total
+        made.add_row(
+            name if gpus > 1 else "", *[size(part) for part in parts], size(worst), _fits(one.total, gpu)
+        )
+    show(made)
+
+
+def _fits(count: float, gpu: GPU | None) -> str:
+    """The smallest GPU that holds it, or whether the one asked for does."""
+    from vlm_core.advise.gpus import smallest
+
+    if gpu is not None:
+        return f"{gpu.name} {'yes' if gpu.holds(count) else 'NO'}"
+    found = smallest(count)
+    return found.name if found else "none"
+
+
+def _hours(advice: Advice, gpu: GPU | None) -> None:
+    """A stage whose data are not here is told for 100 000 samples."""
+    from vlm_core.advise.gpus import GPUS, hours
+
+    question, cards = advice.question, [gpu] if gpu else list(GPUS.values())
+    title = f"\nhours on {question.gpus} GPU{'s' if question.gpus > 1 else ''}"
+    made = table(title, "stage", "samples", *[card.name for card in cards])
+    for stage in advice.stages:
+        count = stage.samples or PER
+        told = f"{count}" if stage.samples else f"each {PER}"
+        times = [hours(count * stage.flops, card, question.gpus, question.mfu) for card in cards]
+        made.add_row(
+            stage.facts.name, told, *[f"{time:.1f}" if time >= 0.1 else f"{time:.2g}" for time in times]
+        )
+    show(made)
+    if unknown := [stage.facts.name for stage in advice.stages if not stage.samples]:
+        print(
+            f"\nthe data of {' and '.join(unknown)} are not here; --samples {unknown[0]}=N says how many there are"
+        )
+
+
+def asked(args: Any) -> tuple[Question | None, GPU | None]:
+    """What the command line asks of GPUs; raises `UserError`, before any work, for what means nothing."""
+    if args.gpus is None:
+        if args.gpu:
+            raise UserError(f"--gpu {args.gpu} names a kind; --gpus N says of how many to tell")
+        return None, None
+    if not args.check:
+        raise UserError("--gpus goes with --check")
+    from vlm_core.advise.gpus import named
+
+    return _question(args), named(args.gpu) if args.gpu else None
+
+
+def _question(args: Any) -> Question:
+    from vlm_core.advise.advice import Question
+
+    if args.gpus < 1 or args.text_tokens < 1 or not 0 < args.mfu <= 1:
+        raise UserError("--gpus and --text-tokens are at least 1, and --mfu is above 0 and at most 1")
+    samples = {}
+    for given in args.samples:
+        name, equals, number = given.partition("=")
+        if not equals or not number.isdigit() or not int(number):
+            raise UserError(f"--samples {given}: expected STAGE=NUMBER, as in align=558000")
+        samples[name] = int(number)
+    return Question(args.gpus, args.text_tokens, samples, args.mfu)

@@ -1,0 +1,104 @@
+"""A model folder for transformers: complete by itself or, with its code, for places where vlm-core is not installed."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from vlm_core import bundle, exchange
+from vlm_core.assemble import architecture
+from vlm_core.config import Recipe, Reference
+from vlm_core.errors import UserError
+from vlm_core.folder import MANIFEST, verify_folder, write_folder
+from vlm_core.model import PARTS
+from vlm_core.spec import load_spec
+from vlm_core.weights import empty_parameters
+
+HF = "vlm_core.hf."
+ROOTS = {
+    exchange.CONFIG_CLASS: f"{HF}configuration",
+    exchange.MODEL_CLASS: f"{HF}modeling",
+    exchange.PROCESSOR_CLASS: f"{HF}processing",
+}
+BUILDER = f"{HF}parts"
+
+
+def export_hf(source: Path, target: Path, *, with_code: bool = False) -> None:
+    """Write the model folder `source` as `target`, which transformers loads after `import vlm_core.hf`.
+
+    `with_code` adds the modules that the model needs, so that it loads with `trust_remote_code=True` where only torch,
+    transformers and Pillow are, and what its parts need besides. Raises `UserError` for a part that can't travel.
+    """
+    if not source.is_dir():
+        raise UserError(f"{source}: --export-hf wants a model folder; vlm-assemble SPEC --out DIR writes one")
+    facts = {
+        key: value for key, value in verify_folder(source).items() if key not in ("files", "code", "needs")
+    }
+    spec, _ = load_spec(source / "spec.yaml")
+    with empty_parameters():
+        model = architecture(spec, source)
+    code, modules = {}, {}
+    if with_code:
+        recipes = {part: getattr(spec, part).recipe() for part in PARTS}
+        code, modules = travelling(recipes), {name: bundle.flat(module) for name, module in ROOTS.items()}
+        facts |= {"code": True, "needs": sorted({need for r in recipes.values() for need in r.needs})}
+
+    def write(folder: Path) -> None:
+        left = shutil.ignore_patterns(MANIFEST, exchange.CARD, "*.py")
+        shutil.copytree(source, folder, ignore=left, dirs_exist_ok=True)
+        exchange.write(folder, model, spec, modules)
+        for name, content in code.items():
+            (folder / name).write_text(content, encoding="utf-8")
+
+    write_folder(target, write, facts, lambda manifest: exchange.card(spec, model, manifest))
+
+
+def travelling(recipes: dict[str, Recipe]) -> dict[str, str]:
+    """File names and contents of the code that a model of these parts needs."""
+    functions = [name for recipe in recipes.values() for name in _functions(recipe)]
+    packages = {"vlm_core", *(name.split(".")[0] for name in functions)}
+    return bundle.files(ROOTS.values(), packages, {BUILDER: builder(recipes)})
+
+
+def _functions(recipe: Recipe) -> Iterable[str]:
+    yield recipe.function
+    yield from (value.name for value in recipe.arguments.values() if isinstance(value, Reference))
+
+
+def builder(recipes: dict[str, Recipe]) -> str:
+    """The source of a `vlm_core.hf.parts` that builds these three parts and no others."""
+    needs = sorted({need for recipe in recipes.values() for need in recipe.needs})
+    imports = [f"import {need}  # noqa: F401" for need in needs]
+    imports += sorted({_import(name) for recipe in recipes.values() for name in _functions(recipe)})
+    return "\n".join(
+        [
+            '"""From this folder to its architecture."""', "",
+            "from pathlib import Path", "", *imports, "from vlm_core.model import VLM", "", "",
+            "def build(folder: Path) -> VLM:",
+            '    """The model without weights."""',
+            "    encoder = " + _call(recipes["encoder"], 'assets=folder / "encoder"'),
+            "    llm = " + _call(recipes["llm"], 'assets=folder / "llm"'),
+            "    connector = " + _call(recipes["connector"], "encoder.dim, llm.dim"),
+            "    return VLM(encoder, connector, llm)", "",
+        ]
+    )  # fmt: skip
+
+
+def _import(name: str) -> str:
+    module, _, function = name.partition(":")
+    return f"from {module} import {function} as {_alias(name)}"
+
+
+def _alias(name: str) -> str:
+    """Functions of the same name in different modules must not meet."""
+    return name.replace(".", "_").replace(":", "_")
+
+
+def _call(recipe: Recipe, first: str) -> str:
+    def value(given: Any) -> str:
+        return _alias(given.name) if isinstance(given, Reference) else repr(given)
+
+    arguments = [first, *(f"{key}={value(given)}" for key, given in recipe.arguments.items())]
+    return f"{_alias(recipe.function)}({', '.join(arguments)})"

@@ -1,0 +1,80 @@
+"""Files that data name: regular ones of bounded size, read whole; a storage that stumbles gets a second chance."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from vlm_core.errors import BadSample, UserError
+
+MAX_BYTES = 256 * 2**20
+PATIENCE = (0.1, 1.0, 5.0)
+"""Seconds to wait before each further attempt."""
+STUMBLES: list[str] = []
+"""What this process had to try again, since somebody last emptied the list."""
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+_TRANSIENT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EREMOTEIO, errno.ENOTCONN}
+
+
+def stumbled(error: Exception) -> bool:
+    """Whether an error is the storage's and may pass, not the data's."""
+    return isinstance(error, OSError) and (
+        error.errno in _TRANSIENT or isinstance(error, TimeoutError | ConnectionError)
+    )
+
+
+def patiently(name: str, read: Callable[[], T], passing: Callable[[Exception], bool] = stumbled) -> T:
+    """What `read` returns, tried again after each pause of `PATIENCE` while it raises errors that are `passing`.
+
+    Each attempt that failed is a warning and an entry of `STUMBLES`. If the last one fails, too, it is a `UserError`
+    that no policy skips: the data may be good. Other errors pass through.
+    """
+    for pause in (*PATIENCE, None):
+        try:
+            return read()
+        except Exception as error:
+            if not passing(error):
+                raise
+            said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            if pause is None:
+                raise UserError(f"{name}: the storage fails: {said} ({len(PATIENCE) + 1} attempts)") from None
+            log.warning("%s: the storage stumbles: %s; trying again in %g s", name, said, pause)
+            STUMBLES.append(name)
+            time.sleep(pause)
+    raise AssertionError("unreachable")
+
+
+def read_file(path: str | Path) -> bytes:
+    """The bytes of a regular file, read `patiently`.
+
+    Raises `BadSample` for what is missing, not a regular file (a FIFO or device is never opened) or larger than
+    `MAX_BYTES`.
+    """
+    try:
+        return patiently(str(path), lambda: _read(path))
+    except OSError as error:
+        raise BadSample("unreadable", f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def _read(path: str | Path) -> bytes:
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise BadSample("missing", f"{path}: no such file") from None
+    except ValueError as error:  # a NUL in the name
+        raise BadSample("path", f"{path!r}: no name of a file: {error}") from None
+    if not stat.S_ISREG(found.st_mode):
+        kind = stat.filemode(found.st_mode)[0]
+        what = {"d": "a folder", "p": "a FIFO", "c": "a device", "b": "a device", "s": "a socket"}
+        raise BadSample("not-a-file", f"{path}: {what.get(kind, 'no regular file')}, expected a regular file")
+    if found.st_size > MAX_BYTES:
+        raise BadSample("too-large", f"{path}: {found.st_size} bytes; at most {MAX_BYTES} are read")
+    with open(path, "rb") as file:
+        return file.read(found.st_size)

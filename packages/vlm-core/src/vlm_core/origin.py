@@ -1,0 +1,25 @@
+"""Where an installed distribution comes from: the folder of an editable one, else where its files lie."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from importlib.metadata import Distribution, PackageNotFoundError
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+
+@cache
+def origin(distribution: str) -> str:
+    """`/folder (editable)` or the folder that holds the installed files."""
+    try:
+        found = Distribution.from_name(distribution)
+    except PackageNotFoundError:
+        return "not installed"
+    try:
+        told = json.loads(found.read_text("direct_url.json") or "{}")
+    except ValueError:
+        told = {}
+    if told.get("dir_info", {}).get("editable"):
+        return f"{unquote(urlparse(told['url']).path)} (editable)"
+    return str(Path(str(found.locate_file(""))).resolve())

@@ -1,0 +1,60 @@
+"""Questions before they are asked: which are about one image, a part of them, and images that are not there."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from vlm_core.benchmark import Question
+from vlm_core.errors import UserError
+
+_NAMED = 5
+"""So many missing files are named; the others are counted."""
+
+
+def by_image(questions: Iterable[Question]) -> list[list[Question]]:
+    """Questions about the same image together, in the order of first appearance; one without an image is alone."""
+    groups: dict[object, list[Question]] = {}
+    for question in questions:
+        key = question.id if question.image is None else question.image
+        groups.setdefault((type(key), key), []).append(question)
+    return list(groups.values())
+
+
+def sample(questions: Sequence[Question], limit: int | None) -> list[Question]:
+    """About `limit` questions (never more, unless one image has more): whole images at even distances.
+
+    MME's pairs, MMBench's rotations and POPE's splits are about one image each, so they stay together.
+    """
+    if limit is None or limit >= len(questions):
+        return list(questions)
+    groups = by_image(questions)
+    for count in range(min(limit, len(groups)), 0, -1):
+        chosen = [groups[i * len(groups) // count] for i in range(count)]
+        if sum(map(len, chosen)) <= limit or count == 1:
+            return [question for group in chosen for question in group]
+    return []
+
+
+def missing_images(questions: Iterable[Question]) -> dict[Path, int]:
+    """Image files that are not there, each with the number of questions about it."""
+    counts = Counter(q.image for q in questions if isinstance(q.image, Path))
+    return {path: count for path, count in counts.items() if not path.is_file()}
+
+
+def check_images(questions: Sequence[Question], advice: str = "") -> None:
+    """Raise `UserError` with counts and the first names if image files are not there."""
+    if missing := missing_images(questions):
+        raise UserError(f"{missing_text(questions, missing)}{advice}")
+
+
+def missing_text(questions: Sequence[Question], missing: dict[Path, int]) -> str:
+    """How many images and questions that is, and the first files."""
+    images = len({q.image for q in questions if isinstance(q.image, Path)})
+    names = [f"\n  {path}" for path in list(missing)[:_NAMED]]
+    rest = f"\n  and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+    return (
+        f"{len(missing)} of {images} images are not there, {sum(missing.values())} of {len(questions)} questions "
+        f"are about them:{''.join(names)}{rest}"
+    )

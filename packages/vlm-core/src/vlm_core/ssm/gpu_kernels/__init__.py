@@ -1,0 +1,1 @@
+"""Triton kernels: compiled for the GPU at first use, by Triton itself."""

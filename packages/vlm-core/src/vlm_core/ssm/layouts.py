@@ -1,0 +1,45 @@
+"""What kernels take as it is, and how tensors are brought to it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+NATIVE = (torch.float32, torch.bfloat16)
+"""What kernels read and write; anything else is computed in fp32."""
+
+
+def native(t: Tensor) -> Tensor:
+    """fp32 or bf16 with channels next to each other."""
+    t = t if t.dtype in NATIVE else t.float()
+    return t if t.stride(-1) == 1 or t.shape[-1] == 1 else t.contiguous()
+
+
+def dense(t: Tensor) -> Tensor:
+    """fp32 without gaps."""
+    return t.float().contiguous()
+
+
+def matrix(m: Tensor) -> Tensor:
+    """B or C (K, B, T, G, S) in fp32 with its last two dimensions dense."""
+    m = native(m.float())
+    return m if m.shape[3] == 1 or m.stride(3) == m.shape[4] else m.contiguous()
+
+
+def like(t: Tensor) -> Tensor:
+    """Empty, of the same shape, without gaps."""
+    return torch.empty_like(t, memory_format=torch.contiguous_format)
+
+
+def check_routes(routes: Tensor | None, length: int) -> None:
+    """Raises `ValueError` for rows that aren't there; on a GPU the device itself stops, so that nothing waits."""
+    if routes is None or not routes.numel():
+        return
+    if routes.is_cuda:
+        torch.ops.aten._assert_async.msg(
+            ((routes >= 0) & (routes < length)).all(), "routes lead to rows that aren't there"
+        )
+    elif not 0 <= int(routes.min()) <= int(routes.max()) < length:
+        raise ValueError(
+            f"routes lead from {int(routes.min())} to {int(routes.max())}, rows are 0 to {length - 1}"
+        )

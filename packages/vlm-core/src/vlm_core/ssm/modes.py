@@ -1,0 +1,22 @@
+"""What depends on torch's modes: autocast, gradients, compilation."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
+    """fp32 means fp32: no autocast on x's device; devices that have none (meta) need nothing."""
+    device = x.device.type
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+
+
+def grad_needed(*tensors: Tensor | None) -> bool:
+    """Whether a call must go through its registration."""
+    if torch.compiler.is_compiling():
+        return True
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)

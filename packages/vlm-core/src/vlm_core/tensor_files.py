@@ -1,0 +1,76 @@
+"""Tensors in published files: safetensors or PyTorch's, whole or in shards; no pickled code is run."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from vlm_core.errors import UserError
+from vlm_core.faults import UNSAFE
+
+INDEX = ".index.json"
+_POINTER = b"version https://git-lfs"
+
+
+def read(path: Path, wrappers: tuple[str, ...] = ()) -> dict[str, Tensor]:
+    """The tensors of a file, or of all shards of an index, by name; mapped from disk where the format allows it.
+
+    `wrappers` are keys under which training scripts put them. Raises `UserError` naming the file.
+    """
+    if path.name.endswith(INDEX):
+        return {name: tensor for shard in shards(path) for name, tensor in read(shard, wrappers).items()}
+    return _tensors(path, _content(path), wrappers)
+
+
+def shards(index: Path) -> list[Path]:
+    """The files that an index names, all of them beside it."""
+    try:
+        names = sorted(
+            {str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        names = []
+    if not names or any(Path(name).name != name for name in names):
+        raise UserError(f"{index}: expected a weight_map from tensors to files beside it")
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    if missing:
+        raise UserError(
+            f"{index}: of {len(names)} files {len(missing)} are missing ({', '.join(missing[:3])}); "
+            "the download did not finish"
+        )
+    return [index.parent / name for name in names]
+
+
+def _content(path: Path) -> object:
+    with path.open("rb") as file:
+        if file.read(len(_POINTER)) == _POINTER:
+            raise UserError(f"{path}: a pointer of git-lfs, not the weights; `git lfs pull` fetches them")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError:
+        raise UserError(f"{path}: {UNSAFE}") from None
+    except Exception as error:  # the readers raise whatever a damaged file makes them stumble over
+        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
+        raise UserError(
+            f"{path}: not a readable weight file, perhaps a download that did not finish: {reason:.150}"
+        ) from None
+
+
+def _tensors(path: Path, content: object, wrappers: tuple[str, ...]) -> dict[str, Tensor]:
+    if isinstance(content, Mapping):
+        content = next((content[key] for key in wrappers if isinstance(content.get(key), Mapping)), content)
+    tensors = content if isinstance(content, Mapping) else {}
+    if not tensors or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise UserError(
+            f"{path}: expected tensors by name, got {type(content).__name__}; save a state_dict() alone"
+        )
+    return dict(tensors)

@@ -1,0 +1,181 @@
+"""Weights of one part in a safetensors file: written without a second copy, read by mapping the file into memory.
+
+A module may say in `keeps_fp32` which of its parameters and buffers (dotted names) stay fp32 whatever the rest is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_model
+from torch import Tensor, nn
+
+from vlm_core.errors import UserError
+
+WEIGHTS = "weights.safetensors"
+
+
+@contextmanager
+def empty_parameters() -> Iterator[None]:
+    """Modules made inside have their parameters on the meta device, shapes without memory, and real buffers.
+
+    Buffers that no file holds (position tables, normalisation constants) thus have their values.
+    """
+    register = nn.Module.register_parameter
+
+    def on_meta(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        register(self, name, param)
+        if param is not None and not param.is_meta:  # one that is there already may be tied: keep it
+            self._parameters[name] = _like(param, param.data.to("meta"))
+
+    nn.Module.register_parameter = on_meta
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register
+
+
+def _like(old: nn.Parameter, data: Tensor) -> nn.Parameter:
+    """A parameter with other data, and with the marks that its module put on the old one."""
+    new = nn.Parameter(data, requires_grad=old.requires_grad)
+    vars(new).update(vars(old))
+    return new
+
+
+def fp32_names(module: nn.Module) -> set[str]:
+    """Names of what stays fp32."""
+    return {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, inner in module.named_modules()
+        for name in getattr(inner, "keeps_fp32", ())
+    }
+
+
+def vector_names(module: nn.Module) -> set[str]:
+    """Names of vectors (norms, biases), and of what must stay fp32: few numbers, which training never rounds."""
+    return fp32_names(module) | {name for name, p in module.named_parameters() if p.ndim < 2}
+
+
+def derived_floats(module: nn.Module) -> list[str]:
+    """Names of floating-point buffers that no file holds."""
+    stored = module.state_dict(keep_vars=True)
+    return [name for name, b in module.named_buffers() if b.is_floating_point() and name not in stored]
+
+
+def to_dtype(module: nn.Module, dtype: torch.dtype) -> None:
+    """As `module.to(dtype)`, tensor by tensor, but what must stay fp32 stays it, unrounded."""
+    kept = fp32_names(module)
+    held = {
+        name: tensor.data.float()
+        for name, tensor in (*module.named_parameters(), *module.named_buffers())
+        if name in kept
+    }
+    module.to(dtype)
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if name in held:
+            tensor.data = held[name]
+
+
+def save_part(module: nn.Module, file: Path) -> None:
+    """Write the parameters and persistent buffers; tied ones once. Contiguous tensors go to disk as they lie."""
+    save_model(module, str(file))
+
+
+def load_part(module: nn.Module, file: Path) -> None:
+    """Copy weights into the module's own tensors, one by one; raises `UserError` if names or shapes don't fit."""
+    with _opened(file) as stored:
+        fill(module, _shapes(stored), stored.get_tensor, file)
+
+
+@torch.no_grad()
+def fill(
+    module: nn.Module, shapes: Mapping[str, tuple[int, ...]], read: Callable[[str], Tensor], where: Path
+) -> None:
+    """As `load_part`, from tensors of these shapes that `read` gives by name; `where` is named in errors."""
+    own = _own(module)
+    for name in _checked(own, shapes, where):
+        own[name].copy_(read(name))
+
+
+def attach_part(
+    module: nn.Module, file: Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+) -> None:
+    """Put the file's tensors in place of the module's, which may be on the meta device.
+
+    On the CPU and in the file's own dtype they are the mapped file itself: no byte is read before it is used. With
+    `dtype` all but `keeps_fp32` are converted. Ties and marks on parameters stay. Raises `UserError` as `load_part`.
+    """
+    own, kept, found = _own(module), fp32_names(module), set()
+    with _opened(file) as stored:
+        for name in _checked(own, _shapes(stored), file):
+            tensor = stored.get_tensor(name)
+            if name in kept:
+                tensor = tensor.float()
+            elif tensor.is_floating_point():
+                tensor = tensor.to(dtype or tensor.dtype)
+                found.add(tensor.dtype)
+            _replace(module, own, name, tensor.to(device))
+    if len(found) == 1:
+        to_dtype(module, found.pop())  # buffers that no file holds
+    module.to(device)
+
+
+def attach_parts(
+    model: nn.Module,
+    folder: Path,
+    parts: Sequence[str],
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+) -> None:
+    """`attach_part` for every part of a model folder."""
+    for part in parts:
+        attach_part(getattr(model, part), folder / part / WEIGHTS, dtype, device)
+
+
+def _own(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and persistent buffers by name; tied ones are the same object."""
+    return dict(module.state_dict(keep_vars=True))
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[safe_open]:
+    try:
+        with safe_open(file, "pt") as stored:
+            yield stored
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{file}: not a readable weight file: {error}") from None
+
+
+def _shapes(stored: safe_open) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(stored.get_slice(name).get_shape()) for name in list(stored.keys())}
+
+
+def _checked(own: dict[str, Tensor], shapes: Mapping[str, tuple[int, ...]], file: Path) -> list[str]:
+    """The names in the file. Missing, unexpected and misshapen ones are told apart; ties are stored once."""
+    unexpected = sorted(set(shapes) - set(own))
+    wrong = [f"{k} {shape} for {tuple(own[k].shape)}" for k, shape in shapes.items()
+             if k in own and shape != tuple(own[k].shape)]  # fmt: skip
+    if unexpected or wrong:
+        detail = (
+            f"unexpected {unexpected[:3]}" if unexpected else f"wrong shape: {', '.join(sorted(wrong)[:3])}"
+        )
+        raise UserError(f"{file}: does not fit the model of this spec: {detail}")
+    there = {id(own[k]) for k in shapes}
+    missing = [k for k, tensor in own.items() if id(tensor) not in there]
+    if missing:
+        raise UserError(f"{file}: {len(missing)} weights are missing, such as {missing[:3]}")
+    return list(shapes)
+
+
+def _replace(module: nn.Module, own: dict[str, Tensor], name: str, tensor: Tensor) -> None:
+    """Under this name, and under all that are tied to it."""
+    old = own[name]
+    new = _like(old, tensor) if isinstance(old, nn.Parameter) else tensor
+    for alias, other in own.items():
+        if other is old:
+            parent, _, leaf = alias.rpartition(".")
+            setattr(module.get_submodule(parent), leaf, new)

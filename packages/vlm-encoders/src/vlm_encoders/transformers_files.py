@@ -1,0 +1,170 @@
+"""Reads what transformers publishes: config.json, preprocessor_config.json and weights, of dual models one half."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from safetensors import safe_open
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedModel
+from transformers.image_processing_base import ImageProcessingMixin
+from transformers.utils.hub import cached_file
+
+from vlm_core.errors import UserError
+from vlm_core.faults import listed, shape_of
+from vlm_core.tensor_files import INDEX, shards
+from vlm_encoders.tower import one_line
+from vlm_encoders.transforms import BICUBIC
+
+CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
+PLAIN = ("F16", "BF16", "F32", "F64", "I32", "I64", "BOOL")
+"""Number formats of weights, and of the indices and masks that some models store beside them."""
+
+
+def _vision(config: Any) -> Any:
+    """The config of the vision half, if the library can build that half by itself."""
+    vision = getattr(config, "vision_config", None)
+    return vision if type(vision) in MODEL_MAPPING else config
+
+
+def _vision_half(model: Any) -> PreTrainedModel:
+    return getattr(model, "vision_model", model)
+
+
+def random(source: str, remote: dict[str, Any]) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The architecture alone, from its config.json, and an empty account."""
+    try:
+        config = _vision(AutoConfig.from_pretrained(source, **remote))
+        model = AutoModel.from_config(config, trust_remote_code=remote["trust_remote_code"])
+    except Exception as error:  # hub, network and each model's config raise errors of their own
+        raise UserError(_failure(source, CONFIG, error)) from error
+    return _vision_half(model), {}
+
+
+def pretrained(source: str, remote: dict[str, Any]) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The tower and the library's account of what it found; tensors of the text half are not read."""
+    try:
+        config = _vision(AutoConfig.from_pretrained(source, **remote))
+    except Exception as error:  # hub, network and each model's config raise errors of their own
+        raise UserError(_failure(source, CONFIG, error)) from error
+    try:
+        with _quiet():  # its table of leftover tensors is long, and `check` tells what matters
+            model, report = AutoModel.from_pretrained(
+                source, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **remote
+            )
+    except Exception as error:  # hub, network and file readers raise errors of their own
+        raise UserError(_failure(source, "weights", error)) from error
+    half = _vision_half(model)
+    report = {**report, "quantised": _quantised(source, remote["revision"])}
+    return half, report if half is model else {k: _below(v, "vision_model.") for k, v in report.items()}
+
+
+def _below(found: Any, prefix: str) -> list[Any]:
+    """The names, or tuples that begin with one, under `prefix`; without it."""
+    named = [(item, ()) if isinstance(item, str) else (item[0], item[1:]) for item in found]
+    kept = [(name.removeprefix(prefix), rest) for name, rest in named if name.startswith(prefix)]
+    return [(name, *rest) if rest else name for name, rest in kept]
+
+
+def check(model: PreTrainedModel, report: dict[str, Any], blocks: str | None, source: str) -> None:
+    """The library fills what a checkpoint lacks with random numbers; here that is an error.
+
+    Parts that the tower has dropped may be absent, and heads left over, but no block.
+    """
+    own = dict(model.named_parameters())
+    lost = sorted(set(report.get("missing_keys", ())) & own.keys())
+    shapes = [item for item in report.get("mismatched_keys", ()) if item[0] in own]
+    extra = [key for key in report.get("unexpected_keys", ()) if _in(blocks, key, model)]
+    odd = [
+        key for key in report.get("quantised", ()) if _own_name(key, model) in own or _in(blocks, key, model)
+    ]
+    problems = [
+        listed(f"of the {len(own)} tensors of the vision tower are missing", lost, noun=""),
+        listed(
+            "are of another shape",
+            [f"{k}: {shape_of(a)} instead of {shape_of(b)}" for k, a, b in shapes],
+            noun="",
+        ),
+        listed(f"belong to blocks that {CONFIG} does not count", sorted(extra), noun=""),
+        listed("are in a number format that holds no plain weights", odd, noun=""),
+    ]
+    if any(problems):
+        raise UserError(
+            f"{source}: its weights do not fit {type(model).__name__} as its {CONFIG} describes it: "
+            + "; ".join(filter(None, problems))
+        )
+
+
+def _in(blocks: str | None, key: str, model: PreTrainedModel) -> bool:
+    """Whether a file's tensor stands among the tower's blocks."""
+    return blocks is not None and _own_name(key, model).startswith(f"{blocks}.")
+
+
+def _own_name(key: str, model: PreTrainedModel) -> str:
+    """A file's name for a tensor without the prefix under which dual or headed models keep the tower."""
+    return key.removeprefix("vision_model.").removeprefix(f"{model.base_model_prefix or 'vision_model'}.")
+
+
+def _quantised(source: str, revision: str) -> list[str]:
+    """Tensors that safetensors files store in a quantiser's format; the library would cast them unseen."""
+    names = ("model.safetensors", "model.safetensors.index.json")
+    options = {"revision": revision, "local_files_only": True, "_raise_exceptions_for_missing_entries": False}
+    path = next(filter(None, (cached_file(source, name, **options) for name in names)), None)
+    files = [] if path is None else [Path(path)]
+    if path and path.endswith(INDEX):
+        files = shards(files[0])
+    found: list[str] = []
+    for file in files:
+        with safe_open(file, "pt") as content:
+            found += [k for k in content.keys() if content.get_slice(k).get_dtype() not in PLAIN]  # noqa: SIM118
+    return found
+
+
+def preprocessor(
+    source: str, remote: dict[str, Any], mean: Sequence[float] | None, std: Sequence[float] | None
+) -> dict[str, Any]:
+    """What is wanted of the image preprocessor's settings, which are read as data."""
+    given = {"image_mean": mean, "image_std": std}
+    try:
+        found = ImageProcessingMixin.get_image_processor_dict(source, revision=remote["revision"])[0]
+    except (OSError, ValueError) as error:
+        if not (mean and std):
+            raise UserError(
+                f"{_failure(source, PREPROCESSOR, error)}; or give mean and std in the spec"
+            ) from error
+        found = {}
+    given = {key: list(value or found.get(key) or ()) for key, value in given.items()}
+    if not all(given.values()):
+        raise UserError(
+            f"{source}: its {PREPROCESSOR} has no image_mean and image_std; give mean and std in the spec"
+        )
+    number = found.get("resample")
+    filter_ = BICUBIC if number is None else Image.Resampling(number).name.lower()
+    size = found.get("crop_size") or found.get("size")
+    if isinstance(size, dict):
+        size = [size["height"], size["width"]] if "height" in size else size.get("shortest_edge")
+    return {**given, "interpolation": filter_, "size": size}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _failure(source: str, what: str, error: Exception) -> str:
+    text = f"could not read {source} ({what}): {one_line(error)}"
+    if "trust_remote_code" in str(error):
+        text += " The spec allows that by trust_remote_code: true and a revision that pins the code"
+    if Path(source).is_dir():
+        return text
+    return f"{text}; offline, model: can name a local folder with {CONFIG}, {PREPROCESSOR} and the weights"

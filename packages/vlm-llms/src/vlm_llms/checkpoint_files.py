@@ -1,0 +1,70 @@
+"""The files of a checkpoint: where they are, and the tensors in them, whole or in shards."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from vlm_core import tensor_files
+from vlm_core.errors import UserError
+from vlm_core.faults import listed
+
+CONFIG = "config.json"
+_SAFE = ("model.safetensors.index.json", "model.safetensors")
+_PICKLED = ("pytorch_model.bin.index.json", "pytorch_model.bin")
+
+
+def folder_of(source: str, revision: str | None = None, *, weights: bool = True) -> Path:
+    """A local folder as it is; of a hub id, what is needed is downloaded or taken from the hub's cache."""
+    if Path(source).is_dir():
+        return Path(source)
+    if not weights:
+        return _download(source, revision, [CONFIG])
+    folder = _download(source, revision, [CONFIG, "*.safetensors", "*.safetensors.index.json"])
+    if any((folder / name).exists() for name in _SAFE):
+        return folder
+    return _download(source, revision, [CONFIG, "*.bin", "*.bin.index.json"])
+
+
+def _download(source: str, revision: str | None, patterns: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
+    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+        raise UserError(
+            f"llm weights {source!r}: not a folder here, and the hub does not give it "
+            f"({type(error).__name__}); name a local copy: weights: path/to/folder with config.json"
+        ) from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; `UserError` if the file is missing or holds something else."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; a checkpoint folder holds config.json and the weights") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: expected a JSON object, got {type(found).__name__}")
+    return found
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """All floating-point tensors of a checkpoint folder by name; safetensors are preferred to pickles."""
+    files = (*_SAFE, *_PICKLED)
+    found = next((folder / name for name in files if (folder / name).exists()), None)
+    if found is None:
+        raise UserError(f"{folder}: no weights; expected one of {', '.join(files)}")
+    tensors = tensor_files.read(found)
+    wrong = [f"{k}: {v.dtype}" for k, v in tensors.items() if not v.is_floating_point() or v.itemsize < 2]
+    if wrong:
+        raise UserError(
+            f"{folder}: {listed('not in fp16, bf16 or fp32', wrong)}; quantised files can't be read, get the originals"
+        )
+    return tensors

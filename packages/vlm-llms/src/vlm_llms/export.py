@@ -1,0 +1,124 @@
+"""Take the language model out of a model folder, in the format of transformers or that of `state-spaces`.
+
+python -m vlm_llms.export MODEL DIR --format transformers
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from huggingface_hub import save_torch_state_dict
+from torch import Tensor
+
+from vlm_core.cli.common import run
+from vlm_core.errors import UserError
+from vlm_core.folder import verify_folder, write_folder
+from vlm_core.interfaces import LanguageModel
+from vlm_core.spec import load_spec
+from vlm_core.weights import WEIGHTS, load_part
+from vlm_llms.checkpoint_files import CONFIG
+from vlm_llms.mamba import EPS, MambaLM
+from vlm_llms.mamba_checkpoint import EMBEDDING, HEAD, HF_EMBEDDING, MULTIPLE, padded
+from vlm_llms.mamba_shape import MambaShape
+
+Form = Literal["transformers", "state-spaces"]
+FORMS: tuple[Form, ...] = ("transformers", "state-spaces")
+SHARD = "5GB"
+
+
+def export(lm: LanguageModel, folder: Path, form: Form) -> None:
+    """Write weights, config.json and tokenizer into `folder`, which must not exist; tensors keep their type.
+
+    Mamba goes into either format; a model of transformers into its own. Raises `UserError` otherwise.
+    """
+    if isinstance(lm, MambaLM):
+        write = _transformers if form == "transformers" else _state_spaces
+        write_folder(folder, lambda aside: write(lm, aside), {"format": form})
+    elif form == "transformers" and hasattr(lm, "save_pretrained"):
+        write_folder(folder, lm.save_pretrained, {"format": form})  # pyright: ignore[reportArgumentType]
+    else:
+        raise UserError(f"{type(lm).__name__} has no form {form!r}; possible: Mamba in {' or '.join(FORMS)}, "
+                        "a model of transformers in transformers")  # fmt: skip
+
+
+def load_llm(model: Path) -> LanguageModel:
+    """The language model of a model folder, alone, after checking every hash."""
+    if not model.is_dir():
+        raise UserError(
+            f"{model}: no such model folder; vlm-assemble SPEC --out DIR and vlm-train write them"
+        )
+    verify_folder(model)
+    lm = load_spec(model / "spec.yaml")[0].llm.build(weights=False, assets=model / "llm")
+    load_part(lm, model / "llm" / WEIGHTS)
+    return lm.eval()
+
+
+def _state(lm: MambaLM) -> dict[str, Tensor]:
+    return {name: tensor.detach() for name, tensor in lm.state_dict().items()}
+
+
+def _write_config(folder: Path, config: dict[str, Any]) -> None:
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _transformers(lm: MambaLM, folder: Path) -> None:
+    """config.json, model.safetensors (in shards where it is large) and the tokenizer."""
+    state, shape = _state(lm), MambaShape.model_validate(lm.shape)
+    state[HF_EMBEDDING] = state.pop(EMBEDDING)
+    eos = lm.tokenizer.eos_id
+    _write_config(folder, {
+        "architectures": ["MambaForCausalLM"], "model_type": "mamba", "hidden_size": shape.d_model,
+        "num_hidden_layers": shape.n_layer, "vocab_size": shape.vocab_size, "state_size": shape.d_state,
+        "conv_kernel": shape.d_conv, "expand": shape.expand, "intermediate_size": shape.expand * shape.d_model,
+        "time_step_rank": lm.blocks[0].mixer.dt_rank, "use_bias": False, "use_conv_bias": True,
+        "hidden_act": "silu", "layer_norm_epsilon": EPS, "residual_in_fp32": True, "tie_word_embeddings": True,
+        "bos_token_id": lm.tokenizer.bos_id, "eos_token_id": eos, "pad_token_id": eos,
+        "dtype": str(state[HF_EMBEDDING].dtype).removeprefix("torch."),
+    })  # fmt: skip
+    save_torch_state_dict(state, folder, max_shard_size=SHARD, metadata={"format": "pt"})
+    lm.tokenizer.save(folder)
+
+
+def _state_spaces(lm: MambaLM, folder: Path) -> None:
+    """config.json, pytorch_model.bin with the output tied to the embedding, and the tokenizer."""
+    shape, tokens = MambaShape.model_validate(lm.shape), len(lm.tokenizer)
+    multiple = MULTIPLE if shape.vocab_size % MULTIPLE == 0 else 1
+    ssm = {"d_state": shape.d_state, "d_conv": shape.d_conv, "expand": shape.expand, "dt_rank": shape.dt_rank}
+    usual = {"d_state": 16, "d_conv": 4, "expand": 2, "dt_rank": None}
+    _write_config(folder, {
+        "d_model": shape.d_model, "n_layer": shape.n_layer,
+        "vocab_size": tokens if padded(tokens, multiple) == shape.vocab_size else shape.vocab_size,
+        "ssm_cfg": {key: value for key, value in ssm.items() if value != usual[key]},
+        "rms_norm": True, "residual_in_fp32": True, "fused_add_norm": True, "pad_vocab_size_multiple": multiple,
+    })  # fmt: skip
+    state = _state(lm)
+    torch.save({**state, HEAD: state[EMBEDDING]}, folder / "pytorch_model.bin")
+    lm.tokenizer.save(folder)
+
+
+def _command(args: argparse.Namespace) -> None:
+    if args.dir.exists():
+        raise UserError(f"{args.dir} exists already; name another folder, or remove this one")
+    export(load_llm(args.model), args.dir, args.format)
+    print(f"language model in the format of {args.format}: {args.dir}")  # noqa: T201
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m vlm_llms.export", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("model", type=Path, metavar="MODEL", help="a model folder")
+    parser.add_argument("dir", type=Path, metavar="DIR", help="where to write")
+    parser.add_argument(
+        "--format", choices=FORMS, default="transformers", help="whose files; default %(default)s"
+    )
+    return run(parser, _command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

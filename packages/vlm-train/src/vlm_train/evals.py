@@ -1,0 +1,135 @@
+"""Samples of benchmarks, asked while a stage trains; any installed benchmark, none known by name."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from vlm_core.asking import Asker
+from vlm_core.benchmark import Benchmark, Question
+from vlm_core.errors import BadSample, UserError
+from vlm_core.model import VLM
+from vlm_core.questions import by_image, check_images, sample
+from vlm_core.template import Template
+from vlm_train import watchdog
+from vlm_train.config import Evals
+from vlm_train.gauge import Gauge, resting
+from vlm_train.learner import Learner
+from vlm_train.rundir import EVALS
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Exam:
+    """A benchmark and those of its questions that are asked."""
+
+    name: str
+    benchmark: Benchmark
+    asked: list[Question]
+
+
+def exams(settings: Evals | None) -> list[Exam]:
+    """Every benchmark, read and found fit to be asked; raises one `UserError` with the faults of all."""
+    found, faults = [], []
+    for config in settings.benchmarks if settings else []:
+        assert settings
+        try:
+            benchmark = config.build()
+            limit = None if settings.samples == "all" else settings.samples
+            asked = sample(list(benchmark.questions.values()), limit)
+            _refuse(benchmark, asked)
+        except UserError as error:
+            faults.append(f"train.evals, {config.type_name()}: {error}")
+            continue
+        found.append(Exam(config.type_name(), benchmark, asked))
+    if faults:
+        raise UserError("\n".join(faults))
+    return found
+
+
+def _refuse(benchmark: Benchmark, asked: Sequence[Question]) -> None:
+    """What could not be asked or scored is told before anything is trained."""
+    if not asked:
+        raise UserError("has no questions")
+    if benchmark.scored_by != "here" or benchmark.graded:
+        who = "on a server" if benchmark.scored_by == "server" else "by a judge"
+        raise UserError(
+            f"its answers are scored {who}, not here: leave it out, or choose a split with labels"
+        )
+    check_images(asked)
+    benchmark.score({question.id: "" for question in asked})
+
+
+class Examiner(Gauge):
+    """Asks a stage's model as `vlm-bench run` asks a finished one: greedily, with the spec's own template.
+
+    A stage whose result will be its averaged weights is asked with these. Every process asks its share of the images.
+    """
+
+    file = EVALS
+
+    def __init__(
+        self, settings: Evals, exams: Sequence[Exam], model: VLM, template: Template, accelerator: Accelerator
+    ) -> None:
+        self.every, self.exams, self.accelerator = settings.every, exams, accelerator
+        lengths = [settings.max_new_tokens or exam.benchmark.max_new_tokens for exam in exams]
+        self.askers = [
+            Asker(model, template, batch_size=settings.batch_size, max_new_tokens=length)
+            for length in lengths
+        ]
+
+    def measure(self, learner: Learner) -> dict[str, Any]:
+        strategy, ema = learner.strategy, learner.stage.ema
+        averaged = ema is not None and ema.use == "result"
+        module = strategy.unwrapped(learner.module)
+        weights = learner.averaged() if averaged else nullcontext()
+        with weights, strategy.whole(module), self.accelerator.autocast(), resting(learner.model):
+            own = [self._said(*pair) for pair in zip(self.exams, self.askers, strict=True)]
+            watchdog.beat("waiting for the others' answers", patient=True)
+            shares = gather_object([own])
+        if not self.accelerator.is_main_process:
+            return {}
+        found = {
+            exam.name: _scored(exam, {key: text for share in shares for key, text in share[place].items()})
+            for place, exam in enumerate(self.exams)
+        }
+        return {"weights": "average" if averaged else "own", "benchmarks": found}
+
+    def _said(self, exam: Exam, asker: Asker) -> dict[str, str]:
+        """This process's share of the answers, whole images; an image that can't be read leaves its questions out."""
+
+        def skip(group: list[Question], error: BadSample) -> None:
+            log.warning("%s: %d questions are not asked: %s", exam.name, len(group), error)
+
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        said: dict[str, str] = {}
+        own = [question for group in by_image(exam.asked)[rank::world] for question in group]
+        for question, text in asker.ask(own, skip):
+            said[question.id] = text
+            watchdog.beat(f"asking {exam.name}: {len(said)} of {len(own)}", patient=True)
+        return said
+
+
+def _scored(exam: Exam, answers: dict[str, str]) -> dict[str, Any]:
+    """The figure of these answers, and of how many of the benchmark's it is."""
+    score, expected = exam.benchmark.score(answers), exam.benchmark.expected
+    scored = len(answers) - score.unscored
+    return {
+        "protocol": exam.benchmark.protocol,
+        "metric": score.headline.name,
+        "score": score.headline.value,
+        "unit": "points" if score.headline.points else "fraction",
+        "partial": scored < expected,
+        "scored": scored,
+        "asked": len(exam.asked),
+        "expected": expected,
+        "parse": dict(score.parse),
+        "rows": {name: dict(row) for name, row in score.rows.items()},
+    }

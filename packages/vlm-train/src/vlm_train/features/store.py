@@ -1,0 +1,178 @@
+"""Features on disk: shards that only grow, of which nothing half-written is ever read.
+
+A shard is two files of one writer: `NAME.data`, the features of its images one after the other, and `NAME.keys`, a
+record for each of them. The record is written when the features are safe on disk, so a kill leaves at most features
+that no record speaks of. A writer begins a shard of its own: any number of processes may read and write at once.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+import uuid
+import zlib
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vlm_core.errors import UserError
+
+SHARD_BYTES = 2 * 2**30
+FLUSH_BYTES = 64 * 2**20
+"""After so many bytes what was written is made safe and findable; a kill costs no more than these."""
+KEY_BYTES = 16
+_RECORD = struct.Struct(f"<{KEY_BYTES}sII")  # key, crc32 of the features, crc32 of both
+_ROWS = np.dtype([("key", f"S{KEY_BYTES}"), ("crc", "<u4"), ("check", "<u4")])
+
+
+def _crc(features: Tensor) -> int:
+    return zlib.crc32(features.reshape(-1).view(torch.uint8).numpy().data)
+
+
+class Store:
+    """The features in a folder, all of one `shape` (H, W, D) and `dtype`, by key; mapped into memory where read."""
+
+    def __init__(self, folder: Path, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        self.folder, self.shape, self.dtype = folder, shape, dtype
+        self.refresh()
+
+    @property
+    def entry_bytes(self) -> int:
+        """Of one image's features."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def refresh(self) -> None:
+        """See what has been written since."""
+        self._mapped: dict[int, Tensor] = {}
+        self._shards = sorted(self.folder.glob("*.keys"))
+        found = [self._records(i) for i in range(len(self._shards))]
+        keys, crcs, places = (np.concatenate(c) for c in zip(_EMPTY, *found, strict=True))
+        order = np.argsort(keys, kind="stable")
+        self._keys, self._crcs, self._places = keys[order], crcs[order], places[order]
+
+    def _records(self, shard: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Keys, checksums and places (shard, row) of a shard's whole records."""
+        path = self._shards[shard]
+        data = path.read_bytes()
+        whole = min(len(data) // _ROWS.itemsize, path.with_suffix(".data").stat().st_size // self.entry_bytes)
+        rows = np.frombuffer(data, dtype=_ROWS, count=whole)
+        heads = (
+            data[start : start + KEY_BYTES + 4] for start in range(0, whole * _RECORD.size, _RECORD.size)
+        )
+        at = np.flatnonzero(np.fromiter(map(zlib.crc32, heads), np.uint32, whole) == rows["check"])
+        return rows["key"][at], rows["crc"][at], np.stack([np.full(len(at), shard), at], axis=1)
+
+    def _find(self, key: bytes) -> int | None:
+        wanted = np.array(key, dtype=self._keys.dtype)  # as an array: a scalar would lose zeros at its end
+        at = int(np.searchsorted(self._keys, wanted))
+        return at if np.array_equal(self._keys[at : at + 1], wanted[None]) else None
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __contains__(self, key: bytes) -> bool:
+        return self._find(key) is not None
+
+    def get(self, key: bytes) -> Tensor | None:
+        """Features (H, W, D), not to be written to; None if they are not here.
+
+        Raises `UserError` naming the shard if they are not the bytes that were stored.
+        """
+        if (at := self._find(key)) is None:
+            return None
+        shard, row = self._places[at].tolist()
+        features = self._shard(shard)[row]
+        if _crc(features) != self._crcs[at]:
+            path = self._shards[shard].with_suffix(".data")
+            raise UserError(
+                f"{path}: entry {row} is not what was written: the file is damaged. "
+                f"Remove it and {path.stem}.keys; the same command computes its features again"
+            )
+        return features
+
+    def _shard(self, number: int) -> Tensor:
+        if number not in self._mapped:
+            path = self._shards[number].with_suffix(".data")
+            count = path.stat().st_size // self.entry_bytes
+            flat = torch.from_file(str(path), False, count * math.prod(self.shape), dtype=self.dtype)
+            self._mapped[number] = flat.view(count, *self.shape)
+        return self._mapped[number]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_mapped": {}}  # each process maps for itself
+
+
+_EMPTY = (np.empty(0, _ROWS["key"]), np.empty(0, np.uint32), np.empty((0, 2), np.int64))
+
+
+class Writer:
+    """Appends to a store from one process; a context, at whose end all is safe."""
+
+    def __init__(self, store: Store, shard_bytes: int = SHARD_BYTES, flush_bytes: int = FLUSH_BYTES) -> None:
+        self.store, self.shard_bytes, self.flush_bytes = store, shard_bytes, flush_bytes
+        self._data: int | None = None
+        self._keys = -1
+        self._written, self._records = 0, bytearray()
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def add(self, key: bytes, features: Tensor) -> None:
+        """Store features (H, W, D) under a key of 16 bytes; raises `OSError` when the disk is full."""
+        assert tuple(features.shape) == self.store.shape
+        assert features.dtype == self.store.dtype
+        features = features.detach().cpu().contiguous()
+        if self._data is None:
+            self._open()
+        assert self._data is not None
+        _write(self._data, features.reshape(-1).view(torch.uint8).numpy().data)
+        head = struct.pack(f"<{KEY_BYTES}sI", key, _crc(features))
+        self._records += head + struct.pack("<I", zlib.crc32(head))
+        self._written += self.store.entry_bytes
+        if self._written + self.store.entry_bytes > self.shard_bytes:
+            self._close()
+        elif len(self._records) // _RECORD.size * self.store.entry_bytes >= self.flush_bytes:
+            self._flush()
+
+    def _open(self) -> None:
+        name, flags = uuid.uuid4().hex[:16], os.O_CREAT | os.O_EXCL | os.O_WRONLY
+        self._data = os.open(self.store.folder / f"{name}.data", flags, 0o666)
+        self._keys, self._written = os.open(self.store.folder / f"{name}.keys", flags, 0o666), 0
+        folder = os.open(self.store.folder, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
+
+    def _flush(self) -> None:
+        assert self._data is not None
+        os.fsync(self._data)
+        _write(self._keys, self._records)
+        os.fsync(self._keys)
+        self._records.clear()
+
+    def _close(self) -> None:
+        if self._data is None:
+            return
+        try:
+            self._flush()
+        finally:
+            os.close(self._data)
+            os.close(self._keys)
+            self._data = None
+            self._records.clear()
+
+
+def _write(file: int, data: Any) -> None:
+    """All of it: the system may take a part only."""
+    rest = memoryview(data)
+    while len(rest):
+        rest = rest[os.write(file, rest) :]

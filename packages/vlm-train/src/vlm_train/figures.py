@@ -1,0 +1,87 @@
+"""The curves of a run as SVG, all stages on one axis of steps."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Points = list[tuple[float, float]]
+_POINTS = 800
+COLOURS = ("#2563a8", "#c2410c", "#15803d")
+
+
+def offsets(metrics: Sequence[Mapping[str, Any]]) -> dict[int, int]:
+    """How many steps precede each stage."""
+    last: dict[int, int] = {}
+    for m in metrics:
+        last[m["stage"]] = max(last.get(m["stage"], 0), m["step"])
+    found, total = {}, 0
+    for stage in sorted(last):
+        found[stage], total = total, total + last[stage]
+    return found
+
+
+def points(records: Sequence[Mapping[str, Any]], key: str, before: Mapping[int, int]) -> Points:
+    """(step over all stages, value) wherever a record has a number under `key`; `lr` is the largest of its parts."""
+    found = []
+    for m in records:
+        value = m.get(key)
+        value = max(value.values()) if isinstance(value, dict) else value
+        if value is not None:
+            found.append((before.get(m["stage"], 0) + m["step"], value))
+    return found
+
+
+def thinned(points: Points) -> Points:
+    """At most about `_POINTS` points: means of neighbours, so that no peak of the trend is invented."""
+    width = -(-len(points) // _POINTS)
+    groups = [points[i : i + width] for i in range(0, len(points), max(1, width))]
+    return [(g[-1][0], sum(y for _, y in g) / len(g)) for g in groups]
+
+
+def smooth(points: Points, share: float = 0.03) -> Points:
+    """Running mean over `share` of the points."""
+    width = max(1, int(len(points) * share))
+    values = [y for _, y in points]
+    return [
+        (x, sum(values[max(0, i - width + 1) : i + 1]) / min(i + 1, width)) for i, (x, _) in enumerate(points)
+    ]
+
+
+def curve(
+    title: str, unit: str, lines: Mapping[str, Points], stages: Mapping[str, int], *, log: bool = False
+) -> str:
+    """One panel as an `<svg>` element: every line by name, the first with its running mean, stages told apart."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"svg.hashsalt": title, "svg.fonttype": "none", "font.family": "sans-serif"}):
+        figure = Figure(figsize=(5.4, 2.5), layout="constrained")
+        axes = figure.add_subplot()
+        for i, ((name, line), colour) in enumerate(zip(lines.items(), COLOURS, strict=False)):
+            thin = thinned(line)
+            if i == 0:
+                axes.plot(*_columns(thin), color=colour, alpha=0.3, linewidth=0.8)
+                axes.plot(*_columns(smooth(thin)), color=colour, linewidth=1.7, label=name)
+            else:
+                axes.plot(*_columns(thin), "o-", color=colour, markersize=3, linewidth=1.2, label=name)
+        for name, start in stages.items():
+            axes.axvline(start, color="#999", linewidth=0.8, linestyle=":")
+            axes.text(start, 1.01, f" {name}", transform=axes.get_xaxis_transform(), fontsize=8, color="#555")
+        values = [y for line in lines.values() for _, y in line]
+        wide = min(values) > 0 and max(values) > 10 * min(
+            values
+        )  # a log axis of less than a decade is hard to read
+        axes.set(xlabel="step", ylabel=unit, yscale="log" if log and wide else "linear")
+        axes.set_title(title, fontsize=10, loc="left", pad=14)
+        axes.grid(alpha=0.25)
+        if len(lines) > 1:
+            axes.legend(fontsize=8)
+        text = io.StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    return text.getvalue()[text.getvalue().index("<svg") :]
+
+
+def _columns(points: Points) -> tuple[list[float], list[float]]:
+    return [x for x, _ in points], [y for _, y in points]

@@ -1,0 +1,180 @@
+"""The grid of a sweep: rows, each the difference to one base spec, times seeds. Plain data; nothing runs here."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, StringConstraints, model_validator
+
+from vlm_core.config import StrictModel
+from vlm_core.errors import Problem, SpecError, UserError
+from vlm_core.include import beside, read_with_base
+from vlm_core.spec import Spec, checked
+from vlm_core.validate import validate
+from vlm_core.yaml_loader import Document, Path_, override, parse, put, read
+
+Name = Annotated[str, StringConstraints(pattern=r"^[\w.+=/-]+( [\w.+=/-]+)*$", max_length=80)]
+Scalar = str | int | float | bool
+OWN = {
+    "train": "",
+    "train.output": "; `output` says where runs go",
+    "train.seed": "; `seeds` does",
+    "name": "",
+}
+"""Keys that rows can't set, and why not."""
+
+
+class SweepConfig(StrictModel):
+    """A sweep file. The rows are those of `rows`, then every combination of `axes`."""
+
+    base: str = Field(min_length=1, description="the spec that every row changes, relative to this file")
+    output: str = Field(min_length=1, description="folder of all runs and of the table")
+    seeds: list[Annotated[int, Field(ge=0, lt=2**31)]] = Field(default=[0, 1, 2], min_length=1)
+    rows: dict[Name, dict[str, Any] | None] = Field(
+        default={}, description="name of the row: {dotted key: value}, as --set takes them"
+    )
+    axes: dict[str, Annotated[list[Scalar], Field(min_length=1)]] = Field(
+        default={}, description="dotted key: values"
+    )
+
+    @model_validator(mode="after")
+    def _something(self) -> SweepConfig:
+        if not self.rows and not self.axes:
+            raise ValueError("a sweep has rows, axes or both")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds holds one twice: {self.seeds}")
+        return self
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One key of a row, and the `file:line` where it stands."""
+
+    key: str
+    value: Any
+    where: str
+
+    def __str__(self) -> str:
+        """As `--set` takes it: JSON is YAML, and plain text stays plain where YAML reads it back the same."""
+        return (
+            f"{self.key}={self.value if _plain(self.value) else json.dumps(self.value, ensure_ascii=False)}"
+        )
+
+
+def _plain(value: Any) -> bool:
+    """Text that YAML reads back as itself without quotes."""
+    try:
+        return isinstance(value, str) and parse(value, "").data == value
+    except UserError:
+        return False
+
+
+@dataclass(frozen=True)
+class Row:
+    """A variant: what the table calls it, and what it sets."""
+
+    name: str
+    settings: tuple[Setting, ...]
+
+    @property
+    def folder(self) -> str:
+        """The name as part of a path: without dots, so that it is never `..`, nor a file of the sweep."""
+        return re.sub(r"[^\w+-]", "-", self.name)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A sweep file that was read: every row's spec is valid."""
+
+    file: str
+    base: Path
+    output: Path
+    seeds: list[int]
+    rows: list[Row]
+    common: Sequence[str] = ()
+    """`--set` assignments for the base."""
+
+    def settings(self, row: Row, seed: int) -> list[Setting]:
+        """All that a run sets: what the row says, and what makes it a run of its own."""
+        own = {"name": row.folder, "train.output": str(self.folder(row, seed)), "train.seed": seed}
+        return [*row.settings, *(Setting(key, value, self.file) for key, value in own.items())]
+
+    def folder(self, row: Row, seed: int) -> Path:
+        return self.output / row.folder / f"seed-{seed}"
+
+    def spec(self, row: Row, seed: int) -> tuple[Spec, Document]:
+        """The validated spec of one run; faults of a row name the sweep file's line."""
+        document = read_with_base(self.base)
+        for assignment in self.common:
+            override(document, assignment)
+        for setting in self.settings(row, seed):
+            put(document, setting.key, setting.value, setting.where)
+        return checked(document), document
+
+
+def load(path: str | Path, common: Sequence[str] = ()) -> Grid:
+    """Read a sweep file and validate the spec of every row; raises `SpecError` with all faults."""
+    document = read(path)
+    config = validate(SweepConfig, document)
+    base = beside(document.file, config.base)
+    if not base.is_file():
+        raise SpecError(
+            [document.problem(("base",), f"no such file: {base}; it is named relative to this one")]
+        )
+    rows = [*_named(config, document), *_combined(config, document)]
+    _distinct(rows, document)
+    grid = Grid(document.file, base, Path(config.output), config.seeds, rows, common)
+    problems: dict[Problem, None] = {}
+    for row in rows:
+        try:
+            grid.spec(row, config.seeds[0])
+        except SpecError as error:
+            problems |= dict.fromkeys(error.problems)
+    if problems:
+        raise SpecError(list(problems))
+    return grid
+
+
+def _named(config: SweepConfig, document: Document) -> Iterator[Row]:
+    for name, changes in config.rows.items():
+        yield Row(
+            name, tuple(_setting(document, k, v, ("rows", name, k)) for k, v in (changes or {}).items())
+        )
+
+
+def _combined(config: SweepConfig, document: Document) -> Iterator[Row]:
+    """Every combination, the last axis changing fastest."""
+    if not config.axes:
+        return
+    for indices in product(*(range(len(values)) for values in config.axes.values())):
+        settings = [
+            _setting(document, key, values[i], ("axes", key, i))
+            for i, (key, values) in zip(indices, config.axes.items(), strict=True)
+        ]
+        yield Row(" ".join(map(_called, settings)), tuple(settings))
+
+
+def _called(setting: Setting) -> str:
+    """A word speaks for itself; a number needs its key."""
+    if isinstance(setting.value, str):
+        return setting.value
+    return f"{setting.key.rsplit('.', 1)[-1]}={json.dumps(setting.value)}"
+
+
+def _setting(document: Document, key: str, value: Any, at: Path_) -> Setting:
+    if key in OWN:
+        raise SpecError([document.problem(at, f"a row can't set {key}{OWN[key]}")])
+    return Setting(key, value, document.where(at))
+
+
+def _distinct(rows: Sequence[Row], document: Document) -> None:
+    folders = [row.folder for row in rows]
+    for row in rows:
+        if folders.count(row.folder) > 1:
+            raise UserError(f"{document.file}: two rows would share the folder {row.folder!r}; rename one")

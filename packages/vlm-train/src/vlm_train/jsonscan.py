@@ -1,0 +1,115 @@
+"""Items of a large JSON list or of JSON lines, one at a time, with where their bytes stand in the file."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from vlm_core.errors import BadSample, UserError
+
+CHUNK = 2**22
+MAX_ROW = 2**26
+_SPACE = re.compile(r"[ \t\r\n]*")
+_ENDS = (*" \t\r\n,]",)
+_DECODER = json.JSONDecoder()
+
+
+def loads(data: bytes, where: str) -> Any:
+    """Parse one row; whatever is wrong with it is a `BadSample`."""
+    try:
+        return json.loads(data.decode())
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        raise BadSample("json", f"{where}: not valid JSON: {error}") from None
+
+
+def line_rows(file: BinaryIO, path: Path) -> Iterator[tuple[int, int, Any]]:
+    """(start, size, value) of each line that isn't blank; value is a `BadSample` where it can't be parsed."""
+    start = number = 0
+    while line := file.readline(MAX_ROW):
+        number += 1
+        if len(line) == MAX_ROW:
+            raise UserError(f"{path}, line {number}: longer than {MAX_ROW} bytes; these are no rows")
+        if line.strip():
+            try:
+                value = loads(line, f"{path}, line {number}")
+            except BadSample as error:
+                value = error
+            yield start, len(line), value
+        start += len(line)
+
+
+class _Window:
+    """A stretch of the file as text, with the byte at which its rest stands."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.text, self.at, self.byte = file, "", 0, 0
+        self.decode = codecs.getincrementaldecoder("utf-8")()
+
+    def more(self) -> bool:
+        """Read on; False at the end. A rest that grows is read in ever larger pieces."""
+        rest = self.text[self.at :]
+        data = self.file.read(max(CHUNK, len(rest)))
+        self.text, self.at = rest + self.decode.decode(data, final=not data), 0
+        return bool(data)
+
+    def move(self, end: int) -> None:
+        self.byte += len(self.text[self.at : end].encode())
+        self.at = end
+
+    def peek(self) -> str:
+        """The next character that is no white space, not taken; empty at the end."""
+        while True:
+            match = _SPACE.match(self.text, self.at)
+            assert match is not None
+            self.move(match.end())
+            if self.at < len(self.text) or not self.more():
+                return self.text[self.at : self.at + 1]
+
+    def value(self) -> Any:
+        """The JSON value that begins here."""
+        while True:
+            try:
+                value, end = _DECODER.raw_decode(self.text, self.at)
+                # "1." reads as 1: a value has ended only when something that ends one is in sight
+                if self.text[end : end + 1] in _ENDS or not self.more():
+                    self.move(end)
+                    return value
+            except json.JSONDecodeError:
+                if len(self.text) - self.at > MAX_ROW or not self.more():
+                    raise
+
+
+def list_rows(file: BinaryIO, path: Path) -> Iterator[tuple[int, int, Any]]:
+    """(start, size, value) of each item of the list that the file holds; memory is that of a few rows.
+
+    Raises `UserError` if the file is no JSON list: where one item ends then can't be told from where the next begins.
+    """
+    window, count = _Window(file), 0
+    try:
+        if window.peek() != "[":
+            seen = type(window.value()).__name__
+            raise UserError(f"{path}: expected a list of rows, got {seen}; name lines of JSON .jsonl")
+        window.move(window.at + 1)
+        if ended := window.peek() == "]":
+            window.move(window.at + 1)
+        while not ended:
+            window.peek()
+            start = window.byte
+            value = window.value()
+            yield start, window.byte - start, value
+            count += 1
+            if (mark := window.peek()) not in (",", "]"):
+                raise ValueError("expected , or ] after an item")
+            window.move(window.at + 1)
+            ended = mark == "]"
+        if window.peek():
+            raise ValueError("something follows the list")
+    except UserError:
+        raise
+    except (ValueError, RecursionError) as error:
+        where = f"row {count}, near byte {window.byte}"
+        raise UserError(f"{path}: not valid JSON: {getattr(error, 'msg', error)} ({where})") from None

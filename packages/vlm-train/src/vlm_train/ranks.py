@@ -1,0 +1,163 @@
+"""One of several processes of a run: its place, and how all of them speak with one voice."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlm_core.errors import UserError
+from vlm_train import stopping
+from vlm_train.stopping import Stopped
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+_SET_BY_LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+_TOLD = "told"
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Place:
+    """A process among `world`, and among those of its node."""
+
+    rank: int
+    world: int
+    local_rank: int
+    local_world: int
+
+
+def place() -> Place | None:
+    """What a launcher put into the environment, None without one; `UserError` if it is only half there."""
+    there = [name for name in _SET_BY_LAUNCHERS if os.environ.get(name)]
+    if not {"RANK", "LOCAL_RANK"} & set(there) and os.environ.get("WORLD_SIZE", "1") == "1":
+        return None
+    if missing := sorted(set(_SET_BY_LAUNCHERS) - set(there)):
+        raise UserError(
+            f"the environment sets {', '.join(there)}, as launchers do, but not {', '.join(missing)}; "
+            "start through torchrun, or unset them"
+        )
+    values = [os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")]
+    values.append(os.environ.get("LOCAL_WORLD_SIZE", values[1]))
+    if not all(value.isdigit() for value in values):
+        raise UserError(
+            f"RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE: expected numbers, got {', '.join(values)}"
+        )
+    return Place(*map(int, values))
+
+
+def attempt() -> str:
+    """How often the launcher has restarted this group: names in the store are of one attempt."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+
+
+def store(seconds: float = 300) -> Any:
+    """A connection of its own to the group's store, of names of this attempt; None for a process alone."""
+    import torch.distributed as dist
+    from torch.distributed import PrefixStore, TCPStore  # pyright: ignore[reportPrivateImportUsage]
+
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return None
+    from datetime import timedelta
+
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    plain = TCPStore(address, port, wait_for_workers=False, timeout=timedelta(seconds=seconds))
+    return PrefixStore(f"vlm-train/{attempt()}", plain)
+
+
+def first_does(accelerator: Accelerator, action: Callable[[], None]) -> None:
+    """Only the first process does it, and all wait; its `UserError` is everybody's."""
+    told: list[str | None] = [None]
+    if accelerator.is_main_process:
+        try:
+            action()
+        except UserError as error:
+            told = [str(error)]
+            if accelerator.num_processes == 1:
+                raise
+    if accelerator.num_processes > 1:
+        from accelerate.utils import broadcast_object_list
+
+        broadcast_object_list(told)
+    if told[0] is not None:
+        raise UserError(told[0])
+
+
+def _shared() -> Path | None:
+    """A folder that the processes of this node and attempt have in common: torchrun's for their errors."""
+    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    return Path(file).parents[1] if file else None
+
+
+def claim(code: int) -> bool:
+    """Whether this process is the first of its node to leave with something to say."""
+    if (folder := _shared()) is None:
+        return True
+    aside = folder / f".{_TOLD}-{os.getpid()}"
+    aside.write_text(str(code))
+    try:
+        os.link(aside, folder / _TOLD)  # the first one wins, and nobody reads half of it
+    except FileExistsError:
+        return False
+    finally:
+        aside.unlink()
+    return True
+
+
+def claimed(folder: Path | None = None) -> int | None:
+    """The exit code that another process of this node and attempt has left with."""
+    if (folder := folder or _shared()) is None:
+        return None
+    with suppress(OSError):
+        return int((folder / _TOLD).read_text())
+    return None
+
+
+def settled() -> int | None:
+    """The exit code of an earlier attempt that another one can't mend: a user's error, or a request to stop."""
+    if (folder := _shared()) is None:
+        return None
+    codes = [claimed(earlier) for earlier in folder.parent.glob("attempt_*") if earlier != folder]
+    return next((code for code in codes if code in (2, stopping.CODE)), None)
+
+
+def say(text: str, code: int) -> int:
+    """Print what a process leaves with, unless another has; -> the exit code of that which was first."""
+    if claim(code):
+        sys.stderr.write(f"vlm-train: {text}\n")
+        sys.stderr.flush()
+        return code
+    return claimed() or code
+
+
+def as_one(part: Callable[[], int], debug: bool) -> int:
+    """Run this process's part of a group; what ends several of them is told once. `debug` lets errors through.
+
+    A process whose peers have gone fails for that alone, so what comes second is not told.
+    """
+    if (code := settled()) is not None:
+        return code
+    try:
+        return part()
+    except Stopped as end:
+        return say(end.text, stopping.CODE)
+    except KeyboardInterrupt:  # the launcher says so
+        claim(INTERRUPTED)
+        return INTERRUPTED
+    except Exception as error:
+        code = 2 if isinstance(error, UserError) else 70
+        if debug:
+            claim(code)
+            raise
+        return say(str(error) if code == 2 else _unexpected(error), code)
+
+
+def _unexpected(error: Exception) -> str:
+    here, lines = place(), str(error).strip().splitlines()
+    text = f"rank {here.rank if here else 0}: {type(error).__name__}: {lines[0] if lines else ''}"
+    return f"{text}\nif another process ended first, that is why; --debug shows where"

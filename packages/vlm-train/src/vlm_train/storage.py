@@ -1,0 +1,207 @@
+"""Large files that are read by position: which ones a spec names, and their bytes, near or far."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from glob import glob, has_magic
+from pathlib import Path
+from typing import Any
+
+from vlm_core.errors import UserError
+from vlm_core.files import patiently
+
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_PERMANENT = (
+    FileNotFoundError,
+    PermissionError,
+    IsADirectoryError,
+    NotADirectoryError,
+    ImportError,
+    ValueError,
+)
+"""Of what a remote file system raises: that which another attempt would not change."""
+
+
+def is_remote(name: str) -> bool:
+    """Whether a name is a URL; `pipe:` commands are neither URLs nor files, and nothing ever runs one."""
+    return "://" in name
+
+
+def braces(pattern: str) -> list[str]:
+    """`a-{000..002}.tar` and `{train,more}.tar` as the names that they stand for; `{}` in any other form stays."""
+    found = _BRACES.search(pattern)
+    if found is None:
+        return [pattern]
+    limits = _RANGE.fullmatch(found[1])
+    if limits:
+        first, last = int(limits[1]), int(limits[2])
+        pieces = [f"{i:0{len(limits[1])}d}" for i in range(first, last + 1)]
+    else:
+        pieces = found[1].split(",") if "," in found[1] else []
+    if not pieces:
+        return [pattern]
+    rest = braces(pattern[found.end() :])
+    return [pattern[: found.start()] + piece + tail for piece in pieces for tail in rest]
+
+
+def expand(paths: str | Sequence[str], suffix: str) -> list[str]:
+    """The files that `paths` name, patterns and folders in order of name; raises `UserError` where there is none."""
+    named = [paths] if isinstance(paths, str) else list(paths)
+    found: list[str] = []
+    for name in (name for pattern in named for name in braces(pattern)):
+        files = _remote_files(name, suffix) if is_remote(name) else _local_files(name, suffix)
+        if not files:
+            raise UserError(f"{name}: no such {suffix} file")
+        found += files
+    name, often = Counter(found).most_common(1)[0]
+    if often > 1:
+        raise UserError(f"{name}: named {often} times by {', '.join(named)}")
+    return found
+
+
+def _local_files(name: str, suffix: str) -> list[str]:
+    if os.path.isdir(name):
+        return sorted(str(path) for path in Path(name).rglob(f"*{suffix}") if path.is_file())
+    if has_magic(name):
+        return sorted(path for path in glob(name, recursive=True) if os.path.isfile(path))
+    return [name] if os.path.isfile(name) else []
+
+
+def _remote_files(name: str, suffix: str) -> list[str]:
+    system, path = file_system(name)
+
+    def look() -> list[str]:
+        if "*" in path:  # "?" and "[" belong to URLs
+            return sorted(str(found) for found in system.glob(path))
+        if path.partition("?")[0].endswith(
+            suffix
+        ):  # asking a web server whether this is a folder would load it
+            return [path] if system.exists(path) else []
+        return sorted(found for found in system.find(path) if found.endswith(suffix))
+
+    return [system.unstrip_protocol(found) for found in _asked(name, look)]
+
+
+def file_system(url: str) -> tuple[Any, str]:
+    """fsspec's file system of a URL, and the path in it; raises `UserError` if its protocol needs a package."""
+    try:
+        from fsspec.core import url_to_fs
+
+        return url_to_fs(url)
+    except ImportError as error:
+        raise UserError(f"{url}: reading this kind of URL needs a package: {error}") from None
+    except ValueError as error:
+        raise UserError(f"{url}: {error}") from None
+
+
+def _asked(name: str, ask: Callable[[], Any]) -> Any:
+    """What a remote file system answers; anything but "no" may pass and is asked again."""
+    try:
+        return patiently(name, ask, lambda error: not isinstance(error, _PERMANENT))
+    except _PERMANENT as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{name}: cannot be read: {error or type(error).__name__}") from None
+
+
+def _facts(name: str) -> tuple[int, str]:
+    """Size and version of a file."""
+    if is_remote(name):
+        system, path = file_system(name)
+        info = _asked(name, lambda: system.info(path))
+        return int(info["size"]), str(info.get("ETag") or info.get("etag") or info.get("mtime"))
+    try:
+        facts = patiently(name, lambda: os.stat(name))
+    except OSError as error:
+        raise UserError(f"{name}: cannot be read: {error.strerror or error}") from None
+    return facts.st_size, str(facts.st_mtime_ns)
+
+
+class _Handle:
+    """A local file, open for reading by position, which threads and forked processes may share."""
+
+    def __init__(self, name: str, facts: tuple[int, str]) -> None:
+        self.name, self.facts = name, facts
+        self.number = os.open(name, os.O_RDONLY)
+
+    def read(self, start: int, size: int) -> bytes:
+        found = os.fstat(self.number)
+        if (found.st_size, str(found.st_mtime_ns)) != self.facts:
+            raise UserError(f"{self.name}: changed since this run began; start it again")
+        return os.pread(self.number, size, start)
+
+    def __del__(self) -> None:
+        if hasattr(self, "number"):
+            os.close(self.number)
+
+
+@lru_cache(maxsize=128)
+def _reader(name: str, facts: tuple[int, str], process: int) -> Callable[[int, int], bytes]:
+    """(start, size) -> bytes. A process keeps few files open, and none of another's connections."""
+    if not is_remote(name):
+        return _Handle(name, facts).read
+    system, path = file_system(name)
+    return lambda start, size: system.cat_file(path, start=start, end=start + size)
+
+
+class Store:
+    """A file of known size, local or remote, read by position.
+
+    Raises `UserError` if the file can't be opened, changes while it is in use, or its storage keeps failing.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name, self.facts = name, _facts(name)
+
+    @property
+    def size(self) -> int:
+        return self.facts[0]
+
+    def read(self, start: int, size: int) -> bytes:
+        """`size` bytes from `start`; all of them."""
+
+        def attempt() -> bytes:
+            data = _reader(self.name, self.facts, os.getpid())(start, size)
+            if len(data) != size:
+                raise UserError(
+                    f"{self.name}: {len(data)} bytes instead of {size}; has it changed in this run?"
+                )
+            return data
+
+        return _asked(self.name, attempt)
+
+
+class Ranges(io.RawIOBase):
+    """A stretch of a store as a file, for libraries that want one; reading outside of it goes to the store."""
+
+    def __init__(self, store: Store, start: int = 0, size: int = 0) -> None:
+        self.store, self.start, self.at = store, start, 0
+        self.held = memoryview(store.read(start, size) if size else b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.at
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self.at = (0, self.at, self.store.size)[whence] + offset
+        return self.at
+
+    def read(self, size: int = -1) -> bytes | memoryview:  # pyright: ignore[reportIncompatibleMethodOverride]
+        left = max(0, self.store.size - self.at)
+        size = left if size is None or size < 0 else min(size, left)
+        first = self.at - self.start
+        self.at += size
+        if first >= 0 and first + size <= len(self.held):
+            return bytes(self.held[first : first + size])
+        return self.store.read(self.at - size, size) if size else b""

@@ -1,0 +1,227 @@
+"""How a stage's model lies on the processes: a copy on each (DDP), or a shard of everything (FSDP2)."""
+
+from __future__ import annotations
+
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
+from functools import partial
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, InitProcessGroupKwargs
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.utils.checkpoint import checkpoint
+
+from vlm_core.blocks import blocks
+from vlm_core.errors import UserError
+from vlm_core.weights import vector_names
+from vlm_train import ranks, watchdog
+from vlm_train.config import TrainConfig
+from vlm_train.loss import SummedLoss
+
+OWN = {DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.MULTI_XPU,
+       DistributedType.MULTI_NPU}  # fmt: skip
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This process's shard of a sharded tensor, any other as it is."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def own_rows(tensor: Tensor) -> slice | None:
+    """The rows of a sharded tensor that this process holds, as FSDP2 divides them; None for all."""
+    if not isinstance(tensor, DTensor):
+        return None
+    whole, mesh = tensor.shape[0], tensor.device_mesh
+    each = -(-whole // mesh.size())
+    return slice(*(min((mesh.get_local_rank() + i) * each, whole) for i in (0, 1)))
+
+
+def sharded_like(tensor: Tensor, own: Tensor) -> Tensor:
+    """The tensor of which every process holds `own`, sharded as `tensor` is; `own` itself if that isn't."""
+    if not isinstance(tensor, DTensor):
+        return own
+    return DTensor.from_local(
+        own, tensor.device_mesh, tensor.placements, shape=tensor.shape, stride=tensor.stride()
+    )
+
+
+@contextmanager
+def recomputing(module: nn.Module) -> Iterator[None]:
+    """Blocks keep only what enters them and are computed again in the backward, with the same random numbers."""
+    changed = blocks(module)
+    for block in changed:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=True)
+    try:
+        yield
+    finally:
+        for block in changed:
+            del block.forward
+
+
+class Replicated:
+    """One process, or a copy of the model on each of several, whose gradients DDP averages."""
+
+    name, sharded = "ddp", False
+
+    def __init__(self, accelerator: Accelerator, *, bf16: bool = False) -> None:
+        self.accelerator, self.bf16 = accelerator, bf16
+
+    def wrap(self, module: SummedLoss) -> nn.Module:
+        """The module that training calls."""
+        wrapped = self.accelerator.prepare_model(module)
+        if self.accelerator.num_processes > 1 and not isinstance(wrapped, DistributedDataParallel):
+            raise UserError(f"train.strategy: ddp was asked for, but {type(wrapped).__name__} would run")
+        return wrapped
+
+    def unwrapped(self, module: nn.Module) -> SummedLoss:
+        """The module that validation calls."""
+        inner = module.module if isinstance(module, DistributedDataParallel) else module
+        assert isinstance(inner, SummedLoss)
+        return inner
+
+    def accumulating(self, module: nn.Module) -> AbstractContextManager[None]:
+        """Around every micro-batch of a step but the last."""
+        return self.accelerator.no_sync(module)
+
+    def clip(self, parameters: Sequence[nn.Parameter], limit: float) -> Tensor:
+        """Scale the step's gradients to a norm of at most `limit`; -> their norm before."""
+        return torch.as_tensor(self.accelerator.clip_grad_norm_(list(parameters), limit))
+
+    def compare(self, module: nn.Module) -> None:
+        """Raises `UserError` if the processes' copies have come apart, as after a fault of memory or of a kernel."""
+        if self.accelerator.num_processes == 1:
+            return
+        trained = [p.detach().double().sum() for p in module.parameters() if p.requires_grad]
+        sums = self.accelerator.gather(torch.stack(trained)[None])
+        assert isinstance(sums, Tensor)
+        if not torch.equal(sums, sums[:1].expand_as(sums)):
+            raise UserError(
+                f"the weights differ between the {len(sums)} processes, which must never happen: nothing was saved; "
+                "the same command goes on from the last checkpoint"
+            )
+
+    @contextmanager
+    def whole(self, module: nn.Module) -> Iterator[None]:
+        """Inside, any process may call any method of the model, such as those that generate, by itself."""
+        with self.accelerator.autocast():  # what stands still may be held in bf16
+            yield
+
+
+class Sharded(Replicated):
+    """FSDP2: every process holds a part of each matrix, of its gradient and of its moments.
+
+    Vectors (norms, biases) and what must stay fp32 (A_log, D, the bias of Δ) are small: each process holds them whole
+    and in fp32, also where matrices are gathered in bf16.
+    """
+
+    name, sharded = "fsdp2", True
+
+    def wrap(self, module: SummedLoss) -> nn.Module:
+        # a state that a layer returns is a view of what it computed with; nothing is ever added to it in place
+        warnings.filterwarnings(
+            "ignore", message="FSDP2-wrapped module .* returned a view", category=UserWarning
+        )
+        vectors = {f"model.{name}" for name in vector_names(module.model)}
+        self._whole = [p for name, p in module.named_parameters() if name in vectors]
+        device = self.accelerator.device
+        for tensor in (*self._whole, *module.buffers()):
+            tensor.data = tensor.data.to(device)
+        mesh = init_device_mesh(
+            "cpu" if device.type == "meta" else device.type, (self.accelerator.num_processes,)
+        )
+        dtype = torch.bfloat16 if self.bf16 else None
+        policy = MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False)
+        for unit in (*blocks(module.model), module):
+            fully_shard(unit, mesh=mesh, mp_policy=policy, ignored_params=set(self._whole))
+        if not isinstance(module, FSDPModule):
+            raise UserError("train.strategy: fsdp2 was asked for, but the model was not sharded")
+        return module
+
+    def compare(self, module: nn.Module) -> None:
+        """Shards are different, and whole ones are few."""
+
+    def accumulating(self, module: nn.Module) -> AbstractContextManager[None]:
+        return nullcontext()  # gradients are shards after each micro-batch: whole ones would not fit
+
+    def clip(self, parameters: Sequence[nn.Parameter], limit: float) -> Tensor:
+        self._average([p for p in self._whole if p.requires_grad])
+        apart = [[p for p in parameters if isinstance(p, DTensor) is sharded] for sharded in (True, False)]
+        norms = [get_total_norm([p.grad for p in group if p.grad is not None]) for group in apart]
+        norm = torch.stack([n.full_tensor() if isinstance(n, DTensor) else n for n in norms]).norm()
+        for group in apart:
+            clip_grads_with_norm_(group, limit, norm)
+        return norm
+
+    def _average(self, parameters: list[nn.Parameter]) -> None:
+        """The gradients that FSDP2 doesn't know of, all in one message."""
+        if not parameters:
+            return
+        flat = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
+        dist.all_reduce(flat)
+        flat /= self.accelerator.num_processes
+        for parameter, mean in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+            parameter.grad = mean.view_as(parameter)
+
+    @contextmanager
+    def whole(self, module: nn.Module) -> Iterator[None]:
+        units = [m for m in module.modules() if isinstance(m, FSDPModule)]
+        hooks = [(unit._forward_pre_hooks, unit._forward_hooks) for unit in units]
+        for unit in units:
+            unit.unshard()
+            # one process alone would wait for the others in a hook, or remember an order that they don't
+            unit._forward_pre_hooks, unit._forward_hooks = OrderedDict(), OrderedDict()
+        try:
+            with self.accelerator.autocast():
+                yield
+        finally:
+            for unit, (before, after) in zip(units, hooks, strict=True):
+                unit._forward_pre_hooks, unit._forward_hooks = before, after
+                unit.reshard()
+
+
+def strategy_of(train: TrainConfig, accelerator: Accelerator) -> Replicated:
+    """What `train.strategy` asks for; `UserError` if these processes would run something else."""
+    world, wanted = accelerator.num_processes, train.strategy
+    if accelerator.distributed_type not in OWN:
+        raise UserError(
+            f"accelerate was told to use {accelerator.distributed_type.value} by its launcher or environment, "
+            "but train.strategy says how the model is spread: start with vlm-train run or torchrun"
+        )
+    if wanted != "auto" and world == 1:
+        raise UserError(
+            f"train.strategy: {wanted} needs several processes, and this is the only one: "
+            "--nproc N starts more; auto runs on any number"
+        )
+    kind = Sharded if wanted == "fsdp2" else Replicated
+    return kind(accelerator, bf16=train.precision == "bf16")
+
+
+def accelerator_of(train: TrainConfig) -> Accelerator:
+    """The group of processes, joined; raises `UserError` if a stage's batches can't be shared out among them."""
+    here = ranks.place()
+    world = here.world if here else 1
+    for stage in train.stages:
+        if stage.batch_size % world:
+            raise UserError(
+                f"stage {stage.name}: batch_size {stage.batch_size} does not divide by {world} processes; "
+                "change batch_size, or start fewer with --nproc"
+            )
+    accelerator = Accelerator(
+        mixed_precision="bf16" if train.precision == "bf16" else "no",
+        cpu=not torch.accelerator.is_available(),  # or several processes on CPUs would each be alone
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=watchdog.longest(train.timeout)))],
+    )
+    assert accelerator.num_processes == world, (
+        f"{world} processes were started, {accelerator.num_processes} joined"
+    )
+    return accelerator

@@ -1,0 +1,113 @@
+"""Many runs from one file: each row with each seed, every run a process and a folder of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from vlm_core.cli.common import duration
+from vlm_core.errors import UserError
+from vlm_core.validate import validate
+from vlm_train.config import TrainConfig
+from vlm_train.grid import Grid, Row
+from vlm_train.pool import Pool
+from vlm_train.rundir import RunDir, resolved
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row with one seed: `arguments` is what `vlm-train` is started with."""
+
+    row: Row
+    seed: int
+    folder: RunDir
+    arguments: tuple[str, ...]
+    log: Path
+    last_stage: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.row.name}, seed {self.seed}"
+
+    @property
+    def state(self) -> str:
+        """`finished`, `begun` or `new`."""
+        return "finished" if self.folder.finished() else "begun" if self.folder.path.exists() else "new"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that didn't come to its end: its exit code (negative: the signal) and the last words of its log."""
+
+    job: Job
+    code: int
+
+    def __str__(self) -> str:
+        how = f"ended by signal {-self.code}" if self.code < 0 else f"exit code {self.code}"
+        return f"{self.job.name}: {how}; {self.job.log}: {self.last_words()}"
+
+    def last_words(self) -> str:
+        lines = self.job.log.read_text(encoding="utf-8", errors="replace").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "(empty)")
+
+
+def jobs(grid: Grid) -> list[Job]:
+    """Every run of the grid, all rows with the first seed before any with the second.
+
+    Raises `UserError` if a folder holds a run that its row no longer describes, or if nothing is measured.
+    """
+    found, faults = [], []
+    for seed in grid.seeds:
+        for row in grid.rows:
+            try:
+                found.append(_job(grid, row, seed))
+            except UserError as error:
+                faults.append(str(error))
+    if faults:
+        raise UserError("\n".join(dict.fromkeys(faults)))
+    return found
+
+
+def _job(grid: Grid, row: Row, seed: int) -> Job:
+    spec, document = grid.spec(row, seed)
+    if spec.train is None:
+        raise UserError(f"{grid.base}: has no train section; a sweep trains")
+    train = validate(TrainConfig, document, ("train",))
+    if train.evaluation is None:
+        raise UserError(f"{grid.base}: has no train.evaluation; a sweep compares held-out accuracies")
+    folder = RunDir(grid.folder(row, seed))
+    folder.refuse_another(resolved(spec, train))
+    given = (*grid.common, *map(str, grid.settings(row, seed)))
+    arguments = ("run", str(grid.base), *(part for text in given for part in ("--set", text)))
+    log = folder.path.with_suffix(".log")
+    return Job(row, seed, folder, arguments, log, train.stages[-1].name)
+
+
+def run(todo: Sequence[Job], pool: Pool, say: Callable[[str], None]) -> list[Failure]:
+    """Run all jobs, as many at a time as the pool has room for; returns those that failed."""
+    failed = []
+    by_log = {job.log: job for job in todo}
+    started = [(job.arguments, job.log) for job in todo]
+    with closing(pool.run(started)) as results:
+        for ended, (log, code, seconds) in enumerate(results, 1):
+            failure = Failure(by_log[log], code)
+            told = f"failed: {failure}" if code else by_log[log].name
+            say(f"[{ended}/{len(todo)}] {told}  ({duration(seconds)})")
+            failed += [failure] if code else []
+    return failed
+
+
+def sizes(grid: Grid) -> dict[str, dict[str, int]]:
+    """Parameters of each part, by the row's name; raises `UserError` if the parts of a row don't fit."""
+    from vlm_core.check import check
+
+    found = {}
+    for row in grid.rows:
+        try:
+            sums = check(grid.spec(row, grid.seeds[0])[0])
+        except UserError as error:
+            raise UserError(f"{grid.file}: {row.name}: {error}") from None
+        found[row.name] = {part.part: part.parameters for part in sums.rows}
+    return found

@@ -1,0 +1,67 @@
+"""Samples of tar shards as rows, read by their place in the file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from vlm_core.errors import BadSample
+from vlm_core.images import StoredImage
+from vlm_core.rows import Row, Rows
+from vlm_train.layouts import Column
+from vlm_train.rowindex import opened, shared
+from vlm_train.storage import Store
+from vlm_train.tar_index import index_of, record_of, row_of
+
+_ARRAYS = ("table", "pictures", "names")
+
+
+def member(store: Store, start: int, size: int) -> bytes:
+    """The bytes of a member."""
+    return store.read(start, size)
+
+
+class TarRows(Rows):
+    """The samples of `shards` in order; pictures in the order in which a sample has them."""
+
+    def __init__(self, shards: Sequence[str], given: Mapping[Column, str]) -> None:
+        index = index_of(shards, given)
+        self.stores, self.given = [Store(shard) for shard in shards], dict(given)
+        self.table, self.pictures, self.names = index.rows, index.pictures, index.names
+        self._faults = {row: BadSample(*fault) for row, fault in index.faults.items()}
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def faults(self) -> Mapping[int, BadSample]:
+        return self._faults
+
+    def sizes(self) -> np.ndarray:
+        return np.stack([self.table["chars"], self.table["pictures"]], axis=1)
+
+    def row(self, index: int) -> Row:
+        if index in self._faults:
+            raise self._faults[index]
+        place = self.table[index]
+        store, key = self.stores[place["shard"]], self._text(place["key"], place["length"])
+        where = f"{store.name}: {key}"
+        record = record_of(store.read(int(place["start"]), int(place["size"])), bool(place["caption"]), where)
+        pictures = self.pictures[place["picture"] : place["picture"] + place["pictures"]]
+        images = [self._image(store, *map(int, picture)) for picture in pictures]
+        return row_of(record, {} if place["caption"] else self.given, images, where, key)
+
+    def _image(self, store: Store, start: int, size: int, name: int, length: int) -> StoredImage:
+        called = f"{store.name}: {self._text(name, length)} (byte {start})"
+        return StoredImage(called, partial(member, store, start, size))
+
+    def _text(self, start: int, length: int) -> str:
+        return self.names[start : start + length].tobytes().decode()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, **{name: shared(getattr(self, name)) for name in _ARRAYS}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ = {**state, **{name: opened(state[name]) for name in _ARRAYS}}

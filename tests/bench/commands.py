@@ -1,0 +1,39 @@
+"""Running `vlm-bench` inside the test's process."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bench_files import write_jsonl
+
+from vlm_bench.cli import main
+
+Out = pytest.CaptureFixture[str]
+
+
+def refused(capsys: Out, *argv: str | Path) -> str:
+    """The message of a command that must fail as a user's fault."""
+    assert main([*map(str, argv)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("vlm-bench: ")
+    assert "Traceback" not in err
+    return err
+
+
+def printed(capsys: Out, *argv: str | Path, code: int = 0) -> str:
+    """What a command prints."""
+    assert main([*map(str, argv)]) == code, capsys.readouterr().err
+    return capsys.readouterr().out
+
+
+def scored(capsys: Out, *argv: str | Path) -> dict[str, Any]:
+    """The report of a command that must succeed."""
+    return json.loads(printed(capsys, *argv, "--json"))
+
+
+def answers(folder: Path, said: dict[Any, str] | list[dict[str, Any]]) -> Path:
+    """An answer file."""
+    rows = said if isinstance(said, list) else [{"question_id": k, "text": t} for k, t in said.items()]
+    return write_jsonl(folder / "answers.jsonl", rows)

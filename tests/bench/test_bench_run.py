@@ -1,0 +1,391 @@
+"""`vlm-bench run` from a model folder and LLaVA's files to figures, through a kill and through bad input."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import Out, printed, refused, scored
+from layout import picture
+
+from vlm_bench import journal, progress, ranks, run, runner, selection, tasks
+from vlm_bench.cli import main
+from vlm_core import asking
+from vlm_core.model import VLM
+from vlm_core.registry import installed
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+EIGHT = ["gqa", "mm-vet", "mmbench", "mme", "pope", "scienceqa", "textvqa", "vqa-v2"]
+QUESTIONS = {
+    "gqa": 3,
+    "mm-vet": 3,
+    "mmbench": 4,
+    "mme": 28,
+    "pope": 6,
+    "scienceqa": 2,
+    "textvqa": 2,
+    "vqa-v2": 2,
+}
+FAST = ["--max-new-tokens", "3"]
+Runner = Callable[..., list[str]]
+
+
+@pytest.fixture
+def command(tiny_folder: Path, data: Path, tmp_path: Path) -> Runner:
+    """The arguments of a run of some benchmarks."""
+
+    def made(names: str = "all", *flags: str, out: str = "out", model: Path = tiny_folder) -> list[str]:
+        where = ["--data", str(data), "--out", str(tmp_path / out)]
+        return ["run", str(model), "--benchmarks", names, *where, *FAST, *flags]
+
+    return made
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def said(folder: Path, name: str) -> dict[str, str]:
+    found = rows(folder / f"{name}.jsonl")
+    texts = {row["metadata"]["id"]: row["text"] for row in found}
+    assert len(texts) == len(found), "an answer is there twice"
+    return texts
+
+
+def test_all_eight_killed_in_the_middle_and_gone_on(
+    command: Runner, data: Path, tmp_path: Path, capsys: Out
+) -> None:
+    """Killed within MME, while a line is being written; what was answered by then is not asked again."""
+    script = Path(__file__).with_name("killed_run.py")
+    lines = sum(QUESTIONS[name] for name in EIGHT[:3]) + 9
+    done = subprocess.run([sys.executable, script, str(lines), *command()], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    part = out / "mme.part-0.jsonl"
+    assert part.read_text().count("\n") == 9
+    assert not part.read_text().endswith("\n")
+    before = {json.loads(line)["metadata"]["id"]: line for line in part.read_text().splitlines()[:9]}
+
+    assert main(command()) == 0
+    told = capsys.readouterr()
+    assert "mme: cut off 1 half-written line; asked again" in told.err
+    assert "mme: 9 of 28 answers are there already" in told.err
+    assert main(command(out="whole")) == 0
+    for name in EIGHT:
+        assert len(said(out, name)) == QUESTIONS[name]
+        assert (out / f"{name}.jsonl").read_bytes() == (whole / f"{name}.jsonl").read_bytes()
+    kept = {row["metadata"]["id"]: row for row in rows(out / "mme.jsonl")}
+    assert all(kept[key] == json.loads(line) for key, line in before.items())
+    assert not list(out.glob("*.part*"))
+    questions = installed().get("benchmark", "mme")(data=data).build().questions
+    assert list(kept) == list(questions)
+    scored_here = {path.stem for path in out.glob("*.json") if not path.name.endswith(".run.json")}
+    assert scored_here == set(EIGHT) - {"mm-vet", "vqa-v2"}
+    assert "vqa-v2: answers in " in told.err
+    assert "`vlm-bench submit vqa-v2`" in told.err
+    assert "`vlm-bench judge mm-vet`" in told.err
+
+
+def test_the_account_and_the_report(
+    command: Runner, data: Path, tmp_path: Path, tiny_folder: Path, capsys: Out
+) -> None:
+    """What a figure rests on stands beside the answers, and in the report that scoring them again gives as well."""
+    from hashlib import sha256
+
+    assert main(command("pope", "--batch-size", "4")) == 0
+    shown = capsys.readouterr().out
+    account = json.loads((tmp_path / "out/pope.jsonl.run.json").read_text())
+    assert account["model"] == str(tiny_folder)
+    assert account["model sha256"] == sha256((tiny_folder / "manifest.json").read_bytes()).hexdigest()
+    labels = data / "pope/coco/coco_pope_random.json"
+    assert account["files"]["coco_pope_random.json"] == sha256(labels.read_bytes()).hexdigest()
+    expected = {
+        "benchmark": "pope", "batch_size": 4, "dtype": "float32", "device": "cpu", "processes": 1, "prefix_reuse": True,
+        "decoding": {"max_new_tokens": 3, "temperature": 0.0}, "expected": 6, "asked": 6, "answered": 6,
+    }  # fmt: skip
+    assert account.items() >= expected.items()
+    assert account["versions"].keys() >= {"torch", "vlm-core", "vlm-bench", "vlm-llms"}
+    assert "batch_size: 4" in shown
+    report = json.loads((tmp_path / "out/pope.json").read_text())
+    again = scored(capsys, "score", "pope", "--data", data, "--answers", tmp_path / "out/pope.jsonl")
+    assert report["score"] == again["score"]
+    assert report["settings"]["model sha256"] == account["model sha256"]
+    row = rows(tmp_path / "out/pope.jsonl")[0]
+    assert row.keys() == {"question_id", "prompt", "text", "answer_id", "model_id", "metadata"}
+    assert row["question_id"] == "1"
+    assert row["prompt"].startswith("Is there a dog in the image?\nAnswer the question")
+
+
+def test_an_image_is_read_once_and_nothing_is_asked_twice(
+    command: Runner, tmp_path: Path, monkeypatch
+) -> None:
+    """The second run has all answers; the third reads each image anew and says the same."""
+    seen: list[int] = []
+    see = VLM.see
+    monkeypatch.setattr(VLM, "see", lambda self, pixels: seen.append(len(pixels)) or see(self, pixels))
+    assert main(command("pope")) == 0
+    assert seen == [1]
+    assert main(command("pope")) == 0
+    assert seen == [1]
+    assert main(command("pope", "--no-prefix-reuse", out="anew")) == 0
+    assert seen == [1] * 7
+    assert said(tmp_path / "out", "pope") == said(tmp_path / "anew", "pope")
+
+
+def test_a_template_without_a_common_beginning_is_said(
+    command: Runner, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    class Other(asking.Asker):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **{**kwargs, "reuse": False})
+            self.obstacle = "the template does not put the image before the question"
+
+    monkeypatch.setattr(runner, "Asker", Other)
+    assert main(command("pope")) == 0
+    err = capsys.readouterr().err
+    assert "pope: the template does not put the image before the question, so images are read anew" in err
+    assert json.loads((tmp_path / "out/pope.jsonl.run.json").read_text())["prefix_reuse"] is False
+
+
+def test_progress_says_how_long_it_will_take(monkeypatch, capsys: Out) -> None:
+    """Outside a terminal a line every few seconds, at the pace of this run: earlier answers took no time."""
+    times = iter([100.0, 105.0, 111.0, 114.0])
+    monkeypatch.setattr("vlm_bench.progress.time.monotonic", lambda: next(times))
+    with progress.Asked("pope", 500, 400) as asked:
+        for _ in range(3):
+            asked.step()
+    assert capsys.readouterr().err == "pope 402/500  left 8:59\n"
+
+
+def test_a_part_first_then_the_rest(command: Runner, data: Path, tmp_path: Path, capsys: Out) -> None:
+    """MME's pairs stay whole; a part is said to be one; with the limit lifted, the rest is asked."""
+    text = printed(capsys, *command("mme", "--limit", "7"))
+    assert len(said(tmp_path / "out", "mme")) == 6
+    assert "PARTIAL" in text
+    assert "scored 6 of 28, missing 22" in text
+    assert "PARTIAL" not in printed(capsys, *command("mme"))
+    assert len(said(tmp_path / "out", "mme")) == 28
+
+
+def test_options_of_a_benchmark(command: Runner, tmp_path: Path, capsys: Out) -> None:
+    text = printed(capsys, *command("vqa-v2,pope", "--set", "vqa-v2.split=val", "--strictness", "sane"))
+    assert "vqa-v2-val official@a013f00" in text
+    assert "(sane)" in text
+    assert len(said(tmp_path / "out", "vqa-v2")) == 3
+
+
+def test_a_small_set_of_a_third_party(tiny_folder: Path, tmp_path: Path, capsys: Out) -> None:
+    """easy-VQA's package brings its benchmark; its files may stand under --data, as the others' do."""
+    folder = tmp_path / "eval/easy-vqa/test"
+    picture(folder / "images/0.png")
+    asked = [["what color is the shape?", "red", 0], ["is there a circle?", "no", 0]]
+    (folder / "questions.json").write_text(json.dumps(asked))
+    flags = ["--data", str(tmp_path / "eval"), "--out", str(tmp_path / "out"), *FAST]
+    text = printed(capsys, "run", tiny_folder, "--benchmarks", "all", *flags)
+    assert "easy-vqa/test exact match" in text
+    assert said(tmp_path / "out", "easy-vqa").keys() == {"test-0-0", "test-0-1"}
+    shutil.rmtree(folder)
+    err = refused(capsys, "run", tiny_folder, "--benchmarks", "easy-vqa", *flags)
+    assert "leave --data out to use the package's files" in err
+
+
+def test_the_runner_knows_no_benchmark() -> None:
+    for module in (run, runner, tasks, journal, selection, progress, ranks, asking):
+        text = Path(str(module.__file__)).read_text()
+        assert not [name for name in installed().names("benchmark") if f'"{name}"' in text]
+
+
+def test_missing_images_are_counted_before_anything_runs(
+    command: Runner, data: Path, tmp_path: Path, capsys: Out
+) -> None:
+    (data / "pope/val2014/a.jpg").unlink()
+    (data / "MME/MME_Benchmark_release_version/count/0001.png").unlink()
+    err = refused(capsys, *command("mme,gqa,pope"))
+    assert "mme: 1 of 14 images are not there, 2 of 28 questions are about them:" in err
+    assert "pope: 1 of 1 images are not there, 6 of 6 questions are about them:" in err
+    assert "val2014/a.jpg" in err
+    assert "gqa" not in err
+    assert not (tmp_path / "out").exists()
+    text = printed(capsys, *command("mme", "--allow-partial"))
+    assert "scored 26 of 28, missing 2" in text
+    assert json.loads((tmp_path / "out/mme.jsonl.run.json").read_text())["left out"] == {"image not there": 2}
+
+
+def test_a_damaged_image(command: Runner, data: Path, tmp_path: Path, capsys: Out) -> None:
+    """It stops the run, which goes on when the image is mended; or it is left out, if that is allowed."""
+    image = data / "mm-vet/images/v1_1.png"
+    good = image.read_bytes()
+    image.write_bytes(good[:40])
+    assert main(command("mm-vet")) == 2
+    assert "v1_1.png: not an image" in capsys.readouterr().err
+    assert (tmp_path / "out/mm-vet.part-0.jsonl").read_text().count("\n") == 1
+    assert main(command("mm-vet", "--allow-partial", out="some")) == 0
+    assert "mm-vet: 1 of its questions left out: " in capsys.readouterr().err
+    assert said(tmp_path / "some", "mm-vet").keys() == {"v1_0", "v1_2"}
+    image.write_bytes(good)
+    assert main(command("mm-vet")) == 0
+    assert len(said(tmp_path / "out", "mm-vet")) == 3
+
+
+def test_a_broken_model_is_refused(command: Runner, tiny_folder: Path, tmp_path: Path, capsys: Out) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_folder, broken)
+    weights = broken / "llm/weights.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert "its sha256 differs from manifest.json" in refused(capsys, *command("pope", model=broken))
+    assert not (tmp_path / "out").exists()
+    assert "no such model folder" in refused(capsys, *command("pope", model=tmp_path / "nowhere"))
+
+
+def other_data(data: Path) -> None:
+    file = data / "pope/llava_pope_test.jsonl"
+    file.write_text(file.read_text().replace("a cat", "a cow"))
+    for labels in (data / "pope/coco").iterdir():
+        labels.write_text(labels.read_text().replace("a cat", "a cow"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "change", "message"),
+    [
+        (["--batch-size", "2"], None, "batch_size: 1 there, 2 now"),
+        (
+            ["--max-new-tokens", "4"],
+            None,
+            "decoding: max_new_tokens 3, temperature 0.0 there, max_new_tokens 4",
+        ),
+        (["--dtype", "bfloat16"], None, "dtype: float32 there, bfloat16 now"),
+        (["--no-prefix-reuse"], None, "prefix_reuse: True there, False now"),
+        ([], other_data, "questions sha256: "),
+    ],
+    ids=["batch", "length", "dtype", "reuse", "data"],
+)
+def test_answers_of_another_run_are_left_alone(
+    flags: list[str], change: Any, message: str, command: Runner, data: Path, tmp_path: Path, capsys: Out
+) -> None:
+    assert main(command("pope")) == 0
+    capsys.readouterr()
+    before = (tmp_path / "out/pope.jsonl").read_bytes()
+    if change:
+        change(data)
+    err = refused(capsys, *command("pope", *flags))
+    assert "pope.jsonl.run.json: holds answers of another run:" in err
+    assert message in err
+    assert "name another --out" in err
+    assert (tmp_path / "out/pope.jsonl").read_bytes() == before
+
+
+def change_row(key: str, value: Any) -> Callable[[list[str]], list[str]]:
+    return lambda lines: [json.dumps(json.loads(lines[0]) | {key: value}), *lines[1:]]
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (change_row("metadata", {"id": "77"}), "pope.jsonl:1: an answer to no question of pope, id 77"),
+        (change_row("metadata", None), "pope.jsonl:1: metadata: expected a JSON object"),
+        (change_row("prompt", "What?"), "pope.jsonl:1: question 1 was asked with another prompt"),
+        (change_row("text", None), "pope.jsonl:1: 'text' is None"),
+        (
+            lambda lines: [*lines, json.dumps(json.loads(lines[0]) | {"text": "x"})],
+            "a second answer to question 1",
+        ),
+        (lambda lines: [lines[0][:50], *lines[1:]], "pope.jsonl:1: not valid JSON"),
+    ],
+    ids=["unknown", "nameless", "prompt", "text", "twice", "damaged"],
+)
+def test_answers_that_cannot_be_ours(edit, message, command: Runner, tmp_path: Path, capsys: Out) -> None:
+    assert main(command("pope")) == 0
+    capsys.readouterr()
+    path = tmp_path / "out/pope.jsonl"
+    path.write_text("\n".join(edit(path.read_text().splitlines())) + "\n")
+    assert main(command("pope")) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_killed_between_merging_and_clearing(command: Runner, tmp_path: Path) -> None:
+    """The same line in both files is one answer."""
+    assert main(command("pope")) == 0
+    path = tmp_path / "out/pope.jsonl"
+    before = path.read_bytes()
+    (tmp_path / "out/pope.part-3.jsonl").write_bytes(before)
+    assert main(command("pope")) == 0
+    assert path.read_bytes() == before
+    assert not list((tmp_path / "out").glob("*.part*"))
+
+
+def test_answers_of_nobody(command: Runner, tmp_path: Path, capsys: Out) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/pope.jsonl").write_text("{}\n")
+    err = refused(capsys, *command("pope"))
+    assert "answers without pope.jsonl.run.json, so nobody knows whose" in err
+
+
+def test_two_runs_at_once(command: Runner, tmp_path: Path, capsys: Out) -> None:
+    import fcntl
+
+    assert main(command("pope")) == 0
+    (tmp_path / "out/pope.jsonl").unlink()
+    with (tmp_path / "out/pope.part-0.jsonl").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert main(command("pope")) == 2
+    assert "pope.part-0.jsonl: another process is writing this file" in capsys.readouterr().err
+    assert main(command("pope")) == 0
+    assert len(said(tmp_path / "out", "pope")) == 6
+
+
+@pytest.mark.parametrize(
+    ("names", "flags", "message"),
+    [
+        ("poope", [], "unknown benchmark 'poope'"),
+        ("pope,pope", [], "--benchmarks: pope stands there twice"),
+        ("pope", ["--set", "gqa.labels=x"], "gqa is not among --benchmarks pope"),
+        ("pope", ["--set", "pope"], "expected NAME.FIELD=VALUE"),
+        ("pope", ["--set", "pope.labls=x"], "pope: unrecognized arguments: --labls=x"),
+        ("mmbench", ["--set", "mmbench.split=val"], "invalid choice: 'val'"),
+        ("mmbench", ["--strictness", "sane"], "none of mmbench has another rule than the official"),
+        ("pope", ["--device", "warp"], "device 'warp' cannot be used"),
+        ("pope", ["--set", "pope.questions=nowhere.jsonl"], "nowhere.jsonl: cannot read this file"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_run(names, flags, message, command: Runner, tmp_path: Path, capsys: Out) -> None:
+    assert message in refused(capsys, *command(names, *flags))
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_to_run(tiny_folder: Path, tmp_path: Path, capsys: Out) -> None:
+    (tmp_path / "empty").mkdir()
+    flags = ["--benchmarks", "all", "--data", tmp_path / "empty"]
+    assert "has files of no benchmark; looked for easy-vqa, gqa," in refused(
+        capsys, "run", tiny_folder, *flags
+    )
+    assert "nowhere: no such folder" in refused(capsys, "run", tiny_folder, *flags[:3], tmp_path / "nowhere")
+
+
+@pytest.mark.slow
+def test_two_processes_say_what_one_says(command: Runner, tmp_path: Path) -> None:
+    """As `accelerate launch` starts them; then one process goes on from what two have left."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    base = {**os.environ, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}  # fmt: skip
+    line = [sys.executable, "-m", "vlm_bench.cli", *command("mme,gqa")]
+    started = [
+        subprocess.Popen(line, env={**base, "RANK": r, "LOCAL_RANK": r}, stderr=subprocess.PIPE, text=True)
+        for r in "01"
+    ]
+    told = [process.communicate(timeout=120)[1] for process in started]
+    assert [process.returncode for process in started] == [0, 0], told
+    assert json.loads((tmp_path / "out/mme.jsonl.run.json").read_text())["processes"] == 2
+    assert main(command("mme,gqa", out="one")) == 0
+    for name in ("mme", "gqa"):
+        assert (tmp_path / f"out/{name}.jsonl").read_bytes() == (tmp_path / f"one/{name}.jsonl").read_bytes()

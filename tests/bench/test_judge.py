@@ -1,0 +1,156 @@
+"""MM-Vet's judge against an OpenAI-compatible server that this test runs: grades, failures, resuming."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import Out, answers, printed, refused, scored
+
+SAID = {0: "x = -1", 1: "a dog", 2: "on the left"}
+
+
+class Judge(ThreadingHTTPServer):
+    """Answers by `replies`: part of a prompt -> replies one after the other, a number for an HTTP status."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.asked: list[dict[str, Any]] = []
+        self.replies: dict[str, list[Any]] = {}
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+    def reply(self, prompt: str) -> Any:
+        last = prompt.split("\n\n")[-1]
+        queue = next((q for part, q in self.replies.items() if part in last), [])
+        return (queue.pop(0) if len(queue) > 1 else queue[0]) if queue else "1.0"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        judge = self.server
+        assert isinstance(judge, Judge)
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        judge.asked.append(body)
+        reply = judge.reply(body["messages"][0]["content"])
+        failed = isinstance(reply, int)
+        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": reply}}
+        done = {"id": "1", "object": "chat.completion", "created": 0, "model": "judge-1", "choices": [choice]}
+        content = json.dumps({"error": {"message": "no"}} if failed else done).encode()
+        self.send_response(reply if failed else 200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("x-should-retry", "false")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Silent."""
+
+
+@pytest.fixture
+def judge(monkeypatch: pytest.MonkeyPatch) -> Iterator[Judge]:
+    for name in ("OPENAI_API_KEY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    server = Judge()
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def command(data: Path, judge: Judge, grades: Path, *more: str, said: dict[int, str] = SAID) -> list[Any]:
+    prompt = grades.parent / "prompt.txt"
+    prompt.write_text("Grade from 0 to 1, as here: q | a | a | 1.0\n")
+    flags = [
+        "--data",
+        data,
+        "--answers",
+        answers(grades.parent, said),
+        "--grades",
+        grades,
+        "--prompt",
+        prompt,
+    ]
+    return ["judge", "mm-vet", *flags, "--base-url", judge.url, "--judge-model", "judge", *more]
+
+
+def test_grades_and_their_score(data: Path, tmp_path: Path, capsys: Out, judge: Judge) -> None:
+    judge.replies = {"a dog": ["0.5"], "left": ["0.0 of it"]}
+    file = tmp_path / "g.json"
+    assert "3 grades by judge, 0 kept, 0 failed" in printed(capsys, *command(data, judge, file))
+    first = judge.asked[0]
+    assert (first["model"], first["temperature"], first["max_tokens"]) == ("judge", 0.0, 3)
+    assert first["messages"][0]["content"].endswith("\nWhat is x? | -1 <AND> -5 | x = -1 | ")
+    report = scored(capsys, "score", "mm-vet", "--data", data, "--grades", file)
+    assert report["score"] == pytest.approx(0.5)
+    assert report["notes"]["judge"] == "judge-1"  # who answered, as it names itself
+
+
+def test_only_what_is_missing_is_asked_again(data: Path, tmp_path: Path, capsys: Out, judge: Judge) -> None:
+    file = tmp_path / "g.json"
+    judge.replies = {"a dog": [400]}
+    out = printed(capsys, *command(data, judge, file), code=1)
+    assert "2 grades by judge, 0 kept, 1 failed (unscored)" in out
+    assert "v1_1: BadRequestError" in out
+    assert set(json.loads(file.read_text())) == {"v1_0", "v1_2"}  # a failed call is no grade of 0
+    err = refused(capsys, "score", "mm-vet", "--data", data, "--grades", file)
+    assert "1 question of 3 without an answer, first id v1_1" in err
+    judge.replies, judge.asked = {}, []
+    assert "1 grades by judge, 2 kept" in printed(capsys, *command(data, judge, file))
+    assert len(judge.asked) == 1
+    assert "3 grades by judge, 3 kept" in printed(capsys, *command(data, judge, file, "--runs", "2"))
+    assert {len(grade["score"]) for grade in json.loads(file.read_text()).values()} == {2}
+
+
+def test_a_reply_that_is_no_grade_is_asked_again(
+    data: Path, tmp_path: Path, capsys: Out, judge: Judge
+) -> None:
+    judge.replies = {"a dog": ["Well", "hm", "0.7"], "left": ["never"]}
+    file = tmp_path / "g.json"
+    out = printed(capsys, *command(data, judge, file), code=1)
+    assert "v1_2: no reply was a grade from 0 to 1, the last was 'never'" in out
+    assert json.loads(file.read_text())["v1_1"]["score"] == [0.7]
+    hot = [
+        body["temperature"]
+        for body in judge.asked
+        if "left" in body["messages"][0]["content"].split("\n\n")[-1]
+    ]
+    assert hot == [0.0, 0.0, 0.5, 1.0, 1.5]
+    again = judge.asked[2]["messages"][0]["content"]
+    assert again.endswith("\nPredict the correctness of the answer (digit): ")
+
+
+def test_grades_of_other_answers_are_refused(data: Path, tmp_path: Path, capsys: Out, judge: Judge) -> None:
+    file = tmp_path / "g.json"
+    printed(capsys, *command(data, judge, file))
+    err = refused(capsys, *command(data, judge, file, said=SAID | {1: "a cat"}))
+    assert "1 of 3 grades are of other answers, first v1_1" in err
+
+
+def test_a_judge_that_refuses_stops_at_once(data: Path, tmp_path: Path, capsys: Out, judge: Judge) -> None:
+    judge.replies = {"": [401]}
+    err = refused(capsys, *command(data, judge, tmp_path / "g.json"))
+    assert "the judge 'judge' refuses" in err
+    assert len(judge.asked) == 1
+    assert not (tmp_path / "g.json").exists()
+
+
+def test_what_a_judge_needs(data: Path, tmp_path: Path, capsys: Out, judge: Judge) -> None:
+    said = answers(tmp_path, SAID)
+    prompt = tmp_path / "prompt.txt"
+    flags = ["judge", "mm-vet", "--data", data, "--answers", said, "--prompt", prompt]
+    assert "--grades is needed" in refused(capsys, *flags)
+    flags += ["--grades", tmp_path / "g.json"]
+    assert "prompt.txt: cannot read this file" in refused(capsys, *flags)
+    prompt.write_text("Grade from 0 to 1.\n")
+    assert "set OPENAI_API_KEY" in refused(capsys, *flags)
+    (data / "mm-vet/mm-vet.json").unlink()
+    assert "a judge must know the right answers" in refused(capsys, *flags)

@@ -1,0 +1,25 @@
+"""Scoring, judging and comparing load nothing heavy."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from commands import answers
+from layout import gqa
+
+PROBE = """
+import sys
+from vlm_bench.cli import main
+flags = ["score", "gqa", "--data", sys.argv[1], "--answers", sys.argv[2], "--save", sys.argv[3]]
+assert main(flags) == main(["diff", sys.argv[3], sys.argv[3]]) == 0
+print(sorted({"torch", "transformers", "timm", "PIL", "openai", "openpyxl"} & set(sys.modules)))
+"""
+
+
+def test_scoring_and_comparing(tmp_path: Path) -> None:
+    gqa(tmp_path)
+    said = answers(tmp_path, {"10": "dog", "2": "red", "31": "yes"})
+    command = [sys.executable, "-c", PROBE, tmp_path, said, tmp_path / "report.json"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"

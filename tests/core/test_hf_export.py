@@ -1,0 +1,179 @@
+"""Folders that carry their code: nothing of ours is imported, and the logits are the same."""
+
+import re
+import sys
+
+import pytest
+import torch
+from PIL import Image
+
+from vlm_core import bundle
+from vlm_core.assemble import build, save
+from vlm_core.cli import assemble
+from vlm_core.config import Recipe, Reference
+from vlm_core.errors import UserError
+from vlm_core.export import builder, export_hf, travelling
+from vlm_core.folder import verify_folder
+from vlm_core.spec import Spec
+
+PICTURE = Image.new("RGB", (40, 30), "teal")
+
+
+@pytest.fixture(scope="module")
+def clean_folder(clean_spec, tmp_path_factory):
+    place, spec = tmp_path_factory.mktemp("clean"), Spec.model_validate(clean_spec)
+    save(build(spec, weights=False), spec, place / "model")
+    export_hf(place / "model", place / "out", with_code=True)
+    return place / "out"
+
+
+def test_no_travelling_file_imports_ours(clean_folder):
+    verify_folder(clean_folder)
+    files = sorted(clean_folder.glob("*.py"))
+    assert len(files) > 20
+    for file in files:
+        text = file.read_text()
+        found = re.findall(r"^\s*(?:from|import) ([a-z_]\w*)", text, re.MULTILINE)
+        assert not {
+            "vlm_core",
+            "vlm_llms",
+            "vlm_encoders",
+            "vlm_connectors",
+            "pydantic",
+            "pluggy",
+            "yaml",
+        } & set(found)
+        compile(text, str(file), "exec")
+        for needed in re.findall(r"^\s*from \.(\w+) import", text, re.MULTILINE):
+            assert (clean_folder / f"{needed}.py").is_file(), f"{file.name} needs {needed}"
+    assert "/" not in (clean_folder / "vlm_core_hf_parts.py").read_text().replace("folder / ", ""), "no path"
+
+
+def test_the_travelling_code_gives_our_logits(clean_folder, tmp_path, monkeypatch):
+    """In this process: classes as transformers takes them from the folder, beside the installed packages."""
+    from transformers import dynamic_module_utils as dynamic
+
+    import vlm_core.hf
+
+    monkeypatch.setattr(dynamic, "HF_MODULES_CACHE", str(tmp_path))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    take = dynamic.get_class_from_dynamic_module
+    theirs = take("vlm_core_hf_modeling.VLMForConditionalGeneration", clean_folder).from_pretrained(
+        clean_folder
+    )
+    reader = take("vlm_core_hf_processing.VLMProcessor", clean_folder).from_pretrained(clean_folder)
+    ours = vlm_core.hf.VLMForConditionalGeneration.from_pretrained(clean_folder)
+    assert type(theirs.model.llm).__module__.startswith("transformers_modules.")
+    monkeypatch.setenv("VLM_SCAN_BACKEND", "torch")  # numba does not travel
+    inputs = reader(images=[PICTURE, PICTURE], text=["what?", "is there a circle in it?"])
+    mine = vlm_core.hf.VLMProcessor.from_pretrained(clean_folder)(
+        images=[PICTURE, PICTURE], text=["what?", "is there a circle in it?"]
+    )
+    assert all(torch.equal(inputs[key], mine[key]) for key in mine)
+    with torch.no_grad():
+        assert torch.equal(theirs(**inputs).logits, ours(**mine).logits)
+    options = {"max_new_tokens": 4, "do_sample": False}
+    assert torch.equal(theirs.generate(**inputs, **options), ours.generate(**mine, **options))
+    theirs.save_pretrained(tmp_path / "again")
+    assert (tmp_path / "again" / "vlm_core_hf_modeling.py").is_file()
+
+
+def test_a_timm_tower_says_what_it_needs(tiny_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        "sys.argv", ["vlm-assemble", str(tiny_folder), "--export-hf", str(tmp_path / "m"), "--with-code"]
+    )
+    assert assemble.main() == 0
+    assert "import timm" in (tmp_path / "m" / "vlm_core_hf_parts.py").read_text()
+    card = (tmp_path / "m" / "README.md").read_text()
+    assert "Its code needs timm besides transformers" in card
+    assert "trust_remote_code=True" in card
+
+
+def test_without_code_no_code_is_written(clean_folder, tmp_path):
+    export_hf(clean_folder, tmp_path / "m")
+    assert not list((tmp_path / "m").glob("*.py"))
+    assert "auto_map" not in (tmp_path / "m" / "config.json").read_text()
+    assert "import vlm_core.hf" in (tmp_path / "m" / "README.md").read_text()
+
+
+def test_what_cannot_travel_says_so(tmp_path):
+    from vlm_core.config import ConnectorConfig
+    from vlm_llms.configs import TransformersLLMConfig
+
+    with pytest.raises(UserError, match=r"has no recipe\(\); export without --with-code"):
+        type("Own", (ConnectorConfig,), {"label": lambda self: "own"})().recipe()
+    remote = TransformersLLMConfig(model="a/b", trust_remote_code=True, revision="0" * 40)
+    with pytest.raises(UserError, match="code of its own repository"):
+        remote.recipe()
+    with pytest.raises(UserError, match="wants a model folder"):
+        export_hf(tmp_path / "none", tmp_path / "m")
+
+
+def test_every_recipe_of_ours_travels(tmp_path):
+    """Files for all parts that these packages have, whatever libraries they need."""
+    from vlm_connectors.configs import MLPConfig, VSSMLPConfig
+    from vlm_encoders import OpenClipConfig, TimmConfig
+    from vlm_llms.configs import TransformersLLMConfig
+
+    llm = TransformersLLMConfig(model="a/b").recipe()
+    timm = {"encoder": TimmConfig(model="vit").recipe(), "connector": VSSMLPConfig().recipe(), "llm": llm}
+    clip = {"encoder": OpenClipConfig(model="ViT").recipe(), "connector": MLPConfig().recipe(), "llm": llm}
+    files = {"vlm_encoders_timm_tower.py", "vlm_encoders_checkpoints.py", "vlm_llms_hf_adapter.py"}
+    assert files <= set(travelling(timm))
+    assert {"vlm_encoders_open_clip_tower.py", "vlm_connectors_connectors.py"} <= set(travelling(clip))
+    assert "import open_clip" in builder(clip)
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package on the path, with what travelling code may do and what it may not."""
+    folder = tmp_path / "travelpkg"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    (folder / "a.py").write_text(
+        "from typing import TYPE_CHECKING\nfrom travelpkg import b as other\nfrom travelpkg.b import x, y as z\n"
+        "if TYPE_CHECKING:\n    from travelpkg.absent import T\n\n"
+        "def late():\n    from travelpkg.late import far\n    return far\n\nvalue = other.x + x + z\n"
+    )
+    (folder / "b.py").write_text("x, y = 1, 2\n")
+    (folder / "late.py").write_text("far = 1\n")
+    (folder / "bad.py").write_text("import travelpkg.b\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    bundle._source.cache_clear()
+    return folder
+
+
+def test_imports_become_relative(package, tmp_path, monkeypatch):
+    found = bundle.files(["travelpkg.a"], ["travelpkg"], {})
+    assert set(found) == {"travelpkg_a.py", "travelpkg_b.py"}
+    out = tmp_path / "flat"
+    out.mkdir()
+    for name, text in {"__init__.py": "", **found}.items():
+        (out / name).write_text(text)
+    from importlib import import_module
+
+    module = import_module("flat.travelpkg_a")
+    assert module.value == 4
+    with pytest.raises(ImportError, match=r"travelpkg\.late does not travel"):
+        module.late()
+    for name in [name for name in sys.modules if name.split(".")[0] == "flat"]:
+        del sys.modules[name]
+
+
+def test_an_import_that_cannot_be_rewritten_is_named(package):
+    with pytest.raises(UserError, match=r"not `import travelpkg\.b`"):
+        bundle.files(["travelpkg.bad"], ["travelpkg"], {})
+    with pytest.raises(UserError, match=r"travelpkg\.none: no Python source"):
+        bundle.files(["travelpkg.none"], ["travelpkg"], {})
+
+
+def test_functions_of_one_name_do_not_meet():
+    same = {
+        "encoder": Recipe("a.b:build", {"n": 1}),
+        "llm": Recipe("c.d:build", {"f": Reference("e:build")}),
+        "connector": Recipe("a.c:build", {}),
+    }
+    text = builder(same)
+    assert 'encoder = a_b_build(assets=folder / "encoder", n=1)' in text
+    assert 'llm = c_d_build(assets=folder / "llm", f=e_build)' in text
+    assert "connector = a_c_build(encoder.dim, llm.dim)" in text

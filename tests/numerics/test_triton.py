@@ -1,0 +1,329 @@
+"""Triton's kernels against the definitions in float64: on a GPU, or, with TRITON_INTERPRET=1, in its interpreter.
+
+`test_interpreter.py` runs this file in a process of its own on machines without a GPU. There tiles and chunks are
+small, so that few positions already make several parts of time.
+"""
+
+from typing import Any
+
+import pytest
+import torch
+from cases import assert_as_near, assert_near, errors, gradients, run_exact, run_scan, scan_inputs
+from test_conv import Case as Window
+from test_conv import both as both_windows
+from test_norm import both as both_norms
+from test_norm import tensors as norm_tensors
+from test_routes import Case as Routes
+from test_routes import run as run_routes
+
+from vlm_core.interfaces import PADDING
+from vlm_core.ssm import MambaMixer, SSMState, backends, ops, selective_scan
+from vlm_llms.mamba import MambaLM
+
+if backends.missing("triton"):
+    pytest.skip("without a GPU test_interpreter.py runs these", allow_module_level=True)
+
+from vlm_core.ssm import gpu_conv, gpu_norm, gpu_scan
+
+CUDA = not backends.interpreted()
+ROUNDING = 3e-3 if CUDA else 6e-3
+"""Relative error of what is rounded to bf16; the interpreter cuts digits off instead."""
+
+if not CUDA:
+    from interpreter import speed_up
+
+    speed_up()
+
+
+@pytest.fixture(autouse=True)
+def _place(monkeypatch):
+    """Everything on the GPU; in the interpreter tiles of 2 positions, chunks of 4."""
+    if CUDA:
+        with torch.device("cuda"):
+            yield
+        return
+    monkeypatch.setattr(gpu_scan, "ROWS", 2)
+    monkeypatch.setattr(gpu_scan, "CHUNK", 4)
+    monkeypatch.setattr(gpu_conv, "ROWS", 4)
+    yield
+
+
+def marks(kind, batch, length):
+    """Segment numbers with padding anywhere."""
+    if kind == "none":
+        return None
+    numbers = torch.randint(0, 3, (batch, length))
+    return torch.where(torch.rand(batch, length) < 0.3, PADDING, numbers)
+
+
+def long(short, on_gpu):
+    """Sizes that the interpreter can bear, and those for a GPU."""
+    return on_gpu if CUDA else short
+
+
+SCANS: list[tuple[Any, ...]] = [
+    # sizes in the interpreter, on a GPU, absent, scale, segments
+    ((1, 9, 6, 2), (2, 333, 130, 16), (), 1.0, "none"),
+    ((1, 7, 4, 2, 2), (3, 70, 96, 5, 3), (), 1.0, "any"),
+    ((1, 13, 3, 1), (1, 729, 200, 1), ("z", "D"), 1.0, "any"),
+    ((1, 1, 5, 2), (2, 1, 65, 16), ("initial_state",), 1.0, "none"),
+    ((1, 5, 70, 1), (1, 64, 70, 128), ("delta_bias", "z"), 5.0, "none"),
+    ((1, 4, 5, 3), (2, 129, 64, 64), ("D",), 1e-3, "any"),
+]
+
+
+@pytest.mark.parametrize("programs", [1, 10**6], ids=["one part of time", "many parts"])
+@pytest.mark.parametrize(("short", "full", "absent", "scale", "kind"), SCANS)
+def test_scan(short, full, absent, scale, kind, programs, monkeypatch):
+    """Outputs, state and every gradient; widths over a block, groups, odd lengths, segments."""
+    if not CUDA and programs == 1 and short[1] > 7:
+        pytest.skip("slow in the interpreter, and others do it")
+    monkeypatch.setattr(gpu_scan, "PROGRAMS", programs)
+    sizes = long(short, full)
+    case = scan_inputs(*sizes, absent=absent, scale=scale)
+    segments = marks(kind, *sizes[:2])
+    exact = run_exact(case, True, segments)
+    reference = errors(run_scan("torch", case, True, segments), exact)
+    assert_as_near(run_scan("triton", case, True, segments), exact, reference, 2e-6)
+
+
+def test_scan_without_softplus():
+    case = scan_inputs(*long((1, 6, 3, 2), (2, 100, 70, 16)), absent=("delta_bias",))
+    case["delta"] = case["delta"].detach().abs().requires_grad_()
+    assert_near(run_scan("triton", case, False), run_exact(case, False), 5e-6)
+
+
+def test_parts_equal_the_whole(monkeypatch):
+    """The number of programs that a GPU is thought to need decides nothing but speed; forgetting crosses parts."""
+    case = {n: t.detach() for n, t in scan_inputs(*long((1, 14, 3, 2), (2, 1000, 64, 16))).items()}
+    numbers = torch.arange(case["u"].shape[2]).expand(len(case["u"]), -1) // long(5, 300)
+    made = []
+    for programs in (1, 10**6):
+        monkeypatch.setattr(gpu_scan, "PROGRAMS", programs)
+        made.append(
+            selective_scan(
+                **case, segments=numbers, delta_softplus=True, return_last_state=True, backend="triton"
+            )
+        )
+    (y, last), (wanted, end) = made
+    assert_near({"y": y, "last": last}, {"y": wanted, "last": end}, 1e-6)
+
+
+@pytest.mark.parametrize("value", [80.0, 1e4, -80.0, -1e4])
+def test_extreme_steps_and_gates(value):
+    """Δ of ±80 and ±1e4 under the softplus, gates of ±1e4: finite, and what float64 says."""
+    case = scan_inputs(*long((1, 6, 6, 2), (1, 200, 18, 8)))
+    with torch.no_grad():
+        case["delta"][:, ::3], case["z"][:, 1::3], case["z"][:, 2::3] = value, 1e4, -1e4
+    found, exact = run_scan("triton", case), run_exact(case)
+    assert all(t.isfinite().all() for t in found.values())
+    assert_as_near(found, exact, errors(run_scan("torch", case), exact), 2e-6)
+
+
+def test_bf16_in_and_out_with_fp32_inside():
+    rough = scan_inputs(*long((1, 5, 4, 2), (2, 500, 130, 16)), dtype=torch.bfloat16)
+    found, exact = run_scan("triton", rough), run_exact(rough)
+    assert found["y"].dtype == found["grad u"].dtype == torch.bfloat16
+    assert_near({"last": found.pop("last")}, {"last": exact.pop("last")}, 2e-6)
+    assert_near({"y": found.pop("y")}, {"y": exact.pop("y")}, ROUNDING)
+    assert_near(found, exact, 2 * ROUNDING)  # they begin with a rounded gradient
+
+
+ROUTES = [
+    Routes(K=2, separate=False, own=False, gated=True),
+    Routes(K=4, separate=False, own=False, gated=False, optional=CUDA),
+    Routes(K=2, separate=True, own=True, gated=True, segmented=True),
+    Routes(K=1, separate=False, own=False, gated=True),
+    Routes(K=2, separate=False, own=True, gated=True, optional=False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ROUTES)
+def test_routes(case, monkeypatch):
+    """All directions at once, summed or kept apart, by shared or own parameters."""
+    monkeypatch.setattr(gpu_scan, "PROGRAMS", 10**6 if CUDA else 1)
+    case = case._replace(length=long(3, 150), width=long(2, 70))
+    assert_near(run_routes("triton", case), run_routes("reference" if not CUDA else "torch", case), 5e-6)
+
+
+@pytest.mark.parametrize("name", ["u", "B", "initial_state"])
+def test_nan_stays_visible_and_in_its_place(name):
+    """Nothing else gets it; forgetting ends it."""
+    case = {n: t.detach() for n, t in scan_inputs(2, 7, 4, 2, 2).items()}
+    case[name][{"u": (1, 1, 2), "B": (1, 0, 1, 2), "initial_state": (1, 1, 0)}[name]] = torch.nan
+    numbers = torch.tensor([[0, 0, 0, 0, 0, 1, 1]] * 2)
+    y, last = selective_scan(**case, segments=numbers, return_last_state=True, backend="triton")
+    bad = torch.zeros_like(y, dtype=torch.bool)
+    bad[1, slice(0, 2) if name == "B" else 1, 0 if name == "initial_state" else 2 : 5] = True
+    assert torch.equal(y.isnan(), bad)
+    assert not last.isnan().any()
+
+
+def test_layouts_and_gaps():
+    """Parts of wider rows, as a layer's projections hand them over."""
+    case = scan_inputs(*long((2, 3, 4, 1), (2, 100, 64, 16)))
+
+    def wide(t):
+        if t.ndim < 3:
+            return t
+        return torch.cat([t, t], dim=1).movedim(1, -1).contiguous().movedim(-1, 1)[:, : t.shape[1]]
+
+    turned = {n: wide(t.detach()).requires_grad_() for n, t in case.items()}
+    assert_near(run_scan("triton", turned), run_scan("triton", case), 1e-6)
+
+
+WINDOWS = [
+    Window(2, 9, 5, 4), Window(2, 9, 5, 4, state=True, segmented=True), Window(1, 3, 2, 5, state=True),
+    Window(2, 7, 3, 3, K=3), Window(2, 7, 3, 3, K=2, own_rows=True, own_weights=True),
+    Window(1, 4, 2, 1, bias=False), Window(1, 10, 130, 4, segmented=True),
+    Window(2, 11, 6, 4, K=2, own_weights=True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WINDOWS)
+def test_conv(case):
+    """Window after window; state, segments, routes; outputs and gradients."""
+    found, wanted = both_windows("triton", *case.build())
+    assert_near(found, wanted, 5e-6)
+
+
+def test_bf16_conv():
+    found, wanted = both_windows("triton", *Window(2, 12, 21, 4, state=True).build(torch.bfloat16))
+    assert all(t.dtype == torch.bfloat16 for t in found.values())
+    assert_near(found, wanted, 2 * ROUNDING)
+
+
+@pytest.mark.parametrize("added", [True, False])
+@pytest.mark.parametrize("shape", [(3, 5), (2, 3, 70), (1, 1)])
+def test_norm(shape, added, monkeypatch):
+    """Odd widths, several rows a program, with and without `out`."""
+    monkeypatch.setattr(gpu_norm, "PROGRAMS", 2)
+    found, wanted = both_norms("triton", norm_tensors(shape, added))
+    if shape[-1] == 1:
+        found, wanted = (
+            {n: t for n, t in made.items() if not n.startswith("grad")} for made in (found, wanted)
+        )
+    assert_near(found, wanted, 5e-6)
+
+
+def test_bf16_norm():
+    case = norm_tensors((2, 9, 37), True, torch.bfloat16)
+    found, wanted = both_norms("triton", case)
+    assert found["y"].dtype == torch.bfloat16
+    assert_near(found, wanted, 2 * ROUNDING)
+
+
+def layer(dtype=torch.float32, taps=4):
+    """With parameters that all matter."""
+    torch.manual_seed(0)
+    mixer = MambaMixer(6, d_state=3, d_conv=taps, dt_rank=2)
+    with torch.no_grad():
+        mixer.A_log += 0.3 * torch.randn_like(mixer.A_log)
+        mixer.D += torch.randn_like(mixer.D)
+    return mixer.to(dtype).eval()
+
+
+def through(module, backend, x, state, monkeypatch):
+    monkeypatch.setenv("VLM_SCAN_BACKEND", backend)
+    with torch.no_grad():
+        return module(x, state=state)
+
+
+@pytest.mark.parametrize("taps", [4, 2, 1])
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 2e-6), (torch.bfloat16, 3e-2)])
+def test_one_token_of_a_layer(taps, dtype, limit, monkeypatch):
+    """Three sequences at once: output, and both states after it; those before are left alone."""
+    mixer, x = layer(dtype, taps), torch.randn(3, 1, 6).to(dtype)
+    before = SSMState(torch.randn(3, taps - 1, 12).to(dtype), torch.randn(3, 12, 3))
+    kept = SSMState(*(t.clone() for t in before))
+    made = [through(mixer, backend, x, before, monkeypatch) for backend in ("triton", "torch")]
+    found, wanted = ({"y": y} | after._asdict() for y, after in made)
+    assert {n: t.dtype for n, t in found.items()} == {n: t.dtype for n, t in wanted.items()}
+    assert_near(found, wanted, limit)
+    assert all(torch.equal(a, b) for a, b in zip(before, kept, strict=True))
+
+
+def test_tokens_of_a_model_continue_a_prompt(monkeypatch):
+    """Prompt whole against prompt and then tokens one by one."""
+    torch.manual_seed(0)
+    model = MambaLM(6, 2, 11, d_state=2, load_tokenizer=lambda: None).eval()
+    x = torch.randn(2, 4, 6)
+    whole, end = through(model, "torch", x, None, monkeypatch)
+    _, state = through(model, "triton", x[:, :2], None, monkeypatch)
+    for t in (2, 3):
+        hidden, state = through(model, "triton", x[:, t : t + 1], state, monkeypatch)
+    assert_near({"hidden": hidden}, {"hidden": whole[:, 3:]}, 1e-5)
+    for own, theirs in zip(state, end, strict=True):
+        assert_near(own._asdict(), theirs._asdict(), 1e-5)
+
+
+class Replay:
+    """A CUDA graph's stand-in: runs the Python again."""
+
+    def __init__(self, run):
+        self.run, self.out = run, run().clone()
+
+    def replay(self):
+        self.out.copy_(self.run())
+
+
+def test_recorded_tokens_equal_the_others(monkeypatch):
+    """Ids in, logits out; the state given is left alone, the state after it is a copy."""
+    from vlm_llms.mamba_record import RecordedMamba
+
+    torch.manual_seed(0)
+    model = MambaLM(6, 2, 11, d_state=2, load_tokenizer=lambda: None).eval()
+    if not CUDA:
+        replayed = lambda self: (made := Replay(self._run), made.out)  # noqa: E731
+        monkeypatch.setattr(RecordedMamba, "_recorded", replayed)
+    _, state = through(model, "torch", torch.randn(2, 3, 6), None, monkeypatch)
+    kept, wanted = state.clone(), state
+    monkeypatch.setenv("VLM_SCAN_BACKEND", "triton")
+    with torch.no_grad():
+        recorded = model.record(state) if CUDA else RecordedMamba(model, model._plain_mixers(), state)
+        assert recorded is not None
+        after = recorded.state()
+        for ids in torch.randint(11, (3, 2)):
+            logits, after = recorded(ids).clone(), recorded.state()
+            hidden, wanted = through(model, "torch", model.embed(ids.unsqueeze(1)), wanted, monkeypatch)
+            assert_near({"logits": logits}, {"logits": model.logits(hidden[:, -1])}, 1e-5)
+    for own, theirs, old, same in zip(after, wanted, state, kept, strict=True):
+        assert_near(own._asdict(), theirs._asdict(), 1e-5)
+        assert torch.equal(old.conv, same.conv)
+        assert torch.equal(old.ssm, same.ssm)
+
+
+def test_layer_of_everything(monkeypatch):
+    """Norm, convolution, scan under autograd, packed; and the same with checkpointing."""
+    mixer, x = layer(), torch.randn(1, 6, 6, requires_grad=True)
+    numbers = torch.tensor([[0, 0, 0, 1, 1, 1]])
+    inputs = {"x": x} | dict(mixer.named_parameters())
+    made = []
+    for backend in ("triton", "torch"):
+        monkeypatch.setenv("VLM_SCAN_BACKEND", backend)
+        residual, normal = ops.add_norm(x, x.sin(), torch.ones(6), 1e-5)
+        y, state = mixer(normal, numbers)
+        made.append({"y": y, "residual": residual} | gradients([y, residual, *state], inputs))
+    assert_near(made[0], made[1], 1e-5)
+
+
+def test_empty_batch():
+    case = {n: t.detach() for n, t in scan_inputs(0, 3, 5, 4).items()}
+    assert selective_scan(**case, backend="triton").shape == (0, 5, 3)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_registration():
+    """What torch expects of an operation; only shapes where a kernel would have to be interpreted often."""
+    leaf = lambda *shape: torch.randn(shape, requires_grad=True)  # noqa: E731
+    rows, matrix, channels = (1, 1, 2, 2), (1, 1, 2, 1, 1), (1, 2)
+    arguments = (leaf(*rows), leaf(*rows), leaf(1, 2, 1), leaf(*matrix), leaf(*matrix), leaf(*channels),
+                 leaf(*channels), leaf(1, 2, 1, 2), None, None, None, True, False)  # fmt: skip
+    checks = ("test_schema", "test_faketensor", "test_autograd_registration") + (
+        ("test_aot_dispatch_static",) * CUDA
+    )
+    torch.library.opcheck(gpu_scan._op, arguments, test_utils=checks)
+    arguments = (leaf(1, 3, 1, 2), leaf(1, 2, 2), leaf(1, 2), None, None, None, None, None)
+    torch.library.opcheck(gpu_conv._op, arguments, test_utils=checks)
+    arguments = (leaf(2, 3), leaf(2, 3), leaf(3), 1e-5, torch.float32)
+    torch.library.opcheck(gpu_norm._op, arguments, test_utils=checks)

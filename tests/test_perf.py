@@ -1,0 +1,47 @@
+"""The measurements run, on tiny shapes; what they measure is for a quiet machine."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.slow
+def test_every_script_runs_and_fills_its_section(tmp_path):
+    page = tmp_path / "performance.md"
+    page.write_text("before\n<!-- measured -->\n<!-- /measured -->\nafter\n")
+    report = [
+        sys.executable,
+        ROOT / "perf" / "report.py",
+        "--smoke",
+        "--page",
+        page,
+        "--plot",
+        tmp_path / "p.png",
+    ]
+    done = subprocess.run([str(part) for part in report], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    text = page.read_text()
+    scripts = {p.stem for p in (ROOT / "perf").glob("*.py")} & set(
+        text.replace("`perf/", " ").replace(".py`", " ").split()
+    )
+    assert scripts == {
+        "scan", "accuracy", "mixer", "prefill", "decode", "connectors", "length", "full_size", "feature_cache",
+        "loader", "prefix_reuse",
+    }  # fmt: skip
+    assert text.startswith("before\n")
+    assert text.rstrip().endswith("after")
+    assert (tmp_path / "p.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gpu_scan", "gpu_decode", "gpu_length", "gpu_train"])
+def test_scripts_for_a_gpu_run_without_one(name):
+    done = subprocess.run(
+        [sys.executable, ROOT / "perf" / f"{name}.py", "--smoke"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("| - |") >= 1

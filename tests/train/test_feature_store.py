@@ -1,0 +1,121 @@
+"""Features on disk: what is found again, and that nothing half-written ever is."""
+
+import os
+import pickle
+import shutil
+import signal
+import time
+
+import pytest
+import torch
+
+from vlm_core.errors import UserError
+from vlm_train.features.store import KEY_BYTES, Store, Writer
+
+SHAPE = (2, 3, 4)
+
+
+def entry(number):
+    """A key, of which many end with zeros, and features that follow from it."""
+    key = number.to_bytes(4, "big").ljust(KEY_BYTES, b"\0") if number % 2 else os.urandom(KEY_BYTES)
+    return key, torch.full(SHAPE, float(number))
+
+
+def fill(folder, count, dtype=torch.float32, **sizes):
+    folder.mkdir(exist_ok=True)
+    store = Store(folder, SHAPE, dtype)
+    entries = [(key, features.to(dtype)) for key, features in map(entry, range(count))]
+    with Writer(store, **sizes) as writer:
+        for key, features in entries:
+            writer.add(key, features)
+    store.refresh()
+    return store, entries
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_everything_is_found_again_in_shards_of_bounded_size(tmp_path, dtype):
+    one = 24 * dtype.itemsize
+    store, entries = fill(tmp_path, 50, dtype, shard_bytes=7 * one, flush_bytes=2 * one)
+    assert len(store) == 50
+    assert all(torch.equal(store.get(key), features) for key, features in entries)
+    assert store.get(b"x" * KEY_BYTES) is None
+    assert (0).to_bytes(KEY_BYTES, "big") not in store
+    sizes = [file.stat().st_size for file in tmp_path.glob("*.data")]
+    assert len(sizes) == 8
+    assert max(sizes) <= 7 * one
+
+
+def test_several_writers_and_readers_share_a_folder(tmp_path):
+    reader = Store(tmp_path, SHAPE, torch.float32)
+    _, first = fill(tmp_path, 5)
+    with Writer(Store(tmp_path, SHAPE, torch.float32)) as writer:
+        for key, features in first[3:]:  # the same once more, as by a run that started at the same time
+            writer.add(key, features)
+        reader.refresh()
+        assert len(reader) == 5
+    reader.refresh()
+    assert all(torch.equal(reader.get(key), features) for key, features in first)
+
+
+def test_a_worker_process_gets_no_copy_of_the_features(tmp_path):
+    store, entries = fill(tmp_path, 40)
+    store.get(entries[0][0])
+    sent = pickle.dumps(store)
+    assert len(sent) < len(pickle.dumps(Store(tmp_path / "none", SHAPE, torch.float32))) + 40 * 60
+    assert torch.equal(pickle.loads(sent).get(entries[7][0]), entries[7][1])
+
+
+def test_a_shard_cut_anywhere_gives_its_whole_entries_and_no_other(tmp_path):
+    _, entries = fill(tmp_path / "whole", 4)
+    (keys,), (data,) = ((tmp_path / "whole").glob(kind) for kind in ("*.keys", "*.data"))
+    for cut, lengths in ((keys, range(keys.stat().st_size)), (data, range(0, data.stat().st_size, 13))):
+        for length in lengths:
+            part = tmp_path / "part"
+            shutil.copytree(tmp_path / "whole", part)
+            os.truncate(part / cut.name, length)
+            store = Store(part, SHAPE, torch.float32)
+            found = [store.get(key) for key, _ in entries]
+            whole = length * 4 // cut.stat().st_size
+            assert len(store) == whole
+            assert [f is not None for f in found] == [i < whole for i in range(4)]
+            assert all(torch.equal(a, b) for a, (_, b) in zip(found[:whole], entries, strict=False))
+            shutil.rmtree(part)
+
+
+def test_a_killed_writer_leaves_only_whole_entries(tmp_path):
+    child = os.fork()
+    if not child:
+        with Writer(Store(tmp_path, SHAPE, torch.float32), shard_bytes=2000, flush_bytes=300) as writer:
+            for number in range(10**9):
+                writer.add(number.to_bytes(KEY_BYTES, "big"), torch.full(SHAPE, float(number)))
+    while len(list(tmp_path.glob("*.keys"))) < 20:
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    store = Store(tmp_path, SHAPE, torch.float32)
+    assert len(store) > 50
+    for number in range(len(store)):  # written in order, so none is missing in between
+        assert torch.equal(store.get(number.to_bytes(KEY_BYTES, "big")), torch.full(SHAPE, float(number)))
+
+
+def test_a_flipped_bit_is_found_by_name(tmp_path):
+    store, entries = fill(tmp_path, 3)
+    (data,) = tmp_path.glob("*.data")
+    content = bytearray(data.read_bytes())
+    content[store.entry_bytes + 5] ^= 1
+    data.write_bytes(content)
+    store.refresh()
+    with pytest.raises(UserError, match=rf"{data.name}: entry 1 is not what was written.*Remove it"):
+        store.get(entries[1][0])
+    assert torch.equal(store.get(entries[2][0]), entries[2][1])
+
+
+def test_zeros_of_a_lost_write_are_no_keys(tmp_path):
+    """After a power cut a file may have its length and not its content."""
+    _, entries = fill(tmp_path, 3)
+    (keys,) = tmp_path.glob("*.keys")
+    keys.write_bytes(keys.read_bytes()[:24] + b"\0" * 48)
+    store = Store(tmp_path, SHAPE, torch.float32)
+    assert len(store) == 1
+    assert store.get(entries[0][0]) is not None
+    assert store.get(b"\0" * KEY_BYTES) is None

@@ -1,0 +1,93 @@
+"""A run spread over two processes is the run of one: copies (DDP) and shards (FSDP2), over gloo."""
+
+import json
+
+import pytest
+import torch
+import yaml
+from exam_files import evals
+from ranks import run_ranks
+from safetensors.torch import load_file
+
+from vlm_core.spec import load_spec
+from vlm_train.run import start
+
+STEPS = 20
+
+
+def losses(folder):
+    return torch.tensor(
+        [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    )
+
+
+def weights(folder):
+    return {
+        f"{part}.{name}": tensor
+        for part in ("encoder", "connector", "llm")
+        for name, tensor in load_file(folder / "model" / part / "weights.safetensors").items()
+    }
+
+
+@pytest.fixture
+def long_spec(run_spec, tmp_path):
+    """Two stages of 20 steps: texts of unequal length, some rows without a picture, a micro-batch of text alone."""
+    path = run_spec(checkpoint_every=STEPS)
+    spec = yaml.safe_load(path.read_text())
+    rows = json.loads((tmp_path / "data.json").read_text())
+    for i, row in enumerate(rows):
+        row["conversations"][1]["value"] += " and so on" * (i % 4)
+    (tmp_path / "data.json").write_text(json.dumps(rows))
+    for stage in spec["train"]["stages"]:
+        stage.update(steps=STEPS, micro_batch_size=2)
+    spec["train"]["validation"] = {
+        "data": spec["train"]["evaluation"]["data"], "every": 10, "rows": 7, "batch_size": 2, "samples": 2,
+    }  # fmt: skip
+    spec["train"]["evals"] = evals(tmp_path, tmp_path / "eval")
+    path.write_text(yaml.safe_dump(spec))
+    return path
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(long_spec, tmp_path, capsys):
+    """Losses within 1e-6 over 20 steps of each stage, micro-batches included; the same validation; frozen is frozen."""
+    start(*load_spec(long_spec, [f"train.output={tmp_path}/one"]))
+    run_ranks(
+        "spread_script.py", long_spec, tmp_path, "ddp:train.strategy=ddp", "fsdp2:train.strategy=fsdp2",
+        "again:train.strategy=fsdp2,train.activation_checkpointing=true",
+        "half:train.strategy=fsdp2,train.checkpoint_every=2",
+    )  # fmt: skip
+    wanted = losses(tmp_path / "one")
+    assert len(wanted) == 2 * STEPS
+    first = weights(tmp_path / "one")
+    for name in ("ddp", "fsdp2", "again"):
+        found = losses(tmp_path / name)
+        assert float(((found - wanted) / wanted).abs().max()) <= 1e-6, name
+        last = weights(tmp_path / name)
+        assert all(torch.equal(last[k], first[k]) for k in first if k.startswith("encoder"))
+        assert {k for k in first if not torch.allclose(last[k], first[k], atol=1e-5)} == set(), name
+    assert torch.equal(losses(tmp_path / "fsdp2"), losses(tmp_path / "again"))
+    told = [
+        json.loads(line)["loss"] for line in (tmp_path / "one" / "validation.jsonl").read_text().splitlines()
+    ]
+    shared = [
+        json.loads(line)["loss"]
+        for line in (tmp_path / "fsdp2" / "validation.jsonl").read_text().splitlines()
+    ]
+    assert shared == pytest.approx(told, rel=1e-6)
+    assert len(told) == 4
+    asked = (tmp_path / "one" / "evals.jsonl").read_text()
+    assert [f["scored"] for f in json.loads(asked.splitlines()[1])["benchmarks"].values()] == [6, 12]
+    for name in ("ddp", "fsdp2"):
+        assert (tmp_path / name / "evals.jsonl").read_text() == asked, name
+
+    # what two processes left off, each with its shards, one goes on with
+    names = sorted(p.name for p in max((tmp_path / "half" / "checkpoints").iterdir()).iterdir())
+    assert {"llm-00001-of-00002.safetensors", "llm-00002-of-00002.safetensors"} <= set(names)
+    capsys.readouterr()
+    start(*load_spec(long_spec, [f"train.output={tmp_path}/half", "train.checkpoint_every=2"]))
+    assert (
+        "this checkpoint is of 2 processes, these are 1: the order of the rows is the same"
+        in capsys.readouterr().out
+    )
+    torch.testing.assert_close(losses(tmp_path / "half"), wanted, rtol=1e-6, atol=1e-6)
