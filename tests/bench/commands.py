@@ -1,6 +1,7 @@
 """Running `vlm-bench` inside the test's process."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from bench_files import write_jsonl
 from vlm_bench.cli import main
 
 Out = pytest.CaptureFixture[str]
+Runner = Callable[..., list[str]]
+FAST = ["--max-new-tokens", "3"]
 
 
 def refused(capsys: Out, *argv: str | Path) -> str:
@@ -37,3 +40,16 @@ def answers(folder: Path, said: dict[Any, str] | list[dict[str, Any]]) -> Path:
     """An answer file."""
     rows = said if isinstance(said, list) else [{"question_id": k, "text": t} for k, t in said.items()]
     return write_jsonl(folder / "answers.jsonl", rows)
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file of answers."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def said(folder: Path, name: str) -> dict[str, str]:
+    """The answer to each question of a run."""
+    found = rows(folder / f"{name}.jsonl")
+    texts = {row["metadata"]["id"]: row["text"] for row in found}
+    assert len(texts) == len(found), "an answer is there twice"
+    return texts

@@ -1,4 +1,4 @@
-"""`vlm-bench run` from a model folder and LLaVA's files to figures, through a kill and through bad input."""
+"""`vlm-bench run` from a model folder and LLaVA's files to figures, through a kill."""
 
 import json
 import os
@@ -7,12 +7,10 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from commands import Out, printed, refused, scored
+from commands import FAST, Out, Runner, printed, refused, rows, said, scored
 from layout import picture
 
 from vlm_bench import journal, progress, ranks, run, runner, selection, tasks
@@ -33,30 +31,6 @@ QUESTIONS = {
     "textvqa": 2,
     "vqa-v2": 2,
 }
-FAST = ["--max-new-tokens", "3"]
-Runner = Callable[..., list[str]]
-
-
-@pytest.fixture
-def command(tiny_folder: Path, data: Path, tmp_path: Path) -> Runner:
-    """The arguments of a run of some benchmarks."""
-
-    def made(names: str = "all", *flags: str, out: str = "out", model: Path = tiny_folder) -> list[str]:
-        where = ["--data", str(data), "--out", str(tmp_path / out)]
-        return ["run", str(model), "--benchmarks", names, *where, *FAST, *flags]
-
-    return made
-
-
-def rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def said(folder: Path, name: str) -> dict[str, str]:
-    found = rows(folder / f"{name}.jsonl")
-    texts = {row["metadata"]["id"]: row["text"] for row in found}
-    assert len(texts) == len(found), "an answer is there twice"
-    return texts
 
 
 def test_all_eight_killed_in_the_middle_and_gone_on(
@@ -200,174 +174,6 @@ def test_the_runner_knows_no_benchmark() -> None:
     for module in (run, runner, tasks, journal, selection, progress, ranks, asking):
         text = Path(str(module.__file__)).read_text()
         assert not [name for name in installed().names("benchmark") if f'"{name}"' in text]
-
-
-def test_missing_images_are_counted_before_anything_runs(
-    command: Runner, data: Path, tmp_path: Path, capsys: Out
-) -> None:
-    (data / "pope/val2014/a.jpg").unlink()
-    (data / "MME/MME_Benchmark_release_version/count/0001.png").unlink()
-    err = refused(capsys, *command("mme,gqa,pope"))
-    assert "mme: 1 of 14 images are not there, 2 of 28 questions are about them:" in err
-    assert "pope: 1 of 1 images are not there, 6 of 6 questions are about them:" in err
-    assert "val2014/a.jpg" in err
-    assert "gqa" not in err
-    assert not (tmp_path / "out").exists()
-    text = printed(capsys, *command("mme", "--allow-partial"))
-    assert "scored 26 of 28, missing 2" in text
-    assert json.loads((tmp_path / "out/mme.jsonl.run.json").read_text())["left out"] == {"image not there": 2}
-
-
-def test_a_damaged_image(command: Runner, data: Path, tmp_path: Path, capsys: Out) -> None:
-    """It stops the run, which goes on when the image is mended; or it is left out, if that is allowed."""
-    image = data / "mm-vet/images/v1_1.png"
-    good = image.read_bytes()
-    image.write_bytes(good[:40])
-    assert main(command("mm-vet")) == 2
-    assert "v1_1.png: not an image" in capsys.readouterr().err
-    assert (tmp_path / "out/mm-vet.part-0.jsonl").read_text().count("\n") == 1
-    assert main(command("mm-vet", "--allow-partial", out="some")) == 0
-    assert "mm-vet: 1 of its questions left out: " in capsys.readouterr().err
-    assert said(tmp_path / "some", "mm-vet").keys() == {"v1_0", "v1_2"}
-    image.write_bytes(good)
-    assert main(command("mm-vet")) == 0
-    assert len(said(tmp_path / "out", "mm-vet")) == 3
-
-
-def test_a_broken_model_is_refused(command: Runner, tiny_folder: Path, tmp_path: Path, capsys: Out) -> None:
-    broken = tmp_path / "broken"
-    shutil.copytree(tiny_folder, broken)
-    weights = broken / "llm/weights.safetensors"
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(content)
-    assert "its sha256 differs from manifest.json" in refused(capsys, *command("pope", model=broken))
-    assert not (tmp_path / "out").exists()
-    assert "no such model folder" in refused(capsys, *command("pope", model=tmp_path / "nowhere"))
-
-
-def other_data(data: Path) -> None:
-    file = data / "pope/llava_pope_test.jsonl"
-    file.write_text(file.read_text().replace("a cat", "a cow"))
-    for labels in (data / "pope/coco").iterdir():
-        labels.write_text(labels.read_text().replace("a cat", "a cow"))
-
-
-@pytest.mark.parametrize(
-    ("flags", "change", "message"),
-    [
-        (["--batch-size", "2"], None, "batch_size: 1 there, 2 now"),
-        (
-            ["--max-new-tokens", "4"],
-            None,
-            "decoding: max_new_tokens 3, temperature 0.0 there, max_new_tokens 4",
-        ),
-        (["--dtype", "bfloat16"], None, "dtype: float32 there, bfloat16 now"),
-        (["--no-prefix-reuse"], None, "prefix_reuse: True there, False now"),
-        ([], other_data, "questions sha256: "),
-    ],
-    ids=["batch", "length", "dtype", "reuse", "data"],
-)
-def test_answers_of_another_run_are_left_alone(
-    flags: list[str], change: Any, message: str, command: Runner, data: Path, tmp_path: Path, capsys: Out
-) -> None:
-    assert main(command("pope")) == 0
-    capsys.readouterr()
-    before = (tmp_path / "out/pope.jsonl").read_bytes()
-    if change:
-        change(data)
-    err = refused(capsys, *command("pope", *flags))
-    assert "pope.jsonl.run.json: holds answers of another run:" in err
-    assert message in err
-    assert "name another --out" in err
-    assert (tmp_path / "out/pope.jsonl").read_bytes() == before
-
-
-def change_row(key: str, value: Any) -> Callable[[list[str]], list[str]]:
-    return lambda lines: [json.dumps(json.loads(lines[0]) | {key: value}), *lines[1:]]
-
-
-@pytest.mark.parametrize(
-    ("edit", "message"),
-    [
-        (change_row("metadata", {"id": "77"}), "pope.jsonl:1: an answer to no question of pope, id 77"),
-        (change_row("metadata", None), "pope.jsonl:1: metadata: expected a JSON object"),
-        (change_row("prompt", "What?"), "pope.jsonl:1: question 1 was asked with another prompt"),
-        (change_row("text", None), "pope.jsonl:1: 'text' is None"),
-        (
-            lambda lines: [*lines, json.dumps(json.loads(lines[0]) | {"text": "x"})],
-            "a second answer to question 1",
-        ),
-        (lambda lines: [lines[0][:50], *lines[1:]], "pope.jsonl:1: not valid JSON"),
-    ],
-    ids=["unknown", "nameless", "prompt", "text", "twice", "damaged"],
-)
-def test_answers_that_cannot_be_ours(edit, message, command: Runner, tmp_path: Path, capsys: Out) -> None:
-    assert main(command("pope")) == 0
-    capsys.readouterr()
-    path = tmp_path / "out/pope.jsonl"
-    path.write_text("\n".join(edit(path.read_text().splitlines())) + "\n")
-    assert main(command("pope")) == 2
-    assert message in capsys.readouterr().err
-
-
-def test_killed_between_merging_and_clearing(command: Runner, tmp_path: Path) -> None:
-    """The same line in both files is one answer."""
-    assert main(command("pope")) == 0
-    path = tmp_path / "out/pope.jsonl"
-    before = path.read_bytes()
-    (tmp_path / "out/pope.part-3.jsonl").write_bytes(before)
-    assert main(command("pope")) == 0
-    assert path.read_bytes() == before
-    assert not list((tmp_path / "out").glob("*.part*"))
-
-
-def test_answers_of_nobody(command: Runner, tmp_path: Path, capsys: Out) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out/pope.jsonl").write_text("{}\n")
-    err = refused(capsys, *command("pope"))
-    assert "answers without pope.jsonl.run.json, so nobody knows whose" in err
-
-
-def test_two_runs_at_once(command: Runner, tmp_path: Path, capsys: Out) -> None:
-    import fcntl
-
-    assert main(command("pope")) == 0
-    (tmp_path / "out/pope.jsonl").unlink()
-    with (tmp_path / "out/pope.part-0.jsonl").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        assert main(command("pope")) == 2
-    assert "pope.part-0.jsonl: another process is writing this file" in capsys.readouterr().err
-    assert main(command("pope")) == 0
-    assert len(said(tmp_path / "out", "pope")) == 6
-
-
-@pytest.mark.parametrize(
-    ("names", "flags", "message"),
-    [
-        ("poope", [], "unknown benchmark 'poope'"),
-        ("pope,pope", [], "--benchmarks: pope stands there twice"),
-        ("pope", ["--set", "gqa.labels=x"], "gqa is not among --benchmarks pope"),
-        ("pope", ["--set", "pope"], "expected NAME.FIELD=VALUE"),
-        ("pope", ["--set", "pope.labls=x"], "pope: unrecognized arguments: --labls=x"),
-        ("mmbench", ["--set", "mmbench.split=val"], "invalid choice: 'val'"),
-        ("mmbench", ["--strictness", "sane"], "none of mmbench has another rule than the official"),
-        ("pope", ["--device", "warp"], "device 'warp' cannot be used"),
-        ("pope", ["--set", "pope.questions=nowhere.jsonl"], "nowhere.jsonl: cannot read this file"),
-    ],
-)  # fmt: skip
-def test_what_cannot_be_run(names, flags, message, command: Runner, tmp_path: Path, capsys: Out) -> None:
-    assert message in refused(capsys, *command(names, *flags))
-    assert not (tmp_path / "out").exists()
-
-
-def test_nothing_to_run(tiny_folder: Path, tmp_path: Path, capsys: Out) -> None:
-    (tmp_path / "empty").mkdir()
-    flags = ["--benchmarks", "all", "--data", tmp_path / "empty"]
-    assert "has files of no benchmark; looked for easy-vqa, gqa," in refused(
-        capsys, "run", tiny_folder, *flags
-    )
-    assert "nowhere: no such folder" in refused(capsys, "run", tiny_folder, *flags[:3], tmp_path / "nowhere")
 
 
 @pytest.mark.slow
