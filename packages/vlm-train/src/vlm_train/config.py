@@ -157,7 +157,7 @@ class TrainConfig(StrictModel):
     output: str = Field(min_length=1, description="folder of the run")
     seed: int = Field(default=0, ge=0, lt=2**31)
     precision: Literal["fp32", "bf16"] = "fp32"
-    strategy: Literal["auto", "ddp", "fsdp2"] = Field(
+    strategy: Literal["auto", "ddp", "fsdp2", "zero2", "zero3"] = Field(
         default="auto", description="how several processes share the model; auto is ddp"
     )
     activation_checkpointing: bool = Field(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vlm_train.pieces import Pieces
-from vlm_train.strategy import local, own_rows, sharded_like
+from vlm_train.shards import local, own_rows, sharded_like
 
 
 class Average:

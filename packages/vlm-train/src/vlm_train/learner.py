@@ -5,27 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from vlm_core.model import VLM
 from vlm_core.weights import vector_names
-from vlm_train import lora, moments, optim
+from vlm_train import lora, optim
 from vlm_train.checkpoint import EXTRAS, OPTIMIZER, Contents, Saved
 from vlm_train.config import Stage
 from vlm_train.ema import Average
 from vlm_train.loss import SummedLoss
 from vlm_train.step import Outcome
-from vlm_train.strategy import Replicated, local, recomputing
+from vlm_train.strategy import Replicated, recomputing
 
 
 class Learner:
     """One stage's hold on the model: from the constructor until `finish`; it learns from `start` on."""
 
     module: nn.Module
-    optimizer: torch.optim.Optimizer
+    optimizer: Any
 
     def __init__(self, model: VLM, stage: Stage, seed: int) -> None:
         self.model, self.stage = model, stage
@@ -66,11 +66,12 @@ class Learner:
         for group in self.groups:
             group.parameters.update({name: now[name] for name in group.parameters})
         self.adapters = {name: now[name] for name in self.adapters}
-        self.optimizer = optim.optimizer(self.groups, self.stage.optimizer)
+        self.optimizer = strategy.optimizing(self.module, optim.optimizer(self.groups, self.stage.optimizer))
+        self._while_learning.callback(strategy.rest)
         if self.stage.ema:
             self.average = Average(optim.trained(self.model, self.stage), self.stage.ema.decay)
         if saved:
-            moments.restore(self.model, self.optimizer, saved.optimizer)
+            strategy.recall(self.model, self.optimizer, saved.optimizer)
             if self.average:
                 self.average.recall(saved.extras)
 
@@ -91,17 +92,13 @@ class Learner:
 
     def contents(self, parts: Sequence[str]) -> Contents:
         """What a checkpoint needs of this process: its shards, and the rest if it is the first."""
-        first = self.strategy.accelerator.is_main_process
         extras: dict[str, Tensor] = {f"lora|{name}": p for name, p in self.adapters.items()}
         if self.average:
             extras |= {f"ema|{name}": held for name, held in self.average.state().items()}
         found = {part: _weights(getattr(self.model, part)) for part in parts}
-        found |= {OPTIMIZER: moments.of(self.model, self.optimizer), EXTRAS: extras}
-        return {
-            stem: {n: local(t) for n, t in tensors.items() if first or isinstance(t, DTensor)}
-            for stem, tensors in found.items()
-            if tensors or stem != EXTRAS
-        }
+        found |= {EXTRAS: extras} if extras else {}
+        written = {stem: self.strategy.written(tensors) for stem, tensors in found.items()}
+        return written | {OPTIMIZER: self.strategy.moments(self.model, self.optimizer)}
 
     @contextmanager
     def averaged(self) -> Iterator[VLM]:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from vlm_train.pieces import Pieces
-from vlm_train.strategy import own_rows, sharded_like
+from vlm_train.shards import own_rows, sharded_like
 
 
 def of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

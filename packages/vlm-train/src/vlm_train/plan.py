@@ -24,7 +24,8 @@ from vlm_core.model import PARTS, VLM
 from vlm_core.spec import Spec
 from vlm_train.config import TrainConfig
 from vlm_train.learner import Learner, lower
-from vlm_train.strategy import Sharded, local
+from vlm_train.shards import local
+from vlm_train.strategy import Sharded
 from vlm_train.trainer import untouched
 
 

@@ -48,13 +48,7 @@ def take_step(
     if targets == 0:
         return Outcome(0.0, 0.0, 0, changed=False)
     summed = _backward(strategy, loss_module, [b.to(device) for b in batches], targets)
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for (
-        parameter
-    ) in parameters:  # text alone says nothing to a connector: zero, as where other processes had images
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    norm = strategy.clip(parameters, clip).to(device)
+    norm = strategy.clip(optimizer, clip).to(device)
     # a norm is checked where it was computed: one process's gradient may be bad before all have it
     both = torch.stack([summed, torch.isfinite(norm).logical_not().to(summed.dtype)])
     total, bad = accelerator.reduce(both, "sum").tolist()  # pyright: ignore[reportAttributeAccessIssue]
@@ -76,6 +70,6 @@ def _backward(strategy: Replicated, loss_module: nn.Module, batches: Sequence[Ba
                 summed = loss_module(batch)
             if summed.requires_grad:
                 # processes are averaged afterwards, so each scales its share by their number
-                accelerator.backward(summed * accelerator.num_processes / targets)
+                strategy.backward(loss_module, summed * accelerator.num_processes / targets)
         total += summed.detach()
     return total

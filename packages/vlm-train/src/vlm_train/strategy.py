@@ -1,13 +1,17 @@
-"""How a stage's model lies on the processes: a copy on each (DDP), or a shard of everything (FSDP2)."""
+"""How a stage's model lies on the processes: a copy on each (DDP), or a shard of everything (FSDP2).
+
+DeepSpeed's ways are in `zero`.
+"""
 
 from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -24,35 +28,14 @@ from torch.utils.checkpoint import checkpoint
 from vlm_core.blocks import blocks
 from vlm_core.errors import UserError
 from vlm_core.weights import vector_names
-from vlm_train import ranks, watchdog
+from vlm_train import moments, ranks, watchdog
 from vlm_train.config import TrainConfig
 from vlm_train.loss import SummedLoss
+from vlm_train.pieces import Pieces
+from vlm_train.shards import local
 
 OWN = {DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.MULTI_XPU,
        DistributedType.MULTI_NPU}  # fmt: skip
-
-
-def local(tensor: Tensor) -> Tensor:
-    """This process's shard of a sharded tensor, any other as it is."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-def own_rows(tensor: Tensor) -> slice | None:
-    """The rows of a sharded tensor that this process holds, as FSDP2 divides them; None for all."""
-    if not isinstance(tensor, DTensor):
-        return None
-    whole, mesh = tensor.shape[0], tensor.device_mesh
-    each = -(-whole // mesh.size())
-    return slice(*(min((mesh.get_local_rank() + i) * each, whole) for i in (0, 1)))
-
-
-def sharded_like(tensor: Tensor, own: Tensor) -> Tensor:
-    """The tensor of which every process holds `own`, sharded as `tensor` is; `own` itself if that isn't."""
-    if not isinstance(tensor, DTensor):
-        return own
-    return DTensor.from_local(
-        own, tensor.device_mesh, tensor.placements, shape=tensor.shape, stride=tensor.stride()
-    )
 
 
 @contextmanager
@@ -93,9 +76,41 @@ class Replicated:
         """Around every micro-batch of a step but the last."""
         return self.accelerator.no_sync(module)
 
-    def clip(self, parameters: Sequence[nn.Parameter], limit: float) -> Tensor:
+    def optimizing(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> Any:
+        """What steps: `optimizer` itself, or what looks like it and updates each process's part."""
+        return optimizer
+
+    def backward(self, module: nn.Module, loss: Tensor) -> None:
+        """Add the gradients of one micro-batch."""
+        self.accelerator.backward(loss)
+
+    def clip(self, optimizer: Any, limit: float) -> Tensor:
         """Scale the step's gradients to a norm of at most `limit`; -> their norm before."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        for parameter in parameters:
+            # text alone says nothing to a connector: zero, as where other processes had images
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        return self._clip(parameters, limit)
+
+    def _clip(self, parameters: Sequence[nn.Parameter], limit: float) -> Tensor:
         return torch.as_tensor(self.accelerator.clip_grad_norm_(list(parameters), limit))
+
+    def written(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What this process writes of these into a checkpoint: its shards, and the rest if it is the first."""
+        first = self.accelerator.is_main_process
+        return {n: local(t) for n, t in tensors.items() if first or isinstance(t, DTensor)}
+
+    def moments(self, model: nn.Module, optimizer: Any) -> dict[str, Tensor]:
+        """What this process writes of the optimizer's state, as `name|slot`."""
+        return self.written(moments.of(model, optimizer))
+
+    def recall(self, model: nn.Module, optimizer: Any, saved: Pieces) -> None:
+        """Put the state of a checkpoint back, whatever wrote it."""
+        moments.restore(model, optimizer, saved)
+
+    def rest(self) -> None:
+        """Nothing learns any more."""
 
     def compare(self, module: nn.Module) -> None:
         """Raises `UserError` if the processes' copies have come apart, as after a fault of memory or of a kernel."""
@@ -153,7 +168,7 @@ class Sharded(Replicated):
     def accumulating(self, module: nn.Module) -> AbstractContextManager[None]:
         return nullcontext()  # gradients are shards after each micro-batch: whole ones would not fit
 
-    def clip(self, parameters: Sequence[nn.Parameter], limit: float) -> Tensor:
+    def _clip(self, parameters: Sequence[nn.Parameter], limit: float) -> Tensor:
         self._average([p for p in self._whole if p.requires_grad])
         apart = [[p for p in parameters if isinstance(p, DTensor) is sharded] for sharded in (True, False)]
         norms = [get_total_norm([p.grad for p in group if p.grad is not None]) for group in apart]
@@ -202,8 +217,12 @@ def strategy_of(train: TrainConfig, accelerator: Accelerator) -> Replicated:
             f"train.strategy: {wanted} needs several processes, and this is the only one: "
             "--nproc N starts more; auto runs on any number"
         )
-    kind = Sharded if wanted == "fsdp2" else Replicated
-    return kind(accelerator, bf16=train.precision == "bf16")
+    bf16 = train.precision == "bf16"
+    if wanted in ("zero2", "zero3"):
+        from vlm_train.zero import Zero
+
+        return Zero(accelerator, bf16=bf16, stage=int(wanted[-1]))
+    return (Sharded if wanted == "fsdp2" else Replicated)(accelerator, bf16=bf16)
 
 
 def accelerator_of(train: TrainConfig) -> Accelerator:
