@@ -66,8 +66,7 @@ def _backward(strategy: Replicated, loss_module: nn.Module, batches: Sequence[Ba
     for i, batch in enumerate(batches):
         last = i == len(batches) - 1
         with nullcontext() if last else strategy.accumulating(loss_module):
-            with accelerator.autocast():
-                summed = loss_module(batch)
+            summed = strategy.loss(loss_module, batch)
             if summed.requires_grad:
                 # processes are averaged afterwards, so each scales its share by their number
                 strategy.backward(loss_module, summed * accelerator.num_processes / targets)

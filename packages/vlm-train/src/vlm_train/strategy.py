@@ -25,6 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.utils.checkpoint import checkpoint
 
+from vlm_core.batch import Batch
 from vlm_core.blocks import blocks
 from vlm_core.errors import UserError
 from vlm_core.weights import vector_names
@@ -79,6 +80,11 @@ class Replicated:
     def optimizing(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> Any:
         """What steps: `optimizer` itself, or what looks like it and updates each process's part."""
         return optimizer
+
+    def loss(self, module: nn.Module, batch: Batch) -> Tensor:
+        """The summed loss of one micro-batch."""
+        with self.accelerator.autocast():
+            return module(batch)
 
     def backward(self, module: nn.Module, loss: Tensor) -> None:
         """Add the gradients of one micro-batch."""

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from vlm_core.blocks import blocks
+from vlm_core.batch import Batch
 from vlm_core.errors import UserError
 from vlm_train.loss import SummedLoss
 from vlm_train.pieces import Pieces
@@ -104,7 +104,6 @@ class Zero(Replicated):
 
     def optimizing(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> Stepper:
         assert isinstance(module, SummedLoss)
-        self.outside = self._units(module) if self.stage == 3 else []
         module.forward = self.accelerator.autocast()(module.forward)  # the engine switches off what is around it
         F.linear = _LINEAR  # ZeRO-3 replaces it for the whole process
         with warnings.catch_warnings():
@@ -114,20 +113,7 @@ class Zero(Replicated):
             )
         if self.engine.zero_optimization_stage() != self.stage:
             raise UserError(f"train.strategy: {self.name} was asked for, but DeepSpeed would run something else")
-        for parameter in self.outside:
-            self.deepspeed.zero.register_external_parameter(module, parameter)
-            parameter.is_external_param = True  # gathered when the whole module begins, until the step
         return Stepper(self.engine.optimizer)
-
-    def _units(self, module: SummedLoss) -> list[nn.Parameter]:
-        """Have each block gathered as one, for layers use each other's weights; -> the parameters outside of all."""
-        from deepspeed.utils import set_z3_leaf_module
-
-        units = blocks(module.model)
-        for unit in units:
-            set_z3_leaf_module(unit, True)
-        inside = {id(p) for unit in units for p in unit.parameters()}
-        return [p for p in module.parameters() if id(p) not in inside]
 
     def _settings(self) -> dict[str, Any]:
         """For DeepSpeed: fp32, no clipping (`clip` does it), and micro-batches that we count ourselves."""
@@ -153,6 +139,9 @@ class Zero(Replicated):
             yield
         finally:
             self.engine.set_gradient_accumulation_boundary(is_boundary=True)
+
+    def loss(self, module: nn.Module, batch: Batch) -> Tensor:
+        return self.engine(batch)
 
     def backward(self, module: nn.Module, loss: Tensor) -> None:
         self.engine.backward(loss, scale_wrt_gas=False)
