@@ -5,7 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from vlm_core.advise.gpus import GPUS, hours, named, smallest
-from vlm_core.advise.memory import Sizes, largest_block, memory
+from vlm_core.advise.memory import ZERO_BUFFER, Sizes, largest_block, memory
 from vlm_core.advise.parts import PartCosts
 from vlm_core.advise.scan_flops import formulas
 from vlm_core.advise.trace import Fakes, Kept, measure, training
@@ -131,9 +131,9 @@ def test_memory_by_hand():
     assert parts("DDP", 8, True) == (10100 + 500, 8000, 8000)
     assert parts("FSDP2", 8, True) == (10100 / 8 + 2 * 100 * 2, 500, 1000)
     assert parts("FSDP2", 8, False) == (2000 + 2 * 100 * 4, 500, 1000)
-    assert parts("ZeRO-2", 8, True) == (8000, 250, 1500)
-    assert parts("ZeRO-3", 8, True) == (1000 + 2 * 100 * 2, 250, 1500)
-    assert parts("ZeRO-3", 8, False) == (2000 + 2 * 100 * 4, 500, 1500)
+    assert parts("ZeRO-2", 8, True) == (10100 + 500, 1000 + ZERO_BUFFER, 1500)
+    assert parts("ZeRO-3", 8, True) == (10100 / 8 + 2 * 100 * 4, 1000 + ZERO_BUFFER, 1500)
+    assert parts("ZeRO-3", 8, False) == (2000 + 2 * 100 * 4, 1000 + ZERO_BUFFER, 1500)
 
 
 def test_frozen_parts_have_no_gradients_and_no_optimizer(spec):

@@ -1,6 +1,7 @@
 """One of two processes of a gloo group: only the second has a bad loss at step 1, a bad gradient at step 2.
 
-Prints, a step, whether the weights are unchanged, and at the end their sum.
+Prints, a step, whether the weights are unchanged, and at the end their sum. The argument is the strategy, by default
+ddp.
 """
 
 import os
@@ -54,22 +55,37 @@ class Loss(torch.nn.Module):
         return loss * float("nan") if self.bad else loss
 
 
+def strategy_named(name, accelerator):
+    if name == "ddp":
+        return Replicated(accelerator)
+    from vlm_train.zero import Zero
+
+    return Zero(accelerator, stage=int(name[-1]))
+
+
+def copied(strategy, module):
+    with strategy.whole(module):
+        return [p.detach().clone() for p in module.parameters()]
+
+
 def main():
     accelerator = Accelerator(cpu=True)
     assert accelerator.num_processes == 2
     module = Loss()
-    strategy = Replicated(accelerator)
-    wrapped, optimizer = strategy.wrap(module), torch.optim.AdamW(module.parameters(), lr=0.1)
+    strategy = strategy_named(sys.argv[1] if len(sys.argv) > 1 else "ddp", accelerator)
+    wrapped = strategy.wrap(module)
+    optimizer = strategy.optimizing(wrapped, torch.optim.AdamW(module.parameters(), lr=0.1))
     for step, bad in enumerate(("", "loss", "gradient", "")):
         module.bad = bad if accelerator.process_index == 1 else ""
-        before = [p.detach().clone() for p in module.parameters()]
+        before = copied(strategy, module)
         batches = [Numbers(torch.full((2, 3), 1.0 + i + accelerator.process_index)) for i in range(2)]
         outcome = take_step(strategy, wrapped, optimizer, batches, 1.0)
-        same = all(torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
+        after = copied(strategy, module)
+        same = all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
         assert same is not outcome.changed
         sys.stdout.write(f"{step} {outcome.finite} {same} {outcome.targets}\n")
-    moments = [v.isfinite().all().item() for s in optimizer.state.values() for v in s.values()]
-    sys.stdout.write(f"{all(moments)} {sum(p.sum().item() for p in module.parameters())}\n")
+    moments = [v.isfinite().all().item() for v in strategy.moments(module, optimizer).values()]
+    sys.stdout.write(f"{all(moments)} {sum(p.sum().item() for p in copied(strategy, module))}\n")
     torch.distributed.destroy_process_group()
 
 

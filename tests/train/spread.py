@@ -17,11 +17,11 @@ def losses(folder):
     )
 
 
-def weights(folder):
+def weights(folder, model="model"):
     return {
         f"{part}.{name}": tensor
         for part in ("encoder", "connector", "llm")
-        for name, tensor in load_file(folder / "model" / part / "weights.safetensors").items()
+        for name, tensor in load_file(folder / model / part / "weights.safetensors").items()
     }
 
 

@@ -12,6 +12,7 @@ from vlm_train.run import start
 
 __all__ = ["long_spec"]
 
+
 @pytest.mark.slow
 def test_two_processes_train_as_one(long_spec, tmp_path, capsys):
     """Losses within 1e-6 over 20 steps of each stage, micro-batches included; the same validation; frozen is frozen."""

@@ -189,11 +189,26 @@ class TrainConfig(StrictModel):
     @model_validator(mode="after")
     def _shardable(self) -> TrainConfig:
         small = [stage.name for stage in self.stages if stage.optimizer == "adamw-8bit"]
-        if self.strategy == "fsdp2" and small:
+        if self.strategy in ("fsdp2", "zero2", "zero3") and small:
             raise ValueError(
-                f"stage {small[0]}: adamw-8bit can't be sharded: set optimizer: adamw, whose moments fsdp2 divides, "
-                "or strategy: ddp"
+                f"stage {small[0]}: adamw-8bit can't be sharded: set optimizer: adamw, whose moments {self.strategy} "
+                "divides, or strategy: ddp"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _fit_for_zero(self) -> TrainConfig:
+        for stage in self.stages if self.strategy in ("zero2", "zero3") else ():
+            if stage.lora:
+                raise ValueError(
+                    f"stage {stage.name}: lora can't be proved to learn under {self.strategy}, which takes gradients "
+                    "away: set strategy: fsdp2 or ddp"
+                )
+            if stage.ema and self.strategy == "zero3":
+                raise ValueError(
+                    f"stage {stage.name}: ema would be whole on every process under zero3: set strategy: fsdp2, "
+                    "which divides it, or zero2"
+                )
         return self
 
     @field_validator("stages")

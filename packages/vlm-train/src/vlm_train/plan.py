@@ -29,6 +29,10 @@ from vlm_train.strategy import Sharded
 from vlm_train.trainer import untouched
 
 
+ZERO = {"zero2": "ZeRO-2", "zero3": "ZeRO-3"}
+"""What the adviser calls DeepSpeed's strategies. Their parts are equal, so that its formulas say what is held."""
+
+
 @dataclass(frozen=True)
 class Planned:
     """One stage on one of the processes; activations are those of samples of `max_length`."""
@@ -62,6 +66,9 @@ def plan(spec: Spec, train: TrainConfig, world: int) -> list[Planned]:
 
 def _stage(spec: Spec, train: TrainConfig, number: int, told: StageAdvice, world: int) -> Planned:
     stage, model = train.stages[number], on_meta(spec)
+    if train.strategy in ZERO:
+        memory = told.at_longest[ZERO[train.strategy]]
+        return Planned(stage.name, train.strategy, stage.batch_size // world, told.micro, memory)
     sharded = train.strategy == "fsdp2"
     activations = told.at_longest["FSDP2" if sharded else "DDP"].activations
     learner, bf16 = Learner(model, stage, 0), train.precision == "bf16"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
@@ -27,6 +28,8 @@ from vlm_train.shards import rows_of
 from vlm_train.strategy import Replicated
 
 SLOTS = ("exp_avg", "exp_avg_sq")
+BUCKET = 50_000_000
+"""Numbers that are reduced or gathered at once; a buffer of so many is always there."""
 _LINEAR = F.linear
 
 
@@ -96,6 +99,11 @@ class Zero(Replicated):
 
     def wrap(self, module: SummedLoss) -> nn.Module:
         device = self.accelerator.device
+        if odd := [n for n, p in module.named_parameters() if p.requires_grad and p.dtype != torch.float32]:
+            raise UserError(
+                f"train.strategy: {self.name} trains fp32 weights, and {odd[0].removeprefix('model.')} is not: "
+                "leave dtype out of the spec and set precision: bf16, or set strategy: fsdp2"
+            )
         if self.stage == 2:
             module.to(device)
         for buffer in module.buffers():
@@ -103,8 +111,9 @@ class Zero(Replicated):
         return module
 
     def optimizing(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> Stepper:
-        assert isinstance(module, SummedLoss)
-        module.forward = self.accelerator.autocast()(module.forward)  # the engine switches off what is around it
+        module.forward = self.accelerator.autocast()(
+            module.forward
+        )  # the engine switches off what is around it
         F.linear = _LINEAR  # ZeRO-3 replaces it for the whole process
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -112,7 +121,9 @@ class Zero(Replicated):
                 model=module, optimizer=optimizer, config=self._settings(), dist_init_required=False
             )
         if self.engine.zero_optimization_stage() != self.stage:
-            raise UserError(f"train.strategy: {self.name} was asked for, but DeepSpeed would run something else")
+            raise UserError(
+                f"train.strategy: {self.name} was asked for, but DeepSpeed would run something else"
+            )
         return Stepper(self.engine.optimizer)
 
     def _settings(self) -> dict[str, Any]:
@@ -124,6 +135,8 @@ class Zero(Replicated):
             "zero_allow_untested_optimizer": True,
             "zero_optimization": {
                 "stage": self.stage,
+                "reduce_bucket_size": BUCKET,
+                "allgather_bucket_size": BUCKET,
                 "stage3_param_persistence_threshold": 0,
                 "overlap_comm": False,
             },
@@ -240,7 +253,7 @@ class Zero(Replicated):
         hooks = [(unit._forward_pre_hooks, unit._forward_hooks) for unit in units]
         with self._gathered(list(module.parameters())):
             for unit in units:  # one process alone would wait for the others in a hook
-                unit._forward_pre_hooks, unit._forward_hooks = type(unit._forward_pre_hooks)(), type(unit._forward_hooks)()
+                unit._forward_pre_hooks, unit._forward_hooks = OrderedDict(), OrderedDict()
             try:
                 with self.accelerator.autocast():
                     yield

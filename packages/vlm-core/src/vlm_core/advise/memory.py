@@ -15,6 +15,8 @@ from vlm_core.model import PARTS, VLM
 from vlm_core.weights import vector_names
 
 STRATEGIES = ("DDP", "FSDP2", "ZeRO-2", "ZeRO-3")
+ZERO_BUFFER = 4 * 50_000_000
+"""Bytes of fp32 gradients that vlm-train has ZeRO reduce at once."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +75,11 @@ def memory(strategy: str, sizes: Sizes, gpus: int, *, bf16: bool, activations: i
 
     DDP: the weights as they are, frozen matrices in the precision of computing; with several GPUs the gradients twice,
     for its buckets. FSDP2: everything
-    divided, and two gathered blocks in the precision of computing. ZeRO keeps weights and gradients in the
-    precision of computing, and fp32 weights beside the two moments, all divided; ZeRO-3 divides the weights, too.
+    divided, and two gathered blocks in the precision of computing. ZeRO keeps fp32 weights a second time beside the two
+    moments, and gradients twice, all divided; ZeRO-3 divides the weights, too, and gathers blocks in fp32. Its
+    buffer for reducing comes to both.
     """
-    item, both = (2 if bf16 else 4), sizes.trained + sizes.frozen
+    item, trained = (2 if bf16 else 4), sizes.trained_bytes
     held = sizes.trained_bytes + (sizes.lowered_bytes if bf16 else sizes.frozen_bytes)
     gathered = 2 * sizes.block * item
     if strategy == "DDP":
@@ -87,5 +90,7 @@ def memory(strategy: str, sizes: Sizes, gpus: int, *, bf16: bool, activations: i
         weights = held / gpus + gathered
         return Memory(weights, sizes.trained_bytes / gpus, 2 * sizes.trained_bytes / gpus, activations)
     assert strategy in ("ZeRO-2", "ZeRO-3"), strategy
-    weights = item * both if strategy == "ZeRO-2" else item * both / gpus + gathered
-    return Memory(weights, item * sizes.trained / gpus, 12 * sizes.trained / gpus, activations)
+    weights = held + (copies if bf16 else 0)
+    if strategy == "ZeRO-3":
+        weights = held / gpus + 2 * sizes.block * 4
+    return Memory(weights, 2 * trained / gpus + ZERO_BUFFER, 3 * trained / gpus, activations)
