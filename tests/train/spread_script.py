@@ -1,6 +1,6 @@
 """One of several processes: trains a spec once for each `NAME:KEY=VALUE,…` given, into the folder of that name.
 
-Runs named `half…` are broken off after step 3 of the second stage.
+Runs named `half…` are broken off after step 3 of the second stage, the first time.
 """
 
 import os
@@ -18,7 +18,9 @@ from vlm_train.trainer import StageTrainer
 def breaking_off(record=StageTrainer._record):
     def changed(self, position, *args):
         record(self, position, *args)
-        if "half" in self.run.path.name and (position.stage, position.step) == (1, 3):
+        mark = self.run.path / f"broken-off-{self.accelerator.process_index}"
+        if "half" in self.run.path.name and (position.stage, position.step) == (1, 3) and not mark.exists():
+            mark.touch()
             raise KeyboardInterrupt
 
     StageTrainer._record = changed

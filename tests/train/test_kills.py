@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from deepspeed_there import deepspeed_there, installed
+
+__all__ = ["deepspeed_there", "installed"]
 
 SCRIPT = Path(__file__).with_name("kills_script.py")
 KILLS = int(os.environ.get("VLM_KILLS", "6"))
@@ -15,10 +18,10 @@ KILLS = int(os.environ.get("VLM_KILLS", "6"))
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2", "zero2", "zero3"])
-def test_killed_anywhere_equals_left_alone(run_spec, tmp_path, strategy):
+def test_killed_anywhere_equals_left_alone(run_spec, tmp_path, strategy, request):
     """Both stages, dropout, a worker process, a checkpoint every step; `VLM_KILLS` sets how many kills at least."""
     if strategy.startswith("zero"):
-        pytest.importorskip("deepspeed")
+        request.getfixturevalue("deepspeed_there")
     path = run_spec(checkpoint_every=1, workers=1, evaluation=None)
     spec = yaml.safe_load(path.read_text())
     for stage in spec["train"]["stages"]:

@@ -28,7 +28,6 @@ from vlm_train.shards import local
 from vlm_train.strategy import Sharded
 from vlm_train.trainer import untouched
 
-
 ZERO = {"zero2": "ZeRO-2", "zero3": "ZeRO-3"}
 """What the adviser calls DeepSpeed's strategies. Their parts are equal, so that its formulas say what is held."""
 

@@ -12,6 +12,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from vlm_core.batch import Batch
 from vlm_core.errors import UserError
@@ -34,12 +36,20 @@ _LINEAR = F.linear
 
 
 class Part(NamedTuple):
-    """Where this process has `count` numbers of a parameter: from `start` of it, at `offset` of `flat`."""
+    """Where this process has `size` numbers of a parameter: from `start` of it, at `offset` of `flat`."""
 
     flat: Tensor
     offset: int
     start: int
-    count: int
+    size: int
+
+    def of(self, whole: Tensor) -> Tensor:
+        """These numbers of the whole tensor."""
+        return whole.view(-1).narrow(0, self.start, self.size)
+
+    def held(self, like_flat: Tensor) -> Tensor:
+        """These numbers where the process keeps them."""
+        return like_flat.narrow(0, self.offset, self.size)
 
 
 def imported(device: str) -> Any:
@@ -49,7 +59,7 @@ def imported(device: str) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            import deepspeed
+            deepspeed = import_module("deepspeed")
     except ImportError as error:
         raise UserError(
             f"train.strategy: zero2 and zero3 need DeepSpeed, which can't be imported ({error}); "
@@ -77,12 +87,13 @@ class Stepper:
         grads = self.held()
         self.zero.step()
         assert not self.zero.overflow, "a gradient that is not finite went past the check"
-        torch._foreach_zero_(grads)  # ZeRO-3 adds to them again, or leaves them where nothing comes
+        for grad in grads:  # ZeRO-3 adds to them again, or leaves them where nothing comes
+            grad.zero_()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients, also those of a step that is left out."""
-        if grads := self.held():
-            torch._foreach_zero_(grads)
+        for grad in self.held():
+            grad.zero_()
         self.zero.averaged_gradients.clear()
         self.zero.zero_grad(set_to_none=set_to_none)
 
@@ -162,11 +173,12 @@ class Zero(Replicated):
     def clip(self, optimizer: Stepper, limit: float) -> Tensor:
         """As torch does it, on the parts; no process changes anything of what is not finite."""
         grads = optimizer.held()
-        norms = torch._foreach_norm([g.float() for g in grads])
-        square = torch.stack([n.square() for n in norms]).sum()
+        square = get_total_norm(grads).square()
         dist.all_reduce(square)
         norm = square.sqrt()
-        torch._foreach_mul_(grads, (limit / (norm + 1e-6)).clamp(max=1.0))
+        scale = (limit / (norm + 1e-6)).clamp(max=1.0)
+        for grad in grads:
+            grad.mul_(scale)
         return norm
 
     def compare(self, module: nn.Module) -> None:
@@ -180,8 +192,8 @@ class Zero(Replicated):
             group, offset, _ = zero.grad_position[zero.get_param_id(parameter)]
             size = parameter.ds_tensor.ds_numel
             start = size * self.accelerator.process_index
-            count = min(size, parameter.ds_numel - start)
-            return Part(zero.fp32_partitioned_groups_flat[group], offset, start, count) if count > 0 else None
+            size = min(size, parameter.ds_numel - start)
+            return Part(zero.fp32_partitioned_groups_flat[group], offset, start, size) if size > 0 else None
         held = parameter._hp_mapping
         if held is None:
             return None
@@ -208,20 +220,19 @@ class Zero(Replicated):
     def moments(self, model: nn.Module, optimizer: Stepper) -> dict[str, Tensor]:
         """As every strategy has it, in the names and shapes of the parameters."""
         state, found = optimizer.zero.optimizer.state, {}
+        steps = [s["step"] for s in state.values() if "step" in s]
         for name, parameter in model.named_parameters():
-            if not parameter.requires_grad:
+            if not parameter.requires_grad or not steps:
                 continue
-            part, shape = self.part(parameter), getattr(parameter, "ds_shape", parameter.shape)
-            steps = [s["step"] for s in state.values() if "step" in s]
-            if not steps:
-                return {}
+            part = self.part(parameter)
             for slot in SLOTS:
-                whole = torch.zeros(shape.numel(), device=self.accelerator.device)
+                whole = torch.zeros(
+                    getattr(parameter, "ds_shape", parameter.shape), device=self.accelerator.device
+                )
                 if part:
-                    own = state[part.flat][slot].narrow(0, part.offset, part.count)
-                    whole.narrow(0, part.start, part.count).copy_(own)
+                    part.of(whole).copy_(part.held(state[part.flat][slot]))
                 dist.all_reduce(whole.view(torch.int32))  # zeros elsewhere: the sum is every bit of it
-                if (rows := self._rows(whole.view(shape))) is not None:
+                if (rows := self._rows(whole)) is not None:
                     found[f"{name}|{slot}"] = rows
             if self.accelerator.is_main_process:
                 found[f"{name}|step"] = steps[0].cpu()
@@ -237,8 +248,7 @@ class Zero(Replicated):
             own["step"] = saved.tensor(f"{name}|step").float()
             for slot in SLOTS:
                 into = own.setdefault(slot, torch.zeros_like(part.flat, requires_grad=False))
-                whole = saved.tensor(f"{name}|{slot}").flatten()
-                into.narrow(0, part.offset, part.count).copy_(whole.narrow(0, part.start, part.count))
+                part.held(into).copy_(part.of(saved.tensor(f"{name}|{slot}")))
 
     @contextmanager
     def _gathered(self, tensors: list[Any]) -> Iterator[None]:
