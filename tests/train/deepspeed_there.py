@@ -1,6 +1,6 @@
 """DeepSpeed for the processes that a test starts, without having it in the environment that all tests share.
 
-Where it is installed accelerate and transformers import it with themselves, which would slow every test down.
+It comes as a source distribution, which every `uv sync` would have to build.
 """
 
 import importlib.util

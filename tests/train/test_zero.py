@@ -9,9 +9,12 @@ from deepspeed_there import deepspeed_there, installed
 from ranks import run_ranks
 from spread import STEPS, long_spec, losses, weights
 
+from vlm_core.advise.advice import Question, advise
+from vlm_core.check import on_meta
 from vlm_core.errors import UserError
 from vlm_core.spec import load_spec
-from vlm_train.run import start
+from vlm_train.plan import plan
+from vlm_train.run import start, train_section
 
 __all__ = ["deepspeed_there", "installed", "long_spec"]
 
@@ -115,3 +118,13 @@ def test_without_deepspeed_the_message_says_how_to_get_it(run_spec, monkeypatch)
 def test_what_zero_can_not_do_is_refused(run_spec, changes, message):
     with pytest.raises(UserError, match=message):
         start(*load_spec(run_spec(), ["train.strategy=zero3", *changes]))
+
+
+@pytest.mark.parametrize(("strategy", "title"), [("zero2", "ZeRO-2"), ("zero3", "ZeRO-3")])
+def test_a_plan_tells_what_each_process_would_hold(run_spec, strategy, title):
+    """By the adviser's formulas; of the first stage's 2 784 weights, each of two has half of the moments."""
+    spec, document = load_spec(run_spec(), [f"train.strategy={strategy}"])
+    first, _ = found = plan(spec, train_section(spec, document), 2)
+    assert [one.strategy for one in found] == [strategy] * 2
+    assert first.memory.optimizer == 12 * 2784 / 2
+    assert first.memory == advise(spec, on_meta(spec), Question(2)).stages[0].at_longest[title]

@@ -1,4 +1,4 @@
-"""DeepSpeed's ZeRO: what it shards between processes, stepped as any other strategy. Only this file imports DeepSpeed.
+"""DeepSpeed's ZeRO, stepped as any other strategy. Only this file imports DeepSpeed.
 
 The engine holds fp32 and autocast computes, as under DDP. It keeps one flat vector of the trained weights a group, cut
 into equal parts: each process has the moments of its part (ZeRO-2), and of every parameter only a part (ZeRO-3).
@@ -122,9 +122,8 @@ class Zero(Replicated):
         return module
 
     def optimizing(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> Stepper:
-        module.forward = self.accelerator.autocast()(
-            module.forward
-        )  # the engine switches off what is around it
+        # inside, for the engine switches off what is around it
+        module.forward = self.accelerator.autocast()(module.forward)
         F.linear = _LINEAR  # ZeRO-3 replaces it for the whole process
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -204,7 +203,7 @@ class Zero(Replicated):
     def _rows(self, tensor: Tensor) -> Tensor | None:
         """What this process writes of a tensor that it has whole for a moment: its rows, or all of a vector."""
         if tensor.ndim < 2:
-            return tensor.cpu() if self.accelerator.is_main_process else None
+            return tensor.to("cpu", copy=True) if self.accelerator.is_main_process else None
         rows = rows_of(tensor.shape[0], self.accelerator.process_index, self.accelerator.num_processes)
         return tensor[rows].to("cpu", copy=True)
 
@@ -239,13 +238,14 @@ class Zero(Replicated):
         return found
 
     def recall(self, model: nn.Module, optimizer: Stepper, saved: Pieces) -> None:
-        state = optimizer.zero.optimizer.state
+        inner = optimizer.zero.optimizer
+        state, on_device = inner.state, bool(inner.defaults.get("fused"))
         for name, parameter in model.named_parameters():
             part = self.part(parameter) if parameter.requires_grad else None
             if not part or f"{name}|step" not in saved.shapes:
                 continue
             own = state[part.flat]
-            own["step"] = saved.tensor(f"{name}|step").float()
+            own["step"] = saved.tensor(f"{name}|step").float().to(part.flat.device if on_device else "cpu")
             for slot in SLOTS:
                 into = own.setdefault(slot, torch.zeros_like(part.flat, requires_grad=False))
                 part.held(into).copy_(part.of(saved.tensor(f"{name}|{slot}")))
