@@ -18,6 +18,9 @@ from vlm_train.run import start, train_section
 
 __all__ = ["deepspeed_there", "installed", "long_spec"]
 
+PATIENCE = 1200
+"""Seconds for the processes of one call, which import DeepSpeed and train several times."""
+
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("deepspeed_there")
@@ -28,7 +31,7 @@ def test_two_processes_train_as_one(long_spec, tmp_path, capsys, strategy):
     set_to, often = f"train.strategy={strategy}", "train.checkpoint_every=2"
     run_ranks(
         "spread_script.py", long_spec, tmp_path, f"own:{set_to}",
-        f"again:{set_to},train.activation_checkpointing=true", f"half:{set_to},{often}", f"half-other:{set_to},{often}",
+        f"again:{set_to},train.activation_checkpointing=true", f"half:{set_to},{often}", f"half-other:{set_to},{often}", timeout=PATIENCE,
     )  # fmt: skip
     wanted, first = losses(tmp_path / "one"), weights(tmp_path / "one")
     assert len(wanted) == 2 * STEPS
@@ -54,7 +57,13 @@ def test_two_processes_train_as_one(long_spec, tmp_path, capsys, strategy):
     assert {"llm-00001-of-00002.safetensors", "optimizer-00002-of-00002.safetensors"} <= set(names)
     start(*load_spec(long_spec, [f"train.output={tmp_path}/half", "train.checkpoint_every=2"]))
     other = {"zero2": "zero3", "zero3": "fsdp2"}[strategy]
-    run_ranks("spread_script.py", long_spec, tmp_path, f"half-other:train.strategy={other},{often}")
+    run_ranks(
+        "spread_script.py",
+        long_spec,
+        tmp_path,
+        f"half-other:train.strategy={other},{often}",
+        timeout=PATIENCE,
+    )
     for name in ("half", "half-other"):
         torch.testing.assert_close(losses(tmp_path / name), wanted, rtol=1e-6, atol=1e-6)
 
