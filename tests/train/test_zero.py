@@ -31,7 +31,8 @@ def test_two_processes_train_as_one(long_spec, tmp_path, capsys, strategy):
     set_to, often = f"train.strategy={strategy}", "train.checkpoint_every=2"
     run_ranks(
         "spread_script.py", long_spec, tmp_path, f"own:{set_to}",
-        f"again:{set_to},train.activation_checkpointing=true", f"half:{set_to},{often}", f"half-other:{set_to},{often}", timeout=PATIENCE,
+        f"again:{set_to},train.activation_checkpointing=true", f"half:{set_to},{often}", f"half-other:{set_to},{often}",
+        timeout=PATIENCE,
     )  # fmt: skip
     wanted, first = losses(tmp_path / "one"), weights(tmp_path / "one")
     assert len(wanted) == 2 * STEPS
