@@ -30,6 +30,8 @@ from vlm_train.loss import SummedLoss
 
 OWN = {DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.MULTI_XPU,
        DistributedType.MULTI_NPU}  # fmt: skip
+UNIT = 2**24
+"""Numbers from which on layers are gathered and sent apart from the next: 32 MiB in bf16."""
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -53,6 +55,22 @@ def sharded_like(tensor: Tensor, own: Tensor) -> Tensor:
     return DTensor.from_local(
         own, tensor.device_mesh, tensor.placements, shape=tensor.shape, stride=tensor.stride()
     )
+
+
+def units(layers: Sequence[nn.Module]) -> list[list[nn.Module]]:
+    """Neighbours of one kind that are gathered as one: each unit costs hooks and messages, so small ones are joined.
+
+    Every layer of a unit must run in each forward pass, as towers and language models here do.
+    """
+    found: list[list[nn.Module]] = []
+    held = UNIT
+    for layer in layers:
+        if held >= UNIT or type(layer) is not type(found[-1][0]):
+            found.append([])
+            held = 0
+        found[-1].append(layer)
+        held += sum(p.numel() for p in layer.parameters())
+    return found
 
 
 @contextmanager
@@ -141,7 +159,7 @@ class Sharded(Replicated):
         )
         dtype = torch.bfloat16 if self.bf16 else None
         policy = MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False)
-        for unit in (*blocks(module.model), module):
+        for unit in (*units(blocks(module.model)), module):
             fully_shard(unit, mesh=mesh, mp_policy=policy, ignored_params=set(self._whole))
         if not isinstance(module, FSDPModule):
             raise UserError("train.strategy: fsdp2 was asked for, but the model was not sharded")
