@@ -59,7 +59,7 @@ def _cpu() -> str:
     return models[0] if models else platform.processor() or platform.machine()
 
 
-def _package(name: str) -> str:
+def package(name: str) -> str:
     try:
         return f"{name} {version(name)}"
     except PackageNotFoundError:
@@ -68,7 +68,7 @@ def _package(name: str) -> str:
 
 def machine(threads: int) -> str:
     """CPU with its vector instructions, threads and versions, on one line."""
-    packages = ", ".join(map(_package, ("torch", "numba", "transformers", "mambapy")))
+    packages = ", ".join(map(package, ("torch", "numba", "transformers", "mambapy")))
     cores = os.cpu_count()
     vectors = torch.backends.cpu.get_cpu_capability()
     return f"{_cpu()}, {vectors}, {cores} cores, {threads} threads; Python {platform.python_version()}, {packages}"

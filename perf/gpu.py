@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Callable
 
 import torch
-from common import keep_memory, machine
+from common import keep_memory, machine, package
 from tables import Run, number, timed
 from torch import Tensor
 
@@ -38,6 +38,8 @@ def gpu() -> str:
 
     memory = torch.cuda.get_device_properties(DEVICE).total_memory / 2**30
     versions = f"torch {torch.__version__}, Triton {triton.__version__}, CUDA {torch.version.cuda}"
+    if not backends.missing("mamba_ssm"):
+        versions += "".join(f", {package(name)}" for name in ("mamba_ssm", "causal_conv1d"))
     return f"{torch.cuda.get_device_name(DEVICE)}, {memory:.0f} GiB; Python {platform.python_version()}, {versions}"
 
 

@@ -3,9 +3,10 @@
     uv run python perf/gpu_scan.py
 
 bf16 rows with fp32 inside, with D, gate, bias and softplus. *Kernels* are the default backend's launches replayed as a
-CUDA graph: what the GPU needs. The others are called from Python, as layers call them. The floor is a copy that reads
-and writes what the scan has to, each tensor once: inputs and output, and in training also every gradient. Without a GPU
-the same runs on the CPU's backends.
+CUDA graph: what the GPU needs. The others are called from Python, as layers call them; mamba_ssm's time includes
+turning rows into its layout, time last, and back. Its kernels alone, on rows turned beforehand, are replayed as well,
+where there is one direction: it knows no other. The floor is a copy that reads and writes what the scan has to, each
+tensor once: inputs and output, and in training also every gradient. Without a GPU the same runs on the CPU's backends.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ NAMES = [
     *(n for n in ("mamba_ssm", "torch") if n in backends.BACKENDS and not backends.missing(n) and n != FAST),
 ]
 KINDS = {"bsm": bsm, "csm": csm}
+BARE = "mamba_ssm kernels"
 
 
 def inputs(shape: Shape) -> dict[str, Tensor | None]:
@@ -71,17 +73,32 @@ def scan(i: dict[str, Any], backend: str) -> Tensor:
     return ops.scan(**i, softplus=True, use=backend)[0]
 
 
+def turned(i: dict[str, Any]) -> dict[str, Tensor] | None:
+    """The same as mamba_ssm's kernels take it; None without them, and for more than one direction."""
+    if "mamba_ssm" not in NAMES or i["routes"] is not None:
+        return None
+    rows = {"u": i["u"][0], "delta": i["dt"][0], "z": i["z"][:, :, 0]}
+    made = {n: t.detach().mT.contiguous() for n, t in rows.items()}
+    made |= {n: i[n][0].detach().permute(0, 2, 3, 1).contiguous() for n in "BC"}
+    return made | {"A": i["A"][0].detach(), "D": i["D"][0].detach(), "delta_bias": i["bias"][0].detach()}
+
+
+def bare(given: dict[str, Tensor]) -> Tensor:
+    """(B, E, T)."""
+    return backends.backend(DEVICE, "mamba_ssm").selective_scan_fn(**given, delta_softplus=True)
+
+
 def forward(shapes: list[Shape]) -> Iterator[Case]:
     for shape in shapes:
         i = inputs(shape)
         runs: dict[str, Run] = {b: torch.no_grad()(lambda b=b, i=i: scan(i, b)) for b in NAMES}
         for b in NAMES[1:]:
             agree(runs[FAST](), runs[b](), 1e-2)  # pyright: ignore[reportArgumentType]
-        y = nbytes(i["z"])
-        yield (
-            label(shape),
-            {**runs, "kernels": replayed(runs[FAST]), "floor": moving(nbytes(*i.values()) + y)},
-        )
+        runs["kernels"], runs["floor"] = replayed(runs[FAST]), moving(nbytes(*i.values(), i["z"]))
+        if given := turned(i):
+            agree(runs[FAST]()[:, :, 0], bare(given).mT, 1e-2)  # pyright: ignore[reportIndexIssue]
+            runs[BARE] = replayed(torch.no_grad()(lambda given=given: bare(given)))
+        yield label(shape), runs
 
 
 def both(shapes: list[Shape]) -> Iterator[Case]:
@@ -95,7 +112,15 @@ def both(shapes: list[Shape]) -> Iterator[Case]:
 
         runs: dict[str, Run] = {b: lambda b=b, step=step: step(b) for b in NAMES}
         moved = 3 * nbytes(*leaves) + 2 * nbytes(arriving)  # read by both passes, gradients, y, its gradient
-        yield label(shape), {**runs, "kernels": replayed(runs[FAST]), "floor": moving(moved)}
+        runs["kernels"], runs["floor"] = replayed(runs[FAST]), moving(moved)
+        if given := turned(i):
+            runs[BARE] = replayed(both_bare(given, arriving[:, :, 0].mT.contiguous()))
+        yield label(shape), runs
+
+
+def both_bare(given: dict[str, Tensor], arriving: Tensor) -> Run:
+    leaves = [t.requires_grad_() for t in given.values()]
+    return lambda: torch.autograd.grad(bare(given), leaves, arriving)
 
 
 def label(shape: Shape) -> str:
@@ -106,8 +131,9 @@ def main() -> None:
     options = start(parser(__doc__, rounds=5))
     shapes = SMOKE if options.smoke else SHAPES
     print(f"\nA large copy moves {bandwidth() / 1e9:.0f} GB/s, counting bytes read and written.")
-    names = ["kernels", *NAMES, "floor"]
-    ratios = [("kernels", "floor"), *((peer, FAST) for peer in NAMES[1:])]
+    built = [BARE] if "mamba_ssm" in NAMES else []
+    names = ["kernels", *built, *NAMES, "floor"]
+    ratios = [("kernels", "floor"), *((b, "kernels") for b in built), *((peer, FAST) for peer in NAMES[1:])]
     compare("Scan, forward", names, ratios, forward(shapes), options.rounds, clock=clock)
     compare("Scan, forward and backward", names, ratios, both(shapes), options.rounds, clock=clock)
 

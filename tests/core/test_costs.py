@@ -5,7 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from vlm_core.advise.gpus import GPUS, hours, named, smallest
-from vlm_core.advise.memory import ZERO_BUFFER, Sizes, largest_block, memory
+from vlm_core.advise.memory import UNIT, ZERO_BUFFER, Sizes, largest_block, memory
 from vlm_core.advise.parts import PartCosts
 from vlm_core.advise.scan_flops import formulas
 from vlm_core.advise.trace import Fakes, Kept, measure, training
@@ -129,11 +129,15 @@ def test_memory_by_hand():
 
     assert parts("DDP", 1, False) == (16000, 4000, 8000)
     assert parts("DDP", 8, True) == (10100 + 500, 8000, 8000)
-    assert parts("FSDP2", 8, True) == (10100 / 8 + 2 * 100 * 2, 500, 1000)
-    assert parts("FSDP2", 8, False) == (2000 + 2 * 100 * 4, 500, 1000)
+    assert parts("FSDP2", 8, True) == (10100 / 8 + 2 * 4000 * 2, 500, 1000), "so small a model is one unit"
+    assert parts("FSDP2", 8, False) == (2000 + 2 * 4000 * 4, 500, 1000)
     assert parts("ZeRO-2", 8, True) == (10100 + 500, 1000 + ZERO_BUFFER, 1500)
     assert parts("ZeRO-3", 8, True) == (10100 / 8 + 2 * 100 * 4, 1000 + ZERO_BUFFER, 1500)
     assert parts("ZeRO-3", 8, False) == (2000 + 2 * 100 * 4, 1000 + ZERO_BUFFER, 1500)
+    for block, unit in ((UNIT - 1, 2 * UNIT - 1), (UNIT, UNIT)):
+        large = Sizes(0, 10 * UNIT, 0, 40 * UNIT, 20 * UNIT, block)
+        found = memory("FSDP2", large, 8, bf16=True, activations=0, copies=0)
+        assert found.weights == 20 * UNIT / 8 + 2 * unit * 2
 
 
 def test_frozen_parts_have_no_gradients_and_no_optimizer(spec):

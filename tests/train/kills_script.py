@@ -3,7 +3,8 @@
     python kills_script.py SPEC FOLDER STRATEGY KILLS [SEED]
 
 A process is killed after a random time, or in the middle of the files that it is about to write, flush, rename or
-remove. The same run is started again until it ends; then its weights must be those of the run left alone, bit for
+remove. The other one must end by itself; before both have met it waits for a partner, and is ended, as a launcher would.
+The same run is started again until it ends; then its weights must be those of the run left alone, bit for
 bit, and its metrics the same lines. Prints one JSON object of counts.
 """
 
@@ -90,6 +91,11 @@ def child(rank, port, spec, output, strategy, deadline, log):
     os.dup2(handle, 2)
     if deadline:
         arm(deadline)
+    meet = torch.distributed.init_process_group
+    torch.distributed.init_process_group = lambda *args, **kwargs: (
+        meet(*args, **kwargs),
+        Path(f"{log}.met").touch(),
+    )
     try:
         vlm_train.run.start(*load_spec(spec, [f"train.output={output}", f"train.strategy={strategy}"]))
     except BaseException:
@@ -109,6 +115,8 @@ def attempt(spec, output, strategy, dice=None):
     deadline = (
         Deadline(dice.randint(1, 60), dice.choice(["before", "amid", "after"])) if how == "write" else None
     )
+    for rank in range(WORLD):
+        Path(f"{output}.{rank}.log.met").unlink(missing_ok=True)
     port = random.SystemRandom().randrange(20000, 60000)
     started = []
     for rank in range(WORLD):
@@ -132,7 +140,8 @@ def attempt(spec, output, strategy, dice=None):
 
 
 def ended(started, output):
-    """Exit codes; a process that outlives a killed one by more than `PATIENCE` seconds is killed, and told of."""
+    """Exit codes; a process that outlives a killed one by more than `PATIENCE` seconds is killed, and told of if
+    both had met."""
     codes, since = {}, None
     while len(codes) < len(started):
         for pid in started:
@@ -145,7 +154,10 @@ def ended(started, output):
             for pid in started:
                 if pid not in codes:
                     os.kill(pid, signal.SIGKILL)
-                    sys.stderr.write(f"a process outlived the other by {PATIENCE} s, see {output}.*.log\n")
+                    if all(Path(f"{output}.{rank}.log.met").exists() for rank in range(WORLD)):
+                        sys.stderr.write(
+                            f"a process outlived the other by {PATIENCE} s, see {output}.*.log\n"
+                        )
             since = None
         time.sleep(0.02)
     return [codes[pid] for pid in started]

@@ -26,6 +26,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.utils.checkpoint import checkpoint
 
 from vlm_core.batch import Batch
+from vlm_core.advise.memory import UNIT
 from vlm_core.blocks import blocks
 from vlm_core.errors import UserError
 from vlm_core.weights import vector_names
@@ -37,6 +38,22 @@ from vlm_train.shards import local
 
 OWN = {DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.MULTI_XPU,
        DistributedType.MULTI_NPU}  # fmt: skip
+
+
+def units(layers: Sequence[nn.Module]) -> list[list[nn.Module]]:
+    """Neighbours of one kind that are gathered as one: each unit costs hooks and messages, so small ones are joined.
+
+    Every layer of a unit must run in each forward pass, as towers and language models here do.
+    """
+    found: list[list[nn.Module]] = []
+    held = UNIT
+    for layer in layers:
+        if held >= UNIT or type(layer) is not type(found[-1][0]):
+            found.append([])
+            held = 0
+        found[-1].append(layer)
+        held += sum(p.numel() for p in layer.parameters())
+    return found
 
 
 @contextmanager
@@ -162,7 +179,7 @@ class Sharded(Replicated):
         )
         dtype = torch.bfloat16 if self.bf16 else None
         policy = MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False)
-        for unit in (*blocks(module.model), module):
+        for unit in (*units(blocks(module.model)), module):
             fully_shard(unit, mesh=mesh, mp_policy=policy, ignored_params=set(self._whole))
         if not isinstance(module, FSDPModule):
             raise UserError("train.strategy: fsdp2 was asked for, but the model was not sharded")

@@ -15,6 +15,8 @@ from vlm_core.model import PARTS, VLM
 from vlm_core.weights import vector_names
 
 STRATEGIES = ("DDP", "FSDP2", "ZeRO-2", "ZeRO-3")
+UNIT = 2**24
+"""Numbers from which on vlm-train has FSDP2 gather layers apart from the next; smaller neighbours are joined."""
 ZERO_BUFFER = 4 * 50_000_000
 """Bytes of fp32 gradients that vlm-train has ZeRO reduce at once."""
 
@@ -74,20 +76,19 @@ def memory(strategy: str, sizes: Sizes, gpus: int, *, bf16: bool, activations: i
     """Of one GPU. `copies` are the bytes of trained weights that autocast keeps in bf16, for DDP alone.
 
     DDP: the weights as they are, frozen matrices in the precision of computing; with several GPUs the gradients twice,
-    for its buckets. FSDP2: everything
-    divided, and two gathered blocks in the precision of computing. ZeRO keeps fp32 weights a second time beside the two
-    moments, and gradients twice, all divided; ZeRO-3 divides the weights, too, and gathers blocks in fp32. Its
-    buffer for reducing comes to both.
+    for its buckets. FSDP2: everything divided, and two gathered units, blocks of at least `UNIT` numbers together, in
+    the precision of computing. ZeRO keeps fp32 weights a second time beside the two moments, and gradients twice, all
+    divided, and a buffer for reducing; ZeRO-3 divides the weights, too, and gathers blocks in fp32.
     """
     item, trained = (2 if bf16 else 4), sizes.trained_bytes
     held = sizes.trained_bytes + (sizes.lowered_bytes if bf16 else sizes.frozen_bytes)
-    gathered = 2 * sizes.block * item
+    unit = sizes.block if sizes.block >= UNIT else min(UNIT + sizes.block, sizes.trained + sizes.frozen)
     if strategy == "DDP":
         weights = held + (copies if bf16 else 0)
         buckets = 1 if gpus == 1 else 2
         return Memory(weights, buckets * sizes.trained_bytes, 2 * sizes.trained_bytes, activations)
     if strategy == "FSDP2":
-        weights = held / gpus + gathered
+        weights = held / gpus + 2 * unit * item
         return Memory(weights, sizes.trained_bytes / gpus, 2 * sizes.trained_bytes / gpus, activations)
     assert strategy in ("ZeRO-2", "ZeRO-3"), strategy
     weights = held + (copies if bf16 else 0)
