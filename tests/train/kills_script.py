@@ -3,9 +3,9 @@
     python kills_script.py SPEC FOLDER STRATEGY KILLS [SEED]
 
 A process is killed after a random time, or in the middle of the files that it is about to write, flush, rename or
-remove. The other one must end by itself; before both have met it waits for a partner, and is ended, as a launcher would.
-The same run is started again until it ends; then its weights must be those of the run left alone, bit for
-bit, and its metrics the same lines. Prints one JSON object of counts.
+remove. The other one must then end by itself; one that still waits for its partner is ended, as a launcher would do it.
+The same run is started again until it ends; then its weights must be those of the run left alone, bit for bit, and its
+metrics the same lines. Prints one JSON object of counts.
 """
 
 import hashlib
