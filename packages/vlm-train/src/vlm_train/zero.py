@@ -66,6 +66,7 @@ def imported(device: str) -> Any:
             "pip install 'vlm-train[deepspeed]', or set strategy: fsdp2"
         ) from None
     deepspeed.utils.logger.setLevel(logging.ERROR)
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # or a CPU compiles C++ for what gloo does
     return deepspeed
 
 
