@@ -25,8 +25,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.utils.checkpoint import checkpoint
 
-from vlm_core.batch import Batch
 from vlm_core.advise.memory import UNIT
+from vlm_core.batch import Batch
 from vlm_core.blocks import blocks
 from vlm_core.errors import UserError
 from vlm_core.weights import vector_names
