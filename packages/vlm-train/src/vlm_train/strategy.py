@@ -69,6 +69,19 @@ def recomputing(module: nn.Module) -> Iterator[None]:
             del block.forward
 
 
+@contextmanager
+def unhooked(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Forward hooks sleep: in one, a process alone would wait for the others, or remember an order that they don't."""
+    hooks = [(module._forward_pre_hooks, module._forward_hooks) for module in modules]
+    for module in modules:
+        module._forward_pre_hooks, module._forward_hooks = OrderedDict(), OrderedDict()
+    try:
+        yield
+    finally:
+        for module, (before, after) in zip(modules, hooks, strict=True):
+            module._forward_pre_hooks, module._forward_hooks = before, after
+
+
 class Replicated:
     """One process, or a copy of the model on each of several, whose gradients DDP averages."""
 
@@ -213,17 +226,13 @@ class Sharded(Replicated):
     @contextmanager
     def whole(self, module: nn.Module) -> Iterator[None]:
         units = [m for m in module.modules() if isinstance(m, FSDPModule)]
-        hooks = [(unit._forward_pre_hooks, unit._forward_hooks) for unit in units]
         for unit in units:
             unit.unshard()
-            # one process alone would wait for the others in a hook, or remember an order that they don't
-            unit._forward_pre_hooks, unit._forward_hooks = OrderedDict(), OrderedDict()
         try:
-            with self.accelerator.autocast():
+            with unhooked(units), self.accelerator.autocast():
                 yield
         finally:
-            for unit, (before, after) in zip(units, hooks, strict=True):
-                unit._forward_pre_hooks, unit._forward_hooks = before, after
+            for unit in units:
                 unit.reshard()
 
 

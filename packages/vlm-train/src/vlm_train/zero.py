@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
@@ -27,7 +26,7 @@ from vlm_core.errors import UserError
 from vlm_train.loss import SummedLoss
 from vlm_train.pieces import Pieces
 from vlm_train.shards import rows_of
-from vlm_train.strategy import Replicated
+from vlm_train.strategy import Replicated, unhooked
 
 SLOTS = ("exp_avg", "exp_avg_sq")
 BUCKET = 50_000_000
@@ -260,17 +259,9 @@ class Zero(Replicated):
 
     @contextmanager
     def whole(self, module: nn.Module) -> Iterator[None]:
-        units = list(module.modules()) if self.stage == 3 else []
-        hooks = [(unit._forward_pre_hooks, unit._forward_hooks) for unit in units]
-        with self._gathered(list(module.parameters())):
-            for unit in units:  # one process alone would wait for the others in a hook
-                unit._forward_pre_hooks, unit._forward_hooks = OrderedDict(), OrderedDict()
-            try:
-                with self.accelerator.autocast():
-                    yield
-            finally:
-                for unit, (before, after) in zip(units, hooks, strict=True):
-                    unit._forward_pre_hooks, unit._forward_hooks = before, after
+        hooked = list(module.modules()) if self.stage == 3 else []
+        with self._gathered(list(module.parameters())), unhooked(hooked), self.accelerator.autocast():
+            yield
 
     def rest(self) -> None:
         self.engine.destroy()
