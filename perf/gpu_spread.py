@@ -3,9 +3,10 @@
     uv run python perf/gpu_spread.py [--gpus N]
 
 One process alone, then N that share the model by each strategy of `vlm-train run`: a copy on each (DDP), a shard on
-each (FSDP2). Models, optimizers and steps are the trainer's own; data and weights are random. *Losses*: a small model
-in fp32; the one process takes every step's samples as N micro-batches, the N processes one each. *Speed*: bf16 with
-as many samples a GPU whatever their number, so the efficiency is that of weak scaling: samples/s of N GPUs, divided by
+each (FSDP2), and, if `--strategies` names them, DeepSpeed's ZeRO-2 and 3. Models, optimizers and steps are the
+trainer's own; data and weights are random. *Losses*: a small model in fp32; the one process takes every step's samples
+as N micro-batches, the N processes one each. *Speed*: bf16 with as many samples a GPU whatever their number, so the
+efficiency is that of weak scaling: samples/s of N GPUs, divided by
 N times those of one. Without a GPU the processes share the CPU, through gloo.
 """
 
@@ -28,8 +29,7 @@ from tables import number, ratio, table
 
 from vlm_train import launch, ranks
 
-SPREAD = ("ddp", "fsdp2")
-NAMES = {"auto": "one GPU", "ddp": "DDP", "fsdp2": "FSDP2"}
+NAMES = {"auto": "one GPU", "ddp": "DDP", "fsdp2": "FSDP2", "zero2": "ZeRO-2", "zero3": "ZeRO-3"}
 SMALL = Size("{type: mamba, d_model: 256, n_layer: 4, vocab_size: 1000}", "vit_tiny_patch16_224", 4, 48, 8)
 LARGE = Size(
     "{type: mamba, d_model: 1024, n_layer: 48, vocab_size: 50280}", "vit_base_patch16_224", 12, 256, 32
@@ -51,6 +51,7 @@ def measure(name: str, options: Namespace) -> Found:
     small, large = (SMOKE, SMOKE) if options.smoke else (SMALL, LARGE)
     exact = Trained(small, name, "fp32", options.gpus)
     losses = [exact.step(exact.batches(number)) for number in range(options.steps)]
+    exact.learner.rest()
     del exact
     fast = Trained(large, name, "bf16", options.gpus)
     found = Found(losses, fast.parameters / 1e6, [], [])
@@ -58,13 +59,14 @@ def measure(name: str, options: Namespace) -> Found:
         reset()
         found.seconds.append(seconds(fast, count, options.rounds))
         found.peaks.append(peak())
+    fast.learner.rest()
     return found
 
 
 def member(options: Namespace) -> None:
     """One process; the first writes down what was found."""
     alone = ranks.place() is None
-    found = {name: measure(name, options)._asdict() for name in (("auto",) if alone else SPREAD)}
+    found = {name: measure(name, options)._asdict() for name in (("auto",) if alone else options.strategies)}
     device = gpu() if DEVICE.type == "cuda" else machine(torch.get_num_threads())
     if alone or torch.distributed.get_rank() == 0:
         Path(options.member).write_text(json.dumps({"device": device, "found": found}))
@@ -94,7 +96,7 @@ def tables(found: dict[str, Found], options: Namespace) -> None:
     rows = [
         [f"{NAMES[n]}, {options.gpus} GPUs", f"{largest_difference(found[n].losses, one.losses):.1e}",
          f"{one.losses[0]:.4f}", f"{one.losses[-1]:.4f}"]
-        for n in SPREAD
+        for n in options.strategies
     ]  # fmt: skip
     columns = ["", "largest relative difference", "first loss", "last loss"]
     table(f"Losses of {options.steps} steps against one process, fp32", columns, rows)
@@ -121,6 +123,7 @@ def main() -> None:
     )
     arguments.add_argument("--samples", type=int, nargs="+", default=[16, 32, 48], help="a GPU, one row each")
     arguments.add_argument("--steps", type=int, default=40, help="whose losses are compared")
+    arguments.add_argument("--strategies", nargs="+", choices=list(NAMES)[1:], default=["ddp", "fsdp2"])
     arguments.add_argument("--member", help="a file: this is one of the processes, and writes there")
     options: Any = arguments.parse_args()
     if options.smoke:

@@ -38,7 +38,9 @@ def test_every_script_runs_and_fills_its_section(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["gpu_scan", "gpu_decode", "gpu_length", "gpu_train", "gpu_spread"])
+@pytest.mark.parametrize(
+    "name", ["gpu_scan", "gpu_decode", "gpu_length", "gpu_train", "gpu_spread", "gpu_connectors"]
+)
 def test_scripts_for_a_gpu_run_without_one(name):
     done = subprocess.run(
         [sys.executable, ROOT / "perf" / f"{name}.py", "--smoke"], capture_output=True, text=True
