@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from vlm_core.products import fast_products
 from vlm_core.ssm.backends import VARIABLE
 
+T = TypeVar("T")
 
-def on(backend: str, run: Callable[[], Tensor]) -> Callable[[], Tensor]:
+
+def on(backend: str, run: Callable[[], T]) -> Callable[[], T]:
     """Our operations on this backend."""
 
-    def chosen() -> Tensor:
+    def chosen() -> T:
         os.environ[VARIABLE] = backend
         return run()
 

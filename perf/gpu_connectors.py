@@ -75,9 +75,9 @@ def cases(sizes: Sizes, backward: bool) -> Iterator[Case]:
         features = torch.randn(batch, sizes.grid, sizes.grid, sizes.width, requires_grad=True)
         connector, mlp = (c.build(sizes.width, sizes.model) for c in (config, MLP))
         run = work(connector, features, backward)
-        runs: dict[str, Run] = {FAST: on(FAST, run)}  # pyright: ignore[reportArgumentType]
+        runs: dict[str, Run] = {FAST: on(FAST, run)}
         if config is not MLP:
-            runs["torch"] = on("torch", run)  # pyright: ignore[reportArgumentType]
+            runs["torch"] = on("torch", run)
             plain = inference(computed(connector, features))
             agree(on(FAST, plain)(), on("torch", plain)(), 1e-2)
             runs["MLP"] = on(FAST, work(mlp, features, backward))
