@@ -1,4 +1,4 @@
-"""`test_triton.py` in Triton's interpreter, which must be switched on before Triton is imported."""
+"""The tests of Triton's kernels in its interpreter, which must be switched on before Triton is imported."""
 
 import importlib.util
 import os
@@ -13,7 +13,7 @@ import torch
 HERE = Path(__file__).parent
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="test_triton.py runs on the GPU itself")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the tests run on the GPU itself")
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton has no build for this system")
 def test_kernels_in_the_interpreter():
     command = [
@@ -26,6 +26,7 @@ def test_kernels_in_the_interpreter():
         "-p",
         "no:cacheprovider",
         HERE / "test_triton.py",
+        HERE / "test_triton_layers.py",
     ]
     # until Triton settles whether products and sums may be fused, it warns unless told
     own = {

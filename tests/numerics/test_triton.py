@@ -1,6 +1,6 @@
 """Triton's kernels against the definitions in float64: on a GPU, or, with TRITON_INTERPRET=1, in its interpreter.
 
-`test_interpreter.py` runs this file in a process of its own on machines without a GPU. There tiles and chunks are
+`test_interpreter.py` runs these in a process of its own on machines without a GPU. There tiles and chunks are
 small, so that few positions already make several parts of time.
 """
 
@@ -8,44 +8,19 @@ from typing import Any
 
 import pytest
 import torch
-from cases import assert_as_near, assert_near, errors, gradients, run_exact, run_scan, scan_inputs
+from cases import assert_as_near, assert_near, errors, run_exact, run_scan, scan_inputs
 from test_conv import Case as Window
 from test_conv import both as both_windows
 from test_norm import both as both_norms
 from test_norm import tensors as norm_tensors
 from test_routes import Case as Routes
 from test_routes import run as run_routes
+from triton_here import CUDA, ROUNDING, place
 
 from vlm_core.interfaces import PADDING
-from vlm_core.ssm import MambaMixer, SSMState, backends, ops, selective_scan
-from vlm_llms.mamba import MambaLM
+from vlm_core.ssm import gpu_conv, gpu_norm, gpu_scan, selective_scan
 
-if backends.missing("triton"):
-    pytest.skip("without a GPU test_interpreter.py runs these", allow_module_level=True)
-
-from vlm_core.ssm import gpu_conv, gpu_norm, gpu_scan
-
-CUDA = not backends.interpreted()
-ROUNDING = 3e-3 if CUDA else 6e-3
-"""Relative error of what is rounded to bf16; the interpreter cuts digits off instead."""
-
-if not CUDA:
-    from interpreter import speed_up
-
-    speed_up()
-
-
-@pytest.fixture(autouse=True)
-def _place(monkeypatch):
-    """Everything on the GPU; in the interpreter tiles of 2 positions, chunks of 4."""
-    if CUDA:
-        with torch.device("cuda"):
-            yield
-        return
-    monkeypatch.setattr(gpu_scan, "ROWS", 2)
-    monkeypatch.setattr(gpu_scan, "CHUNK", 4)
-    monkeypatch.setattr(gpu_conv, "ROWS", 4)
-    yield
+__all__ = ["place"]
 
 
 def marks(kind, batch, length):
@@ -211,100 +186,6 @@ def test_bf16_norm():
     found, wanted = both_norms("triton", case)
     assert found["y"].dtype == torch.bfloat16
     assert_near(found, wanted, 2 * ROUNDING)
-
-
-def layer(dtype=torch.float32, taps=4):
-    """With parameters that all matter."""
-    torch.manual_seed(0)
-    mixer = MambaMixer(6, d_state=3, d_conv=taps, dt_rank=2)
-    with torch.no_grad():
-        mixer.A_log += 0.3 * torch.randn_like(mixer.A_log)
-        mixer.D += torch.randn_like(mixer.D)
-    return mixer.to(dtype).eval()
-
-
-def through(module, backend, x, state, monkeypatch):
-    monkeypatch.setenv("VLM_SCAN_BACKEND", backend)
-    with torch.no_grad():
-        return module(x, state=state)
-
-
-@pytest.mark.parametrize("taps", [4, 2, 1])
-@pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 2e-6), (torch.bfloat16, 3e-2)])
-def test_one_token_of_a_layer(taps, dtype, limit, monkeypatch):
-    """Three sequences at once: output, and both states after it; those before are left alone."""
-    mixer, x = layer(dtype, taps), torch.randn(3, 1, 6).to(dtype)
-    before = SSMState(torch.randn(3, taps - 1, 12).to(dtype), torch.randn(3, 12, 3))
-    kept = SSMState(*(t.clone() for t in before))
-    made = [through(mixer, backend, x, before, monkeypatch) for backend in ("triton", "torch")]
-    found, wanted = ({"y": y} | after._asdict() for y, after in made)
-    assert {n: t.dtype for n, t in found.items()} == {n: t.dtype for n, t in wanted.items()}
-    assert_near(found, wanted, limit)
-    assert all(torch.equal(a, b) for a, b in zip(before, kept, strict=True))
-
-
-def test_tokens_of_a_model_continue_a_prompt(monkeypatch):
-    """Prompt whole against prompt and then tokens one by one."""
-    torch.manual_seed(0)
-    model = MambaLM(6, 2, 11, d_state=2, load_tokenizer=lambda: None).eval()
-    x = torch.randn(2, 4, 6)
-    whole, end = through(model, "torch", x, None, monkeypatch)
-    _, state = through(model, "triton", x[:, :2], None, monkeypatch)
-    for t in (2, 3):
-        hidden, state = through(model, "triton", x[:, t : t + 1], state, monkeypatch)
-    assert_near({"hidden": hidden}, {"hidden": whole[:, 3:]}, 1e-5)
-    for own, theirs in zip(state, end, strict=True):
-        assert_near(own._asdict(), theirs._asdict(), 1e-5)
-
-
-class Replay:
-    """A CUDA graph's stand-in: runs the Python again."""
-
-    def __init__(self, run):
-        self.run, self.out = run, run().clone()
-
-    def replay(self):
-        self.out.copy_(self.run())
-
-
-def test_recorded_tokens_equal_the_others(monkeypatch):
-    """Ids in, logits out; the state given is left alone, the state after it is a copy."""
-    from vlm_llms.mamba_record import RecordedMamba
-
-    torch.manual_seed(0)
-    model = MambaLM(6, 2, 11, d_state=2, load_tokenizer=lambda: None).eval()
-    if not CUDA:
-        replayed = lambda self: (made := Replay(self._run), made.out)  # noqa: E731
-        monkeypatch.setattr(RecordedMamba, "_recorded", replayed)
-    _, state = through(model, "torch", torch.randn(2, 3, 6), None, monkeypatch)
-    kept, wanted = state.clone(), state
-    monkeypatch.setenv("VLM_SCAN_BACKEND", "triton")
-    with torch.no_grad():
-        recorded = model.record(state) if CUDA else RecordedMamba(model, model._plain_mixers(), state)
-        assert recorded is not None
-        after = recorded.state()
-        for ids in torch.randint(11, (3, 2)):
-            logits, after = recorded(ids).clone(), recorded.state()
-            hidden, wanted = through(model, "torch", model.embed(ids.unsqueeze(1)), wanted, monkeypatch)
-            assert_near({"logits": logits}, {"logits": model.logits(hidden[:, -1])}, 1e-5)
-    for own, theirs, old, same in zip(after, wanted, state, kept, strict=True):
-        assert_near(own._asdict(), theirs._asdict(), 1e-5)
-        assert torch.equal(old.conv, same.conv)
-        assert torch.equal(old.ssm, same.ssm)
-
-
-def test_layer_of_everything(monkeypatch):
-    """Norm, convolution, scan under autograd, packed; and the same with checkpointing."""
-    mixer, x = layer(), torch.randn(1, 6, 6, requires_grad=True)
-    numbers = torch.tensor([[0, 0, 0, 1, 1, 1]])
-    inputs = {"x": x} | dict(mixer.named_parameters())
-    made = []
-    for backend in ("triton", "torch"):
-        monkeypatch.setenv("VLM_SCAN_BACKEND", backend)
-        residual, normal = ops.add_norm(x, x.sin(), torch.ones(6), 1e-5)
-        y, state = mixer(normal, numbers)
-        made.append({"y": y, "residual": residual} | gradients([y, residual, *state], inputs))
-    assert_near(made[0], made[1], 1e-5)
 
 
 def test_empty_batch():

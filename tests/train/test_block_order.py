@@ -1,6 +1,7 @@
 """Rows that are cheap to read together are read together, and the order stays a pure function of seed and position."""
 
 from collections import Counter, OrderedDict
+from functools import partial
 from itertools import chain
 
 import numpy as np
@@ -27,14 +28,8 @@ def test_each_epoch_has_its_rows_whatever_is_mixed(sizes, window, seed, plain, d
     totals = [sum(sizes), plain] if plain else [sum(sizes)]
     counts = data.draw(st.none() | st.tuples(*(st.integers(1, 2 * n) for n in totals)))
     lengths = torch.arange(sum(totals)) * 7 % 11 if data.draw(st.booleans()) else None
-    order = Order(
-        seed,
-        totals,
-        counts,
-        lengths=lengths,
-        batch_size=3,
-        blocks=[blocks(sizes, window), None][: len(totals)],
-    )
+    made = partial(Order, seed, totals, counts, lengths=lengths, batch_size=3)
+    order, again = (made(blocks=[blocks(sizes, window), None][: len(totals)]) for _ in range(2))
     seen = Counter()
     for epoch in range(4):
         rows = order.epoch(epoch)
@@ -44,14 +39,6 @@ def test_each_epoch_has_its_rows_whatever_is_mixed(sizes, window, seed, plain, d
     for start, stop in ((0, totals[0]), (totals[0], sum(totals))):
         often = [seen[row] for row in range(start, stop)]
         assert not often or max(often) - min(often) <= 1
-    again = Order(
-        seed,
-        totals,
-        counts,
-        lengths=lengths,
-        batch_size=3,
-        blocks=[blocks(sizes, window), None][: len(totals)],
-    )
     places = range(3 * len(order))
     assert [order.row_at(i) for i in places] == [again.row_at(i) for i in reversed(places)][::-1]
 
