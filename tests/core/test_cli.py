@@ -1,5 +1,6 @@
 """The command lines as people type them: output, exit codes, one short message for each mistake."""
 
+import io
 import json
 import os
 import subprocess
@@ -55,26 +56,18 @@ def test_assemble_writes_a_model_that_chats(cli, spec_file, tmp_path):
 
 def test_interactive_chat(cli, tiny_folder, tmp_path, monkeypatch):
     Image.radial_gradient("L").save(tmp_path / "x.png")
-    lines = iter(
-        [
-            f"/image {tmp_path}/x.png",
-            "is there a circle?",
-            "/image none.png",
-            "/help",
-            "/new",
-            "red?",
-            "/quit",
-        ]
-    )
-    monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
+    typed = ["is there a circle?", "/image none.png", "/help", "/nwe", "/new", "red?", "/quit"]
+    typed = [f"/image {tmp_path}/x.png", *typed]
+    monkeypatch.setattr("sys.stdin", io.StringIO("".join(line + "\n" for line in typed)))
     code, out, err = cli(chat.main, tiny_folder, "--max-new-tokens", 3)
     assert code == 0
-    assert "none.png: no such file" in err, "a wrong path does not end the conversation"
-    assert out.count("/image FILE shows an image") == 2
+    assert "none.png: no such image file" in err, "a wrong path does not end the conversation"
+    assert out.count("/image FILE … shows images") == 3
+    assert "/nwe: no such command" in out
 
 
 def test_end_of_input_ends_the_chat(cli, tiny_folder, monkeypatch):
-    monkeypatch.setattr("builtins.input", lambda prompt: (_ for _ in ()).throw(EOFError))
+    monkeypatch.setattr("sys.stdin", io.StringIO())
     assert cli(chat.main, tiny_folder)[0] == 0
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vlm_bench import run as run_command
 from vlm_bench.options import add_options, config_of
-from vlm_core.cli.common import add_debug, run
+from vlm_core.cli.common import Parser, add_debug, run
 from vlm_core.config import BenchmarkConfig
 from vlm_core.errors import UserError
 from vlm_core.registry import installed
@@ -18,7 +18,7 @@ from vlm_core.registry import installed
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line; each installed benchmark is a subcommand of `score` and `submit`."""
-    parser = argparse.ArgumentParser(prog="vlm-bench", description=__doc__)
+    parser = Parser(prog="vlm-bench", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run_command.add_arguments(commands.add_parser("run", help="ask a model and score what it says"))
     _per_benchmark(commands, "score", "score an answer file", _score_options)
@@ -241,7 +241,7 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0 on success, 1 for a figure that differs or a failed grade, 2 for a user's fault."""
-    return run(build_parser(), lambda args: COMMANDS[args.command](args), argv)
+    return run(build_parser(), lambda args: COMMANDS[args.command](args), argv, package="vlm-bench")
 
 
 if __name__ == "__main__":

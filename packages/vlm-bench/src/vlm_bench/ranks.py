@@ -32,8 +32,10 @@ def join_ranks(device: str | None) -> Ranks:
     """`device` None is the GPU if there is one; several processes have one each."""
     import torch
 
+    from vlm_core.assemble import default_device
+
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return Ranks(0, 1, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        return Ranks(0, 1, device or default_device())
     if device not in (None, "cpu", "cuda"):
         raise UserError(f"--device {device}: several processes choose theirs themselves; possible: cpu, cuda")
     try:

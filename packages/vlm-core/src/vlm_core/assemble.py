@@ -129,6 +129,11 @@ def load(
     return model.eval(), spec
 
 
+def default_device() -> str:
+    """Where a model runs if nobody says: the GPU if there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def _check_device(device: torch.device | str) -> None:
     """A name that torch doesn't have here is known before anything is read."""
     try:

@@ -31,21 +31,29 @@ class Conversation:
         self.images.append(self.model.encoder.transform(load_image(path)))
 
     def ask(self, question: str, decoding: Decoding = GREEDY) -> Iterator[str]:
-        """Yield the answer piece by piece as it is generated. What the question spells is text, always."""
-        images, self.images = self.images, []
-        self.session.feed([self._prompt(question, images)], images)
-        tokenizer, said, shown, text = self.model.llm.tokenizer, [], "", ""
-        for (token,) in self.session.tokens(decoding):
-            assert token is not None
-            said.append(token)
-            text = tokenizer.decode(said).lstrip()
-            # a character may need more than one token: hold back what can't be read yet
-            if text.startswith(shown) and not text.endswith("\ufffd"):
+        """Yield the answer piece by piece as it is generated: one piece a token, empty while a character is incomplete.
+
+        What the question spells is text, always. An answer that the caller leaves early (`close`, `break`) is
+        remembered as far as it went.
+        """
+        tokens = self.model.llm.tokenizer
+        self.session.feed([self._prompt(question, self.images)], self.images)
+        self.images, said, shown, text = [], [], "", ""
+        try:
+            for (token,) in self.session.tokens(decoding):
+                assert token is not None
+                said.append(token)
+                text = tokens.decode(said).lstrip()
+                # a character may need more than one token: hold back what can't be read yet
+                readable = text.startswith(shown) and not text.endswith("\ufffd")
+                piece = text[len(shown) :] if readable else ""
+                shown += piece
+                yield piece
+            if len(text) > len(shown):  # a character that was never completed
                 yield text[len(shown) :]
-                shown = text
-        if len(text) > len(shown):  # a character that was never completed
-            yield text[len(shown) :]
-        self._remember(said)
+        finally:
+            if said:
+                self._remember(said)
 
     def _prompt(self, question: str, images: list[Tensor]) -> Sample:
         parts: list[Part] = [part for _ in images for part in (IMAGE, "\n")]

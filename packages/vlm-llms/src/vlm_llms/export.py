@@ -117,7 +117,7 @@ def main() -> int:
     parser.add_argument(
         "--format", choices=FORMS, default="transformers", help="whose files; default %(default)s"
     )
-    return run(parser, _command)
+    return run(parser, _command, package="vlm-llms")
 
 
 if __name__ == "__main__":

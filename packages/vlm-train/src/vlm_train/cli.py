@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from vlm_core.cli.common import add_debug, duration, run
+from vlm_core.cli.common import Parser, add_debug, duration, run
 from vlm_core.errors import UserError
 from vlm_core.spec import load_spec
 from vlm_train import launch, ranks, stopping, watchdog
@@ -16,7 +16,7 @@ from vlm_train.stopping import Stopped
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="vlm-train", description=__doc__)
+    parser = Parser(prog="vlm-train", description=__doc__)
     commands = parser.add_subparsers(dest="name", required=True, metavar="COMMAND")
 
     def command(name: str, run: Callable[[argparse.Namespace], int], short: str) -> argparse.ArgumentParser:
@@ -224,4 +224,4 @@ def sweep(args: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    return run(_parser(), lambda args: args.command(args))
+    return run(_parser(), lambda args: args.command(args), package="vlm-train")

@@ -1,4 +1,4 @@
-"""`vlm-chat`: ask a model about an image, once or in a conversation."""
+"""`vlm-chat`: ask a model about images, once or in a conversation."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlm_core.cli.common import DTYPES, run
+from vlm_core.cli.console import text
+from vlm_core.cli.prompt import Interrupt, image_files, lines
 from vlm_core.errors import UserError
 
 if TYPE_CHECKING:
     from vlm_core.conversation import Conversation
     from vlm_core.generate import Decoding
 
-_HELP = "/image FILE shows an image with the next question, /new starts afresh, /quit or Ctrl-D ends"
+_HELP = (
+    "/image FILE … shows images with the next question, /new starts afresh, Ctrl-C stops an answer, "
+    "/quit or Ctrl-D ends"
+)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -22,77 +27,92 @@ def _parser() -> argparse.ArgumentParser:
         prog="vlm-chat", description=__doc__, epilog=f"In a conversation: {_HELP}."
     )
     parser.add_argument("model", metavar="MODEL", help="a model folder")
-    parser.add_argument("--image", type=Path, metavar="FILE", help="an image to talk about")
+    parser.add_argument(
+        "--image", action="append", default=[], metavar="FILE", help="an image to talk about; may be repeated"
+    )
     parser.add_argument("--ask", metavar="TEXT", help="ask this, print the answer and leave")
-    parser.add_argument("--max-new-tokens", type=int, default=256, metavar="N")
+    parser.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="default 256")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
-    parser.add_argument("--top-p", type=float, default=1.0, help="nucleus sampling")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, …")
+    parser.add_argument("--top-p", type=float, default=1.0, help="nucleus sampling; default 1: all tokens")
+    parser.add_argument("--seed", type=int, default=0, help="of sampling; default 0")
+    parser.add_argument("--device", help="cpu, cuda, … (default: the GPU if there is one)")
     parser.add_argument("--dtype", choices=DTYPES, help="of the weights; by default as they were saved")
     return parser
 
 
-def _checked(args: argparse.Namespace) -> None:
+def _check(args: argparse.Namespace) -> None:
     if not 0 <= args.temperature <= 100:
         raise UserError(f"--temperature {args.temperature}: expected 0 (greedy) to 100")
     if not 0 < args.top_p <= 1:
         raise UserError(f"--top-p {args.top_p}: expected a share above 0 and at most 1")
     if args.max_new_tokens < 1:
         raise UserError(f"--max-new-tokens {args.max_new_tokens}: expected at least 1")
-    if args.image and not args.image.is_file():
-        raise UserError(f"{args.image}: no such image file")
+    if args.seed < 0:
+        raise UserError(f"--seed {args.seed}: expected a whole number from 0")
+    if args.ask is not None and not args.ask.strip():
+        raise UserError("--ask: the question is empty")
     if not Path(args.model).is_dir():
         raise UserError(f"{args.model}: no such model folder; vlm-assemble and vlm-train write them")
 
 
 def chat(args: argparse.Namespace) -> int:
-    _checked(args)
+    _check(args)
+    images = [path for given in args.image for path in image_files(given, quoted=False)]
     import torch
 
-    from vlm_core.assemble import load
+    from vlm_core.assemble import default_device, load
     from vlm_core.conversation import Conversation
     from vlm_core.generate import Decoding
 
-    dtype = args.dtype and getattr(torch, args.dtype)
-    model, spec = load(args.model, dtype=dtype, device=args.device)
-    talk = Conversation(model, spec.template)
+    device = args.device or default_device()
+    model, spec = load(args.model, dtype=args.dtype and getattr(torch, args.dtype), device=device)
+    conversation = Conversation(model, spec.template)
     decoding = Decoding(args.max_new_tokens, args.temperature, args.top_p, args.seed)
-    if args.image:
-        talk.show(args.image)
+    for path in images:
+        conversation.show(path)
     if args.ask is not None:
-        _say(talk, args.ask, decoding)
+        _answer(conversation, text(args.ask), decoding)
         return 0
-    print(f"{spec.name}: {_HELP}")
-    return _interact(talk, decoding)
+    print(f"{spec.name} on {device}: {_HELP}")
+    return _converse(conversation, decoding)
 
 
-def _say(talk: Conversation, question: str, decoding: Decoding) -> None:
-    for piece in talk.ask(question, decoding):
+def _answer(conversation: Conversation, question: str, decoding: Decoding) -> None:
+    """Print the answer as it is generated."""
+    for piece in conversation.ask(question, decoding):
         print(piece, end="", flush=True)
     print()
 
 
-def _interact(talk: Conversation, decoding: Decoding) -> int:
-    while True:
-        try:
-            line = input("> ").strip()
-        except EOFError:
-            print()
-            return 0
+def _converse(conversation: Conversation, decoding: Decoding) -> int:
+    for line in lines():
         try:
             if line == "/quit":
-                return 0
-            if line == "/new":
-                talk.reset()
-            elif line.startswith("/image "):
-                talk.show(Path(line.removeprefix("/image ").strip()))
-            elif line.startswith("/"):
-                print(_HELP)
-            elif line:
-                _say(talk, line, decoding)
+                break
+            _obey(conversation, line, decoding)
         except UserError as error:  # a wrong path must not end the conversation
             print(error, file=sys.stderr)
+    return 0
+
+
+def _obey(conversation: Conversation, line: str, decoding: Decoding) -> None:
+    """Do what one line of a conversation says."""
+    command, _, rest = line.partition(" ")
+    if command == "/new" and not rest:
+        conversation.reset()
+    elif command == "/image" and rest:
+        for path in image_files(rest, quoted=True):
+            conversation.show(path)
+    elif line.startswith("/"):
+        print(_HELP if line == "/help" else f"{command}: no such command, or used otherwise. {_HELP}")
+    else:
+        with Interrupt() as interrupt:
+            for piece in conversation.ask(text(line), decoding):
+                print(piece, end="", flush=True)
+                if interrupt.received:
+                    print(" …", end="")
+                    break
+        print()
 
 
 def main() -> int:

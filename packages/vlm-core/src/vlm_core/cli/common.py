@@ -1,4 +1,4 @@
-"""What every command does the same way: errors, exit codes, `--debug`, tables."""
+"""What every command does the same way: errors, exit codes, `--debug`, `--version`, tables."""
 
 from __future__ import annotations
 
@@ -6,10 +6,23 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import NoReturn
 
+from vlm_core.cli.console import use_any_encoding
 from vlm_core.errors import UserError
 
 DTYPES = ("float32", "bfloat16", "float16")
+
+
+class Parser(argparse.ArgumentParser):
+    """An `ArgumentParser` that lists its sub-commands where one is missing."""
+
+    def error(self, message: str) -> NoReturn:
+        if self._subparsers is not None and message.startswith("the following arguments are required"):
+            self.print_help(sys.stderr)
+            self.exit(2, f"\n{self.prog}: name one of these commands\n")
+        super().error(message)
 
 
 def add_debug(parser: argparse.ArgumentParser) -> None:
@@ -19,16 +32,33 @@ def add_debug(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def versions(program: str, package: str) -> str:
+    """`vlm-train 0.1.0 (vlm-core 0.1.0, torch 2.9.0, Python 3.11.9)`; imports none of them."""
+
+    def installed(name: str) -> str:
+        try:
+            return version(name)
+        except PackageNotFoundError:  # run from sources
+            return "not installed"
+
+    others = [f"{name} {installed(name)}" for name in ("vlm-core", "torch")]
+    return f"{program} {installed(package)} ({', '.join(others)}, Python {sys.version.split()[0]})"
+
+
 def run(
     parser: argparse.ArgumentParser,
     command: Callable[[argparse.Namespace], int | None],
     argv: Sequence[str] | None = None,
+    *,
+    package: str = "vlm-core",
 ) -> int:
     """Parse and run. A `UserError` is printed and gives 2, Ctrl-C 130, a closed pipe 141, a bug 70.
 
-    `--debug` raises instead.
+    `--debug` raises instead. `package` is the distribution whose version `--version` prints.
     """
+    use_any_encoding()
     add_debug(parser)
+    parser.add_argument("--version", action="version", version=versions(parser.prog, package))
     args = parser.parse_args(argv)
     if getattr(args, "debug", False):
         return command(args) or 0

@@ -1,0 +1,44 @@
+"""Output on any console encoding, and text as the person typed it."""
+
+from __future__ import annotations
+
+import codecs
+import sys
+
+from vlm_core.errors import UserError
+
+SUBSTITUTES = {
+    "×": "x", "→": "->", "–": "-", "—": "-", "−": "-", "…": "...", "±": "+/-", "·": ".", "≤": "<=", "≥": ">=",
+    "≠": "!=", "≈": "~", "Δ": "Delta", "“": '"', "”": '"', "‘": "'", "’": "'", "«": '"', "»": '"',
+    "\u00a0": " ", "\u202f": " ",
+}  # fmt: skip
+"""ASCII spellings of the symbols that the commands themselves print."""
+_HANDLER = "vlm-substitute"
+
+
+def _substitute(error: UnicodeError) -> tuple[str, int]:
+    """A codec error handler: a symbol becomes its ASCII spelling, any other character its escape."""
+    assert isinstance(error, UnicodeEncodeError)
+    characters = error.object[error.start : error.end]
+    plain = (SUBSTITUTES.get(c) or c.encode("ascii", "backslashreplace").decode("ascii") for c in characters)
+    return "".join(plain), error.end
+
+
+def use_any_encoding() -> None:
+    """Let stdout and stderr take every character: what their encoding lacks is spelled in ASCII."""
+    codecs.register_error(_HANDLER, _substitute)
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)  # a replaced stream may have none
+        if reconfigure is not None:
+            reconfigure(errors=_HANDLER)
+
+
+def text(typed: str) -> str:
+    """What a person typed, as text: bytes that the locale could not decode (`LC_ALL=C`) are read as UTF-8.
+
+    Raises `UserError` if they are no UTF-8. Not for names of files: only the locale says how those are encoded.
+    """
+    try:
+        return typed.encode("utf-8", "surrogateescape").decode("utf-8")
+    except UnicodeError:
+        raise UserError(f"{typed!a} is not UTF-8 text; set the terminal's encoding to UTF-8") from None

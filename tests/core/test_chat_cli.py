@@ -1,0 +1,175 @@
+"""`vlm-chat` as a person uses it: several images, an answer that is stopped, lines that are edited, pasted paths."""
+
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+from threading import Thread
+
+import pytest
+from PIL import Image
+
+from vlm_core.cli import chat
+from vlm_core.cli.prompt import Interrupt, image_files
+from vlm_core.conversation import Conversation
+from vlm_core.errors import UserError
+from vlm_core.generate import Decoding
+from vlm_core.template import TEMPLATES
+
+TEMPLATE = TEMPLATES["llava-v1"]
+
+
+@pytest.fixture
+def pictures(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = ["red.png", "two words.png", "it's.png"]
+    for i, name in enumerate(names):
+        Image.new("RGB", (8, 8), (80 * i, 10, 10)).save(tmp_path / name)
+    return names
+
+
+def call(monkeypatch, capsys, *args):
+    monkeypatch.setattr(sys, "argv", ["vlm-chat", *map(str, args)])
+    code = chat.main()
+    return code, *capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("typed", "names"),
+    [
+        ("red.png", ["red.png"]),
+        ("two words.png", ["two words.png"]),
+        ("'two words.png'", ["two words.png"]),
+        ('"two words.png" red.png', ["two words.png", "red.png"]),
+        ("two\\ words.png", ["two words.png"]),
+        ("it's.png", ["it's.png"]),
+        ("~/red.png", ["red.png"]),
+    ],
+)
+def test_a_path_as_people_type_and_terminals_paste_it(pictures, tmp_path, monkeypatch, typed, names):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    files = image_files(typed, quoted=True)
+    assert [file.name for file in files] == names
+    assert all(file.is_file() for file in files)
+
+
+def test_an_argument_was_split_by_the_shell_already(pictures):
+    assert [file.name for file in image_files("two words.png", quoted=False)] == ["two words.png"]
+    with pytest.raises(UserError, match="no such image file"):
+        image_files("'red.png'", quoted=False)
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("https://a.b/c.png", "a URL"),
+        ("file:///tmp/red.png", "a URL"),
+        ("data:image/png;base64,AAAA", "a URL"),
+        ("none.png", "none.png: no such image file"),
+        (".", "is a folder"),
+        ("'none.png", "no such image file"),
+    ],
+)
+def test_what_is_no_image_file_is_told(pictures, typed, message):
+    with pytest.raises(UserError, match=message):
+        image_files(typed, quoted=True)
+
+
+def test_every_image_of_the_command_line_is_shown(pictures, tiny_folder, monkeypatch, capsys):
+    shown = []
+    monkeypatch.setattr(Conversation, "show", lambda self, path: shown.append(path.name))
+    images = [word for name in pictures for word in ("--image", name)]
+    code, _, err = call(monkeypatch, capsys, tiny_folder, *images, "--ask", "which?", "--max-new-tokens", "2")
+    assert (code, err, shown) == (0, "", pictures)
+
+
+def test_a_wrong_image_is_told_before_the_model_is_read(pictures, tmp_path, monkeypatch, capsys):
+    (tmp_path / "model").mkdir()  # reading it would be another error
+    code, _, err = call(monkeypatch, capsys, tmp_path / "model", "--image", "red.png", "--image", "x.png")
+    assert (code, err) == (2, "vlm-chat: x.png: no such image file\n")
+
+
+def test_an_empty_question_is_refused(tiny_folder, monkeypatch, capsys):
+    code, _, err = call(monkeypatch, capsys, tiny_folder, "--ask", "  ")
+    assert (code, err) == (2, "vlm-chat: --ask: the question is empty\n")
+
+
+@pytest.mark.parametrize("kept", [1, 3, 7])
+def test_an_answer_left_early_is_remembered_as_far_as_it_went(tiny_model, kept):
+    """The conversation goes on as if the answer had been allowed that many tokens and no more."""
+    left, limited = (Conversation(tiny_model, TEMPLATE) for _ in range(2))
+    answer = left.ask("is there a circle?", Decoding(40))
+    first = "".join(piece for piece, _ in zip(answer, range(kept), strict=False))
+    answer.close()
+    whole = "".join(limited.ask("is there a circle?", Decoding(kept)))
+    assert whole.startswith(first)
+    seen, expected = ("".join(talk.ask("and red?", Decoding(8))) for talk in (left, limited))
+    assert seen == expected
+
+
+def test_ctrl_c_is_noticed_and_the_second_one_interrupts():
+    before = signal.getsignal(signal.SIGINT)
+    with Interrupt() as interrupt:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupt.received
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_stops_the_answer_and_keeps_the_conversation(tiny_folder, monkeypatch, capsys):
+    answers = []
+
+    def ask(self, question, decoding):
+        answers.append(question)
+        for i in range(5):
+            if question == "stop me" and i == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield f"{i}"
+
+    monkeypatch.setattr(Conversation, "ask", ask)
+    monkeypatch.setattr(chat, "lines", lambda: iter(["stop me", "go on", "/quit", "never"]))
+    code, out, _ = call(monkeypatch, capsys, tiny_folder)
+    assert (code, answers) == (0, ["stop me", "go on"])
+    assert out.splitlines()[-2:] == ["012 …", "01234"]
+
+
+def test_piped_lines_are_read_without_a_prompt():
+    code = "from vlm_core.cli.prompt import lines; print(list(lines()))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], input="one\n\n  two \n", capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "['one', 'two']\n"
+
+
+def read_until(terminal, end):
+    """What a terminal shows up to these bytes."""
+    output = b""
+    while end not in output:
+        assert select.select([terminal], [], [], 60)[0], f"waited in vain for {end!r} after {output[-200:]!r}"
+        output += os.read(terminal, 65536)
+
+
+def test_a_terminal_takes_long_lines_and_keeps_a_history(tmp_path):
+    """A terminal in its line mode would cut a line at 4,095 characters."""
+    line = "x" * 9000
+    code = "from vlm_core.cli.prompt import lines\nfor line in lines(): print('read', len(line), line[-1])"
+    env = {**os.environ, "XDG_STATE_HOME": str(tmp_path), "TERM": "dumb"}
+    terminal, end = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=end, stdout=end, stderr=end, env=env
+    ) as process:
+        os.close(end)
+        read_until(terminal, b"> ")
+        writer = Thread(target=os.write, args=(terminal, line.encode() + b"\r"))
+        writer.start()  # beside the reader: the terminal shows each character as it takes it
+        read_until(terminal, b"read 9000 x\r\n> ")
+        writer.join()
+        os.write(terminal, b"\x04")
+        process.wait(timeout=60)
+    os.close(terminal)
+    history = tmp_path / "vlm" / "chat_history"
+    assert history.read_text().splitlines()[-1] == line
+    assert history.stat().st_mode & 0o077 == 0
