@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from vlm_core.config import Download, LLMConfig, Recipe
+from vlm_core.paths import LocalPath
 from vlm_llms.configs import TokenizerChoice, at_hand, load_tokenizer, tokenizer_download
 from vlm_llms.mamba_shape import PUBLISHED, MambaShape
 
@@ -23,7 +24,9 @@ class MambaConfig(LLMConfig):
     """Mamba-1. Name `weights` (a hub id or a folder, original or transformers format), or give a size."""
 
     type: Literal["mamba"] = "mamba"
-    weights: str | None = Field(default=None, min_length=1, description="hub id or folder of a checkpoint")
+    weights: LocalPath | None = Field(
+        default=None, min_length=1, description="hub id or folder of a checkpoint"
+    )
     tokenizer: TokenizerChoice = NEOX
     d_model: PositiveInt | None = Field(default=None, le=2**16)
     n_layer: PositiveInt | None = Field(default=None, le=1024)

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlm_core.cli.common import DTYPES, run
+from vlm_core.cli.common import DTYPES, local_path, path_text, run
 from vlm_core.errors import UserError
+from vlm_core.paths import expanded
 
 if TYPE_CHECKING:
     from vlm_core.conversation import Conversation
@@ -21,8 +22,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vlm-chat", description=__doc__, epilog=f"In a conversation: {_HELP}."
     )
-    parser.add_argument("model", metavar="MODEL", help="a model folder")
-    parser.add_argument("--image", type=Path, metavar="FILE", help="an image to talk about")
+    parser.add_argument("model", type=path_text, metavar="MODEL", help="a model folder")
+    parser.add_argument("--image", type=local_path, metavar="FILE", help="an image to talk about")
     parser.add_argument("--ask", metavar="TEXT", help="ask this, print the answer and leave")
     parser.add_argument("--max-new-tokens", type=int, default=256, metavar="N")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
@@ -86,7 +87,7 @@ def _interact(talk: Conversation, decoding: Decoding) -> int:
             if line == "/new":
                 talk.reset()
             elif line.startswith("/image "):
-                talk.show(Path(line.removeprefix("/image ").strip()))
+                talk.show(Path(expanded(line.removeprefix("/image ").strip())))
             elif line.startswith("/"):
                 print(_HELP)
             elif line:

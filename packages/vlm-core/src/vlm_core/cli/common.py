@@ -6,10 +6,25 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from vlm_core.errors import UserError
+from vlm_core.paths import expanded
 
 DTYPES = ("float32", "bfloat16", "float16")
+
+
+def path_text(text: str) -> str:
+    """The type of an argument that names a file or folder, kept as text: `~` is expanded as in a spec."""
+    try:
+        return expanded(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def local_path(text: str) -> Path:
+    """The type of an argument that names a file or folder."""
+    return Path(path_text(text))
 
 
 def add_debug(parser: argparse.ArgumentParser) -> None:
