@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ import numpy as np
 
 from vlm_core.errors import BadSample, UserError
 from vlm_core.rows import Row, Rows
+from vlm_train.index_cache import opened, shared
 from vlm_train.jsonscan import loads
 from vlm_train.llava_row import ImageFolder, checked, human_first
-from vlm_train.rowindex import index_of, opened, shared
+from vlm_train.rowindex import index_of
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +60,8 @@ class LlavaRows(Rows):
             raise self._faults[index]
         place, where = self.table[index], f"{self.path}: row {index}"
         data = os.pread(self._open(), int(place["size"]), int(place["start"]))
+        if zlib.crc32(data) != place["crc"]:
+            raise UserError(f"{where} is not the one that was indexed: the file has changed; start it again")
         row = checked(human_first(loads(data, where))[0], where)
         return {**row, "image": [self.folder.locate(name, where) for name in row["image"]]}
 
