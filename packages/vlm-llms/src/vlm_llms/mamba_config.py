@@ -11,11 +11,12 @@ from pydantic import Field, PositiveInt, model_validator
 
 from vlm_core.config import Download, LLMConfig, Recipe
 from vlm_core.paths import LocalPath
-from vlm_llms.configs import TokenizerChoice, at_hand, load_tokenizer, tokenizer_download
+from vlm_llms.configs import TokenizerChoice, TrainTokenizer, at_hand, load_tokenizer, tokenizer_download
 from vlm_llms.mamba_shape import PUBLISHED, MambaShape
 
 if TYPE_CHECKING:
     from vlm_llms.mamba import MambaLM
+    from vlm_llms.tokenizer import FastTokenizer
 
 NEOX = "EleutherAI/gpt-neox-20b"
 
@@ -55,6 +56,15 @@ class MambaConfig(LLMConfig):
 
     def for_folder(self) -> MambaConfig:
         return self.model_copy(update={"tokenizer": "saved with this model"})
+
+    def learns_tokenizer(self) -> bool:
+        return isinstance(self.tokenizer, TrainTokenizer)
+
+    def learn_tokenizer(self) -> FastTokenizer:
+        return load_tokenizer(self.tokenizer)
+
+    def with_tokenizer(self, folder: Path) -> MambaConfig:
+        return self.model_copy(update={"tokenizer": str(folder)})
 
     def recipe(self) -> Recipe:
         return Recipe("vlm_llms.mamba:from_folder", {})

@@ -222,7 +222,7 @@ def sweep(args: argparse.Namespace) -> int:
     show_plan(grid, found, parameters)
     if args.dry_run:
         return 0
-    todo = [job for job in found if not job.folder.finished()]
+    todo = [job for job in found if not job.done]
     failures = run(todo, Pool(grid.output, args.jobs), lambda text: print(text, flush=True))
     lines = table.lines(found, parameters)
     paths = table.write(grid, lines, [str(failure) for failure in failures])

@@ -41,6 +41,12 @@ def sampled(file: BinaryIO) -> bytes:
     return digest.digest()
 
 
+def pieces(path: Path) -> str:
+    """`sampled`, of a file by name."""
+    with path.open("rb") as file:
+        return sampled(file).hex()
+
+
 def fingerprint(file: BinaryIO, path: Path) -> bytes:
     """What tells a file from any other state of it, without reading all of it.
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from vlm_core import digests
 from vlm_core.errors import BadSample, UserError
 from vlm_core.rows import Row, Rows
 from vlm_train.index_cache import opened, shared
@@ -29,7 +30,7 @@ class LlavaRows(Rows):
 
     def __init__(self, path: Path, folder: ImageFolder) -> None:
         index = index_of(path)
-        self.path, self.folder, self.table = path, folder, index.rows
+        self.path, self.folder, self.table, self.sha256 = path, folder, index.rows, index.sha256
         self._handle: int | None = None
         self._version = self._seen()
         self._faults = {row: BadSample(*fault) for row, fault in index.faults.items()}
@@ -51,6 +52,15 @@ class LlavaRows(Rows):
 
     def faults(self) -> Mapping[int, BadSample]:
         return self._faults
+
+    def digest(self) -> str:
+        index = index_of(self.path)
+        if index.sha256 != self.sha256:
+            raise UserError(f"{self.path}: changed since this run began; start it again")
+        good = ((row, name) for row, name in index.image_names() if row not in self._faults)
+        images = [self.folder.locate(name, "") for _, name in good]
+        faults = [[row, fault.reason] for row, fault in sorted(self._faults.items())]
+        return digests.of("llava", self.path.suffix, self.sha256, faults, digests.of_images(images))
 
     def sizes(self) -> np.ndarray:
         return np.stack([self.table["chars"], self.table["images"]], axis=1)

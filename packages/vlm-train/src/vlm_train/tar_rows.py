@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vlm_core import digests
 from vlm_core.errors import BadSample, UserError
+from vlm_core.folder import sha256
 from vlm_core.images import StoredImage
 from vlm_core.rows import Row, Rows
-from vlm_train.index_cache import opened, shared
+from vlm_train.index_cache import opened, pieces, shared
 from vlm_train.layouts import Column
 from vlm_train.storage import Store
 from vlm_train.tar_index import index_of, record_of, row_of
@@ -49,6 +53,15 @@ class TarRows(Rows):
 
     def faults(self) -> Mapping[int, BadSample]:
         return self._faults
+
+    def digest(self) -> str:
+        """Of small shards whole; of larger ones the index, which has every text's checksum, and pieces of each file."""
+        given = sorted(self.given.items())
+        files = [Path(store.name) for store in self.stores]
+        if sum(store.size for store in self.stores) <= digests.WHOLE_BYTES:
+            return digests.of("webdataset", given, [sha256(file) for file in files])
+        tables = [hashlib.sha256(np.ascontiguousarray(getattr(self, name))).hexdigest() for name in _ARRAYS]
+        return digests.of("webdataset", given, tables, [pieces(file) for file in files])
 
     def sizes(self) -> np.ndarray:
         return np.stack([self.table["chars"], self.table["pictures"]], axis=1)

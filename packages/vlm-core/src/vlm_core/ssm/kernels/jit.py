@@ -138,7 +138,9 @@ class Kernel:
         settings: Any = config
         before, settings.CACHE_DIR = settings.CACHE_DIR, str(cache_folder())
         try:
-            make = cfunc(types.void(types.int64), fastmath=FLAGS, error_model="numpy", cache=keep and writable())
+            make = cfunc(
+                types.void(types.int64), fastmath=FLAGS, error_model="numpy", cache=keep and writable()
+            )
             return make(self.function)
         finally:
             settings.CACHE_DIR = before
