@@ -32,7 +32,7 @@ def recorded(run: RunDir) -> Inputs | None:
         return Inputs.read(run.path / INPUTS)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{run.path / INPUTS}: damaged: {error}; restore it from a copy") from None
 
 

@@ -33,6 +33,8 @@ class Difference(NamedTuple):
     key: str
     old: str
     new: str
+    content: bool = False
+    """Whether the values are contents of files, rather than what the spec says."""
 
     def __str__(self) -> str:
         return f"{self.key}: {self.old} there, {self.new} now"
@@ -103,7 +105,7 @@ def other_sources(old: Mapping[str, Source], now: Mapping[str, Source]) -> list[
     for key in dict.fromkeys((*old, *now)):
         a, b = old.get(key), now.get(key)
         if a is None or b is None or (a.digest, a.rows) != (b.digest, b.rows):
-            found.append(Difference(key, str(a or "nothing"), str(b or "nothing")))
+            found.append(Difference(key, str(a or "nothing"), str(b or "nothing"), content=True))
     return found
 
 
@@ -122,9 +124,10 @@ def refuse(where: object, found: list[Difference]) -> None:
     """Raise `UserError` naming every difference, if there is any."""
     if found:
         lines = [f" {found[0]}. "] if len(found) == 1 else [f"\n  {one}" for one in found] + ["\n"]
+        what = "its inputs differ" if all(one.content for one in found) else "its spec differs"
         raise UserError(
-            f"{where}: holds another run; its spec differs in{''.join(lines)}"
-            "Set train.output to a new folder, go back to the old values, or remove this folder"
+            f"{where}: holds another run; {what} in{''.join(lines)}"
+            "Give it what it began with, set train.output to a new folder, or remove this one"
         )
 
 
