@@ -98,6 +98,12 @@ def of_weights(module: nn.Module) -> str:
         return of(list(pool.map(one, sorted(module.state_dict().items()))))
 
 
+def other_versions(old: Mapping[str, str], now: Mapping[str, str]) -> str | None:
+    """A line about packages that are no longer of the version that something began with, if there are any."""
+    other = [f"{name} {old[name]} → {now[name]}" for name in old if name in now and old[name] != now[name]]
+    return f"packages have changed since this run began: {', '.join(other)}" if other else None
+
+
 def of_tokenizer(tokenizer: Tokenizer) -> str:
     """Of the files that a tokenizer saves."""
     from tempfile import TemporaryDirectory

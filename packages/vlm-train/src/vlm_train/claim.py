@@ -63,7 +63,7 @@ def claim(run: RunDir, spec: Spec, now: Inputs, say: Say) -> None:
         say(f"going on with other values of {', '.join(changed)}")
         run.write(SPEC, spec.to_yaml())
     if old and has_trained(run):
-        if told := resume.newer_versions(old.versions, now.versions):
+        if told := digests.other_versions(old.versions, now.versions):
             say(told)
         now = replace(now, versions=old.versions, weights=old.weights)
     elif has_trained(run):

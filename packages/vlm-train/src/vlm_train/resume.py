@@ -129,9 +129,3 @@ def refuse(where: object, found: list[Difference]) -> None:
             f"{where}: holds another run; {what} in{''.join(lines)}"
             "Give it what it began with, set train.output to a new folder, or remove this one"
         )
-
-
-def newer_versions(old: Mapping[str, str], now: Mapping[str, str]) -> str | None:
-    """A line about packages that are no longer of the version that the run began with."""
-    other = [f"{name} {old[name]} → {now[name]}" for name in old if name in now and old[name] != now[name]]
-    return f"packages have changed since this run began: {', '.join(other)}" if other else None
