@@ -190,6 +190,22 @@ def test_cache_that_can_not_be_written(tmp_path, kind):
         place.symlink_to(tmp_path / "nowhere" / "at all")
     _, text = run_python("-c", ONE_KERNEL, XDG_CACHE_HOME=str(place), NUMBA_CACHE_DIR="")
     assert "compiling" in text
+    assert text.count("compiled kernels are not kept") == 1
+
+
+FULL_DISK = """
+from numba.core import caching
+def full(self, *args):
+    raise OSError(28, "No space left on device")
+caching.CompileResultCacheImpl.reduce = full
+"""
+
+
+def test_a_disk_that_is_full(tmp_path):
+    """A kernel that can't be kept is compiled for this process, and that is said."""
+    home = {"XDG_CACHE_HOME": str(tmp_path), "NUMBA_CACHE_DIR": ""}
+    _, text = run_python("-c", FULL_DISK + ONE_KERNEL, **home)
+    assert text.count("No space left on device; compiled kernels are not kept") == 1
 
 
 @pytest.mark.slow
