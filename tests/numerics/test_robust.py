@@ -12,7 +12,7 @@ import pytest
 import torch
 from cases import run_scan, scan_inputs
 
-from vlm_core.ssm import MambaMixer
+from vlm_core.ssm import MambaMixer, triton_cache
 from vlm_core.ssm.kernels import jit
 from vlm_llms.mamba import MambaLM
 
@@ -191,6 +191,28 @@ def test_cache_that_can_not_be_written(tmp_path, kind):
     _, text = run_python("-c", ONE_KERNEL, XDG_CACHE_HOME=str(place), NUMBA_CACHE_DIR="")
     assert "compiling" in text
     assert text.count("compiled kernels are not kept") == 1
+
+
+@pytest.mark.parametrize("name", ["HOME", "TRITON_HOME", "TRITON_CACHE_DIR"])
+def test_a_triton_cache_that_can_not_be_written(tmp_path, monkeypatch, capsys, name):
+    """Triton itself would raise at its first kernel."""
+    for variable in ("TRITON_HOME", "TRITON_CACHE_DIR"):
+        monkeypatch.setenv(variable, "")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(name, str(tmp_path / "file"))
+    triton_cache.ensure_writable()
+    assert os.access(triton_cache.folder(), os.W_OK)
+    assert capsys.readouterr().err.count("kernels that Triton compiles are not kept") == 1
+    triton_cache.ensure_writable()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_triton_cache_that_can_be_written_stays(tmp_path, monkeypatch):
+    monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
+    monkeypatch.setenv("TRITON_HOME", str(tmp_path))
+    triton_cache.ensure_writable()
+    assert "TRITON_CACHE_DIR" not in os.environ
+    assert triton_cache.folder() == str(tmp_path / ".triton" / "cache")
 
 
 FULL_DISK = """
