@@ -1,6 +1,8 @@
 """What `vlm-bench run` refuses or recovers from: damaged files, answers of other runs, wrong options."""
 
+import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -93,6 +95,43 @@ def test_answers_of_another_run_are_left_alone(
     assert message in err
     assert "name another --out" in err
     assert (tmp_path / "out/pope.jsonl").read_bytes() == before
+
+
+def test_images_that_have_changed_since_they_were_asked_about(
+    command: Runner, data: Path, tmp_path: Path, capsys: Out
+) -> None:
+    """Known by their bytes: a touched image is the same, another one under its name is not."""
+    image = data / "pope/val2014/a.jpg"
+    assert main(command("pope")) == 0
+    capsys.readouterr()
+    line = json.loads((tmp_path / "out/pope.jsonl").read_text().splitlines()[0])
+    assert line["metadata"]["image"] == hashlib.sha256(image.read_bytes()).hexdigest()
+    os.utime(image, (1, 1))
+    assert main(command("pope")) == 0
+    capsys.readouterr()
+    good, size = image.read_bytes(), image.stat().st_size
+    image.write_bytes(good[:-3] + b"\0" + good[-2:])
+    assert image.stat().st_size == size
+    before = (tmp_path / "out/pope.jsonl").read_bytes()
+    err = refused(capsys, *command("pope"))
+    assert "pope.jsonl.run.json: holds answers about images that have changed since: " in err
+    assert "val2014/a.jpg; name another --out" in err
+    assert (tmp_path / "out/pope.jsonl").read_bytes() == before
+    (tmp_path / "out/pope.jsonl").rename(tmp_path / "out/pope.part-0.jsonl")
+    with (tmp_path / "out/pope.part-0.jsonl").open("a") as file:
+        file.write('{"half')
+    assert "images that have changed" in refused(capsys, *command("pope")), "of a run that was killed, too"
+    image.write_bytes(good)
+    assert main(command("pope")) == 0
+
+
+def test_other_versions_are_told(command: Runner, tmp_path: Path, capsys: Out) -> None:
+    assert main(command("pope")) == 0
+    account = tmp_path / "out/pope.jsonl.run.json"
+    told = json.loads(account.read_text())
+    account.write_text(json.dumps({**told, "versions": {**told["versions"], "torch": "1.0"}}))
+    assert main(command("pope")) == 0
+    assert "pope: packages have changed since this run began: torch 1.0 → " in capsys.readouterr().err
 
 
 def change_row(key: str, value: Any) -> Callable[[list[str]], list[str]]:

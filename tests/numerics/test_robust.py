@@ -12,7 +12,7 @@ import pytest
 import torch
 from cases import run_scan, scan_inputs
 
-from vlm_core.ssm import MambaMixer
+from vlm_core.ssm import MambaMixer, triton_cache
 from vlm_core.ssm.kernels import jit
 from vlm_llms.mamba import MambaLM
 
@@ -190,6 +190,44 @@ def test_cache_that_can_not_be_written(tmp_path, kind):
         place.symlink_to(tmp_path / "nowhere" / "at all")
     _, text = run_python("-c", ONE_KERNEL, XDG_CACHE_HOME=str(place), NUMBA_CACHE_DIR="")
     assert "compiling" in text
+    assert text.count("compiled kernels are not kept") == 1
+
+
+@pytest.mark.parametrize("name", ["HOME", "TRITON_HOME", "TRITON_CACHE_DIR"])
+def test_a_triton_cache_that_can_not_be_written(tmp_path, monkeypatch, capsys, name):
+    """Triton itself would raise at its first kernel."""
+    for variable in ("TRITON_HOME", "TRITON_CACHE_DIR"):
+        monkeypatch.setenv(variable, "")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(name, str(tmp_path / "file"))
+    triton_cache.ensure_writable()
+    assert os.access(triton_cache.folder(), os.W_OK)
+    assert capsys.readouterr().err.count("kernels that Triton compiles are not kept") == 1
+    triton_cache.ensure_writable()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_triton_cache_that_can_be_written_stays(tmp_path, monkeypatch):
+    monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
+    monkeypatch.setenv("TRITON_HOME", str(tmp_path))
+    triton_cache.ensure_writable()
+    assert "TRITON_CACHE_DIR" not in os.environ
+    assert triton_cache.folder() == str(tmp_path / ".triton" / "cache")
+
+
+FULL_DISK = """
+from numba.core import caching
+def full(self, *args):
+    raise OSError(28, "No space left on device")
+caching.CompileResultCacheImpl.reduce = full
+"""
+
+
+def test_a_disk_that_is_full(tmp_path):
+    """A kernel that can't be kept is compiled for this process, and that is said."""
+    home = {"XDG_CACHE_HOME": str(tmp_path), "NUMBA_CACHE_DIR": ""}
+    _, text = run_python("-c", FULL_DISK + ONE_KERNEL, **home)
+    assert text.count("No space left on device; compiled kernels are not kept") == 1
 
 
 @pytest.mark.slow

@@ -179,6 +179,24 @@ def test_what_was_trained_is_not_what_was_cached(cached, tmp_path):
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
+def test_damaged_features_are_computed_again(cached, encoded, tmp_path, caplog):
+    """A flipped bit anywhere in the shard, that of the test picture included: told, and no reason to stop."""
+    first = cached("one")
+    files = list((tmp_path / "cache").rglob("*.data"))
+    for file in files:
+        data = bytearray(file.read_bytes())
+        for at in range(4, len(data), 64):  # in every entry
+            data[at] ^= 1
+        file.write_bytes(data)
+    encoded.clear()
+    again = cached("two")
+    assert losses(again) == losses(first)
+    assert "features are damaged and are computed again" in caplog.text
+    encoded.clear()
+    assert losses(cached("three")) == losses(first)
+    assert encoded == [1, 1], "what was computed again is kept"
+
+
 def test_a_limit_is_kept_before_anything_is_written(cached, tmp_path):
     with pytest.raises(UserError, match=r"4 images, 4 of them to compute, 1\.02 kB; .* allows 1e-06 GB"):
         cached("run", "train.feature_cache.limit_gb=1e-6")

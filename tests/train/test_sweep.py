@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -71,9 +72,31 @@ def test_a_failing_row_is_told_and_a_finished_one_left_alone(sweep_file, tmp_pat
     assert [job.state for job in jobs(load(path))] == ["finished", "begun"]
     changed = sweep_file(ROWS.replace("type: mlp", "type: mlp, depth: 3"))
     with pytest.raises(
-        UserError, match=r"mlp/seed-0: holds another run; its spec differs in connector\.depth"
+        UserError,
+        match=r"mlp/seed-0: holds another run; its spec differs in connector\.depth: 2 there, 3 now",
     ):
         jobs(load(changed))
+
+
+def test_runs_of_other_rows_are_not_reported(sweep_file, tmp_path):
+    """Other held-out rows: the run is asked again. Other training data: it is another run."""
+    path = sweep_file("rows: {mlp: {connector: {type: mlp}}}\n")
+    data = tmp_path / "data.json"
+    shutil.copy(data, tmp_path / "test.json")
+    spec = yaml.safe_load((tmp_path / "spec.yaml").read_text())
+    spec["train"]["evaluation"]["data"] = [{"type": "llava", "path": str(tmp_path / "test.json")}]
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(spec))
+    grid = load(path)
+    start(*grid.spec(grid.rows[0], 0))
+    assert [(job.state, job.done) for job in jobs(grid)] == [("finished", True)]
+    (tmp_path / "test.json").write_text(data.read_text().replace("blue", "teal"))
+    assert [(job.state, job.done) for job in jobs(grid)] == [("begun", False)]
+    assert table.lines(jobs(grid), {"mlp": {}})[0].seeds == []
+    start(*grid.spec(grid.rows[0], 0))
+    assert [job.state for job in jobs(grid)] == ["finished"]
+    data.write_text(data.read_text().replace("blue", "teal"))
+    with pytest.raises(UserError, match=r"mlp/seed-0: holds another run; its inputs differ in train\.stages"):
+        jobs(grid)
 
 
 def test_a_dry_run_lists_and_writes_nothing(sweep_file, tmp_path, monkeypatch, capsys):

@@ -7,12 +7,13 @@ from collections import Counter
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, PositiveInt
 
 from vlm_core import BenchmarkConfig, DatasetConfig, UserError, hookimpl
 from vlm_core.benchmark import CreditBenchmark, Question
+from vlm_core.paths import LocalFile
 
 Category = Literal["shape", "colour", "yes/no"]
 _SHAPES = {"circle", "rectangle", "triangle"}
@@ -111,7 +112,7 @@ class EasyVQABenchmarkConfig(BenchmarkConfig):
     """easy-VQA: the official test questions"""
 
     type: Literal["easy-vqa"] = "easy-vqa"
-    data: Annotated[Path, Field(strict=False)] | None = Field(
+    data: LocalFile | None = Field(
         default=None, description="folder that holds easy-vqa/test (default: the installed package's data)"
     )
 

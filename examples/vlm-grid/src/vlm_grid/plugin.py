@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from pydantic import Field, PositiveInt, model_validator
 
 from vlm_core import DatasetConfig, EncoderConfig, UserError, hookimpl
+from vlm_core.paths import LocalPath
 from vlm_grid.scenes import Category, Scene, scenes
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class GridConfig(DatasetConfig):
     turns: PositiveInt = 1
     categories: list[Category] | None = None
     images: bool = True
-    folder: str = "runs/grid-pictures"
+    folder: LocalPath = "runs/grid-pictures"
     seed: int = 0
 
     def rows(self) -> list[dict[str, Any]]:

@@ -6,11 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from vlm_bench import run as run_command
 from vlm_bench.options import add_options, config_of
-from vlm_core.cli.common import Parser, add_debug, run
+from vlm_core.cli.common import Parser, add_debug, local_path, run
 from vlm_core.config import BenchmarkConfig
 from vlm_core.errors import UserError
 from vlm_core.registry import installed
@@ -27,7 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
     _report_options(commands.add_parser("report", help="one table of a model's results, beside the paper's"))
     _diff_options(commands.add_parser("diff", help="compare two saved reports, or two folders of them"))
     check = commands.add_parser("verify-llava", help="score LLaVA's own answers and compare with its table")
-    check.add_argument("folder", type=Path, help="LLaVA's playground/data/eval, from its eval.zip")
+    check.add_argument("folder", type=local_path, help="LLaVA's playground/data/eval, from its eval.zip")
     for child in commands.choices.values():
         add_debug(child)
     return parser
@@ -53,7 +52,7 @@ def _benchmarks() -> dict[str, type[BenchmarkConfig]]:
 
 def _answers(parser: argparse.ArgumentParser, *, required: bool) -> None:
     parser.add_argument(
-        "--answers", type=Path, required=required, help="JSON lines with question_id and text"
+        "--answers", type=local_path, required=required, help="JSON lines with question_id and text"
     )
     parser.add_argument("--allow-partial", action="store_true", help="go on although answers are missing")
 
@@ -63,12 +62,12 @@ def _score_options(parser: argparse.ArgumentParser) -> None:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print the report as JSON")
     form.add_argument("--markdown", action="store_true", help="print the report as Markdown")
-    parser.add_argument("--save", type=Path, help="write the report to this file, for `vlm-bench diff`")
+    parser.add_argument("--save", type=local_path, help="write the report to this file, for `vlm-bench diff`")
 
 
 def _submit_options(parser: argparse.ArgumentParser) -> None:
     _answers(parser, required=True)
-    parser.add_argument("--out", type=Path, required=True, help="folder for the files")
+    parser.add_argument("--out", type=local_path, required=True, help="folder for the files")
 
 
 def _judge_options(parser: argparse.ArgumentParser) -> None:
@@ -81,7 +80,7 @@ def _judge_options(parser: argparse.ArgumentParser) -> None:
     _answers(child, required=True)
     child.add_argument(
         "--prompt",
-        type=Path,
+        type=local_path,
         required=True,
         help="a text file with MM-Vet's own examples for the judge, from its evaluator",
     )
@@ -94,7 +93,7 @@ def _judge_options(parser: argparse.ArgumentParser) -> None:
 def _report_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "folders",
-        type=Path,
+        type=local_path,
         nargs="+",
         metavar="DIR",
         help="a model's saved reports and answers; several: several rows",
@@ -104,12 +103,12 @@ def _report_options(parser: argparse.ArgumentParser) -> None:
         ("markdown", "the table and all that stands beside it"),
         ("json", "all figures for machines"),
     ):
-        parser.add_argument(f"--{form}", type=Path, metavar="FILE", help=f"write {about}")
+        parser.add_argument(f"--{form}", type=local_path, metavar="FILE", help=f"write {about}")
 
 
 def _diff_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("first", type=Path, help="a saved report, or a folder of them")
-    parser.add_argument("second", type=Path, help="the other model's")
+    parser.add_argument("first", type=local_path, help="a saved report, or a folder of them")
+    parser.add_argument("second", type=local_path, help="the other model's")
     parser.add_argument("--allow-partial", action="store_true", help="compare what both have")
     parser.add_argument("--json", action="store_true", help="print the comparison as JSON")
 

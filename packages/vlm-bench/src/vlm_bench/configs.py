@@ -9,8 +9,9 @@ from pydantic import Field
 
 from vlm_core.benchmark import Benchmark
 from vlm_core.config import BenchmarkConfig
+from vlm_core.paths import LocalFile
 
-File = Annotated[Path, Field(strict=False)]
+File = LocalFile
 Strictness = Annotated[
     Literal["official", "sane"],
     Field(description="the official rule (default), or one without its known errors"),

@@ -11,7 +11,8 @@ import fcntl
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,6 +20,7 @@ from vlm_bench.readers.files import Row, as_row, read_json, read_jsonl
 from vlm_bench.writing import write
 from vlm_core.asking import Said
 from vlm_core.benchmark import Question
+from vlm_core.digests import of_image
 from vlm_core.errors import UserError
 
 BOUND = (
@@ -89,6 +91,29 @@ class Journal:
                 found[key] = row
         return found
 
+    def refuse_other_images(self) -> None:
+        """Raise `UserError` if an image is no longer the one that the model was asked about."""
+        asked = self._asked_images()
+        now = contents(path for path in dict.fromkeys(path for path, _ in asked) if path.is_file())
+        if other := list(dict.fromkeys(path for path, digest in asked if now.get(path, digest) != digest)):
+            more = f" and {len(other) - 3} more" if len(other) > 3 else ""
+            raise UserError(
+                f"{self.account}: holds answers about images that have changed since: "
+                f"{', '.join(map(str, other[:3]))}{more}; name another --out, or remove it"
+            )
+
+    def _asked_images(self) -> list[tuple[Path, str]]:
+        """Image files and their digests, of every whole line; what is wrong with a line, `lines` tells."""
+        found = []
+        for path in (self.path, *self.parts):
+            for line in path.read_bytes().split(b"\n")[:-1] if path.exists() else ():
+                with suppress(ValueError, KeyError, TypeError):
+                    about = json.loads(line)["metadata"]
+                    image = self.questions[about["id"]].image
+                    if isinstance(image, Path):
+                        found.append((image, about["image"]))
+        return found
+
     def _key(self, row: Row) -> str:
         key = as_row(row.data.get("metadata"), f"{row.where}: metadata").id("id")
         row.text("text")
@@ -121,8 +146,18 @@ class Journal:
             path.unlink()
 
 
-def answer_line(said: Said, model: str, digest: str) -> str:
-    """One line in LLaVA's format. `question_id` is the one that official files have, our own is in `metadata`."""
+def contents(images: Iterable[Path]) -> dict[Path, str]:
+    """Digests of image files."""
+    different = list(images)
+    with ThreadPoolExecutor(8) as pool:
+        return dict(zip(different, pool.map(of_image, different), strict=True))
+
+
+def answer_line(said: Said, model: str, digest: str, image: str | None = None) -> str:
+    """One line in LLaVA's format. `question_id` is the one that official files have, our own is in `metadata`.
+
+    `image` is the digest of the question's image file; of one inside a data file the account has the digest.
+    """
     question, text = said
     row = {
         "question_id": question.alias or question.id,
@@ -130,7 +165,7 @@ def answer_line(said: Said, model: str, digest: str) -> str:
         "text": text,
         "answer_id": hashlib.sha256(f"{digest}/{question.id}".encode()).hexdigest()[:22],
         "model_id": model,
-        "metadata": {"id": question.id},
+        "metadata": {"id": question.id, **({"image": image} if image else {})},
     }
     return json.dumps(row, ensure_ascii=False) + "\n"
 

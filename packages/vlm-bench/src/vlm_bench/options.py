@@ -7,6 +7,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+from vlm_core.cli.common import local_path
 from vlm_core.config import BenchmarkConfig
 from vlm_core.errors import UserError
 
@@ -32,7 +33,7 @@ def _kind(name: str, annotation: Any) -> dict[str, Any]:
     if plain is bool:
         return {"action": argparse.BooleanOptionalAction}
     return {
-        "type": plain if plain in (int, float, Path) else str,
+        "type": local_path if plain is Path else plain if plain in (int, float) else str,
         "metavar": "PATH" if plain is Path else name.upper(),
     }
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from vlm_core.cli.common import DTYPES
+from vlm_core.cli.common import DTYPES, local_path
 from vlm_core.errors import UserError
 
 ABOUT = """Ask a model the questions of benchmarks and score what it says. The same command again goes on where it was
@@ -22,14 +22,16 @@ def _count(text: str) -> int:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments; no benchmark is named here."""
     parser.description = ABOUT
-    parser.add_argument("model", metavar="MODEL", type=Path, help="a model folder")
+    parser.add_argument("model", metavar="MODEL", type=local_path, help="a model folder")
     parser.add_argument(
         "--benchmarks", required=True, metavar="NAME,…", help="names, or `all` whose files are under --data"
     )
-    parser.add_argument("--data", type=Path, metavar="DIR", help="folder in LLaVA's layout (default: here)")
+    parser.add_argument(
+        "--data", type=local_path, metavar="DIR", help="folder in LLaVA's layout (default: here)"
+    )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=local_path,
         metavar="DIR",
         help="folder for answers and reports (default: bench/NAME of the model)",
     )

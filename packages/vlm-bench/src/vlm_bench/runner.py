@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from vlm_bench.tasks import Settings, Subject, Task
 from vlm_core.asking import Asker
 from vlm_core.assemble import versions
 from vlm_core.benchmark import Question
+from vlm_core.digests import of_image, other_versions
 from vlm_core.errors import BadSample, UserError
 from vlm_core.questions import by_image
 
@@ -44,6 +46,8 @@ class Run:
         self.journal = Journal(out, task.name, task.benchmark.questions)
         self.facts = self._facts(settings.batch_size, length)
         self.earlier = self.journal.check(self.facts)
+        if self.earlier:
+            self.journal.refuse_other_images()
 
     def _facts(self, batch_size: int, length: int) -> Facts:
         """What a reader of the figure must know, and what answers must share to stand in one file."""
@@ -90,6 +94,8 @@ class Run:
         for reason, count in task.left_out.items():
             self.say(f"{task.name}: {count} of its questions left out: {reason}")
         done = len(journal.lines())
+        if told := other_versions(self.earlier.get("versions", {}), self.facts["versions"]):
+            self.say(f"{task.name}: {told}")
         if self.earlier:
             self.say(f"{task.name}: {done} of {len(task.questions)} answers are there already")
         if self.asker.obstacle:
@@ -113,9 +119,12 @@ class Run:
             else f"{self.task.name} (1 of {self.ranks.count} processes)"
         )
         progress = Asked(name, total, total - len(questions), quiet=not self.ranks.main)
+        digest_of_image = lru_cache(4096)(of_image)  # questions about one image follow each other
         with self.journal.part(self.ranks.rank) as file, progress:
             for said in self.asker.ask(questions, self._skip if self.allow_partial else None):
-                file.write(answer_line(said, self.subject.spec.name, self.subject.digest))
+                image = said[0].image
+                digest = digest_of_image(image) if isinstance(image, Path) else None
+                file.write(answer_line(said, self.subject.spec.name, self.subject.digest, digest))
                 file.flush()
                 progress.step()
 

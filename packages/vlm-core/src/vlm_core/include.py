@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_core.errors import Problem, SpecError, UserError
+from vlm_core.paths import expanded
 from vlm_core.yaml_loader import Change, Document, Layer, Path_, read
 
 KEY = "base"
@@ -43,7 +44,10 @@ def _base(document: Document, chain: tuple[str, ...]) -> Document:
     name, where = document.data[KEY], document.where((KEY,))
     if not isinstance(name, str) or not name:
         raise SpecError([Problem(where, KEY, f"expected the name of a spec file, got {name!r:.60}")])
-    file = beside(document.file, name)
+    try:
+        file = beside(document.file, name)
+    except UserError as error:
+        raise SpecError([Problem(where, KEY, str(error))]) from None
     if file.resolve() in {Path(one).resolve() for one in chain}:
         circle = " → ".join([*chain, str(file)])
         raise SpecError([Problem(where, KEY, f"a spec can't be based on itself: {circle}")])
@@ -61,7 +65,7 @@ def _base(document: Document, chain: tuple[str, ...]) -> Document:
 
 def beside(file: str, name: str) -> Path:
     """The file `name` as seen from `file`, without `..` in the middle where that is the same file."""
-    path = Path(file).parent / name
+    path = Path(file).parent / expanded(name)
     short = Path(os.path.normpath(path))
     return short if short.resolve() == path.resolve() else path
 

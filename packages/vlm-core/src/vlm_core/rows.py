@@ -45,6 +45,16 @@ class Rows(Sequence[Row]):
         """The blocks that training's order should keep to; None if any row is as cheap to read as the next."""
         return None
 
+    def digest(self) -> str:
+        """Of what the rows hold, images included, whatever files are called; a resumed run compares it.
+
+        By default, of the number of rows and of `digests.SAMPLED` of them at even distances.
+        """
+        from vlm_core import digests
+
+        places = digests.spread(len(self), digests.SAMPLED)
+        return digests.of(len(self), [_row_digest(self, place) for place in places])
+
     @overload
     def __getitem__(self, index: int) -> Row: ...
     @overload
@@ -55,6 +65,22 @@ class Rows(Sequence[Row]):
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         return self.row(index % len(self))
+
+
+def _row_digest(rows: Rows, index: int) -> str:
+    from vlm_core import digests
+
+    try:
+        return digests.of_rows([rows[index]])
+    except BadSample as error:
+        return error.reason
+
+
+def digest_of(rows: Sequence[Row]) -> str:
+    """`rows.digest()` of `Rows`, and one over all rows of a plain list."""
+    from vlm_core import digests
+
+    return rows.digest() if isinstance(rows, Rows) else digests.of_rows(rows)
 
 
 def known_faults(rows: Sequence[Row]) -> Mapping[int, BadSample]:

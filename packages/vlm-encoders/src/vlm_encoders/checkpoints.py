@@ -26,7 +26,7 @@ IN_FOLDERS = tuple(
 def locate(where: str) -> Path:
     """A file, a folder that holds one, or `python:<package>/<path inside it>`, found without importing."""
     if not where.startswith(PACKAGE):
-        path = Path(where).expanduser()
+        path = Path(where)
         if path.is_dir():
             return in_folder(path)
         if not path.is_file():

@@ -11,6 +11,7 @@ from pydantic import Field, PositiveInt, SerializeAsAny, model_validator
 from vlm_core.config import Download, EncoderConfig, Recipe
 from vlm_core.errors import UserError
 from vlm_core.hub import FromHub
+from vlm_core.paths import LocalPath
 from vlm_core.validate import component
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def _need(module: str, extra: str) -> None:
 class _TowerConfig(EncoderConfig):
     """What every encoder of this package understands."""
 
-    model: str = Field(min_length=1)
+    model: LocalPath = Field(min_length=1)
     layer: int | None = Field(
         default=None,
         description="block whose output is taken, counted from 0 or, if negative, from the end; "
@@ -68,14 +69,14 @@ class TimmConfig(_TowerConfig):
     """Any timm image model, Transformer or CNN."""
 
     type: Literal["timm"] = "timm"
-    model: str = Field(
+    model: LocalPath = Field(
         min_length=1, description="a name timm knows, hf-hub:<repository> or local-dir:<folder>"
     )
     pretrained: bool = Field(
         default=False,
         description="take the weights that timm publishes, or those of the repository or folder",
     )
-    weights: str | None = Field(
+    weights: LocalPath | None = Field(
         default=None,
         description="a .safetensors or .pth file or a folder with one; python:<package>/<path> is a file in an "
         "installed package",
@@ -126,10 +127,10 @@ class OpenClipConfig(_TowerConfig):
     """The image tower of an open_clip model; the text tower is never built."""
 
     type: Literal["open-clip"] = "open-clip"
-    model: str = Field(
+    model: LocalPath = Field(
         min_length=1, description="a name open_clip knows, hf-hub:<repository> or local-dir:<folder>"
     )
-    pretrained: str | None = Field(
+    pretrained: LocalPath | None = Field(
         default=None,
         description="a tag of open_clip, or a local file or folder of an open_clip model; "
         "hf-hub:… and local-dir:… bring their own",
@@ -164,7 +165,7 @@ class TransformersConfig(FromHub, _TowerConfig):
     """A vision model of transformers, alone or as one half of a dual model such as CLIP."""
 
     type: Literal["transformers"] = "transformers"
-    model: str = Field(min_length=1, description="a hub id or a local folder")
+    model: LocalPath = Field(min_length=1, description="a hub id or a local folder")
     mean: list[float] | None = Field(
         default=None,
         min_length=3,

@@ -133,7 +133,7 @@ def _config(model: str, pretrained: str | None) -> dict[str, Any]:
 
 def _config_file(model: str) -> Path:
     if model.startswith(FOLDER):
-        file = Path(model.removeprefix(FOLDER)).expanduser() / ASSET
+        file = Path(model.removeprefix(FOLDER)) / ASSET
         if not file.is_file():
             raise UserError(f"{model}: the folder holds no {ASSET}")
         return file
@@ -153,7 +153,7 @@ def _weight_file(model: str, pretrained: str | None) -> Path | None:
     tag = open_clip.get_pretrained_cfg(model, pretrained)
     if tag:
         return _download(f"{model} {pretrained}", lambda: open_clip.download_pretrained(tag))
-    if not Path(pretrained).expanduser().exists():
+    if not Path(pretrained).exists():
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
         raise UserError(
             f"pretrained: {pretrained} is neither a file, a folder nor a tag of {model}; tags: {tags}"

@@ -124,7 +124,7 @@ def _resolve(model: str) -> tuple[str, dict[str, Any] | None, dict[str, Any]]:
         if source == HUB:
             config, name, arguments = models.load_model_config_from_hf(where)
             return name, config, arguments or {}
-        content = json.loads((Path(where).expanduser() / "config.json").read_text(encoding="utf-8"))
+        content = json.loads((Path(where) / "config.json").read_text(encoding="utf-8"))
         weights = content.get("pretrained_cfg") or content
         known = {key: value for key, value in weights.items() if key in PretrainedCfg.__dataclass_fields__}
         return content["architecture"], known, content.get("model_args", {})

@@ -11,6 +11,7 @@ from pydantic import Discriminator, Field, JsonValue, SerializeAsAny, Tag
 from vlm_core.config import DatasetConfig, Download, LLMConfig, Recipe, StrictModel
 from vlm_core.errors import UserError
 from vlm_core.hub import FromHub
+from vlm_core.paths import LocalPath
 from vlm_core.rows import readable
 from vlm_core.validate import component
 
@@ -41,7 +42,7 @@ def _branch(value: Any) -> str:
 
 # The tags are no identifiers, so error paths leave them out: the spec has no such keys.
 TokenizerChoice = Annotated[
-    Annotated[str, Field(min_length=1), Tag("to-load")] | Annotated[TrainTokenizer, Tag("to-train")],
+    Annotated[LocalPath, Field(min_length=1), Tag("to-load")] | Annotated[TrainTokenizer, Tag("to-train")],
     Discriminator(_branch),
 ]
 """A tokenizer.json, a folder that holds one or a hub id; or a mapping of what to learn one from."""
@@ -78,8 +79,10 @@ class TransformersLLMConfig(FromHub, LLMConfig):
     """Any causal language model of transformers that takes embeddings, with its own cache."""
 
     type: Literal["transformers"] = "transformers"
-    model: str = Field(min_length=1, description="hub id, or a folder that save_pretrained() wrote")
-    tokenizer: str | None = Field(default=None, min_length=1, description="where from, if not from `model`")
+    model: LocalPath = Field(min_length=1, description="hub id, or a folder that save_pretrained() wrote")
+    tokenizer: LocalPath | None = Field(
+        default=None, min_length=1, description="where from, if not from `model`"
+    )
     dtype: Literal["float32", "bfloat16"] = "float32"
     config: dict[str, JsonValue] | None = Field(
         default=None,

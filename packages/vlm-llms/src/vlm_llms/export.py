@@ -15,7 +15,7 @@ import torch
 from huggingface_hub import save_torch_state_dict
 from torch import Tensor
 
-from vlm_core.cli.common import run
+from vlm_core.cli.common import local_path, run
 from vlm_core.errors import UserError
 from vlm_core.folder import verify_folder, write_folder
 from vlm_core.interfaces import LanguageModel
@@ -112,8 +112,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m vlm_llms.export", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("model", type=Path, metavar="MODEL", help="a model folder")
-    parser.add_argument("dir", type=Path, metavar="DIR", help="where to write")
+    parser.add_argument("model", type=local_path, metavar="MODEL", help="a model folder")
+    parser.add_argument("dir", type=local_path, metavar="DIR", help="where to write")
     parser.add_argument(
         "--format", choices=FORMS, default="transformers", help="whose files; default %(default)s"
     )

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from vlm_core.config import Download, LLMConfig, Recipe
-from vlm_llms.configs import TokenizerChoice, at_hand, load_tokenizer, tokenizer_download
+from vlm_core.paths import LocalPath
+from vlm_llms.configs import TokenizerChoice, TrainTokenizer, at_hand, load_tokenizer, tokenizer_download
 from vlm_llms.mamba_shape import PUBLISHED, MambaShape
 
 if TYPE_CHECKING:
     from vlm_llms.mamba import MambaLM
+    from vlm_llms.tokenizer import FastTokenizer
 
 NEOX = "EleutherAI/gpt-neox-20b"
 
@@ -23,7 +25,9 @@ class MambaConfig(LLMConfig):
     """Mamba-1. Name `weights` (a hub id or a folder, original or transformers format), or give a size."""
 
     type: Literal["mamba"] = "mamba"
-    weights: str | None = Field(default=None, min_length=1, description="hub id or folder of a checkpoint")
+    weights: LocalPath | None = Field(
+        default=None, min_length=1, description="hub id or folder of a checkpoint"
+    )
     tokenizer: TokenizerChoice = NEOX
     d_model: PositiveInt | None = Field(default=None, le=2**16)
     n_layer: PositiveInt | None = Field(default=None, le=1024)
@@ -52,6 +56,15 @@ class MambaConfig(LLMConfig):
 
     def for_folder(self) -> MambaConfig:
         return self.model_copy(update={"tokenizer": "saved with this model"})
+
+    def learns_tokenizer(self) -> bool:
+        return isinstance(self.tokenizer, TrainTokenizer)
+
+    def learn_tokenizer(self) -> FastTokenizer:
+        return load_tokenizer(self.tokenizer)
+
+    def with_tokenizer(self, folder: Path) -> MambaConfig:
+        return self.model_copy(update={"tokenizer": str(folder)})
 
     def recipe(self) -> Recipe:
         return Recipe("vlm_llms.mamba:from_folder", {})

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from vlm_core.cli.common import Parser, add_debug, duration, run
+from vlm_core.cli.common import Parser, add_debug, duration, local_path, path_text, run
 from vlm_core.errors import UserError
 from vlm_core.spec import load_spec
 from vlm_train import launch, ranks, stopping, watchdog
@@ -34,8 +34,8 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--print", action="store_true", help="print the command for a shell, and start nothing")
     _add_looks(command)
     shown = command("report", report, "write one HTML page about a run")
-    shown.add_argument("run", type=Path, help="the run's folder: train.output of its spec")
-    shown.add_argument("--out", type=Path, metavar="FILE", help="default: report.html in the folder")
+    shown.add_argument("run", type=local_path, help="the run's folder: train.output of its spec")
+    shown.add_argument("--out", type=local_path, metavar="FILE", help="default: report.html in the folder")
     add_debug(shown)
     swept = command("sweep", sweep, "run a grid of variants and seeds, and write its table")
     _add_spec(swept, "a YAML file with base, output, seeds, and rows or axes")
@@ -51,19 +51,28 @@ def _add_looks(command: Callable[..., argparse.ArgumentParser]) -> None:
     made.add_argument("--rows", type=_count, metavar="N", help="only N rows of each stage, at even distances")
     made.add_argument("--workers", type=_count, metavar="N", help="processes; default: train.workers")
     made.add_argument(
-        "--report", metavar="FILE", help="write every row that would be left out, as JSON lines"
+        "--report",
+        type=path_text,
+        metavar="FILE",
+        help="write every row that would be left out, as JSON lines",
     )
     made = command("preview", preview, "show samples as the model gets them")
     _add_spec(made)
     made.add_argument("--rows", type=_count, default=4, metavar="N", help="rows of each stage; default 4")
-    made.add_argument("--html", metavar="FILE", default="preview.html", help="the page; default preview.html")
+    made.add_argument(
+        "--html",
+        type=path_text,
+        metavar="FILE",
+        default="preview.html",
+        help="the page; default preview.html",
+    )
     made = command("plan", plan, "what each of N processes would hold")
     _add_spec(made)
     made.add_argument("--nproc", type=_count, default=1, metavar="N", help="processes in all; default 1")
 
 
 def _add_spec(parser: argparse.ArgumentParser, what: str = "a YAML spec with a train section") -> None:
-    parser.add_argument("spec", help=what)
+    parser.add_argument("spec", type=path_text, help=what)
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the spec"
     )
@@ -213,7 +222,7 @@ def sweep(args: argparse.Namespace) -> int:
     show_plan(grid, found, parameters)
     if args.dry_run:
         return 0
-    todo = [job for job in found if not job.folder.finished()]
+    todo = [job for job in found if not job.done]
     failures = run(todo, Pool(grid.output, args.jobs), lambda text: print(text, flush=True))
     lines = table.lines(found, parameters)
     paths = table.write(grid, lines, [str(failure) for failure in failures])

@@ -17,6 +17,7 @@ from pydantic import (
 from vlm_core.advise.stages import StageFacts
 from vlm_core.config import BenchmarkConfig, DatasetConfig, StrictModel
 from vlm_core.errors import choices
+from vlm_core.paths import LocalPath
 from vlm_core.template import TemplateField
 from vlm_core.validate import component
 from vlm_train.recipe import Decay, Ema, FeatureCache, Group, Lora, Pattern, Rate
@@ -154,7 +155,7 @@ class Evals(StrictModel):
 class TrainConfig(StrictModel):
     """Everything `vlm-train run` needs besides the parts."""
 
-    output: str = Field(min_length=1, description="folder of the run")
+    output: LocalPath = Field(min_length=1, description="folder of the run")
     seed: int = Field(default=0, ge=0, lt=2**31)
     precision: Literal["fp32", "bf16"] = "fp32"
     strategy: Literal["auto", "ddp", "fsdp2", "zero2", "zero3"] = Field(

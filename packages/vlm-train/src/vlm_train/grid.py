@@ -15,6 +15,7 @@ from pydantic import Field, StringConstraints, model_validator
 from vlm_core.config import StrictModel
 from vlm_core.errors import Problem, SpecError, UserError
 from vlm_core.include import beside, read_with_base
+from vlm_core.paths import LocalPath
 from vlm_core.spec import Spec, checked
 from vlm_core.validate import validate
 from vlm_core.yaml_loader import Document, Path_, override, parse, put, read
@@ -33,8 +34,10 @@ OWN = {
 class SweepConfig(StrictModel):
     """A sweep file. The rows are those of `rows`, then every combination of `axes`."""
 
-    base: str = Field(min_length=1, description="the spec that every row changes, relative to this file")
-    output: str = Field(min_length=1, description="folder of all runs and of the table")
+    base: LocalPath = Field(
+        min_length=1, description="the spec that every row changes, relative to this file"
+    )
+    output: LocalPath = Field(min_length=1, description="folder of all runs and of the table")
     seeds: list[Annotated[int, Field(ge=0, lt=2**31)]] = Field(default=[0, 1, 2], min_length=1)
     rows: dict[Name, dict[str, Any] | None] = Field(
         default={}, description="name of the row: {dotted key: value}, as --set takes them"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from vlm_core.config import DatasetConfig
+from vlm_core.paths import LocalPath
 
 if TYPE_CHECKING:
     from vlm_train.rowfile import LlavaRows
@@ -17,8 +18,8 @@ class LlavaConfig(DatasetConfig):
     """A `.json` list or `.jsonl` file of LLaVA rows; image names are relative to `images`."""
 
     type: Literal["llava"] = "llava"
-    path: str = Field(min_length=1)
-    images: str = Field(default="", description="folder of the images; default: the file's own folder")
+    path: LocalPath = Field(min_length=1)
+    images: LocalPath = Field(default="", description="folder of the images; default: the file's own folder")
     symlinks: bool = Field(default=False, description="whether links may lead out of that folder")
 
     def label(self) -> str:

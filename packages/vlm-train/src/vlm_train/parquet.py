@@ -9,13 +9,15 @@ from pydantic import Field
 
 from vlm_core.config import DatasetConfig
 from vlm_core.errors import UserError
+from vlm_core.paths import LocalPath
 from vlm_train.layouts import Column
 
 if TYPE_CHECKING:
     from vlm_train.parquet_rows import ParquetRows
 
 Name = Annotated[str, Field(min_length=1)]
-Paths = Name | Annotated[list[Name], Field(min_length=1)]
+File = Annotated[LocalPath, Field(min_length=1)]
+Paths = File | Annotated[list[File], Field(min_length=1)]
 
 
 class ParquetConfig(DatasetConfig):
@@ -24,7 +26,9 @@ class ParquetConfig(DatasetConfig):
     type: Literal["parquet"] = "parquet"
     path: Paths
     columns: dict[Column, Name] = Field(default={}, description="what the data calls id, image, question, …")
-    images: str = Field(default="", description="folder of images that are named; default: the file's own")
+    images: LocalPath = Field(
+        default="", description="folder of images that are named; default: the file's own"
+    )
     symlinks: bool = Field(default=False, description="whether links may lead out of that folder")
 
     def label(self) -> str:

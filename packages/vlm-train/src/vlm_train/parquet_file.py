@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import pyarrow as pa
@@ -33,6 +34,11 @@ class ParquetFile:
             except (pa.ArrowException, OSError) as error:
                 raise UserError(f"{self.store.name}: no parquet file, or half of one: {error}") from None
         return self._footer
+
+    def footer_digest(self) -> str:
+        """Of the footer's bytes, which say where every chunk of every column stands and what its limits are."""
+        length = int.from_bytes(self.store.read(self.store.size - 8, 4), "little")
+        return hashlib.sha256(self.store.read(self.store.size - 8 - length, length)).hexdigest()
 
     def read(self, group: int, columns: list[str]) -> pa.Table:
         """The columns (or their parts, `image.path`) of a row group; raises `BadSample` if its bytes are damaged.

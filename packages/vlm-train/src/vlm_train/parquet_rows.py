@@ -9,18 +9,23 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from vlm_core import digests
 from vlm_core.errors import BadSample, UserError
 from vlm_core.files import MAX_BYTES
+from vlm_core.folder import sha256
 from vlm_core.images import ImageSource, StoredImage
-from vlm_core.rows import Blocks, Row, Rows
+from vlm_core.rows import Blocks, Row, Rows, readable
+from vlm_train.index_cache import pieces
 from vlm_train.layouts import Column, Columns
 from vlm_train.llava_row import ImageFolder
 from vlm_train.parquet_file import ParquetFile
+from vlm_train.storage import is_remote
 
 HELD = 256 * 2**20
 """Bytes of row groups that a process keeps, decompressed; training's order mixes half as many at a time."""
@@ -118,6 +123,18 @@ class ParquetRows(Rows):
                         chars = sum(len(turn["value"]) for turn in row["conversations"])
                         found[self.starts[number] + place] = chars, len(row["image"])
         return found
+
+    def digest(self) -> str:
+        """Of small files whole, with the images that they name; of others size, footer and, if local, pieces."""
+        columns, stores = sorted(self.columns.names.items()), [file.store for file in self.files]
+        near = [Path(store.name) for store in stores if not is_remote(store.name)]
+        if len(near) == len(stores) and sum(store.size for store in stores) <= digests.WHOLE_BYTES:
+            images = (image for row in readable(self) for image in row["image"])
+            named = [image for image in images if not isinstance(image, StoredImage)]
+            whole = [sha256(file) for file in near]
+            return digests.of("parquet", columns, whole, digests.of_images(named))
+        footers = [[store.size, file.footer_digest()] for store, file in zip(stores, self.files, strict=True)]
+        return digests.of("parquet", columns, footers, [pieces(file) for file in near])
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_held": OrderedDict()}

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from vlm_core.config import StrictModel
+from vlm_core.paths import LocalPath
 
 Rate = Annotated[float, Field(gt=0, le=10)]
 Decay = Annotated[float, Field(ge=0, le=10)]
@@ -50,7 +51,7 @@ class Lora(StrictModel):
 class FeatureCache(StrictModel):
     """Where the features of a frozen encoder are kept, for all stages and other runs."""
 
-    path: str = Field(min_length=1, description="a folder, which several runs may share")
+    path: LocalPath = Field(min_length=1, description="a folder, which several runs may share")
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         default=None, description="default: float32, or bfloat16 with precision: bf16"
     )

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vlm_core import digests
 from vlm_core.errors import BadSample, UserError
 from vlm_core.rows import Row, Rows
+from vlm_train.index_cache import opened, shared
 from vlm_train.jsonscan import loads
 from vlm_train.llava_row import ImageFolder, checked, human_first
-from vlm_train.rowindex import index_of, opened, shared
+from vlm_train.rowindex import index_of
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +30,7 @@ class LlavaRows(Rows):
 
     def __init__(self, path: Path, folder: ImageFolder) -> None:
         index = index_of(path)
-        self.path, self.folder, self.table = path, folder, index.rows
+        self.path, self.folder, self.table, self.sha256 = path, folder, index.rows, index.sha256
         self._handle: int | None = None
         self._version = self._seen()
         self._faults = {row: BadSample(*fault) for row, fault in index.faults.items()}
@@ -50,6 +53,15 @@ class LlavaRows(Rows):
     def faults(self) -> Mapping[int, BadSample]:
         return self._faults
 
+    def digest(self) -> str:
+        index = index_of(self.path)
+        if index.sha256 != self.sha256:
+            raise UserError(f"{self.path}: changed since this run began; start it again")
+        good = ((row, name) for row, name in index.image_names() if row not in self._faults)
+        images = [self.folder.locate(name, "") for _, name in good]
+        faults = [[row, fault.reason] for row, fault in sorted(self._faults.items())]
+        return digests.of("llava", self.path.suffix, self.sha256, faults, digests.of_images(images))
+
     def sizes(self) -> np.ndarray:
         return np.stack([self.table["chars"], self.table["images"]], axis=1)
 
@@ -58,6 +70,8 @@ class LlavaRows(Rows):
             raise self._faults[index]
         place, where = self.table[index], f"{self.path}: row {index}"
         data = os.pread(self._open(), int(place["size"]), int(place["start"]))
+        if zlib.crc32(data) != place["crc"]:
+            raise UserError(f"{where} is not the one that was indexed: the file has changed; start it again")
         row = checked(human_first(loads(data, where))[0], where)
         return {**row, "image": [self.folder.locate(name, where) for name in row["image"]]}
 

@@ -1,39 +1,42 @@
-"""The index of a data file: where each row stands, how long it is and what is wrong with it; made once, then mapped."""
+"""The index of a data file: where each row stands, its checksum, its length and what is wrong with it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from vlm_core.errors import BadSample, UserError
-from vlm_core.folder import write_folder
+from vlm_core.folder import sha256
+from vlm_train.index_cache import fingerprint, kept
 from vlm_train.jsonscan import line_rows, list_rows
 from vlm_train.llava_row import checked, human_first
 
-VERSION = 1
+VERSION = 2
 KEEP_FROM = 32 * 2**20
 """Smaller files are indexed anew each time, within a second."""
-ROW = np.dtype([("start", "<i8"), ("size", "<i4"), ("chars", "<i4"), ("images", "<i4")])
-log = logging.getLogger(__name__)
+ROW = np.dtype([("start", "<i8"), ("size", "<i4"), ("chars", "<i4"), ("images", "<i4"), ("crc", "<u4")])
 
 
 @dataclass
 class Index:
-    """`rows` (of `ROW`, memory-mapped if large), faults `{row: (reason, message)}`, and the name of each image."""
+    """`rows` (of `ROW`, memory-mapped if large), faults `{row: (reason, message)}`, and the name of each image.
+
+    `sha256` is that of the whole file.
+    """
 
     rows: np.ndarray
     faults: dict[int, tuple[str, str]]
     names: bytes
     opened_by_gpt: int
+    sha256: str
 
     def image_names(self) -> Iterator[tuple[int, Any]]:
         """(row, name) of every image in order; only rows without a fault have any."""
@@ -45,31 +48,6 @@ class Index:
                 start = end + 1
 
 
-def cache_folder() -> Path:
-    """`VLM_CACHE`, or `vlm` in the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("VLM_CACHE") or Path(base) / "vlm") / "rows"
-
-
-def fingerprint(file: BinaryIO, path: Path) -> str:
-    """Of name, size, time of change and 64 pieces of the file's bytes."""
-    facts = os.fstat(file.fileno())
-    digest = hashlib.sha256(repr((VERSION, str(path), facts.st_size, facts.st_mtime_ns)).encode())
-    for i in range(64):
-        digest.update(os.pread(file.fileno(), 4096, max(0, facts.st_size - 4096) * i // 63))
-    return digest.hexdigest()
-
-
-def shared(table: np.ndarray) -> Path | np.ndarray:
-    """What to pickle of an index: the file that is mapped, so that processes of a machine share it."""
-    return Path(table.filename) if isinstance(table, np.memmap) and table.filename else table
-
-
-def opened(table: Path | np.ndarray) -> np.ndarray:
-    """The index that `shared` gave."""
-    return np.load(table, mmap_mode="r") if isinstance(table, Path) else table
-
-
 def index_of(path: Path) -> Index:
     """The index of a `.json` or `.jsonl` file, from the cache if the file is large and has not changed.
 
@@ -79,12 +57,8 @@ def index_of(path: Path) -> Index:
         with path.open("rb") as file:
             if os.fstat(file.fileno()).st_size < KEEP_FROM:
                 return _build(file, path)
-            kept = cache_folder() / fingerprint(file, path.resolve())
-            if not kept.exists():
-                log.info("%s: indexing its rows, once", path)
-                index = _build(file, path)
-                keep(kept, partial(_write, index))
-            return _load(kept)
+            name = hashlib.sha256(f"rows {VERSION} ".encode() + fingerprint(file, path)).hexdigest()
+            return kept(name, VERSION, str(path), lambda: _build(file, path), _write, _load)
     except FileNotFoundError:
         raise UserError(f"{path}: no such data file") from None
     except OSError as error:
@@ -92,7 +66,8 @@ def index_of(path: Path) -> Index:
 
 
 def _build(file: BinaryIO, path: Path) -> Index:
-    found: list[tuple[int, int, int, int]] = []
+    before = fingerprint(file, path)
+    found: list[tuple[int, int, int, int, int]] = []
     faults: dict[int, tuple[str, str]] = {}
     names = bytearray()
     opened = 0
@@ -108,32 +83,30 @@ def _build(file: BinaryIO, path: Path) -> Index:
             images = row["image"]
         except BadSample as error:
             faults[len(found)] = (error.reason, str(error))
-        found.append((start, size, chars, len(images)))
+        found.append((start, size, chars, len(images), zlib.crc32(os.pread(file.fileno(), size, start))))
         for name in images:
             names += json.dumps(name).encode() + b"\0"
     if not found:
         raise UserError(f"{path}: holds no rows")
-    return Index(np.array(found, dtype=ROW), faults, bytes(names), opened)
+    index = Index(np.array(found, dtype=ROW), faults, bytes(names), opened, sha256(path))
+    if fingerprint(file, path) != before:
+        raise UserError(f"{path}: changed while it was read; start again")
+    return index
 
 
 def _write(index: Index, folder: Path) -> None:
     np.save(folder / "rows.npy", index.rows)
     (folder / "names").write_bytes(index.names)
-    faults = {"faults": list(index.faults.items()), "opened_by_gpt": index.opened_by_gpt}
+    faults = {
+        "faults": list(index.faults.items()),
+        "opened_by_gpt": index.opened_by_gpt,
+        "sha256": index.sha256,
+    }
     (folder / "faults.json").write_text(json.dumps(faults))
-
-
-def keep(kept: Path, write: Callable[[Path], None]) -> None:
-    """Write an index under its name in the cache, whole or not at all."""
-    try:
-        write_folder(kept, write, {"version": VERSION})
-    except UserError:
-        if not kept.exists():  # unless another process was as quick
-            raise
 
 
 def _load(kept: Path) -> Index:
     facts = json.loads((kept / "faults.json").read_text())
     faults = {row: (reason, message) for row, (reason, message) in facts["faults"]}
     rows = np.load(kept / "rows.npy", mmap_mode="r")
-    return Index(rows, faults, (kept / "names").read_bytes(), facts["opened_by_gpt"])
+    return Index(rows, faults, (kept / "names").read_bytes(), facts["opened_by_gpt"], facts["sha256"])

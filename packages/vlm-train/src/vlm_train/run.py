@@ -5,32 +5,36 @@ from __future__ import annotations
 import json
 import platform
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object, set_seed
+from accelerate.utils import broadcast_object_list, set_seed
 
 from vlm_core import assemble
 from vlm_core.errors import UserError
+from vlm_core.folder import read_manifest
 from vlm_core.model import VLM
 from vlm_core.rows import known_faults
 from vlm_core.spec import Spec
 from vlm_core.validate import validate
 from vlm_core.yaml_loader import Document
-from vlm_train import checkpoint, evaluate, ranks, results, watchdog
+from vlm_train import checkpoint, inputs, ranks, results, watchdog
 from vlm_train.checkpoint import Position
+from vlm_train.claim import check_weights, claim, has_trained, keep_tokenizer, with_kept_tokenizer
 from vlm_train.config import Stage, TrainConfig
 from vlm_train.evals import Examiner, exams
 from vlm_train.examples import Reader, reader_of
 from vlm_train.features.fill import Features, most
 from vlm_train.gauge import Gauge
+from vlm_train.held_out import SHUFFLED, HeldOut, last_name
+from vlm_train.inputs import Inputs
 from vlm_train.learner import rehearse
 from vlm_train.left_out import refuse, screen
-from vlm_train.rundir import AVERAGE, CHECKPOINTS, ENVIRONMENT, LEFT_OUT, MODEL, RESULTS, RunDir, resolved
+from vlm_train.resume import resolved
+from vlm_train.rundir import AVERAGE, CHECKPOINTS, ENVIRONMENT, LEFT_OUT, MODEL, RunDir
 from vlm_train.sources import joined
 from vlm_train.strategy import accelerator_of, strategy_of
 from vlm_train.trackers import Trackers
@@ -49,15 +53,17 @@ class Run:
         self.strategy = strategy_of(train, accelerator)
         self.dir = RunDir(train.output)
         self.trackers: Trackers | None = None
+        self.parts = self.spec
         with accelerator.local_main_process_first():  # the others find a large file's index made
             self.rows = [joined(stage.data) for stage in train.stages]
-            self.held_out = joined(train.evaluation.data) if train.evaluation else []
+            self.questions = joined(train.evaluation.data) if train.evaluation else []
             self.unseen = joined(train.validation.data) if train.validation else []
             self.exams = exams(train.evals)
         for stage, rows in zip(train.stages, self.rows, strict=True):
             screen(rows, train, f"stage {stage.name}")
-        for name, rows in (("evaluation", self.held_out), ("validation", self.unseen)):
+        for name, rows in (("evaluation", self.questions), ("validation", self.unseen)):
             refuse(known_faults(rows), len(rows), name, "mend or remove them")
+        self.held_out = HeldOut(train, self.questions, self.dir, accelerator, None)
 
     @property
     def main(self) -> bool:
@@ -65,8 +71,9 @@ class Run:
 
     def go(self) -> results.Results:
         """Start, or go on where the folder says; returns the rows of the results table."""
-        ranks.first_does(self.accelerator, self._claim)
         try:
+            ranks.first_does(self.accelerator, self._claim)
+            self.parts = with_kept_tokenizer(self.dir, self.spec)
             return self._go()
         finally:
             if self.trackers:
@@ -74,8 +81,18 @@ class Run:
             self.dir.close()
 
     def _claim(self) -> None:
-        self.dir.open(self.spec)
+        self.held_out.inputs = self._inputs()
+        claim(self.dir, self.spec, self.held_out.inputs, self._say)
+        keep_tokenizer(self.dir, self.spec)
         self.dir.write(ENVIRONMENT, json.dumps(self._environment(), indent=1) + "\n")
+
+    def _inputs(self) -> Inputs:
+        """What this run is made from, by content."""
+        lists = [(f"train.stages.{i}.data", rows) for i, rows in enumerate(self.rows)]
+        lists += [("train.evaluation.data", self.questions), ("train.validation.data", self.unseen)]
+        opened = {f"{key}.{i}": part for key, rows in lists if rows for i, part in enumerate(rows.parts)}
+        data = inputs.of_data(self.train, opened, {})
+        return Inputs(data, inputs.of_exams(self.exams), inputs.of_files(self.spec, {}), self._versions())
 
     def _go(self) -> results.Results:
         set_seed(self.train.seed)
@@ -88,7 +105,7 @@ class Run:
 
     def _untrained(self) -> VLM:
         """What the spec says, on the device, or where it is sharded from."""
-        model = assemble.build(self.spec, seed=self.train.seed)
+        model = assemble.build(self.parts, seed=self.train.seed)
         return model if self.strategy.sharded else model.to(self.accelerator.device)
 
     def _newest(self) -> tuple[Path | None, Position]:
@@ -101,6 +118,8 @@ class Run:
         for stage in self.train.stages:
             rehearse(self.model, stage)
         resumed, position = self._newest()
+        held = read_manifest(resumed)["parts"] if resumed else None
+        ranks.first_does(self.accelerator, lambda: check_weights(self.dir, self.model, held, self._say))
         if resumed:
             self._say(f"resuming {self.train.stages[position.stage].name} at step {position.step}")
             if position.world != (world := self.accelerator.num_processes):
@@ -120,7 +139,7 @@ class Run:
                 position, resumed = replace(position, stage=number, step=0), None
             position = self._train(position, resumed)
             name = f"after {self.train.stages[number].name}"
-            self._evaluate(name, last=number == len(self.train.stages) - 1)
+            self._evaluate(name)
         if counts := Counter(record["reason"] for record in self.dir.records(LEFT_OUT)):
             reasons = ", ".join(f"{reason} {count}" for reason, count in counts.most_common())
             self._say(f"left out: {reasons} rows; see {self.dir.path / LEFT_OUT}")
@@ -189,7 +208,7 @@ class Run:
 
     def _average(self, stage: str, *, last: bool) -> None:
         """Evaluate the averaged weights, and save them if this is the last stage."""
-        self._evaluate(f"after {stage}, average", last=last)
+        self._evaluate(f"after {stage}, average")
         if last and self.main and not (self.dir.path / AVERAGE).exists():
             assemble.save(self.model, self.spec, self.dir.path / AVERAGE, {"trained": self.spec.train})
 
@@ -197,66 +216,43 @@ class Run:
         """Rows as the model reads them in `stage`, or at inference."""
         return reader_of(self.model, self.spec, self.train, stage)
 
-    def _evaluate(self, name: str, *, last: bool = False, shuffled: bool = False) -> None:
-        """Every process asks its share."""
-        settings, world = self.train.evaluation, self.accelerator.num_processes
-        if not settings or self._told(name):
-            return
-        rows = evaluate.spread(self.held_out, None if last else settings.samples)
-        asked = evaluate.with_other_images(rows) if shuffled else rows
-        self._say(f"evaluating {name}: {len(rows)} held-out questions")
-        own = range(self.accelerator.process_index, len(asked), world)
-        answers = evaluate.ask(self.model.eval(), [asked[i] for i in own], self.reader(), settings)
-        all_of_them = sorted(gather_object(list(zip(own, answers, strict=True))), key=lambda one: one[0])
-        if self.main:
-            self._store(name, [answer for _, answer in all_of_them])
-
-    def _told(self, name: str) -> bool:
-        """Whether an evaluation is there already; the same on every process."""
-        return broadcast_object_list([self.main and self.dir.evaluation(name) is not None])[0]
-
-    def _store(self, name: str, answers: Sequence[evaluate.Answer]) -> None:
-        told = [{"id": a.row["id"], "said": a.said, "truth": a.truth, "right": a.right} for a in answers]
-        record = {**evaluate.summary(answers), "answers": told}
-        self.dir.write(f"evaluations/{name}.json", json.dumps(record) + "\n")
+    def _evaluate(self, name: str) -> None:
+        self.held_out.evaluate(name, self.model, self.reader)
 
     def _finish(self) -> results.Results:
         watchdog.beat("writing model and results", patient=True)
         if self.main and not (self.dir.path / MODEL).exists():
             assemble.save(self.model, self.spec, self.dir.path / MODEL, {"trained": self.spec.train})
-        if self.held_out:
-            self._evaluate("images shuffled", last=True, shuffled=True)
+        if self.train.evaluation:
+            self._evaluate(last_name(self.train))
+            self._evaluate(SHUFFLED)
+            self._evaluate_average()
         if not self.main:
             return []
-        metrics = self.dir.metrics()
-        results.plot_curves(metrics, self.dir.path / "curves.png")
-        if not self.held_out:
-            return []
-        if not self.dir.evaluation("question alone"):
-            self._store("question alone", evaluate.question_only(self.rows[-1], self.held_out))
-        stages = [f"after {stage.name}{kind}" for stage in self.train.stages for kind in ("", ", average")]
-        names = [*stages, "images shuffled", "question alone"]
-        table = [(name, found) for name in names if (found := self.dir.evaluation(name))]
-        self.dir.write(RESULTS, results.markdown(table))
-        final = self.dir.evaluation(f"after {self.train.stages[-1].name}")
-        assert final is not None
-        told = zip(self.held_out, final["answers"], strict=True)
-        answers = [evaluate.Answer(row, a["said"], a["truth"]) for row, a in told]
-        results.plot_samples(answers, self.dir.path / "samples.png")
-        return table
+        results.plot_curves(self.dir.metrics(), self.dir.path / "curves.png")
+        return self.held_out.results(self.rows[-1]) if self.train.evaluation else []
+
+    def _evaluate_average(self) -> None:
+        """Ask the averaged weights again if what is kept was asked about other questions."""
+        name = f"{last_name(self.train)}, average"
+        if (self.dir.path / AVERAGE).exists() and not self.held_out.known(name):
+            self.model = assemble.load(self.dir.path / AVERAGE)[0].to(self.accelerator.device)
+            self._evaluate(name)
 
     def _environment(self) -> dict[str, str]:
         """What this run is computed with: versions, processes, device."""
         device = self.accelerator.device
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-        facts = {"python": platform.python_version(), **assemble.versions(self.spec)}
-        facts |= {name: version(name) for name in ("accelerate", "vlm-train")}
         return {
-            **facts,
+            **self._versions(),
             "processes": str(self.accelerator.num_processes),
             "strategy": self.strategy.name,
             "device": f"{device.type} ({name})",
         }
+
+    def _versions(self) -> dict[str, str]:
+        facts = {"python": platform.python_version(), **assemble.versions(self.spec)}
+        return facts | {name: version(name) for name in ("accelerate", "vlm-train")}
 
     def _say(self, text: str) -> None:
         self.accelerator.print(text)
@@ -275,7 +271,8 @@ def start(spec: Spec, document: Document) -> tuple[RunDir, results.Results]:
     accelerator = accelerator_of(train)
     from vlm_core.check import check
 
-    sums = check(spec)
+    run_dir = RunDir(train.output)
+    sums = check(with_kept_tokenizer(run_dir, spec) if has_trained(run_dir) else spec)
     accelerator.print(
         f"{spec.name}: {sums.total / 1e6:.2f} M parameters, {sums.tokens} tokens an image, "
         f"{torch.get_num_threads()} threads on {accelerator.device}"

@@ -7,14 +7,11 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import ReferenceType, ref
-
-import yaml
-from pydantic import BaseModel
 
 from vlm_core.errors import UserError
 from vlm_core.spec import Spec
@@ -22,39 +19,13 @@ from vlm_core.spec import Spec
 SPEC, METRICS, CHECKPOINTS, MODEL = "spec.yaml", "metrics.jsonl", "checkpoints", "model"
 AVERAGE, VALIDATION, LEFT_OUT = "model-average", "validation.jsonl", "left_out.jsonl"
 ENVIRONMENT, LOCK, RESULTS, EVALS = "environment.json", ".lock", "results.md", "evals.jsonl"
-MAY_CHANGE = {
-    "train.on_bad_sample", "train.bad_sample_budget", "train.workers", "train.strategy",
-    "train.activation_checkpointing", "train.feature_cache.path", "train.feature_cache.limit_gb", "train.timeout",
-}  # fmt: skip
-"""Keys that a run may be resumed with another value of: what was trained so far would be the same."""
-
 log = logging.getLogger(__name__)
-
-
-def _flat(data: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(data, dict | list) and data:
-        for key, value in data.items() if isinstance(data, dict) else enumerate(data):
-            yield from _flat(value, f"{path}.{key}".lstrip("."))
-    else:
-        yield path, data
-
-
-def differing_keys(old: str, new: str) -> list[str]:
-    """Dotted keys in which two YAML texts differ."""
-    a, b = dict(_flat(yaml.safe_load(old))), dict(_flat(yaml.safe_load(new)))
-    missing = object()
-    return sorted(key for key in a.keys() | b.keys() if a.get(key, missing) != b.get(key, missing))
 
 
 def _forget(held: ReferenceType[RunDir]) -> None:
     """In a forked child, which must not keep its parent's lock when that is killed."""
     if (run := held()) is not None:
         run._let_go()
-
-
-def resolved(spec: Spec, train: BaseModel) -> Spec:
-    """The spec as a run keeps it, with the defaults of its `train` section: they may change some day."""
-    return spec.model_copy(update={"train": train.model_dump(mode="json", exclude_none=True)})
 
 
 class RunDir:
@@ -66,11 +37,10 @@ class RunDir:
         self.listeners: list[Callable[[str, dict[str, Any]], None]] = []
 
     def open(self, spec: Spec) -> None:
-        """Claim the folder for this spec: new, or the same run to go on with.
+        """Claim the folder: new, for this spec, or with a run in it.
 
-        Raises `UserError` if it holds another run or other files, or if a process is running in it.
+        Raises `UserError` if it holds other files, or if a process is running in it.
         """
-        text = spec.to_yaml()
         try:
             if self.path.exists() and not (self.path / SPEC).exists() and any(self.path.iterdir()):
                 raise UserError(f"{self.path}: holds other files; set train.output to a new folder")
@@ -81,26 +51,7 @@ class RunDir:
             raise UserError(f"{self.path}: no permission to write here; set train.output") from None
         self._claim()
         if not (self.path / SPEC).exists():
-            self.write(SPEC, text)
-            return
-        if self.refuse_another(spec):
-            self.write(SPEC, text)
-
-    def refuse_another(self, spec: Spec) -> list[str]:
-        """Keys that differ from the run in this folder, if there is one and it may go on with this spec.
-
-        Raises `UserError` if it is another run.
-        """
-        if not (self.path / SPEC).exists():
-            return []
-        keys = differing_keys((self.path / SPEC).read_text(encoding="utf-8"), spec.to_yaml())
-        if not MAY_CHANGE.issuperset(keys):
-            some = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
-            raise UserError(
-                f"{self.path}: holds another run; its spec differs in {some}. "
-                "Set train.output to a new folder, or remove this one"
-            )
-        return keys
+            self.write(SPEC, spec.to_yaml())
 
     def _claim(self) -> None:
         path = self.path / LOCK

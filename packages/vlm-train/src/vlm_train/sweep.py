@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from vlm_core.cli.common import duration
 from vlm_core.errors import UserError
 from vlm_core.validate import validate
+from vlm_train.claim import refuse_another
 from vlm_train.config import TrainConfig
 from vlm_train.grid import Grid, Row
+from vlm_train.held_out import asked, last_name
+from vlm_train.inputs import Inputs, Source, of_data, of_files
 from vlm_train.pool import Pool
-from vlm_train.rundir import RunDir, resolved
+from vlm_train.resume import resolved
+from vlm_train.rundir import SPEC, RunDir
 
 
 @dataclass(frozen=True)
@@ -26,15 +31,23 @@ class Job:
     arguments: tuple[str, ...]
     log: Path
     last_stage: str
+    asked: Mapping[str, Any] | None = None
+    """What the last evaluation of a run that is there must have been about; None for a new one."""
 
     @property
     def name(self) -> str:
         return f"{self.row.name}, seed {self.seed}"
 
     @property
+    def done(self) -> bool:
+        """Whether the run has come to its end, with an evaluation of the questions that the spec names now."""
+        final = self.folder.evaluation(f"after {self.last_stage}") if self.folder.finished() else None
+        return final is not None and self.asked in (None, final.get("of"))
+
+    @property
     def state(self) -> str:
         """`finished`, `begun` or `new`."""
-        return "finished" if self.folder.finished() else "begun" if self.folder.path.exists() else "new"
+        return "finished" if self.done else "begun" if self.folder.path.exists() else "new"
 
 
 @dataclass(frozen=True)
@@ -58,11 +71,11 @@ def jobs(grid: Grid) -> list[Job]:
 
     Raises `UserError` if a folder holds a run that its row no longer describes, or if nothing is measured.
     """
-    found, faults = [], []
+    found, faults, known = [], [], Known({}, {})
     for seed in grid.seeds:
         for row in grid.rows:
             try:
-                found.append(_job(grid, row, seed))
+                found.append(_job(grid, row, seed, known))
             except UserError as error:
                 faults.append(str(error))
     if faults:
@@ -70,7 +83,14 @@ def jobs(grid: Grid) -> list[Job]:
     return found
 
 
-def _job(grid: Grid, row: Row, seed: int) -> Job:
+class Known(NamedTuple):
+    """Digests of what several runs have in common: datasets by config, files by path."""
+
+    data: dict[str, Source]
+    files: dict[Path, str]
+
+
+def _job(grid: Grid, row: Row, seed: int, known: Known) -> Job:
     spec, document = grid.spec(row, seed)
     if spec.train is None:
         raise UserError(f"{grid.base}: has no train section; a sweep trains")
@@ -78,11 +98,15 @@ def _job(grid: Grid, row: Row, seed: int) -> Job:
     if train.evaluation is None:
         raise UserError(f"{grid.base}: has no train.evaluation; a sweep compares held-out accuracies")
     folder = RunDir(grid.folder(row, seed))
-    folder.refuse_another(resolved(spec, train))
     given = (*grid.common, *map(str, grid.settings(row, seed)))
     arguments = ("run", str(grid.base), *(part for text in given for part in ("--set", text)))
     log = folder.path.with_suffix(".log")
-    return Job(row, seed, folder, arguments, log, train.stages[-1].name)
+    job = Job(row, seed, folder, arguments, log, train.stages[-1].name)
+    if not (folder.path / SPEC).exists():
+        return job
+    now = Inputs(of_data(train, {}, known.data), {}, of_files(spec, known.files))
+    refuse_another(folder, resolved(spec, train), now)
+    return replace(job, asked=asked(train, now, last_name(train), now.count("train.evaluation.")))
 
 
 def run(todo: Sequence[Job], pool: Pool, say: Callable[[str], None]) -> list[Failure]:

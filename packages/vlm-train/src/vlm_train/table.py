@@ -10,11 +10,11 @@ from statistics import fmean, stdev
 from typing import Any
 
 from vlm_train.grid import Grid
+from vlm_train.held_out import ALONE, SHUFFLED
 from vlm_train.results import column_names
 from vlm_train.rundir import RunDir
 from vlm_train.sweep import Job
 
-SHUFFLED, ALONE = "images shuffled", "question alone"
 LEGEND = (
     "Held-out accuracy in percent, mean ± sample standard deviation (n − 1 in the denominator) over n runs that "
     "differ in their seed alone. *images shuffled*: all questions, asked about other pictures; *question alone*: "
@@ -58,7 +58,7 @@ def lines(jobs: Sequence[Job], parameters: Mapping[str, Mapping[str, int]]) -> l
 
 
 def _line(name: str, jobs: Sequence[Job], parameters: Mapping[str, int]) -> Line:
-    found = {job.seed: _metrics(job) for job in jobs if job.folder.finished()}
+    found = {job.seed: _metrics(job) for job in jobs if job.done}
     names = dict.fromkeys(column for metrics in found.values() for column in metrics)
     cells = {c: Cell({seed: m[c] for seed, m in found.items() if c in m}) for c in names}
     return Line(name, parameters, list(found), cells)

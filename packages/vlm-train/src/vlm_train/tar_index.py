@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +16,17 @@ import numpy as np
 from vlm_core.errors import BadSample, UserError
 from vlm_core.files import MAX_BYTES
 from vlm_train import rowindex
+from vlm_train.index_cache import fingerprint, kept
 from vlm_train.jsonscan import MAX_ROW, loads
 from vlm_train.layouts import Column, Columns
-from vlm_train.rowindex import cache_folder, fingerprint, keep
-from vlm_train.tar_walk import Member, TarSample, printable, samples
+from vlm_train.tar_walk import BLOCK, Member, TarSample, printable, samples
 
-VERSION = 1
+VERSION = 2
 ROW = np.dtype(
     [("shard", "<i4"), ("start", "<i8"), ("size", "<i4"), ("caption", "?"), ("chars", "<i4"),
-     ("picture", "<i8"), ("pictures", "<i4"), ("key", "<i8"), ("length", "<i4")]
+     ("picture", "<i8"), ("pictures", "<i4"), ("key", "<i8"), ("length", "<i4"), ("crc", "<u4")]
 )  # fmt: skip
-PICTURE = np.dtype([("start", "<i8"), ("size", "<i8"), ("name", "<i8"), ("length", "<i4")])
-log = logging.getLogger(__name__)
+PICTURE = np.dtype([("start", "<i8"), ("size", "<i8"), ("name", "<i8"), ("length", "<i4"), ("crc", "<u4")])
 
 
 @dataclass
@@ -66,21 +64,18 @@ def row_of(record: Mapping[str, Any], given: Mapping[Column, str], pictures: Seq
 
 def index_of(shards: Sequence[str], given: Mapping[Column, str]) -> TarIndex:
     """The index of all shards, from the cache if they are large and have not changed. Raises `UserError`."""
-    digest, size = hashlib.sha256(repr((VERSION, sorted(given.items()))).encode()), 0
+    digest, size = hashlib.sha256(repr(("shards", VERSION, sorted(given.items()))).encode()), 0
     for shard in shards:
         try:
             with open(shard, "rb") as file:
-                digest.update(fingerprint(file, Path(shard).resolve()).encode())
+                digest.update(fingerprint(file, Path(shard)))
                 size += os.fstat(file.fileno()).st_size
         except OSError as error:
             raise UserError(f"{shard}: cannot be read: {error.strerror or error}") from None
     if size < rowindex.KEEP_FROM:
         return _build(shards, given)
-    kept = cache_folder() / digest.hexdigest()
-    if not kept.exists():
-        log.info("%s, …: indexing the samples of %d shards, once", shards[0], len(shards))
-        keep(kept, partial(_write, _build(shards, given)))
-    return _load(kept)
+    what = f"{shards[0]}, … ({len(shards)} shards)"
+    return kept(digest.hexdigest(), VERSION, what, lambda: _build(shards, given), _write, _load)
 
 
 def _build(shards: Sequence[str], given: Mapping[Column, str]) -> TarIndex:
@@ -103,7 +98,7 @@ class _Builder:
     def __init__(self, given: Mapping[Column, str]) -> None:
         self.given, self.count, self.pictured = given, 0, 0
         self.rows: list[tuple[Any, ...]] = []
-        self.pictures: list[tuple[int, int, int, int]] = []
+        self.pictures: list[tuple[int, int, int, int, int]] = []
         self.names = bytearray()
         self.faults: dict[int, tuple[str, str]] = {}
 
@@ -114,21 +109,21 @@ class _Builder:
 
     def add(self, shard: int, sample: TarSample, where: str, file: Any) -> None:
         key, pictures = self._name(sample.key), []
-        text, caption, chars = Member("", 0, 0), False, 0
+        text, caption, chars, crc = Member("", 0, 0), False, 0, 0
         try:
             if sample.fault:
                 raise sample.fault
-            text, caption, chars = self._words(sample, where, file)
-            pictures = [(p.start, p.size, *self._name(p.name)) for p in sample.pictures]
+            text, caption, chars, crc = self._words(sample, where, file)
+            pictures = [(p.start, p.size, *self._name(p.name), _header_crc(file, p)) for p in sample.pictures]
         except BadSample as error:
             self.faults[self.count] = (error.reason, str(error))
-        place = shard, text.start, text.size, caption, chars, self.pictured, len(pictures), *key
+        place = shard, text.start, text.size, caption, chars, self.pictured, len(pictures), *key, crc
         self.rows.append(place)
         self.pictures += pictures
         self.count, self.pictured = self.count + 1, self.pictured + len(pictures)
 
-    def _words(self, sample: TarSample, where: str, file: Any) -> tuple[Member, bool, int]:
-        """The member that holds a sample's words, whether it is a caption, and how many characters."""
+    def _words(self, sample: TarSample, where: str, file: Any) -> tuple[Member, bool, int, int]:
+        """The member that holds a sample's words, whether it is a caption, how many characters, and its CRC."""
         where = f"{where}: {printable(sample.key)}"
         if large := next((p for p in sample.pictures if p.size > MAX_BYTES), None):
             raise BadSample("too-large", f"{where}: {large.size} bytes; at most {MAX_BYTES} are read")
@@ -138,17 +133,24 @@ class _Builder:
                 raise BadSample(
                     "too-large", f"{where}: {member.size} bytes of text; at most {MAX_ROW} are read"
                 )
-            record = record_of(os.pread(file.fileno(), member.size, member.start), caption, where)
+            data = os.pread(file.fileno(), member.size, member.start)
+            record = record_of(data, caption, where)
             if not caption and "txt" in sample.texts and not self.given and not Columns.fit(record):
                 continue  # facts about a picture, whose words are in .txt
             row = row_of(record, {} if caption else self.given, sample.pictures, where, "")
-            return member, caption, sum(len(turn["value"]) for turn in row["conversations"])
+            chars = sum(len(turn["value"]) for turn in row["conversations"])
+            return member, caption, chars, zlib.crc32(data)
         raise BadSample("schema", f"{where}: has neither .json nor .txt")
 
     def _name(self, name: str) -> tuple[int, int]:
         data = printable(name).encode()
         self.names += data
         return len(self.names) - len(data), len(data)
+
+
+def _header_crc(file: Any, member: Member) -> int:
+    """Of the header block in front of a member: name, size and time; whoever reads the member compares it."""
+    return zlib.crc32(os.pread(file.fileno(), BLOCK, member.start - BLOCK))
 
 
 def _write(index: TarIndex, folder: Path) -> None:

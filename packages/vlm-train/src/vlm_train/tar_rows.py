@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
+import hashlib
+import zlib
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vlm_core.errors import BadSample
+from vlm_core import digests
+from vlm_core.errors import BadSample, UserError
+from vlm_core.folder import sha256
 from vlm_core.images import StoredImage
 from vlm_core.rows import Row, Rows
+from vlm_train.index_cache import opened, pieces, shared
 from vlm_train.layouts import Column
-from vlm_train.rowindex import opened, shared
 from vlm_train.storage import Store
 from vlm_train.tar_index import index_of, record_of, row_of
+from vlm_train.tar_walk import BLOCK
 
 _ARRAYS = ("table", "pictures", "names")
 
 
-def member(store: Store, start: int, size: int) -> bytes:
-    """The bytes of a member."""
-    return store.read(start, size)
+def member(store: Store, start: int, size: int, crc: int) -> bytes:
+    """The bytes of a member, if the header in front of it is the one that was indexed."""
+    data = store.read(start - BLOCK, BLOCK + size)
+    _same(store, start, data[:BLOCK], crc)
+    return data[BLOCK:]
+
+
+def _same(store: Store, start: int, data: bytes, crc: int) -> None:
+    if zlib.crc32(data) != crc:
+        raise UserError(
+            f"{store.name}: byte {start} is not what was indexed: the file has changed; start it again"
+        )
 
 
 class TarRows(Rows):
@@ -39,6 +54,15 @@ class TarRows(Rows):
     def faults(self) -> Mapping[int, BadSample]:
         return self._faults
 
+    def digest(self) -> str:
+        """Of small shards whole; of larger ones the index, which has every text's checksum, and pieces of each file."""
+        given = sorted(self.given.items())
+        files = [Path(store.name) for store in self.stores]
+        if sum(store.size for store in self.stores) <= digests.WHOLE_BYTES:
+            return digests.of("webdataset", given, [sha256(file) for file in files])
+        tables = [hashlib.sha256(np.ascontiguousarray(getattr(self, name))).hexdigest() for name in _ARRAYS]
+        return digests.of("webdataset", given, tables, [pieces(file) for file in files])
+
     def sizes(self) -> np.ndarray:
         return np.stack([self.table["chars"], self.table["pictures"]], axis=1)
 
@@ -48,14 +72,16 @@ class TarRows(Rows):
         place = self.table[index]
         store, key = self.stores[place["shard"]], self._text(place["key"], place["length"])
         where = f"{store.name}: {key}"
-        record = record_of(store.read(int(place["start"]), int(place["size"])), bool(place["caption"]), where)
+        data = store.read(int(place["start"]), int(place["size"]))
+        _same(store, int(place["start"]), data, int(place["crc"]))
+        record = record_of(data, bool(place["caption"]), where)
         pictures = self.pictures[place["picture"] : place["picture"] + place["pictures"]]
         images = [self._image(store, *map(int, picture)) for picture in pictures]
         return row_of(record, {} if place["caption"] else self.given, images, where, key)
 
-    def _image(self, store: Store, start: int, size: int, name: int, length: int) -> StoredImage:
+    def _image(self, store: Store, start: int, size: int, name: int, length: int, crc: int) -> StoredImage:
         called = f"{store.name}: {self._text(name, length)} (byte {start})"
-        return StoredImage(called, partial(member, store, start, size))
+        return StoredImage(called, partial(member, store, start, size, crc))
 
     def _text(self, start: int, length: int) -> str:
         return self.names[start : start + length].tobytes().decode()

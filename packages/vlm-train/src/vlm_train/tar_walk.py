@@ -13,7 +13,7 @@ from vlm_core.errors import BadSample, UserError
 
 PICTURES = frozenset(["avif", "bmp", "gif", "jpeg", "jpg", "pbm", "pgm", "png", "ppm", "tif", "tiff", "webp"])
 TEXTS = frozenset(("json", "txt"))
-_BLOCK = tarfile.BLOCKSIZE
+BLOCK = tarfile.BLOCKSIZE
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class _Walk:
         """tarfile takes garbage for the end; the end is zeros, and nothing follows."""
         self.file.seek(self.tar.offset)
         rest = self.file.read(2**20)
-        if len(rest) < _BLOCK:
+        if len(rest) < BLOCK:
             self.broken = f"has no end mark at byte {self.tar.offset}"
         elif rest.strip(b"\0"):
             self.broken = f"has something else than members at byte {self.tar.offset}"

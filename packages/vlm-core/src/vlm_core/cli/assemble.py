@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlm_core.cli import advice
-from vlm_core.cli.common import DTYPES, amount, run, size
+from vlm_core.cli.common import DTYPES, amount, local_path, path_text, run, size
 from vlm_core.errors import UserError
 from vlm_core.registry import KINDS, installed
 from vlm_core.spec import json_schema, load_spec
@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="vlm-assemble", description=__doc__)
-    parser.add_argument("spec", nargs="?", help="a YAML spec; with --export-hf a model folder")
+    parser.add_argument(
+        "spec", nargs="?", type=path_text, help="a YAML spec; with --export-hf a model folder"
+    )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=local_path,
         metavar="DIR",
         help="where to write the model folder, or the package of --new-plugin",
     )
@@ -36,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--export-hf",
-        type=Path,
+        type=local_path,
         metavar="DIR",
         help="write a model folder, named in place of a spec, for transformers",
     )

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlm_core.cli.common import DTYPES, run
+from vlm_core.cli.common import DTYPES, path_text, run
 from vlm_core.cli.console import text
 from vlm_core.cli.prompt import Interrupt, image_files, lines
 from vlm_core.errors import UserError
@@ -26,7 +26,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vlm-chat", description=__doc__, epilog=f"In a conversation: {_HELP}."
     )
-    parser.add_argument("model", metavar="MODEL", help="a model folder")
+    parser.add_argument("model", type=path_text, metavar="MODEL", help="a model folder")
     parser.add_argument(
         "--image", action="append", default=[], metavar="FILE", help="an image to talk about; may be repeated"
     )

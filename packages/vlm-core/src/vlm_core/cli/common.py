@@ -7,10 +7,12 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import NoReturn
 
 from vlm_core.cli.console import use_any_encoding
 from vlm_core.errors import UserError
+from vlm_core.paths import expanded
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -23,6 +25,19 @@ class Parser(argparse.ArgumentParser):
             self.print_help(sys.stderr)
             self.exit(2, f"\n{self.prog}: name one of these commands\n")
         super().error(message)
+
+
+def path_text(text: str) -> str:
+    """The type of an argument that names a file or folder, kept as text: `~` is expanded as in a spec."""
+    try:
+        return expanded(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def local_path(text: str) -> Path:
+    """The type of an argument that names a file or folder."""
+    return Path(path_text(text))
 
 
 def add_debug(parser: argparse.ArgumentParser) -> None:

@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any
 
 from vlm_core.errors import UserError
+from vlm_core.paths import expanded
 
 HISTORY_LINES = 1000
 log = logging.getLogger(__name__)
@@ -21,7 +22,7 @@ log = logging.getLogger(__name__)
 
 def history_file() -> Path:
     """`chat_history` in the user's folder for programs' state."""
-    base = os.environ.get("XDG_STATE_HOME") or Path("~/.local/state").expanduser()
+    base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
     return Path(base) / "vlm" / "chat_history"
 
 
@@ -97,7 +98,7 @@ def image_files(typed: str, *, quoted: bool) -> list[Path]:
     Terminals quote or escape a file that is dropped on them. Raises `UserError` for a URL and for what is no file.
     """
     names = [typed]
-    if quoted and not Path(typed).expanduser().is_file():
+    if quoted and not Path(expanded(typed)).is_file():
         with suppress(ValueError):  # a single quotation mark is part of a name
             names = shlex.split(typed)
     return [_image_file(name) for name in names]
@@ -108,7 +109,7 @@ def _image_file(name: str) -> Path:
         raise UserError(
             f"{name:.80}: a URL, and nothing is downloaded here; save the image and name its file"
         )
-    path = Path(name).expanduser()
+    path = Path(expanded(name))
     if not path.is_file():
         what = "is a folder; name one image file" if path.is_dir() else "no such image file"
         raise UserError(f"{name}: {what}")

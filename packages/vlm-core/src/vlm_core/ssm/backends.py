@@ -13,7 +13,7 @@ from types import ModuleType
 import torch
 
 from vlm_core.errors import UserError, choices
-from vlm_core.ssm import plain, reference
+from vlm_core.ssm import plain, reference, triton_cache
 
 VARIABLE = "VLM_SCAN_BACKEND"
 BACKENDS = ("reference", "torch", "numba", "triton", "mamba_ssm")
@@ -41,6 +41,8 @@ def _load() -> tuple[dict[str, ModuleType], dict[str, str], list[str]]:
             continue
         try:
             found[name] = import_module(f"{__package__}.{module}")
+            if name == "triton":
+                triton_cache.ensure_writable()
         except ImportError as error:
             absent[name] = f"{error}; {line} brings {name}"
         except Exception as error:  # there, but broken in some way of its own

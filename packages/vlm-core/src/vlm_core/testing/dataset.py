@@ -16,6 +16,7 @@ import pytest
 
 from vlm_core.config import DatasetConfig
 from vlm_core.images import image_bytes, image_name, load_image
+from vlm_core.rows import digest_of
 
 Rows = Sequence[dict[str, Any]]
 
@@ -71,6 +72,12 @@ class DatasetSuite:
 
     def test_a_category_is_text(self, rows: Rows) -> None:
         assert all(isinstance(row.get("category"), str | None) for row in rows)
+
+    def test_the_digest_is_that_of_the_rows(self, rows: Rows, dataset_config: DatasetConfig) -> None:
+        """A resumed run compares it: the same when read again, and in a worker's copy."""
+        assert (
+            digest_of(rows) == digest_of(dataset_config.rows()) == digest_of(pickle.loads(pickle.dumps(rows)))
+        )
 
     def test_reading_again_gives_the_same_rows(self, rows: Rows, dataset_config: DatasetConfig) -> None:
         """A run is resumed by the position in the order of rows."""

@@ -8,6 +8,7 @@ filled and one that is filled at once are equal to the bit.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import shutil
@@ -39,6 +40,9 @@ from vlm_train.sources import Joined
 BATCHES = (32, 8)
 """Images at once, the first of these whose places and neighbours don't matter; else one by one."""
 ABOUT = "about.json"
+VERIFIED_BYTES = 4 * 2**30
+"""Up to so many bytes of features are compared with their checksums before a stage begins."""
+log = logging.getLogger(__name__)
 AGREES = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 2e-2}
 """How far, relatively, features of the same picture may be from those that are kept: the rounding of other devices."""
 
@@ -86,6 +90,8 @@ class Features:
         """
         store = self._store()
         places = self._scan(rows, ahead)
+        self._together(lambda: self._drop_damaged(store, [*sorted(places), image_key(sample_picture())]))
+        store.refresh()
         # one list for all processes, since another run may be writing
         missing = self._shared(lambda: [place for key, place in places.items() if key not in store])
         told = self._shared(lambda: self._check_room(store, len(places), len(missing)))
@@ -95,6 +101,14 @@ class Features:
         self._together(lambda: self._fill(store, pixels))
         store.refresh()
         return replace(reader, features=Known(store), image_tokens=self.model.feature_tokens)
+
+    def _drop_damaged(self, store: Store, keys: Sequence[bytes]) -> None:
+        """Have this process's share of the entries computed again where they are damaged, if looking takes seconds.
+
+        Of more than `VERIFIED_BYTES`, a damaged one ends the run when its turn comes.
+        """
+        if len(keys) * store.entry_bytes <= VERIFIED_BYTES and (bad := store.drop_damaged(self._own(keys))):
+            log.warning("%s: %d features are damaged and are computed again", store.folder, bad)
 
     def _store(self) -> Store:
         """The folder of this encoder's features, made if need be."""

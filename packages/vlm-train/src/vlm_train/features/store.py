@@ -2,7 +2,8 @@
 
 A shard is two files of one writer: `NAME.data`, the features of its images one after the other, and `NAME.keys`, a
 record for each of them. The record is written when the features are safe on disk, so a kill leaves at most features
-that no record speaks of. A writer begins a shard of its own: any number of processes may read and write at once.
+that no record speaks of. `NAME.damaged` has the places of entries that were found damaged since. A writer begins a
+shard of its own: any number of processes may read and write at once.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import struct
 import uuid
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -64,7 +66,11 @@ class Store:
         heads = (
             data[start : start + KEY_BYTES + 4] for start in range(0, whole * _RECORD.size, _RECORD.size)
         )
-        at = np.flatnonzero(np.fromiter(map(zlib.crc32, heads), np.uint32, whole) == rows["check"])
+        good = np.fromiter(map(zlib.crc32, heads), np.uint32, whole) == rows["check"]
+        if (marks := path.with_suffix(".damaged")).exists():
+            places = [int(place) for place in marks.read_text().split() if place.isdigit()]
+            good[[place for place in places if place < whole]] = False
+        at = np.flatnonzero(good)
         return rows["key"][at], rows["crc"][at], np.stack([np.full(len(at), shard), at], axis=1)
 
     def _find(self, key: bytes) -> int | None:
@@ -94,6 +100,19 @@ class Store:
                 f"Remove it and {path.stem}.keys; the same command computes its features again"
             )
         return features
+
+    def drop_damaged(self, keys: Iterable[bytes]) -> int:
+        """Mark those entries that are not the bytes that were stored, so that nobody finds them again -> how many."""
+        count = 0
+        for key in keys:
+            if (at := self._find(key)) is None:
+                continue
+            shard, row = self._places[at].tolist()
+            if _crc(self._shard(shard)[row]) != self._crcs[at]:
+                with self._shards[shard].with_suffix(".damaged").open("a") as marks:
+                    marks.write(f"{row}\n")
+                count += 1
+        return count
 
     def _shard(self, number: int) -> Tensor:
         if number not in self._mapped:

@@ -65,9 +65,20 @@ def writable() -> bool:
     """Whether the cache folder is there, or can be made."""
     try:
         cache_folder().mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return False
-    return os.access(cache_folder(), os.W_OK)
+        if os.access(cache_folder(), os.W_OK):
+            return True
+        problem = "no permission to write"
+    except OSError as error:
+        problem = error.strerror or str(error)
+    _cannot_keep(problem)
+    return False
+
+
+@cache
+def _cannot_keep(problem: str) -> None:
+    """Say once that every process will compile anew."""
+    sys.stderr.write(f"vlm-core: {cache_folder()}: {problem}; compiled kernels are not kept\n")
+    sys.stderr.flush()
 
 
 @cache
@@ -117,13 +128,19 @@ class Kernel:
                     file.unlink(missing_ok=True)
         sys.stderr.write(f"vlm-core: compiling the kernel {self.name} for this CPU, once …\n")
         sys.stderr.flush()
-        return self._compile_or_load()
+        try:
+            return self._compile_or_load()
+        except OSError as error:  # a full disk, a quota: the kernel itself is fine
+            _cannot_keep(error.strerror or str(error))
+            return self._compile_or_load(keep=False)
 
-    def _compile_or_load(self) -> Any:
+    def _compile_or_load(self, keep: bool = True) -> Any:
         settings: Any = config
         before, settings.CACHE_DIR = settings.CACHE_DIR, str(cache_folder())
         try:
-            make = cfunc(types.void(types.int64), fastmath=FLAGS, error_model="numpy", cache=writable())
+            make = cfunc(
+                types.void(types.int64), fastmath=FLAGS, error_model="numpy", cache=keep and writable()
+            )
             return make(self.function)
         finally:
             settings.CACHE_DIR = before

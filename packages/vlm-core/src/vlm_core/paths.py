@@ -1,0 +1,83 @@
+"""Paths as users write them: `~` is a home folder in every key of a spec and on every command line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+from pydantic import AfterValidator, BaseModel, Field
+from pydantic.fields import FieldInfo
+
+from vlm_core.errors import UserError
+
+_SCHEMES = ("local-dir:",)
+"""What may stand before a path, as timm and open_clip write it."""
+
+
+@dataclass(frozen=True)
+class NamesFiles:
+    """Marks a field whose text says where something is: what is there counts, not the text."""
+
+
+def expanded(text: str) -> str:
+    """`text` with `~` or `~user` at its start replaced by that home folder; other text as it is.
+
+    Raises `UserError` where nobody knows the home folder.
+    """
+    scheme = next((scheme for scheme in _SCHEMES if text.startswith(scheme)), "")
+    path = text.removeprefix(scheme)
+    found = os.path.expanduser(path)
+    if path.startswith("~") and found == path:
+        user = path.split("/")[0]
+        raise UserError(
+            f"{text}: no home folder is known for {user}; write ./{path} for a name that begins so"
+        )
+    return scheme + found
+
+
+def _expanded_path(path: Path) -> Path:
+    return Path(expanded(str(path)))
+
+
+LocalPath = Annotated[str, AfterValidator(expanded), NamesFiles()]
+"""A path in a config, or what may be one (a hub id, a tag, a URL): `~` is expanded when the spec is read."""
+LocalFile = Annotated[Path, Field(strict=False), AfterValidator(_expanded_path), NamesFiles()]
+"""The same as a `pathlib.Path`."""
+
+
+def names_files(field: FieldInfo) -> bool:
+    """Whether a field of a config is a `LocalPath` or `LocalFile`, or holds such."""
+    return any(map(_is_mark, field.metadata)) or _holds_mark(field.annotation)
+
+
+def _is_mark(item: Any) -> bool:
+    return isinstance(item, NamesFiles)
+
+
+def _holds_mark(annotation: Any) -> bool:
+    metadata = getattr(annotation, "__metadata__", ())
+    return any(map(_is_mark, metadata)) or any(map(_holds_mark, get_args(annotation)))
+
+
+def file_names(config: BaseModel, at: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """(keys, value) of every field that `names_files`, in a config and in those it holds; unset ones are left out."""
+    for name, field in type(config).model_fields.items():
+        value, here = getattr(config, name), (*at, name)
+        inner = list(enumerate(value)) if isinstance(value, list) else [(None, value)]
+        models = [(place, item) for place, item in inner if isinstance(item, BaseModel)]
+        for place, item in models:
+            yield from file_names(item, here if place is None else (*here, str(place)))
+        if not models and value is not None and names_files(field):
+            yield here, value
+
+
+def local(value: Any) -> Path | None:
+    """The file or folder that a value names, without its scheme; None if there is none."""
+    text = str(value)
+    for scheme in _SCHEMES:
+        text = text.removeprefix(scheme)
+    path = Path(text)
+    return path if text and path.exists() else None

@@ -1,0 +1,123 @@
+"""What a run was made from, by content: `inputs.json` of its folder, which a resumed run compares."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vlm_core import digests
+from vlm_core.benchmark import Question
+from vlm_core.config import DatasetConfig
+from vlm_core.model import PARTS
+from vlm_core.paths import file_names, local
+from vlm_core.rows import digest_of
+from vlm_core.spec import Spec
+from vlm_train.config import TrainConfig
+from vlm_train.evals import Exam
+
+INPUTS = "inputs.json"
+Rows = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One input: what messages call it, a digest of its content, and how many rows it has."""
+
+    name: str
+    digest: str
+    rows: int | None = None
+
+    def __str__(self) -> str:
+        rows = "" if self.rows is None else f"{self.rows} rows, "
+        return f"{self.name} ({rows}{self.digest[:12]})"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """By dotted key of the spec: data, benchmarks, and the local files that parts name."""
+
+    data: Mapping[str, Source]
+    benchmarks: Mapping[str, Source]
+    files: Mapping[str, Source]
+    versions: Mapping[str, str] = field(default_factory=dict)
+    weights: Mapping[str, str] = field(default_factory=dict)
+    """Digests of the parts as the spec builds them, and of the tokenizer."""
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+    @classmethod
+    def read(cls, path: Path) -> Inputs:
+        """Raises `ValueError` and the like for what is none."""
+        found = json.loads(path.read_text(encoding="utf-8"))
+        kinds = {
+            kind: {key: Source(**value) for key, value in found[kind].items()}
+            for kind in ("data", "benchmarks", "files")
+        }
+        return cls(**kinds, versions=found["versions"], weights=found["weights"])
+
+    def count(self, prefix: str) -> int:
+        """Rows of the data whose keys begin so."""
+        return sum(source.rows or 0 for key, source in self.data.items() if key.startswith(prefix))
+
+    def part(self, prefix: str) -> dict[str, str]:
+        """Digests of the data whose keys begin so."""
+        return {key: source.digest for key, source in self.data.items() if key.startswith(prefix)}
+
+
+def datasets(train: TrainConfig) -> Iterator[tuple[str, DatasetConfig]]:
+    """Every dataset of the `train` section by its key."""
+    lists = [(f"train.stages.{i}.data", stage.data) for i, stage in enumerate(train.stages)]
+    lists += [("train.evaluation.data", train.evaluation.data)] if train.evaluation else []
+    lists += [("train.validation.data", train.validation.data)] if train.validation else []
+    for key, configs in lists:
+        yield from ((f"{key}.{i}", config) for i, config in enumerate(configs))
+
+
+def of_data(train: TrainConfig, opened: Mapping[str, Rows], known: dict[str, Source]) -> dict[str, Source]:
+    """The datasets' digests; equal configs, in `known` too, are read once. `opened` are rows at hand, by key."""
+    found = {}
+    for key, config in datasets(train):
+        text = config.model_dump_json()
+        if text not in known:
+            rows: Any = opened[key] if key in opened else config.rows()
+            known[text] = Source(config.label(), digest_of(rows), len(rows))
+        found[key] = known[text]
+    return found
+
+
+def of_files(spec: Spec, known: dict[Path, str]) -> dict[str, Source]:
+    """The local files and folders that the parts of a spec name; `known` are digests by path.
+
+    What a tokenizer is learnt from is none of them: the tokenizer is kept.
+    """
+    found = {}
+    for part in PARTS:
+        for keys, value in file_names(getattr(spec, part)):
+            learnt = part == "llm" and spec.llm.learns_tokenizer() and keys[:1] == ("tokenizer",)
+            if not learnt and isinstance(value, str | Path) and (path := local(value)):
+                if path not in known:
+                    known[path] = digests.of_files(path)
+                found[".".join((part, *keys))] = Source(str(value), known[path])
+    return found
+
+
+def of_exams(exams: Sequence[Exam]) -> dict[str, Source]:
+    """The benchmarks that are asked: their files, questions and images."""
+    return {exam.name: Source(exam.name, _exam(exam), len(exam.asked)) for exam in exams}
+
+
+def _exam(exam: Exam) -> str:
+    files = [[name, digests.of_files(path)] for name, path in sorted(exam.benchmark.files.items())]
+    asked = [[q.id, q.prompt, q.choices, _text(q)] for q in exam.asked]
+    return digests.of(
+        files, asked, digests.of_images([q.image for q in exam.asked if isinstance(q.image, Path)])
+    )
+
+
+def _text(question: Question) -> str | None:
+    """An image that stands in a data file."""
+    return None if isinstance(question.image, Path | None) else question.image.text

@@ -1,0 +1,188 @@
+"""Kept indexes: verified, made again where they don't verify, and done without where nothing can be kept."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from vlm_core.errors import UserError
+from vlm_core.folder import MANIFEST, sha256
+from vlm_train import index_cache, rowindex, tar_index
+from vlm_train.llava import LlavaConfig
+from vlm_train.webdataset import WebDatasetConfig
+
+from shards import tar  # isort: skip
+
+
+def row(i):
+    turns = [{"from": "human", "value": f"number {i:04}?"}, {"from": "gpt", "value": "x" * 200}]
+    return {"id": str(i), "conversations": turns}
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """Every file counts as large, and the cache is this folder."""
+    monkeypatch.setattr(rowindex, "KEEP_FROM", 1)
+    monkeypatch.setenv("VLM_CACHE", str(tmp_path / "cache"))
+    index_cache._warn_once.cache_clear()
+    return tmp_path / "cache" / "rows"
+
+
+@pytest.fixture(params=["jsonl", "tar"])
+def dataset(request, tmp_path, cache):
+    """(config, how often it was indexed); two equal ways to hold 500 rows."""
+    path = tmp_path / f"data.{request.param}"
+    if request.param == "jsonl":
+        path.write_text("\n".join(json.dumps(row(i)) for i in range(500)))
+        return LlavaConfig(path=str(path)), rowindex
+    tar(path, {f"{i:04}.json": row(i) for i in range(500)})
+    return WebDatasetConfig(path=str(path)), tar_index
+
+
+@pytest.fixture
+def builds(dataset, monkeypatch):
+    module, calls = dataset[1], []
+    build = module._build
+    monkeypatch.setattr(module, "_build", lambda *a: calls.append(a) or build(*a))
+    return calls
+
+
+def said(rows, i):
+    return rows[i]["conversations"][0]["value"]
+
+
+def test_an_edit_that_nothing_but_the_content_shows(dataset, builds, monkeypatch):
+    """Equal size, between the pieces that are sampled, with the time of modification set back."""
+    monkeypatch.setattr(index_cache, "_SAMPLE_BYTES", 8)
+    config, path = dataset[0], dataset[0].path
+    assert said(config.rows(), 250) == "number 0250?"
+    with open(path, "r+b") as file:
+        before, facts = index_cache.sampled(file), os.stat(path)
+        file.seek(file.read().index(b"number 0250?"))
+        file.write(b"NUMBER 0250?")
+        file.flush()
+        assert index_cache.sampled(file) == before
+    os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    assert os.stat(path).st_mtime_ns == facts.st_mtime_ns
+    assert said(config.rows(), 250) == "NUMBER 0250?"
+    assert len(builds) == 2
+
+
+def damage_permuted(entry):
+    table = np.load(entry / "rows.npy")
+    np.save(entry / "rows.npy", table[::-1].copy())
+
+
+def damage_truncated(entry):
+    file = entry / "rows.npy"
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def damage_version(entry):
+    manifest = json.loads((entry / MANIFEST).read_text())
+    (entry / MANIFEST).write_text(json.dumps({**manifest, "version": 0}))
+
+
+def damage_manifest(entry):
+    (entry / MANIFEST).write_text("[]")
+
+
+def damage_emptied(entry):
+    shutil.rmtree(entry)
+    entry.mkdir()
+
+
+def damage_of_another_file(entry):
+    manifest = json.loads((entry / MANIFEST).read_text())
+    (entry / MANIFEST).write_text(json.dumps({**manifest, "name": "other"}))
+
+
+def damage_of_another_layout(entry):
+    """A manifest that agrees with files that can't be read."""
+    (entry / "faults.json").write_text("0")
+    manifest = json.loads((entry / MANIFEST).read_text())
+    manifest["files"]["faults.json"] = {"bytes": 1, "sha256": sha256(entry / "faults.json")}
+    (entry / MANIFEST).write_text(json.dumps(manifest))
+
+
+DAMAGES = [value for name, value in globals().items() if name.startswith("damage_")]
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda f: f.__name__)
+def test_an_index_that_does_not_verify_is_made_again(dataset, builds, cache, damage, caplog):
+    config = dataset[0]
+    first = list(config.rows())
+    [entry] = cache.iterdir()
+    damage(entry)
+    assert list(config.rows()) == first
+    assert len(builds) == 2
+    assert "can't be used and is made again" in caplog.text
+    assert list(config.rows()) == first
+    assert len(builds) == 2, "what was made again is kept"
+
+
+def test_rows_that_an_index_swapped_are_refused(dataset, cache):
+    """Were the manifest forged, too: a row's bytes are compared with what was indexed."""
+    config = dataset[0]
+    rows = config.rows()
+    table = np.array(rows.table)
+    for name in ("start", "size"):
+        table[name] = table[name][::-1]
+    rows.table = table
+    with pytest.raises(UserError, match="indexed"):
+        rows[0]
+
+
+def a_file(path):
+    path.write_text("")
+
+
+def nothing(path):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("make", "where"), [(a_file, "taken"), (nothing, "/proc/nowhere"), (a_file, "taken/deep")]
+)
+def test_a_cache_that_cannot_be_written_costs_speed(
+    dataset, builds, tmp_path, monkeypatch, caplog, make, where
+):
+    index_cache._warn_once.cache_clear()
+    make(tmp_path / "taken")
+    monkeypatch.setenv("VLM_CACHE", str(tmp_path / where))
+    config = dataset[0]
+    rows = config.rows()
+    assert said(rows, 499) == "number 0499?"
+    assert said(config.rows(), 3) == "number 0003?"
+    assert len(builds) == 2
+    assert caplog.text.count("are not kept") == 1, "said once"
+
+
+def test_a_user_without_a_home(dataset, builds, monkeypatch, caplog):
+    index_cache._warn_once.cache_clear()
+    for name in ("VLM_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as for a user id without an entry
+    assert said(dataset[0].rows(), 7) == "number 0007?"
+    assert "no home folder is known" in caplog.text
+
+
+def test_a_disk_that_is_full(dataset, builds, cache, monkeypatch, caplog):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    assert said(dataset[0].rows(), 7) == "number 0007?"
+    assert "No space left on device" in caplog.text
+    assert not list(cache.iterdir()), "nothing half-written is left"
+
+
+def test_the_home_folder_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("VLM_CACHE", "~/kept")
+    assert index_cache.cache_folder() == tmp_path / "kept" / "rows"
+    monkeypatch.delenv("VLM_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert index_cache.cache_folder() == tmp_path / ".cache" / "vlm" / "rows"

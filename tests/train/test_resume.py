@@ -1,0 +1,326 @@
+"""What a run may be resumed with: equal content under any name, and keys that don't change what is learnt."""
+
+import json
+import os
+import shutil
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from vlm_core.errors import UserError
+from vlm_core.folder import sha256
+from vlm_core.spec import load_spec
+from vlm_train import run as runs
+from vlm_train.inputs import INPUTS
+from vlm_train.run import start
+from vlm_train.rundir import RunDir
+
+
+def go(path, *overrides):
+    return start(*load_spec(path, overrides))
+
+
+@pytest.fixture
+def spec(run_spec, tmp_path):
+    """One short stage on data of its own; the tokenizer is learnt from a file of its own, too."""
+    path = run_spec()
+    data = yaml.safe_load(path.read_text())
+    (tmp_path / "pictures").mkdir()
+    for picture in tmp_path.glob("*.png"):
+        Image.open(picture).save(tmp_path / "pictures" / f"{picture.stem}.bmp")  # all of one size
+    given = json.loads((tmp_path / "data.json").read_text().replace(".png", ".bmp"))
+    for name in ("train", "test", "words"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(given))
+    source = {"type": "llava", "path": str(tmp_path / "train.json"), "images": str(tmp_path / "pictures")}
+    train = data["train"]
+    train["stages"] = [{**train["stages"][1], "data": [source], "steps": 4}]
+    train["evaluation"] |= {"data": [{**source, "path": str(tmp_path / "test.json")}]}
+    data["llm"]["tokenizer"] = {"vocab_size": 300, "dataset": {"type": "llava", "path": str(tmp_path / "words.json"),
+                                                              "images": str(tmp_path / "pictures")}}  # fmt: skip
+    path.write_text(yaml.safe_dump(data))
+    return path
+
+
+@pytest.fixture
+def begun(spec, killed_at):
+    """A run that was killed after its first checkpoint."""
+    killed_at(0, 3)
+    with pytest.raises(KeyboardInterrupt):
+        go(spec)
+    return spec
+
+
+def edit(path, change):
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+
+
+def longer(data):
+    data.append({**data[0], "id": "more"})
+
+
+def other_truth(data):
+    data[0]["conversations"][1]["value"] = "mauve"
+
+
+def swapped(data):
+    data[0], data[1] = data[1], data[0]
+
+
+def test_other_data_are_refused_by_name(begun, tmp_path):
+    file = tmp_path / "train.json"
+    before = file.read_text()
+    for change, now in ((longer, 19), (other_truth, 18), (swapped, 18)):
+        edit(file, change)
+        where = r"inputs differ in train\.stages\.0\.data\.0: .*train\.json"
+        with pytest.raises(UserError, match=rf"{where} \(18 rows, .* there, .*train\.json \({now} rows, "):
+            go(begun)
+        file.write_text(before)
+    assert go(begun)[0].finished()
+    edit(file, longer)
+    with pytest.raises(UserError, match="inputs differ"):
+        go(begun)
+
+
+def test_a_picture_of_equal_size_is_other_data(begun, tmp_path):
+    red, green = tmp_path / "pictures" / "red.bmp", tmp_path / "pictures" / "green.bmp"
+    facts = red.stat()
+    red.write_bytes(green.read_bytes())
+    os.utime(red, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    assert red.stat().st_size == facts.st_size
+    with pytest.raises(UserError, match=r"inputs differ in train\.stages\.0\.data\.0"):
+        go(begun)
+
+
+def test_equal_content_by_another_name_goes_on(begun, tmp_path, run_spec):
+    """Touched, moved, renamed: data, pictures, and the run's own folder."""
+    shutil.move(tmp_path / "train.json", tmp_path / "moved.json")
+    shutil.move(tmp_path / "pictures", tmp_path / "images")
+    os.utime(tmp_path / "moved.json", (1, 1))
+    shutil.move(tmp_path / "run", tmp_path / "renamed")
+    images = [f"train.{key}.data.0.images={tmp_path / 'images'}" for key in ("stages.0", "evaluation")]
+    folder, _ = go(begun, *images, f"train.stages.0.data.0.path={tmp_path / 'moved.json'}",
+                   f"train.output={tmp_path / 'renamed'}")  # fmt: skip
+    assert [m["step"] for m in folder.metrics()] == [1, 2, 3, 4]
+    assert folder.finished()
+
+
+def test_the_same_folder_by_another_relative_path(begun, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder, _ = go(begun, "train.output=./pictures/../run", "train.stages.0.data.0.path=train.json")
+    assert folder.finished()
+
+
+def test_data_may_change_until_something_is_learnt(spec, tmp_path, killed_at):
+    killed_at(0, 1)
+    with pytest.raises(KeyboardInterrupt):
+        go(spec)
+    edit(tmp_path / "train.json", longer)
+    go(spec)
+    assert json.loads((tmp_path / "run" / INPUTS).read_text())["data"]["train.stages.0.data.0"]["rows"] == 19
+
+
+def test_a_learnt_tokenizer_is_never_learnt_again(begun, tmp_path, monkeypatch):
+    kept = sha256(tmp_path / "run" / "tokenizer" / "tokenizer.json")
+    (tmp_path / "words.json").unlink()
+    folder, _ = go(begun)
+    assert sha256(folder.path / "model" / "llm" / "tokenizer.json") == kept
+    go(begun)  # a finished one neither
+
+
+def test_a_damaged_tokenizer_is_told(begun, tmp_path):
+    file = tmp_path / "run" / "tokenizer" / "tokenizer.json"
+    file.write_text(file.read_text().replace("a", "b"))
+    with pytest.raises(UserError, match=r"the tokenizer that this run has learnt: .*tokenizer\.json"):
+        go(begun)
+
+
+def test_damaged_inputs_are_told(begun, tmp_path):
+    for text in ("", "[]", "{}", '{"data": 3}', '{"data": {}, "benchmarks": {}, "files": 3}'):
+        (tmp_path / "run" / INPUTS).write_text(text)
+        with pytest.raises(UserError, match=r"inputs\.json: damaged"):
+            go(begun)
+
+
+HARMLESS = {
+    "name": "other",
+    "train.workers": 1,
+    "train.timeout": 900.0,
+    "train.checkpoint_every": 1,
+    "train.keep_checkpoints": 4,
+    "train.on_too_long": "error",
+    "train.on_bad_sample": "skip",
+    "train.bad_sample_budget": 3,
+    "train.on_non_finite": "skip",
+    "train.non_finite_budget": 3,
+    "train.stages.0.micro_batch_size": 6,
+    "train.evaluation.batch_size": 3,
+    "train.evaluation.samples": 4,
+    "train.evaluation.max_new_tokens": 2,
+}
+
+
+def test_what_does_not_change_what_is_learnt_may_change(begun, capsys):
+    capsys.readouterr()
+    folder, _ = go(begun, *(f"{key}={value}" for key, value in HARMLESS.items()))
+    said = next(
+        line for line in capsys.readouterr().out.splitlines() if line.startswith("going on with other values")
+    )
+    assert "train.keep_checkpoints (2 → 4)" in said
+    assert all(f"{key} (" in said for key in HARMLESS)
+    assert folder.finished()
+
+
+MATTER = {
+    "train.seed": ("0", 3),
+    "train.max_length": ("2048", 99),
+    "train.stages.0.lr": ("0.003", 0.1),
+    "train.stages.0.steps": ("4", 5),
+    "train.stages.0.batch_size": ("6", 5),
+    "train.stages.0.clip_norm": ("1.0", 2.0),
+    "train.stages.0.packing": ("False", True),
+    "connector.d_state": ("4", 8),
+    "encoder.image_size": ("32", 64),
+}
+
+
+def test_what_does_is_listed_with_both_values(begun):
+    for key, (old, new) in MATTER.items():
+        with pytest.raises(UserError) as error:
+            go(begun, f"{key}={new}", "train.workers=1")
+        assert f"its spec differs in {key}: {old} there, {new} now. " in str(error.value)
+    with pytest.raises(UserError) as error:
+        go(begun, "train.seed=1", "train.stages.0.lr=1.0")
+    assert "\n  train.seed: 0 there, 1 now\n  train.stages.0.lr: 0.003 there, 1.0 now\n" in str(error.value)
+    assert "workers" not in str(error.value)
+
+
+def stored(tmp_path, change):
+    file = tmp_path / "run" / "spec.yaml"
+    data = yaml.safe_load(file.read_text())
+    change(data)
+    file.write_text(yaml.safe_dump(data))
+
+
+def test_a_default_that_is_newer_than_the_run(begun, tmp_path):
+    stored(
+        tmp_path, lambda data: (data["train"].pop("on_non_finite"), data["train"]["stages"][0].pop("packing"))
+    )
+    assert go(begun)[0].finished()
+
+
+def test_a_key_that_no_longer_exists(begun, tmp_path):
+    stored(tmp_path, lambda data: data["train"].update(gone=3))
+    with pytest.raises(UserError, match=r"train\.gone: 3 there, nothing now"):
+        go(begun)
+
+
+def test_a_run_of_an_earlier_version_is_compared_by_name(begun, tmp_path, capsys):
+    (tmp_path / "run" / INPUTS).unlink()
+    shutil.copy(tmp_path / "train.json", tmp_path / "copy.json")
+    with pytest.raises(UserError, match=r"spec differs in train\.stages\.0\.data\.0\.path"):
+        go(begun, f"train.stages.0.data.0.path={tmp_path / 'copy.json'}")
+    assert go(begun)[0].finished()
+    assert "did not note its data" in capsys.readouterr().out
+
+
+def test_other_versions_are_told(begun, tmp_path, capsys):
+    edit(tmp_path / "run" / INPUTS, lambda data: data["versions"].update(torch="1.0"))
+    go(begun)
+    assert (
+        f"packages have changed since this run began: torch 1.0 → {torch.__version__.split('+')[0]}"
+        in capsys.readouterr().out
+    )
+
+
+def tower(path, scale=1.0):
+    """The weights of a random tower as a file."""
+    import timm
+
+    torch.manual_seed(1)
+    model = timm.create_model("vit_tiny_patch16_224", depth=2, embed_dim=16, num_heads=2)
+    save_file({name: scale * value.contiguous() for name, value in model.state_dict().items()}, path)
+
+
+def test_weights_are_known_by_content(spec, tmp_path, killed_at):
+    file = tmp_path / "tower.safetensors"
+    tower(file)
+    killed_at(0, 3)
+    with pytest.raises(KeyboardInterrupt):
+        go(spec, f"encoder.weights={file}")
+    tower(file, 1.5)
+    with pytest.raises(UserError, match=r"inputs differ in encoder\.weights: .*tower\.safetensors"):
+        go(spec, f"encoder.weights={file}")
+    moved = tmp_path / "moved.safetensors"
+    tower(moved)
+    assert go(spec, f"encoder.weights={moved}")[0].finished()
+    with pytest.raises(UserError, match=r"inputs differ in encoder\.weights"):
+        go(spec, f"encoder.weights={file}")
+
+
+def test_frozen_weights_that_came_out_otherwise(begun, monkeypatch):
+    """A hub's branch that moved on, another random generator: nothing in the spec shows it."""
+    build = runs.assemble.build
+
+    def other(*args, **kwargs):
+        model = build(*args, **kwargs)
+        next(model.encoder.parameters()).data.mul_(1.1)
+        next(model.llm.parameters()).data.mul_(1.1)
+        return model
+
+    monkeypatch.setattr(runs.assemble, "build", other)
+    with pytest.raises(UserError, match=r"run: encoder is not what this run began with"):
+        go(begun)
+
+
+def test_held_out_truths_that_change_are_asked_again(spec, tmp_path):
+    folder, before = go(spec)
+    edit(tmp_path / "test.json", other_truth)
+    _, after = go(spec)
+    answers = json.loads((folder.path / "evaluations" / "after instruct.json").read_text())["answers"]
+    assert answers[0]["truth"] == "mauve"
+    assert {name: r["of"]["rows"] for name, r in after} != {name: r["of"]["rows"] for name, r in before}
+    assert [name for name, _ in after] == ["after instruct", "images shuffled", "question alone"]
+    assert go(spec)[1] == after
+
+
+def test_a_lost_evaluation_is_asked_again(spec, tmp_path):
+    folder, before = go(spec)
+    shutil.rmtree(folder.path / "evaluations")
+    assert go(spec)[1] == before
+
+
+def test_an_earlier_stage_that_was_asked_something_else_is_left_out(run_spec, capsys, tmp_path):
+    path = run_spec()
+    go(path)
+    capsys.readouterr()
+    _, table = go(path, "train.evaluation.samples=5")
+    assert [name for name, _ in table] == ["after instruct", "images shuffled", "question alone"]
+    assert "after align: evaluated with other questions" in capsys.readouterr().out
+
+
+def test_validation_on_other_rows_is_refused(spec, tmp_path, killed_at):
+    shutil.copy(tmp_path / "test.json", tmp_path / "unseen.json")
+    data = yaml.safe_load(spec.read_text())
+    source = {**data["train"]["evaluation"]["data"][0], "path": str(tmp_path / "unseen.json")}
+    data["train"]["validation"] = {"data": [source], "every": 2, "samples": 0}
+    spec.write_text(yaml.safe_dump(data))
+    killed_at(0, 3)
+    with pytest.raises(KeyboardInterrupt):
+        go(spec)
+    edit(tmp_path / "unseen.json", other_truth)
+    with pytest.raises(UserError, match=r"inputs differ in train\.validation\.data\.0"):
+        go(spec)
+
+
+def test_the_weights_of_a_resumed_run_are_those_of_an_unbroken_one(begun, tmp_path):
+    part, _ = go(begun)
+    whole, _ = go(begun, f"train.output={tmp_path / 'whole'}")
+    for name in ("connector", "llm"):
+        a, b = (load_file(f.path / "model" / name / "weights.safetensors") for f in (part, whole))
+        assert all(torch.equal(a[key], b[key]) for key in b)
+    assert RunDir(whole.path).finished()
