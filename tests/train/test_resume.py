@@ -10,10 +10,10 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from vlm_core import assemble
 from vlm_core.errors import UserError
 from vlm_core.folder import sha256
 from vlm_core.spec import load_spec
-from vlm_train import run as runs
 from vlm_train.inputs import INPUTS
 from vlm_train.run import start
 from vlm_train.rundir import RunDir
@@ -264,7 +264,7 @@ def test_weights_are_known_by_content(spec, tmp_path, killed_at):
 
 def test_frozen_weights_that_came_out_otherwise(begun, monkeypatch):
     """A hub's branch that moved on, another random generator: nothing in the spec shows it."""
-    build = runs.assemble.build
+    build = assemble.build
 
     def other(*args, **kwargs):
         model = build(*args, **kwargs)
@@ -272,7 +272,7 @@ def test_frozen_weights_that_came_out_otherwise(begun, monkeypatch):
         next(model.llm.parameters()).data.mul_(1.1)
         return model
 
-    monkeypatch.setattr(runs.assemble, "build", other)
+    monkeypatch.setattr(assemble, "build", other)
     with pytest.raises(UserError, match=r"run: encoder is not what this run began with"):
         go(begun)
 

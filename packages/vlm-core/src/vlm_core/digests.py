@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlm_core.errors import BadSample
+from vlm_core.errors import BadSample, UserError
 from vlm_core.folder import sha256
 
 if TYPE_CHECKING:
@@ -78,11 +78,14 @@ def of_rows(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def of_files(path: Path) -> str:
-    """Of a file, or of a folder's weights, configs and vocabularies."""
-    if path.is_file():
-        return sha256(path)
-    files = sorted(p for p in path.iterdir() if p.is_file() and p.suffix in _WEIGHT_FILES)
-    return of([[file.name, sha256(file)] for file in files])
+    """Of a file, or of a folder's weights, configs and vocabularies; raises `UserError` if it can't be read."""
+    try:
+        if not path.is_dir():
+            return sha256(path)
+        files = sorted(p for p in path.iterdir() if p.is_file() and p.suffix in _WEIGHT_FILES)
+        return of([[file.name, sha256(file)] for file in files])
+    except OSError as error:
+        raise UserError(f"{error.filename or path}: cannot be read: {error.strerror or error}") from None
 
 
 def of_weights(module: nn.Module) -> str:

@@ -80,4 +80,4 @@ def local(value: Any) -> Path | None:
     for scheme in _SCHEMES:
         text = text.removeprefix(scheme)
     path = Path(text)
-    return path if text and path.exists() else None
+    return path if text and (path.is_file() or path.is_dir()) else None

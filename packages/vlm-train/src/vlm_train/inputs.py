@@ -11,6 +11,7 @@ from typing import Any
 from vlm_core import digests
 from vlm_core.benchmark import Question
 from vlm_core.config import DatasetConfig
+from vlm_core.errors import UserError
 from vlm_core.model import PARTS
 from vlm_core.paths import file_names, local
 from vlm_core.rows import digest_of
@@ -83,10 +84,17 @@ def of_data(train: TrainConfig, opened: Mapping[str, Rows], known: dict[str, Sou
     for key, config in datasets(train):
         text = config.model_dump_json()
         if text not in known:
-            rows: Any = opened[key] if key in opened else config.rows()
-            known[text] = Source(config.label(), digest_of(rows), len(rows))
+            known[text] = _source(config, opened.get(key))
         found[key] = known[text]
     return found
+
+
+def _source(config: DatasetConfig, rows: Any) -> Source:
+    try:
+        rows = config.rows() if rows is None else rows
+        return Source(config.label(), digest_of(rows), len(rows))
+    except OSError as error:
+        raise UserError(f"{config.label()}: cannot be read: {error.strerror or error}") from None
 
 
 def of_files(spec: Spec, known: dict[Path, str]) -> dict[str, Source]:

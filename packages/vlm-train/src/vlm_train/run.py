@@ -56,8 +56,8 @@ class Run:
         self.parts = self.spec
         with accelerator.local_main_process_first():  # the others find a large file's index made
             self.rows = [joined(stage.data) for stage in train.stages]
-            self.questions = joined(train.evaluation.data) if train.evaluation else []
-            self.unseen = joined(train.validation.data) if train.validation else []
+            self.questions = joined(train.evaluation.data if train.evaluation else [])
+            self.unseen = joined(train.validation.data if train.validation else [])
             self.exams = exams(train.evals)
         for stage, rows in zip(train.stages, self.rows, strict=True):
             screen(rows, train, f"stage {stage.name}")
@@ -81,6 +81,7 @@ class Run:
             self.dir.close()
 
     def _claim(self) -> None:
+        watchdog.beat("comparing data with those that the run began with", patient=True)
         self.held_out.inputs = self._inputs()
         claim(self.dir, self.spec, self.held_out.inputs, self._say)
         keep_tokenizer(self.dir, self.spec)
@@ -90,7 +91,7 @@ class Run:
         """What this run is made from, by content."""
         lists = [(f"train.stages.{i}.data", rows) for i, rows in enumerate(self.rows)]
         lists += [("train.evaluation.data", self.questions), ("train.validation.data", self.unseen)]
-        opened = {f"{key}.{i}": part for key, rows in lists if rows for i, part in enumerate(rows.parts)}
+        opened = {f"{key}.{i}": part for key, rows in lists for i, part in enumerate(rows.parts)}
         data = inputs.of_data(self.train, opened, {})
         return Inputs(data, inputs.of_exams(self.exams), inputs.of_files(self.spec, {}), self._versions())
 

@@ -60,7 +60,8 @@ class TarRows(Rows):
         files = [Path(store.name) for store in self.stores]
         if sum(store.size for store in self.stores) <= digests.WHOLE_BYTES:
             return digests.of("webdataset", given, [sha256(file) for file in files])
-        tables = [hashlib.sha256(np.ascontiguousarray(getattr(self, name))).hexdigest() for name in _ARRAYS]
+        arrays = (np.ascontiguousarray(getattr(self, name)).view(np.uint8) for name in _ARRAYS)
+        tables = [hashlib.sha256(array.data).hexdigest() for array in arrays]
         return digests.of("webdataset", given, tables, [pieces(file) for file in files])
 
     def sizes(self) -> np.ndarray:
