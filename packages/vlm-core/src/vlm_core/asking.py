@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vlm_core.benchmark import Benchmark, Question, Score
 from vlm_core.chat import IMAGE, Message, Sample, write
-from vlm_core.errors import BadSample, UserError
+from vlm_core.errors import BadSample
 from vlm_core.generate import Decoding, Session, answer
 from vlm_core.model import VLM
 from vlm_core.questions import by_image, check_images, sample
@@ -42,8 +42,7 @@ def batches(groups: Iterable[Group], size: int) -> Iterator[list[Group]]:
 def divided(prompt: Sample) -> tuple[Sample, Sample]:
     """A prompt up to the end of its last image, and the rest."""
     cut = len(prompt) - prompt.is_image[::-1].index(True)
-    head = Sample(prompt.ids[:cut], prompt.is_image[:cut], prompt.is_target[:cut])
-    return head, Sample(prompt.ids[cut:], prompt.is_image[cut:], prompt.is_target[cut:])
+    return prompt.part(0, cut), prompt.part(cut)
 
 
 class Asker:
@@ -65,10 +64,6 @@ class Asker:
         self.model, self.template = model, template
         self.size, self.decoding = batch_size, Decoding(max_new_tokens)
         one, other = (self._written(text, [1]) for text in ("a", "b"))
-        if one == other:
-            raise UserError(
-                "the template never says the question: its `user` has no {text}; `plain` is for captions"
-            )
         same = divided(one)[0] == divided(other)[0]
         self.obstacle = None if same else "the template does not put the image before the question"
         self.reuse = reuse and same
