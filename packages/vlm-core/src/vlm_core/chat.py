@@ -201,5 +201,14 @@ def _images_first(
     if resume:
         at = next((i + 1 for i, span in enumerate(spans) if isinstance(span.content, int)), 0)
     else:
-        at = int(bool(spans) and spans[0].content == tokenizer.bos_id)
+        at = _behind_bos(spans, tokenizer)
     return [*spans[:at], *images, *spans[at:]]
+
+
+def _behind_bos(spans: Sequence[Span], tokenizer: Tokenizer) -> int:
+    """1 if the first span is BOS, which some chat templates write themselves; a token that opens each turn is none."""
+    chat = tokenizer.chat_template
+    named = tokenizer.control_tokens.get(chat.tokens.get("bos_token", "")) if chat else None
+    controls = [span.content for span in spans if isinstance(span.content, int)]
+    first = spans[0].content if spans else None
+    return int(first is not None and first in (tokenizer.bos_id, named) and controls.count(first) == 1)  # pyright: ignore[reportArgumentType]
