@@ -48,7 +48,7 @@ class _Budget:
 
 _budget: ContextVar[_Budget] = ContextVar("budget")
 _SIZED = (str, bytes, list, tuple)
-_WIDE = re.compile(r"\d{6}|\*")
+_WIDE = re.compile(r"\d{6}|\*|:[^}]*\{")
 
 
 def _bounded(value: Any) -> Any:
@@ -112,6 +112,12 @@ def _environment() -> Any:
             if operator in ("*", "**", "%"):
                 _may_call(operator, [left, right])
             return _bounded(super().call_binop(context, operator, left, right))
+
+        def wrap_str_format(self, value: Any) -> Any:
+            name, owner = getattr(value, "__name__", ""), getattr(value, "__self__", None)
+            if name in ("format", "format_map") and isinstance(owner, str):
+                _may_call("format", [owner])
+            return super().wrap_str_format(value)
 
         def call(self, context: Any, obj: Any, /, *args: Any, **kwargs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
             _budget.get().loop()
