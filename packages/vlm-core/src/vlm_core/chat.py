@@ -20,7 +20,10 @@ from vlm_core.pattern import says_text
 if TYPE_CHECKING:
     from vlm_core.template import AnyTemplate
 
-__all__ = ["IMAGE", "ImageSlot", "Message", "Part", "Sample", "TooLong", "rendered", "write"]
+__all__ = [
+    "IMAGE", "ImageSlot", "Message", "Part", "Sample", "TooLong", "end_of_answer", "refuse_unsaid", "rendered",
+    "says_question", "write",
+]  # fmt: skip
 
 
 class TooLong(ValueError):
@@ -123,10 +126,9 @@ def rendered(
     return kind.render(template, messages, tokenizer, system)
 
 
-def _refuse_unsaid(template: AnyTemplate, messages: Sequence[Message]) -> None:
-    """A question that the template leaves out would be answered all the same."""
-    asked = [part for m in messages if m.role == "user" for part in m.parts if isinstance(part, str)]
-    if not says_question(template) and any(text.strip() for text in asked):
+def refuse_unsaid(template: AnyTemplate) -> None:
+    """Raise `UserError` if the template leaves a question out: it would be answered all the same."""
+    if not says_question(template):
         raise UserError(
             "the template never says the question: its `user` has no {text}; `plain` is for captions"
         )
@@ -164,8 +166,8 @@ def write(
     `BadSample` for a conversation that it cannot write.
     """
     asks = bool(messages) and messages[-1].role == "user"
-    if asks:
-        _refuse_unsaid(template, messages)
+    if asks and any(isinstance(p, str) and p.strip() for m in messages if m.role == "user" for p in m.parts):
+        refuse_unsaid(template)
     first = template.images == "first"
     written = rendered(template, without_images(messages) if first else messages, tokenizer, system)
     if resume and written.rewrites:

@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 from vlm_core.config import StrictModel
 from vlm_core.errors import UserError, choices
 from vlm_core.pattern import parse, spelled_tokens, unknown_token
+from vlm_core.yaml_loader import Path_
 
 if TYPE_CHECKING:
     from vlm_core.interfaces import Tokenizer
@@ -85,9 +86,9 @@ class Template(StrictModel):
 
     def faults(self, tokenizer: Tokenizer) -> list[tuple[str, str]]:
         """(key, what is wrong) where the patterns and this tokenizer's control tokens don't agree."""
-        return [
-            (key, text) for key in _ALLOWED for text in _pattern_faults(getattr(self, key), tokenizer)
-        ] + [("system_text", _spelled(name)) for name in _names_in(self.system_text, tokenizer)]
+        found = [(key, text) for key in _ALLOWED for text in _pattern_faults(getattr(self, key), tokenizer)]
+        spelled = [name for name in tokenizer.control_tokens if name in (self.system_text or "")]
+        return found + ([("system_text", _spelled(spelled))] if spelled else [])
 
 
 class TokenizerTemplate(StrictModel):
@@ -124,33 +125,30 @@ AnyTemplate = Template | TokenizerTemplate
 def _pattern_faults(pattern: str, tokenizer: Tokenizer) -> list[str]:
     named = [piece.value for piece in parse(pattern) if piece.kind == "token"]
     unknown = [unknown_token(name, tokenizer) for name in named if name not in tokenizer.control_tokens]
-    return unknown + [_spelled(name) for name in spelled_tokens(pattern, tokenizer)]
+    spelled = spelled_tokens(pattern, tokenizer)
+    return unknown + ([_spelled(spelled)] if spelled else [])
 
 
-def _names_in(text: str | None, tokenizer: Tokenizer) -> list[str]:
-    return [] if text is None else [name for name in tokenizer.control_tokens if name in text]
-
-
-def _spelled(name: str) -> str:
+def _spelled(names: list[str]) -> str:
+    ways = ", ".join(f"{{token:{name}}}" for name in names)
     return (
-        f"{name!r} is a control token of the tokenizer, but here it would be read as plain text; write "
-        f"{{token:{name}}} for the token"
+        f"{', '.join(map(repr, names))}: control tokens of the tokenizer, but spelled like this they are plain text; "
+        f"write {ways}"
     )
 
 
 class TemplateError(UserError):
-    """A template that doesn't go with its tokenizer; `faults` as `Template.faults` gives them."""
+    """Templates that don't go with their tokenizer: the path in the spec and what is wrong there."""
 
-    def __init__(self, faults: list[tuple[str, str]]) -> None:
-        lines = [f"template{'.' + key if key else ''}: {text}" for key, text in faults]
-        super().__init__("\n".join(lines))
+    def __init__(self, faults: list[tuple[Path_, str]]) -> None:
+        super().__init__("\n".join(f"{'.'.join(map(str, path))}: {text}" for path, text in faults))
         self.faults = faults
 
 
-def check_template(template: AnyTemplate, tokenizer: Tokenizer) -> None:
+def check_template(template: AnyTemplate, tokenizer: Tokenizer, at: Path_ = ("template",)) -> None:
     """Raise `TemplateError` if the template names control tokens that aren't there, or spells them as text."""
     if faults := template.faults(tokenizer):
-        raise TemplateError(faults)
+        raise TemplateError([((*at, key) if key else at, text) for key, text in faults])
 
 
 _CHATML = {

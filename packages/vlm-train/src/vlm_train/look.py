@@ -23,14 +23,17 @@ from vlm_train.evaluate import spread_over
 from vlm_train.examples import TOO_LONG, Examples, LeftOut, Reader, reader_of
 from vlm_train.left_out import allowance
 from vlm_train.sources import joined
+from vlm_train.templates import check_templates
 
 Advance = Callable[[int, int], None]
 
 
-def reading_model(spec: Spec) -> VLM:
-    """The model's shapes without its weights: all that reading data needs."""
+def reading_model(spec: Spec, train: TrainConfig) -> VLM:
+    """The model's shapes without its weights, all that reading data needs; raises `TemplateError`."""
     with torch.device("meta"):
-        return build(spec, weights=False)
+        model = build(spec, weights=False)
+    check_templates(spec, train, model.llm.tokenizer)
+    return model
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,7 @@ def sources(train: TrainConfig) -> list[tuple[str, Sequence[Any], Stage | None]]
 def check_data(spec: Spec, train: TrainConfig, workers: int, limit: int | None,
                advance: Callable[[str], Advance]) -> list[Findings]:  # fmt: skip
     """Scan the data of every stage and of the evaluation, each as its template and limits say."""
-    model, result = reading_model(spec), []
+    model, result = reading_model(spec, train), []
     for name, data, stage in sources(train):
         rows = joined(data)
         allowed = allowance(train, len(rows)) if stage else 0

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from typing import Literal
 
 from PIL import Image
 from rich.text import Text
@@ -29,17 +30,25 @@ img { height: 12rem; image-rendering: pixelated; border: 1px solid #ccc; margin-
 .tokens span { border-radius: 3px; box-shadow: inset 0 0 0 1px #0001 }
 .read { background: #eef0f2; color: #555 } .target { background: #b9ecc4; color: #063 }
 .image { background: #cfe0fa; color: #135 }
+.control { border: 1px solid #86a; color: #507; font-size: .85em; padding: 0 .3em }
 .left-out { color: #a00 }
 """
 
 
 @dataclass(frozen=True)
 class Span:
-    """Neighbouring positions that are shown together: `kind` is image, target or read."""
+    """Neighbouring positions that are shown together: an image, a control token or text."""
 
     ids: list[int]
     text: str
-    kind: str
+    kind: Literal["image", "control", "text"]
+    target: bool = False
+
+    @property
+    def classes(self) -> str:
+        """The style of the page."""
+        learnt = "target" if self.target else "read"
+        return {"image": "image", "control": f"{learnt} control", "text": learnt}[self.kind]
 
 
 @dataclass(frozen=True)
@@ -54,30 +63,41 @@ class Shown:
 
 def spans(sample: Sample, tokenizer: Tokenizer) -> list[Span]:
     """The positions of a sample token by token; images, and tokens that share a character, are one span."""
+    names = {id_: name for name, id_ in tokenizer.control_tokens.items()}
+    names.setdefault(tokenizer.eos_id, "end")
     found: list[Span] = []
     held: list[int] = []
     for i, token in enumerate(sample.ids):
-        kind = "image" if sample.is_image[i] else "target" if sample.is_target[i] else "read"
-        if kind == "image":
+        target = sample.is_target[i]
+        if sample.is_image[i]:
             if found and found[-1].kind == "image":
                 found[-1].ids.append(token)
             else:
-                found.append(Span([token], "", kind))
+                found.append(Span([token], "", "image"))
+            continue
+        if token in names:
+            found.append(Span([token], names[token], "control", target))
             continue
         held.append(token)
-        text = "⟨end⟩" if token == tokenizer.eos_id else tokenizer.decode(held)
-        last = (
-            i + 1 == len(sample) or sample.is_image[i + 1] or sample.is_target[i + 1] != sample.is_target[i]
-        )
-        if last or token == tokenizer.eos_id or not text.endswith("\ufffd"):
-            found.append(Span(held, text, kind))
+        text = tokenizer.decode(held)
+        if _ends(sample, i, names) or not text.endswith("\ufffd"):
+            found.append(Span(held, text, "text", target))
             held = []
     return found
 
 
+def _ends(sample: Sample, i: int, names: Container[int]) -> bool:
+    """Whether no text of the same sort follows position i."""
+    if i + 1 == len(sample):
+        return True
+    return (
+        sample.is_image[i + 1] or sample.ids[i + 1] in names or sample.is_target[i + 1] != sample.is_target[i]
+    )
+
+
 def samples(spec: Spec, train: TrainConfig, count: int) -> list[tuple[Shown, list[Span]]]:
     """The first `count` rows that each stage will read, in that order, and their spans."""
-    model, shown = reading_model(spec), []
+    model, shown = reading_model(spec, train), []
     for number, stage in enumerate(train.stages):
         rows = joined(stage.data)
         reader = reader_of(model, spec, train, stage)
@@ -92,8 +112,18 @@ def samples(spec: Spec, train: TrainConfig, count: int) -> list[tuple[Shown, lis
 
 
 def label(span: Span) -> str:
-    """What a span shows: its text with line breaks made visible, or how many positions an image takes."""
-    return f"[image: {len(span.ids)} tokens]" if span.kind == "image" else span.text.replace("\n", "⏎\n")
+    """What a span shows: text as it is, control tokens in brackets of their own, an image as its positions."""
+    if span.kind == "image":
+        return f"[image: {len(span.ids)} tokens]"
+    return f"⟦{span.text}⟧" if span.kind == "control" else _visible(span.text)
+
+
+def _visible(text: str) -> str:
+    """Line breaks are shown, and other control characters, which a terminal might obey, as their pictures."""
+    return "".join(
+        "⏎\n" if c == "\n" else chr(0x2400 + ord(c)) if c < " " else "␡" if "\x7f" <= c <= "\x9f" else c
+        for c in text
+    )
 
 
 def title(shown: Shown) -> str:
@@ -108,14 +138,22 @@ def title(shown: Shown) -> str:
     )
 
 
-def terminal(shown: Shown, tokens: Sequence[Span]) -> Text:
-    """A sample for the terminal: what is learnt is green, images are blue, what is only read is dim."""
+def terminal(shown: Shown, tokens: Sequence[Span], color: bool = True) -> Text:
+    """A sample for the terminal: what is learnt is green, images are blue, what is only read is dim.
+
+    Without `color`, what is learnt stands between `«` and `»`. Control tokens are in `⟦⟧`, colour or not.
+    """
     styles = {"target": "bold green", "image": "blue", "read": "dim"}
+    styles |= {"target control": "bold green reverse", "read control": "magenta"}
     text = Text(f"{shown.stage}: {title(shown)}\n", style="bold")
     if isinstance(shown.content, LeftOut):
-        return text.append(shown.content.message + "\n", style="not bold red")
-    for span in tokens:
-        text.append(label(span), style=f"not bold {styles[span.kind]}")
+        return text.append(_visible(shown.content.message) + "\n", style="not bold red")
+    learnt = False
+    for span in [*tokens, Span([], "", "text")]:
+        if span.target != learnt and not color:
+            text.append("»" if learnt else "«")
+        learnt = span.target
+        text.append(label(span), style=f"not bold {styles[span.classes]}")
     return text.append("\n")
 
 
@@ -133,7 +171,7 @@ def _section(shown: Shown, tokens: Sequence[Span]) -> str:
         return f'{head}<p class="left-out">{html.escape(shown.content.message)}</p></section>'
     images = "".join(f'<img alt="image {i}" src="{_png(p)}">' for i, p in enumerate(shown.content.images, 1))
     text = "".join(
-        f'<span class="{s.kind}" title="{html.escape(" ".join(map(str, s.ids[:8])))}">{html.escape(label(s))}</span>'
+        f'<span class="{s.classes}" title="{html.escape(" ".join(map(str, s.ids[:8])))}">{html.escape(label(s))}</span>'
         for s in tokens
     )
     return f'{head}<p>{images}</p><div class="tokens">{text}</div></section>'
@@ -149,7 +187,8 @@ def page(name: str, found: Sequence[tuple[Shown, Sequence[Span]]]) -> str:
         parts.append(_section(shown, tokens))
     legend = (
         '<p class="tokens"><span class="target">learnt</span> <span class="read">only read</span> '
-        '<span class="image">image</span></p><p>Images are what the encoder gets. Point at a token for its id.</p>'
+        '<span class="read control">⟦control token⟧</span> <span class="image">image</span></p>'
+        "<p>Images are what the encoder gets. Point at a token for its id.</p>"
     )
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(name)}: samples</title>'

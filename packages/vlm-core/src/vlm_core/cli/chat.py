@@ -51,11 +51,14 @@ def chat(args: argparse.Namespace) -> int:
     import torch
 
     from vlm_core.assemble import load
+    from vlm_core.chat import refuse_unsaid
     from vlm_core.conversation import Conversation
     from vlm_core.generate import Decoding
 
     dtype = args.dtype and getattr(torch, args.dtype)
     model, spec = load(args.model, dtype=dtype, device=args.device)
+    if args.ask is None:  # an empty question about an image is a caption's
+        refuse_unsaid(spec.template)
     talk = Conversation(model, spec.template)
     decoding = Decoding(args.max_new_tokens, args.temperature, args.top_p, args.seed)
     if args.image:
