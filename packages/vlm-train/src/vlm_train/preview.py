@@ -7,6 +7,7 @@ import html
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import groupby
 from typing import Literal
 
 from PIL import Image
@@ -15,7 +16,9 @@ from torch import Tensor
 
 from vlm_core.chat import Sample
 from vlm_core.interfaces import Tokenizer
+from vlm_core.pattern import parse
 from vlm_core.spec import Spec
+from vlm_core.template import AnyTemplate, Template, TokenizerTemplate
 from vlm_train.config import TrainConfig
 from vlm_train.examples import Example, Examples, LeftOut, reader_of
 from vlm_train.look import reading_model
@@ -37,18 +40,16 @@ img { height: 12rem; image-rendering: pixelated; border: 1px solid #ccc; margin-
 
 @dataclass(frozen=True)
 class Span:
-    """Neighbouring positions that are shown together: an image, a control token or text."""
+    """Neighbouring positions that are shown together: an image, text that is read or a target, or a control token."""
 
     ids: list[int]
     text: str
-    kind: Literal["image", "control", "text"]
-    target: bool = False
+    kind: Literal["image", "target", "read"]
+    control: bool = False
 
     @property
-    def classes(self) -> str:
-        """The style of the page."""
-        learnt = "target" if self.target else "read"
-        return {"image": "image", "control": f"{learnt} control", "text": learnt}[self.kind]
+    def style(self) -> str:
+        return f"{self.kind} control" if self.control else self.kind
 
 
 @dataclass(frozen=True)
@@ -61,27 +62,36 @@ class Shown:
     content: Example | LeftOut
 
 
-def spans(sample: Sample, tokenizer: Tokenizer) -> list[Span]:
-    """The positions of a sample token by token; images, and tokens that share a character, are one span."""
+def names_of(tokenizer: Tokenizer, template: AnyTemplate | None = None) -> dict[int, str]:
+    """Control tokens as the template's author calls them: by their text, EOS `end` where it is written `{eos}`."""
     names = {id_: name for name, id_ in tokenizer.control_tokens.items()}
-    names.setdefault(tokenizer.eos_id, "end")
+    patterns = template.model_dump().values() if isinstance(template, Template) else ()
+    called = {p.value for pattern in patterns if pattern for p in parse(pattern) if p.kind == "token"}
+    if not isinstance(template, TokenizerTemplate) and names.get(tokenizer.eos_id) not in called:
+        names[tokenizer.eos_id] = "end"
+    return names
+
+
+def spans(sample: Sample, tokenizer: Tokenizer, template: AnyTemplate | None = None) -> list[Span]:
+    """The positions of a sample token by token; images, and tokens that share a character, are one span."""
+    names = names_of(tokenizer, template)
     found: list[Span] = []
     held: list[int] = []
     for i, token in enumerate(sample.ids):
-        target = sample.is_target[i]
-        if sample.is_image[i]:
+        kind = "image" if sample.is_image[i] else "target" if sample.is_target[i] else "read"
+        if kind == "image":
             if found and found[-1].kind == "image":
                 found[-1].ids.append(token)
             else:
-                found.append(Span([token], "", "image"))
+                found.append(Span([token], "", kind))
             continue
         if token in names:
-            found.append(Span([token], names[token], "control", target))
+            found.append(Span([token], f"⟨{names[token]}⟩", kind, control=True))
             continue
         held.append(token)
         text = tokenizer.decode(held)
         if _ends(sample, i, names) or not text.endswith("\ufffd"):
-            found.append(Span(held, text, "text", target))
+            found.append(Span(held, text, kind))
             held = []
     return found
 
@@ -106,16 +116,18 @@ def samples(spec: Spec, train: TrainConfig, count: int) -> list[tuple[Shown, lis
             index = order.row_at(position)
             content = Examples(rows, reader.read)[index]
             name = content.name if isinstance(content, LeftOut) else rows[index]["id"]
-            tokens = spans(content.sample, reader.tokenizer) if isinstance(content, Example) else []
+            tokens = (
+                spans(content.sample, reader.tokenizer, reader.template)
+                if isinstance(content, Example)
+                else []
+            )
             shown.append((Shown(stage.name, index, name, content), tokens))
     return shown
 
 
 def label(span: Span) -> str:
-    """What a span shows: text as it is, control tokens in brackets of their own, an image as its positions."""
-    if span.kind == "image":
-        return f"[image: {len(span.ids)} tokens]"
-    return f"⟦{span.text}⟧" if span.kind == "control" else _visible(span.text)
+    """What a span shows: text with line breaks made visible, or how many positions an image takes."""
+    return f"[image: {len(span.ids)} tokens]" if span.kind == "image" else _visible(span.text)
 
 
 def _visible(text: str) -> str:
@@ -138,22 +150,29 @@ def title(shown: Shown) -> str:
     )
 
 
-def terminal(shown: Shown, tokens: Sequence[Span], color: bool = True) -> Text:
-    """A sample for the terminal: what is learnt is green, images are blue, what is only read is dim.
+_STYLES = {
+    "image": "blue",
+    "read": "dim",
+    "target": "bold green",
+    "read control": "magenta",
+    "target control": "bold green reverse",
+}
 
-    Without `color`, what is learnt stands between `«` and `»`. Control tokens are in `⟦⟧`, colour or not.
+
+def terminal(shown: Shown, tokens: Sequence[Span], color: bool = True) -> Text:
+    """A sample for the terminal: targets are green, images blue, control tokens in `⟨⟩` and magenta, the rest dim.
+
+    Without `color`, targets stand between `«` and `»`.
     """
-    styles = {"target": "bold green", "image": "blue", "read": "dim"}
-    styles |= {"target control": "bold green reverse", "read control": "magenta"}
     text = Text(f"{shown.stage}: {title(shown)}\n", style="bold")
     if isinstance(shown.content, LeftOut):
         return text.append(_visible(shown.content.message) + "\n", style="not bold red")
-    learnt = False
-    for span in [*tokens, Span([], "", "text")]:
-        if span.target != learnt and not color:
-            text.append("»" if learnt else "«")
-        learnt = span.target
-        text.append(label(span), style=f"not bold {styles[span.classes]}")
+    for target, run in groupby(tokens, lambda span: span.kind == "target"):
+        marks = ("«", "»") if target and not color else ("", "")
+        text.append(marks[0])
+        for span in run:
+            text.append(label(span), style=f"not bold {_STYLES[span.style]}")
+        text.append(marks[1])
     return text.append("\n")
 
 
@@ -171,7 +190,7 @@ def _section(shown: Shown, tokens: Sequence[Span]) -> str:
         return f'{head}<p class="left-out">{html.escape(shown.content.message)}</p></section>'
     images = "".join(f'<img alt="image {i}" src="{_png(p)}">' for i, p in enumerate(shown.content.images, 1))
     text = "".join(
-        f'<span class="{s.classes}" title="{html.escape(" ".join(map(str, s.ids[:8])))}">{html.escape(label(s))}</span>'
+        f'<span class="{s.style}" title="{html.escape(" ".join(map(str, s.ids[:8])))}">{html.escape(label(s))}</span>'
         for s in tokens
     )
     return f'{head}<p>{images}</p><div class="tokens">{text}</div></section>'
@@ -187,7 +206,7 @@ def page(name: str, found: Sequence[tuple[Shown, Sequence[Span]]]) -> str:
         parts.append(_section(shown, tokens))
     legend = (
         '<p class="tokens"><span class="target">learnt</span> <span class="read">only read</span> '
-        '<span class="read control">⟦control token⟧</span> <span class="image">image</span></p>'
+        '<span class="read control">⟨control token⟩</span> <span class="image">image</span></p>'
         "<p>Images are what the encoder gets. Point at a token for its id.</p>"
     )
     return (

@@ -267,7 +267,11 @@ class LanguageModelSuite:
         """What a user types never becomes a control token, and comes back as typed."""
         tokenizer = lm.tokenizer
         control = {tokenizer.eos_id, tokenizer.bos_id, *tokenizer.control_tokens.values()}
-        for text in (*self.control_texts, *tokenizer.control_tokens, *map("a{}b".format, tokenizer.control_tokens)):
+        for text in (
+            *self.control_texts,
+            *tokenizer.control_tokens,
+            *map("a{}b".format, tokenizer.control_tokens),
+        ):
             ids = tokenizer.encode(text)
             assert control.isdisjoint(ids), f"{text!r} became a control token: {ids}"
             assert tokenizer.decode(ids).strip() == text.strip(), f"{text!r} came back changed"
@@ -275,7 +279,9 @@ class LanguageModelSuite:
     def test_an_author_can_name_every_control_token(self, lm: LanguageModel) -> None:
         for name, token in lm.tokenizer.control_tokens.items():
             assert 0 <= token < len(lm.tokenizer)
-            assert lm.tokenizer.split(f"a{name}b") == ["a", token, "b"], f"{name!r} is not found in author's text"
+            assert lm.tokenizer.split(f"a{name}b") == ["a", token, "b"], (
+                f"{name!r} is not found in author's text"
+            )
 
     def test_decoding_leaves_control_tokens_out(self, lm: LanguageModel) -> None:
         ids, control = lm.tokenizer.encode("A cat on a mat."), lm.tokenizer.control_tokens.values()
