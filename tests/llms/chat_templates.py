@@ -5,17 +5,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 """How Llama 3 and Qwen 2 divide text into words."""
+
+
+Words = Callable[..., str]
 
 
 class Published(NamedTuple):
@@ -117,6 +121,17 @@ PUBLISHED = {
         ("<unk>", "<s>", "<|endoftext|>", "<|assistant|>", "<|system|>", "<|user|>", "<|end|>"),
         "<|endoftext|>", "<|end|>", "<s>", ("<|assistant|>", "<|system|>", "<|user|>", "<|end|>"),
     ),
+    "qwen2-vl": Published(
+        "{% set image_count = namespace(value=0) %}{% for message in messages %}{% if loop.first and message['role'] != "
+        "'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}<|im_start|>{{ message['role'] "
+        "}}\n{% if message['content'] is string %}{{ message['content'] }}<|im_end|>\n{% else %}{% for content in "
+        "message['content'] %}{% if content['type'] == 'image' or 'image' in content %}{% set image_count.value = "
+        "image_count.value + 1 %}{% if add_vision_id %}Picture {{ image_count.value }}: {% endif %}<|vision_start|>"
+        "<|image_pad|><|vision_end|>{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n"
+        "{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+        ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"),
+        "<|im_end|>", "<|im_end|>",
+    ),
     "generation-marks": Published(
         _LOOP + "<|im_start|>{{ message.role }}\n{% if message.role == 'assistant' %}{% generation %}"
         "{{ message.content }}<|im_end|>{% endgeneration %}{% else %}{{ message.content }}<|im_end|>{% endif %}\n"
@@ -150,11 +165,39 @@ def definition(control: tuple[str, ...], rstrip: tuple[str, ...] = ()) -> str:
     return backend.to_str()
 
 
-def write_folder(name: str, folder: Path, source: str | None = None, *, jinja_file: bool = True) -> Path:
+@lru_cache
+def sentencepiece(control: tuple[str, ...]) -> str:
+    """A tokenizer.json as Llama 2 has it: a text begins with a space, and spaces begin words."""
+    letters = sorted({c for text in (*TEXTS, "[INST] [/INST] USER: ASSISTANT: <||>\n") for c in text} - {" "})
+    words = sorted(
+        {f"▁{word[:n]}" for text in TEXTS for word in text.split() for n in range(1, len(word) + 1)}
+    )
+    vocab = {
+        token: i
+        for i, token in enumerate(
+            dict.fromkeys((*control, *(f"<0x{i:02X}>" for i in range(256)), "▁", *letters, *words))
+        )
+    }
+    backend = Tokenizer(
+        models.BPE(
+            vocab, [(w[:-1], w[-1]) for w in words if w[:-1] in vocab], byte_fallback=True, unk_token="<unk>"
+        )
+    )
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])  # pyright: ignore[reportAttributeAccessIssue]
+    parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    backend.decoder = decoders.Sequence(parts)  # pyright: ignore[reportAttributeAccessIssue]
+    backend.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in control])
+    return backend.to_str()
+
+
+def write_folder(
+    name: str, folder: Path, source: str | None = None, *, jinja_file: bool = True, words: Words = definition
+) -> Path:
     """A tokenizer's folder with the template `name`, or another `source` for its tokens."""
     published = PUBLISHED[name]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "tokenizer.json").write_text(definition(published.control, published.rstrip))
+    more = (published.rstrip,) if words is definition else ()
+    (folder / "tokenizer.json").write_text(words(published.control, *more))
     source = published.source if source is None else source
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",

@@ -6,7 +6,7 @@ from itertools import groupby
 from pathlib import Path
 
 import pytest
-from chat_templates import PUBLISHED, write_folder
+from chat_templates import PUBLISHED, Words, definition, sentencepiece, write_folder
 from transformers import AutoTokenizer
 
 from vlm_core.chat import IMAGE, Message, write
@@ -45,9 +45,15 @@ def target_text(tokenizer, sample):
                     for text, group in groupby(run, lambda i: i not in names)) for run in runs]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_ids_are_the_librarys_and_targets_what_is_said(name: str, tmp_path: Path) -> None:
-    folder = write_folder(name, tmp_path)
+CASES = [
+    *((name, definition) for name in PUBLISHED),
+    *((name, sentencepiece) for name in ("vicuna", "zephyr", "mistral", "mistral-v3")),
+]
+
+
+@pytest.mark.parametrize(("name", "words"), CASES)
+def test_ids_are_the_librarys_and_targets_what_is_said(name: str, words: Words, tmp_path: Path) -> None:
+    folder = write_folder(name, tmp_path, words=words)
     tokenizer, end = FastTokenizer.load(folder), PUBLISHED[name].end
     check_template(TOKENIZER, tokenizer)
     whole = write(TOKENIZER, messages(TALK), tokenizer)
@@ -118,6 +124,42 @@ def test_images_stand_in_the_turn_or_behind_bos(images: str, tmp_path: Path) -> 
     assert sample.ids[at - 1] == header
     text = tokenizer.decode([i for i, image in zip(sample.ids, sample.is_image, strict=True) if not image])
     assert (at == 2, "\n\n\nwhich" in text) == ((True, False) if images == "first" else (False, True))
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        Template.named("qwen2-vl"),
+        TokenizerTemplate(image="{token:<|vision_start|>}{image}{token:<|vision_end|>}"),
+    ],
+)
+def test_images_between_control_tokens_as_a_multimodal_template_writes_them(template, tmp_path: Path) -> None:
+    folder = write_folder("qwen2-vl", tmp_path)
+    tokenizer = FastTokenizer.load(folder)
+    check_template(template, tokenizer)
+    sample = write(template, [Message("user", (IMAGE, "which colour is it"))], tokenizer, [1])
+    parts = [{"type": "image"}, {"type": "text", "text": "which colour is it"}]
+    ids = library_ids(folder, [("user", parts)], True)
+    place = ids.index(tokenizer.control_tokens["<|image_pad|>"])
+    assert sample.ids == [*ids[:place], 0, *ids[place + 1 :]]
+    assert sample.is_image.index(True) == place
+
+
+IN_PARTS = (
+    "{% for m in messages %}<|im_start|>{{ m.role | capitalize }}:{% for part in m.content %}{% if part.type == 'text' %}"
+    "{{ part.text }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>Assistant:"
+    "{% endif %}"
+)
+
+
+def test_a_template_that_takes_only_lists_of_parts(tmp_path: Path) -> None:
+    folder = write_folder("chatml", tmp_path, IN_PARTS)
+    tokenizer = FastTokenizer.load(folder)
+    check_template(TOKENIZER, tokenizer)
+    talk = [(role, [{"type": "text", "text": text}]) for role, text in TALK]
+    whole = write(TOKENIZER, messages(TALK), tokenizer)
+    assert whole.ids == library_ids(folder, talk, False)
+    assert target_text(tokenizer, whole) == ["red<|im_end|>", "A dog.<|im_end|>"]
 
 
 THINKING = """{%- for m in messages %}{%- if m.role == 'assistant' and loop.last %}<|im_start|>assistant

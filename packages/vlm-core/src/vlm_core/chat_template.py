@@ -45,12 +45,15 @@ def _marks(texts: Sequence[str]) -> str:
 
 
 class _Renderer:
-    def __init__(self, chat: ChatTemplate) -> None:
-        self.chat = chat
+    def __init__(self, chat: ChatTemplate, in_parts: bool) -> None:
+        self.chat, self.in_parts = chat, in_parts
+
+    def _content(self, text: str) -> Any:
+        return [{"type": "text", "text": text}] if self.in_parts else text
 
     def __call__(self, turns: Sequence[Turn], *, marked: bool = True, prompt: bool = False) -> str:
         """The text; `marked` has the marks in place of what is said, `prompt` the beginning of an answer at its end."""
-        messages = [{"role": t.role, "content": t.mark if marked else t.text} for t in turns]
+        messages = [{"role": t.role, "content": self._content(t.mark if marked else t.text)} for t in turns]
         variables = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": prompt}
         return render_jinja(self.chat.source, {**self.chat.tokens, **variables})
 
@@ -120,17 +123,27 @@ def render(
     """
     if tokenizer.chat_template is None:
         raise UserError(NO_TEMPLATE)
-    turns, image = _turns(messages, system)
-    renderer = _Renderer(tokenizer.chat_template)
-    prompt = bool(turns) and turns[-1].role == "user"
     try:
-        marked = _cut(renderer(turns, prompt=prompt), turns)
-        written = _as_written(marked, renderer(turns, marked=False, prompt=prompt))
-        return _Spans(template, tokenizer, renderer, turns, image).rendered(marked, written, prompt)
-    except BadSample:
-        raise
+        return _rendered(template, messages, tokenizer, system, _Renderer(tokenizer.chat_template, False))
     except UserError as error:
-        raise BadSample("template", str(error)) from None
+        try:  # some templates take nothing but lists of parts
+            return _rendered(template, messages, tokenizer, system, _Renderer(tokenizer.chat_template, True))
+        except UserError:
+            raise (error if isinstance(error, BadSample) else BadSample("template", str(error))) from None
+
+
+def _rendered(
+    template: Any,
+    messages: Sequence[Message],
+    tokenizer: Tokenizer,
+    system: str | None,
+    renderer: _Renderer,
+) -> Rendered:
+    turns, image = _turns(messages, system)
+    prompt = bool(turns) and turns[-1].role == "user"
+    marked = _cut(renderer(turns, prompt=prompt), turns)
+    written = _as_written(marked, renderer(turns, marked=False, prompt=prompt))
+    return _Spans(template, tokenizer, renderer, turns, image).rendered(marked, written, prompt)
 
 
 class _Spans:
