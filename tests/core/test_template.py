@@ -58,7 +58,7 @@ def test_an_image_is_wrapped_by_its_pattern():
     assert picture(first) == "(##![user\nhi]\n[assistant\n"
 
 
-@pytest.mark.parametrize(("images", "expected"), [("inline", "$ u:##\nso a:"), ("first", "$## u:so a:")])
+@pytest.mark.parametrize(("images", "expected"), [("inline", "€ u:##\nso a:"), ("first", "€## u:so a:")])
 def test_a_conversation_that_goes_on_shows_only_its_new_images(images, expected):
     template = SHORT.model_copy(update={"images": images})
     talk = [user(IMAGE, "\nhi"), said("yo"), user(IMAGE, "\nso")]

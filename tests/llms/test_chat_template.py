@@ -147,8 +147,8 @@ def test_images_between_control_tokens_as_a_multimodal_template_writes_them(temp
 
 IN_PARTS = (
     "{% for m in messages %}<|im_start|>{{ m.role | capitalize }}:{% for part in m.content %}{% if part.type == "
-    "'text' %}{{ part.text }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>Assistant:"
-    "{% endif %}"
+    "'text' %}{{ part.text }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>Assistant:{% endif %}"
 )
 
 

@@ -1,8 +1,7 @@
 """Writes conversations as tokens, each with its flags: is it an image position, is it a target.
 
-Ids and flags are written side by side, so a label mask cannot disagree with the tokens: nothing is tokenised
-twice or searched for. Control ids come from what the template's author wrote and the tokenizer's BOS; what roles say
-is literal text.
+Ids and flags are written side by side, so a label mask cannot disagree with the tokens: nothing is searched for.
+Control ids come from what the template's author wrote and the tokenizer's BOS; what roles say is literal text.
 """
 
 from __future__ import annotations
@@ -106,8 +105,10 @@ class _Writer:
             self.pending.append((text, target))
 
     def flush(self) -> None:
-        """Tokenise prompt and answer together, as libraries do, unless a token would hold the end of the one and the
-        beginning of the other: at generation the prompt stands alone."""
+        """Tokenise prompt and answer as one text, as libraries do, if the prompt's tokens stay those it has alone.
+
+        At generation it stands alone.
+        """
         before, ids = "", []
         for text, target in self.pending:
             whole = self.tokenizer.encode(before + text)

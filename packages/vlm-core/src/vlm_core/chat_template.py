@@ -38,10 +38,10 @@ class Marked(NamedTuple):
     turns: list[Turn]
 
 
-def _marks(texts: Sequence[str]) -> str:
-    """Two private characters between which marks are numbered, so that no text holds one."""
-    together = "".join(texts)
-    return next(c for c in map(chr, range(0xE000, 0xF8FF)) if c not in together)
+def _edge(texts: Sequence[str]) -> str:
+    """A private character that no text holds; marks are numbers between two of it."""
+    taken = set("".join(texts))
+    return next(c for c in map(chr, (*range(0xE000, 0xF900), *range(0xF0000, 0xFFFFE))) if c not in taken)
 
 
 class _Renderer:
@@ -79,10 +79,8 @@ def _as_written(marked: Marked, text: str) -> list[str]:
     fits = text.startswith(marked.author[0])
     for turn, after in zip(marked.turns, marked.author[1:], strict=True):
         said = turn.text
-        forms = (
-            f for f in (said, said.strip(), said.lstrip(), said.rstrip()) if text.startswith(f + after, at)
-        )
-        form = next(forms, None)
+        forms = (said, said.strip(), said.lstrip(), said.rstrip())
+        form = next((form for form in forms if text.startswith(form + after, at)), None)
         if not fits or form is None:
             raise BadSample(
                 "template", f"the tokenizer's chat template changes what {turn.role} says ({said!r:.60}); write a "
@@ -105,7 +103,7 @@ def _end(author: str, tokenizer: Tokenizer) -> int | None:
 def _turns(messages: Sequence[Message], system: str | None) -> tuple[list[Turn], str]:
     """Turns with numbered marks, and the mark of an image."""
     texts = [part for m in messages for part in m.parts if isinstance(part, str)] + [system or ""]
-    edge = _marks(texts)
+    edge = _edge(texts)
     image = f"{edge}i{edge}"
     said = [("system", system)] if system is not None else []
     for message in messages:
