@@ -164,6 +164,10 @@ def test_names_and_mappings_of_a_spec():
     assert read(before) == Template(user="{text}", assistant="{text}{eos}")
     with pytest.raises(ValidationError, match=r"unknown template 'chatlm'.*did you mean 'chatml'"):
         read("chatlm")
+    with pytest.raises(
+        ValidationError, match="expected the name of a template, or a mapping of patterns, got 5"
+    ):
+        read(5)
 
 
 @pytest.mark.parametrize(

@@ -196,8 +196,10 @@ def _resolve(value: Any) -> Any:
     """A name, patterns, or the tokenizer's template with an `image` of its own; faults keep their keys."""
     if isinstance(value, str):
         return Template.named(value)
-    if not isinstance(value, dict):
+    if isinstance(value, Template | TokenizerTemplate):
         return value
+    if not isinstance(value, dict):
+        raise ValueError(f"expected the name of a template, or a mapping of patterns, got {value!r:.60}")
     model = TokenizerTemplate if "chat_template" in value else Template
     try:
         return model.model_validate(value)
