@@ -28,12 +28,10 @@ from vlm_train.templates import check_templates
 Advance = Callable[[int, int], None]
 
 
-def reading_model(spec: Spec, train: TrainConfig) -> VLM:
-    """The model's shapes without its weights, all that reading data needs; raises `TemplateError`."""
+def reading_model(spec: Spec) -> VLM:
+    """The model's shapes without its weights: all that reading data needs."""
     with torch.device("meta"):
-        model = build(spec, weights=False)
-    check_templates(spec, train, model.llm.tokenizer)
-    return model
+        return build(spec, weights=False)
 
 
 @dataclass(frozen=True)
@@ -126,7 +124,8 @@ def sources(train: TrainConfig) -> list[tuple[str, Sequence[Any], Stage | None]]
 def check_data(spec: Spec, train: TrainConfig, workers: int, limit: int | None,
                advance: Callable[[str], Advance]) -> list[Findings]:  # fmt: skip
     """Scan the data of every stage and of the evaluation, each as its template and limits say."""
-    model, result = reading_model(spec, train), []
+    model, result = reading_model(spec), []
+    check_templates(spec, train, model.llm.tokenizer)
     for name, data, stage in sources(train):
         rows = joined(data)
         allowed = allowance(train, len(rows)) if stage else 0

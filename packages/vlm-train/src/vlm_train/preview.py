@@ -23,6 +23,7 @@ from vlm_train.config import TrainConfig
 from vlm_train.examples import Example, Examples, LeftOut, reader_of
 from vlm_train.look import reading_model
 from vlm_train.sources import joined, order_of, stage_seed
+from vlm_train.templates import check_templates
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
@@ -107,7 +108,8 @@ def _ends(sample: Sample, i: int, names: Container[int]) -> bool:
 
 def samples(spec: Spec, train: TrainConfig, count: int) -> list[tuple[Shown, list[Span]]]:
     """The first `count` rows that each stage will read, in that order, and their spans."""
-    model, shown = reading_model(spec, train), []
+    model, shown = reading_model(spec), []
+    check_templates(spec, train, model.llm.tokenizer)
     for number, stage in enumerate(train.stages):
         rows = joined(stage.data)
         reader = reader_of(model, spec, train, stage)
