@@ -174,6 +174,19 @@ def test_the_command_names_the_line(
     assert not Path("m").exists()
 
 
+def test_a_tokenizer_that_is_far_away_is_asked_before_the_folder_is_written(
+    clean_spec, qwen: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("vlm_llms.configs.at_hand", lambda *_: False)
+    Path("spec.yaml").write_text(yaml.safe_dump(_spec(clean_spec, qwen, LITERAL), sort_keys=False))
+    for options, code in ((["--check"], 0), (["--random-weights", "--out", "m"], 2)):
+        monkeypatch.setattr(sys, "argv", ["vlm-assemble", "spec.yaml", *options])
+        assert assemble_cli.main() == code
+    assert "template.user: '<|im_start|>'" in capsys.readouterr().err
+    assert not Path("m").exists()
+
+
 def test_python_is_told_without_a_line(clean_spec, qwen: Path) -> None:
     with pytest.raises(TemplateError, match=r"^template\.user: '<\|im_start\|>'"):
         build(Spec.model_validate(_spec(clean_spec, qwen, LITERAL)), weights=False)

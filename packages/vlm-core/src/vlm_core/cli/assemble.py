@@ -190,8 +190,10 @@ def write_model(spec: Spec, out: Path, dtype: str | None, random_weights: bool) 
     import torch
 
     from vlm_core.assemble import build, save
+    from vlm_core.template import check_template
 
     model = build(spec, weights=not random_weights, dtype=getattr(torch, dtype) if dtype else None)
+    check_template(spec.template, model.llm.tokenizer)  # which the folder needs in any case
     save(model, spec, out, {"random_weights": True} if random_weights else None)
 
 
