@@ -153,31 +153,31 @@ class _Spans:
         self.template, self.tokenizer, self.renderer = template, tokenizer, renderer
         self.turns, self.image = turns, image
         self.spans: list[Span] = []
-        self.rewrites = False
+        self.whole, self.rewrites = "", False
 
     def rendered(self, marked: Marked, written: Sequence[str], prompt: bool) -> Rendered:
         self.whole = "".join(a + t.mark for a, t in zip(marked.author, marked.turns, strict=False))
-        answered, ends = 0, True  # no answer is open
+        answered, answering = 0, False
         for author, turn, text in zip(marked.author, marked.turns, written, strict=False):
-            head, target = self._opened(author, turn)
-            self.rewrites |= bool(target.strip())
-            self._author(head, closes=not ends)
-            self._author(target, target=True)
-            ends = turn.role != "assistant"
-            self._said(text, target=not ends)
-            answered = answered if ends else len(self.spans)
-        self._author(marked.author[-1], closes=not ends)
+            head, opening = self._opened(author, turn)
+            self._author(head, closes=answering)
+            self._author(opening, target=True)
+            answering = turn.role == "assistant"
+            self._said(text, target=answering)
+            answered = len(self.spans) if answering else answered
+        self._author(marked.author[-1], closes=answering)
         return Rendered(self.spans, answered, self._end_of_turn() if prompt else None, self.rewrites)
 
     def _opened(self, author: str, turn: Turn) -> tuple[str, str]:
-        """What stands before a turn, divided where an answer to be made would begin."""
+        """What stands before a turn, divided where the prompt for an answer ends; what follows it is to be learnt."""
         before = self.turns[: self.turns.index(turn)]
         if turn.role != "assistant" or not before:
             return author, ""
         asked = self.renderer(before, prompt=True)
-        self.rewrites = not self.whole.startswith(asked)
-        opening = asked.rpartition(before[-1].mark)[2]
-        return (opening, author.removeprefix(opening)) if author.startswith(opening) else (author, "")
+        prompt = asked.rpartition(before[-1].mark)[2]
+        opening = author.removeprefix(prompt) if author.startswith(prompt) else ""
+        self.rewrites = not self.whole.startswith(asked) or bool(opening.strip())
+        return author.removesuffix(opening), opening
 
     def _author(self, text: str, target: bool = False, closes: bool = False) -> None:
         """Author's text; if it `closes` an answer, up to its first control token it is a target, too."""
