@@ -123,8 +123,11 @@ def test_conversation_remembers_without_reading_twice(tiny_model, tmp_path):
     one = [row[0] for row in session.tokens(LONG)]
     eos = tiny_model.llm.tokenizer.eos_id
     sample = prompt(tiny_model, "is there a circle?", pixels)
-    sample.text(one if one[-1] == eos else [*one, eos], False)
-    sample.extend(write(SHORT, [Message("user", ("red?",))], tiny_model.llm.tokenizer, start=False))
+    sample.text(one[:-1] if one[-1] == eos else one, False)
+    talk = [Message("user", (IMAGE, "\n", "is there a circle?")), Message("assistant", (first,))]
+    rest = write(SHORT, [*talk, Message("user", ("red?",))], tiny_model.llm.tokenizer, resume=True)
+    assert rest.ids[0] == eos
+    sample.extend(rest)
     whole = Session(tiny_model)
     whole.feed([sample], [pixels])
     list(whole.tokens(LONG))

@@ -13,9 +13,11 @@ import torch
 from torch import nn
 from uv import find_uv_bin
 
-from vlm_core.chat import Sample
+from vlm_core.chat import Message, Sample, write
+from vlm_core.conversation import Conversation
 from vlm_core.generate import Decoding, answer
 from vlm_core.model import VLM
+from vlm_core.template import Template, TokenizerTemplate, check_template
 from vlm_llms.configs import TransformersLLMConfig
 from vlm_llms.hf_adapter import TransformersLM
 
@@ -47,18 +49,16 @@ def lm(folder: Path) -> TransformersLM:
 
 
 def _prompt(lm: TransformersLM, question: str) -> Sample:
-    """The model's own chat format; its control tokens go in by id."""
-    encode, token_id = lm.tokenizer.encode, lm.tokenizer.token_id  # pyright: ignore[reportAttributeAccessIssue]
-    start, end = token_id("<|im_start|>"), token_id("<|im_end|>")
-    assert start is not None
-    assert end == lm.tokenizer.eos_id
-    ids = [start, *encode(f"user\n{question}"), end, *encode("\n"), start, *encode("assistant\n")]
-    return Sample(ids, [False] * len(ids), [False] * len(ids))
+    """The model's own chat format, by the template that came with it."""
+    return write(TokenizerTemplate(), [Message("user", (question,))], lm.tokenizer)
+
+
+def _model(lm: TransformersLM) -> VLM:
+    return VLM(cast(Any, nn.Identity()), cast(Any, nn.Identity()), lm)
 
 
 def _answers(lm: TransformersLM, questions: list[str]) -> list[str]:
-    model = VLM(cast(Any, nn.Identity()), cast(Any, nn.Identity()), lm)
-    return answer(model, [_prompt(lm, q) for q in questions], decoding=Decoding(max_new_tokens=16))
+    return answer(_model(lm), [_prompt(lm, q) for q in questions], decoding=Decoding(max_new_tokens=16))
 
 
 def test_it_knows_the_capital_of_france(lm: TransformersLM) -> None:
@@ -66,6 +66,35 @@ def test_it_knows_the_capital_of_france(lm: TransformersLM) -> None:
     alone = [_answers(lm, [question])[0] for question in QUESTIONS]
     assert alone[0] == "The capital of France is Paris."
     assert _answers(lm, QUESTIONS) == alone
+
+
+def test_its_prompts_are_the_librarys(lm: TransformersLM, folder: Path) -> None:
+    """The built-in `chatml` with the model's own system text writes the same."""
+    from transformers import AutoTokenizer
+
+    theirs, template = AutoTokenizer.from_pretrained(folder), Template.named("chatml")
+    check_template(template, lm.tokenizer)
+    system = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+    for question in QUESTIONS:
+        chat = [{"role": "user", "content": question}]
+        ids = theirs.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=False)
+        assert _prompt(lm, question).ids == ids
+        assert write(template, [Message("user", (question,))], lm.tokenizer, system=system).ids == ids
+
+
+def test_it_remembers_what_was_said(lm: TransformersLM) -> None:
+    """Turn by turn, each answer ended as the template ends it, as in one conversation fed whole."""
+    talk = Conversation(_model(lm), TokenizerTemplate())
+    first = "".join(talk.ask(QUESTIONS[0], Decoding(max_new_tokens=16)))
+    second = "".join(talk.ask("And of Italy?", Decoding(max_new_tokens=16)))
+    turns = [
+        Message("user", (QUESTIONS[0],)),
+        Message("assistant", (first,)),
+        Message("user", ("And of Italy?",)),
+    ]
+    whole = write(TokenizerTemplate(), turns, lm.tokenizer)
+    assert answer(_model(lm), [whole], decoding=Decoding(max_new_tokens=16)) == [second.strip()]
+    assert "Rome" in second
 
 
 @torch.no_grad()

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from vlm_core.benchmark import Benchmark, Question, Score
-from vlm_core.chat import IMAGE, Message, Sample, write
-from vlm_core.errors import BadSample, UserError
+from vlm_core.chat import IMAGE, Message, Sample, refuse_unsaid, write
+from vlm_core.errors import BadSample
 from vlm_core.generate import Decoding, Session, answer
 from vlm_core.model import VLM
 from vlm_core.questions import by_image, check_images, sample
-from vlm_core.template import Template
+from vlm_core.template import AnyTemplate
 
 Group = list[Question]
 """The questions about one image."""
@@ -42,8 +42,7 @@ def batches(groups: Iterable[Group], size: int) -> Iterator[list[Group]]:
 def divided(prompt: Sample) -> tuple[Sample, Sample]:
     """A prompt up to the end of its last image, and the rest."""
     cut = len(prompt) - prompt.is_image[::-1].index(True)
-    head = Sample(prompt.ids[:cut], prompt.is_image[:cut], prompt.is_target[:cut])
-    return head, Sample(prompt.ids[cut:], prompt.is_image[cut:], prompt.is_target[cut:])
+    return prompt.part(0, cut), prompt.part(cut)
 
 
 class Asker:
@@ -56,19 +55,16 @@ class Asker:
     def __init__(
         self,
         model: VLM,
-        template: Template,
+        template: AnyTemplate,
         *,
         batch_size: int = 1,
         max_new_tokens: int = 128,
         reuse: bool = True,
     ) -> None:
         self.model, self.template = model, template
+        refuse_unsaid(template)
         self.size, self.decoding = batch_size, Decoding(max_new_tokens)
         one, other = (self._written(text, [1]) for text in ("a", "b"))
-        if one == other:
-            raise UserError(
-                "the template never says the question: its `user` has no {text}; `plain` is for captions"
-            )
         same = divided(one)[0] == divided(other)[0]
         self.obstacle = None if same else "the template does not put the image before the question"
         self.reuse = reuse and same
@@ -178,7 +174,7 @@ class Measured:
 
 def measure(
     model: VLM,
-    template: Template,
+    template: AnyTemplate,
     benchmark: Benchmark,
     *,
     limit: int | None = None,

@@ -15,6 +15,7 @@ from vlm_core.folder import verify_folder, write_folder
 from vlm_core.model import PARTS, VLM
 from vlm_core.registry import installed
 from vlm_core.spec import Spec, load_spec
+from vlm_core.template import check_template
 from vlm_core.weights import WEIGHTS, attach_parts, empty_parameters, save_part, to_dtype
 
 M = TypeVar("M", bound=nn.Module)
@@ -32,10 +33,13 @@ def build(
 
     `weights=False` builds the architecture alone; `assets` is a model folder to take tokenizer and the like
     from. With `dtype`, each part is converted as soon as it is built. Raises `UserError` if the parts don't fit
-    together.
+    together, and `TemplateError` if the template doesn't go with the tokenizer, which is looked at with weights, or
+    where it is at hand.
     """
     model = _parts(spec, weights, assets, seed, dtype)
     _check_fit(spec, model)
+    if weights or "tokenizer" in vars(model.llm):  # else it may be far away
+        check_template(spec.template, model.llm.tokenizer)
     return model.eval()
 
 

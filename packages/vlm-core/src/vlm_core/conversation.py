@@ -11,20 +11,21 @@ from vlm_core.chat import IMAGE, Message, Part, Sample, write
 from vlm_core.generate import GREEDY, Decoding, Session
 from vlm_core.images import load_image
 from vlm_core.model import VLM
-from vlm_core.template import Template
+from vlm_core.template import AnyTemplate
 
 
 class Conversation:
     """Questions, images and answers in turn."""
 
-    def __init__(self, model: VLM, template: Template) -> None:
+    def __init__(self, model: VLM, template: AnyTemplate) -> None:
         self.model, self.template = model, template
         self.reset()
 
     def reset(self) -> None:
         """Forget everything, images waiting for a question included."""
         self.session, self.images = Session(self.model), []
-        self.unread, self.lead, self.started = Sample(), "", False
+        self.messages: list[Message] = []
+        self.unread: list[int] = []  # the last token of an answer that was cut short
 
     def show(self, path: str | Path) -> None:
         """The next question is about this image, too."""
@@ -36,44 +37,55 @@ class Conversation:
         What the question spells is text, always. An answer that the caller leaves early (`close`, `break`) is
         remembered as far as it went.
         """
-        tokens = self.model.llm.tokenizer
-        self.session.feed([self._prompt(question, self.images)], self.images)
-        self.images, said, shown, text = [], [], "", ""
+        message = self._message(question, self.images)
+        prompt = self._prompt(question, self.images)
+        self.session.feed([prompt], self.images)
+        self.images = []
+        said: list[int] = []
         try:
-            for (token,) in self.session.tokens(decoding):
-                assert token is not None
-                said.append(token)
-                text = tokens.decode(said).lstrip()
-                # a character may need more than one token: hold back what can't be read yet
-                readable = text.startswith(shown) and not text.endswith("\ufffd")
-                piece = text[len(shown) :] if readable else ""
-                shown += piece
-                yield piece
-            if len(text) > len(shown):  # a character that was never completed
-                yield text[len(shown) :]
-        finally:
-            if said:
-                self._remember(said)
+            yield from self._said(said, decoding)
+        finally:  # also where whoever listens has heard enough
+            text = self.model.llm.tokenizer.decode(said).lstrip()
+            self.messages += [message, Message("assistant", (text,))]
+            self._remember(said, prompt.end)
+
+    def _said(self, said: list[int], decoding: Decoding) -> Iterator[str]:
+        """The answer piece by piece; its ids go to `said`."""
+        shown, text = "", ""
+        for (token,) in self.session.tokens(decoding):
+            assert token is not None
+            said.append(token)
+            text = self.model.llm.tokenizer.decode(said).lstrip()
+            # a character may need more than one token: hold back what can't be read yet
+            readable = text.startswith(shown) and not text.endswith("\ufffd")
+            piece = text[len(shown) :] if readable else ""
+            shown += piece
+            yield piece
+        if len(text) > len(shown):  # a character that was never completed
+            yield text[len(shown) :]
+
+    @staticmethod
+    def _message(question: str, images: list[Tensor]) -> Message:
+        parts: list[Part] = [part for _ in images for part in (IMAGE, "\n")]
+        return Message("user", (*parts, question))
 
     def _prompt(self, question: str, images: list[Tensor]) -> Sample:
-        parts: list[Part] = [part for _ in images for part in (IMAGE, "\n")]
-        message = Message("user", (*parts, question))
+        """What the model has not read yet: the end of the last answer, and the question."""
         counts = [self.model.image_tokens(image) for image in images]
-        turn = write(
-            self.template,
-            [message],
-            self.model.llm.tokenizer,
-            counts,
-            start=not self.started,
-            lead=self.lead,
+        prompt = Sample()
+        prompt.text(self.unread, False)
+        prompt.extend(
+            write(
+                self.template,
+                [*self.messages, self._message(question, images)],
+                self.model.llm.tokenizer,
+                counts,
+                resume=bool(self.messages),
+            )
         )
-        self.started = True
-        self.unread.extend(turn)
-        return self.unread
+        return prompt
 
-    def _remember(self, said: list[int]) -> None:
-        """The session has read all but the last token said; an answer cut short is closed as if it ended."""
-        eos, pattern = self.model.llm.tokenizer.eos_id, self.template.assistant
-        closed = said[-1] == eos or "{eos}" not in pattern
-        self.unread, self.lead = Sample(), pattern.rpartition("{eos}")[2] if "{eos}" in pattern else ""
-        self.unread.text(said[-1:] if closed else [said[-1], eos], False)
+    def _remember(self, said: list[int], end: int | None) -> None:
+        """The session has read all but the last token said. The template ends an answer itself, cut short or not."""
+        ended = end is not None and said[-1:] in ([end], [self.model.llm.tokenizer.eos_id])
+        self.unread = [] if ended else said[-1:]

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vlm_core.chat import end_of_answer
 from vlm_core.interfaces import parameter_count
 from vlm_core.model import PARTS, VLM
 from vlm_core.spec import Spec
@@ -24,9 +25,10 @@ AUTO = {
 }
 
 
-def config(model: VLM) -> dict[str, Any]:
+def config(model: VLM, spec: Spec) -> dict[str, Any]:
     """What transformers wants to know of a model before it is built."""
     tokenizer = model.llm.tokenizer
+    end = end_of_answer(spec.template, tokenizer)
     dtype = next(p.dtype for p in model.llm.parameters() if p.is_floating_point())
     return {
         "model_type": MODEL_TYPE,
@@ -35,7 +37,7 @@ def config(model: VLM) -> dict[str, Any]:
         "hidden_size": model.llm.dim,
         "vocab_size": model.llm.vocab_size,
         "token_count": len(tokenizer),
-        "eos_token_id": tokenizer.eos_id,
+        "eos_token_id": tokenizer.eos_id if end in (None, tokenizer.eos_id) else [tokenizer.eos_id, end],
         "bos_token_id": tokenizer.bos_id,
         "image_size": list(model.encoder.image_size),
         "image_tokens": model.connector.num_tokens(*model.encoder.grid(*model.encoder.image_size)),
@@ -49,7 +51,7 @@ def processor(spec: Spec) -> dict[str, Any]:
 def write(folder: Path, model: VLM, spec: Spec, modules: Mapping[str, str] | None = None) -> None:
     """Write config.json and processor_config.json; `modules` names the file in the folder that holds each class."""
     for name, content, classes in (
-        (CONFIG, config(model), ("AutoConfig", "AutoModelForImageTextToText")),
+        (CONFIG, config(model, spec), ("AutoConfig", "AutoModelForImageTextToText")),
         (PROCESSOR, processor(spec), ("AutoProcessor",)),
     ):
         if modules:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vlm_core.batch import collate
 from vlm_core.chat import Sample
+from vlm_core.errors import UserError
 from vlm_core.interfaces import Recorded
 from vlm_core.model import VLM
 
@@ -28,6 +29,14 @@ class Decoding:
 GREEDY = Decoding()
 RECORD_AFTER = 4
 """Tokens of an answer that are not recorded: a recording costs more than it saves on a word or two."""
+
+
+def refuse_empty(prompts: Sequence[Sample]) -> None:
+    """Raise `UserError` for a prompt of no position at all: nothing can follow from it."""
+    if not all(map(len, prompts)):
+        raise UserError(
+            "the prompt is empty: neither text nor image nor a BOS token; ask something, or show an image"
+        )
 
 
 def choose(logits: Tensor, decoding: Decoding, generator: torch.Generator) -> Tensor:
@@ -48,6 +57,7 @@ class Session:
         self._state: Any = None
         self._recorded: Recorded | None = None  # holds the state while tokens are made
         self._said = 0  # tokens since the last piece
+        self._ends: list[set[int]] = []  # what ends each conversation's answer
 
     @property
     def state(self) -> Any:
@@ -61,6 +71,9 @@ class Session:
         """Read one more piece of each conversation. `pixels` are its images, in order; where conversations
         share images, `pixels` are the different ones and `views[i]` tells which of them slot i shows.
         """
+        refuse_empty(samples)
+        eos = self.model.llm.tokenizer.eos_id
+        self._ends = [{eos} if sample.end is None else {eos, sample.end} for sample in samples]
         batch = collate(samples, pixels, side="left").to(next(self.model.llm.parameters()).device)
         visual = None if batch.pixels is None else self.model.see(batch.pixels)  # encoders cast by themselves
         if visual is not None and views is not None:
@@ -104,13 +117,12 @@ class Session:
         self.next_logits[:, len(self.model.llm.tokenizer) :] = -torch.inf
 
     def tokens(self, decoding: Decoding = GREEDY) -> Iterator[list[int | None]]:
-        """Yield the next id of every row until all have said EOS; None for rows that are done.
+        """Yield the next id of every row until all have said EOS or their prompt's `end`; None for rows that are done.
 
         The last id yielded has not been fed back: the state ends before it.
         """
         assert self.next_logits is not None, "feed a prompt first"
         generator = torch.Generator(self.next_logits.device).manual_seed(decoding.seed)
-        eos = self.model.llm.tokenizer.eos_id
         live, ids = [True] * len(self.next_logits), None
         for _ in range(decoding.max_new_tokens):
             with torch.inference_mode():
@@ -119,7 +131,7 @@ class Session:
                 ids = choose(self.next_logits, decoding, generator)
             said = ids.tolist()
             yield [i if alive else None for i, alive in zip(said, live, strict=True)]
-            live = [alive and i != eos for i, alive in zip(said, live, strict=True)]
+            live = [alive and i not in ends for i, alive, ends in zip(said, live, self._ends, strict=True)]
             if not any(live):
                 return
 

@@ -6,10 +6,13 @@ D encoder width, M model width, V vocabulary.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from PIL import Image
@@ -21,15 +24,36 @@ PADDING = -1
 """Segment number of padding positions: they are read by nothing and read nothing."""
 
 
+@dataclass(frozen=True)
+class ChatTemplate:
+    """The Jinja text of a tokenizer's chat template, and the tokens that it may call by name, such as `eos_token`."""
+
+    source: str
+    tokens: Mapping[str, str] = field(default_factory=dict)
+
+
 class Tokenizer(ABC):
-    """Text to ids and back. Text is always literal: control tokens enter only by id."""
+    """Text to ids and back. Text is always literal: control tokens enter only by id.
+
+    `control_tokens` are ids by the text that a template's author calls them by, EOS and BOS among them.
+    """
 
     eos_id: int
     bos_id: int | None = None
+    control_tokens: Mapping[str, int] = MappingProxyType({})
+    chat_template: ChatTemplate | None = None
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
         """Ids of `text`; never yields a control id, whatever the text spells."""
+
+    def split(self, text: str) -> list[str | int]:
+        """What an author wrote with control tokens spelled out, as text and their ids. Never for what a user types."""
+        if not self.control_tokens:
+            return [text]
+        longest_first = sorted(self.control_tokens, key=len, reverse=True)
+        parts = re.split(f"({'|'.join(map(re.escape, longest_first))})", text)
+        return [self.control_tokens[part] if i % 2 else part for i, part in enumerate(parts) if part]
 
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ from vlm_core.config import ConnectorConfig, EncoderConfig, LLMConfig, StrictMod
 from vlm_core.errors import SpecError
 from vlm_core.include import KEY, read_with_base
 from vlm_core.registry import installed
-from vlm_core.template import Template, TemplateField
+from vlm_core.template import Template, TemplateError, TemplateField
 from vlm_core.validate import component, validate
 from vlm_core.yaml_loader import Document, override
 
@@ -67,6 +68,15 @@ def checked(document: Document) -> Spec:
     if problems or spec is None:
         raise SpecError(problems)
     return spec
+
+
+@contextmanager
+def located(document: Document) -> Iterator[None]:
+    """Give what is wrong with a template, which shows itself when its tokenizer is there, file and line."""
+    try:
+        yield
+    except TemplateError as error:
+        raise SpecError([document.problem(path, text) for path, text in error.faults]) from None
 
 
 def json_schema() -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,16 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from vlm_core.errors import UserError
-from vlm_core.interfaces import Tokenizer
-from vlm_llms.tokenizer_files import TOKENIZER, TokenizerFiles, read_files
+from vlm_core.interfaces import ChatTemplate, Tokenizer
+from vlm_llms.tokenizer_files import CHAT_TEMPLATE, TOKENIZER, TokenizerFiles, read_files
 
 END = "<|endoftext|>"
 SMALLEST_VOCABULARY = 257
 """Every byte, and the end of text."""
 
 
-def _literal(definition: dict[str, Any]) -> tuple[Backend, frozenset[int]]:
-    """The tokenizer that reads every control token as plain text, and the control ids."""
+def _literal(definition: dict[str, Any]) -> tuple[Backend, dict[str, int]]:
+    """The tokenizer that reads every control token as plain text, and the ids of these."""
     unknown, model = set(), definition["model"]
     if isinstance(model.get("unk_token"), str):
         unknown.add(model["unk_token"])
@@ -38,13 +39,19 @@ def _literal(definition: dict[str, Any]) -> tuple[Backend, frozenset[int]]:
     backend.encode_special_tokens = True
     backend.no_truncation()
     backend.no_padding()
-    return backend, frozenset(token["id"] for token in control if token["content"] not in unknown)
+    return backend, {token["content"]: token["id"] for token in control if token["content"] not in unknown}
 
 
 class FastTokenizer(Tokenizer):
-    """A tokenizer.json with its end-of-text id, and a BOS id where its authors want one put first."""
+    """A tokenizer.json with its end-of-text id, a BOS id where its authors want one put first, and a chat template."""
 
-    def __init__(self, definition: str, eos_id: int, bos_id: int | None = None) -> None:
+    def __init__(
+        self,
+        definition: str,
+        eos_id: int,
+        bos_id: int | None = None,
+        chat_template: ChatTemplate | None = None,
+    ) -> None:
         """`definition` is the text of a tokenizer.json. Raises `UserError` if it isn't one."""
         try:
             self._backend, control = _literal(json.loads(definition))
@@ -53,7 +60,11 @@ class FastTokenizer(Tokenizer):
                 f"not a tokenizer.json: {error}; expected the file that `tokenizers` saves"
             ) from None
         self._definition, self.eos_id, self.bos_id = definition, eos_id, bos_id
-        self.control_ids = control | {eos_id} | ({bos_id} if bos_id is not None else set())
+        self.chat_template = chat_template
+        ends = [id_ for id_ in (eos_id, bos_id) if id_ is not None]
+        named = {name: id_ for id_ in ends if (name := self._backend.id_to_token(id_)) is not None}
+        self.control_tokens = control | named
+        self.control_ids = frozenset((*self.control_tokens.values(), *ends))
         self._length = max(self._backend.get_vocab(with_added_tokens=True).values()) + 1
 
     @classmethod
@@ -63,8 +74,8 @@ class FastTokenizer(Tokenizer):
 
     @classmethod
     def from_files(cls, files: TokenizerFiles) -> FastTokenizer:
-        """`eos_id` and `bos_id` are what the files beside tokenizer.json say; see `TokenizerFiles`."""
-        return cls(files.definition, files.eos_id(), files.bos_id())
+        """EOS, BOS and chat template are what the files beside tokenizer.json say; see `TokenizerFiles`."""
+        return cls(files.definition, files.eos_id(), files.bos_id(), files.chat_template())
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`, without BOS; never a control id. Raises `UserError` for half of a surrogate pair."""
@@ -86,6 +97,23 @@ class FastTokenizer(Tokenizer):
             written += [i for i in spelled if i not in self.control_ids] if pieces else [id_]
         return written
 
+    @cached_property
+    def _author(self) -> Backend:
+        """The tokenizer as its authors meant it, for text in which control tokens are spelled out."""
+        backend = Backend.from_str(self._definition)
+        backend.no_truncation()
+        backend.no_padding()
+        return backend
+
+    def split(self, text: str) -> list[str | int]:
+        """See `Tokenizer.split`; a control token swallows the white space beside it where its authors want that."""
+        encoding, parts, at = self._author.encode(text, add_special_tokens=False), [], 0
+        for id_, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+            if id_ in self.control_ids:
+                parts += [text[at:start], id_]
+                at = end
+        return [part for part in (*parts, text[at:]) if part != ""]
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`, control ids left out; bytes that are no UTF-8 become U+FFFD."""
         plain = [i for i in ids if i not in self.control_ids]
@@ -100,28 +128,32 @@ class FastTokenizer(Tokenizer):
         return self._length
 
     def save(self, folder: Path) -> None:
-        """Write tokenizer.json as it was read, and a tokenizer_config.json that names EOS and BOS."""
-        name = self._backend.id_to_token
+        """Write tokenizer.json as it was read, a tokenizer_config.json that names EOS and BOS, and a chat template."""
+        name, chat = self._backend.id_to_token, self.chat_template
         config = {
+            **(chat.tokens if chat else {}),
             "tokenizer_class": "PreTrainedTokenizerFast",
             "eos_token": name(self.eos_id),
-            "bos_token": None if self.bos_id is None else name(self.bos_id),
             "add_bos_token": self.bos_id is not None,
             "clean_up_tokenization_spaces": False,
         }
+        if self.bos_id is not None or "bos_token" not in config:
+            config["bos_token"] = None if self.bos_id is None else name(self.bos_id)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / TOKENIZER).write_text(self._definition, encoding="utf-8")
         (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        if chat:
+            (folder / CHAT_TEMPLATE).write_bytes(chat.source.encode("utf-8"))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, FastTokenizer) and self.__reduce__() == other.__reduce__()
 
     def __hash__(self) -> int:
-        return hash(self.__reduce__())
+        return hash((self._definition, self.eos_id, self.bos_id))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Data-loading workers get the definition; the library's own pickle loses the literal reading."""
-        return FastTokenizer, (self._definition, self.eos_id, self.bos_id)
+        return FastTokenizer, (self._definition, self.eos_id, self.bos_id, self.chat_template)
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> FastTokenizer:

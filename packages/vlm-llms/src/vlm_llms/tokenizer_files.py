@@ -1,4 +1,4 @@
-"""The files that make up a published tokenizer: where they are found and what they say about EOS and BOS."""
+"""The files that make up a published tokenizer: where they are found, what they say about EOS, BOS and chat."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from vlm_core.errors import UserError
+from vlm_core.interfaces import ChatTemplate
+from vlm_core.jinja_sandbox import MAX_SOURCE
 
 TOKENIZER = "tokenizer.json"
+CHAT_TEMPLATE = "chat_template.jinja"
 BESIDE = ("tokenizer_config.json", "special_tokens_map.json", "config.json", "generation_config.json")
 """Files that may name EOS and BOS, the one to believe first in front."""
 KNOWN_ENDS = ("<|endoftext|>", "</s>")
@@ -21,11 +24,12 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 @dataclass
 class TokenizerFiles:
-    """The text of a tokenizer.json, and the parsed JSON files that stood beside it, by name."""
+    """The text of a tokenizer.json, and what stood beside it: parsed JSON files by name, the chat template's file."""
 
     source: str
     definition: str
     beside: dict[str, dict[str, Any]] = field(default_factory=dict)
+    chat_file: str | None = None
 
     @cached_property
     def parsed(self) -> dict[str, Any]:
@@ -62,6 +66,26 @@ class TokenizerFiles:
             f"{self.source}: no end-of-text token; expected eos_token in tokenizer_config.json beside "
             f"{TOKENIZER}, or one of {', '.join(KNOWN_ENDS)} in it. Add a tokenizer_config.json that names it"
         )
+
+    def chat_template(self) -> ChatTemplate | None:
+        """The chat template, the one called `default` of several, with the tokens that it may name."""
+        source = self.chat_file or self.beside.get("tokenizer_config.json", {}).get("chat_template")
+        if isinstance(source, list):
+            named = {str(item.get("name")): item.get("template") for item in source if isinstance(item, dict)}
+            source = named.get("default") if len(named) != 1 else next(iter(named.values()))
+        if not isinstance(source, str) or not source:
+            return None
+        if len(source) > MAX_SOURCE:
+            raise UserError(
+                f"{self.source}: a chat template of {len(source)} characters; expected at most {MAX_SOURCE}"
+            )
+        tokens: dict[str, str] = {}
+        for name in ("special_tokens_map.json", "tokenizer_config.json"):
+            for key, token in self.beside.get(name, {}).items():
+                token = token.get("content") if isinstance(token, dict) else token
+                if key.endswith("_token") and isinstance(token, str):
+                    tokens[key] = token
+        return ChatTemplate(source, tokens)
 
     def bos_id(self) -> int | None:
         """The id that the authors put before every text, or None."""
@@ -102,7 +126,10 @@ def _json(text: str, where: str) -> dict[str, Any]:
 def _collect(source: str, find: Callable[[str], Path | None], main: Path) -> TokenizerFiles:
     paths = {name: path for name in BESIDE if (path := find(name)) is not None}
     beside = {name: _json(path.read_text(encoding="utf-8"), str(path)) for name, path in paths.items()}
-    return TokenizerFiles(source, main.read_text(encoding="utf-8"), beside)
+    chat = find(CHAT_TEMPLATE)
+    return TokenizerFiles(
+        source, main.read_text(encoding="utf-8"), beside, chat and chat.read_bytes().decode("utf-8")
+    )
 
 
 def read_files(source: str | Path, revision: str | None = None) -> TokenizerFiles:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vlm_core.cli.common import Parser, add_debug, duration, local_path, path_text, run
 from vlm_core.errors import UserError
-from vlm_core.spec import load_spec
+from vlm_core.spec import load_spec, located
 from vlm_train import launch, ranks, stopping, watchdog
 from vlm_train.stopping import Stopped
 
@@ -165,7 +165,8 @@ def check_data(args: argparse.Namespace) -> int:
     for exam in exams(train.evals):
         print(f"{exam.name}: {len(exam.asked)} of {exam.benchmark.expected} questions would be asked")
     workers = train.workers if args.workers is None else args.workers
-    findings = check_data(spec, train, workers, args.rows, Counting)
+    with located(document):
+        findings = check_data(spec, train, workers, args.rows, Counting)
     for found in findings:
         print("\n".join(found.lines()))
         for item in found.left_out[:10]:
@@ -197,10 +198,11 @@ def preview(args: argparse.Namespace) -> int:
     from vlm_train.preview import page, samples, terminal
     from vlm_train.run import train_section
 
-    found = samples(spec, train_section(spec, document), args.rows)
+    with located(document):
+        found = samples(spec, train_section(spec, document), args.rows)
     console = Console(highlight=False)
     for shown, spans in found:
-        console.print(terminal(shown, spans))
+        console.print(terminal(shown, spans, color=console.is_terminal and not console.no_color))
     try:
         Path(args.html).write_text(page(spec.name, found), encoding="utf-8")
     except OSError as error:

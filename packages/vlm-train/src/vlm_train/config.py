@@ -124,7 +124,12 @@ class Validation(StrictModel):
     every: PositiveInt = Field(default=500, description="steps; each stage's last step always has one")
     rows: PositiveInt | Literal["all"] = Field(default=256, description="how many, at even distances")
     batch_size: PositiveInt = 16
-    samples: int = Field(default=4, ge=0, le=100, description="rows to answer")
+    samples: int | None = Field(
+        default=None,
+        ge=0,
+        le=100,
+        description="rows to answer; default 4, none in a stage whose template leaves questions out",
+    )
     max_new_tokens: PositiveInt = Field(default=32, le=4096)
 
 

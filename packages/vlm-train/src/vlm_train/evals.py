@@ -16,7 +16,7 @@ from vlm_core.benchmark import Benchmark, Question
 from vlm_core.errors import BadSample, UserError
 from vlm_core.model import VLM
 from vlm_core.questions import by_image, check_images, sample
-from vlm_core.template import Template
+from vlm_core.template import AnyTemplate
 from vlm_train import watchdog
 from vlm_train.config import Evals
 from vlm_train.gauge import Gauge, resting
@@ -76,7 +76,12 @@ class Examiner(Gauge):
     file = EVALS
 
     def __init__(
-        self, settings: Evals, exams: Sequence[Exam], model: VLM, template: Template, accelerator: Accelerator
+        self,
+        settings: Evals,
+        exams: Sequence[Exam],
+        model: VLM,
+        template: AnyTemplate,
+        accelerator: Accelerator,
     ) -> None:
         self.every, self.exams, self.accelerator = settings.every, exams, accelerator
         lengths = [settings.max_new_tokens or exam.benchmark.max_new_tokens for exam in exams]

@@ -15,7 +15,7 @@ from vlm_core.images import load_image
 from vlm_core.interfaces import Tokenizer
 from vlm_core.model import VLM
 from vlm_core.spec import Spec
-from vlm_core.template import Template
+from vlm_core.template import AnyTemplate
 from vlm_train.config import Stage, TrainConfig
 from vlm_train.llava_row import PLACEHOLDER
 
@@ -55,7 +55,7 @@ class Reader:
     transform: Callable[[Any], Tensor]
     image_tokens: Callable[[Tensor], int]
     tokenizer: Tokenizer
-    template: Template
+    template: AnyTemplate
     loss_on: Literal["answers", "all"]
     max_length: int
     features: Callable[[Any], Tensor] | None = None

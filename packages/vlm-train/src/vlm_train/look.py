@@ -23,6 +23,7 @@ from vlm_train.evaluate import spread_over
 from vlm_train.examples import TOO_LONG, Examples, LeftOut, Reader, reader_of
 from vlm_train.left_out import allowance
 from vlm_train.sources import joined
+from vlm_train.templates import check_templates
 
 Advance = Callable[[int, int], None]
 
@@ -124,6 +125,7 @@ def check_data(spec: Spec, train: TrainConfig, workers: int, limit: int | None,
                advance: Callable[[str], Advance]) -> list[Findings]:  # fmt: skip
     """Scan the data of every stage and of the evaluation, each as its template and limits say."""
     model, result = reading_model(spec), []
+    check_templates(spec, train, model.llm.tokenizer)
     for name, data, stage in sources(train):
         rows = joined(data)
         allowed = allowance(train, len(rows)) if stage else 0

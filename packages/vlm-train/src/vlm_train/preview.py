@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import groupby
+from typing import Literal
 
 from PIL import Image
 from rich.text import Text
@@ -14,11 +16,14 @@ from torch import Tensor
 
 from vlm_core.chat import Sample
 from vlm_core.interfaces import Tokenizer
+from vlm_core.pattern import parse
 from vlm_core.spec import Spec
+from vlm_core.template import AnyTemplate, Template, TokenizerTemplate
 from vlm_train.config import TrainConfig
 from vlm_train.examples import Example, Examples, LeftOut, reader_of
 from vlm_train.look import reading_model
 from vlm_train.sources import joined, order_of, stage_seed
+from vlm_train.templates import check_templates
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
@@ -29,17 +34,23 @@ img { height: 12rem; image-rendering: pixelated; border: 1px solid #ccc; margin-
 .tokens span { border-radius: 3px; box-shadow: inset 0 0 0 1px #0001 }
 .read { background: #eef0f2; color: #555 } .target { background: #b9ecc4; color: #063 }
 .image { background: #cfe0fa; color: #135 }
+.control { border: 1px solid #86a; color: #507; font-size: .85em; padding: 0 .3em }
 .left-out { color: #a00 }
 """
 
 
 @dataclass(frozen=True)
 class Span:
-    """Neighbouring positions that are shown together: `kind` is image, target or read."""
+    """Neighbouring positions that are shown together: an image, text that is read or a target, or a control token."""
 
     ids: list[int]
     text: str
-    kind: str
+    kind: Literal["image", "target", "read"]
+    control: bool = False
+
+    @property
+    def style(self) -> str:
+        return f"{self.kind} control" if self.control else self.kind
 
 
 @dataclass(frozen=True)
@@ -52,8 +63,19 @@ class Shown:
     content: Example | LeftOut
 
 
-def spans(sample: Sample, tokenizer: Tokenizer) -> list[Span]:
+def names_of(tokenizer: Tokenizer, template: AnyTemplate | None = None) -> dict[int, str]:
+    """Control tokens as the template's author calls them: by their text, EOS `end` where it is written `{eos}`."""
+    names = {id_: name for name, id_ in tokenizer.control_tokens.items()}
+    patterns = template.model_dump().values() if isinstance(template, Template) else ()
+    called = {p.value for pattern in patterns if pattern for p in parse(pattern) if p.kind == "token"}
+    if not isinstance(template, TokenizerTemplate) and names.get(tokenizer.eos_id) not in called:
+        names[tokenizer.eos_id] = "end"
+    return names
+
+
+def spans(sample: Sample, tokenizer: Tokenizer, template: AnyTemplate | None = None) -> list[Span]:
     """The positions of a sample token by token; images, and tokens that share a character, are one span."""
+    names = names_of(tokenizer, template)
     found: list[Span] = []
     held: list[int] = []
     for i, token in enumerate(sample.ids):
@@ -64,20 +86,30 @@ def spans(sample: Sample, tokenizer: Tokenizer) -> list[Span]:
             else:
                 found.append(Span([token], "", kind))
             continue
+        if token in names:
+            found.append(Span([token], f"⟨{names[token]}⟩", kind, control=True))
+            continue
         held.append(token)
-        text = "⟨end⟩" if token == tokenizer.eos_id else tokenizer.decode(held)
-        last = (
-            i + 1 == len(sample) or sample.is_image[i + 1] or sample.is_target[i + 1] != sample.is_target[i]
-        )
-        if last or token == tokenizer.eos_id or not text.endswith("\ufffd"):
+        text = tokenizer.decode(held)
+        if _ends(sample, i, names) or not text.endswith("\ufffd"):
             found.append(Span(held, text, kind))
             held = []
     return found
 
 
+def _ends(sample: Sample, i: int, names: Container[int]) -> bool:
+    """Whether no text of the same sort follows position i."""
+    if i + 1 == len(sample):
+        return True
+    return (
+        sample.is_image[i + 1] or sample.ids[i + 1] in names or sample.is_target[i + 1] != sample.is_target[i]
+    )
+
+
 def samples(spec: Spec, train: TrainConfig, count: int) -> list[tuple[Shown, list[Span]]]:
     """The first `count` rows that each stage will read, in that order, and their spans."""
     model, shown = reading_model(spec), []
+    check_templates(spec, train, model.llm.tokenizer)
     for number, stage in enumerate(train.stages):
         rows = joined(stage.data)
         reader = reader_of(model, spec, train, stage)
@@ -86,14 +118,26 @@ def samples(spec: Spec, train: TrainConfig, count: int) -> list[tuple[Shown, lis
             index = order.row_at(position)
             content = Examples(rows, reader.read)[index]
             name = content.name if isinstance(content, LeftOut) else rows[index]["id"]
-            tokens = spans(content.sample, reader.tokenizer) if isinstance(content, Example) else []
+            tokens = (
+                spans(content.sample, reader.tokenizer, reader.template)
+                if isinstance(content, Example)
+                else []
+            )
             shown.append((Shown(stage.name, index, name, content), tokens))
     return shown
 
 
 def label(span: Span) -> str:
-    """What a span shows: its text with line breaks made visible, or how many positions an image takes."""
-    return f"[image: {len(span.ids)} tokens]" if span.kind == "image" else span.text.replace("\n", "⏎\n")
+    """What a span shows: text with line breaks made visible, or how many positions an image takes."""
+    return f"[image: {len(span.ids)} tokens]" if span.kind == "image" else _visible(span.text)
+
+
+def _visible(text: str) -> str:
+    """Line breaks are shown, and other control characters, which a terminal might obey, as their pictures."""
+    return "".join(
+        "⏎\n" if c == "\n" else chr(0x2400 + ord(c)) if c < " " else "␡" if "\x7f" <= c <= "\x9f" else c
+        for c in text
+    )
 
 
 def title(shown: Shown) -> str:
@@ -108,14 +152,29 @@ def title(shown: Shown) -> str:
     )
 
 
-def terminal(shown: Shown, tokens: Sequence[Span]) -> Text:
-    """A sample for the terminal: what is learnt is green, images are blue, what is only read is dim."""
-    styles = {"target": "bold green", "image": "blue", "read": "dim"}
+_STYLES = {
+    "image": "blue",
+    "read": "dim",
+    "target": "bold green",
+    "read control": "magenta",
+    "target control": "bold green reverse",
+}
+
+
+def terminal(shown: Shown, tokens: Sequence[Span], color: bool = True) -> Text:
+    """A sample for the terminal: targets are green, images blue, control tokens in `⟨⟩` and magenta, the rest dim.
+
+    Without `color`, targets stand between `«` and `»`.
+    """
     text = Text(f"{shown.stage}: {title(shown)}\n", style="bold")
     if isinstance(shown.content, LeftOut):
-        return text.append(shown.content.message + "\n", style="not bold red")
-    for span in tokens:
-        text.append(label(span), style=f"not bold {styles[span.kind]}")
+        return text.append(_visible(shown.content.message) + "\n", style="not bold red")
+    for target, run in groupby(tokens, lambda span: span.kind == "target"):
+        marks = ("«", "»") if target and not color else ("", "")
+        text.append(marks[0])
+        for span in run:
+            text.append(label(span), style=f"not bold {_STYLES[span.style]}")
+        text.append(marks[1])
     return text.append("\n")
 
 
@@ -133,7 +192,7 @@ def _section(shown: Shown, tokens: Sequence[Span]) -> str:
         return f'{head}<p class="left-out">{html.escape(shown.content.message)}</p></section>'
     images = "".join(f'<img alt="image {i}" src="{_png(p)}">' for i, p in enumerate(shown.content.images, 1))
     text = "".join(
-        f'<span class="{s.kind}" title="{html.escape(" ".join(map(str, s.ids[:8])))}">{html.escape(label(s))}</span>'
+        f'<span class="{s.style}" title="{html.escape(" ".join(map(str, s.ids[:8])))}">{html.escape(label(s))}</span>'
         for s in tokens
     )
     return f'{head}<p>{images}</p><div class="tokens">{text}</div></section>'
@@ -149,7 +208,8 @@ def page(name: str, found: Sequence[tuple[Shown, Sequence[Span]]]) -> str:
         parts.append(_section(shown, tokens))
     legend = (
         '<p class="tokens"><span class="target">learnt</span> <span class="read">only read</span> '
-        '<span class="image">image</span></p><p>Images are what the encoder gets. Point at a token for its id.</p>'
+        '<span class="read control">⟨control token⟩</span> <span class="image">image</span></p>'
+        "<p>Images are what the encoder gets. Point at a token for its id.</p>"
     )
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(name)}: samples</title>'

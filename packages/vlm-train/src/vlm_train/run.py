@@ -18,7 +18,7 @@ from vlm_core.errors import UserError
 from vlm_core.folder import read_manifest
 from vlm_core.model import VLM
 from vlm_core.rows import known_faults
-from vlm_core.spec import Spec
+from vlm_core.spec import Spec, located
 from vlm_core.validate import validate
 from vlm_core.yaml_loader import Document
 from vlm_train import checkpoint, inputs, ranks, results, watchdog
@@ -37,6 +37,7 @@ from vlm_train.resume import resolved
 from vlm_train.rundir import AVERAGE, CHECKPOINTS, ENVIRONMENT, LEFT_OUT, MODEL, RunDir
 from vlm_train.sources import joined
 from vlm_train.strategy import accelerator_of, strategy_of
+from vlm_train.templates import check_templates
 from vlm_train.trackers import Trackers
 from vlm_train.trainer import StageTrainer, total_steps
 from vlm_train.validation import Validator
@@ -270,10 +271,14 @@ def start(spec: Spec, document: Document) -> tuple[RunDir, results.Results]:
     """Train what the spec says; raises `UserError` before anything is written if data or parts don't fit."""
     train = train_section(spec, document)
     accelerator = accelerator_of(train)
-    from vlm_core.check import check
+    from vlm_core.check import check, on_meta
 
     run_dir = RunDir(train.output)
-    sums = check(with_kept_tokenizer(run_dir, spec) if has_trained(run_dir) else spec)
+    parts = with_kept_tokenizer(run_dir, spec) if has_trained(run_dir) else spec
+    with located(document):
+        model = on_meta(parts)
+        check_templates(spec, train, model.llm.tokenizer)
+    sums = check(parts, model)
     accelerator.print(
         f"{spec.name}: {sums.total / 1e6:.2f} M parameters, {sums.tokens} tokens an image, "
         f"{torch.get_num_threads()} threads on {accelerator.device}"

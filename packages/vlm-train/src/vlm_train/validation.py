@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 
 from vlm_core.batch import Batch, blank, collate
-from vlm_core.chat import TooLong
+from vlm_core.chat import TooLong, says_question
 from vlm_core.images import ImageSource, StoredImage, image_name, thumbnail
 from vlm_core.model import VLM
 from vlm_train import watchdog
@@ -21,6 +21,9 @@ from vlm_train.gauge import Gauge, resting
 from vlm_train.learner import Learner
 from vlm_train.loss import SummedLoss, target_count
 from vlm_train.rundir import VALIDATION
+
+SAMPLES = 4
+"""Rows that are answered unless the spec says how many."""
 
 
 class Validator(Gauge):
@@ -90,7 +93,10 @@ class Validator(Gauge):
 
     def samples(self, model: VLM) -> list[dict[str, Any]]:
         """Question, answer and truth of some rows; greedy."""
-        rows = spread(self.rows, self.settings.samples) if self.settings.samples else []
+        count = self.settings.samples
+        if count is None:
+            count = SAMPLES if says_question(self.reader.template) else 0
+        rows = spread(self.rows, count) if count else []
         asking = Evaluation.model_construct(max_new_tokens=self.settings.max_new_tokens, batch_size=16)
         with resting(model):
             return [

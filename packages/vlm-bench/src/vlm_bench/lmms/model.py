@@ -13,7 +13,7 @@ from tqdm import tqdm  # lmms-eval brings it
 
 from vlm_bench.lmms.requests import batches, cut, decoding, stops
 from vlm_core.assemble import load
-from vlm_core.chat import IMAGE, Message, Sample, write
+from vlm_core.chat import IMAGE, Message, Sample, refuse_unsaid, write
 from vlm_core.cli.common import DTYPES
 from vlm_core.errors import UserError
 from vlm_core.generate import Decoding, answer
@@ -46,6 +46,7 @@ class SavedVLM(lmms):
             raise UserError(f"--model_args dtype={dtype}: expected one of {', '.join(DTYPES)}")
         self.batch_size, self.device = int(batch_size), torch.device(device or _device())
         self.model, spec = load(pretrained, dtype=dtype and getattr(torch, dtype), device=self.device)
+        refuse_unsaid(spec.template)
         self.template = spec.template
 
     def generate_until(self, requests: list[Any]) -> list[str]:

@@ -12,7 +12,7 @@ from vlm_core.cli import advice
 from vlm_core.cli.common import DTYPES, amount, local_path, path_text, run, size
 from vlm_core.errors import UserError
 from vlm_core.registry import KINDS, installed
-from vlm_core.spec import json_schema, load_spec
+from vlm_core.spec import json_schema, load_spec, located
 
 if TYPE_CHECKING:
     from vlm_core.check import Arithmetic
@@ -175,13 +175,15 @@ def assemble(args: argparse.Namespace) -> int:
     asked, gpu = advice.asked(args)
     from vlm_core.check import check, on_meta
 
-    model = on_meta(spec)
+    with located(document):
+        model = on_meta(spec)
     _print_check(spec, check(spec, model))
     if args.check:
         advice.print_all(spec, document, model, asked, gpu)
         return 0
     out = args.out or Path("models") / spec.name
-    write_model(spec, out, args.dtype, args.random_weights)
+    with located(document):
+        write_model(spec, out, args.dtype, args.random_weights)
     print(f"\nmodel folder: {out}")
     return 0
 
@@ -190,8 +192,10 @@ def write_model(spec: Spec, out: Path, dtype: str | None, random_weights: bool) 
     import torch
 
     from vlm_core.assemble import build, save
+    from vlm_core.template import check_template
 
     model = build(spec, weights=not random_weights, dtype=getattr(torch, dtype) if dtype else None)
+    check_template(spec.template, model.llm.tokenizer)  # which the folder needs in any case
     save(model, spec, out, {"random_weights": True} if random_weights else None)
 
 

@@ -49,8 +49,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--max-new-tokens {args.max_new_tokens}: expected at least 1")
     if args.seed < 0:
         raise UserError(f"--seed {args.seed}: expected a whole number from 0")
-    if args.ask is not None and not args.ask.strip():
-        raise UserError("--ask: the question is empty")
+    if args.ask is not None and not args.ask.strip() and not args.image:
+        raise UserError("--ask: the question is empty, and there is no --image to describe")
     if not Path(args.model).is_dir():
         raise UserError(f"{args.model}: no such model folder; vlm-assemble and vlm-train write them")
 
@@ -61,11 +61,14 @@ def chat(args: argparse.Namespace) -> int:
     import torch
 
     from vlm_core.assemble import default_device, load
+    from vlm_core.chat import refuse_unsaid
     from vlm_core.conversation import Conversation
     from vlm_core.generate import Decoding
 
     device = args.device or default_device()
     model, spec = load(args.model, dtype=args.dtype and getattr(torch, args.dtype), device=device)
+    if args.ask is None:  # an empty question about an image is a caption's
+        refuse_unsaid(spec.template)
     conversation = Conversation(model, spec.template)
     decoding = Decoding(args.max_new_tokens, args.temperature, args.top_p, args.seed)
     for path in images:

@@ -15,7 +15,7 @@ class VLMConfig(PreTrainedConfig):
     hidden_size: int = 0
     vocab_size: int = 0
     token_count: int = 0
-    eos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
     bos_token_id: int | None = None
     image_size: Any = None
     image_tokens: int = 0

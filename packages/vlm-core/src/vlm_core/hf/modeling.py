@@ -52,7 +52,8 @@ class VLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
             )
         self.model = model
         self.post_init()
-        ids = {"eos_token_id": config.eos_token_id, "pad_token_id": config.eos_token_id}
+        ends = config.eos_token_id
+        ids = {"eos_token_id": ends, "pad_token_id": ends[0] if isinstance(ends, list) else ends}
         self.generation_config = GenerationConfig(bos_token_id=config.bos_token_id, **ids)
 
     def init_weights(self) -> None:

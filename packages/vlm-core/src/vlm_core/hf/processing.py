@@ -20,6 +20,7 @@ from vlm_core.batch import collate
 from vlm_core.chat import IMAGE, Message, Part, write
 from vlm_core.errors import UserError
 from vlm_core.folder import MANIFEST
+from vlm_core.generate import refuse_empty
 from vlm_core.hf import parts
 from vlm_core.hf.location import local_folder
 from vlm_core.images import load_image
@@ -44,7 +45,9 @@ class VLMProcessor(ProcessorMixin):
         config = json.loads((folder / "processor_config.json").read_text(encoding="utf-8"))
         with empty_parameters():
             model = parts.build(folder)
-        return cls(model, SimpleNamespace(**config["template"]), folder)
+        return cls(
+            model, SimpleNamespace(**{"image": "{image}", "system_text": None, **config["template"]}), folder
+        )
 
     def save_pretrained(self, save_directory: Any, **_: Any) -> None:
         """Copy the small files; those of a model saved there before stay."""
@@ -114,6 +117,7 @@ class VLMProcessor(ProcessorMixin):
             counts = [self.model.image_tokens(image) for image in shown]
             samples.append(write(self.template, messages, self.tokenizer, counts))
             pixels += shown
+        refuse_empty(samples)
         batch = collate(samples, pixels, side="left")
         mask = batch.ids.new_ones(batch.ids.shape)
         if batch.segments is not None:

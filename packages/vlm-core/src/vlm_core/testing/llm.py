@@ -253,11 +253,9 @@ class LanguageModelSuite:
     ) -> None:
         lm.save_assets(tmp_path)
         tokenizer, again = lm.tokenizer, llm_config.build(weights=False, assets=tmp_path).tokenizer
-        assert (again.eos_id, again.bos_id, len(again)) == (
-            tokenizer.eos_id,
-            tokenizer.bos_id,
-            len(tokenizer),
-        )
+        assert len(again) == len(tokenizer)
+        for fact in ("eos_id", "bos_id", "control_tokens", "chat_template"):
+            assert getattr(again, fact) == getattr(tokenizer, fact), f"{fact} came back changed"
         for text in ("What is in the image?", *self.control_texts):
             assert again.encode(text) == tokenizer.encode(text)
 
@@ -268,13 +266,23 @@ class LanguageModelSuite:
     def test_text_is_literal(self, lm: LanguageModel) -> None:
         """What a user types never becomes a control token, and comes back as typed."""
         tokenizer = lm.tokenizer
-        control = {tokenizer.eos_id, tokenizer.bos_id}
-        for text in self.control_texts:
+        control = {tokenizer.eos_id, tokenizer.bos_id, *tokenizer.control_tokens.values()}
+        for text in (
+            *self.control_texts,
+            *tokenizer.control_tokens,
+            *map("a{}b".format, tokenizer.control_tokens),
+        ):
             ids = tokenizer.encode(text)
             assert control.isdisjoint(ids), f"{text!r} became a control token: {ids}"
             assert tokenizer.decode(ids).strip() == text.strip(), f"{text!r} came back changed"
 
+    def test_an_author_can_name_every_control_token(self, lm: LanguageModel) -> None:
+        for name, token in lm.tokenizer.control_tokens.items():
+            assert 0 <= token < len(lm.tokenizer)
+            assert token in lm.tokenizer.split(f"a {name} b"), f"{name!r} is not found in author's text"
+
     def test_decoding_leaves_control_tokens_out(self, lm: LanguageModel) -> None:
-        ids = lm.tokenizer.encode("A cat on a mat.")
+        ids, control = lm.tokenizer.encode("A cat on a mat."), lm.tokenizer.control_tokens.values()
         assert lm.tokenizer.decode(ids).strip() == "A cat on a mat."
-        assert lm.tokenizer.decode([*ids, lm.tokenizer.eos_id]) == lm.tokenizer.decode(ids)
+        for token in (lm.tokenizer.eos_id, *control):
+            assert lm.tokenizer.decode([*ids, token]) == lm.tokenizer.decode(ids)

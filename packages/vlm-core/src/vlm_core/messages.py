@@ -1,0 +1,58 @@
+"""What a conversation is before and after its template: messages of roles, and spans of tokens to be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+
+class ImageSlot:
+    """Stands where an image goes in a message; images are taken in order."""
+
+    def __repr__(self) -> str:
+        return "IMAGE"
+
+
+IMAGE = ImageSlot()
+Part = str | ImageSlot
+
+
+@dataclass(frozen=True)
+class Message:
+    """What one role says: text and images in order."""
+
+    role: Literal["user", "assistant"]
+    parts: tuple[Part, ...]
+
+
+class Span(NamedTuple):
+    """A stretch of a rendered conversation: literal text, the id of a control token, or an image."""
+
+    content: str | int | ImageSlot
+    target: bool = False
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A conversation by its template.
+
+    The first `answered` spans end with the text of the last answer, 0 if there is none. `end` is the control token
+    that ends an answer, None if the template writes none. `rewrites` if the conversation up to the last answer reads
+    otherwise than it did when that answer was made.
+    """
+
+    spans: list[Span]
+    answered: int
+    end: int | None
+    rewrites: bool = False
+
+
+def without_images(messages: Sequence[Message]) -> list[Message]:
+    """The messages with images and the newlines beside them taken out."""
+    return [
+        Message(m.role, ("".join(p for p in m.parts if isinstance(p, str)).strip("\n"),))
+        if IMAGE in m.parts
+        else m
+        for m in messages
+    ]
