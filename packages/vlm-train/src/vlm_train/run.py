@@ -22,6 +22,7 @@ from vlm_core.spec import Spec
 from vlm_core.validate import validate
 from vlm_core.yaml_loader import Document
 from vlm_train import checkpoint, evaluate, ranks, results, watchdog
+from vlm_train.accelerator import accelerator_of
 from vlm_train.checkpoint import Position
 from vlm_train.config import Stage, TrainConfig
 from vlm_train.evals import Examiner, exams
@@ -32,7 +33,7 @@ from vlm_train.learner import rehearse
 from vlm_train.left_out import refuse, screen
 from vlm_train.rundir import AVERAGE, CHECKPOINTS, ENVIRONMENT, LEFT_OUT, MODEL, RESULTS, RunDir, resolved
 from vlm_train.sources import joined
-from vlm_train.strategy import accelerator_of, strategy_of
+from vlm_train.strategy import strategy_of
 from vlm_train.trackers import Trackers
 from vlm_train.trainer import StageTrainer, total_steps
 from vlm_train.validation import Validator
