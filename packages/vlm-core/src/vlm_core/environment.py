@@ -43,7 +43,10 @@ def refuse_overrides(overrides: Mapping[str, Override] = OVERRIDES) -> None:
         raise UserError("\n".join(["environment variables would change the result:", *faults]))
 
 
-def drop_variables(prefixes: tuple[str, ...]) -> None:
-    """Take all variables that begin so out of this process's environment, and so out of its children's."""
-    for name in [name for name in os.environ if name.startswith(prefixes)]:
+_READ_BY_ACCELERATE = ("ACCELERATE_", "FSDP_", "MEGATRON_LM_", "PARALLELISM_CONFIG_", "FORK_LAUNCHED")
+
+
+def hide_from_accelerate() -> None:
+    """Take what accelerate reads out of this process's environment, and so out of its children's."""
+    for name in [name for name in os.environ if name.startswith(_READ_BY_ACCELERATE)]:
         del os.environ[name]

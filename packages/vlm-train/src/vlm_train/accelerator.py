@@ -6,9 +6,9 @@ from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.utils import InitProcessGroupKwargs
 
-from vlm_core.environment import Override, drop_variables, refuse_overrides
+from vlm_core.environment import Override, hide_from_accelerate, refuse_overrides
 from vlm_core.errors import UserError
 from vlm_train import ranks, watchdog
 from vlm_train.config import TrainConfig
@@ -18,7 +18,8 @@ _SPREADS = Override(
     "set train.strategy, and start with vlm-train run or torchrun",
 )
 _COMPILES = Override("compiles the model", "unset it; nothing here is compiled by torch")
-_ON_CPU = Override("leaves the accelerators unused", "CUDA_VISIBLE_DEVICES= hides them")
+_HIDES = "unset it; CUDA_VISIBLE_DEVICES= hides accelerators"
+_ON_CPU = Override("leaves the accelerators unused", _HIDES)
 _SET_BY_ACCELERATE = {
     "ACCELERATE_USE_FSDP": _SPREADS,
     "ACCELERATE_USE_DEEPSPEED": _SPREADS,
@@ -27,9 +28,7 @@ _SET_BY_ACCELERATE = {
     "ACCELERATE_USE_SAGEMAKER": _SPREADS,
     "ACCELERATE_DYNAMO_BACKEND": _COMPILES,
     "ACCELERATE_USE_CPU": _ON_CPU,
-    "ACCELERATE_TORCH_DEVICE": _ON_CPU,
 }
-_READ_BY_ACCELERATE = ("ACCELERATE_", "FSDP_", "MEGATRON_LM_", "PARALLELISM_CONFIG_", "FORK_LAUNCHED")
 
 
 def settle_environment() -> None:
@@ -39,12 +38,12 @@ def settle_environment() -> None:
     """
     refuse_overrides()
     device = torch.accelerator.current_accelerator(check_available=True)
-    on_device = Override(_ON_CPU.does, _ON_CPU.instead, (*_ON_CPU.harmless, device.type if device else "cpu"))
-    rules = {**_SET_BY_ACCELERATE, "ACCELERATE_TORCH_DEVICE": on_device}
+    another = Override("chooses another device", _HIDES, ("", device.type if device else "cpu"))
+    rules = {**_SET_BY_ACCELERATE, "ACCELERATE_TORCH_DEVICE": another}
     if device is None:
         del rules["ACCELERATE_USE_CPU"]
     refuse_overrides(rules)
-    drop_variables(_READ_BY_ACCELERATE)
+    hide_from_accelerate()
 
 
 def accelerator_of(train: TrainConfig) -> Accelerator:
@@ -61,12 +60,7 @@ def accelerator_of(train: TrainConfig) -> Accelerator:
     accelerator = Accelerator(
         mixed_precision="bf16" if train.precision == "bf16" else "no",
         cpu=not torch.accelerator.is_available(),  # or several processes on CPUs would each be alone
-        kwargs_handlers=[
-            InitProcessGroupKwargs(timeout=timedelta(seconds=watchdog.longest(train.timeout))),
-            DistributedDataParallelKwargs(
-                broadcast_buffers=False
-            ),  # steps see to them, for every strategy alike
-        ],
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=watchdog.longest(train.timeout)))],
     )
     assert accelerator.num_processes == world, (
         f"{world} processes were started, {accelerator.num_processes} joined"

@@ -86,6 +86,8 @@ class Replicated:
         wrapped = self.accelerator.prepare_model(module)
         if self.accelerator.num_processes > 1 and not isinstance(wrapped, DistributedDataParallel):
             raise UserError(f"train.strategy: ddp was asked for, but {type(wrapped).__name__} would run")
+        if isinstance(wrapped, DistributedDataParallel):
+            wrapped.broadcast_buffers = False  # a step sees to them, the same way for every strategy
         return wrapped
 
     def unwrapped(self, module: nn.Module) -> SummedLoss:
