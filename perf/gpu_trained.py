@@ -16,10 +16,11 @@ from vlm_core.batch import Batch
 from vlm_core.model import VLM
 from vlm_core.spec import load_spec
 from vlm_train import ranks
+from vlm_train.accelerator import accelerator_of
 from vlm_train.learner import Learner, lower
 from vlm_train.run import train_section
 from vlm_train.step import take_step
-from vlm_train.strategy import accelerator_of, strategy_of
+from vlm_train.strategy import strategy_of
 
 SPEC = Path(__file__).parents[1] / "specs" / "vl-mamba-2.8b.yaml"
 RATE = 1e-4

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
+from vlm_core.environment import hide_from_accelerate, refuse_overrides
 from vlm_core.errors import UserError
 
 _PATIENCE = timedelta(days=7)
@@ -29,7 +30,12 @@ class Ranks:
 
 
 def join_ranks(device: str | None) -> Ranks:
-    """`device` None is the GPU if there is one; several processes have one each."""
+    """`device` None is the GPU if there is one; several processes have one each.
+
+    Raises `UserError` for a variable of the environment that would change the answers.
+    """
+    refuse_overrides()
+    hide_from_accelerate()
     import torch
 
     from vlm_core.assemble import default_device

@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from PIL import Image
 from torch import Tensor, nn
 
 from vlm_core.errors import UserError
+from vlm_core.modes import Part, statistics
 
 PADDING = -1
 """Segment number of padding positions: they are read by nothing and read nothing."""
@@ -68,8 +69,11 @@ class Tokenizer(ABC):
         """Write what is needed to load this tokenizer again."""
 
 
-class Encoder(nn.Module, ABC):
-    """Pixels to a grid of patch features; normalisation constants live inside."""
+class Encoder(Part, ABC):
+    """Pixels to a grid of patch features; normalisation constants live inside.
+
+    Running statistics of an encoder are never trained: norms that keep them stay in evaluation mode.
+    """
 
     dim: int
     image_size: tuple[int, int]
@@ -86,11 +90,18 @@ class Encoder(nn.Module, ABC):
     def forward(self, pixels: Tensor) -> Tensor:
         """(N, 3, height, width) in [0, 1] -> (N, H, W, D); CLS and register tokens dropped."""
 
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for module in self.modules():
+            if statistics(module):
+                module.eval()
+        return self
+
     def save_assets(self, folder: Path) -> None:
         """Write the small files besides weights that `build(assets=folder)` needs. None by default."""
 
 
-class Connector(nn.Module, ABC):
+class Connector(Part, ABC):
     """A patch grid to visual tokens of the language model's width."""
 
     @abstractmethod
@@ -129,7 +140,7 @@ class Recorded(Protocol):
         ...
 
 
-class LanguageModel(nn.Module, ABC):
+class LanguageModel(Part, ABC):
     """A causal language model on embeddings."""
 
     dim: int

@@ -34,7 +34,10 @@ class VLM(nn.Module):
         return self.connector.num_tokens(*self.encoder.grid(*self.encoder.image_size))
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Pixels (N, 3, height, width) -> features (N, H, W, D), without gradient unless the encoder is trained."""
+        """Pixels (N, 3, height, width) -> features (N, H, W, D), without gradient unless the encoder is trained.
+
+        An encoder without parameters gives the dtype of its pixels.
+        """
         trained = any(p.requires_grad for p in self.encoder.parameters())
         with (
             fast_products(next(self.encoder.parameters(), pixels)),
@@ -44,7 +47,10 @@ class VLM(nn.Module):
 
     def connect(self, features: Tensor) -> Tensor:
         """Features (N, H, W, D) -> visual tokens (N, L, M)."""
-        with fast_products(next(self.connector.parameters(), features)):
+        like = next(self.connector.parameters(), features)
+        if like.is_floating_point() and like.itemsize < features.itemsize:
+            features = features.to(like.dtype)  # those of an encoder that has nothing to cast
+        with fast_products(like):
             return self.connector(features)
 
     def see(self, pixels: Tensor) -> Tensor:

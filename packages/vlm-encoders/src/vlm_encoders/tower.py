@@ -69,7 +69,7 @@ class Tower(Encoder):
                 f"got {size[0]}×{size[1]}; its image_size can be set in the spec"
             )
         normal = (pixels - self.mean) / self.std
-        return self._features(normal.to(next(self.model.parameters()).dtype))
+        return self._features(normal.to(next(self.model.parameters(), normal).dtype))
 
     @abstractmethod
     def _features(self, pixels: Tensor) -> Tensor:

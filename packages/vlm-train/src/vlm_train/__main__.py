@@ -1,6 +1,30 @@
-"""`python -m vlm_train` is `vlm-train`: what a launcher starts."""
+"""The command `vlm-train`, and `python -m vlm_train`, which a launcher starts: signals first, then what takes time."""
 
-from vlm_train.cli import main
+from __future__ import annotations
+
+import os
+import sys
+
+from vlm_train import last_words, stopping
+from vlm_train.stopping import Stopped
+
+_GO_ON = ("run", "launch", "sweep")
+"""Commands that the same command continues; Ctrl-C and SIGTERM end any other as they end every program."""
+
+
+def main() -> int:
+    command = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
+    if command in _GO_ON:
+        stopping.listen()
+    try:
+        from vlm_train.cli import main
+
+        return main()
+    except Stopped as end:
+        return last_words.say(end.text, stopping.CODE)
+    except KeyboardInterrupt:  # while a command that doesn't go on is still being imported
+        os._exit(stopping.INTERRUPTED)
+
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -12,7 +12,6 @@ from vlm_core.cli.common import Parser, add_debug, duration, local_path, path_te
 from vlm_core.errors import UserError
 from vlm_core.spec import load_spec, located
 from vlm_train import launch, ranks, stopping, watchdog
-from vlm_train.stopping import Stopped
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -93,7 +92,7 @@ def run_spec(args: argparse.Namespace) -> int:
         return watchdog.leave(code) if code else 0  # at once: its peers may be waiting for it in vain
     todo = launch.plan(args)
     if not todo.torchrun:
-        return _alone(args)
+        return _train(args)
     _validate(args)
     return launch.start(todo, debug)
 
@@ -121,22 +120,14 @@ def _join(args: argparse.Namespace) -> int:
     return _train(args)
 
 
-def _alone(args: argparse.Namespace) -> int:
-    try:
-        return _train(args)
-    except Stopped as end:
-        print(f"vlm-train: {end.text}", file=sys.stderr)
-        return stopping.CODE
-
-
 def _train(args: argparse.Namespace) -> int:
     """This process's part of a run, or all of it."""
     began = time.monotonic()
-    with stopping.listening():
-        spec, document = load_spec(args.spec, args.set)
-        from vlm_train.run import start
-        from vlm_train.show import show
+    spec, document = load_spec(args.spec, args.set)
+    from vlm_train.run import start
+    from vlm_train.show import show
 
+    with stopping.unwinding():
         folder, table = start(spec, document)
     here = ranks.place()
     if here is None or here.rank == 0:
@@ -225,7 +216,8 @@ def sweep(args: argparse.Namespace) -> int:
     if args.dry_run:
         return 0
     todo = [job for job in found if not job.done]
-    failures = run(todo, Pool(grid.output, args.jobs), lambda text: print(text, flush=True))
+    with stopping.unwinding():
+        failures = run(todo, Pool(grid.output, args.jobs), lambda text: print(text, flush=True))
     lines = table.lines(found, parameters)
     paths = table.write(grid, lines, [str(failure) for failure in failures])
     show_table(grid, lines, paths)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from vlm_core.modes import BufferCopies
 from vlm_train.learner import Learner
 
 
@@ -30,11 +31,11 @@ class Gauge(ABC):
 
 @contextmanager
 def resting(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; every module's own mode comes back."""
+    """Evaluation mode without gradients; every module's own mode comes back, and every buffer is as it was."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), BufferCopies(model):
             yield
     finally:
         for module, mode in modes.items():

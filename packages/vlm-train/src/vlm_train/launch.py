@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from vlm_core.errors import UserError
-from vlm_train import ranks
+from vlm_train import last_words, ranks, stopping
 
-SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
-"""What torchrun hands on to its processes; by itself it dies of SIGUSR1 and leaves them behind."""
+SIGNALS = "SIGTERM,SIGHUP,SIGQUIT,SIGUSR1"
+"""What torchrun hands on to its processes; by itself it dies of SIGUSR1 and leaves them behind. Ctrl-C is ours."""
 SHUTDOWN = 600
 """Seconds that the processes have to finish a step and save, before torchrun kills them."""
 
@@ -167,14 +167,18 @@ def _agent(words: list[str], logs: Path) -> int:
     from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.run import parse_args, run
 
+    def handed_on(name: str) -> SignalException:
+        return SignalException(
+            name, sigval=signal.SIGTERM
+        )  # the same for them, and no traceback if they just begin
+
     try:
-        run(parse_args(words))
+        with stopping.meeting(handed_on):
+            run(parse_args(words))
     except ChildFailedError as error:
         return _tell_killed(error.failures) or _told(logs) or 70
     except SignalException as error:
-        if error.sigval == signal.SIGINT:
-            raise KeyboardInterrupt from None
-        return _told(logs) or 128 + error.sigval
+        return _told(logs) or _ended_by(str(error), error.sigval)
     except RendezvousError as error:
         raise UserError(
             f"the nodes did not meet: {error}; is --rdzv-endpoint one of them, and its port free?"
@@ -182,10 +186,18 @@ def _agent(words: list[str], logs: Path) -> int:
     return 0
 
 
+def _ended_by(text: str, number: int) -> int:
+    """The exit code after a signal that came before any process could say something; `text` may be its name."""
+    if number not in stopping.SIGNALS:
+        return 128 + number
+    name = text if text in signal.Signals.__members__ else signal.Signals(number).name
+    return last_words.say(stopping.left(name).text, stopping.CODE)
+
+
 def _told(logs: Path) -> int | None:
     """The exit code of the process that was the first to leave, in the last attempt that told one; it has said why."""
     attempts = sorted(logs.glob("*/attempt_*"), key=lambda folder: int(folder.name.split("_")[1]))
-    codes = [ranks.claimed(folder) for folder in reversed(attempts)]
+    codes = [last_words.claimed(folder) for folder in reversed(attempts)]
     return next((code for code in codes if code is not None), None)
 
 

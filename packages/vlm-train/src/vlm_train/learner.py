@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from vlm_core.model import VLM
 from vlm_core.weights import vector_names
 from vlm_train import lora, optim
+from vlm_train.activation_checkpointing import recomputing
 from vlm_train.checkpoint import EXTRAS, OPTIMIZER, Contents, Saved
 from vlm_train.config import Stage
 from vlm_train.ema import Average
 from vlm_train.loss import SummedLoss
 from vlm_train.step import Outcome
-from vlm_train.strategy import Replicated, recomputing
+from vlm_train.strategy import Replicated
 
 
 class Learner:

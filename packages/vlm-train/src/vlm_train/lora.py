@@ -13,6 +13,7 @@ from torch import nn
 
 from vlm_core.errors import UserError, choices
 from vlm_core.model import VLM
+from vlm_core.modes import BufferCopies, mark_added
 from vlm_train.recipe import Lora
 
 
@@ -35,6 +36,9 @@ def inject(model: VLM, settings: Lora, stage: str, seed: int) -> dict[str, nn.Pa
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         peft.inject_adapter_in_model(config, model.llm)
+    for layer in layers(model).values():
+        for added in (layer.lora_A, layer.lora_B, layer.lora_dropout):
+            mark_added(added)
     return {name: p for name, p in model.named_parameters() if id(p) not in before}
 
 
@@ -69,7 +73,7 @@ def layers(model: VLM) -> dict[str, Any]:
 
 @contextmanager
 def proving(model: VLM, stage: str) -> Iterator[None]:
-    """One backward pass in here must reach every adapter; no gradient is left behind.
+    """One backward pass in here must reach every adapter; no gradient and no written buffer is left behind.
 
     Raises `UserError` naming the targets that the model computes without calling them, as kernels do that are
     handed a weight: an adapter there would never learn, nor say so.
@@ -78,7 +82,8 @@ def proving(model: VLM, stage: str) -> Iterator[None]:
     called: set[str] = set()
     hooks = [m.register_forward_hook(lambda *_, name=n: called.add(name)) for n, m in adapted.items()]
     try:
-        yield
+        with BufferCopies(model):
+            yield
     finally:
         for hook in hooks:
             hook.remove()

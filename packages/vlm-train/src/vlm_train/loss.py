@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vlm_core.batch import Batch
 from vlm_core.model import VLM
+from vlm_core.modes import BufferCopies
 
 
 def target_count(batch: Batch) -> int:
@@ -22,8 +23,8 @@ class SummedLoss(nn.Module):
     """The module that is trained; wrapping loss and model together keeps wrappers such as DDP correct.
 
     With `always_sees` a batch without pictures sends a black one through encoder and connector, for nothing: several
-    processes exchange weights and gradients layer by layer, so all must pass the same layers in both directions. With
-    `encoded` other batches bring features, so what is sent are features, too.
+    processes exchange weights and gradients layer by layer, so all must pass the same layers in both directions. No
+    buffer keeps what such a pass writes. With `encoded` other batches bring features, and so does this one.
     """
 
     def __init__(self, model: VLM, *, always_sees: bool = False, encoded: bool = False) -> None:
@@ -33,7 +34,8 @@ class SummedLoss(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Sum over target tokens of -log p(token | what precedes it); logits exist only for targets."""
         pixels, features = self._seen(batch)
-        hidden, _ = self.model(batch.ids, batch.is_image, pixels, batch.segments, features)
+        with self._kept(batch, stands_in=pixels is not batch.pixels or features is not batch.features):
+            hidden, _ = self.model(batch.ids, batch.is_image, pixels, batch.segments, features)
         wanted = batch.is_target[:, 1:]
         logits = self.model.llm.logits(hidden[:, :-1][wanted])
         return F.cross_entropy(logits.float(), batch.ids[:, 1:][wanted], reduction="sum")
@@ -46,6 +48,12 @@ class SummedLoss(nn.Module):
         if not self.encoded:
             return torch.zeros(1, 3, *encoder.image_size, device=device), None
         return None, torch.zeros(1, *encoder.grid(*encoder.image_size), encoder.dim, device=device)
+
+    def _kept(self, batch: Batch, *, stands_in: bool) -> AbstractContextManager[None]:
+        """Around a pass: no buffer of a part that gets no row's own data changes."""
+        parts = [self.model.encoder, self.model.connector] if stands_in else []
+        parts += [] if target_count(batch) else [self.model.llm]
+        return BufferCopies(*parts) if parts else nullcontext()
 
     @contextmanager
     def reading_pixels(self) -> Iterator[None]:

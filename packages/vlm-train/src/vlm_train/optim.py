@@ -28,20 +28,19 @@ class ParameterGroup:
     parameters: dict[str, nn.Parameter]
 
 
-def freeze_all_but(model: VLM, parts: Sequence[str]) -> None:
-    """Gradients and training mode for `parts`; everything else stands still, statistics included."""
-    for part in PARTS:
-        module: nn.Module = getattr(model, part)
-        module.requires_grad_(part in parts)
-        module.train(part in parts)
-
-
 def freeze(model: VLM, stage: Stage, adapters: Iterable[nn.Parameter] = ()) -> None:
     """Let exactly what `stage` trains have gradients; `adapters` then stand for the whole language model.
 
-    Raises `UserError` for a pattern that names no parameter of the trained parts, or if nothing is left to train.
+    All else is in evaluation mode. Raises `UserError` for a pattern that names no parameter of the trained parts, or if
+    nothing is left to train.
     """
-    freeze_all_but(model, stage.trains)
+    for part in PARTS:
+        module: nn.Module = getattr(model, part)
+        module.requires_grad_(part in stage.trains)
+        if part in stage.trains and not any(True for _ in module.parameters()):
+            raise UserError(
+                f"stage {stage.name}: trains: {part} has no parameters; trains names those that learn"
+            )
     if stage.lora:
         model.llm.requires_grad_(False)
         for parameter in adapters:
@@ -52,6 +51,7 @@ def freeze(model: VLM, stage: Stage, adapters: Iterable[nn.Parameter] = ()) -> N
             candidates[name].requires_grad_(False)
     if not trained(model, stage):
         raise UserError(f"stage {stage.name}: frozen leaves nothing to train: remove a pattern")
+    model.train()
 
 
 def trained(model: VLM, stage: Stage) -> dict[str, nn.Parameter]:

@@ -16,7 +16,7 @@ from vlm_core.advise.gpus import GPUS
 
 T = TypeVar("T")
 _STEPS = 50
-"""Rates are those of so many latest steps."""
+"""Rates are those of so many latest steps, without the first, which compiles and warms up."""
 
 
 def peak_rate(device: torch.device, bf16: bool) -> float | None:
@@ -49,6 +49,7 @@ class Pace:
         self.peak = peak_rate(device, bf16)
         self.flops_a_token: float | None = None
         self._last, self._waited = time.perf_counter(), 0.0
+        self._steps = 0
         self._recent: deque[tuple[float, float, int, int]] = deque(maxlen=_STEPS)
 
     def waiting(self, source: Iterator[T]) -> Iterator[T]:
@@ -76,6 +77,9 @@ class Pace:
     def stepped(self, samples: int, tokens: int) -> dict[str, Any]:
         """A step of so many samples and tokens, padding included, is done: what the metrics say of it."""
         now = time.perf_counter()
+        if self._steps == 1:
+            self._recent.clear()
+        self._steps += 1
         self._recent.append((now - self._last, self._waited, samples, tokens))
         self._last, self._waited = now, 0.0
         seconds, waited, samples, tokens = (sum(column) for column in zip(*self._recent, strict=True))

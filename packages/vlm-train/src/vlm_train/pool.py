@@ -97,6 +97,6 @@ def child() -> int:
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
         if os.getppid() != parent:
             return -signal.SIGTERM
-    from vlm_train.cli import main
+    from vlm_train.__main__ import main
 
     return main()

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlm_core.errors import UserError
 from vlm_train import stopping
+from vlm_train.last_words import claim, claimed, say, shared
 from vlm_train.stopping import Stopped
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 _SET_BY_LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-_TOLD = "told"
-INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
@@ -88,51 +84,12 @@ def first_does(accelerator: Accelerator, action: Callable[[], None]) -> None:
         raise UserError(told[0])
 
 
-def _shared() -> Path | None:
-    """A folder that the processes of this node and attempt have in common: torchrun's for their errors."""
-    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    return Path(file).parents[1] if file else None
-
-
-def claim(code: int) -> bool:
-    """Whether this process is the first of its node to leave with something to say."""
-    if (folder := _shared()) is None:
-        return True
-    aside = folder / f".{_TOLD}-{os.getpid()}"
-    aside.write_text(str(code))
-    try:
-        os.link(aside, folder / _TOLD)  # the first one wins, and nobody reads half of it
-    except FileExistsError:
-        return False
-    finally:
-        aside.unlink()
-    return True
-
-
-def claimed(folder: Path | None = None) -> int | None:
-    """The exit code that another process of this node and attempt has left with."""
-    if (folder := folder or _shared()) is None:
-        return None
-    with suppress(OSError):
-        return int((folder / _TOLD).read_text())
-    return None
-
-
 def settled() -> int | None:
     """The exit code of an earlier attempt that another one can't mend: a user's error, or a request to stop."""
-    if (folder := _shared()) is None:
+    if (folder := shared()) is None:
         return None
     codes = [claimed(earlier) for earlier in folder.parent.glob("attempt_*") if earlier != folder]
     return next((code for code in codes if code in (2, stopping.CODE)), None)
-
-
-def say(text: str, code: int) -> int:
-    """Print what a process leaves with, unless another has; -> the exit code of that which was first."""
-    if claim(code):
-        sys.stderr.write(f"vlm-train: {text}\n")
-        sys.stderr.flush()
-        return code
-    return claimed() or code
 
 
 def as_one(part: Callable[[], int], debug: bool) -> int:
@@ -146,9 +103,6 @@ def as_one(part: Callable[[], int], debug: bool) -> int:
         return part()
     except Stopped as end:
         return say(end.text, stopping.CODE)
-    except KeyboardInterrupt:  # the launcher says so
-        claim(INTERRUPTED)
-        return INTERRUPTED
     except Exception as error:
         code = 2 if isinstance(error, UserError) else 70
         if debug:

@@ -22,6 +22,7 @@ from vlm_core.spec import Spec, located
 from vlm_core.validate import validate
 from vlm_core.yaml_loader import Document
 from vlm_train import checkpoint, inputs, ranks, results, watchdog
+from vlm_train.accelerator import accelerator_of
 from vlm_train.checkpoint import Position
 from vlm_train.claim import check_weights, claim, has_trained, keep_tokenizer, with_kept_tokenizer
 from vlm_train.config import Stage, TrainConfig
@@ -36,7 +37,7 @@ from vlm_train.left_out import refuse, screen
 from vlm_train.resume import resolved
 from vlm_train.rundir import AVERAGE, CHECKPOINTS, ENVIRONMENT, LEFT_OUT, MODEL, RunDir
 from vlm_train.sources import joined
-from vlm_train.strategy import accelerator_of, strategy_of
+from vlm_train.strategy import strategy_of
 from vlm_train.templates import check_templates
 from vlm_train.trackers import Trackers
 from vlm_train.trainer import StageTrainer, total_steps

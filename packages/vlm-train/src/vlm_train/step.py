@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from vlm_core.batch import Batch
 from vlm_train.loss import target_count
+from vlm_train.norm_statistics import NormStatistics
 from vlm_train.strategy import Replicated
 
 
@@ -47,6 +48,7 @@ def take_step(
     targets = int(accelerator.reduce(count, "sum"))  # pyright: ignore[reportArgumentType]
     if targets == 0:
         return Outcome(0.0, 0.0, 0, changed=False)
+    statistics = NormStatistics(loss_module)
     summed = _backward(strategy, loss_module, [b.to(device) for b in batches], targets)
     norm = strategy.clip(optimizer, clip).to(device)
     # a norm is checked where it was computed: one process's gradient may be bad before all have it
@@ -55,6 +57,9 @@ def take_step(
     outcome = Outcome(total / targets, math.nan if bad and norm.isfinite() else float(norm), targets, True)
     if outcome.finite:
         optimizer.step()
+        statistics.average(accelerator.num_processes)
+    else:
+        statistics.put_back()
     optimizer.zero_grad(set_to_none=True)
     return outcome if outcome.finite else Outcome(outcome.loss, outcome.norm, targets, changed=False)
 

@@ -1,24 +1,34 @@
-"""SIGTERM and SIGUSR1 end a run where the same command goes on.
+"""SIGTERM, SIGUSR1 and Ctrl-C end a run where the same command goes on; a second Ctrl-C ends it at once.
 
-While a stage trains, a signal is only remembered: the processes agree after each step whether any of them heard one,
-save, and leave together. At any other time (reading data, building, evaluating, writing the model) nothing can be lost:
-the process leaves at once, and what was under way is done anew.
+While a stage trains, a signal is only remembered: the processes agree after each step whether any of them got one,
+save, and leave together. At any other time (imports, reading data, building, evaluating, writing the model) nothing can
+be lost: the process leaves at once, and what was under way is done anew. During imports it leaves without raising
+anything, which libraries would take for an error of theirs.
+
+Imported before all else, so it imports nothing that takes time.
 """
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
+
+from vlm_train import last_words
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 CODE = 75
 """Exit code of a run that was stopped and can go on: EX_TEMPFAIL of sysexits.h."""
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+INTERRUPTED = 130
+"""Exit code after a second Ctrl-C."""
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 LOADER_GRACE = 300
 """Seconds that a reading process works on after a signal that its whole process group got."""
 
@@ -31,29 +41,102 @@ class Stopped(SystemExit):
         self.text = text
 
 
+def left(name: str) -> Stopped:
+    """What a signal of this name raises where nothing can be lost."""
+    return Stopped(f"stopped by {name}; the same command goes on")
+
+
+def _leave(name: str) -> NoReturn:
+    code = last_words.say(left(name).text, CODE)
+    _kill_children()
+    os._exit(code)
+
+
 class _Ears:
     """What this process has heard; signals belong to a process, so there is one."""
 
     heard: str | None = None
     holding = False
+    raised = False
+    presses = 0
+    counts_presses = True
+    meets: Callable[[str], BaseException] = _leave
 
 
 def _hear(number: int, frame: FrameType | None) -> None:
     _Ears.heard = signal.Signals(number).name
+    if number == signal.SIGINT and _Ears.counts_presses:
+        _Ears.presses += 1
+        if _Ears.presses > 1:
+            last_words.write("interrupted")
+            _kill_children()
+            os._exit(INTERRUPTED)
+        if _Ears.meets is not _leave:
+            last_words.write("stopping where the same command goes on; Ctrl-C again ends at once")
     if not _Ears.holding:
-        raise Stopped(f"stopped by {_Ears.heard}; the same command goes on")
+        _Ears.raised = True
+        raise _Ears.meets(_Ears.heard)
+
+
+def _kill_children() -> None:
+    """All that this process has started."""
+    if psutil := sys.modules.get("psutil"):  # see `meeting`
+        with suppress(psutil.Error):
+            for child in psutil.Process().children(recursive=True):
+                with suppress(psutil.Error):
+                    child.kill()
+
+
+def listen() -> Callable[[], None]:
+    """Let `SIGNALS` stop this process from now on, called in the main thread; -> a function that ends that.
+
+    One of several processes leaves it to their launcher what a second Ctrl-C is: it may get the first one twice, from
+    the terminal and from the launcher.
+    """
+    _Ears.heard, _Ears.raised, _Ears.presses = None, False, 0
+    _Ears.counts_presses = "LOCAL_RANK" not in os.environ
+    before = {number: signal.signal(number, _hear) for number in SIGNALS}
+
+    def end() -> None:
+        _Ears.heard = None
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    return end
+
+
+@contextmanager
+def meeting(made: Callable[[str], BaseException]) -> Iterator[None]:
+    """Inside, a signal raises what `made` gives for its name. What is inside may start processes."""
+    import_module("psutil")  # a signal handler must not
+    before, _Ears.meets = _Ears.meets, made
+    try:
+        yield
+    finally:
+        _Ears.meets = before
 
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Let `SIGNALS` stop what runs inside; for the main thread."""
-    _Ears.heard, before = None, {number: signal.signal(number, _hear) for number in SIGNALS}
+    """Let `SIGNALS` stop what runs inside by raising `Stopped`; for the main thread."""
+    end = listen()
     try:
-        yield
+        with unwinding():
+            yield
     finally:
-        _Ears.heard = None
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        end()
+
+
+@contextmanager
+def unwinding() -> Iterator[None]:
+    """Inside, a signal raises `Stopped`, and so do libraries that took it for an error of theirs."""
+    with meeting(left):
+        try:
+            yield
+        except BaseException as error:
+            if _Ears.heard and _Ears.raised and not isinstance(error, Stopped):
+                raise left(_Ears.heard) from error
+            raise
 
 
 @contextmanager
@@ -65,7 +148,7 @@ def held() -> Iterator[None]:
     finally:
         _Ears.holding = False
     if _Ears.heard:
-        raise Stopped(f"stopped by {_Ears.heard}; the same command goes on")
+        raise left(_Ears.heard)
 
 
 def agreed(accelerator: Accelerator) -> bool:

@@ -9,28 +9,25 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from datetime import timedelta
-from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, InitProcessGroupKwargs
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
-from torch.utils.checkpoint import checkpoint
 
 from vlm_core.advise.memory import UNIT
 from vlm_core.batch import Batch
 from vlm_core.blocks import blocks
 from vlm_core.errors import UserError
 from vlm_core.weights import vector_names
-from vlm_train import moments, ranks, watchdog
+from vlm_train import moments
 from vlm_train.config import TrainConfig
 from vlm_train.loss import SummedLoss
 from vlm_train.pieces import Pieces
@@ -57,19 +54,6 @@ def units(layers: Sequence[nn.Module]) -> list[list[nn.Module]]:
 
 
 @contextmanager
-def recomputing(module: nn.Module) -> Iterator[None]:
-    """Blocks keep only what enters them and are computed again in the backward, with the same random numbers."""
-    changed = blocks(module)
-    for block in changed:
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=True)
-    try:
-        yield
-    finally:
-        for block in changed:
-            del block.forward
-
-
-@contextmanager
 def unhooked(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Forward hooks sleep: in one, a process alone would wait for the others, or remember an order that they don't."""
     hooks = [(module._forward_pre_hooks, module._forward_hooks) for module in modules]
@@ -80,6 +64,13 @@ def unhooked(modules: Sequence[nn.Module]) -> Iterator[None]:
     finally:
         for module, (before, after) in zip(modules, hooks, strict=True):
             module._forward_pre_hooks, module._forward_hooks = before, after
+
+
+def bits(tensor: Tensor) -> Tensor:
+    """A sum over the bits of a tensor: equal tensors have equal ones, NaN or not."""
+    integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    flat = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    return flat.contiguous().view(integers[flat.element_size()]).sum(dtype=torch.int64)
 
 
 class Replicated:
@@ -95,6 +86,8 @@ class Replicated:
         wrapped = self.accelerator.prepare_model(module)
         if self.accelerator.num_processes > 1 and not isinstance(wrapped, DistributedDataParallel):
             raise UserError(f"train.strategy: ddp was asked for, but {type(wrapped).__name__} would run")
+        if isinstance(wrapped, DistributedDataParallel):
+            wrapped.broadcast_buffers = False  # a step sees to them, the same way for every strategy
         return wrapped
 
     def unwrapped(self, module: nn.Module) -> SummedLoss:
@@ -152,14 +145,26 @@ class Replicated:
         """Raises `UserError` if the processes' copies have come apart, as after a fault of memory or of a kernel."""
         if self.accelerator.num_processes == 1:
             return
-        trained = [p.detach().double().sum() for p in module.parameters() if p.requires_grad]
-        sums = self.accelerator.gather(torch.stack(trained)[None])
+        copies = {**self._copies(module), **dict(module.named_buffers())}
+        if not copies:
+            return
+        device = self.accelerator.device
+        sums = self.accelerator.gather(torch.stack([bits(t).to(device) for t in copies.values()])[None])
         assert isinstance(sums, Tensor)
-        if not torch.equal(sums, sums[:1].expand_as(sums)):
+        if differ := [
+            n for n, same in zip(copies, (sums == sums[:1]).all(0).tolist(), strict=True) if not same
+        ]:
+            more = f" and {len(differ) - 3} more" if len(differ) > 3 else ""
+            names = ", ".join(name.removeprefix("module.").removeprefix("model.") for name in differ[:3])
             raise UserError(
-                f"the weights differ between the {len(sums)} processes, which must never happen: nothing was saved; "
-                "the same command goes on from the last checkpoint"
+                f"{names}{more}: not the same on the {len(sums)} processes, which must never happen: nothing was "
+                "saved; the same command goes on from the last checkpoint"
             )
+
+    def _copies(self, module: nn.Module) -> dict[str, Tensor]:
+        """Weights that every process has a whole copy of, and that change."""
+        own = {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
+        return {name: p for name, p in own.items() if not isinstance(p, DTensor)}
 
     @contextmanager
     def whole(self, module: nn.Module) -> Iterator[None]:
@@ -197,9 +202,6 @@ class Sharded(Replicated):
         if not isinstance(module, FSDPModule):
             raise UserError("train.strategy: fsdp2 was asked for, but the model was not sharded")
         return module
-
-    def compare(self, module: nn.Module) -> None:
-        """Shards are different, and whole ones are few."""
 
     def accumulating(self, module: nn.Module) -> AbstractContextManager[None]:
         return nullcontext()  # gradients are shards after each micro-batch: whole ones would not fit
@@ -255,24 +257,3 @@ def strategy_of(train: TrainConfig, accelerator: Accelerator) -> Replicated:
 
         return Zero(accelerator, bf16=bf16, stage=int(wanted[-1]))
     return (Sharded if wanted == "fsdp2" else Replicated)(accelerator, bf16=bf16)
-
-
-def accelerator_of(train: TrainConfig) -> Accelerator:
-    """The group of processes, joined; raises `UserError` if a stage's batches can't be shared out among them."""
-    here = ranks.place()
-    world = here.world if here else 1
-    for stage in train.stages:
-        if stage.batch_size % world:
-            raise UserError(
-                f"stage {stage.name}: batch_size {stage.batch_size} does not divide by {world} processes; "
-                "change batch_size, or start fewer with --nproc"
-            )
-    accelerator = Accelerator(
-        mixed_precision="bf16" if train.precision == "bf16" else "no",
-        cpu=not torch.accelerator.is_available(),  # or several processes on CPUs would each be alone
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=watchdog.longest(train.timeout)))],
-    )
-    assert accelerator.num_processes == world, (
-        f"{world} processes were started, {accelerator.num_processes} joined"
-    )
-    return accelerator

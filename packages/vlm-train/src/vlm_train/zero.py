@@ -53,7 +53,7 @@ class Part(NamedTuple):
 
 def imported(device: str) -> Any:
     """DeepSpeed, told which kind of device to use; `UserError` if it isn't installed."""
-    os.environ.setdefault("DS_ACCELERATOR", device)
+    os.environ["DS_ACCELERATOR"] = device
     os.environ.setdefault("DS_LOG_LEVEL", "error")
     try:
         with warnings.catch_warnings():
@@ -180,9 +180,8 @@ class Zero(Replicated):
             grad.mul_(scale)
         return norm
 
-    def compare(self, module: nn.Module) -> None:
-        if self.stage == 2:
-            super().compare(module)
+    def _copies(self, module: nn.Module) -> dict[str, Tensor]:
+        return super()._copies(module) if self.stage == 2 else {}
 
     def part(self, parameter: Any) -> Part | None:
         """Where this process has moments of a trained parameter; None for nowhere."""

@@ -9,7 +9,7 @@ model tiny: it is built a few times, with random weights.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from vlm_core.config import LLMConfig
 from vlm_core.interfaces import PADDING, LanguageModel
+from vlm_core.testing import modes
 from vlm_core.weights import attach_part, empty_parameters, save_part, to_dtype
 
 LENGTH = 9
@@ -117,6 +118,21 @@ class LanguageModelSuite:
         assert trainable, "nothing to train"
         dead = [name for name, g in trainable.items() if g is None or not g.isfinite().all() or not g.any()]
         assert not dead, f"no gradient, or one that is zero or not finite: {dead}"
+
+    def test_evaluation_mode_changes_nothing(self, llm_config: LLMConfig) -> None:
+        modes.check_evaluation(*self._made(llm_config))
+
+    def test_training_mode_writes_running_statistics_at_most(self, llm_config: LLMConfig) -> None:
+        modes.check_training(*self._made(llm_config))
+
+    def test_frozen_it_is_the_same_in_training_mode(self, llm_config: LLMConfig) -> None:
+        modes.check_frozen(*self._made(llm_config))
+
+    def _made(self, config: LLMConfig) -> tuple[LanguageModel, Callable[[], Tensor]]:
+        """A model that the test may change, and a pass from ids to logits."""
+        lm = config.build(weights=False)
+        ids = torch.arange(2 * LENGTH).view(2, LENGTH) % lm.vocab_size
+        return lm, lambda: lm.logits(lm(lm.embed(ids))[0])
 
     @torch.no_grad()
     def test_bfloat16_is_finite(self, llm_config: LLMConfig) -> None:

@@ -29,6 +29,7 @@ from vlm_core.config import EncoderConfig
 from vlm_core.errors import UserError
 from vlm_core.model import VLM
 from vlm_core.rows import Row, Rows
+from vlm_train import stopping
 from vlm_train.config import Stage, TrainConfig
 from vlm_train.examples import FATAL, Examples, LeftOut, Reader
 from vlm_train.features.identity import identity, image_key, sample_picture, sample_pixels
@@ -174,7 +175,8 @@ class Features:
         def work() -> None:
             own, done = self._own(ahead), 0
             loader = DataLoader(
-                Examples(rows, Keys()), batch_size=64, sampler=own, num_workers=self.workers, collate_fn=list
+                Examples(rows, Keys()), batch_size=64, sampler=own, num_workers=self.workers, collate_fn=list,
+                worker_init_fn=stopping.in_loader,
             )  # fmt: skip
             advance = self._counting("rows")
             for items in loader:
@@ -226,7 +228,8 @@ class Features:
             count, done, advance = self._safe_batch(), 0, self._counting("images")
             own = self._own(range(len(missing)))
             loader = DataLoader(
-                missing, batch_size=count, sampler=own, num_workers=self.workers, collate_fn=list
+                missing, batch_size=count, sampler=own, num_workers=self.workers, collate_fn=list,
+                worker_init_fn=stopping.in_loader,
             )  # fmt: skip
             for items in loader:
                 for key, features in self._encoded([item for item in items if item], count):

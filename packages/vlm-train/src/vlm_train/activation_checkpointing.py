@@ -1,0 +1,37 @@
+"""Layers whose activations are computed again in the backward instead of being kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from vlm_core.blocks import blocks
+from vlm_core.modes import BufferCopies
+
+
+def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Around a block's first pass, and around the one in the backward."""
+    return nullcontext(), BufferCopies(block)
+
+
+@contextmanager
+def recomputing(module: nn.Module) -> Iterator[None]:
+    """Blocks keep only what enters them and are computed again in the backward, with the same random numbers.
+
+    The second pass starts from the buffers that the first one found, and what it writes is dropped.
+    """
+    changed = blocks(module)
+    for block in changed:
+        block.forward = partial(
+            checkpoint, block.forward, use_reentrant=False, preserve_rng_state=True,
+            context_fn=partial(_contexts, block),
+        )  # fmt: skip
+    try:
+        yield
+    finally:
+        for block in changed:
+            del block.forward
