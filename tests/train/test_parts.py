@@ -6,7 +6,9 @@ import torch.nn.functional as F
 from vlm_core.batch import collate
 from vlm_core.chat import Message, write
 from vlm_core.template import TEMPLATES
-from vlm_train.evaluate import Answer, normal, question_only, spread, summary, with_other_images
+from vlm_train.answers import Answer, normal, summary
+from vlm_train.controls import question_only, with_other_images
+from vlm_train.evaluate import spread
 from vlm_train.loss import SummedLoss, target_count
 
 ROWS = [("is there a circle?", "no"), ("red", "a blue triangle on a white ground"), ("what?", "yes")]

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import platform
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object, set_seed
+from accelerate.utils import broadcast_object_list, set_seed
 
 from vlm_core import assemble
 from vlm_core.errors import UserError
@@ -21,16 +20,27 @@ from vlm_core.rows import known_faults
 from vlm_core.spec import Spec
 from vlm_core.validate import validate
 from vlm_core.yaml_loader import Document
-from vlm_train import checkpoint, evaluate, ranks, results, watchdog
+from vlm_train import checkpoint, ranks, results, watchdog
+from vlm_train.answers import Answer
 from vlm_train.checkpoint import Position
 from vlm_train.config import Stage, TrainConfig
 from vlm_train.evals import Examiner, exams
+from vlm_train.evaluations import Evaluations
 from vlm_train.examples import Reader, reader_of
 from vlm_train.features.fill import Features, most
 from vlm_train.gauge import Gauge
 from vlm_train.learner import rehearse
 from vlm_train.left_out import refuse, screen
-from vlm_train.rundir import AVERAGE, CHECKPOINTS, ENVIRONMENT, LEFT_OUT, MODEL, RESULTS, RunDir, resolved
+from vlm_train.overlap import Measured
+from vlm_train.rundir import (
+    AVERAGE,
+    CHECKPOINTS,
+    ENVIRONMENT,
+    LEFT_OUT,
+    MODEL,
+    RunDir,
+    resolved,
+)
 from vlm_train.sources import joined
 from vlm_train.strategy import accelerator_of, strategy_of
 from vlm_train.trackers import Trackers
@@ -54,6 +64,7 @@ class Run:
             self.held_out = joined(train.evaluation.data) if train.evaluation else []
             self.unseen = joined(train.validation.data) if train.validation else []
             self.exams = exams(train.evals)
+        self.evaluations = Evaluations(train, self.held_out, self.rows, self.dir, accelerator)
         for stage, rows in zip(train.stages, self.rows, strict=True):
             screen(rows, train, f"stage {stage.name}")
         for name, rows in (("evaluation", self.held_out), ("validation", self.unseen)):
@@ -111,6 +122,7 @@ class Run:
         if self.main:
             self.dir.forget_after(position.stage, position.step)
             self._track(position)
+        self._tell_overlap()
         ahead = list(zip(self.train.stages, self.rows, strict=True))[position.stage :]
         for told in (most(self.model, self.train, stage, rows) for stage, rows in ahead):
             if told:
@@ -120,7 +132,7 @@ class Run:
                 position, resumed = replace(position, stage=number, step=0), None
             position = self._train(position, resumed)
             name = f"after {self.train.stages[number].name}"
-            self._evaluate(name, last=number == len(self.train.stages) - 1)
+            self.evaluations.ask(name, self.model, self.reader(), last=number == len(self.train.stages) - 1)
         if counts := Counter(record["reason"] for record in self.dir.records(LEFT_OUT)):
             reasons = ", ".join(f"{reason} {count}" for reason, count in counts.most_common())
             self._say(f"left out: {reasons} rows; see {self.dir.path / LEFT_OUT}")
@@ -189,7 +201,7 @@ class Run:
 
     def _average(self, stage: str, *, last: bool) -> None:
         """Evaluate the averaged weights, and save them if this is the last stage."""
-        self._evaluate(f"after {stage}, average", last=last)
+        self.evaluations.ask(f"after {stage}, average", self.model, self.reader(), last=last)
         if last and self.main and not (self.dir.path / AVERAGE).exists():
             assemble.save(self.model, self.spec, self.dir.path / AVERAGE, {"trained": self.spec.train})
 
@@ -197,52 +209,30 @@ class Run:
         """Rows as the model reads them in `stage`, or at inference."""
         return reader_of(self.model, self.spec, self.train, stage)
 
-    def _evaluate(self, name: str, *, last: bool = False, shuffled: bool = False) -> None:
-        """Every process asks its share."""
-        settings, world = self.train.evaluation, self.accelerator.num_processes
-        if not settings or self._told(name):
-            return
-        rows = evaluate.spread(self.held_out, None if last else settings.samples)
-        asked = evaluate.with_other_images(rows) if shuffled else rows
-        self._say(f"evaluating {name}: {len(rows)} held-out questions")
-        own = range(self.accelerator.process_index, len(asked), world)
-        answers = evaluate.ask(self.model.eval(), [asked[i] for i in own], self.reader(), settings)
-        all_of_them = sorted(gather_object(list(zip(own, answers, strict=True))), key=lambda one: one[0])
-        if self.main:
-            self._store(name, [answer for _, answer in all_of_them])
-
-    def _told(self, name: str) -> bool:
-        """Whether an evaluation is there already; the same on every process."""
-        return broadcast_object_list([self.main and self.dir.evaluation(name) is not None])[0]
-
-    def _store(self, name: str, answers: Sequence[evaluate.Answer]) -> None:
-        told = [{"id": a.row["id"], "said": a.said, "truth": a.truth, "right": a.right} for a in answers]
-        record = {**evaluate.summary(answers), "answers": told}
-        self.dir.write(f"evaluations/{name}.json", json.dumps(record) + "\n")
+    def _tell_overlap(self) -> None:
+        """Say how many of the rows that measure the model are trained on."""
+        asked = Validator.chosen(self.train.validation, self.unseen)
+        validation = Measured("validation", asked, self.train, self.rows, self.accelerator, every=True)
+        for measured in (self.evaluations.measured, validation):
+            for line in measured.lines() if measured.rows else ():
+                self._say(line)
 
     def _finish(self) -> results.Results:
         watchdog.beat("writing model and results", patient=True)
         if self.main and not (self.dir.path / MODEL).exists():
             assemble.save(self.model, self.spec, self.dir.path / MODEL, {"trained": self.spec.train})
         if self.held_out:
-            self._evaluate("images shuffled", last=True, shuffled=True)
+            self.evaluations.controls(self.model, self.reader())
         if not self.main:
             return []
-        metrics = self.dir.metrics()
-        results.plot_curves(metrics, self.dir.path / "curves.png")
-        if not self.held_out:
-            return []
-        if not self.dir.evaluation("question alone"):
-            self._store("question alone", evaluate.question_only(self.rows[-1], self.held_out))
-        stages = [f"after {stage.name}{kind}" for stage in self.train.stages for kind in ("", ", average")]
-        names = [*stages, "images shuffled", "question alone"]
-        table = [(name, found) for name in names if (found := self.dir.evaluation(name))]
-        self.dir.write(RESULTS, results.markdown(table))
-        final = self.dir.evaluation(f"after {self.train.stages[-1].name}")
-        assert final is not None
-        told = zip(self.held_out, final["answers"], strict=True)
-        answers = [evaluate.Answer(row, a["said"], a["truth"]) for row, a in told]
-        results.plot_samples(answers, self.dir.path / "samples.png")
+        results.plot_curves(self.dir.metrics(), self.dir.path / "curves.png")
+        table = results.of(self.dir, [stage.name for stage in self.train.stages])
+        results.write(self.dir, table)
+        if table:
+            final = dict(table)[f"after {self.train.stages[-1].name}"]
+            told = zip(self.held_out, final["answers"], strict=True)
+            answers = [Answer(row, a["said"], a["truth"]) for row, a in told]
+            results.plot_samples(answers, self.dir.path / "samples.png")
         return table
 
     def _environment(self) -> dict[str, str]:
