@@ -10,7 +10,7 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from vlm_core.errors import BadSample
+from vlm_core.errors import BadSample, UserError
 from vlm_core.images import ImageContent, ImageSource, image_content, image_content_if, image_name
 from vlm_train import watchdog
 from vlm_train.answers import normal, pairs
@@ -23,11 +23,15 @@ Contents = dict[str, ImageContent]
 
 def contents(rows: Sequence[Row], accelerator: Accelerator) -> Contents:
     """What each image of `rows` shows, by its name; the processes share the work. Raises `BadSample`."""
-    images = {image_name(image): image for row in rows for image in row["image"]}
+    images = {image_name(image): (row["id"], image) for row in rows for image in row["image"]}
     share = {}
     for name in sorted(images)[accelerator.process_index :: accelerator.num_processes]:
         watchdog.beat(f"reading {name}")
-        share[name] = image_content(images[name])
+        row, image = images[name]
+        try:
+            share[name] = image_content(image)
+        except BadSample as error:
+            raise BadSample(error.reason, f"row {row}: {error}") from None
     return dict(item for part in gather_object([share]) for item in part.items())
 
 
@@ -99,7 +103,10 @@ class Measured:
 
     @cached_property
     def contents(self) -> Contents:
-        return contents(self.rows, self.accelerator)
+        try:
+            return contents(self.rows, self.accelerator)
+        except BadSample as error:  # a figure of fewer rows would be another figure
+            raise UserError(f"{self.name}: {error}; mend or remove this row") from None
 
     @cached_property
     def trained_on(self) -> dict[str, set[int]]:
