@@ -16,7 +16,7 @@ from vlm_train.grid import Grid
 from vlm_train.results import Results
 from vlm_train.rundir import EVALS, MODEL, RESULTS, RunDir
 from vlm_train.sweep import Job
-from vlm_train.table import Line, texts
+from vlm_train.table import SPREAD, Line, metric, notes, texts
 
 
 def _console() -> Console:
@@ -49,7 +49,9 @@ def show_table(grid: Grid, lines: Sequence[Line], files: Sequence[Path]) -> None
     """Print what came of a sweep, and where it is."""
     head, *rows = texts(lines)
     console = _console()
-    _print(console, f"{grid.file}: held-out accuracy, %, mean ± sample standard deviation", head, rows)
+    _print(console, f"{grid.file}: {metric(lines)}, {SPREAD}", head, rows)
+    for line in notes(lines):
+        console.print(escape(line))
     console.print("\n" + ", ".join(map(str, files)))
 
 

@@ -75,8 +75,10 @@ def _job(grid: Grid, row: Row, seed: int) -> Job:
     if spec.train is None:
         raise UserError(f"{grid.base}: has no train section; a sweep trains")
     train = validate(TrainConfig, document, ("train",))
-    if train.evaluation is None:
-        raise UserError(f"{grid.base}: has no train.evaluation; a sweep compares held-out accuracies")
+    if train.evaluation is None and train.evals is None:
+        raise UserError(
+            f"{grid.base}: has no train.evals and no train.evaluation; a sweep compares benchmarks or accuracies"
+        )
     folder = RunDir(grid.folder(row, seed))
     folder.refuse_another(resolved(spec, train))
     given = (*grid.common, *map(str, grid.settings(row, seed)))
