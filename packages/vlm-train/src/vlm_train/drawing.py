@@ -68,6 +68,12 @@ class Lettering:
         return "".join(c if c in self.characters else f"[U+{ord(c):04X}]" for c in line.replace("\t", "    "))
 
 
+def in_one_line(text: str, width: int = 40) -> str:
+    """At most so many characters of a text for a browser to draw, as it stands."""
+    line = " ".join(text.split())
+    return escaped(line if len(line) <= width else line[: width - 1] + "…")
+
+
 def escaped(text: str) -> str:
     """Text that matplotlib neither reads as a formula nor, as a label, leaves out of a legend."""
     return ("\u200b" if text.startswith("_") else "") + text.replace("$", r"\$")

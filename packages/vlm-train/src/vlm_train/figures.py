@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from vlm_train.drawing import drawing, escaped
+from vlm_train.drawing import drawing, in_one_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,11 +66,11 @@ def curve(
         for name, start in stages.items():
             axes.axvline(start, color="#999", linewidth=0.8, linestyle=":")
             place = axes.get_xaxis_transform()
-            axes.text(start, 1.01, f" {escaped(name)}", transform=place, fontsize=8, color="#555")
+            axes.text(start, 1.01, f" {in_one_line(name)}", transform=place, fontsize=8, color="#555")
         values = [y for line in lines.values() for _, y in line]
         decade = min(values) > 0 and max(values) > 10 * min(values)  # less is hard to read on a log axis
-        axes.set(xlabel="step", ylabel=escaped(unit), yscale="log" if log and decade else "linear")
-        axes.set_title(escaped(title), fontsize=10, loc="left", pad=14)
+        axes.set(xlabel="step", ylabel=in_one_line(unit), yscale="log" if log and decade else "linear")
+        axes.set_title(in_one_line(title, 60), fontsize=10, loc="left", pad=14)
         axes.grid(alpha=0.25)
         if len(lines) > 1:
             axes.legend(fontsize=8)
@@ -79,7 +79,7 @@ def curve(
 
 def _draw_lines(axes: Any, lines: Mapping[str, Points]) -> None:
     for i, ((name, line), colour) in enumerate(zip(lines.items(), COLOURS, strict=False)):
-        thin, label = thinned(line), escaped(name)
+        thin, label = thinned(line), in_one_line(name)
         if i == 0:
             axes.plot(*_columns(thin), color=colour, alpha=0.3, linewidth=0.8)
             axes.plot(*_columns(smooth(thin)), color=colour, linewidth=1.7, label=label)

@@ -74,7 +74,7 @@ def _panel(
     partial = {c for c in panel for cells in variants.values() if c in cells and cells[c].partial}
     labels = [titles[c] + ("\n(partial)" if c in partial else "") for c in panel]
     axes.set_xticks(range(len(panel)), [letters.wrapped(label, 18, lines=4) for label in labels])
-    axes.set(ylabel=panel[0].unit)
+    axes.set(ylabel=panel[0].unit, xlim=(-0.6, len(panel) - 0.4))
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
 

@@ -143,7 +143,7 @@ def notes(found: Sequence[Line]) -> list[str]:
     for line in measured:
         absent = [title for column, title in names.items() if column not in line.cells]
         told += [f"{line.name}: not measured: {', '.join(absent)}"] if absent else []
-    if any(column.kind == "benchmark" for column in names):
+    if any(one.partial for line in found for one in line.cells.values()):
         told.append(eval_results.NOTE)
     return told
 
