@@ -161,8 +161,8 @@ def _sample(axes: Any, answer: Answer, letters: Lettering) -> None:
     if answer.row["image"]:
         axes.imshow(load_image(answer.row["image"][0]))
     axes.set_title(letters.wrapped(question(answer.row), 30, lines=4), fontsize=9)
-    said = letters.wrapped(answer.said or "(nothing)", 32)
-    truth = letters.wrapped(f"(truth: {answer.truth})", 32)
+    said = letters.wrapped(answer.said or "(nothing)", 26)
+    truth = letters.wrapped(f"(truth: {answer.truth})", 26)
     if not answer.right:
         said += ("   " if len(said + truth) < 30 else "\n") + truth
     axes.text(
