@@ -61,13 +61,13 @@ class Run:
         self.trackers: Trackers | None = None
         with accelerator.local_main_process_first():  # the others find a large file's index made
             self.rows = [joined(stage.data) for stage in train.stages]
-            self.held_out = joined(train.evaluation.data) if train.evaluation else []
+            self.questions = joined(train.evaluation.data) if train.evaluation else []
             self.unseen = joined(train.validation.data) if train.validation else []
             self.exams = exams(train.evals)
-        self.evaluations = Evaluations(train, self.held_out, self.rows, self.dir, accelerator)
+        self.evaluations = Evaluations(train, self.questions, self.rows, self.dir, accelerator)
         for stage, rows in zip(train.stages, self.rows, strict=True):
             screen(rows, train, f"stage {stage.name}")
-        for name, rows in (("evaluation", self.held_out), ("validation", self.unseen)):
+        for name, rows in (("evaluation", self.questions), ("validation", self.unseen)):
             refuse(known_faults(rows), len(rows), name, "mend or remove them")
 
     @property
@@ -221,7 +221,7 @@ class Run:
         watchdog.beat("writing model and results", patient=True)
         if self.main and not (self.dir.path / MODEL).exists():
             assemble.save(self.model, self.spec, self.dir.path / MODEL, {"trained": self.spec.train})
-        if self.held_out:
+        if self.questions:
             self.evaluations.controls(self.model, self.reader())
         if not self.main:
             return []
@@ -230,7 +230,7 @@ class Run:
         results.write(self.dir, table)
         if table:
             final = dict(table)[f"after {self.train.stages[-1].name}"]
-            told = zip(self.held_out, final["answers"], strict=True)
+            told = zip(self.questions, final["answers"], strict=True)
             answers = [Answer(row, a["said"], a["truth"]) for row, a in told]
             results.plot_samples(answers, self.dir.path / "samples.png")
         return table

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -20,18 +19,23 @@ from vlm_train.table import SPREAD, Line, metric, notes, texts
 
 
 def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else 100, highlight=False)
+    return Console(soft_wrap=True, highlight=False)
 
 
 def _print(console: Console, title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table under its title, in plain text."""
-    console.print(escape(title))
+    """A table under its title. A figure that is cut is no figure: a narrow terminal breaks the lines."""
     table = Table(box=None)
     for i, name in enumerate(head):
-        table.add_column(escape(name), justify="right" if i else "left")
+        table.add_column(_cell(name), justify="right" if i else "left", no_wrap=True)
     for row in rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*map(_cell, row))
+    table.width = console.measure(table, options=console.options.update(max_width=10_000)).maximum
+    console.print(escape(title))
     console.print(table)
+
+
+def _cell(text: str) -> str:
+    return escape(" ".join(text.split()))
 
 
 def show_plan(grid: Grid, jobs: Sequence[Job], parameters: Mapping[str, Mapping[str, int]]) -> None:
@@ -52,7 +56,7 @@ def show_table(grid: Grid, lines: Sequence[Line], files: Sequence[Path]) -> None
     _print(console, f"{grid.file}: {metric(lines)}, {SPREAD}", head, rows)
     for line in notes(lines):
         console.print(escape(line))
-    console.print("\n" + ", ".join(map(str, files)))
+    console.print(escape("\n" + ", ".join(map(str, files))))
 
 
 def show(spec: Spec, folder: RunDir, table: Results) -> None:
@@ -63,8 +67,8 @@ def show(spec: Spec, folder: RunDir, table: Results) -> None:
         _print(console, f"{spec.name}: {results.title(table)}", head, rows)
         for line in results.notes(table):
             console.print(escape(line))
-        console.print(f"\ntable {folder.path}/{RESULTS}, pictures {folder.path}/samples.png")
+        console.print(escape(f"\ntable {folder.path}/{RESULTS}, pictures {folder.path}/samples.png"))
     if records := folder.records(EVALS):
         console.print()
         _print(console, eval_results.NOTE, *eval_results.table(records))
-    console.print(f"loss curves {folder.path}/curves.png, model {folder.path}/{MODEL}")
+    console.print(escape(f"loss curves {folder.path}/curves.png, model {folder.path}/{MODEL}"))
