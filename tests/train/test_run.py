@@ -49,7 +49,9 @@ def test_a_run_leaves_everything(run_spec):
         "images shuffled",
         "question alone",
     ]
-    assert [r["questions"] for _, r in table] == [9, 18, 18, 18]
+    assert [r["questions"] for _, r in table] == [9, 18, 12, 18]
+    assert table[2][1]["left_out"] == {"no image": 6}
+    assert "- images shuffled: 6 rows are left out: no image" in (folder.path / "results.md").read_text()
     assert (folder.path / "results.md").read_text().startswith("| | questions | all | picture | text |")
     assert [(m["stage"], m["step"]) for m in folder.metrics()] == [
         (s, i) for s in (0, 1) for i in range(1, 7)
@@ -210,11 +212,19 @@ def test_a_half_written_checkpoint_is_ignored(run_spec, monkeypatch):
 
 
 def test_an_unreadable_image_ends_the_run_by_name(run_spec):
-    path = run_spec()
+    path = run_spec(evaluation=None)
     (path.parent / "red.png").write_text("not an image")
     with pytest.raises(UserError, match=r"stage align: row \d+: .*red\.png: not an image"):
         go(path)
     assert not (path.parent / "run" / "model").exists()
+
+
+def test_an_unreadable_image_of_the_evaluation_is_found_before_the_first_step(run_spec):
+    path = run_spec(on_bad_sample="skip", bad_sample_budget=18)
+    (path.parent / "red.png").write_text("not an image")
+    with pytest.raises(UserError, match=r"evaluation: row \d+: .*red\.png: not an image .*; mend or remove"):
+        go(path)
+    assert not (path.parent / "run" / "metrics.jsonl").exists()
 
 
 def test_missing_data_is_found_before_anything_is_written(run_spec):

@@ -10,6 +10,7 @@ import time
 
 import pytest
 import yaml
+from exam_files import evals
 
 from vlm_core.errors import UserError
 from vlm_train import cli, table
@@ -130,14 +131,24 @@ def test_parts_that_do_not_fit_are_named_with_their_row(sweep_file):
         sizes(load(path))
 
 
-def job(folder, name, seed, accuracy, shuffled=25.0):
-    """A finished run with this accuracy over all questions."""
+def job(folder, name, seed, accuracy=None, shuffled=25.0, exams=None, overlap=None):
+    """A finished run with this accuracy over all questions, and these figures of benchmarks."""
     run = RunDir(folder / name / f"seed-{seed}")
     run.path.mkdir(parents=True)
-    for evaluation, value in (("after b", accuracy), ("images shuffled", shuffled), ("question alone", 20.0)):
-        run.write(f"evaluations/{evaluation}.json", json.dumps({"accuracy": {"all": value, "x": value / 2}}))
+    found = {"after b": accuracy, "images shuffled": shuffled, "question alone": 20.0} if accuracy else {}
+    for evaluation, value in found.items():
+        record = {"questions": 4, "accuracy": {"all": value, "x": value / 2}, "overlap": overlap}
+        run.write(f"evaluations/{evaluation}.json", json.dumps(record))
+    for stage, figures in ((0, {"pope": exam(0.0)}), (1, exams)) if exams else ():
+        run.log({"stage": stage, "name": "ab"[stage], "step": 5, "weights": "own", "benchmarks": figures},
+                name="evals.jsonl")  # fmt: skip
     run.write("results.md", "")
     return Job(Row(name, ()), seed, run, (), folder / "log", "b")
+
+
+def exam(score, scored=36, unit="fraction", metric="F1", protocol="pope mean-F1"):
+    return {"protocol": protocol, "metric": metric, "score": score, "unit": unit, "partial": scored < 36,
+            "scored": scored, "asked": scored, "expected": 36}  # fmt: skip
 
 
 def test_mean_and_sample_standard_deviation(tmp_path):
@@ -153,6 +164,75 @@ def test_mean_and_sample_standard_deviation(tmp_path):
     assert record["rows"][0]["columns"]["all"] == {
         "mean": 60.0, "spread": 10.0, "values": {0: 50.0, 1: 60.0, 2: 70.0},
     }  # fmt: skip
+
+
+def test_benchmarks_are_columns_in_their_units_with_what_is_partial_or_missing(tmp_path):
+    """A: both benchmarks with two seeds, one of them without MME. B: POPE partly, and another protocol of it."""
+    mme = {"unit": "points", "metric": "perception", "protocol": "mme"}
+    done = [job(tmp_path, "a", 0, exams={"pope": exam(0.5), "mme": exam(1200.0, **mme)}),
+            job(tmp_path, "a", 1, exams={"pope": exam(0.7)}),
+            job(tmp_path, "b", 0, exams={"pope": exam(0.25, scored=12)}),
+            job(tmp_path, "b", 1, exams={"pope": exam(0.25, scored=11)}),
+            job(tmp_path, "c", 0, exams={"pope": exam(0.9, protocol="pope, other")})]  # fmt: skip
+    found = table.lines(done, {n: {"connector": 1} for n in "abc"})
+    assert table.texts(found) == [
+        ["", "connector", "n", "mme: perception", "pope: F1, % (pope mean-F1)", "pope: F1, % (pope, other)"],
+        ["a", "1", "2", "1200.0 (1 of 2 runs)", "60.0 ± 14.1", "–"],
+        ["b", "1", "2", "–", "25.0 ± 0.0 (partial, 11–12 of 36)", "–"],
+        ["c", "1", "1", "–", "–", "90.0"],
+    ]
+    told = table.notes(found)
+    assert "a: not measured: pope: F1, % (pope, other)" in told
+    assert "c: not measured: mme: perception, pope: F1, % (pope mean-F1)" in told
+    text = table.markdown(found)
+    assert "- Benchmarks. " in text
+    assert not re.search("held.out|images shuffled", text, re.IGNORECASE)
+    grid = Grid("f", tmp_path, tmp_path, [0, 1], [])
+    record = table.record(grid, found, [])
+    assert record["columns"]["mme: perception"]["unit"] == "points"
+    assert record["rows"][1]["columns"]["pope: F1, % (pope mean-F1)"]["questions"][1] == {
+        "scored": 11, "expected": 36, "partial": True,
+    }  # fmt: skip
+    assert (tmp_path / "table.png") in table.write(grid, found, [])
+
+
+def test_accuracies_and_benchmarks_stand_side_by_side(tmp_path):
+    """Held-out only where all runs are."""
+    apart, same = ({"rows": 4, "trained_on": n, "stages": {"b": n}} for n in (0, 3))
+    done = [job(tmp_path, "a", 0, 50.0, exams={"pope": exam(0.5)}, overlap=apart),
+            job(tmp_path, "b", 0, 60.0, exams={"pope": exam(0.7)}, overlap=same)]  # fmt: skip
+    parameters = {n: {"connector": 1} for n in "ab"}
+    found = table.lines(done[:1], parameters)
+    assert table.metric(found) == "held-out accuracy, %; benchmarks"
+    assert table.texts(found)[1][3:] == ["50.0", "25.0", "25.0", "20.0", "50.0"]
+    found = table.lines(done[1:], parameters)
+    assert table.metric(found) == "accuracy, % (3 of 4 rows are trained on); benchmarks"
+    found = table.lines(done, parameters)
+    assert table.metric(found) == "accuracy, %; benchmarks"
+    assert "b: 3 of 4 rows are also in stage b's data" in table.notes(found)
+    assert "held-out" not in table.markdown(found)
+
+
+def test_any_number_of_variants_with_names_of_any_script_are_drawn(tmp_path):
+    names = [f"_行{i} {'x' * 70}" for i in range(20)]
+    done = [job(tmp_path, name, 0, 50.0, exams={"$m_e$": exam(5.0, unit="points")}) for name in names]
+    found = table.lines(done, {name: {"connector": 1} for name in names})
+    table.write(Grid("f", tmp_path, tmp_path, [0], []), found, [])
+
+
+def test_a_run_with_benchmarks_alone_is_finished_and_has_a_table(sweep_file, tmp_path):
+    path = sweep_file("rows: {a: {}}\n")
+    spec = yaml.safe_load((tmp_path / "spec.yaml").read_text())
+    del spec["train"]["evaluation"]
+    spec["train"]["evals"] = evals(tmp_path, tmp_path / "eval")
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(spec))
+    grid = load(path)
+    folder, _ = start(*grid.spec(grid.rows[0], 0))
+    assert "(partial, 12 of 36)" in (folder.path / "results.md").read_text()
+    (done,) = jobs(grid)
+    assert done.state == "finished"
+    (line,) = table.lines([done], {"a": {"connector": 1}})
+    assert [column.name for column in table.columns([line])] == ["pope", "textvqa"]
 
 
 def test_a_run_that_ended_early_counts_for_nothing(tmp_path):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
+from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -56,16 +59,53 @@ def load_image(source: ImageSource) -> Image.Image:
     return decode_image(image_bytes(source), image_name(source))
 
 
+class ImageContent(NamedTuple):
+    """What an image shows, whatever its file: a SHA-256 of its upright RGB pixels, shorter and longer side."""
+
+    sha256: str
+    sides: tuple[int, int]
+
+
+def image_content(source: ImageSource) -> ImageContent:
+    """The content of an image; raises `BadSample` as `load_image` does."""
+    return _content(load_image(source))
+
+
+def image_content_if(source: ImageSource, sides: Container[tuple[int, int]]) -> ImageContent | None:
+    """As `image_content`; None, without decoding it, for an image whose sides are not among `sides`."""
+    data, name = image_bytes(source), image_name(source)
+    with _opened(data, name) as image:
+        if _sides(image) not in sides:
+            return None
+    return _content(decode_image(data, name))
+
+
+def _sides(image: Image.Image) -> tuple[int, int]:
+    """The same before and after an image is turned upright."""
+    return min(image.size), max(image.size)
+
+
+def _content(image: Image.Image) -> ImageContent:
+    return ImageContent(sha256(f"{image.size}".encode() + image.tobytes()).hexdigest(), _sides(image))
+
+
 def decode_image(data: bytes, name: str) -> Image.Image:
     """As `load_image`, from the bytes of a file; `name` is what messages call it."""
+    with _opened(data, name) as image:
+        ImageOps.exif_transpose(image, in_place=True)  # without a copy of what lies right
+        return to_rgb(image)
+
+
+@contextmanager
+def _opened(data: bytes, name: str) -> Iterator[Image.Image]:
+    """An image file whose size is allowed; what goes wrong in reading it is a `BadSample` that names it."""
     try:
         with warnings.catch_warnings():
             # what Pillow warns of (odd EXIF, a palette's transparency, size) is handled here or harmless
             warnings.simplefilter("ignore")
             with Image.open(BytesIO(data), formats=_formats()) as image:
                 _check_size(*image.size)
-                ImageOps.exif_transpose(image, in_place=True)  # without a copy of what lies right
-                return to_rgb(image)
+                yield image
     except MemoryError:
         raise
     except BadSample as error:

@@ -107,18 +107,18 @@ class Stage(StrictModel):
 
 
 class Evaluation(StrictModel):
-    """Held-out questions, asked after each stage; all of `data` after the last."""
+    """Questions with answers, asked after each stage; all of `data` after the last."""
 
     data: Data = Field(min_length=1)
     samples: PositiveInt | None = Field(
-        default=None, description="how many after earlier stages; default all"
+        default=None, description="how many after earlier stages, at even distances; default all"
     )
     batch_size: PositiveInt = 64
     max_new_tokens: PositiveInt = Field(default=16, le=4096)
 
 
 class Validation(StrictModel):
-    """Loss on held-out rows and some answers, while a stage trains; read as the stage reads its own data."""
+    """Loss on other rows and some answers, while a stage trains; read as the stage reads its own data."""
 
     data: Data = Field(min_length=1)
     every: PositiveInt = Field(default=500, description="steps; each stage's last step always has one")

@@ -1,46 +1,24 @@
-"""Held-out questions: exact-match accuracy, by category, and the baselines that make it honest."""
+"""A model's answers to the last questions of rows."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 
 from vlm_core.chat import write
 from vlm_core.generate import Decoding, answer
 from vlm_core.images import ImageSource, image_name
 from vlm_core.model import VLM
-from vlm_core.rows import readable
 from vlm_train import watchdog
+from vlm_train.answers import Answer
 from vlm_train.config import Evaluation
+from vlm_train.controls import ImageKey, image_key
 from vlm_train.examples import Reader, messages
-from vlm_train.llava_row import PLACEHOLDER
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One held-out question, what was said and what is true."""
-
-    row: dict[str, Any]
-    said: str
-    truth: str
-
-    @property
-    def right(self) -> bool:
-        return normal(self.said) == normal(self.truth)
-
-
-def normal(text: str) -> str:
-    """Case, surrounding white space and a final full stop don't make an answer wrong."""
-    return text.strip().rstrip(".").strip().casefold()
-
-
-def question(row: dict[str, Any]) -> str:
-    """The row's last question as text, without image marks."""
-    return row["conversations"][-2]["value"].replace(PLACEHOLDER, "").strip()
+from vlm_train.overlap import Contents
 
 
 def spread_over(size: int, count: int | None) -> list[int]:
@@ -77,50 +55,28 @@ def _prompt(row: dict[str, Any], reader: Reader, pixels: dict[ImageSource, torch
     return write(reader.template, messages(row)[:-1], reader.tokenizer, counts)
 
 
-def summary(answers: Sequence[Answer]) -> dict[str, Any]:
-    """Questions, and accuracy in percent over all and by category."""
-    right: dict[str, list[bool]] = defaultdict(list)
-    for a in answers:
-        right["all"].append(a.right)
-        if a.row.get("category"):
-            right[a.row["category"]].append(a.right)
-    accuracy = {name: 100 * sum(hits) / len(hits) for name, hits in right.items()}
-    return {"questions": len(answers), "accuracy": accuracy}
+def in_order_of_content(rows: Sequence[dict[str, Any]], contents: Contents) -> list[int]:
+    """Places of the rows by images and text: batches, and so roundings, don't depend on the order of a file."""
+
+    def content(place: int) -> tuple[ImageKey, list[str]]:
+        row = rows[place]
+        return image_key(row, contents), [turn["value"] for turn in row["conversations"]]
+
+    return sorted(range(len(rows)), key=content)
 
 
-def with_other_images(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same questions about other rows' images: what the model gets right without seeing.
-
-    Images move half way round among rows with equally many of them; text-only rows stay as they are.
-    """
-    by_count: dict[int, list[int]] = defaultdict(list)
-    for i, row in enumerate(rows):
-        by_count[len(row["image"])].append(i)
-    other = {
-        i: group[(k + max(1, len(group) // 2)) % len(group)]
-        for group in by_count.values()
-        for k, i in enumerate(group)
-    }
-    return [{**row, "image": rows[other[i]]["image"]} for i, row in enumerate(rows)]
-
-
-def pairs(row: dict[str, Any]) -> list[tuple[str, str]]:
-    """Every question and answer of a conversation, the question as text without image marks."""
-    turns = [turn["value"] for turn in row["conversations"]]
-    return [(normal(q.replace(PLACEHOLDER, "")), a) for q, a in zip(turns[::2], turns[1::2], strict=True)]
-
-
-def question_only(train: Sequence[dict[str, Any]], held_out: Sequence[dict[str, Any]]) -> list[Answer]:
-    """What the words alone give: the answer most frequent in training for that very question.
-
-    A question that training never asked gets the answer most frequent overall.
-    """
-    by_question: dict[str, Counter[str]] = defaultdict(Counter)
-    for asked, truth in (pair for row in readable(train) for pair in pairs(row)):
-        by_question[asked][truth] += 1
-    overall = sum(by_question.values(), Counter())
-    found = []
-    for row in held_out:
-        asked, truth = pairs(row)[-1]
-        found.append(Answer(row, (by_question.get(asked) or overall).most_common(1)[0][0], truth))
-    return found
+def ask_together(
+    model: VLM,
+    rows: Sequence[dict[str, Any]],
+    contents: Contents,
+    reader: Reader,
+    settings: Evaluation,
+    accelerator: Accelerator,
+) -> list[Answer]:
+    """As `ask`, every process a part; all processes get all answers, in the order of `rows`."""
+    world, rank = accelerator.num_processes, accelerator.process_index
+    order = in_order_of_content(rows, contents)
+    own = order[len(order) * rank // world : len(order) * (rank + 1) // world]
+    answers = ask(model, [rows[place] for place in own], reader, settings)
+    gathered = gather_object(list(zip(own, answers, strict=True)))
+    return [answer for _, answer in sorted(gathered, key=lambda one: one[0])]

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from vlm_train.drawing import drawing, in_one_line
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Points = list[tuple[float, float]]
 _POINTS = 800
@@ -53,32 +59,39 @@ def curve(
     title: str, unit: str, lines: Mapping[str, Points], stages: Mapping[str, int], *, log: bool = False
 ) -> str:
     """One panel as an `<svg>` element: every line by name, the first with its running mean, stages told apart."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context({"svg.hashsalt": title, "svg.fonttype": "none", "font.family": "sans-serif"}):
-        figure = Figure(figsize=(5.4, 2.5), layout="constrained")
+    with drawing(["sans-serif"], **{"svg.hashsalt": title, "svg.fonttype": "none"}) as figure:
+        figure.set_size_inches(5.4, 2.5)
         axes = figure.add_subplot()
-        for i, ((name, line), colour) in enumerate(zip(lines.items(), COLOURS, strict=False)):
-            thin = thinned(line)
-            if i == 0:
-                axes.plot(*_columns(thin), color=colour, alpha=0.3, linewidth=0.8)
-                axes.plot(*_columns(smooth(thin)), color=colour, linewidth=1.7, label=name)
-            else:
-                axes.plot(*_columns(thin), "o-", color=colour, markersize=3, linewidth=1.2, label=name)
+        _draw_lines(axes, lines)
         for name, start in stages.items():
             axes.axvline(start, color="#999", linewidth=0.8, linestyle=":")
-            axes.text(start, 1.01, f" {name}", transform=axes.get_xaxis_transform(), fontsize=8, color="#555")
+            place = axes.get_xaxis_transform()
+            axes.text(start, 1.01, f" {in_one_line(name)}", transform=place, fontsize=8, color="#555")
         values = [y for line in lines.values() for _, y in line]
-        wide = min(values) > 0 and max(values) > 10 * min(
-            values
-        )  # a log axis of less than a decade is hard to read
-        axes.set(xlabel="step", ylabel=unit, yscale="log" if log and wide else "linear")
-        axes.set_title(title, fontsize=10, loc="left", pad=14)
+        decade = min(values) > 0 and max(values) > 10 * min(values)  # less is hard to read on a log axis
+        axes.set(xlabel="step", ylabel=in_one_line(unit), yscale="log" if log and decade else "linear")
+        axes.set_title(in_one_line(title, 60), fontsize=10, loc="left", pad=14)
         axes.grid(alpha=0.25)
         if len(lines) > 1:
             axes.legend(fontsize=8)
-        text = io.StringIO()
+        return _svg(figure)
+
+
+def _draw_lines(axes: Any, lines: Mapping[str, Points]) -> None:
+    for i, ((name, line), colour) in enumerate(zip(lines.items(), COLOURS, strict=False)):
+        thin, label = thinned(line), in_one_line(name)
+        if i == 0:
+            axes.plot(*_columns(thin), color=colour, alpha=0.3, linewidth=0.8)
+            axes.plot(*_columns(smooth(thin)), color=colour, linewidth=1.7, label=label)
+        else:
+            axes.plot(*_columns(thin), "o-", color=colour, markersize=3, linewidth=1.2, label=label)
+
+
+def _svg(figure: Figure) -> str:
+    """The element alone. Its text stays text, so a browser's fonts count, not matplotlib's."""
+    text = io.StringIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()[text.getvalue().index("<svg") :]
 

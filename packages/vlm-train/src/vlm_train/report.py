@@ -15,7 +15,8 @@ import yaml
 from vlm_core.cli.common import amount, size
 from vlm_core.errors import UserError
 from vlm_core.images import thumbnail
-from vlm_train import eval_results, figures
+from vlm_train import eval_results, figures, results
+from vlm_train.answers import normal
 from vlm_train.rundir import ENVIRONMENT, EVALS, LEFT_OUT, MODEL, SPEC, VALIDATION, RunDir
 
 STYLE = """
@@ -54,7 +55,7 @@ def page(run: RunDir) -> str:
     spec, metrics = yaml.safe_load(text), run.metrics()
     name = escape(str(spec.get("name", run.path.name)))
     parts = [
-        ("Results", _results(run)),
+        ("Results", _results(run, spec)),
         ("Benchmarks while training", _evals(metrics, run.records(EVALS))),
         ("Stages", _stages(metrics, spec)),
         ("Curves", _curves(metrics, run.records(VALIDATION))),
@@ -88,16 +89,14 @@ def _table(head: Row, rows: Iterable[Row], text: Sequence[int] = ()) -> str:
     return "<table>" + "\n".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
 
 
-def _results(run: RunDir) -> str:
-    """The table that the run wrote as Markdown."""
-    path = run.path / "results.md"
-    if not path.exists():
+def _results(run: RunDir, spec: Mapping[str, Any]) -> str:
+    """The table of a run that is finished."""
+    found = results.of(run, [stage["name"] for stage in spec["train"]["stages"]]) if run.finished() else []
+    if not found:
         return ""
-    rows = [
-        [escape(c.strip()) for c in line.strip().strip("|").split("|")]
-        for line in path.read_text().splitlines()
-    ]
-    return _table(rows[0], rows[2:]) + "<p>Accuracy on held-out questions, in percent.</p>"
+    head, *rows = ([escape(cell) for cell in row] for row in results.texts(found))
+    about = [results.title(found), *results.notes(found)]
+    return _table(head, rows) + "".join(f"<p>{escape(line[0].upper() + line[1:])}.</p>" for line in about)
 
 
 def _stages(metrics: Sequence[Mapping[str, Any]], spec: Mapping[str, Any]) -> str:
@@ -140,11 +139,11 @@ def _curves(metrics: Sequence[Mapping[str, Any]], validation: Sequence[Mapping[s
     before = figures.offsets(metrics)
     stages = {m["name"]: before[m["stage"]] for m in metrics}
     losses = {"training": figures.points(metrics, "loss", before)}
-    held_out = {
+    measured = {
         "validation": figures.points(validation, "loss", before),
         "validation, average": figures.points(validation, "average_loss", before),
     }
-    losses |= {name: line for name, line in held_out.items() if line}
+    losses |= {name: line for name, line in measured.items() if line}
     panels = [figures.curve("Loss", "nats a target token", losses, stages, log=True)]
     for title, unit, key, log in (
         ("Learning rate (largest)", "", "lr", False),
@@ -199,7 +198,7 @@ def _answers(records: Sequence[Mapping[str, Any]]) -> str:
     for i, sample in enumerate(records[-1]["samples"]):
         said = [m["samples"][i] for m in shown]
         cells = [
-            f'<span class="{"right" if s["said"].strip() == s["truth"].strip() else "wrong"}">'
+            f'<span class="{"right" if normal(s["said"]) == normal(s["truth"]) else "wrong"}">'
             f"{escape(s['said']) or '(nothing)'}</span>" for s in said
         ]  # fmt: skip
         rows.append([_thumbnail(sample), escape(sample["asked"]), *cells, escape(sample["truth"])])

@@ -1,16 +1,28 @@
-"""What a run leaves to look at: a table, loss curves, and held-out images with question, answer and truth."""
+"""What a run leaves to look at: a table of accuracies, loss curves, and some images with question and answer."""
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vlm_core.images import load_image
-from vlm_train.evaluate import Answer, question
+from vlm_train import eval_results
+from vlm_train.answers import ALL, Answer, question
+from vlm_train.controls import QUESTION_ALONE, SHUFFLED
+from vlm_train.drawing import Lettering, drawing
+from vlm_train.rundir import EVALS, RESULTS, RunDir
 
+Record = Mapping[str, Any]
 Results = list[tuple[str, dict[str, Any]]]
+NOTHING = "–"
+
+
+def of(run: RunDir, stages: Iterable[str]) -> Results:
+    """The evaluations of a run that are there: after each stage, then the controls."""
+    after = [f"after {stage}{kind}" for stage in stages for kind in ("", ", average")]
+    names = [*after, SHUFFLED, QUESTION_ALONE]
+    return [(name, record) for name in names if (record := run.evaluation(name))]
 
 
 def columns(results: Results) -> list[str]:
@@ -20,17 +32,87 @@ def columns(results: Results) -> list[str]:
 
 def column_names(names: Iterable[str]) -> list[str]:
     """Each name once, in the order of columns: `all` first."""
-    return sorted(set(names), key=lambda c: (c != "all", c))
+    return sorted(set(names), key=lambda c: (c != ALL, c))
 
 
-def markdown(results: Results) -> str:
-    """The results as a Markdown table: accuracy in percent."""
+def texts(results: Results) -> list[list[str]]:
+    """The table as rows of text, the head first; accuracy in percent."""
     names = columns(results)
-    lines = [f"| | questions | {' | '.join(names)} |", f"|{'---|' * (len(names) + 2)}"]
-    for name, result in results:
-        cells = [f"{result['accuracy'][c]:.1f}" if c in result["accuracy"] else "–" for c in names]
-        lines.append(f"| {name} | {result['questions']} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    rows = [
+        [name, str(r["questions"]),
+         *(f"{r['accuracy'][c]:.1f}" if c in r["accuracy"] else NOTHING for c in names)]
+        for name, r in results
+    ]  # fmt: skip
+    return [["", "questions", *names], *rows]
+
+
+def title(results: Results) -> str:
+    """What the figures are. Held-out is said of rows only that no stage trains on."""
+    return metric([record.get("overlap") for _, record in results])
+
+
+def metric(overlaps: Iterable[Record | None]) -> str:
+    """The name of an accuracy, from the overlaps with training data of the records that it is of; None: unknown."""
+    known = list(overlaps)
+    if any(overlap is None for overlap in known):
+        return "accuracy, %"
+    most = max((o for o in known if o), key=lambda o: o["trained_on"], default=None)
+    if most is None or not most["trained_on"]:
+        return "held-out accuracy, %"
+    return f"accuracy, % ({most['trained_on']} of {most['rows']} rows are trained on)"
+
+
+def notes(results: Results) -> list[str]:
+    """What must stand beside the table: rows that are trained on, or left out."""
+    lines: dict[str, None] = {}
+    for name, record in results:
+        overlap = record.get("overlap") or {"stages": {}}
+        lines |= {
+            f"{count} of {overlap['rows']} rows are also in stage {stage}'s data": None
+            for stage, count in overlap["stages"].items()
+            if count
+        }
+        lines |= {
+            f"{name}: {count} rows are left out: {why}": None
+            for why, count in record.get("left_out", {}).items()
+        }
+        if training := record.get("training_rows", {}):
+            counted, unreadable, stage = training["counted"], training["unreadable"], training["stage"]
+            if unreadable:
+                lines[f"{name}: {counted} rows of stage {stage} are counted, {unreadable} cannot be read"] = (
+                    None
+                )
+    return list(lines)
+
+
+def write(run: RunDir, results: Results) -> None:
+    """Write `results.md`, if anything was measured besides losses."""
+    evals = run.records(EVALS)
+    if results or evals:
+        run.write(RESULTS, markdown(results, evals))
+
+
+def markdown(results: Results, evals: Sequence[Record] = ()) -> str:
+    """The accuracies and the benchmarks' figures as Markdown, each table with what its figures are."""
+    parts = []
+    if results:
+        about = [f"{title(results)[0].upper()}{title(results)[1:]}", *notes(results)]
+        parts.append(markdown_table(texts(results)) + "\n" + "\n".join(f"- {line}" for line in about) + "\n")
+    if evals:
+        head, rows = eval_results.table(evals)
+        parts.append(markdown_table([head, *rows]) + f"\n{eval_results.NOTE}\n")
+    return "\n".join(parts)
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of text, the head first, as a Markdown table."""
+    lines = ["|" + "".join(f" {cell(text)} |" if text else " |" for text in row) for row in rows]
+    return "\n".join([lines[0], f"|{'---|' * len(rows[0])}", *lines[1:]]) + "\n"
+
+
+def cell(text: str) -> str:
+    """A cell's text in one line, without anything that would end the cell."""
+    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|")
 
 
 def _smooth(values: Sequence[float], share: float = 0.05) -> list[float]:
@@ -44,42 +126,46 @@ def _smooth(values: Sequence[float], share: float = 0.05) -> list[float]:
 
 def plot_curves(metrics: Sequence[dict[str, Any]], path: Path) -> None:
     """One panel a stage: the loss of every step, its running mean, and the learning rate's shape."""
-    from matplotlib.figure import Figure
-
     stages = list(dict.fromkeys((m["stage"], m["name"]) for m in metrics))
-    figure = Figure(figsize=(4 * len(stages), 3.2), layout="constrained")
-    for i, (number, name) in enumerate(stages, 1):
-        axes = figure.add_subplot(1, len(stages), i)
-        own = [m for m in metrics if m["stage"] == number and m["loss"] is not None]
-        steps, losses = [m["step"] for m in own], [m["loss"] for m in own]
-        axes.plot(steps, losses, color="tab:blue", alpha=0.3, linewidth=0.8)
-        axes.plot(steps, _smooth(losses), color="tab:blue", linewidth=1.8)
-        scale = "log" if losses and min(losses) > 0 else "linear"
-        axes.set(
-            title=name, xlabel="step", ylabel="loss (nats a target token)" if i == 1 else "", yscale=scale
-        )
-        axes.grid(alpha=0.3, which="both")
-    figure.savefig(path, dpi=130)
+    letters = Lettering(name for _, name in stages)
+    with drawing(letters.families) as figure:
+        figure.set_size_inches(4 * len(stages), 3.2)
+        for i, (number, name) in enumerate(stages, 1):
+            axes = figure.add_subplot(1, len(stages), i)
+            own = [m for m in metrics if m["stage"] == number and m["loss"] is not None]
+            steps, losses = [m["step"] for m in own], [m["loss"] for m in own]
+            axes.plot(steps, losses, color="tab:blue", alpha=0.3, linewidth=0.8)
+            axes.plot(steps, _smooth(losses), color="tab:blue", linewidth=1.8)
+            scale = "log" if losses and min(losses) > 0 else "linear"
+            unit = "loss (nats a target token)" if i == 1 else ""
+            axes.set(title=letters.wrapped(name, 40), xlabel="step", ylabel=unit, yscale=scale)
+            axes.grid(alpha=0.3, which="both")
+        figure.savefig(path, dpi=130)
 
 
 def plot_samples(answers: Sequence[Answer], path: Path, count: int = 12) -> None:
-    """A grid of held-out images, each with question, answer and truth; green is right."""
-    from matplotlib.figure import Figure
-
+    """A grid of images, each with question, answer and truth; green is right."""
     shown = answers[:: max(1, len(answers) // count)][:count]
+    letters = Lettering(text for a in shown for text in (question(a.row), a.said, a.truth))
     width = min(4, len(shown))
     height = -(-len(shown) // width)
-    figure = Figure(figsize=(2.6 * width, 3.1 * height), layout="constrained")
-    for i, a in enumerate(shown, 1):
-        axes = figure.add_subplot(height, width, i)
-        axes.axis("off")
-        if a.row["image"]:
-            axes.imshow(load_image(a.row["image"][0]))
-        asked = textwrap.fill(question(a.row), 30)
-        verdict = f"{a.said or '(nothing)'}" + ("" if a.right else f"   (truth: {a.truth})")
-        axes.set_title(asked, fontsize=9)
-        axes.text(
-            0.5, -0.04, verdict, transform=axes.transAxes, ha="center", va="top", fontsize=10, weight="bold",
-            color="tab:green" if a.right else "tab:red",
-        )  # fmt: skip
-    figure.savefig(path, dpi=130)
+    with drawing(letters.families) as figure:
+        figure.set_size_inches(2.6 * width, 3.1 * height)
+        for i, answer in enumerate(shown, 1):
+            _sample(figure.add_subplot(height, width, i), answer, letters)
+        figure.savefig(path, dpi=130)
+
+
+def _sample(axes: Any, answer: Answer, letters: Lettering) -> None:
+    axes.axis("off")
+    if answer.row["image"]:
+        axes.imshow(load_image(answer.row["image"][0]))
+    axes.set_title(letters.wrapped(question(answer.row), 30, lines=4), fontsize=9)
+    said = letters.wrapped(answer.said or "(nothing)", 26)
+    truth = letters.wrapped(f"(truth: {answer.truth})", 26)
+    if not answer.right:
+        said += ("   " if len(said + truth) < 30 else "\n") + truth
+    axes.text(
+        0.5, -0.04, said, transform=axes.transAxes, ha="center", va="top", fontsize=10, weight="bold",
+        color="tab:green" if answer.right else "tab:red",
+    )  # fmt: skip

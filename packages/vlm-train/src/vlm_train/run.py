@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections import Counter
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -23,17 +21,20 @@ from vlm_core.validate import validate
 from vlm_core.yaml_loader import Document
 from vlm_train import checkpoint, inputs, ranks, results, watchdog
 from vlm_train.accelerator import accelerator_of
+from vlm_train.answers import Answer
 from vlm_train.checkpoint import Position
 from vlm_train.claim import check_weights, claim, has_trained, keep_tokenizer, with_kept_tokenizer
 from vlm_train.config import Stage, TrainConfig
+from vlm_train.environment import environment, versions
 from vlm_train.evals import Examiner, exams
+from vlm_train.evaluations import Evaluations, last_name
 from vlm_train.examples import Reader, reader_of
 from vlm_train.features.fill import Features, most
 from vlm_train.gauge import Gauge
-from vlm_train.held_out import SHUFFLED, HeldOut, last_name
 from vlm_train.inputs import Inputs
 from vlm_train.learner import rehearse
 from vlm_train.left_out import refuse, screen
+from vlm_train.overlap import Measured
 from vlm_train.resume import resolved
 from vlm_train.rundir import AVERAGE, CHECKPOINTS, ENVIRONMENT, LEFT_OUT, MODEL, RunDir
 from vlm_train.sources import joined
@@ -61,11 +62,11 @@ class Run:
             self.questions = joined(train.evaluation.data if train.evaluation else [])
             self.unseen = joined(train.validation.data if train.validation else [])
             self.exams = exams(train.evals)
+        self.evaluations = Evaluations(train, self.questions, self.rows, self.dir, accelerator)
         for stage, rows in zip(train.stages, self.rows, strict=True):
             screen(rows, train, f"stage {stage.name}")
         for name, rows in (("evaluation", self.questions), ("validation", self.unseen)):
             refuse(known_faults(rows), len(rows), name, "mend or remove them")
-        self.held_out = HeldOut(train, self.questions, self.dir, accelerator, None)
 
     @property
     def main(self) -> bool:
@@ -84,10 +85,10 @@ class Run:
 
     def _claim(self) -> None:
         watchdog.beat("comparing data with those that the run began with", patient=True)
-        self.held_out.inputs = self._inputs()
-        claim(self.dir, self.spec, self.held_out.inputs, self._say)
+        self.evaluations.inputs = self._inputs()
+        claim(self.dir, self.spec, self.evaluations.inputs, self._say)
         keep_tokenizer(self.dir, self.spec)
-        self.dir.write(ENVIRONMENT, json.dumps(self._environment(), indent=1) + "\n")
+        self.dir.write(ENVIRONMENT, json.dumps(environment(self.spec, self.strategy), indent=1) + "\n")
 
     def _inputs(self) -> Inputs:
         """What this run is made from, by content."""
@@ -95,7 +96,7 @@ class Run:
         lists += [("train.evaluation.data", self.questions), ("train.validation.data", self.unseen)]
         opened = {f"{key}.{i}": part for key, rows in lists for i, part in enumerate(rows.parts)}
         data = inputs.of_data(self.train, opened, {})
-        return Inputs(data, inputs.of_exams(self.exams), inputs.of_files(self.spec, {}), self._versions())
+        return Inputs(data, inputs.of_exams(self.exams), inputs.of_files(self.spec, {}), versions(self.spec))
 
     def _go(self) -> results.Results:
         set_seed(self.train.seed)
@@ -133,6 +134,7 @@ class Run:
         if self.main:
             self.dir.forget_after(position.stage, position.step)
             self._track(position)
+        self._tell_overlap()
         ahead = list(zip(self.train.stages, self.rows, strict=True))[position.stage :]
         for told in (most(self.model, self.train, stage, rows) for stage, rows in ahead):
             if told:
@@ -142,7 +144,7 @@ class Run:
                 position, resumed = replace(position, stage=number, step=0), None
             position = self._train(position, resumed)
             name = f"after {self.train.stages[number].name}"
-            self._evaluate(name)
+            self.evaluations.ask(name, self.model, self.reader)
         if counts := Counter(record["reason"] for record in self.dir.records(LEFT_OUT)):
             reasons = ", ".join(f"{reason} {count}" for reason, count in counts.most_common())
             self._say(f"left out: {reasons} rows; see {self.dir.path / LEFT_OUT}")
@@ -211,7 +213,7 @@ class Run:
 
     def _average(self, stage: str, *, last: bool) -> None:
         """Evaluate the averaged weights, and save them if this is the last stage."""
-        self._evaluate(f"after {stage}, average")
+        self.evaluations.ask(f"after {stage}, average", self.model, self.reader)
         if last and self.main and not (self.dir.path / AVERAGE).exists():
             assemble.save(self.model, self.spec, self.dir.path / AVERAGE, {"trained": self.spec.train})
 
@@ -219,43 +221,41 @@ class Run:
         """Rows as the model reads them in `stage`, or at inference."""
         return reader_of(self.model, self.spec, self.train, stage)
 
-    def _evaluate(self, name: str) -> None:
-        self.held_out.evaluate(name, self.model, self.reader)
+    def _tell_overlap(self) -> None:
+        """Say how many of the rows that measure the model are trained on."""
+        asked = Validator.chosen(self.train.validation, self.unseen)
+        validation = Measured("validation", asked, self.train, self.rows, self.accelerator, every=True)
+        for measured in (self.evaluations.measured, validation):
+            for line in measured.lines() if measured.rows else ():
+                self._say(line)
 
     def _finish(self) -> results.Results:
         watchdog.beat("writing model and results", patient=True)
         if self.main and not (self.dir.path / MODEL).exists():
             assemble.save(self.model, self.spec, self.dir.path / MODEL, {"trained": self.spec.train})
         if self.train.evaluation:
-            self._evaluate(last_name(self.train))
-            self._evaluate(SHUFFLED)
+            self.evaluations.ask(last_name(self.train), self.model, self.reader)
+            self.evaluations.controls(self.model, self.reader)
             self._evaluate_average()
         if not self.main:
             return []
         results.plot_curves(self.dir.metrics(), self.dir.path / "curves.png")
-        return self.held_out.results(self.rows[-1]) if self.train.evaluation else []
+        self.evaluations.set_outdated_aside()
+        table = results.of(self.dir, [stage.name for stage in self.train.stages])
+        results.write(self.dir, table)
+        if table:
+            final = dict(table)[last_name(self.train)]
+            told = zip(self.questions, final["answers"], strict=True)
+            answers = [Answer(row, a["said"], a["truth"]) for row, a in told]
+            results.plot_samples(answers, self.dir.path / "samples.png")
+        return table
 
     def _evaluate_average(self) -> None:
         """Ask the averaged weights again if what is kept was asked about other questions."""
         name = f"{last_name(self.train)}, average"
-        if (self.dir.path / AVERAGE).exists() and not self.held_out.known(name):
+        if (self.dir.path / AVERAGE).exists() and not self.evaluations.done(name):
             self.model = assemble.load(self.dir.path / AVERAGE)[0].to(self.accelerator.device)
-            self._evaluate(name)
-
-    def _environment(self) -> dict[str, str]:
-        """What this run is computed with: versions, processes, device."""
-        device = self.accelerator.device
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-        return {
-            **self._versions(),
-            "processes": str(self.accelerator.num_processes),
-            "strategy": self.strategy.name,
-            "device": f"{device.type} ({name})",
-        }
-
-    def _versions(self) -> dict[str, str]:
-        facts = {"python": platform.python_version(), **assemble.versions(self.spec)}
-        return facts | {name: version(name) for name in ("accelerate", "vlm-train")}
+            self.evaluations.ask(name, self.model, self.reader)
 
     def _say(self, text: str) -> None:
         self.accelerator.print(text)

@@ -124,6 +124,13 @@ class RunDir:
         path = self.path / "evaluations" / f"{name}.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
+    def set_aside(self, name: str) -> Path:
+        """Move an evaluation to where results don't look for it; returns the place."""
+        path = self.path / "evaluations" / "outdated" / f"{name}.json"
+        path.parent.mkdir(exist_ok=True)
+        os.replace(self.path / "evaluations" / f"{name}.json", path)
+        return path
+
     def finished(self) -> bool:
         """Whether the run in this folder came to its end, evaluations included."""
         return (self.path / RESULTS).exists()

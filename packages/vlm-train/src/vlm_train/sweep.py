@@ -13,8 +13,8 @@ from vlm_core.errors import UserError
 from vlm_core.validate import validate
 from vlm_train.claim import refuse_another
 from vlm_train.config import TrainConfig
+from vlm_train.evaluations import asked, last_name
 from vlm_train.grid import Grid, Row
-from vlm_train.held_out import asked, last_name
 from vlm_train.inputs import Inputs, Source, of_data, of_files
 from vlm_train.pool import Pool
 from vlm_train.resume import resolved
@@ -32,7 +32,7 @@ class Job:
     log: Path
     last_stage: str
     asked: Mapping[str, Any] | None = None
-    """What the last evaluation of a run that is there must have been about; None for a new one."""
+    """What the last evaluation of a run that is there must have been about; None for a new run or one without."""
 
     @property
     def name(self) -> str:
@@ -41,8 +41,10 @@ class Job:
     @property
     def done(self) -> bool:
         """Whether the run has come to its end, with an evaluation of the questions that the spec names now."""
-        final = self.folder.evaluation(f"after {self.last_stage}") if self.folder.finished() else None
-        return final is not None and self.asked in (None, final.get("of"))
+        if not self.folder.finished():
+            return False
+        final = self.folder.evaluation(f"after {self.last_stage}")
+        return self.asked is None or (final is not None and final.get("of") == self.asked)
 
     @property
     def state(self) -> str:
@@ -95,8 +97,10 @@ def _job(grid: Grid, row: Row, seed: int, known: Known) -> Job:
     if spec.train is None:
         raise UserError(f"{grid.base}: has no train section; a sweep trains")
     train = validate(TrainConfig, document, ("train",))
-    if train.evaluation is None:
-        raise UserError(f"{grid.base}: has no train.evaluation; a sweep compares held-out accuracies")
+    if train.evaluation is None and train.evals is None:
+        raise UserError(
+            f"{grid.base}: has no train.evals and no train.evaluation; a sweep compares benchmarks or accuracies"
+        )
     folder = RunDir(grid.folder(row, seed))
     given = (*grid.common, *map(str, grid.settings(row, seed)))
     arguments = ("run", str(grid.base), *(part for text in given for part in ("--set", text)))
@@ -106,6 +110,8 @@ def _job(grid: Grid, row: Row, seed: int, known: Known) -> Job:
         return job
     now = Inputs(of_data(train, {}, known.data), {}, of_files(spec, known.files))
     refuse_another(folder, resolved(spec, train), now)
+    if train.evaluation is None:
+        return job
     return replace(job, asked=asked(train, now, last_name(train), now.count("train.evaluation.")))
 
 

@@ -3,30 +3,41 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from vlm_train import eval_results
 from vlm_train.grid import Grid
-from vlm_train.held_out import ALONE, SHUFFLED
-from vlm_train.results import column_names
+from vlm_train.results import NOTHING, cell
 from vlm_train.rundir import RunDir
 from vlm_train.sweep import Job
+from vlm_train.sweep_metrics import Column, Figure, measures
+from vlm_train.sweep_plot import plot
 
+SPREAD = "mean ± sample standard deviation"
 LEGEND = (
-    "Held-out accuracy in percent, mean ± sample standard deviation (n − 1 in the denominator) over n runs that "
-    "differ in their seed alone. *images shuffled*: all questions, asked about other pictures; *question alone*: "
-    "the answer most frequent in training for that question."
+    f"Each figure: {SPREAD} (n − 1 in the denominator) over n runs that differ in their seed alone. "
+    "*connector*: its parameters."
+)
+CONTROLS = (
+    "*images shuffled*: questions about an image, asked about another one; *question alone*: the answer most frequent "
+    "in training for that question."
 )
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One metric of one variant, by seed."""
+    """One metric of one variant, by seed; of `runs` finished runs."""
 
-    values: Mapping[int, float]
+    figures: Mapping[int, Figure]
+    runs: int
+
+    @property
+    def values(self) -> dict[int, float]:
+        return {seed: figure.value for seed, figure in self.figures.items()}
 
     @property
     def mean(self) -> float:
@@ -37,18 +48,33 @@ class Cell:
         """Sample standard deviation over the seeds; None for a single one."""
         return stdev(self.values.values()) if len(self.values) > 1 else None
 
+    @property
+    def partial(self) -> str:
+        """How many of a benchmark's questions are scored, if any figure lacks some."""
+        if not any(figure.partial for figure in self.figures.values()):
+            return ""
+        scored = sorted({figure.scored for figure in self.figures.values()})
+        expected = sorted({figure.expected for figure in self.figures.values()})
+        few, of = ("–".join(map(str, dict.fromkeys((n[0], n[-1])))) for n in (scored, expected))
+        return f"partial, {few} of {of}"
+
     def __str__(self) -> str:
-        return f"{self.mean:.1f}" if self.spread is None else f"{self.mean:.1f} ± {self.spread:.1f}"
+        runs = f"{len(self.figures)} of {self.runs} runs" if len(self.figures) < self.runs else ""
+        marks = ", ".join(filter(None, (self.partial, runs)))
+        value = f"{self.mean:.1f}" if self.spread is None else f"{self.mean:.1f} ± {self.spread:.1f}"
+        return f"{value} ({marks})" if marks else value
 
 
 @dataclass(frozen=True)
 class Line:
-    """One variant: parameters by part, and its cells by column."""
+    """One variant: parameters by part, its cells by column, what its accuracies are called, and notes on them."""
 
     name: str
     parameters: Mapping[str, int]
     seeds: Sequence[int]
-    cells: Mapping[str, Cell]
+    cells: Mapping[Column, Cell]
+    accuracy: Sequence[str] = ()
+    notes: Sequence[str] = field(default=())
 
 
 def lines(jobs: Sequence[Job], parameters: Mapping[str, Mapping[str, int]]) -> list[Line]:
@@ -58,69 +84,122 @@ def lines(jobs: Sequence[Job], parameters: Mapping[str, Mapping[str, int]]) -> l
 
 
 def _line(name: str, jobs: Sequence[Job], parameters: Mapping[str, int]) -> Line:
-    found = {job.seed: _metrics(job) for job in jobs if job.done}
-    names = dict.fromkeys(column for metrics in found.values() for column in metrics)
-    cells = {c: Cell({seed: m[c] for seed, m in found.items() if c in m}) for c in names}
-    return Line(name, parameters, list(found), cells)
+    found = {job.seed: measures(job.folder, job.last_stage) for job in jobs if job.done}
+    names = dict.fromkeys(column for m in found.values() for column in m.figures)
+    cells = {
+        c: Cell({seed: m.figures[c] for seed, m in found.items() if c in m.figures}, len(found))
+        for c in names
+    }
+    accuracy = _distinct(m.accuracy for m in found.values() if m.accuracy)
+    notes = _distinct(note for m in found.values() for note in m.notes)
+    return Line(name, parameters, list(found), cells, accuracy, notes)
 
 
-def _metrics(job: Job) -> dict[str, float]:
-    """All accuracies after the last stage, and the two baselines over all questions."""
-    final = f"after {job.last_stage}"
-    evaluations = {name: job.folder.evaluation(name) for name in (final, SHUFFLED, ALONE)}
-    accuracies = {name: found["accuracy"] for name, found in evaluations.items() if found}
-    baselines = {name: accuracies[name]["all"] for name in (SHUFFLED, ALONE)}
-    return {**accuracies[final], **baselines}
+def _distinct(texts: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(texts))
 
 
-def columns(found: Sequence[Line]) -> list[str]:
-    """`all`, every category, then the baselines."""
-    names = {name for line in found for name in line.cells}
-    own = column_names(names - {SHUFFLED, ALONE})
-    return [*own, *(name for name in (SHUFFLED, ALONE) if name in names)]
+def columns(found: Sequence[Line]) -> dict[Column, str]:
+    """Every column and its title: `all`, every category, the controls, then benchmarks; no two titles are equal."""
+    names = sorted({name for line in found for name in line.cells}, key=lambda column: column.order)
+    titles = [column.title for column in names]
+    return {
+        column: column.title
+        if titles.count(column.title) == 1
+        else f"{column.title} ({column.protocol or column.kind})"
+        for column in names
+    }
 
 
 def texts(found: Sequence[Line]) -> list[list[str]]:
     """The table as rows of text, the head first."""
     names = columns(found)
-    head = ["", "connector", "n", *names]
+    head = ["", "connector", "n", *names.values()]
     rows = [
         [line.name, f"{line.parameters['connector']:,}", str(len(line.seeds)),
-         *(str(line.cells[name]) if name in line.cells else "–" for name in names)]
+         *(str(line.cells[name]) if name in line.cells else NOTHING for name in names)]
         for line in found
     ]  # fmt: skip
     return [head, *rows]
 
 
+def metric(found: Sequence[Line]) -> str:
+    """What the figures are: accuracies, held-out only if all runs' are, and benchmarks."""
+    accuracy = _distinct(name for line in found for name in line.accuracy)
+    one = accuracy[0] if len(accuracy) == 1 else "accuracy, %" if accuracy else ""
+    benchmarks = any(column.kind == "benchmark" for column in columns(found))
+    return "; ".join(filter(None, (one, "benchmarks" if benchmarks else ""))) or "no figures"
+
+
+def notes(found: Sequence[Line]) -> list[str]:
+    """What must stand beside the table: rows that are trained on or left out, and figures that are missing."""
+    every = _distinct(note for line in found for note in line.notes)
+    measured = [line for line in found if line.seeds]
+    told = []
+    for note in every:
+        those = [line.name for line in measured if note in line.notes]
+        told.append(note if len(those) == len(measured) else f"{', '.join(those)}: {note}")
+    names = columns(found)
+    for line in measured:
+        absent = [title for column, title in names.items() if column not in line.cells]
+        told += [f"{line.name}: not measured: {', '.join(absent)}"] if absent else []
+    if any(one.partial for line in found for one in line.cells.values()):
+        told.append(eval_results.NOTE)
+    return told
+
+
 def markdown(found: Sequence[Line]) -> str:
     """The table and what its numbers are; `connector` is the number of its parameters."""
-    head, *rows = texts(found)
+    head, *rows = ([cell(text) for text in row] for row in texts(found))
     rule = "|---|" + "---:|" * (len(head) - 1)
-    table = [f"| {' | '.join(cells)} |" for cells in (head, *rows)]
-    return "\n".join([table[0], rule, *table[1:], "", f"{LEGEND} *connector*: its parameters."]) + "\n"
+    table = [f"| {' | '.join(row)} |" for row in (head, *rows)]
+    accuracy = metric(found)
+    legend = [f"{accuracy[0].upper()}{accuracy[1:]}. {LEGEND}"]
+    if any(column.kind == "control" for column in columns(found)):
+        legend.append(CONTROLS)
+    about = [*legend, *notes(found)]
+    return "\n".join([table[0], rule, *table[1:], "", *(f"- {line}" for line in about)]) + "\n"
 
 
 def record(grid: Grid, found: Sequence[Line], failures: Sequence[str]) -> dict[str, Any]:
     """The same as plain data, each seed's value included."""
+    names = columns(found)
     return {
         "base": str(grid.base),
         "seeds": grid.seeds,
-        "metric": "held-out accuracy, %",
+        "metric": metric(found),
         "spread": "sample standard deviation over the seeds",
         "failed": list(failures),
+        "notes": notes(found),
+        "columns": {
+            title: {"kind": c.kind, "name": c.name, "unit": c.unit, "protocol": c.protocol}
+            for c, title in names.items()
+        },
         "rows": [
             {
                 "name": line.name,
                 "parameters": dict(line.parameters),
                 "n": len(line.seeds),
                 "columns": {
-                    name: {"mean": cell.mean, "spread": cell.spread, "values": dict(cell.values)}
-                    for name, cell in line.cells.items()
+                    title: _plain(column, line.cells[column])
+                    for column, title in names.items()
+                    if column in line.cells
                 },
             }
             for line in found
         ],
     }
+
+
+def _plain(column: Column, cell: Cell) -> dict[str, Any]:
+    told = {"mean": cell.mean, "spread": cell.spread, "values": cell.values}
+    if column.kind != "benchmark":
+        return told
+    counts = {
+        seed: {"scored": f.scored, "expected": f.expected, "partial": f.partial}
+        for seed, f in cell.figures.items()
+    }
+    return {**told, "questions": counts}
 
 
 def write(grid: Grid, found: Sequence[Line], failures: Sequence[str]) -> list[Path]:
@@ -131,35 +210,7 @@ def write(grid: Grid, found: Sequence[Line], failures: Sequence[str]) -> list[Pa
         folder.write("table.json", json.dumps(record(grid, found, failures), indent=1) + "\n"),
     ]
     if any(line.cells for line in found):
-        paths.append(plot(found, grid.output / "table.png"))
+        paths.append(
+            plot(columns(found), {line.name: line.cells for line in found}, grid.output / "table.png")
+        )
     return paths
-
-
-def plot(found: Sequence[Line], path: Path) -> Path:
-    """A group of bars a column: means, whiskers of one spread, a dot each run; what words alone give as a line."""
-    from matplotlib.figure import Figure
-
-    names = [name for name in columns(found) if name != ALONE]
-    figure = Figure(figsize=(1.7 * len(names) + 2, 3.6), layout="constrained")
-    axes = figure.add_subplot()
-    width = 0.8 / len(found)
-    for i, line in enumerate(found):
-        for x, name in enumerate(names):
-            if name not in line.cells:
-                continue
-            cell, at = line.cells[name], x + (i - (len(found) - 1) / 2) * width
-            label = line.name if x == 0 else None
-            axes.bar(
-                at, cell.mean, 0.9 * width, yerr=cell.spread, capsize=2, color=f"C{i}", alpha=0.6, label=label
-            )
-            axes.plot([at] * len(cell.values), list(cell.values.values()), ".", color="black", markersize=3)
-    alone = [line.cells[ALONE].mean for line in found if ALONE in line.cells]
-    if alone:
-        axes.axhline(max(alone), color="black", linestyle=":", linewidth=1, label=ALONE)
-    axes.set_xticks(range(len(names)), names)
-    axes.set(ylabel="held-out accuracy, %")
-    axes.grid(axis="y", alpha=0.3)
-    axes.set_axisbelow(True)
-    figure.legend(loc="outside upper center", ncols=len(found) + 1, fontsize=8, frameon=False)
-    figure.savefig(path, dpi=130)
-    return path

@@ -247,7 +247,7 @@ class StageTrainer:
             )  # fmt: skip
 
     def _measure(self, position: Position) -> None:
-        """What is due on held-out rows and benchmarks; before the checkpoint, so that none is ever missing."""
+        """What is due on validation rows and benchmarks; before the checkpoint, so that none is ever missing."""
         for gauge in self.gauges:
             if gauge.due(position.step, self.steps):
                 watchdog.beat(f"measuring at step {position.step}", patient=True)

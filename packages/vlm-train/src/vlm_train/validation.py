@@ -1,4 +1,4 @@
-"""Loss on held-out rows and some answers, while a stage trains. Training goes on as if it had not happened."""
+"""Loss on `train.validation`'s rows and some answers, while a stage trains; training goes on unchanged."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from vlm_core.chat import TooLong, says_question
 from vlm_core.images import ImageSource, StoredImage, image_name, thumbnail
 from vlm_core.model import VLM
 from vlm_train import watchdog
+from vlm_train.answers import question
 from vlm_train.config import Evaluation, Validation
-from vlm_train.evaluate import ask, question, spread
+from vlm_train.evaluate import ask, spread
 from vlm_train.examples import Reader
 from vlm_train.gauge import Gauge, resting
 from vlm_train.learner import Learner
@@ -27,7 +28,7 @@ SAMPLES = 4
 
 
 class Validator(Gauge):
-    """Measures one stage's model on rows that it doesn't learn from."""
+    """Measures one stage's model on the rows of `train.validation`."""
 
     file = VALIDATION
 
@@ -36,7 +37,12 @@ class Validator(Gauge):
     ) -> None:
         self.settings, self.reader, self.accelerator = settings, reader, accelerator
         self.every = settings.every
-        self.rows = spread(rows, None if settings.rows == "all" else settings.rows)
+        self.rows = self.chosen(settings, rows)
+
+    @staticmethod
+    def chosen(settings: Validation | None, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The rows that are measured: `settings.rows` of them, at even distances."""
+        return spread(rows, None if settings is None or settings.rows == "all" else settings.rows)
 
     def measure(self, learner: Learner) -> dict[str, Any]:
         """Loss, the average's too if there is one, and answers to some rows."""

@@ -1,0 +1,126 @@
+"""The evaluations of a run: `train.evaluation`'s questions after each stage, and their controls after the last.
+
+Each is asked once, kept with what was asked, and asked again if that differs from what the spec names now.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+from vlm_core import digests
+from vlm_core.images import image_name
+from vlm_core.model import VLM
+from vlm_train import controls, evaluate
+from vlm_train.answers import Answer, summary
+from vlm_train.config import TrainConfig
+from vlm_train.controls import QUESTION_ALONE, SHUFFLED
+from vlm_train.examples import Reader
+from vlm_train.inputs import Inputs
+from vlm_train.overlap import Measured
+from vlm_train.rundir import RunDir
+
+Rows = Sequence[dict[str, Any]]
+
+
+def asked(train: TrainConfig, inputs: Inputs, name: str, count: int) -> dict[str, Any]:
+    """What an evaluation must have been about to be used: the rows, how many of them, and how long answers may be."""
+    assert train.evaluation
+    data = inputs.part("train.evaluation.")
+    if name == QUESTION_ALONE:
+        data |= inputs.part(f"train.stages.{len(train.stages) - 1}.")
+        return {"rows": digests.of(sorted(data.values())), "asked": count}
+    length = train.evaluation.max_new_tokens
+    return {"rows": digests.of(list(data.values())), "asked": count, "max_new_tokens": length}
+
+
+def last_name(train: TrainConfig) -> str:
+    """What the evaluation after the last stage is called."""
+    return f"after {train.stages[-1].name}"
+
+
+class Evaluations:
+    """Asks, scores and records. Every process makes the same calls; `inputs` are known on the main process alone."""
+
+    inputs: Inputs | None = None
+
+    def __init__(
+        self, train: TrainConfig, rows: Rows, stages: Sequence[Rows], folder: RunDir, accelerator: Accelerator
+    ) -> None:
+        self.train, self.rows, self.stages = train, rows, stages
+        self.dir, self.accelerator = folder, accelerator
+        self.measured = Measured("evaluation", rows, train, stages, accelerator)
+
+    def ask(self, name: str, model: VLM, reader: Callable[[], Reader]) -> None:
+        """Ask after a stage: all rows if it is the last, else `evaluation.samples` of them."""
+        if self.train.evaluation and not self.done(name):
+            self._ask(name, self._rows(name), model, reader(), {})
+
+    def controls(self, model: VLM, reader: Callable[[], Reader]) -> None:
+        """Ask about other images, and count what the question alone tells."""
+        if not self.done(SHUFFLED):
+            rows, left_out = controls.with_other_images(self.rows, self.measured.contents)
+            self._ask(SHUFFLED, rows, model, reader(), left_out)
+        if not self.done(QUESTION_ALONE):
+            facts: dict[str, Any] = {"overlap": self.measured.counts}
+            if self.accelerator.is_main_process:
+                answers, facts["training_rows"] = controls.question_only(self.stages[-1], self.rows)
+                facts["training_rows"]["stage"] = self.train.stages[-1].name
+                self._store(QUESTION_ALONE, answers, facts)
+
+    def done(self, name: str) -> bool:
+        """Whether an evaluation of just these questions is there already; the same on every process."""
+        return broadcast_object_list([self.accelerator.is_main_process and self._is_current(name)])[0]
+
+    def set_outdated_aside(self) -> None:
+        """Keep evaluations of earlier stages out of the results if they were about other questions; main process only.
+
+        They can't be repeated, for the weights are gone.
+        """
+        for name in self._earlier():
+            if self.dir.evaluation(name) and not self._is_current(name):
+                path = self.dir.set_aside(name)
+                self.accelerator.print(
+                    f"{name}: evaluated with other questions or settings than the spec's now, and its weights are "
+                    f"gone: left out of the results and kept in {path}"
+                )
+
+    def _earlier(self) -> list[str]:
+        return [f"after {stage.name}{kind}" for stage in self.train.stages[:-1] for kind in ("", ", average")]
+
+    def _rows(self, name: str) -> Rows:
+        """All of them, but for earlier stages."""
+        assert self.train.evaluation
+        return evaluate.spread(self.rows, self.train.evaluation.samples if name in self._earlier() else None)
+
+    def _asked(self, name: str) -> dict[str, Any]:
+        assert self.inputs
+        return asked(self.train, self.inputs, name, len(self._rows(name)))
+
+    def _is_current(self, name: str) -> bool:
+        record = self.dir.evaluation(name)
+        return record is not None and record.get("of") == self._asked(name)
+
+    def _ask(self, name: str, rows: Rows, model: VLM, reader: Reader, left_out: Mapping[str, int]) -> None:
+        assert self.train.evaluation
+        reasons = "".join(f", {count} left out: {reason}" for reason, count in left_out.items())
+        self.accelerator.print(f"evaluating {name}: {len(rows)} questions{reasons}")
+        contents, facts = self.measured.contents, {"left_out": left_out, "overlap": self.measured.counts}
+        answers = evaluate.ask_together(
+            model.eval(), rows, contents, reader, self.train.evaluation, self.accelerator
+        )
+        if self.accelerator.is_main_process:
+            self._store(name, answers, facts)
+
+    def _store(self, name: str, answers: Sequence[Answer], facts: Mapping[str, Any]) -> None:
+        told = [
+            {"id": a.row["id"], "images": list(map(image_name, a.row["image"])),
+             "said": a.said, "truth": a.truth, "right": a.right}
+            for a in answers
+        ]  # fmt: skip
+        record = {**summary(answers), **facts, "of": self._asked(name), "answers": told}
+        self.dir.write(f"evaluations/{name}.json", json.dumps(record) + "\n")
