@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,13 +19,13 @@ NO_GLYPHS = frozenset({"Last Resort", ".LastResort", "Last Resort High-Efficienc
 
 
 @contextmanager
-def drawing(families: Iterable[str] = (BASE,), **settings: object) -> Iterator[Figure]:
+def drawing(families: Iterable[str] = (BASE,), **settings: Any) -> Iterator[Figure]:
     """A figure in matplotlib's own style, whatever style the user has set."""
     import matplotlib
     import matplotlib.style
     from matplotlib.figure import Figure
 
-    changes = {"font.family": [*families], **settings}
+    changes: dict[Any, Any] = {"font.family": [*families], **settings}
     with matplotlib.style.context("default"), matplotlib.rc_context(changes), _quiet():
         yield Figure(layout="constrained")
 

@@ -80,7 +80,10 @@ class Overlap:
         candidates = [self.places[text] for text in texts(row) if text in self.places]
         if not any(len(key) == len(row["image"]) for keys in candidates for key in keys):
             return set()
-        key = tuple(self._content(image) for image in row["image"])
+        seen = [self._content(image) for image in row["image"]]
+        key = tuple(content for content in seen if content is not None)
+        if len(key) < len(seen):
+            return set()
         return set().union(*(keys.get(key, set()) for keys in candidates))
 
     def _content(self, image: ImageSource) -> ImageContent | None:
