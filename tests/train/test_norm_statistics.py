@@ -54,15 +54,15 @@ def test_an_encoder_learns_and_its_statistics_stay_recomputed_or_not(run_spec):
     assert set(counts) == {0}
 
 
-def test_a_frozen_part_drops_nothing_and_neither_does_a_model_under_adapters(tiny_model):
+def test_frozen_layers_of_a_trained_part_drop_nothing(tiny_model):
     stage = Stage(name="s", trains=ALL, data=[{"type": "llava", "path": "x"}], lr=1.0, batch_size=1,
-                  frozen=["encoder.model.blocks.0.*"])  # fmt: skip
-    for block in tiny_model.encoder.model.blocks:
-        block.attn.proj_drop = nn.Dropout(0.9)
+                  frozen=["llm.backbone.layers.0.*"])  # fmt: skip
+    for layer in tiny_model.llm.backbone.layers:
+        layer.drop = nn.Dropout(0.9)
     freeze(tiny_model, stage)
-    first, second = tiny_model.train().encoder.model.blocks
-    assert not first.attn.proj_drop.training
-    assert second.attn.proj_drop.training
+    first, second = tiny_model.train().llm.backbone.layers
+    assert not first.drop.training
+    assert second.drop.training
     with pytest.raises(UserError, match="stage s: trains: encoder has no parameters"):
         freeze(VLM(Patches(), tiny_model.connector, tiny_model.llm), stage)
 
