@@ -1,11 +1,13 @@
 """Every registered connector, in every variant, against the suite that third parties run."""
 
 import pytest
+import torch
+from parts_without import NormedConfig
 
 from vlm_connectors.configs import LinearConfig, MLPConfig, MSCConfig, VSSL2Config, VSSMLPConfig
 from vlm_connectors.reducer_configs import LDPv2Config, PixelShuffleConfig, ResamplerConfig
 from vlm_core.registry import installed
-from vlm_core.testing import ConnectorSuite
+from vlm_core.testing import ConnectorSuite, modes
 
 VSS = [
     config(scan=scan, parameters=parameters, d_state=4)
@@ -40,3 +42,26 @@ for number, config in enumerate(CASES):
 )
 def test_every_registered_connector_has_a_case(name):
     assert name in {config.type_name() for config in CASES}
+
+
+class TestRunningStatistics(ConnectorSuite):
+    config = NormedConfig()
+
+
+def test_the_suite_finds_what_a_pass_should_not_write():
+    class Counting(torch.nn.Linear):
+        def __init__(self):
+            super().__init__(3, 3)
+            self.register_buffer("passes", torch.zeros(()))
+
+        def forward(self, input):
+            self.passes += 1
+            return super().forward(input)
+
+    module = Counting()
+    for check in (modes.check_evaluation, modes.check_training, modes.check_frozen):
+        with pytest.raises(AssertionError, match="passes"):
+            check(module, lambda: module(torch.ones(3)))
+    dropping = torch.nn.Sequential(torch.nn.Linear(9, 9), torch.nn.Dropout(0.5))
+    with pytest.raises(AssertionError, match="dropout"):  # a plain module, which isn't a `Part`
+        modes.check_frozen(dropping, lambda: dropping(torch.ones(9)))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from parts_without import PatchesConfig  # pyright: ignore[reportMissingImports]
 
 from vlm_core.config import EncoderConfig
 from vlm_core.registry import installed
@@ -71,3 +72,7 @@ for _type, _cases in CASES.items():
 def test_every_registered_type_has_a_case() -> None:
     registered = [entry for entry in installed().all() if entry.kind == "encoder"]
     assert {entry.name for entry in registered if entry.distribution == "vlm-encoders"} == CASES.keys()
+
+
+class TestWithoutParameters(EncoderSuite):
+    config = PatchesConfig()

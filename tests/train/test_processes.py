@@ -121,12 +121,17 @@ def test_a_second_run_is_refused_and_no_lock_outlives_its_run(trap_spec):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
-def test_the_command_leaves_nobody_behind(trap_spec, number, code):
+@pytest.mark.parametrize(
+    ("numbers", "code"),
+    [([signal.SIGINT], 75), ([signal.SIGINT, signal.SIGINT], 130), ([signal.SIGKILL], -9)],
+)
+def test_the_command_leaves_nobody_behind(trap_spec, numbers, code):
     spec = trap_spec()
     running = begin(spec, trap="slow:0:300")
     wait_for_steps(spec.with_name("run"), 1)
-    running.send_signal(number)
+    for number in numbers:
+        running.send_signal(number)
+        time.sleep(0.2)
     told, _, err = end(running)
     assert told == code
     assert "Traceback" not in err

@@ -41,6 +41,16 @@ def test_rates_are_those_of_the_steps_and_waiting_is_counted_apart():
     assert "mfu" not in last
 
 
+def test_the_first_step_is_no_part_of_the_rates():
+    clock = Pace(torch.device("cpu"))
+    time.sleep(0.5)
+    assert clock.stepped(1, 1)["samples_per_second"] < 2
+    for _ in range(2):
+        time.sleep(0.01)
+        told = clock.stepped(1, 1)
+    assert told["samples_per_second"] > 2.5
+
+
 @pytest.mark.parametrize(
     ("device", "peak"),
     [("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA GeForce RTX 4090", 165e12), ("NVIDIA A100-SXM4-40GB", 312e12),

@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -71,6 +73,82 @@ def test_a_signal_saves_at_the_end_of_the_step_and_the_run_goes_on_exactly(run_s
     part = go(path)
     assert losses(part) == losses(whole)
     assert weights(part) == weights(whole)
+
+
+def test_a_second_ctrl_c_ends_the_process_at_once(run_spec, signal_at, monkeypatch, capfd):
+    left = []
+
+    def leave(code):
+        left.append(code)
+        raise SystemExit(code)
+
+    monkeypatch.setattr(stopping.os, "_exit", leave)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    signal_at(0, 2, signal.SIGINT)
+    path = run_spec("once", evaluation=None)
+    with pytest.raises(stopping.Stopped) as stopped:
+        go(path)
+    assert stopped.value.text.startswith("SIGINT stopped the run after step 2 of stage align;")
+    assert left == []
+    assert "Ctrl-C again ends at once" in capfd.readouterr().err
+    with pytest.raises(SystemExit):
+        press_twice()
+    assert left == [130]
+
+
+def press_twice():
+    with stopping.listening(), stopping.held():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def failing_import():
+    with stopping.listening():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except stopping.Stopped:
+            raise RuntimeError("import failed") from None
+
+
+def failing_step():
+    with stopping.listening(), stopping.held():
+        os.kill(os.getpid(), signal.SIGTERM)  # only remembered: the error is one
+        raise RuntimeError("not finite")
+
+
+def test_an_error_that_a_signal_causes_in_a_library_is_none():
+    with pytest.raises(stopping.Stopped, match="75"):
+        failing_import()
+    with pytest.raises(RuntimeError):
+        failing_step()
+
+
+EARLY = """
+import os, signal, sys
+class Trap:
+    def find_spec(self, name, path=None, target=None):
+        if name == "pydantic_core":
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), int(sys.argv.pop()))
+sys.meta_path.insert(0, Trap())
+from vlm_train.__main__ import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "number", "code"),
+    [("run", signal.SIGTERM, 75), ("run", signal.SIGINT, 75), ("launch", signal.SIGUSR1, 75),
+     ("sweep", signal.SIGINT, 75), ("check", signal.SIGINT, 130), ("check", signal.SIGTERM, -15)],
+)  # fmt: skip
+def test_a_signal_while_libraries_are_imported(command, number, code):
+    """In the first of them: nothing is loaded before the handlers are there."""
+    told = subprocess.run(
+        [sys.executable, "-c", EARLY, command, "spec.yaml", str(int(number))], capture_output=True, text=True
+    )
+    assert told.returncode == code, told.stderr
+    expected = f"vlm-train: stopped by {number.name}; the same command goes on\n" if code == 75 else ""
+    assert told.stderr == expected
 
 
 def test_a_signal_ends_an_evaluation_at_once_and_it_is_done_anew(run_spec, monkeypatch):

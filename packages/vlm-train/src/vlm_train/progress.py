@@ -104,8 +104,8 @@ class StageProgress:
     def _line(self) -> Table:
         """The bar and its fields, as many as the terminal has room for now."""
         width = self.console.width
-        short = self.name if len(self.name) <= _NAME else f"{self.name[: _NAME - 1]}…"
-        name = self.name if width >= 120 else short
+        room = len(self.name) if width >= 120 else min(_NAME, width // 4)
+        name = self.name if len(self.name) <= room else f"{self.name[: room - 1]}…"
         fields = {"left": "left -:--", **self.fields, "stage": name, "count": f"{self.done}/{self.steps}"}
         chosen = fitting(fields, width)
         others = sum(len(fields[n]) for n in chosen if n != "bar") + _GAP * (len(chosen) - 1)

@@ -4,7 +4,7 @@
         config = MyConfig(...)
 
 A config that needs files is made by overriding `make_config(tmp_path_factory)`. Keep the tower tiny: it is
-built a few times, with random weights.
+built a few times, with random weights. It may have no parameters.
 """
 
 from __future__ import annotations
