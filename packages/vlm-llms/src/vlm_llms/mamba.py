@@ -205,6 +205,11 @@ class MambaLM(LanguageModel):
 
         return RecordedMamba(self, mixers, state)
 
+    def head(self) -> tuple[nn.Parameter, None] | None:
+        """The embedding's own weight, as long as nobody has wrapped it."""
+        weight = self.backbone.embedding.weight
+        return (weight, None) if isinstance(weight, nn.Parameter) else None
+
     def logits(self, hidden: Tensor) -> Tensor:
         return linear(hidden, self.backbone.embedding.weight)
 

@@ -11,6 +11,7 @@ class VLMConfig(PreTrainedConfig):
     """The numbers in a model folder's config.json."""
 
     model_type = "vlm-core"
+    keys_to_ignore_at_inference = ("cache",)
 
     hidden_size: int = 0
     vocab_size: int = 0

@@ -9,31 +9,34 @@ import torch
 from huggingface_hub import snapshot_download
 
 from vlm_core.errors import UserError
+from vlm_core.hf.arguments import LOADING, only
 
 HUB = ("revision", "cache_dir", "token", "local_files_only", "force_download")
-HARMLESS = (
-    "trust_remote_code", "code_revision", "adapter_kwargs", "attn_implementation", "low_cpu_mem_usage",
-    "use_safetensors", "return_unused_kwargs", "tokenizer_type",
-)  # fmt: skip
+MODEL = ("config", "dtype", "device_map", "generation_config", "output_loading_info", "subfolder", *HUB)
 
 
-def only_known(kwargs: dict[str, Any]) -> None:
+def only_known(kwargs: dict[str, Any], honoured: tuple[str, ...] = MODEL) -> None:
     """Raises `UserError` for arguments that would have to change what is loaded."""
-    wrong = [
-        k for k, v in kwargs.items() if k not in (*HUB, *HARMLESS) and not k.startswith("_") and v is not None
-    ]
-    if wrong:
-        raise UserError(
-            f"from_pretrained does not know {', '.join(wrong)} for this model; possible: dtype, device_map (one "
-            f"device), output_loading_info, {', '.join(HUB)}"
-        )
+    rest = {name: value for name, value in kwargs.items() if name not in honoured}
+    only("from_pretrained", {**rest, **_adapter(rest.pop("adapter_kwargs", None))}, LOADING, honoured)
+
+
+def _adapter(kwargs: dict[str, Any] | None) -> dict[str, Any]:
+    """Of what transformers adds to look for an adapter, that which names one."""
+    found = {k: v for k, v in (kwargs or {}).items() if k not in (*HUB, "subfolder")}
+    return {"adapter_kwargs": found} if found else {"adapter_kwargs": None}
 
 
 def local_folder(name: Any, kwargs: dict[str, Any]) -> Path:
-    """A folder as it is; a hub repository downloaded, or taken from the hub's cache."""
-    if Path(name).is_dir():
-        return Path(name)
-    return Path(snapshot_download(str(name), **{k: kwargs[k] for k in HUB if kwargs.get(k) is not None}))
+    """A folder as it is; a hub repository downloaded, or taken from the hub's cache; `subfolder` inside it."""
+    folder = Path(name)
+    if not folder.is_dir():
+        wanted = {k: kwargs[k] for k in HUB if kwargs.get(k) is not None}
+        folder = Path(snapshot_download(str(name), **wanted))
+    inner = kwargs.get("subfolder")
+    if inner and not (folder / inner).is_dir():
+        raise UserError(f"{folder}: it has no folder {inner}")
+    return folder / (inner or "")
 
 
 def as_dtype(dtype: Any) -> torch.dtype | None:
