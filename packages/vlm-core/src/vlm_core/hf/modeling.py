@@ -6,14 +6,12 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
@@ -22,18 +20,14 @@ from transformers.utils.generic import ModelOutput
 from vlm_core.errors import UserError
 from vlm_core.folder import verify_folder
 from vlm_core.hf import parts, saving
-from vlm_core.hf.arguments import SAVING, only
-from vlm_core.hf.backbone import Backbone, head_of
-from vlm_core.hf.cache import StateCache
+from vlm_core.hf.arguments import SAVING, as_device, as_dtype, local_folder, only, only_known
 from vlm_core.hf.configuration import VLMConfig
-from vlm_core.hf.location import as_device, as_dtype, local_folder, only_known
-from vlm_core.hf.recompute import set_recompute
+from vlm_core.hf.generation import StateCache, VLMGeneration, refuse
+from vlm_core.hf.training import Backbone, head_of, learnable, set_recompute, summed_loss
 from vlm_core.interfaces import PADDING
 from vlm_core.model import PARTS, VLM
 from vlm_core.weights import attach_parts, empty_parameters, to_dtype
 
-log = logging.getLogger(__name__)
-IGNORED = -100
 GIVEN = ("eos_token_id", "bos_token_id", "pad_token_id", "dtype", "name_or_path", "use_cache", "return_dict")
 """What a config may say otherwise than the folder: it is honoured, or changes nothing that is computed."""
 
@@ -47,13 +41,12 @@ class VLMOutput(ModelOutput):
     cache: StateCache | None = None
 
 
-class VLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
+class VLMForConditionalGeneration(VLMGeneration, PreTrainedModel, GenerationMixin):
     """`VLM` behind transformers' interface. Made by `from_pretrained(folder)`."""
 
     config_class = VLMConfig
     main_input_name = "input_ids"
     _supports_sdpa = True
-    _is_stateful = True
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = True
 
@@ -227,7 +220,7 @@ class VLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         mean, or their sum over `num_items_in_batch`. Of the logits only the last `logits_to_keep` positions are made,
         or those of an index; 0 makes all.
         """
-        _refuse(past_key_values=past_key_values, output_attentions=output_attentions,
+        refuse(past_key_values=past_key_values, output_attentions=output_attentions,
                 output_hidden_states=output_hidden_states)  # fmt: skip
         hidden, state = self.read(input_ids, attention_mask, pixel_values, is_image, inputs_embeds, cache)
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -235,8 +228,8 @@ class VLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if labels is not None:
             if logits.shape[1] != hidden.shape[1]:
                 raise UserError("labels want all logits; leave out logits_to_keep")
-            wanted = _learnable(labels, is_image, attention_mask, num_items_in_batch)
-            loss = _loss(logits, labels, wanted, num_items_in_batch)
+            wanted = learnable(labels, is_image, attention_mask, num_items_in_batch)
+            loss = summed_loss(logits, labels, wanted, num_items_in_batch)
         elif self.config.token_count < logits.shape[-1]:  # rows of a padded vocabulary are no tokens
             logits[..., self.config.token_count :] = -torch.inf
         length = hidden.shape[1] + (cache.length if cache else 0)
@@ -274,61 +267,6 @@ class VLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         segments = None if attention_mask is None else _segments(attention_mask[:, -x.shape[1] :])
         return self.model.read(x, segments, cache and cache.state)
 
-    def generate(self, inputs: Tensor | None = None, generation_config: Any = None, **kwargs: Any) -> Any:
-        """As transformers' `generate`, which names the options that it doesn't know; `UserError` for beam search."""
-        held = generation_config or self.generation_config
-        for name, most in (("num_beams", 1), ("num_beam_groups", 1)):
-            if (kwargs.get(name) or getattr(held, name, None) or 1) > most:
-                raise UserError(
-                    f"{name}: beam search would have to exchange the states of rows; use num_beams=1"
-                )
-        for name in ("output_attentions", "output_hidden_states"):
-            _refuse(**{name: kwargs.get(name) or getattr(held, name, None)})
-        return super().generate(inputs, generation_config, **kwargs)
-
-    def prepare_inputs_for_generation(
-        self, input_ids: Tensor, next_sequence_length: int | None = None, cache: StateCache | None = None,
-        attention_mask: Tensor | None = None, pixel_values: Tensor | None = None, is_image: Tensor | None = None,
-        is_first_iteration: bool = False, logits_to_keep: int = 1, use_cache: bool | None = None,
-    ) -> dict[str, Any]:  # fmt: skip
-        """What the cache has not seen yet; images only with the prompt that holds them."""
-        past, new = cache.length if cache else 0, input_ids.shape[1]
-        inputs: dict[str, Any] = {
-            "input_ids": input_ids[:, past:],
-            "cache": cache,
-            "logits_to_keep": logits_to_keep,
-        }
-        inputs["use_cache"] = use_cache
-        if attention_mask is not None:
-            inputs["attention_mask"] = attention_mask[:, past:]
-        if is_image is not None and past < is_image.shape[1]:
-            inputs["is_image"] = F.pad(is_image, (0, new - is_image.shape[1]))[:, past:]
-            inputs["pixel_values"] = pixel_values
-        return inputs
-
-    def _expand_inputs_for_generation(
-        self,
-        expand_size: int = 1,
-        is_encoder_decoder: bool = False,
-        input_ids: Any = None,
-        **model_kwargs: Any,
-    ) -> tuple[Any, dict[str, Any]]:
-        """Rows are repeated next to each other, and so are all images of a row together."""
-        pixels, marks = model_kwargs.pop("pixel_values", None), model_kwargs.get("is_image")
-        rows = None if pixels is None or marks is None else marks.sum(1) // self.config.image_tokens
-        inherited: Any = super()
-        ids, kwargs = inherited._expand_inputs_for_generation(
-            expand_size, is_encoder_decoder, input_ids, **model_kwargs
-        )
-        if pixels is not None and rows is not None and expand_size > 1:
-            pixels = torch.cat([p.repeat(expand_size, 1, 1, 1) for p in pixels.split(rows.tolist())])
-        return ids, {**kwargs, "pixel_values": pixels}
-
-    @classmethod
-    def _supports_default_dynamic_cache(cls) -> bool:
-        """The language model makes its own state."""
-        return False
-
 
 def _segments(mask: Tensor) -> Tensor | None:
     """An attention mask (B, T) of ones and zeros as segments; None where nothing is padded."""
@@ -349,36 +287,3 @@ def _config(folder: Path, given: Any) -> VLMConfig:
                 f"{mine.get(name)!r:.60}, and what it computes is described by its spec.yaml"
             )
     return given
-
-
-def _refuse(**options: Any) -> None:
-    for name, value in options.items():
-        if value is not None and value is not False:
-            raise UserError(f"{name} is not possible: this model gives logits and its own cache, the state")
-
-
-def _learnable(
-    labels: Tensor, is_image: Tensor | None, attention_mask: Tensor | None, counted: Any
-) -> Tensor:
-    """Where a label (B, T - 1) means something: text that is no padding and follows none."""
-    given = labels[:, 1:] != IGNORED
-    wanted = given
-    if is_image is not None:
-        wanted = wanted & ~is_image[:, 1:].bool()
-    if attention_mask is not None:
-        live = attention_mask.bool()
-        wanted = wanted & live[:, 1:] & live[:, :-1]
-    if counted is not None and not torch.equal(wanted, given):
-        log.warning(
-            "labels at image or padding positions are ignored, but num_items_in_batch counts them, which makes the "
-            "loss too small; set them to -100 or use processor.data_collator()"
-        )
-    return wanted
-
-
-def _loss(logits: Tensor, labels: Tensor, wanted: Tensor, count: Any) -> Tensor:
-    """Cross entropy of the wanted labels, over `count` or over their number."""
-    targets = labels[:, 1:][wanted]
-    summed = F.cross_entropy(logits[:, :-1][wanted].float(), targets, reduction="sum")
-    count = len(targets) if count is None else count
-    return summed / torch.as_tensor(count, device=summed.device).clamp(min=1)

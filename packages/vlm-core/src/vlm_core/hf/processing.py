@@ -19,10 +19,9 @@ from vlm_core.batch import collate
 from vlm_core.chat import Sample, TooLong, write
 from vlm_core.errors import UserError
 from vlm_core.hf import parts
-from vlm_core.hf.arguments import DECODING, PROCESSING, equal, only
+from vlm_core.hf.arguments import DECODING, PROCESSING, PROCESSOR, equal, local_folder, only, only_known
 from vlm_core.hf.collator import VLMDataCollator
 from vlm_core.hf.conversations import Talk, talk_of
-from vlm_core.hf.location import HUB, local_folder, only_known
 from vlm_core.hf.saving import add_small_files, refuse_push, small_files
 from vlm_core.hf.tokens import ProcessorTokenizer
 from vlm_core.interfaces import PADDING
@@ -68,7 +67,7 @@ class VLMProcessor(ProcessorMixin):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
         """The processor of a model folder or hub repository; `UserError` for arguments that would change it."""
-        only_known(kwargs, (*HUB, "subfolder"))
+        only_known(kwargs, PROCESSOR)
         folder = local_folder(pretrained_model_name_or_path, kwargs)
         config = json.loads((folder / "processor_config.json").read_text(encoding="utf-8"))
         with empty_parameters():
@@ -263,10 +262,11 @@ def _rows(images: Any, texts: int) -> list[list[Any]]:
 
 
 def _flat(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Arguments with those that transformers groups by modality among them."""
+    """Arguments with those that transformers groups by modality, or for the template, among them."""
     found = {name: value for name, value in kwargs.items() if name not in NESTED}
-    for group in NESTED:
-        for name, value in _flat(kwargs.get(group) or {}).items():
+    for group in [name for name in NESTED if kwargs.get(name)]:
+        inner = kwargs[group]
+        for name, value in (_flat(inner) if group == "processor_kwargs" else inner).items():
             if found.get(name) is not None and value is not None and not equal(found[name], value):
                 raise UserError(f"{name} is given twice: {found[name]!r}, and {value!r} in {group}")
             found[name] = value
