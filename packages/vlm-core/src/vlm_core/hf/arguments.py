@@ -21,6 +21,7 @@ LOADING: Accepted = {
     "attn_implementation": ("sdpa",),
     "ignore_mismatched_sizes": (False,),
     "return_unused_kwargs": (False,),
+    "use_fast": (True,),  # there is one tokenizer, and it is the fast one
     "use_kernels": (False,),
     "offload_buffers": (False,),
     "offload_state_dict": (False,),
@@ -100,13 +101,16 @@ MODEL = ("config", "dtype", "device_map", "generation_config", "output_loading_i
 def only_known(kwargs: dict[str, Any], honoured: tuple[str, ...] = MODEL) -> None:
     """Raises `UserError` for arguments that would have to change what is loaded."""
     rest = {name: value for name, value in kwargs.items() if name not in (*honoured, *CALLERS)}
-    only("from_pretrained", {**rest, **_adapter(rest.pop("adapter_kwargs", None))}, LOADING, honoured)
-
-
-def _adapter(kwargs: dict[str, Any] | None) -> dict[str, Any]:
-    """Of what transformers adds to look for an adapter, that which names one."""
-    found = {k: v for k, v in (kwargs or {}).items() if k not in (*HUB, "subfolder")}
-    return {"adapter_kwargs": found} if found else {"adapter_kwargs": None}
+    adapter = rest.pop("adapter_kwargs", None) or {}
+    if adapter.get("_adapter_model_path"):
+        raise UserError(
+            f"{adapter['_adapter_model_path']} holds an adapter: load the model that it belongs to, then "
+            "peft.PeftModel.from_pretrained(model, folder)"
+        )
+    known = (*HUB, "subfolder", "_adapter_model_path")
+    only(
+        "from_pretrained", {**rest, **{k: v for k, v in adapter.items() if k not in known}}, LOADING, honoured
+    )
 
 
 def local_folder(name: Any, kwargs: dict[str, Any]) -> Path:

@@ -46,8 +46,9 @@ class VLMGeneration(GenerationMixin):
                 raise UserError(
                     f"{name}: beam search would have to exchange the states of rows; use num_beams=1"
                 )
-        for name in ("output_attentions", "output_hidden_states"):
+        for name in ("output_attentions", "output_hidden_states", "cache_implementation", "guidance_scale"):
             refuse(**{name: kwargs.get(name) or getattr(held, name, None)})
+        refuse(past_key_values=kwargs.get("past_key_values"))
         return super().generate(inputs, generation_config, **kwargs)
 
     def prepare_inputs_for_generation(
@@ -97,4 +98,6 @@ class VLMGeneration(GenerationMixin):
 def refuse(**options: Any) -> None:
     for name, value in options.items():
         if value is not None and value is not False:
-            raise UserError(f"{name} is not possible: this model gives logits and its own cache, the state")
+            raise UserError(
+                f"{name} is not possible: this model gives logits, and its cache is its own state"
+            )

@@ -59,7 +59,7 @@ class VLMForConditionalGeneration(VLMGeneration, PreTrainedModel, GenerationMixi
             )
         self.model = model
         self.loss_type = "ForConditionalGeneration"  # labels are shifted: how Trainer counts them
-        self.files: dict[str, bytes] = {}
+        self.gradient_checkpointing, self.files = False, dict[str, bytes]()
         self.facts: dict[str, Any] = {}
         self.post_init()
         ids = {"eos_token_id": config.eos_token_id, "pad_token_id": config.eos_token_id}
@@ -150,7 +150,7 @@ class VLMForConditionalGeneration(VLMGeneration, PreTrainedModel, GenerationMixi
         """As in torch, but what must stay fp32 (A_log, D, the bias of Δ) stays it."""
         device, dtype, _, _ = torch._C._nn._parse_to(*args, **kwargs)
         if dtype is not None:
-            to_dtype(self, dtype)
+            to_dtype(self.model, dtype)
             self.config.dtype = dtype
         return self if device is None else super().to(device)
 
@@ -167,6 +167,11 @@ class VLMForConditionalGeneration(VLMGeneration, PreTrainedModel, GenerationMixi
     def base_model(self) -> Any:
         """What gives hidden states: trl multiplies them by the head itself."""
         return Backbone(self)
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """Under the old name, which peft asks for and transformers warns of."""
+        return bool(self.gradient_checkpointing)
 
     def get_input_embeddings(self) -> Any:
         """Module that embeds token ids; the language model's own, whatever it is called there."""
@@ -279,6 +284,10 @@ def _config(folder: Path, given: Any) -> VLMConfig:
     if given is None:
         return own
     given = VLMConfig.from_pretrained(given) if isinstance(given, str | Path) else given
+    if (way := getattr(given, "_attn_implementation", None)) not in (None, "sdpa"):
+        raise UserError(
+            f"from_pretrained: attn_implementation={way!r} is not possible with this model, only 'sdpa'"
+        )
     mine, theirs = own.to_dict(), given.to_dict()
     for name in sorted(mine.keys() | theirs.keys()):
         if name not in GIVEN and not name.startswith("_") and mine.get(name) != theirs.get(name):

@@ -217,7 +217,7 @@ class VLMProcessor(ProcessorMixin):
 
     def decode(self, token_ids: Any, **kwargs: Any) -> Any:
         """Text of one row of ids, control ids left out; of several rows, a list."""
-        only("decode", kwargs, DECODING, ())
+        only("decode", kwargs, DECODING, DECODING)
         ids = token_ids.tolist() if hasattr(token_ids, "tolist") else token_ids
         if isinstance(ids, list | tuple) and ids and isinstance(ids[0], list | tuple):
             return self.batch_decode(ids)
