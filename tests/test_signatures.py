@@ -58,7 +58,7 @@ def test_nothing_is_swallowed():
 
 
 def test_arguments_that_are_passed_on_are_checked():
-    for path, function in ((path, function) for path in sources() for function in functions(path)):
+    for path, function in [(source, one) for source in sources() for one in functions(source)]:
         key = str(path).partition("/src/")[2]
         rest = function.args.kwarg
         if rest is None:

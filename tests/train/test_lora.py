@@ -80,8 +80,8 @@ class Uncalled(torch.nn.Linear):
         super().__init__(plain.in_features, plain.out_features, bias=False)
         self.inner = torch.nn.Linear(plain.in_features, plain.out_features, bias=False)
 
-    def forward(self, x):
-        return torch.nn.functional.linear(x, self.inner.weight)
+    def forward(self, input):
+        return torch.nn.functional.linear(input, self.inner.weight)
 
 
 def bypass(model):

@@ -37,6 +37,7 @@ class VLMGeneration(GenerationMixin):
     """`generate` with a state for its cache."""
 
     _is_stateful = True
+    config: Any
 
     def generate(self, inputs: Tensor | None = None, generation_config: Any = None, **kwargs: Any) -> Any:
         """As transformers' `generate`, which names the options that it doesn't know; `UserError` for beam search."""
@@ -49,7 +50,8 @@ class VLMGeneration(GenerationMixin):
         for name in ("output_attentions", "output_hidden_states", "cache_implementation", "guidance_scale"):
             refuse(**{name: kwargs.get(name) or getattr(held, name, None)})
         refuse(past_key_values=kwargs.get("past_key_values"))
-        return super().generate(inputs, generation_config, **kwargs)
+        inherited: Any = super()
+        return inherited.generate(inputs, generation_config, **kwargs)
 
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, next_sequence_length: int | None = None, cache: StateCache | None = None,

@@ -146,9 +146,9 @@ class VLMForConditionalGeneration(VLMGeneration, PreTrainedModel, GenerationMixi
                 module.eval()
         return self
 
-    def to(self, *args: Any, **kwargs: Any) -> Any:
+    def to(self, *args: Any, **kwargs: Any) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
         """As in torch, but what must stay fp32 (A_log, D, the bias of Δ) stays it."""
-        device, dtype, _, _ = torch._C._nn._parse_to(*args, **kwargs)
+        device, dtype, _, _ = torch._C._nn._parse_to(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
         if dtype is not None:
             to_dtype(self.model, dtype)
             self.config.dtype = dtype

@@ -83,9 +83,9 @@ def head_of(llm: LanguageModel) -> nn.Linear | None:
         return None
     weight, bias = found
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    layer.weight = weight
+    layer.weight = weight  # pyright: ignore[reportAttributeAccessIssue]
     if bias is not None:
-        layer.bias = bias
+        layer.bias = bias  # pyright: ignore[reportAttributeAccessIssue]
     return layer
 
 

@@ -68,7 +68,7 @@ def possible(x: Tensor, mixers: Sequence[MambaMixer]) -> bool:
     return all(
         type(mixer) is MambaMixer
         and untouched(mixer)
-        and plain(mixer._modules["conv1d"], nn.Conv1d)
+        and plain(mixer.conv1d, nn.Conv1d)
         and _ready(mixer._modules["dt_proj"], DeltaProjection, x.dtype)
         and all(
             _ready(mixer._modules[name], nn.Linear, x.dtype) for name in ("in_proj", "x_proj", "out_proj")
