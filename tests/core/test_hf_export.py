@@ -74,6 +74,12 @@ def test_the_travelling_code_gives_our_logits(clean_folder, tmp_path, monkeypatc
         assert torch.equal(theirs(**inputs).logits, ours(**mine).logits)
     options = {"max_new_tokens": 4, "do_sample": False}
     assert torch.equal(theirs.generate(**inputs, **options), ours.generate(**mine, **options))
+    talk = [{"role": "user", "content": "what?"}, {"role": "assistant", "content": "teal"}]
+    rows = [{"messages": talk, "images": [PICTURE]}]
+    batch = reader.data_collator()(rows)
+    same = vlm_core.hf.VLMProcessor.from_pretrained(clean_folder).data_collator()(rows)
+    assert torch.equal(batch["labels"], same["labels"])
+    theirs.train()(**batch).loss.backward()
     theirs.save_pretrained(tmp_path / "again")
     assert (tmp_path / "again" / "vlm_core_hf_modeling.py").is_file()
 

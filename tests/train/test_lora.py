@@ -68,16 +68,35 @@ def test_every_target_that_is_called_learns(tiny_model, batch):
     assert all(p.grad is None for p in tiny_model.parameters())
 
 
-def test_a_weight_handed_to_a_kernel_is_refused_by_name(tiny_model, batch):
-    put(tiny_model, "*.in_proj", "*.dt_proj")
+def test_every_linear_layer_of_mamba_learns(tiny_model, batch):
+    put(tiny_model, *TARGETS, "*.dt_proj")
+    prove(tiny_model, batch)
+
+
+class Uncalled(torch.nn.Linear):
+    """Its weight is computed with, and it is never called."""
+
+    def __init__(self, plain):
+        super().__init__(plain.in_features, plain.out_features, bias=False)
+        self.inner = torch.nn.Linear(plain.in_features, plain.out_features, bias=False)
+
+    def forward(self, input):
+        return torch.nn.functional.linear(input, self.inner.weight)
+
+
+def bypass(model):
+    for block in model.llm.backbone.layers:
+        block.mixer.in_proj = Uncalled(block.mixer.in_proj)
+
+
+def test_a_weight_that_is_used_without_a_call_is_refused_by_name(tiny_model, batch):
+    bypass(tiny_model)
+    put(tiny_model, "*.out_proj", "*.inner")
     with pytest.raises(UserError) as caught:
         prove(tiny_model, batch)
-    assert "2 of 4 targets would learn nothing, such as llm.backbone.layers.0.mixer.dt_proj" in str(
-        caught.value
-    )
-    assert "straight to a kernel, without calling the layer; take dt_proj out of lora.targets" in str(
-        caught.value
-    )
+    text = str(caught.value)
+    assert "2 of 4 targets would learn nothing, such as llm.backbone.layers.0.mixer.in_proj.inner" in text
+    assert "straight to a kernel, without calling the layer; take inner out of lora.targets" in text
 
 
 def test_a_dead_path_is_refused_too(tiny_model, batch):
@@ -142,10 +161,11 @@ def test_a_run_trains_adapters_alone_resumes_exactly_and_saves_a_plain_model(run
     assert all(torch.equal(found[k], wanted[k]) for k in wanted)
 
 
-def test_a_target_that_learns_nothing_ends_the_run_at_the_stage_start(run_spec):
-    path = run_spec(evaluation=None)
+def test_a_target_that_learns_nothing_ends_the_run_at_the_stage_start(run_spec, monkeypatch):
+    path, inject = run_spec(evaluation=None), lora.inject
+    monkeypatch.setattr(lora, "inject", lambda model, *rest: (bypass(model), inject(model, *rest))[1])
     with pytest.raises(UserError, match="stage instruct: adapters on 2 of 2 targets would learn nothing"):
-        start(*load_spec(path, ["train.stages.1.lora={targets: ['*.dt_proj']}"]))
+        start(*load_spec(path, ["train.stages.1.lora={targets: ['*.inner']}"]))
 
 
 def test_a_wrong_pattern_of_a_later_stage_ends_the_run_before_its_first_step(run_spec):

@@ -13,6 +13,7 @@ from vlm_connectors.layers import mlp
 from vlm_connectors.vss import tables
 from vlm_core.hooks import Scan
 from vlm_core.ssm import ops
+from vlm_core.ssm.modules import convolve, plain
 
 
 class HeadSSM(nn.Module):
@@ -40,7 +41,7 @@ class Mamba2Scan(nn.Module):
         self, dim: int, scan: Scan, *, d_state: int = 128, d_conv: int = 4, expand: int = 2, head_dim: int = 64
     ) -> None:  # fmt: skip
         super().__init__()
-        self.scan, self.head_dim, d_inner = scan, head_dim, expand * dim
+        self.scan, self.head_dim, self.d_conv, d_inner = scan, head_dim, d_conv, expand * dim
         heads = d_inner // head_dim
         self.sizes = [d_inner, d_inner + 2 * d_state, heads]
         self.in_proj = nn.Linear(dim, sum(self.sizes), bias=False)
@@ -54,15 +55,21 @@ class Mamba2Scan(nn.Module):
         routes = tables(self.scan, h, w).to(v.device)
         z, x, dt = self.in_proj(v.flatten(1, 2)).split(self.sizes, dim=-1)
         y = self._along(x, dt, routes).float() * F.silu(z.float()).unsqueeze(2)
-        normed = F.rms_norm(y, y.shape[-1:], self.norm.weight.float(), self.norm.eps).mean(2)
-        return self.out_proj(normed.to(v.dtype)).unflatten(1, (h, w))
+        return self.out_proj(self._normed(y).mean(2).to(v.dtype)).unflatten(1, (h, w))
+
+    def _normed(self, y: Tensor) -> Tensor:
+        """y in fp32 by the norm's weight in fp32, or by what somebody has put in the norm's place."""
+        if not plain(self.norm, nn.RMSNorm):
+            return self.norm(y)
+        return F.rms_norm(y, y.shape[-1:], self.norm.weight.float(), self.norm.eps)
 
     def _along(self, x: Tensor, dt: Tensor, routes: Tensor) -> Tensor:
         """x (N, T, E + 2S) and dt (N, T, heads) in patch order -> y (N, T, K, E), a direction a column."""
         width = self.sizes[0]
         states = (x.shape[-1] - width) // 2
-        weight, bias = self._stack("conv1d.weight").squeeze(2), self._stack("conv1d.bias")
-        u, b, c = ops.conv(x.unsqueeze(2), weight, bias, routes=routes).split([width, states, states], dim=-1)
+        convs = [ssm.conv1d for ssm in self.ssms]
+        u = convolve(convs, self.d_conv, x.unsqueeze(2), routes=routes)
+        u, b, c = u.split([width, states, states], dim=-1)
         step = self._channels(dt[:, routes].transpose(0, 1))
         a = self._channels(-torch.exp(self._stack("A_log").float())).unsqueeze(-1).expand(-1, -1, states)
         y, _ = ops.scan(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
+from vlm_core.errors import UserError
 from vlm_core.ssm import MambaMixer, SelectiveSSM, scan_along
+from vlm_core.ssm.modules import untouched
 
 if TYPE_CHECKING:
     from vlm_core.hooks import Scan
@@ -65,10 +68,27 @@ class VSS(nn.Module):
         """(N, H, W, D) -> (N, H, W, D)."""
         h, w = v.shape[1:3]
         routes = tables(self.scan, h, w).to(v.device)
-        merged = (self._full if self.parameters_of == "full" else self._hoisted)(v.flatten(1, 2), routes)
+        merged = self._way()(v.flatten(1, 2), routes)
         if self.merge == "mean":
             merged = merged / len(routes)
         return merged.unflatten(1, (h, w))
+
+    def _way(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """All directions as one, or, where somebody has hooked, wrapped or replaced a mixer, its call for each."""
+        if not all(type(mixer) is MambaMixer and untouched(mixer) for mixer in self.mixers):
+            return self._called
+        return self._full if self.parameters_of == "full" else self._hoisted
+
+    def _called(self, v: Tensor, routes: Tensor) -> Tensor:
+        """Each direction through a call of its mixer, on the tokens in its order."""
+        if len(self.ssms):
+            raise UserError(
+                "the connector's directions share one mixer (parameters: ssm), which is never called as a module: "
+                "hook, wrap or replace its in_proj, x_proj, dt_proj or out_proj instead"
+            )
+        mixers = list(self.mixers) * (len(routes) // len(self.mixers))
+        outs = [mixer(v[:, r])[0][:, r.argsort()] for mixer, r in zip(mixers, routes, strict=True)]
+        return torch.stack(outs).sum(0)
 
     def _hoisted(self, v: Tensor, routes: Tensor) -> Tensor:
         """in_proj, gate and out_proj act on single tokens, so they run once, whatever K is."""

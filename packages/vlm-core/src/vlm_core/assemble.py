@@ -25,7 +25,7 @@ def build(
     spec: Spec,
     *,
     weights: bool = True,
-    assets: Path | None = None,
+    assets: str | Path | None = None,
     seed: int = 0,
     dtype: torch.dtype | None = None,
 ) -> VLM:
@@ -36,7 +36,7 @@ def build(
     together, and `TemplateError` if the template doesn't go with the tokenizer, which is looked at with weights, or
     where it is at hand.
     """
-    model = _parts(spec, weights, assets, seed, dtype)
+    model = _parts(spec, weights, None if assets is None else Path(assets), seed, dtype)
     _check_fit(spec, model)
     if weights or "tokenizer" in vars(model.llm):  # else it may be far away
         check_template(spec.template, model.llm.tokenizer)
@@ -88,12 +88,12 @@ def _for_folder(spec: Spec) -> Spec:
     return spec.model_copy(update={**parts, "train": None})
 
 
-def architecture(spec: Spec, folder: Path) -> VLM:
+def architecture(spec: Spec, folder: str | Path) -> VLM:
     """The model of a folder, without its weights."""
-    return _parts(spec, weights=False, assets=folder)
+    return _parts(spec, weights=False, assets=Path(folder))
 
 
-def save(model: VLM, spec: Spec, path: Path, facts: dict[str, Any] | None = None) -> None:
+def save(model: VLM, spec: Spec, path: str | Path, facts: dict[str, Any] | None = None) -> None:
     """Write a model folder: `spec.yaml`, a subfolder a part with weights and small files, `manifest.json`.
 
     The files that transformers and people look for (`exchange`) lie beside them.

@@ -25,12 +25,13 @@ ROOTS = {
 BUILDER = f"{HF}parts"
 
 
-def export_hf(source: Path, target: Path, *, with_code: bool = False) -> None:
+def export_hf(source: str | Path, target: str | Path, *, with_code: bool = False) -> None:
     """Write the model folder `source` as `target`, which transformers loads after `import vlm_core.hf`.
 
     `with_code` adds the modules that the model needs, so that it loads with `trust_remote_code=True` where only torch,
     transformers and Pillow are, and what its parts need besides. Raises `UserError` for a part that can't travel.
     """
+    source = Path(source)
     if not source.is_dir():
         raise UserError(f"{source}: --export-hf wants a model folder; vlm-assemble SPEC --out DIR writes one")
     facts = {

@@ -36,12 +36,13 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def whole_folder(path: str | Path) -> Iterator[Path]:
     """A folder to fill, which becomes `path` in one step.
 
     It stands beside `path` and is flushed to disk and renamed at the end; on any failure nothing is left. Raises
     `UserError` if `path` exists or can't be written.
     """
+    path = Path(path)
     if path.exists():
         raise UserError(f"{path} exists already; name another folder, or remove this one")
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
@@ -59,7 +60,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def write_folder(
-    path: Path,
+    path: str | Path,
     write: Callable[[Path], Mapping[str, str] | None],
     facts: dict[str, Any],
     card: Callable[[dict[str, Any]], str] | None = None,
@@ -82,8 +83,9 @@ def write_folder(
             (aside / "README.md").write_text(card(manifest), encoding="utf-8")
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: str | Path) -> dict[str, Any]:
     """The manifest of a folder; `UserError` when there is none or it is damaged."""
+    path = Path(path)
     try:
         manifest = json.loads((path / MANIFEST).read_text())
         assert isinstance(manifest["files"], dict)
@@ -94,8 +96,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def verify_folder(path: Path) -> dict[str, Any]:
+def verify_folder(path: str | Path) -> dict[str, Any]:
     """Check every file against the manifest and return it; the first bad file is named in a `UserError`."""
+    path = Path(path)
     manifest = read_manifest(path)
     for name, fact in manifest["files"].items():
         file = path / name

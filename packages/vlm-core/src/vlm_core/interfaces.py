@@ -185,6 +185,10 @@ class LanguageModel(Part, ABC):
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., M) -> (..., V); call it only where a prediction is wanted."""
 
+    def head(self) -> tuple[Tensor, Tensor | None] | None:
+        """Weight (V, M) and bias where `logits` is exactly their product with hidden states; None where it is more."""
+        return None
+
     def record(self, state: Any) -> Recorded | None:
         """A faster way to take tokens one by one from here on, where there is one; it gives the same numbers."""
         return None

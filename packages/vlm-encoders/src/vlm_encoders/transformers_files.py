@@ -16,6 +16,7 @@ from transformers.utils.hub import cached_file
 
 from vlm_core.errors import UserError
 from vlm_core.faults import listed, shape_of
+from vlm_core.quiet import without_progress_bars
 from vlm_core.tensor_files import INDEX, shards
 from vlm_encoders.tower import one_line
 from vlm_encoders.transforms import BICUBIC
@@ -52,7 +53,10 @@ def pretrained(source: str, remote: dict[str, Any]) -> tuple[PreTrainedModel, di
     except Exception as error:  # hub, network and each model's config raise errors of their own
         raise UserError(_failure(source, CONFIG, error)) from error
     try:
-        with _quiet():  # its table of leftover tensors is long, and `check` tells what matters
+        with (
+            _quiet(),
+            without_progress_bars(),
+        ):  # its table of leftover tensors is long; `check` tells what matters
             model, report = AutoModel.from_pretrained(
                 source, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **remote
             )

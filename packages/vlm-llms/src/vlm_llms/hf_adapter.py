@@ -102,7 +102,15 @@ class TransformersLM(LanguageModel):
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., M) -> (..., V), scaled or capped as the model does it."""
         head = self.model.get_output_embeddings()
-        return self._logit_rule(head(hidden.to(head.weight.dtype)))
+        exact = head.weight.is_floating_point()  # quantised layers take any
+        return self._logit_rule(head(hidden.to(head.weight.dtype) if exact else hidden))
+
+    def head(self) -> tuple[Tensor, Tensor | None] | None:
+        """The head's weight and bias, where the model does no more with them and nobody has wrapped the layer."""
+        head = self.model.get_output_embeddings()
+        if type(head) is not nn.Linear or self._logit_rule != LogitRule():
+            return None
+        return head.weight, head.bias
 
     def save_assets(self, folder: Path) -> None:
         """Write the model's config.json and the tokenizer."""

@@ -15,6 +15,7 @@ from transformers.utils.hub import cached_file
 from vlm_core.errors import UserError
 from vlm_core.faults import UNSAFE, listed, shape_of
 from vlm_core.interfaces import Tokenizer
+from vlm_core.quiet import without_progress_bars
 from vlm_llms.hf_adapter import TransformersLM
 from vlm_llms.hf_architecture import architecture, check_agreement
 from vlm_llms.hf_verify import verify
@@ -92,9 +93,10 @@ def _why_not(model: str, error: Exception) -> str:
 
 def _with_weights(model: str, dtype: torch.dtype, remote: dict[str, Any]) -> Any:
     """The model with every tensor of its files: left alone, transformers makes up those that are missing."""
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        model, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **remote
-    )
+    with without_progress_bars():
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            model, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **remote
+        )
     inner, info = loaded
     shapes = [
         f"{name}: {shape_of(theirs)} instead of {shape_of(ours)}"

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from vlm_core.errors import UserError
 from vlm_core.interfaces import PADDING, LanguageModel, Tokenizer
-from vlm_core.ssm import Edges, MambaMixer, SSMState, add_norm, edges_of, linear, step
+from vlm_core.ssm import Edges, MambaMixer, SSMState, edges_of, linear, step
+from vlm_core.ssm.modules import add_norm, plain, untouched
 from vlm_llms.tokenizer import FastTokenizer
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Block(nn.Module):
     def forward(
         self, residual: Tensor, out: Tensor | None, edges: Edges | None, state: SSMState | None
     ) -> tuple[Tensor, Tensor, SSMState]:
-        residual, x = add_norm(residual, out, self.norm.weight, EPS)
+        residual, x = add_norm(residual, out, self.norm, EPS)
         mixed, after = self.mixer(x, edges, state)
         return residual, mixed, after
 
@@ -165,7 +166,7 @@ class MambaLM(LanguageModel):
             if not rooms and not torch.is_grad_enabled():
                 rooms = _rooms(layer_state, len(self.backbone.layers))
             states.append(_moved(layer_state, rooms[i]) if rooms else layer_state)
-        _, hidden = add_norm(residual, out, self.backbone.norm_f.weight, EPS)
+        _, hidden = add_norm(residual, out, self.backbone.norm_f, EPS)
         if order is not None:
             hidden = hidden.gather(1, _wide(order.argsort(dim=1), hidden))
         return hidden, MambaState(states)
@@ -176,11 +177,10 @@ class MambaLM(LanguageModel):
 
     def _plain_mixers(self) -> list[MambaMixer]:
         """Every block's mixer, or none if somebody has changed what a block or a norm does."""
-        plain = step.untouched(self.backbone.norm_f) and all(
-            type(b) is Block and type(b.norm) is nn.RMSNorm and step.untouched(b) and step.untouched(b.norm)
-            for b in self.blocks
+        ready = plain(self.backbone.norm_f, nn.RMSNorm) and all(
+            type(b) is Block and untouched(b) and plain(b.norm, nn.RMSNorm) for b in self.blocks
         )
-        return [b.mixer for b in self.blocks] if plain else []
+        return [b.mixer for b in self.blocks] if ready else []
 
     def norms(self) -> tuple[list[Tensor], Tensor, float]:
         """Each block's weight, the last one, and what is added under the root."""
@@ -196,7 +196,7 @@ class MambaLM(LanguageModel):
     def record(self, state: MambaState) -> RecordedMamba | None:
         """On a GPU with Triton: a CUDA graph, recorded anew at each call."""
         weight = self.backbone.embedding.weight
-        if weight.device.type != "cuda":
+        if weight.device.type != "cuda" or not plain(self.backbone.embedding, nn.Embedding):
             return None
         mixers = self._plain_mixers()
         if not step.possible(weight.new_empty(len(state[0].conv), 1, self.dim), mixers):
@@ -204,6 +204,11 @@ class MambaLM(LanguageModel):
         from vlm_llms.mamba_record import RecordedMamba
 
         return RecordedMamba(self, mixers, state)
+
+    def head(self) -> tuple[Tensor, Tensor | None] | None:
+        """The embedding's own weight, as long as nobody has wrapped it."""
+        weight = self.backbone.embedding.weight
+        return (weight, None) if isinstance(weight, nn.Parameter) else None
 
     def logits(self, hidden: Tensor) -> Tensor:
         return linear(hidden, self.backbone.embedding.weight)

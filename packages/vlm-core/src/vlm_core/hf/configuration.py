@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
@@ -11,6 +11,7 @@ class VLMConfig(PreTrainedConfig):
     """The numbers in a model folder's config.json."""
 
     model_type = "vlm-core"
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["cache"]
 
     hidden_size: int = 0
     vocab_size: int = 0

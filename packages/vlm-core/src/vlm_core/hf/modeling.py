@@ -5,26 +5,31 @@
 
 from __future__ import annotations
 
-import shutil
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from vlm_core.errors import UserError
-from vlm_core.folder import MANIFEST, read_manifest, verify_folder, write_folder
-from vlm_core.hf import parts
-from vlm_core.hf.cache import StateCache
+from vlm_core.folder import verify_folder
+from vlm_core.hf import parts, saving
+from vlm_core.hf.arguments import SAVING, as_device, as_dtype, local_folder, only, only_known
 from vlm_core.hf.configuration import VLMConfig
-from vlm_core.hf.location import as_device, as_dtype, local_folder, only_known
+from vlm_core.hf.generation import StateCache, VLMGeneration, refuse
+from vlm_core.hf.training import Backbone, head_of, learnable, set_recompute, summed_loss
 from vlm_core.interfaces import PADDING
 from vlm_core.model import PARTS, VLM
-from vlm_core.weights import WEIGHTS, attach_parts, empty_parameters, save_part
+from vlm_core.weights import attach_parts, empty_parameters, to_dtype
+
+GIVEN = ("eos_token_id", "bos_token_id", "pad_token_id", "dtype", "name_or_path", "use_cache", "return_dict")
+"""What a config may say otherwise than the folder: it is honoured, or changes nothing that is computed."""
 
 
 @dataclass
@@ -36,12 +41,14 @@ class VLMOutput(ModelOutput):
     cache: StateCache | None = None
 
 
-class VLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
+class VLMForConditionalGeneration(VLMGeneration, PreTrainedModel, GenerationMixin):
     """`VLM` behind transformers' interface. Made by `from_pretrained(folder)`."""
 
     config_class = VLMConfig
     main_input_name = "input_ids"
     _supports_sdpa = True
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = True
 
     def __init__(self, config: VLMConfig, model: VLM | None = None) -> None:
         super().__init__(config)
@@ -51,6 +58,9 @@ class VLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 "vlm-assemble SPEC writes one with random weights"
             )
         self.model = model
+        self.loss_type = "ForConditionalGeneration"  # labels are shifted: how Trainer counts them
+        self.gradient_checkpointing, self.files = False, dict[str, bytes]()
+        self.facts: dict[str, Any] = {}
         self.post_init()
         ends = config.eos_token_id
         ids = {"eos_token_id": ends, "pad_token_id": ends[0] if isinstance(ends, list) else ends}
@@ -61,127 +71,229 @@ class VLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: Any, *_: Any, config: Any = None, dtype: Any = None,
-        device_map: Any = None, **kwargs: Any,
+        cls, pretrained_model_name_or_path: Any, *, config: Any = None, dtype: Any = None,
+        device_map: Any = None, generation_config: Any = None, output_loading_info: bool = False, **kwargs: Any,
     ) -> Any:  # fmt: skip
         """Load a model folder, or a hub repository that holds one, as `vlm_core.assemble.load` does.
 
         `dtype` (default: as saved) and `device_map` (one device) are understood; what else would change the model is a
         `UserError`. With `output_loading_info=True` returns the model and an empty report: loading is strict.
         """
-        report, dtype = kwargs.pop("output_loading_info", False), dtype or kwargs.pop("torch_dtype", None)
+        dtype = dtype or kwargs.pop("torch_dtype", None)
         only_known(kwargs)
         folder = local_folder(pretrained_model_name_or_path, kwargs)
-        verify_folder(folder)
-        config = config or VLMConfig.from_pretrained(folder)
+        manifest = verify_folder(folder)
+        config = _config(folder, config)
         with empty_parameters():
             inner = parts.build(folder)
         attach_parts(inner, folder, PARTS, as_dtype(dtype), as_device(device_map))
         model = cls(config, inner).eval()
         config.name_or_path, config.dtype = str(folder), model.dtype
-        return (
-            (model, dict.fromkeys(("missing_keys", "unexpected_keys", "mismatched_keys"), ()))
-            if report
-            else model
-        )
+        model.files, model.facts = saving.small_files(folder), manifest
+        if generation_config is None and saving.GENERATION in model.files:
+            generation_config = GenerationConfig.from_pretrained(folder)
+        model.generation_config = generation_config or model.generation_config
+        report = dict.fromkeys(("missing_keys", "unexpected_keys", "mismatched_keys"), ())
+        return (model, report) if output_loading_info else model
 
-    def save_pretrained(self, save_directory: Any, **_: Any) -> None:
-        """Write a model folder like the one this model came from, with the weights as they are now."""
-        source, target = Path(str(self.config.name_or_path)), Path(save_directory)
-        facts = {
-            key: value
-            for key, value in read_manifest(source).items()
-            if key not in ("files", "random_weights")
-        }
+    def save_pretrained(
+        self, save_directory: Any, is_main_process: bool = True, state_dict: Mapping[str, Tensor] | None = None,
+        push_to_hub: bool = False, max_shard_size: int | str = "50GB", **kwargs: Any,
+    ) -> None:  # fmt: skip
+        """Write a model folder like the one this model came from, with the weights as they are now or `state_dict`'s.
+
+        What is in the folder besides stays; a model saved there before is replaced. Only the main process writes.
+        """
+        rest = {name: value for name, value in kwargs.items() if name not in SAVING}
+        only("save_pretrained", {k: v for k, v in kwargs.items() if k in SAVING}, SAVING, ())
+        saving.refuse_push(push_to_hub, rest)
+        limit = saving.size_of(max_shard_size)
+        if not is_main_process:
+            return
+        left = (saving.CARD, "random_weights", "files")
+        facts = {key: value for key, value in self.facts.items() if key not in left}
 
         def write(folder: Path) -> None:
-            left = shutil.ignore_patterns(WEIGHTS, MANIFEST)
-            shutil.copytree(source, folder, ignore=left, dirs_exist_ok=True)
-            for part in PARTS:
-                save_part(getattr(self.model, part), folder / part / WEIGHTS)
+            saving.put_files(folder, {n: c for n, c in self.files.items() if n != saving.CARD})
+            self._save_configs(folder)
+            saving.save_parts(folder, self.model, PARTS, limit, state_dict)
 
-        if target.is_dir() and not any(target.iterdir()):
-            target.rmdir()  # callers make the folder first
-        write_folder(target, write, facts)
+        card = self.files.get(saving.CARD)
+        saving.replace_folder(
+            Path(save_directory), write, facts, card and (lambda manifest: saving.card_of(card, manifest))
+        )
+
+    def _save_configs(self, folder: Path) -> None:
+        """config.json with the values that may have changed since, and how the model generates."""
+        content = json.loads(self.files[saving.CONFIG])
+        content |= {"dtype": str(self.dtype).removeprefix("torch."), "eos_token_id": self.config.eos_token_id}
+        content["bos_token_id"] = self.config.bos_token_id
+        (folder / saving.CONFIG).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        self.generation_config.save_pretrained(folder)
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """As in torch; what the file of one part holds is taken by its names there, too."""
+        named = saving.full_names(state_dict, self.state_dict(), PARTS)
+        return super().load_state_dict(named, strict, assign)
+
+    def train(self, mode: bool = True) -> Any:
+        """Training mode; a part with no weight to train stays in evaluation mode, so that nothing of it moves."""
+        super().train(mode)
+        for part in PARTS:
+            module: torch.nn.Module = getattr(self.model, part)
+            if not any(p.requires_grad for p in module.parameters()):
+                module.eval()
+        return self
+
+    def to(self, *args: Any, **kwargs: Any) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """As in torch, but what must stay fp32 (A_log, D, the bias of Δ) stays it."""
+        device, dtype, _, _ = torch._C._nn._parse_to(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+        if dtype is not None:
+            to_dtype(self.model, dtype)
+            self.config.dtype = dtype
+        return self if device is None else super().to(device)
+
+    def half(self) -> Any:
+        return self.to(torch.float16)
+
+    def bfloat16(self) -> Any:
+        return self.to(torch.bfloat16)
+
+    def float(self) -> Any:
+        return self.to(torch.float32)
+
+    @property
+    def base_model(self) -> Any:
+        """What gives hidden states: trl multiplies them by the head itself."""
+        return Backbone(self)
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """Under the old name, which peft asks for and transformers warns of."""
+        return bool(self.gradient_checkpointing)
 
     def get_input_embeddings(self) -> Any:
         """Module that embeds token ids; the language model's own, whatever it is called there."""
         return next(m for m in self.model.llm.modules() if isinstance(m, torch.nn.Embedding))
 
+    def get_output_embeddings(self) -> Any:
+        """The linear layer that makes logits, with the model's own weight; None where logits are not just that."""
+        return head_of(self.model.llm)
+
+    def resize_token_embeddings(
+        self,
+        new_num_tokens: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        mean_resizing: bool = True,
+    ) -> Any:
+        """The embedding as it is; another size is a `UserError`."""
+        if new_num_tokens not in (None, self.model.llm.vocab_size) or pad_to_multiple_of is not None:
+            raise UserError(
+                f"the vocabulary of {self.model.llm.vocab_size} ids belongs to the folder's tokenizer and spec; it "
+                "can't be resized"
+            )
+        return self.get_input_embeddings()
+
+    def _set_gradient_checkpointing(
+        self, enable: bool = True, gradient_checkpointing_func: Any = checkpoint, every_n_layers: int = 1
+    ) -> None:
+        set_recompute(self.model, gradient_checkpointing_func if enable else None, every_n_layers)
+        self.gradient_checkpointing = enable
+
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         pixel_values: Tensor | None = None,
         is_image: Tensor | None = None,
         cache: StateCache | None = None,
         labels: Tensor | None = None,
-        logits_to_keep: int = 0,
+        logits_to_keep: int | Tensor = 0,
         use_cache: bool | None = None,
         return_dict: bool | None = None,
-        **_: Any,
-    ) -> VLMOutput:
+        num_items_in_batch: Tensor | int | None = None,
+        inputs_embeds: Tensor | None = None,
+        past_key_values: None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+    ) -> Any:
         """Ids (B, T), images (N, 3, h, w) in the order of the positions marked `is_image` -> logits (B, T, V).
 
         Positions where `attention_mask` is 0 take part in nothing. `labels` (B, T) are the ids themselves, -100
-        where nothing is learnt. Of the logits only the last `logits_to_keep` positions are made; 0 makes all.
+        where nothing is learnt; at images, at padding and right after it they count for nothing. The loss is their
+        mean, or their sum over `num_items_in_batch`. Of the logits only the last `logits_to_keep` positions are made,
+        or those of an index; 0 makes all.
         """
+        refuse(past_key_values=past_key_values, output_attentions=output_attentions,
+                output_hidden_states=output_hidden_states)  # fmt: skip
+        hidden, state = self.read(input_ids, attention_mask, pixel_values, is_image, inputs_embeds, cache)
+        keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits, loss = self.model.llm.logits(hidden[:, keep]), None
+        if labels is not None:
+            if logits.shape[1] != hidden.shape[1]:
+                raise UserError("labels want all logits; leave out logits_to_keep")
+            wanted = learnable(labels, is_image, attention_mask, num_items_in_batch)
+            loss = summed_loss(logits, labels, wanted, num_items_in_batch)
+        elif self.config.token_count < logits.shape[-1]:  # rows of a padded vocabulary are no tokens
+            logits[..., self.config.token_count :] = -torch.inf
+        length = hidden.shape[1] + (cache.length if cache else 0)
+        remembers = labels is None if use_cache is None else use_cache
+        output = VLMOutput(loss, logits, StateCache(state, length) if remembers else None)  # pyright: ignore
+        whole = self.config.return_dict if return_dict is None else return_dict
+        return output if whole else output.to_tuple()
+
+    def read(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        is_image: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        cache: StateCache | None = None,
+    ) -> tuple[Tensor, Any]:
+        """-> (hidden states (B, T, M), the language model's state)."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise UserError("give input_ids or inputs_embeds, one of them")
         if (pixel_values is None) != (is_image is None or not is_image.any()):
             raise UserError("pixel_values and is_image go together; the processor makes both")
-        visual = None if pixel_values is None else self.model.see(pixel_values)
-        x = self.model.embed(input_ids, is_image, visual)
+        x = self.model.llm.embed(input_ids) if inputs_embeds is None else inputs_embeds  # pyright: ignore
+        if pixel_values is not None and is_image is not None:
+            pixels = (
+                pixel_values.flatten(0, 1) if pixel_values.ndim == 5 else pixel_values
+            )  # as rows hold them
+            visual = self.model.see(pixels)
+            if int(is_image.sum()) != visual.shape[0] * visual.shape[1]:
+                raise UserError(
+                    f"is_image marks {int(is_image.sum())} positions, but {len(visual)} images take "
+                    f"{visual.shape[1]} each; rows must not be cut inside an image"
+                )
+            x = x.masked_scatter(is_image.bool().unsqueeze(-1), visual.to(x.dtype))
         segments = None if attention_mask is None else _segments(attention_mask[:, -x.shape[1] :])
-        hidden, state = self.model.read(x, segments, cache and cache.state)
-        logits = self.model.llm.logits(hidden[:, -logits_to_keep:])
-        length = x.shape[1] + (cache.length if cache else 0)
-        if labels is not None:
-            loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())
-            return VLMOutput(loss, logits, StateCache(state, length))
-        if (
-            self.config.token_count < logits.shape[-1]
-        ):  # a vocabulary padded for speed has rows that are no token
-            logits[..., self.config.token_count :] = -torch.inf
-        return VLMOutput(None, logits, StateCache(state, length))
-
-    def prepare_inputs_for_generation(
-        self, input_ids: Tensor, next_sequence_length: int | None = None, cache: StateCache | None = None,
-        attention_mask: Tensor | None = None, pixel_values: Tensor | None = None, is_image: Tensor | None = None,
-        is_first_iteration: bool = False, **_: Any,
-    ) -> dict[str, Any]:  # fmt: skip
-        """What the cache has not seen yet; images only with the prompt that holds them."""
-        past, new = cache.length if cache else 0, input_ids.shape[1]
-        inputs: dict[str, Any] = {"input_ids": input_ids[:, past:], "cache": cache, "logits_to_keep": 1}
-        if attention_mask is not None:
-            inputs["attention_mask"] = attention_mask[:, past:]
-        if is_image is not None and past < is_image.shape[1]:
-            inputs["is_image"] = F.pad(is_image, (0, new - is_image.shape[1]))[:, past:]
-            inputs["pixel_values"] = pixel_values
-        return inputs
-
-    def _expand_inputs_for_generation(
-        self,
-        expand_size: int = 1,
-        is_encoder_decoder: bool = False,
-        input_ids: Any = None,
-        **model_kwargs: Any,
-    ) -> tuple[Any, dict[str, Any]]:
-        """Rows are repeated next to each other, and so are all images of a row together."""
-        pixels, marks = model_kwargs.pop("pixel_values", None), model_kwargs.get("is_image")
-        rows = None if pixels is None or marks is None else marks.sum(1) // self.config.image_tokens
-        inherited: Any = super()
-        ids, kwargs = inherited._expand_inputs_for_generation(
-            expand_size, is_encoder_decoder, input_ids, **model_kwargs
-        )
-        if pixels is not None and rows is not None and expand_size > 1:
-            pixels = torch.cat([p.repeat(expand_size, 1, 1, 1) for p in pixels.split(rows.tolist())])
-        return ids, {**kwargs, "pixel_values": pixels}
-
-    @classmethod
-    def _supports_default_dynamic_cache(cls) -> bool:
-        """The language model makes its own state."""
-        return False
+        return self.model.read(x, segments, cache and cache.state)
 
 
 def _segments(mask: Tensor) -> Tensor | None:
     """An attention mask (B, T) of ones and zeros as segments; None where nothing is padded."""
     return None if bool(mask.all()) else torch.where(mask.bool(), 0, PADDING)
+
+
+def _config(folder: Path, given: Any) -> VLMConfig:
+    """The folder's config, or the one that is given if it says the same; `UserError` names what is said otherwise."""
+    own = VLMConfig.from_pretrained(folder)
+    if given is None:
+        return own
+    given = VLMConfig.from_pretrained(given) if isinstance(given, str | Path) else given
+    if (way := getattr(given, "_attn_implementation", None)) not in (None, "sdpa"):
+        raise UserError(
+            f"from_pretrained: attn_implementation={way!r} is not possible with this model, only 'sdpa'"
+        )
+    mine, theirs = own.to_dict(), given.to_dict()
+    for name in sorted(mine.keys() | theirs.keys()):
+        if name not in GIVEN and not name.startswith("_") and mine.get(name) != theirs.get(name):
+            raise UserError(
+                f"from_pretrained: {name}={theirs.get(name)!r:.60} would be another model; this folder's is "
+                f"{mine.get(name)!r:.60}, and what it computes is described by its spec.yaml"
+            )
+    return given

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlm_core.ssm import ops, step
 from vlm_core.ssm.edges import Edges, edges_of
+from vlm_core.ssm.modules import DeltaProjection, convolve, project, project_delta, stacked
 from vlm_core.ssm.plain import after
 
 
@@ -35,7 +35,7 @@ class SelectiveSSM(nn.Module):
         self.d_inner, self.d_state, self.d_conv, self.dt_rank = d_inner, d_state, d_conv, dt_rank
         self.conv1d = nn.Conv1d(d_inner, d_inner, d_conv, groups=d_inner, padding=d_conv - 1)
         self.x_proj = nn.Linear(d_inner, dt_rank + 2 * d_state, bias=False)
-        self.dt_proj = nn.Linear(dt_rank, d_inner)
+        self.dt_proj = DeltaProjection(dt_rank, d_inner)
         self.A_log = nn.Parameter(torch.arange(1, d_state + 1).float().log().repeat(d_inner, 1))
         self.D = nn.Parameter(torch.ones(d_inner))
         for parameter in (self.A_log, self.D):
@@ -51,25 +51,12 @@ class SelectiveSSM(nn.Module):
         self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))
 
 
-def _each(tensors: Sequence[Tensor]) -> Tensor:
-    """One tensor a module -> (P, …), without a copy if there is only one."""
-    return tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(list(tensors))
-
-
-def _projections(ssms: Sequence[SelectiveSSM], u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """u (K, B, T, E) -> Δ before bias and softplus (K, B, T, E), B and C (K, B, T, 1, S)."""
+def _projections(ssms: Sequence[SelectiveSSM], u: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    """u (K, B, T, E) -> Δ before softplus (K, B, T, E), the bias that it still lacks, B and C (K, B, T, 1, S)."""
     first = ssms[0]
     sizes = [first.dt_rank, first.d_state, first.d_state]
-    if len(ssms) == 1:
-        low, b, c = first.x_proj(u).split(sizes, dim=-1)
-        dt = F.linear(low, first.dt_proj.weight)
-    else:
-        flat = u.flatten(1, 2)
-        projected = flat @ torch.stack([s.x_proj.weight for s in ssms]).to(u.dtype).mT
-        low, b, c = projected.unflatten(1, u.shape[1:3]).split(sizes, dim=-1)
-        dt = low.flatten(1, 2) @ torch.stack([s.dt_proj.weight for s in ssms]).to(u.dtype).mT
-        dt = dt.unflatten(1, u.shape[1:3])
-    return dt, b.unsqueeze(3), c.unsqueeze(3)
+    low, b, c = project([s.x_proj for s in ssms], u).split(sizes, dim=-1)
+    return *project_delta([s.dt_proj for s in ssms], low), b.unsqueeze(3), c.unsqueeze(3)
 
 
 def scan_along(
@@ -84,13 +71,13 @@ def scan_along(
 
     x (B, T, J, E) and gate z alike -> y (B, T, J, E), summed over directions if J is 1, and the states (K, B, E, S).
     """
-    weight, biases = _each([s.conv1d.weight.squeeze(1) for s in ssms]), [s.conv1d.bias for s in ssms]
-    bias = None if biases[0] is None else _each([b for b in biases if b is not None])
-    u = ops.conv(x, weight, bias, state.conv if state else None, edges, routes)
-    dt, b, c = _projections(ssms, u)
+    past = state.conv if state else None
+    u = convolve([s.conv1d for s in ssms], ssms[0].d_conv, x, past, edges, routes)
+    dt, bias, b, c = _projections(ssms, u)
+    A, D = stacked([s.A_log for s in ssms]), stacked([s.D for s in ssms])
     return ops.scan(
-        u, dt, -torch.exp(_each([s.A_log for s in ssms]).float()), b, c, _each([s.D for s in ssms]),
-        _each([s.dt_proj.bias for s in ssms]), z, state.ssm.unsqueeze(0) if state else None, edges, routes,
+        u, dt, -torch.exp(A.float()), b, c, D, bias, z,
+        state.ssm.unsqueeze(0) if state else None, edges, routes,
         softplus=True, separate=x.shape[2] > 1,
     )  # fmt: skip
 

@@ -10,7 +10,7 @@ from vlm_core.ssm import chunked
 from vlm_core.ssm.edges import BEGIN, PAD, Edges
 
 
-def _with_past(x: Tensor, state: Tensor | None, edges: Edges | None, past: int) -> Tensor:
+def with_past(x: Tensor, state: Tensor | None, edges: Edges | None, past: int) -> Tensor:
     """x (K, B, T, E) -> (K, B, past + T, E): `past` rows of state (B, past, E) right before the first live one."""
     if state is None:
         state = x.new_zeros(x.shape[1], past, x.shape[3])
@@ -28,7 +28,7 @@ def after(x: Tensor, state: Tensor | None, edges: Edges | None, past: int) -> Te
     length = x.shape[1]
     if edges is None and length >= past:
         return x[:, length - past :].clone()  # a view would keep all of x in memory
-    rows = _with_past(x.unsqueeze(0), state, edges, past)[0, :, length:]
+    rows = with_past(x.unsqueeze(0), state, edges, past)[0, :, length:]
     if edges is None:
         return rows
     reach = edges.since[:, -1:].long() + (edges.flags[:, -1:] != PAD)
@@ -60,7 +60,7 @@ def conv(
     """As `ops.conv`."""
     rows, past = along(x, routes), weight.shape[2] - 1
     length, taps = rows.shape[2], weight.to(x.dtype)[:, None, None]  # (P, 1, 1, E, W)
-    padded = _with_past(rows, state, edges, past)
+    padded = with_past(rows, state, edges, past)
     y = rows * taps[..., past]
     for j in range(1, past + 1):
         shifted = padded[:, :, past - j : past - j + length]

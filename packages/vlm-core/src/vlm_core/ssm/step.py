@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlm_core.ssm import backends
+from vlm_core.ssm.modules import DeltaProjection, plain, untouched
 
 if TYPE_CHECKING:
     from vlm_core.ssm.mixer import MambaMixer
@@ -48,23 +49,14 @@ def _one_each(x: Tensor) -> bool:
     )
 
 
-def untouched(module: nn.Module) -> bool:
-    """Nobody has hooked into a module's call, or put another in its place."""
-    return not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
-
-
-def _plain(module: Any, dtype: torch.dtype, bias: bool = False) -> bool:
-    """A linear layer that nobody has wrapped or hooked, in this dtype."""
-    if type(module) is not nn.Linear or not untouched(module):
+def _ready(module: Any, kind: type[nn.Module], dtype: torch.dtype) -> bool:
+    """A linear layer that nobody has wrapped or hooked, in this dtype; only the scan may add a bias."""
+    if not plain(module, kind):
         return False
     own = module._parameters
     weight = own["weight"]
-    return (
-        weight is not None
-        and weight.dtype == dtype
-        and weight.is_contiguous()
-        and (bias or own["bias"] is None)
-    )
+    biased = own["bias"] is not None
+    return weight.dtype == dtype and weight.is_contiguous() and biased == (kind is DeltaProjection)
 
 
 def possible(x: Tensor, mixers: Sequence[MambaMixer]) -> bool:
@@ -73,20 +65,16 @@ def possible(x: Tensor, mixers: Sequence[MambaMixer]) -> bool:
         return False
     from vlm_core.ssm.mixer import MambaMixer
 
-    dtype, forward = x.dtype, MambaMixer.forward
-    for mixer in mixers:
-        own = mixer._modules
-        if (
-            type(mixer).forward is not forward
-            or not untouched(mixer)
-            or not _plain(own["dt_proj"], dtype, bias=True)
-        ):
-            return False
-        if type(own["conv1d"]) is not nn.Conv1d or "weight" not in own["conv1d"]._parameters:
-            return False
-        if not all(_plain(own[name], dtype) for name in ("in_proj", "x_proj", "out_proj")):
-            return False
-    return True
+    return all(
+        type(mixer) is MambaMixer
+        and untouched(mixer)
+        and plain(mixer.conv1d, nn.Conv1d)
+        and _ready(mixer._modules["dt_proj"], DeltaProjection, x.dtype)
+        and all(
+            _ready(mixer._modules[name], nn.Linear, x.dtype) for name in ("in_proj", "x_proj", "out_proj")
+        )
+        for mixer in mixers
+    )
 
 
 def _small(t: Tensor | None) -> tuple[int, int]:

@@ -88,6 +88,13 @@ class LanguageModelSuite:
     # Shapes and arithmetic
 
     @torch.no_grad()
+    def test_logits_are_those_of_the_head(self, lm: LanguageModel, x: Tensor) -> None:
+        """Where there is one: trainers multiply hidden states by it themselves."""
+        if (head := lm.head()) is not None:
+            weight, bias = head
+            seen = torch.nn.functional.linear(x, weight, bias)
+            assert relative_difference(lm.logits(x), seen) < self.tolerance
+
     def test_shapes(self, lm: LanguageModel) -> None:
         x = lm.embed(torch.zeros(2, 5, dtype=torch.long))
         assert x.shape == (2, 5, lm.dim)

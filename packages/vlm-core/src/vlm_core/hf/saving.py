@@ -1,0 +1,180 @@
+"""Model folders written by transformers' ways of saving: into a folder that is there, file by file, hashes last."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from vlm_core.errors import UserError
+from vlm_core.folder import MANIFEST, read_manifest, write_folder
+from vlm_core.weights import WEIGHTS, save_part
+
+INDEX = "model.safetensors.index.json"
+CARD, CONFIG, GENERATION = "README.md", "config.json", "generation_config.json"
+UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def small_files(folder: Path) -> dict[str, bytes]:
+    """The files of a model folder except weights, manifest and index: the folder may be gone when they are needed."""
+    if not (folder / MANIFEST).is_file():  # a processor saved alone
+        names = [f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file()]
+    else:
+        names = [*read_manifest(folder)["files"], CARD]
+    left = (WEIGHTS, MANIFEST, INDEX)
+    found = [name for name in names if name.rpartition("/")[2] not in left and (folder / name).is_file()]
+    return {name: (folder / name).read_bytes() for name in found}
+
+
+def put_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write each into the folder, under its name."""
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+
+
+def add_small_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write a processor's files; beside a saved model they must be there already, as they are."""
+    if not (folder / MANIFEST).is_file():
+        put_files(folder, files)
+        return
+    for name, content in files.items():
+        if name in (CARD, CONFIG, GENERATION):
+            continue
+        if not (folder / name).is_file() or (folder / name).read_bytes() != content:
+            raise UserError(f"{folder} holds another model than this processor's: {name} differs")
+
+
+def replace_folder(target: Path, write: Any, facts: dict[str, Any], card: Any) -> None:
+    """As `write_folder`, into a folder that may hold other files; those of the model saved there before go.
+
+    The manifest comes last, so that a folder half replaced is found out when it is read.
+    """
+    if target.is_file():
+        raise UserError(f"{target} is a file; a model is saved as a folder")
+    if not target.exists():
+        write_folder(target, write, facts, card)
+        return
+    aside = target / f".{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        write_folder(aside, write, facts, card)
+        before = _listed(target)
+        (target / MANIFEST).unlink(missing_ok=True)
+        files = sorted(f.relative_to(aside) for f in aside.rglob("*") if f.is_file())
+        for name in sorted(files, key=lambda name: name == Path(MANIFEST)):
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(aside / name, target / name)
+        for name in before - {name.as_posix() for name in files}:
+            (target / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{target}: cannot write: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _listed(folder: Path) -> set[str]:
+    """Files of the model that a folder holds, if it holds one."""
+    return set(read_manifest(folder)["files"]) if (folder / MANIFEST).is_file() else set()
+
+
+def refuse_push(push_to_hub: bool, kwargs: Mapping[str, Any]) -> None:
+    """`UserError` for an upload and for arguments that nothing here takes."""
+    given = [name for name, value in kwargs.items() if value is not None and value is not False]
+    if push_to_hub:
+        raise UserError(
+            "push_to_hub: a model folder is uploaded whole, so that its hashes go with it: save it, then "
+            "`hf upload REPOSITORY FOLDER`"
+        )
+    if given:
+        raise UserError(f"save_pretrained does not know {', '.join(given)} for this model")
+
+
+def size_of(limit: int | str) -> int:
+    """Bytes of a `max_shard_size` such as 5GB."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?I?B)", str(limit).upper())
+    if isinstance(limit, int) and not isinstance(limit, bool) and limit > 0:
+        return limit
+    if match is None or match[2] not in UNITS:
+        raise UserError(f"max_shard_size {limit!r}: expected bytes, or a size such as 5GB")
+    return int(float(match[1]) * UNITS[match[2]])
+
+
+def save_parts(
+    folder: Path, model: nn.Module, parts: Iterable[str], limit: int, tensors: Mapping[str, Tensor] | None
+) -> None:
+    """Each part's weights, and an index by which transformers' Trainer finds them when it resumes.
+
+    With `tensors`, by name in the whole model, those are written in place of the model's own.
+    """
+    index: dict[str, str] = {}
+    for part in parts:
+        module, file = getattr(model, part), folder / part / WEIGHTS
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if tensors is None:
+            save_part(module, file)
+        else:
+            save_file(_given(module, f"model.{part}.", tensors), file, metadata={"format": "pt"})
+        if file.stat().st_size > limit:
+            raise UserError(
+                f"max_shard_size: the weights of a part are one file, and those of {part} take "
+                f"{file.stat().st_size / 1e9:.1f} GB; leave it out"
+            )
+        index |= {f"model.{part}.{name}": f"{part}/{WEIGHTS}" for name in module.state_dict()}
+    if odd := sorted(set(tensors or ()) - set(index)):
+        raise UserError(f"state_dict: this model has no {', '.join(odd[:3])}")
+    content = {"metadata": {"names": "in a part's file without the prefix model.PART"}, "weight_map": index}
+    (folder / INDEX).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _given(module: nn.Module, prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A part's share of a state dict; of names that are tied, one is enough."""
+    names: dict[int, list[str]] = {}
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        names.setdefault(id(tensor), []).append(name)
+    found, missing = {}, []
+    for tied in names.values():
+        name = next((name for name in tied if prefix + name in tensors), None)
+        if name is None:
+            missing.append(prefix + tied[0])
+        else:
+            found[name] = tensors[prefix + name].detach().cpu().contiguous().clone()
+    if missing:
+        raise UserError(f"state_dict: {len(missing)} weights are missing, such as {', '.join(missing[:3])}")
+    return found
+
+
+def full_names(
+    tensors: Mapping[str, Tensor], own: Iterable[str], parts: Iterable[str]
+) -> Mapping[str, Tensor]:
+    """Tensors of one part's file under their names in the whole model; others as they are.
+
+    Raises `UserError` where more than one part has tensors of these names.
+    """
+    names = set(own)
+    if not tensors or names & set(tensors):
+        return tensors
+    fits = [part for part in parts if all(f"model.{part}.{name}" in names for name in tensors)]
+    if len(fits) > 1:
+        raise UserError(
+            f"the weights fit {' and '.join(fits)}: a file of {WEIGHTS} tells no part; load the folder"
+        )
+    return {f"model.{fits[0]}.{name}": t for name, t in tensors.items()} if fits else tensors
+
+
+def card_of(card: bytes | None, manifest: Mapping[str, Any]) -> str:
+    """A model card with the files that the manifest lists, the rest as people have edited it."""
+    if card is None:
+        return ""
+    text = card.decode("utf-8")
+    for name, fact in manifest["files"].items():
+        row = f"| {name} | {fact['bytes']} | `{fact['sha256']}` |"
+        text = re.sub(rf"^\| {re.escape(name)} \| \d+ \| `[0-9a-f]{{64}}` \|$", row, text, flags=re.MULTILINE)
+    return text
