@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vlm_core.errors import UserError
+from vlm_core.preprocessing import Preprocessing
 
 PADDING = -1
 """Segment number of padding positions: they are read by nothing and read nothing."""
@@ -61,6 +62,11 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def forward(self, pixels: Tensor) -> Tensor:
         """(N, 3, height, width) in [0, 1] -> (N, H, W, D); CLS and register tokens dropped."""
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """The facts of its weights that `transform` and `forward` follow; None where an encoder does not tell."""
+        return None
 
     def save_assets(self, folder: Path) -> None:
         """Write the small files besides weights that `build(assets=folder)` needs. None by default."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, SerializeAsAny
@@ -12,6 +12,7 @@ from pydantic import Field, SerializeAsAny
 from vlm_core.config import ConnectorConfig, EncoderConfig, LLMConfig, StrictModel
 from vlm_core.errors import SpecError
 from vlm_core.include import KEY, read_with_base
+from vlm_core.initial_weights import TellsTrainedParts, never_trained
 from vlm_core.registry import installed
 from vlm_core.template import Template, TemplateField
 from vlm_core.validate import component, validate
@@ -24,11 +25,23 @@ class Spec(StrictModel):
     name: str = Field(
         default="vlm", pattern=r"^[\w.+-]+$", description="what tables and folders call the model"
     )
-    encoder: Annotated[SerializeAsAny[EncoderConfig], component("encoder")]
-    connector: Annotated[SerializeAsAny[ConnectorConfig], component("connector")]
-    llm: Annotated[SerializeAsAny[LLMConfig], component("llm")]
-    template: TemplateField = Template.named("llava-v1")
-    train: dict[str, Any] | None = None
+    encoder: Annotated[SerializeAsAny[EncoderConfig], component("encoder")] = Field(
+        description="the vision encoder"
+    )
+    connector: Annotated[SerializeAsAny[ConnectorConfig], component("connector")] = Field(
+        description="from patch features to image tokens of the language model's width"
+    )
+    llm: Annotated[SerializeAsAny[LLMConfig], component("llm")] = Field(description="the language model")
+    template: TemplateField = Field(
+        default=Template.named("llava-v1"),
+        description="how a conversation becomes text: a built-in name, or a mapping of patterns",
+    )
+    allow_random: list[Literal["encoder", "connector", "llm"]] | None = Field(
+        default=None, description="parts that may start from random values although no stage trains them"
+    )
+    train: dict[str, Any] | None = Field(
+        default=None, description="stages, data and recipe of training; the package vlm-train validates it"
+    )
 
     def to_yaml(self) -> str:
         """The resolved spec: every default written out, unset keys left out; reading it back gives an equal spec."""
@@ -61,9 +74,13 @@ def checked(document: Document) -> Spec:
     for name in installed().names("section"):
         if document.data.get(name) is not None:
             try:
-                validate(installed().get("section", name), document, (name,))
+                section = validate(installed().get("section", name), document, (name,))
             except SpecError as error:
                 problems += error.problems
+                continue
+            if spec is not None and isinstance(section, TellsTrainedParts):
+                idle = never_trained(spec, section.trained_parts())
+                problems += [document.problem((part,), text) for part, text in idle]
     if problems or spec is None:
         raise SpecError(problems)
     return spec

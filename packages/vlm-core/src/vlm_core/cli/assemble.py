@@ -175,6 +175,7 @@ def assemble(args: argparse.Namespace) -> int:
 
     model = on_meta(spec)
     _print_check(spec, check(spec, model))
+    advice.print_sources(spec, model, random_weights=args.random_weights)
     if args.check:
         advice.print_all(spec, document, model, asked, gpu)
         return 0
@@ -190,7 +191,7 @@ def write_model(spec: Spec, out: Path, dtype: str | None, random_weights: bool) 
     from vlm_core.assemble import build, save
 
     model = build(spec, weights=not random_weights, dtype=getattr(torch, dtype) if dtype else None)
-    save(model, spec, out, {"random_weights": True} if random_weights else None)
+    save(model, spec, out, {"random_weights": True, "initial_weights": []} if random_weights else None)
 
 
 def main() -> int:
