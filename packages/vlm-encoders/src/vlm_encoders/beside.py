@@ -85,7 +85,8 @@ def of_open_clip(content: Mapping[str, Any], where: str) -> dict[str, Any]:
         facts["image_size"] = (size, size) if isinstance(size, int) else tuple(size)
     if vision := model.get("vision_cfg"):
         facts[VISION] = vision
-        if not vision.get("timm_model_name"):  # a tower of timm's ignores quick_gelu
+        stages = isinstance(vision.get("layers"), list | tuple)
+        if not stages and not vision.get("timm_model_name"):  # its ResNets have no GELU, and timm's towers their own
             facts["activation"] = "quick_gelu" if model.get("quick_gelu") else "gelu"
     return facts
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from vlm_core.errors import UserError
 from vlm_encoders.preprocessor import REFUSED
-from vlm_encoders.tower import read_asset
 
-ASSET = "preprocessing.json"
+SAVED = "preprocessing"
+"""Where the file of a saved encoder keeps them."""
 NEEDED = ("mean", "std", "interpolation", "fit")
 KEYS = (*NEEDED, "crop_pct", "activation", "image_size")
 """All of them are keys of a spec."""
@@ -124,11 +123,10 @@ def _shown(value: Any) -> str:
     return "(" + ", ".join(map(str, value)) + ")" if isinstance(value, Sequence) and not isinstance(value, str) else str(value)
 
 
-def saved(assets: Path, spec: Mapping[str, Any], earlier: Mapping[str, Any]) -> Facts:
+def saved(content: Mapping[str, Any], spec: Mapping[str, Any], earlier: Mapping[str, Any]) -> Facts:
     """What a model folder holds; `earlier` is what folders of the first versions say, whose `fit` is in the spec."""
-    if (assets / ASSET).is_file():
-        content = read_asset(assets, ASSET)
-        facts = Facts(content["values"], content["sources"])
+    if SAVED in content:
+        facts = Facts(content[SAVED]["values"], content[SAVED]["sources"])
     else:
         values = {**DEFAULTS, **{key: earlier[key] for key in KEYS if earlier.get(key) is not None}}
         facts = Facts(values, dict.fromkeys(values, "saved with this model"))

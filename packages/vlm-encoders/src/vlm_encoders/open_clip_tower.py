@@ -16,8 +16,7 @@ from vlm_core.errors import UserError
 from vlm_encoders import checkpoints, matching
 from vlm_encoders.activations import set_activation
 from vlm_encoders.beside import read_json
-from vlm_encoders.facts import ASSET as FACTS
-from vlm_encoders.facts import Facts, saved, spec_keys
+from vlm_encoders.facts import SAVED, Facts, saved, spec_keys
 from vlm_encoders.open_clip_facts import tower_facts
 from vlm_encoders.timm_tower import TimmTower, set_size
 from vlm_encoders.tower import Tower, block_index, nearest, one_line, read_asset
@@ -85,7 +84,7 @@ def build_open_clip(
     given = spec_keys(facts)
     if assets:
         config = read_asset(assets, ASSET)
-        told = saved(assets, given, config["preprocess_cfg"])
+        told = saved(config, given, config["preprocess_cfg"])
     else:
         if weights:
             _known(model, pretrained)
@@ -99,7 +98,7 @@ def build_open_clip(
         size = set_size(trunk, size, facts.get("image_size"))
     if activation := told.get("activation"):
         set_activation(trunk, activation, told.sources["activation"])
-    files = {ASSET: config, FACTS: told.content()}
+    files = {ASSET: {**config, SAVED: told.content()}}
     return tower(trunk, layer=layer, image_size=size, assets=files, **told.arguments())
 
 

@@ -78,7 +78,7 @@ def _shape(content: Mapping[str, Any], where: str) -> dict[str, Any]:
     if content.get("do_pad"):
         return {REFUSED: f"{where}: do_pad is true, which pads after resizing"}
     if size is None:
-        return {}
+        return {} if crop is None else {"image_size": _pair(crop, "crop_size", where)}
     if isinstance(size, Mapping) and "height" not in size:
         return _free(size, content, where)
     return {"fit": "resize", "image_size": _pair(size, "size", where)}

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from vlm_core.errors import UserError
 from vlm_encoders.activations import activation_of, set_activation
-from vlm_encoders.facts import ASSET as FACTS
-from vlm_encoders.facts import Facts, saved, spec_keys
+from vlm_encoders.facts import SAVED, Facts, saved, spec_keys
 from vlm_encoders.timm_facts import Source, arguments_beside, tower_facts
 from vlm_encoders.timm_weights import load_file
 from vlm_encoders.tower import Tower, block_index, nearest, one_line, read_asset
@@ -107,7 +106,7 @@ def build_timm(
         given.setdefault("activation", activation_of(trunk))
     if assets:
         earlier = {**saved_model, "image_size": saved_model["input_size"][-2:]}
-        told = saved(assets, given, earlier)
+        told = saved(saved_model, given, earlier)
     else:
         told = tower_facts(trunk, Source(model, name, config, pretrained, weights, load), given)
     size = set_size(trunk, told["image_size"], facts.get("image_size"))
@@ -117,7 +116,7 @@ def build_timm(
         trunk,
         layer=layer,
         image_size=size,
-        assets={ASSET: _asset(told, name, arguments), FACTS: told.content()},
+        assets={ASSET: _asset(told, name, arguments)},
         **told.arguments(),
     )
 
@@ -125,7 +124,8 @@ def build_timm(
 def _asset(told: Facts, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """What builds the same model again, in the layout that folders have had from the first version on."""
     kept = {"mean": list(told["mean"]), "std": list(told["std"]), "interpolation": told["interpolation"]}
-    return {**kept, "input_size": [3, *told["image_size"]], "model": name, "model_args": arguments}
+    model = {"input_size": [3, *told["image_size"]], "model": name, "model_args": arguments}
+    return {**kept, **model, SAVED: told.content()}
 
 
 def _resolve(model: str) -> tuple[str, dict[str, Any] | None, dict[str, Any]]:

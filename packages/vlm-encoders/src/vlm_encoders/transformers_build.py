@@ -13,8 +13,7 @@ from vlm_core.errors import UserError
 from vlm_encoders import transformers_files as files
 from vlm_encoders.activations import activation_of, set_activation
 from vlm_encoders.beside import of_transformers
-from vlm_encoders.facts import ASSET as FACTS
-from vlm_encoders.facts import KEYS, Facts, Told, saved, settle, spec_keys
+from vlm_encoders.facts import KEYS, SAVED, Facts, Told, saved, settle, spec_keys
 from vlm_encoders.preprocessor import facts_of
 from vlm_encoders.tower import Tower, read_asset
 from vlm_encoders.transformers_files import CONFIG, PREPROCESSOR
@@ -50,7 +49,7 @@ def build_transformers(
         raise UserError(f"{model}: neither {CONFIG} nor {PREPROCESSOR} tells image_size; give it in the spec")
     if activation := told.get("activation"):
         set_activation(inner, activation, told.sources["activation"])
-    again = {CONFIG: json.loads(inner.config.to_json_string(use_diff=False)), FACTS: told.content()}
+    again = {CONFIG: json.loads(inner.config.to_json_string(use_diff=False)), PREPROCESSOR: _settings(told)}
     kind: Any = TransformersMaps if staged else partial(TransformersTower, own_size=own or pair(size))
     tower = kind(inner, image_size=pair(size), layer=layer, assets=again, **told.arguments())
     files.check(inner, report, None if staged else tower.blocks, model)
@@ -67,19 +66,27 @@ def _told(
     built = {"activation": present} if present else {}
     config = Told(f"{model} ({CONFIG})", built | (size if written or not in_stages(inner.config) else {}))
     where = f"{model} ({PREPROCESSOR})"
-    beside = [config, *([] if settings is None else [Told(where, facts_of(settings, where))])]
-    return settle(model, KEYS, spec, beside, [Told(f"{type(inner.config).__name__}'s default", size)])
+    told = {} if settings is None else facts_of(settings, where)
+    if not (told.keys() | spec.keys()) >= {"mean", "std"}:
+        raise UserError(
+            f"{model}: its {PREPROCESSOR} has no image_mean and image_std; give mean and std in the spec"
+        )
+    return settle(model, KEYS, spec, [config, Told(where, told)], [Told(f"{type(inner.config).__name__}'s default", size)])
+
+
+def _settings(told: Facts) -> dict[str, Any]:
+    """What a model folder keeps, and in the layout that folders have had from the first version on."""
+    constants = {"image_mean": list(told["mean"]), "image_std": list(told["std"])}
+    return {**constants, "interpolation": told["interpolation"], SAVED: told.content()}
 
 
 def _saved(assets: Path, spec: Mapping[str, Any]) -> Facts:
-    """A model folder's; the first versions kept what they took of the preprocessor's settings."""
-    earlier: dict[str, Any] = {}
-    if (assets / PREPROCESSOR).is_file():
-        content = read_asset(assets, PREPROCESSOR)
-        names = {"mean": "image_mean", "std": "image_std", "interpolation": "interpolation"}
-        earlier = {key: content.get(name) for key, name in names.items()}
-        earlier["image_size"] = _own_size(SimpleNamespace(**read_asset(assets, CONFIG))) or content.get("size")
-    return saved(assets, spec, earlier)
+    content = read_asset(assets, PREPROCESSOR)
+    names = {"mean": "image_mean", "std": "image_std", "interpolation": "interpolation", "image_size": "size"}
+    earlier = {key: content.get(name) for key, name in names.items()}
+    if size := _own_size(SimpleNamespace(**read_asset(assets, CONFIG))):
+        earlier["image_size"] = size
+    return saved(content, spec, earlier)
 
 
 def _own_size(config: Any) -> tuple[int, int] | None:
