@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from vlm_core.errors import UserError
 
@@ -75,6 +75,14 @@ def random_values(remedy: str = "") -> WeightsSource:
 
 class ComponentConfig(StrictModel):
     """A component as the spec names it; every subclass has a field `type: Literal["name"] = "name"`."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """In the schema, a type is described by the first line of its class."""
+        super().__init_subclass__(**kwargs)
+        name = vars(cls).get("type")
+        if isinstance(name, str):
+            text = (cls.__doc__ or name).strip().splitlines()[0]
+            setattr(cls, "type", Field(default=name, description=text))  # noqa: B010 (unknown to type checkers)
 
     def label(self) -> str:
         """A few words for tables: the type and what distinguishes this instance."""

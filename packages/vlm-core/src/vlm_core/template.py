@@ -24,11 +24,17 @@ _LLAVA_SYSTEM = (
 class Template(StrictModel):
     """Patterns of the roles, and where images go: `inline` as written, or all `first` (Eq. 7)."""
 
-    system: str = ""
-    user: str
-    assistant_prompt: str = ""
-    assistant: str
-    images: str = Field(default="inline", pattern="^(inline|first)$")
+    system: str = Field(default="", description="written once, at the start of a conversation")
+    user: str = Field(description="pattern of a user's turn; without {text} it keeps only the turn's images")
+    assistant_prompt: str = Field(
+        default="", description="pattern written after each user's turn, before the answer"
+    )
+    assistant: str = Field(description="pattern of an answer; the model learns it up to its first {eos}")
+    images: str = Field(
+        default="inline",
+        pattern="^(inline|first)$",
+        description="inline: an image goes where its <image> stands; first: all images go before all text",
+    )
 
     @field_validator("system", "user", "assistant_prompt", "assistant")
     @classmethod

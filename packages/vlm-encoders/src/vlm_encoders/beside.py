@@ -86,7 +86,9 @@ def of_open_clip(content: Mapping[str, Any], where: str) -> dict[str, Any]:
     if vision := model.get("vision_cfg"):
         facts[VISION] = vision
         stages = isinstance(vision.get("layers"), list | tuple)
-        if not stages and not vision.get("timm_model_name"):  # its ResNets have no GELU, and timm's towers their own
+        if not stages and not vision.get(
+            "timm_model_name"
+        ):  # its ResNets have no GELU, and timm's towers their own
             facts["activation"] = "quick_gelu" if model.get("quick_gelu") else "gelu"
     return facts
 
@@ -125,7 +127,7 @@ def _header(file: Path) -> Iterator[Told]:
             names, metadata = set(content.keys()), content.metadata() or {}
     except (OSError, SafetensorError):  # no safetensors file: pickles have no header
         return
-    if _OPENAI <= names:
+    if names >= _OPENAI:
         yield Told(f"{file} (as OpenAI stores CLIP)", {"activation": "quick_gelu"})
     if facts := _metadata(metadata, f"{file} (metadata)"):
         yield Told(f"{file} (metadata)", facts)
@@ -139,7 +141,9 @@ def _metadata(metadata: Mapping[str, str], where: str) -> dict[str, Any]:
             values[key] = json.loads(text)
         except ValueError:
             values[key] = text
-    facts = {key: values[key] for key in ("mean", "std", "interpolation", "fit", "activation") if key in values}
+    facts = {
+        key: values[key] for key in ("mean", "std", "interpolation", "fit", "activation") if key in values
+    }
     if isinstance(cfg := values.get("pretrained_cfg"), dict):
         facts |= of_timm(cfg)
     if isinstance(cfg := values.get("preprocess_cfg"), dict):

@@ -60,7 +60,7 @@ class _TowerConfig(EncoderConfig):
         default=None,
         gt=0,
         le=1,
-        description="with crop, the share of the centre square's sides that is kept; by default the weights' own, else 1",
+        description="with crop, the share of the centre square that is kept of each side; by default the weights', else 1",
     )
     interpolation: Interpolation | None = Field(
         default=None, description="Pillow's filter for resizing; by default the one that the weights name"
@@ -137,7 +137,9 @@ class TimmConfig(_TowerConfig):
         if self.weights is not None:
             return WeightsSource(self.weights)
         if self.pretrained:
-            return WeightsSource(self.model if self._elsewhere else f"timm's published weights of {self.model}")
+            return WeightsSource(
+                self.model if self._elsewhere else f"timm's published weights of {self.model}"
+            )
         return random_values("pretrained: true or weights: FILE")
 
     def build(self, *, weights: bool = True, assets: Path | None = None) -> Encoder:

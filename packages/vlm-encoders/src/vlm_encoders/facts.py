@@ -120,7 +120,11 @@ def same(a: Any, b: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    return "(" + ", ".join(map(str, value)) + ")" if isinstance(value, Sequence) and not isinstance(value, str) else str(value)
+    return (
+        "(" + ", ".join(map(str, value)) + ")"
+        if isinstance(value, Sequence) and not isinstance(value, str)
+        else str(value)
+    )
 
 
 def saved(content: Mapping[str, Any], spec: Mapping[str, Any], earlier: Mapping[str, Any]) -> Facts:

@@ -29,22 +29,32 @@ def tower_facts(
     """Each fact and where it was read. `architecture` is open_clip's `model_cfg`.
 
     `config` is the open_clip_config.json of a repository or folder, if `model` is one. `weights` is a tag, or a file or
-    folder, which must be `there` to be read. Raises `UserError` where files or tags differ and the spec does not decide.
+    folder, which must be `there` to be read. Raises `UserError` where files or tags differ and no key decides.
     """
     vision = architecture["vision_cfg"]
     size = vision.get("image_size", 224)
-    told = [Told(f"the architecture {model}", {"image_size": (size, size) if isinstance(size, int) else tuple(size)})]
+    told = [
+        Told(
+            f"the architecture {model}",
+            {"image_size": (size, size) if isinstance(size, int) else tuple(size)},
+        )
+    ]
     tags = {} if config is not None else _tags(model, architecture)
     if weights is not None and weights not in tags and not spec.keys() >= set(NEEDED):
         told += [_of_this(one, vision, model) for one in beside(weights, there=there)]
-    return settle(f"open_clip's {model}", KEYS, spec, told, _published(model, architecture, config, weights, tags))
+    return settle(
+        f"open_clip's {model}", KEYS, spec, told, _published(model, architecture, config, weights, tags)
+    )
 
 
 def _tags(model: str, architecture: Mapping[str, Any]) -> dict[str, Told]:
     found = {}
     for tag in open_clip.list_pretrained_tags_by_model(model):
         cfg = open_clip.get_pretrained_cfg(model, tag)
-        content = {"preprocess_cfg": cfg, "model_cfg": {**architecture, "quick_gelu": cfg.get("quick_gelu", False)}}
+        content = {
+            "preprocess_cfg": cfg,
+            "model_cfg": {**architecture, "quick_gelu": cfg.get("quick_gelu", False)},
+        }
         where = f"open_clip's tag {tag}"
         found[tag] = Told(where, of_open_clip(content, where))
     return found
@@ -74,7 +84,7 @@ def _of_this(told: Told, vision: Mapping[str, Any], model: str) -> Told:
         if key in theirs and theirs[key] != vision.get(key):
             raise UserError(
                 f"open_clip's {model}: {told.where} is of another tower, with {key} {theirs[key]} instead of "
-                f"{vision.get(key)}: name the model that the weights belong to, or put them into a folder of their own, "
+                f"{vision.get(key)}: name the model that the weights belong to, or put them into their own folder, "
                 f"or give {', '.join(NEEDED)} in the spec"
             )
     return told

@@ -14,7 +14,15 @@ from vlm_core.errors import UserError
 FILE = "preprocessor_config.json"
 REFUSED = "refused"
 CROPPED_BELOW = 384
-HARMLESS = ("do_resize", "do_rescale", "do_normalize", "do_center_crop", "do_pad", "do_convert_rgb", "do_reduce_labels")
+HARMLESS = (
+    "do_resize",
+    "do_rescale",
+    "do_normalize",
+    "do_center_crop",
+    "do_pad",
+    "do_convert_rgb",
+    "do_reduce_labels",
+)
 """Steps that are read below, or change nothing here: every image is RGB, and there are no label maps."""
 _REFUSED = {
     "rescale_offset": "an offset after rescaling",
@@ -26,13 +34,16 @@ _REFUSED = {
 def facts_of(content: Mapping[str, Any], where: str) -> dict[str, Any]:
     """`mean`, `std`, `interpolation`, `fit`, `crop_pct`, `image_size`, as far as the file says them.
 
-    A way of resizing that no `fit` expresses stands under `REFUSED`: the spec may give another. Raises `UserError` for what can't be done here. Pixels are in [0, 1] here, so a `rescale_factor` other than 1/255 goes
-    into mean and standard deviation.
+    A way of resizing that no `fit` expresses stands under `REFUSED`: the spec may give another. Pixels are in [0, 1]
+    here, so a `rescale_factor` other than 1/255 goes into mean and standard deviation. Raises `UserError` for a step
+    that no encoder here does.
     """
     steps = {key: "a step that is not known here" for key in content if key.startswith("do_")}
     for key, what in (steps | _REFUSED).items():
         if key not in HARMLESS and content.get(key):
-            raise UserError(f"{where}: {key}: {json.dumps(content[key])} asks for {what}, which no encoder here does")
+            raise UserError(
+                f"{where}: {key}: {json.dumps(content[key])} asks for {what}, which no encoder here does"
+            )
     return {**_constants(content, where), **_filter(content, where), **_shape(content, where)}
 
 
@@ -54,7 +65,9 @@ def _constants(content: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _three(value: Any) -> bool:
-    return isinstance(value, list | tuple) and len(value) == 3 and all(isinstance(x, int | float) for x in value)
+    return (
+        isinstance(value, list | tuple) and len(value) == 3 and all(isinstance(x, int | float) for x in value)
+    )
 
 
 def _filter(content: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -94,8 +107,10 @@ def _cropped(size: Any, crop: Any, where: str) -> dict[str, Any]:
     if squashed and before == target:
         return {"fit": "resize", "image_size": target}
     if squashed or target[0] != target[1] or target[0] > before[0]:
-        text = f"{where}: do_center_crop of {_by(target)} out of size {json.dumps(size)} is none of resize, pad and crop"
-        return {REFUSED: text, "image_size": target}
+        text = (
+            f"do_center_crop of {_by(target)} out of size {json.dumps(size)} is none of resize, pad and crop"
+        )
+        return {REFUSED: f"{where}: {text}", "image_size": target}
     return {"fit": "crop", "crop_pct": target[0] / before[0], "image_size": target}
 
 
@@ -106,7 +121,9 @@ def _free(size: Mapping[str, Any], content: Mapping[str, Any], where: str) -> di
         whole = edge >= CROPPED_BELOW
         crop = {} if whole else {"crop_pct": float(content["crop_pct"])}
         return {"fit": "resize" if whole else "crop", "image_size": (edge, edge), **crop}
-    return {REFUSED: f"{where}: size {json.dumps(size)} keeps the aspect ratio, and images of many sizes are no batch"}
+    return {
+        REFUSED: f"{where}: size {json.dumps(size)} keeps the aspect ratio, and images of many sizes are no batch"
+    }
 
 
 def _by(size: tuple[int, int]) -> str:
@@ -119,6 +136,8 @@ def _pair(size: Any, key: str, where: str) -> tuple[int, int]:
         edge = size.get("shortest_edge")
         size = (size.get("height", edge), size.get("width", edge))
     pair = (size, size) if isinstance(size, int) else size
-    if not (isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(x, int) and x > 0 for x in pair)):
+    if not (
+        isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(x, int) and x > 0 for x in pair)
+    ):
         raise UserError(f"{where}: {key} {size!r}: expected a number of pixels, or height and width")
     return pair[0], pair[1]

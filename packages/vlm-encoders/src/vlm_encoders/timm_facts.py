@@ -34,7 +34,11 @@ class Source(NamedTuple):
 def tower_facts(trunk: nn.Module, source: Source, spec: Mapping[str, Any]) -> Facts:
     """Each fact and where it was read; raises `UserError` where files or tags differ and the spec does not decide."""
     architecture, own = source.name.partition(".")[0], activation_of(trunk)
-    told = beside(source.weights, there=source.there) if source.weights and not spec.keys() >= set(NEEDED) else []
+    told = (
+        beside(source.weights, there=source.there)
+        if source.weights and not spec.keys() >= set(NEEDED)
+        else []
+    )
     told = [_of_this(one, architecture, source.model, own) for one in told]
     size = getattr(getattr(trunk, "patch_embed", None), "img_size", None)
     if size:
@@ -65,11 +69,15 @@ def _published(source: Source, architecture: str, own: str | None) -> list[Told]
     if cfg is not None:
         where = f"timm's {architecture}.{cfg.tag}" if cfg.tag else f"timm's {architecture}"
         return [Told(f"{where}, though values are random" if random else where, _facts_of_tag(cfg, own))]
-    names = [name for name in timm.list_pretrained(f"{architecture}.*")]
-    return [Told(f"timm's {n}", _facts_of_tag(cfg, own)) for n in names if (cfg := timm.get_pretrained_cfg(n))]
+    names = timm.list_pretrained(f"{architecture}.*")
+    return [
+        Told(f"timm's {n}", _facts_of_tag(cfg, own)) for n in names if (cfg := timm.get_pretrained_cfg(n))
+    ]
 
 
-def _facts_of_tag(cfg: PretrainedCfg, own: str | None, only: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def _facts_of_tag(
+    cfg: PretrainedCfg, own: str | None, only: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """The facts of one tag, of `only` these keys; timm notes which weights were trained with QuickGELU."""
     facts = of_timm(cfg.to_dict() if only is None else only)
     noted = any("natively QuickGELU" in note for note in cfg.notes or ())

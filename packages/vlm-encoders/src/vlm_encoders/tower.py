@@ -51,7 +51,7 @@ class Tower(Encoder):
         self.model, self.image_size = model, image_size
         self._constants = (tuple(mean), tuple(std))
         self.picture = Picture(fit, interpolation, crop_pct)
-        self._sources = dict(sources or {})
+        self._sources = {"activation": "the architecture", **(sources or {})}
         self._any_size, self._assets = any_size, dict(assets or {})
         self._grids: dict[tuple[int, int], tuple[int, int]] = {}
         for name, values in (("mean", mean), ("std", std)):

@@ -71,7 +71,13 @@ def _told(
         raise UserError(
             f"{model}: its {PREPROCESSOR} has no image_mean and image_std; give mean and std in the spec"
         )
-    return settle(model, KEYS, spec, [config, Told(where, told)], [Told(f"{type(inner.config).__name__}'s default", size)])
+    return settle(
+        model,
+        KEYS,
+        spec,
+        [config, Told(where, told)],
+        [Told(f"{type(inner.config).__name__}'s default", size)],
+    )
 
 
 def _settings(told: Facts) -> dict[str, Any]:

@@ -76,7 +76,9 @@ def _pad(
     return padded
 
 
-def _centre(size: tuple[int, int], height: int, width: int, share: float) -> tuple[float, float, float, float]:
+def _centre(
+    size: tuple[int, int], height: int, width: int, share: float
+) -> tuple[float, float, float, float]:
     """A centred box (left, top, right, bottom) of the target's aspect ratio: the largest one times `share`."""
     w, h = size
     scale = min(w / width, h / height) * share

@@ -36,6 +36,7 @@ from vlm_train.strategy import accelerator_of, strategy_of
 from vlm_train.trackers import Trackers
 from vlm_train.trainer import StageTrainer, total_steps
 from vlm_train.validation import Validator
+from vlm_train.weights_origin import facts, refuse_random
 
 
 class Run:
@@ -273,13 +274,16 @@ def start(spec: Spec, document: Document) -> tuple[RunDir, results.Results]:
     """Train what the spec says; raises `UserError` before anything is written if data or parts don't fit."""
     train = train_section(spec, document)
     accelerator = accelerator_of(train)
-    from vlm_core.check import check
+    from vlm_core.check import check, on_meta
 
-    sums = check(spec)
+    model = on_meta(spec)
+    sums = check(spec, model)
+    refuse_random(spec, train, model)
     accelerator.print(
         f"{spec.name}: {sums.total / 1e6:.2f} M parameters, {sums.tokens} tokens an image, "
         f"{torch.get_num_threads()} threads on {accelerator.device}"
     )
+    accelerator.print("\n".join(facts(spec, model)))
     with watchdog.watching(train.timeout):
         run = Run(spec, train, accelerator)
         return run.dir, run.go()
