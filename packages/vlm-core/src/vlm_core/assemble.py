@@ -82,7 +82,7 @@ def versions(spec: Spec) -> dict[str, str]:
 def _for_folder(spec: Spec) -> Spec:
     """The parts alone, so that the folder loads where neither training nor its data are installed."""
     parts = {part: getattr(spec, part).for_folder() for part in PARTS}
-    return spec.model_copy(update={**parts, "allow_random": None, "train": None})
+    return spec.model_copy(update={**parts, "keep_random": None, "train": None})
 
 
 def architecture(spec: Spec, folder: Path) -> VLM:

@@ -6,9 +6,12 @@ from collections.abc import Container, Iterator
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from vlm_core.config import ComponentConfig, PartConfig, WeightsSource
+from vlm_core.errors import SpecError
+from vlm_core.registry import installed
 
 if TYPE_CHECKING:
     from vlm_core.spec import Spec
+    from vlm_core.yaml_loader import Document
 
 PARTS = ("encoder", "connector", "llm")
 
@@ -41,13 +44,22 @@ def never_trained(spec: Spec, trained: Container[str]) -> list[tuple[str, str]]:
     return [
         (part, _message(part, one, source))
         for part in PARTS
-        if part not in trained and part not in (spec.allow_random or ())
+        if part not in trained and part not in (spec.keep_random or ())
         for one, source in _sources(getattr(spec, part))
         if source is not None and source.random
     ]
 
 
+def refuse_untrained(spec: Spec, document: Document) -> None:
+    """Raise `SpecError` for parts that start at random values in a spec with a `train` section that trains them not."""
+    if spec.train is None or "train" not in installed().names("section"):
+        return
+    section = installed().get("section", "train").model_validate(spec.train)
+    if isinstance(section, TellsTrainedParts) and (idle := never_trained(spec, section.trained_parts())):
+        raise SpecError([document.problem((part,), text) for part, text in idle])
+
+
 def _message(part: str, config: PartConfig, source: WeightsSource) -> str:
     ways = [f"set {source.remedy}"] if source.remedy else []
-    ways += [f"train {part} in a stage", f"keep the random values by allow_random: [{part}]"]
+    ways += [f"train {part} in a stage", f"keep the random values by keep_random: [{part}]"]
     return f"{config.label()} starts from random values and no stage trains it; {', '.join(ways[:-1])}, or {ways[-1]}"

@@ -12,7 +12,6 @@ from pydantic import Field, SerializeAsAny
 from vlm_core.config import ConnectorConfig, EncoderConfig, LLMConfig, StrictModel
 from vlm_core.errors import SpecError
 from vlm_core.include import KEY, read_with_base
-from vlm_core.initial_weights import TellsTrainedParts, never_trained
 from vlm_core.registry import installed
 from vlm_core.template import Template, TemplateField
 from vlm_core.validate import component, validate
@@ -36,7 +35,7 @@ class Spec(StrictModel):
         default=Template.named("llava-v1"),
         description="how a conversation becomes text: a built-in name, or a mapping of patterns",
     )
-    allow_random: list[Literal["encoder", "connector", "llm"]] | None = Field(
+    keep_random: list[Literal["encoder", "connector", "llm"]] | None = Field(
         default=None, description="parts that may start from random values although no stage trains them"
     )
     train: dict[str, Any] | None = Field(
@@ -74,13 +73,9 @@ def checked(document: Document) -> Spec:
     for name in installed().names("section"):
         if document.data.get(name) is not None:
             try:
-                section = validate(installed().get("section", name), document, (name,))
+                validate(installed().get("section", name), document, (name,))
             except SpecError as error:
                 problems += error.problems
-                continue
-            if spec is not None and isinstance(section, TellsTrainedParts):
-                idle = never_trained(spec, section.trained_parts())
-                problems += [document.problem((part,), text) for part, text in idle]
     if problems or spec is None:
         raise SpecError(problems)
     return spec

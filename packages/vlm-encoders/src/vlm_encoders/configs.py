@@ -60,7 +60,7 @@ class _TowerConfig(EncoderConfig):
         default=None,
         gt=0,
         le=1,
-        description="with crop, the share of the centre square that is kept of each side; by default the weights', else 1",
+        description="with crop, the share of the centre square's sides that is kept; by default the weights', else 1",
     )
     interpolation: Interpolation | None = Field(
         default=None, description="Pillow's filter for resizing; by default the one that the weights name"

@@ -16,6 +16,7 @@ from accelerate.utils import broadcast_object_list, gather_object, set_seed
 
 from vlm_core import assemble
 from vlm_core.errors import UserError
+from vlm_core.initial_weights import refuse_untrained
 from vlm_core.model import VLM
 from vlm_core.rows import known_faults
 from vlm_core.spec import Spec
@@ -273,6 +274,7 @@ def train_section(spec: Spec, document: Document) -> TrainConfig:
 def start(spec: Spec, document: Document) -> tuple[RunDir, results.Results]:
     """Train what the spec says; raises `UserError` before anything is written if data or parts don't fit."""
     train = train_section(spec, document)
+    refuse_untrained(spec, document)
     accelerator = accelerator_of(train)
     from vlm_core.check import check, on_meta
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from vlm_core.cli import advice
 from vlm_core.cli.common import DTYPES, amount, run, size
 from vlm_core.errors import UserError
+from vlm_core.initial_weights import refuse_untrained
 from vlm_core.registry import KINDS, installed
 from vlm_core.spec import json_schema, load_spec
 
@@ -168,6 +169,8 @@ def assemble(args: argparse.Namespace) -> int:
         print(f"model folder: {args.export_hf}")
         return 0
     spec, document = load_spec(args.spec, args.set)
+    if not args.random_weights:
+        refuse_untrained(spec, document)
     if args.out and args.out.exists():
         raise UserError(f"{args.out} exists already; name another folder, or remove this one")
     asked, gpu = advice.asked(args)
