@@ -86,7 +86,8 @@ def json_schema() -> dict[str, Any]:
     schema = Spec.model_json_schema()
     for kind in ("encoder", "connector", "llm"):
         configs = [installed().get(kind, name) for name in installed().names(kind)]
-        schema["properties"][kind] = {"oneOf": [_inline(config) for config in configs]}
+        text = schema["properties"][kind]["description"]
+        schema["properties"][kind] = {"description": text, "oneOf": [_inline(config) for config in configs]}
     for name in installed().names("section"):
         schema["properties"][name] = _inline(installed().get("section", name))
     schema["properties"][KEY] = {"type": "string", "description": "a spec file that this one only changes"}
