@@ -111,12 +111,12 @@ def test_metadata_and_openai(weights: dict[str, Any], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (TimmConfig(model="vit_base_patch16_224", weights="no.pth"), r"timm's vit_base_patch16_224\.\w+ says mean \(0\.5, .*"
-         r"timm's vit_base_patch16_224\.\w+ says \(0\.48.*nothing beside the weights tells; give mean"),
+        (TimmConfig(model="vit_base_patch16_224", weights="no.pth"), r"timm's vit_base_patch16_224\.\w+ says mean "
+         r"\(0\.5, .*timm's vit_base_patch16_224\.\w+ says \(0\.48.*nothing beside the weights tells; give mean"),
         (TimmConfig(model="vit_base_patch32_clip_224", weights="no.pth"), "says activation .*gelu.*give activation"),
-        (OpenClipConfig(model="ViT-B-32", pretrained="no.pt"), r"tag openai says activation quick_gelu, open_clip's tag "
-         "laion2b_e16 says gelu.*give activation in the spec"),
-        (OpenClipConfig(model="ViT-L-14", pretrained="no.pt"), r"tag laion2b_s32b_b82k says \(0\.5.*give mean in the spec"),
+        (OpenClipConfig(model="ViT-B-32", pretrained="no.pt"), "tag openai says activation quick_gelu, open_clip's "
+         "tag laion2b_e16 says gelu.*give activation in the spec"),
+        (OpenClipConfig(model="ViT-L-14", pretrained="no.pt"), r"tag laion2b_s32b_b82k says \(0\.5.*give mean"),
     ],
 )  # fmt: skip
 def test_tags_that_differ_decide_nothing(config: Any, message: str) -> None:
@@ -166,8 +166,10 @@ def test_transformers_config_beside_a_file_of_timm(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "facts"),
     [
-        ({"do_rescale": False, "image_mean": [127.5] * 3, "image_std": [255] * 3}, {"mean": [0.5] * 3, "std": [1.0] * 3}),
-        ({"rescale_factor": 2 / 255, "image_mean": [1] * 3, "image_std": [1] * 3}, {"mean": [0.5] * 3, "std": [0.5] * 3}),
+        ({"do_rescale": False, "image_mean": [127.5] * 3, "image_std": [255] * 3},
+         {"mean": [0.5] * 3, "std": [1.0] * 3}),
+        ({"rescale_factor": 2 / 255, "image_mean": [1] * 3, "image_std": [1] * 3},
+         {"mean": [0.5] * 3, "std": [0.5] * 3}),
         ({"do_normalize": False, "image_mean": [0.5] * 3}, {"mean": [0.0] * 3, "std": [1.0] * 3}),
         ({"resample": 2}, {"interpolation": "bilinear"}),
         ({"size": 224}, {"fit": "resize", "image_size": (224, 224)}),
@@ -175,7 +177,8 @@ def test_transformers_config_beside_a_file_of_timm(tmp_path: Path) -> None:
         ({"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}, "do_center_crop": True},
          {"fit": "crop", "crop_pct": 0.875, "image_size": (224, 224)}),
         ({"size": 224, "do_center_crop": True}, {"fit": "crop", "crop_pct": 1.0, "image_size": (224, 224)}),
-        ({"size": {"shortest_edge": 224}, "crop_pct": 0.875}, {"fit": "crop", "crop_pct": 0.875, "image_size": (224, 224)}),
+        ({"size": {"shortest_edge": 224}, "crop_pct": 0.875},
+         {"fit": "crop", "crop_pct": 0.875, "image_size": (224, 224)}),
         ({"size": {"shortest_edge": 384}, "crop_pct": 0.875}, {"fit": "resize", "image_size": (384, 384)}),
     ],
 )  # fmt: skip
@@ -229,7 +232,7 @@ def test_sizes_that_differ_in_a_folder_of_transformers(tmp_path: Path) -> None:
 def test_folders_and_repositories_need_a_word_on_their_weights() -> None:
     for model in ("local-dir:mine", "hf-hub:me/mine"):
         with pytest.raises(
-            ValueError, match="can mean two things: pretrained: true takes its weights, pretrained: false"
+            ValueError, match="two things: pretrained: true takes its weights, pretrained: false"
         ):
             TimmConfig(model=model)
         TimmConfig(model=model, pretrained=False)

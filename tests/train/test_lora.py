@@ -108,7 +108,10 @@ def spec(run_spec, output, **changes):
     path = run_spec(output, evaluation=None)
     stage = "train.stages.1"
     more = [f"{stage}.{key}={value}" for key, value in changes.items()]
-    return load_spec(path, [f"{stage}.lora={{targets: {TARGETS}, rank: 4, dropout: 0.2}}", *more])
+    return load_spec(
+        path,
+        ["keep_random=[encoder, llm]", f"{stage}.lora={{targets: {TARGETS}, rank: 4, dropout: 0.2}}", *more],
+    )
 
 
 def weights(folder):
@@ -145,11 +148,13 @@ def test_a_run_trains_adapters_alone_resumes_exactly_and_saves_a_plain_model(run
 def test_a_target_that_learns_nothing_ends_the_run_at_the_stage_start(run_spec):
     path = run_spec(evaluation=None)
     with pytest.raises(UserError, match="stage instruct: adapters on 2 of 2 targets would learn nothing"):
-        start(*load_spec(path, ["train.stages.1.lora={targets: ['*.dt_proj']}"]))
+        start(
+            *load_spec(path, ["keep_random=[encoder, llm]", "train.stages.1.lora={targets: ['*.dt_proj']}"])
+        )
 
 
 def test_a_wrong_pattern_of_a_later_stage_ends_the_run_before_its_first_step(run_spec):
     path = run_spec(evaluation=None)
     with pytest.raises(UserError, match=r"stage instruct: lora.targets: '\*.q_proj' fits no module"):
-        start(*load_spec(path, ["train.stages.1.lora={targets: ['*.q_proj']}"]))
+        start(*load_spec(path, ["keep_random=[encoder, llm]", "train.stages.1.lora={targets: ['*.q_proj']}"]))
     assert not (path.parent / "run" / "checkpoints").exists()

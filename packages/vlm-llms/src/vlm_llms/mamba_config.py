@@ -11,7 +11,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from vlm_core.config import Download, LLMConfig, Recipe, WeightsSource, random_values
 from vlm_llms.configs import TokenizerChoice, TrainTokenizer, at_hand, load_tokenizer, tokenizer_download
-from vlm_llms.mamba_shape import PUBLISHED, MambaShape
+from vlm_llms.mamba_shape import FP32_FILES, PUBLISHED, MambaShape
 
 if TYPE_CHECKING:
     from vlm_llms.mamba import MambaLM
@@ -125,9 +125,10 @@ class MambaConfig(LLMConfig):
         if at_hand(self.vocabulary, assets):
             _ = model.tokenizer
         if weights and self.weights:
-            from vlm_llms.mamba_checkpoint import load_weights
+            from vlm_llms.mamba_checkpoint import check_config, load_weights
 
             load_weights(model, self.weights, self.revision)
+            check_config(shape, self.weights, self.revision)
         return model
 
     def downloads(self) -> list[Download]:
@@ -136,7 +137,7 @@ class MambaConfig(LLMConfig):
         if not self.weights or Path(self.weights).exists():
             return found
         shape = PUBLISHED.get(self.weights)
-        item = 4 if self.weights.endswith("-hf") else 2
+        item = 4 if self.weights in FP32_FILES else 2
         return [Download(self.weights, "weights", shape and item * shape.parameters()), *found]
 
     @classmethod
