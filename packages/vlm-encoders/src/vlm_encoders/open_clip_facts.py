@@ -65,7 +65,7 @@ def _published(
     tags: Mapping[str, Told],
 ) -> list[Told]:  # fmt: skip
     """The tag's own facts, those of all tags for a file, or what the repository says with open_clip's defaults."""
-    if weights in tags:
+    if weights is not None and weights in tags:
         return [tags[weights]]
     if config is not None:
         return [Told(f"{model}, else open_clip's defaults", {**DEFAULTS, **of_open_clip(config, model)})]

@@ -102,7 +102,7 @@ def build_open_clip(
     return tower(trunk, layer=layer, image_size=size, assets=files, **told.arguments())
 
 
-def _tower(model_cfg: dict[str, Any], side: int | None) -> tuple[Any, tuple[int, int], type[Tower]]:
+def _tower(model_cfg: dict[str, Any], side: int | None) -> tuple[Any, tuple[int, int], Any]:
     """The image half, the size it was built for, and what wraps it."""
     in_timm = bool(model_cfg["vision_cfg"].get("timm_model_name"))
     visual = _visual(model_cfg, None if in_timm else side)
@@ -154,7 +154,12 @@ def _repository(model: str) -> dict[str, Any] | None:
 def _architecture(model: str) -> dict[str, Any]:
     """open_clip's `model_cfg`."""
     if (found := _repository(model)) is not None:
-        return found["model_cfg"]
+        if (
+            not isinstance(cfg := found.get("model_cfg"), dict)
+            or not {"embed_dim", "vision_cfg"} <= cfg.keys()
+        ):
+            raise UserError(f"{model}: its {ASSET} has no model_cfg with embed_dim and vision_cfg")
+        return cfg
     architecture = open_clip.get_model_config(model)
     if architecture is None:
         raise UserError(f"open_clip has no model {model!r}{nearest(model, open_clip.list_models())}")

@@ -70,7 +70,7 @@ def _pad(
         image.thumbnail((8 * width, 8 * height), shrink)
     w, h = image.size
     canvas = (max(w, round(h * width / height)), max(h, round(w * height / width)))
-    red, green, blue = (int(255 * value) for value in mean)  # rounded down, as LLaVA does
+    red, green, blue = (min(255, max(0, int(255 * value))) for value in mean)  # rounded down, as LLaVA does
     padded = Image.new("RGB", canvas, (red, green, blue))
     padded.paste(image, ((canvas[0] - w) // 2, (canvas[1] - h) // 2))
     return padded
