@@ -63,6 +63,7 @@ def tiny_spec(text_rows):
             "tokenizer": {"vocab_size": 300, "dataset": {"type": "llava", "path": str(text_rows)}},
         },
         "template": "short",
+        "keep_random": ["encoder"],
     }
 
 

@@ -13,7 +13,7 @@ def test_the_check_tells_what_features_take(clean_spec, tmp_path, monkeypatch, c
     ]
     train = {"output": "run", "stages": stages, "precision": "bf16", "feature_cache": {"path": "features"}}
     path = tmp_path / "spec.yaml"
-    path.write_text(yaml.safe_dump({**clean_spec, "train": train}))
+    path.write_text(yaml.safe_dump({**clean_spec, "train": train, "keep_random": ["llm"]}))
     command = [
         "vlm-assemble",
         str(path),

@@ -12,7 +12,12 @@ VIT_ARGS: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "d
 TINY_TIMM: dict[str, dict[str, Any]] = {
     "vit": {"model": "vit_tiny_patch16_224", "model_args": VIT_ARGS},
     "siglip": {"model": "vit_base_patch16_siglip_224", "model_args": VIT_ARGS},
-    "clip": {"model": "vit_base_patch16_clip_224", "model_args": VIT_ARGS, "layer": -1},
+    "clip": {
+        "model": "vit_base_patch16_clip_224",
+        "model_args": VIT_ARGS,
+        "layer": -1,
+        "activation": "gelu",
+    },
     "dinov2_registers": {"model": "vit_small_patch14_reg4_dinov2", "model_args": VIT_ARGS, "layer": 1},
     "eva": {"model": "eva02_tiny_patch14_224", "model_args": {**VIT_ARGS, "embed_dim": 32}},
     "cnn": {"model": "test_efficientnet", "image_size": 48},

@@ -93,6 +93,30 @@ def test_a_tokenizer_with_more_ids_than_rows_is_refused(original_folder, tmp_pat
         MambaConfig(weights=str(original_folder), tokenizer=str(tmp_path / "tokenizer")).build(weights=False)
 
 
+def test_the_tokenizer_beside_the_weights_is_the_default(original_folder, tmp_path):
+    config = MambaConfig(weights=str(original_folder))
+    assert config.vocabulary == "EleutherAI/gpt-neox-20b"
+    train_bpe(["a cat on a mat"], 270).save(original_folder)
+    assert config.vocabulary == str(original_folder)
+    with pytest.raises(UserError, match="ids but the model only 64 embeddings"):
+        config.build(weights=False)
+    other = config.model_copy(update={"tokenizer": str(tmp_path)})
+    assert other.vocabulary == str(tmp_path)
+
+
+def test_a_published_name_is_held_against_its_own_config(original_folder, monkeypatch):
+    """The architecture that is known by name decides nothing about weights whose config.json says otherwise."""
+    path = original_folder / "config.json"
+    settings = json.loads(path.read_text())
+    shape = MambaConfig(weights=str(original_folder)).shape(lambda: 0)
+    monkeypatch.setattr("vlm_llms.mamba_config.PUBLISHED", {"state-spaces/one": shape})
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: original_folder)
+    MambaConfig(weights="state-spaces/one").build()
+    path.write_text(json.dumps({**settings, "rms_norm": False}))
+    with pytest.raises(UserError, match="rms_norm is False"):
+        MambaConfig(weights="state-spaces/one").build()
+
+
 class Canary:
     """Leaves a file when a pickle with it is run."""
 

@@ -162,7 +162,7 @@ def test_bad_images_are_left_out_as_without_a_cache(plain, cached, tmp_path):
 
 
 def test_a_stage_that_trains_the_encoder_reads_pixels(cached, encoded, tmp_path):
-    trains = ("train.stages.1.trains=[encoder, connector]",)
+    trains = ("train.stages.1.trains=[encoder, connector]", "keep_random=[encoder, llm]")
     folder = cached("run", *trains)
     assert encoded[:4] == [1, 32, 32, 32]
     assert len(encoded[4:]) >= 3, "at least once a step"

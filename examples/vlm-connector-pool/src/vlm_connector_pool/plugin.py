@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
-from vlm_core import ConnectorConfig, hookimpl
+from vlm_core import ConnectorConfig, WeightsSource, hookimpl, random_values
 
 if TYPE_CHECKING:
     from .pool import PoolConnector
@@ -16,10 +16,14 @@ class PoolConfig(ConnectorConfig):
     """Average `stride` × `stride` patches into one visual token, then Linear–GELU–Linear."""
 
     type: Literal["pool"] = "pool"
-    stride: PositiveInt = 2
+    stride: PositiveInt = Field(default=2, description="stride × stride patches become one token")
 
     def label(self) -> str:
         return f"pool/{self.stride}"
+
+    def weights_source(self) -> WeightsSource:
+        """New values from the seed; a part that loads trained ones says from where."""
+        return random_values()
 
     def build(self, d_in: int, d_out: int) -> PoolConnector:
         from .pool import PoolConnector

@@ -44,10 +44,12 @@ class EasyVQAConfig(DatasetConfig):
     """
 
     type: Literal["easy-vqa"] = "easy-vqa"
-    split: Literal["train", "test"]
-    images: bool = True
-    categories: list[Category] | None = None
-    turns: PositiveInt = 1
+    split: Literal["train", "test"] = Field(description="the official one")
+    images: bool = Field(default=True, description="whether rows have their picture")
+    categories: list[Category] | None = Field(default=None, description="which questions; all by default")
+    turns: PositiveInt = Field(
+        default=1, description="questions about a picture in one conversation, at most"
+    )
 
     def rows(self) -> list[dict[str, Any]]:
         folder = _home() / self.split

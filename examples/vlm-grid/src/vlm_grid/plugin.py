@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import Field, PositiveInt, model_validator
 
-from vlm_core import DatasetConfig, EncoderConfig, UserError, hookimpl
+from vlm_core import DatasetConfig, EncoderConfig, UserError, WeightsSource, hookimpl, random_values
 from vlm_core.paths import LocalPath
 from vlm_grid.scenes import Category, Scene, scenes
 
@@ -26,14 +26,14 @@ class GridConfig(DatasetConfig):
     """
 
     type: Literal["grid"] = "grid"
-    split: Literal["train", "test"]
+    split: Literal["train", "test"] = Field(description="no picture is in both")
     pictures: PositiveInt = Field(description="how many; 13608 can be trained with, 1512 tested")
-    questions: PositiveInt = 3
-    turns: PositiveInt = 1
-    categories: list[Category] | None = None
-    images: bool = True
-    folder: LocalPath = "runs/grid-pictures"
-    seed: int = 0
+    questions: PositiveInt = Field(default=3, description="questions of each picture")
+    turns: PositiveInt = Field(default=1, description="questions in one conversation")
+    categories: list[Category] | None = Field(default=None, description="which questions; all by default")
+    images: bool = Field(default=True, description="whether rows have their picture")
+    folder: LocalPath = Field(default="runs/grid-pictures", description="where pictures are drawn into")
+    seed: int = Field(default=0, description="of the order of the scenes")
 
     def rows(self) -> list[dict[str, Any]]:
         mine = [scene for i, scene in enumerate(scenes(self.seed)) if (i % 10 == 0) == (self.split == "test")]
@@ -86,9 +86,9 @@ class PatchEmbeddingConfig(EncoderConfig):
     """A ViT's first layer alone: no position, no attention; what a patch gives depends on that patch only."""
 
     type: Literal["patch-embedding"] = "patch-embedding"
-    dim: PositiveInt = 64
-    patch: PositiveInt = 16
-    image_size: PositiveInt = 48
+    dim: PositiveInt = Field(default=64, description="width of a patch's features")
+    patch: PositiveInt = Field(default=16, description="pixels a side of a patch")
+    image_size: PositiveInt = Field(default=48, description="pixels a side of an image")
 
     @model_validator(mode="after")
     def _whole_patches(self) -> PatchEmbeddingConfig:
@@ -98,6 +98,9 @@ class PatchEmbeddingConfig(EncoderConfig):
 
     def label(self) -> str:
         return f"patch-embedding/{self.patch}"
+
+    def weights_source(self) -> WeightsSource:
+        return random_values()
 
     def build(self, *, weights: bool = True, assets: Path | None = None) -> Encoder:
         from vlm_grid.encoder import PatchEmbedding

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, PositiveInt, field_validator
 
-from vlm_core.config import ConnectorConfig, Recipe, Reference
+from vlm_core.config import ConnectorConfig, Recipe, Reference, WeightsSource, random_values
 from vlm_core.errors import UserError
 from vlm_core.registry import installed
 
@@ -15,7 +15,14 @@ if TYPE_CHECKING:
     from vlm_core.interfaces import Connector
 
 
-class LinearConfig(ConnectorConfig):
+class RandomConfig(ConnectorConfig):
+    """A connector without published weights: it starts from random values."""
+
+    def weights_source(self) -> WeightsSource:
+        return random_values()
+
+
+class LinearConfig(RandomConfig):
     """One linear map, as the first LLaVA."""
 
     type: Literal["linear"] = "linear"
@@ -29,7 +36,7 @@ class LinearConfig(ConnectorConfig):
         return Recipe("vlm_connectors.connectors:MLP", {})
 
 
-class MLPConfig(ConnectorConfig):
+class MLPConfig(RandomConfig):
     """`depth` linear layers with GELU between them; the default is LLaVA-1.5's two.
 
     `hidden` is the width after the first layer, the language model's if unset; all later layers have the language
@@ -37,8 +44,13 @@ class MLPConfig(ConnectorConfig):
     """
 
     type: Literal["mlp"] = "mlp"
-    depth: int = Field(default=2, ge=2, le=16)
-    hidden: int | None = Field(default=None, gt=0, le=1_000_000)
+    depth: int = Field(default=2, ge=2, le=16, description="linear layers, with GELU between them")
+    hidden: int | None = Field(
+        default=None,
+        gt=0,
+        le=1_000_000,
+        description="width after the first layer; by default the language model's",
+    )
 
     def label(self) -> str:
         return "mlp" if self.depth == 2 else f"mlp ({self.depth} layers)"
@@ -52,10 +64,10 @@ class MLPConfig(ConnectorConfig):
         return Recipe("vlm_connectors.connectors:layers", self.model_dump(exclude={"type"}))
 
 
-class ScanConfig(ConnectorConfig):
+class ScanConfig(RandomConfig):
     """A connector that walks over the grid by an installed scan."""
 
-    scan: str = "bsm"
+    scan: str = Field(default="bsm", description="the 2D scan: bsm, csm, or an installed one")
 
     @field_validator("scan")
     @classmethod
@@ -86,12 +98,15 @@ class ScanConfig(ConnectorConfig):
 class VSSConfig(ScanConfig):
     """The Vision Selective Scan module: 2D scan, one Mamba layer, merge."""
 
-    parameters: Literal["shared", "ssm", "full"] = "shared"
-    merge: Literal["sum", "mean"] = "sum"
-    norm: Literal["layernorm", "rmsnorm"] = "layernorm"
-    d_state: PositiveInt = Field(default=16, le=1024)
-    d_conv: PositiveInt = Field(default=4, le=16)
-    expand: PositiveInt = Field(default=2, le=16)
+    parameters: Literal["shared", "ssm", "full"] = Field(
+        default="shared",
+        description="what each direction has of its own: shared nothing, ssm all but projections, full a whole layer",
+    )
+    merge: Literal["sum", "mean"] = Field(default="sum", description="how the directions become one")
+    norm: Literal["layernorm", "rmsnorm"] = Field(default="layernorm", description="the norm around the scan")
+    d_state: PositiveInt = Field(default=16, le=1024, description="state size of the Mamba layer")
+    d_conv: PositiveInt = Field(default=4, le=16, description="width of its convolution")
+    expand: PositiveInt = Field(default=2, le=16, description="its inner width, as a multiple")
 
     def label(self) -> str:
         return f"{self.type_name()} ({self.scan}, {self.parameters})"
@@ -130,12 +145,14 @@ class MSCConfig(ScanConfig):
     """ML-Mamba's Mamba-2 scan connector: Linear, blocks of scan and SwiGLU, a three-layer MLP."""
 
     type: Literal["msc"] = "msc"
-    blocks: PositiveInt = Field(default=2, le=64)
-    swiglu: bool = True
-    d_state: PositiveInt = Field(default=128, le=1024)
-    d_conv: PositiveInt = Field(default=4, le=16)
-    expand: PositiveInt = Field(default=2, le=16)
-    head_dim: PositiveInt = Field(default=64, le=1024)
+    blocks: PositiveInt = Field(default=2, le=64, description="how many times the grid is scanned")
+    swiglu: bool = Field(default=True, description="a SwiGLU layer after each scan")
+    d_state: PositiveInt = Field(default=128, le=1024, description="state size of the Mamba-2 layers")
+    d_conv: PositiveInt = Field(default=4, le=16, description="width of their convolution")
+    expand: PositiveInt = Field(default=2, le=16, description="their inner width, as a multiple")
+    head_dim: PositiveInt = Field(
+        default=64, le=1024, description="width of a head; divides expand times the language model's width"
+    )
 
     def label(self) -> str:
         return f"msc ({self.scan}, {self.blocks} blocks)"

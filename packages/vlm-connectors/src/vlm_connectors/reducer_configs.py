@@ -6,24 +6,32 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, PositiveInt
 
-from vlm_core.config import ConnectorConfig, Recipe
+from vlm_connectors.configs import RandomConfig
+from vlm_core.config import Recipe
 from vlm_core.errors import UserError
 
 if TYPE_CHECKING:
     from vlm_core.interfaces import Connector
 
-Width = Field(default=None, gt=0, le=1_000_000)
+Width = Field(
+    default=None,
+    gt=0,
+    le=1_000_000,
+    description="width between the linear layers; by default the language model's",
+)
 
 
-class PixelShuffleConfig(ConnectorConfig):
+class PixelShuffleConfig(RandomConfig):
     """Neighbouring patches side by side in one token, then norm and a two-layer MLP, as InternVL."""
 
     type: Literal["pixel-shuffle"] = "pixel-shuffle"
-    factor: int = Field(default=2, ge=2, le=16)
+    factor: int = Field(default=2, ge=2, le=16, description="factor × factor patches become one token")
     hidden: int | None = Width
-    norm: Literal["layernorm", "rmsnorm", "none"] = "layernorm"
-    activation: Literal["gelu", "relu2"] = "gelu"
-    bias: bool = True
+    norm: Literal["layernorm", "rmsnorm", "none"] = Field(
+        default="layernorm", description="the norm before the linear layers"
+    )
+    activation: Literal["gelu", "relu2"] = Field(default="gelu", description="between the linear layers")
+    bias: bool = Field(default=True, description="whether the linear layers have one")
 
     def label(self) -> str:
         return f"pixel-shuffle ({self.factor}×{self.factor})"
@@ -40,11 +48,11 @@ class PixelShuffleConfig(ConnectorConfig):
         return Recipe("vlm_connectors.reducers:PixelShuffle", self.model_dump(exclude={"type"}))
 
 
-class LDPv2Config(ConnectorConfig):
+class LDPv2Config(RandomConfig):
     """A two-layer MLP, average pooling to grid × grid tokens, a depthwise convolution; as MobileVLM V2."""
 
     type: Literal["ldpv2"] = "ldpv2"
-    grid: PositiveInt = Field(default=12, le=256)
+    grid: PositiveInt = Field(default=12, le=256, description="grid × grid tokens come out")
     hidden: int | None = Width
 
     def label(self) -> str:
@@ -59,12 +67,14 @@ class LDPv2Config(ConnectorConfig):
         return Recipe("vlm_connectors.reducers:LDPv2", self.model_dump(exclude={"type"}))
 
 
-class ResamplerConfig(ConnectorConfig):
+class ResamplerConfig(RandomConfig):
     """grid × grid learnt queries and one cross-attention, as Qwen-VL and MiniCPM-V."""
 
     type: Literal["resampler"] = "resampler"
-    grid: PositiveInt = Field(default=16, le=256)
-    head_dim: PositiveInt = Field(default=128, le=1024)
+    grid: PositiveInt = Field(default=16, le=256, description="grid × grid learnt queries")
+    head_dim: PositiveInt = Field(
+        default=128, le=1024, description="width of an attention head; divides the language model's width"
+    )
 
     def label(self) -> str:
         return f"resampler ({self.grid}×{self.grid})"

@@ -3,11 +3,21 @@
 Importing this package costs nothing: torch is loaded only by the modules that compute.
 """
 
-from vlm_core.config import BenchmarkConfig, ConnectorConfig, DatasetConfig, EncoderConfig, LLMConfig
+from vlm_core.config import (
+    NO_WEIGHTS,
+    BenchmarkConfig,
+    ConnectorConfig,
+    DatasetConfig,
+    EncoderConfig,
+    LLMConfig,
+    WeightsSource,
+    random_values,
+)
 from vlm_core.errors import SpecError, UserError
 from vlm_core.hooks import hookimpl
 
 __all__ = [
+    "NO_WEIGHTS",
     "BenchmarkConfig",
     "ConnectorConfig",
     "DatasetConfig",
@@ -15,5 +25,7 @@ __all__ = [
     "LLMConfig",
     "SpecError",
     "UserError",
+    "WeightsSource",
     "hookimpl",
+    "random_values",
 ]

@@ -12,6 +12,7 @@ from torch import nn
 from vlm_core import exchange
 from vlm_core.errors import UserError
 from vlm_core.folder import verify_folder, write_folder
+from vlm_core.initial_weights import weight_rows
 from vlm_core.model import PARTS, VLM
 from vlm_core.registry import installed
 from vlm_core.spec import Spec, load_spec
@@ -85,7 +86,7 @@ def versions(spec: Spec) -> dict[str, str]:
 def _for_folder(spec: Spec) -> Spec:
     """The parts alone, so that the folder loads where neither training nor its data are installed."""
     parts = {part: getattr(spec, part).for_folder() for part in PARTS}
-    return spec.model_copy(update={**parts, "train": None})
+    return spec.model_copy(update={**parts, "keep_random": None, "train": None})
 
 
 def architecture(spec: Spec, folder: str | Path) -> VLM:
@@ -109,7 +110,8 @@ def save(model: VLM, spec: Spec, path: str | Path, facts: dict[str, Any] | None 
                 module.save_assets(folder / part)
         exchange.write(folder, model, spec)
 
-    found = {"versions": versions(spec), **(facts or {})}
+    sources = [list(row) for row in weight_rows(spec)]
+    found = {"versions": versions(spec), "initial_weights": sources, **(facts or {})}
     write_folder(path, write, found, lambda manifest: exchange.card(_for_folder(spec), model, manifest))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from vlm_core.errors import UserError
 
@@ -56,8 +56,33 @@ class Download:
     bytes: int | None = None
 
 
+@dataclass(frozen=True)
+class WeightsSource:
+    """Where the weights of a component come from, as a few words. `remedy`: the keys that name trained ones."""
+
+    text: str
+    random: bool = False
+    remedy: str = ""
+
+
+NO_WEIGHTS = WeightsSource("no weights")
+
+
+def random_values(remedy: str = "") -> WeightsSource:
+    """The source of a component that is initialised from the seed."""
+    return WeightsSource("random values", random=True, remedy=remedy)
+
+
 class ComponentConfig(StrictModel):
     """A component as the spec names it; every subclass has a field `type: Literal["name"] = "name"`."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """In the schema, a type is described by the first line of its class."""
+        super().__init_subclass__(**kwargs)
+        name = vars(cls).get("type")
+        if isinstance(name, str):
+            text = (cls.__doc__ or name).strip().splitlines()[0]
+            setattr(cls, "type", Field(default=name, description=text))  # noqa: B010 (unknown to type checkers)
 
     def label(self) -> str:
         """A few words for tables: the type and what distinguishes this instance."""
@@ -97,7 +122,18 @@ class ComponentConfig(StrictModel):
         return cls.model_fields["type"].default
 
 
-class EncoderConfig(ComponentConfig):
+class PartConfig(ComponentConfig):
+    """A part of the model: encoder, connector or language model."""
+
+    def weights_source(self) -> WeightsSource | None:
+        """Where `build` takes weights from, not counting components that it holds; reads no weights, asks no network.
+
+        None where a type does not tell. `random_values()` of a part that no stage trains is an error of the spec.
+        """
+        return None
+
+
+class EncoderConfig(PartConfig):
     """Describes a vision encoder."""
 
     def build(self, *, weights: bool = True, assets: Path | None = None) -> Encoder:
@@ -109,7 +145,7 @@ class EncoderConfig(ComponentConfig):
         raise NotImplementedError
 
 
-class ConnectorConfig(ComponentConfig):
+class ConnectorConfig(PartConfig):
     """Describes a connector."""
 
     def build(self, d_in: int, d_out: int) -> Connector:
@@ -117,7 +153,7 @@ class ConnectorConfig(ComponentConfig):
         raise NotImplementedError
 
 
-class LLMConfig(ComponentConfig):
+class LLMConfig(PartConfig):
     """Describes a language model."""
 
     def build(self, *, weights: bool = True, assets: Path | None = None) -> LanguageModel:

@@ -13,6 +13,7 @@ from typing import Any
 from vlm_core.chat import end_of_answer
 from vlm_core.interfaces import parameter_count
 from vlm_core.model import PARTS, VLM
+from vlm_core.preprocessing import preprocessing_rows
 from vlm_core.spec import Spec
 
 CONFIG, PROCESSOR, CARD = "config.json", "processor_config.json", "README.md"
@@ -74,11 +75,30 @@ def card(spec: Spec, model: VLM, manifest: Mapping[str, Any]) -> str:
             f"# {spec.name}", "", *_notes(manifest),
             "| part | component | parameters |", "|---|---|---|", *parts, "",
             *_usage(spec, bool(manifest.get("code"))), "",
+            *_weights(manifest), *_preprocessing(model),
             "## Spec", "", "```yaml", spec.to_yaml().rstrip(), "```", "",
             "## Made with", "", "| package | version |", "|---|---|", *versions, "",
             "## Files", "", "| file | bytes | sha256 |", "|---|---|---|", *files, "",
         ]
     )  # fmt: skip
+
+
+def _weights(manifest: Mapping[str, Any]) -> list[str]:
+    """Where the weights came from; folders of earlier versions do not say."""
+    rows = [f"| {part} | {label} | {source} |" for part, label, source in manifest.get("initial_weights", ())]
+    if not rows:
+        return []
+    trained = ", before training" if manifest.get("trained") else ""
+    return [f"## Weights{trained}", "", "| part | component | from |", "|---|---|---|", *rows, ""]
+
+
+def _preprocessing(model: VLM) -> list[str]:
+    """The facts of the encoder's weights."""
+    rows = [f"| {' | '.join(row)} |" for row in preprocessing_rows(model.encoder)]
+    if not rows:
+        return []
+    head = ["## Image preprocessing", "", "| encoder | key | value | from |", "|---|---|---|---|"]
+    return [*head, *rows, ""]
 
 
 def _notes(manifest: Mapping[str, Any]) -> list[str]:

@@ -15,7 +15,9 @@ class FromHub(ComponentConfig):
     """The keys `revision` and `trust_remote_code`; the second needs the first to be a commit."""
 
     revision: str | None = Field(default=None, min_length=1, description="commit, branch or tag of `model`")
-    trust_remote_code: bool = False
+    trust_remote_code: bool = Field(
+        default=False, description="run the model code of the repository; needs revision to be a commit"
+    )
 
     @model_validator(mode="after")
     def _pinned(self) -> Self:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from vlm_core.errors import UserError
 from vlm_core.modes import Part, statistics
+from vlm_core.preprocessing import Preprocessing
 
 PADDING = -1
 """Segment number of padding positions: they are read by nothing and read nothing."""
@@ -96,6 +97,11 @@ class Encoder(Part, ABC):
             if statistics(module):
                 module.eval()
         return self
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """The facts of its weights that `transform` and `forward` follow; None where an encoder does not tell."""
+        return None
 
     def save_assets(self, folder: Path) -> None:
         """Write the small files besides weights that `build(assets=folder)` needs. None by default."""

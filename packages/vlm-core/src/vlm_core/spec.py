@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, SerializeAsAny
@@ -25,11 +25,23 @@ class Spec(StrictModel):
     name: str = Field(
         default="vlm", pattern=r"^[\w.+-]+$", description="what tables and folders call the model"
     )
-    encoder: Annotated[SerializeAsAny[EncoderConfig], component("encoder")]
-    connector: Annotated[SerializeAsAny[ConnectorConfig], component("connector")]
-    llm: Annotated[SerializeAsAny[LLMConfig], component("llm")]
-    template: TemplateField = Template.named("llava-v1")
-    train: dict[str, Any] | None = None
+    encoder: Annotated[SerializeAsAny[EncoderConfig], component("encoder")] = Field(
+        description="the vision encoder"
+    )
+    connector: Annotated[SerializeAsAny[ConnectorConfig], component("connector")] = Field(
+        description="from patch features to image tokens of the language model's width"
+    )
+    llm: Annotated[SerializeAsAny[LLMConfig], component("llm")] = Field(description="the language model")
+    template: TemplateField = Field(
+        default=Template.named("llava-v1"),
+        description="how a conversation becomes text: a built-in name, or a mapping of patterns",
+    )
+    keep_random: list[Literal["encoder", "connector", "llm"]] | None = Field(
+        default=None, description="parts that may start from random values although no stage trains them"
+    )
+    train: dict[str, Any] | None = Field(
+        default=None, description="stages, data and recipe of training; the package vlm-train validates it"
+    )
 
     def to_yaml(self) -> str:
         """The resolved spec: every default written out, unset keys left out; reading it back gives an equal spec."""
@@ -84,7 +96,8 @@ def json_schema() -> dict[str, Any]:
     schema = Spec.model_json_schema()
     for kind in ("encoder", "connector", "llm"):
         configs = [installed().get(kind, name) for name in installed().names(kind)]
-        schema["properties"][kind] = {"oneOf": [_inline(config) for config in configs]}
+        text = schema["properties"][kind]["description"]
+        schema["properties"][kind] = {"description": text, "oneOf": [_inline(config) for config in configs]}
     for name in installed().names("section"):
         schema["properties"][name] = _inline(installed().get("section", name))
     schema["properties"][KEY] = {"type": "string", "description": "a spec file that this one only changes"}

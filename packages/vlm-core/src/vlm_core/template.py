@@ -56,14 +56,18 @@ def _checked(pattern: str, info: ValidationInfo) -> str:
 class Template(StrictModel):
     """Patterns of the roles and of an image, and where images go: `inline` as written, or all `first` (Eq. 7)."""
 
-    system: str = ""
+    system: str = Field(default="", description="pattern of the system text, written once, at the start")
     system_text: str | None = Field(
         default=None,
         description="what {text} is in `system`, unless a conversation has a system text of its own",
     )
-    user: str
-    assistant_prompt: str = ""
-    assistant: str
+    user: str = Field(description="pattern of a user's turn; without {text} it keeps only the turn's images")
+    assistant_prompt: str = Field(
+        default="", description="pattern written after each user's turn, before the answer"
+    )
+    assistant: str = Field(
+        description="pattern of an answer; the model learns it up to the control token that ends it"
+    )
     image: str = _IMAGE
     images: str = _IMAGES
 
@@ -94,7 +98,9 @@ class Template(StrictModel):
 class TokenizerTemplate(StrictModel):
     """The chat template that comes with the tokenizer."""
 
-    chat_template: Literal["tokenizer"] = "tokenizer"
+    chat_template: Literal["tokenizer"] = Field(
+        default="tokenizer", description="the chat template that comes with the tokenizer"
+    )
     image: str = _IMAGE
     images: str = _IMAGES
 

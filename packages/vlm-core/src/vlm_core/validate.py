@@ -47,7 +47,7 @@ class component:  # lower case: it is written like a function inside `Annotated`
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
         """Any installed type, with keys of its own; components may hold others of their kind without end."""
-        names = {"enum": installed().names(self.kind)}
+        names = {"enum": installed().names(self.kind), "description": f"an installed {self.kind}"}
         return {"type": "object", "required": ["type"], "properties": {"type": names}}
 
 

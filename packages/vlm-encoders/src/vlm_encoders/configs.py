@@ -6,9 +6,9 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field, PositiveInt, SerializeAsAny, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, SerializeAsAny, model_validator
 
-from vlm_core.config import Download, EncoderConfig, Recipe
+from vlm_core.config import Download, EncoderConfig, Recipe, WeightsSource, random_values
 from vlm_core.errors import UserError
 from vlm_core.hub import FromHub
 from vlm_core.paths import LocalPath
@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 Fit = Literal["resize", "pad", "crop"]
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
 Scalar = int | float | bool | str
+Colour = Annotated[list[float], Field(min_length=3, max_length=3)]
+Positive3 = Annotated[list[PositiveFloat], Field(min_length=3, max_length=3)]
+FACTS = ("image_size", "fit", "crop_pct", "interpolation", "mean", "std", "activation")
 
 
 def _need(module: str, extra: str) -> None:
@@ -48,20 +52,45 @@ class _TowerConfig(EncoderConfig):
         le=8192,
         description="side of the square that images are brought to; the model's own by default",
     )
-    fit: Fit = Field(
-        default="resize",
+    fit: Fit | None = Field(
+        default=None,
         description="resize: squash to the square; pad: centre on a square of the mean colour; "
-        "crop: keep the centre square",
+        "crop: keep the centre square. By default what lies beside the weights says, else resize",
+    )
+    crop_pct: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="with crop, the share of the centre square's sides that is kept; by default the weights', else 1",
     )
     interpolation: Interpolation | None = Field(
         default=None, description="Pillow's filter for resizing; by default the one that the weights name"
     )
+    mean: Colour | None = Field(
+        default=None, description="subtracted from R, G, B in [0, 1]; by default the weights' own"
+    )
+    std: Positive3 | None = Field(
+        default=None, description="R, G, B are divided by it after that; by default the weights' own"
+    )
+    activation: Activation | None = Field(
+        default=None, description="the GELU that the weights were trained with; by default the weights' own"
+    )
+
+    @model_validator(mode="after")
+    def _crop_only(self) -> Self:
+        if self.crop_pct is not None and self.fit in ("resize", "pad"):
+            raise ValueError(f"crop_pct belongs to fit: crop, not to fit: {self.fit}")
+        return self
 
     def label(self) -> str:
         return f"{self.type_name()} {self.model}"
 
+    def _facts(self) -> dict[str, Any]:
+        """The keys that override what is told of the weights."""
+        return self.model_dump(include=set(FACTS))
+
     def _recipe(self, function: str, needs: tuple[str, ...] = (), **more: Any) -> Recipe:
-        common = self.model_dump(include={"model", "layer", "image_size", "fit", "interpolation"})
+        common = self.model_dump(include={"model", "layer"}) | self._facts()
         return Recipe(f"vlm_encoders.{function}", common | more, needs)
 
 
@@ -72,9 +101,10 @@ class TimmConfig(_TowerConfig):
     model: LocalPath = Field(
         min_length=1, description="a name timm knows, hf-hub:<repository> or local-dir:<folder>"
     )
-    pretrained: bool = Field(
-        default=False,
-        description="take the weights that timm publishes, or those of the repository or folder",
+    pretrained: bool | None = Field(
+        default=None,
+        description="true takes the weights that timm publishes, or those of the repository or folder; false random "
+        "values, which is the default for a name of timm's",
     )
     weights: LocalPath | None = Field(
         default=None,
@@ -92,7 +122,26 @@ class TimmConfig(_TowerConfig):
     def _one_source(self) -> Self:
         if self.pretrained and self.weights is not None:
             raise ValueError("pretrained and weights are two sources of the same weights; keep one")
+        if self._elsewhere and self.pretrained is None and self.weights is None:
+            raise ValueError(
+                f"model: {self.model} can mean two things: pretrained: true takes its weights, pretrained: false its "
+                "architecture with random values; say which"
+            )
         return self
+
+    @property
+    def _elsewhere(self) -> bool:
+        """Whether `model` is a repository or a folder, and no name of timm's."""
+        return self.model.partition(":")[0] in ("hf-hub", "local-dir")
+
+    def weights_source(self) -> WeightsSource:
+        if self.weights is not None:
+            return WeightsSource(self.weights)
+        if self.pretrained:
+            return WeightsSource(
+                self.model if self._elsewhere else f"timm's published weights of {self.model}"
+            )
+        return random_values("pretrained: true or weights: FILE")
 
     def build(self, *, weights: bool = True, assets: Path | None = None) -> Encoder:
         _need("timm", "timm")
@@ -101,14 +150,13 @@ class TimmConfig(_TowerConfig):
         return build_timm(
             model=self.model,
             model_args=self.model_args,
-            pretrained=self.pretrained and weights,
-            weights=self.weights if weights else None,
+            pretrained=bool(self.pretrained),
+            weights=self.weights,
             match=self.match,
             layer=self.layer,
-            image_size=self.image_size,
-            fit=self.fit,
-            interpolation=self.interpolation,
+            load=weights,
             assets=assets,
+            **self._facts(),
         )
 
     def downloads(self) -> list[Download]:
@@ -145,11 +193,18 @@ class OpenClipConfig(_TowerConfig):
             pretrained=self.pretrained,
             weights=weights,
             layer=self.layer,
-            image_size=self.image_size,
-            fit=self.fit,
-            interpolation=self.interpolation,
             assets=assets,
+            **self._facts(),
         )
+
+    def weights_source(self) -> WeightsSource:
+        if self.model.partition(":")[0] in ("hf-hub", "local-dir"):
+            return WeightsSource(self.pretrained or self.model)
+        if self.pretrained is None:
+            return random_values("pretrained: TAG, FILE or FOLDER")
+        if Path(self.pretrained).expanduser().exists():
+            return WeightsSource(self.pretrained)
+        return WeightsSource(f"open_clip's published weights of {self.model}, tag {self.pretrained}")
 
     def downloads(self) -> list[Download]:
         _need("open_clip", "open-clip")
@@ -166,18 +221,6 @@ class TransformersConfig(FromHub, _TowerConfig):
 
     type: Literal["transformers"] = "transformers"
     model: LocalPath = Field(min_length=1, description="a hub id or a local folder")
-    mean: list[float] | None = Field(
-        default=None,
-        min_length=3,
-        max_length=3,
-        description="of R, G, B; by default preprocessor_config.json's",
-    )
-    std: list[float] | None = Field(
-        default=None,
-        min_length=3,
-        max_length=3,
-        description="of R, G, B; by default preprocessor_config.json's",
-    )
 
     def build(self, *, weights: bool = True, assets: Path | None = None) -> Encoder:
         _need("transformers", "transformers")
@@ -188,14 +231,14 @@ class TransformersConfig(FromHub, _TowerConfig):
             weights=weights,
             revision=self.revision,
             trust_remote_code=self.trust_remote_code,
-            mean=self.mean,
-            std=self.std,
             layer=self.layer,
-            image_size=self.image_size,
-            fit=self.fit,
-            interpolation=self.interpolation,
             assets=assets,
+            **self._facts(),
         )
+
+    def weights_source(self) -> WeightsSource:
+        at = f" at {self.revision}" if self.revision else ""
+        return WeightsSource(self.model if Path(self.model).exists() else f"hub repository {self.model}{at}")
 
     def downloads(self) -> list[Download]:
         return [] if Path(self.model).exists() else [Download(self.model, "weights of the whole model")]
@@ -217,6 +260,9 @@ class FusedConfig(EncoderConfig):
 
     def label(self) -> str:
         return f"fused ({' + '.join(tower.label() for tower in self.towers)})"
+
+    def weights_source(self) -> WeightsSource:
+        return WeightsSource("its towers, which have all the weights")
 
     def for_folder(self) -> FusedConfig:
         return self.model_copy(update={"towers": [tower.for_folder() for tower in self.towers]})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,17 +10,21 @@ from typing import Any
 import open_clip
 from open_clip import model as open_clip_model
 from open_clip import pretrained as hub
-from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import Tensor, nn
 
 from vlm_core.errors import UserError
 from vlm_encoders import checkpoints, matching
+from vlm_encoders.activations import set_activation
+from vlm_encoders.beside import read_json
+from vlm_encoders.facts import SAVED, Facts, saved, spec_keys
+from vlm_encoders.open_clip_facts import tower_facts
 from vlm_encoders.timm_tower import TimmTower, set_size
 from vlm_encoders.tower import Tower, block_index, nearest, one_line, read_asset
-from vlm_encoders.transforms import BICUBIC
 
 ASSET = "open_clip_config.json"
 HUB, FOLDER, VISUAL = "hf-hub:", "local-dir:", "visual."
+RESIZE_MODES = {"resize": "squash", "crop": "shortest", "pad": "longest"}
+"""What open_clip calls each `fit`."""
 
 
 class OpenClipTower(Tower):
@@ -69,32 +73,44 @@ def build_open_clip(
     pretrained: str | None = None,
     weights: bool = True,
     layer: int | None = None,
-    image_size: int | None = None,
-    fit: str = "resize",
-    interpolation: str | None = None,
     assets: Path | None = None,
+    **facts: Any,
 ) -> Tower:
     """Build the image half, load its share of the checkpoint, then cut.
 
+    Without `weights` none are read, but what lies beside them is. `facts` are the keys of a spec that override it.
     Raises `UserError` for a name, a tag, a file or a download that fails.
     """
-    config = read_asset(assets, ASSET) if assets else _config(model, pretrained)
-    in_timm = bool(config["model_cfg"]["vision_cfg"].get("timm_model_name"))
-    visual = _visual(config["model_cfg"], None if in_timm else image_size)
-    if weights and (file := _weight_file(model, pretrained)):
-        _load(visual, file, f"open_clip's {model}")
-    own = visual.image_size
-    size: tuple[int, int] = (own, own) if isinstance(own, int) else tuple(own)
-    if in_timm:
-        visual = visual.trunk
-        size = set_size(visual, size, image_size)
-        tower = TimmTower
+    given = spec_keys(facts)
+    if assets:
+        config = read_asset(assets, ASSET)
+        told = saved(config, given, config["preprocess_cfg"])
     else:
-        tower = OpenClipTower if hasattr(visual, "transformer") else OpenClipResNet
-    data = config["preprocess_cfg"]
-    common = {"image_size": size, "mean": data["mean"], "std": data["std"], "fit": fit}
-    common["interpolation"] = interpolation or data.get("interpolation", BICUBIC)
-    return tower(visual, layer=layer, assets={ASSET: config}, **common)
+        if weights:
+            _known(model, pretrained)
+        told = _facts(model, pretrained, given, there=weights)
+        config = _content(_architecture(model), told)
+    visual, size, tower = _tower(config["model_cfg"], facts.get("image_size"))
+    if weights and not assets and (file := _weight_file(model, pretrained)):
+        _load(visual, file, f"open_clip's {model}")
+    trunk = visual.trunk if tower is TimmTower else visual
+    if tower is TimmTower:
+        size = set_size(trunk, size, facts.get("image_size"))
+    if activation := told.get("activation"):
+        set_activation(trunk, activation, told.sources["activation"])
+    files = {ASSET: {**config, SAVED: told.content()}}
+    return tower(trunk, layer=layer, image_size=size, assets=files, **told.arguments())
+
+
+def _tower(model_cfg: dict[str, Any], side: int | None) -> tuple[Any, tuple[int, int], Any]:
+    """The image half, the size it was built for, and what wraps it."""
+    in_timm = bool(model_cfg["vision_cfg"].get("timm_model_name"))
+    visual = _visual(model_cfg, None if in_timm else side)
+    own = visual.image_size
+    size = (own, own) if isinstance(own, int) else tuple(own)
+    if in_timm:
+        return visual, size, TimmTower
+    return visual, size, OpenClipTower if hasattr(visual, "transformer") else OpenClipResNet
 
 
 def _visual(config: dict[str, Any], image_size: int | None) -> Any:
@@ -113,22 +129,41 @@ def _visual(config: dict[str, Any], image_size: int | None) -> Any:
 
 def _config(model: str, pretrained: str | None) -> dict[str, Any]:
     """`{model_cfg, preprocess_cfg}` in the layout of open_clip_config.json, text half left out."""
-    tag: dict[str, Any] = {}
-    if model.startswith((HUB, FOLDER)):
-        found = json.loads(_config_file(model).read_text(encoding="utf-8"))
-    else:
-        architecture = open_clip.get_model_config(model)
-        if architecture is None:
-            raise UserError(f"open_clip has no model {model!r}{nearest(model, open_clip.list_models())}")
-        found = {"model_cfg": architecture}
-        tag = open_clip.get_pretrained_cfg(model, pretrained) if pretrained else {}
-    data = {"mean": OPENAI_DATASET_MEAN, "std": OPENAI_DATASET_STD, "interpolation": BICUBIC}
-    data |= {key: value for key, value in {**found.get("preprocess_cfg", {}), **tag}.items() if value}
-    parts = {key: found["model_cfg"][key] for key in ("embed_dim", "vision_cfg")}
-    # a tag knows which GELU its weights were trained with; the architecture's name may say otherwise
-    parts["quick_gelu"] = (tag or found["model_cfg"]).get("quick_gelu", False)
-    kept = {"mean": list(data["mean"]), "std": list(data["std"]), "interpolation": data["interpolation"]}
-    return {"model_cfg": parts, "preprocess_cfg": kept}
+    return _content(_architecture(model), _facts(model, pretrained, {}, there=False))
+
+
+def _content(architecture: dict[str, Any], told: Facts) -> dict[str, Any]:
+    """open_clip_config.json of these facts: an architecture's name may say another GELU than its weights."""
+    parts = {key: architecture[key] for key in ("embed_dim", "vision_cfg")}
+    parts["quick_gelu"] = told.get("activation") == "quick_gelu"
+    kept = {"mean": list(told["mean"]), "std": list(told["std"]), "interpolation": told["interpolation"]}
+    return {"model_cfg": parts, "preprocess_cfg": {**kept, "resize_mode": RESIZE_MODES[told["fit"]]}}
+
+
+def _facts(model: str, pretrained: str | None, spec: Mapping[str, Any], *, there: bool) -> Facts:
+    config = _repository(model)
+    weights = pretrained or (model.removeprefix(FOLDER) if model.startswith(FOLDER) else None)
+    return tower_facts(model, _architecture(model), config, weights, there=there, spec=spec)
+
+
+def _repository(model: str) -> dict[str, Any] | None:
+    """open_clip_config.json of a repository or a folder; None if `model` is a name."""
+    return read_json(_config_file(model)) if model.startswith((HUB, FOLDER)) else None
+
+
+def _architecture(model: str) -> dict[str, Any]:
+    """open_clip's `model_cfg`."""
+    if (found := _repository(model)) is not None:
+        if (
+            not isinstance(cfg := found.get("model_cfg"), dict)
+            or not {"embed_dim", "vision_cfg"} <= cfg.keys()
+        ):
+            raise UserError(f"{model}: its {ASSET} has no model_cfg with embed_dim and vision_cfg")
+        return cfg
+    architecture = open_clip.get_model_config(model)
+    if architecture is None:
+        raise UserError(f"open_clip has no model {model!r}{nearest(model, open_clip.list_models())}")
+    return architecture
 
 
 def _config_file(model: str) -> Path:
@@ -153,12 +188,19 @@ def _weight_file(model: str, pretrained: str | None) -> Path | None:
     tag = open_clip.get_pretrained_cfg(model, pretrained)
     if tag:
         return _download(f"{model} {pretrained}", lambda: open_clip.download_pretrained(tag))
-    if not Path(pretrained).exists():
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
-        raise UserError(
-            f"pretrained: {pretrained} is neither a file, a folder nor a tag of {model}; tags: {tags}"
-        )
     return checkpoints.locate(pretrained)
+
+
+def _known(model: str, pretrained: str | None) -> None:
+    """Refuse what is neither a tag nor here, before anything else is read."""
+    if pretrained is None or model.startswith((HUB, FOLDER)) or Path(pretrained).expanduser().exists():
+        return
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    if pretrained not in tags and open_clip.get_model_config(model) is not None:
+        raise UserError(
+            f"pretrained: {pretrained} is neither a file, a folder nor a tag of {model}; tags: "
+            f"{', '.join(tags) or 'none'}"
+        )
 
 
 def _download(what: str, fetch: Any) -> Path:

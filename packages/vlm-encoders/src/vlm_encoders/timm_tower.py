@@ -10,11 +10,13 @@ from typing import Any, Literal
 import timm
 import torch
 from timm import models
-from timm.data.config import resolve_model_data_config
 from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 from vlm_core.errors import UserError
+from vlm_encoders.activations import activation_of, set_activation
+from vlm_encoders.facts import SAVED, Facts, saved, spec_keys
+from vlm_encoders.timm_facts import Source, arguments_beside, tower_facts
 from vlm_encoders.timm_weights import load_file
 from vlm_encoders.tower import Tower, block_index, nearest, one_line, read_asset
 
@@ -81,38 +83,49 @@ def build_timm(
     weights: str | None = None,
     match: Literal["names", "order"] = "names",
     layer: int | None = None,
-    image_size: int | None = None,
-    fit: str = "resize",
-    interpolation: str | None = None,
+    load: bool = True,
     assets: Path | None = None,
+    **facts: Any,
 ) -> TimmTower:
     """Create, load, resize and only then cut: checkpoints hold the head and every block.
 
+    Without `load` no weights are read, but what lies beside them is. `facts` are the keys of a spec that override it.
     Raises `UserError` for a name, an argument, a file or a download that fails.
     """
-    saved = read_asset(assets, ASSET) if assets else {}
-    name, config, arguments = _resolve(saved.get("model", model))
-    arguments = {**arguments, **saved.get("model_args", {}), **(model_args or {})}
+    given, saved_model = spec_keys(facts), read_asset(assets, ASSET) if assets else {}
+    name, config, arguments = _resolve(saved_model.get("model", model))
     if pretrained and model.startswith(FOLDER):
         pretrained, weights = False, model.removeprefix(f"{FOLDER}:")
-    trunk = _create(name, config, arguments, pretrained)
-    if weights is not None:
+    if weights is not None and not assets:
+        arguments = {**arguments, **arguments_beside(weights, name, there=load)}
+    arguments = {**arguments, **saved_model.get("model_args", {}), **(model_args or {})}
+    trunk = _create(name, config, arguments, pretrained and load and not assets)
+    if weights is not None and load and not assets:
         load_file(trunk, weights, target=f"timm's {model}", match=match)
-    data = {**resolve_model_data_config(trunk), **saved}
-    size = set_size(trunk, data["input_size"][-2:], image_size)
-    kept = {key: list(data[key]) for key in ("input_size", "mean", "std")}
+    if (model_args or {}).get("act_layer"):
+        given.setdefault("activation", activation_of(trunk))
+    if assets:
+        earlier = {**saved_model, "image_size": saved_model["input_size"][-2:]}
+        told = saved(saved_model, given, earlier)
+    else:
+        told = tower_facts(trunk, Source(model, name, config, pretrained, weights, load), given)
+    size = set_size(trunk, told["image_size"], facts.get("image_size"))
+    if activation := told.get("activation"):
+        set_activation(trunk, activation, told.sources["activation"])
     return TimmTower(
         trunk,
         layer=layer,
         image_size=size,
-        mean=data["mean"],
-        std=data["std"],
-        fit=fit,
-        interpolation=interpolation or data["interpolation"],
-        assets={
-            ASSET: {**kept, "interpolation": data["interpolation"], "model": name, "model_args": arguments}
-        },
+        assets={ASSET: _asset(told, name, arguments)},
+        **told.arguments(),
     )
+
+
+def _asset(told: Facts, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """What builds the same model again, in the layout that folders have had from the first version on."""
+    kept = {"mean": list(told["mean"]), "std": list(told["std"]), "interpolation": told["interpolation"]}
+    model = {"input_size": [3, *told["image_size"]], "model": name, "model_args": arguments}
+    return {**kept, **model, SAVED: told.content()}
 
 
 def _resolve(model: str) -> tuple[str, dict[str, Any] | None, dict[str, Any]]:

@@ -16,6 +16,8 @@ from torch.func import functional_call
 
 from vlm_core.errors import UserError
 from vlm_core.interfaces import Encoder
+from vlm_core.preprocessing import Preprocessing
+from vlm_encoders.activations import activation_of
 from vlm_encoders.transforms import BICUBIC, Picture, to_pixels
 
 
@@ -23,7 +25,7 @@ class Tower(Encoder):
     """An encoder around a library's `model`.
 
     `mean` and `std` of R, G, B stay float32 on the module's device whatever the parameters are cast to.
-    `fit` and `interpolation` are `Picture`'s.
+    `fit`, `interpolation` and `crop_pct` are `Picture`'s; `sources` says where each of these facts was read.
     `assets` maps file names to JSON content, which `save_assets` writes. With `any_size` false, `forward`
     takes pixels of `image_size` (height, width) only. Subclasses end their constructor with `_settle`.
     """
@@ -40,13 +42,16 @@ class Tower(Encoder):
         std: Sequence[float],
         fit: str = "resize",
         interpolation: str = BICUBIC,
+        crop_pct: float = 1.0,
+        sources: Mapping[str, str] | None = None,
         any_size: bool = False,
         assets: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.model, self.image_size = model, image_size
         self._constants = (tuple(mean), tuple(std))
-        self.picture = Picture(fit, interpolation)
+        self.picture = Picture(fit, interpolation, crop_pct)
+        self._sources = {"activation": "the architecture", **(sources or {})}
         self._any_size, self._assets = any_size, dict(assets or {})
         self._grids: dict[tuple[int, int], tuple[int, int]] = {}
         for name, values in (("mean", mean), ("std", std)):
@@ -57,6 +62,20 @@ class Tower(Encoder):
         super()._apply(fn, recurse)
         self.mean, self.std = (_constant(values, self.mean.device) for values in self._constants)
         return self
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        mean, std = self._constants
+        return Preprocessing(
+            self.image_size,
+            mean,
+            std,
+            self.picture.interpolation,
+            self.picture.fit,
+            self.picture.crop_pct,
+            activation_of(self.model),
+            self._sources,
+        )
 
     def transform(self, image: Image.Image) -> Tensor:
         return to_pixels(image, *self.image_size, self.picture, self._constants[0])

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from vlm_core.errors import UserError
 from vlm_encoders import transformers_files as files
+from vlm_encoders.activations import activation_of, set_activation
+from vlm_encoders.beside import of_transformers
+from vlm_encoders.facts import KEYS, SAVED, Facts, Told, saved, settle, spec_keys
+from vlm_encoders.preprocessor import facts_of
 from vlm_encoders.tower import Tower, read_asset
 from vlm_encoders.transformers_files import CONFIG, PREPROCESSOR
 from vlm_encoders.transformers_tower import TransformersMaps, TransformersTower, in_stages, pair
-from vlm_encoders.transforms import BICUBIC
 
 
 def build_transformers(
@@ -22,50 +26,80 @@ def build_transformers(
     weights: bool = True,
     revision: str | None = None,
     trust_remote_code: bool = False,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
     layer: int | None = None,
-    image_size: int | None = None,
-    fit: str = "resize",
-    interpolation: str | None = None,
     assets: Path | None = None,
+    **facts: Any,
 ) -> Tower:
-    """Load the tower in float32, or build it from its config alone.
+    """Load the tower in float32, or build it from its config alone. `facts` are the keys of a spec that override it.
 
     Raises `UserError` for what is missing, does not fit or would run code of a repository.
     """
+    given = spec_keys(facts)
     remote = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
     if trust_remote_code:
         remote["code_revision"] = revision
-    read = partial(files.preprocessor, model, remote, mean, std)
-    given = read_asset(assets, PREPROCESSOR) if assets else read()
+    settings = None
+    if assets is None:
+        settings = files.preprocessor(model, remote, needed=not given.keys() >= {"mean", "std"})
     inner, report = files.pretrained(model, remote) if weights else files.random(str(assets or model), remote)
-    assets_again = {CONFIG: json.loads(inner.config.to_json_string(use_diff=False)), PREPROCESSOR: given}
-    own = _own_size(inner.config, given)
-    size = pair(image_size) if image_size else own
+    own, staged = _own_size(inner.config), in_stages(inner.config)
+    told = _saved(assets, given) if assets else _told(model, inner, settings, remote, given)
+    size = told.get("image_size") or own
     if size is None:
         raise UserError(f"{model}: neither {CONFIG} nor {PREPROCESSOR} tells image_size; give it in the spec")
-    staged = in_stages(inner.config)
-    kind: Any = TransformersMaps if staged else partial(TransformersTower, own_size=own or size)
-    tower = kind(
-        inner,
-        image_size=size,
-        layer=layer,
-        mean=mean or given["image_mean"],
-        std=std or given["image_std"],
-        fit=fit,
-        interpolation=interpolation or given.get("interpolation", BICUBIC),
-        assets=assets_again,
-    )
+    if activation := told.get("activation"):
+        set_activation(inner, activation, told.sources["activation"])
+    again = {CONFIG: json.loads(inner.config.to_json_string(use_diff=False)), PREPROCESSOR: _settings(told)}
+    kind: Any = TransformersMaps if staged else partial(TransformersTower, own_size=own or pair(size))
+    tower = kind(inner, image_size=pair(size), layer=layer, assets=again, **told.arguments())
     files.check(inner, report, None if staged else tower.blocks, model)
     return tower.float()
 
 
-def _own_size(config: Any, preprocessor: dict[str, Any]) -> tuple[int, int] | None:
+def _told(
+    model: str, inner: Any, settings: dict[str, Any] | None, remote: dict[str, Any], spec: Mapping[str, Any]
+) -> Facts:
+    """config.json tells size and activation, the preprocessor's file the rest."""
+    own, present = _own_size(inner.config), activation_of(inner)
+    size = {"image_size": own} if own else {}
+    written = "image_size" in of_transformers(files.config_file(model, remote))
+    built = {"activation": present} if present else {}
+    config = Told(f"{model} ({CONFIG})", built | (size if written or not in_stages(inner.config) else {}))
+    where = f"{model} ({PREPROCESSOR})"
+    told = {} if settings is None else facts_of(settings, where)
+    if not (told.keys() | spec.keys()) >= {"mean", "std"}:
+        raise UserError(
+            f"{model}: its {PREPROCESSOR} has no image_mean and image_std; give mean and std in the spec"
+        )
+    return settle(
+        model,
+        KEYS,
+        spec,
+        [config, Told(where, told)],
+        [Told(f"{type(inner.config).__name__}'s default", size)],
+    )
+
+
+def _settings(told: Facts) -> dict[str, Any]:
+    """What a model folder keeps, and in the layout that folders have had from the first version on."""
+    constants = {"image_mean": list(told["mean"]), "image_std": list(told["std"])}
+    return {**constants, "interpolation": told["interpolation"], SAVED: told.content()}
+
+
+def _saved(assets: Path, spec: Mapping[str, Any]) -> Facts:
+    content = read_asset(assets, PREPROCESSOR)
+    names = {"mean": "image_mean", "std": "image_std", "interpolation": "interpolation", "image_size": "size"}
+    earlier = {key: content.get(name) for key, name in names.items()}
+    if size := _own_size(SimpleNamespace(**read_asset(assets, CONFIG))):
+        earlier["image_size"] = size
+    return saved(content, spec, earlier)
+
+
+def _own_size(config: Any) -> tuple[int, int] | None:
     """(height, width) the tower was trained at; free-aspect models say it as a number of patches."""
     if size := getattr(config, "image_size", None):
         return pair(size)
     if patches := getattr(config, "num_patches", None):
         side = round(patches**0.5) * config.patch_size
         return side, side
-    return pair(size) if (size := preprocessor.get("size")) else None
+    return None

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from safetensors import safe_open
-from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedModel
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.utils.hub import cached_file
 
@@ -19,7 +18,6 @@ from vlm_core.faults import listed, shape_of
 from vlm_core.quiet import without_progress_bars
 from vlm_core.tensor_files import INDEX, shards
 from vlm_encoders.tower import one_line
-from vlm_encoders.transforms import BICUBIC
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 PLAIN = ("F16", "BF16", "F32", "F64", "I32", "I64", "BOOL")
@@ -128,30 +126,21 @@ def _quantised(source: str, revision: str) -> list[str]:
     return found
 
 
-def preprocessor(
-    source: str, remote: dict[str, Any], mean: Sequence[float] | None, std: Sequence[float] | None
-) -> dict[str, Any]:
-    """What is wanted of the image preprocessor's settings, which are read as data."""
-    given = {"image_mean": mean, "image_std": std}
+def preprocessor(source: str, remote: dict[str, Any], *, needed: bool) -> dict[str, Any] | None:
+    """The image preprocessor's settings as data; None where there is no such file and none is `needed`."""
     try:
-        found = ImageProcessingMixin.get_image_processor_dict(source, revision=remote["revision"])[0]
+        return ImageProcessingMixin.get_image_processor_dict(source, revision=remote["revision"])[0]
     except (OSError, ValueError) as error:
-        if not (mean and std):
+        if needed:
             raise UserError(
                 f"{_failure(source, PREPROCESSOR, error)}; or give mean and std in the spec"
             ) from error
-        found = {}
-    given = {key: list(value or found.get(key) or ()) for key, value in given.items()}
-    if not all(given.values()):
-        raise UserError(
-            f"{source}: its {PREPROCESSOR} has no image_mean and image_std; give mean and std in the spec"
-        )
-    number = found.get("resample")
-    filter_ = BICUBIC if number is None else Image.Resampling(number).name.lower()
-    size = found.get("crop_size") or found.get("size")
-    if isinstance(size, dict):
-        size = [size["height"], size["width"]] if "height" in size else size.get("shortest_edge")
-    return {**given, "interpolation": filter_, "size": size}
+    return None
+
+
+def config_file(source: str, remote: dict[str, Any]) -> dict[str, Any]:
+    """config.json as it is written, without the defaults of the library."""
+    return PreTrainedConfig.get_config_dict(source, revision=remote["revision"])[0]
 
 
 @contextmanager

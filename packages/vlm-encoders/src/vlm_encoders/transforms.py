@@ -22,11 +22,13 @@ class Picture:
     """How an image becomes pixels.
 
     `fit` says what becomes of another aspect ratio: "resize" squashes (as Cobra), "pad" centres the picture on
-    the mean colour (as LLaVA), "crop" keeps the largest centred part. `interpolation` is a filter of Pillow.
+    the mean colour (as LLaVA), "crop" keeps the largest centred part, of which `crop_pct` is a share of its sides.
+    `interpolation` is a filter of Pillow.
     """
 
     fit: str = "resize"
     interpolation: str = BICUBIC
+    crop_pct: float = 1.0
 
     def __post_init__(self) -> None:
         if self.interpolation.upper() not in Image.Resampling.__members__:
@@ -37,7 +39,8 @@ class Picture:
             )
 
     def __str__(self) -> str:
-        return f"fit: {self.fit} with interpolation: {self.interpolation}"
+        crop = f" of crop_pct: {self.crop_pct:.4g}" if self.fit == "crop" and self.crop_pct < 1 else ""
+        return f"fit: {self.fit}{crop} with interpolation: {self.interpolation}"
 
     @property
     def filter(self) -> Image.Resampling:
@@ -52,7 +55,7 @@ def to_pixels(image: Image.Image, height: int, width: int, picture: Picture, mea
     image = to_rgb(image)
     if picture.fit == "pad":
         image = _pad(image, height, width, picture.filter, mean)
-    box = _centre(image.size, height, width) if picture.fit == "crop" else None
+    box = _centre(image.size, height, width, picture.crop_pct) if picture.fit == "crop" else None
     image = image.resize((width, height), picture.filter, box=box)
     # Pillow's buffer is read-only, hence the copy
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float().div_(255)
@@ -67,15 +70,17 @@ def _pad(
         image.thumbnail((8 * width, 8 * height), shrink)
     w, h = image.size
     canvas = (max(w, round(h * width / height)), max(h, round(w * height / width)))
-    red, green, blue = (int(255 * value) for value in mean)  # rounded down, as LLaVA does
+    red, green, blue = (min(255, max(0, int(255 * value))) for value in mean)  # rounded down, as LLaVA does
     padded = Image.new("RGB", canvas, (red, green, blue))
     padded.paste(image, ((canvas[0] - w) // 2, (canvas[1] - h) // 2))
     return padded
 
 
-def _centre(size: tuple[int, int], height: int, width: int) -> tuple[float, float, float, float]:
-    """The largest centred box (left, top, right, bottom) of the target's aspect ratio."""
+def _centre(
+    size: tuple[int, int], height: int, width: int, share: float
+) -> tuple[float, float, float, float]:
+    """A centred box (left, top, right, bottom) of the target's aspect ratio: the largest one times `share`."""
     w, h = size
-    scale = min(w / width, h / height)
+    scale = min(w / width, h / height) * share
     left, top = (w - scale * width) / 2, (h - scale * height) / 2
     return left, top, w - left, h - top

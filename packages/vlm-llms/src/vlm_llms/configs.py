@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, JsonValue, SerializeAsAny, Tag
 
-from vlm_core.config import DatasetConfig, Download, LLMConfig, Recipe, StrictModel
+from vlm_core.config import DatasetConfig, Download, LLMConfig, Recipe, StrictModel, WeightsSource
 from vlm_core.errors import UserError
 from vlm_core.hub import FromHub
 from vlm_core.paths import LocalPath
@@ -25,7 +25,9 @@ _PLACEHOLDER = "<image>"
 class TrainTokenizer(StrictModel):
     """Learn a byte-level BPE from the texts of a dataset; for small models trained from nothing."""
 
-    dataset: Annotated[SerializeAsAny[DatasetConfig], component("dataset")]
+    dataset: Annotated[SerializeAsAny[DatasetConfig], component("dataset")] = Field(
+        description="whose texts to learn from"
+    )
     vocab_size: int = Field(ge=257, le=2**20, description="256 bytes, the end of text and what is learnt")
 
     def texts(self) -> Iterator[str]:
@@ -83,7 +85,9 @@ class TransformersLLMConfig(FromHub, LLMConfig):
     tokenizer: LocalPath | None = Field(
         default=None, min_length=1, description="where from, if not from `model`"
     )
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="number format of the weights"
+    )
     config: dict[str, JsonValue] | None = Field(
         default=None,
         description="the architecture as in the model's config.json; --check then needs neither hub nor folder",
@@ -91,6 +95,10 @@ class TransformersLLMConfig(FromHub, LLMConfig):
 
     def label(self) -> str:
         return f"transformers {self.model}"
+
+    def weights_source(self) -> WeightsSource:
+        at = f" at {self.revision}" if self.revision else ""
+        return WeightsSource(self.model if Path(self.model).exists() else f"hub repository {self.model}{at}")
 
     def recipe(self) -> Recipe:
         self.refuse_to_travel()

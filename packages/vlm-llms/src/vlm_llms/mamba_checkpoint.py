@@ -104,6 +104,14 @@ def _fit_vocabulary(table: Tensor, rows: int) -> Tensor:
     return F.pad(table, (0, 0, 0, rows - len(table))) if rows > len(table) else table[:rows]
 
 
+def check_config(shape: MambaShape, source: str, revision: str | None = None) -> None:
+    """Refuse a checkpoint whose config.json tells of another model than the one that was built for its name."""
+    if (told := read_shape(source, revision)) != shape:
+        raise UserError(
+            f"{source}: its {CONFIG} describes {told}, but the published model of this name is {shape}"
+        )
+
+
 def load_weights(model: MambaLM, source: str, revision: str | None = None) -> None:
     """Fill `model` from a checkpoint of any floating-point type; what does not fit is a `UserError`."""
     folder = folder_of(source, revision)

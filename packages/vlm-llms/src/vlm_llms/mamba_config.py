@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from vlm_core.config import Download, LLMConfig, Recipe
+from vlm_core.config import Download, LLMConfig, Recipe, WeightsSource, random_values
 from vlm_core.paths import LocalPath
 from vlm_llms.configs import TokenizerChoice, TrainTokenizer, at_hand, load_tokenizer, tokenizer_download
-from vlm_llms.mamba_shape import PUBLISHED, MambaShape
+from vlm_llms.mamba_shape import FP32_FILES, PUBLISHED, MambaShape
 
 if TYPE_CHECKING:
     from vlm_llms.mamba import MambaLM
     from vlm_llms.tokenizer import FastTokenizer
 
-NEOX = "EleutherAI/gpt-neox-20b"
+NEOX, TOKENIZER = "EleutherAI/gpt-neox-20b", "tokenizer.json"
 
 
 class MambaConfig(LLMConfig):
@@ -28,14 +28,32 @@ class MambaConfig(LLMConfig):
     weights: LocalPath | None = Field(
         default=None, min_length=1, description="hub id or folder of a checkpoint"
     )
-    tokenizer: TokenizerChoice = NEOX
-    d_model: PositiveInt | None = Field(default=None, le=2**16)
-    n_layer: PositiveInt | None = Field(default=None, le=1024)
-    vocab_size: PositiveInt | None = Field(default=None, le=2**22)
-    d_state: PositiveInt | None = Field(default=None, le=1024)
-    d_conv: PositiveInt | None = Field(default=None, le=16)
-    expand: PositiveInt | None = Field(default=None, le=16)
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    tokenizer: TokenizerChoice | None = Field(
+        default=None,
+        description="a tokenizer.json, a folder that holds one, a hub id, or what to learn one from; by default that "
+        "of the folder of weights, else EleutherAI/gpt-neox-20b's",
+    )
+    d_model: PositiveInt | None = Field(
+        default=None, le=2**16, description="width; with n_layer for a model without weights"
+    )
+    n_layer: PositiveInt | None = Field(default=None, le=1024, description="number of layers")
+    vocab_size: PositiveInt | None = Field(
+        default=None,
+        le=2**22,
+        description="rows of the embedding; by default the tokenizer's, rounded up to a multiple of 8",
+    )
+    d_state: PositiveInt | None = Field(
+        default=None, le=1024, description="state size of a layer; default 16"
+    )
+    d_conv: PositiveInt | None = Field(
+        default=None, le=16, description="width of a layer's convolution; default 4"
+    )
+    expand: PositiveInt | None = Field(
+        default=None, le=16, description="inner width of a layer, as a multiple; default 2"
+    )
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="number format of the weights; A_log, D and the bias of Δ stay float32"
+    )
     revision: str | None = Field(default=None, min_length=1, description="commit, branch or tag of `weights`")
     init_std: float = Field(default=0.02, gt=0, le=1, description="of new embeddings; transformers uses 0.1")
 
@@ -61,10 +79,26 @@ class MambaConfig(LLMConfig):
         return isinstance(self.tokenizer, TrainTokenizer)
 
     def learn_tokenizer(self) -> FastTokenizer:
-        return load_tokenizer(self.tokenizer)
+        return load_tokenizer(self.vocabulary)
 
     def with_tokenizer(self, folder: Path) -> MambaConfig:
         return self.model_copy(update={"tokenizer": str(folder)})
+
+    def weights_source(self) -> WeightsSource:
+        if not self.weights:
+            return random_values("weights: HUB-ID or FOLDER")
+        at = f" at {self.revision}" if self.revision else ""
+        return WeightsSource(
+            self.weights if Path(self.weights).exists() else f"hub repository {self.weights}{at}"
+        )
+
+    @property
+    def vocabulary(self) -> str | TrainTokenizer:
+        """The tokenizer of the spec, else the one that lies beside the weights, else that of the published models."""
+        if self.tokenizer is not None:
+            return self.tokenizer
+        beside = self.weights is not None and Path(self.weights, TOKENIZER).is_file()
+        return self.weights if beside and self.weights else NEOX
 
     def recipe(self) -> Recipe:
         return Recipe("vlm_llms.mamba:from_folder", {})
@@ -93,7 +127,7 @@ class MambaConfig(LLMConfig):
 
         from vlm_llms.mamba import MambaLM
 
-        tokenizer = cache(lambda: load_tokenizer(self.tokenizer, assets))
+        tokenizer = cache(lambda: load_tokenizer(self.vocabulary, assets))
         shape = self.shape(lambda: len(tokenizer()), assets)
         model = MambaLM(
             **shape.model_dump(),
@@ -101,21 +135,22 @@ class MambaConfig(LLMConfig):
             dtype=getattr(torch, self.dtype),
             load_tokenizer=tokenizer,
         )
-        if at_hand(self.tokenizer, assets):
+        if at_hand(self.vocabulary, assets):
             _ = model.tokenizer
         if weights and self.weights:
-            from vlm_llms.mamba_checkpoint import load_weights
+            from vlm_llms.mamba_checkpoint import check_config, load_weights
 
             load_weights(model, self.weights, self.revision)
+            check_config(shape, self.weights, self.revision)
         return model
 
     def downloads(self) -> list[Download]:
         """Published checkpoints are stored in 2 bytes a number, those for transformers (`-hf`) in 4."""
-        found = tokenizer_download(self.tokenizer)
+        found = tokenizer_download(self.vocabulary)
         if not self.weights or Path(self.weights).exists():
             return found
         shape = PUBLISHED.get(self.weights)
-        item = 4 if self.weights.endswith("-hf") else 2
+        item = 4 if self.weights in FP32_FILES else 2
         return [Download(self.weights, "weights", shape and item * shape.parameters()), *found]
 
     @classmethod

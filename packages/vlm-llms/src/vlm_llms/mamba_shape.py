@@ -36,3 +36,5 @@ PUBLISHED = {
     for name, size in _NAMES.items()
 }
 """Shapes of the published checkpoints (vocabulary 50277 padded to a multiple of 8), known without a download."""
+FP32_FILES = {f"state-spaces/mamba-{size}-hf" for size in _SIZES}
+"""The published checkpoints that are stored in 4 bytes a number; the others take 2."""

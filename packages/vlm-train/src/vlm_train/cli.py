@@ -110,9 +110,12 @@ def launch_spec(args: argparse.Namespace) -> int:
 
 def _validate(args: argparse.Namespace) -> None:
     """Find a spec's faults once, before anything is started."""
+    from vlm_core.initial_weights import refuse_untrained
     from vlm_train.run import train_section
 
-    train_section(*load_spec(args.spec, args.set))
+    spec, document = load_spec(args.spec, args.set)
+    train_section(spec, document)
+    refuse_untrained(spec, document)
 
 
 def _join(args: argparse.Namespace) -> int:

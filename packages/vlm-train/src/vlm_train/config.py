@@ -30,33 +30,45 @@ Budget = NonNegativeInt | Annotated[float, Field(ge=0, lt=1)]
 class Stage(StrictModel):
     """One stage. Defaults are LLaVA-1.5's where the paper says "following LLaVA"."""
 
-    name: str = Field(pattern=r"^[\w.-]+$", max_length=40)
-    trains: list[PartName] = Field(min_length=1)
-    data: Data = Field(min_length=1)
+    name: str = Field(pattern=r"^[\w.-]+$", max_length=40, description="letters, digits, _, . and -")
+    trains: list[PartName] = Field(min_length=1, description="the parts that learn; the rest is frozen")
+    data: Data = Field(min_length=1, description="datasets, shuffled together")
     weights: list[PositiveFloat] | None = Field(default=None, description="share of each of data in an epoch")
     counts: list[PositiveInt] | None = Field(default=None, description="rows of each of data in an epoch")
     group_by_length: bool = Field(default=False, description="batches of like length, with or without images")
     packing: bool = Field(default=False, description="several samples in a row of max_length")
     template: TemplateField | None = Field(default=None, description="instead of the spec's own")
-    loss_on: Literal["answers", "all"] = "answers"
-    lr: Rate | dict[PartName, Rate]
+    loss_on: Literal["answers", "all"] = Field(
+        default="answers", description="what the model learns to say: answers, or all text"
+    )
+    lr: Rate | dict[PartName, Rate] = Field(description="peak learning rate, of all parts or by part")
     batch_size: PositiveInt = Field(le=2**20, description="samples a step, over all devices")
     micro_batch_size: PositiveInt | None = Field(default=None, description="samples at once on a device")
-    epochs: PositiveFloat | None = Field(default=None, le=10_000)
-    steps: PositiveInt | None = Field(default=None, le=10**9)
+    epochs: PositiveFloat | None = Field(
+        default=None, le=10_000, description="how often the data are read; default 1"
+    )
+    steps: PositiveInt | None = Field(default=None, le=10**9, description="how many steps, instead of epochs")
     warmup: float = Field(default=0.03, ge=0, lt=1, description="share of the steps")
-    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = Field(
+        default="cosine", description="the learning rate after warmup; wsd is constant, then falling linearly"
+    )
     lr_floor: float = Field(default=0.0, ge=0, lt=1, description="share of the peak that the rate falls to")
     cooldown: float | None = Field(
         default=None, gt=0, le=1, description="share of the steps in which wsd falls"
     )
-    weight_decay: Decay | dict[PartName, Decay] = 0.0
+    weight_decay: Decay | dict[PartName, Decay] = Field(
+        default=0.0, description="of matrices, of all parts or by part"
+    )
     groups: list[Group] = Field(default=[], description="parameters with a rate or decay of their own")
     frozen: list[Pattern] = Field(default=[], description="parameters of the trained parts that stand still")
-    optimizer: Literal["adamw", "adamw-8bit"] = "adamw"
-    clip_norm: PositiveFloat = 1.0
-    ema: Ema | None = None
-    lora: Lora | None = None
+    optimizer: Literal["adamw", "adamw-8bit"] = Field(
+        default="adamw", description="adamw-8bit keeps its moments in a byte each"
+    )
+    clip_norm: PositiveFloat = Field(default=1.0, description="largest norm of the gradient")
+    ema: Ema | None = Field(default=None, description="an average of the trained weights")
+    lora: Lora | None = Field(
+        default=None, description="adapters on the language model in place of its own weights"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Stage:
@@ -109,41 +121,43 @@ class Stage(StrictModel):
 class Evaluation(StrictModel):
     """Questions with answers, asked after each stage; all of `data` after the last."""
 
-    data: Data = Field(min_length=1)
+    data: Data = Field(min_length=1, description="datasets; the last question of each row is asked")
     samples: PositiveInt | None = Field(
         default=None, description="how many after earlier stages, at even distances; default all"
     )
-    batch_size: PositiveInt = 64
-    max_new_tokens: PositiveInt = Field(default=16, le=4096)
+    batch_size: PositiveInt = Field(default=64, description="questions at once")
+    max_new_tokens: PositiveInt = Field(default=16, le=4096, description="longest answer")
 
 
 class Validation(StrictModel):
     """Loss on other rows and some answers, while a stage trains; read as the stage reads its own data."""
 
-    data: Data = Field(min_length=1)
+    data: Data = Field(min_length=1, description="held-out datasets")
     every: PositiveInt = Field(default=500, description="steps; each stage's last step always has one")
     rows: PositiveInt | Literal["all"] = Field(default=256, description="how many, at even distances")
-    batch_size: PositiveInt = 16
+    batch_size: PositiveInt = Field(default=16, description="rows at once")
     samples: int | None = Field(
         default=None,
         ge=0,
         le=100,
         description="rows to answer; default 4, none in a stage whose template leaves questions out",
     )
-    max_new_tokens: PositiveInt = Field(default=32, le=4096)
+    max_new_tokens: PositiveInt = Field(default=32, le=4096, description="longest answer")
 
 
 class Evals(StrictModel):
     """Samples of benchmarks, asked at the end of each stage and, with `every`, while it trains."""
 
-    benchmarks: list[Annotated[SerializeAsAny[BenchmarkConfig], component("benchmark")]] = Field(min_length=1)
+    benchmarks: list[Annotated[SerializeAsAny[BenchmarkConfig], component("benchmark")]] = Field(
+        min_length=1, description="benchmarks with their options, each once"
+    )
     samples: PositiveInt | Literal["all"] = Field(
         default=200, description="about how many questions of each, whole images at even distances"
     )
     every: PositiveInt | None = Field(
         default=None, description="steps; each stage's last step always has one"
     )
-    batch_size: PositiveInt = 8
+    batch_size: PositiveInt = Field(default=8, description="questions at once")
     max_new_tokens: PositiveInt | None = Field(
         default=None, le=4096, description="longest answer; default: by the benchmark's protocol"
     )
@@ -161,8 +175,10 @@ class TrainConfig(StrictModel):
     """Everything `vlm-train run` needs besides the parts."""
 
     output: LocalPath = Field(min_length=1, description="folder of the run")
-    seed: int = Field(default=0, ge=0, lt=2**31)
-    precision: Literal["fp32", "bf16"] = "fp32"
+    seed: int = Field(default=0, ge=0, lt=2**31, description="of initial values and of the order of rows")
+    precision: Literal["fp32", "bf16"] = Field(
+        default="fp32", description="number format of the computation: bf16 is autocast"
+    )
     strategy: Literal["auto", "ddp", "fsdp2", "zero2", "zero3"] = Field(
         default="auto", description="how several processes share the model; auto is ddp"
     )
@@ -170,24 +186,41 @@ class TrainConfig(StrictModel):
         default=False, description="keep what enters each layer only, and compute it again in the backward"
     )
     max_length: PositiveInt = Field(default=2048, le=2**20, description="tokens a sample, image included")
-    on_too_long: Literal["drop", "error"] = "drop"
-    on_non_finite: Literal["error", "skip"] = "error"
+    on_too_long: Literal["drop", "error"] = Field(
+        default="drop",
+        description="what to do with a sample that can't be cut to max_length: leave it out and count it, or stop",
+    )
+    on_non_finite: Literal["error", "skip"] = Field(
+        default="error",
+        description="what to do when loss or gradient is not finite: stop, or leave the step out and count it",
+    )
     non_finite_budget: PositiveInt = Field(
         default=10, description="steps that on_non_finite: skip may leave out, over the whole run"
     )
-    on_bad_sample: Literal["error", "skip"] = "error"
+    on_bad_sample: Literal["error", "skip"] = Field(
+        default="error",
+        description="what to do with a row that can't be used: stop, or leave it out and count it",
+    )
     bad_sample_budget: Budget = Field(default=0.01, description="rows, or share of the rows, of a stage")
-    workers: int = Field(default=0, ge=0, le=256)
-    checkpoint_every: PositiveInt = 500
-    keep_checkpoints: int = Field(default=2, ge=2, le=1000)
+    workers: int = Field(default=0, ge=0, le=256, description="processes that read images")
+    checkpoint_every: PositiveInt = Field(
+        default=500, description="steps between checkpoints; each stage's last step always has one"
+    )
+    keep_checkpoints: int = Field(default=2, ge=2, le=1000, description="how many of the newest to keep")
     feature_cache: FeatureCache | None = Field(
         default=None, description="compute each image's features once, in stages that don't train the encoder"
     )
     timeout: PositiveFloat = Field(default=1800.0, description="seconds without a step that end a run")
-    stages: list[Stage] = Field(min_length=1)
-    evaluation: Evaluation | None = None
-    validation: Validation | None = None
-    evals: Evals | None = None
+    stages: list[Stage] = Field(
+        min_length=1, description="one after the other, each from the model that the one before left"
+    )
+    evaluation: Evaluation | None = Field(
+        default=None, description="held-out questions, asked after each stage"
+    )
+    validation: Validation | None = Field(
+        default=None, description="loss and answers on held-out rows, while a stage trains"
+    )
+    evals: Evals | None = Field(default=None, description="samples of benchmarks, while a stage trains")
     trackers: list[Literal["tensorboard", "wandb"]] = Field(
         default=[], description="besides metrics.jsonl; none by default"
     )
@@ -231,6 +264,10 @@ class TrainConfig(StrictModel):
         if self.feature_cache and all("encoder" in stage.trains for stage in self.stages):
             raise ValueError("feature_cache is for a frozen encoder, and every stage trains it: leave it out")
         return self
+
+    def trained_parts(self) -> set[str]:
+        """Parts whose own weights a stage trains: adapters leave the language model's as they are."""
+        return {p for stage in self.stages for p in stage.trains if not (p == "llm" and stage.lora)}
 
     def feature_dtype(self, stage: Stage) -> Literal["float32", "bfloat16", "float16"] | None:
         """What a stage's features are kept in; None if it has none, as one that trains the encoder."""

@@ -18,7 +18,7 @@ class LlavaConfig(DatasetConfig):
     """A `.json` list or `.jsonl` file of LLaVA rows; image names are relative to `images`."""
 
     type: Literal["llava"] = "llava"
-    path: LocalPath = Field(min_length=1)
+    path: LocalPath = Field(min_length=1, description="the .json or .jsonl file")
     images: LocalPath = Field(default="", description="folder of the images; default: the file's own folder")
     symlinks: bool = Field(default=False, description="whether links may lead out of that folder")
 

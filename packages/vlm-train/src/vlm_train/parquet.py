@@ -24,7 +24,7 @@ class ParquetConfig(DatasetConfig):
     """Parquet files, local or at a URL (`hf://`, `https://`, `s3://`): a file, a folder, a pattern or a list."""
 
     type: Literal["parquet"] = "parquet"
-    path: Paths
+    path: Paths = Field(description="a file, a folder, a pattern or a list of them, local or at URLs")
     columns: dict[Column, Name] = Field(default={}, description="what the data calls id, image, question, …")
     images: LocalPath = Field(
         default="", description="folder of images that are named; default: the file's own"

@@ -18,8 +18,8 @@ Pattern = Annotated[str, Field(min_length=1, max_length=200)]
 class Group(StrictModel):
     """Parameters that `match` names get a rate or decay of their own; the first group that fits counts."""
 
-    match: Pattern
-    lr: Rate | None = None
+    match: Pattern = Field(description="pattern of parameter names")
+    lr: Rate | None = Field(default=None, description="peak learning rate of these parameters")
     weight_decay: Decay | None = Field(default=None, description="of the matrices among them")
 
     @model_validator(mode="after")
@@ -32,7 +32,7 @@ class Group(StrictModel):
 class Ema(StrictModel):
     """An exponential moving average of the trained weights."""
 
-    decay: float = Field(default=0.999, gt=0, lt=1)
+    decay: float = Field(default=0.999, gt=0, lt=1, description="share of the average that a step keeps")
     use: Literal["beside", "result"] = Field(
         default="beside",
         description="evaluate and save it beside the weights, or let it be the stage's result",
@@ -43,9 +43,11 @@ class Lora(StrictModel):
     """Low-rank adapters on linear layers of the language model, merged into it after the stage."""
 
     targets: list[Pattern] = Field(min_length=1, description="patterns of module names")
-    rank: PositiveInt = Field(default=16, le=4096)
+    rank: PositiveInt = Field(default=16, le=4096, description="of the update's matrices")
     alpha: PositiveFloat = Field(default=32.0, description="the update is scaled by alpha / rank")
-    dropout: float = Field(default=0.0, ge=0, lt=1)
+    dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="share of a layer's inputs that an adapter does not see"
+    )
 
 
 class FeatureCache(StrictModel):

@@ -14,6 +14,7 @@ from accelerate.utils import broadcast_object_list, set_seed
 from vlm_core import assemble
 from vlm_core.errors import UserError
 from vlm_core.folder import read_manifest
+from vlm_core.initial_weights import refuse_untrained
 from vlm_core.model import VLM
 from vlm_core.rows import known_faults
 from vlm_core.spec import Spec, located
@@ -43,6 +44,7 @@ from vlm_train.templates import check_templates
 from vlm_train.trackers import Trackers
 from vlm_train.trainer import StageTrainer, total_steps
 from vlm_train.validation import Validator
+from vlm_train.weights_origin import facts, refuse_random
 
 
 class Run:
@@ -271,6 +273,7 @@ def train_section(spec: Spec, document: Document) -> TrainConfig:
 def start(spec: Spec, document: Document) -> tuple[RunDir, results.Results]:
     """Train what the spec says; raises `UserError` before anything is written if data or parts don't fit."""
     train = train_section(spec, document)
+    refuse_untrained(spec, document)
     accelerator = accelerator_of(train)
     from vlm_core.check import check, on_meta
 
@@ -280,10 +283,12 @@ def start(spec: Spec, document: Document) -> tuple[RunDir, results.Results]:
         model = on_meta(parts)
         check_templates(spec, train, model.llm.tokenizer)
     sums = check(parts, model)
+    refuse_random(spec, train, model)
     accelerator.print(
         f"{spec.name}: {sums.total / 1e6:.2f} M parameters, {sums.tokens} tokens an image, "
         f"{torch.get_num_threads()} threads on {accelerator.device}"
     )
+    accelerator.print("\n".join(facts(spec, model)))
     with watchdog.watching(train.timeout):
         run = Run(spec, train, accelerator)
         return run.dir, run.go()

@@ -19,7 +19,7 @@ class WebDatasetConfig(DatasetConfig):
     """Tar files of samples: `key.jpg` and `key.json` or `key.txt`, next to each other."""
 
     type: Literal["webdataset"] = "webdataset"
-    path: Paths
+    path: Paths = Field(description="a .tar file, a folder of them, a pattern or a list")
     columns: dict[Column, Name] = Field(default={}, description="what .json calls id, question, …")
 
     def label(self) -> str:

@@ -103,6 +103,25 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:59]}…"
 
 
+def print_sources(spec: Spec, model: VLM, *, random_weights: bool = False) -> None:
+    """Where each part's weights come from, and the facts of the encoder's with the place that each was read."""
+    from vlm_core.initial_weights import weight_rows
+    from vlm_core.preprocessing import preprocessing_rows
+
+    made = table("\nweights", "part", "component", "from", right=9)
+    for part, label, source in weight_rows(spec):
+        made.add_row(part, label, "random values (--random-weights)" if random_weights else source)
+    show(made)
+    rows = preprocessing_rows(model.encoder)
+    if not rows:
+        print(f"\nimage preprocessing: not told by {spec.encoder.type_name()}")
+        return
+    made = table("\nimage preprocessing", "encoder", "key", "value", "from", right=9)
+    for row in rows:
+        made.add_row(*row)
+    show(made)
+
+
 def print_downloads(spec: Any) -> None:
     """What building with weights fetches, by part."""
     rows: list[tuple[str, Download]] = [

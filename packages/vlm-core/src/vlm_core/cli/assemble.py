@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from vlm_core.cli import advice
 from vlm_core.cli.common import DTYPES, amount, local_path, path_text, run, size
 from vlm_core.errors import UserError
+from vlm_core.initial_weights import refuse_untrained
 from vlm_core.registry import KINDS, installed
 from vlm_core.spec import json_schema, load_spec, located
 
@@ -170,6 +171,8 @@ def assemble(args: argparse.Namespace) -> int:
         print(f"model folder: {args.export_hf}")
         return 0
     spec, document = load_spec(args.spec, args.set)
+    if not args.random_weights:
+        refuse_untrained(spec, document)
     if args.out and args.out.exists():
         raise UserError(f"{args.out} exists already; name another folder, or remove this one")
     asked, gpu = advice.asked(args)
@@ -178,6 +181,7 @@ def assemble(args: argparse.Namespace) -> int:
     with located(document):
         model = on_meta(spec)
     _print_check(spec, check(spec, model))
+    advice.print_sources(spec, model, random_weights=args.random_weights)
     if args.check:
         advice.print_all(spec, document, model, asked, gpu)
         return 0
@@ -196,7 +200,7 @@ def write_model(spec: Spec, out: Path, dtype: str | None, random_weights: bool) 
 
     model = build(spec, weights=not random_weights, dtype=getattr(torch, dtype) if dtype else None)
     check_template(spec.template, model.llm.tokenizer)  # which the folder needs in any case
-    save(model, spec, out, {"random_weights": True} if random_weights else None)
+    save(model, spec, out, {"random_weights": True, "initial_weights": []} if random_weights else None)
 
 
 def main() -> int:

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from vlm_core.config import EncoderConfig
+from vlm_core.config import NO_WEIGHTS, EncoderConfig
 from vlm_core.interfaces import Connector, Encoder
 from vlm_core.model import VLM
 from vlm_core.testing import modes
@@ -152,6 +152,27 @@ class EncoderSuite:
         assert (again.dim, again.image_size) == (encoder.dim, encoder.image_size)
         with torch.no_grad():
             assert torch.equal(again(pixels), encoder(pixels))
+
+    def test_preprocessing_is_saved(
+        self, encoder: Encoder, encoder_config: EncoderConfig, tmp_path: Path
+    ) -> None:
+        """An encoder that tells its preprocessing tells the same from its saved files, sources included."""
+        if (facts := encoder.preprocessing) is not None:
+            encoder.save_assets(tmp_path)
+            assert encoder_config.build(weights=False, assets=tmp_path).preprocessing == facts
+            assert facts.image_size == encoder.image_size
+            assert all(value > 0 for value in facts.std)
+            assert all(source for _, _, source in facts.rows())
+
+    def test_weights_source_is_true(self, encoder: Encoder, encoder_config: EncoderConfig) -> None:
+        """Random values follow the seed; a config without weights builds no parameters."""
+        source = encoder_config.weights_source()
+        if source is not None and source.random:
+            torch.manual_seed(1)
+            pairs = zip(encoder.parameters(), encoder_config.build(weights=False).parameters(), strict=True)
+            assert any(not torch.equal(a, b) for a, b in pairs), "these values are not random"
+        if source == NO_WEIGHTS:
+            assert not list(encoder.parameters())
 
     def test_meta_device_tells_the_shape(self, encoder: Encoder, encoder_config: EncoderConfig) -> None:
         """Built and run without memory for weights, as `vlm-assemble --check` does."""

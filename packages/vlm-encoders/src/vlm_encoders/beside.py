@@ -1,0 +1,153 @@
+"""What the files beside a weight file say of it: configs of timm, open_clip and transformers, and its own header."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from vlm_core.errors import UserError
+from vlm_encoders import checkpoints, preprocessor
+from vlm_encoders.facts import Told
+
+CONFIG, OPEN_CLIP = "config.json", "open_clip_config.json"
+ARCHITECTURE, VISION = "architecture", "vision_cfg"
+"""Beside the facts: what timm's and open_clip's configs say the weights belong to."""
+_OPENAI = {"input_resolution", "context_length", "vocab_size"}
+"""Numbers that OpenAI stores among the tensors of its CLIP models, and nobody else."""
+_RESIZE_MODES = {"squash": "resize", "shortest": "crop"}
+_CROP_MODES = {"squash": "resize", "border": "pad"}
+_TANH = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_accurate")
+
+
+def beside(weights: str, *, there: bool) -> list[Told]:
+    """What is told of a weight file or a folder, as a spec names it; the weights may be missing unless `there`."""
+    try:
+        file = checkpoints.locate(weights)
+    except UserError:
+        if there:
+            raise
+        folder = Path(weights).expanduser()
+        return in_folder(folder) if folder.is_dir() else []
+    return [*in_folder(file.parent), *_header(file)]
+
+
+def in_folder(folder: Path) -> list[Told]:
+    """What the configs of a folder say of the weights in it."""
+    readers = (
+        (OPEN_CLIP, of_open_clip),
+        (CONFIG, _of_config),
+        (preprocessor.FILE, preprocessor.facts_of),
+        ("processor_config.json", _of_processor),
+    )
+    found = []
+    for name, reader in readers:
+        if (path := folder / name).is_file():
+            found.append(Told(str(path), reader(read_json(path), str(path))))
+    return found
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return content
+
+
+def of_timm(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """A `pretrained_cfg` of timm. Its `center` with `crop_pct` is the crop of a classification test: no fact here."""
+    facts = {key: cfg[key] for key in ("mean", "std", "interpolation") if cfg.get(key)}
+    if fit := _CROP_MODES.get(cfg.get("crop_mode") or ""):
+        facts["fit"] = fit
+    if size := cfg.get("input_size"):
+        facts["image_size"] = tuple(size[-2:])
+    return facts
+
+
+def of_open_clip(content: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """open_clip_config.json, or a published tag as `preprocess_cfg`, with and without `model_cfg`."""
+    cfg, model = content.get("preprocess_cfg") or {}, content.get("model_cfg") or {}
+    if cfg.get("mode", "RGB") != "RGB":
+        raise UserError(f"{where}: mode {cfg['mode']!r}: every image is RGB here")
+    facts = {key: cfg[key] for key in ("mean", "std", "interpolation") if cfg.get(key)}
+    mode = cfg.get("resize_mode")
+    if mode in _RESIZE_MODES:
+        facts["fit"] = _RESIZE_MODES[mode]
+    elif mode:
+        facts[preprocessor.REFUSED] = f"{where}: resize_mode {mode}, which pads after resizing"
+    if size := cfg.get("size"):
+        facts["image_size"] = (size, size) if isinstance(size, int) else tuple(size)
+    if vision := model.get("vision_cfg"):
+        facts[VISION] = vision
+        stages = isinstance(vision.get("layers"), list | tuple)
+        if not stages and not vision.get(
+            "timm_model_name"
+        ):  # its ResNets have no GELU, and timm's towers their own
+            facts["activation"] = "quick_gelu" if model.get("quick_gelu") else "gelu"
+    return facts
+
+
+def _of_config(content: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """config.json of timm or of transformers."""
+    if isinstance(name := content.get("architecture"), str):
+        facts = of_timm(content.get("pretrained_cfg") or content)
+        return facts | {ARCHITECTURE: name.partition(".")[0]}
+    return of_transformers(content)
+
+
+def _of_processor(content: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """transformers keeps an image processor also as a part of a processor."""
+    inner = content.get("image_processor")
+    return preprocessor.facts_of(inner, where) if isinstance(inner, dict) else {}
+
+
+def of_transformers(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The vision half of a dual model, or a vision model; nothing of any other."""
+    vision = content.get("vision_config") or content
+    if not isinstance(vision, Mapping) or not {"image_size", "patch_size", "num_channels"} & vision.keys():
+        return {}
+    facts: dict[str, Any] = {}
+    if isinstance(size := vision.get("image_size"), int | list):
+        facts["image_size"] = (size, size) if isinstance(size, int) else tuple(size)
+    if isinstance(name := vision.get("hidden_act"), str):
+        facts["activation"] = "gelu_tanh" if name in _TANH else name
+    return facts
+
+
+def _header(file: Path) -> Iterator[Told]:
+    """The header of a safetensors file: its metadata, and whether it holds a model as OpenAI published CLIP."""
+    try:
+        with safe_open(file, "pt") as content:
+            names, metadata = set(content.keys()), content.metadata() or {}
+    except (OSError, SafetensorError):  # no safetensors file: pickles have no header
+        return
+    if names >= _OPENAI:
+        yield Told(f"{file} (as OpenAI stores CLIP)", {"activation": "quick_gelu"})
+    if facts := _metadata(metadata, f"{file} (metadata)"):
+        yield Told(f"{file} (metadata)", facts)
+
+
+def _metadata(metadata: Mapping[str, str], where: str) -> dict[str, Any]:
+    """`pretrained_cfg` of timm or `preprocess_cfg` of open_clip as JSON; the facts themselves by their own names."""
+    values = {}
+    for key, text in metadata.items():
+        try:
+            values[key] = json.loads(text)
+        except ValueError:
+            values[key] = text
+    facts = {
+        key: values[key] for key in ("mean", "std", "interpolation", "fit", "activation") if key in values
+    }
+    if isinstance(cfg := values.get("pretrained_cfg"), dict):
+        facts |= of_timm(cfg)
+    if isinstance(cfg := values.get("preprocess_cfg"), dict):
+        facts |= of_open_clip({"preprocess_cfg": cfg}, where)
+    if isinstance(values.get("architecture"), str):
+        facts[ARCHITECTURE] = values["architecture"].partition(".")[0]
+    return facts

@@ -1,0 +1,138 @@
+"""The facts of weights that no tensor holds, each from one source: the spec, a file beside them, published tags."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from vlm_core.errors import UserError
+from vlm_encoders.preprocessor import REFUSED
+
+SAVED = "preprocessing"
+"""Where the file of a saved encoder keeps them."""
+NEEDED = ("mean", "std", "interpolation", "fit")
+KEYS = (*NEEDED, "crop_pct", "activation", "image_size")
+"""All of them are keys of a spec."""
+DEFAULTS: dict[str, Any] = {"interpolation": "bicubic", "fit": "resize", "crop_pct": 1.0}
+SPEC = "the spec"
+
+
+class Told(NamedTuple):
+    """What one source says of the weights."""
+
+    where: str
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Values by key of the spec, and where each was read."""
+
+    values: dict[str, Any]
+    sources: dict[str, str] = field(default_factory=dict)
+
+    def __getitem__(self, key: str) -> Any:
+        return self.values[key]
+
+    def get(self, key: str) -> Any:
+        return self.values.get(key)
+
+    def content(self) -> dict[str, Any]:
+        """What a model folder keeps."""
+        return {"values": self.values, "sources": self.sources}
+
+    def arguments(self) -> dict[str, Any]:
+        """Those of `Tower`."""
+        names = (*NEEDED, "crop_pct")
+        return {name: self.values[name] for name in names} | {"sources": self.sources}
+
+
+def spec_keys(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """What a spec says itself, of the keys that are set; `image_size` as (height, width)."""
+    if unknown := keys.keys() - set(KEYS):
+        raise TypeError(f"unexpected arguments: {', '.join(sorted(unknown))}")
+    found = {key: value for key, value in keys.items() if value is not None}
+    if "image_size" in found:
+        found["image_size"] = (found["image_size"],) * 2
+    return found
+
+
+def settle(
+    what: str,
+    keys: Iterable[str],
+    spec: Mapping[str, Any],
+    beside: Sequence[Told],
+    published: Sequence[Told] = (),
+) -> Facts:
+    """Each key from the spec, else from `beside`, else from what all of `published` agree on, else by default.
+
+    Raises `UserError` where two files beside the weights differ, where published tags do and no file tells, and where
+    nothing tells at all; it names the values and the key that decides. A key that is not in `NEEDED` may stay unknown.
+    """
+    facts = Facts({})
+    for key in keys:
+        if key in spec:
+            facts.values[key], facts.sources[key] = spec[key], SPEC
+            continue
+        for tellers, hint in ((beside, ""), (published, " and nothing beside the weights tells")):
+            if found := [Told(told.where, {key: told.facts[key]}) for told in tellers if key in told.facts]:
+                _agree(what, key, found, hint)
+                facts.values[key], facts.sources[key] = found[0].facts[key], _where(found)
+                break
+        else:
+            _default(what, key, facts, beside)
+    return facts
+
+
+def _agree(what: str, key: str, found: Sequence[Told], hint: str) -> None:
+    first = found[0]
+    for other in found[1:]:
+        if not same(first.facts[key], other.facts[key]):
+            raise UserError(
+                f"{what}: {first.where} says {key} {_shown(first.facts[key])}, {other.where} says "
+                f"{_shown(other.facts[key])}{hint}; give {key} in the spec"
+            )
+
+
+def _default(what: str, key: str, facts: Facts, beside: Sequence[Told]) -> None:
+    for told in beside:
+        if key == "fit" and REFUSED in told.facts:
+            raise UserError(f"{what}: {told.facts[REFUSED]}; give fit in the spec: resize, pad or crop")
+    if key in DEFAULTS:
+        facts.values[key], facts.sources[key] = DEFAULTS[key], "default, as nothing tells"
+    elif key in NEEDED:
+        raise UserError(f"{what}: nothing beside the weights tells {key}; give {key} in the spec")
+
+
+def _where(found: Sequence[Told]) -> str:
+    return found[0].where if len(found) == 1 else f"{found[0].where} and {len(found) - 1} more that agree"
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equal but for how files round numbers."""
+    if isinstance(a, Sequence) and isinstance(b, Sequence) and not isinstance(a, str):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    if isinstance(a, int | float) and isinstance(b, int | float):
+        return math.isclose(a, b, abs_tol=1e-4)
+    return a == b
+
+
+def _shown(value: Any) -> str:
+    return (
+        "(" + ", ".join(map(str, value)) + ")"
+        if isinstance(value, Sequence) and not isinstance(value, str)
+        else str(value)
+    )
+
+
+def saved(content: Mapping[str, Any], spec: Mapping[str, Any], earlier: Mapping[str, Any]) -> Facts:
+    """What a model folder holds; `earlier` is what folders of the first versions say, whose `fit` is in the spec."""
+    if SAVED in content:
+        facts = Facts(content[SAVED]["values"], content[SAVED]["sources"])
+    else:
+        values = {**DEFAULTS, **{key: earlier[key] for key in KEYS if earlier.get(key) is not None}}
+        facts = Facts(values, dict.fromkeys(values, "saved with this model"))
+    changed = {key: value for key, value in spec.items() if not same(value, facts.get(key))}
+    return Facts({**facts.values, **changed}, {**facts.sources, **dict.fromkeys(changed, SPEC)})

@@ -1,0 +1,262 @@
+"""Facts of weights come from what lies beside them, else from tags that agree, and from no name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from tiny_towers import tiny_open_clip, tiny_timm, tiny_transformers
+
+from vlm_core.errors import UserError
+from vlm_encoders import FusedConfig, OpenClipConfig, TimmConfig
+from vlm_encoders.activations import activation_of
+from vlm_encoders.preprocessor import REFUSED, facts_of
+
+OWN = {
+    "mean": [0.1, 0.1, 0.1],
+    "std": [0.2, 0.2, 0.2],
+    "interpolation": "bilinear",
+    "input_size": [3, 160, 160],
+    "fixed_input_size": True,
+}
+
+
+def write(folder: Path, **files: Any) -> None:
+    for name, content in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+
+
+def meta(config: Any, **changes: Any) -> Any:
+    with torch.device("meta"):
+        return config.model_copy(update=changes).build(weights=False)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return timm.create_model("test_vit", pretrained=False).state_dict()
+
+
+@pytest.fixture
+def mine(weights: dict[str, Any], tmp_path: Path) -> Path:
+    """A fine-tuned tower as timm saves it."""
+    save_file(weights, tmp_path / "model.safetensors")
+    write(tmp_path, config={"architecture": "test_vit", "pretrained_cfg": OWN})
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["", "model.safetensors"])
+def test_a_file_and_its_folder_tell_the_same(mine: Path, name: str) -> None:
+    for config in (
+        TimmConfig(model=f"local-dir:{mine}", pretrained=True),
+        TimmConfig(model="test_vit", weights=str(mine / name)),
+    ):
+        for facts in (config.build().preprocessing, meta(config).preprocessing):
+            assert facts is not None
+            assert (facts.mean, facts.std, facts.interpolation) == ((0.1,) * 3, (0.2,) * 3, "bilinear")
+            assert facts.sources["mean"] == str(mine / "config.json")
+
+
+def test_the_spec_comes_first_and_says_so(mine: Path) -> None:
+    config = TimmConfig(model="test_vit", weights=str(mine), mean=[0.3] * 3, fit="crop", crop_pct=0.5)
+    facts = meta(config).preprocessing
+    assert (facts.mean, facts.std, facts.fit, facts.crop_pct) == ((0.3,) * 3, (0.2,) * 3, "crop", 0.5)
+    assert (facts.sources["mean"], facts.sources["fit"]) == ("the spec", "the spec")
+
+
+def test_two_files_that_differ(mine: Path) -> None:
+    config = TimmConfig(model="test_vit", weights=str(mine))
+    write(mine, preprocessor_config={"image_mean": [0.5] * 3, "image_std": [0.2] * 3})
+    with pytest.raises(UserError, match=r"config\.json says mean \(0\.1, .*preprocessor_config\.json says "
+                       r"\(0\.5, .*give mean in the spec"):  # fmt: skip
+        meta(config)
+    assert meta(config, mean=[0.5] * 3).preprocessing.mean == (0.5,) * 3
+    write(mine, preprocessor_config={"crop_size": 224, "do_center_crop": True})
+    with pytest.raises(UserError, match=r"image_size \(160, 160\), .*\(224, 224\); give image_size"):
+        meta(config)
+
+
+def test_a_config_of_another_architecture(mine: Path) -> None:
+    config = tiny_timm("vit", weights=str(mine / "model.safetensors"))
+    with pytest.raises(
+        UserError, match=r"config\.json is of test_vit, not of vit_tiny_patch16_224: name model"
+    ):
+        meta(config)
+    write(mine, config={"model_type": "mamba", "hidden_size": 8})
+    assert meta(config).preprocessing.mean == (0.5,) * 3
+
+
+def test_damaged_config(mine: Path) -> None:
+    (mine / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"config\.json: cannot be read"):
+        meta(TimmConfig(model="test_vit", weights=str(mine)))
+
+
+def test_metadata_and_openai(weights: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "any.safetensors"
+    save_file(weights, file, metadata={"pretrained_cfg": json.dumps({**OWN, "crop_mode": "border"})})
+    facts = meta(TimmConfig(model="test_vit", weights=str(file))).preprocessing
+    assert (facts.mean, facts.fit, facts.sources["mean"]) == ((0.1,) * 3, "pad", f"{file} (metadata)")
+    numbers = {name: torch.tensor(1) for name in ("input_resolution", "context_length", "vocab_size")}
+    save_file({**weights, **numbers}, file)
+    tower = meta(TimmConfig(model="vit_base_patch32_clip_224", weights=str(file)))
+    assert tower.preprocessing.activation == "quick_gelu"
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (TimmConfig(model="vit_base_patch16_224", weights="no.pth"), r"timm's vit_base_patch16_224\.\w+ says mean "
+         r"\(0\.5, .*timm's vit_base_patch16_224\.\w+ says \(0\.48.*nothing beside the weights tells; give mean"),
+        (TimmConfig(model="vit_base_patch32_clip_224", weights="no.pth"), "says activation .*gelu.*give activation"),
+        (OpenClipConfig(model="ViT-B-32", pretrained="no.pt"), "tag openai says activation quick_gelu, open_clip's "
+         "tag laion2b_e16 says gelu.*give activation in the spec"),
+        (OpenClipConfig(model="ViT-L-14", pretrained="no.pt"), r"tag laion2b_s32b_b82k says \(0\.5.*give mean"),
+    ],
+)  # fmt: skip
+def test_tags_that_differ_decide_nothing(config: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        meta(config)
+
+
+def test_tags_that_agree_and_the_tag_that_is_named() -> None:
+    assert (
+        meta(OpenClipConfig(model="ViT-L-14-336", pretrained="no.pt")).preprocessing.activation
+        == "quick_gelu"
+    )
+    assert meta(OpenClipConfig(model="ViT-B-16-SigLIP", pretrained="no.pt")).preprocessing.mean == (0.5,) * 3
+    for name in ("vit_base_patch32_clip_224.openai", "vit_base_patch32_clip_quickgelu_224"):
+        assert activation_of(meta(TimmConfig(model=name, weights="no.pth"))) == "quick_gelu"
+    named = meta(TimmConfig(model="vit_base_patch16_224.mae", weights="no.pth")).preprocessing
+    assert (named.mean[0], named.sources["mean"]) == (0.485, "timm's vit_base_patch16_224.mae")
+    chosen = meta(OpenClipConfig(model="ViT-B-32", pretrained="no.pt", activation="gelu_tanh"))
+    assert chosen.preprocessing.activation == "gelu_tanh"
+
+
+def test_open_clip_beside_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "open_clip_model.safetensors"
+    save_file({"a": torch.zeros(1)}, file)
+    model = open_clip.get_model_config("ViT-B-32")
+    cfg = {"mean": [0.2] * 3, "std": [0.3] * 3, "interpolation": "bilinear", "resize_mode": "squash"}
+    write(tmp_path, open_clip_config={"model_cfg": {**model, "quick_gelu": True}, "preprocess_cfg": cfg})
+    for where in (file, tmp_path):
+        facts = meta(OpenClipConfig(model="ViT-B-32", pretrained=str(where))).preprocessing
+        assert (facts.mean, facts.interpolation, facts.fit) == ((0.2,) * 3, "bilinear", "resize")
+        assert facts.activation == "quick_gelu"
+    with pytest.raises(UserError, match=r"is of another tower, with width 768 instead of 1024"):
+        meta(OpenClipConfig(model="ViT-L-14-336", pretrained=str(file)))
+
+
+def test_transformers_config_beside_a_file_of_timm(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
+    vision = {"image_size": 32, "hidden_act": "quick_gelu"}
+    write(tmp_path, config={"model_type": "clip", "vision_config": vision})
+    config = tiny_timm("clip", weights=str(tmp_path), activation=None)
+    facts = meta(config).preprocessing
+    assert (facts.activation, facts.sources["activation"]) == ("quick_gelu", str(tmp_path / "config.json"))
+    with pytest.raises(UserError, match="activation quick_gelu, but this tower computes relu"):
+        meta(TimmConfig(model="test_resnet", activation="quick_gelu"))
+
+
+@pytest.mark.parametrize(
+    ("content", "facts"),
+    [
+        ({"do_rescale": False, "image_mean": [127.5] * 3, "image_std": [255] * 3},
+         {"mean": [0.5] * 3, "std": [1.0] * 3}),
+        ({"rescale_factor": 2 / 255, "image_mean": [1] * 3, "image_std": [1] * 3},
+         {"mean": [0.5] * 3, "std": [0.5] * 3}),
+        ({"do_normalize": False, "image_mean": [0.5] * 3}, {"mean": [0.0] * 3, "std": [1.0] * 3}),
+        ({"resample": 2}, {"interpolation": "bilinear"}),
+        ({"size": 224}, {"fit": "resize", "image_size": (224, 224)}),
+        ({"size": {"height": 32, "width": 64}}, {"fit": "resize", "image_size": (32, 64)}),
+        ({"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}, "do_center_crop": True},
+         {"fit": "crop", "crop_pct": 0.875, "image_size": (224, 224)}),
+        ({"size": 224, "do_center_crop": True}, {"fit": "crop", "crop_pct": 1.0, "image_size": (224, 224)}),
+        ({"size": {"shortest_edge": 224}, "crop_pct": 0.875},
+         {"fit": "crop", "crop_pct": 0.875, "image_size": (224, 224)}),
+        ({"size": {"shortest_edge": 384}, "crop_pct": 0.875}, {"fit": "resize", "image_size": (384, 384)}),
+    ],
+)  # fmt: skip
+def test_settings_of_transformers(content: dict[str, Any], facts: dict[str, Any]) -> None:
+    found = facts_of(content, "p.json")
+    assert found.keys() == facts.keys()
+    assert all(found[key] == (pytest.approx(v) if key in ("mean", "std") else v) for key, v in facts.items())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            {"do_flip_channel_order": True},
+            "do_flip_channel_order: true asks for channels in the order B, G, R",
+        ),
+        ({"do_sharpen": True}, "do_sharpen: true asks for a step that is not known"),
+        ({"resample": 9}, "resample 9 is none of Pillow's filters"),
+        ({"image_mean": [0.5]}, r"image_mean is \[0\.5\]; expected three numbers"),
+        ({"rescale_factor": 0}, "rescale_factor 0: expected a number above 0"),
+        ({"size": {"height": "x"}}, "expected a number of pixels"),
+    ],
+)
+def test_settings_that_no_encoder_honours(content: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        facts_of(content, "p.json")
+
+
+@pytest.mark.parametrize(
+    "content", [{"do_resize": False}, {"do_pad": True}, {"size": {"shortest_edge": 9}}, {"size": {"longest_edge": 9}}]
+)  # fmt: skip
+def test_resizing_that_needs_a_fit_in_the_spec(content: dict[str, Any], tmp_path: Path) -> None:
+    assert REFUSED in facts_of(content, "p.json")
+    config = tiny_transformers("clip", tmp_path)
+    write(tmp_path, preprocessor_config={"image_mean": [0.5] * 3, "image_std": [0.5] * 3, **content})
+    with pytest.raises(UserError, match="give fit in the spec: resize, pad or crop"):
+        meta(config)
+    assert meta(config, fit="pad").preprocessing.fit == "pad"
+
+
+def test_sizes_that_differ_in_a_folder_of_transformers(tmp_path: Path) -> None:
+    config = tiny_transformers("clip", tmp_path)
+    write(tmp_path, preprocessor_config={"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": 48})
+    with pytest.raises(
+        UserError, match=r"\(config\.json\) says image_size \(32, 32\).*\(48, 48\); give image_size"
+    ):
+        meta(config)
+    assert meta(config, image_size=48).image_size == (48, 48)
+
+
+def test_folders_and_repositories_need_a_word_on_their_weights() -> None:
+    for model in ("local-dir:mine", "hf-hub:me/mine"):
+        with pytest.raises(
+            ValueError, match="two things: pretrained: true takes its weights, pretrained: false"
+        ):
+            TimmConfig(model=model)
+        TimmConfig(model=model, pretrained=False)
+        TimmConfig(model=model, weights="other.pth")
+
+
+def test_folders_of_the_first_versions(tmp_path: Path) -> None:
+    """They hold mean, std and filter, and their spec the way of resizing."""
+    config = tiny_open_clip("vit", tmp_path)
+    tower = meta(config)
+    tower.save_assets(tmp_path)
+    content = json.loads((tmp_path / "open_clip_config.json").read_text())
+    del content["preprocessing"], content["preprocess_cfg"]["resize_mode"]
+    write(tmp_path, open_clip_config=content)
+    again = config.model_copy(update={"fit": "resize"}).build(weights=False, assets=tmp_path)
+    assert again.preprocessing is not None
+    assert (again.preprocessing.mean, again.preprocessing.fit) == (tower.preprocessing.mean, "resize")
+    assert again.preprocessing.activation == "quick_gelu"
+
+
+def test_each_tower_of_a_pair_tells_its_own(tmp_path: Path) -> None:
+    from vlm_core.preprocessing import preprocessing_rows
+
+    vision = tiny_transformers("siglip", tmp_path, layer=-1)
+    rows = preprocessing_rows(meta(FusedConfig(towers=[tiny_timm("dinov2_registers"), vision])))
+    means = {tower: value for tower, key, value, _ in rows if key == "mean"}
+    assert means == {"towers.0": "0.485, 0.456, 0.406", "towers.1": "0.5, 0.4, 0.3"}
