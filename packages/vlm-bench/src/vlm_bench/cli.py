@@ -150,7 +150,7 @@ def submit(args: argparse.Namespace) -> int:
     from vlm_bench.writing import write
 
     benchmark = config_of(args, installed().get("benchmark", args.benchmark)).build()
-    said = join(benchmark.questions, read_answers(args.answers), allow_partial=args.allow_partial)
+    said = join(benchmark, read_answers(args.answers), allow_partial=args.allow_partial)
     files = benchmark.submission(said)
     for name, content in files.items():
         write(args.out / name, content)
@@ -178,7 +178,7 @@ def judge(args: argparse.Namespace) -> int:
     benchmark, examples = MMVet(config), read_text(args.prompt)
     if not benchmark.truths:
         raise UserError(f"{config.file('labels')}: not there, and a judge must know the right answers")
-    said = join(benchmark.questions, read_answers(args.answers), allow_partial=args.allow_partial)
+    said = join(benchmark, read_answers(args.answers), allow_partial=args.allow_partial)
     ask = openai_judge(args.judge_model, args.base_url)
     done = grade(benchmark.truths, said, ask, path, examples=examples, runs=args.runs)
     print(

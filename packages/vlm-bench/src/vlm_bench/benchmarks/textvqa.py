@@ -13,8 +13,9 @@ from typing import Literal
 from vlm_bench.check import check_ids
 from vlm_bench.configs import TextVQAConfig
 from vlm_bench.readers.answers import unique
-from vlm_bench.readers.files import Row, json_rows
+from vlm_bench.readers.files import json_rows
 from vlm_bench.readers.questions import Asked, asked, read_questions
+from vlm_bench.readers.row import Row
 from vlm_bench.scorers.vqa import by_count, converted_accuracy
 from vlm_core.benchmark import Benchmark, CreditBenchmark, Question
 from vlm_core.errors import UserError

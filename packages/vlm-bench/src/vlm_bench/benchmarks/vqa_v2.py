@@ -10,8 +10,9 @@ from typing import Any
 from vlm_bench.check import check_ids
 from vlm_bench.configs import VQAv2Config
 from vlm_bench.readers.answers import unique
-from vlm_bench.readers.files import Row, json_rows
+from vlm_bench.readers.files import json_rows
 from vlm_bench.readers.questions import SHORT, read_questions
+from vlm_bench.readers.row import Row
 from vlm_bench.scorers.vqa import by_count, convert, soft_accuracy
 from vlm_core.benchmark import Benchmark, Question, Score, Verdict, mean_headline
 from vlm_core.errors import UserError

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from vlm_bench.readers.files import Row, json_object
+from vlm_bench.readers.files import json_object
+from vlm_bench.readers.row import Row
 from vlm_core.errors import UserError
 
 

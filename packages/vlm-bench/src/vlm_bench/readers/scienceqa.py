@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vlm_bench.readers.answers import unique
-from vlm_bench.readers.files import Row, as_row, json_object, json_rows, read_json
+from vlm_bench.readers.files import json_object, json_rows, read_json
 from vlm_bench.readers.questions import LETTER
+from vlm_bench.readers.row import Row, as_row
 from vlm_bench.scorers.scienceqa import LETTERS
 from vlm_core.errors import UserError, choices
 
