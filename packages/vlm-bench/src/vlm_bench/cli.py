@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vlm_bench import run as run_command
 from vlm_bench.options import add_options, config_of
@@ -14,6 +15,9 @@ from vlm_core.cli.common import add_debug, run
 from vlm_core.config import BenchmarkConfig
 from vlm_core.errors import UserError
 from vlm_core.registry import installed
+
+if TYPE_CHECKING:
+    from vlm_bench.readers.answers import Answer
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -87,7 +91,9 @@ def _judge_options(parser: argparse.ArgumentParser) -> None:
     )
     child.add_argument("--judge-model", default=OFFICIAL_JUDGE, help="the judge (default: %(default)s)")
     child.add_argument("--base-url", help="an endpoint that speaks OpenAI's protocol (default: OpenAI's own)")
-    child.add_argument("--runs", type=int, default=1, help="grades for each answer; MM-Vet's paper has 5")
+    child.add_argument(
+        "--runs", type=run_command.count, default=1, help="grades for each answer; MM-Vet's paper has 5"
+    )
     add_debug(child)
 
 
@@ -118,15 +124,14 @@ def score(args: argparse.Namespace) -> int:
     """Print one benchmark's report."""
     from vlm_bench import report as reports
     from vlm_bench.evaluate import evaluate
-    from vlm_bench.readers.answers import read_answers
     from vlm_bench.readers.run import changed_files, read_run, settings_of
 
     config = config_of(args, installed().get("benchmark", args.benchmark))
     path = args.answers
-    account = read_run(path) if path else {}
+    account = read_run(path, args.benchmark) if path else {}
     found = evaluate(
         config,
-        read_answers(path) if path else None,
+        _read_answers(args) if path else None,
         files={path.name: path} if path else {},
         settings=settings_of(account),
         allow_partial=args.allow_partial,
@@ -143,14 +148,22 @@ def score(args: argparse.Namespace) -> int:
     return 0
 
 
+def _read_answers(args: argparse.Namespace) -> list[Answer]:
+    """The answers named on the command line; a run's answers to another benchmark are refused."""
+    from vlm_bench.readers.answers import read_answers
+    from vlm_bench.readers.run import read_run
+
+    read_run(args.answers, args.benchmark)
+    return read_answers(args.answers)
+
+
 def submit(args: argparse.Namespace) -> int:
     """Write what a server takes."""
     from vlm_bench.join import join
-    from vlm_bench.readers.answers import read_answers
     from vlm_bench.writing import write
 
     benchmark = config_of(args, installed().get("benchmark", args.benchmark)).build()
-    said = join(benchmark, read_answers(args.answers), allow_partial=args.allow_partial)
+    said = join(benchmark, _read_answers(args), allow_partial=args.allow_partial)
     files = benchmark.submission(said)
     for name, content in files.items():
         write(args.out / name, content)
@@ -168,7 +181,6 @@ def judge(args: argparse.Namespace) -> int:
     from vlm_bench.join import join
     from vlm_bench.judge import judge as grade
     from vlm_bench.judge import openai_judge
-    from vlm_bench.readers.answers import read_answers
     from vlm_bench.readers.files import read_text
 
     if not (path := vars(args).pop("field_grades", None)):
@@ -178,9 +190,13 @@ def judge(args: argparse.Namespace) -> int:
     benchmark, examples = MMVet(config), read_text(args.prompt)
     if not benchmark.truths:
         raise UserError(f"{config.file('labels')}: not there, and a judge must know the right answers")
-    said = join(benchmark, read_answers(args.answers), allow_partial=args.allow_partial)
-    ask = openai_judge(args.judge_model, args.base_url)
-    done = grade(benchmark.truths, said, ask, path, examples=examples, runs=args.runs)
+    said = join(benchmark, _read_answers(args), allow_partial=args.allow_partial)
+    name, runs = args.judge_model, args.runs
+    ask = openai_judge(name, args.base_url)
+    print(
+        f"{len(said)} answers to grade by {name} at {args.base_url or 'OpenAI'}", file=sys.stderr, flush=True
+    )
+    done = grade(benchmark.truths, said, ask, path, examples=examples, runs=runs, name=name)
     print(
         f"{done.graded} grades by {args.judge_model}, {done.kept} kept, {len(done.failed)} failed (unscored)"
     )

@@ -51,6 +51,13 @@ class Row:
             self.wrong(key, "true or false")
         return value
 
+    def row(self, key: str) -> Row:
+        """The JSON object at `key`."""
+        value = self.data.get(key)
+        if not isinstance(value, dict):
+            self.wrong(key, "a JSON object")
+        return Row(f"{self.where}: {key}", value)
+
     def items(self, key: str, kind: type = object, what: str = "a list") -> list[Any]:
         """The list at `key`, whose every item is of `kind`."""
         value = self.data.get(key)
