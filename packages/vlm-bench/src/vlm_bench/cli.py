@@ -193,9 +193,6 @@ def judge(args: argparse.Namespace) -> int:
     said = join(benchmark, _read_answers(args), allow_partial=args.allow_partial)
     name, runs = args.judge_model, args.runs
     ask = openai_judge(name, args.base_url)
-    print(
-        f"{len(said)} answers to grade by {name} at {args.base_url or 'OpenAI'}", file=sys.stderr, flush=True
-    )
     done = grade(benchmark.truths, said, ask, path, examples=examples, runs=runs, name=name)
     print(
         f"{done.graded} grades by {args.judge_model}, {done.kept} kept, {len(done.failed)} failed (unscored)"

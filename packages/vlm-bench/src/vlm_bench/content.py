@@ -25,10 +25,8 @@ def content_of(benchmark: Benchmark, headline: Headline) -> dict[str, str]:
 
 
 def _question(benchmark: Benchmark, key: str) -> str:
-    question, verdict = benchmark.questions[key], benchmark.verdict(key, "")
-    return json.dumps(
-        [question.prompt, question.choices, _image(question), verdict.right if verdict else ""],
-    )
+    question = benchmark.questions[key]
+    return json.dumps([question.prompt, question.choices, _image(question), benchmark.right(key)])
 
 
 def _image(question: Question) -> str | None:

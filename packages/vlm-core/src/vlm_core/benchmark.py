@@ -233,6 +233,11 @@ class Benchmark(ABC):
         """How one answer was taken, for people who look at it; None where nothing can be said of it alone."""
         return None
 
+    def right(self, key: str) -> str:
+        """What would have been right, as people read it; "" where that is not known."""
+        verdict = self.verdict(key, "")
+        return verdict.right if verdict else ""
+
     def submission(self, answers: Mapping[str, str]) -> dict[str, bytes]:
         """The files that an evaluation server takes, by name."""
         raise UserError(f"{self.protocol} is scored here; there is no server to submit to")

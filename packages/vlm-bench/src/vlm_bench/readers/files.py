@@ -101,22 +101,30 @@ def parse_json(text: str, path: Path, line: int | None = None) -> Any:
     A key that stands twice in an object is an error, not the last one's value.
     """
     where = f"{path}:{line}" if line else str(path)
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            keys = [key for key, _ in pairs]
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise UserError(f"{where}: the key {twice!r} stands twice in one JSON object")
-        return found
-
     try:
-        return json.loads(text, object_pairs_hook=unique)
+        return _DECODER.decode(text)
     except json.JSONDecodeError as error:
         at = f"{path}:{error.lineno + (line or 1) - 1}"
         raise UserError(f"{at}: not valid JSON ({error.msg}); is the file cut off?") from None
+    except _TwiceError as error:
+        raise UserError(f"{where}: the key {error.args[0]!r} stands twice in one JSON object") from None
     except RecursionError:
         raise UserError(f"{where}: JSON nested too deeply") from None
+
+
+class _TwiceError(Exception):
+    """A key of an object that has it twice."""
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _TwiceError(next(key for key in keys if keys.count(key) > 1))
+    return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_distinct)
 
 
 def json_rows(path: Path, key: str | None = None) -> list[Row]:
