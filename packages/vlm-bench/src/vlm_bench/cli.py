@@ -17,6 +17,7 @@ from vlm_core.errors import UserError
 from vlm_core.registry import installed
 
 if TYPE_CHECKING:
+    from vlm_bench.collect import Results
     from vlm_bench.readers.answers import Answer
 
 
@@ -209,6 +210,7 @@ def report(args: argparse.Namespace) -> int:
     from vlm_bench.writing import write
 
     models = [collect(folder) for folder in args.folders]
+    _say_passed_over(models)
     forms = {"html": page.to_html, "markdown": combined.to_markdown, "json": combined.to_json}
     for form, make in forms.items():
         if path := getattr(args, form):
@@ -217,14 +219,28 @@ def report(args: argparse.Namespace) -> int:
     return 0
 
 
+def _say_passed_over(models: Sequence[Results]) -> None:
+    from vlm_bench.collect import listed
+
+    for model in models:
+        if files := model.passed_over:
+            lines = "".join(f"\n  {text}" for text in listed(files))
+            print(
+                f"{model.folder}: passed over {len(files)} files that are no reports:{lines}", file=sys.stderr
+            )
+
+
 def diff(args: argparse.Namespace) -> int:
     """Print how two reports, or all of two folders, differ."""
+    from vlm_bench.collect import collect
     from vlm_bench.diff import compare, compare_folders, folder_lines, lines, to_json
 
     if args.first.is_dir() != args.second.is_dir():
         raise UserError(f"{args.first} and {args.second}: a folder and a file; name two of a kind")
     if args.first.is_dir():
-        folders = compare_folders(args.first, args.second, allow_partial=args.allow_partial)
+        sides = collect(args.first), collect(args.second)
+        _say_passed_over(sides)
+        folders = compare_folders(*sides, allow_partial=args.allow_partial)
         print(to_json(folders) if args.json else "\n".join(folder_lines(folders)))
         return 0
     found = compare(args.first, args.second, allow_partial=args.allow_partial)

@@ -31,7 +31,9 @@ def evaluate(
     `answers` is None where grades stand in for them; `files` are those that the answers came from, `settings`
     how they were made; `benchmark` is what `config` built, if that was done before.
     """
-    benchmark = benchmark or config.build()
+    answers = None if answers is None else list(answers)
+    logged = [answer.prompt for answer in answers or () if answer.prompt is not None]
+    benchmark = (benchmark or config.build()).as_asked(logged)
     said = _said(benchmark, answers, allow_partial)
     doubts = [] if answers is None else benchmark.check_answers(said)
     score = benchmark.score(said)

@@ -221,6 +221,10 @@ class Benchmark(ABC):
         """Refuse answers that something at hand was not made for, such as a judge's grades -> warnings."""
         return ()
 
+    def as_asked(self, prompts: Sequence[str]) -> Benchmark:
+        """This benchmark in the variant of the prompts that an answer file logs; itself if there is but one."""
+        return self
+
     def same_prompt(self, question: Question, logged: str) -> bool:
         """Whether an answer file's logged prompt is this question's.
 

@@ -7,7 +7,7 @@ script cuts the question from the logged prompt and fails on a prompt of another
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -36,7 +36,7 @@ class TextVQA(CreditBenchmark):
 
     def __init__(self, config: TextVQAConfig) -> None:
         path, labels, images = config.file("questions"), config.file("labels"), config.file("images")
-        official = config.source == "official"
+        official, self.config = config.source == "official", config
         tokens = config.file("tokens") if official and config.ocr == "yes" else None
         found = _official(path, tokens) if official else _llava(path)
         converted = lru_cache(maxsize=None)(convert)
@@ -51,6 +51,14 @@ class TextVQA(CreditBenchmark):
             files={file.name: file for file in (path, labels, tokens) if file},
             notes={"prompt": variant},
         )
+
+    def as_asked(self, prompts: Sequence[str]) -> Benchmark:
+        """Without OCR tokens if no logged prompt has any, unless the user chose."""
+        read = [found for text in prompts if (found := read_prompt(text.replace("<image>", "").strip()))]
+        bare = bool(read) and not any(found.tokens for found in read)
+        if bare and self.config.ocr == "yes" and "ocr" not in self.config.model_fields_set:
+            return TextVQA(self.config.model_copy(update={"ocr": "no"}))
+        return self
 
     def credit(self, key: str, text: str) -> float:
         return self.gold[key].credit(text)
