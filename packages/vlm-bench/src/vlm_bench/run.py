@@ -24,7 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = ABOUT
     parser.add_argument("model", metavar="MODEL", type=Path, help="a model folder")
     parser.add_argument(
-        "--benchmarks", required=True, metavar="NAME,…", help="names, or `all` whose files are under --data"
+        "--benchmarks",
+        required=True,
+        metavar="NAME,…",
+        help="names, or `all` whose questions and labels are there",
     )
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder in LLaVA's layout (default: here)")
     parser.add_argument(
@@ -84,8 +87,8 @@ def run(args: argparse.Namespace) -> int:
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)  # noqa: T201, a command line
 
-    if absent and ranks.main:
-        say(f"left out, for no files of theirs are here: {', '.join(absent)}")
+    for name, reason in absent.items() if ranks.main else ():
+        say(f"left out: {name}: {reason}")
     tasks = plan(configs, settings)
     subject = Subject.load(args.model, args.dtype, ranks.device)
     out = args.out or Path("bench") / subject.spec.name

@@ -37,6 +37,12 @@ def read_labels(folder: Path) -> dict[Key, bool]:
     return found
 
 
+def missing_labels(folder: Path) -> str:
+    """Why there are no labels; "" if there are some."""
+    there = any(_files(folder / task) or (folder / f"{task}.txt").is_file() for task in TASKS)
+    return "" if there else f"{folder}: holds no labels"
+
+
 def unknown_tasks(folder: Path) -> dict[str, int]:
     """Folders beside the tasks' with label files in them, which are not read, with the number of files."""
     others = [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name not in TASKS]

@@ -97,6 +97,16 @@ def digest_of(truth: Mapping[str, Mapping[Key, bool]]) -> str:
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
+def missing_labels(folder: Path) -> str:
+    """What label file is not there; "" if none."""
+    try:
+        for split in SPLITS:
+            _label_file(folder, split)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
 def _label_file(folder: Path, split: str) -> Path:
     name = f"coco_pope_{split}.json"
     found = [path for path in (folder / name, folder / f"{name}.gz") if path.is_file()]

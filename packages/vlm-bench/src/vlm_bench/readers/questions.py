@@ -43,4 +43,4 @@ def read_questions(path: Path, *, distinct: bool = True) -> list[Asked]:
 
 
 def _asked(key: str, row: Row) -> Asked:
-    return Asked(key, row.text("image"), row.text("text"), row.text("category"), row.where)
+    return Asked(key, row.named("image"), row.text("text"), row.text("category"), row.where)
