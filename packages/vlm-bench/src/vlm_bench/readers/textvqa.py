@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 TOKENS = "Reference OCR token:"
 _OLDEST = re.compile(
-    r"(?P<tokens>OCR tokens: .*?)(?P<asked>Question: (?P<question>.*?) Short answer:.*)", re.DOTALL
+    r"(?P<tokens>OCR tokens: .*?)?(?P<asked>Question: (?P<question>.*?) Short answer:.*)", re.DOTALL
 )
 
 
@@ -24,10 +24,10 @@ def read_prompt(text: str) -> Prompt | None:
 
     - question and instruction, a line each,
     - the same with a line `Reference OCR token: …` between them (`llava_textvqa_val_v051_ocr.jsonl`) or before them,
-    - `OCR tokens: … Question: … Short answer:`.
+    - `OCR tokens: … Question: … Short answer:`, or that without the tokens.
     """
     if found := _OLDEST.match(text):
-        return Prompt(found["question"], tokens=True)
+        return Prompt(found["question"], tokens=found["tokens"] is not None)
     lines = text.split("\n")
     others = [line for line in lines if not line.startswith(TOKENS)]
     if len(others) == 2 and len(lines) - len(others) <= 1:
