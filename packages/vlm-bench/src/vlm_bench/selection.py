@@ -72,7 +72,8 @@ def _options(settings: Sequence[str], chosen: Sequence[str]) -> Options:
             raise UserError(f"--set {setting}: expected NAME.FIELD=VALUE, such as vqa-v2.split=val")
         if name not in found:
             raise UserError(f"--set {setting}: {name} is not among --benchmarks {','.join(chosen)}")
-        found[name].append(f"--{field.replace('_', '-')}")
+        key, equals, value = field.partition("=")
+        found[name].append(f"--{key.replace('_', '-')}{equals}{value}")
     return found
 
 

@@ -73,7 +73,7 @@ class StoredImage(EncodedImage):
         return self.length == 0
 
     def __str__(self) -> str:
-        return f"{self.path}: an image{f', {self.digest}' if self.missing else ''}"
+        return f"{self.path}: {self.digest if self.missing else f'the image at byte {self.start}'}"
 
     @property
     def text(self) -> str:

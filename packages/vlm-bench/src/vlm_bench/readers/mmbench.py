@@ -182,5 +182,5 @@ def images(path: Path, rows: list[MMBenchRow]) -> dict[int, StoredImage]:
                 raise UserError(
                     f"{path}: row {row.index}: its image is that of row {text}, which has none of its own"
                 )
-        found[row.index] = holder.image or StoredImage(path, 0, 0, f"none at index {holder.index}")
+        found[row.index] = holder.image or StoredImage(path, 0, 0, f"no image at index {holder.index}")
     return found
