@@ -10,38 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import Out, answers, printed, refused
+from commands import RUN, Out, answers, printed, refused
 from layout import png, write_json
 from PIL import Image
 
-from vlm_bench.cli import main
 from vlm_bench.collect import collect
 from vlm_bench.examples import SHOWN, choose
 from vlm_bench.pictures import SIDE, embed
 from vlm_bench.published import PROTOCOLS
 from vlm_core.benchmark import CreditBenchmark, EncodedImage, Question, Verdict
 from vlm_core.registry import installed
-
-RUN = {
-    "benchmark": "gqa", "model": "runs/mine/model", "model sha256": "ab" * 32, "batch_size": 8, "dtype": "bfloat16",
-    "decoding": {"max_new_tokens": 128, "temperature": 0.0}, "prefix_reuse": True, "device": "cuda",
-}  # fmt: skip
-
-
-@pytest.fixture
-def results(data: Path, tmp_path: Path, capsys: Out) -> Path:
-    """GQA in full with its account, ScienceQA in part, answers to VQA-v2 that a server must score."""
-    folder = tmp_path / "results"
-    folder.mkdir()
-    gqa = answers(folder, {"10": "Dog.", "2": "<b>blue</b>", "31": "yes"}).rename(folder / "gqa.jsonl")
-    write_json(folder / "gqa.jsonl.run.json", RUN)
-    printed(capsys, "score", "gqa", "--data", data, "--answers", gqa, "--save", folder / "gqa.json")
-    said = answers(folder, {"5": ""}).rename(folder / "scienceqa.jsonl")
-    flags = ["--allow-partial", "--save", folder / "scienceqa.json"]
-    printed(capsys, "score", "scienceqa", "--data", data, "--answers", said, *flags)
-    answers(folder, {72: "yes"}).rename(folder / "vqa-v2.jsonl")
-    write_json(folder / "vqa-v2.jsonl.run.json", RUN | {"benchmark": "vqa-v2", "scored_by": "server"})
-    return folder
 
 
 def test_the_table(results: Path, capsys: Out) -> None:
@@ -149,63 +127,6 @@ def test_what_is_refused(results: Path, tmp_path: Path, capsys: Out) -> None:
     assert "a report of format 99" in refused(capsys, "report", results)
     (results / "gqa.json").write_text(json.dumps(report)[:-10])
     assert "is the file cut off?" in refused(capsys, "report", results)
-
-
-OTHERS: dict[str, bytes] = {
-    "list.json": b"[1, 2]", "plain.json": b'{"a": 1}', "cut.json": b'{"a": [1, ', "binary.json": b"\xff\xfe\x00",
-    "empty.json": b"", "twice.json": b'{"a": 1, "a": 2}', "nearly.json": b'{"schema": 1, "protocol": "p"}',
-    "service.run.json": b"[]", "deep.json": b"[" * 100_000, "marked.json": b'\xef\xbb\xbf{"b": 2}',
-}  # fmt: skip
-REASONS = {
-    "list.json": "no report but a JSON list", "plain.json": "its keys are 'a'", "cut.json": "not valid JSON",
-    "binary.json": "not UTF-8 text", "empty.json": "not valid JSON", "twice.json": "the key 'a' stands twice",
-    "nearly.json": "it lacks units", "service.run.json": "the name of the benchmark", "deep.json": "nested too deeply",
-    "marked.json": "its keys are 'b'",
-}  # fmt: skip
-
-
-def test_files_that_are_no_reports_are_passed_over(results: Path, tmp_path: Path, capsys: Out) -> None:
-    straight = printed(capsys, "report", results)
-    for name, content in OTHERS.items():
-        (results / name).write_bytes(content)
-    (results / "folder.json").mkdir()
-    assert main(["report", str(results), "--json", str(tmp_path / "r.json")]) == 0
-    out, err = capsys.readouterr()
-    assert out == straight
-    assert f"{results}: passed over 10 files that are no reports:" in err
-    for name, reason in REASONS.items():
-        (line,) = (line for line in err.splitlines() if f"/{name}:" in line)
-        assert reason in line
-    assert len(json.loads((tmp_path / "r.json").read_text())["models"][0]["passed over"]) == 10
-    for n in range(20):
-        (results / f"more{n}.json").write_text("{}")
-    assert main(["diff", str(results), str(results)]) == 0
-    assert "passed over 30 files" in (err := capsys.readouterr().err)
-    assert "and 20 more" in err
-    (tmp_path / "others").mkdir()
-    (tmp_path / "others/a.json").write_text("[]")
-    err = refused(capsys, "report", tmp_path / "others")
-    assert "1 JSON files, but no report" in err
-    assert "a.json: no report but a JSON list" in err
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("score", "high"), ("score", None), ("units", {"10": {"all": [1]}}), ("rows", []), ("scored", -1),
-        ("sha256", {"a": 1}), ("examples", [{"id": "1"}]), ("unit", "percent"),
-    ],
-)  # fmt: skip
-def test_a_damaged_report_is_refused(key: str, value: Any, results: Path, capsys: Out) -> None:
-    report = json.loads((results / "gqa.json").read_text())
-    write_json(results / "gqa.json", report | {key: value})
-    for command in (["report", results], ["diff", results / "gqa.json", results / "scienceqa.json"]):
-        err = refused(capsys, *command)
-        assert f"gqa.json: a damaged report, '{key}" in err
-    del report[key]
-    write_json(results / "gqa.json", report)
-    expected = "it lacks units" if key == "units" else f"a damaged report, '{key}': Field required"
-    assert expected in refused(capsys, "diff", results / "gqa.json", results / "scienceqa.json")
 
 
 def test_answers_that_changed_after_scoring(results: Path, capsys: Out) -> None:

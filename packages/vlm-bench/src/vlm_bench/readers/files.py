@@ -10,8 +10,9 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from vlm_bench.readers.row import Row, as_row
 from vlm_core.errors import UserError
@@ -23,7 +24,7 @@ _CHUNK = 2**20
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[IO[bytes]]:
+def opened(path: Path) -> Iterator[BufferedIOBase]:
     """A file's bytes, unpacked if it is gzipped (told by its first bytes, not by its name)."""
     try:
         with path.open("rb") as raw:

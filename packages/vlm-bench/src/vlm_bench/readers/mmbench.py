@@ -11,8 +11,8 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO
 
 from vlm_bench.readers.files import BOM, opened
 from vlm_bench.readers.questions import LETTER
@@ -131,7 +131,7 @@ def _check_header(path: Path, header: list[str]) -> None:
 class Lines:
     """A file's lines as text, and where those since the last `forget` stand: no more than one row is held."""
 
-    def __init__(self, file: IO[bytes], path: Path, stored: Path) -> None:
+    def __init__(self, file: BufferedIOBase, path: Path, stored: Path) -> None:
         self.file, self.path, self.stored = file, path, stored
         self.number = self.start = self.next = 0
         self.held: list[bytes] = []
