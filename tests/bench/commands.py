@@ -13,6 +13,11 @@ from vlm_bench.cli import main
 Out = pytest.CaptureFixture[str]
 Runner = Callable[..., list[str]]
 FAST = ["--max-new-tokens", "3"]
+RUN = {
+    "benchmark": "gqa", "model": "runs/mine/model", "model sha256": "ab" * 32, "batch_size": 8, "dtype": "bfloat16",
+    "decoding": {"max_new_tokens": 128, "temperature": 0.0}, "prefix_reuse": True, "device": "cuda",
+}  # fmt: skip
+"""What a run leaves beside its answers."""
 
 
 def refused(capsys: Out, *argv: str | Path) -> str:

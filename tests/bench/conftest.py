@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 from bench_files import Pope
-from commands import FAST, Runner
-from layout import everything
+from commands import FAST, RUN, Out, Runner, answers, printed
+from layout import everything, write_json
 
 
 @pytest.fixture
@@ -28,3 +28,19 @@ def command(tiny_folder: Path, data: Path, tmp_path: Path) -> Runner:
         return ["run", str(model), "--benchmarks", names, *where, *FAST, *flags]
 
     return made
+
+
+@pytest.fixture
+def results(data: Path, tmp_path: Path, capsys: Out) -> Path:
+    """GQA in full with its account, ScienceQA in part, answers to VQA-v2 that a server must score."""
+    folder = tmp_path / "results"
+    folder.mkdir()
+    gqa = answers(folder, {"10": "Dog.", "2": "<b>blue</b>", "31": "yes"}).rename(folder / "gqa.jsonl")
+    write_json(folder / "gqa.jsonl.run.json", RUN)
+    printed(capsys, "score", "gqa", "--data", data, "--answers", gqa, "--save", folder / "gqa.json")
+    said = answers(folder, {"5": ""}).rename(folder / "scienceqa.jsonl")
+    flags = ["--allow-partial", "--save", folder / "scienceqa.json"]
+    printed(capsys, "score", "scienceqa", "--data", data, "--answers", said, *flags)
+    answers(folder, {72: "yes"}).rename(folder / "vqa-v2.jsonl")
+    write_json(folder / "vqa-v2.jsonl.run.json", RUN | {"benchmark": "vqa-v2", "scored_by": "server"})
+    return folder

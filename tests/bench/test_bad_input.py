@@ -92,7 +92,7 @@ def test_a_half_written_line(data: Path, tmp_path: Path, capsys: Out) -> None:
         (
             "mm-vet/mm-vet.json",
             lambda g: {k: v | {"capability": "rec"} for k, v in g.items()},
-            "must be a list",
+            "'capability' is 'rec', expected a list of names",
         ),
         (
             "mm-vet/mm-vet.json",
@@ -157,7 +157,7 @@ def test_grades(data: Path, tmp_path: Path, capsys: Out) -> None:
     assert "`vlm-bench judge mm-vet` asks one" in refused(capsys, *flags, "--answers", said)
     for rows, message in (
         ({"v1_0": {"model": ["m"], "score": [1.5]}}, "the grade 1.5 is no number from 0 to 1"),
-        ({"v1_0": {"model": ["m"], "score": 1}}, "'score' must be a list"),
+        ({"v1_0": {"model": ["m"], "score": 1}}, "'score' is 1, expected a list, one entry a run"),
         ({"v1_9": {"model": ["m"], "score": [1]}}, "1 of 1 questions without a question in this file"),
     ):
         file = write_json(tmp_path / "g.json", rows)

@@ -219,3 +219,28 @@ def test_nothing_to_run(tiny_folder: Path, tmp_path: Path, capsys: Out) -> None:
         capsys, "run", tiny_folder, *flags
     )
     assert "nowhere: no such folder" in refused(capsys, "run", tiny_folder, *flags[:3], tmp_path / "nowhere")
+
+
+def test_all_leaves_out_what_lacks_labels(command: Runner, data: Path, tmp_path: Path, capsys: Out) -> None:
+    """Its questions are there, so it could be asked, but there would be no figure."""
+    (data / "gqa/data/testdev_balanced_questions.json").unlink()
+    (data / "textvqa/TextVQA_0.5.1_val.json").unlink()
+    (data / "pope/coco/coco_pope_popular.json").unlink()
+    for path in (data / "MME/MME_Benchmark_release_version").rglob("*.txt"):
+        path.unlink()
+    (data / "mmbench/mmbench_dev_20230712.tsv").unlink()
+    (data / "mm-vet/llava-mm-vet.jsonl").unlink()
+    assert main(command("all")) == 0
+    err = capsys.readouterr().err
+    left_out = {line.split(": ")[1]: line for line in err.splitlines() if line.startswith("left out: ")}
+    assert left_out.keys() == {"easy-vqa", "gqa", "textvqa", "pope", "mme", "mmbench", "mm-vet"}
+    assert "testdev_balanced_questions.json is not there" in left_out["gqa"]
+    assert "expected coco_pope_popular.json" in left_out["pope"]
+    assert "holds no labels" in left_out["mme"]
+    assert {path.name for path in (tmp_path / "out").glob("*.jsonl")} == {"scienceqa.jsonl", "vqa-v2.jsonl"}
+    assert "cannot read this file" in refused(capsys, *command("gqa"))  # named: refused, not left out
+
+
+def test_a_value_keeps_its_underscores(command: Runner, data: Path, tmp_path: Path) -> None:
+    path = (data / "pope/llava_pope_test.jsonl").rename(tmp_path / "my_own_pope.jsonl")
+    assert main(command("pope", "--set", f"pope.questions={path}")) == 0

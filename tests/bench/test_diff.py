@@ -94,3 +94,79 @@ def test_reports_on_other_questions(data: Path, tmp_path: Path, capsys: Out) -> 
     both = ["diff", tmp_path / "a", tmp_path / "b"]
     assert "2 units are in one report only, 1 in both; --allow-partial" in refused(capsys, *both)
     assert "accuracy  100.00 -> 0.00" in printed(capsys, *both, "--allow-partial")
+
+
+def test_units_with_other_questions(data: Path, tmp_path: Path, capsys: Out) -> None:
+    """The same ids are not the same questions: texts, images, right answers and the answered part must agree."""
+    gold = data / "gqa/data/testdev_balanced_questions.json"
+    flags = [
+        "score",
+        "gqa",
+        "--data",
+        data,
+        "--answers",
+        answers(tmp_path, {"10": "a", "2": "b", "31": "no"}),
+    ]
+    printed(capsys, *flags, "--save", tmp_path / "a")
+    straight = gold.read_text()
+    lines = (data / "gqa/llava_gqa_testdev_balanced.jsonl").read_text()
+    for old, new in (
+        ('"answer": "dog"', '"answer": "cat"'),
+        ("n1.jpg", "n2.jpg"),
+        ("What is it?", "Who is it?"),
+    ):
+        gold.write_text(straight.replace(old, new))
+        (data / "gqa/llava_gqa_testdev_balanced.jsonl").write_text(lines.replace(old, new))
+        printed(capsys, *flags, "--save", tmp_path / "b")
+        err = refused(capsys, "diff", tmp_path / "a", tmp_path / "b")
+        count = 3 if old == "n1.jpg" else 1
+        assert f"0 units are in one report only, {3 - count} in both" in err
+        assert f"in both with other questions, images or right answers: {count}, first" in err
+    partial = printed(capsys, "diff", tmp_path / "a", tmp_path / "b", "--allow-partial")
+    assert "2 units: 0 better, 0 worse, 2 equal; 1 not the same in both, left out" in partial
+
+
+def test_other_questions_about_one_image(pope: Pope, capsys: Out) -> None:
+    """Two partial runs whose units have the same name, an image, but not the same questions."""
+    every = pope.answers
+    for name, part in (("a.json", every[:6]), ("b.json", every[6:])):
+        pope.answers = part
+        save(pope, capsys, name, "--allow-partial")
+    both = ["diff", pope.folder / "a.json", pope.folder / "b.json"]
+    err = refused(capsys, *both, "--allow-partial")
+    assert "in both with other questions, images or right answers: 1, first a.jpg" in err
+
+
+def test_what_else_must_agree(pope: Pope, capsys: Out) -> None:
+    first, second = save(pope, capsys, "a.json"), save(pope, capsys, "b.json")
+    report = json.loads(first.read_text())
+    for changed, message in (
+        ({"content": {}}, "1 of 1 units don't say what was asked, first a.jpg"),
+        ({"metric": "F1"}, "one protocol, but two of 'metric': 'mean F1' and 'F1'"),
+    ):
+        second.write_text(json.dumps(report | changed))
+        assert message in refused(capsys, "diff", first, second)
+    for path, digest in ((first, "ab"), (second, "cd")):
+        path.write_text(json.dumps(report | {"settings": {"images sha256": digest}}))
+    assert "asked about other images: images sha256 differ" in refused(capsys, "diff", first, second)
+
+
+def test_two_sources_of_the_same_questions(data: Path, tmp_path: Path, capsys: Out) -> None:
+    """LLaVA's file and the labels' own questions have other ids, but ask the same."""
+    said = {n: ("Yes", "No")[n % 2] for n in range(1, 7)}
+    printed(
+        capsys,
+        "score",
+        "pope",
+        "--data",
+        data,
+        "--answers",
+        answers(tmp_path, said),
+        "--save",
+        tmp_path / "a",
+    )
+    own = {f"{split}/a.jpg/Is there a {word} in the image?": "Yes"
+           for split in ("random", "popular", "adversarial") for word in ("dog", "cat")}  # fmt: skip
+    flags = ["--source", "official", "--answers", answers(tmp_path, own), "--save", tmp_path / "b"]
+    printed(capsys, "score", "pope", "--data", data, *flags)
+    assert "1 units" in printed(capsys, "diff", tmp_path / "a", tmp_path / "b")

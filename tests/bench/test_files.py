@@ -14,9 +14,15 @@ GOOD = '{"question_id": 1, "text": "Yes"}\n'
 FAULTS = {
     "cut off": (GOOD + '{"question_id": 2, "te', r"a\.jsonl:2: not valid JSON .* cut off"),
     "no object": (GOOD + "[1]", r"a\.jsonl:2: expected a JSON object, got \[1\]"),
-    "no text": (GOOD + '\n{"question_id": 2}', r"a\.jsonl:3: 'text' is missing"),
+    "no text": (
+        GOOD + '\n{"question_id": 2}',
+        r"a\.jsonl:3: 'text' is missing, expected text; its keys are 'question_id'",
+    ),
     "text no string": ('{"question_id": 2, "text": null}', r"'text' is None, expected text"),
-    "no id": ('{"text": "Yes"}', r"'question_id' must be a number or text, got None"),
+    "no id": (
+        '{"text": "Yes"}',
+        r"a\.jsonl:1: 'question_id' is missing, expected a number or text; its keys are 'text'",
+    ),
     "boolean id": (
         '{"question_id": true, "text": "Yes"}',
         r"'question_id' must be a number or text, got True",

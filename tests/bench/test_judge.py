@@ -154,3 +154,98 @@ def test_what_a_judge_needs(data: Path, tmp_path: Path, capsys: Out, judge: Judg
     assert "set OPENAI_API_KEY" in refused(capsys, *flags)
     (data / "mm-vet/mm-vet.json").unlink()
     assert "a judge must know the right answers" in refused(capsys, *flags)
+
+
+def graded(data: Path, folder: Path, capsys: Out, judge: Judge) -> list[Any]:
+    """The command that scores three graded answers."""
+    printed(capsys, *command(data, judge, folder / "g.json"))
+    return ["score", "mm-vet", "--data", data, "--grades", folder / "g.json", "--answers"]
+
+
+def test_a_score_refuses_grades_of_other_answers(
+    data: Path, tmp_path: Path, capsys: Out, judge: Judge
+) -> None:
+    flags = graded(data, tmp_path, capsys, judge)
+    assert scored(capsys, *flags, answers(tmp_path, SAID))["warnings"] == []
+    err = refused(capsys, *flags, answers(tmp_path, SAID | {1: "a cat"}), "--allow-partial")
+    assert "g.json: 1 of 3 grades are of other answers, first v1_1" in err
+    grades = json.loads((tmp_path / "g.json").read_text())
+    for grade in grades.values():  # as the official script writes them
+        del grade["answer"], grade["asked"], grade["judge"]
+    (tmp_path / "g.json").write_text(json.dumps(grades))
+    (warning,) = scored(capsys, *flags, answers(tmp_path, SAID))["warnings"]
+    assert "3 of 3 grades don't say of which answer they are" in warning
+    grades["v1_0"]["Answer"] = "0"
+    (tmp_path / "g.json").write_text(json.dumps(grades))
+    assert "unknown key 'Answer'; did you mean 'answer'?" in refused(capsys, *flags, answers(tmp_path, SAID))
+    grades["v1_0"] = {"model": ["a", "b"], "content": ["1"], "score": [1]}
+    (tmp_path / "g.json").write_text(json.dumps(grades))
+    err = refused(capsys, *flags, answers(tmp_path, SAID))
+    assert "v1_0: 1 grades in 'score', but 2 judges in 'model'" in err
+
+
+def test_grades_are_kept_by_all_that_they_depend_on(
+    data: Path, tmp_path: Path, capsys: Out, judge: Judge
+) -> None:
+    file = tmp_path / "g.json"
+    printed(capsys, *command(data, judge, file))
+    other = command(data, judge, file, "--judge-model", "another")
+    assert "3 of 3 grades are by another judge, first v1_0" in refused(capsys, *other)
+    again = command(data, judge, file)
+    (tmp_path / "prompt.txt").write_text("Other examples\n")
+    assert "3 of 3 grades were made with other examples, questions or right answers" in refused(
+        capsys, *again
+    )
+    (tmp_path / "prompt.txt").write_bytes(b"\xef\xbb\xbfGrade from 0 to 1, as here: q | a | a | 1.0\r\n")
+    assert "0 grades by judge, 3 kept" in printed(capsys, *again)
+
+
+@pytest.mark.parametrize("status", [500, 503, 429])
+def test_a_judge_that_is_gone_is_given_up(
+    status: int, data: Path, tmp_path: Path, capsys: Out, judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vlm_bench.judge.OUTAGES", 2)
+    file = tmp_path / "g.json"
+    judge.replies = {"a dog": [status], "left": [status]}
+    err = refused_after_progress(capsys, *command(data, judge, file))
+    assert f"the judge did not reply to 2 answers in a row: {judge.url}/: " in err
+    assert f"1 graded now, 0 kept in {file}; the same command goes on from there" in err
+    assert len(json.loads(file.read_text())) == 1
+    judge.replies = {}
+    assert "2 grades by judge, 1 kept, 0 failed" in printed(capsys, *command(data, judge, file))
+
+
+def refused_after_progress(capsys: Out, *argv: Any) -> str:
+    from vlm_bench.cli import main
+
+    assert main([*map(str, argv)]) == 2
+    return capsys.readouterr().err
+
+
+def test_no_judge_at_all(data: Path, tmp_path: Path, capsys: Out, judge: Judge) -> None:
+    import openai
+
+    flags = command(data, judge, tmp_path / "g.json")
+    flags[flags.index("--base-url") + 1] = "http://127.0.0.1:9/v1"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(openai, "OpenAI", lambda **kw: openai_client(**kw, max_retries=0))
+        err = refused_after_progress(capsys, *flags)
+    assert "did not reply to 3 answers in a row: http://127.0.0.1:9/v1/: APIConnectionError" in err
+    assert "0 graded now, 0 kept; the same command goes on" in err
+    assert not (tmp_path / "g.json").exists()
+
+
+def openai_client(**kwargs: Any) -> Any:
+    from openai._client import OpenAI
+
+    return OpenAI(**kwargs)
+
+
+def test_progress(data: Path, tmp_path: Path, capsys: Out, judge: Judge) -> None:
+    from vlm_bench.cli import main
+
+    assert main([*map(str, command(data, judge, tmp_path / "g.json"))]) == 0
+    assert capsys.readouterr().err == "mm-vet 3/3  left 0:00\n"
+    with pytest.raises(SystemExit):
+        main([*map(str, command(data, judge, tmp_path / "g.json", "--runs", "0"))])
+    assert "expected a whole number above 0" in capsys.readouterr().err

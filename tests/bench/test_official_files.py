@@ -147,7 +147,7 @@ def test_pope(tmp_path: Path, capsys: Out) -> None:
         {"question": "Is there a dog in the image?", "answer": "yes"}
     ] * 2  # joined by line order there
     (tmp_path / "theirs.json").write_text("".join(json.dumps(row) + "\n" for row in official))
-    assert "'question_id' must be a number or text" in refused(capsys, *flags, tmp_path / "theirs.json")
+    assert "theirs.json:1: 'question_id' is missing" in refused(capsys, *flags, tmp_path / "theirs.json")
 
 
 def test_mme_answers_of_llavas_log_are_joined(tmp_path: Path, capsys: Out) -> None:

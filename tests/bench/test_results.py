@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import Out, answers, printed, refused
+from commands import RUN, Out, answers, printed, refused
 from layout import png, write_json
 from PIL import Image
 
@@ -20,27 +20,6 @@ from vlm_bench.pictures import SIDE, embed
 from vlm_bench.published import PROTOCOLS
 from vlm_core.benchmark import CreditBenchmark, EncodedImage, Question, Verdict
 from vlm_core.registry import installed
-
-RUN = {
-    "benchmark": "gqa", "model": "runs/mine/model", "model sha256": "ab" * 32, "batch_size": 8, "dtype": "bfloat16",
-    "decoding": {"max_new_tokens": 128, "temperature": 0.0}, "prefix_reuse": True, "device": "cuda",
-}  # fmt: skip
-
-
-@pytest.fixture
-def results(data: Path, tmp_path: Path, capsys: Out) -> Path:
-    """GQA in full with its account, ScienceQA in part, answers to VQA-v2 that a server must score."""
-    folder = tmp_path / "results"
-    folder.mkdir()
-    gqa = answers(folder, {"10": "Dog.", "2": "<b>blue</b>", "31": "yes"}).rename(folder / "gqa.jsonl")
-    write_json(folder / "gqa.jsonl.run.json", RUN)
-    printed(capsys, "score", "gqa", "--data", data, "--answers", gqa, "--save", folder / "gqa.json")
-    said = answers(folder, {"5": ""}).rename(folder / "scienceqa.jsonl")
-    flags = ["--allow-partial", "--save", folder / "scienceqa.json"]
-    printed(capsys, "score", "scienceqa", "--data", data, "--answers", said, *flags)
-    answers(folder, {72: "yes"}).rename(folder / "vqa-v2.jsonl")
-    write_json(folder / "vqa-v2.jsonl.run.json", RUN | {"benchmark": "vqa-v2", "scored_by": "server"})
-    return folder
 
 
 def test_the_table(results: Path, capsys: Out) -> None:

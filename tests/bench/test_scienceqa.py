@@ -89,6 +89,20 @@ def test_refusals(questions: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     questions.write_text(json.dumps([question("1", "F")]))
     assert "the right answer is 'F'; possible: A, B, C, D, E" in run(capsys, questions, only_text)[1]
     questions.write_text('[{"id": 1}]')
+    assert (
+        "'conversations' is missing, expected a question and its answer"
+        in run(capsys, questions, only_text)[1]
+    )
+    questions.write_text('[{"id": 1, "conversations": []}]')
     assert "'conversations' must hold" in run(capsys, questions, only_text)[1]
+    questions.write_text(json.dumps([question("1", "C")]))
+    assert "the right answer is 'C', but its options are A, B" in run(capsys, questions, only_text)[1]
+    row = question("1", "A")
+    row["conversations"][0]["value"] = "<image>\n1?\nA. x\nB. y"
+    questions.write_text(json.dumps([row]))
+    assert "the question has <image>, but 'image' is missing" in run(capsys, questions, only_text)[1]
+    row["conversations"][1]["from"] = "user"
+    questions.write_text(json.dumps([row]))
+    assert "unknown from 'user'; possible: gpt" in run(capsys, questions, only_text)[1]
     questions.write_text("[{")
     assert "questions.json:1: not valid JSON" in run(capsys, questions, only_text)[1]

@@ -3,9 +3,13 @@
 import hashlib
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vlm_bench.scorers.vqa import (
     CONTRACTIONS,
+    ConvertedReferences,
+    References,
     convert,
     converted_accuracy,
     leave_one_out,
@@ -108,3 +112,42 @@ def test_textvqa_converts_both_sides_always() -> None:
     assert converted_accuracy("McDonald's", ["mcdonald's"] * 9 + ["kfc"]) == 1
     assert converted_accuracy("red white", ["red,white"] * 10) == 0  # "redwhite" there
     assert converted_accuracy("dakota", ["Dakota"] * 2 + ["digital"] * 8) == pytest.approx(0.6)
+
+
+_ODD = (
+    "Red",
+    "the red, dog",
+    "dont",
+    "two",
+    "2",
+    "1,000",
+    "a.b.",
+    "a/b",
+    "St. Louis's",
+    " yes ",
+    "Yes",
+    "",
+    "?",
+)
+
+
+@given(st.lists(st.one_of(st.sampled_from(_ODD), st.text(max_size=6)), min_size=10, max_size=10), st.data())
+def test_references_once_give_the_definitions_credit(texts: list[str], data: st.DataObject) -> None:
+    answer = data.draw(st.one_of(st.sampled_from([*texts, *_ODD]), st.text(max_size=6)))
+    for sane in (False, True):
+        references = References(texts, always_normalise=sane)
+        assert references.credit(answer) == soft_accuracy(answer, texts, always_normalise=sane)
+    assert ConvertedReferences(texts).credit(answer) == converted_accuracy(answer, texts)
+
+
+def test_each_reference_is_normalised_once() -> None:
+    seen: list[str] = []
+
+    def normal(text: str) -> str:
+        seen.append(text)
+        return normalise(text)
+
+    references = References(["Red"] * 9 + ["blue"], normal)
+    for _ in range(5):
+        references.credit("red")
+    assert len(seen) == 10 + 5

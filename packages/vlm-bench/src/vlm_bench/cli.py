@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from vlm_bench import run as run_command
 from vlm_bench.options import add_options, config_of
@@ -13,6 +14,10 @@ from vlm_core.cli.common import Parser, add_debug, local_path, run
 from vlm_core.config import BenchmarkConfig
 from vlm_core.errors import UserError
 from vlm_core.registry import installed
+
+if TYPE_CHECKING:
+    from vlm_bench.collect import Results
+    from vlm_bench.readers.answers import Answer
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -86,7 +91,9 @@ def _judge_options(parser: argparse.ArgumentParser) -> None:
     )
     child.add_argument("--judge-model", default=OFFICIAL_JUDGE, help="the judge (default: %(default)s)")
     child.add_argument("--base-url", help="an endpoint that speaks OpenAI's protocol (default: OpenAI's own)")
-    child.add_argument("--runs", type=int, default=1, help="grades for each answer; MM-Vet's paper has 5")
+    child.add_argument(
+        "--runs", type=run_command.count, default=1, help="grades for each answer; MM-Vet's paper has 5"
+    )
     add_debug(child)
 
 
@@ -117,15 +124,14 @@ def score(args: argparse.Namespace) -> int:
     """Print one benchmark's report."""
     from vlm_bench import report as reports
     from vlm_bench.evaluate import evaluate
-    from vlm_bench.readers.answers import read_answers
     from vlm_bench.readers.run import changed_files, read_run, settings_of
 
     config = config_of(args, installed().get("benchmark", args.benchmark))
     path = args.answers
-    account = read_run(path) if path else {}
+    account = read_run(path, args.benchmark) if path else {}
     found = evaluate(
         config,
-        read_answers(path) if path else None,
+        _read_answers(args) if path else None,
         files={path.name: path} if path else {},
         settings=settings_of(account),
         allow_partial=args.allow_partial,
@@ -142,14 +148,22 @@ def score(args: argparse.Namespace) -> int:
     return 0
 
 
+def _read_answers(args: argparse.Namespace) -> list[Answer]:
+    """The answers named on the command line; a run's answers to another benchmark are refused."""
+    from vlm_bench.readers.answers import read_answers
+    from vlm_bench.readers.run import read_run
+
+    read_run(args.answers, args.benchmark)
+    return read_answers(args.answers)
+
+
 def submit(args: argparse.Namespace) -> int:
     """Write what a server takes."""
     from vlm_bench.join import join
-    from vlm_bench.readers.answers import read_answers
     from vlm_bench.writing import write
 
     benchmark = config_of(args, installed().get("benchmark", args.benchmark)).build()
-    said = join(benchmark.questions, read_answers(args.answers), allow_partial=args.allow_partial)
+    said = join(benchmark, _read_answers(args), allow_partial=args.allow_partial)
     files = benchmark.submission(said)
     for name, content in files.items():
         write(args.out / name, content)
@@ -167,7 +181,6 @@ def judge(args: argparse.Namespace) -> int:
     from vlm_bench.join import join
     from vlm_bench.judge import judge as grade
     from vlm_bench.judge import openai_judge
-    from vlm_bench.readers.answers import read_answers
     from vlm_bench.readers.files import read_text
 
     if not (path := vars(args).pop("field_grades", None)):
@@ -177,9 +190,10 @@ def judge(args: argparse.Namespace) -> int:
     benchmark, examples = MMVet(config), read_text(args.prompt)
     if not benchmark.truths:
         raise UserError(f"{config.file('labels')}: not there, and a judge must know the right answers")
-    said = join(benchmark.questions, read_answers(args.answers), allow_partial=args.allow_partial)
-    ask = openai_judge(args.judge_model, args.base_url)
-    done = grade(benchmark.truths, said, ask, path, examples=examples, runs=args.runs)
+    said = join(benchmark, _read_answers(args), allow_partial=args.allow_partial)
+    name, runs = args.judge_model, args.runs
+    ask = openai_judge(name, args.base_url)
+    done = grade(benchmark.truths, said, ask, path, examples=examples, runs=runs, name=name)
     print(
         f"{done.graded} grades by {args.judge_model}, {done.kept} kept, {len(done.failed)} failed (unscored)"
     )
@@ -195,6 +209,7 @@ def report(args: argparse.Namespace) -> int:
     from vlm_bench.writing import write
 
     models = [collect(folder) for folder in args.folders]
+    _say_passed_over(models)
     forms = {"html": page.to_html, "markdown": combined.to_markdown, "json": combined.to_json}
     for form, make in forms.items():
         if path := getattr(args, form):
@@ -203,14 +218,28 @@ def report(args: argparse.Namespace) -> int:
     return 0
 
 
+def _say_passed_over(models: Sequence[Results]) -> None:
+    from vlm_bench.collect import listed
+
+    for model in models:
+        if files := model.passed_over:
+            lines = "".join(f"\n  {text}" for text in listed(files))
+            print(
+                f"{model.folder}: passed over {len(files)} files that are no reports:{lines}", file=sys.stderr
+            )
+
+
 def diff(args: argparse.Namespace) -> int:
     """Print how two reports, or all of two folders, differ."""
+    from vlm_bench.collect import collect
     from vlm_bench.diff import compare, compare_folders, folder_lines, lines, to_json
 
     if args.first.is_dir() != args.second.is_dir():
         raise UserError(f"{args.first} and {args.second}: a folder and a file; name two of a kind")
     if args.first.is_dir():
-        folders = compare_folders(args.first, args.second, allow_partial=args.allow_partial)
+        sides = collect(args.first), collect(args.second)
+        _say_passed_over(sides)
+        folders = compare_folders(*sides, allow_partial=args.allow_partial)
         print(to_json(folders) if args.json else "\n".join(folder_lines(folders)))
         return 0
     found = compare(args.first, args.second, allow_partial=args.allow_partial)

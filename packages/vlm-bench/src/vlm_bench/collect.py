@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vlm_bench.published import PROTOCOLS, TITLES
-from vlm_bench.readers.files import read_json, sha256
+from vlm_bench.readers.files import sha256
 from vlm_bench.readers.run import ENDING, read_run
+from vlm_bench.saved import NoReportError, read_report
 from vlm_core.errors import UserError
 
-SCHEMA = 1
-"""Of saved reports; another number is another format."""
+_NAMED = 10
+"""So many files that were passed over are named; the others are counted."""
+
 NO_FIGURE = {
     "here": "unscored",
     "server": "needs submission",
@@ -67,6 +69,8 @@ class Results:
     name: str
     folder: Path
     entries: tuple[Entry, ...]
+    passed_over: tuple[str, ...] = ()
+    """JSON files that are no reports, each with the reason."""
 
     def of(self, benchmark: str) -> list[Entry]:
         """More than one where a folder has several variants, such as TextVQA with and without OCR tokens."""
@@ -79,36 +83,54 @@ def collect(folder: Path) -> Results:
         raise UserError(
             f"{folder}: no such folder of results; `vlm-bench run` and `score … --save` make them"
         )
-    paths = sorted(folder.rglob("*.json"))
-    reports = [Entry(path, data) for path in paths if (data := _report(path)) is not None]
-    known = {digest for entry in reports for digest in entry.data["sha256"].values()}
+    paths = sorted(path for path in folder.rglob("*.json") if path.is_file())
     accounts = [path for path in paths if path.name.endswith(ENDING)]
-    entries = reports + [entry for path in accounts if (entry := _unscored(path, known)) is not None]
+    reports, other = _reports(path for path in paths if path not in set(accounts))
+    known = {digest for entry in reports for digest in entry.data["sha256"].values()}
+    unscored, strange = _unscored(accounts, known)
+    other += strange
+    entries = [*reports, *unscored]
     if not entries:
         raise UserError(
             f"{folder}: {len(paths)} JSON files, but no report; `vlm-bench score … --save FILE` writes one"
+            + "".join(f"\n  {text}" for text in listed(other))
         )
-    return Results(_name(folder, entries), folder, tuple(sorted(entries, key=_place)))
+    return Results(_name(folder, entries), folder, tuple(sorted(entries, key=_place)), tuple(other))
 
 
-def _report(path: Path) -> dict[str, Any] | None:
-    """A saved report, None for any other file."""
-    data = read_json(path)
-    if not isinstance(data, dict) or not {"schema", "protocol", "units"} <= data.keys():
-        return None
-    if data["schema"] != SCHEMA:
-        raise UserError(
-            f"{path}: a report of format {data['schema']}; this version reads {SCHEMA}. Score again"
-        )
-    return data
+def listed(passed_over: Sequence[str]) -> list[str]:
+    """The first files that were passed over, and how many more."""
+    more = len(passed_over) - _NAMED
+    return [*passed_over[:_NAMED], *([f"and {more} more"] if more > 0 else [])]
 
 
-def _unscored(account: Path, known: Iterable[str]) -> Entry | None:
-    """Answers that no report was made of, or that have changed since."""
-    answers = account.with_name(account.name.removesuffix(ENDING))
-    if answers.is_file() and sha256(answers) in known:
-        return None
-    return Entry(answers, read_run(answers))
+def _reports(paths: Iterable[Path]) -> tuple[list[Entry], list[str]]:
+    """Saved reports, and why other files are none."""
+    found: list[Entry] = []
+    other: list[str] = []
+    for path in paths:
+        try:
+            found.append(Entry(path, read_report(path)))
+        except NoReportError as error:
+            other.append(str(error))
+    return found, other
+
+
+def _unscored(accounts: Iterable[Path], known: Collection[str]) -> tuple[list[Entry], list[str]]:
+    """Answers that no report was made of, or that have changed since; and accounts that no run wrote."""
+    found: list[Entry] = []
+    other: list[str] = []
+    for path in accounts:
+        answers = path.with_name(path.name.removesuffix(ENDING))
+        if answers.is_file() and sha256(answers) in known:
+            continue
+        try:
+            found.append(Entry(answers, read_run(answers)))
+        except UserError as error:
+            if answers.suffix == ".jsonl":
+                raise
+            other.append(str(error))
+    return found, other
 
 
 def _name(folder: Path, entries: Iterable[Entry]) -> str:

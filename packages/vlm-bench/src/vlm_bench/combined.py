@@ -6,9 +6,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from vlm_bench.collect import SCHEMA, Entry, Results
+from vlm_bench.collect import Entry, Results
 from vlm_bench.published import ROWS, TITLES
 from vlm_bench.report import facts
+from vlm_bench.saved import SCHEMA
 
 NOTHING = "–"
 LEGEND = {
@@ -80,7 +81,12 @@ def to_json(models: Sequence[Results]) -> str:
             "schema": SCHEMA,
             "columns": columns(models),
             "models": [
-                {"name": m.name, "folder": str(m.folder), "results": [_plain(e) for e in m.entries]}
+                {
+                    "name": m.name,
+                    "folder": str(m.folder),
+                    "results": [_plain(e) for e in m.entries],
+                    "passed over": list(m.passed_over),
+                }
                 for m in models
             ],
             "published": {model: dict(zip(TITLES, row, strict=True)) for model, row in ROWS.items()},
@@ -91,7 +97,11 @@ def to_json(models: Sequence[Results]) -> str:
 
 
 def _plain(entry: Entry) -> dict[str, Any]:
-    kept = {k: v for k, v in entry.data.items() if k not in ("units", "examples", "combine", "published")}
+    kept = {
+        k: v
+        for k, v in entry.data.items()
+        if k not in ("units", "content", "examples", "combine", "published")
+    }
     return {"file": str(entry.file), "cell": entry.text, "comparable": entry.comparable, **kept}
 
 

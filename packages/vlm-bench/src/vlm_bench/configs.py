@@ -45,8 +45,15 @@ class LayoutConfig(BenchmarkConfig):
         return packed if packed.is_file() and not path.exists() else path
 
     def present(self) -> bool:
-        split = getattr(self, "split", "")
-        return self.file("questions", split if f"questions.{split}" in self.layout else "").exists()
+        return not self.lacking()
+
+    def lacking(self) -> str:
+        absent = next((path for path in self.needed() if not path.exists()), None)
+        return f"{absent} is not there" if absent else ""
+
+    def needed(self) -> list[Path]:
+        """The files without which there is nothing to ask, or no figure though it is made here; no images."""
+        return [self.file("questions"), *([self.file("labels")] if "labels" in self.layout else [])]
 
 
 def _file(description: str) -> File | None:
@@ -74,6 +81,9 @@ class VQAv2Config(LayoutConfig):
         default="llava", description="score answers as LLaVA's conversion submits them, or as they are"
     )
     strictness: Strictness = "official"
+
+    def needed(self) -> list[Path]:
+        return [self.file("questions", self.split), *([self.file("labels")] if self.split == "val" else [])]
 
     def build(self) -> Benchmark:
         from vlm_bench.benchmarks.vqa_v2 import build
@@ -119,6 +129,9 @@ class ScienceQAConfig(LayoutConfig):
     images: File | None = _file("folder with the images")
     strictness: Strictness = "official"
 
+    def needed(self) -> list[Path]:
+        return [self.file("questions"), *([self.file("splits")] if self.source == "official" else [])]
+
     def build(self) -> Benchmark:
         from vlm_bench.benchmarks.scienceqa import build
 
@@ -145,6 +158,10 @@ class TextVQAConfig(LayoutConfig):
     )
     tokens: File | None = _file("official: TextVQA_Rosetta_OCR_v0.2_val.json, the OCR tokens of each image")
 
+    def needed(self) -> list[Path]:
+        tokens = self.source == "official" and self.ocr == "yes"
+        return [self.file("questions"), self.file("labels"), *([self.file("tokens")] if tokens else [])]
+
     def build(self) -> Benchmark:
         from vlm_bench.benchmarks.textvqa import build
 
@@ -167,6 +184,12 @@ class PopeConfig(LayoutConfig):
     images: File | None = _file("folder with COCO's val2014")
     strictness: Strictness = "official"
 
+    def lacking(self) -> str:
+        from vlm_bench.readers.pope import missing_labels
+
+        official = self.source == "official"
+        return super().lacking() or missing_labels(self.file("questions" if official else "labels"))
+
     def build(self) -> Benchmark:
         from vlm_bench.benchmarks.pope import build
 
@@ -187,6 +210,12 @@ class MMEConfig(LayoutConfig):
     labels: File | None = _file("MME_Benchmark_release_version, with the images")
     strictness: Strictness = "official"
 
+    def lacking(self) -> str:
+        from vlm_bench.readers.mme import missing_labels
+
+        official = self.source == "official"
+        return super().lacking() or missing_labels(self.file("questions" if official else "labels"))
+
     def build(self) -> Benchmark:
         from vlm_bench.benchmarks.mme import build
 
@@ -203,6 +232,9 @@ class MMBenchConfig(LayoutConfig):
     type: Literal["mmbench"] = "mmbench"
     split: Literal["dev", "test"] = Field(default="dev", description="which questions")
     questions: File | None = _file("the official TSV file, with questions, images and (dev) answers")
+
+    def needed(self) -> list[Path]:
+        return [self.file("questions", self.split)]
 
     def build(self) -> Benchmark:
         from vlm_bench.benchmarks.mmbench import build
@@ -223,6 +255,10 @@ class MMVetConfig(LayoutConfig):
     labels: File | None = _file("mm-vet.json: right answers and capabilities")
     images: File | None = _file("folder with the images")
     grades: File | None = _file("the judge's grades, as `vlm-bench judge` or the official script writes them")
+
+    def needed(self) -> list[Path]:
+        """A judge makes the figure, who may have the right answers elsewhere."""
+        return [self.file("questions")]
 
     def build(self) -> Benchmark:
         from vlm_bench.benchmarks.mm_vet import build

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlm_bench.collect import collect
-from vlm_bench.readers.files import read_json
+from vlm_bench.collect import Results
+from vlm_bench.saved import NoReportError, read_report
 from vlm_core.benchmark import Headline
 from vlm_core.errors import UserError
 
@@ -38,6 +38,8 @@ class Difference:
     units: int
     better: int
     worse: int
+    left_out: int = 0
+    """Units that are not in both reports with the same questions; only where a partial comparison is allowed."""
 
     @property
     def value(self) -> float:
@@ -49,30 +51,70 @@ class Difference:
         return not self.low <= 0 <= self.high
 
 
-def read_report(path: Path) -> dict[str, Any]:
-    """A report that `--save` wrote."""
-    data = read_json(path)
-    if not isinstance(data, dict) or "units" not in data:
-        raise UserError(
-            f"{path}: no report with its units; `vlm-bench score … --save {path.name}` writes one"
-        )
-    return data
-
-
 def compare(first: Path, second: Path, *, allow_partial: bool = False, seed: int = 0) -> Difference:
-    """Compare two saved reports; different protocols, and without `allow_partial` different units, are refused."""
-    a, b = read_report(first), read_report(second)
+    """Compare two saved reports.
+
+    Different protocols and answers to other images are refused. Units that only one report has, or that have other
+    questions in the other, are refused, too; `allow_partial` leaves them out.
+    """
+    a, b = _report(first), _report(second)
     if a["protocol"] != b["protocol"]:
         raise UserError(f"two protocols, which can't be compared: {a['protocol']!r} and {b['protocol']!r}")
-    common = a["units"].keys() & b["units"].keys()
-    alone = len(a["units"].keys() | b["units"].keys()) - len(common)
-    if not common or (alone and not allow_partial):
+    _same_measure(a, b)
+    _same_images(a, b)
+    alone = a["units"].keys() ^ b["units"].keys()
+    both = sorted(a["units"].keys() & b["units"].keys())
+    other = [key for key in both if a["content"][key] != b["content"][key]]
+    common = [key for key in both if a["content"][key] == b["content"][key]]
+    if not common or ((alone or other) and not allow_partial):
+        raise UserError(_unequal(a, b, other, len(common)))
+    left, right = ({key: r["units"][key] for key in common} for r in (a, b))
+    return _difference(a, left, right, seed, len(alone) + len(other))
+
+
+def _report(path: Path) -> dict[str, Any]:
+    try:
+        report = read_report(path)
+    except NoReportError as error:
+        raise UserError(f"{error}; `vlm-bench score … --save {path.name}` writes one") from None
+    if unknown := [key for key in report["units"] if key not in report.get("content", {})]:
         raise UserError(
-            f"{alone} units are in one report only, {len(common)} in both"
-            + ("; --allow-partial compares those" if common else "")
+            f"{path}: {len(unknown)} of {len(report['units'])} units don't say what was asked, first {unknown[0]}; "
+            "an older report must be scored again"
         )
-    left, right = ({key: r["units"][key] for key in sorted(common)} for r in (a, b))
-    return _difference(a, left, right, seed)
+    return report
+
+
+def _unequal(a: Mapping[str, Any], b: Mapping[str, Any], other: Sequence[str], common: int) -> str:
+    """Which units are not in both reports, or are there with other questions."""
+    alone = [sorted(one["units"].keys() - rest["units"].keys()) for one, rest in ((a, b), (b, a))]
+    parts = {
+        "only in the first": alone[0],
+        "only in the second": alone[1],
+        "in both with other questions, images or right answers": other,
+    }
+    named = [f"\n  {what}: {len(keys)}, first {keys[0]}" for what, keys in parts.items() if keys]
+    return (
+        f"{sum(map(len, alone))} units are in one report only, {common} in both"
+        + ("; --allow-partial compares those" if common else "")
+        + "".join(named)
+    )
+
+
+def _same_measure(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
+    for key in ("benchmark", "metric", "unit", "combine"):
+        if a[key] != b[key]:
+            raise UserError(f"one protocol, but two of {key!r}: {a[key]!r} and {b[key]!r}; score again")
+
+
+def _same_images(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
+    """Where both reports say which images the models saw; their names alone are among the questions."""
+    digests = [
+        {name: value for name, value in r["settings"].items() if "image" in name and "sha256" in name}
+        for r in (a, b)
+    ]
+    if other := [name for name in digests[0] if digests[1].get(name, digests[0][name]) != digests[0][name]]:
+        raise UserError(f"the models were asked about other images: {', '.join(other)} differ")
 
 
 @dataclass(frozen=True)
@@ -83,14 +125,14 @@ class Compared:
     alone: Sequence[str]
 
 
-def compare_folders(first: Path, second: Path, *, allow_partial: bool = False) -> Compared:
+def compare_folders(first: Results, second: Results, *, allow_partial: bool = False) -> Compared:
     """Compare the reports of one protocol with each other; a folder with two of one protocol is refused."""
     left, right = _by_protocol(first), _by_protocol(second)
     common = [protocol for protocol in left if protocol in right]
     if not common:
         raise UserError(
-            f"no protocol is in both: {first} has {', '.join(left) or 'none'}; "
-            f"{second} has {', '.join(right) or 'none'}"
+            f"no protocol is in both: {first.folder} has {', '.join(left) or 'none'}; "
+            f"{second.folder} has {', '.join(right) or 'none'}"
         )
     return Compared(
         {p: compare(left[p], right[p], allow_partial=allow_partial) for p in common},
@@ -98,20 +140,20 @@ def compare_folders(first: Path, second: Path, *, allow_partial: bool = False) -
     )
 
 
-def _by_protocol(folder: Path) -> dict[str, Path]:
+def _by_protocol(results: Results) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for entry in collect(folder).entries:
+    for entry in results.entries:
         if not entry.scored:
             continue
         if (name := entry.data["protocol"]) in found:
             raise UserError(
-                f"{folder}: {found[name].name} and {entry.file.name} are both of {name!r}; name two files"
+                f"{results.folder}: {found[name].name} and {entry.file.name} are both of {name!r}; name two files"
             )
         found[name] = entry.file
     return found
 
 
-def _difference(about: Mapping[str, Any], left: Any, right: Any, seed: int) -> Difference:
+def _difference(about: Mapping[str, Any], left: Any, right: Any, seed: int, left_out: int) -> Difference:
     first, second = (
         Headline(about["metric"], units, about["combine"], about["unit"] == "points").value
         for units in (left, right)
@@ -120,7 +162,7 @@ def _difference(about: Mapping[str, Any], left: Any, right: Any, seed: int) -> D
     gains = [_sum(right[key]) - _sum(left[key]) for key in left]
     return Difference(
         about["metric"], about["unit"] == "points", first, second, low, high,
-        len(left), sum(g > 0 for g in gains), sum(g < 0 for g in gains),
+        len(left), sum(g > 0 for g in gains), sum(g < 0 for g in gains), left_out,
     )  # fmt: skip
 
 
@@ -186,7 +228,8 @@ def lines(found: Difference) -> list[str]:
         f"{found.metric}  {first:.2f} -> {second:.2f}",
         f"difference {value:+.2f}{unit}, 95 % interval [{low:+.2f}, {high:+.2f}] (paired bootstrap)",
         f"{found.units} units: {found.better} better, {found.worse} worse, "
-        f"{found.units - found.better - found.worse} equal",
+        f"{found.units - found.better - found.worse} equal"
+        + (f"; {found.left_out} not the same in both, left out" if found.left_out else ""),
         "the interval leaves out 0" if found.clear else "the interval holds 0: chance alone could make this",
     ]
 

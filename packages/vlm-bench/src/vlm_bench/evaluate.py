@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from vlm_bench.content import content_of
 from vlm_bench.examples import choose
 from vlm_bench.join import join
 from vlm_bench.readers.answers import Answer
@@ -30,8 +31,11 @@ def evaluate(
     `answers` is None where grades stand in for them; `files` are those that the answers came from, `settings`
     how they were made; `benchmark` is what `config` built, if that was done before.
     """
-    benchmark = benchmark or config.build()
+    answers = None if answers is None else list(answers)
+    logged = [answer.prompt for answer in answers or () if answer.prompt is not None]
+    benchmark = (benchmark or config.build()).as_asked(logged)
     said = _said(benchmark, answers, allow_partial)
+    doubts = [] if answers is None else benchmark.check_answers(said)
     score = benchmark.score(said)
     scored = len(said) - score.unscored
     if not scored or (score.unscored and not allow_partial):
@@ -49,8 +53,9 @@ def evaluate(
         files={name: sha256(path) for name, path in {**benchmark.files, **(files or {})}.items()},
         notes=benchmark.notes | ({} if answers is None else _lengths(said)),
         settings=dict(settings or {}),
-        warnings=[*benchmark.warnings, *score.warnings],
+        warnings=[*benchmark.warnings, *doubts, *score.warnings],
         examples=[] if answers is None else choose(benchmark, said),
+        content=content_of(benchmark, score.headline),
     )
 
 
@@ -63,12 +68,10 @@ def _lengths(said: Mapping[str, str]) -> dict[str, str]:
 def _said(benchmark: Benchmark, answers: Iterable[Answer] | None, allow_partial: bool) -> Mapping[str, str]:
     check_asked(benchmark, allow_partial)
     if answers is not None:
-        return join(benchmark.questions, answers, allow_partial=allow_partial)
+        return join(benchmark, answers, allow_partial=allow_partial)
     if not benchmark.graded:
         raise UserError("no answers: name their file with --answers")
-    return join(
-        benchmark.questions, [Answer(key, "") for key in benchmark.graded], allow_partial=allow_partial
-    )
+    return join(benchmark, [Answer(key, "") for key in benchmark.graded], allow_partial=allow_partial)
 
 
 def check_asked(benchmark: Benchmark, allow_partial: bool) -> None:

@@ -45,6 +45,6 @@ def _example(question: Question, text: str, verdict: Verdict) -> dict[str, Any]:
 
 def _image(image: Path | EncodedImage | None) -> dict[str, str]:
     """An image in a data file goes along; an image file is named, and read when the page is made."""
-    if image is None:
+    if image is None or (isinstance(image, EncodedImage) and image.missing):
         return {}
     return {"image": str(image.absolute())} if isinstance(image, Path) else {"image_base64": image.text}

@@ -10,22 +10,34 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from vlm_bench.progress import Asked
 from vlm_bench.readers.files import json_object
-from vlm_bench.readers.mm_vet import Truth
+from vlm_bench.readers.mm_vet import Truth, answer_digest, read_grades
 from vlm_bench.scorers.mm_vet import ATTEMPTS, judge_prompt, parse
 from vlm_bench.writing import write
 from vlm_core.errors import UserError
 
 OFFICIAL_JUDGE = "gpt-4-0613"
+SECONDS_A_CALL = 60.0
+_SECONDS_A_LINE = 2.0
+OUTAGES = 3
+"""So many answers in a row without a reply of the judge end a session."""
 Ask = Callable[[str, float], tuple[str, str]]
 """(prompt, temperature) -> (reply, name of the model that gave it); raises `CallFailed`."""
+Prompt = Callable[..., str]
+"""The question to the judge, plain or with `again=True` asked again."""
 
 
 class CallFailed(Exception):
-    """This call failed; another may not."""
+    """This call failed; another may not. `outage`: the judge was not reached or could not serve."""
+
+    def __init__(self, text: str, *, outage: bool = False) -> None:
+        super().__init__(text)
+        self.outage = outage
 
 
 @dataclass
@@ -35,6 +47,8 @@ class Outcome:
     graded: int = 0
     kept: int = 0
     failed: dict[str, str] = field(default_factory=dict)
+    outages: int = 0
+    """Calls in a row, the last included, that the judge did not reply to."""
 
 
 def openai_judge(model: str, base_url: str | None) -> Ask:
@@ -46,7 +60,8 @@ def openai_judge(model: str, base_url: str | None) -> Ask:
     key = os.environ.get("OPENAI_API_KEY") or ("unused" if base_url else None)
     if key is None:
         raise UserError("set OPENAI_API_KEY, or name a server of your own with --base-url")
-    client = openai.OpenAI(api_key=key, base_url=base_url)
+    client = openai.OpenAI(api_key=key, base_url=base_url, timeout=SECONDS_A_CALL)
+    outage = (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError)
     fatal = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
 
     def ask(prompt: str, temperature: float) -> tuple[str, str]:
@@ -60,7 +75,10 @@ def openai_judge(model: str, base_url: str | None) -> Ask:
         except fatal as error:
             raise UserError(f"the judge {model!r} refuses: {error}") from None
         except openai.OpenAIError as error:
-            raise CallFailed(f"{type(error).__name__}: {error}") from None
+            text = f"{type(error).__name__}: {error}"
+            if isinstance(error, outage):
+                raise CallFailed(f"{client.base_url}: {text}", outage=True) from None
+            raise CallFailed(text) from None
         return (reply.choices[0].message.content or "") if reply.choices else "", reply.model
 
     return ask
@@ -74,72 +92,98 @@ def judge(
     *,
     examples: str,
     runs: int = 1,
+    name: str = OFFICIAL_JUDGE,
 ) -> Outcome:
-    """Bring every answer to `runs` grades, in the file at `path`. `examples` stand before every question."""
-    grades = _known(path, answers)
+    """Bring every answer to `runs` grades of judge `name`, in the file at `path`; `examples` precede every question.
+
+    Raises `UserError` when `OUTAGES` answers in a row got no reply; what is graded stays.
+    """
+    made_of = {
+        key: {"answer": answer_digest(text), "asked": _asked(examples, truths[key]), "judge": name}
+        for key, text in answers.items()
+    }
+    grades = _known(path, made_of)
     outcome = Outcome()
-    for run in range(runs):
-        for key, answer in answers.items():
-            if len(grades.get(key, {}).get("score", [])) > run:
-                outcome.kept += 1
-            elif key not in outcome.failed:
-                _one(key, _prompts(examples, truths[key], answer), answer, ask, grades, outcome)
-                if grades:
-                    write(path, json.dumps(grades, indent=4))
+    have = sum(min(runs, len(grade["score"])) for grade in grades.values())
+    with Asked("mm-vet", runs * len(answers), have, every=_SECONDS_A_LINE) as progress:
+        for run in range(runs):
+            for key, answer in answers.items():
+                if len(grades.get(key, {}).get("score", [])) > run:
+                    outcome.kept += 1
+                elif key not in outcome.failed:
+                    entry = {"model": [], "content": [], "score": [], **made_of[key]}
+                    prompt = partial(judge_prompt, examples, truths[key].question, truths[key].answer, answer)
+                    if _one(key, prompt, ask, entry := grades.get(key, entry), outcome):
+                        grades[key] = entry
+                    _give_up(outcome, have, path)
+                    if grades:
+                        write(path, json.dumps(grades, indent=4))
+                    progress.step()
     return outcome
 
 
-def _prompts(examples: str, truth: Truth, answer: str) -> Callable[[bool], str]:
-    """The question to the judge, plain or asked again."""
-    return lambda again: judge_prompt(examples, truth.question, truth.answer, answer, again=again)
+def _give_up(outcome: Outcome, have: int, path: Path) -> None:
+    if outcome.outages == OUTAGES:
+        last = list(outcome.failed.values())[-1]
+        where = f" in {path}" if have + outcome.graded else ""
+        raise UserError(
+            f"the judge did not reply to {OUTAGES} answers in a row: {last}\n{outcome.graded} graded now, {have} kept"
+            f"{where}; the same command goes on from there"
+        )
 
 
-def _one(
-    key: str,
-    prompt: Callable[[bool], str],
-    answer: str,
-    ask: Ask,
-    grades: dict[str, Any],
-    outcome: Outcome,
-) -> None:
+def _one(key: str, prompt: Prompt, ask: Ask, entry: dict[str, Any], outcome: Outcome) -> bool:
+    """Add a grade to a question's entry -> whether there is one."""
     try:
         model, content, score = _grade(prompt, ask)
     except CallFailed as error:
         outcome.failed[key] = str(error)
-        return
-    entry = grades.setdefault(key, {"model": [], "content": [], "score": [], "answer": _digest(answer)})
+        outcome.outages = outcome.outages + 1 if error.outage else 0
+        return False
     for name, value in (("model", model), ("content", content), ("score", score)):
         entry[name].append(value)
     outcome.graded += 1
+    outcome.outages = 0
+    return True
 
 
-def _grade(prompt: Callable[[bool], str], ask: Ask) -> tuple[str, str, float]:
+def _grade(prompt: Prompt, ask: Ask) -> tuple[str, str, float]:
     """Ask until a reply is a grade, as often as the official script reads one."""
     content = ""
     for again, temperature in ATTEMPTS:
-        content, model = ask(prompt(again), temperature)
+        content, model = ask(prompt(again=again), temperature)
         if (score := parse(content)) is not None:
             return model, content, score
     raise CallFailed(f"no reply was a grade from 0 to 1, the last was {content!r:.40}")
 
 
-def _digest(answer: str) -> str:
-    return hashlib.sha256(answer.encode()).hexdigest()
+def _asked(examples: str, truth: Truth) -> str:
+    """What a grade depends on besides the answer and the judge."""
+    return hashlib.sha256(judge_prompt(examples, truth.question, truth.answer, "").encode()).hexdigest()
 
 
-def _known(path: Path, answers: Mapping[str, str]) -> dict[str, Any]:
-    """Grades from before; those of other answers or other questions are refused."""
+_OTHER = {
+    "answer": "are of other answers",
+    "asked": "were made with other examples, questions or right answers",
+    "judge": "are by another judge",
+}
+
+
+def _known(path: Path, made_of: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    """Grades from before; those that were not made of the same are refused. The official script's don't say."""
     if not path.is_file():
         return {}
+    read_grades(path)
     grades = {key: row.data for key, row in json_object(path).items()}
-    other = [
-        k
-        for k, g in grades.items()
-        if k not in answers or g.get("answer", _digest(answers[k])) != _digest(answers[k])
-    ]
-    if other:
-        raise UserError(
-            f"{path}: {len(other)} of {len(grades)} grades are of other answers, first {other[0]}; "
-            "name another file for these answers"
-        )
+    for name, what in _OTHER.items():
+        other = [
+            key
+            for key, grade in grades.items()
+            if key not in made_of or grade.get(name, made_of[key][name]) != made_of[key][name]
+        ]
+        if other:
+            raise UserError(
+                f"{path}: {len(other)} of {len(grades)} grades {what}, first {other[0]}; "
+                "name another file for these answers"
+            )
     return grades

@@ -1,4 +1,4 @@
-"""What a person sees while questions are asked: a bar in a terminal, a line every few seconds elsewhere."""
+"""What a person sees while questions are asked or graded: a bar in a terminal, a line every few seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ _SECONDS_A_LINE = 10.0
 class Asked:
     """Questions done of questions to do, and the time left at this run's pace."""
 
-    def __init__(self, name: str, total: int, done: int, *, quiet: bool = False) -> None:
+    def __init__(
+        self, name: str, total: int, done: int, *, quiet: bool = False, every: float = _SECONDS_A_LINE
+    ) -> None:
+        self.every = every
         self.name, self.total, self.first, self.done, self.quiet = name, total, done, done, quiet
         self.started = self.printed = time.monotonic()
         console = Console(stderr=True)
@@ -43,7 +46,7 @@ class Asked:
         now = time.monotonic()
         if self.bar and self.task is not None:
             self.bar.update(self.task, completed=self.done)
-        elif not self.quiet and now - self.printed > _SECONDS_A_LINE:
+        elif not self.quiet and (now - self.printed > self.every or self.done == self.total):
             self.printed = now
             left = (now - self.started) / (self.done - self.first) * (self.total - self.done)
             print(f"{self.name} {self.done}/{self.total}  left {duration(left)}", file=sys.stderr, flush=True)  # noqa: T201, a CLI's progress

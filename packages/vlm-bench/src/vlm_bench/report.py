@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vlm_bench.collect import SCHEMA
 from vlm_bench.published import published
+from vlm_bench.saved import SCHEMA
 from vlm_bench.writing import write
 from vlm_core.benchmark import Headline, Points, Score
 
@@ -22,7 +22,8 @@ class Report:
     """One scored answer file.
 
     `files` are sha256 by name, `notes` the variant of data and prompt, `settings` how the answers were made, if
-    that is known, `examples` what `vlm-bench report` shows with pictures. The headline is a fraction, or points.
+    that is known, `examples` what `vlm-bench report` shows with pictures, `content` a digest of what each unit asks.
+    The headline is a fraction, or points.
     """
 
     benchmark: str
@@ -36,6 +37,7 @@ class Report:
     settings: Mapping[str, Any] = field(default_factory=dict)
     warnings: Sequence[str] = ()
     examples: Sequence[Mapping[str, Any]] = ()
+    content: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def headline(self) -> Headline:
@@ -83,6 +85,7 @@ class Report:
             "combine": self.headline.combine,
             "examples": list(map(dict, self.examples)),
             "units": drawn,
+            "content": dict(self.content),
         }
 
 

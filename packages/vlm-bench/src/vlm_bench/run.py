@@ -13,7 +13,7 @@ ABOUT = """Ask a model the questions of benchmarks and score what it says. The s
 stopped. `accelerate launch -m vlm_bench.cli run …` does it with several processes or GPUs."""
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text!r}")
     return int(text)
@@ -24,7 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = ABOUT
     parser.add_argument("model", metavar="MODEL", type=local_path, help="a model folder")
     parser.add_argument(
-        "--benchmarks", required=True, metavar="NAME,…", help="names, or `all` whose files are under --data"
+        "--benchmarks",
+        required=True,
+        metavar="NAME,…",
+        help="names, or `all` whose questions and labels are there",
     )
     parser.add_argument(
         "--data", type=local_path, metavar="DIR", help="folder in LLaVA's layout (default: here)"
@@ -41,17 +44,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--strictness", choices=("official", "sane"), help="of all rules that have both")
     parser.add_argument(
-        "--batch-size", type=_count, default=1, metavar="N", help="questions at once (default: 1)"
+        "--batch-size", type=count, default=1, metavar="N", help="questions at once (default: 1)"
     )
     parser.add_argument(
         "--limit",
-        type=_count,
+        type=count,
         metavar="N",
         help="about N questions of each benchmark, whole images at even distances",
     )
     parser.add_argument(
         "--max-new-tokens",
-        type=_count,
+        type=count,
         metavar="N",
         help="longest answer (default: by the benchmark's protocol)",
     )
@@ -86,16 +89,16 @@ def run(args: argparse.Namespace) -> int:
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)  # noqa: T201, a command line
 
-    if absent and ranks.main:
-        say(f"left out, for no files of theirs are here: {', '.join(absent)}")
+    for name, reason in absent.items() if ranks.main else ():
+        say(f"left out: {name}: {reason}")
     tasks = plan(configs, settings)
     subject = Subject.load(args.model, args.dtype, ranks.device)
     out = args.out or Path("bench") / subject.spec.name
     runs = [Run(task, subject, settings, out, ranks, say) for task in tasks]
     _make(out)
     if ranks.main:
-        count = sum(len(task.questions) for task in tasks)
-        say(f"{subject.spec.name}: {count} questions on {ranks.device}, answers in {out}")
+        total = sum(len(task.questions) for task in tasks)
+        say(f"{subject.spec.name}: {total} questions on {ranks.device}, answers in {out}")
     failed = run_tasks(runs, ranks, report.show, say)
     ranks.end()
     return int(failed > 0)

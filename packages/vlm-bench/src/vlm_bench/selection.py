@@ -24,8 +24,8 @@ class _Parser(argparse.ArgumentParser):
 
 def select(
     names: str, data: Path | None, strictness: str | None, settings: Sequence[str]
-) -> tuple[list[BenchmarkConfig], list[str]]:
-    """The configs of `names` (comma-separated, or `all`), and the names that `all` left out for lack of files.
+) -> tuple[list[BenchmarkConfig], dict[str, str]]:
+    """The configs of `names` (comma-separated, or `all`), and why `all` left out others, by name.
 
     `settings` are `NAME.FIELD=VALUE`. What would have no effect is refused.
     """
@@ -34,16 +34,19 @@ def select(
     chosen = installed().names("benchmark") if names == ALL else _named(names)
     options = _options(settings, chosen)
     configs: list[BenchmarkConfig] = []
-    absent: list[str] = []
+    absent: dict[str, str] = {}
     for name in chosen:
         config = _config(name, data, strictness, options[name], required=names != ALL)
-        if config is None or (names == ALL and not config.present()):
-            absent.append(name)
+        if isinstance(config, str):
+            absent[name] = config
+        elif names == ALL and (reason := config.lacking()):
+            absent[name] = reason
         else:
             configs.append(config)
     if not configs:
+        lines = "".join(f"\n  {name}: {reason}" for name, reason in absent.items())
         raise UserError(
-            f"--data {data or '.'}: has files of no benchmark; looked for {', '.join(absent) or 'none'}"
+            f"--data {data or '.'}: has files of no benchmark; looked for {', '.join(absent) or 'none'}{lines}"
         )
     if strictness and not any("strictness" in type(config).model_fields for config in configs):
         raise UserError(
@@ -69,16 +72,17 @@ def _options(settings: Sequence[str], chosen: Sequence[str]) -> Options:
             raise UserError(f"--set {setting}: expected NAME.FIELD=VALUE, such as vqa-v2.split=val")
         if name not in found:
             raise UserError(f"--set {setting}: {name} is not among --benchmarks {','.join(chosen)}")
-        found[name].append(f"--{field.replace('_', '-')}")
+        key, equals, value = field.partition("=")
+        found[name].append(f"--{key.replace('_', '-')}{equals}{value}")
     return found
 
 
 def _config(
     name: str, data: Path | None, strictness: str | None, options: list[str], *, required: bool
-) -> BenchmarkConfig | None:
-    """None for one that needs an option which is not given, unless it is `required`."""
+) -> BenchmarkConfig | str:
+    """Unless it is `required`, why there is none for a name that two packages claim or an option that is not given."""
     if not required and len(installed().entries["benchmark", name]) > 1:
-        return None
+        return "two packages offer this name"
     config = installed().get("benchmark", name)
     common = {"data": data, "strictness": strictness}
     given = [
@@ -89,8 +93,9 @@ def _config(
     needed = {
         f"--{key.replace('_', '-')}" for key, field in config.model_fields.items() if field.is_required()
     }
-    if not required and needed - {option.split("=")[0] for option in (*given, *options)}:
-        return None
+    absent = needed - {option.split("=")[0] for option in (*given, *options)}
+    if not required and absent:
+        return f"needs --set {name}.{min(absent).removeprefix('--').replace('-', '_')}=…"
     parser = _Parser(prog=name, add_help=False, allow_abbrev=False)
     add_options(parser, config)
     return config_of(parser.parse_args([*given, *options]), config)

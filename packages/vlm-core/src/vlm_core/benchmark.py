@@ -7,9 +7,11 @@ returns a `Benchmark`. Whoever asks the questions knows nothing but this file.
 from __future__ import annotations
 
 import base64
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -19,11 +21,35 @@ if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
 
-@dataclass(frozen=True)
 class EncodedImage:
     """An image that stands in a data file, as base64 text; equal texts are one image."""
 
-    text: str = field(repr=False)
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    @property
+    def text(self) -> str:
+        """The base64 text."""
+        return self._text
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the base64 text."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+    @property
+    def missing(self) -> bool:
+        """Whether the file has no image where one is expected."""
+        return False
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, EncodedImage) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.digest:.12})"
 
     def read(self) -> bytes:
         """The bytes of the image file."""
@@ -33,12 +59,46 @@ class EncodedImage:
             raise UserError(f"an image in a data file is not base64: {error}") from None
 
 
+class StoredImage(EncodedImage):
+    """One whose text stays in its file, `length` bytes from byte `start`, and is read when it is used.
+
+    With `length` 0 the file has no image there, and `digest` says where.
+    """
+
+    def __init__(self, path: Path, start: int, length: int, digest: str) -> None:
+        self.path, self.start, self.length, self.digest = path, start, length, digest
+
+    @property
+    def missing(self) -> bool:
+        return self.length == 0
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.digest if self.missing else f'the image at byte {self.start}'}"
+
+    @property
+    def text(self) -> str:
+        if self.missing:
+            raise UserError(str(self))
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.start)
+                content = file.read(self.length)
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot read this file: {error.strerror}") from None
+        if hashlib.sha256(content).hexdigest() != self.digest:
+            raise UserError(
+                f"{self.path}: has changed since it was read: byte {self.start} begins no such image"
+            )
+        return content.decode("ascii")
+
+
 @dataclass(frozen=True)
 class Question:
     """One question as a model gets it.
 
     `prompt` is the whole text, answer instruction included and image mark left out. `alias` is the id that
     official answer files carry where several questions share it; such answers are told apart by their prompt.
+    `other_ids` are further ids that answer files may carry, shared or not.
     """
 
     id: str
@@ -46,6 +106,7 @@ class Question:
     image: Path | EncodedImage | None = None
     choices: tuple[str, ...] = ()
     alias: str | None = None
+    other_ids: tuple[str, ...] = ()
 
     def open(self) -> PILImage | None:
         """The image as upright RGB, None where there is none."""
@@ -62,13 +123,15 @@ class Headline:
 
     `units` are what is drawn as one when its error is estimated (a question, or an image with all of its
     questions); each says what it adds to the two sums of a part. A part whose denominators sum to 0 counts 0.
-    A figure is a fraction, shown in percent, unless it is in `points`.
+    A figure is a fraction, shown in percent, unless it is in `points`. `members` are the ids of each unit's
+    questions; a unit that is not in it is the question of that id.
     """
 
     name: str
     units: Mapping[str, Mapping[str, tuple[float, float]]]
     combine: Literal["mean", "sum"] = "mean"
     points: bool = False
+    members: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def value(self) -> float:
@@ -154,9 +217,30 @@ class Benchmark(ABC):
         Raises `UserError` where labels are not public or a judge's grades are missing, saying what to do.
         """
 
+    def check_answers(self, answers: Mapping[str, str]) -> Sequence[str]:
+        """Refuse answers that something at hand was not made for, such as a judge's grades -> warnings."""
+        return ()
+
+    def as_asked(self, prompts: Sequence[str]) -> Benchmark:
+        """This benchmark in the variant of the prompts that an answer file logs; itself if there is but one."""
+        return self
+
+    def same_prompt(self, question: Question, logged: str) -> bool:
+        """Whether an answer file's logged prompt is this question's.
+
+        Scripts log it with or without the image mark and with or without an answer instruction.
+        """
+        seen, prompt = (text.replace("<image>", "").strip() for text in (logged, question.prompt))
+        return seen == prompt or seen.startswith(f"{prompt}\n") or prompt.startswith(f"{seen}\n")
+
     def verdict(self, key: str, text: str) -> Verdict | None:
         """How one answer was taken, for people who look at it; None where nothing can be said of it alone."""
         return None
+
+    def right(self, key: str) -> str:
+        """What would have been right, as people read it; "" where that is not known."""
+        verdict = self.verdict(key, "")
+        return verdict.right if verdict else ""
 
     def submission(self, answers: Mapping[str, str]) -> dict[str, bytes]:
         """The files that an evaluation server takes, by name."""

@@ -190,8 +190,12 @@ class BenchmarkConfig(ComponentConfig):
     """Describes a benchmark: where its files are and by which rule its answers are scored."""
 
     def present(self) -> bool:
-        """Whether its files are where this config looks for them; `vlm-bench run --benchmarks all` asks."""
+        """Whether its files are where this config looks for them."""
         return True
+
+    def lacking(self) -> str:
+        """Which file is not there, as a reason why `vlm-bench run --benchmarks all` leaves it out; "" if none."""
+        return "" if self.present() else "its files are not there"
 
     def build(self) -> Benchmark:
         """Read the files, images excepted. Faults raise `UserError` naming file and line."""

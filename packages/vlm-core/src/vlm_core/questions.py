@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from vlm_core.benchmark import Question
+from vlm_core.benchmark import EncodedImage, Question
 from vlm_core.errors import UserError
 
 _NAMED = 5
@@ -37,21 +37,25 @@ def sample(questions: Sequence[Question], limit: int | None) -> list[Question]:
     return []
 
 
-def missing_images(questions: Iterable[Question]) -> dict[Path, int]:
-    """Image files that are not there, each with the number of questions about it."""
-    counts = Counter(q.image for q in questions if isinstance(q.image, Path))
-    return {path: count for path, count in counts.items() if not path.is_file()}
+def missing_images(questions: Iterable[Question]) -> dict[Path | EncodedImage, int]:
+    """Images that are not there, each with the number of questions about it."""
+    counts = Counter(q.image for q in questions if isinstance(q.image, Path | EncodedImage))
+    return {image: count for image, count in counts.items() if not _there(image)}
+
+
+def _there(image: Path | EncodedImage) -> bool:
+    return image.is_file() if isinstance(image, Path) else not image.missing
 
 
 def check_images(questions: Sequence[Question], advice: str = "") -> None:
-    """Raise `UserError` with counts and the first names if image files are not there."""
+    """Raise `UserError` with counts and the first names if images are not there."""
     if missing := missing_images(questions):
         raise UserError(f"{missing_text(questions, missing)}{advice}")
 
 
-def missing_text(questions: Sequence[Question], missing: dict[Path, int]) -> str:
-    """How many images and questions that is, and the first files."""
-    images = len({q.image for q in questions if isinstance(q.image, Path)})
+def missing_text(questions: Sequence[Question], missing: dict[Path | EncodedImage, int]) -> str:
+    """How many images and questions that is, and the first of them."""
+    images = len({q.image for q in questions if isinstance(q.image, Path | EncodedImage)})
     names = [f"\n  {path}" for path in list(missing)[:_NAMED]]
     rest = f"\n  and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
     return (

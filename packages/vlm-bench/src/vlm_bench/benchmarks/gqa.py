@@ -10,11 +10,11 @@ from typing import Any
 
 from vlm_bench.check import check_ids, check_texts
 from vlm_bench.configs import GQAConfig
-from vlm_bench.readers.files import Row, json_object
+from vlm_bench.readers.files import json_object
 from vlm_bench.readers.questions import Asked, asked, read_questions
-from vlm_bench.scorers.gqa import is_open, parse, parse_sane, steps
+from vlm_bench.readers.row import Row
+from vlm_bench.scorers.gqa import SEMANTIC, STRUCTURAL, is_open, parse, parse_sane, steps
 from vlm_core.benchmark import Benchmark, CreditBenchmark, Question, Score
-from vlm_core.errors import UserError
 
 
 def build(config: GQAConfig) -> Benchmark:
@@ -72,22 +72,23 @@ def _official(rows: Mapping[str, Row]) -> Iterator[Asked]:
 
 
 def _balanced(row: Row) -> bool:
-    return bool(row.data.get("isBalanced", True))
+    return row.flag("isBalanced")
 
 
 def _gold(row: Row) -> dict[str, Any]:
-    types, program = row.data.get("types"), row.data.get("semantic")
-    if not isinstance(types, dict) or not isinstance(program, list):
-        raise UserError(
-            f"{row.where}: 'types' and 'semantic' are missing; is this the official question file?"
-        )
+    types, program = row.row("types"), row.items("semantic", dict, "a list of steps")
     return {
         "answer": row.text("answer"),
-        "structural": types.get("structural"),
-        "semantic": types.get("semantic"),
-        "steps": steps(program),
+        "structural": types.one_of("structural", STRUCTURAL),
+        "semantic": types.one_of("semantic", SEMANTIC),
+        "steps": steps([_step(step, row.where) for step in program]),
         "words": len(row.text("question").split()),
     }
+
+
+def _step(data: dict[str, Any], where: str) -> dict[str, str]:
+    step = Row(f"{where}: semantic", data)
+    return {"operation": step.text("operation"), "argument": step.text("argument")}
 
 
 def _place(name: str) -> tuple[int, str, int, str]:

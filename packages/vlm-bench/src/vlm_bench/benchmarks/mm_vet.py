@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from vlm_bench.check import check_ids, check_texts
 from vlm_bench.configs import MMVetConfig
-from vlm_bench.readers.mm_vet import Grades, Truth, read_grades, read_truths
+from vlm_bench.readers.mm_vet import Grades, Truth, answer_digest, read_grades, read_truths
 from vlm_bench.readers.questions import read_questions
 from vlm_bench.scorers.mm_vet import by_run, mean, spread
 from vlm_core.benchmark import Benchmark, Question, Score, Verdict, mean_headline
@@ -28,9 +28,10 @@ class MMVet(Benchmark):
         path, labels, images = config.file("questions"), config.file("labels"), config.file("images")
         asked = {f"v1_{q.id}": q for q in read_questions(path)}
         self.truths = self._truths(config, {key: q.text for key, q in asked.items()})
-        self.grades = read_grades(config.grades) if config.grades else Grades({}, ())
+        self.grades = read_grades(config.grades) if config.grades else Grades({})
         if config.grades:
             check_ids(self.grades.scores.keys(), asked.keys(), path, "question in this file")
+        self.graded_in = config.grades
         self.graded = frozenset(key for key, got in self.grades.scores.items() if got)
         self.scored_by = "here" if self.graded else "judge"
         known = [labels] * bool(self.truths) + [config.grades] * bool(config.grades)
@@ -76,6 +77,20 @@ class MMVet(Benchmark):
             [f"{len(self.grades.judges)} judges in one grade file"] if len(self.grades.judges) > 1 else [],
             unscored=len(answers) - len(scored),
         )
+
+    def check_answers(self, answers: Mapping[str, str]) -> list[str]:
+        digests = {key: self.grades.answers.get(key) for key in self.graded if key in answers}
+        other = [key for key, digest in digests.items() if digest not in (None, answer_digest(answers[key]))]
+        if other:
+            raise UserError(
+                f"{self.graded_in}: {len(other)} of {len(self.graded)} grades are of other answers, first "
+                f"{other[0]}; name the file of the answers that were graded"
+            )
+        unknown = sum(digest is None for digest in digests.values())
+        text = (
+            f"{unknown} of {len(digests)} grades don't say of which answer they are, as the official script's"
+        )
+        return [f"{text}: nothing shows that they belong to these answers"] if unknown else []
 
     def verdict(self, key: str, text: str) -> Verdict | None:
         grades, truth = self.grades.scores.get(key), self.truths.get(key)

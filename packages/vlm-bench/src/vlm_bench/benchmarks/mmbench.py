@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from vlm_bench.configs import MMBenchConfig
-from vlm_bench.readers.mmbench import MMBenchRow, images, read_tsv
+from vlm_bench.readers.files import unpacked
+from vlm_bench.readers.mmbench import COLUMNS, MMBenchRow, images, read_tsv
 from vlm_bench.scorers.mmbench import PASS, How, circular, parse
-from vlm_core.benchmark import Benchmark, EncodedImage, Question, Score, Verdict, mean_headline
+from vlm_core.benchmark import Benchmark, Question, Score, Verdict, mean_headline
 from vlm_core.errors import UserError
 
 # (rows, questions) -> release
@@ -29,21 +32,23 @@ class MMBench(Benchmark):
 
     def __init__(self, config: MMBenchConfig) -> None:
         path, self.split = config.file("questions", config.split), config.split
-        self.rows = {str(row.index): row for row in read_tsv(path)}
+        self.unpacked = unpacked(path)  # removed with this benchmark
+        stored = Path(self.unpacked.name) if self.unpacked else path
+        self.rows = {str(row.index): row for row in read_tsv(path, stored)}
         self.scored_by = "here" if config.split == "dev" else "server"
-        pixels = images(list(self.rows.values()))
+        pixels = images(path, list(self.rows.values()))
+        self.rotations = _rotations(path, self.rows)
         if config.split == "dev":
             _check_answers(path, self.rows)
-        cut = sum(row.cut for row in self.rows.values())
-        release = RELEASES.get((len(self.rows), len({r.index % PASS for r in self.rows.values()})), "unknown")
+        release = RELEASES.get((len(self.rows), len(self.rotations)), "unknown")
         super().__init__(
             f"llava-1.5/mmbench-{config.split}@{release} circular, exact-matching",
             (
-                Question(key, row.prompt, EncodedImage(pixels[row.index]), tuple(row.options.values()))
+                Question(key, row.prompt, pixels[row.index], tuple(row.options.values()))
                 for key, row in self.rows.items()
             ),
             files={path.name: path},
-            warnings=[f'{cut} rows have an option such as "None", which ends their options'] if cut else [],
+            warnings=_doubts(list(self.rows.values()), config.split),
         )
 
     def score(self, answers: Mapping[str, str]) -> Score:
@@ -60,8 +65,10 @@ class MMBench(Benchmark):
         }
         questions = circular(hits)
         vanilla = {index: hit for index, hit in hits.items() if index < PASS}
+        units = {str(index): hit for index, hit in questions.items()}
+        members = {unit: self.rotations[int(unit)] for unit in units}
         return Score(
-            mean_headline("CircularEval accuracy", {str(index): hit for index, hit in questions.items()}),
+            replace(mean_headline("CircularEval accuracy", units), members=members),
             {"CircularEval": _figures(questions), "vanilla": _figures(vanilla)}
             | self._by_category(questions),
             _statistics(read),
@@ -104,7 +111,39 @@ def _submitted(row: MMBenchRow, columns: list[str], answer: str) -> list[str | i
     return [known[name] if name in known else row.value(name) for name in columns]
 
 
+def _rotations(path: Path, rows: Mapping[str, MMBenchRow]) -> dict[int, list[str]]:
+    """The rows of each question. A file that lacks some of them would give a higher figure."""
+    found: dict[int, list[str]] = {}
+    for key, row in rows.items():
+        found.setdefault(row.index % PASS, []).append(key)
+    torn = [i for i, keys in found.items() if {int(key) // PASS for key in keys} != set(range(len(keys)))]
+    if torn:
+        raise UserError(
+            f"{path}: {len(torn)} of {len(found)} questions lack a rotation, first index {torn[0]}; "
+            "is the file cut off or a part of another?"
+        )
+    return found
+
+
+def _doubts(rows: list[MMBenchRow], split: str) -> list[str]:
+    """What the file holds that this protocol does not ask or know."""
+    cells = rows[0].cells
+    other = Counter(name for row in rows if (name := row.value("split")) not in (None, split))
+    counts = {
+        'with an option such as "None", which ends their options': sum(row.cut for row in rows),
+        "with an option E, which is not asked": sum(row.value("E") is not None for row in rows),
+    } | {f"of split {name!r}, where {split!r} is expected": count for name, count in other.items()}
+    unknown = [name for name in cells if name not in COLUMNS]
+    return (
+        [f"{count} of {len(rows)} rows {what}" for what, count in counts.items() if count]
+        + [f"columns that are not known here: {', '.join(unknown)}"] * bool(unknown)
+        + ["no column 'hint': questions are asked without hints"] * ("hint" not in cells)
+    )
+
+
 def _check_answers(path: Path, rows: Mapping[str, MMBenchRow]) -> None:
+    if "answer" not in next(iter(rows.values())).cells:
+        raise UserError(f"{path}: no column 'answer'; is this the test file?")
     bad = [key for key, row in rows.items() if row.value("answer") not in row.options]
     if bad:
         raise UserError(

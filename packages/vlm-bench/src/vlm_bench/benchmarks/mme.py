@@ -7,13 +7,14 @@ tool takes consecutive lines for a pair; here a pair is the two questions about 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 from vlm_bench.check import check_ids
 from vlm_bench.configs import MMEConfig
-from vlm_bench.readers.mme import Key, official_questions, question_of, read_labels
+from vlm_bench.readers.mme import Key, official_questions, question_of, read_labels, unknown_tasks
 from vlm_bench.readers.questions import Asked, read_questions
 from vlm_bench.scorers.mme import COGNITION, PERCEPTION, Task, parse, parse_sane, score
 from vlm_core.benchmark import Benchmark, Headline, Points, Question, Score, Verdict
@@ -21,6 +22,7 @@ from vlm_core.errors import UserError
 
 Pair = tuple[str, str]
 """(task, image)"""
+_EXAMPLE = "code_reasoning/0020.png"
 
 
 def build(config: MMEConfig) -> Benchmark:
@@ -40,14 +42,18 @@ class MME(Benchmark):
         asked = {"/".join(key): (key, q) for q in found for key in [_key(q)]}
         check_ids(asked.keys(), {"/".join(key) for key in labels}, folder)
         self.keys = {name: key for name, (key, _) in asked.items()}
-        self.truth = {name: labels[key][0] for name, key in self.keys.items()}
+        self.truth = {name: labels[key] for name, key in self.keys.items()}
         self.parse = parse_sane if config.strictness == "sane" else parse
         super().__init__(
             "llava-1.5/mme perception",
             (Question(name, q.text, _image(folder, q.image), alias=q.id) for name, (_, q) in asked.items()),
             expected=len(labels),
             files={} if official else {path.name: path},
-            notes={"labels sha256": _digest({file for _, file in labels.values()}, folder)},
+            notes={"labels sha256": _digest(labels)},
+            warnings=[
+                f"not read, since no task of MME: {count} label files in {name}/"
+                for name, count in unknown_tasks(folder).items()
+            ],
         )
         self._check_pairs()
 
@@ -69,7 +75,7 @@ class MME(Benchmark):
         hits = {pair: (right[a], right[b]) for pair, (a, b) in whole.items()}
         tasks = {t: score(h for (task, _), h in hits.items() if task == t) for t in (*PERCEPTION, *COGNITION)}
         return Score(
-            Headline("perception", _units(hits), "sum", points=True),
+            Headline("perception", _units(hits), "sum", points=True, members=_members(whole)),
             _rows({name: task for name, task in tasks.items() if task.pairs}),
             {"neither yes nor no (wrong)": sum(word == "other" for word in said.values())},
             _warnings(tasks),
@@ -93,6 +99,8 @@ class MME(Benchmark):
 
 def _key(asked: Asked) -> Key:
     path = PurePosixPath(asked.id)
+    if len(path.parts) < 2:
+        raise UserError(f"{asked.where}: question_id {asked.id!r} is no task and image, such as {_EXAMPLE!r}")
     return path.parts[0], path.stem, question_of(asked.text)
 
 
@@ -103,12 +111,10 @@ def _image(folder: Path, name: str) -> Path:
     return inner / flat.name if inner.is_dir() else flat
 
 
-def _digest(files: Iterable[Path], folder: Path) -> str:
-    """One hash over all label files, by name and content."""
-    total = hashlib.sha256()
-    for path in sorted(files):
-        total.update(f"{path.relative_to(folder).as_posix()}\n".encode() + path.read_bytes())
-    return total.hexdigest()
+def _digest(labels: Mapping[Key, bool]) -> str:
+    """One hash over all labels, in an order of its own."""
+    rows = sorted((*key, yes) for key, yes in labels.items())
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def _units(hits: Mapping[Pair, tuple[bool, bool]]) -> dict[str, dict[str, tuple[float, float]]]:
@@ -120,6 +126,10 @@ def _units(hits: Mapping[Pair, tuple[bool, bool]]) -> dict[str, dict[str, tuple[
         for (task, image), (a, b) in hits.items()
         if task in PERCEPTION
     }
+
+
+def _members(pairs: Mapping[Pair, list[str]]) -> dict[str, list[str]]:
+    return {"/".join(pair): names for pair, names in pairs.items() if pair[0] in PERCEPTION}
 
 
 def _rows(tasks: Mapping[str, Task]) -> dict[str, dict[str, float | int]]:
@@ -139,5 +149,6 @@ def _figures(tasks: list[Task]) -> dict[str, float | int]:
 
 
 def _warnings(tasks: Mapping[str, Task]) -> list[str]:
-    absent = [name for name in PERCEPTION if not tasks[name].pairs]
-    return [f"nothing scored of {', '.join(absent)}: they add 0 to perception"] if absent else []
+    groups = {"perception": PERCEPTION, "cognition": COGNITION}
+    absent = {name: [task for task in group if not tasks[task].pairs] for name, group in groups.items()}
+    return [f"nothing scored of {', '.join(t)}: they add 0 to {name}" for name, t in absent.items() if t]

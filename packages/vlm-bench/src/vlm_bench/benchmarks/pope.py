@@ -37,7 +37,7 @@ class Pope(Benchmark):
             (benchmark.Question(q.id, q.prompt, images / q.key[0]) for q in self.asked.values()),
             expected=len(self.labels),
             files=({} if official else {path.name: path}) | self.labels.files,
-            warnings=_revision(self.labels),
+            warnings=_doubts(self.labels),
         )
 
     def verdict(self, key: str, text: str) -> Verdict:
@@ -50,14 +50,16 @@ class Pope(Benchmark):
     def score(self, answers: Mapping[str, str]) -> Score:
         pairs: dict[str, list[tuple[str, bool]]] = {split: [] for split in SPLITS}
         units: dict[str, dict[str, tuple[float, float]]] = {}
+        members: dict[str, list[str]] = {}
         for key, text in answers.items():
             question = self.asked[key]
             pair = text, self.labels.truth[question.split][question.key]
             pairs[question.split].append(pair)
+            members.setdefault(question.key[0], []).append(key)
             _add(units.setdefault(question.key[0], {}), question.split, self.score_split([pair]))
         scores = {split: self.score_split(found) for split, found in pairs.items() if found}
         return Score(
-            Headline("mean F1", units),
+            Headline("mean F1", units, members=members),
             {split: _figures(score) for split, score in scores.items()},
             {"read as yes without saying so": sum(s.unclear for s in scores.values())},
             _warnings(scores),
@@ -104,10 +106,11 @@ def _figures(score: SplitScore) -> dict[str, float | int]:
     }
 
 
-def _revision(labels: Labels) -> list[str]:
-    if labels.revision == LLAVA_REVISION:
-        return []
-    return [f"labels of revision {labels.revision}; published LLaVA figures use {LLAVA_REVISION}"]
+def _doubts(labels: Labels) -> list[str]:
+    found = [f"not read, since no split of POPE: {name}" for name in labels.other]
+    if labels.revision != LLAVA_REVISION:
+        found.append(f"labels of revision {labels.revision}; published LLaVA figures use {LLAVA_REVISION}")
+    return found
 
 
 def _warnings(scores: Mapping[str, SplitScore]) -> list[str]:

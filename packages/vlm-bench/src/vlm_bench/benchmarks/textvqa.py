@@ -6,20 +6,23 @@ script cuts the question from the logged prompt and fails on a prompt of another
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from vlm_bench.check import check_ids
 from vlm_bench.configs import TextVQAConfig
 from vlm_bench.readers.answers import unique
-from vlm_bench.readers.files import Row, json_rows
+from vlm_bench.readers.files import json_rows
 from vlm_bench.readers.questions import Asked, asked, read_questions
-from vlm_bench.scorers.vqa import by_count, converted_accuracy
+from vlm_bench.readers.row import Row
+from vlm_bench.readers.textvqa import TOKENS, Prompt, read_prompt, without_tokens
+from vlm_bench.scorers.vqa import ConvertedReferences, by_count, convert
 from vlm_core.benchmark import Benchmark, CreditBenchmark, Question
 from vlm_core.errors import UserError
 
-TOKENS = "Reference OCR token:"
 REFERENCES = 10
 
 
@@ -33,30 +36,61 @@ class TextVQA(CreditBenchmark):
 
     def __init__(self, config: TextVQAConfig) -> None:
         path, labels, images = config.file("questions"), config.file("labels"), config.file("images")
-        official = config.source == "official"
+        official, self.config = config.source == "official", config
         tokens = config.file("tokens") if official and config.ocr == "yes" else None
         found = _official(path, tokens) if official else _llava(path)
-        self.gold = read_labels(labels)
+        converted = lru_cache(maxsize=None)(convert)
+        self.gold = {key: ConvertedReferences(r, converted) for key, r in read_labels(labels).items()}
         check_ids(found.keys(), self.gold.keys(), labels)
         prompts = {key: _prompt(q, config.ocr) for key, q in found.items()}
         variant = _variant(prompts) + (f" of {tokens.name}" if tokens else "")
         super().__init__(
             f"llava-1.5/textvqa-val m4c, {variant}",
-            (Question(key, prompts[key], images / q.image, alias=q.id) for key, q in found.items()),
+            (_question(key, q, prompts[key], images) for key, q in found.items()),
             expected=len(self.gold),
             files={file.name: file for file in (path, labels, tokens) if file},
             notes={"prompt": variant},
         )
 
+    def as_asked(self, prompts: Sequence[str]) -> Benchmark:
+        """Without OCR tokens if no logged prompt has any, unless the user chose."""
+        read = [found for text in prompts if (found := read_prompt(text.replace("<image>", "").strip()))]
+        bare = bool(read) and not any(found.tokens for found in read)
+        if bare and self.config.ocr == "yes" and "ocr" not in self.config.model_fields_set:
+            return TextVQA(self.config.model_copy(update={"ocr": "no"}))
+        return self
+
     def credit(self, key: str, text: str) -> float:
-        return converted_accuracy(text, self.gold[key])
+        return self.gold[key].credit(text)
 
     def right(self, key: str) -> str:
-        return by_count(self.gold[key])
+        return by_count(self.gold[key].texts)
+
+    def same_prompt(self, question: Question, logged: str) -> bool:
+        """Whatever form of prompt asked it, with or without OCR tokens as here."""
+        seen, asked = (read_prompt(text.replace("<image>", "").strip()) for text in (logged, question.prompt))
+        if seen is None or asked is None:
+            return super().same_prompt(question, logged)
+        return (seen.question.lower(), seen.tokens) == (asked.question.lower(), asked.tokens)
+
+
+def _question(key: str, q: Asked, prompt: str, images: Path) -> Question:
+    return Question(key, prompt, images / q.image, alias=q.id, other_ids=(PurePosixPath(q.image).stem,))
 
 
 def _llava(path: Path) -> dict[str, Asked]:
-    return {_key(q.id, q.question): q for q in read_questions(path, distinct=False)}
+    rows = [(_key(q.id, _read(q).question), q) for q in read_questions(path, distinct=False)]
+    found = dict(rows)
+    if len(found) != len(rows):
+        key = next(key for key, count in Counter(key for key, _ in rows).items() if count > 1)
+        raise UserError(f"{path}: {len(rows) - len(found)} questions stand twice, first {key}")
+    return found
+
+
+def _read(q: Asked) -> Prompt:
+    if (found := read_prompt(q.text)) is None:
+        raise UserError(f"{q.where}: 'text' is {q.text!r:.80}, no form of LLaVA's prompts for TextVQA")
+    return found
 
 
 def _official(path: Path, tokens: Path | None = None) -> dict[str, Asked]:
@@ -105,14 +139,12 @@ def _references(row: Row) -> list[str]:
 
 
 def _prompt(asked: Asked, ocr: Literal["yes", "no"]) -> str:
-    if ocr == "yes":
-        return asked.text
-    return "\n".join(line for line in asked.text.split("\n") if not line.startswith(TOKENS))
+    return asked.text if ocr == "yes" else without_tokens(asked.text)
 
 
 def _variant(prompts: Mapping[str, str]) -> str:
     """How many prompts name the OCR tokens decides much of the figure: 61.3 with, 48.7 without."""
-    count = sum(TOKENS in prompt for prompt in prompts.values())
+    count = sum(prompt is not None and prompt.tokens for prompt in map(read_prompt, prompts.values()))
     if count in (0, len(prompts)):
         return "with OCR tokens" if count else "without OCR tokens"
     return f"with OCR tokens in {count} of {len(prompts)} prompts"

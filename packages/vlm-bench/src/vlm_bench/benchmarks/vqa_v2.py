@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from vlm_bench.check import check_ids
 from vlm_bench.configs import VQAv2Config
 from vlm_bench.readers.answers import unique
-from vlm_bench.readers.files import Row, json_rows
+from vlm_bench.readers.files import json_rows
 from vlm_bench.readers.questions import SHORT, read_questions
-from vlm_bench.scorers.vqa import by_count, convert, soft_accuracy
+from vlm_bench.readers.row import Row
+from vlm_bench.scorers.vqa import References, by_count, convert, normalise
 from vlm_core.benchmark import Benchmark, Question, Score, Verdict, mean_headline
 from vlm_core.errors import UserError
 
@@ -71,9 +72,13 @@ class Val(Benchmark):
             config.file("questions", "val"), config.file("labels"), config.file("images", "val")
         )  # fmt: skip
         asked = _by_id(path, "questions")
-        self.gold = {key: _gold(row) for key, row in _by_id(labels, "annotations").items()}
-        check_ids(asked.keys(), self.gold.keys(), labels)
-        self.format, self.sane = config.answer_format, config.strictness == "sane"
+        gold = _by_id(labels, "annotations")
+        check_ids(asked.keys(), gold.keys(), labels)
+        _check_images(asked, gold, labels)
+        self.format, sane = config.answer_format, config.strictness == "sane"
+        normal = lru_cache(maxsize=None)(normalise)
+        self.kinds = {key: row.one_of("answer_type", KINDS) for key, row in gold.items()}
+        self.gold = {key: References(_texts(row), normal, always_normalise=sane) for key, row in gold.items()}
         super().__init__(
             f"vqa-v2-val official@a013f00, {self.format} answers",
             (_question(key, row, images) for key, row in asked.items()),
@@ -84,20 +89,20 @@ class Val(Benchmark):
 
     def score(self, answers: Mapping[str, str]) -> Score:
         credits = {
-            "llava": {key: self._credit(key, convert(text)) for key, text in answers.items()},
-            "raw": {key: self._credit(key, text) for key, text in answers.items()},
+            "llava": {key: self.gold[key].credit(convert(text)) for key, text in answers.items()},
+            "raw": {key: self.gold[key].credit(text) for key, text in answers.items()},
         }
         rows = {"all": _row(credits, list(answers))}
         for kind in KINDS:
-            rows[kind] = _row(credits, [key for key in answers if self.gold[key]["kind"] == kind])
+            rows[kind] = _row(credits, [key for key in answers if self.kinds[key] == kind])
         return Score(mean_headline("accuracy", credits[self.format]), rows)
 
     def verdict(self, key: str, text: str) -> Verdict:
         said = convert(text) if self.format == "llava" else text
-        return Verdict(self._credit(key, said), by_count(self.gold[key]["answers"]), said)
+        return Verdict(self.gold[key].credit(said), self.right(key), said)
 
-    def _credit(self, key: str, text: str) -> float:
-        return soft_accuracy(text, self.gold[key]["answers"], always_normalise=self.sane)
+    def right(self, key: str) -> str:
+        return by_count(self.gold[key].texts)
 
 
 def _row(credits: Mapping[str, Mapping[str, float]], keys: list[str]) -> dict[str, float | int]:
@@ -116,13 +121,20 @@ def _question(key: str, row: Row, images: Path) -> Question:
     return Question(key, f"{row.text('question')}\n{SHORT}", images / name)
 
 
-def _gold(row: Row) -> dict[str, Any]:
-    answers = row.data.get("answers")
-    if not isinstance(answers, list) or not all(isinstance(a, dict) for a in answers):
-        raise UserError(f"{row.where}: 'answers' must be a list of objects with 'answer'")
+def _texts(row: Row) -> list[str]:
+    answers = row.items("answers", dict, "a list of objects with 'answer'")
     texts = [Row(row.where, a).text("answer") for a in answers]
     if len(texts) != 10:
         raise UserError(f"{row.where}: {len(texts)} reference answers, expected 10")
-    if (kind := row.text("answer_type")) not in KINDS:
-        raise UserError(f"{row.where}: unknown answer_type {kind!r}")
-    return {"answers": texts, "kind": kind}
+    return texts
+
+
+def _check_images(asked: Mapping[str, Row], gold: Mapping[str, Row], labels: Path) -> None:
+    """Refuse annotations that belong to other images than the questions of their ids."""
+    other = [key for key, row in asked.items() if row.id("image_id") != gold[key].id("image_id")]
+    if other:
+        key = other[0]
+        raise UserError(
+            f"{labels}: {len(other)} of {len(asked)} annotations are of another image than the question of that id, "
+            f"first {key}: image {gold[key].id('image_id')} where {asked[key].id('image_id')} is asked about"
+        )

@@ -8,16 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlm_bench.readers.files import Row, as_row, read_jsonl, read_text
+from vlm_bench.readers.files import parse_json, read_jsonl, read_text
+from vlm_bench.readers.row import Row, as_row
 from vlm_core.errors import UserError
 
 # where id, text and logged prompt stand
 LINES = ("question_id", "text", "prompt")
 LISTS = {
-    "question_id": ("question_id", "answer", None),  # VQA-v2
-    "questionId": ("questionId", "prediction", None),  # GQA
+    ("question_id", "text"): LINES,
+    ("question_id", "answer"): ("question_id", "answer", None),  # VQA-v2
+    ("questionId", "prediction"): ("questionId", "prediction", None),  # GQA
 }
 ANALYSIS = ("question_id", "pred", "question")  # ScienceQA, as LLaVA's script writes it
+FIELDS = {name for fields in (*LISTS.values(), ANALYSIS) for name in fields if name}
+"""An object with one of these keys is one answer, not answers by id."""
 
 
 @dataclass(frozen=True)
@@ -49,32 +53,46 @@ def unique(items: list[tuple[str, Row]], what: str) -> dict[str, Row]:
 def read_answers(path: Path) -> list[Answer]:
     """Answers in the file's order, from any of
 
-    - JSON lines `{question_id, text, prompt?}`,
+    - JSON lines `{question_id, text, prompt?}`, or a JSON list of them,
     - a JSON list `[{question_id, answer}]` or `[{questionId, prediction}]`,
     - a JSON object `{id: text}`, or ScienceQA's `{correct: [...], incorrect: [...]}`.
     """
-    try:
-        data = json.loads(read_text(path))
-    except json.JSONDecodeError:
+    text = read_text(path)
+    if _by_line(text):
         return [_answer(row, *LINES) for row in read_jsonl(path)]
+    data = parse_json(text, path)
     if isinstance(data, list) and data:
         return _listed(path, data)
-    if isinstance(data, dict) and data and not data.keys() & {"question_id", "text"}:
+    if isinstance(data, dict) and data and not data.keys() & FIELDS:
         return list(_mapped(path, data))
-    return [_answer(row, *LINES) for row in read_jsonl(path)]
+    if isinstance(data, dict) and data:
+        return [_answer(Row(f"{path}: the only object", data), *LINES)]
+    raise UserError(f"{path}: holds no answers")
+
+
+def _by_line(text: str) -> bool:
+    """Whether each line is a JSON object of its own, as far as the first one tells; several lines, or one answer."""
+    first, _, rest = text.strip().partition("\n")
+    try:
+        value = json.loads(first)
+    except ValueError:
+        return not first.startswith(("{", "["))
+    return isinstance(value, dict) and (bool(rest.strip()) or not value or bool(value.keys() & FIELDS))
 
 
 def _answer(row: Row, key: str, text: str, prompt: str | None) -> Answer:
-    logged = row.text(prompt) if prompt is not None and prompt in row.data else None
+    logged = row.text(prompt) if prompt is not None and row.optional(prompt) else None
     return Answer(row.id(key), row.text(text), logged, row.where)
 
 
 def _listed(path: Path, data: list[Any]) -> list[Answer]:
     rows = [as_row(item, f"{path}: answer number {n}") for n, item in enumerate(data, 1)]
-    for key, fields in LISTS.items():
-        if key in rows[0].data:
+    for keys, fields in LISTS.items():
+        if rows[0].data.keys() >= set(keys):
             return [_answer(row, *fields) for row in rows]
-    raise UserError(f"{rows[0].where}: expected question_id and answer, or questionId and prediction")
+    seen = ", ".join(map(repr, rows[0].data)) or "none"
+    wanted = ", or ".join(" and ".join(map(repr, keys)) for keys in LISTS)
+    raise UserError(f"{rows[0].where}: expected the keys {wanted}; its keys are {seen:.200}")
 
 
 def _mapped(path: Path, data: dict[str, Any]) -> Iterator[Answer]:

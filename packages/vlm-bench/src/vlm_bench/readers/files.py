@@ -1,73 +1,84 @@
-"""Reading text and JSON lines, plain or gzipped, with errors that name file and line."""
+"""Reading text and JSON, plain or gzipped, with errors that name file and line."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
 import json
+import shutil
+import tempfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
 
+from vlm_bench.readers.row import Row, as_row
 from vlm_core.errors import UserError
+from vlm_core.files import decode_text
 
 GZIP_MAGIC = b"\x1f\x8b"
+BOM = b"\xef\xbb\xbf"
+_CHUNK = 2**20
 
 
-def read_bytes(path: Path) -> bytes:
-    """The content of a file, unpacked if it is gzipped (told by its first bytes, not by its name)."""
+@contextmanager
+def opened(path: Path) -> Iterator[BufferedIOBase]:
+    """A file's bytes, unpacked if it is gzipped (told by its first bytes, not by its name)."""
     try:
-        raw = path.read_bytes()
-        return gzip.decompress(raw) if raw.startswith(GZIP_MAGIC) else raw
+        with path.open("rb") as raw:
+            packed = raw.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+            raw.seek(0)
+            if packed:
+                with gzip.GzipFile(fileobj=raw) as file:
+                    yield file
+            else:
+                yield raw
     except (EOFError, zlib.error, gzip.BadGzipFile):
         raise UserError(f"{path}: this gzip file is damaged or cut off") from None
     except OSError as error:
         raise UserError(f"{path}: cannot read this file: {error.strerror}") from None
 
 
+def unpacked(path: Path) -> Any:
+    """A temporary file, with its path as `name`, that holds a gzipped file's content; None for any other file."""
+    with path.open("rb") if path.is_file() else nullcontext() as raw:
+        if raw is None or raw.read(len(GZIP_MAGIC)) != GZIP_MAGIC:
+            return None
+    copy = tempfile.NamedTemporaryFile(prefix=path.stem)  # noqa: SIM115, it lives as long as its owner
+    with opened(path) as file:
+        shutil.copyfileobj(file, copy)
+    copy.flush()
+    return copy
+
+
+def read_bytes(path: Path) -> bytes:
+    """The unpacked content of a file."""
+    with opened(path) as file:
+        return file.read()
+
+
 def sha256(path: Path) -> str:
-    """Hash of the unpacked content, so that a file and its gzipped copy agree."""
-    return hashlib.sha256(read_bytes(path)).hexdigest()
+    """Hash of the content as UTF-8 text: unpacked, without a byte order mark, lines ended by a line feed.
+
+    A file, its gzipped copy and its copy from another system agree; for a plain file it is what `sha256sum` prints.
+    """
+    total, rest = hashlib.sha256(), b""
+    with opened(path) as file:
+        first = file.read(len(BOM))
+        rest = b"" if first == BOM else first
+        while chunk := file.read(_CHUNK):
+            rest = (rest + chunk).replace(b"\r\n", b"\n")
+            total.update(rest[:-1])
+            rest = rest[-1:]  # a carriage return here may be half of a line's end
+    total.update(rest.replace(b"\r\n", b"\n"))
+    return total.hexdigest()
 
 
 def read_text(path: Path) -> str:
     """The content of a UTF-8 file."""
-    try:
-        return read_bytes(path).decode("utf-8")
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not UTF-8 text") from None
-
-
-@dataclass(frozen=True)
-class Row:
-    """One JSON object and where it stands."""
-
-    where: str
-    data: dict[str, Any]
-
-    def text(self, key: str) -> str:
-        """The string at `key`; anything else is an error."""
-        value = self.data.get(key)
-        if not isinstance(value, str):
-            seen = "is missing" if key not in self.data else f"is {value!r:.40}, expected text"
-            raise UserError(f"{self.where}: {key!r} {seen}")
-        return value
-
-    def id(self, key: str) -> str:
-        """An identifier. Files write it as a number or as text; both read the same."""
-        value = self.data.get(key)
-        if isinstance(value, bool) or not isinstance(value, int | str):
-            raise UserError(f"{self.where}: {key!r} must be a number or text, got {value!r:.40}")
-        return str(value)
-
-
-def as_row(value: Any, where: str) -> Row:
-    """`value` as a `Row`; only JSON objects are rows."""
-    if not isinstance(value, dict):
-        raise UserError(f"{where}: expected a JSON object, got {value!r:.40}")
-    return Row(where, value)
+    return decode_text(read_bytes(path), path)
 
 
 def read_jsonl(path: Path) -> Iterator[Row]:
@@ -77,22 +88,44 @@ def read_jsonl(path: Path) -> Iterator[Row]:
     if not lines:
         raise UserError(f"{path}: the file is empty")
     for number, line in lines:
-        where = f"{path}:{number}"
-        try:
-            value = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{where}: not valid JSON ({error.msg}); is the file cut off?") from None
-        yield as_row(value, where)
+        yield as_row(parse_json(line, path, number), f"{path}:{number}")
 
 
 def read_json(path: Path) -> Any:
     """The value that a JSON file holds."""
+    return parse_json(read_text(path), path)
+
+
+def parse_json(text: str, path: Path, line: int | None = None) -> Any:
+    """The value of a file's JSON text, or of its line number `line`.
+
+    A key that stands twice in an object is an error, not the last one's value.
+    """
+    where = f"{path}:{line}" if line else str(path)
     try:
-        return json.loads(read_text(path))
+        return _DECODER.decode(text)
     except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path}:{error.lineno}: not valid JSON ({error.msg}); is the file cut off?"
-        ) from None
+        at = f"{path}:{error.lineno + (line or 1) - 1}"
+        raise UserError(f"{at}: not valid JSON ({error.msg}); is the file cut off?") from None
+    except _TwiceError as error:
+        raise UserError(f"{where}: the key {error.args[0]!r} stands twice in one JSON object") from None
+    except RecursionError:
+        raise UserError(f"{where}: JSON nested too deeply") from None
+
+
+class _TwiceError(Exception):
+    """A key of an object that has it twice."""
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _TwiceError(next(key for key in keys if keys.count(key) > 1))
+    return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_distinct)
 
 
 def json_rows(path: Path, key: str | None = None) -> list[Row]:
@@ -101,7 +134,12 @@ def json_rows(path: Path, key: str | None = None) -> list[Row]:
     items = data.get(key) if key is not None and isinstance(data, dict) else data
     if not isinstance(items, list) or not items:
         wanted = "a JSON list" if key is None else f"a JSON object with a list {key!r}"
-        raise UserError(f"{path}: expected {wanted} that is not empty")
+        seen = (
+            f"; its keys are {', '.join(map(str, data))}"
+            if isinstance(data, dict) and key not in data
+            else ""
+        )
+        raise UserError(f"{path}: expected {wanted} that is not empty{seen[:200]}")
     return [as_row(item, f"{path}: {key or 'item'} number {n}") for n, item in enumerate(items, 1)]
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from vlm_bench.readers.files import Row, json_object
-from vlm_core.errors import UserError
+from vlm_bench.readers.files import json_object
+from vlm_bench.readers.row import Row
+from vlm_core.errors import UserError, choices
+
+CAPABILITIES = ("rec", "ocr", "know", "gen", "spat", "math")
+_A_RUN = "a list, one entry a run"
 
 
 @dataclass(frozen=True)
 class Truth:
-    """A question as `mm-vet.json` has it; `capabilities` are some of rec, ocr, know, gen, spat, math."""
+    """A question as `mm-vet.json` has it; `capabilities` are some of `CAPABILITIES`."""
 
     question: str
     answer: str
@@ -20,14 +25,23 @@ class Truth:
 
 @dataclass(frozen=True)
 class Grades:
-    """Each question's grades, one a run, and the names of the judges that gave them."""
+    """Each question's grades, one a run, the names of the judges that gave them, and digests of the graded answers.
+
+    Files of the official script have no digests.
+    """
 
     scores: dict[str, list[float]]
-    judges: tuple[str, ...]
+    judges: tuple[str, ...] = ()
+    answers: dict[str, str] = field(default_factory=dict)
 
     @property
     def runs(self) -> int:
         return max(map(len, self.scores.values()), default=0)
+
+
+def answer_digest(answer: str) -> str:
+    """What a grade file says of the answer that was graded."""
+    return hashlib.sha256(answer.encode()).hexdigest()
 
 
 def read_truths(path: Path) -> dict[str, Truth]:
@@ -36,29 +50,25 @@ def read_truths(path: Path) -> dict[str, Truth]:
 
 
 def _truth(row: Row) -> Truth:
-    capabilities = row.data.get("capability")
-    if not isinstance(capabilities, list) or not all(isinstance(c, str) for c in capabilities):
-        raise UserError(f"{row.where}: 'capability' must be a list of names")
+    capabilities = row.items("capability", str, "a list of names")
+    if unknown := [name for name in capabilities if name not in CAPABILITIES]:
+        raise UserError(f"{row.where}: unknown capability {unknown[0]!r}{choices(unknown[0], CAPABILITIES)}")
     return Truth(row.text("question"), row.text("answer"), tuple(dict.fromkeys(capabilities)))
 
 
 def read_grades(path: Path) -> Grades:
-    """A grade file `{id: {model: [...], content: [...], score: [...]}}`; an empty one has no grades."""
+    """A grade file `{id: {model: [...], content: [...], score: [...], answer?: digest}}`."""
     rows = json_object(path)
-    judges = {str(name) for row in rows.values() for name in _list(row, "model")}
-    return Grades({key: _scores(row) for key, row in rows.items()}, tuple(sorted(judges)))
-
-
-def _list(row: Row, key: str) -> list[object]:
-    value = row.data.get(key)
-    if not isinstance(value, list):
-        raise UserError(f"{row.where}: {key!r} must be a list, one entry a run")
-    return value
+    judges = {str(name) for row in rows.values() for name in row.items("model", what=_A_RUN)}
+    digests = {key: row.text("answer") for key, row in rows.items() if row.optional("answer")}
+    return Grades({key: _scores(row) for key, row in rows.items()}, tuple(sorted(judges)), digests)
 
 
 def _scores(row: Row) -> list[float]:
-    found = _list(row, "score")
+    found, models = row.items("score", what=_A_RUN), row.items("model", what=_A_RUN)
     for value in found:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
             raise UserError(f"{row.where}: the grade {value!r} is no number from 0 to 1")
-    return [float(value) for value in found if isinstance(value, int | float)]
+    if len(found) != len(models):
+        raise UserError(f"{row.where}: {len(found)} grades in 'score', but {len(models)} judges in 'model'")
+    return [float(value) for value in found]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from vlm_bench.readers.files import read_text
@@ -11,6 +11,7 @@ from vlm_bench.scorers.mme import COGNITION, PERCEPTION
 from vlm_core.errors import UserError
 
 INSTRUCTION = "Please answer yes or no."
+TASKS = (*PERCEPTION, *COGNITION)
 Key = tuple[str, str, str]
 """(task, image name without ending, question without instruction): what joins a question with its label."""
 
@@ -20,20 +21,32 @@ def question_of(text: str) -> str:
     return text.split("\n")[0].replace(INSTRUCTION, "").strip()
 
 
-def read_labels(folder: Path) -> dict[Key, tuple[bool, Path]]:
-    """Whether yes is right, and the file that says so."""
-    found: dict[Key, tuple[bool, Path]] = {}
-    for task in (*PERCEPTION, *COGNITION):
-        for path in _files(folder / task):
-            for key, truth in _read(task, path):
-                if key in found:
-                    raise UserError(f"{path}: a second label for {key[2]!r}")
-                found[key] = truth, path
+def read_labels(folder: Path) -> dict[Key, bool]:
+    """Whether yes is right: from a folder a task, or from a file a task, as in MME's `eval_tool.zip`."""
+    found: dict[Key, bool] = {}
+    for task in TASKS:
+        rows = [row for path in _files(folder / task) for row in _read(task, path)] or _tool(task, folder)
+        for where, key, truth in rows:
+            if key in found:
+                raise UserError(f"{where}: a second label for {key[2]!r} on {key[1]}")
+            found[key] = truth
     if not found:
         raise UserError(
-            f"{folder}: holds no labels; expected folders such as {PERCEPTION[0]}/ with .txt files"
+            f"{folder}: holds no labels; expected folders such as {TASKS[0]}/ with .txt files, or {TASKS[0]}.txt"
         )
     return found
+
+
+def missing_labels(folder: Path) -> str:
+    """Why there are no labels; "" if there are some."""
+    there = any(_files(folder / task) or (folder / f"{task}.txt").is_file() for task in TASKS)
+    return "" if there else f"{folder}: holds no labels"
+
+
+def unknown_tasks(folder: Path) -> dict[str, int]:
+    """Folders beside the tasks' with label files in them, which are not read, with the number of files."""
+    others = [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name not in TASKS]
+    return {path.name: count for path in others if (count := len(_files(path)))}
 
 
 def official_questions(folder: Path, labels: Collection[Key]) -> list[Asked]:
@@ -49,7 +62,8 @@ def official_questions(folder: Path, labels: Collection[Key]) -> list[Asked]:
 def _images(task: Path) -> dict[str, Path]:
     """Files by name without ending."""
     inner = task / "images"
-    paths = (inner if inner.is_dir() else task).iterdir()
+    home = inner if inner.is_dir() else task
+    paths = home.iterdir() if home.is_dir() else ()
     return {path.stem: path for path in paths if path.suffix != ".txt"}
 
 
@@ -58,13 +72,31 @@ def _files(task: Path) -> list[Path]:
     return sorted((inner if inner.is_dir() else task).glob("*.txt"))
 
 
-def _read(task: str, path: Path) -> list[tuple[Key, bool]]:
-    rows = []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
-        if not line.strip():
-            continue
-        question, _, answer = line.strip().partition("\t")
-        if answer.lower() not in ("yes", "no"):
-            raise UserError(f"{path}:{number}: expected a question, a tab and Yes or No, got {line!r:.60}")
-        rows.append(((task, path.stem, question_of(question)), answer.lower() == "yes"))
-    return rows
+def _read(task: str, path: Path) -> Iterator[tuple[str, Key, bool]]:
+    """`question, answer` a line, about the image of the file's name."""
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if line.strip():
+            question, _, answer = line.strip().partition("\t")
+            truth = _truth(answer, f"{path}:{number}", "a question, a tab and Yes or No", line)
+            yield f"{path}:{number}", (task, path.stem, question_of(question)), truth
+
+
+def _tool(task: str, folder: Path) -> Iterator[tuple[str, Key, bool]]:
+    """`image, question, answer` a line; what a model said may follow and is not read."""
+    path = folder / f"{task}.txt"
+    if not path.is_file():
+        return
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if line.strip():
+            image, question, answer = [*line.strip("\n").split("\t"), "", ""][:3]
+            truth = _truth(
+                answer, f"{path}:{number}", "an image, a question and Yes or No between tabs", line
+            )
+            yield f"{path}:{number}", (task, Path(image).stem, question_of(question)), truth
+
+
+def _truth(answer: str, where: str, expected: str, line: str) -> bool:
+    word = answer.strip().lower()
+    if word not in ("yes", "no"):
+        raise UserError(f"{where}: expected {expected}, got {line!r:.60}")
+    return word == "yes"

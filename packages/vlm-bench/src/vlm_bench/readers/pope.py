@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from vlm_bench.readers import questions
-from vlm_bench.readers.files import read_jsonl, sha256
+from vlm_bench.readers.files import read_jsonl
 from vlm_core.errors import UserError, choices
 
 SPLITS = ("random", "popular", "adversarial")
 
-# sha256 of the random, popular and adversarial label file -> commit of the POPE repository
-REVISIONS: dict[tuple[str, ...], str] = {
-    (
-        "c16b65d2df6d70bb0814c8a4375833d39cdb09928fd936d3fc546491efa37f35",
-        "5b16653023bf4f64d57eb0d168259de6627f5cde7538b85ebed3cc33034aa6cc",
-        "1d8f0906a9b50c05640f6f23abfac97523be2a1bed28f7eadc63b811699b2d26",
-    ): "e3e39262",
-    (
-        "ac25245170b975a5bdf9080b23fd431dfe6be458bc038259c1f4f09a6bef7994",
-        "72c1a8ad45d0c13514f5f22598261df41d3b533854d29682e924db50ed8aa753",
-        "420b3407db1fa9f1187a805dca41cb7b97fd91504e6c2179706188c107fb8ef8",
-    ): "3df3ba1b",
+# digest of the labels -> commit of the POPE repository
+REVISIONS = {
+    "a20aef2b14ab20a26cfcff9234cf0c4cb7e00deac025745113c5f73a0f942214": "e3e39262",
+    "2b10ac606a6e824febf9bc0ee644e40abcb837c8e94787c56edc71c52b9ebab6": "3df3ba1b",
 }
+"""Of what the files say, not of their bytes: line ends, order and spelling of JSON make no other revision."""
 
 Key = tuple[str, str]
 """(image, question): what joins a question with its label."""
@@ -42,11 +38,15 @@ class Question:
 
 @dataclass(frozen=True)
 class Labels:
-    """`truth[split][key]` is whether the object is there; `revision` the commit they come from."""
+    """`truth[split][key]` is whether the object is there; `revision` the commit they come from.
+
+    `other` are label files of splits that LLaVA's figure does not have.
+    """
 
     truth: dict[str, dict[Key, bool]]
     files: dict[str, Path]
     revision: str
+    other: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return sum(len(labels) for labels in self.truth.values())
@@ -84,10 +84,27 @@ def _no_duplicates(path: Path, found: dict[str, Question]) -> None:
 def read_labels(folder: Path) -> Labels:
     """The three label files `coco_pope_<split>.json`, each plain or with `.gz` appended."""
     paths = {split: _label_file(folder, split) for split in SPLITS}
-    hashes = {split: sha256(path) for split, path in paths.items()}
-    revision = REVISIONS.get(tuple(hashes[split] for split in SPLITS), "unknown")
     truth = {split: _read_split(path) for split, path in paths.items()}
-    return Labels(truth, {f"coco_pope_{split}.json": path for split, path in paths.items()}, revision)
+    files = {f"coco_pope_{split}.json": path for split, path in paths.items()}
+    names = sorted(path.name for path in folder.glob("coco_pope_*.json*"))
+    other = tuple(name for name in names if name.removesuffix(".gz") not in files)
+    return Labels(truth, files, REVISIONS.get(digest_of(truth), "unknown"), other)
+
+
+def digest_of(truth: Mapping[str, Mapping[Key, bool]]) -> str:
+    """One hash over all labels, in an order of its own."""
+    rows = sorted((split, *key, yes) for split, labels in truth.items() for key, yes in labels.items())
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def missing_labels(folder: Path) -> str:
+    """What label file is not there; "" if none."""
+    try:
+        for split in SPLITS:
+            _label_file(folder, split)
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def _label_file(folder: Path, split: str) -> Path:
@@ -102,7 +119,7 @@ def _label_file(folder: Path, split: str) -> Path:
 def _read_split(path: Path) -> dict[Key, bool]:
     labels: dict[Key, bool] = {}
     for row in read_jsonl(path):
-        key, label = (row.text("image"), row.text("text")), row.text("label")
+        key, label = (row.named("image"), row.text("text")), row.text("label")
         if label not in ("yes", "no"):
             raise UserError(f"{row.where}: the label is {label!r}, expected 'yes' or 'no'")
         if key in labels:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vlm_bench.readers.answers import unique
-from vlm_bench.readers.files import Row, read_jsonl
+from vlm_bench.readers.files import read_jsonl
+from vlm_bench.readers.row import Row
 
 SHORT = "Answer the question using a single word or phrase."
 LETTER = "Answer with the option's letter from the given choices directly."
@@ -42,4 +43,4 @@ def read_questions(path: Path, *, distinct: bool = True) -> list[Asked]:
 
 
 def _asked(key: str, row: Row) -> Asked:
-    return Asked(key, row.text("image"), row.text("text"), row.text("category"), row.where)
+    return Asked(key, row.named("image"), row.text("text"), row.text("category"), row.where)

@@ -21,14 +21,21 @@ def beside(answers: Path) -> Path:
     return answers.with_name(answers.name + ENDING)
 
 
-def read_run(answers: Path) -> dict[str, Any]:
-    """The account; empty if there is none, as for answers that other programs wrote."""
+def read_run(answers: Path, benchmark: str | None = None) -> dict[str, Any]:
+    """The account; empty if there is none, as for answers that other programs wrote.
+
+    Raises `UserError` if the answers are to another benchmark than `benchmark`.
+    """
     path = beside(answers)
     if not path.is_file():
         return {}
     found = read_json(path)
     if not isinstance(found, dict) or not isinstance(found.get("benchmark"), str):
         raise UserError(f"{path}: expected a JSON object with the name of the benchmark")
+    if benchmark not in (None, found["benchmark"]):
+        raise UserError(
+            f"{answers}: answers to {found['benchmark']}, as {path.name} says, not to {benchmark}"
+        )
     return found
 
 

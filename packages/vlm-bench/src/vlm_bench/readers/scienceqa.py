@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vlm_bench.readers.answers import unique
-from vlm_bench.readers.files import Row, as_row, json_object, json_rows, read_json
+from vlm_bench.readers.files import json_object, json_rows, read_json
 from vlm_bench.readers.questions import LETTER
+from vlm_bench.readers.row import Row
 from vlm_bench.scorers.scienceqa import LETTERS
 from vlm_core.errors import UserError, choices
 
@@ -38,6 +40,8 @@ def read_official(path: Path, splits: Path) -> dict[str, Question]:
     keys = chosen.get("test") if isinstance(chosen, dict) else None
     if not isinstance(keys, list) or not keys:
         raise UserError(f"{splits}: expected a JSON object with a list 'test' of ids")
+    if len(twice := {str(key) for key in keys}) != len(keys):
+        raise UserError(f"{splits}: {len(keys) - len(twice)} ids of 'test' stand twice")
     if absent := [key for key in keys if str(key) not in problems]:
         raise UserError(
             f"{path}: {len(absent)} of {len(keys)} test questions are not there, first id {absent[0]}"
@@ -46,26 +50,41 @@ def read_official(path: Path, splits: Path) -> dict[str, Question]:
 
 
 def _problem(key: str, row: Row) -> Question:
-    options, right = row.data.get("choices"), row.data.get("answer")
-    if not isinstance(options, list) or not 1 <= len(options) <= len(LETTERS):
+    options, right = row.items("choices", str, f"1 to {len(LETTERS)} texts"), row.data.get("answer")
+    if not 1 <= len(options) <= len(LETTERS):
         raise UserError(f"{row.where}: 'choices' must hold 1 to {len(LETTERS)} texts")
     if isinstance(right, bool) or not isinstance(right, int) or not 0 <= right < len(options):
-        raise UserError(f"{row.where}: 'answer' is {right!r:.40}, expected the place of a choice from 0")
-    hint = row.data.get("hint") or ""
+        row.wrong("answer", "the place of a choice from 0")
+    hint = row.text("hint")
     lines = [f"{letter}. {text}" for letter, text in zip(LETTERS, options, strict=False)]
     text = "\n".join([*([f"Context: {hint}"] if hint else []), row.text("question"), *lines])
     text = text.replace("  ", " ").strip()  # as LLaVA's file was made
-    image = f"{key}/{row.text('image')}" if row.data.get("image") else None
-    return Question(f"{text}\n{LETTER}", LETTERS[right], image, tuple(map(str, options)))
+    if "image" not in row.data:
+        row.wrong("image", "a file's name, or null")
+    image = None if row.data["image"] in (None, "") else f"{key}/{row.text('image')}"
+    return Question(f"{text}\n{LETTER}", LETTERS[right], image, tuple(options))
 
 
 def _question(row: Row) -> Question:
-    turns = row.data.get("conversations")
-    if not isinstance(turns, list) or len(turns) != 2:
+    turns = row.items("conversations", dict, "a question and its answer")
+    if len(turns) != 2:
         raise UserError(f"{row.where}: 'conversations' must hold a question and its answer")
-    human, right = (as_row(turn, row.where).text("value") for turn in turns)
+    human, right = (_said(turn, who, row.where) for turn, who in zip(turns, ("human", "gpt"), strict=True))
+    text = human.replace(IMAGE, "").strip()
+    options = dict(_OPTION.findall(text))
     if right not in LETTERS:
         raise UserError(f"{row.where}: the right answer is {right!r}{choices(right, LETTERS)}")
-    text = human.replace(IMAGE, "").strip()
-    options = tuple(option for _, option in _OPTION.findall(text))
-    return Question(f"{text}\n{LETTER}", right, row.text("image") if "image" in row.data else None, options)
+    if options and right not in options:
+        raise UserError(
+            f"{row.where}: the right answer is {right!r}, but its options are {', '.join(options)}"
+        )
+    image = row.named("image") if row.optional("image") else None
+    if image is None and IMAGE in human:
+        raise UserError(f"{row.where}: the question has {IMAGE}, but 'image' is missing")
+    return Question(f"{text}\n{LETTER}", right, image, tuple(options.values()))
+
+
+def _said(turn: dict[str, Any], who: str, where: str) -> str:
+    row = Row(f"{where}: conversations", turn)
+    row.one_of("from", (who,))
+    return row.text("value")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+STRUCTURAL = ("choose", "compare", "logical", "query", "verify")
+SEMANTIC = ("attr", "cat", "global", "obj", "rel")
 # operations that name no step of reasoning, wherever they stand in "operation: argument"
 _NO_STEPS = ("exist", "query: name", "choose name")
 

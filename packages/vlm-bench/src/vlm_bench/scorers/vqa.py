@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 NUMBERS = {
     word: str(n)
@@ -55,6 +55,8 @@ def strip_punctuation(text: str) -> str:
     in_number = _COMMA_IN_NUMBER.search(text) is not None
     out = text
     for mark in PUNCTUATION:
+        if mark not in text:
+            continue
         beside_space = f"{mark} " in text or f" {mark}" in text
         out = out.replace(mark, "" if beside_space or in_number else " ")
     return strip_periods(out)
@@ -123,3 +125,42 @@ def converted_accuracy(answer: str, references: Sequence[str]) -> float:
     """TextVQA's credit of an answer: both sides converted, always."""
     said = convert(answer)
     return leave_one_out([convert(text) for text in references].count(said), len(references))
+
+
+class References:
+    """A question's references, brought to the form of comparison once: its credits are `soft_accuracy`'s.
+
+    `normal` is `normalise`, or one that remembers, since questions share most of their references.
+    """
+
+    __slots__ = ("counts", "normal", "texts")
+
+    def __init__(
+        self,
+        texts: Sequence[str],
+        normal: Callable[[str], str] = normalise,
+        *,
+        always_normalise: bool = False,
+    ) -> None:
+        truths = [one_line(text) for text in texts]
+        self.texts = texts
+        self.normal = normal if always_normalise or len(set(truths)) > 1 else None
+        self.counts = Counter(map(self.normal, truths) if self.normal else truths)
+
+    def credit(self, answer: str) -> float:
+        """`soft_accuracy` of an answer."""
+        said = one_line(answer)
+        return leave_one_out(self.counts[self.normal(said) if self.normal else said], len(self.texts))
+
+
+class ConvertedReferences:
+    """The same for `converted_accuracy`."""
+
+    __slots__ = ("counts", "texts")
+
+    def __init__(self, texts: Sequence[str], converted: Callable[[str], str] = convert) -> None:
+        self.texts, self.counts = texts, Counter(map(converted, texts))
+
+    def credit(self, answer: str) -> float:
+        """`converted_accuracy` of an answer."""
+        return leave_one_out(self.counts[convert(answer)], len(self.texts))

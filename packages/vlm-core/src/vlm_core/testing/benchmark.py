@@ -10,15 +10,17 @@ A config that needs files is made by overriding `make_config(tmp_path_factory)`.
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
-from vlm_core.benchmark import Benchmark, Score
+from vlm_core.benchmark import Benchmark, EncodedImage, Question, Score
 from vlm_core.config import BenchmarkConfig
 from vlm_core.errors import UserError
 
 SAMPLE = 20
+_BOM = b"\xef\xbb\xbf"
 
 
 class BenchmarkSuite:
@@ -63,6 +65,57 @@ class BenchmarkSuite:
         for question in list(benchmark.questions.values())[:SAMPLE]:
             assert question.image is None or question.open() is not None
 
+    def test_scoring_opens_no_image(
+        self, benchmark: Benchmark, answers: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(*_: object) -> None:
+            raise AssertionError("an image was opened, though answers are scored")
+
+        monkeypatch.setattr(Question, "open", refuse)
+        monkeypatch.setattr(EncodedImage, "read", refuse)
+        _score(benchmark, answers)
+        for key, text in list(answers.items())[:SAMPLE]:
+            benchmark.verdict(key, text)
+
+    def test_units_name_their_questions(self, benchmark: Benchmark, answers: dict[str, str]) -> None:
+        """`vlm-bench diff` compares units only if both reports asked the same in them."""
+        score = _score(benchmark, answers)
+        for unit in score.headline.units if score else ():
+            members = score.headline.members.get(unit, (unit,)) if score else ()
+            assert members, f"unit {unit!r} is no question and has no members"
+            assert benchmark.questions.keys() >= set(members), (
+                f"unit {unit!r} has members that are no questions"
+            )
+
+    def test_what_all_leaves_out_is_what_lacks_files(self, benchmark_config: BenchmarkConfig) -> None:
+        """A config that can be built lacks nothing."""
+        assert benchmark_config.lacking() == ""
+        assert benchmark_config.present()
+
+    def test_marks_and_line_ends_change_nothing(
+        self,
+        benchmark: Benchmark,
+        benchmark_config: BenchmarkConfig,
+        tmp_path_factory: pytest.TempPathFactory,
+    ) -> None:
+        """Files that another system has saved, with a byte order mark and its line ends, are the same revision."""
+        home = tmp_path_factory.getbasetemp().resolve()
+        paths = [
+            path for path in benchmark.files.values() if home in path.resolve().parents and _is_text(path)
+        ]
+        contents = {path: path.read_bytes() for path in paths}
+        try:
+            for path, content in contents.items():
+                plain = content.removeprefix(_BOM).replace(b"\r\n", b"\n")
+                path.write_bytes(_BOM + plain.replace(b"\n", b"\r\n"))
+            again = benchmark_config.build()
+        finally:
+            for path, content in contents.items():
+                path.write_bytes(content)
+        assert again.protocol == benchmark.protocol
+        assert dict(again.questions) == dict(benchmark.questions)
+        assert list(again.warnings) == list(benchmark.warnings)
+
     def test_reading_again_gives_the_same_questions(
         self, benchmark: Benchmark, benchmark_config: BenchmarkConfig
     ) -> None:
@@ -87,6 +140,14 @@ class BenchmarkSuite:
     def test_no_answer_at_all_gives_no_figure_above_zero(self, benchmark: Benchmark) -> None:
         nothing = _score(benchmark, {})
         assert nothing is None or nothing.headline.value == 0
+
+
+def _is_text(path: Path) -> bool:
+    try:
+        path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _score(benchmark: Benchmark, answers: dict[str, str]) -> Score | None:

@@ -1,0 +1,38 @@
+"""What each unit of a headline asks, as a digest: so that two reports compare only answers to the same questions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from vlm_core.benchmark import Benchmark, Headline, Question
+
+
+def content_of(benchmark: Benchmark, headline: Headline) -> dict[str, str]:
+    """By unit, a digest of its questions: prompts, choices, which image, and the right answers.
+
+    An image file counts by its name, since scoring does not need it. Ids do not count. A unit whose questions are
+    not known has no digest.
+    """
+    members = {unit: headline.members.get(unit, (unit,)) for unit in headline.units}
+    return {
+        unit: _digest([_question(benchmark, key) for key in keys])
+        for unit, keys in members.items()
+        if benchmark.questions.keys() >= set(keys)
+    }
+
+
+def _question(benchmark: Benchmark, key: str) -> str:
+    question = benchmark.questions[key]
+    return json.dumps([question.prompt, question.choices, _image(question), benchmark.right(key)])
+
+
+def _image(question: Question) -> str | None:
+    image = question.image
+    return image.name if isinstance(image, Path) else image and image.digest
+
+
+def _digest(texts: Sequence[str]) -> str:
+    return hashlib.sha256("\0".join(sorted(texts)).encode()).hexdigest()[:16]

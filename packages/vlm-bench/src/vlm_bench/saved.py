@@ -1,0 +1,92 @@
+"""Saved reports: what `--save` writes and `report` and `diff` read, checked before anything is made of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, FiniteFloat, NonNegativeInt, ValidationError
+
+from vlm_bench.readers.files import parse_json, read_text
+from vlm_core.errors import UserError
+
+SCHEMA = 1
+"""Of saved reports; another number is another format."""
+_MARKS = {"schema", "protocol", "units"}
+"""A JSON object with these keys means to be a report."""
+_START = '{"schema":'
+"""So does a text that begins like one and is cut off."""
+
+
+class NoReportError(UserError):
+    """A file that is no report at all, such as answers or data."""
+
+
+class _Example(BaseModel):
+    id: str
+    prompt: str
+    answer: str
+    credit: FiniteFloat
+    right: str
+    read: str
+    image: str | None = None
+    image_base64: str | None = None
+
+
+class _Saved(BaseModel):
+    """The keys of `Report.as_dict` with units; `content` is newer than the others."""
+
+    benchmark: str
+    protocol: str
+    metric: str
+    score: FiniteFloat
+    unit: Literal["points", "fraction"]
+    partial: bool
+    scored: NonNegativeInt
+    expected: NonNegativeInt
+    missing: int
+    rows: dict[str, dict[str, int | FiniteFloat]]
+    points: list[str]
+    parse: dict[str, int]
+    notes: dict[str, str]
+    settings: dict[str, Any]
+    published: dict[str, FiniteFloat]
+    sha256: dict[str, str]
+    warnings: list[str]
+    combine: Literal["mean", "sum"]
+    examples: list[_Example]
+    units: dict[str, dict[str, tuple[FiniteFloat, FiniteFloat]]]
+    content: dict[str, str] = {}
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """A saved report. Raises `NoReportError` for another file, `UserError` for a damaged or other version's one."""
+    data = _read(path)
+    if not isinstance(data, dict):
+        raise NoReportError(f"{path}: no report but a JSON {type(data).__name__}")
+    if absent := _MARKS - data.keys():
+        keys = ", ".join(map(repr, data)) or "none"
+        raise NoReportError(
+            f"{path}: no report, for it lacks {', '.join(sorted(absent))}; its keys are {keys:.120}"
+        )
+    if data["schema"] != SCHEMA:
+        raise UserError(
+            f"{path}: a report of format {data['schema']!r:.20}; this version reads {SCHEMA}. Score again"
+        )
+    try:
+        _Saved.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"{path}: a damaged report, {where!r:.80}: {first['msg']}. Score again") from None
+    return data
+
+
+def _read(path: Path) -> Any:
+    text = ""
+    try:
+        text = read_text(path)
+        return parse_json(text, path)
+    except UserError as error:
+        kind = UserError if text.startswith(_START) else NoReportError
+        raise kind(str(error)) from None
