@@ -63,6 +63,29 @@ def read_file(path: str | Path) -> bytes:
         raise BadSample("unreadable", f"{path}: cannot be read: {error.strerror or error}") from None
 
 
+def read_text(path: Path, *, max_bytes: int | None = None) -> str:
+    """The content of a UTF-8 file as `decode_text` gives it; one larger than `max_bytes` is refused."""
+    try:
+        size = path.stat().st_size
+        if max_bytes is not None and size > max_bytes:
+            raise UserError(f"{path}: {size} bytes; at most {max_bytes} are read")
+        return decode_text(path.read_bytes(), path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot read this file: {error.strerror or error}") from None
+
+
+def decode_text(content: bytes, name: str | Path) -> str:
+    """UTF-8 as text: a byte order mark is skipped, every line ends in a line feed."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{name}:{line}: not UTF-8 text (byte {error.start} is {content[error.start]:#04x}); save it as UTF-8"
+        ) from None
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+
+
 def _read(path: str | Path) -> bytes:
     try:
         found = os.stat(path)

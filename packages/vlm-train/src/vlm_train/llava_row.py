@@ -1,4 +1,4 @@
-"""One row of LLaVA's JSON: its schema, and where its images are. Every fault names row and what was expected."""
+"""What any row keeps to: the mark for an image, text that is text, and where images are that it names."""
 
 from __future__ import annotations
 
@@ -12,52 +12,8 @@ from vlm_core.errors import BadSample
 PLACEHOLDER = "<image>"
 
 
-def human_first(row: Any) -> tuple[Any, bool]:
-    """A conversation that gpt opens loses that turn, as in LLaVA's own reader; True if it did."""
-    turns = row.get("conversations") if isinstance(row, dict) else None
-    if not isinstance(turns, list) or len(turns) < 3 or not isinstance(turns[0], dict):
-        return row, False
-    opened = turns[0].get("from") == "gpt"
-    return ({**row, "conversations": turns[1:]} if opened else row), opened
-
-
-def checked(row: Any, where: str) -> dict[str, Any]:
-    """The row with a list of image names; raises `BadSample` for anything that is not LLaVA's schema."""
-    if not isinstance(row, dict):
-        raise BadSample("schema", f"{where}: expected a mapping, got {row!r:.60}")
-    images, category = row.get("image"), row.get("category")
-    turns = _checked_turns(row.get("conversations"), where)
-    names = [] if images is None else images if isinstance(images, list) else [images]
-    slots = sum(turn["value"].count(PLACEHOLDER) for turn in turns[::2])
-    if slots != len(names):
-        text = f"{where}: {slots} {PLACEHOLDER} in the human turns, but {len(names)} images"
-        raise BadSample("placeholders", text)
-    if not isinstance(category, str | None):
-        raise BadSample("schema", f"{where}: category must be text, got {category!r:.60}")
-    name = str(row.get("id", where))
-    for text in (name, category or "", *(turn["value"] for turn in turns)):
-        _check_text(text, where)
-    return {"id": name, "image": names, "conversations": turns, "category": category}
-
-
-def _checked_turns(turns: Any, where: str) -> list[dict[str, str]]:
-    if not isinstance(turns, list) or not turns:
-        raise BadSample("schema", f"{where}: conversations must be a non-empty list, got {turns!r:.60}")
-    for i, turn in enumerate(turns):
-        speaker = ("human", "gpt")[i % 2]
-        if (
-            not isinstance(turn, dict)
-            or turn.get("from") != speaker
-            or not isinstance(turn.get("value"), str)
-        ):
-            expected = f"expected {{from: {speaker}, value: text}}, got {turn!r:.80}"
-            raise BadSample("schema", f"{where}, turn {i}: {expected}")
-    if len(turns) % 2:
-        raise BadSample("schema", f"{where}: the last turn must be gpt's answer")
-    return turns
-
-
-def _check_text(text: str, where: str) -> None:
+def check_text(text: str, where: str) -> None:
+    """Raise `BadSample` for what JSON can spell but no encoding can hold."""
     try:
         text.encode()
     except UnicodeEncodeError:
