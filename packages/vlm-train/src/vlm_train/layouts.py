@@ -83,6 +83,12 @@ class Columns:
         return any(all(name in names for name in layout) for layout in LAYOUTS)
 
     def row(
+        self, record: Mapping[str, Any], images: Sequence[Any] | None, where: str, name: str
+    ) -> dict[str, Any]:
+        """The row of `reading`."""
+        return self.reading(record, images, where, name).row
+
+    def reading(
         self,
         record: Mapping[str, Any],
         images: Sequence[Any] | None,
@@ -207,7 +213,7 @@ def record_row(
         columns = Columns(given or {}, filled if Columns.fit(filled) else record.keys(), where, ignore)
     except UserError as error:
         raise BadSample("schema", str(error), str(record.get("id") or name)) from None
-    return columns.row(record, images, where, name, member)
+    return columns.reading(record, images, where, name, member)
 
 
 def _dialogue_of(pairs: Sequence[tuple[Any, Any]], where: str) -> Dialogue:

@@ -100,7 +100,7 @@ class ParquetRows(Rows):
         record = {name: table[name][place].as_py() for name in table.column_names if name not in keys}
         cells = self._cells(table, place, where)
         images = [self._cell(cell, where, index, k) for k, cell in enumerate(cells)]
-        row, dropped = self.columns.row(record, images, where, where)
+        row, dropped = self.columns.reading(record, images, where, where)
         if dropped and index is not None:
             self._tell_dropped(where)
         if index is None:
@@ -148,14 +148,14 @@ class ParquetRows(Rows):
         return data.as_buffer().to_pybytes()
 
     def inline_image(self, index: int, k: int) -> bytes:
-        """The bytes of a row's k-th image, which stands in a message or as base64: read anew, so that nobody keeps them."""
+        """The bytes of a row's k-th image, which stands in a message or as base64; read anew, so nobody keeps them."""
         number, place, where = self._place(index)
         table, keys = self._table(number), self.columns.image_keys
         record = {name: table[name][place].as_py() for name in table.column_names if name not in keys}
         images = [
             self._cell(cell, where, index, j) for j, cell in enumerate(self._cells(table, place, where))
         ]
-        image = self.columns.row(record, images, where, where).row["image"][k]
+        image = self.columns.row(record, images, where, where)["image"][k]
         return image.decode(f"{where}, inline image {k}")
 
     def sizes(self) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -11,11 +12,13 @@ import numpy as np
 from vlm_core.errors import BadSample
 from vlm_core.images import StoredImage
 from vlm_core.rows import Row, Rows
+from vlm_train.image_values import InlineImage
 from vlm_train.layouts import Column
 from vlm_train.rowindex import opened, shared
 from vlm_train.storage import Store
-from vlm_train.tar_index import index_of, record_of, row_of
+from vlm_train.tar_index import Reader, index_of, record_of
 
+log = logging.getLogger(__name__)
 _ARRAYS = ("table", "pictures", "names")
 
 
@@ -27,11 +30,16 @@ def member(store: Store, start: int, size: int) -> bytes:
 class TarRows(Rows):
     """The samples of `shards` in order; pictures in the order in which a sample has them."""
 
-    def __init__(self, shards: Sequence[str], given: Mapping[Column, str]) -> None:
-        index = index_of(shards, given)
-        self.stores, self.given = [Store(shard) for shard in shards], dict(given)
+    def __init__(
+        self, shards: Sequence[str], given: Mapping[Column, str], ignore: Sequence[str] = ()
+    ) -> None:
+        self.reader = Reader(dict(given), tuple(ignore))
+        index = index_of(shards, self.reader)
+        self.stores = [Store(shard) for shard in shards]
         self.table, self.pictures, self.names = index.rows, index.pictures, index.names
         self._faults = {row: BadSample(*fault) for row, fault in index.faults.items()}
+        if index.dropped:
+            log.warning("%s: in %d samples gpt speaks first; that turn is left out", shards[0], index.dropped)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -45,17 +53,43 @@ class TarRows(Rows):
     def row(self, index: int) -> Row:
         if index in self._faults:
             raise self._faults[index]
+        store, key = self._place(index)
+        where = f"{store.name}: {key}"
+        row = self._read(index)
+        return {
+            **row,
+            "image": [self._source(image, where, index, k) for k, image in enumerate(row["image"])],
+        }
+
+    def _place(self, index: int) -> tuple[Store, str]:
         place = self.table[index]
-        store, key = self.stores[place["shard"]], self._text(place["key"], place["length"])
+        return self.stores[place["shard"]], self._text(place["key"], place["length"])
+
+    def _read(self, index: int) -> Row:
+        """Row `index` with its images as the shard has them: `StoredImage` for members, `InlineImage` in `.json`."""
+        place, (store, key) = self.table[index], self._place(index)
         where = f"{store.name}: {key}"
         record = record_of(store.read(int(place["start"]), int(place["size"])), bool(place["caption"]), where)
         pictures = self.pictures[place["picture"] : place["picture"] + place["pictures"]]
-        images = [self._image(store, *map(int, picture)) for picture in pictures]
-        return row_of(record, {} if place["caption"] else self.given, images, where, key)
+        members = [self._member(store, *map(int, picture)) for picture in pictures if picture["start"] >= 0]
+        reader = Reader({}) if place["caption"] else self.reader
+        return reader.row(record, members, where, key).row
 
-    def _image(self, store: Store, start: int, size: int, name: int, length: int) -> StoredImage:
-        called = f"{store.name}: {self._text(name, length)} (byte {start})"
-        return StoredImage(called, partial(member, store, start, size))
+    def _member(self, store: Store, start: int, size: int, name: int, length: int) -> tuple[str, StoredImage]:
+        called = self._text(name, length)
+        return called, StoredImage(
+            f"{store.name}: {called} (byte {start})", partial(member, store, start, size)
+        )
+
+    def _source(self, image: StoredImage | InlineImage, where: str, index: int, k: int) -> StoredImage:
+        if isinstance(image, StoredImage):
+            return image
+        return StoredImage(f"{where}, image {k}", partial(self.inline_image, index, k))
+
+    def inline_image(self, index: int, k: int) -> bytes:
+        """The bytes of a row's k-th image, which its `.json` holds: read anew, so that nobody keeps them."""
+        store, key = self._place(index)
+        return self._read(index)["image"][k].decode(f"{store.name}: {key}, image {k}")
 
     def _text(self, start: int, length: int) -> str:
         return self.names[start : start + length].tobytes().decode()
