@@ -142,13 +142,15 @@ def write(
     *,
     start: bool = True,
     lead: str = "",
+    system: str | None = None,
     loss_on: Literal["answers", "all"] = "answers",
 ) -> Sample:
     """The conversation as one `Sample`.
 
     `image_tokens[i]` is the number of positions of image i. A conversation that ends with the user gets the
     assistant's prompt appended, ready for generation. `start=False` continues an earlier sample: no BOS, no
-    system text, but `lead`, the text that the piece before still owed. `loss_on="all"` makes every text position
+    system text, but `lead`, the text that the piece before still owed. `system` is this conversation's system text in
+    place of the template's. `loss_on="all"` makes every text position
     a target (language pretraining). Raises `UserError` when messages and images don't match in number.
     """
     writer = _Writer(tokenizer, image_tokens)
@@ -158,7 +160,10 @@ def write(
         count, messages = _images_first(messages)
         for _ in range(count):
             writer.image()
-    writer.pattern(template.system, ()) if start else writer.say(lead, False)
+    if start and system is not None:
+        writer.say(system, False)
+    else:
+        writer.pattern(template.system, ()) if start else writer.say(lead, False)
     for message in messages:
         if message.role == "user":
             writer.pattern(template.user, message.parts)
