@@ -13,6 +13,7 @@ from pydantic import Field, PositiveInt
 
 from vlm_core import BenchmarkConfig, DatasetConfig, UserError, hookimpl
 from vlm_core.benchmark import CreditBenchmark, Question
+from vlm_core.files import read_text
 
 Category = Literal["shape", "colour", "yes/no"]
 _SHAPES = {"circle", "rectangle", "triangle"}
@@ -32,7 +33,7 @@ def _home() -> Path:
 
 def _asked(folder: Path) -> list[tuple[str, str, int]]:
     """Question, answer, number of the image."""
-    return json.loads((folder / "questions.json").read_text(encoding="utf-8"))
+    return json.loads(read_text(folder / "questions.json"))
 
 
 class EasyVQAConfig(DatasetConfig):

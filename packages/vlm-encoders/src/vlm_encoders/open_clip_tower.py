@@ -14,6 +14,7 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import Tensor, nn
 
 from vlm_core.errors import UserError
+from vlm_core.files import read_text
 from vlm_encoders import checkpoints, matching
 from vlm_encoders.timm_tower import TimmTower, set_size
 from vlm_encoders.tower import Tower, block_index, nearest, one_line, read_asset
@@ -115,7 +116,7 @@ def _config(model: str, pretrained: str | None) -> dict[str, Any]:
     """`{model_cfg, preprocess_cfg}` in the layout of open_clip_config.json, text half left out."""
     tag: dict[str, Any] = {}
     if model.startswith((HUB, FOLDER)):
-        found = json.loads(_config_file(model).read_text(encoding="utf-8"))
+        found = json.loads(read_text(_config_file(model)))
     else:
         architecture = open_clip.get_model_config(model)
         if architecture is None:

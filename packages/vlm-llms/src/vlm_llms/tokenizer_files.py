@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_core.errors import UserError
+from vlm_core.files import read_text
 
 TOKENIZER = "tokenizer.json"
 BESIDE = ("tokenizer_config.json", "special_tokens_map.json", "config.json", "generation_config.json")
@@ -101,8 +102,8 @@ def _json(text: str, where: str) -> dict[str, Any]:
 
 def _collect(source: str, find: Callable[[str], Path | None], main: Path) -> TokenizerFiles:
     paths = {name: path for name in BESIDE if (path := find(name)) is not None}
-    beside = {name: _json(path.read_text(encoding="utf-8"), str(path)) for name, path in paths.items()}
-    return TokenizerFiles(source, main.read_text(encoding="utf-8"), beside)
+    beside = {name: _json(read_text(path), str(path)) for name, path in paths.items()}
+    return TokenizerFiles(source, read_text(main), beside)
 
 
 def read_files(source: str | Path, revision: str | None = None) -> TokenizerFiles:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from vlm_core.errors import BadSample, choices
+from vlm_core.errors import BadSample
 from vlm_train.image_values import INSIDE, LOCATIONS, image_value
 from vlm_train.unread import check_unread, is_empty
 
@@ -74,7 +74,9 @@ def _read_turn(turn: Any, where: str) -> Turn:
     role = turn[who]
     speaker = SPEAKERS.get(role)
     if speaker is None:
-        raise BadSample("schema", f"{where}: the role {role!r:.40} is not read{choices(role, SPEAKERS)}")
+        raise BadSample(
+            "schema", f"{where}: the role {role!r:.40} is not read; possible: {', '.join(SPEAKERS)}"
+        )
     _check_loss(turn, speaker, where)
     check_unread(turn, (who, what, *_LOSS), where, (who, what))
     content = read_content(turn.get(what), where)
@@ -134,7 +136,9 @@ def _kind_of(part: Mapping[str, Any], filled: Mapping[str, Any], where: str) -> 
         keys = ", ".join(map(str, filled)) or "none"
         raise BadSample("schema", f"{where}: a part without type, text or image; its keys: {keys}")
     if not isinstance(named, str) or named not in PART_TYPES:
-        raise BadSample("schema", f"{where}: type {named!r:.40} is not read{choices(named, PART_TYPES)}")
+        raise BadSample(
+            "schema", f"{where}: type {named!r:.40} is not read; possible: {', '.join(PART_TYPES)}"
+        )
     return PART_TYPES[named]
 
 

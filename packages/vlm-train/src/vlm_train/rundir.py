@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel
 
 from vlm_core.errors import UserError
+from vlm_core.files import read_text
 from vlm_core.spec import Spec
 
 SPEC, METRICS, CHECKPOINTS, MODEL = "spec.yaml", "metrics.jsonl", "checkpoints", "model"
@@ -93,7 +94,7 @@ class RunDir:
         """
         if not (self.path / SPEC).exists():
             return []
-        keys = differing_keys((self.path / SPEC).read_text(encoding="utf-8"), spec.to_yaml())
+        keys = differing_keys(read_text(self.path / SPEC), spec.to_yaml())
         if not MAY_CHANGE.issuperset(keys):
             some = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
             raise UserError(
