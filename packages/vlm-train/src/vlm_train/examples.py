@@ -137,20 +137,20 @@ class Examples(Dataset, Generic[T]):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> T | LeftOut:
+        name = f"row {index}"
         try:
             row = self.rows[index]
-        except BadSample as error:
-            return LeftOut(index, error.row or f"row {index}", error.reason, str(error))
-        except UserError as error:
-            return LeftOut(index, f"row {index}", FATAL, str(error))
-        name = row["id"]
-        try:
+            name = row["id"]
             return self.read(row)
         except TooLong as error:
-            return LeftOut(index, name, TOO_LONG, f"row {name}: {error}")
+            return left_out(index, name, TOO_LONG, error)
+        except BadSample as error:
+            return left_out(index, error.row or name, error.reason, error)
         except UserError as error:
-            reason = error.reason if isinstance(error, BadSample) else FATAL
-            known = str(error).startswith(
-                name
-            )  # a row without an id is called by its place, and so are its images
-            return LeftOut(index, name, reason, str(error) if known else f"row {name}: {error}")
+            return left_out(index, name, FATAL, error)
+
+
+def left_out(index: int, name: str, reason: str, error: Exception) -> LeftOut:
+    """A row that `error` keeps out; the message says its id, unless it begins with the place that serves as one."""
+    text, called = str(error), name if name == f"row {index}" else f"row {name}"
+    return LeftOut(index, name, reason, text if text.startswith(name) else f"{called}: {text}")

@@ -96,7 +96,7 @@ class Walk:
                 self._check_end()
                 return
             self.tar.members = []  # pyright: ignore[reportAttributeAccessIssue]  # it would keep them all
-            if member.size < 0 or member.offset_data + member.size > self.size:
+            if member.size < 0 or (not member.issparse() and member.offset_data + member.size > self.size):
                 self.broken, self.torn = f"breaks off inside {printable(member.name)}", True
                 yield member
                 return
