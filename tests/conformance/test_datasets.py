@@ -11,25 +11,59 @@ from vlm_train.parquet import ParquetConfig
 from vlm_train.webdataset import WebDatasetConfig
 
 sys.path.append(str(Path(__file__).parents[1] / "train"))
-from shards import held, parquet, png, tar, turns
+from shards import answer, data_url, held, parquet, png, tar, text, turns, user
 
+INLINE = {"type": "image_url", "image_url": {"url": data_url("blue")}}
+SHAPES = [
+    {
+        "id": "parts",
+        "messages": [
+            {"role": "system", "content": [text("be brief")]},
+            user(INLINE, text("what?")),
+            answer("blue"),
+        ],
+    },
+    {
+        "id": "pairs",
+        "query": "b?",
+        "response": "c",
+        "history": [["a?", "b"]],
+        "system": "be brief",
+        "images": [],
+    },
+    {"id": "alpaca", "instruction": "say", "input": "a", "output": "b", "source": "somewhere"},
+    {"id": "video", "messages": [user({"type": "video", "video": "a.mp4"}, text("what?")), answer("a cat")]},
+]
+"""Rows of several shapes, the last of which can't be read."""
 MEMBERS = {
     "0.json": {"conversations": turns("<image>\nwhat?", "red"), "category": "one"}, "0.png": png("red"),
     "1.json": {"conversations": turns("hi", "yo", "so", "no")},
     "2.0.png": png("red"), "2.1.png": png("blue"), "2.json": {"conversations": turns("<image> <image>", "two")},
-    "3.png": png("teal"), "3.txt": "a caption",
+    "3.png": png("teal"), "3.txt": b"\xef\xbb\xbfa caption\r\n",
+    **{f"4.{i}.json": row for i, row in enumerate(SHAPES)},
 }  # fmt: skip
 
 
 class TestLlava(DatasetSuite):
+    bad_rows = 1
+
     @classmethod
     def make_config(cls, tmp_path_factory):
         folder = tmp_path_factory.mktemp("llava")
         (folder / "red.png").write_bytes(png("red"))
         found = [{"id": "a", "image": "red.png", "conversations": turns("<image>\nwhat?", "red")},
                  {"id": "b", "conversations": turns("hi", "yo", "so", "no")}]  # fmt: skip
-        (folder / "rows.json").write_text(json.dumps(found))
+        (folder / "rows.json").write_text(json.dumps([*found, *SHAPES]), encoding="utf-8-sig")
         return LlavaConfig(path=str(folder / "rows.json"))
+
+
+class TestParquetOfMessages(DatasetSuite):
+    bad_rows = 1
+
+    @classmethod
+    def make_config(cls, tmp_path_factory):
+        records = [row for row in SHAPES if "messages" in row]
+        return ParquetConfig(path=str(parquet(tmp_path_factory.mktemp("parquet") / "a.parquet", records)))
 
 
 class TestParquet(DatasetSuite):
@@ -48,9 +82,13 @@ class TestParquet(DatasetSuite):
 
 
 class TestWebDataset(DatasetSuite):
+    bad_rows = 2
+
     @classmethod
     def make_config(cls, tmp_path_factory):
         folder = tmp_path_factory.mktemp("tars")
         tar(folder / "a.tar", MEMBERS)
-        tar(folder / "b.tar", {f"b{name}": content for name, content in MEMBERS.items()})
+        again = {f"b{name}": content for name, content in MEMBERS.items()}
+        again |= {f"b4.{i}.json": {**row, "id": f"b{row['id']}"} for i, row in enumerate(SHAPES)}
+        tar(folder / "b.tar", again)
         return WebDatasetConfig(path=str(folder))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import tarfile
@@ -44,6 +45,23 @@ def tar(path: Path, members: dict[str, Any]) -> Path:
             info.size = len(data)
             file.addfile(info, io.BytesIO(data))
     return path
+
+
+def data_url(colour: Any) -> str:
+    return "data:image/png;base64," + base64.b64encode(png(colour)).decode()
+
+
+def text(words: str) -> dict[str, str]:
+    """A part of a message."""
+    return {"type": "text", "text": words}
+
+
+def user(*parts: Any) -> dict[str, Any]:
+    return {"role": "user", "content": list(parts)}
+
+
+def answer(words: str) -> dict[str, Any]:
+    return {"role": "assistant", "content": [text(words)]}
 
 
 def turns(*values: str) -> list[dict[str, str]]:

@@ -56,7 +56,7 @@ def test_id_and_category_are_taken_and_default():
         ({"question": "<image><image>", "answer": "a"}, 1, "placeholders", "2 <image> .*but 1 images"),
         ({"caption": "c"}, 0, "placeholders", "a caption, but no image"),
         ({"conversations": turns("what?", "a cat")}, 1, "placeholders", "0 <image> .*but 1 images"),
-        ({"messages": [{"role": "system", "content": "be nice"}, *CHAT]}, 0, "schema", "turn 0: expected"),
+        ({"messages": [*CHAT, {"role": "system", "content": "be nice"}]}, 0, "schema", "turn 2: a system message"),
         ({"messages": None}, 0, "schema", "must be a non-empty list"),
         ({"messages": ["hi"]}, 0, "schema", "turn 0: expected"),
         ({"messages": []}, 1, "schema", "must be a non-empty list"),

@@ -177,11 +177,12 @@ class DatasetConfig(ComponentConfig):
     """Describes a source of rows in LLaVA's schema."""
 
     def rows(self) -> Sequence[dict[str, Any]]:
-        """Rows `{id, image: [path or StoredImage, …], conversations: [{from, value}, …], category: text or absent}`.
+        """Rows `{id, image: [path or StoredImage, …], conversations: [{from, value}, …], category, system}`.
 
-        Turns alternate between human and gpt and end with gpt; each `<image>` in a human turn stands for
-        the next of `image`, which is empty for text alone. Faults raise `UserError` naming file and row;
-        a large source returns `vlm_core.rows.Rows`, which read on demand and can name bad rows one by one.
+        `category` groups questions and `system` is the conversation's own system text; both may be absent or None.
+        Turns alternate between human and gpt and end with gpt; each `<image>` in a human turn stands for the next of
+        `image`, which is empty for text alone. Faults raise `UserError` naming file and row; a large source returns
+        `vlm_core.rows.Rows`, which read on demand and can name bad rows one by one.
         """
         raise NotImplementedError
 

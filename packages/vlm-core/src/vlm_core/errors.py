@@ -13,14 +13,17 @@ class UserError(ValueError):
 
 
 class BadSample(UserError):
-    """One row or image that cannot be used, with a short `reason` to count it by; training may skip it."""
+    """One row or image that cannot be used, with a short `reason` to count it by; training may skip it.
 
-    def __init__(self, reason: str, message: str) -> None:
+    `row` is the row's id, empty where the one who raises it doesn't know the row.
+    """
+
+    def __init__(self, reason: str, message: str, row: str = "") -> None:
         super().__init__(message)
-        self.reason = reason
+        self.reason, self.row = reason, row
 
-    def __reduce__(self) -> tuple[Any, ...]:  # two arguments: the default would not survive pickling
-        return type(self), (self.reason, str(self))
+    def __reduce__(self) -> tuple[Any, ...]:  # several arguments: the default would not survive pickling
+        return type(self), (self.reason, str(self), self.row)
 
 
 @dataclass(frozen=True)

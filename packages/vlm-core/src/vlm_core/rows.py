@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 Row = dict[str, Any]
+ROW_KEYS = frozenset(("id", "image", "conversations", "category", "system"))
+"""Everything that a row may hold."""
 log = logging.getLogger(__name__)
 
 
@@ -81,6 +83,11 @@ def digest_of(rows: Sequence[Row]) -> str:
     from vlm_core import digests
 
     return rows.digest() if isinstance(rows, Rows) else digests.of_rows(rows)
+
+
+def text_length(row: Row) -> int:
+    """Characters of a row's text: what is said, and its system text."""
+    return sum(len(turn["value"]) for turn in row["conversations"]) + len(row.get("system") or "")
 
 
 def known_faults(rows: Sequence[Row]) -> Mapping[int, BadSample]:

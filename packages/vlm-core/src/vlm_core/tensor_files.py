@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vlm_core.errors import UserError
 from vlm_core.faults import UNSAFE
+from vlm_core.files import decode_text
 
 INDEX = ".index.json"
 _POINTER = b"version https://git-lfs"
@@ -33,7 +34,7 @@ def shards(index: Path) -> list[Path]:
     """The files that an index names, all of them beside it."""
     try:
         names = sorted(
-            {str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
+            {str(name) for name in json.loads(decode_text(index.read_bytes(), index))["weight_map"].values()}
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         names = []

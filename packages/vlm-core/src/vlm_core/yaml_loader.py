@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from vlm_core.errors import Problem, SpecError, UserError
+from vlm_core.files import decode_text
 
 MAX_BYTES, MAX_DEPTH, MAX_NODES = 1_000_000, 40, 50_000
 _SCALARS = [
@@ -131,10 +132,9 @@ def parse(text: str, file: str) -> Document:
 def read(path: str | Path) -> Document:
     """Read and parse a YAML file; a missing or unreadable file is a `UserError`."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise UserError(f"{path}: cannot read this spec: {reason}") from None
+        text = decode_text(Path(path).read_bytes(), path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot read this spec: {error.strerror or error}") from None
     return parse(text, str(path))
 
 

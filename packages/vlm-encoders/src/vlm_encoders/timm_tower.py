@@ -14,6 +14,7 @@ from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 from vlm_core.errors import UserError
+from vlm_core.files import read_text
 from vlm_encoders.activations import activation_of, set_activation
 from vlm_encoders.facts import SAVED, Facts, saved, spec_keys
 from vlm_encoders.timm_facts import Source, arguments_beside, tower_facts
@@ -137,7 +138,7 @@ def _resolve(model: str) -> tuple[str, dict[str, Any] | None, dict[str, Any]]:
         if source == HUB:
             config, name, arguments = models.load_model_config_from_hf(where)
             return name, config, arguments or {}
-        content = json.loads((Path(where) / "config.json").read_text(encoding="utf-8"))
+        content = json.loads(read_text(Path(where) / "config.json"))
         weights = content.get("pretrained_cfg") or content
         known = {key: value for key, value in weights.items() if key in PretrainedCfg.__dataclass_fields__}
         return content["architecture"], known, content.get("model_args", {})

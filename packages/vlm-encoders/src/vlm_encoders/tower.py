@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from vlm_core.errors import UserError
+from vlm_core.files import decode_text
 from vlm_core.interfaces import Encoder
 from vlm_core.preprocessing import Preprocessing
 from vlm_encoders.activations import activation_of
@@ -172,6 +173,6 @@ def one_line(error: BaseException) -> str:
 def read_asset(folder: Path, name: str) -> Any:
     """JSON content of a file that `save_assets` wrote."""
     try:
-        return json.loads((folder / name).read_text(encoding="utf-8"))
+        return json.loads(decode_text((folder / name).read_bytes(), name))
     except (OSError, ValueError) as error:
         raise UserError(f"{folder / name}: cannot read this part of the saved encoder: {error}") from None

@@ -11,6 +11,7 @@ from torch import Tensor
 from vlm_core import tensor_files
 from vlm_core.errors import UserError
 from vlm_core.faults import listed
+from vlm_core.files import decode_text
 
 CONFIG = "config.json"
 _SAFE = ("model.safetensors.index.json", "model.safetensors")
@@ -45,7 +46,7 @@ def _download(source: str, revision: str | None, patterns: list[str]) -> Path:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; `UserError` if the file is missing or holds something else."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(decode_text(path.read_bytes(), path))
     except FileNotFoundError:
         raise UserError(f"{path}: missing; a checkpoint folder holds config.json and the weights") from None
     except ValueError as error:

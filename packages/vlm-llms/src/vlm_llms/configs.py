@@ -33,6 +33,8 @@ class TrainTokenizer(StrictModel):
     def texts(self) -> Iterator[str]:
         """What is said in the dataset's conversations, without the marks where images go."""
         for row in readable(self.dataset.rows()):
+            if row.get("system"):
+                yield row["system"]
             for turn in row["conversations"]:
                 human = turn["from"] == "human"
                 yield turn["value"].replace(_PLACEHOLDER, "") if human else turn["value"]

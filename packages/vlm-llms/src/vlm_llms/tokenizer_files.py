@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_core.errors import UserError
+from vlm_core.files import read_text
 from vlm_core.interfaces import ChatTemplate
 from vlm_core.jinja_sandbox import MAX_SOURCE
 
@@ -125,11 +126,9 @@ def _json(text: str, where: str) -> dict[str, Any]:
 
 def _collect(source: str, find: Callable[[str], Path | None], main: Path) -> TokenizerFiles:
     paths = {name: path for name in BESIDE if (path := find(name)) is not None}
-    beside = {name: _json(path.read_text(encoding="utf-8"), str(path)) for name, path in paths.items()}
+    beside = {name: _json(read_text(path), str(path)) for name, path in paths.items()}
     chat = find(CHAT_TEMPLATE)
-    return TokenizerFiles(
-        source, main.read_text(encoding="utf-8"), beside, chat and chat.read_bytes().decode("utf-8")
-    )
+    return TokenizerFiles(source, read_text(main), beside, chat and chat.read_bytes().decode("utf-8-sig"))
 
 
 def read_files(source: str | Path, revision: str | None = None) -> TokenizerFiles:

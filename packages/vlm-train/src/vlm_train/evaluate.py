@@ -52,7 +52,7 @@ def ask(model: VLM, rows: Sequence[dict[str, Any]], reader: Reader, settings: Ev
 
 def _prompt(row: dict[str, Any], reader: Reader, pixels: dict[ImageSource, torch.Tensor]):
     counts = [reader.image_tokens(pixels[image]) for image in row["image"]]
-    return write(reader.template, messages(row)[:-1], reader.tokenizer, counts)
+    return write(reader.template, messages(row)[:-1], reader.tokenizer, counts, system=row.get("system"))
 
 
 def in_order_of_content(rows: Sequence[dict[str, Any]], contents: Contents) -> list[int]:

@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from vlm_core.chat import IMAGE, Message, Part, Sample, TooLong, write
-from vlm_core.errors import BadSample, UserError
+from vlm_core.errors import BadSample, UserError, choices
 from vlm_core.images import load_image
 from vlm_core.interfaces import Tokenizer
 from vlm_core.model import VLM
+from vlm_core.rows import ROW_KEYS
 from vlm_core.spec import Spec
 from vlm_core.template import AnyTemplate
 from vlm_train.config import Stage, TrainConfig
@@ -34,7 +35,7 @@ TOO_LONG, FATAL = "too-long", "fatal"
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A row that gives no example, and why. It travels as data: worker processes garble exceptions.
+    """A row that gives no example, its id, and why. It travels as data: worker processes garble exceptions.
 
     `reason` is `TOO_LONG` for a row that can't be shortened to fit, `FATAL` for a fault that isn't the row's.
     """
@@ -72,7 +73,14 @@ class Reader:
         """The row at its full length; raises `BadSample` for a bad image."""
         images = self.images(row)
         counts = [self.image_tokens(image) for image in images]
-        sample = write(self.template, messages(row), self.tokenizer, counts, loss_on=self.loss_on)
+        sample = write(
+            self.template,
+            messages(row),
+            self.tokenizer,
+            counts,
+            system=row.get("system"),
+            loss_on=self.loss_on,
+        )
         return Example(sample, images)
 
     def read(self, row: dict[str, Any]) -> Example:
@@ -94,9 +102,21 @@ def reader_of(model: VLM, spec: Spec, train: TrainConfig, stage: Stage | None = 
 
 
 def messages(row: dict[str, Any]) -> list[Message]:
-    """LLaVA turns as messages. A placeholder is an image only in a human turn: answers are text."""
+    """LLaVA turns as messages. A placeholder is an image only in a human turn: answers are text.
+
+    Raises `UserError` for a row that no dataset may give: another speaker, or a key that nothing reads.
+    """
+    if unknown := row.keys() - ROW_KEYS:
+        possible = ", ".join(sorted(ROW_KEYS))
+        raise UserError(
+            f"the dataset gives {sorted(unknown)[0]!r}, which is not read; a row holds {possible}"
+        )
     result = []
     for turn in row["conversations"]:
+        if turn["from"] not in ("human", "gpt"):
+            raise UserError(
+                f"the dataset gives a turn of {turn['from']!r}{choices(turn['from'], ('human', 'gpt'))}"
+            )
         if turn["from"] == "gpt":
             result.append(Message("assistant", (turn["value"],)))
             continue
@@ -117,14 +137,20 @@ class Examples(Dataset, Generic[T]):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> T | LeftOut:
-        name = ""
+        name = f"row {index}"
         try:
             row = self.rows[index]
             name = row["id"]
             return self.read(row)
         except TooLong as error:
-            return LeftOut(index, name, TOO_LONG, f"row {name}: {error}")
+            return left_out(index, name, TOO_LONG, error)
         except BadSample as error:
-            return LeftOut(index, name, error.reason, f"row {name}: {error}" if name else str(error))
+            return left_out(index, error.row or name, error.reason, error)
         except UserError as error:
-            return LeftOut(index, name, FATAL, f"row {name}: {error}")
+            return left_out(index, name, FATAL, error)
+
+
+def left_out(index: int, name: str, reason: str, error: Exception) -> LeftOut:
+    """A row that `error` keeps out; the message says its id, unless it begins with the place that serves as one."""
+    text, called = str(error), name if name == f"row {index}" else f"row {name}"
+    return LeftOut(index, name, reason, text if text.startswith(name) else f"{called}: {text}")

@@ -6,6 +6,7 @@ import codecs
 import json
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,16 +15,45 @@ from vlm_core.errors import BadSample, UserError
 CHUNK = 2**22
 MAX_ROW = 2**26
 _SPACE = re.compile(r"[ \t\r\n]*")
-_ENDS = (*" \t\r\n,]",)
+_ENDS = (*" \t\r\n,]:}",)
 _DECODER = json.JSONDecoder()
 
 
 def loads(data: bytes, where: str) -> Any:
-    """Parse one row; whatever is wrong with it is a `BadSample`."""
+    """Parse one row, without a byte order mark; whatever is wrong with it is a `BadSample`."""
     try:
-        return json.loads(data.decode())
+        return json.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         raise BadSample("json", f"{where}: not valid JSON: {error}") from None
+
+
+def rows_of_file(file: BinaryIO, path: Path) -> Iterator[tuple[int, int, Any]]:
+    """(start, size, value) of each row; whether it is a list or JSON lines is told by the content, not by the name.
+
+    JSON lines are more than one line, of which the first is a value by itself; anything else is read as a list.
+    In a `.jsonl` file only what begins as a list is none of them: one bad line there is one bad row.
+    """
+    first = file.readline(MAX_ROW)
+    while first and not _bare(first):
+        first = file.readline(MAX_ROW)
+    more = any(map(_bare, iter(partial(file.read, CHUNK), b"")))
+    file.seek(0)
+    if path.suffix == ".jsonl" and not _bare(first).startswith(b"["):
+        return line_rows(file, path)
+    lines = more and len(first) < MAX_ROW and _is_json(first)
+    return (line_rows if lines else list_rows)(file, path)
+
+
+def _bare(line: bytes) -> bytes:
+    return line.strip().removeprefix(codecs.BOM_UTF8).strip()
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        loads(line, "")
+    except BadSample:
+        return False
+    return True
 
 
 def line_rows(file: BinaryIO, path: Path) -> Iterator[tuple[int, int, Any]]:
@@ -33,7 +63,7 @@ def line_rows(file: BinaryIO, path: Path) -> Iterator[tuple[int, int, Any]]:
         number += 1
         if len(line) == MAX_ROW:
             raise UserError(f"{path}, line {number}: longer than {MAX_ROW} bytes; these are no rows")
-        if line.strip():
+        if _bare(line):
             try:
                 value = loads(line, f"{path}, line {number}")
             except BadSample as error:
@@ -60,6 +90,11 @@ class _Window:
         self.byte += len(self.text[self.at : end].encode())
         self.at = end
 
+    def skip_mark(self) -> None:
+        """Go past a byte order mark at the file's beginning."""
+        self.more()
+        self.move(int(self.text.startswith("\ufeff")))
+
     def peek(self) -> str:
         """The next character that is no white space, not taken; empty at the end."""
         while True:
@@ -83,6 +118,29 @@ class _Window:
                     raise
 
 
+def _seen(window: _Window) -> str:
+    """What stands in a list's place; of a mapping its first keys, as far as its values are small."""
+    if window.peek() != "{":
+        return f"{type(window.value()).__name__}"
+    keys: list[str] = []
+    mark = "{"
+    try:
+        while mark in ("{", ",") and len(keys) < 20:
+            window.move(window.at + 1)
+            if window.peek() == "}":
+                break
+            keys.append(str(window.value()))
+            window.peek()
+            window.move(window.at + 1)
+            window.peek()
+            window.value()
+            mark = window.peek()
+    except json.JSONDecodeError:
+        if not keys:
+            raise
+    return f"dict: one mapping with the keys {', '.join(keys) or 'none'}; give the list of rows alone"
+
+
 def list_rows(file: BinaryIO, path: Path) -> Iterator[tuple[int, int, Any]]:
     """(start, size, value) of each item of the list that the file holds; memory is that of a few rows.
 
@@ -90,9 +148,9 @@ def list_rows(file: BinaryIO, path: Path) -> Iterator[tuple[int, int, Any]]:
     """
     window, count = _Window(file), 0
     try:
+        window.skip_mark()
         if window.peek() != "[":
-            seen = type(window.value()).__name__
-            raise UserError(f"{path}: expected a list of rows, got {seen}; name lines of JSON .jsonl")
+            raise UserError(f"{path}: expected a list of rows, got {_seen(window)}")
         window.move(window.at + 1)
         if ended := window.peek() == "]":
             window.move(window.at + 1)

@@ -1,110 +1,240 @@
-"""Rows as datasets of the hub and webdataset have them, told by the names of their columns, in LLaVA's form."""
+"""Rows as people's datasets have them, told by the names of their keys or columns, in LLaVA's form.
+
+One reader for every format: a file's rows, a table's records, a shard's `.json`. What it doesn't understand is a
+`BadSample`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Literal
+import difflib
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 from vlm_core.errors import BadSample, UserError, choices
-from vlm_train.llava_row import PLACEHOLDER, checked
+from vlm_train.chat_turns import Dialogue, Turn, read_turns
+from vlm_train.image_values import image_value
+from vlm_train.llava_row import check_text
+from vlm_train.placing import Placing
+from vlm_train.unread import check_unread, is_empty, suggests_content
 
 Column = Literal[
-    "id", "image", "category", "conversations", "messages", "texts", "question", "answer", "caption"
-]
+    "id", "image", "category", "system", "conversations", "messages", "conversation", "texts", "question", "answer",
+    "query", "response", "history", "instruction", "input", "output", "caption",
+]  # fmt: skip
 LAYOUTS: tuple[tuple[Column, ...], ...] = (
-    ("conversations",), ("messages",), ("texts",), ("question", "answer"), ("caption",),
+    ("conversations",), ("messages",), ("conversation",), ("texts",), ("question", "answer"),
+    ("query", "response"), ("instruction", "output"), ("caption",),
 )  # fmt: skip
 """What may hold the words of a row; of several that are there, the first."""
-_SPEAKERS = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"}
+OPTIONAL: dict[Column, tuple[Column, ...]] = {"query": ("history",), "instruction": ("input", "history")}
+_FACTS: tuple[Column, ...] = ("id", "image", "category", "system")
+_PAIRS = {"texts": ("user", "assistant"), "conversation": ("human", "assistant")}
+_READ = (
+    "id",
+    "image",
+    "images",
+    "category",
+    "system",
+    "history",
+    "input",
+    *(n for names in LAYOUTS for n in names),
+)
+
+
+class Reading(NamedTuple):
+    """A row; `dropped` says that a turn of gpt before the first question was left out of it."""
+
+    row: dict[str, Any]
+    dropped: bool
 
 
 class Columns:
-    """Which of a data file's own names hold what; `given` says where these differ from ours."""
+    """Which of a data file's own names hold what.
 
-    def __init__(self, given: Mapping[Column, str], names: Collection[str], where: str) -> None:
+    `given` says where these differ from ours, `ignore` which are left out although they hold content.
+    """
+
+    def __init__(
+        self, given: Mapping[Column, str], names: Collection[str], where: str, ignore: Collection[str] = ()
+    ) -> None:
         for ours, theirs in given.items():
             if theirs not in names:
                 raise UserError(f"{where}: has no {theirs!r} for columns.{ours}{choices(theirs, names)}")
-        found = {name: name for name in ("id", "image", "category") if name in names}
-        if "image" not in names and "images" in names:
-            found["image"] = "images"
+        names = [name for name in names if name not in ignore]
+        found = {name: name for name in _FACTS if name in names}
         wanted = [layout for layout in LAYOUTS if any(name in given for name in layout)] or LAYOUTS
         for layout in wanted:
             theirs = {name: given.get(name, name) for name in layout}
             if all(name in names for name in theirs.values()):
-                self.layout, self.names = layout[0], {**found, **theirs, **given}
-                return
-        known = "; ".join(" + ".join(layout) for layout in LAYOUTS)
-        raise UserError(
-            f"{where}: no column holds a conversation; known: {known}; there are: {', '.join(sorted(names))}"
-            "; say which with columns:"
-        )
+                more = {name: name for name in OPTIONAL.get(layout[0], ()) if name in names}
+                self.layout, self.names = layout[0], {**found, **theirs, **more, **given}
+                break
+        else:
+            raise UserError(f"{where}: {_no_layout(names)}")
+        self.image_keys = [self.names["image"]] if "image" in self.names else []
+        if "image" not in given and "images" in names:
+            self.image_keys.append("images")
+        self.read = {*self.names.values(), *self.image_keys, *ignore}
+        self.unread = [name for name in names if name not in self.read and suggests_content(name)]
 
     @staticmethod
     def fit(names: Collection[str]) -> bool:
         """Whether one of the known layouts is there."""
         return any(all(name in names for name in layout) for layout in LAYOUTS)
 
-    def turns(self, record: Mapping[str, Any], images: int, where: str) -> Any:
-        """The conversation of a record with so many images; raises `BadSample`, or leaves faults to `checked`."""
-        values = {ours: record.get(theirs) for ours, theirs in self.names.items()}
-        if self.layout in ("conversations", "messages"):
-            return _spoken(values[self.layout], images)
-        if self.layout == "texts":
-            pairs = [(t.get("user"), t.get("assistant")) for t in _mappings(values["texts"], "texts", where)]
-        elif self.layout == "caption":
-            if not images:
-                raise BadSample("placeholders", f"{where}: a caption, but no image")
-            pairs = [("", values["caption"])]
-        else:
-            pairs = [(values["question"], values["answer"])]
-        turns = [
-            {"from": s, "value": v} for pair in pairs for s, v in zip(("human", "gpt"), pair, strict=True)
-        ]
-        return images_first(turns, images)
+    def row(
+        self, record: Mapping[str, Any], images: Sequence[Any] | None, where: str, name: str
+    ) -> dict[str, Any]:
+        """The row of `reading`."""
+        return self.reading(record, images, where, name).row
 
-    def row(self, record: Mapping[str, Any], images: Sequence[Any], where: str, name: str) -> dict[str, Any]:
-        """The record as a row whose images are `images`, called `name` if it has no id; raises `BadSample`."""
-        turns = self.turns(record, len(images), where)
+    def reading(
+        self,
+        record: Mapping[str, Any],
+        images: Sequence[Any] | None,
+        where: str,
+        name: str,
+        member: Callable[[str], int] | None = None,
+    ) -> Reading:
+        """The record as a row, called `name` if it has no id; raises `BadSample` with the row's id.
+
+        `images` are the row's where its format keeps them outside of the record; `member` as `Placing` takes it.
+        """
         found = record.get(self.names.get("id", "id"))
-        category = record.get(self.names["category"]) if "category" in self.names else None
-        shaped = {"id": name if found is None else found, "image": list(images), "conversations": turns}
-        return checked({**shaped, "category": category}, where)
+        name = name if found in (None, "") else str(found)
+        try:
+            row, dropped = self._row(record, images, where, member)
+        except BadSample as error:
+            raise BadSample(error.reason, str(error), name) from None
+        return Reading({"id": name, **row}, dropped)
 
+    def _row(
+        self, record: Mapping[str, Any], images: Sequence[Any] | None, where: str, member: Any
+    ) -> tuple[dict[str, Any], bool]:
+        images = self.images_of(record, where) if images is None else images
+        dialogue = self._dialogue(record, len(images), where)
+        placing = Placing(images, where, member)
+        turns = placing.turns(dialogue, in_front=not self._by_llava(record))
+        self._check_unread(record, where, len(placing.images))
+        category = self._text(record, "category", where)
+        row = {"image": placing.images, "conversations": turns, "category": category}
+        system = self._system(record, dialogue, where)
+        for text in (category, system, *(turn["value"] for turn in turns)):
+            check_text(text or "", where)
+        return row | ({"system": system} if system else {}), dialogue.dropped
 
-def _mappings(value: Any, column: str, where: str) -> list[dict[str, Any]]:
-    if isinstance(value, list) and all(isinstance(item, dict) for item in value):
+    def _check_unread(self, record: Mapping[str, Any], where: str, images: int) -> None:
+        try:
+            check_unread(record, self.read, where, _READ, images)
+        except BadSample as error:
+            advice = "rename it, or leave it out on purpose by naming it in ignore:"
+            raise BadSample(error.reason, f"{error}; {advice}") from None
+
+    def images_of(self, record: Mapping[str, Any], where: str) -> list[Any]:
+        """The images that a record holds or names apart from its messages."""
+        filled = [
+            key for key in self.image_keys if record.get(key) is not None and record[key] not in ("", [])
+        ]
+        if len(filled) > 1:
+            raise BadSample("schema", f"{where}: images under both {' and '.join(map(repr, filled))}")
+        value = record[filled[0]] if filled else []
+        return [image_value(v, where) for v in (value if isinstance(value, list) else [value])]
+
+    def _by_llava(self, record: Mapping[str, Any]) -> bool:
+        """Whether the turns are LLaVA's own, which say where each image stands."""
+        turns = record.get(self.names[self.layout])
+        if self.layout not in ("conversations", "messages") or not isinstance(turns, list):
+            return False
+        return not all(isinstance(turn, dict) and turn.get("role") for turn in turns)
+
+    def _dialogue(self, record: Mapping[str, Any], images: int, where: str) -> Dialogue:
+        value = record.get(self.names[self.layout])
+        if self.layout in ("conversations", "messages"):
+            return read_turns(value, self.names[self.layout], where)
+        if self.layout in _PAIRS:
+            return _dialogue_of(self._pairs(value, where), where)
+        if self.layout == "caption":
+            if not images:
+                raise BadSample("placeholders", f"{where}: a caption, but no image{_origins(record)}")
+            return _dialogue_of([("", value)], where)
+        question, answer = next(names for names in LAYOUTS if names[0] == self.layout)
+        asked = record.get(self.names[question])
+        if more := record.get(self.names.get("input", "")):
+            asked = f"{asked}\n{more}" if isinstance(asked, str) and isinstance(more, str) else more
+        earlier = self._history(record, where)
+        return _dialogue_of([*earlier, (asked, record.get(self.names[answer]))], where)
+
+    def _pairs(self, value: Any, where: str) -> list[tuple[Any, Any]]:
+        keys = _PAIRS[self.layout]
+        name = self.names[self.layout]
+        if not isinstance(value, list) or not value or not all(isinstance(item, dict) for item in value):
+            raise BadSample("schema", f"{where}: {name} must be a list of mappings, got {value!r:.60}")
+        for i, item in enumerate(value):
+            if not item.keys() >= set(keys):
+                form = ", ".join(keys)
+                near = "; turns of from/value or role/content belong in 'conversations' or 'messages'"
+                raise BadSample("schema", f"{where}: {name} {i}: expected {{{form}}}, got {item!r:.60}{near}")
+            check_unread(item, keys, f"{where}: {name} {i}", keys)
+        return [(item[keys[0]], item[keys[1]]) for item in value]
+
+    def _history(self, record: Mapping[str, Any], where: str) -> list[tuple[Any, Any]]:
+        value = record.get(self.names.get("history", ""))
+        if is_empty(value):
+            return []
+        if not isinstance(value, list) or not all(isinstance(p, list | tuple) and len(p) == 2 for p in value):
+            raise BadSample(
+                "schema", f"{where}: history must be a list of [question, answer], got {value!r:.60}"
+            )
+        return [(question, answer) for question, answer in value]
+
+    def _system(self, record: Mapping[str, Any], dialogue: Dialogue, where: str) -> str | None:
+        """The system text of the row's own, from its key or its first message."""
+        own = self._text(record, "system", where)
+        if own and dialogue.system and own != dialogue.system:
+            raise BadSample("schema", f"{where}: two system texts: the key 'system' and the first message")
+        return own or dialogue.system or None
+
+    def _text(self, record: Mapping[str, Any], name: Column, where: str) -> str | None:
+        value = record.get(self.names[name]) if name in self.names else None
+        if not isinstance(value, str | None):
+            raise BadSample("schema", f"{where}: {name} must be text, got {value!r:.60}")
         return value
-    raise BadSample("schema", f"{where}: {column} must be a list of mappings, got {value!r:.60}")
 
 
-def _spoken(turns: Any, images: int) -> Any:
-    """`from`/`value` or `role`/`content` as LLaVA's turns; what is neither stays, for `checked` to name."""
-    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-        return turns
-    if not all("role" in turn for turn in turns):
-        return [{**turn, "from": _SPEAKERS.get(str(turn.get("from")), turn.get("from"))} for turn in turns]
-    said = [
-        {"from": _SPEAKERS.get(str(turn["role"]), turn["role"]), "value": _content(turn.get("content"))}
-        for turn in turns
-    ]
-    return images_first(said, images)
+def record_row(
+    record: Any, where: str, name: str, *, given: Mapping[Column, str] | None = None, ignore: Collection[str] = (),
+    images: Sequence[Any] | None = None, member: Callable[[str], int] | None = None,
+) -> Reading:  # fmt: skip
+    """A row from a record that may have another layout than the one before it; raises `BadSample`."""
+    if not isinstance(record, dict):
+        raise BadSample("schema", f"{where}: expected a mapping, got {record!r:.60}", name)
+    filled = [key for key, value in record.items() if value is not None or key in (given or {}).values()]
+    try:
+        columns = Columns(given or {}, filled if Columns.fit(filled) else record.keys(), where, ignore)
+    except UserError as error:
+        raise BadSample("schema", str(error), str(record.get("id") or name)) from None
+    return columns.reading(record, images, where, name, member)
 
 
-def _content(content: Any) -> Any:
-    """Text as it is; parts of `text` and `image`, each on a line of its own."""
-    if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
-        return content
-    return "\n".join(
-        PLACEHOLDER if part.get("type") == "image" else str(part.get("text") or "") for part in content
-    )
+def _dialogue_of(pairs: Sequence[tuple[Any, Any]], where: str) -> Dialogue:
+    turns = []
+    for i, value in enumerate(value for pair in pairs for value in pair):
+        if not isinstance(value, str):
+            raise BadSample("schema", f"{where}, turn {i}: expected text, got {value!r:.80}")
+        turns.append(Turn(("human", "gpt")[i % 2], [value]))
+    return Dialogue(turns)
 
 
-def images_first(turns: list[dict[str, Any]], images: int) -> list[dict[str, Any]]:
-    """Where no question says where its images stand, all of them stand before the first one."""
-    asked = [turn["value"] for turn in turns[::2]]
-    placed = not all(isinstance(text, str) and PLACEHOLDER not in text for text in asked)
-    if placed or not turns or not images:
-        return turns
-    first = "\n".join([PLACEHOLDER] * images + ([asked[0]] if asked[0] else []))
-    return [{**turns[0], "value": first}, *turns[1:]]
+def _no_layout(names: Collection[str]) -> str:
+    known = "; ".join(" + ".join(layout) for layout in LAYOUTS)
+    text = f"no column holds a conversation; known: {known}; there are: {', '.join(sorted(map(str, names)))}"
+    wanted = [name for layout in LAYOUTS for name in layout]
+    near = {name: difflib.get_close_matches(str(name).lower(), wanted, n=1, cutoff=0.75) for name in names}
+    hints = [f"{match[0]!r} for {name!r}" for name, match in near.items() if match and match[0] != name]
+    return text + (f"; did you mean {', '.join(hints)}?" if hints else "")
+
+
+def _origins(record: Mapping[str, Any]) -> str:
+    """The keys of a record without images that look as if they named one."""
+    near = [key for key, value in record.items() if suggests_content(str(key)) and not is_empty(value)]
+    return f"; {near[0]!r} is not read: an image is 'image' or 'images'" if near else ""

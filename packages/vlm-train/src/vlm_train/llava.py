@@ -1,4 +1,4 @@
-"""LLaVA's JSON as a dataset of a spec."""
+"""JSON files of rows as a dataset of a spec."""
 
 from __future__ import annotations
 
@@ -9,18 +9,22 @@ from pydantic import Field
 
 from vlm_core.config import DatasetConfig
 from vlm_core.paths import LocalPath
+from vlm_train.parquet import Name
 
 if TYPE_CHECKING:
     from vlm_train.rowfile import LlavaRows
 
 
 class LlavaConfig(DatasetConfig):
-    """A `.json` list or `.jsonl` file of LLaVA rows; image names are relative to `images`."""
+    """A JSON list, or JSON lines, of rows; image names are relative to `images`."""
 
     type: Literal["llava"] = "llava"
     path: LocalPath = Field(min_length=1, description="the .json or .jsonl file")
     images: LocalPath = Field(default="", description="folder of the images; default: the file's own folder")
     symlinks: bool = Field(default=False, description="whether links may lead out of that folder")
+    ignore: list[Name] = Field(
+        default=[], description="keys of rows that hold content but are left out on purpose"
+    )
 
     def label(self) -> str:
         return self.path
@@ -30,4 +34,4 @@ class LlavaConfig(DatasetConfig):
         from vlm_train.rowfile import LlavaRows
 
         file = Path(self.path)
-        return LlavaRows(file, ImageFolder(self.images or str(file.parent), self.symlinks))
+        return LlavaRows(file, ImageFolder(self.images or str(file.parent), self.symlinks), self.ignore)

@@ -1,74 +1,67 @@
-"""One row of LLaVA's JSON: its schema, and where its images are. Every fault names row and what was expected."""
+"""What any row keeps to: the mark for an image, text that is text, and where images are that it names."""
 
 from __future__ import annotations
 
 import os
+import re
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 from vlm_core.errors import BadSample
 
 PLACEHOLDER = "<image>"
 
 
-def human_first(row: Any) -> tuple[Any, bool]:
-    """A conversation that gpt opens loses that turn, as in LLaVA's own reader; True if it did."""
-    turns = row.get("conversations") if isinstance(row, dict) else None
-    if not isinstance(turns, list) or len(turns) < 3 or not isinstance(turns[0], dict):
-        return row, False
-    opened = turns[0].get("from") == "gpt"
-    return ({**row, "conversations": turns[1:]} if opened else row), opened
-
-
-def checked(row: Any, where: str) -> dict[str, Any]:
-    """The row with a list of image names; raises `BadSample` for anything that is not LLaVA's schema."""
-    if not isinstance(row, dict):
-        raise BadSample("schema", f"{where}: expected a mapping, got {row!r:.60}")
-    images, category = row.get("image"), row.get("category")
-    turns = _checked_turns(row.get("conversations"), where)
-    names = [] if images is None else images if isinstance(images, list) else [images]
-    slots = sum(turn["value"].count(PLACEHOLDER) for turn in turns[::2])
-    if slots != len(names):
-        text = f"{where}: {slots} {PLACEHOLDER} in the human turns, but {len(names)} images"
-        raise BadSample("placeholders", text)
-    if not isinstance(category, str | None):
-        raise BadSample("schema", f"{where}: category must be text, got {category!r:.60}")
-    name = str(row.get("id", where))
-    for text in (name, category or "", *(turn["value"] for turn in turns)):
-        _check_text(text, where)
-    return {"id": name, "image": names, "conversations": turns, "category": category}
-
-
-def _checked_turns(turns: Any, where: str) -> list[dict[str, str]]:
-    if not isinstance(turns, list) or not turns:
-        raise BadSample("schema", f"{where}: conversations must be a non-empty list, got {turns!r:.60}")
-    for i, turn in enumerate(turns):
-        speaker = ("human", "gpt")[i % 2]
-        if (
-            not isinstance(turn, dict)
-            or turn.get("from") != speaker
-            or not isinstance(turn.get("value"), str)
-        ):
-            expected = f"expected {{from: {speaker}, value: text}}, got {turn!r:.80}"
-            raise BadSample("schema", f"{where}, turn {i}: {expected}")
-    if len(turns) % 2:
-        raise BadSample("schema", f"{where}: the last turn must be gpt's answer")
-    return turns
-
-
-def _check_text(text: str, where: str) -> None:
+def check_text(text: str, where: str) -> None:
+    """Raise `BadSample` for what JSON can spell but no encoding can hold."""
     try:
         text.encode()
     except UnicodeEncodeError:
         raise BadSample("schema", f"{where}: half of a surrogate pair in {text!r:.60} is no text") from None
 
 
-def _is_plain(name: Any) -> bool:
-    """Whether an image's name is relative, goes nowhere up, and is neither a URL nor a command."""
-    if not isinstance(name, str) or not name or "\0" in name:
-        return False
-    return not (name.startswith(("/", "pipe:")) or "://" in name or ".." in name.split("/"))
+def _is_plain(name: str) -> bool:
+    """Whether an image's name goes nowhere up, and is neither a URL nor a command."""
+    return not (name.startswith("pipe:") or "://" in name or ".." in name.split("/") or "\0" in name)
+
+
+def _path_of(name: str) -> str:
+    """A `file://` URL as the path that it names; any other name as it is."""
+    if not name.lower().startswith("file://"):
+        return name
+    host, slash, path = name[len("file://") :].partition("/")
+    return unquote(slash + path) if host in ("", "localhost") else name
+
+
+def _hint(name: Any) -> str:
+    """What is special about a name that can't be used."""
+    if not isinstance(name, str):
+        return ""
+    if re.match(r"(https?|s3|gs|hf|ftp)://", name, re.IGNORECASE):
+        return ": training downloads no images; copy them there"
+    if re.match(r"[A-Za-z]:[\\\\/]", name) or "\\" in name:
+        return ": it is a Windows path; names are relative, with / between folders"
+    return ""
+
+
+class _Found(NamedTuple):
+    """A path that is there: whether it is a link, and whether a regular file is there."""
+
+    path: str
+    linked: bool
+    regular: bool
+
+
+def _look(path: str) -> _Found | None:
+    try:
+        facts = os.lstat(path)
+        linked = stat.S_ISLNK(facts.st_mode)
+        return _Found(path, linked, stat.S_ISREG((os.stat(path) if linked else facts).st_mode))
+    except (OSError, ValueError):
+        return None
 
 
 @dataclass
@@ -82,18 +75,15 @@ class ImageFolder:
     def locate(self, name: Any, where: str) -> str:
         """The path of an image; raises `BadSample` if the name or a link in it leaves the folder.
 
-        Absolute names, `..`, NUL and URLs are refused, and what is missing or is no regular file.
+        An absolute name or `file://` URL must lie in the folder. A relative one may begin with the folder's own name.
+        `..`, NUL and other URLs are refused, and what is missing or is no regular file.
         """
-        if not _is_plain(name):
-            raise BadSample("path", f"{where}: image {name!r:.80} must be a name inside {self.root}")
-        path = os.path.join(self.root, name)
-        try:
-            found = os.lstat(path)
-            linked = stat.S_ISLNK(found.st_mode)
-            regular = stat.S_ISREG((os.stat(path) if linked else found).st_mode)
-        except (OSError, ValueError):
-            text = f"{where}: image is missing: {path}; set images: to the folder of the images"
-            raise BadSample("missing", text) from None
+        path = self._path(name, where)
+        found = _look(path) or next(filter(None, map(_look, self._without_root(name))), None)
+        if found is None:
+            text = f"{where}: image is missing: {path}{_hint(name)}; set images: to the folder of the images"
+            raise BadSample("missing", text)
+        path, linked, regular = found
         stays = self._stays(path) if linked else self._folder_stays(os.path.dirname(path))
         if not (self.symlinks or stays):
             text = f"image {name!r:.80} leaves {self.root} by a symbolic link; allow it with symlinks: true"
@@ -101,6 +91,31 @@ class ImageFolder:
         if not regular:
             raise BadSample("not-a-file", f"{where}: image {name!r:.80} is no regular file")
         return path
+
+    def _path(self, name: Any, where: str) -> str:
+        """The path that a name stands for, inside the root as far as names tell."""
+        plain = _path_of(name) if isinstance(name, str) and name else None
+        inside = self._relative(plain) if plain and _is_plain(plain) else None
+        if inside is None:
+            text = f"image {name!r:.80} must be a name inside {self.root}{_hint(name)}"
+            raise BadSample("path", f"{where}: {text}")
+        return os.path.join(self.root, inside)
+
+    def _relative(self, name: str) -> str | None:
+        """An absolute name as one inside the root, None if it lies elsewhere; a relative one as it is."""
+        if not name.startswith("/"):
+            return name
+        for root in (os.path.abspath(self.root), os.path.realpath(self.root)):
+            if os.path.commonpath([root, os.path.normpath(name)]) == root:
+                return os.path.relpath(name, root)
+        return None
+
+    def _without_root(self, name: str) -> Iterator[str]:
+        """The paths of a name that begins with the last folders of the root: `images/a.png` in `data/images`."""
+        root, parts = os.path.abspath(self.root).split("/"), name.split("/")
+        for count in range(1, min(len(root), len(parts))):
+            if parts[:count] == root[-count:]:
+                yield os.path.join(self.root, *parts[count:])
 
     def _stays(self, path: str) -> bool:
         """Whether a path, links followed, is inside the root."""

@@ -30,6 +30,9 @@ class ParquetConfig(DatasetConfig):
         default="", description="folder of images that are named; default: the file's own"
     )
     symlinks: bool = Field(default=False, description="whether links may lead out of that folder")
+    ignore: list[Name] = Field(
+        default=[], description="columns that hold content but are left out on purpose"
+    )
 
     def label(self) -> str:
         return self.path if isinstance(self.path, str) else f"{self.path[0]}, … ({len(self.path)} files)"
@@ -45,4 +48,5 @@ class ParquetConfig(DatasetConfig):
 
         files = expand(self.path, ".parquet")
         own = "" if is_remote(files[0]) else str(Path(files[0]).parent)
-        return ParquetRows(files, dict(self.columns), ImageFolder(self.images or own, self.symlinks))
+        folder = ImageFolder(self.images or own, self.symlinks)
+        return ParquetRows(files, dict(self.columns), folder, self.ignore)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from typing import Any
 
 import pyarrow as pa
@@ -63,14 +64,15 @@ class ParquetFile:
             text = f"{self.store.name}: row group {group} cannot be decoded: {error}"
             raise BadSample("damaged", text) from None
 
-    def without_bytes(self, columns: list[str]) -> list[str]:
-        """`columns` with the images' bytes left out, where a file keeps them apart from their names."""
+    def without_bytes(self, columns: list[str], images: Collection[str]) -> list[str]:
+        """`columns` with the bytes of the columns `images` left out, where a file keeps them apart from their names."""
         found = []
         for i in range(self.footer().schema.__len__()):
             path = self.footer().schema.column(i).path
             if any(path == c or path.startswith(f"{c}.") for c in columns):
                 found.append(path)
-        return [path for path in found if not path.endswith(".bytes") or f"{path[:-5]}path" not in found]
+        of_image = {path for path in found if path.endswith(".bytes") and path.split(".")[0] in images}
+        return [path for path in found if path not in of_image or f"{path[:-5]}path" not in found]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_footer": None}

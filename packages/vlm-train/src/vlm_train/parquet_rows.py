@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -16,17 +17,20 @@ import numpy as np
 import pyarrow as pa
 
 from vlm_core import digests
-from vlm_core.errors import BadSample, UserError
+from vlm_core.errors import BadSample, UserError, choices
 from vlm_core.files import MAX_BYTES
 from vlm_core.folder import sha256
 from vlm_core.images import ImageSource, StoredImage
-from vlm_core.rows import Blocks, Row, Rows, readable
+from vlm_core.rows import Blocks, Row, Rows, readable, text_length
+from vlm_train.image_values import InlineImage, image_value
 from vlm_train.index_cache import pieces
 from vlm_train.layouts import Column, Columns
 from vlm_train.llava_row import ImageFolder
 from vlm_train.parquet_file import ParquetFile
 from vlm_train.storage import is_remote
 
+_COUNTED = StoredImage("", bytes)
+log = logging.getLogger(__name__)
 HELD = 256 * 2**20
 """Bytes of row groups that a process keeps, decompressed; training's order mixes half as many at a time."""
 
@@ -34,7 +38,13 @@ HELD = 256 * 2**20
 class ParquetRows(Rows):
     """The rows of `files` in order; images are held in the file (`bytes`) or named (`path`, inside `folder`)."""
 
-    def __init__(self, files: Sequence[str], given: Mapping[Column, str], folder: ImageFolder) -> None:
+    def __init__(
+        self,
+        files: Sequence[str],
+        given: Mapping[Column, str],
+        folder: ImageFolder,
+        ignore: Sequence[str] = (),
+    ) -> None:
         with ThreadPoolExecutor(16) as pool:
             self.files = list(pool.map(ParquetFile, files))
         self.folder = folder
@@ -42,8 +52,9 @@ class ParquetRows(Rows):
         for file, name in zip(self.files, files, strict=True):
             if not file.schema.equals(schema):
                 raise UserError(f"{name}: other columns than {files[0]}: {_difference(file.schema, schema)}")
-        self.columns = Columns(given, schema.names, files[0])
-        self.wanted = sorted(set(self.columns.names.values()))
+        self.columns = _columns(given, schema.names, files[0], ignore)
+        self.wanted = sorted({*self.columns.names.values(), *self.columns.image_keys, *self.columns.unread})
+        self._dropped = False
         sizes = [(f, g, n) for f, file in enumerate(self.files) for g, n in enumerate(file.rows)]
         self.groups = [(f, g) for f, g, n in sizes if n]
         self.starts = [0, *accumulate(n for _, _, n in sizes if n)]
@@ -83,32 +94,74 @@ class ParquetRows(Rows):
 
     def row(self, index: int) -> Row:
         number, place, where = self._place(index)
-        return self._row(self._table(number), place, where, index)
+        try:
+            return self._row(self._table(number), place, where, index)
+        except BadSample as error:
+            raise BadSample(error.reason, str(error), error.row or where) from None
 
     def _row(self, table: pa.Table, place: int, where: str, index: int | None) -> Row:
         """A row of a table; without an index its images are only counted."""
-        column = self.columns.names.get("image")
-        record = {name: table[name][place].as_py() for name in table.column_names if name != column}
-        cells = _cells(table[column][place]) if column else []
-        images = cells if index is None else [self._source(c, where, index, k) for k, c in enumerate(cells)]
-        return self.columns.row(record, images, where, where)
+        keys = self.columns.image_keys
+        record = {name: table[name][place].as_py() for name in table.column_names if name not in keys}
+        cells = self._cells(table, place, where)
+        images = [self._cell(cell, where, index, k) for k, cell in enumerate(cells)]
+        row, dropped = self.columns.reading(record, images, where, where)
+        if dropped and index is not None:
+            self._tell_dropped(where)
+        if index is None:
+            return row
+        return {**row, "image": [self._source(v, where, index, k) for k, v in enumerate(row["image"])]}
 
-    def _source(self, cell: Any, where: str, index: int, k: int) -> ImageSource:
-        data, name = _parts(cell)
+    def _tell_dropped(self, where: str) -> None:
+        if not self._dropped:
+            log.warning("%s: gpt speaks first; that turn is left out, here and in later rows", where)
+        self._dropped = True
+
+    def _cells(self, table: pa.Table, place: int, where: str) -> list[pa.Scalar]:
+        """The images of a row as its column has them."""
+        filled = [(key, _cells(table[key][place])) for key in self.columns.image_keys]
+        filled = [(key, cells) for key, cells in filled if cells]
+        if len(filled) > 1:
+            raise BadSample("schema", f"{where}: images under both {filled[0][0]!r} and {filled[1][0]!r}")
+        return filled[0][1] if filled else []
+
+    def _cell(self, cell: pa.Scalar, where: str, index: int | None, k: int) -> Any:
+        """An image as `Columns.row` takes it; its bytes stay in the table until somebody reads them."""
+        data, other = _parts(cell)
+        if index is None:
+            return _COUNTED
         if data is not None:
-            return StoredImage(f"{where}, image {k}", partial(self.image, index, k))
-        if not self.folder.root:
-            raise BadSample("path", f"{where}: image {name!r:.80} is only named; set images: to its folder")
-        return self.folder.locate(name, where)
+            return StoredImage(f"{where}, image {k}", partial(self.cell_image, index, k))
+        return image_value(other, where)
 
-    def image(self, index: int, k: int) -> bytes:
-        """The bytes of a row's k-th image."""
+    def _source(self, image: Any, where: str, index: int, k: int) -> ImageSource:
+        if isinstance(image, StoredImage):
+            return image
+        if isinstance(image, InlineImage):
+            return StoredImage(f"{where}, inline image {k}", partial(self.inline_image, index, k))
+        if not self.folder.root:
+            raise BadSample("path", f"{where}: image {image!r:.80} is only named; set images: to its folder")
+        return self.folder.locate(image, where)
+
+    def cell_image(self, index: int, k: int) -> bytes:
+        """The bytes of the k-th image in a row's column."""
         number, place, where = self._place(index)
-        data, _ = _parts(_cells(self._table(number)[self.columns.names["image"]][place])[k])
+        data, _ = _parts(self._cells(self._table(number), place, where)[k])
         assert data is not None
         if (size := data.as_buffer().size) > MAX_BYTES:
             raise BadSample("too-large", f"{where}, image {k}: {size} bytes; at most {MAX_BYTES} are read")
         return data.as_buffer().to_pybytes()
+
+    def inline_image(self, index: int, k: int) -> bytes:
+        """The bytes of a row's k-th image, which stands in a message or as base64; read anew, so nobody keeps them."""
+        number, place, where = self._place(index)
+        table, keys = self._table(number), self.columns.image_keys
+        record = {name: table[name][place].as_py() for name in table.column_names if name not in keys}
+        images = [
+            self._cell(cell, where, index, j) for j, cell in enumerate(self._cells(table, place, where))
+        ]
+        image = self.columns.row(record, images, where, where)["image"][k]
+        return image.decode(f"{where}, inline image {k}")
 
     def sizes(self) -> np.ndarray:
         """Reads all columns but the images' bytes."""
@@ -116,12 +169,11 @@ class ParquetRows(Rows):
         for number, (f, group) in enumerate(self.groups):
             file = self.files[f]
             with suppress(BadSample):  # its rows are left out when their turn comes
-                table = file.read(group, file.without_bytes(self.wanted))
+                table = file.read(group, file.without_bytes(self.wanted, self.columns.image_keys))
                 for place in range(len(table)):
                     with suppress(BadSample):
                         row = self._row(table, place, "", None)
-                        chars = sum(len(turn["value"]) for turn in row["conversations"])
-                        found[self.starts[number] + place] = chars, len(row["image"])
+                        found[self.starts[number] + place] = text_length(row), len(row["image"])
         return found
 
     def digest(self) -> str:
@@ -140,6 +192,16 @@ class ParquetRows(Rows):
         return {**self.__dict__, "_held": OrderedDict()}
 
 
+def _columns(given: Mapping[Column, str], names: Sequence[str], where: str, ignore: Sequence[str]) -> Columns:
+    for name in ignore:
+        if name not in names:
+            raise UserError(f"{where}: has no {name!r} to ignore{choices(name, names)}")
+    try:
+        return Columns(given, names, where, ignore)
+    except UserError as error:
+        raise UserError(f"{error}; say which with columns:") from None
+
+
 def _difference(one: pa.Schema, other: pa.Schema) -> str:
     names = sorted({field.name for field in set(one) ^ set(other)})
     return ", ".join(names)
@@ -155,13 +217,9 @@ def _cells(value: pa.Scalar) -> list[pa.Scalar]:
 
 
 def _parts(cell: pa.Scalar) -> tuple[Any, Any]:
-    """An image as (scalar of its bytes or None, name or None)."""
-    if not cell.is_valid:
-        return None, None
+    """An image as (scalar of its bytes or None, what else may say which image it is)."""
+    held = cell
     if isinstance(cell, pa.StructScalar):
         held = cell.get("bytes")
-        name = cell["path"].as_py() if "path" in cell else None
-        return (held if held is not None and held.is_valid else None), name
-    if isinstance(cell, pa.BinaryScalar) and not isinstance(cell, pa.StringScalar):
-        return cell, None
-    return None, cell.as_py()
+    binary = isinstance(held, pa.BinaryScalar) and not isinstance(held, pa.StringScalar)
+    return (held, None) if binary and held.is_valid else (None, cell.as_py())

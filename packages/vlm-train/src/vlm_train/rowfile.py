@@ -1,11 +1,12 @@
-"""LLaVA rows of a file, each parsed when it is asked for."""
+"""Rows of a JSON file, each parsed when it is asked for."""
 
 from __future__ import annotations
 
 import logging
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,32 +14,39 @@ import numpy as np
 
 from vlm_core import digests
 from vlm_core.errors import BadSample, UserError
+from vlm_core.images import ImageSource, StoredImage
 from vlm_core.rows import Row, Rows
+from vlm_train.image_values import InlineImage
 from vlm_train.index_cache import opened, shared
 from vlm_train.jsonscan import loads
-from vlm_train.llava_row import ImageFolder, checked, human_first
+from vlm_train.layouts import record_row
+from vlm_train.llava_row import ImageFolder
 from vlm_train.rowindex import index_of
 
 log = logging.getLogger(__name__)
 
 
 class LlavaRows(Rows):
-    """Rows of a `.json` list or `.jsonl` file, with paths of images inside `folder`.
+    """Rows of a `.json` list or `.jsonl` file; images are named (inside `folder`) or held in the row.
 
     A process holds the index, which processes of one machine share, and reads rows by their place in the file.
     """
 
-    def __init__(self, path: Path, folder: ImageFolder) -> None:
-        index = index_of(path)
-        self.path, self.folder, self.table, self.sha256 = path, folder, index.rows, index.sha256
+    def __init__(self, path: Path, folder: ImageFolder, ignore: Sequence[str] = ()) -> None:
+        index = index_of(path, ignore)
+        self.path, self.folder, self.table, self.ignore = path, folder, index.rows, tuple(ignore)
+        self.sha256 = index.sha256
         self._handle: int | None = None
         self._version = self._seen()
-        self._faults = {row: BadSample(*fault) for row, fault in index.faults.items()}
-        for row, name in index.image_names():
+        self._faults: dict[int, BadSample] = {}
+        for row, (reason, message, name) in index.faults.items():
+            self._faults[row] = BadSample(reason, message, name or self._where(row))
+        for row, image, name in index.image_names():
             try:
-                folder.locate(name, f"{path}: row {row}")
+                folder.locate(image, self._where(row))
             except BadSample as error:
-                self._faults.setdefault(row, error)
+                fault = BadSample(error.reason, str(error), name or self._where(row))
+                self._faults.setdefault(row, fault)
         if index.opened_by_gpt:
             text = "%s: in %d rows gpt speaks first; that turn is left out"
             log.warning(text, path, index.opened_by_gpt)
@@ -47,6 +55,9 @@ class LlavaRows(Rows):
         facts = os.stat(self.path)
         return facts.st_size, facts.st_mtime_ns
 
+    def _where(self, index: int) -> str:
+        return f"{self.path}: row {index}"
+
     def __len__(self) -> int:
         return len(self.table)
 
@@ -54,13 +65,14 @@ class LlavaRows(Rows):
         return self._faults
 
     def digest(self) -> str:
-        index = index_of(self.path)
+        index = index_of(self.path, self.ignore)
         if index.sha256 != self.sha256:
             raise UserError(f"{self.path}: changed since this run began; start it again")
-        good = ((row, name) for row, name in index.image_names() if row not in self._faults)
-        images = [self.folder.locate(name, "") for _, name in good]
+        good = ((row, image) for row, image, _ in index.image_names() if row not in self._faults)
+        images = [self.folder.locate(image, "") for _, image in good]
         faults = [[row, fault.reason] for row, fault in sorted(self._faults.items())]
-        return digests.of("llava", self.path.suffix, self.sha256, faults, digests.of_images(images))
+        reading = self.path.suffix, sorted(self.ignore)
+        return digests.of("llava", reading, self.sha256, faults, digests.of_images(images))
 
     def sizes(self) -> np.ndarray:
         return np.stack([self.table["chars"], self.table["images"]], axis=1)
@@ -68,12 +80,25 @@ class LlavaRows(Rows):
     def row(self, index: int) -> Row:
         if index in self._faults:
             raise self._faults[index]
-        place, where = self.table[index], f"{self.path}: row {index}"
+        row = self._parsed(index)
+        return {**row, "image": [self._source(image, index, k) for k, image in enumerate(row["image"])]}
+
+    def _parsed(self, index: int) -> Row:
+        """Row `index` with its images as the file has them."""
+        place, where = self.table[index], self._where(index)
         data = os.pread(self._open(), int(place["size"]), int(place["start"]))
         if zlib.crc32(data) != place["crc"]:
             raise UserError(f"{where} is not the one that was indexed: the file has changed; start it again")
-        row = checked(human_first(loads(data, where))[0], where)
-        return {**row, "image": [self.folder.locate(name, where) for name in row["image"]]}
+        return record_row(loads(data, where), where, where, ignore=self.ignore).row
+
+    def _source(self, image: Any, index: int, k: int) -> ImageSource:
+        if isinstance(image, InlineImage):
+            return StoredImage(f"{self._where(index)}, image {k}", partial(self.image, index, k))
+        return self.folder.locate(image, self._where(index))
+
+    def image(self, index: int, k: int) -> bytes:
+        """The bytes of a row's k-th image, which the row holds: read anew, so that nobody keeps them."""
+        return self._parsed(index)["image"][k].decode(f"{self._where(index)}, image {k}")
 
     def _open(self) -> int:
         """A handle of this process; reading by position, it may be shared with forked ones."""

@@ -12,7 +12,7 @@ import torch
 
 from vlm_core.config import DatasetConfig
 from vlm_core.errors import BadSample
-from vlm_core.rows import Row, Rows, known_faults
+from vlm_core.rows import Row, Rows, known_faults, text_length
 from vlm_train.config import Stage
 from vlm_train.order import Order, shares
 
@@ -32,7 +32,7 @@ def sizes_of(rows: Sequence[Row]) -> np.ndarray:
     for i in range(len(rows)):
         with suppress(BadSample):
             row = rows[i]
-            found[i] = sum(len(turn["value"]) for turn in row["conversations"]), len(row["image"])
+            found[i] = text_length(row), len(row["image"])
     return found
 
 

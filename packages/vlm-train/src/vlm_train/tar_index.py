@@ -9,19 +9,25 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from vlm_core.errors import BadSample, UserError
 from vlm_core.files import MAX_BYTES
+from vlm_core.rows import Row, text_length
 from vlm_train import rowindex
+from vlm_train.image_values import InlineImage, image_value
 from vlm_train.index_cache import fingerprint, kept
 from vlm_train.jsonscan import MAX_ROW, loads
-from vlm_train.layouts import Column, Columns
-from vlm_train.tar_walk import BLOCK, Member, TarSample, printable, samples
+from vlm_train.layouts import Column, Columns, Reading, record_row
+from vlm_train.tar_samples import TarSample, samples
+from vlm_train.tar_walk import BLOCK, Member, printable
+from vlm_train.unread import check_unread, is_empty
 
-VERSION = 2
+VERSION = 3
+INLINE = -1
+"""The start of a picture that has no member of its own: its sample's `.json` holds it."""
 ROW = np.dtype(
     [("shard", "<i4"), ("start", "<i8"), ("size", "<i4"), ("caption", "?"), ("chars", "<i4"),
      ("picture", "<i8"), ("pictures", "<i4"), ("key", "<i8"), ("length", "<i4"), ("crc", "<u4")]
@@ -36,14 +42,62 @@ class TarIndex:
     rows: np.ndarray
     pictures: np.ndarray
     names: np.ndarray
-    faults: dict[int, tuple[str, str]] = field(default_factory=dict)
+    faults: dict[int, tuple[str, str, str]] = field(default_factory=dict)
+    dropped: int = 0
+
+
+class Reader(NamedTuple):
+    """How a sample's `.json` is read: `given` names keys that differ from ours, `ignore` those that are left out."""
+
+    given: Mapping[Column, str]
+    ignore: Sequence[str] = ()
+
+    def row(
+        self, record: Mapping[str, Any], members: Sequence[tuple[str, Any]], where: str, name: str
+    ) -> Reading:
+        """A sample's row from its record and its images by their members' names; raises `BadSample`.
+
+        A name in `.json` means the member with that base name. Names that no member has say where the images were
+        before, and are passed over where there are as many of them as members.
+        """
+        bases = [member.rpartition("/")[2] for member, _ in members]
+
+        def number(named: str) -> int:
+            base = named.rpartition("/")[2]
+            if base not in bases:
+                raise BadSample("missing", f"{where}: image {named!r:.80} is no member of this sample")
+            return bases.index(base)
+
+        key = self.given.get("image", "image" if not is_empty(record.get("image")) else "images")
+        kept = {name: value for name, value in record.items() if name != key}
+        value = record.get(key)
+        named = (
+            []
+            if is_empty(value)
+            else [image_value(v, where) for v in (value if isinstance(value, list) else [value])]
+        )
+        images = _own_images(named, [image for _, image in members], bases, where)
+        given = {ours: theirs for ours, theirs in self.given.items() if ours != "image"}
+        return record_row(kept, where, name, given=given, ignore=self.ignore, images=images, member=number)
+
+
+def _own_images(named: Sequence[Any], members: Sequence[Any], bases: Sequence[str], where: str) -> list[Any]:
+    """The images of a sample: its members, in the order in which `.json` names them, or what `.json` holds."""
+    inside = [image for image in named if isinstance(image, InlineImage)]
+    if not named or (not members and len(inside) == len(named)):
+        return [*members] or inside
+    if inside or len(named) != len(members):
+        text = f".json has {len(named)} images ({named[0]!r:.60}), beside it are {len(members)} image members"
+        raise BadSample("placeholders", f"{where}: {text}")
+    wanted = [str(name).rpartition("/")[2] for name in named]
+    return [members[bases.index(name)] for name in wanted] if sorted(wanted) == sorted(bases) else [*members]
 
 
 def record_of(data: bytes, caption: bool, where: str) -> Mapping[str, Any]:
     """What a sample's `.json` holds, or its `.txt` as a caption; raises `BadSample`."""
     if caption:
         try:
-            return {"caption": data.decode().strip()}
+            return {"caption": data.decode("utf-8-sig").replace("\r\n", "\n").strip()}
         except UnicodeDecodeError as error:
             raise BadSample("schema", f"{where}: no text: {error}") from None
     found = loads(data, where)
@@ -52,19 +106,10 @@ def record_of(data: bytes, caption: bool, where: str) -> Mapping[str, Any]:
     return found
 
 
-def row_of(record: Mapping[str, Any], given: Mapping[Column, str], pictures: Sequence[Any], where: str,
-           name: str) -> dict[str, Any]:  # fmt: skip
-    """A sample's row; raises `BadSample`. Each `.json` may have a layout of its own."""
-    try:
-        columns = Columns(given, record.keys(), where)
-    except UserError as error:
-        raise BadSample("schema", str(error)) from None
-    return columns.row(record, pictures, where, name)
-
-
-def index_of(shards: Sequence[str], given: Mapping[Column, str]) -> TarIndex:
+def index_of(shards: Sequence[str], reader: Reader) -> TarIndex:
     """The index of all shards, from the cache if they are large and have not changed. Raises `UserError`."""
-    digest, size = hashlib.sha256(repr(("shards", VERSION, sorted(given.items()))).encode()), 0
+    known = "shards", VERSION, sorted(reader.given.items()), sorted(reader.ignore)
+    digest, size = hashlib.sha256(repr(known).encode()), 0
     for shard in shards:
         try:
             with open(shard, "rb") as file:
@@ -73,13 +118,13 @@ def index_of(shards: Sequence[str], given: Mapping[Column, str]) -> TarIndex:
         except OSError as error:
             raise UserError(f"{shard}: cannot be read: {error.strerror or error}") from None
     if size < rowindex.KEEP_FROM:
-        return _build(shards, given)
+        return _build(shards, reader)
     what = f"{shards[0]}, … ({len(shards)} shards)"
-    return kept(digest.hexdigest(), VERSION, what, lambda: _build(shards, given), _write, _load)
+    return kept(digest.hexdigest(), VERSION, what, lambda: _build(shards, reader), _write, _load)
 
 
-def _build(shards: Sequence[str], given: Mapping[Column, str]) -> TarIndex:
-    build, tables = _Builder(given), []
+def _build(shards: Sequence[str], reader: Reader) -> TarIndex:
+    build, tables = _Builder(reader), []
     for number, shard in enumerate(shards):
         with open(shard, "rb") as file:
             for sample in samples(file, shard):
@@ -89,18 +134,18 @@ def _build(shards: Sequence[str], given: Mapping[Column, str]) -> TarIndex:
         raise UserError(f"{shards[0]}: holds no samples; expected key.jpg beside key.json or key.txt")
     names = np.frombuffer(bytes(build.names), dtype=np.uint8)
     rows, pictures = (np.concatenate(column) for column in zip(*tables, strict=True))
-    return TarIndex(rows, pictures, names, build.faults)
+    return TarIndex(rows, pictures, names, build.faults, build.dropped)
 
 
 class _Builder:
     """Collects rows and pictures; `taken` turns them into arrays, which are a tenth in size, shard by shard."""
 
-    def __init__(self, given: Mapping[Column, str]) -> None:
-        self.given, self.count, self.pictured = given, 0, 0
+    def __init__(self, reader: Reader) -> None:
+        self.reader, self.count, self.pictured, self.dropped = reader, 0, 0, 0
         self.rows: list[tuple[Any, ...]] = []
         self.pictures: list[tuple[int, int, int, int, int]] = []
         self.names = bytearray()
-        self.faults: dict[int, tuple[str, str]] = {}
+        self.faults: dict[int, tuple[str, str, str]] = {}
 
     def taken(self) -> tuple[np.ndarray, np.ndarray]:
         arrays = np.array(self.rows, dtype=ROW), np.array(self.pictures, dtype=PICTURE)
@@ -113,17 +158,19 @@ class _Builder:
         try:
             if sample.fault:
                 raise sample.fault
-            text, caption, chars, crc = self._words(sample, where, file)
-            pictures = [(p.start, p.size, *self._name(p.name), _header_crc(file, p)) for p in sample.pictures]
+            text, caption, row, crc = self._words(sample, where, file)
+            chars, inside = text_length(row), [i for i in row["image"] if isinstance(i, InlineImage)]
+            members = [*sample.pictures, *(Member("", INLINE, 0) for _ in inside)]
+            pictures = [(p.start, p.size, *self._name(p.name), _header_crc(file, p)) for p in members]
         except BadSample as error:
-            self.faults[self.count] = (error.reason, str(error))
+            self.faults[self.count] = (error.reason, str(error), error.row or printable(sample.key) or where)
         place = shard, text.start, text.size, caption, chars, self.pictured, len(pictures), *key, crc
         self.rows.append(place)
         self.pictures += pictures
         self.count, self.pictured = self.count + 1, self.pictured + len(pictures)
 
-    def _words(self, sample: TarSample, where: str, file: Any) -> tuple[Member, bool, int, int]:
-        """The member that holds a sample's words, whether it is a caption, how many characters, and its CRC."""
+    def _words(self, sample: TarSample, where: str, file: Any) -> tuple[Member, bool, Row, int]:
+        """The member that holds a sample's words, whether it is a caption, the row, and the CRC of the words."""
         where = f"{where}: {printable(sample.key)}"
         if large := next((p for p in sample.pictures if p.size > MAX_BYTES), None):
             raise BadSample("too-large", f"{where}: {large.size} bytes; at most {MAX_BYTES} are read")
@@ -135,12 +182,16 @@ class _Builder:
                 )
             data = os.pread(file.fileno(), member.size, member.start)
             record = record_of(data, caption, where)
-            if not caption and "txt" in sample.texts and not self.given and not Columns.fit(record):
+            if not caption and "txt" in sample.texts and not self.reader.given and not Columns.fit(record):
+                check_unread(record, self.reader.ignore, f"{where}: .json beside .txt", (), 1)
                 continue  # facts about a picture, whose words are in .txt
-            row = row_of(record, {} if caption else self.given, sample.pictures, where, "")
-            chars = sum(len(turn["value"]) for turn in row["conversations"])
-            return member, caption, chars, zlib.crc32(data)
-        raise BadSample("schema", f"{where}: has neither .json nor .txt")
+            reader = Reader({}) if caption else self.reader
+            pictures = [(p.name, p) for p in sample.pictures]
+            row, dropped = reader.row(record, pictures, where, printable(sample.key))
+            self.dropped += dropped
+            return member, caption, row, zlib.crc32(data)
+        beside = ", ".join(printable(name) for name in sample.names[:5])
+        raise BadSample("schema", f"{where}: has neither .json nor .txt; it has {beside}")
 
     def _name(self, name: str) -> tuple[int, int]:
         data = printable(name).encode()
@@ -150,19 +201,21 @@ class _Builder:
 
 def _header_crc(file: Any, member: Member) -> int:
     """Of the header block in front of a member: name, size and time; whoever reads the member compares it."""
+    if member.start == INLINE:
+        return 0
     return zlib.crc32(os.pread(file.fileno(), BLOCK, member.start - BLOCK))
 
 
 def _write(index: TarIndex, folder: Path) -> None:
     for name in ("rows", "pictures", "names"):
         np.save(folder / f"{name}.npy", getattr(index, name))
-    (folder / "faults.json").write_text(json.dumps(list(index.faults.items())))
+    facts = {"faults": list(index.faults.items()), "dropped": index.dropped}
+    (folder / "faults.json").write_text(json.dumps(facts))
 
 
 def _load(kept: Path) -> TarIndex:
     arrays = (np.load(kept / f"{name}.npy", mmap_mode="r") for name in ("rows", "pictures", "names"))
-    faults = {
-        row: (reason, message) for row, (reason, message) in json.loads((kept / "faults.json").read_text())
-    }
+    facts = json.loads((kept / "faults.json").read_text())
+    faults = {row: (reason, message, name) for row, (reason, message, name) in facts["faults"]}
     rows, pictures, text = arrays
-    return TarIndex(rows, pictures, text, faults)
+    return TarIndex(rows, pictures, text, faults, facts["dropped"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import zlib
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -16,12 +17,14 @@ from vlm_core.errors import BadSample, UserError
 from vlm_core.folder import sha256
 from vlm_core.images import StoredImage
 from vlm_core.rows import Row, Rows
+from vlm_train.image_values import InlineImage
 from vlm_train.index_cache import opened, pieces, shared
 from vlm_train.layouts import Column
 from vlm_train.storage import Store
-from vlm_train.tar_index import index_of, record_of, row_of
+from vlm_train.tar_index import Reader, index_of, record_of
 from vlm_train.tar_walk import BLOCK
 
+log = logging.getLogger(__name__)
 _ARRAYS = ("table", "pictures", "names")
 
 
@@ -42,11 +45,16 @@ def _same(store: Store, start: int, data: bytes, crc: int) -> None:
 class TarRows(Rows):
     """The samples of `shards` in order; pictures in the order in which a sample has them."""
 
-    def __init__(self, shards: Sequence[str], given: Mapping[Column, str]) -> None:
-        index = index_of(shards, given)
-        self.stores, self.given = [Store(shard) for shard in shards], dict(given)
+    def __init__(
+        self, shards: Sequence[str], given: Mapping[Column, str], ignore: Sequence[str] = ()
+    ) -> None:
+        self.reader = Reader(dict(given), tuple(ignore))
+        index = index_of(shards, self.reader)
+        self.stores = [Store(shard) for shard in shards]
         self.table, self.pictures, self.names = index.rows, index.pictures, index.names
         self._faults = {row: BadSample(*fault) for row, fault in index.faults.items()}
+        if index.dropped:
+            log.warning("%s: in %d samples gpt speaks first; that turn is left out", shards[0], index.dropped)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -56,13 +64,13 @@ class TarRows(Rows):
 
     def digest(self) -> str:
         """Of small shards whole; of larger ones the index, which has every text's checksum, and pieces of each file."""
-        given = sorted(self.given.items())
+        reading = sorted(self.reader.given.items()), sorted(self.reader.ignore)
         files = [Path(store.name) for store in self.stores]
         if sum(store.size for store in self.stores) <= digests.WHOLE_BYTES:
-            return digests.of("webdataset", given, [sha256(file) for file in files])
+            return digests.of("webdataset", reading, [sha256(file) for file in files])
         arrays = (np.ascontiguousarray(getattr(self, name)).view(np.uint8) for name in _ARRAYS)
         tables = [hashlib.sha256(array.data).hexdigest() for array in arrays]
-        return digests.of("webdataset", given, tables, [pieces(file) for file in files])
+        return digests.of("webdataset", reading, tables, [pieces(file) for file in files])
 
     def sizes(self) -> np.ndarray:
         return np.stack([self.table["chars"], self.table["pictures"]], axis=1)
@@ -70,19 +78,46 @@ class TarRows(Rows):
     def row(self, index: int) -> Row:
         if index in self._faults:
             raise self._faults[index]
+        store, key = self._place(index)
+        where = f"{store.name}: {key}"
+        row = self._read(index)
+        return {
+            **row,
+            "image": [self._source(image, where, index, k) for k, image in enumerate(row["image"])],
+        }
+
+    def _place(self, index: int) -> tuple[Store, str]:
         place = self.table[index]
-        store, key = self.stores[place["shard"]], self._text(place["key"], place["length"])
+        return self.stores[place["shard"]], self._text(place["key"], place["length"])
+
+    def _read(self, index: int) -> Row:
+        """Row `index` with its images as the shard has them: `StoredImage` for members, `InlineImage` in `.json`."""
+        place, (store, key) = self.table[index], self._place(index)
         where = f"{store.name}: {key}"
         data = store.read(int(place["start"]), int(place["size"]))
         _same(store, int(place["start"]), data, int(place["crc"]))
         record = record_of(data, bool(place["caption"]), where)
         pictures = self.pictures[place["picture"] : place["picture"] + place["pictures"]]
-        images = [self._image(store, *map(int, picture)) for picture in pictures]
-        return row_of(record, {} if place["caption"] else self.given, images, where, key)
+        members = [self._member(store, *map(int, picture)) for picture in pictures if picture["start"] >= 0]
+        reader = Reader({}) if place["caption"] else self.reader
+        return reader.row(record, members, where, key).row
 
-    def _image(self, store: Store, start: int, size: int, name: int, length: int, crc: int) -> StoredImage:
-        called = f"{store.name}: {self._text(name, length)} (byte {start})"
-        return StoredImage(called, partial(member, store, start, size, crc))
+    def _member(
+        self, store: Store, start: int, size: int, name: int, length: int, crc: int
+    ) -> tuple[str, StoredImage]:
+        called = self._text(name, length)
+        place = f"{store.name}: {called} (byte {start})"
+        return called, StoredImage(place, partial(member, store, start, size, crc))
+
+    def _source(self, image: StoredImage | InlineImage, where: str, index: int, k: int) -> StoredImage:
+        if isinstance(image, StoredImage):
+            return image
+        return StoredImage(f"{where}, image {k}", partial(self.inline_image, index, k))
+
+    def inline_image(self, index: int, k: int) -> bytes:
+        """The bytes of a row's k-th image, which its `.json` holds: read anew, so that nobody keeps them."""
+        store, key = self._place(index)
+        return self._read(index)["image"][k].decode(f"{store.name}: {key}, image {k}")
 
     def _text(self, start: int, length: int) -> str:
         return self.names[start : start + length].tobytes().decode()

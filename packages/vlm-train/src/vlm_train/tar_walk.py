@@ -1,18 +1,15 @@
-"""A tar's samples: neighbouring members whose names differ only after the first dot. Nothing is ever extracted."""
+"""The members of a tar, one after the other. Nothing is ever extracted."""
 
 from __future__ import annotations
 
 import os
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from itertools import groupby
-from typing import BinaryIO
+from dataclasses import dataclass
+from typing import BinaryIO, NamedTuple
 
-from vlm_core.errors import BadSample, UserError
+from vlm_core.errors import UserError
 
-PICTURES = frozenset(["avif", "bmp", "gif", "jpeg", "jpg", "pbm", "pgm", "png", "ppm", "tif", "tiff", "webp"])
-TEXTS = frozenset(("json", "txt"))
 BLOCK = tarfile.BLOCKSIZE
 
 
@@ -25,14 +22,13 @@ class Member:
     size: int
 
 
-@dataclass
-class TarSample:
-    """Members that belong together, of the kinds that are read; `fault` is what makes them unusable."""
+class Entry(NamedTuple):
+    """A member that may be read; `fault` says why it can't be."""
 
-    key: str
-    texts: dict[str, Member] = field(default_factory=dict)
-    pictures: list[Member] = field(default_factory=list)
-    fault: BadSample | None = None
+    name: str
+    start: int
+    size: int
+    fault: str = ""
 
 
 def printable(name: str) -> str:
@@ -40,68 +36,55 @@ def printable(name: str) -> str:
     return name if name.isprintable() else ascii(name)[1:-1]
 
 
-def _split(name: str) -> tuple[str, str]:
-    """`a/b.0.jpg` as (`a/b`, `0.jpg`); an empty extension for what belongs to no sample."""
-    folder, slash, base = name.rpartition("/")
-    key, _, extension = base.partition(".")
-    return folder + slash + key, extension.lower() if key else ""
+def _is_of_the_system(name: str) -> bool:
+    """Whether a member is an operating system's, not a person's: `.DS_Store`, `._x.png`, `__MACOSX/…`, hidden files."""
+    *folders, base = name.split("/")
+    return base.startswith(".") or any(f == "__MACOSX" or f.startswith("PaxHeader") for f in folders)
 
 
-def samples(file: BinaryIO, where: str) -> Iterator[TarSample]:
-    """The samples of a tar in order; where it breaks off, one more whose fault says so.
+def _fault(member: tarfile.TarInfo) -> str:
+    if member.issym() or member.islnk():
+        return f"a link to {printable(member.linkname)}"
+    if member.issparse():
+        return "a sparse file; write the tar without --sparse"
+    return "" if member.isreg() else "a device or FIFO"
 
-    Raises `UserError` for what is no tar at all, or a compressed one.
+
+_PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"(\xb5/\xfd": "zstd", b"PK": "zip"}
+
+
+def _packing(file: BinaryIO) -> str:
+    """` but gzip`, or what else the first bytes say."""
+    file.seek(0)
+    head = file.read(6)
+    return "".join(f" but {kind}" for magic, kind in _PACKED.items() if head.startswith(magic))
+
+
+class Walk:
+    """The members of a tar one after the other, folders and the operating systems' own files left out.
+
+    `broken` says afterwards how it broke off, if it did, and `torn` whether the last member is not whole.
     """
-    walk, count, broken = _Walk(file, where), 0, None
-    for key, members in groupby(walk, key=lambda m: _split(m.name)[0]):
-        sample = _sample(key, members, where)
-        broken = walk.broken
-        if broken:  # perhaps this sample's own members are missing
-            break
-        if sample.texts or sample.pictures or sample.fault:
-            count += 1
-            yield sample
-    if broken := broken or walk.broken:
-        yield TarSample("", fault=BadSample("truncated", f"{where}: {broken}, after {count} whole samples"))
-
-
-def _sample(key: str, members: Iterator[tarfile.TarInfo], where: str) -> TarSample:
-    sample, seen = TarSample(key), set()
-    for member in members:
-        extension = _split(member.name)[1]
-        kind = extension.rpartition(".")[2]
-        if member.isdir() or not (kind in PICTURES or extension in TEXTS):
-            continue  # pickles, arrays and the like are not even read
-        name = f"{where}: {printable(member.name)}"
-        if not member.isreg() or member.issparse():
-            sample.fault = BadSample(
-                "not-a-file", f"{name}: a link, a device or sparse; expected a plain file"
-            )
-        elif extension in seen:
-            sample.fault = BadSample("schema", f"{name}: two members of one sample have this name")
-        seen.add(extension)
-        found = Member(member.name, member.offset_data, member.size)
-        if extension in TEXTS:
-            sample.texts[extension] = found
-        else:
-            sample.pictures.append(found)
-    return sample
-
-
-class _Walk:
-    """The members of a tar one after the other; `broken` says afterwards how it broke off, if it did."""
 
     def __init__(self, file: BinaryIO, where: str) -> None:
-        self.file, self.broken = file, ""
+        self.file, self.broken, self.torn = file, "", False
         self.size = os.fstat(file.fileno()).st_size
         try:
             self.tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115, holds nothing but the file
         except (tarfile.TarError, ValueError, OverflowError) as error:
             raise UserError(
-                f"{where}: no plain tar: {error}; compressed ones must be unpacked first"
+                f"{where}: no plain tar{_packing(file)}: {error}; compressed ones must be unpacked first"
             ) from None
 
-    def __iter__(self) -> Iterator[tarfile.TarInfo]:
+    def __iter__(self) -> Iterator[Entry]:
+        for member in self._members():
+            name = member.name
+            while name.startswith("./"):
+                name = name[2:].lstrip("/")
+            if not member.isdir() and not _is_of_the_system(name):
+                yield Entry(name, member.offset_data, member.size, _fault(member))
+
+    def _members(self) -> Iterator[tarfile.TarInfo]:
         while True:
             at = self.tar.offset
             try:
@@ -113,8 +96,9 @@ class _Walk:
                 self._check_end()
                 return
             self.tar.members = []  # pyright: ignore[reportAttributeAccessIssue]  # it would keep them all
-            if member.size < 0 or member.offset_data + member.size > self.size:
-                self.broken = f"breaks off inside {printable(member.name)}"
+            if member.size < 0 or (not member.issparse() and member.offset_data + member.size > self.size):
+                self.broken, self.torn = f"breaks off inside {printable(member.name)}", True
+                yield member
                 return
             yield member
 

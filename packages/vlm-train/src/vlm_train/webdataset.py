@@ -21,6 +21,9 @@ class WebDatasetConfig(DatasetConfig):
     type: Literal["webdataset"] = "webdataset"
     path: Paths = Field(description="a .tar file, a folder of them, a pattern or a list")
     columns: dict[Column, Name] = Field(default={}, description="what .json calls id, question, …")
+    ignore: list[Name] = Field(
+        default=[], description="keys of .json that hold content but are left out on purpose"
+    )
 
     def label(self) -> str:
         return self.path if isinstance(self.path, str) else f"{self.path[0]}, … ({len(self.path)} files)"
@@ -35,4 +38,4 @@ class WebDatasetConfig(DatasetConfig):
                     f"{name}: shards must be local files, for their samples are read in any order; copy them"
                     " here, or use type: parquet, which reads from URLs"
                 )
-        return TarRows(expand(self.path, ".tar"), dict(self.columns))
+        return TarRows(expand(self.path, ".tar"), dict(self.columns), self.ignore)

@@ -3,7 +3,8 @@
     class TestMine(DatasetSuite):
         config = MyConfig(...)
 
-A config that needs files is made by overriding `make_config(tmp_path_factory)`.
+Every row must be good, unless `bad_rows` says how many are not. A config that needs files is made by overriding
+`make_config(tmp_path_factory)`.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from typing import Any, ClassVar
 import pytest
 
 from vlm_core.config import DatasetConfig
+from vlm_core.errors import BadSample
 from vlm_core.images import image_bytes, image_name, load_image
-from vlm_core.rows import digest_of
+from vlm_core.rows import ROW_KEYS, digest_of, known_faults, readable
 
 Rows = Sequence[dict[str, Any]]
 
@@ -25,6 +27,7 @@ class DatasetSuite:
     """The contract of `DatasetConfig.rows` as tests."""
 
     config: ClassVar[Any] = None
+    bad_rows: ClassVar[int] = 0
 
     @classmethod
     def make_config(cls, tmp_path_factory: pytest.TempPathFactory) -> DatasetConfig:
@@ -42,36 +45,63 @@ class DatasetSuite:
 
     def test_every_row_has_an_id_of_its_own(self, rows: Rows) -> None:
         assert len(rows) > 0
-        ids = [row["id"] for row in rows]
+        ids = [row["id"] for row in readable(rows)]
         assert all(isinstance(name, str) for name in ids)
         assert len(set(ids)) == len(ids)
 
+    def test_a_row_holds_only_what_is_read(self, rows: Rows) -> None:
+        """A key that nothing reads (`images`, `tools`, `video`) would be content taken for nothing."""
+        for row in readable(rows):
+            assert not row.keys() - ROW_KEYS, row["id"]
+            assert isinstance(row["image"], list), row["id"]
+            assert all(turn.keys() == {"from", "value"} for turn in row["conversations"]), row["id"]
+
     def test_turns_alternate_and_end_with_an_answer(self, rows: Rows) -> None:
-        for row in rows:
+        for row in readable(rows):
             turns = row["conversations"]
             assert [turn["from"] for turn in turns] == ["human", "gpt"] * (len(turns) // 2), row["id"]
             assert turns, row["id"]
             assert all(isinstance(turn["value"], str) for turn in turns), row["id"]
 
+    def test_no_text_begins_with_a_byte_order_mark(self, rows: Rows) -> None:
+        """Files of other systems have one; `vlm_core.files.read_text` skips it."""
+        for row in readable(rows):
+            texts = [row["id"], row.get("system") or "", *(turn["value"] for turn in row["conversations"])]
+            assert not any(text.startswith("\ufeff") for text in texts), row["id"]
+
     def test_every_placeholder_has_its_image(self, rows: Rows) -> None:
-        for row in rows:
+        for row in readable(rows):
             asked = sum(turn["value"].count("<image>") for turn in row["conversations"][::2])
             assert asked == len(row["image"]), row["id"]
 
     def test_images_can_be_read(self, rows: Rows) -> None:
-        for row in rows:
+        for row in readable(rows):
             assert all(load_image(image).mode == "RGB" for image in row["image"])
 
     def test_images_have_names_of_their_own(self, rows: Rows) -> None:
         """Equal names are one image: its features are computed once."""
         found: dict[str, bytes] = {}
-        for image in (image for row in rows for image in row["image"]):
+        for image in (image for row in readable(rows) for image in row["image"]):
             data = image_bytes(image)
             assert found.setdefault(image_name(image), data) == data, image_name(image)
             assert image_bytes(pickle.loads(pickle.dumps(image))) == data, "workers get a copy"
 
-    def test_a_category_is_text(self, rows: Rows) -> None:
-        assert all(isinstance(row.get("category"), str | None) for row in rows)
+    def test_category_and_system_are_text(self, rows: Rows) -> None:
+        assert all(
+            isinstance(row.get(key), str | None) for row in readable(rows) for key in ("category", "system")
+        )
+
+    def test_bad_rows_are_those_that_are_meant_and_say_their_id(self, rows: Rows) -> None:
+        """What is left out of training is listed by id and reason; the id is `BadSample`'s third argument."""
+        bad: dict[int, BadSample] = {}
+        for number in range(len(rows)):
+            try:
+                rows[number]
+            except BadSample as error:
+                bad[number] = error
+        assert len(bad) == self.bad_rows, [str(fault) for fault in bad.values()]
+        assert known_faults(rows).keys() <= bad.keys()
+        assert all(fault.reason and fault.row for fault in bad.values()), [str(f) for f in bad.values()]
 
     def test_the_digest_is_that_of_the_rows(self, rows: Rows, dataset_config: DatasetConfig) -> None:
         """A resumed run compares it: the same when read again, and in a worker's copy."""
@@ -81,4 +111,4 @@ class DatasetSuite:
 
     def test_reading_again_gives_the_same_rows(self, rows: Rows, dataset_config: DatasetConfig) -> None:
         """A run is resumed by the position in the order of rows."""
-        assert list(dataset_config.rows()) == list(rows)
+        assert list(readable(dataset_config.rows())) == list(readable(rows))

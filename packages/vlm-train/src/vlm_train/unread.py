@@ -1,0 +1,67 @@
+"""Keys that no format reads: a name that suggests content is a fault, any other is metadata and passed over."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from vlm_core.errors import BadSample
+
+CONTENT = frozenset(
+    ["tool", "tools", "tool_call", "tool_calls", "tool_responses", "function", "functions", "function_call",
+     "observation", "label", "labels", "kto_tag", "objects", "bbox", "bboxes", "boxes", "masks", "segmentation",
+     "ref", "system", "system_prompt", "system_message", "history", "input", "context", "passage", "hint", "choices",
+     "options", "message", "dialog", "dialogs", "dialogue", "dialogues", "chat", "chats", "captions", "prompt",
+     "prompts", "completion", "completions", "loss", "loss_scale", "loss_weight"]
+)  # fmt: skip
+"""Names that hold words, or say how a row is to be learnt."""
+_PREFERENCE = re.compile(r"(chosen|rejected)(_.*)?")
+_MEDIA = re.compile(
+    r"(?:images?|imgs?|pictures?|pics?|photos?|frames?|videos?|audios?)_?(?:\d+|data|bytes|base64|b64|list)?"
+)
+_LOCATION = re.compile(
+    r"(?:image|img|picture|pic|photo|video|audio)_?(?:paths?|files?|urls?|names?)|file_?names?"
+)
+"""Where an image or clip comes from: metadata beside an image, but all that there is without one."""
+_VIDEO_OR_AUDIO = re.compile(r"(video|audio)")
+
+
+def is_empty(value: Any) -> bool:
+    """None, no text, no bytes, or a container of nothing else: parquet fills keys that a row doesn't have."""
+    if isinstance(value, Mapping):
+        return all(map(is_empty, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(is_empty, value))
+    return value is None or value in ("", b"")
+
+
+def suggests_content(key: str) -> bool:
+    """Whether a key's name says that it holds something to learn from."""
+    name = key.lower()
+    patterns = (_PREFERENCE, _MEDIA, _LOCATION)
+    return name in CONTENT or any(pattern.fullmatch(name) for pattern in patterns)
+
+
+def _is_origin(key: str) -> bool:
+    """Whether a key says where an image comes from."""
+    name = key.lower()
+    return bool(_LOCATION.fullmatch(name)) and not _VIDEO_OR_AUDIO.match(name)
+
+
+def check_unread(
+    record: Mapping[str, Any], read: Collection[str], where: str, possible: Collection[str], images: int = 0
+) -> None:
+    """Raise `BadSample` for a key that holds content and is not among those that are `read`.
+
+    `possible` are the keys that could be meant, `images` is how many images the row has otherwise.
+    """
+    for key, value in record.items():
+        if key in read or not suggests_content(str(key)) or is_empty(value):
+            continue
+        if images and _is_origin(key):
+            continue
+        near = difflib.get_close_matches(str(key).lower(), sorted(possible), n=1, cutoff=0.6)
+        hint = f"; did you mean {near[0]!r}?" if near and near[0] != key else ""
+        raise BadSample("schema", f"{where}: {key!r} is not read, but holds {value!r:.60}{hint}")
