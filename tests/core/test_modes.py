@@ -29,22 +29,27 @@ class Blocks(Connector):
     def num_tokens(self, h, w):
         return h * w
 
-    def forward(self, x):
+    def forward(self, features):
         for block in self.blocks:
-            x = block(x)
-        return self.drop(x)
+            features = block(features)
+        return self.drop(features)
 
 
 class Tower(Encoder):
     dim, image_size = 4, (1, 4)
-    transform = grid = None
+
+    def transform(self, image):
+        raise NotImplementedError
+
+    def grid(self, height, width):
+        return height, width
 
     def __init__(self):
         super().__init__()
         self.block, self.plain = Block(), nn.BatchNorm1d(4, affine=False)
 
-    def forward(self, x):
-        return self.plain(self.block(x))
+    def forward(self, pixels):
+        return self.plain(self.block(pixels))
 
 
 def trains(module):

@@ -23,7 +23,9 @@ from vlm_train.strategy import Replicated, Sharded
 
 class Patches(Encoder):
     dim, image_size = 3, (2, 2)
-    transform = None
+
+    def transform(self, image):
+        raise NotImplementedError
 
     def grid(self, height, width):
         return height, width
@@ -81,7 +83,7 @@ def run(kind, accelerator):
         take_step(strategy, loss, optimizer, batches, 1.0)
         told.append([int(norm.num_batches_tracked), norm.running_mean.tolist()])
     strategy.compare(loss)
-    norm.running_var += rank
+    norm.running_var.add_(rank)
     try:
         strategy.compare(loss)
     except UserError as error:

@@ -21,7 +21,7 @@ TOLD = {
 @pytest.fixture
 def clock(monkeypatch):
     times = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: times[0])
+    monkeypatch.setattr("vlm_train.progress.time.monotonic", lambda: times[0])
     return times
 
 

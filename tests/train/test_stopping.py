@@ -82,7 +82,7 @@ def test_a_second_ctrl_c_ends_the_process_at_once(run_spec, signal_at, monkeypat
         left.append(code)
         raise SystemExit(code)
 
-    monkeypatch.setattr(stopping.os, "_exit", leave)
+    monkeypatch.setattr("vlm_train.stopping.os._exit", leave)
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     signal_at(0, 2, signal.SIGINT)
     path = run_spec("once", evaluation=None)

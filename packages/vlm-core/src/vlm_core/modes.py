@@ -11,6 +11,7 @@ from typing import Self
 from torch import Tensor, nn
 
 STATISTICS = ("running_mean", "running_var")
+_ADDED = "added_for_training"
 
 
 def statistics(module: nn.Module) -> dict[str, Tensor]:
@@ -21,7 +22,7 @@ def statistics(module: nn.Module) -> dict[str, Tensor]:
 
 def mark_added(module: nn.Module) -> None:
     """Say that a stage adds this module, an adapter, to a part: it trains, and the part around it stays frozen."""
-    module.added_for_training = True
+    vars(module)[_ADDED] = True
 
 
 class Part(nn.Module):
@@ -39,7 +40,7 @@ class Part(nn.Module):
 
 
 def _added(module: nn.Module) -> bool:
-    return getattr(module, "added_for_training", False)
+    return _ADDED in vars(module)
 
 
 def _own(module: nn.Module) -> Iterator[nn.Parameter]:
@@ -80,7 +81,7 @@ class BufferCopies:
         for module, copies in self._copies:
             module._buffers.update(copies)
 
-    def __exit__(self, *_: object) -> None:
-        for (module, _), own in zip(self._copies, self._own, strict=True):
+    def __exit__(self, *error: object) -> None:
+        for (module, _copies), own in zip(self._copies, self._own, strict=True):
             module._buffers.clear()
             module._buffers.update(own)

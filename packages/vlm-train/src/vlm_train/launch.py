@@ -19,8 +19,8 @@ from typing import Any
 from vlm_core.errors import UserError
 from vlm_train import last_words, ranks, stopping
 
-SIGNALS = "SIGTERM,SIGHUP,SIGQUIT,SIGUSR1"
-"""What torchrun hands on to its processes; by itself it dies of SIGUSR1 and leaves them behind. Ctrl-C is ours."""
+SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+"""What torchrun hands on to its processes; by itself it dies of SIGUSR1 and leaves them behind."""
 SHUTDOWN = 600
 """Seconds that the processes have to finish a step and save, before torchrun kills them."""
 
@@ -157,8 +157,9 @@ def refuse_to_contradict(args: argparse.Namespace) -> None:
 def start(todo: Plan, debug: bool) -> int:
     """Run torchrun in this process until its processes have ended; -> exit code of the one that ended the run."""
     os.environ.update(todo.env)
+    ctrl_c_is_ours = f"--signals-to-handle={SIGNALS.replace('SIGINT,', '')}"  # the last one counts
     with tempfile.TemporaryDirectory(prefix="vlm-train-") as logs, _quiet(debug):
-        return _agent([*todo.torchrun, f"--log-dir={logs}", *todo.part], Path(logs))
+        return _agent([*todo.torchrun, ctrl_c_is_ours, f"--log-dir={logs}", *todo.part], Path(logs))
 
 
 def _agent(words: list[str], logs: Path) -> int:
