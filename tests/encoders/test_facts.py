@@ -199,6 +199,8 @@ def test_settings_of_transformers(content: dict[str, Any], facts: dict[str, Any]
         ({"resample": 9}, "resample 9 is none of Pillow's filters"),
         ({"image_mean": [0.5]}, r"image_mean is \[0\.5\]; expected three numbers"),
         ({"rescale_factor": 0}, "rescale_factor 0: expected a number above 0"),
+        ({"rescale_factor": None}, "rescale_factor None: expected a number above 0"),
+        ({"image_std": [0, 1, 1]}, r"image_std is \[0, 1, 1\]; expected numbers above 0"),
         ({"size": {"height": "x"}}, "expected a number of pixels"),
     ],
 )

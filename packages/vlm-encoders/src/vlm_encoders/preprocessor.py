@@ -55,9 +55,11 @@ def _constants(content: Mapping[str, Any], where: str) -> dict[str, Any]:
         if value is not None and not _three(value):
             raise UserError(f"{where}: {key} is {value!r}; expected three numbers, for R, G and B")
     factor = content.get("rescale_factor", 1 / 255) if content.get("do_rescale", True) else 1.0
-    scale = 255 * factor
-    if not isinstance(scale, float | int) or not scale > 0:
+    if not isinstance(factor, float | int) or not factor > 0:
         raise UserError(f"{where}: rescale_factor {factor!r}: expected a number above 0")
+    if std is not None and not min(std) > 0:
+        raise UserError(f"{where}: image_std is {std!r}; expected numbers above 0")
+    scale = 255 * factor
     found = {"mean": mean, "std": std}
     if math.isclose(scale, 1, rel_tol=1e-6):
         return {key: list(value) for key, value in found.items() if value is not None}

@@ -51,7 +51,7 @@ class Tower(Encoder):
         super().__init__()
         self.model, self.image_size = model, image_size
         self._constants = (tuple(mean), tuple(std))
-        self.picture = Picture(fit, interpolation, crop_pct)
+        self.picture = Picture(fit, interpolation, crop_pct if fit == "crop" else 1.0)
         self._sources = {"activation": "the architecture", **(sources or {})}
         self._any_size, self._assets = any_size, dict(assets or {})
         self._grids: dict[tuple[int, int], tuple[int, int]] = {}
