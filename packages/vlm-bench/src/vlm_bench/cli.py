@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vlm_bench import run as run_command
+from vlm_bench import score as score_command
 from vlm_bench.options import add_options, config_of
 from vlm_core.cli.common import Parser, add_debug, local_path, run
 from vlm_core.config import BenchmarkConfig
@@ -17,7 +17,6 @@ from vlm_core.registry import installed
 
 if TYPE_CHECKING:
     from vlm_bench.collect import Results
-    from vlm_bench.readers.answers import Answer
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -120,50 +119,13 @@ def _diff_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the comparison as JSON")
 
 
-def score(args: argparse.Namespace) -> int:
-    """Print one benchmark's report."""
-    from vlm_bench import report as reports
-    from vlm_bench.evaluate import evaluate
-    from vlm_bench.readers.run import changed_files, read_run, settings_of
-
-    config = config_of(args, installed().get("benchmark", args.benchmark))
-    path = args.answers
-    account = read_run(path, args.benchmark) if path else {}
-    found = evaluate(
-        config,
-        _read_answers(args) if path else None,
-        files={path.name: path} if path else {},
-        settings=settings_of(account),
-        allow_partial=args.allow_partial,
-    )
-    if other := changed_files(account, found.files):
-        text = f"not the files that the model was asked from: {', '.join(other)}"
-        found = replace(found, warnings=[*found.warnings, text])
-    if args.save:
-        reports.save(found, args.save)
-    if args.json or args.markdown:
-        print(reports.to_json(found) if args.json else reports.to_markdown(found))
-    else:
-        reports.show(found)
-    return 0
-
-
-def _read_answers(args: argparse.Namespace) -> list[Answer]:
-    """The answers named on the command line; a run's answers to another benchmark are refused."""
-    from vlm_bench.readers.answers import read_answers
-    from vlm_bench.readers.run import read_run
-
-    read_run(args.answers, args.benchmark)
-    return read_answers(args.answers)
-
-
 def submit(args: argparse.Namespace) -> int:
     """Write what a server takes."""
     from vlm_bench.join import join
     from vlm_bench.writing import write
 
     benchmark = config_of(args, installed().get("benchmark", args.benchmark)).build()
-    said = join(benchmark, _read_answers(args), allow_partial=args.allow_partial)
+    said = join(benchmark, score_command.answers_of(args), allow_partial=args.allow_partial)
     files = benchmark.submission(said)
     for name, content in files.items():
         write(args.out / name, content)
@@ -190,7 +152,7 @@ def judge(args: argparse.Namespace) -> int:
     benchmark, examples = MMVet(config), read_text(args.prompt)
     if not benchmark.truths:
         raise UserError(f"{config.file('labels')}: not there, and a judge must know the right answers")
-    said = join(benchmark, _read_answers(args), allow_partial=args.allow_partial)
+    said = join(benchmark, score_command.answers_of(args), allow_partial=args.allow_partial)
     name, runs = args.judge_model, args.runs
     ask = openai_judge(name, args.base_url)
     done = grade(benchmark.truths, said, ask, path, examples=examples, runs=runs, name=name)
@@ -258,7 +220,7 @@ def verify_llava(args: argparse.Namespace) -> int:
 
 COMMANDS = {
     "run": run_command.run,
-    "score": score,
+    "score": score_command.run,
     "report": report,
     "submit": submit,
     "judge": judge,

@@ -123,7 +123,9 @@ def _question(key: str, row: Row, images: Path) -> Question:
 
 def _texts(row: Row) -> list[str]:
     answers = row.items("answers", dict, "a list of objects with 'answer'")
-    texts = [Row(row.where, a).text("answer") for a in answers]
+    texts = [answer.get("answer") for answer in answers]
+    if not all(isinstance(text, str) for text in texts):
+        texts = [Row(f"{row.where}: answer number {n}", a).text("answer") for n, a in enumerate(answers, 1)]
     if len(texts) != 10:
         raise UserError(f"{row.where}: {len(texts)} reference answers, expected 10")
     return texts

@@ -18,6 +18,7 @@ NUMBERS = {
 } | {"none": "0"}
 ARTICLES = frozenset({"a", "an", "the"})
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
+_MARK = re.compile(f"[{re.escape(PUNCTUATION)}.]")
 _COMMA_IN_NUMBER = re.compile(r"\d,\d")
 _PERIOD = re.compile(r"\.(?!\d)")
 _PERIODS_CUT = 32
@@ -52,6 +53,8 @@ def strip_punctuation(text: str) -> str:
     A mark is dropped where it stands beside a space anywhere in the original text, or where the text holds a
     comma between digits; so "red/ blue/green" loses both strokes without a space.
     """
+    if not _MARK.search(text):
+        return text
     in_number = _COMMA_IN_NUMBER.search(text) is not None
     out = text
     for mark in PUNCTUATION:
