@@ -89,7 +89,7 @@ def test_marks(page: Path) -> None:
 def test_the_example_of_data_md_is_a_whole_run(tmp_path: Path) -> None:
     """The blocks that a reader copies are there: without them, the page's test would prove nothing."""
     found = blocks(ROOT / "docs" / "data.md")
-    formats = ["python", "yaml"] * 2
+    formats = ["python", "yaml"] * 3
     assert [b.language for b in found] == ["python", "yaml", "bash", *formats, "bash", "bash"]
     assert found[1].file_name == "own.yaml"
     assert "vlm-train run own.yaml" in found[2].text

@@ -36,3 +36,26 @@ def test_files_and_functions_stay_small(path):
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):
             assert node.end_lineno - node.lineno < 50, node.name
+
+
+OWN_FILES = {
+    "origin.py", "doctor.py", "jit.py", "bundle.py", "skeleton.py", "folder.py", "processing.py", "mamba_config.py",
+    "mamba.py", "rowindex.py", "tar_index.py", "rundir.py", "report.py", "checkpoint.py", "ranks.py", "sweep.py",
+    "trackers.py",
+}  # fmt: skip
+"""Modules that read text which this project wrote itself, or which the system did."""
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in sources() if "src" in p.parts], ids=lambda p: str(p.relative_to(ROOT))
+)
+def test_text_of_others_is_read_by_one_function(path):
+    """`vlm_core.files.read_text` skips byte order marks and knows every line end; `Path.read_text` does neither."""
+    calls = [
+        node.lineno
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "read_text"
+    ]
+    assert not calls or path.name in OWN_FILES, calls

@@ -229,3 +229,56 @@ def test_a_sample_of_a_shard_takes_its_images_in_the_order_in_which_json_names_t
 def test_a_sample_of_a_shard_lacks_an_image(folder, row, message):
     with pytest.raises(BadSample, match=message):
         shard(folder, row)[0]
+
+
+def test_the_system_text_of_a_row_reaches_the_template(folder, monkeypatch):
+    """In training, in evaluation, and where a tokenizer learns from the rows."""
+    from vlm_llms.configs import TrainTokenizer
+    from vlm_train import evaluate, examples
+
+    written = []
+
+    def write(*args, **keys):
+        written.append(keys["system"])
+        raise BadSample("schema", "enough")
+
+    rows = llava(
+        folder, {"conversations": turns("hi", "yo"), "system": "be brief"}, {"conversations": turns("a", "b")}
+    )
+    reader = examples.Reader(lambda image: image, len, None, None, "answers", 9)  # pyright: ignore[reportArgumentType]
+    for module, read in ((examples, reader.whole), (evaluate, lambda row: evaluate._prompt(row, reader, {}))):
+        monkeypatch.setattr(module, "write", write)
+        for row in rows:
+            with pytest.raises(BadSample, match="enough"):
+                read(row)
+    assert written == ["be brief", None] * 2
+    config = LlavaConfig(path=str(folder / "rows.json"))
+    assert list(TrainTokenizer(dataset=config, vocab_size=300).texts()) == ["be brief", "hi", "yo", "a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [({"images": ["a.png"]}, "the dataset gives 'images', which is not read; a row holds category,"),
+     ({"conversations": [{"from": "tool", "value": "x"}]}, "the dataset gives a turn of 'tool'; possible: gpt, human")],
+)  # fmt: skip
+def test_a_row_of_a_third_party_holds_nothing_that_is_not_read(row, message):
+    from vlm_train.examples import messages as messages_of
+
+    with pytest.raises(UserError, match=message):
+        messages_of({"id": "a", "image": [], "conversations": turns("hi", "yo"), **row})
+
+
+def test_an_index_that_is_kept_knows_ids_and_images_inside_rows(folder, monkeypatch):
+    monkeypatch.setattr("vlm_train.rowindex.KEEP_FROM", 1)
+    monkeypatch.setenv("VLM_CACHE", str(folder / "cache"))
+    found = [messages(URL, text("what?"), id="a"), messages(NAMED, text("what?")), {"id": "b", "videos": ["x"]},
+             messages({"type": "image", "image": "none.png"}, id="c"), messages(URL, NAMED, objects=[1])]  # fmt: skip
+    llava(folder, *found)
+    for ignore, bad in (
+        ([], {2: "b", 3: "c", 4: f"{folder}/rows.json: row 4"}),
+        (["objects"], {2: "b", 3: "c"}),
+    ):
+        for _ in range(2):
+            rows = LlavaConfig(path=str(folder / "rows.json"), ignore=ignore).rows()
+            assert {row: error.row for row, error in rows.faults().items()} == bad
+            assert [colour(rows[i]) for i in (0, 1)] == [RED, RED]

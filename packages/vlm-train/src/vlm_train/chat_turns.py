@@ -19,10 +19,10 @@ _PART_EXTRAS = frozenset(("type", "index", "detail", "cache_control", "media_typ
 
 
 class ImagePart(NamedTuple):
-    """An image in a message: `value` says which, or None for one of the row's, the next or number `index`."""
+    """An image in a message: `value` says which, or None for one of the row's, the next or that `number`."""
 
     value: Any
-    index: int | None = None
+    number: int | None = None
 
 
 Content = list[str | ImagePart]

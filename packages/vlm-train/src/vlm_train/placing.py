@@ -44,7 +44,7 @@ class Placing:
                     self._take(None)
             return part
         if part.value is None:
-            return self._take(part.index)
+            return self._take(part.number)
         if self.member is not None and isinstance(part.value, str):
             return self._take(self.member(part.value))
         self.images.append(part.value)

@@ -77,7 +77,7 @@ class Reader(NamedTuple):
             else [image_value(v, where) for v in (value if isinstance(value, list) else [value])]
         )
         images = _own_images(named, [image for _, image in members], bases, where)
-        given = {ours: theirs for ours, theirs in self.given.items() if ours != "image"}
+        given: dict[Column, str] = {ours: theirs for ours, theirs in self.given.items() if ours != "image"}
         return record_row(kept, where, name, given=given, ignore=self.ignore, images=images, member=number)
 
 
