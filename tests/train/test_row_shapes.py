@@ -107,6 +107,7 @@ BAD = [
     (messages({"type": "image", "image": {"href": "red.png"}}), "an image with the key 'href'; possible"),
     (messages({"type": "image_url", "image_url": {"url": "data:video/mp4;base64,AA"}}),
      "holds video/mp4, not an image"),
+    (messages({"type": "image", "image": {"detail": "low"}}, images=["red.png"]), "part 0: no image in"),
     (messages({"type": "image_url", "image_url": {"url": "data:image/png,AA"}}), "no data: URL in base64"),
     (messages({"type": "image"}, text("a")), "1 <image> in the human turns, but 0 images"),
     (messages({"type": "image", "index": 0}, {"type": "image", "index": 0}, images=["red.png", "blue.png"]),

@@ -101,8 +101,10 @@ class Columns:
         `images` are the row's where its format keeps them outside of the record; `member` as `Placing` takes it.
         """
         found = record.get(self.names.get("id", "id"))
-        name = name if found in (None, "") else str(found)
+        name = str(found) if found not in (None, "") and isinstance(found, str | int | float) else name
         try:
+            if not isinstance(found, str | int | float | None):
+                raise BadSample("schema", f"{where}: id must be text or a number, got {found!r:.60}")
             row, dropped = self._row(record, images, where, member)
         except BadSample as error:
             raise BadSample(error.reason, str(error), name) from None
@@ -212,7 +214,8 @@ def record_row(
     try:
         columns = Columns(given or {}, filled if Columns.fit(filled) else record.keys(), where, ignore)
     except UserError as error:
-        raise BadSample("schema", str(error), str(record.get("id") or name)) from None
+        named = record.get("id")
+        raise BadSample("schema", str(error), str(named) if isinstance(named, str | int) else name) from None
     return columns.reading(record, images, where, name, member)
 
 
