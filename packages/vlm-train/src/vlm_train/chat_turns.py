@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from vlm_core.errors import BadSample
@@ -145,7 +145,7 @@ def _kind_of(part: Mapping[str, Any], filled: Mapping[str, Any], where: str) -> 
     return PART_TYPES[named]
 
 
-def _check_keys(filled: Mapping[str, Any], read: Any, where: str) -> None:
+def _check_keys(filled: Mapping[str, Any], read: Collection[str], where: str) -> None:
     for key in filled:
         if key not in read and key not in _PART_EXTRAS:
             kind = filled.get("type", "text" if "text" in read else "image")
