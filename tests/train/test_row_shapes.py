@@ -130,6 +130,7 @@ BAD = [
     ({**messages(text("a")), "tools": "[]x"}, "'tools' is not read"),
     ({**messages(text("a")), "img": "x.png"}, "'img' is not read, but holds 'x.png'; did you mean 'image'"),
     ({**messages(text("a")), "image_path": "x.png"}, "'image_path' is not read"),
+    ({**messages(text("a")), "image": "red.png", "images": ["blue.png"]}, "images under both 'image' and 'images'"),
     ({**messages(text("a")), "history": [["a", "b"]]}, "'history' is not read"),
     ({"query": "a", "response": "b", "history": ["a"]}, "history must be a list of .question, answer."),
     ({"instruction": "a", "output": "b", "system": ["x"]}, "system must be text"),

@@ -70,14 +70,13 @@ class Reader(NamedTuple):
                 raise BadSample("missing", f"{where}: image {named!r:.80} is no member of this sample")
             return bases.index(base)
 
-        key = self.given.get("image", "image" if not is_empty(record.get("image")) else "images")
-        kept = {name: value for name, value in record.items() if name != key}
-        value = record.get(key)
-        named = (
-            []
-            if is_empty(value)
-            else [image_value(v, where) for v in (value if isinstance(value, list) else [value])]
-        )
+        keys = [self.given["image"]] if "image" in self.given else ["image", "images"]
+        kept = {key: value for key, value in record.items() if key not in keys}
+        filled = [key for key in keys if not is_empty(record.get(key))]
+        if len(filled) > 1:
+            raise BadSample("schema", f"{where}: images under both 'image' and 'images'")
+        value = record[filled[0]] if filled else []
+        named = [image_value(v, where) for v in (value if isinstance(value, list) else [value])]
         images = _own_images(named, [image for _, image in members], bases, where)
         given: dict[Column, str] = {ours: theirs for ours, theirs in self.given.items() if ours != "image"}
         return record_row(kept, where, name, given=given, ignore=self.ignore, images=images, member=number)
@@ -110,10 +109,8 @@ def record_of(data: bytes, caption: bool, where: str) -> Mapping[str, Any]:
 
 def index_of(shards: Sequence[str], reader: Reader) -> TarIndex:
     """The index of all shards, from the cache if they are large and have not changed. Raises `UserError`."""
-    digest, size = (
-        hashlib.sha256(repr((VERSION, sorted(reader.given.items()), sorted(reader.ignore))).encode()),
-        0,
-    )
+    known = VERSION, sorted(reader.given.items()), sorted(reader.ignore)
+    digest, size = hashlib.sha256(repr(known).encode()), 0
     for shard in shards:
         try:
             with open(shard, "rb") as file:
