@@ -20,7 +20,7 @@ from vlm_core.rows import Row, text_length
 from vlm_train import rowindex
 from vlm_train.image_values import InlineImage, image_value
 from vlm_train.jsonscan import MAX_ROW, loads
-from vlm_train.layouts import Column, Columns, Reading, record_row
+from vlm_train.layouts import Column, Columns, Reading, record_name, record_row
 from vlm_train.rowindex import cache_folder, fingerprint, keep
 from vlm_train.tar_samples import TarSample, samples
 from vlm_train.tar_walk import Member, printable
@@ -190,7 +190,11 @@ class _Builder:
                 continue  # facts about a picture, whose words are in .txt
             reader = Reader({}) if caption else self.reader
             pictures = [(p.name, p) for p in sample.pictures]
-            row, dropped = reader.row(record, pictures, where, printable(sample.key))
+            try:
+                row, dropped = reader.row(record, pictures, where, printable(sample.key))
+            except BadSample as error:
+                id_key = reader.given.get("id", "id")
+                raise error.of_row(record_name(record, printable(sample.key), id_key)) from None
             self.dropped += dropped
             return member, caption, row
         beside = ", ".join(printable(name) for name in sample.names[:5])
