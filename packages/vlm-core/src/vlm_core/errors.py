@@ -22,6 +22,10 @@ class BadSample(UserError):
         super().__init__(message)
         self.reason, self.row = reason, row
 
+    def of_row(self, row: str) -> BadSample:
+        """The same fault with the row's id, unless it has one."""
+        return BadSample(self.reason, str(self), self.row or row)
+
     def __reduce__(self) -> tuple[Any, ...]:  # several arguments: the default would not survive pickling
         return type(self), (self.reason, str(self), self.row)
 

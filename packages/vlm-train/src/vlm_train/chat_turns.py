@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from vlm_core.errors import BadSample
@@ -122,7 +122,10 @@ def _read_part(part: Any, where: str) -> str | ImagePart:
     index = filled.get("index")
     if index is not None and (isinstance(index, bool) or not isinstance(index, int) or index < 0):
         raise BadSample("schema", f"{where}: index must be a number from 0, got {index!r:.40}")
-    return ImagePart(image_value(payload, where), None if payload else index)
+    value = image_value(payload, where)
+    if payload and value is None:  # it would be taken for the place of another image
+        raise BadSample("schema", f"{where}: no image in {payload!r:.80}")
+    return ImagePart(value, None if payload else index)
 
 
 def _kind_of(part: Mapping[str, Any], filled: Mapping[str, Any], where: str) -> str:
@@ -142,7 +145,7 @@ def _kind_of(part: Mapping[str, Any], filled: Mapping[str, Any], where: str) -> 
     return PART_TYPES[named]
 
 
-def _check_keys(filled: Mapping[str, Any], read: Any, where: str) -> None:
+def _check_keys(filled: Mapping[str, Any], read: Collection[str], where: str) -> None:
     for key in filled:
         if key not in read and key not in _PART_EXTRAS:
             kind = filled.get("type", "text" if "text" in read else "image")

@@ -19,12 +19,16 @@ _ENDS = (*" \t\r\n,]:}",)
 _DECODER = json.JSONDecoder()
 
 
+def _advice(error: Exception) -> str:
+    return "; save the file as UTF-8" if isinstance(error, UnicodeDecodeError) else ""
+
+
 def loads(data: bytes, where: str) -> Any:
     """Parse one row, without a byte order mark; whatever is wrong with it is a `BadSample`."""
     try:
         return json.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-        raise BadSample("json", f"{where}: not valid JSON: {error}") from None
+        raise BadSample("json", f"{where}: not valid JSON: {error}{_advice(error)}") from None
 
 
 def rows_of_file(file: BinaryIO, path: Path) -> Iterator[tuple[int, int, Any]]:
@@ -170,4 +174,5 @@ def list_rows(file: BinaryIO, path: Path) -> Iterator[tuple[int, int, Any]]:
         raise
     except (ValueError, RecursionError) as error:
         where = f"row {count}, near byte {window.byte}"
-        raise UserError(f"{path}: not valid JSON: {getattr(error, 'msg', error)} ({where})") from None
+        text = f"{getattr(error, 'msg', error)}{_advice(error)}"
+        raise UserError(f"{path}: not valid JSON: {text} ({where})") from None

@@ -100,17 +100,23 @@ class Columns:
 
         `images` are the row's where its format keeps them outside of the record; `member` as `Placing` takes it.
         """
-        found = record.get(self.names.get("id", "id"))
-        name = name if found in (None, "") else str(found)
+        name = self.name_of(record, name)
         try:
             row, dropped = self._row(record, images, where, member)
         except BadSample as error:
-            raise BadSample(error.reason, str(error), name) from None
+            raise error.of_row(name) from None
         return Reading({"id": name, **row}, dropped)
+
+    def name_of(self, record: Mapping[str, Any], default: str) -> str:
+        """A record's id, `default` if it has none that is text or a number."""
+        return record_name(record, default, self.names.get("id", "id"))
 
     def _row(
         self, record: Mapping[str, Any], images: Sequence[Any] | None, where: str, member: Any
     ) -> tuple[dict[str, Any], bool]:
+        own = record.get(self.names.get("id", "id"))
+        if not isinstance(own, str | int | float | None):
+            raise BadSample("schema", f"{where}: id must be text or a number, got {own!r:.60}")
         images = self.images_of(record, where) if images is None else images
         dialogue = self._dialogue(record, len(images), where)
         placing = Placing(images, where, member)
@@ -212,8 +218,14 @@ def record_row(
     try:
         columns = Columns(given or {}, filled if Columns.fit(filled) else record.keys(), where, ignore)
     except UserError as error:
-        raise BadSample("schema", str(error), str(record.get("id") or name)) from None
+        raise BadSample("schema", str(error), record_name(record, name)) from None
     return columns.reading(record, images, where, name, member)
+
+
+def record_name(record: Mapping[str, Any], default: str, key: str = "id") -> str:
+    """What a record calls itself, `default` if that is no text and no number."""
+    own = record.get(key)
+    return str(own) if own != "" and isinstance(own, str | int | float) else default
 
 
 def _dialogue_of(pairs: Sequence[tuple[Any, Any]], where: str) -> Dialogue:

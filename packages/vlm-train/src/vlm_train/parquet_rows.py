@@ -97,20 +97,27 @@ class ParquetRows(Rows):
         try:
             return self._row(self._table(number), place, where, index)
         except BadSample as error:
-            raise BadSample(error.reason, str(error), error.row or where) from None
+            raise error.of_row(where) from None
 
     def _row(self, table: pa.Table, place: int, where: str, index: int | None) -> Row:
         """A row of a table; without an index its images are only counted."""
+        record = self._record(table, place)
+        try:
+            cells = self._cells(table, place, where)
+            images = [self._cell(cell, where, index, k) for k, cell in enumerate(cells)]
+            row, dropped = self.columns.reading(record, images, where, where)
+            if index is None:
+                return row
+            if dropped:
+                self._tell_dropped(where)
+            return {**row, "image": [self._source(v, where, index, k) for k, v in enumerate(row["image"])]}
+        except BadSample as error:
+            raise error.of_row(self.columns.name_of(record, where)) from None
+
+    def _record(self, table: pa.Table, place: int) -> dict[str, Any]:
+        """A row's columns, without those of images."""
         keys = self.columns.image_keys
-        record = {name: table[name][place].as_py() for name in table.column_names if name not in keys}
-        cells = self._cells(table, place, where)
-        images = [self._cell(cell, where, index, k) for k, cell in enumerate(cells)]
-        row, dropped = self.columns.reading(record, images, where, where)
-        if dropped and index is not None:
-            self._tell_dropped(where)
-        if index is None:
-            return row
-        return {**row, "image": [self._source(v, where, index, k) for k, v in enumerate(row["image"])]}
+        return {name: table[name][place].as_py() for name in table.column_names if name not in keys}
 
     def _tell_dropped(self, where: str) -> None:
         if not self._dropped:
@@ -155,12 +162,11 @@ class ParquetRows(Rows):
     def inline_image(self, index: int, k: int) -> bytes:
         """The bytes of a row's k-th image, which stands in a message or as base64; read anew, so nobody keeps them."""
         number, place, where = self._place(index)
-        table, keys = self._table(number), self.columns.image_keys
-        record = {name: table[name][place].as_py() for name in table.column_names if name not in keys}
+        table = self._table(number)
         images = [
             self._cell(cell, where, index, j) for j, cell in enumerate(self._cells(table, place, where))
         ]
-        image = self.columns.row(record, images, where, where)["image"][k]
+        image = self.columns.row(self._record(table, place), images, where, where)["image"][k]
         return image.decode(f"{where}, inline image {k}")
 
     def sizes(self) -> np.ndarray:

@@ -9,8 +9,6 @@ from vlm_core.errors import BadSample
 from vlm_train.chat_turns import Dialogue, ImagePart
 from vlm_train.llava_row import PLACEHOLDER
 
-Place = Callable[[Any, str], Any]
-
 
 class Placing:
     """Goes through a conversation and takes the row's images one after the other.

@@ -45,8 +45,7 @@ class LlavaRows(Rows):
             try:
                 folder.locate(image, self._where(row))
             except BadSample as error:
-                fault = BadSample(error.reason, str(error), name or self._where(row))
-                self._faults.setdefault(row, fault)
+                self._faults.setdefault(row, error.of_row(name or self._where(row)))
         if index.opened_by_gpt:
             text = "%s: in %d rows gpt speaks first; that turn is left out"
             log.warning(text, path, index.opened_by_gpt)
@@ -81,7 +80,10 @@ class LlavaRows(Rows):
         if index in self._faults:
             raise self._faults[index]
         row = self._parsed(index)
-        return {**row, "image": [self._source(image, index, k) for k, image in enumerate(row["image"])]}
+        try:
+            return {**row, "image": [self._source(image, index, k) for k, image in enumerate(row["image"])]}
+        except BadSample as error:
+            raise error.of_row(row["id"]) from None
 
     def _parsed(self, index: int) -> Row:
         """Row `index` with its images as the file has them."""

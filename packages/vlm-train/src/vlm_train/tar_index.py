@@ -20,7 +20,7 @@ from vlm_train import rowindex
 from vlm_train.image_values import InlineImage, image_value
 from vlm_train.index_cache import fingerprint, kept
 from vlm_train.jsonscan import MAX_ROW, loads
-from vlm_train.layouts import Column, Columns, Reading, record_row
+from vlm_train.layouts import Column, Columns, Reading, record_name, record_row
 from vlm_train.tar_samples import TarSample, samples
 from vlm_train.tar_walk import BLOCK, Member, printable
 from vlm_train.unread import check_unread, is_empty
@@ -68,14 +68,13 @@ class Reader(NamedTuple):
                 raise BadSample("missing", f"{where}: image {named!r:.80} is no member of this sample")
             return bases.index(base)
 
-        key = self.given.get("image", "image" if not is_empty(record.get("image")) else "images")
-        kept = {name: value for name, value in record.items() if name != key}
-        value = record.get(key)
-        named = (
-            []
-            if is_empty(value)
-            else [image_value(v, where) for v in (value if isinstance(value, list) else [value])]
-        )
+        keys = [self.given["image"]] if "image" in self.given else ["image", "images"]
+        kept = {key: value for key, value in record.items() if key not in keys}
+        filled = [key for key in keys if not is_empty(record.get(key))]
+        if len(filled) > 1:
+            raise BadSample("schema", f"{where}: images under both 'image' and 'images'")
+        value = record[filled[0]] if filled else []
+        named = [image_value(v, where) for v in (value if isinstance(value, list) else [value])]
         images = _own_images(named, [image for _, image in members], bases, where)
         given: dict[Column, str] = {ours: theirs for ours, theirs in self.given.items() if ours != "image"}
         return record_row(kept, where, name, given=given, ignore=self.ignore, images=images, member=number)
@@ -187,7 +186,11 @@ class _Builder:
                 continue  # facts about a picture, whose words are in .txt
             reader = Reader({}) if caption else self.reader
             pictures = [(p.name, p) for p in sample.pictures]
-            row, dropped = reader.row(record, pictures, where, printable(sample.key))
+            try:
+                row, dropped = reader.row(record, pictures, where, printable(sample.key))
+            except BadSample as error:
+                id_key = reader.given.get("id", "id")
+                raise error.of_row(record_name(record, printable(sample.key), id_key)) from None
             self.dropped += dropped
             return member, caption, row, zlib.crc32(data)
         beside = ", ".join(printable(name) for name in sample.names[:5])
