@@ -26,7 +26,8 @@ def run(args: argparse.Namespace) -> int:
     if args.save:
         reports.save(found, args.save)
     if args.json or args.markdown:
-        print(reports.to_json(found) if args.json else reports.to_markdown(found))  # noqa: T201, a command
+        text = reports.to_json(found) if args.json else reports.to_markdown(found)
+        print(text)  # noqa: T201, a command line
     else:
         reports.show(found)
     return 0
