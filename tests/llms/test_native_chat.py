@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -106,6 +107,21 @@ def test_a_batch_ends_at_the_end_of_the_turn(folder: Path, monkeypatch: pytest.M
     assert list(session.tokens(Decoding(9))) == [[5, 5], [IM_END, 6], [None, model.llm.tokenizer.eos_id]]
 
 
+@pytest.fixture
+def no_travelled_modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """transformers keeps what it imported from one cache; other tests have caches of their own."""
+
+    def forget() -> None:
+        for name in [name for name in sys.modules if name.split(".")[0] == "transformers_modules"]:
+            del sys.modules[name]
+
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    forget()
+    yield
+    forget()
+
+
+@pytest.mark.usefixtures("no_travelled_modules")
 def test_the_exported_folder_writes_the_same_and_stops_there(
     folder: Path, tmp_path: Path, monkeypatch
 ) -> None:
@@ -116,7 +132,6 @@ def test_the_exported_folder_writes_the_same_and_stops_there(
     model, spec = load(folder)
     export_hf(folder, tmp_path / "out", with_code=True)
     monkeypatch.setattr(dynamic, "HF_MODULES_CACHE", str(tmp_path / "modules"))
-    monkeypatch.setattr(sys, "path", [*sys.path])
     travelled = dynamic.get_class_from_dynamic_module(
         "vlm_core_hf_processing.VLMProcessor", str(tmp_path / "out")
     )
