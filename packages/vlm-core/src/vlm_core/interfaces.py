@@ -191,7 +191,7 @@ class LanguageModel(Part, ABC):
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., M) -> (..., V); call it only where a prediction is wanted."""
 
-    def head(self) -> tuple[Tensor, Tensor | None] | None:
+    def output_projection(self) -> tuple[Tensor, Tensor | None] | None:
         """Weight (V, M) and bias where `logits` is exactly their product with hidden states; None where it is more."""
         return None
 

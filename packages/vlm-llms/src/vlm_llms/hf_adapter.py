@@ -105,7 +105,7 @@ class TransformersLM(LanguageModel):
         exact = head.weight.is_floating_point()  # quantised layers take any
         return self._logit_rule(head(hidden.to(head.weight.dtype) if exact else hidden))
 
-    def head(self) -> tuple[Tensor, Tensor | None] | None:
+    def output_projection(self) -> tuple[Tensor, Tensor | None] | None:
         """The head's weight and bias, where the model does no more with them and nobody has wrapped the layer."""
         head = self.model.get_output_embeddings()
         if type(head) is not nn.Linear or self._logit_rule != LogitRule():

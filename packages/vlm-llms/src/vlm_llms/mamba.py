@@ -205,7 +205,7 @@ class MambaLM(LanguageModel):
 
         return RecordedMamba(self, mixers, state)
 
-    def head(self) -> tuple[Tensor, Tensor | None] | None:
+    def output_projection(self) -> tuple[Tensor, Tensor | None] | None:
         """The embedding's own weight, as long as nobody has wrapped it."""
         weight = self.backbone.embedding.weight
         return (weight, None) if isinstance(weight, nn.Parameter) else None

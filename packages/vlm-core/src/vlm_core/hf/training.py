@@ -78,7 +78,7 @@ class Backbone:
 
 def head_of(llm: LanguageModel) -> nn.Linear | None:
     """A linear layer on the language model's own weight; None where its logits are not just that."""
-    found = llm.head()
+    found = llm.output_projection()
     if found is None:
         return None
     weight, bias = found

@@ -90,7 +90,7 @@ class LanguageModelSuite:
     @torch.no_grad()
     def test_logits_are_those_of_the_head(self, lm: LanguageModel, x: Tensor) -> None:
         """Where there is one: trainers multiply hidden states by it themselves."""
-        if (head := lm.head()) is not None:
+        if (head := lm.output_projection()) is not None:
             weight, bias = head
             seen = torch.nn.functional.linear(x, weight, bias)
             assert relative_difference(lm.logits(x), seen) < self.tolerance
