@@ -46,6 +46,14 @@ def step(model, batch, trains):
     return torch.nn.functional.cross_entropy(logits.float(), text.flatten(), reduction="sum")
 
 
+@pytest.fixture
+def no_hooks(monkeypatch):
+    """torch's counter without the hooks by which it tells modules apart: a layer with hooks is computed by itself."""
+    monkeypatch.setattr("torch.utils.module_tracker.ModuleTracker.__enter__", lambda self: self)
+    monkeypatch.setattr("torch.utils.module_tracker.ModuleTracker.__exit__", lambda self, *error: None)
+
+
+@pytest.mark.usefixtures("no_hooks")
 @pytest.mark.parametrize("trains", [("connector",), ("connector", "llm"), ("encoder", "connector", "llm")])
 def test_flops_are_those_of_torchs_counter(spec, trains):
     """Counted over a whole real step; the parts' sum differs by nothing but what a step leaves out."""

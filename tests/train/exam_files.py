@@ -23,7 +23,7 @@ def write_exams(pictures, home):
             {
                 "question_id": colour,
                 "image": f"{colour}.jpg",
-                "text": "what color is it?",
+                "text": "what color is it?\nAnswer the question using a single word or phrase.",
                 "category": "default",
             }
         )

@@ -44,7 +44,7 @@ def test_rates_are_those_of_the_steps_and_waiting_is_counted_apart():
 def test_the_first_step_is_no_part_of_the_rates():
     clock = Pace(torch.device("cpu"))
     time.sleep(0.5)
-    assert clock.stepped(1, 1)["samples_per_second"] < 2
+    assert clock.stepped(1, 1)["samples_per_second"] <= 2
     time.sleep(0.01)
     assert clock.stepped(1, 1)["samples_per_second"] > 2.5
 

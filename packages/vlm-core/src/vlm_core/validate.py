@@ -74,6 +74,8 @@ def _text(model: type[BaseModel], error: Any) -> str:
     if kind == "literal_error":
         allowed = error["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
         return f"unknown value {seen!r}{choices(seen, allowed)}"
+    if kind == "too_short" and isinstance(seen, str):  # pydantic counts the characters of a path as items
+        return f"got {seen!r}: expected at least {error['ctx']['min_length']} character"
     message = error["msg"].removeprefix("Value error, ")
     if kind in ("component", "value_error"):
         return message
