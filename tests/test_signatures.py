@@ -13,7 +13,7 @@ CHECKED = {
     "vlm_core/hf/modeling.py": {"from_pretrained": "only_known", "save_pretrained": "only", "to": "_parse_to"},
     "vlm_core/hf/generation.py": {"generate": "refuse", "refuse": "items"},
     "vlm_core/hf/processing.py": {
-        "from_pretrained": "only_known", "save_pretrained": "refuse_push", "__call__": "_layout",
+        "from_pretrained": "only_known", "save_pretrained": "upload_of", "__call__": "_layout",
         "apply_chat_template": "_layout", "decode": "only", "batch_decode": "decode",
         "post_process_image_text_to_text": "batch_decode",
     },
@@ -21,9 +21,10 @@ CHECKED = {
     "vlm_bench/lmms/model.py": {"__init__": "UserError"},
     "vlm_connectors/connectors.py": {"vss_mlp": "VSS", "vss_l2": "VSS"},
     "vlm_core/ssm/ops.py": {"_expect": "items"},
-    "vlm_encoders/timm_tower.py": {"__init__": "__init__"},
+    "vlm_encoders/timm_tower.py": {"__init__": "__init__", "build_timm": "spec_keys"},
     "vlm_encoders/transformers_tower.py": {"__init__": "__init__"},
-    "vlm_encoders/open_clip_tower.py": {"__init__": "__init__"},
+    "vlm_encoders/open_clip_tower.py": {"__init__": "__init__", "build_open_clip": "spec_keys"},
+    "vlm_encoders/transformers_build.py": {"build_transformers": "spec_keys"},
 }  # fmt: skip
 """Functions that pass arguments on by a third party's protocol or to one function, and what checks them."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -19,13 +19,13 @@ NO_GLYPHS = frozenset({"Last Resort", ".LastResort", "Last Resort High-Efficienc
 
 
 @contextmanager
-def drawing(families: Iterable[str] = (BASE,), **settings: Any) -> Iterator[Figure]:
-    """A figure in matplotlib's own style, whatever style the user has set."""
+def drawing(families: Iterable[str] = (BASE,), settings: Mapping[str, Any] | None = None) -> Iterator[Figure]:
+    """A figure in matplotlib's own style, whatever style the user has set, with further `settings` of matplotlib."""
     import matplotlib
     import matplotlib.style
     from matplotlib.figure import Figure
 
-    changes: dict[Any, Any] = {"font.family": [*families], **settings}
+    changes: dict[Any, Any] = {"font.family": [*families], **(settings or {})}
     with matplotlib.style.context("default"), matplotlib.rc_context(changes), _quiet():
         yield Figure(layout="constrained")
 

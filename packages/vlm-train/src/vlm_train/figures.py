@@ -59,7 +59,7 @@ def curve(
     title: str, unit: str, lines: Mapping[str, Points], stages: Mapping[str, int], *, log: bool = False
 ) -> str:
     """One panel as an `<svg>` element: every line by name, the first with its running mean, stages told apart."""
-    with drawing(["sans-serif"], **{"svg.hashsalt": title, "svg.fonttype": "none"}) as figure:
+    with drawing(["sans-serif"], {"svg.hashsalt": title, "svg.fonttype": "none"}) as figure:
         figure.set_size_inches(5.4, 2.5)
         axes = figure.add_subplot()
         _draw_lines(axes, lines)

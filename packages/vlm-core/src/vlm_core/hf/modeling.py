@@ -23,6 +23,7 @@ from vlm_core.hf import parts, saving
 from vlm_core.hf.arguments import SAVING, as_device, as_dtype, local_folder, only, only_known
 from vlm_core.hf.configuration import VLMConfig
 from vlm_core.hf.generation import StateCache, VLMGeneration, refuse
+from vlm_core.hf.hub import upload_of
 from vlm_core.hf.training import Backbone, head_of, learnable, set_recompute, summed_loss
 from vlm_core.interfaces import PADDING
 from vlm_core.model import PARTS, VLM
@@ -106,8 +107,7 @@ class VLMForConditionalGeneration(VLMGeneration, PreTrainedModel, GenerationMixi
         """
         rest = {name: value for name, value in kwargs.items() if name not in SAVING}
         only("save_pretrained", {k: v for k, v in kwargs.items() if k in SAVING}, SAVING, ())
-        saving.refuse_push(push_to_hub, rest)
-        limit = saving.size_of(max_shard_size)
+        upload, limit = upload_of(push_to_hub, rest), saving.size_of(max_shard_size)
         if not is_main_process:
             return
         left = (saving.CARD, "random_weights", "files")
@@ -118,10 +118,11 @@ class VLMForConditionalGeneration(VLMGeneration, PreTrainedModel, GenerationMixi
             self._save_configs(folder)
             saving.save_parts(folder, self.model, PARTS, limit, state_dict)
 
-        card = self.files.get(saving.CARD)
+        card, target = self.files.get(saving.CARD), Path(save_directory)
         saving.replace_folder(
-            Path(save_directory), write, facts, card and (lambda manifest: saving.card_of(card, manifest))
+            target, write, facts, card and (lambda manifest: saving.card_of(card, manifest))
         )
+        upload(target, saving.saved_names(target))
 
     def _save_configs(self, folder: Path) -> None:
         """config.json with the values that may have changed since, and how the model generates."""

@@ -23,7 +23,8 @@ from vlm_core.hf import parts
 from vlm_core.hf.arguments import DECODING, PROCESSING, PROCESSOR, equal, local_folder, only, only_known
 from vlm_core.hf.collator import VLMDataCollator
 from vlm_core.hf.conversations import Talk, talk_of
-from vlm_core.hf.saving import add_small_files, refuse_push, small_files
+from vlm_core.hf.hub import upload_of
+from vlm_core.hf.saving import add_small_files, small_files
 from vlm_core.hf.tokens import ProcessorTokenizer
 from vlm_core.interfaces import PADDING
 from vlm_core.model import VLM
@@ -78,8 +79,9 @@ class VLMProcessor(ProcessorMixin):
 
     def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Write the small files; beside a model saved there they must be the same, else it is a `UserError`."""
-        refuse_push(push_to_hub, kwargs)
+        upload = upload_of(push_to_hub, kwargs)
         add_small_files(Path(save_directory), self.files)
+        upload(Path(save_directory), self.files)
 
     @property
     def tokenizer(self) -> Any:
@@ -164,9 +166,8 @@ class VLMProcessor(ProcessorMixin):
         """A conversation as tokens with their flags, and its images as pixels."""
         shown = [self.model.encoder.transform(image) for image in talk.images]
         counts = [self.model.image_tokens(image) for image in shown]
-        own = self.model.llm.tokenizer
-        sample = write(self.template, talk.messages, own, counts, system=talk.system, loss_on=loss_on)
-        return sample, shown
+        own, system = self.model.llm.tokenizer, talk.system
+        return write(self.template, talk.messages, own, counts, system=system, loss_on=loss_on), shown
 
     def tensors(
         self,

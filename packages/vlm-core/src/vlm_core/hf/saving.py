@@ -34,6 +34,11 @@ def small_files(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in found}
 
 
+def saved_names(folder: Path) -> list[str]:
+    """Every file of the model that a folder holds, manifest, index and card among them."""
+    return [*_listed(folder), MANIFEST, INDEX, CARD]
+
+
 def put_files(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write each into the folder, under its name."""
     for name, content in files.items():
@@ -83,18 +88,6 @@ def replace_folder(target: Path, write: Any, facts: dict[str, Any], card: Any) -
 def _listed(folder: Path) -> set[str]:
     """Files of the model that a folder holds, if it holds one."""
     return set(read_manifest(folder)["files"]) if (folder / MANIFEST).is_file() else set()
-
-
-def refuse_push(push_to_hub: bool, kwargs: Mapping[str, Any]) -> None:
-    """`UserError` for an upload and for arguments that nothing here takes."""
-    given = [name for name, value in kwargs.items() if value is not None and value is not False]
-    if push_to_hub:
-        raise UserError(
-            "push_to_hub: a model folder is uploaded whole, so that its hashes go with it: save it, then "
-            "`hf upload REPOSITORY FOLDER`"
-        )
-    if given:
-        raise UserError(f"save_pretrained does not know {', '.join(given)} for this model")
 
 
 def size_of(limit: int | str) -> int:
