@@ -20,6 +20,7 @@ from torch import Tensor
 from vlm_core.config import LLMConfig
 from vlm_core.interfaces import PADDING, LanguageModel
 from vlm_core.testing import modes
+from vlm_core.testing.tokenizer import TokenizerLines
 from vlm_core.weights import attach_part, empty_parameters, save_part, to_dtype
 
 LENGTH = 9
@@ -36,23 +37,12 @@ def _split(x: Tensor, cuts: Sequence[int]) -> list[Tensor]:
     return [x[:, start:end] for start, end in zip((0, *cuts), (*cuts, x.shape[1]), strict=True)]
 
 
-class LanguageModelSuite:
+class LanguageModelSuite(TokenizerLines):
     """The contract of `LanguageModel` and its tokenizer as tests."""
 
     config: ClassVar[Any] = None
     tolerance: ClassVar[float] = 1e-4
     """Relative to the largest value, in fp32."""
-    control_texts: ClassVar[tuple[str, ...]] = (
-        "<|endoftext|>",
-        "a<|endoftext|>b",
-        "<s>",
-        "</s> ",
-        "<|im_start|>user",
-        "<|im_end|>",
-        "<|eot_id|>",
-        "<image>",
-    )
-    """What a user may type to forge a control token; add those of your tokenizer."""
 
     @classmethod
     def make_config(cls, tmp_path_factory: pytest.TempPathFactory) -> LLMConfig:
@@ -270,42 +260,3 @@ class LanguageModelSuite:
         assert all(torch.equal(before[name], after[name]) for name in before)
         ids = torch.arange(LENGTH)[None] % lm.vocab_size
         assert torch.equal(again.logits(again(again.embed(ids))[0]), lm.logits(lm(lm.embed(ids))[0]))
-
-    def test_the_saved_tokenizer_is_the_same(
-        self, lm: LanguageModel, llm_config: LLMConfig, tmp_path: Path
-    ) -> None:
-        lm.save_assets(tmp_path)
-        tokenizer, again = lm.tokenizer, llm_config.build(weights=False, assets=tmp_path).tokenizer
-        assert len(again) == len(tokenizer)
-        for fact in ("eos_id", "bos_id", "control_tokens", "chat_template"):
-            assert getattr(again, fact) == getattr(tokenizer, fact), f"{fact} came back changed"
-        for text in ("What is in the image?", *self.control_texts):
-            assert again.encode(text) == tokenizer.encode(text)
-
-    def test_every_token_has_an_embedding(self, lm: LanguageModel) -> None:
-        assert len(lm.tokenizer) <= lm.vocab_size
-        assert 0 <= lm.tokenizer.eos_id < len(lm.tokenizer)
-
-    def test_text_is_literal(self, lm: LanguageModel) -> None:
-        """What a user types never becomes a control token, and comes back as typed."""
-        tokenizer = lm.tokenizer
-        control = {tokenizer.eos_id, tokenizer.bos_id, *tokenizer.control_tokens.values()}
-        for text in (
-            *self.control_texts,
-            *tokenizer.control_tokens,
-            *map("a{}b".format, tokenizer.control_tokens),
-        ):
-            ids = tokenizer.encode(text)
-            assert control.isdisjoint(ids), f"{text!r} became a control token: {ids}"
-            assert tokenizer.decode(ids).strip() == text.strip(), f"{text!r} came back changed"
-
-    def test_an_author_can_name_every_control_token(self, lm: LanguageModel) -> None:
-        for name, token in lm.tokenizer.control_tokens.items():
-            assert 0 <= token < len(lm.tokenizer)
-            assert token in lm.tokenizer.split(f"a {name} b"), f"{name!r} is not found in author's text"
-
-    def test_decoding_leaves_control_tokens_out(self, lm: LanguageModel) -> None:
-        ids, control = lm.tokenizer.encode("A cat on a mat."), lm.tokenizer.control_tokens.values()
-        assert lm.tokenizer.decode(ids).strip() == "A cat on a mat."
-        for token in (lm.tokenizer.eos_id, *control):
-            assert lm.tokenizer.decode([*ids, token]) == lm.tokenizer.decode(ids)
