@@ -14,6 +14,7 @@ from vlm_core.chat import IMAGE, Message, write
 from vlm_core.errors import UserError
 from vlm_core.folder import verify_folder
 from vlm_core.generate import Decoding, Session
+from vlm_core.template import TEMPLATES
 
 QUESTIONS = ["is there a circle?", "red", "what color is the shape on the white ground?"]
 STEPS = 6
@@ -256,3 +257,18 @@ def test_the_card_tells_spec_versions_and_hashes(tiny_folder):
     assert all(fact["sha256"] in card for fact in manifest["files"].values())
     assert all(f"| {name} | {version} |" in card for name, version in manifest["versions"].items())
     assert "README.md" not in manifest["files"], "people edit it"
+
+
+def test_a_system_turn_takes_the_place_of_the_templates_text(processor, monkeypatch):
+    talk = [{"role": "system", "content": "be kind"}, {"role": "user", "content": "hi"}]
+    with pytest.raises(UserError, match="the template has no place for it"):
+        processor.apply_chat_template(talk, tokenize=True, add_generation_prompt=True)
+    monkeypatch.setattr(processor, "template", TEMPLATES["llava-v1"])
+    own, plain = (
+        processor.decode(
+            processor.apply_chat_template(t, tokenize=True, add_generation_prompt=True)["input_ids"][0]
+        )
+        for t in (talk, talk[1:])
+    )
+    assert ("be kind" in own, "curious human" in own) == (True, False)
+    assert ("be kind" in plain, "curious human" in plain) == (False, True)
