@@ -85,9 +85,8 @@ def _cannot_keep(problem: str) -> None:
 def openmp() -> ctypes.CDLL | None:
     """The OpenMP library that this process has loaded, torch's own if there are several; None if it can't be used."""
     try:
-        loaded = {
-            line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "omp" in line
-        }
+        maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
+        loaded = {line.split()[-1] for line in maps.splitlines() if "omp" in line}
     except OSError:
         return None
     home = str(Path(torch.__file__).parent)
