@@ -1,7 +1,9 @@
-"""transformers' own progress bars, which know nothing of the terminal that this project writes to."""
+"""What libraries do unasked: progress bars on a terminal that is ours, and kernels from a hub when imported."""
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,12 +11,33 @@ from contextlib import contextmanager
 @contextmanager
 def without_progress_bars() -> Iterator[None]:
     """Inside, transformers draws none; afterwards it does as before."""
-    from transformers.utils import logging
+    from transformers.utils import logging as bars
 
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
     try:
         yield
     finally:
         if shown:
-            logging.enable_progress_bar()
+            bars.enable_progress_bar()
+
+
+@contextmanager
+def without_hub_kernels() -> Iterator[None]:
+    """For imports of bitsandbytes, peft's included, which ask a hub for kernels or warn that they can't.
+
+    Inside neither happens; bitsandbytes computes with its own.
+    """
+    missing = object()
+    module = sys.modules.get("kernels", missing)
+    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    level = logger.level
+    sys.modules["kernels"] = None  # pyright: ignore[reportArgumentType]  # an import raises ImportError
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        del sys.modules["kernels"]
+        if module is not missing:
+            sys.modules["kernels"] = module  # pyright: ignore[reportArgumentType]

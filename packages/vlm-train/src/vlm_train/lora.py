@@ -14,6 +14,7 @@ from torch import nn
 from vlm_core.errors import UserError, choices
 from vlm_core.model import VLM
 from vlm_core.modes import BufferCopies, mark_added
+from vlm_core.quiet import without_hub_kernels
 from vlm_train.recipe import Lora
 
 
@@ -24,7 +25,8 @@ def inject(model: VLM, settings: Lora, stage: str, seed: int) -> dict[str, nn.Pa
     linear layer, and if peft isn't installed.
     """
     try:
-        import peft
+        with without_hub_kernels():
+            import peft
     except ImportError:
         raise UserError(f"stage {stage}: lora needs peft: pip install 'vlm-train[peft]'") from None
     names = _targets(model, settings, stage)

@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor
 
 from vlm_core.errors import UserError
 from vlm_core.model import PARTS, VLM
+from vlm_core.quiet import without_hub_kernels
 from vlm_train.config import Stage
 
 
@@ -133,7 +134,8 @@ def _alike(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
 def _eight_bit(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     """AdamW whose moments take a byte each; small tensors keep 32 bits, as its library has it."""
     try:
-        from bitsandbytes.optim.adamw import AdamW8bit
+        with without_hub_kernels():
+            from bitsandbytes.optim.adamw import AdamW8bit
     except ImportError as error:
         raise UserError(
             f"optimizer: adamw-8bit needs bitsandbytes, which can't be imported ({error}); "
