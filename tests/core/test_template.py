@@ -178,6 +178,8 @@ def test_names_and_mappings_of_a_spec():
         ({"image": "<see>{image}"}, "image", r"write \{token:<see>\}"),
         ({"system": "x <|im_end|>"}, "system", r"write \{token:<\|im_end\|>\}"),
         ({"system": "{text}", "system_text": "<see>"}, "system_text", r"write \{token:<see>\}"),
+        ({"assistant": "{text}"}, "assistant", r"no control token stands after .*never stop; end it with"),
+        ({"assistant": "{eos}{text}\n"}, "assistant", "no control token stands after"),
         ({"user": "{token:<|im_strat|>}{text}"}, "user", r"no control token of .* the nearest .*: <\|im_start"),
     ],
 )  # fmt: skip

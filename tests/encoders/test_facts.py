@@ -97,6 +97,63 @@ def test_damaged_config(mine: Path) -> None:
         meta(TimmConfig(model="test_vit", weights=str(mine)))
 
 
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"mean": "0.1"}, r"config\.json says mean 0\.1; expected three numbers.*give mean in the spec"),
+        ({"mean": [0.1]}, r"mean \(0\.1\); expected three numbers"),
+        ({"mean": 0.0}, r"mean 0\.0; expected three numbers"),
+        ({"mean": [123.7, 116.3, 103.5]}, r"mean \(123\.7, .*in \[0, 1\]"),
+        ({"std": [0, 0, 0]}, r"std \(0, 0, 0\); expected three numbers above 0"),
+        ({"std": [float("nan")] * 3}, r"std \(nan, .*expected three numbers above 0"),
+        ({"interpolation": 3}, "interpolation 3; expected the name of"),
+        ({"input_size": 160}, "input_size is 160; expected channels, height and width"),
+        ({"crop_mode": "middle"}, "crop_mode is 'middle'; expected center, squash, border"),
+    ],
+)
+def test_a_value_that_no_image_can_be_prepared_with(mine: Path, config: dict[str, Any], message: str) -> None:
+    write(mine, config={"architecture": "test_vit", "pretrained_cfg": {**OWN, **config}})
+    for names in ({"weights": str(mine)}, {"model": f"local-dir:{mine}", "pretrained": True}):
+        with pytest.raises(UserError, match=message if "weights" in names else None):
+            meta(TimmConfig(**{"model": "test_vit", **names}))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "config",
+            {"architecture": "test_vit", "pretrained_cfg": [1]},
+            "pretrained_cfg is \\[1\\]; expected a",
+        ),
+        ("config", {"architecture": "test_vit", "model_args": [1]}, "model_args is \\[1\\]; expected a JSON"),
+        ("open_clip_config", {"preprocess_cfg": "x"}, "preprocess_cfg is 'x'; expected a JSON object"),
+        ("open_clip_config", {"model_cfg": {"vision_cfg": 3}}, "vision_cfg is 3; expected a JSON object"),
+        ("open_clip_config", {"preprocess_cfg": {"size": "224"}}, "image_size .*expected height and width"),
+    ],
+)
+def test_a_config_of_another_form(mine: Path, name: str, content: Any, message: str) -> None:
+    write(mine, **{name: content})
+    with pytest.raises(UserError, match=message):
+        meta(TimmConfig(model="test_vit", weights=str(mine)))
+
+
+def test_a_config_with_a_byte_order_mark(mine: Path) -> None:
+    file = mine / "config.json"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert meta(TimmConfig(model="test_vit", weights=str(mine))).preprocessing.mean == (0.1,) * 3
+
+
+def test_a_spec_names_colours_in_the_scale_of_pixels() -> None:
+    for key, value in (
+        ("mean", [123.7, 116.3, 103.5]),
+        ("mean", [float("nan")] * 3),
+        ("std", [float("inf")] * 3),
+    ):
+        with pytest.raises(ValueError, match=key):
+            TimmConfig(**{"model": "test_vit", key: value})
+
+
 def test_metadata_and_openai(weights: dict[str, Any], tmp_path: Path) -> None:
     file = tmp_path / "any.safetensors"
     save_file(weights, file, metadata={"pretrained_cfg": json.dumps({**OWN, "crop_mode": "border"})})

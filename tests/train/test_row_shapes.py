@@ -130,6 +130,12 @@ BAD = [
     ({**messages(text("a")), "tools": "[]x"}, "'tools' is not read"),
     ({**messages(text("a")), "img": "x.png"}, "'img' is not read, but holds 'x.png'; did you mean 'image'"),
     ({**messages(text("a")), "image_path": "x.png"}, "'image_path' is not read"),
+    ({"question": "a", "answer": "b", "image_id": 139}, "'image_id' is not read, but holds 139"),
+    ({"question": "a", "answer": "b", "media": ["red.png"]}, "'media' is not read"),
+    ({"instruction": "a", "output": "b", "inputs": "c"}, "'inputs' is not read, .*did you mean 'input'"),
+    ({"instruction": "a", "output": "b", "input": 0}, "turn 0: expected text, got 0"),
+    ({"messages": [user(text("a")), {**answer("b"), "reasoning_content": "c"}]},
+     "turn 1: 'reasoning_content' is not read"),
     ({**messages(text("a")), "image": "red.png", "images": ["blue.png"]}, "images under both 'image' and 'images'"),
     ({**messages(text("a")), "history": [["a", "b"]]}, "'history' is not read"),
     ({"query": "a", "response": "b", "history": ["a"]}, "history must be a list of .question, answer."),
@@ -142,6 +148,38 @@ BAD = [
      "no column holds a conversation; .*there are: id, message; did you mean 'messages' for 'message'"),
     ({"captions": "a", "image": "red.png"}, "did you mean 'caption' for 'captions'"),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl"])
+def test_a_key_that_stands_twice_is_a_bad_row(tmp_path, name):
+    from vlm_train.llava import LlavaConfig
+
+    row = '{"question": "a", "answer": "b"}'
+    (tmp_path / name).write_text('{"question": "a", "answer": "b", "answer": "c"}\n' + row)
+    for _ in range(2):
+        rows = LlavaConfig(path=str(tmp_path / name)).rows()
+        assert list(rows.faults()) == [0]
+        assert "the key 'answer' stands twice" in str(rows.faults()[0])
+        (tmp_path / name).write_text('[{"question": "a", "answer": "b", "answer": "c"},\n' + row + "]")
+
+
+def test_two_columns_of_one_name_are_an_error(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from vlm_train.parquet import ParquetConfig
+
+    names = ["question", "answer", "answer"]
+    pq.write_table(pa.table([["a"], ["b"], ["c"]], names=names), tmp_path / "t.parquet")
+    with pytest.raises(UserError, match="more than one column is called 'answer'"):
+        ParquetConfig(path=str(tmp_path / "t.parquet")).rows()
+
+
+def test_an_image_id_beside_its_image_is_metadata():
+    from vlm_train.layouts import record_row
+
+    row = record_row({"image": "red.png", "image_id": 139, "question": "a", "answer": "b"}, "x", "x").row
+    assert row["image"] == ["red.png"]
 
 
 @pytest.mark.parametrize("write", WRITERS)

@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from vlm_core.config import StrictModel
 from vlm_core.errors import UserError, choices
-from vlm_core.pattern import parse, spelled_tokens, unknown_token
+from vlm_core.pattern import ending, parse, spelled_tokens, unknown_token
 from vlm_core.yaml_loader import Path_
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ _ALLOWED = {
     "assistant": {"text", "eos", "token"},
     "image": {"image", "eos", "token"},
 }
+_NEVER_STOPS = "a model that learns from it would never stop"
 _NEEDED = {"assistant": ("text", "never says the answer"), "image": ("image", "never shows the image")}
 _IMAGE = Field(default="{image}", description="pattern of each image")
 _IMAGES = Field(default="inline", pattern="^(inline|first)$", description="where images go")
@@ -92,6 +93,10 @@ class Template(StrictModel):
         """(key, what is wrong) where the patterns and this tokenizer's control tokens don't agree."""
         found = [(key, text) for key in _ALLOWED for text in _pattern_faults(getattr(self, key), tokenizer)]
         spelled = [name for name in tokenizer.control_tokens if name in (self.system_text or "")]
+        if ending(self.assistant) is None:
+            found.append(
+                ("assistant", f"no control token stands after {{text}}: {_NEVER_STOPS}; end it with {{eos}}")
+            )
         return found + ([("system_text", _spelled(spelled))] if spelled else [])
 
 
@@ -120,8 +125,8 @@ class TokenizerTemplate(StrictModel):
         except UserError as error:
             return [("", str(error))]
         if end is None:
-            return [("", "the tokenizer's chat template ends an answer with no control token: a model that learns from "
-                     "it would never stop; write a template of your own")]  # fmt: skip
+            return [("", "the tokenizer's chat template ends an answer with no control token: "
+                     f"{_NEVER_STOPS}; write a template of your own")]  # fmt: skip
         return []
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from vlm_core.errors import UserError
+from vlm_core.files import read_text
 from vlm_encoders import checkpoints, preprocessor
 from vlm_encoders.facts import Told
 
@@ -51,39 +52,53 @@ def in_folder(folder: Path) -> list[Told]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
+    text = read_text(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(text)
+    except ValueError as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a JSON object, got {type(content).__name__}")
     return content
 
 
-def of_timm(cfg: Mapping[str, Any]) -> dict[str, Any]:
+def part(content: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
+    """A mapping inside a config, empty if it is not there or null."""
+    found = content.get(key)
+    if not isinstance(found, dict | None):
+        raise UserError(f"{where}: {key} is {found!r:.60}; expected a JSON object")
+    return found or {}
+
+
+def of_timm(cfg: Mapping[str, Any], where: str) -> dict[str, Any]:
     """A `pretrained_cfg` of timm. Its `center` with `crop_pct` is the crop of a classification test: no fact here."""
-    facts = {key: cfg[key] for key in ("mean", "std", "interpolation") if cfg.get(key)}
-    if fit := _CROP_MODES.get(cfg.get("crop_mode") or ""):
-        facts["fit"] = fit
-    if size := cfg.get("input_size"):
+    facts = {key: cfg[key] for key in ("mean", "std", "interpolation") if cfg.get(key) is not None}
+    mode = cfg.get("crop_mode") or "center"
+    if mode not in ("center", *_CROP_MODES):
+        raise UserError(f"{where}: crop_mode is {mode!r:.60}; expected center, {', '.join(_CROP_MODES)}")
+    if mode in _CROP_MODES:
+        facts["fit"] = _CROP_MODES[mode]
+    if (size := cfg.get("input_size")) is not None:
+        if not isinstance(size, list | tuple) or len(size) != 3:
+            raise UserError(f"{where}: input_size is {size!r:.60}; expected channels, height and width")
         facts["image_size"] = tuple(size[-2:])
     return facts
 
 
 def of_open_clip(content: Mapping[str, Any], where: str) -> dict[str, Any]:
     """open_clip_config.json, or a published tag as `preprocess_cfg`, with and without `model_cfg`."""
-    cfg, model = content.get("preprocess_cfg") or {}, content.get("model_cfg") or {}
+    cfg, model = part(content, "preprocess_cfg", where), part(content, "model_cfg", where)
     if cfg.get("mode", "RGB") != "RGB":
         raise UserError(f"{where}: mode {cfg['mode']!r}: every image is RGB here")
-    facts = {key: cfg[key] for key in ("mean", "std", "interpolation") if cfg.get(key)}
+    facts = {key: cfg[key] for key in ("mean", "std", "interpolation") if cfg.get(key) is not None}
     mode = cfg.get("resize_mode")
     if mode in _RESIZE_MODES:
         facts["fit"] = _RESIZE_MODES[mode]
     elif mode:
         facts[preprocessor.REFUSED] = f"{where}: resize_mode {mode}, which pads after resizing"
     if size := cfg.get("size"):
-        facts["image_size"] = (size, size) if isinstance(size, int) else tuple(size)
-    if vision := model.get("vision_cfg"):
+        facts["image_size"] = tuple(size) if isinstance(size, list | tuple) else (size, size)
+    if vision := part(model, "vision_cfg", where):
         facts[VISION] = vision
         stages = isinstance(vision.get("layers"), list | tuple)
         if not stages and not vision.get(
@@ -96,7 +111,7 @@ def of_open_clip(content: Mapping[str, Any], where: str) -> dict[str, Any]:
 def _of_config(content: Mapping[str, Any], where: str) -> dict[str, Any]:
     """config.json of timm or of transformers."""
     if isinstance(name := content.get("architecture"), str):
-        facts = of_timm(content.get("pretrained_cfg") or content)
+        facts = of_timm(part(content, "pretrained_cfg", where) or content, where)
         return facts | {ARCHITECTURE: name.partition(".")[0]}
     return of_transformers(content)
 
@@ -145,7 +160,7 @@ def _metadata(metadata: Mapping[str, str], where: str) -> dict[str, Any]:
         key: values[key] for key in ("mean", "std", "interpolation", "fit", "activation") if key in values
     }
     if isinstance(cfg := values.get("pretrained_cfg"), dict):
-        facts |= of_timm(cfg)
+        facts |= of_timm(cfg, where)
     if isinstance(cfg := values.get("preprocess_cfg"), dict):
         facts |= of_open_clip({"preprocess_cfg": cfg}, where)
     if isinstance(values.get("architecture"), str):

@@ -6,7 +6,7 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, SerializeAsAny, model_validator
+from pydantic import Field, FiniteFloat, PositiveInt, SerializeAsAny, model_validator
 
 from vlm_core.config import Download, EncoderConfig, Recipe, WeightsSource, random_values
 from vlm_core.errors import UserError
@@ -21,8 +21,8 @@ Fit = Literal["resize", "pad", "crop"]
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
 Scalar = int | float | bool | str
-Colour = Annotated[list[float], Field(min_length=3, max_length=3)]
-Positive3 = Annotated[list[PositiveFloat], Field(min_length=3, max_length=3)]
+Colour = Annotated[list[Annotated[FiniteFloat, Field(ge=-1, le=1)]], Field(min_length=3, max_length=3)]
+Positive3 = Annotated[list[Annotated[FiniteFloat, Field(gt=0)]], Field(min_length=3, max_length=3)]
 FACTS = ("image_size", "fit", "crop_pct", "interpolation", "mean", "std", "activation")
 
 

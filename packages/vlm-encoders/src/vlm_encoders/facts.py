@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -78,12 +78,47 @@ def settle(
             continue
         for tellers, hint in ((beside, ""), (published, " and nothing beside the weights tells")):
             if found := [Told(told.where, {key: told.facts[key]}) for told in tellers if key in told.facts]:
+                _check(key, found)
                 _agree(what, key, found, hint)
                 facts.values[key], facts.sources[key] = found[0].facts[key], _where(found)
                 break
         else:
             _default(what, key, facts, beside)
     return facts
+
+
+def _check(key: str, found: Sequence[Told]) -> None:
+    """Raise `UserError` for a value that no image can be prepared with."""
+    fits, expected = _VALID.get(key, (None, ""))
+    for told in found:
+        if fits and not fits(told.facts[key]):
+            raise UserError(
+                f"{told.where} says {key} {_shown(told.facts[key])}; expected {expected}; correct it, or give {key} "
+                "in the spec"
+            )
+
+
+def _are_numbers(value: Any, count: int) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == count
+        and all(isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x) for x in value)
+    )
+
+
+_VALID: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "mean": (
+        lambda v: _are_numbers(v, 3) and all(abs(x) <= 1 for x in v),
+        "three numbers, for R, G and B in [0, 1]",
+    ),
+    "std": (lambda v: _are_numbers(v, 3) and min(v) > 0, "three numbers above 0, for R, G and B in [0, 1]"),
+    "image_size": (
+        lambda v: _are_numbers(v, 2) and all(isinstance(x, int) and x > 0 for x in v),
+        "height and width in pixels",
+    ),
+    "interpolation": (lambda v: isinstance(v, str), "the name of one of Pillow's filters"),
+    "fit": (lambda v: v in ("resize", "pad", "crop"), "resize, pad or crop"),
+}
 
 
 def _agree(what: str, key: str, found: Sequence[Told], hint: str) -> None:

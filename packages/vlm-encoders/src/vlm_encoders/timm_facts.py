@@ -12,7 +12,7 @@ from torch import nn
 
 from vlm_core.errors import UserError
 from vlm_encoders.activations import activation_of
-from vlm_encoders.beside import ARCHITECTURE, CONFIG, beside, of_timm, read_json
+from vlm_encoders.beside import ARCHITECTURE, CONFIG, beside, of_timm, part, read_json
 from vlm_encoders.checkpoints import locate
 from vlm_encoders.facts import KEYS, NEEDED, Facts, Told, settle
 
@@ -63,23 +63,29 @@ def _of_this(told: Told, architecture: str, model: str, own: str | None) -> Told
 def _published(source: Source, architecture: str, own: str | None) -> list[Told]:
     """What timm says: of `model`'s own weights, else of the tag in the name, else of every tag."""
     if source.config is not None:
-        return [Told(source.model, _facts_of_tag(PretrainedCfg(**source.config), own, source.config))]
+        return [
+            Told(
+                source.model, _facts_of_tag(PretrainedCfg(**source.config), own, source.model, source.config)
+            )
+        ]
     random = not source.pretrained and source.weights is None
     cfg = timm.get_pretrained_cfg(source.name) if "." in source.name or random or source.pretrained else None
     if cfg is not None:
         where = f"timm's {architecture}.{cfg.tag}" if cfg.tag else f"timm's {architecture}"
-        return [Told(f"{where}, though values are random" if random else where, _facts_of_tag(cfg, own))]
+        return [
+            Told(f"{where}, though values are random" if random else where, _facts_of_tag(cfg, own, where))
+        ]
     names = timm.list_pretrained(f"{architecture}.*")
     return [
-        Told(f"timm's {n}", _facts_of_tag(cfg, own)) for n in names if (cfg := timm.get_pretrained_cfg(n))
+        Told(f"timm's {n}", _facts_of_tag(cfg, own, n)) for n in names if (cfg := timm.get_pretrained_cfg(n))
     ]
 
 
 def _facts_of_tag(
-    cfg: PretrainedCfg, own: str | None, only: Mapping[str, Any] | None = None
+    cfg: PretrainedCfg, own: str | None, where: str, only: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """The facts of one tag, of `only` these keys; timm notes which weights were trained with QuickGELU."""
-    facts = of_timm(cfg.to_dict() if only is None else only)
+    facts = of_timm(cfg.to_dict() if only is None else only, where)
     noted = any("natively QuickGELU" in note for note in cfg.notes or ())
     return facts | ({"activation": "quick_gelu" if noted else own} if own else {})
 
@@ -95,4 +101,4 @@ def arguments_beside(weights: str, name: str, *, there: bool) -> dict[str, Any]:
     path: Path = folder / CONFIG
     content = read_json(path) if path.is_file() else {}
     same = str(content.get("architecture", "")).partition(".")[0] == name.partition(".")[0]
-    return dict(content.get("model_args") or {}) if same else {}
+    return part(content, "model_args", str(path)) if same else {}

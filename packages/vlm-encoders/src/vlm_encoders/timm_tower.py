@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -14,8 +13,8 @@ from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 from vlm_core.errors import UserError
-from vlm_core.files import read_text
 from vlm_encoders.activations import activation_of, set_activation
+from vlm_encoders.beside import CONFIG, part, read_json
 from vlm_encoders.facts import SAVED, Facts, saved, spec_keys
 from vlm_encoders.timm_facts import Source, arguments_beside, tower_facts
 from vlm_encoders.timm_weights import load_file
@@ -138,15 +137,24 @@ def _resolve(model: str) -> tuple[str, dict[str, Any] | None, dict[str, Any]]:
         if source == HUB:
             config, name, arguments = models.load_model_config_from_hf(where)
             return name, config, arguments or {}
-        content = json.loads(read_text(Path(where) / "config.json"))
-        weights = content.get("pretrained_cfg") or content
-        known = {key: value for key, value in weights.items() if key in PretrainedCfg.__dataclass_fields__}
-        return content["architecture"], known, content.get("model_args", {})
+        return _of_folder(Path(where) / CONFIG)
     except Exception as error:  # hub, network and parser raise errors of their own
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
         raise UserError(
-            f"could not get the configuration of timm's {model}: {type(error).__name__}: {one_line(error)}; "
+            f"could not get the configuration of timm's {model}: {kind}{one_line(error)}; "
             f"{FOLDER}:<folder> names a local copy with its config.json"
         ) from error
+
+
+def _of_folder(path: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """What `_resolve` gives, of a folder's config.json."""
+    content = read_json(path)
+    name = content.get("architecture")
+    if not isinstance(name, str):
+        raise UserError(f"{path}: names no architecture of timm's; it has {', '.join(content) or 'no keys'}")
+    weights = part(content, "pretrained_cfg", str(path)) or content
+    known = {key: value for key, value in weights.items() if key in PretrainedCfg.__dataclass_fields__}
+    return name, known, part(content, "model_args", str(path))
 
 
 def _create(

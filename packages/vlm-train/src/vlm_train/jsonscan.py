@@ -16,17 +16,40 @@ CHUNK = 2**22
 MAX_ROW = 2**26
 _SPACE = re.compile(r"[ \t\r\n]*")
 _ENDS = (*" \t\r\n,]:}",)
-_DECODER = json.JSONDecoder()
 
 
 def _advice(error: Exception) -> str:
     return "; save the file as UTF-8" if isinstance(error, UnicodeDecodeError) else ""
 
 
+class _RepeatedKey(ValueError):
+    """JSON that can be read, but not only in one way."""
+
+
+def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A mapping whose keys stand once each: of two values neither is known to be the right one."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _RepeatedKey(f"the key {next(n for n in names if names.count(n) > 1)!r:.60} stands twice")
+    return found
+
+
+_DECODER, _STRICT = json.JSONDecoder(), json.JSONDecoder(object_pairs_hook=_mapping)
+
+
+def _decode(text: str, at: int) -> tuple[Any, int]:
+    """The value that begins at a place, or `_RepeatedKey`, and where it ends."""
+    try:
+        return _STRICT.raw_decode(text, at)
+    except _RepeatedKey as error:
+        return error, _DECODER.raw_decode(text, at)[1]
+
+
 def loads(data: bytes, where: str) -> Any:
     """Parse one row, without a byte order mark; whatever is wrong with it is a `BadSample`."""
     try:
-        return json.loads(data.decode("utf-8-sig"))
+        return json.loads(data.decode("utf-8-sig"), object_pairs_hook=_mapping)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         raise BadSample("json", f"{where}: not valid JSON: {error}{_advice(error)}") from None
 
@@ -54,8 +77,8 @@ def _bare(line: bytes) -> bytes:
 
 def _is_json(line: bytes) -> bool:
     try:
-        loads(line, "")
-    except BadSample:
+        json.loads(line.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
         return False
     return True
 
@@ -112,7 +135,7 @@ class _Window:
         """The JSON value that begins here."""
         while True:
             try:
-                value, end = _DECODER.raw_decode(self.text, self.at)
+                value, end = _decode(self.text, self.at)
                 # "1." reads as 1: a value has ended only when something that ends one is in sight
                 if self.text[end : end + 1] in _ENDS or not self.more():
                     self.move(end)
@@ -162,6 +185,8 @@ def list_rows(file: BinaryIO, path: Path) -> Iterator[tuple[int, int, Any]]:
             window.peek()
             start = window.byte
             value = window.value()
+            if isinstance(value, _RepeatedKey):
+                value = BadSample("json", f"{path}: row {count}: {value}")
             yield start, window.byte - start, value
             count += 1
             if (mark := window.peek()) not in (",", "]"):

@@ -165,7 +165,7 @@ class Columns:
             return _dialogue_of([("", value)], where)
         question, answer = next(names for names in LAYOUTS if names[0] == self.layout)
         asked = record.get(self.names[question])
-        if more := record.get(self.names.get("input", "")):
+        if not is_empty(more := record.get(self.names.get("input", ""))):
             asked = f"{asked}\n{more}" if isinstance(asked, str) and isinstance(more, str) else more
         earlier = self._history(record, where)
         return _dialogue_of([*earlier, (asked, record.get(self.names[answer]))], where)

@@ -52,6 +52,8 @@ class ParquetRows(Rows):
         for file, name in zip(self.files, files, strict=True):
             if not file.schema.equals(schema):
                 raise UserError(f"{name}: other columns than {files[0]}: {_difference(file.schema, schema)}")
+        if repeated := sorted({name for name in schema.names if schema.names.count(name) > 1}):
+            raise UserError(f"{files[0]}: more than one column is called {repeated[0]!r}; rename all but one")
         self.columns = _columns(given, schema.names, files[0], ignore)
         self.wanted = sorted({*self.columns.names.values(), *self.columns.image_keys, *self.columns.unread})
         self._dropped = False

@@ -14,7 +14,8 @@ CONTENT = frozenset(
      "observation", "label", "labels", "kto_tag", "objects", "bbox", "bboxes", "boxes", "masks", "segmentation",
      "ref", "system", "system_prompt", "system_message", "history", "input", "context", "passage", "hint", "choices",
      "options", "message", "dialog", "dialogs", "dialogue", "dialogues", "chat", "chats", "captions", "prompt",
-     "prompts", "completion", "completions", "loss", "loss_scale", "loss_weight"]
+     "prompts", "completion", "completions", "inputs", "media", "reasoning", "reasoning_content",
+     "thinking", "loss", "loss_scale", "loss_weight"]
 )  # fmt: skip
 """Names that hold words, or say how a row is to be learnt."""
 _PREFERENCE = re.compile(r"(chosen|rejected)(_.*)?")
@@ -23,6 +24,7 @@ _MEDIA = re.compile(
 )
 _LOCATION = re.compile(
     r"(?:image|img|picture|pic|photo|video|audio)_?(?:paths?|files?|urls?|names?)|file_?names?"
+    r"|(?:image|img|picture|pic|photo)_?ids?"
 )
 """Where an image or clip comes from: metadata beside an image, but all that there is without one."""
 _VIDEO_OR_AUDIO = re.compile(r"(video|audio)")
