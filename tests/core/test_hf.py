@@ -218,7 +218,7 @@ USER = [{"role": "user", "content": "red"}]
         (USER, {"add_generation_prompt": False}, "add_generation_prompt=True"),
         (USER, {"continue_final_message": True}, "can't be begun"),
         (USER, {"return_tensors": "np"}, "expected 'pt'"),
-        ([{"role": "system", "content": "be kind"}], {}, "role 'system': expected"),
+        ([{"role": "system", "content": "be kind"}], {}, "a system turn alone"),
         ([{"role": "user", "content": [{"type": "video"}]}], {}, "type 'video': expected"),
         ([{"role": "user", "content": [{"type": "image"}]}], {}, "an image must be"),
         ([{"role": "user", "content": [{"type": "image", "path": "none.png"}]}], {}, "no such file"),

@@ -83,7 +83,7 @@ class Interrupt:
         self._before = signal.signal(signal.SIGINT, self._receive)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: object) -> None:
         signal.signal(signal.SIGINT, self._before)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
