@@ -216,6 +216,11 @@ USER = [{"role": "user", "content": "red"}]
     [
         (USER, {"tokenize": False}, "tokenize=True"),
         (USER, {"add_generation_prompt": False}, "add_generation_prompt=True"),
+        (
+            [*USER, {"role": "assistant", "content": "no"}],
+            {},
+            "ends with an answer: say add_generation_prompt=False",
+        ),
         (USER, {"continue_final_message": True}, "can't be begun"),
         (USER, {"return_tensors": "np"}, "expected 'pt'"),
         ([{"role": "system", "content": "be kind"}], {}, "a system turn alone"),
