@@ -298,3 +298,9 @@ def test_what_a_config_asks_for_is_refused_as_an_argument_is(model, processor, m
     monkeypatch.setattr(model.config, "output_hidden_states", True)
     with pytest.raises(UserError, match="output_hidden_states"):
         model(**processor(text=QUESTIONS[0]))
+
+
+def test_a_loss_that_a_trainer_makes_itself_is_refused(model, processor):
+    """Trainer's label_smoothing_factor keeps the labels, and would not shift them."""
+    with pytest.raises(UserError, match="label_smoothing_factor"):
+        model(**processor(text=QUESTIONS[0]), num_items_in_batch=3)

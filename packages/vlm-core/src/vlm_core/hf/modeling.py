@@ -24,7 +24,7 @@ from vlm_core.hf.arguments import SAVING, as_device, as_dtype, local_folder, onl
 from vlm_core.hf.configuration import VLMConfig
 from vlm_core.hf.generation import StateCache, VLMGeneration, refuse
 from vlm_core.hf.inputs import check_rows, check_shapes, kept, segments_of
-from vlm_core.hf.training import Backbone, head_of, learnable, set_recompute, summed_loss
+from vlm_core.hf.training import Backbone, head_of, learnable, refuse_outside_loss, set_recompute, summed_loss
 from vlm_core.model import PARTS, VLM
 from vlm_core.weights import attach_parts, empty_parameters, to_dtype
 
@@ -229,6 +229,7 @@ class VLMForConditionalGeneration(VLMGeneration, PreTrainedModel, GenerationMixi
         asked = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
         refuse(past_key_values=past_key_values,
                 **{k: getattr(self.config, k, None) if v is None else v for k, v in asked.items()})  # fmt: skip
+        refuse_outside_loss(labels, num_items_in_batch)
         hidden, state = self.read(input_ids, attention_mask, pixel_values, is_image, inputs_embeds, cache)
         logits, loss = self.model.llm.logits(hidden[:, kept(logits_to_keep)]), None
         if labels is not None:
