@@ -68,7 +68,9 @@ class VLMGeneration(GenerationMixin):
         inputs["use_cache"] = use_cache
         if attention_mask is not None:
             inputs["attention_mask"] = attention_mask[:, past:]
-        if is_image is not None and past < is_image.shape[1]:
+        if is_image is None:
+            inputs["pixel_values"] = pixel_values  # refused without the places of the images
+        elif past < is_image.shape[1]:
             inputs["is_image"] = F.pad(is_image, (0, new - is_image.shape[1]))[:, past:]
             inputs["pixel_values"] = pixel_values
         return inputs

@@ -24,8 +24,8 @@ from vlm_core.hf.arguments import SAVING, as_device, as_dtype, local_folder, onl
 from vlm_core.hf.configuration import VLMConfig
 from vlm_core.hf.generation import StateCache, VLMGeneration, refuse
 from vlm_core.hf.hub import upload_of
-from vlm_core.hf.training import Backbone, head_of, learnable, set_recompute, summed_loss
-from vlm_core.interfaces import PADDING
+from vlm_core.hf.inputs import check_rows, check_shapes, kept, segments_of
+from vlm_core.hf.training import Backbone, head_of, learnable, refuse_outside_loss, set_recompute, summed_loss
 from vlm_core.model import PARTS, VLM
 from vlm_core.weights import attach_parts, empty_parameters, to_dtype
 
@@ -227,14 +227,16 @@ class VLMForConditionalGeneration(VLMGeneration, PreTrainedModel, GenerationMixi
         mean, or their sum over `num_items_in_batch`. Of the logits only the last `logits_to_keep` positions are made,
         or those of an index; 0 makes all.
         """
-        refuse(past_key_values=past_key_values, output_attentions=output_attentions,
-                output_hidden_states=output_hidden_states)  # fmt: skip
+        asked = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        refuse(past_key_values=past_key_values,
+                **{k: getattr(self.config, k, None) if v is None else v for k, v in asked.items()})  # fmt: skip
+        refuse_outside_loss(labels, num_items_in_batch)
         hidden, state = self.read(input_ids, attention_mask, pixel_values, is_image, inputs_embeds, cache)
-        keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits, loss = self.model.llm.logits(hidden[:, keep]), None
+        logits, loss = self.model.llm.logits(hidden[:, kept(logits_to_keep)]), None
         if labels is not None:
             if logits.shape[1] != hidden.shape[1]:
                 raise UserError("labels want all logits; leave out logits_to_keep")
+            check_rows("labels", labels, hidden)
             wanted = learnable(labels, is_image, attention_mask, num_items_in_batch)
             loss = summed_loss(logits, labels, wanted, num_items_in_batch)
         elif self.config.token_count < logits.shape[-1]:  # rows of a padded vocabulary are no tokens
@@ -259,6 +261,8 @@ class VLMForConditionalGeneration(VLMGeneration, PreTrainedModel, GenerationMixi
             raise UserError("give input_ids or inputs_embeds, one of them")
         if (pixel_values is None) != (is_image is None or not is_image.any()):
             raise UserError("pixel_values and is_image go together; the processor makes both")
+        given, dims = (input_ids, 2) if inputs_embeds is None else (inputs_embeds, 3)
+        check_shapes(given, dims, is_image, pixel_values)  # pyright: ignore[reportArgumentType]
         x = self.model.llm.embed(input_ids) if inputs_embeds is None else inputs_embeds  # pyright: ignore
         if pixel_values is not None and is_image is not None:
             pixels = (
@@ -271,13 +275,8 @@ class VLMForConditionalGeneration(VLMGeneration, PreTrainedModel, GenerationMixi
                     f"{visual.shape[1]} each; rows must not be cut inside an image"
                 )
             x = x.masked_scatter(is_image.bool().unsqueeze(-1), visual.to(x.dtype))
-        segments = None if attention_mask is None else _segments(attention_mask[:, -x.shape[1] :])
+        segments = segments_of(attention_mask, x, cache.length if cache else 0)
         return self.model.read(x, segments, cache and cache.state)
-
-
-def _segments(mask: Tensor) -> Tensor | None:
-    """An attention mask (B, T) of ones and zeros as segments; None where nothing is padded."""
-    return None if bool(mask.all()) else torch.where(mask.bool(), 0, PADDING)
 
 
 def _config(folder: Path, given: Any) -> VLMConfig:

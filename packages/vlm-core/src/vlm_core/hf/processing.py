@@ -150,9 +150,10 @@ class VLMProcessor(ProcessorMixin):
             and isinstance(conversation[0], dict)
         )
         talks = [talk_of(turns) for turns in ([conversation] if one else conversation or [None])]
-        if not add_generation_prompt and any(talk.messages[-1].role == "user" for talk in talks):
+        for asks in {talk.messages[-1].role == "user" for talk in talks} - {bool(add_generation_prompt)}:
+            place = "a user's turn" if asks else "an answer"
             raise UserError(
-                "after the user's turn stands the beginning of the answer: say add_generation_prompt=True"
+                f"a conversation ends with {place}: say add_generation_prompt={asks}, as the template writes it"
             )
         batch = self._batch(talks, layout)
         targets = batch.pop("is_target")

@@ -38,6 +38,15 @@ def learnable(labels: Tensor, is_image: Tensor | None, attention_mask: Tensor | 
     return wanted
 
 
+def refuse_outside_loss(labels: Tensor | None, counted: Any) -> None:
+    """Raises `UserError` for a trainer that keeps the labels and makes the loss itself: it would not shift them."""
+    if labels is None and counted is not None:
+        raise UserError(
+            "num_items_in_batch without labels: the loss is made by the model. Trainer's label_smoothing_factor would "
+            "compare each position with its own token; leave it out, and compute_loss_func, too"
+        )
+
+
 def summed_loss(logits: Tensor, labels: Tensor, wanted: Tensor, count: Any) -> Tensor:
     """Cross entropy of the wanted labels, over `count` or over their number."""
     targets = labels[:, 1:][wanted]

@@ -1,0 +1,72 @@
+"""Checks of the tensors given to `forward`: a wrong shape would be broadcast, and a wrong value read as another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlm_core.errors import UserError
+from vlm_core.interfaces import PADDING
+
+
+def check_shapes(x: Tensor, dims: int, is_image: Tensor | None, pixel_values: Any) -> None:
+    """Raises `UserError` unless ids (B, T) or embeddings (B, T, M), the marks (B, T) and the pixels fit each other."""
+    if x.ndim != dims:
+        wanted = "input_ids (rows, positions)" if dims == 2 else "inputs_embeds (rows, positions, width)"
+        raise UserError(f"expected {wanted}, got the shape {tuple(x.shape)}")
+    check_rows("is_image", is_image, x)
+    if pixel_values is None:
+        return
+    if not isinstance(pixel_values, Tensor) or not pixel_values.is_floating_point():
+        kind = pixel_values.dtype if isinstance(pixel_values, Tensor) else type(pixel_values).__name__
+        raise UserError(
+            f"pixel_values must be a tensor of floats from 0 to 1, not {kind}; the processor makes it"
+        )
+    if pixel_values.ndim not in (4, 5):
+        raise UserError(
+            f"pixel_values: expected (images, channels, height, width), got {tuple(pixel_values.shape)}"
+        )
+
+
+def check_rows(name: str, tensor: Tensor | None, x: Tensor) -> None:
+    """Raises `UserError` unless there is a value for each position of each row."""
+    if tensor is not None and tensor.shape != x.shape[:2]:
+        raise UserError(
+            f"{name}: expected the shape {tuple(x.shape[:2])} of the ids, got {tuple(tensor.shape)}"
+        )
+
+
+def kept(logits_to_keep: int | Tensor) -> Any:
+    """The positions whose logits are made; 0 keeps all."""
+    if isinstance(logits_to_keep, Tensor):
+        return logits_to_keep
+    if isinstance(logits_to_keep, bool) or logits_to_keep < 0:
+        raise UserError(
+            f"logits_to_keep {logits_to_keep!r}: expected a number of positions, 0 for all of them"
+        )
+    return slice(-logits_to_keep, None)
+
+
+def segments_of(mask: Tensor | None, x: Tensor, past: int) -> Tensor | None:
+    """A mask (B, T) of ones and zeros as segments; None where nothing is padded.
+
+    It may also cover the `past` positions that a cache has read. Raises `UserError` for another shape or value: a
+    mask to be added to attention has 0 where this one has 1.
+    """
+    if mask is None:
+        return None
+    rows, length = x.shape[:2]
+    if mask.shape not in ((rows, length), (rows, past + length)):
+        raise UserError(
+            f"attention_mask: expected the shape {(rows, length)} of the ids, got {tuple(mask.shape)}"
+        )
+    mask = mask[:, -length:]
+    if bool((mask == 1).all()):
+        return None
+    if not bool(((mask == 0) | (mask == 1)).all()):
+        raise UserError(
+            "attention_mask: expected 1 at positions to be read and 0 at padding, got other values"
+        )
+    return torch.where(mask.bool(), 0, PADDING)
