@@ -9,10 +9,6 @@ REASONS = {
     "autograd": "torch.library hands over as many gradients as there were outputs",
 }
 CHECKED = {
-<<<<<<< HEAD
-=======
-    "vlm_train/drawing.py": {"drawing": "rc_context"},
->>>>>>> attack2
     "vlm_core/config.py": {"__init_subclass__": "__init_subclass__"},
     "vlm_core/hf/modeling.py": {"from_pretrained": "only_known", "save_pretrained": "only", "to": "_parse_to"},
     "vlm_core/hf/generation.py": {"generate": "refuse", "refuse": "items"},
@@ -27,13 +23,8 @@ CHECKED = {
     "vlm_core/ssm/ops.py": {"_expect": "items"},
     "vlm_encoders/timm_tower.py": {"__init__": "__init__", "build_timm": "spec_keys"},
     "vlm_encoders/transformers_tower.py": {"__init__": "__init__"},
-<<<<<<< HEAD
     "vlm_encoders/open_clip_tower.py": {"__init__": "__init__", "build_open_clip": "spec_keys"},
     "vlm_encoders/transformers_build.py": {"build_transformers": "spec_keys"},
-=======
-    "vlm_encoders/transformers_build.py": {"build_transformers": "spec_keys"},
-    "vlm_encoders/open_clip_tower.py": {"__init__": "__init__", "build_open_clip": "spec_keys"},
->>>>>>> attack2
 }  # fmt: skip
 """Functions that pass arguments on by a third party's protocol or to one function, and what checks them."""
 

@@ -144,11 +144,7 @@ class VLMProcessor(ProcessorMixin):
         if chat_template is not None or continue_final_message:
             raise UserError("this model has its own template, and an answer can't be begun for it")
         layout = _layout(kwargs)
-        one = (
-            isinstance(conversation, list | tuple)
-            and bool(conversation)
-            and isinstance(conversation[0], dict)
-        )
+        one = isinstance(conversation, list | tuple) and all(isinstance(t, dict) for t in conversation[:1])
         talks = [talk_of(turns) for turns in ([conversation] if one else conversation or [None])]
         for asks in {talk.messages[-1].role == "user" for talk in talks} - {bool(add_generation_prompt)}:
             place = "a user's turn" if asks else "an answer"
