@@ -144,7 +144,7 @@ class BenchmarkSuite:
 
 def _is_text(path: Path) -> bool:
     try:
-        path.read_text(encoding="utf-8")
+        path.read_bytes().decode("utf-8")
     except UnicodeDecodeError:
         return False
     return True
