@@ -44,7 +44,7 @@ from vlm_train.templates import check_templates
 from vlm_train.trackers import Trackers
 from vlm_train.trainer import StageTrainer, total_steps
 from vlm_train.validation import Validator
-from vlm_train.weights_origin import facts, refuse_random
+from vlm_train.weights_origin import facts, frozen_random
 
 
 class Run:
@@ -283,12 +283,11 @@ def start(spec: Spec, document: Document) -> tuple[RunDir, results.Results]:
         model = on_meta(parts)
         check_templates(spec, train, model.llm.tokenizer)
     sums = check(parts, model)
-    refuse_random(spec, train, model)
     accelerator.print(
         f"{spec.name}: {sums.total / 1e6:.2f} M parameters, {sums.tokens} tokens an image, "
         f"{torch.get_num_threads()} threads on {accelerator.device}"
     )
-    accelerator.print("\n".join(facts(spec, model)))
+    accelerator.print("\n".join([*facts(spec, model), *frozen_random(spec, train, model)]))
     with watchdog.watching(train.timeout):
         run = Run(spec, train, accelerator)
         return run.dir, run.go()

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
-from vlm_core.errors import UserError
 from vlm_core.initial_weights import never_trained, weight_rows
 from vlm_core.model import VLM
 from vlm_core.preprocessing import preprocessing_rows
 from vlm_core.spec import Spec
-from vlm_train.config import Stage, TrainConfig
+from vlm_train.config import TrainConfig
 
 
 def facts(spec: Spec, model: VLM) -> list[str]:
@@ -21,17 +19,22 @@ def facts(spec: Spec, model: VLM) -> list[str]:
     return lines if rows else [*lines, f"image preprocessing: not told by {spec.encoder.type_name()}"]
 
 
-def refuse_random(spec: Spec, train: TrainConfig, model: VLM) -> None:
-    """Raise `UserError` for parts at random values of which nothing is trained, by patterns of `frozen`, too."""
-    trained = {part for stage in train.stages for part in _trained_parts(stage, model)}
-    if idle := never_trained(spec, trained):
-        raise UserError("; ".join(text for _, text in idle))
+def frozen_random(spec: Spec, train: TrainConfig, model: VLM) -> list[str]:
+    """A line for each part at random values that stages name in `trains` and freeze whole by patterns of `frozen`."""
+    parts = sorted({part for part, _ in never_trained(spec, _learning(train, model))})
+    return [
+        f"{part}: its values are random, and `frozen` keeps all of them: nothing of it is trained"
+        for part in parts
+    ]
 
 
-def _trained_parts(stage: Stage, model: VLM) -> Iterator[str]:
-    """Parts of which the stage trains a parameter of their own; adapters are none."""
-    for part in stage.trains:
-        names = [f"{part}.{name}" for name, _ in getattr(model, part).named_parameters()]
-        kept = [n for n in names if not any(fnmatchcase(n, pattern) for pattern in stage.frozen)]
-        if kept and not (part == "llm" and stage.lora):
-            yield part
+def _learning(train: TrainConfig, model: VLM) -> set[str]:
+    """Parts of which a stage trains a parameter of their own; adapters are none."""
+    return {
+        part
+        for stage in train.stages
+        for part in stage.trains
+        if not (part == "llm" and stage.lora)
+        for name, _ in getattr(model, part).named_parameters()
+        if not any(fnmatchcase(f"{part}.{name}", pattern) for pattern in stage.frozen)
+    }
