@@ -124,6 +124,7 @@ class Session:
         assert self.next_logits is not None, "feed a prompt first"
         generator = torch.Generator(self.next_logits.device).manual_seed(decoding.seed)
         live, ids = [True] * len(self.next_logits), None
+        ending = self._ends or [{self.model.llm.tokenizer.eos_id}] * len(live)
         for _ in range(decoding.max_new_tokens):
             with torch.inference_mode():
                 if ids is not None:
@@ -131,7 +132,7 @@ class Session:
                 ids = choose(self.next_logits, decoding, generator)
             said = ids.tolist()
             yield [i if alive else None for i, alive in zip(said, live, strict=True)]
-            live = [alive and i not in ends for i, alive, ends in zip(said, live, self._ends, strict=True)]
+            live = [alive and i not in ends for i, alive, ends in zip(said, live, ending, strict=True)]
             if not any(live):
                 return
 
