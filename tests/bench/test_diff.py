@@ -165,8 +165,11 @@ def test_two_sources_of_the_same_questions(data: Path, tmp_path: Path, capsys: O
         "--save",
         tmp_path / "a",
     )
-    own = {f"{split}/a.jpg/Is there a {word} in the image?": "Yes"
-           for split in ("random", "popular", "adversarial") for word in ("dog", "cat")}  # fmt: skip
+    own = {
+        f"{split}/a.jpg/Is there a {word} in the image?": "Yes"
+        for split in ("random", "popular", "adversarial")
+        for word in ("dog", "cat")
+    }
     flags = ["--source", "official", "--answers", answers(tmp_path, own), "--save", tmp_path / "b"]
     printed(capsys, "score", "pope", "--data", data, *flags)
     assert "1 units" in printed(capsys, "diff", tmp_path / "a", tmp_path / "b")

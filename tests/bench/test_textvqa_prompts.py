@@ -49,8 +49,10 @@ def test_the_variant_is_never_guessed(data: Path, tmp_path: Path, capsys: Out) -
     assert "another prompt" in refused(capsys, *flags, "--ocr", "no", "--answers", logged(tmp_path, "after"))
     bare = ["--questions", questions(tmp_path, "bare")]
     assert "another prompt" in refused(capsys, *flags, *bare, "--answers", logged(tmp_path, "after"))
-    rows = [{"question_id": "0a1b", "prompt": FORMS[form](q), "text": "x"}
-            for q, form in zip(ASKED, ("after", "bare"), strict=True)]  # fmt: skip
+    rows = [
+        {"question_id": "0a1b", "prompt": FORMS[form](q), "text": "x"}
+        for q, form in zip(ASKED, ("after", "bare"), strict=True)
+    ]
     assert "1 answer logged with another prompt" in refused(
         capsys, *flags, "--answers", answers(tmp_path, rows)
     )

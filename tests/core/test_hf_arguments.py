@@ -60,9 +60,14 @@ def test_loading_refuses_by_name(tiny_folder, option):
 
 def test_loading_takes_what_happens_anyway(tiny_folder):
     AutoModelForImageTextToText.from_pretrained(
-        str(tiny_folder), attn_implementation="sdpa", use_safetensors=True, low_cpu_mem_usage=True,
-        trust_remote_code=False, weights_only=True, variant=None,
-    )  # fmt: skip
+        str(tiny_folder),
+        attn_implementation="sdpa",
+        use_safetensors=True,
+        low_cpu_mem_usage=True,
+        trust_remote_code=False,
+        weights_only=True,
+        variant=None,
+    )
     inner = AutoModelForImageTextToText.from_pretrained(tiny_folder.parent / tiny_folder.name, revision=None)
     assert inner.config.name_or_path == str(tiny_folder)
 

@@ -15,8 +15,13 @@ from vlm_core.initial_weights import never_trained, weight_rows
 from vlm_core.registry import installed
 from vlm_core.spec import Spec, json_schema
 
-STAGE = {"name": "a", "trains": ["connector", "llm"], "data": [{"type": "llava", "path": "x.json"}], "lr": 1e-3,
-         "batch_size": 4}  # fmt: skip
+STAGE = {
+    "name": "a",
+    "trains": ["connector", "llm"],
+    "data": [{"type": "llava", "path": "x.json"}],
+    "lr": 1e-3,
+    "batch_size": 4,
+}
 
 
 @pytest.fixture

@@ -91,9 +91,16 @@ def test_every_field_that_names_files_expands(config):
 
 def test_the_walk_finds_what_it_must():
     names = {(c.__name__, n) for c in every_config() for n, f in c.model_fields.items() if names_files(f)}
-    assert {("TimmConfig", "weights"), ("LlavaConfig", "path"), ("TrainConfig", "output"), ("PopeConfig", "data"),
-            ("FeatureCache", "path"), ("MambaConfig", "tokenizer"), ("ParquetConfig", "path"),
-            ("EasyVQABenchmarkConfig", "data")} <= names  # fmt: skip
+    assert {
+        ("TimmConfig", "weights"),
+        ("LlavaConfig", "path"),
+        ("TrainConfig", "output"),
+        ("PopeConfig", "data"),
+        ("FeatureCache", "path"),
+        ("MambaConfig", "tokenizer"),
+        ("ParquetConfig", "path"),
+        ("EasyVQABenchmarkConfig", "data"),
+    } <= names
 
 
 def test_every_command_line_expands():

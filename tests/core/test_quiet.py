@@ -23,7 +23,10 @@ assert sys.modules["kernels"] is fake
 def test_no_import_asks_a_hub_for_kernels_or_warns_that_it_cannot(imports):
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", ASKED.format(imports)],
-        capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     assert (done.returncode, done.stdout) == (0, "")
     assert "kernels-community" not in done.stderr

@@ -84,8 +84,10 @@ def test_a_system_pattern_without_a_text_is_not_written():
     assert picture(write(template, [user("hi")], Chatty(), system="")) == "(hi"
 
 
-@pytest.mark.parametrize("template", [TEMPLATES["short"], TEMPLATES["plain"], Template(system="{eos}", user="{text}",
-                                                                                      assistant="{text}")])  # fmt: skip
+@pytest.mark.parametrize(
+    "template",
+    [TEMPLATES["short"], TEMPLATES["plain"], Template(system="{eos}", user="{text}", assistant="{text}")],
+)
 def test_no_place_for_a_system_text(template):
     with pytest.raises(BadSample, match=r"no place for it: its `system` needs \{text\}") as caught:
         write(template, [user("hi"), said("yo")], Letters(), system="Be kind.")
@@ -225,8 +227,11 @@ def test_a_question_that_is_never_said_is_refused(template):
 
 
 def test_the_end_of_an_answer():
-    ends = {name: end_of_answer(template, Chatty()) for name, template in TEMPLATES.items() if name in
-            ("plain", "short", "chatml")}  # fmt: skip
+    ends = {
+        name: end_of_answer(template, Chatty())
+        for name, template in TEMPLATES.items()
+        if name in ("plain", "short", "chatml")
+    }
     assert ends == {"plain": EOS, "short": EOS, "chatml": ord("]")}
     assert end_of_answer(Template(user="{text}", assistant="{text}"), Chatty()) is None
 

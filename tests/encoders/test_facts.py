@@ -72,8 +72,11 @@ def test_the_spec_comes_first_and_says_so(mine: Path) -> None:
 def test_two_files_that_differ(mine: Path) -> None:
     config = TimmConfig(model="test_vit", weights=str(mine))
     write(mine, preprocessor_config={"image_mean": [0.5] * 3, "image_std": [0.2] * 3})
-    with pytest.raises(UserError, match=r"config\.json says mean \(0\.1, .*preprocessor_config\.json says "
-                       r"\(0\.5, .*give mean in the spec"):  # fmt: skip
+    with pytest.raises(
+        UserError,
+        match=r"config\.json says mean \(0\.1, .*preprocessor_config\.json says "
+        r"\(0\.5, .*give mean in the spec",
+    ):
         meta(config)
     assert meta(config, mean=[0.5] * 3).preprocessing.mean == (0.5,) * 3
     write(mine, preprocessor_config={"crop_size": 224, "do_center_crop": True})

@@ -41,8 +41,13 @@ def target_text(tokenizer, sample):
         for target, group in groupby(zip(sample.ids, sample.is_target, strict=True), lambda pair: pair[1])
         if target
     ]
-    return ["".join(tokenizer.decode(list(group)) if text else names[next(group)]
-                    for text, group in groupby(run, lambda i: i not in names)) for run in runs]  # fmt: skip
+    return [
+        "".join(
+            tokenizer.decode(list(group)) if text else names[next(group)]
+            for text, group in groupby(run, lambda i: i not in names)
+        )
+        for run in runs
+    ]
 
 
 CASES = [
@@ -105,8 +110,14 @@ def test_a_system_text_of_the_conversations_own(name: str, tmp_path: Path) -> No
     ]
 
 
-@pytest.mark.parametrize(("name", "why"), [("gemma", "System role not supported"), ("mistral", "must alternate"),
-                                           ("mistral-v3", "leaves out what system says")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("gemma", "System role not supported"),
+        ("mistral", "must alternate"),
+        ("mistral-v3", "leaves out what system says"),
+    ],
+)
 def test_a_template_without_a_place_for_a_system_text(name: str, why: str, tmp_path: Path) -> None:
     tokenizer = FastTokenizer.load(write_folder(name, tmp_path))
     with pytest.raises(BadSample, match=why):

@@ -67,12 +67,18 @@ def test_every_row_is_asked_about_another_picture_in_any_order_of_the_file(pictu
 
 def test_copies_of_a_picture_are_the_same_picture(pictures):
     """Under another name, in another format, stored sideways: two contents, so each stands in for the other."""
-    rows = [row("a", [pictures("a.png", "red")]), row("b", [pictures("b.bmp", "red")]),
-            row("c", [pictures("c.tiff", "blue")])]  # fmt: skip
+    rows = [
+        row("a", [pictures("a.png", "red")]),
+        row("b", [pictures("b.bmp", "red")]),
+        row("c", [pictures("c.tiff", "blue")]),
+    ]
     other, left_out, seen = shown(rows)
     assert not left_out
-    assert other == {"a": [seen[rows[2]["image"][0]]], "b": [seen[rows[2]["image"][0]]],
-                     "c": [seen[rows[0]["image"][0]]]}  # fmt: skip
+    assert other == {
+        "a": [seen[rows[2]["image"][0]]],
+        "b": [seen[rows[2]["image"][0]]],
+        "c": [seen[rows[0]["image"][0]]],
+    }
     turned = Image.Exif()
     turned[0x0112] = 6
     upright = row("d", [pictures("d.png", "red", (4, 8))])

@@ -107,9 +107,12 @@ def test_trainer_goes_back_to_the_best_checkpoint(ours, rows, tmp_path):
     processor = AutoProcessor.from_pretrained(start_folder)
     best = {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 2, "save_total_limit": 1}
     trainer = Trainer(
-        frozen(start_folder), TrainingArguments(**arguments(tmp_path / "hf", learning_rate=1e-1, **best)),
-        train_dataset=rows, eval_dataset=rows[:6], data_collator=processor.data_collator(),
-    )  # fmt: skip
+        frozen(start_folder),
+        TrainingArguments(**arguments(tmp_path / "hf", learning_rate=1e-1, **best)),
+        train_dataset=rows,
+        eval_dataset=rows[:6],
+        data_collator=processor.data_collator(),
+    )
     trainer.train()
     kept = trainer.state.best_model_checkpoint
     trainer.save_model(tmp_path / "best")
@@ -154,17 +157,21 @@ def test_sft_trainers_own_collator_is_refused(ours, rows):
     data = datasets.Dataset.from_list([messages(row) for row in rows])
     with pytest.raises(AttributeError, match=r"data_collator=processor\.data_collator\(\)"):
         trl.SFTTrainer(
-            frozen(ours[0]), trl.SFTConfig(report_to=[], use_cpu=True, bf16=False), train_dataset=data,
+            frozen(ours[0]),
+            trl.SFTConfig(report_to=[], use_cpu=True, bf16=False),
+            train_dataset=data,
             processing_class=AutoProcessor.from_pretrained(ours[0]),
-        )  # fmt: skip
+        )
 
 
 def test_columns_taken_out_are_named(ours, rows, tmp_path):
     processor = AutoProcessor.from_pretrained(ours[0])
     trainer = Trainer(
-        frozen(ours[0]), TrainingArguments(**arguments(tmp_path / "hf", remove_unused_columns=True)),
-        train_dataset=rows, data_collator=processor.data_collator(),
-    )  # fmt: skip
+        frozen(ours[0]),
+        TrainingArguments(**arguments(tmp_path / "hf", remove_unused_columns=True)),
+        train_dataset=rows,
+        data_collator=processor.data_collator(),
+    )
     with pytest.raises(UserError, match="set remove_unused_columns=False"):
         trainer.train()
 
@@ -174,8 +181,9 @@ def test_bf16_and_recomputation_keep_the_recurrence_in_fp32(ours, rows, tmp_path
     trainer = Trainer(
         frozen(ours[0]),
         TrainingArguments(**arguments(tmp_path / "hf", bf16=True, activation_checkpointing=True)),
-        train_dataset=rows, data_collator=processor.data_collator(),
-    )  # fmt: skip
+        train_dataset=rows,
+        data_collator=processor.data_collator(),
+    )
     trainer.train()
     mixer = trainer.model.model.llm.backbone.layers[0].mixer
     assert {mixer.A_log.dtype, mixer.D.dtype, mixer.dt_proj.bias.dtype} == {torch.float32}

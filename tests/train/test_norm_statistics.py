@@ -34,8 +34,12 @@ def nothing_to_compile(monkeypatch):
 def trained(run_spec, name, *overrides):
     """The encoder's tensors after a run that trains it."""
     path = run_spec(name, evaluation=None)
-    given = [f"encoder={json.dumps(CONVOLUTIONS)}", f"train.stages.1.trains={json.dumps(ALL)}",
-             "train.stages.0.steps=1", "train.stages.1.steps=2"]  # fmt: skip
+    given = [
+        f"encoder={json.dumps(CONVOLUTIONS)}",
+        f"train.stages.1.trains={json.dumps(ALL)}",
+        "train.stages.0.steps=1",
+        "train.stages.1.steps=2",
+    ]
     folder = start(*load_spec(path, [*given, *overrides]))[0]
     return load_file(folder.path / "model" / "encoder" / "weights.safetensors"), folder
 
@@ -55,8 +59,14 @@ def test_an_encoder_learns_and_its_statistics_stay_recomputed_or_not(run_spec):
 
 
 def test_frozen_layers_of_a_trained_part_drop_nothing(tiny_model):
-    stage = Stage(name="s", trains=ALL, data=[{"type": "llava", "path": "x"}], lr=1.0, batch_size=1,
-                  frozen=["llm.backbone.layers.0.*"])  # fmt: skip
+    stage = Stage(
+        name="s",
+        trains=ALL,
+        data=[{"type": "llava", "path": "x"}],
+        lr=1.0,
+        batch_size=1,
+        frozen=["llm.backbone.layers.0.*"],
+    )
     for layer in tiny_model.llm.backbone.layers:
         layer.drop = nn.Dropout(0.9)
     freeze(tiny_model, stage)
@@ -74,8 +84,9 @@ def test_under_adapters_the_language_model_rests(tiny_model):
 
     tiny_model.llm.backbone.drop = nn.Dropout(0.9)
     settings = Lora(targets=["*.in_proj"], dropout=0.5)
-    stage = Stage(name="s", trains=["llm"], data=[{"type": "llava", "path": "x"}], lr=1.0, batch_size=1,
-                  lora=settings)  # fmt: skip
+    stage = Stage(
+        name="s", trains=["llm"], data=[{"type": "llava", "path": "x"}], lr=1.0, batch_size=1, lora=settings
+    )
     freeze(tiny_model, stage, lora.inject(tiny_model, settings, "s", 0).values())
     tiny_model.train()
     assert not tiny_model.llm.backbone.drop.training

@@ -38,8 +38,14 @@ def spec(run_spec, tmp_path):
     train = data["train"]
     train["stages"] = [{**train["stages"][1], "data": [source], "steps": 4}]
     train["evaluation"] |= {"data": [{**source, "path": str(tmp_path / "test.json")}]}
-    data["llm"]["tokenizer"] = {"vocab_size": 300, "dataset": {"type": "llava", "path": str(tmp_path / "words.json"),
-                                                              "images": str(tmp_path / "pictures")}}  # fmt: skip
+    data["llm"]["tokenizer"] = {
+        "vocab_size": 300,
+        "dataset": {
+            "type": "llava",
+            "path": str(tmp_path / "words.json"),
+            "images": str(tmp_path / "pictures"),
+        },
+    }
     path.write_text(yaml.safe_dump(data))
     return path
 
@@ -103,8 +109,12 @@ def test_equal_content_by_another_name_goes_on(begun, tmp_path, run_spec):
     os.utime(tmp_path / "moved.json", (1, 1))
     shutil.move(tmp_path / "run", tmp_path / "renamed")
     images = [f"train.{key}.data.0.images={tmp_path / 'images'}" for key in ("stages.0", "evaluation")]
-    folder, _ = go(begun, *images, f"train.stages.0.data.0.path={tmp_path / 'moved.json'}",
-                   f"train.output={tmp_path / 'renamed'}")  # fmt: skip
+    folder, _ = go(
+        begun,
+        *images,
+        f"train.stages.0.data.0.path={tmp_path / 'moved.json'}",
+        f"train.output={tmp_path / 'renamed'}",
+    )
     assert [m["step"] for m in folder.metrics()] == [1, 2, 3, 4]
     assert folder.finished()
 

@@ -311,8 +311,13 @@ def test_a_row_of_a_third_party_holds_nothing_that_is_not_read(row, message):
 def test_an_index_that_is_kept_knows_ids_and_images_inside_rows(folder, monkeypatch):
     monkeypatch.setattr("vlm_train.rowindex.KEEP_FROM", 1)
     monkeypatch.setenv("VLM_CACHE", str(folder / "cache"))
-    found = [messages(URL, text("what?"), id="a"), messages(NAMED, text("what?")), {"id": "b", "videos": ["x"]},
-             messages({"type": "image", "image": "none.png"}, id="c"), messages(URL, NAMED, objects=[1])]  # fmt: skip
+    found = [
+        messages(URL, text("what?"), id="a"),
+        messages(NAMED, text("what?")),
+        {"id": "b", "videos": ["x"]},
+        messages({"type": "image", "image": "none.png"}, id="c"),
+        messages(URL, NAMED, objects=[1]),
+    ]
     llava(folder, *found)
     for ignore, bad in (
         ([], {2: "b", 3: "c", 4: f"{folder}/rows.json: row 4"}),

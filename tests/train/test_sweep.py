@@ -140,15 +140,25 @@ def job(folder, name, seed, accuracy=None, shuffled=25.0, exams=None, overlap=No
         record = {"questions": 4, "accuracy": {"all": value, "x": value / 2}, "overlap": overlap}
         run.write(f"evaluations/{evaluation}.json", json.dumps(record))
     for stage, figures in ((0, {"pope": exam(0.0)}), (1, exams)) if exams else ():
-        run.log({"stage": stage, "name": "ab"[stage], "step": 5, "weights": "own", "benchmarks": figures},
-                name="evals.jsonl")  # fmt: skip
+        run.log(
+            {"stage": stage, "name": "ab"[stage], "step": 5, "weights": "own", "benchmarks": figures},
+            name="evals.jsonl",
+        )
     run.write("results.md", "")
     return Job(Row(name, ()), seed, run, (), folder / "log", "b")
 
 
 def exam(score, scored=36, unit="fraction", metric="F1", protocol="pope mean-F1"):
-    return {"protocol": protocol, "metric": metric, "score": score, "unit": unit, "partial": scored < 36,
-            "scored": scored, "asked": scored, "expected": 36}  # fmt: skip
+    return {
+        "protocol": protocol,
+        "metric": metric,
+        "score": score,
+        "unit": unit,
+        "partial": scored < 36,
+        "scored": scored,
+        "asked": scored,
+        "expected": 36,
+    }
 
 
 def test_mean_and_sample_standard_deviation(tmp_path):
@@ -169,11 +179,13 @@ def test_mean_and_sample_standard_deviation(tmp_path):
 def test_benchmarks_are_columns_in_their_units_with_what_is_partial_or_missing(tmp_path):
     """A: both benchmarks with two seeds, one of them without MME. B: POPE partly, and another protocol of it."""
     mme = {"unit": "points", "metric": "perception", "protocol": "mme"}
-    done = [job(tmp_path, "a", 0, exams={"pope": exam(0.5), "mme": exam(1200.0, **mme)}),
-            job(tmp_path, "a", 1, exams={"pope": exam(0.7)}),
-            job(tmp_path, "b", 0, exams={"pope": exam(0.25, scored=12)}),
-            job(tmp_path, "b", 1, exams={"pope": exam(0.25, scored=11)}),
-            job(tmp_path, "c", 0, exams={"pope": exam(0.9, protocol="pope, other")})]  # fmt: skip
+    done = [
+        job(tmp_path, "a", 0, exams={"pope": exam(0.5), "mme": exam(1200.0, **mme)}),
+        job(tmp_path, "a", 1, exams={"pope": exam(0.7)}),
+        job(tmp_path, "b", 0, exams={"pope": exam(0.25, scored=12)}),
+        job(tmp_path, "b", 1, exams={"pope": exam(0.25, scored=11)}),
+        job(tmp_path, "c", 0, exams={"pope": exam(0.9, protocol="pope, other")}),
+    ]
     found = table.lines(done, {n: {"connector": 1} for n in "abc"})
     assert table.texts(found) == [
         ["", "connector", "n", "mme: perception", "pope: F1, % (pope mean-F1)", "pope: F1, % (pope, other)"],
@@ -199,8 +211,10 @@ def test_benchmarks_are_columns_in_their_units_with_what_is_partial_or_missing(t
 def test_accuracies_and_benchmarks_stand_side_by_side(tmp_path):
     """Held-out only where all runs are."""
     apart, same = ({"rows": 4, "trained_on": n, "stages": {"b": n}} for n in (0, 3))
-    done = [job(tmp_path, "a", 0, 50.0, exams={"pope": exam(0.5)}, overlap=apart),
-            job(tmp_path, "b", 0, 60.0, exams={"pope": exam(0.7)}, overlap=same)]  # fmt: skip
+    done = [
+        job(tmp_path, "a", 0, 50.0, exams={"pope": exam(0.5)}, overlap=apart),
+        job(tmp_path, "b", 0, 60.0, exams={"pope": exam(0.7)}, overlap=same),
+    ]
     parameters = {n: {"connector": 1} for n in "ab"}
     found = table.lines(done[:1], parameters)
     assert table.metric(found) == "held-out accuracy, %; benchmarks"

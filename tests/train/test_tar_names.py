@@ -92,9 +92,18 @@ def test_what_macos_adds_is_passed_over(tmp_path):
     """bsdtar writes an AppleDouble file before each file; Finder leaves its own behind."""
     path = tmp_path / "x.tar"
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as file:
-        members = {"./": None, "./.DS_Store": b"x", "./._a.png": b"Mac", "./a.png": RED, "./._a.txt": b"Mac",
-                   "./a.txt": b"x", "__MACOSX/._a.png": b"x", "__MACOSX/b.png": b"x", "PaxHeaders.1/a.png": b"x",
-                   "./Thumbs.db": b"x"}  # fmt: skip
+        members = {
+            "./": None,
+            "./.DS_Store": b"x",
+            "./._a.png": b"Mac",
+            "./a.png": RED,
+            "./._a.txt": b"Mac",
+            "./a.txt": b"x",
+            "__MACOSX/._a.png": b"x",
+            "__MACOSX/b.png": b"x",
+            "PaxHeaders.1/a.png": b"x",
+            "./Thumbs.db": b"x",
+        }
         for name, content in members.items():
             info = tarfile.TarInfo(name.rstrip("/") or ".")
             info.pax_headers = {"LIBARCHIVE.xattr.com.apple.quarantine": "MDA4MQ=="}

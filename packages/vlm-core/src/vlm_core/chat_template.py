@@ -83,9 +83,10 @@ def _as_written(marked: Marked, text: str) -> list[str]:
         form = next((form for form in forms if text.startswith(form + after, at)), None)
         if not fits or form is None:
             raise BadSample(
-                "template", f"the tokenizer's chat template changes what {turn.role} says ({said!r:.60}); write a "
+                "template",
+                f"the tokenizer's chat template changes what {turn.role} says ({said!r:.60}); write a "
                 "template of your own",
-            )  # fmt: skip
+            )
         written.append(form)
         at += len(form) + len(after)
     if at != len(text):

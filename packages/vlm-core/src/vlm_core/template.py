@@ -125,8 +125,13 @@ class TokenizerTemplate(StrictModel):
         except UserError as error:
             return [("", str(error))]
         if end is None:
-            return [("", "the tokenizer's chat template ends an answer with no control token: "
-                     f"{_NEVER_STOPS}; write a template of your own")]  # fmt: skip
+            return [
+                (
+                    "",
+                    "the tokenizer's chat template ends an answer with no control token: "
+                    f"{_NEVER_STOPS}; write a template of your own",
+                )
+            ]
         return []
 
 

@@ -23,9 +23,14 @@ _SAME = ("width", "layers", "patch_size", "timm_model_name")
 
 
 def tower_facts(
-    model: str, architecture: Mapping[str, Any], config: Mapping[str, Any] | None, weights: str | None, *,
-    there: bool, spec: Mapping[str, Any],
-) -> Facts:  # fmt: skip
+    model: str,
+    architecture: Mapping[str, Any],
+    config: Mapping[str, Any] | None,
+    weights: str | None,
+    *,
+    there: bool,
+    spec: Mapping[str, Any],
+) -> Facts:
     """Each fact and where it was read. `architecture` is open_clip's `model_cfg`.
 
     `config` is the open_clip_config.json of a repository or folder, if `model` is one. `weights` is a tag, or a file or
@@ -61,9 +66,12 @@ def _tags(model: str, architecture: Mapping[str, Any]) -> dict[str, Told]:
 
 
 def _published(
-    model: str, architecture: Mapping[str, Any], config: Mapping[str, Any] | None, weights: str | None,
+    model: str,
+    architecture: Mapping[str, Any],
+    config: Mapping[str, Any] | None,
+    weights: str | None,
     tags: Mapping[str, Told],
-) -> list[Told]:  # fmt: skip
+) -> list[Told]:
     """The tag's own facts, those of all tags for a file, or what the repository says with open_clip's defaults."""
     if weights is not None and weights in tags:
         return [tags[weights]]

@@ -27,9 +27,12 @@ def recomputing(module: nn.Module) -> Iterator[None]:
     changed = blocks(module)
     for block in changed:
         block.forward = partial(
-            checkpoint, block.forward, use_reentrant=False, preserve_rng_state=True,
+            checkpoint,
+            block.forward,
+            use_reentrant=False,
+            preserve_rng_state=True,
             context_fn=partial(_contexts, block),
-        )  # fmt: skip
+        )
     try:
         yield
     finally:

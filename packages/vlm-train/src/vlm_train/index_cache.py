@@ -58,8 +58,14 @@ def fingerprint(file: BinaryIO, path: Path) -> bytes:
     return hashlib.sha256(repr((str(path.resolve()), *times)).encode() + sampled(file)).digest()
 
 
-def kept(name: str, version: int, what: str, build: Callable[[], T], write: Callable[[T, Path], None],
-         load: Callable[[Path], T]) -> T:  # fmt: skip
+def kept(
+    name: str,
+    version: int,
+    what: str,
+    build: Callable[[], T],
+    write: Callable[[T, Path], None],
+    load: Callable[[Path], T],
+) -> T:
     """The index called `name`: from the cache if all of it verifies, else built and, where possible, kept there."""
     folder = cache_folder()
     facts = {"version": version, "name": name}

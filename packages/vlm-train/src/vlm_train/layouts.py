@@ -208,9 +208,15 @@ class Columns:
 
 
 def record_row(
-    record: Any, where: str, name: str, *, given: Mapping[Column, str] | None = None, ignore: Collection[str] = (),
-    images: Sequence[Any] | None = None, member: Callable[[str], int] | None = None,
-) -> Reading:  # fmt: skip
+    record: Any,
+    where: str,
+    name: str,
+    *,
+    given: Mapping[Column, str] | None = None,
+    ignore: Collection[str] = (),
+    images: Sequence[Any] | None = None,
+    member: Callable[[str], int] | None = None,
+) -> Reading:
     """A row from a record that may have another layout than the one before it; raises `BadSample`."""
     if not isinstance(record, dict):
         raise BadSample("schema", f"{where}: expected a mapping, got {record!r:.60}", name)

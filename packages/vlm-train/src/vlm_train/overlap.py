@@ -99,8 +99,16 @@ class Measured:
     Every process must ask for the same at the same time. With `every`, one trained question makes a row a trained one.
     """
 
-    def __init__(self, name: str, rows: Sequence[Row], train: TrainConfig, stages: Sequence[Sequence[Row]],
-                 accelerator: Accelerator, *, every: bool = False) -> None:  # fmt: skip
+    def __init__(
+        self,
+        name: str,
+        rows: Sequence[Row],
+        train: TrainConfig,
+        stages: Sequence[Sequence[Row]],
+        accelerator: Accelerator,
+        *,
+        every: bool = False,
+    ) -> None:
         self.name, self.rows, self.train, self.stages = name, rows, train, stages
         self.accelerator, self.every = accelerator, every
 

@@ -166,6 +166,13 @@ def _sample(axes: Any, answer: Answer, letters: Lettering) -> None:
     if not answer.right:
         said += ("   " if len(said + truth) < 30 else "\n") + truth
     axes.text(
-        0.5, -0.04, said, transform=axes.transAxes, ha="center", va="top", fontsize=10, weight="bold",
+        0.5,
+        -0.04,
+        said,
+        transform=axes.transAxes,
+        ha="center",
+        va="top",
+        fontsize=10,
+        weight="bold",
         color="tab:green" if answer.right else "tab:red",
-    )  # fmt: skip
+    )

@@ -36,12 +36,22 @@ def _unsaid(spec: Spec, train: TrainConfig) -> list[tuple[Path_, str]]:
     askers = [name for name in ("evaluation", "evals") if getattr(train, name)]
     found: list[tuple[Path_, str]] = []
     if askers and not says_question(spec.template):
-        found = [(("template",), f"{NO_QUESTION}, but train.{askers[0]} asks some; give one that does to the spec, "
-                  "and this one to the stages that learn captions")]  # fmt: skip
+        found = [
+            (
+                ("template",),
+                f"{NO_QUESTION}, but train.{askers[0]} asks some; give one that does to the spec, "
+                "and this one to the stages that learn captions",
+            )
+        ]
     if train.validation and train.validation.samples:
         for i, stage in enumerate(train.stages):
             if not says_question(stage.template or spec.template):
                 at = ("train", "stages", i, "template") if stage.template else ("template",)
-                found.append((at, f"{NO_QUESTION}, but train.validation.samples has stage {stage.name} asked; leave "
-                              "samples out: then the stages that say questions are asked"))  # fmt: skip
+                found.append(
+                    (
+                        at,
+                        f"{NO_QUESTION}, but train.validation.samples has stage {stage.name} asked; leave "
+                        "samples out: then the stages that say questions are asked",
+                    )
+                )
     return found

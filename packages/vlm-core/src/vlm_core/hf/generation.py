@@ -54,10 +54,17 @@ class VLMGeneration(GenerationMixin):
         return inherited.generate(inputs, generation_config, **kwargs)
 
     def prepare_inputs_for_generation(
-        self, input_ids: Tensor, next_sequence_length: int | None = None, cache: StateCache | None = None,
-        attention_mask: Tensor | None = None, pixel_values: Tensor | None = None, is_image: Tensor | None = None,
-        is_first_iteration: bool = False, logits_to_keep: int = 1, use_cache: bool | None = None,
-    ) -> dict[str, Any]:  # fmt: skip
+        self,
+        input_ids: Tensor,
+        next_sequence_length: int | None = None,
+        cache: StateCache | None = None,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        is_image: Tensor | None = None,
+        is_first_iteration: bool = False,
+        logits_to_keep: int = 1,
+        use_cache: bool | None = None,
+    ) -> dict[str, Any]:
         """What the cache has not seen yet; images only with the prompt that holds them."""
         past, new = cache.length if cache else 0, input_ids.shape[1]
         inputs: dict[str, Any] = {

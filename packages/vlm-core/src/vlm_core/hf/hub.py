@@ -39,9 +39,11 @@ def _upload(folder: Path, names: Iterable[str], given: Mapping[str, Any]) -> Non
             given.get("repo_id") or folder.resolve().name, private=given.get("private"), exist_ok=True
         )
         api.upload_folder(
-            repo_id=repository.repo_id, folder_path=folder, allow_patterns=list(names),
+            repo_id=repository.repo_id,
+            folder_path=folder,
+            allow_patterns=list(names),
             **{name: value for name, value in given.items() if name in COMMIT},
-        )  # fmt: skip
+        )
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(f"{folder} is saved, but was not uploaded: {reason:.300}") from None

@@ -98,9 +98,14 @@ class VLMForConditionalGeneration(VLMGeneration, PreTrainedModel, GenerationMixi
         return (model, report) if output_loading_info else model
 
     def save_pretrained(
-        self, save_directory: Any, is_main_process: bool = True, state_dict: Mapping[str, Tensor] | None = None,
-        push_to_hub: bool = False, max_shard_size: int | str = "50GB", **kwargs: Any,
-    ) -> None:  # fmt: skip
+        self,
+        save_directory: Any,
+        is_main_process: bool = True,
+        state_dict: Mapping[str, Tensor] | None = None,
+        push_to_hub: bool = False,
+        max_shard_size: int | str = "50GB",
+        **kwargs: Any,
+    ) -> None:
         """Write a model folder like the one this model came from, with the weights as they are now or `state_dict`'s.
 
         What is in the folder besides stays; a model saved there before is replaced. Only the main process writes.
@@ -138,15 +143,6 @@ class VLMForConditionalGeneration(VLMGeneration, PreTrainedModel, GenerationMixi
         """As in torch; what the file of one part holds is taken by its names there, too."""
         named = saving.full_names(state_dict, self.state_dict(), PARTS)
         return super().load_state_dict(named, strict, assign)
-
-    def train(self, mode: bool = True) -> Any:
-        """Training mode; a part with no weight to train stays in evaluation mode, so that nothing of it moves."""
-        super().train(mode)
-        for part in PARTS:
-            module: torch.nn.Module = getattr(self.model, part)
-            if not any(p.requires_grad for p in module.parameters()):
-                module.eval()
-        return self
 
     def to(self, *args: Any, **kwargs: Any) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
         """As in torch, but what must stay fp32 (A_log, D, the bias of Δ) stays it."""
@@ -228,8 +224,10 @@ class VLMForConditionalGeneration(VLMGeneration, PreTrainedModel, GenerationMixi
         or those of an index; 0 makes all.
         """
         asked = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
-        refuse(past_key_values=past_key_values,
-                **{k: getattr(self.config, k, None) if v is None else v for k, v in asked.items()})  # fmt: skip
+        refuse(
+            past_key_values=past_key_values,
+            **{k: getattr(self.config, k, None) if v is None else v for k, v in asked.items()},
+        )
         refuse_outside_loss(labels, num_items_in_batch)
         hidden, state = self.read(input_ids, attention_mask, pixel_values, is_image, inputs_embeds, cache)
         logits, loss = self.model.llm.logits(hidden[:, kept(logits_to_keep)]), None
