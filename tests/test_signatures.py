@@ -11,7 +11,7 @@ REASONS = {
 CHECKED = {
     "vlm_core/config.py": {"__init_subclass__": "__init_subclass__"},
     "vlm_core/hf/modeling.py": {"from_pretrained": "only_known", "save_pretrained": "only", "to": "_parse_to"},
-    "vlm_core/hf/generation.py": {"generate": "refuse", "refuse": "items"},
+    "vlm_core/hf/generation.py": {"generate": "refuse"},
     "vlm_core/hf/processing.py": {
         "from_pretrained": "only_known", "save_pretrained": "upload_of", "__call__": "_layout",
         "apply_chat_template": "_layout", "decode": "only", "batch_decode": "decode",

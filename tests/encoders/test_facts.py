@@ -96,7 +96,7 @@ def test_a_config_of_another_architecture(mine: Path) -> None:
 
 def test_damaged_config(mine: Path) -> None:
     (mine / "config.json").write_text("{")
-    with pytest.raises(UserError, match=r"config\.json: cannot be read"):
+    with pytest.raises(UserError, match=r"config\.json: not JSON"):
         meta(TimmConfig(model="test_vit", weights=str(mine)))
 
 

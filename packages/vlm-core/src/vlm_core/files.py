@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from vlm_core.errors import BadSample, UserError
 
@@ -84,6 +85,17 @@ def decode_text(content: bytes, name: str | Path) -> str:
             f"{name}:{line}: not UTF-8 text (byte {error.start} is {content[error.start]:#04x}); save it as UTF-8"
         ) from None
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+
+
+def json_object(text: str, where: str | Path) -> dict[str, Any]:
+    """A JSON object; `UserError` for text that is none."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{where}: expected a JSON object, got {type(content).__name__}")
+    return content
 
 
 def _read(path: str | Path) -> bytes:

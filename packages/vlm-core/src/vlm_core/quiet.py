@@ -1,4 +1,4 @@
-"""What libraries do unasked: progress bars on a terminal that is ours, and kernels from a hub when imported."""
+"""Keeps libraries from what nobody asked for: log lines, progress bars, and kernels from a hub when imported."""
 
 from __future__ import annotations
 
@@ -6,6 +6,18 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+
+@contextmanager
+def errors_only(name: str) -> Iterator[None]:
+    """Inside, the logger of this name lets nothing below an error through."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 @contextmanager
@@ -30,14 +42,11 @@ def without_hub_kernels() -> Iterator[None]:
     """
     missing = object()
     module = sys.modules.get("kernels", missing)
-    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
-    level = logger.level
     sys.modules["kernels"] = None  # pyright: ignore[reportArgumentType]  # an import raises ImportError
-    logger.setLevel(logging.ERROR)
     try:
-        yield
+        with errors_only("bitsandbytes.backends.cpu.ops"):
+            yield
     finally:
-        logger.setLevel(level)
         del sys.modules["kernels"]
         if module is not missing:
             sys.modules["kernels"] = module  # pyright: ignore[reportArgumentType]

@@ -10,7 +10,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from vlm_core.errors import UserError
-from vlm_core.files import read_text
+from vlm_core.files import json_object, read_text
 from vlm_encoders import checkpoints, preprocessor
 from vlm_encoders.facts import Told
 
@@ -52,14 +52,7 @@ def in_folder(folder: Path) -> list[Told]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    text = read_text(path)
-    try:
-        content = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected a JSON object, got {type(content).__name__}")
-    return content
+    return json_object(read_text(path), path)
 
 
 def part(content: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +12,7 @@ from transformers.utils.hub import cached_file
 
 from vlm_core.errors import UserError
 from vlm_core.faults import listed, shape_of
-from vlm_core.quiet import without_progress_bars
+from vlm_core.quiet import errors_only, without_progress_bars
 from vlm_core.tensor_files import INDEX, shards
 from vlm_encoders.tower import one_line
 
@@ -52,7 +49,7 @@ def pretrained(source: str, remote: dict[str, Any]) -> tuple[PreTrainedModel, di
         raise UserError(_failure(source, CONFIG, error)) from error
     try:
         with (
-            _quiet(),
+            errors_only("transformers"),
             without_progress_bars(),
         ):  # its table of leftover tensors is long; `check` tells what matters
             model, report = AutoModel.from_pretrained(
@@ -141,17 +138,6 @@ def preprocessor(source: str, remote: dict[str, Any], *, needed: bool) -> dict[s
 def config_file(source: str, remote: dict[str, Any]) -> dict[str, Any]:
     """config.json as it is written, without the defaults of the library."""
     return PreTrainedConfig.get_config_dict(source, revision=remote["revision"])[0]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    logger = logging.getLogger("transformers")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _failure(source: str, what: str, error: Exception) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_core.errors import UserError
-from vlm_core.files import read_text
+from vlm_core.files import json_object, read_text
 from vlm_core.interfaces import ChatTemplate
 from vlm_core.jinja_sandbox import MAX_SOURCE
 
@@ -34,7 +33,7 @@ class TokenizerFiles:
 
     @cached_property
     def parsed(self) -> dict[str, Any]:
-        found = _json(self.definition, f"{self.source} ({TOKENIZER})")
+        found = json_object(self.definition, f"{self.source} ({TOKENIZER})")
         if not isinstance(found.get("model"), dict):
             raise UserError(
                 f"{self.source}: no tokenizer model in it; expected the {TOKENIZER} of `tokenizers`"
@@ -114,19 +113,9 @@ def _first_id(processor: Any) -> int | None:
     return processor["special_tokens"][name]["ids"][0] if name is not None else None
 
 
-def _json(text: str, where: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{where}: not JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{where}: expected a JSON object, got {type(found).__name__}")
-    return found
-
-
 def _collect(source: str, find: Callable[[str], Path | None], main: Path) -> TokenizerFiles:
     paths = {name: path for name in BESIDE if (path := find(name)) is not None}
-    beside = {name: _json(read_text(path), str(path)) for name, path in paths.items()}
+    beside = {name: json_object(read_text(path), str(path)) for name, path in paths.items()}
     chat = find(CHAT_TEMPLATE)
     return TokenizerFiles(source, read_text(main), beside, chat and chat.read_bytes().decode("utf-8-sig"))
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
-import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
+
+from vlm_core.quiet import errors_only
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,6 +17,9 @@ BASE = "DejaVu Sans"
 """Comes with matplotlib."""
 NO_GLYPHS = frozenset({"Last Resort", ".LastResort", "Last Resort High-Efficiency"})
 """Fonts that have the same box for every character of a block."""
+
+FONT_LOG = "matplotlib.font_manager"
+"""Where matplotlib tells of the nearest weight of a font."""
 
 
 @contextmanager
@@ -26,7 +30,7 @@ def drawing(families: Iterable[str] = (BASE,), settings: Mapping[str, Any] | Non
     from matplotlib.figure import Figure
 
     changes: dict[Any, Any] = {"font.family": [*families], **(settings or {})}
-    with matplotlib.style.context("default"), matplotlib.rc_context(changes), _quiet():
+    with matplotlib.style.context("default"), matplotlib.rc_context(changes), errors_only(FONT_LOG):
         yield Figure(layout="constrained")
 
 
@@ -38,7 +42,7 @@ class Lettering:
 
     def __init__(self, texts: Iterable[str]) -> None:
         self.families, self.characters = [BASE], set(_characters(BASE))
-        with _quiet():
+        with errors_only(FONT_LOG):
             self._add_fonts(set("".join(texts)) - self.characters - set("\n\r\t"))
 
     def _add_fonts(self, missing: set[str]) -> None:
@@ -100,15 +104,3 @@ def _installed() -> list[str]:
     from matplotlib.font_manager import fontManager
 
     return sorted({font.name for font in fontManager.ttflist} - NO_GLYPHS - {BASE})
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without matplotlib's messages about the nearest weight of a font."""
-    log = logging.getLogger("matplotlib.font_manager")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(level)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -48,8 +49,8 @@ class VLMGeneration(GenerationMixin):
                     f"{name}: beam search would have to exchange the states of rows; use num_beams=1"
                 )
         for name in ("output_attentions", "output_hidden_states", "cache_implementation", "guidance_scale"):
-            refuse(**{name: kwargs.get(name) or getattr(held, name, None)})
-        refuse(past_key_values=kwargs.get("past_key_values"))
+            refuse({name: kwargs.get(name) or getattr(held, name, None)})
+        refuse({"past_key_values": kwargs.get("past_key_values")})
         inherited: Any = super()
         return inherited.generate(inputs, generation_config, **kwargs)
 
@@ -106,7 +107,8 @@ class VLMGeneration(GenerationMixin):
         return False
 
 
-def refuse(**options: Any) -> None:
+def refuse(options: Mapping[str, Any]) -> None:
+    """Raises `UserError` for an option that is set: this model gives logits alone, and keeps a state of its own."""
     for name, value in options.items():
         if value is not None and value is not False:
             raise UserError(

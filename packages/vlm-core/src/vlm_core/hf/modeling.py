@@ -224,10 +224,8 @@ class VLMForConditionalGeneration(VLMGeneration, PreTrainedModel, GenerationMixi
         or those of an index; 0 makes all.
         """
         asked = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
-        refuse(
-            past_key_values=past_key_values,
-            **{k: getattr(self.config, k, None) if v is None else v for k, v in asked.items()},
-        )
+        refuse({name: getattr(self.config, name, None) if v is None else v for name, v in asked.items()})
+        refuse({"past_key_values": past_key_values})
         refuse_outside_loss(labels, num_items_in_batch)
         hidden, state = self.read(input_ids, attention_mask, pixel_values, is_image, inputs_embeds, cache)
         logits, loss = self.model.llm.logits(hidden[:, kept(logits_to_keep)]), None
