@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, pipeline
+from transformers import AutoConfig, AutoModelForImageTextToText, pipeline
 
 import vlm_core.hf
 from vlm_core.assemble import load
@@ -35,16 +35,6 @@ def calm(one_thread):
 @pytest.fixture(scope="module")
 def ours(tiny_folder):
     return load(tiny_folder)
-
-
-@pytest.fixture(scope="module")
-def model(tiny_folder):
-    return AutoModelForImageTextToText.from_pretrained(tiny_folder)
-
-
-@pytest.fixture(scope="module")
-def processor(tiny_folder):
-    return AutoProcessor.from_pretrained(tiny_folder)
 
 
 def prompt(ours, parts, images=()):

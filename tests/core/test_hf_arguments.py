@@ -32,11 +32,6 @@ def model(tiny_folder):
     return AutoModelForImageTextToText.from_pretrained(tiny_folder)
 
 
-@pytest.fixture(scope="module")
-def processor(tiny_folder):
-    return AutoProcessor.from_pretrained(tiny_folder)
-
-
 @pytest.fixture
 def batch(processor):
     return processor.apply_chat_template(TALK, tokenize=True)

@@ -4,20 +4,9 @@ from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
-from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import vlm_core.hf  # noqa: F401  transformers' Auto classes know it from here on
 from vlm_core.errors import UserError
-
-
-@pytest.fixture
-def model(tiny_folder):
-    return AutoModelForImageTextToText.from_pretrained(tiny_folder)
-
-
-@pytest.fixture
-def processor(tiny_folder):
-    return AutoProcessor.from_pretrained(tiny_folder)
 
 
 class Hub:

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import vlm_core.hf  # noqa: F401  transformers' Auto classes know it from here on
 from vlm_core.errors import UserError
@@ -19,16 +18,6 @@ PICTURES = [
 @pytest.fixture(scope="module", autouse=True)
 def calm(one_thread):
     pass
-
-
-@pytest.fixture(scope="module")
-def model(tiny_folder):
-    return AutoModelForImageTextToText.from_pretrained(tiny_folder)
-
-
-@pytest.fixture(scope="module")
-def processor(tiny_folder):
-    return AutoProcessor.from_pretrained(tiny_folder)
 
 
 @pytest.mark.parametrize(

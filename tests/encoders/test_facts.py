@@ -11,12 +11,11 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from tiny_towers import tiny_open_clip, tiny_timm, tiny_transformers
+from tiny_towers import meta, tiny_open_clip, tiny_timm, tiny_transformers, write_json
 
 from vlm_core.errors import UserError
 from vlm_encoders import FusedConfig, OpenClipConfig, TimmConfig
 from vlm_encoders.activations import activation_of
-from vlm_encoders.preprocessor import REFUSED, facts_of
 
 OWN = {
     "mean": [0.1, 0.1, 0.1],
@@ -25,16 +24,6 @@ OWN = {
     "input_size": [3, 160, 160],
     "fixed_input_size": True,
 }
-
-
-def write(folder: Path, **files: Any) -> None:
-    for name, content in files.items():
-        (folder / f"{name}.json").write_text(json.dumps(content))
-
-
-def meta(config: Any, **changes: Any) -> Any:
-    with torch.device("meta"):
-        return config.model_copy(update=changes).build(weights=False)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +35,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def mine(weights: dict[str, Any], tmp_path: Path) -> Path:
     """A fine-tuned tower as timm saves it."""
     save_file(weights, tmp_path / "model.safetensors")
-    write(tmp_path, config={"architecture": "test_vit", "pretrained_cfg": OWN})
+    write_json(tmp_path, config={"architecture": "test_vit", "pretrained_cfg": OWN})
     return tmp_path
 
 
@@ -71,7 +60,7 @@ def test_the_spec_comes_first_and_says_so(mine: Path) -> None:
 
 def test_two_files_that_differ(mine: Path) -> None:
     config = TimmConfig(model="test_vit", weights=str(mine))
-    write(mine, preprocessor_config={"image_mean": [0.5] * 3, "image_std": [0.2] * 3})
+    write_json(mine, preprocessor_config={"image_mean": [0.5] * 3, "image_std": [0.2] * 3})
     with pytest.raises(
         UserError,
         match=r"config\.json says mean \(0\.1, .*preprocessor_config\.json says "
@@ -79,7 +68,7 @@ def test_two_files_that_differ(mine: Path) -> None:
     ):
         meta(config)
     assert meta(config, mean=[0.5] * 3).preprocessing.mean == (0.5,) * 3
-    write(mine, preprocessor_config={"crop_size": 224, "do_center_crop": True})
+    write_json(mine, preprocessor_config={"crop_size": 224, "do_center_crop": True})
     with pytest.raises(UserError, match=r"image_size \(160, 160\), .*\(224, 224\); give image_size"):
         meta(config)
 
@@ -90,7 +79,7 @@ def test_a_config_of_another_architecture(mine: Path) -> None:
         UserError, match=r"config\.json is of test_vit, not of vit_tiny_patch16_224: name model"
     ):
         meta(config)
-    write(mine, config={"model_type": "mamba", "hidden_size": 8})
+    write_json(mine, config={"model_type": "mamba", "hidden_size": 8})
     assert meta(config).preprocessing.mean == (0.5,) * 3
 
 
@@ -115,7 +104,7 @@ def test_damaged_config(mine: Path) -> None:
     ],
 )
 def test_a_value_that_no_image_can_be_prepared_with(mine: Path, config: dict[str, Any], message: str) -> None:
-    write(mine, config={"architecture": "test_vit", "pretrained_cfg": {**OWN, **config}})
+    write_json(mine, config={"architecture": "test_vit", "pretrained_cfg": {**OWN, **config}})
     for names in ({"weights": str(mine)}, {"model": f"local-dir:{mine}", "pretrained": True}):
         with pytest.raises(UserError, match=message if "weights" in names else None):
             meta(TimmConfig(**{"model": "test_vit", **names}))
@@ -136,7 +125,7 @@ def test_a_value_that_no_image_can_be_prepared_with(mine: Path, config: dict[str
     ],
 )
 def test_a_config_of_another_form(mine: Path, name: str, content: Any, message: str) -> None:
-    write(mine, **{name: content})
+    write_json(mine, **{name: content})
     with pytest.raises(UserError, match=message):
         meta(TimmConfig(model="test_vit", weights=str(mine)))
 
@@ -203,7 +192,7 @@ def test_open_clip_beside_a_file(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, file)
     model = open_clip.get_model_config("ViT-B-32")
     cfg = {"mean": [0.2] * 3, "std": [0.3] * 3, "interpolation": "bilinear", "resize_mode": "squash"}
-    write(tmp_path, open_clip_config={"model_cfg": {**model, "quick_gelu": True}, "preprocess_cfg": cfg})
+    write_json(tmp_path, open_clip_config={"model_cfg": {**model, "quick_gelu": True}, "preprocess_cfg": cfg})
     for where in (file, tmp_path):
         facts = meta(OpenClipConfig(model="ViT-B-32", pretrained=str(where))).preprocessing
         assert (facts.mean, facts.interpolation, facts.fit) == ((0.2,) * 3, "bilinear", "resize")
@@ -215,80 +204,12 @@ def test_open_clip_beside_a_file(tmp_path: Path) -> None:
 def test_transformers_config_beside_a_file_of_timm(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
     vision = {"image_size": 32, "hidden_act": "quick_gelu"}
-    write(tmp_path, config={"model_type": "clip", "vision_config": vision})
+    write_json(tmp_path, config={"model_type": "clip", "vision_config": vision})
     config = tiny_timm("clip", weights=str(tmp_path), activation=None)
     facts = meta(config).preprocessing
     assert (facts.activation, facts.sources["activation"]) == ("quick_gelu", str(tmp_path / "config.json"))
     with pytest.raises(UserError, match="activation quick_gelu, but this tower computes relu"):
         meta(TimmConfig(model="test_resnet", activation="quick_gelu"))
-
-
-@pytest.mark.parametrize(
-    ("content", "facts"),
-    [
-        ({"do_rescale": False, "image_mean": [127.5] * 3, "image_std": [255] * 3},
-         {"mean": [0.5] * 3, "std": [1.0] * 3}),
-        ({"rescale_factor": 2 / 255, "image_mean": [1] * 3, "image_std": [1] * 3},
-         {"mean": [0.5] * 3, "std": [0.5] * 3}),
-        ({"do_normalize": False, "image_mean": [0.5] * 3}, {"mean": [0.0] * 3, "std": [1.0] * 3}),
-        ({"resample": 2}, {"interpolation": "bilinear"}),
-        ({"size": 224}, {"fit": "resize", "image_size": (224, 224)}),
-        ({"size": {"height": 32, "width": 64}}, {"fit": "resize", "image_size": (32, 64)}),
-        ({"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}, "do_center_crop": True},
-         {"fit": "crop", "crop_pct": 0.875, "image_size": (224, 224)}),
-        ({"size": 224, "do_center_crop": True}, {"fit": "crop", "crop_pct": 1.0, "image_size": (224, 224)}),
-        ({"size": {"shortest_edge": 224}, "crop_pct": 0.875},
-         {"fit": "crop", "crop_pct": 0.875, "image_size": (224, 224)}),
-        ({"size": {"shortest_edge": 384}, "crop_pct": 0.875}, {"fit": "resize", "image_size": (384, 384)}),
-    ],
-)  # fmt: skip
-def test_settings_of_transformers(content: dict[str, Any], facts: dict[str, Any]) -> None:
-    found = facts_of(content, "p.json")
-    assert found.keys() == facts.keys()
-    assert all(found[key] == (pytest.approx(v) if key in ("mean", "std") else v) for key, v in facts.items())
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (
-            {"do_flip_channel_order": True},
-            "do_flip_channel_order: true asks for channels in the order B, G, R",
-        ),
-        ({"do_sharpen": True}, "do_sharpen: true asks for a step that is not known"),
-        ({"resample": 9}, "resample 9 is none of Pillow's filters"),
-        ({"image_mean": [0.5]}, r"image_mean is \[0\.5\]; expected three numbers"),
-        ({"rescale_factor": 0}, "rescale_factor 0: expected a number above 0"),
-        ({"rescale_factor": None}, "rescale_factor None: expected a number above 0"),
-        ({"image_std": [0, 1, 1]}, r"image_std is \[0, 1, 1\]; expected numbers above 0"),
-        ({"size": {"height": "x"}}, "expected a number of pixels"),
-    ],
-)
-def test_settings_that_no_encoder_honours(content: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        facts_of(content, "p.json")
-
-
-@pytest.mark.parametrize(
-    "content", [{"do_resize": False}, {"do_pad": True}, {"size": {"shortest_edge": 9}}, {"size": {"longest_edge": 9}}]
-)  # fmt: skip
-def test_resizing_that_needs_a_fit_in_the_spec(content: dict[str, Any], tmp_path: Path) -> None:
-    assert REFUSED in facts_of(content, "p.json")
-    config = tiny_transformers("clip", tmp_path)
-    write(tmp_path, preprocessor_config={"image_mean": [0.5] * 3, "image_std": [0.5] * 3, **content})
-    with pytest.raises(UserError, match="give fit in the spec: resize, pad or crop"):
-        meta(config)
-    assert meta(config, fit="pad").preprocessing.fit == "pad"
-
-
-def test_sizes_that_differ_in_a_folder_of_transformers(tmp_path: Path) -> None:
-    config = tiny_transformers("clip", tmp_path)
-    write(tmp_path, preprocessor_config={"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": 48})
-    with pytest.raises(
-        UserError, match=r"\(config\.json\) says image_size \(32, 32\).*\(48, 48\); give image_size"
-    ):
-        meta(config)
-    assert meta(config, image_size=48).image_size == (48, 48)
 
 
 def test_folders_and_repositories_need_a_word_on_their_weights() -> None:
@@ -308,7 +229,7 @@ def test_folders_of_the_first_versions(tmp_path: Path) -> None:
     tower.save_assets(tmp_path)
     content = json.loads((tmp_path / "open_clip_config.json").read_text())
     del content["preprocessing"], content["preprocess_cfg"]["resize_mode"]
-    write(tmp_path, open_clip_config=content)
+    write_json(tmp_path, open_clip_config=content)
     again = config.model_copy(update={"fit": "resize"}).build(weights=False, assets=tmp_path)
     assert again.preprocessing is not None
     assert (again.preprocessing.mean, again.preprocessing.fit) == (tower.preprocessing.mean, "resize")

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from vlm_encoders import OpenClipConfig, TimmConfig, TransformersConfig
 
 VIT_ARGS: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 4, "num_heads": 2}
@@ -108,3 +110,13 @@ def code_that_touches(path: Path) -> Any:
 def _write(path: Path, content: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content))
+
+
+def write_json(folder: Path, **files: Any) -> None:
+    for name, content in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+
+
+def meta(config: Any, **changes: Any) -> Any:
+    with torch.device("meta"):
+        return config.model_copy(update=changes).build(weights=False)

@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import AutoTokenizer
+
+from vlm_core.chat import Message
 
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -210,3 +213,21 @@ def write_folder(
         config["chat_template"] = source
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     return folder
+
+
+TALK = [
+    ("user", "which colour is it"),
+    ("assistant", "red"),
+    ("user", "What is in the picture?"),
+    ("assistant", "A dog."),
+]
+
+
+def messages(talk):
+    return [Message(role, (text,)) for role, text in talk]
+
+
+def library_ids(folder, talk, prompt):
+    own = AutoTokenizer.from_pretrained(folder)
+    chat = [{"role": role, "content": text} for role, text in talk]
+    return own.apply_chat_template(chat, add_generation_prompt=prompt, tokenize=True, return_dict=False)

@@ -6,6 +6,7 @@ import pytest
 import yaml
 from accelerate.state import AcceleratorState
 from PIL import Image
+from resumes import go
 
 from vlm_train.trainer import StageTrainer
 
@@ -73,3 +74,39 @@ def run_spec(tiny_spec, tmp_path):
         return path
 
     return make
+
+
+@pytest.fixture
+def own_spec(run_spec, tmp_path):
+    """One short stage on data of its own; the tokenizer is learnt from a file of its own, too."""
+    path = run_spec()
+    data = yaml.safe_load(path.read_text())
+    (tmp_path / "pictures").mkdir()
+    for picture in tmp_path.glob("*.png"):
+        Image.open(picture).save(tmp_path / "pictures" / f"{picture.stem}.bmp")  # all of one size
+    given = json.loads((tmp_path / "data.json").read_text().replace(".png", ".bmp"))
+    for name in ("train", "test", "words"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(given))
+    source = {"type": "llava", "path": str(tmp_path / "train.json"), "images": str(tmp_path / "pictures")}
+    train = data["train"]
+    train["stages"] = [{**train["stages"][1], "data": [source], "steps": 4}]
+    train["evaluation"] |= {"data": [{**source, "path": str(tmp_path / "test.json")}]}
+    data["llm"]["tokenizer"] = {
+        "vocab_size": 300,
+        "dataset": {
+            "type": "llava",
+            "path": str(tmp_path / "words.json"),
+            "images": str(tmp_path / "pictures"),
+        },
+    }
+    path.write_text(yaml.safe_dump(data))
+    return path
+
+
+@pytest.fixture
+def begun(own_spec, killed_at):
+    """A run that was killed after its first checkpoint."""
+    killed_at(0, 3)
+    with pytest.raises(KeyboardInterrupt):
+        go(own_spec)
+    return own_spec

@@ -7,74 +7,14 @@ import shutil
 import pytest
 import torch
 import yaml
-from PIL import Image
+from resumes import edit, go, longer, other_truth, swapped
 from safetensors.torch import load_file, save_file
 
 from vlm_core import assemble
 from vlm_core.errors import UserError
 from vlm_core.folder import sha256
-from vlm_core.spec import load_spec
 from vlm_train.inputs import INPUTS
-from vlm_train.run import start
 from vlm_train.rundir import RunDir
-
-
-def go(path, *overrides):
-    return start(*load_spec(path, overrides))
-
-
-@pytest.fixture
-def spec(run_spec, tmp_path):
-    """One short stage on data of its own; the tokenizer is learnt from a file of its own, too."""
-    path = run_spec()
-    data = yaml.safe_load(path.read_text())
-    (tmp_path / "pictures").mkdir()
-    for picture in tmp_path.glob("*.png"):
-        Image.open(picture).save(tmp_path / "pictures" / f"{picture.stem}.bmp")  # all of one size
-    given = json.loads((tmp_path / "data.json").read_text().replace(".png", ".bmp"))
-    for name in ("train", "test", "words"):
-        (tmp_path / f"{name}.json").write_text(json.dumps(given))
-    source = {"type": "llava", "path": str(tmp_path / "train.json"), "images": str(tmp_path / "pictures")}
-    train = data["train"]
-    train["stages"] = [{**train["stages"][1], "data": [source], "steps": 4}]
-    train["evaluation"] |= {"data": [{**source, "path": str(tmp_path / "test.json")}]}
-    data["llm"]["tokenizer"] = {
-        "vocab_size": 300,
-        "dataset": {
-            "type": "llava",
-            "path": str(tmp_path / "words.json"),
-            "images": str(tmp_path / "pictures"),
-        },
-    }
-    path.write_text(yaml.safe_dump(data))
-    return path
-
-
-@pytest.fixture
-def begun(spec, killed_at):
-    """A run that was killed after its first checkpoint."""
-    killed_at(0, 3)
-    with pytest.raises(KeyboardInterrupt):
-        go(spec)
-    return spec
-
-
-def edit(path, change):
-    data = json.loads(path.read_text())
-    change(data)
-    path.write_text(json.dumps(data))
-
-
-def longer(data):
-    data.append({**data[0], "id": "more"})
-
-
-def other_truth(data):
-    data[0]["conversations"][1]["value"] = "mauve"
-
-
-def swapped(data):
-    data[0], data[1] = data[1], data[0]
 
 
 def test_other_data_are_refused_by_name(begun, tmp_path):
@@ -125,12 +65,12 @@ def test_the_same_folder_by_another_relative_path(begun, tmp_path, monkeypatch):
     assert folder.finished()
 
 
-def test_data_may_change_until_something_is_learnt(spec, tmp_path, killed_at):
+def test_data_may_change_until_something_is_learnt(own_spec, tmp_path, killed_at):
     killed_at(0, 1)
     with pytest.raises(KeyboardInterrupt):
-        go(spec)
+        go(own_spec)
     edit(tmp_path / "train.json", longer)
-    go(spec)
+    go(own_spec)
     assert json.loads((tmp_path / "run" / INPUTS).read_text())["data"]["train.stages.0.data.0"]["rows"] == 19
 
 
@@ -256,20 +196,20 @@ def tower(path, scale=1.0):
     save_file({name: scale * value.contiguous() for name, value in model.state_dict().items()}, path)
 
 
-def test_weights_are_known_by_content(spec, tmp_path, killed_at):
+def test_weights_are_known_by_content(own_spec, tmp_path, killed_at):
     file = tmp_path / "tower.safetensors"
     tower(file)
     killed_at(0, 3)
     with pytest.raises(KeyboardInterrupt):
-        go(spec, f"encoder.weights={file}")
+        go(own_spec, f"encoder.weights={file}")
     tower(file, 1.5)
     with pytest.raises(UserError, match=r"inputs differ in encoder\.weights: .*tower\.safetensors"):
-        go(spec, f"encoder.weights={file}")
+        go(own_spec, f"encoder.weights={file}")
     moved = tmp_path / "moved.safetensors"
     tower(moved)
-    assert go(spec, f"encoder.weights={moved}")[0].finished()
+    assert go(own_spec, f"encoder.weights={moved}")[0].finished()
     with pytest.raises(UserError, match=r"inputs differ in encoder\.weights"):
-        go(spec, f"encoder.weights={file}")
+        go(own_spec, f"encoder.weights={file}")
 
 
 def test_frozen_weights_that_came_out_otherwise(begun, monkeypatch):
@@ -285,46 +225,6 @@ def test_frozen_weights_that_came_out_otherwise(begun, monkeypatch):
     monkeypatch.setattr(assemble, "build", other)
     with pytest.raises(UserError, match=r"run: encoder is not what this run began with"):
         go(begun)
-
-
-def test_held_out_truths_that_change_are_asked_again(spec, tmp_path):
-    folder, before = go(spec)
-    edit(tmp_path / "test.json", other_truth)
-    _, after = go(spec)
-    answers = json.loads((folder.path / "evaluations" / "after instruct.json").read_text())["answers"]
-    assert answers[0]["truth"] == "mauve"
-    assert {name: r["of"]["rows"] for name, r in after} != {name: r["of"]["rows"] for name, r in before}
-    assert [name for name, _ in after] == ["after instruct", "images shuffled", "question alone"]
-    assert go(spec)[1] == after
-
-
-def test_a_lost_evaluation_is_asked_again(spec, tmp_path):
-    folder, before = go(spec)
-    shutil.rmtree(folder.path / "evaluations")
-    assert go(spec)[1] == before
-
-
-def test_an_earlier_stage_that_was_asked_something_else_is_left_out(run_spec, capsys, tmp_path):
-    path = run_spec()
-    go(path)
-    capsys.readouterr()
-    _, table = go(path, "train.evaluation.samples=5")
-    assert [name for name, _ in table] == ["after instruct", "images shuffled", "question alone"]
-    assert "after align: evaluated with other questions" in capsys.readouterr().out
-
-
-def test_validation_on_other_rows_is_refused(spec, tmp_path, killed_at):
-    shutil.copy(tmp_path / "test.json", tmp_path / "unseen.json")
-    data = yaml.safe_load(spec.read_text())
-    source = {**data["train"]["evaluation"]["data"][0], "path": str(tmp_path / "unseen.json")}
-    data["train"]["validation"] = {"data": [source], "every": 2, "samples": 0}
-    spec.write_text(yaml.safe_dump(data))
-    killed_at(0, 3)
-    with pytest.raises(KeyboardInterrupt):
-        go(spec)
-    edit(tmp_path / "unseen.json", other_truth)
-    with pytest.raises(UserError, match=r"inputs differ in train\.validation\.data\.0"):
-        go(spec)
 
 
 def test_the_weights_of_a_resumed_run_are_those_of_an_unbroken_one(begun, tmp_path):

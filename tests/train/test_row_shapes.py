@@ -150,38 +150,6 @@ BAD = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl"])
-def test_a_key_that_stands_twice_is_a_bad_row(tmp_path, name):
-    from vlm_train.llava import LlavaConfig
-
-    row = '{"question": "a", "answer": "b"}'
-    (tmp_path / name).write_text('{"question": "a", "answer": "b", "answer": "c"}\n' + row)
-    for _ in range(2):
-        rows = LlavaConfig(path=str(tmp_path / name)).rows()
-        assert list(rows.faults()) == [0]
-        assert "the key 'answer' stands twice" in str(rows.faults()[0])
-        (tmp_path / name).write_text('[{"question": "a", "answer": "b", "answer": "c"},\n' + row + "]")
-
-
-def test_two_columns_of_one_name_are_an_error(tmp_path):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from vlm_train.parquet import ParquetConfig
-
-    names = ["question", "answer", "answer"]
-    pq.write_table(pa.table([["a"], ["b"], ["c"]], names=names), tmp_path / "t.parquet")
-    with pytest.raises(UserError, match="more than one column is called 'answer'"):
-        ParquetConfig(path=str(tmp_path / "t.parquet")).rows()
-
-
-def test_an_image_id_beside_its_image_is_metadata():
-    from vlm_train.layouts import record_row
-
-    row = record_row({"image": "red.png", "image_id": 139, "question": "a", "answer": "b"}, "x", "x").row
-    assert row["image"] == ["red.png"]
-
-
 @pytest.mark.parametrize("write", WRITERS)
 @pytest.mark.parametrize("case", BAD, ids=range(len(BAD)))
 def test_what_is_not_understood_is_a_bad_row_by_name(folder, write, case):
