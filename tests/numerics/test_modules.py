@@ -176,3 +176,16 @@ def test_a_mixer_that_is_never_called_refuses_a_hook():
     module.mixers[0].register_forward_hook(lambda *_: None)
     with pytest.raises(UserError, match="is never called as a module: hook, wrap or replace its in_proj"):
         module(torch.randn(1, 2, 2, 12))
+
+
+@pytest.mark.parametrize("segments", [None, SEGMENTS], ids=["whole", "segments"])
+def test_under_autocast_a_called_convolution_rounds_no_more_than_the_kernel(segments):
+    """torch would convolve in bf16; the kernel does in fp32, whatever it is given."""
+    model, x = language_model(), torch.randn(2, 9, 16)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        kernel, _ = model(x, segments=segments)
+        for block in model.blocks:
+            block.mixer.conv1d.register_forward_hook(lambda *args: None)
+        called, _ = model(x, segments=segments)
+    live = torch.ones(2, 9, dtype=torch.bool) if segments is None else segments != PADDING
+    torch.testing.assert_close(called[live], kernel[live], rtol=1e-5, atol=1e-5)

@@ -95,12 +95,21 @@ def _called(layer: nn.Module, padded: Tensor, taps: int, edges: Edges | None) ->
     """padded (B, taps - 1 + T, E) through the module itself -> SiLU of (B, T, E)."""
     length = padded.shape[1] - taps + 1
     if edges is None:
-        return F.silu(layer(padded.mT)[..., taps - 1 : taps - 1 + length].mT)
+        return F.silu(_unrounded(layer, padded.mT)[..., taps - 1 : taps - 1 + length].mT).to(padded.dtype)
     windows = padded.unfold(1, taps, 1)  # (B, T, E, taps), the last tap is the position itself
     back = torch.arange(taps - 1, -1, -1, device=padded.device)
     windows = windows * (back <= edges.since.unsqueeze(-1)).unsqueeze(2)
-    y = layer(windows.flatten(0, 1))[..., taps - 1].unflatten(0, windows.shape[:2])
-    return F.silu(y) * (edges.flags != PAD).unsqueeze(-1)
+    y = _unrounded(layer, windows.flatten(0, 1))[..., taps - 1].unflatten(0, windows.shape[:2])
+    return F.silu(y).to(padded.dtype) * (edges.flags != PAD).unsqueeze(-1)
+
+
+def _unrounded(layer: nn.Module, x: Tensor) -> Tensor:
+    """A convolution called in the precision of its parameters, as kernels compute it; autocast would round to bf16."""
+    dtypes = {p.dtype for p in layer.parameters()}
+    if len(dtypes) != 1 or not next(iter(dtypes)).is_floating_point:
+        return layer(x)
+    with torch.autocast(x.device.type, enabled=False):
+        return layer(x.to(dtypes.pop()))
 
 
 def add_norm(residual: Tensor, out: Tensor | None, norm: nn.Module, eps: float) -> tuple[Tensor, Tensor]:
