@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from shards import turns
 from torch.utils.data import DataLoader
 
 from vlm_core.errors import UserError
@@ -219,3 +220,15 @@ def test_an_image_id_beside_its_image_is_metadata():
 
     row = record_row({"image": "red.png", "image_id": 139, "question": "a", "answer": "b"}, "x", "x").row
     assert row["image"] == ["red.png"]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [({"images": ["a.png"]}, "the dataset gives 'images', which is not read; a row holds category,"),
+     ({"conversations": [{"from": "tool", "value": "x"}]}, "the dataset gives a turn of 'tool'; possible: gpt, human")],
+)  # fmt: skip
+def test_a_row_of_a_third_party_holds_nothing_that_is_not_read(row, message):
+    from vlm_train.examples import messages as messages_of
+
+    with pytest.raises(UserError, match=message):
+        messages_of({"id": "a", "image": [], "conversations": turns("hi", "yo"), **row})

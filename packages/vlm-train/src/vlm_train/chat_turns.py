@@ -77,6 +77,7 @@ def _read_turn(turn: Any, where: str) -> Turn:
         raise BadSample(
             "schema", f"{where}: the role {role!r:.40} is not read; possible: {', '.join(SPEAKERS)}"
         )
+    _check_one_form(turn, who, what, speaker, where)
     _check_loss(turn, speaker, where)
     check_unread(turn, (who, what, *_LOSS), where, (who, what))
     content = read_content(turn.get(what), where)
@@ -85,6 +86,19 @@ def _read_turn(turn: Any, where: str) -> Turn:
             "schema", f"{where}: an image in a turn of {role!r}; images stand in the user's turns"
         )
     return Turn(speaker, content)
+
+
+def _check_one_form(turn: Mapping[str, Any], who: str, what: str, speaker: str, where: str) -> None:
+    """Raise `BadSample` for a turn in both forms that don't say the same."""
+    other_who, other_what = ("from", "value") if who == "role" else ("role", "content")
+    other, text = turn.get(other_who), turn.get(other_what)
+    if (not is_empty(other) and SPEAKERS.get(str(other)) != speaker) or (
+        not is_empty(text) and text != turn.get(what)
+    ):
+        raise BadSample(
+            "schema",
+            f"{where}: {who} and {what} say something else than {other_who} and {other_what}: {turn!r:.80}",
+        )
 
 
 def _check_loss(turn: Mapping[str, Any], speaker: str, where: str) -> None:

@@ -15,7 +15,7 @@ from vlm_train.chat_turns import Dialogue, Turn, read_turns
 from vlm_train.image_values import image_value
 from vlm_train.llava_row import check_text
 from vlm_train.placing import Placing
-from vlm_train.unread import check_unread, is_empty, suggests_content
+from vlm_train.unread import check_unread, is_empty, must_be_looked_at, suggests_content
 
 Column = Literal[
     "id", "image", "category", "system", "conversations", "messages", "conversation", "texts", "question", "answer",
@@ -75,7 +75,7 @@ class Columns:
         if "image" not in given and "images" in names:
             self.image_keys.append("images")
         self.read = {*self.names.values(), *self.image_keys, *ignore}
-        self.unread = [name for name in names if name not in self.read and suggests_content(name)]
+        self.unread = [name for name in names if name not in self.read and must_be_looked_at(name)]
 
     @staticmethod
     def fit(names: Collection[str]) -> bool:

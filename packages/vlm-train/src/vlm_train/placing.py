@@ -8,6 +8,7 @@ from typing import Any
 from vlm_core.errors import BadSample
 from vlm_train.chat_turns import Dialogue, ImagePart
 from vlm_train.llava_row import PLACEHOLDER
+from vlm_train.unread import check_marks
 
 
 class Placing:
@@ -38,6 +39,7 @@ class Placing:
     def _write(self, part: str | ImagePart, human: bool) -> str:
         if isinstance(part, str):
             if human:
+                check_marks(part, self.where)
                 for _ in range(part.count(PLACEHOLDER)):
                     self._take(None)
             return part

@@ -1,4 +1,7 @@
-"""Keys that no format reads: a name that suggests content is a fault, any other is metadata and passed over."""
+"""What no format reads: a key whose name suggests content is a fault, and so is another library's mark in a text.
+
+Other keys are metadata and passed over.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +31,16 @@ _LOCATION = re.compile(
 )
 """Where an image or clip comes from: metadata beside an image, but all that there is without one."""
 _VIDEO_OR_AUDIO = re.compile(r"(video|audio)")
+_PLACE = frozenset(("path", "paths", "file", "files", "filepath", "file_path", "url", "urls", "uri"))
+_IMAGE_FILE = re.compile(r".+\.(?:avif|bmp|gif|jpe?g|jp2|png|tiff?|webp)", re.IGNORECASE | re.DOTALL)
+"""A place is metadata, unless it is an image file and the row has no image otherwise."""
+_WEIGHTS = frozenset(("weight", "sample_weight"))
+_MARK = re.compile(
+    r"<img>[^<>]*</img>|<(?:image|img|video|audio)[_-]?\d+>"
+    r"|<\|(?:image|video|audio|vision)(?:_\w+|\d+)?\|>|^\s*<(?:video|audio)>(?!.*</(?:video|audio)>)",
+    re.DOTALL,
+)
+"""Where other libraries put images and clips. HTML in a text holds none of these: its `<video>` is closed."""
 
 
 def is_empty(value: Any) -> bool:
@@ -39,6 +52,15 @@ def is_empty(value: Any) -> bool:
     return value is None or value in ("", b"")
 
 
+def check_marks(text: str, where: str) -> None:
+    """Raise `BadSample` for a text in which another library would put an image or a clip."""
+    if mark := _MARK.search(text):
+        seen = mark[0].strip()
+        raise BadSample(
+            "placeholders", f"{where}: {seen!r:.60} is not read; an image of the row stands at '<image>'"
+        )
+
+
 def suggests_content(key: str) -> bool:
     """Whether a key's name says that it holds something to learn from."""
     name = key.lower()
@@ -46,10 +68,26 @@ def suggests_content(key: str) -> bool:
     return name in CONTENT or any(pattern.fullmatch(name) for pattern in patterns)
 
 
+def must_be_looked_at(key: str) -> bool:
+    """Whether `check_unread` has to see a key's value: a table reads no other columns."""
+    return suggests_content(key) or key.lower() in _WEIGHTS | _PLACE
+
+
 def _is_origin(key: str) -> bool:
     """Whether a key says where an image comes from."""
     name = key.lower()
     return bool(_LOCATION.fullmatch(name)) and not _VIDEO_OR_AUDIO.match(name)
+
+
+def _says_more(key: str, value: Any, images: int) -> bool:
+    """Whether a key that is metadata elsewhere says here which image a row has, or how much it counts."""
+    name = str(key).lower()
+    if name in _WEIGHTS:
+        return value != 1
+    values = value if isinstance(value, list) else [value]
+    return (
+        name in _PLACE and not images and any(isinstance(v, str) and _IMAGE_FILE.fullmatch(v) for v in values)
+    )
 
 
 def check_unread(
@@ -60,7 +98,11 @@ def check_unread(
     `possible` are the keys that could be meant, `images` is how many images the row has otherwise.
     """
     for key, value in record.items():
-        if key in read or not suggests_content(str(key)) or is_empty(value):
+        if (
+            key in read
+            or is_empty(value)
+            or not (suggests_content(str(key)) or _says_more(key, value, images))
+        ):
             continue
         if images and _is_origin(key):
             continue
