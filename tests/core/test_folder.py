@@ -100,3 +100,9 @@ def test_weights_of_another_shape_are_refused(tiny_folder, tmp_path):
     verify_folder(tmp_path / "other")
     with pytest.raises(UserError, match=r"wrong shape: vss\.mixers\.0\.A_log \(32, 4\) for \(32, 5\)"):
         load(tmp_path / "other")
+
+
+def test_the_folder_of_a_run_names_its_model(tmp_path):
+    write_folder(tmp_path / "run" / "model", lambda folder: None, {})
+    with pytest.raises(UserError, match=r"run: not a model folder: it has no manifest\.json; .*run/model is one"):
+        verify_folder(tmp_path / "run")

@@ -90,7 +90,8 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
         manifest = json.loads((path / MANIFEST).read_text())
         assert isinstance(manifest["files"], dict)
     except FileNotFoundError:
-        raise UserError(f"{path}: not a model folder: it has no {MANIFEST}") from None
+        inside = f"; {path / 'model'} is one" if (path / "model" / MANIFEST).is_file() else ""
+        raise UserError(f"{path}: not a model folder: it has no {MANIFEST}{inside}") from None
     except (OSError, ValueError, KeyError, TypeError, AssertionError):
         raise UserError(f"{path / MANIFEST}: damaged; restore the folder from a copy") from None
     return manifest

@@ -86,11 +86,14 @@ class Backbone:
 
 
 def head_of(llm: LanguageModel) -> nn.Linear | None:
-    """A linear layer on the language model's own weight; None where its logits are not just that."""
+    """The language model's output layer, or one on its own weight where that is tied; None where logits are more."""
     found = llm.output_projection()
     if found is None:
         return None
     weight, bias = found
+    for module in llm.modules():
+        if type(module) is nn.Linear and module.weight is weight:
+            return module
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
     layer.weight = weight  # pyright: ignore[reportAttributeAccessIssue]
     if bias is not None:
