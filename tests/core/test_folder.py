@@ -104,5 +104,7 @@ def test_weights_of_another_shape_are_refused(tiny_folder, tmp_path):
 
 def test_the_folder_of_a_run_names_its_model(tmp_path):
     write_folder(tmp_path / "run" / "model", lambda folder: None, {})
-    with pytest.raises(UserError, match=r"run: not a model folder: it has no manifest\.json; .*run/model is one"):
+    with pytest.raises(
+        UserError, match=r"run: not a model folder: it has no manifest\.json; .*run/model is one"
+    ):
         verify_folder(tmp_path / "run")
