@@ -16,7 +16,6 @@ from vlm_llms.mamba_shape import FP32_FILES, PUBLISHED, MambaShape
 
 if TYPE_CHECKING:
     from vlm_llms.mamba import MambaLM
-    from vlm_llms.tokenizer import FastTokenizer
 
 NEOX, TOKENIZER = "EleutherAI/gpt-neox-20b", "tokenizer.json"
 
@@ -77,9 +76,6 @@ class MambaConfig(LLMConfig):
 
     def learns_tokenizer(self) -> bool:
         return isinstance(self.tokenizer, TrainTokenizer)
-
-    def learn_tokenizer(self) -> FastTokenizer:
-        return load_tokenizer(self.vocabulary)
 
     def with_tokenizer(self, folder: Path) -> MambaConfig:
         return self.model_copy(update={"tokenizer": str(folder)})

@@ -15,6 +15,7 @@ from vlm_core import assemble
 from vlm_core.errors import UserError
 from vlm_core.folder import read_manifest
 from vlm_core.initial_weights import refuse_untrained
+from vlm_core.interfaces import Tokenizer
 from vlm_core.model import VLM
 from vlm_core.rows import known_faults
 from vlm_core.spec import Spec, located
@@ -52,9 +53,11 @@ class Run:
 
     model: VLM
 
-    def __init__(self, spec: Spec, train: TrainConfig, accelerator: Accelerator) -> None:
+    def __init__(
+        self, spec: Spec, train: TrainConfig, accelerator: Accelerator, tokenizer: Tokenizer
+    ) -> None:
         self.spec = resolved(spec, train)
-        self.train, self.accelerator = train, accelerator
+        self.train, self.accelerator, self.tokenizer = train, accelerator, tokenizer
         self.strategy = strategy_of(train, accelerator)
         self.dir = RunDir(train.output)
         self.trackers: Trackers | None = None
@@ -89,7 +92,7 @@ class Run:
         watchdog.beat("comparing data with those that the run began with", patient=True)
         self.evaluations.inputs = self._inputs()
         claim(self.dir, self.spec, self.evaluations.inputs, self._say)
-        keep_tokenizer(self.dir, self.spec)
+        keep_tokenizer(self.dir, self.spec, self.tokenizer)
         self.dir.write(ENVIRONMENT, json.dumps(environment(self.spec, self.strategy), indent=1) + "\n")
 
     def _inputs(self) -> Inputs:
@@ -289,5 +292,5 @@ def start(spec: Spec, document: Document) -> tuple[RunDir, results.Results]:
     )
     accelerator.print("\n".join([*facts(spec, model), *frozen_random(spec, train, model)]))
     with watchdog.watching(train.timeout):
-        run = Run(spec, train, accelerator)
+        run = Run(spec, train, accelerator, model.llm.tokenizer)
         return run.dir, run.go()
