@@ -202,7 +202,7 @@ class OpenClipConfig(_TowerConfig):
             return WeightsSource(self.pretrained or self.model)
         if self.pretrained is None:
             return random_values("pretrained: TAG, FILE or FOLDER")
-        if Path(self.pretrained).expanduser().exists():
+        if Path(self.pretrained).exists():
             return WeightsSource(self.pretrained)
         return WeightsSource(f"open_clip's published weights of {self.model}, tag {self.pretrained}")
 
