@@ -232,7 +232,7 @@ def test_models_that_would_compute_something_else_are_refused(form, change, mess
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "not valid JSON"), ("[]", "expected a JSON object"), ("{}", "key 'd_model' is missing")],
+    [("{", r"config\.json: not JSON"), ("[]", "expected a JSON object"), ("{}", "key 'd_model' is missing")],
 )
 def test_a_config_that_is_none(original_folder, text, message):
     (original_folder / "config.json").write_text(text)
