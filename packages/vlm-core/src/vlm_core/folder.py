@@ -19,11 +19,8 @@ MANIFEST = "manifest.json"
 
 def sha256(path: Path) -> str:
     """Hex digest of a file's bytes."""
-    digest, piece = hashlib.sha256(), memoryview(bytearray(2**16))
-    with path.open("rb", buffering=0) as file:
-        while size := file.readinto(piece):
-            digest.update(piece[:size])
-    return digest.hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync(path: Path) -> None:
