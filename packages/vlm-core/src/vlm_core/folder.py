@@ -32,6 +32,15 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+def why_unwritable(path: Path) -> str | None:
+    """What keeps a folder, made if it is not there, from being written; None if nothing does."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return error.strerror or str(error)
+    return None if os.access(path, os.W_OK) else "no permission to write"
+
+
 @contextmanager
 def whole_folder(path: str | Path) -> Iterator[Path]:
     """A folder to fill, which becomes `path` in one step.
