@@ -12,14 +12,12 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
 
 from vlm_core import assemble
-from vlm_core.errors import UserError
 from vlm_core.folder import read_manifest
 from vlm_core.initial_weights import refuse_untrained
 from vlm_core.interfaces import Tokenizer
 from vlm_core.model import VLM
 from vlm_core.rows import known_faults
 from vlm_core.spec import Spec, located
-from vlm_core.validate import validate
 from vlm_core.yaml_loader import Document
 from vlm_train import checkpoint, inputs, ranks, results, watchdog
 from vlm_train.accelerator import accelerator_of
@@ -39,6 +37,7 @@ from vlm_train.left_out import refuse, screen
 from vlm_train.overlap import Measured
 from vlm_train.resume import resolved
 from vlm_train.rundir import AVERAGE, CHECKPOINTS, ENVIRONMENT, LEFT_OUT, MODEL, RunDir
+from vlm_train.section import train_section
 from vlm_train.sources import joined
 from vlm_train.strategy import strategy_of
 from vlm_train.templates import check_templates
@@ -264,13 +263,6 @@ class Run:
 
     def _say(self, text: str) -> None:
         self.accelerator.print(text)
-
-
-def train_section(spec: Spec, document: Document) -> TrainConfig:
-    """The validated `train` section; `UserError` if there is none."""
-    if spec.train is None:
-        raise UserError(f"{document.file}: has no train section; vlm-assemble builds models without training")
-    return validate(TrainConfig, document, ("train",))
 
 
 def start(spec: Spec, document: Document) -> tuple[RunDir, results.Results]:
