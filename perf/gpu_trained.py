@@ -18,7 +18,7 @@ from vlm_core.spec import load_spec
 from vlm_train import ranks
 from vlm_train.accelerator import accelerator_of
 from vlm_train.learner import Learner, lower
-from vlm_train.run import train_section
+from vlm_train.section import train_section
 from vlm_train.step import take_step
 from vlm_train.strategy import strategy_of
 

@@ -110,8 +110,8 @@ class Loading:
         from vlm_core.spec import load_spec
         from vlm_train.examples import reader_of
         from vlm_train.look import reading_model
-        from vlm_train.run import train_section
         from vlm_train.rundir import RunDir
+        from vlm_train.section import train_section
         from vlm_train.sources import joined
         from vlm_train.strategy import Replicated
         from vlm_train.trainer import StageTrainer

@@ -11,7 +11,7 @@ from commands import FAST, Out, answers, refused, scored
 from layout import MMBENCH, png
 
 from vlm_bench import configs
-from vlm_core.benchmark import StoredImage
+from vlm_core.benchmark import EncodedImageInFile
 from vlm_core.errors import UserError
 
 SAID = {7: "A", 1_000_007: "B", 8: "B", 9: "A"}
@@ -65,7 +65,7 @@ def test_memory_does_not_grow_with_images(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert peak < 12 * row < path.stat().st_size / 3  # a csv reader holds a cell as four bytes a character
     image = benchmark.questions["39"].image
-    assert isinstance(image, StoredImage)
+    assert isinstance(image, EncodedImageInFile)
     assert image.length == len(image.text) == 400_000
 
 
@@ -78,13 +78,13 @@ def test_images_of_packed_and_converted_files(tsv: Path) -> None:
         again = configs.MMBenchConfig(questions=tsv).build()
         assert dict(again.questions) == dict(straight.questions)
         image = again.questions["1000007"].image
-        assert isinstance(image, StoredImage)
+        assert isinstance(image, EncodedImageInFile)
         assert image.read() == png()
 
 
 def test_a_file_that_changes_under_a_run(tsv: Path) -> None:
     image = configs.MMBenchConfig(questions=tsv).build().questions["8"].image
-    assert isinstance(image, StoredImage)
+    assert isinstance(image, EncodedImageInFile)
     tsv.write_text(tsv.read_text().replace("What", "Whatever"))
     with pytest.raises(UserError, match="has changed since it was read"):
         image.read()

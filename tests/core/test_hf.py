@@ -1,6 +1,7 @@
 """transformers' Auto classes, pipeline and generate on a model folder: the same ids, logits and answers as ours."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -55,6 +56,16 @@ def greedy(ours, samples, pixels):
 def said(model, inputs, **kwargs):
     out = model.generate(**inputs, max_new_tokens=STEPS, do_sample=False, **kwargs)
     return out[:, inputs["input_ids"].shape[1] :].tolist()
+
+
+def test_a_processor_without_its_file_is_told(tiny_folder, tmp_path):
+    folder = shutil.copytree(tiny_folder, tmp_path / "model")
+    (folder / "processor_config.json").write_text("{")
+    with pytest.raises(UserError, match=r"processor_config\.json: not JSON"):
+        vlm_core.hf.VLMProcessor.from_pretrained(folder)
+    (folder / "processor_config.json").unlink()
+    with pytest.raises(UserError, match=r"processor_config\.json: cannot read this file"):
+        vlm_core.hf.VLMProcessor.from_pretrained(folder)
 
 
 def test_the_folder_is_known_by_its_files(tiny_folder, model, processor, ours):

@@ -242,6 +242,13 @@ def test_a_template_without_bounds_is_not_read(tmp_path: Path) -> None:
         _with("a" * ((1 << 18) + 1), tmp_path)
 
 
+def test_a_template_that_is_no_text(tmp_path: Path) -> None:
+    folder = write_folder("chatml", tmp_path)
+    (folder / "chat_template.jinja").write_bytes(b"{{ messages }}\n\xff")
+    with pytest.raises(UserError, match=r"chat_template\.jinja:2: not UTF-8 text"):
+        FastTokenizer.load(folder)
+
+
 def test_a_tokenizer_without_a_template(tmp_path: Path) -> None:
     folder = write_folder("chatml", tmp_path)
     (folder / "chat_template.jinja").unlink()

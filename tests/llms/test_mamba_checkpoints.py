@@ -95,13 +95,13 @@ def test_a_tokenizer_with_more_ids_than_rows_is_refused(original_folder, tmp_pat
 
 def test_the_tokenizer_beside_the_weights_is_the_default(original_folder, tmp_path):
     config = MambaConfig(weights=str(original_folder))
-    assert config.vocabulary == "EleutherAI/gpt-neox-20b"
+    assert config.tokenizer_source == "EleutherAI/gpt-neox-20b"
     train_bpe(["a cat on a mat"], 270).save(original_folder)
-    assert config.vocabulary == str(original_folder)
+    assert config.tokenizer_source == str(original_folder)
     with pytest.raises(UserError, match="ids but the model only 64 embeddings"):
         config.build(weights=False)
     other = config.model_copy(update={"tokenizer": str(tmp_path)})
-    assert other.vocabulary == str(tmp_path)
+    assert other.tokenizer_source == str(tmp_path)
 
 
 def test_a_published_name_is_held_against_its_own_config(original_folder, monkeypatch):
@@ -232,7 +232,7 @@ def test_models_that_would_compute_something_else_are_refused(form, change, mess
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "not valid JSON"), ("[]", "expected a JSON object"), ("{}", "key 'd_model' is missing")],
+    [("{", r"config\.json: not JSON"), ("[]", "expected a JSON object"), ("{}", "key 'd_model' is missing")],
 )
 def test_a_config_that_is_none(original_folder, text, message):
     (original_folder / "config.json").write_text(text)

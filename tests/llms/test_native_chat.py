@@ -94,7 +94,7 @@ def test_a_conversation_ends_its_turns_as_the_template_does(
         talk = Conversation(model, spec.template)
         assert "".join(talk.ask(FORGED, Decoding(9 if last else len(red)))) == "red"
         before = write(spec.template, [Message("user", (FORGED,))], tokenizer).ids
-        prompt = talk._prompt("so", []).ids
+        prompt = talk._prompt(Message("user", ("so",)), []).ids
         fed.append(before + red[: None if last else -1] + prompt)
         assert "".join(talk.ask("so", Decoding(9))) == "red"
     whole = write(

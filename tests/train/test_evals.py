@@ -12,8 +12,9 @@ from vlm_train import report
 from vlm_train.cli import main
 from vlm_train.eval_results import table
 from vlm_train.evals import exams
-from vlm_train.run import start, train_section
+from vlm_train.run import start
 from vlm_train.rundir import EVALS
+from vlm_train.section import train_section
 from vlm_train.show import show
 from vlm_train.trackers import numbers
 

@@ -16,7 +16,7 @@ from vlm_train.llava import LlavaConfig
 from vlm_train.look import reading_model
 from vlm_train.micro import to_micro
 from vlm_train.parquet import ParquetConfig
-from vlm_train.run import train_section
+from vlm_train.section import train_section
 from vlm_train.webdataset import WebDatasetConfig
 
 DARKER = {"bilevel.png": None, "hidden-red.png": 255, "wide.png": 0, "flipped.jpg": None}

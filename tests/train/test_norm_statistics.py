@@ -20,7 +20,8 @@ from vlm_train.gauge import resting
 from vlm_train.loss import SummedLoss
 from vlm_train.norm_statistics import NormStatistics
 from vlm_train.optim import freeze
-from vlm_train.run import start, train_section
+from vlm_train.run import start
+from vlm_train.section import train_section
 
 CONVOLUTIONS = {"type": "timm", "model": "test_efficientnet", "image_size": 64}
 ALL = ["encoder", "connector", "llm"]

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from vlm_core import assemble
 from vlm_core.errors import UserError
 from vlm_core.folder import sha256
+from vlm_llms.tokenizer import FastTokenizer, train_bpe
 from vlm_train.inputs import INPUTS
 from vlm_train.rundir import RunDir
 
@@ -72,6 +73,21 @@ def test_data_may_change_until_something_is_learnt(own_spec, tmp_path, killed_at
     edit(tmp_path / "train.json", longer)
     go(own_spec)
     assert json.loads((tmp_path / "run" / INPUTS).read_text())["data"]["train.stages.0.data.0"]["rows"] == 19
+
+
+def test_a_tokenizer_is_learnt_once(own_spec, tmp_path, killed_at, monkeypatch):
+    """The one that the parts were checked with is the one that is kept."""
+    learnt = []
+
+    def counted(*args):
+        learnt.append(train_bpe(*args))
+        return learnt[-1]
+
+    monkeypatch.setattr("vlm_llms.tokenizer.train_bpe", counted)
+    killed_at(0, 1)
+    with pytest.raises(KeyboardInterrupt):
+        go(own_spec)
+    assert learnt == [FastTokenizer.load(tmp_path / "run" / "tokenizer")]
 
 
 def test_a_learnt_tokenizer_is_never_learnt_again(begun, tmp_path, monkeypatch):

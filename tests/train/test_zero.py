@@ -14,7 +14,8 @@ from vlm_core.check import on_meta
 from vlm_core.errors import UserError
 from vlm_core.spec import load_spec
 from vlm_train.plan import plan
-from vlm_train.run import start, train_section
+from vlm_train.run import start
+from vlm_train.section import train_section
 
 __all__ = ["deepspeed_there", "installed", "long_spec"]
 

@@ -59,7 +59,7 @@ class EncodedImage:
             raise UserError(f"an image in a data file is not base64: {error}") from None
 
 
-class StoredImage(EncodedImage):
+class EncodedImageInFile(EncodedImage):
     """One whose text stays in its file, `length` bytes from byte `start`, and is read when it is used.
 
     With `length` 0 the file has no image there, and `digest` says where.

@@ -13,7 +13,7 @@ from vlm_core.errors import UserError
 
 if TYPE_CHECKING:
     from vlm_core.benchmark import Benchmark
-    from vlm_core.interfaces import Connector, Encoder, LanguageModel, Tokenizer
+    from vlm_core.interfaces import Connector, Encoder, LanguageModel
 
 Kind = Literal["encoder", "connector", "llm", "dataset", "benchmark"]
 
@@ -161,15 +161,11 @@ class LLMConfig(PartConfig):
         raise NotImplementedError
 
     def learns_tokenizer(self) -> bool:
-        """Whether the tokenizer is learnt from data: a run then keeps it, and never learns it again."""
+        """Whether `build` learns the tokenizer from data: a run then keeps it, and never learns it again."""
         return False
 
-    def learn_tokenizer(self) -> Tokenizer:
-        """The tokenizer that is learnt, if `learns_tokenizer`."""
-        raise NotImplementedError
-
     def with_tokenizer(self, folder: Path) -> Self:
-        """This config with the tokenizer that `learn_tokenizer` gave and `Tokenizer.save` wrote into `folder`."""
+        """This config with the tokenizer that `build` has learnt and `Tokenizer.save` wrote into `folder`."""
         raise NotImplementedError
 
 

@@ -38,7 +38,7 @@ class Conversation:
         remembered as far as it went.
         """
         message = self._message(question, self.images)
-        prompt = self._prompt(question, self.images)
+        prompt = self._prompt(message, self.images)
         self.session.feed([prompt], self.images)
         self.images = []
         said: list[int] = []
@@ -69,20 +69,13 @@ class Conversation:
         parts: list[Part] = [part for _ in images for part in (IMAGE, "\n")]
         return Message("user", (*parts, question))
 
-    def _prompt(self, question: str, images: list[Tensor]) -> Sample:
+    def _prompt(self, message: Message, images: list[Tensor]) -> Sample:
         """What the model has not read yet: the end of the last answer, and the question."""
         counts = [self.model.image_tokens(image) for image in images]
         prompt = Sample()
         prompt.text(self.unread, False)
-        prompt.extend(
-            write(
-                self.template,
-                [*self.messages, self._message(question, images)],
-                self.model.llm.tokenizer,
-                counts,
-                resume=bool(self.messages),
-            )
-        )
+        messages, tokenizer = [*self.messages, message], self.model.llm.tokenizer
+        prompt.extend(write(self.template, messages, tokenizer, counts, resume=bool(self.messages)))
         return prompt
 
     def _remember(self, said: list[int], end: int | None) -> None:

@@ -19,11 +19,8 @@ MANIFEST = "manifest.json"
 
 def sha256(path: Path) -> str:
     """Hex digest of a file's bytes."""
-    digest, piece = hashlib.sha256(), memoryview(bytearray(2**16))
-    with path.open("rb", buffering=0) as file:
-        while size := file.readinto(piece):
-            digest.update(piece[:size])
-    return digest.hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync(path: Path) -> None:
@@ -33,6 +30,15 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def why_unwritable(path: Path) -> str | None:
+    """What keeps a folder, made if it is not there, from being written; None if nothing does."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return error.strerror or str(error)
+    return None if os.access(path, os.W_OK) else "no permission to write"
 
 
 @contextmanager

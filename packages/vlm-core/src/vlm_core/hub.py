@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Self
 
 from pydantic import Field, model_validator
 
-from vlm_core.config import ComponentConfig
+from vlm_core.config import ComponentConfig, WeightsSource
 from vlm_core.errors import UserError
+
+
+def source_of(name: str, revision: str | None) -> WeightsSource:
+    """The source of weights that a spec names: a file or folder here, else a hub repository."""
+    at = f" at {revision}" if revision else ""
+    return WeightsSource(name if Path(name).exists() else f"hub repository {name}{at}")
 
 
 class FromHub(ComponentConfig):

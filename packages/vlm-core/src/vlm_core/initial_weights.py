@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from vlm_core.yaml_loader import Document
 
 PARTS = ("encoder", "connector", "llm")
+"""As `vlm_core.model` has them, without torch."""
 
 
 @runtime_checkable

@@ -6,7 +6,6 @@ taking all memory or all time.
 
 from __future__ import annotations
 
-import functools
 import json
 import re
 import time
@@ -14,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, wraps
 from typing import Any
 
 from vlm_core.errors import UserError
@@ -76,7 +75,7 @@ def _may_call(name: str, arguments: list[Any]) -> None:
 
 
 def _guarded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(function)
+    @wraps(function)
     def guarded(*args: Any, **kwargs: Any) -> Any:
         _may_call(name, [*args, *kwargs.values()])
         return _bounded(function(*args, **kwargs))

@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from vlm_core.config import StrictModel
 from vlm_core.errors import UserError, choices
-from vlm_core.pattern import ending, parse, spelled_tokens, unknown_token
+from vlm_core.pattern import ending, parse, says_text, spelled_tokens, unknown_token
 from vlm_core.yaml_loader import Path_
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Template(StrictModel):
     @classmethod
     def _used(cls, text: str | None, info: ValidationInfo) -> str | None:
         system = info.data.get("system")
-        if text is not None and system is not None and not any(p.kind == "text" for p in parse(system)):
+        if text is not None and system is not None and not says_text(system):
             raise ValueError("it stands nowhere: `system` has no {text}")
         return text
 

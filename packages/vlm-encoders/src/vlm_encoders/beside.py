@@ -31,7 +31,7 @@ def beside(weights: str, *, there: bool) -> list[Told]:
     except UserError:
         if there:
             raise
-        folder = Path(weights).expanduser()
+        folder = Path(weights)
         return in_folder(folder) if folder.is_dir() else []
     return [*in_folder(file.parent), *_header(file)]
 

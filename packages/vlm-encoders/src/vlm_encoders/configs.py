@@ -10,7 +10,7 @@ from pydantic import Field, FiniteFloat, PositiveInt, SerializeAsAny, model_vali
 
 from vlm_core.config import Download, EncoderConfig, Recipe, WeightsSource, random_values
 from vlm_core.errors import UserError
-from vlm_core.hub import FromHub
+from vlm_core.hub import FromHub, source_of
 from vlm_core.paths import LocalPath
 from vlm_core.validate import component
 
@@ -85,6 +85,11 @@ class _TowerConfig(EncoderConfig):
     def label(self) -> str:
         return f"{self.type_name()} {self.model}"
 
+    @property
+    def _elsewhere(self) -> bool:
+        """Whether `model` is a repository or a folder, and no name that the library knows."""
+        return self.model.partition(":")[0] in ("hf-hub", "local-dir")
+
     def _facts(self) -> dict[str, Any]:
         """The keys that override what is told of the weights."""
         return self.model_dump(include=set(FACTS))
@@ -128,11 +133,6 @@ class TimmConfig(_TowerConfig):
                 "architecture with random values; say which"
             )
         return self
-
-    @property
-    def _elsewhere(self) -> bool:
-        """Whether `model` is a repository or a folder, and no name of timm's."""
-        return self.model.partition(":")[0] in ("hf-hub", "local-dir")
 
     def weights_source(self) -> WeightsSource:
         if self.weights is not None:
@@ -198,11 +198,11 @@ class OpenClipConfig(_TowerConfig):
         )
 
     def weights_source(self) -> WeightsSource:
-        if self.model.partition(":")[0] in ("hf-hub", "local-dir"):
+        if self._elsewhere:
             return WeightsSource(self.pretrained or self.model)
         if self.pretrained is None:
             return random_values("pretrained: TAG, FILE or FOLDER")
-        if Path(self.pretrained).expanduser().exists():
+        if Path(self.pretrained).exists():
             return WeightsSource(self.pretrained)
         return WeightsSource(f"open_clip's published weights of {self.model}, tag {self.pretrained}")
 
@@ -237,8 +237,7 @@ class TransformersConfig(FromHub, _TowerConfig):
         )
 
     def weights_source(self) -> WeightsSource:
-        at = f" at {self.revision}" if self.revision else ""
-        return WeightsSource(self.model if Path(self.model).exists() else f"hub repository {self.model}{at}")
+        return source_of(self.model, self.revision)
 
     def downloads(self) -> list[Download]:
         return [] if Path(self.model).exists() else [Download(self.model, "weights of the whole model")]

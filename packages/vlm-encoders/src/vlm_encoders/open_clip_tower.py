@@ -88,8 +88,7 @@ def build_open_clip(
     else:
         if weights:
             _known(model, pretrained)
-        told = _facts(model, pretrained, given, there=weights)
-        config = _content(_architecture(model), told)
+        config, told = _told(model, pretrained, given, there=weights)
     visual, size, tower = _tower(config["model_cfg"], facts.get("image_size"))
     if weights and not assets and (file := _weight_file(model, pretrained)):
         _load(visual, file, f"open_clip's {model}")
@@ -127,37 +126,30 @@ def _visual(config: dict[str, Any], image_size: int | None) -> Any:
         raise UserError(f"open_clip cannot build this image tower: {one_line(error)}") from error
 
 
-def _config(model: str, pretrained: str | None) -> dict[str, Any]:
-    """`{model_cfg, preprocess_cfg}` in the layout of open_clip_config.json, text half left out."""
-    return _content(_architecture(model), _facts(model, pretrained, {}, there=False))
+def _told(
+    model: str, pretrained: str | None, spec: Mapping[str, Any], *, there: bool
+) -> tuple[dict[str, Any], Facts]:
+    """What open_clip_config.json of this tower holds, and the facts of its weights."""
+    repository = read_json(_config_file(model)) if model.startswith((HUB, FOLDER)) else None
+    architecture = _architecture(model, repository)
+    weights = pretrained or (model.removeprefix(FOLDER) if model.startswith(FOLDER) else None)
+    told = tower_facts(model, architecture, repository, weights, there=there, spec=spec)
+    return _content(architecture, told), told
 
 
 def _content(architecture: dict[str, Any], told: Facts) -> dict[str, Any]:
-    """open_clip_config.json of these facts: an architecture's name may say another GELU than its weights."""
+    """Without the text half, of these facts: an architecture's name may say another GELU than its weights."""
     parts = {key: architecture[key] for key in ("embed_dim", "vision_cfg")}
     parts["quick_gelu"] = told.get("activation") == "quick_gelu"
     kept = {"mean": list(told["mean"]), "std": list(told["std"]), "interpolation": told["interpolation"]}
     return {"model_cfg": parts, "preprocess_cfg": {**kept, "resize_mode": RESIZE_MODES[told["fit"]]}}
 
 
-def _facts(model: str, pretrained: str | None, spec: Mapping[str, Any], *, there: bool) -> Facts:
-    config = _repository(model)
-    weights = pretrained or (model.removeprefix(FOLDER) if model.startswith(FOLDER) else None)
-    return tower_facts(model, _architecture(model), config, weights, there=there, spec=spec)
-
-
-def _repository(model: str) -> dict[str, Any] | None:
-    """open_clip_config.json of a repository or a folder; None if `model` is a name."""
-    return read_json(_config_file(model)) if model.startswith((HUB, FOLDER)) else None
-
-
-def _architecture(model: str) -> dict[str, Any]:
-    """open_clip's `model_cfg`."""
-    if (found := _repository(model)) is not None:
-        if (
-            not isinstance(cfg := found.get("model_cfg"), dict)
-            or not {"embed_dim", "vision_cfg"} <= cfg.keys()
-        ):
+def _architecture(model: str, repository: dict[str, Any] | None) -> dict[str, Any]:
+    """open_clip's `model_cfg`, from the open_clip_config.json of a repository or folder if `model` is one."""
+    if repository is not None:
+        cfg = repository.get("model_cfg")
+        if not isinstance(cfg, dict) or not {"embed_dim", "vision_cfg"} <= cfg.keys():
             raise UserError(f"{model}: its {ASSET} has no model_cfg with embed_dim and vision_cfg")
         return cfg
     architecture = open_clip.get_model_config(model)
@@ -193,7 +185,7 @@ def _weight_file(model: str, pretrained: str | None) -> Path | None:
 
 def _known(model: str, pretrained: str | None) -> None:
     """Refuse what is neither a tag nor here, before anything else is read."""
-    if pretrained is None or model.startswith((HUB, FOLDER)) or Path(pretrained).expanduser().exists():
+    if pretrained is None or model.startswith((HUB, FOLDER)) or Path(pretrained).exists():
         return
     tags = open_clip.list_pretrained_tags_by_model(model)
     if pretrained not in tags and open_clip.get_model_config(model) is not None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from vlm_core.errors import UserError
-from vlm_core.files import decode_text
+from vlm_core.files import json_object, read_text
 from vlm_core.interfaces import Encoder
 from vlm_core.preprocessing import Preprocessing
 from vlm_encoders.activations import activation_of
@@ -170,9 +170,9 @@ def one_line(error: BaseException) -> str:
     return f"{lines[0]:.300}" if lines else type(error).__name__
 
 
-def read_asset(folder: Path, name: str) -> Any:
-    """JSON content of a file that `save_assets` wrote."""
+def read_asset(folder: Path, name: str) -> dict[str, Any]:
+    """The JSON object in a file that `save_assets` wrote."""
     try:
-        return json.loads(decode_text((folder / name).read_bytes(), name))
-    except (OSError, ValueError) as error:
+        return json_object(read_text(folder / name), name)
+    except UserError as error:
         raise UserError(f"{folder / name}: cannot read this part of the saved encoder: {error}") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor
 from vlm_core import tensor_files
 from vlm_core.errors import UserError
 from vlm_core.faults import listed
-from vlm_core.files import decode_text
+from vlm_core.files import json_object, read_text
 
 CONFIG = "config.json"
 _SAFE = ("model.safetensors.index.json", "model.safetensors")
@@ -45,15 +44,9 @@ def _download(source: str, revision: str | None, patterns: list[str]) -> Path:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; `UserError` if the file is missing or holds something else."""
-    try:
-        found = json.loads(decode_text(path.read_bytes(), path))
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing; a checkpoint folder holds config.json and the weights") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: expected a JSON object, got {type(found).__name__}")
-    return found
+    if not path.exists():
+        raise UserError(f"{path}: missing; a checkpoint folder holds config.json and the weights")
+    return json_object(read_text(path), path)
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from pydantic import Discriminator, Field, JsonValue, SerializeAsAny, Tag
 
 from vlm_core.config import DatasetConfig, Download, LLMConfig, Recipe, StrictModel, WeightsSource
 from vlm_core.errors import UserError
-from vlm_core.hub import FromHub
+from vlm_core.hub import FromHub, source_of
 from vlm_core.paths import LocalPath
 from vlm_core.rows import readable
 from vlm_core.validate import component
@@ -99,8 +99,7 @@ class TransformersLLMConfig(FromHub, LLMConfig):
         return f"transformers {self.model}"
 
     def weights_source(self) -> WeightsSource:
-        at = f" at {self.revision}" if self.revision else ""
-        return WeightsSource(self.model if Path(self.model).exists() else f"hub repository {self.model}{at}")
+        return source_of(self.model, self.revision)
 
     def recipe(self) -> Recipe:
         self.refuse_to_travel()

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from vlm_core.config import Download, LLMConfig, Recipe, WeightsSource, random_values
+from vlm_core.hub import source_of
 from vlm_core.paths import LocalPath
 from vlm_llms.configs import TokenizerChoice, TrainTokenizer, at_hand, load_tokenizer, tokenizer_download
 from vlm_llms.mamba_shape import FP32_FILES, PUBLISHED, MambaShape
 
 if TYPE_CHECKING:
     from vlm_llms.mamba import MambaLM
-    from vlm_llms.tokenizer import FastTokenizer
 
 NEOX, TOKENIZER = "EleutherAI/gpt-neox-20b", "tokenizer.json"
 
@@ -78,27 +78,22 @@ class MambaConfig(LLMConfig):
     def learns_tokenizer(self) -> bool:
         return isinstance(self.tokenizer, TrainTokenizer)
 
-    def learn_tokenizer(self) -> FastTokenizer:
-        return load_tokenizer(self.vocabulary)
-
     def with_tokenizer(self, folder: Path) -> MambaConfig:
         return self.model_copy(update={"tokenizer": str(folder)})
 
     def weights_source(self) -> WeightsSource:
         if not self.weights:
             return random_values("weights: HUB-ID or FOLDER")
-        at = f" at {self.revision}" if self.revision else ""
-        return WeightsSource(
-            self.weights if Path(self.weights).exists() else f"hub repository {self.weights}{at}"
-        )
+        return source_of(self.weights, self.revision)
 
     @property
-    def vocabulary(self) -> str | TrainTokenizer:
-        """The tokenizer of the spec, else the one that lies beside the weights, else that of the published models."""
+    def tokenizer_source(self) -> str | TrainTokenizer:
+        """That of the spec, else the folder of weights if it holds one, else that of the published models."""
         if self.tokenizer is not None:
             return self.tokenizer
-        beside = self.weights is not None and Path(self.weights, TOKENIZER).is_file()
-        return self.weights if beside and self.weights else NEOX
+        if self.weights and Path(self.weights, TOKENIZER).is_file():
+            return self.weights
+        return NEOX
 
     def recipe(self) -> Recipe:
         return Recipe("vlm_llms.mamba:from_folder", {})
@@ -127,7 +122,7 @@ class MambaConfig(LLMConfig):
 
         from vlm_llms.mamba import MambaLM
 
-        tokenizer = cache(lambda: load_tokenizer(self.vocabulary, assets))
+        tokenizer = cache(lambda: load_tokenizer(self.tokenizer_source, assets))
         shape = self.shape(lambda: len(tokenizer()), assets)
         model = MambaLM(
             **shape.model_dump(),
@@ -135,7 +130,7 @@ class MambaConfig(LLMConfig):
             dtype=getattr(torch, self.dtype),
             load_tokenizer=tokenizer,
         )
-        if at_hand(self.vocabulary, assets):
+        if at_hand(self.tokenizer_source, assets):
             _ = model.tokenizer
         if weights and self.weights:
             from vlm_llms.mamba_checkpoint import check_config, load_weights
@@ -146,7 +141,7 @@ class MambaConfig(LLMConfig):
 
     def downloads(self) -> list[Download]:
         """Published checkpoints are stored in 2 bytes a number, those for transformers (`-hf`) in 4."""
-        found = tokenizer_download(self.vocabulary)
+        found = tokenizer_download(self.tokenizer_source)
         if not self.weights or Path(self.weights).exists():
             return found
         shape = PUBLISHED.get(self.weights)

@@ -117,7 +117,7 @@ def _collect(source: str, find: Callable[[str], Path | None], main: Path) -> Tok
     paths = {name: path for name in BESIDE if (path := find(name)) is not None}
     beside = {name: json_object(read_text(path), str(path)) for name, path in paths.items()}
     chat = find(CHAT_TEMPLATE)
-    return TokenizerFiles(source, read_text(main), beside, chat and chat.read_bytes().decode("utf-8-sig"))
+    return TokenizerFiles(source, read_text(main), beside, chat and read_text(chat))
 
 
 def read_files(source: str | Path, revision: str | None = None) -> TokenizerFiles:

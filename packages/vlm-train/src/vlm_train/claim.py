@@ -5,11 +5,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from vlm_core import digests
 from vlm_core.errors import UserError
 from vlm_core.folder import verify_folder, write_folder
+from vlm_core.interfaces import Tokenizer
 from vlm_core.model import PARTS, VLM
 from vlm_core.spec import Spec
 from vlm_train import checkpoint, resume
@@ -86,20 +86,15 @@ def with_kept_tokenizer(run: RunDir, spec: Spec) -> Spec:
     return spec.model_copy(update={"llm": spec.llm.with_tokenizer(folder)})
 
 
-def keep_tokenizer(run: RunDir, spec: Spec) -> None:
-    """Learn the tokenizer that a run begins with, and keep it in its folder; nothing if the spec names one.
+def keep_tokenizer(run: RunDir, spec: Spec, tokenizer: Tokenizer) -> None:
+    """Keep the tokenizer that was learnt for a run in the run's folder; nothing if the spec names one.
 
     What was trained with it never sees another: from the first checkpoint on it is not learnt again.
     """
     if not spec.llm.learns_tokenizer() or (has_trained(run) and (run.path / TOKENIZER).exists()):
         return
     shutil.rmtree(run.path / TOKENIZER, ignore_errors=True)
-    tokenizer = spec.llm.learn_tokenizer()
-
-    def write(folder: Path) -> None:
-        tokenizer.save(folder)
-
-    write_folder(run.path / TOKENIZER, write, {})
+    write_folder(run.path / TOKENIZER, tokenizer.save, {})
 
 
 def check_weights(run: RunDir, model: VLM, in_checkpoint: Sequence[str] | None, say: Say) -> None:

@@ -90,11 +90,9 @@ def run_spec(args: argparse.Namespace) -> int:
     if ranks.place():
         code = ranks.as_one(lambda: _join(args), debug)
         return watchdog.leave(code) if code else 0  # at once: its peers may be waiting for it in vain
+    _validate(args)  # needs no torch, which counting devices does
     todo = launch.plan(args)
-    if not todo.torchrun:
-        return _train(args)
-    _validate(args)
-    return launch.start(todo, debug)
+    return launch.start(todo, debug) if todo.torchrun else _train(args)
 
 
 def launch_spec(args: argparse.Namespace) -> int:
@@ -111,7 +109,7 @@ def launch_spec(args: argparse.Namespace) -> int:
 def _validate(args: argparse.Namespace) -> None:
     """Find a spec's faults once, before anything is started."""
     from vlm_core.initial_weights import refuse_untrained
-    from vlm_train.run import train_section
+    from vlm_train.section import train_section
 
     spec, document = load_spec(args.spec, args.set)
     train_section(spec, document)
@@ -153,7 +151,7 @@ def check_data(args: argparse.Namespace) -> int:
     from vlm_train.evals import exams
     from vlm_train.look import check_data, write_report
     from vlm_train.progress import Counting
-    from vlm_train.run import train_section
+    from vlm_train.section import train_section
 
     train = train_section(spec, document)
     for exam in exams(train.evals):
@@ -178,7 +176,7 @@ def plan(args: argparse.Namespace) -> int:
     """Lay the model of every stage on N pretended processes and tell what each would hold; needs no GPU."""
     spec, document = load_spec(args.spec, args.set)
     from vlm_train.plan import lines, plan
-    from vlm_train.run import train_section
+    from vlm_train.section import train_section
 
     print("\n".join(lines(plan(spec, train_section(spec, document), args.nproc), args.nproc)))
     return 0
@@ -190,7 +188,7 @@ def preview(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from vlm_train.preview import page, samples, terminal
-    from vlm_train.run import train_section
+    from vlm_train.section import train_section
 
     with located(document):
         found = samples(spec, train_section(spec, document), args.rows)

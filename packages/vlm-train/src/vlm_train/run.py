@@ -12,13 +12,12 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
 
 from vlm_core import assemble
-from vlm_core.errors import UserError
 from vlm_core.folder import read_manifest
 from vlm_core.initial_weights import refuse_untrained
+from vlm_core.interfaces import Tokenizer
 from vlm_core.model import VLM
 from vlm_core.rows import known_faults
 from vlm_core.spec import Spec, located
-from vlm_core.validate import validate
 from vlm_core.yaml_loader import Document
 from vlm_train import checkpoint, inputs, ranks, results, watchdog
 from vlm_train.accelerator import accelerator_of
@@ -38,6 +37,7 @@ from vlm_train.left_out import refuse, screen
 from vlm_train.overlap import Measured
 from vlm_train.resume import resolved
 from vlm_train.rundir import AVERAGE, CHECKPOINTS, ENVIRONMENT, LEFT_OUT, MODEL, RunDir
+from vlm_train.section import train_section
 from vlm_train.sources import joined
 from vlm_train.strategy import strategy_of
 from vlm_train.templates import check_templates
@@ -52,9 +52,11 @@ class Run:
 
     model: VLM
 
-    def __init__(self, spec: Spec, train: TrainConfig, accelerator: Accelerator) -> None:
+    def __init__(
+        self, spec: Spec, train: TrainConfig, accelerator: Accelerator, tokenizer: Tokenizer
+    ) -> None:
         self.spec = resolved(spec, train)
-        self.train, self.accelerator = train, accelerator
+        self.train, self.accelerator, self.tokenizer = train, accelerator, tokenizer
         self.strategy = strategy_of(train, accelerator)
         self.dir = RunDir(train.output)
         self.trackers: Trackers | None = None
@@ -89,7 +91,7 @@ class Run:
         watchdog.beat("comparing data with those that the run began with", patient=True)
         self.evaluations.inputs = self._inputs()
         claim(self.dir, self.spec, self.evaluations.inputs, self._say)
-        keep_tokenizer(self.dir, self.spec)
+        keep_tokenizer(self.dir, self.spec, self.tokenizer)
         self.dir.write(ENVIRONMENT, json.dumps(environment(self.spec, self.strategy), indent=1) + "\n")
 
     def _inputs(self) -> Inputs:
@@ -263,13 +265,6 @@ class Run:
         self.accelerator.print(text)
 
 
-def train_section(spec: Spec, document: Document) -> TrainConfig:
-    """The validated `train` section; `UserError` if there is none."""
-    if spec.train is None:
-        raise UserError(f"{document.file}: has no train section; vlm-assemble builds models without training")
-    return validate(TrainConfig, document, ("train",))
-
-
 def start(spec: Spec, document: Document) -> tuple[RunDir, results.Results]:
     """Train what the spec says; raises `UserError` before anything is written if data or parts don't fit."""
     train = train_section(spec, document)
@@ -289,5 +284,5 @@ def start(spec: Spec, document: Document) -> tuple[RunDir, results.Results]:
     )
     accelerator.print("\n".join([*facts(spec, model), *frozen_random(spec, train, model)]))
     with watchdog.watching(train.timeout):
-        run = Run(spec, train, accelerator)
+        run = Run(spec, train, accelerator, model.llm.tokenizer)
         return run.dir, run.go()

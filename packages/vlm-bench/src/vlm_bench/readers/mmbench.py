@@ -17,7 +17,7 @@ from pathlib import Path
 from vlm_bench.readers.files import BOM, opened
 from vlm_bench.readers.questions import LETTER
 from vlm_bench.readers.row import nearly
-from vlm_core.benchmark import StoredImage
+from vlm_core.benchmark import EncodedImageInFile
 from vlm_core.errors import UserError
 
 LETTERS = ("A", "B", "C", "D")
@@ -39,7 +39,7 @@ class MMBenchRow:
 
     index: int
     cells: dict[str, str]
-    image: StoredImage | None = None
+    image: EncodedImageInFile | None = None
 
     def value(self, column: str) -> str | None:
         """A cell's text, None for "no value"."""
@@ -151,12 +151,14 @@ class Lines:
         """The row of these lines is read."""
         self.start, self.held = self.next, []
 
-    def place(self, text: str) -> StoredImage:
+    def place(self, text: str) -> EncodedImageInFile:
         """Where the base64 text of the row in hand stands in the unpacked file."""
         content = text.encode()
         if (at := b"".join(self.held).find(content)) < 0:
             raise UserError(f"{self.path}:{self.number}: the image is not base64 text in one piece")
-        return StoredImage(self.stored, self.start + at, len(content), hashlib.sha256(content).hexdigest())
+        return EncodedImageInFile(
+            self.stored, self.start + at, len(content), hashlib.sha256(content).hexdigest()
+        )
 
 
 def _decoded(line: bytes, path: Path, number: int) -> str:
@@ -166,10 +168,10 @@ def _decoded(line: bytes, path: Path, number: int) -> str:
         raise UserError(f"{path}:{number}: not UTF-8 text; save the file as UTF-8") from None
 
 
-def images(path: Path, rows: list[MMBenchRow]) -> dict[int, StoredImage]:
+def images(path: Path, rows: list[MMBenchRow]) -> dict[int, EncodedImageInFile]:
     """Each row's image, references followed; one without an image has one that is `missing`: scoring needs none."""
     own = {row.index: row for row in rows}
-    found: dict[int, StoredImage] = {}
+    found: dict[int, EncodedImageInFile] = {}
     for row in rows:
         holder = row
         if text := row.cells.get("image", ""):
@@ -182,5 +184,5 @@ def images(path: Path, rows: list[MMBenchRow]) -> dict[int, StoredImage]:
                 raise UserError(
                     f"{path}: row {row.index}: its image is that of row {text}, which has none of its own"
                 )
-        found[row.index] = holder.image or StoredImage(path, 0, 0, f"no image at index {holder.index}")
+        found[row.index] = holder.image or EncodedImageInFile(path, 0, 0, f"no image at index {holder.index}")
     return found

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlm_core.cli.common import amount, size
 from vlm_core.errors import UserError
+from vlm_core.initial_weights import PARTS
 
 if TYPE_CHECKING:
     from vlm_core.advise.advice import Advice, Question, StageAdvice
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from vlm_core.spec import Spec
     from vlm_core.yaml_loader import Document
 
-PARTS = ("encoder", "connector", "llm")
 WIDTH = 118
 PER = 100_000
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}

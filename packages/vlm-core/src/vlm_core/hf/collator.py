@@ -9,8 +9,7 @@ from typing import Any, Literal
 from vlm_core.chat import Sample, TooLong
 from vlm_core.errors import UserError
 from vlm_core.hf.conversations import Talk, llava_talk, talk_of
-
-IGNORED = -100
+from vlm_core.hf.training import IGNORED
 
 
 @dataclass
@@ -18,8 +17,9 @@ class VLMDataCollator:
     """`data_collator` of transformers' Trainer and of trl's SFTTrainer.
 
     A row holds `messages` (role and content), `prompt` and `completion`, or LLaVA's `conversations`; its images are in
-    the content or in `images` or `image`. Labels are those of `vlm-train`: the answers up to their end of text, or with
-    `loss_on="all"` all text. A row longer than `max_length` is cut, and refused if that cuts an image or every answer.
+    the content or in `images` or `image`, a system text is the first turn or in `system`. Labels are those of
+    `vlm-train`: the answers up to their end of text, or with `loss_on="all"` all text. A row longer than `max_length`
+    is cut, and refused if that cuts an image or every answer.
     """
 
     processor: Any
@@ -59,6 +59,15 @@ def talk_of_row(row: Any) -> Talk:
         return talk_of(row)
     if not isinstance(row, Mapping):
         raise UserError(f"a {type(row).__name__}: expected a dictionary")
+    talk, own = _talk(row), row.get("system")
+    if not isinstance(own, str | None):
+        raise UserError(f"system {own!r:.60}: expected text")
+    if own and talk.system and own != talk.system:
+        raise UserError("it has two system texts: the key 'system' and the first turn")
+    return talk._replace(system=own or talk.system or None)
+
+
+def _talk(row: Mapping[str, Any]) -> Talk:
     given = [key for key in ("messages", "conversations", "prompt") if row.get(key) is not None]
     if len(given) != 1:
         raise UserError(
@@ -68,9 +77,13 @@ def talk_of_row(row: Any) -> Talk:
     if given == ["prompt"]:
         return talk_of(_prompt(row), _images(row))
     turns = row[given[0]]
-    if given == ["conversations"] and turns and "from" in turns[0]:
-        return llava_talk(row)
+    if given == ["conversations"] and isinstance(turns, list | tuple) and any(map(_by_llava, turns[:1])):
+        return llava_talk(turns, _images(row))
     return talk_of(turns, _images(row))
+
+
+def _by_llava(turn: Any) -> bool:
+    return isinstance(turn, Mapping) and "from" in turn
 
 
 def _images(row: Mapping[str, Any]) -> list[Any]:

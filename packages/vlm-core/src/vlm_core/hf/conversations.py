@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -135,24 +135,34 @@ def _string(text: Any) -> str:
     return text
 
 
-def llava_talk(row: Mapping[str, Any]) -> Talk:
-    """A row of LLaVA's JSON: `conversations` of human and gpt, where `<image>` in a human turn is an image."""
-    held = row.get("image") if row.get("image") is not None else row.get("images")
-    sources = [] if held is None else list(held) if isinstance(held, list | tuple) else [held]
-    messages = []
-    for turn in row["conversations"]:
+def llava_talk(turns: Sequence[Any], images: Sequence[Any]) -> Talk:
+    """LLaVA's turns of human and gpt, where `<image>` in a human turn is the next of the images.
+
+    A system turn may stand in front.
+    """
+    system, messages = None, []
+    for i, turn in enumerate(turns):
         found = _present(turn, ("from", "value"), "a turn")
         speaker, value = found.get("from"), _string(found.get("value"))
-        if speaker not in ("human", "gpt"):
-            raise UserError(f"from {speaker!r}: expected human or gpt; the template has its own system text")
-        if speaker == "gpt":
+        if speaker == "system" and i == 0:
+            system = value
+        elif speaker == "gpt":
             messages.append(Message("assistant", (value,)))
-            continue
-        parts: list[Part] = []
-        for i, text in enumerate(value.split(PLACEHOLDER)):
-            parts += ([IMAGE] if i else []) + ([text] if text else [])
-        messages.append(Message("user", tuple(parts)))
-    return Talk(messages, [_image(source) for source in sources])
+        elif speaker == "human":
+            messages.append(Message("user", tuple(_with_images(value))))
+        else:
+            raise UserError(f"from {speaker!r}: expected human or gpt, or one system turn in front of them")
+    if not messages:
+        raise UserError("the conversation is a system turn alone; a human turn must follow")
+    return Talk(messages, [_image(source) for source in images], system)
+
+
+def _with_images(text: str) -> Iterator[Part]:
+    for i, part in enumerate(text.split(PLACEHOLDER)):
+        if i:
+            yield IMAGE
+        if part:
+            yield part
 
 
 def _image(source: Any) -> Image.Image:

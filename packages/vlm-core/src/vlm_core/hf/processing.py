@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +17,7 @@ from transformers import BatchFeature, ProcessorMixin
 from vlm_core.batch import collate
 from vlm_core.chat import Sample, TooLong, write
 from vlm_core.errors import UserError
+from vlm_core.files import json_object, read_text
 from vlm_core.generate import refuse_empty
 from vlm_core.hf import parts
 from vlm_core.hf.arguments import DECODING, PROCESSING, PROCESSOR, equal, local_folder, only, only_known
@@ -71,7 +71,8 @@ class VLMProcessor(ProcessorMixin):
         """The processor of a model folder or hub repository; `UserError` for arguments that would change it."""
         only_known(kwargs, PROCESSOR)
         folder = local_folder(pretrained_model_name_or_path, kwargs)
-        config = json.loads((folder / "processor_config.json").read_text(encoding="utf-8"))
+        file = folder / "processor_config.json"
+        config = json_object(read_text(file), file)
         with empty_parameters():
             model = parts.build(folder)
         template = {"image": "{image}", "system_text": None, **config["template"]}

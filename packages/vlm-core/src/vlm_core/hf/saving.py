@@ -162,10 +162,8 @@ def full_names(
     return {f"model.{fits[0]}.{name}": t for name, t in tensors.items()} if fits else tensors
 
 
-def card_of(card: bytes | None, manifest: Mapping[str, Any]) -> str:
+def card_of(card: bytes, manifest: Mapping[str, Any]) -> str:
     """A model card with the files that the manifest lists, the rest as people have edited it."""
-    if card is None:
-        return ""
     text = card.decode("utf-8")
     for name, fact in manifest["files"].items():
         row = f"| {name} | {fact['bytes']} | `{fact['sha256']}` |"

@@ -8,6 +8,9 @@ import shutil
 import sys
 import tempfile
 from functools import partial
+from pathlib import Path
+
+from vlm_core.folder import why_unwritable
 
 VARIABLE = "TRITON_CACHE_DIR"
 
@@ -21,13 +24,9 @@ def folder() -> str:
 def ensure_writable() -> None:
     """Point Triton elsewhere, and say so, if its cache can't be written: it would raise at the first kernel."""
     path = folder()
-    try:
-        os.makedirs(path, exist_ok=True)
-        if os.access(path, os.W_OK):
-            return
-        problem = "no permission to write"
-    except OSError as error:
-        problem = error.strerror or str(error)
+    problem = why_unwritable(Path(path))
+    if problem is None:
+        return
     os.environ[VARIABLE] = own = tempfile.mkdtemp(prefix="vlm-triton-")
     atexit.register(partial(shutil.rmtree, own, ignore_errors=True))
     sys.stderr.write(f"vlm-core: {path}: {problem}; kernels that Triton compiles are not kept\n")

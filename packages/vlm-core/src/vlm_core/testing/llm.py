@@ -85,6 +85,7 @@ class LanguageModelSuite(TokenizerLines):
             seen = torch.nn.functional.linear(x, weight, bias)
             assert relative_difference(lm.logits(x), seen) < self.tolerance
 
+    @torch.no_grad()
     def test_shapes(self, lm: LanguageModel) -> None:
         x = lm.embed(torch.zeros(2, 5, dtype=torch.long))
         assert x.shape == (2, 5, lm.dim)

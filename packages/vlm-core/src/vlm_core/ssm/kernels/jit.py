@@ -24,6 +24,8 @@ import torch
 from numba import cfunc, extending, njit, types
 from numba.core import config
 
+from vlm_core.folder import why_unwritable
+
 FLAGS = {"contract", "nsz"}  # NaN and infinity stay defined, sums keep their order
 LINE = 64  # bytes of a cache line
 
@@ -63,15 +65,10 @@ def cache_folder() -> Path:
 @cache
 def writable() -> bool:
     """Whether the cache folder is there, or can be made."""
-    try:
-        cache_folder().mkdir(parents=True, exist_ok=True)
-        if os.access(cache_folder(), os.W_OK):
-            return True
-        problem = "no permission to write"
-    except OSError as error:
-        problem = error.strerror or str(error)
-    _cannot_keep(problem)
-    return False
+    problem = why_unwritable(cache_folder())
+    if problem:
+        _cannot_keep(problem)
+    return problem is None
 
 
 @cache
