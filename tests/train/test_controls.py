@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import time
 from collections import Counter
 
 import pytest
@@ -133,6 +134,15 @@ def test_answers_that_score_alike_are_counted_together():
     assert found.answers[0].right
     assert found.training_rows == {"counted": 5, "unreadable": 1}
     assert not question_only(Broken([None]), [row("a", (), "round?", "Yes")]).answers[0].right
+
+
+def test_the_time_of_the_question_alone_grows_with_the_rows_and_not_with_their_square():
+    """Every row asks and answers something else; sums of counts over all questions would take a minute here."""
+    train = [row(str(i), (), f"what is {i}?", f"answer {i}") for i in range(20_000)]
+    began = time.process_time()
+    found = question_only(train, [row("a", (), "what is 7?"), row("b", (), "new?")])
+    assert [a.said for a in found.answers] == ["answer 7", "answer 0"]
+    assert time.process_time() - began < 5
 
 
 def trained(rows, train, **options):

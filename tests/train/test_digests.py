@@ -126,6 +126,26 @@ def test_a_picture_that_is_missing_is_other_content(tmp_path):
     assert digest_of(config.rows()) != first
 
 
+def ignoring(kind, folder, *ignore):
+    """Four rows, read without what `ignore` names."""
+    config = kind(folder, COLOURS, COLOURS)
+    if kind is parquets:
+        given = [{"images": [held(c)], "hint": "a colour", "question": "?", "answer": c} for c in COLOURS]
+        parquet(folder / "0.parquet", given[:2])
+        parquet(folder / "1.parquet", given[2:])
+    return config.model_copy(update={"ignore": list(ignore)})
+
+
+@pytest.mark.parametrize("kind", [llava, parquets, tars])
+def test_what_is_left_out_on_purpose_makes_other_content(tmp_path, kind, limit):
+    """With `ignore`, a row lacks its images, or is good that was bad before: the same files give other rows."""
+    given = ([], ["hint"], ["images"], ["hint", "images"])
+    found = [digest_of(ignoring(kind, tmp_path / str(i), *ignore).rows()) for i, ignore in enumerate(given)]
+    assert len(set(found)) == len(given)
+    again = digest_of(ignoring(kind, tmp_path / "again", "images", "hint").rows())
+    assert again == found[-1], "in any order"
+
+
 def test_many_pictures_are_known_by_size_and_a_sample(tmp_path, monkeypatch):
     config = llava(tmp_path / "a", COLOURS, COLOURS)
     monkeypatch.setattr(digests, "WHOLE_BYTES", 0)

@@ -30,9 +30,11 @@ def of(*facts: Any) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def spread(count: int, limit: int) -> list[int]:
-    """`limit` of the places 0 … count-1 at even distances, or all."""
-    return list(range(count)) if count <= limit else [i * count // limit for i in range(limit)]
+def spread(count: int, limit: int | None) -> list[int]:
+    """`limit` of the places 0 … count-1 at even distances, or all, as for None."""
+    return (
+        list(range(count)) if limit is None or count <= limit else [i * count // limit for i in range(limit)]
+    )
 
 
 def of_image(source: ImageSource) -> str:

@@ -98,6 +98,19 @@ def json_object(text: str, where: str | Path) -> dict[str, Any]:
     return content
 
 
+class RepeatedKeyError(ValueError):
+    """A JSON object that has a key twice: of two values neither is known to be the right one."""
+
+
+def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, as `object_pairs_hook` of json's decoders; raises `RepeatedKeyError`."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise RepeatedKeyError(f"the key {next(k for k in keys if keys.count(k) > 1)!r:.60} stands twice")
+    return found
+
+
 def _read(path: str | Path) -> bytes:
     try:
         found = os.stat(path)

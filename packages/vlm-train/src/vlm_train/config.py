@@ -113,6 +113,10 @@ class Stage(StrictModel):
         """The weight decay of one part's matrices."""
         return self.weight_decay[part] if isinstance(self.weight_decay, dict) else self.weight_decay
 
+    def trained_parts(self) -> set[PartName]:
+        """Parts whose own weights this stage trains: adapters leave the language model's as they are."""
+        return {part for part in self.trains if not (part == "llm" and self.lora)}
+
     def rows(self) -> int:
         """How many samples an epoch has; reads the data."""
         return sum(len(source.rows()) for source in self.data)
@@ -266,8 +270,8 @@ class TrainConfig(StrictModel):
         return self
 
     def trained_parts(self) -> set[str]:
-        """Parts whose own weights a stage trains: adapters leave the language model's as they are."""
-        return {p for stage in self.stages for p in stage.trains if not (p == "llm" and stage.lora)}
+        """Parts whose own weights a stage trains."""
+        return {part for stage in self.stages for part in stage.trained_parts()}
 
     def feature_dtype(self, stage: Stage) -> Literal["float32", "bfloat16", "float16"] | None:
         """What a stage's features are kept in; None if it has none, as one that trains the encoder."""

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from vlm_core.errors import BadSample
 from vlm_core.images import ImageContent, ImageSource, image_name
+from vlm_train import watchdog
 from vlm_train.answers import Answer, normal, pairs
 
 Row = Mapping[str, Any]
@@ -82,21 +83,23 @@ def question_only(train: Sequence[Row], rows: Sequence[Row]) -> QuestionAlone:
     Questions and answers are counted by the equality that scores them, `normal`; of equally frequent answers the
     first in alphabetical order is taken. A question that training never asked gets the answer most frequent overall.
     """
-    by_question, counted = _counts(train)
-    overall = _most_frequent(sum(by_question.values(), Counter()))
+    by_question, overall, counted = _counts(train)
     likely = {asked: _most_frequent(counts) for asked, counts in by_question.items()}
+    otherwise = _most_frequent(overall)
     answers = []
     for row in rows:
         asked, truth = pairs(row)[-1]
-        answers.append(Answer(row, likely.get(normal(asked), overall), truth))
+        answers.append(Answer(row, likely.get(normal(asked), otherwise), truth))
     return QuestionAlone(answers, {"counted": counted, "unreadable": len(train) - counted})
 
 
-def _counts(train: Sequence[Row]) -> tuple[dict[str, Counter[str]], int]:
-    """Answers by question, and of how many rows."""
+def _counts(train: Sequence[Row]) -> tuple[dict[str, Counter[str]], Counter[str], int]:
+    """Answers by question, answers to any question, and of how many rows they are."""
     by_question: dict[str, Counter[str]] = defaultdict(Counter)
+    overall: Counter[str] = Counter()
     counted = 0
     for i in range(len(train)):
+        watchdog.beat(f"counting answers of row {i}")
         try:
             row = train[i]
         except BadSample:
@@ -104,7 +107,8 @@ def _counts(train: Sequence[Row]) -> tuple[dict[str, Counter[str]], int]:
         counted += 1
         for asked, truth in pairs(row):
             by_question[normal(asked)][normal(truth)] += 1
-    return by_question, counted
+            overall[normal(truth)] += 1
+    return by_question, overall, counted
 
 
 def _most_frequent(counts: Counter[str]) -> str:

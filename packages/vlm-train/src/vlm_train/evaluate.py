@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
+from vlm_core import digests
 from vlm_core.chat import write
 from vlm_core.generate import Decoding, answer
 from vlm_core.images import ImageSource, image_name
@@ -21,14 +22,9 @@ from vlm_train.examples import Reader, messages
 from vlm_train.overlap import Contents
 
 
-def spread_over(size: int, count: int | None) -> list[int]:
-    """`count` of the places 0 … size-1 at even distances, all of them for None."""
-    return list(range(size)) if count is None or count >= size else [i * size // count for i in range(count)]
-
-
 def spread(rows: Sequence[dict[str, Any]], count: int | None) -> list[dict[str, Any]]:
     """`count` rows at even distances, all of them for None."""
-    return [rows[i] for i in spread_over(len(rows), count)]
+    return [rows[i] for i in digests.spread(len(rows), count)]
 
 
 def ask(model: VLM, rows: Sequence[dict[str, Any]], reader: Reader, settings: Evaluation) -> list[Answer]:

@@ -58,7 +58,8 @@ class Evaluations:
     def ask(self, name: str, model: VLM, reader: Callable[[], Reader]) -> None:
         """Ask after a stage: all rows if it is the last, else `evaluation.samples` of them."""
         if self.train.evaluation and not self.done(name):
-            self._ask(name, self._rows(name), model, reader(), {})
+            rows = evaluate.spread(self.rows, self._samples(name))
+            self._ask(name, rows, model, reader(), {})
 
     def controls(self, model: VLM, reader: Callable[[], Reader]) -> None:
         """Ask about other images, and count what the question alone tells."""
@@ -92,14 +93,15 @@ class Evaluations:
     def _earlier(self) -> list[str]:
         return [f"after {stage.name}{kind}" for stage in self.train.stages[:-1] for kind in ("", ", average")]
 
-    def _rows(self, name: str) -> Rows:
-        """All of them, but for earlier stages."""
+    def _samples(self, name: str) -> int | None:
+        """How many rows are asked: all of them (None), but for earlier stages."""
         assert self.train.evaluation
-        return evaluate.spread(self.rows, self.train.evaluation.samples if name in self._earlier() else None)
+        return self.train.evaluation.samples if name in self._earlier() else None
 
     def _asked(self, name: str) -> dict[str, Any]:
         assert self.inputs
-        return asked(self.train, self.inputs, name, len(self._rows(name)))
+        count = len(digests.spread(len(self.rows), self._samples(name)))
+        return asked(self.train, self.inputs, name, count)
 
     def _is_current(self, name: str) -> bool:
         record = self.dir.evaluation(name)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from vlm_core.errors import BadSample, UserError
+from vlm_core.files import RepeatedKeyError, distinct
 
 CHUNK = 2**22
 MAX_ROW = 2**26
@@ -22,34 +23,21 @@ def _advice(error: Exception) -> str:
     return "; save the file as UTF-8" if isinstance(error, UnicodeDecodeError) else ""
 
 
-class _RepeatedKey(ValueError):
-    """JSON that can be read, but not only in one way."""
-
-
-def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A mapping whose keys stand once each: of two values neither is known to be the right one."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise _RepeatedKey(f"the key {next(n for n in names if names.count(n) > 1)!r:.60} stands twice")
-    return found
-
-
-_DECODER, _STRICT = json.JSONDecoder(), json.JSONDecoder(object_pairs_hook=_mapping)
+_DECODER, _STRICT = json.JSONDecoder(), json.JSONDecoder(object_pairs_hook=distinct)
 
 
 def _decode(text: str, at: int) -> tuple[Any, int]:
-    """The value that begins at a place, or `_RepeatedKey`, and where it ends."""
+    """The value that begins at a place, or `RepeatedKeyError`, and where it ends."""
     try:
         return _STRICT.raw_decode(text, at)
-    except _RepeatedKey as error:
+    except RepeatedKeyError as error:
         return error, _DECODER.raw_decode(text, at)[1]
 
 
 def loads(data: bytes, where: str) -> Any:
     """Parse one row, without a byte order mark; whatever is wrong with it is a `BadSample`."""
     try:
-        return json.loads(data.decode("utf-8-sig"), object_pairs_hook=_mapping)
+        return json.loads(data.decode("utf-8-sig"), object_pairs_hook=distinct)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         raise BadSample("json", f"{where}: not valid JSON: {error}{_advice(error)}") from None
 
@@ -185,7 +173,7 @@ def list_rows(file: BinaryIO, path: Path) -> Iterator[tuple[int, int, Any]]:
             window.peek()
             start = window.byte
             value = window.value()
-            if isinstance(value, _RepeatedKey):
+            if isinstance(value, RepeatedKeyError):
                 value = BadSample("json", f"{path}: row {count}: {value}")
             yield start, window.byte - start, value
             count += 1

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from vlm_core import digests
 from vlm_core.assemble import build
 from vlm_core.model import VLM
 from vlm_core.rows import Row
 from vlm_core.spec import Spec
 from vlm_train.config import Stage, TrainConfig
-from vlm_train.evaluate import spread_over
 from vlm_train.examples import TOO_LONG, Examples, LeftOut, Reader, reader_of
 from vlm_train.left_out import allowance
 from vlm_train.sources import joined
@@ -98,7 +98,7 @@ class Findings:
 def scan(found: Findings, rows: Sequence[Row], reader: Reader, workers: int, limit: int | None,
          advance: Advance) -> Findings:  # fmt: skip
     """Read `limit` rows at even distances (None: all) with `workers` processes, reporting progress."""
-    chosen = spread_over(len(rows), limit)
+    chosen = digests.spread(len(rows), limit)
     loader = DataLoader(
         Examples(rows, partial(measure, reader)),
         batch_size=16,

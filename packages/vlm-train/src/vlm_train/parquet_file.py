@@ -12,8 +12,6 @@ import pyarrow.parquet as pq
 from vlm_core.errors import BadSample, UserError
 from vlm_train.storage import Ranges, Store
 
-HELD_LEAVES = {"bytes", "path"}
-
 
 class ParquetFile:
     """A parquet file of a dataset; a copy in another process reads the footer anew."""

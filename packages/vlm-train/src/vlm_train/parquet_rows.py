@@ -54,7 +54,7 @@ class ParquetRows(Rows):
                 raise UserError(f"{name}: other columns than {files[0]}: {_difference(file.schema, schema)}")
         if repeated := sorted({name for name in schema.names if schema.names.count(name) > 1}):
             raise UserError(f"{files[0]}: more than one column is called {repeated[0]!r}; rename all but one")
-        self.columns = _columns(given, schema.names, files[0], ignore)
+        self.columns, self.ignore = _columns(given, schema.names, files[0], ignore), tuple(ignore)
         self.wanted = sorted({*self.columns.names.values(), *self.columns.image_keys, *self.columns.unread})
         self._dropped = False
         sizes = [(f, g, n) for f, file in enumerate(self.files) for g, n in enumerate(file.rows)]
@@ -186,7 +186,8 @@ class ParquetRows(Rows):
 
     def digest(self) -> str:
         """Of small files whole, with the images that they name; of others size, footer and, if local, pieces."""
-        columns, stores = sorted(self.columns.names.items()), [file.store for file in self.files]
+        stores = [file.store for file in self.files]
+        columns = sorted(self.columns.names.items()), sorted(self.ignore)
         near = [Path(store.name) for store in stores if not is_remote(store.name)]
         if len(near) == len(stores) and sum(store.size for store in stores) <= digests.WHOLE_BYTES:
             images = (image for row in readable(self) for image in row["image"])

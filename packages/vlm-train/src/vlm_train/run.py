@@ -96,9 +96,9 @@ class Run:
 
     def _inputs(self) -> Inputs:
         """What this run is made from, by content."""
-        lists = [(f"train.stages.{i}.data", rows) for i, rows in enumerate(self.rows)]
-        lists += [("train.evaluation.data", self.questions), ("train.validation.data", self.unseen)]
-        opened = {f"{key}.{i}": part for key, rows in lists for i, part in enumerate(rows.parts)}
+        keys = [key for key, _ in inputs.datasets(self.train)]
+        parts = [part for rows in (*self.rows, self.questions, self.unseen) for part in rows.parts]
+        opened = dict(zip(keys, parts, strict=True))
         data = inputs.of_data(self.train, opened, {})
         return Inputs(data, inputs.of_exams(self.exams), inputs.of_files(self.spec, {}), versions(self.spec))
 

@@ -48,8 +48,7 @@ def total_steps(stage: Stage, rows: int) -> int:
 def untouched(train: TrainConfig, number: int) -> list[str]:
     """Parts that have the spec's own weights during this stage; adapters not yet merged leave a part as it is."""
     stage, earlier = train.stages[number], train.stages[:number]
-    changed = {part for part in stage.trains if not (part == "llm" and stage.lora)}
-    changed |= {part for before in earlier for part in before.trains}
+    changed = stage.trained_parts() | {part for before in earlier for part in before.trains}
     return [part for part in PARTS if part not in changed]
 
 

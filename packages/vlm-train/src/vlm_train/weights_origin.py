@@ -33,8 +33,7 @@ def _learning(train: TrainConfig, model: VLM) -> set[str]:
     return {
         part
         for stage in train.stages
-        for part in stage.trains
-        if not (part == "llm" and stage.lora)
+        for part in stage.trained_parts()
         for name, _ in getattr(model, part).named_parameters()
         if not any(fnmatchcase(f"{part}.{name}", pattern) for pattern in stage.frozen)
     }

@@ -16,11 +16,12 @@ from typing import Any
 
 from vlm_bench.readers.row import Row, as_row
 from vlm_core.errors import UserError
-from vlm_core.files import decode_text
+from vlm_core.files import RepeatedKeyError, decode_text, distinct
 
 GZIP_MAGIC = b"\x1f\x8b"
 BOM = b"\xef\xbb\xbf"
 _CHUNK = 2**20
+_DECODER = json.JSONDecoder(object_pairs_hook=distinct)
 
 
 @contextmanager
@@ -107,25 +108,10 @@ def parse_json(text: str, path: Path, line: int | None = None) -> Any:
     except json.JSONDecodeError as error:
         at = f"{path}:{error.lineno + (line or 1) - 1}"
         raise UserError(f"{at}: not valid JSON ({error.msg}); is the file cut off?") from None
-    except _TwiceError as error:
-        raise UserError(f"{where}: the key {error.args[0]!r} stands twice in one JSON object") from None
+    except RepeatedKeyError as error:
+        raise UserError(f"{where}: {error} in one JSON object") from None
     except RecursionError:
         raise UserError(f"{where}: JSON nested too deeply") from None
-
-
-class _TwiceError(Exception):
-    """A key of an object that has it twice."""
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise _TwiceError(next(key for key in keys if keys.count(key) > 1))
-    return found
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_distinct)
 
 
 def json_rows(path: Path, key: str | None = None) -> list[Row]:
