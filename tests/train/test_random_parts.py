@@ -5,7 +5,7 @@ from test_optim import stage  # pyright: ignore[reportMissingImports]
 
 from vlm_core.spec import Spec
 from vlm_train.config import TrainConfig
-from vlm_train.weights_origin import facts, frozen_random
+from vlm_train.weights_summary import facts, frozen_random
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,13 @@ import shutil
 import pytest
 import torch
 import yaml
-from resumes import edit, go, longer, other_truth, swapped
+from resume_helpers import edit, go, longer, other_truth, swapped
 from safetensors.torch import load_file, save_file
 
 from vlm_core import assemble
 from vlm_core.errors import UserError
 from vlm_core.folder import sha256
-from vlm_train.inputs import INPUTS
+from vlm_train.run_inputs import INPUTS
 from vlm_train.rundir import RunDir
 
 

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import yaml
-from resumes import edit, go, other_truth
+from resume_helpers import edit, go, other_truth
 
 from vlm_core.errors import UserError
 

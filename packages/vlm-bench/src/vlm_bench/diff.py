@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_bench.collect import Results
-from vlm_bench.saved import NoReportError, read_report
+from vlm_bench.saved_reports import NoReportError, read_report
 from vlm_core.benchmark import Headline
 from vlm_core.errors import UserError
 

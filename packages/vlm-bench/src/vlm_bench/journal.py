@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from vlm_bench.readers.files import read_json, read_jsonl
-from vlm_bench.readers.row import Row, as_row
+from vlm_bench.readers.json_object import Row, as_row
 from vlm_bench.writing import write
 from vlm_core.asking import Said
 from vlm_core.benchmark import Question

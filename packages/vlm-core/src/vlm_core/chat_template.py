@@ -15,7 +15,7 @@ from vlm_core.errors import BadSample, UserError
 from vlm_core.interfaces import ChatTemplate, Tokenizer
 from vlm_core.jinja_sandbox import render_jinja
 from vlm_core.messages import Message, Rendered, Span
-from vlm_core.turns import image_spans
+from vlm_core.pattern_template import image_spans
 
 NO_TEMPLATE = (
     "the tokenizer has no chat template; expected chat_template in tokenizer_config.json, or chat_template.jinja "

@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
-from vlm_core.environment import Override, hide_from_accelerate, refuse_overrides
+from vlm_core.env_vars import Override, hide_from_accelerate, refuse_overrides
 from vlm_core.errors import UserError
 from vlm_train import ranks, watchdog
 from vlm_train.config import TrainConfig

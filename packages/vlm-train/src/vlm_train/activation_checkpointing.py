@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from vlm_core.blocks import blocks
-from vlm_core.modes import BufferCopies
+from vlm_core.frozen_modules import BufferCopies
 
 
 def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from vlm_core.errors import BadSample
 from vlm_train.image_values import INSIDE, LOCATIONS, image_value
-from vlm_train.unread import check_unread, is_empty
+from vlm_train.unknown_keys import check_unread, is_empty
 
 SPEAKERS = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt", "system": "system"}
 PART_TYPES = {

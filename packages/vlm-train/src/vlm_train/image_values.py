@@ -10,7 +10,7 @@ from typing import Any
 
 from vlm_core.errors import BadSample
 from vlm_core.files import MAX_BYTES
-from vlm_train.unread import is_empty
+from vlm_train.unknown_keys import is_empty
 
 INSIDE = ("bytes", "base64", "data")
 LOCATIONS = ("image", "image_url", "source", "url", "path")

@@ -12,10 +12,10 @@ from typing import Any, Literal, NamedTuple
 
 from vlm_core.errors import BadSample, UserError, choices
 from vlm_train.chat_turns import Dialogue, Turn, read_turns
+from vlm_train.image_placement import Placing
 from vlm_train.image_values import image_value
 from vlm_train.llava_row import check_text
-from vlm_train.placing import Placing
-from vlm_train.unread import check_unread, is_empty, suggests_content
+from vlm_train.unknown_keys import check_unread, is_empty, suggests_content
 
 Column = Literal[
     "id", "image", "category", "system", "conversations", "messages", "conversation", "texts", "question", "answer",

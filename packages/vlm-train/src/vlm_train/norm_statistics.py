@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from vlm_core import modes
+from vlm_core import frozen_modules
 
 _COUNT = "num_batches_tracked"
 
@@ -18,8 +18,8 @@ class NormStatistics:
     """The statistics that forward passes of a step change, as they were before it."""
 
     def __init__(self, module: nn.Module) -> None:
-        norms = [m for m in module.modules() if m.training and modes.statistics(m)]
-        self._means = [tensor for norm in norms for tensor in modes.statistics(norm).values()]
+        norms = [m for m in module.modules() if m.training and frozen_modules.statistics(m)]
+        self._means = [tensor for norm in norms for tensor in frozen_modules.statistics(norm).values()]
         self._counts = [count for norm in norms if (count := norm._buffers.get(_COUNT)) is not None]
         self._before = [tensor.clone() for tensor in self._all]
 

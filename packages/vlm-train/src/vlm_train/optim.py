@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 
 from vlm_core.errors import UserError
 from vlm_core.model import PARTS, VLM
-from vlm_core.quiet import without_hub_kernels
+from vlm_core.verbosity import without_hub_kernels
 from vlm_train.config import Stage
 
 

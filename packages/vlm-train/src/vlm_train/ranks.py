@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlm_core.errors import UserError
 from vlm_train import stopping
-from vlm_train.last_words import claim, claimed, say, shared
+from vlm_train.exit_message import claim, claimed, say, shared
 from vlm_train.stopping import Stopped
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from vlm_core.images import load_image
 from vlm_train import eval_results
 from vlm_train.answers import ALL, Answer, question
 from vlm_train.controls import QUESTION_ALONE, SHUFFLED
-from vlm_train.drawing import Lettering, drawing
+from vlm_train.plot_fonts import Lettering, drawing
 from vlm_train.rundir import EVALS, RESULTS, RunDir
 
 Record = Mapping[str, Any]

@@ -13,7 +13,7 @@ from vlm_core.model import PARTS
 from vlm_core.paths import file_names
 from vlm_core.spec import Spec
 from vlm_train.config import TrainConfig
-from vlm_train.inputs import Inputs, Source
+from vlm_train.run_inputs import Inputs, Source
 
 MAY_CHANGE = re.compile(
     r"name|train\.(output|workers|timeout|strategy|activation_checkpointing|checkpoint_every|keep_checkpoints"

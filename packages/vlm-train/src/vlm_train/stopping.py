@@ -19,7 +19,7 @@ from importlib import import_module
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
-from vlm_train import last_words
+from vlm_train import exit_message
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -47,7 +47,7 @@ def left(name: str) -> Stopped:
 
 
 def _leave(name: str) -> NoReturn:
-    code = last_words.say(left(name).text, CODE)
+    code = exit_message.say(left(name).text, CODE)
     _kill_children()
     os._exit(code)
 
@@ -68,11 +68,11 @@ def _hear(number: int, frame: FrameType | None) -> None:
     if number == signal.SIGINT and _Ears.counts_presses:
         _Ears.presses += 1
         if _Ears.presses > 1:
-            last_words.write("interrupted")
+            exit_message.write("interrupted")
             _kill_children()
             os._exit(INTERRUPTED)
         if _Ears.meets is not _leave:
-            last_words.write("stopping where the same command goes on; Ctrl-C again ends at once")
+            exit_message.write("stopping where the same command goes on; Ctrl-C again ends at once")
     if not _Ears.holding:
         _Ears.raised = True
         raise _Ears.meets(_Ears.heard)

@@ -23,7 +23,7 @@ from vlm_train.jsonscan import MAX_ROW, loads
 from vlm_train.layouts import Column, Columns, Reading, record_name, record_row
 from vlm_train.tar_samples import TarSample, samples
 from vlm_train.tar_walk import BLOCK, Member, printable
-from vlm_train.unread import check_unread, is_empty
+from vlm_train.unknown_keys import check_unread, is_empty
 
 VERSION = 3
 INLINE = -1

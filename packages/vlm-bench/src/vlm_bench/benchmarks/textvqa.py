@@ -16,8 +16,8 @@ from vlm_bench.check import check_ids
 from vlm_bench.configs import TextVQAConfig
 from vlm_bench.readers.answers import unique
 from vlm_bench.readers.files import json_rows
+from vlm_bench.readers.json_object import Row
 from vlm_bench.readers.questions import Asked, asked, read_questions
-from vlm_bench.readers.row import Row
 from vlm_bench.readers.textvqa import TOKENS, Prompt, read_prompt, without_tokens
 from vlm_bench.scorers.vqa import ConvertedReferences, by_count, convert
 from vlm_core.benchmark import Benchmark, CreditBenchmark, Question

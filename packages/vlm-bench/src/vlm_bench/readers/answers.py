@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_bench.readers.files import parse_json, read_jsonl, read_text
-from vlm_bench.readers.row import Row, as_row
+from vlm_bench.readers.json_object import Row, as_row
 from vlm_core.errors import UserError
 
 # where id, text and logged prompt stand

@@ -14,7 +14,7 @@ from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
 
-from vlm_bench.readers.row import Row, as_row
+from vlm_bench.readers.json_object import Row, as_row
 from vlm_core.errors import UserError
 from vlm_core.files import decode_text
 

@@ -15,8 +15,8 @@ from io import BufferedIOBase
 from pathlib import Path
 
 from vlm_bench.readers.files import BOM, opened
+from vlm_bench.readers.json_object import nearly
 from vlm_bench.readers.questions import LETTER
-from vlm_bench.readers.row import nearly
 from vlm_core.benchmark import StoredImage
 from vlm_core.errors import UserError
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vlm_bench.readers.answers import unique
 from vlm_bench.readers.files import read_jsonl
-from vlm_bench.readers.row import Row
+from vlm_bench.readers.json_object import Row
 
 SHORT = "Answer the question using a single word or phrase."
 LETTER = "Answer with the option's letter from the given choices directly."

@@ -9,8 +9,8 @@ from typing import Any
 
 from vlm_bench.readers.answers import unique
 from vlm_bench.readers.files import json_object, json_rows, read_json
+from vlm_bench.readers.json_object import Row
 from vlm_bench.readers.questions import LETTER
-from vlm_bench.readers.row import Row
 from vlm_bench.scorers.scienceqa import LETTERS
 from vlm_core.errors import UserError, choices
 

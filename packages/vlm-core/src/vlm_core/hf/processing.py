@@ -25,7 +25,7 @@ from vlm_core.hf.collator import VLMDataCollator
 from vlm_core.hf.conversations import Talk, talk_of
 from vlm_core.hf.hub import upload_of
 from vlm_core.hf.saving import add_small_files, small_files
-from vlm_core.hf.tokens import ProcessorTokenizer
+from vlm_core.hf.tokenizer import ProcessorTokenizer
 from vlm_core.interfaces import PADDING
 from vlm_core.model import VLM
 from vlm_core.weights import empty_parameters

@@ -20,9 +20,9 @@ from vlm_train.answers import Answer, summary
 from vlm_train.config import TrainConfig
 from vlm_train.controls import QUESTION_ALONE, SHUFFLED
 from vlm_train.examples import Reader
-from vlm_train.inputs import Inputs
-from vlm_train.overlap import Measured
+from vlm_train.run_inputs import Inputs
 from vlm_train.rundir import RunDir
+from vlm_train.train_overlap import Measured
 
 Rows = Sequence[dict[str, Any]]
 

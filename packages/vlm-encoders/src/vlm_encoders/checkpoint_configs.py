@@ -11,8 +11,8 @@ from safetensors import SafetensorError, safe_open
 
 from vlm_core.errors import UserError
 from vlm_core.files import json_object, read_text
-from vlm_encoders import checkpoints, preprocessor
-from vlm_encoders.facts import Told
+from vlm_encoders import checkpoints, preprocessor_config
+from vlm_encoders.pretrained_config import Told
 
 CONFIG, OPEN_CLIP = "config.json", "open_clip_config.json"
 ARCHITECTURE, VISION = "architecture", "vision_cfg"
@@ -41,7 +41,7 @@ def in_folder(folder: Path) -> list[Told]:
     readers = (
         (OPEN_CLIP, of_open_clip),
         (CONFIG, _of_config),
-        (preprocessor.FILE, preprocessor.facts_of),
+        (preprocessor_config.FILE, preprocessor_config.facts_of),
         ("processor_config.json", _of_processor),
     )
     found = []
@@ -88,7 +88,7 @@ def of_open_clip(content: Mapping[str, Any], where: str) -> dict[str, Any]:
     if mode in _RESIZE_MODES:
         facts["fit"] = _RESIZE_MODES[mode]
     elif mode:
-        facts[preprocessor.REFUSED] = f"{where}: resize_mode {mode}, which pads after resizing"
+        facts[preprocessor_config.REFUSED] = f"{where}: resize_mode {mode}, which pads after resizing"
     if size := cfg.get("size"):
         facts["image_size"] = tuple(size) if isinstance(size, list | tuple) else (size, size)
     if vision := part(model, "vision_cfg", where):
@@ -112,7 +112,7 @@ def _of_config(content: Mapping[str, Any], where: str) -> dict[str, Any]:
 def _of_processor(content: Mapping[str, Any], where: str) -> dict[str, Any]:
     """transformers keeps an image processor also as a part of a processor."""
     inner = content.get("image_processor")
-    return preprocessor.facts_of(inner, where) if isinstance(inner, dict) else {}
+    return preprocessor_config.facts_of(inner, where) if isinstance(inner, dict) else {}
 
 
 def of_transformers(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from vlm_core.quiet import errors_only
+from vlm_core.verbosity import errors_only
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,8 +13,8 @@ from vlm_core.folder import verify_folder, write_folder
 from vlm_core.model import PARTS, VLM
 from vlm_core.spec import Spec
 from vlm_train import checkpoint, resume
-from vlm_train.inputs import INPUTS, Inputs
 from vlm_train.resume import Difference
+from vlm_train.run_inputs import INPUTS, Inputs
 from vlm_train.rundir import CHECKPOINTS, EVALS, MODEL, SPEC, VALIDATION, RunDir
 
 TOKENIZER = "tokenizer"
