@@ -17,7 +17,7 @@ OTHERS: dict[str, bytes] = {
 }  # fmt: skip
 REASONS = {
     "list.json": "no report but a JSON list", "plain.json": "its keys are 'a'", "cut.json": "not valid JSON",
-    "binary.json": "not UTF-8 text", "empty.json": "not valid JSON", "twice.json": "the key 'a' stands twice",
+    "binary.json": "not UTF-8 text", "empty.json": "not valid JSON", "twice.json": "the key 'a' appears twice",
     "nearly.json": "it lacks units", "service.run.json": "the name of the benchmark", "deep.json": "nested too deeply",
     "marked.json": "its keys are 'b'",
 }  # fmt: skip

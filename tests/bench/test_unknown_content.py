@@ -143,7 +143,7 @@ def test_scienceqa_problems(data: Path, tmp_path: Path, capsys: Out) -> None:
         assert f"problems.json: 4: {old!r} is missing" in refused(capsys, *flags)
     write_json(data / "scienceqa/problems.json", {"4": row})
     write_json(splits, {"test": ["4", 4]})
-    assert "1 ids of 'test' stand twice" in refused(capsys, *flags)
+    assert "1 ids of 'test' appear twice" in refused(capsys, *flags)
 
 
 def test_answers_of_another_benchmark(data: Path, tmp_path: Path, capsys: Out) -> None:
@@ -162,8 +162,8 @@ def test_answers_of_another_benchmark(data: Path, tmp_path: Path, capsys: Out) -
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"1": "Yes", "1": "No"}', "the key '1' stands twice in one JSON object"),
-        ('{"question_id": 1, "text": "a", "text": "b"}', "a.json:1: the key 'text' stands twice in one JSON object"),
+        ('{"1": "Yes", "1": "No"}', "the key '1' appears twice in one JSON object"),
+        ('{"question_id": 1, "text": "a", "text": "b"}', "a.json:1: the key 'text' appears twice in one JSON object"),
         ('{"questionId": 1, "prediction": "x"}', "a.json:1: 'question_id' is missing"),
         ('[{"question_id": 1, "said": "x"}]', "answer number 1: expected the keys 'question_id' and 'text', or"),
         ('[{"question_id": 1, "text": "x"}, {"question_id": 2, "answer": "x"}]', "number 2: 'text' is missing"),

@@ -90,7 +90,7 @@ def _no_doubles(keyed: list[tuple[str, Answer]]) -> None:
     for key, answer in keyed:
         if key in seen:
             raise UserError(
-                f"{answer.where}: question_id {answer.id} stands twice (first at {seen[key].where}); "
+                f"{answer.where}: question_id {answer.id} appears twice (first at {seen[key].where}); "
                 f"{len(keyed) - len(counts)} such rows"
             )
         seen[key] = answer

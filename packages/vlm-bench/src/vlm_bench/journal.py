@@ -58,10 +58,10 @@ class Journal:
         earlier = as_row(read_json(self.account), str(self.account)).data
         if other := [key for key in BOUND if earlier.get(key) != facts[key]]:
             lines = [
-                f"\n  {key}: {_short(earlier.get(key))} there, {_short(facts[key])} now" for key in other
+                f"\n  {key}: {_short(earlier.get(key))} before, {_short(facts[key])} now" for key in other
             ]
             raise UserError(
-                f"{self.account}: holds answers of another run:{''.join(lines)}\nname another --out, or remove it"
+                f"{self.account}: holds answers of a different run:{''.join(lines)}\nname another --out, or remove it"
             )
         return earlier
 

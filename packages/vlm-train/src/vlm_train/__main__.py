@@ -9,7 +9,7 @@ from vlm_train import exit_message, stopping
 from vlm_train.stopping import Stopped
 
 _GO_ON = ("run", "launch", "sweep")
-"""Commands that the same command continues; Ctrl-C and SIGTERM end any other as they end every program."""
+"""Commands that can be resumed. Ctrl-C and SIGTERM end all others as they end every program."""
 
 
 def main() -> int:

@@ -31,7 +31,7 @@ def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        raise _RepeatedKey(f"the key {next(n for n in names if names.count(n) > 1)!r:.60} stands twice")
+        raise _RepeatedKey(f"the key {next(n for n in names if names.count(n) > 1)!r:.60} appears twice")
     return found
 
 

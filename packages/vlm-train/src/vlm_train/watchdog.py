@@ -125,7 +125,9 @@ class Watchdog(threading.Thread):
         sys.stderr.write(f"vlm-train: {text}\n")
         sys.stderr.flush()
         faulthandler.dump_traceback(file=sys.__stderr__ or 2, all_threads=True)
-        advice = "the same command goes on from the last checkpoint; a longer wait is train.timeout"
+        advice = (
+            "rerun the same command to resume from the last checkpoint; train.timeout sets a longer limit"
+        )
         sys.stderr.write(f"vlm-train: {advice}\n")
         sys.stderr.flush()
 

@@ -83,7 +83,7 @@ def _llava(path: Path) -> dict[str, Asked]:
     found = dict(rows)
     if len(found) != len(rows):
         key = next(key for key, count in Counter(key for key, _ in rows).items() if count > 1)
-        raise UserError(f"{path}: {len(rows) - len(found)} questions stand twice, first {key}")
+        raise UserError(f"{path}: {len(rows) - len(found)} questions appear twice, first {key}")
     return found
 
 

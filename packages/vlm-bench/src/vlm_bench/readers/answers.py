@@ -35,7 +35,7 @@ class Answer:
 
 
 def unique(items: list[tuple[str, Row]], what: str) -> dict[str, Row]:
-    """Rows by key; a key that stands twice is an error with the number of such keys."""
+    """Rows by key; a key that appears twice is an error with the number of such keys."""
     found: dict[str, Row] = {}
     twice: list[tuple[str, Row]] = []
     for key, row in items:
@@ -45,7 +45,7 @@ def unique(items: list[tuple[str, Row]], what: str) -> dict[str, Row]:
     if twice:
         key, row = twice[0]
         raise UserError(
-            f"{row.where}: {what} {key} stands twice (first at {found[key].where}); {len(twice)} such rows"
+            f"{row.where}: {what} {key} appears twice (first at {found[key].where}); {len(twice)} such rows"
         )
     return found
 

@@ -99,7 +99,7 @@ def read_json(path: Path) -> Any:
 def parse_json(text: str, path: Path, line: int | None = None) -> Any:
     """The value of a file's JSON text, or of its line number `line`.
 
-    A key that stands twice in an object is an error, not the last one's value.
+    A key that appears twice in an object is an error, not the last one's value.
     """
     where = f"{path}:{line}" if line else str(path)
     try:
@@ -108,7 +108,7 @@ def parse_json(text: str, path: Path, line: int | None = None) -> Any:
         at = f"{path}:{error.lineno + (line or 1) - 1}"
         raise UserError(f"{at}: not valid JSON ({error.msg}); is the file cut off?") from None
     except _TwiceError as error:
-        raise UserError(f"{where}: the key {error.args[0]!r} stands twice in one JSON object") from None
+        raise UserError(f"{where}: the key {error.args[0]!r} appears twice in one JSON object") from None
     except RecursionError:
         raise UserError(f"{where}: JSON nested too deeply") from None
 

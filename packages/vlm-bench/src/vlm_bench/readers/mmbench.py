@@ -70,7 +70,7 @@ class MMBenchRow:
 
 
 def read_tsv(path: Path, stored: Path | None = None) -> list[MMBenchRow]:
-    """Every row; an index that stands twice, or a row with another number of cells, is an error.
+    """Every row; an index that appears twice, or a row with another number of cells, is an error.
 
     Images stay in the file, or in `stored`, the same file unpacked.
     """

@@ -35,7 +35,7 @@ def asked(key: str, image: str, question: str, where: str, category: str = "defa
 
 
 def read_questions(path: Path, *, distinct: bool = True) -> list[Asked]:
-    """Every line in order; with `distinct`, an id that stands twice is an error."""
+    """Every line in order; with `distinct`, an id that appears twice is an error."""
     rows = [(row.id("question_id"), row) for row in read_jsonl(path)]
     if distinct:
         unique(rows, "question_id")
