@@ -74,7 +74,7 @@ def other_data(data: Path) -> None:
         (
             ["--max-new-tokens", "4"],
             None,
-            "decoding: max_new_tokens 3, temperature 0.0 there, max_new_tokens 4",
+            "decoding: max_new_tokens 3, temperature 0.0 before, max_new_tokens 4",
         ),
         (["--dtype", "bfloat16"], None, "dtype: float32 before, bfloat16 now"),
         (["--no-prefix-reuse"], None, "prefix_reuse: True before, False now"),

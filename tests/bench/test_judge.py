@@ -174,7 +174,7 @@ def test_a_score_refuses_grades_of_other_answers(
         del grade["answer"], grade["asked"], grade["judge"]
     (tmp_path / "g.json").write_text(json.dumps(grades))
     (warning,) = scored(capsys, *flags, answers(tmp_path, SAID))["warnings"]
-    assert "3 of 3 grades don't say of which answer they are" in warning
+    assert "3 of 3 grades have no digest of the graded answer" in warning
     grades["v1_0"]["Answer"] = "0"
     (tmp_path / "g.json").write_text(json.dumps(grades))
     assert "unknown key 'Answer'; did you mean 'answer'?" in refused(capsys, *flags, answers(tmp_path, SAID))

@@ -131,7 +131,7 @@ def refuse_unsaid(template: AnyTemplate) -> None:
     """Raise `UserError` if the template leaves a question out: it would be answered all the same."""
     if not says_question(template):
         raise UserError(
-            "the template never says the question: its `user` has no {text}; `plain` is for captions"
+            "the template leaves out the question: its `user` has no {text}; `plain` is for captions"
         )
 
 

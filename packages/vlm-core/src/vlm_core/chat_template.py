@@ -1,4 +1,4 @@
-"""A conversation by the tokenizer's own chat template, as spans.
+"""Renders a conversation by the tokenizer's own chat template, as spans.
 
 The Jinja template is rendered with marks in place of what roles say. Between the marks is author's text, in which the
 spelling of a control token is that token; what takes the place of a mark is literal text. A second rendering, of the
@@ -24,7 +24,7 @@ NO_TEMPLATE = (
 
 
 class Turn(NamedTuple):
-    """What one role says, with marks where images go, and the mark that takes its place."""
+    """One turn's text, with marks for its images, and the mark that replaces the text while rendering."""
 
     role: str
     text: str

@@ -23,11 +23,11 @@ def _advice(error: Exception) -> str:
 
 
 class _RepeatedKey(ValueError):
-    """JSON that can be read, but not only in one way."""
+    """JSON that is ambiguous: a key appears twice in one mapping."""
 
 
 def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A mapping whose keys stand once each: of two values neither is known to be the right one."""
+    """A mapping; raises `_RepeatedKey` for a repeated key, since either value could be meant."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
@@ -55,7 +55,7 @@ def loads(data: bytes, where: str) -> Any:
 
 
 def rows_of_file(file: BinaryIO, path: Path) -> Iterator[tuple[int, int, Any]]:
-    """(start, size, value) of each row; whether it is a list or JSON lines is told by the content, not by the name.
+    """(start, size, value) of each row; the content, not the name, decides between a list and JSON lines.
 
     JSON lines are more than one line, of which the first is a value by itself; anything else is read as a list.
     In a `.jsonl` file only what begins as a list is none of them: one bad line there is one bad row.
@@ -118,7 +118,7 @@ class _Window:
         self.at = end
 
     def skip_mark(self) -> None:
-        """Go past a byte order mark at the file's beginning."""
+        """Skip a byte order mark at the beginning of the file."""
         self.more()
         self.move(int(self.text.startswith("\ufeff")))
 
@@ -146,7 +146,7 @@ class _Window:
 
 
 def _seen(window: _Window) -> str:
-    """What stands in a list's place; of a mapping its first keys, as far as its values are small."""
+    """The value that is there instead of a list; for a mapping its first keys, as far as its values are small."""
     if window.peek() != "{":
         return f"{type(window.value()).__name__}"
     keys: list[str] = []

@@ -29,13 +29,13 @@ class NormStatistics:
 
     @torch.no_grad()
     def put_back(self) -> None:
-        """The step changed nothing."""
+        """Restore the statistics after a skipped step."""
         for tensor, before in zip(self._all, self._before, strict=True):
             tensor.copy_(before)
 
     @torch.no_grad()
     def average(self, processes: int) -> None:
-        """The mean over all processes, which took in different images, on each of them."""
+        """Average the statistics over all processes, which saw different images."""
         if processes == 1 or not self._means:
             return
         for tensor in self._means:

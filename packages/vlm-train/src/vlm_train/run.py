@@ -284,10 +284,10 @@ def start(spec: Spec, document: Document) -> tuple[RunDir, results.Results]:
     with located(document):
         model = on_meta(parts)
         check_templates(spec, train, model.llm.tokenizer)
-    sums = check(parts, model)
+    sums, threads = check(parts, model), torch.get_num_threads()
     accelerator.print(
-        f"{spec.name}: {sums.total / 1e6:.2f} M parameters, {sums.tokens} tokens an image, "
-        f"{torch.get_num_threads()} threads on {accelerator.device}"
+        f"{spec.name}: {sums.total / 1e6:.2f} M parameters, {sums.tokens} tokens per image, "
+        f"{threads} thread{'s' * (threads != 1)} on {accelerator.device}"
     )
     accelerator.print("\n".join([*facts(spec, model), *frozen_random(spec, train, model)]))
     with watchdog.watching(train.timeout):

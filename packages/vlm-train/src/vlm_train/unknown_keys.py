@@ -1,4 +1,4 @@
-"""Keys that no format reads: a name that suggests content is a fault, any other is metadata and passed over."""
+"""Unknown keys of a row: a name that suggests content is a fault, any other is metadata and ignored."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CONTENT = frozenset(
      "prompts", "completion", "completions", "inputs", "media", "reasoning", "reasoning_content",
      "thinking", "loss", "loss_scale", "loss_weight"]
 )  # fmt: skip
-"""Names that hold words, or say how a row is to be learnt."""
+"""Names of keys for text, or for how a row is learnt."""
 _PREFERENCE = re.compile(r"(chosen|rejected)(_.*)?")
 _MEDIA = re.compile(
     r"(?:images?|imgs?|pictures?|pics?|photos?|frames?|videos?|audios?)_?(?:\d+|data|bytes|base64|b64|list)?"
@@ -40,14 +40,14 @@ def is_empty(value: Any) -> bool:
 
 
 def suggests_content(key: str) -> bool:
-    """Whether a key's name says that it holds something to learn from."""
+    """Whether a key's name suggests content to learn from."""
     name = key.lower()
     patterns = (_PREFERENCE, _MEDIA, _LOCATION)
     return name in CONTENT or any(pattern.fullmatch(name) for pattern in patterns)
 
 
 def _is_origin(key: str) -> bool:
-    """Whether a key says where an image comes from."""
+    """Whether a key's name suggests the origin of an image."""
     name = key.lower()
     return bool(_LOCATION.fullmatch(name)) and not _VIDEO_OR_AUDIO.match(name)
 

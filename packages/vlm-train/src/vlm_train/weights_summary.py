@@ -16,7 +16,7 @@ def facts(spec: Spec, model: VLM) -> list[str]:
     lines = [f"weights of {part}, {label}: {source}" for part, label, source in weight_rows(spec)]
     rows = preprocessing_rows(model.encoder)
     lines += [f"{tower or 'encoder'}: {key} {value} (from {source})" for tower, key, value, source in rows]
-    return lines if rows else [*lines, f"image preprocessing: not told by {spec.encoder.type_name()}"]
+    return lines if rows else [*lines, f"image preprocessing: not reported by {spec.encoder.type_name()}"]
 
 
 def frozen_random(spec: Spec, train: TrainConfig, model: VLM) -> list[str]:

@@ -89,7 +89,7 @@ def _llava(path: Path) -> dict[str, Asked]:
 
 def _read(q: Asked) -> Prompt:
     if (found := read_prompt(q.text)) is None:
-        raise UserError(f"{q.where}: 'text' is {q.text!r:.80}, no form of LLaVA's prompts for TextVQA")
+        raise UserError(f"{q.where}: 'text' is {q.text!r:.80}, none of LLaVA's prompt formats for TextVQA")
     return found
 
 

@@ -231,7 +231,7 @@ class VLMForConditionalGeneration(VLMGeneration, PreTrainedModel, GenerationMixi
         logits, loss = self.model.llm.logits(hidden[:, kept(logits_to_keep)]), None
         if labels is not None:
             if logits.shape[1] != hidden.shape[1]:
-                raise UserError("labels want all logits; leave out logits_to_keep")
+                raise UserError("labels need all logits; leave out logits_to_keep")
             check_rows("labels", labels, hidden)
             wanted = learnable(labels, is_image, attention_mask, num_items_in_batch)
             loss = summed_loss(logits, labels, wanted, num_items_in_batch)

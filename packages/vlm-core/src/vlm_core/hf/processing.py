@@ -149,7 +149,7 @@ class VLMProcessor(ProcessorMixin):
         for asks in {talk.messages[-1].role == "user" for talk in talks} - {bool(add_generation_prompt)}:
             place = "a user's turn" if asks else "an answer"
             raise UserError(
-                f"a conversation ends with {place}: say add_generation_prompt={asks}, as the template writes it"
+                f"a conversation ends with {place}: set add_generation_prompt={asks}, as the template writes it"
             )
         batch = self._batch(talks, layout)
         targets = batch.pop("is_target")
@@ -205,8 +205,8 @@ class VLMProcessor(ProcessorMixin):
         padding = PADDINGS[layout.padding]
         if padding == "no" and len(lengths) > 1:
             raise UserError(
-                f"padding={layout.padding!r}: rows of {min(lengths)} to {max(lengths)} positions are no tensor; "
-                "say padding=True"
+                f"padding={layout.padding!r}: rows of {min(lengths)} to {max(lengths)} positions don't form one "
+                "tensor; set padding=True"
             )
         width = (layout.max_length or 0) if padding == "max_length" else 0
         multiple = None if padding == "no" else layout.pad_to_multiple_of
