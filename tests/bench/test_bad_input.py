@@ -87,7 +87,7 @@ def test_a_half_written_line(data: Path, tmp_path: Path, capsys: Out) -> None:
         (
             "textvqa/TextVQA_0.5.1_val.json",
             lambda g: {"data": g["data"] + g["data"][:1]},
-            "the question 0a1b/what brand? stands twice",
+            "the question 0a1b/what brand? appears twice",
         ),
         (
             "mm-vet/mm-vet.json",

@@ -70,14 +70,14 @@ def other_data(data: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "change", "message"),
     [
-        (["--batch-size", "2"], None, "batch_size: 1 there, 2 now"),
+        (["--batch-size", "2"], None, "batch_size: 1 before, 2 now"),
         (
             ["--max-new-tokens", "4"],
             None,
-            "decoding: max_new_tokens 3, temperature 0.0 there, max_new_tokens 4",
+            "decoding: max_new_tokens 3, temperature 0.0 before, max_new_tokens 4",
         ),
-        (["--dtype", "bfloat16"], None, "dtype: float32 there, bfloat16 now"),
-        (["--no-prefix-reuse"], None, "prefix_reuse: True there, False now"),
+        (["--dtype", "bfloat16"], None, "dtype: float32 before, bfloat16 now"),
+        (["--no-prefix-reuse"], None, "prefix_reuse: True before, False now"),
         ([], other_data, "questions sha256: "),
     ],
     ids=["batch", "length", "dtype", "reuse", "data"],
@@ -91,7 +91,7 @@ def test_answers_of_another_run_are_left_alone(
     if change:
         change(data)
     err = refused(capsys, *command("pope", *flags))
-    assert "pope.jsonl.run.json: holds answers of another run:" in err
+    assert "pope.jsonl.run.json: holds answers of a different run:" in err
     assert message in err
     assert "name another --out" in err
     assert (tmp_path / "out/pope.jsonl").read_bytes() == before

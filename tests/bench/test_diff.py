@@ -141,7 +141,7 @@ def test_what_else_must_agree(pope: Pope, capsys: Out) -> None:
     first, second = save(pope, capsys, "a.json"), save(pope, capsys, "b.json")
     report = json.loads(first.read_text())
     for changed, message in (
-        ({"content": {}}, "1 of 1 units don't say what was asked, first a.jpg"),
+        ({"content": {}}, "1 of 1 units have no digest of their questions, first a.jpg"),
         ({"metric": "F1"}, "one protocol, but two of 'metric': 'mean F1' and 'F1'"),
     ):
         second.write_text(json.dumps(report | changed))

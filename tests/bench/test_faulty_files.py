@@ -122,7 +122,7 @@ def test_unknown_questions_and_two_answers(case: str, made: Callable[[str], Case
     assert "1 answer to no question of this file, first id nowhere" in err
     rows = [{"question_id": key, "text": text} for key, text in this.said.items()]
     err = refused(capsys, *this.command([*rows, rows[0]]), "--allow-partial")
-    assert f"answers.jsonl:{len(rows) + 1}: question_id {rows[0]['question_id']} stands twice" in err
+    assert f"answers.jsonl:{len(rows) + 1}: question_id {rows[0]['question_id']} appears twice" in err
 
 
 @CASES

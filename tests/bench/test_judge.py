@@ -174,7 +174,7 @@ def test_a_score_refuses_grades_of_other_answers(
         del grade["answer"], grade["asked"], grade["judge"]
     (tmp_path / "g.json").write_text(json.dumps(grades))
     (warning,) = scored(capsys, *flags, answers(tmp_path, SAID))["warnings"]
-    assert "3 of 3 grades don't say of which answer they are" in warning
+    assert "3 of 3 grades have no digest of the graded answer" in warning
     grades["v1_0"]["Answer"] = "0"
     (tmp_path / "g.json").write_text(json.dumps(grades))
     assert "unknown key 'Answer'; did you mean 'answer'?" in refused(capsys, *flags, answers(tmp_path, SAID))
@@ -209,7 +209,7 @@ def test_a_judge_that_is_gone_is_given_up(
     judge.replies = {"a dog": [status], "left": [status]}
     err = refused_after_progress(capsys, *command(data, judge, file))
     assert f"the judge did not reply to 2 answers in a row: {judge.url}/: " in err
-    assert f"1 graded now, 0 kept in {file}; the same command goes on from there" in err
+    assert f"1 graded now, 0 kept in {file}; rerun the same command to resume from there" in err
     assert len(json.loads(file.read_text())) == 1
     judge.replies = {}
     assert "2 grades by judge, 1 kept, 0 failed" in printed(capsys, *command(data, judge, file))
@@ -231,7 +231,7 @@ def test_no_judge_at_all(data: Path, tmp_path: Path, capsys: Out, judge: Judge) 
         patch.setattr(openai, "OpenAI", lambda **kw: openai_client(**kw, max_retries=0))
         err = refused_after_progress(capsys, *flags)
     assert "did not reply to 3 answers in a row: http://127.0.0.1:9/v1/: APIConnectionError" in err
-    assert "0 graded now, 0 kept; the same command goes on" in err
+    assert "0 graded now, 0 kept; rerun the same command to resume" in err
     assert not (tmp_path / "g.json").exists()
 
 

@@ -109,7 +109,7 @@ def test_textvqa_without_ocr_tokens_needs_no_file_of_them(data: Path, tmp_path: 
     rosetta(data, "another")
     assert "no OCR tokens of image 0a1b; is this the validation set's file?" in refused(capsys, *flags)
     path = rosetta(data, "0a1b", "0a1b")
-    assert "image_id 0a1b stands twice" in refused(capsys, *flags)
+    assert "image_id 0a1b appears twice" in refused(capsys, *flags)
     write_json(path, {"data": [{"image_id": "0a1b", "ocr_tokens": "DAKOTA"}]})
     assert "'ocr_tokens' must be a list of texts" in refused(capsys, *flags)
 

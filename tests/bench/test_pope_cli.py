@@ -99,14 +99,14 @@ def test_duplicates_are_refused(pope: Pope, capsys: pytest.CaptureFixture[str]) 
     pope.answers += [dict(pope.answers[0], question_id="1"), pope.answers[1]]
     err = refused(capsys, *pope.write(), "--allow-partial")
     assert "answers.jsonl:13" in err
-    assert "stands twice" in err
+    assert "appears twice" in err
     assert "2 such rows" in err
     pope.answers = pope.answers[:12]
     pope.labels["popular"].append(dict(pope.labels["popular"][0], label="no"))
     assert "a second label" in refused(capsys, *pope.write())
     pope.labels["popular"].pop()
     pope.questions.append(dict(pope.questions[0], question_id=99))
-    assert "1 questions stand twice" in refused(capsys, *pope.write())
+    assert "1 questions appear twice" in refused(capsys, *pope.write())
 
 
 def test_answers_to_other_questions_are_refused(pope: Pope, capsys: pytest.CaptureFixture[str]) -> None:

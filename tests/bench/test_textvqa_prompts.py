@@ -72,7 +72,7 @@ def test_a_prompt_of_no_form(data: Path, tmp_path: Path, capsys: Out) -> None:
     assert "q.jsonl:2: 'text' is 'What\\ncolor" in refused(capsys, "score", "textvqa", *flags)
     path = questions(tmp_path, "bare")
     path.write_text(path.read_text() * 2)
-    assert "2 questions stand twice, first 0a1b/what brand?" in refused(capsys, "score", "textvqa", *flags)
+    assert "2 questions appear twice, first 0a1b/what brand?" in refused(capsys, "score", "textvqa", *flags)
 
 
 def test_reading() -> None:

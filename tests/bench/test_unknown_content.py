@@ -143,13 +143,13 @@ def test_scienceqa_problems(data: Path, tmp_path: Path, capsys: Out) -> None:
         assert f"problems.json: 4: {old!r} is missing" in refused(capsys, *flags)
     write_json(data / "scienceqa/problems.json", {"4": row})
     write_json(splits, {"test": ["4", 4]})
-    assert "1 ids of 'test' stand twice" in refused(capsys, *flags)
+    assert "1 ids of 'test' appear twice" in refused(capsys, *flags)
 
 
 def test_answers_of_another_benchmark(data: Path, tmp_path: Path, capsys: Out) -> None:
     said = answers(tmp_path, dict.fromkeys(range(1, 7), "Yes"))
     err = refused(capsys, "score", "scienceqa", "--data", data, "--answers", said, "--allow-partial")
-    assert "an id here is such as '4'. Are these answers of another benchmark or split?" in err
+    assert "an id of this file is such as '4'. Are these answers of another benchmark or split?" in err
     said = answers(tmp_path, GQA)
     write_json(tmp_path / "answers.jsonl.run.json", {"benchmark": "gqa"})
     assert scored(capsys, "score", "gqa", "--data", data, "--answers", said)
@@ -162,8 +162,8 @@ def test_answers_of_another_benchmark(data: Path, tmp_path: Path, capsys: Out) -
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"1": "Yes", "1": "No"}', "the key '1' stands twice in one JSON object"),
-        ('{"question_id": 1, "text": "a", "text": "b"}', "a.json:1: the key 'text' stands twice in one JSON object"),
+        ('{"1": "Yes", "1": "No"}', "the key '1' appears twice in one JSON object"),
+        ('{"question_id": 1, "text": "a", "text": "b"}', "a.json:1: the key 'text' appears twice in one JSON object"),
         ('{"questionId": 1, "prediction": "x"}', "a.json:1: 'question_id' is missing"),
         ('[{"question_id": 1, "said": "x"}]', "answer number 1: expected the keys 'question_id' and 'text', or"),
         ('[{"question_id": 1, "text": "x"}, {"question_id": 2, "answer": "x"}]', "number 2: 'text' is missing"),

@@ -123,7 +123,7 @@ def test_a_template_that_writes_the_question_first_is_asked_without(
 
 
 def test_a_template_that_never_asks_is_refused(tiny_model) -> None:
-    with pytest.raises(UserError, match=r"never says the question.*`plain` is for captions"):
+    with pytest.raises(UserError, match=r"leaves out the question.*`plain` is for captions"):
         Asker(tiny_model, TEMPLATES["plain"])
 
 

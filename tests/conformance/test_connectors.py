@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from parts_without import NormedConfig
+from third_party_parts import NormedConfig
 
 from vlm_connectors.configs import LinearConfig, MLPConfig, MSCConfig, VSSL2Config, VSSMLPConfig
 from vlm_connectors.reducer_configs import LDPv2Config, PixelShuffleConfig, ResamplerConfig
 from vlm_core.registry import installed
-from vlm_core.testing import ConnectorSuite, modes
+from vlm_core.testing import ConnectorSuite, frozen_modules
 
 VSS = [
     config(scan=scan, parameters=parameters, d_state=4)
@@ -59,9 +59,13 @@ def test_the_suite_finds_what_a_pass_should_not_write():
             return super().forward(input)
 
     module = Counting()
-    for check in (modes.check_evaluation, modes.check_training, modes.check_frozen):
+    for check in (
+        frozen_modules.check_evaluation,
+        frozen_modules.check_training,
+        frozen_modules.check_frozen,
+    ):
         with pytest.raises(AssertionError, match="passes"):
             check(module, lambda: module(torch.ones(3)))
     dropping = torch.nn.Sequential(torch.nn.Linear(9, 9), torch.nn.Dropout(0.5))
     with pytest.raises(AssertionError, match="dropout"):  # a plain module, which isn't a `Part`
-        modes.check_frozen(dropping, lambda: dropping(torch.ones(9)))
+        frozen_modules.check_frozen(dropping, lambda: dropping(torch.ones(9)))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from parts_without import PatchesConfig  # pyright: ignore[reportMissingImports]
+from third_party_parts import PatchesConfig  # pyright: ignore[reportMissingImports]
 
 from vlm_core.config import EncoderConfig
 from vlm_core.registry import installed

@@ -109,7 +109,7 @@ def test_data_that_are_not_here_are_said_to_be(cli, trained):  # noqa: F811
         ),
         (["--gpus", "1", "--gpu", "H10"], "unknown GPU 'H10'"),
         (["--gpu", "H100"], "--gpu H100 names a kind; --gpus N says of how many"),
-        (["--gpus", "3"], "stage align: batch_size 16 does not divide by 3 GPUs"),
+        (["--gpus", "3"], "stage align: batch_size 16 is not divisible by 3 GPUs"),
     ],
 )
 def test_questions_that_mean_nothing(cli, trained, args, message):  # noqa: F811

@@ -64,7 +64,7 @@ def test_interactive_chat(cli, tiny_folder, tmp_path, monkeypatch):
     assert code == 0
     assert "none.png: no such image file" in err, "a wrong path does not end the conversation"
     assert out.count("/image FILE … shows images") == 3
-    assert "/nwe: no such command" in out
+    assert "/nwe: unknown command or wrong arguments" in out
 
 
 def test_end_of_input_ends_the_chat(cli, tiny_folder, monkeypatch):

@@ -98,7 +98,7 @@ def test_the_c_locale_of_a_real_process(tiny_spec, tmp_path):
 def test_a_command_without_arguments_lists_its_commands(monkeypatch, name, arguments, listed):
     code, output = printed(monkeypatch, "utf-8", COMMANDS[name], *arguments)
     assert code == 2
-    assert output.decode().rstrip().endswith("name one of these commands")
+    assert output.decode().rstrip().endswith("expected one of these commands")
     assert all(f"    {command} " in output.decode() for command in listed)
 
 

@@ -221,7 +221,7 @@ USER = [{"role": "user", "content": "red"}]
         (
             [*USER, {"role": "assistant", "content": "no"}],
             {},
-            "ends with an answer: say add_generation_prompt=False",
+            "ends with an answer: set add_generation_prompt=False",
         ),
         (USER, {"continue_final_message": True}, "can't be begun"),
         (USER, {"return_tensors": "np"}, "expected 'pt'"),

@@ -104,7 +104,7 @@ def test_the_resolved_spec_stands_alone(write, tmp_path):
         ("base: list.yaml\n", "s.yaml:1: base: list.yaml holds no mapping"),
         ("base: broken.yaml\n", "broken.yaml:2: not valid YAML"),
         ("base: sub\n", "s.yaml:1: base: sub: cannot read this spec: Is a directory"),
-        ("base: big.yaml\nbase: big.yaml\n", "s.yaml:2: base: this key stands twice"),
+        ("base: big.yaml\nbase: big.yaml\n", "s.yaml:2: base: this key appears twice"),
     ],
 )
 def test_a_base_that_can_not_be_used(write, text, message):

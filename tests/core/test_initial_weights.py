@@ -102,7 +102,7 @@ class FreeConfig(SilentConfig):
 
 def test_types_that_do_not_tell_and_those_without_weights(tiny_spec):
     spec = Spec.model_validate(tiny_spec)
-    for config, text in ((SilentConfig(), "not told by silent"), (FreeConfig(), "no weights")):
+    for config, text in ((SilentConfig(), "not reported by silent"), (FreeConfig(), "no weights")):
         changed = spec.model_copy(update={"encoder": config, "keep_random": None})
         assert weight_rows(changed)[0] == ("encoder", "silent", text)
         assert never_trained(changed, {"connector", "llm"}) == []

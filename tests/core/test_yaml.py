@@ -29,7 +29,7 @@ def test_scalars(text, value):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1\nb: 2\na: 3", r"f:3: a: this key stands twice; the first is at f:1"),
+        ("a: 1\nb: 2\na: 3", r"f:3: a: this key appears twice; the first is at f:1"),
         ("a: [1, 2", r"f:\d: not valid YAML"),
         ("a:\n  - !!python/object:os.system x", r"f:2: a.0: the tag .*python.* is not allowed"),
         ("a: !include other.yaml", "the tag !include is not allowed"),

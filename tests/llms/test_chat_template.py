@@ -213,7 +213,7 @@ def test_a_template_that_rewrites_earlier_turns_is_not_continued(tmp_path: Path)
         ("{{ ''.__class__.__mro__ }}", "unsafe"),
         ("{% for m in messages %}{% set m.content = 'x' %}{% endfor %}", "fails"),
         ("{{ raise_exception('not today') }}", "not today"),
-        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "turns of loops"),
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "loop iterations"),
         ("{{ 'a' * 999999999 }}", "asks for too much"),
         ("{{ [0] * 999999999 }}", "asks for too much"),
         ("{{ 10 ** 999999 }}", "asks for too much"),

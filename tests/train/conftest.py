@@ -6,7 +6,7 @@ import pytest
 import yaml
 from accelerate.state import AcceleratorState
 from PIL import Image
-from resumes import go
+from resume_helpers import go
 
 from vlm_train.trainer import StageTrainer
 

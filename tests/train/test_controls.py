@@ -16,9 +16,9 @@ from vlm_core.rows import Rows
 from vlm_core.spec import load_spec
 from vlm_train import report
 from vlm_train.controls import NO_IMAGE, NO_OTHER, question_only, with_other_images
-from vlm_train.overlap import Overlap, contents
 from vlm_train.run import start
 from vlm_train.show import show
+from vlm_train.train_overlap import Overlap, contents
 
 
 @pytest.fixture

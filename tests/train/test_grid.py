@@ -93,7 +93,7 @@ def test_what_a_run_is_started_with_gives_the_same_spec(sweep_file, tmp_path):
         ("rows: {a: {}}\nseeds: [-1]", "sweep.yaml:4: seeds.0: got -1"),
         ("rows: {a/b: {}, a-b: {}}", "two rows would share the folder 'a-b'"),
         ("rows: {../up: {}, 'a  b': {}}", "sweep.yaml:3"),
-        ("rows: {a: {}}\nrows: {b: {}}", "sweep.yaml:4: rows: this key stands twice"),
+        ("rows: {a: {}}\nrows: {b: {}}", "sweep.yaml:4: rows: this key appears twice"),
     ],
     ids=lambda value: value[:24],
 )  # fmt: skip

@@ -118,7 +118,7 @@ def test_an_index_that_does_not_verify_is_made_again(dataset, builds, cache, dam
     damage(entry)
     assert list(config.rows()) == first
     assert len(builds) == 2
-    assert "can't be used and is made again" in caplog.text
+    assert "the cached index can't be used and is built again" in caplog.text
     assert list(config.rows()) == first
     assert len(builds) == 2, "what was made again is kept"
 

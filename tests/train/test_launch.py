@@ -169,7 +169,7 @@ def test_a_batch_that_cannot_be_shared_out_is_refused_before_anything_starts(run
     from vlm_train.run import start
 
     set_launcher(monkeypatch)
-    with pytest.raises(UserError, match=r"stage instruct: batch_size 6 does not divide by 4 processes"):
+    with pytest.raises(UserError, match=r"stage instruct: batch_size 6 is not divisible by 4 processes"):
         start(*load_spec(run_spec(), ["train.stages.0.batch_size=8"]))
     assert not (tmp_path / "run").exists()
 
@@ -181,7 +181,7 @@ def test_the_outer_exit_code_is_that_of_whoever_was_first(tmp_path, capsys):
     for attempt, code in ((0, 2), (9, 75), (10, None)):
         (tmp_path / "id" / f"attempt_{attempt}").mkdir(parents=True)
         if code:
-            (tmp_path / "id" / f"attempt_{attempt}" / "told").write_text(str(code))
+            (tmp_path / "id" / f"attempt_{attempt}" / "exit-code").write_text(str(code))
     assert launch._told(tmp_path) == 75
     ends = {0: (70, 5), 1: (-9, 5), 2: (-15, 5), 3: (-9, 40)}
     failures = {rank: SimpleNamespace(exitcode=code, timestamp=at) for rank, (code, at) in ends.items()}

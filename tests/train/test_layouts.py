@@ -75,7 +75,7 @@ def test_bad_records(record, images, reason, message):
 @pytest.mark.parametrize(
     ("names", "given", "message"),
     [
-        (["a", "b"], {}, r"no column holds a conversation; known: conversations; .*there are: a, b"),
+        (["a", "b"], {}, r"no column holds a conversation; possible: conversations; .*the columns are: a, b"),
         (["query", "answer"], {"question": "qeury"}, "has no 'qeury' for columns.question; .*did you mean 'query'"),
         (["q", "caption"], {"question": "q"}, "no column holds a conversation"),
     ],

@@ -73,7 +73,7 @@ def test_a_signal_however_it_comes_stops_all_and_the_command_goes_on_exactly(tra
     spec = trap_spec("part")
     code, _, err = end(begin(spec, trap="term:1:3"))  # rank 1 reads two rows a step: within its second
     assert code == 75, err
-    assert err.count("stopped the run after step 2 of stage align; the same command goes on") == 1
+    assert err.count("stopped the run after step 2 of stage align; rerun the same command to resume") == 1
     assert gone(spec)
     running = begin(spec, trap="slow:0:500")
     wait_for_steps(spec.with_name("part"), 5)
@@ -81,7 +81,7 @@ def test_a_signal_however_it_comes_stops_all_and_the_command_goes_on_exactly(tra
     code, out, err = end(running)
     assert code == 75, err
     assert "resuming align at step 2" in out
-    assert err.count("the same command goes on") == 1
+    assert err.count("rerun the same command to resume") == 1
     assert gone(spec)
     assert end(begin(spec))[0] == 0
     assert losses(spec.with_name("part")) == losses(whole.with_name("whole"))

@@ -5,7 +5,7 @@ from test_optim import stage  # pyright: ignore[reportMissingImports]
 
 from vlm_core.spec import Spec
 from vlm_train.config import TrainConfig
-from vlm_train.weights_origin import facts, frozen_random
+from vlm_train.weights_summary import facts, frozen_random
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ def test_patterns_that_freeze_a_whole_part(tiny_spec, tiny_model, patterns, told
     train = TrainConfig(
         output="x", stages=[stage(trains=["encoder", "connector", "llm"], lr=1.0, frozen=patterns)]
     )
-    line = "encoder: its values are random, and `frozen` keeps all of them: nothing of it is trained"
+    line = "encoder: its values are random, and `frozen` names all of its parameters: no stage trains it"
     assert frozen_random(spec, train, tiny_model) == ([line] if told else [])
     assert frozen_random(Spec.model_validate(tiny_spec), train, tiny_model) == []
 

@@ -7,14 +7,14 @@ import shutil
 import pytest
 import torch
 import yaml
-from resumes import edit, go, longer, other_truth, swapped
+from resume_helpers import edit, go, longer, other_truth, swapped
 from safetensors.torch import load_file, save_file
 
 from vlm_core import assemble
 from vlm_core.errors import UserError
 from vlm_core.folder import sha256
 from vlm_llms.tokenizer import FastTokenizer, train_bpe
-from vlm_train.inputs import INPUTS
+from vlm_train.run_inputs import INPUTS
 from vlm_train.rundir import RunDir
 
 
@@ -24,7 +24,7 @@ def test_other_data_are_refused_by_name(begun, tmp_path):
     for change, now in ((longer, 19), (other_truth, 18), (swapped, 18)):
         edit(file, change)
         where = r"inputs differ in train\.stages\.0\.data\.0: .*train\.json"
-        with pytest.raises(UserError, match=rf"{where} \(18 rows, .* there, .*train\.json \({now} rows, "):
+        with pytest.raises(UserError, match=rf"{where} \(18 rows, .* before, .*train\.json \({now} rows, "):
             go(begun)
         file.write_text(before)
     assert go(begun)[0].finished()
@@ -101,7 +101,7 @@ def test_a_learnt_tokenizer_is_never_learnt_again(begun, tmp_path, monkeypatch):
 def test_a_damaged_tokenizer_is_told(begun, tmp_path):
     file = tmp_path / "run" / "tokenizer" / "tokenizer.json"
     file.write_text(file.read_text().replace("a", "b"))
-    with pytest.raises(UserError, match=r"the tokenizer that this run has learnt: .*tokenizer\.json"):
+    with pytest.raises(UserError, match=r"the tokenizer that this run has trained: .*tokenizer\.json"):
         go(begun)
 
 
@@ -134,7 +134,9 @@ def test_what_does_not_change_what_is_learnt_may_change(begun, capsys):
     capsys.readouterr()
     folder, _ = go(begun, *(f"{key}={value}" for key, value in HARMLESS.items()))
     said = next(
-        line for line in capsys.readouterr().out.splitlines() if line.startswith("going on with other values")
+        line
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith("resuming with changed values")
     )
     assert "train.keep_checkpoints (2 → 4)" in said
     assert all(f"{key} (" in said for key in HARMLESS)
@@ -158,10 +160,10 @@ def test_what_does_is_listed_with_both_values(begun):
     for key, (old, new) in MATTER.items():
         with pytest.raises(UserError) as error:
             go(begun, f"{key}={new}", "train.workers=1")
-        assert f"its spec differs in {key}: {old} there, {new} now. " in str(error.value)
+        assert f"its spec differs in {key}: {old} before, {new} now. " in str(error.value)
     with pytest.raises(UserError) as error:
         go(begun, "train.seed=1", "train.stages.0.lr=1.0")
-    assert "\n  train.seed: 0 there, 1 now\n  train.stages.0.lr: 0.003 there, 1.0 now\n" in str(error.value)
+    assert "\n  train.seed: 0 before, 1 now\n  train.stages.0.lr: 0.003 before, 1.0 now\n" in str(error.value)
     assert "workers" not in str(error.value)
 
 
@@ -181,7 +183,7 @@ def test_a_default_that_is_newer_than_the_run(begun, tmp_path):
 
 def test_a_key_that_no_longer_exists(begun, tmp_path):
     stored(tmp_path, lambda data: data["train"].update(gone=3))
-    with pytest.raises(UserError, match=r"train\.gone: 3 there, nothing now"):
+    with pytest.raises(UserError, match=r"train\.gone: 3 before, not set now"):
         go(begun)
 
 
@@ -191,7 +193,7 @@ def test_a_run_of_an_earlier_version_is_compared_by_name(begun, tmp_path, capsys
     with pytest.raises(UserError, match=r"spec differs in train\.stages\.0\.data\.0\.path"):
         go(begun, f"train.stages.0.data.0.path={tmp_path / 'copy.json'}")
     assert go(begun)[0].finished()
-    assert "did not note its data" in capsys.readouterr().out
+    assert "recorded no digests: its data are not compared" in capsys.readouterr().out
 
 
 def test_other_versions_are_told(begun, tmp_path, capsys):
@@ -239,7 +241,9 @@ def test_frozen_weights_that_came_out_otherwise(begun, monkeypatch):
         return model
 
     monkeypatch.setattr(assemble, "build", other)
-    with pytest.raises(UserError, match=r"run: encoder is not what this run began with"):
+    with pytest.raises(
+        UserError, match=r"run: changed since this run started, and not in its checkpoints: encoder\. "
+    ):
         go(begun)
 
 

@@ -199,7 +199,7 @@ def test_a_key_that_stands_twice_is_a_bad_row(tmp_path, name):
     for _ in range(2):
         rows = LlavaConfig(path=str(tmp_path / name)).rows()
         assert list(rows.faults()) == [0]
-        assert "the key 'answer' stands twice" in str(rows.faults()[0])
+        assert "the key 'answer' appears twice" in str(rows.faults()[0])
         (tmp_path / name).write_text('[{"question": "a", "answer": "b", "answer": "c"},\n' + row + "]")
 
 

@@ -107,15 +107,16 @@ BAD = [
     (messages({"type": "tool_use", "name": "x"}, text("a")), "type 'tool_use' is not read"),
     (messages({"foo": "x"}, text("a")), "a part without type, text or image; its keys: foo"),
     (messages({"type": "text", "text": "a", "video": "a.mp4"}), "'video' is not read in a part of type 'text'"),
-    (messages({"type": "image", "image": "red.png", "url": "blue.png"}), "one image, but given by image and url"),
-    (messages({"type": "image", "image": {"href": "red.png"}}), "an image with the key 'href'; possible"),
+    (messages({"type": "image", "image": "red.png", "url": "blue.png"}),
+     "an image is given twice, by image and url; give one"),
+    (messages({"type": "image", "image": {"href": "red.png"}}), "unknown key 'href' of an image; possible"),
     (messages({"type": "image_url", "image_url": {"url": "data:video/mp4;base64,AA"}}),
      "holds video/mp4, not an image"),
     (messages({"type": "image", "image": {"detail": "low"}}, images=["red.png"]), "part 0: no image in"),
-    (messages({"type": "image_url", "image_url": {"url": "data:image/png,AA"}}), "no data: URL in base64"),
+    (messages({"type": "image_url", "image_url": {"url": "data:image/png,AA"}}), "is not a base64 data: URL"),
     (messages({"type": "image"}, text("a")), "1 <image> in the human turns, but 0 images"),
     (messages({"type": "image", "index": 0}, {"type": "image", "index": 0}, images=["red.png", "blue.png"]),
-     "image 1 of the row stands nowhere"),
+     "image 1 of the row has no place in the text"),
     ({"messages": [user(text("a")), {"role": "assistant", "content": [{"type": "image"}]}]},
      "an image in a turn of 'assistant'"),
     ({"messages": [user(text("a")), {"role": "tool", "content": [text("b")]}, answer("c")]},
@@ -149,7 +150,7 @@ BAD = [
     ({"conversation": turns("a", "b")},
      "conversation 0: expected {human, assistant}, .*'conversations' or 'messages'"),
     ({"message": turns("a", "b")},
-     "no column holds a conversation; .*there are: id, message; did you mean 'messages' for 'message'"),
+     "no column holds a conversation; .*the columns are: id, message; did you mean 'messages' for 'message'"),
     ({"captions": "a", "image": "red.png"}, "did you mean 'caption' for 'captions'"),
     *((messages(text(f"{mark}\nwhat?")), "is not read; an image of the row stands at '<image>'")
       for mark in ("<video>", "<audio>", "Picture 1: <img>red.png</img>", "look at <image_1>", "<|image_1|>",
@@ -218,7 +219,7 @@ def test_an_image_inside_a_row_has_the_limits_of_a_file(folder, write, monkeypat
     row = write(folder, messages(URL, text("what?")))[0]
     assert image_bytes(row["image"][0]) == png("red")
     broken = {"type": "image_url", "image_url": {"url": data_url("red")[:-3] + "!"}}
-    with pytest.raises(BadSample, match="the image is no base64"):
+    with pytest.raises(BadSample, match="the image is not valid base64"):
         image_bytes(write(folder / "broken", messages(broken))[0]["image"][0])
     monkeypatch.setattr("vlm_train.image_values.MAX_BYTES", 10)
     with pytest.raises(BadSample, match=r"rows\.\w+: .*image 0: \d+ bytes; at most 10 are read"):
@@ -242,7 +243,7 @@ def test_a_sample_of_a_shard_takes_its_images_in_the_order_in_which_json_names_t
 @pytest.mark.parametrize(
     ("row", "message"),
     [({"conversations": turns("<image>", "x"), "image": "a/none.png"},
-      ".json has 1 images .'a/none.png'., beside it are 0"),
+      ".json names 1 images .'a/none.png'., but the sample has 0"),
      (messages({"type": "image", "image": "none.png"}), "image 'none.png' is no member of this sample")],
 )  # fmt: skip
 def test_a_sample_of_a_shard_lacks_an_image(folder, row, message):

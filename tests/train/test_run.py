@@ -148,7 +148,7 @@ def test_what_the_strategy_can_not_do_is_refused(run_spec):
 def test_another_spec_in_the_same_folder_is_refused(run_spec):
     path = run_spec()
     go(path)
-    with pytest.raises(UserError, match=r"holds another run; its spec differs in train\.seed"):
+    with pytest.raises(UserError, match=r"holds a different run; its spec differs in train\.seed"):
         go(path, "train.seed=3")
 
 

@@ -147,7 +147,9 @@ def test_a_signal_while_libraries_are_imported(command, number, code):
         [sys.executable, "-c", EARLY, command, "spec.yaml", str(int(number))], capture_output=True, text=True
     )
     assert told.returncode == code, told.stderr
-    expected = f"vlm-train: stopped by {number.name}; the same command goes on\n" if code == 75 else ""
+    expected = (
+        f"vlm-train: stopped by {number.name}; rerun the same command to resume\n" if code == 75 else ""
+    )
     assert told.stderr == expected
 
 

@@ -74,7 +74,7 @@ def test_a_failing_row_is_told_and_a_finished_one_left_alone(sweep_file, tmp_pat
     changed = sweep_file(ROWS.replace("type: mlp", "type: mlp, depth: 3"))
     with pytest.raises(
         UserError,
-        match=r"mlp/seed-0: holds another run; its spec differs in connector\.depth: 2 there, 3 now",
+        match=r"mlp/seed-0: holds a different run; its spec differs in connector\.depth: 2 before, 3 now",
     ):
         jobs(load(changed))
 
@@ -96,7 +96,9 @@ def test_runs_of_other_rows_are_not_reported(sweep_file, tmp_path):
     start(*grid.spec(grid.rows[0], 0))
     assert [job.state for job in jobs(grid)] == ["finished"]
     data.write_text(data.read_text().replace("blue", "teal"))
-    with pytest.raises(UserError, match=r"mlp/seed-0: holds another run; its inputs differ in train\.stages"):
+    with pytest.raises(
+        UserError, match=r"mlp/seed-0: holds a different run; its inputs differ in train\.stages"
+    ):
         jobs(grid)
 
 

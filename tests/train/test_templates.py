@@ -14,7 +14,7 @@ from vlm_train.preview import Shown, names_of, page, spans, terminal
 from vlm_train.run import start
 from vlm_train.rundir import VALIDATION
 
-PLAIN = "never says the question: `user` has no {text}, but "
+PLAIN = "leaves out the question: `user` has no {text}, but "
 
 
 @pytest.fixture(autouse=True)
@@ -25,10 +25,10 @@ def calm(one_thread):
 @pytest.mark.parametrize(
     ("changes", "where", "message"),
     [
-        (["template=plain"], "template: ", f"{PLAIN}train.evaluation asks some"),
+        (["template=plain"], "template: ", f"{PLAIN}train.evaluation asks questions; set a template with {{text}}"),
         (["template={user: 'What is it?', assistant: '{text}{eos}'}"], "template: ", f"{PLAIN}train.evaluation asks"),
         (["train.stages.0.template=plain", "train.validation.samples=2"], "train.stages.0.template: ",
-         f"{PLAIN}train.validation.samples has stage align asked"),
+         f"{PLAIN}train.validation.samples asks stage align questions; remove samples"),
         (["train.stages.1.template={user: '<|endoftext|>{text}', assistant: '{text}{eos}'}"],
          "train.stages.1.template.user: ", "write {token:<|endoftext|>}"),
         (["template={user: '{token:<|im_start|>}{text}', assistant: '{text}{eos}'}"], "template.user: ",
@@ -52,7 +52,7 @@ def test_what_does_not_fit_is_said_first(run_spec, monkeypatch, capsys, command,
 def test_benchmarks_ask_questions_too(run_spec, tmp_path):
     (tmp_path / "q.jsonl").write_text("")
     path = run_spec(evaluation=None, evals={"benchmarks": [{"type": "pope", "data": str(tmp_path)}]})
-    with pytest.raises(SpecError, match=r"never says the question.*train\.evals asks"):
+    with pytest.raises(SpecError, match=r"leaves out the question.*train\.evals asks"):
         start(*load_spec(path, ["template=plain"]))
 
 

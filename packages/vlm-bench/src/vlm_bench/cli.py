@@ -58,7 +58,7 @@ def _answers(parser: argparse.ArgumentParser, *, required: bool) -> None:
     parser.add_argument(
         "--answers", type=local_path, required=required, help="JSON lines with question_id and text"
     )
-    parser.add_argument("--allow-partial", action="store_true", help="go on although answers are missing")
+    parser.add_argument("--allow-partial", action="store_true", help="continue although answers are missing")
 
 
 def _score_options(parser: argparse.ArgumentParser) -> None:
@@ -106,8 +106,8 @@ def _report_options(parser: argparse.ArgumentParser) -> None:
     )
     for form, about in (
         ("html", "one page with pictures of right and wrong answers"),
-        ("markdown", "the table and all that stands beside it"),
-        ("json", "all figures for machines"),
+        ("markdown", "the table and its notes"),
+        ("json", "all figures as JSON"),
     ):
         parser.add_argument(f"--{form}", type=local_path, metavar="FILE", help=f"write {about}")
 
@@ -186,9 +186,7 @@ def _say_passed_over(models: Sequence[Results]) -> None:
     for model in models:
         if files := model.passed_over:
             lines = "".join(f"\n  {text}" for text in listed(files))
-            print(
-                f"{model.folder}: passed over {len(files)} files that are no reports:{lines}", file=sys.stderr
-            )
+            print(f"{model.folder}: skipped {len(files)} files that are no reports:{lines}", file=sys.stderr)
 
 
 def diff(args: argparse.Namespace) -> int:

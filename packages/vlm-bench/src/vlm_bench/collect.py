@@ -10,7 +10,7 @@ from typing import Any
 from vlm_bench.published import PROTOCOLS, TITLES
 from vlm_bench.readers.files import sha256
 from vlm_bench.readers.run import ENDING, read_run
-from vlm_bench.saved import NoReportError, read_report
+from vlm_bench.saved_reports import NoReportError, read_report
 from vlm_core.errors import UserError
 
 _NAMED = 10

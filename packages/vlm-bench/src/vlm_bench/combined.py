@@ -9,7 +9,7 @@ from typing import Any
 from vlm_bench.collect import Entry, Results
 from vlm_bench.published import ROWS, TITLES
 from vlm_bench.report import facts
-from vlm_bench.saved import SCHEMA
+from vlm_bench.saved_reports import SCHEMA
 
 NOTHING = "–"
 LEGEND = {

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_bench.collect import Results
-from vlm_bench.saved import NoReportError, read_report
+from vlm_bench.saved_reports import NoReportError, read_report
 from vlm_core.benchmark import Headline
 from vlm_core.errors import UserError
 
@@ -79,8 +79,8 @@ def _report(path: Path) -> dict[str, Any]:
         raise UserError(f"{error}; `vlm-bench score … --save {path.name}` writes one") from None
     if unknown := [key for key in report["units"] if key not in report.get("content", {})]:
         raise UserError(
-            f"{path}: {len(unknown)} of {len(report['units'])} units don't say what was asked, first {unknown[0]}; "
-            "an older report must be scored again"
+            f"{path}: {len(unknown)} of {len(report['units'])} units have no digest of their questions, "
+            f"first {unknown[0]}; a report of an older version must be scored again"
         )
     return report
 

@@ -53,7 +53,7 @@ def _fitting(benchmark: Benchmark, candidates: list[Question], answer: Answer) -
 
 def _no_aliens(alien: list[Answer], count: int, benchmark: Benchmark) -> None:
     if alien:
-        like = f"; an id here is such as {next(iter(benchmark.questions))!r}"
+        like = f"; an id of this file is such as {next(iter(benchmark.questions))!r}"
         other = like + ". Are these answers of another benchmark or split?" if 2 * len(alien) > count else ""
         raise UserError(
             f"{_count(alien, 'answer')} to no question of this file, first id {alien[0].id}{_at(alien[0])}{other}"
@@ -90,7 +90,7 @@ def _no_doubles(keyed: list[tuple[str, Answer]]) -> None:
     for key, answer in keyed:
         if key in seen:
             raise UserError(
-                f"{answer.where}: question_id {answer.id} stands twice (first at {seen[key].where}); "
+                f"{answer.where}: question_id {answer.id} appears twice (first at {seen[key].where}); "
                 f"{len(keyed) - len(counts)} such rows"
             )
         seen[key] = answer

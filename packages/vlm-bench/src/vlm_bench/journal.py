@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from vlm_bench.readers.files import read_json, read_jsonl
-from vlm_bench.readers.row import Row, as_row
+from vlm_bench.readers.json_object import Row, as_row
 from vlm_bench.writing import write
 from vlm_core.asking import Said
 from vlm_core.benchmark import Question
@@ -58,10 +58,10 @@ class Journal:
         earlier = as_row(read_json(self.account), str(self.account)).data
         if other := [key for key in BOUND if earlier.get(key) != facts[key]]:
             lines = [
-                f"\n  {key}: {_short(earlier.get(key))} there, {_short(facts[key])} now" for key in other
+                f"\n  {key}: {_short(earlier.get(key))} before, {_short(facts[key])} now" for key in other
             ]
             raise UserError(
-                f"{self.account}: holds answers of another run:{''.join(lines)}\nname another --out, or remove it"
+                f"{self.account}: holds answers of a different run:{''.join(lines)}\nname another --out, or remove it"
             )
         return earlier
 

@@ -128,7 +128,7 @@ def _give_up(outcome: Outcome, have: int, path: Path) -> None:
         where = f" in {path}" if have + outcome.graded else ""
         raise UserError(
             f"the judge did not reply to {OUTAGES} answers in a row: {last}\n{outcome.graded} graded now, {have} kept"
-            f"{where}; the same command goes on from there"
+            f"{where}; rerun the same command to resume from there"
         )
 
 

@@ -1,4 +1,4 @@
-"""What a person sees while questions are asked or graded: a bar in a terminal, a line every few seconds elsewhere."""
+"""Progress of asking or grading questions: a bar in a terminal, a line every few seconds elsewhere."""
 
 from __future__ import annotations
 

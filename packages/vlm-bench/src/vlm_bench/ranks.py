@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
-from vlm_core.environment import hide_from_accelerate, refuse_overrides
+from vlm_core.env_vars import hide_from_accelerate, refuse_overrides
 from vlm_core.errors import UserError
 
 _PATIENCE = timedelta(days=7)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_bench.published import published
-from vlm_bench.saved import SCHEMA
+from vlm_bench.saved_reports import SCHEMA
 from vlm_bench.writing import write
 from vlm_core.benchmark import Headline, Points, Score
 

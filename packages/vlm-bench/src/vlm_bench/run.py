@@ -9,8 +9,8 @@ from pathlib import Path
 from vlm_core.cli.common import DTYPES, local_path
 from vlm_core.errors import UserError
 
-ABOUT = """Ask a model the questions of benchmarks and score what it says. The same command again goes on where it was
-stopped. `accelerate launch -m vlm_bench.cli run …` does it with several processes or GPUs."""
+ABOUT = """Ask a model the questions of benchmarks and score what it says. Rerun the same command to
+resume. `accelerate launch -m vlm_bench.cli run …` uses several processes or GPUs."""
 
 
 def count(text: str) -> int:
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--benchmarks",
         required=True,
         metavar="NAME,…",
-        help="names, or `all` whose questions and labels are there",
+        help="names, or `all`: every benchmark whose questions and labels are there",
     )
     parser.add_argument(
         "--data", type=local_path, metavar="DIR", help="folder in LLaVA's layout (default: here)"
@@ -42,7 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], metavar="NAME.FIELD=VALUE",
         help="an option of one benchmark, as of `vlm-bench score NAME`; vqa-v2.split=val",
     )  # fmt: skip
-    parser.add_argument("--strictness", choices=("official", "sane"), help="of all rules that have both")
+    parser.add_argument(
+        "--strictness", choices=("official", "sane"), help="scoring rule of benchmarks that have both"
+    )
     parser.add_argument(
         "--batch-size", type=count, default=1, metavar="N", help="questions at once (default: 1)"
     )
@@ -61,12 +63,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-prefix-reuse",
         action="store_true",
-        help="read an image anew for each question; the answers are the same",
+        help="encode the image again for each question; the answers are the same",
     )
     parser.add_argument("--device", help="cpu, cuda, … (default: the GPU if there is one)")
-    parser.add_argument("--dtype", choices=DTYPES, help="of the weights; by default as they were saved")
+    parser.add_argument("--dtype", choices=DTYPES, help="dtype of the weights; default: as saved")
     parser.add_argument(
-        "--allow-partial", action="store_true", help="go on although images or labels are missing"
+        "--allow-partial", action="store_true", help="continue although images or labels are missing"
     )
 
 

@@ -1,4 +1,4 @@
-"""`vlm-bench score`: answers of whatever program, scored by a benchmark's rule."""
+"""`vlm-bench score`: scores the answers of any program by a benchmark's rule."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
 
 @contextmanager
 def without_collector() -> Iterator[None]:
-    """Without the search for cycles: among millions of rows that all stay, it takes as long as scoring them."""
+    """Without Python's cyclic garbage collector, which takes as long as scoring when millions of rows are in memory."""
     was = gc.isenabled()
     gc.disable()
     try:

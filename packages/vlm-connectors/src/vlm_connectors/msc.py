@@ -13,7 +13,7 @@ from vlm_connectors.layers import mlp
 from vlm_connectors.vss import tables
 from vlm_core.hooks import Scan
 from vlm_core.ssm import ops
-from vlm_core.ssm.modules import convolve, plain
+from vlm_core.ssm.hooked_modules import convolve, plain
 
 
 class HeadSSM(nn.Module):

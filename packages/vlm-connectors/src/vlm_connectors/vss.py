@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vlm_core.errors import UserError
 from vlm_core.ssm import MambaMixer, SelectiveSSM, scan_along
-from vlm_core.ssm.modules import untouched
+from vlm_core.ssm.hooked_modules import untouched
 
 if TYPE_CHECKING:
     from vlm_core.hooks import Scan

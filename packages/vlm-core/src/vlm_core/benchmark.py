@@ -87,7 +87,7 @@ class EncodedImageInFile(EncodedImage):
             raise UserError(f"{self.path}: cannot read this file: {error.strerror}") from None
         if hashlib.sha256(content).hexdigest() != self.digest:
             raise UserError(
-                f"{self.path}: has changed since it was read: byte {self.start} begins no such image"
+                f"{self.path}: has changed since it was read: the image at byte {self.start} is not the same"
             )
         return content.decode("ascii")
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from vlm_core import chat_template, turns
+from vlm_core import chat_template, pattern_template
 from vlm_core.errors import UserError
 from vlm_core.interfaces import Tokenizer
 from vlm_core.messages import IMAGE, ImageSlot, Message, Part, Rendered, Span, without_images
@@ -123,7 +123,7 @@ def rendered(
     template: AnyTemplate, messages: Sequence[Message], tokenizer: Tokenizer, system: str | None = None
 ) -> Rendered:
     """The conversation as spans of text, control tokens and images."""
-    kind: Any = chat_template if hasattr(template, "chat_template") else turns
+    kind: Any = chat_template if hasattr(template, "chat_template") else pattern_template
     return kind.render(template, messages, tokenizer, system)
 
 
@@ -131,7 +131,7 @@ def refuse_unsaid(template: AnyTemplate) -> None:
     """Raise `UserError` if the template leaves a question out: it would be answered all the same."""
     if not says_question(template):
         raise UserError(
-            "the template never says the question: its `user` has no {text}; `plain` is for captions"
+            "the template leaves out the question: its `user` has no {text}; `plain` is for captions"
         )
 
 
@@ -199,7 +199,11 @@ def _images_first(
     answers = [i for i, message in enumerate(messages) if message.role == "assistant"]
     new = messages[answers[-1] + 1 :] if resume and answers else messages
     images = [
-        s for m in new for p in m.parts if p is IMAGE for s in turns.image_spans(template.image, tokenizer)
+        s
+        for m in new
+        for p in m.parts
+        if p is IMAGE
+        for s in pattern_template.image_spans(template.image, tokenizer)
     ]
     if resume:
         at = next((i + 1 for i, span in enumerate(spans) if isinstance(span.content, int)), 0)

@@ -1,4 +1,4 @@
-"""A conversation by the tokenizer's own chat template, as spans.
+"""Renders a conversation by the tokenizer's own chat template, as spans.
 
 The Jinja template is rendered with marks in place of what roles say. Between the marks is author's text, in which the
 spelling of a control token is that token; what takes the place of a mark is literal text. A second rendering, of the
@@ -15,7 +15,7 @@ from vlm_core.errors import BadSample, UserError
 from vlm_core.interfaces import ChatTemplate, Tokenizer
 from vlm_core.jinja_sandbox import render_jinja
 from vlm_core.messages import Message, Rendered, Span
-from vlm_core.turns import image_spans
+from vlm_core.pattern_template import image_spans
 
 NO_TEMPLATE = (
     "the tokenizer has no chat template; expected chat_template in tokenizer_config.json, or chat_template.jinja "
@@ -24,7 +24,7 @@ NO_TEMPLATE = (
 
 
 class Turn(NamedTuple):
-    """What one role says, with marks where images go, and the mark that takes its place."""
+    """One turn's text, with marks for its images, and the mark that replaces the text while rendering."""
 
     role: str
     text: str

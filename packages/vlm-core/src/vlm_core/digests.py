@@ -1,4 +1,4 @@
-"""Digests of what is reused: by content, so that a file may be moved, renamed or touched."""
+"""Digests of files, data and weights by content: a file may be moved, renamed or touched."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def spread(count: int, limit: int | None) -> list[int]:
 
 
 def of_image(source: ImageSource) -> str:
-    """Of an image file's bytes; why it can't be read is content, too."""
+    """Of an image file's bytes, or of the reason why it can't be read."""
     from vlm_core.images import image_bytes
 
     try:

@@ -19,7 +19,7 @@ PARTS = ("encoder", "connector", "llm")
 
 @runtime_checkable
 class TellsTrainedParts(Protocol):
-    """What a section's class offers so that parts which nothing trains are found."""
+    """The method of a section's class that names the parts it trains."""
 
     def trained_parts(self) -> set[str]: ...
 
@@ -34,7 +34,7 @@ def _sources(config: ComponentConfig) -> Iterator[tuple[PartConfig, WeightsSourc
 def weight_rows(spec: Spec) -> list[tuple[str, str, str]]:
     """(part, component, where its weights come from), for tables."""
     return [
-        (part, one.label(), source.text if source else f"not told by {one.type_name()}")
+        (part, one.label(), source.text if source else f"not reported by {one.type_name()}")
         for part in PARTS
         for one, source in _sources(getattr(spec, part))
     ]
@@ -52,7 +52,7 @@ def never_trained(spec: Spec, trained: Container[str]) -> list[tuple[str, str]]:
 
 
 def refuse_untrained(spec: Spec, document: Document) -> None:
-    """Raise `SpecError` for parts that start at random values in a spec with a `train` section that trains them not."""
+    """Raise `SpecError` for parts that start from random values and that the spec's `train` section doesn't train."""
     if spec.train is None or "train" not in installed().names("section"):
         return
     section = installed().get("section", "train").model_validate(spec.train)

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vlm_core.errors import UserError
-from vlm_core.modes import Part, statistics
+from vlm_core.frozen_modules import Part, statistics
 from vlm_core.preprocessing import Preprocessing
 
 PADDING = -1

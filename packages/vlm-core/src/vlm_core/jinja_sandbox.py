@@ -42,7 +42,7 @@ class _Budget:
     def loop(self) -> None:
         self.loops -= 1
         if self.loops < 0 or time.monotonic() > self.end:
-            raise TooMuch(f"more than {MAX_LOOPS} turns of loops, or {MAX_SECONDS:g} seconds")
+            raise TooMuch(f"more than {MAX_LOOPS} loop iterations, or {MAX_SECONDS:g} seconds")
 
 
 _budget: ContextVar[_Budget] = ContextVar("budget")
@@ -69,7 +69,7 @@ def _may_call(name: str, arguments: list[Any]) -> None:
     if name in ("replace", "join") and sizes:
         largest = max(largest, sizes[0] * max(sizes[1:], default=0))
     if name in ("%", "format") and isinstance(arguments[0], str) and _WIDE.search(arguments[0]):
-        raise TooMuch("a format that wide")
+        raise TooMuch("a format of that width")
     if largest > MAX_TEXT or (name == "**" and largest > 64):
         raise TooMuch(f"`{name}` that gives more than {MAX_TEXT} characters")
 

@@ -1,4 +1,4 @@
-"""What a conversation is before and after its template: messages of roles, and spans of tokens to be."""
+"""A conversation before and after its template: messages of roles, and spans that become tokens."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Part = str | ImageSlot
 
 @dataclass(frozen=True)
 class Message:
-    """What one role says: text and images in order."""
+    """One turn: the role, and its text and images in order."""
 
     role: Literal["user", "assistant"]
     parts: tuple[Part, ...]

@@ -14,12 +14,12 @@ from pydantic.fields import FieldInfo
 from vlm_core.errors import UserError
 
 _SCHEMES = ("local-dir:",)
-"""What may stand before a path, as timm and open_clip write it."""
+"""Prefixes of a path, as timm and open_clip write them."""
 
 
 @dataclass(frozen=True)
 class NamesFiles:
-    """Marks a field whose text says where something is: what is there counts, not the text."""
+    """Marks a field that names a file or folder: a resumed run compares the content, not the name."""
 
 
 def expanded(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Patterns of a chat template: what its author writes, as typed pieces.
+"""Parses the patterns of a template into typed pieces.
 
 `{text}` is what a role says and `{image}` an image. `{eos}` and `{token:<|im_end|>}` are control tokens, looked up in
 the tokenizer by their text. A brace is written `{{` or `}}`; everything else is literal.
@@ -61,7 +61,7 @@ def _field(name: str, value: str, conversion: str | None) -> Piece:
     if conversion or (value and name != "token"):
         raise ValueError(f"{{{name}}} takes no format; write it as {{{name}}}")
     if name == "token" and not value:
-        raise ValueError("{token} names no control token; expected {token:<|im_start|>}, say")
+        raise ValueError("{token} names no control token; expected a name, as in {token:<|im_start|>}")
     return Piece(name, value)  # pyright: ignore[reportArgumentType]
 
 
@@ -87,10 +87,10 @@ def control_id(piece: Piece, tokenizer: Tokenizer) -> int:
 
 
 def unknown_token(name: str, tokenizer: Tokenizer) -> str:
-    """What is wrong with the name of a control token that the tokenizer doesn't have."""
+    """The message for the name of a control token that the tokenizer doesn't have."""
     known = list(tokenizer.control_tokens)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or known[:5]
-    has = f"; the nearest of its {len(known)}: {', '.join(near)}" if near else "; it names none at all"
+    has = f"; the nearest of its {len(known)}: {', '.join(near)}" if near else "; it has none"
     return f"{name!r} is no control token of the tokenizer{has}"
 
 

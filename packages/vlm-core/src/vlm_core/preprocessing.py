@@ -1,4 +1,4 @@
-"""Image preprocessing as facts of an encoder's weights: what they are, and where each was read."""
+"""Image preprocessing that belongs to an encoder's weights: the values, and the source of each."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class Preprocessing:
             values["crop_pct"] = f"{self.crop_pct:.4g}"
         if self.activation:
             values["activation"] = self.activation
-        return [(key, value, self.sources.get(key, "not told")) for key, value in values.items()]
+        return [(key, value, self.sources.get(key, "not reported")) for key, value in values.items()]
 
 
 def preprocessing_rows(encoder: Any) -> list[tuple[str, str, str, str]]:
-    """(tower, key, value, source) of an encoder and of the encoders inside it; empty where none tells."""
+    """(tower, key, value, source) of an encoder and of the encoders inside it; empty if none reports them."""
     return [
         (name, *row)
         for name, module in encoder.named_modules()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 ROW_KEYS = frozenset(("id", "image", "conversations", "category", "system"))
-"""Everything that a row may hold."""
+"""All keys that a row may have."""
 log = logging.getLogger(__name__)
 
 

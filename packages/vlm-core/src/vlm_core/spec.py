@@ -34,7 +34,7 @@ class Spec(StrictModel):
     llm: Annotated[SerializeAsAny[LLMConfig], component("llm")] = Field(description="the language model")
     template: TemplateField = Field(
         default=Template.named("llava-v1"),
-        description="how a conversation becomes text: a built-in name, or a mapping of patterns",
+        description="how a conversation becomes tokens: a built-in name, tokenizer, or a mapping of patterns",
     )
     keep_random: list[Literal["encoder", "connector", "llm"]] | None = Field(
         default=None, description="parts that may start from random values although no stage trains them"
@@ -84,7 +84,7 @@ def checked(document: Document) -> Spec:
 
 @contextmanager
 def located(document: Document) -> Iterator[None]:
-    """Give what is wrong with a template, which shows itself when its tokenizer is there, file and line."""
+    """Add file and line of the spec to the faults of a template, which are found with its tokenizer."""
     try:
         yield
     except TemplateError as error:

@@ -33,7 +33,7 @@ _ALLOWED = {
     "image": {"image", "eos", "token"},
 }
 _NEVER_STOPS = "a model that learns from it would never stop"
-_NEEDED = {"assistant": ("text", "never says the answer"), "image": ("image", "never shows the image")}
+_NEEDED = {"assistant": ("text", "leaves out the answer"), "image": ("image", "leaves out the image")}
 _IMAGE = Field(default="{image}", description="pattern of each image")
 _IMAGES = Field(default="inline", pattern="^(inline|first)$", description="where images go")
 
@@ -50,7 +50,7 @@ def _checked(pattern: str, info: ValidationInfo) -> str:
         raise ValueError(f"the pattern {pattern!r} {why}: it needs {{{needed}}}")
     for once in ("text", "image"):
         if kinds.count(once) > 1:
-            raise ValueError(f"{{{once}}} stands more than once in {pattern!r}")
+            raise ValueError(f"{{{once}}} appears more than once in {pattern!r}")
     return pattern
 
 
@@ -79,7 +79,7 @@ class Template(StrictModel):
     def _used(cls, text: str | None, info: ValidationInfo) -> str | None:
         system = info.data.get("system")
         if text is not None and system is not None and not says_text(system):
-            raise ValueError("it stands nowhere: `system` has no {text}")
+            raise ValueError("it is never used: `system` has no {text}")
         return text
 
     @staticmethod
@@ -95,7 +95,7 @@ class Template(StrictModel):
         spelled = [name for name in tokenizer.control_tokens if name in (self.system_text or "")]
         if ending(self.assistant) is None:
             found.append(
-                ("assistant", f"no control token stands after {{text}}: {_NEVER_STOPS}; end it with {{eos}}")
+                ("assistant", f"no control token follows {{text}}: {_NEVER_STOPS}; end it with {{eos}}")
             )
         return found + ([("system_text", _spelled(spelled))] if spelled else [])
 

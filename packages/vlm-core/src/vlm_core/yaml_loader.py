@@ -105,7 +105,7 @@ class _Builder:
                 raise self.fail(key_node, path, "a key must be a plain word")
             if key in result:
                 first = self.document.lines[(*path, key)]
-                raise self.fail(key_node, (*path, key), f"this key stands twice; the first is at {first}")
+                raise self.fail(key_node, (*path, key), f"this key appears twice; the first is at {first}")
             result[key] = self.build(value_node, (*path, key))
             self.document.lines[(*path, key)] = f"{self.document.file}:{key_node.start_mark.line + 1}"
         return result

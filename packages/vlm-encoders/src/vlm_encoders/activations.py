@@ -1,4 +1,4 @@
-"""Which activation a tower computes, found by its values, and another of the GELU family in its place."""
+"""The activation of a tower, identified by its values, and its replacement by another of the GELU family."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GELUS: dict[str, Callable[[], nn.Module]] = {
     "gelu_tanh": lambda: nn.GELU("tanh"),
     "quick_gelu": QuickGELU,
 }
-"""Close enough to one another that weights trained with one run with the others, and come out wrong unnoticed."""
+"""Similar functions: weights trained with one also run with another, and give wrong features without an error."""
 _OTHERS = {"silu": F.silu, "relu": F.relu, "hardswish": F.hardswish, "relu6": F.relu6}
 _PROBE = (-2.5, -1.0, -0.3, 0.4, 1.5, 7.0)
 
@@ -59,7 +59,7 @@ def activation_of(model: nn.Module) -> str | None:
 
 
 def set_activation(model: nn.Module, wanted: str, source: str) -> None:
-    """Put `wanted` in the place of every GELU; `UserError` where the model has none that could give way to it."""
+    """Replace every GELU by `wanted`; `UserError` if the model has none that can be replaced."""
     present = activation_of(model)
     if present == wanted:
         return

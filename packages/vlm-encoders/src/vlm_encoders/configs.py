@@ -55,25 +55,29 @@ class _TowerConfig(EncoderConfig):
     fit: Fit | None = Field(
         default=None,
         description="resize: squash to the square; pad: centre on a square of the mean colour; "
-        "crop: keep the centre square. By default what lies beside the weights says, else resize",
+        "crop: keep the centre square. Default: from the configs of the weights, else resize",
     )
     crop_pct: float | None = Field(
         default=None,
         gt=0,
         le=1,
-        description="with crop, the share of the centre square's sides that is kept; by default the weights', else 1",
+        description="with crop, the share of the centre square's side that is kept; default: from the configs of the "
+        "weights, else 1",
     )
     interpolation: Interpolation | None = Field(
-        default=None, description="Pillow's filter for resizing; by default the one that the weights name"
+        default=None, description="Pillow's filter for resizing; default: from the configs of the weights"
     )
     mean: Colour | None = Field(
-        default=None, description="subtracted from R, G, B in [0, 1]; by default the weights' own"
+        default=None,
+        description="subtracted from R, G, B in [0, 1]; default: from the configs of the weights",
     )
     std: Positive3 | None = Field(
-        default=None, description="R, G, B are divided by it after that; by default the weights' own"
+        default=None,
+        description="divides R, G, B after mean is subtracted; default: from the configs of the weights",
     )
     activation: Activation | None = Field(
-        default=None, description="the GELU that the weights were trained with; by default the weights' own"
+        default=None,
+        description="the GELU that the weights were trained with; default: from the configs of the weights",
     )
 
     @model_validator(mode="after")
@@ -91,7 +95,7 @@ class _TowerConfig(EncoderConfig):
         return self.model.partition(":")[0] in ("hf-hub", "local-dir")
 
     def _facts(self) -> dict[str, Any]:
-        """The keys that override what is told of the weights."""
+        """The keys that override the configs of the weights."""
         return self.model_dump(include=set(FACTS))
 
     def _recipe(self, function: str, needs: tuple[str, ...] = (), **more: Any) -> Recipe:
@@ -129,8 +133,8 @@ class TimmConfig(_TowerConfig):
             raise ValueError("pretrained and weights are two sources of the same weights; keep one")
         if self._elsewhere and self.pretrained is None and self.weights is None:
             raise ValueError(
-                f"model: {self.model} can mean two things: pretrained: true takes its weights, pretrained: false its "
-                "architecture with random values; say which"
+                f"model: {self.model} is ambiguous; set pretrained: true for its weights, or pretrained: false for "
+                "its architecture with random values"
             )
         return self
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from vlm_core.errors import UserError
 from vlm_encoders import checkpoints, matching
 from vlm_encoders.activations import set_activation
-from vlm_encoders.beside import read_json
-from vlm_encoders.facts import SAVED, Facts, saved, spec_keys
-from vlm_encoders.open_clip_facts import tower_facts
+from vlm_encoders.checkpoint_configs import read_json
+from vlm_encoders.open_clip_pretrained_config import tower_facts
+from vlm_encoders.pretrained_config import SAVED, Facts, saved, spec_keys
 from vlm_encoders.timm_tower import TimmTower, set_size
 from vlm_encoders.tower import Tower, block_index, nearest, one_line, read_asset
 

@@ -12,9 +12,9 @@ from typing import Any
 from vlm_core.errors import UserError
 from vlm_encoders import transformers_files as files
 from vlm_encoders.activations import activation_of, set_activation
-from vlm_encoders.beside import of_transformers
-from vlm_encoders.facts import KEYS, SAVED, Facts, Told, saved, settle, spec_keys
-from vlm_encoders.preprocessor import facts_of
+from vlm_encoders.checkpoint_configs import of_transformers
+from vlm_encoders.preprocessor_config import facts_of
+from vlm_encoders.pretrained_config import KEYS, SAVED, Facts, Told, saved, settle, spec_keys
 from vlm_encoders.tower import Tower, read_asset
 from vlm_encoders.transformers_files import CONFIG, PREPROCESSOR
 from vlm_encoders.transformers_tower import TransformersMaps, TransformersTower, in_stages, pair

@@ -12,8 +12,8 @@ from transformers.utils.hub import cached_file
 
 from vlm_core.errors import UserError
 from vlm_core.faults import listed, shape_of
-from vlm_core.quiet import errors_only, without_progress_bars
 from vlm_core.tensor_files import INDEX, shards
+from vlm_core.verbosity import errors_only, without_progress_bars
 from vlm_encoders.tower import one_line
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"

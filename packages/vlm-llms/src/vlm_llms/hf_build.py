@@ -15,7 +15,7 @@ from transformers.utils.hub import cached_file
 from vlm_core.errors import UserError
 from vlm_core.faults import UNSAFE, listed, shape_of
 from vlm_core.interfaces import Tokenizer
-from vlm_core.quiet import without_progress_bars
+from vlm_core.verbosity import without_progress_bars
 from vlm_llms.hf_adapter import TransformersLM
 from vlm_llms.hf_architecture import architecture, check_agreement
 from vlm_llms.hf_verify import verify

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from vlm_core.errors import UserError
 from vlm_core.interfaces import PADDING, LanguageModel, Tokenizer
 from vlm_core.ssm import Edges, MambaMixer, SSMState, edges_of, linear, step
-from vlm_core.ssm.modules import add_norm, plain, untouched
+from vlm_core.ssm.hooked_modules import add_norm, plain, untouched
 from vlm_llms.tokenizer import FastTokenizer
 
 if TYPE_CHECKING:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import sys
 
-from vlm_train import last_words, stopping
+from vlm_train import exit_message, stopping
 from vlm_train.stopping import Stopped
 
 _GO_ON = ("run", "launch", "sweep")
-"""Commands that the same command continues; Ctrl-C and SIGTERM end any other as they end every program."""
+"""Commands that can be resumed. Ctrl-C and SIGTERM end all others as they end every program."""
 
 
 def main() -> int:
@@ -21,7 +21,7 @@ def main() -> int:
 
         return main()
     except Stopped as end:
-        return last_words.say(end.text, stopping.CODE)
+        return exit_message.say(end.text, stopping.CODE)
     except KeyboardInterrupt:  # while a command that doesn't go on is still being imported
         os._exit(stopping.INTERRUPTED)
 

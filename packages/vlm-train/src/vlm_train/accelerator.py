@@ -8,13 +8,13 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
-from vlm_core.environment import Override, hide_from_accelerate, refuse_overrides
+from vlm_core.env_vars import Override, hide_from_accelerate, refuse_overrides
 from vlm_core.errors import UserError
 from vlm_train import ranks, watchdog
 from vlm_train.config import TrainConfig
 
 _SPREADS = Override(
-    "spreads the model over processes in accelerate's way",
+    "shards the model with accelerate's own strategies",
     "set train.strategy, and start with vlm-train run or torchrun",
 )
 _COMPILES = Override("compiles the model", "unset it; nothing here is compiled by torch")
@@ -54,7 +54,7 @@ def accelerator_of(train: TrainConfig) -> Accelerator:
     for stage in train.stages:
         if stage.batch_size % world:
             raise UserError(
-                f"stage {stage.name}: batch_size {stage.batch_size} does not divide by {world} processes; "
+                f"stage {stage.name}: batch_size {stage.batch_size} is not divisible by {world} processes; "
                 "change batch_size, or start fewer with --nproc"
             )
     accelerator = Accelerator(

@@ -1,4 +1,4 @@
-"""Layers whose activations are computed again in the backward instead of being kept."""
+"""Activation checkpointing: activations of layers are recomputed in the backward pass instead of being kept."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from vlm_core.blocks import blocks
-from vlm_core.modes import BufferCopies
+from vlm_core.frozen_modules import BufferCopies
 
 
 def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Around a block's first pass, and around the one in the backward."""
+    """Contexts for a block's forward pass and for its recomputation in the backward pass."""
     return nullcontext(), BufferCopies(block)
 
 
 @contextmanager
 def recomputing(module: nn.Module) -> Iterator[None]:
-    """Blocks keep only what enters them and are computed again in the backward, with the same random numbers.
+    """Blocks keep only their inputs and are recomputed in the backward pass, with the same random numbers.
 
     The second pass starts from the buffers that the first one found, and what it writes is dropped.
     """

@@ -10,7 +10,7 @@ from typing import Any
 from vlm_train.llava_row import PLACEHOLDER
 
 ALL = "all"
-"""The accuracy over all questions stands under this name."""
+"""The name of the accuracy over all questions."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Answer:
 
 
 def normal(text: str) -> str:
-    """Case, surrounding white space and a final full stop don't make an answer wrong."""
+    """The text as answers are compared: without case, surrounding white space and a final full stop."""
     return text.strip().rstrip(".").strip().casefold()
 
 

@@ -1,4 +1,4 @@
-"""Turns of a conversation, in the forms that datasets have them: who speaks, and text and images in order."""
+"""Reads the turns of a conversation in the formats of datasets: the speaker, and text and images in order."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from vlm_core.errors import BadSample
 from vlm_train.image_values import INSIDE, LOCATIONS, image_value
-from vlm_train.unread import check_unread, is_empty
+from vlm_train.unknown_keys import check_unread, is_empty
 
 SPEAKERS = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt", "system": "system"}
 PART_TYPES = {
@@ -19,7 +19,7 @@ _PART_EXTRAS = frozenset(("type", "index", "detail", "cache_control", "media_typ
 
 
 class ImagePart(NamedTuple):
-    """An image in a message: `value` says which, or None for one of the row's, the next or that `number`."""
+    """An image in a message: `value`, or if that is None one of the row's images, the next or the one of `number`."""
 
     value: Any
     number: int | None = None
@@ -58,7 +58,7 @@ def read_turns(turns: Any, key: str, where: str) -> Dialogue:
 
 def _check_order(turn: Mapping[str, Any], speaker: str, expected: str, where: str) -> None:
     if speaker == "system":
-        raise BadSample("schema", f"{where}: a system message stands first or not at all")
+        raise BadSample("schema", f"{where}: a system message must be the first turn")
     if speaker != expected:
         form = f"{{from: {expected}, value: text}}"
         if "role" in turn:
@@ -83,7 +83,7 @@ def _read_turn(turn: Any, where: str) -> Turn:
     content = read_content(turn.get(what), where)
     if speaker != "human" and any(isinstance(part, ImagePart) for part in content):
         raise BadSample(
-            "schema", f"{where}: an image in a turn of {role!r}; images stand in the user's turns"
+            "schema", f"{where}: an image in a turn of {role!r}; only the user's turns may have images"
         )
     return Turn(speaker, content)
 
@@ -102,7 +102,7 @@ def _check_one_form(turn: Mapping[str, Any], who: str, what: str, speaker: str, 
 
 
 def _check_loss(turn: Mapping[str, Any], speaker: str, where: str) -> None:
-    """Every answer is learnt and nothing else: a turn that says otherwise is a fault, one that says so is not."""
+    """Raise `BadSample` for a turn with another loss: all answers are learnt, with equal weight, and nothing else."""
     for key in _LOSS:
         if (value := turn.get(key)) is not None and value != (1 if speaker == "gpt" else 0):
             learnt = "answers are learnt, with equal weight, and nothing else"
@@ -143,7 +143,7 @@ def _read_part(part: Any, where: str) -> str | ImagePart:
 
 
 def _kind_of(part: Mapping[str, Any], filled: Mapping[str, Any], where: str) -> str:
-    """`text` or `image`; a part without a type is told by its keys."""
+    """`text` or `image`; for a part without a type, inferred from its keys."""
     named = filled.get("type")
     if named is None:
         if "text" in filled or isinstance(part.get("text"), str):

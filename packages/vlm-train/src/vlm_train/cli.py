@@ -1,4 +1,4 @@
-"""`vlm-train`: train what a spec says, stage by stage, and show what came of it."""
+"""`vlm-train`: train the stages of a spec in order, and report their results."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _parser() -> argparse.ArgumentParser:
         return made
 
     for name, does, short in (
-        ("run", run_spec, "train; the same command again resumes"),
+        ("run", run_spec, "train; rerun the same command to resume"),
         ("launch", launch_spec, "as run; --print shows the command that it would start"),
     ):
         made = command(name, does, short)
@@ -85,7 +85,7 @@ def _count(text: str) -> int:
 
 
 def run_spec(args: argparse.Namespace) -> int:
-    """Train, on every accelerator of this machine; the same command again resumes."""
+    """Train on every accelerator of this machine; rerun the same command to resume."""
     debug = getattr(args, "debug", False)
     if ranks.place():
         code = ranks.as_one(lambda: _join(args), debug)
@@ -204,7 +204,7 @@ def preview(args: argparse.Namespace) -> int:
 
 
 def sweep(args: argparse.Namespace) -> int:
-    """Run every row with every seed and write the table; the same command again goes on where it stopped."""
+    """Run every row with every seed and write the table; rerun the same command to resume."""
     from vlm_train import table
     from vlm_train.grid import load
     from vlm_train.pool import Pool

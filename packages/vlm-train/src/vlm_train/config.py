@@ -127,7 +127,8 @@ class Evaluation(StrictModel):
 
     data: Data = Field(min_length=1, description="datasets; the last question of each row is asked")
     samples: PositiveInt | None = Field(
-        default=None, description="how many after earlier stages, at even distances; default all"
+        default=None,
+        description="how many rows, at even distances, after each stage but the last; default all",
     )
     batch_size: PositiveInt = Field(default=64, description="questions at once")
     max_new_tokens: PositiveInt = Field(default=16, le=4096, description="longest answer")
@@ -136,7 +137,7 @@ class Evaluation(StrictModel):
 class Validation(StrictModel):
     """Loss on other rows and some answers, while a stage trains; read as the stage reads its own data."""
 
-    data: Data = Field(min_length=1, description="held-out datasets")
+    data: Data = Field(min_length=1, description="datasets whose rows are not for training")
     every: PositiveInt = Field(default=500, description="steps; each stage's last step always has one")
     rows: PositiveInt | Literal["all"] = Field(default=256, description="how many, at even distances")
     batch_size: PositiveInt = Field(default=16, description="rows at once")
@@ -219,10 +220,10 @@ class TrainConfig(StrictModel):
         min_length=1, description="one after the other, each from the model that the one before left"
     )
     evaluation: Evaluation | None = Field(
-        default=None, description="held-out questions, asked after each stage"
+        default=None, description="questions with answers, asked after each stage"
     )
     validation: Validation | None = Field(
-        default=None, description="loss and answers on held-out rows, while a stage trains"
+        default=None, description="loss and answers on rows that are not for training, while a stage trains"
     )
     evals: Evals | None = Field(default=None, description="samples of benchmarks, while a stage trains")
     trackers: list[Literal["tensorboard", "wandb"]] = Field(

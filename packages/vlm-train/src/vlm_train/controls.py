@@ -1,6 +1,6 @@
-"""Controls of an evaluation: what is answered without the image, and what the question alone tells.
+"""Controls of an evaluation: accuracy with shuffled images, and of the most frequent answer to the question alone.
 
-A control holds whatever the order of the rows: it depends on their content alone.
+A control depends on the content of the rows, not on their order.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from vlm_train.answers import Answer, normal, pairs
 
 Row = Mapping[str, Any]
 ImageKey = tuple[ImageContent, ...]
-"""What the images of a row show, in their order."""
+"""The contents of a row's images, in their order."""
 SHUFFLED, QUESTION_ALONE = "images shuffled", "question alone"
 NO_IMAGE, NO_OTHER = "no image", "no other image"
 
@@ -78,7 +78,7 @@ class QuestionAlone(NamedTuple):
 
 
 def question_only(train: Sequence[Row], rows: Sequence[Row]) -> QuestionAlone:
-    """What the words alone tell: the answer most frequent in training for that very question.
+    """The most frequent training answer to the same question.
 
     Questions and answers are counted by the equality that scores them, `normal`; of equally frequent answers the
     first in alphabetical order is taken. A question that training never asked gets the answer most frequent overall.

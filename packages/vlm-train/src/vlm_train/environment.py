@@ -1,4 +1,4 @@
-"""What a run is computed with: versions, processes, device."""
+"""Environment of a run: package versions, processes, device."""
 
 from __future__ import annotations
 

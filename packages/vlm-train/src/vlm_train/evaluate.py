@@ -19,7 +19,7 @@ from vlm_train.answers import Answer
 from vlm_train.config import Evaluation
 from vlm_train.controls import ImageKey, image_key
 from vlm_train.examples import Reader, messages
-from vlm_train.overlap import Contents
+from vlm_train.train_overlap import Contents
 
 
 def spread(rows: Sequence[dict[str, Any]], count: int | None) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from vlm_train.drawing import drawing, in_one_line
+from vlm_train.plot_fonts import drawing, in_one_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

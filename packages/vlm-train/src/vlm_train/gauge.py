@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from vlm_core.modes import BufferCopies
+from vlm_core.frozen_modules import BufferCopies
 from vlm_train.learner import Learner
 
 

@@ -1,4 +1,4 @@
-"""What may stand for an image in a row: a name, or the image itself as bytes, base64 or a `data:` URL."""
+"""Values of an image in a row: a file name, or the image itself as bytes, base64 or a `data:` URL."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from vlm_core.errors import BadSample
 from vlm_core.files import MAX_BYTES
-from vlm_train.unread import is_empty
+from vlm_train.unknown_keys import is_empty
 
 INSIDE = ("bytes", "base64", "data")
 LOCATIONS = ("image", "image_url", "source", "url", "path")
@@ -22,12 +22,12 @@ ABOUT = frozenset(
 
 @dataclass(frozen=True)
 class InlineImage:
-    """An image that is held inside its row; decoded when it is asked for."""
+    """An image inside its row, decoded when it is needed."""
 
     data: bytes | str = field(repr=False)
 
     def decode(self, where: str) -> bytes:
-        """The bytes of the image file; raises `BadSample` for more than `MAX_BYTES` and for what is no base64."""
+        """The bytes of the image file; raises `BadSample` for more than `MAX_BYTES` and for invalid base64."""
         text = self.data
         if isinstance(text, str) and _is_data_url(text):
             text = text.partition(",")[2]
@@ -39,7 +39,7 @@ class InlineImage:
         try:
             return base64.b64decode("".join(text.split()), validate=True)
         except (binascii.Error, ValueError) as error:
-            raise BadSample("damaged", f"{where}: the image is no base64: {error}") from None
+            raise BadSample("damaged", f"{where}: the image is not valid base64: {error}") from None
 
 
 def image_value(value: Any, where: str) -> Any:
@@ -61,11 +61,13 @@ def _from_mapping(mapping: Mapping[str, Any], where: str) -> Any:
     filled = {key: value for key, value in mapping.items() if not is_empty(value)}
     if unknown := [key for key in filled if key not in (*INSIDE, *LOCATIONS, *ABOUT)]:
         keys = ", ".join((*INSIDE, *LOCATIONS))
-        raise BadSample("schema", f"{where}: an image with the key {unknown[0]!r}; possible: {keys}")
+        raise BadSample("schema", f"{where}: unknown key {unknown[0]!r} of an image; possible: {keys}")
     inside = [key for key in INSIDE if key in filled]
     named = [key for key in LOCATIONS if key in filled]
     if len(inside) > 1 or (not inside and len(named) > 1):
-        raise BadSample("schema", f"{where}: one image, but given by {' and '.join(inside or named)}")
+        raise BadSample(
+            "schema", f"{where}: an image is given twice, by {' and '.join(inside or named)}; give one"
+        )
     if inside:  # a name beside the bytes is where they come from
         value = filled[inside[0]]
         return value if not isinstance(value, str) or _is_data_url(value) else InlineImage(value)
@@ -84,6 +86,6 @@ def _check_data_url(url: str, where: str) -> None:
     head, comma, _ = url[5:200].partition(",")
     kind = head.split(";")[0].lower()
     if not comma or not head.lower().endswith(";base64"):
-        raise BadSample("schema", f"{where}: {url!r:.60} is no data: URL in base64")
+        raise BadSample("schema", f"{where}: {url!r:.60} is not a base64 data: URL")
     if kind and kind != "application/octet-stream" and not kind.startswith("image/"):
         raise BadSample("schema", f"{where}: the data: URL holds {kind}, not an image")

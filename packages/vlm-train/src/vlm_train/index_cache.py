@@ -1,4 +1,4 @@
-"""Indexes of large data files in the user's cache folder: verified before they are used, and never needed."""
+"""Indexes of large data files in the user's cache folder: verified before use, and rebuilt if missing or damaged."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def pieces(path: Path) -> str:
 
 
 def fingerprint(file: BinaryIO, path: Path) -> bytes:
-    """What tells a file from any other state of it, without reading all of it.
+    """Identifies the state of a file without reading all of it.
 
     The time of its last status change is part of it: every write sets that, and unlike the time of modification
     nobody can set it back.
@@ -75,18 +75,18 @@ def kept(
     index = build()
     try:
         if folder is None:
-            raise UserError("no home folder is known; VLM_CACHE names another place")
+            raise UserError("no home folder is known; set VLM_CACHE to a cache folder")
         write_folder(folder / name, lambda tmp: write(index, tmp), facts)
     except (UserError, OSError) as error:
         if folder is None or not os.path.isdir(folder / name):  # unless another process was as quick
-            _warn_once(f"indexes of large data files are not kept and will be made again: {error}")
+            _warn_once(f"indexes of large data files are not kept and must be built each time: {error}")
             return index
     stored = _from_cache(folder / name, facts, what, load)  # mapped, so that processes share it
     return index if stored is None else stored
 
 
 def _from_cache(path: Path, facts: dict[str, object], what: str, load: Callable[[Path], T]) -> T | None:
-    """An index of which every byte is as it was written; another one is named and removed."""
+    """An index that verifies; one that doesn't is reported and removed."""
     try:
         if not path.is_dir():
             return None
@@ -96,7 +96,7 @@ def _from_cache(path: Path, facts: dict[str, object], what: str, load: Callable[
         problem = "written by another version"
     except (UserError, OSError, ValueError, KeyError, TypeError) as error:
         problem = str(error)
-    log.warning("%s: its index in the cache can't be used and is made again: %s", what, problem)
+    log.warning("%s: the cached index can't be used and is built again: %s", what, problem)
     shutil.rmtree(path, ignore_errors=True)
     return None
 

@@ -43,7 +43,7 @@ def loads(data: bytes, where: str) -> Any:
 
 
 def rows_of_file(file: BinaryIO, path: Path) -> Iterator[tuple[int, int, Any]]:
-    """(start, size, value) of each row; whether it is a list or JSON lines is told by the content, not by the name.
+    """(start, size, value) of each row; the content, not the name, decides between a list and JSON lines.
 
     JSON lines are more than one line, of which the first is a value by itself; anything else is read as a list.
     In a `.jsonl` file only what begins as a list is none of them: one bad line there is one bad row.
@@ -106,7 +106,7 @@ class _Window:
         self.at = end
 
     def skip_mark(self) -> None:
-        """Go past a byte order mark at the file's beginning."""
+        """Skip a byte order mark at the beginning of the file."""
         self.more()
         self.move(int(self.text.startswith("\ufeff")))
 
@@ -134,7 +134,7 @@ class _Window:
 
 
 def _seen(window: _Window) -> str:
-    """What stands in a list's place; of a mapping its first keys, as far as its values are small."""
+    """The value that is there instead of a list; for a mapping its first keys, as far as its values are small."""
     if window.peek() != "{":
         return f"{type(window.value()).__name__}"
     keys: list[str] = []

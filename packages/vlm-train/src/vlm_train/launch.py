@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_core.errors import UserError
-from vlm_train import last_words, ranks, stopping
+from vlm_train import exit_message, ranks, stopping
 
 SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
 """What torchrun hands on to its processes; by itself it dies of SIGUSR1 and leaves them behind."""
@@ -192,13 +192,13 @@ def _ended_by(text: str, number: int) -> int:
     if number not in stopping.SIGNALS:
         return 128 + number
     name = text if text in signal.Signals.__members__ else signal.Signals(number).name
-    return last_words.say(stopping.left(name).text, stopping.CODE)
+    return exit_message.say(stopping.left(name).text, stopping.CODE)
 
 
 def _told(logs: Path) -> int | None:
     """The exit code of the process that was the first to leave, in the last attempt that told one; it has said why."""
     attempts = sorted(logs.glob("*/attempt_*"), key=lambda folder: int(folder.name.split("_")[1]))
-    codes = [last_words.claimed(folder) for folder in reversed(attempts)]
+    codes = [exit_message.claimed(folder) for folder in reversed(attempts)]
     return next((code for code in codes if code is not None), None)
 
 

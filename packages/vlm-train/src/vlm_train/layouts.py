@@ -1,4 +1,4 @@
-"""Rows as people's datasets have them, told by the names of their keys or columns, in LLaVA's form.
+"""Converts rows of known formats, detected from the names of their keys or columns, to LLaVA's format.
 
 One reader for every format: a file's rows, a table's records, a shard's `.json`. What it doesn't understand is a
 `BadSample`.
@@ -12,10 +12,10 @@ from typing import Any, Literal, NamedTuple
 
 from vlm_core.errors import BadSample, UserError, choices
 from vlm_train.chat_turns import Dialogue, Turn, read_turns
+from vlm_train.image_placement import Placing
 from vlm_train.image_values import image_value
 from vlm_train.llava_row import check_text
-from vlm_train.placing import Placing
-from vlm_train.unread import check_unread, is_empty, must_be_looked_at, suggests_content
+from vlm_train.unknown_keys import check_unread, is_empty, must_be_looked_at, suggests_content
 
 Column = Literal[
     "id", "image", "category", "system", "conversations", "messages", "conversation", "texts", "question", "answer",
@@ -229,7 +229,7 @@ def record_row(
 
 
 def record_name(record: Mapping[str, Any], default: str, key: str = "id") -> str:
-    """What a record calls itself, `default` if that is no text and no number."""
+    """The id of a record, `default` if it is neither text nor a number."""
     own = record.get(key)
     return str(own) if own != "" and isinstance(own, str | int | float) else default
 
@@ -245,7 +245,7 @@ def _dialogue_of(pairs: Sequence[tuple[Any, Any]], where: str) -> Dialogue:
 
 def _no_layout(names: Collection[str]) -> str:
     known = "; ".join(" + ".join(layout) for layout in LAYOUTS)
-    text = f"no column holds a conversation; known: {known}; there are: {', '.join(sorted(map(str, names)))}"
+    text = f"no column holds a conversation; possible: {known}; the columns are: {', '.join(sorted(map(str, names)))}"
     wanted = [name for layout in LAYOUTS for name in layout]
     near = {name: difflib.get_close_matches(str(name).lower(), wanted, n=1, cutoff=0.75) for name in names}
     hints = [f"{match[0]!r} for {name!r}" for name, match in near.items() if match and match[0] != name]
@@ -253,6 +253,6 @@ def _no_layout(names: Collection[str]) -> str:
 
 
 def _origins(record: Mapping[str, Any]) -> str:
-    """The keys of a record without images that look as if they named one."""
+    """A hint for a record without images: its keys that look like the name of an image."""
     near = [key for key, value in record.items() if suggests_content(str(key)) and not is_empty(value)]
     return f"; {near[0]!r} is not read: an image is 'image' or 'images'" if near else ""

@@ -23,7 +23,7 @@ from vlm_train.config import Stage, TrainConfig
 from vlm_train.examples import TOO_LONG, Examples, LeftOut, Reader, reader_of
 from vlm_train.left_out import allowance
 from vlm_train.sources import joined
-from vlm_train.templates import check_templates
+from vlm_train.template_checks import check_templates
 
 Advance = Callable[[int, int], None]
 

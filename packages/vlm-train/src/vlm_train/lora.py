@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from vlm_core.errors import UserError, choices
+from vlm_core.frozen_modules import BufferCopies, mark_added
 from vlm_core.model import VLM
-from vlm_core.modes import BufferCopies, mark_added
-from vlm_core.quiet import without_hub_kernels
+from vlm_core.verbosity import without_hub_kernels
 from vlm_train.recipe import Lora
 
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlm_core.batch import Batch
+from vlm_core.frozen_modules import BufferCopies
 from vlm_core.model import VLM
-from vlm_core.modes import BufferCopies
 
 
 def target_count(batch: Batch) -> int:

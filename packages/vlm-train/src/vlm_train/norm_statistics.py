@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from vlm_core import modes
+from vlm_core import frozen_modules
 
 _COUNT = "num_batches_tracked"
 
@@ -18,8 +18,8 @@ class NormStatistics:
     """The statistics that forward passes of a step change, as they were before it."""
 
     def __init__(self, module: nn.Module) -> None:
-        norms = [m for m in module.modules() if m.training and modes.statistics(m)]
-        self._means = [tensor for norm in norms for tensor in modes.statistics(norm).values()]
+        norms = [m for m in module.modules() if m.training and frozen_modules.statistics(m)]
+        self._means = [tensor for norm in norms for tensor in frozen_modules.statistics(norm).values()]
         self._counts = [count for norm in norms if (count := norm._buffers.get(_COUNT)) is not None]
         self._before = [tensor.clone() for tensor in self._all]
 
@@ -29,13 +29,13 @@ class NormStatistics:
 
     @torch.no_grad()
     def put_back(self) -> None:
-        """The step changed nothing."""
+        """Restore the statistics after a skipped step."""
         for tensor, before in zip(self._all, self._before, strict=True):
             tensor.copy_(before)
 
     @torch.no_grad()
     def average(self, processes: int) -> None:
-        """The mean over all processes, which took in different images, on each of them."""
+        """Average the statistics over all processes, which saw different images."""
         if processes == 1 or not self._means:
             return
         for tensor in self._means:

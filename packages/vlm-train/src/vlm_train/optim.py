@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 
 from vlm_core.errors import UserError
 from vlm_core.model import PARTS, VLM
-from vlm_core.quiet import without_hub_kernels
+from vlm_core.verbosity import without_hub_kernels
 from vlm_train.config import Stage
 
 
@@ -40,7 +40,7 @@ def freeze(model: VLM, stage: Stage, adapters: Iterable[nn.Parameter] = ()) -> N
         module.requires_grad_(part in stage.trains)
         if part in stage.trains and not any(True for _ in module.parameters()):
             raise UserError(
-                f"stage {stage.name}: trains: {part} has no parameters; trains names those that learn"
+                f"stage {stage.name}: trains: {part} has no parameters to train; remove it from trains"
             )
     if stage.lora:
         model.llm.requires_grad_(False)

@@ -149,7 +149,10 @@ class ParquetRows(Rows):
         if isinstance(image, InlineImage):
             return StoredImage(f"{where}, inline image {k}", partial(self.inline_image, index, k))
         if not self.folder.root:
-            raise BadSample("path", f"{where}: image {image!r:.80} is only named; set images: to its folder")
+            raise BadSample(
+                "path",
+                f"{where}: image {image!r:.80} is a name without bytes; set images: to the folder of the images",
+            )
         return self.folder.locate(image, where)
 
     def cell_image(self, index: int, k: int) -> bytes:

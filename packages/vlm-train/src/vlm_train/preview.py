@@ -23,7 +23,7 @@ from vlm_train.config import TrainConfig
 from vlm_train.examples import Example, Examples, LeftOut, reader_of
 from vlm_train.look import reading_model
 from vlm_train.sources import joined, order_of, stage_seed
-from vlm_train.templates import check_templates
+from vlm_train.template_checks import check_templates
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }

@@ -1,4 +1,4 @@
-"""What a person sees while a stage runs: a bar in a terminal, a line every few seconds elsewhere."""
+"""Progress of a stage: a bar in a terminal, a line every few seconds elsewhere."""
 
 from __future__ import annotations
 

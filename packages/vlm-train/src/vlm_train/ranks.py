@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlm_core.errors import UserError
 from vlm_train import stopping
-from vlm_train.last_words import claim, claimed, say, shared
+from vlm_train.exit_message import claim, claimed, say, shared
 from vlm_train.stopping import Stopped
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def settled() -> int | None:
 
 
 def as_one(part: Callable[[], int], debug: bool) -> int:
-    """Run this process's part of a group; what ends several of them is told once. `debug` lets errors through.
+    """Run this process's part of a group; an error of several processes is printed once. `debug` raises errors.
 
     A process whose peers have gone fails for that alone, so what comes second is not told.
     """

@@ -10,7 +10,7 @@ from vlm_core.images import load_image
 from vlm_train import eval_results
 from vlm_train.answers import ALL, Answer, question
 from vlm_train.controls import QUESTION_ALONE, SHUFFLED
-from vlm_train.drawing import Lettering, drawing
+from vlm_train.plot_fonts import Lettering, drawing
 from vlm_train.rundir import EVALS, RESULTS, RunDir
 
 Record = Mapping[str, Any]
@@ -47,7 +47,7 @@ def texts(results: Results) -> list[list[str]]:
 
 
 def title(results: Results) -> str:
-    """What the figures are. Held-out is said of rows only that no stage trains on."""
+    """The title of the table; accuracy is called held-out only if no stage trains on the rows."""
     return metric([record.get("overlap") for _, record in results])
 
 
@@ -63,7 +63,7 @@ def metric(overlaps: Iterable[Record | None]) -> str:
 
 
 def notes(results: Results) -> list[str]:
-    """What must stand beside the table: rows that are trained on, or left out."""
+    """Notes of the table: rows that are trained on, or left out."""
     lines: dict[str, None] = {}
     for name, record in results:
         overlap = record.get("overlap") or {"stages": {}}

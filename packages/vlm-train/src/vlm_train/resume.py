@@ -1,4 +1,4 @@
-"""Whether a run may go on with a spec: what differs, and whether it changes what is learnt."""
+"""Whether a run may be resumed with a spec: what differs, and whether that changes the trained weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vlm_core.model import PARTS
 from vlm_core.paths import file_names
 from vlm_core.spec import Spec
 from vlm_train.config import TrainConfig
-from vlm_train.inputs import Inputs, Source
+from vlm_train.run_inputs import Inputs, Source
 
 MAY_CHANGE = re.compile(
     r"name|train\.(output|workers|timeout|strategy|activation_checkpointing|checkpoint_every|keep_checkpoints"
@@ -21,9 +21,9 @@ MAY_CHANGE = re.compile(
     r"|feature_cache\.(path|limit_gb)|stages\.\d+\.micro_batch_size"
     r"|(trackers|evaluation|validation|evals)(\..*)?)"
 )
-"""Keys that a run may be resumed with another value of: what was trained so far would be the same."""
+"""Keys whose value may change when a run is resumed: what was trained so far would be the same."""
 _DATA = re.compile(r"train\.stages\.\d+\.data\.\d+\..*|llm\.tokenizer\.dataset\..*")
-"""Keys of data, which `inputs.json` compares by content; a tokenizer that was learnt is kept in the run's folder."""
+"""Keys of data, which are compared by content; a tokenizer that the run has trained is kept in its folder."""
 _MISSING = object()
 
 
@@ -34,14 +34,14 @@ class Difference(NamedTuple):
     old: str
     new: str
     content: bool = False
-    """Whether the values are contents of files, rather than what the spec says."""
+    """Whether the values describe contents of files, not values of the spec."""
 
     def __str__(self) -> str:
-        return f"{self.key}: {self.old} there, {self.new} now"
+        return f"{self.key}: {self.old} before, {self.new} now"
 
 
 def resolved(spec: Spec, train: TrainConfig) -> Spec:
-    """The spec as a run keeps it, with the defaults of its `train` section: they may change some day."""
+    """The spec as a run keeps it, with every default of its `train` section, since defaults may change."""
     return spec.model_copy(update={"train": train.model_dump(mode="json", exclude_none=True)})
 
 
@@ -57,7 +57,7 @@ def differences(old: str, new: Spec) -> list[Difference]:
 
 
 def _completed(text: str) -> str:
-    """A stored spec with the defaults of keys that are newer than it; as it is if it can't be read any more."""
+    """A stored spec with the defaults of keys that are newer than it; unchanged if it is no longer valid."""
     try:
         spec = Spec.model_validate(yaml.safe_load(text))
         return resolved(spec, TrainConfig.model_validate(spec.train)).to_yaml()
@@ -74,13 +74,13 @@ def _flat(data: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _shown(value: Any) -> str:
-    return "nothing" if value is _MISSING else f"{value!s:.200}"
+    return "not set" if value is _MISSING else f"{value!s:.200}"
 
 
 def changes_result(found: list[Difference], spec: Spec, old: Inputs | None, now: Inputs) -> list[Difference]:
-    """Those of `found` that change what is learnt, and the inputs that do: data, and files that parts name.
+    """Differences that change the trained weights: those of `found`, and those of inputs (data, files of the parts).
 
-    A path is no difference if what it names is equal. Without `old`, that of an earlier version, names are compared.
+    Files are compared by content, not by path; for a run of an earlier version (no `old`), paths are compared.
     """
     kept = [one for one in found if not MAY_CHANGE.fullmatch(one.key)]
     if old is None:
@@ -105,12 +105,12 @@ def other_sources(old: Mapping[str, Source], now: Mapping[str, Source]) -> list[
     for key in dict.fromkeys((*old, *now)):
         a, b = old.get(key), now.get(key)
         if a is None or b is None or (a.digest, a.rows) != (b.digest, b.rows):
-            found.append(Difference(key, str(a or "nothing"), str(b or "nothing"), content=True))
+            found.append(Difference(key, str(a or "not set"), str(b or "not set"), content=True))
     return found
 
 
 def measured_otherwise(old: Inputs, now: Inputs, losses: bool, benchmarks: bool) -> list[Difference]:
-    """Validation data and benchmarks that differ from those of figures which stand in the folder already."""
+    """Validation data and benchmarks that differ from those of the figures already in the folder."""
     found = []
     if losses:
         found += other_sources(*(_only(inputs.data, "train.validation.") for inputs in (old, now)))
@@ -126,6 +126,6 @@ def refuse(where: object, found: list[Difference]) -> None:
         lines = [f" {found[0]}. "] if len(found) == 1 else [f"\n  {one}" for one in found] + ["\n"]
         what = "its inputs differ" if all(one.content for one in found) else "its spec differs"
         raise UserError(
-            f"{where}: holds another run; {what} in{''.join(lines)}"
-            "Give it what it began with, set train.output to a new folder, or remove this one"
+            f"{where}: holds a different run; {what} in{''.join(lines)}"
+            "Restore the spec and the files of that run, set train.output to a new folder, or remove this one"
         )

@@ -19,32 +19,32 @@ from vlm_core.model import VLM
 from vlm_core.rows import known_faults
 from vlm_core.spec import Spec, located
 from vlm_core.yaml_loader import Document
-from vlm_train import checkpoint, inputs, ranks, results, watchdog
+from vlm_train import checkpoint, ranks, results, run_inputs, watchdog
 from vlm_train.accelerator import accelerator_of
 from vlm_train.answers import Answer
 from vlm_train.checkpoint import Position
-from vlm_train.claim import check_weights, claim, has_trained, keep_tokenizer, with_kept_tokenizer
 from vlm_train.config import Stage, TrainConfig
 from vlm_train.environment import environment, versions
 from vlm_train.evals import Examiner, exams
-from vlm_train.evaluations import Evaluations, last_name
 from vlm_train.examples import Reader, reader_of
 from vlm_train.features.fill import Features, most
 from vlm_train.gauge import Gauge
-from vlm_train.inputs import Inputs
 from vlm_train.learner import rehearse
 from vlm_train.left_out import refuse, screen
-from vlm_train.overlap import Measured
+from vlm_train.prepare_run_dir import check_weights, claim, has_trained, keep_tokenizer, with_kept_tokenizer
 from vlm_train.resume import resolved
+from vlm_train.run_inputs import Inputs
 from vlm_train.rundir import AVERAGE, CHECKPOINTS, ENVIRONMENT, LEFT_OUT, MODEL, RunDir
 from vlm_train.section import train_section
 from vlm_train.sources import joined
+from vlm_train.stage_evaluations import Evaluations, last_name
 from vlm_train.strategy import strategy_of
-from vlm_train.templates import check_templates
+from vlm_train.template_checks import check_templates
 from vlm_train.trackers import Trackers
+from vlm_train.train_overlap import Measured
 from vlm_train.trainer import StageTrainer, total_steps
 from vlm_train.validation import Validator
-from vlm_train.weights_origin import facts, frozen_random
+from vlm_train.weights_summary import facts, frozen_random
 
 
 class Run:
@@ -96,11 +96,13 @@ class Run:
 
     def _inputs(self) -> Inputs:
         """What this run is made from, by content."""
-        keys = [key for key, _ in inputs.datasets(self.train)]
+        keys = [key for key, _ in run_inputs.datasets(self.train)]
         parts = [part for rows in (*self.rows, self.questions, self.unseen) for part in rows.parts]
         opened = dict(zip(keys, parts, strict=True))
-        data = inputs.of_data(self.train, opened, {})
-        return Inputs(data, inputs.of_exams(self.exams), inputs.of_files(self.spec, {}), versions(self.spec))
+        data = run_inputs.of_data(self.train, opened, {})
+        return Inputs(
+            data, run_inputs.of_exams(self.exams), run_inputs.of_files(self.spec, {}), versions(self.spec)
+        )
 
     def _go(self) -> results.Results:
         set_seed(self.train.seed)
@@ -277,10 +279,10 @@ def start(spec: Spec, document: Document) -> tuple[RunDir, results.Results]:
     with located(document):
         model = on_meta(parts)
         check_templates(spec, train, model.llm.tokenizer)
-    sums = check(parts, model)
+    sums, threads = check(parts, model), torch.get_num_threads()
     accelerator.print(
-        f"{spec.name}: {sums.total / 1e6:.2f} M parameters, {sums.tokens} tokens an image, "
-        f"{torch.get_num_threads()} threads on {accelerator.device}"
+        f"{spec.name}: {sums.total / 1e6:.2f} M parameters, {sums.tokens} tokens per image, "
+        f"{threads} thread{'s' * (threads != 1)} on {accelerator.device}"
     )
     accelerator.print("\n".join([*facts(spec, model), *frozen_random(spec, train, model)]))
     with watchdog.watching(train.timeout):

@@ -125,7 +125,7 @@ class RunDir:
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
     def set_aside(self, name: str) -> Path:
-        """Move an evaluation to where results don't look for it; returns the place."""
+        """Move an evaluation to `evaluations/outdated`, which results don't read; returns the path."""
         path = self.path / "evaluations" / "outdated" / f"{name}.json"
         path.parent.mkdir(exist_ok=True)
         os.replace(self.path / "evaluations" / f"{name}.json", path)

@@ -1,4 +1,4 @@
-"""SIGTERM, SIGUSR1 and Ctrl-C end a run where the same command goes on; a second Ctrl-C ends it at once.
+"""SIGTERM, SIGUSR1 and Ctrl-C stop a run so that the same command resumes it; a second Ctrl-C ends it at once.
 
 While a stage trains, a signal is only remembered: the processes agree after each step whether any of them got one,
 save, and leave together. At any other time (imports, reading data, building, evaluating, writing the model) nothing can
@@ -19,13 +19,13 @@ from importlib import import_module
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
-from vlm_train import last_words
+from vlm_train import exit_message
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 CODE = 75
-"""Exit code of a run that was stopped and can go on: EX_TEMPFAIL of sysexits.h."""
+"""Exit code of a run that was stopped and can be resumed: EX_TEMPFAIL of sysexits.h."""
 INTERRUPTED = 130
 """Exit code after a second Ctrl-C."""
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -34,7 +34,7 @@ LOADER_GRACE = 300
 
 
 class Stopped(SystemExit):
-    """Ends the process with `CODE`; `text` says where it stood."""
+    """Ends the process with `CODE`; `text` is the message, with the step that was reached."""
 
     def __init__(self, text: str) -> None:
         super().__init__(CODE)
@@ -42,12 +42,12 @@ class Stopped(SystemExit):
 
 
 def left(name: str) -> Stopped:
-    """What a signal of this name raises where nothing can be lost."""
-    return Stopped(f"stopped by {name}; the same command goes on")
+    """The exception for a signal of this name while there is nothing to save."""
+    return Stopped(f"stopped by {name}; rerun the same command to resume")
 
 
 def _leave(name: str) -> NoReturn:
-    code = last_words.say(left(name).text, CODE)
+    code = exit_message.say(left(name).text, CODE)
     _kill_children()
     os._exit(code)
 
@@ -68,18 +68,20 @@ def _hear(number: int, frame: FrameType | None) -> None:
     if number == signal.SIGINT and _Ears.counts_presses:
         _Ears.presses += 1
         if _Ears.presses > 1:
-            last_words.write("interrupted")
+            exit_message.write("interrupted")
             _kill_children()
             os._exit(INTERRUPTED)
         if _Ears.meets is not _leave:
-            last_words.write("stopping where the same command goes on; Ctrl-C again ends at once")
+            exit_message.write(
+                "stopping; rerun the same command to resume. Ctrl-C again ends at once, without saving"
+            )
     if not _Ears.holding:
         _Ears.raised = True
         raise _Ears.meets(_Ears.heard)
 
 
 def _kill_children() -> None:
-    """All that this process has started."""
+    """Kill all processes that this one has started."""
     if psutil := sys.modules.get("psutil"):  # see `meeting`
         with suppress(psutil.Error):
             for child in psutil.Process().children(recursive=True):
@@ -90,8 +92,8 @@ def _kill_children() -> None:
 def listen() -> Callable[[], None]:
     """Let `SIGNALS` stop this process from now on, called in the main thread; -> a function that ends that.
 
-    One of several processes leaves it to their launcher what a second Ctrl-C is: it may get the first one twice, from
-    the terminal and from the launcher.
+    A process that a launcher started doesn't count Ctrl-C: it may get the first one twice, from the terminal and from
+    the launcher.
     """
     _Ears.heard, _Ears.raised, _Ears.presses = None, False, 0
     _Ears.counts_presses = "LOCAL_RANK" not in os.environ
@@ -164,7 +166,9 @@ def agreed(accelerator: Accelerator) -> bool:
 
 def stopped(where: str) -> Stopped:
     """What to raise when the processes have agreed and saved."""
-    return Stopped(f"{_Ears.heard or 'another process'} stopped the run {where}; the same command goes on")
+    return Stopped(
+        f"{_Ears.heard or 'another process'} stopped the run {where}; rerun the same command to resume"
+    )
 
 
 def in_loader(number: int) -> None:

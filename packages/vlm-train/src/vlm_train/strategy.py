@@ -157,8 +157,9 @@ class Replicated:
             more = f" and {len(differ) - 3} more" if len(differ) > 3 else ""
             names = ", ".join(name.removeprefix("module.").removeprefix("model.") for name in differ[:3])
             raise UserError(
-                f"{names}{more}: not the same on the {len(sums)} processes, which must never happen: nothing was "
-                "saved; the same command goes on from the last checkpoint"
+                f"{names}{more}: not the same on the {len(sums)} processes. This must never happen (a fault of "
+                "memory or of a kernel, or a module that writes different buffers). Nothing was saved; rerun the "
+                "same command to resume from the last checkpoint"
             )
 
     def _copies(self, module: nn.Module) -> dict[str, Tensor]:

@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 from vlm_core.cli.common import duration
 from vlm_core.errors import UserError
 from vlm_core.validate import validate
-from vlm_train.claim import refuse_another
 from vlm_train.config import TrainConfig
-from vlm_train.evaluations import asked, last_name
 from vlm_train.grid import Grid, Row
-from vlm_train.inputs import Inputs, Source, of_data, of_files
 from vlm_train.pool import Pool
+from vlm_train.prepare_run_dir import refuse_another
 from vlm_train.resume import resolved
+from vlm_train.run_inputs import Inputs, Source, of_data, of_files
 from vlm_train.rundir import SPEC, RunDir
+from vlm_train.stage_evaluations import asked, last_name
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Figure:
-    """A value as it is printed, and of how many questions it is; `partial` if more belong to the benchmark."""
+    """A value, and how many questions it is over; `partial` if the benchmark has more."""
 
     value: float
     scored: int
@@ -49,7 +49,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Measures:
-    """All figures of a run, what its accuracy is called, and what must stand beside its figures."""
+    """All figures of a run, the name of its accuracy, and notes on its figures."""
 
     figures: dict[Column, Figure]
     accuracy: str

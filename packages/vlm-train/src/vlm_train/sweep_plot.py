@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vlm_train.controls import QUESTION_ALONE
-from vlm_train.drawing import Lettering, drawing
+from vlm_train.plot_fonts import Lettering, drawing
 from vlm_train.sweep_metrics import Column
 
 if TYPE_CHECKING:

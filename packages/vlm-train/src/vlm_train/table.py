@@ -124,7 +124,7 @@ def texts(found: Sequence[Line]) -> list[list[str]]:
 
 
 def metric(found: Sequence[Line]) -> str:
-    """What the figures are: accuracies, held-out only if all runs' are, and benchmarks."""
+    """The title of the table: accuracies, held-out only if those of all runs are, and benchmarks."""
     accuracy = _distinct(name for line in found for name in line.accuracy)
     one = accuracy[0] if len(accuracy) == 1 else "accuracy, %" if accuracy else ""
     benchmarks = any(column.kind == "benchmark" for column in columns(found))
@@ -132,7 +132,7 @@ def metric(found: Sequence[Line]) -> str:
 
 
 def notes(found: Sequence[Line]) -> list[str]:
-    """What must stand beside the table: rows that are trained on or left out, and figures that are missing."""
+    """Notes of the table: rows that are trained on or left out, and missing figures."""
     every = _distinct(note for line in found for note in line.notes)
     measured = [line for line in found if line.seeds]
     told = []

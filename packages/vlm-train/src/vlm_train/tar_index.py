@@ -23,7 +23,7 @@ from vlm_train.jsonscan import MAX_ROW, loads
 from vlm_train.layouts import Column, Columns, Reading, record_name, record_row
 from vlm_train.tar_samples import TarSample, samples
 from vlm_train.tar_walk import BLOCK, Member, printable
-from vlm_train.unread import check_unread, is_empty
+from vlm_train.unknown_keys import check_unread, is_empty
 
 VERSION = 3
 INLINE = -1
@@ -86,7 +86,7 @@ def _own_images(named: Sequence[Any], members: Sequence[Any], bases: Sequence[st
     if not named or (not members and len(inside) == len(named)):
         return [*members] or inside
     if inside or len(named) != len(members):
-        text = f".json has {len(named)} images ({named[0]!r:.60}), beside it are {len(members)} image members"
+        text = f".json names {len(named)} images ({named[0]!r:.60}), but the sample has {len(members)} image members"
         raise BadSample("placeholders", f"{where}: {text}")
     wanted = [str(name).rpartition("/")[2] for name in named]
     return [members[bases.index(name)] for name in wanted] if sorted(wanted) == sorted(bases) else [*members]

@@ -22,7 +22,7 @@ UNREAD = frozenset(
     ["avi", "flv", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "webm", "wmv", "aac", "flac", "m4a", "mp3", "ogg", "opus",
      "wav", "wma", "eps", "exr", "hdr", "heic", "heif", "ico", "jxl", "pdf", "ps", "psd", "svg"]
 )  # fmt: skip
-"""Content that training can't read; a sample with it is bad. Other members are facts, and passed over."""
+"""Content that training can't read; a sample with it is bad. Other members are metadata and are ignored."""
 
 
 @dataclass

@@ -266,7 +266,8 @@ class StageTrainer:
         )  # fmt: skip
         if fault and position.step == self.steps and self.uses_up:
             raise UserError(
-                f"{fault}\nthe stage is done but for this: make room, and the same command goes on"
+                f"{fault}\nthe stage is complete except for this file; free some disk space, "
+                "then rerun the same command to resume"
             )
         if fault:
             self.failed_saves += 1

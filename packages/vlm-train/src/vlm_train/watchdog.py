@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from vlm_train import last_words, ranks
+from vlm_train import exit_message, ranks
 
 CODE = 124
 """Exit code of a run that hung, as of `timeout`."""
@@ -70,7 +70,7 @@ class Watchdog(threading.Thread):
         while not self.done.wait(min(1.0, self.timeout / 10)):
             if self.launched and os.getppid() != self.parent:  # killed: nobody is left to end this process
                 leave(1)
-            if (code := last_words.claimed()) is not None:
+            if (code := exit_message.claimed()) is not None:
                 self._follow(code)
             since, doing, limit = self.state
             if time.monotonic() - since > limit:
@@ -92,7 +92,7 @@ class Watchdog(threading.Thread):
         speaks = self.place.rank in hanging or (bool(silent) and self.place.rank == min(answers))
         if speaks and not self.done.is_set():
             self._tell(doing, limit, silent)
-        last_words.claim(CODE)
+        exit_message.claim(CODE)
         leave(CODE)
 
     def _answers(self, doing: str) -> dict[int, tuple[int, str]]:
@@ -125,7 +125,9 @@ class Watchdog(threading.Thread):
         sys.stderr.write(f"vlm-train: {text}\n")
         sys.stderr.flush()
         faulthandler.dump_traceback(file=sys.__stderr__ or 2, all_threads=True)
-        advice = "the same command goes on from the last checkpoint; a longer wait is train.timeout"
+        advice = (
+            "rerun the same command to resume from the last checkpoint; train.timeout sets a longer limit"
+        )
         sys.stderr.write(f"vlm-train: {advice}\n")
         sys.stderr.flush()
 

@@ -11,8 +11,8 @@ from typing import Any
 from vlm_bench.check import check_ids, check_texts
 from vlm_bench.configs import GQAConfig
 from vlm_bench.readers.files import json_object
+from vlm_bench.readers.json_object import Row
 from vlm_bench.readers.questions import Asked, asked, read_questions
-from vlm_bench.readers.row import Row
 from vlm_bench.scorers.gqa import SEMANTIC, STRUCTURAL, is_open, parse, parse_sane, steps
 from vlm_core.benchmark import Benchmark, CreditBenchmark, Question, Score
 

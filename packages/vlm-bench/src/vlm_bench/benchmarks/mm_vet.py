@@ -87,9 +87,7 @@ class MMVet(Benchmark):
                 f"{other[0]}; name the file of the answers that were graded"
             )
         unknown = sum(digest is None for digest in digests.values())
-        text = (
-            f"{unknown} of {len(digests)} grades don't say of which answer they are, as the official script's"
-        )
+        text = f"{unknown} of {len(digests)} grades have no digest of the graded answer, as the official script's"
         return [f"{text}: nothing shows that they belong to these answers"] if unknown else []
 
     def verdict(self, key: str, text: str) -> Verdict | None:

@@ -16,8 +16,8 @@ from vlm_bench.check import check_ids
 from vlm_bench.configs import TextVQAConfig
 from vlm_bench.readers.answers import unique
 from vlm_bench.readers.files import json_rows
+from vlm_bench.readers.json_object import Row
 from vlm_bench.readers.questions import Asked, asked, read_questions
-from vlm_bench.readers.row import Row
 from vlm_bench.readers.textvqa import TOKENS, Prompt, read_prompt, without_tokens
 from vlm_bench.scorers.vqa import ConvertedReferences, by_count, convert
 from vlm_core.benchmark import Benchmark, CreditBenchmark, Question
@@ -83,13 +83,13 @@ def _llava(path: Path) -> dict[str, Asked]:
     found = dict(rows)
     if len(found) != len(rows):
         key = next(key for key, count in Counter(key for key, _ in rows).items() if count > 1)
-        raise UserError(f"{path}: {len(rows) - len(found)} questions stand twice, first {key}")
+        raise UserError(f"{path}: {len(rows) - len(found)} questions appear twice, first {key}")
     return found
 
 
 def _read(q: Asked) -> Prompt:
     if (found := read_prompt(q.text)) is None:
-        raise UserError(f"{q.where}: 'text' is {q.text!r:.80}, no form of LLaVA's prompts for TextVQA")
+        raise UserError(f"{q.where}: 'text' is {q.text!r:.80}, none of LLaVA's prompt formats for TextVQA")
     return found
 
 

@@ -11,8 +11,8 @@ from vlm_bench.check import check_ids
 from vlm_bench.configs import VQAv2Config
 from vlm_bench.readers.answers import unique
 from vlm_bench.readers.files import json_rows
+from vlm_bench.readers.json_object import Row
 from vlm_bench.readers.questions import SHORT, read_questions
-from vlm_bench.readers.row import Row
 from vlm_bench.scorers.vqa import References, by_count, convert, normalise
 from vlm_core.benchmark import Benchmark, Question, Score, Verdict, mean_headline
 from vlm_core.errors import UserError

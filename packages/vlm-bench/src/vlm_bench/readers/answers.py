@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_bench.readers.files import parse_json, read_jsonl, read_text
-from vlm_bench.readers.row import Row, as_row
+from vlm_bench.readers.json_object import Row, as_row
 from vlm_core.errors import UserError
 
 # where id, text and logged prompt stand
@@ -35,7 +35,7 @@ class Answer:
 
 
 def unique(items: list[tuple[str, Row]], what: str) -> dict[str, Row]:
-    """Rows by key; a key that stands twice is an error with the number of such keys."""
+    """Rows by key; a key that appears twice is an error with the number of such keys."""
     found: dict[str, Row] = {}
     twice: list[tuple[str, Row]] = []
     for key, row in items:
@@ -45,7 +45,7 @@ def unique(items: list[tuple[str, Row]], what: str) -> dict[str, Row]:
     if twice:
         key, row = twice[0]
         raise UserError(
-            f"{row.where}: {what} {key} stands twice (first at {found[key].where}); {len(twice)} such rows"
+            f"{row.where}: {what} {key} appears twice (first at {found[key].where}); {len(twice)} such rows"
         )
     return found
 

@@ -14,7 +14,7 @@ from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
 
-from vlm_bench.readers.row import Row, as_row
+from vlm_bench.readers.json_object import Row, as_row
 from vlm_core.errors import UserError
 from vlm_core.files import RepeatedKeyError, decode_text, distinct
 
@@ -100,7 +100,7 @@ def read_json(path: Path) -> Any:
 def parse_json(text: str, path: Path, line: int | None = None) -> Any:
     """The value of a file's JSON text, or of its line number `line`.
 
-    A key that stands twice in an object is an error, not the last one's value.
+    A key that appears twice in an object is an error, not the last one's value.
     """
     where = f"{path}:{line}" if line else str(path)
     try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vlm_bench.readers.files import json_object
-from vlm_bench.readers.row import Row
+from vlm_bench.readers.json_object import Row
 from vlm_core.errors import UserError, choices
 
 CAPABILITIES = ("rec", "ocr", "know", "gen", "spat", "math")

@@ -15,8 +15,8 @@ from io import BufferedIOBase
 from pathlib import Path
 
 from vlm_bench.readers.files import BOM, opened
+from vlm_bench.readers.json_object import nearly
 from vlm_bench.readers.questions import LETTER
-from vlm_bench.readers.row import nearly
 from vlm_core.benchmark import EncodedImageInFile
 from vlm_core.errors import UserError
 
@@ -70,7 +70,7 @@ class MMBenchRow:
 
 
 def read_tsv(path: Path, stored: Path | None = None) -> list[MMBenchRow]:
-    """Every row; an index that stands twice, or a row with another number of cells, is an error.
+    """Every row; an index that appears twice, or a row with another number of cells, is an error.
 
     Images stay in the file, or in `stored`, the same file unpacked.
     """

@@ -78,7 +78,7 @@ def _no_duplicates(path: Path, found: dict[str, Question]) -> None:
     counts = Counter((q.split, *q.key) for q in found.values())
     twice = [key for key, count in counts.items() if count > 1]
     if twice:
-        raise UserError(f"{path}: {len(twice)} questions stand twice under different ids, first {twice[0]}")
+        raise UserError(f"{path}: {len(twice)} questions appear twice under different ids, first {twice[0]}")
 
 
 def read_labels(folder: Path) -> Labels:

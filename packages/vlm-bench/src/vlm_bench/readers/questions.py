@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vlm_bench.readers.answers import unique
 from vlm_bench.readers.files import read_jsonl
-from vlm_bench.readers.row import Row
+from vlm_bench.readers.json_object import Row
 
 SHORT = "Answer the question using a single word or phrase."
 LETTER = "Answer with the option's letter from the given choices directly."
@@ -35,7 +35,7 @@ def asked(key: str, image: str, question: str, where: str, category: str = "defa
 
 
 def read_questions(path: Path, *, distinct: bool = True) -> list[Asked]:
-    """Every line in order; with `distinct`, an id that stands twice is an error."""
+    """Every line in order; with `distinct`, an id that appears twice is an error."""
     rows = [(row.id("question_id"), row) for row in read_jsonl(path)]
     if distinct:
         unique(rows, "question_id")

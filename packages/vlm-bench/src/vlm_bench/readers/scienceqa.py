@@ -9,8 +9,8 @@ from typing import Any
 
 from vlm_bench.readers.answers import unique
 from vlm_bench.readers.files import json_object, json_rows, read_json
+from vlm_bench.readers.json_object import Row
 from vlm_bench.readers.questions import LETTER
-from vlm_bench.readers.row import Row
 from vlm_bench.scorers.scienceqa import LETTERS
 from vlm_core.errors import UserError, choices
 
@@ -41,7 +41,7 @@ def read_official(path: Path, splits: Path) -> dict[str, Question]:
     if not isinstance(keys, list) or not keys:
         raise UserError(f"{splits}: expected a JSON object with a list 'test' of ids")
     if len(twice := {str(key) for key in keys}) != len(keys):
-        raise UserError(f"{splits}: {len(keys) - len(twice)} ids of 'test' stand twice")
+        raise UserError(f"{splits}: {len(keys) - len(twice)} ids of 'test' appear twice")
     if absent := [key for key in keys if str(key) not in problems]:
         raise UserError(
             f"{path}: {len(absent)} of {len(keys)} test questions are not there, first id {absent[0]}"

@@ -1,4 +1,4 @@
-"""The forms of prompt that LLaVA's scripts ask TextVQA with, and the question in each."""
+"""The prompt formats of LLaVA's scripts for TextVQA, and the question in each."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def advise(spec: Spec, model: VLM, question: Question) -> Advice:
     for facts in stages:
         if facts.batch_size % question.gpus:
             raise UserError(
-                f"stage {facts.name}: batch_size {facts.batch_size} does not divide by {question.gpus} GPUs"
+                f"stage {facts.name}: batch_size {facts.batch_size} is not divisible by {question.gpus} GPUs"
             )
     sizes = [Sizes.of(model, facts.trains) for facts in stages]
     costs = PartCosts(model)

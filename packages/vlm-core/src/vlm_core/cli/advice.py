@@ -114,7 +114,7 @@ def print_sources(spec: Spec, model: VLM, *, random_weights: bool = False) -> No
     show(made)
     rows = preprocessing_rows(model.encoder)
     if not rows:
-        print(f"\nimage preprocessing: not told by {spec.encoder.type_name()}")
+        print(f"\nimage preprocessing: not reported by {spec.encoder.type_name()}")
         return
     made = table("\nimage preprocessing", "encoder", "key", "value", "from", right=9)
     for row in rows:
@@ -213,7 +213,7 @@ def _fits(count: float, gpu: GPU | None) -> str:
 
 
 def _hours(advice: Advice, gpu: GPU | None) -> None:
-    """A stage whose data are not here is told for 100 000 samples."""
+    """A stage whose data are not here is estimated for 100 000 samples."""
     from vlm_core.advise.gpus import GPUS, hours
 
     question, cards = advice.question, [gpu] if gpu else list(GPUS.values())

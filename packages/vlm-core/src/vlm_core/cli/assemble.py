@@ -31,7 +31,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="where to write the model folder, or the package of --new-plugin",
     )
-    parser.add_argument("--dtype", choices=DTYPES, help="of the weights; by default as the parts build them")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, help="dtype of the weights; default: as the parts build them"
+    )
     parser.add_argument(
         "--random-weights",
         action="store_true",

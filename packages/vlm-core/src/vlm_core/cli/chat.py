@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vlm_core.generate import Decoding
 
 _HELP = (
-    "/image FILE … shows images with the next question, /new starts afresh, Ctrl-C stops an answer, "
+    "/image FILE … shows images with the next question, /new starts a new conversation, Ctrl-C stops an answer, "
     "/quit or Ctrl-D ends"
 )
 
@@ -30,13 +30,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--image", action="append", default=[], metavar="FILE", help="an image to talk about; may be repeated"
     )
-    parser.add_argument("--ask", metavar="TEXT", help="ask this, print the answer and leave")
-    parser.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="default 256")
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
+    parser.add_argument("--ask", metavar="TEXT", help="ask this question, print the answer and exit")
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=256, metavar="N", help="longest answer; default 256"
+    )
+    parser.add_argument(
+        "--temperature", type=float, default=0.0, help="sampling temperature; default 0, greedy"
+    )
     parser.add_argument("--top-p", type=float, default=1.0, help="nucleus sampling; default 1: all tokens")
-    parser.add_argument("--seed", type=int, default=0, help="of sampling; default 0")
+    parser.add_argument("--seed", type=int, default=0, help="seed of sampling; default 0")
     parser.add_argument("--device", help="cpu, cuda, … (default: the GPU if there is one)")
-    parser.add_argument("--dtype", choices=DTYPES, help="of the weights; by default as they were saved")
+    parser.add_argument("--dtype", choices=DTYPES, help="dtype of the weights; default: as saved")
     return parser
 
 
@@ -107,7 +111,7 @@ def _obey(conversation: Conversation, line: str, decoding: Decoding) -> None:
         for path in image_files(rest, quoted=True):
             conversation.show(path)
     elif line.startswith("/"):
-        print(_HELP if line == "/help" else f"{command}: no such command, or used otherwise. {_HELP}")
+        print(_HELP if line == "/help" else f"{command}: unknown command or wrong arguments. {_HELP}")
     else:
         with Interrupt() as interrupt:
             for piece in conversation.ask(text(line), decoding):

@@ -23,7 +23,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         if self._subparsers is not None and message.startswith("the following arguments are required"):
             self.print_help(sys.stderr)
-            self.exit(2, f"\n{self.prog}: name one of these commands\n")
+            self.exit(2, f"\n{self.prog}: expected one of these commands\n")
         super().error(message)
 
 

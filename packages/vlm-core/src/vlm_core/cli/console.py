@@ -1,4 +1,4 @@
-"""Output on any console encoding, and text as the person typed it."""
+"""Output in any console encoding, and decoding of text that the user typed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _substitute(error: UnicodeError) -> tuple[str, int]:
 
 
 def use_any_encoding() -> None:
-    """Let stdout and stderr take every character: what their encoding lacks is spelled in ASCII."""
+    """Make stdout and stderr accept every character: those that their encoding lacks are written in ASCII."""
     codecs.register_error(_HANDLER, _substitute)
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)  # a replaced stream may have none

@@ -1,4 +1,4 @@
-"""Lines that a person types: editing and history, Ctrl-C, and names of image files."""
+"""Interactive input: line editing and history, Ctrl-C, and names of image files."""
 
 from __future__ import annotations
 

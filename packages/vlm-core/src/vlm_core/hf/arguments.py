@@ -1,4 +1,4 @@
-"""Arguments of transformers' interface: where files come from, and what only describes what happens anyway."""
+"""Arguments of transformers' interface: location of files, and values that describe the fixed behaviour."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def equal(value: Any, other: Any) -> bool:
 
 
 def only(where: str, given: Mapping[str, Any], accepted: Accepted, honoured: Iterable[str]) -> None:
-    """Raise `UserError` for what is neither known nor what happens anyway; None and nothing ask for nothing."""
+    """Raise `UserError` for an argument that is neither honoured nor an accepted value; None is always accepted."""
     for name, value in given.items():
         if value is None or (isinstance(value, list | tuple | dict) and not value):
             continue
@@ -92,7 +92,7 @@ def only(where: str, given: Mapping[str, Any], accepted: Accepted, honoured: Ite
 
 HUB = ("revision", "cache_dir", "token", "local_files_only", "force_download")
 CALLERS = ("_from_auto", "_from_pipeline", "_commit_hash")
-"""Notes of transformers to itself."""
+"""Internal arguments of transformers."""
 PROCESSOR = (*HUB, "subfolder", "dtype", "torch_dtype", "device_map")
 """Pipelines hand the model's dtype and device to its processor, too."""
 MODEL = ("config", "dtype", "device_map", "generation_config", "output_loading_info", "subfolder", *HUB)

@@ -1,4 +1,4 @@
-"""Conversations as users of transformers, trl and LLaVA write them, as this project's messages and images."""
+"""Converts conversations of transformers, trl and LLaVA into messages and images."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def talk_of(turns: Any, images: Sequence[Any] = ()) -> Talk:
         parts = _parts(found.get("content"), waiting, shown)
         messages.append(Message(role, tuple(parts)))
     if waiting:
-        raise UserError(f"{len(waiting)} images more than the conversation has places for")
+        raise UserError(f"{len(waiting)} images without a place in the conversation")
     return Talk(messages, shown, system)
 
 

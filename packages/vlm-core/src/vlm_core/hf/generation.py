@@ -31,7 +31,7 @@ class StateCache:
         return self.length
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        raise UserError("beam search would have to exchange the states of rows; use num_beams=1")
+        raise UserError("beam search is not supported, as it reorders the states of rows; use num_beams=1")
 
 
 class VLMGeneration(GenerationMixin):
@@ -46,7 +46,7 @@ class VLMGeneration(GenerationMixin):
         for name, most in (("num_beams", 1), ("num_beam_groups", 1)):
             if (kwargs.get(name) or getattr(held, name, None) or 1) > most:
                 raise UserError(
-                    f"{name}: beam search would have to exchange the states of rows; use num_beams=1"
+                    f"{name}: beam search is not supported, as it reorders the states of rows; use num_beams=1"
                 )
         for name in ("output_attentions", "output_hidden_states", "cache_implementation", "guidance_scale"):
             refuse({name: kwargs.get(name) or getattr(held, name, None)})

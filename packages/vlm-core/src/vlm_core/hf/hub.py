@@ -14,7 +14,7 @@ Upload = Callable[[Path, Iterable[str]], None]
 
 
 def upload_of(push_to_hub: bool, arguments: Mapping[str, Any]) -> Upload:
-    """What sends these files of a folder to the hub, or does nothing without `push_to_hub`.
+    """A function that uploads these files of a folder to the hub, or does nothing without `push_to_hub`.
 
     Raises `UserError` for arguments that nothing here takes.
     """

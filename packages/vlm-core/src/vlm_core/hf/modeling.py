@@ -24,7 +24,7 @@ from vlm_core.hf.arguments import SAVING, as_device, as_dtype, local_folder, onl
 from vlm_core.hf.configuration import VLMConfig
 from vlm_core.hf.generation import StateCache, VLMGeneration, refuse
 from vlm_core.hf.hub import upload_of
-from vlm_core.hf.inputs import check_rows, check_shapes, kept, segments_of
+from vlm_core.hf.input_checks import check_rows, check_shapes, kept, segments_of
 from vlm_core.hf.training import Backbone, head_of, learnable, refuse_outside_loss, set_recompute, summed_loss
 from vlm_core.model import PARTS, VLM
 from vlm_core.weights import attach_parts, empty_parameters, to_dtype
@@ -231,7 +231,7 @@ class VLMForConditionalGeneration(VLMGeneration, PreTrainedModel, GenerationMixi
         logits, loss = self.model.llm.logits(hidden[:, kept(logits_to_keep)]), None
         if labels is not None:
             if logits.shape[1] != hidden.shape[1]:
-                raise UserError("labels want all logits; leave out logits_to_keep")
+                raise UserError("labels need all logits; leave out logits_to_keep")
             check_rows("labels", labels, hidden)
             wanted = learnable(labels, is_image, attention_mask, num_items_in_batch)
             loss = summed_loss(logits, labels, wanted, num_items_in_batch)

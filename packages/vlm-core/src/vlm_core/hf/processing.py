@@ -25,7 +25,7 @@ from vlm_core.hf.collator import VLMDataCollator
 from vlm_core.hf.conversations import Talk, talk_of
 from vlm_core.hf.hub import upload_of
 from vlm_core.hf.saving import add_small_files, small_files
-from vlm_core.hf.tokens import ProcessorTokenizer
+from vlm_core.hf.tokenizer import ProcessorTokenizer
 from vlm_core.interfaces import PADDING
 from vlm_core.model import VLM
 from vlm_core.weights import empty_parameters
@@ -150,7 +150,7 @@ class VLMProcessor(ProcessorMixin):
         for asks in {talk.messages[-1].role == "user" for talk in talks} - {bool(add_generation_prompt)}:
             place = "a user's turn" if asks else "an answer"
             raise UserError(
-                f"a conversation ends with {place}: say add_generation_prompt={asks}, as the template writes it"
+                f"a conversation ends with {place}: set add_generation_prompt={asks}, as the template writes it"
             )
         batch = self._batch(talks, layout)
         targets = batch.pop("is_target")
@@ -206,8 +206,8 @@ class VLMProcessor(ProcessorMixin):
         padding = PADDINGS[layout.padding]
         if padding == "no" and len(lengths) > 1:
             raise UserError(
-                f"padding={layout.padding!r}: rows of {min(lengths)} to {max(lengths)} positions are no tensor; "
-                "say padding=True"
+                f"padding={layout.padding!r}: rows of {min(lengths)} to {max(lengths)} positions don't form one "
+                "tensor; set padding=True"
             )
         width = (layout.max_length or 0) if padding == "max_length" else 0
         multiple = None if padding == "no" else layout.pad_to_multiple_of

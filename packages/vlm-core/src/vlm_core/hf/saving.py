@@ -157,7 +157,7 @@ def full_names(
     fits = [part for part in parts if all(f"model.{part}.{name}" in names for name in tensors)]
     if len(fits) > 1:
         raise UserError(
-            f"the weights fit {' and '.join(fits)}: a file of {WEIGHTS} tells no part; load the folder"
+            f"the weights fit {' and '.join(fits)}: a file {WEIGHTS} alone doesn't name its part; load the folder"
         )
     return {f"model.{fits[0]}.{name}": t for name, t in tensors.items()} if fits else tensors
 

@@ -1,4 +1,4 @@
-"""What trainers ask of the model: its loss, its hidden states without the head, blocks that are computed again."""
+"""The model's interface for trainers: loss, hidden states without the head, activation checkpointing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ IGNORED = -100
 
 
 def learnable(labels: Tensor, is_image: Tensor | None, attention_mask: Tensor | None, counted: Any) -> Tensor:
-    """Where a label (B, T - 1) means something: text that is no padding and follows none."""
+    """Where a label (B, T - 1) counts: at text that is neither padding nor directly after padding."""
     given = labels[:, 1:] != IGNORED
     wanted = given
     if is_image is not None:

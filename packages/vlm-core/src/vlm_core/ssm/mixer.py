@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vlm_core.ssm import ops, step
 from vlm_core.ssm.edges import Edges, edges_of
-from vlm_core.ssm.modules import DeltaProjection, convolve, project, project_delta, stacked
+from vlm_core.ssm.hooked_modules import DeltaProjection, convolve, project, project_delta, stacked
 from vlm_core.ssm.plain import after
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlm_core.ssm import backends
-from vlm_core.ssm.modules import DeltaProjection, plain, untouched
+from vlm_core.ssm.hooked_modules import DeltaProjection, plain, untouched
 
 if TYPE_CHECKING:
     from vlm_core.ssm.mixer import MambaMixer

@@ -1,4 +1,4 @@
-"""Where Triton keeps compiled kernels: in a folder of this process where its own can't be written."""
+"""Triton's cache of compiled kernels: a temporary folder of this process if the usual one can't be written."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ VARIABLE = "TRITON_CACHE_DIR"
 
 
 def folder() -> str:
-    """What Triton would use, by its own rule."""
+    """The folder that Triton uses by default."""
     home = os.environ.get("TRITON_HOME") or os.path.expanduser("~/")
     return os.environ.get(VARIABLE) or os.path.join(home, ".triton", "cache")
 
 
 def ensure_writable() -> None:
-    """Point Triton elsewhere, and say so, if its cache can't be written: it would raise at the first kernel."""
+    """Use a temporary cache, with a warning, if Triton's can't be written: Triton would fail at the first kernel."""
     path = folder()
     problem = why_unwritable(Path(path))
     if problem is None:

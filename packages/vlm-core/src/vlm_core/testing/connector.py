@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vlm_core.errors import UserError
 from vlm_core.interfaces import Connector, parameter_count
-from vlm_core.testing import modes
+from vlm_core.testing import frozen_modules
 from vlm_core.weights import attach_part, empty_parameters, save_part, to_dtype
 
 
@@ -83,13 +83,13 @@ class ConnectorSuite:
         assert (features.grad.abs().sum(-1) > 0).all(), "a patch has no influence"
 
     def test_evaluation_mode_changes_nothing(self, connector: Connector) -> None:
-        modes.check_evaluation(connector, lambda: connector(self.features()))
+        frozen_modules.check_evaluation(connector, lambda: connector(self.features()))
 
     def test_training_mode_writes_running_statistics_at_most(self, connector: Connector) -> None:
-        modes.check_training(connector, lambda: connector(self.features()))
+        frozen_modules.check_training(connector, lambda: connector(self.features()))
 
     def test_frozen_it_is_the_same_in_training_mode(self, connector: Connector) -> None:
-        modes.check_frozen(connector, lambda: connector(self.features()))
+        frozen_modules.check_frozen(connector, lambda: connector(self.features()))
 
     def test_bfloat16_is_finite_and_close(self, connector: Connector) -> None:
         with torch.no_grad():

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from vlm_core.config import NO_WEIGHTS, EncoderConfig
 from vlm_core.interfaces import Connector, Encoder
 from vlm_core.model import VLM
-from vlm_core.testing import modes
+from vlm_core.testing import frozen_modules
 from vlm_core.weights import attach_part, empty_parameters, save_part, to_dtype
 
 
@@ -120,14 +120,14 @@ class EncoderSuite:
         assert not _see(encoder, pixels).requires_grad
 
     def test_evaluation_mode_changes_nothing(self, encoder: Encoder, pixels: Tensor) -> None:
-        modes.check_evaluation(encoder, lambda: encoder(pixels))
+        frozen_modules.check_evaluation(encoder, lambda: encoder(pixels))
 
     def test_training_mode_writes_no_buffer(self, encoder: Encoder, pixels: Tensor) -> None:
         """Running statistics of an encoder are never trained either."""
-        modes.check_training(encoder, lambda: encoder(pixels))
+        frozen_modules.check_training(encoder, lambda: encoder(pixels))
 
     def test_frozen_it_is_the_same_in_training_mode(self, encoder: Encoder, pixels: Tensor) -> None:
-        modes.check_frozen(encoder, lambda: encoder(pixels))
+        frozen_modules.check_frozen(encoder, lambda: encoder(pixels))
 
     def test_bfloat16_is_finite(self, encoder: Encoder, pixels: Tensor) -> None:
         """Cast as a whole, with float32 pixels as `transform` gives them; roughly the same features."""

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vlm_core.config import LLMConfig
 from vlm_core.interfaces import PADDING, LanguageModel
-from vlm_core.testing import modes
+from vlm_core.testing import frozen_modules
 from vlm_core.testing.tokenizer import TokenizerLines
 from vlm_core.weights import attach_part, empty_parameters, save_part, to_dtype
 
@@ -118,13 +118,13 @@ class LanguageModelSuite(TokenizerLines):
         assert not dead, f"no gradient, or one that is zero or not finite: {dead}"
 
     def test_evaluation_mode_changes_nothing(self, llm_config: LLMConfig) -> None:
-        modes.check_evaluation(*self._made(llm_config))
+        frozen_modules.check_evaluation(*self._made(llm_config))
 
     def test_training_mode_writes_running_statistics_at_most(self, llm_config: LLMConfig) -> None:
-        modes.check_training(*self._made(llm_config))
+        frozen_modules.check_training(*self._made(llm_config))
 
     def test_frozen_it_is_the_same_in_training_mode(self, llm_config: LLMConfig) -> None:
-        modes.check_frozen(*self._made(llm_config))
+        frozen_modules.check_frozen(*self._made(llm_config))
 
     def _made(self, config: LLMConfig) -> tuple[LanguageModel, Callable[[], Tensor]]:
         """A model that the test may change, and a pass from ids to logits."""

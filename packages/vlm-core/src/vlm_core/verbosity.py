@@ -1,4 +1,4 @@
-"""Keeps libraries from what nobody asked for: log lines, progress bars, and kernels from a hub when imported."""
+"""Quiets libraries: log lines below errors, progress bars, and the download of kernels from a hub on import."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def errors_only(name: str) -> Iterator[None]:
-    """Inside, the logger of this name lets nothing below an error through."""
+    """Inside, the logger of this name emits errors only."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -22,7 +22,7 @@ def errors_only(name: str) -> Iterator[None]:
 
 @contextmanager
 def without_progress_bars() -> Iterator[None]:
-    """Inside, transformers draws none; afterwards it does as before."""
+    """Inside, transformers draws no progress bars; afterwards the earlier setting holds again."""
     from transformers.utils import logging as bars
 
     shown = bars.is_progress_bar_enabled()

@@ -1,4 +1,4 @@
-"""Saved reports: what `--save` writes and `report` and `diff` read, checked before anything is made of it."""
+"""Saved reports, which `--save` writes and `report` and `diff` read: validated when they are read."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from vlm_bench.readers.files import parse_json, read_text
 from vlm_core.errors import UserError
 
 SCHEMA = 1
-"""Of saved reports; another number is another format."""
+"""Version of the format of saved reports."""
 _MARKS = {"schema", "protocol", "units"}
-"""A JSON object with these keys means to be a report."""
+"""A JSON object with these keys is taken for a report."""
 _START = '{"schema":'
-"""So does a text that begins like one and is cut off."""
+"""A truncated text that begins like this is taken for one, too."""
 
 
 class NoReportError(UserError):

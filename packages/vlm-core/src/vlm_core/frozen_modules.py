@@ -1,4 +1,4 @@
-"""What a forward pass may change: frozen modules stay in evaluation mode, and copies of buffers take what is written.
+"""Frozen modules stay in evaluation mode, and forward passes of no training row write to copies of the buffers.
 
 Modules that have these buffers keep running statistics: torch's norms, and those of libraries that follow them.
 """
@@ -21,7 +21,7 @@ def statistics(module: nn.Module) -> dict[str, Tensor]:
 
 
 def mark_added(module: nn.Module) -> None:
-    """Say that a stage adds this module, an adapter, to a part: it trains, and the part around it stays frozen."""
+    """Mark a module that a stage adds to a part, an adapter: it is trained, and the part around it stays frozen."""
     vars(module)[_ADDED] = True
 
 

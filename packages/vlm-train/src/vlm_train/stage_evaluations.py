@@ -1,6 +1,6 @@
 """The evaluations of a run: `train.evaluation`'s questions after each stage, and their controls after the last.
 
-Each is asked once, kept with what was asked, and asked again if that differs from what the spec names now.
+Each is run once and kept with a digest of its questions. It is run again if the spec's questions differ from these.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from vlm_train.answers import Answer, summary
 from vlm_train.config import TrainConfig
 from vlm_train.controls import QUESTION_ALONE, SHUFFLED
 from vlm_train.examples import Reader
-from vlm_train.inputs import Inputs
-from vlm_train.overlap import Measured
+from vlm_train.run_inputs import Inputs
 from vlm_train.rundir import RunDir
+from vlm_train.train_overlap import Measured
 
 Rows = Sequence[dict[str, Any]]
 
 
 def asked(train: TrainConfig, inputs: Inputs, name: str, count: int) -> dict[str, Any]:
-    """What an evaluation must have been about to be used: the rows, how many of them, and how long answers may be."""
+    """What identifies an evaluation: digest of the rows, how many are asked, and the longest answer."""
     assert train.evaluation
     data = inputs.part("train.evaluation.")
     if name == QUESTION_ALONE:
@@ -39,7 +39,7 @@ def asked(train: TrainConfig, inputs: Inputs, name: str, count: int) -> dict[str
 
 
 def last_name(train: TrainConfig) -> str:
-    """What the evaluation after the last stage is called."""
+    """The name of the evaluation after the last stage."""
     return f"after {train.stages[-1].name}"
 
 
@@ -74,20 +74,20 @@ class Evaluations:
                 self._store(QUESTION_ALONE, answers, facts)
 
     def done(self, name: str) -> bool:
-        """Whether an evaluation of just these questions is there already; the same on every process."""
+        """Whether there is an evaluation of exactly these questions; the same on every process."""
         return broadcast_object_list([self.accelerator.is_main_process and self._is_current(name)])[0]
 
     def set_outdated_aside(self) -> None:
-        """Keep evaluations of earlier stages out of the results if they were about other questions; main process only.
+        """Move evaluations of earlier stages with other questions to `evaluations/outdated`; main process only.
 
-        They can't be repeated, for the weights are gone.
+        They can't be repeated: the weights are gone.
         """
         for name in self._earlier():
             if self.dir.evaluation(name) and not self._is_current(name):
                 path = self.dir.set_aside(name)
                 self.accelerator.print(
-                    f"{name}: evaluated with other questions or settings than the spec's now, and its weights are "
-                    f"gone: left out of the results and kept in {path}"
+                    f"{name}: the questions or settings have changed since, and it can't be repeated, as the weights "
+                    f"of that stage are gone: left out of the results and kept in {path}"
                 )
 
     def _earlier(self) -> list[str]:

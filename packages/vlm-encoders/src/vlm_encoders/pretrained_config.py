@@ -1,4 +1,4 @@
-"""The facts of weights that no tensor holds, each from one source: the spec, a file beside them, published tags."""
+"""Preprocessing and activation of pretrained weights, each value from one source: spec, config file, published tag."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from vlm_core.errors import UserError
-from vlm_encoders.preprocessor import REFUSED
+from vlm_encoders.preprocessor_config import REFUSED
 
 SAVED = "preprocessing"
-"""Where the file of a saved encoder keeps them."""
+"""The key under which a saved encoder's config keeps them."""
 NEEDED = ("mean", "std", "interpolation", "fit")
 KEYS = (*NEEDED, "crop_pct", "activation", "image_size")
 """All of them are keys of a spec."""
@@ -20,7 +20,7 @@ SPEC = "the spec"
 
 
 class Told(NamedTuple):
-    """What one source says of the weights."""
+    """The values that one source has, and its name in messages."""
 
     where: str
     facts: Mapping[str, Any]
@@ -50,7 +50,7 @@ class Facts:
 
 
 def spec_keys(keys: Mapping[str, Any]) -> dict[str, Any]:
-    """What a spec says itself, of the keys that are set; `image_size` as (height, width)."""
+    """The values that the spec sets; `image_size` as (height, width)."""
     if unknown := keys.keys() - set(KEYS):
         raise TypeError(f"unexpected arguments: {', '.join(sorted(unknown))}")
     found = {key: value for key, value in keys.items() if value is not None}
@@ -66,17 +66,17 @@ def settle(
     beside: Sequence[Told],
     published: Sequence[Told] = (),
 ) -> Facts:
-    """Each key from the spec, else from `beside`, else from what all of `published` agree on, else by default.
+    """Each key from the spec, else from files `beside` the weights, else from tags `published`, else by default.
 
-    Raises `UserError` where two files beside the weights differ, where published tags do and no file tells, and where
-    nothing tells at all; it names the values and the key that decides. A key that is not in `NEEDED` may stay unknown.
+    Raises `UserError` if two files differ, if no file has the value and tags differ, or if no source has it; the
+    message names the values and the key to set in the spec. A key that is not in `NEEDED` may stay unknown.
     """
     facts = Facts({})
     for key in keys:
         if key in spec:
             facts.values[key], facts.sources[key] = spec[key], SPEC
             continue
-        for tellers, hint in ((beside, ""), (published, " and nothing beside the weights tells")):
+        for tellers, hint in ((beside, ""), (published, " and no file beside the weights decides")):
             if found := [Told(told.where, {key: told.facts[key]}) for told in tellers if key in told.facts]:
                 _check(key, found)
                 _agree(what, key, found, hint)
@@ -88,7 +88,7 @@ def settle(
 
 
 def _check(key: str, found: Sequence[Told]) -> None:
-    """Raise `UserError` for a value that no image can be prepared with."""
+    """Raise `UserError` for a value that is no valid setting."""
     fits, expected = _VALID.get(key, (None, ""))
     for told in found:
         if fits and not fits(told.facts[key]):
@@ -136,9 +136,9 @@ def _default(what: str, key: str, facts: Facts, beside: Sequence[Told]) -> None:
         if key == "fit" and REFUSED in told.facts:
             raise UserError(f"{what}: {told.facts[REFUSED]}; give fit in the spec: resize, pad or crop")
     if key in DEFAULTS:
-        facts.values[key], facts.sources[key] = DEFAULTS[key], "default, as nothing tells"
+        facts.values[key], facts.sources[key] = DEFAULTS[key], "default, without any source"
     elif key in NEEDED:
-        raise UserError(f"{what}: nothing beside the weights tells {key}; give {key} in the spec")
+        raise UserError(f"{what}: no file beside the weights has {key}; give {key} in the spec")
 
 
 def _where(found: Sequence[Told]) -> str:
@@ -146,7 +146,7 @@ def _where(found: Sequence[Told]) -> str:
 
 
 def same(a: Any, b: Any) -> bool:
-    """Equal but for how files round numbers."""
+    """Equal up to the rounding of numbers in files."""
     if isinstance(a, Sequence) and isinstance(b, Sequence) and not isinstance(a, str):
         return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
     if isinstance(a, int | float) and isinstance(b, int | float):
@@ -163,7 +163,7 @@ def _shown(value: Any) -> str:
 
 
 def saved(content: Mapping[str, Any], spec: Mapping[str, Any], earlier: Mapping[str, Any]) -> Facts:
-    """What a model folder holds; `earlier` is what folders of the first versions say, whose `fit` is in the spec."""
+    """The values in a model folder; `earlier` are those of folders of the first versions, with `fit` in the spec."""
     if SAVED in content:
         facts = Facts(content[SAVED]["values"], content[SAVED]["sources"])
     else:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from vlm_train import figures, results
 from vlm_train.answers import Answer
-from vlm_train.drawing import BASE, Lettering, drawing, escaped
+from vlm_train.plot_fonts import BASE, Lettering, drawing, escaped
 
 TEXTS = {
     "chinese": "红色的苹果是什么？",
@@ -67,7 +67,7 @@ def test_dollars_stay_dollars_and_numbers_of_an_axis_stay_powers():
 
 
 def test_a_character_without_a_glyph_is_its_code_point(monkeypatch):
-    monkeypatch.setattr("vlm_train.drawing._installed", list)
+    monkeypatch.setattr("vlm_train.plot_fonts._installed", list)
     letters = Lettering(["é 红", "\ue000"])
     assert letters.families == [BASE]
     assert letters.plain("é 红\n\ue000") == "é [U+7EA2]\n[U+E000]"

@@ -1,4 +1,4 @@
-"""A conversation by a template of patterns, as spans."""
+"""Renders a conversation by a template of patterns, as spans."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vlm_core.pattern import Piece, control_id, ending, parse, says_text
 
 
 def image_spans(image: str, tokenizer: Tokenizer) -> Iterator[Span]:
-    """An image and what the template's `image` writes around it."""
+    """An image and the text and tokens that the template's `image` writes around it."""
     for piece in parse(image):
         if piece.kind == "image":
             yield Span(IMAGE)

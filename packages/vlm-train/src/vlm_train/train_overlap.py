@@ -1,4 +1,4 @@
-"""Which rows that measure a model are also trained on, by the content of image and question."""
+"""Overlap of evaluation and validation rows with training data, by the content of image and question."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ class Measured:
         return {"rows": len(self.rows), "trained_on": len(any_stage), "stages": stages}
 
     def lines(self) -> list[str]:
-        """What a user is told before the first step."""
+        """Lines that are printed before the first step."""
         total = len(self.rows)
         lines = [
             f"{self.name}: {len(places)} of {total} rows are also in stage {stage}'s data, so they are not held out"

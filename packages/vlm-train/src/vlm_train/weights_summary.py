@@ -1,4 +1,4 @@
-"""What a run says before it starts: where weights come from, and which facts of them it goes by."""
+"""Lines that a run prints before it starts: the source of each part's weights, and the encoder's preprocessing."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from vlm_train.config import TrainConfig
 
 
 def facts(spec: Spec, model: VLM) -> list[str]:
-    """A line for each part's weights and for each fact of the encoder's."""
+    """A line for each part's weights and for each value of the encoder's preprocessing."""
     lines = [f"weights of {part}, {label}: {source}" for part, label, source in weight_rows(spec)]
     rows = preprocessing_rows(model.encoder)
     lines += [f"{tower or 'encoder'}: {key} {value} (from {source})" for tower, key, value, source in rows]
-    return lines if rows else [*lines, f"image preprocessing: not told by {spec.encoder.type_name()}"]
+    return lines if rows else [*lines, f"image preprocessing: not reported by {spec.encoder.type_name()}"]
 
 
 def frozen_random(spec: Spec, train: TrainConfig, model: VLM) -> list[str]:
-    """A line for each part at random values that stages name in `trains` and freeze whole by patterns of `frozen`."""
+    """A line for each randomly initialised part whose parameters `frozen` freezes all, though a stage `trains` it."""
     parts = sorted({part for part, _ in never_trained(spec, _learning(train, model))})
     return [
-        f"{part}: its values are random, and `frozen` keeps all of them: nothing of it is trained"
+        f"{part}: its values are random, and `frozen` names all of its parameters: no stage trains it"
         for part in parts
     ]
 

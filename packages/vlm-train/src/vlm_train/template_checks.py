@@ -1,4 +1,4 @@
-"""The templates of a spec with a `train` section, held against the tokenizer and what is to be asked."""
+"""Checks the templates of a spec with a `train` section against the tokenizer and the questions to be asked."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vlm_core.template import AnyTemplate, TemplateError, check_template
 from vlm_core.yaml_loader import Path_
 from vlm_train.config import TrainConfig
 
-NO_QUESTION = "never says the question: `user` has no {text}"
+NO_QUESTION = "leaves out the question: `user` has no {text}"
 
 
 def check_templates(spec: Spec, train: TrainConfig, tokenizer: Tokenizer) -> None:
@@ -32,15 +32,15 @@ def _templates(spec: Spec, train: TrainConfig) -> list[tuple[Path_, AnyTemplate]
 
 
 def _unsaid(spec: Spec, train: TrainConfig) -> list[tuple[Path_, str]]:
-    """Templates by which questions would be asked, though they leave them out."""
+    """Templates that leave out questions which the spec asks."""
     askers = [name for name in ("evaluation", "evals") if getattr(train, name)]
     found: list[tuple[Path_, str]] = []
     if askers and not says_question(spec.template):
         found = [
             (
                 ("template",),
-                f"{NO_QUESTION}, but train.{askers[0]} asks some; give one that does to the spec, "
-                "and this one to the stages that learn captions",
+                f"{NO_QUESTION}, but train.{askers[0]} asks questions; set a template with {{text}} in "
+                "the spec, and this one in the stages that learn captions",
             )
         ]
     if train.validation and train.validation.samples:
@@ -50,8 +50,8 @@ def _unsaid(spec: Spec, train: TrainConfig) -> list[tuple[Path_, str]]:
                 found.append(
                     (
                         at,
-                        f"{NO_QUESTION}, but train.validation.samples has stage {stage.name} asked; leave "
-                        "samples out: then the stages that say questions are asked",
+                        f"{NO_QUESTION}, but train.validation.samples asks stage {stage.name} questions; "
+                        "remove samples: then only stages whose template has the question are asked",
                     )
                 )
     return found

@@ -161,7 +161,7 @@ def test_metadata_and_openai(weights: dict[str, Any], tmp_path: Path) -> None:
     ("config", "message"),
     [
         (TimmConfig(model="vit_base_patch16_224", weights="no.pth"), r"timm's vit_base_patch16_224\.\w+ says mean "
-         r"\(0\.5, .*timm's vit_base_patch16_224\.\w+ says \(0\.48.*nothing beside the weights tells; give mean"),
+         r"\(0\.5, .*timm's vit_base_patch16_224\.\w+ says \(0\.48.*no file beside the weights decides; give mean"),
         (TimmConfig(model="vit_base_patch32_clip_224", weights="no.pth"), "says activation .*gelu.*give activation"),
         (OpenClipConfig(model="ViT-B-32", pretrained="no.pt"), "tag openai says activation quick_gelu, open_clip's "
          "tag laion2b_e16 says gelu.*give activation in the spec"),
@@ -215,7 +215,7 @@ def test_transformers_config_beside_a_file_of_timm(tmp_path: Path) -> None:
 def test_folders_and_repositories_need_a_word_on_their_weights() -> None:
     for model in ("local-dir:mine", "hf-hub:me/mine"):
         with pytest.raises(
-            ValueError, match="two things: pretrained: true takes its weights, pretrained: false"
+            ValueError, match="is ambiguous; set pretrained: true for its weights, or pretrained: false"
         ):
             TimmConfig(model=model)
         TimmConfig(model=model, pretrained=False)

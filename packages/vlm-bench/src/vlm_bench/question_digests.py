@@ -1,4 +1,4 @@
-"""What each unit of a headline asks, as a digest: so that two reports compare only answers to the same questions."""
+"""Digests of the questions of each unit of a headline, so that two reports compare answers to the same questions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run was made from, by content: `inputs.json` of its folder, which a resumed run compares."""
+"""Digests of a run's inputs (data, files, weights): `inputs.json` of its folder, which a resumed run compares."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Source:
-    """One input: what messages call it, a digest of its content, and how many rows it has."""
+    """One input: its name in messages, a digest of its content, and the number of its rows."""
 
     name: str
     digest: str
@@ -52,7 +52,7 @@ class Inputs:
 
     @classmethod
     def read(cls, path: Path) -> Inputs:
-        """Raises `ValueError` and the like for what is none."""
+        """Raises `OSError`, `ValueError`, `KeyError` or `TypeError` for a file that can't be read as inputs."""
         found = json.loads(path.read_text(encoding="utf-8"))
         kinds = {
             kind: {key: Source(**value) for key, value in found[kind].items()}
@@ -61,11 +61,11 @@ class Inputs:
         return cls(**kinds, versions=found["versions"], weights=found["weights"])
 
     def count(self, prefix: str) -> int:
-        """Rows of the data whose keys begin so."""
+        """Number of rows of the data whose keys begin with a prefix."""
         return sum(source.rows or 0 for key, source in self.data.items() if key.startswith(prefix))
 
     def part(self, prefix: str) -> dict[str, str]:
-        """Digests of the data whose keys begin so."""
+        """Digests of the data whose keys begin with a prefix."""
         return {key: source.digest for key, source in self.data.items() if key.startswith(prefix)}
 
 

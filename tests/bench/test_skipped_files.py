@@ -17,7 +17,7 @@ OTHERS: dict[str, bytes] = {
 }  # fmt: skip
 REASONS = {
     "list.json": "no report but a JSON list", "plain.json": "its keys are 'a'", "cut.json": "not valid JSON",
-    "binary.json": "not UTF-8 text", "empty.json": "not valid JSON", "twice.json": "the key 'a' stands twice",
+    "binary.json": "not UTF-8 text", "empty.json": "not valid JSON", "twice.json": "the key 'a' appears twice",
     "nearly.json": "it lacks units", "service.run.json": "the name of the benchmark", "deep.json": "nested too deeply",
     "marked.json": "its keys are 'b'",
 }  # fmt: skip
@@ -31,7 +31,7 @@ def test_files_that_are_no_reports_are_passed_over(results: Path, tmp_path: Path
     assert main(["report", str(results), "--json", str(tmp_path / "r.json")]) == 0
     out, err = capsys.readouterr()
     assert out == straight
-    assert f"{results}: passed over 10 files that are no reports:" in err
+    assert f"{results}: skipped 10 files that are no reports:" in err
     for name, reason in REASONS.items():
         (line,) = (line for line in err.splitlines() if f"/{name}:" in line)
         assert reason in line
@@ -40,7 +40,7 @@ def test_files_that_are_no_reports_are_passed_over(results: Path, tmp_path: Path
         (results / f"more{n}.json").write_text("{}")
     assert main(["diff", str(results), str(results)]) == 0
     err = capsys.readouterr().err
-    assert "passed over 30 files" in err
+    assert "skipped 30 files" in err
     assert "and 20 more" in err
     (tmp_path / "others").mkdir()
     (tmp_path / "others/a.json").write_text("[]")

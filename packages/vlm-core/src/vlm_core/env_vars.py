@@ -1,4 +1,4 @@
-"""Variables of the process environment that would change what is computed behind a spec's back."""
+"""Environment variables of libraries that would change the result although no spec sets them."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ OVERRIDES = {
 
 
 def refuse_overrides(overrides: Mapping[str, Override] = OVERRIDES) -> None:
-    """Raises one `UserError` that names every variable which is set to override something."""
+    """Raise one `UserError` that names every variable with a harmful value."""
     faults = [
-        f"{name}={os.environ[name]} {rule.does}, which no spec says: {rule.instead}"
+        f"{name}={os.environ[name]} {rule.does}, which a spec can't ask for: {rule.instead}"
         for name, rule in overrides.items()
         if os.environ.get(name, "").lower() not in rule.harmless
     ]
@@ -47,6 +47,6 @@ _READ_BY_ACCELERATE = ("ACCELERATE_", "FSDP_", "MEGATRON_LM_", "PARALLELISM_CONF
 
 
 def hide_from_accelerate() -> None:
-    """Take what accelerate reads out of this process's environment, and so out of its children's."""
+    """Remove accelerate's variables from the environment of this process, and so of its children."""
     for name in [name for name in os.environ if name.startswith(_READ_BY_ACCELERATE)]:
         del os.environ[name]

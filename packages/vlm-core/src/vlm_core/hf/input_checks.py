@@ -1,4 +1,4 @@
-"""Checks of the tensors given to `forward`: a wrong shape would be broadcast, and a wrong value read as another."""
+"""Checks of the tensors given to `forward`: a wrong shape would be broadcast, a wrong value misread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Taking a run's folder: new, or to go on with the same run, made from the same inputs."""
+"""Prepares a run's folder: a new one, or that of the same run, made from the same inputs, which is then resumed."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from vlm_core.interfaces import Tokenizer
 from vlm_core.model import PARTS, VLM
 from vlm_core.spec import Spec
 from vlm_train import checkpoint, resume
-from vlm_train.inputs import INPUTS, Inputs
 from vlm_train.resume import Difference
+from vlm_train.run_inputs import INPUTS, Inputs
 from vlm_train.rundir import CHECKPOINTS, EVALS, MODEL, SPEC, VALIDATION, RunDir
 
 TOKENIZER = "tokenizer"
@@ -22,12 +22,12 @@ Say = Callable[[str], None]
 
 
 def has_trained(run: RunDir) -> bool:
-    """Whether the folder holds something that was learnt."""
+    """Whether the folder holds trained weights: a checkpoint or the model."""
     return bool(checkpoint.complete(run.path / CHECKPOINTS)) or (run.path / MODEL).exists()
 
 
 def recorded(run: RunDir) -> Inputs | None:
-    """What the run in this folder was made from; None for a run of an earlier version, or of none."""
+    """The inputs of the run in this folder; None for a run of an earlier version, or without a run."""
     try:
         return Inputs.read(run.path / INPUTS)
     except FileNotFoundError:
@@ -37,9 +37,9 @@ def recorded(run: RunDir) -> Inputs | None:
 
 
 def refuse_another(run: RunDir, spec: Spec, now: Inputs) -> list[Difference]:
-    """Keys that differ from the run in this folder, if there is one and it may go on with this spec and these inputs.
+    """Keys that differ from the run in this folder but may change when it is resumed; none for a new folder.
 
-    Raises `UserError` if it is another run.
+    Raises `UserError` if the folder holds a different run.
     """
     if not (run.path / SPEC).exists():
         return []
@@ -60,19 +60,21 @@ def claim(run: RunDir, spec: Spec, now: Inputs, say: Say) -> None:
     run.open(spec)
     found, old = refuse_another(run, spec, now), recorded(run)
     if changed := [f"{one.key} ({one.old} → {one.new})" for one in found]:
-        say(f"going on with other values of {', '.join(changed)}")
+        say(f"resuming with changed values: {', '.join(changed)}")
         run.write(SPEC, spec.to_yaml())
     if old and has_trained(run):
         if told := digests.other_versions(old.versions, now.versions):
             say(told)
         now = replace(now, versions=old.versions, weights=old.weights)
     elif has_trained(run):
-        say("this run was begun by an earlier version, which did not note its data: they are not compared")
+        say(
+            "this run was started by an earlier version, which recorded no digests: its data are not compared"
+        )
     run.write(INPUTS, now.to_json())
 
 
 def with_kept_tokenizer(run: RunDir, spec: Spec) -> Spec:
-    """`spec` with the tokenizer that the run in this folder has learnt, if it has.
+    """`spec` with the tokenizer that the run in this folder has trained, if it has.
 
     Raises `UserError` if that is damaged.
     """
@@ -82,14 +84,14 @@ def with_kept_tokenizer(run: RunDir, spec: Spec) -> Spec:
     try:
         verify_folder(folder)
     except UserError as error:
-        raise UserError(f"the tokenizer that this run has learnt: {error}") from None
+        raise UserError(f"the tokenizer that this run has trained: {error}") from None
     return spec.model_copy(update={"llm": spec.llm.with_tokenizer(folder)})
 
 
 def keep_tokenizer(run: RunDir, spec: Spec, tokenizer: Tokenizer) -> None:
-    """Keep the tokenizer that was learnt for a run in the run's folder; nothing if the spec names one.
+    """Keep the tokenizer that was trained for a run in its folder; nothing if the spec names an existing one.
 
-    What was trained with it never sees another: from the first checkpoint on it is not learnt again.
+    From the first checkpoint on it is never trained again, so that the weights keep their vocabulary.
     """
     if not spec.llm.learns_tokenizer() or (has_trained(run) and (run.path / TOKENIZER).exists()):
         return
@@ -98,10 +100,10 @@ def keep_tokenizer(run: RunDir, spec: Spec, tokenizer: Tokenizer) -> None:
 
 
 def check_weights(run: RunDir, model: VLM, in_checkpoint: Sequence[str] | None, say: Say) -> None:
-    """Compare what a run starts from with what it began with: weights by part, and the tokenizer.
+    """Compare the initial weights of each part, and the tokenizer, with those recorded when the run started.
 
-    A run that has no checkpoint (None) begins now. Raises `UserError` for other weights of a part that the checkpoint
-    doesn't hold, and for another tokenizer.
+    A run without a checkpoint (None) starts now, and they are recorded. Raises `UserError` for other weights of a part
+    that the checkpoint doesn't hold, and for another tokenizer.
     """
     old = recorded(run)
     assert old
@@ -113,10 +115,11 @@ def check_weights(run: RunDir, model: VLM, in_checkpoint: Sequence[str] | None, 
     other = [name for name in now if old.weights.get(name) != now[name]]
     if wrong := [name for name in other if name not in in_checkpoint]:
         raise UserError(
-            f"{run.path}: {' and '.join(wrong)} is not what this run began with, and its checkpoints don't hold it. "
-            "Give the run the same files, revision and package versions, or set train.output to a new folder"
+            f"{run.path}: changed since this run started, and not in its checkpoints: {', '.join(wrong)}. "
+            "Use the same files, revision and package versions, or set train.output to a new folder"
         )
     if other:
         say(
-            f"{' and '.join(other)}: the spec's weights are others than before; this run's own are in its checkpoint"
+            f"{', '.join(other)}: the spec's weights have changed since this run started; the run goes on with those "
+            "of its checkpoint"
         )

@@ -1,6 +1,6 @@
-"""Sub-modules of a Mamba layer: their weights go to a kernel, unless somebody has hooked, wrapped or replaced them.
+"""Sub-modules of a Mamba layer: their weights go to a kernel, unless a module is hooked, wrapped or replaced.
 
-Those are called as modules: slower, and what adapters, hooks, parametrisations and quantised layers add takes part.
+Such a module is called as a module. That is slower, but adapters, hooks, parametrisations and quantised layers work.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class DeltaProjection(nn.Linear):
 
 
 def untouched(module: nn.Module) -> bool:
-    """Nobody has hooked into a module's call, or put another in its place."""
+    """Whether a module has no hooks and no replaced `forward`."""
     return not (
         module._forward_hooks
         or module._forward_pre_hooks

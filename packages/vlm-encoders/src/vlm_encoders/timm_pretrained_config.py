@@ -1,4 +1,4 @@
-"""Facts of a timm tower's weights: from the files beside them, else from the tags that timm publishes."""
+"""Preprocessing and activation of a timm tower's weights: from the configs beside them, else from timm's tags."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import nn
 
 from vlm_core.errors import UserError
 from vlm_encoders.activations import activation_of
-from vlm_encoders.beside import ARCHITECTURE, CONFIG, beside, of_timm, part, read_json
+from vlm_encoders.checkpoint_configs import ARCHITECTURE, CONFIG, beside, of_timm, part, read_json
 from vlm_encoders.checkpoints import locate
-from vlm_encoders.facts import KEYS, NEEDED, Facts, Told, settle
+from vlm_encoders.pretrained_config import KEYS, NEEDED, Facts, Told, settle
 
 
 class Source(NamedTuple):
@@ -32,7 +32,7 @@ class Source(NamedTuple):
 
 
 def tower_facts(trunk: nn.Module, source: Source, spec: Mapping[str, Any]) -> Facts:
-    """Each fact and where it was read; raises `UserError` where files or tags differ and the spec does not decide."""
+    """Each value and its source; raises `UserError` if files or tags differ and the spec does not set the key."""
     architecture, own = source.name.partition(".")[0], activation_of(trunk)
     told = (
         beside(source.weights, there=source.there)
@@ -48,7 +48,7 @@ def tower_facts(trunk: nn.Module, source: Source, spec: Mapping[str, Any]) -> Fa
 
 
 def _of_this(told: Told, architecture: str, model: str, own: str | None) -> Told:
-    """A config that names this architecture names its activation, too; one of another does not belong here."""
+    """Refuse a config of another architecture; one of this architecture implies its activation."""
     named = told.facts.get(ARCHITECTURE, architecture)
     if named != architecture:
         raise UserError(
@@ -61,7 +61,7 @@ def _of_this(told: Told, architecture: str, model: str, own: str | None) -> Told
 
 
 def _published(source: Source, architecture: str, own: str | None) -> list[Told]:
-    """What timm says: of `model`'s own weights, else of the tag in the name, else of every tag."""
+    """timm's own values: of `model`'s weights, else of the tag in the name, else of every tag."""
     if source.config is not None:
         return [
             Told(
@@ -84,7 +84,7 @@ def _published(source: Source, architecture: str, own: str | None) -> list[Told]
 def _facts_of_tag(
     cfg: PretrainedCfg, own: str | None, where: str, only: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The facts of one tag, of `only` these keys; timm notes which weights were trained with QuickGELU."""
+    """The values of one tag; timm notes which weights were trained with QuickGELU."""
     facts = of_timm(cfg.to_dict() if only is None else only, where)
     noted = any("natively QuickGELU" in note for note in cfg.notes or ())
     return facts | ({"activation": "quick_gelu" if noted else own} if own else {})

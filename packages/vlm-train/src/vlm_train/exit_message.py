@@ -1,4 +1,4 @@
-"""What ends several processes is told once: by the first that leaves, whose exit code is that of all.
+"""The message and exit code of a group of processes: the first process that ends prints the message for all.
 
 Imported before all else, so it imports nothing that takes time.
 """
@@ -10,23 +10,23 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-_TOLD = "told"
+_CODE_FILE = "exit-code"
 
 
 def shared() -> Path | None:
-    """A folder that the processes of this node and attempt have in common: torchrun's for their errors."""
+    """The folder that the processes of this node and attempt share: torchrun's folder of error files."""
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     return Path(file).parents[1] if file else None
 
 
 def claim(code: int) -> bool:
-    """Whether this process is the first of its node to leave with something to say."""
+    """Record the exit code; -> whether this process is the first of its node to end with a message."""
     if (folder := shared()) is None:
         return True
-    aside = folder / f".{_TOLD}-{os.getpid()}"
+    aside = folder / f".{_CODE_FILE}-{os.getpid()}"
     aside.write_text(str(code))
     try:
-        os.link(aside, folder / _TOLD)  # the first one wins, and nobody reads half of it
+        os.link(aside, folder / _CODE_FILE)  # the first one wins, and nobody reads half of it
     except FileExistsError:
         return False
     finally:
@@ -35,16 +35,16 @@ def claim(code: int) -> bool:
 
 
 def claimed(folder: Path | None = None) -> int | None:
-    """The exit code that another process of this node and attempt has left with."""
+    """The exit code that a process of this node and attempt has recorded."""
     if (folder := folder or shared()) is None:
         return None
     with suppress(OSError):
-        return int((folder / _TOLD).read_text())
+        return int((folder / _CODE_FILE).read_text())
     return None
 
 
 def say(text: str, code: int) -> int:
-    """Tell what a process leaves with, unless another has; -> the exit code of that which was first."""
+    """Print the message of a process that ends, unless another was first; -> the exit code of the first."""
     if claim(code):
         write(text)
         return code

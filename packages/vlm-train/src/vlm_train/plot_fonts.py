@@ -1,4 +1,4 @@
-"""Figures whose text may be anything that data and answers hold: any script, dollar signs, lines of any length."""
+"""Fonts and text of matplotlib figures for any text in data and answers: any script, dollar signs, long lines."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from vlm_core.quiet import errors_only
+from vlm_core.verbosity import errors_only
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,7 +19,7 @@ NO_GLYPHS = frozenset({"Last Resort", ".LastResort", "Last Resort High-Efficienc
 """Fonts that have the same box for every character of a block."""
 
 FONT_LOG = "matplotlib.font_manager"
-"""Where matplotlib tells of the nearest weight of a font."""
+"""The logger on which matplotlib reports substituted font weights."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""transformers' preprocessor_config.json as facts: each of its settings is honoured, or refused by name."""
+"""Reads transformers' preprocessor_config.json: each of its settings is honoured, or refused by name."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _REFUSED = {
 
 
 def facts_of(content: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """`mean`, `std`, `interpolation`, `fit`, `crop_pct`, `image_size`, as far as the file says them.
+    """`mean`, `std`, `interpolation`, `fit`, `crop_pct`, `image_size`, as far as the file has them.
 
     A way of resizing that no `fit` expresses stands under `REFUSED`: the spec may give another. Pixels are in [0, 1]
     here, so a `rescale_factor` other than 1/255 goes into mean and standard deviation. Raises `UserError` for a step
@@ -42,7 +42,7 @@ def facts_of(content: Mapping[str, Any], where: str) -> dict[str, Any]:
     for key, what in (steps | _REFUSED).items():
         if key not in HARMLESS and content.get(key):
             raise UserError(
-                f"{where}: {key}: {json.dumps(content[key])} asks for {what}, which no encoder here does"
+                f"{where}: {key}: {json.dumps(content[key])} asks for {what}, which is not supported"
             )
     return {**_constants(content, where), **_filter(content, where), **_shape(content, where)}
 
@@ -87,7 +87,7 @@ def _shape(content: Mapping[str, Any], where: str) -> dict[str, Any]:
     """How an image becomes a square, and of which size."""
     size, crop = content.get("size"), content.get("crop_size")
     if content.get("do_resize") is False:
-        return {REFUSED: f"{where}: do_resize is false, and images of any size are no batch"}
+        return {REFUSED: f"{where}: do_resize is false, and images of different sizes can't form a batch"}
     if content.get("do_center_crop"):
         return _cropped(size, crop, where)
     if content.get("do_pad"):
@@ -124,7 +124,8 @@ def _free(size: Mapping[str, Any], content: Mapping[str, Any], where: str) -> di
         crop = {} if whole else {"crop_pct": float(content["crop_pct"])}
         return {"fit": "resize" if whole else "crop", "image_size": (edge, edge), **crop}
     return {
-        REFUSED: f"{where}: size {json.dumps(size)} keeps the aspect ratio, and images of many sizes are no batch"
+        REFUSED: f"{where}: size {json.dumps(size)} keeps the aspect ratio, and images of different sizes can't form "
+        "a batch"
     }
 
 

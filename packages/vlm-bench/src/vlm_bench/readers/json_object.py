@@ -1,4 +1,4 @@
-"""One JSON object and its fields; an error names the field that is wrong and what stands there instead."""
+"""One JSON object and its fields; an error names the wrong field, its value and what was expected."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Row:
         return value
 
     def optional(self, key: str) -> bool:
-        """Whether `key` is there; a key that is nearly `key` is an error, for it would be passed over."""
+        """Whether `key` is there; a misspelled `key` is an error, since it would be ignored."""
         if key in self.data:
             return True
         if near := nearly(key, tuple(self.data)):

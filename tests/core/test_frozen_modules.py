@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from vlm_core import environment
+from vlm_core import env_vars
 from vlm_core.errors import UserError
+from vlm_core.frozen_modules import BufferCopies, mark_added, statistics
 from vlm_core.interfaces import Connector, Encoder
-from vlm_core.modes import BufferCopies, mark_added, statistics
 
 
 class Block(nn.Module):
@@ -105,6 +105,6 @@ def test_copies_take_what_is_written_and_the_gradient_is_that_without_them():
 def test_a_variable_that_would_change_the_numbers_is_refused_by_name(monkeypatch, name, value, refused):
     monkeypatch.setenv(name, value)
     if not refused:
-        return environment.refuse_overrides()
+        return env_vars.refuse_overrides()
     with pytest.raises(UserError, match=f"{name}={value} "):
-        environment.refuse_overrides()
+        env_vars.refuse_overrides()

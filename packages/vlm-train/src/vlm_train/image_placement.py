@@ -1,4 +1,4 @@
-"""Where a conversation's images stand: `<image>` in text, parts of messages, or all of them in front."""
+"""Positions of a conversation's images: `<image>` in text, parts of messages, or all before the first question."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from vlm_core.errors import BadSample
 from vlm_train.chat_turns import Dialogue, ImagePart
 from vlm_train.llava_row import PLACEHOLDER
-from vlm_train.unread import check_marks
+from vlm_train.unknown_keys import check_marks
 
 
 class Placing:
@@ -24,7 +24,7 @@ class Placing:
         self.places: list[int] = []
 
     def turns(self, dialogue: Dialogue, in_front: bool) -> list[dict[str, str]]:
-        """The turns; where nothing says where the images stand and `in_front`, they stand before the first one."""
+        """The turns; with `in_front`, images without a position come before the first one."""
         found = []
         for speaker, content in dialogue.turns:
             text = [self._write(part, speaker == "human") for part in content]
@@ -62,4 +62,6 @@ class Placing:
             text = f"{len(self.places)} {PLACEHOLDER} in the human turns, but {count} images"
             raise BadSample("placeholders", f"{self.where}: {text}")
         if missing := sorted(set(range(count)) - set(self.places)):
-            raise BadSample("placeholders", f"{self.where}: image {missing[0]} of the row stands nowhere")
+            raise BadSample(
+                "placeholders", f"{self.where}: image {missing[0]} of the row has no place in the text"
+            )

@@ -1,4 +1,4 @@
-"""Facts of an open_clip tower's weights: from the files beside them, else from the tags that open_clip publishes."""
+"""Preprocessing and activation of an open_clip tower's weights: from the configs beside them, else from the tags."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import open_clip
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
 from vlm_core.errors import UserError
-from vlm_encoders.beside import ARCHITECTURE, VISION, beside, of_open_clip
-from vlm_encoders.facts import KEYS, NEEDED, Facts, Told, settle
+from vlm_encoders.checkpoint_configs import ARCHITECTURE, VISION, beside, of_open_clip
+from vlm_encoders.pretrained_config import KEYS, NEEDED, Facts, Told, settle
 
 DEFAULTS = {
     "mean": list(OPENAI_DATASET_MEAN),
@@ -18,7 +18,7 @@ DEFAULTS = {
     "interpolation": "bicubic",
     "fit": "crop",
 }
-"""What open_clip takes for a model whose config names nothing else."""
+"""open_clip's values for a model whose config has none."""
 _SAME = ("width", "layers", "patch_size", "timm_model_name")
 
 
@@ -31,7 +31,7 @@ def tower_facts(
     there: bool,
     spec: Mapping[str, Any],
 ) -> Facts:
-    """Each fact and where it was read. `architecture` is open_clip's `model_cfg`.
+    """Each value and its source. `architecture` is open_clip's `model_cfg`.
 
     `config` is the open_clip_config.json of a repository or folder, if `model` is one. `weights` is a tag, or a file or
     folder, which must be `there` to be read. Raises `UserError` where files or tags differ and no key decides.
@@ -72,7 +72,7 @@ def _published(
     weights: str | None,
     tags: Mapping[str, Told],
 ) -> list[Told]:
-    """The tag's own facts, those of all tags for a file, or what the repository says with open_clip's defaults."""
+    """The values of the tag, of all tags for a file, or of the repository's config with open_clip's defaults."""
     if weights is not None and weights in tags:
         return [tags[weights]]
     if config is not None:
@@ -84,7 +84,7 @@ def _published(
 
 
 def _of_this(told: Told, vision: Mapping[str, Any], model: str) -> Told:
-    """Refuses a config of another tower."""
+    """Raise `UserError` for a config of another tower."""
     theirs = dict(told.facts.get(VISION, {}))
     if vision.get("timm_model_name") and ARCHITECTURE in told.facts:
         theirs["timm_model_name"] = told.facts[ARCHITECTURE]

@@ -1,4 +1,4 @@
-"""What the files beside a weight file say of it: configs of timm, open_clip and transformers, and its own header."""
+"""Preprocessing and activation from the configs beside a weight file, and from its safetensors header."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from safetensors import SafetensorError, safe_open
 
 from vlm_core.errors import UserError
 from vlm_core.files import json_object, read_text
-from vlm_encoders import checkpoints, preprocessor
-from vlm_encoders.facts import Told
+from vlm_encoders import checkpoints, preprocessor_config
+from vlm_encoders.pretrained_config import Told
 
 CONFIG, OPEN_CLIP = "config.json", "open_clip_config.json"
 ARCHITECTURE, VISION = "architecture", "vision_cfg"
@@ -25,7 +25,7 @@ _TANH = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_accurate")
 
 
 def beside(weights: str, *, there: bool) -> list[Told]:
-    """What is told of a weight file or a folder, as a spec names it; the weights may be missing unless `there`."""
+    """What the configs say of a weight file or folder that a spec names; it may be missing unless `there`."""
     try:
         file = checkpoints.locate(weights)
     except UserError:
@@ -41,7 +41,7 @@ def in_folder(folder: Path) -> list[Told]:
     readers = (
         (OPEN_CLIP, of_open_clip),
         (CONFIG, _of_config),
-        (preprocessor.FILE, preprocessor.facts_of),
+        (preprocessor_config.FILE, preprocessor_config.facts_of),
         ("processor_config.json", _of_processor),
     )
     found = []
@@ -64,7 +64,7 @@ def part(content: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
 
 
 def of_timm(cfg: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A `pretrained_cfg` of timm. Its `center` with `crop_pct` is the crop of a classification test: no fact here."""
+    """A `pretrained_cfg` of timm. Its `center` with `crop_pct` is the crop of a classification test and is ignored."""
     facts = {key: cfg[key] for key in ("mean", "std", "interpolation") if cfg.get(key) is not None}
     mode = cfg.get("crop_mode") or "center"
     if mode not in ("center", *_CROP_MODES):
@@ -88,7 +88,7 @@ def of_open_clip(content: Mapping[str, Any], where: str) -> dict[str, Any]:
     if mode in _RESIZE_MODES:
         facts["fit"] = _RESIZE_MODES[mode]
     elif mode:
-        facts[preprocessor.REFUSED] = f"{where}: resize_mode {mode}, which pads after resizing"
+        facts[preprocessor_config.REFUSED] = f"{where}: resize_mode {mode}, which pads after resizing"
     if size := cfg.get("size"):
         facts["image_size"] = tuple(size) if isinstance(size, list | tuple) else (size, size)
     if vision := part(model, "vision_cfg", where):
@@ -110,9 +110,9 @@ def _of_config(content: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _of_processor(content: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """transformers keeps an image processor also as a part of a processor."""
+    """The image processor inside a `processor_config.json`."""
     inner = content.get("image_processor")
-    return preprocessor.facts_of(inner, where) if isinstance(inner, dict) else {}
+    return preprocessor_config.facts_of(inner, where) if isinstance(inner, dict) else {}
 
 
 def of_transformers(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,7 +142,7 @@ def _header(file: Path) -> Iterator[Told]:
 
 
 def _metadata(metadata: Mapping[str, str], where: str) -> dict[str, Any]:
-    """`pretrained_cfg` of timm or `preprocess_cfg` of open_clip as JSON; the facts themselves by their own names."""
+    """`pretrained_cfg` of timm or `preprocess_cfg` of open_clip as JSON, or the values under their own names."""
     values = {}
     for key, text in metadata.items():
         try:

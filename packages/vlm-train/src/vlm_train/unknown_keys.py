@@ -1,6 +1,6 @@
-"""What no format reads: a key whose name suggests content is a fault, and so is another library's mark in a text.
+"""What no row format reads: a key whose name suggests content is a fault, and so is another library's placeholder.
 
-Other keys are metadata and passed over.
+Other keys are metadata and ignored.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CONTENT = frozenset(
      "prompts", "completion", "completions", "inputs", "media", "reasoning", "reasoning_content",
      "thinking", "loss", "loss_scale", "loss_weight"]
 )  # fmt: skip
-"""Names that hold words, or say how a row is to be learnt."""
+"""Names of keys for text, or for how a row is learnt."""
 _PREFERENCE = re.compile(r"(chosen|rejected)(_.*)?")
 _MEDIA = re.compile(
     r"(?:images?|imgs?|pictures?|pics?|photos?|frames?|videos?|audios?)_?(?:\d+|data|bytes|base64|b64|list)?"
@@ -62,7 +62,7 @@ def check_marks(text: str, where: str) -> None:
 
 
 def suggests_content(key: str) -> bool:
-    """Whether a key's name says that it holds something to learn from."""
+    """Whether a key's name suggests content to learn from."""
     name = key.lower()
     patterns = (_PREFERENCE, _MEDIA, _LOCATION)
     return name in CONTENT or any(pattern.fullmatch(name) for pattern in patterns)
@@ -74,7 +74,7 @@ def must_be_looked_at(key: str) -> bool:
 
 
 def _is_origin(key: str) -> bool:
-    """Whether a key says where an image comes from."""
+    """Whether a key's name suggests the origin of an image."""
     name = key.lower()
     return bool(_LOCATION.fullmatch(name)) and not _VIDEO_OR_AUDIO.match(name)
 
