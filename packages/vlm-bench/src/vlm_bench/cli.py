@@ -122,13 +122,13 @@ def _diff_options(parser: argparse.ArgumentParser) -> None:
 def submit(args: argparse.Namespace) -> int:
     """Write what a server takes."""
     from vlm_bench.join import join
-    from vlm_bench.writing import write
+    from vlm_core.atomic import write_file
 
     benchmark = config_of(args, installed().get("benchmark", args.benchmark)).build()
     said = join(benchmark, score_command.answers_of(args), allow_partial=args.allow_partial)
     files = benchmark.submission(said)
     for name, content in files.items():
-        write(args.out / name, content)
+        write_file(args.out / name, content)
     partial = "" if len(said) == len(benchmark.questions) else "  PARTIAL"
     print(f"{len(said)} of {len(benchmark.questions)} answers in {', '.join(files)}{partial}")
     for text in benchmark.submission_notes:
@@ -168,14 +168,14 @@ def report(args: argparse.Namespace) -> int:
     """Print the combined table, and write it in the forms asked for."""
     from vlm_bench import combined, page
     from vlm_bench.collect import collect
-    from vlm_bench.writing import write
+    from vlm_core.atomic import write_file
 
     models = [collect(folder) for folder in args.folders]
     _say_passed_over(models)
     forms = {"html": page.to_html, "markdown": combined.to_markdown, "json": combined.to_json}
     for form, make in forms.items():
         if path := getattr(args, form):
-            write(path, make(models))
+            write_file(path, make(models))
     combined.show(models)
     return 0
 

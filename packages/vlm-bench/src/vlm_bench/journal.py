@@ -18,8 +18,8 @@ from typing import IO, Any
 
 from vlm_bench.readers.files import read_json, read_jsonl
 from vlm_bench.readers.json_object import Row, as_row
-from vlm_bench.writing import write
 from vlm_core.asking import Said
+from vlm_core.atomic import write_file
 from vlm_core.benchmark import Question
 from vlm_core.digests import of_image
 from vlm_core.errors import UserError
@@ -136,13 +136,13 @@ class Journal:
 
     def describe(self, facts: Facts) -> None:
         """Write the account."""
-        write(self.account, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+        write_file(self.account, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
 
     def merge(self) -> None:
         """Make one file, in the questions' order, of all answers."""
         found = self.lines()
         ordered = (json.dumps(found[key].data, ensure_ascii=False) for key in self.questions if key in found)
-        write(self.path, "".join(f"{line}\n" for line in ordered))
+        write_file(self.path, "".join(f"{line}\n" for line in ordered))
         for path in self.parts:
             path.unlink()
 

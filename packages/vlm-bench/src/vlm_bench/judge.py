@@ -18,7 +18,7 @@ from vlm_bench.progress import Asked
 from vlm_bench.readers.files import json_object
 from vlm_bench.readers.mm_vet import Truth, answer_digest, read_grades
 from vlm_bench.scorers.mm_vet import ATTEMPTS, judge_prompt, parse
-from vlm_bench.writing import write
+from vlm_core.atomic import write_file
 from vlm_core.errors import UserError
 
 OFFICIAL_JUDGE = "gpt-4-0613"
@@ -117,7 +117,7 @@ def judge(
                         grades[key] = entry
                     _give_up(outcome, have, path)
                     if grades:
-                        write(path, json.dumps(grades, indent=4))
+                        write_file(path, json.dumps(grades, indent=4))
                     progress.step()
     return outcome
 

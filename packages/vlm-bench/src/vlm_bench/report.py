@@ -11,7 +11,7 @@ from typing import Any
 
 from vlm_bench.published import published
 from vlm_bench.saved_reports import SCHEMA
-from vlm_bench.writing import write
+from vlm_core.atomic import write_file
 from vlm_core.benchmark import Headline, Points, Score
 
 _HASH = re.compile("[0-9a-f]{64}")
@@ -96,7 +96,7 @@ def to_json(report: Report) -> str:
 
 def save(report: Report, path: Path) -> None:
     """Write all of it, so that it can be shown beside others and compared with them."""
-    write(path, json.dumps(report.as_dict(units=True), ensure_ascii=False))
+    write_file(path, json.dumps(report.as_dict(units=True), ensure_ascii=False))
 
 
 def figure(value: float | int) -> str:

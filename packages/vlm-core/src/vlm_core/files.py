@@ -1,4 +1,4 @@
-"""Files that data name: regular ones of bounded size, read whole; a storage that stumbles gets a second chance."""
+"""Files that rows, specs and folders name: regular ones of bounded size; failing reads are tried again."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from vlm_core.errors import BadSample, UserError
 
@@ -21,6 +22,10 @@ STUMBLES: list[str] = []
 """What this process had to try again, since somebody last emptied the list."""
 T = TypeVar("T")
 log = logging.getLogger(__name__)
+_KINDS = {
+    stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}  # fmt: skip
 _TRANSIENT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EREMOTEIO, errno.ENOTCONN}
 
 
@@ -59,18 +64,38 @@ def read_file(path: str | Path) -> bytes:
     `MAX_BYTES`.
     """
     try:
-        return patiently(str(path), lambda: _read(path))
+        return patiently(str(path), lambda: _read(path, MAX_BYTES))
     except OSError as error:
         raise BadSample("unreadable", f"{path}: cannot be read: {error.strerror or error}") from None
 
 
-def read_text(path: Path, *, max_bytes: int | None = None) -> str:
-    """The content of a UTF-8 file as `decode_text` gives it; one larger than `max_bytes` is refused."""
+def read_bytes(path: str | Path, max_bytes: int = MAX_BYTES) -> bytes:
+    """The bytes of a regular file, for whatever a command reads that is no row: see `read_file` for those.
+
+    Raises `UserError` for what is missing, not a regular file (a FIFO or device is never opened), unreadable or larger
+    than `max_bytes`.
+    """
     try:
-        size = path.stat().st_size
-        if max_bytes is not None and size > max_bytes:
-            raise UserError(f"{path}: {size} bytes; at most {max_bytes} are read")
-        return decode_text(path.read_bytes(), path)
+        return _read(path, max_bytes)
+    except BadSample as error:
+        raise UserError(str(error)) from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot read this file: {error.strerror or error}") from None
+
+
+def read_text(path: str | Path, max_bytes: int = MAX_BYTES) -> str:
+    """The content of a UTF-8 file as `decode_text` gives it; raises what `read_bytes` raises."""
+    return decode_text(read_bytes(path, max_bytes), path)
+
+
+@contextmanager
+def open_regular(path: str | Path) -> Iterator[BinaryIO]:
+    """A regular file of any size, open for reading in pieces; raises `UserError` where `read_bytes` does."""
+    try:
+        with _open(path) as file:
+            yield file
+    except BadSample as error:
+        raise UserError(str(error)) from None
     except OSError as error:
         raise UserError(f"{path}: cannot read this file: {error.strerror or error}") from None
 
@@ -87,12 +112,19 @@ def decode_text(content: bytes, name: str | Path) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
+def parse_json(text: str, where: str | Path) -> Any:
+    """Any JSON value; `UserError` for text that is none, nests too deeply or holds a number of thousands of digits."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise UserError(f"{where}: not JSON that can be read: nested too deeply") from None
+    except ValueError as error:
+        raise UserError(f"{where}: not JSON: {error}") from None
+
+
 def json_object(text: str, where: str | Path) -> dict[str, Any]:
     """A JSON object; `UserError` for text that is none."""
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not JSON: {error}") from None
+    content = parse_json(text, where)
     if not isinstance(content, dict):
         raise UserError(f"{where}: expected a JSON object, got {type(content).__name__}")
     return content
@@ -111,18 +143,22 @@ def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _read(path: str | Path) -> bytes:
+def _read(path: str | Path, max_bytes: int) -> bytes:
+    with _open(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > max_bytes:
+            raise BadSample("too-large", f"{path}: {size} bytes; at most {max_bytes} are read")
+        return file.read(size)
+
+
+def _open(path: str | Path) -> BinaryIO:
     try:
-        found = os.stat(path)
+        kind = os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
         raise BadSample("missing", f"{path}: no such file") from None
-    except ValueError as error:  # a NUL in the name
-        raise BadSample("path", f"{path!r}: no name of a file: {error}") from None
-    if not stat.S_ISREG(found.st_mode):
-        kind = stat.filemode(found.st_mode)[0]
-        what = {"d": "a folder", "p": "a FIFO", "c": "a device", "b": "a device", "s": "a socket"}
-        raise BadSample("not-a-file", f"{path}: {what.get(kind, 'no regular file')}, expected a regular file")
-    if found.st_size > MAX_BYTES:
-        raise BadSample("too-large", f"{path}: {found.st_size} bytes; at most {MAX_BYTES} are read")
-    with open(path, "rb") as file:
-        return file.read(found.st_size)
+    except ValueError as error:  # a NUL or a surrogate in the name
+        raise BadSample("path", f"{str(path)!a:.200}: no name of a file: {error}") from None
+    if not stat.S_ISREG(kind):
+        what = _KINDS.get(stat.S_IFMT(kind), "no regular file")
+        raise BadSample("not-a-file", f"{path}: {what}, expected a regular file")
+    return open(path, "rb")

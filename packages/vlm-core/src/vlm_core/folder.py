@@ -1,17 +1,15 @@
-"""Folders that are whole or not there: written aside, hashed, renamed; verified before anything is read."""
+"""Folders with a manifest of hashes, verified before anything is read."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import shutil
-import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from vlm_core.atomic import whole_folder
 from vlm_core.errors import UserError
 
 MANIFEST = "manifest.json"
@@ -23,15 +21,6 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sync(path: Path) -> None:
-    """Have a file or folder on the disk before going on."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def why_unwritable(path: Path) -> str | None:
     """What keeps a folder, made if it is not there, from being written; None if nothing does."""
     try:
@@ -39,30 +28,6 @@ def why_unwritable(path: Path) -> str | None:
     except OSError as error:
         return error.strerror or str(error)
     return None if os.access(path, os.W_OK) else "no permission to write"
-
-
-@contextmanager
-def whole_folder(path: str | Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `path` in one step.
-
-    It stands beside `path` and is flushed to disk and renamed at the end; on any failure nothing is left. Raises
-    `UserError` if `path` exists or can't be written.
-    """
-    path = Path(path)
-    if path.exists():
-        raise UserError(f"{path} exists already; name another folder, or remove this one")
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        aside.mkdir(parents=True)
-        yield aside
-        for file in [*aside.rglob("*"), aside]:
-            sync(file)
-        os.rename(aside, path)
-        sync(path.parent)
-    except OSError as error:
-        raise UserError(f"{path}: cannot write: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def write_folder(

@@ -9,8 +9,8 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
+from vlm_core.atomic import whole_folder
 from vlm_core.errors import UserError, choices
-from vlm_core.folder import whole_folder
 from vlm_core.registry import KINDS, installed
 
 SKELETONS = ("encoder", "connector", "llm", "scan", "dataset", "benchmark")

@@ -12,8 +12,9 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
+from vlm_core.atomic import sync
 from vlm_core.errors import UserError
-from vlm_core.folder import MANIFEST, read_manifest, sha256, sync, verify_folder, write_folder
+from vlm_core.folder import MANIFEST, read_manifest, sha256, verify_folder, write_folder
 from vlm_core.model import VLM
 from vlm_core.weights import fill
 from vlm_train import pieces

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from weakref import ReferenceType, ref
 
+from vlm_core.atomic import write_file
 from vlm_core.errors import UserError
 from vlm_core.spec import Spec
 
@@ -87,12 +88,8 @@ class RunDir:
 
     def write(self, name: str, text: str) -> Path:
         """Write a small file in one step."""
-        path = self.path / name
-        path.parent.mkdir(exist_ok=True)
-        aside = path.with_name(f".{path.name}.tmp")
-        aside.write_text(text, encoding="utf-8")
-        os.replace(aside, path)
-        return path
+        write_file(self.path / name, text)
+        return self.path / name
 
     def log(self, *records: dict[str, Any], name: str = METRICS) -> None:
         """Append a line for each record to a JSONL file, and tell the trackers."""

@@ -15,6 +15,7 @@ import numpy as np
 
 from vlm_core.errors import BadSample, UserError
 from vlm_core.files import MAX_BYTES
+from vlm_core.printable import printable
 from vlm_core.rows import Row, text_length
 from vlm_train import rowindex
 from vlm_train.image_values import InlineImage, image_value
@@ -22,7 +23,7 @@ from vlm_train.index_cache import fingerprint, kept
 from vlm_train.jsonscan import MAX_ROW, loads
 from vlm_train.layouts import Column, Columns, Reading, record_name, record_row
 from vlm_train.tar_samples import TarSample, samples
-from vlm_train.tar_walk import BLOCK, Member, printable
+from vlm_train.tar_walk import BLOCK, Member
 from vlm_train.unknown_keys import check_unread, is_empty
 
 VERSION = 3

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import BinaryIO, NamedTuple
 
 from vlm_core.errors import BadSample
-from vlm_train.tar_walk import Entry, Member, Walk, printable
+from vlm_core.printable import printable
+from vlm_train.tar_walk import Entry, Member, Walk
 
 PICTURES = frozenset(
     ["avif", "bmp", "dib", "gif", "j2k", "jfif", "jp2", "jpe", "jpeg", "jpf", "jpg", "jpx", "mpo", "pbm", "pgm", "png",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
 from vlm_core.errors import UserError
+from vlm_core.printable import printable
 
 BLOCK = tarfile.BLOCKSIZE
 
@@ -29,11 +30,6 @@ class Entry(NamedTuple):
     start: int
     size: int
     fault: str = ""
-
-
-def printable(name: str) -> str:
-    """A member's name for messages, whatever bytes it is made of."""
-    return name if name.isprintable() else ascii(name)[1:-1]
 
 
 def _is_of_the_system(name: str) -> bool:

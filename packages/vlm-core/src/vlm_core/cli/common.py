@@ -13,6 +13,7 @@ from typing import NoReturn
 from vlm_core.cli.console import use_any_encoding
 from vlm_core.errors import UserError
 from vlm_core.paths import expanded
+from vlm_core.printable import printable
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -80,7 +81,7 @@ def run(
     try:
         return command(args) or 0
     except UserError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
+        print(f"{parser.prog}: {printable(error, lines=True)}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of a pipe left, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -89,7 +90,7 @@ def run(
         print(f"\n{parser.prog}: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
-        print(f"{parser.prog}: internal error: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"{parser.prog}: internal error: {type(error).__name__}: {printable(error)}", file=sys.stderr)
         print("this is a bug; --debug shows where", file=sys.stderr)
         return 70
 

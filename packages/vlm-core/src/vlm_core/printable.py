@@ -1,0 +1,24 @@
+"""Text of foreign origin made safe for terminals, logs and messages: control characters become escapes."""
+
+from __future__ import annotations
+
+_ALLOWED = frozenset("\u200c\u200d\u00a0\u202f\u3000")
+"""Not printable to Python, but part of written languages: joiners and spaces."""
+
+
+def printable(text: object, limit: int | None = None, *, lines: bool = False) -> str:
+    """`str(text)` in which each control, format or surrogate character is an escape such as `\\x1b`.
+
+    Line feeds and tabs are kept if `lines`, else escaped, too. Text longer than `limit` characters ends in `…`.
+    """
+    content = str(text)
+    if limit is not None and len(content) > limit:
+        content = content[: limit - 1] + "…"
+    if content.isprintable():
+        return content
+    kept = _ALLOWED | {"\n", "\t"} if lines else _ALLOWED
+    return "".join(c if c.isprintable() or c in kept else _escape(c) for c in content)
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")

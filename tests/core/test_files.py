@@ -1,0 +1,117 @@
+"""Reading files that others name, writing files that others read, and text that reaches a terminal."""
+
+import os
+import threading
+
+import pytest
+
+from vlm_core import atomic
+from vlm_core.atomic import whole_folder, write_file
+from vlm_core.errors import BadSample, UserError
+from vlm_core.files import open_regular, parse_json, read_bytes, read_file, read_text
+from vlm_core.printable import printable
+
+
+def opened(path):
+    with open_regular(path) as file:
+        return file.read()
+
+
+READERS = [read_bytes, read_text, opened]
+
+
+@pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize("kind", ["missing", "a folder", "a FIFO", "a device", "a NUL", "a surrogate"])
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path, read, kind):
+    path = {
+        "missing": tmp_path / "none",
+        "a folder": tmp_path,
+        "a FIFO": tmp_path / "fifo",
+        "a device": "/dev/zero",
+        "a NUL": "a\0b",
+        "a surrogate": "a\ud800b",
+    }[kind]
+    os.mkfifo(tmp_path / "fifo")
+    expected = {"missing": "no such file", "a NUL": "no name", "a surrogate": "no name"}.get(kind, kind)
+    with pytest.raises(UserError, match=expected) as caught:
+        read(path)
+    assert not isinstance(caught.value, BadSample), "no policy for rows skips it"
+
+
+def test_a_file_above_the_limit_is_refused(tmp_path):
+    (tmp_path / "a").write_bytes(b"12345")
+    assert read_bytes(tmp_path / "a", 5) == b"12345"
+    with pytest.raises(UserError, match="5 bytes; at most 4 are read"):
+        read_text(tmp_path / "a", 4)
+
+
+def test_of_rows_it_is_a_bad_sample(tmp_path):
+    with pytest.raises(BadSample) as caught:
+        read_file(tmp_path)
+    assert caught.value.reason == "not-a-file"
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "9" * 5000, "{", ""])
+def test_json_that_cannot_be_read_is_an_error_with_its_place(text):
+    with pytest.raises(UserError, match=r"^here: not JSON"):
+        parse_json(text, "here")
+
+
+def test_a_file_is_replaced_in_one_step(tmp_path, monkeypatch):
+    path = tmp_path / "deep" / "a.txt"
+    write_file(path, "one")
+
+    def full(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(UserError, match=r"a\.txt: cannot write: No space left on device"):
+        write_file(path, "two")
+    assert path.read_text() == "one"
+    assert os.listdir(path.parent) == ["a.txt"], "nothing is left beside it"
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_what_a_killed_writer_left_is_swept(tmp_path, folder):
+    old, young, others = (
+        tmp_path / ".a.00000000.tmp",
+        tmp_path / ".a.11111111.tmp",
+        tmp_path / ".b.00000000.tmp",
+    )
+    for left in (old, young, others):
+        left.mkdir() if folder else left.write_text("half")
+        if left != young:
+            os.utime(left, (0, 0))
+    if folder:
+        with whole_folder(tmp_path / "a") as aside:
+            (aside / "x").write_text("x")
+    else:
+        write_file(tmp_path / "a", "x")
+    assert sorted(os.listdir(tmp_path)) == [".a.11111111.tmp", ".b.00000000.tmp", "a"]
+
+
+def test_what_a_living_writer_holds_is_not_swept(tmp_path, monkeypatch):
+    monkeypatch.setattr(atomic, "ABANDONED_S", -1.0)
+    with whole_folder(tmp_path / "a") as aside:
+        write_file(tmp_path / "a.txt", "x")
+        atomic._sweep(tmp_path / "a")
+        assert aside.exists()
+    assert (tmp_path / "a").is_dir()
+
+
+def test_many_writers_of_one_file_leave_one_of_them_whole(tmp_path):
+    contents = [str(i) * 100_000 for i in range(8)]
+    writers = [threading.Thread(target=write_file, args=(tmp_path / "a", c)) for c in contents]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert (tmp_path / "a").read_text() in contents
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_control_characters_become_escapes():
+    assert printable("a\x1b]0;title\x07\nb\u202e\ud800é漢") == r"a\x1b]0;title\x07\nb\u202e\ud800é漢"
+    assert printable("a\tb\nc\rd", lines=True) == "a\tb\nc\\rd"
+    assert printable("می\u200cخواهم") == "می\u200cخواهم", "joiners are letters' own"
+    assert printable("x" * 300, 10) == "x" * 9 + "…"
