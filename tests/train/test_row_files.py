@@ -162,6 +162,10 @@ def test_a_large_file_costs_an_index(large):
     rows_of(large)
     tracemalloc.start()
     rows = rows_of(large)
+    assert tracemalloc.get_traced_memory()[1] < 2**18 + 60_000, (
+        "the buffer of hashlib.file_digest, and the index"
+    )
+    tracemalloc.reset_peak()
     for i in range(3, 3000):
         rows[i]
     held, peak = tracemalloc.get_traced_memory()

@@ -22,7 +22,7 @@ class PoolConfig(ConnectorConfig):
         return f"pool/{self.stride}"
 
     def weights_source(self) -> WeightsSource:
-        """New values from the seed; a part that loads trained ones says from where."""
+        """Random values from the seed; a part that loads trained weights returns WeightsSource("where from")."""
         return random_values()
 
     def build(self, d_in: int, d_out: int) -> PoolConnector:

@@ -45,6 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strictness", choices=("official", "sane"), help="scoring rule of benchmarks that have both"
     )
+    _add_model_arguments(parser)
+
+
+def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """How the model is asked."""
     parser.add_argument(
         "--batch-size", type=count, default=1, metavar="N", help="questions at once (default: 1)"
     )
