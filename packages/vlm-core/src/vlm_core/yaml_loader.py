@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from vlm_core.errors import Problem, SpecError, UserError
-from vlm_core.files import read_text
+from vlm_core.files import decode_text, read_bytes
 from vlm_core.printable import printable
 from vlm_core.yaml_scalars import NO_TEXT, value_of
 
@@ -208,11 +208,11 @@ def parse(text: str, file: str) -> Document:
 def read(path: str | Path) -> Document:
     """Read and parse a YAML file; a missing, unreadable or too large one is a `UserError`."""
     try:
-        text = read_text(path, MAX_BYTES)
+        content = read_bytes(path, MAX_BYTES)
     except UserError as error:
         reason = str(error).removeprefix(f"{path}: ")
         raise UserError(f"{path}: cannot read this spec: {reason}") from None
-    return parse(text, str(path))
+    return parse(decode_text(content, path), str(path))
 
 
 def override(document: Document, assignment: str) -> None:
