@@ -63,7 +63,7 @@ def _alike(old: Any, rng: Random) -> Any:
         return not old
     if isinstance(old, int | float):
         return rng.choice(
-            (values.number(rng), old * 10 ** rng.randrange(20), -old, old + 1, 0, float(old), str(old))
+            (values.number(rng), old * 10 ** rng.randrange(20), -old, old + 1, 0, f"{old!s:.99}")
         )
     if isinstance(old, str):
         cut = rng.randrange(len(old) + 1)
