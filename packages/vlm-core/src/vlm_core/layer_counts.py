@@ -18,12 +18,12 @@ NAMES = frozenset(
 
 
 def check_layers(config: Mapping[str, Any], where: str | Path) -> None:
-    """Raise `UserError` for a number of layers above `MAX_LAYERS`, also in configs inside of this one."""
+    """Raise `UserError` for a number of layers below 0 or above `MAX_LAYERS`, also in configs inside of this one."""
     for key, value in config.items():
         if key in NAMES:
             numbers = value if isinstance(value, list) else [value]
-            if any(isinstance(number, int | float) and number > MAX_LAYERS for number in numbers):
-                raise UserError(f"{where}: {key} is {shown(value)}; at most {MAX_LAYERS} layers are built")
+            if any(isinstance(number, int | float) and not 0 <= number <= MAX_LAYERS for number in numbers):
+                raise UserError(f"{where}: {key} is {shown(value)}; expected a number from 0 to {MAX_LAYERS}")
         if isinstance(value, Mapping):
             check_layers(value, where)
 
