@@ -1,7 +1,8 @@
 """Runs examples in one process and holds each against the promise: a result or a `UserError`, soon, and nothing else.
 
-A failure is any other exception, more than `SECONDS` of processor time, a process above `MEGABYTES`, a program that
-was started, a connection, or a file written outside the example's folder.
+A failure is any other exception, more than `SECONDS` of processor time, a process above `MEGABYTES` (or `MORE_MB` more
+than libraries took before the first example), a program that was started, a connection, or a file that was written
+outside the example's folder.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from fuzzing.guard import Guard
 from vlm_core.errors import BadSample, UserError
 
 KINDS = ("specs", "rows", "folders", "archives")
-SECONDS, HANG, MEGABYTES = 2.0, 20.0, 1000.0
+SECONDS, HANG, MEGABYTES, MORE_MB = 2.0, 20.0, 1000.0, 400.0
 
 
 class Kind(Protocol):
@@ -135,7 +136,7 @@ def _judge(report: Report, guard: Guard, read: Callable[[], str], number: int, d
     report.slowest = sorted([*report.slowest, Cost(seconds, number)], reverse=True)[:3]
     if not reason and seconds > SECONDS:
         reason = f"{seconds:.1f} s of processor time"
-    if not reason and peak_mb() > max(before, MEGABYTES):
+    if not reason and peak_mb() > max(before, MEGABYTES, report.start_mb + MORE_MB):
         reason = f"memory went from {before:.0f} to {peak_mb():.0f} MB"
     return reason or "; ".join(guard.violations)
 

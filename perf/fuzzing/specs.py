@@ -81,7 +81,7 @@ class Examples:
         if kind < 0.05:
             return mutate.data(self.texts[number].encode(), rng)
         if kind < 0.6:
-            content = _dumped(mutate.mutated(self.data[number], rng))
+            content = dumped(mutate.mutated(self.data[number], rng))
         else:
             content = mutate.text(self.texts[number], SNIPPETS, rng)
         if kind > 0.97:
@@ -117,7 +117,7 @@ def _write(path: Path, content: bytes, rng: Random) -> None:
         os.mkfifo(path.with_name("fifo"))
 
 
-def _dumped(data: Any) -> str:
+def dumped(data: Any) -> str:
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
     try:
         return yaml.dump(data, Dumper=dumper, allow_unicode=True)
