@@ -1,5 +1,8 @@
 """`base:`: what is merged, what replaces, and that every fault names the file and line it really comes from."""
 
+import os
+import time
+
 import pytest
 
 from vlm_core.errors import SpecError
@@ -96,14 +99,14 @@ def test_the_resolved_spec_stands_alone(write, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("base: none.yaml\n", "s.yaml:1: base: none.yaml: cannot read this spec: No such file or directory"),
+        ("base: none.yaml\n", "s.yaml:1: base: none.yaml: cannot read this spec: no such file"),
         ("name: x\nbase: 3\n", "s.yaml:2: base: expected the name of a spec file, got 3"),
         ("base: [a, b]\n", "s.yaml:1: base: expected the name of a spec file, got ['a', 'b']"),
         ("base: s.yaml\n", "s.yaml:1: base: a spec can't be based on itself: s.yaml → s.yaml"),
         ("base: t.yaml\n", "t.yaml:1: base: a spec can't be based on itself: s.yaml → t.yaml → s.yaml"),
         ("base: list.yaml\n", "s.yaml:1: base: list.yaml holds no mapping"),
         ("base: broken.yaml\n", "broken.yaml:2: not valid YAML"),
-        ("base: sub\n", "s.yaml:1: base: sub: cannot read this spec: Is a directory"),
+        ("base: sub\n", "s.yaml:1: base: sub: cannot read this spec: a folder, expected a regular file"),
         ("base: big.yaml\nbase: big.yaml\n", "s.yaml:2: base: this key appears twice"),
     ],
 )
@@ -139,3 +142,32 @@ def test_set_comes_last_and_is_named(write):
     assert fault("s.yaml", ["connector.scan=bms"]).startswith(
         "--set connector.scan=bms: connector.scan: unknown scan"
     )
+
+
+def test_long_chains_and_large_ones_are_refused(write, monkeypatch):
+    write(**{f"b{i}": f"base: b{i + 1}.yaml\n" for i in range(1500)})
+    assert fault("b0.yaml").startswith("b32.yaml:1: base: the file before it has 32 bases already")
+    assert fault("b1480.yaml").startswith("b1499.yaml:1: base: b1500.yaml: cannot read this spec")
+    write(a="base: b.yaml\n" + "# x\n" * 40_000, b="name: x\n" + "# x\n" * 40_000)
+    assert fault("a.yaml").startswith("a.yaml:1: base: with b.yaml, the files are together 320021 characters")
+    write(a="base: b.yaml\n" + "".join(f"a{i}: 1\n" for i in range(6000)),
+          b="".join(f"b{i}: 1\n" for i in range(6000)))  # fmt: skip
+    assert fault("a.yaml").startswith("a.yaml:1: base: with its base, a.yaml holds more than 10000 values")
+
+
+def test_many_keys_are_merged_and_told_quickly(write):
+    write(a="base: b.yaml\n" + "".join(f"k{i}: 1\n" for i in range(9000)),
+          b="".join(f"k{i}: 0\n" for i in range(9000)))  # fmt: skip
+    began = time.process_time()
+    lines = fault("a.yaml").splitlines()
+    assert len(lines) == 51
+    assert lines[-1] == "and 8953 more faults"
+    assert time.process_time() - began < 4
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device", "loop"])
+def test_a_base_is_a_regular_file(write, tmp_path, kind):
+    write(s="base: other.yaml\n")
+    other = tmp_path / "other.yaml"
+    os.mkfifo(other) if kind == "fifo" else other.symlink_to("/dev/zero" if kind == "device" else other)
+    assert fault("s.yaml").startswith("s.yaml:1: base: other.yaml: cannot read this spec: ")

@@ -1,5 +1,6 @@
 """The sweep file: rows, axes, and every fault at its line."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -93,12 +94,25 @@ def test_what_a_run_is_started_with_gives_the_same_spec(sweep_file, tmp_path):
         ("rows: {a: {}}\nseeds: [-1]", "sweep.yaml:4: seeds.0: got -1"),
         ("rows: {a/b: {}, a-b: {}}", "two rows would share the folder 'a-b'"),
         ("rows: {../up: {}, 'a  b': {}}", "sweep.yaml:3"),
+        ("axes: {{a.b: {0}, c.d: {0}, e.f: {0}}}".format(list(range(1000))),
+         "the sweep has 3000000000 runs; at most 2000 go into one"),
+        ("rows: {a: {}}\nseeds: " + str(list(range(2001))), "the sweep has 2001 runs"),
+        ("axes: {connector.scan: [" + "x" * 300 + "]}", "make a name of more than 255 bytes"),
         ("rows: {a: {}}\nrows: {b: {}}", "sweep.yaml:4: rows: this key appears twice"),
     ],
     ids=lambda value: value[:24],
 )  # fmt: skip
 def test_faults_name_file_and_line(sweep_file, text, said):
     assert said in faults(sweep_file(text + "\n"))
+
+
+def test_many_rows_are_checked_quickly(sweep_file):
+    began = time.process_time()
+    grid = load(
+        sweep_file(f"seeds: [0]\naxes: {{train.max_length: [{', '.join(map(str, range(40, 1040)))}]}}\n")
+    )
+    assert len(grid.rows) == 1000
+    assert time.process_time() - began < 10
 
 
 def test_a_base_that_is_not_there(tmp_path):

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from vlm_core import exchange
+from vlm_core.build_limits import bounded_modules
 from vlm_core.errors import UserError
 from vlm_core.folder import verify_folder, write_folder
 from vlm_core.initial_weights import weight_rows
@@ -52,7 +53,7 @@ def _parts(
             to_dtype(part, dtype)
         return part
 
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), bounded_modules():
         torch.manual_seed(seed)
         encoder = built(spec.encoder.build(weights=weights, assets=assets and assets / "encoder"))
         llm = built(spec.llm.build(weights=weights, assets=assets and assets / "llm"))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from vlm_core.errors import UserError
+from vlm_core.files import open_regular
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -79,12 +80,9 @@ class EncodedImageInFile(EncodedImage):
     def text(self) -> str:
         if self.missing:
             raise UserError(str(self))
-        try:
-            with self.path.open("rb") as file:
-                file.seek(self.start)
-                content = file.read(self.length)
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot read this file: {error.strerror}") from None
+        with open_regular(self.path) as file:
+            file.seek(self.start)
+            content = file.read(self.length)
         if hashlib.sha256(content).hexdigest() != self.digest:
             raise UserError(
                 f"{self.path}: has changed since it was read: the image at byte {self.start} is not the same"

@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+LONGEST, MOST = 200, 50
+"""Characters of a foreign name, and faults, that one message shows."""
+
 
 class UserError(ValueError):
     """A fault that the user can mend; the CLIs print it without a traceback and exit with 2."""
@@ -30,6 +33,12 @@ class BadSample(UserError):
         return type(self), (self.reason, str(self), self.row)
 
 
+def shown(value: object, limit: int = 60) -> str:
+    """The `repr` of a value from a file or a command line, cut to at most `limit` characters."""
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
 @dataclass(frozen=True)
 class Problem:
     """One fault of a spec: where it stands and what is wrong."""
@@ -39,20 +48,24 @@ class Problem:
     text: str
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.path + ': ' if self.path else ''}{self.text}"
+        path = self.path if len(self.path) <= LONGEST else f"{self.path[:LONGEST]}…"
+        return f"{self.where}: {path + ': ' if path else ''}{self.text}"
 
 
 class SpecError(UserError):
-    """Every fault found in a spec, each with file, line and dotted path."""
+    """Every fault found in a spec, each with file, line and dotted path; the text has the first `MOST`."""
 
     def __init__(self, problems: list[Problem]) -> None:
-        super().__init__("\n".join(str(problem) for problem in problems))
+        lines = [str(problem) for problem in problems[:MOST]]
+        if len(problems) > MOST:
+            lines.append(f"and {len(problems) - MOST} more faults")
+        super().__init__("\n".join(lines))
         self.problems = problems
 
 
 def choices(seen: object, allowed: Iterable[str]) -> str:
     """`; possible: a, b; did you mean 'a'?`, the tail of every message about a wrong name."""
     names = sorted(allowed)
-    near = difflib.get_close_matches(str(seen), names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(seen)[:LONGEST], names, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return f"; possible: {', '.join(names) or 'none'}{hint}"

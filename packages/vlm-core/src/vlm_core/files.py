@@ -16,6 +16,8 @@ from typing import Any, BinaryIO, TypeVar
 from vlm_core.errors import BadSample, UserError
 
 MAX_BYTES = 256 * 2**20
+JSON_BYTES, TOKENIZER_BYTES = 32 * 2**20, 64 * 2**20
+"""The largest JSON file, and the largest tokenizer, that is read whole; the largest known have 10 and 35 MB."""
 PATIENCE = (0.1, 1.0, 5.0)
 """Seconds to wait before each further attempt."""
 STUMBLES: list[str] = []
@@ -128,6 +130,11 @@ def json_object(text: str, where: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{where}: expected a JSON object, got {type(content).__name__}")
     return content
+
+
+def read_json(path: str | Path, max_bytes: int = JSON_BYTES) -> dict[str, Any]:
+    """The JSON object in a file; `UserError` for what `read_bytes` refuses and for what is none."""
+    return json_object(read_text(path, max_bytes), path)
 
 
 class RepeatedKeyError(ValueError):

@@ -11,8 +11,10 @@ from typing import Annotated, Any, get_args
 from pydantic import AfterValidator, BaseModel, Field
 from pydantic.fields import FieldInfo
 
-from vlm_core.errors import UserError
+from vlm_core.errors import UserError, shown
 
+MAX_PATH, MAX_NAME = 4095, 255
+"""Bytes of a path, and of a file's name."""
 _SCHEMES = ("local-dir:",)
 """Prefixes of a path, as timm and open_clip write them."""
 
@@ -25,8 +27,9 @@ class NamesFiles:
 def expanded(text: str) -> str:
     """`text` with `~` or `~user` at its start replaced by that home folder; other text as it is.
 
-    Raises `UserError` where nobody knows the home folder.
+    Raises `UserError` where nobody knows the home folder, and for what can be no path.
     """
+    _refuse_no_path(text)
     scheme = next((scheme for scheme in _SCHEMES if text.startswith(scheme)), "")
     path = text.removeprefix(scheme)
     found = os.path.expanduser(path)
@@ -36,6 +39,21 @@ def expanded(text: str) -> str:
             f"{text}: no home folder is known for {user}; write ./{path} for a name that begins so"
         )
     return scheme + found
+
+
+def _refuse_no_path(text: str) -> None:
+    """Raise `UserError` for a text that every function of the system would stumble over; a URL may be longer."""
+    try:
+        data = os.fsencode(text)
+    except UnicodeEncodeError:
+        raise UserError(f"{shown(text)}: no path: it holds half a character (a surrogate)") from None
+    if b"\0" in data:
+        raise UserError(f"{shown(text)}: no path: it holds the character U+0000")
+    longest = 0 if "://" in text else max(map(len, data.split(b"/")))
+    if len(data) > MAX_PATH or longest > MAX_NAME:
+        raise UserError(
+            f"{shown(text)}: no path: {len(data)} bytes; a path has at most {MAX_PATH}, a name in it {MAX_NAME}"
+        )
 
 
 def _expanded_path(path: Path) -> Path:

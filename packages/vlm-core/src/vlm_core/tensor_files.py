@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,9 +14,10 @@ from torch import Tensor
 
 from vlm_core.errors import UserError
 from vlm_core.faults import UNSAFE
-from vlm_core.files import decode_text
+from vlm_core.files import open_regular, read_json
 
 INDEX = ".index.json"
+_NAME = re.compile(r"[^\x00-\x1f\ud800-\udfff]{1,200}")
 _POINTER = b"version https://git-lfs"
 
 
@@ -32,13 +33,9 @@ def read(path: Path, wrappers: tuple[str, ...] = ()) -> dict[str, Tensor]:
 
 def shards(index: Path) -> list[Path]:
     """The files that an index names, all of them beside it."""
-    try:
-        names = sorted(
-            {str(name) for name in json.loads(decode_text(index.read_bytes(), index))["weight_map"].values()}
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        names = []
-    if not names or any(Path(name).name != name for name in names):
+    found = read_json(index).get("weight_map")
+    names = sorted(set(map(str, found.values()))) if isinstance(found, dict) else []
+    if not names or any(Path(name).name != name or not _NAME.fullmatch(name) for name in names):
         raise UserError(f"{index}: expected a weight_map from tensors to files beside it")
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
@@ -50,7 +47,7 @@ def shards(index: Path) -> list[Path]:
 
 
 def _content(path: Path) -> object:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         if file.read(len(_POINTER)) == _POINTER:
             raise UserError(f"{path}: a pointer of git-lfs, not the weights; `git lfs pull` fetches them")
     try:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticCustomError, core_schema
 
 from vlm_core.config import ComponentConfig, Kind
-from vlm_core.errors import Problem, SpecError, UserError, choices
+from vlm_core.errors import Problem, SpecError, UserError, choices, shown
 from vlm_core.registry import installed
 from vlm_core.yaml_loader import Document, Path_
 
@@ -73,13 +73,13 @@ def _text(model: type[BaseModel], error: Any) -> str:
         return "this key is required"
     if kind == "literal_error":
         allowed = error["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
-        return f"unknown value {seen!r}{choices(seen, allowed)}"
+        return f"unknown value {shown(seen)}{choices(seen, allowed)}"
     if kind == "too_short" and isinstance(seen, str):  # pydantic counts the characters of a path as items
-        return f"got {seen!r}: expected at least {error['ctx']['min_length']} character"
+        return f"got {shown(seen)}: expected at least {error['ctx']['min_length']} character"
     message = error["msg"].removeprefix("Value error, ")
     if kind in ("component", "value_error"):
         return message
-    return f"got {seen!r}: {message[:1].lower()}{message[1:]}"
+    return f"got {shown(seen)}: {message[:1].lower()}{message[1:]}"
 
 
 def _problems(document: Document, at: Path_, model: type[BaseModel], errors: list[Any]) -> list[Problem]:
@@ -102,7 +102,7 @@ def validate(model: type[M], document: Document, at: Path_ = ()) -> M:
     for key in at:
         data = data[key]
     if not isinstance(data, dict):
-        raise SpecError([document.problem(at, f"expected a mapping of keys, got {data!r:.60}")])
+        raise SpecError([document.problem(at, f"expected a mapping of keys, got {shown(data)}")])
     try:
         return model.model_validate(data)
     except ValidationError as error:

@@ -1,12 +1,14 @@
 """YAML as people expect it, with the line of every value.
 
 PyYAML alone reads `1e-5` as a string, `010` as 8 and `yes` as true, keeps the last of two equal keys and
-expands alias bombs. Here scalars follow YAML 1.2's core schema, and those traps are errors with a line.
+expands alias bombs. Here scalars follow YAML 1.2's core schema, and those traps are errors with a line. The document
+is built from PyYAML's events, which come one by one, so that a limit ends the work where it is reached.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,17 +17,18 @@ from typing import Any
 import yaml
 
 from vlm_core.errors import Problem, SpecError, UserError
-from vlm_core.files import decode_text
+from vlm_core.files import decode_text, read_bytes
+from vlm_core.printable import printable
+from vlm_core.yaml_scalars import NO_TEXT, value_of
 
-MAX_BYTES, MAX_DEPTH, MAX_NODES = 1_000_000, 40, 50_000
-_SCALARS = [
-    ("null", re.compile(r"^(?:~|null|Null|NULL|)$"), lambda text: None),
-    ("bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), lambda text: text.lower() == "true"),
-    ("int", re.compile(r"^[-+]?[0-9]+$"), int),
-    ("float", re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$"), float),
-    ("nan", re.compile(r"^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"), lambda t: float(t.replace(".", ""))),
-]
-_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map")}
+MAX_BYTES, MAX_DEPTH, MAX_NODES, MAX_KEY = 250_000, 40, 10_000, 1000
+_TAGS = {
+    kind: (None, "!", f"tag:yaml.org,2002:{name}")
+    for kind, name in (
+        (yaml.ScalarEvent, "str"), (yaml.SequenceStartEvent, "seq"), (yaml.MappingStartEvent, "map")
+    )
+}  # fmt: skip
+_LIMIT = f"the file is larger than {MAX_NODES} values, {MAX_DEPTH} levels or {MAX_BYTES} characters (aliases counted)"
 Path_ = tuple[str | int, ...]
 
 
@@ -48,10 +51,11 @@ class Layer:
 
 @dataclass
 class Document:
-    """A parsed file: plain data, where each value stands, and the files it was put together from."""
+    """A parsed file of `size` characters: plain data, where each value stands, and the files it came from."""
 
     file: str
     data: Any
+    size: int = 0
     lines: dict[Path_, str] = field(default_factory=dict)
     layers: list[Layer] = field(default_factory=list)
 
@@ -65,83 +69,156 @@ class Document:
         return Problem(self.where(path), ".".join(str(p) for p in path), text)
 
 
-def _scalar(node: yaml.ScalarNode) -> Any:
-    if node.style in ("'", '"', "|", ">"):
-        return node.value
-    for _, pattern, convert in _SCALARS:
-        if pattern.match(node.value):
-            return convert(node.value)
-    return node.value
+def _events(text: str, file: str) -> Iterator[yaml.Event]:
+    """PyYAML's events; whatever it raises is a `SpecError` with the line."""
+    loader = None
+    try:
+        loader = yaml.BaseLoader(text)
+        while loader.check_event():
+            yield loader.get_event()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise _invalid(file, mark and mark.line, error.problem) from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position)
+        raise _invalid(file, line, f"the character U+{error.character:04X} is not allowed") from None
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+    ) as error:  # ValueError: a version or an escape out of range
+        raise _invalid(file, loader and loader.line, str(error).split("\n")[0]) from None
+
+
+def _invalid(file: str, line: int | None, reason: str | None) -> SpecError:
+    where = file if line is None else f"{file}:{line + 1}"
+    return SpecError([Problem(where, "", f"not valid YAML: {printable(reason, 200)}")])
 
 
 class _Builder:
-    def __init__(self, document: Document) -> None:
-        self.document, self.count = document, 0
+    """Puts the values of one document together, with the line of each."""
 
-    def fail(self, node: yaml.Node, path: Path_, text: str) -> SpecError:
-        where = f"{self.document.file}:{node.start_mark.line + 1}"
+    def __init__(self, document: Document, events: Iterator[yaml.Event]) -> None:
+        self.document, self.events = document, events
+        self.values = self.characters = 0
+        self.anchors: dict[str, tuple[Any, Path_]] = {}
+
+    def fail(self, event: yaml.Event, path: Path_, text: str) -> SpecError:
+        where = f"{self.document.file}:{event.start_mark.line + 1}"
         return SpecError([Problem(where, ".".join(map(str, path)), text)])
 
-    def build(self, node: yaml.Node, path: Path_) -> Any:
-        self.count += 1
-        if self.count > MAX_NODES or len(path) > MAX_DEPTH:
-            limit = f"{MAX_NODES} values or {MAX_DEPTH} levels"
-            raise self.fail(node, path, f"the file is larger than {limit} (aliases counted)")
-        if node.tag not in _TAGS:
-            raise self.fail(node, path, f"the tag {node.tag} is not allowed")
-        self.document.lines[path] = f"{self.document.file}:{node.start_mark.line + 1}"
-        if isinstance(node, yaml.ScalarNode):
-            return _scalar(node)
-        if isinstance(node, yaml.SequenceNode):
-            return [self.build(item, (*path, i)) for i, item in enumerate(node.value)]
-        assert isinstance(node, yaml.MappingNode)
-        return self.mapping(node, path)
+    def count(self, event: yaml.Event, path: Path_, value: Any = None) -> None:
+        """One more value, refused beyond the limits."""
+        self.values += 1
+        self.characters += len(value) if isinstance(value, str) else 0
+        if self.values > MAX_NODES or len(path) > MAX_DEPTH or self.characters > MAX_BYTES:
+            raise self.fail(event, path, _LIMIT)
 
-    def mapping(self, node: yaml.MappingNode, path: Path_) -> dict[str, Any]:
+    def build(self, event: yaml.Event, path: Path_) -> Any:
+        if isinstance(event, yaml.AliasEvent):
+            return self.alias(event, path)
+        if event.tag not in _TAGS[type(event)]:
+            raise self.fail(event, path, f"the tag {printable(event.tag, 100)} is not allowed")
+        self.count(event, path, getattr(event, "value", None))
+        self.document.lines[path] = f"{self.document.file}:{event.start_mark.line + 1}"
+        if isinstance(event, yaml.ScalarEvent):
+            value = self.scalar(event, path)
+        elif isinstance(event, yaml.SequenceStartEvent):
+            value = [self.build(item, (*path, i)) for i, item in enumerate(self.items(yaml.SequenceEndEvent))]
+        else:
+            value = self.mapping(path)
+        if event.anchor is not None:
+            if event.anchor in self.anchors:
+                raise self.fail(event, path, f"the anchor &{printable(event.anchor, 60)} appears twice")
+            self.anchors[event.anchor] = value, path
+        return value
+
+    def items(self, end: type[yaml.Event]) -> Iterator[yaml.Event]:
+        """The first event of each item up to the `end`; who takes one takes all of that item."""
+        while not isinstance(event := next(self.events), end):
+            yield event
+
+    def scalar(self, event: yaml.ScalarEvent, path: Path_) -> Any:
+        try:
+            return value_of(event)
+        except ValueError as error:
+            raise self.fail(event, path, str(error)) from None
+
+    def mapping(self, path: Path_) -> dict[str, Any]:
         result: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
-            if key is None:
-                raise self.fail(key_node, path, "a key must be a plain word")
+        for event in self.items(yaml.MappingEndEvent):
+            key = self.key(event, path)
             if key in result:
                 first = self.document.lines[(*path, key)]
-                raise self.fail(key_node, (*path, key), f"this key appears twice; the first is at {first}")
-            result[key] = self.build(value_node, (*path, key))
-            self.document.lines[(*path, key)] = f"{self.document.file}:{key_node.start_mark.line + 1}"
+                raise self.fail(event, (*path, key), f"this key appears twice; the first is at {first}")
+            result[key] = self.build(next(self.events), (*path, key))
+            self.document.lines[(*path, key)] = f"{self.document.file}:{event.start_mark.line + 1}"
         return result
+
+    def key(self, event: yaml.Event, path: Path_) -> str:
+        if (
+            not isinstance(event, yaml.ScalarEvent)
+            or event.tag not in _TAGS[yaml.ScalarEvent]
+            or event.anchor
+        ):
+            raise self.fail(event, path, "a key must be a plain word")
+        key = event.value
+        if not key or len(key) > MAX_KEY or NO_TEXT.search(key):
+            raise self.fail(event, path, f"a key must be a plain word of 1 to {MAX_KEY} characters")
+        if key == "<<" and not event.style:
+            raise self.fail(event, path, "merge keys are not read; write the keys out, or use `base`")
+        self.characters += len(key)
+        return key
+
+    def alias(self, event: yaml.AliasEvent, path: Path_) -> Any:
+        if event.anchor not in self.anchors:
+            raise self.fail(event, path, f"nothing before it has the anchor &{printable(event.anchor, 60)}")
+        value, source = self.anchors[event.anchor]
+        return self.copy(event, value, source, path)
+
+    def copy(self, event: yaml.Event, value: Any, source: Path_, path: Path_) -> Any:
+        """The value that stands at `source`, once more at `path`; its lines stay those of the anchor."""
+        self.count(event, path, value)
+        self.document.lines[path] = self.document.lines[source]
+        if isinstance(value, list):
+            return [self.copy(event, v, (*source, i), (*path, i)) for i, v in enumerate(value)]
+        if isinstance(value, dict):
+            return {k: self.copy(event, v, (*source, k), (*path, k)) for k, v in value.items()}
+        return value
 
 
 def parse(text: str, file: str) -> Document:
     """Parse YAML text; raises `SpecError` with `file` and line."""
-    document = Document(file, None)
     if len(text) > MAX_BYTES:
         raise UserError(f"{file}: {len(text)} characters; a spec holds at most {MAX_BYTES}")
-    try:
-        node = yaml.compose(text, Loader=yaml.BaseLoader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = f":{mark.line + 1}" if mark else ""
-        raise SpecError([Problem(f"{file}{line}", "", f"not valid YAML: {error.problem}")]) from None
-    except (yaml.YAMLError, RecursionError) as error:
-        detail = "nested too deeply" if isinstance(error, RecursionError) else str(error).split("\n")[0]
-        raise SpecError([Problem(file, "", f"not valid YAML: {detail}")]) from None
-    document.data = _Builder(document).build(node, ()) if node else None
+    document = Document(file, None, len(text))
+    events = _events(text, file)
+    builder = _Builder(document, events)
+    documents = 0
+    for event in events:
+        if isinstance(event, yaml.DocumentStartEvent):
+            documents += 1
+        elif isinstance(event, yaml.NodeEvent):
+            document.data = builder.build(event, ())
+        if documents > 1:
+            raise builder.fail(event, (), "not valid YAML: a second document begins here; a file holds one")
     return document
 
 
 def read(path: str | Path) -> Document:
-    """Read and parse a YAML file; a missing or unreadable file is a `UserError`."""
+    """Read and parse a YAML file; a missing, unreadable or too large one is a `UserError`."""
     try:
-        text = decode_text(Path(path).read_bytes(), path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot read this spec: {error.strerror or error}") from None
-    return parse(text, str(path))
+        content = read_bytes(path, MAX_BYTES)
+    except UserError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise UserError(f"{path}: cannot read this spec: {reason}") from None
+    return parse(decode_text(content, path), str(path))
 
 
 def override(document: Document, assignment: str) -> None:
     """Apply `dotted.path=value` (value in YAML) from the command line to the document in place."""
     dotted, equals, text = assignment.partition("=")
-    where = f"--set {assignment}"
+    where = f"--set {printable(assignment, 100)}"
     if not equals or not dotted:
         raise UserError(f"{where}: expected dotted.path=value")
     put(document, dotted, parse(text, where).data, where)
@@ -150,19 +227,27 @@ def override(document: Document, assignment: str) -> None:
 def put(document: Document, dotted: str, value: Any, where: str) -> None:
     """Set the value at a dotted path in place; from now on `where` is what faults in it are said to stand at.
 
-    Raises `UserError` if the path leads through something that isn't there.
+    A number in the path counts the items of a list. Raises `UserError` if the path leads through something that
+    isn't there.
     """
-    path = tuple(int(part) if part.isdigit() else part for part in dotted.strip().split("."))
-    target = document.data
-    for i, key in enumerate(path[:-1]):
+    target, path = document.data, ()
+    *parents, last = dotted.strip().split(".")
+    for name in parents:
+        key, path = _key(target, name), (*path, _key(target, name))
         try:
             target = target[key]
         except (KeyError, IndexError, TypeError):
-            seen = ".".join(map(str, path[: i + 1]))
+            seen = printable(".".join(map(str, path)), 100)
             raise UserError(f"{where}: the spec has no {seen}") from None
+    path = (*path, _key(target, last))
     try:
         target[path[-1]] = deepcopy(value)
     except (IndexError, TypeError):
-        raise UserError(f"{where}: {'.'.join(map(str, path[:-1]))} cannot hold it") from None
+        raise UserError(f"{where}: {'.'.join(map(str, path[:-1])) or 'the spec'} cannot hold it") from None
     document.lines = {at: line for at, line in document.lines.items() if at[: len(path)] != path}
     document.lines[path] = where
+
+
+def _key(target: Any, name: str) -> str | int:
+    """What a part of a dotted path means in `target`: the place of an item or a key."""
+    return int(name) if isinstance(target, list) and re.fullmatch("[0-9]{1,6}", name) else name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from vlm_core.errors import UserError
-from vlm_core.files import json_object, read_text
+from vlm_core.files import parse_json, read_json
 from vlm_encoders import checkpoints, preprocessor_config
 from vlm_encoders.pretrained_config import Told
 
@@ -49,10 +48,6 @@ def in_folder(folder: Path) -> list[Told]:
         if (path := folder / name).is_file():
             found.append(Told(str(path), reader(read_json(path), str(path))))
     return found
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    return json_object(read_text(path), path)
 
 
 def part(content: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
@@ -146,8 +141,8 @@ def _metadata(metadata: Mapping[str, str], where: str) -> dict[str, Any]:
     values = {}
     for key, text in metadata.items():
         try:
-            values[key] = json.loads(text)
-        except ValueError:
+            values[key] = parse_json(text, key)
+        except UserError:
             values[key] = text
     facts = {
         key: values[key] for key in ("mean", "std", "interpolation", "fit", "activation") if key in values

@@ -6,11 +6,12 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field, FiniteFloat, PositiveInt, SerializeAsAny, model_validator
+from pydantic import Field, FiniteFloat, PositiveInt, SerializeAsAny, field_validator, model_validator
 
 from vlm_core.config import Download, EncoderConfig, Recipe, WeightsSource, random_values
-from vlm_core.errors import UserError
+from vlm_core.errors import UserError, shown
 from vlm_core.hub import FromHub, source_of
+from vlm_core.layer_counts import check_layers
 from vlm_core.paths import LocalPath
 from vlm_core.validate import component
 
@@ -23,6 +24,7 @@ Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
 Scalar = int | float | bool | str
 Colour = Annotated[list[Annotated[FiniteFloat, Field(ge=-1, le=1)]], Field(min_length=3, max_length=3)]
 Positive3 = Annotated[list[Annotated[FiniteFloat, Field(gt=0)]], Field(min_length=3, max_length=3)]
+MAX_TOWERS, MAX_ARGUMENT = 16, 2**20
 FACTS = ("image_size", "fit", "crop_pct", "interpolation", "mean", "std", "activation")
 
 
@@ -123,9 +125,20 @@ class TimmConfig(_TowerConfig):
     match: Literal["names", "order"] = Field(
         default="names", description="pair the file's tensors with the model's by name or by position"
     )
-    model_args: dict[str, Scalar | list[Scalar]] = Field(
+    model_args: dict[str, Scalar | Annotated[list[Scalar], Field(max_length=1000)]] = Field(
         default_factory=dict, description="further arguments of the tower, as timm.create_model takes them"
     )
+
+    @field_validator("model_args")
+    @classmethod
+    def _bounded(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Numbers are counts, of which libraries make lists."""
+        for name, value in arguments.items():
+            for item in value if isinstance(value, list) else [value]:
+                if isinstance(item, int | float) and abs(item) > MAX_ARGUMENT:
+                    raise ValueError(f"{name}: {shown(item)} is beyond {MAX_ARGUMENT}")
+        check_layers(arguments, "model_args")
+        return arguments
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -258,8 +271,15 @@ class FusedConfig(EncoderConfig):
 
     type: Literal["fused"] = "fused"
     towers: list[Annotated[SerializeAsAny[EncoderConfig], component("encoder")]] = Field(
-        min_length=2, description="encoders of any type; equal image sizes and equal grids"
+        min_length=2, max_length=8, description="encoders of any type; equal image sizes and equal grids"
     )
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        """Also of towers inside towers."""
+        if (count := sum(1 for _ in self.components())) > MAX_TOWERS:
+            raise ValueError(f"{count} encoders inside one another; at most {MAX_TOWERS} are built")
+        return self
 
     def label(self) -> str:
         return f"fused ({' + '.join(tower.label() for tower in self.towers)})"

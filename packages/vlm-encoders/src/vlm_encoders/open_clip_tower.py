@@ -13,9 +13,9 @@ from open_clip import pretrained as hub
 from torch import Tensor, nn
 
 from vlm_core.errors import UserError
+from vlm_core.files import read_json
 from vlm_encoders import checkpoints, matching
 from vlm_encoders.activations import set_activation
-from vlm_encoders.checkpoint_configs import read_json
 from vlm_encoders.open_clip_pretrained_config import tower_facts
 from vlm_encoders.pretrained_config import SAVED, Facts, saved, spec_keys
 from vlm_encoders.timm_tower import TimmTower, set_size

@@ -11,8 +11,9 @@ from timm.models import PretrainedCfg
 from torch import nn
 
 from vlm_core.errors import UserError
+from vlm_core.files import read_json
 from vlm_encoders.activations import activation_of
-from vlm_encoders.checkpoint_configs import ARCHITECTURE, CONFIG, beside, of_timm, part, read_json
+from vlm_encoders.checkpoint_configs import ARCHITECTURE, CONFIG, beside, of_timm, part
 from vlm_encoders.checkpoints import locate
 from vlm_encoders.pretrained_config import KEYS, NEEDED, Facts, Told, settle
 

@@ -13,8 +13,9 @@ from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 from vlm_core.errors import UserError
+from vlm_core.files import read_json
 from vlm_encoders.activations import activation_of, set_activation
-from vlm_encoders.checkpoint_configs import CONFIG, part, read_json
+from vlm_encoders.checkpoint_configs import CONFIG, part
 from vlm_encoders.pretrained_config import SAVED, Facts, saved, spec_keys
 from vlm_encoders.timm_pretrained_config import Source, arguments_beside, tower_facts
 from vlm_encoders.timm_weights import load_file

@@ -12,6 +12,7 @@ from transformers.utils.hub import cached_file
 
 from vlm_core.errors import UserError
 from vlm_core.faults import listed, shape_of
+from vlm_core.layer_counts import check_config_file
 from vlm_core.tensor_files import INDEX, shards
 from vlm_core.verbosity import errors_only, without_progress_bars
 from vlm_encoders.tower import one_line
@@ -33,6 +34,7 @@ def _vision_half(model: Any) -> PreTrainedModel:
 
 def random(source: str, remote: dict[str, Any]) -> tuple[PreTrainedModel, dict[str, Any]]:
     """The architecture alone, from its config.json, and an empty account."""
+    check_config_file(source)
     try:
         config = _vision(AutoConfig.from_pretrained(source, **remote))
         model = AutoModel.from_config(config, trust_remote_code=remote["trust_remote_code"])
@@ -43,6 +45,7 @@ def random(source: str, remote: dict[str, Any]) -> tuple[PreTrainedModel, dict[s
 
 def pretrained(source: str, remote: dict[str, Any]) -> tuple[PreTrainedModel, dict[str, Any]]:
     """The tower and the library's account of what it found; tensors of the text half are not read."""
+    check_config_file(source)
     try:
         config = _vision(AutoConfig.from_pretrained(source, **remote))
     except Exception as error:  # hub, network and each model's config raise errors of their own

@@ -10,7 +10,7 @@ from torch import Tensor
 from vlm_core import tensor_files
 from vlm_core.errors import UserError
 from vlm_core.faults import listed
-from vlm_core.files import json_object, read_text
+from vlm_core.files import read_json
 
 CONFIG = "config.json"
 _SAFE = ("model.safetensors.index.json", "model.safetensors")
@@ -42,11 +42,11 @@ def _download(source: str, revision: str | None, patterns: list[str]) -> Path:
         ) from None
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; `UserError` if the file is missing or holds something else."""
-    if not path.exists():
-        raise UserError(f"{path}: missing; a checkpoint folder holds config.json and the weights")
-    return json_object(read_text(path), path)
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config.json of a checkpoint; `UserError` if it is missing or holds no object."""
+    if not (folder / CONFIG).exists():
+        raise UserError(f"{folder / CONFIG}: missing; a checkpoint folder holds config.json and the weights")
+    return read_json(folder / CONFIG)
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:

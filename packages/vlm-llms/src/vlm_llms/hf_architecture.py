@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
-from vlm_core.errors import UserError, choices
+from vlm_core.errors import UserError, choices, shown
+from vlm_core.layer_counts import check_layers
 
 _LEGACY = {
     "rope_theta",
@@ -21,7 +22,8 @@ def architecture(given: dict[str, Any]) -> PreTrainedConfig:
     """The configuration that `given` describes; raises `UserError` for a type or key that transformers lacks."""
     kind = given.get("model_type")
     if not isinstance(kind, str):
-        raise UserError(f"llm config needs model_type, as config.json has it; got {kind!r}")
+        raise UserError(f"llm config needs model_type, as config.json has it; got {shown(kind)}")
+    check_layers(given, "llm config")
     try:
         config = AutoConfig.for_model(**given)
     except Exception as error:  # each configuration class checks its values in its own way

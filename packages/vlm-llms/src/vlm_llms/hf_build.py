@@ -15,6 +15,7 @@ from transformers.utils.hub import cached_file
 from vlm_core.errors import UserError
 from vlm_core.faults import UNSAFE, listed, shape_of
 from vlm_core.interfaces import Tokenizer
+from vlm_core.layer_counts import check_config_file
 from vlm_core.verbosity import without_progress_bars
 from vlm_llms.hf_adapter import TransformersLM
 from vlm_llms.hf_architecture import architecture, check_agreement
@@ -41,6 +42,7 @@ def build(
     """
     number = getattr(torch, dtype)
     remote = _remote(revision, trust_remote_code)
+    check_config_file(model if assets is None else assets)
     try:
         if weights:
             inner = _with_weights(model, number, remote)

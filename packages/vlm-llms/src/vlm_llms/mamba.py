@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vlm_core.errors import UserError
+from vlm_core.files import open_regular, read_json
 from vlm_core.interfaces import PADDING, LanguageModel, Tokenizer
 from vlm_core.ssm import Edges, MambaMixer, SSMState, edges_of, linear, step
 from vlm_core.ssm.hooked_modules import add_norm, plain, untouched
@@ -47,9 +48,10 @@ class MambaState(tuple[SSMState, ...]):
     def load(cls, path: Path) -> MambaState:
         """Raises `UserError` for a file that holds no state."""
         try:
-            held = load_file(path)
+            with open_regular(path):
+                held = load_file(path)
             return cls(map(SSMState, held["conv"].unbind(0), held["ssm"].unbind(0)))
-        except (OSError, SafetensorError, KeyError) as error:
+        except (UserError, OSError, SafetensorError, KeyError) as error:
             raise UserError(f"{path} holds no Mamba state: {error}") from None
 
 
@@ -220,5 +222,5 @@ class MambaLM(LanguageModel):
 
 def from_folder(assets: Path) -> MambaLM:
     """The architecture that `save_assets` wrote, without weights; the tokenizer is read when first used."""
-    shape = json.loads((assets / "mamba.json").read_text(encoding="utf-8"))
+    shape = read_json(assets / "mamba.json")
     return MambaLM(**shape, load_tokenizer=lambda: FastTokenizer.load(assets))

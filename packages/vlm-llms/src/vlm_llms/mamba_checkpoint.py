@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor
 
-from vlm_core.errors import UserError
+from vlm_core.errors import UserError, shown
 from vlm_core.faults import listed, shape_of
-from vlm_llms.checkpoint_files import CONFIG, folder_of, read_json, read_tensors
+from vlm_llms.checkpoint_files import CONFIG, folder_of, read_config, read_tensors
 from vlm_llms.mamba import MambaLM
 from vlm_llms.mamba_shape import MambaShape
 
@@ -26,6 +26,10 @@ _HF_FIXED = {
     "use_bias": False, "use_conv_bias": True, "hidden_act": "silu", "tie_word_embeddings": True,
     "layer_norm_epsilon": 1e-5,
 }  # fmt: skip
+_SIZES = (
+    "hidden_size", "num_hidden_layers", "vocab_size", "state_size", "conv_kernel", "expand", "d_model", "n_layer",
+    "pad_vocab_size_multiple",
+)  # fmt: skip
 _FIXED = {"rms_norm": True, "tie_embeddings": True, "d_intermediate": 0, "attn_layer_idx": []}
 _SSM_FIXED = {"layer": "Mamba1", "bias": False, "conv_bias": True}
 
@@ -37,13 +41,14 @@ def padded(rows: int, multiple: int = MULTIPLE) -> int:
 
 def read_shape(source: str, revision: str | None = None) -> MambaShape:
     """The architecture from config.json of either format; `UserError` if it is not this Mamba-1."""
-    path = folder_of(source, revision, weights=False) / CONFIG
-    config = read_json(path)
+    folder = folder_of(source, revision, weights=False)
+    path, config = folder / CONFIG, read_config(folder)
     if config.get("model_type") not in (None, "mamba"):
         raise UserError(
             f"{path}: holds a {config['model_type']!r} model; this reads Mamba-1 (model_type mamba). "
             "transformers may know it: llm: {type: transformers, model: …}"
         )
+    _check_types(path, config)
     try:
         fields = _hf_fields(path, config) if "hidden_size" in config else _fields(path, config)
         return MambaShape(**fields)
@@ -51,6 +56,18 @@ def read_shape(source: str, revision: str | None = None) -> MambaShape:
         raise UserError(f"{path}: no Mamba config: key {error} is missing") from None
     except (ValidationError, TypeError) as error:
         raise UserError(f"{path}: no Mamba config: {str(error).replace(chr(10), ' ')}") from None
+
+
+def _check_types(path: Path, config: dict[str, Any]) -> None:
+    """Sizes are whole numbers and `ssm_cfg` is an object; `MambaShape` knows how large they may be."""
+    for key in _SIZES:
+        value = config.get(key, 1)
+        if not isinstance(value, int) or not 0 < value < 2**31:
+            raise UserError(
+                f"{path}: no Mamba config: {key} is {shown(value)}; expected a whole number above 0"
+            )
+    if not isinstance(config.get("ssm_cfg") or {}, dict):
+        raise UserError(f"{path}: ssm_cfg is {shown(config['ssm_cfg'])}; expected an object")
 
 
 def _demand(path: Path, config: dict[str, Any], fixed: dict[str, Any]) -> None:

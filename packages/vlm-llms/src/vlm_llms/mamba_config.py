@@ -104,7 +104,7 @@ class MambaConfig(LLMConfig):
         `tokens` counts the tokenizer's ids; it is asked only where the vocabulary follows from it.
         """
         if assets is not None:
-            return MambaShape.model_validate_json((assets / "mamba.json").read_text())
+            return MambaShape.saved(assets / "mamba.json")
         if self.weights in PUBLISHED and not Path(self.weights).exists():
             return PUBLISHED[self.weights]
         if self.weights:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_core.errors import UserError
-from vlm_core.files import json_object, read_text
+from vlm_core.files import JSON_BYTES, TOKENIZER_BYTES, json_object, read_json, read_text
 from vlm_core.interfaces import ChatTemplate
 from vlm_core.jinja_sandbox import MAX_SOURCE
 
@@ -115,9 +115,11 @@ def _first_id(processor: Any) -> int | None:
 
 def _collect(source: str, find: Callable[[str], Path | None], main: Path) -> TokenizerFiles:
     paths = {name: path for name in BESIDE if (path := find(name)) is not None}
-    beside = {name: json_object(read_text(path), str(path)) for name, path in paths.items()}
+    beside = {name: read_json(path) for name, path in paths.items()}
     chat = find(CHAT_TEMPLATE)
-    return TokenizerFiles(source, read_text(main), beside, chat and read_text(chat))
+    return TokenizerFiles(
+        source, read_text(main, TOKENIZER_BYTES), beside, chat and read_text(chat, JSON_BYTES)
+    )
 
 
 def read_files(source: str | Path, revision: str | None = None) -> TokenizerFiles:

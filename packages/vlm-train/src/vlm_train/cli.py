@@ -6,12 +6,15 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from vlm_core.cli.common import Parser, add_debug, duration, local_path, path_text, run
+from vlm_core.cli.common import Parser, add_debug, count, duration, local_path, path_text, run
 from vlm_core.errors import UserError
 from vlm_core.spec import load_spec, located
 from vlm_train import launch, ranks, stopping, watchdog
+
+_up_to_256 = partial(count, most=256)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -38,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     add_debug(shown)
     swept = command("sweep", sweep, "run a grid of variants and seeds, and write its table")
     _add_spec(swept, "a YAML file with base, output, seeds, and rows or axes")
-    swept.add_argument("--jobs", type=_count, default=1, metavar="N", help="runs at a time; default 1")
+    swept.add_argument("--jobs", type=_up_to_256, default=1, metavar="N", help="runs at a time; default 1")
     swept.add_argument("--dry-run", action="store_true", help="only list what would run")
     return parser
 
@@ -47,8 +50,8 @@ def _add_looks(command: Callable[..., argparse.ArgumentParser]) -> None:
     """The commands that look ahead: at data, samples and memory."""
     made = command("check", check_data, "read all data as training would; exit code 1 if it would stop")
     _add_spec(made)
-    made.add_argument("--rows", type=_count, metavar="N", help="only N rows of each stage, at even distances")
-    made.add_argument("--workers", type=_count, metavar="N", help="processes; default: train.workers")
+    made.add_argument("--rows", type=count, metavar="N", help="only N rows of each stage, at even distances")
+    made.add_argument("--workers", type=_up_to_256, metavar="N", help="processes; default: train.workers")
     made.add_argument(
         "--report",
         type=path_text,
@@ -57,7 +60,7 @@ def _add_looks(command: Callable[..., argparse.ArgumentParser]) -> None:
     )
     made = command("preview", preview, "show samples as the model gets them")
     _add_spec(made)
-    made.add_argument("--rows", type=_count, default=4, metavar="N", help="rows of each stage; default 4")
+    made.add_argument("--rows", type=count, default=4, metavar="N", help="rows of each stage; default 4")
     made.add_argument(
         "--html",
         type=path_text,
@@ -67,7 +70,9 @@ def _add_looks(command: Callable[..., argparse.ArgumentParser]) -> None:
     )
     made = command("plan", plan, "what each of N processes would hold")
     _add_spec(made)
-    made.add_argument("--nproc", type=_count, default=1, metavar="N", help="processes in all; default 1")
+    made.add_argument(
+        "--nproc", type=partial(count, most=2**16), default=1, metavar="N", help="processes in all; default 1"
+    )
 
 
 def _add_spec(parser: argparse.ArgumentParser, what: str = "a YAML spec with a train section") -> None:
@@ -76,12 +81,6 @@ def _add_spec(parser: argparse.ArgumentParser, what: str = "a YAML spec with a t
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the spec"
     )
     add_debug(parser)
-
-
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
-    return int(text)
 
 
 def run_spec(args: argparse.Namespace) -> int:

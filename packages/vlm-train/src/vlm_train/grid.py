@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,14 +18,15 @@ from typing import Annotated, Any
 from pydantic import Field, StringConstraints, model_validator
 
 from vlm_core.config import StrictModel
-from vlm_core.errors import Problem, SpecError, UserError
+from vlm_core.errors import Problem, SpecError, UserError, shown
 from vlm_core.include import beside, read_with_base
-from vlm_core.paths import LocalPath
+from vlm_core.paths import MAX_NAME, LocalPath
 from vlm_core.spec import Spec, checked
 from vlm_core.validate import validate
 from vlm_core.yaml_loader import Document, Path_, override, parse, put, read
 
 Name = Annotated[str, StringConstraints(pattern=r"^[\w.+=/-]+( [\w.+=/-]+)*$", max_length=80)]
+MAX_RUNS = 2000
 Scalar = str | int | float | bool
 OWN = {
     "train": "",
@@ -47,11 +53,20 @@ class SweepConfig(StrictModel):
     )
 
     @model_validator(mode="after")
+    def _bounded(self) -> SweepConfig:
+        """A grid is counted before it is built."""
+        combined = math.prod(map(len, self.axes.values())) if self.axes else 0
+        runs = (len(self.rows) + combined) * len(self.seeds)
+        if runs > MAX_RUNS:
+            raise ValueError(f"the sweep has {runs} runs; at most {MAX_RUNS} go into one")
+        return self
+
+    @model_validator(mode="after")
     def _something(self) -> SweepConfig:
         if not self.rows and not self.axes:
             raise ValueError("a sweep has rows, axes or both")
         if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds holds one twice: {self.seeds}")
+            raise ValueError(f"seeds holds one twice: {shown(self.seeds)}")
         return self
 
 
@@ -103,6 +118,11 @@ class Grid:
     common: Sequence[str] = ()
     """`--set` assignments for the base."""
 
+    @cached_property
+    def _start(self) -> Document:
+        """The base with what it takes from its own bases, read once."""
+        return read_with_base(self.base)
+
     def settings(self, row: Row, seed: int) -> list[Setting]:
         """All that a run sets: what the row says, and what makes it a run of its own."""
         own = {"name": row.folder, "train.output": str(self.folder(row, seed)), "train.seed": seed}
@@ -113,7 +133,7 @@ class Grid:
 
     def spec(self, row: Row, seed: int) -> tuple[Spec, Document]:
         """The validated spec of one run; faults of a row name the sweep file's line."""
-        document = read_with_base(self.base)
+        document = deepcopy(self._start)
         for assignment in self.common:
             override(document, assignment)
         for setting in self.settings(row, seed):
@@ -126,10 +146,9 @@ def load(path: str | Path, common: Sequence[str] = ()) -> Grid:
     document = read(path)
     config = validate(SweepConfig, document)
     base = beside(document.file, config.base)
-    if not base.is_file():
-        raise SpecError(
-            [document.problem(("base",), f"no such file: {base}; it is named relative to this one")]
-        )
+    if not os.path.isfile(base):
+        text = f"no such file: {shown(str(base), 200)}; it is named relative to this one"
+        raise SpecError([document.problem(("base",), text)])
     rows = [*_named(config, document), *_combined(config, document)]
     _distinct(rows, document)
     grid = Grid(document.file, base, Path(config.output), config.seeds, rows, common)
@@ -177,7 +196,12 @@ def _setting(document: Document, key: str, value: Any, at: Path_) -> Setting:
 
 
 def _distinct(rows: Sequence[Row], document: Document) -> None:
-    folders = [row.folder for row in rows]
+    folders = Counter(row.folder for row in rows)
     for row in rows:
-        if folders.count(row.folder) > 1:
+        if len(row.folder.encode()) > MAX_NAME:
+            raise UserError(
+                f"{document.file}: the values of row {shown(row.name)} make a name of more than {MAX_NAME} bytes; "
+                "write it under `rows`, with a name of its own"
+            )
+        if folders[row.folder] > 1:
             raise UserError(f"{document.file}: two rows would share the folder {row.folder!r}; rename one")

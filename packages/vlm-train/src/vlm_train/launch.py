@@ -21,6 +21,8 @@ from vlm_train import exit_message, ranks, stopping
 
 SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
 """What torchrun hands on to its processes; by itself it dies of SIGUSR1 and leaves them behind."""
+MOST = 1024
+"""Processes of one node."""
 SHUTDOWN = 600
 """Seconds that the processes have to finish a step and save, before torchrun kills them."""
 
@@ -95,8 +97,8 @@ def _nodes(args: argparse.Namespace) -> str:
 def _nproc(asked: int | None, devices: int) -> int:
     if asked is None:
         return max(1, devices)
-    if asked < 1:
-        raise UserError(f"--nproc {asked}: expected a number from 1")
+    if not 1 <= asked <= MOST:
+        raise UserError(f"--nproc {asked}: expected a number from 1 to {MOST}")
     if devices and asked > devices:
         raise UserError(
             f"--nproc {asked}: {devices} accelerators are visible, and each process needs its own; "

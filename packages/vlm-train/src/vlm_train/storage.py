@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import io
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from glob import glob, has_magic
-from pathlib import Path
 from typing import Any
 
 from vlm_core.errors import UserError
 from vlm_core.files import patiently
+from vlm_train.file_patterns import braces, local_files
 
-_BRACES = re.compile(r"\{([^{}]*)\}")
-_RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _PERMANENT = (
     FileNotFoundError,
     PermissionError,
@@ -33,29 +29,12 @@ def is_remote(name: str) -> bool:
     return "://" in name
 
 
-def braces(pattern: str) -> list[str]:
-    """`a-{000..002}.tar` and `{train,more}.tar` as the names that they stand for; `{}` in any other form stays."""
-    found = _BRACES.search(pattern)
-    if found is None:
-        return [pattern]
-    limits = _RANGE.fullmatch(found[1])
-    if limits:
-        first, last = int(limits[1]), int(limits[2])
-        pieces = [f"{i:0{len(limits[1])}d}" for i in range(first, last + 1)]
-    else:
-        pieces = found[1].split(",") if "," in found[1] else []
-    if not pieces:
-        return [pattern]
-    rest = braces(pattern[found.end() :])
-    return [pattern[: found.start()] + piece + tail for piece in pieces for tail in rest]
-
-
 def expand(paths: str | Sequence[str], suffix: str) -> list[str]:
     """The files that `paths` name, patterns and folders in order of name; raises `UserError` where there is none."""
     named = [paths] if isinstance(paths, str) else list(paths)
     found: list[str] = []
     for name in (name for pattern in named for name in braces(pattern)):
-        files = _remote_files(name, suffix) if is_remote(name) else _local_files(name, suffix)
+        files = _remote_files(name, suffix) if is_remote(name) else local_files(name, suffix)
         if not files:
             raise UserError(f"{name}: no such {suffix} file")
         found += files
@@ -63,14 +42,6 @@ def expand(paths: str | Sequence[str], suffix: str) -> list[str]:
     if often > 1:
         raise UserError(f"{name}: named {often} times by {', '.join(named)}")
     return found
-
-
-def _local_files(name: str, suffix: str) -> list[str]:
-    if os.path.isdir(name):
-        return sorted(str(path) for path in Path(name).rglob(f"*{suffix}") if path.is_file())
-    if has_magic(name):
-        return sorted(path for path in glob(name, recursive=True) if os.path.isfile(path))
-    return [name] if os.path.isfile(name) else []
 
 
 def _remote_files(name: str, suffix: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -249,12 +250,14 @@ def asked(args: Any) -> tuple[Question | None, GPU | None]:
 def _question(args: Any) -> Question:
     from vlm_core.advise.advice import Question
 
-    if args.gpus < 1 or args.text_tokens < 1 or not 0 < args.mfu <= 1:
-        raise UserError("--gpus and --text-tokens are at least 1, and --mfu is above 0 and at most 1")
+    if not (0 < args.gpus < 10**9 and 0 < args.text_tokens < 10**9 and 0 < args.mfu <= 1):
+        raise UserError(
+            "--gpus and --text-tokens are at least 1 and below 10^9, and --mfu is above 0 and at most 1"
+        )
     samples = {}
     for given in args.samples:
         name, equals, number = given.partition("=")
-        if not equals or not number.isdigit() or not int(number):
-            raise UserError(f"--samples {given}: expected STAGE=NUMBER, as in align=558000")
+        if not equals or not re.fullmatch("[0-9]{1,15}", number) or not int(number):
+            raise UserError(f"--samples {given:.200}: expected STAGE=NUMBER, as in align=558000")
         samples[name] = int(number)
     return Question(args.gpus, args.text_tokens, samples, args.mfu)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from vlm_core.cli.common import DTYPES, path_text, run
 from vlm_core.cli.console import text
 from vlm_core.cli.prompt import Interrupt, image_files, lines
-from vlm_core.errors import UserError
+from vlm_core.errors import UserError, shown
 
 if TYPE_CHECKING:
     from vlm_core.conversation import Conversation
@@ -49,10 +49,10 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--temperature {args.temperature}: expected 0 (greedy) to 100")
     if not 0 < args.top_p <= 1:
         raise UserError(f"--top-p {args.top_p}: expected a share above 0 and at most 1")
-    if args.max_new_tokens < 1:
-        raise UserError(f"--max-new-tokens {args.max_new_tokens}: expected at least 1")
-    if args.seed < 0:
-        raise UserError(f"--seed {args.seed}: expected a whole number from 0")
+    if not 1 <= args.max_new_tokens < 2**31:
+        raise UserError(f"--max-new-tokens {shown(args.max_new_tokens)}: expected at least 1 and below 2^31")
+    if not 0 <= args.seed < 2**63:
+        raise UserError(f"--seed {shown(args.seed)}: expected a whole number from 0, of at most 63 bits")
     if args.ask is not None and not args.ask.strip() and not args.image:
         raise UserError("--ask: the question is empty, and there is no --image to describe")
     if not Path(args.model).is_dir():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -11,11 +12,13 @@ from pathlib import Path
 from typing import NoReturn
 
 from vlm_core.cli.console import use_any_encoding
-from vlm_core.errors import UserError
+from vlm_core.errors import UserError, shown
 from vlm_core.paths import expanded
 from vlm_core.printable import printable
 
 DTYPES = ("float32", "bfloat16", "float16")
+LONGEST = 20_000
+"""Characters of an error message that a terminal gets."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -34,6 +37,13 @@ def path_text(text: str) -> str:
         return expanded(text)
     except UserError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def count(text: str, most: int = 2**31 - 1) -> int:
+    """The type of an argument that is a whole number from 1 to `most`."""
+    if not re.fullmatch("[0-9]{1,19}", text) or not 1 <= int(text) <= most:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to {most}, got {shown(text)}")
+    return int(text)
 
 
 def local_path(text: str) -> Path:
@@ -81,7 +91,7 @@ def run(
     try:
         return command(args) or 0
     except UserError as error:
-        print(f"{parser.prog}: {printable(error, lines=True)}", file=sys.stderr)
+        print(f"{parser.prog}: {printable(error, LONGEST, lines=True)}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of a pipe left, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

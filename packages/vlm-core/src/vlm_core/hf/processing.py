@@ -17,7 +17,7 @@ from transformers import BatchFeature, ProcessorMixin
 from vlm_core.batch import collate
 from vlm_core.chat import Sample, TooLong, write
 from vlm_core.errors import UserError
-from vlm_core.files import json_object, read_text
+from vlm_core.files import read_json
 from vlm_core.generate import refuse_empty
 from vlm_core.hf import parts
 from vlm_core.hf.arguments import DECODING, PROCESSING, PROCESSOR, equal, local_folder, only, only_known
@@ -72,7 +72,7 @@ class VLMProcessor(ProcessorMixin):
         only_known(kwargs, PROCESSOR)
         folder = local_folder(pretrained_model_name_or_path, kwargs)
         file = folder / "processor_config.json"
-        config = json_object(read_text(file), file)
+        config = read_json(file)
         with empty_parameters():
             model = parts.build(folder)
         template = {"image": "{image}", "system_text": None, **config["template"]}

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vlm_core.errors import UserError
+from vlm_core.files import read_bytes
 from vlm_core.folder import MANIFEST, read_manifest, write_folder
 from vlm_core.weights import WEIGHTS, save_part
 
@@ -31,7 +32,7 @@ def small_files(folder: Path) -> dict[str, bytes]:
         names = [*read_manifest(folder)["files"], CARD]
     left = (WEIGHTS, MANIFEST, INDEX)
     found = [name for name in names if name.rpartition("/")[2] not in left and (folder / name).is_file()]
-    return {name: (folder / name).read_bytes() for name in found}
+    return {name: read_bytes(folder / name) for name in found}
 
 
 def saved_names(folder: Path) -> list[str]:
@@ -54,7 +55,7 @@ def add_small_files(folder: Path, files: Mapping[str, bytes]) -> None:
     for name, content in files.items():
         if name in (CARD, CONFIG, GENERATION):
             continue
-        if not (folder / name).is_file() or (folder / name).read_bytes() != content:
+        if not (folder / name).is_file() or read_bytes(folder / name) != content:
             raise UserError(f"{folder} holds another model than this processor's: {name} differs")
 
 

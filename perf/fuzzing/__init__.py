@@ -1,0 +1,1 @@
+"""Hostile inputs of four kinds, made from valid ones, and what reading them may do."""

@@ -1,0 +1,71 @@
+"""A tiny model that reads rows as training does, and what becomes of a dataset's rows."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from PIL import Image
+
+from vlm_core.config import DatasetConfig
+from vlm_core.spec import Spec, load_spec
+from vlm_train.examples import Examples, Reader, reader_of
+from vlm_train.look import reading_model
+from vlm_train.micro import to_micro
+from vlm_train.section import train_section
+
+TEXTS = ["what color is the shape? red", "is there a circle? yes no", "a blue triangle on a white ground"]
+
+
+def _png() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (20, 30), "red").save(file, "PNG")
+    return file.getvalue()
+
+
+PNG = _png()
+DATA_URL = "data:image/png;base64," + base64.b64encode(PNG).decode()
+
+
+def tiny_spec(work: Path) -> dict[str, Any]:
+    """A complete spec whose tokenizer is learnt from a few texts written into `work`."""
+    turns = [[{"from": "human", "value": text}, {"from": "gpt", "value": text}] for text in TEXTS]
+    (work / "texts.json").write_text(json.dumps([{"conversations": turn} for turn in turns]))
+    dataset = {"type": "llava", "path": str(work / "texts.json")}
+    return {
+        "name": "tiny",
+        "encoder": {"type": "timm", "model": "test_vit", "image_size": 32},
+        "connector": {"type": "vss-l2", "d_state": 4},
+        "llm": {"type": "mamba", "d_model": 16, "n_layer": 2, "d_state": 4,
+                "tokenizer": {"vocab_size": 300, "dataset": dataset}},
+        "template": "short",
+        "keep_random": ["encoder"],
+        "train": {"output": str(work / "run"), "max_length": 256, "stages": [
+            {"name": "s", "trains": ["connector", "llm"], "data": [dataset], "lr": 1e-3, "batch_size": 2}]},
+    }  # fmt: skip
+
+
+def spec_of(work: Path) -> Spec:
+    (work / "tiny.yaml").write_text(yaml.safe_dump(tiny_spec(work)))
+    return load_spec(work / "tiny.yaml")[0]
+
+
+def reader(work: Path) -> Reader:
+    """The reader of the tiny spec's stage."""
+    torch.set_num_threads(1)
+    (work / "tiny.yaml").write_text(yaml.safe_dump(tiny_spec(work)))
+    spec, document = load_spec(work / "tiny.yaml")
+    return reader_of(reading_model(spec), spec, train_section(spec, document))
+
+
+def outcome_of(config: DatasetConfig, read: Reader) -> str:
+    """Reads all rows as training does, faults counted; `UserError` where the dataset as a whole is refused."""
+    examples = Examples(config.rows(), read.read)
+    items = [examples[i] for i in range(min(len(examples), 8))]
+    left_out = to_micro(items).left_out if items else []
+    return "all rows read" if not left_out else f"rows left out: {left_out[0].reason}"
