@@ -32,6 +32,24 @@ def read(path: Path, wrappers: tuple[str, ...] = ()) -> dict[str, Tensor]:
 
 def shards(index: Path) -> list[Path]:
     """The files that an index names, all of them beside it."""
+    names = shard_names(index)
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    if missing:
+        raise UserError(
+            f"{index}: of {len(names)} files {len(missing)} are missing ({', '.join(missing[:3])}); "
+            "the download did not finish"
+        )
+    return [index.parent / name for name in names]
+
+
+def check_indexes(folder: Path) -> None:
+    """Raise `UserError` if an index in a folder names a file that is not beside it, before a library opens that."""
+    for index in sorted(folder.glob("*" + INDEX)):
+        shard_names(index)
+
+
+def shard_names(index: Path) -> list[str]:
+    """The names in an index; raises `UserError` if one of them leads elsewhere."""
     try:
         names = sorted(
             {str(name) for name in json.loads(decode_text(index.read_bytes(), index))["weight_map"].values()}
@@ -40,13 +58,7 @@ def shards(index: Path) -> list[Path]:
         names = []
     if not names or any(Path(name).name != name for name in names):
         raise UserError(f"{index}: expected a weight_map from tensors to files beside it")
-    missing = [name for name in names if not (index.parent / name).is_file()]
-    if missing:
-        raise UserError(
-            f"{index}: of {len(names)} files {len(missing)} are missing ({', '.join(missing[:3])}); "
-            "the download did not finish"
-        )
-    return [index.parent / name for name in names]
+    return names
 
 
 def _content(path: Path) -> object:

@@ -15,6 +15,8 @@ from transformers.utils.hub import cached_file
 from vlm_core.errors import UserError
 from vlm_core.faults import UNSAFE, listed, shape_of
 from vlm_core.interfaces import Tokenizer
+from vlm_core.local_code import OPTION, refuse_references
+from vlm_core.tensor_files import check_indexes
 from vlm_core.verbosity import without_progress_bars
 from vlm_llms.hf_adapter import TransformersLM
 from vlm_llms.hf_architecture import architecture, check_agreement
@@ -40,6 +42,10 @@ def build(
     With `config` the architecture alone needs no file; weights must then be of that architecture.
     """
     number = getattr(torch, dtype)
+    if assets is None:
+        check_indexes(Path(model))
+    else:
+        refuse_references(assets)
     remote = _remote(revision, trust_remote_code)
     try:
         if weights:
@@ -81,6 +87,7 @@ def _why_not(model: str, error: Exception) -> str:
         lines = [UNSAFE]
     code = (
         "; to run the code that comes with it, read it, then set trust_remote_code: true and revision to the commit"
+        f"{f', and give {OPTION}' if Path(model).is_dir() else ''}"
         if "trust_remote_code" in str(error)
         else ""
     )

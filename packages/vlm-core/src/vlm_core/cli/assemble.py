@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlm_core.cli import advice
-from vlm_core.cli.common import DTYPES, amount, local_path, path_text, run, size
+from vlm_core.cli.common import DTYPES, add_trust, amount, local_path, path_text, run, size
 from vlm_core.errors import UserError
 from vlm_core.initial_weights import refuse_untrained
 from vlm_core.registry import KINDS, installed
@@ -55,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the spec"
     )
+    add_trust(parser)
     parser.add_argument("--list", action="store_true", help="every installed component and its package")
     parser.add_argument(
         "--new-plugin",
@@ -169,10 +170,15 @@ def assemble(args: argparse.Namespace) -> int:
     if args.export_hf:
         from vlm_core.export import export_hf
 
-        export_hf(Path(args.spec), args.export_hf, with_code=args.with_code)
+        export_hf(
+            Path(args.spec),
+            args.export_hf,
+            with_code=args.with_code,
+            trust_remote_code=args.trust_remote_code,
+        )
         print(f"model folder: {args.export_hf}")
         return 0
-    spec, document = load_spec(args.spec, args.set)
+    spec, document = load_spec(args.spec, args.set, trust_remote_code=args.trust_remote_code)
     if not args.random_weights:
         refuse_untrained(spec, document)
     if args.out and args.out.exists():

@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from vlm_core.cli.console import use_any_encoding
 from vlm_core.errors import UserError
+from vlm_core.local_code import OPTION
 from vlm_core.paths import expanded
 from vlm_core.printable import printable
 
@@ -45,6 +46,15 @@ def add_debug(parser: argparse.ArgumentParser) -> None:
     """`--debug`, also for the parsers of subcommands: unset, it must not undo the main parser's."""
     parser.add_argument(
         "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error"
+    )
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """`--trust-remote-code`, a person's permission, which no file can give."""
+    parser.add_argument(
+        OPTION,
+        action="store_true",
+        help="run the model code that lies in a local folder; without it, what would run is listed with its sha256",
     )
 
 
