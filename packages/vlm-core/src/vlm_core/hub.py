@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, TypeVar
 
 from pydantic import Field, PrivateAttr, model_validator
 
@@ -13,6 +13,7 @@ from vlm_core.config import ComponentConfig, WeightsSource
 from vlm_core.errors import UserError
 from vlm_core.local_code import refuse_local_code
 
+C = TypeVar("C", bound=ComponentConfig)
 Trust = Literal["nothing", "commits", "files"]
 """Whose code may run where `trust_remote_code` is true: nobody's, as in the spec of a model folder; that of a hub
 repository at the commit that a person's spec names; or also files of this machine, which only a person allows."""
@@ -34,7 +35,7 @@ class FromHub(ComponentConfig):
         "needs the option --trust-remote-code",
     )
     _trust: Trust = PrivateAttr(default="files")
-    """What a config made in Python allows; whoever reads a spec sets less."""
+    """What a config made in Python allows; one that is read from data allows less."""
 
     @model_validator(mode="after")
     def _pinned(self) -> Self:
@@ -72,10 +73,11 @@ class FromHub(ComponentConfig):
             )
 
 
-def set_trust(parts: Iterable[ComponentConfig], trust: Trust) -> None:
-    """Say once, for configs just read from a spec, whose code they may run."""
-    for one in _from_hub(parts):
+def trusting(config: C, trust: Trust) -> C:
+    """The config, just read from a spec, which is told whose code it may run."""
+    for one in _from_hub([config]):
         one._trust = trust
+    return config
 
 
 def runs_own_code(parts: Iterable[ComponentConfig]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,13 @@ def refuse_local_code(folder: Path, what: str, *, allowed: bool) -> bool:
             f"{printable(what)} would run code of {files}\nNothing of it was run. Read these files; if you trust "
             f"them, repeat the command with {OPTION} (in Python: trust_remote_code=True)"
         )
-    log.warning("%s runs code of %s", printable(what), files)
+    _say_once(f"{printable(what)} runs code of {files}")
     return True
+
+
+@cache
+def _say_once(text: str) -> None:
+    log.warning("%s", text)
 
 
 def code_files(folder: Path) -> dict[str, str]:
@@ -63,6 +69,11 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(item)
     elif value is not None:
         yield str(value)
+
+
+def how_to_load(folder: Path) -> str:
+    """What to add where a model folder is named to a person: the option, if a part brings code of its own."""
+    return f" (runs code of its own: load it with {OPTION})" if any(folder.glob("*/**/*.py")) else ""
 
 
 def refuse_references(assets: Path) -> None:

@@ -13,7 +13,7 @@ from pydantic import Field, SerializeAsAny
 from vlm_core.config import ConnectorConfig, EncoderConfig, LLMConfig, StrictModel
 from vlm_core.errors import SpecError
 from vlm_core.folder import MANIFEST
-from vlm_core.hub import set_trust
+from vlm_core.hub import trusting
 from vlm_core.include import KEY, read_with_base
 from vlm_core.registry import installed
 from vlm_core.template import Template, TemplateError, TemplateField
@@ -84,7 +84,8 @@ def checked(document: Document, *, trust_remote_code: bool = False) -> Spec:
     folders = {Path(layer.file).parent for layer in document.layers} or {Path(document.file).parent}
     saved = any((folder / MANIFEST).is_file() for folder in folders)
     trust = "files" if trust_remote_code else "nothing" if saved else "commits"
-    set_trust((spec.encoder, spec.connector, spec.llm), trust)
+    for part in (spec.encoder, spec.connector, spec.llm):
+        trusting(part, trust)
     return spec
 
 

@@ -102,6 +102,8 @@ class Grid:
     rows: list[Row]
     common: Sequence[str] = ()
     """`--set` assignments for the base."""
+    trust_remote_code: bool = False
+    """Whether code in local files may run."""
 
     def settings(self, row: Row, seed: int) -> list[Setting]:
         """All that a run sets: what the row says, and what makes it a run of its own."""
@@ -118,10 +120,10 @@ class Grid:
             override(document, assignment)
         for setting in self.settings(row, seed):
             put(document, setting.key, setting.value, setting.where)
-        return checked(document), document
+        return checked(document, trust_remote_code=self.trust_remote_code), document
 
 
-def load(path: str | Path, common: Sequence[str] = ()) -> Grid:
+def load(path: str | Path, common: Sequence[str] = (), *, trust_remote_code: bool = False) -> Grid:
     """Read a sweep file and validate the spec of every row; raises `SpecError` with all faults."""
     document = read(path)
     config = validate(SweepConfig, document)
@@ -132,7 +134,7 @@ def load(path: str | Path, common: Sequence[str] = ()) -> Grid:
         )
     rows = [*_named(config, document), *_combined(config, document)]
     _distinct(rows, document)
-    grid = Grid(document.file, base, Path(config.output), config.seeds, rows, common)
+    grid = Grid(document.file, base, Path(config.output), config.seeds, rows, common, trust_remote_code)
     problems: dict[Problem, None] = {}
     for row in rows:
         try:

@@ -12,6 +12,7 @@ from vlm_core.cli import advice
 from vlm_core.cli.common import DTYPES, add_trust, amount, local_path, path_text, run, size
 from vlm_core.errors import UserError
 from vlm_core.initial_weights import refuse_untrained
+from vlm_core.local_code import how_to_load
 from vlm_core.registry import KINDS, installed
 from vlm_core.spec import json_schema, load_spec, located
 
@@ -176,7 +177,7 @@ def assemble(args: argparse.Namespace) -> int:
             with_code=args.with_code,
             trust_remote_code=args.trust_remote_code,
         )
-        print(f"model folder: {args.export_hf}")
+        print(f"model folder: {args.export_hf}{how_to_load(args.export_hf)}")
         return 0
     spec, document = load_spec(args.spec, args.set, trust_remote_code=args.trust_remote_code)
     if not args.random_weights:
@@ -196,7 +197,7 @@ def assemble(args: argparse.Namespace) -> int:
     out = args.out or Path("models") / spec.name
     with located(document):
         write_model(spec, out, args.dtype, args.random_weights)
-    print(f"\nmodel folder: {out}")
+    print(f"\nmodel folder: {out}{how_to_load(out)}")
     return 0
 
 
