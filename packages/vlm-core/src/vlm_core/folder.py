@@ -12,6 +12,7 @@ from typing import Any
 from vlm_core.atomic import whole_folder
 from vlm_core.errors import UserError
 from vlm_core.printable import printable
+from vlm_core.private_folder import make_private, why_untrusted
 
 MANIFEST = "manifest.json"
 
@@ -22,10 +23,12 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def why_unwritable(path: Path) -> str | None:
-    """What keeps a folder, made if it is not there, from being written; None if nothing does."""
+def why_no_cache(path: Path) -> str | None:
+    """What keeps a folder, made if it is not there, from holding files that will be run; None if nothing does."""
+    if problem := why_untrusted(path):
+        return problem
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        make_private(path)
     except OSError as error:
         return error.strerror or str(error)
     return None if os.access(path, os.W_OK) else "no permission to write"
