@@ -12,6 +12,7 @@ from typing import Any
 from vlm_core.errors import UserError
 from vlm_core.local_code import refuse_references, repository_code, with_auto_map
 from vlm_core.tensor_files import check_indexes
+from vlm_core.weights import own_memory
 from vlm_encoders import transformers_files as files
 from vlm_encoders.activations import activation_of, set_activation
 from vlm_encoders.checkpoint_configs import of_transformers
@@ -61,6 +62,8 @@ def build_transformers(
     kind: Any = TransformersMaps if staged else partial(TransformersTower, own_size=own or pair(size))
     tower = kind(inner, image_size=pair(size), layer=layer, assets=again, **told.arguments())
     files.check(inner, report, None if staged else tower.blocks, model)
+    if weights:
+        own_memory(tower)
     return tower.float()
 
 

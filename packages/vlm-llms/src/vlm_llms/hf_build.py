@@ -18,6 +18,7 @@ from vlm_core.interfaces import Tokenizer
 from vlm_core.local_code import OPTION, refuse_references
 from vlm_core.tensor_files import check_indexes
 from vlm_core.verbosity import without_progress_bars
+from vlm_core.weights import own_memory
 from vlm_llms.hf_adapter import TransformersLM
 from vlm_llms.hf_architecture import architecture, check_agreement
 from vlm_llms.hf_verify import verify
@@ -118,6 +119,8 @@ def _with_weights(model: str, dtype: torch.dtype, remote: dict[str, Any]) -> Any
     ]
     if any(problems):
         raise UserError(f"llm model {model!r}: {'; '.join(filter(None, problems))}")
+    if not hasattr(inner.config, "quantization_config"):
+        own_memory(inner)
     return inner
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NoReturn
@@ -83,6 +85,7 @@ def run(
     `--debug` raises instead. `package` is the distribution whose version `--version` prints.
     """
     use_any_encoding()
+    _speak_when_killed()
     add_debug(parser)
     parser.add_argument("--version", action="version", version=versions(parser.prog, package))
     args = parser.parse_args(argv)
@@ -103,6 +106,13 @@ def run(
         print(f"{parser.prog}: internal error: {type(error).__name__}: {printable(error)}", file=sys.stderr)
         print("this is a bug; --debug shows where", file=sys.stderr)
         return 70
+
+
+def _speak_when_killed() -> None:
+    """A crash below Python (a mapped file cut short, a faulty driver) prints its signal and where it happened."""
+    if not faulthandler.is_enabled():
+        with suppress(OSError, ValueError, RuntimeError, AttributeError):  # a standard error that is no file
+            faulthandler.enable()
 
 
 def amount(number: float) -> str:
