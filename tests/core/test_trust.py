@@ -184,6 +184,26 @@ def _mine(folder, part, **changes):
     strangers.rewrite_json(folder / part / "config.json", **changes)
 
 
+def test_a_run_loads_its_own_model_if_the_persons_spec_allows_the_code(spec_file, folder):
+    from vlm_core.hub import runs_own_code
+
+    for file, allowed in ((spec_file, True), (folder / "spec.yaml", False)):
+        spec, _ = load_spec(file, ["llm.model=someone/repository"])
+        assert runs_own_code([spec.encoder, spec.llm]) is allowed
+
+
+def test_code_is_not_imported_from_a_folder_that_others_can_write(folder, trace, tmp_path, monkeypatch):
+    """transformers copies it there first."""
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules").chmod(0o777)
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    with pytest.raises(
+        UserError, match=r"code of models is imported from .*modules, which isn't safe: .*chmod go-w"
+    ):
+        load(folder, trust_remote_code=True)
+    assert not trace.exists()
+
+
 HOSTILE = {
     "hub code": (
         lambda f: _mine(

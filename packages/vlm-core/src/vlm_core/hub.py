@@ -11,7 +11,7 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from vlm_core.config import ComponentConfig, WeightsSource
 from vlm_core.errors import UserError
-from vlm_core.local_code import refuse_local_code
+from vlm_core.local_code import refuse_local_code, refuse_shared_modules
 
 C = TypeVar("C", bound=ComponentConfig)
 Trust = Literal["nothing", "commits", "files"]
@@ -63,6 +63,7 @@ class FromHub(ComponentConfig):
                 "so is a model folder's. Nothing of it was run; if you have read that code, repeat the command with "
                 "--trust-remote-code"
             )
+        refuse_shared_modules()
         return True
 
     def refuse_to_travel(self) -> None:

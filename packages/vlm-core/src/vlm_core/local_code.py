@@ -13,6 +13,7 @@ from vlm_core.errors import UserError
 from vlm_core.files import json_object, read_text
 from vlm_core.folder import sha256
 from vlm_core.printable import printable
+from vlm_core.private_folder import why_untrusted
 
 CONFIG = "config.json"
 OPTION = "--trust-remote-code"
@@ -39,8 +40,20 @@ def refuse_local_code(folder: Path, what: str, *, allowed: bool) -> bool:
             f"{printable(what)} would run code of {files}\nNothing of it was run. Read these files; if you trust "
             f"them, repeat the command with {OPTION} (in Python: trust_remote_code=True)"
         )
+    refuse_shared_modules()
     _say_once(f"{printable(what)} runs code of {files}")
     return True
+
+
+def refuse_shared_modules() -> None:
+    """Raise `UserError` if other users could change code between its copy into transformers' cache and its import."""
+    try:
+        from transformers import dynamic_module_utils
+    except ImportError:
+        return
+    folder = dynamic_module_utils.HF_MODULES_CACHE
+    if problem := why_untrusted(Path(folder)):
+        raise UserError(f"code of models is imported from {folder}, which isn't safe: {problem}")
 
 
 @cache

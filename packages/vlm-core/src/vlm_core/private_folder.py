@@ -17,7 +17,8 @@ def why_untrusted(folder: Path) -> str | None:
     """What lets another user put files into a folder, and what to do about it; None if nothing does.
 
     Looked at are every folder and link on the way, the folder itself, and all that it holds; what is not there yet can
-    be made safely. The owner must be this user or root, and nobody else may write, save in a sticky folder on the way.
+    be made safely. The owner must be this user or root, and nobody else may write, save in a sticky folder on the way;
+    a user's private group, which has no other member, is nobody else.
     """
     if not hasattr(os, "getuid"):  # Windows: a user's folders are the user's
         return None
@@ -77,7 +78,7 @@ def _fault(path: Path, facts: os.stat_result, *, on_the_way: bool, modes: bool =
     if not modes or not (stat.S_ISDIR(facts.st_mode) or stat.S_ISREG(facts.st_mode)):
         return None
     writers = facts.st_mode & 0o022
-    if on_the_way and (facts.st_mode & stat.S_ISVTX or (writers == 0o020 and _own_group(facts.st_gid))):
+    if (on_the_way and facts.st_mode & stat.S_ISVTX) or (writers == 0o020 and _own_group(facts.st_gid)):
         return None
     if writers:
         return f"{_named(path, facts)} can be written by other users; chmod go-w {printable(path)}"
