@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -174,3 +175,16 @@ def test_a_closed_pipe_is_no_bug_and_no_success():
     finally:
         os.close(writer)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGBUS"), reason="a signal of POSIX")
+def test_a_crash_below_python_says_its_signal_and_place():
+    """As when a file that a library has mapped is cut short."""
+    code = (
+        "import os, signal; from vlm_core.cli.common import Parser, run\n"
+        "run(Parser(), lambda args: os.kill(os.getpid(), signal.SIGBUS), [])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGBUS
+    assert done.stderr.startswith("Fatal Python error: Bus error")
+    assert 'File "<string>", line 2' in done.stderr

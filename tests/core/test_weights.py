@@ -1,15 +1,19 @@
-"""Lean loading: mapped files instead of copies, fp32 where it must be, ties, and every fault by name."""
+"""Lean loading: one copy in memory, fp32 where it must be, ties, and every fault by name."""
 
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from vlm_core.assemble import build, load, save
 from vlm_core.errors import UserError
 from vlm_core.spec import Spec
+from vlm_core.weight_file import opened
 from vlm_core.weights import attach_part, empty_parameters, fp32_names, load_part, save_part, to_dtype
 
 FP32 = ("A_log", "D", "dt_proj.bias")
@@ -144,6 +148,7 @@ import sys
 from pathlib import Path
 import torch
 from torch import nn
+from vlm_core.weight_file import opened
 from vlm_core.weights import attach_part, empty_parameters, save_part
 
 def high_water():
@@ -169,8 +174,68 @@ print((high_water() - before) / size)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_holds_the_weights_once(tmp_path):
-    """Saving needs no second copy; loading and using need one, the mapped file."""
+    """Saving needs no second copy; loading and using need one."""
     for step in ("save", "load"):
         command = [sys.executable, "-c", LEAN, step, str(tmp_path / "w")]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         assert 0.9 < float(done.stdout) < 1.25, step
+
+
+@pytest.mark.parametrize("change", ["zeros", "cut"])
+def test_weights_that_are_read_do_not_change_with_their_file(change, tmp_path):
+    """`cp` over a file, or a download into it, while the model answers; a mapped file would end the process."""
+    module = nn.Sequential(nn.Linear(64, 64), nn.BatchNorm1d(64), nn.Linear(64, 1)).eval()
+    file = tmp_path / "w"
+    save_part(module, file)
+    with empty_parameters():
+        again = nn.Sequential(nn.Linear(64, 64), nn.BatchNorm1d(64), nn.Linear(64, 1)).eval()
+    attach_part(again, file)
+    with file.open("r+b") as written:
+        written.truncate(16) if change == "cut" else written.write(bytes(file.stat().st_size))
+    x = torch.randn(3, 64)
+    with torch.no_grad():
+        assert torch.equal(again(x), module(x))
+
+
+def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path):
+    module, file = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 1)), tmp_path / "w"
+    save_part(module, file)
+    with opened(file) as stored:
+        first, second = sorted(stored.shapes)[:2]
+        stored.read(first)
+        with file.open("r+b") as written:
+            written.truncate(600)
+        with pytest.raises(UserError, match="w: changed while it was read; start again when it is whole"):
+            stored.read(second)
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16, torch.float64, torch.int64, torch.bool, torch.uint8]
+)
+def test_every_number_format_is_read_as_the_library_does(dtype, tmp_path):
+    shapes = [(), (3,), (0, 4), (2, 3, 5)]
+    tensors = {str(i): torch.randint(0, 2, shape).to(dtype) for i, shape in enumerate(shapes)}
+    save_file(tensors, tmp_path / "w")
+    with opened(tmp_path / "w") as stored:
+        for name, tensor in tensors.items():
+            found = stored.read(name)
+            assert found.dtype == dtype
+            assert torch.equal(found, tensor)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_no_model_keeps_its_files_mapped(tiny_folder, clean_spec, tmp_path):
+    """Neither a model folder nor weights of transformers, which maps them."""
+    from transformers import SiglipVisionConfig, SiglipVisionModel
+
+    from vlm_encoders import TransformersConfig
+
+    folder = Path(clean_spec["encoder"]["model"])
+    config = SiglipVisionConfig.from_pretrained(folder)
+    shutil.copytree(folder, tmp_path / "sig")
+    SiglipVisionModel(config).save_pretrained(tmp_path / "sig")
+    models = load(tiny_folder)[0], TransformersConfig(model=str(tmp_path / "sig")).build()
+    maps = Path("/proc/self/maps").read_text()
+    assert all(any(True for _ in model.parameters()) for model in models)
+    assert str(tiny_folder) not in maps
+    assert str(tmp_path) not in maps

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel
 
 from vlm_core.errors import UserError
+from vlm_core.hub import trusting
 from vlm_encoders import TransformersConfig
 
 FILE = "model.safetensors"
@@ -228,7 +229,17 @@ def test_code_of_a_repository_runs_only_if_the_spec_says_so(
     with pytest.raises(ValueError, match="revision must pin it: got 'main', expected the 40 hex digits"):
         TransformersConfig(**given, trust_remote_code=True, revision="main")
     opted = TransformersConfig(**given, trust_remote_code=True, revision="0" * 40)
-    assert opted.build(weights=False)(torch.rand(1, 3, 32, 32)).shape == (1, 4, 4, 16)
+    tower = opted.build(weights=False)
+    assert tower(torch.rand(1, 3, 32, 32)).shape == (1, 4, 4, 16)
+    tower.save_assets(tmp_path / "saved")
+    assert (tmp_path / "saved" / "mine.py").read_text() == CODE
+    again = opted.build(weights=False, assets=tmp_path / "saved")
+    again.load_state_dict(tower.state_dict())
+    pixels = torch.rand(1, 3, 32, 32)
+    assert torch.equal(again(pixels), tower(pixels))
+    for source in ({}, {"assets": tmp_path / "saved"}):
+        with pytest.raises(UserError, match=r"would run code of .*\n  mine\.py  sha256 [0-9a-f]{64}\n"):
+            trusting(opted.model_copy(), "commits").build(weights=False, **source)
 
 
 @pytest.mark.parametrize("weights", [True, False])

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -33,6 +34,10 @@ def run_python(*arguments, timeout=60, **env):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout, done.stderr
+
+
+def owner(path):
+    return pwd.getpwuid(path.stat().st_uid).pw_name
 
 
 def equal(found, wanted):
@@ -200,17 +205,17 @@ def test_a_triton_cache_that_can_not_be_written(tmp_path, monkeypatch, capsys, n
         monkeypatch.setenv(variable, "")
     (tmp_path / "file").write_text("")
     monkeypatch.setenv(name, str(tmp_path / "file"))
-    triton_cache.ensure_writable()
+    triton_cache.ensure_usable()
     assert os.access(triton_cache.folder(), os.W_OK)
     assert capsys.readouterr().err.count("kernels that Triton compiles are not kept") == 1
-    triton_cache.ensure_writable()
+    triton_cache.ensure_usable()
     assert capsys.readouterr().err == ""
 
 
 def test_a_triton_cache_that_can_be_written_stays(tmp_path, monkeypatch):
     monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
     monkeypatch.setenv("TRITON_HOME", str(tmp_path))
-    triton_cache.ensure_writable()
+    triton_cache.ensure_usable()
     assert "TRITON_CACHE_DIR" not in os.environ
     assert triton_cache.folder() == str(tmp_path / ".triton" / "cache")
 
@@ -228,6 +233,63 @@ def test_a_disk_that_is_full(tmp_path):
     home = {"XDG_CACHE_HOME": str(tmp_path), "NUMBA_CACHE_DIR": ""}
     _, text = run_python("-c", FULL_DISK + ONE_KERNEL, **home)
     assert text.count("No space left on device; compiled kernels are not kept") == 1
+
+
+def test_a_cache_that_others_can_write_is_not_used(tmp_path, monkeypatch, capsys):
+    """Its files are pickles, which run when they are read."""
+    monkeypatch.setattr(jit, "cache_folder", lambda: tmp_path)
+    tmp_path.chmod(0o770)
+    for function in (jit.why_not_kept, jit._cannot_keep):
+        function.cache_clear()
+    try:
+        for _ in range(2):
+            assert jit.why_not_kept() == (
+                f"{tmp_path} (owner {owner(tmp_path)}, mode drwxrwx---) can be written by other users; "
+                f"chmod go-w {tmp_path}"
+            )
+        told = capsys.readouterr().err
+        assert told.count("\n") == 1
+        assert "; compiled kernels are not kept" in told
+    finally:
+        for function in (jit.why_not_kept, jit._cannot_keep):
+            function.cache_clear()
+
+
+def test_a_triton_cache_that_others_can_write_is_not_used(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache").chmod(0o777)
+    triton_cache.ensure_usable()
+    assert triton_cache.folder() != str(tmp_path / "cache")
+    assert "can be written by other users; chmod go-w" in capsys.readouterr().err
+
+
+POISON = """
+import os, pickle, sys
+class Trace:
+    def __reduce__(self):
+        return open, (sys.argv[2], "w")
+for folder, _, names in os.walk(sys.argv[1]):
+    for name in (n for n in names if n.endswith((".nbi", ".nbc"))):
+        with open(os.path.join(folder, name), "wb") as file:
+            file.write(pickle.dumps(Trace()))
+"""
+
+
+@pytest.mark.slow
+def test_pickles_of_a_strangers_cache_are_not_run(tmp_path):
+    """They are in a cache of one's own: the test is one of the folder's mode."""
+    cache, trace = tmp_path / "cache", tmp_path / "trace"
+    home = {"XDG_CACHE_HOME": str(cache), "NUMBA_CACHE_DIR": ""}
+    run_python("-c", ONE_KERNEL, **home)
+    run_python("-c", POISON, cache, trace)
+    cache.chmod(0o777)
+    _, text = run_python("-c", ONE_KERNEL, **home)
+    assert not trace.exists()
+    assert text.count("can be written by other users; chmod go-w") == 1
+    cache.chmod(0o700)
+    run_python("-c", ONE_KERNEL, **home)
+    assert trace.exists()
 
 
 @pytest.mark.slow

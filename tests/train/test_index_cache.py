@@ -186,3 +186,21 @@ def test_the_home_folder_is_expanded(tmp_path, monkeypatch):
     monkeypatch.delenv("VLM_CACHE")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     assert index_cache.cache_folder() == tmp_path / ".cache" / "vlm" / "rows"
+
+
+def test_a_cache_that_others_can_write_is_not_read(dataset, builds, cache, monkeypatch, tmp_path, caplog):
+    """In the user's own cache folder; a folder that VLM_CACHE names may be a team's."""
+    monkeypatch.delenv("VLM_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    config = dataset[0]
+    config.rows()
+    assert said(config.rows(), 250) == "number 0250?"
+    assert len(builds) == 1
+    (tmp_path / "home" / "vlm").chmod(0o777)
+    for _ in range(2):
+        assert said(config.rows(), 250) == "number 0250?"
+    assert len(builds) == 3
+    assert caplog.text.count(f"chmod go-w {tmp_path / 'home' / 'vlm'}") == 1
+    monkeypatch.setenv("VLM_CACHE", str(tmp_path / "home" / "vlm"))
+    config.rows()
+    assert len(builds) == 3

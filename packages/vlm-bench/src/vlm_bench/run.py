@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from vlm_core.cli.common import DTYPES, local_path
+from vlm_core.cli.common import DTYPES, add_trust, local_path
 from vlm_core.errors import UserError
 
 ABOUT = """Ask a model the questions of benchmarks and score what it says. Rerun the same command to
@@ -72,6 +72,7 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", help="cpu, cuda, … (default: the GPU if there is one)")
     parser.add_argument("--dtype", choices=DTYPES, help="dtype of the weights; default: as saved")
+    add_trust(parser)
     parser.add_argument(
         "--allow-partial", action="store_true", help="continue although images or labels are missing"
     )
@@ -99,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     for name, reason in absent.items() if ranks.main else ():
         say(f"left out: {name}: {reason}")
     tasks = plan(configs, settings)
-    subject = Subject.load(args.model, args.dtype, ranks.device)
+    subject = Subject.load(args.model, args.dtype, ranks.device, trust_remote_code=args.trust_remote_code)
     out = args.out or Path("bench") / subject.spec.name
     runs = [Run(task, subject, settings, out, ranks, say) for task in tasks]
     _make(out)

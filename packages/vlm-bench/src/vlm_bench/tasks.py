@@ -51,9 +51,10 @@ class Subject:
         return f"cuda ({torch.cuda.get_device_name(self.device)})" if kind == "cuda" else kind
 
     @classmethod
-    def load(cls, path: Path, dtype: str | None, device: str) -> Subject:
-        """Read a model folder, every file checked against its manifest."""
-        model, spec = load(path, dtype=getattr(torch, dtype) if dtype else None, device=device)
+    def load(cls, path: Path, dtype: str | None, device: str, *, trust_remote_code: bool = False) -> Subject:
+        """Read a model folder, every file checked against its manifest; see `vlm_core.assemble.load`."""
+        number = getattr(torch, dtype) if dtype else None
+        model, spec = load(path, dtype=number, device=device, trust_remote_code=trust_remote_code)
         return cls(model, spec, path, folder.sha256(path / folder.MANIFEST), device)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,8 +16,9 @@ from vlm_core.errors import UserError
 from vlm_core.folder import verify_folder, write_folder
 from vlm_core.initial_weights import weight_rows
 from vlm_core.model import PARTS, VLM
+from vlm_core.offline import offline
 from vlm_core.registry import installed
-from vlm_core.spec import Spec, load_spec
+from vlm_core.spec import SPEC, Spec, load_folder_spec
 from vlm_core.template import check_template
 from vlm_core.weights import WEIGHTS, attach_parts, empty_parameters, save_part, to_dtype
 
@@ -53,7 +55,7 @@ def _parts(
             to_dtype(part, dtype)
         return part
 
-    with torch.random.fork_rng(), bounded_modules():
+    with torch.random.fork_rng(), bounded_modules(), nullcontext() if assets is None else offline():
         torch.manual_seed(seed)
         encoder = built(spec.encoder.build(weights=weights, assets=assets and assets / "encoder"))
         llm = built(spec.llm.build(weights=weights, assets=assets and assets / "llm"))
@@ -102,7 +104,7 @@ def save(model: VLM, spec: Spec, path: str | Path, facts: dict[str, Any] | None 
     """
 
     def write(folder: Path) -> None:
-        (folder / "spec.yaml").write_text(_for_folder(spec).to_yaml(), encoding="utf-8")
+        (folder / SPEC).write_text(_for_folder(spec).to_yaml(), encoding="utf-8")
         for part in PARTS:
             (folder / part).mkdir()
             module = getattr(model, part)
@@ -117,19 +119,24 @@ def save(model: VLM, spec: Spec, path: str | Path, facts: dict[str, Any] | None 
 
 
 def load(
-    path: str | Path, *, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+    path: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+    trust_remote_code: bool = False,
 ) -> tuple[VLM, Spec]:
     """Read a model folder after checking every hash; raises `UserError` naming what is damaged.
 
-    On a CPU the weights are the mapped files: memory fills as they are used, and holds them once. `dtype` converts
-    them (by default they stay as they were saved), `device` takes them to a GPU.
+    The weights are read into memory once. `dtype` converts them (by default they stay as they were saved), `device`
+    takes them to a GPU. Nothing is asked of the network. Code that lies in the folder runs only with
+    `trust_remote_code`; a folder that needs it is else refused with the names and hashes of these files.
     """
     path = Path(path)
     if not path.is_dir():
         raise UserError(f"{path}: no such model folder; vlm-assemble SPEC --out DIR and vlm-train write them")
     _check_device(device)
     verify_folder(path)
-    spec, _ = load_spec(path / "spec.yaml")
+    spec = load_folder_spec(path, trust_remote_code=trust_remote_code)
     with empty_parameters():
         model = architecture(spec, path)
     attach_parts(model, path, PARTS, dtype, device)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from vlm_core.errors import UserError
 from vlm_core.kernels import engine_rows, kernel_rows
+from vlm_core.private_folder import why_untrusted
 from vlm_core.registry import KINDS, Registry, installed
 
 Rows = list[tuple[str, str]]
@@ -142,8 +143,10 @@ def _kernel_rows() -> Rows:
     shared = Path(library._name).name if library else "none: kernels use Python threads"
     count = len(list(folder.rglob("*.nbi")))
     state = f"{count} compiled" if count else "not compiled yet"
-    if not jit.writable():
-        state = "can't be written: kernels are compiled in each process"
+    if jit.why_not_kept():
+        problem = why_untrusted(folder)
+        state = f"not used: {problem}" if problem else "can't be written"
+        state += ": kernels are compiled in each process"
     return [("OpenMP of kernels", shared), ("kernel cache", str(folder)), ("kernels", state)]
 
 

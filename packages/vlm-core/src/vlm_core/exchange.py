@@ -6,12 +6,13 @@ They are plain data, written without transformers; `vlm_core.hf` reads them.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vlm_core.chat import end_of_answer
 from vlm_core.interfaces import parameter_count
+from vlm_core.local_code import OPTION
 from vlm_core.model import PARTS, VLM
 from vlm_core.preprocessing import preprocessing_rows
 from vlm_core.spec import Spec
@@ -74,7 +75,7 @@ def card(spec: Spec, model: VLM, manifest: Mapping[str, Any]) -> str:
             "---", "library_name: transformers", "pipeline_tag: image-text-to-text", "---", "",
             f"# {spec.name}", "", *_notes(manifest),
             "| part | component | parameters |", "|---|---|---|", *parts, "",
-            *_usage(spec, bool(manifest.get("code"))), "",
+            *_usage(spec, bool(manifest.get("code")), _own_code(manifest)), "",
             *_weights(manifest), *_preprocessing(model),
             "## Spec", "", "```yaml", spec.to_yaml().rstrip(), "```", "",
             "## Made with", "", "| package | version |", "|---|---|", *versions, "",
@@ -113,9 +114,14 @@ def _notes(manifest: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _usage(spec: Spec, code: bool) -> list[str]:
+def _own_code(manifest: Mapping[str, Any]) -> list[str]:
+    """Files with the code of a part, which a repository brought."""
+    return [name for name in sorted(manifest["files"]) if "/" in name and name.endswith(".py")]
+
+
+def _usage(spec: Spec, code: bool, own: Sequence[str]) -> list[str]:
     """How to load it in Python, with the code that travels or with the packages installed."""
-    trust = ", trust_remote_code=True" if code else ""
+    trust = ", trust_remote_code=True" if code or own else ""
     packages = (
         [] if code else ["import vlm_core.hf  # pip install 'vlm-core[hf]' and the packages named below", ""]
     )
@@ -124,5 +130,6 @@ def _usage(spec: Spec, code: bool) -> list[str]:
         f'ask = pipeline("image-text-to-text", model="path/to/{spec.name}"{trust})',
         'question = [{"type": "image", "path": "picture.png"}, {"type": "text", "text": "What is this?"}]',
         'ask(text=[{"role": "user", "content": question}])', "```",
-        *([] if code else ["", "or `vlm-chat` with this folder."]),
+        *([] if code else ["", f"or `vlm-chat` with this folder{f' and `{OPTION}`' if own else ''}."]),
+        *(["", f"It runs code of its own: {', '.join(own)}; read it first."] if own else []),
     ]  # fmt: skip

@@ -11,9 +11,9 @@ from vlm_core import bundle, exchange
 from vlm_core.assemble import architecture
 from vlm_core.config import Recipe, Reference
 from vlm_core.errors import UserError
-from vlm_core.folder import MANIFEST, verify_folder, write_folder
+from vlm_core.folder import verify_folder, write_folder
 from vlm_core.model import PARTS
-from vlm_core.spec import load_spec
+from vlm_core.spec import load_folder_spec
 from vlm_core.weights import empty_parameters
 
 HF = "vlm_core.hf."
@@ -25,19 +25,21 @@ ROOTS = {
 BUILDER = f"{HF}parts"
 
 
-def export_hf(source: str | Path, target: str | Path, *, with_code: bool = False) -> None:
+def export_hf(
+    source: str | Path, target: str | Path, *, with_code: bool = False, trust_remote_code: bool = False
+) -> None:
     """Write the model folder `source` as `target`, which transformers loads after `import vlm_core.hf`.
 
     `with_code` adds the modules that the model needs, so that it loads with `trust_remote_code=True` where only torch,
-    transformers and Pillow are, and what its parts need besides. Raises `UserError` for a part that can't travel.
+    transformers and Pillow are, and what its parts need besides. Raises `UserError` for a part that can't travel, and,
+    without `trust_remote_code`, for a model that runs code of its own folder.
     """
     source = Path(source)
     if not source.is_dir():
         raise UserError(f"{source}: --export-hf wants a model folder; vlm-assemble SPEC --out DIR writes one")
-    facts = {
-        key: value for key, value in verify_folder(source).items() if key not in ("files", "code", "needs")
-    }
-    spec, _ = load_spec(source / "spec.yaml")
+    manifest = verify_folder(source)
+    facts = {key: value for key, value in manifest.items() if key not in ("files", "code", "needs")}
+    spec = load_folder_spec(source, trust_remote_code=trust_remote_code)
     with empty_parameters():
         model = architecture(spec, source)
     code, modules = {}, {}
@@ -47,8 +49,10 @@ def export_hf(source: str | Path, target: str | Path, *, with_code: bool = False
         facts |= {"code": True, "needs": sorted({need for r in recipes.values() for need in r.needs})}
 
     def write(folder: Path) -> None:
-        left = shutil.ignore_patterns(MANIFEST, exchange.CARD, "*.py")
-        shutil.copytree(source, folder, ignore=left, dirs_exist_ok=True)
+        for name in manifest["files"]:
+            if "/" in name or not name.endswith(".py"):  # code of an earlier export
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source / name, folder / name)
         exchange.write(folder, model, spec, modules)
         for name, content in code.items():
             (folder / name).write_text(content, encoding="utf-8")
@@ -77,8 +81,8 @@ def builder(recipes: dict[str, Recipe]) -> str:
         [
             '"""From this folder to its architecture."""', "",
             "from pathlib import Path", "", *imports, "from vlm_core.model import VLM", "", "",
-            "def build(folder: Path) -> VLM:",
-            '    """The model without weights."""',
+            "def build(folder: Path, *, trust_remote_code: bool = False) -> VLM:",
+            '    """The model without weights; of these parts none runs other code than this folder\'s."""',
             "    encoder = " + _call(recipes["encoder"], 'assets=folder / "encoder"'),
             "    llm = " + _call(recipes["llm"], 'assets=folder / "llm"'),
             "    connector = " + _call(recipes["connector"], "encoder.dim, llm.dim"),

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vlm_core.atomic import whole_folder
 from vlm_core.errors import UserError
+from vlm_core.printable import printable
+from vlm_core.private_folder import make_private, why_untrusted
 
 MANIFEST = "manifest.json"
 
@@ -21,10 +23,12 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def why_unwritable(path: Path) -> str | None:
-    """What keeps a folder, made if it is not there, from being written; None if nothing does."""
+def why_no_cache(path: Path) -> str | None:
+    """What keeps a folder, made if it is not there, from holding files that will be run; None if nothing does."""
+    if problem := why_untrusted(path):
+        return problem
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        make_private(path)
     except OSError as error:
         return error.strerror or str(error)
     return None if os.access(path, os.W_OK) else "no permission to write"
@@ -54,8 +58,25 @@ def write_folder(
             (aside / "README.md").write_text(card(manifest), encoding="utf-8")
 
 
+def refuse_outside(path: Path, names: Iterable[str]) -> None:
+    """Raise `UserError` for a file of a folder that lies elsewhere: by its name, or behind a link.
+
+    The links of the hub's cache lead from a snapshot to the files of the same repository, and are followed.
+    """
+    for name in names:
+        if not name or "\0" in name or name.startswith("/") or ".." in PurePosixPath(name).parts:
+            raise UserError(f"{path / MANIFEST}: {printable(name, 80)!r} is no file of this folder")
+    home = path.resolve()
+    cache = next((p.parent / "blobs" for p in home.parents if p.name == "snapshots"), home)
+    for link in (file for file in (*path.rglob("*"), *(path / name for name in names)) if file.is_symlink()):
+        if not any(link.resolve().is_relative_to(allowed) for allowed in (home, cache)):
+            raise UserError(
+                f"{printable(link)}: a link that leaves the folder, to {printable(link.resolve())}; put a copy there"
+            )
+
+
 def read_manifest(path: str | Path) -> dict[str, Any]:
-    """The manifest of a folder; `UserError` when there is none or it is damaged."""
+    """The manifest of a folder; `UserError` when there is none, it is damaged or it lists files outside the folder."""
     path = Path(path)
     try:
         manifest = json.loads((path / MANIFEST).read_text())
@@ -65,6 +86,7 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path}: not a model folder: it has no {MANIFEST}{inside}") from None
     except (OSError, ValueError, KeyError, TypeError, AssertionError):
         raise UserError(f"{path / MANIFEST}: damaged; restore the folder from a copy") from None
+    refuse_outside(path, manifest["files"])
     return manifest
 
 

@@ -12,11 +12,15 @@ from pydantic import Field, SerializeAsAny
 
 from vlm_core.config import ConnectorConfig, EncoderConfig, LLMConfig, StrictModel
 from vlm_core.errors import SpecError
+from vlm_core.folder import MANIFEST
+from vlm_core.hub import trusting
 from vlm_core.include import KEY, read_with_base
 from vlm_core.registry import installed
 from vlm_core.template import Template, TemplateError, TemplateField
 from vlm_core.validate import component, validate
-from vlm_core.yaml_loader import Document, override
+from vlm_core.yaml_loader import Document, override, read
+
+SPEC = "spec.yaml"
 
 
 class Spec(StrictModel):
@@ -50,20 +54,42 @@ class Spec(StrictModel):
         )
 
 
-def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Spec, Document]:
+def load_spec(
+    path: str | Path, overrides: Sequence[str] = (), *, trust_remote_code: bool = False
+) -> tuple[Spec, Document]:
     """Read a spec file with its bases, override and validate it, with every section whose owner is installed.
 
     Returns the spec and the document it came from, which knows file and line of every value. Raises `SpecError`
-    holding all problems found, or `UserError` for an unreadable file.
+    holding all problems found, or `UserError` for an unreadable file. A spec may let code of a hub repository run, at a
+    commit that it names; `trust_remote_code` is the person's permission for code in local files, too.
     """
     document = read_with_base(path)
     for assignment in overrides:
         override(document, assignment)
-    return checked(document), document
+    return checked(document, trust_remote_code=trust_remote_code), document
 
 
-def checked(document: Document) -> Spec:
+def load_folder_spec(folder: str | Path, *, trust_remote_code: bool = False) -> Spec:
+    """The spec of a model folder, which lets no code run by itself and has no base; raises what `load_spec` does."""
+    document = read(Path(folder, SPEC))
+    if isinstance(document.data, dict) and KEY in document.data:
+        text = "the spec of a model folder is complete by itself; expected no base"
+        raise SpecError([document.problem((KEY,), text)])
+    return checked(document, trust_remote_code=trust_remote_code)
+
+
+def checked(document: Document, *, trust_remote_code: bool = False) -> Spec:
     """The spec that a document holds, every section included whose owner is installed; raises `SpecError`."""
+    spec = _validated(document)
+    folders = {Path(layer.file).parent for layer in document.layers} or {Path(document.file).parent}
+    saved = any((folder / MANIFEST).is_file() for folder in folders)
+    trust = "files" if trust_remote_code else "nothing" if saved else "commits"
+    for part in (spec.encoder, spec.connector, spec.llm):
+        trusting(part, trust)
+    return spec
+
+
+def _validated(document: Document) -> Spec:
     if not isinstance(document.data, dict):
         raise SpecError([document.problem((), "a spec is a mapping with encoder, connector and llm")])
     problems, spec = [], None

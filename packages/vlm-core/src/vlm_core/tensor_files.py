@@ -33,10 +33,7 @@ def read(path: Path, wrappers: tuple[str, ...] = ()) -> dict[str, Tensor]:
 
 def shards(index: Path) -> list[Path]:
     """The files that an index names, all of them beside it."""
-    found = read_json(index).get("weight_map")
-    names = sorted(set(map(str, found.values()))) if isinstance(found, dict) else []
-    if not names or any(Path(name).name != name or not _NAME.fullmatch(name) for name in names):
-        raise UserError(f"{index}: expected a weight_map from tensors to files beside it")
+    names = shard_names(index)
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
         raise UserError(
@@ -44,6 +41,21 @@ def shards(index: Path) -> list[Path]:
             "the download did not finish"
         )
     return [index.parent / name for name in names]
+
+
+def check_indexes(folder: Path) -> None:
+    """Raise `UserError` if an index in a folder names a file that is not beside it, before a library opens that."""
+    for index in sorted(folder.glob("*" + INDEX)):
+        shard_names(index)
+
+
+def shard_names(index: Path) -> list[str]:
+    """The names in an index; raises `UserError` if one of them leads elsewhere."""
+    found = read_json(index).get("weight_map")
+    names = sorted(set(map(str, found.values()))) if isinstance(found, dict) else []
+    if not names or any(Path(name).name != name or not _NAME.fullmatch(name) for name in names):
+        raise UserError(f"{index}: expected a weight_map from tensors to files beside it")
+    return names
 
 
 def _content(path: Path) -> object:

@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError, core_schema
 
 from vlm_core.config import ComponentConfig, Kind
 from vlm_core.errors import Problem, SpecError, UserError, choices, shown
+from vlm_core.hub import trusting
 from vlm_core.registry import installed
 from vlm_core.yaml_loader import Document, Path_
 
@@ -28,7 +29,7 @@ def _resolve(kind: Kind, value: Any) -> Any:
     except UserError as error:
         raise PydanticCustomError("component", "{text}", {"text": str(error), "at": "type"}) from None
     try:
-        return config.model_validate(value)
+        return trusting(config.model_validate(value), "commits")
     except ValidationError as error:
         nested = [(config, problem) for problem in error.errors(include_url=False)]
         raise PydanticCustomError("nested", "invalid component", {"nested": nested}) from None

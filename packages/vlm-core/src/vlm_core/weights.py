@@ -1,4 +1,4 @@
-"""Weights of one part in a safetensors file: written without a second copy, read by mapping the file into memory.
+"""Weights of one part in a safetensors file: written without a second copy, read into memory once.
 
 A module may say in `keeps_fp32` which of its parameters and buffers (dotted names) stay fp32 whatever the rest is.
 """
@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_model
 from torch import Tensor, nn
 
 from vlm_core.errors import UserError
+from vlm_core.weight_file import opened
 
 WEIGHTS = "weights.safetensors"
 
@@ -87,8 +87,8 @@ def save_part(module: nn.Module, file: Path) -> None:
 
 def load_part(module: nn.Module, file: Path) -> None:
     """Copy weights into the module's own tensors, one by one; raises `UserError` if names or shapes don't fit."""
-    with _opened(file) as stored:
-        fill(module, _shapes(stored), stored.get_tensor, file)
+    with opened(file) as stored:
+        fill(module, stored.shapes, stored.read, file)
 
 
 @torch.no_grad()
@@ -106,13 +106,13 @@ def attach_part(
 ) -> None:
     """Put the file's tensors in place of the module's, which may be on the meta device.
 
-    On the CPU and in the file's own dtype they are the mapped file itself: no byte is read before it is used. With
-    `dtype` all but `keeps_fp32` are converted. Ties and marks on parameters stay. Raises `UserError` as `load_part`.
+    They are read into memory of their own: the file may change afterwards. With `dtype` all but `keeps_fp32` are
+    converted. Ties and marks on parameters stay. Raises `UserError` as `load_part`.
     """
     own, kept, found = _own(module), fp32_names(module), set()
-    with _opened(file) as stored:
-        for name in _checked(own, _shapes(stored), file):
-            tensor = stored.get_tensor(name)
+    with opened(file) as stored:
+        for name in _checked(own, stored.shapes, file):
+            tensor = stored.read(name)
             if name in kept:
                 tensor = tensor.float()
             elif tensor.is_floating_point():
@@ -136,22 +136,17 @@ def attach_parts(
         attach_part(getattr(model, part), folder / part / WEIGHTS, dtype, device)
 
 
+@torch.no_grad()
+def own_memory(module: nn.Module) -> None:
+    """Copy weights that a library left in mapped files, which may change."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.device.type == "cpu":
+            tensor.data = tensor.data.clone()
+
+
 def _own(module: nn.Module) -> dict[str, Tensor]:
     """Parameters and persistent buffers by name; tied ones are the same object."""
     return dict(module.state_dict(keep_vars=True))
-
-
-@contextmanager
-def _opened(file: Path) -> Iterator[safe_open]:
-    try:
-        with safe_open(file, "pt") as stored:
-            yield stored
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{file}: not a readable weight file: {error}") from None
-
-
-def _shapes(stored: safe_open) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(stored.get_slice(name).get_shape()) for name in list(stored.keys())}
 
 
 def _checked(own: dict[str, Tensor], shapes: Mapping[str, tuple[int, ...]], file: Path) -> list[str]:

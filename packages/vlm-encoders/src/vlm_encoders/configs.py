@@ -247,7 +247,7 @@ class TransformersConfig(FromHub, _TowerConfig):
             model=self.model,
             weights=weights,
             revision=self.revision,
-            trust_remote_code=self.trust_remote_code,
+            trust_remote_code=self.runs_code(assets or self.model),
             layer=self.layer,
             assets=assets,
             **self._facts(),

@@ -114,7 +114,12 @@ def _tower(model_cfg: dict[str, Any], side: int | None) -> tuple[Any, tuple[int,
 
 def _visual(config: dict[str, Any], image_size: int | None) -> Any:
     """The image half as open_clip builds it, without the text half that `create_model` would add."""
-    vision = dict(config["vision_cfg"])
+    vision = {
+        **config["vision_cfg"],
+        "timm_model_pretrained": False,
+    }  # its weights come with the whole model's
+    if ":" in (name := str(vision.get("timm_model_name"))):
+        raise UserError(f"{ASSET}: timm_model_name is {name!r:.80}; expected a name that timm knows")
     if image_size:
         vision["image_size"] = image_size
     try:

@@ -23,6 +23,8 @@ from vlm_encoders.tower import Tower, block_index, nearest, one_line, read_asset
 
 ASSET = "timm.json"
 HUB, FOLDER = "hf-hub", "local-dir"
+_FACTORY = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
+"""Arguments of `timm.create_model` that make it read other files."""
 
 
 class TimmTower(Tower):
@@ -94,7 +96,7 @@ def build_timm(
     Raises `UserError` for a name, an argument, a file or a download that fails.
     """
     given, saved_model = spec_keys(facts), read_asset(assets, ASSET) if assets else {}
-    name, config, arguments = _resolve(saved_model.get("model", model))
+    name, config, arguments = (_saved_name(saved_model), None, {}) if assets else _resolve(model)
     if pretrained and model.startswith(FOLDER):
         pretrained, weights = False, model.removeprefix(f"{FOLDER}:")
     if weights is not None and not assets:
@@ -127,6 +129,16 @@ def _asset(told: Facts, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     kept = {"mean": list(told["mean"]), "std": list(told["std"]), "interpolation": told["interpolation"]}
     model = {"input_size": [3, *told["image_size"]], "model": name, "model_args": arguments}
     return {**kept, **model, SAVED: told.content()}
+
+
+def _saved_name(content: Mapping[str, Any]) -> str:
+    """What a model folder keeps: a name of timm's, never a repository or another folder."""
+    name = content.get("model")
+    if not isinstance(name, str) or ":" in name:
+        raise UserError(
+            f"{ASSET} of the saved encoder: model is {name!r:.80}; expected a name that timm knows"
+        )
+    return name
 
 
 def _resolve(model: str) -> tuple[str, dict[str, Any] | None, dict[str, Any]]:
@@ -164,6 +176,11 @@ def _create(
     """`timm.create_model` with its failures told apart: unknown name, failed download, wrong argument."""
     if not timm.is_model(name):
         raise UserError(f"timm has no model {name!r}{nearest(name, timm.list_models())}")
+    if other := sorted(_FACTORY & arguments.keys()):
+        raise UserError(
+            f"timm's {name}: model_args can't hold {', '.join(other)}, which would read other files; "
+            "pretrained: and weights: name weights"
+        )
     try:
         return timm.create_model(name, pretrained=pretrained, pretrained_cfg=config, **arguments)
     except Exception as error:  # hub, network and constructors each raise errors of their own

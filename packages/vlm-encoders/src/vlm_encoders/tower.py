@@ -27,7 +27,7 @@ class Tower(Encoder):
 
     `mean` and `std` of R, G, B stay float32 on the module's device whatever the parameters are cast to.
     `fit`, `interpolation` and `crop_pct` are `Picture`'s; `sources` says where each of these facts was read.
-    `assets` maps file names to JSON content, which `save_assets` writes. With `any_size` false, `forward`
+    `assets` maps file names to JSON content, or to text, which `save_assets` writes. With `any_size` false, `forward`
     takes pixels of `image_size` (height, width) only. Subclasses end their constructor with `_settle`.
     """
 
@@ -98,7 +98,10 @@ class Tower(Encoder):
     def save_assets(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in self._assets.items():
-            (folder / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            text = (
+                content if isinstance(content, str) else json.dumps(content, indent=2, sort_keys=True) + "\n"
+            )
+            (folder / name).write_text(text, encoding="utf-8")
 
     def _tried_grid(self, height: int, width: int) -> tuple[int, int]:
         """`grid` where strides and padding differ from model to model: a trial run is always right."""

@@ -10,6 +10,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from vlm_core.errors import UserError
+from vlm_core.local_code import refuse_references, repository_code, with_auto_map
+from vlm_core.tensor_files import check_indexes
+from vlm_core.weights import own_memory
 from vlm_encoders import transformers_files as files
 from vlm_encoders.activations import activation_of, set_activation
 from vlm_encoders.checkpoint_configs import of_transformers
@@ -35,6 +38,10 @@ def build_transformers(
     Raises `UserError` for what is missing, does not fit or would run code of a repository.
     """
     given = spec_keys(facts)
+    if assets is None:
+        check_indexes(Path(model))
+    else:
+        refuse_references(assets)
     remote = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
     if trust_remote_code:
         remote["code_revision"] = revision
@@ -49,10 +56,14 @@ def build_transformers(
         raise UserError(f"{model}: neither {CONFIG} nor {PREPROCESSOR} tells image_size; give it in the spec")
     if activation := told.get("activation"):
         set_activation(inner, activation, told.sources["activation"])
-    again = {CONFIG: json.loads(inner.config.to_json_string(use_diff=False)), PREPROCESSOR: _settings(told)}
+    sources, auto_map = repository_code({"AutoConfig": type(inner.config), "AutoModel": type(inner)})
+    config = with_auto_map(json.loads(inner.config.to_json_string(use_diff=False)), auto_map)
+    again = {CONFIG: config, PREPROCESSOR: _settings(told), **sources}
     kind: Any = TransformersMaps if staged else partial(TransformersTower, own_size=own or pair(size))
     tower = kind(inner, image_size=pair(size), layer=layer, assets=again, **told.arguments())
     files.check(inner, report, None if staged else tower.blocks, model)
+    if weights:
+        own_memory(tower)
     return tower.float()
 
 

@@ -13,6 +13,7 @@ from transformers.utils.hub import cached_file
 from vlm_core.errors import UserError
 from vlm_core.faults import listed, shape_of
 from vlm_core.layer_counts import check_config_file
+from vlm_core.local_code import OPTION
 from vlm_core.tensor_files import INDEX, shards
 from vlm_core.verbosity import errors_only, without_progress_bars
 from vlm_encoders.tower import one_line
@@ -147,6 +148,7 @@ def _failure(source: str, what: str, error: Exception) -> str:
     text = f"could not read {source} ({what}): {one_line(error)}"
     if "trust_remote_code" in str(error):
         text += " The spec allows that by trust_remote_code: true and a revision that pins the code"
+        text += f"; files here also need {OPTION}" if Path(source).is_dir() else ""
     if Path(source).is_dir():
         return text
     return f"{text}; offline, model: can name a local folder with {CONFIG}, {PREPROCESSOR} and the weights"

@@ -121,7 +121,7 @@ class TransformersLLMConfig(FromHub, LLMConfig):
             load_tokenizer=lambda: load_tokenizer(source, assets, revision=at),
             dtype=self.dtype,
             revision=self.revision,
-            trust_remote_code=self.trust_remote_code,
+            trust_remote_code=self.runs_code(assets or self.model),
             config=self.config,
             weights=weights,
             assets=assets,

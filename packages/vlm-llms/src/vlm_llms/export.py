@@ -15,11 +15,12 @@ import torch
 from huggingface_hub import save_torch_state_dict
 from torch import Tensor
 
-from vlm_core.cli.common import local_path, run
+from vlm_core.cli.common import add_trust, local_path, run
 from vlm_core.errors import UserError
 from vlm_core.folder import verify_folder, write_folder
 from vlm_core.interfaces import LanguageModel
-from vlm_core.spec import load_spec
+from vlm_core.offline import offline
+from vlm_core.spec import load_folder_spec
 from vlm_core.weights import WEIGHTS, load_part
 from vlm_llms.checkpoint_files import CONFIG
 from vlm_llms.mamba import EPS, MambaLM
@@ -46,14 +47,16 @@ def export(lm: LanguageModel, folder: Path, form: Form) -> None:
                         "a model of transformers in transformers")  # fmt: skip
 
 
-def load_llm(model: Path) -> LanguageModel:
-    """The language model of a model folder, alone, after checking every hash."""
+def load_llm(model: Path, *, trust_remote_code: bool = False) -> LanguageModel:
+    """The language model of a model folder, alone, after checking every hash; see `vlm_core.assemble.load`."""
     if not model.is_dir():
         raise UserError(
             f"{model}: no such model folder; vlm-assemble SPEC --out DIR and vlm-train write them"
         )
     verify_folder(model)
-    lm = load_spec(model / "spec.yaml")[0].llm.build(weights=False, assets=model / "llm")
+    spec = load_folder_spec(model, trust_remote_code=trust_remote_code)
+    with offline():
+        lm = spec.llm.build(weights=False, assets=model / "llm")
     load_part(lm, model / "llm" / WEIGHTS)
     return lm.eval()
 
@@ -104,7 +107,7 @@ def _state_spaces(lm: MambaLM, folder: Path) -> None:
 def _command(args: argparse.Namespace) -> None:
     if args.dir.exists():
         raise UserError(f"{args.dir} exists already; name another folder, or remove this one")
-    export(load_llm(args.model), args.dir, args.format)
+    export(load_llm(args.model, trust_remote_code=args.trust_remote_code), args.dir, args.format)
     print(f"language model in the format of {args.format}: {args.dir}")  # noqa: T201
 
 
@@ -117,6 +120,7 @@ def main() -> int:
     parser.add_argument(
         "--format", choices=FORMS, default="transformers", help="whose files; default %(default)s"
     )
+    add_trust(parser)
     return run(parser, _command, package="vlm-llms")
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vlm_core.errors import UserError
 from vlm_core.interfaces import PADDING, LanguageModel, Tokenizer
+from vlm_core.local_code import keep_code
 from vlm_core.weights import derived_floats
 from vlm_llms.hf_logits import LogitRule
 from vlm_llms.hf_state import (
@@ -113,9 +114,10 @@ class TransformersLM(LanguageModel):
         return head.weight, head.bias
 
     def save_assets(self, folder: Path) -> None:
-        """Write the model's config.json and the tokenizer."""
+        """Write the model's config.json, the tokenizer, and the code of the model where a repository brought it."""
         folder.mkdir(parents=True, exist_ok=True)
         self.model.config.save_pretrained(folder)
+        keep_code(folder, {"AutoConfig": type(self.model.config), "AutoModelForCausalLM": type(self.model)})
         super().save_assets(folder)
 
     def save_pretrained(self, folder: Path) -> None:

@@ -16,7 +16,10 @@ from vlm_core.errors import UserError
 from vlm_core.faults import UNSAFE, listed, shape_of
 from vlm_core.interfaces import Tokenizer
 from vlm_core.layer_counts import check_config_file
+from vlm_core.local_code import OPTION, refuse_references
+from vlm_core.tensor_files import check_indexes
 from vlm_core.verbosity import without_progress_bars
+from vlm_core.weights import own_memory
 from vlm_llms.hf_adapter import TransformersLM
 from vlm_llms.hf_architecture import architecture, check_agreement
 from vlm_llms.hf_verify import verify
@@ -41,6 +44,10 @@ def build(
     With `config` the architecture alone needs no file; weights must then be of that architecture.
     """
     number = getattr(torch, dtype)
+    if assets is None:
+        check_indexes(Path(model))
+    else:
+        refuse_references(assets)
     remote = _remote(revision, trust_remote_code)
     check_config_file(model if assets is None else assets)
     try:
@@ -83,6 +90,7 @@ def _why_not(model: str, error: Exception) -> str:
         lines = [UNSAFE]
     code = (
         "; to run the code that comes with it, read it, then set trust_remote_code: true and revision to the commit"
+        f"{f', and give {OPTION}' if Path(model).is_dir() else ''}"
         if "trust_remote_code" in str(error)
         else ""
     )
@@ -113,6 +121,8 @@ def _with_weights(model: str, dtype: torch.dtype, remote: dict[str, Any]) -> Any
     ]
     if any(problems):
         raise UserError(f"llm model {model!r}: {'; '.join(filter(None, problems))}")
+    if not hasattr(inner.config, "quantization_config"):
+        own_memory(inner)
     return inner
 
 

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from vlm_core.cli.common import Parser, add_debug, count, duration, local_path, path_text, run
+from vlm_core.cli.common import Parser, add_debug, add_trust, count, duration, local_path, path_text, run
 from vlm_core.errors import UserError
-from vlm_core.spec import load_spec, located
+from vlm_core.spec import Spec, load_spec, located
+from vlm_core.yaml_loader import Document
 from vlm_train import launch, ranks, stopping, watchdog
 
 _up_to_256 = partial(count, most=256)
@@ -80,7 +81,12 @@ def _add_spec(parser: argparse.ArgumentParser, what: str = "a YAML spec with a t
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the spec"
     )
+    add_trust(parser)
     add_debug(parser)
+
+
+def _spec(args: argparse.Namespace) -> tuple[Spec, Document]:
+    return load_spec(args.spec, args.set, trust_remote_code=args.trust_remote_code)
 
 
 def run_spec(args: argparse.Namespace) -> int:
@@ -110,7 +116,7 @@ def _validate(args: argparse.Namespace) -> None:
     from vlm_core.initial_weights import refuse_untrained
     from vlm_train.section import train_section
 
-    spec, document = load_spec(args.spec, args.set)
+    spec, document = _spec(args)
     train_section(spec, document)
     refuse_untrained(spec, document)
 
@@ -123,7 +129,7 @@ def _join(args: argparse.Namespace) -> int:
 def _train(args: argparse.Namespace) -> int:
     """This process's part of a run, or all of it."""
     began = time.monotonic()
-    spec, document = load_spec(args.spec, args.set)
+    spec, document = _spec(args)
     from vlm_train.run import start
     from vlm_train.show import show
 
@@ -146,7 +152,7 @@ def report(args: argparse.Namespace) -> int:
 
 def check_data(args: argparse.Namespace) -> int:
     """Read the data of every stage as training would and say what would be left out."""
-    spec, document = load_spec(args.spec, args.set)
+    spec, document = _spec(args)
     from vlm_train.evals import exams
     from vlm_train.look import check_data, write_report
     from vlm_train.progress import Counting
@@ -173,7 +179,7 @@ def check_data(args: argparse.Namespace) -> int:
 
 def plan(args: argparse.Namespace) -> int:
     """Lay the model of every stage on N pretended processes and tell what each would hold; needs no GPU."""
-    spec, document = load_spec(args.spec, args.set)
+    spec, document = _spec(args)
     from vlm_train.plan import lines, plan
     from vlm_train.section import train_section
 
@@ -183,7 +189,7 @@ def plan(args: argparse.Namespace) -> int:
 
 def preview(args: argparse.Namespace) -> int:
     """Show the first rows of each stage as the model gets them, in the terminal and as an HTML page."""
-    spec, document = load_spec(args.spec, args.set)
+    spec, document = _spec(args)
     from rich.console import Console
 
     from vlm_train.preview import page, samples, terminal
@@ -210,7 +216,7 @@ def sweep(args: argparse.Namespace) -> int:
     from vlm_train.show import show_plan, show_table
     from vlm_train.sweep import jobs, run, sizes
 
-    grid = load(args.spec, args.set)
+    grid = load(args.spec, args.set, trust_remote_code=args.trust_remote_code)
     found, parameters = jobs(grid), sizes(grid)
     show_plan(grid, found, parameters)
     if args.dry_run:

@@ -117,6 +117,8 @@ class Grid:
     rows: list[Row]
     common: Sequence[str] = ()
     """`--set` assignments for the base."""
+    trust_remote_code: bool = False
+    """Whether code in local files may run."""
 
     @cached_property
     def _start(self) -> Document:
@@ -138,10 +140,10 @@ class Grid:
             override(document, assignment)
         for setting in self.settings(row, seed):
             put(document, setting.key, setting.value, setting.where)
-        return checked(document), document
+        return checked(document, trust_remote_code=self.trust_remote_code), document
 
 
-def load(path: str | Path, common: Sequence[str] = ()) -> Grid:
+def load(path: str | Path, common: Sequence[str] = (), *, trust_remote_code: bool = False) -> Grid:
     """Read a sweep file and validate the spec of every row; raises `SpecError` with all faults."""
     document = read(path)
     config = validate(SweepConfig, document)
@@ -151,7 +153,7 @@ def load(path: str | Path, common: Sequence[str] = ()) -> Grid:
         raise SpecError([document.problem(("base",), text)])
     rows = [*_named(config, document), *_combined(config, document)]
     _distinct(rows, document)
-    grid = Grid(document.file, base, Path(config.output), config.seeds, rows, common)
+    grid = Grid(document.file, base, Path(config.output), config.seeds, rows, common, trust_remote_code)
     problems: dict[Problem, None] = {}
     for row in rows:
         try:

@@ -15,6 +15,7 @@ import numpy as np
 
 from vlm_core.errors import UserError
 from vlm_core.folder import verify_folder, write_folder
+from vlm_core.private_folder import why_untrusted
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -89,6 +90,9 @@ def _from_cache(path: Path, facts: dict[str, object], what: str, load: Callable[
     """An index that verifies; one that doesn't is reported and removed."""
     try:
         if not path.is_dir():
+            return None
+        if not os.environ.get("VLM_CACHE") and (problem := why_untrusted(path)):
+            _warn_once(f"cached indexes of data files are not used: {problem}")
             return None
         manifest = verify_folder(path)
         if {key: manifest.get(key) for key in facts} == facts:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_core.errors import UserError
+from vlm_core.local_code import OPTION
 from vlm_train import exit_message, ranks, stopping
 
 SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
@@ -66,6 +67,7 @@ def plan(args: argparse.Namespace) -> Plan:
     _refuse_tasks_of_srun(args)
     part = ["-m", "vlm_train", "run", args.spec]
     part += [word for text in args.set for word in ("--set", text)]
+    part += [OPTION] if args.trust_remote_code else []
     part += ["--debug"] if getattr(args, "debug", False) else []
     if nproc == 1 and nodes == "1" and not args.max_restarts:
         return Plan(1, [], part, {})

@@ -13,9 +13,10 @@ from accelerate.utils import broadcast_object_list, set_seed
 
 from vlm_core import assemble
 from vlm_core.folder import read_manifest
+from vlm_core.hub import runs_own_code
 from vlm_core.initial_weights import refuse_untrained
 from vlm_core.interfaces import Tokenizer
-from vlm_core.model import VLM
+from vlm_core.model import PARTS, VLM
 from vlm_core.rows import known_faults
 from vlm_core.spec import Spec, located
 from vlm_core.yaml_loader import Document
@@ -107,7 +108,7 @@ class Run:
     def _go(self) -> results.Results:
         set_seed(self.train.seed)
         if (self.dir.path / MODEL).exists():
-            self.model = assemble.load(self.dir.path / MODEL)[0].to(self.accelerator.device)
+            self.model = self._saved(MODEL)
         else:
             self.model = self._untrained()
             self._stages()
@@ -117,6 +118,11 @@ class Run:
         """What the spec says, on the device, or where it is sharded from."""
         model = assemble.build(self.parts, seed=self.train.seed)
         return model if self.strategy.sharded else model.to(self.accelerator.device)
+
+    def _saved(self, name: str) -> VLM:
+        """A model of this run's folder; its code is that of the repositories that the spec names."""
+        trust = runs_own_code(getattr(self.spec, part) for part in PARTS)
+        return assemble.load(self.dir.path / name, trust_remote_code=trust)[0].to(self.accelerator.device)
 
     def _newest(self) -> tuple[Path | None, Position]:
         """The checkpoint to go on from, the same on every process, and where it stands."""
@@ -260,7 +266,7 @@ class Run:
         """Ask the averaged weights again if what is kept was asked about other questions."""
         name = f"{last_name(self.train)}, average"
         if (self.dir.path / AVERAGE).exists() and not self.evaluations.done(name):
-            self.model = assemble.load(self.dir.path / AVERAGE)[0].to(self.accelerator.device)
+            self.model = self._saved(AVERAGE)
             self.evaluations.ask(name, self.model, self.reader)
 
     def _say(self, text: str) -> None:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from vlm_core.local_code import how_to_load
 from vlm_core.spec import Spec
 from vlm_train import eval_results, results
 from vlm_train.grid import Grid
@@ -71,4 +72,5 @@ def show(spec: Spec, folder: RunDir, table: Results) -> None:
     if records := folder.records(EVALS):
         console.print()
         _print(console, eval_results.NOTE, *eval_results.table(records))
-    console.print(escape(f"loss curves {folder.path}/curves.png, model {folder.path}/{MODEL}"))
+    model = folder.path / MODEL
+    console.print(escape(f"loss curves {folder.path}/curves.png, model {model}{how_to_load(model)}"))

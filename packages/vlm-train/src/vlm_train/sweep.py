@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from vlm_core.cli.common import duration
 from vlm_core.errors import UserError
+from vlm_core.local_code import OPTION
 from vlm_core.validate import validate
 from vlm_train.config import TrainConfig
 from vlm_train.grid import Grid, Row
@@ -103,7 +104,8 @@ def _job(grid: Grid, row: Row, seed: int, known: Known) -> Job:
         )
     folder = RunDir(grid.folder(row, seed))
     given = (*grid.common, *map(str, grid.settings(row, seed)))
-    arguments = ("run", str(grid.base), *(part for text in given for part in ("--set", text)))
+    trust = (OPTION,) if grid.trust_remote_code else ()
+    arguments = ("run", str(grid.base), *(part for text in given for part in ("--set", text)), *trust)
     log = folder.path.with_suffix(".log")
     job = Job(row, seed, folder, arguments, log, train.stages[-1].name)
     if not (folder.path / SPEC).exists():

@@ -19,9 +19,14 @@ from vlm_core.errors import UserError
 from vlm_core.generate import Decoding, answer
 from vlm_core.images import to_rgb
 
+KNOWN = "pretrained, dtype and trust_remote_code"
+"""What `--model_args` takes."""
+
 
 class SavedVLM(lmms):
     """`pretrained` is a model folder; `dtype` that of the weights, by default as they were saved.
+
+    Code that lies in the folder runs only with `trust_remote_code=True`.
 
     Images come before the question, as the folder's template wants them; what a task's text spells is text, so
     `<image>` in it is no image. Under `accelerate launch` each process takes the GPU of its local rank.
@@ -35,17 +40,23 @@ class SavedVLM(lmms):
         dtype: str | None = None,
         device: str | None = None,
         batch_size: int | str = 1,
+        trust_remote_code: bool = False,
         **others: Any,
     ) -> None:
         super().__init__()
         if others := {name: value for name, value in others.items() if name != "max_batch_size"}:
-            raise UserError(f"--model_args: {', '.join(others)} unknown; known are pretrained and dtype")
+            raise UserError(f"--model_args: {', '.join(others)} unknown; known are {KNOWN}")
         if not str(batch_size).isdecimal() or int(batch_size) < 1:
             raise UserError(f"--batch_size {batch_size}: expected a number of questions, 1 or more")
         if dtype is not None and dtype not in DTYPES:
             raise UserError(f"--model_args dtype={dtype}: expected one of {', '.join(DTYPES)}")
         self.batch_size, self.device = int(batch_size), torch.device(device or _device())
-        self.model, spec = load(pretrained, dtype=dtype and getattr(torch, dtype), device=self.device)
+        if not isinstance(trust_remote_code, bool):
+            raise UserError(f"--model_args trust_remote_code={trust_remote_code}: expected True or False")
+        number = dtype and getattr(torch, dtype)
+        self.model, spec = load(
+            pretrained, dtype=number, device=self.device, trust_remote_code=trust_remote_code
+        )
         refuse_unsaid(spec.template)
         self.template = spec.template
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlm_core.cli import advice
-from vlm_core.cli.common import DTYPES, amount, local_path, path_text, run, size
+from vlm_core.cli.common import DTYPES, add_trust, amount, local_path, path_text, run, size
 from vlm_core.errors import UserError
 from vlm_core.initial_weights import refuse_untrained
+from vlm_core.local_code import how_to_load
 from vlm_core.registry import KINDS, installed
 from vlm_core.spec import json_schema, load_spec, located
 
@@ -55,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the spec"
     )
+    add_trust(parser)
     parser.add_argument("--list", action="store_true", help="every installed component and its package")
     parser.add_argument(
         "--new-plugin",
@@ -169,10 +171,15 @@ def assemble(args: argparse.Namespace) -> int:
     if args.export_hf:
         from vlm_core.export import export_hf
 
-        export_hf(Path(args.spec), args.export_hf, with_code=args.with_code)
-        print(f"model folder: {args.export_hf}")
+        export_hf(
+            Path(args.spec),
+            args.export_hf,
+            with_code=args.with_code,
+            trust_remote_code=args.trust_remote_code,
+        )
+        print(f"model folder: {args.export_hf}{how_to_load(args.export_hf)}")
         return 0
-    spec, document = load_spec(args.spec, args.set)
+    spec, document = load_spec(args.spec, args.set, trust_remote_code=args.trust_remote_code)
     if not args.random_weights:
         refuse_untrained(spec, document)
     if args.out and args.out.exists():
@@ -190,7 +197,7 @@ def assemble(args: argparse.Namespace) -> int:
     out = args.out or Path("models") / spec.name
     with located(document):
         write_model(spec, out, args.dtype, args.random_weights)
-    print(f"\nmodel folder: {out}")
+    print(f"\nmodel folder: {out}{how_to_load(out)}")
     return 0
 
 

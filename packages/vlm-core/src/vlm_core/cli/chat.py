@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlm_core.cli.common import DTYPES, path_text, run
+from vlm_core.cli.common import DTYPES, add_trust, path_text, run
 from vlm_core.cli.console import text
 from vlm_core.cli.prompt import Interrupt, image_files, lines
 from vlm_core.errors import UserError, shown
@@ -41,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="seed of sampling; default 0")
     parser.add_argument("--device", help="cpu, cuda, … (default: the GPU if there is one)")
     parser.add_argument("--dtype", choices=DTYPES, help="dtype of the weights; default: as saved")
+    add_trust(parser)
     return parser
 
 
@@ -70,7 +71,8 @@ def chat(args: argparse.Namespace) -> int:
     from vlm_core.generate import Decoding
 
     device = args.device or default_device()
-    model, spec = load(args.model, dtype=args.dtype and getattr(torch, args.dtype), device=device)
+    dtype = args.dtype and getattr(torch, args.dtype)
+    model, spec = load(args.model, dtype=dtype, device=device, trust_remote_code=args.trust_remote_code)
     if args.ask is None:  # an empty question about an image is a caption's
         refuse_unsaid(spec.template)
     conversation = Conversation(model, spec.template)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NoReturn
 
 from vlm_core.cli.console import use_any_encoding
 from vlm_core.errors import UserError, shown
+from vlm_core.local_code import OPTION
 from vlm_core.paths import expanded
 from vlm_core.printable import printable
 
@@ -58,6 +61,15 @@ def add_debug(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """`--trust-remote-code`, a person's permission, which no file can give."""
+    parser.add_argument(
+        OPTION,
+        action="store_true",
+        help="run the model code that lies in a local folder; without it, what would run is listed with its sha256",
+    )
+
+
 def versions(program: str, package: str) -> str:
     """`vlm-train 0.1.0 (vlm-core 0.1.0, torch 2.9.0, Python 3.11.9)`; imports none of them."""
 
@@ -83,6 +95,7 @@ def run(
     `--debug` raises instead. `package` is the distribution whose version `--version` prints.
     """
     use_any_encoding()
+    _speak_when_killed()
     add_debug(parser)
     parser.add_argument("--version", action="version", version=versions(parser.prog, package))
     args = parser.parse_args(argv)
@@ -103,6 +116,13 @@ def run(
         print(f"{parser.prog}: internal error: {type(error).__name__}: {printable(error)}", file=sys.stderr)
         print("this is a bug; --debug shows where", file=sys.stderr)
         return 70
+
+
+def _speak_when_killed() -> None:
+    """A crash below Python (a mapped file cut short, a faulty driver) prints its signal and where it happened."""
+    if not faulthandler.is_enabled():
+        with suppress(OSError, ValueError, RuntimeError, AttributeError):  # a standard error that is no file
+            faulthandler.enable()
 
 
 def amount(number: float) -> str:

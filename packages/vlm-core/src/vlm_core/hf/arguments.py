@@ -14,7 +14,7 @@ from vlm_core.errors import UserError
 Accepted = Mapping[str, Sequence[Any]]
 
 LOADING: Accepted = {
-    "trust_remote_code": (True, False),  # whose code runs is settled before this is called
+    "trust_remote_code": (True, False),  # honoured where the parts are built
     "use_safetensors": (True,),
     "weights_only": (True,),
     "low_cpu_mem_usage": (True,),

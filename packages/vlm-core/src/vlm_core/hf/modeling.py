@@ -77,8 +77,9 @@ class VLMForConditionalGeneration(VLMGeneration, PreTrainedModel, GenerationMixi
     ) -> Any:  # fmt: skip
         """Load a model folder, or a hub repository that holds one, as `vlm_core.assemble.load` does.
 
-        `dtype` (default: as saved) and `device_map` (one device) are understood; what else would change the model is a
-        `UserError`. With `output_loading_info=True` returns the model and an empty report: loading is strict.
+        `dtype` (default: as saved), `device_map` (one device) and `trust_remote_code` are understood; what else would
+        change the model is a `UserError`. With `output_loading_info=True` returns the model and an empty report, for
+        loading is strict.
         """
         dtype = dtype or kwargs.pop("torch_dtype", None)
         only_known(kwargs)
@@ -86,7 +87,7 @@ class VLMForConditionalGeneration(VLMGeneration, PreTrainedModel, GenerationMixi
         manifest = verify_folder(folder)
         config = _config(folder, config)
         with empty_parameters():
-            inner = parts.build(folder)
+            inner = parts.build(folder, trust_remote_code=bool(kwargs.get("trust_remote_code")))
         attach_parts(inner, folder, PARTS, as_dtype(dtype), as_device(device_map))
         model = cls(config, inner).eval()
         config.name_or_path, config.dtype = str(folder), model.dtype

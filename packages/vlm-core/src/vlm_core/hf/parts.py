@@ -6,9 +6,9 @@ from pathlib import Path
 
 from vlm_core.assemble import architecture
 from vlm_core.model import VLM
-from vlm_core.spec import load_spec
+from vlm_core.spec import load_folder_spec
 
 
-def build(folder: Path) -> VLM:
-    """The model of the folder's spec.yaml, without weights."""
-    return architecture(load_spec(folder / "spec.yaml")[0], folder)
+def build(folder: Path, *, trust_remote_code: bool = False) -> VLM:
+    """The model of the folder's spec.yaml, without weights; code of the folder runs only with `trust_remote_code`."""
+    return architecture(load_folder_spec(folder, trust_remote_code=trust_remote_code), folder)

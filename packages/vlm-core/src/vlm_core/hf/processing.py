@@ -74,7 +74,7 @@ class VLMProcessor(ProcessorMixin):
         file = folder / "processor_config.json"
         config = read_json(file)
         with empty_parameters():
-            model = parts.build(folder)
+            model = parts.build(folder, trust_remote_code=bool(kwargs.get("trust_remote_code")))
         template = {"image": "{image}", "system_text": None, **config["template"]}
         return cls(model, SimpleNamespace(**template), small_files(folder))
 

@@ -42,7 +42,7 @@ def _load() -> tuple[dict[str, ModuleType], dict[str, str], list[str]]:
         try:
             found[name] = import_module(f"{__package__}.{module}")
             if name == "triton":
-                triton_cache.ensure_writable()
+                triton_cache.ensure_usable()
         except ImportError as error:
             absent[name] = f"{error}; {line} brings {name}"
         except Exception as error:  # there, but broken in some way of its own

@@ -1,4 +1,4 @@
-"""Triton's cache of compiled kernels: a temporary folder of this process if the usual one can't be written."""
+"""Triton's cache of compiled kernels: a temporary folder of this process if the usual one can't be used."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from vlm_core.folder import why_unwritable
+from vlm_core.folder import why_no_cache
 
 VARIABLE = "TRITON_CACHE_DIR"
 
@@ -21,10 +21,13 @@ def folder() -> str:
     return os.environ.get(VARIABLE) or os.path.join(home, ".triton", "cache")
 
 
-def ensure_writable() -> None:
-    """Use a temporary cache, with a warning, if Triton's can't be written: Triton would fail at the first kernel."""
+def ensure_usable() -> None:
+    """Use a temporary cache, with a warning, if Triton's can't be written, or can be written by others.
+
+    Triton would fail at the first kernel, or run what others put there.
+    """
     path = folder()
-    problem = why_unwritable(Path(path))
+    problem = why_no_cache(Path(path))
     if problem is None:
         return
     os.environ[VARIABLE] = own = tempfile.mkdtemp(prefix="vlm-triton-")

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from vlm_core.config import NO_WEIGHTS, EncoderConfig
 from vlm_core.interfaces import Connector, Encoder
 from vlm_core.model import VLM
-from vlm_core.testing import frozen_modules
+from vlm_core.testing import frozen_modules, strangers
 from vlm_core.weights import attach_part, empty_parameters, save_part, to_dtype
 
 
@@ -152,6 +152,13 @@ class EncoderSuite:
         assert (again.dim, again.image_size) == (encoder.dim, encoder.image_size)
         with torch.no_grad():
             assert torch.equal(again(pixels), encoder(pixels))
+
+    def test_saved_files_are_all_it_takes(
+        self, encoder: Encoder, encoder_config: EncoderConfig, tmp_path: Path
+    ) -> None:
+        """Building from saved files asks no network, and runs no code that a stranger put among them."""
+        encoder.save_assets(tmp_path)
+        strangers.check_saved(tmp_path, lambda: encoder_config.build(weights=False, assets=tmp_path))
 
     def test_preprocessing_is_saved(
         self, encoder: Encoder, encoder_config: EncoderConfig, tmp_path: Path

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vlm_core.config import LLMConfig
 from vlm_core.interfaces import PADDING, LanguageModel
-from vlm_core.testing import frozen_modules
+from vlm_core.testing import frozen_modules, strangers
 from vlm_core.testing.tokenizer import TokenizerLines
 from vlm_core.weights import attach_part, empty_parameters, save_part, to_dtype
 
@@ -246,6 +246,15 @@ class LanguageModelSuite(TokenizerLines):
             self.assert_close(chosen, logits.amax(-1), f"generated after {length} positions")
 
     # Files
+
+    def test_saved_files_are_all_it_takes(
+        self, lm: LanguageModel, llm_config: LLMConfig, tmp_path: Path
+    ) -> None:
+        """Building from saved files asks no network, and runs no code that a stranger put among them."""
+        lm.save_assets(tmp_path)
+        strangers.check_saved(
+            tmp_path, lambda: llm_config.build(weights=False, assets=tmp_path).tokenizer.encode("a")
+        )
 
     @torch.no_grad()
     def test_saved_and_loaded_it_is_the_same(

@@ -24,7 +24,7 @@ import torch
 from numba import cfunc, extending, njit, types
 from numba.core import config
 
-from vlm_core.folder import why_unwritable
+from vlm_core.folder import why_no_cache
 
 FLAGS = {"contract", "nsz"}  # NaN and infinity stay defined, sums keep their order
 LINE = 64  # bytes of a cache line
@@ -63,12 +63,12 @@ def cache_folder() -> Path:
 
 
 @cache
-def writable() -> bool:
-    """Whether the cache folder is there, or can be made."""
-    problem = why_unwritable(cache_folder())
+def why_not_kept() -> str | None:
+    """Why kernels are compiled in each process: the cache folder can't be made, or others could write into it."""
+    problem = why_no_cache(cache_folder())
     if problem:
         _cannot_keep(problem)
-    return problem is None
+    return problem
 
 
 @cache
@@ -115,7 +115,7 @@ class Kernel:
             return self._compile()
 
     def _compile(self) -> Any:
-        stored = list(cache_folder().rglob(f"{self.name}-*")) if writable() else []
+        stored = list(cache_folder().rglob(f"{self.name}-*")) if why_not_kept() is None else []
         if stored:
             try:
                 return self._compile_or_load()
@@ -133,10 +133,9 @@ class Kernel:
     def _compile_or_load(self, keep: bool = True) -> Any:
         settings: Any = config
         before, settings.CACHE_DIR = settings.CACHE_DIR, str(cache_folder())
+        kept = keep and why_not_kept() is None
         try:
-            make = cfunc(
-                types.void(types.int64), fastmath=FLAGS, error_model="numpy", cache=keep and writable()
-            )
+            make = cfunc(types.void(types.int64), fastmath=FLAGS, error_model="numpy", cache=kept)
             return make(self.function)
         finally:
             settings.CACHE_DIR = before

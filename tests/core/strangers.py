@@ -1,0 +1,74 @@
+"""A model whose language model brings code of its own, and folders as a stranger would make them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vlm_core.folder import MANIFEST
+
+COMMIT = "0" * 40
+LLAMA = {
+    "vocab_size": 320, "pad_token_id": 0, "bos_token_id": 0, "hidden_size": 16, "num_hidden_layers": 2,
+    "intermediate_size": 32, "num_attention_heads": 4, "max_position_embeddings": 64,
+}  # fmt: skip
+CONFIGURATION = """
+from transformers import LlamaConfig
+
+class MineConfig(LlamaConfig):
+    model_type = "mine"
+"""
+MODELING = """
+from transformers import LlamaForCausalLM
+from pathlib import Path
+
+from .configuration_mine import MineConfig
+
+Path({ran!r}).write_text("ran")
+
+class MineForCausalLM(LlamaForCausalLM):
+    config_class = MineConfig
+"""
+CLASSES = {
+    "AutoConfig": "configuration_mine.MineConfig",
+    "AutoModelForCausalLM": "modeling_mine.MineForCausalLM",
+}
+
+
+def write_code(folder: Path, ran: Path, **config: Any) -> Path:
+    """A folder of transformers with code that leaves a trace at `ran` when it is run; its weights are random."""
+    from vlm_llms.tokenizer import train_bpe
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "configuration_mine.py").write_text(CONFIGURATION)
+    (folder / "modeling_mine.py").write_text(MODELING.format(ran=str(ran)))
+    content = {"model_type": "mine", "auto_map": CLASSES, "dtype": "float32", **LLAMA, **config}
+    (folder / "config.json").write_text(json.dumps(content))
+    train_bpe(["a cat on a mat, a dog in the fog"] * 3, 300).save(folder)
+    return folder
+
+
+def rewrite_json(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def rewrite_spec(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    content = yaml.safe_load((folder / "spec.yaml").read_text())
+    change(content)
+    (folder / "spec.yaml").write_text(yaml.safe_dump(content))
+
+
+def seal(folder: Path, **more: Path) -> None:
+    """Give a folder the manifest that its files have; `more` are files elsewhere, by the name that it gives them."""
+    files = {f.relative_to(folder).as_posix(): f for f in folder.rglob("*") if f.is_file()} | more
+    listed = {
+        name: {"bytes": file.stat().st_size, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+        for name, file in sorted(files.items())
+        if name not in (MANIFEST, "README.md")
+    }
+    rewrite_json(folder / MANIFEST, files=listed)
