@@ -11,9 +11,10 @@ from torch import nn
 
 from vlm_core import exchange
 from vlm_core.errors import UserError
-from vlm_core.folder import verify_folder, write_folder
+from vlm_core.folder import write_folder
 from vlm_core.initial_weights import weight_rows
 from vlm_core.model import PARTS, VLM
+from vlm_core.model_files import verify_model
 from vlm_core.registry import installed
 from vlm_core.spec import Spec, load_spec
 from vlm_core.template import check_template
@@ -127,7 +128,7 @@ def load(
     if not path.is_dir():
         raise UserError(f"{path}: no such model folder; vlm-assemble SPEC --out DIR and vlm-train write them")
     _check_device(device)
-    verify_folder(path)
+    verify_model(path)
     spec, _ = load_spec(path / "spec.yaml")
     with empty_parameters():
         model = architecture(spec, path)

@@ -11,8 +11,9 @@ from vlm_core import bundle, exchange
 from vlm_core.assemble import architecture
 from vlm_core.config import Recipe, Reference
 from vlm_core.errors import UserError
-from vlm_core.folder import MANIFEST, verify_folder, write_folder
+from vlm_core.folder import MANIFEST, write_folder
 from vlm_core.model import PARTS
+from vlm_core.model_files import verify_model
 from vlm_core.spec import load_spec
 from vlm_core.weights import empty_parameters
 
@@ -35,7 +36,7 @@ def export_hf(source: str | Path, target: str | Path, *, with_code: bool = False
     if not source.is_dir():
         raise UserError(f"{source}: --export-hf wants a model folder; vlm-assemble SPEC --out DIR writes one")
     facts = {
-        key: value for key, value in verify_folder(source).items() if key not in ("files", "code", "needs")
+        key: value for key, value in verify_model(source).items() if key not in ("files", "code", "needs")
     }
     spec, _ = load_spec(source / "spec.yaml")
     with empty_parameters():

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from vlm_core.cli.common import local_path, run
 from vlm_core.errors import UserError
-from vlm_core.folder import verify_folder, write_folder
+from vlm_core.folder import write_folder
 from vlm_core.interfaces import LanguageModel
+from vlm_core.model_files import verify_model
 from vlm_core.spec import load_spec
-from vlm_core.weights import WEIGHTS, load_part
+from vlm_core.weights import WEIGHTS, disk_errors, load_part
 from vlm_llms.checkpoint_files import CONFIG
 from vlm_llms.mamba import EPS, MambaLM
 from vlm_llms.mamba_checkpoint import EMBEDDING, HEAD, HF_EMBEDDING, MULTIPLE, padded
@@ -52,7 +53,7 @@ def load_llm(model: Path) -> LanguageModel:
         raise UserError(
             f"{model}: no such model folder; vlm-assemble SPEC --out DIR and vlm-train write them"
         )
-    verify_folder(model)
+    verify_model(model)
     lm = load_spec(model / "spec.yaml")[0].llm.build(weights=False, assets=model / "llm")
     load_part(lm, model / "llm" / WEIGHTS)
     return lm.eval()
@@ -80,7 +81,8 @@ def _transformers(lm: MambaLM, folder: Path) -> None:
         "bos_token_id": lm.tokenizer.bos_id, "eos_token_id": eos, "pad_token_id": eos,
         "dtype": str(state[HF_EMBEDDING].dtype).removeprefix("torch."),
     })  # fmt: skip
-    save_torch_state_dict(state, folder, max_shard_size=SHARD, metadata={"format": "pt"})
+    with disk_errors():
+        save_torch_state_dict(state, folder, max_shard_size=SHARD, metadata={"format": "pt"})
     lm.tokenizer.save(folder)
 
 
@@ -97,7 +99,8 @@ def _state_spaces(lm: MambaLM, folder: Path) -> None:
         "rms_norm": True, "residual_in_fp32": True, "fused_add_norm": True, "pad_vocab_size_multiple": multiple,
     })  # fmt: skip
     state = _state(lm)
-    torch.save({**state, HEAD: state[EMBEDDING]}, folder / "pytorch_model.bin")
+    with disk_errors():
+        torch.save({**state, HEAD: state[EMBEDDING]}, folder / "pytorch_model.bin")
     lm.tokenizer.save(folder)
 
 
