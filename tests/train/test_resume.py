@@ -14,7 +14,7 @@ from vlm_core import assemble
 from vlm_core.errors import UserError
 from vlm_core.folder import sha256
 from vlm_llms.tokenizer import FastTokenizer, train_bpe
-from vlm_train.run_inputs import INPUTS
+from vlm_train.rundir import INPUTS
 from vlm_train.rundir import RunDir
 
 

@@ -40,10 +40,10 @@ class Pieces:
     def __init__(self, folder: Path, stem: str) -> None:
         one = folder / f"{stem}.safetensors"
         self.where = one if one.exists() else folder / stem
-        files = [one] if one.exists() else sorted(folder.glob(f"{stem}-*-of-*.safetensors"))
+        self.files = [one] if one.exists() else sorted(folder.glob(f"{stem}-*-of-*.safetensors"))
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._pieces: dict[str, list[tuple[Path, int]]] = {}
-        for file in files:
+        for file in self.files:
             with safe_open(file, "pt") as stored:
                 for name in stored.keys():  # noqa: SIM118 - no mapping
                     self._add(name, file, tuple(stored.get_slice(name).get_shape()))

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, set_seed
+from accelerate.utils import set_seed
 
 from vlm_core import assemble
+from vlm_core.errors import UserError
 from vlm_core.folder import read_manifest
 from vlm_core.initial_weights import refuse_untrained
 from vlm_core.interfaces import Tokenizer
@@ -31,7 +32,14 @@ from vlm_train.features.fill import Features, most
 from vlm_train.gauge import Gauge
 from vlm_train.learner import rehearse
 from vlm_train.left_out import refuse, screen
-from vlm_train.prepare_run_dir import check_weights, claim, has_trained, keep_tokenizer, with_kept_tokenizer
+from vlm_train.prepare_run_dir import (
+    check_weights,
+    claim,
+    has_trained,
+    keep_tokenizer,
+    saved_model,
+    with_kept_tokenizer,
+)
 from vlm_train.resume import resolved
 from vlm_train.run_inputs import Inputs
 from vlm_train.rundir import AVERAGE, CHECKPOINTS, ENVIRONMENT, LEFT_OUT, MODEL, RunDir
@@ -107,7 +115,7 @@ class Run:
     def _go(self) -> results.Results:
         set_seed(self.train.seed)
         if (self.dir.path / MODEL).exists():
-            self.model = assemble.load(self.dir.path / MODEL)[0].to(self.accelerator.device)
+            self.model = saved_model(self.dir, MODEL).to(self.accelerator.device)
         else:
             self.model = self._untrained()
             self._stages()
@@ -120,9 +128,12 @@ class Run:
 
     def _newest(self) -> tuple[Path | None, Position]:
         """The checkpoint to go on from, the same on every process, and where it stands."""
-        found = [checkpoint.newest(self.dir.path / CHECKPOINTS, self._say) if self.main else None]
-        [path] = broadcast_object_list(found)
-        return path, checkpoint.position(path) if path else Position(0, 0)
+        root = self.dir.path / CHECKPOINTS
+        path = ranks.first_tells(self.accelerator, lambda: checkpoint.newest(root, self._say))
+        position = checkpoint.position(path) if path else Position(0, 0)
+        if position.stage >= len(self.train.stages):
+            raise UserError(f"{path}: a checkpoint of stage {position.stage}, which this spec doesn't have")
+        return path, position
 
     def _stages(self) -> None:
         for stage in self.train.stages:
@@ -245,7 +256,7 @@ class Run:
             self._evaluate_average()
         if not self.main:
             return []
-        results.plot_curves(self.dir.metrics(), self.dir.path / "curves.png")
+        results.draw(self.dir, "curves.png", lambda path: results.plot_curves(self.dir.metrics(), path))
         self.evaluations.set_outdated_aside()
         table = results.of(self.dir, [stage.name for stage in self.train.stages])
         results.write(self.dir, table)
@@ -253,14 +264,14 @@ class Run:
             final = dict(table)[last_name(self.train)]
             told = zip(self.questions, final["answers"], strict=True)
             answers = [Answer(row, a["said"], a["truth"]) for row, a in told]
-            results.plot_samples(answers, self.dir.path / "samples.png")
+            results.draw(self.dir, "samples.png", lambda path: results.plot_samples(answers, path))
         return table
 
     def _evaluate_average(self) -> None:
         """Ask the averaged weights again if what is kept was asked about other questions."""
         name = f"{last_name(self.train)}, average"
         if (self.dir.path / AVERAGE).exists() and not self.evaluations.done(name):
-            self.model = assemble.load(self.dir.path / AVERAGE)[0].to(self.accelerator.device)
+            self.model = saved_model(self.dir, AVERAGE).to(self.accelerator.device)
             self.evaluations.ask(name, self.model, self.reader)
 
     def _say(self, text: str) -> None:
