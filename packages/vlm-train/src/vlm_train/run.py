@@ -12,7 +12,6 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from vlm_core import assemble
-from vlm_core.errors import UserError
 from vlm_core.folder import read_manifest
 from vlm_core.initial_weights import refuse_untrained
 from vlm_core.interfaces import Tokenizer
@@ -128,12 +127,9 @@ class Run:
 
     def _newest(self) -> tuple[Path | None, Position]:
         """The checkpoint to go on from, the same on every process, and where it stands."""
-        root = self.dir.path / CHECKPOINTS
-        path = ranks.first_tells(self.accelerator, lambda: checkpoint.newest(root, self._say))
-        position = checkpoint.position(path) if path else Position(0, 0)
-        if position.stage >= len(self.train.stages):
-            raise UserError(f"{path}: a checkpoint of stage {position.stage}, which this spec doesn't have")
-        return path, position
+        root, stages = self.dir.path / CHECKPOINTS, len(self.train.stages)
+        path = ranks.first_tells(self.accelerator, lambda: checkpoint.newest(root, stages, self._say))
+        return path, checkpoint.position(path) if path else Position(0, 0)
 
     def _stages(self) -> None:
         for stage in self.train.stages:

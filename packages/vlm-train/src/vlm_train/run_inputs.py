@@ -64,7 +64,7 @@ class Inputs:
         found = verified(read_text(path), path)
         del found[KEY]
         try:
-            return TypeAdapter(cls).validate_python(found)
+            return TypeAdapter(cls).validate_json(json.dumps(found))
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(map(str, first["loc"]))
