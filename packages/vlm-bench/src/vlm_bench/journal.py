@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
@@ -74,15 +75,15 @@ class Journal:
         return earlier
 
     def mend(self) -> int:
-        """Drop lines that hold no answer, as a kill or a power cut leaves them -> their number; they are asked again."""
+        """Drop lines that a kill or a power cut has left half-written -> their number; the questions are asked again."""
         dropped = 0
-        for path in (self.path, *self.parts):
+        for path in self.parts:
             lines = _split(path)
-            if bad := [line for line in lines if not _holds_answer(line)]:
+            if bad := [line for line in lines if not _is_row(line)]:
                 dropped += len(bad)
                 with write_errors(path), path.open("r+b") as file:
                     _claim(file, path)
-                    write_file(path, b"".join(line for line in lines if _holds_answer(line)))
+                    write_file(path, b"".join(line for line in lines if _is_row(line)))
         return dropped
 
     def lines(self) -> dict[str, Row]:
@@ -166,10 +167,10 @@ class Journal:
 
 def _split(path: Path) -> list[bytes]:
     """The lines of a file with their ends; none of one that isn't there."""
-    return read_bytes(path, MAX_BYTES).splitlines(keepends=True) if path.exists() else []
+    return BytesIO(read_bytes(path, MAX_BYTES)).readlines() if path.exists() else []
 
 
-def _holds_answer(line: bytes) -> bool:
+def _is_row(line: bytes) -> bool:
     """Whether this is a whole line with one JSON object, or empty."""
     try:
         return line.endswith(b"\n") and (
