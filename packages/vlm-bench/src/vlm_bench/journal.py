@@ -75,7 +75,7 @@ class Journal:
         return earlier
 
     def mend(self) -> int:
-        """Drop lines that a kill or a power cut has left half-written -> their number; the questions are asked again."""
+        """Drop lines that a kill or a power cut left half-written -> their number; the questions are asked again."""
         dropped = 0
         for path in self.parts:
             lines = _split(path)
