@@ -3,8 +3,8 @@
     uv run python perf/kills.py --kills 100 --seed 0
 
 A command is started again after each kill until it ends; then weights, answers, grades or files must be equal to those
-of a run that nobody killed. A command that refuses to go on, or ends differently, is printed with its seed, and the exit
-code is 1. `--only` names some of the commands. Prints one JSON object: kills and runs by command.
+of a run that nobody killed. A command that refuses to go on, or ends differently, is printed with its seed, and the
+exit code is 1. `--only` names some of the commands. Prints one JSON object: kills and runs by command.
 """
 
 from __future__ import annotations
