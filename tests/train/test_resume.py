@@ -223,7 +223,7 @@ def test_a_lost_spec_is_taken_from_the_inputs(begun, tmp_path, caplog):
         file.write_bytes(damage) if damage is not None else file.unlink()
         with pytest.raises(UserError, match=r"its spec differs in train\.seed: 0 before, 1 now"):
             go(begun, "train.seed=1")
-        assert "spec.yaml: " in caplog.text
+        assert "spec.yaml:" in caplog.text
         assert "; the copy in inputs.json is taken" in caplog.text
         caplog.clear()
     assert go(begun)[0].finished()
