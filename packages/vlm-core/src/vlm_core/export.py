@@ -48,13 +48,21 @@ def export_hf(source: str | Path, target: str | Path, *, with_code: bool = False
         facts |= {"code": True, "needs": sorted({need for r in recipes.values() for need in r.needs})}
 
     def write(folder: Path) -> None:
-        left = shutil.ignore_patterns(MANIFEST, exchange.CARD, "*.py")
-        shutil.copytree(source, folder, ignore=left, dirs_exist_ok=True)
+        _copy(source, folder)
         exchange.write(folder, model, spec, modules)
         for name, content in code.items():
             (folder / name).write_text(content, encoding="utf-8")
 
     write_folder(target, write, facts, lambda manifest: exchange.card(spec, model, manifest))
+
+
+def _copy(source: Path, folder: Path) -> None:
+    """Every file but the manifest, the card and code, which are written anew."""
+    for file in source.rglob("*"):
+        if file.is_file() and file.name not in (MANIFEST, exchange.CARD) and file.suffix != ".py":
+            copy = folder / file.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copy)
 
 
 def travelling(recipes: dict[str, Recipe]) -> dict[str, str]:

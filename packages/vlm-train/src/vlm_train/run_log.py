@@ -60,9 +60,8 @@ class RunLog:
         """Write what still waits, or tell that it never was written."""
         reason = self._write() if self.waiting else None
         if missing := self._lost + len(self.waiting):
-            log.warning(
-                "%s: %d lines were never written: %s", self.path, missing, reason or "too many waited"
-            )
+            count = f"{missing} line{'s were' if missing > 1 else ' was'}"
+            log.warning("%s: %s never written: %s", self.path, count, reason or "too many waited")
         self._lost, self.waiting = 0, []
 
     def read(self) -> list[dict[str, Any]]:
