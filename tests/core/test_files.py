@@ -71,6 +71,43 @@ def test_a_file_is_replaced_in_one_step(tmp_path, monkeypatch):
     assert os.listdir(path.parent) == ["a.txt"], "nothing is left beside it"
 
 
+def test_a_device_is_written_to_and_never_replaced(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "full").symlink_to("/dev/full")
+    with pytest.raises(UserError, match="full: cannot write: No space left on device"):
+        write_file(tmp_path / "full", "x")
+    with pytest.raises(UserError, match="fifo: cannot write: No such device or address"):
+        write_file(tmp_path / "fifo", "x")
+    write_file("/dev/null", "x")
+    with open(os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK), "rb") as reader:
+        write_file(tmp_path / "fifo", "some text")
+        assert reader.read() == b"some text"
+    assert all(not os.path.isfile(p) for p in ("/dev/null", "/dev/full", tmp_path / "fifo"))
+    assert sorted(os.listdir(tmp_path)) == ["fifo", "full"]
+
+
+def test_of_a_link_the_file_is_replaced(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "a")
+    for text in ("one", "two"):
+        write_file(tmp_path / "link", text)
+        assert (tmp_path / "real" / "a").read_text() == text
+    assert (tmp_path / "link").is_symlink()
+
+
+@pytest.mark.parametrize("name", [".", "file/a", "a\0b", "a\ud800b", "x" * 300, "loop"])
+def test_paths_that_cannot_be_written_are_told(tmp_path, name):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for write in (
+        lambda: write_file(tmp_path / name, "x"),
+        lambda: whole_folder(tmp_path / name).__enter__(),
+    ):
+        with pytest.raises(UserError, match=r"cannot write|exists already"):
+            write()
+    assert sorted(os.listdir(tmp_path)) == ["file", "loop"]
+
+
 @pytest.mark.parametrize("folder", [False, True])
 def test_what_a_killed_writer_left_is_swept(tmp_path, folder):
     old, young, others = (

@@ -1,12 +1,14 @@
 """Model folders: whole or not there, bit-equal when read back, every damaged byte found by name."""
 
 import json
+import resource
 import shutil
 
 import pytest
 import torch
 
 from vlm_core.assemble import build, load, save
+from vlm_core.checksum import with_checksum
 from vlm_core.errors import UserError
 from vlm_core.folder import verify_folder, write_folder
 from vlm_core.spec import Spec
@@ -59,6 +61,78 @@ def test_damaged_manifest(tiny_folder, tmp_path, content):
     (tmp_path / "m" / "manifest.json").write_text(content)
     with pytest.raises(UserError, match=r"manifest\.json: damaged"):
         load(tmp_path / "m")
+
+
+def test_a_manifest_is_verified_by_its_checksum(tiny_folder, tmp_path):
+    shutil.copytree(tiny_folder, tmp_path / "m")
+    file = tmp_path / "m" / "manifest.json"
+    whole = file.read_text()
+    changed = {
+        "a version": whole.replace('"torch": "', '"torch": "1'),
+        "a hash": whole.replace("sha256", "sha265", 1),
+        "no checksum": json.dumps({k: v for k, v in json.loads(whole).items() if k != "sha256"}),
+        "nothing listed": json.dumps({**json.loads(whole), "files": {}}),
+        "half": whole[: len(whole) // 2],
+        "deep": "[" * 100_000,
+    }
+    for text in changed.values():
+        assert text != whole
+        file.write_text(text)
+        with pytest.raises(UserError, match=r"manifest\.json: damaged.*; restore the folder from a copy"):
+            load(tmp_path / "m")
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(UserError, match=r"manifest\.json: a folder, expected a regular file"):
+        load(tmp_path / "m")
+
+
+def listed(folder, change):
+    """Change the list of files, checksum included."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    change(manifest["files"])
+    (folder / "manifest.json").write_text(json.dumps(with_checksum(manifest)))
+
+
+@pytest.mark.parametrize("name", ["spec.yaml", "llm/weights.safetensors", "encoder/weights.safetensors"])
+def test_what_is_read_must_be_listed(tiny_folder, tmp_path, name):
+    shutil.copytree(tiny_folder, tmp_path / "m")
+    listed(tmp_path / "m", lambda files: files.pop(name))
+    with pytest.raises(UserError, match=rf"{name}: not listed in manifest\.json"):
+        load(tmp_path / "m")
+
+
+def test_files_that_would_be_read_if_they_were_there(tiny_folder, tmp_path):
+    """A tokenizer's optional files; a user's own beside the parts, and hidden ones, are none."""
+    folder = shutil.copytree(tiny_folder, tmp_path / "m")
+    for name in ("notes.txt", "pictures/a.png", ".gitattributes", "llm/.DS_Store", "README.md"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("mine")
+    load(folder)
+    (folder / "llm" / "chat_template.jinja").write_text("{{ messages }}")
+    with pytest.raises(
+        UserError, match=r"llm/chat_template\.jinja: not listed in manifest\.json.*remove this file"
+    ):
+        load(folder)
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../x", "llm/../../x", "manifest.json", "", "a\0b"])
+def test_names_that_lead_out_of_the_folder(tiny_folder, tmp_path, name):
+    shutil.copytree(tiny_folder, tmp_path / "m")
+    listed(tmp_path / "m", lambda files: files.update({name: {"bytes": 0, "sha256": "0" * 64}}))
+    with pytest.raises(UserError, match=r"manifest\.json: damaged: its list of files"):
+        load(tmp_path / "m")
+
+
+def test_a_full_disk_leaves_no_model(tmp_path, tiny_model, tiny_spec):
+    """The error that safetensors raises is no `OSError`."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limit[1]))
+    try:
+        with pytest.raises(UserError, match=r"out: cannot write: File too large"):
+            save(tiny_model, Spec.model_validate(tiny_spec), tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert not list(tmp_path.iterdir())
 
 
 def test_not_a_model_folder(tmp_path):

@@ -60,12 +60,22 @@ def said(model, inputs, **kwargs):
 
 def test_a_processor_without_its_file_is_told(tiny_folder, tmp_path):
     folder = shutil.copytree(tiny_folder, tmp_path / "model")
-    (folder / "processor_config.json").write_text("{")
+    for change in (lambda file: file.write_text("{"), lambda file: file.unlink()):
+        change(folder / "processor_config.json")
+        with pytest.raises(
+            UserError, match=r"processor_config\.json: (1 bytes instead of|missing, but listed)"
+        ):
+            vlm_core.hf.VLMProcessor.from_pretrained(folder)
+
+
+def test_a_processor_that_was_saved_alone_without_its_file_is_told(processor, tmp_path):
+    processor.save_pretrained(tmp_path)
+    (tmp_path / "processor_config.json").write_text("{")
     with pytest.raises(UserError, match=r"processor_config\.json: not JSON"):
-        vlm_core.hf.VLMProcessor.from_pretrained(folder)
-    (folder / "processor_config.json").unlink()
+        vlm_core.hf.VLMProcessor.from_pretrained(tmp_path)
+    (tmp_path / "processor_config.json").unlink()
     with pytest.raises(UserError, match=r"processor_config\.json: no such file"):
-        vlm_core.hf.VLMProcessor.from_pretrained(folder)
+        vlm_core.hf.VLMProcessor.from_pretrained(tmp_path)
 
 
 def test_the_folder_is_known_by_its_files(tiny_folder, model, processor, ours):

@@ -2,6 +2,7 @@
 
 import json
 
+from vlm_core.checksum import with_checksum
 from vlm_core.spec import load_spec
 from vlm_train.run import start
 
@@ -11,9 +12,10 @@ def go(path, *overrides):
 
 
 def edit(path, change):
+    """Change a JSON file as its writer would: with a checksum, if it has one."""
     data = json.loads(path.read_text())
     change(data)
-    path.write_text(json.dumps(data))
+    path.write_text(json.dumps(with_checksum(data) if "sha256" in data else data))
 
 
 def longer(data):

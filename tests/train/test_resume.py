@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 
 import pytest
@@ -14,8 +15,9 @@ from vlm_core import assemble
 from vlm_core.errors import UserError
 from vlm_core.folder import sha256
 from vlm_llms.tokenizer import FastTokenizer, train_bpe
-from vlm_train.run_inputs import INPUTS
-from vlm_train.rundir import RunDir
+from vlm_train.prepare_run_dir import recorded
+from vlm_train.run_inputs import Inputs
+from vlm_train.rundir import INPUTS, RunDir
 
 
 def test_other_data_are_refused_by_name(begun, tmp_path):
@@ -105,10 +107,28 @@ def test_a_damaged_tokenizer_is_told(begun, tmp_path):
         go(begun)
 
 
-def test_damaged_inputs_are_told(begun, tmp_path):
-    for text in ("", "[]", "{}", '{"data": 3}', '{"data": {}, "benchmarks": {}, "files": 3}'):
+DAMAGED = ("", "[]", "{}", '{"data": 3}', '{"data": {}, "benchmarks": {}, "files": 3}')
+
+
+def test_damaged_inputs_are_told_and_taken_from_a_checkpoint(begun, tmp_path, caplog):
+    file = tmp_path / "run" / INPUTS
+    kept = Inputs.read(file)
+    flipped = file.read_text().replace("sha256", "sha257")
+    for text in (*DAMAGED, flipped):
+        file.write_text(text)
+        caplog.clear()
+        assert recorded(RunDir(tmp_path / "run")) == kept
+        assert re.search(r"inputs\.json: damaged.*; the copy in checkpoints/00-\S+ is taken", caplog.text)
+    assert go(begun)[0].finished()
+    assert Inputs.read(file) == kept
+
+
+def test_damaged_inputs_of_which_there_is_no_copy_are_refused(begun, tmp_path):
+    shutil.copytree(tmp_path / "run" / "checkpoints", tmp_path / "run" / "model")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    for text in DAMAGED:
         (tmp_path / "run" / INPUTS).write_text(text)
-        with pytest.raises(UserError, match=r"inputs\.json: damaged"):
+        with pytest.raises(UserError, match=r"inputs\.json: damaged.*nothing else tells what"):
             go(begun)
 
 
@@ -187,13 +207,27 @@ def test_a_key_that_no_longer_exists(begun, tmp_path):
         go(begun)
 
 
-def test_a_run_of_an_earlier_version_is_compared_by_name(begun, tmp_path, capsys):
+def test_missing_inputs_are_taken_from_a_checkpoint(begun, tmp_path, caplog):
     (tmp_path / "run" / INPUTS).unlink()
     shutil.copy(tmp_path / "train.json", tmp_path / "copy.json")
-    with pytest.raises(UserError, match=r"spec differs in train\.stages\.0\.data\.0\.path"):
+    edit(tmp_path / "copy.json", longer)
+    with pytest.raises(UserError, match=r"inputs differ in train\.stages\.0\.data\.0"):
         go(begun, f"train.stages.0.data.0.path={tmp_path / 'copy.json'}")
+    assert re.search(r"inputs\.json: no such file; the copy in checkpoints/00-\S+ is taken", caplog.text)
+
+
+def test_a_lost_spec_is_taken_from_the_inputs(begun, tmp_path, caplog):
+    file = tmp_path / "run" / "spec.yaml"
+    whole = file.read_text()
+    for damage in (b"", whole[:80].encode(), b"\xff\xfe", b"- 3", b"a: [", None):
+        file.write_bytes(damage) if damage is not None else file.unlink()
+        with pytest.raises(UserError, match=r"its spec differs in train\.seed: 0 before, 1 now"):
+            go(begun, "train.seed=1")
+        assert "spec.yaml:" in caplog.text
+        assert "; the copy in inputs.json is taken" in caplog.text
+        caplog.clear()
     assert go(begun)[0].finished()
-    assert "recorded no digests: its data are not compared" in capsys.readouterr().out
+    assert file.read_text() == whole
 
 
 def test_other_versions_are_told(begun, tmp_path, capsys):

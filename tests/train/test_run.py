@@ -165,9 +165,9 @@ def test_two_processes_in_one_folder_are_refused(run_spec):
     from vlm_train.rundir import RunDir
 
     first = RunDir(spec.train["output"])
-    first.open(spec)
+    first.open()
     with pytest.raises(UserError, match="another process is running"):
-        RunDir(spec.train["output"]).open(spec)
+        RunDir(spec.train["output"]).open()
 
 
 def interrupted(run_spec, monkeypatch):

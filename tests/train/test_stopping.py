@@ -182,16 +182,16 @@ def test_reading_processes_work_on_after_a_signal_to_the_whole_group(run_spec, s
 def test_the_lock_names_its_holder_and_dies_with_it(run_spec):
     spec, _ = load_spec(run_spec())
     first, second = RunDir(spec.train["output"]), RunDir(spec.train["output"])
-    first.open(spec)
+    first.open()
     with pytest.raises(
         UserError, match=rf"another process is running in this folder: pid {os.getpid()} on \S+"
     ):
-        second.open(spec)
+        second.open()
     reader = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
     reader.start()  # what is forked holds no lock, or a killed run's readers would keep its folder
     first.close()
     (first.path / LOCK).write_text("pid 1 on a host that is gone")
-    second.open(spec)
+    second.open()
     second.close()
     reader.kill()
     reader.join()

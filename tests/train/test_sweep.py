@@ -140,7 +140,7 @@ def job(folder, name, seed, accuracy=None, shuffled=25.0, exams=None, overlap=No
     found = {"after b": accuracy, "images shuffled": shuffled, "question alone": 20.0} if accuracy else {}
     for evaluation, value in found.items():
         record = {"questions": 4, "accuracy": {"all": value, "x": value / 2}, "overlap": overlap}
-        run.write(f"evaluations/{evaluation}.json", json.dumps(record))
+        run.keep_evaluation(evaluation, record)
     for stage, figures in ((0, {"pope": exam(0.0)}), (1, exams)) if exams else ():
         run.log(
             {"stage": stage, "name": "ab"[stage], "step": 5, "weights": "own", "benchmarks": figures},

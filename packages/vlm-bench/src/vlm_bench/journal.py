@@ -10,20 +10,24 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
 from vlm_bench.readers.files import read_json, read_jsonl
 from vlm_bench.readers.json_object import Row, as_row
 from vlm_core.asking import Said
-from vlm_core.atomic import write_file
+from vlm_core.atomic import write_errors, write_file
 from vlm_core.benchmark import Question
 from vlm_core.digests import of_image
 from vlm_core.errors import UserError
+from vlm_core.files import read_bytes
 
+MAX_BYTES = 2**34
+"""Answers of one benchmark; the largest has 10^6 short ones."""
 BOUND = (
     "benchmark", "protocol", "model sha256", "files", "questions sha256", "decoding", "batch_size", "dtype",
     "prefix_reuse",
@@ -55,7 +59,12 @@ class Journal:
                     f"{found[0]}: answers without {self.account.name}, so nobody knows whose; name another --out"
                 )
             return {}
-        earlier = as_row(read_json(self.account), str(self.account)).data
+        try:
+            earlier = as_row(read_json(self.account), str(self.account)).data
+        except UserError as error:
+            raise UserError(
+                f"{error}\nit says whose the answers beside it are: name another --out, or remove these files"
+            ) from None
         if other := [key for key in BOUND if earlier.get(key) != facts[key]]:
             lines = [
                 f"\n  {key}: {_short(earlier.get(key))} before, {_short(facts[key])} now" for key in other
@@ -66,17 +75,16 @@ class Journal:
         return earlier
 
     def mend(self) -> int:
-        """Cut half-written last lines off, which a kill leaves -> their number; the questions are asked again."""
-        halves = 0
+        """Drop lines that a kill or a power cut left half-written -> their number; the questions are asked again."""
+        dropped = 0
         for path in self.parts:
-            content = path.read_bytes()
-            whole = content[: content.rfind(b"\n") + 1]
-            if whole != content:
-                halves += 1
-                with path.open("r+b") as file:
+            lines = _split(path)
+            if bad := [line for line in lines if not _is_row(line)]:
+                dropped += len(bad)
+                with write_errors(path), path.open("r+b") as file:
                     _claim(file, path)
-                    file.truncate(len(whole))
-        return halves
+                    write_file(path, b"".join(line for line in lines if _is_row(line)))
+        return dropped
 
     def lines(self) -> dict[str, Row]:
         """Every answer's line by the question's id.
@@ -107,8 +115,8 @@ class Journal:
         """Image files and their digests, of every whole line; what is wrong with a line, `lines` tells."""
         found = []
         for path in (self.path, *self.parts):
-            for line in path.read_bytes().split(b"\n")[:-1] if path.exists() else ():
-                with suppress(ValueError, KeyError, TypeError):
+            for line in _split(path):
+                with suppress(ValueError, KeyError, TypeError, RecursionError):
                     about = json.loads(line)["metadata"]
                     image = self.questions[about["id"]].image
                     if isinstance(image, Path):
@@ -127,12 +135,21 @@ class Journal:
         return key
 
     @contextmanager
-    def part(self, rank: int) -> Iterator[IO[str]]:
-        """This process's file to append to; one that another process writes is refused."""
+    def part(self, rank: int) -> Iterator[Callable[[str], None]]:
+        """What appends a line to this process's file; a file that another process writes is refused."""
         path = self.folder / f"{self.name}.part-{rank}.jsonl"
-        with path.open("a", encoding="utf-8", newline="\n") as file:
+        with write_errors(path):
+            file = path.open("ab", buffering=0)
+
+        def append(line: str) -> None:
+            with write_errors(path):
+                data = line.encode("utf-8", "backslashreplace")
+                while data:
+                    data = data[file.write(data) :]
+
+        with file:
             _claim(file, path)
-            yield file
+            yield append
 
     def describe(self, facts: Facts) -> None:
         """Write the account."""
@@ -144,7 +161,23 @@ class Journal:
         ordered = (json.dumps(found[key].data, ensure_ascii=False) for key in self.questions if key in found)
         write_file(self.path, "".join(f"{line}\n" for line in ordered))
         for path in self.parts:
-            path.unlink()
+            with write_errors(path):
+                path.unlink()
+
+
+def _split(path: Path) -> list[bytes]:
+    """The lines of a file with their ends; none of one that isn't there."""
+    return BytesIO(read_bytes(path, MAX_BYTES)).readlines() if path.exists() else []
+
+
+def _is_row(line: bytes) -> bool:
+    """Whether this is a whole line with one JSON object, or empty."""
+    try:
+        return line.endswith(b"\n") and (
+            not line.strip() or isinstance(json.loads(line.decode("utf-8")), dict)
+        )
+    except (ValueError, RecursionError):
+        return False
 
 
 def contents(images: Iterable[Path]) -> dict[Path, str]:

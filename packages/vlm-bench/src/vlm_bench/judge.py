@@ -171,9 +171,14 @@ _OTHER = {
 
 def _known(path: Path, made_of: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
     """Grades from before; those that were not made of the same are refused. The official script's don't say."""
-    if not path.is_file():
+    if not path.is_file() or not path.stat().st_size:
         return {}
-    read_grades(path)
+    try:
+        read_grades(path)
+    except UserError as error:
+        raise UserError(
+            f"{error}\nrestore it from a copy, or remove it to have all answers graded again"
+        ) from None
     grades = {key: row.data for key, row in json_object(path).items()}
     for name, what in _OTHER.items():
         other = [

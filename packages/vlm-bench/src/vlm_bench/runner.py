@@ -89,8 +89,8 @@ class Run:
 
     def _open(self) -> None:
         task, journal = self.task, self.journal
-        if halves := journal.mend():
-            self.say(f"{task.name}: cut off {halves} half-written line{'s' * (halves > 1)}; asked again")
+        if dropped := journal.mend():
+            self.say(f"{task.name}: cut off {dropped} half-written line{'s' * (dropped > 1)}; asked again")
         for reason, count in task.left_out.items():
             self.say(f"{task.name}: {count} of its questions left out: {reason}")
         done = len(journal.lines())
@@ -120,12 +120,11 @@ class Run:
         )
         progress = Asked(name, total, total - len(questions), quiet=not self.ranks.main)
         digest_of_image = lru_cache(4096)(of_image)  # questions about one image follow each other
-        with self.journal.part(self.ranks.rank) as file, progress:
+        with self.journal.part(self.ranks.rank) as append, progress:
             for said in self.asker.ask(questions, self._skip if self.allow_partial else None):
                 image = said[0].image
                 digest = digest_of_image(image) if isinstance(image, Path) else None
-                file.write(answer_line(said, self.subject.spec.name, self.subject.digest, digest))
-                file.flush()
+                append(answer_line(said, self.subject.spec.name, self.subject.digest, digest))
                 progress.step()
 
     def _skip(self, group: Sequence[Question], error: BadSample) -> None:

@@ -13,9 +13,10 @@ from torch import nn
 from vlm_core import exchange
 from vlm_core.build_limits import bounded_modules
 from vlm_core.errors import UserError
-from vlm_core.folder import verify_folder, write_folder
+from vlm_core.folder import write_folder
 from vlm_core.initial_weights import weight_rows
 from vlm_core.model import PARTS, VLM
+from vlm_core.model_files import verify_model
 from vlm_core.offline import offline
 from vlm_core.registry import installed
 from vlm_core.spec import SPEC, Spec, load_folder_spec
@@ -135,7 +136,7 @@ def load(
     if not path.is_dir():
         raise UserError(f"{path}: no such model folder; vlm-assemble SPEC --out DIR and vlm-train write them")
     _check_device(device)
-    verify_folder(path)
+    verify_model(path)
     spec = load_folder_spec(path, trust_remote_code=trust_remote_code)
     with empty_parameters():
         model = architecture(spec, path)

@@ -6,6 +6,7 @@ import fcntl
 import glob
 import os
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vlm_core.errors import UserError
+from vlm_core.printable import printable
 
 ABANDONED_S = 60.0
 """Age in seconds from which an unlocked temporary file is an interrupted writer's: younger ones may be unlocked yet."""
@@ -29,36 +31,62 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def write_errors(path: str | Path) -> Iterator[None]:
-    """Turn an `OSError` inside (disk full, no permission, failing device) into a `UserError` with path and reason."""
+    """Turn an `OSError` inside (disk full, no permission, failing device) into a `UserError` with path and reason.
+
+    So it is with a path that no file can have: one with a NUL or a lone surrogate.
+    """
     try:
+        if "\0" in str(path):
+            raise OSError("no name of a file holds a NUL")
+        os.fsencode(path)
         yield
     except OSError as error:
-        raise UserError(f"{path}: cannot write: {error.strerror or error}") from None
+        raise UserError(f"{printable(path)}: cannot write: {error.strerror or error}") from None
+    except UnicodeEncodeError as error:
+        if error.object != str(path):
+            raise
+        raise UserError(
+            f"{printable(path)}: cannot write: no name of a file holds a lone surrogate"
+        ) from None
 
 
 def write_file(path: str | Path, content: str | bytes) -> None:
     """Replace a file in one step, so that no kill and no power cut leaves half of it; missing folders are made.
 
-    Text is UTF-8; a lone surrogate, which has no UTF-8, becomes its escape `\\ud800`, as in JSON.
+    Text is UTF-8; a lone surrogate, which has no UTF-8, becomes its escape `\\ud800`, as in JSON. Of a symbolic link
+    the file that it leads to is replaced. A pipe or a device, such as /dev/stdout, is written to as it is.
     Raises `UserError` if it can't be written; the earlier content then stays.
     """
-    path = Path(path)
+    data = content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace")
     with write_errors(path):
+        if _is_stream(Path(path)):
+            with open(os.open(path, os.O_WRONLY | os.O_NONBLOCK), "wb") as stream:
+                os.set_blocking(stream.fileno(), True)
+                stream.write(data)
+            return
+        path = Path(os.path.realpath(path))
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path)
         aside = _aside(path)
         try:
             with aside.open("xb") as file:
                 _lock(file.fileno())
-                file.write(
-                    content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace")
-                )
+                file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
                 os.replace(aside, path)
         finally:
             aside.unlink(missing_ok=True)
         sync(path.parent)
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether this is a pipe or a device, which must not be replaced by a file."""
+    try:
+        kind = path.stat().st_mode
+    except FileNotFoundError:
+        return False
+    return not stat.S_ISREG(kind) and not stat.S_ISDIR(kind)
 
 
 @contextmanager
@@ -69,8 +97,9 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
     `UserError` if `path` exists or can't be written.
     """
     path = Path(path)
-    if path.exists():
-        raise UserError(f"{path} exists already; name another folder, or remove this one")
+    with write_errors(path):
+        if os.path.lexists(path):
+            raise UserError(f"{path} exists already; name another folder, or remove this one")
     aside, lock = _aside(path), None
     try:
         with write_errors(path):

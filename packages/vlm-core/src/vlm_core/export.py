@@ -11,8 +11,9 @@ from vlm_core import bundle, exchange
 from vlm_core.assemble import architecture
 from vlm_core.config import Recipe, Reference
 from vlm_core.errors import UserError
-from vlm_core.folder import verify_folder, write_folder
+from vlm_core.folder import write_folder
 from vlm_core.model import PARTS
+from vlm_core.model_files import verify_model
 from vlm_core.spec import load_folder_spec
 from vlm_core.weights import empty_parameters
 
@@ -37,7 +38,7 @@ def export_hf(
     source = Path(source)
     if not source.is_dir():
         raise UserError(f"{source}: --export-hf wants a model folder; vlm-assemble SPEC --out DIR writes one")
-    manifest = verify_folder(source)
+    manifest = verify_model(source)
     facts = {key: value for key, value in manifest.items() if key not in ("files", "code", "needs")}
     spec = load_folder_spec(source, trust_remote_code=trust_remote_code)
     with empty_parameters():

@@ -5,16 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vlm_core.atomic import whole_folder
+from vlm_core.checksum import verified, with_checksum
 from vlm_core.errors import UserError
+from vlm_core.files import read_text
 from vlm_core.printable import printable
 from vlm_core.private_folder import make_private, why_untrusted
 
-MANIFEST = "manifest.json"
+MANIFEST, CARD = "manifest.json", "README.md"
+_SHA256 = re.compile("[0-9a-f]{64}")
+_RESTORE = "restore the folder from a copy"
 
 
 def sha256(path: Path) -> str:
@@ -42,8 +47,8 @@ def write_folder(
 ) -> None:
     """Create folder `path` with what `write(folder)` puts there and a manifest of hashes and `facts`, or nothing.
 
-    `write` may return hashes that it knows, by name. `card(manifest)` is the text of a README.md, which the manifest
-    leaves out: people edit it.
+    The manifest has a checksum of its own. `write` may return hashes that it knows, by name. `card(manifest)` is the
+    text of a README.md, which the manifest leaves out: people edit it.
     """
     with whole_folder(path) as aside:
         known = write(aside) or {}
@@ -52,20 +57,17 @@ def write_folder(
         listed = {
             n: {"bytes": f.stat().st_size, "sha256": known.get(n) or sha256(f)} for n, f in names.items()
         }
-        manifest = {**facts, "files": listed}
+        manifest = with_checksum({**facts, "files": listed})
         (aside / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
         if card:
-            (aside / "README.md").write_text(card(manifest), encoding="utf-8")
+            (aside / CARD).write_text(card(manifest), encoding="utf-8")
 
 
 def refuse_outside(path: Path, names: Iterable[str]) -> None:
-    """Raise `UserError` for a file of a folder that lies elsewhere: by its name, or behind a link.
+    """Raise `UserError` for a file of a folder that is a link out of it.
 
     The links of the hub's cache lead from a snapshot to the files of the same repository, and are followed.
     """
-    for name in names:
-        if not name or "\0" in name or name.startswith("/") or ".." in PurePosixPath(name).parts:
-            raise UserError(f"{path / MANIFEST}: {printable(name, 80)!r} is no file of this folder")
     home = path.resolve()
     cache = next((p.parent / "blobs" for p in home.parents if p.name == "snapshots"), home)
     for link in (file for file in (*path.rglob("*"), *(path / name for name in names)) if file.is_symlink()):
@@ -76,31 +78,84 @@ def refuse_outside(path: Path, names: Iterable[str]) -> None:
 
 
 def read_manifest(path: str | Path) -> dict[str, Any]:
-    """The manifest of a folder; `UserError` when there is none, it is damaged or it lists files outside the folder."""
-    path = Path(path)
+    """The manifest of a folder; `UserError` when there is none or it is damaged."""
+    file = Path(path) / MANIFEST
+    if not os.path.lexists(file):
+        inside = f"; {Path(path, 'model')} is one" if Path(path, "model", MANIFEST).is_file() else ""
+        raise UserError(f"{path}: not a model folder: it has no {MANIFEST}{inside}")
     try:
-        manifest = json.loads((path / MANIFEST).read_text())
-        assert isinstance(manifest["files"], dict)
-    except FileNotFoundError:
-        inside = f"; {path / 'model'} is one" if (path / "model" / MANIFEST).is_file() else ""
-        raise UserError(f"{path}: not a model folder: it has no {MANIFEST}{inside}") from None
-    except (OSError, ValueError, KeyError, TypeError, AssertionError):
-        raise UserError(f"{path / MANIFEST}: damaged; restore the folder from a copy") from None
-    refuse_outside(path, manifest["files"])
+        manifest = verified(read_text(file), file)
+    except UserError as error:
+        raise UserError(f"{error}; {_RESTORE}") from None
+    files = manifest.get("files")
+    if not isinstance(files, dict) or not all(_is_entry(*item) for item in files.items()):
+        raise UserError(f"{file}: damaged: its list of files is no such list; {_RESTORE}")
+    refuse_outside(Path(path), files)
     return manifest
 
 
-def verify_folder(path: str | Path) -> dict[str, Any]:
-    """Check every file against the manifest and return it; the first bad file is named in a `UserError`."""
+def _is_entry(name: str, fact: object) -> bool:
+    """Whether this is the name of a file inside the folder, with its size and hash."""
+    inside = PurePosixPath(name)
+    if not name or inside.is_absolute() or ".." in inside.parts or "\0" in name or name == MANIFEST:
+        return False
+    if not isinstance(fact, dict) or set(fact) != {"bytes", "sha256"}:
+        return False
+    size, digest = fact["bytes"], fact["sha256"]
+    return type(size) is int and isinstance(digest, str) and _SHA256.fullmatch(digest) is not None
+
+
+def verify_folder(
+    path: str | Path, needed: Iterable[str] = (), *, alone: bool = False, unread: str | None = None
+) -> dict[str, Any]:
+    """Check every file against the manifest and return it; the first bad file is named in a `UserError`.
+
+    `needed` are names that the manifest must list. A file beside listed ones in a subfolder must be listed, too, unless
+    its name begins with a dot; with `alone`, for folders that nobody adds to, so must every file. `unread` is the name
+    of files that the caller doesn't read: they are not looked at.
+    """
     path = Path(path)
     manifest = read_manifest(path)
-    for name, fact in manifest["files"].items():
-        file = path / name
+    files = manifest["files"]
+    if absent := [name for name in needed if name not in files]:
+        raise UserError(
+            f"{path / absent[0]}: not listed in {MANIFEST}, so that nothing verifies it; {_RESTORE}"
+        )
+    for name, fact in files.items():
+        if PurePosixPath(name).name != unread:
+            _verify(path / name, fact)
+    for name in _unlisted(path, files, alone):
+        raise UserError(
+            f"{printable(path / name)}: not listed in {MANIFEST}, so that nothing verifies it; remove this file"
+        )
+    return manifest
+
+
+def _verify(file: Path, fact: Mapping[str, Any]) -> None:
+    try:
         if not file.is_file():
-            raise UserError(f"{file}: missing, but listed in {MANIFEST}; restore the folder from a copy")
+            raise UserError(f"{printable(file)}: missing, but listed in {MANIFEST}; {_RESTORE}")
         size = file.stat().st_size
         if size != fact["bytes"]:
             raise UserError(f"{file}: {size} bytes instead of {fact['bytes']}: truncated or changed")
         if sha256(file) != fact["sha256"]:
             raise UserError(f"{file}: its sha256 differs from {MANIFEST}: damaged or changed")
-    return manifest
+    except OSError as error:
+        raise UserError(f"{file}: cannot read this file: {error.strerror or error}") from None
+
+
+def _unlisted(path: Path, files: Mapping[str, Any], alone: bool) -> list[str]:
+    """Files that the manifest doesn't list, of all or else of the subfolders of which it lists some."""
+    own = {PurePosixPath(name).parts[0] for name in files if "/" in name}
+    found = []
+    for file in path.rglob("*"):
+        name = file.relative_to(path)
+        if (
+            file.is_dir()
+            or name.as_posix() in {MANIFEST, CARD, *files}
+            or any(p.startswith(".") for p in name.parts)
+        ):
+            continue
+        if alone or (len(name.parts) > 1 and name.parts[0] in own):
+            found.append(name.as_posix())
+    return sorted(found)

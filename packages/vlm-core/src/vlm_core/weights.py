@@ -5,11 +5,14 @@ A module may say in `keeps_fp32` which of its parameters and buffers (dotted nam
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_model
 from torch import Tensor, nn
 
@@ -80,9 +83,25 @@ def to_dtype(module: nn.Module, dtype: torch.dtype) -> None:
             tensor.data = held[name]
 
 
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """The errors by which safetensors and `torch.save` report a failing disk, as the `OSError` that they are."""
+    try:
+        yield
+    except SafetensorError as error:
+        if code := re.search(r"\(os error (\d+)\)", str(error)):
+            raise OSError(int(code[1]), os.strerror(int(code[1]))) from None
+        raise
+    except RuntimeError as error:
+        if "inline_container" in str(error):  # the source file of torch's writer
+            raise OSError("the disk is full or fails") from None
+        raise
+
+
 def save_part(module: nn.Module, file: Path) -> None:
     """Write the parameters and persistent buffers; tied ones once. Contiguous tensors go to disk as they lie."""
-    save_model(module, str(file))
+    with disk_errors():
+        save_model(module, str(file))
 
 
 def load_part(module: nn.Module, file: Path) -> None:

@@ -17,11 +17,12 @@ from torch import Tensor
 
 from vlm_core.cli.common import add_trust, local_path, run
 from vlm_core.errors import UserError
-from vlm_core.folder import verify_folder, write_folder
+from vlm_core.folder import write_folder
 from vlm_core.interfaces import LanguageModel
+from vlm_core.model_files import verify_model
 from vlm_core.offline import offline
 from vlm_core.spec import load_folder_spec
-from vlm_core.weights import WEIGHTS, load_part
+from vlm_core.weights import WEIGHTS, disk_errors, load_part
 from vlm_llms.checkpoint_files import CONFIG
 from vlm_llms.mamba import EPS, MambaLM
 from vlm_llms.mamba_checkpoint import EMBEDDING, HEAD, HF_EMBEDDING, MULTIPLE, padded
@@ -53,7 +54,7 @@ def load_llm(model: Path, *, trust_remote_code: bool = False) -> LanguageModel:
         raise UserError(
             f"{model}: no such model folder; vlm-assemble SPEC --out DIR and vlm-train write them"
         )
-    verify_folder(model)
+    verify_model(model)
     spec = load_folder_spec(model, trust_remote_code=trust_remote_code)
     with offline():
         lm = spec.llm.build(weights=False, assets=model / "llm")
@@ -83,7 +84,8 @@ def _transformers(lm: MambaLM, folder: Path) -> None:
         "bos_token_id": lm.tokenizer.bos_id, "eos_token_id": eos, "pad_token_id": eos,
         "dtype": str(state[HF_EMBEDDING].dtype).removeprefix("torch."),
     })  # fmt: skip
-    save_torch_state_dict(state, folder, max_shard_size=SHARD, metadata={"format": "pt"})
+    with disk_errors():
+        save_torch_state_dict(state, folder, max_shard_size=SHARD, metadata={"format": "pt"})
     lm.tokenizer.save(folder)
 
 
@@ -100,7 +102,8 @@ def _state_spaces(lm: MambaLM, folder: Path) -> None:
         "rms_norm": True, "residual_in_fp32": True, "fused_add_norm": True, "pad_vocab_size_multiple": multiple,
     })  # fmt: skip
     state = _state(lm)
-    torch.save({**state, HEAD: state[EMBEDDING]}, folder / "pytorch_model.bin")
+    with disk_errors():
+        torch.save({**state, HEAD: state[EMBEDDING]}, folder / "pytorch_model.bin")
     lm.tokenizer.save(folder)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vlm_core.errors import UserError
 from vlm_core.interfaces import PADDING, LanguageModel, Tokenizer
 from vlm_core.local_code import keep_code
-from vlm_core.weights import derived_floats
+from vlm_core.weights import derived_floats, disk_errors
 from vlm_llms.hf_logits import LogitRule
 from vlm_llms.hf_state import (
     CacheState,
@@ -122,7 +122,8 @@ class TransformersLM(LanguageModel):
 
     def save_pretrained(self, folder: Path) -> None:
         """Write what transformers loads: config.json, safetensors and the tokenizer."""
-        self.model.save_pretrained(folder)
+        with disk_errors():
+            self.model.save_pretrained(folder)
         self.tokenizer.save(folder)
 
     def forward(

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from vlm_core.atomic import write_file
 from vlm_core.errors import UserError
 from vlm_core.files import open_regular, read_json
 from vlm_core.interfaces import PADDING, LanguageModel, Tokenizer
@@ -42,7 +43,7 @@ class MambaState(tuple[SSMState, ...]):
     def save(self, path: Path) -> None:
         """Write a safetensors file; `load` gives an equal state."""
         conv, ssm = (torch.stack(list(part)).contiguous() for part in zip(*self, strict=True))
-        save_file({"conv": conv, "ssm": ssm}, path)
+        write_file(path, save({"conv": conv, "ssm": ssm}))
 
     @classmethod
     def load(cls, path: Path) -> MambaState:

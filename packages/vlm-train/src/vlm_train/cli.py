@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from vlm_core.atomic import write_file
 from vlm_core.cli.common import Parser, add_debug, add_trust, count, duration, local_path, path_text, run
 from vlm_core.errors import UserError
 from vlm_core.spec import Spec, load_spec, located
@@ -200,10 +201,7 @@ def preview(args: argparse.Namespace) -> int:
     console = Console(highlight=False)
     for shown, spans in found:
         console.print(terminal(shown, spans, color=console.is_terminal and not console.no_color))
-    try:
-        Path(args.html).write_text(page(spec.name, found), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{args.html}: cannot write: {error.strerror or error}") from None
+    write_file(args.html, page(spec.name, found))
     print(f"page {args.html}")
     return 0
 

@@ -24,13 +24,16 @@ def claim(code: int) -> bool:
     if (folder := shared()) is None:
         return True
     aside = folder / f".{_CODE_FILE}-{os.getpid()}"
-    aside.write_text(str(code))
     try:
+        aside.write_text(str(code))
         os.link(aside, folder / _CODE_FILE)  # the first one wins, and nobody reads half of it
     except FileExistsError:
         return False
+    except OSError:  # a full disk: better said twice than never
+        return True
     finally:
-        aside.unlink()
+        with suppress(OSError):
+            aside.unlink()
     return True
 
 
@@ -38,7 +41,7 @@ def claimed(folder: Path | None = None) -> int | None:
     """The exit code that a process of this node and attempt has recorded."""
     if (folder := folder or shared()) is None:
         return None
-    with suppress(OSError):
+    with suppress(OSError, ValueError):
         return int((folder / _CODE_FILE).read_text())
     return None
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from vlm_core.errors import UserError
 from vlm_train.pieces import Pieces
 from vlm_train.shards import own_rows, sharded_like
 
@@ -25,7 +26,9 @@ def restore(model: nn.Module, optimizer: torch.optim.Optimizer, saved: Pieces) -
     by_name = dict(model.named_parameters())
     counts_on_device = bool(optimizer.defaults.get("fused"))
     for key in saved:
-        name, slot = key.split("|")
+        name, _, slot = key.partition("|")
+        if not slot or name not in by_name:
+            raise UserError(f"{saved.where}: the optimizer of this spec has no {key!r:.80}")
         parameter = by_name[name]
         value = _like(parameter, key, saved)
         if slot != "step" or counts_on_device:

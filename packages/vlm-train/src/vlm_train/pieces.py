@@ -11,6 +11,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from vlm_core.weights import disk_errors
+
 
 def write(folder: Path, stem: str, tensors: Mapping[str, Tensor], rank: int, world: int) -> Path:
     """Write process `rank`'s piece: `stem.safetensors`, or `stem-00001-of-00002.safetensors`.
@@ -24,7 +26,8 @@ def write(folder: Path, stem: str, tensors: Mapping[str, Tensor], rank: int, wor
         kept[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
         seen.add(tensor.data_ptr())
     name = f"{stem}.safetensors" if world == 1 else f"{stem}-{rank + 1:05d}-of-{world:05d}.safetensors"
-    save_file(kept, str(folder / name))
+    with disk_errors():
+        save_file(kept, str(folder / name))
     return folder / name
 
 
@@ -37,10 +40,10 @@ class Pieces:
     def __init__(self, folder: Path, stem: str) -> None:
         one = folder / f"{stem}.safetensors"
         self.where = one if one.exists() else folder / stem
-        files = [one] if one.exists() else sorted(folder.glob(f"{stem}-*-of-*.safetensors"))
+        self.files = [one] if one.exists() else sorted(folder.glob(f"{stem}-*-of-*.safetensors"))
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._pieces: dict[str, list[tuple[Path, int]]] = {}
-        for file in files:
+        for file in self.files:
             with safe_open(file, "pt") as stored:
                 for name in stored.keys():  # noqa: SIM118 - no mapping
                     self._add(name, file, tuple(stored.get_slice(name).get_shape()))

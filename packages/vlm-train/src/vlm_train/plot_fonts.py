@@ -6,8 +6,10 @@ import io
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlm_core.atomic import write_file
 from vlm_core.verbosity import errors_only
 
 if TYPE_CHECKING:
@@ -32,6 +34,13 @@ def drawing(families: Iterable[str] = (BASE,), settings: Mapping[str, Any] | Non
     changes: dict[Any, Any] = {"font.family": [*families], **(settings or {})}
     with matplotlib.style.context("default"), matplotlib.rc_context(changes), errors_only(FONT_LOG):
         yield Figure(layout="constrained")
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a PNG file, whole or not at all; raises `UserError`."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=130)
+    write_file(path, file.getvalue())
 
 
 class Lettering:

@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
 
+from vlm_core.atomic import write_errors
 from vlm_core.errors import UserError
 
 _CHILD = "import sys; from vlm_train.pool import child; sys.exit(child())"
@@ -50,10 +51,12 @@ class Pool:
                         yield log, code, time.monotonic() - began
 
     def _start(self, arguments: Sequence[str], log: Path, lock: BinaryIO) -> subprocess.Popen[bytes]:
-        log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-c", _CHILD, str(os.getpid()), *arguments]
         env = os.environ if self.size == 1 else {**os.environ, "OMP_NUM_THREADS": str(self._threads())}
-        with log.open("ab") as file:
+        with write_errors(log):
+            log.parent.mkdir(parents=True, exist_ok=True)
+            file = log.open("ab")
+        with file:
             return subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=env, pass_fds=[lock.fileno()]
             )
@@ -66,8 +69,9 @@ class Pool:
 
     def _claim(self) -> BinaryIO:
         """The folder's lock, which the processes hold too: those of a killed pool may need a moment to end."""
-        self.output.mkdir(parents=True, exist_ok=True)
-        lock = (self.output / ".lock").open("ab")
+        with write_errors(self.output):
+            self.output.mkdir(parents=True, exist_ok=True)
+            lock = (self.output / ".lock").open("ab")
         until = time.monotonic() + _PATIENCE
         while True:
             try:

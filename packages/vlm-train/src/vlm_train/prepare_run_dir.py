@@ -2,38 +2,78 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from vlm_core import digests
+from vlm_core import assemble, digests
 from vlm_core.errors import UserError
+from vlm_core.files import read_text
 from vlm_core.folder import verify_folder, write_folder
+from vlm_core.hub import runs_own_code
 from vlm_core.interfaces import Tokenizer
 from vlm_core.model import PARTS, VLM
 from vlm_core.spec import Spec
+from vlm_core.yaml_loader import parse
 from vlm_train import checkpoint, resume
 from vlm_train.resume import Difference
-from vlm_train.run_inputs import INPUTS, Inputs
-from vlm_train.rundir import CHECKPOINTS, EVALS, MODEL, SPEC, VALIDATION, RunDir
+from vlm_train.run_inputs import Inputs
+from vlm_train.rundir import CHECKPOINTS, EVALS, INPUTS, MODEL, SPEC, TOKENIZER, VALIDATION, RunDir
 
-TOKENIZER = "tokenizer"
 Say = Callable[[str], None]
 
 
 def has_trained(run: RunDir) -> bool:
-    """Whether the folder holds trained weights: a checkpoint or the model."""
-    return bool(checkpoint.complete(run.path / CHECKPOINTS)) or (run.path / MODEL).exists()
+    """Whether the folder holds trained weights: a checkpoint, whole or damaged, or the model."""
+    return bool(checkpoint.found(run.path / CHECKPOINTS)) or (run.path / MODEL).exists()
 
 
 def recorded(run: RunDir) -> Inputs | None:
-    """The inputs of the run in this folder; None for a run of an earlier version, or without a run."""
+    """The inputs of the run in this folder; None if there is none, or none that was trained from them.
+
+    If the file is missing or damaged, those of the newest whole checkpoint. Raises `UserError` if there are trained
+    weights and nothing tells from what.
+    """
     try:
         return Inputs.read(run.path / INPUTS)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{run.path / INPUTS}: damaged: {error}; restore it from a copy") from None
+    except UserError as error:
+        if not has_trained(run):
+            return None
+        for path in reversed(checkpoint.found(run.path / CHECKPOINTS)):
+            try:
+                checkpoint.verify(path)
+                inputs = Inputs.read(path / INPUTS)
+            except UserError:
+                continue
+            run.warn(f"{error}; the copy in {CHECKPOINTS}/{path.name} is taken")
+            return inputs
+        raise UserError(_lost(run, error)) from None
+
+
+def _lost(run: RunDir, error: UserError) -> str:
+    return (
+        f"{error}; nothing else tells what the weights in {run.path} were trained from: restore this file from a copy, "
+        "set train.output to a new folder, or remove this one"
+    )
+
+
+def stored_spec(run: RunDir, old: Inputs | None) -> str | None:
+    """The spec of the run in this folder as YAML; None for a new folder. If the file is lost, that of its inputs."""
+    file = run.path / SPEC
+    try:
+        text = read_text(file)
+        if not isinstance(parse(text, str(file)).data, dict):
+            raise UserError(f"{file}: damaged: no spec")
+        if old and text != old.spec and old.spec.startswith(text):
+            raise UserError(f"{file}: damaged: truncated")
+    except UserError as error:
+        if not has_trained(run):
+            return None
+        if not (old and old.spec):
+            raise UserError(_lost(run, error)) from None
+        run.warn(f"{error}; the copy in {INPUTS} is taken")
+        return old.spec
+    return text
 
 
 def refuse_another(run: RunDir, spec: Spec, now: Inputs) -> list[Difference]:
@@ -41,9 +81,10 @@ def refuse_another(run: RunDir, spec: Spec, now: Inputs) -> list[Difference]:
 
     Raises `UserError` if the folder holds a different run.
     """
-    if not (run.path / SPEC).exists():
+    old = recorded(run)
+    if (text := stored_spec(run, old)) is None:
         return []
-    old, found = recorded(run), resume.differences((run.path / SPEC).read_text(encoding="utf-8"), spec)
+    found = resume.differences(text, spec)
     matter = resume.changes_result(found, spec, old, now)
     if old and has_trained(run):
         losses, benchmarks = ((run.path / name).exists() for name in (VALIDATION, EVALS))
@@ -57,20 +98,31 @@ def refuse_another(run: RunDir, spec: Spec, now: Inputs) -> list[Difference]:
 
 def claim(run: RunDir, spec: Spec, now: Inputs, say: Say) -> None:
     """Lock the folder and note what the run is made from; raises `UserError` as `RunDir.open` and `refuse_another`."""
-    run.open(spec)
+    run.open()
     found, old = refuse_another(run, spec, now), recorded(run)
     if changed := [f"{one.key} ({one.old} → {one.new})" for one in found]:
         say(f"resuming with changed values: {', '.join(changed)}")
-        run.write(SPEC, spec.to_yaml())
     if old and has_trained(run):
         if told := digests.other_versions(old.versions, now.versions):
             say(told)
         now = replace(now, versions=old.versions, weights=old.weights)
-    elif has_trained(run):
-        say(
-            "this run was started by an earlier version, which recorded no digests: its data are not compared"
-        )
-    run.write(INPUTS, now.to_json())
+    run.write(INPUTS, replace(now, spec=spec.to_yaml()).to_json())
+    run.write(SPEC, spec.to_yaml())
+
+
+def saved_model(run: RunDir, spec: Spec, name: str) -> VLM:
+    """The model that the run has saved under this name; raises `UserError` if it is damaged.
+
+    Its code is that of the repositories that the spec names.
+    """
+    path = run.path / name
+    try:
+        trust = runs_own_code(getattr(spec, part) for part in PARTS)
+        return assemble.load(path, trust_remote_code=trust)[0]
+    except UserError as error:
+        again = name == MODEL and checkpoint.found(run.path / CHECKPOINTS)
+        way = ", or remove this folder: the run writes it again from its last checkpoint" if again else ""
+        raise UserError(f"{error}\nrestore {path} from a copy{way}") from None
 
 
 def with_kept_tokenizer(run: RunDir, spec: Spec) -> Spec:
@@ -79,10 +131,10 @@ def with_kept_tokenizer(run: RunDir, spec: Spec) -> Spec:
     Raises `UserError` if that is damaged.
     """
     folder = run.path / TOKENIZER
-    if not (spec.llm.learns_tokenizer() and folder.exists()):
+    if not (spec.llm.learns_tokenizer() and os.path.lexists(folder)):
         return spec
     try:
-        verify_folder(folder)
+        verify_folder(folder, alone=True)
     except UserError as error:
         raise UserError(f"the tokenizer that this run has trained: {error}") from None
     return spec.model_copy(update={"llm": spec.llm.with_tokenizer(folder)})
@@ -95,7 +147,8 @@ def keep_tokenizer(run: RunDir, spec: Spec, tokenizer: Tokenizer) -> None:
     """
     if not spec.llm.learns_tokenizer() or (has_trained(run) and (run.path / TOKENIZER).exists()):
         return
-    shutil.rmtree(run.path / TOKENIZER, ignore_errors=True)
+    if os.path.lexists(run.path / TOKENIZER):
+        run.remove(TOKENIZER)
     write_folder(run.path / TOKENIZER, tokenizer.save, {})
 
 

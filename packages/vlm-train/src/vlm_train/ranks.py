@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vlm_core.errors import UserError
 from vlm_train import stopping
@@ -15,6 +15,7 @@ from vlm_train.stopping import Stopped
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+T = TypeVar("T")
 _SET_BY_LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -68,20 +69,26 @@ def store(seconds: float = 300) -> Any:
 
 def first_does(accelerator: Accelerator, action: Callable[[], None]) -> None:
     """Only the first process does it, and all wait; its `UserError` is everybody's."""
-    told: list[str | None] = [None]
+    first_tells(accelerator, action)
+
+
+def first_tells(accelerator: Accelerator, action: Callable[[], T]) -> T:
+    """What `action` returns on the first process, which alone calls it; its `UserError` is everybody's."""
+    told: list[Any] = [None, None]
     if accelerator.is_main_process:
         try:
-            action()
+            told = [action(), None]
         except UserError as error:
-            told = [str(error)]
+            told = [None, str(error)]
             if accelerator.num_processes == 1:
                 raise
     if accelerator.num_processes > 1:
         from accelerate.utils import broadcast_object_list
 
         broadcast_object_list(told)
-    if told[0] is not None:
-        raise UserError(told[0])
+    if told[1] is not None:
+        raise UserError(told[1])
+    return told[0]
 
 
 def settled() -> int | None:

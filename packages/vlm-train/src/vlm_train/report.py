@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-import yaml
+from pydantic import ValidationError
 
+from vlm_core.atomic import write_file
 from vlm_core.cli.common import amount, size
 from vlm_core.errors import UserError
+from vlm_core.files import json_object, read_bytes, read_text
 from vlm_core.images import thumbnail
+from vlm_core.printable import printable
+from vlm_core.yaml_loader import parse
 from vlm_train import eval_results, figures, results
 from vlm_train.answers import normal
+from vlm_train.run_records import Record
 from vlm_train.rundir import ENVIRONMENT, EVALS, LEFT_OUT, MODEL, SPEC, VALIDATION, RunDir
 
 STYLE = """
@@ -42,17 +46,14 @@ def write(path: Path, out: Path | None = None) -> Path:
     if not (path / SPEC).is_file():
         raise UserError(f"{path}: not a run folder: it has no {SPEC}; name train.output of the spec that ran")
     out = out or path / "report.html"
-    try:
-        out.write_text(page(RunDir(path)), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{out}: cannot write: {error.strerror}") from None
+    write_file(out, page(RunDir(path)))
     return out
 
 
 def page(run: RunDir) -> str:
     """The whole page as text."""
-    text = (run.path / SPEC).read_text(encoding="utf-8")
-    spec, metrics = yaml.safe_load(text), run.metrics()
+    text = read_text(run.path / SPEC)
+    spec, metrics = _spec(text, run.path / SPEC), run.metrics()
     name = escape(str(spec.get("name", run.path.name)))
     parts = [
         ("Results", _results(run, spec)),
@@ -71,6 +72,31 @@ def page(run: RunDir) -> str:
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>\n<body>\n'
         f'<h1>{name}</h1>\n<p class="state">{escape(_state(run, metrics, spec))}</p>\n{body}\n</body></html>\n'
     )
+
+
+class _Stage(Record):
+    name: str
+    trains: list[str]
+
+
+class _Train(Record):
+    stages: list[_Stage]
+
+
+class _Spec(Record):
+    train: _Train
+
+
+def _spec(text: str, file: Path) -> dict[str, Any]:
+    """The spec of a run; `UserError` for a file that is none."""
+    spec = parse(text, str(file)).data
+    try:
+        _Spec.model_validate(spec)
+    except ValidationError:
+        raise UserError(
+            f"{file}: damaged: not the spec of a run; rerun the run's command, or restore it"
+        ) from None
+    return spec
 
 
 def _state(run: RunDir, metrics: Sequence[Mapping[str, Any]], spec: Mapping[str, Any]) -> str:
@@ -222,13 +248,15 @@ def _embedded(png: bytes, kind: str) -> str:
 
 
 def _picture(path: Path) -> str:
-    return _embedded(path.read_bytes(), "grid") if path.exists() else ""
+    return _embedded(read_bytes(path), "grid") if path.exists() else ""
 
 
 def _versions(path: Path) -> str:
     file = path / ENVIRONMENT
     if not file.exists():
         return ""
-    return _table(
-        ["", ""], [[escape(k), escape(str(v))] for k, v in json.loads(file.read_text()).items()], text=[1]
-    )
+    try:
+        facts = json_object(read_text(file), file)
+    except UserError as error:
+        return f"<p>{escape(printable(error))}</p>"
+    return _table(["", ""], [[escape(k), escape(str(v))] for k, v in facts.items()], text=[1])

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vlm_core.errors import UserError
 from vlm_core.images import load_image
 from vlm_train import eval_results
 from vlm_train.answers import ALL, Answer, question
 from vlm_train.controls import QUESTION_ALONE, SHUFFLED
-from vlm_train.plot_fonts import Lettering, drawing
+from vlm_train.plot_fonts import Lettering, drawing, save
 from vlm_train.rundir import EVALS, RESULTS, RunDir
 
 Record = Mapping[str, Any]
@@ -124,6 +125,14 @@ def _smooth(values: Sequence[float], share: float = 0.05) -> list[float]:
     ]
 
 
+def draw(run: RunDir, name: str, plot: Callable[[Path], None]) -> None:
+    """A picture in the run's folder. No result depends on it: a disk that doesn't take it is a warning."""
+    try:
+        plot(run.path / name)
+    except UserError as error:
+        run.warn(str(error))
+
+
 def plot_curves(metrics: Sequence[dict[str, Any]], path: Path) -> None:
     """One panel a stage: the loss of every step, its running mean, and the learning rate's shape."""
     stages = list(dict.fromkeys((m["stage"], m["name"]) for m in metrics))
@@ -140,7 +149,7 @@ def plot_curves(metrics: Sequence[dict[str, Any]], path: Path) -> None:
             unit = "loss (nats a target token)" if i == 1 else ""
             axes.set(title=letters.wrapped(name, 40), xlabel="step", ylabel=unit, yscale=scale)
             axes.grid(alpha=0.3, which="both")
-        figure.savefig(path, dpi=130)
+        save(figure, path)
 
 
 def plot_samples(answers: Sequence[Answer], path: Path, count: int = 12) -> None:
@@ -153,7 +162,7 @@ def plot_samples(answers: Sequence[Answer], path: Path, count: int = 12) -> None
         figure.set_size_inches(2.6 * width, 3.1 * height)
         for i, answer in enumerate(shown, 1):
             _sample(figure.add_subplot(height, width, i), answer, letters)
-        figure.savefig(path, dpi=130)
+        save(figure, path)
 
 
 def _sample(axes: Any, answer: Answer, letters: Lettering) -> None:

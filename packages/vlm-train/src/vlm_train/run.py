@@ -9,14 +9,13 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, set_seed
+from accelerate.utils import set_seed
 
 from vlm_core import assemble
 from vlm_core.folder import read_manifest
-from vlm_core.hub import runs_own_code
 from vlm_core.initial_weights import refuse_untrained
 from vlm_core.interfaces import Tokenizer
-from vlm_core.model import PARTS, VLM
+from vlm_core.model import VLM
 from vlm_core.rows import known_faults
 from vlm_core.spec import Spec, located
 from vlm_core.yaml_loader import Document
@@ -32,7 +31,14 @@ from vlm_train.features.fill import Features, most
 from vlm_train.gauge import Gauge
 from vlm_train.learner import rehearse
 from vlm_train.left_out import refuse, screen
-from vlm_train.prepare_run_dir import check_weights, claim, has_trained, keep_tokenizer, with_kept_tokenizer
+from vlm_train.prepare_run_dir import (
+    check_weights,
+    claim,
+    has_trained,
+    keep_tokenizer,
+    saved_model,
+    with_kept_tokenizer,
+)
 from vlm_train.resume import resolved
 from vlm_train.run_inputs import Inputs
 from vlm_train.rundir import AVERAGE, CHECKPOINTS, ENVIRONMENT, LEFT_OUT, MODEL, RunDir
@@ -120,14 +126,12 @@ class Run:
         return model if self.strategy.sharded else model.to(self.accelerator.device)
 
     def _saved(self, name: str) -> VLM:
-        """A model of this run's folder; its code is that of the repositories that the spec names."""
-        trust = runs_own_code(getattr(self.spec, part) for part in PARTS)
-        return assemble.load(self.dir.path / name, trust_remote_code=trust)[0].to(self.accelerator.device)
+        return saved_model(self.dir, self.spec, name).to(self.accelerator.device)
 
     def _newest(self) -> tuple[Path | None, Position]:
         """The checkpoint to go on from, the same on every process, and where it stands."""
-        found = [checkpoint.newest(self.dir.path / CHECKPOINTS, self._say) if self.main else None]
-        [path] = broadcast_object_list(found)
+        root, stages = self.dir.path / CHECKPOINTS, len(self.train.stages)
+        path = ranks.first_tells(self.accelerator, lambda: checkpoint.newest(root, stages, self._say))
         return path, checkpoint.position(path) if path else Position(0, 0)
 
     def _stages(self) -> None:
@@ -251,7 +255,7 @@ class Run:
             self._evaluate_average()
         if not self.main:
             return []
-        results.plot_curves(self.dir.metrics(), self.dir.path / "curves.png")
+        results.draw(self.dir, "curves.png", lambda path: results.plot_curves(self.dir.metrics(), path))
         self.evaluations.set_outdated_aside()
         table = results.of(self.dir, [stage.name for stage in self.train.stages])
         results.write(self.dir, table)
@@ -259,7 +263,7 @@ class Run:
             final = dict(table)[last_name(self.train)]
             told = zip(self.questions, final["answers"], strict=True)
             answers = [Answer(row, a["said"], a["truth"]) for row, a in told]
-            results.plot_samples(answers, self.dir.path / "samples.png")
+            results.draw(self.dir, "samples.png", lambda path: results.plot_samples(answers, path))
         return table
 
     def _evaluate_average(self) -> None:

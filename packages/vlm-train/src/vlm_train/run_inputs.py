@@ -8,10 +8,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
 from vlm_core import digests
 from vlm_core.benchmark import Question
+from vlm_core.checksum import KEY, verified, with_checksum
 from vlm_core.config import DatasetConfig
 from vlm_core.errors import UserError
+from vlm_core.files import read_text
 from vlm_core.model import PARTS
 from vlm_core.paths import file_names, local
 from vlm_core.rows import digest_of
@@ -19,7 +23,7 @@ from vlm_core.spec import Spec
 from vlm_train.config import TrainConfig
 from vlm_train.evals import Exam
 
-INPUTS = "inputs.json"
+STRICT = ConfigDict(strict=True, extra="forbid")
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -27,6 +31,7 @@ Rows = Sequence[Mapping[str, Any]]
 class Source:
     """One input: its name in messages, a digest of its content, and the number of its rows."""
 
+    __pydantic_config__ = STRICT
     name: str
     digest: str
     rows: int | None = None
@@ -40,25 +45,30 @@ class Source:
 class Inputs:
     """By dotted key of the spec: data, benchmarks, and the local files that parts name."""
 
+    __pydantic_config__ = STRICT
     data: Mapping[str, Source]
     benchmarks: Mapping[str, Source]
     files: Mapping[str, Source]
     versions: Mapping[str, str] = field(default_factory=dict)
     weights: Mapping[str, str] = field(default_factory=dict)
     """Digests of the parts as the spec builds them, and of the tokenizer."""
+    spec: str = ""
+    """The resolved spec as YAML, in case the file of its own is lost."""
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1) + "\n"
+        return json.dumps(with_checksum(asdict(self)), indent=1) + "\n"
 
     @classmethod
     def read(cls, path: Path) -> Inputs:
-        """Raises `OSError`, `ValueError`, `KeyError` or `TypeError` for a file that can't be read as inputs."""
-        found = json.loads(path.read_text(encoding="utf-8"))
-        kinds = {
-            kind: {key: Source(**value) for key, value in found[kind].items()}
-            for kind in ("data", "benchmarks", "files")
-        }
-        return cls(**kinds, versions=found["versions"], weights=found["weights"])
+        """Raises `UserError` for a file that is missing or damaged."""
+        found = verified(read_text(path), path)
+        del found[KEY]
+        try:
+            return TypeAdapter(cls).validate_json(json.dumps(found))
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            raise UserError(f"{path}: damaged: {where:.80}: {first['msg']}") from None
 
     def count(self, prefix: str) -> int:
         """Number of rows of the data whose keys begin with a prefix."""

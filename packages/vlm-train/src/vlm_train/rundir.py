@@ -6,6 +6,8 @@ import fcntl
 import json
 import logging
 import os
+import re
+import shutil
 import socket
 from collections.abc import Callable
 from functools import partial
@@ -13,14 +15,41 @@ from pathlib import Path
 from typing import Any
 from weakref import ReferenceType, ref
 
-from vlm_core.atomic import write_file
+from vlm_core.atomic import write_errors, write_file
+from vlm_core.checksum import verified, with_checksum
 from vlm_core.errors import UserError
-from vlm_core.spec import Spec
+from vlm_core.files import read_text
+from vlm_core.printable import printable
+from vlm_train.run_log import RunLog
+from vlm_train.run_records import EVALS as EVALS
+from vlm_train.run_records import LEFT_OUT as LEFT_OUT
+from vlm_train.run_records import LINES, METRICS, Evaluation
+from vlm_train.run_records import VALIDATION as VALIDATION
 
-SPEC, METRICS, CHECKPOINTS, MODEL = "spec.yaml", "metrics.jsonl", "checkpoints", "model"
-AVERAGE, VALIDATION, LEFT_OUT = "model-average", "validation.jsonl", "left_out.jsonl"
-ENVIRONMENT, LOCK, RESULTS, EVALS = "environment.json", ".lock", "results.md", "evals.jsonl"
+SPEC, INPUTS, CHECKPOINTS, MODEL, AVERAGE = (
+    "spec.yaml",
+    "inputs.json",
+    "checkpoints",
+    "model",
+    "model-average",
+)
+ENVIRONMENT, LOCK, RESULTS, TOKENIZER = "environment.json", ".lock", "results.md", "tokenizer"
+EVALUATIONS = "evaluations"
+OWN = {
+    *LINES, SPEC, INPUTS, CHECKPOINTS, MODEL, AVERAGE, ENVIRONMENT, LOCK, RESULTS, TOKENIZER, EVALUATIONS,
+    "features", "curves.png", "samples.png", "report.html", "tensorboard", "wandb", "wandb-id",
+}  # fmt: skip
+"""Names in a run's folder: a kill or a full disk may leave any of them without a spec."""
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
+_OUTPUT = re.compile(r".+\.(log|out|err)|log\.txt")
+"""What a shell or a cluster makes of a run's output."""
 log = logging.getLogger(__name__)
+
+
+def is_own(name: str) -> bool:
+    """Whether a file or folder of this name in a run's folder is the run's: its own, temporary, or its output."""
+    temporary = _TEMPORARY.fullmatch(name)
+    return (temporary[1] if temporary else name) in OWN or _OUTPUT.fullmatch(name) is not None
 
 
 def _forget(held: ReferenceType[RunDir]) -> None:
@@ -35,33 +64,38 @@ class RunDir:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._lock: int | None = None
+        self._logs = {name: RunLog(self.path / name) for name in LINES}
+        self._warned: set[str] = set()
         self.listeners: list[Callable[[str, dict[str, Any]], None]] = []
 
-    def open(self, spec: Spec) -> None:
-        """Claim the folder: new, for this spec, or with a run in it.
+    def open(self) -> None:
+        """Claim the folder: a new one, or one with a run in it, however far that came.
 
         Raises `UserError` if it holds other files, or if a process is running in it.
         """
-        try:
-            if self.path.exists() and not (self.path / SPEC).exists() and any(self.path.iterdir()):
-                raise UserError(f"{self.path}: holds other files; set train.output to a new folder")
-            self.path.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError):
-            raise UserError(f"{self.path}: is a file; set train.output to a folder") from None
-        except PermissionError:
-            raise UserError(f"{self.path}: no permission to write here; set train.output") from None
-        self._claim()
-        if not (self.path / SPEC).exists():
-            self.write(SPEC, spec.to_yaml())
+        with write_errors(self.path):
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                names = os.listdir(self.path)
+            except (FileExistsError, NotADirectoryError):
+                raise UserError(f"{self.path}: is a file; set train.output to a folder") from None
+            except PermissionError:
+                raise UserError(f"{self.path}: no permission to write here; set train.output") from None
+        if SPEC not in names and (others := sorted(name for name in names if not is_own(name))):
+            raise UserError(
+                f"{self.path}: holds other files, such as {printable(others[0], 80)}; set train.output to a new folder"
+            )
+        with write_errors(self.path / LOCK):
+            self._claim()
 
     def _claim(self) -> None:
         path = self.path / LOCK
-        self._lock = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
+        self._lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NONBLOCK, 0o666)
         os.register_at_fork(after_in_child=partial(_forget, ref(self)))
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = path.read_text(encoding="utf-8").strip()
+            holder = printable(os.pread(self._lock, 200, 0).decode("utf-8", "replace").strip())
             self._let_go()
             raise UserError(
                 f"{self.path}: another process is running in this folder" + (f": {holder}" if holder else "")
@@ -74,7 +108,9 @@ class RunDir:
         os.write(self._lock, f"pid {os.getpid()} on {socket.gethostname()}\n".encode())
 
     def close(self) -> None:
-        """Let another process have the folder."""
+        """Write what still waits in memory, and let another process have the folder."""
+        for each in self._logs.values():
+            each.close()
         if self._lock is not None:
             fcntl.flock(
                 self._lock, fcntl.LOCK_UN
@@ -91,13 +127,29 @@ class RunDir:
         write_file(self.path / name, text)
         return self.path / name
 
+    def remove(self, name: str) -> None:
+        """Remove a file or folder."""
+        path = self.path / name
+        with write_errors(path):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+    def warn(self, text: str) -> None:
+        """A warning, once."""
+        if text not in self._warned:
+            self._warned.add(text)
+            log.warning("%s", text)
+
     def log(self, *records: dict[str, Any], name: str = METRICS) -> None:
         """Append a line for each record to a JSONL file, and tell the trackers."""
-        with (self.path / name).open("a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(record) + "\n" for record in records))
+        self._logs[name].append(records)
         for tell in self.listeners:
             for record in records:
                 tell(name, record)
+
+    def sync_logs(self) -> None:
+        """Have all lines on the disk, before a checkpoint that follows them."""
+        for each in self._logs.values():
+            each.sync()
 
     def metrics(self) -> list[dict[str, Any]]:
         """Every whole line of metrics.jsonl."""
@@ -105,28 +157,41 @@ class RunDir:
 
     def records(self, name: str) -> list[dict[str, Any]]:
         """Every whole line of a JSONL file of this folder, which may not be there yet."""
-        path = self.path / name
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("}")]
+        return self._logs[name].read()
 
     def forget_after(self, stage: int, step: int) -> None:
-        """Drop what was noted of steps that will be done again."""
-        for name in (METRICS, VALIDATION, EVALS, LEFT_OUT):
-            kept = [m for m in self.records(name) if (m["stage"], m["step"]) <= (stage, step)]
-            if kept or (self.path / name).exists():
-                self.write(name, "".join(json.dumps(m) + "\n" for m in kept))
+        """Drop what was noted of steps that will be done again, and lines that can't be read."""
+        for each in self._logs.values():
+            each.forget_after(stage, step)
 
     def evaluation(self, name: str) -> dict[str, Any] | None:
-        """A finished evaluation, by name."""
-        path = self.path / "evaluations" / f"{name}.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        """A finished evaluation, by name; None, with a warning, for one that can't be read."""
+        path = self._evaluation(name)
+        if not os.path.lexists(path):
+            return None
+        try:
+            record = verified(read_text(path), path)
+            Evaluation.model_validate(record)
+        except ValueError as error:
+            reason = str(error) if isinstance(error, UserError) else f"{path}: damaged: no evaluation"
+            self.warn(f"{reason}; it is left out, and asked again where that is possible")
+            return None
+        return record
+
+    def keep_evaluation(self, name: str, record: dict[str, Any]) -> None:
+        """Write a finished evaluation."""
+        write_file(self._evaluation(name), json.dumps(with_checksum(record)) + "\n")
 
     def set_aside(self, name: str) -> Path:
         """Move an evaluation to `evaluations/outdated`, which results don't read; returns the path."""
-        path = self.path / "evaluations" / "outdated" / f"{name}.json"
-        path.parent.mkdir(exist_ok=True)
-        os.replace(self.path / "evaluations" / f"{name}.json", path)
+        path = self.path / EVALUATIONS / "outdated" / f"{name}.json"
+        with write_errors(path):
+            path.parent.mkdir(exist_ok=True)
+            os.replace(self._evaluation(name), path)
         return path
+
+    def _evaluation(self, name: str) -> Path:
+        return self.path / EVALUATIONS / f"{name}.json"
 
     def finished(self) -> bool:
         """Whether the run in this folder came to its end, evaluations included."""

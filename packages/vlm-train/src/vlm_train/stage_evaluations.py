@@ -5,7 +5,6 @@ Each is run once and kept with a digest of its questions. It is run again if the
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -125,4 +124,4 @@ class Evaluations:
             for a in answers
         ]  # fmt: skip
         record = {**summary(answers), **facts, "of": self._asked(name), "answers": told}
-        self.dir.write(f"evaluations/{name}.json", json.dumps(record) + "\n")
+        self.dir.keep_evaluation(name, record)

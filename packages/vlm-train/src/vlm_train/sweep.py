@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -10,7 +11,9 @@ from typing import Any, NamedTuple
 
 from vlm_core.cli.common import duration
 from vlm_core.errors import UserError
+from vlm_core.files import open_regular
 from vlm_core.local_code import OPTION
+from vlm_core.printable import printable
 from vlm_core.validate import validate
 from vlm_train.config import TrainConfig
 from vlm_train.grid import Grid, Row
@@ -20,6 +23,9 @@ from vlm_train.resume import resolved
 from vlm_train.run_inputs import Inputs, Source, of_data, of_files
 from vlm_train.rundir import SPEC, RunDir
 from vlm_train.stage_evaluations import asked, last_name
+
+_LAST_BYTES = 100_000
+"""How much of a log's end is looked at."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +71,13 @@ class Failure:
         return f"{self.job.name}: {how}; {self.job.log}: {self.last_words()}"
 
     def last_words(self) -> str:
-        lines = self.job.log.read_text(encoding="utf-8", errors="replace").split("\n")
-        return next((line.strip() for line in reversed(lines) if line.strip()), "(empty)")
+        try:
+            with open_regular(self.job.log) as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - _LAST_BYTES))
+                lines = file.read().decode("utf-8", "replace").split("\n")
+        except UserError as error:
+            return f"({error})"
+        return next((printable(line.strip()) for line in reversed(lines) if line.strip()), "(empty)")
 
 
 def jobs(grid: Grid) -> list[Job]:

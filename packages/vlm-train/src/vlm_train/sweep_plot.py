@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from vlm_train.controls import QUESTION_ALONE
-from vlm_train.plot_fonts import Lettering, drawing
+from vlm_train.plot_fonts import Lettering, drawing, save
 from vlm_train.sweep_metrics import Column
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def plot(columns: Mapping[Column, str], variants: Variants, path: Path) -> Path:
         for panel, ax in zip(panels, axes, strict=True):
             _panel(ax, panel, columns, variants, letters)
         _legend(figure, axes[0], variants, letters, per_row)
-        figure.savefig(path, dpi=130)
+        save(figure, path)
     return path
 
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from vlm_core.atomic import write_errors, write_file
 from vlm_core.errors import UserError
+from vlm_core.files import read_text
 
+log = logging.getLogger(__name__)
+_MARK = re.compile("[0-9a-f]{8}")
 Tell = Callable[[dict[str, float], int], None]
 
 
@@ -23,6 +30,16 @@ def numbers(record: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
+def _mark(file: Path) -> str:
+    """The id of this run at a tracker, made once; one that can't be read is made again."""
+    with suppress(UserError):
+        if _MARK.fullmatch(mark := read_text(file)):
+            return mark
+    mark = uuid.uuid4().hex[:8]
+    write_file(file, mark)
+    return mark
+
+
 class Trackers:
     """Listens to a run folder's records; `starts` is how many steps precede each stage."""
 
@@ -31,18 +48,29 @@ class Trackers:
     ) -> None:
         self.starts, self.closers = starts, []
         opened = {"tensorboard": self._tensorboard, "wandb": self._wandb}
-        self.tell = [opened[name](folder, spec, done) for name in names]
+        with write_errors(folder):
+            self.tell = {name: opened[name](folder, spec, done) for name in names}
 
     def __call__(self, file: str, record: dict[str, Any]) -> None:
         kind = Path(file).stem
         prefix = "" if kind == "metrics" else f"{kind}/"
         values = {prefix + name: x for name, x in numbers(record).items()}
-        for tell in self.tell:
-            tell(values, self.starts[record["stage"]] + record["step"])
+        step = self.starts[record["stage"]] + record["step"]
+        for name, tell in list(self.tell.items()):
+            try:
+                tell(values, step)
+            except OSError as error:
+                del self.tell[name]
+                log.warning(
+                    "%s: cannot write: %s; it gets nothing more of this run", name, error.strerror or error
+                )
 
     def close(self) -> None:
         for close in self.closers:
-            close()
+            try:
+                close()
+            except OSError as error:
+                log.warning("a tracker cannot write its last values: %s", error.strerror or error)
 
     def _tensorboard(self, folder: Path, spec: Mapping[str, Any], done: int) -> Tell:
         try:
@@ -65,11 +93,12 @@ class Trackers:
             import wandb  # pyright: ignore[reportMissingImports]  # an extra
         except ImportError:
             raise UserError("trackers: wandb isn't installed: pip install 'vlm-train[wandb]'") from None
-        mark = folder / "wandb-id"
-        if not mark.exists():
-            mark.write_text(uuid.uuid4().hex[:8])
         run = wandb.init(
-            id=mark.read_text(), resume="allow", name=folder.name, dir=str(folder), config=dict(spec)
+            id=_mark(folder / "wandb-id"),
+            resume="allow",
+            name=folder.name,
+            dir=str(folder),
+            config=dict(spec),
         )
         self.closers.append(run.finish)
         return lambda values, step: run.log(values, step=step)

@@ -260,10 +260,13 @@ class StageTrainer:
         watchdog.beat(f"saving at step {position.step}", patient=True)
         self.strategy.compare(self.learner.module)
         root, parts = self.run.path / CHECKPOINTS, self.trained_parts
+        path = checkpoint.path_of(root, self.stage.name, position)
         writers = self.accelerator.num_processes if self.strategy.sharded else 1
+        if self.accelerator.is_main_process:
+            self.run.sync_logs()
         fault = checkpoint.save(
-            root, self.stage.name, lambda: self.learner.contents(parts), parts, position, self.accelerator, writers
-        )  # fmt: skip
+            path, lambda: self.learner.contents(parts), parts, position, self.accelerator, writers
+        )
         if fault and position.step == self.steps and self.uses_up:
             raise UserError(
                 f"{fault}\nthe stage is complete except for this file; free some disk space, "

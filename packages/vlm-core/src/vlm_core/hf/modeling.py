@@ -18,7 +18,6 @@ from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from vlm_core.errors import UserError
-from vlm_core.folder import verify_folder
 from vlm_core.hf import parts, saving
 from vlm_core.hf.arguments import SAVING, as_device, as_dtype, local_folder, only, only_known
 from vlm_core.hf.configuration import VLMConfig
@@ -27,6 +26,7 @@ from vlm_core.hf.hub import upload_of
 from vlm_core.hf.input_checks import check_rows, check_shapes, kept, segments_of
 from vlm_core.hf.training import Backbone, head_of, learnable, refuse_outside_loss, set_recompute, summed_loss
 from vlm_core.model import PARTS, VLM
+from vlm_core.model_files import verify_model
 from vlm_core.weights import attach_parts, empty_parameters, to_dtype
 
 GIVEN = ("eos_token_id", "bos_token_id", "pad_token_id", "dtype", "name_or_path", "use_cache", "return_dict")
@@ -84,7 +84,7 @@ class VLMForConditionalGeneration(VLMGeneration, PreTrainedModel, GenerationMixi
         dtype = dtype or kwargs.pop("torch_dtype", None)
         only_known(kwargs)
         folder = local_folder(pretrained_model_name_or_path, kwargs)
-        manifest = verify_folder(folder)
+        manifest = verify_model(folder)
         config = _config(folder, config)
         with empty_parameters():
             inner = parts.build(folder, trust_remote_code=bool(kwargs.get("trust_remote_code")))

@@ -24,7 +24,7 @@ from vlm_core.hf.arguments import DECODING, PROCESSING, PROCESSOR, equal, local_
 from vlm_core.hf.collator import VLMDataCollator
 from vlm_core.hf.conversations import Talk, talk_of
 from vlm_core.hf.hub import upload_of
-from vlm_core.hf.saving import add_small_files, small_files
+from vlm_core.hf.saving import add_small_files, small_files, verify_small_files
 from vlm_core.hf.tokenizer import ProcessorTokenizer
 from vlm_core.interfaces import PADDING
 from vlm_core.model import VLM
@@ -71,6 +71,7 @@ class VLMProcessor(ProcessorMixin):
         """The processor of a model folder or hub repository; `UserError` for arguments that would change it."""
         only_known(kwargs, PROCESSOR)
         folder = local_folder(pretrained_model_name_or_path, kwargs)
+        verify_small_files(folder)
         file = folder / "processor_config.json"
         config = read_json(file)
         with empty_parameters():

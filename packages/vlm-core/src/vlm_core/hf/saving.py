@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,17 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from vlm_core.atomic import write_errors, write_file
 from vlm_core.errors import UserError
 from vlm_core.files import read_bytes
 from vlm_core.folder import MANIFEST, read_manifest, write_folder
-from vlm_core.weights import WEIGHTS, save_part
+from vlm_core.model_files import verify_model
+from vlm_core.weights import WEIGHTS, disk_errors, save_part
 
 INDEX = "model.safetensors.index.json"
 CARD, CONFIG, GENERATION = "README.md", "config.json", "generation_config.json"
+_ASIDE = ".saving"
+"""Where a model is written before it replaces another; what a kill leaves there goes with the next save."""
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
@@ -35,6 +38,12 @@ def small_files(folder: Path) -> dict[str, bytes]:
     return {name: read_bytes(folder / name) for name in found}
 
 
+def verify_small_files(folder: Path) -> None:
+    """Raise `UserError` where a saved model's files other than weights are damaged; a processor alone has no hashes."""
+    if (folder / MANIFEST).exists():
+        verify_model(folder, weights=False)
+
+
 def saved_names(folder: Path) -> list[str]:
     """Every file of the model that a folder holds, manifest, index and card among them."""
     return [*_listed(folder), MANIFEST, INDEX, CARD]
@@ -43,8 +52,7 @@ def saved_names(folder: Path) -> list[str]:
 def put_files(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write each into the folder, under its name."""
     for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
+        write_file(folder / name, content)
 
 
 def add_small_files(folder: Path, files: Mapping[str, bytes]) -> None:
@@ -69,21 +77,37 @@ def replace_folder(target: Path, write: Any, facts: dict[str, Any], card: Any) -
     if not target.exists():
         write_folder(target, write, facts, card)
         return
-    aside = target / f".{uuid.uuid4().hex[:8]}.tmp"
-    try:
-        write_folder(aside, write, facts, card)
-        before = _listed(target)
-        (target / MANIFEST).unlink(missing_ok=True)
-        files = sorted(f.relative_to(aside) for f in aside.rglob("*") if f.is_file())
-        for name in sorted(files, key=lambda name: name == Path(MANIFEST)):
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(aside / name, target / name)
-        for name in before - {name.as_posix() for name in files}:
-            (target / name).unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"{target}: cannot write: {error.strerror or error}") from None
-    finally:
+    aside = target / _ASIDE
+    killed = aside.exists()
+    with write_errors(target):
         shutil.rmtree(aside, ignore_errors=True)
+        try:
+            write_folder(aside, write, facts, card)
+            files = sorted(f.relative_to(aside).as_posix() for f in aside.rglob("*") if f.is_file())
+            before = _saved_before(target, files, killed)
+            (target / MANIFEST).unlink(missing_ok=True)
+            for name in sorted(files, key=lambda name: name == MANIFEST):
+                (target / name).parent.mkdir(parents=True, exist_ok=True)
+                os.replace(aside / name, target / name)
+            for name in before - set(files):
+                (target / name).unlink(missing_ok=True)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _saved_before(target: Path, files: Iterable[str], killed: bool) -> set[str]:
+    """Files of the model that `target` holds.
+
+    After a kill amid a save, or if its manifest is damaged, nothing lists them: all in the folders of `files`, then.
+    """
+    if not killed:
+        try:
+            return _listed(target)
+        except UserError:
+            pass
+    folders = {name.partition("/")[0] for name in files if "/" in name}
+    found = (f for folder in folders for f in (target / folder).rglob("*") if f.is_file())
+    return {f.relative_to(target).as_posix() for f in found}
 
 
 def _listed(folder: Path) -> set[str]:
@@ -115,7 +139,8 @@ def save_parts(
         if tensors is None:
             save_part(module, file)
         else:
-            save_file(_given(module, f"model.{part}.", tensors), file, metadata={"format": "pt"})
+            with disk_errors():
+                save_file(_given(module, f"model.{part}.", tensors), file, metadata={"format": "pt"})
         if file.stat().st_size > limit:
             raise UserError(
                 f"max_shard_size: the weights of a part are one file, and those of {part} take "
