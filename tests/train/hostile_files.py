@@ -1,6 +1,6 @@
 """Hostile data files, and what reading each of them comes to: outcome, seconds and memory, each in a process of its own.
 
-    python hostile_files.py FOLDER [NAME …]
+python hostile_files.py FOLDER [NAME …]
 """
 
 from __future__ import annotations
@@ -140,7 +140,14 @@ def table(path: Path, columns: dict[str, Any], **options: Any) -> None:
 
 def repeated(value: Any, count: int, kind: Any = None) -> pa.Array:
     values = pa.array([value], kind) if kind else pa.array([value])
-    return pa.DictionaryArray.from_arrays(pa.array(bytes(4 * count), pa.int32()) if False else pa.nulls(0, pa.int32()) if not count else pa.repeat(pa.scalar(0, pa.int32()), count), values)
+    return pa.DictionaryArray.from_arrays(
+        pa.array(bytes(4 * count), pa.int32())
+        if False
+        else pa.nulls(0, pa.int32())
+        if not count
+        else pa.repeat(pa.scalar(0, pa.int32()), count),
+        values,
+    )
 
 
 def long_list(path: Path) -> None:
@@ -251,7 +258,9 @@ def main(folder: Path, names: list[str]) -> None:
                 os._exit(0)
             os.waitpid(builder, 0)
         outcome, seconds, grown = measured(path)
-        sys.stdout.write(f"{name:24} {seconds:6.1f} s {grown:7.0f} MiB  {outcome.encode('ascii', 'backslashreplace').decode()}\n")
+        sys.stdout.write(
+            f"{name:24} {seconds:6.1f} s {grown:7.0f} MiB  {outcome.encode('ascii', 'backslashreplace').decode()}\n"
+        )
         sys.stdout.flush()
 
 

@@ -17,8 +17,11 @@ MANIFEST = "manifest.json"
 
 def sha256(path: Path) -> str:
     """Hex digest of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while data := file.read(2**16):
+            digest.update(data)
+    return digest.hexdigest()
 
 
 def why_unwritable(path: Path) -> str | None:

@@ -18,6 +18,7 @@ import numpy as np
 from vlm_core.errors import BadSample, UserError
 from vlm_core.files import open_regular, read_bytes
 from vlm_core.folder import sha256
+from vlm_core.printable import printable
 from vlm_core.rows import text_length
 from vlm_train.image_values import InlineImage
 from vlm_train.index_cache import Faults, fingerprint, kept, load_faults, load_table, note_fault, ordered
@@ -63,6 +64,10 @@ def index_of(path: Path, ignore: Sequence[str] = ()) -> Index:
     `ignore` are keys of rows that are left out. Raises `UserError` if the file can't be read, holds no rows, or is no
     list of JSON values.
     """
+    if not os.path.lexists(path):
+        raise UserError(f"{printable(path)}: no such data file")
+    if path.is_dir():
+        raise UserError(f"{path}: cannot be read: Is a directory; name the file of rows")
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size < KEEP_FROM:

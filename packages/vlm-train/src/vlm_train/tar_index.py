@@ -66,12 +66,13 @@ class Reader(NamedTuple):
         before, and are passed over where there are as many of them as members.
         """
         bases = [member.rpartition("/")[2] for member, _ in members]
+        places = {base: place for place, base in reversed([*enumerate(bases)])}
 
         def number(named: str) -> int:
             base = named.rpartition("/")[2]
-            if base not in bases:
+            if base not in places:
                 raise BadSample("missing", f"{where}: image {named!r:.80} is no member of this sample")
-            return bases.index(base)
+            return places[base]
 
         keys = [self.given["image"]] if "image" in self.given else ["image", "images"]
         kept = {key: value for key, value in record.items() if key not in keys}
@@ -196,7 +197,7 @@ class _Builder:
                 raise error.of_row(record_name(record, printable(sample.key), id_key)) from None
             self.dropped += dropped
             return member, caption, row, zlib.crc32(data)
-        beside = ", ".join(printable(name) for name in sample.names[:5])
+        beside = ", ".join(printable(name) for name in [*sample.names][:5])
         raise BadSample("schema", f"{where}: has neither .json nor .txt; it has {beside}")
 
     def _name(self, name: str) -> tuple[int, int]:
