@@ -123,11 +123,12 @@ def _sweep(path: Path) -> None:
 
 def _remove_abandoned(paths: Iterable[Path]) -> None:
     for left in paths:
-        if _is_abandoned(left):
+        if is_abandoned(left):
             remove(left)
 
 
-def _is_abandoned(left: Path) -> bool:
+def is_abandoned(left: Path) -> bool:
+    """Whether an interrupted writer left this file or folder: nobody has locked it, and it is old enough."""
     try:
         handle = os.open(left, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:

@@ -16,7 +16,7 @@ from vlm_train.jsonscan import MAX_ROW
 def cell(table: pa.Table, name: str, place: int, where: str, image: bool = False) -> pa.Scalar:
     """A cell; raises `BadSample` for one with more values or text than a row may have. An `image` keeps its bytes."""
     chunked = table[name].slice(place, 1)
-    values, size = _weight(chunked.chunk(0) if chunked.num_chunks == 1 else chunked.combine_chunks(), image)
+    values, size = weight(chunked.chunk(0) if chunked.num_chunks == 1 else chunked.combine_chunks(), image)
     if values > MAX_VALUES:
         raise BadSample("too-large", f"{where}: {name!r:.60}: more than {MAX_VALUES} values in one row")
     if size > MAX_ROW:
@@ -39,18 +39,18 @@ def value(scalar: pa.Scalar, name: str, where: str) -> Any:
         raise BadSample("schema", text) from None
 
 
-def _weight(array: pa.Array, image: bool) -> tuple[int, int]:
-    """(values, bytes) of a stretch of a column, on all levels; bytes of images are left out."""
+def weight(array: pa.Array, image: bool = False) -> tuple[int, int]:
+    """(values, bytes) of a stretch of a column, on all levels; of an `image`, without the bytes of its file."""
     if isinstance(array, pa.ExtensionArray):
         array = array.storage
     kind = array.type
     if pa.types.is_dictionary(kind):
         return len(array), 0 if image and _is_bytes(kind.value_type) else _repeated(array)
     if pa.types.is_struct(kind):
-        fields = [_weight(field, image) for field in array.flatten()]
+        fields = [weight(field, image) for field in array.flatten()]
         return len(array) + sum(v for v, _ in fields), sum(size for _, size in fields)
     if pa.types.is_nested(kind) and hasattr(array, "flatten"):
-        values, size = _weight(array.flatten(), image)
+        values, size = weight(array.flatten(), image)
         return len(array) + values, size
     return len(array), 0 if image and _is_bytes(kind) else array.nbytes
 

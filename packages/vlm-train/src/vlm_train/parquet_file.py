@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from vlm_core.errors import BadSample, UserError
 from vlm_core.printable import printable
+from vlm_train.parquet_cells import weight
 from vlm_train.parquet_pages import Content, content, decoded
 from vlm_train.storage import Ranges, Store
 
@@ -182,7 +183,7 @@ def _decoded(file: pq.ParquetFile, group: int, columns: list[str], batch: int, w
     """The columns of a row group, decoded piece by piece until they are too large."""
     found, size, schema = [], 0, None
     for rows in file.iter_batches(batch, row_groups=[group], columns=columns, use_threads=False):
-        size += rows.nbytes
+        size += sum(weight(column)[1] for column in rows.columns)
         _check_size(size, where)
         found.append(rows)
         schema = rows.schema

@@ -24,7 +24,7 @@ from vlm_core.images import ImageSource, StoredImage
 from vlm_core.rows import Blocks, Row, Rows, readable, text_length
 from vlm_train.image_values import InlineImage, image_value
 from vlm_train.index_cache import pieces
-from vlm_train.layouts import Column, Columns
+from vlm_train.layouts import MAX_KEYS, Column, Columns
 from vlm_train.llava_row import ImageFolder
 from vlm_train.parquet_cells import cell, image_of, images_of, value
 from vlm_train.parquet_file import ParquetFile
@@ -53,6 +53,8 @@ class ParquetRows(Rows):
         for file, name in zip(self.files, files, strict=True):
             if not file.schema.equals(schema):
                 raise UserError(f"{name}: other columns than {files[0]}: {_difference(file.schema, schema)}")
+        if len(schema.names) > MAX_KEYS:
+            raise UserError(f"{files[0]}: {len(schema.names)} columns; at most {MAX_KEYS} are read")
         if repeated := sorted({name for name in schema.names if schema.names.count(name) > 1}):
             raise UserError(f"{files[0]}: more than one column is called {repeated[0]!r}; rename all but one")
         self.columns, self.ignore = _columns(given, schema.names, files[0], ignore), tuple(ignore)
