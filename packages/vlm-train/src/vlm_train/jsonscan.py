@@ -158,7 +158,10 @@ class _Window:
             try:
                 value, end = _DECODER.raw_decode(self.text, self.at)
             except json.JSONDecodeError as error:
-                if len(self.text) - self.at > MAX_ROW:
+                rest = len(self.text) - self.at
+                if error.pos == self.at and rest > len("-Infinity"):  # nothing begins here
+                    raise
+                if rest > MAX_ROW:
                     raise ValueError(f"{error.msg}, or a row of more than {MAX_ROW} bytes") from None
                 if not self.more():
                     raise

@@ -19,8 +19,9 @@ MAX_FOOTER, MAX_ITEMS = 32 * 2**20, 100_000
 """Bytes of a footer, and items of any list in it."""
 MAX_GROUP = 2**30
 """Bytes of the columns of a row group that are read, in the file and decoded."""
-REPEATED = 256 * 2**20
-"""Columns whose values could take so many bytes more than their pages are decoded otherwise than at once."""
+REPEATED, PIECE = 256 * 2**20, 64 * 2**20
+"""A column whose dictionary could be repeated to so many bytes stays a dictionary; one whose values share beginnings is
+decoded in pieces of about so many."""
 BATCH = 65_536
 _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4, "INT96": 12}
 
@@ -146,8 +147,8 @@ class ParquetFile:
                 continue
             if page.values * page.dictionary > REPEATED:
                 dictionaries.append(chunk.path_in_schema)
-            if page.values * page.shared > REPEATED:
-                batch = min(batch, max(1, REPEATED // page.shared))
+            if page.values * page.shared > PIECE:
+                batch = min(batch, max(1, PIECE // page.shared))
                 if column.max_repetition_level:
                     size += page.values * page.shared
         _check_size(size, where)

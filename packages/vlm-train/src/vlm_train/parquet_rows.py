@@ -70,6 +70,7 @@ class ParquetRows(Rows):
         largest = max(size for file in self.files for size in file.bytes)
         self.together = max(2, HELD // max(1, largest))
         self._held: OrderedDict[int, pa.Table] = OrderedDict()
+        self._bad: dict[int, BadSample] = {}
 
     def __len__(self) -> int:
         return self.starts[-1]
@@ -89,11 +90,17 @@ class ParquetRows(Rows):
 
     def _table(self, number: int) -> pa.Table:
         """A row group, kept until `together` others have been read."""
+        if number in self._bad:
+            raise self._bad[number]
         if number not in self._held:
             file, group = self.groups[number]
             while len(self._held) >= self.together:
                 self._held.popitem(last=False)
-            self._held[number] = self.files[file].read(group, self.wanted)
+            try:
+                self._held[number] = self.files[file].read(group, self.wanted)
+            except BadSample as error:
+                self._bad[number] = error
+                raise
             while len(self._held) > 2 and sum(table.nbytes for table in self._held.values()) > HELD:
                 self._held.popitem(last=False)  # a footer may claim less than there is
         self._held.move_to_end(number)
