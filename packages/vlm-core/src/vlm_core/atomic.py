@@ -9,8 +9,8 @@ import shutil
 import stat
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vlm_core.errors import UserError
@@ -130,14 +130,34 @@ def _lock(handle: int) -> None:
         return
 
 
+def sweep(folder: str | Path) -> None:
+    """Remove what interrupted writers left of any file or folder in `folder`, for caches: nobody writes these again."""
+    _remove_abandoned(Path(folder).glob(".*.tmp"))
+
+
+def remove(path: str | Path) -> None:
+    """Remove a file, a link or a folder; what can't be removed stays."""
+    path = Path(path)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
 def _sweep(path: Path) -> None:
     """Remove what interrupted writers of `path` left beside it."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.????????.tmp"):
-        if _is_abandoned(left):
-            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+    _remove_abandoned(path.parent.glob(f".{glob.escape(path.name)}.????????.tmp"))
 
 
-def _is_abandoned(left: Path) -> bool:
+def _remove_abandoned(paths: Iterable[Path]) -> None:
+    for left in paths:
+        if is_abandoned(left):
+            remove(left)
+
+
+def is_abandoned(left: Path) -> bool:
+    """Whether an interrupted writer left this file or folder: nobody has locked it, and it is old enough."""
     try:
         handle = os.open(left, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:

@@ -7,8 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from vlm_core.printable import printable
+
 LONGEST, MOST = 200, 50
 """Characters of a foreign name, and faults, that one message shows."""
+MAX_MESSAGE, MAX_NAME = 2000, 200
+"""Characters of a `BadSample`'s message and of its row's id: both hold what the data says."""
 
 
 class UserError(ValueError):
@@ -18,12 +22,13 @@ class UserError(ValueError):
 class BadSample(UserError):
     """One row or image that cannot be used, with a short `reason` to count it by; training may skip it.
 
-    `row` is the row's id, empty where the one who raises it doesn't know the row.
+    `row` is the row's id, empty where the one who raises it doesn't know the row. Both texts are made printable and
+    are cut at `MAX_MESSAGE` and `MAX_NAME`: a row decides what stands in them.
     """
 
     def __init__(self, reason: str, message: str, row: str = "") -> None:
-        super().__init__(message)
-        self.reason, self.row = reason, row
+        super().__init__(printable(message, MAX_MESSAGE, lines=True))
+        self.reason, self.row = reason, printable(row, MAX_NAME)
 
     def of_row(self, row: str) -> BadSample:
         """The same fault with the row's id, unless it has one."""

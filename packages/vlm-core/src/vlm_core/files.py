@@ -66,7 +66,7 @@ def read_file(path: str | Path) -> bytes:
     `MAX_BYTES`.
     """
     try:
-        return patiently(str(path), lambda: _read(path, MAX_BYTES))
+        return patiently(str(path), lambda: _read(path))
     except OSError as error:
         raise BadSample("unreadable", f"{path}: cannot be read: {error.strerror or error}") from None
 
@@ -145,12 +145,13 @@ def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object, as `object_pairs_hook` of json's decoders; raises `RepeatedKeyError`."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise RepeatedKeyError(f"the key {next(k for k in keys if keys.count(k) > 1)!r:.60} appears twice")
+        seen = set[str]()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise RepeatedKeyError(f"the key {twice!r:.60} appears twice")
     return found
 
 
-def _read(path: str | Path, max_bytes: int) -> bytes:
+def _read(path: str | Path, max_bytes: int = MAX_BYTES) -> bytes:
     with _open(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > max_bytes:

@@ -24,8 +24,11 @@ _RESTORE = "restore the folder from a copy"
 
 def sha256(path: Path) -> str:
     """Hex digest of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while data := file.read(2**16):
+            digest.update(data)
+    return digest.hexdigest()
 
 
 def why_no_cache(path: Path) -> str | None:

@@ -22,6 +22,7 @@ class Placing:
         self.of_row, self.where, self.member = list(images), where, member
         self.images: list[Any] = []
         self.places: list[int] = []
+        self.more = 0
 
     def turns(self, dialogue: Dialogue, in_front: bool) -> list[dict[str, str]]:
         """The turns; with `in_front`, images without a position come before the first one."""
@@ -40,8 +41,10 @@ class Placing:
         if isinstance(part, str):
             if human:
                 check_marks(part, self.where)
-                for _ in range(part.count(PLACEHOLDER)):
+                marks = part.count(PLACEHOLDER)
+                for _ in range(min(marks, len(self.of_row) + 1)):
                     self._take(None)
+                self.more += max(0, marks - len(self.of_row) - 1)  # too many: they are counted, not taken
             return part
         if part.value is None:
             return self._take(part.number)
@@ -58,8 +61,8 @@ class Placing:
 
     def _check(self) -> None:
         count = len(self.of_row)
-        if len(self.places) != count:
-            text = f"{len(self.places)} {PLACEHOLDER} in the human turns, but {count} images"
+        if (marks := len(self.places) + self.more) != count:
+            text = f"{marks} {PLACEHOLDER} in the human turns, but {count} images"
             raise BadSample("placeholders", f"{self.where}: {text}")
         if missing := sorted(set(range(count)) - set(self.places)):
             raise BadSample(

@@ -4,42 +4,50 @@ from __future__ import annotations
 
 import codecs
 import json
+import os
 import re
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from vlm_core.errors import BadSample, UserError
-from vlm_core.files import RepeatedKeyError, distinct
+from vlm_core.files import distinct
+from vlm_core.printable import printable
+from vlm_train.json_limits import MAX_DEPTH, check_limits, check_surrogates, extent
 
-CHUNK = 2**22
+CHUNK = 2**20
 MAX_ROW = 2**26
+"""Bytes of one row."""
 _SPACE = re.compile(r"[ \t\r\n]*")
 _ENDS = (*" \t\r\n,]:}",)
 
 
-def _advice(error: Exception) -> str:
-    return "; save the file as UTF-8" if isinstance(error, UnicodeDecodeError) else ""
+_DECODER = json.JSONDecoder(object_pairs_hook=distinct)
 
 
-_DECODER, _STRICT = json.JSONDecoder(), json.JSONDecoder(object_pairs_hook=distinct)
-
-
-def _decode(text: str, at: int) -> tuple[Any, int]:
-    """The value that begins at a place, or `RepeatedKeyError`, and where it ends."""
-    try:
-        return _STRICT.raw_decode(text, at)
-    except RepeatedKeyError as error:
-        return error, _DECODER.raw_decode(text, at)[1]
+def _text_of(error: Exception) -> str:
+    """What is wrong, in a user's words where Python's say something else."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"{error}; save the file as UTF-8"
+    if isinstance(error, RecursionError):
+        return f"nested deeper than {MAX_DEPTH} levels"
+    return str(getattr(error, "msg", error)).partition("; use sys.")[0]
 
 
 def loads(data: bytes, where: str) -> Any:
     """Parse one row, without a byte order mark; whatever is wrong with it is a `BadSample`."""
     try:
-        return json.loads(data.decode("utf-8-sig"), object_pairs_hook=distinct)
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-        raise BadSample("json", f"{where}: not valid JSON: {error}{_advice(error)}") from None
+        text = data.decode("utf-8-sig")
+        check_limits(text, where)
+        value = json.loads(text, object_pairs_hook=distinct)
+    except BadSample:
+        raise
+    except json.JSONDecodeError as error:
+        raise BadSample("json", f"{where}: not valid JSON: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise BadSample("json", f"{where}: not valid JSON: {_text_of(error)}") from None
+    check_surrogates(value, text, where)
+    return value
 
 
 def rows_of_file(file: BinaryIO, path: Path) -> Iterator[tuple[int, int, Any]]:
@@ -50,8 +58,10 @@ def rows_of_file(file: BinaryIO, path: Path) -> Iterator[tuple[int, int, Any]]:
     """
     first = file.readline(MAX_ROW)
     while first and not _bare(first):
+        _skip_space(file)
         first = file.readline(MAX_ROW)
-    more = any(map(_bare, iter(partial(file.read, CHUNK), b"")))
+    _skip_space(file)
+    more = bool(_bare(file.read(CHUNK)))
     file.seek(0)
     if path.suffix == ".jsonl" and not _bare(first).startswith(b"["):
         return line_rows(file, path)
@@ -63,9 +73,26 @@ def _bare(line: bytes) -> bytes:
     return line.strip().removeprefix(codecs.BOM_UTF8).strip()
 
 
+def _skip_space(file: BinaryIO) -> int:
+    """Go on to what is no white space -> how many lines end before it."""
+    lines, size = 0, 512
+    while data := file.read(size):
+        rest = data.lstrip()
+        lines += data.count(b"\n", 0, len(data) - len(rest))
+        if rest:
+            file.seek(-len(rest), os.SEEK_CUR)
+            break
+        size = min(2 * size, CHUNK)
+    return lines
+
+
 def _is_json(line: bytes) -> bool:
     try:
-        json.loads(line.decode("utf-8-sig"))
+        text = line.decode("utf-8-sig")
+        check_limits(text, "")
+        json.loads(text)
+    except BadSample:  # of a row
+        return True
     except (ValueError, RecursionError):
         return False
     return True
@@ -78,12 +105,15 @@ def line_rows(file: BinaryIO, path: Path) -> Iterator[tuple[int, int, Any]]:
         number += 1
         if len(line) == MAX_ROW:
             raise UserError(f"{path}, line {number}: longer than {MAX_ROW} bytes; these are no rows")
-        if _bare(line):
-            try:
-                value = loads(line, f"{path}, line {number}")
-            except BadSample as error:
-                value = error
-            yield start, len(line), value
+        if not _bare(line):
+            number += _skip_space(file)
+            start = file.tell()
+            continue
+        try:
+            value = loads(line, f"{path}, line {number}")
+        except BadSample as error:
+            value = error
+        yield start, len(line), value
         start += len(line)
 
 
@@ -119,24 +149,56 @@ class _Window:
             if self.at < len(self.text) or not self.more():
                 return self.text[self.at : self.at + 1]
 
-    def value(self) -> Any:
-        """The JSON value that begins here."""
+    def value(self, where: str) -> Any:
+        """The JSON value that begins here, a `BadSample` for one that is wrong but whose end is known.
+
+        Raises `BadSample` for one beyond the limits whose end isn't.
+        """
         while True:
             try:
-                value, end = _decode(self.text, self.at)
-                # "1." reads as 1: a value has ended only when something that ends one is in sight
-                if self.text[end : end + 1] in _ENDS or not self.more():
-                    self.move(end)
-                    return value
-            except json.JSONDecodeError:
-                if len(self.text) - self.at > MAX_ROW or not self.more():
+                value, end = _DECODER.raw_decode(self.text, self.at)
+            except json.JSONDecodeError as error:
+                rest = len(self.text) - self.at
+                if error.pos == self.at and rest > len("-Infinity"):  # nothing begins here
                     raise
+                if rest > MAX_ROW:
+                    raise ValueError(f"{error.msg}, or a row of more than {MAX_ROW} bytes") from None
+                if not self.more():
+                    raise
+                if len(self.text) > CHUNK:  # parsing less can't take much
+                    check_limits(self.text, where)
+                continue
+            except (ValueError, RecursionError) as error:
+                if (end := self._end()) is None:
+                    if len(self.text) <= CHUNK and self.more():
+                        continue
+                    raise
+                value = BadSample("json", f"{where}: not valid JSON: {_text_of(error)}")
+            # "1." reads as 1: a value has ended only when something that ends one is in sight
+            if self.text[end : end + 1] in _ENDS or not self.more():
+                return self._taken(value, end, where)
+
+    def _end(self) -> int | None:
+        """Where a value ends that can't be parsed, if that is in sight and tells."""
+        bracketed = self.text[self.at : self.at + 1] in ("[", "{")
+        return extent(self.text, self.at, to_the_end=True).end if bracketed else None
+
+    def _taken(self, value: Any, end: int, where: str) -> Any:
+        """The value, if it keeps to the limits of a row."""
+        start = self.at
+        try:
+            check_limits(self.text, where, start, end)
+            check_surrogates(value, self.text, where, start, end)
+        except BadSample as error:
+            value = error
+        self.move(end)
+        return value
 
 
-def _seen(window: _Window) -> str:
+def _seen(window: _Window, where: str) -> str:
     """The value that is there instead of a list; for a mapping its first keys, as far as its values are small."""
     if window.peek() != "{":
-        return f"{type(window.value()).__name__}"
+        return f"{type(window.value(where)).__name__}"
     keys: list[str] = []
     mark = "{"
     try:
@@ -144,11 +206,11 @@ def _seen(window: _Window) -> str:
             window.move(window.at + 1)
             if window.peek() == "}":
                 break
-            keys.append(str(window.value()))
+            keys.append(printable(window.value(where), 60))
             window.peek()
             window.move(window.at + 1)
             window.peek()
-            window.value()
+            window.value(where)
             mark = window.peek()
     except json.JSONDecodeError:
         if not keys:
@@ -165,16 +227,14 @@ def list_rows(file: BinaryIO, path: Path) -> Iterator[tuple[int, int, Any]]:
     try:
         window.skip_mark()
         if window.peek() != "[":
-            raise UserError(f"{path}: expected a list of rows, got {_seen(window)}")
+            raise UserError(f"{path}: expected a list of rows, got {_seen(window, str(path))}")
         window.move(window.at + 1)
         if ended := window.peek() == "]":
             window.move(window.at + 1)
         while not ended:
             window.peek()
             start = window.byte
-            value = window.value()
-            if isinstance(value, RepeatedKeyError):
-                value = BadSample("json", f"{path}: row {count}: {value}")
+            value = window.value(f"{path}: row {count}")
             yield start, window.byte - start, value
             count += 1
             if (mark := window.peek()) not in (",", "]"):
@@ -183,9 +243,10 @@ def list_rows(file: BinaryIO, path: Path) -> Iterator[tuple[int, int, Any]]:
             ended = mark == "]"
         if window.peek():
             raise ValueError("something follows the list")
+    except BadSample as error:
+        raise UserError(f"{error}; rows behind it can't be read") from None
     except UserError:
         raise
     except (ValueError, RecursionError) as error:
         where = f"row {count}, near byte {window.byte}"
-        text = f"{getattr(error, 'msg', error)}{_advice(error)}"
-        raise UserError(f"{path}: not valid JSON: {text} ({where})") from None
+        raise UserError(f"{path}: not valid JSON: {_text_of(error)} ({where})") from None

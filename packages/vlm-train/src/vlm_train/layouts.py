@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Collection, Mapping, Sequence
+from math import isfinite
 from typing import Any, Literal, NamedTuple
 
 from vlm_core.errors import BadSample, UserError, choices
@@ -39,6 +40,10 @@ _READ = (
     "input",
     *(n for names in LAYOUTS for n in names),
 )
+
+
+MAX_KEYS, MAX_KEY = 1000, 1000
+"""Keys of a record; characters of one of them, and of an id."""
 
 
 class Reading(NamedTuple):
@@ -115,8 +120,12 @@ class Columns:
         self, record: Mapping[str, Any], images: Sequence[Any] | None, where: str, member: Any
     ) -> tuple[dict[str, Any], bool]:
         own = record.get(self.names.get("id", "id"))
-        if not isinstance(own, str | int | float | None):
+        if not isinstance(own, str | int | float | None) or (isinstance(own, float) and not isfinite(own)):
             raise BadSample("schema", f"{where}: id must be text or a number, got {own!r:.60}")
+        if isinstance(own, str) and len(own) > MAX_KEY:
+            raise BadSample(
+                "too-large", f"{where}: an id of {len(own)} characters; at most {MAX_KEY} are read"
+            )
         images = self.images_of(record, where) if images is None else images
         dialogue = self._dialogue(record, len(images), where)
         placing = Placing(images, where, member)
@@ -220,12 +229,23 @@ def record_row(
     """A row from a record that may have another layout than the one before it; raises `BadSample`."""
     if not isinstance(record, dict):
         raise BadSample("schema", f"{where}: expected a mapping, got {record!r:.60}", name)
+    _check_keys(record, where, name)
     filled = [key for key, value in record.items() if value is not None or key in (given or {}).values()]
     try:
         columns = Columns(given or {}, filled if Columns.fit(filled) else record.keys(), where, ignore)
     except UserError as error:
         raise BadSample("schema", str(error), record_name(record, name)) from None
     return columns.reading(record, images, where, name, member)
+
+
+def _check_keys(record: Mapping[str, Any], where: str, name: str) -> None:
+    """Raise `BadSample` for more keys, or longer ones, than names can be compared with in no time."""
+    if len(record) > MAX_KEYS:
+        raise BadSample("too-large", f"{where}: {len(record)} keys; at most {MAX_KEYS} are read", name)
+    if long := next((key for key in record if len(key) > MAX_KEY), None):
+        raise BadSample(
+            "too-large", f"{where}: the key {long!r:.40} has more than {MAX_KEY} characters", name
+        )
 
 
 def record_name(record: Mapping[str, Any], default: str, key: str = "id") -> str:
@@ -245,11 +265,17 @@ def _dialogue_of(pairs: Sequence[tuple[Any, Any]], where: str) -> Dialogue:
 
 def _no_layout(names: Collection[str]) -> str:
     known = "; ".join(" + ".join(layout) for layout in LAYOUTS)
-    text = f"no column holds a conversation; possible: {known}; the columns are: {', '.join(sorted(map(str, names)))}"
+    text = f"no column holds a conversation; possible: {known}; the columns are: {_listed(names)}"
     wanted = [name for layout in LAYOUTS for name in layout]
-    near = {name: difflib.get_close_matches(str(name).lower(), wanted, n=1, cutoff=0.75) for name in names}
+    short = [name for name in [*names][:50] if len(str(name)) < 50]
+    near = {name: difflib.get_close_matches(str(name).lower(), wanted, n=1, cutoff=0.75) for name in short}
     hints = [f"{match[0]!r} for {name!r}" for name, match in near.items() if match and match[0] != name]
     return text + (f"; did you mean {', '.join(hints)}?" if hints else "")
+
+
+def _listed(names: Collection[str]) -> str:
+    listed = sorted(map(str, names))
+    return ", ".join(listed[:50]) + (f" and {len(listed) - 50} more" if len(listed) > 50 else "")
 
 
 def _origins(record: Mapping[str, Any]) -> str:

@@ -13,6 +13,8 @@ from urllib.parse import unquote
 from vlm_core.errors import BadSample
 
 PLACEHOLDER = "<image>"
+MAX_PATH = 4096
+"""Characters of an image's name."""
 
 
 def check_text(text: str, where: str) -> None:
@@ -94,6 +96,9 @@ class ImageFolder:
 
     def _path(self, name: Any, where: str) -> str:
         """The path that a name stands for, inside the root as far as names tell."""
+        if isinstance(name, str) and len(name) > MAX_PATH:
+            text = f"an image's name of {len(name)} characters: {name!r:.40}; at most {MAX_PATH} are read"
+            raise BadSample("path", f"{where}: {text}")
         plain = _path_of(name) if isinstance(name, str) and name else None
         inside = self._relative(plain) if plain and _is_plain(plain) else None
         if inside is None:

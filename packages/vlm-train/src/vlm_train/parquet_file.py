@@ -4,13 +4,33 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vlm_core.errors import BadSample, UserError
+from vlm_core.printable import printable
+from vlm_train.parquet_cells import weight
+from vlm_train.parquet_pages import Content, content, decoded
 from vlm_train.storage import Ranges, Store
+
+MAX_FOOTER, MAX_ITEMS = 32 * 2**20, 100_000
+"""Bytes of a footer, and items of any list in it."""
+MAX_GROUP = 2**30
+"""Bytes of the columns of a row group that are read, in the file and decoded."""
+REPEATED, PIECE = 256 * 2**20, 64 * 2**20
+"""A column whose dictionary could be repeated to so many bytes stays a dictionary; one whose values share beginnings is
+decoded in pieces of about so many."""
+BATCH = 65_536
+_WIDTHS = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4, "INT96": 12}
+
+
+class _Plan(NamedTuple):
+    """How a row group can be decoded: so many rows at a time, and which columns as dictionaries."""
+
+    batch: int
+    dictionaries: list[str]
 
 
 class ParquetFile:
@@ -20,47 +40,119 @@ class ParquetFile:
         self.store = Store(name)
         self._footer: Any = None
         footer = self.footer()
-        groups = range(footer.num_row_groups)
-        self.rows = [footer.row_group(i).num_rows for i in groups]
-        self.bytes = [footer.row_group(i).total_byte_size for i in groups]
-        self.schema: pa.Schema = footer.schema.to_arrow_schema()
+        try:
+            groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
+            self.rows = [group.num_rows for group in groups]
+            self.bytes = [group.total_byte_size for group in groups]
+            self.schema: pa.Schema = footer.schema.to_arrow_schema()
+        except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+            raise self._no_parquet(error) from None
+        if min(self.rows, default=0) < 0 or sum(self.rows) > self.store.size:
+            raise UserError(
+                f"{name}: says that it holds {sum(self.rows)} rows in {self.store.size} bytes; these are no rows"
+            )
 
     def footer(self) -> pq.FileMetaData:
         """Raises `UserError` for what is no parquet file."""
         if self._footer is None:
+            if (length := self._footer_bytes()) > MAX_FOOTER:
+                raise UserError(
+                    f"{self.store.name}: a footer of {length} bytes; at most {MAX_FOOTER} are read"
+                )
             try:
-                self._footer = pq.ParquetFile(pa.PythonFile(Ranges(self.store), "r")).metadata
-            except (pa.ArrowException, OSError) as error:
-                raise UserError(f"{self.store.name}: no parquet file, or half of one: {error}") from None
+                self._footer = self._opened(Ranges(self.store)).metadata
+            except UserError:
+                raise
+            except (pa.ArrowException, OSError, ValueError) as error:
+                raise self._no_parquet(error) from None
         return self._footer
+
+    def _no_parquet(self, error: Exception) -> UserError:
+        return UserError(
+            f"{self.store.name}: no parquet file, or half of one: {printable(error, 300, lines=True)}"
+        )
+
+    def _footer_bytes(self) -> int:
+        tail = self.store.read(self.store.size - 8, 8) if self.store.size >= 12 else b""
+        if tail[4:] not in (b"PAR1", b"PARE"):
+            raise self._no_parquet(ValueError("its end has no footer"))
+        if (length := int.from_bytes(tail[:4], "little")) > self.store.size - 12:
+            raise self._no_parquet(ValueError(f"a footer of {length} bytes in a file of {self.store.size}"))
+        return length
+
+    def _opened(self, source: Ranges, **options: Any) -> pq.ParquetFile:
+        return pq.ParquetFile(
+            pa.PythonFile(source, "r"),
+            pre_buffer=False,
+            page_checksum_verification=True,
+            thrift_string_size_limit=MAX_FOOTER,
+            thrift_container_size_limit=MAX_ITEMS,
+            **options,
+        )
 
     def footer_digest(self) -> str:
         """Of the footer's bytes, which say where every chunk of every column stands and what its limits are."""
-        length = int.from_bytes(self.store.read(self.store.size - 8, 4), "little")
+        length = self._footer_bytes()
         return hashlib.sha256(self.store.read(self.store.size - 8 - length, length)).hexdigest()
 
     def read(self, group: int, columns: list[str]) -> pa.Table:
-        """The columns (or their parts, `image.path`) of a row group; raises `BadSample` if its bytes are damaged.
+        """The columns (or their parts, `image.path`) of a row group.
 
-        The storage is asked once, for the stretch that holds them; what is wrong after that is the data's fault.
+        Raises `BadSample` if its bytes are damaged, or take more than `MAX_GROUP`. The storage is asked once, for the
+        stretch that holds them; what is wrong after that is the data's fault.
         """
         footer = self.footer()
-        chunks = footer.row_group(group)
-        wanted = [
-            chunk
-            for chunk in (chunks.column(i) for i in range(chunks.num_columns))
-            if any(chunk.path_in_schema == c or chunk.path_in_schema.startswith(f"{c}.") for c in columns)
-        ]
-        starts = [c.dictionary_page_offset or c.data_page_offset for c in wanted]
-        first = min(starts)
-        size = max(s + c.total_compressed_size for s, c in zip(starts, wanted, strict=True)) - first
+        where = f"{self.store.name}: row group {group}"
+        chunks = self._chunks(group, columns)
+        starts = [_start(chunk) for chunk in chunks]
+        ends = [start + chunk.total_compressed_size for start, chunk in zip(starts, chunks, strict=True)]
+        first, size = min(starts), max(ends) - min(starts)
+        if first < 0 or max(ends) > self.store.size or any(e < s for s, e in zip(starts, ends, strict=True)):
+            raise BadSample("damaged", f"{where} cannot be decoded: columns that are not inside the file")
+        _check_size(size, where)
         source = Ranges(self.store, first, size)
         try:
-            opened = pq.ParquetFile(pa.PythonFile(source, "r"), metadata=footer, pre_buffer=False)
-            return opened.read_row_group(group, columns, use_threads=False)
-        except (pa.ArrowException, OSError) as error:
-            text = f"{self.store.name}: row group {group} cannot be decoded: {error}"
+            held = [source.held[s - first : e - first] for s, e in zip(starts, ends, strict=True)]
+            plan = self._plan(chunks, [content(chunk) for chunk in held], where)
+            opened = self._opened(source, metadata=footer, read_dictionary=plan.dictionaries)
+            table = _decoded(opened, group, columns, plan.batch, where)
+        except (UserError, MemoryError):
+            raise
+        except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+            text = f"{where} cannot be decoded: {printable(error, 300, lines=True)}"
             raise BadSample("damaged", text) from None
+        if len(table) != self.rows[group]:
+            text = f"{len(table)} rows instead of {self.rows[group]}"
+            raise BadSample("damaged", f"{where} cannot be decoded: {text}")
+        return table
+
+    def _chunks(self, group: int, columns: list[str]) -> list[Any]:
+        """Where the parts of `columns` stand."""
+        chunks = self.footer().row_group(group)
+        found = (chunks.column(i) for i in range(chunks.num_columns))
+        return [
+            c for c in found if any(c.path_in_schema == n or c.path_in_schema.startswith(f"{n}.") for n in columns)
+        ]  # fmt: skip
+
+    def _plan(self, chunks: list[Any], pages: list[Content], where: str) -> _Plan:
+        """How to decode chunks so that memory is bounded whatever they repeat; raises `BadSample` if none is known."""
+        schema = self.footer().schema
+        columns = {schema.column(i).path: schema.column(i) for i in range(len(schema))}
+        size, batch, dictionaries = 0, BATCH, []
+        for chunk, page in zip(chunks, pages, strict=True):
+            column = columns[chunk.path_in_schema]
+            width = column.length if chunk.physical_type == "FIXED_LEN_BYTE_ARRAY" else 8
+            size += decoded(page, max(_WIDTHS.get(chunk.physical_type, width), width))
+            if chunk.physical_type != "BYTE_ARRAY":
+                continue
+            if page.values * page.dictionary > REPEATED:
+                dictionaries.append(chunk.path_in_schema)
+            if page.values * page.shared > PIECE:
+                batch = min(batch, max(1, PIECE // page.shared))
+                if column.max_repetition_level:
+                    size += page.values * page.shared
+        _check_size(size, where)
+        return _Plan(batch, dictionaries)
 
     def without_bytes(self, columns: list[str], images: Collection[str]) -> list[str]:
         """`columns` with the bytes of the columns `images` left out, where a file keeps them apart from their names."""
@@ -74,3 +166,28 @@ class ParquetFile:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_footer": None}
+
+
+def _start(chunk: Any) -> int:
+    """Where a column chunk begins, as pyarrow has it."""
+    dictionary = chunk.dictionary_page_offset or 0
+    return min(dictionary, chunk.data_page_offset) if dictionary > 0 else chunk.data_page_offset
+
+
+def _check_size(size: int, where: str) -> None:
+    if size > MAX_GROUP:
+        advice = "write the file with smaller row groups (row_group_size)"
+        raise BadSample("too-large", f"{where}: {size} bytes; at most {MAX_GROUP} are read: {advice}")
+
+
+def _decoded(file: pq.ParquetFile, group: int, columns: list[str], batch: int, where: str) -> pa.Table:
+    """The columns of a row group, decoded piece by piece until they are too large."""
+    found, size, schema = [], 0, None
+    for rows in file.iter_batches(batch, row_groups=[group], columns=columns, use_threads=False):
+        size += sum(weight(column)[1] for column in rows.columns)
+        _check_size(size, where)
+        found.append(rows)
+        schema = rows.schema
+    if schema is None:
+        raise ValueError("no rows")
+    return pa.Table.from_batches(found, schema)

@@ -24,8 +24,9 @@ from vlm_core.images import ImageSource, StoredImage
 from vlm_core.rows import Blocks, Row, Rows, readable, text_length
 from vlm_train.image_values import InlineImage, image_value
 from vlm_train.index_cache import pieces
-from vlm_train.layouts import Column, Columns
+from vlm_train.layouts import MAX_KEYS, Column, Columns
 from vlm_train.llava_row import ImageFolder
+from vlm_train.parquet_cells import cell, image_of, images_of, value
 from vlm_train.parquet_file import ParquetFile
 from vlm_train.storage import is_remote
 
@@ -52,6 +53,8 @@ class ParquetRows(Rows):
         for file, name in zip(self.files, files, strict=True):
             if not file.schema.equals(schema):
                 raise UserError(f"{name}: other columns than {files[0]}: {_difference(file.schema, schema)}")
+        if len(schema.names) > MAX_KEYS:
+            raise UserError(f"{files[0]}: {len(schema.names)} columns; at most {MAX_KEYS} are read")
         if repeated := sorted({name for name in schema.names if schema.names.count(name) > 1}):
             raise UserError(f"{files[0]}: more than one column is called {repeated[0]!r}; rename all but one")
         self.columns, self.ignore = _columns(given, schema.names, files[0], ignore), tuple(ignore)
@@ -67,6 +70,7 @@ class ParquetRows(Rows):
         largest = max(size for file in self.files for size in file.bytes)
         self.together = max(2, HELD // max(1, largest))
         self._held: OrderedDict[int, pa.Table] = OrderedDict()
+        self._bad: dict[int, BadSample] = {}
 
     def __len__(self) -> int:
         return self.starts[-1]
@@ -86,11 +90,19 @@ class ParquetRows(Rows):
 
     def _table(self, number: int) -> pa.Table:
         """A row group, kept until `together` others have been read."""
+        if number in self._bad:
+            raise self._bad[number]
         if number not in self._held:
             file, group = self.groups[number]
             while len(self._held) >= self.together:
                 self._held.popitem(last=False)
-            self._held[number] = self.files[file].read(group, self.wanted)
+            try:
+                self._held[number] = self.files[file].read(group, self.wanted)
+            except BadSample as error:
+                self._bad[number] = error
+                raise
+            while len(self._held) > 2 and sum(table.nbytes for table in self._held.values()) > HELD:
+                self._held.popitem(last=False)  # a footer may claim less than there is
         self._held.move_to_end(number)
         return self._held[number]
 
@@ -103,10 +115,10 @@ class ParquetRows(Rows):
 
     def _row(self, table: pa.Table, place: int, where: str, index: int | None) -> Row:
         """A row of a table; without an index its images are only counted."""
-        record = self._record(table, place)
+        record = self._record(table, place, where)
         try:
             cells = self._cells(table, place, where)
-            images = [self._cell(cell, where, index, k) for k, cell in enumerate(cells)]
+            images = [self._image(scalar, where, index, k) for k, scalar in enumerate(cells)]
             row, dropped = self.columns.reading(record, images, where, where)
             if index is None:
                 return row
@@ -116,10 +128,10 @@ class ParquetRows(Rows):
         except BadSample as error:
             raise error.of_row(self.columns.name_of(record, where)) from None
 
-    def _record(self, table: pa.Table, place: int) -> dict[str, Any]:
+    def _record(self, table: pa.Table, place: int, where: str) -> dict[str, Any]:
         """A row's columns, without those of images."""
-        keys = self.columns.image_keys
-        return {name: table[name][place].as_py() for name in table.column_names if name not in keys}
+        names = [name for name in table.column_names if name not in self.columns.image_keys]
+        return {name: value(cell(table, name, place, where), name, where) for name in names}
 
     def _tell_dropped(self, where: str) -> None:
         if not self._dropped:
@@ -128,15 +140,16 @@ class ParquetRows(Rows):
 
     def _cells(self, table: pa.Table, place: int, where: str) -> list[pa.Scalar]:
         """The images of a row as its column has them."""
-        filled = [(key, _cells(table[key][place])) for key in self.columns.image_keys]
+        keys = self.columns.image_keys
+        filled = [(key, images_of(cell(table, key, place, where, image=True))) for key in keys]
         filled = [(key, cells) for key, cells in filled if cells]
         if len(filled) > 1:
             raise BadSample("schema", f"{where}: images under both {filled[0][0]!r} and {filled[1][0]!r}")
         return filled[0][1] if filled else []
 
-    def _cell(self, cell: pa.Scalar, where: str, index: int | None, k: int) -> Any:
+    def _image(self, scalar: pa.Scalar, where: str, index: int | None, k: int) -> Any:
         """An image as `Columns.row` takes it; its bytes stay in the table until somebody reads them."""
-        data, other = _parts(cell)
+        data, other = image_of(scalar, "image", where)
         if index is None:
             return _COUNTED
         if data is not None:
@@ -158,7 +171,7 @@ class ParquetRows(Rows):
     def cell_image(self, index: int, k: int) -> bytes:
         """The bytes of the k-th image in a row's column."""
         number, place, where = self._place(index)
-        data, _ = _parts(self._cells(self._table(number), place, where)[k])
+        data, _ = image_of(self._cells(self._table(number), place, where)[k], "image", where)
         assert data is not None
         if (size := data.as_buffer().size) > MAX_BYTES:
             raise BadSample("too-large", f"{where}, image {k}: {size} bytes; at most {MAX_BYTES} are read")
@@ -169,9 +182,9 @@ class ParquetRows(Rows):
         number, place, where = self._place(index)
         table = self._table(number)
         images = [
-            self._cell(cell, where, index, j) for j, cell in enumerate(self._cells(table, place, where))
+            self._image(scalar, where, index, j) for j, scalar in enumerate(self._cells(table, place, where))
         ]
-        image = self.columns.row(self._record(table, place), images, where, where)["image"][k]
+        image = self.columns.row(self._record(table, place, where), images, where, where)["image"][k]
         return image.decode(f"{where}, inline image {k}")
 
     def sizes(self) -> np.ndarray:
@@ -217,21 +230,3 @@ def _columns(given: Mapping[Column, str], names: Sequence[str], where: str, igno
 def _difference(one: pa.Schema, other: pa.Schema) -> str:
     names = sorted({field.name for field in set(one) ^ set(other)})
     return ", ".join(names)
-
-
-def _cells(value: pa.Scalar) -> list[pa.Scalar]:
-    """The images of a row: none, one or several."""
-    if not value.is_valid:
-        return []
-    if isinstance(value, pa.ListScalar):
-        return list(value)
-    return [value]
-
-
-def _parts(cell: pa.Scalar) -> tuple[Any, Any]:
-    """An image as (scalar of its bytes or None, what else may say which image it is)."""
-    held = cell
-    if isinstance(cell, pa.StructScalar):
-        held = cell.get("bytes")
-    binary = isinstance(held, pa.BinaryScalar) and not isinstance(held, pa.StringScalar)
-    return (held, None) if binary and held.is_valid else (None, cell.as_py())

@@ -21,7 +21,7 @@ from vlm_train.index_cache import opened, shared
 from vlm_train.jsonscan import loads
 from vlm_train.layouts import record_row
 from vlm_train.llava_row import ImageFolder
-from vlm_train.rowindex import index_of
+from vlm_train.rowindex import ROW, index_of
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ class LlavaRows(Rows):
         return {**self.__dict__, "_handle": None, "table": shared(self.table)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__ = {**state, "table": opened(state["table"])}
+        self.__dict__ = {**state, "table": opened(state["table"], ROW)}
 
     def __del__(self) -> None:
         if getattr(self, "_handle", None) is not None:

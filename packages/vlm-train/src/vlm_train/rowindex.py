@@ -6,24 +6,30 @@ import hashlib
 import json
 import os
 import zlib
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from vlm_core.errors import BadSample, UserError
+from vlm_core.files import open_regular, read_bytes
 from vlm_core.folder import sha256
+from vlm_core.printable import printable
 from vlm_core.rows import text_length
 from vlm_train.image_values import InlineImage
-from vlm_train.index_cache import fingerprint, kept
+from vlm_train.index_cache import Faults, fingerprint, kept, load_faults, load_table, note_fault, ordered
 from vlm_train.jsonscan import rows_of_file
 from vlm_train.layouts import record_row
 
-VERSION = 3
+VERSION = 4
 KEEP_FROM = 32 * 2**20
 """Smaller files are indexed anew each time, within a second."""
+MAX_NAMES = 2**31
+_FILES = ("rows.npy", "names", "faults.json")
 ROW = np.dtype([("start", "<i8"), ("size", "<i4"), ("chars", "<i4"), ("images", "<i4"), ("crc", "<u4")])
 
 
@@ -35,7 +41,7 @@ class Index:
     """
 
     rows: np.ndarray
-    faults: dict[int, tuple[str, str, str]]
+    faults: Faults
     names: bytes
     opened_by_gpt: int
     sha256: str
@@ -47,7 +53,8 @@ class Index:
             for _ in range(self.rows["images"][row]):
                 end = self.names.index(b"\0", start)
                 if end > start:  # an image that the row holds has no name
-                    yield int(row), *json.loads(self.names[start:end])
+                    name, row_id = json.loads(self.names[start:end])
+                    yield int(row), name, row_id
                 start = end + 1
 
 
@@ -57,27 +64,27 @@ def index_of(path: Path, ignore: Sequence[str] = ()) -> Index:
     `ignore` are keys of rows that are left out. Raises `UserError` if the file can't be read, holds no rows, or is no
     list of JSON values.
     """
-    try:
-        with path.open("rb") as file:
-            if os.fstat(file.fileno()).st_size < KEEP_FROM:
-                return _build(file, path, ignore)
-            known = f"rows {VERSION} {sorted(ignore)} ".encode() + fingerprint(file, path)
-            name = hashlib.sha256(known).hexdigest()
-            return kept(name, VERSION, str(path), lambda: _build(file, path, ignore), _write, _load)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such data file") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if not os.path.lexists(path):
+        raise UserError(f"{printable(path)}: no such data file")
+    if path.is_dir():
+        raise UserError(f"{path}: cannot be read: Is a directory; name the file of rows")
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size < KEEP_FROM:
+            return _build(file, path, ignore)
+        known = f"rows {VERSION} {sorted(ignore)} ".encode() + fingerprint(file, path)
+        name, load = hashlib.sha256(known).hexdigest(), partial(_load, size)
+        return kept(name, VERSION, str(path), lambda: _build(file, path, ignore), _write, load, _FILES)
 
 
 def _build(file: BinaryIO, path: Path, ignore: Sequence[str]) -> Index:
     before = fingerprint(file, path)
-    found: list[tuple[int, int, int, int, int]] = []
-    faults: dict[int, tuple[str, str, str]] = {}
+    found = array("q")
+    count = opened = 0
+    faults: Faults = {}
     names = bytearray()
-    opened = 0
     for start, size, value in rows_of_file(file, path):
-        where = f"{path}: row {len(found)}"
+        where = f"{path}: row {count}"
         chars, images, name = 0, [], ""
         try:
             if isinstance(value, BadSample):
@@ -86,13 +93,17 @@ def _build(file: BinaryIO, path: Path, ignore: Sequence[str]) -> Index:
             opened += dropped
             chars, images, name = text_length(row), row["image"], row["id"]
         except BadSample as error:
-            faults[len(found)] = (error.reason, str(error), error.row)
-        found.append((start, size, chars, len(images), zlib.crc32(os.pread(file.fileno(), size, start))))
+            note_fault(faults, count, error, error.row, str(path))
+        found.extend((start, size, chars, len(images), zlib.crc32(os.pread(file.fileno(), size, start))))
+        count += 1
         for image in images:
             names += (b"" if isinstance(image, InlineImage) else json.dumps([image, name]).encode()) + b"\0"
     if not found:
         raise UserError(f"{path}: holds no rows")
-    index = Index(np.array(found, dtype=ROW), faults, bytes(names), opened, sha256(path))
+    rows = np.empty(count, ROW)
+    for name, column in zip(ROW.names or (), np.array(found).reshape(-1, 5).T, strict=True):
+        rows[name] = column
+    index = Index(rows, faults, bytes(names), opened, sha256(path))
     if fingerprint(file, path) != before:
         raise UserError(f"{path}: changed while it was read; start again")
     return index
@@ -109,8 +120,13 @@ def _write(index: Index, folder: Path) -> None:
     (folder / "faults.json").write_text(json.dumps(faults))
 
 
-def _load(kept: Path) -> Index:
-    facts = json.loads((kept / "faults.json").read_text())
-    faults = {row: (reason, message, name) for row, (reason, message, name) in facts["faults"]}
-    rows = np.load(kept / "rows.npy", mmap_mode="r")
-    return Index(rows, faults, (kept / "names").read_bytes(), facts["opened_by_gpt"], facts["sha256"])
+def _load(size: int, kept: Path) -> Index:
+    """The index of a file of `size` bytes; raises `UserError` for one whose parts don't fit each other or the file."""
+    rows = load_table(kept / "rows.npy", ROW)
+    facts, faults = load_faults(kept / "faults.json", len(rows))
+    names = read_bytes(kept / "names", MAX_NAMES)
+    whole = isinstance(facts.get("sha256"), str) and type(facts.get("opened_by_gpt")) is int
+    places = len(rows) > 0 and ordered(rows["start"], rows["size"], size)
+    if not (whole and places and (rows["images"] >= 0).all() and rows["images"].sum() == names.count(b"\0")):
+        raise UserError(f"{kept}: not an index of this file")
+    return Index(rows, faults, names, facts["opened_by_gpt"], facts["sha256"])

@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from threading import Thread
 from typing import Any
 
 from vlm_core.errors import UserError
@@ -22,6 +23,8 @@ _PERMANENT = (
     ValueError,
 )
 """Of what a remote file system raises: that which another attempt would not change."""
+ANSWER_S, SLOWEST = 60.0, 2**20
+"""Seconds that a remote storage may take to answer, and the bytes of each further second."""
 
 
 def is_remote(name: str) -> bool:
@@ -71,14 +74,39 @@ def file_system(url: str) -> tuple[Any, str]:
         raise UserError(f"{url}: {error}") from None
 
 
-def _asked(name: str, ask: Callable[[], Any]) -> Any:
-    """What a remote file system answers; anything but "no" may pass and is asked again."""
+def _asked(name: str, ask: Callable[[], Any], size: int = 0) -> Any:
+    """What a file system answers, asked for `size` bytes; of a remote one, anything but "no" may pass."""
+    remote = is_remote(name)
     try:
-        return patiently(name, ask, lambda error: not isinstance(error, _PERMANENT))
-    except _PERMANENT as error:
+        if not remote:
+            return patiently(name, ask)
+        seconds = ANSWER_S + size / SLOWEST
+        return patiently(name, lambda: _within(seconds, ask), lambda error: not isinstance(error, _PERMANENT))
+    except (OSError, *_PERMANENT) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{name}: cannot be read: {error or type(error).__name__}") from None
+
+
+def _within(seconds: float, ask: Callable[[], Any]) -> Any:
+    """`ask()`, in a thread that is left behind where it takes longer: not every client has a timeout of its own."""
+    answers: list[tuple[Any, BaseException | None]] = []
+
+    def work() -> None:
+        try:
+            answers.append((ask(), None))
+        except BaseException as error:
+            answers.append((None, error))
+
+    thread = Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not answers:
+        raise TimeoutError(f"no answer within {seconds:.0f} s")
+    answer, error = answers[0]
+    if error is not None:
+        raise error
+    return answer
 
 
 def _facts(name: str) -> tuple[int, str]:
@@ -86,7 +114,9 @@ def _facts(name: str) -> tuple[int, str]:
     if is_remote(name):
         system, path = file_system(name)
         info = _asked(name, lambda: system.info(path))
-        return int(info["size"]), str(info.get("ETag") or info.get("etag") or info.get("mtime"))
+        if not isinstance(info.get("size"), int):
+            raise UserError(f"{name}: the storage does not say how large it is; copy the file here")
+        return info["size"], str(info.get("ETag") or info.get("etag") or info.get("mtime"))
     try:
         facts = patiently(name, lambda: os.stat(name))
     except OSError as error:
@@ -99,7 +129,7 @@ class _Handle:
 
     def __init__(self, name: str, facts: tuple[int, str]) -> None:
         self.name, self.facts = name, facts
-        self.number = os.open(name, os.O_RDONLY)
+        self.number = os.open(name, os.O_RDONLY | os.O_NONBLOCK)  # a FIFO may have taken its place
 
     def read(self, start: int, size: int) -> bytes:
         found = os.fstat(self.number)
@@ -135,7 +165,9 @@ class Store:
         return self.facts[0]
 
     def read(self, start: int, size: int) -> bytes:
-        """`size` bytes from `start`; all of them."""
+        """`size` bytes from `start`; all of them. Raises `UserError` for a stretch that is not inside the file."""
+        if not 0 <= start <= start + size <= self.size:
+            raise UserError(f"{self.name}: has {self.size} bytes, but {size} are wanted from byte {start}")
 
         def attempt() -> bytes:
             data = _reader(self.name, self.facts, os.getpid())(start, size)
@@ -145,7 +177,7 @@ class Store:
                 )
             return data
 
-        return _asked(self.name, attempt)
+        return _asked(self.name, attempt, size)
 
 
 class Ranges(io.RawIOBase):
@@ -165,7 +197,7 @@ class Ranges(io.RawIOBase):
         return self.at
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        self.at = (0, self.at, self.store.size)[whence] + offset
+        self.at = max(0, (0, self.at, self.store.size)[whence] + offset)
         return self.at
 
     def read(self, size: int = -1) -> bytes | memoryview:  # pyright: ignore[reportIncompatibleMethodOverride]

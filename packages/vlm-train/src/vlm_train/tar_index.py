@@ -8,25 +8,26 @@ import os
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from vlm_core.errors import BadSample, UserError
-from vlm_core.files import MAX_BYTES
+from vlm_core.files import MAX_BYTES, open_regular
 from vlm_core.printable import printable
 from vlm_core.rows import Row, text_length
 from vlm_train import rowindex
 from vlm_train.image_values import InlineImage, image_value
-from vlm_train.index_cache import fingerprint, kept
+from vlm_train.index_cache import Faults, fingerprint, kept, load_faults, load_table, note_fault, ordered
 from vlm_train.jsonscan import MAX_ROW, loads
 from vlm_train.layouts import Column, Columns, Reading, record_name, record_row
 from vlm_train.tar_samples import TarSample, samples
 from vlm_train.tar_walk import BLOCK, Member
 from vlm_train.unknown_keys import check_unread, is_empty
 
-VERSION = 3
+VERSION = 4
 INLINE = -1
 """The start of a picture that has no member of its own: its sample's `.json` holds it."""
 ROW = np.dtype(
@@ -34,6 +35,9 @@ ROW = np.dtype(
      ("picture", "<i8"), ("pictures", "<i4"), ("key", "<i8"), ("length", "<i4"), ("crc", "<u4")]
 )  # fmt: skip
 PICTURE = np.dtype([("start", "<i8"), ("size", "<i8"), ("name", "<i8"), ("length", "<i4"), ("crc", "<u4")])
+
+TABLES = {"rows": ROW, "pictures": PICTURE, "names": np.dtype(np.uint8)}
+_FILES = (*(f"{name}.npy" for name in TABLES), "faults.json")
 
 
 @dataclass
@@ -43,7 +47,7 @@ class TarIndex:
     rows: np.ndarray
     pictures: np.ndarray
     names: np.ndarray
-    faults: dict[int, tuple[str, str, str]] = field(default_factory=dict)
+    faults: Faults = field(default_factory=dict)
     dropped: int = 0
 
 
@@ -62,12 +66,13 @@ class Reader(NamedTuple):
         before, and are passed over where there are as many of them as members.
         """
         bases = [member.rpartition("/")[2] for member, _ in members]
+        places = {base: place for place, base in reversed([*enumerate(bases)])}
 
         def number(named: str) -> int:
             base = named.rpartition("/")[2]
-            if base not in bases:
+            if base not in places:
                 raise BadSample("missing", f"{where}: image {named!r:.80} is no member of this sample")
-            return bases.index(base)
+            return places[base]
 
         keys = [self.given["image"]] if "image" in self.given else ["image", "images"]
         kept = {key: value for key, value in record.items() if key not in keys}
@@ -109,24 +114,21 @@ def record_of(data: bytes, caption: bool, where: str) -> Mapping[str, Any]:
 def index_of(shards: Sequence[str], reader: Reader) -> TarIndex:
     """The index of all shards, from the cache if they are large and have not changed. Raises `UserError`."""
     known = "shards", VERSION, sorted(reader.given.items()), sorted(reader.ignore)
-    digest, size = hashlib.sha256(repr(known).encode()), 0
+    digest, sizes = hashlib.sha256(repr(known).encode()), []
     for shard in shards:
-        try:
-            with open(shard, "rb") as file:
-                digest.update(fingerprint(file, Path(shard)))
-                size += os.fstat(file.fileno()).st_size
-        except OSError as error:
-            raise UserError(f"{shard}: cannot be read: {error.strerror or error}") from None
-    if size < rowindex.KEEP_FROM:
+        with open_regular(shard) as file:
+            digest.update(fingerprint(file, Path(shard)))
+            sizes.append(os.fstat(file.fileno()).st_size)
+    if sum(sizes) < rowindex.KEEP_FROM:
         return _build(shards, reader)
-    what = f"{shards[0]}, … ({len(shards)} shards)"
-    return kept(digest.hexdigest(), VERSION, what, lambda: _build(shards, reader), _write, _load)
+    what, load = f"{shards[0]}, … ({len(shards)} shards)", partial(_load, np.array(sizes))
+    return kept(digest.hexdigest(), VERSION, what, lambda: _build(shards, reader), _write, load, _FILES)
 
 
 def _build(shards: Sequence[str], reader: Reader) -> TarIndex:
     build, tables = _Builder(reader), []
     for number, shard in enumerate(shards):
-        with open(shard, "rb") as file:
+        with open_regular(shard) as file:
             for sample in samples(file, shard):
                 build.add(number, sample, shard, file)
         tables.append(build.taken())
@@ -145,7 +147,7 @@ class _Builder:
         self.rows: list[tuple[Any, ...]] = []
         self.pictures: list[tuple[int, int, int, int, int]] = []
         self.names = bytearray()
-        self.faults: dict[int, tuple[str, str, str]] = {}
+        self.faults: Faults = {}
 
     def taken(self) -> tuple[np.ndarray, np.ndarray]:
         arrays = np.array(self.rows, dtype=ROW), np.array(self.pictures, dtype=PICTURE)
@@ -163,7 +165,8 @@ class _Builder:
             members = [*sample.pictures, *(Member("", INLINE, 0) for _ in inside)]
             pictures = [(p.start, p.size, *self._name(p.name), _header_crc(file, p)) for p in members]
         except BadSample as error:
-            self.faults[self.count] = (error.reason, str(error), error.row or printable(sample.key) or where)
+            name = error.row or printable(sample.key) or where
+            note_fault(self.faults, self.count, error, name, where)
         place = shard, text.start, text.size, caption, chars, self.pictured, len(pictures), *key, crc
         self.rows.append(place)
         self.pictures += pictures
@@ -194,7 +197,7 @@ class _Builder:
                 raise error.of_row(record_name(record, printable(sample.key), id_key)) from None
             self.dropped += dropped
             return member, caption, row, zlib.crc32(data)
-        beside = ", ".join(printable(name) for name in sample.names[:5])
+        beside = ", ".join(printable(name) for name in [*sample.names][:5])
         raise BadSample("schema", f"{where}: has neither .json nor .txt; it has {beside}")
 
     def _name(self, name: str) -> tuple[int, int]:
@@ -211,15 +214,39 @@ def _header_crc(file: Any, member: Member) -> int:
 
 
 def _write(index: TarIndex, folder: Path) -> None:
-    for name in ("rows", "pictures", "names"):
+    for name in TABLES:
         np.save(folder / f"{name}.npy", getattr(index, name))
     facts = {"faults": list(index.faults.items()), "dropped": index.dropped}
     (folder / "faults.json").write_text(json.dumps(facts))
 
 
-def _load(kept: Path) -> TarIndex:
-    arrays = (np.load(kept / f"{name}.npy", mmap_mode="r") for name in ("rows", "pictures", "names"))
-    facts = json.loads((kept / "faults.json").read_text())
-    faults = {row: (reason, message, name) for row, (reason, message, name) in facts["faults"]}
-    rows, pictures, text = arrays
-    return TarIndex(rows, pictures, text, faults, facts["dropped"])
+def _load(sizes: np.ndarray, kept: Path) -> TarIndex:
+    """The index of shards of these sizes; raises `UserError` for one whose parts don't fit each other or the shards."""
+    rows, pictures, names = (load_table(kept / f"{name}.npy", dtype) for name, dtype in TABLES.items())
+    facts, faults = load_faults(kept / "faults.json", len(rows))
+    if type(facts.get("dropped")) is not int or not _fits(rows, pictures, len(names), sizes):
+        raise UserError(f"{kept}: not an index of these shards")
+    return TarIndex(rows, pictures, names, faults, facts["dropped"])
+
+
+def _fits(rows: np.ndarray, pictures: np.ndarray, names: int, sizes: np.ndarray) -> bool:
+    """Whether every place lies in its shard, each picture is of one row, and rows and names are in order."""
+    shards, counts = rows["shard"], rows["pictures"]
+    if not len(rows) or shards[0] < 0 or shards[-1] >= len(sizes) or (np.diff(shards) < 0).any():
+        return False
+    if (
+        (counts < 0).any()
+        or (rows["picture"] != np.cumsum(counts) - counts).any()
+        or counts.sum() != len(pictures)
+    ):
+        return False
+    inside = pictures["start"] != INLINE
+    places = [
+        (rows["start"], rows["size"], shards),
+        (pictures["start"] * inside, pictures["size"], shards.repeat(counts)),
+    ]
+    named = [(rows["key"], rows["length"]), (pictures["name"], pictures["length"])]
+    return all(
+        (start >= 0).all() and (size >= 0).all() and (start <= sizes[of] - size).all()
+        for start, size, of in places
+    ) and all(ordered(start, length, names) for start, length in named)

@@ -21,7 +21,7 @@ from vlm_train.image_values import InlineImage
 from vlm_train.index_cache import opened, pieces, shared
 from vlm_train.layouts import Column
 from vlm_train.storage import Store
-from vlm_train.tar_index import Reader, index_of, record_of
+from vlm_train.tar_index import TABLES, Reader, index_of, record_of
 from vlm_train.tar_walk import BLOCK
 
 log = logging.getLogger(__name__)
@@ -126,4 +126,5 @@ class TarRows(Rows):
         return {**self.__dict__, **{name: shared(getattr(self, name)) for name in _ARRAYS}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__ = {**state, **{name: opened(state[name]) for name in _ARRAYS}}
+        tables = zip(_ARRAYS, TABLES.values(), strict=True)
+        self.__dict__ = {**state, **{name: opened(state[name], dtype) for name, dtype in tables}}

@@ -14,6 +14,8 @@ from vlm_core.errors import BadSample
 from vlm_core.printable import printable
 from vlm_train.tar_walk import Entry, Member, Walk
 
+MAX_OF_SAMPLE = 1000
+"""Members of one sample."""
 PICTURES = frozenset(
     ["avif", "bmp", "dib", "gif", "j2k", "jfif", "jp2", "jpe", "jpeg", "jpf", "jpg", "jpx", "mpo", "pbm", "pgm", "png",
      "pnm", "ppm", "tga", "tif", "tiff", "webp"]
@@ -34,7 +36,8 @@ class TarSample:
     texts: dict[str, Member] = field(default_factory=dict)
     pictures: list[Member] = field(default_factory=list)
     fault: BadSample | None = None
-    names: list[str] = field(default_factory=list)
+    names: dict[str, None] = field(default_factory=dict)
+    """In order; looked up once for each member."""
 
 
 class _Name(NamedTuple):
@@ -132,6 +135,9 @@ def _add(sample: TarSample, entry: Entry, where: str) -> None:
         sample.fault = BadSample("not-a-file", f"{name}: {entry.fault}; expected a plain file")
     elif entry.name in sample.names:
         sample.fault = BadSample("schema", f"{name}: two members of one sample have this name")
+    elif len(sample.names) >= MAX_OF_SAMPLE:
+        text = f"{where}: {printable(sample.key)}: more than {MAX_OF_SAMPLE} members in one sample"
+        sample.fault = BadSample("too-large", text)
     elif kind in UNREAD:
         sample.fault = BadSample("schema", f"{name}: .{kind} is not read; possible: images, .json and .txt")
     elif kind in PICTURES:
@@ -140,4 +146,4 @@ def _add(sample: TarSample, entry: Entry, where: str) -> None:
         if kind in sample.texts:
             sample.fault = BadSample("schema", f"{name}: two members of one sample have this name")
         sample.texts[kind] = member
-    sample.names.append(entry.name)
+    sample.names[entry.name] = None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +14,10 @@ from vlm_core.errors import UserError
 from vlm_core.printable import printable
 
 BLOCK = tarfile.BLOCKSIZE
+MAX_HEADERS, MAX_NAME, MAX_MEMBERS = 64 * 2**10, 1024, 1_000_000
+"""Bytes in front of one member, characters of its name, and members of one shard."""
+
+_DIGITS = re.compile(rb"\d{100}")
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,34 @@ def _packing(file: BinaryIO) -> str:
     return "".join(f" but {kind}" for magic, kind in _PACKED.items() if head.startswith(magic))
 
 
+class _Headers(io.RawIOBase):
+    """A tar as tarfile sees it: of what stands in front of one member, only so much may be read.
+
+    tarfile reads extended headers of any size and number, whole, and nests one call for each.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.left = file, MAX_HEADERS
+
+    def next_member(self) -> None:
+        self.left = MAX_HEADERS
+
+    def read(self, size: int = -1) -> bytes:
+        if size < 0 or size > self.left:
+            raise tarfile.ReadError(f"headers of one member with more than {MAX_HEADERS} bytes")
+        self.left -= size
+        data = self.file.read(size)
+        if size > BLOCK and _DIGITS.search(data):  # tarfile's patterns take quadratic time for them
+            raise tarfile.ReadError("an extended header that is a row of digits")
+        return data
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self.file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+
 class Walk:
     """The members of a tar one after the other, folders and the operating systems' own files left out.
 
@@ -63,17 +97,22 @@ class Walk:
     """
 
     def __init__(self, file: BinaryIO, where: str) -> None:
-        self.file, self.broken, self.torn = file, "", False
+        self.file, self.where, self.broken, self.torn = file, where, "", False
         self.size = os.fstat(file.fileno()).st_size
+        self.headers = _Headers(file)
         try:
-            self.tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115, holds nothing but the file
+            self.tar = tarfile.open(fileobj=self.headers, mode="r:")  # noqa: SIM115, holds nothing but the file
         except (tarfile.TarError, ValueError, OverflowError) as error:
             raise UserError(
                 f"{where}: no plain tar{_packing(file)}: {error}; compressed ones must be unpacked first"
             ) from None
 
     def __iter__(self) -> Iterator[Entry]:
-        for member in self._members():
+        for count, member in enumerate(self._members()):
+            if count == MAX_MEMBERS:
+                raise UserError(
+                    f"{self.where}: more than {MAX_MEMBERS} members; split it into several shards"
+                )
             name = member.name
             while name.startswith("./"):
                 name = name[2:].lstrip("/")
@@ -83,6 +122,7 @@ class Walk:
     def _members(self) -> Iterator[tarfile.TarInfo]:
         while True:
             at = self.tar.offset
+            self.headers.next_member()
             try:
                 member = self.tar.next()
             except (tarfile.TarError, ValueError, OverflowError) as error:
@@ -90,6 +130,11 @@ class Walk:
                 return
             if member is None:
                 self._check_end()
+                return
+            if len(member.name) > MAX_NAME:
+                self.broken = (
+                    f"has a name of {len(member.name)} characters near byte {at}; at most {MAX_NAME} are read"
+                )
                 return
             self.tar.members = []  # pyright: ignore[reportAttributeAccessIssue]  # it would keep them all
             if member.size < 0 or (not member.issparse() and member.offset_data + member.size > self.size):

@@ -106,6 +106,6 @@ def check_unread(
             continue
         if images and _is_origin(key):
             continue
-        near = difflib.get_close_matches(str(key).lower(), sorted(possible), n=1, cutoff=0.6)
+        near = difflib.get_close_matches(str(key)[:60].lower(), sorted(possible), n=1, cutoff=0.6)
         hint = f"; did you mean {near[0]!r}?" if near and near[0] != key else ""
         raise BadSample("schema", f"{where}: {key!r} is not read, but holds {value!r:.60}{hint}")

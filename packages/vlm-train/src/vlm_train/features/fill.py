@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -24,6 +23,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from vlm_core.atomic import write_file
 from vlm_core.cli.common import size
 from vlm_core.config import EncoderConfig
 from vlm_core.errors import UserError
@@ -123,14 +123,14 @@ class Features:
         def made() -> str:
             folder = Path(self.settings.path) / identity(self.model.encoder, facts)
             folder.mkdir(parents=True, exist_ok=True)
-            about = folder / f".{ABOUT}.{os.getpid()}"
-            about.write_text(
-                json.dumps({**facts, "label": self.config.label(), "shape": shape}, indent=1) + "\n"
-            )
-            about.replace(folder / ABOUT)
+            about = {**facts, "label": self.config.label(), "shape": shape}
+            write_file(folder / ABOUT, json.dumps(about, indent=1) + "\n")
+            store = Store(folder, shape, self.dtype, folder.name)
+            store.sweep()
             return str(folder)
 
-        return Store(Path(self._shared(made)), shape, self.dtype)
+        folder = Path(self._shared(made))
+        return Store(folder, shape, self.dtype, folder.name)
 
     def _shared(self, told: Callable[[], Any]) -> Any:
         """What the main process finds out, on every process; its `UserError` is raised on all."""
