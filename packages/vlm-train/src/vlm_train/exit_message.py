@@ -43,6 +43,11 @@ def claimed(folder: Path | None = None) -> int | None:
     return None
 
 
+def claimed_at(folder: Path) -> float:
+    """When the exit code of an attempt was recorded, in seconds since the epoch."""
+    return (folder / _CODE_FILE).stat().st_mtime
+
+
 def say(text: str, code: int) -> int:
     """Print the message of a process that ends, unless another was first; -> the exit code of the first."""
     if claim(code):

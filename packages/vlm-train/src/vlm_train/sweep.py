@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from vlm_core.cli.common import duration
 from vlm_core.errors import UserError
+from vlm_core.system_faults import killed
 from vlm_core.validate import validate
 from vlm_train.config import TrainConfig
 from vlm_train.grid import Grid, Row
@@ -19,6 +20,8 @@ from vlm_train.resume import resolved
 from vlm_train.run_inputs import Inputs, Source, of_data, of_files
 from vlm_train.rundir import SPEC, RunDir
 from vlm_train.stage_evaluations import asked, last_name
+
+_LESS = "use fewer --jobs, or fewer train.workers"
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Failure:
     code: int
 
     def __str__(self) -> str:
-        how = f"ended by signal {-self.code}" if self.code < 0 else f"exit code {self.code}"
+        how = f"exit code {self.code}" if self.code >= 0 else str(killed("the run", -self.code, _LESS))
         return f"{self.job.name}: {how}; {self.job.log}: {self.last_words()}"
 
     def last_words(self) -> str:
