@@ -10,7 +10,7 @@ COSTLY = "too-costly"
 """Reason of an image that is small enough but takes its decoder too much time or memory."""
 VARIANT = "variant"
 """Reason of a file in a rare variant of a format that is read otherwise."""
-MAX_METADATA = 32 * 2**20
+MAX_METADATA = 16 * 2**20
 """Bytes of text, colour profile, EXIF and the like in one image."""
 
 

@@ -7,10 +7,12 @@ from math import ceil
 from typing import Literal, NamedTuple
 
 from vlm_core.errors import BadSample
+from vlm_core.image_formats import deflate
 from vlm_core.image_formats.limits import costly, variant
 
 MAX_TAGS, MAX_VALUES = 4096, 1_000_000
-MAX_TILE = 16_000_000
+MAX_TILE, MAX_PIXELS = 16_000_000, 64_000_000
+_PIECE = 2**16
 MAX_JPEG = 14_000_000
 """Pixels of a TIFF with JPEG inside: libtiff lets each strip have up to 100 scans."""
 _COMPRESSIONS = {1: "none", 2: "CCITT", 3: "CCITT", 4: "CCITT", 5: "LZW", 7: "JPEG", 8: "Deflate",
@@ -110,6 +112,8 @@ def check(data: bytes) -> None:
         costly(f"a TIFF file with more strips or tiles than its {parts * planes}")
     if compression != 1:
         _check_bytes(tags.integers(_TILE_BYTE_COUNTS if tiled else _BYTE_COUNTS), data)
+    if compression in (8, 32946):
+        _check_deflate(tags, data, tiled)
 
 
 def _strips(tags: Directory, height: int) -> int:
@@ -132,3 +136,15 @@ def _check_bytes(counts: list[int], data: bytes) -> None:
         variant("TIFF that doesn't say how many bytes its strips or tiles have")
     if sum(counts) > len(data):
         costly("a TIFF file whose strips or tiles have more bytes than the file")
+
+
+def _check_deflate(tags: Directory, data: bytes, tiled: bool) -> None:
+    names = (_TILE_OFFSETS, _TILE_BYTE_COUNTS) if tiled else (_OFFSETS, _BYTE_COUNTS)
+    places = list(zip(*(tags.integers(name) for name in names), strict=False))
+    if sum(count for _, count in places) > deflate.FREE:
+        deflate.check("a TIFF file", (_pieces(data, *place) for place in places), 8 * MAX_PIXELS)
+
+
+def _pieces(data: bytes, offset: int, count: int) -> Iterator[memoryview]:
+    end = min(offset + count, len(data))
+    return (memoryview(data)[at : min(at + _PIECE, end)] for at in range(offset, end, _PIECE))
