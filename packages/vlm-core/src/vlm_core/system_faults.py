@@ -14,6 +14,7 @@ OUT_OF_MEMORY = 71
 _CPU_ALLOCATOR = "DefaultCPUAllocator: can't allocate memory"
 _CUDA = ("CUDA error: out of memory", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 _NO_LIMIT = 2**60
+_CGROUP, _CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 _LESS = {
     "memory": "use fewer workers, a smaller batch (micro_batch_size in training), or a smaller model",
     "CUDA memory": "use a smaller batch (micro_batch_size in training), activation_checkpointing: true, a shorter "
@@ -96,7 +97,7 @@ def _machine() -> int | None:
 def _control_group() -> int | None:
     """The smallest limit of this process's control group and of those that it lies in."""
     try:
-        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+        lines = _CGROUP.read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
     limits = []
@@ -104,7 +105,7 @@ def _control_group() -> int | None:
         _, controllers, path = line.split(":", 2)
         if controllers not in ("", "memory"):
             continue
-        root = Path("/sys/fs/cgroup") / controllers
+        root = _CGROUPS / controllers
         name = "memory.limit_in_bytes" if controllers else "memory.max"
         place = root / path.lstrip("/")
         limits += [

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 _CODE_FILE = "exit-code"
 
 
-def shared() -> Path | None:
-    """The folder that the processes of this node and attempt share: torchrun's folder of error files."""
-    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+def shared(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """The folder that the processes of one node and attempt share: torchrun's folder of error files."""
+    file = environ.get("TORCHELASTIC_ERROR_FILE")
     return Path(file).parents[1] if file else None
 
 
@@ -41,11 +42,6 @@ def claimed(folder: Path | None = None) -> int | None:
     with suppress(OSError):
         return int((folder / _CODE_FILE).read_text())
     return None
-
-
-def claimed_at(folder: Path) -> float:
-    """When the exit code of an attempt was recorded, in seconds since the epoch."""
-    return (folder / _CODE_FILE).stat().st_mtime
 
 
 def say(text: str, code: int) -> int:

@@ -35,15 +35,14 @@ def _watch(logs: Path, done: threading.Event) -> None:
             if code is not None:
                 seen.add(folder)
             if code not in (None, *_SAVING) and not done.wait(GRACE):
-                _kill_started_before(exit_message.claimed_at(folder))
+                _kill_ranks_of(folder)
 
 
-def _kill_started_before(moment: float) -> None:
-    """Kill this process's children, but for those of a later attempt."""
+def _kill_ranks_of(folder: Path) -> None:
+    """Kill those of this process's children that belong to one attempt."""
     import psutil
 
-    with suppress(psutil.Error):
-        for child in psutil.Process().children():
-            with suppress(psutil.Error):
-                if child.create_time() < moment:
-                    child.kill()
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):
+            if exit_message.shared(child.environ()) == folder:
+                child.kill()

@@ -11,7 +11,7 @@ from vlm_core.image_formats import deflate
 from vlm_core.image_formats.limits import costly, variant
 
 MAX_TAGS, MAX_VALUES = 4096, 1_000_000
-MAX_TILE, MAX_PIXELS = 16_000_000, 64_000_000
+MAX_TILE = 16_000_000
 _PIECE = 2**16
 MAX_JPEG = 14_000_000
 """Pixels of a TIFF with JPEG inside: libtiff lets each strip have up to 100 scans."""
@@ -43,10 +43,9 @@ _TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS, _TILE_BYTE_COUNTS = 322, 323, 324, 325
 
 
 class Entry(NamedTuple):
-    """A tag of a directory: its type, how many values, and the bytes of these."""
+    """A tag of a directory: the type of its values, and their bytes."""
 
     kind: int
-    count: int
     data: bytes
 
     def integers(self, order: Literal["big", "little"]) -> list[int]:
@@ -83,7 +82,7 @@ class Directory:
             if size > word:
                 place = number(place, word)
             if size and place + size <= len(data):
-                yield number(start, 2), Entry(kind, count, data[place : place + min(size, 8 * MAX_VALUES)])
+                yield number(start, 2), Entry(kind, data[place : place + min(size, 8 * MAX_VALUES)])
 
     def integers(self, tag: int) -> list[int]:
         """The whole numbers of a tag; empty if it isn't there or holds others."""
@@ -106,28 +105,30 @@ def check(data: bytes) -> None:
     if compression == 7 and width * height > MAX_JPEG:
         costly(f"a TIFF file with JPEG inside and more than {MAX_JPEG // 10**6} megapixels")
     tiled = _TILE_OFFSETS in tags.entries
-    parts = _tiles(tags, width, height) if tiled else _strips(tags, height)
+    parts, area = (_tiles if tiled else _strips)(tags, width, height)
     planes = tags.integer(_SAMPLES, 1) if tags.integer(_PLANES, 1) == 2 else 1
     if len(tags.integers(_TILE_OFFSETS if tiled else _OFFSETS)) > parts * planes + 8:
         costly(f"a TIFF file with more strips or tiles than its {parts * planes}")
     if compression != 1:
         _check_bytes(tags.integers(_TILE_BYTE_COUNTS if tiled else _BYTE_COUNTS), data)
     if compression in (8, 32946):
-        _check_deflate(tags, data, tiled)
+        _check_deflate(tags, data, tiled, area)
 
 
-def _strips(tags: Directory, height: int) -> int:
-    return ceil(height / (tags.integer(_ROWS, height) or height))
+def _strips(tags: Directory, width: int, height: int) -> tuple[int, int]:
+    """How many, and the pixels of one."""
+    rows = min(tags.integer(_ROWS, height) or height, height)
+    return ceil(height / rows), rows * width
 
 
-def _tiles(tags: Directory, width: int, height: int) -> int:
+def _tiles(tags: Directory, width: int, height: int) -> tuple[int, int]:
     across, down = tags.integer(_TILE_WIDTH, 0), tags.integer(_TILE_LENGTH, 0)
     if not across or not down:
         raise BadSample("damaged", "a TIFF file of tiles without their width and height")
     tiles, area = ceil(width / across) * ceil(height / down), across * down
     if area > MAX_TILE or tiles * area > 4 * width * height + MAX_TILE or tiles > MAX_VALUES:
         costly(f"a TIFF file of {width}×{height} pixels in tiles of {across}×{down}")
-    return tiles
+    return tiles, area
 
 
 def _check_bytes(counts: list[int], data: bytes) -> None:
@@ -138,11 +139,11 @@ def _check_bytes(counts: list[int], data: bytes) -> None:
         costly("a TIFF file whose strips or tiles have more bytes than the file")
 
 
-def _check_deflate(tags: Directory, data: bytes, tiled: bool) -> None:
+def _check_deflate(tags: Directory, data: bytes, tiled: bool, area: int) -> None:
     names = (_TILE_OFFSETS, _TILE_BYTE_COUNTS) if tiled else (_OFFSETS, _BYTE_COUNTS)
     places = list(zip(*(tags.integers(name) for name in names), strict=False))
     if sum(count for _, count in places) > deflate.FREE:
-        deflate.check("a TIFF file", (_pieces(data, *place) for place in places), 8 * MAX_PIXELS)
+        deflate.check("a TIFF file", (_pieces(data, *place) for place in places), 8 * area)
 
 
 def _pieces(data: bytes, offset: int, count: int) -> Iterator[memoryview]:
