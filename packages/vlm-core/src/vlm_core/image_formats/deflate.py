@@ -10,6 +10,7 @@ from vlm_core.image_formats.limits import costly
 FREE = 4 * 2**20
 """Compressed bytes that are decoded fast enough whatever they hold."""
 _WINDOW = 2**20
+_FRAME = 16  # bytes of a stream besides its blocks, and some
 _LEAST = 0.98  # bytes out for a byte in; data that can't be compressed are stored, with 5 bytes more a block
 
 
@@ -29,17 +30,18 @@ def check(name: str, streams: Iterable[Iterable[memoryview]], size: int) -> None
 
 
 def _decoded(pieces: Iterable[memoryview], size: int) -> Iterator[tuple[int, int]]:
-    """Bytes of each piece and of what it holds, up to `size` of these."""
-    stream, total = zlib.decompressobj(), 0
+    """Bytes of each piece that are decoded, and of what they hold, up to `size` of these."""
+    stream, left, frame = zlib.decompressobj(), size, _FRAME
     for piece in pieces:
         rest: bytes | memoryview = piece
         output = 0
-        while rest and not stream.eof and total < size:
+        while rest and not stream.eof and output < left:
             try:
-                count = len(stream.decompress(rest, _WINDOW))
-            except zlib.error:  # the decoder says what is wrong
+                output += len(stream.decompress(rest, _WINDOW))
+            except zlib.error:  # the decoder says what is wrong, and ends here
                 return
-            rest, output, total = stream.unconsumed_tail, output + count, total + count
-        if stream.eof or total >= size:
+            rest = stream.unconsumed_tail
+        yield max(0, len(piece) - len(rest) - len(stream.unused_data) - frame), output
+        left, frame = left - output, 0
+        if stream.eof or left <= 0:
             return
-        yield len(piece), output
