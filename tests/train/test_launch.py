@@ -186,6 +186,8 @@ def test_the_outer_exit_code_is_that_of_whoever_was_first(tmp_path, capsys):
     ends = {0: (70, 5), 1: (-9, 5), 2: (-15, 5), 3: (-9, 40)}
     failures = {rank: SimpleNamespace(exitcode=code, timestamp=at) for rank, (code, at) in ends.items()}
     assert launch._tell_killed(failures) == 137
-    assert capsys.readouterr().err == "vlm-train: rank 1 was killed by SIGKILL; out of memory?\n"
+    assert capsys.readouterr().err.startswith(
+        "vlm-train: rank 1 was killed by SIGKILL; out of memory? use fewer train.workers"
+    )
     del failures[1]
     assert launch._tell_killed(failures) is None

@@ -4,6 +4,7 @@ import json
 import signal
 import time
 
+import psutil
 import pytest
 import yaml
 from launched import begin, end, gone, install_trap, living, wait_for_steps
@@ -104,6 +105,41 @@ def test_a_process_that_hangs_is_named_with_its_stack_and_ends_the_job(trap_spec
     assert "in spring" in err
     assert "rank 0" not in err
     assert gone(spec)
+
+
+@pytest.mark.slow
+def test_a_stopped_process_is_named_and_killed_within_seconds(trap_spec):
+    """SIGSTOP: it can answer nobody, and torchrun's SIGTERM waits for it to go on."""
+    spec = trap_spec(timeout=3)
+    running = begin(spec, trap="stop:1:5")
+    wait_for_steps(spec.with_name("run"), 2)
+    began = time.monotonic()
+    code, _, err = end(running)
+    assert time.monotonic() - began < 20, (
+        "5 s after the timeout where the machine isn't shared; torchrun waits 30"
+    )
+    assert code == 124, err
+    assert "no progress for 3 s, and rank 1 gives no answer" in err
+    assert "killed" not in err
+    assert gone(spec)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", [0.1, "ranks", 0.05, 0.5, 2.0, "imports", "step"])
+def test_a_launcher_that_is_killed_leaves_no_process(trap_spec, moment):
+    """`moment` in seconds since its processes are there; `ranks` is as soon as one is."""
+    spec = trap_spec()
+    running = begin(spec, "--set", "train.workers=1", trap="slow:0:300")
+    launcher = psutil.Process(running.pid)
+    if moment == "step":
+        wait_for_steps(spec.with_name("run"), 1)
+    elif moment != 0.1:
+        while not launcher.children():
+            time.sleep(0.005)
+    time.sleep({"ranks": 0, "imports": 5.0, "step": 0}.get(moment, moment))
+    running.kill()
+    running.communicate(timeout=60)
+    assert gone(spec, within=5)
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """A dataset like `llava` in which something happens: `VLM_TRAP=what:rank:read` springs at that process's read of a row.
 
 `term` and `usr1` are signals to the process itself, `fault` is a user's error, `bug` another one, `sleep` never ends,
-`kill` is SIGKILL, and `slow` lets every read take `read` milliseconds.
+`kill` is SIGKILL, `stop` is SIGSTOP, and `slow` lets every read take `read` milliseconds.
 """
 
 import os
@@ -39,7 +39,8 @@ def spring(what):
         raise RuntimeError("the trap of a bug")
     if what == "sleep":
         time.sleep(10**6)
-    os.kill(os.getpid(), {"term": signal.SIGTERM, "usr1": signal.SIGUSR1, "kill": signal.SIGKILL}[what])
+    numbers = {"term": "SIGTERM", "usr1": "SIGUSR1", "kill": "SIGKILL", "stop": "SIGSTOP"}
+    os.kill(os.getpid(), signal.Signals[numbers[what]])
 
 
 class TrapConfig(DatasetConfig):

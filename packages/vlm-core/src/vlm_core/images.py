@@ -6,21 +6,26 @@ import warnings
 from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from vlm_core.errors import BadSample
 from vlm_core.files import read_file
+from vlm_core.image_formats import FORMATS, format_of
 
 MAX_PIXELS = 64_000_000
 MAX_ASPECT = 200
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
-"""What is read, told by content. Pillow knows more, and would start Ghostscript for one of them (EPS)."""
+_STRIP = 4_000_000
+"""Pixels that are converted at once: whole copies of a large image would take much memory."""
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -92,45 +97,48 @@ def _content(image: Image.Image) -> ImageContent:
 def decode_image(data: bytes, name: str) -> Image.Image:
     """As `load_image`, from the bytes of a file; `name` is what messages call it."""
     with _opened(data, name) as image:
-        ImageOps.exif_transpose(image, in_place=True)  # without a copy of what lies right
-        return to_rgb(image)
+        image.load()
+        method = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        rgb = to_rgb(image)
+        if rgb is not image:
+            image.close()  # before another copy is made
+        return rgb if method is None else rgb.transpose(method)
 
 
 @contextmanager
 def _opened(data: bytes, name: str) -> Iterator[Image.Image]:
-    """An image file whose size is allowed; what goes wrong in reading it is a `BadSample` that names it."""
+    """An image file whose size and cost are allowed; what goes wrong in reading it is a `BadSample` that names it."""
     try:
         with warnings.catch_warnings():
             # what Pillow warns of (odd EXIF, a palette's transparency, size) is handled here or harmless
             warnings.simplefilter("ignore")
-            with Image.open(BytesIO(data), formats=_formats()) as image:
-                _check_size(*image.size)
+            form = format_of(data)
+            if form is None:
+                raise UnidentifiedImageError
+            FORMATS[form].check(data)
+            with Image.open(BytesIO(data), formats=(form,)) as image:
+                _check_size(*image.size, form)
                 yield image
     except MemoryError:
         raise
     except BadSample as error:
         raise BadSample(error.reason, f"{name}: {error}") from None
     except UnidentifiedImageError:
-        raise BadSample(
-            "not-an-image", f"{name}: not an image of a kind that is read ({', '.join(_formats())})"
-        ) from None
+        kinds = ", ".join(sorted(FORMATS))
+        raise BadSample("not-an-image", f"{name}: not an image of a kind that is read ({kinds})") from None
     except Image.DecompressionBombError as error:
         raise BadSample("too-many-pixels", f"{name}: cannot decode this image: {error}") from None
     except Exception as error:  # hostile bytes make decoders raise nearly anything
         raise BadSample("damaged", f"{name}: cannot decode this image: {error}") from None
 
 
-@cache
-def _formats() -> tuple[str, ...]:
-    """Those of `FORMATS` that this Pillow was built with."""
-    Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
-
-
-def _check_size(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        limit = f"at most {MAX_PIXELS // 10**6} megapixels are read"
-        raise BadSample("too-many-pixels", f"{width}×{height} pixels; {limit}")
+def _check_size(width: int, height: int, form: str) -> None:
+    limit = FORMATS[form].max_pixels
+    if width * height > limit:
+        what = "read" if limit == MAX_PIXELS else f"read from {form}, whose decoder needs much memory"
+        raise BadSample(
+            "too-many-pixels", f"{width}×{height} pixels; at most {limit // 10**6} megapixels are {what}"
+        )
     if max(width, height) > MAX_ASPECT * min(width, height):
         raise BadSample("too-narrow", f"{width}×{height} pixels; more than {MAX_ASPECT}:1 is no picture")
 
@@ -147,6 +155,17 @@ def to_rgb(image: Image.Image) -> Image.Image:
         )
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
+    rows = max(1, _STRIP // image.width)
+    if rows >= image.height:
+        return _convert(image)
+    rgb = Image.new("RGB", image.size)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        rgb.paste(_convert(strip), (0, top))
+    return rgb
+
+
+def _convert(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:

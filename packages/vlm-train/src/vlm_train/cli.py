@@ -14,7 +14,7 @@ from vlm_core.cli.common import Parser, add_debug, add_trust, count, duration, l
 from vlm_core.errors import UserError
 from vlm_core.spec import Spec, load_spec, located
 from vlm_core.yaml_loader import Document
-from vlm_train import launch, ranks, stopping, watchdog
+from vlm_train import data_workers, launch, ranks, stopping, watchdog
 
 _up_to_256 = partial(count, most=256)
 
@@ -134,7 +134,7 @@ def _train(args: argparse.Namespace) -> int:
     from vlm_train.run import start
     from vlm_train.show import show
 
-    with stopping.unwinding():
+    with stopping.unwinding(), data_workers.naming_killed_readers():
         folder, table = start(spec, document)
     here = ranks.place()
     if here is None or here.rank == 0:
@@ -163,7 +163,7 @@ def check_data(args: argparse.Namespace) -> int:
     for exam in exams(train.evals):
         print(f"{exam.name}: {len(exam.asked)} of {exam.benchmark.expected} questions would be asked")
     workers = train.workers if args.workers is None else args.workers
-    with located(document):
+    with located(document), data_workers.naming_killed_readers():
         findings = check_data(spec, train, workers, args.rows, Counting)
     for found in findings:
         print("\n".join(found.lines()))

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 _CODE_FILE = "exit-code"
 
 
-def shared() -> Path | None:
-    """The folder that the processes of this node and attempt share: torchrun's folder of error files."""
-    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+def shared(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """The folder that the processes of one node and attempt share: torchrun's folder of error files."""
+    file = environ.get("TORCHELASTIC_ERROR_FILE")
     return Path(file).parents[1] if file else None
 
 

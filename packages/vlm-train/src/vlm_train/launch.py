@@ -18,7 +18,9 @@ from typing import Any
 
 from vlm_core.errors import UserError
 from vlm_core.local_code import OPTION
+from vlm_core.system_faults import killed
 from vlm_train import exit_message, ranks, stopping
+from vlm_train.stragglers import killing_stragglers
 
 SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
 """What torchrun hands on to its processes; by itself it dies of SIGUSR1 and leaves them behind."""
@@ -26,6 +28,8 @@ MOST = 1024
 """Processes of one node."""
 SHUTDOWN = 600
 """Seconds that the processes have to finish a step and save, before torchrun kills them."""
+
+_LESS_MEMORY = "use fewer train.workers, fewer processes, or a smaller micro_batch_size"
 
 
 @dataclass(frozen=True)
@@ -161,6 +165,7 @@ def refuse_to_contradict(args: argparse.Namespace) -> None:
 def start(todo: Plan, debug: bool) -> int:
     """Run torchrun in this process until its processes have ended; -> exit code of the one that ended the run."""
     os.environ.update(todo.env)
+    os.environ[ranks.LAUNCHER] = str(os.getpid())
     ctrl_c_is_ours = f"--signals-to-handle={SIGNALS.replace('SIGINT,', '')}"  # the last one counts
     with tempfile.TemporaryDirectory(prefix="vlm-train-") as logs, _quiet(debug):
         return _agent([*todo.torchrun, ctrl_c_is_ours, f"--log-dir={logs}", *todo.part], Path(logs))
@@ -178,7 +183,7 @@ def _agent(words: list[str], logs: Path) -> int:
         )  # the same for them, and no traceback if they just begin
 
     try:
-        with stopping.meeting(handed_on):
+        with stopping.meeting(handed_on), killing_stragglers(logs):
             run(parse_args(words))
     except ChildFailedError as error:
         return _tell_killed(error.failures) or _told(logs) or 70
@@ -213,9 +218,9 @@ def _tell_killed(failures: Mapping[int, Any]) -> int | None:
     for rank, failure in sorted(failures.items()):
         number = -failure.exitcode
         if number > 0 and number != signal.SIGTERM and failure.timestamp == began:
-            why = "; out of memory?" if number == signal.SIGKILL else ""
-            sys.stderr.write(f"vlm-train: rank {rank} was killed by {signal.Signals(number).name}{why}\n")
-            code = 128 + number
+            fault = killed(f"rank {rank}", number, _LESS_MEMORY)
+            exit_message.write(str(fault))
+            code = fault.code
     return code
 
 

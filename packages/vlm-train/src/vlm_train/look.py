@@ -20,6 +20,7 @@ from vlm_core.atomic import write_file
 from vlm_core.model import VLM
 from vlm_core.rows import Row
 from vlm_core.spec import Spec
+from vlm_train import data_workers
 from vlm_train.config import Stage, TrainConfig
 from vlm_train.examples import TOO_LONG, Examples, LeftOut, Reader, reader_of
 from vlm_train.left_out import allowance
@@ -106,9 +107,10 @@ def scan(found: Findings, rows: Sequence[Row], reader: Reader, workers: int, lim
         sampler=chosen,
         num_workers=workers,
         collate_fn=list,
+        worker_init_fn=data_workers.start_worker,
     )
     done = 0
-    for items in loader:
+    for items in data_workers.read(loader):
         found.good += [item for item in items if isinstance(item, Measure)]
         found.left_out += [item for item in items if isinstance(item, LeftOut)]
         done += len(items)

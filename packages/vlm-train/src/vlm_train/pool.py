@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import os
 import signal
@@ -16,6 +15,7 @@ from typing import BinaryIO
 
 from vlm_core.atomic import write_errors
 from vlm_core.errors import UserError
+from vlm_core.parent_death import end_with_parent
 
 _CHILD = "import sys; from vlm_train.pool import child; sys.exit(child())"
 _PATIENCE, _PAUSE = 20.0, 0.1  # seconds
@@ -96,11 +96,7 @@ def _end(going: dict[Path, tuple[subprocess.Popen[bytes], float]]) -> None:
 
 def child() -> int:
     """The command line of one run, as a process that ends with its parent, whose id is the first argument."""
-    parent = int(sys.argv.pop(1))
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:
-            return -signal.SIGTERM
+    end_with_parent(int(sys.argv.pop(1)), signal.SIGTERM)  # which lets it save
     from vlm_train.__main__ import main
 
     return main()

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vlm_core.errors import UserError
+from vlm_core.parent_death import end_with_parent
+from vlm_core.system_faults import system_fault
 from vlm_train import stopping
 from vlm_train.exit_message import claim, claimed, say, shared
 from vlm_train.stopping import Stopped
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 T = TypeVar("T")
+LAUNCHER = "VLM_TRAIN_LAUNCHER"
+"""Variable with the pid of the launcher, for the processes that it starts."""
 _SET_BY_LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -46,6 +50,12 @@ def place() -> Place | None:
             f"RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE: expected numbers, got {', '.join(values)}"
         )
     return Place(*map(int, values))
+
+
+def end_with_launcher() -> None:
+    """End with torchrun from now on, also during imports; torchrun itself doesn't say its pid."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        end_with_parent(int(os.environ.get(LAUNCHER) or os.getppid()))
 
 
 def attempt() -> str:
@@ -111,14 +121,21 @@ def as_one(part: Callable[[], int], debug: bool) -> int:
     except Stopped as end:
         return say(end.text, stopping.CODE)
     except Exception as error:
-        code = 2 if isinstance(error, UserError) else 70
+        text, code = _told(error)
         if debug:
             claim(code)
             raise
-        return say(str(error) if code == 2 else _unexpected(error), code)
+        return say(text, code)
 
 
-def _unexpected(error: Exception) -> str:
-    here, lines = place(), str(error).strip().splitlines()
-    text = f"rank {here.rank if here else 0}: {type(error).__name__}: {lines[0] if lines else ''}"
-    return f"{text}\nif another process ended first, that is why; --debug shows where"
+def _told(error: Exception) -> tuple[str, int]:
+    """Message and exit code for an error."""
+    here = place()
+    rank = f"rank {here.rank if here else 0}"
+    if isinstance(error, UserError):
+        return str(error), 2
+    if fault := system_fault(error):
+        return f"{rank}: {fault}", fault.code
+    lines = str(error).strip().splitlines()
+    text = f"{rank}: {type(error).__name__}: {lines[0] if lines else ''}"
+    return f"{text}\nif another process ended first, that is why; --debug shows where", 70

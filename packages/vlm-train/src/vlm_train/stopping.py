@@ -29,8 +29,6 @@ CODE = 75
 INTERRUPTED = 130
 """Exit code after a second Ctrl-C."""
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-LOADER_GRACE = 300
-"""Seconds that a reading process works on after a signal that its whole process group got."""
 
 
 class Stopped(SystemExit):
@@ -169,13 +167,3 @@ def stopped(where: str) -> Stopped:
     return Stopped(
         f"{_Ears.heard or 'another process'} stopped the run {where}; rerun the same command to resume"
     )
-
-
-def in_loader(number: int) -> None:
-    """For each reading process of a `DataLoader`: serve on until its run has stopped.
-
-    Launchers and clusters signal whole process groups, and the run still needs the rows of its step. A reader ends with
-    its run; the alarm is for one that doesn't.
-    """
-    for each in SIGNALS:
-        signal.signal(each, lambda *_: signal.alarm(LOADER_GRACE))

@@ -14,6 +14,7 @@ from vlm_core.errors import UserError
 from vlm_core.files import open_regular
 from vlm_core.local_code import OPTION
 from vlm_core.printable import printable
+from vlm_core.system_faults import killed
 from vlm_core.validate import validate
 from vlm_train.config import TrainConfig
 from vlm_train.grid import Grid, Row
@@ -26,6 +27,7 @@ from vlm_train.stage_evaluations import asked, last_name
 
 _LAST_BYTES = 100_000
 """How much of a log's end is looked at."""
+_LESS = "use fewer --jobs, or fewer train.workers"
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Failure:
     code: int
 
     def __str__(self) -> str:
-        how = f"ended by signal {-self.code}" if self.code < 0 else f"exit code {self.code}"
+        how = f"exit code {self.code}" if self.code >= 0 else str(killed("the run", -self.code, _LESS))
         return f"{self.job.name}: {how}; {self.job.log}: {self.last_words()}"
 
     def last_words(self) -> str:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from vlm_core.batch import Batch, blank, padding_share
 from vlm_core.errors import UserError
 from vlm_core.model import PARTS, VLM
-from vlm_train import checkpoint, schedule, stopping, watchdog
+from vlm_train import checkpoint, data_workers, schedule, stopping, watchdog
 from vlm_train.checkpoint import Position, Saved
 from vlm_train.config import Stage, TrainConfig
 from vlm_train.examples import TOO_LONG, Examples, LeftOut, Reader
@@ -188,11 +188,11 @@ class StageTrainer:
         loader = DataLoader(
             self.examples, batch_sampler=sampler, collate_fn=collate_fn,
             num_workers=self.train.workers,
-            generator=torch.Generator().manual_seed(self.train.seed), worker_init_fn=stopping.in_loader,
+            generator=torch.Generator().manual_seed(self.train.seed), worker_init_fn=data_workers.start_training_worker,
             pin_memory=self.accelerator.device.type == "cuda",
         )  # fmt: skip
         micros: list[Micro] = []
-        for micro in loader:
+        for micro in data_workers.read(loader):
             micros.append(micro)
             if len(micros) == sampler.micro_batches:
                 yield micros

@@ -49,7 +49,7 @@ def longest(timeout: float) -> float:
 
 
 class Watchdog(threading.Thread):
-    """A thread that ends its process after `timeout` seconds without a beat, or when its launcher is gone."""
+    """A thread that ends its process after `timeout` seconds without a beat."""
 
     current: Watchdog | None = None
 
@@ -57,8 +57,7 @@ class Watchdog(threading.Thread):
         super().__init__(name="watchdog", daemon=True)
         self.timeout, self.done = timeout, threading.Event()
         self.place = ranks.place() or ranks.Place(0, 1, 0, 1)
-        self.store, self.parent = ranks.store(seconds=10), os.getppid()
-        self.launched = "TORCHELASTIC_RUN_ID" in os.environ
+        self.store = ranks.store(seconds=10)
         self.others_left: float | None = None
         self.beat("starting", True)
 
@@ -68,8 +67,6 @@ class Watchdog(threading.Thread):
 
     def run(self) -> None:
         while not self.done.wait(min(1.0, self.timeout / 10)):
-            if self.launched and os.getppid() != self.parent:  # killed: nobody is left to end this process
-                leave(1)
             if (code := exit_message.claimed()) is not None:
                 self._follow(code)
             since, doing, limit = self.state

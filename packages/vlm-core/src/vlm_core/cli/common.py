@@ -18,6 +18,7 @@ from vlm_core.errors import UserError, shown
 from vlm_core.local_code import OPTION
 from vlm_core.paths import expanded
 from vlm_core.printable import printable
+from vlm_core.system_faults import system_fault
 
 DTYPES = ("float32", "bfloat16", "float16")
 LONGEST = 20_000
@@ -90,7 +91,8 @@ def run(
     *,
     package: str = "vlm-core",
 ) -> int:
-    """Parse and run. A `UserError` is printed and gives 2, Ctrl-C 130, a closed pipe 141, a bug 70.
+    """Parse and run. A `UserError` is printed and gives 2, Ctrl-C 130, a closed pipe 141, a bug 70,
+    memory that ran out 71, a helper process that signal N killed 128 + N.
 
     `--debug` raises instead. `package` is the distribution whose version `--version` prints.
     """
@@ -113,6 +115,9 @@ def run(
         print(f"\n{parser.prog}: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
+        if fault := system_fault(error):
+            print(f"{parser.prog}: {printable(fault, lines=True)}", file=sys.stderr)
+            return fault.code
         print(f"{parser.prog}: internal error: {type(error).__name__}: {printable(error)}", file=sys.stderr)
         print("this is a bug; --debug shows where", file=sys.stderr)
         return 70

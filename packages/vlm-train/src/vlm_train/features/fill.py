@@ -29,7 +29,7 @@ from vlm_core.config import EncoderConfig
 from vlm_core.errors import UserError
 from vlm_core.model import VLM
 from vlm_core.rows import Row, Rows
-from vlm_train import stopping
+from vlm_train import data_workers
 from vlm_train.config import Stage, TrainConfig
 from vlm_train.examples import FATAL, Examples, LeftOut, Reader
 from vlm_train.features.identity import identity, image_key, sample_picture, sample_pixels
@@ -176,10 +176,10 @@ class Features:
             own, done = self._own(ahead), 0
             loader = DataLoader(
                 Examples(rows, Keys()), batch_size=64, sampler=own, num_workers=self.workers, collate_fn=list,
-                worker_init_fn=stopping.in_loader,
+                worker_init_fn=data_workers.start_training_worker,
             )  # fmt: skip
             advance = self._counting("rows")
-            for items in loader:
+            for items in data_workers.read(loader):
                 for row, item in zip(own[done : done + len(items)], items, strict=True):
                     if isinstance(item, LeftOut):
                         if item.reason == FATAL:
@@ -229,9 +229,9 @@ class Features:
             own = self._own(range(len(missing)))
             loader = DataLoader(
                 missing, batch_size=count, sampler=own, num_workers=self.workers, collate_fn=list,
-                worker_init_fn=stopping.in_loader,
+                worker_init_fn=data_workers.start_training_worker,
             )  # fmt: skip
-            for items in loader:
+            for items in data_workers.read(loader):
                 for key, features in self._encoded([item for item in items if item], count):
                     writer.add(key, features)
                 done += len(items)
