@@ -108,17 +108,18 @@ def _plain(entry: Entry) -> dict[str, Any]:
 def show(models: Sequence[Results]) -> None:
     """Print the table for people, and what stands beside each figure."""
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+
+    from vlm_core.cli.output import inert
 
     titles = columns(models)
     table = Table("", box=None, padding=(0, 0, 0, 2), pad_edge=False)
     for title in titles.values():
-        table.add_column(title, justify="right", min_width=6)
+        table.add_column(inert(title), justify="right", min_width=6)
     for column in table.columns:
         column.no_wrap = True  # a figure that is cut is no figure: a narrow terminal breaks the line
     for model in models:
-        table.add_row(escape(model.name), *own_row(model, [*titles]), style="bold")
+        table.add_row(inert(model.name), *own_row(model, [*titles]), style="bold")
     table.add_row()
     for name, cells in published_rows([*titles]).items():
         table.add_row(name, *cells)
@@ -129,6 +130,7 @@ def show(models: Sequence[Results]) -> None:
         console.print(line)
     for model in models:
         for entry in model.entries:
-            console.print(f"\n[bold]{escape(model.name)}: {escape(titles[entry.benchmark])}[/bold]")
+            console.print()
+            console.print(inert(f"{model.name}: {titles[entry.benchmark]}", "bold"))
             for line in about(entry):
-                console.print(escape(line))
+                console.print(inert(line))

@@ -57,11 +57,10 @@ class Journal:
             return {}
         earlier = as_row(read_json(self.account), str(self.account)).data
         if other := [key for key in BOUND if earlier.get(key) != facts[key]]:
-            lines = [
-                f"\n  {key}: {_short(earlier.get(key))} before, {_short(facts[key])} now" for key in other
-            ]
             raise UserError(
-                f"{self.account}: holds answers of a different run:{''.join(lines)}\nname another --out, or remove it"
+                f"{self.account}: holds answers of a different run:",
+                *(f"  {key}: {_short(earlier.get(key))} before, {_short(facts[key])} now" for key in other),
+                "name another --out, or remove it",
             )
         return earlier
 

@@ -127,8 +127,8 @@ def _give_up(outcome: Outcome, have: int, path: Path) -> None:
         last = list(outcome.failed.values())[-1]
         where = f" in {path}" if have + outcome.graded else ""
         raise UserError(
-            f"the judge did not reply to {OUTAGES} answers in a row: {last}\n{outcome.graded} graded now, {have} kept"
-            f"{where}; rerun the same command to resume from there"
+            f"the judge did not reply to {OUTAGES} answers in a row: {last}",
+            f"{outcome.graded} graded now, {have} kept{where}; rerun the same command to resume from there",
         )
 
 

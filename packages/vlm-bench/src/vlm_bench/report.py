@@ -158,19 +158,21 @@ def to_markdown(report: Report) -> str:
 def show(report: Report) -> None:
     """Print the report for people."""
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+
+    from vlm_core.cli.output import inert
 
     console = Console(soft_wrap=True, highlight=False)
     columns = _columns(report)
-    table = Table("", *columns, title=escape(report.protocol), title_justify="left")
+    title = inert(report.protocol, "table.title")
+    table = Table("", *map(inert, columns), title=title, title_justify="left")
     for column in table.columns[1:]:
         column.justify = "right"
     for name, row in report.score.rows.items():
-        table.add_row(escape(name), *_cells(row, columns))
+        table.add_row(inert(name), *_cells(row, columns))
     console.print(table)
     for line in facts(report.as_dict()):
-        console.print(escape(line))
+        console.print(inert(line))
 
 
 def _columns(report: Report) -> list[str]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
+from vlm_core.cli import output
 from vlm_core.cli.common import DTYPES, local_path
 from vlm_core.errors import UserError
 
@@ -88,8 +90,7 @@ def run(args: argparse.Namespace) -> int:
     )
     ranks = join_ranks(args.device)
 
-    def say(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)  # noqa: T201, a command line
+    say = partial(output.say, file=sys.stderr)
 
     for name, reason in absent.items() if ranks.main else ():
         say(f"left out: {name}: {reason}")

@@ -7,9 +7,26 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from vlm_core.printable import printable
+
 
 class UserError(ValueError):
-    """A fault that the user can mend; the CLIs print it without a traceback and exit with 2."""
+    """A fault that the user can mend; the CLIs print it without a traceback and exit with 2.
+
+    Each argument is a line of the message. Control characters and line feeds in it become escapes, so that a name, an
+    id or a path from a file can neither steer a terminal nor begin a line.
+    """
+
+    def __init__(self, *lines: object) -> None:
+        super().__init__(*map(printable, lines))
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The lines of the message, for an error that gives them on: `UserError(*error.lines)`."""
+        return self.args
+
+    def __str__(self) -> str:
+        return "\n".join(self.args)
 
 
 class BadSample(UserError):
@@ -46,7 +63,7 @@ class SpecError(UserError):
     """Every fault found in a spec, each with file, line and dotted path."""
 
     def __init__(self, problems: list[Problem]) -> None:
-        super().__init__("\n".join(str(problem) for problem in problems))
+        super().__init__(*problems)
         self.problems = problems
 
 

@@ -155,7 +155,8 @@ def newest(root: Path, say: Callable[[str], None]) -> Path | None:
             aside = path.with_name(f"damaged-{path.name}")
             shutil.rmtree(aside, ignore_errors=True)
             path.rename(aside)
-            say(f"{error}\nkept as {aside.name}; going on from the checkpoint before it")
+            say(str(error))
+            say(f"kept as {aside.name}; going on from the checkpoint before it")
     return None
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vlm_core.errors import UserError
+from vlm_core.printable import printable
 from vlm_train import stopping
 from vlm_train.exit_message import claim, claimed, say, shared
 from vlm_train.stopping import Stopped
@@ -81,7 +82,7 @@ def first_does(accelerator: Accelerator, action: Callable[[], None]) -> None:
 
         broadcast_object_list(told)
     if told[0] is not None:
-        raise UserError(told[0])
+        raise UserError(*told[0].split("\n"))
 
 
 def settled() -> int | None:
@@ -113,5 +114,5 @@ def as_one(part: Callable[[], int], debug: bool) -> int:
 
 def _unexpected(error: Exception) -> str:
     here, lines = place(), str(error).strip().splitlines()
-    text = f"rank {here.rank if here else 0}: {type(error).__name__}: {lines[0] if lines else ''}"
+    text = f"rank {here.rank if here else 0}: {type(error).__name__}: {printable(lines[0]) if lines else ''}"
     return f"{text}\nif another process ended first, that is why; --debug shows where"

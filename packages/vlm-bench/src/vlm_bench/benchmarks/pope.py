@@ -83,15 +83,14 @@ def check_labels(questions: Mapping[str, Question], labels: Labels) -> None:
         asked, known = {q.key for q in questions.values() if q.split == split}, labels.truth[split].keys()
         if unlabelled := len(asked - known):
             faults.append(
-                f"\n  {split}: {unlabelled} of {len(asked)} questions without a label, "
+                f"  {split}: {unlabelled} of {len(asked)} questions without a label, "
                 f"{len(known - asked)} of {len(known)} labels without a question"
             )
     if faults:
         raise UserError(
-            "questions and labels do not belong together (joined by image and question):"
-            + "".join(faults)
-            + f"\n  these labels are POPE revision {labels.revision}; "
-            f"LLaVA's questions belong to {LLAVA_REVISION}"
+            "questions and labels do not belong together (joined by image and question):",
+            *faults,
+            f"  these labels are POPE revision {labels.revision}; LLaVA's questions belong to {LLAVA_REVISION}",
         )
 
 
