@@ -164,10 +164,9 @@ def show(report: Report) -> None:
 
     console = Console(soft_wrap=True, highlight=False)
     columns = _columns(report)
-    title = inert(report.protocol, "table.title")
-    table = Table("", *map(inert, columns), title=title, title_justify="left")
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = Table("", title=inert(report.protocol, "table.title"), title_justify="left")
+    for column in columns:
+        table.add_column(inert(column), justify="right")
     for name, row in report.score.rows.items():
         table.add_row(inert(name), *_cells(row, columns))
     console.print(table)

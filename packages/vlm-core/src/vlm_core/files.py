@@ -139,7 +139,7 @@ def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise RepeatedKeyError(f"the key {next(k for k in keys if keys.count(k) > 1)!r:.60} stands twice")
+        raise RepeatedKeyError(f"the key {next(k for k in keys if keys.count(k) > 1)!r:.60} appears twice")
     return found
 
 
