@@ -16,8 +16,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from vlm_bench.readers.files import read_json, read_jsonl
+from vlm_bench.readers.files import read_bytes, read_jsonl
 from vlm_bench.readers.json_object import Row, as_row
+from vlm_bench.readers.run import read_account
 from vlm_core.asking import Said
 from vlm_core.atomic import write_file
 from vlm_core.benchmark import Question
@@ -55,7 +56,7 @@ class Journal:
                     f"{found[0]}: answers without {self.account.name}, so nobody knows whose; name another --out"
                 )
             return {}
-        earlier = as_row(read_json(self.account), str(self.account)).data
+        earlier = read_account(self.account)
         if other := [key for key in BOUND if earlier.get(key) != facts[key]]:
             raise UserError(
                 f"{self.account}: holds answers of a different run:",
@@ -68,7 +69,7 @@ class Journal:
         """Cut half-written last lines off, which a kill leaves -> their number; the questions are asked again."""
         halves = 0
         for path in self.parts:
-            content = path.read_bytes()
+            content = read_bytes(path)
             whole = content[: content.rfind(b"\n") + 1]
             if whole != content:
                 halves += 1
@@ -106,8 +107,8 @@ class Journal:
         """Image files and their digests, of every whole line; what is wrong with a line, `lines` tells."""
         found = []
         for path in (self.path, *self.parts):
-            for line in path.read_bytes().split(b"\n")[:-1] if path.exists() else ():
-                with suppress(ValueError, KeyError, TypeError):
+            for line in read_bytes(path).split(b"\n")[:-1] if path.exists() else ():
+                with suppress(ValueError, KeyError, TypeError, RecursionError):
                     about = json.loads(line)["metadata"]
                     image = self.questions[about["id"]].image
                     if isinstance(image, Path):
@@ -129,6 +130,8 @@ class Journal:
     def part(self, rank: int) -> Iterator[IO[str]]:
         """This process's file to append to; one that another process writes is refused."""
         path = self.folder / f"{self.name}.part-{rank}.jsonl"
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: no regular file; remove it, or name another --out")
         with path.open("a", encoding="utf-8", newline="\n") as file:
             _claim(file, path)
             yield file

@@ -174,7 +174,10 @@ def _known(path: Path, made_of: Mapping[str, Mapping[str, str]]) -> dict[str, An
     if not path.is_file():
         return {}
     read_grades(path)
-    grades = {key: row.data for key, row in json_object(path).items()}
+    rows = json_object(path)
+    for row in rows.values():
+        row.items("content", what="a list, one entry a run")
+    grades = {key: row.data for key, row in rows.items()}
     for name, what in _OTHER.items():
         other = [
             key
