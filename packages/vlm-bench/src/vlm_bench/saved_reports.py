@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 
 from vlm_bench.readers.files import parse_json, read_text
-from vlm_bench.readers.json_object import validated
 from vlm_core.errors import UserError
+from vlm_core.json_text import validated
 
 SCHEMA = 1
 """Version of the format of saved reports."""

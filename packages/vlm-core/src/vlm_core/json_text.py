@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Any, NoReturn
 
+from pydantic import BaseModel, ValidationError
+
 from vlm_core.errors import UserError
 from vlm_core.files import RepeatedKeyError, distinct
 
@@ -20,8 +22,12 @@ _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _BRACKET = re.compile(rf"{_QUOTED.pattern}|[][{{}}]", re.DOTALL)
 
 
-def parse_strict(text: str, path: str | Path, first: int = 1, *, only: bool = False) -> Any:
+def parse_strict(
+    text: str, path: str | Path, first: int = 1, *, only: bool = False, as_written: bool = False
+) -> Any:
     """The value of JSON text that begins in line `first` of `path`; with `only` that line is all of it.
+
+    With `as_written`, what Python's `json.dumps` writes beyond JSON is read: NaN, infinity, halves of pairs.
 
     Raises `UserError` for text that is no JSON, a key that an object has twice, NaN and infinity, whole numbers of
     more than `MAX_DIGITS` digits, half of a surrogate pair, and what is nested deeper than `MAX_DEPTH`.
@@ -31,10 +37,10 @@ def parse_strict(text: str, path: str | Path, first: int = 1, *, only: bool = Fa
         return f"{path}:{first + text.count(chr(10), 0, max(0, place))}"
 
     try:
-        value = _DECODER.decode(text)
+        value = (_LENIENT if as_written else _DECODER).decode(text)
         if _nests_deeply(value):
             raise RecursionError
-        if _SURROGATE.search(text):
+        if not as_written and _SURROGATE.search(text):
             json.dumps(value, ensure_ascii=False).encode()
         return value
     except json.JSONDecodeError as error:
@@ -84,6 +90,9 @@ _DECODER = json.JSONDecoder(
 )
 
 
+_LENIENT = json.JSONDecoder(object_pairs_hook=distinct, parse_int=_integer)
+
+
 def _place_of(spelling: str, text: str) -> int:
     """Where a number stands; texts that spell it don't count."""
     return _QUOTED.sub(lambda quoted: " " * len(quoted[0]), text).find(spelling)
@@ -112,3 +121,14 @@ def _nests_deeply(value: Any) -> bool:
             if isinstance(inner, dict | list)
         ]
     return bool(level)
+
+
+def validated(data: Any, model: type[BaseModel], what: str, advice: str = "") -> dict[str, Any]:
+    """`data` as it is, if `model` takes it; else a `UserError` that begins with `what` and names the first fault."""
+    try:
+        model.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"{what}, {where!r:.80}: {first['msg']}{advice}") from None
+    return data

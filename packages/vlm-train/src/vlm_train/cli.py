@@ -188,6 +188,7 @@ def preview(args: argparse.Namespace) -> int:
     spec, document = load_spec(args.spec, args.set)
     from rich.console import Console
 
+    from vlm_core.atomic import write_file
     from vlm_train.preview import page, samples, terminal
     from vlm_train.section import train_section
 
@@ -196,10 +197,7 @@ def preview(args: argparse.Namespace) -> int:
     console = Console(highlight=False)
     for shown, spans in found:
         console.print(terminal(shown, spans, color=console.is_terminal and not console.no_color))
-    try:
-        Path(args.html).write_text(page(spec.name, found), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{args.html}: cannot write: {error.strerror or error}") from None
+    write_file(args.html, page(spec.name, found))
     say(f"page {args.html}")
     return 0
 

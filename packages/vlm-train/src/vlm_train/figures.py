@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from markupsafe import Markup
+
 from vlm_train.plot_fonts import drawing, in_one_line
 
 if TYPE_CHECKING:
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
 
 Points = list[tuple[float, float]]
 _POINTS = 800
+LARGEST = 1e30
+"""An axis has no place for more."""
 COLOURS = ("#2563a8", "#c2410c", "#15803d")
 
 
@@ -33,8 +37,8 @@ def points(records: Sequence[Mapping[str, Any]], key: str, before: Mapping[int, 
     found = []
     for m in records:
         value = m.get(key)
-        value = max(value.values()) if isinstance(value, dict) else value
-        if value is not None:
+        value = max(value.values(), default=None) if isinstance(value, dict) else value
+        if value is not None and abs(value) <= LARGEST:  # not NaN either
             found.append((before.get(m["stage"], 0) + m["step"], value))
     return found
 
@@ -57,8 +61,11 @@ def smooth(points: Points, share: float = 0.03) -> Points:
 
 def curve(
     title: str, unit: str, lines: Mapping[str, Points], stages: Mapping[str, int], *, log: bool = False
-) -> str:
-    """One panel as an `<svg>` element: every line by name, the first with its running mean, stages told apart."""
+) -> Markup:
+    """One panel as an `<svg>` element: every line by name, the first with its running mean, stages told apart.
+
+    matplotlib escapes its texts.
+    """
     with drawing(["sans-serif"], {"svg.hashsalt": title, "svg.fonttype": "none"}) as figure:
         figure.set_size_inches(5.4, 2.5)
         axes = figure.add_subplot()
@@ -87,13 +94,13 @@ def _draw_lines(axes: Any, lines: Mapping[str, Points]) -> None:
             axes.plot(*_columns(thin), "o-", color=colour, markersize=3, linewidth=1.2, label=label)
 
 
-def _svg(figure: Figure) -> str:
+def _svg(figure: Figure) -> Markup:
     """The element alone. Its text stays text, so a browser's fonts count, not matplotlib's."""
     text = io.StringIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(text, format="svg", metadata={"Date": None})
-    return text.getvalue()[text.getvalue().index("<svg") :]
+    return Markup(text.getvalue()[text.getvalue().index("<svg") :])
 
 
 def _columns(points: Points) -> tuple[list[float], list[float]]:

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from vlm_core import digests
 from vlm_core.assemble import build
+from vlm_core.atomic import write_file
 from vlm_core.model import VLM
 from vlm_core.rows import Row
 from vlm_core.spec import Spec
@@ -138,4 +139,4 @@ def check_data(spec: Spec, train: TrainConfig, workers: int, limit: int | None,
 def write_report(findings: Sequence[Findings], path: Path) -> None:
     """A JSON line for each row that would be left out."""
     lines = [json.dumps({"stage_name": f.name, **asdict(item)}) for f in findings for item in f.left_out]
-    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    write_file(path, "".join(line + "\n" for line in lines))

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from vlm_core.printable import printable
 from vlm_core.verbosity import errors_only
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class Lettering:
 
 def in_one_line(text: str, width: int = 40) -> str:
     """At most so many characters of a text for a browser to draw, as it stands."""
-    line = " ".join(text.split())
+    line = printable(" ".join(text.split()))
     return escaped(line if len(line) <= width else line[: width - 1] + "…")
 
 

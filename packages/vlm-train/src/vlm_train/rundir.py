@@ -15,11 +15,30 @@ from weakref import ReferenceType, ref
 
 from vlm_core.atomic import write_file
 from vlm_core.errors import UserError
+from vlm_core.files import read_text
+from vlm_core.json_text import parse_strict
 from vlm_core.spec import Spec
+from vlm_train import records
+from vlm_train.rundir_names import (
+    AVERAGE,
+    CHECKPOINTS,
+    ENVIRONMENT,
+    EVALS,
+    LEFT_OUT,
+    LOCK,
+    METRICS,
+    MODEL,
+    RESULTS,
+    SPEC,
+    VALIDATION,
+)
 
-SPEC, METRICS, CHECKPOINTS, MODEL = "spec.yaml", "metrics.jsonl", "checkpoints", "model"
-AVERAGE, VALIDATION, LEFT_OUT = "model-average", "validation.jsonl", "left_out.jsonl"
-ENVIRONMENT, LOCK, RESULTS, EVALS = "environment.json", ".lock", "results.md", "evals.jsonl"
+__all__ = [
+    "AVERAGE", "CHECKPOINTS", "ENVIRONMENT", "EVALS", "LEFT_OUT", "METRICS", "MODEL", "RESULTS", "SPEC", "VALIDATION",
+    "RunDir",
+]  # fmt: skip
+MAX_BYTES = 2**30
+"""Of a file of records; a million steps take a third of it."""
 log = logging.getLogger(__name__)
 
 
@@ -104,10 +123,34 @@ class RunDir:
         return self.records(METRICS)
 
     def records(self, name: str) -> list[dict[str, Any]]:
-        """Every whole line of a JSONL file of this folder, which may not be there yet."""
+        """Every whole line of a JSONL file of this folder, which may not be there yet.
+
+        A last line that a kill cut off is no record. Raises `UserError` with file and line for any other that is not
+        what a run writes.
+        """
+        text = self.text(name)
+        lines = (text or "").split("\n")
+        if not lines[-1].endswith("}"):
+            lines.pop()
+        found = []
+        for number, line in enumerate(lines, 1):
+            data = parse_strict(line, self.path / name, number, only=True, as_written=True)
+            found.append(records.line_of(name, data, f"{self.path / name}:{number}"))
+        return found
+
+    def text(self, name: str) -> str | None:
+        """A text file of this folder, None if it is not there; raises `UserError` if it can't be read."""
+        return read_text(path, MAX_BYTES) if (path := self.inside(name)) else None
+
+    def inside(self, name: str) -> Path | None:
+        """The path of a file of this folder, None if it is not there; a link that leaves the folder is refused."""
         path = self.path / name
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("}")]
+        if not os.path.lexists(path):
+            return None
+        root = os.path.realpath(self.path)
+        if os.path.commonpath([root, os.path.realpath(path)]) != root:
+            raise UserError(f"{path}: a symbolic link out of the run folder; put the file itself there")
+        return path
 
     def forget_after(self, stage: int, step: int) -> None:
         """Drop what was noted of steps that will be done again."""
@@ -118,8 +161,11 @@ class RunDir:
 
     def evaluation(self, name: str) -> dict[str, Any] | None:
         """A finished evaluation, by name."""
-        path = self.path / "evaluations" / f"{name}.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        file = f"evaluations/{name}.json"
+        if (text := self.text(file)) is None:
+            return None
+        where = self.path / file
+        return records.evaluation_of(parse_strict(text, where, as_written=True), str(where))
 
     def set_aside(self, name: str) -> Path:
         """Move an evaluation to `evaluations/outdated`, which results don't read; returns the path."""

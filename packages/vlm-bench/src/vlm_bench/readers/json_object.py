@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NoReturn
 
-from pydantic import BaseModel, ValidationError
-
 from vlm_core.errors import UserError, choices
 
 _SHOWN = 200
@@ -111,14 +109,3 @@ def as_row(value: Any, where: str) -> Row:
     if not isinstance(value, dict):
         raise UserError(f"{where}: expected a JSON object, got {value!r:.40}")
     return Row(where, value)
-
-
-def validated(data: dict[str, Any], model: type[BaseModel], what: str, advice: str = "") -> dict[str, Any]:
-    """`data` as it is, if `model` takes it; else a `UserError` that begins with `what` and names the first fault."""
-    try:
-        model.model_validate(data)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UserError(f"{what}, {where!r:.80}: {first['msg']}{advice}") from None
-    return data

@@ -9,8 +9,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt
 
 from vlm_bench.readers.files import read_json
-from vlm_bench.readers.json_object import validated
 from vlm_core.errors import UserError
+from vlm_core.json_text import validated
 
 ENDING = ".run.json"
 _ELSEWHERE = {
