@@ -14,13 +14,13 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri
 """The Content-Security-Policy of every page: no script, nothing fetched, images only inside of the page."""
 
 
-def render(package: str, name: str, **values: Any) -> str:
-    """The page that template `name` in the folder `pages` of a package makes of `values`; it extends `layout.html`.
+def render(package: str, template: str, /, **values: Any) -> str:
+    """The page that `template` in the folder `pages` of a package makes of `values`; it extends `layout.html`.
 
     Values are escaped, unless they are `markupsafe.Markup`, and control characters in them become visible escapes. A
     value that a template names and nobody gave is an error.
     """
-    return _environment(package).get_template(name).render(values, policy=POLICY)
+    return _environment(package).get_template(template).render(values, policy=POLICY)
 
 
 @cache
