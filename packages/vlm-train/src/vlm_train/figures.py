@@ -7,8 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from markupsafe import Markup
-
+from vlm_core.html import own_html
 from vlm_train.plot_fonts import drawing, in_one_line
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ def smooth(points: Points, share: float = 0.03) -> Points:
 
 def curve(
     title: str, unit: str, lines: Mapping[str, Points], stages: Mapping[str, int], *, log: bool = False
-) -> Markup:
+) -> str:
     """One panel as an `<svg>` element: every line by name, the first with its running mean, stages told apart.
 
     matplotlib escapes its texts.
@@ -94,13 +93,13 @@ def _draw_lines(axes: Any, lines: Mapping[str, Points]) -> None:
             axes.plot(*_columns(thin), "o-", color=colour, markersize=3, linewidth=1.2, label=label)
 
 
-def _svg(figure: Figure) -> Markup:
+def _svg(figure: Figure) -> str:
     """The element alone. Its text stays text, so a browser's fonts count, not matplotlib's."""
     text = io.StringIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(text, format="svg", metadata={"Date": None})
-    return Markup(text.getvalue()[text.getvalue().index("<svg") :])
+    return own_html(text.getvalue()[text.getvalue().index("<svg") :])
 
 
 def _columns(points: Points) -> tuple[list[float], list[float]]:

@@ -162,7 +162,7 @@ def terminal(shown: Shown, tokens: Sequence[Span], color: bool = True) -> Text:
         marks = ("«", "»") if target and not color else ("", "")
         text.append(marks[0])
         for span in run:
-            text.append(label(span), style=f"not bold {_STYLES[span.style]}")
+            text.append(label(span).replace("\n", "\n  "), style=f"not bold {_STYLES[span.style]}")
         text.append(marks[1])
     return text.append("\n")
 
