@@ -44,6 +44,8 @@ def write_file(path: str | Path, content: str | bytes) -> None:
     """
     path = Path(path)
     with write_errors(path):
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: cannot write: not a regular file; name another one")
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path)
         aside = _aside(path)

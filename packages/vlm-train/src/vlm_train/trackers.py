@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_core.errors import UserError
+from vlm_core.printable import printable
 
 Tell = Callable[[dict[str, float], int], None]
 
@@ -36,7 +37,7 @@ class Trackers:
     def __call__(self, file: str, record: dict[str, Any]) -> None:
         kind = Path(file).stem
         prefix = "" if kind == "metrics" else f"{kind}/"
-        values = {prefix + name: x for name, x in numbers(record).items()}
+        values = {printable(prefix + name): x for name, x in numbers(record).items()}
         for tell in self.tell:
             tell(values, self.starts[record["stage"]] + record["step"])
 
