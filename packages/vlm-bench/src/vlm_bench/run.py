@@ -57,10 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="about N questions of each benchmark, whole images at even distances",
     )
     parser.add_argument(
-        "--max-new-tokens",
-        type=count,
-        metavar="N",
-        help="longest answer (default: by the benchmark's protocol)",
+        "--max-new-tokens", type=count, metavar="N", help="longest answer (default: the benchmark's own)"
     )
     parser.add_argument(
         "--no-prefix-reuse",

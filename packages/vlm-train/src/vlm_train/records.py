@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 from pydantic import AllowInfNan, BaseModel, ConfigDict, Field
 
 from vlm_core.json_text import validated
-from vlm_train.rundir_names import EVALS, LEFT_OUT, METRICS, VALIDATION
 
 Count = Annotated[int, Field(ge=0, le=10**15)]
 Loss = Annotated[float, AllowInfNan(True)]
@@ -28,7 +27,9 @@ class _Place(_Record):
     step: Count
 
 
-class _Step(_Place):
+class Step(_Place):
+    """A line of `metrics.jsonl`."""
+
     loss: Loss | None
     skipped: Count
     grad_norm: Loss | None = None
@@ -50,7 +51,9 @@ class _Sample(_Record):
     thumbnail: str | None = None
 
 
-class _Validation(_Place):
+class Validation(_Place):
+    """A line of `validation.jsonl`."""
+
     loss: Loss | None
     average_loss: Loss | None = None
     samples: list[_Sample] = []
@@ -66,12 +69,16 @@ class _Benchmark(_Record):
     protocol: str = ""
 
 
-class _Evals(_Place):
+class Evals(_Place):
+    """A line of `evals.jsonl`."""
+
     weights: str
     benchmarks: dict[str, _Benchmark]
 
 
-class _LeftOut(_Record):
+class LeftOut(_Record):
+    """A line of `left_out.jsonl`."""
+
     stage: Count
     step: Count
     row: Count
@@ -96,7 +103,9 @@ class _Answer(_Record):
     truth: str
 
 
-class _Evaluation(_Record):
+class Evaluation(_Record):
+    """A file of `evaluations/`."""
+
     questions: Count
     accuracy: dict[str, float]
     overlap: _Overlap | None = None
@@ -114,32 +123,13 @@ class _Train(_Record):
     stages: Annotated[list[_Stage], Field(min_length=1)]
 
 
-class _Spec(_Record):
+class Spec(_Record):
     """What the page about a run uses of its spec."""
 
     name: str | None = None
     train: _Train
 
 
-_LINES: dict[str, type[BaseModel]] = {
-    METRICS: _Step, VALIDATION: _Validation, EVALS: _Evals, LEFT_OUT: _LeftOut,
-}  # fmt: skip
-
-
-def line_of(name: str, data: Any, where: str) -> dict[str, Any]:
-    """A line of file `name`; raises `UserError` with `where` for a wrong one."""
-    return _checked(data, _LINES[name], where)
-
-
-def evaluation_of(data: Any, where: str) -> dict[str, Any]:
-    """An evaluation."""
-    return _checked(data, _Evaluation, where)
-
-
-def spec_of(data: Any, where: str) -> dict[str, Any]:
-    """The spec of a run."""
-    return _checked(data, _Spec, where)
-
-
-def _checked(data: Any, model: type[BaseModel], where: str) -> dict[str, Any]:
+def checked(data: Any, model: type[BaseModel], where: str) -> dict[str, Any]:
+    """`data` as it is; raises `UserError` with `where`, a file or a line of it, for what `model` does not take."""
     return validated(data, model, f"{where}: not what vlm-train writes")

@@ -54,7 +54,8 @@ def write(path: Path, out: Path | None = None) -> Path:
 def page(run: RunDir) -> str:
     """The whole page as text; raises `UserError` for a file of the folder that is not what a run writes."""
     text = run.text(SPEC) or ""
-    spec = records.spec_of(yaml_loader.parse(text, str(run.path / SPEC)).data, str(run.path / SPEC))
+    where = str(run.path / SPEC)
+    spec = records.checked(yaml_loader.parse(text, where).data, records.Spec, where)
     metrics, validation, evals = run.metrics(), run.records(VALIDATION), run.records(EVALS)
     parts = {
         "Results": _results(run, spec),

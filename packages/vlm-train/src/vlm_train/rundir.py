@@ -13,30 +13,21 @@ from pathlib import Path
 from typing import Any
 from weakref import ReferenceType, ref
 
+from pydantic import BaseModel
+
 from vlm_core.atomic import write_file
 from vlm_core.errors import UserError
 from vlm_core.files import read_text
 from vlm_core.json_text import parse_strict
 from vlm_core.spec import Spec
 from vlm_train import records
-from vlm_train.rundir_names import (
-    AVERAGE,
-    CHECKPOINTS,
-    ENVIRONMENT,
-    EVALS,
-    LEFT_OUT,
-    LOCK,
-    METRICS,
-    MODEL,
-    RESULTS,
-    SPEC,
-    VALIDATION,
-)
 
-__all__ = [
-    "AVERAGE", "CHECKPOINTS", "ENVIRONMENT", "EVALS", "LEFT_OUT", "METRICS", "MODEL", "RESULTS", "SPEC", "VALIDATION",
-    "RunDir",
-]  # fmt: skip
+SPEC, METRICS, CHECKPOINTS, MODEL = "spec.yaml", "metrics.jsonl", "checkpoints", "model"
+AVERAGE, VALIDATION, LEFT_OUT = "model-average", "validation.jsonl", "left_out.jsonl"
+ENVIRONMENT, LOCK, RESULTS, EVALS = "environment.json", ".lock", "results.md", "evals.jsonl"
+_LINES: dict[str, type[BaseModel]] = {
+    METRICS: records.Step, VALIDATION: records.Validation, EVALS: records.Evals, LEFT_OUT: records.LeftOut,
+}  # fmt: skip
 MAX_BYTES = 2**30
 """Of a file of records; a million steps take a third of it."""
 log = logging.getLogger(__name__)
@@ -135,7 +126,7 @@ class RunDir:
         found = []
         for number, line in enumerate(lines, 1):
             data = parse_strict(line, self.path / name, number, only=True, as_written=True)
-            found.append(records.line_of(name, data, f"{self.path / name}:{number}"))
+            found.append(records.checked(data, _LINES[name], f"{self.path / name}:{number}"))
         return found
 
     def text(self, name: str) -> str | None:
@@ -165,7 +156,7 @@ class RunDir:
         if (text := self.text(file)) is None:
             return None
         where = self.path / file
-        return records.evaluation_of(parse_strict(text, where, as_written=True), str(where))
+        return records.checked(parse_strict(text, where, as_written=True), records.Evaluation, str(where))
 
     def set_aside(self, name: str) -> Path:
         """Move an evaluation to `evaluations/outdated`, which results don't read; returns the path."""

@@ -32,7 +32,12 @@ class ScienceQA(Benchmark):
         super().__init__(
             "llava-1.5/scienceqa-img",
             (
-                Question(key, q.prompt, q.image and images.path(q.image, f"{path}: {key}"), q.choices)
+                Question(
+                    key,
+                    q.prompt,
+                    None if q.image is None else images.path(q.image, f"{path}: {key}"),
+                    q.choices,
+                )
                 for key, q in self.asked.items()
             ),
             files={file.name: file for file in (path, *others)},

@@ -32,7 +32,7 @@ _CHUNK = 2**20
 class _Bounded(io.RawIOBase):
     """Reads from `file` and raises `UserError` beyond `MAX_BYTES`: a few packed kilobytes can unpack to any size."""
 
-    def __init__(self, file: BufferedIOBase, path: Path) -> None:
+    def __init__(self, file: Any, path: Path) -> None:
         self.file, self.path, self.total = file, path, 0
 
     def readable(self) -> bool:
