@@ -35,7 +35,7 @@ def test_errors_logs_and_warnings_of_a_command(capfd):
     def command(args):
         logging.getLogger("some.library").warning("%s of %d", HOSTILE, 3)
         logging.getLogger("some.library").warning(f"quoted\n{HOSTILE.replace(chr(10), '')}")
-        print(warnings.formatwarning(HOSTILE, UserWarning, "x.py", 1), end="")
+        sys.stderr.write(warnings.formatwarning(HOSTILE, UserWarning, "x.py", 1))
         say(HOSTILE, "second")
         raise {"user": UserError, "bug": RuntimeError}[args.kind](HOSTILE)
 
