@@ -20,7 +20,7 @@ def render(package: str, template: str, /, **values: Any) -> str:
     Values are escaped, unless they come from `own_html`, and control characters in them become visible escapes. A
     value that a template names and nobody gave is an error.
     """
-    return _environment(package).get_template(template).render(values, policy=POLICY)
+    return _environment(package).get_template(template).render(values, policy=own_html(POLICY))
 
 
 def own_html(text: str) -> str:

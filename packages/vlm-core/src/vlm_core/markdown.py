@@ -8,13 +8,14 @@ from collections.abc import Iterable
 from vlm_core.printable import printable
 
 _ACTIVE = re.compile(r"[\\`*<\[\]|~$]|&(?=#?\w+;)|(?<!\w)_|_(?!\w)|!(?=\[)")
+_BREAK = re.compile(r"\s*[^\S ]\s*")
 _LINK = re.compile(r"(?i):(?=//)|(?<=\bwww)\.|(?<=mailto):|(?<=xmpp):")
 _START = re.compile(r"^(>|#{1,6}(?=\s|$)|[-+=](?=[-+=\s]|$)|\d{1,9}[.)](?=\s|$))")
 
 
 def text(content: object) -> str:
     """Any text in one line, so that it reads as it stands; a list item or a paragraph may begin with it."""
-    line = printable(" ".join(str(content).split()))
+    line = printable(_BREAK.sub(" ", str(content)).strip())
     line = _LINK.sub(r"\\\g<0>", _ACTIVE.sub(r"\\\g<0>", line))
     return _START.sub(lambda found: f"{found[0][:-1]}\\{found[0][-1]}", line)
 
