@@ -8,7 +8,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from test_look import call
 
-from hostile import FRAGMENTS, HOSTILE, TEXTS, elements, is_inert, tags
+from hostile import FRAGMENTS, HOSTILE, IN_NAMES, TEXTS, elements, is_inert, tags
 from vlm_core.errors import UserError
 from vlm_core.html import own_html
 from vlm_train import figures, preview, report, results
@@ -192,3 +192,27 @@ def test_hostile_rows_on_the_terminal(run_spec, monkeypatch, capsys, tmp_path):
         assert is_inert(said.out)
         assert is_inert(said.err)
     tags((tmp_path / "p.html").read_text())
+
+
+def test_a_run_on_hostile_rows(run_spec, monkeypatch, capfd, tmp_path):
+    """Ids, answers and categories go through training, evaluation, results, logs and the page."""
+    good = [{"type": "llava", "path": str(tmp_path / "good.json")}]
+    asked = {"data": good, "batch_size": 7, "max_new_tokens": 3, "samples": 4}
+    measured = {"evaluation": asked, "validation": {"data": good, "every": 6, "rows": 3}}
+    path = run_spec(on_bad_sample="skip", bad_sample_budget=18, **measured)
+    data = tmp_path / "data.json"
+    rows = json.loads(data.read_text())
+    for number, row in enumerate(rows):
+        row |= {"id": f"{IN_NAMES}{number}", "category": f"{IN_NAMES}{number % 2}"}
+        row["conversations"][-1]["value"] = f"{IN_NAMES}"
+    (tmp_path / "good.json").write_text(json.dumps(rows))
+    rows[4] = {**rows[4], "image": f"{IN_NAMES}.png"}
+    data.write_text(json.dumps(rows))
+    monkeypatch.setenv("COLUMNS", "2000")
+    code, said = call(monkeypatch, capfd, "run", path)
+    assert code == 0, said.err
+    assert is_inert(said.out)
+    assert is_inert(said.err)
+    run = RunDir(tmp_path / "run")
+    assert is_inert((run.path / "results.md").read_text())
+    tags(report.page(run))
