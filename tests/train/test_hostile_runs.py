@@ -61,7 +61,7 @@ def folder_of(path, text):
     return run
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=TEXTS)
 def test_any_text_is_text_in_the_page_about_a_run(tmp_path, text):
     with pytest.MonkeyPatch.context() as patched:
@@ -93,7 +93,7 @@ def test_any_text_is_text_in_a_preview(text):
     assert tags(page(text)) == tags(page("t"))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=TEXTS)
 def test_any_text_is_text_in_the_table_of_results(tmp_path, text):
     run = folder_of(tmp_path / "run", text)

@@ -103,7 +103,7 @@ def _from_cache(path: Path, facts: dict[str, object], what: str, load: Callable[
 
 @cache
 def _warn_once(text: str) -> None:
-    log.warning(text)
+    log.warning("%s", text)
 
 
 def shared(table: np.ndarray) -> Path | np.ndarray:

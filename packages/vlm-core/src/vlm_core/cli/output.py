@@ -31,13 +31,13 @@ def inert(text: object, style: str = "") -> Text:
 def printable_records() -> Iterator[None]:
     """Inside, every log record and warning is printable: those of libraries, too, which quote what they read.
 
-    A record's own text keeps its line feeds; its arguments become one line each, and so does a warning.
+    Further lines of a record's own text are indented; its arguments become one line each, and so does a warning.
     """
     make, form = logging.getLogRecordFactory(), warnings.formatwarning
 
     def record(*args: Any, **kwargs: Any) -> logging.LogRecord:
         made = make(*args, **kwargs)
-        made.msg = printable(made.msg, lines=True)
+        made.msg = printable(made.msg, lines=True).replace("\n", "\n  ")
         made.args = _arguments(made.args)
         return made
 
