@@ -188,7 +188,7 @@ def test_a_file_that_is_not_there(tmp_path: Path, capsys: Out) -> None:
 def test_a_report_that_cannot_be_written(data: Path, tmp_path: Path, capsys: Out) -> None:
     (tmp_path / "file").write_text("")
     flags = ["score", "gqa", "--data", data, "--answers", answers(tmp_path, GQA)]
-    assert "cannot write this file" in refused(capsys, *flags, "--save", tmp_path / "file" / "report.json")
+    assert "report.json: cannot write" in refused(capsys, *flags, "--save", tmp_path / "file" / "report.json")
 
 
 def test_options_that_do_not_exist(data: Path) -> None:

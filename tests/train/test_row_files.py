@@ -18,10 +18,10 @@ from shards import turns
 from torch.utils.data import DataLoader
 
 from vlm_core.errors import UserError
+from vlm_core.image_folder import ImageFolder
 from vlm_train import jsonscan, rowindex
 from vlm_train.jsonscan import line_rows, list_rows
 from vlm_train.llava import LlavaConfig
-from vlm_train.llava_row import ImageFolder
 from vlm_train.rowfile import LlavaRows
 
 VALUES = st.recursive(

@@ -11,6 +11,7 @@ from vlm_bench import run as run_command
 from vlm_bench import score as score_command
 from vlm_bench.options import add_options, config_of
 from vlm_core.cli.common import Parser, add_debug, local_path, run
+from vlm_core.cli.output import say
 from vlm_core.config import BenchmarkConfig
 from vlm_core.errors import UserError
 from vlm_core.registry import installed
@@ -130,9 +131,8 @@ def submit(args: argparse.Namespace) -> int:
     for name, content in files.items():
         write_file(args.out / name, content)
     partial = "" if len(said) == len(benchmark.questions) else "  PARTIAL"
-    print(f"{len(said)} of {len(benchmark.questions)} answers in {', '.join(files)}{partial}")
-    for text in benchmark.submission_notes:
-        print(text)
+    say(f"{len(said)} of {len(benchmark.questions)} answers in {', '.join(files)}{partial}")
+    say(*benchmark.submission_notes)
     return 0
 
 
@@ -156,11 +156,10 @@ def judge(args: argparse.Namespace) -> int:
     name, runs = args.judge_model, args.runs
     ask = openai_judge(name, args.base_url)
     done = grade(benchmark.truths, said, ask, path, examples=examples, runs=runs, name=name)
-    print(
-        f"{done.graded} grades by {args.judge_model}, {done.kept} kept, {len(done.failed)} failed (unscored)"
+    say(
+        f"{done.graded} grades by {args.judge_model}, {done.kept} kept, {len(done.failed)} failed (unscored)",
+        *(f"  {key}: {why}" for key, why in list(done.failed.items())[:5]),
     )
-    for key, why in list(done.failed.items())[:5]:
-        print(f"  {key}: {why}")
     return int(bool(done.failed))
 
 
@@ -185,8 +184,8 @@ def _say_passed_over(models: Sequence[Results]) -> None:
 
     for model in models:
         if files := model.passed_over:
-            lines = "".join(f"\n  {text}" for text in listed(files))
-            print(f"{model.folder}: skipped {len(files)} files that are no reports:{lines}", file=sys.stderr)
+            lines = (f"  {text}" for text in listed(files))
+            say(f"{model.folder}: skipped {len(files)} files that are no reports:", *lines, file=sys.stderr)
 
 
 def diff(args: argparse.Namespace) -> int:
@@ -200,10 +199,10 @@ def diff(args: argparse.Namespace) -> int:
         sides = collect(args.first), collect(args.second)
         _say_passed_over(sides)
         folders = compare_folders(*sides, allow_partial=args.allow_partial)
-        print(to_json(folders) if args.json else "\n".join(folder_lines(folders)))
+        say(*(to_json(folders).split("\n") if args.json else folder_lines(folders)))
         return 0
     found = compare(args.first, args.second, allow_partial=args.allow_partial)
-    print(to_json(found) if args.json else "\n".join(lines(found)))
+    say(*(to_json(found).split("\n") if args.json else lines(found)))
     return 0
 
 
@@ -212,7 +211,7 @@ def verify_llava(args: argparse.Namespace) -> int:
     from vlm_bench.verify import line, verify
 
     checks = verify(args.folder)
-    print("\n".join(map(line, checks)))
+    say(*map(line, checks))
     return int(any(check.ours is not None and not check.agrees for check in checks))
 
 

@@ -92,8 +92,8 @@ def collect(folder: Path) -> Results:
     entries = [*reports, *unscored]
     if not entries:
         raise UserError(
-            f"{folder}: {len(paths)} JSON files, but no report; `vlm-bench score … --save FILE` writes one"
-            + "".join(f"\n  {text}" for text in listed(other))
+            f"{folder}: {len(paths)} JSON files, but no report; `vlm-bench score … --save FILE` writes one",
+            *(f"  {text}" for text in listed(other)),
         )
     return Results(_name(folder, entries), folder, tuple(sorted(entries, key=_place)), tuple(other))
 

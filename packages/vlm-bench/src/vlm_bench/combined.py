@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +9,8 @@ from vlm_bench.collect import Entry, Results
 from vlm_bench.published import ROWS, TITLES
 from vlm_bench.report import facts
 from vlm_bench.saved_reports import SCHEMA
+from vlm_core.markdown import table, text
+from vlm_core.printable import json_text
 
 NOTHING = "–"
 LEGEND = {
@@ -59,24 +60,25 @@ def about(entry: Entry) -> list[str]:
 def to_markdown(models: Sequence[Results]) -> str:
     """Table, marks, and what must stand beside each figure."""
     titles = columns(models)
-    head = ["| |" + "".join(f" {title} |" for title in titles.values()), "|---|" + "---:|" * len(titles)]
-    rows = [_line(f"**{model.name}**", own_row(model, [*titles])) for model in models]
+    head = table([["", *titles.values()]], right=1)
+    rows = [_line(f"**{text(model.name)}**", own_row(model, [*titles])) for model in models]
     rows += [_line(name, cells) for name, cells in published_rows([*titles]).items()]
     lines = [*head, *rows, "", "Published figures: Table 1 of VL-Mamba (arXiv 2403.13600).", *legend(models)]
     for model in models:
         for entry in model.entries:
             title = f"{model.name}: {titles[entry.benchmark]}"
-            lines += ["", f"### {title}", "", *(f"- {line}" for line in about(entry))]
+            lines += ["", f"### {text(title)}", "", *(f"- {text(line)}" for line in about(entry))]
     return "\n".join(lines) + "\n"
 
 
 def _line(name: str, cells: Sequence[str]) -> str:
+    """A row whose cells are Markdown."""
     return f"| {name} | {' | '.join(cells)} |"
 
 
 def to_json(models: Sequence[Results]) -> str:
     """For machines: every report without what only `diff` and the page need."""
-    return json.dumps(
+    return json_text(
         {
             "schema": SCHEMA,
             "columns": columns(models),
@@ -91,8 +93,7 @@ def to_json(models: Sequence[Results]) -> str:
             ],
             "published": {model: dict(zip(TITLES, row, strict=True)) for model, row in ROWS.items()},
         },
-        indent=2,
-        ensure_ascii=False,
+        2,
     )
 
 
@@ -108,27 +109,29 @@ def _plain(entry: Entry) -> dict[str, Any]:
 def show(models: Sequence[Results]) -> None:
     """Print the table for people, and what stands beside each figure."""
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
+    from vlm_core.cli.output import inert
+
     titles = columns(models)
-    table = Table("", box=None, padding=(0, 0, 0, 2), pad_edge=False)
+    shown = Table("", box=None, padding=(0, 0, 0, 2), pad_edge=False)
     for title in titles.values():
-        table.add_column(title, justify="right", min_width=6)
-    for column in table.columns:
+        shown.add_column(inert(title), justify="right", min_width=6)
+    for column in shown.columns:
         column.no_wrap = True  # a figure that is cut is no figure: a narrow terminal breaks the line
     for model in models:
-        table.add_row(escape(model.name), *own_row(model, [*titles]), style="bold")
-    table.add_row()
+        shown.add_row(inert(model.name), *own_row(model, [*titles]), style="bold")
+    shown.add_row()
     for name, cells in published_rows([*titles]).items():
-        table.add_row(name, *cells)
+        shown.add_row(name, *cells)
     console = Console(soft_wrap=True, highlight=False)
-    table.width = console.measure(table, options=console.options.update(max_width=1000)).maximum
-    console.print(table)
+    shown.width = console.measure(shown, options=console.options.update(max_width=1000)).maximum
+    console.print(shown)
     for line in legend(models):
         console.print(line)
     for model in models:
         for entry in model.entries:
-            console.print(f"\n[bold]{escape(model.name)}: {escape(titles[entry.benchmark])}[/bold]")
+            console.print()
+            console.print(inert(f"{model.name}: {titles[entry.benchmark]}", "bold"))
             for line in about(entry):
-                console.print(escape(line))
+                console.print(inert(line))

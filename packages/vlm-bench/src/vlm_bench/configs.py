@@ -9,6 +9,7 @@ from pydantic import Field
 
 from vlm_core.benchmark import Benchmark
 from vlm_core.config import BenchmarkConfig
+from vlm_core.image_folder import ImageFolder
 from vlm_core.paths import LocalFile
 
 File = LocalFile
@@ -56,11 +57,23 @@ class LayoutConfig(BenchmarkConfig):
         return [self.file("questions"), *([self.file("labels")] if "labels" in self.layout else [])]
 
 
+class ImagesConfig(LayoutConfig):
+    """A benchmark whose images are files: whatever a question file calls them, they lie in their folder."""
+
+    symlinks: bool = Field(
+        default=False, description="allow images that links lead to outside of their folder"
+    )
+
+    def image_folder(self, name: str = "images", variant: str = "") -> ImageFolder:
+        """The folder of the images, which field `name` gives; every reader finds them through it."""
+        return ImageFolder(str(self.file(name, variant)), self.symlinks, "--symlinks")
+
+
 def _file(description: str) -> File | None:
     return Field(default=None, description=description)
 
 
-class VQAv2Config(LayoutConfig):
+class VQAv2Config(ImagesConfig):
     """VQA-v2: test-dev, which is scored on a server, or val, which is scored here"""
 
     layout: ClassVar = {
@@ -91,7 +104,7 @@ class VQAv2Config(LayoutConfig):
         return build(self)
 
 
-class GQAConfig(LayoutConfig):
+class GQAConfig(ImagesConfig):
     """GQA: the balanced test-dev questions"""
 
     layout: ClassVar = {
@@ -113,7 +126,7 @@ class GQAConfig(LayoutConfig):
         return build(self)
 
 
-class ScienceQAConfig(LayoutConfig):
+class ScienceQAConfig(ImagesConfig):
     """ScienceQA test set; papers print the IMG subset"""
 
     layout: ClassVar = {
@@ -138,7 +151,7 @@ class ScienceQAConfig(LayoutConfig):
         return build(self)
 
 
-class TextVQAConfig(LayoutConfig):
+class TextVQAConfig(ImagesConfig):
     """TextVQA: the validation set, with OCR tokens in the prompt unless told otherwise"""
 
     layout: ClassVar = {
@@ -168,7 +181,7 @@ class TextVQAConfig(LayoutConfig):
         return build(self)
 
 
-class PopeConfig(LayoutConfig):
+class PopeConfig(ImagesConfig):
     """POPE: object hallucination, yes/no questions"""
 
     layout: ClassVar = {
@@ -196,7 +209,7 @@ class PopeConfig(LayoutConfig):
         return build(self)
 
 
-class MMEConfig(LayoutConfig):
+class MMEConfig(ImagesConfig):
     """MME: perception, as papers print it, and cognition"""
 
     layout: ClassVar = {
@@ -242,7 +255,7 @@ class MMBenchConfig(LayoutConfig):
         return build(self)
 
 
-class MMVetConfig(LayoutConfig):
+class MMVetConfig(ImagesConfig):
     """MM-Vet: open answers, graded by a judge; scored from a grade file"""
 
     layout: ClassVar = {

@@ -67,7 +67,7 @@ def compare(first: Path, second: Path, *, allow_partial: bool = False, seed: int
     other = [key for key in both if a["content"][key] != b["content"][key]]
     common = [key for key in both if a["content"][key] == b["content"][key]]
     if not common or ((alone or other) and not allow_partial):
-        raise UserError(_unequal(a, b, other, len(common)))
+        raise UserError(*_unequal(a, b, other, len(common)))
     left, right = ({key: r["units"][key] for key in common} for r in (a, b))
     return _difference(a, left, right, seed, len(alone) + len(other))
 
@@ -85,7 +85,7 @@ def _report(path: Path) -> dict[str, Any]:
     return report
 
 
-def _unequal(a: Mapping[str, Any], b: Mapping[str, Any], other: Sequence[str], common: int) -> str:
+def _unequal(a: Mapping[str, Any], b: Mapping[str, Any], other: Sequence[str], common: int) -> list[str]:
     """Which units are not in both reports, or are there with other questions."""
     alone = [sorted(one["units"].keys() - rest["units"].keys()) for one, rest in ((a, b), (b, a))]
     parts = {
@@ -93,12 +93,11 @@ def _unequal(a: Mapping[str, Any], b: Mapping[str, Any], other: Sequence[str], c
         "only in the second": alone[1],
         "in both with other questions, images or right answers": other,
     }
-    named = [f"\n  {what}: {len(keys)}, first {keys[0]}" for what, keys in parts.items() if keys]
-    return (
+    return [
         f"{sum(map(len, alone))} units are in one report only, {common} in both"
-        + ("; --allow-partial compares those" if common else "")
-        + "".join(named)
-    )
+        + ("; --allow-partial compares those" if common else ""),
+        *(f"  {what}: {len(keys)}, first {keys[0]}" for what, keys in parts.items() if keys),
+    ]
 
 
 def _same_measure(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vlm_bench.pictures import digest_of
 from vlm_core.benchmark import Benchmark, EncodedImage, Question, Verdict
 
 SHOWN = 6
@@ -44,7 +45,10 @@ def _example(question: Question, text: str, verdict: Verdict) -> dict[str, Any]:
 
 
 def _image(image: Path | EncodedImage | None) -> dict[str, str]:
-    """An image in a data file goes along; an image file is named, and read when the page is made."""
+    """An image in a data file goes along; an image file is named with its digest, and read when the page is made."""
     if image is None or (isinstance(image, EncodedImage) and image.missing):
         return {}
-    return {"image": str(image.absolute())} if isinstance(image, Path) else {"image_base64": image.text}
+    if isinstance(image, EncodedImage):
+        return {"image_base64": image.text}
+    digest = {"image_sha256": digest_of(image)} if image.is_file() else {}
+    return {"image": str(image.absolute()), **digest}

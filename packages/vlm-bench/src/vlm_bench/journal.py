@@ -17,8 +17,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
-from vlm_bench.readers.files import read_json, read_jsonl
+from vlm_bench.readers.files import read_jsonl
 from vlm_bench.readers.json_object import Row, as_row
+from vlm_bench.readers.run import read_account
 from vlm_core.asking import Said
 from vlm_core.atomic import write_errors, write_file
 from vlm_core.benchmark import Question
@@ -60,17 +61,17 @@ class Journal:
                 )
             return {}
         try:
-            earlier = as_row(read_json(self.account), str(self.account)).data
+            earlier = read_account(self.account)
         except UserError as error:
             raise UserError(
-                f"{error}\nit says whose the answers beside it are: name another --out, or remove these files"
+                *error.lines,
+                "it says whose the answers beside it are: name another --out, or remove these files",
             ) from None
         if other := [key for key in BOUND if earlier.get(key) != facts[key]]:
-            lines = [
-                f"\n  {key}: {_short(earlier.get(key))} before, {_short(facts[key])} now" for key in other
-            ]
             raise UserError(
-                f"{self.account}: holds answers of a different run:{''.join(lines)}\nname another --out, or remove it"
+                f"{self.account}: holds answers of a different run:",
+                *(f"  {key}: {_short(earlier.get(key))} before, {_short(facts[key])} now" for key in other),
+                "name another --out, or remove it",
             )
         return earlier
 
@@ -138,6 +139,8 @@ class Journal:
     def part(self, rank: int) -> Iterator[Callable[[str], None]]:
         """What appends a line to this process's file; a file that another process writes is refused."""
         path = self.folder / f"{self.name}.part-{rank}.jsonl"
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: no regular file; remove it, or name another --out")
         with write_errors(path):
             file = path.open("ab", buffering=0)
 

@@ -127,8 +127,8 @@ def _give_up(outcome: Outcome, have: int, path: Path) -> None:
         last = list(outcome.failed.values())[-1]
         where = f" in {path}" if have + outcome.graded else ""
         raise UserError(
-            f"the judge did not reply to {OUTAGES} answers in a row: {last}\n{outcome.graded} graded now, {have} kept"
-            f"{where}; rerun the same command to resume from there"
+            f"the judge did not reply to {OUTAGES} answers in a row: {last}",
+            f"{outcome.graded} graded now, {have} kept{where}; rerun the same command to resume from there",
         )
 
 
@@ -175,11 +175,14 @@ def _known(path: Path, made_of: Mapping[str, Mapping[str, str]]) -> dict[str, An
         return {}
     try:
         read_grades(path)
+        rows = json_object(path)
+        for row in rows.values():
+            row.items("content", what="a list, one entry a run")
     except UserError as error:
         raise UserError(
-            f"{error}\nrestore it from a copy, or remove it to have all answers graded again"
+            *error.lines, "restore it from a copy, or remove it to have all answers graded again"
         ) from None
-    grades = {key: row.data for key, row in json_object(path).items()}
+    grades = {key: row.data for key, row in rows.items()}
     for name, what in _OTHER.items():
         other = [
             key

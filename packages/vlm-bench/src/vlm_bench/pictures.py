@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,9 +11,32 @@ from typing import Any
 
 from vlm_core.benchmark import EncodedImage
 from vlm_core.errors import BadSample, UserError
+from vlm_core.files import read_file
 
 SIDE = 320
 """Pixels of the longer side; a JPEG of it has 10 to 30 kB."""
+
+
+def digest_of(path: Path) -> str:
+    """sha256 of an image file, or why it can't be read."""
+    try:
+        return hashlib.sha256(read_file(path)).hexdigest()
+    except BadSample as error:
+        return error.reason
+
+
+def checked(example: Mapping[str, Any]) -> tuple[str, str]:
+    """As `embed`, of an example in a saved report, which may be anybody's.
+
+    An image file is shown only if the report has its digest: no report can make a page show another file.
+    """
+    path = Path(example.get("image") or "")
+    if path.name and path.is_file() and digest_of(path) != example.get("image_sha256"):
+        return (
+            "",
+            f"{'/'.join(path.parts[-2:])} is not the file that was scored, or the report is older; score again",
+        )
+    return embed(example)
 
 
 def embed(example: Mapping[str, Any]) -> tuple[str, str]:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vlm_core.cli.common import duration
+from vlm_core.printable import printable
 
 _SECONDS_A_LINE = 10.0
 
@@ -21,13 +22,18 @@ class Asked:
         self, name: str, total: int, done: int, *, quiet: bool = False, every: float = _SECONDS_A_LINE
     ) -> None:
         self.every = every
-        self.name, self.total, self.first, self.done, self.quiet = name, total, done, done, quiet
+        self.name, self.total, self.first, self.done, self.quiet = printable(name), total, done, done, quiet
         self.started = self.printed = time.monotonic()
         console = Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("left"))
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("left"),
+        )
         shown = console.is_terminal and not quiet
         self.bar = Progress(*columns, TimeRemainingColumn(), console=console) if shown else None
-        self.task = self.bar.add_task(name, total=total, completed=done) if self.bar else None
+        self.task = self.bar.add_task(self.name, total=total, completed=done) if self.bar else None
 
     def __enter__(self) -> Asked:
         if self.bar:

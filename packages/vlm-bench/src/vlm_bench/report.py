@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,8 +10,10 @@ from typing import Any
 
 from vlm_bench.published import published
 from vlm_bench.saved_reports import SCHEMA
+from vlm_core import markdown
 from vlm_core.atomic import write_file
 from vlm_core.benchmark import Headline, Points, Score
+from vlm_core.printable import json_text
 
 _HASH = re.compile("[0-9a-f]{64}")
 
@@ -91,12 +92,12 @@ class Report:
 
 def to_json(report: Report) -> str:
     """The report as indented JSON."""
-    return json.dumps(report.as_dict(), indent=2, ensure_ascii=False)
+    return json_text(report.as_dict(), 2)
 
 
 def save(report: Report, path: Path) -> None:
     """Write all of it, so that it can be shown beside others and compared with them."""
-    write_file(path, json.dumps(report.as_dict(units=True), ensure_ascii=False))
+    write_file(path, json_text(report.as_dict(units=True)))
 
 
 def figure(value: float | int) -> str:
@@ -143,14 +144,13 @@ def plain(value: Any) -> str:
 def to_markdown(report: Report) -> str:
     """A table and what must stand beside it."""
     columns = _columns(report)
+    rows = ([name, *_cells(row, columns)] for name, row in report.score.rows.items())
     lines = [
-        f"### {report.protocol}",
+        f"### {markdown.text(report.protocol)}",
         "",
-        f"| | {' | '.join(columns)} |",
-        f"|---|{'---:|' * len(columns)}",
-        *(f"| {name} | {' | '.join(_cells(row, columns))} |" for name, row in report.score.rows.items()),
+        *markdown.table([["", *columns], *rows], right=1),
         "",
-        *(f"- {line}" for line in facts(report.as_dict())),
+        *(f"- {markdown.text(line)}" for line in facts(report.as_dict())),
     ]
     return "\n".join(lines)
 
@@ -158,19 +158,20 @@ def to_markdown(report: Report) -> str:
 def show(report: Report) -> None:
     """Print the report for people."""
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+
+    from vlm_core.cli.output import inert
 
     console = Console(soft_wrap=True, highlight=False)
     columns = _columns(report)
-    table = Table("", *columns, title=escape(report.protocol), title_justify="left")
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = Table("", title=inert(report.protocol, "table.title"), title_justify="left")
+    for column in columns:
+        table.add_column(inert(column), justify="right")
     for name, row in report.score.rows.items():
-        table.add_row(escape(name), *_cells(row, columns))
+        table.add_row(inert(name), *_cells(row, columns))
     console.print(table)
     for line in facts(report.as_dict()):
-        console.print(escape(line))
+        console.print(inert(line))
 
 
 def _columns(report: Report) -> list[str]:

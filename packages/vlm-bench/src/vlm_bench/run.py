@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
+from vlm_core.cli import output
 from vlm_core.cli.common import DTYPES, add_trust, local_path
 from vlm_core.errors import UserError
 
@@ -60,10 +62,7 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="about N questions of each benchmark, whole images at even distances",
     )
     parser.add_argument(
-        "--max-new-tokens",
-        type=count,
-        metavar="N",
-        help="longest answer (default: by the benchmark's protocol)",
+        "--max-new-tokens", type=count, metavar="N", help="longest answer (default: the benchmark's own)"
     )
     parser.add_argument(
         "--no-prefix-reuse",
@@ -94,8 +93,7 @@ def run(args: argparse.Namespace) -> int:
     )
     ranks = join_ranks(args.device)
 
-    def say(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)  # noqa: T201, a command line
+    say = partial(output.say, file=sys.stderr)
 
     for name, reason in absent.items() if ranks.main else ():
         say(f"left out: {name}: {reason}")

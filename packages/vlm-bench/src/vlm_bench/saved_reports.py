@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, FiniteFloat, NonNegativeInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 
 from vlm_bench.readers.files import parse_json, read_text
 from vlm_core.errors import UserError
+from vlm_core.json_text import validated
 
 SCHEMA = 1
 """Version of the format of saved reports."""
@@ -22,40 +23,51 @@ class NoReportError(UserError):
     """A file that is no report at all, such as answers or data."""
 
 
-class _Example(BaseModel):
+Ratio = Annotated[list[float | bool], Field(min_length=2, max_length=2)]
+"""Numerator and denominator; a hit may be written as true."""
+
+
+class _Strict(BaseModel):
+    """JSON's own types: a text that spells a number is none."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+class _Example(_Strict):
     id: str
     prompt: str
     answer: str
-    credit: FiniteFloat
+    credit: float
     right: str
     read: str
     image: str | None = None
+    image_sha256: str | None = None
     image_base64: str | None = None
 
 
-class _Saved(BaseModel):
+class _Saved(_Strict):
     """The keys of `Report.as_dict` with units; `content` is newer than the others."""
 
     benchmark: str
     protocol: str
     metric: str
-    score: FiniteFloat
+    score: float
     unit: Literal["points", "fraction"]
     partial: bool
     scored: NonNegativeInt
     expected: NonNegativeInt
     missing: int
-    rows: dict[str, dict[str, int | FiniteFloat]]
+    rows: dict[str, dict[str, int | float]]
     points: list[str]
     parse: dict[str, int]
     notes: dict[str, str]
     settings: dict[str, Any]
-    published: dict[str, FiniteFloat]
+    published: dict[str, float]
     sha256: dict[str, str]
     warnings: list[str]
     combine: Literal["mean", "sum"]
     examples: list[_Example]
-    units: dict[str, dict[str, tuple[FiniteFloat, FiniteFloat]]]
+    units: dict[str, dict[str, Ratio]]
     content: dict[str, str] = {}
 
 
@@ -73,13 +85,7 @@ def read_report(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path}: a report of format {data['schema']!r:.20}; this version reads {SCHEMA}. Score again"
         )
-    try:
-        _Saved.model_validate(data)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UserError(f"{path}: a damaged report, {where!r:.80}: {first['msg']}. Score again") from None
-    return data
+    return validated(data, _Saved, f"{path}: a damaged report", ". Score again")
 
 
 def _read(path: Path) -> Any:

@@ -44,9 +44,9 @@ def select(
         else:
             configs.append(config)
     if not configs:
-        lines = "".join(f"\n  {name}: {reason}" for name, reason in absent.items())
         raise UserError(
-            f"--data {data or '.'}: has files of no benchmark; looked for {', '.join(absent) or 'none'}{lines}"
+            f"--data {data or '.'}: has files of no benchmark; looked for {', '.join(absent) or 'none'}",
+            *(f"  {name}: {reason}" for name, reason in absent.items()),
         )
     if strictness and not any("strictness" in type(config).model_fields for config in configs):
         raise UserError(

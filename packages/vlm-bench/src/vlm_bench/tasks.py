@@ -15,7 +15,7 @@ from vlm_core.benchmark import Benchmark, Question
 from vlm_core.config import BenchmarkConfig
 from vlm_core.errors import UserError
 from vlm_core.model import VLM
-from vlm_core.questions import missing_images, missing_text, sample
+from vlm_core.questions import missing_images, missing_lines, sample
 from vlm_core.spec import Spec
 
 
@@ -85,10 +85,11 @@ def plan(configs: Sequence[BenchmarkConfig], settings: Settings) -> list[Task]:
         asked = sample(list(benchmark.questions.values()), settings.limit)
         task = Task(config, benchmark, asked)
         if missing := missing_images(asked):
-            faults.append(f"{task.name}: {missing_text(asked, missing)}")
+            first, *rest = missing_lines(asked, missing)
+            faults += [f"{task.name}: {first}", *rest]
             task.questions = [q for q in asked if q.image not in missing]
             task.left_out["image not there"] = sum(missing.values())
         tasks.append(task)
     if faults and not settings.allow_partial:
-        raise UserError("\n".join([*faults, "--allow-partial asks the others and marks the figures"]))
+        raise UserError(*faults, "--allow-partial asks the others and marks the figures")
     return tasks

@@ -40,7 +40,7 @@ def refuse_overrides(overrides: Mapping[str, Override] = OVERRIDES) -> None:
         if os.environ.get(name, "").lower() not in rule.harmless
     ]
     if faults:
-        raise UserError("\n".join(["environment variables would change the result:", *faults]))
+        raise UserError("environment variables would change the result:", *faults)
 
 
 _READ_BY_ACCELERATE = ("ACCELERATE_", "FSDP_", "MEGATRON_LM_", "PARALLELISM_CONFIG_", "FORK_LAUNCHED")

@@ -16,7 +16,22 @@ MAX_MESSAGE, MAX_NAME = 2000, 200
 
 
 class UserError(ValueError):
-    """A fault that the user can mend; the CLIs print it without a traceback and exit with 2."""
+    """A fault that the user can mend; the CLIs print it without a traceback and exit with 2.
+
+    Each argument is a line of the message. Control characters and line feeds in it become escapes, so that a name, an
+    id or a path from a file can neither steer a terminal nor begin a line.
+    """
+
+    def __init__(self, *lines: object) -> None:
+        super().__init__(*map(printable, lines))
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The lines of the message, for an error that gives them on: `UserError(*error.lines)`."""
+        return self.args
+
+    def __str__(self) -> str:
+        return "\n".join(self.args)
 
 
 class BadSample(UserError):
@@ -27,7 +42,7 @@ class BadSample(UserError):
     """
 
     def __init__(self, reason: str, message: str, row: str = "") -> None:
-        super().__init__(printable(message, MAX_MESSAGE, lines=True))
+        super().__init__(printable(message, MAX_MESSAGE))
         self.reason, self.row = reason, printable(row, MAX_NAME)
 
     def of_row(self, row: str) -> BadSample:
@@ -61,10 +76,8 @@ class SpecError(UserError):
     """Every fault found in a spec, each with file, line and dotted path; the text has the first `MOST`."""
 
     def __init__(self, problems: list[Problem]) -> None:
-        lines = [str(problem) for problem in problems[:MOST]]
-        if len(problems) > MOST:
-            lines.append(f"and {len(problems) - MOST} more faults")
-        super().__init__("\n".join(lines))
+        more = [f"and {len(problems) - MOST} more faults"] if len(problems) > MOST else []
+        super().__init__(*problems[:MOST], *more)
         self.problems = problems
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from vlm_core.chat import end_of_answer
 from vlm_core.interfaces import parameter_count
 from vlm_core.local_code import OPTION
+from vlm_core.markdown import fence, row, text
 from vlm_core.model import PARTS, VLM
 from vlm_core.preprocessing import preprocessing_rows
 from vlm_core.spec import Spec
@@ -64,20 +65,20 @@ def write(folder: Path, model: VLM, spec: Spec, modules: Mapping[str, str] | Non
 def card(spec: Spec, model: VLM, manifest: Mapping[str, Any]) -> str:
     """The model card: what it is, how to use it, the spec, versions, and hashes of every file."""
     sizes = {part: parameter_count(getattr(model, part)) for part in PARTS}
-    parts = [f"| {p} | {getattr(spec, p).label()} | {sizes[p] / 1e6:,.2f} M |" for p in PARTS]
-    versions = [f"| {name} | {version} |" for name, version in sorted(manifest["versions"].items())]
+    parts = [row([p, getattr(spec, p).label(), f"{sizes[p] / 1e6:,.2f} M"]) for p in PARTS]
+    versions = map(row, sorted(manifest["versions"].items()))
     files = [
-        f"| {name} | {fact['bytes']} | `{fact['sha256']}` |"
+        f"| {text(name)} | {fact['bytes']} | `{fact['sha256']}` |"
         for name, fact in sorted(manifest["files"].items())
     ]
     return "\n".join(
         [
             "---", "library_name: transformers", "pipeline_tag: image-text-to-text", "---", "",
-            f"# {spec.name}", "", *_notes(manifest),
+            f"# {text(spec.name)}", "", *_notes(manifest),
             "| part | component | parameters |", "|---|---|---|", *parts, "",
             *_usage(spec, bool(manifest.get("code")), _own_code(manifest)), "",
             *_weights(manifest), *_preprocessing(model),
-            "## Spec", "", "```yaml", spec.to_yaml().rstrip(), "```", "",
+            "## Spec", "", *fence(spec.to_yaml().rstrip(), "yaml"), "",
             "## Made with", "", "| package | version |", "|---|---|", *versions, "",
             "## Files", "", "| file | bytes | sha256 |", "|---|---|---|", *files, "",
         ]
@@ -86,7 +87,7 @@ def card(spec: Spec, model: VLM, manifest: Mapping[str, Any]) -> str:
 
 def _weights(manifest: Mapping[str, Any]) -> list[str]:
     """Where the weights came from; folders of earlier versions do not say."""
-    rows = [f"| {part} | {label} | {source} |" for part, label, source in manifest.get("initial_weights", ())]
+    rows = list(map(row, manifest.get("initial_weights", ())))
     if not rows:
         return []
     trained = ", before training" if manifest.get("trained") else ""
@@ -95,7 +96,7 @@ def _weights(manifest: Mapping[str, Any]) -> list[str]:
 
 def _preprocessing(model: VLM) -> list[str]:
     """The facts of the encoder's weights."""
-    rows = [f"| {' | '.join(row)} |" for row in preprocessing_rows(model.encoder)]
+    rows = list(map(row, preprocessing_rows(model.encoder)))
     if not rows:
         return []
     head = ["## Image preprocessing", "", "| encoder | key | value | from |", "|---|---|---|---|"]
@@ -110,7 +111,7 @@ def _notes(manifest: Mapping[str, Any]) -> list[str]:
             "",
         ]
     if needs := manifest.get("needs"):
-        found += [f"Its code needs {' and '.join(needs)} besides transformers, torch and Pillow.", ""]
+        found += [f"Its code needs {text(' and '.join(needs))} besides transformers, torch and Pillow.", ""]
     return found
 
 
@@ -125,11 +126,14 @@ def _usage(spec: Spec, code: bool, own: Sequence[str]) -> list[str]:
     packages = (
         [] if code else ["import vlm_core.hf  # pip install 'vlm-core[hf]' and the packages named below", ""]
     )
-    return [
-        "## Use", "", "```python", *packages, "from transformers import pipeline", "",
+    lines = [
+        *packages, "from transformers import pipeline", "",
         f'ask = pipeline("image-text-to-text", model="path/to/{spec.name}"{trust})',
         'question = [{"type": "image", "path": "picture.png"}, {"type": "text", "text": "What is this?"}]',
-        'ask(text=[{"role": "user", "content": question}])', "```",
+        'ask(text=[{"role": "user", "content": question}])',
+    ]  # fmt: skip
+    return [
+        "## Use", "", *fence("\n".join(lines), "python"),
         *([] if code else ["", f"or `vlm-chat` with this folder{f' and `{OPTION}`' if own else ''}."]),
-        *(["", f"It runs code of its own: {', '.join(own)}; read it first."] if own else []),
+        *(["", f"It runs code of its own: {', '.join(map(text, own))}; read it first."] if own else []),
     ]  # fmt: skip

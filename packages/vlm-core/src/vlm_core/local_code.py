@@ -33,15 +33,17 @@ def refuse_local_code(folder: Path, what: str, *, allowed: bool) -> bool:
             f"{printable(what)}: {folder / CONFIG} names code of the repository {printable(elsewhere[0])}, which is "
             "not among the files here; name that repository in a spec, with the commit as revision"
         )
-    listed = "\n".join(f"  {name}  sha256 {digest}" for name, digest in code_files(folder).items())
-    files = f"{folder}:\n{listed or '  no file with that code'}"
+    files = [f"  {name}  sha256 {digest}" for name, digest in code_files(folder).items()]
+    files = files or ["  no file with that code"]
     if not allowed:
         raise UserError(
-            f"{printable(what)} would run code of {files}\nNothing of it was run. Read these files; if you trust "
-            f"them, repeat the command with {OPTION} (in Python: trust_remote_code=True)"
+            f"{printable(what)} would run code of {folder}:",
+            *files,
+            "Nothing of it was run. Read these files; if you trust "
+            f"them, repeat the command with {OPTION} (in Python: trust_remote_code=True)",
         )
     refuse_shared_modules()
-    _say_once(f"{printable(what)} runs code of {files}")
+    _say_once("\n".join(map(printable, [f"{what} runs code of {folder}:", *files])))
     return True
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 _ALLOWED = frozenset("\u200c\u200d\u00a0\u202f\u3000")
 """Not printable to Python, but part of written languages: joiners and spaces."""
 
@@ -18,6 +21,15 @@ def printable(text: object, limit: int | None = None, *, lines: bool = False) ->
         return content
     kept = _ALLOWED | {"\n", "\t"} if lines else _ALLOWED
     return "".join(c if c.isprintable() or c in kept else _escape(c) for c in content)
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """JSON in which text of any language can be read, and what is not printable is an escape of JSON's own."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    kept = _ALLOWED | {"\n"}
+    if all(line.isprintable() for line in text.split("\n")):
+        return text
+    return "".join(c if c.isprintable() or c in kept else json.dumps(c)[1:-1] for c in text)
 
 
 def _escape(character: str) -> str:

@@ -50,15 +50,16 @@ def _there(image: Path | EncodedImage) -> bool:
 def check_images(questions: Sequence[Question], advice: str = "") -> None:
     """Raise `UserError` with counts and the first names if images are not there."""
     if missing := missing_images(questions):
-        raise UserError(f"{missing_text(questions, missing)}{advice}")
+        lines = missing_lines(questions, missing)
+        raise UserError(*lines[:-1], f"{lines[-1]}{advice}")
 
 
-def missing_text(questions: Sequence[Question], missing: dict[Path | EncodedImage, int]) -> str:
+def missing_lines(questions: Sequence[Question], missing: dict[Path | EncodedImage, int]) -> list[str]:
     """How many images and questions that is, and the first of them."""
     images = len({q.image for q in questions if isinstance(q.image, Path | EncodedImage)})
-    names = [f"\n  {path}" for path in list(missing)[:_NAMED]]
-    rest = f"\n  and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
-    return (
+    return [
         f"{len(missing)} of {images} images are not there, {sum(missing.values())} of {len(questions)} questions "
-        f"are about them:{''.join(names)}{rest}"
-    )
+        "are about them:",
+        *(f"  {path}" for path in list(missing)[:_NAMED]),
+        *([f"  and {len(missing) - _NAMED} more"] if len(missing) > _NAMED else []),
+    ]

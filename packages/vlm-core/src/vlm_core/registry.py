@@ -13,6 +13,7 @@ import pluggy
 
 from vlm_core.errors import UserError, choices
 from vlm_core.hooks import PROJECT, Hooks
+from vlm_core.printable import printable
 
 KINDS = ("encoder", "connector", "llm", "scan", "dataset", "benchmark", "section")
 _HOME = {  # which package brings a component that is not installed
@@ -78,7 +79,7 @@ class Registry:
         )
         text = f"; pip install {package} brings it" if package and package not in present else ""
         for distribution, error in self.broken.items():
-            text += f"\n  plugin {distribution} failed to import and may hold it: {error}"
+            text += f"; plugin {distribution} failed to import and may hold it: {error}"
         return text
 
 
@@ -103,7 +104,7 @@ def _collect(registry: Registry, point: EntryPoint) -> None:
         manager.check_pending()
         found = {kind: _named(getattr(manager.hook, f"vlm_{kind}s")()) for kind in KINDS}
     except (Exception, SystemExit) as error:  # somebody else's code: whatever it raises is reported
-        registry.broken[distribution] = f"{type(error).__name__}: {error}"
+        registry.broken[distribution] = printable(f"{type(error).__name__}: {error}")
         return
     for kind, named in found.items():
         for name, value in named.items():

@@ -157,7 +157,7 @@ class TemplateError(UserError):
     """Templates that don't go with their tokenizer: the path in the spec and what is wrong there."""
 
     def __init__(self, faults: list[tuple[Path_, str]]) -> None:
-        super().__init__("\n".join(f"{'.'.join(map(str, path))}: {text}" for path, text in faults))
+        super().__init__(*(f"{'.'.join(map(str, path))}: {text}" for path, text in faults))
         self.faults = faults
 
 

@@ -15,7 +15,8 @@ import torch
 from huggingface_hub import save_torch_state_dict
 from torch import Tensor
 
-from vlm_core.cli.common import add_trust, local_path, run
+from vlm_core.cli.common import Parser, add_trust, local_path, run
+from vlm_core.cli.output import say
 from vlm_core.errors import UserError
 from vlm_core.folder import write_folder
 from vlm_core.interfaces import LanguageModel
@@ -111,13 +112,11 @@ def _command(args: argparse.Namespace) -> None:
     if args.dir.exists():
         raise UserError(f"{args.dir} exists already; name another folder, or remove this one")
     export(load_llm(args.model, trust_remote_code=args.trust_remote_code), args.dir, args.format)
-    print(f"language model in the format of {args.format}: {args.dir}")  # noqa: T201
+    say(f"language model in the format of {args.format}: {args.dir}")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m vlm_llms.export", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = Parser(prog="python -m vlm_llms.export", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("model", type=local_path, metavar="MODEL", help="a model folder")
     parser.add_argument("dir", type=local_path, metavar="DIR", help="where to write")
     parser.add_argument(

@@ -184,13 +184,14 @@ def newest(root: Path, stages: int, say: Callable[[str], None]) -> Path | None:
             faults[path] = str(error)
             continue
         for damaged, fault in faults.items():
-            say(f"{fault}\nkept as {_set_aside(damaged).name}; going on from the checkpoint before it")
+            say(fault)
+            say(f"kept as {_set_aside(damaged).name}; going on from the checkpoint before it")
         return path
     if faults:
-        lines = "".join(f"\n  {fault}" for fault in faults.values())
         raise UserError(
-            f"{root}: every checkpoint of this run is damaged:{lines}\n"
-            "restore one from a copy, or remove this folder to train from the beginning"
+            f"{root}: every checkpoint of this run is damaged:",
+            *(f"  {fault}" for fault in faults.values()),
+            "restore one from a copy, or remove this folder to train from the beginning",
         )
     return None
 

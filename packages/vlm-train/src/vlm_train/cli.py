@@ -11,6 +11,7 @@ from pathlib import Path
 
 from vlm_core.atomic import write_file
 from vlm_core.cli.common import Parser, add_debug, add_trust, count, duration, local_path, path_text, run
+from vlm_core.cli.output import say
 from vlm_core.errors import UserError
 from vlm_core.spec import Spec, load_spec, located
 from vlm_core.yaml_loader import Document
@@ -108,7 +109,7 @@ def launch_spec(args: argparse.Namespace) -> int:
     if not args.print:
         return run_spec(args)
     _validate(args)
-    print(launch.plan(args).line())
+    say(launch.plan(args).line())
     return 0
 
 
@@ -147,7 +148,7 @@ def report(args: argparse.Namespace) -> int:
     """Write one HTML page about a run, finished or not."""
     from vlm_train.report import write
 
-    print(write(args.run, args.out))
+    say(write(args.run, args.out))
     return 0
 
 
@@ -161,20 +162,20 @@ def check_data(args: argparse.Namespace) -> int:
 
     train = train_section(spec, document)
     for exam in exams(train.evals):
-        print(f"{exam.name}: {len(exam.asked)} of {exam.benchmark.expected} questions would be asked")
+        say(f"{exam.name}: {len(exam.asked)} of {exam.benchmark.expected} questions would be asked")
     workers = train.workers if args.workers is None else args.workers
     with located(document), data_workers.naming_killed_readers():
         findings = check_data(spec, train, workers, args.rows, Counting)
     for found in findings:
-        print("\n".join(found.lines()))
+        say(*found.lines())
         for item in found.left_out[:10]:
-            print(f"  {item.reason}: {item.message}")
+            say(f"  {item.reason}: {item.message}")
         if len(found.left_out) > 10:
             print(f"  and {len(found.left_out) - 10} more; --report FILE lists all")
     if args.report:
         write_report(findings, Path(args.report))
     failed = [found.name for found in findings if not found.passes]
-    print(f"training would stop: {', '.join(failed)}" if failed else "training would go through all of it")
+    say(f"training would stop: {', '.join(failed)}" if failed else "training would go through all of it")
     return 1 if failed else 0
 
 
@@ -184,7 +185,7 @@ def plan(args: argparse.Namespace) -> int:
     from vlm_train.plan import lines, plan
     from vlm_train.section import train_section
 
-    print("\n".join(lines(plan(spec, train_section(spec, document), args.nproc), args.nproc)))
+    say(*lines(plan(spec, train_section(spec, document), args.nproc), args.nproc))
     return 0
 
 
@@ -202,7 +203,7 @@ def preview(args: argparse.Namespace) -> int:
     for shown, spans in found:
         console.print(terminal(shown, spans, color=console.is_terminal and not console.no_color))
     write_file(args.html, page(spec.name, found))
-    print(f"page {args.html}")
+    say(f"page {args.html}")
     return 0
 
 
@@ -221,12 +222,16 @@ def sweep(args: argparse.Namespace) -> int:
         return 0
     todo = [job for job in found if not job.done]
     with stopping.unwinding():
-        failures = run(todo, Pool(grid.output, args.jobs), lambda text: print(text, flush=True))
+        failures = run(todo, Pool(grid.output, args.jobs), say)
     lines = table.lines(found, parameters)
     paths = table.write(grid, lines, [str(failure) for failure in failures])
     show_table(grid, lines, paths)
     if failures:
-        print(f"{len(failures)} of {len(found)} runs failed:", *failures, sep="\n  ", file=sys.stderr)
+        say(
+            f"{len(failures)} of {len(found)} runs failed:",
+            *(f"  {failure}" for failure in failures),
+            file=sys.stderr,
+        )
     return 1 if failures else 0
 
 

@@ -46,11 +46,12 @@ def exams(settings: Evals | None) -> list[Exam]:
             asked = sample(list(benchmark.questions.values()), limit)
             _refuse(benchmark, asked)
         except UserError as error:
-            faults.append(f"train.evals, {config.type_name()}: {error}")
+            first, *rest = error.lines
+            faults += [f"train.evals, {config.type_name()}: {first}", *rest]
             continue
         found.append(Exam(config.type_name(), benchmark, asked))
     if faults:
-        raise UserError("\n".join(faults))
+        raise UserError(*faults)
     return found
 
 

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from vlm_core.html import own_html
 from vlm_train.plot_fonts import drawing, in_one_line
 
 if TYPE_CHECKING:
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 Points = list[tuple[float, float]]
 _POINTS = 800
+LARGEST = 1e30
+"""An axis has no place for more."""
 COLOURS = ("#2563a8", "#c2410c", "#15803d")
 
 
@@ -33,8 +36,8 @@ def points(records: Sequence[Mapping[str, Any]], key: str, before: Mapping[int, 
     found = []
     for m in records:
         value = m.get(key)
-        value = max(value.values()) if isinstance(value, dict) else value
-        if value is not None:
+        value = max(value.values(), default=None) if isinstance(value, dict) else value
+        if value is not None and abs(value) <= LARGEST:  # not NaN either
             found.append((before.get(m["stage"], 0) + m["step"], value))
     return found
 
@@ -58,7 +61,10 @@ def smooth(points: Points, share: float = 0.03) -> Points:
 def curve(
     title: str, unit: str, lines: Mapping[str, Points], stages: Mapping[str, int], *, log: bool = False
 ) -> str:
-    """One panel as an `<svg>` element: every line by name, the first with its running mean, stages told apart."""
+    """One panel as an `<svg>` element: every line by name, the first with its running mean, stages told apart.
+
+    matplotlib escapes its texts.
+    """
     with drawing(["sans-serif"], {"svg.hashsalt": title, "svg.fonttype": "none"}) as figure:
         figure.set_size_inches(5.4, 2.5)
         axes = figure.add_subplot()
@@ -93,7 +99,7 @@ def _svg(figure: Figure) -> str:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(text, format="svg", metadata={"Date": None})
-    return text.getvalue()[text.getvalue().index("<svg") :]
+    return own_html(text.getvalue()[text.getvalue().index("<svg") :])
 
 
 def _columns(points: Points) -> tuple[list[float], list[float]]:

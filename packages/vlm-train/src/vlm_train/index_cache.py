@@ -135,7 +135,7 @@ def _verified(path: Path, facts: dict[str, object], load: Callable[[Path], T], f
 
 @cache
 def _warn_once(text: str) -> None:
-    log.warning(text)
+    log.warning("%s", text)
 
 
 def note_fault(faults: Faults, row: int, error: BadSample, name: str, where: str) -> None:

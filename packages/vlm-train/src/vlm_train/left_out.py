@@ -41,8 +41,8 @@ def screen(rows: Sequence[Row], train: TrainConfig, where: str) -> None:
 def refuse(faults: Mapping[int, BadSample], rows: int, where: str, advice: str) -> None:
     """Raise what is wrong with the first bad row, if there is one, and how many there are."""
     for error in faults.values():
-        more = f"\n{len(faults)} of {rows} rows are bad; {_CHECK}; {advice}" if len(faults) > 1 else ""
-        raise UserError(f"{where}: {error}{more}")
+        more = [f"{len(faults)} of {rows} rows are bad; {_CHECK}; {advice}"] * (len(faults) > 1)
+        raise UserError(f"{where}: {error}", *more)
 
 
 class Ledger:

@@ -30,7 +30,7 @@ class LlavaConfig(DatasetConfig):
         return self.path
 
     def rows(self) -> LlavaRows:
-        from vlm_train.llava_row import ImageFolder
+        from vlm_core.image_folder import ImageFolder
         from vlm_train.rowfile import LlavaRows
 
         file = Path(self.path)

@@ -42,7 +42,7 @@ class ParquetConfig(DatasetConfig):
             import pyarrow.parquet  # noqa: F401
         except ImportError as error:
             raise UserError(f"type: parquet needs pip install vlm-train[parquet] ({error})") from None
-        from vlm_train.llava_row import ImageFolder
+        from vlm_core.image_folder import ImageFolder
         from vlm_train.parquet_rows import ParquetRows
         from vlm_train.storage import expand, is_remote
 

@@ -20,12 +20,12 @@ from vlm_core import digests
 from vlm_core.errors import BadSample, UserError, choices
 from vlm_core.files import MAX_BYTES
 from vlm_core.folder import sha256
+from vlm_core.image_folder import ImageFolder
 from vlm_core.images import ImageSource, StoredImage
 from vlm_core.rows import Blocks, Row, Rows, readable, text_length
 from vlm_train.image_values import InlineImage, image_value
 from vlm_train.index_cache import pieces
 from vlm_train.layouts import MAX_KEYS, Column, Columns
-from vlm_train.llava_row import ImageFolder
 from vlm_train.parquet_cells import cell, image_of, images_of, value
 from vlm_train.parquet_file import ParquetFile
 from vlm_train.storage import is_remote

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlm_core.atomic import write_file
+from vlm_core.printable import printable
 from vlm_core.verbosity import errors_only
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class Lettering:
 
 def in_one_line(text: str, width: int = 40) -> str:
     """At most so many characters of a text for a browser to draw, as it stands."""
-    line = " ".join(text.split())
+    line = printable(" ".join(text.split()))
     return escaped(line if len(line) <= width else line[: width - 1] + "…")
 
 

@@ -122,7 +122,7 @@ def saved_model(run: RunDir, spec: Spec, name: str) -> VLM:
     except UserError as error:
         again = name == MODEL and checkpoint.found(run.path / CHECKPOINTS)
         way = ", or remove this folder: the run writes it again from its last checkpoint" if again else ""
-        raise UserError(f"{error}\nrestore {path} from a copy{way}") from None
+        raise UserError(*error.lines, f"restore {path} from a copy{way}") from None
 
 
 def with_kept_tokenizer(run: RunDir, spec: Spec) -> Spec:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import base64
-import html
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import groupby
-from typing import Literal
+from typing import Any, Literal
 
 from PIL import Image
 from rich.text import Text
 from torch import Tensor
 
 from vlm_core.chat import Sample
+from vlm_core.html import render
 from vlm_core.interfaces import Tokenizer
 from vlm_core.pattern import parse
+from vlm_core.printable import printable
 from vlm_core.spec import Spec
 from vlm_core.template import AnyTemplate, Template, TokenizerTemplate
 from vlm_train.config import TrainConfig
@@ -24,19 +25,6 @@ from vlm_train.examples import Example, Examples, LeftOut, reader_of
 from vlm_train.look import reading_model
 from vlm_train.sources import joined, order_of, stage_seed
 from vlm_train.template_checks import check_templates
-
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-section { border-top: 1px solid #ccc; padding: .8rem 0 1.2rem }
-h1 { font-size: 1.4rem } h2 { font-size: 1.2rem; margin-top: 2rem } h3 { font-size: 1rem; margin: .2rem 0 .6rem }
-img { height: 12rem; image-rendering: pixelated; border: 1px solid #ccc; margin-right: .6rem }
-.tokens { font-family: ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere }
-.tokens span { border-radius: 3px; box-shadow: inset 0 0 0 1px #0001 }
-.read { background: #eef0f2; color: #555 } .target { background: #b9ecc4; color: #063 }
-.image { background: #cfe0fa; color: #135 }
-.control { border: 1px solid #86a; color: #507; font-size: .85em; padding: 0 .3em }
-.left-out { color: #a00 }
-"""
 
 
 @dataclass(frozen=True)
@@ -133,11 +121,12 @@ def label(span: Span) -> str:
 
 
 def _visible(text: str) -> str:
-    """Line breaks are shown, and other control characters, which a terminal might obey, as their pictures."""
-    return "".join(
+    """Line breaks are shown, control characters, which a terminal might obey, as their pictures, others as escapes."""
+    shown = "".join(
         "⏎\n" if c == "\n" else chr(0x2400 + ord(c)) if c < " " else "␡" if "\x7f" <= c <= "\x9f" else c
         for c in text
     )
+    return printable(shown, lines=True)
 
 
 def title(shown: Shown) -> str:
@@ -166,14 +155,14 @@ def terminal(shown: Shown, tokens: Sequence[Span], color: bool = True) -> Text:
 
     Without `color`, targets stand between `«` and `»`.
     """
-    text = Text(f"{shown.stage}: {title(shown)}\n", style="bold")
+    text = Text(f"{printable(f'{shown.stage}: {title(shown)}')}\n", style="bold")
     if isinstance(shown.content, LeftOut):
-        return text.append(_visible(shown.content.message) + "\n", style="not bold red")
+        return text.append(printable(shown.content.message) + "\n", style="not bold red")
     for target, run in groupby(tokens, lambda span: span.kind == "target"):
         marks = ("«", "»") if target and not color else ("", "")
         text.append(marks[0])
         for span in run:
-            text.append(label(span), style=f"not bold {_STYLES[span.style]}")
+            text.append(label(span).replace("\n", "\n  "), style=f"not bold {_STYLES[span.style]}")
         text.append(marks[1])
     return text.append("\n")
 
@@ -186,33 +175,19 @@ def _png(pixels: Tensor) -> str:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def _section(shown: Shown, tokens: Sequence[Span]) -> str:
-    head = f"<section><h3>{html.escape(title(shown))}</h3>"
-    if isinstance(shown.content, LeftOut):
-        return f'{head}<p class="left-out">{html.escape(shown.content.message)}</p></section>'
-    images = "".join(f'<img alt="image {i}" src="{_png(p)}">' for i, p in enumerate(shown.content.images, 1))
-    text = "".join(
-        f'<span class="{s.style}" title="{html.escape(" ".join(map(str, s.ids[:8])))}">{html.escape(label(s))}</span>'
-        for s in tokens
-    )
-    return f'{head}<p>{images}</p><div class="tokens">{text}</div></section>'
-
-
 def page(name: str, found: Sequence[tuple[Shown, Sequence[Span]]]) -> str:
     """All samples as one HTML page that needs no other file."""
-    parts, stage = [], None
-    for shown, tokens in found:
-        if shown.stage != stage:
-            stage = shown.stage
-            parts.append(f"<h2>Stage {html.escape(stage)}</h2>")
-        parts.append(_section(shown, tokens))
-    legend = (
-        '<p class="tokens"><span class="target">learnt</span> <span class="read">only read</span> '
-        '<span class="read control">⟨control token⟩</span> <span class="image">image</span></p>'
-        "<p>Images are what the encoder gets. Point at a token for its id.</p>"
-    )
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(name)}: samples</title>'
-        f"<style>{_STYLE}</style><h1>{html.escape(name)}: samples as the model gets them</h1>{legend}"
-        f"{''.join(parts)}</html>\n"
-    )
+    stages = [
+        {"name": stage, "samples": [_sample(*one) for one in those]}
+        for stage, those in groupby(found, lambda one: one[0].stage)
+    ]
+    return render("vlm_train", "preview.html", name=name, stages=stages)
+
+
+def _sample(shown: Shown, tokens: Sequence[Span]) -> dict[str, Any]:
+    """What the page shows of a sample."""
+    if isinstance(shown.content, LeftOut):
+        return {"title": title(shown), "fault": shown.content.message}
+    cells = [{"style": s.style, "ids": " ".join(map(str, s.ids[:8])), "label": label(s)} for s in tokens]
+    images = list(map(_png, shown.content.images))
+    return {"title": title(shown), "fault": "", "images": images, "spans": cells}

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vlm_core.cli.common import duration, size
+from vlm_core.printable import printable
 
 _SECONDS_A_LINE = 10.0
 _GAP, _NAME, _BAR = 2, 16, (8, 40)
@@ -56,7 +57,7 @@ class StageProgress:
     """
 
     def __init__(self, name: str, steps: int, done: int, quiet: bool = False) -> None:
-        self.name, self.steps, self.done, self.quiet = name, steps, done, quiet
+        self.name, self.steps, self.done, self.quiet = printable(name), steps, done, quiet
         self.printed = time.monotonic()
         self.warm: tuple[float, int] | None = None
         self.fields: dict[str, str] = {}
@@ -119,7 +120,7 @@ class Counting:
     """Rows done of rows to do, as a line on stderr every few seconds; callable after each piece."""
 
     def __init__(self, name: str, what: str = "rows", quiet: bool = False) -> None:
-        self.name, self.what, self.quiet, self.started = name, what, quiet, time.monotonic()
+        self.name, self.what, self.quiet, self.started = printable(name), what, quiet, time.monotonic()
         self.printed = self.started
 
     def __call__(self, done: int, total: int) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from vlm_core.errors import UserError
 from vlm_core.parent_death import end_with_parent
+from vlm_core.printable import printable
 from vlm_core.system_faults import system_fault
 from vlm_train import stopping
 from vlm_train.exit_message import claim, claimed, say, shared
@@ -89,7 +90,7 @@ def first_tells(accelerator: Accelerator, action: Callable[[], T]) -> T:
         try:
             told = [action(), None]
         except UserError as error:
-            told = [None, str(error)]
+            told = [None, error.lines]
             if accelerator.num_processes == 1:
                 raise
     if accelerator.num_processes > 1:
@@ -97,7 +98,7 @@ def first_tells(accelerator: Accelerator, action: Callable[[], T]) -> T:
 
         broadcast_object_list(told)
     if told[1] is not None:
-        raise UserError(told[1])
+        raise UserError(*told[1])
     return told[0]
 
 
@@ -135,7 +136,7 @@ def _told(error: Exception) -> tuple[str, int]:
     if isinstance(error, UserError):
         return str(error), 2
     if fault := system_fault(error):
-        return f"{rank}: {fault}", fault.code
+        return f"{rank}: {printable(fault)}", fault.code
     lines = str(error).strip().splitlines()
-    text = f"{rank}: {type(error).__name__}: {lines[0] if lines else ''}"
+    text = f"{rank}: {type(error).__name__}: {printable(lines[0]) if lines else ''}"
     return f"{text}\nif another process ended first, that is why; --debug shows where", 70

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vlm_core import markdown
 from vlm_core.errors import UserError
 from vlm_core.images import load_image
 from vlm_train import eval_results
@@ -90,30 +91,20 @@ def write(run: RunDir, results: Results) -> None:
     """Write `results.md`, if anything was measured besides losses."""
     evals = run.records(EVALS)
     if results or evals:
-        run.write(RESULTS, markdown(results, evals))
+        run.write(RESULTS, as_markdown(results, evals))
 
 
-def markdown(results: Results, evals: Sequence[Record] = ()) -> str:
+def as_markdown(results: Results, evals: Sequence[Record] = ()) -> str:
     """The accuracies and the benchmarks' figures as Markdown, each table with what its figures are."""
     parts = []
     if results:
         about = [f"{title(results)[0].upper()}{title(results)[1:]}", *notes(results)]
-        parts.append(markdown_table(texts(results)) + "\n" + "\n".join(f"- {line}" for line in about) + "\n")
+        lines = [*markdown.table(texts(results)), "", *(f"- {markdown.text(line)}" for line in about)]
+        parts.append("\n".join(lines) + "\n")
     if evals:
         head, rows = eval_results.table(evals)
-        parts.append(markdown_table([head, *rows]) + f"\n{eval_results.NOTE}\n")
+        parts.append("\n".join([*markdown.table([head, *rows]), "", eval_results.NOTE]) + "\n")
     return "\n".join(parts)
-
-
-def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of text, the head first, as a Markdown table."""
-    lines = ["|" + "".join(f" {cell(text)} |" if text else " |" for text in row) for row in rows]
-    return "\n".join([lines[0], f"|{'---|' * len(rows[0])}", *lines[1:]]) + "\n"
-
-
-def cell(text: str) -> str:
-    """A cell's text in one line, without anything that would end the cell."""
-    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|")
 
 
 def _smooth(values: Sequence[float], share: float = 0.05) -> list[float]:

@@ -123,9 +123,11 @@ def measured_otherwise(old: Inputs, now: Inputs, losses: bool, benchmarks: bool)
 def refuse(where: object, found: list[Difference]) -> None:
     """Raise `UserError` naming every difference, if there is any."""
     if found:
-        lines = [f" {found[0]}. "] if len(found) == 1 else [f"\n  {one}" for one in found] + ["\n"]
         what = "its inputs differ" if all(one.content for one in found) else "its spec differs"
-        raise UserError(
-            f"{where}: holds a different run; {what} in{''.join(lines)}"
+        what = f"{where}: holds a different run; {what} in"
+        advice = (
             "Restore the spec and the files of that run, set train.output to a new folder, or remove this one"
         )
+        if len(found) == 1:
+            raise UserError(f"{what} {found[0]}. {advice}")
+        raise UserError(what, *(f"  {one}" for one in found), advice)

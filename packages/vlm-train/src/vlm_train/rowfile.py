@@ -14,13 +14,13 @@ import numpy as np
 
 from vlm_core import digests
 from vlm_core.errors import BadSample, UserError
+from vlm_core.image_folder import ImageFolder
 from vlm_core.images import ImageSource, StoredImage
 from vlm_core.rows import Row, Rows
 from vlm_train.image_values import InlineImage
 from vlm_train.index_cache import opened, shared
 from vlm_train.jsonscan import loads
 from vlm_train.layouts import record_row
-from vlm_train.llava_row import ImageFolder
 from vlm_train.rowindex import ROW, index_of
 
 log = logging.getLogger(__name__)

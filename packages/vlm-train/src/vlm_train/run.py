@@ -16,6 +16,7 @@ from vlm_core.folder import read_manifest
 from vlm_core.initial_weights import refuse_untrained
 from vlm_core.interfaces import Tokenizer
 from vlm_core.model import VLM
+from vlm_core.printable import printable
 from vlm_core.rows import known_faults
 from vlm_core.spec import Spec, located
 from vlm_core.yaml_loader import Document
@@ -274,7 +275,7 @@ class Run:
             self.evaluations.ask(name, self.model, self.reader)
 
     def _say(self, text: str) -> None:
-        self.accelerator.print(text)
+        self.accelerator.print(printable(text))
 
 
 def start(spec: Spec, document: Document) -> tuple[RunDir, results.Results]:
@@ -290,11 +291,13 @@ def start(spec: Spec, document: Document) -> tuple[RunDir, results.Results]:
         model = on_meta(parts)
         check_templates(spec, train, model.llm.tokenizer)
     sums, threads = check(parts, model), torch.get_num_threads()
-    accelerator.print(
+    told = [
         f"{spec.name}: {sums.total / 1e6:.2f} M parameters, {sums.tokens} tokens per image, "
-        f"{threads} thread{'s' * (threads != 1)} on {accelerator.device}"
-    )
-    accelerator.print("\n".join([*facts(spec, model), *frozen_random(spec, train, model)]))
+        f"{threads} thread{'s' * (threads != 1)} on {accelerator.device}",
+        *facts(spec, model),
+        *frozen_random(spec, train, model),
+    ]
+    accelerator.print("\n".join(map(printable, told)))
     with watchdog.watching(train.timeout):
         run = Run(spec, train, accelerator, model.llm.tokenizer)
         return run.dir, run.go()

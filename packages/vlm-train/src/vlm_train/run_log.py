@@ -10,9 +10,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from vlm_core.atomic import sync, write_file
 from vlm_core.files import open_regular
-from vlm_train.run_records import LINES, Record
+from vlm_core.json_text import parse_strict, validated
+from vlm_train.run_records import LINES
 
 WAITING_LINES = 10_000
 """So many lines that can't be written are kept in memory; of more, the newest."""
@@ -116,11 +119,9 @@ def _append(path: Path, data: bytes) -> None:
         os.close(handle)
 
 
-def _parsed(line: bytes, schema: type[Record]) -> dict[str, Any] | None:
+def _parsed(line: bytes, schema: type[BaseModel]) -> dict[str, Any] | None:
     """The record that a line holds, None for anything else."""
     try:
-        record = json.loads(line.decode("utf-8"))
-        schema.model_validate(record)
-    except (ValueError, RecursionError):  # not UTF-8, not JSON, or another record
+        return validated(parse_strict(line.decode("utf-8"), "", as_written=True), schema, "")
+    except ValueError:  # not UTF-8, not JSON, or another record
         return None
-    return record

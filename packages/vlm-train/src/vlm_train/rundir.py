@@ -23,7 +23,8 @@ from vlm_core.printable import printable
 from vlm_train.run_log import RunLog
 from vlm_train.run_records import EVALS as EVALS
 from vlm_train.run_records import LEFT_OUT as LEFT_OUT
-from vlm_train.run_records import LINES, METRICS, Evaluation
+from vlm_train.run_records import LINES, Evaluation
+from vlm_train.run_records import METRICS as METRICS
 from vlm_train.run_records import VALIDATION as VALIDATION
 
 SPEC, INPUTS, CHECKPOINTS, MODEL, AVERAGE = (
@@ -158,6 +159,20 @@ class RunDir:
     def records(self, name: str) -> list[dict[str, Any]]:
         """Every whole line of a JSONL file of this folder, which may not be there yet."""
         return self._logs[name].read()
+
+    def text(self, name: str) -> str | None:
+        """A text file of this folder, None if it is not there; raises `UserError` if it can't be read."""
+        return read_text(path) if (path := self.inside(name)) else None
+
+    def inside(self, name: str) -> Path | None:
+        """The path of a file of this folder, None if it is not there; a link that leaves the folder is refused."""
+        path = self.path / name
+        if not os.path.lexists(path):
+            return None
+        root = os.path.realpath(self.path)
+        if os.path.commonpath([root, os.path.realpath(path)]) != root:
+            raise UserError(f"{path}: a symbolic link out of the run folder; put the file itself there")
+        return path
 
     def forget_after(self, stage: int, step: int) -> None:
         """Drop what was noted of steps that will be done again, and lines that can't be read."""

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from vlm_core.cli.output import inert
 from vlm_core.local_code import how_to_load
 from vlm_core.spec import Spec
 from vlm_train import eval_results, results
@@ -31,12 +32,12 @@ def _print(console: Console, title: str, head: Sequence[str], rows: Iterable[Seq
     for row in rows:
         table.add_row(*map(_cell, row))
     table.width = console.measure(table, options=console.options.update(max_width=10_000)).maximum
-    console.print(escape(title))
+    console.print(inert(title))
     console.print(table)
 
 
-def _cell(text: str) -> str:
-    return escape(" ".join(text.split()))
+def _cell(text: str) -> Text:
+    return inert(" ".join(text.split()))
 
 
 def show_plan(grid: Grid, jobs: Sequence[Job], parameters: Mapping[str, Mapping[str, int]]) -> None:
@@ -56,8 +57,9 @@ def show_table(grid: Grid, lines: Sequence[Line], files: Sequence[Path]) -> None
     console = _console()
     _print(console, f"{grid.file}: {metric(lines)}, {SPREAD}", head, rows)
     for line in notes(lines):
-        console.print(escape(line))
-    console.print(escape("\n" + ", ".join(map(str, files))))
+        console.print(inert(line))
+    console.print()
+    console.print(inert(", ".join(map(str, files))))
 
 
 def show(spec: Spec, folder: RunDir, table: Results) -> None:
@@ -67,10 +69,11 @@ def show(spec: Spec, folder: RunDir, table: Results) -> None:
         head, *rows = results.texts(table)
         _print(console, f"{spec.name}: {results.title(table)}", head, rows)
         for line in results.notes(table):
-            console.print(escape(line))
-        console.print(escape(f"\ntable {folder.path}/{RESULTS}, pictures {folder.path}/samples.png"))
+            console.print(inert(line))
+        console.print()
+        console.print(inert(f"table {folder.path}/{RESULTS}, pictures {folder.path}/samples.png"))
     if records := folder.records(EVALS):
         console.print()
         _print(console, eval_results.NOTE, *eval_results.table(records))
     model = folder.path / MODEL
-    console.print(escape(f"loss curves {folder.path}/curves.png, model {model}{how_to_load(model)}"))
+    console.print(inert(f"loss curves {folder.path}/curves.png, model {model}{how_to_load(model)}"))

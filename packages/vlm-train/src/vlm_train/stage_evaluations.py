@@ -14,6 +14,7 @@ from accelerate.utils import broadcast_object_list
 from vlm_core import digests
 from vlm_core.images import image_name
 from vlm_core.model import VLM
+from vlm_core.printable import printable
 from vlm_train import controls, evaluate
 from vlm_train.answers import Answer, summary
 from vlm_train.config import TrainConfig
@@ -84,10 +85,11 @@ class Evaluations:
         for name in self._earlier():
             if self.dir.evaluation(name) and not self._is_current(name):
                 path = self.dir.set_aside(name)
-                self.accelerator.print(
+                text = (
                     f"{name}: the questions or settings have changed since, and it can't be repeated, as the weights "
                     f"of that stage are gone: left out of the results and kept in {path}"
                 )
+                self.accelerator.print(printable(text))
 
     def _earlier(self) -> list[str]:
         return [f"after {stage.name}{kind}" for stage in self.train.stages[:-1] for kind in ("", ", average")]
@@ -109,7 +111,7 @@ class Evaluations:
     def _ask(self, name: str, rows: Rows, model: VLM, reader: Reader, left_out: Mapping[str, int]) -> None:
         assert self.train.evaluation
         reasons = "".join(f", {count} left out: {reason}" for reason, count in left_out.items())
-        self.accelerator.print(f"evaluating {name}: {len(rows)} questions{reasons}")
+        self.accelerator.print(printable(f"evaluating {name}: {len(rows)} questions{reasons}"))
         contents, facts = self.measured.contents, {"left_out": left_out, "overlap": self.measured.counts}
         answers = evaluate.ask_together(
             model.eval(), rows, contents, reader, self.train.evaluation, self.accelerator

@@ -93,9 +93,9 @@ def jobs(grid: Grid) -> list[Job]:
             try:
                 found.append(_job(grid, row, seed, known))
             except UserError as error:
-                faults.append(str(error))
+                faults += error.lines
     if faults:
-        raise UserError("\n".join(dict.fromkeys(faults)))
+        raise UserError(*dict.fromkeys(faults))
     return found
 
 
@@ -153,6 +153,6 @@ def sizes(grid: Grid) -> dict[str, dict[str, int]]:
         try:
             sums = check(grid.spec(row, grid.seeds[0])[0])
         except UserError as error:
-            raise UserError(f"{grid.file}: {row.name}: {error}") from None
+            raise UserError(f"{grid.file}: {row.name}: {error.lines[0]}", *error.lines[1:]) from None
         found[row.name] = {part.part: part.parameters for part in sums.rows}
     return found

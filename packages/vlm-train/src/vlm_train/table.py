@@ -9,9 +9,10 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from vlm_core.markdown import text
 from vlm_train import eval_results
 from vlm_train.grid import Grid
-from vlm_train.results import NOTHING, cell
+from vlm_train.results import NOTHING
 from vlm_train.rundir import RunDir
 from vlm_train.sweep import Job
 from vlm_train.sweep_metrics import Column, Figure, measures
@@ -150,15 +151,14 @@ def notes(found: Sequence[Line]) -> list[str]:
 
 def markdown(found: Sequence[Line]) -> str:
     """The table and what its numbers are; `connector` is the number of its parameters."""
-    head, *rows = ([cell(text) for text in row] for row in texts(found))
-    rule = "|---|" + "---:|" * (len(head) - 1)
-    table = [f"| {' | '.join(row)} |" for row in (head, *rows)]
+    head, *rows = (f"| {' | '.join(map(text, cells))} |" for cells in texts(found))
+    rule = "|---|" + "---:|" * (len(texts(found)[0]) - 1)
     accuracy = metric(found)
-    legend = [f"{accuracy[0].upper()}{accuracy[1:]}. {LEGEND}"]
+    legend = [f"{text(accuracy[0].upper() + accuracy[1:])}. {LEGEND}"]
     if any(column.kind == "control" for column in columns(found)):
         legend.append(CONTROLS)
-    about = [*legend, *notes(found)]
-    return "\n".join([table[0], rule, *table[1:], "", *(f"- {line}" for line in about)]) + "\n"
+    about = [*legend, *map(text, notes(found))]
+    return "\n".join([head, rule, *rows, "", *(f"- {line}" for line in about)]) + "\n"
 
 
 def record(grid: Grid, found: Sequence[Line], failures: Sequence[str]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 from vlm_core.atomic import write_errors, write_file
 from vlm_core.errors import UserError
 from vlm_core.files import read_text
+from vlm_core.printable import printable
 
 log = logging.getLogger(__name__)
 _MARK = re.compile("[0-9a-f]{8}")
@@ -54,7 +55,7 @@ class Trackers:
     def __call__(self, file: str, record: dict[str, Any]) -> None:
         kind = Path(file).stem
         prefix = "" if kind == "metrics" else f"{kind}/"
-        values = {prefix + name: x for name, x in numbers(record).items()}
+        values = {printable(prefix + name): x for name, x in numbers(record).items()}
         step = self.starts[record["stage"]] + record["step"]
         for name, tell in list(self.tell.items()):
             try:

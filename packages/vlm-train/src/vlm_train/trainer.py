@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from vlm_core.batch import Batch, blank, padding_share
 from vlm_core.errors import UserError
 from vlm_core.model import PARTS, VLM
+from vlm_core.printable import printable
 from vlm_train import checkpoint, data_workers, schedule, stopping, watchdog
 from vlm_train.checkpoint import Position, Saved
 from vlm_train.config import Stage, TrainConfig
@@ -93,7 +94,7 @@ class StageTrainer:
 
     def fit(self, position: Position) -> Position:
         """Run from `position` to the end of the stage."""
-        self.accelerator.print(table(self.learner.groups))
+        self.accelerator.print(printable(table(self.learner.groups), lines=True))
         if self.train.precision == "bf16":
             lower(self.model, untouched(self.train, self.number))
         self.encode_ahead(position.step)
@@ -269,8 +270,9 @@ class StageTrainer:
         )
         if fault and position.step == self.steps and self.uses_up:
             raise UserError(
-                f"{fault}\nthe stage is complete except for this file; free some disk space, "
-                "then rerun the same command to resume"
+                fault,
+                "the stage is complete except for this file; free some disk space, "
+                "then rerun the same command to resume",
             )
         if fault:
             self.failed_saves += 1

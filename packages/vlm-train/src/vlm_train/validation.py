@@ -11,7 +11,7 @@ from accelerate import Accelerator
 
 from vlm_core.batch import Batch, blank, collate
 from vlm_core.chat import TooLong, says_question
-from vlm_core.images import ImageSource, StoredImage, image_name, thumbnail
+from vlm_core.images import ImageSource, image_name, thumbnail
 from vlm_core.model import VLM
 from vlm_train import watchdog
 from vlm_train.answers import question
@@ -113,8 +113,8 @@ class Validator(Gauge):
 
 
 def _pictures(images: Sequence[ImageSource]) -> dict[str, Any]:
-    """The images by name; a small copy of the first one where no file of that name can be opened later."""
+    """The images by name, and a small copy of the first one: a page about a run opens no file outside of its folder."""
     found: dict[str, Any] = {"images": [image_name(image) for image in images]}
-    if images and isinstance(images[0], StoredImage):
+    if images:
         found["thumbnail"] = base64.b64encode(thumbnail(images[0])).decode()
     return found

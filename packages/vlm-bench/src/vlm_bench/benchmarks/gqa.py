@@ -26,7 +26,7 @@ class GQA(CreditBenchmark):
     """Accuracy over balanced questions, as LLaVA's patched evaluation: no consistency, no grounding."""
 
     def __init__(self, config: GQAConfig) -> None:
-        path, labels, images = config.file("questions"), config.file("labels"), config.file("images")
+        path, labels, images = config.file("questions"), config.file("labels"), config.image_folder()
         official = config.source == "official"
         found = {q.id: q for q in (_official(json_object(path)) if official else read_questions(path))}
         gold = json_object(labels)
@@ -37,7 +37,7 @@ class GQA(CreditBenchmark):
         self.parse = parse_sane if config.strictness == "sane" else parse
         super().__init__(
             "llava-1.5/gqa-testdev-balanced",
-            (Question(key, q.text, images / q.image) for key, q in found.items()),
+            (Question(key, q.text, images.path(q.image, q.where)) for key, q in found.items()),
             expected=len(self.gold.keys() | found.keys()),
             files={path.name: path, labels.name: labels},
         )

@@ -25,7 +25,7 @@ class MMVet(Benchmark):
     max_new_tokens = 1024
 
     def __init__(self, config: MMVetConfig) -> None:
-        path, labels, images = config.file("questions"), config.file("labels"), config.file("images")
+        path, labels, images = config.file("questions"), config.file("labels"), config.image_folder()
         asked = {f"v1_{q.id}": q for q in read_questions(path)}
         self.truths = self._truths(config, {key: q.text for key, q in asked.items()})
         self.grades = read_grades(config.grades) if config.grades else Grades({})
@@ -38,7 +38,7 @@ class MMVet(Benchmark):
         judges = ", ".join(self.grades.judges) or "none"
         super().__init__(
             f"mm-vet grades by {judges}",
-            (Question(key, q.text, images / q.image, alias=q.id) for key, q in asked.items()),
+            (Question(key, q.text, images.path(q.image, q.where), alias=q.id) for key, q in asked.items()),
             expected=len(self.truths) or None,
             files={file.name: file for file in (path, *known) if file},
             notes={"judge": judges, "runs": str(self.grades.runs)} if config.grades else {},

@@ -19,6 +19,7 @@ from vlm_bench.readers.questions import Asked, read_questions
 from vlm_bench.scorers.mme import COGNITION, PERCEPTION, Task, parse, parse_sane, score
 from vlm_core.benchmark import Benchmark, Headline, Points, Question, Score, Verdict
 from vlm_core.errors import UserError
+from vlm_core.image_folder import ImageFolder
 
 Pair = tuple[str, str]
 """(task, image)"""
@@ -36,6 +37,7 @@ class MME(Benchmark):
     def __init__(self, config: MMEConfig) -> None:
         path, official = config.file("questions"), config.source == "official"
         folder = path if official else config.file("labels")
+        images = config.image_folder("questions" if official else "labels")
         found = [] if official else read_questions(path, distinct=False)
         labels = read_labels(folder)
         found = found or official_questions(folder, labels)
@@ -46,7 +48,7 @@ class MME(Benchmark):
         self.parse = parse_sane if config.strictness == "sane" else parse
         super().__init__(
             "llava-1.5/mme perception",
-            (Question(name, q.text, _image(folder, q.image), alias=q.id) for name, (_, q) in asked.items()),
+            (Question(name, q.text, _image(images, q), alias=q.id) for name, (_, q) in asked.items()),
             expected=len(labels),
             files={} if official else {path.name: path},
             notes={"labels sha256": _digest(labels)},
@@ -104,11 +106,11 @@ def _key(asked: Asked) -> Key:
     return path.parts[0], path.stem, question_of(asked.text)
 
 
-def _image(folder: Path, name: str) -> Path:
+def _image(images: ImageFolder, q: Asked) -> Path:
     """Beside the labels, or in the folder `images` of those tasks that have one."""
-    flat = folder / name
-    inner = flat.parent / "images"
-    return inner / flat.name if inner.is_dir() else flat
+    flat = images.path(q.image, q.where)
+    task = Path(q.image).parent / "images"
+    return images.path(str(task / flat.name), q.where) if (flat.parent / "images").is_dir() else flat
 
 
 def _digest(labels: Mapping[Key, bool]) -> str:

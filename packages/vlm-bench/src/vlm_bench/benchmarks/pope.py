@@ -24,7 +24,7 @@ class Pope(Benchmark):
     """The headline is LLaVA's: the mean of the three splits' F1, each 2TP / (2TP + FP + FN)."""
 
     def __init__(self, config: PopeConfig) -> None:
-        path, images = config.file("questions"), config.file("images")
+        path, images = config.file("questions"), config.image_folder()
         official = config.source == "official"
         asked = {} if official else read_questions(path)
         self.labels = read_labels(path if official else config.file("labels"))
@@ -34,7 +34,10 @@ class Pope(Benchmark):
         self.score_split = partial(score_split, sane=self.sane)
         super().__init__(
             f"llava-1.5/pope@{self.labels.revision} mean-F1",
-            (benchmark.Question(q.id, q.prompt, images / q.key[0]) for q in self.asked.values()),
+            (
+                benchmark.Question(q.id, q.prompt, images.path(q.key[0], f"{path}: question {q.id}"))
+                for q in self.asked.values()
+            ),
             expected=len(self.labels),
             files=({} if official else {path.name: path}) | self.labels.files,
             warnings=_doubts(self.labels),
@@ -83,15 +86,14 @@ def check_labels(questions: Mapping[str, Question], labels: Labels) -> None:
         asked, known = {q.key for q in questions.values() if q.split == split}, labels.truth[split].keys()
         if unlabelled := len(asked - known):
             faults.append(
-                f"\n  {split}: {unlabelled} of {len(asked)} questions without a label, "
+                f"  {split}: {unlabelled} of {len(asked)} questions without a label, "
                 f"{len(known - asked)} of {len(known)} labels without a question"
             )
     if faults:
         raise UserError(
-            "questions and labels do not belong together (joined by image and question):"
-            + "".join(faults)
-            + f"\n  these labels are POPE revision {labels.revision}; "
-            f"LLaVA's questions belong to {LLAVA_REVISION}"
+            "questions and labels do not belong together (joined by image and question):",
+            *faults,
+            f"  these labels are POPE revision {labels.revision}; LLaVA's questions belong to {LLAVA_REVISION}",
         )
 
 

@@ -25,14 +25,19 @@ class ScienceQA(Benchmark):
     max_new_tokens = 1024
 
     def __init__(self, config: ScienceQAConfig) -> None:
-        path, images = config.file("questions"), config.file("images")
+        path, images = config.file("questions"), config.image_folder()
         others = [config.file("splits")] if config.source == "official" else []
         self.asked = read_official(path, *others) if others else read_questions(path)
         self.parse = parse_sane if config.strictness == "sane" else parse
         super().__init__(
             "llava-1.5/scienceqa-img",
             (
-                Question(key, q.prompt, None if q.image is None else images / q.image, q.choices)
+                Question(
+                    key,
+                    q.prompt,
+                    None if q.image is None else images.path(q.image, f"{path}: {key}"),
+                    q.choices,
+                )
                 for key, q in self.asked.items()
             ),
             files={file.name: file for file in (path, *others)},

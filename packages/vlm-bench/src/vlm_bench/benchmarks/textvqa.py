@@ -22,6 +22,7 @@ from vlm_bench.readers.textvqa import TOKENS, Prompt, read_prompt, without_token
 from vlm_bench.scorers.vqa import ConvertedReferences, by_count, convert
 from vlm_core.benchmark import Benchmark, CreditBenchmark, Question
 from vlm_core.errors import UserError
+from vlm_core.image_folder import ImageFolder
 
 REFERENCES = 10
 
@@ -35,7 +36,7 @@ class TextVQA(CreditBenchmark):
     """Soft accuracy by M4C's rule, as LLaVA evaluates."""
 
     def __init__(self, config: TextVQAConfig) -> None:
-        path, labels, images = config.file("questions"), config.file("labels"), config.file("images")
+        path, labels, images = config.file("questions"), config.file("labels"), config.image_folder()
         official, self.config = config.source == "official", config
         tokens = config.file("tokens") if official and config.ocr == "yes" else None
         found = _official(path, tokens) if official else _llava(path)
@@ -74,8 +75,9 @@ class TextVQA(CreditBenchmark):
         return (seen.question.lower(), seen.tokens) == (asked.question.lower(), asked.tokens)
 
 
-def _question(key: str, q: Asked, prompt: str, images: Path) -> Question:
-    return Question(key, prompt, images / q.image, alias=q.id, other_ids=(PurePosixPath(q.image).stem,))
+def _question(key: str, q: Asked, prompt: str, images: ImageFolder) -> Question:
+    image = images.path(q.image, q.where)
+    return Question(key, prompt, image, alias=q.id, other_ids=(PurePosixPath(q.image).stem,))
 
 
 def _llava(path: Path) -> dict[str, Asked]:

@@ -16,6 +16,7 @@ from vlm_bench.readers.questions import SHORT, read_questions
 from vlm_bench.scorers.vqa import References, by_count, convert, normalise
 from vlm_core.benchmark import Benchmark, Question, Score, Verdict, mean_headline
 from vlm_core.errors import UserError
+from vlm_core.image_folder import ImageFolder
 
 KINDS = ("yes/no", "number", "other")
 
@@ -35,11 +36,11 @@ class DevServer(Benchmark):
     )
 
     def __init__(self, config: VQAv2Config) -> None:
-        path, images = config.file("questions", "test-dev"), config.file("images", "test-dev")
+        path, images = config.file("questions", "test-dev"), config.image_folder("images", "test-dev")
         self.ids, self.llava = config.file("ids"), config.answer_format == "llava"
         super().__init__(
             "llava-1.5/vqa-v2-test-dev",
-            (Question(q.id, q.text, images / q.image) for q in read_questions(path)),
+            (Question(q.id, q.text, images.path(q.image, q.where)) for q in read_questions(path)),
             files={path.name: path},
         )
 
@@ -59,7 +60,7 @@ class DevServer(Benchmark):
 
 
 def _number(key: str) -> int:
-    if not key.isdecimal():
+    if not (key.isascii() and key.isdecimal() and len(key) < 20):
         raise UserError(f"question_id {key!r} is no number, as VQA-v2's ids are")
     return int(key)
 
@@ -69,7 +70,7 @@ class Val(Benchmark):
 
     def __init__(self, config: VQAv2Config) -> None:
         path, labels, images = (
-            config.file("questions", "val"), config.file("labels"), config.file("images", "val")
+            config.file("questions", "val"), config.file("labels"), config.image_folder("images", "val")
         )  # fmt: skip
         asked = _by_id(path, "questions")
         gold = _by_id(labels, "annotations")
@@ -116,9 +117,11 @@ def _by_id(path: Path, key: str) -> dict[str, Row]:
     return unique([(row.id("question_id"), row) for row in json_rows(path, key)], "question_id")
 
 
-def _question(key: str, row: Row, images: Path) -> Question:
-    name = f"COCO_val2014_{int(row.id('image_id')):012d}.jpg"
-    return Question(key, f"{row.text('question')}\n{SHORT}", images / name)
+def _question(key: str, row: Row, images: ImageFolder) -> Question:
+    if not (number := row.id("image_id")).isdecimal():
+        row.wrong("image_id", "a whole number")
+    name = f"COCO_val2014_{number.zfill(12)}.jpg"
+    return Question(key, f"{row.text('question')}\n{SHORT}", images.path(name, row.where))
 
 
 def _texts(row: Row) -> list[str]:

@@ -75,6 +75,8 @@ def _by_line(text: str) -> bool:
     first, _, rest = text.strip().partition("\n")
     try:
         value = json.loads(first)
+    except RecursionError:
+        return bool(rest.strip())
     except ValueError:
         return not first.startswith(("{", "["))
     return isinstance(value, dict) and (bool(rest.strip()) or not value or bool(value.keys() & FIELDS))

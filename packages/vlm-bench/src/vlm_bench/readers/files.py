@@ -4,48 +4,67 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import json
+import io
 import shutil
 import tempfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from io import BufferedIOBase
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vlm_bench.readers.json_object import Row, as_row
 from vlm_core.errors import UserError
-from vlm_core.files import RepeatedKeyError, decode_text, distinct
+from vlm_core.files import decode_text, open_regular
+from vlm_core.json_text import parse_strict
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 GZIP_MAGIC = b"\x1f\x8b"
 BOM = b"\xef\xbb\xbf"
+MAX_BYTES = 2**30
+"""What is read of a file, unpacked; the largest of the benchmarks' files has 390 MB."""
 _CHUNK = 2**20
-_DECODER = json.JSONDecoder(object_pairs_hook=distinct)
+
+
+class _Bounded(io.RawIOBase):
+    """Reads from `file` and raises `UserError` beyond `MAX_BYTES`: a few packed kilobytes can unpack to any size."""
+
+    def __init__(self, file: Any, path: Path) -> None:
+        self.file, self.path, self.total = file, path, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        count = self.file.readinto(buffer)
+        self.total += count
+        if self.total > MAX_BYTES:
+            raise UserError(
+                f"{self.path}: more than {MAX_BYTES} bytes when unpacked; no benchmark has such a file"
+            )
+        return count
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[BufferedIOBase]:
-    """A file's bytes, unpacked if it is gzipped (told by its first bytes, not by its name)."""
-    try:
-        with path.open("rb") as raw:
-            packed = raw.read(len(GZIP_MAGIC)) == GZIP_MAGIC
-            raw.seek(0)
-            if packed:
-                with gzip.GzipFile(fileobj=raw) as file:
-                    yield file
-            else:
-                yield raw
-    except (EOFError, zlib.error, gzip.BadGzipFile):
-        raise UserError(f"{path}: this gzip file is damaged or cut off") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot read this file: {error.strerror}") from None
+    """A regular file's bytes, unpacked if it is gzipped (told by its first bytes, not by its name)."""
+    with open_regular(path) as raw:
+        packed = raw.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+        raw.seek(0)
+        try:
+            with gzip.GzipFile(fileobj=raw) if packed else raw as file:
+                yield io.BufferedReader(_Bounded(file, path), _CHUNK)
+        except (EOFError, zlib.error, gzip.BadGzipFile):
+            raise UserError(f"{path}: this gzip file is damaged or cut off") from None
 
 
 def unpacked(path: Path) -> Any:
     """A temporary file, with its path as `name`, that holds a gzipped file's content; None for any other file."""
-    with path.open("rb") if path.is_file() else nullcontext() as raw:
-        if raw is None or raw.read(len(GZIP_MAGIC)) != GZIP_MAGIC:
+    with open_regular(path) as raw:
+        if raw.read(len(GZIP_MAGIC)) != GZIP_MAGIC:
             return None
     copy = tempfile.NamedTemporaryFile(prefix=path.stem)  # noqa: SIM115, it lives as long as its owner
     with opened(path) as file:
@@ -98,20 +117,8 @@ def read_json(path: Path) -> Any:
 
 
 def parse_json(text: str, path: Path, line: int | None = None) -> Any:
-    """The value of a file's JSON text, or of its line number `line`.
-
-    A key that appears twice in an object is an error, not the last one's value.
-    """
-    where = f"{path}:{line}" if line else str(path)
-    try:
-        return _DECODER.decode(text)
-    except json.JSONDecodeError as error:
-        at = f"{path}:{error.lineno + (line or 1) - 1}"
-        raise UserError(f"{at}: not valid JSON ({error.msg}); is the file cut off?") from None
-    except RepeatedKeyError as error:
-        raise UserError(f"{where}: {error} in one JSON object") from None
-    except RecursionError:
-        raise UserError(f"{where}: JSON nested too deeply") from None
+    """The value of a file's JSON text, or of its line number `line`, as `parse_strict` reads it."""
+    return parse_strict(text, path, line or 1, only=line is not None)
 
 
 def json_rows(path: Path, key: str | None = None) -> list[Row]:

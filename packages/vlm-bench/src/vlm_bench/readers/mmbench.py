@@ -106,12 +106,14 @@ def _row(where: str, header: list[str], cells: list[str], lines: Lines) -> MMBen
     if len(cells) != len(header):
         raise UserError(f"{where}: {len(cells)} cells, expected {len(header)}; is the file cut off?")
     data, image = dict(zip(header, cells, strict=True)), None
-    if not data["index"].isdecimal():
-        raise UserError(f"{where}: the index is {data['index']!r}, expected a number")
+    if not (data["index"].isdecimal() and len(data["index"]) <= LONGEST_REFERENCE):
+        raise UserError(f"{where}: the index is {data['index']!r:.80}, expected a number")
     if len(text := data.get("image", "")) > LONGEST_REFERENCE:
         image, data["image"] = lines.place(text), ""
     elif text and not text.isdecimal():
-        raise UserError(f"{where}: the image is {text!r}, expected base64 text or the index of another row")
+        raise UserError(
+            f"{where}: the image is {text!r:.80}, expected base64 text or the index of another row"
+        )
     return MMBenchRow(int(data["index"]), data, image)
 
 

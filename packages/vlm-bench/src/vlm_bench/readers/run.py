@@ -4,16 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt
 
 from vlm_bench.readers.files import read_json
 from vlm_core.errors import UserError
+from vlm_core.json_text import validated
 
 ENDING = ".run.json"
 _ELSEWHERE = {
     "benchmark", "protocol", "files", "questions sha256", "scored_by", "expected", "asked", "answered",
 }  # fmt: skip
 """What an account holds and a report says in its own place."""
+
+
+class _Account(BaseModel):
+    """What is used of an account by more than its name; earlier versions wrote less."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False, protected_namespaces=())
+    benchmark: str
+    protocol: str | None = None
+    model: str | None = None
+    versions: dict[str, str] = {}
+    files: dict[str, str] = {}
+    seconds: NonNegativeFloat = 0.0
+    scored_by: Literal["here", "server", "judge"] = "here"
+    expected: NonNegativeInt | None = None
+    asked: NonNegativeInt | None = None
+    answered: NonNegativeInt | None = None
+    left_out: dict[str, int] = Field(default={}, alias="left out")
+
+
+def read_account(path: Path) -> dict[str, Any]:
+    """The account in a file; raises `UserError` naming the key that is missing or of a wrong type."""
+    found = read_json(path)
+    if not isinstance(found, dict) or not isinstance(found.get("benchmark"), str):
+        raise UserError(f"{path}: expected a JSON object with the name of the benchmark")
+    return validated(found, _Account, f"{path}: not what `vlm-bench run` writes")
 
 
 def beside(answers: Path) -> Path:
@@ -29,9 +57,7 @@ def read_run(answers: Path, benchmark: str | None = None) -> dict[str, Any]:
     path = beside(answers)
     if not path.is_file():
         return {}
-    found = read_json(path)
-    if not isinstance(found, dict) or not isinstance(found.get("benchmark"), str):
-        raise UserError(f"{path}: expected a JSON object with the name of the benchmark")
+    found = read_account(path)
     if benchmark not in (None, found["benchmark"]):
         raise UserError(
             f"{answers}: answers to {found['benchmark']}, as {path.name} says, not to {benchmark}"

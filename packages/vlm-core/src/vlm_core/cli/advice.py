@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from vlm_core.cli.common import amount, size
+from vlm_core.cli.output import inert, say
 from vlm_core.errors import UserError
 from vlm_core.initial_weights import PARTS
 
@@ -66,13 +67,19 @@ def _plain_scan_on_cuda(config: ComponentConfig) -> bool:
 
 
 def table(title: str, *columns: str, right: int = 1) -> Any:
-    """A plain table; columns from the `right`-th on hold numbers."""
+    """A plain table below an empty line; columns from the `right`-th on hold numbers."""
     from rich.table import Table
+    from rich.text import Text
 
-    made = Table(title=title, title_justify="left", box=None, header_style="dim")
+    above = Text("\n", style="table.title").append_text(inert(title))
+    made = Table(title=above, title_justify="left", box=None, header_style="dim")
     for i, column in enumerate(columns):
-        made.add_column(column, justify="right" if i >= right else "left")
+        made.add_column(inert(column), justify="right" if i >= right else "left")
     return made
+
+
+def _add(made: Any, *cells: str) -> None:
+    made.add_row(*map(inert, cells))
 
 
 def show(made: Any) -> None:
@@ -85,11 +92,11 @@ def print_origin(document: Document) -> None:
     """The chain of bases, and what each file changes in the one below it."""
     if len(document.layers) < 2:
         return
-    print(f"\nbase: {document.layers[0].file}")
+    say("", f"base: {document.layers[0].file}")
     for layer in document.layers[1:]:
-        print(f"  {layer.file} changes{'' if layer.changes else ' nothing'}")
+        say(f"  {layer.file} changes{'' if layer.changes else ' nothing'}")
         for change in layer.changes:
-            print(f"    {'.'.join(map(str, change.path))}: {_short(change.old)} → {_short(change.new)}")
+            say(f"    {'.'.join(map(str, change.path))}: {_short(change.old)} → {_short(change.new)}")
 
 
 def _short(value: Any) -> str:
@@ -109,17 +116,17 @@ def print_sources(spec: Spec, model: VLM, *, random_weights: bool = False) -> No
     from vlm_core.initial_weights import weight_rows
     from vlm_core.preprocessing import preprocessing_rows
 
-    made = table("\nweights", "part", "component", "from", right=9)
+    made = table("weights", "part", "component", "from", right=9)
     for part, label, source in weight_rows(spec):
-        made.add_row(part, label, "random values (--random-weights)" if random_weights else source)
+        _add(made, part, label, "random values (--random-weights)" if random_weights else source)
     show(made)
     rows = preprocessing_rows(model.encoder)
     if not rows:
-        print(f"\nimage preprocessing: not reported by {spec.encoder.type_name()}")
+        say("", f"image preprocessing: not reported by {spec.encoder.type_name()}")
         return
-    made = table("\nimage preprocessing", "encoder", "key", "value", "from", right=9)
+    made = table("image preprocessing", "encoder", "key", "value", "from", right=9)
     for row in rows:
-        made.add_row(*row)
+        _add(made, *row)
     show(made)
 
 
@@ -135,11 +142,11 @@ def print_downloads(spec: Any) -> None:
         print("\nto download: nothing")
         return
     sums = [one.bytes for _, one in rows if one.bytes]
-    made = table("\nto download", "part", "from", "what", "size", right=3)
+    made = table("to download", "part", "from", "what", "size", right=3)
     for part, one in rows:
-        made.add_row(part, one.source, one.what, size(one.bytes) if one.bytes else "?")
+        _add(made, part, one.source, one.what, size(one.bytes) if one.bytes else "?")
     if len(sums) > 1:
-        made.add_row("total", "", "", size(sum(sums)))
+        _add(made, "total", "", "", size(sum(sums)))
     show(made)
 
 
@@ -164,20 +171,21 @@ def _features(advice: Advice) -> None:
         if stage.facts.features is not None:
             one = advice.features * BYTES[stage.facts.features]
             most = f", at most {size(stage.samples * one)} for {stage.samples}" if stage.samples else ""
-            print(
-                f"\n{stage.facts.name}: feature_cache keeps {size(one)} an image{most}; the encoder then runs once "
-                "an image, and the tables count it for every sample"
+            say(
+                "",
+                f"{stage.facts.name}: feature_cache keeps {size(one)} an image{most}; the encoder then runs once "
+                "an image, and the tables count it for every sample",
             )
 
 
 def _flops(advice: Advice) -> None:
     names = [f"training {stage.facts.name}" for stage in advice.stages]
-    made = table(f"\nFLOPs a sample, {advice.length} positions", "part", "forward", *names)
+    made = table(f"FLOPs a sample, {advice.length} positions", "part", "forward", *names)
     for part in PARTS:
         trained = [_flop(stage.of_part(part)) for stage in advice.stages]
-        made.add_row(part, _flop(advice.forward[part].forward), *trained)
+        _add(made, part, _flop(advice.forward[part].forward), *trained)
     forward = sum(cost.forward for cost in advice.forward.values())
-    made.add_row("total", _flop(forward), *[_flop(stage.flops) for stage in advice.stages])
+    _add(made, "total", _flop(forward), *[_flop(stage.flops) for stage in advice.stages])
     show(made)
 
 
@@ -188,17 +196,19 @@ def _flop(count: float) -> str:
 
 def _memory(stage: StageAdvice, gpus: int, gpu: GPU | None) -> None:
     facts = stage.facts
-    title = (
-        f"\n{facts.name}: memory of each of {gpus} GPUs" if gpus > 1 else f"\n{facts.name}: memory of one GPU"
-    )
+    title = f"{facts.name}: memory of each of {gpus} GPUs" if gpus > 1 else f"{facts.name}: memory of one GPU"
     title += f", {facts.precision}, {stage.micro} samples of {stage.length} positions at once"
     longest = f"if {facts.max_length} long"
     made = table(title, "", "weights", "gradients", "optimizer", "activations", "total", longest, "fits")
     for name, one in stage.memory.items():
         parts = (one.weights, one.gradients, one.optimizer, one.activations, one.total)
         worst = stage.at_longest[name].total
-        made.add_row(
-            name if gpus > 1 else "", *[size(part) for part in parts], size(worst), _fits(one.total, gpu)
+        _add(
+            made,
+            name if gpus > 1 else "",
+            *[size(part) for part in parts],
+            size(worst),
+            _fits(one.total, gpu),
         )
     show(made)
 
@@ -218,19 +228,20 @@ def _hours(advice: Advice, gpu: GPU | None) -> None:
     from vlm_core.advise.gpus import GPUS, hours
 
     question, cards = advice.question, [gpu] if gpu else list(GPUS.values())
-    title = f"\nhours on {question.gpus} GPU{'s' if question.gpus > 1 else ''}"
+    title = f"hours on {question.gpus} GPU{'s' if question.gpus > 1 else ''}"
     made = table(title, "stage", "samples", *[card.name for card in cards])
     for stage in advice.stages:
         count = stage.samples or PER
         told = f"{count}" if stage.samples else f"each {PER}"
         times = [hours(count * stage.flops, card, question.gpus, question.mfu) for card in cards]
-        made.add_row(
-            stage.facts.name, told, *[f"{time:.1f}" if time >= 0.1 else f"{time:.2g}" for time in times]
+        _add(
+            made, stage.facts.name, told, *[f"{time:.1f}" if time >= 0.1 else f"{time:.2g}" for time in times]
         )
     show(made)
     if unknown := [stage.facts.name for stage in advice.stages if not stage.samples]:
-        print(
-            f"\nthe data of {' and '.join(unknown)} are not here; --samples {unknown[0]}=N says how many there are"
+        say(
+            "",
+            f"the data of {' and '.join(unknown)} are not here; --samples {unknown[0]}=N says how many there are",
         )
 
 

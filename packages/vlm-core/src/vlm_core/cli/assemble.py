@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlm_core.cli import advice
-from vlm_core.cli.common import DTYPES, add_trust, amount, local_path, path_text, run, size
+from vlm_core.cli.common import DTYPES, Parser, add_trust, amount, local_path, path_text, run, size
+from vlm_core.cli.output import inert, say
 from vlm_core.errors import UserError
 from vlm_core.initial_weights import refuse_untrained
 from vlm_core.local_code import how_to_load
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="vlm-assemble", description=__doc__)
+    parser = Parser(prog="vlm-assemble", description=__doc__)
     parser.add_argument(
         "spec", nargs="?", type=path_text, help="a YAML spec; with --export-hf a model folder"
     )
@@ -87,9 +88,9 @@ def list_components() -> int:
                 clash = len(registry.entries[(e.kind, e.name)]) > 1
                 mark = "   claimed by two packages: neither can be used" if clash else ""
                 package = f"{e.distribution} {e.version}"
-                print(f"{kind:<10} {e.name:<{width}}  {package:<{home}}  {origin(e.distribution)}{mark}")
+                say(f"{kind:<10} {e.name:<{width}}  {package:<{home}}  {origin(e.distribution)}{mark}")
     for distribution, error in registry.broken.items():
-        print(f"broken plugin: {distribution}: {error}", file=sys.stderr)
+        say(f"broken plugin: {distribution}: {error}", file=sys.stderr)
     return int(bool(registry.broken) or any(len(found) > 1 for found in registry.entries.values()))
 
 
@@ -102,11 +103,12 @@ def doctor() -> int:
     for title, rows in sections:
         print(title)
         for name, value in rows:
-            print(f"  {name:<{width}}  {value}")
+            say(f"  {name:<{width}}  {value}")
         print()
     print("problems" if problems else "no problems found")
     for problem in problems:
-        print("  - " + problem.replace("\n", "\n    "))
+        first, *rest = problem.split("\n")
+        say(f"  - {first}", *(f"    {line}" for line in rest))
     return int(bool(problems))
 
 
@@ -116,7 +118,7 @@ def new_plugin(kind_and_name: list[str], out: Path | None) -> int:
 
     kind, name = kind_and_name
     folder = skeleton.new_plugin(kind, name, out)
-    print(f"package: {folder}\ntry it:  pip install -e '{folder}[test]' && pytest {folder}")
+    say(f"package: {folder}", f"try it:  pip install -e '{folder}[test]' && pytest {folder}")
     return 0
 
 
@@ -124,12 +126,13 @@ def _print_check(spec: Spec, sums: Arithmetic) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=spec.name, title_justify="left", box=None, header_style="dim")
+    table = Table(title=inert(spec.name, "table.title"), title_justify="left", box=None, header_style="dim")
     for column in ("part", "component", "output an image", "parameters", "fp32", "bf16"):
         table.add_column(column, justify="right" if column in ("parameters", "fp32", "bf16") else "left")
     for row in sums.rows:
         count = row.parameters
-        table.add_row(row.part, row.component, row.output, amount(count), size(4 * count), size(2 * count))
+        cells = (row.part, row.component, row.output, amount(count), size(4 * count), size(2 * count))
+        table.add_row(*map(inert, cells))
     table.add_row("total", "", "", amount(sums.total), size(4 * sums.total), size(2 * sums.total))
     Console(width=None if sys.stdout.isatty() else 120).print(table)
     (ph, pw), (h, w) = sums.image_size, sums.grid
@@ -177,7 +180,7 @@ def assemble(args: argparse.Namespace) -> int:
             with_code=args.with_code,
             trust_remote_code=args.trust_remote_code,
         )
-        print(f"model folder: {args.export_hf}{how_to_load(args.export_hf)}")
+        say(f"model folder: {args.export_hf}{how_to_load(args.export_hf)}")
         return 0
     spec, document = load_spec(args.spec, args.set, trust_remote_code=args.trust_remote_code)
     if not args.random_weights:
@@ -197,7 +200,7 @@ def assemble(args: argparse.Namespace) -> int:
     out = args.out or Path("models") / spec.name
     with located(document):
         write_model(spec, out, args.dtype, args.random_weights)
-    print(f"\nmodel folder: {out}{how_to_load(out)}")
+    say("", f"model folder: {out}{how_to_load(out)}")
     return 0
 
 

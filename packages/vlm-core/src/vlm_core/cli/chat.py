@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlm_core.cli.common import DTYPES, add_trust, path_text, run
+from vlm_core.cli.common import DTYPES, Parser, add_trust, path_text, run
 from vlm_core.cli.console import text
+from vlm_core.cli.output import say
 from vlm_core.cli.prompt import Interrupt, image_files, lines
 from vlm_core.errors import UserError, shown
+from vlm_core.printable import printable
 
 if TYPE_CHECKING:
     from vlm_core.conversation import Conversation
@@ -23,9 +25,7 @@ _HELP = (
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="vlm-chat", description=__doc__, epilog=f"In a conversation: {_HELP}."
-    )
+    parser = Parser(prog="vlm-chat", description=__doc__, epilog=f"In a conversation: {_HELP}.")
     parser.add_argument("model", type=path_text, metavar="MODEL", help="a model folder")
     parser.add_argument(
         "--image", action="append", default=[], metavar="FILE", help="an image to talk about; may be repeated"
@@ -82,15 +82,20 @@ def chat(args: argparse.Namespace) -> int:
     if args.ask is not None:
         _answer(conversation, text(args.ask), decoding)
         return 0
-    print(f"{spec.name} on {device}: {_HELP}")
+    say(f"{spec.name} on {device}: {_HELP}")
     return _converse(conversation, decoding)
 
 
 def _answer(conversation: Conversation, question: str, decoding: Decoding) -> None:
     """Print the answer as it is generated."""
     for piece in conversation.ask(question, decoding):
-        print(piece, end="", flush=True)
+        _print_piece(piece)
     print()
+
+
+def _print_piece(piece: str) -> None:
+    """A piece of an answer: a model may say control characters, which a terminal would obey."""
+    print(printable(piece, lines=True), end="", flush=True)
 
 
 def _converse(conversation: Conversation, decoding: Decoding) -> int:
@@ -113,11 +118,11 @@ def _obey(conversation: Conversation, line: str, decoding: Decoding) -> None:
         for path in image_files(rest, quoted=True):
             conversation.show(path)
     elif line.startswith("/"):
-        print(_HELP if line == "/help" else f"{command}: unknown command or wrong arguments. {_HELP}")
+        say(_HELP if line == "/help" else f"{command}: unknown command or wrong arguments. {_HELP}")
     else:
         with Interrupt() as interrupt:
             for piece in conversation.ask(text(line), decoding):
-                print(piece, end="", flush=True)
+                _print_piece(piece)
                 if interrupt.received:
                     print(" …", end="")
                     break

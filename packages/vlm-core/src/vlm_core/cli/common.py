@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from vlm_core.cli.console import use_any_encoding
+from vlm_core.cli.output import printable_records
 from vlm_core.errors import UserError, shown
 from vlm_core.local_code import OPTION
 from vlm_core.paths import expanded
@@ -32,7 +33,7 @@ class Parser(argparse.ArgumentParser):
         if self._subparsers is not None and message.startswith("the following arguments are required"):
             self.print_help(sys.stderr)
             self.exit(2, f"\n{self.prog}: expected one of these commands\n")
-        super().error(message)
+        super().error(printable(message))
 
 
 def path_text(text: str) -> str:
@@ -101,24 +102,29 @@ def run(
     add_debug(parser)
     parser.add_argument("--version", action="version", version=versions(parser.prog, package))
     args = parser.parse_args(argv)
+    with printable_records():
+        return _run(parser.prog, command, args)
+
+
+def _run(program: str, command: Callable[[argparse.Namespace], int | None], args: argparse.Namespace) -> int:
     if getattr(args, "debug", False):
         return command(args) or 0
     try:
         return command(args) or 0
     except UserError as error:
-        print(f"{parser.prog}: {printable(error, LONGEST, lines=True)}", file=sys.stderr)
+        print(f"{program}: {printable(error, LONGEST, lines=True)}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of a pipe left, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt:
-        print(f"\n{parser.prog}: interrupted", file=sys.stderr)
+        print(f"\n{program}: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
         if fault := system_fault(error):
-            print(f"{parser.prog}: {printable(fault, lines=True)}", file=sys.stderr)
+            print(f"{program}: {printable(fault)}", file=sys.stderr)
             return fault.code
-        print(f"{parser.prog}: internal error: {type(error).__name__}: {printable(error)}", file=sys.stderr)
+        print(f"{program}: internal error: {type(error).__name__}: {printable(error)}", file=sys.stderr)
         print("this is a bug; --debug shows where", file=sys.stderr)
         return 70
 

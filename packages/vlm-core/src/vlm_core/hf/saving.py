@@ -13,6 +13,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from vlm_core import markdown
 from vlm_core.atomic import write_errors, write_file
 from vlm_core.errors import UserError
 from vlm_core.files import read_bytes
@@ -192,6 +193,11 @@ def card_of(card: bytes, manifest: Mapping[str, Any]) -> str:
     """A model card with the files that the manifest lists, the rest as people have edited it."""
     text = card.decode("utf-8")
     for name, fact in manifest["files"].items():
-        row = f"| {name} | {fact['bytes']} | `{fact['sha256']}` |"
-        text = re.sub(rf"^\| {re.escape(name)} \| \d+ \| `[0-9a-f]{{64}}` \|$", row, text, flags=re.MULTILINE)
+        cell, row = markdown.text(name), f"{fact['bytes']} | `{fact['sha256']}` |"
+        text = re.sub(
+            rf"^(\| {re.escape(cell)} \| )\d+ \| `[0-9a-f]{{64}}` \|$",
+            rf"\g<1>{row}",
+            text,
+            flags=re.MULTILINE,
+        )
     return text

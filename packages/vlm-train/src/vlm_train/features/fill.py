@@ -28,6 +28,7 @@ from vlm_core.cli.common import size
 from vlm_core.config import EncoderConfig
 from vlm_core.errors import UserError
 from vlm_core.model import VLM
+from vlm_core.printable import printable
 from vlm_core.rows import Row, Rows
 from vlm_train import data_workers
 from vlm_train.config import Stage, TrainConfig
@@ -97,7 +98,7 @@ class Features:
         missing = self._shared(lambda: [place for key, place in places.items() if key not in store])
         told = self._shared(lambda: self._check_room(store, len(places), len(missing)))
         if places:
-            self.accelerator.print(told)
+            self.accelerator.print(printable(told))
         pixels = Missing(rows, missing, reader.transform)
         self._together(lambda: self._fill(store, pixels))
         store.refresh()

@@ -1,0 +1,64 @@
+"""What commands print: lines, table cells, log records and warnings in which foreign text is inert."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TextIO
+
+from vlm_core.printable import printable
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+
+def say(*lines: object, file: TextIO | None = None) -> None:
+    """Print each argument as one line: control characters and line feeds in it become escapes."""
+    print(*map(printable, lines), sep="\n", file=file or sys.stdout, flush=True)
+
+
+def inert(text: object, style: str = "") -> Text:
+    """A text in one line for a table or a console of rich: neither its markup nor a control character has an effect."""
+    from rich.text import Text
+
+    return Text(printable(text), style=style)
+
+
+@contextmanager
+def printable_records() -> Iterator[None]:
+    """Inside, every log record and warning is printable: those of libraries, too, which quote what they read.
+
+    Further lines of a record's own text are indented; its arguments become one line each, and so does a warning.
+    """
+    make, form = logging.getLogRecordFactory(), warnings.formatwarning
+
+    def record(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        made = make(*args, **kwargs)
+        made.msg = printable(made.msg, lines=True).replace("\n", "\n  ")
+        made.args = _arguments(made.args)
+        return made
+
+    def formatted(message: Warning | str, *args: Any, **kwargs: Any) -> str:
+        return form(printable(message), *args, **kwargs)
+
+    logging.setLogRecordFactory(record)
+    warnings.formatwarning = formatted
+    try:
+        yield
+    finally:
+        logging.setLogRecordFactory(make)
+        warnings.formatwarning = form
+
+
+def _arguments(args: Any) -> Any:
+    if isinstance(args, Mapping):
+        return {name: _argument(value) for name, value in args.items()}
+    return tuple(map(_argument, args)) if isinstance(args, tuple) else args
+
+
+def _argument(value: object) -> object:
+    """Numbers stay numbers, for `%d`."""
+    return value if isinstance(value, int | float) else printable(value)
