@@ -51,7 +51,7 @@ def refuse_shared_modules() -> None:
         from transformers import dynamic_module_utils
     except ImportError:
         return
-    folder = dynamic_module_utils.HF_MODULES_CACHE
+    folder = dynamic_module_utils.HF_MODULES_CACHE  # pyright: ignore[reportPrivateImportUsage]
     if problem := why_untrusted(Path(folder)):
         raise UserError(f"code of models is imported from {folder}, which isn't safe: {problem}")
 
