@@ -132,7 +132,7 @@ def repository_code(classes: Mapping[str, type]) -> tuple[dict[str, str], dict[s
             continue
         file = inspect.getfile(kind)
         for path in map(Path, (file, *get_relative_import_files(file))):
-            sources[path.name] = path.read_text(encoding="utf-8")
+            sources[path.name] = read_text(path)
         auto_map[auto] = f"{Path(file).stem}.{kind.__name__}"
     return sources, auto_map
 
