@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,7 @@ from vlm_core.private_folder import why_untrusted
 
 CONFIG = "config.json"
 OPTION = "--trust-remote-code"
+_CLASS = re.compile(r"\w+\.\w+")
 log = logging.getLogger(__name__)
 
 
@@ -32,6 +34,11 @@ def refuse_local_code(folder: Path, what: str, *, allowed: bool) -> bool:
         raise UserError(
             f"{printable(what)}: {folder / CONFIG} names code of the repository {printable(elsewhere[0])}, which is "
             "not among the files here; name that repository in a spec, with the commit as revision"
+        )
+    if odd := next((name for name in classes if not _CLASS.fullmatch(name)), None):
+        raise UserError(
+            f"{printable(what)}: {folder / CONFIG} names {printable(odd, 80)!r} in auto_map; expected module.Class, of a "
+            "file in this folder"
         )
     listed = "\n".join(f"  {name}  sha256 {digest}" for name, digest in code_files(folder).items())
     files = f"{folder}:\n{listed or '  no file with that code'}"
