@@ -37,8 +37,8 @@ def refuse_local_code(folder: Path, what: str, *, allowed: bool) -> bool:
         )
     if odd := next((name for name in classes if not _CLASS.fullmatch(name)), None):
         raise UserError(
-            f"{printable(what)}: {folder / CONFIG} names {printable(odd, 80)!r} in auto_map; expected module.Class, of a "
-            "file in this folder"
+            f"{printable(what)}: {folder / CONFIG} names {printable(odd, 80)!r} in auto_map; expected module.Class, "
+            "of a file in this folder"
         )
     listed = "\n".join(f"  {name}  sha256 {digest}" for name, digest in code_files(folder).items())
     files = f"{folder}:\n{listed or '  no file with that code'}"
