@@ -211,6 +211,10 @@ HOSTILE = {
         ),
         "names code of the repository evil/repo, which is not among the files here",
     ),
+    "code of another folder": (
+        lambda f: _mine(f, "llm", auto_map={"AutoConfig": f"{f.parent}/configuration_mine.MineConfig"}),
+        r"names '/.*configuration_mine.MineConfig' in auto_map; expected module.Class, of a file in this folder",
+    ),
     "kernel": (
         lambda f: _mine(f, "llm", auto_map=None, model_type="llama", attn_implementation="evil/kernel"),
         'attn_implementation names "evil/kernel"; a saved model has all of its files in its folder',

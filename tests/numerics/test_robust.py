@@ -281,14 +281,14 @@ def test_pickles_of_a_strangers_cache_are_not_run(tmp_path):
     """They are in a cache of one's own: the test is one of the folder's mode."""
     cache, trace = tmp_path / "cache", tmp_path / "trace"
     home = {"XDG_CACHE_HOME": str(cache), "NUMBA_CACHE_DIR": ""}
-    run_python("-c", ONE_KERNEL, **home)
+    run_python("-c", ONE_KERNEL, timeout=300, **home)
     run_python("-c", POISON, cache, trace)
     cache.chmod(0o777)
-    _, text = run_python("-c", ONE_KERNEL, **home)
+    _, text = run_python("-c", ONE_KERNEL, timeout=300, **home)
     assert not trace.exists()
     assert text.count("can be written by other users; chmod go-w") == 1
     cache.chmod(0o700)
-    run_python("-c", ONE_KERNEL, **home)
+    run_python("-c", ONE_KERNEL, timeout=300, **home)
     assert trace.exists()
 
 

@@ -69,12 +69,16 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="encode the image again for each question; the answers are the same",
     )
-    parser.add_argument("--device", help="cpu, cuda, … (default: the GPU if there is one)")
-    parser.add_argument("--dtype", choices=DTYPES, help="dtype of the weights; default: as saved")
-    add_trust(parser)
+    _add_loading(parser)
     parser.add_argument(
         "--allow-partial", action="store_true", help="continue although images or labels are missing"
     )
+
+
+def _add_loading(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", help="cpu, cuda, … (default: the GPU if there is one)")
+    parser.add_argument("--dtype", choices=DTYPES, help="dtype of the weights; default: as saved")
+    add_trust(parser)
 
 
 def run(args: argparse.Namespace) -> int:

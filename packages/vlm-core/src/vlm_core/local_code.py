@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,7 @@ from vlm_core.private_folder import why_untrusted
 
 CONFIG = "config.json"
 OPTION = "--trust-remote-code"
+_CLASS = re.compile(r"\w+\.\w+")
 log = logging.getLogger(__name__)
 
 
@@ -33,6 +35,11 @@ def refuse_local_code(folder: Path, what: str, *, allowed: bool) -> bool:
             f"{printable(what)}: {folder / CONFIG} names code of the repository {printable(elsewhere[0])}, which is "
             "not among the files here; name that repository in a spec, with the commit as revision"
         )
+    if odd := next((name for name in classes if not _CLASS.fullmatch(name)), None):
+        raise UserError(
+            f"{printable(what)}: {folder / CONFIG} names {printable(odd, 80)!r} in auto_map; expected module.Class, "
+            "of a file in this folder"
+        )
     files = [f"  {name}  sha256 {digest}" for name, digest in code_files(folder).items()]
     files = files or ["  no file with that code"]
     if not allowed:
@@ -43,7 +50,7 @@ def refuse_local_code(folder: Path, what: str, *, allowed: bool) -> bool:
             f"them, repeat the command with {OPTION} (in Python: trust_remote_code=True)",
         )
     refuse_shared_modules()
-    _say_once("\n".join(map(printable, [f"{what} runs code of {folder}:", *files])))
+    _say_once(f"{what} runs code of {folder}:", *files)
     return True
 
 
@@ -53,14 +60,15 @@ def refuse_shared_modules() -> None:
         from transformers import dynamic_module_utils
     except ImportError:
         return
-    folder = dynamic_module_utils.HF_MODULES_CACHE
+    folder = dynamic_module_utils.HF_MODULES_CACHE  # pyright: ignore[reportPrivateImportUsage]
     if problem := why_untrusted(Path(folder)):
         raise UserError(f"code of models is imported from {folder}, which isn't safe: {problem}")
 
 
 @cache
-def _say_once(text: str) -> None:
-    log.warning("%s", text)
+def _say_once(*lines: str) -> None:
+    for line in lines:
+        log.warning("%s", printable(line))
 
 
 def code_files(folder: Path) -> dict[str, str]:
@@ -134,7 +142,7 @@ def repository_code(classes: Mapping[str, type]) -> tuple[dict[str, str], dict[s
             continue
         file = inspect.getfile(kind)
         for path in map(Path, (file, *get_relative_import_files(file))):
-            sources[path.name] = path.read_text(encoding="utf-8")
+            sources[path.name] = read_text(path)
         auto_map[auto] = f"{Path(file).stem}.{kind.__name__}"
     return sources, auto_map
 

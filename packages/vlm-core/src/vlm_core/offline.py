@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from typing import Any
 from unittest.mock import patch
@@ -15,12 +15,15 @@ REFUSED = (
 )
 
 
+_LOCAL = getattr(socket, "AF_UNIX", object())
+"""Sockets of this machine, which are no network."""
+
+
 def _guarded(function: Callable[..., Any], thread: int) -> Callable[..., Any]:
-    """As `function`, for other threads; local sockets are no network."""
+    """As `function`, which only other threads may call for a host or for a socket of the network."""
 
     def guarded(first: Any, *args: Any, **kwargs: Any) -> Any:
-        local = getattr(socket, "AF_UNIX", None)
-        if threading.get_ident() == thread and getattr(first, "family", None) != local:
+        if threading.get_ident() == thread and getattr(first, "family", None) != _LOCAL:
             raise ConnectionRefusedError(REFUSED)
         return function(first, *args, **kwargs)
 
@@ -31,11 +34,10 @@ def _guarded(function: Callable[..., Any], thread: int) -> Callable[..., Any]:
 def offline() -> Iterator[None]:
     """No connection and no look-up of a host by this thread; hub libraries are told so, and don't retry."""
     thread = threading.get_ident()
-    with (
-        _hub_offline(),
-        patch.object(socket.socket, "connect", _guarded(socket.socket.connect, thread)),
-        patch.object(socket, "getaddrinfo", _guarded(socket.getaddrinfo, thread)),
-    ):
+    places = ((socket.socket, "connect"), (socket.socket, "connect_ex"), (socket, "getaddrinfo"))
+    with _hub_offline(), ExitStack() as stack:
+        for owner, name in places:
+            stack.enter_context(patch.object(owner, name, _guarded(getattr(owner, name), thread)))
         yield
 
 

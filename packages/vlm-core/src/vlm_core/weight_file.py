@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -38,7 +38,8 @@ class WeightFile:
     def read(self, name: str) -> Tensor:
         """One tensor; raises `UserError` if the file was changed since it was opened."""
         tensor = torch.empty_like(self._like[name], memory_format=torch.contiguous_format)
-        view = memoryview(tensor.view(-1).view(torch.uint8).numpy())
+        content: Any = tensor.view(-1).view(torch.uint8).numpy()
+        view = memoryview(content)
         self._file.seek(self._start[name])
         while view and (count := self._file.readinto(view)):  # pyright: ignore[reportAttributeAccessIssue]
             view = view[count:]

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from vlm_core.files import read_text
+
 
 @contextmanager
 def no_network() -> Iterator[None]:
@@ -33,7 +35,7 @@ def check_saved(folder: Path, build: Callable[[], object]) -> None:
     (folder / "stranger.py").write_text(f"open({str(ran)!r}, 'w').close()\n")
     classes = dict.fromkeys(AUTO, "stranger.Stranger")
     for file in folder.rglob("*.json"):
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(read_text(file))
         if isinstance(content, dict):
             file.write_text(json.dumps({**content, "auto_map": classes}), encoding="utf-8")
     with no_network(), suppress(ValueError):  # refused is good, too
