@@ -94,7 +94,7 @@ def test_outputs_that_no_folder_can_be(path):
 def test_a_model_folder_and_a_spec_of_ones_own_are_no_runs(own_spec, tmp_path, tiny_folder):
     shutil.copytree(tiny_folder, tmp_path / "run")
     before = (tmp_path / "run" / SPEC).read_text()
-    with pytest.raises(UserError, match="holds other files, such as README.md"):
+    with pytest.raises(UserError, match=r"holds other files, such as README\.md"):
         go(own_spec)
     assert (tmp_path / "run" / SPEC).read_text() == before
     shutil.rmtree(tmp_path / "run")
