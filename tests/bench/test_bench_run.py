@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -65,6 +66,39 @@ def test_all_eight_killed_in_the_middle_and_gone_on(
     assert "vqa-v2: answers in " in told.err
     assert "`vlm-bench submit vqa-v2`" in told.err
     assert "`vlm-bench judge mm-vet`" in told.err
+
+
+def test_lines_that_a_power_cut_left_are_asked_again(command: Runner, tmp_path: Path, capsys: Out) -> None:
+    assert main(command("pope")) == 0
+    out = tmp_path / "out"
+    whole = (out / "pope.jsonl").read_bytes()
+    lines = whole.splitlines(keepends=True)
+    half = [lines[0], lines[1][:30] + b"}\n", b"\0\0\0\n", b"\xff\n", b"[]\n", lines[2], lines[3][:-1]]
+    (out / "pope.part-0.jsonl").write_bytes(b"".join(half))
+    (out / "pope.jsonl").unlink()
+    capsys.readouterr()
+    assert main(command("pope")) == 0
+    err = capsys.readouterr().err
+    assert "pope: cut off 5 half-written lines; asked again" in err
+    assert "pope: 2 of 6 answers are there already" in err
+    assert (out / "pope.jsonl").read_bytes() == whole
+
+
+def test_answers_that_cannot_be_written(command: Runner, tmp_path: Path, capsys: Out) -> None:
+    """A full disk is told; the same command goes on from the answers that it took."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
+    try:
+        assert main(command("pope")) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert "run.json: cannot write: File too large" in capsys.readouterr().err
+    part = tmp_path / "out/pope.part-0.jsonl"
+    part.mkdir()
+    assert main(command("pope")) == 2
+    assert "pope.part-0.jsonl" in capsys.readouterr().err
+    part.rmdir()
+    assert main(command("pope")) == 0
 
 
 def test_the_account_and_the_report(

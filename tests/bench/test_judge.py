@@ -135,6 +135,25 @@ def test_grades_of_other_answers_are_refused(data: Path, tmp_path: Path, capsys:
     assert "1 of 3 grades are of other answers, first v1_1" in err
 
 
+def test_grades_that_cannot_be_read_are_not_asked_for_again_unasked(
+    data: Path, tmp_path: Path, capsys: Out, judge: Judge
+) -> None:
+    """They cost money; an empty file has none."""
+    file = tmp_path / "g.json"
+    file.touch()
+    assert "3 grades by judge, 0 kept" in printed(capsys, *command(data, judge, file))
+    whole = file.read_bytes()
+    for damaged in (whole[:-40], whole.replace(b'"score"', b'"scorf"', 1), b"\xff", b"{}", b"[]"):
+        file.write_bytes(damaged)
+        err = refused(capsys, *command(data, judge, file))
+        assert "g.json" in err
+        assert "restore it from a copy, or remove it to have all answers graded again" in err
+    file.unlink()
+    file.mkdir()
+    assert "g.json: a folder; name the file of the grades" in refused(capsys, *command(data, judge, file))
+    assert len(judge.asked) == 3
+
+
 def test_a_judge_that_refuses_stops_at_once(data: Path, tmp_path: Path, capsys: Out, judge: Judge) -> None:
     judge.replies = {"": [401]}
     err = refused(capsys, *command(data, judge, tmp_path / "g.json"))

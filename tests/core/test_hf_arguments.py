@@ -210,6 +210,27 @@ def test_save_pretrained_honours_what_it_is_given(model, tiny_folder, tmp_path):
     assert manifest["files"]["llm/weights.safetensors"]["sha256"] in card
 
 
+@pytest.mark.parametrize("left", ["killed", "damaged"])
+def test_a_save_over_one_that_was_killed_or_damaged(model, tmp_path, left):
+    """Nothing lists the files of that one, which nobody may read beside the new ones."""
+    folder = tmp_path / "m"
+    model.save_pretrained(folder)
+    (folder / "llm" / "chat_template.jinja").write_text("of another model")
+    (folder / "mine.txt").write_text("stays")
+    if left == "killed":
+        (folder / "manifest.json").unlink()
+        (folder / ".saving").mkdir()
+    else:
+        (folder / "manifest.json").write_text("{")
+    with pytest.raises(UserError, match=r"manifest\.json"):
+        load(folder)
+    model.save_pretrained(folder)
+    load(folder)
+    assert not (folder / "llm" / "chat_template.jinja").exists()
+    assert not (folder / ".saving").exists()
+    assert (folder / "mine.txt").read_text() == "stays"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

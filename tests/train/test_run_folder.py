@@ -91,6 +91,20 @@ def test_outputs_that_no_folder_can_be(path):
         RunDir(path).open()
 
 
+def test_a_model_folder_and_a_spec_of_ones_own_are_no_runs(own_spec, tmp_path, tiny_folder):
+    shutil.copytree(tiny_folder, tmp_path / "run")
+    before = (tmp_path / "run" / SPEC).read_text()
+    with pytest.raises(UserError, match=r"holds other files, such as README\.md"):
+        go(own_spec)
+    assert (tmp_path / "run" / SPEC).read_text() == before
+    shutil.rmtree(tmp_path / "run")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / SPEC).write_text("# mine\nname: other\n")
+    with pytest.raises(UserError, match="holds a different run"):
+        go(own_spec)
+    assert (tmp_path / "run" / SPEC).read_text() == "# mine\nname: other\n"
+
+
 UNREAD = [b'{"stage": 0, "name": "align", "step": 2, "lr": {"llm": 0.1}', b"\xff\xfe}", b"\0\0\0", b"[]", b"3", b"{}",
           b'{"stage": "0", "step": 2}', b"[" * 100_000, b'{"stage": 0, "step": 1, "loss": NaN}']  # fmt: skip
 

@@ -171,6 +171,8 @@ _OTHER = {
 
 def _known(path: Path, made_of: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
     """Grades from before; those that were not made of the same are refused. The official script's don't say."""
+    if path.is_dir():
+        raise UserError(f"{path}: a folder; name the file of the grades")
     if not path.is_file() or not path.stat().st_size:
         return {}
     try:

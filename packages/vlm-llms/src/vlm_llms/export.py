@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -109,7 +110,7 @@ def _state_spaces(lm: MambaLM, folder: Path) -> None:
 
 
 def _command(args: argparse.Namespace) -> None:
-    if args.dir.exists():
+    if os.path.lexists(args.dir):
         raise UserError(f"{args.dir} exists already; name another folder, or remove this one")
     export(load_llm(args.model, trust_remote_code=args.trust_remote_code), args.dir, args.format)
     say(f"language model in the format of {args.format}: {args.dir}")

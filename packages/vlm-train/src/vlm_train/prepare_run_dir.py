@@ -59,13 +59,8 @@ def _lost(run: RunDir, error: UserError) -> str:
 
 def stored_spec(run: RunDir, old: Inputs | None) -> str | None:
     """The spec of the run in this folder as YAML; None for a new folder. If the file is lost, that of its inputs."""
-    file = run.path / SPEC
     try:
-        text = read_text(file)
-        if not isinstance(parse(text, str(file)).data, dict):
-            raise UserError(f"{file}: damaged: no spec")
-        if old and text != old.spec and old.spec.startswith(text):
-            raise UserError(f"{file}: damaged: truncated")
+        return _spec_file(run, old)
     except UserError as error:
         if not has_trained(run):
             return None
@@ -73,7 +68,25 @@ def stored_spec(run: RunDir, old: Inputs | None) -> str | None:
             raise UserError(_lost(run, error)) from None
         run.warn(f"{error}; the copy in {INPUTS} is taken")
         return old.spec
+
+
+def _spec_file(run: RunDir, old: Inputs | None) -> str:
+    """The text of spec.yaml; raises `UserError` if it is missing or damaged."""
+    file = run.path / SPEC
+    text = read_text(file)
+    if not isinstance(parse(text, str(file)).data, dict):
+        raise UserError(f"{file}: damaged: no spec")
+    if old and text != old.spec and old.spec.startswith(text):
+        raise UserError(f"{file}: damaged: truncated")
     return text
+
+
+def _has_spec(run: RunDir, old: Inputs | None) -> bool:
+    try:
+        _spec_file(run, old)
+    except UserError:
+        return False
+    return True
 
 
 def refuse_another(run: RunDir, spec: Spec, now: Inputs) -> list[Difference]:
@@ -107,7 +120,8 @@ def claim(run: RunDir, spec: Spec, now: Inputs, say: Say) -> None:
             say(told)
         now = replace(now, versions=old.versions, weights=old.weights)
     run.write(INPUTS, replace(now, spec=spec.to_yaml()).to_json())
-    run.write(SPEC, spec.to_yaml())
+    if found or not _has_spec(run, old):
+        run.write(SPEC, spec.to_yaml())
 
 
 def saved_model(run: RunDir, spec: Spec, name: str) -> VLM:

@@ -80,7 +80,7 @@ def _shown(value: Any) -> str:
 def changes_result(found: list[Difference], spec: Spec, old: Inputs | None, now: Inputs) -> list[Difference]:
     """Differences that change the trained weights: those of `found`, and those of inputs (data, files of the parts).
 
-    Files are compared by content, not by path; for a run of an earlier version (no `old`), paths are compared.
+    Files are compared by content, not by path; in a folder without recorded inputs (no `old`) by path.
     """
     kept = [one for one in found if not MAY_CHANGE.fullmatch(one.key)]
     if old is None:

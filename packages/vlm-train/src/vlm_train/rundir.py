@@ -82,7 +82,8 @@ class RunDir:
                 raise UserError(f"{self.path}: is a file; set train.output to a folder") from None
             except PermissionError:
                 raise UserError(f"{self.path}: no permission to write here; set train.output") from None
-        if SPEC not in names and (others := sorted(name for name in names if not is_own(name))):
+        others = sorted(name for name in names if not is_own(name))
+        if others and not {SPEC, INPUTS} <= set(names):
             raise UserError(
                 f"{self.path}: holds other files, such as {printable(others[0], 80)}; set train.output to a new folder"
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -185,7 +186,7 @@ def assemble(args: argparse.Namespace) -> int:
     spec, document = load_spec(args.spec, args.set, trust_remote_code=args.trust_remote_code)
     if not args.random_weights:
         refuse_untrained(spec, document)
-    if args.out and args.out.exists():
+    if args.out and os.path.lexists(args.out):
         raise UserError(f"{args.out} exists already; name another folder, or remove this one")
     asked, gpu = advice.asked(args)
     from vlm_core.check import check, on_meta
