@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vlm_core.errors import UserError
-from vlm_core.parent_death import end_with_parent
 from vlm_core.system_faults import system_fault
 from vlm_train import stopping
 from vlm_train.exit_message import claim, claimed, say, shared
@@ -17,8 +16,6 @@ from vlm_train.stopping import Stopped
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-LAUNCHER = "VLM_TRAIN_LAUNCHER"
-"""Variable with the pid of the launcher, for the processes that it starts."""
 _SET_BY_LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -49,12 +46,6 @@ def place() -> Place | None:
             f"RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE: expected numbers, got {', '.join(values)}"
         )
     return Place(*map(int, values))
-
-
-def end_with_launcher() -> None:
-    """End with torchrun from now on, also during imports; torchrun itself doesn't say its pid."""
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        end_with_parent(int(os.environ.get(LAUNCHER) or os.getppid()))
 
 
 def attempt() -> str:
