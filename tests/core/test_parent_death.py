@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from vlm_core import parent_death
+
 CHILD = """
 import os, sys, time
 from vlm_core import parent_death
@@ -32,6 +34,13 @@ def alive(pid):
         return False
 
 
+def until_gone(pid):
+    end = time.monotonic() + 10
+    while alive(pid):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at /proc")
 @pytest.mark.parametrize("way", ["kernel", "thread"])
 def test_a_killed_parent_takes_its_child_with_it(way):
@@ -40,10 +49,29 @@ def test_a_killed_parent_takes_its_child_with_it(way):
     assert alive(child)
     parent.kill()
     parent.communicate()
-    end = time.monotonic() + 10
-    while alive(child):
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    until_gone(child)
+
+
+RANK = """
+import os, time
+from vlm_bench import cli
+def run(*args, **kwargs):
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+cli.run = run
+cli.main([])
+"""
+
+
+def test_a_process_of_a_benchmark_ends_with_torchrun():
+    env = {**os.environ, "TORCHELASTIC_RUN_ID": "1"}
+    env.pop(parent_death.LAUNCHER, None)
+    command = [sys.executable, "-c", PARENT, RANK, ""]
+    launcher = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
+    rank = int(launcher.stdout.readline())
+    launcher.kill()
+    launcher.communicate()
+    until_gone(rank)
 
 
 @pytest.mark.parametrize("way", ["kernel", "thread"])

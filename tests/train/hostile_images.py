@@ -68,6 +68,13 @@ def frames(form: str) -> bytes:
     return encoded(plain(), form, save_all=True, append_images=[noise((60, 40))] * 3)
 
 
+def scans(count: int) -> bytes:
+    """A progressive JPEG of 64 megapixels whose last scan stands there often."""
+    data = encoded(plain("L", (8000, 8000)), "JPEG", progressive=True)
+    last = data.rfind(b"\xff\xda")
+    return data[:last] + data[last:-2] * count + data[-2:]
+
+
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 60 40\n%%EndComments\n(canary) (w) file pop\nshowpage\n"
 GIF_BOMB = b"GIF89a" + struct.pack("<HHBBB", 60000, 60000, 0x80, 0, 0) + bytes(6) + (
     b"," + struct.pack("<HHHHB", 0, 0, 60000, 60000, 0) + b"\x02\x02\x4c\x01\x00;"
@@ -118,6 +125,16 @@ CORPUS: dict[str, tuple[str, bytes | Callable[[Path], Any]]] = {
         "damaged",
         png(60, 40, *[chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**26), 9))] * 2),
     ),
+    "scans.jpg": ("too-costly", scans(1000)),
+    "fill.jpg": ("too-costly", b"\xff\xd8" + b"\xff" * 2**20 + encoded(plain(), "JPEG")[2:]),
+    "chunks.png": ("too-costly", png(60, 40, chunk(b"abCd", b"") * 100_001)),
+    "comments.gif": ("too-costly", encoded(plain("P"), "GIF").replace(b",", b"!\xfe\0" * 20_001 + b",", 1)),
+    "plain.pbm": ("variant", b"P1\n60 40\n" + b"1" * 2400),
+    "runs.bmp": ("variant", encoded(plain("P"), "BMP")[:30] + b"\1\0\0\0"),
+    "lzma.tiff": ("variant", encoded(plain(), "TIFF", compression="lzma")),
+    "jpeg-2000.jpg": ("not-an-image", encoded(plain(), "JPEG2000")),
+    "icon.png": ("not-an-image", encoded(plain(), "ICO")),
+    "large.webp": ("too-many-pixels", encoded(plain(size=(5000, 5000)), "WEBP", method=0)),
     "float.tiff": ("no-range", encoded(Image.new("F", (60, 40), 0.5), "TIFF")),
     "int32.tiff": ("no-range", encoded(Image.new("I", (60, 40), 7), "TIFF")),
     "strip.png": ("too-narrow", png(20000, 2)),

@@ -14,6 +14,7 @@ from vlm_core.cli.common import Parser, add_debug, local_path, run
 from vlm_core.cli.output import say
 from vlm_core.config import BenchmarkConfig
 from vlm_core.errors import UserError
+from vlm_core.parent_death import end_with_launcher
 from vlm_core.registry import installed
 
 if TYPE_CHECKING:
@@ -228,6 +229,7 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0 on success, 1 for a figure that differs or a failed grade, 2 for a user's fault."""
+    end_with_launcher()
     return run(build_parser(), lambda args: COMMANDS[args.command](args), argv, package="vlm-bench")
 
 

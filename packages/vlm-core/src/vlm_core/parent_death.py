@@ -13,6 +13,8 @@ import sys
 import threading
 import time
 
+LAUNCHER = "VLM_LAUNCHER_PID"
+"""Variable with the pid of the launcher, for the processes that it starts."""
 _PR_SET_PDEATHSIG = 1
 _PAUSE = 1.0  # seconds
 
@@ -26,6 +28,15 @@ def end_with_parent(parent: int, number: int = signal.SIGKILL) -> None:
         threading.Thread(target=_watch, args=(parent, number), name="parent-death", daemon=True).start()
     if os.getppid() != parent:  # it ended before the kernel was asked
         os.kill(os.getpid(), number)
+
+
+def end_with_launcher() -> None:
+    """`end_with_parent` for a process that torchrun or `accelerate launch` has started; nothing for any other.
+
+    Our own launcher says its pid in `LAUNCHER`; torchrun itself says none.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        end_with_parent(int(os.environ.get(LAUNCHER) or os.getppid()))
 
 
 def _asked_of_the_kernel(number: int) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
-from vlm_train import exit_message, ranks, stopping
+from vlm_core.parent_death import end_with_launcher
+from vlm_train import exit_message, stopping
 from vlm_train.stopping import Stopped
 
 _GO_ON = ("run", "launch", "sweep")
@@ -13,7 +14,7 @@ _GO_ON = ("run", "launch", "sweep")
 
 
 def main() -> int:
-    ranks.end_with_launcher()
+    end_with_launcher()
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
     if command in _GO_ON:
         stopping.listen()

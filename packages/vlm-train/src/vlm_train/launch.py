@@ -18,6 +18,7 @@ from typing import Any
 
 from vlm_core.errors import UserError
 from vlm_core.local_code import OPTION
+from vlm_core.parent_death import LAUNCHER
 from vlm_core.system_faults import killed
 from vlm_train import exit_message, ranks, stopping
 from vlm_train.stragglers import killing_stragglers
@@ -165,7 +166,7 @@ def refuse_to_contradict(args: argparse.Namespace) -> None:
 def start(todo: Plan, debug: bool) -> int:
     """Run torchrun in this process until its processes have ended; -> exit code of the one that ended the run."""
     os.environ.update(todo.env)
-    os.environ[ranks.LAUNCHER] = str(os.getpid())
+    os.environ[LAUNCHER] = str(os.getpid())
     ctrl_c_is_ours = f"--signals-to-handle={SIGNALS.replace('SIGINT,', '')}"  # the last one counts
     with tempfile.TemporaryDirectory(prefix="vlm-train-") as logs, _quiet(debug):
         return _agent([*todo.torchrun, ctrl_c_is_ours, f"--log-dir={logs}", *todo.part], Path(logs))

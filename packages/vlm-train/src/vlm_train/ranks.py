@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 T = TypeVar("T")
-LAUNCHER = "VLM_TRAIN_LAUNCHER"
-"""Variable with the pid of the launcher, for the processes that it starts."""
 _SET_BY_LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -51,12 +49,6 @@ def place() -> Place | None:
             f"RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE: expected numbers, got {', '.join(values)}"
         )
     return Place(*map(int, values))
-
-
-def end_with_launcher() -> None:
-    """End with torchrun from now on, also during imports; torchrun itself doesn't say its pid."""
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        end_with_parent(int(os.environ.get(LAUNCHER) or os.getppid()))
 
 
 def attempt() -> str:

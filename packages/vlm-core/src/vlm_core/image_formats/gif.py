@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vlm_core.image_formats.limits import costly
 
-MAX_BLOCKS = 2_000_000
+MAX_BLOCKS = 1_000_000
 MAX_EXTENSIONS = 20_000
 _SLACK = 2**20
 

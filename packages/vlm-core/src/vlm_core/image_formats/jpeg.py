@@ -17,14 +17,16 @@ _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # neither an escaped 0xFF no
 _SOF, _EOI, _SOS = range(0xC0, 0xD0), 0xD9, 0xDA
 _TABLES = (0xC4, 0xC8, 0xCC)  # in the range of frame headers
 _ALONE = (0x01, 0xD8)  # without a length
-_BLOCK_OVERHEAD = 4  # a block of a scan costs about as much as this many coefficients of it
+_BLOCK_OVERHEAD = 10  # a block of a scan costs about as much as this many coefficients of it
+_VISITS_OF_BYTE = 20  # and so does a byte, which matters where scans repeat one another
 
 
 class Segment(NamedTuple):
-    """A marker with a length, and what follows the length."""
+    """A marker with a length, what follows the length, and how many bytes of a scan stand before it."""
 
     marker: int
     body: bytes
+    scanned: int
 
 
 class Frame(NamedTuple):
@@ -39,12 +41,16 @@ def check(data: bytes) -> None:
     for number, segment in enumerate(segments(data)):
         if number >= MAX_SEGMENTS:
             costly(f"a JPEG file of more than {MAX_SEGMENTS} segments")
+        if segment.scanned and (scans > 1 or segment.marker != _EOI):
+            visits += segment.scanned * _VISITS_OF_BYTE
+            _check_visits(visits, scans)
         if segment.marker in _SOF and segment.marker not in _TABLES:
             frame = frame or _frame(segment)
         elif segment.marker == _SOS:
             scans += 1
             visits += _visits(segment.body, frame)
-            _check_scans(frame, visits, scans, segment.body)
+            _check_visits(visits, scans)
+            _check_memory(frame, scans, segment.body)
         else:
             metadata += len(segment.body)
             if metadata > MAX_METADATA:
@@ -56,13 +62,17 @@ def segments(data: bytes) -> Iterator[Segment]:
     at, fill, in_scan = 2, 0, False
     while found := _MARKER.search(data, at, len(data) if in_scan else at + MAX_FILL):
         marker, after = data[found.end() - 1], found.end()
-        fill += 0 if in_scan else found.start() - at
+        skipped = found.start() - at
+        fill += 0 if in_scan else skipped
+        scanned = skipped if in_scan else 0
+        if marker == _EOI:
+            yield Segment(marker, b"", scanned)
         if marker == _EOI or fill > MAX_FILL:
             break
         at, in_scan = after, marker == _SOS
         if marker not in _ALONE:
             at += max(2, int.from_bytes(data[after : after + 2], "big"))
-            yield Segment(marker, data[after + 2 : at])
+            yield Segment(marker, data[after + 2 : at], scanned)
     if fill > MAX_FILL or (not found and not in_scan and len(data) - at > MAX_FILL):
         costly(f"a JPEG file with more than {MAX_FILL} bytes between its segments")
 
@@ -88,9 +98,12 @@ def _visits(body: bytes, frame: Frame | None) -> int:
     return sum(frame.coefficients.get(name, 0) for name in names) * band // 64
 
 
-def _check_scans(frame: Frame | None, visits: int, scans: int, body: bytes) -> None:
+def _check_visits(visits: int, scans: int) -> None:
     if visits > MAX_VISITS:
-        costly(f"a JPEG file with too many scans ({scans} so far) for its size")
-    several = frame and (scans > 1 or body[0] < len(frame.coefficients))
+        costly(f"a JPEG file with too many or too large scans ({scans} so far) for its size")
+
+
+def _check_memory(frame: Frame | None, scans: int, body: bytes) -> None:
+    several = frame and (scans > 1 or body[:1] < bytes((len(frame.coefficients),)))
     if frame and several and sum(frame.coefficients.values()) > MAX_COEFFICIENTS:
         costly(f"a progressive JPEG file with more than {MAX_COEFFICIENTS // 10**6} million coefficients")
