@@ -8,7 +8,10 @@ outside the example's folder.
 from __future__ import annotations
 
 import importlib
+import json
+import os
 import resource
+import select
 import shutil
 import signal
 import sys
@@ -20,6 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple, Protocol
@@ -29,10 +33,15 @@ from vlm_core.errors import BadSample, UserError
 
 KINDS = ("specs", "rows", "folders", "archives")
 SECONDS, HANG, MEGABYTES, MORE_MB = 2.0, 20.0, 1000.0, 400.0
+ROOM_BYTES = 3 * 2**30
+"""Address space that a process of its own gets besides what it begins with."""
 
 
 class Kind(Protocol):
     """What each module's class `Examples` does; its constructor makes the valid inputs in `work`."""
+
+    apart: bool
+    """Whether each example gets a process of its own, for readers in C++ that may crash."""
 
     def __init__(self, work: Path) -> None: ...
 
@@ -68,6 +77,13 @@ class Report:
     slowest: list[Cost] = field(default_factory=list)
     peak_mb: float = 0.0
 
+    def add(self, number: int, result: Result) -> None:
+        self.outcomes[result.outcome] += 1
+        self.slowest = sorted([*self.slowest, Cost(result.seconds, number)], reverse=True)[:3]
+        self.peak_mb = max(self.peak_mb, result.peak_mb)
+        if result.reason:
+            self.failures.append(Failure(number, result.reason))
+
     def as_data(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -92,25 +108,33 @@ def run(kind: str, seed: int, numbers: Iterable[int], keep: Path | None, *, debu
         work = Path(temporary).resolve()
         made: Kind = importlib.import_module(f"fuzzing.{kind}").Examples(work)
         signal.signal(signal.SIGALRM, _alarm)
-        report = Report(kind, seed, peak_mb())
-        guard = Guard(work)
+        report, guard = Report(kind, seed, peak_mb()), Guard(work)
+        limit = max(MEGABYTES, report.start_mb + MORE_MB)
         for number in numbers:
             folder = work / "example"
             folder.mkdir()
             try:
                 read = made.example(Random(f"{kind} {seed} {number}"), folder)
-                reason = _judge(report, guard, read, number, debug)
-                if reason:
-                    report.failures.append(Failure(number, reason))
+                judge = partial(_judge, guard, read, limit, debug)
+                result = _apart(judge) if made.apart else judge()
+                report.add(number, result)
+                if result.reason:
                     _keep(folder, keep, f"{kind}-{seed}-{number}")
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
-    report.peak_mb = peak_mb()
     return report
 
 
-def _judge(report: Report, guard: Guard, read: Callable[[], str], number: int, debug: bool) -> str:
-    """Run one example, count its outcome -> why it failed, or nothing."""
+class Result(NamedTuple):
+    """How one example went; `reason` says what is wrong with that, if anything."""
+
+    outcome: str
+    reason: str
+    seconds: float
+    peak_mb: float
+
+
+def _judge(guard: Guard, read: Callable[[], str], limit_mb: float, debug: bool) -> Result:
     before, began = peak_mb(), time.process_time()
     signal.setitimer(signal.ITIMER_REAL, HANG)
     reason = ""
@@ -131,14 +155,40 @@ def _judge(report: Report, guard: Guard, read: Callable[[], str], number: int, d
         reason = f"{type(error).__name__}: {str(error)[:200]!a} ({Path(at.filename).name}:{at.lineno})"
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-    seconds = time.process_time() - began
-    report.outcomes[outcome] += 1
-    report.slowest = sorted([*report.slowest, Cost(seconds, number)], reverse=True)[:3]
+    seconds, peak = time.process_time() - began, peak_mb()
     if not reason and seconds > SECONDS:
         reason = f"{seconds:.1f} s of processor time"
-    if not reason and peak_mb() > max(before, MEGABYTES, report.start_mb + MORE_MB):
-        reason = f"memory went from {before:.0f} to {peak_mb():.0f} MB"
-    return reason or "; ".join(guard.violations)
+    if not reason and peak > max(before, limit_mb):
+        reason = f"memory went from {before:.0f} to {peak:.0f} MB"
+    return Result(outcome, reason or "; ".join(guard.violations), seconds, peak)
+
+
+def _apart(judge: Callable[[], Result]) -> Result:
+    """The same in a process of its own, which may crash or fill its memory without ending the others."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (_virtual_bytes() + ROOM_BYTES, hard))
+        try:
+            os.write(write, json.dumps(judge()).encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    with open(read, "rb") as pipe:
+        ready, _, _ = select.select([pipe], [], [], HANG + 10)
+        if not ready:
+            os.kill(child, signal.SIGKILL)
+        answer = pipe.read()
+    _, status = os.waitpid(child, 0)
+    if answer:
+        return Result(*json.loads(answer))
+    how = f"signal {status & 127}" if ready else f"still running after {HANG + 10} s"
+    return Result("failed: process died", f"the process died: {how}", 0.0, 0.0)
+
+
+def _virtual_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
 def _keep(folder: Path, keep: Path | None, name: str) -> None:
