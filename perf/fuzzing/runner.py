@@ -20,13 +20,12 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 from fuzzing.guard import Guard
 from vlm_core.errors import BadSample, UserError
@@ -100,7 +99,7 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def run(kind: str, seed: int, numbers: Iterable[int], keep: Path | None, *, debug: bool = False) -> Report:
+def run(kind: str, seed: int, numbers: Sequence[int], keep: Path | None, *, debug: bool = False) -> Report:
     """All `numbers` of one kind; the same inputs for the same seed."""
     warnings.simplefilter("ignore")
     sys.setrecursionlimit(1000)
@@ -110,18 +109,20 @@ def run(kind: str, seed: int, numbers: Iterable[int], keep: Path | None, *, debu
         signal.signal(signal.SIGALRM, _alarm)
         report, guard = Report(kind, seed, peak_mb()), Guard(work)
         limit = max(MEGABYTES, report.start_mb + MORE_MB)
-        for number in numbers:
-            folder = work / "example"
+
+        def one(number: int) -> Result:
+            folder = work / f"example-{number}"
             folder.mkdir()
-            try:
-                read = made.example(Random(f"{kind} {seed} {number}"), folder)
-                judge = partial(_judge, guard, read, limit, debug)
-                result = _apart(judge) if made.apart else judge()
-                report.add(number, result)
-                if result.reason:
-                    _keep(folder, keep, f"{kind}-{seed}-{number}")
-            finally:
+            result = _judge(guard, made.example(Random(f"{kind} {seed} {number}"), folder), limit, debug)
+            if not result.reason:
                 shutil.rmtree(folder, ignore_errors=True)
+            return result
+
+        results = _apart(one, numbers) if made.apart else ((number, one(number)) for number in numbers)
+        for number, result in results:
+            report.add(number, result)
+            if result.reason:
+                _keep(work / f"example-{number}", keep, f"{kind}-{seed}-{number}")
     return report
 
 
@@ -163,28 +164,49 @@ def _judge(guard: Guard, read: Callable[[], str], limit_mb: float, debug: bool) 
     return Result(outcome, reason or "; ".join(guard.violations), seconds, peak)
 
 
-def _apart(judge: Callable[[], Result]) -> Result:
-    """The same in a process of its own, which may crash or fill its memory without ending the others."""
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        _, hard = resource.getrlimit(resource.RLIMIT_AS)
-        resource.setrlimit(resource.RLIMIT_AS, (_virtual_bytes() + ROOM_BYTES, hard))
-        try:
-            os.write(write, json.dumps(judge()).encode())
-        finally:
-            os._exit(0)
-    os.close(write)
-    with open(read, "rb") as pipe:
+def _apart(one: Callable[[int], Result], numbers: Sequence[int]) -> Iterator[tuple[int, Result]]:
+    """The same in a process of its own, which may crash or fill its memory; another one then goes on."""
+    left = list(numbers)
+    while left:
+        read, write = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(read)
+            _child(one, left, write)
+        os.close(write)
+        while left and (line := _line(read)):
+            yield left.pop(0), Result(*json.loads(line))
+        os.close(read)
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        if left:
+            how = "it hangs" if status & 127 == signal.SIGKILL else f"signal {status & 127}"
+            yield left.pop(0), Result("failed: process died", f"the process died: {how}", 0.0, 0.0)
+
+
+def _child(one: Callable[[int], Result], numbers: Sequence[int], write: int) -> NoReturn:
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (_virtual_bytes() + ROOM_BYTES, hard))
+    try:
+        for number in numbers:
+            result = one(number)
+            os.write(write, json.dumps(result).encode() + b"\n")
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(1)
+
+
+def _line(pipe: int) -> bytes:
+    """The next line, or nothing if the writer died, or is silent for too long."""
+    line = b""
+    while not line.endswith(b"\n"):
         ready, _, _ = select.select([pipe], [], [], HANG + 10)
-        if not ready:
-            os.kill(child, signal.SIGKILL)
-        answer = pipe.read()
-    _, status = os.waitpid(child, 0)
-    if answer:
-        return Result(*json.loads(answer))
-    how = f"signal {status & 127}" if ready else f"still running after {HANG + 10} s"
-    return Result("failed: process died", f"the process died: {how}", 0.0, 0.0)
+        piece = os.read(pipe, 1) if ready else b""
+        if not piece:
+            return b""
+        line += piece
+    return line
 
 
 def _virtual_bytes() -> int:
@@ -198,3 +220,4 @@ def _keep(folder: Path, keep: Path | None, name: str) -> None:
             OSError, shutil.Error
         ):  # a FIFO or a link to nowhere can't be copied; its number repeats it
             shutil.copytree(folder, keep / name, symlinks=True, dirs_exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
