@@ -84,7 +84,8 @@ class Report:
             self.failures.append(Failure(number, result.reason))
 
     def as_data(self) -> dict[str, Any]:
-        return asdict(self)
+        failures = [asdict(failure) for failure in self.failures]
+        return {**vars(self), "outcomes": dict(self.outcomes), "failures": failures}
 
 
 class Hang(BaseException):
