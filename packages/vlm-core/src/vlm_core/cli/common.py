@@ -78,7 +78,7 @@ def run(
     *,
     package: str = "vlm-core",
 ) -> int:
-    """Parse and run. A `UserError` is printed and gives 2, Ctrl-C 130, a closed pipe 141, a bug 70.
+    """Parse and run. A `UserError` and a file that fails give 2, Ctrl-C 130, a closed pipe 141, a bug 70.
 
     `--debug` raises instead. `package` is the distribution whose version `--version` prints.
     """
@@ -100,7 +100,13 @@ def run(
         print(f"\n{parser.prog}: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
-        print(f"{parser.prog}: internal error: {type(error).__name__}: {printable(error)}", file=sys.stderr)
+        if isinstance(error, OSError) and error.filename is not None:  # a file that can't be used is no bug
+            print(f"{parser.prog}: {printable(error.filename, 300)}: {error.strerror}", file=sys.stderr)
+            return 2
+        print(
+            f"{parser.prog}: internal error: {type(error).__name__}: {printable(error, LONGEST)}",
+            file=sys.stderr,
+        )
         print("this is a bug; --debug shows where", file=sys.stderr)
         return 70
 
