@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -44,6 +45,7 @@ def _print(report: Report) -> None:
 
 def main() -> int:
     options = _parser().parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"  # threads of OpenMP don't survive the fork of an example's process
     numbers = range(options.examples) if options.only is None else [options.only]
     report = run(options.kind, options.seed, numbers, options.keep, debug=options.only is not None)
     if options.json:

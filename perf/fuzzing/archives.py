@@ -48,6 +48,8 @@ PACKED_MB = 64
 class Examples:
     """One archive, mutated inside, as bytes, or both."""
 
+    apart = True
+
     def __init__(self, work: Path) -> None:
         self.reader = reader(work)
 

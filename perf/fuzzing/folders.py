@@ -24,6 +24,8 @@ PLACES = ("/dev/zero", "/etc/passwd", "/", "nowhere", ".", "/proc/self/mem")
 class Examples:
     """One to three changes of a folder's files."""
 
+    apart = True
+
     def __init__(self, work: Path) -> None:
         self.original = work / "original"
         spec = spec_of(work)

@@ -40,6 +40,8 @@ SNIPPETS = [
 class Examples:
     """Files of one to four rows, of which one or two are changed."""
 
+    apart = False
+
     def __init__(self, work: Path) -> None:
         self.reader = reader(work)
 
@@ -48,7 +50,7 @@ class Examples:
             (folder / name).write_bytes(mutate.data(PNG, rng) if rng.random() < 0.05 else PNG)
         path = folder / rng.choice(("x.json", "x.jsonl"))
         path.write_bytes(_content(rng, path.suffix == ".jsonl"))
-        ignore = [values.key(rng) or "a"] if rng.random() < 0.2 else []
+        ignore = [rng.choice(values.KEYS) or "a"] if rng.random() < 0.2 else []
         config = LlavaConfig(path=str(path), images=str(folder) if rng.random() < 0.5 else "", ignore=ignore)
         return lambda: outcome_of(config, self.reader)
 

@@ -8,7 +8,10 @@ outside the example's folder.
 from __future__ import annotations
 
 import importlib
+import json
+import os
 import resource
+import select
 import shutil
 import signal
 import sys
@@ -17,22 +20,27 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 from fuzzing.guard import Guard
 from vlm_core.errors import BadSample, UserError
 
 KINDS = ("specs", "rows", "folders", "archives")
 SECONDS, HANG, MEGABYTES, MORE_MB = 2.0, 20.0, 1000.0, 400.0
+ROOM_BYTES = 3 * 2**30
+"""Address space that a process of its own gets besides what it begins with."""
 
 
 class Kind(Protocol):
     """What each module's class `Examples` does; its constructor makes the valid inputs in `work`."""
+
+    apart: bool
+    """Whether each example gets a process of its own, for readers in C++ that may crash."""
 
     def __init__(self, work: Path) -> None: ...
 
@@ -68,8 +76,16 @@ class Report:
     slowest: list[Cost] = field(default_factory=list)
     peak_mb: float = 0.0
 
+    def add(self, number: int, result: Result) -> None:
+        self.outcomes[result.outcome] += 1
+        self.slowest = sorted([*self.slowest, Cost(result.seconds, number)], reverse=True)[:3]
+        self.peak_mb = max(self.peak_mb, result.peak_mb)
+        if result.reason:
+            self.failures.append(Failure(number, result.reason))
+
     def as_data(self) -> dict[str, Any]:
-        return asdict(self)
+        failures = [asdict(failure) for failure in self.failures]
+        return {**vars(self), "outcomes": dict(self.outcomes), "failures": failures}
 
 
 class Hang(BaseException):
@@ -84,7 +100,7 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def run(kind: str, seed: int, numbers: Iterable[int], keep: Path | None, *, debug: bool = False) -> Report:
+def run(kind: str, seed: int, numbers: Sequence[int], keep: Path | None, *, debug: bool = False) -> Report:
     """All `numbers` of one kind; the same inputs for the same seed."""
     warnings.simplefilter("ignore")
     sys.setrecursionlimit(1000)
@@ -92,25 +108,35 @@ def run(kind: str, seed: int, numbers: Iterable[int], keep: Path | None, *, debu
         work = Path(temporary).resolve()
         made: Kind = importlib.import_module(f"fuzzing.{kind}").Examples(work)
         signal.signal(signal.SIGALRM, _alarm)
-        report = Report(kind, seed, peak_mb())
-        guard = Guard(work)
-        for number in numbers:
-            folder = work / "example"
+        report, guard = Report(kind, seed, peak_mb()), Guard(work)
+        limit = max(MEGABYTES, report.start_mb + MORE_MB)
+
+        def one(number: int) -> Result:
+            folder = work / f"example-{number}"
             folder.mkdir()
-            try:
-                read = made.example(Random(f"{kind} {seed} {number}"), folder)
-                reason = _judge(report, guard, read, number, debug)
-                if reason:
-                    report.failures.append(Failure(number, reason))
-                    _keep(folder, keep, f"{kind}-{seed}-{number}")
-            finally:
+            result = _judge(guard, made.example(Random(f"{kind} {seed} {number}"), folder), limit, debug)
+            if not result.reason:
                 shutil.rmtree(folder, ignore_errors=True)
-    report.peak_mb = peak_mb()
+            return result
+
+        results = _apart(one, numbers) if made.apart else ((number, one(number)) for number in numbers)
+        for number, result in results:
+            report.add(number, result)
+            if result.reason:
+                _keep(work / f"example-{number}", keep, f"{kind}-{seed}-{number}")
     return report
 
 
-def _judge(report: Report, guard: Guard, read: Callable[[], str], number: int, debug: bool) -> str:
-    """Run one example, count its outcome -> why it failed, or nothing."""
+class Result(NamedTuple):
+    """How one example went; `reason` says what is wrong with that, if anything."""
+
+    outcome: str
+    reason: str
+    seconds: float
+    peak_mb: float
+
+
+def _judge(guard: Guard, read: Callable[[], str], limit_mb: float, debug: bool) -> Result:
     before, began = peak_mb(), time.process_time()
     signal.setitimer(signal.ITIMER_REAL, HANG)
     reason = ""
@@ -131,14 +157,61 @@ def _judge(report: Report, guard: Guard, read: Callable[[], str], number: int, d
         reason = f"{type(error).__name__}: {str(error)[:200]!a} ({Path(at.filename).name}:{at.lineno})"
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-    seconds = time.process_time() - began
-    report.outcomes[outcome] += 1
-    report.slowest = sorted([*report.slowest, Cost(seconds, number)], reverse=True)[:3]
+    seconds, peak = time.process_time() - began, peak_mb()
     if not reason and seconds > SECONDS:
         reason = f"{seconds:.1f} s of processor time"
-    if not reason and peak_mb() > max(before, MEGABYTES, report.start_mb + MORE_MB):
-        reason = f"memory went from {before:.0f} to {peak_mb():.0f} MB"
-    return reason or "; ".join(guard.violations)
+    if not reason and peak > max(before, limit_mb):
+        reason = f"memory went from {before:.0f} to {peak:.0f} MB"
+    return Result(outcome, reason or "; ".join(guard.violations), seconds, peak)
+
+
+def _apart(one: Callable[[int], Result], numbers: Sequence[int]) -> Iterator[tuple[int, Result]]:
+    """The same in a process of its own, which may crash or fill its memory; another one then goes on."""
+    left = list(numbers)
+    while left:
+        read, write = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(read)
+            _child(one, left, write)
+        os.close(write)
+        while left and (line := _line(read)):
+            yield left.pop(0), Result(*json.loads(line))
+        os.close(read)
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        if left:
+            how = "it hangs" if status & 127 == signal.SIGKILL else f"signal {status & 127}"
+            yield left.pop(0), Result("failed: process died", f"the process died: {how}", 0.0, 0.0)
+
+
+def _child(one: Callable[[int], Result], numbers: Sequence[int], write: int) -> NoReturn:
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (_virtual_bytes() + ROOM_BYTES, hard))
+    try:
+        for number in numbers:
+            result = one(number)
+            os.write(write, json.dumps(result).encode() + b"\n")
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(1)
+
+
+def _line(pipe: int) -> bytes:
+    """The next line, or nothing if the writer died, or is silent for too long."""
+    line = b""
+    while not line.endswith(b"\n"):
+        ready, _, _ = select.select([pipe], [], [], HANG + 10)
+        piece = os.read(pipe, 1) if ready else b""
+        if not piece:
+            return b""
+        line += piece
+    return line
+
+
+def _virtual_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
 def _keep(folder: Path, keep: Path | None, name: str) -> None:
@@ -148,3 +221,4 @@ def _keep(folder: Path, keep: Path | None, name: str) -> None:
             OSError, shutil.Error
         ):  # a FIFO or a link to nowhere can't be copied; its number repeats it
             shutil.copytree(folder, keep / name, symlinks=True, dirs_exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)

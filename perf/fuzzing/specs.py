@@ -47,6 +47,8 @@ ENCODINGS: list[Callable[[str], bytes]] = [
 class Examples:
     """Mutations of the published specs and of those in the documentation."""
 
+    apart = False
+
     def __init__(self, work: Path) -> None:
         self.work = work
         texts = [p.read_text(encoding="utf-8") for p in sorted((ROOT / "specs").rglob("*.yaml"))]

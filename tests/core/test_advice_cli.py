@@ -103,6 +103,9 @@ def test_data_that_are_not_here_are_said_to_be(cli, trained):  # noqa: F811
         (["--gpus", "0"], "--gpus and --text-tokens are at least 1"),
         (["--gpus", "1", "--mfu", "2"], "--mfu is above 0 and at most 1"),
         (["--gpus", "1", "--samples", "align"], "expected STAGE=NUMBER"),
+        (["--gpus", "1", "--samples", "align=²"], "expected STAGE=NUMBER"),
+        (["--gpus", "1", "--samples", "align=" + "9" * 5000], "expected STAGE=NUMBER"),
+        (["--gpus", "1" + "0" * 30], "--gpus and --text-tokens are at least 1 and below 10^9"),
         (
             ["--gpus", "1", "--samples", "aling=5"],
             "no such stage; possible: align, instruct; did you mean 'align'",

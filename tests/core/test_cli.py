@@ -1,5 +1,6 @@
 """The command lines as people type them: output, exit codes, one short message for each mistake."""
 
+import argparse
 import io
 import json
 import os
@@ -12,6 +13,7 @@ import yaml
 from PIL import Image
 
 from vlm_core.cli import assemble, chat
+from vlm_core.cli.common import count
 
 
 def call(main, monkeypatch, capsys, *args):
@@ -121,6 +123,8 @@ def test_assemble_mistakes(cli, spec_file, tmp_path, args, message):
         (["{model}", "--top-p", "0"], "--top-p 0.0: expected"),
         (["{model}", "--temperature", "nan"], "--temperature nan: expected"),
         (["{model}", "--max-new-tokens", "0"], "expected at least 1"),
+        (["{model}", "--max-new-tokens", "9" * 30], "expected at least 1 and below 2^31"),
+        (["{model}", "--seed", "9" * 30], "of at most 63 bits"),
         (["{model}", "--device", "warp", "--ask", "x"], "device 'warp' cannot be used"),
     ],
 )
@@ -161,6 +165,34 @@ def test_an_unforeseen_error_is_short_and_says_so(cli, monkeypatch):
     assert code == 70
     assert "internal error: ZeroDivisionError" in err
     assert "Traceback" not in err
+
+
+def test_a_file_that_fails_is_no_bug(cli, monkeypatch):
+    monkeypatch.setattr("vlm_core.cli.assemble.list_components", lambda: os.listdir("/proc/self/mem/x"))
+    code, _, err = cli(assemble.main, "--list")
+    assert (code, err) == (2, "vlm-assemble: /proc/self/mem/x: Not a directory\n")
+
+
+@pytest.mark.parametrize("text", ["0", "²", "-1", "1.0", "", "2147483648", "9" * 5000])
+def test_counts_on_a_command_line(text):
+    assert count("2147483647") == 2**31 - 1
+    with pytest.raises(argparse.ArgumentTypeError, match="expected a whole number from 1 to"):
+        count(text)
+
+
+SET = [
+    "a.².b=1", "name=" + "9" * 5000, 'name="\\U00110000"', "name=\ud800", "llm.n_layer=1e400", "llm.d_model=.inf",
+    "llm=!!python/object:os.system", "encoder.image_size=" + "9" * 400, "name={a: &a [*a]}", "llm." * 500 + "x=1",
+    "encoder.model=~nobody-here/x", "encoder.model=" + "x" * 5000, "train.output=~nobody-here", "=", "name", ".=1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", SET, ids=lambda text: text[:20].encode("ascii", "backslashreplace").decode())
+def test_hostile_overrides_are_short_errors(cli, spec_file, text):
+    code, out, err = cli(assemble.main, spec_file, "--check", "--set", text)
+    assert (code, out) == (2, "")
+    assert err.startswith("vlm-assemble: --set ") or "--set" in err
+    assert len(err) < 1500
 
 
 def test_a_closed_pipe_is_no_bug_and_no_success():

@@ -55,6 +55,31 @@ def test_a_home_that_nobody_knows_is_an_error(home):
         local_path("~nobody-here/x")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a\0b",
+        "a\ud800b",
+        "x" * 256,
+        "a/" + "é" * 128,
+        "a/" * 2100,
+        "~/" + "y" * 300,
+        "local-dir:" + "z" * 300,
+    ],
+)
+def test_what_can_be_no_path_is_refused_with_a_short_message(text):
+    with pytest.raises(UserError, match="no path: ") as caught:
+        expanded(text)
+    assert len(str(caught.value)) < 250
+    with pytest.raises(argparse.ArgumentTypeError):
+        local_path(text)
+
+
+def test_a_path_may_be_of_any_bytes_and_a_url_long():
+    for text in ("x" * 255, "a\udcffb", "https://host/" + "q" * 2000):
+        assert expanded(text) == text
+
+
 def models(annotation):
     """Every model class that an annotation mentions."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):

@@ -23,6 +23,18 @@ from vlm_core.yaml_loader import Document, override, read
 SPEC = "spec.yaml"
 
 
+class _Dumper(yaml.SafeDumper):
+    """Writes a text with a line end of Unicode's as escapes: left as it is, YAML reads a space or a line feed there."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = '"' if any(c in text for c in "\x85\u2028\u2029") else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
+_Dumper.add_representer(str, _text)
+
+
 class Spec(StrictModel):
     """A validated spec. `train` stays plain data here: its owner, vlm-train, validates it."""
 
@@ -49,9 +61,8 @@ class Spec(StrictModel):
 
     def to_yaml(self) -> str:
         """The resolved spec: every default written out, unset keys left out; reading it back gives an equal spec."""
-        return yaml.safe_dump(
-            self.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True
-        )
+        data = self.model_dump(mode="json", exclude_none=True)
+        return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def load_spec(

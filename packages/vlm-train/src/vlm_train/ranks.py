@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vlm_core.errors import UserError
-from vlm_core.parent_death import end_with_parent
 from vlm_core.printable import printable
 from vlm_core.system_faults import system_fault
 from vlm_train import stopping

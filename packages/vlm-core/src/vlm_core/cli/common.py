@@ -92,7 +92,7 @@ def run(
     *,
     package: str = "vlm-core",
 ) -> int:
-    """Parse and run. A `UserError` is printed and gives 2, Ctrl-C 130, a closed pipe 141, a bug 70,
+    """Parse and run. A `UserError` and a file that fails give 2, Ctrl-C 130, a closed pipe 141, a bug 70,
     memory that ran out 71, a helper process that signal N killed 128 + N.
 
     `--debug` raises instead. `package` is the distribution whose version `--version` prints.
@@ -124,7 +124,11 @@ def _run(program: str, command: Callable[[argparse.Namespace], int | None], args
         if fault := system_fault(error):
             print(f"{program}: {printable(fault)}", file=sys.stderr)
             return fault.code
-        print(f"{program}: internal error: {type(error).__name__}: {printable(error)}", file=sys.stderr)
+        if isinstance(error, OSError) and error.filename is not None:  # a file that can't be used is no bug
+            print(f"{program}: {printable(error.filename, 300)}: {error.strerror}", file=sys.stderr)
+            return 2
+        text = printable(error, LONGEST)
+        print(f"{program}: internal error: {type(error).__name__}: {text}", file=sys.stderr)
         print("this is a bug; --debug shows where", file=sys.stderr)
         return 70
 
