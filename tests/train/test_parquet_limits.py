@@ -169,10 +169,12 @@ def test_pages_are_counted_as_pyarrow_writes_them(tmp_path):
                 tmp_path / "x.parquet", columns, data_page_version=version, data_page_size=2000, **options
             )
             data, group = memoryview(path.read_bytes()), pq.ParquetFile(path).metadata.row_group(0)
+            size = int.from_bytes(data[-8:-4], "little")
             for i in range(2):
                 chunk = group.column(i)
-                start = parquet_file._start(chunk)
-                pages = parquet_pages.content(data[start : start + chunk.total_compressed_size])
+                start, end = parquet_pages.chunks(data[-8 - size : -8])[0][i]
+                assert end - start == chunk.total_compressed_size
+                pages = parquet_pages.content(data[start:end])
                 assert pages.values == chunk.num_values
                 assert 0 <= chunk.total_uncompressed_size - pages.size < 100 * len(data) // 2000
                 assert (pages.dictionary > 0) == chunk.has_dictionary_page
