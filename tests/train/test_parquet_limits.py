@@ -4,6 +4,7 @@ import pickle
 import random
 import threading
 import time
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -36,7 +37,7 @@ def write(path, columns, **options):
     return path
 
 
-def outcome(found, index=0):
+def outcome(found, index=0) -> Any:
     try:
         return said(found[index])
     except BadSample as error:

@@ -41,8 +41,12 @@ def chunks(footer: memoryview) -> list[list[Chunk]]:
 
     pyarrow tells them, too, but ends the process where what else a footer says of a column is wrong.
     """
-    groups = Thrift(footer).struct().get(4)
-    return [[_chunk(column) for column in group[1]] for group in groups] if _is_list(groups, 1) else []
+    groups = Thrift(footer).struct().get(4, [])
+    if not isinstance(groups, list) or not all(
+        isinstance(g, dict) and isinstance(g.get(1), list) for g in groups
+    ):
+        raise ValueError("a footer without row groups")
+    return [[_chunk(column) for column in group[1]] for group in groups]
 
 
 def _chunk(column: Any) -> Chunk:
@@ -55,17 +59,6 @@ def _chunk(column: Any) -> Chunk:
     if 0 < dictionary < start:
         start = dictionary
     return Chunk(start, start + size)
-
-
-def _is_list(groups: Any, key: int) -> bool:
-    """Whether these are structs of which each has a list under a key."""
-    if groups is None:
-        return False
-    if not isinstance(groups, list) or not all(
-        isinstance(g, dict) and isinstance(g.get(key), list) for g in groups
-    ):
-        raise ValueError("a footer without row groups")
-    return True
 
 
 def _headers(data: memoryview) -> Iterator[tuple[dict[int, Any], int, int]]:
