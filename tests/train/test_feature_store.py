@@ -5,14 +5,21 @@ import pickle
 import shutil
 import signal
 import time
+from contextlib import suppress
 
 import pytest
 import torch
 
 from vlm_core.errors import UserError
+from vlm_train.features import store as store_module
 from vlm_train.features.store import KEY_BYTES, Store, Writer
 
 SHAPE = (2, 3, 4)
+
+
+@pytest.fixture(autouse=True)
+def fresh_warnings():
+    store_module._warn_once.cache_clear()
 
 
 def entry(number):
@@ -119,3 +126,110 @@ def test_zeros_of_a_lost_write_are_no_keys(tmp_path):
     assert len(store) == 1
     assert store.get(entries[0][0]) is not None
     assert store.get(b"\0" * KEY_BYTES) is None
+
+
+def halves(folder):
+    (keys,), (data,) = (folder.glob(kind) for kind in ("*.keys", "*.data"))
+    return keys, data
+
+
+def replaced(path, make):
+    path.unlink(missing_ok=True)
+    make(path)
+
+
+KINDS = {"nothing": lambda p: None, "a folder": lambda p: p.mkdir(), "a FIFO": os.mkfifo,
+         "a dangling link": lambda p: p.symlink_to("nowhere")}  # fmt: skip
+
+
+@pytest.mark.parametrize("half", [".keys", ".data"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_half_a_shard_costs_its_entries_and_no_others(tmp_path, caplog, half, kind):
+    _, lost = fill(tmp_path, 3)
+    replaced(halves(tmp_path)[0].with_suffix(half), KINDS[kind])
+    store, entries = fill(tmp_path, 2)
+    assert len(store) == 2
+    assert all(torch.equal(store.get(key), features) for key, features in entries)
+    assert store.get(lost[2][0]) is None or lost[2][0] == entries[0][0]
+    assert len(caplog.records) == (0 if (half, kind) == (".keys", "nothing") else 1)
+
+
+@pytest.mark.parametrize(
+    "marks", [b"\xff\xfe\n", "²\n".encode(), b"9" * 5000, b"-1\n1.5\nx\n99\n", b"\0" * 999]
+)
+def test_marks_that_are_no_places_are_passed_over(tmp_path, marks):
+    store, entries = fill(tmp_path, 3)
+    halves(tmp_path)[0].with_suffix(".damaged").write_bytes(marks + b"\n1\n")
+    store.refresh()
+    assert [key in store for key, _ in entries] == [True, False, True]
+
+
+@pytest.mark.parametrize("kind", ["a folder", "a FIFO"])
+def test_marks_that_are_no_file_cost_the_shard(tmp_path, kind):
+    store, _ = fill(tmp_path, 3)
+    KINDS[kind](halves(tmp_path)[0].with_suffix(".damaged"))
+    store.refresh()
+    assert len(store) == 0
+
+
+@pytest.mark.parametrize("other", [{"owner": "b"}, {"dtype": torch.int32}, {"shape": (2, 4, 3)}])
+def test_a_shard_of_another_model_gives_nothing(tmp_path, caplog, other):
+    """Of features of the same size in bytes: nothing else tells."""
+    ours = {"shape": SHAPE, "dtype": torch.float32, "owner": "a"}
+    store = Store(tmp_path, **ours)
+    with Writer(store) as writer:
+        writer.add(*entry(1))
+    assert len(Store(tmp_path, **ours)) == 1
+    theirs = Store(tmp_path, **{**ours, **other})
+    assert theirs.get(entry(1)[0]) is None
+    assert "another model" in caplog.text
+
+
+def test_any_flipped_byte_is_found(tmp_path):
+    """In either file: an entry is as it was written, is not there, or is refused."""
+    _, entries = fill(tmp_path / "whole", 3)
+    for kind in ("*.keys", "*.data"):
+        (file,) = (tmp_path / "whole").glob(kind)
+        content = file.read_bytes()
+        for at in range(0, len(content), 5):
+            file.write_bytes(content[:at] + bytes([content[at] ^ 0x40]) + content[at + 1 :])
+            store = Store(tmp_path / "whole", SHAPE, torch.float32)
+            for key, features in entries:
+                with suppress(UserError):
+                    assert (found := store.get(key)) is None or torch.equal(found, features)
+            bad = store.drop_damaged([key for key, _ in entries])
+            store.refresh()
+            assert len(store) == 2, (kind, at, bad)
+            for marks in (tmp_path / "whole").glob("*.damaged"):
+                marks.unlink()
+        file.write_bytes(content)
+
+
+@pytest.mark.parametrize("change", [lambda p: p.unlink(), lambda p: os.truncate(p, 100)])
+def test_a_file_that_goes_while_it_is_in_use_is_damage(tmp_path, change):
+    store, entries = fill(tmp_path, 3)
+    change(halves(tmp_path)[1])
+    with pytest.raises(UserError, match="entry 2 is not what was written"):
+        store.get(entries[2][0])
+    assert store.drop_damaged([key for key, _ in entries]) >= 2
+
+
+def test_what_killed_writers_left_is_swept(tmp_path):
+    """Halves of shards and shards without a record, unless a living writer holds them or they are new."""
+    store, entries = fill(tmp_path, 3)
+    for name in ("a.keys", "b.data", "c.keys", "c.data", "new.keys", ".about.json.12345678.tmp"):
+        (tmp_path / name).write_bytes(b"x" * 24 * (name != "c.keys"))
+        os.utime(tmp_path / name, None if name == "new.keys" else (1, 1))
+    with Writer(store) as writer:
+        writer.add(*entry(9))
+        own = [file for file in tmp_path.iterdir() if file.stat().st_mtime > 1 and file.suffix == ".data"]
+        for file in own:
+            os.utime(file, (1, 1))
+        store.sweep()
+    left = {file.name for file in tmp_path.iterdir()}
+    assert left >= {"new.keys", *(file.name for file in own)}
+    assert not left & {"a.keys", "b.data", "c.keys", "c.data", ".about.json.12345678.tmp"}
+    (tmp_path / "new.keys").unlink()
+    store.refresh()
+    assert len(store) == 4
+    assert torch.equal(store.get(entries[0][0]), entries[0][1])

@@ -1,5 +1,6 @@
 """Kept indexes: verified, made again where they don't verify, and done without where nothing can be kept."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from vlm_core.errors import UserError
-from vlm_core.folder import MANIFEST, sha256
+from vlm_core.folder import MANIFEST, sha256, verify_folder
 from vlm_train import index_cache, rowindex, tar_index
 from vlm_train.llava import LlavaConfig
 from vlm_train.webdataset import WebDatasetConfig
@@ -99,6 +100,89 @@ def damage_of_another_file(entry):
     (entry / MANIFEST).write_text(json.dumps({**manifest, "name": "other"}))
 
 
+def forged(entry, name):
+    """A manifest that agrees with what a file holds now."""
+    manifest = json.loads((entry / MANIFEST).read_text())
+    manifest = {key: value for key, value in manifest.items() if key in ("version", "name", "files")}
+    manifest["files"][name] = {"bytes": (entry / name).stat().st_size, "sha256": sha256(entry / name)}
+    (entry / MANIFEST).write_text(json.dumps(manifest))
+
+
+def damage_that_no_manifest_lists(entry):
+    damage_permuted(entry)
+    manifest = json.loads((entry / MANIFEST).read_text())
+    (entry / MANIFEST).write_text(json.dumps({**manifest, "files": {}}))
+
+
+def damage_permuted_and_forged(entry):
+    damage_permuted(entry)
+    forged(entry, "rows.npy")
+
+
+def damage_of_another_type(entry):
+    np.save(entry / "rows.npy", np.full(500, np.nan))
+    forged(entry, "rows.npy")
+
+
+def damage_of_an_object_array(entry):
+    np.save(entry / "rows.npy", np.array([{}, print], dtype=object), allow_pickle=True)
+    forged(entry, "rows.npy")
+
+
+def damage_of_positions(entry):
+    table = np.load(entry / "rows.npy")
+    table["start"][-1] = 2**40
+    np.save(entry / "rows.npy", table)
+    forged(entry, "rows.npy")
+
+
+def damage_of_the_header(entry):
+    """A header is a Python literal, in which anything may stand."""
+    head = b"-" * 60_000 + b"1" + b" " * 100
+    (entry / "rows.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head)
+    forged(entry, "rows.npy")
+
+
+def damage_of_faults(entry):
+    faults = json.loads((entry / "faults.json").read_text())
+    (entry / "faults.json").write_text(json.dumps({**faults, "faults": [[500, ["schema", "x", "y"]]]}))
+    forged(entry, "faults.json")
+
+
+def damage_of_deep_faults(entry):
+    (entry / "faults.json").write_text("[" * 100_000)
+    forged(entry, "faults.json")
+
+
+def damage_by_a_deep_manifest(entry):
+    (entry / MANIFEST).write_text('{"files":' + "[" * 100_000)
+
+
+def damage_by_a_fifo(entry):
+    (entry / MANIFEST).unlink()
+    os.mkfifo(entry / MANIFEST)
+
+
+def damage_to_a_file(entry):
+    shutil.rmtree(entry)
+    entry.write_text("x")
+
+
+def damage_to_a_fifo(entry):
+    shutil.rmtree(entry)
+    os.mkfifo(entry)
+
+
+def damage_to_a_link(entry):
+    entry.rename(entry.parent.parent / "elsewhere")
+    entry.symlink_to(entry.parent.parent / "elsewhere")
+
+
+def damage_to_a_dangling_link(entry):
+    shutil.rmtree(entry)
+    entry.symlink_to("nowhere")
+
+
 def damage_of_another_layout(entry):
     """A manifest that agrees with files that can't be read."""
     (entry / "faults.json").write_text("0")
@@ -118,9 +202,63 @@ def test_an_index_that_does_not_verify_is_made_again(dataset, builds, cache, dam
     damage(entry)
     assert list(config.rows()) == first
     assert len(builds) == 2
-    assert "the cached index can't be used and is built again" in caplog.text
+    assert caplog.text.count("the cached index can't be used and is built again") == len(caplog.records) == 1
     assert list(config.rows()) == first
     assert len(builds) == 2, "what was made again is kept"
+
+
+def test_an_index_that_cannot_be_replaced_is_reported_once(dataset, builds, cache, monkeypatch, caplog):
+    """As one in another user's folder."""
+    config = dataset[0]
+    first = list(config.rows())
+    [entry] = cache.iterdir()
+    damage_permuted(entry)
+    monkeypatch.setattr(index_cache, "remove", lambda path: None)
+    assert list(config.rows()) == first
+    assert len(builds) == 2
+    assert [record.getMessage().count("built") for record in caplog.records] == [1, 1]
+    assert "must be built each time" in caplog.records[1].getMessage()
+
+
+@pytest.mark.parametrize("name", [".0a.12345678.tmp", ".somebody-elses.tmp"])
+@pytest.mark.parametrize("locked", [True, False])
+def test_what_killed_builders_left_is_swept(dataset, cache, name, locked):
+    """But not what a living one holds, or has made this minute."""
+    for left in (cache / name, cache / f"{name[:-4]}-new.tmp"):
+        left.mkdir(parents=True)
+        (left / "rows.npy").write_bytes(b"x" * 100)
+    os.utime(cache / name, (1, 1))
+    handle = os.open(cache / name, os.O_RDONLY)
+    if locked:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    dataset[0].rows()
+    os.close(handle)
+    assert (cache / name).exists() == locked
+    assert (cache / f"{name[:-4]}-new.tmp").exists()
+
+
+def test_builders_at_once_share_one_index(dataset, cache, caplog):
+    children = []
+    for _ in range(6):
+        if not (child := os.fork()):
+            os._exit(0 if said(dataset[0].rows(), 499) == "number 0499?" else 1)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 6
+    [entry] = cache.iterdir()
+    assert verify_folder(entry)
+    assert said(dataset[0].rows(), 499) == "number 0499?"
+    assert not caplog.records
+
+
+def test_an_index_cut_at_any_byte_is_made_again(dataset, builds, cache):
+    config = dataset[0]
+    first = said(config.rows(), 250)
+    for cut in (0.0, 0.3, 0.9):
+        for kind in ("rows.npy", "faults.json", MANIFEST):
+            [entry] = cache.iterdir()
+            os.truncate(entry / kind, int((entry / kind).stat().st_size * cut))
+            assert said(config.rows(), 250) == first
+    assert len(builds) == 10
 
 
 def test_rows_that_an_index_swapped_are_refused(dataset, cache):

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from vlm_core.errors import BadSample, UserError
 from vlm_core.printable import printable
 from vlm_train.parquet_cells import weight
-from vlm_train.parquet_pages import Content, content, decoded
+from vlm_train.parquet_pages import Chunk, Content, chunks, content, decoded
 from vlm_train.storage import Ranges, Store
 
 MAX_FOOTER, MAX_ITEMS = 32 * 2**20, 100_000
@@ -39,6 +39,8 @@ class ParquetFile:
     def __init__(self, name: str) -> None:
         self.store = Store(name)
         self._footer: Any = None
+        self._footer_data = b""
+        self._chunks: list[list[Chunk]] | None = None
         footer = self.footer()
         try:
             groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
@@ -55,45 +57,31 @@ class ParquetFile:
     def footer(self) -> pq.FileMetaData:
         """Raises `UserError` for what is no parquet file."""
         if self._footer is None:
-            if (length := self._footer_bytes()) > MAX_FOOTER:
-                raise UserError(
-                    f"{self.store.name}: a footer of {length} bytes; at most {MAX_FOOTER} are read"
-                )
+            self._footer_data = self._read_footer()
+            size = len(self._footer_data).to_bytes(4, "little")
+            alone = pa.BufferReader(b"PAR1" + self._footer_data + size + b"PAR1")
             try:
-                self._footer = self._opened(Ranges(self.store)).metadata
-            except UserError:
-                raise
+                self._footer = _opened(alone).metadata
             except (pa.ArrowException, OSError, ValueError) as error:
                 raise self._no_parquet(error) from None
         return self._footer
 
     def _no_parquet(self, error: Exception) -> UserError:
-        return UserError(
-            f"{self.store.name}: no parquet file, or half of one: {printable(error, 300, lines=True)}"
-        )
+        reason = printable(error, 300, lines=True)
+        return UserError(f"{self.store.name}: no parquet file, or half of one: {reason}")
 
-    def _footer_bytes(self) -> int:
+    def _read_footer(self) -> bytes:
+        """It says where every chunk of every column stands and what its limits are."""
         tail = self.store.read(self.store.size - 8, 8) if self.store.size >= 12 else b""
-        if tail[4:] not in (b"PAR1", b"PARE"):
-            raise self._no_parquet(ValueError("its end has no footer"))
-        if (length := int.from_bytes(tail[:4], "little")) > self.store.size - 12:
-            raise self._no_parquet(ValueError(f"a footer of {length} bytes in a file of {self.store.size}"))
-        return length
-
-    def _opened(self, source: Ranges, **options: Any) -> pq.ParquetFile:
-        return pq.ParquetFile(
-            pa.PythonFile(source, "r"),
-            pre_buffer=False,
-            page_checksum_verification=True,
-            thrift_string_size_limit=MAX_FOOTER,
-            thrift_container_size_limit=MAX_ITEMS,
-            **options,
-        )
+        length = int.from_bytes(tail[:4], "little")
+        if tail[4:] != b"PAR1" or length > self.store.size - 12:
+            raise self._no_parquet(ValueError("its end is not that of one, or of an encrypted one"))
+        if length > MAX_FOOTER:
+            raise UserError(f"{self.store.name}: a footer of {length} bytes; at most {MAX_FOOTER} are read")
+        return self.store.read(self.store.size - 8 - length, length)
 
     def footer_digest(self) -> str:
-        """Of the footer's bytes, which say where every chunk of every column stands and what its limits are."""
-        length = self._footer_bytes()
-        return hashlib.sha256(self.store.read(self.store.size - 8 - length, length)).hexdigest()
+        return hashlib.sha256(self._read_footer()).hexdigest()
 
     def read(self, group: int, columns: list[str]) -> pa.Table:
         """The columns (or their parts, `image.path`) of a row group.
@@ -103,18 +91,16 @@ class ParquetFile:
         """
         footer = self.footer()
         where = f"{self.store.name}: row group {group}"
-        chunks = self._chunks(group, columns)
-        starts = [_start(chunk) for chunk in chunks]
-        ends = [start + chunk.total_compressed_size for start, chunk in zip(starts, chunks, strict=True)]
-        first, size = min(starts), max(ends) - min(starts)
-        if first < 0 or max(ends) > self.store.size or any(e < s for s, e in zip(starts, ends, strict=True)):
-            raise BadSample("damaged", f"{where} cannot be decoded: columns that are not inside the file")
+        wanted = self._wanted(columns)
+        places = self._places(group, wanted, where)
+        first = min(place.start for place in places)
+        size = max(place.end for place in places) - first
         _check_size(size, where)
         source = Ranges(self.store, first, size)
         try:
-            held = [source.held[s - first : e - first] for s, e in zip(starts, ends, strict=True)]
-            plan = self._plan(chunks, [content(chunk) for chunk in held], where)
-            opened = self._opened(source, metadata=footer, read_dictionary=plan.dictionaries)
+            pages = [content(source.held[start - first : end - first]) for start, end in places]
+            plan = self._plan(wanted, pages, where)
+            opened = _opened(pa.PythonFile(source, "r"), metadata=footer, read_dictionary=plan.dictionaries)
             table = _decoded(opened, group, columns, plan.batch, where)
         except (UserError, MemoryError):
             raise
@@ -126,27 +112,40 @@ class ParquetFile:
             raise BadSample("damaged", f"{where} cannot be decoded: {text}")
         return table
 
-    def _chunks(self, group: int, columns: list[str]) -> list[Any]:
-        """Where the parts of `columns` stand."""
-        chunks = self.footer().row_group(group)
-        found = (chunks.column(i) for i in range(chunks.num_columns))
-        return [
-            c for c in found if any(c.path_in_schema == n or c.path_in_schema.startswith(f"{n}.") for n in columns)
-        ]  # fmt: skip
-
-    def _plan(self, chunks: list[Any], pages: list[Content], where: str) -> _Plan:
-        """How to decode chunks so that memory is bounded whatever they repeat; raises `BadSample` if none is known."""
+    def _wanted(self, columns: list[str]) -> list[int]:
+        """The numbers of `columns` and of their parts."""
         schema = self.footer().schema
-        columns = {schema.column(i).path: schema.column(i) for i in range(len(schema))}
-        size, batch, dictionaries = 0, BATCH, []
-        for chunk, page in zip(chunks, pages, strict=True):
-            column = columns[chunk.path_in_schema]
-            width = column.length if chunk.physical_type == "FIXED_LEN_BYTE_ARRAY" else 8
-            size += decoded(page, max(_WIDTHS.get(chunk.physical_type, width), width))
-            if chunk.physical_type != "BYTE_ARRAY":
+        paths = [schema.column(i).path for i in range(len(schema))]
+        return [
+            i for i, path in enumerate(paths) if any(path == c or path.startswith(f"{c}.") for c in columns)
+        ]
+
+    def _places(self, group: int, wanted: list[int], where: str) -> list[Chunk]:
+        """Where columns of a row group stand; raises `BadSample` if they are not inside the file."""
+        if self._chunks is None:
+            try:
+                self._chunks = chunks(memoryview(self._footer_data))
+            except ValueError as error:
+                raise self._no_parquet(error) from None
+            self._footer_data = b""
+        places = self._chunks[group] if group < len(self._chunks) else []
+        if len(places) == len(self.footer().schema):
+            found = [places[number] for number in wanted]
+            if all(0 <= start <= end <= self.store.size for start, end in found):
+                return found
+        raise BadSample("damaged", f"{where} cannot be decoded: its columns are not inside the file")
+
+    def _plan(self, wanted: list[int], pages: list[Content], where: str) -> _Plan:
+        """How to decode columns so that memory is bounded whatever they repeat; raises `BadSample` if none is known."""
+        schema, size, batch, dictionaries = self.footer().schema, 0, BATCH, []
+        for number, page in zip(wanted, pages, strict=True):
+            column = schema.column(number)
+            width = _WIDTHS.get(column.physical_type, 8)
+            size += decoded(page, max(column.length or 0, width))
+            if column.physical_type != "BYTE_ARRAY":
                 continue
             if page.values * page.dictionary > REPEATED:
-                dictionaries.append(chunk.path_in_schema)
+                dictionaries.append(column.path)
             if page.values * page.shared > PIECE:
                 batch = min(batch, max(1, PIECE // page.shared))
                 if column.max_repetition_level:
@@ -165,13 +164,18 @@ class ParquetFile:
         return [path for path in found if path not in of_image or f"{path[:-5]}path" not in found]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_footer": None}
+        return {**self.__dict__, "_footer": None, "_footer_data": b""}
 
 
-def _start(chunk: Any) -> int:
-    """Where a column chunk begins, as pyarrow has it."""
-    dictionary = chunk.dictionary_page_offset or 0
-    return min(dictionary, chunk.data_page_offset) if dictionary > 0 else chunk.data_page_offset
+def _opened(source: Any, **options: Any) -> pq.ParquetFile:
+    return pq.ParquetFile(
+        source,
+        pre_buffer=False,
+        page_checksum_verification=True,
+        thrift_string_size_limit=MAX_FOOTER,
+        thrift_container_size_limit=MAX_ITEMS,
+        **options,
+    )
 
 
 def _check_size(size: int, where: str) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from vlm_train.parquet_thrift import Thrift
+
 MAX_PAGES = 100_000
 """Pages of one column chunk."""
 _DATA, _DICTIONARY, _DATA_V2 = 0, 2, 3
@@ -27,52 +29,36 @@ class Content(NamedTuple):
     shared: int
 
 
-class _Thrift:
-    """Reads one struct of Thrift's compact protocol; whatever is no such struct is a `ValueError`."""
+class Chunk(NamedTuple):
+    """Where the pages of a column stand in a file."""
 
-    def __init__(self, data: memoryview, at: int) -> None:
-        self.data, self.at = data, at
+    start: int
+    end: int
 
-    def byte(self) -> int:
-        if self.at >= len(self.data):
-            raise ValueError("a page header breaks off")
-        self.at += 1
-        return self.data[self.at - 1]
 
-    def varint(self) -> int:
-        value = 0
-        for shift in range(0, 70, 7):
-            byte = self.byte()
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                return value
-        raise ValueError("a number in a page header has no end")
+def chunks(footer: memoryview) -> list[list[Chunk]]:
+    """The column chunks of each row group; raises `ValueError` for what is no footer.
 
-    def integer(self) -> int:
-        value = self.varint()
-        return (value >> 1) ^ -(value & 1)
+    pyarrow tells them, too, but ends the process where what else a footer says of a column is wrong.
+    """
+    groups = Thrift(footer).struct().get(4, [])
+    if not isinstance(groups, list) or not all(
+        isinstance(g, dict) and isinstance(g.get(1), list) for g in groups
+    ):
+        raise ValueError("a footer without row groups")
+    return [[_chunk(column) for column in group[1]] for group in groups]
 
-    def struct(self, levels: int = 8) -> dict[int, Any]:
-        """Fields by id; texts and lists are passed over."""
-        fields: dict[int, Any] = {}
-        number = 0
-        while head := self.byte():
-            number = number + (head >> 4) if head >> 4 else self.integer()
-            fields[number] = self.value(head & 15, levels)
-        return fields
 
-    def value(self, kind: int, levels: int) -> Any:
-        if kind in (1, 2):
-            return kind == 1
-        if kind in (4, 5, 6):
-            return self.integer()
-        if kind == 12 and levels:
-            return self.struct(levels - 1)
-        if kind not in (3, 7, 8):
-            raise ValueError(f"a page header holds a field of kind {kind}")
-        size = {3: 1, 7: 8}.get(kind) or self.varint()
-        self.at += size
-        return None
+def _chunk(column: Any) -> Chunk:
+    facts = column.get(3) if isinstance(column, dict) else None
+    if not isinstance(facts, dict):
+        raise ValueError("a footer has a column without a place")
+    size, start, dictionary = facts.get(7), facts.get(9), facts.get(11) or 0
+    if type(size) is not int or type(start) is not int or type(dictionary) is not int:
+        raise ValueError("a footer has a column without a place")
+    if 0 < dictionary < start:
+        start = dictionary
+    return Chunk(start, start + size)
 
 
 def _headers(data: memoryview) -> Iterator[tuple[dict[int, Any], int, int]]:
@@ -81,7 +67,7 @@ def _headers(data: memoryview) -> Iterator[tuple[dict[int, Any], int, int]]:
     for _ in range(MAX_PAGES):
         if at >= len(data):
             return
-        thrift = _Thrift(data, at)
+        thrift = Thrift(data, at)
         header = thrift.struct()
         stored, size = header.get(3), header.get(2)
         if type(stored) is not int or type(size) is not int or stored < 0 or size < 0:
