@@ -213,7 +213,7 @@ HOSTILE = {
     ),
     "code of another folder": (
         lambda f: _mine(f, "llm", auto_map={"AutoConfig": f"{f.parent}/configuration_mine.MineConfig"}),
-        r"names '/.*configuration_mine.MineConfig' in auto_map; expected module.Class, of a file in this folder",
+        r"config.json names '/.*' in auto_map; expected module.Class, of a file in this folder",
     ),
     "kernel": (
         lambda f: _mine(f, "llm", auto_map=None, model_type="llama", attn_implementation="evil/kernel"),
