@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from vlm_core.errors import BadSample, UserError
+from vlm_core.printable import printable
 
 MAX_BYTES = 256 * 2**20
 JSON_BYTES, TOKENIZER_BYTES = 32 * 2**20, 64 * 2**20
@@ -80,7 +81,7 @@ def read_bytes(path: str | Path, max_bytes: int = MAX_BYTES) -> bytes:
     try:
         return _read(path, max_bytes)
     except BadSample as error:
-        raise UserError(str(error)) from None
+        raise _unreadable(path, error) from None
     except OSError as error:
         raise UserError(f"{path}: cannot read this file: {error.strerror or error}") from None
 
@@ -97,9 +98,15 @@ def open_regular(path: str | Path) -> Iterator[BinaryIO]:
         with _open(path) as file:
             yield file
     except BadSample as error:
-        raise UserError(str(error)) from None
+        raise _unreadable(path, error) from None
     except OSError as error:
         raise UserError(f"{path}: cannot read this file: {error.strerror or error}") from None
+
+
+def _unreadable(path: str | Path, error: BadSample) -> UserError:
+    """The fault of a row's file as that of a file which a command reads."""
+    what = str(error).removeprefix(f"{printable(path)}: ")
+    return UserError(f"{path}: cannot read this file: {what}")
 
 
 def decode_text(content: bytes, name: str | Path) -> str:

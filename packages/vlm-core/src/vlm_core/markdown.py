@@ -22,14 +22,15 @@ def text(content: object) -> str:
 
 def row(cells: Iterable[object]) -> str:
     """A line of a table; its cells are any texts."""
-    return "|" + "".join(f" {text(cell)} |" if str(cell) else " |" for cell in cells)
+    return f"| {' | '.join(map(text, cells))} |"
 
 
 def table(rows: Iterable[Iterable[object]], *, right: int | None = None) -> list[str]:
     """The lines of a table, the head first; columns from the `right`-th on are aligned right."""
-    head, *others = [list(cells) for cells in rows]
+    head, *others = [list(map(text, cells)) for cells in rows]
     marks = ("---:" if right is not None and i >= right else "---" for i in range(len(head)))
-    return [row(head), f"|{'|'.join(marks)}|", *map(row, others)]
+    lines = ("|" + "".join(f" {cell} |" if cell else " |" for cell in cells) for cells in (head, *others))
+    return [next(lines), f"|{'|'.join(marks)}|", *lines]
 
 
 def fence(content: str, language: str = "") -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from vlm_core.markdown import text
+from vlm_core.markdown import row, text
 from vlm_train import eval_results
 from vlm_train.grid import Grid
 from vlm_train.results import NOTHING
@@ -151,7 +151,7 @@ def notes(found: Sequence[Line]) -> list[str]:
 
 def markdown(found: Sequence[Line]) -> str:
     """The table and what its numbers are; `connector` is the number of its parameters."""
-    head, *rows = (f"| {' | '.join(map(text, cells))} |" for cells in texts(found))
+    head, *rows = map(row, texts(found))
     rule = "|---|" + "---:|" * (len(texts(found)[0]) - 1)
     accuracy = metric(found)
     legend = [f"{text(accuracy[0].upper() + accuracy[1:])}. {LEGEND}"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import io
+import os
 import shutil
 import tempfile
 import zlib
@@ -27,6 +29,7 @@ BOM = b"\xef\xbb\xbf"
 MAX_BYTES = 2**30
 """What is read of a file, unpacked; the largest of the benchmarks' files has 390 MB."""
 _CHUNK = 2**20
+_BUFFER = 2**16
 
 
 class _Bounded(io.RawIOBase):
@@ -51,12 +54,14 @@ class _Bounded(io.RawIOBase):
 @contextmanager
 def opened(path: Path) -> Iterator[BufferedIOBase]:
     """A regular file's bytes, unpacked if it is gzipped (told by its first bytes, not by its name)."""
+    if not path.exists():
+        raise UserError(f"{path}: cannot read this file: {os.strerror(errno.ENOENT)}")
     with open_regular(path) as raw:
         packed = raw.read(len(GZIP_MAGIC)) == GZIP_MAGIC
         raw.seek(0)
         try:
             with gzip.GzipFile(fileobj=raw) if packed else raw as file:
-                yield io.BufferedReader(_Bounded(file, path), _CHUNK)
+                yield io.BufferedReader(_Bounded(file, path), _BUFFER)
         except (EOFError, zlib.error, gzip.BadGzipFile):
             raise UserError(f"{path}: this gzip file is damaged or cut off") from None
 
