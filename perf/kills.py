@@ -147,6 +147,7 @@ def measure(case: Case, root: Path, kills: int, seed: int) -> tuple[Counter[str]
             fault = "the result differs"
         if fault:
             faults.append(f"{case.name}, seed {number}: {fault}")
+            print(faults[-1], file=sys.stderr, flush=True)
     return counts, faults
 
 
@@ -175,8 +176,6 @@ def main() -> int:
             told[case.name] = dict(counts)
             faults += wrong
             print(f"{case.name}: {counts['kills']} kills, {counts['runs']} runs", file=sys.stderr, flush=True)
-    for fault in faults:
-        print(fault, file=sys.stderr)
     print(json.dumps({"seed": options.seed, "faults": len(faults), **told}))
     return 1 if faults else 0
 

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 import yaml
@@ -172,38 +173,36 @@ def test_lines_that_were_never_written_are_told_at_the_end(tmp_path, caplog, mon
     assert "metrics.jsonl: 5 lines were never written: No space left on device" in caplog.text
 
 
-def test_a_run_trains_on_while_its_logs_cannot_be_written(own_spec, tmp_path, monkeypatch, caplog):
-    """A log that is a folder stands for any disk that takes none."""
-    monkeypatch.setattr(
-        run_log, "_append", lambda path, data: (_ for _ in ()).throw(OSError(errno.EROFS, "read-only"))
-    )
-    folder, _ = go(own_spec)
-    assert folder.finished()
+def test_a_run_trains_on_while_logs_and_pictures_cannot_be_written(own_spec, tmp_path, monkeypatch, caplog):
+    """The table is what results stand on: without it the run is not finished, and the same command goes on."""
+    for name in ("curves.png", "samples.png", "results.md"):
+        (tmp_path / "run" / name).mkdir(parents=True)
+
+    def unwritable(path, data):
+        raise OSError(errno.EROFS, "read-only")
+
+    monkeypatch.setattr(run_log, "_append", unwritable)
+    with pytest.raises(UserError, match=r"results\.md: cannot write: Is a directory"):
+        go(own_spec)
     assert caplog.text.count("metrics.jsonl: cannot write: read-only") == 1
     assert "metrics.jsonl: 4 lines were never written: read-only" in caplog.text
+    (tmp_path / "run" / "results.md").rmdir()
+    assert go(own_spec)[0].finished()
+    for name in ("curves.png", "samples.png"):
+        assert f"{name}: cannot write: Is a directory" in caplog.text
 
 
-@pytest.mark.parametrize("name", ["spec.yaml", INPUTS, "environment.json", "results.md"])
+@pytest.mark.parametrize("name", ["spec.yaml", INPUTS, "environment.json"])
 def test_what_must_be_written_is_a_users_error(own_spec, tmp_path, name):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / name).mkdir()
+    (tmp_path / "run" / name).mkdir(parents=True)
     with pytest.raises(UserError, match=rf"{name}: cannot write: Is a directory"):
         go(own_spec)
 
 
-def test_a_model_and_an_evaluation_that_cannot_be_written(own_spec, tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "evaluations").write_text("")
-    with pytest.raises(UserError, match=r"after instruct\.json: cannot write: (File exists|Not a directory)"):
-        go(own_spec)
-
-
-def test_pictures_that_cannot_be_written_are_a_warning(own_spec, tmp_path, caplog):
-    for name in ("curves.png", "samples.png"):
-        (tmp_path / "run" / name).mkdir(parents=True)
-    assert go(own_spec)[0].finished()
-    assert "curves.png: cannot write: Is a directory" in caplog.text
-    assert "samples.png: cannot write: Is a directory" in caplog.text
+def test_an_evaluation_that_cannot_be_written(tmp_path):
+    (tmp_path / "evaluations").write_text("")
+    with pytest.raises(UserError, match=r"after a\.json: cannot write: (File exists|Not a directory)"):
+        RunDir(tmp_path).keep_evaluation("after a", {})
 
 
 def test_evaluations_that_cannot_be_read_are_asked_again(own_spec, tmp_path, caplog):
@@ -227,6 +226,7 @@ def test_evaluations_that_cannot_be_read_are_asked_again(own_spec, tmp_path, cap
 
 def test_a_report_of_a_damaged_run(begun, tmp_path, capsys):
     run = tmp_path / "run"
+    spec = (run / SPEC).read_text()
     with (run / METRICS).open("ab") as file:
         file.write(b'{"stage": 0, "lr": {}}\n\xff}')
     (run / "environment.json").write_text("{")
@@ -238,15 +238,10 @@ def test_a_report_of_a_damaged_run(begun, tmp_path, capsys):
         with pytest.raises(UserError, match=r"spec\.yaml"):
             write_report(run)
     assert (run / "report.html").read_text() == page
-
-
-@pytest.mark.parametrize("out", ["/dev/full", ".", "/dev/null/x", "a\0b"])
-def test_a_report_that_cannot_be_written(begun, tmp_path, out, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    from pathlib import Path
-
-    with pytest.raises(UserError, match="cannot write"):
-        write_report(tmp_path / "run", Path(out))
+    (run / SPEC).write_text(spec)
+    for out in ("/dev/full", tmp_path, "/dev/null/x", "a\0b"):
+        with pytest.raises(UserError, match="cannot write"):
+            write_report(run, Path(out))
 
 
 def test_a_tracker_that_cannot_write_hears_no_more(tmp_path, caplog):

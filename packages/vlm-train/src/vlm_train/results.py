@@ -125,7 +125,9 @@ def draw(run: RunDir, name: str, plot: Callable[[Path], None]) -> None:
 
 
 def plot_curves(metrics: Sequence[dict[str, Any]], path: Path) -> None:
-    """One panel a stage: the loss of every step, its running mean, and the learning rate's shape."""
+    """One panel a stage: the loss of every step and its running mean; nothing if no step is known."""
+    if not metrics:
+        return
     stages = list(dict.fromkeys((m["stage"], m["name"]) for m in metrics))
     letters = Lettering(name for _, name in stages)
     with drawing(letters.families) as figure:
