@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 
-from vlm_core.parent_death import end_with_launcher
 from vlm_train import exit_message, stopping
 from vlm_train.stopping import Stopped
 
@@ -14,11 +13,13 @@ _GO_ON = ("run", "launch", "sweep")
 
 
 def main() -> int:
-    end_with_launcher()
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
     if command in _GO_ON:
         stopping.listen()
     try:
+        from vlm_core.parent_death import end_with_launcher
+
+        end_with_launcher()
         from vlm_train.cli import main
 
         return main()
