@@ -12,12 +12,13 @@ from torch import nn
 from vlm_core import exchange
 from vlm_core.errors import UserError
 from vlm_core.folder import verify_folder, write_folder
+from vlm_core.folder_model import load_model
 from vlm_core.initial_weights import weight_rows
 from vlm_core.model import PARTS, VLM
 from vlm_core.registry import installed
 from vlm_core.spec import Spec, load_spec
 from vlm_core.template import check_template
-from vlm_core.weights import WEIGHTS, attach_parts, empty_parameters, save_part, to_dtype
+from vlm_core.weights import WEIGHTS, save_part, to_dtype
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -129,9 +130,7 @@ def load(
     _check_device(device)
     verify_folder(path)
     spec, _ = load_spec(path / "spec.yaml")
-    with empty_parameters():
-        model = architecture(spec, path)
-    attach_parts(model, path, PARTS, dtype, device)
+    model = load_model(lambda: architecture(spec, path), path, PARTS, dtype, device)
     return model.eval(), spec
 
 

@@ -12,9 +12,9 @@ from vlm_core.assemble import architecture
 from vlm_core.config import Recipe, Reference
 from vlm_core.errors import UserError
 from vlm_core.folder import MANIFEST, verify_folder, write_folder
+from vlm_core.folder_model import empty_model
 from vlm_core.model import PARTS
 from vlm_core.spec import load_spec
-from vlm_core.weights import empty_parameters
 
 HF = "vlm_core.hf."
 ROOTS = {
@@ -38,8 +38,7 @@ def export_hf(source: str | Path, target: str | Path, *, with_code: bool = False
         key: value for key, value in verify_folder(source).items() if key not in ("files", "code", "needs")
     }
     spec, _ = load_spec(source / "spec.yaml")
-    with empty_parameters():
-        model = architecture(spec, source)
+    model = empty_model(lambda: architecture(spec, source), source, PARTS)
     code, modules = {}, {}
     if with_code:
         recipes = {part: getattr(spec, part).recipe() for part in PARTS}

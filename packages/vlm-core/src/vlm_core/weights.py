@@ -10,11 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_model
 from torch import Tensor, nn
 
-from vlm_core.errors import UserError
+from vlm_core.weight_files import Stored, check_fit, check_kind, contents, opened, warn_not_finite
 
 WEIGHTS = "weights.safetensors"
 
@@ -85,10 +84,16 @@ def save_part(module: nn.Module, file: Path) -> None:
     save_model(module, str(file))
 
 
+@torch.no_grad()
 def load_part(module: nn.Module, file: Path) -> None:
-    """Copy weights into the module's own tensors, one by one; raises `UserError` if names or shapes don't fit."""
-    with _opened(file) as stored:
-        fill(module, _shapes(stored), stored.get_tensor, file)
+    """Copy weights into the module's own tensors, one by one; raises `UserError` if they don't fit: see `check_fit`."""
+    own = state(module)
+    with opened(file) as stored:
+        check_fit(own, contents(stored), file)
+        for name in stored.keys():  # noqa: SIM118  # no mapping
+            tensor = stored.get_tensor(name)
+            warn_not_finite({name: tensor}, file)
+            own[name].copy_(tensor)
 
 
 @torch.no_grad()
@@ -96,9 +101,12 @@ def fill(
     module: nn.Module, shapes: Mapping[str, tuple[int, ...]], read: Callable[[str], Tensor], where: Path
 ) -> None:
     """As `load_part`, from tensors of these shapes that `read` gives by name; `where` is named in errors."""
-    own = _own(module)
-    for name in _checked(own, shapes, where):
-        own[name].copy_(read(name))
+    own = state(module)
+    check_fit(own, {name: Stored(shape) for name, shape in shapes.items()}, where)
+    for name in shapes:
+        tensor = read(name)
+        check_kind(own[name], tensor, name, where)
+        own[name].copy_(tensor)
 
 
 def attach_part(
@@ -106,19 +114,22 @@ def attach_part(
 ) -> None:
     """Put the file's tensors in place of the module's, which may be on the meta device.
 
-    On the CPU and in the file's own dtype they are the mapped file itself: no byte is read before it is used. With
-    `dtype` all but `keeps_fp32` are converted. Ties and marks on parameters stay. Raises `UserError` as `load_part`.
+    On the CPU and in the file's own dtype they are the mapped file itself: no memory is taken besides. With `dtype` all
+    but `keeps_fp32` are converted. Ties and marks on parameters stay. Raises `UserError` as `load_part`; a warning
+    tells of numbers that are not finite.
     """
-    own, kept, found = _own(module), fp32_names(module), set()
-    with _opened(file) as stored:
-        for name in _checked(own, _shapes(stored), file):
-            tensor = stored.get_tensor(name)
-            if name in kept:
-                tensor = tensor.float()
-            elif tensor.is_floating_point():
-                tensor = tensor.to(dtype or tensor.dtype)
-                found.add(tensor.dtype)
-            _replace(module, own, name, tensor.to(device))
+    own, kept, found = state(module), fp32_names(module), set()
+    with opened(file) as stored:
+        check_fit(own, contents(stored), file)
+        tensors = {name: stored.get_tensor(name) for name in list(stored.keys())}
+    warn_not_finite(tensors, file)
+    for name, tensor in tensors.items():
+        if name in kept:
+            tensor = tensor.float()
+        elif tensor.is_floating_point():
+            tensor = tensor.to(dtype or tensor.dtype)
+            found.add(tensor.dtype)
+        _replace(module, own, name, tensor.to(device))
     if len(found) == 1:
         to_dtype(module, found.pop())  # buffers that no file holds
     module.to(device)
@@ -136,39 +147,9 @@ def attach_parts(
         attach_part(getattr(model, part), folder / part / WEIGHTS, dtype, device)
 
 
-def _own(module: nn.Module) -> dict[str, Tensor]:
+def state(module: nn.Module) -> dict[str, Tensor]:
     """Parameters and persistent buffers by name; tied ones are the same object."""
     return dict(module.state_dict(keep_vars=True))
-
-
-@contextmanager
-def _opened(file: Path) -> Iterator[safe_open]:
-    try:
-        with safe_open(file, "pt") as stored:
-            yield stored
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{file}: not a readable weight file: {error}") from None
-
-
-def _shapes(stored: safe_open) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(stored.get_slice(name).get_shape()) for name in list(stored.keys())}
-
-
-def _checked(own: dict[str, Tensor], shapes: Mapping[str, tuple[int, ...]], file: Path) -> list[str]:
-    """The names in the file. Missing, unexpected and misshapen ones are told apart; ties are stored once."""
-    unexpected = sorted(set(shapes) - set(own))
-    wrong = [f"{k} {shape} for {tuple(own[k].shape)}" for k, shape in shapes.items()
-             if k in own and shape != tuple(own[k].shape)]  # fmt: skip
-    if unexpected or wrong:
-        detail = (
-            f"unexpected {unexpected[:3]}" if unexpected else f"wrong shape: {', '.join(sorted(wrong)[:3])}"
-        )
-        raise UserError(f"{file}: does not fit the model of this spec: {detail}")
-    there = {id(own[k]) for k in shapes}
-    missing = [k for k, tensor in own.items() if id(tensor) not in there]
-    if missing:
-        raise UserError(f"{file}: {len(missing)} weights are missing, such as {missing[:3]}")
-    return list(shapes)
 
 
 def _replace(module: nn.Module, own: dict[str, Tensor], name: str, tensor: Tensor) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from vlm_core.config_files import read_config
 from vlm_core.errors import UserError
-from vlm_core.files import json_object, read_text
 from vlm_encoders import checkpoints, preprocessor_config
 from vlm_encoders.pretrained_config import Told
 
@@ -47,12 +47,8 @@ def in_folder(folder: Path) -> list[Told]:
     found = []
     for name, reader in readers:
         if (path := folder / name).is_file():
-            found.append(Told(str(path), reader(read_json(path), str(path))))
+            found.append(Told(str(path), reader(read_config(path), str(path))))
     return found
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    return json_object(read_text(path), path)
 
 
 def part(content: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:

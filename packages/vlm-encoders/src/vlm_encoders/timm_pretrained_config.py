@@ -10,9 +10,10 @@ import timm
 from timm.models import PretrainedCfg
 from torch import nn
 
+from vlm_core.config_files import read_config
 from vlm_core.errors import UserError
 from vlm_encoders.activations import activation_of
-from vlm_encoders.checkpoint_configs import ARCHITECTURE, CONFIG, beside, of_timm, part, read_json
+from vlm_encoders.checkpoint_configs import ARCHITECTURE, CONFIG, beside, of_timm, part
 from vlm_encoders.checkpoints import locate
 from vlm_encoders.pretrained_config import KEYS, NEEDED, Facts, Told, settle
 
@@ -99,6 +100,6 @@ def arguments_beside(weights: str, name: str, *, there: bool) -> dict[str, Any]:
             raise
         return {}
     path: Path = folder / CONFIG
-    content = read_json(path) if path.is_file() else {}
+    content = read_config(path) if path.is_file() else {}
     same = str(content.get("architecture", "")).partition(".")[0] == name.partition(".")[0]
     return part(content, "model_args", str(path)) if same else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -12,9 +13,10 @@ from timm import models
 from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
+from vlm_core.config_files import check_counts, read_config
 from vlm_core.errors import UserError
 from vlm_encoders.activations import activation_of, set_activation
-from vlm_encoders.checkpoint_configs import CONFIG, part, read_json
+from vlm_encoders.checkpoint_configs import CONFIG, of_timm, part
 from vlm_encoders.pretrained_config import SAVED, Facts, saved, spec_keys
 from vlm_encoders.timm_pretrained_config import Source, arguments_beside, tower_facts
 from vlm_encoders.timm_weights import load_file
@@ -22,6 +24,8 @@ from vlm_encoders.tower import Tower, block_index, nearest, one_line, read_asset
 
 ASSET = "timm.json"
 HUB, FOLDER = "hf-hub", "local-dir"
+_CREATE = frozenset(inspect.signature(timm.create_model).parameters) - {"kwargs"} | {"pretrained_strict"}
+"""Where weights come from, and how the library runs."""
 
 
 class TimmTower(Tower):
@@ -92,21 +96,21 @@ def build_timm(
     Without `load` no weights are read, but what lies beside them is. `facts` are the keys of a spec that override it.
     Raises `UserError` for a name, an argument, a file or a download that fails.
     """
-    given, saved_model = spec_keys(facts), read_asset(assets, ASSET) if assets else {}
+    given, saved_model = spec_keys(facts), _saved_model(assets) if assets else {}
     name, config, arguments = _resolve(saved_model.get("model", model))
     if pretrained and model.startswith(FOLDER):
         pretrained, weights = False, model.removeprefix(f"{FOLDER}:")
     if weights is not None and not assets:
         arguments = {**arguments, **arguments_beside(weights, name, there=load)}
     arguments = {**arguments, **saved_model.get("model_args", {}), **(model_args or {})}
+    _check_arguments(name, arguments)
     trunk = _create(name, config, arguments, pretrained and load and not assets)
     if weights is not None and load and not assets:
         load_file(trunk, weights, target=f"timm's {model}", match=match)
     if (model_args or {}).get("act_layer"):
         given.setdefault("activation", activation_of(trunk))
     if assets:
-        earlier = {**saved_model, "image_size": saved_model["input_size"][-2:]}
-        told = saved(saved_model, given, earlier)
+        told = saved(saved_model, given, of_timm(saved_model, ASSET), str(assets / ASSET))
     else:
         told = tower_facts(trunk, Source(model, name, config, pretrained, weights, load), given)
     size = set_size(trunk, told["image_size"], facts.get("image_size"))
@@ -119,6 +123,21 @@ def build_timm(
         assets={ASSET: _asset(told, name, arguments)},
         **told.arguments(),
     )
+
+
+def _saved_model(assets: Path) -> dict[str, Any]:
+    """The content of `ASSET`, as far as it names the model."""
+    content, where = read_asset(assets, ASSET), str(assets / ASSET)
+    if not isinstance(name := content.get("model"), str) or ":" in name:
+        raise UserError(f"{where}: model is {name!r:.60}; expected the name of a model of timm's")
+    return {**content, "model_args": part(content, "model_args", where)}
+
+
+def _check_arguments(name: str, arguments: Mapping[str, Any]) -> None:
+    """Refuse what only `timm.create_model` itself understands, which would read other files, and absurd sizes."""
+    if own := sorted(arguments.keys() & _CREATE):
+        raise UserError(f"timm's {name}: model_args {', '.join(own)}: no arguments of the architecture")
+    check_counts(arguments, f"timm's {name}: model_args")
 
 
 def _asset(told: Facts, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -148,7 +167,7 @@ def _resolve(model: str) -> tuple[str, dict[str, Any] | None, dict[str, Any]]:
 
 def _of_folder(path: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """What `_resolve` gives, of a folder's config.json."""
-    content = read_json(path)
+    content = read_config(path)
     name = content.get("architecture")
     if not isinstance(name, str):
         raise UserError(f"{path}: names no architecture of timm's; it has {', '.join(content) or 'no keys'}")

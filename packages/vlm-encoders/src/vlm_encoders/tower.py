@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from vlm_core.config_files import read_config
 from vlm_core.errors import UserError
-from vlm_core.files import json_object, read_text
 from vlm_core.interfaces import Encoder
 from vlm_core.preprocessing import Preprocessing
 from vlm_encoders.activations import activation_of
@@ -173,6 +173,6 @@ def one_line(error: BaseException) -> str:
 def read_asset(folder: Path, name: str) -> dict[str, Any]:
     """The JSON object in a file that `save_assets` wrote."""
     try:
-        return json_object(read_text(folder / name), name)
+        return read_config(folder / name)
     except UserError as error:
         raise UserError(f"{folder / name}: cannot read this part of the saved encoder: {error}") from None

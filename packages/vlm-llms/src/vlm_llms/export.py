@@ -9,18 +9,18 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from huggingface_hub import save_torch_state_dict
-from torch import Tensor
+from torch import Tensor, nn
 
 from vlm_core.cli.common import local_path, run
 from vlm_core.errors import UserError
 from vlm_core.folder import verify_folder, write_folder
+from vlm_core.folder_model import load_model
 from vlm_core.interfaces import LanguageModel
 from vlm_core.spec import load_spec
-from vlm_core.weights import WEIGHTS, load_part
 from vlm_llms.checkpoint_files import CONFIG
 from vlm_llms.mamba import EPS, MambaLM
 from vlm_llms.mamba_checkpoint import EMBEDDING, HEAD, HF_EMBEDDING, MULTIPLE, padded
@@ -53,9 +53,11 @@ def load_llm(model: Path) -> LanguageModel:
             f"{model}: no such model folder; vlm-assemble SPEC --out DIR and vlm-train write them"
         )
     verify_folder(model)
-    lm = load_spec(model / "spec.yaml")[0].llm.build(weights=False, assets=model / "llm")
-    load_part(lm, model / "llm" / WEIGHTS)
-    return lm.eval()
+    config = load_spec(model / "spec.yaml")[0].llm
+    parts = load_model(
+        lambda: nn.ModuleDict({"llm": config.build(weights=False, assets=model / "llm")}), model, ("llm",)
+    )
+    return cast(LanguageModel, parts["llm"].eval())
 
 
 def _state(lm: MambaLM) -> dict[str, Tensor]:

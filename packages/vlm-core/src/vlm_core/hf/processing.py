@@ -16,8 +16,9 @@ from transformers import BatchFeature, ProcessorMixin
 
 from vlm_core.batch import collate
 from vlm_core.chat import Sample, TooLong, write
+from vlm_core.config_files import read_config
 from vlm_core.errors import UserError
-from vlm_core.files import json_object, read_text
+from vlm_core.folder_model import empty_model
 from vlm_core.generate import refuse_empty
 from vlm_core.hf import parts
 from vlm_core.hf.arguments import DECODING, PROCESSING, PROCESSOR, equal, local_folder, only, only_known
@@ -27,8 +28,7 @@ from vlm_core.hf.hub import upload_of
 from vlm_core.hf.saving import add_small_files, small_files
 from vlm_core.hf.tokenizer import ProcessorTokenizer
 from vlm_core.interfaces import PADDING
-from vlm_core.model import VLM
-from vlm_core.weights import empty_parameters
+from vlm_core.model import PARTS, VLM
 
 NESTED = (
     "text_kwargs",
@@ -72,9 +72,8 @@ class VLMProcessor(ProcessorMixin):
         only_known(kwargs, PROCESSOR)
         folder = local_folder(pretrained_model_name_or_path, kwargs)
         file = folder / "processor_config.json"
-        config = json_object(read_text(file), file)
-        with empty_parameters():
-            model = parts.build(folder)
+        config = read_config(file)
+        model = empty_model(lambda: parts.build(folder), folder, PARTS)
         template = {"image": "{image}", "system_text": None, **config["template"]}
         return cls(model, SimpleNamespace(**template), small_files(folder))
 
