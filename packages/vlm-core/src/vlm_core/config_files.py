@@ -1,4 +1,4 @@
-"""Small JSON files that describe a part of a model: bounded, so that a stranger's file costs neither time nor memory."""
+"""Small JSON files that describe a part of a model: bounded, so that a hostile one costs neither time nor memory."""
 
 from __future__ import annotations
 

@@ -92,7 +92,9 @@ class _Bounds:
             raise UserError("the small files describe a model of far more layers than the weight files hold")
         if tensor.numel() > self.largest or self.buffers < 0:
             shape = shape_of(tensor.shape)
-            raise UserError(f"the small files describe a far larger model than the weight files: {name} of {shape}")
+            raise UserError(
+                f"the small files describe a far larger model than the weight files: {name} of {shape}"
+            )
 
 
 @contextmanager

@@ -28,8 +28,8 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 log = logging.getLogger(__name__)
 _NAMES = {
     "F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64, "C64": torch.complex64,
-    "I8": torch.int8, "I16": torch.int16, "I32": torch.int32, "I64": torch.int64, "U8": torch.uint8, "U16": torch.uint16,
-    "U32": torch.uint32, "U64": torch.uint64, "BOOL": torch.bool, "F8_E4M3": torch.float8_e4m3fn,
+    "I8": torch.int8, "I16": torch.int16, "I32": torch.int32, "I64": torch.int64, "U8": torch.uint8,
+    "U16": torch.uint16, "U32": torch.uint32, "U64": torch.uint64, "BOOL": torch.bool, "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
 }  # fmt: skip
 
@@ -61,7 +61,9 @@ def _check_header_size(file: Path) -> None:
         head = stream.read(8)
     size = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
     if MAX_HEADER < size <= file.stat().st_size:
-        raise UserError(f"{file}: not a readable weight file: a header of {size} bytes; at most {MAX_HEADER} are read")
+        raise UserError(
+            f"{file}: not a readable weight file: a header of {size} bytes; at most {MAX_HEADER} are read"
+        )
 
 
 def contents(stored: safe_open) -> dict[str, Stored]:
@@ -83,23 +85,37 @@ def check_fit(own: Mapping[str, Tensor], stored: Mapping[str, Stored], file: Pat
     """
     if unexpected := sorted(set(stored) - set(own)):
         raise UserError(f"{file}: does not fit the model of this spec: unexpected {_few(unexpected)}")
-    wrong = [f"{k} {s.shape} for {tuple(own[k].shape)}" for k, s in stored.items() if s.shape != tuple(own[k].shape)]
+    wrong = [
+        f"{k} {s.shape} for {tuple(own[k].shape)}"
+        for k, s in stored.items()
+        if s.shape != tuple(own[k].shape)
+    ]
     if wrong:
-        raise UserError(f"{file}: does not fit the model of this spec: wrong shape: {', '.join(sorted(wrong)[:3])}")
+        raise UserError(
+            f"{file}: does not fit the model of this spec: wrong shape: {', '.join(sorted(wrong)[:3])}"
+        )
     there = {id(own[k]) for k in stored}
     missing = [k for k, tensor in own.items() if id(tensor) not in there]
     if missing:
         raise UserError(f"{file}: {len(missing)} weights are missing, such as {missing[:3]}")
-    odd = [f"{k}: {s.dtype}" for k, s in stored.items() if s.dtype and not _holds(_NAMES.get(s.dtype), own[k].dtype)]
+    odd = [
+        f"{k}: {s.dtype}"
+        for k, s in stored.items()
+        if s.dtype and not _holds(_NAMES.get(s.dtype), own[k].dtype)
+    ]
     if odd:
-        raise UserError(f"{file}: does not fit the model of this spec: {listed('of another kind of number', odd)}")
+        raise UserError(
+            f"{file}: does not fit the model of this spec: {listed('of another kind of number', odd)}"
+        )
 
 
 def check_kind(own: Tensor, tensor: Tensor, name: str, file: Path) -> None:
     """As `check_fit`, of one tensor that has been read already."""
     if not _holds(tensor.dtype, own.dtype):
         kind = str(tensor.dtype).removeprefix("torch.")
-        raise UserError(f"{file}: does not fit the model of this spec: {name} is of another kind of number: {kind}")
+        raise UserError(
+            f"{file}: does not fit the model of this spec: {name} is of another kind of number: {kind}"
+        )
 
 
 def _holds(stored: torch.dtype | None, own: torch.dtype) -> bool:
@@ -111,8 +127,12 @@ def warn_not_finite(tensors: Mapping[str, Tensor], where: object) -> None:
     """Log one warning that names and counts what holds NaN or infinity: a model of it answers nonsense."""
     poisoned = {name: tensor for name, tensor in tensors.items() if not _finite(tensor)}
     if poisoned:
-        counts = [f"{name}: {int((~t.isfinite()).sum())} of {t.numel()} numbers" for name, t in poisoned.items()]
-        log.warning("%s: %s; what the model answers means nothing", where, listed("hold NaN or infinity", counts))
+        counts = [
+            f"{name}: {int((~t.isfinite()).sum())} of {t.numel()} numbers" for name, t in poisoned.items()
+        ]
+        log.warning(
+            "%s: %s; what the model answers means nothing", where, listed("hold NaN or infinity", counts)
+        )
 
 
 def _finite(tensor: Tensor) -> bool:

@@ -85,7 +85,9 @@ def build_open_clip(
     given = spec_keys(facts)
     if assets:
         config, where = read_asset(assets, ASSET), str(assets / ASSET)
-        told = saved(config, given, of_open_clip({"preprocess_cfg": config.get("preprocess_cfg")}, where), where)
+        told = saved(
+            config, given, of_open_clip({"preprocess_cfg": config.get("preprocess_cfg")}, where), where
+        )
     else:
         if weights:
             _known(model, pretrained)
@@ -152,7 +154,7 @@ def _architecture(model: str, repository: dict[str, Any] | None) -> dict[str, An
     """open_clip's `model_cfg`, from the open_clip_config.json of a repository or folder if `model` is one."""
     if repository is not None:
         cfg = repository.get("model_cfg")
-        if not isinstance(cfg, dict) or not {"embed_dim", "vision_cfg"} <= cfg.keys() or not isinstance(cfg["vision_cfg"], dict):
+        if not isinstance(cfg, dict) or "embed_dim" not in cfg or not isinstance(cfg.get("vision_cfg"), dict):
             raise UserError(f"{model}: its {ASSET} has no model_cfg with embed_dim and vision_cfg")
         return cfg
     architecture = open_clip.get_model_config(model)

@@ -166,7 +166,9 @@ def _shown(value: Any) -> str:
     )
 
 
-def saved(content: Mapping[str, Any], spec: Mapping[str, Any], earlier: Mapping[str, Any], where: str) -> Facts:
+def saved(
+    content: Mapping[str, Any], spec: Mapping[str, Any], earlier: Mapping[str, Any], where: str
+) -> Facts:
     """The values in a model folder; `earlier` are those of folders of the first versions, with `fit` in the spec.
 
     Raises `UserError`, which begins with `where`, for values that are missing or no valid setting.
@@ -177,7 +179,9 @@ def saved(content: Mapping[str, Any], spec: Mapping[str, Any], earlier: Mapping[
         kept = {"values": values, "sources": {}}
     values, sources = (kept.get(k) if isinstance(kept, Mapping) else None for k in ("values", "sources"))
     if not isinstance(values, Mapping) or not isinstance(sources, Mapping):
-        raise UserError(f"{where}: {SAVED} is no mapping of values and of their sources; restore the folder from a copy")
+        raise UserError(
+            f"{where}: {SAVED} has no values, or no sources of them; restore the folder from a copy"
+        )
     if missing := [key for key in (*NEEDED, "crop_pct") if values.get(key) is None]:
         raise UserError(f"{where}: {missing[0]} is missing; restore the folder from a copy")
     told = {key: value for key, value in values.items() if key in KEYS and value is not None}

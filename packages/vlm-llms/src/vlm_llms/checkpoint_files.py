@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from vlm_core import tensor_files
+from vlm_core.config_files import read_config
 from vlm_core.errors import UserError
 from vlm_core.faults import listed
-from vlm_core.files import json_object, read_text
 
 CONFIG = "config.json"
 _SAFE = ("model.safetensors.index.json", "model.safetensors")
@@ -46,7 +46,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; `UserError` if the file is missing or holds something else."""
     if not path.exists():
         raise UserError(f"{path}: missing; a checkpoint folder holds config.json and the weights")
-    return json_object(read_text(path), path)
+    return read_config(path)
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from vlm_core.config_files import read_config
 from vlm_core.errors import UserError
 from vlm_core.interfaces import PADDING, LanguageModel, Tokenizer
 from vlm_core.ssm import Edges, MambaMixer, SSMState, edges_of, linear, step
@@ -22,6 +23,7 @@ from vlm_llms.tokenizer import FastTokenizer
 if TYPE_CHECKING:
     from vlm_llms.mamba_record import RecordedMamba
 
+ASSET = "mamba.json"
 EPS = 1e-5
 KEPT = (".A_log", ".D", ".dt_proj.bias")
 """Parameters of the recurrence: fp32 whatever the others are (README of mamba_ssm, "Precision")."""
@@ -215,10 +217,10 @@ class MambaLM(LanguageModel):
 
     def save_assets(self, folder: Path) -> None:
         super().save_assets(folder)
-        (folder / "mamba.json").write_text(json.dumps(self.shape, indent=1) + "\n")
+        (folder / ASSET).write_text(json.dumps(self.shape, indent=1) + "\n")
 
 
 def from_folder(assets: Path) -> MambaLM:
     """The architecture that `save_assets` wrote, without weights; the tokenizer is read when first used."""
-    shape = json.loads((assets / "mamba.json").read_text(encoding="utf-8"))
+    shape = read_config(assets / ASSET)
     return MambaLM(**shape, load_tokenizer=lambda: FastTokenizer.load(assets))

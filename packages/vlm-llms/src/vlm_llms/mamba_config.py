@@ -7,9 +7,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, ValidationError, model_validator
 
 from vlm_core.config import Download, LLMConfig, Recipe, WeightsSource, random_values
+from vlm_core.config_files import read_config
+from vlm_core.errors import UserError
 from vlm_core.hub import source_of
 from vlm_core.paths import LocalPath
 from vlm_llms.configs import TokenizerChoice, TrainTokenizer, at_hand, load_tokenizer, tokenizer_download
@@ -104,7 +106,7 @@ class MambaConfig(LLMConfig):
         `tokens` counts the tokenizer's ids; it is asked only where the vocabulary follows from it.
         """
         if assets is not None:
-            return MambaShape.model_validate_json((assets / "mamba.json").read_text())
+            return self._saved_shape(assets)
         if self.weights in PUBLISHED and not Path(self.weights).exists():
             return PUBLISHED[self.weights]
         if self.weights:
@@ -116,6 +118,22 @@ class MambaConfig(LLMConfig):
         )
         rows = self.vocab_size or -(-tokens() // 8) * 8
         return MambaShape(vocab_size=rows, **sizes)
+
+    def _saved_shape(self, assets: Path) -> MambaShape:
+        """What `save_assets` wrote; it must be what the spec says, as far as the spec says it."""
+        where, content = assets / "mamba.json", read_config(assets / "mamba.json")
+        try:
+            shape = MambaShape.model_validate(content)
+        except ValidationError as error:
+            fault = error.errors()[0]
+            key = ".".join(map(str, fault["loc"]))
+            raise UserError(f"{where}: {key}: {fault['msg']}; restore the folder from a copy") from None
+        for name, value in shape.model_dump().items():
+            if (told := getattr(self, name, None)) not in (None, value):
+                raise UserError(
+                    f"{where}: {name} is {value}, but the spec says {told}; they belong to other models"
+                )
+        return shape
 
     def build(self, *, weights: bool = True, assets: Path | None = None) -> MambaLM:
         import torch
