@@ -6,7 +6,7 @@ A folder may come from a stranger: whatever its small files describe, nothing is
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,6 +23,9 @@ M = TypeVar("M", bound=nn.Module)
 SLACK = 2048
 """Parameters and buffers that a folder's code may make and drop again: blocks behind the wanted layer, heads."""
 MOST = 1 << 16
+"""Tensors of any model."""
+SMALL = 1 << 24
+"""Parameters that any machine holds: what is missing of such a model is told tensor by tensor."""
 LARGEST = 1 << 27
 """Numbers in one tensor that no file holds, and in all buffers together."""
 
@@ -73,12 +76,43 @@ def _told(folder: Path) -> Iterator[None]:
         ) from error
 
 
+def check_plan(
+    build: Callable[[], nn.Module], files: Sequence[Path], where: object, per_byte: int = 2
+) -> None:
+    """Raise `UserError` if `build` makes far more numbers than these weight files can hold, `per_byte` of them a byte.
+
+    For published weights, whose architecture comes from a small file beside them. `build` runs on the meta device.
+    """
+    stored = _headers(files)
+    with torch.device("meta"), bounded(stored, SLACK if stored else MOST // 8):
+        count = sum(parameter.numel() for parameter in build().parameters())
+    check_size(count, files, where, per_byte)
+
+
+def check_size(count: int, files: Sequence[Path], where: object, per_byte: int = 2) -> None:
+    """Raise `UserError` for a model of so many parameters that these weight files could not hold half of it."""
+    held = sum(file.stat().st_size for file in files)
+    if count > per_byte * held + SMALL:
+        raise UserError(
+            f"{where}: describes a model of {count} parameters, but its weight files have {held} bytes"
+        )
+
+
+def _headers(files: Sequence[Path]) -> list[dict[str, Stored]]:
+    """Of the files that have one; a damaged file is told where its tensors are read."""
+    found = []
+    for file in files:
+        with suppress(UserError):
+            found += [header(file)] if file.suffix == ".safetensors" else []
+    return found
+
+
 class _Bounds:
     """Counts what modules register, and refuses what no weight file explains."""
 
-    def __init__(self, stored: Iterable[Mapping[str, Stored]]) -> None:
+    def __init__(self, stored: Iterable[Mapping[str, Stored]], slack: int) -> None:
         held = [tensor for tensors in stored for tensor in tensors.values()]
-        self.tensors = min(SLACK + 4 * len(held), MOST)
+        self.tensors = min(slack + 4 * len(held), MOST)
         self.largest = max([LARGEST, *(tensor.numel for tensor in held)])
         self.buffers = LARGEST
 
@@ -98,12 +132,12 @@ class _Bounds:
 
 
 @contextmanager
-def bounded(stored: Iterable[Mapping[str, Stored]]) -> Iterator[None]:
+def bounded(stored: Iterable[Mapping[str, Stored]], slack: int = SLACK) -> Iterator[None]:
     """Refuse modules made inside that have far more tensors, or far larger ones, than files with these contents.
 
     For the meta device, where a tensor takes time and no memory.
     """
-    bounds = _Bounds(stored)
+    bounds = _Bounds(stored, slack)
     register = nn.Module.register_parameter, nn.Module.register_buffer
 
     def parameter(self: nn.Module, name: str, param: nn.Parameter | None) -> None:

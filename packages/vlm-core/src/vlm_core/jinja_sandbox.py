@@ -34,6 +34,10 @@ class TooMuch(Exception):
     """A bound is reached."""
 
 
+class TooMuchError(UserError):
+    """As the user is told."""
+
+
 @dataclass
 class _Budget:
     """What is left of one rendering."""
@@ -257,7 +261,7 @@ def render_jinja(source: str, variables: Mapping[str, Any]) -> str:
                 raise TooMuch(f"a text of more than {MAX_TEXT} characters")
         return "".join(text)
     except TooMuch as error:
-        raise UserError(f"the tokenizer's chat template asks for too much: {error}") from None
+        raise TooMuchError(f"the tokenizer's chat template asks for too much: {error}") from None
     except Exception as error:  # whatever a stranger's code stumbles over; jinja2's own errors are many, too
         line = getattr(error, "lineno", None)
         where = f" at line {line}" if line else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -12,9 +11,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from vlm_core.config_files import read_config
 from vlm_core.errors import UserError
-from vlm_core.faults import UNSAFE
-from vlm_core.files import decode_text
+from vlm_core.faults import UNSAFE, listed
+from vlm_core.files import open_regular
+from vlm_core.weight_files import check_header_size, warn_not_finite
 
 INDEX = ".index.json"
 _POINTER = b"version https://git-lfs"
@@ -33,12 +34,10 @@ def read(path: Path, wrappers: tuple[str, ...] = ()) -> dict[str, Tensor]:
 def shards(index: Path) -> list[Path]:
     """The files that an index names, all of them beside it."""
     try:
-        names = sorted(
-            {str(name) for name in json.loads(decode_text(index.read_bytes(), index))["weight_map"].values()}
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        names = sorted({str(name) for name in read_config(index)["weight_map"].values()})
+    except (UserError, KeyError, TypeError, AttributeError):
         names = []
-    if not names or any(Path(name).name != name for name in names):
+    if not names or any(Path(name).name != name or name.endswith(INDEX) for name in names):
         raise UserError(f"{index}: expected a weight_map from tensors to files beside it")
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
@@ -50,13 +49,16 @@ def shards(index: Path) -> list[Path]:
 
 
 def _content(path: Path) -> object:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         if file.read(len(_POINTER)) == _POINTER:
             raise UserError(f"{path}: a pointer of git-lfs, not the weights; `git lfs pull` fetches them")
     try:
         if path.suffix == ".safetensors":
+            check_header_size(path)
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_archive(path))
+    except UserError:
+        raise
     except pickle.UnpicklingError:
         raise UserError(f"{path}: {UNSAFE}") from None
     except Exception as error:  # the readers raise whatever a damaged file makes them stumble over
@@ -64,6 +66,17 @@ def _content(path: Path) -> object:
         raise UserError(
             f"{path}: not a readable weight file, perhaps a download that did not finish: {reason:.150}"
         ) from None
+
+
+def _is_archive(path: Path) -> bool:
+    """Whether this is PyTorch's zip archive; one that is compressed, as PyTorch never writes it, is refused."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    if any(m.compress_type != zipfile.ZIP_STORED or m.file_size != m.compress_size for m in members):
+        raise UserError(f"{path}: a compressed archive; PyTorch writes none")
+    return True
 
 
 def _tensors(path: Path, content: object, wrappers: tuple[str, ...]) -> dict[str, Tensor]:
@@ -74,4 +87,14 @@ def _tensors(path: Path, content: object, wrappers: tuple[str, ...]) -> dict[str
         raise UserError(
             f"{path}: expected tensors by name, got {type(content).__name__}; save a state_dict() alone"
         )
+    size = path.stat().st_size
+    odd = [
+        name for name, t in tensors.items()
+        if t.layout != torch.strided or t.is_quantized or t.is_meta or t.nbytes > size
+    ]  # fmt: skip
+    if odd:
+        raise UserError(
+            f"{path}: {listed('hold more numbers than the file, or are no plain tensors', map(str, odd))}"
+        )
+    warn_not_finite({str(name): tensor for name, tensor in tensors.items()}, path)
     return dict(tensors)

@@ -48,7 +48,7 @@ class Stored(NamedTuple):
 @contextmanager
 def opened(file: Path) -> Iterator[safe_open]:
     """A safetensors file, its header looked at; raises `UserError` for what is none."""
-    _check_header_size(file)
+    check_header_size(file)
     try:
         with safe_open(file, "pt") as stored:
             yield stored
@@ -56,7 +56,8 @@ def opened(file: Path) -> Iterator[safe_open]:
         raise UserError(f"{file}: not a readable weight file: {printable(error, 200)}") from None
 
 
-def _check_header_size(file: Path) -> None:
+def check_header_size(file: Path) -> None:
+    """Raise `UserError` for a header that would take minutes and gigabytes to read."""
     with open_regular(file) as stream:
         head = stream.read(8)
     size = struct.unpack("<Q", head)[0] if len(head) == 8 else 0

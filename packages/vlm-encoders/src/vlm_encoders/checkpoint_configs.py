@@ -7,10 +7,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from vlm_core.config_files import read_config
 from vlm_core.errors import UserError
+from vlm_core.weight_files import opened
 from vlm_encoders import checkpoints, preprocessor_config
 from vlm_encoders.pretrained_config import Told
 
@@ -127,9 +126,9 @@ def of_transformers(content: Mapping[str, Any]) -> dict[str, Any]:
 def _header(file: Path) -> Iterator[Told]:
     """The header of a safetensors file: its metadata, and whether it holds a model as OpenAI published CLIP."""
     try:
-        with safe_open(file, "pt") as content:
+        with opened(file) as content:
             names, metadata = set(content.keys()), content.metadata() or {}
-    except (OSError, SafetensorError):  # no safetensors file: pickles have no header
+    except UserError:  # no safetensors file: pickles have no header
         return
     if names >= _OPENAI:
         yield Told(f"{file} (as OpenAI stores CLIP)", {"activation": "quick_gelu"})
@@ -143,7 +142,7 @@ def _metadata(metadata: Mapping[str, str], where: str) -> dict[str, Any]:
     for key, text in metadata.items():
         try:
             values[key] = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             values[key] = text
     facts = {
         key: values[key] for key in ("mean", "std", "interpolation", "fit", "activation") if key in values

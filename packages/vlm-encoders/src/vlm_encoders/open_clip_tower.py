@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vlm_core.config_files import check_counts, read_config
 from vlm_core.errors import UserError
+from vlm_core.folder_model import check_plan
 from vlm_encoders import checkpoints, matching
 from vlm_encoders.activations import set_activation
 from vlm_encoders.checkpoint_configs import of_open_clip
@@ -94,8 +95,11 @@ def build_open_clip(
         config, told = _told(model, pretrained, given, there=weights)
     model_cfg = _architecture(model, config)
     check_counts(model_cfg, ASSET)
+    file = _weight_file(model, pretrained) if weights and not assets else None
+    if file:
+        check_plan(lambda: _visual(model_cfg, None), [file], f"open_clip's {model}")
     visual, size, tower = _tower(model_cfg, facts.get("image_size"))
-    if weights and not assets and (file := _weight_file(model, pretrained)):
+    if file:
         _load(visual, file, f"open_clip's {model}")
     trunk = visual.trunk if tower is TimmTower else visual
     if tower is TimmTower:

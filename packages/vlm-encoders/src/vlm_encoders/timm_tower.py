@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from vlm_core.config_files import check_counts, read_config
 from vlm_core.errors import UserError
+from vlm_core.folder_model import check_plan
+from vlm_encoders import checkpoints
 from vlm_encoders.activations import activation_of, set_activation
 from vlm_encoders.checkpoint_configs import CONFIG, of_timm, part
 from vlm_encoders.pretrained_config import SAVED, Facts, saved, spec_keys
@@ -104,6 +106,9 @@ def build_timm(
         arguments = {**arguments, **arguments_beside(weights, name, there=load)}
     arguments = {**arguments, **saved_model.get("model_args", {}), **(model_args or {})}
     _check_arguments(name, arguments)
+    if weights is not None and load and not assets:
+        files = checkpoints.files(checkpoints.locate(weights))
+        check_plan(lambda: _create(name, config, arguments, False), files, f"timm's {model}")
     trunk = _create(name, config, arguments, pretrained and load and not assets)
     if weights is not None and load and not assets:
         load_file(trunk, weights, target=f"timm's {model}", match=match)

@@ -12,15 +12,20 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils.hub import cached_file
 
+from vlm_core.config_files import check_counts, read_config
 from vlm_core.errors import UserError
 from vlm_core.faults import UNSAFE, listed, shape_of
+from vlm_core.folder_model import check_plan
 from vlm_core.interfaces import Tokenizer
 from vlm_core.verbosity import without_progress_bars
+from vlm_core.weight_files import warn_not_finite
 from vlm_llms.hf_adapter import TransformersLM
 from vlm_llms.hf_architecture import architecture, check_agreement
 from vlm_llms.hf_verify import verify
 from vlm_llms.tokenizer import FastTokenizer
 
+QUANTISED = 8
+"""Numbers in a byte, at most."""
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 
 
@@ -42,6 +47,7 @@ def build(
     number = getattr(torch, dtype)
     remote = _remote(revision, trust_remote_code)
     try:
+        _check_local(Path(model) if assets is None else assets, weights, trust_remote_code)
         if weights:
             inner = _with_weights(model, number, remote)
         else:
@@ -63,6 +69,19 @@ def build(
     lm = TransformersLM(inner, load_tokenizer)
     verify(lm)
     return lm
+
+
+def _check_local(folder: Path, weights: bool, trusted: bool) -> None:
+    """Refuse a folder whose config.json describes a model that no machine, or no file beside it, could hold."""
+    if not (folder / "config.json").is_file():
+        return
+    content = read_config(folder / "config.json")
+    check_counts(content, folder / "config.json")
+    if weights and not trusted:
+        files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+        per_byte = QUANTISED if "quantization_config" in content else 2
+        check_plan(lambda: AutoModelForCausalLM.from_config(config), files, folder / "config.json", per_byte)
 
 
 def _remote(revision: str | None, trust_remote_code: bool) -> dict[str, Any]:
@@ -111,6 +130,7 @@ def _with_weights(model: str, dtype: torch.dtype, remote: dict[str, Any]) -> Any
     ]
     if any(problems):
         raise UserError(f"llm model {model!r}: {'; '.join(filter(None, problems))}")
+    warn_not_finite(dict(inner.named_parameters()), model)
     return inner
 
 

@@ -142,6 +142,10 @@ class MambaConfig(LLMConfig):
 
         tokenizer = cache(lambda: load_tokenizer(self.tokenizer_source, assets))
         shape = self.shape(lambda: len(tokenizer()), assets)
+        if weights and self.weights:
+            from vlm_llms.mamba_checkpoint import check_shape
+
+            check_shape(shape, self.weights, self.revision)
         model = MambaLM(
             **shape.model_dump(),
             init_std=self.init_std,

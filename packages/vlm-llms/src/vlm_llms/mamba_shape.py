@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from vlm_core.config import StrictModel
+
+MAX_WIDTH = 2**16
 
 
 class MambaShape(StrictModel):
     """What determines the architecture; `vocab_size` counts embedding rows, padding included."""
 
-    d_model: PositiveInt
-    n_layer: PositiveInt
-    vocab_size: PositiveInt
-    d_state: PositiveInt = 16
-    d_conv: PositiveInt = 4
-    expand: PositiveInt = 2
-    dt_rank: PositiveInt | None = None
+    d_model: PositiveInt = Field(le=MAX_WIDTH)
+    n_layer: PositiveInt = Field(le=1024)
+    vocab_size: PositiveInt = Field(le=2**22)
+    d_state: PositiveInt = Field(default=16, le=1024)
+    d_conv: PositiveInt = Field(default=4, le=16)
+    expand: PositiveInt = Field(default=2, le=16)
+    dt_rank: PositiveInt | None = Field(default=None, le=MAX_WIDTH)
 
     def parameters(self) -> int:
         """How many a model of this shape has; the output shares the embedding's."""

@@ -53,7 +53,7 @@ def read_definition(text: str, where: str = "tokenizer.json") -> dict[str, Any]:
         _check_steps(definition)
         try_patterns(definition)
     except UserError as error:
-        raise UserError(f"{where}: {error}") from None
+        raise UserError(f"{where}: not a tokenizer.json that can be used: {error}") from None
     return definition
 
 
