@@ -85,7 +85,11 @@ CASES: dict[str, Callable[[Path], None]] = {
     "spec.yaml not UTF-8": text(SPEC, b"name: \xff\xfe"),
     "spec.yaml nested": text(SPEC, "[" * 100_000),
     "spec.yaml aliases": text(
-        SPEC, "a: &a [1,1,1,1,1,1,1,1]\n" + "".join(f"{c}: &{c} [{','.join(['*' + p] * 8)}]\n" for p, c in zip("abcdefgh", "bcdefghi", strict=True))
+        SPEC,
+        "a: &a [1,1,1,1,1,1,1,1]\n"
+        + "".join(
+            f"{c}: &{c} [{','.join(['*' + p] * 8)}]\n" for p, c in zip("abcdefgh", "bcdefghi", strict=True)
+        ),
     ),
     "spec.yaml with a Python tag": text(SPEC, "name: !!python/object/apply:os.system [id]"),
     "spec.yaml without llm": spec(lambda content: content.pop("llm")),
@@ -120,7 +124,9 @@ CASES: dict[str, Callable[[Path], None]] = {
     "timm.json embed_dim 10^9": edit(TIMM, model_args={"embed_dim": 10**9}),
     "timm.json num_heads 0": edit(TIMM, model_args={"num_heads": 0}),
     "timm.json num_classes 10^10": edit(TIMM, model_args={"num_classes": 10**10}),
-    "timm.json pretrained_cfg_overlay": edit(TIMM, model_args={"pretrained_cfg_overlay": {"file": "/etc/passwd"}}),
+    "timm.json pretrained_cfg_overlay": edit(
+        TIMM, model_args={"pretrained_cfg_overlay": {"file": "/etc/passwd"}}
+    ),
     "timm.json checkpoint_path": edit(TIMM, model_args={"checkpoint_path": "/etc/passwd"}),
     "timm.json preprocessing a list": edit(TIMM, preprocessing=[]),
     "timm.json preprocessing without values": edit(TIMM, preprocessing={"sources": {}}),
@@ -129,15 +135,37 @@ CASES: dict[str, Callable[[Path], None]] = {
             TIMM,
             preprocessing={
                 "sources": {},
-                "values": {"activation": "gelu", "crop_pct": 1.0, "fit": "resize", "image_size": [32, 32],
-                           "interpolation": "bicubic", "mean": [0.5] * 3, "std": [0.5] * 3} | {key: value},
+                "values": {
+                    "activation": "gelu",
+                    "crop_pct": 1.0,
+                    "fit": "resize",
+                    "image_size": [32, 32],
+                    "interpolation": "bicubic",
+                    "mean": [0.5] * 3,
+                    "std": [0.5] * 3,
+                }
+                | {key: value},
             },
         )
         for key, value in (
-            ("activation", "nonsense"), ("activation", 3), ("crop_pct", "all"), ("crop_pct", 0), ("fit", "other"), ("fit", "crop\n"),
-            ("image_size", [0, 32]), ("image_size", [10**9, 10**9]), ("image_size", [32]), ("image_size", "big"),
-            ("interpolation", "psychic"), ("interpolation", None), ("mean", [1, 2]), ("mean", None), ("mean", [float("nan")] * 3),
-            ("std", [0, 0, 0]), ("std", ["a", "b", "c"]), ("std", [-1, 1, 1]),
+            ("activation", "nonsense"),
+            ("activation", 3),
+            ("crop_pct", "all"),
+            ("crop_pct", 0),
+            ("fit", "other"),
+            ("fit", "crop\n"),
+            ("image_size", [0, 32]),
+            ("image_size", [10**9, 10**9]),
+            ("image_size", [32]),
+            ("image_size", "big"),
+            ("interpolation", "psychic"),
+            ("interpolation", None),
+            ("mean", [1, 2]),
+            ("mean", None),
+            ("mean", [float("nan")] * 3),
+            ("std", [0, 0, 0]),
+            ("std", ["a", "b", "c"]),
+            ("std", [-1, 1, 1]),
         )
     },
     **dict(files(MAMBA)),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 from damaged_configs import files, text
 
 TOKENIZER, CONFIG = Path("llm", "tokenizer.json"), Path("llm", "tokenizer_config.json")
-TEMPLATE = Path("llm", "chat_template.jinja")
 BIG = "a" * 10_000_000
 
 
@@ -69,30 +67,26 @@ def unigram(vocab: Any, **values: Any) -> Callable[[Path], None]:
 
 
 def word_piece(vocab: dict[str, Any], **values: Any) -> Callable[[Path], None]:
-    own = {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100}
+    own = {
+        "type": "WordPiece",
+        "unk_token": "[UNK]",
+        "continuing_subword_prefix": "##",
+        "max_input_chars_per_word": 100,
+    }
     return put(model={**own, "vocab": vocab, **values}, pre_tokenizer={"type": "Whitespace"}, decoder=None)
 
 
 def charsmap(data: bytes | str) -> dict[str, Any]:
-    return {"type": "Precompiled", "precompiled_charsmap": data if isinstance(data, str) else base64.b64encode(data).decode()}
+    return {
+        "type": "Precompiled",
+        "precompiled_charsmap": data if isinstance(data, str) else base64.b64encode(data).decode(),
+    }
 
 
-def chat(source: str) -> Callable[[Path], None]:
-    """A chat template, and a spec that uses it."""
-
-    def damage(folder: Path) -> None:
-        import yaml
-
-        (folder / TEMPLATE).write_text(source)
-        spec = yaml.safe_load((folder / "spec.yaml").read_text())
-        (folder / "spec.yaml").write_text(yaml.safe_dump({**spec, "template": "tokenizer"}))
-
-    return damage
-
-
-PLAIN = [[c, -1.0] for c in ("<unk>", "<|endoftext|>", *map(chr, range(32, 127)), "▁")]
-BOMBS = (r"(a+)+$", r"(a|a)*$", r"(a|aa)+$", r"([a-zA-Z]+)*!", r"(.*)*x", r"a*a*a*a*a*a*b", r"(\w+\s?)*$", r"(?:a?){30}a{30}",
-         r"^(([a-z])+.)+[A-Z]([a-z])+$", r"((a*)*)*b", r"(a*)+\1b", r".*.*.*=.*", r"(?=(a+)+b)", r"\s*\s*\s*\s*x")  # fmt: skip
+BOMBS = (
+    r"(a+)+$", r"(a|a)*$", r"(a|aa)+$", r"([a-zA-Z]+)*!", r"(.*)*x", r"a*a*a*a*a*a*b", r"(\w+\s?)*$", r"((a*)*)*b",
+    r"(a*)+\1b", r".*.*.*=.*", r"(?=(a+)+b)", r"\s*\s*\s*\s*x", r"(?:a{1,50}){1,50}x",
+)  # fmt: skip
 END = {"id": 0, "content": "<|endoftext|>", "special": True}
 
 CASES: dict[str, Callable[[Path], None]] = {
@@ -136,8 +130,12 @@ CASES: dict[str, Callable[[Path], None]] = {
     "tokenizer added token a surrogate": added({"id": 299, "content": "\ud800"}),
     "tokenizer added tokens 100 000": added(*({"id": 0, "content": f"<{i}>"} for i in range(100_000))),
     "tokenizer added tokens a mapping": put(added_tokens={"a": 1}),
-    "tokenizer added tokens missing": edit(lambda c: (c.pop("added_tokens"), c["model"]["vocab"].pop("<|endoftext|>"))),
-    "tokenizer surrogate in the vocab": text(TOKENIZER, '{"model": {"type": "BPE", "vocab": {"\\ud800": 0}, "merges": []}}'),
+    "tokenizer added tokens missing": edit(
+        lambda c: (c.pop("added_tokens"), c["model"]["vocab"].pop("<|endoftext|>"))
+    ),
+    "tokenizer surrogate in the vocab": text(
+        TOKENIZER, '{"model": {"type": "BPE", "vocab": {"\\ud800": 0}, "merges": []}}'
+    ),
     "tokenizer normalizer unknown": put(normalizer={"type": "Magic"}),
     "tokenizer normalizer a list": put(normalizer=[]),
     "tokenizer normalizer nested 100": put(normalizer=nested("Sequence", "normalizers", 100)),
@@ -149,26 +147,53 @@ CASES: dict[str, Callable[[Path], None]] = {
     "tokenizer replaces an empty match": put(normalizer=sequence(*[replace({"Regex": "a*"}, "aaaa")] * 30)),
     "tokenizer prepends 10 MB": put(normalizer={"type": "Prepend", "prepend": BIG}),
     "tokenizer decoder replaces 40 times": put(
-        decoder={"type": "Sequence", "decoders": [replace({"String": "a"}, "aa"), {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}, *[replace({"Regex": "."}, "aa")] * 40]}
+        decoder={
+            "type": "Sequence",
+            "decoders": [
+                replace({"String": "a"}, "aa"),
+                {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+                *[replace({"Regex": "."}, "aa")] * 40,
+            ],
+        }
     ),
     "tokenizer decoder unknown": put(decoder={"type": "Magic"}),
-    "tokenizer decoder strip 10^9": put(decoder={"type": "Strip", "content": " ", "start": 10**9, "stop": 10**9}),
+    "tokenizer decoder strip 10^9": put(
+        decoder={"type": "Strip", "content": " ", "start": 10**9, "stop": 10**9}
+    ),
     "tokenizer charsmap of noise": put(normalizer=charsmap(bytes(range(256)) * 4)),
     "tokenizer charsmap empty": put(normalizer=charsmap(b"")),
     "tokenizer charsmap of 3 bytes": put(normalizer=charsmap(b"abc")),
-    "tokenizer charsmap longer than itself": put(normalizer=charsmap((2**31).to_bytes(4, "little") + b"abcd")),
-    "tokenizer charsmap of ones": put(normalizer=charsmap((1024).to_bytes(4, "little") + b"\xff" * 1024 + b"\xff" * 64)),
+    "tokenizer charsmap longer than itself": put(
+        normalizer=charsmap((2**31).to_bytes(4, "little") + b"abcd")
+    ),
+    "tokenizer charsmap of ones": put(
+        normalizer=charsmap((1024).to_bytes(4, "little") + b"\xff" * 1024 + b"\xff" * 64)
+    ),
     "tokenizer charsmap no base64": put(normalizer=charsmap("§§§")),
     **{f"tokenizer splits by {b}": put(pre_tokenizer=splits({"Regex": b})) for b in BOMBS},
-    **{f"tokenizer replaces {b}": put(normalizer=replace({"Regex": b}, "a")) for b in BOMBS[:4]},
+    **{f"tokenizer replaces {b}": put(normalizer=replace({"Regex": b}, "a")) for b in BOMBS[:2]},
     "tokenizer splits by a broken regex": put(pre_tokenizer=splits({"Regex": "(((["})),
     "tokenizer splits by a regex of 1 MB": put(pre_tokenizer=splits({"Regex": "a?" * 500_000})),
-    "tokenizer splits by a nested regex": put(pre_tokenizer=splits({"Regex": "(" * 20_000 + "a" + ")" * 20_000})),
+    "tokenizer splits by a nested regex": put(
+        pre_tokenizer=splits({"Regex": "(" * 20_000 + "a" + ")" * 20_000})
+    ),
     "tokenizer splits by repeated repeats": put(pre_tokenizer=splits({"Regex": "((a{1000}){1000}){1000}"})),
     "tokenizer splits by an empty string": put(pre_tokenizer=splits({"String": ""})),
     "tokenizer splits by a number": put(pre_tokenizer=splits({"Regex": 7})),  # pyright: ignore
     "tokenizer splits by length 0": put(pre_tokenizer={"type": "FixedLength", "length": 0}),
-    "tokenizer Unigram of NaN": text(TOKENIZER, json.dumps({"added_tokens": [END], "model": {"type": "Unigram", "unk_id": 0, "vocab": [["<|endoftext|>", float("nan")], ["a", float("nan")]]}})),
+    "tokenizer Unigram of NaN": text(
+        TOKENIZER,
+        json.dumps(
+            {
+                "added_tokens": [END],
+                "model": {
+                    "type": "Unigram",
+                    "unk_id": 0,
+                    "vocab": [["<|endoftext|>", float("nan")], ["a", float("nan")]],
+                },
+            }
+        ),
+    ),
     "tokenizer Unigram of infinity": unigram([["<|endoftext|>", 0.0], ["a", 1e400]]),
     "tokenizer Unigram of 1e308": unigram([["<|endoftext|>", 0.0], *[[c, -1.7e308] for c in "abcdehlo? "]]),
     "tokenizer Unigram empty": unigram([]),
@@ -180,66 +205,40 @@ CASES: dict[str, Callable[[Path], None]] = {
     "tokenizer Unigram a mapping": unigram({"a": 1}),
     "tokenizer Unigram bytes missing": unigram([["<|endoftext|>", 0.0], ["zz", -1.0]], byte_fallback=True),
     "tokenizer WordPiece without unknown": word_piece({"<|endoftext|>": 0, "a": 1}),
-    "tokenizer WordPiece prefix of 10 MB": word_piece({"<|endoftext|>": 0, "[UNK]": 1}, continuing_subword_prefix=BIG),
-    "tokenizer WordLevel without unknown": put(model={"type": "WordLevel", "vocab": {"<|endoftext|>": 0}, "unk_token": "[UNK]"}),
-    "tokenizer post_processor broken": put(post_processor={"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "nope", "type_id": 0}}], "pair": [], "special_tokens": {}}),
+    "tokenizer WordPiece prefix of 10 MB": word_piece(
+        {"<|endoftext|>": 0, "[UNK]": 1}, continuing_subword_prefix=BIG
+    ),
+    "tokenizer WordLevel without unknown": put(
+        model={"type": "WordLevel", "vocab": {"<|endoftext|>": 0}, "unk_token": "[UNK]"}
+    ),
+    "tokenizer post_processor broken": put(
+        post_processor={
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "nope", "type_id": 0}}],
+            "pair": [],
+            "special_tokens": {},
+        }
+    ),
     "tokenizer post_processor a list": put(post_processor=[]),
-    "tokenizer post_processor single a number": put(post_processor={"type": "TemplateProcessing", "single": [7], "pair": [], "special_tokens": {}}),
-    "tokenizer truncation 0": put(truncation={"direction": "Right", "max_length": 0, "strategy": "LongestFirst", "stride": 5}),
-    "tokenizer padding 10^9": put(padding={"strategy": {"Fixed": 10**9}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0, "pad_token": "x"}),
+    "tokenizer post_processor single a number": put(
+        post_processor={"type": "TemplateProcessing", "single": [7], "pair": [], "special_tokens": {}}
+    ),
+    "tokenizer truncation 0": put(
+        truncation={"direction": "Right", "max_length": 0, "strategy": "LongestFirst", "stride": 5}
+    ),
+    "tokenizer padding 10^9": put(
+        padding={
+            "strategy": {"Fixed": 10**9},
+            "direction": "Right",
+            "pad_to_multiple_of": None,
+            "pad_id": 0,
+            "pad_type_id": 0,
+            "pad_token": "x",
+        }
+    ),
     "tokenizer eos a list": text(CONFIG, '{"eos_token": ["a"]}'),
     "tokenizer eos nowhere": text(CONFIG, '{"eos_token": "nowhere", "eos_token_id": 10000000000}'),
     "tokenizer eos negative": text(CONFIG, '{"eos_token_id": -7}'),
     "tokenizer eos true": text(CONFIG, '{"eos_token_id": true}'),
     "tokenizer bos wanted, not named": text(CONFIG, '{"add_bos_token": true}'),
-    "template endless loop": chat("{% for i in range(10**9) %}x{% endfor %}"),
-    "template nested loops": chat("{% for i in range(999) %}{% for j in range(999) %}{% for k in range(999) %}{% endfor %}{% endfor %}{% endfor %}"),
-    "template long string": chat("{{ 'a' * 10**9 }}"),
-    "template doubled string": chat("{% set x = namespace(s='aaaa') %}{% for i in range(60) %}{% set x.s = x.s + x.s %}{% endfor %}{{ x.s }}"),
-    "template doubled list": chat("{% set x = namespace(s=[1]) %}{% for i in range(60) %}{% set x.s = [x.s, x.s] %}{% endfor %}{{ x.s }}"),
-    "template doubled list as JSON": chat("{% set x = namespace(s=[1]) %}{% for i in range(40) %}{% set x.s = [x.s, x.s] %}{% endfor %}{{ x.s | tojson }}"),
-    "template doubled list compared": chat("{% set x = namespace(s=[1], t=[1]) %}{% for i in range(40) %}{% set x.s = [x.s, x.s] %}{% set x.t = [x.t, x.t] %}{% endfor %}{{ x.s == x.t }}"),
-    "template large number": chat("{{ 10 ** 10 ** 10 }}"),
-    "template multiplied numbers": chat("{% set x = namespace(n=7) %}{% for i in range(99999) %}{% set x.n = x.n * x.n %}{% endfor %}{{ x.n }}"),
-    "template macro that calls itself": chat("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}"),
-    "template macro that calls itself twice": chat("{% macro m(n) %}{% if n %}{{ m(n-1) }}{{ m(n-1) }}{% endif %}{% endmacro %}{{ m(50) }}"),
-    "template recursive loop": chat("{% for i in [1] recursive %}{{ loop([1]) }}{% endfor %}"),
-    "template searches long strings": chat("{% set s = 'a' * 9000000 %}{% for i in range(100000) %}{% if ('b' ~ i) in s %}{% endif %}{% endfor %}"),
-    "template compares long strings": chat("{% set s = 'a' * 9000000 + 'b' %}{% set t = 'a' * 9000000 + 'c' %}{% for i in range(900000) %}{% if s == t %}{% endif %}{% endfor %}"),
-    "template sorts a lot": chat("{% set s = range(90000) | list %}{% for i in range(9000) %}{% set x = s | sort | reverse | list %}{% endfor %}"),
-    "template wraps a lot": chat("{% for i in range(9000) %}{% set x = ('a ' * 90000) | wordwrap(2) | title | wordcount %}{% endfor %}"),
-    "template nested brackets": chat("{{ " + "(" * 50_000 + "1" + ")" * 50_000 + " }}"),
-    "template nested lists": chat("{{ " + "[" * 50_000 + "]" * 50_000 + " }}"),
-    "template nested ifs": chat("{% if 1 %}" * 15_000 + "{% endif %}" * 15_000),
-    "template nested loops deep": chat("{% for i in [1] %}" * 500 + "x" + "{% endfor %}" * 500),
-    "template long chain of filters": chat("{{ 'a'" + " | upper" * 25_000 + " }}"),
-    "template long sum": chat("{{ 1" + " + 1" * 50_000 + " }}"),
-    "template long chain of nots": chat("{{ " + "not " * 50_000 + "1 }}"),
-    "template escapes by attributes": chat("{{ ''.__class__.__mro__[1].__subclasses__() }}"),
-    "template escapes by a cycler": chat("{{ cycler.__init__.__globals__.os.system('id') }}"),
-    "template escapes by attr": chat("{{ '' | attr('__class__') }}"),
-    "template escapes by format": chat("{{ '{0.__class__}'.format(1) }}"),
-    "template wide format": chat("{{ '%999999999d' | format(1) }}"),
-    "template wide format by width": chat("{{ '{:>{}}'.format('a', 999999999) }}"),
-    "template includes": chat("{% include '/etc/passwd' %}"),
-    "template imports": chat("{% import 'os' as os %}{{ os }}"),
-    "template extends": chat("{% extends 'x' %}"),
-    "template broken": chat("{% if %}"),
-    "template of nothing said": chat("hello"),
-    "template that repeats": chat("{{ messages }}{{ messages }}"),
-    "template of 10 MB": chat("x" * 10_000_000),
-    "template lipsum": chat("{{ lipsum(n=999999, max=999999) }}"),
-    "template joins a lot": chat("{{ range(99999) | map('string') | join('a' * 99999) }}"),
-    "template batches a lot": chat("{% for x in range(9) | batch(10**9, 'x') %}{{ x }}{% endfor %}"),
-    "template slices a lot": chat("{% for x in range(9) | slice(10**9) %}{% endfor %}"),
-    "template centres a lot": chat("{{ 'a' | center(10**9) }}"),
-    "template indents a lot": chat("{{ ('a\\n' * 99999) | indent(99999) }}"),
-    "template pprint": chat("{% set x = namespace(s=[1]) %}{% for i in range(40) %}{% set x.s = [x.s, x.s] %}{% endfor %}{{ x.s | pprint }}"),
-    "template zfill": chat("{{ 'a'.zfill(10**9) }}{{ 'a'.ljust(10**9) }}{{ 'a'.expandtabs(10**9) }}"),
-    "template tabs": chat("{{ ('\\t' * 999999).expandtabs(999999) }}"),
-    "template bytes": chat("{{ 'a'.encode() * 10**9 }}"),
-    "template translate": chat("{{ ('a' * 99999).translate({97: 'b' * 99999}) }}"),
-    "template strftime": chat("{{ strftime_now('%Y' * 9999999) }}"),
-    "template raise": chat("{{ raise_exception('no') }}"),
 }
-_ = os

@@ -1,4 +1,4 @@
-"""Model folders whose weight files are damaged, or forged with the hashes to match: `CASES` damage a folder in place."""
+"""Model folders whose weight files are damaged, or forged together with their hashes: `CASES` damage in place."""
 
 from __future__ import annotations
 
@@ -66,7 +66,17 @@ def _all(key: str, value: Any) -> Callable[[dict[str, Any]], object]:
 
 def _dtype(name: str) -> Callable[[Path], None]:
     """Each tensor under another number format, with bytes to match."""
-    sizes = {"I64": 8, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1, "C64": 8, "F64": 8, "U8": 1, "I32": 4, "F4": 0.5}
+    sizes = {
+        "I64": 8,
+        "BOOL": 1,
+        "F8_E4M3": 1,
+        "F8_E5M2": 1,
+        "C64": 8,
+        "F64": 8,
+        "U8": 1,
+        "I32": 4,
+        "F4": 0.5,
+    }
 
     def damage(folder: Path) -> None:
         held, at = {}, 0

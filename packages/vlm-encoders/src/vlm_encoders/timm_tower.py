@@ -104,7 +104,12 @@ def build_timm(
         pretrained, weights = False, model.removeprefix(f"{FOLDER}:")
     if weights is not None and not assets:
         arguments = {**arguments, **arguments_beside(weights, name, there=load)}
-    arguments = {**arguments, **saved_model.get("model_args", {}), **(model_args or {})}
+    kept = saved_model.get("model_args", {})
+    if odd := [key for key, value in (model_args or {}).items() if assets and kept.get(key) != value]:
+        raise UserError(
+            f"{assets}: model_args {odd[0]} differs between the spec and {ASSET}; they are of other models"
+        )
+    arguments = {**arguments, **kept, **(model_args or {})}
     _check_arguments(name, arguments)
     if weights is not None and load and not assets:
         files = checkpoints.files(checkpoints.locate(weights))
