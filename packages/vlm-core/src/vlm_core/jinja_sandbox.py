@@ -73,13 +73,16 @@ _METHODS = ("translate", "maketrans", "expandtabs")
 
 def _size(value: Any) -> int:
     """Characters and items of a value, all that it holds included, as often as it holds it."""
+    from jinja2.utils import Namespace
+
     size, waiting = 0, [value]
     while waiting and size <= MAX_TEXT:
         inner = waiting.pop()
         if isinstance(inner, str | bytes):
             size += len(inner)
             continue
-        inner = getattr(inner, "_Namespace__attrs", inner)  # of jinja2's namespace()
+        if isinstance(inner, Namespace):
+            inner = getattr(inner, "_Namespace__attrs")  # noqa: B009  # it has no other way
         if isinstance(inner, Mapping):
             waiting += [*inner.keys(), *inner.values()]
         elif isinstance(inner, list | tuple | set | frozenset):
