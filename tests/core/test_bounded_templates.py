@@ -68,7 +68,8 @@ def test_long_conversations_are_within_the_bounds():
     """Two thousand turns, and a text of a million characters, each compared and measured as templates do."""
     source = (
         "{% for m in messages %}{% if loop.index0 == messages | length - 1 and '<think>' in m.content %}{% endif %}"
-        "{% if m.role == 'user' %}{{ '<u>' + m.content | trim }}{% else %}{{ '<a>' ~ m.content }}{% endif %}{% endfor %}"
+        "{% if m.role == 'user' %}{{ '<u>' + m.content | trim }}{% else %}{{ '<a>' ~ m.content }}{% endif %}"
+        "{% endfor %}"
     )
     turns = [{"role": ("user", "assistant")[i % 2], "content": "word " * 100} for i in range(2000)]
     assert len(render_jinja(source, {"messages": turns})) == 2000 * 503 - 1000
