@@ -13,7 +13,7 @@ from torch import nn
 from vlm_core.assemble import build, load, save
 from vlm_core.errors import UserError
 from vlm_core.spec import Spec
-from vlm_core.weight_file import opened
+from vlm_core.weight_files import opened
 from vlm_core.weights import attach_part, empty_parameters, fp32_names, load_part, save_part, to_dtype
 
 FP32 = ("A_log", "D", "dt_proj.bias")
@@ -148,7 +148,6 @@ import sys
 from pathlib import Path
 import torch
 from torch import nn
-from vlm_core.weight_file import opened
 from vlm_core.weights import attach_part, empty_parameters, save_part
 
 def high_water():
@@ -201,7 +200,7 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path):
     module, file = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 1)), tmp_path / "w"
     save_part(module, file)
     with opened(file) as stored:
-        first, second = sorted(stored.shapes)[:2]
+        first, second = sorted(stored.tensors)[:2]
         stored.read(first)
         with file.open("r+b") as written:
             written.truncate(600)

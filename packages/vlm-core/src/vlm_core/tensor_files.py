@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vlm_core.errors import UserError
-from vlm_core.faults import UNSAFE
+from vlm_core.faults import UNSAFE, listed
 from vlm_core.files import open_regular, read_json
+from vlm_core.weight_files import check_header_size, warn_not_finite
 
 INDEX = ".index.json"
 _NAME = re.compile(r"[^\x00-\x1f\ud800-\udfff]{1,200}")
@@ -64,8 +65,11 @@ def _content(path: Path) -> object:
             raise UserError(f"{path}: a pointer of git-lfs, not the weights; `git lfs pull` fetches them")
     try:
         if path.suffix == ".safetensors":
+            check_header_size(path)
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_archive(path))
+    except UserError:
+        raise
     except pickle.UnpicklingError:
         raise UserError(f"{path}: {UNSAFE}") from None
     except Exception as error:  # the readers raise whatever a damaged file makes them stumble over
@@ -73,6 +77,17 @@ def _content(path: Path) -> object:
         raise UserError(
             f"{path}: not a readable weight file, perhaps a download that did not finish: {reason:.150}"
         ) from None
+
+
+def _is_archive(path: Path) -> bool:
+    """Whether this is PyTorch's zip archive; one that is compressed, as PyTorch never writes it, is refused."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    if any(m.compress_type != zipfile.ZIP_STORED or m.file_size != m.compress_size for m in members):
+        raise UserError(f"{path}: a compressed archive; PyTorch writes none")
+    return True
 
 
 def _tensors(path: Path, content: object, wrappers: tuple[str, ...]) -> dict[str, Tensor]:
@@ -83,4 +98,14 @@ def _tensors(path: Path, content: object, wrappers: tuple[str, ...]) -> dict[str
         raise UserError(
             f"{path}: expected tensors by name, got {type(content).__name__}; save a state_dict() alone"
         )
+    size = path.stat().st_size
+    odd = [
+        name for name, t in tensors.items()
+        if t.layout != torch.strided or t.is_quantized or t.is_meta or t.nbytes > size
+    ]  # fmt: skip
+    if odd:
+        raise UserError(
+            f"{path}: {listed('hold more numbers than the file, or are no plain tensors', map(str, odd))}"
+        )
+    warn_not_finite({str(name): tensor for name, tensor in tensors.items()}, path)
     return dict(tensors)

@@ -56,6 +56,11 @@ def in_folder(folder: Path) -> Path:
     return found
 
 
+def files(path: Path) -> list[Path]:
+    """The file, or the shards of an index."""
+    return tensor_files.shards(path) if path.name.endswith(INDEX) else [path]
+
+
 def read(path: Path) -> dict[str, Tensor]:
     """The tensors of a file or of all shards of an index, by name, taken out of a training script's wrapper."""
     return tensor_files.read(path, WRAPPERS)

@@ -14,8 +14,11 @@ from torch import Tensor, nn
 
 from vlm_core.errors import UserError
 from vlm_core.files import read_json
+from vlm_core.folder_model import check_plan
+from vlm_core.layer_counts import check_counts
 from vlm_encoders import checkpoints, matching
 from vlm_encoders.activations import set_activation
+from vlm_encoders.checkpoint_configs import of_open_clip
 from vlm_encoders.open_clip_pretrained_config import tower_facts
 from vlm_encoders.pretrained_config import SAVED, Facts, saved, spec_keys
 from vlm_encoders.timm_tower import TimmTower, set_size
@@ -83,14 +86,21 @@ def build_open_clip(
     """
     given = spec_keys(facts)
     if assets:
-        config = read_asset(assets, ASSET)
-        told = saved(config, given, config["preprocess_cfg"])
+        config, where = read_asset(assets, ASSET), str(assets / ASSET)
+        told = saved(
+            config, given, of_open_clip({"preprocess_cfg": config.get("preprocess_cfg")}, where), where
+        )
     else:
         if weights:
             _known(model, pretrained)
         config, told = _told(model, pretrained, given, there=weights)
-    visual, size, tower = _tower(config["model_cfg"], facts.get("image_size"))
-    if weights and not assets and (file := _weight_file(model, pretrained)):
+    model_cfg = _architecture(model, config)
+    check_counts(model_cfg, ASSET)
+    file = _weight_file(model, pretrained) if weights and not assets else None
+    if file:
+        check_plan(lambda: _visual(model_cfg, None), [file], f"open_clip's {model}")
+    visual, size, tower = _tower(model_cfg, facts.get("image_size"))
+    if file:
         _load(visual, file, f"open_clip's {model}")
     trunk = visual.trunk if tower is TimmTower else visual
     if tower is TimmTower:
@@ -154,7 +164,7 @@ def _architecture(model: str, repository: dict[str, Any] | None) -> dict[str, An
     """open_clip's `model_cfg`, from the open_clip_config.json of a repository or folder if `model` is one."""
     if repository is not None:
         cfg = repository.get("model_cfg")
-        if not isinstance(cfg, dict) or not {"embed_dim", "vision_cfg"} <= cfg.keys():
+        if not isinstance(cfg, dict) or "embed_dim" not in cfg or not isinstance(cfg.get("vision_cfg"), dict):
             raise UserError(f"{model}: its {ASSET} has no model_cfg with embed_dim and vision_cfg")
         return cfg
     architecture = open_clip.get_model_config(model)

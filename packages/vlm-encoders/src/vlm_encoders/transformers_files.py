@@ -5,17 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.utils.hub import cached_file
 
 from vlm_core.errors import UserError
 from vlm_core.faults import listed, shape_of
+from vlm_core.folder_model import check_plan
 from vlm_core.layer_counts import check_config_file
 from vlm_core.local_code import OPTION
 from vlm_core.tensor_files import INDEX, shards
 from vlm_core.verbosity import errors_only, without_progress_bars
+from vlm_core.weight_files import header, warn_not_finite
 from vlm_encoders.tower import one_line
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
@@ -49,6 +50,11 @@ def pretrained(source: str, remote: dict[str, Any]) -> tuple[PreTrainedModel, di
     check_config_file(source)
     try:
         config = _vision(AutoConfig.from_pretrained(source, **remote))
+        if Path(source).is_dir() and not remote["trust_remote_code"]:
+            files = sorted(Path(source).glob("*.safetensors")) or sorted(Path(source).glob("*.bin"))
+            check_plan(lambda: AutoModel.from_config(config), files, Path(source) / CONFIG)
+    except UserError:
+        raise
     except Exception as error:  # hub, network and each model's config raise errors of their own
         raise UserError(_failure(source, CONFIG, error)) from error
     try:
@@ -95,6 +101,7 @@ def check(model: PreTrainedModel, report: dict[str, Any], blocks: str | None, so
         listed(f"belong to blocks that {CONFIG} does not count", sorted(extra), noun=""),
         listed("are in a number format that holds no plain weights", odd, noun=""),
     ]
+    warn_not_finite(own, source)
     if any(problems):
         raise UserError(
             f"{source}: its weights do not fit {type(model).__name__} as its {CONFIG} describes it: "
@@ -122,8 +129,7 @@ def _quantised(source: str, revision: str) -> list[str]:
         files = shards(files[0])
     found: list[str] = []
     for file in files:
-        with safe_open(file, "pt") as content:
-            found += [k for k in content.keys() if content.get_slice(k).get_dtype() not in PLAIN]  # noqa: SIM118
+        found += [name for name, stored in header(file).items() if stored.dtype not in PLAIN]
     return found
 
 

@@ -49,13 +49,24 @@ def read_config(folder: Path) -> dict[str, Any]:
     return read_json(folder / CONFIG)
 
 
-def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """All floating-point tensors of a checkpoint folder by name; safetensors are preferred to pickles."""
+def _weights(folder: Path) -> Path:
+    """The weight file, or the index of its shards."""
     files = (*_SAFE, *_PICKLED)
     found = next((folder / name for name in files if (folder / name).exists()), None)
     if found is None:
         raise UserError(f"{folder}: no weights; expected one of {', '.join(files)}")
-    tensors = tensor_files.read(found)
+    return found
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold a checkpoint's tensors."""
+    found = _weights(folder)
+    return tensor_files.shards(found) if found.name.endswith(tensor_files.INDEX) else [found]
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """All floating-point tensors of a checkpoint folder by name; safetensors are preferred to pickles."""
+    tensors = tensor_files.read(_weights(folder))
     wrong = [f"{k}: {v.dtype}" for k, v in tensors.items() if not v.is_floating_point() or v.itemsize < 2]
     if wrong:
         raise UserError(
