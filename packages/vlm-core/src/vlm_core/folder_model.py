@@ -5,29 +5,23 @@ A folder may come from a stranger: whatever its small files describe, nothing is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from vlm_core.build_limits import MOST, SLACK, bounded
 from vlm_core.errors import UserError
-from vlm_core.faults import shape_of
 from vlm_core.printable import printable
 from vlm_core.weight_files import Stored, check_fit, header
 from vlm_core.weights import WEIGHTS, attach_parts, empty_parameters, state
 
 M = TypeVar("M", bound=nn.Module)
-SLACK = 2048
-"""Parameters and buffers that a folder's code may make and drop again: blocks behind the wanted layer, heads."""
-MOST = 1 << 16
-"""Tensors of any model."""
 SMALL = 1 << 24
 """Parameters that any machine holds: what is missing of such a model is told tensor by tensor."""
-LARGEST = 1 << 27
-"""Numbers in one tensor that no file holds, and in all buffers together."""
 
 
 def empty_model(build: Callable[[], M], folder: Path, parts: Sequence[str]) -> M:
@@ -105,51 +99,3 @@ def _headers(files: Sequence[Path]) -> list[dict[str, Stored]]:
         with suppress(UserError):
             found += [header(file)] if file.suffix == ".safetensors" else []
     return found
-
-
-class _Bounds:
-    """Counts what modules register, and refuses what no weight file explains."""
-
-    def __init__(self, stored: Iterable[Mapping[str, Stored]], slack: int) -> None:
-        held = [tensor for tensors in stored for tensor in tensors.values()]
-        self.tensors = min(slack + 4 * len(held), MOST)
-        self.largest = max([LARGEST, *(tensor.numel for tensor in held)])
-        self.buffers = LARGEST
-
-    def count(self, name: str, tensor: Tensor | None, *, derived: bool) -> None:
-        """`derived` are buffers that no file holds: they take memory whatever the files say."""
-        if tensor is None:
-            return
-        self.tensors -= 1
-        self.buffers -= tensor.numel() if derived else 0
-        if self.tensors < 0:
-            raise UserError("the small files describe a model of far more layers than the weight files hold")
-        if tensor.numel() > self.largest or self.buffers < 0:
-            shape = shape_of(tensor.shape)
-            raise UserError(
-                f"the small files describe a far larger model than the weight files: {name} of {shape}"
-            )
-
-
-@contextmanager
-def bounded(stored: Iterable[Mapping[str, Stored]], slack: int = SLACK) -> Iterator[None]:
-    """Refuse modules made inside that have far more tensors, or far larger ones, than files with these contents.
-
-    For the meta device, where a tensor takes time and no memory.
-    """
-    bounds = _Bounds(stored, slack)
-    register = nn.Module.register_parameter, nn.Module.register_buffer
-
-    def parameter(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
-        bounds.count(name, param, derived=False)
-        register[0](self, name, param)
-
-    def buffer(self: nn.Module, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
-        bounds.count(name, tensor, derived=not persistent)
-        register[1](self, name, tensor, persistent)
-
-    nn.Module.register_parameter, nn.Module.register_buffer = parameter, buffer
-    try:
-        yield
-    finally:
-        nn.Module.register_parameter, nn.Module.register_buffer = register

@@ -104,20 +104,13 @@ def save_part(module: nn.Module, file: Path) -> None:
 
 
 @torch.no_grad()
-def load_part(module: nn.Module, file: Path) -> None:
-    """Copy weights into the module's own tensors, one by one; raises `UserError` if they don't fit: see `check_fit`."""
-    own = state(module)
-    with opened(file) as stored:
-        check_fit(own, stored.tensors, file)
-        for name in stored.tensors:
-            own[name].copy_(stored.read(name))
-
-
-@torch.no_grad()
 def fill(
     module: nn.Module, shapes: Mapping[str, tuple[int, ...]], read: Callable[[str], Tensor], where: Path
 ) -> None:
-    """As `load_part`, from tensors of these shapes that `read` gives by name; `where` is named in errors."""
+    """Copy tensors of these shapes, which `read` gives by name, into the module's own; `where` is named in errors.
+
+    Raises `UserError` if they don't fit: see `check_fit`.
+    """
     own = state(module)
     check_fit(own, {name: Stored(shape) for name, shape in shapes.items()}, where)
     for name in shapes:
@@ -132,7 +125,7 @@ def attach_part(
     """Put the file's tensors in place of the module's, which may be on the meta device.
 
     They are read into memory of their own: the file may change afterwards. With `dtype` all but `keeps_fp32` are
-    converted. Ties and marks on parameters stay. Raises `UserError` as `load_part`.
+    converted. Ties and marks on parameters stay. Raises `UserError` as `fill`.
     """
     own, kept, found = state(module), fp32_names(module), set()
     with opened(file) as stored:
