@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils.hub import cached_file
 
@@ -17,6 +16,7 @@ from vlm_core.errors import UserError
 from vlm_core.faults import UNSAFE, listed, shape_of
 from vlm_core.folder_model import check_plan
 from vlm_core.interfaces import Tokenizer
+from vlm_core.tensor_files import files_beside, number_formats
 from vlm_core.verbosity import without_progress_bars
 from vlm_core.weight_files import warn_not_finite
 from vlm_llms.hf_adapter import TransformersLM
@@ -78,7 +78,7 @@ def _check_local(folder: Path, weights: bool, trusted: bool) -> None:
     content = read_config(folder / "config.json")
     check_counts(content, folder / "config.json")
     if weights and not trusted:
-        files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+        files = files_beside(folder)
         config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
         per_byte = QUANTISED if "quantization_config" in content else 2
         check_plan(lambda: AutoModelForCausalLM.from_config(config), files, folder / "config.json", per_byte)
@@ -137,12 +137,10 @@ def _with_weights(model: str, dtype: torch.dtype, remote: dict[str, Any]) -> Any
 def _not_floats(model: str, remote: dict[str, Any]) -> str:
     """Weights that are no floating-point numbers: cast in silence, they would be noise."""
     found = cached_file(model, "config.json", revision=remote.get("revision"))
-    wrong = []
-    for path in sorted(Path(found or "").parent.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            names = [name for name in list(file.keys()) if name.endswith(".weight")]
-            kinds = {name: file.get_slice(name).get_dtype() for name in names}
-        wrong += [f"{name}: {kind}" for name, kind in kinds.items() if kind not in _FLOATS]
+    kinds = number_formats(files_beside(Path(found or "").parent))
+    wrong = [
+        f"{name}: {kind}" for name, kind in kinds.items() if name.endswith(".weight") and kind not in _FLOATS
+    ]
     return listed("quantised, though config.json names no quantisation", wrong)
 
 
