@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from vlm_core.errors import UserError
 from vlm_core.faults import UNSAFE, listed
 from vlm_core.files import open_regular, read_json
-from vlm_core.weight_files import check_header_size, warn_not_finite
+from vlm_core.weight_files import check_header_size, format_of, header
 
 INDEX = ".index.json"
 _NAME = re.compile(r"[^\x00-\x1f\ud800-\udfff]{1,200}")
@@ -30,6 +30,24 @@ def read(path: Path, wrappers: tuple[str, ...] = ()) -> dict[str, Tensor]:
     if path.name.endswith(INDEX):
         return {name: tensor for shard in shards(path) for name, tensor in read(shard, wrappers).items()}
     return _tensors(path, _content(path), wrappers)
+
+
+def number_formats(files: Sequence[Path]) -> dict[str, str]:
+    """What safetensors calls the number format of every tensor in these files; raises `UserError` as `read`."""
+    found: dict[str, str] = {}
+    for file in files:
+        if file.suffix == ".safetensors":
+            found |= {name: str(stored.dtype) for name, stored in header(file).items()}
+        else:
+            found |= {name: format_of(tensor) for name, tensor in read(file).items()}
+    return found
+
+
+def files_beside(folder: Path) -> list[Path]:
+    """The weight files that transformers reads in a folder; raises `UserError` for an index of files elsewhere."""
+    for index in sorted(folder.glob(f"*{INDEX}")):
+        shards(index)
+    return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
 
 
 def shards(index: Path) -> list[Path]:
@@ -54,7 +72,9 @@ def shard_names(index: Path) -> list[str]:
     """The names in an index; raises `UserError` if one of them leads elsewhere."""
     found = read_json(index).get("weight_map")
     names = sorted(set(map(str, found.values()))) if isinstance(found, dict) else []
-    if not names or any(Path(name).name != name or not _NAME.fullmatch(name) for name in names):
+    if not names or any(
+        Path(name).name != name or name.endswith(INDEX) or not _NAME.fullmatch(name) for name in names
+    ):
         raise UserError(f"{index}: expected a weight_map from tensors to files beside it")
     return names
 
@@ -107,5 +127,4 @@ def _tensors(path: Path, content: object, wrappers: tuple[str, ...]) -> dict[str
         raise UserError(
             f"{path}: {listed('hold more numbers than the file, or are no plain tensors', map(str, odd))}"
         )
-    warn_not_finite({str(name): tensor for name, tensor in tensors.items()}, path)
     return dict(tensors)

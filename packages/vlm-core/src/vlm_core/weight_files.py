@@ -171,6 +171,12 @@ def _holds(stored: torch.dtype | None, own: torch.dtype) -> bool:
     return stored == own or (stored in FLOATS and own in FLOATS)
 
 
+def format_of(tensor: Tensor) -> str:
+    """What safetensors calls the number format of a tensor."""
+    names = {dtype: name for name, dtype in _NAMES.items()}
+    return names.get(tensor.dtype, str(tensor.dtype).removeprefix("torch."))
+
+
 def warn_not_finite(tensors: Mapping[str, Tensor], where: object) -> None:
     """Log one warning that names and counts what holds NaN or infinity: a model of it answers nonsense."""
     _warn(_not_finite(tensors), where)

@@ -20,7 +20,7 @@ from vlm_encoders import checkpoints, matching
 from vlm_encoders.activations import set_activation
 from vlm_encoders.checkpoint_configs import of_open_clip
 from vlm_encoders.open_clip_pretrained_config import tower_facts
-from vlm_encoders.pretrained_config import SAVED, Facts, saved, spec_keys
+from vlm_encoders.pretrained_config import MAX_SIDE, SAVED, Facts, saved, spec_keys
 from vlm_encoders.timm_tower import TimmTower, set_size
 from vlm_encoders.tower import Tower, block_index, nearest, one_line, read_asset
 
@@ -137,7 +137,7 @@ def _visual(config: dict[str, Any], image_size: int | None) -> Any:
         return open_clip_model._build_vision_tower(
             config["embed_dim"], settings, quick_gelu=config.get("quick_gelu", False)
         )
-    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+    except Exception as error:  # constructors raise whatever a value makes them stumble over
         raise UserError(f"open_clip cannot build this image tower: {one_line(error)}") from error
 
 
@@ -166,11 +166,20 @@ def _architecture(model: str, repository: dict[str, Any] | None) -> dict[str, An
         cfg = repository.get("model_cfg")
         if not isinstance(cfg, dict) or "embed_dim" not in cfg or not isinstance(cfg.get("vision_cfg"), dict):
             raise UserError(f"{model}: its {ASSET} has no model_cfg with embed_dim and vision_cfg")
+        _check_size(cfg["vision_cfg"].get("image_size", 224), model)
         return cfg
     architecture = open_clip.get_model_config(model)
     if architecture is None:
         raise UserError(f"open_clip has no model {model!r}{nearest(model, open_clip.list_models())}")
     return architecture
+
+
+def _check_size(size: Any, model: str) -> None:
+    sides = size if isinstance(size, list) and len(size) == 2 else [size]
+    if not all(type(side) is int and 0 < side <= MAX_SIDE for side in sides):
+        raise UserError(
+            f"{model}: its {ASSET} has image_size {size!r:.60}; expected 1 to {MAX_SIDE} pixels, or two sides"
+        )
 
 
 def _config_file(model: str) -> Path:

@@ -11,6 +11,7 @@ from vlm_core import tensor_files
 from vlm_core.errors import UserError
 from vlm_core.faults import listed
 from vlm_core.files import read_json
+from vlm_core.weight_files import warn_not_finite
 
 CONFIG = "config.json"
 _SAFE = ("model.safetensors.index.json", "model.safetensors")
@@ -72,4 +73,5 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
         raise UserError(
             f"{folder}: {listed('not in fp16, bf16 or fp32', wrong)}; quantised files can't be read, get the originals"
         )
+    warn_not_finite(tensors, folder)
     return tensors

@@ -17,9 +17,9 @@ from vlm_core.folder_model import check_plan
 from vlm_core.interfaces import Tokenizer
 from vlm_core.layer_counts import check_config_file
 from vlm_core.local_code import OPTION, refuse_references
-from vlm_core.tensor_files import check_indexes
+from vlm_core.tensor_files import check_indexes, files_beside, number_formats
 from vlm_core.verbosity import without_progress_bars
-from vlm_core.weight_files import header, warn_not_finite
+from vlm_core.weight_files import warn_not_finite
 from vlm_core.weights import own_memory
 from vlm_llms.hf_adapter import TransformersLM
 from vlm_llms.hf_architecture import architecture, check_agreement
@@ -83,7 +83,7 @@ def _check_size(folder: Path) -> None:
     """Refuse a local folder whose config.json describes a model that the weight files beside it could not hold."""
     if not (folder / "config.json").is_file():
         return
-    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+    files = files_beside(folder)
     config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
     per_byte = QUANTISED if hasattr(config, "quantization_config") else 2
     check_plan(lambda: AutoModelForCausalLM.from_config(config), files, folder / "config.json", per_byte)
@@ -145,10 +145,10 @@ def _with_weights(model: str, dtype: torch.dtype, remote: dict[str, Any]) -> Any
 def _not_floats(model: str, remote: dict[str, Any]) -> str:
     """Weights that are no floating-point numbers: cast in silence, they would be noise."""
     found = cached_file(model, "config.json", revision=remote.get("revision"))
-    wrong = []
-    for path in sorted(Path(found or "").parent.glob("*.safetensors")):
-        kinds = {name: stored.dtype for name, stored in header(path).items() if name.endswith(".weight")}
-        wrong += [f"{name}: {kind}" for name, kind in kinds.items() if kind not in _FLOATS]
+    kinds = number_formats(files_beside(Path(found or "").parent))
+    wrong = [
+        f"{name}: {kind}" for name, kind in kinds.items() if name.endswith(".weight") and kind not in _FLOATS
+    ]
     return listed("quantised, though config.json names no quantisation", wrong)
 
 

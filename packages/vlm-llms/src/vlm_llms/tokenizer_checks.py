@@ -27,7 +27,7 @@ MAX_CHARSMAP = 4 * 2**20
 MAX_PIECES = 256
 MAX_GROWTH = 64
 """Characters that may become of one."""
-_STEPS = ("normalizer", "pre_tokenizer", "decoder")
+_STEPS: tuple[str, ...] = ("normalizer", "pre_tokenizer", "decoder")
 
 
 @contextmanager
@@ -133,7 +133,7 @@ def _check_steps(definition: Mapping[str, Any]) -> None:
         for piece in pieces:
             _check_texts(name, piece)
             growth[name] *= max(1.0, _growth(piece))
-    for named in (("normalizer", "pre_tokenizer"), ("decoder",)):
+    for named in (_STEPS[:2], _STEPS[2:]):
         if (factor := math.prod(growth[name] for name in named)) > MAX_GROWTH:
             raise UserError(
                 f"its {' and '.join(named)} can make {factor:.3g} characters of one; at most {MAX_GROWTH} are possible"
