@@ -23,7 +23,8 @@ from vlm_core.printable import printable
 from vlm_train.run_log import RunLog
 from vlm_train.run_records import EVALS as EVALS
 from vlm_train.run_records import LEFT_OUT as LEFT_OUT
-from vlm_train.run_records import LINES, METRICS, Evaluation
+from vlm_train.run_records import LINES, Evaluation
+from vlm_train.run_records import METRICS as METRICS
 from vlm_train.run_records import VALIDATION as VALIDATION
 
 SPEC, INPUTS, CHECKPOINTS, MODEL, AVERAGE = (
