@@ -47,7 +47,7 @@ def pax(**records: str) -> bytes:
     return header(b"pax", len(data), b"x") + padded(data)
 
 
-TAR: dict[str, Callable[[Path], None]] = {
+TAR: dict[str, Callable[[Path], object]] = {
     "pax-gigabyte.tar": lambda p: sparse(p, 2 * 2**30, SAMPLE + header(b"x", 2**30, b"x")),
     "pax-digits.tar": tar_of(*[header(b"x", 60_000, b"x") + padded(b"1" * 60_000) + SAMPLE] * 20),
     "long-name.tar": tar_of(header(b"x", MIB, b"L"), b"a" * MIB, SAMPLE),

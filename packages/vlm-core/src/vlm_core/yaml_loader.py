@@ -114,7 +114,8 @@ class _Builder:
         if self.values > MAX_NODES or len(path) > MAX_DEPTH or self.characters > MAX_BYTES:
             raise self.fail(event, path, _LIMIT)
 
-    def build(self, event: yaml.Event, path: Path_) -> Any:
+    def build(self, event: Any, path: Path_) -> Any:
+        """The value that begins with `event`, an alias, a scalar, or the start of a sequence or mapping."""
         if isinstance(event, yaml.AliasEvent):
             return self.alias(event, path)
         if event.tag not in _TAGS[type(event)]:

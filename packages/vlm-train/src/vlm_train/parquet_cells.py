@@ -60,7 +60,8 @@ def _repeated(array: pa.DictionaryArray) -> int:
     words = array.dictionary
     if not (_is_bytes(words.type) or pa.types.is_string(words.type) or pa.types.is_large_string(words.type)):
         return len(array) * words.nbytes
-    return pc.sum(pc.binary_length(words).take(array.indices)).as_py() or 0
+    lengths = pc.call_function("binary_length", [words]).take(array.indices)
+    return pc.call_function("sum", [lengths]).as_py() or 0
 
 
 def _is_bytes(kind: pa.DataType) -> bool:
