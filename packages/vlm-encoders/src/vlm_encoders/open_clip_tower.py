@@ -124,6 +124,11 @@ def _tower(model_cfg: dict[str, Any], side: int | None) -> tuple[Any, tuple[int,
 def _visual(config: dict[str, Any], image_size: int | None) -> Any:
     """The image half as open_clip builds it, without the text half that `create_model` would add."""
     vision = dict(config["vision_cfg"])
+    stages = vision.get("layers")
+    if isinstance(stages, list) and len(stages) != 4:
+        raise UserError(
+            f"open_clip cannot build this image tower: layers {stages!r:.60}; expected a number, or four"
+        )
     if image_size:
         vision["image_size"] = image_size
     try:
