@@ -23,7 +23,7 @@ _COUNTS = re.compile(r"(^|_)(num|nb|n)_(\w+_)?(labels|experts|heads?|classes|gro
 """What transformers, timm and open_clip call them."""
 
 
-def check_counts(config: Mapping[str, Any], where: str | Path) -> None:
+def check_layers(config: Mapping[str, Any], where: str | Path) -> None:
     """Raise `UserError` for a number of layers, labels or the like that no model has, at any depth of the config."""
     waiting: list[tuple[str, Any]] = [("", config)]
     while waiting:
@@ -47,4 +47,4 @@ def check_config_file(folder: str | Path, name: str = "config.json") -> None:
     """Check the config of a local folder before its library reads it; nothing where there is none."""
     path = Path(folder) / name
     if Path(folder).is_dir() and path.exists():
-        check_counts(read_json(path), path)
+        check_layers(read_json(path), path)

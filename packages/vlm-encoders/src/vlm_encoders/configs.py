@@ -11,7 +11,7 @@ from pydantic import Field, FiniteFloat, PositiveInt, SerializeAsAny, field_vali
 from vlm_core.config import Download, EncoderConfig, Recipe, WeightsSource, random_values
 from vlm_core.errors import UserError, shown
 from vlm_core.hub import FromHub, source_of
-from vlm_core.layer_counts import check_counts
+from vlm_core.layer_counts import check_layers
 from vlm_core.paths import LocalPath
 from vlm_core.validate import component
 
@@ -137,7 +137,7 @@ class TimmConfig(_TowerConfig):
             for item in value if isinstance(value, list) else [value]:
                 if isinstance(item, int | float) and abs(item) > MAX_ARGUMENT:
                     raise ValueError(f"{name}: {shown(item)} is beyond {MAX_ARGUMENT}")
-        check_counts(arguments, "model_args")
+        check_layers(arguments, "model_args")
         return arguments
 
     @model_validator(mode="after")

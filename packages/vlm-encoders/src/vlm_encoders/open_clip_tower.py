@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vlm_core.errors import UserError
 from vlm_core.files import read_json
 from vlm_core.folder_model import check_plan
-from vlm_core.layer_counts import check_counts
+from vlm_core.layer_counts import check_layers
 from vlm_encoders import checkpoints, matching
 from vlm_encoders.activations import set_activation
 from vlm_encoders.checkpoint_configs import of_open_clip
@@ -95,7 +95,7 @@ def build_open_clip(
             _known(model, pretrained)
         config, told = _told(model, pretrained, given, there=weights)
     model_cfg = _architecture(model, config)
-    check_counts(model_cfg, ASSET)
+    check_layers(model_cfg, ASSET)
     file = _weight_file(model, pretrained) if weights and not assets else None
     if file:
         check_plan(lambda: _visual(model_cfg, None), [file], f"open_clip's {model}")
@@ -130,6 +130,9 @@ def _visual(config: dict[str, Any], image_size: int | None) -> Any:
     }  # its weights come with the whole model's
     if ":" in (name := str(vision.get("timm_model_name"))):
         raise UserError(f"{ASSET}: timm_model_name is {name!r:.80}; expected a name that timm knows")
+    stages = vision.get("layers")
+    if isinstance(stages, list) and len(stages) != 4:
+        raise UserError(f"{ASSET}: layers is {stages!r:.60}; expected a number, or four")
     if image_size:
         vision["image_size"] = image_size
     try:

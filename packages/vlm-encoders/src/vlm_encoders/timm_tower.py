@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from vlm_core.errors import UserError
 from vlm_core.files import read_json
 from vlm_core.folder_model import check_plan
-from vlm_core.layer_counts import check_counts
+from vlm_core.layer_counts import check_layers
 from vlm_encoders import checkpoints
 from vlm_encoders.activations import activation_of, set_activation
 from vlm_encoders.checkpoint_configs import CONFIG, of_timm, part
@@ -151,7 +151,7 @@ def _check_arguments(name: str, arguments: Mapping[str, Any]) -> None:
             f"timm's {name}: model_args can't hold {', '.join(other)}, which would read other files or change "
             "how timm runs; pretrained: and weights: name weights"
         )
-    check_counts(arguments, f"timm's {name}: model_args")
+    check_layers(arguments, f"timm's {name}: model_args")
 
 
 def _asset(told: Facts, name: str, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from vlm_core.errors import UserError, choices, shown
-from vlm_core.layer_counts import check_counts
+from vlm_core.layer_counts import check_layers
 
 _LEGACY = {
     "rope_theta",
@@ -23,7 +23,7 @@ def architecture(given: dict[str, Any]) -> PreTrainedConfig:
     kind = given.get("model_type")
     if not isinstance(kind, str):
         raise UserError(f"llm config needs model_type, as config.json has it; got {shown(kind)}")
-    check_counts(given, "llm config")
+    check_layers(given, "llm config")
     try:
         config = AutoConfig.for_model(**given)
     except Exception as error:  # each configuration class checks its values in its own way
