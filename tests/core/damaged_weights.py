@@ -127,7 +127,7 @@ def _poke(value: float) -> Callable[[dict[str, Tensor]], object]:
     return lambda held: held[first(held)].view(-1)[:2].fill_(value)
 
 
-CASES: dict[str, Callable[[Path], None]] = {
+CASES: dict[str, Callable[[Path], object]] = {
     **{f"dtype {name}": _dtype(name) for name in ("I64", "BOOL", "F8_E4M3", "F8_E5M2", "C64", "U8", "I32")},
     "dtype unknown": header(_all("dtype", "F31")),
     "dtype null": header(_all("dtype", None)),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_core.errors import UserError
-from vlm_core.files import read_json
+from vlm_core.files import read_json, read_text
 from vlm_core.folder import sha256
 from vlm_core.printable import printable
 from vlm_core.private_folder import why_untrusted
@@ -51,7 +51,7 @@ def refuse_shared_modules() -> None:
         from transformers import dynamic_module_utils
     except ImportError:
         return
-    folder = dynamic_module_utils.HF_MODULES_CACHE
+    folder = dynamic_module_utils.HF_MODULES_CACHE  # pyright: ignore[reportPrivateImportUsage]
     if problem := why_untrusted(Path(folder)):
         raise UserError(f"code of models is imported from {folder}, which isn't safe: {problem}")
 
@@ -132,7 +132,7 @@ def repository_code(classes: Mapping[str, type]) -> tuple[dict[str, str], dict[s
             continue
         file = inspect.getfile(kind)
         for path in map(Path, (file, *get_relative_import_files(file))):
-            sources[path.name] = path.read_text(encoding="utf-8")
+            sources[path.name] = read_text(path)
         auto_map[auto] = f"{Path(file).stem}.{kind.__name__}"
     return sources, auto_map
 
