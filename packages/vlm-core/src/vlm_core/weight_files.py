@@ -138,7 +138,7 @@ def warn_not_finite(tensors: Mapping[str, Tensor], where: object) -> None:
             f"{name}: {int((~t.isfinite()).sum())} of {t.numel()} numbers" for name, t in poisoned.items()
         ]
         log.warning(
-            "%s: %s; what the model answers means nothing", where, listed("hold NaN or infinity", counts)
+            "%s: %s; what the model answers means nothing", where, listed("with NaN or infinity", counts)
         )
 
 
