@@ -130,7 +130,7 @@ def test_numbers_that_are_not_finite_are_told(name, tiny_folder, tmp_path, caplo
     ask(damaged(name, damaged_weights.POISONED[name], tiny_folder, tmp_path))
     (warning,) = caplog.messages
     assert re.search(
-        r"weights\.safetensors: 1 tensor hold NaN or infinity \(\S+: 2 of \d+ numbers\)", warning
+        r"weights\.safetensors: 1 tensor with NaN or infinity \(\S+: 2 of \d+ numbers\)", warning
     )
 
 

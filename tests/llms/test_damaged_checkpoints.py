@@ -127,4 +127,4 @@ def test_numbers_that_are_not_finite_are_told(checkpoint, caplog):
         read()
     except UserError:  # the adapter computes with a model before it believes it
         return
-    assert "hold NaN or infinity" in caplog.text
+    assert "with NaN or infinity" in caplog.text

@@ -125,6 +125,6 @@ def _tensors(path: Path, content: object, wrappers: tuple[str, ...]) -> dict[str
     ]  # fmt: skip
     if odd:
         raise UserError(
-            f"{path}: {listed('hold more numbers than the file, or are no plain tensors', map(str, odd))}"
+            f"{path}: {listed('of more numbers than the file, or no plain tensors', map(str, odd))}"
         )
     return dict(tensors)

@@ -185,7 +185,7 @@ def warn_not_finite(tensors: Mapping[str, Tensor], where: object) -> None:
 def _warn(poisoned: list[str], where: object) -> None:
     if poisoned:
         log.warning(
-            "%s: %s; what the model answers means nothing", where, listed("hold NaN or infinity", poisoned)
+            "%s: %s; what the model answers means nothing", where, listed("with NaN or infinity", poisoned)
         )
 
 
