@@ -106,10 +106,8 @@ def build_timm(
     if weights is not None and not assets:
         arguments = {**arguments, **arguments_beside(weights, name, there=load)}
     kept = saved_model.get("model_args", {})
-    if odd := [key for key, value in (model_args or {}).items() if assets and kept.get(key) != value]:
-        raise UserError(
-            f"{assets}: model_args {odd[0]} differs between the spec and {ASSET}; they are of other models"
-        )
+    if assets:
+        _check_agreement(model_args or {}, kept, assets)
     arguments = {**arguments, **kept, **(model_args or {})}
     _check_arguments(name, arguments)
     if weights is not None and load and not assets:
@@ -142,6 +140,14 @@ def _saved_model(assets: Path) -> dict[str, Any]:
     if not isinstance(name := content.get("model"), str) or ":" in name:
         raise UserError(f"{where}: model is {name!r:.60}; expected the name of a model of timm's")
     return {**content, "model_args": part(content, "model_args", where)}
+
+
+def _check_agreement(given: Mapping[str, Any], kept: Mapping[str, Any], assets: Path) -> None:
+    """What the spec says of a saved tower is what the folder says."""
+    if odd := [key for key, value in given.items() if kept.get(key) != value]:
+        raise UserError(
+            f"{assets}: model_args {odd[0]} differs between the spec and {ASSET}; they are of other models"
+        )
 
 
 def _check_arguments(name: str, arguments: Mapping[str, Any]) -> None:
