@@ -138,7 +138,7 @@ def _saved_model(assets: Path) -> dict[str, Any]:
     """The content of `ASSET`, as far as it names the model."""
     content, where = read_asset(assets, ASSET), str(assets / ASSET)
     if not isinstance(name := content.get("model"), str) or ":" in name:
-        raise UserError(f"{where}: model is {name!r:.60}; expected the name of a model of timm's")
+        raise UserError(f"{where}: model is {name!r:.60}; expected a name that timm knows")
     return {**content, "model_args": part(content, "model_args", where)}
 
 
