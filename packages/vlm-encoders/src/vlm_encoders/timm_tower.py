@@ -106,10 +106,10 @@ def build_timm(
     if weights is not None and not assets:
         arguments = {**arguments, **arguments_beside(weights, name, there=load)}
     kept = saved_model.get("model_args", {})
-    if assets:
-        _check_agreement(model_args or {}, kept, assets)
     arguments = {**arguments, **kept, **(model_args or {})}
     _check_arguments(name, arguments)
+    if assets:
+        _check_agreement(model_args or {}, kept, assets)
     if weights is not None and load and not assets:
         files = checkpoints.files(checkpoints.locate(weights))
         check_plan(lambda: _create(name, config, arguments, False), files, f"timm's {model}")
