@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from vlm_core.checksum import with_checksum
 from vlm_core.folder import MANIFEST
 
 COMMIT = "0" * 40
@@ -71,4 +72,5 @@ def seal(folder: Path, **more: Path) -> None:
         for name, file in sorted(files.items())
         if name not in (MANIFEST, "README.md")
     }
-    rewrite_json(folder / MANIFEST, files=listed)
+    manifest = json.loads((folder / MANIFEST).read_text()) | {"files": listed}
+    (folder / MANIFEST).write_text(json.dumps(with_checksum(manifest)))

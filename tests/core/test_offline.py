@@ -1,6 +1,7 @@
 """Inside `offline`, the thread that loads a model reaches no network; others go on."""
 
 import socket
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -51,3 +52,36 @@ def test_the_hubs_library_is_told_and_gets_its_setting_back(monkeypatch):
     with offline():
         assert constants.is_offline_mode()
     assert not constants.is_offline_mode()
+
+
+def test_two_threads_that_leave_in_the_order_in_which_they_came(address):
+    """The first one's leaving opens nothing to the second, and the last leaves nothing behind."""
+    own = socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo
+    both, first_left = threading.Barrier(2, timeout=10), threading.Event()
+
+    def first():
+        with offline():
+            both.wait()
+        first_left.set()
+        return reach(address)
+
+    def second():
+        with offline():
+            both.wait()
+            assert first_left.wait(10)
+            with pytest.raises(ConnectionRefusedError):
+                reach(address)
+        return reach(address)
+
+    with ThreadPoolExecutor(2) as threads:
+        assert [f.result() for f in (threads.submit(first), threads.submit(second))] == ["reached", "reached"]
+    assert (socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo) == own
+
+
+def test_inside_of_itself_it_lasts_to_the_outer_end(address):
+    with offline():
+        with offline():
+            pass
+        with pytest.raises(ConnectionRefusedError):
+            reach(address)
+    assert reach(address) == "reached"

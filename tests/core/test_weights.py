@@ -13,8 +13,8 @@ from torch import nn
 from vlm_core.assemble import build, load, save
 from vlm_core.errors import UserError
 from vlm_core.spec import Spec
-from vlm_core.weight_file import opened
-from vlm_core.weights import attach_part, empty_parameters, fp32_names, load_part, save_part, to_dtype
+from vlm_core.weight_files import opened
+from vlm_core.weights import attach_part, empty_parameters, fill, fp32_names, save_part, to_dtype
 
 FP32 = ("A_log", "D", "dt_proj.bias")
 
@@ -56,12 +56,18 @@ def test_the_patch_is_gone_after_an_error():
     assert not nn.Linear(2, 2).weight.is_meta
 
 
+def fill_from(module, file):
+    with opened(file) as stored:
+        shapes = {name: tensor.shape for name, tensor in stored.tensors.items()}
+        fill(module, shapes, stored.read, file)
+
+
 def test_attached_weights_are_not_the_modules_old_memory(tmp_path):
     """Copying keeps the tensors, as an optimizer needs it; attaching replaces them."""
     module, other = nn.Linear(2, 2), nn.Linear(2, 2)
     save_part(other, tmp_path / "w")
     before = module.weight
-    load_part(module, tmp_path / "w")
+    fill_from(module, tmp_path / "w")
     assert module.weight is before
     assert torch.equal(before, other.weight)
     attach_part(module, tmp_path / "w")
@@ -72,7 +78,7 @@ def test_attached_weights_are_not_the_modules_old_memory(tmp_path):
     assert torch.equal(module.weight, other.weight), "writing to a mapped weight must not reach the file"
 
 
-@pytest.mark.parametrize("take", [load_part, attach_part])
+@pytest.mark.parametrize("take", [fill_from, attach_part])
 @pytest.mark.parametrize(
     ("stored", "message"),
     [
@@ -148,7 +154,6 @@ import sys
 from pathlib import Path
 import torch
 from torch import nn
-from vlm_core.weight_file import opened
 from vlm_core.weights import attach_part, empty_parameters, save_part
 
 def high_water():
@@ -201,7 +206,7 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path):
     module, file = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 1)), tmp_path / "w"
     save_part(module, file)
     with opened(file) as stored:
-        first, second = sorted(stored.shapes)[:2]
+        first, second = sorted(stored.tensors)[:2]
         stored.read(first)
         with file.open("r+b") as written:
             written.truncate(600)

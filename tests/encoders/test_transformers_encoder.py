@@ -150,9 +150,12 @@ def test_mean_and_std_of_the_spec(tmp_path: Path) -> None:
 
 def test_damaged_config(tmp_path: Path) -> None:
     config = tiny_transformers("clip_vision_model", tmp_path)
-    for damaged in ('{"model_type": "clip_vi', '{"model_type": "clip_vision_model", "hidden_size": "wide"}'):
+    for damaged, message in (
+        ('{"model_type": "clip_vi', r"config\.json: not JSON"),
+        ('{"model_type": "clip_vision_model", "hidden_size": "wide"}', r"could not read .* \(config\.json\)"),
+    ):
         (tmp_path / "config.json").write_text(damaged)
-        with pytest.raises(UserError, match=r"could not read .* \(config\.json\)"):
+        with pytest.raises(UserError, match=message):
             config.build(weights=False)
 
 

@@ -14,6 +14,7 @@ from vlm_core import exchange
 from vlm_core.build_limits import bounded_modules
 from vlm_core.errors import UserError
 from vlm_core.folder import write_folder
+from vlm_core.folder_model import load_model
 from vlm_core.initial_weights import weight_rows
 from vlm_core.model import PARTS, VLM
 from vlm_core.model_files import verify_model
@@ -21,7 +22,7 @@ from vlm_core.offline import offline
 from vlm_core.registry import installed
 from vlm_core.spec import SPEC, Spec, load_folder_spec
 from vlm_core.template import check_template
-from vlm_core.weights import WEIGHTS, attach_parts, empty_parameters, save_part, to_dtype
+from vlm_core.weights import WEIGHTS, save_part, to_dtype
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -138,9 +139,7 @@ def load(
     _check_device(device)
     verify_model(path)
     spec = load_folder_spec(path, trust_remote_code=trust_remote_code)
-    with empty_parameters():
-        model = architecture(spec, path)
-    attach_parts(model, path, PARTS, dtype, device)
+    model = load_model(lambda: architecture(spec, path), path, PARTS, dtype, device)
     return model.eval(), spec
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from vlm_core.errors import BadSample, UserError
 from vlm_core.interfaces import ChatTemplate, Tokenizer
-from vlm_core.jinja_sandbox import render_jinja
+from vlm_core.jinja_sandbox import TooMuchError, render_jinja
 from vlm_core.messages import Message, Rendered, Span
 from vlm_core.pattern_template import image_spans
 
@@ -124,6 +124,8 @@ def render(
         raise UserError(NO_TEMPLATE)
     try:
         return _rendered(template, messages, tokenizer, system, _Renderer(tokenizer.chat_template, False))
+    except TooMuchError as error:
+        raise BadSample("template", str(error)) from None
     except UserError as error:
         try:  # some templates take nothing but lists of parts
             return _rendered(template, messages, tokenizer, system, _Renderer(tokenizer.chat_template, True))

@@ -12,10 +12,10 @@ from vlm_core.assemble import architecture
 from vlm_core.config import Recipe, Reference
 from vlm_core.errors import UserError
 from vlm_core.folder import write_folder
+from vlm_core.folder_model import empty_model
 from vlm_core.model import PARTS
 from vlm_core.model_files import verify_model
 from vlm_core.spec import load_folder_spec
-from vlm_core.weights import empty_parameters
 
 HF = "vlm_core.hf."
 ROOTS = {
@@ -41,8 +41,7 @@ def export_hf(
     manifest = verify_model(source)
     facts = {key: value for key, value in manifest.items() if key not in ("files", "code", "needs")}
     spec = load_folder_spec(source, trust_remote_code=trust_remote_code)
-    with empty_parameters():
-        model = architecture(spec, source)
+    model = empty_model(lambda: architecture(spec, source), source, PARTS)
     code, modules = {}, {}
     if with_code:
         recipes = {part: getattr(spec, part).recipe() for part in PARTS}

@@ -17,8 +17,10 @@ from vlm_core.errors import BadSample, UserError
 from vlm_core.printable import printable
 
 MAX_BYTES = 256 * 2**20
-JSON_BYTES, TOKENIZER_BYTES = 32 * 2**20, 64 * 2**20
+JSON_BYTES, TOKENIZER_BYTES = 16 * 2**20, 64 * 2**20
 """The largest JSON file, and the largest tokenizer, that is read whole; the largest known have 10 and 35 MB."""
+JSON_VALUES = 500_000
+"""Values in a JSON file: one of 16 MB may hold millions, each of which takes tens of bytes of memory."""
 PATIENCE = (0.1, 1.0, 5.0)
 """Seconds to wait before each further attempt."""
 STUMBLES: list[str] = []
@@ -131,8 +133,11 @@ def parse_json(text: str, where: str | Path) -> Any:
         raise UserError(f"{where}: not JSON: {error}") from None
 
 
-def json_object(text: str, where: str | Path) -> dict[str, Any]:
-    """A JSON object; `UserError` for text that is none."""
+def json_object(text: str, where: str | Path, max_values: int | None = None) -> dict[str, Any]:
+    """A JSON object; `UserError` for text that is none, or that has more than about `max_values` values."""
+    values = text.count(",") + text.count("[") + text.count("{")
+    if max_values is not None and values > max_values:
+        raise UserError(f"{where}: about {values} values; at most {max_values} are read")
     content = parse_json(text, where)
     if not isinstance(content, dict):
         raise UserError(f"{where}: expected a JSON object, got {type(content).__name__}")
@@ -140,8 +145,8 @@ def json_object(text: str, where: str | Path) -> dict[str, Any]:
 
 
 def read_json(path: str | Path, max_bytes: int = JSON_BYTES) -> dict[str, Any]:
-    """The JSON object in a file; `UserError` for what `read_bytes` refuses and for what is none."""
-    return json_object(read_text(path, max_bytes), path)
+    """The JSON object in a file; `UserError` for what `read_bytes` refuses, has too many values or is none."""
+    return json_object(read_text(path, max_bytes), path, JSON_VALUES)
 
 
 class RepeatedKeyError(ValueError):

@@ -91,8 +91,11 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     except UserError as error:
         raise UserError(f"{error}; {_RESTORE}") from None
     files = manifest.get("files")
-    if not isinstance(files, dict) or not all(_is_entry(*item) for item in files.items()):
+    if not isinstance(files, dict):
         raise UserError(f"{file}: damaged: its list of files is no such list; {_RESTORE}")
+    if odd := [name for name, fact in files.items() if not _is_entry(name, fact)]:
+        what = f"{printable(odd[0], 200)!r} is no file of this folder, with its size and hash"
+        raise UserError(f"{file}: damaged: its list of files: {what}; {_RESTORE}")
     refuse_outside(Path(path), files)
     return manifest
 

@@ -44,6 +44,10 @@ def choose(logits: Tensor, decoding: Decoding, generator: torch.Generator) -> Te
     if decoding.temperature == 0:
         return logits.argmax(-1)
     p, order = (logits.float() / decoding.temperature).softmax(-1).sort(-1, descending=True)
+    if not p[..., 0].isfinite().all():
+        raise UserError(
+            "the model's logits are not finite: its weights are damaged, or too large for their dtype"
+        )
     p = p.masked_fill(p.cumsum(-1) - p >= decoding.top_p, 0)  # the first id is always kept
     return order.gather(-1, torch.multinomial(p, 1, generator=generator)).squeeze(-1)
 

@@ -19,16 +19,23 @@ from typing import Any
 from vlm_core.errors import UserError
 
 MAX_SOURCE = 1 << 18
-MAX_TEXT = 1 << 24
-"""Characters of the largest string, or items of the largest list, that may arise."""
-MAX_TOTAL = 1 << 28
+MAX_TEXT = 1 << 22
+"""Characters of the largest text, or of all that a list holds, with `ITEM` more for each item."""
+MAX_TOTAL = 1 << 26
+"""Of all texts and lists that are made, searched, compared or written."""
+ITEM = 16
 MAX_NUMBER = 1 << 32
-MAX_LOOPS = 1_000_000
-MAX_SECONDS = 10.0
+MAX_LOOPS = 200_000
+MAX_SECONDS = 5.0
+"""The bounds above end every template before that, unless the machine is busy."""
 
 
 class TooMuch(Exception):
     """A bound is reached."""
+
+
+class TooMuchError(UserError):
+    """As the user is told."""
 
 
 @dataclass
@@ -42,20 +49,52 @@ class _Budget:
     def loop(self) -> None:
         self.loops -= 1
         if self.loops < 0 or time.monotonic() > self.end:
-            raise TooMuch(f"more than {MAX_LOOPS} loop iterations, or {MAX_SECONDS:g} seconds")
+            raise TooMuch(f"more than {MAX_LOOPS} loop iterations and calls, or {MAX_SECONDS:g} seconds")
+
+    def take(self, size: int) -> None:
+        self.text -= size
+        if size > MAX_TEXT or self.text < 0:
+            raise TooMuch(f"texts of more than {MAX_TEXT} characters, or of {MAX_TOTAL} together")
 
 
-_budget: ContextVar[_Budget] = ContextVar("budget")
-_SIZED = (str, bytes, list, tuple)
+_budget: ContextVar[_Budget | None] = ContextVar("budget", default=None)
+_SIZED = (str, bytes, list, tuple, dict)
 _WIDE = re.compile(r"\d{6}|\*|:[^}]*\{")
+_SHALLOW = frozenset({
+    "length", "count", "first", "last", "list", "reverse", "default", "d", "items", "attr", "batch", "slice",
+    "map", "select", "reject", "selectattr", "rejectattr",
+})  # fmt: skip
+"""Filters that don't look into what a list holds."""
+_LEFT_OUT = ("pprint", "random", "urlize", "striptags", "xmlattr", "wordwrap", "wordcount", "filesizeformat")
+"""Filters for web pages, whose time grows faster than the text."""
+_METHODS = ("translate", "maketrans", "expandtabs")
+"""Methods of text that make a long one of a short one."""
+
+
+def _size(value: Any) -> int:
+    """Characters and items of a value, all that it holds included, as often as it holds it."""
+    from jinja2.utils import Namespace
+
+    size, waiting = 0, [value]
+    while waiting and size <= MAX_TEXT:
+        inner = waiting.pop()
+        if isinstance(inner, str | bytes):
+            size += len(inner)
+            continue
+        if isinstance(inner, Namespace):
+            inner = getattr(inner, "_Namespace__attrs")  # noqa: B009  # it has no other way
+        if isinstance(inner, Mapping):
+            waiting += [*inner.keys(), *inner.values()]
+        elif isinstance(inner, list | tuple | set | frozenset):
+            waiting += inner
+        size += ITEM
+    return size
 
 
 def _bounded(value: Any) -> Any:
-    if isinstance(value, _SIZED):
-        budget = _budget.get()
-        budget.text -= len(value)
-        if len(value) > MAX_TEXT or budget.text < 0:
-            raise TooMuch(f"texts of more than {MAX_TEXT} characters")
+    """A value that is about to be written, compared or searched, or a new one."""
+    if (budget := _budget.get()) is not None:  # none while constants are computed at compile time
+        budget.take(_size(value))
     if isinstance(value, int) and abs(value) > MAX_NUMBER:
         raise TooMuch(f"a number above {MAX_NUMBER}")
     return value
@@ -63,6 +102,8 @@ def _bounded(value: Any) -> Any:
 
 def _may_call(name: str, arguments: list[Any]) -> None:
     """Refuse a call whose result would be too large to be looked at afterwards."""
+    if name in _METHODS and arguments and isinstance(arguments[0], str):
+        raise TooMuch(f"`{name}`, which may give far longer texts")
     sizes = [len(a) for a in arguments if isinstance(a, _SIZED)]
     numbers = [abs(a) for a in arguments if isinstance(a, int | float)]
     largest = max(numbers, default=0) * (max(sizes, default=1) if name in ("*", "indent") else 1)
@@ -72,20 +113,40 @@ def _may_call(name: str, arguments: list[Any]) -> None:
         raise TooMuch("a format of that width")
     if largest > MAX_TEXT or (name == "**" and largest > 64):
         raise TooMuch(f"`{name}` that gives more than {MAX_TEXT} characters")
+    if (budget := _budget.get()) is not None:
+        shallow = name in _SHALLOW
+        budget.take(
+            max(
+                (ITEM + len(a) if shallow and isinstance(a, _SIZED) else _size(a) for a in arguments),
+                default=0,
+            )
+        )
+
+
+def _listed(value: Any) -> Any:
+    """What is left of an iterator, as a list: its size must be known."""
+    return list(_counted(value)) if isinstance(value, Iterator) else value
 
 
 def _guarded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter or test; the environment or context that some take first is none of its arguments."""
+    passed = bool(getattr(function, "jinja_pass_arg", None))
+
     @wraps(function)
     def guarded(*args: Any, **kwargs: Any) -> Any:
-        _may_call(name, [*args, *kwargs.values()])
-        return _bounded(function(*args, **kwargs))
+        given = [*args[:passed], *map(_listed, args[passed:])]
+        _may_call(name, [*given[passed:], *kwargs.values()])
+        result = function(*given, **kwargs)
+        return result if name in _SHALLOW else _bounded(result)
 
     return guarded
 
 
 def _counted(items: Iterable[Any]) -> Iterator[Any]:
+    budget = _budget.get()
     for item in items:
-        _budget.get().loop()
+        if budget is not None:
+            budget.loop()
         yield item
 
 
@@ -108,8 +169,7 @@ def _environment() -> Any:
         intercepted_binops = frozenset(ImmutableSandboxedEnvironment.default_binop_table)
 
         def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-            if operator in ("*", "**", "%"):
-                _may_call(operator, [left, right])
+            _may_call(operator, [left, right])
             return _bounded(super().call_binop(context, operator, left, right))
 
         def wrap_str_format(self, value: Any) -> Any:
@@ -119,14 +179,20 @@ def _environment() -> Any:
             return super().wrap_str_format(value)
 
         def call(self, context: Any, obj: Any, /, *args: Any, **kwargs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-            _budget.get().loop()
-            owner = getattr(obj, "__self__", None)
-            _may_call(str(getattr(obj, "__name__", "")), [owner, *args, *kwargs.values()])
-            return _bounded(super().call(context, obj, *args, **kwargs))
+            if (budget := _budget.get()) is not None:
+                budget.loop()
+            owner, given = getattr(obj, "__self__", None), [*map(_listed, args)]
+            _may_call(str(getattr(obj, "__name__", "")), [owner, *given, *kwargs.values()])
+            return _bounded(super().call(context, obj, *given, **kwargs))
 
-    found = Bounded(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
-    found.filters = {name: _guarded(name, function) for name, function in found.filters.items()}
-    found.filters |= {"tojson": _tojson, "counted": _counted, "bounded": _bounded}
+    found = Bounded(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols], finalize=_bounded
+    )
+    found.filters |= {"tojson": _tojson}
+    found.filters = {n: _guarded(n, f) for n, f in found.filters.items() if n not in _LEFT_OUT}
+    found.filters |= {"counted": _counted, "bounded": _bounded}
+    found.tests = {name: _guarded(name, function) for name, function in found.tests.items()}
+    del found.globals["lipsum"]
 
     def refuse(message: str) -> None:
         raise TemplateError(message)
@@ -164,10 +230,24 @@ def _compiled(source: str) -> Any:
     for loop in tree.find_all(nodes.For):
         loop.iter = nodes.Filter(loop.iter, "counted", [], [], None, None, lineno=loop.lineno)
     for node in list(tree.find_all(nodes.Node)):
-        for name, value in node.iter_fields():
-            if isinstance(value, nodes.Concat):
-                setattr(node, name, nodes.Filter(value, "bounded", [], [], None, None, lineno=value.lineno))
+        _bound_operands(node, nodes)
     return environment.from_string(tree)
+
+
+def _bound_operands(node: Any, nodes: Any) -> None:
+    """What is joined or compared is looked at before, and what joining or slicing gives after that."""
+
+    def bounded(value: Any) -> Any:
+        return nodes.Filter(value, "bounded", [], [], None, None, lineno=value.lineno)
+
+    if isinstance(node, nodes.Concat):
+        node.nodes = [bounded(inner) for inner in node.nodes]
+    elif isinstance(node, nodes.Compare | nodes.Operand):
+        node.expr = bounded(node.expr)
+    for name, value in node.iter_fields():
+        sliced = isinstance(value, nodes.Getitem) and isinstance(value.arg, nodes.Slice)
+        if isinstance(value, nodes.Concat) or (sliced and value.ctx == "load"):
+            setattr(node, name, bounded(value))
 
 
 def render_jinja(source: str, variables: Mapping[str, Any]) -> str:
@@ -184,7 +264,7 @@ def render_jinja(source: str, variables: Mapping[str, Any]) -> str:
                 raise TooMuch(f"a text of more than {MAX_TEXT} characters")
         return "".join(text)
     except TooMuch as error:
-        raise UserError(f"the tokenizer's chat template asks for too much: {error}") from None
+        raise TooMuchError(f"the tokenizer's chat template asks for too much: {error}") from None
     except Exception as error:  # whatever a stranger's code stumbles over; jinja2's own errors are many, too
         line = getattr(error, "lineno", None)
         where = f" at line {line}" if line else ""

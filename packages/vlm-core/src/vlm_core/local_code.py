@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_core.errors import UserError
-from vlm_core.files import json_object, read_text
+from vlm_core.files import read_json, read_text
 from vlm_core.folder import sha256
 from vlm_core.printable import printable
 from vlm_core.private_folder import why_untrusted
@@ -82,7 +82,7 @@ def named_classes(folder: Path) -> list[str]:
     path = folder / CONFIG
     if not path.is_file():
         return []
-    found = json_object(read_text(path), path).get("auto_map")
+    found = read_json(path).get("auto_map")
     return list(_texts(found))
 
 
@@ -104,7 +104,7 @@ def refuse_references(assets: Path) -> None:
     path = assets / CONFIG
     if not path.is_file():
         return
-    for key, value in _items(json_object(read_text(path), path)):
+    for key, value in _items(read_json(path)):
         code = key.strip("_").startswith(("attn_implementation", "experts_implementation", "backbone"))
         if (code and "/" in value) or value.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
             raise UserError(
@@ -153,7 +153,7 @@ def keep_code(folder: Path, classes: Mapping[str, type]) -> None:
     for name, source in sources.items():
         (folder / name).write_text(source, encoding="utf-8")
     path = folder / CONFIG
-    content = with_auto_map(json_object(read_text(path), path), auto_map)
+    content = with_auto_map(read_json(path), auto_map)
     path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

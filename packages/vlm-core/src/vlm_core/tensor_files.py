@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vlm_core.errors import UserError
-from vlm_core.faults import UNSAFE
+from vlm_core.faults import UNSAFE, listed
 from vlm_core.files import open_regular, read_json
+from vlm_core.weight_files import check_header_size, format_of, header
 
 INDEX = ".index.json"
 _NAME = re.compile(r"[^\x00-\x1f\ud800-\udfff]{1,200}")
@@ -29,6 +30,24 @@ def read(path: Path, wrappers: tuple[str, ...] = ()) -> dict[str, Tensor]:
     if path.name.endswith(INDEX):
         return {name: tensor for shard in shards(path) for name, tensor in read(shard, wrappers).items()}
     return _tensors(path, _content(path), wrappers)
+
+
+def number_formats(files: Sequence[Path]) -> dict[str, str]:
+    """What safetensors calls the number format of every tensor in these files; raises `UserError` as `read`."""
+    found: dict[str, str] = {}
+    for file in files:
+        if file.suffix == ".safetensors":
+            found |= {name: str(stored.dtype) for name, stored in header(file).items()}
+        else:
+            found |= {name: format_of(tensor) for name, tensor in read(file).items()}
+    return found
+
+
+def files_beside(folder: Path) -> list[Path]:
+    """The weight files that transformers reads in a folder; raises `UserError` for an index of files elsewhere."""
+    for index in sorted(folder.glob(f"*{INDEX}")):
+        shards(index)
+    return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
 
 
 def shards(index: Path) -> list[Path]:
@@ -53,7 +72,9 @@ def shard_names(index: Path) -> list[str]:
     """The names in an index; raises `UserError` if one of them leads elsewhere."""
     found = read_json(index).get("weight_map")
     names = sorted(set(map(str, found.values()))) if isinstance(found, dict) else []
-    if not names or any(Path(name).name != name or not _NAME.fullmatch(name) for name in names):
+    if not names or any(
+        Path(name).name != name or name.endswith(INDEX) or not _NAME.fullmatch(name) for name in names
+    ):
         raise UserError(f"{index}: expected a weight_map from tensors to files beside it")
     return names
 
@@ -64,8 +85,11 @@ def _content(path: Path) -> object:
             raise UserError(f"{path}: a pointer of git-lfs, not the weights; `git lfs pull` fetches them")
     try:
         if path.suffix == ".safetensors":
+            check_header_size(path)
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_archive(path))
+    except UserError:
+        raise
     except pickle.UnpicklingError:
         raise UserError(f"{path}: {UNSAFE}") from None
     except Exception as error:  # the readers raise whatever a damaged file makes them stumble over
@@ -75,6 +99,17 @@ def _content(path: Path) -> object:
         ) from None
 
 
+def _is_archive(path: Path) -> bool:
+    """Whether this is PyTorch's zip archive; one that is compressed, as PyTorch never writes it, is refused."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    if any(m.compress_type != zipfile.ZIP_STORED or m.file_size != m.compress_size for m in members):
+        raise UserError(f"{path}: a compressed archive; PyTorch writes none")
+    return True
+
+
 def _tensors(path: Path, content: object, wrappers: tuple[str, ...]) -> dict[str, Tensor]:
     if isinstance(content, Mapping):
         content = next((content[key] for key in wrappers if isinstance(content.get(key), Mapping)), content)
@@ -82,5 +117,14 @@ def _tensors(path: Path, content: object, wrappers: tuple[str, ...]) -> dict[str
     if not tensors or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise UserError(
             f"{path}: expected tensors by name, got {type(content).__name__}; save a state_dict() alone"
+        )
+    size = path.stat().st_size
+    odd = [
+        name for name, t in tensors.items()
+        if t.layout != torch.strided or t.is_quantized or t.is_meta or t.nbytes > size
+    ]  # fmt: skip
+    if odd:
+        raise UserError(
+            f"{path}: {listed('of more numbers than the file, or no plain tensors', map(str, odd))}"
         )
     return dict(tensors)

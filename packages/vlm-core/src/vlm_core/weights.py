@@ -16,8 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_model
 from torch import Tensor, nn
 
-from vlm_core.errors import UserError
-from vlm_core.weight_file import opened
+from vlm_core.weight_files import Stored, check_fit, check_kind, opened
 
 WEIGHTS = "weights.safetensors"
 
@@ -104,20 +103,20 @@ def save_part(module: nn.Module, file: Path) -> None:
         save_model(module, str(file))
 
 
-def load_part(module: nn.Module, file: Path) -> None:
-    """Copy weights into the module's own tensors, one by one; raises `UserError` if names or shapes don't fit."""
-    with opened(file) as stored:
-        fill(module, stored.shapes, stored.read, file)
-
-
 @torch.no_grad()
 def fill(
     module: nn.Module, shapes: Mapping[str, tuple[int, ...]], read: Callable[[str], Tensor], where: Path
 ) -> None:
-    """As `load_part`, from tensors of these shapes that `read` gives by name; `where` is named in errors."""
-    own = _own(module)
-    for name in _checked(own, shapes, where):
-        own[name].copy_(read(name))
+    """Copy tensors of these shapes, which `read` gives by name, into the module's own; `where` is named in errors.
+
+    Raises `UserError` if they don't fit: see `check_fit`.
+    """
+    own = state(module)
+    check_fit(own, {name: Stored(shape) for name, shape in shapes.items()}, where)
+    for name in shapes:
+        tensor = read(name)
+        check_kind(own[name], tensor, name, where)
+        own[name].copy_(tensor)
 
 
 def attach_part(
@@ -126,11 +125,12 @@ def attach_part(
     """Put the file's tensors in place of the module's, which may be on the meta device.
 
     They are read into memory of their own: the file may change afterwards. With `dtype` all but `keeps_fp32` are
-    converted. Ties and marks on parameters stay. Raises `UserError` as `load_part`.
+    converted. Ties and marks on parameters stay. Raises `UserError` as `fill`.
     """
-    own, kept, found = _own(module), fp32_names(module), set()
+    own, kept, found = state(module), fp32_names(module), set()
     with opened(file) as stored:
-        for name in _checked(own, stored.shapes, file):
+        check_fit(own, stored.tensors, file)
+        for name in stored.tensors:
             tensor = stored.read(name)
             if name in kept:
                 tensor = tensor.float()
@@ -163,26 +163,9 @@ def own_memory(module: nn.Module) -> None:
             tensor.data = tensor.data.clone()
 
 
-def _own(module: nn.Module) -> dict[str, Tensor]:
+def state(module: nn.Module) -> dict[str, Tensor]:
     """Parameters and persistent buffers by name; tied ones are the same object."""
     return dict(module.state_dict(keep_vars=True))
-
-
-def _checked(own: dict[str, Tensor], shapes: Mapping[str, tuple[int, ...]], file: Path) -> list[str]:
-    """The names in the file. Missing, unexpected and misshapen ones are told apart; ties are stored once."""
-    unexpected = sorted(set(shapes) - set(own))
-    wrong = [f"{k} {shape} for {tuple(own[k].shape)}" for k, shape in shapes.items()
-             if k in own and shape != tuple(own[k].shape)]  # fmt: skip
-    if unexpected or wrong:
-        detail = (
-            f"unexpected {unexpected[:3]}" if unexpected else f"wrong shape: {', '.join(sorted(wrong)[:3])}"
-        )
-        raise UserError(f"{file}: does not fit the model of this spec: {detail}")
-    there = {id(own[k]) for k in shapes}
-    missing = [k for k, tensor in own.items() if id(tensor) not in there]
-    if missing:
-        raise UserError(f"{file}: {len(missing)} weights are missing, such as {missing[:3]}")
-    return list(shapes)
 
 
 def _replace(module: nn.Module, own: dict[str, Tensor], name: str, tensor: Tensor) -> None:

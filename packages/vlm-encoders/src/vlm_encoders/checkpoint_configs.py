@@ -6,10 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from vlm_core.errors import UserError
 from vlm_core.files import parse_json, read_json
+from vlm_core.weight_files import opened
 from vlm_encoders import checkpoints, preprocessor_config
 from vlm_encoders.pretrained_config import Told
 
@@ -126,9 +125,9 @@ def of_transformers(content: Mapping[str, Any]) -> dict[str, Any]:
 def _header(file: Path) -> Iterator[Told]:
     """The header of a safetensors file: its metadata, and whether it holds a model as OpenAI published CLIP."""
     try:
-        with safe_open(file, "pt") as content:
-            names, metadata = set(content.keys()), content.metadata() or {}
-    except (OSError, SafetensorError):  # no safetensors file: pickles have no header
+        with opened(file) as content:
+            names, metadata = set(content.tensors), content.metadata
+    except UserError:  # no safetensors file: pickles have no header
         return
     if names >= _OPENAI:
         yield Told(f"{file} (as OpenAI stores CLIP)", {"activation": "quick_gelu"})

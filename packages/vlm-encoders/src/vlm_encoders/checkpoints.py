@@ -10,6 +10,7 @@ from torch import Tensor
 from vlm_core import tensor_files
 from vlm_core.errors import UserError
 from vlm_core.tensor_files import INDEX
+from vlm_core.weight_files import warn_not_finite
 
 PACKAGE = "python:"
 WRAPPERS = ("state_dict", "model")
@@ -56,6 +57,13 @@ def in_folder(folder: Path) -> Path:
     return found
 
 
+def files(path: Path) -> list[Path]:
+    """The file, or the shards of an index."""
+    return tensor_files.shards(path) if path.name.endswith(INDEX) else [path]
+
+
 def read(path: Path) -> dict[str, Tensor]:
     """The tensors of a file or of all shards of an index, by name, taken out of a training script's wrapper."""
-    return tensor_files.read(path, WRAPPERS)
+    tensors = tensor_files.read(path, WRAPPERS)
+    warn_not_finite(tensors, path)
+    return tensors

@@ -14,10 +14,13 @@ from torch import Tensor, nn
 
 from vlm_core.errors import UserError
 from vlm_core.files import read_json
+from vlm_core.folder_model import check_plan
+from vlm_core.layer_counts import check_layers
 from vlm_encoders import checkpoints, matching
 from vlm_encoders.activations import set_activation
+from vlm_encoders.checkpoint_configs import of_open_clip
 from vlm_encoders.open_clip_pretrained_config import tower_facts
-from vlm_encoders.pretrained_config import SAVED, Facts, saved, spec_keys
+from vlm_encoders.pretrained_config import MAX_SIDE, SAVED, Facts, saved, spec_keys
 from vlm_encoders.timm_tower import TimmTower, set_size
 from vlm_encoders.tower import Tower, block_index, nearest, one_line, read_asset
 
@@ -83,14 +86,21 @@ def build_open_clip(
     """
     given = spec_keys(facts)
     if assets:
-        config = read_asset(assets, ASSET)
-        told = saved(config, given, config["preprocess_cfg"])
+        config, where = read_asset(assets, ASSET), str(assets / ASSET)
+        told = saved(
+            config, given, of_open_clip({"preprocess_cfg": config.get("preprocess_cfg")}, where), where
+        )
     else:
         if weights:
             _known(model, pretrained)
         config, told = _told(model, pretrained, given, there=weights)
-    visual, size, tower = _tower(config["model_cfg"], facts.get("image_size"))
-    if weights and not assets and (file := _weight_file(model, pretrained)):
+    model_cfg = _architecture(model, config)
+    check_layers(model_cfg, ASSET)
+    file = _weight_file(model, pretrained) if weights and not assets else None
+    if file:
+        check_plan(lambda: _visual(model_cfg, None), [file], f"open_clip's {model}")
+    visual, size, tower = _tower(model_cfg, facts.get("image_size"))
+    if file:
         _load(visual, file, f"open_clip's {model}")
     trunk = visual.trunk if tower is TimmTower else visual
     if tower is TimmTower:
@@ -120,6 +130,9 @@ def _visual(config: dict[str, Any], image_size: int | None) -> Any:
     }  # its weights come with the whole model's
     if ":" in (name := str(vision.get("timm_model_name"))):
         raise UserError(f"{ASSET}: timm_model_name is {name!r:.80}; expected a name that timm knows")
+    stages = vision.get("layers")
+    if isinstance(stages, list) and len(stages) != 4:
+        raise UserError(f"{ASSET}: layers is {stages!r:.60}; expected a number, or four")
     if image_size:
         vision["image_size"] = image_size
     try:
@@ -127,7 +140,7 @@ def _visual(config: dict[str, Any], image_size: int | None) -> Any:
         return open_clip_model._build_vision_tower(
             config["embed_dim"], settings, quick_gelu=config.get("quick_gelu", False)
         )
-    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+    except Exception as error:  # constructors raise whatever a value makes them stumble over
         raise UserError(f"open_clip cannot build this image tower: {one_line(error)}") from error
 
 
@@ -154,13 +167,22 @@ def _architecture(model: str, repository: dict[str, Any] | None) -> dict[str, An
     """open_clip's `model_cfg`, from the open_clip_config.json of a repository or folder if `model` is one."""
     if repository is not None:
         cfg = repository.get("model_cfg")
-        if not isinstance(cfg, dict) or not {"embed_dim", "vision_cfg"} <= cfg.keys():
+        if not isinstance(cfg, dict) or "embed_dim" not in cfg or not isinstance(cfg.get("vision_cfg"), dict):
             raise UserError(f"{model}: its {ASSET} has no model_cfg with embed_dim and vision_cfg")
+        _check_size(cfg["vision_cfg"].get("image_size", 224), model)
         return cfg
     architecture = open_clip.get_model_config(model)
     if architecture is None:
         raise UserError(f"open_clip has no model {model!r}{nearest(model, open_clip.list_models())}")
     return architecture
+
+
+def _check_size(size: Any, model: str) -> None:
+    sides = size if isinstance(size, list) and len(size) == 2 else [size]
+    if not all(type(side) is int and 0 < side <= MAX_SIDE for side in sides):
+        raise UserError(
+            f"{model}: its {ASSET} has image_size {size!r:.60}; expected 1 to {MAX_SIDE} pixels, or two sides"
+        )
 
 
 def _config_file(model: str) -> Path:

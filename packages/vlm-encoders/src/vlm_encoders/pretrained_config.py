@@ -17,6 +17,8 @@ KEYS = (*NEEDED, "crop_pct", "activation", "image_size")
 """All of them are keys of a spec."""
 DEFAULTS: dict[str, Any] = {"interpolation": "bicubic", "fit": "resize", "crop_pct": 1.0}
 SPEC = "the spec"
+MAX_SIDE = 8192
+"""Pixels of an image's side."""
 
 
 class Told(NamedTuple):
@@ -113,9 +115,11 @@ _VALID: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "std": (lambda v: _are_numbers(v, 3) and min(v) > 0, "three numbers above 0, for R, G and B in [0, 1]"),
     "image_size": (
-        lambda v: _are_numbers(v, 2) and all(isinstance(x, int) and x > 0 for x in v),
-        "height and width in pixels",
+        lambda v: _are_numbers(v, 2) and all(isinstance(x, int) and 0 < x <= MAX_SIDE for x in v),
+        f"height and width in pixels, at most {MAX_SIDE}",
     ),
+    "crop_pct": (lambda v: _are_numbers([v], 1) and 0 < v <= 1, "a number above 0, at most 1"),
+    "activation": (lambda v: isinstance(v, str), "the name of an activation"),
     "interpolation": (lambda v: isinstance(v, str), "the name of one of Pillow's filters"),
     "fit": (lambda v: v in ("resize", "pad", "crop"), "resize, pad or crop"),
 }
@@ -162,12 +166,27 @@ def _shown(value: Any) -> str:
     )
 
 
-def saved(content: Mapping[str, Any], spec: Mapping[str, Any], earlier: Mapping[str, Any]) -> Facts:
-    """The values in a model folder; `earlier` are those of folders of the first versions, with `fit` in the spec."""
-    if SAVED in content:
-        facts = Facts(content[SAVED]["values"], content[SAVED]["sources"])
-    else:
+def saved(
+    content: Mapping[str, Any], spec: Mapping[str, Any], earlier: Mapping[str, Any], where: str
+) -> Facts:
+    """The values in a model folder; `earlier` are those of folders of the first versions, with `fit` in the spec.
+
+    Raises `UserError`, which begins with `where`, for values that are missing or no valid setting.
+    """
+    kept = content.get(SAVED)
+    if kept is None:
         values = {**DEFAULTS, **{key: earlier[key] for key in KEYS if earlier.get(key) is not None}}
-        facts = Facts(values, dict.fromkeys(values, "saved with this model"))
-    changed = {key: value for key, value in spec.items() if not same(value, facts.get(key))}
-    return Facts({**facts.values, **changed}, {**facts.sources, **dict.fromkeys(changed, SPEC)})
+        kept = {"values": values, "sources": {}}
+    values, sources = (kept.get(k) if isinstance(kept, Mapping) else None for k in ("values", "sources"))
+    if not isinstance(values, Mapping) or not isinstance(sources, Mapping):
+        raise UserError(
+            f"{where}: {SAVED} has no values, or no sources of them; restore the folder from a copy"
+        )
+    if missing := [key for key in (*NEEDED, "crop_pct") if values.get(key) is None]:
+        raise UserError(f"{where}: {missing[0]} is missing; restore the folder from a copy")
+    told = {key: value for key, value in values.items() if key in KEYS and value is not None}
+    for key in told:
+        _check(key, [Told(where, told)])
+    changed = {key: value for key, value in spec.items() if not same(value, told.get(key))}
+    named = {key: str(sources.get(key, "saved with this model")) for key in told}
+    return Facts({**told, **changed}, {**named, **dict.fromkeys(changed, SPEC)})

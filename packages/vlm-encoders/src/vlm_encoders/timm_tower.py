@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -14,8 +15,11 @@ from torch import Tensor, nn
 
 from vlm_core.errors import UserError
 from vlm_core.files import read_json
+from vlm_core.folder_model import check_plan
+from vlm_core.layer_counts import check_layers
+from vlm_encoders import checkpoints
 from vlm_encoders.activations import activation_of, set_activation
-from vlm_encoders.checkpoint_configs import CONFIG, part
+from vlm_encoders.checkpoint_configs import CONFIG, of_timm, part
 from vlm_encoders.pretrained_config import SAVED, Facts, saved, spec_keys
 from vlm_encoders.timm_pretrained_config import Source, arguments_beside, tower_facts
 from vlm_encoders.timm_weights import load_file
@@ -23,8 +27,8 @@ from vlm_encoders.tower import Tower, block_index, nearest, one_line, read_asset
 
 ASSET = "timm.json"
 HUB, FOLDER = "hf-hub", "local-dir"
-_FACTORY = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
-"""Arguments of `timm.create_model` that make it read other files."""
+_CREATE = frozenset(inspect.signature(timm.create_model).parameters) - {"kwargs"} | {"pretrained_strict"}
+"""Where weights come from, and how the library runs."""
 
 
 class TimmTower(Tower):
@@ -95,21 +99,27 @@ def build_timm(
     Without `load` no weights are read, but what lies beside them is. `facts` are the keys of a spec that override it.
     Raises `UserError` for a name, an argument, a file or a download that fails.
     """
-    given, saved_model = spec_keys(facts), read_asset(assets, ASSET) if assets else {}
-    name, config, arguments = (_saved_name(saved_model), None, {}) if assets else _resolve(model)
+    given, saved_model = spec_keys(facts), _saved_model(assets) if assets else {}
+    name, config, arguments = _resolve(saved_model.get("model", model))
     if pretrained and model.startswith(FOLDER):
         pretrained, weights = False, model.removeprefix(f"{FOLDER}:")
     if weights is not None and not assets:
         arguments = {**arguments, **arguments_beside(weights, name, there=load)}
-    arguments = {**arguments, **saved_model.get("model_args", {}), **(model_args or {})}
+    kept = saved_model.get("model_args", {})
+    arguments = {**arguments, **kept, **(model_args or {})}
+    _check_arguments(name, arguments)
+    if assets:
+        _check_agreement(model_args or {}, kept, assets)
+    if weights is not None and load and not assets:
+        files = checkpoints.files(checkpoints.locate(weights))
+        check_plan(lambda: _create(name, config, arguments, False), files, f"timm's {model}")
     trunk = _create(name, config, arguments, pretrained and load and not assets)
     if weights is not None and load and not assets:
         load_file(trunk, weights, target=f"timm's {model}", match=match)
     if (model_args or {}).get("act_layer"):
         given.setdefault("activation", activation_of(trunk))
     if assets:
-        earlier = {**saved_model, "image_size": saved_model["input_size"][-2:]}
-        told = saved(saved_model, given, earlier)
+        told = saved(saved_model, given, of_timm(saved_model, ASSET), str(assets / ASSET))
     else:
         told = tower_facts(trunk, Source(model, name, config, pretrained, weights, load), given)
     size = set_size(trunk, told["image_size"], facts.get("image_size"))
@@ -124,21 +134,37 @@ def build_timm(
     )
 
 
+def _saved_model(assets: Path) -> dict[str, Any]:
+    """The content of `ASSET`, as far as it names the model."""
+    content, where = read_asset(assets, ASSET), str(assets / ASSET)
+    if not isinstance(name := content.get("model"), str) or ":" in name:
+        raise UserError(f"{where}: model is {name!r:.60}; expected a name that timm knows")
+    return {**content, "model_args": part(content, "model_args", where)}
+
+
+def _check_agreement(given: Mapping[str, Any], kept: Mapping[str, Any], assets: Path) -> None:
+    """What the spec says of a saved tower is what the folder says."""
+    if odd := [key for key, value in given.items() if kept.get(key) != value]:
+        raise UserError(
+            f"{assets}: model_args {odd[0]} differs between the spec and {ASSET}; they are of other models"
+        )
+
+
+def _check_arguments(name: str, arguments: Mapping[str, Any]) -> None:
+    """Refuse what only `timm.create_model` itself understands, which would read other files, and absurd sizes."""
+    if other := sorted(arguments.keys() & _CREATE):
+        raise UserError(
+            f"timm's {name}: model_args can't hold {', '.join(other)}, which would read other files or change "
+            "how timm runs; pretrained: and weights: name weights"
+        )
+    check_layers(arguments, f"timm's {name}: model_args")
+
+
 def _asset(told: Facts, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """What builds the same model again, in the layout that folders have had from the first version on."""
     kept = {"mean": list(told["mean"]), "std": list(told["std"]), "interpolation": told["interpolation"]}
     model = {"input_size": [3, *told["image_size"]], "model": name, "model_args": arguments}
     return {**kept, **model, SAVED: told.content()}
-
-
-def _saved_name(content: Mapping[str, Any]) -> str:
-    """What a model folder keeps: a name of timm's, never a repository or another folder."""
-    name = content.get("model")
-    if not isinstance(name, str) or ":" in name:
-        raise UserError(
-            f"{ASSET} of the saved encoder: model is {name!r:.80}; expected a name that timm knows"
-        )
-    return name
 
 
 def _resolve(model: str) -> tuple[str, dict[str, Any] | None, dict[str, Any]]:
@@ -176,11 +202,6 @@ def _create(
     """`timm.create_model` with its failures told apart: unknown name, failed download, wrong argument."""
     if not timm.is_model(name):
         raise UserError(f"timm has no model {name!r}{nearest(name, timm.list_models())}")
-    if other := sorted(_FACTORY & arguments.keys()):
-        raise UserError(
-            f"timm's {name}: model_args can't hold {', '.join(other)}, which would read other files; "
-            "pretrained: and weights: name weights"
-        )
     try:
         return timm.create_model(name, pretrained=pretrained, pretrained_cfg=config, **arguments)
     except Exception as error:  # hub, network and constructors each raise errors of their own

@@ -103,7 +103,7 @@ def _saved(assets: Path, spec: Mapping[str, Any]) -> Facts:
     earlier = {key: content.get(name) for key, name in names.items()}
     if size := _own_size(SimpleNamespace(**read_asset(assets, CONFIG))):
         earlier["image_size"] = size
-    return saved(content, spec, earlier)
+    return saved(content, spec, earlier, str(assets / PREPROCESSOR))
 
 
 def _own_size(config: Any) -> tuple[int, int] | None:

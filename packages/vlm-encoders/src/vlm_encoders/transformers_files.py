@@ -5,22 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.utils.hub import cached_file
 
 from vlm_core.errors import UserError
 from vlm_core.faults import listed, shape_of
+from vlm_core.folder_model import check_plan
 from vlm_core.layer_counts import check_config_file
 from vlm_core.local_code import OPTION
-from vlm_core.tensor_files import INDEX, shards
+from vlm_core.tensor_files import INDEX, files_beside, number_formats, shards
 from vlm_core.verbosity import errors_only, without_progress_bars
+from vlm_core.weight_files import warn_not_finite
 from vlm_encoders.tower import one_line
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
-PLAIN = ("F16", "BF16", "F32", "F64", "I32", "I64", "BOOL")
-"""Number formats of weights, and of the indices and masks that some models store beside them."""
+FLOATS = ("F16", "BF16", "F32", "F64")
+INDICES = ("I32", "I64", "BOOL")
+"""Number formats of the positions and masks that some models store beside their weights."""
 
 
 def _vision(config: Any) -> Any:
@@ -49,9 +51,14 @@ def pretrained(source: str, remote: dict[str, Any]) -> tuple[PreTrainedModel, di
     check_config_file(source)
     try:
         config = _vision(AutoConfig.from_pretrained(source, **remote))
+    except UserError:
+        raise
     except Exception as error:  # hub, network and each model's config raise errors of their own
         raise UserError(_failure(source, CONFIG, error)) from error
     try:
+        if Path(source).is_dir() and not remote["trust_remote_code"]:
+            files = files_beside(Path(source))
+            check_plan(lambda: AutoModel.from_config(config), files, Path(source) / CONFIG)
         with (
             errors_only("transformers"),
             without_progress_bars(),
@@ -62,7 +69,7 @@ def pretrained(source: str, remote: dict[str, Any]) -> tuple[PreTrainedModel, di
     except Exception as error:  # hub, network and file readers raise errors of their own
         raise UserError(_failure(source, "weights", error)) from error
     half = _vision_half(model)
-    report = {**report, "quantised": _quantised(source, remote["revision"])}
+    report = {**report, "not_floats": _not_floats(source, remote["revision"])}
     return half, report if half is model else {k: _below(v, "vision_model.") for k, v in report.items()}
 
 
@@ -83,7 +90,9 @@ def check(model: PreTrainedModel, report: dict[str, Any], blocks: str | None, so
     shapes = [item for item in report.get("mismatched_keys", ()) if item[0] in own]
     extra = [key for key in report.get("unexpected_keys", ()) if _in(blocks, key, model)]
     odd = [
-        key for key in report.get("quantised", ()) if _own_name(key, model) in own or _in(blocks, key, model)
+        f"{key}: {kind}"
+        for key, kind in report.get("not_floats", ())
+        if _own_name(key, model) in own or (kind not in INDICES and _in(blocks, key, model))
     ]
     problems = [
         listed(f"of the {len(own)} tensors of the vision tower are missing", lost, noun=""),
@@ -95,6 +104,7 @@ def check(model: PreTrainedModel, report: dict[str, Any], blocks: str | None, so
         listed(f"belong to blocks that {CONFIG} does not count", sorted(extra), noun=""),
         listed("are in a number format that holds no plain weights", odd, noun=""),
     ]
+    warn_not_finite(own, source)
     if any(problems):
         raise UserError(
             f"{source}: its weights do not fit {type(model).__name__} as its {CONFIG} describes it: "
@@ -112,19 +122,20 @@ def _own_name(key: str, model: PreTrainedModel) -> str:
     return key.removeprefix("vision_model.").removeprefix(f"{model.base_model_prefix or 'vision_model'}.")
 
 
-def _quantised(source: str, revision: str) -> list[str]:
-    """Tensors that safetensors files store in a quantiser's format; the library would cast them unseen."""
-    names = ("model.safetensors", "model.safetensors.index.json")
+def _not_floats(source: str, revision: str) -> list[tuple[str, str]]:
+    """Tensors that hold no floating-point numbers, with their formats; the library would cast them unseen."""
+    names = (
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "pytorch_model.bin",
+        "pytorch_model.bin.index.json",
+    )
     options = {"revision": revision, "local_files_only": True, "_raise_exceptions_for_missing_entries": False}
     path = next(filter(None, (cached_file(source, name, **options) for name in names)), None)
     files = [] if path is None else [Path(path)]
     if path and path.endswith(INDEX):
         files = shards(files[0])
-    found: list[str] = []
-    for file in files:
-        with safe_open(file, "pt") as content:
-            found += [k for k in content.keys() if content.get_slice(k).get_dtype() not in PLAIN]  # noqa: SIM118
-    return found
+    return [(name, kind) for name, kind in number_formats(files).items() if kind not in FLOATS]
 
 
 def preprocessor(source: str, remote: dict[str, Any], *, needed: bool) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ from vlm_core import tensor_files
 from vlm_core.errors import UserError
 from vlm_core.faults import listed
 from vlm_core.files import read_json
+from vlm_core.weight_files import warn_not_finite
 
 CONFIG = "config.json"
 _SAFE = ("model.safetensors.index.json", "model.safetensors")
@@ -49,16 +50,28 @@ def read_config(folder: Path) -> dict[str, Any]:
     return read_json(folder / CONFIG)
 
 
-def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """All floating-point tensors of a checkpoint folder by name; safetensors are preferred to pickles."""
+def _weights(folder: Path) -> Path:
+    """The weight file, or the index of its shards."""
     files = (*_SAFE, *_PICKLED)
     found = next((folder / name for name in files if (folder / name).exists()), None)
     if found is None:
         raise UserError(f"{folder}: no weights; expected one of {', '.join(files)}")
-    tensors = tensor_files.read(found)
+    return found
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold a checkpoint's tensors."""
+    found = _weights(folder)
+    return tensor_files.shards(found) if found.name.endswith(tensor_files.INDEX) else [found]
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """All floating-point tensors of a checkpoint folder by name; safetensors are preferred to pickles."""
+    tensors = tensor_files.read(_weights(folder))
     wrong = [f"{k}: {v.dtype}" for k, v in tensors.items() if not v.is_floating_point() or v.itemsize < 2]
     if wrong:
         raise UserError(
             f"{folder}: {listed('not in fp16, bf16 or fp32', wrong)}; quantised files can't be read, get the originals"
         )
+    warn_not_finite(tensors, folder)
     return tensors

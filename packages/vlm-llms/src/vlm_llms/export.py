@@ -10,21 +10,22 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from huggingface_hub import save_torch_state_dict
-from torch import Tensor
+from torch import Tensor, nn
 
 from vlm_core.cli.common import Parser, add_trust, local_path, run
 from vlm_core.cli.output import say
 from vlm_core.errors import UserError
 from vlm_core.folder import write_folder
+from vlm_core.folder_model import load_model
 from vlm_core.interfaces import LanguageModel
 from vlm_core.model_files import verify_model
 from vlm_core.offline import offline
 from vlm_core.spec import load_folder_spec
-from vlm_core.weights import WEIGHTS, disk_errors, load_part
+from vlm_core.weights import disk_errors
 from vlm_llms.checkpoint_files import CONFIG
 from vlm_llms.mamba import EPS, MambaLM
 from vlm_llms.mamba_checkpoint import EMBEDDING, HEAD, HF_EMBEDDING, MULTIPLE, padded
@@ -57,11 +58,14 @@ def load_llm(model: Path, *, trust_remote_code: bool = False) -> LanguageModel:
             f"{model}: no such model folder; vlm-assemble SPEC --out DIR and vlm-train write them"
         )
     verify_model(model)
-    spec = load_folder_spec(model, trust_remote_code=trust_remote_code)
+    config = load_folder_spec(model, trust_remote_code=trust_remote_code).llm
+
+    def build() -> nn.ModuleDict:
+        return nn.ModuleDict({"llm": config.build(weights=False, assets=model / "llm")})
+
     with offline():
-        lm = spec.llm.build(weights=False, assets=model / "llm")
-    load_part(lm, model / "llm" / WEIGHTS)
-    return lm.eval()
+        parts = load_model(build, model, ("llm",))
+    return cast(LanguageModel, parts["llm"].eval())
 
 
 def _state(lm: MambaLM) -> dict[str, Tensor]:

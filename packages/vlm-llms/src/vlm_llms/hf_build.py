@@ -8,23 +8,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils.hub import cached_file
 
 from vlm_core.errors import UserError
 from vlm_core.faults import UNSAFE, listed, shape_of
+from vlm_core.folder_model import check_plan
 from vlm_core.interfaces import Tokenizer
 from vlm_core.layer_counts import check_config_file
 from vlm_core.local_code import OPTION, refuse_references
-from vlm_core.tensor_files import check_indexes
+from vlm_core.tensor_files import check_indexes, files_beside, number_formats
 from vlm_core.verbosity import without_progress_bars
+from vlm_core.weight_files import warn_not_finite
 from vlm_core.weights import own_memory
 from vlm_llms.hf_adapter import TransformersLM
 from vlm_llms.hf_architecture import architecture, check_agreement
 from vlm_llms.hf_verify import verify
 from vlm_llms.tokenizer import FastTokenizer
 
+QUANTISED = 8
+"""Numbers in a byte, at most."""
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 
 
@@ -52,6 +55,8 @@ def build(
     check_config_file(model if assets is None else assets)
     try:
         if weights:
+            if not trust_remote_code:
+                _check_size(Path(model))
             inner = _with_weights(model, number, remote)
         else:
             if config is not None and assets is None:
@@ -72,6 +77,16 @@ def build(
     lm = TransformersLM(inner, load_tokenizer)
     verify(lm)
     return lm
+
+
+def _check_size(folder: Path) -> None:
+    """Refuse a local folder whose config.json describes a model that the weight files beside it could not hold."""
+    if not (folder / "config.json").is_file():
+        return
+    files = files_beside(folder)
+    config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+    per_byte = QUANTISED if hasattr(config, "quantization_config") else 2
+    check_plan(lambda: AutoModelForCausalLM.from_config(config), files, folder / "config.json", per_byte)
 
 
 def _remote(revision: str | None, trust_remote_code: bool) -> dict[str, Any]:
@@ -121,6 +136,7 @@ def _with_weights(model: str, dtype: torch.dtype, remote: dict[str, Any]) -> Any
     ]
     if any(problems):
         raise UserError(f"llm model {model!r}: {'; '.join(filter(None, problems))}")
+    warn_not_finite(dict(inner.named_parameters()), model)
     if not hasattr(inner.config, "quantization_config"):
         own_memory(inner)
     return inner
@@ -129,12 +145,10 @@ def _with_weights(model: str, dtype: torch.dtype, remote: dict[str, Any]) -> Any
 def _not_floats(model: str, remote: dict[str, Any]) -> str:
     """Weights that are no floating-point numbers: cast in silence, they would be noise."""
     found = cached_file(model, "config.json", revision=remote.get("revision"))
-    wrong = []
-    for path in sorted(Path(found or "").parent.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            names = [name for name in list(file.keys()) if name.endswith(".weight")]
-            kinds = {name: file.get_slice(name).get_dtype() for name in names}
-        wrong += [f"{name}: {kind}" for name, kind in kinds.items() if kind not in _FLOATS]
+    kinds = number_formats(files_beside(Path(found or "").parent))
+    wrong = [
+        f"{name}: {kind}" for name, kind in kinds.items() if name.endswith(".weight") and kind not in _FLOATS
+    ]
     return listed("quantised, though config.json names no quantisation", wrong)
 
 

@@ -24,6 +24,7 @@ from vlm_llms.tokenizer import FastTokenizer
 if TYPE_CHECKING:
     from vlm_llms.mamba_record import RecordedMamba
 
+ASSET = "mamba.json"
 EPS = 1e-5
 KEPT = (".A_log", ".D", ".dt_proj.bias")
 """Parameters of the recurrence: fp32 whatever the others are (README of mamba_ssm, "Precision")."""
@@ -218,10 +219,10 @@ class MambaLM(LanguageModel):
 
     def save_assets(self, folder: Path) -> None:
         super().save_assets(folder)
-        (folder / "mamba.json").write_text(json.dumps(self.shape, indent=1) + "\n")
+        (folder / ASSET).write_text(json.dumps(self.shape, indent=1) + "\n")
 
 
 def from_folder(assets: Path) -> MambaLM:
     """The architecture that `save_assets` wrote, without weights; the tokenizer is read when first used."""
-    shape = read_json(assets / "mamba.json")
+    shape = read_json(assets / ASSET)
     return MambaLM(**shape, load_tokenizer=lambda: FastTokenizer.load(assets))

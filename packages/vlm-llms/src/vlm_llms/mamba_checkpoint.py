@@ -12,7 +12,8 @@ from torch import Tensor
 
 from vlm_core.errors import UserError, shown
 from vlm_core.faults import listed, shape_of
-from vlm_llms.checkpoint_files import CONFIG, folder_of, read_config, read_tensors
+from vlm_core.folder_model import check_size
+from vlm_llms.checkpoint_files import CONFIG, folder_of, read_config, read_tensors, weight_files
 from vlm_llms.mamba import MambaLM
 from vlm_llms.mamba_shape import MambaShape
 
@@ -127,6 +128,12 @@ def check_config(shape: MambaShape, source: str, revision: str | None = None) ->
         raise UserError(
             f"{source}: its {CONFIG} describes {told}, but the published model of this name is {shape}"
         )
+
+
+def check_shape(shape: MambaShape, source: str, revision: str | None = None) -> None:
+    """Refuse an architecture of which the weight files can't hold half, before it takes memory."""
+    folder = folder_of(source, revision)
+    check_size(shape.parameters(), weight_files(folder), folder / CONFIG)
 
 
 def load_weights(model: MambaLM, source: str, revision: str | None = None) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from vlm_core.config import Download, LLMConfig, Recipe, WeightsSource, random_values
+from vlm_core.errors import UserError
 from vlm_core.hub import source_of
 from vlm_core.paths import LocalPath
 from vlm_llms.configs import TokenizerChoice, TrainTokenizer, at_hand, load_tokenizer, tokenizer_download
@@ -104,7 +105,7 @@ class MambaConfig(LLMConfig):
         `tokens` counts the tokenizer's ids; it is asked only where the vocabulary follows from it.
         """
         if assets is not None:
-            return MambaShape.saved(assets / "mamba.json")
+            return self._saved_shape(assets)
         if self.weights in PUBLISHED and not Path(self.weights).exists():
             return PUBLISHED[self.weights]
         if self.weights:
@@ -117,6 +118,17 @@ class MambaConfig(LLMConfig):
         rows = self.vocab_size or -(-tokens() // 8) * 8
         return MambaShape(vocab_size=rows, **sizes)
 
+    def _saved_shape(self, assets: Path) -> MambaShape:
+        """What `save_assets` wrote; it must be what the spec says, as far as the spec says it."""
+        where = assets / "mamba.json"
+        shape = MambaShape.saved(where)
+        for name, value in shape.model_dump().items():
+            if (told := getattr(self, name, None)) not in (None, value):
+                raise UserError(
+                    f"{where}: {name} is {value}, but the spec says {told}; they belong to other models"
+                )
+        return shape
+
     def build(self, *, weights: bool = True, assets: Path | None = None) -> MambaLM:
         import torch
 
@@ -124,6 +136,10 @@ class MambaConfig(LLMConfig):
 
         tokenizer = cache(lambda: load_tokenizer(self.tokenizer_source, assets))
         shape = self.shape(lambda: len(tokenizer()), assets)
+        if weights and self.weights:
+            from vlm_llms.mamba_checkpoint import check_shape
+
+            check_shape(shape, self.weights, self.revision)
         model = MambaLM(
             **shape.model_dump(),
             init_std=self.init_std,

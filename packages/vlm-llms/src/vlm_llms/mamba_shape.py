@@ -3,34 +3,36 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 from pydantic import Field, PositiveInt, ValidationError
 
 from vlm_core.config import StrictModel
 from vlm_core.errors import UserError
 from vlm_core.files import read_json
-from vlm_core.printable import printable
+
+MAX_WIDTH = 2**16
 
 
 class MambaShape(StrictModel):
     """What determines the architecture; `vocab_size` counts embedding rows, padding included."""
 
-    d_model: Annotated[PositiveInt, Field(le=2**16)]
-    n_layer: Annotated[PositiveInt, Field(le=1024)]
-    vocab_size: Annotated[PositiveInt, Field(le=2**22)]
-    d_state: Annotated[PositiveInt, Field(le=1024)] = 16
-    d_conv: Annotated[PositiveInt, Field(le=16)] = 4
-    expand: Annotated[PositiveInt, Field(le=16)] = 2
-    dt_rank: Annotated[PositiveInt, Field(le=2**16)] | None = None
+    d_model: PositiveInt = Field(le=MAX_WIDTH)
+    n_layer: PositiveInt = Field(le=1024)
+    vocab_size: PositiveInt = Field(le=2**22)
+    d_state: PositiveInt = Field(default=16, le=1024)
+    d_conv: PositiveInt = Field(default=4, le=16)
+    expand: PositiveInt = Field(default=2, le=16)
+    dt_rank: PositiveInt | None = Field(default=None, le=MAX_WIDTH)
 
     @classmethod
     def saved(cls, file: Path) -> MambaShape:
         """The shape in a `mamba.json`; raises `UserError` for a file that holds none."""
         try:
-            return cls(**read_json(file))
-        except (ValidationError, TypeError) as error:
-            raise UserError(f"{file}: not the shape of a Mamba: {printable(error, 300)}") from None
+            return cls.model_validate(read_json(file))
+        except ValidationError as error:
+            fault = error.errors()[0]
+            key = ".".join(map(str, fault["loc"]))
+            raise UserError(f"{file}: {key:.80}: {fault['msg']}; restore the folder from a copy") from None
 
     def parameters(self) -> int:
         """How many a model of this shape has; the output shares the embedding's."""

@@ -17,6 +17,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from vlm_core.errors import UserError
 from vlm_core.interfaces import ChatTemplate, Tokenizer
+from vlm_llms.tokenizer_checks import MAX_IDS, failures, read_definition
 from vlm_llms.tokenizer_files import CHAT_TEMPLATE, TOKENIZER, TokenizerFiles, read_files
 
 END = "<|endoftext|>"
@@ -53,19 +54,18 @@ class FastTokenizer(Tokenizer):
         chat_template: ChatTemplate | None = None,
     ) -> None:
         """`definition` is the text of a tokenizer.json. Raises `UserError` if it isn't one."""
-        try:
-            self._backend, control = _literal(json.loads(definition))
-        except Exception as error:  # the library raises bare Exception for whatever it can't read
-            raise UserError(
-                f"not a tokenizer.json: {error}; expected the file that `tokenizers` saves"
-            ) from None
+        content = read_definition(definition)
+        with failures("not a tokenizer.json", "expected the file that `tokenizers` saves"):
+            self._backend, control = _literal(content)
         self._definition, self.eos_id, self.bos_id = definition, eos_id, bos_id
         self.chat_template = chat_template
         ends = [id_ for id_ in (eos_id, bos_id) if id_ is not None]
+        if odd := [id_ for id_ in ends if not 0 <= id_ < MAX_IDS]:
+            raise UserError(f"end-of-text or BOS id {odd[0]}: no token's; expected 0 to {MAX_IDS - 1}")
         named = {name: id_ for id_ in ends if (name := self._backend.id_to_token(id_)) is not None}
         self.control_tokens = control | named
         self.control_ids = frozenset((*self.control_tokens.values(), *ends))
-        self._length = max(self._backend.get_vocab(with_added_tokens=True).values()) + 1
+        self._length = max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     @classmethod
     def load(cls, source: str | Path, revision: str | None = None) -> FastTokenizer:
@@ -83,7 +83,8 @@ class FastTokenizer(Tokenizer):
             raise UserError(
                 f"text {text!r:.60} holds half of a surrogate pair, which is no character; repair it"
             )
-        encoding = self._backend.encode(text, add_special_tokens=False)
+        with failures(f"the tokenizer can't encode {text!r:.60}", "its tokenizer.json is damaged"):
+            encoding = self._backend.encode(text, add_special_tokens=False)
         if self.control_ids.isdisjoint(encoding.ids):
             return encoding.ids
         return self._spelled(text, encoding.ids, encoding.offsets)
@@ -107,7 +108,9 @@ class FastTokenizer(Tokenizer):
 
     def split(self, text: str) -> list[str | int]:
         """See `Tokenizer.split`; a control token swallows the white space beside it where its authors want that."""
-        encoding, parts, at = self._author.encode(text, add_special_tokens=False), [], 0
+        with failures(f"the tokenizer can't encode {text!r:.60}", "its tokenizer.json is damaged"):
+            encoding = self._author.encode(text, add_special_tokens=False)
+        parts, at = [], 0
         for id_, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
             if id_ in self.control_ids:
                 parts += [text[at:start], id_]
@@ -117,7 +120,8 @@ class FastTokenizer(Tokenizer):
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`, control ids left out; bytes that are no UTF-8 become U+FFFD."""
         plain = [i for i in ids if i not in self.control_ids]
-        return self._backend.decode(plain, skip_special_tokens=True)
+        with failures(f"the tokenizer can't decode the ids {plain!r:.60}", "its tokenizer.json is damaged"):
+            return self._backend.decode(plain, skip_special_tokens=True)
 
     def token_id(self, token: str) -> int | None:
         """The id of a token by its exact name, control tokens included."""

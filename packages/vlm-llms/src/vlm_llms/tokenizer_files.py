@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from vlm_core.errors import UserError
-from vlm_core.files import JSON_BYTES, TOKENIZER_BYTES, json_object, read_json, read_text
+from vlm_core.files import JSON_BYTES, TOKENIZER_BYTES, read_json, read_text
 from vlm_core.interfaces import ChatTemplate
 from vlm_core.jinja_sandbox import MAX_SOURCE
+from vlm_llms.tokenizer_checks import read_definition
 
 TOKENIZER = "tokenizer.json"
 CHAT_TEMPLATE = "chat_template.jinja"
@@ -33,12 +34,7 @@ class TokenizerFiles:
 
     @cached_property
     def parsed(self) -> dict[str, Any]:
-        found = json_object(self.definition, f"{self.source} ({TOKENIZER})")
-        if not isinstance(found.get("model"), dict):
-            raise UserError(
-                f"{self.source}: no tokenizer model in it; expected the {TOKENIZER} of `tokenizers`"
-            )
-        return found
+        return read_definition(self.definition, f"{self.source} ({TOKENIZER})")
 
     @cached_property
     def _ids(self) -> dict[str, int]:
@@ -55,7 +51,7 @@ class TokenizerFiles:
             token = token.get("content") if isinstance(token, dict) else token
             if isinstance(token, str) and token in self._ids:
                 yield self._ids[token]
-            yield from [i for i in (id_ if isinstance(id_, list) else [id_]) if isinstance(i, int)]
+            yield from [i for i in (id_ if isinstance(id_, list) else [id_]) if type(i) is int]
 
     def eos_id(self) -> int:
         """The end-of-text id; raises `UserError` when nothing names it."""
@@ -92,7 +88,13 @@ class TokenizerFiles:
         wanted = self.beside.get("tokenizer_config.json", {}).get("add_bos_token")
         if wanted is False:
             return None
-        if (template := _first_id(self.parsed.get("post_processor"))) is not None or not wanted:
+        try:
+            template = _first_id(self.parsed.get("post_processor"))
+        except (AttributeError, IndexError, KeyError, TypeError, RecursionError) as error:
+            raise UserError(
+                f"{self.source}: the post_processor of {TOKENIZER} is damaged: {error!r:.80}"
+            ) from None
+        if template is not None or not wanted:
             return template
         for id_ in self._stated("bos"):
             return id_
@@ -110,7 +112,10 @@ def _first_id(processor: Any) -> int | None:
     if processor.get("type") != "TemplateProcessing" or not processor.get("single"):
         return None
     name = processor["single"][0].get("SpecialToken", {}).get("id")
-    return processor["special_tokens"][name]["ids"][0] if name is not None else None
+    id_ = processor["special_tokens"][name]["ids"][0] if name is not None else None
+    if id_ is not None and type(id_) is not int:
+        raise TypeError(f"the id {id_!r:.40}")
+    return id_
 
 
 def _collect(source: str, find: Callable[[str], Path | None], main: Path) -> TokenizerFiles:

@@ -18,6 +18,7 @@ from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from vlm_core.errors import UserError
+from vlm_core.folder_model import load_model
 from vlm_core.hf import parts, saving
 from vlm_core.hf.arguments import SAVING, as_device, as_dtype, local_folder, only, only_known
 from vlm_core.hf.configuration import VLMConfig
@@ -27,7 +28,7 @@ from vlm_core.hf.input_checks import check_rows, check_shapes, kept, segments_of
 from vlm_core.hf.training import Backbone, head_of, learnable, refuse_outside_loss, set_recompute, summed_loss
 from vlm_core.model import PARTS, VLM
 from vlm_core.model_files import verify_model
-from vlm_core.weights import attach_parts, empty_parameters, to_dtype
+from vlm_core.weights import to_dtype
 
 GIVEN = ("eos_token_id", "bos_token_id", "pad_token_id", "dtype", "name_or_path", "use_cache", "return_dict")
 """What a config may say otherwise than the folder: it is honoured, or changes nothing that is computed."""
@@ -86,9 +87,9 @@ class VLMForConditionalGeneration(VLMGeneration, PreTrainedModel, GenerationMixi
         folder = local_folder(pretrained_model_name_or_path, kwargs)
         manifest = verify_model(folder)
         config = _config(folder, config)
-        with empty_parameters():
-            inner = parts.build(folder, trust_remote_code=bool(kwargs.get("trust_remote_code")))
-        attach_parts(inner, folder, PARTS, as_dtype(dtype), as_device(device_map))
+        trust = bool(kwargs.get("trust_remote_code"))
+        to = as_dtype(dtype), as_device(device_map)
+        inner = load_model(lambda: parts.build(folder, trust_remote_code=trust), folder, PARTS, *to)
         model = cls(config, inner).eval()
         config.name_or_path, config.dtype = str(folder), model.dtype
         model.files, model.facts = saving.small_files(folder), manifest

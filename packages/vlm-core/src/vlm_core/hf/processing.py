@@ -18,6 +18,7 @@ from vlm_core.batch import collate
 from vlm_core.chat import Sample, TooLong, write
 from vlm_core.errors import UserError
 from vlm_core.files import read_json
+from vlm_core.folder_model import empty_model
 from vlm_core.generate import refuse_empty
 from vlm_core.hf import parts
 from vlm_core.hf.arguments import DECODING, PROCESSING, PROCESSOR, equal, local_folder, only, only_known
@@ -27,8 +28,7 @@ from vlm_core.hf.hub import upload_of
 from vlm_core.hf.saving import add_small_files, small_files, verify_small_files
 from vlm_core.hf.tokenizer import ProcessorTokenizer
 from vlm_core.interfaces import PADDING
-from vlm_core.model import VLM
-from vlm_core.weights import empty_parameters
+from vlm_core.model import PARTS, VLM
 
 NESTED = (
     "text_kwargs",
@@ -74,8 +74,8 @@ class VLMProcessor(ProcessorMixin):
         verify_small_files(folder)
         file = folder / "processor_config.json"
         config = read_json(file)
-        with empty_parameters():
-            model = parts.build(folder, trust_remote_code=bool(kwargs.get("trust_remote_code")))
+        trust = bool(kwargs.get("trust_remote_code"))
+        model = empty_model(lambda: parts.build(folder, trust_remote_code=trust), folder, PARTS)
         template = {"image": "{image}", "system_text": None, **config["template"]}
         return cls(model, SimpleNamespace(**template), small_files(folder))
 

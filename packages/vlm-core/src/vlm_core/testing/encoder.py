@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from vlm_core.config import NO_WEIGHTS, EncoderConfig
 from vlm_core.interfaces import Connector, Encoder
 from vlm_core.model import VLM
-from vlm_core.testing import frozen_modules, strangers
+from vlm_core.testing import damaged_assets, frozen_modules, strangers
 from vlm_core.weights import attach_part, empty_parameters, save_part, to_dtype
 
 
@@ -159,6 +159,14 @@ class EncoderSuite:
         """Building from saved files asks no network, and runs no code that a stranger put among them."""
         encoder.save_assets(tmp_path)
         strangers.check_saved(tmp_path, lambda: encoder_config.build(weights=False, assets=tmp_path))
+
+    def test_damaged_files_are_told(
+        self, encoder: Encoder, encoder_config: EncoderConfig, tmp_path: Path
+    ) -> None:
+        """Whatever became of a file that it saved, it is built again or a `UserError`."""
+        encoder.save_assets(tmp_path)
+        with torch.device("meta"):
+            damaged_assets.check(lambda: encoder_config.build(weights=False, assets=tmp_path), tmp_path)
 
     def test_preprocessing_is_saved(
         self, encoder: Encoder, encoder_config: EncoderConfig, tmp_path: Path

@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
+import torch
+
 from vlm_core.config import LLMConfig
 from vlm_core.interfaces import LanguageModel
+from vlm_core.testing import damaged_assets
 
 
 class TokenizerLines:
@@ -34,6 +37,17 @@ class TokenizerLines:
             assert getattr(again, fact) == getattr(tokenizer, fact), f"{fact} came back changed"
         for text in ("What is in the image?", *self.control_texts):
             assert again.encode(text) == tokenizer.encode(text)
+
+    def test_damaged_files_are_told(self, lm: LanguageModel, llm_config: LLMConfig, tmp_path: Path) -> None:
+        """Whatever became of a file that it saved, model and tokenizer are built again or a `UserError`."""
+        lm.save_assets(tmp_path)
+
+        def read() -> None:
+            with torch.device("meta"):
+                again = llm_config.build(weights=False, assets=tmp_path)
+            again.tokenizer.encode("What is in the image?")
+
+        damaged_assets.check(read, tmp_path)
 
     def test_every_token_has_an_embedding(self, lm: LanguageModel) -> None:
         assert len(lm.tokenizer) <= lm.vocab_size

@@ -1,0 +1,195 @@
+"""What a tokenizer.json may hold: checked before the `tokenizers` library, which can't be interrupted, reads it.
+
+The file comes with a model, from a stranger. Sizes are bounded, replacements can't multiply a text without end, and
+expressions that take more than a moment on plain text are refused.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from vlm_core.errors import UserError
+from vlm_core.files import json_object
+from vlm_core.printable import printable
+from vlm_llms.tokenizer_trial import try_patterns
+
+MAX_VALUES = 3_000_000
+MAX_IDS = 1 << 22
+MAX_ADDED = 1 << 15
+MAX_TOKEN = 4096
+"""Characters of a token, and of any other text in the file."""
+MAX_AFFIX = 64
+MAX_CHARSMAP = 4 * 2**20
+MAX_PIECES = 256
+MAX_GROWTH = 64
+"""Characters that may become of one."""
+_STEPS: tuple[str, ...] = ("normalizer", "pre_tokenizer", "decoder")
+
+
+@contextmanager
+def failures(what: str, expected: str) -> Iterator[None]:
+    """Tell as a `UserError` what the library raises: bare `Exception`, and panics, which are no `Exception` at all."""
+    try:
+        yield
+    except UserError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise UserError(f"{what}: {printable(error, 200)}; {expected}") from None
+
+
+def read_definition(text: str, where: str = "tokenizer.json") -> dict[str, Any]:
+    """The content of a tokenizer.json; raises `UserError` for what the library could not take in its stride."""
+    definition = json_object(text, where, MAX_VALUES)
+    try:
+        _check_added(definition.get("added_tokens") or [])
+        _check_model(definition.get("model"))
+        _check_steps(definition)
+        try_patterns(definition)
+    except UserError as error:
+        raise UserError(f"{where}: not a tokenizer.json that can be used: {error}") from None
+    return definition
+
+
+def _check_added(tokens: Any) -> None:
+    if not isinstance(tokens, list) or not all(isinstance(token, dict) for token in tokens):
+        raise UserError("added_tokens is no list of objects")
+    if len(tokens) > MAX_ADDED:
+        raise UserError(f"{len(tokens)} added tokens; at most {MAX_ADDED} are possible")
+    for token in tokens:
+        content = token.get("content")
+        if not isinstance(content, str):
+            raise UserError(f"an added token has no content: {token!r:.80}")
+        _check_token(content, token.get("id"))
+
+
+def _check_token(content: str, id_: Any) -> None:
+    if len(content) > MAX_TOKEN:
+        raise UserError(f"a token of {len(content)} characters; at most {MAX_TOKEN} are possible")
+    if not isinstance(id_, int) or isinstance(id_, bool) or not 0 <= id_ < MAX_IDS:
+        raise UserError(
+            f"token {printable(content, 40)!r} has the id {id_!r:.40}; expected 0 to {MAX_IDS - 1}"
+        )
+
+
+def _check_model(model: Any) -> None:
+    if not isinstance(model, dict):
+        raise UserError("no tokenizer model in it; expected the tokenizer.json of `tokenizers`")
+    vocab = model.get("vocab")
+    if isinstance(vocab, dict):
+        for content, id_ in vocab.items():
+            _check_token(content, id_)
+    elif isinstance(vocab, list):
+        for id_, piece in enumerate(vocab):
+            _check_piece(piece, id_)
+    else:
+        raise UserError("its model has no vocab")
+    for key in ("continuing_subword_prefix", "end_of_word_suffix"):
+        if len(affix := model.get(key) or "") > MAX_AFFIX:
+            raise UserError(f"{key} of {len(affix)} characters; at most {MAX_AFFIX} are possible")
+    _check_merges(model.get("merges"), model.get("continuing_subword_prefix") or "")
+    unknown = model.get("unk_id")
+    if unknown is not None and not (isinstance(unknown, int) and 0 <= unknown < len(vocab)):
+        raise UserError(f"unk_id {unknown!r:.40} is no token's; expected 0 to {len(vocab) - 1}")
+
+
+def _check_piece(piece: Any, id_: int) -> None:
+    """Of a Unigram vocabulary: a token and its logarithmic probability."""
+    if not isinstance(piece, list) or len(piece) != 2 or not isinstance(piece[0], str):
+        raise UserError(f"token {id_} is {piece!r:.60}; expected its text and its score")
+    _check_token(piece[0], id_)
+    if not isinstance(piece[1], int | float) or not math.isfinite(piece[1]):
+        raise UserError(
+            f"token {printable(piece[0], 40)!r} has the score {piece[1]!r:.40}; expected a number"
+        )
+
+
+def _check_merges(merges: Any, prefix: str) -> None:
+    """The library cuts `prefix` off every second part unseen."""
+    if not prefix or not isinstance(merges, list):
+        return
+    for merge in merges:
+        right = merge.rpartition(" ")[2] if isinstance(merge, str) else (merge or [""])[-1]
+        if not str(right).startswith(prefix):
+            raise UserError(
+                f"merge {merge!r:.60} doesn't begin with {prefix!r}, the continuing_subword_prefix"
+            )
+
+
+def _check_steps(definition: Mapping[str, Any]) -> None:
+    """Texts in normalizer, pre-tokenizer and decoder are short, and no text grows without end in them."""
+    growth = dict.fromkeys(_STEPS, 1.0)
+    for name in _STEPS:
+        pieces = list(_pieces(definition.get(name)))
+        if len(pieces) > MAX_PIECES:
+            raise UserError(f"its {name} has {len(pieces)} pieces; at most {MAX_PIECES} are possible")
+        if sum(piece.get("type") == "Precompiled" for piece in pieces) > 1:
+            raise UserError(f"its {name} has more than one Precompiled; one is possible")
+        for piece in pieces:
+            _check_texts(name, piece)
+            growth[name] *= max(1.0, _growth(piece))
+    for named in (_STEPS[:2], _STEPS[2:]):
+        if (factor := math.prod(growth[name] for name in named)) > MAX_GROWTH:
+            raise UserError(
+                f"its {' and '.join(named)} can make {factor:.3g} characters of one; at most {MAX_GROWTH} are possible"
+            )
+
+
+def _pieces(value: Any) -> Iterator[dict[str, Any]]:
+    """Every object inside, the outermost first."""
+    waiting = [value]
+    while waiting:
+        inner = waiting.pop()
+        if isinstance(inner, dict):
+            yield inner
+            waiting += list(inner.values())
+        elif isinstance(inner, list):
+            waiting += inner
+
+
+def _check_texts(name: str, piece: Mapping[str, Any]) -> None:
+    for key, value in piece.items():
+        if key == "precompiled_charsmap":
+            _check_charsmap(value)
+        elif isinstance(value, str) and len(value) > MAX_TOKEN:
+            raise UserError(
+                f"its {name} has a {key} of {len(value)} characters; at most {MAX_TOKEN} are possible"
+            )
+    if piece.get("type") == "Prepend" and len(str(piece.get("prepend"))) > MAX_AFFIX:
+        raise UserError(f"its {name} prepends more than {MAX_AFFIX} characters")
+    if piece.get("type") == "FixedLength" and not piece.get("length"):
+        raise UserError(
+            f"its {name} cuts text into pieces of length {piece.get('length')!r}; expected at least 1"
+        )
+
+
+def _growth(piece: Mapping[str, Any]) -> float:
+    """How many characters may become of one."""
+    if piece.get("type") == "ByteLevel":
+        return 4.0  # bytes of a character
+    if piece.get("type") != "Replace" or not isinstance(content := piece.get("content"), str):
+        return 1.0
+    pattern = piece.get("pattern")
+    text = pattern.get("String") if isinstance(pattern, dict) else None
+    if isinstance(text, str) and text:
+        return len(content) / len(text)
+    return 1.0 + len(content)  # an expression, or an empty text, may match between any two characters
+
+
+def _check_charsmap(value: Any) -> None:
+    """sentencepiece's table: the size of an index, the index, and what it points to, each text ended by a zero."""
+    try:
+        data = base64.b64decode(value, validate=True) if isinstance(value, str) else b""
+        size = int.from_bytes(data[:4], "little")
+        longest = max(map(len, data[4 + size :].split(b"\0")))
+        data[4 + size :].decode("utf-8")
+        sound = len(data) >= 8 and 0 < size <= len(data) - 4 and size % 4 == 0
+    except ValueError:
+        sound, longest, data = False, 0, b""
+    if not sound or longest > MAX_AFFIX * 4 or len(data) > MAX_CHARSMAP:
+        raise UserError("its precompiled_charsmap is damaged, or none")

@@ -1,0 +1,141 @@
+"""Whether the expressions of a tokenizer.json are quick: tried on plain text in another process, which can be ended."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Any
+
+from vlm_core.errors import UserError
+from vlm_core.printable import printable
+
+MAX_PATTERN = 4096
+CPU_SECONDS, WALL_SECONDS, MEMORY = 2, 60, 2 * 2**30
+LENGTHS = (40, 1000)
+"""Of the texts to try: where a pattern takes exponential time, and where it takes that of a third power."""
+_ALWAYS = "aA1 \n\r\t.,'-_éßあ中😀\u0301\u00a0\x01"
+_STEPS = ("normalizer", "pre_tokenizer", "decoder")
+_PART = re.compile(
+    r"(?P<escape>\\.)|(?P<open>\((?:\?(?:[:=!>~]|<[=!]|<?\w+[>:]|[imxW-]+:))?)|(?P<close>\))|"
+    r"(?P<class>\[\^?\]?(?:\\.|\[[^]]*\]|[^]\\])*\])|(?P<repeat>[*+]|\{\d+,\})|(?P<other>.)",
+    re.DOTALL,
+)
+_CHILD = """
+import json, sys
+given = json.loads(sys.stdin.buffer.read())
+sys.path[:] = given["path"]
+try:
+    import resource
+    seconds, memory = given["seconds"], given["memory"]
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+except ImportError:
+    pass
+from tokenizers import Tokenizer
+tokenizer = Tokenizer.from_str(given["definition"])
+for text in given["texts"]:
+    tokenizer.encode(text, add_special_tokens=False)
+    if tokenizer.decoder is not None:
+        tokenizer.decoder.decode([text])
+print("fine")
+"""
+
+
+def try_patterns(definition: Mapping[str, Any]) -> None:
+    """Raise `UserError` if normalizer, pre-tokenizer or decoder fail, or take seconds, on plain text.
+
+    Only a definition with expressions or a table of sentencepiece's is tried: all else takes time in proportion to
+    the text.
+    """
+    steps = {name: definition.get(name) for name in _STEPS}
+    patterns = sorted(set(_patterns(steps)))
+    for pattern in patterns:
+        if len(pattern) > MAX_PATTERN:
+            raise UserError(f"an expression of {len(pattern)} characters; at most {MAX_PATTERN} are possible")
+        if repeats_repeats(pattern):
+            raise UserError(
+                f"the expression {printable(pattern, 200)!r} repeats what is repeated: it may never end"
+            )
+    risky = patterns or "precompiled_charsmap" in json.dumps(steps)
+    if risky and (fault := _tried(json.dumps(steps), "".join(patterns))):
+        raise UserError(
+            f"its normalizer, pre-tokenizer or decoder can't be used: {fault}; expressions: "
+            f"{printable(' '.join(patterns), 200) or 'none'}"
+        )
+
+
+def repeats_repeats(pattern: str) -> bool:
+    """Whether what has no longest match is itself repeated without limit, as in `(a+)+`: exponential time."""
+    inside, closed = [False], False
+    for part in _PART.finditer(pattern):
+        kind, closed_before = part.lastgroup, closed
+        closed = False
+        if kind == "open":
+            inside.append(False)
+        elif kind == "close" and len(inside) > 1:
+            closed = inside.pop()
+            inside[-1] |= closed
+        elif kind == "repeat":
+            if closed_before:
+                return True
+            inside[-1] = True
+    return False
+
+
+def _patterns(value: Any) -> Iterator[str]:
+    waiting = [value]
+    while waiting:
+        inner = waiting.pop()
+        if isinstance(inner, dict):
+            if isinstance(pattern := inner.get("Regex"), str):
+                yield pattern
+            waiting += list(inner.values())
+        elif isinstance(inner, list):
+            waiting += inner
+
+
+@lru_cache(maxsize=32)
+def _tried(steps: str, pattern: str) -> str | None:
+    """What is wrong, or None."""
+    model = {"type": "WordLevel", "vocab": {"?": 0}, "unk_token": "?"}
+    definition = {
+        **json.loads(steps),
+        "version": "1.0",
+        "added_tokens": [],
+        "post_processor": None,
+        "model": model,
+    }
+    given = {
+        "definition": json.dumps(definition), "texts": _texts(pattern), "path": sys.path,
+        "seconds": CPU_SECONDS, "memory": MEMORY,
+    }  # fmt: skip
+    command = [sys.executable, "-I", "-c", _CHILD]
+    try:
+        done = subprocess.run(
+            command, input=json.dumps(given).encode(), capture_output=True, timeout=WALL_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return f"it takes more than {WALL_SECONDS} seconds for {max(LENGTHS)} characters"
+    if done.returncode == 0 and done.stdout.strip() == b"fine":
+        return None
+    if done.returncode < 0:
+        return f"it takes more than {CPU_SECONDS} seconds for {max(LENGTHS)} characters"
+    lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
+    return printable(lines[-1] if lines else "no reason given", 200)
+
+
+def _texts(pattern: str) -> list[str]:
+    """Runs of one character, and of two in turn, alone and before another: what a search goes back and forth in."""
+    literal = re.sub(r"\\.", "", pattern)[:200]
+    characters = list(dict.fromkeys(_ALWAYS + literal))[:60]
+    runs = [c * length for c in characters for length in LENGTHS]
+    runs += [(a + b) * (length // 2) for a, b in ("a1", "a ", "aA", "a.", "1.", " \n") for length in LENGTHS]
+    pairs = dict.fromkeys(re.findall(r"(?=(\w\w))", literal))
+    runs += [(pair * length)[:length] for pair in [*list(pairs)[:20], literal] for length in LENGTHS if pair]
+    needed = "\x02" + "".join(characters)  # a search that needs one of them somewhere goes on
+    return [run + end for run in runs for end in ("", "!", "a", "\n", needed)]
