@@ -13,7 +13,7 @@ from typing import Any
 from vlm_core.atomic import whole_folder
 from vlm_core.checksum import verified, with_checksum
 from vlm_core.errors import UserError
-from vlm_core.files import read_text
+from vlm_core.files import open_regular, read_text
 from vlm_core.printable import printable
 from vlm_core.private_folder import make_private, why_untrusted
 
@@ -25,7 +25,7 @@ _RESTORE = "restore the folder from a copy"
 def sha256(path: Path) -> str:
     """Hex digest of a file's bytes."""
     digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
+    with open_regular(path) as file:
         while data := file.read(2**16):
             digest.update(data)
     return digest.hexdigest()

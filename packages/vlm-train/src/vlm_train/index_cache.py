@@ -15,7 +15,7 @@ import numpy as np
 
 from vlm_core.atomic import remove, sweep
 from vlm_core.errors import BadSample, UserError
-from vlm_core.files import json_object, read_text
+from vlm_core.files import json_object, open_regular, read_text
 from vlm_core.folder import MANIFEST, verify_folder, write_folder
 from vlm_core.printable import printable
 from vlm_core.private_folder import why_untrusted
@@ -51,7 +51,7 @@ def sampled(file: BinaryIO) -> bytes:
 
 def pieces(path: Path) -> str:
     """`sampled`, of a file by name."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return sampled(file).hex()
 
 

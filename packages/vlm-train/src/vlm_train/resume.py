@@ -6,12 +6,11 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-import yaml
-
 from vlm_core.errors import UserError
 from vlm_core.model import PARTS
 from vlm_core.paths import file_names
 from vlm_core.spec import Spec
+from vlm_core.yaml_loader import parse
 from vlm_train.config import TrainConfig
 from vlm_train.run_inputs import Inputs, Source
 
@@ -47,7 +46,7 @@ def resolved(spec: Spec, train: TrainConfig) -> Spec:
 
 def differences(old: str, new: Spec) -> list[Difference]:
     """Where a spec differs from the text of an earlier one; a default that is new since then is no difference."""
-    a, b = dict(_flat(yaml.safe_load(_completed(old)))), dict(_flat(yaml.safe_load(new.to_yaml())))
+    a, b = (dict(_flat(parse(text, "spec.yaml").data)) for text in (_completed(old), new.to_yaml()))
     keys = [
         key
         for key in (*b, *(key for key in a if key not in b))
@@ -59,7 +58,7 @@ def differences(old: str, new: Spec) -> list[Difference]:
 def _completed(text: str) -> str:
     """A stored spec with the defaults of keys that are newer than it; unchanged if it is no longer valid."""
     try:
-        spec = Spec.model_validate(yaml.safe_load(text))
+        spec = Spec.model_validate(parse(text, "spec.yaml").data)
         return resolved(spec, TrainConfig.model_validate(spec.train)).to_yaml()
     except ValueError:
         return text
