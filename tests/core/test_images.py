@@ -140,10 +140,10 @@ def test_a_storage_that_stumbles_is_tried_again_and_one_that_fails_is_no_bad_sam
     path = save(tmp_path / "x.png", Image.new("L", (2, 2)))
     read, failures = files._read, [errno.EIO, errno.ESTALE]
 
-    def stumbling(name, max_bytes):
+    def stumbling(name, *limit):
         if failures:
             raise OSError(failures.pop(), "stumbled")
-        return read(name, max_bytes)
+        return read(name, *limit)
 
     monkeypatch.setattr(files, "_read", stumbling)
     monkeypatch.setattr(files, "PATIENCE", (0.0, 0.0))
