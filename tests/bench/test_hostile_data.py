@@ -140,9 +140,9 @@ def test_no_device_is_replaced_by_a_report(data: Path, tmp_path: Path, capsys: O
     odd = tmp_path / "odd"
     os.mkfifo(odd)
     said = answers(tmp_path, {"10": "dog", "2": "red", "31": "yes"})
-    assert "not a regular file" in refused(
+    assert "cannot write: " in refused(
         capsys, "score", "gqa", "--data", data, "--answers", said, "--save", odd
     )
     assert odd.is_fifo()
     printed(capsys, "score", "gqa", "--data", data, "--answers", said, "--save", tmp_path / "r" / "r.json")
-    assert "not a regular file" in refused(capsys, "report", tmp_path / "r", "--html", odd)
+    assert "cannot write: " in refused(capsys, "report", tmp_path / "r", "--html", odd)

@@ -92,10 +92,10 @@ def test_the_checkpoint_before_is_taken_and_the_damage_told(root, damage):
     for file in sorted(newer.iterdir()):
         shutil.copytree(newer, root.with_name("kept"))
         DAMAGE[damage](file)
-        path, (told,) = newest(root)
+        path, (told, kept) = newest(root)
         assert path == "00-align-00000002"
         assert file.name in told
-        assert told.endswith("kept as damaged-00-align-00000004; going on from the checkpoint before it")
+        assert kept == ("kept as damaged-00-align-00000004; going on from the checkpoint before it")
         assert names(root) == ["00-align-00000002", "damaged-00-align-00000004"]
         shutil.rmtree(root / "damaged-00-align-00000004")
         root.with_name("kept").rename(newer)
@@ -159,7 +159,7 @@ UNTRUE = {
 @pytest.mark.parametrize("untrue", UNTRUE)
 def test_a_manifest_that_is_not_true_is_damage(root, untrue):
     UNTRUE[untrue](root / "00-align-00000004")
-    path, (_,) = newest(root)
+    path, (_, _) = newest(root)
     assert path == "00-align-00000002"
 
 

@@ -213,7 +213,10 @@ def test_missing_inputs_are_taken_from_a_checkpoint(begun, tmp_path, caplog):
     edit(tmp_path / "copy.json", longer)
     with pytest.raises(UserError, match=r"inputs differ in train\.stages\.0\.data\.0"):
         go(begun, f"train.stages.0.data.0.path={tmp_path / 'copy.json'}")
-    assert re.search(r"inputs\.json: no such file; the copy in checkpoints/00-\S+ is taken", caplog.text)
+    assert re.search(
+        r"inputs\.json: cannot read this file: no such file; the copy in checkpoints/00-\S+ is taken",
+        caplog.text,
+    )
 
 
 def test_a_lost_spec_is_taken_from_the_inputs(begun, tmp_path, caplog):

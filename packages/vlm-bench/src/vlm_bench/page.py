@@ -22,18 +22,17 @@ Values = dict[str, Any]
 def to_html(models: Sequence[Results]) -> str:
     """The page as text."""
     titles = columns(models)
-    return render(
-        "vlm_bench",
-        "results.html",
-        names=", ".join(model.name for model in models),
-        titles=[*titles.values()],
-        own=[{"name": m.name, "cells": _own_cells(models, m, [*titles])} for m in models],
-        published=published_rows([*titles]),
-        paper=PAPER,
-        notes=[*legend(models), "Below the line: Table 1 of VL-Mamba (arXiv 2403.13600)."],
-        sections=[_section(models, m, entry, titles) for m in models for entry in m.entries],
-        long=LONG,
-    )
+    values = {
+        "names": ", ".join(model.name for model in models),
+        "titles": [*titles.values()],
+        "own": [{"name": m.name, "cells": _own_cells(models, m, [*titles])} for m in models],
+        "published": published_rows([*titles]),
+        "paper": PAPER,
+        "notes": [*legend(models), "Below the line: Table 1 of VL-Mamba (arXiv 2403.13600)."],
+        "sections": [_section(models, m, entry, titles) for m in models for entry in m.entries],
+        "long": LONG,
+    }
+    return render("vlm_bench", "results.html", values)
 
 
 def _own_cells(models: Sequence[Results], model: Results, names: Sequence[str]) -> list[Values]:

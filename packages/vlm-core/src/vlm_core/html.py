@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +15,13 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri
 """The Content-Security-Policy of every page: no script, nothing fetched, images only inside of the page."""
 
 
-def render(package: str, template: str, /, **values: Any) -> str:
+def render(package: str, template: str, values: Mapping[str, Any]) -> str:
     """The page that `template` in the folder `pages` of a package makes of `values`; it extends `layout.html`.
 
     Values are escaped, unless they come from `own_html`, and control characters in them become visible escapes. A
     value that a template names and nobody gave is an error.
     """
-    return _environment(package).get_template(template).render(values, policy=own_html(POLICY))
+    return _environment(package).get_template(template).render({**values, "policy": own_html(POLICY)})
 
 
 def own_html(text: str) -> str:

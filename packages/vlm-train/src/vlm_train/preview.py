@@ -181,7 +181,7 @@ def page(name: str, found: Sequence[tuple[Shown, Sequence[Span]]]) -> str:
         {"name": stage, "samples": [_sample(*one) for one in those]}
         for stage, those in groupby(found, lambda one: one[0].stage)
     ]
-    return render("vlm_train", "preview.html", name=name, stages=stages)
+    return render("vlm_train", "preview.html", {"name": name, "stages": stages})
 
 
 def _sample(shown: Shown, tokens: Sequence[Span]) -> dict[str, Any]:

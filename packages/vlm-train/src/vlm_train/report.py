@@ -68,13 +68,12 @@ def page(run: RunDir) -> str:
         "Spec": Part(text=text),
         "Versions": _versions(run),
     }
-    return render(
-        "vlm_train",
-        "report.html",
-        name=spec.get("name") or run.path.name,
-        state=_state(run, metrics, spec),
-        parts=[part._replace(title=title) for title, part in parts.items() if part],
-    )
+    values = {
+        "name": spec.get("name") or run.path.name,
+        "state": _state(run, metrics, spec),
+        "parts": [part._replace(title=title) for title, part in parts.items() if part],
+    }
+    return render("vlm_train", "report.html", values)
 
 
 def _state(run: RunDir, metrics: Records, spec: Mapping[str, Any]) -> str:

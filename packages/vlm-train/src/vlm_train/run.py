@@ -106,11 +106,9 @@ class Run:
         """What this run is made from, by content."""
         keys = [key for key, _ in run_inputs.datasets(self.train)]
         parts = [part for rows in (*self.rows, self.questions, self.unseen) for part in rows.parts]
-        opened = dict(zip(keys, parts, strict=True))
-        data = run_inputs.of_data(self.train, opened, {})
-        return Inputs(
-            data, run_inputs.of_exams(self.exams), run_inputs.of_files(self.spec, {}), versions(self.spec)
-        )
+        data = run_inputs.of_data(self.train, dict(zip(keys, parts, strict=True)), {})
+        exams, files = run_inputs.of_exams(self.exams), run_inputs.of_files(self.spec, {})
+        return Inputs(data, exams, files, versions(self.spec))
 
     def _go(self) -> results.Results:
         set_seed(self.train.seed)
@@ -153,9 +151,8 @@ class Run:
             self._track(position)
         self._tell_overlap()
         ahead = list(zip(self.train.stages, self.rows, strict=True))[position.stage :]
-        for told in (most(self.model, self.train, stage, rows) for stage, rows in ahead):
-            if told:
-                self._say(told)
+        for told in filter(None, (most(self.model, self.train, *each) for each in ahead)):
+            self._say(told)
         for number in range(position.stage, len(self.train.stages)):
             if number > position.stage:
                 position, resumed = replace(position, stage=number, step=0), None

@@ -159,6 +159,7 @@ class RunDir:
 
     def records(self, name: str) -> list[dict[str, Any]]:
         """Every whole line of a JSONL file of this folder, which may not be there yet."""
+        self.inside(name)
         return self._logs[name].read()
 
     def text(self, name: str) -> str | None:
@@ -183,7 +184,7 @@ class RunDir:
     def evaluation(self, name: str) -> dict[str, Any] | None:
         """A finished evaluation, by name; None, with a warning, for one that can't be read."""
         path = self._evaluation(name)
-        if not os.path.lexists(path):
+        if self.inside(f"{EVALUATIONS}/{path.name}") is None:
             return None
         try:
             record = verified(read_text(path), path)
