@@ -82,7 +82,9 @@ def test_a_manifest_is_verified_by_its_checksum(tiny_folder, tmp_path):
             load(tmp_path / "m")
     file.unlink()
     file.mkdir()
-    with pytest.raises(UserError, match=r"manifest\.json: a folder, expected a regular file"):
+    with pytest.raises(
+        UserError, match=r"manifest\.json: cannot read this file: a folder, expected a regular file"
+    ):
         load(tmp_path / "m")
 
 

@@ -74,7 +74,7 @@ def test_a_processor_that_was_saved_alone_without_its_file_is_told(processor, tm
     with pytest.raises(UserError, match=r"processor_config\.json: not JSON"):
         vlm_core.hf.VLMProcessor.from_pretrained(tmp_path)
     (tmp_path / "processor_config.json").unlink()
-    with pytest.raises(UserError, match=r"processor_config\.json: no such file"):
+    with pytest.raises(UserError, match=r"processor_config\.json: cannot read this file: no such file"):
         vlm_core.hf.VLMProcessor.from_pretrained(tmp_path)
 
 

@@ -55,7 +55,8 @@ def test_hostile_text(kind):
 def test_hostile_archives_and_folders(kind, examples):
     report = fuzz(kind, examples)
     check(report, examples)
-    assert report["outcomes"][{"archives": "all rows read", "folders": "loaded"}[kind]] > 10
+    good, least = {"archives": ("all rows read", 10), "folders": ("loaded", 3)}[kind]
+    assert report["outcomes"][good] > least
 
 
 @pytest.mark.slow

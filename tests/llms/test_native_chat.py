@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from transformers import CONFIG_MAPPING
 
 from vlm_core.assemble import build, load, save
 from vlm_core.chat import IMAGE, Message, write
+from vlm_core.checksum import with_checksum
 from vlm_core.cli import assemble as assemble_cli
 from vlm_core.conversation import Conversation
 from vlm_core.errors import UserError
@@ -227,7 +229,12 @@ def test_an_old_folder_still_loads(folder: Path, tmp_path: Path, clean_spec, qwe
     ids = write(spec.template, ASK, model.llm.tokenizer).ids
     assert model.llm.tokenizer.decode(ids).startswith("<|im_start|>user\nwhich")
     processor = json.loads((tmp_path / "old" / "processor_config.json").read_text())
-    (tmp_path / "old" / "processor_config.json").write_text(json.dumps({**processor, "template": old}))
+    text = json.dumps({**processor, "template": old})
+    (tmp_path / "old" / "processor_config.json").write_text(text)
+    manifest = json.loads((tmp_path / "old" / "manifest.json").read_text())
+    entry = {"bytes": len(text.encode()), "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    manifest["files"]["processor_config.json"] = entry
+    (tmp_path / "old" / "manifest.json").write_text(json.dumps(with_checksum(manifest)))
     assert VLMProcessor.from_pretrained(tmp_path / "old")(text="which colour is it")[
         "input_ids"
     ].tolist() == [ids]

@@ -127,7 +127,14 @@ def test_a_failing_storage_is_not_skipped(run_spec, monkeypatch):
     from vlm_core import files
 
     monkeypatch.setattr(files, "PATIENCE", ())
-    monkeypatch.setattr(files, "_read", lambda *_: (_ for _ in ()).throw(OSError(5, "stumbled")))
+    read = files._read
+
+    def failing(path, *limit):
+        if str(path).endswith(".yaml"):
+            return read(path, *limit)
+        raise OSError(5, "stumbled")
+
+    monkeypatch.setattr(files, "_read", failing)
     with pytest.raises(UserError, match="the storage fails: stumbled"):
         go(run_spec(evaluation=None), *SKIP)
 

@@ -211,7 +211,7 @@ def read(path: str | Path) -> Document:
     try:
         content = read_bytes(path, MAX_BYTES)
     except UserError as error:
-        reason = str(error).removeprefix(f"{path}: ")
+        reason = str(error).removeprefix(f"{printable(path)}: ").removeprefix("cannot read this file: ")
         raise UserError(f"{path}: cannot read this spec: {reason}") from None
     return parse(decode_text(content, path), str(path))
 

@@ -159,7 +159,8 @@ class _Window:
                 value, end = _DECODER.raw_decode(self.text, self.at)
             except json.JSONDecodeError as error:
                 rest = len(self.text) - self.at
-                if error.pos == self.at and rest > len("-Infinity"):  # nothing begins here
+                text = self.text.startswith('"', self.at)  # which may end farther on
+                if error.pos == self.at and rest > len("-Infinity") and not text:  # nothing begins here
                     raise
                 if rest > MAX_ROW:
                     raise ValueError(f"{error.msg}, or a row of more than {MAX_ROW} bytes") from None

@@ -127,7 +127,7 @@ def _told(error: Exception) -> tuple[str, int]:
     if isinstance(error, UserError):
         return str(error), 2
     if fault := system_fault(error):
-        return f"{rank}: {printable(fault)}", fault.code
+        return f"{rank}: {printable(fault, lines=True)}", fault.code
     lines = str(error).strip().splitlines()
     text = f"{rank}: {type(error).__name__}: {printable(lines[0]) if lines else ''}"
     return f"{text}\nif another process ended first, that is why; --debug shows where", 70

@@ -122,7 +122,7 @@ def _run(program: str, command: Callable[[argparse.Namespace], int | None], args
         return 130
     except Exception as error:
         if fault := system_fault(error):
-            print(f"{program}: {printable(fault)}", file=sys.stderr)
+            print(f"{program}: {printable(fault, lines=True)}", file=sys.stderr)
             return fault.code
         if isinstance(error, OSError) and error.filename is not None:  # a file that can't be used is no bug
             print(f"{program}: {printable(error.filename, 300)}: {error.strerror}", file=sys.stderr)
