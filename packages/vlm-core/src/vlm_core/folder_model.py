@@ -61,7 +61,9 @@ def _told(folder: Path) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise UserError(f"{folder}: {error}" if str(folder) not in str(error) else str(error)) from error
+        if str(folder) in str(error):
+            raise
+        raise UserError(f"{folder}: {error.lines[0]}", *error.lines[1:]) from error
     except Exception as error:
         reason = (str(error).strip().splitlines() or ["no reason given"])[0]
         raise UserError(

@@ -80,7 +80,7 @@ def build_fused(
         try:
             built.append(config.build(weights=weights, assets=assets and assets / str(i)))
         except UserError as error:
-            raise UserError(f"fused: {name}: {error}") from error
+            raise UserError(f"fused: {name}: {error.lines[0]}", *error.lines[1:]) from error
     return FusedEncoder(built, names)
 
 
