@@ -52,7 +52,7 @@ def _load(path: Path) -> str:
 
 def _damage(file: Path, rng: Random, others: list[Path]) -> None:
     kind = rng.random()
-    if not os.path.isfile(file):
+    if not _is_plain(file):
         return
     if kind < 0.06:
         file.unlink()
@@ -61,7 +61,7 @@ def _damage(file: Path, rng: Random, others: list[Path]) -> None:
         _odd(file, rng)
     elif kind < 0.18:
         other = rng.choice(others)
-        if os.path.isfile(other):
+        if _is_plain(other):
             file.write_bytes(other.read_bytes() if other.stat().st_size < 10**7 else b"")
     elif kind < 0.75 and file.suffix in (".json", ".yaml"):
         file.write_text(_other_values(file, rng), encoding="utf-8", errors="replace")
@@ -69,6 +69,11 @@ def _damage(file: Path, rng: Random, others: list[Path]) -> None:
         file.write_bytes(_other_header(file.read_bytes(), rng))
     else:
         file.write_bytes(mutate.data(file.read_bytes(), rng))
+
+
+def _is_plain(file: Path) -> bool:
+    """Whether this is still a file of the folder: through a link, an earlier damage, nothing is written."""
+    return os.path.isfile(file) and not file.is_symlink()
 
 
 def _odd(file: Path, rng: Random) -> None:

@@ -26,6 +26,8 @@ SOUND = {
     "tokenizer_config.json an empty object": "tokenizer.json names the end of text itself",
     "tokenizer vocab empty": "a model that knows no word",
     "tokenizer ids twice": "several spellings of one id",
+    "tokenizer splits by repeated repeats": "counts have an end, and no text is that long",
+    "tokenizer splits by an empty string": "between all characters",
     "tokenizer dropout 0.5": "pieces of words are chosen by chance",
     "tokenizer unk_token missing": "every byte is known",
     "tokenizer byte_fallback without bytes": "what is unknown is left out",
