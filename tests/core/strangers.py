@@ -10,7 +10,9 @@ from typing import Any
 
 import yaml
 
+from vlm_core.assemble import load
 from vlm_core.checksum import with_checksum
+from vlm_core.export import export_hf
 from vlm_core.folder import MANIFEST
 
 COMMIT = "0" * 40
@@ -74,3 +76,21 @@ def seal(folder: Path, **more: Path) -> None:
     }
     manifest = json.loads((folder / MANIFEST).read_text()) | {"files": listed}
     (folder / MANIFEST).write_text(json.dumps(with_checksum(manifest)))
+
+
+def openers(folder: Path, tmp_path: Path) -> dict[str, Callable[..., Any]]:
+    """Every way to open a model folder."""
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    import vlm_core.hf  # noqa: F401
+    from vlm_bench.tasks import Subject
+    from vlm_llms.export import load_llm
+
+    return {
+        "load": lambda **trust: load(folder, **trust),
+        "bench": lambda **trust: Subject.load(folder, None, "cpu", **trust),
+        "language model": lambda **trust: load_llm(folder, **trust),
+        "transformers": lambda **trust: AutoModelForImageTextToText.from_pretrained(folder, **trust),
+        "processor": lambda **trust: AutoProcessor.from_pretrained(folder, **trust),
+        "export": lambda **trust: export_hf(folder, tmp_path / "exported", **trust),
+    }

@@ -1,10 +1,8 @@
 """Files of strangers: opening them runs no code, asks no network and reads nothing outside their folder."""
 
 import json
-import os
 import shutil
 import sys
-from pathlib import Path
 
 import pytest
 import strangers
@@ -110,26 +108,9 @@ def test_with_permission_it_runs_and_the_folder_says_how_it_is_loaded(
     assert trace.exists()
 
 
-def _openers(folder, tmp_path):
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-
-    import vlm_core.hf  # noqa: F401
-    from vlm_bench.tasks import Subject
-    from vlm_llms.export import load_llm
-
-    return {
-        "load": lambda **trust: load(folder, **trust),
-        "bench": lambda **trust: Subject.load(folder, None, "cpu", **trust),
-        "language model": lambda **trust: load_llm(folder, **trust),
-        "transformers": lambda **trust: AutoModelForImageTextToText.from_pretrained(folder, **trust),
-        "processor": lambda **trust: AutoProcessor.from_pretrained(folder, **trust),
-        "export": lambda **trust: export_hf(folder, tmp_path / "exported", **trust),
-    }
-
-
 @pytest.mark.parametrize("way", ["load", "bench", "language model", "transformers", "processor", "export"])
 def test_a_folder_runs_its_code_only_with_permission(way, folder, trace, tmp_path):
-    opener = _openers(folder, tmp_path)[way]
+    opener = strangers.openers(folder, tmp_path)[way]
     with no_network(), pytest.raises(UserError) as refused:
         opener()
     for name in CODE:
@@ -255,7 +236,7 @@ def test_what_a_folder_may_not_name(kind, folder, tmp_path, trace):
     shutil.copytree(folder, tmp_path / "m")
     change(tmp_path / "m")
     strangers.seal(tmp_path / "m")
-    for opener in _openers(tmp_path / "m", tmp_path).values():
+    for opener in strangers.openers(tmp_path / "m", tmp_path).values():
         with no_network(), pytest.raises(UserError):
             opener()
     with no_network(), pytest.raises(UserError, match=message):
@@ -285,57 +266,6 @@ def test_open_clip_takes_its_tower_from_no_hub(tmp_path):
     file.write_text(json.dumps({**content, "preprocessing": {"values": facts, "sources": {}}}))
     with no_network():  # its pretrained weights are not fetched either
         OpenClipConfig(model="mine").build(weights=False, assets=tmp_path)
-
-
-def test_a_folder_names_no_file_outside_itself(tiny_folder, tmp_path):
-    secret = tmp_path / "secret"
-    secret.write_text("secret")
-    for name in ("../secret", str(secret), "llm/../../secret"):
-        shutil.copytree(tiny_folder, tmp_path / "m", dirs_exist_ok=True)
-        strangers.seal(tmp_path / "m", **{name: secret})
-        for opener in _openers(tmp_path / "m", tmp_path).values():
-            with pytest.raises(UserError, match=r"manifest.json: .*secret' is no file of this folder"):
-                opener()
-
-
-def test_a_link_leads_nowhere_else(tiny_folder, tmp_path):
-    shutil.copytree(tiny_folder, tmp_path / "m")
-    shutil.copytree(tiny_folder / "llm", tmp_path / "llm")
-    shutil.rmtree(tmp_path / "m" / "llm")
-    (tmp_path / "m" / "llm").symlink_to(tmp_path / "llm")
-    strangers.seal(tmp_path / "m")
-    with pytest.raises(UserError, match=r"m/llm: a link that leaves the folder, to .*/llm; put a copy there"):
-        load(tmp_path / "m")
-    (tmp_path / "m" / "llm").unlink()
-    (tmp_path / "m" / "llm").mkdir()
-    for file in (tmp_path / "llm").iterdir():
-        (tmp_path / "m" / "llm" / file.name).symlink_to(file)
-    strangers.seal(tmp_path / "m")
-    with pytest.raises(UserError, match="a link that leaves the folder"):
-        export_hf(tmp_path / "m", tmp_path / "exported")
-
-
-def test_the_links_of_the_hubs_cache_are_followed(tiny_folder, tmp_path):
-    """A snapshot there is links to `blobs` of the same repository."""
-    snapshot, blobs = tmp_path / "models--a--b" / "snapshots" / "c0ffee", tmp_path / "models--a--b" / "blobs"
-    blobs.mkdir(parents=True)
-    for i, file in enumerate(sorted(f for f in tiny_folder.rglob("*") if f.is_file())):
-        place = snapshot / file.relative_to(tiny_folder)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(file, blobs / str(i))
-        place.symlink_to(os.path.relpath(blobs / str(i), place.parent))
-    load(snapshot)
-
-
-def test_an_export_copies_what_the_manifest_lists(tiny_folder, tmp_path):
-    shutil.copytree(tiny_folder, tmp_path / "m")
-    (tmp_path / "m" / "notes.txt").write_text("mine alone")
-    export_hf(tmp_path / "m", tmp_path / "exported")
-    names = {f.relative_to(tmp_path / "m") for f in (tmp_path / "m").rglob("*") if f.is_file()}
-    exported = {
-        f.relative_to(tmp_path / "exported") for f in (tmp_path / "exported").rglob("*") if f.is_file()
-    }
-    assert names - exported == {Path("notes.txt")}
 
 
 def test_an_index_names_no_weights_elsewhere(home, tmp_path, trace):
