@@ -77,8 +77,11 @@ class Examples:
         return self._rows(ParquetConfig(path=str(folder / "x.parquet")))
 
     def _gzip(self, rng: Random, folder: Path) -> Callable[[], str]:
-        data = json.dumps(mutate.mutated({"questions": [{"question_id": 1, "question": "?"}]}, Random(rng.random()))
-                          if rng.random() < 0.5 else [1, 2]).encode()  # fmt: skip
+        data = json.dumps(
+            mutate.mutated({"questions": [{"question_id": 1, "question": "?"}]}, Random(rng.random()))
+            if rng.random() < 0.5
+            else [1, 2]
+        ).encode()
         content = gzip.compress(data) if rng.random() < 0.9 else _bomb(rng)
         path = folder / "questions.json.gz"
         path.write_bytes(mutate.data(content, rng) if rng.random() < 0.7 else content)

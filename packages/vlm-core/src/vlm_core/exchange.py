@@ -73,16 +73,40 @@ def card(spec: Spec, model: VLM, manifest: Mapping[str, Any]) -> str:
     ]
     return "\n".join(
         [
-            "---", "library_name: transformers", "pipeline_tag: image-text-to-text", "---", "",
-            f"# {text(spec.name)}", "", *_notes(manifest),
-            "| part | component | parameters |", "|---|---|---|", *parts, "",
-            *_usage(spec, bool(manifest.get("code")), _own_code(manifest)), "",
-            *_weights(manifest), *_preprocessing(model),
-            "## Spec", "", *fence(spec.to_yaml().rstrip(), "yaml"), "",
-            "## Made with", "", "| package | version |", "|---|---|", *versions, "",
-            "## Files", "", "| file | bytes | sha256 |", "|---|---|---|", *files, "",
+            "---",
+            "library_name: transformers",
+            "pipeline_tag: image-text-to-text",
+            "---",
+            "",
+            f"# {text(spec.name)}",
+            "",
+            *_notes(manifest),
+            "| part | component | parameters |",
+            "|---|---|---|",
+            *parts,
+            "",
+            *_usage(spec, bool(manifest.get("code")), _own_code(manifest)),
+            "",
+            *_weights(manifest),
+            *_preprocessing(model),
+            "## Spec",
+            "",
+            *fence(spec.to_yaml().rstrip(), "yaml"),
+            "",
+            "## Made with",
+            "",
+            "| package | version |",
+            "|---|---|",
+            *versions,
+            "",
+            "## Files",
+            "",
+            "| file | bytes | sha256 |",
+            "|---|---|---|",
+            *files,
+            "",
         ]
-    )  # fmt: skip
+    )
 
 
 def _weights(manifest: Mapping[str, Any]) -> list[str]:
@@ -127,13 +151,17 @@ def _usage(spec: Spec, code: bool, own: Sequence[str]) -> list[str]:
         [] if code else ["import vlm_core.hf  # pip install 'vlm-core[hf]' and the packages named below", ""]
     )
     lines = [
-        *packages, "from transformers import pipeline", "",
+        *packages,
+        "from transformers import pipeline",
+        "",
         f'ask = pipeline("image-text-to-text", model="path/to/{spec.name}"{trust})',
         'question = [{"type": "image", "path": "picture.png"}, {"type": "text", "text": "What is this?"}]',
         'ask(text=[{"role": "user", "content": question}])',
-    ]  # fmt: skip
+    ]
     return [
-        "## Use", "", *fence("\n".join(lines), "python"),
+        "## Use",
+        "",
+        *fence("\n".join(lines), "python"),
         *([] if code else ["", f"or `vlm-chat` with this folder{f' and `{OPTION}`' if own else ''}."]),
         *(["", f"It runs code of its own: {', '.join(map(text, own))}; read it first."] if own else []),
-    ]  # fmt: skip
+    ]

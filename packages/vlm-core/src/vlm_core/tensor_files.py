@@ -120,9 +120,10 @@ def _tensors(path: Path, content: object, wrappers: tuple[str, ...]) -> dict[str
         )
     size = path.stat().st_size
     odd = [
-        name for name, t in tensors.items()
+        name
+        for name, t in tensors.items()
         if t.layout != torch.strided or t.is_quantized or t.is_meta or t.nbytes > size
-    ]  # fmt: skip
+    ]
     if odd:
         raise UserError(
             f"{path}: {listed('of more numbers than the file, or no plain tensors', map(str, odd))}"

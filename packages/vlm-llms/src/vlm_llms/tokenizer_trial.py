@@ -111,9 +111,12 @@ def _tried(steps: str, pattern: str) -> str | None:
         "model": model,
     }
     given = {
-        "definition": json.dumps(definition), "texts": _texts(pattern), "path": sys.path,
-        "seconds": CPU_SECONDS, "memory": MEMORY,
-    }  # fmt: skip
+        "definition": json.dumps(definition),
+        "texts": _texts(pattern),
+        "path": sys.path,
+        "seconds": CPU_SECONDS,
+        "memory": MEMORY,
+    }
     command = [sys.executable, "-I", "-c", _CHILD]
     try:
         done = subprocess.run(

@@ -89,8 +89,11 @@ class LeftOut(_Record):
 
 
 LINES: dict[str, type[BaseModel]] = {
-    METRICS: Step, VALIDATION: Validation, EVALS: Evals, LEFT_OUT: LeftOut,
-}  # fmt: skip
+    METRICS: Step,
+    VALIDATION: Validation,
+    EVALS: Evals,
+    LEFT_OUT: LeftOut,
+}
 """Schemas of lines by the name of the log."""
 
 
