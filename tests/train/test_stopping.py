@@ -13,6 +13,7 @@ from vlm_core import generate
 from vlm_core.errors import UserError
 from vlm_core.spec import load_spec
 from vlm_train import evaluate, ranks, stopping, watchdog
+from vlm_train.exit_message import RESUMABLE
 from vlm_train.run import start
 from vlm_train.rundir import LOCK, RunDir
 from vlm_train.trainer import StageTrainer
@@ -65,7 +66,7 @@ def test_a_signal_saves_at_the_end_of_the_step_and_the_run_goes_on_exactly(run_s
     path = run_spec("part", evaluation=None, checkpoint_every=100)
     with pytest.raises(stopping.Stopped) as stopped:
         go(path)
-    assert stopped.value.code == stopping.CODE
+    assert stopped.value.code == RESUMABLE
     assert stopped.value.text.startswith("SIGTERM stopped the run after step 3 of stage align;")
     assert signal.getsignal(signal.SIGTERM) is before
     newest = max((path.parent / "part" / "checkpoints").iterdir())

@@ -6,6 +6,7 @@ import os
 import sys
 
 from vlm_train import exit_message, stopping
+from vlm_train.exit_message import RESUMABLE
 from vlm_train.stopping import Stopped
 
 _GO_ON = ("run", "launch", "sweep")
@@ -24,7 +25,7 @@ def main() -> int:
 
         return main()
     except Stopped as end:
-        return exit_message.say(end.text, stopping.CODE)
+        return exit_message.say(end.text, RESUMABLE)
     except KeyboardInterrupt:  # while a command that doesn't go on is still being imported
         os._exit(stopping.INTERRUPTED)
 

@@ -11,6 +11,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+RESUMABLE = 75
+"""Exit code of a run that was stopped and can be resumed: EX_TEMPFAIL of sysexits.h."""
+_FINAL = (2, RESUMABLE)
+"""Exit codes that a restart by the launcher can't mend: a user's error, or a request to stop."""
 _CODE_FILE = "exit-code"
 
 
@@ -20,10 +24,20 @@ def shared(environ: Mapping[str, str] = os.environ) -> Path | None:
     return Path(file).parents[1] if file else None
 
 
+def settled() -> int | None:
+    """The final exit code of an earlier attempt; the processes of this attempt end with it and print nothing."""
+    if (folder := shared()) is None:
+        return None
+    codes = [claimed(earlier) for earlier in folder.parent.glob("attempt_*") if earlier != folder]
+    return next((code for code in codes if code in _FINAL), None)
+
+
 def claim(code: int) -> bool:
     """Record the exit code; -> whether this process is the first of its node to end with a message."""
     if (folder := shared()) is None:
         return True
+    if settled() is not None:
+        return False
     aside = folder / f".{_CODE_FILE}-{os.getpid()}"
     try:
         aside.write_text(str(code))
@@ -52,7 +66,7 @@ def say(text: str, code: int) -> int:
     if claim(code):
         write(text)
         return code
-    return claimed() or code
+    return settled() or claimed() or code
 
 
 def write(text: str) -> None:

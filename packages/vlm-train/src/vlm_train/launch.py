@@ -21,6 +21,7 @@ from vlm_core.local_code import OPTION
 from vlm_core.parent_death import LAUNCHER
 from vlm_core.system_faults import killed
 from vlm_train import exit_message, ranks, stopping
+from vlm_train.exit_message import RESUMABLE
 from vlm_train.stragglers import killing_stragglers
 
 SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
@@ -202,7 +203,7 @@ def _ended_by(text: str, number: int) -> int:
     if number not in stopping.SIGNALS:
         return 128 + number
     name = text if text in signal.Signals.__members__ else signal.Signals(number).name
-    return exit_message.say(stopping.left(name).text, stopping.CODE)
+    return exit_message.say(stopping.left(name).text, RESUMABLE)
 
 
 def _told(logs: Path) -> int | None:

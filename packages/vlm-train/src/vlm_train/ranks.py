@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from vlm_core.errors import UserError
 from vlm_core.printable import printable
 from vlm_core.system_faults import system_fault
-from vlm_train import stopping
-from vlm_train.exit_message import claim, claimed, say, shared
+from vlm_train.exit_message import RESUMABLE, claim, say, settled
 from vlm_train.stopping import Stopped
 
 if TYPE_CHECKING:
@@ -93,14 +92,6 @@ def first_tells(accelerator: Accelerator, action: Callable[[], T]) -> T:
     return told[0]
 
 
-def settled() -> int | None:
-    """The exit code of an earlier attempt that another one can't mend: a user's error, or a request to stop."""
-    if (folder := shared()) is None:
-        return None
-    codes = [claimed(earlier) for earlier in folder.parent.glob("attempt_*") if earlier != folder]
-    return next((code for code in codes if code in (2, stopping.CODE)), None)
-
-
 def as_one(part: Callable[[], int], debug: bool) -> int:
     """Run this process's part of a group; an error of several processes is printed once. `debug` raises errors.
 
@@ -111,7 +102,7 @@ def as_one(part: Callable[[], int], debug: bool) -> int:
     try:
         return part()
     except Stopped as end:
-        return say(end.text, stopping.CODE)
+        return say(end.text, RESUMABLE)
     except Exception as error:
         text, code = _told(error)
         if debug:

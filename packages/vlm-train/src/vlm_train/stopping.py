@@ -20,22 +20,21 @@ from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 from vlm_train import exit_message
+from vlm_train.exit_message import RESUMABLE
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-CODE = 75
-"""Exit code of a run that was stopped and can be resumed: EX_TEMPFAIL of sysexits.h."""
 INTERRUPTED = 130
 """Exit code after a second Ctrl-C."""
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class Stopped(SystemExit):
-    """Ends the process with `CODE`; `text` is the message, with the step that was reached."""
+    """Ends the process with `RESUMABLE`; `text` is the message, with the step that was reached."""
 
     def __init__(self, text: str) -> None:
-        super().__init__(CODE)
+        super().__init__(RESUMABLE)
         self.text = text
 
 
@@ -45,7 +44,7 @@ def left(name: str) -> Stopped:
 
 
 def _leave(name: str) -> NoReturn:
-    code = exit_message.say(left(name).text, CODE)
+    code = exit_message.say(left(name).text, RESUMABLE)
     _kill_children()
     os._exit(code)
 

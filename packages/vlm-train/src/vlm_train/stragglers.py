@@ -8,11 +8,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vlm_train import exit_message, stopping
+from vlm_train.exit_message import RESUMABLE
 
 GRACE = 2.0
 """Seconds that processes have to end after one has told why the run ends; a stopped process never does."""
 _PAUSE = 0.2
-_SAVING = (stopping.CODE, stopping.INTERRUPTED)
+_SAVING = (RESUMABLE, stopping.INTERRUPTED)
 """Exit codes of runs that end in order: their processes may still be saving."""
 
 
