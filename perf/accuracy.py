@@ -15,7 +15,7 @@ from contests import error
 from tables import table
 from torch import Tensor
 
-from vlm_core.ssm.reference import recurrence
+from vlm_ssm.reference import recurrence
 
 BACKENDS = ("numba", "torch", "reference")
 STREAMS = ("u", "dt", "B", "C", "z")  # what is bf16 in a bf16 model

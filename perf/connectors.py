@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from vlm_connectors.scans import bsm, csm
 from vlm_connectors.vss import VSS, tables
-from vlm_core.ssm import MambaMixer
+from vlm_ssm import MambaMixer
 
 Parameters = Literal["shared", "ssm", "full"]
 

@@ -14,8 +14,8 @@ from transformers import MambaConfig, MambaModel
 from transformers.models.mamba import modeling_mamba as peer
 from transformers.utils import logging
 
-from vlm_core.ssm import MambaMixer, ops
 from vlm_llms.mamba import MambaLM
+from vlm_ssm import MambaMixer, ops
 
 logging.set_verbosity_error()  # transformers says at each start that its CUDA kernels are missing
 

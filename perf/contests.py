@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from tables import Run
 from torch import Tensor, nn
 
-from vlm_core.products import fast_products
-from vlm_core.ssm.backends import VARIABLE
+from vlm_core.numerics.low_precision_matmul import fast_products
+from vlm_ssm.backends import VARIABLE
 
 T = TypeVar("T")
 

@@ -19,16 +19,16 @@ from accelerate import Accelerator
 from common import parser, start
 from tables import Case, Run, compare, number, table, timed
 
-from vlm_core.assemble import build
-from vlm_core.spec import Spec, load_spec
-from vlm_train.config import TrainConfig
-from vlm_train.examples import reader_of
-from vlm_train.features.fill import Features, shape_of
-from vlm_train.rundir import RunDir
-from vlm_train.sources import joined
-from vlm_train.step import take_step
-from vlm_train.strategy import Replicated
-from vlm_train.trainer import StageTrainer
+from vlm_core.model_folder.assemble import build
+from vlm_core.spec.spec import Spec, load_spec
+from vlm_train.checkpoint.run_dir import RunDir
+from vlm_train.config.train import TrainConfig
+from vlm_train.data.dataset import reader_of
+from vlm_train.data.mixture import joined
+from vlm_train.distributed.strategy import Replicated
+from vlm_train.engine.train_step import take_step
+from vlm_train.engine.trainer import StageTrainer
+from vlm_train.feature_cache.cache import Features, shape_of
 
 SPEC = Path(__file__).parents[1] / "specs" / "quickstart.yaml"
 STAGES = (1, 2)

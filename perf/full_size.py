@@ -27,14 +27,14 @@ from common import parser, start
 from contests import inference, matrices, on, products
 from tables import Run, compare, number, ratio, table
 
-from vlm_core import assemble
-from vlm_core.chat import IMAGE, Message, write
-from vlm_core.generate import Decoding, Session
-from vlm_core.images import load_image
+from vlm_core.generation.generate import Decoding, Session
+from vlm_core.io.images import load_image
 from vlm_core.model import PARTS, VLM
-from vlm_core.products import native
-from vlm_core.spec import Spec, load_spec
-from vlm_core.weights import WEIGHTS
+from vlm_core.model_folder import assemble
+from vlm_core.model_folder.weights import WEIGHTS
+from vlm_core.numerics.low_precision_matmul import native
+from vlm_core.spec.spec import Spec, load_spec
+from vlm_core.text.render import IMAGE, Message, write
 
 ROOT = Path(__file__).parents[1]
 SPEC, PICTURE = ROOT / "specs" / "vl-mamba-2.8b.yaml", ROOT / "docs" / "img" / "triangle.png"

@@ -12,7 +12,7 @@ from common import keep_memory, machine, package
 from tables import Run, number, timed
 from torch import Tensor
 
-from vlm_core.ssm import backends
+from vlm_ssm import backends
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 FAST = backends.default(DEVICE)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from vlm_connectors.configs import MLPConfig, VSSL2Config, VSSMLPConfig
 from vlm_connectors.scans import bsm, csm
 from vlm_connectors.vss import tables
-from vlm_core.config import ConnectorConfig
+from vlm_core.plugins.config import ConnectorConfig
 
 
 class Sizes(NamedTuple):

@@ -76,7 +76,7 @@ def our_tokens(model: MambaLM, x: Tensor, count: int, record: bool) -> Callable[
     """Greedy, `count` tokens a call, each call going on where the last one ended."""
     with torch.inference_mode():
         logits, state = our_prefill(model, x)()
-        recorded = model.record(state) if record else None
+        recorded = model.cuda_graph_decoder(state) if record else None
 
     def run() -> None:
         nonlocal logits, state

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from vlm_connectors.scans import bsm, csm
 from vlm_connectors.vss import tables
-from vlm_core.ssm import backends, ops
+from vlm_ssm import backends, ops
 
 
 class Shape(NamedTuple):

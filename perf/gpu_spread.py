@@ -27,7 +27,7 @@ from gpu import DEVICE, gigabytes, gpu, peak, reset
 from gpu_trained import Size, Trained, seconds
 from tables import number, ratio, table
 
-from vlm_train import launch, ranks
+from vlm_train.distributed import launch, process_group
 
 NAMES = {"auto": "one GPU", "ddp": "DDP", "fsdp2": "FSDP2", "zero2": "ZeRO-2", "zero3": "ZeRO-3"}
 SMALL = Size("{type: mamba, d_model: 256, n_layer: 4, vocab_size: 1000}", "vit_tiny_patch16_224", 4, 48, 8)
@@ -65,7 +65,7 @@ def measure(name: str, options: Namespace) -> Found:
 
 def member(options: Namespace) -> None:
     """One process; the first writes down what was found."""
-    alone = ranks.place() is None
+    alone = process_group.place() is None
     found = {name: measure(name, options)._asdict() for name in (("auto",) if alone else options.strategies)}
     device = gpu() if DEVICE.type == "cuda" else machine(torch.get_num_threads())
     if alone or torch.distributed.get_rank() == 0:

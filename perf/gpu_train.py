@@ -18,12 +18,12 @@ from common import parser
 from gpu import DEVICE, clock, gigabytes, peak, reset, start
 from tables import number, ratio, table, turns
 
-from vlm_core.advise.advice import TEXT_TOKENS, Question, StageAdvice, advise
-from vlm_core.advise.gpus import GPUS
-from vlm_core.assemble import build
-from vlm_core.check import on_meta
+from vlm_core.diagnose.check import on_meta
+from vlm_core.diagnose.costs.advice import TEXT_TOKENS, Question, StageAdvice, advise
+from vlm_core.diagnose.costs.gpus import GPUS
 from vlm_core.model import PARTS, VLM
-from vlm_core.spec import Spec, load_spec
+from vlm_core.model_folder.assemble import build
+from vlm_core.spec.spec import Spec, load_spec
 
 SPEC = Path(__file__).parents[1] / "specs" / "vl-mamba-2.8b.yaml"
 SMOKE = [

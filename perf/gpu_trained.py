@@ -11,16 +11,16 @@ import torch
 from accelerate.state import AcceleratorState
 from tables import timed
 
-from vlm_core.assemble import build
-from vlm_core.batch import Batch
 from vlm_core.model import VLM
-from vlm_core.spec import load_spec
-from vlm_train import ranks
-from vlm_train.accelerator import accelerator_of
-from vlm_train.learner import Learner, lower
-from vlm_train.section import train_section
-from vlm_train.step import take_step
-from vlm_train.strategy import strategy_of
+from vlm_core.model_folder.assemble import build
+from vlm_core.spec.spec import load_spec
+from vlm_core.text.batch import Batch
+from vlm_train.config.section import train_section
+from vlm_train.distributed import process_group
+from vlm_train.distributed.accelerator import accelerator_of
+from vlm_train.distributed.strategy import strategy_of
+from vlm_train.engine.stage_state import Learner, lower
+from vlm_train.engine.train_step import take_step
 
 SPEC = Path(__file__).parents[1] / "specs" / "vl-mamba-2.8b.yaml"
 RATE = 1e-4
@@ -81,7 +81,7 @@ class Trained:
 
     def batches(self, number: int) -> list[Batch]:
         """Of a step's samples those of this process, or, for a process alone, all, one batch a process."""
-        here = ranks.place()
+        here = process_group.place()
         mine = range(self.share) if here is None else [here.rank]
         return [samples(self.model, self.size, number * self.share + i).to(self.device) for i in mine]
 

@@ -204,7 +204,7 @@ def cases(root: Path) -> list[Case]:
     def tables(out: Path) -> Any:
         return [(out / "table.md").read_text(), *(trained(out / row / "seed-0") for row in "ab")]
 
-    core, bench_cli = "vlm_core.cli.assemble", "vlm_bench.cli"
+    core, bench_cli = "vlm_core.cli.assemble", "vlm_bench.cli.main"
     return [
         Case("train", train, lambda out: ["run", path, "--set", f"train.output={out}"], trained),
         Case("features", train, cached, lambda out: trained(out / "run")),

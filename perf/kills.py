@@ -32,8 +32,19 @@ os.environ.update(
 
 from kill_cases import Case, cases, spec
 
-PRELOADED = ("torch", "timm", "matplotlib.figure", "openai", "vlm_train.run", "vlm_train.show", "vlm_bench.runner",
-             "vlm_core.cli.assemble", "vlm_core.export", "vlm_bench.cli", "vlm_train.__main__")  # fmt: skip
+PRELOADED = (
+    "torch",
+    "timm",
+    "matplotlib.figure",
+    "openai",
+    "vlm_core.cli.assemble",
+    "vlm_core.export.hf_export",
+    "vlm_train.run",
+    "vlm_train.cli.console",
+    "vlm_train.__main__",
+    "vlm_bench.run.runner",
+    "vlm_bench.cli.main",
+)
 """Imported before the processes fork, so that kills meet work, not imports; a sweep's runs import for themselves."""
 
 

@@ -18,7 +18,7 @@ from contestants import by_channel, our_scan, peer_scan, scan_inputs
 from contests import inference, on
 from tables import Run, Seconds, milliseconds, number, ratio, table, turns
 
-from vlm_core.ssm import MambaMixer
+from vlm_ssm import MambaMixer
 
 WIDTH = 768
 LENGTHS = [2**k for k in range(9, 16)]  # 512 … 32768

@@ -107,14 +107,14 @@ class Loading:
     def __init__(self, folder: Path, data: dict[str, str], workers: int, side: int, samples: int) -> None:
         from accelerate import Accelerator
 
-        from vlm_core.spec import load_spec
-        from vlm_train.examples import reader_of
-        from vlm_train.look import reading_model
-        from vlm_train.rundir import RunDir
-        from vlm_train.section import train_section
-        from vlm_train.sources import joined
-        from vlm_train.strategy import Replicated
-        from vlm_train.trainer import StageTrainer
+        from vlm_core.spec.spec import load_spec
+        from vlm_train.checkpoint.run_dir import RunDir
+        from vlm_train.cli.check_data import reading_model
+        from vlm_train.config.section import train_section
+        from vlm_train.data.dataset import reader_of
+        from vlm_train.data.mixture import joined
+        from vlm_train.distributed.strategy import Replicated
+        from vlm_train.engine.trainer import StageTrainer
 
         stage = {"name": "s", "trains": ["connector"], "data": [data], "lr": 1e-3, "batch_size": BATCH}
         spec = {
@@ -173,7 +173,7 @@ began = time.perf_counter()
 def held(name):
     with open("/proc/self/smaps_rollup") as file:
         return sum(int(line.split()[1]) for line in file if line.startswith(name)) / 1024
-import numpy, vlm_train.rowfile, vlm_train.tar_rows
+import numpy, vlm_train.data.json_files.json_rows, vlm_train.data.tar_files.tar_rows
 before = held("Private")
 rows = {config}(path=sys.argv[1]).rows()
 for i in range(0, len(rows), max(1, len(rows) // 1000)):

@@ -22,12 +22,12 @@ from tables import Case, Run, compare
 from torch import Tensor
 
 from vlm_connectors.configs import MLPConfig
-from vlm_core.asking import Asker, divided
 from vlm_core.benchmark import Question
-from vlm_core.chat import IMAGE, Message, write
-from vlm_core.generate import Session
+from vlm_core.evaluation.inference import Asker, divided
+from vlm_core.generation.generate import Session
 from vlm_core.model import VLM
-from vlm_core.template import TEMPLATES
+from vlm_core.text.render import IMAGE, Message, write
+from vlm_core.text.template import TEMPLATES
 from vlm_encoders.configs import TimmConfig
 from vlm_llms.mamba import MambaLM
 from vlm_llms.tokenizer import train_bpe

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlm_core.check import Arithmetic, check
-from vlm_core.spec import Spec, load_spec
+from vlm_core.diagnose.check import Arithmetic, check
+from vlm_core.spec.spec import Spec, load_spec
 
 _FENCE = re.compile(r"^( *)(`{3,}|~{3,})\s*([^`]*)$")
 _FILE = re.compile(r"# ([\w./-]+\.ya?ml)\n")

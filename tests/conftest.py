@@ -85,8 +85,8 @@ def clean_spec(tiny_spec, tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_folder(tiny_spec, tmp_path_factory):
     """A saved model folder of `tiny_spec`; don't write into it."""
-    from vlm_core.assemble import build, save
-    from vlm_core.spec import Spec
+    from vlm_core.model_folder.assemble import build, save
+    from vlm_core.spec.spec import Spec
 
     spec = Spec.model_validate(tiny_spec)
     path = tmp_path_factory.mktemp("model") / "tiny"
@@ -97,6 +97,6 @@ def tiny_folder(tiny_spec, tmp_path_factory):
 @pytest.fixture
 def tiny_model(tiny_folder):
     """The model of `tiny_folder`, freshly loaded."""
-    from vlm_core.assemble import load
+    from vlm_core.model_folder.assemble import load
 
     return load(tiny_folder)[0]

@@ -1,8 +1,8 @@
-"""Files that a user or a folder names are opened by `vlm_core.files` alone: regular, bounded, with errors of their own.
+"""Files that a user or a folder names are opened by `vlm_core.io.files` alone: regular, bounded, with own errors.
 
 `Path.read_text` waits for a FIFO, fills memory from a device and raises what no command expects; `json.loads` raises
-`RecursionError` and `ValueError`. New code calls `vlm_core.files.read_text`, `read_bytes`, `read_json`, `parse_json` or
-`open_regular`; a place that must do otherwise stands here with its reason.
+`RecursionError` and `ValueError`. New code calls `read_text`, `read_bytes`, `read_json`, `parse_json` or `open_regular`
+of that module; a place that must do otherwise stands here with its reason.
 """
 
 import ast
@@ -16,19 +16,19 @@ PARSES = {
     ("json", "load"), ("json", "loads"), ("yaml", "load"), ("yaml", "safe_load"), ("yaml", "compose"),
     ("pickle", "load"), ("pickle", "loads"), ("torch", "load"), ("np", "load"),
 }  # fmt: skip
-HOME = {"vlm_core/files.py", "vlm_core/atomic.py"}
+HOME = {"vlm_core/io/files.py", "vlm_core/io/atomic.py"}
 """Where files are opened."""
 NO_FILES = {("Image", "open"), ("question", "open"), ("run", "open"), ("self", "open")}
 """Methods called `open` that take no path from outside: Pillow's gets bytes, the others are this project's own."""
 EXCEPTIONS = {
     # what the system or Python holds
-    "vlm_core/doctor.py": "/proc/cpuinfo",
-    "vlm_core/system_faults.py": "/proc/self/cgroup and the limits of control groups",
-    "vlm_core/ssm/kernels/jit.py": "this package's own sources and /proc/self/maps",
-    "vlm_core/origin.py": "the metadata of an installed distribution",
+    "vlm_core/diagnose/doctor.py": "/proc/cpuinfo",
+    "vlm_core/runtime/system_faults.py": "/proc/self/cgroup and the limits of control groups",
+    "vlm_ssm/numba/kernels/jit.py": "this package's own sources and /proc/self/maps",
+    "vlm_core/plugins/distribution.py": "the metadata of an installed distribution",
     # what this project installs
-    "vlm_core/skeleton.py": "this package's own templates",
-    "vlm_core/bundle.py": "Python sources of installed modules",
+    "vlm_core/plugins/scaffold.py": "this package's own templates",
+    "vlm_core/export/code_export.py": "Python sources of installed modules",
     # what a test wrote
     "vlm_core/testing/strangers.py": "assets that a component has just saved",
     "vlm_core/testing/damaged_assets.py": "assets that a component has just saved",
@@ -37,24 +37,24 @@ EXCEPTIONS = {
     # JSON that a library made in this process
     "vlm_core/hf/modeling.py": "a config.json that was read when the folder was verified",
     "vlm_encoders/transformers_build.py": "what a config object of transformers writes",
-    "vlm_core/checksum.py": "what it has just written as JSON",
+    "vlm_core/io/checksum.py": "what it has just written as JSON",
     "vlm_llms/tokenizer_trial.py": "what it sends to a process of its own, and gets from there",
-    "vlm_train/run_log.py": "lines that wait in memory; a damaged line of a file is inside a try",
-    "vlm_train/watchdog.py": "what a rank of this run has put into the store",
-    "vlm_train/exit_message.py": "the exit code that a rank of this run wrote, inside a try",
-    "vlm_train/rowindex.py": "names of an index whose hash was verified",
+    "vlm_train/checkpoint/jsonl_log.py": "lines that wait in memory; a damaged line of a file is inside a try",
+    "vlm_train/distributed/watchdog.py": "what a rank of this run has put into the store",
+    "vlm_train/distributed/exit_message.py": "the exit code that a rank of this run wrote, inside a try",
+    "vlm_train/data/json_files/json_index.py": "names of an index whose hash was verified",
     # lines whose faults are caught where they stand: RecursionError, too
-    "vlm_bench/journal.py": "lines of answers, and the files that answers are appended to",
+    "vlm_bench/run/answer_log.py": "lines of answers, and the files that answers are appended to",
     "vlm_bench/readers/answers.py": "the first line of a text, to tell its format",
-    "vlm_train/jsonscan.py": "rows, bounded before they are parsed",
+    "vlm_train/data/json_files/json_reader.py": "rows, bounded before they are parsed",
     # files that grow while they are held
-    "vlm_train/pool.py": "a job's log and the lock of a sweep",
-    "vlm_train/features/store.py": "marks of damaged features",
+    "vlm_train/sweep/process_pool.py": "a job's log and the lock of a sweep",
+    "vlm_train/feature_cache/store.py": "marks of damaged features",
     # formats of their own
-    "vlm_train/index_cache.py": "np.load without pickles, of a file that was verified",
-    "vlm_train/tar_walk.py": "tarfile.open of a file that was opened as a regular one",
+    "vlm_train/data/index_cache.py": "np.load without pickles, of a file that was verified",
+    "vlm_train/data/tar_files/tar_reader.py": "tarfile.open of a file that was opened as a regular one",
     # tensors
-    "vlm_core/tensor_files.py": "torch.load with weights_only, of a file that was opened as a regular one",
+    "vlm_core/model_folder/published_files.py": "torch.load, weights_only, of a file opened as a regular one",
 }
 
 

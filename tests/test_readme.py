@@ -78,7 +78,7 @@ def test_fragments_of_specs_are_valid(tmp_path):
 
 def test_the_error_it_shows_is_the_real_one(tmp_path):
     from vlm_core.errors import SpecError
-    from vlm_core.spec import load_spec
+    from vlm_core.spec.spec import load_spec
 
     (shown,) = [b.text.strip() for b in blocks(README) if b.text.startswith("specs/mine.yaml:")]
     file = tmp_path / "mine.yaml"

@@ -9,7 +9,7 @@ REASONS = {
     "autograd": "torch.library hands over as many gradients as there were outputs",
 }
 CHECKED = {
-    "vlm_core/config.py": {"__init_subclass__": "__init_subclass__"},
+    "vlm_core/plugins/config.py": {"__init_subclass__": "__init_subclass__"},
     "vlm_core/hf/modeling.py": {"from_pretrained": "only_known", "save_pretrained": "only", "to": "_parse_to"},
     "vlm_core/hf/generation.py": {"generate": "refuse"},
     "vlm_core/hf/processing.py": {
@@ -20,7 +20,7 @@ CHECKED = {
     "vlm_core/hf/training.py": {"__call__": "read"},
     "vlm_bench/lmms/model.py": {"__init__": "UserError"},
     "vlm_connectors/connectors.py": {"vss_mlp": "VSS", "vss_l2": "VSS"},
-    "vlm_core/ssm/ops.py": {"_expect": "items"},
+    "vlm_ssm/ops.py": {"_expect": "items"},
     "vlm_encoders/timm_tower.py": {"__init__": "__init__", "build_timm": "spec_keys"},
     "vlm_encoders/transformers_tower.py": {"__init__": "__init__"},
     "vlm_encoders/open_clip_tower.py": {"__init__": "__init__", "build_open_clip": "spec_keys"},

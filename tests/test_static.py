@@ -50,7 +50,7 @@ OWN_FILES = {
     "path", [p for p in sources() if "src" in p.parts], ids=lambda p: str(p.relative_to(ROOT))
 )
 def test_text_of_others_is_read_by_one_function(path):
-    """`vlm_core.files.read_text` skips byte order marks and knows every line end; `Path.read_text` does neither."""
+    """`vlm_core.io.files.read_text` skips byte order marks and knows every line end; `Path.read_text` does neither."""
     calls = [
         node.lineno
         for node in ast.walk(ast.parse(path.read_text()))

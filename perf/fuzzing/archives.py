@@ -18,9 +18,9 @@ from fuzzing import mutate, values
 from fuzzing.rows import ROWS
 from fuzzing.training import PNG, outcome_of, reader
 from vlm_bench.readers.files import read_json
-from vlm_core.config import DatasetConfig
-from vlm_train.parquet import ParquetConfig
-from vlm_train.webdataset import WebDatasetConfig
+from vlm_core.plugins.config import DatasetConfig
+from vlm_train.data.parquet import ParquetConfig
+from vlm_train.data.webdataset import WebDatasetConfig
 
 TURNS = ROWS[0]["conversations"]
 RECORDS: list[dict[str, Any]] = [

@@ -15,7 +15,7 @@ import yaml
 
 from fuzzing import mutate, specs, values
 from fuzzing.training import spec_of
-from vlm_core.assemble import build, load, save
+from vlm_core.model_folder.assemble import build, load, save
 
 MANIFEST = "manifest.json"
 PLACES = ("/dev/zero", "/etc/passwd", "/", "nowhere", ".", "/proc/self/mem")

@@ -10,7 +10,7 @@ from typing import Any
 
 from fuzzing import mutate, values
 from fuzzing.training import DATA_URL, PNG, outcome_of, reader
-from vlm_train.llava import LlavaConfig
+from vlm_train.data.llava import LlavaConfig
 
 QUESTION = "<image>\nWhich colour is it?"
 ROWS: list[dict[str, Any]] = [

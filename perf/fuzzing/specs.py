@@ -12,12 +12,12 @@ from typing import Any
 import yaml
 
 from fuzzing import mutate, values
-from vlm_core.initial_weights import refuse_untrained, weight_rows
-from vlm_core.spec import Spec, load_spec
-from vlm_core.validate import validate
-from vlm_core.yaml_loader import parse
-from vlm_train import grid
-from vlm_train.section import train_section
+from vlm_core.io.yaml_loader import parse
+from vlm_core.model_folder.initial_weights import refuse_untrained, weight_rows
+from vlm_core.spec.spec import Spec, load_spec
+from vlm_core.spec.validate import validate
+from vlm_train.config.section import train_section
+from vlm_train.sweep import grid
 
 ROOT = Path(__file__).parents[2]
 FENCE = re.compile(r"^```yaml[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)

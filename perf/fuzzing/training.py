@@ -12,12 +12,12 @@ import torch
 import yaml
 from PIL import Image
 
-from vlm_core.config import DatasetConfig
-from vlm_core.spec import Spec, load_spec
-from vlm_train.examples import Examples, Reader, reader_of
-from vlm_train.look import reading_model
-from vlm_train.micro import to_micro
-from vlm_train.section import train_section
+from vlm_core.plugins.config import DatasetConfig
+from vlm_core.spec.spec import Spec, load_spec
+from vlm_train.cli.check_data import reading_model
+from vlm_train.config.section import train_section
+from vlm_train.data.collate import to_micro
+from vlm_train.data.dataset import Examples, Reader, reader_of
 
 TEXTS = ["what color is the shape? red", "is there a circle? yes no", "a blue triangle on a white ground"]
 

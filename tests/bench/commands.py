@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from bench_files import write_jsonl
 
-from vlm_bench.cli import main
+from vlm_bench.cli.main import main
 
 Out = pytest.CaptureFixture[str]
 Runner = Callable[..., list[str]]

@@ -5,9 +5,9 @@ import signal
 import sys
 from pathlib import Path
 
-from vlm_bench import runner
-from vlm_bench.cli import main
-from vlm_bench.journal import answer_line
+from vlm_bench.cli.main import main
+from vlm_bench.run import runner
+from vlm_bench.run.answer_log import answer_line
 
 left = int(sys.argv[1])
 out = Path(sys.argv[sys.argv.index("--out") + 1])

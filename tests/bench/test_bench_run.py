@@ -14,11 +14,12 @@ import pytest
 from commands import FAST, Out, Runner, printed, refused, rows, said, scored
 from layout import picture
 
-from vlm_bench import journal, progress, ranks, run, runner, selection, tasks
-from vlm_bench.cli import main
-from vlm_core import asking
+from vlm_bench.cli import run, selection
+from vlm_bench.cli.main import main
+from vlm_bench.run import answer_log, process_group, progress, runner, tasks
+from vlm_core.evaluation import inference
 from vlm_core.model import VLM
-from vlm_core.registry import installed
+from vlm_core.plugins.registry import installed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 EIGHT = ["gqa", "mm-vet", "mmbench", "mme", "pope", "scienceqa", "textvqa", "vqa-v2"]
@@ -150,7 +151,7 @@ def test_an_image_is_read_once_and_nothing_is_asked_twice(
 def test_a_template_without_a_common_beginning_is_said(
     command: Runner, tmp_path: Path, monkeypatch, capsys
 ) -> None:
-    class Other(asking.Asker):
+    class Other(inference.Asker):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **{**kwargs, "reuse": False})
             self.obstacle = "the template does not put the image before the question"
@@ -165,7 +166,7 @@ def test_a_template_without_a_common_beginning_is_said(
 def test_progress_says_how_long_it_will_take(monkeypatch, capsys: Out) -> None:
     """Outside a terminal a line every few seconds, at the pace of this run: earlier answers took no time."""
     times = iter([100.0, 105.0, 111.0, 114.0])
-    monkeypatch.setattr("vlm_bench.progress.time.monotonic", lambda: next(times))
+    monkeypatch.setattr("vlm_bench.run.progress.time.monotonic", lambda: next(times))
     with progress.Asked("pope", 500, 400) as asked:
         for _ in range(3):
             asked.step()
@@ -205,7 +206,7 @@ def test_a_small_set_of_a_third_party(tiny_folder: Path, tmp_path: Path, capsys:
 
 
 def test_the_runner_knows_no_benchmark() -> None:
-    for module in (run, runner, tasks, journal, selection, progress, ranks, asking):
+    for module in (run, runner, tasks, answer_log, selection, progress, process_group, inference):
         text = Path(str(module.__file__)).read_text()
         assert not [name for name in installed().names("benchmark") if f'"{name}"' in text]
 
@@ -225,7 +226,7 @@ def test_two_processes_say_what_one_says(command: Runner, tmp_path: Path) -> Non
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
     }
-    line = [sys.executable, "-m", "vlm_bench.cli", *command("mme,gqa")]
+    line = [sys.executable, "-m", "vlm_bench.cli.main", *command("mme,gqa")]
     started = [
         subprocess.Popen(line, env={**base, "RANK": r, "LOCAL_RANK": r}, stderr=subprocess.PIPE, text=True)
         for r in "01"

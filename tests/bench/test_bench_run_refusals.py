@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from commands import Out, Runner, printed, refused, said
 
-from vlm_bench.cli import main
+from vlm_bench.cli.main import main
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,7 +11,7 @@ from vlm_bench.evaluate import evaluate
 from vlm_bench.plugin import vlm_benchmarks
 from vlm_bench.readers.answers import Answer
 from vlm_core.benchmark import EncodedImage
-from vlm_core.registry import installed
+from vlm_core.plugins.registry import installed
 from vlm_core.testing import BenchmarkSuite
 
 SUFFIX = "\nAnswer the question using a single word or phrase."

@@ -14,7 +14,7 @@ from vlm_bench.readers.answers import read_answers
 from vlm_bench.readers.files import sha256
 from vlm_bench.readers.pope import read_labels
 from vlm_core.errors import UserError
-from vlm_core.files import decode_text, read_text
+from vlm_core.io.files import decode_text, read_text
 
 BOM = b"\xef\xbb\xbf"
 

@@ -9,7 +9,7 @@ import pytest
 from commands import Out, answers, refused, scored
 from layout import write_json
 
-from vlm_core.registry import installed
+from vlm_core.plugins.registry import installed
 
 FLAGS: dict[str, list[str]] = {
     "gqa": [],

@@ -12,9 +12,9 @@ from layout import gqa, write_json
 from markdown_it import MarkdownIt
 
 from hostile import HOSTILE, IN_NAMES, TEXTS, is_inert, tags
-from vlm_bench import combined, page
-from vlm_bench.cli import main
-from vlm_bench.collect import collect
+from vlm_bench.cli.main import main
+from vlm_bench.report import html, table
+from vlm_bench.report.collect import collect
 
 
 def report_of(text: str) -> dict[str, Any]:
@@ -49,12 +49,12 @@ def results(folder: Path, text: str) -> Any:
 @given(text=TEXTS)
 def test_any_text_is_text_in_page_and_markdown(tmp_path: Path, text: str) -> None:
     plain, foreign = ([results(tmp_path, one)] for one in ("t", text))
-    assert tags(page.to_html(foreign)) == tags(page.to_html(plain))
-    written = combined.to_markdown(foreign)
+    assert tags(html.to_html(foreign)) == tags(html.to_html(plain))
+    written = table.to_markdown(foreign)
     kinds = [token.type for token in _tokens(written)]
-    assert kinds == [token.type for token in _tokens(combined.to_markdown(plain))]
+    assert kinds == [token.type for token in _tokens(table.to_markdown(plain))]
     assert "://" not in written.replace(r"\://", "")
-    assert json.loads(combined.to_json(foreign))["models"][0]["results"][0]["protocol"] == text
+    assert json.loads(table.to_json(foreign))["models"][0]["results"][0]["protocol"] == text
 
 
 def _tokens(text: str) -> list[Any]:
@@ -143,7 +143,7 @@ def test_a_report_shows_no_other_file_of_this_machine(tmp_path: Path) -> None:
         del data["examples"][0]["image_base64"]
         data["examples"] = [{**data["examples"][1], "image_base64": None, "image": str(secret), **extra}] * 2
         write_json(tmp_path / "out" / "r.json", data)
-        text = page.to_html([collect(tmp_path / "out")])
+        text = html.to_html([collect(tmp_path / "out")])
         assert "data:image" not in text
         assert "is not the file that was scored" in text
 

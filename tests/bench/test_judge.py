@@ -223,7 +223,7 @@ def test_grades_are_kept_by_all_that_they_depend_on(
 def test_a_judge_that_is_gone_is_given_up(
     status: int, data: Path, tmp_path: Path, capsys: Out, judge: Judge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vlm_bench.judge.OUTAGES", 2)
+    monkeypatch.setattr("vlm_bench.run.judge.OUTAGES", 2)
     file = tmp_path / "g.json"
     judge.replies = {"a dog": [status], "left": [status]}
     err = refused_after_progress(capsys, *command(data, judge, file))
@@ -235,7 +235,7 @@ def test_a_judge_that_is_gone_is_given_up(
 
 
 def refused_after_progress(capsys: Out, *argv: Any) -> str:
-    from vlm_bench.cli import main
+    from vlm_bench.cli.main import main
 
     assert main([*map(str, argv)]) == 2
     return capsys.readouterr().err
@@ -261,7 +261,7 @@ def openai_client(**kwargs: Any) -> Any:
 
 
 def test_progress(data: Path, tmp_path: Path, capsys: Out, judge: Judge) -> None:
-    from vlm_bench.cli import main
+    from vlm_bench.cli.main import main
 
     assert main([*map(str, command(data, judge, tmp_path / "g.json"))]) == 0
     assert capsys.readouterr().err == "mm-vet 3/3  left 0:00\n"

@@ -9,7 +9,7 @@ from layout import gqa
 
 PROBE = """
 import sys
-from vlm_bench.cli import main
+from vlm_bench.cli.main import main
 flags = ["score", "gqa", "--data", sys.argv[1], "--answers", sys.argv[2], "--save", sys.argv[3]]
 assert main(flags) == main(["diff", sys.argv[3], sys.argv[3]]) == 0
 print(sorted({"torch", "transformers", "timm", "PIL", "openai", "openpyxl"} & set(sys.modules)))

@@ -7,7 +7,7 @@ import pytest
 
 from vlm_bench.lmms.requests import MAX_NEW_TOKENS, batches, cut, decoding, stops
 from vlm_core.errors import UserError
-from vlm_core.generate import Decoding
+from vlm_core.generation.generate import Decoding
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from bench_files import Pope
 from commands import refused, scored
 
-from vlm_bench.cli import main
+from vlm_bench.cli.main import main
 from vlm_core.errors import UserError
 
 

@@ -14,12 +14,12 @@ from commands import RUN, Out, answers, printed, refused
 from layout import png, write_json
 from PIL import Image
 
-from vlm_bench.collect import collect
-from vlm_bench.examples import SHOWN, choose
-from vlm_bench.pictures import SIDE, embed
-from vlm_bench.published import PROTOCOLS
+from vlm_bench.report.collect import collect
+from vlm_bench.report.examples import SHOWN, choose
+from vlm_bench.report.published import PROTOCOLS
+from vlm_bench.report.thumbnails import SIDE, embed
 from vlm_core.benchmark import CreditBenchmark, EncodedImage, Question, Verdict
-from vlm_core.registry import installed
+from vlm_core.plugins.registry import installed
 
 
 def test_the_table(results: Path, capsys: Out) -> None:

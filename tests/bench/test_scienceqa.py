@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from bench_files import write_jsonl
 
-from vlm_bench.cli import main
+from vlm_bench.cli.main import main
 from vlm_bench.readers.questions import LETTER
 from vlm_bench.scorers.scienceqa import parse
 

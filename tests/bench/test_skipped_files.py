@@ -8,7 +8,7 @@ import pytest
 from commands import Out, printed, refused
 from layout import write_json
 
-from vlm_bench.cli import main
+from vlm_bench.cli.main import main
 
 OTHERS: dict[str, bytes] = {
     "list.json": b"[1, 2]", "plain.json": b'{"a": 1}', "cut.json": b'{"a": [1, ', "binary.json": b"\xff\xfe\x00",

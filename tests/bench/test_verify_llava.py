@@ -8,7 +8,7 @@ from commands import Out, printed, refused
 from layout import everything
 
 from vlm_bench import configs
-from vlm_bench.verify import Check, line
+from vlm_bench.run.verify import Check, line
 
 FILES = Path(os.environ.get("LLAVA_EVAL", Path(__file__).parents[3] / "shared" / "llava-eval"))
 PLACES = {

@@ -7,14 +7,14 @@ import torch
 from PIL import Image
 from tiny_transformers import write_tiny
 
-from vlm_core import asking
-from vlm_core.asking import Asker, batches, measure
-from vlm_core.assemble import build
 from vlm_core.benchmark import CreditBenchmark, Question
 from vlm_core.errors import BadSample, UserError
-from vlm_core.questions import by_image, check_images, sample
-from vlm_core.spec import Spec
-from vlm_core.template import TEMPLATES
+from vlm_core.evaluation import inference
+from vlm_core.evaluation.inference import Asker, batches, measure
+from vlm_core.evaluation.questions import by_image, check_images, sample
+from vlm_core.model_folder.assemble import build
+from vlm_core.spec.spec import Spec
+from vlm_core.text.template import TEMPLATES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 MODELS = ["mamba", "llama", "gemma2", pytest.param("jamba", marks=pytest.mark.slow)]
@@ -104,13 +104,13 @@ def test_a_template_that_writes_the_question_first_is_asked_without(
     tiny_model, questions, monkeypatch
 ) -> None:
     """No template of today can; somebody's template of tomorrow is seen to do it."""
-    from vlm_core.chat import write
+    from vlm_core.text.render import write
 
     def text_first(template, messages, tokenizer, counts):
         (message,) = messages
         return write(template, [type(message)("user", message.parts[::-1])], tokenizer, counts)
 
-    monkeypatch.setattr(asking, "write", text_first)
+    monkeypatch.setattr(inference, "write", text_first)
     inline = TEMPLATES["llava-v1"]
     asker = Asker(tiny_model, inline, max_new_tokens=4, batch_size=4)
     assert asker.obstacle == "the template does not put the image before the question"

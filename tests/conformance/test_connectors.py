@@ -6,7 +6,7 @@ from third_party_parts import NormedConfig
 
 from vlm_connectors.configs import LinearConfig, MLPConfig, MSCConfig, VSSL2Config, VSSMLPConfig
 from vlm_connectors.reducer_configs import LDPv2Config, PixelShuffleConfig, ResamplerConfig
-from vlm_core.registry import installed
+from vlm_core.plugins.registry import installed
 from vlm_core.testing import ConnectorSuite, frozen_modules
 
 VSS = [

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from vlm_core.testing import DatasetSuite
-from vlm_train.llava import LlavaConfig
-from vlm_train.parquet import ParquetConfig
-from vlm_train.webdataset import WebDatasetConfig
+from vlm_train.data.llava import LlavaConfig
+from vlm_train.data.parquet import ParquetConfig
+from vlm_train.data.webdataset import WebDatasetConfig
 
 sys.path.append(str(Path(__file__).parents[1] / "train"))
 from shards import answer, data_url, held, parquet, png, tar, text, turns, user

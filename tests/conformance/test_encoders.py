@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from third_party_parts import PatchesConfig  # pyright: ignore[reportMissingImports]
 
-from vlm_core.config import EncoderConfig
-from vlm_core.registry import installed
+from vlm_core.plugins.config import EncoderConfig
+from vlm_core.plugins.registry import installed
 from vlm_core.testing import EncoderSuite
 from vlm_encoders import FusedConfig
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from tiny_transformers import TINY, write_tiny
 
-from vlm_core.config import LLMConfig
 from vlm_core.interfaces import PADDING
-from vlm_core.registry import installed
+from vlm_core.plugins.config import LLMConfig
+from vlm_core.plugins.registry import installed
 from vlm_core.testing import LanguageModelSuite
 from vlm_core.testing.llm import relative_difference
 from vlm_llms.configs import TransformersLLMConfig

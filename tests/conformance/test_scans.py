@@ -3,7 +3,7 @@
 import pytest
 
 from vlm_connectors import scans
-from vlm_core.registry import installed
+from vlm_core.plugins.registry import installed
 from vlm_core.testing import ScanSuite
 
 CASES = {"bsm": scans.bsm, "csm": scans.csm}

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from vlm_core.config import ConnectorConfig, EncoderConfig
 from vlm_core.interfaces import Connector, Encoder
+from vlm_core.plugins.config import ConnectorConfig, EncoderConfig
 
 
 class Patches(Encoder):

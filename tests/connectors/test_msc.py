@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from vlm_connectors import scans
 from vlm_connectors.configs import MSCConfig
 from vlm_connectors.msc import Mamba2Scan
-from vlm_core.ssm.reference import recurrence
+from vlm_ssm.reference import recurrence
 
 DIM = 16
 PER_DIRECTION = ("conv1d.weight", "conv1d.bias", "dt_bias", "A_log", "D")

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 
 from vlm_connectors.reducer_configs import LDPv2Config, PixelShuffleConfig, ResamplerConfig
 from vlm_connectors.reducers import sincos
-from vlm_core.check import check
+from vlm_core.diagnose.check import check
 from vlm_core.errors import UserError
-from vlm_core.spec import Spec
+from vlm_core.spec.spec import Spec
 
 
 def test_pixel_shuffle_equals_internvl_of_transformers():

@@ -10,10 +10,10 @@ from typing import Any
 
 import yaml
 
-from vlm_core.assemble import load
-from vlm_core.checksum import with_checksum
-from vlm_core.export import export_hf
-from vlm_core.folder import MANIFEST
+from vlm_core.export.hf_export import export_hf
+from vlm_core.io.checksum import with_checksum
+from vlm_core.io.manifest import MANIFEST
+from vlm_core.model_folder.assemble import load
 
 COMMIT = "0" * 40
 LLAMA = {
@@ -83,7 +83,7 @@ def openers(folder: Path, tmp_path: Path) -> dict[str, Callable[..., Any]]:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     import vlm_core.hf  # noqa: F401
-    from vlm_bench.tasks import Subject
+    from vlm_bench.run.tasks import Subject
     from vlm_llms.export import load_llm
 
     return {

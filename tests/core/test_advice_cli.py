@@ -8,11 +8,11 @@ import pytest
 import yaml
 from test_cli import cli  # noqa: F401
 
-from vlm_core.check import check
 from vlm_core.cli import assemble
+from vlm_core.diagnose.check import check
 from vlm_core.interfaces import parameter_count
-from vlm_core.origin import origin
-from vlm_core.spec import load_spec
+from vlm_core.plugins.distribution import origin
+from vlm_core.spec.spec import load_spec
 
 SPECS = Path(__file__).parents[2] / "specs"
 CHECKED = set()

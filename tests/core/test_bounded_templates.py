@@ -5,7 +5,7 @@ from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from vlm_core.errors import UserError
-from vlm_core.jinja_sandbox import render_jinja
+from vlm_core.text.jinja_sandbox import render_jinja
 
 CALL = {"function": {"name": "f", "arguments": {"a": 1, "b": [1, 2]}}}
 MESSAGES = [

@@ -6,10 +6,10 @@ import time
 import pytest
 from torch import nn
 
-from vlm_core.build_limits import bounded_modules
 from vlm_core.errors import UserError
-from vlm_core.layer_counts import check_config_file, check_layers
-from vlm_core.spec import Spec
+from vlm_core.model_folder.build_limits import bounded_modules
+from vlm_core.plugins.layer_counts import check_config_file, check_layers
+from vlm_core.spec.spec import Spec
 
 
 def test_modules_are_counted_while_they_are_made():
@@ -61,7 +61,7 @@ LLAMA = {"model_type": "qwen2", "hidden_size": 8, "num_attention_heads": 1, "voc
     ],
 )
 def test_counts_of_a_spec_are_refused_at_once(part, keys):
-    from vlm_core.check import on_meta
+    from vlm_core.diagnose.check import on_meta
 
     new = keys if "type" in keys else {**PARTS[part], **keys}
     began = time.process_time()

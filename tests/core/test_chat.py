@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlm_core.chat import IMAGE, Message, TooLong, write
 from vlm_core.errors import UserError
 from vlm_core.interfaces import Tokenizer
-from vlm_core.template import TEMPLATES, Template
+from vlm_core.text.render import IMAGE, Message, TooLong, write
+from vlm_core.text.template import TEMPLATES, Template
 
 EOS = 0
 

@@ -13,10 +13,10 @@ from PIL import Image
 
 from vlm_core.cli import chat
 from vlm_core.cli.prompt import Interrupt, image_files
-from vlm_core.conversation import Conversation
 from vlm_core.errors import UserError
-from vlm_core.generate import Decoding
-from vlm_core.template import TEMPLATES
+from vlm_core.generation.conversation import Conversation
+from vlm_core.generation.generate import Decoding
+from vlm_core.text.template import TEMPLATES
 
 TEMPLATE = TEMPLATES["llava-v1"]
 

@@ -138,9 +138,9 @@ def test_chat_mistakes(cli, tiny_folder, tmp_path, args, message):
 
 def test_a_connector_of_the_wrong_width_is_refused(tiny_spec):
     from vlm_connectors.configs import MLPConfig
-    from vlm_core.check import check
+    from vlm_core.diagnose.check import check
     from vlm_core.errors import UserError
-    from vlm_core.spec import Spec
+    from vlm_core.spec.spec import Spec
 
     class Narrow(MLPConfig):
         def build(self, d_in, d_out):

@@ -9,9 +9,9 @@ import sys
 import pytest
 import yaml
 
-import vlm_bench.cli
+import vlm_bench.cli.main
 import vlm_llms.export
-import vlm_train.cli
+import vlm_train.cli.main
 from vlm_core.cli import assemble, chat
 from vlm_core.cli.common import run
 from vlm_core.cli.console import SUBSTITUTES, text
@@ -20,8 +20,8 @@ from vlm_core.errors import UserError
 COMMANDS = {
     "vlm-assemble": assemble.main,
     "vlm-chat": chat.main,
-    "vlm-train": vlm_train.cli.main,
-    "vlm-bench": vlm_bench.cli.main,
+    "vlm-train": vlm_train.cli.main.main,
+    "vlm-bench": vlm_bench.cli.main.main,
     "export": vlm_llms.export.main,
 }
 

@@ -4,16 +4,16 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from vlm_core.advise.gpus import GPUS, hours, named, smallest
-from vlm_core.advise.memory import UNIT, ZERO_BUFFER, Sizes, largest_block, memory
-from vlm_core.advise.parts import PartCosts
-from vlm_core.advise.scan_flops import formulas
-from vlm_core.advise.trace import Fakes, Kept, measure, training
-from vlm_core.assemble import build
-from vlm_core.check import on_meta
+from vlm_core.diagnose.check import on_meta
+from vlm_core.diagnose.costs.gpus import GPUS, hours, named, smallest
+from vlm_core.diagnose.costs.memory import UNIT, ZERO_BUFFER, Sizes, largest_block, memory
+from vlm_core.diagnose.costs.parts import PartCosts
+from vlm_core.diagnose.costs.scan_flops import formulas
+from vlm_core.diagnose.costs.trace import Fakes, Kept, measure, training
 from vlm_core.errors import UserError
-from vlm_core.spec import Spec
-from vlm_core.ssm.backends import forced
+from vlm_core.model_folder.assemble import build
+from vlm_core.spec.spec import Spec
+from vlm_ssm.backends import forced
 
 TEXT, VOCAB = 20, 264
 LLAMA = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3,

@@ -14,11 +14,11 @@ import damaged_weights
 import pytest
 from PIL import Image
 
-from vlm_core.assemble import load
-from vlm_core.conversation import Conversation
 from vlm_core.errors import UserError
-from vlm_core.folder import MANIFEST, write_folder
-from vlm_core.generate import Decoding
+from vlm_core.generation.conversation import Conversation
+from vlm_core.generation.generate import Decoding
+from vlm_core.io.manifest import MANIFEST, write_folder
+from vlm_core.model_folder.assemble import load
 
 SOUND = {
     "spec.yaml pretrained": "weights come from the folder",
@@ -149,13 +149,13 @@ def test_the_comparison_comes_before_memory_is_taken(tiny_folder, tmp_path, monk
         damaged_configs.spec(lambda content: content["llm"].update(d_model=4096))(folder)
 
     folder = damaged("wide", wide, tiny_folder, tmp_path)
-    monkeypatch.setattr("vlm_core.folder_model.empty_parameters", lambda: pytest.fail("built for real"))
+    monkeypatch.setattr("vlm_core.model_folder.load.empty_parameters", lambda: pytest.fail("built for real"))
     with pytest.raises(UserError, match=r"weights\.safetensors: does not fit .* wrong shape"):
         load(folder)
 
 
 def test_the_clock_of_this_machine_is_not_what_bounds_a_template():
-    from vlm_core.jinja_sandbox import render_jinja
+    from vlm_core.text.jinja_sandbox import render_jinja
 
     started = time.process_time()
     with pytest.raises(UserError, match="asks for too much"):

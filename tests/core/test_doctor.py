@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vlm_core import doctor
+from vlm_core.diagnose import doctor
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "packaging"))
 from processes import add_plugin, connector_plugin, run
@@ -99,7 +99,7 @@ def test_without_numba_torch_is_used():
     assert code == 0
     assert scan["torch"] == "used on cpu"
     assert scan["numba"].startswith("missing: ")
-    assert scan["numba"].endswith("pip install 'vlm-core[cpu]' brings numba")
+    assert scan["numba"].endswith("pip install 'vlm-ssm[cpu]' brings numba")
     assert "kernel cache" not in scan
 
 
@@ -111,7 +111,7 @@ def test_a_version_that_is_not_there(monkeypatch):
 
     monkeypatch.setattr(doctor, "version", version)
     rows = dict(doctor.version_rows())
-    assert rows["numba"] == "not installed; pip install 'vlm-core[cpu]' brings it"
+    assert rows["numba"] == "not installed; pip install 'vlm-ssm[cpu]' brings it"
     assert "timm" not in rows
     assert rows["mamba-ssm"] == "1.0"
 
@@ -128,12 +128,12 @@ def test_a_forced_backend_that_is_missing():
     code, found, end = examine(ABSENT.format("numba"), VLM_SCAN_BACKEND="numba")
     assert code == 1
     assert end.startswith("problems\n  - VLM_SCAN_BACKEND=numba on cpu: scan backend 'numba' can't be used: ")
-    assert "pip install 'vlm-core[cpu]' brings numba\n    unset VLM_SCAN_BACKEND for the default" in end
+    assert "pip install 'vlm-ssm[cpu]' brings numba\n    unset VLM_SCAN_BACKEND for the default" in end
     assert not any("used on" in value for value in found["scan backends"].values())
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"), [("nonsense", "reference, torch, triton"), ("nunba", "did you mean 'numba'?")]
+    ("name", "hint"), [("nonsense", "numba, triton, mamba_ssm"), ("nunba", "did you mean 'numba'?")]
 )
 def test_a_forced_backend_that_does_not_exist(name, hint):
     code, _, end = examine(VLM_SCAN_BACKEND=name)
@@ -155,7 +155,7 @@ def test_a_damaged_numba():
 def test_without_torch_the_rest_is_told():
     code, found, end = examine(ABSENT.format("torch"))
     assert code == 1
-    assert list(found) == ["versions", "device", "kernels", "plugins"]
+    assert list(found) == ["versions", "device", "plugins"]
     assert "torch can't be imported: ModuleNotFoundError" in end
 
 
@@ -184,7 +184,7 @@ def test_cuda_devices_by_name(monkeypatch):
     assert "cuda" in dict(doctor.scan_rows()[0])["torch"]
     pytest.importorskip("numba")
     monkeypatch.setenv("VLM_SCAN_BACKEND", "numba")
-    rows, problems = doctor.scan_rows()
+    rows, _, problems = doctor.scan_rows()
     assert dict(rows)["numba"] == "used on cpu"
     assert len(problems) == 1
     assert problems[0].startswith("VLM_SCAN_BACKEND=numba on cuda: scan backend 'numba' runs on the CPU")
@@ -204,7 +204,7 @@ def test_kernels_that_are_missing_come_with_their_line():
     )
     assert kernels["causal_conv1d_cuda"].startswith("missing: pip install --no-build-isolation")
     assert (
-        examine(ABSENT.format("numba"))[1]["kernels"]["numba (CPU)"] == "missing: pip install 'vlm-core[cpu]'"
+        examine(ABSENT.format("numba"))[1]["kernels"]["numba (CPU)"] == "missing: pip install 'vlm-ssm[cpu]'"
     )
 
 
@@ -219,7 +219,7 @@ def test_a_mamba_ssm_without_its_extension_is_not_taken_for_whole(tmp_path):
 
 
 def test_what_each_part_runs_on(monkeypatch):
-    from vlm_core.kernels import engine_rows
+    from vlm_core.diagnose.engines import engine_rows
 
     monkeypatch.delenv("VLM_SCAN_BACKEND", raising=False)
     rows = dict(engine_rows(["cpu", "cuda"]))

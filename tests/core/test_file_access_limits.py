@@ -5,11 +5,11 @@ import threading
 
 import pytest
 
-from vlm_core import atomic
-from vlm_core.atomic import whole_folder, write_file
 from vlm_core.errors import BadSample, UserError
-from vlm_core.files import open_regular, parse_json, read_bytes, read_file, read_text
-from vlm_core.printable import printable
+from vlm_core.io import atomic
+from vlm_core.io.atomic import whole_folder, write_file
+from vlm_core.io.files import open_regular, parse_json, read_bytes, read_file, read_text
+from vlm_core.markup.printable import printable
 
 
 def opened(path):

@@ -7,11 +7,11 @@ import shutil
 import pytest
 import torch
 
-from vlm_core.assemble import build, load, save
-from vlm_core.checksum import with_checksum
 from vlm_core.errors import UserError
-from vlm_core.folder import verify_folder, write_folder
-from vlm_core.spec import Spec
+from vlm_core.io.checksum import with_checksum
+from vlm_core.io.manifest import verify_folder, write_folder
+from vlm_core.model_folder.assemble import build, load, save
+from vlm_core.spec.spec import Spec
 
 
 def test_round_trip_is_bit_equal(tiny_spec, tiny_folder):

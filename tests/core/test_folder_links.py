@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import strangers
 
-from vlm_core.assemble import load
 from vlm_core.errors import UserError
-from vlm_core.export import export_hf
+from vlm_core.export.hf_export import export_hf
+from vlm_core.model_folder.assemble import load
 
 
 def test_a_folder_names_no_file_outside_itself(tiny_folder, tmp_path):

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from vlm_core import env_vars
 from vlm_core.errors import UserError
-from vlm_core.frozen_modules import BufferCopies, mark_added, statistics
 from vlm_core.interfaces import Connector, Encoder
+from vlm_core.numerics.frozen_modules import BufferCopies, mark_added, statistics
+from vlm_core.runtime import env_vars
 
 
 class Block(nn.Module):

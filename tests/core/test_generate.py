@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from vlm_core.chat import IMAGE, Message, write
-from vlm_core.conversation import Conversation
-from vlm_core.generate import Decoding, Session, answer, choose
-from vlm_core.images import load_image
-from vlm_core.template import TEMPLATES
+from vlm_core.generation.conversation import Conversation
+from vlm_core.generation.generate import Decoding, Session, answer, choose
+from vlm_core.io.images import load_image
+from vlm_core.text.render import IMAGE, Message, write
+from vlm_core.text.template import TEMPLATES
 
 SHORT = TEMPLATES["short"]
 LONG = Decoding(max_new_tokens=8)
@@ -70,12 +70,12 @@ def test_shared_images_are_seen_once(tiny_model, monkeypatch):
 def test_stops_at_eos_and_at_the_limit(tiny_model, monkeypatch):
     eos = tiny_model.llm.tokenizer.eos_id
     script = iter([[5, 5], [eos, 6], [7, 7], [8, eos]])
-    monkeypatch.setattr("vlm_core.generate.choose", lambda *_: torch.tensor(next(script)))
+    monkeypatch.setattr("vlm_core.generation.generate.choose", lambda *_: torch.tensor(next(script)))
     session = Session(tiny_model)
     session.feed([prompt(tiny_model, "a"), prompt(tiny_model, "b")])
     assert list(session.tokens(LONG)) == [[5, 5], [eos, 6], [None, 7], [None, eos]]
     session.feed([prompt(tiny_model, "a"), prompt(tiny_model, "b")])
-    monkeypatch.setattr("vlm_core.generate.choose", lambda *_: torch.tensor([3, 3]))
+    monkeypatch.setattr("vlm_core.generation.generate.choose", lambda *_: torch.tensor([3, 3]))
     assert len(list(session.tokens(LONG))) == 8
 
 
@@ -139,7 +139,7 @@ def test_unfinished_characters_are_held_back(tiny_model, monkeypatch):
     """A character of several tokens is shown once, whole."""
     tokenizer = tiny_model.llm.tokenizer
     script = iter([*tokenizer.encode(" naïve 🐍"), tokenizer.eos_id])
-    monkeypatch.setattr("vlm_core.generate.choose", lambda *_: torch.tensor([next(script)]))
+    monkeypatch.setattr("vlm_core.generation.generate.choose", lambda *_: torch.tensor([next(script)]))
     pieces = list(Conversation(tiny_model, SHORT).ask("?", Decoding(40)))
     assert "".join(pieces) == "naïve 🐍"
     assert all("\ufffd" not in piece for piece in pieces)
@@ -147,7 +147,7 @@ def test_unfinished_characters_are_held_back(tiny_model, monkeypatch):
 
 def test_a_character_cut_off_at_the_limit_is_shown_as_what_it_is(tiny_model, monkeypatch):
     script = iter(tiny_model.llm.tokenizer.encode(" 🐍"))
-    monkeypatch.setattr("vlm_core.generate.choose", lambda *_: torch.tensor([next(script)]))
+    monkeypatch.setattr("vlm_core.generation.generate.choose", lambda *_: torch.tensor([next(script)]))
     assert "".join(Conversation(tiny_model, SHORT).ask("?", Decoding(3))) == "\ufffd"
 
 

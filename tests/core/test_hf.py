@@ -10,12 +10,12 @@ from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText, pipeline
 
 import vlm_core.hf
-from vlm_core.assemble import load
-from vlm_core.chat import IMAGE, Message, write
 from vlm_core.errors import UserError
-from vlm_core.folder import verify_folder
-from vlm_core.generate import Decoding, Session
-from vlm_core.template import TEMPLATES
+from vlm_core.generation.generate import Decoding, Session
+from vlm_core.io.manifest import verify_folder
+from vlm_core.model_folder.assemble import load
+from vlm_core.text.render import IMAGE, Message, write
+from vlm_core.text.template import TEMPLATES
 
 QUESTIONS = ["is there a circle?", "red", "what color is the shape on the white ground?"]
 STEPS = 6

@@ -9,10 +9,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
 import vlm_core.hf  # noqa: F401  transformers' Auto classes know it from here on
-from vlm_core.assemble import load
 from vlm_core.errors import UserError
-from vlm_core.export import export_hf
-from vlm_core.folder import verify_folder
+from vlm_core.export.hf_export import export_hf
+from vlm_core.io.manifest import verify_folder
+from vlm_core.model_folder.assemble import load
 
 PICTURE = Image.new("RGB", (32, 32), "red")
 TALK = [

@@ -7,14 +7,14 @@ import pytest
 import torch
 from PIL import Image
 
-from vlm_core import bundle
-from vlm_core.assemble import build, save
 from vlm_core.cli import assemble
-from vlm_core.config import Recipe, Reference
 from vlm_core.errors import UserError
-from vlm_core.export import builder, export_hf, travelling
-from vlm_core.folder import verify_folder
-from vlm_core.spec import Spec
+from vlm_core.export import code_export
+from vlm_core.export.hf_export import builder, export_hf, travelling
+from vlm_core.io.manifest import verify_folder
+from vlm_core.model_folder.assemble import build, save
+from vlm_core.plugins.config import Recipe, Reference
+from vlm_core.spec.spec import Spec
 
 PICTURE = Image.new("RGB", (40, 30), "teal")
 
@@ -103,7 +103,7 @@ def test_without_code_no_code_is_written(clean_folder, tmp_path):
 
 
 def test_what_cannot_travel_says_so(tmp_path):
-    from vlm_core.config import ConnectorConfig
+    from vlm_core.plugins.config import ConnectorConfig
     from vlm_llms.configs import TransformersLLMConfig
 
     with pytest.raises(UserError, match=r"has no recipe\(\); export without --with-code"):
@@ -145,12 +145,12 @@ def package(tmp_path, monkeypatch):
     (folder / "late.py").write_text("far = 1\n")
     (folder / "bad.py").write_text("import travelpkg.b\n")
     monkeypatch.syspath_prepend(tmp_path)
-    bundle._source.cache_clear()
+    code_export._source.cache_clear()
     return folder
 
 
 def test_imports_become_relative(package, tmp_path, monkeypatch):
-    found = bundle.files(["travelpkg.a"], ["travelpkg"], {})
+    found = code_export.files(["travelpkg.a"], ["travelpkg"], {})
     assert set(found) == {"travelpkg_a.py", "travelpkg_b.py"}
     out = tmp_path / "flat"
     out.mkdir()
@@ -168,9 +168,9 @@ def test_imports_become_relative(package, tmp_path, monkeypatch):
 
 def test_an_import_that_cannot_be_rewritten_is_named(package):
     with pytest.raises(UserError, match=r"not `import travelpkg\.b`"):
-        bundle.files(["travelpkg.bad"], ["travelpkg"], {})
+        code_export.files(["travelpkg.bad"], ["travelpkg"], {})
     with pytest.raises(UserError, match=r"travelpkg\.none: no Python source"):
-        bundle.files(["travelpkg.none"], ["travelpkg"], {})
+        code_export.files(["travelpkg.none"], ["travelpkg"], {})
 
 
 def test_functions_of_one_name_do_not_meet():

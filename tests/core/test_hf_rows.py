@@ -3,9 +3,9 @@
 import pytest
 from PIL import Image
 
-from vlm_core.chat import IMAGE, Message
 from vlm_core.errors import UserError
 from vlm_core.hf.collator import talk_of_row
+from vlm_core.text.render import IMAGE, Message
 
 LLAVA = [{"from": "human", "value": "<image>\nwhat?"}, {"from": "gpt", "value": "a cat"}]
 TURNS = [{"role": "user", "content": "what?"}, {"role": "assistant", "content": "a cat"}]

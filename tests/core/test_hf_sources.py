@@ -6,8 +6,8 @@ import pytest
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import vlm_core.hf  # noqa: F401  transformers' Auto classes know it from here on
-from vlm_core.assemble import load
 from vlm_core.errors import UserError
+from vlm_core.model_folder.assemble import load
 
 
 def test_what_the_model_came_from_may_be_gone(tiny_folder, tmp_path):

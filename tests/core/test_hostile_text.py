@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from hostile import HOSTILE, IN_NAMES, is_inert
-from vlm_core import markdown
 from vlm_core.cli import assemble, chat
 from vlm_core.cli.common import Parser, run
 from vlm_core.cli.output import inert, printable_records, say
 from vlm_core.errors import BadSample, Problem, SpecError, UserError
-from vlm_core.image_folder import ImageFolder
-from vlm_core.json_text import parse_strict
-from vlm_core.printable import json_text
+from vlm_core.io.image_folder import ImageFolder
+from vlm_core.io.json_text import parse_strict
+from vlm_core.markup import markdown
+from vlm_core.markup.printable import json_text
 
 
 def test_a_line_of_an_error_is_one_line():

@@ -12,9 +12,9 @@ import costly_images as made
 import pytest
 from PIL import Image, ImageOps
 
-from vlm_core import images
 from vlm_core.errors import BadSample
-from vlm_core.images import decode_image, to_rgb
+from vlm_core.io import images
+from vlm_core.io.images import decode_image, to_rgb
 
 REFUSED = {name: ("too-costly", make) for name, make in made.COSTLY.items()}
 REFUSED |= {name: ("variant", make) for name, make in made.VARIANTS.items()}
@@ -153,7 +153,7 @@ LARGE = """
 import json, sys, time
 from pathlib import Path
 from PIL import Image
-from vlm_core.images import load_image
+from vlm_core.io.images import load_image
 def held(name):
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024

@@ -12,9 +12,9 @@ from random import Random
 import pytest
 from PIL import Image
 
-from vlm_core import files
 from vlm_core.errors import BadSample, UserError
-from vlm_core.images import StoredImage, decode_image, image_bytes, image_name, load_image, thumbnail
+from vlm_core.io import files
+from vlm_core.io.images import StoredImage, decode_image, image_bytes, image_name, load_image, thumbnail
 
 
 def save(path, image, **options):

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from vlm_core.errors import SpecError
-from vlm_core.spec import load_spec
+from vlm_core.spec.spec import load_spec
 
 BASE = """\
 name: big

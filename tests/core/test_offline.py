@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from vlm_core.offline import offline
+from vlm_core.runtime.offline import offline
 
 
 @pytest.fixture

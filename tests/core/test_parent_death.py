@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vlm_core import parent_death
+from vlm_core.runtime import parent_death
 
 CHILD = """
 import os, sys, time

@@ -11,11 +11,11 @@ from pydantic import BaseModel, TypeAdapter
 
 from vlm_core.cli.common import local_path
 from vlm_core.errors import SpecError, UserError
-from vlm_core.include import read_with_base
-from vlm_core.paths import LocalFile, LocalPath, expanded, file_names, names_files
-from vlm_core.registry import KINDS, installed
-from vlm_core.spec import Spec
-from vlm_train.grid import SweepConfig
+from vlm_core.io.paths import LocalFile, LocalPath, expanded, file_names, names_files
+from vlm_core.plugins.registry import KINDS, installed
+from vlm_core.spec.inheritance import read_with_base
+from vlm_core.spec.spec import Spec
+from vlm_train.sweep.grid import SweepConfig
 
 NO_FILES = {
     "type", "name", "revision", "match", "pattern", "template", "system", "user", "assistant", "assistant_prompt",
@@ -159,7 +159,7 @@ def test_a_base_may_be_in_the_home_folder(home, tmp_path):
 
 
 def test_an_option_of_a_benchmark_expands(home):
-    from vlm_bench.options import add_options, config_of
+    from vlm_bench.cli.options import add_options, config_of
 
     config = installed().get("benchmark", "pope")
     parser = argparse.ArgumentParser()

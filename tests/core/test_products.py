@@ -4,16 +4,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vlm_core import products
-from vlm_core.assemble import build
-from vlm_core.products import ROWS, fast_products
-from vlm_core.spec import Spec
+from vlm_core.model_folder.assemble import build
+from vlm_core.numerics import low_precision_matmul
+from vlm_core.numerics.low_precision_matmul import ROWS, fast_products
+from vlm_core.spec.spec import Spec
 
 
 @pytest.fixture
 def old_cpu(monkeypatch):
     """A CPU that has instructions for fp32 alone, whatever this one has."""
-    monkeypatch.setattr(products, "native", lambda dtype: dtype == torch.float32)
+    monkeypatch.setattr(low_precision_matmul, "native", lambda dtype: dtype == torch.float32)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -31,7 +31,7 @@ def test_many_rows_are_multiplied_in_fp32(old_cpu, dtype):
 
 
 def test_few_rows_and_fp32_are_left_alone(old_cpu, monkeypatch):
-    monkeypatch.setattr(products, "tree_map", lambda *_: pytest.fail("converted"))
+    monkeypatch.setattr(low_precision_matmul, "tree_map", lambda *_: pytest.fail("converted"))
     x = torch.randn(ROWS - 1, 8, dtype=torch.bfloat16)
     with fast_products(x):
         F.linear(x, x)
@@ -53,8 +53,8 @@ def test_gradients_pass(old_cpu):
 def test_a_whole_model_uses_them(tiny_spec, old_cpu, monkeypatch):
     spec = Spec.model_validate(tiny_spec)
     model, exact = build(spec, dtype=torch.bfloat16), build(spec)
-    seen, linear = [], products._linear
-    monkeypatch.setattr(products, "_linear", lambda *args: seen.append(1) or linear(*args))
+    seen, linear = [], low_precision_matmul._linear
+    monkeypatch.setattr(low_precision_matmul, "_linear", lambda *args: seen.append(1) or linear(*args))
     ids = torch.arange(ROWS)[None]
     with torch.no_grad():
         hidden = model.read(model.embed(ids))[0]
@@ -67,6 +67,6 @@ def test_a_whole_model_uses_them(tiny_spec, old_cpu, monkeypatch):
 
 
 def test_this_cpu_says_what_it_has():
-    assert products.native(torch.float32)
-    assert isinstance(products.native(torch.bfloat16), bool)
-    assert isinstance(products.native(torch.float16), bool)
+    assert low_precision_matmul.native(torch.float32)
+    assert isinstance(low_precision_matmul.native(torch.bfloat16), bool)
+    assert isinstance(low_precision_matmul.native(torch.float16), bool)

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from vlm_core.errors import SpecError
-from vlm_core.spec import Spec, json_schema, load_spec
+from vlm_core.spec.spec import Spec, json_schema, load_spec
 
 SPECS = sorted(
     p for p in (Path(__file__).parents[2] / "specs").rglob("*.yaml") if p.stem != "scans"
@@ -113,7 +113,7 @@ def test_schema_knows_every_component():
 
 def test_the_papers_final_model_adds_up():
     """SigLIP-SO400M/14-384 → 27×27 patches of 1152 → 729 tokens of 2560 → Mamba-2.8B, without any weights."""
-    from vlm_core.check import check
+    from vlm_core.diagnose.check import check
 
     path = next(p for p in SPECS if p.stem == "vl-mamba-2.8b")
     sums = check(load_spec(path)[0])

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from vlm_core import system_faults
 from vlm_core.cli.common import Parser, run
 from vlm_core.errors import UserError
-from vlm_core.system_faults import SystemFault, killed, system_fault
+from vlm_core.runtime import system_faults
+from vlm_core.runtime.system_faults import SystemFault, killed, system_fault
 
 CUDA = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 1.00 GiB"
 

@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 from test_chat import EOS, SHORT, Letters, WithBOS, picture, said, user
 
-from vlm_core.chat import IMAGE, Sample, end_of_answer, refuse_unsaid, write
 from vlm_core.errors import BadSample, UserError
-from vlm_core.template import (
+from vlm_core.text.render import IMAGE, Sample, end_of_answer, refuse_unsaid, write
+from vlm_core.text.template import (
     TEMPLATES,
     Template,
     TemplateError,

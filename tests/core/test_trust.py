@@ -9,13 +9,13 @@ import strangers
 import torch
 import yaml
 
-from vlm_core.assemble import build, load, save
 from vlm_core.cli import assemble as assemble_cli
 from vlm_core.cli import chat as chat_cli
 from vlm_core.errors import UserError
-from vlm_core.export import export_hf
-from vlm_core.folder import sha256
-from vlm_core.spec import load_spec
+from vlm_core.export.hf_export import export_hf
+from vlm_core.io.manifest import sha256
+from vlm_core.model_folder.assemble import build, load, save
+from vlm_core.spec.spec import load_spec
 from vlm_core.testing.strangers import no_network
 
 CODE = ("configuration_mine.py", "modeling_mine.py")
@@ -166,7 +166,7 @@ def _mine(folder, part, **changes):
 
 
 def test_a_run_loads_its_own_model_if_the_persons_spec_allows_the_code(spec_file, folder):
-    from vlm_core.hub import runs_own_code
+    from vlm_core.plugins.hub import runs_own_code
 
     for file, allowed in ((spec_file, True), (folder / "spec.yaml", False)):
         spec, _ = load_spec(file, ["llm.model=someone/repository"])

@@ -12,7 +12,7 @@ fake = types.ModuleType("kernels")
 def get_kernel(*names, **options): sys.exit("the hub was asked")
 fake.get_kernel = get_kernel
 sys.modules["kernels"] = fake
-from vlm_core.verbosity import without_hub_kernels
+from vlm_core.runtime.verbosity import without_hub_kernels
 with without_hub_kernels():
     {}
 assert sys.modules["kernels"] is fake

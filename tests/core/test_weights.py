@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from vlm_core.assemble import build, load, save
 from vlm_core.errors import UserError
-from vlm_core.spec import Spec
-from vlm_core.weight_files import opened
-from vlm_core.weights import attach_part, empty_parameters, fill, fp32_names, save_part, to_dtype
+from vlm_core.model_folder.assemble import build, load, save
+from vlm_core.model_folder.safetensors_file import opened
+from vlm_core.model_folder.weights import attach_part, empty_parameters, fill, fp32_names, save_part, to_dtype
+from vlm_core.spec.spec import Spec
 
 FP32 = ("A_log", "D", "dt_proj.bias")
 
@@ -154,7 +154,7 @@ import sys
 from pathlib import Path
 import torch
 from torch import nn
-from vlm_core.weights import attach_part, empty_parameters, save_part
+from vlm_core.model_folder.weights import attach_part, empty_parameters, save_part
 
 def high_water():
     line = next(l for l in open("/proc/self/status") if l.startswith("VmHWM"))

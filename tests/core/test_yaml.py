@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlm_core.errors import SpecError, UserError
-from vlm_core.yaml_loader import override, parse, read
+from vlm_core.io.yaml_loader import override, parse, read
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from timm.models import register_model
 from torch import Tensor
 from transformers import AutoConfig, AutoModel
 
-from vlm_core.config import EncoderConfig
+from vlm_core.plugins.config import EncoderConfig
 from vlm_encoders import OpenClipConfig, TimmConfig, TransformersConfig
 
 D, DEPTH, SIDE, PATCH = 32, 4, 32, 8

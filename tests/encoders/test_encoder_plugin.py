@@ -8,9 +8,9 @@ import sys
 import pytest
 from pydantic import ValidationError
 
-from vlm_core.config import EncoderConfig
 from vlm_core.errors import UserError
-from vlm_core.registry import installed
+from vlm_core.plugins.config import EncoderConfig
+from vlm_core.plugins.registry import installed
 from vlm_encoders import OpenClipConfig, TimmConfig, TransformersConfig
 
 CONFIGS = [TimmConfig, OpenClipConfig, TransformersConfig]

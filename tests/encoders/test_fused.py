@@ -12,11 +12,11 @@ from PIL import Image
 from tiny_towers import tiny_timm, tiny_transformers
 from torch import Tensor, nn
 
-from vlm_core.assemble import build, load, save, versions
-from vlm_core.config import EncoderConfig
 from vlm_core.errors import SpecError, UserError
 from vlm_core.interfaces import Encoder
-from vlm_core.spec import Spec, json_schema, load_spec
+from vlm_core.model_folder.assemble import build, load, save, versions
+from vlm_core.plugins.config import EncoderConfig
+from vlm_core.spec.spec import Spec, json_schema, load_spec
 from vlm_encoders import FusedConfig, TimmConfig
 
 SPEC = """\

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from vlm_core.config import EncoderConfig
 from vlm_core.interfaces import parameter_count
+from vlm_core.plugins.config import EncoderConfig
 from vlm_encoders import OpenClipConfig, TimmConfig, TransformersConfig
 
 L14 = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}

@@ -16,7 +16,7 @@ import torch
 from same_weights import FAMILIES, SIDE, dinov2_registers, siglip, siglip2_naflex
 from torch import Tensor
 
-from vlm_core.config import EncoderConfig
+from vlm_core.plugins.config import EncoderConfig
 
 log = logging.getLogger(__name__)
 

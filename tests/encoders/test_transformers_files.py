@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel
 
 from vlm_core.errors import UserError
-from vlm_core.hub import trusting
+from vlm_core.plugins.hub import trusting
 from vlm_encoders import TransformersConfig
 
 FILE = "model.safetensors"

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from chat_templates import TALK, library_ids, messages, write_folder
 
-from vlm_core.chat import write
-from vlm_core.template import Template, check_template
+from vlm_core.text.render import write
+from vlm_core.text.template import Template, check_template
 from vlm_llms.tokenizer import FastTokenizer
 
 

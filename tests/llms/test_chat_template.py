@@ -17,9 +17,9 @@ from chat_templates import (
     write_folder,
 )
 
-from vlm_core.chat import IMAGE, Message, write
 from vlm_core.errors import BadSample, UserError
-from vlm_core.template import Template, TemplateError, TokenizerTemplate, check_template
+from vlm_core.text.render import IMAGE, Message, write
+from vlm_core.text.template import Template, TemplateError, TokenizerTemplate, check_template
 from vlm_llms.tokenizer import FastTokenizer
 
 TOKENIZER = TokenizerTemplate()

@@ -8,9 +8,9 @@ import torch
 from mambapy.mamba import Mamba, RMSNorm
 from mambapy.mamba import MambaConfig as MambapyConfig
 
-from vlm_core.assemble import build, load, save
 from vlm_core.errors import UserError
-from vlm_core.spec import Spec
+from vlm_core.model_folder.assemble import build, load, save
+from vlm_core.spec.spec import Spec
 from vlm_llms import export as module
 from vlm_llms.export import FORMS, export, load_llm
 from vlm_llms.mamba_config import MambaConfig

@@ -16,17 +16,17 @@ from chat_templates import write_folder
 from PIL import Image
 from transformers import CONFIG_MAPPING
 
-from vlm_core.assemble import build, load, save
-from vlm_core.chat import IMAGE, Message, write
-from vlm_core.checksum import with_checksum
 from vlm_core.cli import assemble as assemble_cli
-from vlm_core.conversation import Conversation
 from vlm_core.errors import UserError
-from vlm_core.export import export_hf
-from vlm_core.generate import Decoding, Session
+from vlm_core.export.hf_export import export_hf
+from vlm_core.generation.conversation import Conversation
+from vlm_core.generation.generate import Decoding, Session
 from vlm_core.hf.processing import VLMProcessor
-from vlm_core.spec import Spec, load_spec
-from vlm_core.template import TemplateError
+from vlm_core.io.checksum import with_checksum
+from vlm_core.model_folder.assemble import build, load, save
+from vlm_core.spec.spec import Spec, load_spec
+from vlm_core.text.render import IMAGE, Message, write
+from vlm_core.text.template import TemplateError
 
 ASK = [Message("user", ("which colour is it",))]
 IM_END = 2
@@ -92,7 +92,9 @@ def test_a_conversation_ends_its_turns_as_the_template_does(
     red, fed = tokenizer.encode("red"), []
     for last in ([IM_END], [tokenizer.eos_id], []):
         script = iter([*red, *last, *red, IM_END])
-        monkeypatch.setattr("vlm_core.generate.choose", lambda *_, s=script: torch.tensor([next(s)]))
+        monkeypatch.setattr(
+            "vlm_core.generation.generate.choose", lambda *_, s=script: torch.tensor([next(s)])
+        )
         talk = Conversation(model, spec.template)
         assert "".join(talk.ask(FORGED, Decoding(9 if last else len(red)))) == "red"
         before = write(spec.template, [Message("user", (FORGED,))], tokenizer).ids
@@ -110,7 +112,7 @@ def test_a_conversation_ends_its_turns_as_the_template_does(
 def test_a_batch_ends_at_the_end_of_the_turn(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, spec = load(folder)
     script = iter([[5, 5], [IM_END, 6], [7, model.llm.tokenizer.eos_id]])
-    monkeypatch.setattr("vlm_core.generate.choose", lambda *_: torch.tensor(next(script)))
+    monkeypatch.setattr("vlm_core.generation.generate.choose", lambda *_: torch.tensor(next(script)))
     session = Session(model)
     session.feed([write(spec.template, ASK, model.llm.tokenizer)] * 2)
     assert list(session.tokens(Decoding(9))) == [[5, 5], [IM_END, 6], [None, model.llm.tokenizer.eos_id]]

@@ -13,11 +13,11 @@ import torch
 from torch import nn
 from uv import find_uv_bin
 
-from vlm_core.chat import Message, Sample, write
-from vlm_core.conversation import Conversation
-from vlm_core.generate import Decoding, answer
+from vlm_core.generation.conversation import Conversation
+from vlm_core.generation.generate import Decoding, answer
 from vlm_core.model import VLM
-from vlm_core.template import Template, TokenizerTemplate, check_template
+from vlm_core.text.render import Message, Sample, write
+from vlm_core.text.template import Template, TokenizerTemplate, check_template
 from vlm_llms.configs import TransformersLLMConfig
 from vlm_llms.hf_adapter import TransformersLM
 

@@ -15,8 +15,8 @@ from pydantic import TypeAdapter, ValidationError
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 
-from vlm_core.config import DatasetConfig
 from vlm_core.errors import UserError
+from vlm_core.plugins.config import DatasetConfig
 from vlm_llms.configs import TokenizerChoice, TrainTokenizer, load_tokenizer
 from vlm_llms.tokenizer import FastTokenizer, train_bpe
 

@@ -11,9 +11,9 @@ from PIL import Image
 from processes import succeed
 from uv import find_uv_bin
 
-from vlm_core.assemble import build, save
-from vlm_core.export import export_hf
-from vlm_core.spec import Spec
+from vlm_core.export.hf_export import export_hf
+from vlm_core.model_folder.assemble import build, save
+from vlm_core.spec.spec import Spec
 
 pytestmark = pytest.mark.slow
 

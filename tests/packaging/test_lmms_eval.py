@@ -12,10 +12,10 @@ from PIL import Image
 from processes import run, succeed
 from uv import find_uv_bin
 
-from vlm_core.assemble import build, load, save
-from vlm_core.chat import IMAGE, Message, write
-from vlm_core.generate import Decoding, answer
-from vlm_core.spec import Spec
+from vlm_core.generation.generate import Decoding, answer
+from vlm_core.model_folder.assemble import build, load, save
+from vlm_core.spec.spec import Spec
+from vlm_core.text.render import IMAGE, Message, write
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,7 @@ REST = """\
 encoder: {type: timm, model: vit_tiny_patch16_224}
 llm: {type: mamba, d_model: 32, n_layer: 1, vocab_size: 64}
 """
-GET = "from vlm_core.registry import installed; print(installed().get('connector', 'pool')(stride=3).label())"
+GET = "from vlm_core.plugins.registry import installed; print(installed().get('connector', 'pool')(stride=3).label())"
 
 
 @pytest.mark.slow

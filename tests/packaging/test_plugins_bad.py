@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from processes import add_plugin, connector_plugin, run, script, succeed
 
-GET = "import sys; from vlm_core.registry import installed; print(installed().get(*sys.argv[1:]).__name__)"
+GET = "import sys; from vlm_core.plugins.registry import installed; print(installed().get(*sys.argv[1:]).__name__)"
 
 BROKEN = {
     "missing library": (

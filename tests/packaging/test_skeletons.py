@@ -9,7 +9,7 @@ from processes import run, script, succeed
 
 from vlm_core.cli import assemble
 from vlm_core.errors import UserError
-from vlm_core.skeleton import SKELETONS, new_plugin
+from vlm_core.plugins.scaffold import SKELETONS, new_plugin
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "vlm-connector-pool"

@@ -23,7 +23,7 @@ HEAVY = {"timm", "open-clip-torch", "transformers", "accelerate", "matplotlib", 
 BRINGS = {"vlm-train": {"accelerate", "matplotlib"}}
 CONNECTOR = """
 import torch
-from vlm_core.registry import installed
+from vlm_core.plugins.registry import installed
 connector = installed().get("connector", "vss-l2")().build(8, 16)
 out = connector(torch.randn(1, 4, 4, 8))
 assert out.shape == (1, connector.num_tokens(4, 4), 16), out.shape

@@ -8,7 +8,7 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 from resume_helpers import go
 
-from vlm_train.trainer import StageTrainer
+from vlm_train.engine.trainer import StageTrainer
 
 COLOURS = ["red", "green", "blue", "black", "white", "teal"]
 

@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 from shards import parquet, png, tar, turns
 
 from vlm_core.errors import BadSample, UserError
-from vlm_core.images import image_bytes
-from vlm_train.llava import LlavaConfig
-from vlm_train.webdataset import WebDatasetConfig
+from vlm_core.io.images import image_bytes
+from vlm_train.data.llava import LlavaConfig
+from vlm_train.data.webdataset import WebDatasetConfig
 
 COUNT = 6
 VALUES = [
@@ -101,7 +101,7 @@ def _tar(folder: Path) -> File:
 
 
 def _parquet(folder: Path) -> File:
-    from vlm_train.parquet import ParquetConfig
+    from vlm_train.data.parquet import ParquetConfig
 
     records = [
         {**r, "image": {"bytes": png((i, 0, 0), (2, 2)), "path": None}} for i, r in enumerate(_records())

@@ -26,9 +26,9 @@ CASES = JSON | TAR | PARQUET
 def read(path: Path) -> str:
     """What comes of a data file, as `vlm-train check` would read it."""
     from vlm_core.errors import BadSample, UserError
-    from vlm_train.llava import LlavaConfig
-    from vlm_train.parquet import ParquetConfig
-    from vlm_train.webdataset import WebDatasetConfig
+    from vlm_train.data.llava import LlavaConfig
+    from vlm_train.data.parquet import ParquetConfig
+    from vlm_train.data.webdataset import WebDatasetConfig
 
     kinds = {".tar": WebDatasetConfig, ".parquet": ParquetConfig}
     try:
@@ -77,7 +77,7 @@ def measured(path: Path, limit: int = 8 * 2**30) -> tuple[str, float, float]:
 
 def main(folder: Path, names: list[str]) -> None:
     os.environ["VLM_CACHE"] = str(folder / "cache")
-    from vlm_train import parquet_rows, rowfile, tar_rows  # noqa: F401, loaded once for all
+    from vlm_train.data.tar_files import tar_rows  # noqa: F401, loaded once for all
 
     for name in names or CASES:
         place = folder / name.replace(".", "-")

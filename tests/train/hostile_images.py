@@ -169,10 +169,10 @@ def peak_memory() -> float:
 
 
 def main() -> None:
-    from vlm_core.images import load_image
+    from vlm_core.io.images import load_image
     from vlm_encoders.transforms import Picture, to_pixels
-    from vlm_train.examples import Examples, LeftOut
-    from vlm_train.llava import LlavaConfig
+    from vlm_train.data.dataset import Examples, LeftOut
+    from vlm_train.data.llava import LlavaConfig
 
     started: list[str] = []
     sys.addaudithook(

@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 
-from vlm_core.folder import MANIFEST, sha256
+from vlm_core.io.manifest import MANIFEST, sha256
 
 
 def damage_permuted(entry):

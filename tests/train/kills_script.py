@@ -24,8 +24,8 @@ from safetensors.torch import save, save_file
 
 import vlm_train.run
 from vlm_connectors.connectors import VSSL2
-from vlm_core.spec import load_spec
-from vlm_train import pieces
+from vlm_core.spec.spec import load_spec
+from vlm_train.checkpoint import sharded_safetensors
 
 WORLD = 2
 PATIENCE = 20
@@ -77,7 +77,7 @@ def half_removed(path, *rest, **options):
 
 def arm(deadline):
     """Everything that writes, flushes, renames or removes, wherever it is called from."""
-    setattr(pieces, "save_file", deadline.around(save_file, half_written))  # noqa: B010
+    setattr(sharded_safetensors, "save_file", deadline.around(save_file, half_written))  # noqa: B010
     for module, name, half in ((os, "rename", None), (os, "replace", None), (os, "fsync", None),
                                (shutil, "rmtree", half_removed)):  # fmt: skip
         setattr(module, name, deadline.around(getattr(module, name), half))

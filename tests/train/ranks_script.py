@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from accelerate import Accelerator
 
-from vlm_train.step import take_step
-from vlm_train.strategy import Replicated
+from vlm_train.distributed.strategy import Replicated
+from vlm_train.engine.train_step import take_step
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Loss(torch.nn.Module):
 def strategy_named(name, accelerator):
     if name == "ddp":
         return Replicated(accelerator)
-    from vlm_train.zero import Zero
+    from vlm_train.distributed.deepspeed import Zero
 
     return Zero(accelerator, stage=int(name[-1]))
 

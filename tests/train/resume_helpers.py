@@ -2,8 +2,8 @@
 
 import json
 
-from vlm_core.checksum import with_checksum
-from vlm_core.spec import load_spec
+from vlm_core.io.checksum import with_checksum
+from vlm_core.spec.spec import load_spec
 from vlm_train.run import start
 
 

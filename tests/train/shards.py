@@ -73,6 +73,6 @@ def said(row: dict[str, Any]) -> list[str]:
 
 
 def colour(row: dict[str, Any], k: int = 0) -> Any:
-    from vlm_core.images import load_image
+    from vlm_core.io.images import load_image
 
     return load_image(row["image"][k]).getpixel((0, 0))

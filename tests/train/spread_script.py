@@ -10,9 +10,9 @@ from contextlib import suppress
 import torch
 from accelerate.state import AcceleratorState, PartialState
 
-from vlm_core.spec import load_spec
+from vlm_core.spec.spec import load_spec
+from vlm_train.engine.trainer import StageTrainer
 from vlm_train.run import start
-from vlm_train.trainer import StageTrainer
 
 
 def breaking_off(record=StageTrainer._record):

@@ -12,13 +12,13 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from vlm_core.batch import Batch
 from vlm_core.errors import UserError
 from vlm_core.interfaces import Connector, Encoder, LanguageModel
 from vlm_core.model import VLM
+from vlm_core.text.batch import Batch
+from vlm_train.distributed.strategy import Replicated, Sharded
+from vlm_train.engine.train_step import take_step
 from vlm_train.loss import SummedLoss
-from vlm_train.step import take_step
-from vlm_train.strategy import Replicated, Sharded
 
 
 class Patches(Encoder):

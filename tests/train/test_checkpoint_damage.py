@@ -8,12 +8,12 @@ import torch
 from accelerate import Accelerator
 from resume_helpers import go
 
-from vlm_core.checksum import with_checksum
 from vlm_core.errors import UserError
-from vlm_core.folder import MANIFEST, sha256
-from vlm_train import checkpoint
-from vlm_train.checkpoint import Position
-from vlm_train.rundir import INPUTS
+from vlm_core.io.checksum import with_checksum
+from vlm_core.io.manifest import MANIFEST, sha256
+from vlm_train.checkpoint import checkpoint
+from vlm_train.checkpoint.checkpoint import Position
+from vlm_train.checkpoint.run_dir import INPUTS
 
 
 @pytest.fixture

@@ -13,12 +13,12 @@ from PIL import Image
 
 from vlm_core.errors import BadSample
 from vlm_core.rows import Rows
-from vlm_core.spec import load_spec
-from vlm_train import report
-from vlm_train.controls import NO_IMAGE, NO_OTHER, question_only, with_other_images
+from vlm_core.spec.spec import load_spec
+from vlm_train.cli.console import show
+from vlm_train.evaluation.controls import NO_IMAGE, NO_OTHER, question_only, with_other_images
+from vlm_train.evaluation.train_overlap import Overlap, contents
+from vlm_train.report import html
 from vlm_train.run import start
-from vlm_train.show import show
-from vlm_train.train_overlap import Overlap, contents
 
 
 @pytest.fixture
@@ -198,7 +198,7 @@ def printed(folder, table, capsys):
     """All that a run shows: its table on the terminal, its files."""
     capsys.readouterr()
     show(load_spec(folder.path / "spec.yaml")[0], folder, table)
-    return capsys.readouterr().out + (folder.path / "results.md").read_text() + report.page(folder)
+    return capsys.readouterr().out + (folder.path / "results.md").read_text() + html.page(folder)
 
 
 def test_held_out_is_said_of_rows_that_no_stage_trains_on(run_spec, unseen, capsys):

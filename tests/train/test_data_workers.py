@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from vlm_core.system_faults import SystemFault
-from vlm_train import cli, data_workers
-from vlm_train.examples import Examples
+from vlm_core.runtime.system_faults import SystemFault
+from vlm_train.cli import main
+from vlm_train.data import data_workers
+from vlm_train.data.dataset import Examples
 
 KILLED = r"a data-reading process.* \(pid \d+\) was killed by SIGKILL; out of memory\? .*\(train\.workers\)"
 
@@ -79,7 +80,7 @@ def test_a_run_whose_reader_is_killed_exits_with_137(command, run_spec, monkeypa
     monkeypatch.setattr(Examples, "__getitem__", fatal)
     words = [command[0], str(run_spec(evaluation=None)), "--set", "train.workers=1", *command[1:]]
     monkeypatch.setattr(sys, "argv", ["vlm-train", *words])
-    assert cli.main() == 137
+    assert main.main() == 137
     err = capfd.readouterr().err
     assert "vlm-train: a data-reading process (pid " in err
     assert "this machine has" in err

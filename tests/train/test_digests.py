@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 from shards import held, parquet, tar
 
-from vlm_core import digests
+from vlm_core.io import digests
 from vlm_core.rows import Rows, digest_of
-from vlm_train.llava import LlavaConfig
-from vlm_train.parquet import ParquetConfig
-from vlm_train.webdataset import WebDatasetConfig
+from vlm_train.data.llava import LlavaConfig
+from vlm_train.data.parquet import ParquetConfig
+from vlm_train.data.webdataset import WebDatasetConfig
 
 COLOURS = ("red", "green", "blue", "black")
 

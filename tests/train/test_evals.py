@@ -4,19 +4,19 @@ import pytest
 import yaml
 from exam_files import COLOURS, evals
 
-from vlm_core.asking import measure
-from vlm_core.assemble import load
 from vlm_core.errors import SpecError, UserError
-from vlm_core.spec import load_spec
-from vlm_train import report
-from vlm_train.cli import main
-from vlm_train.eval_results import table
-from vlm_train.evals import exams
+from vlm_core.evaluation.inference import measure
+from vlm_core.model_folder.assemble import load
+from vlm_core.spec.spec import load_spec
+from vlm_train.checkpoint.run_dir import EVALS
+from vlm_train.cli.console import show
+from vlm_train.cli.main import main
+from vlm_train.config.section import train_section
+from vlm_train.evaluation.benchmarks import exams
+from vlm_train.monitoring.trackers import numbers
+from vlm_train.report import html
+from vlm_train.report.benchmark_table import table
 from vlm_train.run import start
-from vlm_train.rundir import EVALS
-from vlm_train.section import train_section
-from vlm_train.show import show
-from vlm_train.trackers import numbers
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -57,7 +57,7 @@ def test_figures_are_those_of_the_model_and_training_does_not_notice(examined, r
         assert last[exam.name]["protocol"] == exam.benchmark.protocol
 
     show(spec, seen, [])
-    told, page = capsys.readouterr().out, report.page(seen)
+    told, page = capsys.readouterr().out, html.page(seen)
     share = f"{100 * last['pope']['score']:.1f} (partial, 12 of 36)"
     for text in (told, page):
         assert "not the benchmarks" in text

@@ -2,8 +2,8 @@
 
 import pytest
 
-from vlm_train import exit_message
-from vlm_train.exit_message import RESUMABLE
+from vlm_train.distributed import exit_message
+from vlm_train.distributed.exit_message import RESUMABLE
 
 
 @pytest.fixture

@@ -14,11 +14,11 @@ from test_run import Killed, drop_out, go, losses, weights
 from vlm_connectors.connectors import VSSL2
 from vlm_core.errors import SpecError, UserError
 from vlm_encoders.timm_tower import TimmTower
-from vlm_train import results
-from vlm_train.features.fill import Features
-from vlm_train.features.identity import identity
-from vlm_train.features.store import Writer
-from vlm_train.trainer import StageTrainer
+from vlm_train.engine.trainer import StageTrainer
+from vlm_train.feature_cache.cache import Features
+from vlm_train.feature_cache.fingerprint import identity
+from vlm_train.feature_cache.store import Writer
+from vlm_train.report import results
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 NO_EVALUATION = "train.evaluation=null"

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from vlm_core.errors import UserError
-from vlm_train.features import store as store_module
-from vlm_train.features.store import KEY_BYTES, Store, Writer
+from vlm_train.feature_cache import store as store_module
+from vlm_train.feature_cache.store import KEY_BYTES, Store, Writer
 
 SHAPE = (2, 3, 4)
 

@@ -6,8 +6,8 @@ from glob import glob
 import pytest
 
 from vlm_core.errors import UserError
-from vlm_train import file_patterns
-from vlm_train.file_patterns import braces, local_files
+from vlm_train.data import file_patterns
+from vlm_train.data.file_patterns import braces, local_files
 
 
 @pytest.fixture

@@ -6,11 +6,13 @@ import pytest
 from accelerate.state import AcceleratorState
 from shards import COLOURS, held, parquet, png, tar
 
-from vlm_core import files
-from vlm_core.spec import load_spec
-from vlm_train import cli, parquet_rows, report
+from vlm_core.io import files
+from vlm_core.spec.spec import load_spec
+from vlm_train.checkpoint.run_dir import LEFT_OUT, VALIDATION
+from vlm_train.cli import main
+from vlm_train.data.parquet_files import parquet_rows
+from vlm_train.report import html
 from vlm_train.run import start
-from vlm_train.rundir import LEFT_OUT, VALIDATION
 
 SKIP = ("train.on_bad_sample=skip", "train.bad_sample_budget=20")
 
@@ -72,13 +74,13 @@ def test_what_a_run_shows_is_the_same_whatever_file_its_rows_are_in(
         samples = [(s["id"], s["said"]) for m in folder.records(VALIDATION) for s in m["samples"]]
         seen[kind] = losses(folder), (folder.path / "results.md").read_text(), samples
         assert (folder.path / "samples.png").stat().st_size > 1000
-        page = report.write(folder.path).read_text()
+        page = html.write(folder.path).read_text()
         assert "(gone)" not in page
         assert page.count("data:image/png") >= 2
         monkeypatch.setattr(
             "sys.argv", ["vlm-train", "preview", str(path), "--html", str(tmp_path / "p.html")]
         )
-        assert cli.main() == 0
+        assert main.main() == 0
         seen[kind] += ((tmp_path / "p.html").read_text(), capsys.readouterr().out.count("red"))
     assert seen["parquet"] == seen["llava"]
     assert seen["webdataset"] == seen["llava"]

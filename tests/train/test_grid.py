@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from vlm_core.errors import SpecError, UserError
-from vlm_core.spec import load_spec
-from vlm_train.grid import Setting, load
+from vlm_core.spec.spec import load_spec
+from vlm_train.sweep.grid import Setting, load
 
 ROOT = Path(__file__).parents[2]
 

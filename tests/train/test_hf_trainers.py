@@ -9,13 +9,13 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, Trainer, TrainingArguments
 
 import vlm_core.hf
-from vlm_core.assemble import build, load, save
-from vlm_core.chat import write
 from vlm_core.errors import UserError
-from vlm_core.folder import verify_folder
-from vlm_core.images import load_image
-from vlm_core.spec import load_spec
-from vlm_train.examples import messages as llava_messages
+from vlm_core.io.images import load_image
+from vlm_core.io.manifest import verify_folder
+from vlm_core.model_folder.assemble import build, load, save
+from vlm_core.spec.spec import load_spec
+from vlm_core.text.render import write
+from vlm_train.data.dataset import messages as llava_messages
 from vlm_train.run import start
 
 # trl sets arguments under names that transformers has renamed, and reads them so

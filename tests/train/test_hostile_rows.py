@@ -10,14 +10,14 @@ import torch
 from hostile_images import CORPUS, GREY
 from shards import held, parquet, png, tar, turns
 
-from vlm_core.spec import load_spec
-from vlm_train.examples import Example, Examples, LeftOut, reader_of
-from vlm_train.llava import LlavaConfig
-from vlm_train.look import reading_model
-from vlm_train.micro import to_micro
-from vlm_train.parquet import ParquetConfig
-from vlm_train.section import train_section
-from vlm_train.webdataset import WebDatasetConfig
+from vlm_core.spec.spec import load_spec
+from vlm_train.cli.check_data import reading_model
+from vlm_train.config.section import train_section
+from vlm_train.data.collate import to_micro
+from vlm_train.data.dataset import Example, Examples, LeftOut, reader_of
+from vlm_train.data.llava import LlavaConfig
+from vlm_train.data.parquet import ParquetConfig
+from vlm_train.data.webdataset import WebDatasetConfig
 
 DARKER = {"bilevel.png": None, "hidden-red.png": 255, "wide.png": 0, "flipped.jpg": None}
 

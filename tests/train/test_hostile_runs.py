@@ -10,11 +10,12 @@ from test_look import call
 
 from hostile import FRAGMENTS, HOSTILE, IN_NAMES, TEXTS, elements, is_inert, tags
 from vlm_core.errors import UserError
-from vlm_core.html import own_html
-from vlm_train import figures, preview, report, results
-from vlm_train.examples import LeftOut
-from vlm_train.preview import Shown, Span
-from vlm_train.rundir import RunDir
+from vlm_core.markup.html import own_html
+from vlm_train.checkpoint.run_dir import RunDir
+from vlm_train.cli import preview
+from vlm_train.cli.preview import Shown, Span
+from vlm_train.data.dataset import LeftOut
+from vlm_train.report import html, plots, results
 
 PLACE = {"stage": 0, "step": 1}
 
@@ -66,8 +67,8 @@ def folder_of(path, text):
 @given(text=TEXTS)
 def test_any_text_is_text_in_the_page_about_a_run(tmp_path, text):
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(figures, "curve", lambda *args, **kwargs: own_html("<svg></svg>"))
-        plain, foreign = (report.page(folder_of(tmp_path / name, t)) for name, t in (("a", "t"), ("b", text)))
+        patched.setattr(plots, "curve", lambda *args, **kwargs: own_html("<svg></svg>"))
+        plain, foreign = (html.page(folder_of(tmp_path / name, t)) for name, t in (("a", "t"), ("b", text)))
     assert tags(foreign) == tags(plain)
     assert not set(foreign) & set("\0\x1b\u202e\u2028")
 
@@ -75,7 +76,7 @@ def test_any_text_is_text_in_the_page_about_a_run(tmp_path, text):
 def test_any_text_is_text_in_curves():
     text = "".join(FRAGMENTS)
     plain, foreign = (
-        figures.curve(t, t, {t: [(1, 1.0), (2, 2.0)], f"{t}2": [(1, 1.0)]}, {t: 1}) for t in ("t", text)
+        plots.curve(t, t, {t: [(1, 1.0), (2, 2.0)], f"{t}2": [(1, 1.0)]}, {t: 1}) for t in ("t", text)
     )
     shared = ("use", "g", "defs", "path")  # as many as glyphs and ticks
     usual, drawn = ({tag for tag in elements(svg).found if tag[0] not in shared} for svg in (plain, foreign))
@@ -121,7 +122,7 @@ def test_records_of_a_wrong_type_are_left_out_and_told(tmp_path, caplog, name, c
     run = folder_of(tmp_path, "t")
     first = run.records(name)[0]
     run.write(name, json.dumps(first) + "\n" + json.dumps(first | change) + "\n")
-    report.page(run)
+    html.page(run)
     assert run.records(name) == [first]
     assert f"{name}: 1 lines can't be read and are left out, the first is line 2" in caplog.text
 
@@ -133,7 +134,7 @@ def test_lines_that_are_no_records(tmp_path, caplog, line):
     run = folder_of(tmp_path, "t")
     good = json.dumps(run.records("metrics.jsonl")[0])
     run.write("metrics.jsonl", f"{good}\n{line}\n{good}\n")
-    report.page(run)
+    html.page(run)
     assert "metrics.jsonl: 1 lines can't be read and are left out, the first is line 2" in caplog.text
 
 
@@ -152,7 +153,7 @@ def test_specs_that_are_none(tmp_path, text):
     run = folder_of(tmp_path, "t")
     run.write("spec.yaml", text)
     with pytest.raises(UserError, match=r"spec\.yaml"):
-        report.page(run)
+        html.page(run)
 
 
 @pytest.mark.parametrize("name", ["spec.yaml", "samples.png", "metrics.jsonl", "evaluations/after a.json"])
@@ -162,21 +163,21 @@ def test_no_file_outside_of_the_folder_is_shown(tmp_path, name):
     (run.path / name).unlink(missing_ok=True)
     (run.path / name).symlink_to(tmp_path / "secret")
     with pytest.raises(UserError, match="a symbolic link out of the run folder"):
-        report.page(run)
+        html.page(run)
     (run.path / name).unlink()
     os.mkfifo(run.path / name)
     if name.startswith("evaluations/"):
         assert run.evaluation("after a") is None, "with a warning: it is asked again"
         return
     with pytest.raises(UserError, match="a FIFO, expected a regular file"):
-        report.page(run)
+        html.page(run)
 
 
 def test_what_is_no_image_is_not_embedded(tmp_path):
     run = folder_of(tmp_path, "t")
     run.write("samples.png", "<script>")
     with pytest.raises(UserError, match=r"samples\.png: not an image"):
-        report.page(run)
+        html.page(run)
 
 
 def test_hostile_rows_on_the_terminal(run_spec, monkeypatch, capsys, tmp_path):
@@ -224,4 +225,4 @@ def test_a_run_on_hostile_rows(run_spec, monkeypatch, capfd, tmp_path):
     assert is_inert(said.err)
     run = RunDir(tmp_path / "run")
     assert is_inert((run.path / "results.md").read_text())
-    tags(report.page(run))
+    tags(html.page(run))

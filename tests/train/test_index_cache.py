@@ -9,10 +9,12 @@ import pytest
 from index_damages import DAMAGES, damage_permuted
 
 from vlm_core.errors import UserError
-from vlm_core.folder import MANIFEST, verify_folder
-from vlm_train import index_cache, rowindex, tar_index
-from vlm_train.llava import LlavaConfig
-from vlm_train.webdataset import WebDatasetConfig
+from vlm_core.io.manifest import MANIFEST, verify_folder
+from vlm_train.data import index_cache
+from vlm_train.data.json_files import json_index
+from vlm_train.data.llava import LlavaConfig
+from vlm_train.data.tar_files import tar_index
+from vlm_train.data.webdataset import WebDatasetConfig
 
 from shards import tar  # isort: skip
 
@@ -25,7 +27,7 @@ def row(i):
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """Every file counts as large, and the cache is this folder."""
-    monkeypatch.setattr(rowindex, "KEEP_FROM", 1)
+    monkeypatch.setattr(json_index, "KEEP_FROM", 1)
     monkeypatch.setenv("VLM_CACHE", str(tmp_path / "cache"))
     index_cache._warn_once.cache_clear()
     return tmp_path / "cache" / "rows"
@@ -37,7 +39,7 @@ def dataset(request, tmp_path, cache):
     path = tmp_path / f"data.{request.param}"
     if request.param == "jsonl":
         path.write_text("\n".join(json.dumps(row(i)) for i in range(500)))
-        return LlavaConfig(path=str(path)), rowindex
+        return LlavaConfig(path=str(path)), json_index
     tar(path, {f"{i:04}.json": row(i) for i in range(500)})
     return WebDatasetConfig(path=str(path)), tar_index
 

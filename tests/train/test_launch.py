@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from vlm_core.errors import UserError
-from vlm_train import cli, launch, ranks
+from vlm_train.cli import main
+from vlm_train.distributed import launch, process_group
 
 LAUNCHED = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2",
             "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}  # fmt: skip
@@ -26,7 +27,7 @@ def devices(monkeypatch):
 
 
 def parsed(*words):
-    return cli._parser().parse_args(["run", "s.yaml", *words])
+    return main._parser().parse_args(["run", "s.yaml", *words])
 
 
 def plan(*words):
@@ -119,18 +120,18 @@ def set_launcher(monkeypatch, **changes):
 
 
 def test_a_launchers_place(monkeypatch):
-    assert ranks.place() is None
+    assert process_group.place() is None
     monkeypatch.setenv("WORLD_SIZE", "1")
-    assert ranks.place() is None
+    assert process_group.place() is None
     set_launcher(monkeypatch)
-    assert ranks.place() == ranks.Place(rank=1, world=4, local_rank=1, local_world=2)
+    assert process_group.place() == process_group.Place(rank=1, world=4, local_rank=1, local_world=2)
 
 
 @pytest.mark.parametrize("missing", ["LOCAL_RANK", "MASTER_PORT", "WORLD_SIZE"])
 def test_half_a_launcher_is_refused(monkeypatch, missing):
     set_launcher(monkeypatch, **{missing: ""})
     with pytest.raises(UserError, match=rf"as launchers do, but not {missing}; start through torchrun"):
-        ranks.place()
+        process_group.place()
 
 
 @pytest.mark.parametrize(
@@ -152,20 +153,20 @@ def test_launch_prints_and_starts_nothing(run_spec, devices, monkeypatch, capsys
     devices(3)
     path = str(run_spec())
     monkeypatch.setattr(sys, "argv", ["vlm-train", "launch", "--print", path, "--nproc", "2"])
-    assert cli.main() == 0
+    assert main.main() == 0
     out, err = capsys.readouterr()
     assert (out.count("\n"), err) == (1, "")
     assert shlex.split(out)[-4:] == ["-m", "vlm_train", "run", path]
     assert not (tmp_path / "run").exists()
     monkeypatch.setattr(sys, "argv", [*sys.argv, "--set", "train.stages.0.steps=none"])
-    assert cli.main() == 2
+    assert main.main() == 2
     set_launcher(monkeypatch)
-    assert cli.main() == 2
+    assert main.main() == 2
     assert "a launcher has started this process already" in capsys.readouterr().err
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused_before_anything_starts(run_spec, monkeypatch, tmp_path):
-    from vlm_core.spec import load_spec
+    from vlm_core.spec.spec import load_spec
     from vlm_train.run import start
 
     set_launcher(monkeypatch)

@@ -6,10 +6,10 @@ import pytest
 from accelerate.state import AcceleratorState
 
 from vlm_core.errors import SpecError, UserError
-from vlm_core.spec import load_spec
-from vlm_train import trainer
+from vlm_core.spec.spec import load_spec
+from vlm_train.data.sampler import StepSampler
+from vlm_train.engine import trainer
 from vlm_train.run import start
-from vlm_train.sampler import StepSampler
 
 SKIP = ("train.on_bad_sample=skip", "train.bad_sample_budget=6")
 
@@ -124,7 +124,7 @@ def test_a_budget_is_a_count_or_a_share(run_spec, budget):
 
 
 def test_a_failing_storage_is_not_skipped(run_spec, monkeypatch):
-    from vlm_core import files
+    from vlm_core.io import files
 
     monkeypatch.setattr(files, "PATIENCE", ())
     read = files._read

@@ -7,12 +7,12 @@ import sys
 import pytest
 from PIL import Image
 
-from vlm_core.chat import IMAGE, Message
 from vlm_core.errors import BadSample, UserError
 from vlm_core.rows import readable
-from vlm_train.examples import messages
-from vlm_train.left_out import refuse
-from vlm_train.llava import LlavaConfig
+from vlm_core.text.render import IMAGE, Message
+from vlm_train.data.dataset import messages
+from vlm_train.data.llava import LlavaConfig
+from vlm_train.engine.bad_samples import refuse
 
 
 def turns(*values):

@@ -6,8 +6,9 @@ import sys
 import pytest
 import yaml
 
-from vlm_train import cli, launch
-from vlm_train.grid import load
+from vlm_train.cli import main
+from vlm_train.distributed import launch
+from vlm_train.sweep.grid import load
 
 ZEROS = "0" * 40
 
@@ -33,7 +34,7 @@ def spec_file(tiny_spec, text_rows, tmp_path):
 def test_no_command_runs_local_code_by_a_spec_alone(command, spec_file, monkeypatch, capsys):
     monkeypatch.chdir(spec_file.parent)
     monkeypatch.setattr(sys, "argv", ["vlm-train", command, str(spec_file)])
-    assert cli.main() == 2
+    assert main.main() == 2
     said = capsys.readouterr().err
     assert "mine.py  sha256 " in said
     assert "--trust-remote-code" in said
@@ -43,7 +44,7 @@ def test_no_command_runs_local_code_by_a_spec_alone(command, spec_file, monkeypa
 
 @pytest.mark.parametrize("options", [[], ["--trust-remote-code"]])
 def test_the_permission_reaches_every_process(options, spec_file):
-    args = cli._parser().parse_args(["launch", str(spec_file), "--nproc", "2", *options])
+    args = main._parser().parse_args(["launch", str(spec_file), "--nproc", "2", *options])
     assert launch.plan(args).part[4:] == options
 
 

@@ -6,17 +6,17 @@ import re
 import pytest
 from accelerate.state import AcceleratorState
 
-from vlm_core.chat import IMAGE, Message, write
-from vlm_core.spec import load_spec
-from vlm_core.template import TEMPLATES
-from vlm_train import cli
-from vlm_train.preview import spans
+from vlm_core.spec.spec import load_spec
+from vlm_core.text.render import IMAGE, Message, write
+from vlm_core.text.template import TEMPLATES
+from vlm_train.cli import main
+from vlm_train.cli.preview import spans
 from vlm_train.run import start
 
 
 def call(monkeypatch, capsys, *arguments):
     monkeypatch.setattr("sys.argv", ["vlm-train", *map(str, arguments)])
-    code = cli.main()
+    code = main.main()
     return code, capsys.readouterr()
 
 

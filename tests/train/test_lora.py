@@ -4,15 +4,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vlm_core.assemble import load
-from vlm_core.batch import collate
-from vlm_core.chat import Message, write
 from vlm_core.errors import UserError
-from vlm_core.spec import load_spec
-from vlm_core.template import TEMPLATES
-from vlm_train import lora
+from vlm_core.model_folder.assemble import load
+from vlm_core.spec.spec import load_spec
+from vlm_core.text.batch import collate
+from vlm_core.text.render import Message, write
+from vlm_core.text.template import TEMPLATES
+from vlm_train.config.recipe import Lora
+from vlm_train.engine import lora
 from vlm_train.loss import SummedLoss
-from vlm_train.recipe import Lora
 from vlm_train.run import start
 
 pytest.importorskip("peft")

@@ -9,19 +9,19 @@ from safetensors.torch import load_file
 from statistics_script import Norm, Patches, Words, batch
 from torch import nn
 
-from vlm_core.batch import blank
 from vlm_core.errors import UserError
 from vlm_core.model import VLM
-from vlm_core.spec import load_spec
-from vlm_train.accelerator import accelerator_of
-from vlm_train.activation_checkpointing import recomputing
-from vlm_train.config import Stage
-from vlm_train.gauge import resting
+from vlm_core.spec.spec import load_spec
+from vlm_core.text.batch import blank
+from vlm_train.config.section import train_section
+from vlm_train.config.train import Stage
+from vlm_train.distributed.accelerator import accelerator_of
+from vlm_train.engine.activation_checkpointing import recomputing
+from vlm_train.engine.evaluator import resting
+from vlm_train.engine.norm_statistics import NormStatistics
+from vlm_train.engine.optimizer import freeze
 from vlm_train.loss import SummedLoss
-from vlm_train.norm_statistics import NormStatistics
-from vlm_train.optim import freeze
 from vlm_train.run import start
-from vlm_train.section import train_section
 
 CONVOLUTIONS = {"type": "timm", "model": "test_efficientnet", "image_size": 64}
 ALL = ["encoder", "connector", "llm"]
@@ -80,8 +80,8 @@ def test_frozen_layers_of_a_trained_part_drop_nothing(tiny_model):
 
 def test_under_adapters_the_language_model_rests(tiny_model):
     pytest.importorskip("peft")
-    from vlm_train import lora
-    from vlm_train.recipe import Lora
+    from vlm_train.config.recipe import Lora
+    from vlm_train.engine import lora
 
     tiny_model.llm.backbone.drop = nn.Dropout(0.9)
     settings = Lora(targets=["*.in_proj"], dropout=0.5)

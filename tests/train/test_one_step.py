@@ -4,10 +4,10 @@ import pytest
 from ranks import run_ranks
 
 from vlm_core.errors import UserError
-from vlm_core.spec import load_spec
+from vlm_core.spec.spec import load_spec
+from vlm_train.engine.trainer import StageTrainer
 from vlm_train.loss import SummedLoss
 from vlm_train.run import start
-from vlm_train.trainer import StageTrainer
 
 
 def go(path, *overrides):

@@ -8,15 +8,16 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from vlm_core.assemble import load
 from vlm_core.errors import UserError
-from vlm_core.spec import load_spec
-from vlm_train import moments, optim, pieces
-from vlm_train.config import Stage
-from vlm_train.ema import Average
-from vlm_train.learner import table
+from vlm_core.model_folder.assemble import load
+from vlm_core.spec.spec import load_spec
+from vlm_train.checkpoint import optimizer_state, sharded_safetensors
+from vlm_train.config.train import Stage
+from vlm_train.engine import optimizer as optim
+from vlm_train.engine.ema import Average
+from vlm_train.engine.lr_schedule import scale
+from vlm_train.engine.stage_state import table
 from vlm_train.run import start
-from vlm_train.schedule import scale
 
 
 def stage(**changes):
@@ -214,13 +215,13 @@ def test_eight_bit_states_are_small_and_resume_exactly(tmp_path, tiny_model):
     first = optim.optimizer(groups(tiny_model, made), "adamw-8bit")
     step(first, 1)
     assert first.state[layer.weight]["state1"].dtype == torch.uint8
-    pieces.write(tmp_path, "optimizer", moments.of(tiny_model, first), 0, 1)
+    sharded_safetensors.write(tmp_path, "optimizer", optimizer_state.of(tiny_model, first), 0, 1)
     start_ = layer.weight.detach().clone()
     step(first, 2)
     wanted = layer.weight.detach().clone()
     layer.weight.data.copy_(start_)
     second = optim.optimizer(groups(tiny_model, made), "adamw-8bit")
-    moments.restore(tiny_model, second, pieces.Pieces(tmp_path, "optimizer"))
+    optimizer_state.restore(tiny_model, second, sharded_safetensors.Pieces(tmp_path, "optimizer"))
     step(second, 2)
     assert torch.equal(layer.weight, wanted)
 

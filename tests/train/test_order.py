@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vlm_core.errors import SpecError
-from vlm_core.spec import load_spec
-from vlm_train.order import Order, shares
-from vlm_train.sampler import StepSampler
-from vlm_train.sources import joined, sizes_of
+from vlm_core.spec.spec import load_spec
+from vlm_train.data.mixture import joined, sizes_of
+from vlm_train.data.sampler import StepSampler
+from vlm_train.data.shuffle import Order, shares
 
 
 @given(weights=st.lists(st.floats(0.01, 100), min_size=1, max_size=5), total=st.integers(1, 1000))
@@ -70,7 +70,7 @@ def test_groups_are_alike_and_stay_whole_in_every_epoch():
 
 def test_lengths_come_from_the_index_or_from_the_rows(run_spec):
     spec, _ = load_spec(run_spec())
-    from vlm_train.llava import LlavaConfig
+    from vlm_train.data.llava import LlavaConfig
 
     rows = joined([LlavaConfig.model_validate(spec.train["stages"][0]["data"][0])])
     assert sizes_of(rows).tolist() == sizes_of(list(rows)).tolist()
@@ -92,9 +92,9 @@ def test_bad_mixtures(run_spec, change, message):
 
 def test_a_stage_takes_what_its_weights_or_counts_say(run_spec):
     """Two datasets of 18 rows: the epoch keeps its length with weights, and has its own with counts."""
-    from vlm_train.config import Stage
-    from vlm_train.sources import order_of
-    from vlm_train.trainer import total_steps
+    from vlm_train.config.train import Stage
+    from vlm_train.data.mixture import order_of
+    from vlm_train.engine.trainer import total_steps
 
     data = load_spec(run_spec())[0].train["stages"][0]["data"] * 2
     keys = {"name": "s", "trains": ["llm"], "data": data, "lr": 1e-3, "batch_size": 4}

@@ -6,11 +6,11 @@ from accelerate.state import AcceleratorState
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlm_core.batch import collate, pack, padding_share, share_rows
-from vlm_core.chat import IMAGE, Message, write
 from vlm_core.errors import UserError
-from vlm_core.spec import load_spec
-from vlm_core.template import TEMPLATES
+from vlm_core.spec.spec import load_spec
+from vlm_core.text.batch import collate, pack, padding_share, share_rows
+from vlm_core.text.render import IMAGE, Message, write
+from vlm_core.text.template import TEMPLATES
 from vlm_llms.mamba import MambaLM
 from vlm_train.loss import SummedLoss
 from vlm_train.run import start

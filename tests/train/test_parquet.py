@@ -9,13 +9,13 @@ import pytest
 from PIL import Image
 from shards import COLOURS, colour, held, parquet, said
 
-from vlm_core import files
 from vlm_core.errors import BadSample, UserError
-from vlm_core.images import image_name, load_image
-from vlm_train import parquet_rows
-from vlm_train.parquet import ParquetConfig
-from vlm_train.parquet_file import ParquetFile
-from vlm_train.sources import sizes_of
+from vlm_core.io import files
+from vlm_core.io.images import image_name, load_image
+from vlm_train.data.mixture import sizes_of
+from vlm_train.data.parquet import ParquetConfig
+from vlm_train.data.parquet_files import parquet_rows
+from vlm_train.data.parquet_files.parquet_file import ParquetFile
 
 RED = (255, 0, 0)
 

@@ -13,12 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 from shards import said, turns
 
-from vlm_core import files
 from vlm_core.errors import BadSample, UserError
-from vlm_core.images import image_bytes
-from vlm_train import parquet_file, parquet_pages, storage
-from vlm_train.parquet import ParquetConfig
-from vlm_train.parquet_file import ParquetFile
+from vlm_core.io import files
+from vlm_core.io.images import image_bytes
+from vlm_train.data import storage
+from vlm_train.data.parquet import ParquetConfig
+from vlm_train.data.parquet_files import parquet_file, parquet_pages
+from vlm_train.data.parquet_files.parquet_file import ParquetFile
 
 KIB = 2**10
 

@@ -6,9 +6,9 @@ import re
 import matplotlib
 from PIL import Image
 
-from vlm_train import figures, results
-from vlm_train.answers import Answer
-from vlm_train.plot_fonts import BASE, Lettering, drawing, escaped
+from vlm_train.evaluation.answers import Answer
+from vlm_train.report import plots, results
+from vlm_train.report.plot_fonts import BASE, Lettering, drawing, escaped
 
 TEXTS = {
     "chinese": "红色的苹果是什么？",
@@ -50,7 +50,7 @@ def test_any_text_is_drawn_without_a_warning(tmp_path, caplog, capfd):
         ]
         results.plot_curves(metrics, tmp_path / "curves.png")
         for text in TEXTS.values():
-            figures.curve(text, text, {"loss": [(1, 1.0), (2, 20.0)], text: [(1, 1.0)]}, {text: 1}, log=True)
+            plots.curve(text, text, {"loss": [(1, 1.0), (2, 20.0)], text: [(1, 1.0)]}, {text: 1}, log=True)
     assert not caplog.records
     assert capfd.readouterr().err == ""
     with Image.open(tmp_path / "samples0.png") as picture:
@@ -58,16 +58,16 @@ def test_any_text_is_drawn_without_a_warning(tmp_path, caplog, capfd):
 
 
 def test_dollars_stay_dollars_and_numbers_of_an_axis_stay_powers():
-    svg = figures.curve("$x$", "", {"a": [(1, 1.0), (2, 1e4)]}, {"100$ and $": 0}, log=True)
+    svg = plots.curve("$x$", "", {"a": [(1, 1.0), (2, 1e4)]}, {"100$ and $": 0}, log=True)
     text = re.sub(r"<[^>]+>", "", svg)
     assert "$x$" in text
     assert "100$ and $" in text
     assert "10^" not in text
-    assert "红色" in figures.curve("红色", "", {"a": [(1, 1.0)]}, {})
+    assert "红色" in plots.curve("红色", "", {"a": [(1, 1.0)]}, {})
 
 
 def test_a_character_without_a_glyph_is_its_code_point(monkeypatch):
-    monkeypatch.setattr("vlm_train.plot_fonts._installed", list)
+    monkeypatch.setattr("vlm_train.report.plot_fonts._installed", list)
     letters = Lettering(["é 红", "\ue000"])
     assert letters.families == [BASE]
     assert letters.plain("é 红\n\ue000") == "é [U+7EA2]\n[U+E000]"

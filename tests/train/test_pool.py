@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from vlm_core.errors import UserError
-from vlm_train import pool
-from vlm_train.pool import Pool
+from vlm_train.sweep import process_pool
+from vlm_train.sweep.process_pool import Pool
 
 CHILD = "import os, sys, time; sys.argv.pop(1); exec(sys.argv[1])"
 REAL = "import os, sys, time; from vlm_train import cli, pool; cli.main = lambda: exec(sys.argv[1]); pool.child()"
@@ -20,7 +20,7 @@ WAIT = "open(sys.argv[2], 'w').write(str(os.getpid())); time.sleep(60)"
 @pytest.fixture
 def stand_in(monkeypatch):
     """The processes run the Python text that is their first argument."""
-    monkeypatch.setattr(pool, "_CHILD", CHILD)
+    monkeypatch.setattr(process_pool, "_CHILD", CHILD)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
 
 
@@ -49,7 +49,7 @@ print(os.environ['OMP_NUM_THREADS'])"""
 
 
 def test_a_folder_has_one_sweep_at_a_time(stand_in, tmp_path, monkeypatch):
-    monkeypatch.setattr(pool, "_PATIENCE", 0.3)
+    monkeypatch.setattr(process_pool, "_PATIENCE", 0.3)
     first = Pool(tmp_path, 1).run([(["pass"], tmp_path / "a.log"), (["pass"], tmp_path / "b.log")])
     next(first)
     with pytest.raises(UserError, match="another sweep, or a run of one, is at work"):

@@ -6,8 +6,8 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from vlm_train import progress
-from vlm_train.progress import StageProgress, fitting
+from vlm_train.monitoring import progress
+from vlm_train.monitoring.progress import StageProgress, fitting
 
 TOLD = {
     "samples_per_second": 1234.5,
@@ -21,7 +21,7 @@ TOLD = {
 @pytest.fixture
 def clock(monkeypatch):
     times = [0.0]
-    monkeypatch.setattr("vlm_train.progress.time.monotonic", lambda: times[0])
+    monkeypatch.setattr("vlm_train.monitoring.progress.time.monotonic", lambda: times[0])
     return times
 
 

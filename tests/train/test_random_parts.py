@@ -3,9 +3,9 @@
 import pytest
 from test_optim import stage  # pyright: ignore[reportMissingImports]
 
-from vlm_core.spec import Spec
-from vlm_train.config import TrainConfig
-from vlm_train.weights_summary import facts, frozen_random
+from vlm_core.spec.spec import Spec
+from vlm_train.config.train import TrainConfig
+from vlm_train.monitoring.weights_summary import facts, frozen_random
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,13 @@ import yaml
 from resume_helpers import edit, go, longer, other_truth, swapped
 from safetensors.torch import load_file, save_file
 
-from vlm_core import assemble
 from vlm_core.errors import UserError
-from vlm_core.folder import sha256
+from vlm_core.io.manifest import sha256
+from vlm_core.model_folder import assemble
 from vlm_llms.tokenizer import FastTokenizer, train_bpe
-from vlm_train.prepare_run_dir import recorded
-from vlm_train.run_inputs import Inputs
-from vlm_train.rundir import INPUTS, RunDir
+from vlm_train.checkpoint.prepare_run_dir import recorded
+from vlm_train.checkpoint.run_dir import INPUTS, RunDir
+from vlm_train.checkpoint.run_inputs import Inputs
 
 
 def test_other_data_are_refused_by_name(begun, tmp_path):

@@ -18,11 +18,11 @@ from shards import turns
 from torch.utils.data import DataLoader
 
 from vlm_core.errors import UserError
-from vlm_core.image_folder import ImageFolder
-from vlm_train import jsonscan, rowindex
-from vlm_train.jsonscan import line_rows, list_rows
-from vlm_train.llava import LlavaConfig
-from vlm_train.rowfile import LlavaRows
+from vlm_core.io.image_folder import ImageFolder
+from vlm_train.data.json_files import json_index, json_reader
+from vlm_train.data.json_files.json_reader import line_rows, list_rows
+from vlm_train.data.json_files.json_rows import LlavaRows
+from vlm_train.data.llava import LlavaConfig
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
@@ -45,15 +45,15 @@ def test_a_list_in_pieces_is_the_list(values, indent, ascii_, space, chunk):
     if any(0xD800 <= ord(c) < 0xE000 for c in text):
         return
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jsonscan, "CHUNK", chunk)
+        patch.setattr(json_reader, "CHUNK", chunk)
         found = list(list_rows(io.BytesIO(data), Path("x.json")))
     assert [value for _, _, value in found] == values
     assert [json.loads(data[start : start + size]) for start, size, _ in found] == values
 
 
 def test_a_row_without_end_is_refused_before_it_fills_memory(monkeypatch):
-    monkeypatch.setattr(jsonscan, "MAX_ROW", 1000)
-    monkeypatch.setattr(jsonscan, "CHUNK", 100)
+    monkeypatch.setattr(json_reader, "MAX_ROW", 1000)
+    monkeypatch.setattr(json_reader, "CHUNK", 100)
     file = io.BytesIO(b'[{"a": "' + b"x" * 100_000)
     with pytest.raises(UserError, match=r"not valid JSON: Unterminated string"):
         list(list_rows(file, Path("x.json")))
@@ -73,7 +73,7 @@ def row(i):
 @pytest.fixture(params=["json", "jsonl"])
 def large(request, tmp_path, monkeypatch):
     """A file that counts as large, its third row bad, and a cache of its own."""
-    monkeypatch.setattr(rowindex, "KEEP_FROM", 1)
+    monkeypatch.setattr(json_index, "KEEP_FROM", 1)
     monkeypatch.setenv("VLM_CACHE", str(tmp_path / "cache"))
     rows = [{**row(i), **({"image": "none.png"} if i == 2 else {})} for i in range(3000)]
     path = tmp_path / f"data.{request.param}"
@@ -90,8 +90,8 @@ def rows_of(path):
 
 def indexed(monkeypatch):
     """Counts how often an index is built."""
-    build, calls = rowindex._build, []
-    monkeypatch.setattr(rowindex, "_build", lambda *a: calls.append(a) or build(*a))
+    build, calls = json_index._build, []
+    monkeypatch.setattr(json_index, "_build", lambda *a: calls.append(a) or build(*a))
     return calls
 
 
@@ -189,14 +189,14 @@ def test_half_an_index_is_never_used(large, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         LlavaRows(large, ImageFolder(str(large.parent)))
     monkeypatch.undo()
-    monkeypatch.setattr(rowindex, "KEEP_FROM", 1)
+    monkeypatch.setattr(json_index, "KEEP_FROM", 1)
     monkeypatch.setenv("VLM_CACHE", str(large.parent / "cache"))
     assert len(rows_of(large)) == 3000
 
 
 @pytest.mark.parametrize("name", ["rows.json", "rows.jsonl"])
 def test_a_key_that_stands_twice_is_a_bad_row(tmp_path, name):
-    from vlm_train.llava import LlavaConfig
+    from vlm_train.data.llava import LlavaConfig
 
     row = '{"question": "a", "answer": "b"}'
     (tmp_path / name).write_text('{"question": "a", "answer": "b", "answer": "c"}\n' + row)
@@ -211,7 +211,7 @@ def test_two_columns_of_one_name_are_an_error(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from vlm_train.parquet import ParquetConfig
+    from vlm_train.data.parquet import ParquetConfig
 
     names = ["question", "answer", "answer"]
     pq.write_table(pa.table([["a"], ["b"], ["c"]], names=names), tmp_path / "t.parquet")
@@ -220,7 +220,7 @@ def test_two_columns_of_one_name_are_an_error(tmp_path):
 
 
 def test_an_image_id_beside_its_image_is_metadata():
-    from vlm_train.layouts import record_row
+    from vlm_train.data.columns import record_row
 
     row = record_row({"image": "red.png", "image_id": 139, "question": "a", "answer": "b"}, "x", "x").row
     assert row["image"] == ["red.png"]
@@ -232,7 +232,7 @@ def test_an_image_id_beside_its_image_is_metadata():
      ({"conversations": [{"from": "tool", "value": "x"}]}, "the dataset gives a turn of 'tool'; possible: gpt, human")],
 )  # fmt: skip
 def test_a_row_of_a_third_party_holds_nothing_that_is_not_read(row, message):
-    from vlm_train.examples import messages as messages_of
+    from vlm_train.data.dataset import messages as messages_of
 
     with pytest.raises(UserError, match=message):
         messages_of({"id": "a", "image": [], "conversations": turns("hi", "yo"), **row})

@@ -7,10 +7,10 @@ from PIL import Image
 from shards import answer, colour, data_url, parquet, png, said, tar, text, turns, user
 
 from vlm_core.errors import BadSample, UserError
-from vlm_core.images import image_bytes
-from vlm_train.llava import LlavaConfig
-from vlm_train.parquet import ParquetConfig
-from vlm_train.webdataset import WebDatasetConfig
+from vlm_core.io.images import image_bytes
+from vlm_train.data.llava import LlavaConfig
+from vlm_train.data.parquet import ParquetConfig
+from vlm_train.data.webdataset import WebDatasetConfig
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 SHOWN = "<image>\nwhat?"
@@ -221,7 +221,7 @@ def test_an_image_inside_a_row_has_the_limits_of_a_file(folder, write, monkeypat
     broken = {"type": "image_url", "image_url": {"url": data_url("red")[:-3] + "!"}}
     with pytest.raises(BadSample, match="the image is not valid base64"):
         image_bytes(write(folder / "broken", messages(broken))[0]["image"][0])
-    monkeypatch.setattr("vlm_train.image_values.MAX_BYTES", 10)
+    monkeypatch.setattr("vlm_train.data.conversation.image_values.MAX_BYTES", 10)
     with pytest.raises(BadSample, match=r"rows\.\w+: .*image 0: \d+ bytes; at most 10 are read"):
         image_bytes(row["image"][0])
 
@@ -254,7 +254,8 @@ def test_a_sample_of_a_shard_lacks_an_image(folder, row, message):
 def test_the_system_text_of_a_row_reaches_the_template(folder, monkeypatch):
     """In training, in evaluation, and where a tokenizer learns from the rows."""
     from vlm_llms.configs import TrainTokenizer
-    from vlm_train import evaluate, examples
+    from vlm_train.data import dataset
+    from vlm_train.evaluation import held_out
 
     written = []
 
@@ -265,8 +266,8 @@ def test_the_system_text_of_a_row_reaches_the_template(folder, monkeypatch):
     rows = llava(
         folder, {"conversations": turns("hi", "yo"), "system": "be brief"}, {"conversations": turns("a", "b")}
     )
-    reader = examples.Reader(lambda image: image, len, None, None, "answers", 9)  # pyright: ignore[reportArgumentType]
-    for module, read in ((examples, reader.whole), (evaluate, lambda row: evaluate._prompt(row, reader, {}))):
+    reader = dataset.Reader(lambda image: image, len, None, None, "answers", 9)  # pyright: ignore[reportArgumentType]
+    for module, read in ((dataset, reader.whole), (held_out, lambda row: held_out._prompt(row, reader, {}))):
         monkeypatch.setattr(module, "write", write)
         for row in rows:
             with pytest.raises(BadSample, match="enough"):
@@ -277,7 +278,7 @@ def test_the_system_text_of_a_row_reaches_the_template(folder, monkeypatch):
 
 
 def test_an_index_that_is_kept_knows_ids_and_images_inside_rows(folder, monkeypatch):
-    monkeypatch.setattr("vlm_train.rowindex.KEEP_FROM", 1)
+    monkeypatch.setattr("vlm_train.data.json_files.json_index.KEEP_FROM", 1)
     monkeypatch.setenv("VLM_CACHE", str(folder / "cache"))
     found = [
         messages(URL, text("what?"), id="a"),

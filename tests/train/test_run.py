@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 
 from vlm_connectors.connectors import VSSL2
 from vlm_core.errors import SpecError, UserError
-from vlm_core.folder import verify_folder
-from vlm_core.spec import load_spec
-from vlm_train import trainer
+from vlm_core.io.manifest import verify_folder
+from vlm_core.spec.spec import load_spec
+from vlm_train.engine import trainer
 from vlm_train.run import start
 
 
@@ -62,8 +62,8 @@ def test_a_run_leaves_everything(run_spec):
 
 
 def test_only_the_named_parts_change(run_spec, tiny_spec):
-    from vlm_core.assemble import build
-    from vlm_core.spec import Spec
+    from vlm_core.model_folder.assemble import build
+    from vlm_core.spec.spec import Spec
 
     fresh = build(Spec.model_validate(tiny_spec)).state_dict()
     folder, _ = go(run_spec())
@@ -162,7 +162,7 @@ def test_a_folder_with_other_files_is_refused(run_spec, tmp_path):
 
 def test_two_processes_in_one_folder_are_refused(run_spec):
     spec, _ = load_spec(run_spec())
-    from vlm_train.rundir import RunDir
+    from vlm_train.checkpoint.run_dir import RunDir
 
     first = RunDir(spec.train["output"])
     first.open()

@@ -11,10 +11,10 @@ import yaml
 from resume_helpers import go
 
 from vlm_core.errors import UserError
-from vlm_train import run_log
-from vlm_train.report import write as write_report
-from vlm_train.rundir import EVALS, INPUTS, LOCK, METRICS, SPEC, RunDir, is_own
-from vlm_train.trackers import Trackers
+from vlm_train.checkpoint import jsonl_log
+from vlm_train.checkpoint.run_dir import EVALS, INPUTS, LOCK, METRICS, SPEC, RunDir, is_own
+from vlm_train.monitoring.trackers import Trackers
+from vlm_train.report.html import write as write_report
 
 
 def line(step, **more):
@@ -163,7 +163,7 @@ def test_lines_wait_for_a_full_disk_to_take_them(tmp_path, caplog, monkeypatch):
 
 
 def test_lines_that_were_never_written_are_told_at_the_end(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(run_log, "WAITING_LINES", 3)
+    monkeypatch.setattr(jsonl_log, "WAITING_LINES", 3)
     run = RunDir(tmp_path)
     full(monkeypatch)
     for step in range(5):
@@ -181,7 +181,7 @@ def test_a_run_trains_on_while_logs_and_pictures_cannot_be_written(own_spec, tmp
     def unwritable(path, data):
         raise OSError(errno.EROFS, "read-only")
 
-    monkeypatch.setattr(run_log, "_append", unwritable)
+    monkeypatch.setattr(jsonl_log, "_append", unwritable)
     with pytest.raises(UserError, match=r"results\.md: cannot write: Is a directory"):
         go(own_spec)
     assert caplog.text.count("metrics.jsonl: cannot write: read-only") == 1

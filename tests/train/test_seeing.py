@@ -7,17 +7,18 @@ from html.parser import HTMLParser
 import pytest
 import torch
 
-from vlm_core.assemble import load
-from vlm_core.batch import collate
 from vlm_core.errors import UserError
-from vlm_core.spec import load_spec
-from vlm_train import figures, pace, report
+from vlm_core.model_folder.assemble import load
+from vlm_core.spec.spec import load_spec
+from vlm_core.text.batch import collate
+from vlm_train.checkpoint.run_dir import VALIDATION
 from vlm_train.loss import SummedLoss, target_count
-from vlm_train.pace import Pace, peak_rate
-from vlm_train.progress import speed
+from vlm_train.monitoring import throughput
+from vlm_train.monitoring.progress import speed
+from vlm_train.monitoring.throughput import Pace, peak_rate
+from vlm_train.monitoring.trackers import Trackers, numbers
+from vlm_train.report import html, plots
 from vlm_train.run import Run, start
-from vlm_train.rundir import VALIDATION
-from vlm_train.trackers import Trackers, numbers
 
 
 def test_rates_are_those_of_the_steps_and_waiting_is_counted_apart():
@@ -63,7 +64,7 @@ def test_peaks_are_known_for_what_the_table_holds(monkeypatch, device, peak):
 
 def test_mfu_is_what_was_computed_over_what_could_be(monkeypatch):
     """A product of (8, 64) and (64, 32) is 2·8·64·32 FLOPs; 8 tokens in the steps' time."""
-    monkeypatch.setattr(pace, "peak_rate", lambda *a, **k: 1e3)
+    monkeypatch.setattr(throughput, "peak_rate", lambda *a, **k: 1e3)
     clock = Pace(torch.device("cpu"))
     a, b = torch.ones(8, 64), torch.ones(64, 32)
     assert clock.count_flops(lambda: a @ b, 8).shape == (8, 32)
@@ -182,7 +183,7 @@ def test_the_page_about_a_run_needs_nothing_else_and_tells_what_happened(watched
     folder, _ = start(*load_spec(watched("seen")))
     folder.log({"stage": 0, "stage_name": "align", "step": 2, "row": 3, "name": "r3", "reason": "unreadable",
                 "message": "row r3: <x>.png"}, name="left_out.jsonl")  # fmt: skip
-    text = report.write(folder.path).read_text()
+    text = html.write(folder.path).read_text()
     page = Page(text)
     assert all(a.startswith(("data:image/png;base64,", "#")) for a in page.fetched)
     assert not re.search(r"@import|url\((?!#)|<script", text)
@@ -194,20 +195,20 @@ def test_the_page_about_a_run_needs_nothing_else_and_tells_what_happened(watched
     assert f"{first:.3f}" in page.text
     (folder.path / "model" / "manifest.json").rename(folder.path / "x")
     (folder.path / "model").rename(folder.path / "y")
-    assert "not finished: stage instruct, step 6" in report.page(folder)
+    assert "not finished: stage instruct, step 6" in html.page(folder)
 
 
 def test_other_folders_are_no_runs(tmp_path):
     with pytest.raises(UserError, match=r"not a run folder: it has no spec\.yaml"):
-        report.write(tmp_path)
+        html.write(tmp_path)
 
 
 def test_thinning_keeps_the_mean_and_the_end():
     line = [(float(i), float(i % 7)) for i in range(1, 5001)]
-    thin = figures.thinned(line)
+    thin = plots.thinned(line)
     assert len(thin) <= 800
     assert thin[-1][0] == 5000
     assert sum(y for _, y in thin) / len(thin) == pytest.approx(3, abs=0.02)
-    assert figures.thinned([]) == []
+    assert plots.thinned([]) == []
     metrics = [{"stage": s, "step": i, "loss": None if i == 2 else 1.0} for s in (0, 1) for i in (1, 2, 3)]
-    assert figures.points(metrics, "loss", figures.offsets(metrics)) == [(1, 1), (3, 1), (4, 1), (6, 1)]
+    assert plots.points(metrics, "loss", plots.offsets(metrics)) == [(1, 1), (3, 1), (4, 1), (6, 1)]

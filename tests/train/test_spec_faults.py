@@ -7,7 +7,7 @@ import pytest
 
 PROBE = """
 import sys
-from vlm_train.cli import main
+from vlm_train.cli.main import main
 sys.argv = ["vlm-train", *sys.argv[1:]]
 assert main() == 2
 print(sorted({"torch", "numpy", "transformers", "timm", "PIL", "accelerate"} & set(sys.modules)))

@@ -7,7 +7,7 @@ import torch
 from ranks import run_ranks
 from spread import STEPS, long_spec, losses, weights
 
-from vlm_core.spec import load_spec
+from vlm_core.spec.spec import load_spec
 from vlm_train.run import start
 
 __all__ = ["long_spec"]

@@ -9,14 +9,15 @@ import time
 
 import pytest
 
-from vlm_core import generate
 from vlm_core.errors import UserError
-from vlm_core.spec import load_spec
-from vlm_train import evaluate, ranks, stopping, watchdog
-from vlm_train.exit_message import RESUMABLE
+from vlm_core.generation import generate
+from vlm_core.spec.spec import load_spec
+from vlm_train.checkpoint.run_dir import LOCK, RunDir
+from vlm_train.distributed import preemption, process_group, watchdog
+from vlm_train.distributed.exit_message import RESUMABLE
+from vlm_train.engine.trainer import StageTrainer
+from vlm_train.evaluation import held_out
 from vlm_train.run import start
-from vlm_train.rundir import LOCK, RunDir
-from vlm_train.trainer import StageTrainer
 
 SHORT = ["train.stages.0.steps=4", "train.stages.1.steps=2"]
 
@@ -27,7 +28,7 @@ def nothing_to_compile(monkeypatch):
 
 
 def go(path, *overrides):
-    with stopping.listening():
+    with preemption.listening():
         return start(*load_spec(path, [*SHORT, *overrides]))[0]
 
 
@@ -64,7 +65,7 @@ def test_a_signal_saves_at_the_end_of_the_step_and_the_run_goes_on_exactly(run_s
     whole = go(run_spec("whole", evaluation=None))
     signal_at(0, 3, signal.SIGTERM)
     path = run_spec("part", evaluation=None, checkpoint_every=100)
-    with pytest.raises(stopping.Stopped) as stopped:
+    with pytest.raises(preemption.Stopped) as stopped:
         go(path)
     assert stopped.value.code == RESUMABLE
     assert stopped.value.text.startswith("SIGTERM stopped the run after step 3 of stage align;")
@@ -83,11 +84,11 @@ def test_a_second_ctrl_c_ends_the_process_at_once(run_spec, signal_at, monkeypat
         left.append(code)
         raise SystemExit(code)
 
-    monkeypatch.setattr("vlm_train.stopping.os._exit", leave)
+    monkeypatch.setattr("vlm_train.distributed.preemption.os._exit", leave)
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     signal_at(0, 2, signal.SIGINT)
     path = run_spec("once", evaluation=None)
-    with pytest.raises(stopping.Stopped) as stopped:
+    with pytest.raises(preemption.Stopped) as stopped:
         go(path)
     assert stopped.value.text.startswith("SIGINT stopped the run after step 2 of stage align;")
     assert left == []
@@ -98,27 +99,27 @@ def test_a_second_ctrl_c_ends_the_process_at_once(run_spec, signal_at, monkeypat
 
 
 def press_twice():
-    with stopping.listening(), stopping.held():
+    with preemption.listening(), preemption.held():
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
 
 
 def failing_import():
-    with stopping.listening():
+    with preemption.listening():
         try:
             os.kill(os.getpid(), signal.SIGTERM)
-        except stopping.Stopped:
+        except preemption.Stopped:
             raise RuntimeError("import failed") from None
 
 
 def failing_step():
-    with stopping.listening(), stopping.held():
+    with preemption.listening(), preemption.held():
         os.kill(os.getpid(), signal.SIGTERM)  # only remembered: the error is one
         raise RuntimeError("not finite")
 
 
 def test_an_error_that_a_signal_causes_in_a_library_is_none():
-    with pytest.raises(stopping.Stopped, match="75"):
+    with pytest.raises(preemption.Stopped, match="75"):
         failing_import()
     with pytest.raises(RuntimeError):
         failing_step()
@@ -163,9 +164,9 @@ def test_a_signal_ends_an_evaluation_at_once_and_it_is_done_anew(run_spec, monke
             os.kill(os.getpid(), signal.SIGUSR1)
         return asked(*args)
 
-    monkeypatch.setattr(evaluate, "answer", answer)
+    monkeypatch.setattr(held_out, "answer", answer)
     path = run_spec()
-    with pytest.raises(stopping.Stopped, match="75"):
+    with pytest.raises(preemption.Stopped, match="75"):
         go(path)
     assert len(batches) == 2
     folder = go(path)
@@ -235,9 +236,9 @@ def test_what_ends_several_processes_is_told_by_the_first(monkeypatch, tmp_path,
     def lost():
         raise RuntimeError("connection closed by peer")
 
-    assert [ranks.as_one(part, debug=False) for part in (fails, fails, lost)] == [2, 2, 2]
+    assert [process_group.as_one(part, debug=False) for part in (fails, fails, lost)] == [2, 2, 2]
     assert capsys.readouterr().err == "vlm-train: no such thing\n"
     with pytest.raises(RuntimeError):
-        ranks.as_one(lost, debug=True)
+        process_group.as_one(lost, debug=True)
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "attempt_1" / "0" / "error.json"))
-    assert ranks.as_one(lambda: pytest.fail("started again"), debug=False) == 2
+    assert process_group.as_one(lambda: pytest.fail("started again"), debug=False) == 2

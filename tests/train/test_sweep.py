@@ -13,11 +13,12 @@ import yaml
 from exam_files import evals
 
 from vlm_core.errors import UserError
-from vlm_train import cli, table
-from vlm_train.grid import Grid, Row, load
+from vlm_train.checkpoint.run_dir import RunDir
+from vlm_train.cli import main
 from vlm_train.run import start
-from vlm_train.rundir import RunDir
-from vlm_train.sweep import Job, jobs, sizes
+from vlm_train.sweep import table
+from vlm_train.sweep.grid import Grid, Row, load
+from vlm_train.sweep.jobs import Job, jobs, sizes
 
 ROWS = """\
 rows:
@@ -45,7 +46,7 @@ def sweep_file(run_spec, tmp_path):
 
 def sweep(monkeypatch, *args):
     monkeypatch.setattr(sys, "argv", ["vlm-train", "sweep", *map(str, args)])
-    return cli.main()
+    return main.main()
 
 
 def test_a_failing_row_is_told_and_a_finished_one_left_alone(sweep_file, tmp_path, monkeypatch, capfd):
@@ -262,7 +263,13 @@ def test_a_run_that_ended_early_counts_for_nothing(tmp_path):
 def test_killed_and_gone_on_with(sweep_file, tmp_path):
     """SIGKILL while the second run trains; the same command ends the sweep, and the first run is left alone."""
     text = "rows: {a: {}, b: {train.stages.0.steps: 300}}\n"
-    command = [sys.executable, "-c", "from vlm_train.cli import main; main()", "sweep", str(sweep_file(text))]
+    command = [
+        sys.executable,
+        "-c",
+        "from vlm_train.cli.main import main; main()",
+        "sweep",
+        str(sweep_file(text)),
+    ]
     first = subprocess.Popen(command)
     metrics = tmp_path / "out" / "b" / "seed-0" / "metrics.jsonl"
     end = time.monotonic() + 120

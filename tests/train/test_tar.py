@@ -12,9 +12,10 @@ import pytest
 from shards import colour, png, said, tar, turns
 
 from vlm_core.errors import BadSample, UserError
-from vlm_core.images import image_name, load_image
-from vlm_train import rowindex, tar_index
-from vlm_train.webdataset import WebDatasetConfig
+from vlm_core.io.images import image_name, load_image
+from vlm_train.data.json_files import json_index
+from vlm_train.data.tar_files import tar_index
+from vlm_train.data.webdataset import WebDatasetConfig
 
 OPENED: list[str] = []
 RUN: list[str] = []
@@ -205,7 +206,7 @@ def test_what_is_no_shard(tmp_path, data, message):
 
 
 def test_the_index_of_large_shards_is_kept_and_mapped(tmp_path, whole, monkeypatch):
-    monkeypatch.setattr(rowindex, "KEEP_FROM", 1)
+    monkeypatch.setattr(json_index, "KEEP_FROM", 1)
     monkeypatch.setenv("VLM_CACHE", str(tmp_path / "cache"))
     build, calls = tar_index._build, []
     monkeypatch.setattr(tar_index, "_build", lambda *a: calls.append(a) or build(*a))

@@ -8,7 +8,7 @@ import pytest
 from shards import png, said, tar, turns
 
 from vlm_core.errors import BadSample, UserError
-from vlm_train.webdataset import WebDatasetConfig
+from vlm_train.data.webdataset import WebDatasetConfig
 
 RED = png("red")
 

@@ -4,15 +4,15 @@ import json
 
 import pytest
 
-from vlm_core.chat import IMAGE, Message, write
 from vlm_core.errors import SpecError
-from vlm_core.spec import load_spec
-from vlm_core.template import Template, TokenizerTemplate
-from vlm_train import cli
-from vlm_train.examples import Example
-from vlm_train.preview import Shown, names_of, page, spans, terminal
+from vlm_core.spec.spec import load_spec
+from vlm_core.text.render import IMAGE, Message, write
+from vlm_core.text.template import Template, TokenizerTemplate
+from vlm_train.checkpoint.run_dir import VALIDATION
+from vlm_train.cli import main
+from vlm_train.cli.preview import Shown, names_of, page, spans, terminal
+from vlm_train.data.dataset import Example
 from vlm_train.run import start
-from vlm_train.rundir import VALIDATION
 
 PLAIN = "leaves out the question: `user` has no {text}, but "
 
@@ -42,7 +42,7 @@ def test_what_does_not_fit_is_said_first(run_spec, monkeypatch, capsys, command,
     options = [option for change in changes for option in ("--set", change)]
     monkeypatch.chdir(path.parent)
     monkeypatch.setattr("sys.argv", ["vlm-train", command, str(path), *options])
-    assert cli.main() == 2
+    assert main.main() == 2
     said = capsys.readouterr().err
     assert f"vlm-train: --set {changes[0]}: {where}" in said
     assert message in said

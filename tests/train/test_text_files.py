@@ -6,10 +6,10 @@ import pytest
 from shards import png, said, turns
 
 from vlm_core.errors import UserError
-from vlm_core.files import read_text
-from vlm_core.spec import load_spec
-from vlm_train import cli
-from vlm_train.llava import LlavaConfig
+from vlm_core.io.files import read_text
+from vlm_core.spec.spec import load_spec
+from vlm_train.cli import main
+from vlm_train.data.llava import LlavaConfig
 
 MARK = "\ufeff"
 ROWS = [{"id": name, "conversations": turns("hi", name)} for name in ("a", "b", "c")]
@@ -104,7 +104,7 @@ def test_the_row_that_is_listed_has_its_id(run_spec, tmp_path, monkeypatch, caps
     monkeypatch.setattr(
         "sys.argv", ["vlm-train", "check", str(path), "--report", str(tmp_path / "bad.jsonl")]
     )
-    assert cli.main() == 1
+    assert main.main() == 1
     out = capsys.readouterr().out
     assert [out.count(f"row {name}: ") for name in ("missing", "shape", "damaged")] == [2, 2, 2], out
     listed = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from vlm_train import strategy
+from vlm_train.distributed import strategy
 
 
 def test_small_neighbours_of_one_kind_are_joined(monkeypatch):

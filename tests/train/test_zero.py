@@ -9,13 +9,13 @@ from deepspeed_there import deepspeed_there, installed
 from ranks import run_ranks
 from spread import STEPS, long_spec, losses, weights
 
-from vlm_core.advise.advice import Question, advise
-from vlm_core.check import on_meta
+from vlm_core.diagnose.check import on_meta
+from vlm_core.diagnose.costs.advice import Question, advise
 from vlm_core.errors import UserError
-from vlm_core.spec import load_spec
-from vlm_train.plan import plan
+from vlm_core.spec.spec import load_spec
+from vlm_train.cli.plan import plan
+from vlm_train.config.section import train_section
 from vlm_train.run import start
-from vlm_train.section import train_section
 
 __all__ = ["deepspeed_there", "installed", "long_spec"]
 
@@ -107,7 +107,7 @@ def test_one_process_is_enough_to_leave_a_step_out_on_all(strategy):
 
 
 def test_without_deepspeed_the_message_says_how_to_get_it(run_spec, monkeypatch):
-    from vlm_train.zero import imported
+    from vlm_train.distributed.deepspeed import imported
 
     monkeypatch.setitem(sys.modules, "deepspeed", None)
     with pytest.raises(

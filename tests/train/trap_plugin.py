@@ -9,9 +9,9 @@ import signal
 import time
 from typing import Literal
 
-from vlm_core.config import DatasetConfig
 from vlm_core.errors import UserError
-from vlm_core.hooks import hookimpl
+from vlm_core.plugins.config import DatasetConfig
+from vlm_core.plugins.hooks import hookimpl
 from vlm_core.rows import Rows
 
 
@@ -48,7 +48,7 @@ class TrapConfig(DatasetConfig):
     path: str
 
     def rows(self):
-        from vlm_train.llava import LlavaConfig
+        from vlm_train.data.llava import LlavaConfig
 
         return TrapRows(LlavaConfig(path=self.path).rows())
 

@@ -1,7 +1,7 @@
 """The connector contract, checked by the suite that vlm-core ships for plugins."""
 
 from vlm_connector_pool.plugin import PoolConfig
-from vlm_core.registry import installed
+from vlm_core.plugins.registry import installed
 from vlm_core.testing import ConnectorSuite
 
 

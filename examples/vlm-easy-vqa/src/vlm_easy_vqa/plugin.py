@@ -13,8 +13,8 @@ from pydantic import Field, PositiveInt
 
 from vlm_core import BenchmarkConfig, DatasetConfig, UserError, hookimpl
 from vlm_core.benchmark import CreditBenchmark, Question
-from vlm_core.files import read_text
-from vlm_core.paths import LocalFile
+from vlm_core.io.files import read_text
+from vlm_core.io.paths import LocalFile
 
 Category = Literal["shape", "colour", "yes/no"]
 _SHAPES = {"circle", "rectangle", "triangle"}

@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from vlm_core.images import to_rgb
 from vlm_core.interfaces import Encoder
+from vlm_core.io.images import to_rgb
 
 
 class PatchEmbedding(Encoder):

@@ -8,9 +8,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from vlm_core.benchmark import Benchmark
-from vlm_core.config import BenchmarkConfig
-from vlm_core.image_folder import ImageFolder
-from vlm_core.paths import LocalFile
+from vlm_core.io.image_folder import ImageFolder
+from vlm_core.io.paths import LocalFile
+from vlm_core.plugins.config import BenchmarkConfig
 
 File = LocalFile
 Strictness = Annotated[

@@ -6,15 +6,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vlm_bench.examples import choose
 from vlm_bench.join import join
-from vlm_bench.question_digests import content_of
 from vlm_bench.readers.answers import Answer
 from vlm_bench.readers.files import sha256
-from vlm_bench.report import Report
+from vlm_bench.report.examples import choose
+from vlm_bench.report.question_digests import content_of
+from vlm_bench.report.report import Report
 from vlm_core.benchmark import Benchmark
-from vlm_core.config import BenchmarkConfig
 from vlm_core.errors import UserError
+from vlm_core.plugins.config import BenchmarkConfig
 
 
 def evaluate(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from vlm_bench import configs
-from vlm_core.config import BenchmarkConfig
-from vlm_core.hooks import hookimpl
+from vlm_core.plugins.config import BenchmarkConfig
+from vlm_core.plugins.hooks import hookimpl
 
 
 @hookimpl

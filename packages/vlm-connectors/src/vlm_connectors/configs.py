@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, PositiveInt, field_validator
 
-from vlm_core.config import ConnectorConfig, Recipe, Reference, WeightsSource, random_values
 from vlm_core.errors import UserError
-from vlm_core.registry import installed
+from vlm_core.plugins.config import ConnectorConfig, Recipe, Reference, WeightsSource, random_values
+from vlm_core.plugins.registry import installed
 
 if TYPE_CHECKING:
-    from vlm_core.hooks import Scan
     from vlm_core.interfaces import Connector
+    from vlm_core.plugins.hooks import Scan
 
 
 class RandomConfig(ConnectorConfig):
@@ -80,7 +80,7 @@ class ScanConfig(RandomConfig):
 
     @classmethod
     def engine(cls, device: str) -> str:
-        from vlm_core.ssm.backends import engine
+        from vlm_ssm.backends import engine
 
         return engine(device)
 

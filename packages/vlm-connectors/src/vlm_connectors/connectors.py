@@ -12,7 +12,7 @@ from vlm_connectors.vss import VSS
 from vlm_core.interfaces import Connector
 
 if TYPE_CHECKING:
-    from vlm_core.hooks import Scan
+    from vlm_core.plugins.hooks import Scan
 
 
 class PerPatch(Connector):

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from vlm_connectors.connectors import PerPatch
 from vlm_connectors.layers import mlp
 from vlm_connectors.vss import tables
-from vlm_core.hooks import Scan
-from vlm_core.ssm import ops
-from vlm_core.ssm.hooked_modules import convolve, plain
+from vlm_core.plugins.hooks import Scan
+from vlm_ssm import ops
+from vlm_ssm.hooked_modules import convolve, plain
 
 
 class HeadSSM(nn.Module):

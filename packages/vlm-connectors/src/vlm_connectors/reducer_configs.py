@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, PositiveInt
 
 from vlm_connectors.configs import RandomConfig
-from vlm_core.config import Recipe
 from vlm_core.errors import UserError
+from vlm_core.plugins.config import Recipe
 
 if TYPE_CHECKING:
     from vlm_core.interfaces import Connector

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from vlm_core.errors import UserError
-from vlm_core.ssm import MambaMixer, SelectiveSSM, scan_along
-from vlm_core.ssm.hooked_modules import untouched
+from vlm_ssm import MambaMixer, SelectiveSSM, scan_along
+from vlm_ssm.hooked_modules import untouched
 
 if TYPE_CHECKING:
-    from vlm_core.hooks import Scan
+    from vlm_core.plugins.hooks import Scan
 
 
 @lru_cache(maxsize=64)

@@ -3,7 +3,8 @@
 Importing this package costs nothing: torch is loaded only by the modules that compute.
 """
 
-from vlm_core.config import (
+from vlm_core.errors import SpecError, UserError
+from vlm_core.plugins.config import (
     NO_WEIGHTS,
     BenchmarkConfig,
     ConnectorConfig,
@@ -13,8 +14,7 @@ from vlm_core.config import (
     WeightsSource,
     random_values,
 )
-from vlm_core.errors import SpecError, UserError
-from vlm_core.hooks import hookimpl
+from vlm_core.plugins.hooks import hookimpl
 
 __all__ = [
     "NO_WEIGHTS",

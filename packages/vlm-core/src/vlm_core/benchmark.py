@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from vlm_core.errors import UserError
-from vlm_core.files import open_regular
+from vlm_core.io.files import open_regular
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -108,7 +108,7 @@ class Question:
 
     def open(self) -> PILImage | None:
         """The image as upright RGB, None where there is none."""
-        from vlm_core.images import decode_image, load_image
+        from vlm_core.io.images import decode_image, load_image
 
         if self.image is None or isinstance(self.image, Path):
             return None if self.image is None else load_image(self.image)

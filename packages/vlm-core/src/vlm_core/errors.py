@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from vlm_core.printable import printable
+from vlm_core.markup.printable import printable
 
 LONGEST, MOST = 200, 50
 """Characters of a foreign name, and faults, that one message shows."""

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vlm_core.errors import UserError
-from vlm_core.frozen_modules import Part, statistics
+from vlm_core.numerics.frozen_modules import Part, statistics
 from vlm_core.preprocessing import Preprocessing
 
 PADDING = -1
@@ -134,7 +134,7 @@ class State(Protocol):
         ...
 
 
-class Recorded(Protocol):
+class GraphDecoder(Protocol):
     """One token a call, with a state of its own that changes in place."""
 
     def __call__(self, ids: Tensor) -> Tensor:
@@ -195,7 +195,7 @@ class LanguageModel(Part, ABC):
         """Weight (V, M) and bias where `logits` is exactly their product with hidden states; None where it is more."""
         return None
 
-    def record(self, state: Any) -> Recorded | None:
+    def cuda_graph_decoder(self, state: Any) -> GraphDecoder | None:
         """A faster way to take tokens one by one from here on, where there is one; it gives the same numbers."""
         return None
 

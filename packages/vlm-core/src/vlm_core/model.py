@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vlm_core.interfaces import Connector, Encoder, LanguageModel
-from vlm_core.products import fast_products
+from vlm_core.numerics.low_precision_matmul import fast_products
 
 PARTS = ("encoder", "connector", "llm")
 

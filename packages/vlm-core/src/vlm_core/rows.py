@@ -52,7 +52,7 @@ class Rows(Sequence[Row]):
 
         By default, of the number of rows and of `digests.SAMPLED` of them at even distances.
         """
-        from vlm_core import digests
+        from vlm_core.io import digests
 
         places = digests.spread(len(self), digests.SAMPLED)
         return digests.of(len(self), [_row_digest(self, place) for place in places])
@@ -70,7 +70,7 @@ class Rows(Sequence[Row]):
 
 
 def _row_digest(rows: Rows, index: int) -> str:
-    from vlm_core import digests
+    from vlm_core.io import digests
 
     try:
         return digests.of_rows([rows[index]])
@@ -80,7 +80,7 @@ def _row_digest(rows: Rows, index: int) -> str:
 
 def digest_of(rows: Sequence[Row]) -> str:
     """`rows.digest()` of `Rows`, and one over all rows of a plain list."""
-    from vlm_core import digests
+    from vlm_core.io import digests
 
     return rows.digest() if isinstance(rows, Rows) else digests.of_rows(rows)
 

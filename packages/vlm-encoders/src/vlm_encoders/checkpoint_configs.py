@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from vlm_core.errors import UserError
-from vlm_core.files import parse_json, read_json
-from vlm_core.weight_files import opened
+from vlm_core.io.files import parse_json, read_json
+from vlm_core.model_folder.safetensors_file import opened
 from vlm_encoders import checkpoints, preprocessor_config
 from vlm_encoders.pretrained_config import Told
 

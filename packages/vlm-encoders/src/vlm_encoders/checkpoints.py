@@ -7,10 +7,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from vlm_core import tensor_files
 from vlm_core.errors import UserError
-from vlm_core.tensor_files import INDEX
-from vlm_core.weight_files import warn_not_finite
+from vlm_core.model_folder import published_files
+from vlm_core.model_folder.published_files import INDEX
+from vlm_core.model_folder.safetensors_file import warn_not_finite
 
 PACKAGE = "python:"
 WRAPPERS = ("state_dict", "model")
@@ -59,11 +59,11 @@ def in_folder(folder: Path) -> Path:
 
 def files(path: Path) -> list[Path]:
     """The file, or the shards of an index."""
-    return tensor_files.shards(path) if path.name.endswith(INDEX) else [path]
+    return published_files.shards(path) if path.name.endswith(INDEX) else [path]
 
 
 def read(path: Path) -> dict[str, Tensor]:
     """The tensors of a file or of all shards of an index, by name, taken out of a training script's wrapper."""
-    tensors = tensor_files.read(path, WRAPPERS)
+    tensors = published_files.read(path, WRAPPERS)
     warn_not_finite(tensors, path)
     return tensors

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, FiniteFloat, PositiveInt, SerializeAsAny, field_validator, model_validator
 
-from vlm_core.config import Download, EncoderConfig, Recipe, WeightsSource, random_values
 from vlm_core.errors import UserError, shown
-from vlm_core.hub import FromHub, source_of
-from vlm_core.layer_counts import check_layers
-from vlm_core.paths import LocalPath
-from vlm_core.validate import component
+from vlm_core.io.paths import LocalPath
+from vlm_core.plugins.config import Download, EncoderConfig, Recipe, WeightsSource, random_values
+from vlm_core.plugins.hub import FromHub, source_of
+from vlm_core.plugins.layer_counts import check_layers
+from vlm_core.spec.validate import component
 
 if TYPE_CHECKING:
     from vlm_core.interfaces import Encoder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vlm_core.config import Download
+from vlm_core.plugins.config import Download
 
 FP32 = 4
 

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from vlm_core.config import EncoderConfig
 from vlm_core.errors import UserError
 from vlm_core.interfaces import Encoder
+from vlm_core.plugins.config import EncoderConfig
 
 
 class FusedEncoder(Encoder):

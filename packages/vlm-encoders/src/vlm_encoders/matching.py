@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vlm_core.errors import UserError
-from vlm_core.faults import listed, shape_of
+from vlm_core.model_folder.checkpoint_errors import listed, shape_of
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """What a weight may be stored as. Smaller formats mean nothing without the scales of their quantiser."""

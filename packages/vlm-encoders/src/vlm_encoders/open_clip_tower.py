@@ -13,9 +13,9 @@ from open_clip import pretrained as hub
 from torch import Tensor, nn
 
 from vlm_core.errors import UserError
-from vlm_core.files import read_json
-from vlm_core.folder_model import check_plan
-from vlm_core.layer_counts import check_layers
+from vlm_core.io.files import read_json
+from vlm_core.model_folder.load import check_plan
+from vlm_core.plugins.layer_counts import check_layers
 from vlm_encoders import checkpoints, matching
 from vlm_encoders.activations import set_activation
 from vlm_encoders.checkpoint_configs import of_open_clip

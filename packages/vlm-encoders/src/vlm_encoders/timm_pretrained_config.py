@@ -11,7 +11,7 @@ from timm.models import PretrainedCfg
 from torch import nn
 
 from vlm_core.errors import UserError
-from vlm_core.files import read_json
+from vlm_core.io.files import read_json
 from vlm_encoders.activations import activation_of
 from vlm_encoders.checkpoint_configs import ARCHITECTURE, CONFIG, beside, of_timm, part
 from vlm_encoders.checkpoints import locate

@@ -14,9 +14,9 @@ from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 from vlm_core.errors import UserError
-from vlm_core.files import read_json
-from vlm_core.folder_model import check_plan
-from vlm_core.layer_counts import check_layers
+from vlm_core.io.files import read_json
+from vlm_core.model_folder.load import check_plan
+from vlm_core.plugins.layer_counts import check_layers
 from vlm_encoders import checkpoints
 from vlm_encoders.activations import activation_of, set_activation
 from vlm_encoders.checkpoint_configs import CONFIG, of_timm, part

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from vlm_core.errors import UserError
-from vlm_core.files import read_json
 from vlm_core.interfaces import Encoder
+from vlm_core.io.files import read_json
 from vlm_core.preprocessing import Preprocessing
 from vlm_encoders.activations import activation_of
 from vlm_encoders.transforms import BICUBIC, Picture, to_pixels

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from vlm_core.errors import UserError
-from vlm_core.local_code import refuse_references, repository_code, with_auto_map
-from vlm_core.tensor_files import check_indexes
-from vlm_core.weights import own_memory
+from vlm_core.model_folder.published_files import check_indexes
+from vlm_core.model_folder.weights import own_memory
+from vlm_core.plugins.local_code import refuse_references, repository_code, with_auto_map
 from vlm_encoders import transformers_files as files
 from vlm_encoders.activations import activation_of, set_activation
 from vlm_encoders.checkpoint_configs import of_transformers

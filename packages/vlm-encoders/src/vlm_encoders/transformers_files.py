@@ -10,13 +10,13 @@ from transformers.image_processing_base import ImageProcessingMixin
 from transformers.utils.hub import cached_file
 
 from vlm_core.errors import UserError
-from vlm_core.faults import listed, shape_of
-from vlm_core.folder_model import check_plan
-from vlm_core.layer_counts import check_config_file
-from vlm_core.local_code import OPTION
-from vlm_core.tensor_files import INDEX, files_beside, number_formats, shards
-from vlm_core.verbosity import errors_only, without_progress_bars
-from vlm_core.weight_files import warn_not_finite
+from vlm_core.model_folder.checkpoint_errors import listed, shape_of
+from vlm_core.model_folder.load import check_plan
+from vlm_core.model_folder.published_files import INDEX, files_beside, number_formats, shards
+from vlm_core.model_folder.safetensors_file import warn_not_finite
+from vlm_core.plugins.layer_counts import check_config_file
+from vlm_core.plugins.local_code import OPTION
+from vlm_core.runtime.verbosity import errors_only, without_progress_bars
 from vlm_encoders.tower import one_line
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"

@@ -12,7 +12,7 @@ from torch.func import functional_call
 from transformers import PreTrainedModel
 
 from vlm_core.errors import UserError
-from vlm_core.weights import derived_floats
+from vlm_core.model_folder.weights import derived_floats
 from vlm_encoders.tower import Tower, block_index
 
 

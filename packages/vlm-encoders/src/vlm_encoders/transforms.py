@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from vlm_core.errors import UserError
-from vlm_core.images import MAX_PIXELS, to_rgb
+from vlm_core.io.images import MAX_PIXELS, to_rgb
 
 BICUBIC = "bicubic"
 """The filter of weights that don't say which one they were trained with."""
@@ -50,7 +50,7 @@ class Picture:
 def to_pixels(image: Image.Image, height: int, width: int, picture: Picture, mean: Sequence[float]) -> Tensor:
     """Any Pillow image -> float32 (3, height, width) in [0, 1].
 
-    The image is taken as it lies: `vlm_core.images.load_image` is what turns photographs upright.
+    The image is taken as it lies: `vlm_core.io.images.load_image` is what turns photographs upright.
     """
     image = to_rgb(image)
     if picture.fit == "pad":

@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
-from vlm_core import tensor_files
 from vlm_core.errors import UserError
-from vlm_core.faults import listed
-from vlm_core.files import read_json
-from vlm_core.weight_files import warn_not_finite
+from vlm_core.io.files import read_json
+from vlm_core.model_folder import published_files
+from vlm_core.model_folder.checkpoint_errors import listed
+from vlm_core.model_folder.safetensors_file import warn_not_finite
 
 CONFIG = "config.json"
 _SAFE = ("model.safetensors.index.json", "model.safetensors")
@@ -62,12 +62,12 @@ def _weights(folder: Path) -> Path:
 def weight_files(folder: Path) -> list[Path]:
     """The files that hold a checkpoint's tensors."""
     found = _weights(folder)
-    return tensor_files.shards(found) if found.name.endswith(tensor_files.INDEX) else [found]
+    return published_files.shards(found) if found.name.endswith(published_files.INDEX) else [found]
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
     """All floating-point tensors of a checkpoint folder by name; safetensors are preferred to pickles."""
-    tensors = tensor_files.read(_weights(folder))
+    tensors = published_files.read(_weights(folder))
     wrong = [f"{k}: {v.dtype}" for k, v in tensors.items() if not v.is_floating_point() or v.itemsize < 2]
     if wrong:
         raise UserError(

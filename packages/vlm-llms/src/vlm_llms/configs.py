@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, JsonValue, SerializeAsAny, Tag
 
-from vlm_core.config import DatasetConfig, Download, LLMConfig, Recipe, StrictModel, WeightsSource
 from vlm_core.errors import UserError
-from vlm_core.hub import FromHub, source_of
-from vlm_core.paths import LocalPath
+from vlm_core.io.paths import LocalPath
+from vlm_core.plugins.config import DatasetConfig, Download, LLMConfig, Recipe, StrictModel, WeightsSource
+from vlm_core.plugins.hub import FromHub, source_of
 from vlm_core.rows import readable
-from vlm_core.validate import component
+from vlm_core.spec.validate import component
 
 if TYPE_CHECKING:
     from vlm_llms.hf_adapter import TransformersLM

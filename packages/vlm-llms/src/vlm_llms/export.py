@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from vlm_core.cli.common import Parser, add_trust, local_path, run
 from vlm_core.cli.output import say
 from vlm_core.errors import UserError
-from vlm_core.folder import write_folder
-from vlm_core.folder_model import load_model
 from vlm_core.interfaces import LanguageModel
-from vlm_core.model_files import verify_model
-from vlm_core.offline import offline
-from vlm_core.spec import load_folder_spec
-from vlm_core.weights import disk_errors
+from vlm_core.io.manifest import write_folder
+from vlm_core.model_folder.file_list import verify_model
+from vlm_core.model_folder.load import load_model
+from vlm_core.model_folder.weights import disk_errors
+from vlm_core.runtime.offline import offline
+from vlm_core.spec.spec import load_folder_spec
 from vlm_llms.checkpoint_files import CONFIG
 from vlm_llms.mamba import EPS, MambaLM
 from vlm_llms.mamba_checkpoint import EMBEDDING, HEAD, HF_EMBEDDING, MULTIPLE, padded
@@ -52,7 +52,7 @@ def export(lm: LanguageModel, folder: Path, form: Form) -> None:
 
 
 def load_llm(model: Path, *, trust_remote_code: bool = False) -> LanguageModel:
-    """The language model of a model folder, alone, after checking every hash; see `vlm_core.assemble.load`."""
+    """The language model of a model folder, alone, after checking every hash, as `assemble.load` does."""
     if not model.is_dir():
         raise UserError(
             f"{model}: no such model folder; vlm-assemble SPEC --out DIR and vlm-train write them"

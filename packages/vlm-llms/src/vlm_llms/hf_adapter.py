@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from vlm_core.errors import UserError
 from vlm_core.interfaces import PADDING, LanguageModel, Tokenizer
-from vlm_core.local_code import keep_code
-from vlm_core.weights import derived_floats, disk_errors
+from vlm_core.model_folder.weights import derived_floats, disk_errors
+from vlm_core.plugins.local_code import keep_code
 from vlm_llms.hf_logits import LogitRule
 from vlm_llms.hf_state import (
     CacheState,

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from vlm_core.errors import UserError, choices, shown
-from vlm_core.layer_counts import check_layers
+from vlm_core.plugins.layer_counts import check_layers
 
 _LEGACY = {
     "rope_theta",

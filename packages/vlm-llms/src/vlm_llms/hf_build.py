@@ -12,15 +12,15 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils.hub import cached_file
 
 from vlm_core.errors import UserError
-from vlm_core.faults import UNSAFE, listed, shape_of
-from vlm_core.folder_model import check_plan
 from vlm_core.interfaces import Tokenizer
-from vlm_core.layer_counts import check_config_file
-from vlm_core.local_code import OPTION, refuse_references
-from vlm_core.tensor_files import check_indexes, files_beside, number_formats
-from vlm_core.verbosity import without_progress_bars
-from vlm_core.weight_files import warn_not_finite
-from vlm_core.weights import own_memory
+from vlm_core.model_folder.checkpoint_errors import UNSAFE, listed, shape_of
+from vlm_core.model_folder.load import check_plan
+from vlm_core.model_folder.published_files import check_indexes, files_beside, number_formats
+from vlm_core.model_folder.safetensors_file import warn_not_finite
+from vlm_core.model_folder.weights import own_memory
+from vlm_core.plugins.layer_counts import check_config_file
+from vlm_core.plugins.local_code import OPTION, refuse_references
+from vlm_core.runtime.verbosity import without_progress_bars
 from vlm_llms.hf_adapter import TransformersLM
 from vlm_llms.hf_architecture import architecture, check_agreement
 from vlm_llms.hf_verify import verify

@@ -13,16 +13,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from vlm_core.atomic import write_file
 from vlm_core.errors import UserError
-from vlm_core.files import open_regular, read_json
 from vlm_core.interfaces import PADDING, LanguageModel, Tokenizer
-from vlm_core.ssm import Edges, MambaMixer, SSMState, edges_of, linear, step
-from vlm_core.ssm.hooked_modules import add_norm, plain, untouched
+from vlm_core.io.atomic import write_file
+from vlm_core.io.files import open_regular, read_json
 from vlm_llms.tokenizer import FastTokenizer
+from vlm_ssm import Edges, MambaMixer, SSMState, decode, edges_of, linear
+from vlm_ssm.hooked_modules import add_norm, plain, untouched
 
 if TYPE_CHECKING:
-    from vlm_llms.mamba_record import RecordedMamba
+    from vlm_llms.cuda_graph import CudaGraphDecoder
 
 ASSET = "mamba.json"
 EPS = 1e-5
@@ -158,7 +158,7 @@ class MambaLM(LanguageModel):
     def forward(
         self, x: Tensor, *, segments: Tensor | None = None, state: MambaState | None = None
     ) -> tuple[Tensor, MambaState]:
-        if state is not None and segments is None and step.possible(x, mixers := self._plain_mixers()):
+        if state is not None and segments is None and decode.possible(x, mixers := self._plain_mixers()):
             return self._step(x, mixers, state)
         residual, out, states, order, rooms = x.float(), None, [], None, []
         if segments is not None and bool((segments == PADDING).any()):
@@ -192,22 +192,35 @@ class MambaLM(LanguageModel):
 
     def _step(self, x: Tensor, mixers: list[MambaMixer], state: MambaState) -> tuple[Tensor, MambaState]:
         """One token, all layers in one call."""
-        hidden, conv, ssm = step.stack(
+        hidden, conv, ssm = decode.stack(
             x, mixers, [s.conv for s in state], [s.ssm for s in state], *self.norms()
         )
-        return hidden, MambaState(map(SSMState, conv.unbind(0), ssm.unbind(0)))
+        return hidden, _state_of((conv, ssm))
 
-    def record(self, state: MambaState) -> RecordedMamba | None:
-        """On a GPU with Triton: a CUDA graph, recorded anew at each call."""
+    def cuda_graph_decoder(self, state: MambaState) -> CudaGraphDecoder | None:
+        """On a GPU with Triton: a CUDA graph, captured anew at each call."""
         weight = self.backbone.embedding.weight
         if weight.device.type != "cuda" or not plain(self.backbone.embedding, nn.Embedding):
             return None
         mixers = self._plain_mixers()
-        if not step.possible(weight.new_empty(len(state[0].conv), 1, self.dim), mixers):
+        if not decode.possible(weight.new_empty(len(state[0].conv), 1, self.dim), mixers):
             return None
-        from vlm_llms.mamba_record import RecordedMamba
+        return self._graph_decoder(mixers, state)
 
-        return RecordedMamba(self, mixers, state)
+    def _graph_decoder(self, mixers: list[MambaMixer], state: MambaState) -> CudaGraphDecoder:
+        from vlm_llms.cuda_graph import CudaGraphDecoder
+        from vlm_ssm.triton.decode import stack
+
+        dtype = self.backbone.embedding.weight.dtype
+        conv = torch.stack([s.conv.to(dtype) for s in state])
+        ssm = torch.stack([s.ssm.float() for s in state])
+
+        def decode_token(ids: Tensor) -> Tensor:
+            x, before = self.embed(ids.unsqueeze(1)), (conv.unbind(0), ssm.unbind(0))
+            hidden, _, _ = stack(x, mixers, *before, *self.norms(), (conv, ssm))
+            return self.logits(hidden[:, -1])
+
+        return CudaGraphDecoder(decode_token, (conv, ssm), _state_of)
 
     def output_projection(self) -> tuple[Tensor, Tensor | None] | None:
         """The embedding's own weight, as long as nobody has wrapped it."""
@@ -220,6 +233,12 @@ class MambaLM(LanguageModel):
     def save_assets(self, folder: Path) -> None:
         super().save_assets(folder)
         (folder / ASSET).write_text(json.dumps(self.shape, indent=1) + "\n")
+
+
+def _state_of(buffers: Sequence[Tensor]) -> MambaState:
+    """(layers, B, W-1, E) and (layers, B, E, S) as the state of each layer."""
+    conv, ssm = buffers
+    return MambaState(map(SSMState, conv.unbind(0), ssm.unbind(0)))
 
 
 def from_folder(assets: Path) -> MambaLM:

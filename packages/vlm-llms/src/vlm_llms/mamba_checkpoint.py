@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from vlm_core.errors import UserError, shown
-from vlm_core.faults import listed, shape_of
-from vlm_core.folder_model import check_size
+from vlm_core.model_folder.checkpoint_errors import listed, shape_of
+from vlm_core.model_folder.load import check_size
 from vlm_llms.checkpoint_files import CONFIG, folder_of, read_config, read_tensors, weight_files
 from vlm_llms.mamba import MambaLM
 from vlm_llms.mamba_shape import MambaShape

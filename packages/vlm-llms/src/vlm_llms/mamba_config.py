@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from vlm_core.config import Download, LLMConfig, Recipe, WeightsSource, random_values
 from vlm_core.errors import UserError
-from vlm_core.hub import source_of
-from vlm_core.paths import LocalPath
+from vlm_core.io.paths import LocalPath
+from vlm_core.plugins.config import Download, LLMConfig, Recipe, WeightsSource, random_values
+from vlm_core.plugins.hub import source_of
 from vlm_llms.configs import TokenizerChoice, TrainTokenizer, at_hand, load_tokenizer, tokenizer_download
 from vlm_llms.mamba_shape import FP32_FILES, PUBLISHED, MambaShape
 
@@ -166,6 +166,6 @@ class MambaConfig(LLMConfig):
 
     @classmethod
     def engine(cls, device: str) -> str:
-        from vlm_core.ssm.backends import engine
+        from vlm_ssm.backends import engine
 
         return engine(device)

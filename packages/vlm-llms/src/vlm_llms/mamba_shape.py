@@ -6,9 +6,9 @@ from pathlib import Path
 
 from pydantic import Field, PositiveInt, ValidationError
 
-from vlm_core.config import StrictModel
 from vlm_core.errors import UserError
-from vlm_core.files import read_json
+from vlm_core.io.files import read_json
+from vlm_core.plugins.config import StrictModel
 
 MAX_WIDTH = 2**16
 

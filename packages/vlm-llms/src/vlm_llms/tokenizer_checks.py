@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from vlm_core.errors import UserError
-from vlm_core.files import json_object
-from vlm_core.printable import printable
+from vlm_core.io.files import json_object
+from vlm_core.markup.printable import printable
 from vlm_llms.tokenizer_trial import try_patterns
 
 MAX_VALUES = 3_000_000

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from vlm_core.errors import UserError
-from vlm_core.printable import printable
+from vlm_core.markup.printable import printable
 
 MAX_PATTERN = 4096
 CPU_SECONDS, WALL_SECONDS, MEMORY = 2, 60, 2 * 2**30

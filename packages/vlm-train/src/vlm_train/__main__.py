@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sys
 
-from vlm_train import exit_message, stopping
-from vlm_train.exit_message import RESUMABLE
-from vlm_train.stopping import Stopped
+from vlm_train.distributed import exit_message, preemption
+from vlm_train.distributed.exit_message import RESUMABLE
+from vlm_train.distributed.preemption import Stopped
 
 _GO_ON = ("run", "launch", "sweep")
 """Commands that can be resumed. Ctrl-C and SIGTERM end all others as they end every program."""
@@ -16,18 +16,18 @@ _GO_ON = ("run", "launch", "sweep")
 def main() -> int:
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
     if command in _GO_ON:
-        stopping.listen()
+        preemption.listen()
     try:
-        from vlm_core.parent_death import end_with_launcher
+        from vlm_core.runtime.parent_death import end_with_launcher
 
         end_with_launcher()
-        from vlm_train.cli import main
+        from vlm_train.cli.main import main
 
         return main()
     except Stopped as end:
         return exit_message.say(end.text, RESUMABLE)
     except KeyboardInterrupt:  # while a command that doesn't go on is still being imported
-        os._exit(stopping.INTERRUPTED)
+        os._exit(preemption.INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlm_core.batch import Batch
-from vlm_core.frozen_modules import BufferCopies
 from vlm_core.model import VLM
+from vlm_core.numerics.frozen_modules import BufferCopies
+from vlm_core.text.batch import Batch
 
 
 def target_count(batch: Batch) -> int:

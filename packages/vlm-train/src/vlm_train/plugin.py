@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
-from vlm_core.config import DatasetConfig
-from vlm_core.hooks import hookimpl
-from vlm_train.config import TrainConfig
-from vlm_train.llava import LlavaConfig
-from vlm_train.parquet import ParquetConfig
-from vlm_train.webdataset import WebDatasetConfig
+from vlm_core.plugins.config import DatasetConfig
+from vlm_core.plugins.hooks import hookimpl
+from vlm_train.config.train import TrainConfig
+from vlm_train.data.llava import LlavaConfig
+from vlm_train.data.parquet import ParquetConfig
+from vlm_train.data.webdataset import WebDatasetConfig
 
 
 @hookimpl

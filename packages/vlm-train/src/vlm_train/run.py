@@ -11,28 +11,18 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from vlm_core import assemble
-from vlm_core.folder import read_manifest
-from vlm_core.initial_weights import refuse_untrained
 from vlm_core.interfaces import Tokenizer
+from vlm_core.io.manifest import read_manifest
+from vlm_core.io.yaml_loader import Document
+from vlm_core.markup.printable import printable
 from vlm_core.model import VLM
-from vlm_core.printable import printable
+from vlm_core.model_folder import assemble
+from vlm_core.model_folder.initial_weights import refuse_untrained
 from vlm_core.rows import known_faults
-from vlm_core.spec import Spec, located
-from vlm_core.yaml_loader import Document
-from vlm_train import checkpoint, ranks, results, run_inputs, watchdog
-from vlm_train.accelerator import accelerator_of
-from vlm_train.answers import Answer
-from vlm_train.checkpoint import Position
-from vlm_train.config import Stage, TrainConfig
-from vlm_train.environment import environment, versions
-from vlm_train.evals import Examiner, exams
-from vlm_train.examples import Reader, reader_of
-from vlm_train.features.fill import Features, most
-from vlm_train.gauge import Gauge
-from vlm_train.learner import rehearse
-from vlm_train.left_out import refuse, screen
-from vlm_train.prepare_run_dir import (
+from vlm_core.spec.spec import Spec, located
+from vlm_train.checkpoint import checkpoint, run_inputs
+from vlm_train.checkpoint.checkpoint import Position
+from vlm_train.checkpoint.prepare_run_dir import (
     check_weights,
     claim,
     has_trained,
@@ -40,19 +30,31 @@ from vlm_train.prepare_run_dir import (
     saved_model,
     with_kept_tokenizer,
 )
-from vlm_train.resume import resolved
-from vlm_train.run_inputs import Inputs
-from vlm_train.rundir import AVERAGE, CHECKPOINTS, ENVIRONMENT, LEFT_OUT, MODEL, RunDir
-from vlm_train.section import train_section
-from vlm_train.sources import joined
-from vlm_train.stage_evaluations import Evaluations, last_name
-from vlm_train.strategy import strategy_of
-from vlm_train.template_checks import check_templates
-from vlm_train.trackers import Trackers
-from vlm_train.train_overlap import Measured
-from vlm_train.trainer import StageTrainer, total_steps
-from vlm_train.validation import Validator
-from vlm_train.weights_summary import facts, frozen_random
+from vlm_train.checkpoint.resume import resolved
+from vlm_train.checkpoint.run_dir import AVERAGE, CHECKPOINTS, ENVIRONMENT, LEFT_OUT, MODEL, RunDir
+from vlm_train.checkpoint.run_inputs import Inputs
+from vlm_train.config.section import train_section
+from vlm_train.config.template_checks import check_templates
+from vlm_train.config.train import Stage, TrainConfig
+from vlm_train.data.dataset import Reader, reader_of
+from vlm_train.data.mixture import joined
+from vlm_train.distributed import process_group, watchdog
+from vlm_train.distributed.accelerator import accelerator_of
+from vlm_train.distributed.strategy import strategy_of
+from vlm_train.engine.bad_samples import refuse, screen
+from vlm_train.engine.evaluator import Gauge
+from vlm_train.engine.stage_state import rehearse
+from vlm_train.engine.trainer import StageTrainer, total_steps
+from vlm_train.evaluation.answers import Answer
+from vlm_train.evaluation.benchmarks import Examiner, exams, inputs_of
+from vlm_train.evaluation.stage_evaluations import Evaluations, last_name
+from vlm_train.evaluation.train_overlap import Measured
+from vlm_train.evaluation.validation import Validator
+from vlm_train.feature_cache.cache import Features, most
+from vlm_train.monitoring.environment import environment, versions
+from vlm_train.monitoring.trackers import Trackers
+from vlm_train.monitoring.weights_summary import facts, frozen_random
+from vlm_train.report import results
 
 
 class Run:
@@ -87,7 +89,7 @@ class Run:
     def go(self) -> results.Results:
         """Start, or go on where the folder says; returns the rows of the results table."""
         try:
-            ranks.first_does(self.accelerator, self._claim)
+            process_group.first_does(self.accelerator, self._claim)
             self.parts = with_kept_tokenizer(self.dir, self.spec)
             return self._go()
         finally:
@@ -107,7 +109,7 @@ class Run:
         keys = [key for key, _ in run_inputs.datasets(self.train)]
         parts = [part for rows in (*self.rows, self.questions, self.unseen) for part in rows.parts]
         data = run_inputs.of_data(self.train, dict(zip(keys, parts, strict=True)), {})
-        exams, files = run_inputs.of_exams(self.exams), run_inputs.of_files(self.spec, {})
+        exams, files = inputs_of(self.exams), run_inputs.of_files(self.spec, {})
         return Inputs(data, exams, files, versions(self.spec))
 
     def _go(self) -> results.Results:
@@ -130,7 +132,7 @@ class Run:
     def _newest(self) -> tuple[Path | None, Position]:
         """The checkpoint to go on from, the same on every process, and where it stands."""
         root, stages = self.dir.path / CHECKPOINTS, len(self.train.stages)
-        path = ranks.first_tells(self.accelerator, lambda: checkpoint.newest(root, stages, self._say))
+        path = process_group.first_tells(self.accelerator, lambda: checkpoint.newest(root, stages, self._say))
         return path, checkpoint.position(path) if path else Position(0, 0)
 
     def _stages(self) -> None:
@@ -138,7 +140,9 @@ class Run:
             rehearse(self.model, stage)
         resumed, position = self._newest()
         held = read_manifest(resumed)["parts"] if resumed else None
-        ranks.first_does(self.accelerator, lambda: check_weights(self.dir, self.model, held, self._say))
+        process_group.first_does(
+            self.accelerator, lambda: check_weights(self.dir, self.model, held, self._say)
+        )
         if resumed:
             self._say(f"resuming {self.train.stages[position.stage].name} at step {position.step}")
             if position.world != (world := self.accelerator.num_processes):
@@ -280,7 +284,7 @@ def start(spec: Spec, document: Document) -> tuple[RunDir, results.Results]:
     train = train_section(spec, document)
     refuse_untrained(spec, document)
     accelerator = accelerator_of(train)
-    from vlm_core.check import check, on_meta
+    from vlm_core.diagnose.check import check, on_meta
 
     run_dir = RunDir(train.output)
     parts = with_kept_tokenizer(run_dir, spec) if has_trained(run_dir) else spec

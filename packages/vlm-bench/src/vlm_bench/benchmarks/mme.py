@@ -19,7 +19,7 @@ from vlm_bench.readers.questions import Asked, read_questions
 from vlm_bench.scorers.mme import COGNITION, PERCEPTION, Task, parse, parse_sane, score
 from vlm_core.benchmark import Benchmark, Headline, Points, Question, Score, Verdict
 from vlm_core.errors import UserError
-from vlm_core.image_folder import ImageFolder
+from vlm_core.io.image_folder import ImageFolder
 
 Pair = tuple[str, str]
 """(task, image)"""

@@ -22,7 +22,7 @@ from vlm_bench.readers.textvqa import TOKENS, Prompt, read_prompt, without_token
 from vlm_bench.scorers.vqa import ConvertedReferences, by_count, convert
 from vlm_core.benchmark import Benchmark, CreditBenchmark, Question
 from vlm_core.errors import UserError
-from vlm_core.image_folder import ImageFolder
+from vlm_core.io.image_folder import ImageFolder
 
 REFERENCES = 10
 

@@ -16,7 +16,7 @@ from vlm_bench.readers.questions import SHORT, read_questions
 from vlm_bench.scorers.vqa import References, by_count, convert, normalise
 from vlm_core.benchmark import Benchmark, Question, Score, Verdict, mean_headline
 from vlm_core.errors import UserError
-from vlm_core.image_folder import ImageFolder
+from vlm_core.io.image_folder import ImageFolder
 
 KINDS = ("yes/no", "number", "other")
 

@@ -12,12 +12,12 @@ from torch import Tensor
 from tqdm import tqdm  # lmms-eval brings it
 
 from vlm_bench.lmms.requests import batches, cut, decoding, stops
-from vlm_core.assemble import load
-from vlm_core.chat import IMAGE, Message, Sample, refuse_unsaid, write
 from vlm_core.cli.common import DTYPES
 from vlm_core.errors import UserError
-from vlm_core.generate import Decoding, answer
-from vlm_core.images import to_rgb
+from vlm_core.generation.generate import Decoding, answer
+from vlm_core.io.images import to_rgb
+from vlm_core.model_folder.assemble import load
+from vlm_core.text.render import IMAGE, Message, Sample, refuse_unsaid, write
 
 KNOWN = "pretrained, dtype and trust_remote_code"
 """What `--model_args` takes."""

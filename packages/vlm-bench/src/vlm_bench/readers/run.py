@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegative
 
 from vlm_bench.readers.files import read_json
 from vlm_core.errors import UserError
-from vlm_core.json_text import validated
+from vlm_core.io.json_text import validated
 
 ENDING = ".run.json"
 _ELSEWHERE = {

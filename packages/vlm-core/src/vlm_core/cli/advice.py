@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 from vlm_core.cli.common import amount, size
 from vlm_core.cli.output import inert, say
 from vlm_core.errors import UserError
-from vlm_core.initial_weights import PARTS
+from vlm_core.model_folder.initial_weights import PARTS
 
 if TYPE_CHECKING:
-    from vlm_core.advise.advice import Advice, Question, StageAdvice
-    from vlm_core.advise.gpus import GPU
-    from vlm_core.config import ComponentConfig, Download
+    from vlm_core.diagnose.costs.advice import Advice, Question, StageAdvice
+    from vlm_core.diagnose.costs.gpus import GPU
+    from vlm_core.io.yaml_loader import Document
     from vlm_core.model import VLM
-    from vlm_core.spec import Spec
-    from vlm_core.yaml_loader import Document
+    from vlm_core.plugins.config import ComponentConfig, Download
+    from vlm_core.spec.spec import Spec
 
 WIDTH = 118
 PER = 100_000
@@ -51,7 +51,7 @@ def print_all(spec: Spec, document: Document, model: VLM, asked: Question | None
     if asked is None:
         print("\n--gpus N adds FLOPs, memory and hours of training on N GPUs")
         return
-    from vlm_core.advise.advice import advise
+    from vlm_core.diagnose.costs.advice import advise
 
     print_advice(advise(spec, model, asked), gpu)
     if slow := [part for part in PARTS if _plain_scan_on_cuda(getattr(spec, part))]:
@@ -113,7 +113,7 @@ def _short(value: Any) -> str:
 
 def print_sources(spec: Spec, model: VLM, *, random_weights: bool = False) -> None:
     """Where each part's weights come from, and the facts of the encoder's with the place that each was read."""
-    from vlm_core.initial_weights import weight_rows
+    from vlm_core.model_folder.initial_weights import weight_rows
     from vlm_core.preprocessing import preprocessing_rows
 
     made = table("weights", "part", "component", "from", right=9)
@@ -215,7 +215,7 @@ def _memory(stage: StageAdvice, gpus: int, gpu: GPU | None) -> None:
 
 def _fits(count: float, gpu: GPU | None) -> str:
     """The smallest GPU that holds it, or whether the one asked for does."""
-    from vlm_core.advise.gpus import smallest
+    from vlm_core.diagnose.costs.gpus import smallest
 
     if gpu is not None:
         return f"{gpu.name} {'yes' if gpu.holds(count) else 'NO'}"
@@ -225,7 +225,7 @@ def _fits(count: float, gpu: GPU | None) -> str:
 
 def _hours(advice: Advice, gpu: GPU | None) -> None:
     """A stage whose data are not here is estimated for 100 000 samples."""
-    from vlm_core.advise.gpus import GPUS, hours
+    from vlm_core.diagnose.costs.gpus import GPUS, hours
 
     question, cards = advice.question, [gpu] if gpu else list(GPUS.values())
     title = f"hours on {question.gpus} GPU{'s' if question.gpus > 1 else ''}"
@@ -253,13 +253,13 @@ def asked(args: Any) -> tuple[Question | None, GPU | None]:
         return None, None
     if not args.check:
         raise UserError("--gpus goes with --check")
-    from vlm_core.advise.gpus import named
+    from vlm_core.diagnose.costs.gpus import named
 
     return _question(args), named(args.gpu) if args.gpu else None
 
 
 def _question(args: Any) -> Question:
-    from vlm_core.advise.advice import Question
+    from vlm_core.diagnose.costs.advice import Question
 
     if not (0 < args.gpus < 10**9 and 0 < args.text_tokens < 10**9 and 0 < args.mfu <= 1):
         raise UserError(

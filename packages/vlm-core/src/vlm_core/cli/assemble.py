@@ -13,14 +13,14 @@ from vlm_core.cli import advice
 from vlm_core.cli.common import DTYPES, Parser, add_trust, amount, local_path, path_text, run, size
 from vlm_core.cli.output import inert, say
 from vlm_core.errors import UserError
-from vlm_core.initial_weights import refuse_untrained
-from vlm_core.local_code import how_to_load
-from vlm_core.registry import KINDS, installed
-from vlm_core.spec import json_schema, load_spec, located
+from vlm_core.model_folder.initial_weights import refuse_untrained
+from vlm_core.plugins.local_code import how_to_load
+from vlm_core.plugins.registry import KINDS, installed
+from vlm_core.spec.spec import json_schema, load_spec, located
 
 if TYPE_CHECKING:
-    from vlm_core.check import Arithmetic
-    from vlm_core.spec import Spec
+    from vlm_core.diagnose.check import Arithmetic
+    from vlm_core.spec.spec import Spec
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def list_components() -> int:
     """Print every component and where it comes from; 1 if a plugin is broken or a name is claimed twice."""
-    from vlm_core.origin import origin
+    from vlm_core.plugins.distribution import origin
 
     registry = installed()
     entries = list(registry.all())
@@ -97,7 +97,7 @@ def list_components() -> int:
 
 def doctor() -> int:
     """Print what an issue should tell about this machine; 1 if something here can't work."""
-    from vlm_core.doctor import report
+    from vlm_core.diagnose.doctor import report
 
     sections, problems = report()
     width = max(len(name) for _, rows in sections for name, _ in rows)
@@ -115,10 +115,10 @@ def doctor() -> int:
 
 def new_plugin(kind_and_name: list[str], out: Path | None) -> int:
     """Write a package and say how to try it."""
-    from vlm_core import skeleton
+    from vlm_core.plugins import scaffold
 
     kind, name = kind_and_name
-    folder = skeleton.new_plugin(kind, name, out)
+    folder = scaffold.new_plugin(kind, name, out)
     say(f"package: {folder}", f"try it:  pip install -e '{folder}[test]' && pytest {folder}")
     return 0
 
@@ -173,7 +173,7 @@ def assemble(args: argparse.Namespace) -> int:
         raise UserError("name a spec, or use --list, --schema or --doctor; --help shows all options")
     _refuse_idle(args)
     if args.export_hf:
-        from vlm_core.export import export_hf
+        from vlm_core.export.hf_export import export_hf
 
         export_hf(
             Path(args.spec),
@@ -189,7 +189,7 @@ def assemble(args: argparse.Namespace) -> int:
     if args.out and os.path.lexists(args.out):
         raise UserError(f"{args.out} exists already; name another folder, or remove this one")
     asked, gpu = advice.asked(args)
-    from vlm_core.check import check, on_meta
+    from vlm_core.diagnose.check import check, on_meta
 
     with located(document):
         model = on_meta(spec)
@@ -208,8 +208,8 @@ def assemble(args: argparse.Namespace) -> int:
 def write_model(spec: Spec, out: Path, dtype: str | None, random_weights: bool) -> None:
     import torch
 
-    from vlm_core.assemble import build, save
-    from vlm_core.template import check_template
+    from vlm_core.model_folder.assemble import build, save
+    from vlm_core.text.template import check_template
 
     model = build(spec, weights=not random_weights, dtype=getattr(torch, dtype) if dtype else None)
     check_template(spec.template, model.llm.tokenizer)  # which the folder needs in any case

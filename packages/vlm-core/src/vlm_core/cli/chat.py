@@ -12,11 +12,11 @@ from vlm_core.cli.console import text
 from vlm_core.cli.output import say
 from vlm_core.cli.prompt import Interrupt, image_files, lines
 from vlm_core.errors import UserError, shown
-from vlm_core.printable import printable
+from vlm_core.markup.printable import printable
 
 if TYPE_CHECKING:
-    from vlm_core.conversation import Conversation
-    from vlm_core.generate import Decoding
+    from vlm_core.generation.conversation import Conversation
+    from vlm_core.generation.generate import Decoding
 
 _HELP = (
     "/image FILE … shows images with the next question, /new starts a new conversation, Ctrl-C stops an answer, "
@@ -65,10 +65,10 @@ def chat(args: argparse.Namespace) -> int:
     images = [path for given in args.image for path in image_files(given, quoted=False)]
     import torch
 
-    from vlm_core.assemble import default_device, load
-    from vlm_core.chat import refuse_unsaid
-    from vlm_core.conversation import Conversation
-    from vlm_core.generate import Decoding
+    from vlm_core.generation.conversation import Conversation
+    from vlm_core.generation.generate import Decoding
+    from vlm_core.model_folder.assemble import default_device, load
+    from vlm_core.text.render import refuse_unsaid
 
     device = args.device or default_device()
     dtype = args.dtype and getattr(torch, args.dtype)

@@ -16,10 +16,10 @@ from typing import NoReturn
 from vlm_core.cli.console import use_any_encoding
 from vlm_core.cli.output import printable_records
 from vlm_core.errors import UserError, shown
-from vlm_core.local_code import OPTION
-from vlm_core.paths import expanded
-from vlm_core.printable import printable
-from vlm_core.system_faults import system_fault
+from vlm_core.io.paths import expanded
+from vlm_core.markup.printable import printable
+from vlm_core.plugins.local_code import OPTION
+from vlm_core.runtime.system_faults import system_fault
 
 DTYPES = ("float32", "bfloat16", "float16")
 LONGEST = 20_000

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
-from vlm_core.printable import printable
+from vlm_core.markup.printable import printable
 
 if TYPE_CHECKING:
     from rich.text import Text

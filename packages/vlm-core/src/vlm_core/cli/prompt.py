@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 from vlm_core.errors import UserError
-from vlm_core.paths import expanded
+from vlm_core.io.paths import expanded
 
 HISTORY_LINES = 1000
 log = logging.getLogger(__name__)

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from vlm_core.chat import Sample, TooLong
 from vlm_core.errors import UserError
 from vlm_core.hf.conversations import Talk, llava_talk, talk_of
 from vlm_core.hf.training import IGNORED
+from vlm_core.text.render import Sample, TooLong
 
 
 @dataclass

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 from PIL import Image, ImageOps
 from transformers.image_utils import load_image as fetch_image
 
-from vlm_core.chat import IMAGE, Message, Part
 from vlm_core.errors import UserError
-from vlm_core.images import decode_image, load_image, to_rgb
+from vlm_core.io.images import decode_image, load_image, to_rgb
+from vlm_core.text.render import IMAGE, Message, Part
 
 _REMOTE = ("http://", "https://", "data:")
 _SOURCES = ("image", "url", "path", "base64")

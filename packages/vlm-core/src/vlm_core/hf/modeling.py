@@ -18,7 +18,6 @@ from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from vlm_core.errors import UserError
-from vlm_core.folder_model import load_model
 from vlm_core.hf import parts, saving
 from vlm_core.hf.arguments import SAVING, as_device, as_dtype, local_folder, only, only_known
 from vlm_core.hf.configuration import VLMConfig
@@ -27,8 +26,9 @@ from vlm_core.hf.hub import upload_of
 from vlm_core.hf.input_checks import check_rows, check_shapes, kept, segments_of
 from vlm_core.hf.training import Backbone, head_of, learnable, refuse_outside_loss, set_recompute, summed_loss
 from vlm_core.model import PARTS, VLM
-from vlm_core.model_files import verify_model
-from vlm_core.weights import to_dtype
+from vlm_core.model_folder.file_list import verify_model
+from vlm_core.model_folder.load import load_model
+from vlm_core.model_folder.weights import to_dtype
 
 GIVEN = ("eos_token_id", "bos_token_id", "pad_token_id", "dtype", "name_or_path", "use_cache", "return_dict")
 """What a config may say otherwise than the folder: it is honoured, or changes nothing that is computed."""
@@ -76,7 +76,7 @@ class VLMForConditionalGeneration(VLMGeneration, PreTrainedModel, GenerationMixi
         cls, pretrained_model_name_or_path: Any, *, config: Any = None, dtype: Any = None,
         device_map: Any = None, generation_config: Any = None, output_loading_info: bool = False, **kwargs: Any,
     ) -> Any:  # fmt: skip
-        """Load a model folder, or a hub repository that holds one, as `vlm_core.assemble.load` does.
+        """Load a model folder, or a hub repository that holds one, as `vlm_core.model_folder.assemble.load` does.
 
         `dtype` (default: as saved), `device_map` (one device) and `trust_remote_code` are understood; what else would
         change the model is a `UserError`. With `output_loading_info=True` returns the model and an empty report, for

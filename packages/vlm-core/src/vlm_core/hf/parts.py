@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vlm_core.assemble import architecture
 from vlm_core.model import VLM
-from vlm_core.spec import load_folder_spec
+from vlm_core.model_folder.assemble import architecture
+from vlm_core.spec.spec import load_folder_spec
 
 
 def build(folder: Path, *, trust_remote_code: bool = False) -> VLM:

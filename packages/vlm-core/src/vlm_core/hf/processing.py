@@ -14,12 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin
 
-from vlm_core.batch import collate
-from vlm_core.chat import Sample, TooLong, write
 from vlm_core.errors import UserError
-from vlm_core.files import read_json
-from vlm_core.folder_model import empty_model
-from vlm_core.generate import refuse_empty
+from vlm_core.generation.generate import refuse_empty
 from vlm_core.hf import parts
 from vlm_core.hf.arguments import DECODING, PROCESSING, PROCESSOR, equal, local_folder, only, only_known
 from vlm_core.hf.collator import VLMDataCollator
@@ -28,7 +24,11 @@ from vlm_core.hf.hub import upload_of
 from vlm_core.hf.saving import add_small_files, small_files, verify_small_files
 from vlm_core.hf.tokenizer import ProcessorTokenizer
 from vlm_core.interfaces import PADDING
+from vlm_core.io.files import read_json
 from vlm_core.model import PARTS, VLM
+from vlm_core.model_folder.load import empty_model
+from vlm_core.text.batch import collate
+from vlm_core.text.render import Sample, TooLong, write
 
 NESTED = (
     "text_kwargs",

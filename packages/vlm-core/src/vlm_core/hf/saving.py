@@ -13,13 +13,13 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vlm_core import markdown
-from vlm_core.atomic import write_errors, write_file
 from vlm_core.errors import UserError
-from vlm_core.files import read_bytes
-from vlm_core.folder import MANIFEST, read_manifest, write_folder
-from vlm_core.model_files import verify_model
-from vlm_core.weights import WEIGHTS, disk_errors, save_part
+from vlm_core.io.atomic import write_errors, write_file
+from vlm_core.io.files import read_bytes
+from vlm_core.io.manifest import MANIFEST, read_manifest, write_folder
+from vlm_core.markup import markdown
+from vlm_core.model_folder.file_list import verify_model
+from vlm_core.model_folder.weights import WEIGHTS, disk_errors, save_part
 
 INDEX = "model.safetensors.index.json"
 CARD, CONFIG, GENERATION = "README.md", "config.json", "generation_config.json"

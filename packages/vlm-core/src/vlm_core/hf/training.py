@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.utils.generic import ModelOutput
 
-from vlm_core.blocks import blocks
 from vlm_core.errors import UserError
 from vlm_core.interfaces import LanguageModel
+from vlm_core.numerics.layers import blocks
 
 log = logging.getLogger(__name__)
 IGNORED = -100

@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 import pytest
 
 from vlm_core.benchmark import Benchmark, EncodedImage, Question, Score
-from vlm_core.config import BenchmarkConfig
 from vlm_core.errors import UserError
+from vlm_core.plugins.config import BenchmarkConfig
 
 SAMPLE = 20
 _BOM = b"\xef\xbb\xbf"

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from vlm_core.errors import UserError
 from vlm_core.interfaces import Connector, parameter_count
+from vlm_core.model_folder.weights import attach_part, empty_parameters, save_part, to_dtype
 from vlm_core.testing import frozen_modules
-from vlm_core.weights import attach_part, empty_parameters, save_part, to_dtype
 
 
 def _refusal(connector: Connector, h: int, w: int) -> str | None:

@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 
 import pytest
 
-from vlm_core.config import DatasetConfig
 from vlm_core.errors import BadSample
-from vlm_core.images import image_bytes, image_name, load_image
+from vlm_core.io.images import image_bytes, image_name, load_image
+from vlm_core.plugins.config import DatasetConfig
 from vlm_core.rows import ROW_KEYS, digest_of, known_faults, readable
 
 Rows = Sequence[dict[str, Any]]
@@ -64,7 +64,7 @@ class DatasetSuite:
             assert all(isinstance(turn["value"], str) for turn in turns), row["id"]
 
     def test_no_text_begins_with_a_byte_order_mark(self, rows: Rows) -> None:
-        """Files of other systems have one; `vlm_core.files.read_text` skips it."""
+        """Files of other systems have one; `vlm_core.io.files.read_text` skips it."""
         for row in readable(rows):
             texts = [row["id"], row.get("system") or "", *(turn["value"] for turn in row["conversations"])]
             assert not any(text.startswith("\ufeff") for text in texts), row["id"]

@@ -18,11 +18,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from vlm_core.config import NO_WEIGHTS, EncoderConfig
 from vlm_core.interfaces import Connector, Encoder
 from vlm_core.model import VLM
+from vlm_core.model_folder.weights import attach_part, empty_parameters, save_part, to_dtype
+from vlm_core.plugins.config import NO_WEIGHTS, EncoderConfig
 from vlm_core.testing import damaged_assets, frozen_modules, strangers
-from vlm_core.weights import attach_part, empty_parameters, save_part, to_dtype
 
 
 class _Flatten(Connector):

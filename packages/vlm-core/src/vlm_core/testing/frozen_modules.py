@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from vlm_core.frozen_modules import statistics
+from vlm_core.numerics.frozen_modules import statistics
 
 
 def written(module: nn.Module, run: Callable[[], object]) -> set[str]:

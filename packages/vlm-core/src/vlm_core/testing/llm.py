@@ -17,11 +17,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from vlm_core.config import LLMConfig
 from vlm_core.interfaces import PADDING, LanguageModel
+from vlm_core.model_folder.weights import attach_part, empty_parameters, save_part, to_dtype
+from vlm_core.plugins.config import LLMConfig
 from vlm_core.testing import frozen_modules, strangers
 from vlm_core.testing.tokenizer import TokenizerLines
-from vlm_core.weights import attach_part, empty_parameters, save_part, to_dtype
 
 LENGTH = 9
 

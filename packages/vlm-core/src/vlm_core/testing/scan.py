@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from vlm_core.hooks import Scan
+from vlm_core.plugins.hooks import Scan
 
 GRIDS = [(1, 1), (1, 5), (5, 1), (2, 2), (4, 6), (7, 3), (27, 27)]
 

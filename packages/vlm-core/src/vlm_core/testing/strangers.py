@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from vlm_core.files import read_text
+from vlm_core.io.files import read_text
 
 
 @contextmanager

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import torch
 
-from vlm_core.config import LLMConfig
 from vlm_core.interfaces import LanguageModel
+from vlm_core.plugins.config import LLMConfig
 from vlm_core.testing import damaged_assets
 
 

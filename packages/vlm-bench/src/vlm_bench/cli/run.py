@@ -1,0 +1,121 @@
+"""`vlm-bench run`: a saved model answers benchmarks, and the answers are scored."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+
+from vlm_core.cli import output
+from vlm_core.cli.common import DTYPES, add_trust, local_path
+from vlm_core.errors import UserError
+
+ABOUT = """Ask a model the questions of benchmarks and score what it says. Rerun the same command to
+resume. `accelerate launch -m vlm_bench.cli.main run …` uses several processes or GPUs."""
+
+
+def count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text!r}")
+    return int(text)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments; no benchmark is named here."""
+    parser.description = ABOUT
+    parser.add_argument("model", metavar="MODEL", type=local_path, help="a model folder")
+    parser.add_argument(
+        "--benchmarks",
+        required=True,
+        metavar="NAME,…",
+        help="names, or `all`: every benchmark whose questions and labels are there",
+    )
+    parser.add_argument(
+        "--data", type=local_path, metavar="DIR", help="folder in LLaVA's layout (default: here)"
+    )
+    parser.add_argument(
+        "--out",
+        type=local_path,
+        metavar="DIR",
+        help="folder for answers and reports (default: bench/NAME of the model)",
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME.FIELD=VALUE",
+        help="an option of one benchmark, as of `vlm-bench score NAME`; vqa-v2.split=val",
+    )  # fmt: skip
+    parser.add_argument(
+        "--strictness", choices=("official", "sane"), help="scoring rule of benchmarks that have both"
+    )
+    _add_model_arguments(parser)
+
+
+def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """How the model is asked."""
+    parser.add_argument(
+        "--batch-size", type=count, default=1, metavar="N", help="questions at once (default: 1)"
+    )
+    parser.add_argument(
+        "--limit",
+        type=count,
+        metavar="N",
+        help="about N questions of each benchmark, whole images at even distances",
+    )
+    parser.add_argument(
+        "--max-new-tokens", type=count, metavar="N", help="longest answer (default: the benchmark's own)"
+    )
+    parser.add_argument(
+        "--no-prefix-reuse",
+        action="store_true",
+        help="encode the image again for each question; the answers are the same",
+    )
+    _add_loading(parser)
+    parser.add_argument(
+        "--allow-partial", action="store_true", help="continue although images or labels are missing"
+    )
+
+
+def _add_loading(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", help="cpu, cuda, … (default: the GPU if there is one)")
+    parser.add_argument("--dtype", choices=DTYPES, help="dtype of the weights; default: as saved")
+    add_trust(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Everything that can be refused is refused before the first question."""
+    from vlm_bench.cli.selection import select
+    from vlm_bench.report import report
+    from vlm_bench.run.process_group import join_ranks
+    from vlm_bench.run.runner import Run, run_tasks
+    from vlm_bench.run.tasks import Settings, Subject, plan
+
+    if not args.model.is_dir():
+        raise UserError(f"{args.model}: no such model folder; vlm-assemble and vlm-train write them")
+    configs, absent = select(args.benchmarks, args.data, args.strictness, args.set)
+    settings = Settings(
+        args.batch_size, args.max_new_tokens, args.limit, not args.no_prefix_reuse, args.allow_partial
+    )
+    ranks = join_ranks(args.device)
+
+    say = partial(output.say, file=sys.stderr)
+
+    for name, reason in absent.items() if ranks.main else ():
+        say(f"left out: {name}: {reason}")
+    tasks = plan(configs, settings)
+    subject = Subject.load(args.model, args.dtype, ranks.device, trust_remote_code=args.trust_remote_code)
+    out = args.out or Path("bench") / subject.spec.name
+    runs = [Run(task, subject, settings, out, ranks, say) for task in tasks]
+    _make(out)
+    if ranks.main:
+        total = sum(len(task.questions) for task in tasks)
+        say(f"{subject.spec.name}: {total} questions on {ranks.device}, answers in {out}")
+    failed = run_tasks(runs, ranks, report.show, say)
+    ranks.end()
+    return int(failed > 0)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot make this folder: {error.strerror}") from None

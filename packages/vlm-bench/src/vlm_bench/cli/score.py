@@ -1,0 +1,74 @@
+"""`vlm-bench score`: scores the answers of any program by a benchmark's rule."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from vlm_bench.cli.options import config_of
+from vlm_core.plugins.registry import installed
+
+if TYPE_CHECKING:
+    from vlm_bench.readers.answers import Answer
+    from vlm_bench.report.report import Report
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print one benchmark's report."""
+    from vlm_bench.report import report as reports
+
+    with without_collector():
+        found = _scored(args)
+    if args.save:
+        reports.save(found, args.save)
+    if args.json or args.markdown:
+        text = reports.to_json(found) if args.json else reports.to_markdown(found)
+        print(text)
+    else:
+        reports.show(found)
+    return 0
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """Without Python's cyclic garbage collector, which takes as long as scoring when millions of rows are in memory."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def _scored(args: argparse.Namespace) -> Report:
+    from vlm_bench.evaluate import evaluate
+    from vlm_bench.readers.run import changed_files, read_run, settings_of
+
+    config = config_of(args, installed().get("benchmark", args.benchmark))
+    path = args.answers
+    account = read_run(path, args.benchmark) if path else {}
+    found = evaluate(
+        config,
+        answers_of(args) if path else None,
+        files={path.name: path} if path else {},
+        settings=settings_of(account),
+        allow_partial=args.allow_partial,
+    )
+    if other := changed_files(account, found.files):
+        text = f"not the files that the model was asked from: {', '.join(other)}"
+        found = replace(found, warnings=[*found.warnings, text])
+    return found
+
+
+def answers_of(args: argparse.Namespace) -> list[Answer]:
+    """The answers named on the command line; a run's answers to another benchmark are refused."""
+    from vlm_bench.readers.answers import read_answers
+    from vlm_bench.readers.run import read_run
+
+    read_run(args.answers, args.benchmark)
+    return read_answers(args.answers)

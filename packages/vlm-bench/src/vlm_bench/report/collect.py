@@ -1,0 +1,153 @@
+"""A folder of results: saved reports, and answers that have no report yet."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlm_bench.readers.files import sha256
+from vlm_bench.readers.run import ENDING, read_run
+from vlm_bench.report.published import PROTOCOLS, TITLES
+from vlm_bench.report.saved_reports import NoReportError, read_report
+from vlm_core.errors import UserError
+
+_NAMED = 10
+"""So many files that were passed over are named; the others are counted."""
+
+NO_FIGURE = {
+    "here": "unscored",
+    "server": "needs submission",
+    "judge": "needs a judge",
+}
+"""What a table says of answers without a report, by who scores them."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One answer file's result; `data` is a saved report, or what `vlm-bench run` says of answers without one."""
+
+    file: Path
+    data: Mapping[str, Any]
+
+    @property
+    def benchmark(self) -> str:
+        return self.data["benchmark"]
+
+    @property
+    def scored(self) -> bool:
+        return "units" in self.data
+
+    @property
+    def partial(self) -> bool:
+        return bool(self.data.get("partial"))
+
+    @property
+    def comparable(self) -> bool:
+        """Whether the paper's column was made by the same protocol, with as many answers."""
+        return PROTOCOLS.get(self.benchmark) == (self.data.get("protocol"), self.data.get("expected"))
+
+    @property
+    def value(self) -> float:
+        """As papers print it: percent, or points."""
+        return self.data["score"] * (1 if self.data["unit"] == "points" else 100)
+
+    @property
+    def text(self) -> str:
+        """The cell of a table."""
+        if not self.scored:
+            return NO_FIGURE[self.data.get("scored_by", "here")]
+        other = self.benchmark in PROTOCOLS and not self.comparable
+        return f"{self.value:.1f}{'*' if self.partial else ''}{'≠' if other else ''}"
+
+
+@dataclass(frozen=True)
+class Results:
+    """One model's results, in the order of the paper's columns; other benchmarks follow by name."""
+
+    name: str
+    folder: Path
+    entries: tuple[Entry, ...]
+    passed_over: tuple[str, ...] = ()
+    """JSON files that are no reports, each with the reason."""
+
+    def of(self, benchmark: str) -> list[Entry]:
+        """More than one where a folder has several variants, such as TextVQA with and without OCR tokens."""
+        return [entry for entry in self.entries if entry.benchmark == benchmark]
+
+
+def collect(folder: Path) -> Results:
+    """Everything below `folder`; results of two models in it are refused."""
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder}: no such folder of results; `vlm-bench run` and `score … --save` make them"
+        )
+    paths = sorted(path for path in folder.rglob("*.json") if path.is_file())
+    accounts = [path for path in paths if path.name.endswith(ENDING)]
+    reports, other = _reports(path for path in paths if path not in set(accounts))
+    known = {digest for entry in reports for digest in entry.data["sha256"].values()}
+    unscored, strange = _unscored(accounts, known)
+    other += strange
+    entries = [*reports, *unscored]
+    if not entries:
+        raise UserError(
+            f"{folder}: {len(paths)} JSON files, but no report; `vlm-bench score … --save FILE` writes one",
+            *(f"  {text}" for text in listed(other)),
+        )
+    return Results(_name(folder, entries), folder, tuple(sorted(entries, key=_place)), tuple(other))
+
+
+def listed(passed_over: Sequence[str]) -> list[str]:
+    """The first files that were passed over, and how many more."""
+    more = len(passed_over) - _NAMED
+    return [*passed_over[:_NAMED], *([f"and {more} more"] if more > 0 else [])]
+
+
+def _reports(paths: Iterable[Path]) -> tuple[list[Entry], list[str]]:
+    """Saved reports, and why other files are none."""
+    found: list[Entry] = []
+    other: list[str] = []
+    for path in paths:
+        try:
+            found.append(Entry(path, read_report(path)))
+        except NoReportError as error:
+            other.append(str(error))
+    return found, other
+
+
+def _unscored(accounts: Iterable[Path], known: Collection[str]) -> tuple[list[Entry], list[str]]:
+    """Answers that no report was made of, or that have changed since; and accounts that no run wrote."""
+    found: list[Entry] = []
+    other: list[str] = []
+    for path in accounts:
+        answers = path.with_name(path.name.removesuffix(ENDING))
+        if answers.is_file() and sha256(answers) in known:
+            continue
+        try:
+            found.append(Entry(answers, read_run(answers)))
+        except UserError as error:
+            if answers.suffix == ".jsonl":
+                raise
+            other.append(str(error))
+    return found, other
+
+
+def _name(folder: Path, entries: Iterable[Entry]) -> str:
+    models = {
+        str(about.get("model sha256") or about["model"]): "/".join(Path(str(about["model"])).parts[-2:])
+        for entry in entries
+        if (about := entry.data.get("settings", entry.data)).get("model")
+    }
+    if len(models) > 1:
+        raise UserError(
+            f"{folder}: results of {len(models)} models ({', '.join(sorted(models.values()))}); "
+            "give each model's folder by itself"
+        )
+    return next(iter(models.values()), folder.resolve().name)
+
+
+def _place(entry: Entry) -> tuple[int, str, str]:
+    order = list(TITLES)
+    known = entry.benchmark in TITLES
+    return order.index(entry.benchmark) if known else len(order), entry.benchmark, str(entry.file)

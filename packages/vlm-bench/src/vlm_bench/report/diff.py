@@ -1,0 +1,255 @@
+"""Two reports on the same questions: the difference, and how much of it chance could make.
+
+The interval is a paired bootstrap: units are drawn with replacement, both models' answers to a unit together, and the
+headline is computed anew. Units that add to different parts (MME's tasks) are drawn apart, so that every draw has
+as many of each as the data.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlm_bench.report.collect import Results
+from vlm_bench.report.saved_reports import NoReportError, read_report
+from vlm_core.benchmark import Headline
+from vlm_core.errors import UserError
+
+DRAWS = 10_000
+Parts = tuple[tuple[str, float, float], ...]
+Pattern = tuple[Parts, Parts]
+"""What the first and the second model get from a unit."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Second minus first, with the bounds of the 95 % interval; `better` counts units that the second gains."""
+
+    metric: str
+    points: bool
+    first: float
+    second: float
+    low: float
+    high: float
+    units: int
+    better: int
+    worse: int
+    left_out: int = 0
+    """Units that are not in both reports with the same questions; only where a partial comparison is allowed."""
+
+    @property
+    def value(self) -> float:
+        return self.second - self.first
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval leaves out 0."""
+        return not self.low <= 0 <= self.high
+
+
+def compare(first: Path, second: Path, *, allow_partial: bool = False, seed: int = 0) -> Difference:
+    """Compare two saved reports.
+
+    Different protocols and answers to other images are refused. Units that only one report has, or that have other
+    questions in the other, are refused, too; `allow_partial` leaves them out.
+    """
+    a, b = _report(first), _report(second)
+    if a["protocol"] != b["protocol"]:
+        raise UserError(f"two protocols, which can't be compared: {a['protocol']!r} and {b['protocol']!r}")
+    _same_measure(a, b)
+    _same_images(a, b)
+    alone = a["units"].keys() ^ b["units"].keys()
+    both = sorted(a["units"].keys() & b["units"].keys())
+    other = [key for key in both if a["content"][key] != b["content"][key]]
+    common = [key for key in both if a["content"][key] == b["content"][key]]
+    if not common or ((alone or other) and not allow_partial):
+        raise UserError(*_unequal(a, b, other, len(common)))
+    left, right = ({key: r["units"][key] for key in common} for r in (a, b))
+    return _difference(a, left, right, seed, len(alone) + len(other))
+
+
+def _report(path: Path) -> dict[str, Any]:
+    try:
+        report = read_report(path)
+    except NoReportError as error:
+        raise UserError(f"{error}; `vlm-bench score … --save {path.name}` writes one") from None
+    if unknown := [key for key in report["units"] if key not in report.get("content", {})]:
+        raise UserError(
+            f"{path}: {len(unknown)} of {len(report['units'])} units have no digest of their questions, "
+            f"first {unknown[0]}; a report of an older version must be scored again"
+        )
+    return report
+
+
+def _unequal(a: Mapping[str, Any], b: Mapping[str, Any], other: Sequence[str], common: int) -> list[str]:
+    """Which units are not in both reports, or are there with other questions."""
+    alone = [sorted(one["units"].keys() - rest["units"].keys()) for one, rest in ((a, b), (b, a))]
+    parts = {
+        "only in the first": alone[0],
+        "only in the second": alone[1],
+        "in both with other questions, images or right answers": other,
+    }
+    return [
+        f"{sum(map(len, alone))} units are in one report only, {common} in both"
+        + ("; --allow-partial compares those" if common else ""),
+        *(f"  {what}: {len(keys)}, first {keys[0]}" for what, keys in parts.items() if keys),
+    ]
+
+
+def _same_measure(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
+    for key in ("benchmark", "metric", "unit", "combine"):
+        if a[key] != b[key]:
+            raise UserError(f"one protocol, but two of {key!r}: {a[key]!r} and {b[key]!r}; score again")
+
+
+def _same_images(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
+    """Where both reports say which images the models saw; their names alone are among the questions."""
+    digests = [
+        {name: value for name, value in r["settings"].items() if "image" in name and "sha256" in name}
+        for r in (a, b)
+    ]
+    if other := [name for name in digests[0] if digests[1].get(name, digests[0][name]) != digests[0][name]]:
+        raise UserError(f"the models were asked about other images: {', '.join(other)} differ")
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two folders: differences by protocol, and the protocols that only one of them has."""
+
+    differences: Mapping[str, Difference]
+    alone: Sequence[str]
+
+
+def compare_folders(first: Results, second: Results, *, allow_partial: bool = False) -> Compared:
+    """Compare the reports of one protocol with each other; a folder with two of one protocol is refused."""
+    left, right = _by_protocol(first), _by_protocol(second)
+    common = [protocol for protocol in left if protocol in right]
+    if not common:
+        raise UserError(
+            f"no protocol is in both: {first.folder} has {', '.join(left) or 'none'}; "
+            f"{second.folder} has {', '.join(right) or 'none'}"
+        )
+    return Compared(
+        {p: compare(left[p], right[p], allow_partial=allow_partial) for p in common},
+        sorted(left.keys() ^ right.keys()),
+    )
+
+
+def _by_protocol(results: Results) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for entry in results.entries:
+        if not entry.scored:
+            continue
+        if (name := entry.data["protocol"]) in found:
+            raise UserError(
+                f"{results.folder}: {found[name].name} and {entry.file.name} are both of {name!r}; name two files"
+            )
+        found[name] = entry.file
+    return found
+
+
+def _difference(about: Mapping[str, Any], left: Any, right: Any, seed: int, left_out: int) -> Difference:
+    first, second = (
+        Headline(about["metric"], units, about["combine"], about["unit"] == "points").value
+        for units in (left, right)
+    )
+    low, high = interval(left, right, about["combine"], seed=seed)
+    gains = [_sum(right[key]) - _sum(left[key]) for key in left]
+    return Difference(
+        about["metric"], about["unit"] == "points", first, second, low, high,
+        len(left), sum(g > 0 for g in gains), sum(g < 0 for g in gains), left_out,
+    )  # fmt: skip
+
+
+def _sum(parts: Mapping[str, tuple[float, float]]) -> float:
+    """A unit's own ratios together: what it alone would give."""
+    return sum(numerator / denominator for numerator, denominator in parts.values() if denominator)
+
+
+def interval(
+    left: Any, right: Any, combine: str, *, draws: int = DRAWS, seed: int = 0
+) -> tuple[float, float]:
+    """The 2.5th and 97.5th percentile of the difference.
+
+    Units with the same figures in both reports are one pattern, and a draw is a multinomial over patterns: the
+    same as drawing units one by one, at a cost that does not grow with their number.
+    """
+    import numpy as np
+
+    names = sorted({name for units in (left, right) for parts in units.values() for name in parts})
+    generator = np.random.default_rng(seed)
+    totals = np.zeros((draws, 2, len(names), 2))
+    for patterns in _strata(left, right).values():
+        counts = np.array(list(patterns.values()))
+        drawn = generator.multinomial(counts.sum(), counts / counts.sum(), size=draws)
+        totals += np.tensordot(drawn, np.array([_table(p, names) for p in patterns]), 1)
+    over = totals[..., 1]
+    ratios = np.divide(totals[..., 0], over, out=np.zeros_like(over), where=over != 0)
+    figures = ratios.mean(-1) if combine == "mean" else ratios.sum(-1)
+    low, high = np.quantile(figures[:, 1] - figures[:, 0], [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _strata(left: Any, right: Any) -> dict[tuple[str, ...], Counter[Pattern]]:
+    strata: dict[tuple[str, ...], Counter[Pattern]] = {}
+    for key in left:
+        pattern = _parts(left[key]), _parts(right[key])
+        names = tuple(sorted({name for name, _, _ in (*pattern[0], *pattern[1])}))
+        strata.setdefault(names, Counter())[pattern] += 1
+    return strata
+
+
+def _parts(parts: Mapping[str, tuple[float, float]]) -> Parts:
+    return tuple((name, float(a), float(b)) for name, (a, b) in sorted(parts.items()))
+
+
+def _table(pattern: Pattern, names: list[str]) -> list[list[list[float]]]:
+    """(model, part, numerator or denominator)"""
+    table = [[[0.0, 0.0] for _ in names] for _ in pattern]
+    for model, parts in enumerate(pattern):
+        for name, numerator, denominator in parts:
+            table[model][names.index(name)] = [numerator, denominator]
+    return table
+
+
+def lines(found: Difference) -> list[str]:
+    """The comparison for people."""
+    scale = 1 if found.points else 100
+    unit = " points" if found.points else ""
+    first, second, value, low, high = (
+        scale * x for x in (found.first, found.second, found.value, found.low, found.high)
+    )
+    return [
+        f"{found.metric}  {first:.2f} -> {second:.2f}",
+        f"difference {value:+.2f}{unit}, 95 % interval [{low:+.2f}, {high:+.2f}] (paired bootstrap)",
+        f"{found.units} units: {found.better} better, {found.worse} worse, "
+        f"{found.units - found.better - found.worse} equal"
+        + (f"; {found.left_out} not the same in both, left out" if found.left_out else ""),
+        "the interval leaves out 0" if found.clear else "the interval holds 0: chance alone could make this",
+    ]
+
+
+def folder_lines(found: Compared) -> list[str]:
+    """Each protocol's comparison under its name."""
+    told = [
+        line for name, one in found.differences.items() for line in (name, *(f"  {t}" for t in lines(one)))
+    ]
+    return told + [f"in one folder only: {name}" for name in found.alone]
+
+
+def to_json(found: Difference | Compared) -> str:
+    """The comparison as JSON, fractions or points as in the reports; two folders' by protocol."""
+    data = (
+        _plain(found)
+        if isinstance(found, Difference)
+        else {name: _plain(one) for name, one in found.differences.items()}
+    )
+    return json.dumps(data, indent=2)
+
+
+def _plain(found: Difference) -> dict[str, Any]:
+    return {**vars(found), "difference": found.value, "clear": found.clear}

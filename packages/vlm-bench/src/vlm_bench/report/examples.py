@@ -1,0 +1,54 @@
+"""A few right and a few wrong answers, chosen the same way every time, for people to look at."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vlm_bench.report.thumbnails import digest_of
+from vlm_core.benchmark import Benchmark, EncodedImage, Question, Verdict
+
+SHOWN = 6
+"""So many right ones, and so many wrong ones."""
+LOOKED_AT = 2000
+"""So many answers are tried; of a model that is nearly always right, few wrong ones are found."""
+
+
+def choose(benchmark: Benchmark, said: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Up to `SHOWN` answers that are worth half a credit or more, and as many of the others; right ones first.
+
+    Questions with an image are preferred.
+    """
+    keys, sides = list(said), {True: [], False: []}
+    tried = random.Random(0).sample(keys, min(LOOKED_AT, len(keys)))
+    for key in sorted(tried, key=lambda key: benchmark.questions[key].image is None):
+        verdict = benchmark.verdict(key, said[key])
+        if verdict is not None and len(side := sides[verdict.credit >= 0.5]) < SHOWN:
+            side.append(_example(benchmark.questions[key], said[key], verdict))
+        if all(len(side) == SHOWN for side in sides.values()):
+            break
+    return sides[True] + sides[False]
+
+
+def _example(question: Question, text: str, verdict: Verdict) -> dict[str, Any]:
+    return {
+        "id": question.id,
+        "prompt": question.prompt,
+        "answer": text,
+        "credit": float(verdict.credit),
+        "right": verdict.right,
+        "read": verdict.read,
+        **_image(question.image),
+    }
+
+
+def _image(image: Path | EncodedImage | None) -> dict[str, str]:
+    """An image in a data file goes along; an image file is named with its digest, and read when the page is made."""
+    if image is None or (isinstance(image, EncodedImage) and image.missing):
+        return {}
+    if isinstance(image, EncodedImage):
+        return {"image_base64": image.text}
+    digest = {"image_sha256": digest_of(image)} if image.is_file() else {}
+    return {"image": str(image.absolute()), **digest}

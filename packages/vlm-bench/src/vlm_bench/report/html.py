@@ -1,0 +1,138 @@
+"""Results as one HTML page that needs nothing else: the table, each figure's account, answers with their images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vlm_bench.report.collect import Entry, Results
+from vlm_bench.report.published import PAPER
+from vlm_bench.report.report import figure, plain
+from vlm_bench.report.table import about, columns, legend, own_row, published_rows
+from vlm_bench.report.thumbnails import checked
+from vlm_core.benchmark import Points
+from vlm_core.markup.html import render
+
+LONG = 12
+"""Tables with more rows than this are folded."""
+Values = dict[str, Any]
+"""What the template `results.html` shows; everything in it is text."""
+
+
+def to_html(models: Sequence[Results]) -> str:
+    """The page as text."""
+    titles = columns(models)
+    values = {
+        "names": ", ".join(model.name for model in models),
+        "titles": [*titles.values()],
+        "own": [{"name": m.name, "cells": _own_cells(models, m, [*titles])} for m in models],
+        "published": published_rows([*titles]),
+        "paper": PAPER,
+        "notes": [*legend(models), "Below the line: Table 1 of VL-Mamba (arXiv 2403.13600)."],
+        "sections": [_section(models, m, entry, titles) for m in models for entry in m.entries],
+        "long": LONG,
+    }
+    return render("vlm_bench", "results.html", values)
+
+
+def _own_cells(models: Sequence[Results], model: Results, names: Sequence[str]) -> list[Values]:
+    cells = []
+    for name, text in zip(names, own_row(model, names), strict=True):
+        first = next(iter(model.of(name)), None)
+        anchor = _anchor(models, model, first) if first else ""
+        cells.append({"text": text, "anchor": anchor, "scored": bool(first and first.scored)})
+    return cells
+
+
+def _anchor(models: Sequence[Results], model: Results, entry: Entry) -> str:
+    return f"model-{models.index(model)}-result-{model.entries.index(entry)}"
+
+
+def _section(models: Sequence[Results], model: Results, entry: Entry, titles: Mapping[str, str]) -> Values:
+    known = {
+        "anchor": _anchor(models, model, entry),
+        "title": titles[entry.benchmark],
+        "model": model.name,
+        "account": about(entry)[1:],
+    }
+    if not entry.scored:
+        return known | {"unscored": entry.text}
+    data = entry.data
+    names = list(dict.fromkeys(column for row in data["rows"].values() for column in row))
+    return known | {
+        "unscored": "",
+        "protocol": data["protocol"],
+        "metric": data["metric"],
+        "value": f"{entry.value:.2f}",
+        "badges": _badges(entry),
+        "bars": _bars(model, entry),
+        "columns": names,
+        "rows": {name: _cells(row, names, data["points"]) for name, row in data["rows"].items()},
+        "how": _how(data),
+        "counts": _counts(data),
+        "warnings": len(data["warnings"]),
+        "sides": _sides(data["examples"]),
+    }
+
+
+def _badges(entry: Entry) -> list[str]:
+    other = not entry.comparable and bool(entry.data["published"])
+    return ["partial"] * entry.partial + ["not comparable with the paper's column"] * other
+
+
+def _how(data: Mapping[str, Any]) -> str:
+    """The variant and how the answers were made, as people compare it; hashes and versions are in the account."""
+    known = {**data["notes"], **data["settings"]}
+    told = {name: plain(v) for name, v in known.items() if not isinstance(v, Mapping) or name == "decoding"}
+    return " · ".join(f"{k}: {v}" for k, v in told.items() if "sha256" not in k and k != "benchmark")
+
+
+def _counts(data: Mapping[str, Any]) -> str:
+    counts = f"scored {data['scored']} of {data['expected']}, missing {data['missing']}"
+    doubts = [f"{what}: {count}" for what, count in data["parse"].items() if count] or [
+        "every answer could be read"
+    ] * bool(data["parse"])
+    return " · ".join([counts, *doubts])
+
+
+def _bars(model: Results, entry: Entry) -> list[Values]:
+    known = {model.name: entry.value, **entry.data["published"]}
+    top = max(2000 if entry.data["unit"] == "points" else 100, *known.values())
+    return [
+        {"name": name, "share": f"{100 * value / top:.1f}", "value": f"{value:.1f}"}
+        for name, value in known.items()
+    ]
+
+
+def _cells(row: Mapping[str, float | int], names: Sequence[str], points: Sequence[str]) -> list[str]:
+    return [
+        "" if name not in row else figure(Points(row[name]) if name in points else row[name])
+        for name in names
+    ]
+
+
+def _sides(examples: Sequence[Mapping[str, Any]]) -> list[Values]:
+    sides = {
+        "Right": [e for e in examples if e["credit"] >= 0.5],
+        "Wrong": [e for e in examples if e["credit"] < 0.5],
+    }
+    return [
+        {"title": title, "style": title.lower(), "cards": list(map(_card, shown))}
+        for title, shown in sides.items()
+        if shown
+    ]
+
+
+def _card(example: Mapping[str, Any]) -> Values:
+    source, fault = checked(example)
+    read = example["read"]
+    return {
+        "id": example["id"],
+        "source": source,
+        "fault": fault,
+        "prompt": example["prompt"],
+        "answer": example["answer"],
+        "credit": f"worth {example['credit']:.2f}" if 0 < example["credit"] < 1 else "",
+        "read": "" if read.lower() in ("", example["answer"].lower()) else read,
+        "right": example["right"],
+    }

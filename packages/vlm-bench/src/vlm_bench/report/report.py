@@ -1,0 +1,183 @@
+"""What a scoring run hands back: figures, what they rest on, and how they are written down."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vlm_bench.report.published import published
+from vlm_bench.report.saved_reports import SCHEMA
+from vlm_core.benchmark import Headline, Points, Score
+from vlm_core.io.atomic import write_file
+from vlm_core.markup import markdown
+from vlm_core.markup.printable import json_text
+
+_HASH = re.compile("[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Report:
+    """One scored answer file.
+
+    `files` are sha256 by name, `notes` the variant of data and prompt, `settings` how the answers were made, if
+    that is known, `examples` what `vlm-bench report` shows with pictures, `content` a digest of what each unit asks.
+    The headline is a fraction, or points.
+    """
+
+    benchmark: str
+    protocol: str
+    score: Score
+    expected: int
+    scored: int
+    empty: int = 0
+    files: Mapping[str, str] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
+    examples: Sequence[Mapping[str, Any]] = ()
+    content: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def headline(self) -> Headline:
+        return self.score.headline
+
+    @property
+    def missing(self) -> int:
+        """Expected answers that are in no figure, for whatever reason."""
+        return self.expected - self.scored
+
+    @property
+    def parse(self) -> dict[str, int]:
+        """How answers were read; empty answers are named where there are any."""
+        return dict(self.score.parse) | ({"empty": self.empty} if self.empty else {})
+
+    def as_dict(self, *, units: bool = False) -> dict[str, Any]:
+        """Everything, for machines; `units` adds what `vlm-bench diff` compares and `vlm-bench report` shows."""
+        found = {
+            "schema": SCHEMA,
+            "benchmark": self.benchmark,
+            "protocol": self.protocol,
+            "metric": self.headline.name,
+            "score": self.headline.value,
+            "unit": "points" if self.headline.points else "fraction",
+            "partial": self.missing > 0,
+            "scored": self.scored,
+            "expected": self.expected,
+            "missing": self.missing,
+            "unscored": self.score.unscored,
+            "rows": {name: dict(row) for name, row in self.score.rows.items()},
+            "points": sorted(
+                {c for row in self.score.rows.values() for c, v in row.items() if isinstance(v, Points)}
+            ),
+            "parse": self.parse,
+            "notes": dict(self.notes),
+            "settings": dict(self.settings),
+            "published": published(self.benchmark),
+            "sha256": dict(self.files),
+            "warnings": list(self.warnings),
+        }
+        if not units:
+            return found
+        drawn = {key: dict(parts) for key, parts in self.headline.units.items()}
+        return found | {
+            "combine": self.headline.combine,
+            "examples": list(map(dict, self.examples)),
+            "units": drawn,
+            "content": dict(self.content),
+        }
+
+
+def to_json(report: Report) -> str:
+    """The report as indented JSON."""
+    return json_text(report.as_dict(), 2)
+
+
+def save(report: Report, path: Path) -> None:
+    """Write all of it, so that it can be shown beside others and compared with them."""
+    write_file(path, json_text(report.as_dict(units=True)))
+
+
+def figure(value: float | int) -> str:
+    """Counts and points as they are, fractions in percent."""
+    if isinstance(value, int):
+        return str(value)
+    return f"{value:.2f}" if isinstance(value, Points) else f"{100 * value:.2f}"
+
+
+def facts(data: Mapping[str, Any]) -> list[str]:
+    """What must stand beside the figure of a report, given as `Report.as_dict` has it; parts may be absent."""
+    described = {**data.get("notes", {}), **data.get("settings", {})}
+    return [
+        *_figures(data),
+        *(f"{what}: {count} of {data['scored']}" for what, count in data.get("parse", {}).items()),
+        *(f"{what}: {plain(value)}" for what, value in described.items()),
+        *(f"{file}  sha256 {digest[:16]}" for file, digest in data.get("sha256", {}).items()),
+        *(f"warning: {text}" for text in data.get("warnings", [])),
+    ]
+
+
+def _figures(data: Mapping[str, Any]) -> list[str]:
+    if "score" not in data:
+        return []
+    value = Points(data["score"]) if data["unit"] == "points" else float(data["score"])
+    partial = "  PARTIAL: not comparable to a full run" if data["partial"] else ""
+    known = ", ".join(f"{model} {number}" for model, number in data["published"].items())
+    return [
+        f"{data['metric']}  {figure(value)}{partial}",
+        *([f"published: {known}"] if known else []),
+        f"scored {data['scored']} of {data['expected']}, missing {data['missing']}",
+    ]
+
+
+def plain(value: Any) -> str:
+    """A setting for people: hashes are cut short, groups are written in one line."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {plain(part)}" for name, part in value.items())
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return value[:16] if isinstance(value, str) and _HASH.fullmatch(value) else str(value)
+
+
+def to_markdown(report: Report) -> str:
+    """A table and what must stand beside it."""
+    columns = _columns(report)
+    rows = ([name, *_cells(row, columns)] for name, row in report.score.rows.items())
+    lines = [
+        f"### {markdown.text(report.protocol)}",
+        "",
+        *markdown.table([["", *columns], *rows], right=1),
+        "",
+        *(f"- {markdown.text(line)}" for line in facts(report.as_dict())),
+    ]
+    return "\n".join(lines)
+
+
+def show(report: Report) -> None:
+    """Print the report for people."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from vlm_core.cli.output import inert
+
+    console = Console(soft_wrap=True, highlight=False)
+    columns = _columns(report)
+    table = Table("", title=inert(report.protocol, "table.title"), title_justify="left")
+    for column in columns:
+        table.add_column(inert(column), justify="right")
+    for name, row in report.score.rows.items():
+        table.add_row(inert(name), *_cells(row, columns))
+    console.print(table)
+    for line in facts(report.as_dict()):
+        console.print(inert(line))
+
+
+def _columns(report: Report) -> list[str]:
+    """Of all rows, in the order of their first appearance."""
+    return list(dict.fromkeys(column for row in report.score.rows.values() for column in row))
+
+
+def _cells(row: Mapping[str, float | int], columns: list[str]) -> list[str]:
+    return [figure(row[column]) if column in row else "" for column in columns]

@@ -1,0 +1,1 @@
+"""A model answers benchmarks; answers are kept, resumed and judged."""

@@ -1,0 +1,231 @@
+"""A run's answers on disk, so that a run that was killed goes on where it was.
+
+While it runs, each process appends to `NAME.part-RANK.jsonl`, a line an answer. When all are there, they become
+`NAME.jsonl`, in the questions' order. `NAME.jsonl.run.json` says what the answers were made of; answers of another
+model, other data or other settings are never mixed with them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from io import BytesIO
+from pathlib import Path
+from typing import IO, Any
+
+from vlm_bench.readers.files import read_jsonl
+from vlm_bench.readers.json_object import Row, as_row
+from vlm_bench.readers.run import read_account
+from vlm_core.benchmark import Question
+from vlm_core.errors import UserError
+from vlm_core.evaluation.inference import Said
+from vlm_core.io.atomic import write_errors, write_file
+from vlm_core.io.digests import of_image
+from vlm_core.io.files import read_bytes
+
+MAX_BYTES = 2**34
+"""Answers of one benchmark; the largest has 10^6 short ones."""
+BOUND = (
+    "benchmark", "protocol", "model sha256", "files", "questions sha256", "decoding", "batch_size", "dtype",
+    "prefix_reuse",
+)  # fmt: skip
+"""What must be the same for answers to stand in one file."""
+Facts = dict[str, Any]
+
+
+class Journal:
+    """The answers to `questions` of benchmark `name` in `folder`."""
+
+    def __init__(self, folder: Path, name: str, questions: Mapping[str, Question]) -> None:
+        self.folder, self.name, self.questions = folder, name, questions
+        self.path = folder / f"{name}.jsonl"
+        self.account = self.path.with_name(f"{self.path.name}.run.json")
+
+    @property
+    def parts(self) -> list[Path]:
+        return sorted(self.folder.glob(f"{self.name}.part-*.jsonl"))
+
+    def check(self, facts: Facts) -> Facts:
+        """What the account says of an earlier run; empty if there was none. Nothing is written.
+
+        Raises `UserError` for answers without an account and for those of another run, saying what differs.
+        """
+        if not self.account.exists():
+            if found := [path for path in (self.path, *self.parts) if path.exists()]:
+                raise UserError(
+                    f"{found[0]}: answers without {self.account.name}, so nobody knows whose; name another --out"
+                )
+            return {}
+        try:
+            earlier = read_account(self.account)
+        except UserError as error:
+            raise UserError(
+                *error.lines,
+                "it says whose the answers beside it are: name another --out, or remove these files",
+            ) from None
+        if other := [key for key in BOUND if earlier.get(key) != facts[key]]:
+            raise UserError(
+                f"{self.account}: holds answers of a different run:",
+                *(f"  {key}: {_short(earlier.get(key))} before, {_short(facts[key])} now" for key in other),
+                "name another --out, or remove it",
+            )
+        return earlier
+
+    def mend(self) -> int:
+        """Drop lines that a kill or a power cut left half-written -> their number; the questions are asked again."""
+        dropped = 0
+        for path in self.parts:
+            lines = _split(path)
+            if bad := [line for line in lines if not _is_row(line)]:
+                dropped += len(bad)
+                with write_errors(path), path.open("r+b") as file:
+                    _claim(file, path)
+                    write_file(path, b"".join(line for line in lines if _is_row(line)))
+        return dropped
+
+    def lines(self) -> dict[str, Row]:
+        """Every answer's line by the question's id.
+
+        Raises `UserError` for an answer to no question or to another one of that id, and for two to one question.
+        """
+        found: dict[str, Row] = {}
+        for path in (self.path, *self.parts):
+            for row in read_jsonl(path) if path.exists() and path.stat().st_size else ():
+                key = self._key(row)
+                if key in found and found[key].data != row.data:  # the same line twice: killed while merging
+                    raise UserError(f"{row.where}: a second answer to question {key}; name another --out")
+                found[key] = row
+        return found
+
+    def refuse_other_images(self) -> None:
+        """Raise `UserError` if an image is no longer the one that the model was asked about."""
+        asked = self._asked_images()
+        now = contents(path for path in dict.fromkeys(path for path, _ in asked) if path.is_file())
+        if other := list(dict.fromkeys(path for path, digest in asked if now.get(path, digest) != digest)):
+            more = f" and {len(other) - 3} more" if len(other) > 3 else ""
+            raise UserError(
+                f"{self.account}: holds answers about images that have changed since: "
+                f"{', '.join(map(str, other[:3]))}{more}; name another --out, or remove it"
+            )
+
+    def _asked_images(self) -> list[tuple[Path, str]]:
+        """Image files and their digests, of every whole line; what is wrong with a line, `lines` tells."""
+        found = []
+        for path in (self.path, *self.parts):
+            for line in _split(path):
+                with suppress(ValueError, KeyError, TypeError, RecursionError):
+                    about = json.loads(line)["metadata"]
+                    image = self.questions[about["id"]].image
+                    if isinstance(image, Path):
+                        found.append((image, about["image"]))
+        return found
+
+    def _key(self, row: Row) -> str:
+        key = as_row(row.data.get("metadata"), f"{row.where}: metadata").id("id")
+        row.text("text")
+        if key not in self.questions:
+            raise UserError(
+                f"{row.where}: an answer to no question of {self.name}, id {key}; name another --out"
+            )
+        if row.text("prompt") != self.questions[key].prompt:
+            raise UserError(f"{row.where}: question {key} was asked with another prompt; name another --out")
+        return key
+
+    @contextmanager
+    def part(self, rank: int) -> Iterator[Callable[[str], None]]:
+        """What appends a line to this process's file; a file that another process writes is refused."""
+        path = self.folder / f"{self.name}.part-{rank}.jsonl"
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: no regular file; remove it, or name another --out")
+        with write_errors(path):
+            file = path.open("ab", buffering=0)
+
+        def append(line: str) -> None:
+            with write_errors(path):
+                data = line.encode("utf-8", "backslashreplace")
+                while data:
+                    data = data[file.write(data) :]
+
+        with file:
+            _claim(file, path)
+            yield append
+
+    def describe(self, facts: Facts) -> None:
+        """Write the account."""
+        write_file(self.account, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+
+    def merge(self) -> None:
+        """Make one file, in the questions' order, of all answers."""
+        found = self.lines()
+        ordered = (json.dumps(found[key].data, ensure_ascii=False) for key in self.questions if key in found)
+        write_file(self.path, "".join(f"{line}\n" for line in ordered))
+        for path in self.parts:
+            with write_errors(path):
+                path.unlink()
+
+
+def _split(path: Path) -> list[bytes]:
+    """The lines of a file with their ends; none of one that isn't there."""
+    return BytesIO(read_bytes(path, MAX_BYTES)).readlines() if path.exists() else []
+
+
+def _is_row(line: bytes) -> bool:
+    """Whether this is a whole line with one JSON object, or empty."""
+    try:
+        return line.endswith(b"\n") and (
+            not line.strip() or isinstance(json.loads(line.decode("utf-8")), dict)
+        )
+    except (ValueError, RecursionError):
+        return False
+
+
+def contents(images: Iterable[Path]) -> dict[Path, str]:
+    """Digests of image files."""
+    different = list(images)
+    with ThreadPoolExecutor(8) as pool:
+        return dict(zip(different, pool.map(of_image, different), strict=True))
+
+
+def answer_line(said: Said, model: str, digest: str, image: str | None = None) -> str:
+    """One line in LLaVA's format. `question_id` is the one that official files have, our own is in `metadata`.
+
+    `image` is the digest of the question's image file; of one inside a data file the account has the digest.
+    """
+    question, text = said
+    row = {
+        "question_id": question.alias or question.id,
+        "prompt": question.prompt,
+        "text": text,
+        "answer_id": hashlib.sha256(f"{digest}/{question.id}".encode()).hexdigest()[:22],
+        "model_id": model,
+        "metadata": {"id": question.id, **({"image": image} if image else {})},
+    }
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def digest_of(questions: Iterable[Question]) -> str:
+    """One hash over all that is asked: ids, prompts, choices, and which image."""
+    total = hashlib.sha256()
+    for q in questions:
+        image = q.image.name if isinstance(q.image, Path) else q.image and q.image.text
+        total.update(json.dumps([q.id, q.prompt, q.choices, image]).encode())
+    return total.hexdigest()
+
+
+def _claim(file: IO[Any], path: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise UserError(f"{path}: another process is writing this file") from None
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, str) and len(value) == 64:
+        return value[:12]
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_short(inner)}" for key, inner in value.items()) or "none"
+    return str(value)

@@ -1,0 +1,199 @@
+"""MM-Vet's judge: any endpoint that speaks OpenAI's chat protocol. A call that fails leaves an answer ungraded.
+
+Grades are kept in the official script's format, written after each answer, and only what is missing is asked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from vlm_bench.readers.files import json_object
+from vlm_bench.readers.mm_vet import Truth, answer_digest, read_grades
+from vlm_bench.run.progress import Asked
+from vlm_bench.scorers.mm_vet import ATTEMPTS, judge_prompt, parse
+from vlm_core.errors import UserError
+from vlm_core.io.atomic import write_file
+
+OFFICIAL_JUDGE = "gpt-4-0613"
+SECONDS_A_CALL = 60.0
+_SECONDS_A_LINE = 2.0
+OUTAGES = 3
+"""So many answers in a row without a reply of the judge end a session."""
+Ask = Callable[[str, float], tuple[str, str]]
+"""(prompt, temperature) -> (reply, name of the model that gave it); raises `CallFailed`."""
+Prompt = Callable[..., str]
+"""The question to the judge, plain or with `again=True` asked again."""
+
+
+class CallFailed(Exception):
+    """This call failed; another may not. `outage`: the judge was not reached or could not serve."""
+
+    def __init__(self, text: str, *, outage: bool = False) -> None:
+        super().__init__(text)
+        self.outage = outage
+
+
+@dataclass
+class Outcome:
+    """What a session of judging did; `failed` says why each answer is without a grade."""
+
+    graded: int = 0
+    kept: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    outages: int = 0
+    """Calls in a row, the last included, that the judge did not reply to."""
+
+
+def openai_judge(model: str, base_url: str | None) -> Ask:
+    """Ask through the `openai` library; its key is OPENAI_API_KEY, which a server of one's own may not need."""
+    try:
+        import openai
+    except ImportError:
+        raise UserError("a judge needs the openai library: pip install 'vlm-bench[judge]'") from None
+    key = os.environ.get("OPENAI_API_KEY") or ("unused" if base_url else None)
+    if key is None:
+        raise UserError("set OPENAI_API_KEY, or name a server of your own with --base-url")
+    client = openai.OpenAI(api_key=key, base_url=base_url, timeout=SECONDS_A_CALL)
+    outage = (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError)
+    fatal = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
+
+    def ask(prompt: str, temperature: float) -> tuple[str, str]:
+        try:
+            reply = client.chat.completions.create(
+                model=model,
+                max_tokens=3,
+                temperature=temperature,
+                messages=[{"role": "user", "content": prompt}],
+            )
+        except fatal as error:
+            raise UserError(f"the judge {model!r} refuses: {error}") from None
+        except openai.OpenAIError as error:
+            text = f"{type(error).__name__}: {error}"
+            if isinstance(error, outage):
+                raise CallFailed(f"{client.base_url}: {text}", outage=True) from None
+            raise CallFailed(text) from None
+        return (reply.choices[0].message.content or "") if reply.choices else "", reply.model
+
+    return ask
+
+
+def judge(
+    truths: Mapping[str, Truth],
+    answers: Mapping[str, str],
+    ask: Ask,
+    path: Path,
+    *,
+    examples: str,
+    runs: int = 1,
+    name: str = OFFICIAL_JUDGE,
+) -> Outcome:
+    """Bring every answer to `runs` grades of judge `name`, in the file at `path`; `examples` precede every question.
+
+    Raises `UserError` when `OUTAGES` answers in a row got no reply; what is graded stays.
+    """
+    made_of = {
+        key: {"answer": answer_digest(text), "asked": _asked(examples, truths[key]), "judge": name}
+        for key, text in answers.items()
+    }
+    grades = _known(path, made_of)
+    outcome = Outcome()
+    have = sum(min(runs, len(grade["score"])) for grade in grades.values())
+    with Asked("mm-vet", runs * len(answers), have, every=_SECONDS_A_LINE) as progress:
+        for run in range(runs):
+            for key, answer in answers.items():
+                if len(grades.get(key, {}).get("score", [])) > run:
+                    outcome.kept += 1
+                elif key not in outcome.failed:
+                    entry = {"model": [], "content": [], "score": [], **made_of[key]}
+                    prompt = partial(judge_prompt, examples, truths[key].question, truths[key].answer, answer)
+                    if _one(key, prompt, ask, entry := grades.get(key, entry), outcome):
+                        grades[key] = entry
+                    _give_up(outcome, have, path)
+                    if grades:
+                        write_file(path, json.dumps(grades, indent=4))
+                    progress.step()
+    return outcome
+
+
+def _give_up(outcome: Outcome, have: int, path: Path) -> None:
+    if outcome.outages == OUTAGES:
+        last = list(outcome.failed.values())[-1]
+        where = f" in {path}" if have + outcome.graded else ""
+        raise UserError(
+            f"the judge did not reply to {OUTAGES} answers in a row: {last}",
+            f"{outcome.graded} graded now, {have} kept{where}; rerun the same command to resume from there",
+        )
+
+
+def _one(key: str, prompt: Prompt, ask: Ask, entry: dict[str, Any], outcome: Outcome) -> bool:
+    """Add a grade to a question's entry -> whether there is one."""
+    try:
+        model, content, score = _grade(prompt, ask)
+    except CallFailed as error:
+        outcome.failed[key] = str(error)
+        outcome.outages = outcome.outages + 1 if error.outage else 0
+        return False
+    for name, value in (("model", model), ("content", content), ("score", score)):
+        entry[name].append(value)
+    outcome.graded += 1
+    outcome.outages = 0
+    return True
+
+
+def _grade(prompt: Prompt, ask: Ask) -> tuple[str, str, float]:
+    """Ask until a reply is a grade, as often as the official script reads one."""
+    content = ""
+    for again, temperature in ATTEMPTS:
+        content, model = ask(prompt(again=again), temperature)
+        if (score := parse(content)) is not None:
+            return model, content, score
+    raise CallFailed(f"no reply was a grade from 0 to 1, the last was {content!r:.40}")
+
+
+def _asked(examples: str, truth: Truth) -> str:
+    """What a grade depends on besides the answer and the judge."""
+    return hashlib.sha256(judge_prompt(examples, truth.question, truth.answer, "").encode()).hexdigest()
+
+
+_OTHER = {
+    "answer": "are of other answers",
+    "asked": "were made with other examples, questions or right answers",
+    "judge": "are by another judge",
+}
+
+
+def _known(path: Path, made_of: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    """Grades from before; those that were not made of the same are refused. The official script's don't say."""
+    if path.is_dir():
+        raise UserError(f"{path}: a folder; name the file of the grades")
+    if not path.is_file() or not path.stat().st_size:
+        return {}
+    try:
+        read_grades(path)
+        rows = json_object(path)
+        for row in rows.values():
+            row.items("content", what="a list, one entry a run")
+    except UserError as error:
+        raise UserError(
+            *error.lines, "restore it from a copy, or remove it to have all answers graded again"
+        ) from None
+    grades = {key: row.data for key, row in rows.items()}
+    for name, what in _OTHER.items():
+        other = [
+            key
+            for key, grade in grades.items()
+            if key not in made_of or grade.get(name, made_of[key][name]) != made_of[key][name]
+        ]
+        if other:
+            raise UserError(
+                f"{path}: {len(other)} of {len(grades)} grades {what}, first {other[0]}; "
+                "name another file for these answers"
+            )
+    return grades

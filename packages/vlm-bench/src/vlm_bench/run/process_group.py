@@ -1,0 +1,59 @@
+"""The processes of a run: one, or as many as `accelerate launch` starts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from vlm_core.errors import UserError
+from vlm_core.runtime.env_vars import hide_from_accelerate, refuse_overrides
+
+_PATIENCE = timedelta(days=7)
+"""A process that is done waits for the others; torch's own minutes would end the run."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among `count`, and the device that it computes on."""
+
+    rank: int
+    count: int
+    device: str
+    wait: Callable[[], None] = lambda: None
+    end: Callable[[], None] = lambda: None
+
+    @property
+    def main(self) -> bool:
+        return self.rank == 0
+
+
+def join_ranks(device: str | None) -> Ranks:
+    """`device` None is the GPU if there is one; several processes have one each.
+
+    Raises `UserError` for a variable of the environment that would change the answers.
+    """
+    refuse_overrides()
+    hide_from_accelerate()
+    import torch
+
+    from vlm_core.model_folder.assemble import default_device
+
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Ranks(0, 1, device or default_device())
+    if device not in (None, "cpu", "cuda"):
+        raise UserError(f"--device {device}: several processes choose theirs themselves; possible: cpu, cuda")
+    try:
+        from accelerate import PartialState
+    except ImportError:
+        raise UserError("several processes need accelerate: pip install 'vlm-bench[run]'") from None
+    state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available(), timeout=_PATIENCE)
+    assert state.num_processes > 1, "processes that don't know of one another would ask everything twice"
+    return Ranks(
+        state.process_index,
+        state.num_processes,
+        str(state.device),
+        state.wait_for_everyone,
+        state.destroy_process_group,
+    )

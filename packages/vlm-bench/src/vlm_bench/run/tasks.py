@@ -1,0 +1,95 @@
+"""What a run is about: a model, benchmarks, and how questions are asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from vlm_bench.evaluate import check_asked
+from vlm_core.benchmark import Benchmark, Question
+from vlm_core.errors import UserError
+from vlm_core.evaluation.questions import missing_images, missing_lines, sample
+from vlm_core.io import manifest
+from vlm_core.model import VLM
+from vlm_core.model_folder.assemble import load
+from vlm_core.plugins.config import BenchmarkConfig
+from vlm_core.spec.spec import Spec
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How questions are asked; `max_new_tokens` None is each benchmark's own, `limit` None all questions."""
+
+    batch_size: int = 1
+    max_new_tokens: int | None = None
+    limit: int | None = None
+    prefix_reuse: bool = True
+    allow_partial: bool = False
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The model that is asked."""
+
+    model: VLM
+    spec: Spec
+    path: Path
+    digest: str
+    device: str
+
+    @property
+    def dtype(self) -> str:
+        return str(next(self.model.llm.parameters()).dtype).removeprefix("torch.")
+
+    @property
+    def hardware(self) -> str:
+        """`cpu`, or what kind of GPU."""
+        kind = torch.device(self.device).type
+        return f"cuda ({torch.cuda.get_device_name(self.device)})" if kind == "cuda" else kind
+
+    @classmethod
+    def load(cls, path: Path, dtype: str | None, device: str, *, trust_remote_code: bool = False) -> Subject:
+        """Read a model folder, every file checked against its manifest; see `vlm_core.model_folder.assemble.load`."""
+        number = getattr(torch, dtype) if dtype else None
+        model, spec = load(path, dtype=number, device=device, trust_remote_code=trust_remote_code)
+        return cls(model, spec, path, manifest.sha256(path / manifest.MANIFEST), device)
+
+
+@dataclass
+class Task:
+    """A benchmark and which of its questions are asked."""
+
+    config: BenchmarkConfig
+    benchmark: Benchmark
+    questions: list[Question]
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Questions whose image is not there or can't be read, by reason; only where a partial figure is allowed."""
+
+    @property
+    def name(self) -> str:
+        return self.config.type_name()
+
+
+def plan(configs: Sequence[BenchmarkConfig], settings: Settings) -> list[Task]:
+    """Read all questions, and see that their images are there, before anything is asked.
+
+    Raises `UserError` with the counts of every benchmark that lacks images, unless partial figures are allowed.
+    """
+    tasks, faults = [], []
+    for config in configs:
+        benchmark = config.build()
+        check_asked(benchmark, settings.allow_partial or settings.limit is not None)
+        asked = sample(list(benchmark.questions.values()), settings.limit)
+        task = Task(config, benchmark, asked)
+        if missing := missing_images(asked):
+            first, *rest = missing_lines(asked, missing)
+            faults += [f"{task.name}: {first}", *rest]
+            task.questions = [q for q in asked if q.image not in missing]
+            task.left_out["image not there"] = sum(missing.values())
+        tasks.append(task)
+    if faults and not settings.allow_partial:
+        raise UserError(*faults, "--allow-partial asks the others and marks the figures")
+    return tasks

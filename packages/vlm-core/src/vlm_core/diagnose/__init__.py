@@ -1,0 +1,1 @@
+"""`--check` and `--doctor`: shapes, parameters, costs, versions and kernels."""

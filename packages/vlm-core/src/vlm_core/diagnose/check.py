@@ -1,0 +1,64 @@
+"""The arithmetic of a spec: shapes, tokens, parameters and bytes, on the meta device, before any weight."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from vlm_core.interfaces import parameter_count
+from vlm_core.model import PARTS, VLM
+from vlm_core.model_folder.assemble import build
+from vlm_core.spec.spec import Spec
+
+
+@dataclass(frozen=True)
+class Part:
+    """One row of the table."""
+
+    part: str
+    component: str
+    output: str
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """What a spec amounts to. `tokens` visual tokens an image; `parameters` by part."""
+
+    image_size: tuple[int, int]
+    grid: tuple[int, int]
+    tokens: int
+    d_in: int
+    d_out: int
+    vocab_size: int
+    rows: list[Part]
+
+    @property
+    def total(self) -> int:
+        return sum(row.parameters for row in self.rows)
+
+
+def on_meta(spec: Spec) -> VLM:
+    """The model without memory for its weights; raises `UserError` if the parts don't fit."""
+    with torch.device("meta"):
+        return build(spec, weights=False)
+
+
+def check(spec: Spec, model: VLM | None = None) -> Arithmetic:
+    """Push shapes through the model on the meta device, which is built here if it isn't given."""
+    model = on_meta(spec) if model is None else model
+    with torch.device("meta"):
+        height, width = model.encoder.image_size
+        features = model.encoder(torch.empty(1, 3, height, width))
+    h, w = features.shape[1:3]
+    tokens = model.connector.num_tokens(h, w)
+    outputs = {
+        "encoder": f"{h}×{w} grid × {model.encoder.dim}",
+        "connector": f"{tokens} tokens × {model.llm.dim}",
+        "llm": f"{model.llm.vocab_size} logits",
+    }
+    rows = [Part(p, getattr(spec, p).label(), outputs[p], parameter_count(getattr(model, p))) for p in PARTS]
+    return Arithmetic(
+        (height, width), (h, w), tokens, model.encoder.dim, model.llm.dim, model.llm.vocab_size, rows
+    )

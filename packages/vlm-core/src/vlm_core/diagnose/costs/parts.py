@@ -1,0 +1,83 @@
+"""The cost of each part in a stage: what is frozen has no weight gradients, what lies below it no backward at all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vlm_core.diagnose.costs.trace import Cost, Fakes, measure, training
+from vlm_core.errors import UserError
+from vlm_core.model import PARTS, VLM
+
+
+class PartCosts:
+    """Costs of a model on the meta device, which becomes a fake one and is of no other use afterwards."""
+
+    def __init__(self, model: VLM) -> None:
+        self._fakes, self._model = Fakes(), model
+        self._fakes.module(model)
+        self._size = model.encoder.image_size
+        self._grid = model.encoder.grid(*self._size)
+        self.tokens = model.connector.num_tokens(*self._grid)
+        self.features = math.prod(self._grid) * model.encoder.dim
+        self._known: dict[tuple[object, ...], Cost] = {}
+
+    def of_stage(
+        self, trains: tuple[str, ...], batch: int, length: int, *, bf16: bool = False, backward: bool = True
+    ) -> dict[str, Cost]:
+        """By part, for `batch` samples of `length` positions with one image each.
+
+        `backward=False` leaves the FLOPs of the backward out, which is quicker; what it would need is counted.
+        """
+        found, below = {}, False
+        for part in PARTS:
+            trained = part in trains
+            grad = below or trained
+            key = (part, trained, below, batch, length, bf16 and grad)
+            if key not in self._known or (backward and grad and not self._known[key].backward):
+                run = getattr(self, f"_{part}")(batch, length, below)
+                cost = self._measure(part, run, trained or not grad, bf16 and grad, backward and grad)
+                # without any gradient it is the forward alone, of the operations that autograd would see
+                self._known[key] = cost if grad else Cost(forward=cost.forward)
+            found[part] = self._known[key]
+            below = grad
+        return found
+
+    def _measure(
+        self, part: str, run: Callable[[], Tensor], trained: bool, bf16: bool, backward: bool
+    ) -> Cost:
+        module: nn.Module = getattr(self._model, part)
+        try:
+            with training(module, trained):
+                return measure(module, run, bf16=bf16, backward=backward)
+        except Exception as error:  # somebody else's module may need real numbers
+            text = str(error).strip().split("\n", 1)[0]
+            raise UserError(
+                f"{part}: what it costs can't be worked out without weights: {type(error).__name__}: {text:.200}"
+            ) from error
+
+    def _encoder(self, batch: int, length: int, below: bool) -> Callable[[], Tensor]:
+        pixels = self._fakes.tensor(batch, 3, *self._size)
+        return lambda: self._model.encoder(pixels)
+
+    def _connector(self, batch: int, length: int, below: bool) -> Callable[[], Tensor]:
+        features = self._fakes.tensor(batch, *self._grid, self._model.encoder.dim, grad=below)
+        return lambda: self._model.connector(features)
+
+    def _llm(self, batch: int, length: int, below: bool) -> Callable[[], Tensor]:
+        """Hidden states of all positions, and logits with their loss where text is predicted."""
+        llm, text = self._model.llm, max(1, length - self.tokens)
+        dtype = next(llm.parameters()).dtype
+        x = self._fakes.tensor(batch, length, llm.dim, dtype=dtype, grad=True)
+        ids = self._fakes.tensor(batch * text, dtype=torch.long)
+
+        def run() -> Tensor:
+            hidden, _ = llm(x)
+            logits = llm.logits(hidden[:, -text:].flatten(0, 1))
+            return F.cross_entropy(logits.float(), ids, reduction="sum")
+
+        return run

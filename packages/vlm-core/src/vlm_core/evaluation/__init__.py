@@ -1,0 +1,1 @@
+"""A benchmark's questions, and a model's answers to them."""

@@ -1,0 +1,1 @@
+"""Model folders for transformers, with or without the code that the model needs."""

@@ -1,0 +1,118 @@
+"""Python modules that travel with a model: copied flat beside the weights, as transformers' trust_remote_code wants it.
+
+`vlm_core.text.render` becomes vlm_core_text_render.py; its imports of other travelling modules become relative ones.
+Nothing else is changed. Imports inside functions are followed only to modules that travel anyway.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from vlm_core.errors import UserError
+
+THIS = "THIS"
+"""In a travelling file, the name of the module itself, for those who import the whole module."""
+
+
+def flat(module: str) -> str:
+    return module.replace(".", "_")
+
+
+@lru_cache(maxsize=1024)
+def _source(module: str) -> Path | None:
+    """The file of a module; None if there is no such module, or none in Python."""
+    try:
+        spec = importlib.util.find_spec(module)
+    except ModuleNotFoundError:  # its parent is no package
+        return None
+    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
+
+
+@dataclass(frozen=True)
+class Import:
+    """`from module import name as alias` in a travelling file; `target` is the module that it needs."""
+
+    node: ast.ImportFrom
+    name: str
+    alias: str | None
+    top: bool
+
+    @property
+    def whole(self) -> bool:
+        """The name is itself a module."""
+        return _source(f"{self.node.module}.{self.name}") is not None
+
+    @property
+    def target(self) -> str:
+        return f"{self.node.module}.{self.name}" if self.whole else str(self.node.module)
+
+
+def _typing_only(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def _imports(tree: ast.AST, packages: frozenset[str], top: bool = True) -> Iterator[Import]:
+    """Imports from `packages`, except those that only serve type checkers."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] in packages:
+            yield from (Import(node, alias.name, alias.asname, top) for alias in node.names)
+        elif isinstance(node, ast.Import):
+            wrong = [a.name for a in node.names if a.name.split(".")[0] in packages]
+            if wrong:
+                raise UserError(f"code that travels must say `from … import …`, not `import {wrong[0]}`")
+        elif not _typing_only(node):
+            inside = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            yield from _imports(node, packages, top and not inside)
+
+
+def closure(roots: Iterable[str], packages: frozenset[str], instead: Mapping[str, str]) -> dict[str, str]:
+    """Sources by module: the roots and all that they import at their top. `instead` gives some another source."""
+    found: dict[str, str] = {}
+    waiting = list(roots)
+    while waiting:
+        module = waiting.pop()
+        if module in found:
+            continue
+        file = _source(module)
+        if module not in instead and file is None:
+            raise UserError(f"{module}: no Python source to travel with the model")
+        found[module] = instead.get(module) or Path(str(file)).read_text(encoding="utf-8")
+        waiting += [i.target for i in _imports(ast.parse(found[module]), packages) if i.top]
+    return found
+
+
+def _line(item: Import, there: Mapping[str, str]) -> str:
+    """What an import becomes."""
+    if item.target not in there:
+        return f'raise ImportError("{item.target} does not travel with this model")'
+    name = THIS if item.whole else item.name
+    alias = item.alias or (item.name if item.whole else None)
+    return f"from .{flat(item.target)} import {name}" + (f" as {alias}" if alias else "")
+
+
+def rewritten(source: str, there: Mapping[str, str], packages: frozenset[str]) -> str:
+    """A travelling file: imports of travelling modules made relative, those for type checkers left out."""
+    lines, tree = source.splitlines(), ast.parse(source)
+    changes: dict[ast.stmt, list[str]] = {}
+    for item in _imports(tree, packages):
+        changes.setdefault(item.node, []).append(_line(item, there))
+    for node in ast.walk(tree):
+        if _typing_only(node):
+            assert isinstance(node, ast.If)
+            changes[node] = []
+    for node in sorted(changes, key=lambda n: n.lineno, reverse=True):
+        indent = " " * node.col_offset
+        lines[node.lineno - 1 : node.end_lineno] = [indent + line for line in changes[node]]
+    return "\n".join([*lines, "", "import sys  # noqa: E402", "", f"{THIS} = sys.modules[__name__]", ""])
+
+
+def files(roots: Iterable[str], packages: Iterable[str], instead: Mapping[str, str]) -> dict[str, str]:
+    """File names and contents of all that travels."""
+    ours = frozenset(packages)
+    there = closure(roots, ours, instead)
+    return {f"{flat(module)}.py": rewritten(source, there, ours) for module, source in there.items()}

@@ -1,0 +1,113 @@
+"""A model folder for transformers: complete by itself or, with its code, for places where vlm-core is not installed."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from vlm_core.errors import UserError
+from vlm_core.export import code_export
+from vlm_core.io.manifest import write_folder
+from vlm_core.model import PARTS
+from vlm_core.model_folder import hf_files
+from vlm_core.model_folder.assemble import architecture
+from vlm_core.model_folder.file_list import verify_model
+from vlm_core.model_folder.load import empty_model
+from vlm_core.plugins.config import Recipe, Reference
+from vlm_core.spec.spec import load_folder_spec
+
+HF = "vlm_core.hf."
+ROOTS = {
+    hf_files.CONFIG_CLASS: f"{HF}configuration",
+    hf_files.MODEL_CLASS: f"{HF}modeling",
+    hf_files.PROCESSOR_CLASS: f"{HF}processing",
+}
+BUILDER = f"{HF}parts"
+
+
+def export_hf(
+    source: str | Path, target: str | Path, *, with_code: bool = False, trust_remote_code: bool = False
+) -> None:
+    """Write the model folder `source` as `target`, which transformers loads after `import vlm_core.hf`.
+
+    `with_code` adds the modules that the model needs, so that it loads with `trust_remote_code=True` where only torch,
+    transformers and Pillow are, and what its parts need besides. Raises `UserError` for a part that can't travel, and,
+    without `trust_remote_code`, for a model that runs code of its own folder.
+    """
+    source = Path(source)
+    if not source.is_dir():
+        raise UserError(f"{source}: --export-hf wants a model folder; vlm-assemble SPEC --out DIR writes one")
+    manifest = verify_model(source)
+    facts = {key: value for key, value in manifest.items() if key not in ("files", "code", "needs")}
+    spec = load_folder_spec(source, trust_remote_code=trust_remote_code)
+    model = empty_model(lambda: architecture(spec, source), source, PARTS)
+    code, modules = {}, {}
+    if with_code:
+        recipes = {part: getattr(spec, part).recipe() for part in PARTS}
+        code, modules = (
+            travelling(recipes),
+            {name: code_export.flat(module) for name, module in ROOTS.items()},
+        )
+        facts |= {"code": True, "needs": sorted({need for r in recipes.values() for need in r.needs})}
+
+    def write(folder: Path) -> None:
+        for name in manifest["files"]:
+            if "/" in name or not name.endswith(".py"):  # code of an earlier export
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source / name, folder / name)
+        hf_files.write(folder, model, spec, modules)
+        for name, content in code.items():
+            (folder / name).write_text(content, encoding="utf-8")
+
+    write_folder(target, write, facts, lambda manifest: hf_files.card(spec, model, manifest))
+
+
+def travelling(recipes: dict[str, Recipe]) -> dict[str, str]:
+    """File names and contents of the code that a model of these parts needs."""
+    functions = [name for recipe in recipes.values() for name in _functions(recipe)]
+    packages = {"vlm_core", "vlm_ssm", *(name.split(".")[0] for name in functions)}
+    return code_export.files(ROOTS.values(), packages, {BUILDER: builder(recipes)})
+
+
+def _functions(recipe: Recipe) -> Iterable[str]:
+    yield recipe.function
+    yield from (value.name for value in recipe.arguments.values() if isinstance(value, Reference))
+
+
+def builder(recipes: dict[str, Recipe]) -> str:
+    """The source of a `vlm_core.hf.parts` that builds these three parts and no others."""
+    needs = sorted({need for recipe in recipes.values() for need in recipe.needs})
+    imports = [f"import {need}  # noqa: F401" for need in needs]
+    imports += sorted({_import(name) for recipe in recipes.values() for name in _functions(recipe)})
+    return "\n".join(
+        [
+            '"""From this folder to its architecture."""', "",
+            "from pathlib import Path", "", *imports, "from vlm_core.model import VLM", "", "",
+            "def build(folder: Path, *, trust_remote_code: bool = False) -> VLM:",
+            '    """The model without weights; of these parts none runs other code than this folder\'s."""',
+            "    encoder = " + _call(recipes["encoder"], 'assets=folder / "encoder"'),
+            "    llm = " + _call(recipes["llm"], 'assets=folder / "llm"'),
+            "    connector = " + _call(recipes["connector"], "encoder.dim, llm.dim"),
+            "    return VLM(encoder, connector, llm)", "",
+        ]
+    )  # fmt: skip
+
+
+def _import(name: str) -> str:
+    module, _, function = name.partition(":")
+    return f"from {module} import {function} as {_alias(name)}"
+
+
+def _alias(name: str) -> str:
+    """Functions of the same name in different modules must not meet."""
+    return name.replace(".", "_").replace(":", "_")
+
+
+def _call(recipe: Recipe, first: str) -> str:
+    def value(given: Any) -> str:
+        return _alias(given.name) if isinstance(given, Reference) else repr(given)
+
+    arguments = [first, *(f"{key}={value(given)}" for key, given in recipe.arguments.items())]
+    return f"{_alias(recipe.function)}({', '.join(arguments)})"

@@ -1,0 +1,157 @@
+"""Decoding: feed the prompt once, then one token a step at constant cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlm_core.errors import UserError
+from vlm_core.interfaces import GraphDecoder
+from vlm_core.model import VLM
+from vlm_core.text.batch import collate
+from vlm_core.text.render import Sample
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How to choose tokens: greedy at temperature 0, else nucleus sampling with `top_p`."""
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+GREEDY = Decoding()
+GRAPH_AFTER_TOKENS = 4
+"""Tokens of an answer before a CUDA graph is captured: a capture costs more than it saves on a word or two."""
+
+
+def refuse_empty(prompts: Sequence[Sample]) -> None:
+    """Raise `UserError` for a prompt of no position at all: nothing can follow from it."""
+    if not all(map(len, prompts)):
+        raise UserError(
+            "the prompt is empty: neither text nor image nor a BOS token; ask something, or show an image"
+        )
+
+
+def choose(logits: Tensor, decoding: Decoding, generator: torch.Generator) -> Tensor:
+    """Next ids (B) from logits (B, V)."""
+    if decoding.temperature == 0:
+        return logits.argmax(-1)
+    p, order = (logits.float() / decoding.temperature).softmax(-1).sort(-1, descending=True)
+    if not p[..., 0].isfinite().all():
+        raise UserError(
+            "the model's logits are not finite: its weights are damaged, or too large for their dtype"
+        )
+    p = p.masked_fill(p.cumsum(-1) - p >= decoding.top_p, 0)  # the first id is always kept
+    return order.gather(-1, torch.multinomial(p, 1, generator=generator)).squeeze(-1)
+
+
+class Session:
+    """A batch of conversations and what the model remembers of them."""
+
+    def __init__(self, model: VLM) -> None:
+        self.model = model
+        self.next_logits: Tensor | None = None
+        self._state: Any = None
+        self._graph: GraphDecoder | None = None  # holds the state while tokens are made
+        self._said = 0  # tokens since the last piece
+        self._ends: list[set[int]] = []  # what ends each conversation's answer
+
+    @property
+    def state(self) -> Any:
+        """What the model remembers after all that it has read; None before anything."""
+        return self._state if self._graph is None else self._graph.state()
+
+    @torch.inference_mode()
+    def feed(
+        self, samples: Sequence[Sample], pixels: Sequence[Tensor] = (), views: Sequence[int] | None = None
+    ) -> None:
+        """Read one more piece of each conversation. `pixels` are its images, in order; where conversations
+        share images, `pixels` are the different ones and `views[i]` tells which of them slot i shows.
+        """
+        refuse_empty(samples)
+        eos = self.model.llm.tokenizer.eos_id
+        self._ends = [{eos} if sample.end is None else {eos, sample.end} for sample in samples]
+        batch = collate(samples, pixels, side="left").to(next(self.model.llm.parameters()).device)
+        visual = None if batch.pixels is None else self.model.see(batch.pixels)  # encoders cast by themselves
+        if visual is not None and views is not None:
+            visual = visual[list(views)]
+        self._advance(self.model.embed(batch.ids, batch.is_image, visual), batch.segments)
+
+    def fork(self, n: int) -> Session:
+        """n continuations of each conversation, next to each other; feed each its next piece."""
+        twin = Session(self.model)
+        twin._state = self.state.expand(n)
+        return twin
+
+    def say(self, decoding: Decoding = GREEDY) -> list[str]:
+        """The text that each conversation goes on with, EOS and surrounding white space left out."""
+        assert self.next_logits is not None, "feed a prompt first"
+        rows: list[list[int]] = [[] for _ in self.next_logits]
+        for ids in self.tokens(decoding):
+            for row, i in zip(rows, ids, strict=True):
+                if i is not None:
+                    row.append(i)
+        return [self.model.llm.tokenizer.decode(row).strip() for row in rows]
+
+    def _advance(self, x: Tensor, segments: Tensor | None = None) -> None:
+        hidden, self._state = self.model.read(x, segments, self.state)
+        self._graph, self._said = None, 0 if x.shape[1] > 1 else self._said
+        self._predict(self.model.llm.logits(hidden[:, -1]))
+
+    def _say(self, ids: Tensor) -> None:
+        """One more token of each conversation: ids (B)."""
+        self._said += 1
+        if self._graph is None and self._said > GRAPH_AFTER_TOKENS:
+            self._graph = self.model.llm.cuda_graph_decoder(self._state)
+        if self._graph is None:
+            self._advance(self.model.llm.embed(ids.unsqueeze(1)))
+        else:
+            self._predict(self._graph(ids))
+
+    def _predict(self, logits: Tensor) -> None:
+        self.next_logits = logits
+        # a vocabulary padded for speed has rows that are no token
+        self.next_logits[:, len(self.model.llm.tokenizer) :] = -torch.inf
+
+    def tokens(self, decoding: Decoding = GREEDY) -> Iterator[list[int | None]]:
+        """Yield the next id of every row until all have said EOS or their prompt's `end`; None for rows that are done.
+
+        The last id yielded has not been fed back: the state ends before it.
+        """
+        assert self.next_logits is not None, "feed a prompt first"
+        generator = torch.Generator(self.next_logits.device).manual_seed(decoding.seed)
+        live, ids = [True] * len(self.next_logits), None
+        ending = self._ends or [{self.model.llm.tokenizer.eos_id}] * len(live)
+        for _ in range(decoding.max_new_tokens):
+            with torch.inference_mode():
+                if ids is not None:
+                    self._say(ids)
+                ids = choose(self.next_logits, decoding, generator)
+            said = ids.tolist()
+            yield [i if alive else None for i, alive in zip(said, live, strict=True)]
+            live = [alive and i not in ends for i, alive, ends in zip(said, live, ending, strict=True)]
+            if not any(live):
+                return
+
+
+def answer(
+    model: VLM,
+    samples: Sequence[Sample],
+    pixels: Sequence[Tensor] = (),
+    views: Sequence[int] | None = None,
+    decoding: Decoding = GREEDY,
+) -> list[str]:
+    """The text that the model says after each prompt, EOS and surrounding white space left out.
+
+    `pixels` and `views` as in `Session.feed`.
+    """
+    session = Session(model)
+    session.feed(samples, pixels, views)
+    return session.say(decoding)

@@ -1,0 +1,36 @@
+"""JSON objects with a checksum of their own content: a changed byte or a missing half is noticed when they are read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from vlm_core.errors import UserError
+from vlm_core.io.files import json_object
+
+KEY = "sha256"
+
+
+def checksum(content: Mapping[str, Any]) -> str:
+    """Of all keys but `KEY`, in whatever order."""
+    plain = json.loads(json.dumps({key: value for key, value in content.items() if key != KEY}))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def with_checksum(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The same content with its checksum under `KEY`."""
+    return {**content, KEY: checksum(content)}
+
+
+def verified(text: str, where: object) -> dict[str, Any]:
+    """The JSON object that `with_checksum` made, `KEY` included; raises `UserError` for anything else."""
+    content = json_object(text, f"{where}: damaged")
+    if KEY not in content:
+        raise UserError(
+            f"{where}: damaged, or of an earlier version: it has no checksum of its content ({KEY!r})"
+        )
+    if content[KEY] != checksum(content):
+        raise UserError(f"{where}: damaged: its content differs from its checksum")
+    return content

@@ -1,0 +1,184 @@
+"""Files that rows, specs and folders name: regular ones of bounded size; failing reads are tried again."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+from vlm_core.errors import BadSample, UserError
+from vlm_core.markup.printable import printable
+
+MAX_BYTES = 256 * 2**20
+JSON_BYTES, TOKENIZER_BYTES = 16 * 2**20, 64 * 2**20
+"""The largest JSON file, and the largest tokenizer, that is read whole; the largest known have 10 and 35 MB."""
+JSON_VALUES = 500_000
+"""Values in a JSON file: one of 16 MB may hold millions, each of which takes tens of bytes of memory."""
+PATIENCE = (0.1, 1.0, 5.0)
+"""Seconds to wait before each further attempt."""
+STUMBLES: list[str] = []
+"""What this process had to try again, since somebody last emptied the list."""
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+_KINDS = {
+    stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}  # fmt: skip
+_TRANSIENT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EREMOTEIO, errno.ENOTCONN}
+
+
+def stumbled(error: Exception) -> bool:
+    """Whether an error is the storage's and may pass, not the data's."""
+    return isinstance(error, OSError) and (
+        error.errno in _TRANSIENT or isinstance(error, TimeoutError | ConnectionError)
+    )
+
+
+def patiently(name: str, read: Callable[[], T], passing: Callable[[Exception], bool] = stumbled) -> T:
+    """What `read` returns, tried again after each pause of `PATIENCE` while it raises errors that are `passing`.
+
+    Each attempt that failed is a warning and an entry of `STUMBLES`. If the last one fails, too, it is a `UserError`
+    that no policy skips: the data may be good. Other errors pass through.
+    """
+    for pause in (*PATIENCE, None):
+        try:
+            return read()
+        except Exception as error:
+            if not passing(error):
+                raise
+            said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            if pause is None:
+                raise UserError(f"{name}: the storage fails: {said} ({len(PATIENCE) + 1} attempts)") from None
+            log.warning("%s: the storage stumbles: %s; trying again in %g s", name, said, pause)
+            STUMBLES.append(name)
+            time.sleep(pause)
+    raise AssertionError("unreachable")
+
+
+def read_file(path: str | Path) -> bytes:
+    """The bytes of a regular file, read `patiently`.
+
+    Raises `BadSample` for what is missing, not a regular file (a FIFO or device is never opened) or larger than
+    `MAX_BYTES`.
+    """
+    try:
+        return patiently(str(path), lambda: _read(path))
+    except OSError as error:
+        raise BadSample("unreadable", f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def read_bytes(path: str | Path, max_bytes: int = MAX_BYTES) -> bytes:
+    """The bytes of a regular file, for whatever a command reads that is no row: see `read_file` for those.
+
+    Raises `UserError` for what is missing, not a regular file (a FIFO or device is never opened), unreadable or larger
+    than `max_bytes`.
+    """
+    try:
+        return _read(path, max_bytes)
+    except BadSample as error:
+        raise _unreadable(path, error) from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot read this file: {error.strerror or error}") from None
+
+
+def read_text(path: str | Path, max_bytes: int = MAX_BYTES) -> str:
+    """The content of a UTF-8 file as `decode_text` gives it; raises what `read_bytes` raises."""
+    return decode_text(read_bytes(path, max_bytes), path)
+
+
+@contextmanager
+def open_regular(path: str | Path) -> Iterator[BinaryIO]:
+    """A regular file of any size, open for reading in pieces; raises `UserError` where `read_bytes` does."""
+    try:
+        with _open(path) as file:
+            yield file
+    except BadSample as error:
+        raise _unreadable(path, error) from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot read this file: {error.strerror or error}") from None
+
+
+def _unreadable(path: str | Path, error: BadSample) -> UserError:
+    """The fault of a row's file as that of a file which a command reads."""
+    what = str(error).removeprefix(f"{printable(path)}: ")
+    return UserError(f"{path}: cannot read this file: {what}")
+
+
+def decode_text(content: bytes, name: str | Path) -> str:
+    """UTF-8 as text: a byte order mark is skipped, every line ends in a line feed."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{name}:{line}: not UTF-8 text (byte {error.start} is {content[error.start]:#04x}); save it as UTF-8"
+        ) from None
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+
+
+def parse_json(text: str, where: str | Path) -> Any:
+    """Any JSON value; `UserError` for text that is none, nests too deeply or holds a number of thousands of digits."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise UserError(f"{where}: not JSON that can be read: nested too deeply") from None
+    except ValueError as error:
+        raise UserError(f"{where}: not JSON: {error}") from None
+
+
+def json_object(text: str, where: str | Path, max_values: int | None = None) -> dict[str, Any]:
+    """A JSON object; `UserError` for text that is none, or that has more than about `max_values` values."""
+    values = text.count(",") + text.count("[") + text.count("{")
+    if max_values is not None and values > max_values:
+        raise UserError(f"{where}: about {values} values; at most {max_values} are read")
+    content = parse_json(text, where)
+    if not isinstance(content, dict):
+        raise UserError(f"{where}: expected a JSON object, got {type(content).__name__}")
+    return content
+
+
+def read_json(path: str | Path, max_bytes: int = JSON_BYTES) -> dict[str, Any]:
+    """The JSON object in a file; `UserError` for what `read_bytes` refuses, has too many values or is none."""
+    return json_object(read_text(path, max_bytes), path, JSON_VALUES)
+
+
+class RepeatedKeyError(ValueError):
+    """A JSON object that has a key twice: of two values neither is known to be the right one."""
+
+
+def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, as `object_pairs_hook` of json's decoders; raises `RepeatedKeyError`."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen = set[str]()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise RepeatedKeyError(f"the key {twice!r:.60} appears twice")
+    return found
+
+
+def _read(path: str | Path, max_bytes: int = MAX_BYTES) -> bytes:
+    with _open(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > max_bytes:
+            raise BadSample("too-large", f"{path}: {size} bytes; at most {max_bytes} are read")
+        return file.read(size)
+
+
+def _open(path: str | Path) -> BinaryIO:
+    try:
+        kind = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise BadSample("missing", f"{path}: no such file") from None
+    except ValueError as error:  # a NUL or a surrogate in the name
+        raise BadSample("path", f"{str(path)!a:.200}: no name of a file: {error}") from None
+    if not stat.S_ISREG(kind):
+        what = _KINDS.get(stat.S_IFMT(kind), "no regular file")
+        raise BadSample("not-a-file", f"{path}: {what}, expected a regular file")
+    return open(path, "rb")

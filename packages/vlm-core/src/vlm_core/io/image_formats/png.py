@@ -1,0 +1,52 @@
+"""Work that a PNG file makes: its chunks, and how much compressed data there is for its pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from vlm_core.io.image_formats import deflate
+from vlm_core.io.image_formats.limits import MAX_METADATA, costly
+
+MAX_CHUNKS = 100_000
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_PIXELS = (b"IDAT", b"fdAT")
+_SLACK = 2**20
+
+
+def check(data: bytes) -> None:
+    """Raises `BadSample` for a PNG file that costs too much."""
+    metadata, pixels = 0, 0
+    for number, (kind, body) in enumerate(_chunks(data), 1):
+        if kind in _PIXELS:
+            pixels += len(body)
+        else:
+            metadata += len(body)
+        if number > MAX_CHUNKS:
+            costly(f"a PNG file of more than {MAX_CHUNKS} chunks")
+        if metadata > MAX_METADATA:
+            costly(f"a PNG file with more than {MAX_METADATA >> 20} MiB of metadata")
+    size = _raw_size(data)
+    if pixels > 1.25 * size + _SLACK:
+        costly("a PNG file with more data than its pixels have")
+    if pixels > deflate.FREE:
+        deflate.check("a PNG file", [(body for kind, body in _chunks(data) if kind == b"IDAT")], int(size))
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
+    """Kind and content of each chunk, up to the end of the image, or to the second one of an animation."""
+    view, at, begun = memoryview(data), 8, False
+    while len(data) - at >= 12:
+        length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        if kind == b"IEND" or (kind == b"fcTL" and begun):
+            return
+        yield kind, view[at + 8 : at + 8 + length]
+        begun = begun or kind in _PIXELS
+        at += 12 + length
+
+
+def _raw_size(data: bytes) -> float:
+    """Bytes of the pixels, undecoded, with a filter byte before each row and, interlaced, each of its passes."""
+    width, height = (int.from_bytes(data[i : i + 4], "big") for i in (16, 20))
+    depth, colour = data[24:25], data[25:26]
+    bits = depth[0] * _CHANNELS.get(colour[0], 4) if colour else 64
+    return height * (2 + (width * bits + 7) / 8)

@@ -1,0 +1,183 @@
+"""Image files to RGB, one rule for every kind of file, and limits before any pixel is decoded."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from hashlib import sha256
+from io import BytesIO
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from vlm_core.errors import BadSample
+from vlm_core.io.files import read_file
+from vlm_core.io.image_formats import FORMATS, format_of
+
+MAX_PIXELS = 64_000_000
+MAX_ASPECT = 200
+_STRIP = 4_000_000
+"""Pixels that are converted at once: whole copies of a large image would take much memory."""
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """An image that has no file of its own: `read` gives the bytes of an image file, when they are asked for.
+
+    `name` says which image it is, in messages and for good: equal names are one image. `read` must survive pickling,
+    for worker processes (`partial` of a module's function, a bound method); it raises `BadSample`.
+    """
+
+    name: str
+    read: Callable[[], bytes] = field(repr=False, compare=False)
+
+
+ImageSource = str | Path | StoredImage
+"""An image of a row: the path of a file, or one that is stored elsewhere."""
+
+
+def image_name(source: ImageSource) -> str:
+    """What messages call an image, and what tells it from others."""
+    return source.name if isinstance(source, StoredImage) else str(source)
+
+
+def image_bytes(source: ImageSource) -> bytes:
+    """The bytes of the image file, undecoded; raises `BadSample` as `read_file` does."""
+    return source.read() if isinstance(source, StoredImage) else read_file(source)
+
+
+def load_image(source: ImageSource) -> Image.Image:
+    """Read an image as upright RGB.
+
+    Transparency is laid on white, the first frame of several is taken.
+    Raises `BadSample` naming the file when it is missing, no regular file, not an image, damaged, has more than
+    `MAX_PIXELS` pixels, or is more than `MAX_ASPECT` times as long as wide.
+    """
+    return decode_image(image_bytes(source), image_name(source))
+
+
+class ImageContent(NamedTuple):
+    """What an image shows, whatever its file: a SHA-256 of its upright RGB pixels, shorter and longer side."""
+
+    sha256: str
+    sides: tuple[int, int]
+
+
+def image_content(source: ImageSource) -> ImageContent:
+    """The content of an image; raises `BadSample` as `load_image` does."""
+    return _content(load_image(source))
+
+
+def image_content_if(source: ImageSource, sides: Container[tuple[int, int]]) -> ImageContent | None:
+    """As `image_content`; None, without decoding it, for an image whose sides are not among `sides`."""
+    data, name = image_bytes(source), image_name(source)
+    with _opened(data, name) as image:
+        if _sides(image) not in sides:
+            return None
+    return _content(decode_image(data, name))
+
+
+def _sides(image: Image.Image) -> tuple[int, int]:
+    """The same before and after an image is turned upright."""
+    return min(image.size), max(image.size)
+
+
+def _content(image: Image.Image) -> ImageContent:
+    return ImageContent(sha256(f"{image.size}".encode() + image.tobytes()).hexdigest(), _sides(image))
+
+
+def decode_image(data: bytes, name: str) -> Image.Image:
+    """As `load_image`, from the bytes of a file; `name` is what messages call it."""
+    with _opened(data, name) as image:
+        image.load()
+        method = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        rgb = to_rgb(image)
+        if rgb is not image:
+            image.close()  # before another copy is made
+        return rgb if method is None else rgb.transpose(method)
+
+
+@contextmanager
+def _opened(data: bytes, name: str) -> Iterator[Image.Image]:
+    """An image file whose size and cost are allowed; what goes wrong in reading it is a `BadSample` that names it."""
+    try:
+        with warnings.catch_warnings():
+            # what Pillow warns of (odd EXIF, a palette's transparency, size) is handled here or harmless
+            warnings.simplefilter("ignore")
+            form = format_of(data)
+            if form is None:
+                raise UnidentifiedImageError
+            FORMATS[form].check(data)
+            with Image.open(BytesIO(data), formats=(form,)) as image:
+                _check_size(*image.size, form)
+                yield image
+    except MemoryError:
+        raise
+    except BadSample as error:
+        raise BadSample(error.reason, f"{name}: {error}") from None
+    except UnidentifiedImageError:
+        kinds = ", ".join(sorted(FORMATS))
+        raise BadSample("not-an-image", f"{name}: not an image of a kind that is read ({kinds})") from None
+    except Image.DecompressionBombError as error:
+        raise BadSample("too-many-pixels", f"{name}: cannot decode this image: {error}") from None
+    except Exception as error:  # hostile bytes make decoders raise nearly anything
+        raise BadSample("damaged", f"{name}: cannot decode this image: {error}") from None
+
+
+def _check_size(width: int, height: int, form: str) -> None:
+    limit = FORMATS[form].max_pixels
+    if width * height > limit:
+        what = "read" if limit == MAX_PIXELS else f"read from {form}, whose decoder needs much memory"
+        raise BadSample(
+            "too-many-pixels", f"{width}×{height} pixels; at most {limit // 10**6} megapixels are {what}"
+        )
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise BadSample("too-narrow", f"{width}×{height} pixels; more than {MAX_ASPECT}:1 is no picture")
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any Pillow mode as RGB: 16-bit greys are rescaled (Pillow would clip them), alpha is laid on white.
+
+    What is RGB already is returned, not copied.
+    Raises `BadSample` for 32-bit integers and floats: nothing says what is white in them.
+    """
+    if image.mode in ("I", "F"):
+        raise BadSample(
+            "no-range", f"pixels of mode {image.mode} (32 bits) have no defined white; use 8 or 16"
+        )
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    rows = max(1, _STRIP // image.width)
+    if rows >= image.height:
+        return _convert(image)
+    rgb = Image.new("RGB", image.size)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        rgb.paste(_convert(strip), (0, top))
+    return rgb
+
+
+def _convert(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def thumbnail(source: ImageSource, size: int = 96) -> bytes:
+    """An image as a small PNG file; raises `BadSample`."""
+    image, file = load_image(source), BytesIO()
+    image.thumbnail((size, size))
+    image.save(file, "PNG")
+    return file.getvalue()

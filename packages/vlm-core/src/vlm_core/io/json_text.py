@@ -1,0 +1,134 @@
+"""JSON of foreign origin, read strictly: what has no one meaning, or none at all, is an error with its line."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pydantic import BaseModel, ValidationError
+
+from vlm_core.errors import UserError
+from vlm_core.io.files import RepeatedKeyError, distinct
+
+MAX_DIGITS = 400
+"""Of a whole number: no id and no count has more, and Python takes long to convert them."""
+MAX_DEPTH = 64
+"""Of lists and objects in each other."""
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_HALF = re.compile(r"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]..", re.DOTALL)
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_BRACKET = re.compile(rf"{_QUOTED.pattern}|[][{{}}]", re.DOTALL)
+
+
+def parse_strict(
+    text: str, path: str | Path, first: int = 1, *, only: bool = False, as_written: bool = False
+) -> Any:
+    """The value of JSON text that begins in line `first` of `path`; with `only` that line is all of it.
+
+    With `as_written`, what Python's `json.dumps` writes beyond JSON is read: NaN, infinity, halves of pairs.
+
+    Raises `UserError` for text that is no JSON, a key that an object has twice, NaN and infinity, whole numbers of
+    more than `MAX_DIGITS` digits, half of a surrogate pair, and what is nested deeper than `MAX_DEPTH`.
+    """
+
+    def where(place: int) -> str:
+        return f"{path}:{first + text.count(chr(10), 0, max(0, place))}"
+
+    try:
+        value = (_LENIENT if as_written else _DECODER).decode(text)
+        if _nests_deeply(value):
+            raise RecursionError
+        if not as_written and _SURROGATE.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where(error.pos)}: not valid JSON ({error.msg}); is the file cut off?") from None
+    except RepeatedKeyError as error:
+        raise UserError(f"{where(0) if only else path}: {error} in one JSON object") from None
+    except _RefusedError as error:
+        raise UserError(f"{where(_place_of(error.spelling, text))}: {error}") from None
+    except RecursionError:
+        raise UserError(
+            f"{where(_too_deep(text))}: JSON nested too deeply; at most {MAX_DEPTH} levels are read"
+        ) from None
+    except UnicodeEncodeError:
+        half = _HALF.search(text)
+        raise UserError(
+            f"{where(half.start() if half else 0)}: half of a surrogate pair is no text"
+            + (f": {half[0]}" if half else "")
+        ) from None
+
+
+class _RefusedError(ValueError):
+    """A number that is not read, and how the text spells it."""
+
+    def __init__(self, spelling: str, message: str) -> None:
+        super().__init__(message)
+        self.spelling = spelling
+
+
+def _constant(spelling: str) -> NoReturn:
+    raise _RefusedError(spelling, f"{spelling} is no number of JSON; expected a finite one, or null")
+
+
+def _integer(spelling: str) -> int:
+    if len(spelling) > MAX_DIGITS:
+        raise _RefusedError(spelling, f"a number of {len(spelling)} digits; at most {MAX_DIGITS} are read")
+    return int(spelling)
+
+
+def _real(spelling: str) -> float:
+    if (value := float(spelling)) in (float("inf"), float("-inf")):
+        raise _RefusedError(spelling, f"the number {spelling:.40} is too large")
+    return value
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=distinct, parse_constant=_constant, parse_int=_integer, parse_float=_real
+)
+
+
+_LENIENT = json.JSONDecoder(object_pairs_hook=distinct, parse_int=_integer)
+
+
+def _place_of(spelling: str, text: str) -> int:
+    """Where a number stands; texts that spell it don't count."""
+    return _QUOTED.sub(lambda quoted: " " * len(quoted[0]), text).find(spelling)
+
+
+def _too_deep(text: str) -> int:
+    """Where the nesting passes `MAX_DEPTH`."""
+    depth = 0
+    for found in _BRACKET.finditer(text):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(found[0], 0)
+        if depth > MAX_DEPTH:
+            return found.start()
+    return 0
+
+
+def _nests_deeply(value: Any) -> bool:
+    """Level by level: what is one level deeper than the lists and objects of this one."""
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(MAX_DEPTH):
+        if not level:
+            return False
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+    return bool(level)
+
+
+def validated(data: Any, model: type[BaseModel], what: str, advice: str = "") -> dict[str, Any]:
+    """`data` as it is, if `model` takes it; else a `UserError` that begins with `what` and names the first fault."""
+    try:
+        model.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"{what}, {where!r:.80}: {first['msg']}{advice}") from None
+    return data

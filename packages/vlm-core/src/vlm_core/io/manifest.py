@@ -1,0 +1,155 @@
+"""Folders with a manifest of hashes, verified before anything is read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from vlm_core.errors import UserError
+from vlm_core.io.atomic import whole_folder
+from vlm_core.io.checksum import verified, with_checksum
+from vlm_core.io.files import open_regular, read_text
+from vlm_core.markup.printable import printable
+
+MANIFEST, CARD = "manifest.json", "README.md"
+_SHA256 = re.compile("[0-9a-f]{64}")
+_RESTORE = "restore the folder from a copy"
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    digest = hashlib.sha256()
+    with open_regular(path) as file:
+        while data := file.read(2**16):
+            digest.update(data)
+    return digest.hexdigest()
+
+
+def write_folder(
+    path: str | Path,
+    write: Callable[[Path], Mapping[str, str] | None],
+    facts: dict[str, Any],
+    card: Callable[[dict[str, Any]], str] | None = None,
+) -> None:
+    """Create folder `path` with what `write(folder)` puts there and a manifest of hashes and `facts`, or nothing.
+
+    The manifest has a checksum of its own. `write` may return hashes that it knows, by name. `card(manifest)` is the
+    text of a README.md, which the manifest leaves out: people edit it.
+    """
+    with whole_folder(path) as aside:
+        known = write(aside) or {}
+        files = sorted(f for f in aside.rglob("*") if f.is_file())
+        names = {f.relative_to(aside).as_posix(): f for f in files}
+        listed = {
+            n: {"bytes": f.stat().st_size, "sha256": known.get(n) or sha256(f)} for n, f in names.items()
+        }
+        manifest = with_checksum({**facts, "files": listed})
+        (aside / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        if card:
+            (aside / CARD).write_text(card(manifest), encoding="utf-8")
+
+
+def refuse_outside(path: Path, names: Iterable[str]) -> None:
+    """Raise `UserError` for a file of a folder that is a link out of it.
+
+    The links of the hub's cache lead from a snapshot to the files of the same repository, and are followed.
+    """
+    home = path.resolve()
+    cache = next((p.parent / "blobs" for p in home.parents if p.name == "snapshots"), home)
+    for link in (file for file in (*path.rglob("*"), *(path / name for name in names)) if file.is_symlink()):
+        if not any(link.resolve().is_relative_to(allowed) for allowed in (home, cache)):
+            raise UserError(
+                f"{printable(link)}: a link that leaves the folder, to {printable(link.resolve())}; put a copy there"
+            )
+
+
+def read_manifest(path: str | Path) -> dict[str, Any]:
+    """The manifest of a folder; `UserError` when there is none or it is damaged."""
+    file = Path(path) / MANIFEST
+    if not os.path.lexists(file):
+        inside = f"; {Path(path, 'model')} is one" if Path(path, "model", MANIFEST).is_file() else ""
+        raise UserError(f"{path}: not a model folder: it has no {MANIFEST}{inside}")
+    try:
+        manifest = verified(read_text(file), file)
+    except UserError as error:
+        raise UserError(f"{error}; {_RESTORE}") from None
+    files = manifest.get("files")
+    if not isinstance(files, dict):
+        raise UserError(f"{file}: damaged: its list of files is no such list; {_RESTORE}")
+    if odd := [name for name, fact in files.items() if not _is_entry(name, fact)]:
+        what = f"{printable(odd[0], 200)!r} is no file of this folder, with its size and hash"
+        raise UserError(f"{file}: damaged: its list of files: {what}; {_RESTORE}")
+    refuse_outside(Path(path), files)
+    return manifest
+
+
+def _is_entry(name: str, fact: object) -> bool:
+    """Whether this is the name of a file inside the folder, with its size and hash."""
+    inside = PurePosixPath(name)
+    if not name or inside.is_absolute() or ".." in inside.parts or "\0" in name or name == MANIFEST:
+        return False
+    if not isinstance(fact, dict) or set(fact) != {"bytes", "sha256"}:
+        return False
+    size, digest = fact["bytes"], fact["sha256"]
+    return type(size) is int and isinstance(digest, str) and _SHA256.fullmatch(digest) is not None
+
+
+def verify_folder(
+    path: str | Path, needed: Iterable[str] = (), *, alone: bool = False, unread: str | None = None
+) -> dict[str, Any]:
+    """Check every file against the manifest and return it; the first bad file is named in a `UserError`.
+
+    `needed` are names that the manifest must list. A file beside listed ones in a subfolder must be listed, too, unless
+    its name begins with a dot; with `alone`, for folders that nobody adds to, so must every file. `unread` is the name
+    of files that the caller doesn't read: they are not looked at.
+    """
+    path = Path(path)
+    manifest = read_manifest(path)
+    files = manifest["files"]
+    if absent := [name for name in needed if name not in files]:
+        raise UserError(
+            f"{path / absent[0]}: not listed in {MANIFEST}, so that nothing verifies it; {_RESTORE}"
+        )
+    for name, fact in files.items():
+        if PurePosixPath(name).name != unread:
+            _verify(path / name, fact)
+    for name in _unlisted(path, files, alone):
+        raise UserError(
+            f"{printable(path / name)}: not listed in {MANIFEST}, so that nothing verifies it; remove this file"
+        )
+    return manifest
+
+
+def _verify(file: Path, fact: Mapping[str, Any]) -> None:
+    try:
+        if not file.is_file():
+            raise UserError(f"{printable(file)}: missing, but listed in {MANIFEST}; {_RESTORE}")
+        size = file.stat().st_size
+        if size != fact["bytes"]:
+            raise UserError(f"{file}: {size} bytes instead of {fact['bytes']}: truncated or changed")
+        if sha256(file) != fact["sha256"]:
+            raise UserError(f"{file}: its sha256 differs from {MANIFEST}: damaged or changed")
+    except OSError as error:
+        raise UserError(f"{file}: cannot read this file: {error.strerror or error}") from None
+
+
+def _unlisted(path: Path, files: Mapping[str, Any], alone: bool) -> list[str]:
+    """Files that the manifest doesn't list, of all or else of the subfolders of which it lists some."""
+    own = {PurePosixPath(name).parts[0] for name in files if "/" in name}
+    found = []
+    for file in path.rglob("*"):
+        name = file.relative_to(path)
+        if (
+            file.is_dir()
+            or name.as_posix() in {MANIFEST, CARD, *files}
+            or any(p.startswith(".") for p in name.parts)
+        ):
+            continue
+        if alone or (len(name.parts) > 1 and name.parts[0] in own):
+            found.append(name.as_posix())
+    return sorted(found)

@@ -1,0 +1,1 @@
+"""HTML, Markdown and terminal text in which foreign text stays text."""

@@ -1,0 +1,66 @@
+"""Where the weights of a spec's parts come from, and which parts stay at random values."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from vlm_core.errors import SpecError
+from vlm_core.plugins.config import ComponentConfig, PartConfig, WeightsSource
+from vlm_core.plugins.registry import installed
+
+if TYPE_CHECKING:
+    from vlm_core.io.yaml_loader import Document
+    from vlm_core.spec.spec import Spec
+
+PARTS = ("encoder", "connector", "llm")
+"""As `vlm_core.model` has them, without torch."""
+
+
+@runtime_checkable
+class TellsTrainedParts(Protocol):
+    """The method of a section's class that names the parts it trains."""
+
+    def trained_parts(self) -> set[str]: ...
+
+
+def _sources(config: ComponentConfig) -> Iterator[tuple[PartConfig, WeightsSource | None]]:
+    """A part and those inside it; a dataset inside has no weights."""
+    for one in config.components():
+        if isinstance(one, PartConfig):
+            yield one, one.weights_source()
+
+
+def weight_rows(spec: Spec) -> list[tuple[str, str, str]]:
+    """(part, component, where its weights come from), for tables."""
+    return [
+        (part, one.label(), source.text if source else f"not reported by {one.type_name()}")
+        for part in PARTS
+        for one, source in _sources(getattr(spec, part))
+    ]
+
+
+def never_trained(spec: Spec, trained: Container[str]) -> list[tuple[str, str]]:
+    """(part, message) of each component that starts at random values, is not in `trained` and not allowed to."""
+    return [
+        (part, _message(part, one, source))
+        for part in PARTS
+        if part not in trained and part not in (spec.keep_random or ())
+        for one, source in _sources(getattr(spec, part))
+        if source is not None and source.random
+    ]
+
+
+def refuse_untrained(spec: Spec, document: Document) -> None:
+    """Raise `SpecError` for parts that start from random values and that the spec's `train` section doesn't train."""
+    if spec.train is None or "train" not in installed().names("section"):
+        return
+    section = installed().get("section", "train").model_validate(spec.train)
+    if isinstance(section, TellsTrainedParts) and (idle := never_trained(spec, section.trained_parts())):
+        raise SpecError([document.problem((part,), text) for part, text in idle])
+
+
+def _message(part: str, config: PartConfig, source: WeightsSource) -> str:
+    ways = [f"set {source.remedy}"] if source.remedy else []
+    ways += [f"train {part} in a stage", f"keep the random values by keep_random: [{part}]"]
+    return f"{config.label()} starts from random values and no stage trains it; {', '.join(ways[:-1])}, or {ways[-1]}"

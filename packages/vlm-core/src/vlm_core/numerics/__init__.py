@@ -1,0 +1,1 @@
+"""Low-precision matrix products, transformer layers and frozen modules."""

@@ -1,0 +1,127 @@
+"""Finds components in installed packages; one broken package never hides the others."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+import pluggy
+
+from vlm_core.errors import UserError, choices
+from vlm_core.markup.printable import printable
+from vlm_core.plugins.hooks import PROJECT, Hooks
+
+KINDS = ("encoder", "connector", "llm", "scan", "dataset", "benchmark", "section")
+_HOME = {  # which package brings a component that is not installed
+    "encoder": dict.fromkeys(("timm", "open-clip", "transformers", "fused"), "vlm-encoders"),
+    "connector": dict.fromkeys(
+        ("linear", "mlp", "vss-mlp", "vss-l2", "msc", "pixel-shuffle", "ldpv2", "resampler"), "vlm-connectors"
+    ),
+    "llm": {"mamba": "vlm-llms", "transformers": "vlm-llms"},
+    "scan": {"bsm": "vlm-connectors", "csm": "vlm-connectors"},
+    "dataset": {"llava": "vlm-train"},
+    "benchmark": dict.fromkeys(
+        ("vqa-v2", "gqa", "scienceqa", "textvqa", "pope", "mme", "mmbench", "mm-vet"), "vlm-bench"
+    ),
+    "section": {"train": "vlm-train"},
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One component: its kind, name and value, and the distribution that brought it."""
+
+    kind: str
+    name: str
+    value: Any
+    distribution: str
+    version: str
+
+
+@dataclass
+class Registry:
+    """Everything the installed plugins offer, and what went wrong with those that failed."""
+
+    entries: dict[tuple[str, str], list[Entry]] = field(default_factory=dict)
+    broken: dict[str, str] = field(default_factory=dict)
+
+    def add(self, entry: Entry) -> None:
+        self.entries.setdefault((entry.kind, entry.name), []).append(entry)
+
+    def names(self, kind: str) -> list[str]:
+        return sorted(name for k, name in self.entries if k == kind)
+
+    def all(self) -> Iterator[Entry]:
+        """Every entry by kind and name; clashing ones one after the other."""
+        for _, found in sorted(self.entries.items(), key=lambda item: (KINDS.index(item[0][0]), item[0][1])):
+            yield from found
+
+    def get(self, kind: str, name: str) -> Any:
+        """The component's class (or function), or a `UserError` that says what exists."""
+        found = self.entries.get((kind, name), [])
+        if len(found) == 1:
+            return found[0].value
+        if found:
+            raise UserError(
+                f"{kind} {name!r} is claimed by {' and '.join(e.distribution for e in found)}; uninstall one, "
+                f"or switch one off: VLM_DISABLE_PLUGINS={found[-1].distribution}"
+            )
+        raise UserError(f"unknown {kind} {name!r}{choices(name, self.names(kind))}{self._where(kind, name)}")
+
+    def _where(self, kind: str, name: str) -> str:
+        package, present = (
+            _HOME.get(kind, {}).get(name),
+            {e.distribution for e in self.all()} | set(self.broken),
+        )
+        text = f"; pip install {package} brings it" if package and package not in present else ""
+        for distribution, error in self.broken.items():
+            text += f"; plugin {distribution} failed to import and may hold it: {error}"
+        return text
+
+
+def _named(results: list[Any]) -> dict[str, Any]:
+    """What the implementations of one hook returned, by name: dicts as they are, config classes by type."""
+    return {
+        name: value
+        for result in results
+        for name, value in (
+            result.items() if isinstance(result, dict) else ((c.type_name(), c) for c in result)
+        )
+    }
+
+
+def _collect(registry: Registry, point: EntryPoint) -> None:
+    distribution = point.dist.name if point.dist else point.name
+    version = point.dist.version if point.dist else "?"
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(Hooks)
+    try:
+        manager.register(point.load(), name=point.name)
+        manager.check_pending()
+        found = {kind: _named(getattr(manager.hook, f"vlm_{kind}s")()) for kind in KINDS}
+    except (Exception, SystemExit) as error:  # somebody else's code: whatever it raises is reported
+        registry.broken[distribution] = printable(f"{type(error).__name__}: {error}")
+        return
+    for kind, named in found.items():
+        for name, value in named.items():
+            registry.add(Entry(kind, name, value, distribution, version))
+
+
+def discover(disabled: frozenset[str] = frozenset()) -> Registry:
+    """Load every plugin of the entry-point group `vlm` except `disabled` (plugin or distribution names)."""
+    registry = Registry()
+    for point in sorted(entry_points(group=PROJECT), key=lambda p: p.name):
+        if not disabled & {point.name, point.dist.name if point.dist else point.name}:
+            _collect(registry, point)
+    return registry
+
+
+@lru_cache(maxsize=1)
+def installed() -> Registry:
+    """The registry of this process; `VLM_DISABLE_PLUGINS=name,…` switches plugins off."""
+    names = os.environ.get("VLM_DISABLE_PLUGINS", "")
+    return discover(frozenset(name.strip() for name in names.split(",") if name.strip()))

@@ -1,0 +1,1 @@
+"""Chat templates, and conversations as tokens with a loss mask; batches of them."""

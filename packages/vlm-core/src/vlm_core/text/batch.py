@@ -1,0 +1,135 @@
+"""Samples of different length as one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from vlm_core.interfaces import PADDING
+from vlm_core.text.render import Sample
+
+
+@dataclass
+class Batch:
+    """ids, is_image, is_target (B, T); segments (B, T), or None where nothing is padded.
+
+    Its N images are pixels (N, 3, h, w) or, already encoded, features (N, H, W, D).
+    """
+
+    ids: Tensor
+    is_image: Tensor
+    is_target: Tensor
+    segments: Tensor | None
+    pixels: Tensor | None
+    features: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
+
+        def moved(tensor: Tensor | None) -> Any:
+            return None if tensor is None else tensor.to(device)
+
+        return Batch(*(moved(getattr(self, field.name)) for field in fields(self)))
+
+
+def blank() -> Batch:
+    """A batch that says nothing: no image, no target."""
+    nothing = torch.zeros(1, 2, dtype=torch.bool)
+    return Batch(torch.zeros(1, 2, dtype=torch.long), nothing, nothing, None, None)
+
+
+def padding_share(batches: Sequence[Batch]) -> float:
+    """The share of all positions that is padding."""
+    positions = sum(batch.ids.numel() for batch in batches)
+    padded = sum(int((b.segments == PADDING).sum()) for b in batches if b.segments is not None)
+    return padded / positions if positions else 0.0
+
+
+def _balanced(lengths: Sequence[int], count: int) -> list[list[int]]:
+    """Samples dealt to `count` rows, the longest first, each to the row that is shortest so far."""
+    rows: list[list[int]] = [[] for _ in range(count)]
+    filled = [0] * count
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        at = filled.index(min(filled))
+        rows[at].append(i)
+        filled[at] += lengths[i]
+    return rows
+
+
+def share_rows(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Which samples share a row of at most `capacity` positions, so that the batch has as few positions as possible.
+
+    A sample longer than `capacity` has a row of its own.
+    """
+    best, fewest = [[i] for i in range(len(lengths))], len(lengths) * max(lengths)
+    for count in range(len(lengths) - 1, 0, -1):
+        rows = _balanced(lengths, count)
+        sums = [sum(lengths[i] for i in row) for row in rows]
+        if any(s > capacity and len(row) > 1 for s, row in zip(sums, rows, strict=True)):
+            continue
+        if count * max(sums) <= fewest:
+            best, fewest = rows, count * max(sums)
+    return best
+
+
+def pack(
+    samples: Sequence[Sample], images: Sequence[Sequence[Tensor]], capacity: int, *, encoded: bool = False
+) -> Batch:
+    """As `collate`, with several samples in a row of at most `capacity` positions, told apart by `segments`.
+
+    `images[i]` are those of sample i. Nothing precedes a sample's first token, so it is no target: the
+    loss is that of the samples apart.
+    """
+    rows, shown = [], []
+    segments: list[list[int]] = []
+    for members in share_rows([len(s) for s in samples], capacity):
+        row, numbers = Sample(), []
+        for number, i in enumerate(members):
+            one = samples[i]
+            row.extend(Sample(one.ids, one.is_image, [False, *one.is_target[1:]]))
+            numbers += [number] * len(one)
+            shown += images[i]
+        rows.append(row)
+        segments.append(numbers)
+    batch = collate(rows, shown, encoded=encoded)
+    width = batch.ids.shape[1]
+    batch.segments = torch.tensor([numbers + [PADDING] * (width - len(numbers)) for numbers in segments])
+    return batch
+
+
+def collate(
+    samples: Sequence[Sample],
+    images: Sequence[Tensor] = (),
+    side: Literal["left", "right"] = "right",
+    *,
+    encoded: bool = False,
+) -> Batch:
+    """Pad to the longest sample, on the right for training, on the left for generation.
+
+    `images` are those of all samples in order, all of one size: pixels (3, h, w) or, if `encoded`, features (H, W, D).
+    """
+    length = max(len(sample) for sample in samples)
+
+    def padded(rows: list[list[int]] | list[list[bool]], fill: int, kind: type) -> Tensor:
+        full = [
+            r + [fill] * (length - len(r)) if side == "right" else [fill] * (length - len(r)) + r
+            for r in rows
+        ]
+        return torch.from_numpy(np.array(full, dtype=kind))  # several times as fast as from lists
+
+    stacked = default_collate(list(images)) if len(images) else None  # in a worker: right into shared memory
+    uneven = any(len(sample) != length for sample in samples)
+    return Batch(
+        ids=padded([s.ids for s in samples], 0, np.int64),
+        is_image=padded([s.is_image for s in samples], False, np.bool_),
+        is_target=padded([s.is_target for s in samples], False, np.bool_),
+        segments=padded([[0] * len(s) for s in samples], PADDING, np.int64) if uneven else None,
+        pixels=None if encoded else stacked,
+        features=stacked if encoded else None,
+    )

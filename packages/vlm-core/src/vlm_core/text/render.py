@@ -1,0 +1,221 @@
+"""Writes conversations as tokens, each with its flags: is it an image position, is it a target.
+
+Ids and flags are written side by side, so a label mask cannot disagree with the tokens: nothing is searched for.
+Control ids come from what the template's author wrote and the tokenizer's BOS; what roles say is literal text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from vlm_core.errors import UserError
+from vlm_core.interfaces import Tokenizer
+from vlm_core.text import chat_template, pattern_template
+from vlm_core.text.messages import IMAGE, ImageSlot, Message, Part, Rendered, Span, without_images
+from vlm_core.text.pattern import says_text
+
+if TYPE_CHECKING:
+    from vlm_core.text.template import AnyTemplate
+
+__all__ = [
+    "IMAGE", "ImageSlot", "Message", "Part", "Sample", "TooLong", "end_of_answer", "refuse_unsaid", "rendered",
+    "says_question", "write",
+]  # fmt: skip
+
+
+class TooLong(ValueError):
+    """A sample that cannot be shortened without cutting an image or losing every target."""
+
+
+@dataclass
+class Sample:
+    """A token sequence. Image positions hold id 0, which is never embedded.
+
+    `end` is the control token, besides the tokenizer's EOS, that ends the answer to a prompt.
+    """
+
+    ids: list[int] = field(default_factory=list)
+    is_image: list[bool] = field(default_factory=list)
+    is_target: list[bool] = field(default_factory=list)
+    end: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def text(self, ids: Sequence[int], target: bool) -> None:
+        self.ids += ids
+        self.is_image += [False] * len(ids)
+        self.is_target += [target] * len(ids)
+
+    def image(self, tokens: int) -> None:
+        self.ids += [0] * tokens
+        self.is_image += [True] * tokens
+        self.is_target += [False] * tokens
+
+    def extend(self, other: Sample) -> None:
+        """Append another piece of the same conversation."""
+        self.ids += other.ids
+        self.is_image += other.is_image
+        self.is_target += other.is_target
+        self.end = other.end
+
+    def part(self, start: int, stop: int | None = None) -> Sample:
+        """Positions `start` to `stop`."""
+        at = slice(start, stop)
+        return Sample(self.ids[at], self.is_image[at], self.is_target[at], self.end)
+
+    def truncated(self, length: int) -> Sample:
+        """The first `length` positions; raises `TooLong` if that cuts an image or leaves no target."""
+        if len(self) <= length:
+            return self
+        if any(self.is_image[length:]):
+            raise TooLong(f"{len(self)} tokens, at most {length}: shortening it would cut an image")
+        if not any(self.is_target[:length]):
+            raise TooLong(f"{len(self)} tokens, at most {length}: no answer would be left")
+        return self.part(0, length)
+
+
+class _Writer:
+    """Collects text between control tokens and images before tokenising it, so that words keep their natural tokens."""
+
+    def __init__(self, tokenizer: Tokenizer, image_tokens: Sequence[int]) -> None:
+        self.tokenizer, self.image_tokens = tokenizer, list(image_tokens)
+        self.sample, self.images = Sample(), 0
+        self.pending: list[tuple[str, bool]] = []
+
+    def add(self, span: Span) -> None:
+        content, target = span
+        if isinstance(content, str):
+            self._text(content, target)
+            return
+        self.flush()
+        if isinstance(content, int):
+            self.sample.text([content], target)
+            return
+        self.images += 1
+        if self.images <= len(self.image_tokens):
+            self.sample.image(self.image_tokens[self.images - 1])
+
+    def _text(self, text: str, target: bool) -> None:
+        if self.pending and self.pending[-1][1] == target:
+            text = self.pending.pop()[0] + text
+        if text:
+            self.pending.append((text, target))
+
+    def flush(self) -> None:
+        """Tokenise prompt and answer as one text, as libraries do, if the prompt's tokens stay those it has alone.
+
+        At generation it stands alone.
+        """
+        before, ids = "", []
+        for text, target in self.pending:
+            whole = self.tokenizer.encode(before + text)
+            if whole[: len(ids)] != ids:
+                before, ids, whole = "", [], self.tokenizer.encode(text)
+            self.sample.text(whole[len(ids) :], target)
+            before, ids = before + text, whole
+        self.pending = []
+
+
+def rendered(
+    template: AnyTemplate, messages: Sequence[Message], tokenizer: Tokenizer, system: str | None = None
+) -> Rendered:
+    """The conversation as spans of text, control tokens and images."""
+    kind: Any = chat_template if hasattr(template, "chat_template") else pattern_template
+    return kind.render(template, messages, tokenizer, system)
+
+
+def refuse_unsaid(template: AnyTemplate) -> None:
+    """Raise `UserError` if the template leaves a question out: it would be answered all the same."""
+    if not says_question(template):
+        raise UserError(
+            "the template leaves out the question: its `user` has no {text}; `plain` is for captions"
+        )
+
+
+def end_of_answer(template: AnyTemplate, tokenizer: Tokenizer) -> int | None:
+    """The control token that the template writes after an answer."""
+    return rendered(template, [Message("user", ("a",))], tokenizer).end
+
+
+def says_question(template: AnyTemplate) -> bool:
+    """Whether what a user says stands in a conversation by this template."""
+    return hasattr(template, "chat_template") or says_text(getattr(template, "user", ""))
+
+
+def write(
+    template: AnyTemplate,
+    messages: Sequence[Message],
+    tokenizer: Tokenizer,
+    image_tokens: Sequence[int] = (),
+    *,
+    system: str | None = None,
+    resume: bool = False,
+    loss_on: Literal["answers", "all"] = "answers",
+) -> Sample:
+    """The conversation as one `Sample`.
+
+    `image_tokens[i]` is the number of positions of image i. A conversation that ends with the user gets the
+    beginning of the answer appended, ready for generation. `system` is this conversation's system text in place of the
+    template's. `resume` leaves out everything up to the text of the last answer, for a model that has read it;
+    `image_tokens` are then those of the images after it. `loss_on="all"` makes every text position a target (language
+    pretraining).
+
+    Raises `UserError` when messages and images don't match in number and for a question that the template leaves out,
+    `BadSample` for a conversation that it cannot write.
+    """
+    asks = bool(messages) and messages[-1].role == "user"
+    if asks and any(isinstance(p, str) and p.strip() for m in messages if m.role == "user" for p in m.parts):
+        refuse_unsaid(template)
+    first = template.images == "first"
+    written = rendered(template, without_images(messages) if first else messages, tokenizer, system)
+    if resume and written.rewrites:
+        raise UserError(
+            "the tokenizer's chat template rewrites earlier turns when a conversation goes on; begin a new one for "
+            "each question, or write a template of your own"
+        )
+    spans = written.spans[written.answered :] if resume else written.spans
+    if first:
+        spans = _images_first(template, messages, tokenizer, spans, resume)
+    writer = _Writer(tokenizer, image_tokens)
+    for span in spans:
+        writer.add(span)
+    writer.flush()
+    if writer.images != len(image_tokens):
+        raise UserError(f"the conversation has {writer.images} image slots but {len(image_tokens)} images")
+    sample = writer.sample
+    if loss_on == "all":
+        sample.is_target = [not image for image in sample.is_image]
+    sample.end = written.end if asks else None
+    return sample
+
+
+def _images_first(
+    template: Any, messages: Sequence[Message], tokenizer: Tokenizer, spans: Sequence[Span], resume: bool
+) -> list[Span]:
+    """The spans with all images behind BOS or, where a conversation goes on, behind the end of the last answer."""
+    answers = [i for i, message in enumerate(messages) if message.role == "assistant"]
+    new = messages[answers[-1] + 1 :] if resume and answers else messages
+    images = [
+        s
+        for m in new
+        for p in m.parts
+        if p is IMAGE
+        for s in pattern_template.image_spans(template.image, tokenizer)
+    ]
+    if resume:
+        at = next((i + 1 for i, span in enumerate(spans) if isinstance(span.content, int)), 0)
+    else:
+        at = _behind_bos(spans, tokenizer)
+    return [*spans[:at], *images, *spans[at:]]
+
+
+def _behind_bos(spans: Sequence[Span], tokenizer: Tokenizer) -> int:
+    """1 if the first span is BOS, which some chat templates write themselves; a token that opens each turn is none."""
+    chat = tokenizer.chat_template
+    named = tokenizer.control_tokens.get(chat.tokens.get("bos_token", "")) if chat else None
+    controls = [span.content for span in spans if isinstance(span.content, int)]
+    first = spans[0].content if spans else None
+    return int(first is not None and first in (tokenizer.bos_id, named) and controls.count(first) == 1)  # pyright: ignore[reportArgumentType]

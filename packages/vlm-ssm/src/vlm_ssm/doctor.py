@@ -1,0 +1,108 @@
+"""Backends and compiled kernels of this machine: which are used, which are missing, how to install those.
+
+`python -m vlm_ssm` prints these rows; `vlm-assemble --doctor` shows them beside the rest of the installation.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+from vlm_ssm.errors import BackendError
+from vlm_ssm.private_folder import why_untrusted
+
+Rows = list[tuple[str, str]]
+
+# A package being there proves nothing: mamba-ssm installs without its extension, and importing it fails without
+# CUDA. So the extension modules themselves are looked for, and nothing is imported.
+KERNELS = {
+    "numba (CPU)": ("numba", "pip install 'vlm-ssm[cpu]'"),
+    "triton": ("triton", "pip install triton"),
+    "selective_scan_cuda": (
+        "selective_scan_cuda",
+        "MAMBA_KEEP_CUDA_BUILD=TRUE pip install --no-build-isolation --no-binary mamba-ssm mamba-ssm",
+    ),
+    "causal_conv1d_cuda": (
+        "causal_conv1d_cuda",
+        "pip install --no-build-isolation --no-binary causal-conv1d causal-conv1d",
+    ),
+}
+_HALF = {"selective_scan_cuda": "mamba_ssm", "causal_conv1d_cuda": "causal_conv1d"}
+
+
+def backend_rows(devices: list[str]) -> tuple[Rows, list[str]]:
+    """Each backend and where it is used, what forces one, and how kernels run; and what is wrong."""
+    from vlm_ssm.backends import BACKENDS, DAMAGE, VARIABLE
+
+    choices = {device: _choice(device) for device in devices}
+    rows: Rows = []
+    for name in BACKENDS:
+        used = ", ".join(device for device, (chosen, _) in choices.items() if chosen == name)
+        rows.append((name, f"used on {used}" if used else _state(name)))
+    forced = os.environ.get(VARIABLE)
+    rows.append((VARIABLE, f"forces {forced}" if forced else "not set"))
+    faults = [fault for _, fault in choices.values() if fault]
+    return rows + _numba_rows(), faults + DAMAGE
+
+
+def _choice(device: str) -> tuple[str | None, str | None]:
+    """The backend used on a device, or why there is none and what to do."""
+    from vlm_ssm.backends import VARIABLE, chosen
+
+    try:
+        return chosen(torch.device(device)), None
+    except BackendError as error:
+        forced = os.environ[VARIABLE]
+        return None, f"{VARIABLE}={forced} on {device}: {error}\nunset {VARIABLE} for the default"
+
+
+def _state(name: str) -> str:
+    from vlm_ssm.backends import missing
+
+    reason = missing(name)
+    return f"missing: {reason}" if reason else "available"
+
+
+def _numba_rows() -> Rows:
+    """How numba kernels run on threads, and where they are kept; nothing without numba."""
+    if _state("numba") != "available":
+        return []
+    from vlm_ssm.numba.kernels import jit
+
+    library, folder = jit.openmp(), jit.cache_folder()
+    shared = Path(library._name).name if library else "none: kernels use Python threads"
+    count = len(list(folder.rglob("*.nbi")))
+    state = f"{count} compiled" if count else "not compiled yet"
+    if jit.why_not_kept():
+        problem = why_untrusted(folder)
+        state = f"not used: {problem}" if problem else "can't be written"
+        state += ": kernels are compiled in each process"
+    return [("OpenMP of kernels", shared), ("kernel cache", str(folder)), ("kernels", state)]
+
+
+def kernel_rows() -> Rows:
+    """Each kernel library, present or with the line that installs it."""
+    rows = []
+    for name, (module, line) in KERNELS.items():
+        try:
+            rows.append((name, "present" if _there(module) else f"missing: {_without(module)}{line}"))
+        except Exception as error:  # a damaged installation raises anything
+            rows.append((name, f"damaged: {type(error).__name__}: {error}; {line} --force-reinstall"))
+    return rows
+
+
+def _there(module: str) -> bool:
+    """Whether it can be found; nothing is imported."""
+    if module in sys.modules:
+        return sys.modules[module] is not None
+    return find_spec(module) is not None
+
+
+def _without(module: str) -> str:
+    """Says that the Python half of a package is there without its extension."""
+    package = _HALF.get(module)
+    return f"{package} is installed without it; " if package and _there(package) else ""

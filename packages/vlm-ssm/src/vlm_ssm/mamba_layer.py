@@ -1,0 +1,29 @@
+"""What fused decoding needs of a Mamba layer, as a type: `mixer.MambaMixer` is one."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+
+
+class MambaLayer(Protocol):
+    """A Mamba-1 layer with the attribute names of `mamba_ssm.Mamba`."""
+
+    d_inner: int
+    d_state: int
+    d_conv: int
+    dt_rank: int
+    in_proj: Any
+    conv1d: Any
+    x_proj: Any
+    dt_proj: Any
+    out_proj: Any
+    A_log: Any
+    D: Any
+    _modules: dict[str, Any]
+    _parameters: dict[str, Any]
+
+    def can_fuse(self, dtype: torch.dtype) -> bool:
+        """Whether a fused step of this dtype computes what the layer's own forward would."""
+        ...

@@ -1,0 +1,204 @@
+"""The operations on the CUDA kernels of mamba_ssm and causal_conv1d: the one file that imports them.
+
+What these kernels lack stands on top of them, exactly and without waiting for the GPU:
+
+- *initial state*: S positions in front, the i-th of which puts state i there by a one-hot B;
+- *segments*: where one begins, a Δ so long that nothing of the past is left, and u shortened to keep Δu;
+  padding has Δ = 0;
+- *directions*: more sequences, or, with parameters of their own, more groups of channels.
+
+causal_conv1d takes windows of 2 to 4 taps and widths that 8 divides, and no segments together with a state: other
+convolutions run on plain torch. The kernel's backward takes no gradient of the last state: one that arrives is refused.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import causal_conv1d_cuda  # noqa: F401  # pyright: ignore[reportMissingImports]
+import selective_scan_cuda  # noqa: F401  # pyright: ignore[reportMissingImports]
+import torch
+import torch.nn.functional as F
+from causal_conv1d import causal_conv1d_fn, causal_conv1d_update  # pyright: ignore[reportMissingImports]
+from mamba_ssm.ops.selective_scan_interface import selective_scan_fn  # pyright: ignore[reportMissingImports]
+from mamba_ssm.ops.triton.selective_state_update import (  # pyright: ignore[reportMissingImports]
+    selective_state_update,
+)
+from torch import Tensor
+
+from vlm_ssm.errors import BackendError
+from vlm_ssm.segments import BEGIN, PAD, Edges
+from vlm_ssm.torch import ops
+from vlm_ssm.torch.ops import add_norm
+from vlm_ssm.torch_modes import grad_needed
+
+__all__ = ["add_norm", "conv", "scan"]
+
+_SHORT = 2.0**-10  # Δ of the positions in front
+_GONE = 128.0  # e^-128 is 0 in fp32
+
+
+class _LastState(torch.autograd.Function):
+    """Passes on, but for gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, state: Tensor, y: Tensor) -> Tensor:
+        return state.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        raise BackendError(
+            "scan backend 'mamba_ssm' has no gradient of the last state, and this loss depends on it; "
+            "use VLM_SCAN_BACKEND=triton"
+        )
+
+
+def _in_front(
+    u: Tensor, step: Tensor, A: Tensor, B: Tensor, C: Tensor, h0: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """S more positions, after which the state is h0 (B, E, S). Rows are (B, E, T), matrices (B, G, S, T)."""
+    states, (batch, groups) = A.shape[1], B.shape[:2]
+    left = torch.arange(
+        states - 1, -1, -1, device=u.device
+    )  # positions that state i will still decay through
+    wanted = h0 * torch.exp(-_SHORT * A * left)
+    one_hot = torch.eye(states, device=u.device).expand(batch, groups, -1, -1)
+    return (
+        torch.cat([wanted / _SHORT, u], -1), F.pad(step, (states, 0), value=_SHORT),
+        torch.cat([one_hot, B], -1), F.pad(C, (states, 0)),
+    )  # fmt: skip
+
+
+def _forgetting(u: Tensor, step: Tensor, A: Tensor, flags: Tensor) -> tuple[Tensor, Tensor]:
+    """u and Δ (B, E, T) such that nothing passes a beginning and padding does nothing; A (E, S) is negative."""
+    if A.is_cuda:
+        torch.ops.aten._assert_async.msg(
+            (A < 0).all(), "mamba_ssm's kernel can't forget a state that doesn't decay: A >= 0"
+        )
+    elif not bool((A < 0).all()):
+        raise BackendError("scan backend 'mamba_ssm' can't forget a state that doesn't decay: A >= 0")
+    step = torch.where((flags == PAD).unsqueeze(1), 0.0, step)
+    long = (_GONE / A.detach().abs().amin(1))[:, None].expand_as(step)
+    begins = (flags == BEGIN).unsqueeze(1)
+    return torch.where(begins, u * step / long, u), torch.where(begins, long, step)
+
+
+def _recurrence(
+    u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, bias: Tensor | None,
+    z: Tensor | None, h0: Tensor | None, flags: Tensor | None, softplus: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Rows (B, E, T), matrices (B, G, S, T), parameters (E, …) -> gated y like u, last state (B, E, S)."""
+    if h0 is None and flags is None:
+        B, C = B.to(u.dtype), C.to(u.dtype)  # as the kernel wants them
+        return selective_scan_fn(u, dt, A, B, C, D, z, bias, softplus, return_last_state=True)
+    x, step = u.float(), dt.float() if bias is None else dt.float() + bias[:, None]
+    step = F.softplus(step) if softplus else step
+    through = x
+    if flags is not None:
+        through, step = _forgetting(x, step, A, flags)
+    if h0 is not None:
+        through, step, B, C = _in_front(through, step, A, B, C, h0)
+    y, last = selective_scan_fn(
+        through.contiguous(), step.contiguous(), A, B.contiguous(), C.contiguous(), return_last_state=True
+    )
+    y = y[..., -u.shape[2] :]
+    y = y if D is None else y + x * D[:, None]
+    return (y if z is None else y * F.silu(z.float())).to(u.dtype), last
+
+
+def _folded(t: Tensor, own: bool) -> Tensor:
+    """(K, B, T, …, C) -> (KB, …, C, T), or, if directions have their own parameters, (B, K·…, T)."""
+    t = t.movedim(2, -1)
+    return (t.transpose(0, 1).flatten(1, 2) if own else t.flatten(0, 1)).contiguous()
+
+
+def _step(
+    u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, bias: Tensor | None,
+    z: Tensor | None, h0: Tensor, softplus: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """One position of one direction."""
+    state = h0[0].clone()
+    b, c = (m[0, :, 0, 0].to(u.dtype) for m in (B, C))
+    y = selective_state_update(
+        state, u[0, :, 0].contiguous(), dt[0, :, 0].contiguous(), A[0], b, c, None if D is None else D[0],
+        None if z is None else z[:, 0, 0].contiguous(), None if bias is None else bias[0], dt_softplus=softplus,
+    )  # fmt: skip
+    return y[:, None, None], state.unsqueeze(0)
+
+
+def scan(
+    u: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    bias: Tensor | None,
+    z: Tensor | None,
+    h0: Tensor | None,
+    edges: Edges | None,
+    routes: Tensor | None,
+    softplus: bool,
+    separate: bool,
+) -> tuple[Tensor, Tensor]:
+    """As `ops.scan`."""
+    (K, N, T, E), own = u.shape, len(A) > 1
+    alone = K == 1 and routes is None
+    grad = grad_needed(u, dt, A, B, C, D, bias, z, h0)
+    if alone and T == 1 and B.shape[3] == 1 and h0 is not None and edges is None and not grad:
+        return _step(u, dt, A, B, C, D, bias, z, h0, softplus)
+    flags = None if edges is None else edges.flags
+    if flags is not None and not own:
+        flags = flags.repeat(K, 1)
+    state = None
+    if h0 is not None:
+        state = h0.transpose(0, 1).flatten(1, 2) if own else h0.flatten(0, 1)
+    inner, step = _folded(u, own), _folded(dt, own)
+    skip, shift = (None if t is None else t.flatten() for t in (D, bias))
+    dtype = torch.promote_types(inner.dtype, step.dtype)
+    gate = z.permute(2, 0, 3, 1).flatten(0, 1).to(dtype).contiguous() if alone and z is not None else None
+    y, last = _recurrence(
+        inner.to(dtype), step.to(dtype), A.flatten(0, 1), _folded(B, own), _folded(C, own), skip, shift, gate,
+        state, flags, softplus,
+    )  # fmt: skip
+    last = _LastState.apply(last, y) if grad else last
+    if own:
+        y, last = (t.unflatten(1, (K, E)).transpose(0, 1) for t in (y, last))
+    else:
+        y, last = (t.unflatten(0, (K, N)) for t in (y, last))
+    y = ops.back((y if alone else y.float()).transpose(2, 3), routes, separate)
+    if z is not None and not alone:
+        y = y * F.silu(z.float())
+    return y.to(u.dtype), last
+
+
+def conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    state: Tensor | None,
+    edges: Edges | None,
+    routes: Tensor | None,
+) -> Tensor:
+    """As `ops.conv`."""
+    width, taps = weight.shape[1:]
+    if edges is not None or width % 8 or not 2 <= taps <= 4:
+        return ops.conv(x, weight, bias, state, edges, routes)
+    rows, own = ops.along(x, routes), len(weight) > 1
+    K, N, T, _ = rows.shape
+    if K > 1 and state is not None:
+        state = state.repeat(1, 1, K) if own else state.repeat(K, 1, 1)
+    rows = (
+        rows.permute(1, 2, 0, 3).flatten(2) if own else rows.flatten(0, 1)
+    )  # channels stay next to each other
+    weights, biases = weight.flatten(0, 1).to(x.dtype), None if bias is None else bias.flatten().to(x.dtype)
+    if T == 1 and state is not None and not grad_needed(x, weight, bias, state):
+        held = state.to(x.dtype).transpose(1, 2).contiguous()
+        y = causal_conv1d_update(rows[:, 0].contiguous(), held, weights, biases, activation="silu").unsqueeze(
+            1
+        )
+    else:
+        past = None if state is None else state.to(x.dtype).contiguous().transpose(1, 2)
+        turned = rows.contiguous().transpose(1, 2)
+        y = causal_conv1d_fn(turned, weights, biases, initial_states=past, activation="silu").transpose(1, 2)
+    return y.unflatten(2, (K, width)).permute(2, 0, 1, 3) if own else y.unflatten(0, (K, N))

@@ -1,0 +1,134 @@
+"""The Mamba-1 layer (Gu & Dao, arXiv 2312.00752) with the parameter names of `mamba_ssm.Mamba`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vlm_ssm import decode, ops
+from vlm_ssm.hooked_modules import (
+    DeltaProjection,
+    convolve,
+    plain,
+    plain_linear,
+    project,
+    project_delta,
+    stacked,
+    untouched,
+)
+from vlm_ssm.segments import Edges, edges_of
+from vlm_ssm.torch.ops import after
+
+
+class SSMState(NamedTuple):
+    """What one layer remembers: the last conv inputs (B, W-1, E) and the fp32 recurrent state (B, E, S)."""
+
+    conv: Tensor
+    ssm: Tensor
+
+
+class SelectiveSSM(nn.Module):
+    """conv1d, SiLU, the input-dependent Δ, B, C, and the scan, on an inner width E; `scan_along` runs it."""
+
+    keeps_fp32 = ("A_log", "D", "dt_proj.bias")
+
+    def __init__(
+        self, d_inner: int, d_state: int = 16, d_conv: int = 4, dt_rank: int = 1,
+        dt_min: float = 1e-3, dt_max: float = 0.1, dt_floor: float = 1e-4,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.d_inner, self.d_state, self.d_conv, self.dt_rank = d_inner, d_state, d_conv, dt_rank
+        self.conv1d = nn.Conv1d(d_inner, d_inner, d_conv, groups=d_inner, padding=d_conv - 1)
+        self.x_proj = nn.Linear(d_inner, dt_rank + 2 * d_state, bias=False)
+        self.dt_proj = DeltaProjection(dt_rank, d_inner)
+        self.A_log = nn.Parameter(torch.arange(1, d_state + 1).float().log().repeat(d_inner, 1))
+        self.D = nn.Parameter(torch.ones(d_inner))
+        for parameter in (self.A_log, self.D):
+            parameter._no_weight_decay = True  # pyright: ignore[reportAttributeAccessIssue]
+        self._init_dt(dt_min, dt_max, dt_floor)
+
+    @torch.no_grad()
+    def _init_dt(self, low: float, high: float, floor: float) -> None:
+        """softplus(bias) log-uniform in [low, high]; a framework must not zero this bias afterwards."""
+        nn.init.uniform_(self.dt_proj.weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
+        span = math.log(high) - math.log(low)
+        dt = torch.exp(torch.rand(self.d_inner) * span + math.log(low)).clamp(min=floor)
+        self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))
+
+
+def _projections(ssms: Sequence[SelectiveSSM], u: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    """u (K, B, T, E) -> Δ before softplus (K, B, T, E), the bias that it still lacks, B and C (K, B, T, 1, S)."""
+    first = ssms[0]
+    sizes = [first.dt_rank, first.d_state, first.d_state]
+    low, b, c = project([s.x_proj for s in ssms], u).split(sizes, dim=-1)
+    return *project_delta([s.dt_proj for s in ssms], low), b.unsqueeze(3), c.unsqueeze(3)
+
+
+def scan_along(
+    ssms: Sequence[SelectiveSSM],
+    x: Tensor,
+    z: Tensor | None,
+    routes: Tensor | None = None,
+    edges: Edges | None = None,
+    state: SSMState | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Convolution and selective scan along K routes at once (shapes as in `ops`), by one SSM or one a direction.
+
+    x (B, T, J, E) and gate z alike -> y (B, T, J, E), summed over directions if J is 1, and the states (K, B, E, S).
+    """
+    past = state.conv if state else None
+    u = convolve([s.conv1d for s in ssms], ssms[0].d_conv, x, past, edges, routes)
+    dt, bias, b, c = _projections(ssms, u)
+    A, D = stacked([s.A_log for s in ssms]), stacked([s.D for s in ssms])
+    return ops.scan(
+        u, dt, -torch.exp(A.float()), b, c, D, bias, z,
+        state.ssm.unsqueeze(0) if state else None, edges, routes,
+        softplus=True, separate=x.shape[2] > 1,
+    )  # fmt: skip
+
+
+class MambaMixer(SelectiveSSM):
+    """in_proj → SelectiveSSM gated by z → out_proj; state dict compatible with `mamba_ssm.Mamba`."""
+
+    def __init__(
+        self,
+        d_model: int,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+        dt_rank: int | None = None,
+    ) -> None:
+        d_inner = expand * d_model
+        super().__init__(d_inner, d_state, d_conv, dt_rank or math.ceil(d_model / 16))
+        self.in_proj = nn.Linear(d_model, 2 * d_inner, bias=False)
+        self.out_proj = nn.Linear(d_inner, d_model, bias=False)
+
+    def can_fuse(self, dtype: torch.dtype) -> bool:
+        """Whether a fused step of this dtype computes what `forward` would: nothing is wrapped, hooked or replaced."""
+        modules = self._modules
+        return (
+            type(self) is MambaMixer
+            and untouched(self)
+            and plain(self.conv1d, nn.Conv1d)
+            and plain_linear(modules["dt_proj"], DeltaProjection, dtype)
+            and all(
+                plain_linear(modules[name], nn.Linear, dtype) for name in ("in_proj", "x_proj", "out_proj")
+            )
+        )
+
+    def forward(
+        self, x: Tensor, segments: Tensor | Edges | None = None, state: SSMState | None = None
+    ) -> tuple[Tensor, SSMState]:
+        """(B, T, M) -> ((B, T, M), state). `PADDING` in `segments` (B, T) stands in front only."""
+        if state is not None and segments is None and decode.possible(x, [self]):
+            y, conv, ssm = decode.stack(x, [self], [state.conv], [state.ssm])
+            return y, SSMState(conv[0], ssm[0])
+        edges = edges_of(segments) if isinstance(segments, Tensor) else segments
+        inner, z = self.in_proj(x).chunk(2, dim=-1)
+        y, last = scan_along([self], inner.unsqueeze(2), z.unsqueeze(2), None, edges, state)
+        conv = after(inner, state.conv if state else None, edges, self.d_conv - 1)
+        return self.out_proj(y.squeeze(2)), SSMState(conv, last.squeeze(0))

@@ -1,0 +1,31 @@
+"""Where tensors lie, for kernels that read memory by address."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from vlm_ssm.numba.kernels.scan_forward import NOWHERE, Rows
+
+
+def address(t: Tensor | None) -> int:
+    """Of the first element; 0 if there is no tensor."""
+    return 0 if t is None else t.data_ptr()
+
+
+def rows(t: Tensor | None, outer: int, seq: int, row: int) -> Rows:
+    """Where the rows of t lie; the arguments are its dimensions of directions, sequences and positions."""
+    if t is None:
+        return NOWHERE
+    item = t.element_size()
+    over = t.stride(outer) * item if t.shape[outer] > 1 else 0
+    return Rows(t.data_ptr(), over, t.stride(seq) * item, t.stride(row) * item, item)
+
+
+def by_direction(t: Tensor | None) -> Rows:
+    """(K, B, T, …)."""
+    return rows(t, 0, 1, 2)
+
+
+def by_row(t: Tensor | None) -> Rows:
+    """(B, T, J, E)."""
+    return rows(t, 2, 0, 1)

@@ -1,0 +1,62 @@
+"""The selective scan with the names and layouts of `mamba_ssm.selective_scan_fn`."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from vlm_ssm import ops
+from vlm_ssm.segments import edges_of
+
+
+def _by_time(m: Tensor, batch: int, length: int, groups: int | None) -> Tensor:
+    """B or C as (E, S), (B, S, T) or (B, G, S, T) -> (1, B, T, G, S), its groups repeated up to `groups` if given."""
+    if m.ndim == 2:
+        return m.expand(1, batch, length, *m.shape)
+    timed = (m.unsqueeze(1) if m.ndim == 3 else m).permute(0, 3, 1, 2).unsqueeze(0)
+    return timed if groups is None else timed.repeat_interleave(groups // timed.shape[3], dim=3)
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    initial_state: Tensor | None = None,
+    segments: Tensor | None = None,
+    return_last_state: bool = False,
+    backend: str | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Mamba's selective scan; names, layouts and meaning of `mamba_ssm.selective_scan_fn`, and more.
+
+    u, delta, z (B, E, T); A (E, S); B, C (E, S), (B, S, T) or grouped (B, G, S, T); D, delta_bias (E).
+    `initial_state` (B, E, S) precedes the first position; `segments` (B, T) forgets the state wherever the
+    number changes and passes over `PADDING` as if it were not there. Computes in fp32 whatever comes in,
+    returns y (B, E, T) in u's dtype, and with `return_last_state` also the fp32 state (B, E, S).
+    Discretisation as in the released weights: Ā = exp(ΔA), B̄ = ΔB. Raises `ValueError` for T = 0.
+    """
+    batch, width, length = u.shape
+    if length == 0:
+        raise ValueError("selective_scan needs at least one position, got T = 0")
+    # a fixed matrix has one group a channel, and then so has the other
+    groups = width if 2 in (B.ndim, C.ndim) else None
+    y, last = ops.scan(
+        u.transpose(1, 2).unsqueeze(0),
+        delta.transpose(1, 2).unsqueeze(0),
+        A.unsqueeze(0),
+        _by_time(B, batch, length, groups),
+        _by_time(C, batch, length, groups),
+        None if D is None else D.unsqueeze(0),
+        None if delta_bias is None else delta_bias.unsqueeze(0),
+        None if z is None else z.transpose(1, 2).unsqueeze(2),
+        None if initial_state is None else initial_state.unsqueeze(0),
+        None if segments is None else edges_of(segments),
+        softplus=delta_softplus,
+        use=backend,
+    )
+    y = y.squeeze(2).transpose(1, 2)
+    return (y, last.squeeze(0)) if return_last_state else y

@@ -1,0 +1,1 @@
+"""Backend `torch`: every device, no compiler."""

@@ -1,0 +1,123 @@
+"""The operations in plain torch: always there, on every device; `chunked` does the recurrence."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vlm_ssm.segments import BEGIN, PAD, Edges
+from vlm_ssm.torch import chunked_scan
+
+
+def with_past(x: Tensor, state: Tensor | None, edges: Edges | None, past: int) -> Tensor:
+    """x (K, B, T, E) -> (K, B, past + T, E): `past` rows of state (B, past, E) right before the first live one."""
+    if state is None:
+        state = x.new_zeros(x.shape[1], past, x.shape[3])
+    rows = torch.cat([state.to(x.dtype).expand(len(x), -1, -1, -1), x], dim=2)
+    if edges is None:
+        return rows
+    front = edges.front.unsqueeze(1)
+    position = torch.arange(rows.shape[2], device=x.device).expand(len(front), -1)
+    source = torch.where((position >= front) & (position < front + past), position - front, position)
+    return rows.gather(2, source[None, :, :, None].expand_as(rows))
+
+
+def after(x: Tensor, state: Tensor | None, edges: Edges | None, past: int) -> Tensor:
+    """The last `past` inputs of x (B, T, E) that a following piece still sees -> (B, past, E)."""
+    length = x.shape[1]
+    if edges is None and length >= past:
+        return x[:, length - past :].clone()  # a view would keep all of x in memory
+    rows = with_past(x.unsqueeze(0), state, edges, past)[0, :, length:]
+    if edges is None:
+        return rows
+    reach = edges.since[:, -1:].long() + (edges.flags[:, -1:] != PAD)
+    return rows * (reach >= torch.arange(past, 0, -1, device=x.device)).unsqueeze(-1)
+
+
+def along(x: Tensor, routes: Tensor | None) -> Tensor:
+    """(B, T, J, E) -> (K, B, T, E): the rows of each route, from its own column j = k if J > 1."""
+    if routes is None:
+        return x.permute(2, 0, 1, 3)
+    return torch.stack([x[:, route, k if x.shape[2] > 1 else 0] for k, route in enumerate(routes)])
+
+
+def back(y: Tensor, routes: Tensor | None, separate: bool) -> Tensor:
+    """(K, B, T, E) in the order of the routes -> (B, T, J, E): summed over directions unless `separate`."""
+    if routes is not None:
+        y = torch.stack([y_k[:, order] for y_k, order in zip(y, routes.argsort(-1), strict=True)])
+    return y.permute(1, 2, 0, 3) if separate else y.sum(0).unsqueeze(2)
+
+
+def conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    state: Tensor | None,
+    edges: Edges | None,
+    routes: Tensor | None,
+) -> Tensor:
+    """As `ops.conv`."""
+    rows, past = along(x, routes), weight.shape[2] - 1
+    length, taps = rows.shape[2], weight.to(x.dtype)[:, None, None]  # (P, 1, 1, E, W)
+    padded = with_past(rows, state, edges, past)
+    y = rows * taps[..., past]
+    for j in range(1, past + 1):
+        shifted = padded[:, :, past - j : past - j + length]
+        if edges is not None:
+            shifted = shifted * (edges.since >= j).unsqueeze(-1)
+        y = torch.addcmul(y, shifted, taps[..., past - j])
+    y = F.silu(y if bias is None else y + bias.to(x.dtype)[:, None, None])
+    return y if edges is None else y * (edges.flags != PAD).unsqueeze(-1)
+
+
+def scan(
+    u: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    bias: Tensor | None,
+    z: Tensor | None,
+    h0: Tensor | None,
+    edges: Edges | None,
+    routes: Tensor | None,
+    softplus: bool,
+    separate: bool,
+) -> tuple[Tensor, Tensor]:
+    """As `ops.scan`."""
+    x, step = u.float(), dt.float()
+    step = step if bias is None else step + bias[:, None, None]
+    step = F.softplus(step) if softplus else step
+    keep = None
+    if edges is not None:
+        keep = (edges.flags != BEGIN).float()
+        step = step * (edges.flags != PAD).unsqueeze(-1)
+    h = x.new_zeros(*x.shape[:2], *A.shape[1:]) if h0 is None else h0
+    y, last = _recurrence(x, step, A, B, C, h, keep)
+    y = back(y if D is None else y + x * D[:, None, None], routes, separate)
+    return (y if z is None else y * F.silu(z.float())).to(u.dtype), last
+
+
+def _recurrence(
+    x: Tensor, step: Tensor, A: Tensor, B: Tensor, C: Tensor, h: Tensor, keep: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Directions (K, B, T, …) as more sequences, or, with parameters of their own, as more channels."""
+    directions, batch, _, width = x.shape
+    if len(A) == 1:
+        x, step, B, C, h = (t.flatten(0, 1) for t in (x, step, B, C, h))
+        keep = None if keep is None else keep.repeat(directions, 1)
+        y, last = chunked_scan.scan(x, step, A[0], B, C, h, keep)
+        return y.unflatten(0, (directions, batch)), last.unflatten(0, (directions, batch))
+    x, step = (t.permute(1, 2, 0, 3).flatten(2) for t in (x, step))
+    B, C = (t.permute(1, 2, 0, 3, 4).flatten(2, 3) for t in (B, C))
+    y, last = chunked_scan.scan(x, step, A.flatten(0, 1), B, C, h.transpose(0, 1).flatten(1, 2), keep)
+    y = y.unflatten(2, (directions, width)).permute(2, 0, 1, 3)
+    return y, last.unflatten(1, (directions, width)).transpose(0, 1)
+
+
+def add_norm(residual: Tensor, out: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """As `ops.add_norm`."""
+    summed = residual if out is None else residual + out
+    return summed, F.rms_norm(summed, weight.shape, weight.float(), eps).to(weight.dtype)

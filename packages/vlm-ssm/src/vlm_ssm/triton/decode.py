@@ -1,0 +1,73 @@
+"""One token on Triton's kernels: what lies between the matrix products of a layer is three launches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+import triton
+from torch import Tensor
+
+from vlm_ssm.mamba_layer import MambaLayer
+from vlm_ssm.triton import norm as gpu_norm
+from vlm_ssm.triton.kernels import decode, norm
+
+BLOCK = 64
+
+
+def _mix(mixer: MambaLayer, x: Tensor, before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor]) -> Tensor:
+    """x (B, M) through one layer, whose state goes from `before` to `after`; they may be the same."""
+    B, E, S, W, R = len(x), mixer.d_inner, mixer.d_state, mixer.d_conv, mixer.dt_rank
+    inner, z = F.linear(x, mixer.in_proj.weight).chunk(2, dim=-1)
+    u, y = x.new_empty(B, E), x.new_empty(B, E)
+    grid, conv = (triton.cdiv(E, BLOCK), B), mixer.conv1d
+    decode.convolve[grid](
+        inner, conv.weight, conv.bias, before[0], after[0], u, inner.stride(0), E, TAPS=W, BLOCK=BLOCK, num_warps=2
+    )  # fmt: skip
+    low = F.linear(u, mixer.x_proj.weight)
+    dt = F.linear(low[:, :R], mixer.dt_proj.weight)
+    decode.recur[grid](
+        u, dt, mixer.A_log, low, mixer.D, mixer.dt_proj.bias, z, before[1], after[1], y, low.stride(0), z.stride(0),
+        R, E, S, STATES=triton.next_power_of_2(S), BLOCK=BLOCK, num_warps=4,
+    )  # fmt: skip
+    return F.linear(y, mixer.out_proj.weight)
+
+
+def _norm(residual: Tensor, out: Tensor | None, weight: Tensor, eps: float) -> Tensor:
+    """residual (B, M) fp32 += out; its RMSNorm in the weight's dtype."""
+    y, width = torch.empty_like(residual, dtype=weight.dtype), residual.shape[1]
+    norm.forward[(len(residual),)](
+        residual, out, weight, residual, y, None, width, eps, **gpu_norm.layout(width)
+    )
+    return y
+
+
+def stack(
+    x: Tensor,
+    mixers: Sequence[MambaLayer],
+    convs: Sequence[Tensor],
+    ssms: Sequence[Tensor],
+    norms: Sequence[Tensor | None],
+    last_norm: Tensor | None,
+    eps: float,
+    after: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `step.stack`, for any number B of sequences. `after`: where the states go, possibly where they come from."""
+    count, (B, M) = len(mixers), (len(x), x.shape[-1])
+    convs = [c.to(x.dtype).contiguous() for c in convs]
+    ssms = [s.float().contiguous() for s in ssms]
+    if after is None:
+        after = (
+            convs[0].new_empty(count, *convs[0].shape),
+            ssms[0].new_empty(count, *ssms[0].shape),
+        )
+    row = x.reshape(B, M)
+    residual, out = (row.float().clone() if last_norm is not None else row), None
+    for i, (mixer, weight) in enumerate(zip(mixers, norms, strict=True)):
+        y = row if weight is None else _norm(residual, out, weight, eps)
+        out = _mix(mixer, y, (convs[i], ssms[i]), (after[0][i], after[1][i]))
+    assert out is not None
+    if last_norm is not None:
+        out = _norm(residual, out, last_norm, eps)
+    return out.view(B, 1, M), *after

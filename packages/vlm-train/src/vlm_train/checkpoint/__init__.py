@@ -1,0 +1,1 @@
+"""Checkpoints and the run folder: written whole, verified when read, resumed exactly."""

@@ -1,0 +1,45 @@
+"""The optimizer's state by parameter name and slot, so that it survives any change of grouping and of processes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from vlm_core.errors import UserError
+from vlm_train.checkpoint.dtensor import own_rows, sharded_like
+from vlm_train.checkpoint.sharded_safetensors import Pieces
+
+
+def of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """`name|slot` to tensor, sharded where the parameter is."""
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
+    return {
+        f"{names[parameter]}|{slot}": torch.as_tensor(value).detach()
+        for parameter, state in optimizer.state.items()
+        for slot, value in state.items()
+    }
+
+
+def restore(model: nn.Module, optimizer: torch.optim.Optimizer, saved: Pieces) -> None:
+    """Put saved state back; every parameter that has steps behind it must find its own."""
+    by_name = dict(model.named_parameters())
+    counts_on_device = bool(optimizer.defaults.get("fused"))
+    for key in saved:
+        name, _, slot = key.partition("|")
+        if not slot or name not in by_name:
+            raise UserError(f"{saved.where}: the optimizer of this spec has no {key!r:.80}")
+        parameter = by_name[name]
+        value = _like(parameter, key, saved)
+        if slot != "step" or counts_on_device:
+            value = value.to(parameter.device)
+        elif not value.is_floating_point():  # a plain number in 8-bit optimizers
+            value = int(value)
+        optimizer.state[parameter][slot] = value
+
+
+def _like(parameter: nn.Parameter, key: str, saved: Pieces) -> Tensor:
+    """The tensor of this key, sharded as the parameter is if it has the parameter's shape."""
+    if not isinstance(parameter, DTensor) or saved.shapes[key] != tuple(parameter.shape):
+        return saved.tensor(key)
+    return sharded_like(parameter, saved.tensor(key, own_rows(parameter)).to(parameter.device))

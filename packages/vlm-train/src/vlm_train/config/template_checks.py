@@ -1,0 +1,57 @@
+"""Checks the templates of a spec with a `train` section against the tokenizer and the questions to be asked."""
+
+from __future__ import annotations
+
+from vlm_core.interfaces import Tokenizer
+from vlm_core.io.yaml_loader import Path_
+from vlm_core.spec.spec import Spec
+from vlm_core.text.render import says_question
+from vlm_core.text.template import AnyTemplate, TemplateError, check_template
+from vlm_train.config.train import TrainConfig
+
+NO_QUESTION = "leaves out the question: `user` has no {text}"
+
+
+def check_templates(spec: Spec, train: TrainConfig, tokenizer: Tokenizer) -> None:
+    """Raise one `TemplateError` with the faults of all."""
+    faults: list[tuple[Path_, str]] = []
+    for at, template in _templates(spec, train):
+        try:
+            check_template(template, tokenizer, at)
+        except TemplateError as error:
+            faults += error.faults
+    if faults := faults + _unsaid(spec, train):
+        raise TemplateError(faults)
+
+
+def _templates(spec: Spec, train: TrainConfig) -> list[tuple[Path_, AnyTemplate]]:
+    stages = [
+        (("train", "stages", i, "template"), s.template) for i, s in enumerate(train.stages) if s.template
+    ]
+    return [(("template",), spec.template), *stages]
+
+
+def _unsaid(spec: Spec, train: TrainConfig) -> list[tuple[Path_, str]]:
+    """Templates that leave out questions which the spec asks."""
+    askers = [name for name in ("evaluation", "evals") if getattr(train, name)]
+    found: list[tuple[Path_, str]] = []
+    if askers and not says_question(spec.template):
+        found = [
+            (
+                ("template",),
+                f"{NO_QUESTION}, but train.{askers[0]} asks questions; set a template with {{text}} in "
+                "the spec, and this one in the stages that learn captions",
+            )
+        ]
+    if train.validation and train.validation.samples:
+        for i, stage in enumerate(train.stages):
+            if not says_question(stage.template or spec.template):
+                at = ("train", "stages", i, "template") if stage.template else ("template",)
+                found.append(
+                    (
+                        at,
+                        f"{NO_QUESTION}, but train.validation.samples asks stage {stage.name} questions; "
+                        "remove samples: then only stages whose template has the question are asked",
+                    )
+                )
+    return found

@@ -1,0 +1,1 @@
+"""Data sets: formats, rows, order, tokenized samples and batches."""

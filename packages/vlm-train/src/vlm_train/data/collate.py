@@ -1,0 +1,41 @@
+"""A micro-batch as the loader gives it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+from vlm_core.io.files import STUMBLES
+from vlm_core.text.batch import Batch, collate, pack
+from vlm_train.data.dataset import Example, LeftOut
+
+
+@dataclass
+class Micro:
+    """One micro-batch as the loader gives it; `batch` is None if every row was left out.
+
+    `stumbles` counts what had to be read again since this process made its last one: the storage's faults, not the
+    data's.
+    """
+
+    batch: Batch | None
+    left_out: list[LeftOut]
+    stumbles: int = 0
+
+
+def to_micro(items: Sequence[Example | LeftOut], capacity: int | None = None, encoded: bool = False) -> Micro:
+    """The loader's collate function; with `capacity`, samples are packed into rows of that many positions.
+
+    `encoded` says that images are features.
+    """
+    examples = [item for item in items if isinstance(item, Example)]
+    samples, images = [e.sample for e in examples], [e.images for e in examples]
+    batch = None
+    if examples and capacity:
+        batch = pack(samples, images, capacity, encoded=encoded)
+    elif examples:
+        batch = collate(samples, list(chain(*images)), encoded=encoded)
+    stumbles = len(STUMBLES)
+    STUMBLES.clear()
+    return Micro(batch, [item for item in items if isinstance(item, LeftOut)], stumbles)

@@ -1,0 +1,1 @@
+"""A row's conversation: its turns, its images and where they stand."""

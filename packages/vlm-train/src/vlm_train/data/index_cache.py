@@ -1,0 +1,191 @@
+"""Indexes of large data files in the user's cache folder: verified before use, and rebuilt if missing or damaged."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import stat
+from collections.abc import Callable, Collection
+from functools import cache
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+import numpy as np
+
+from vlm_core.errors import BadSample, UserError
+from vlm_core.io.atomic import remove, sweep
+from vlm_core.io.files import json_object, open_regular, read_text
+from vlm_core.io.manifest import MANIFEST, verify_folder, write_folder
+from vlm_core.io.private_folder import why_untrusted
+from vlm_core.markup.printable import printable
+
+T = TypeVar("T")
+Faults = dict[int, tuple[str, str, str]]
+_DAMAGE = (UserError, OSError, ValueError, KeyError, TypeError, RecursionError)
+log = logging.getLogger(__name__)
+_SAMPLES, _SAMPLE_BYTES = 64, 4096
+MAX_FAULTS = 100_000
+"""Bad rows of one data file, which stay in memory."""
+
+
+def cache_folder() -> Path | None:
+    """`VLM_CACHE`, or `vlm` in the user's cache folder; None for a user without a home."""
+    base = os.environ.get("VLM_CACHE")
+    if not base:
+        base = os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "vlm")
+    folder = os.path.expanduser(base)
+    return None if folder.startswith("~") else Path(folder, "rows")
+
+
+def sampled(file: BinaryIO) -> bytes:
+    """A digest of a file's size and of 64 pieces of its bytes."""
+    size = os.fstat(file.fileno()).st_size
+    digest = hashlib.sha256(str(size).encode())
+    for i in range(_SAMPLES):
+        digest.update(
+            os.pread(file.fileno(), _SAMPLE_BYTES, max(0, size - _SAMPLE_BYTES) * i // (_SAMPLES - 1))
+        )
+    return digest.digest()
+
+
+def pieces(path: Path) -> str:
+    """`sampled`, of a file by name."""
+    with open_regular(path) as file:
+        return sampled(file).hex()
+
+
+def fingerprint(file: BinaryIO, path: Path) -> bytes:
+    """Identifies the state of a file without reading all of it.
+
+    The time of its last status change is part of it: every write sets that, and unlike the time of modification
+    nobody can set it back.
+    """
+    facts = os.fstat(file.fileno())
+    times = facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
+    return hashlib.sha256(repr((str(path.resolve()), *times)).encode() + sampled(file)).digest()
+
+
+def kept(
+    name: str,
+    version: int,
+    what: str,
+    build: Callable[[], T],
+    write: Callable[[T, Path], None],
+    load: Callable[[Path], T],
+    files: Collection[str],
+) -> T:
+    """The index called `name`: from the cache if all of it verifies, else built and, where possible, kept there.
+
+    `write` makes exactly `files`. `load` raises `UserError` for content that is no index of these data. One that
+    doesn't verify is reported once and replaced.
+    """
+    folder, problem = _usable_folder(name)
+    facts = {"version": version, "name": name}
+    if folder is not None:
+        try:
+            if os.path.lexists(folder / name):
+                return _verified(folder / name, facts, load, files)
+        except _DAMAGE as error:
+            log.warning("%s: the cached index can't be used and is built again: %s", what, error)
+            remove(folder / name)
+    log.info("%s: indexing, once", what)
+    index = build()
+    try:
+        if folder is None:
+            raise UserError(problem)
+        sweep(folder)
+        _write(folder / name, lambda tmp: write(index, tmp), facts)
+        return _verified(folder / name, facts, load, files)  # mapped, so that processes share it
+    except _DAMAGE as error:
+        _warn_once(f"indexes of large data files are not kept and must be built each time: {error}")
+        return index
+
+
+def _usable_folder(name: str) -> tuple[Path | None, str]:
+    """The cache folder, or why the index there can't be used; a folder that `VLM_CACHE` names is its owner's word."""
+    folder = cache_folder()
+    if folder is None:
+        return None, "no home folder is known; set VLM_CACHE to a cache folder"
+    problem = None if os.environ.get("VLM_CACHE") else why_untrusted(folder / name)
+    return (None, problem) if problem else (folder, "")
+
+
+def _write(path: Path, write: Callable[[Path], None], facts: dict[str, object]) -> None:
+    try:
+        write_folder(path, write, facts)
+    except UserError:
+        if not os.path.isdir(path):  # else another process was as quick
+            raise
+
+
+def _verified(path: Path, facts: dict[str, object], load: Callable[[Path], T], files: Collection[str]) -> T:
+    """An index of which every byte is as it was written, with nothing beside it; raises one of `_DAMAGE`."""
+    if not stat.S_ISDIR(os.lstat(path).st_mode):
+        raise UserError(f"{path}: no folder")
+    with os.scandir(path) as entries:
+        found = {entry.name for entry in entries if entry.is_file(follow_symlinks=False)}
+    if missing := sorted({MANIFEST, *files} - found):
+        raise UserError(f"{path / missing[0]}: missing, or no regular file")
+    manifest = verify_folder(path)
+    if {key: manifest.get(key) for key in facts} != facts or manifest["files"].keys() != set(files):
+        raise UserError("written by another version")
+    return load(path)
+
+
+@cache
+def _warn_once(text: str) -> None:
+    log.warning("%s", text)
+
+
+def note_fault(faults: Faults, row: int, error: BadSample, name: str, where: str) -> None:
+    """Add a bad row to those of a file; raises `UserError` where there are more than can be listed."""
+    if len(faults) == MAX_FAULTS:
+        first = next(iter(faults.values()))[1]
+        raise UserError(f"{where}: more than {MAX_FAULTS} rows can't be used; the first: {first}")
+    faults[row] = error.reason, str(error), name
+
+
+def load_table(path: Path, dtype: np.dtype) -> np.ndarray:
+    """A table that is kept, memory-mapped; raises `UserError` if it is none of this type. Nothing is unpickled."""
+    try:
+        table = np.load(path, mmap_mode="r", allow_pickle=False)
+    except MemoryError:
+        raise
+    except Exception as error:  # a header is a Python literal: anything may stand there
+        raise UserError(f"{path}: no table that can be read: {printable(error, 100)}") from None
+    if not isinstance(table, np.ndarray) or table.dtype != dtype or table.ndim != 1:
+        raise UserError(f"{path}: a table of another type")
+    return table
+
+
+def load_faults(path: Path, rows: int) -> tuple[dict[str, Any], Faults]:
+    """What a `faults.json` holds, and its faults by row; raises `UserError` for anything else."""
+    facts = json_object(read_text(path), path)
+    try:
+        faults = {
+            row: (str(reason), str(message), str(name)) for row, (reason, message, name) in facts["faults"]
+        }
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: no list of faults") from None
+    if not all(type(row) is int and 0 <= row < rows for row in faults):
+        raise UserError(f"{path}: faults of rows that are not there")
+    return facts, faults
+
+
+def ordered(starts: np.ndarray, sizes: np.ndarray, end: int) -> bool:
+    """Whether pieces of a file follow each other without overlap, all of them before `end`."""
+    ends = starts.astype(np.int64) + sizes
+    return bool(
+        (sizes >= 0).all() and (starts >= 0).all() and (ends <= end).all() and (starts[1:] >= ends[:-1]).all()
+    )
+
+
+def shared(table: np.ndarray) -> Path | np.ndarray:
+    """What to pickle of an index: the file that is mapped, so that processes of a machine share it."""
+    return Path(table.filename) if isinstance(table, np.memmap) and table.filename else table
+
+
+def opened(table: Path | np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """The index that `shared` gave."""
+    return load_table(table, dtype) if isinstance(table, Path) else table

@@ -1,0 +1,1 @@
+"""JSON files of rows: reading, limits, and an index by position."""

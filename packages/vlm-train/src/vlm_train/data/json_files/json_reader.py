@@ -1,0 +1,253 @@
+"""Items of a large JSON list or of JSON lines, one at a time, with where their bytes stand in the file."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from vlm_core.errors import BadSample, UserError
+from vlm_core.io.files import distinct
+from vlm_core.markup.printable import printable
+from vlm_train.data.json_files.json_limits import MAX_DEPTH, check_limits, check_surrogates, extent
+
+CHUNK = 2**20
+MAX_ROW = 2**26
+"""Bytes of one row."""
+_SPACE = re.compile(r"[ \t\r\n]*")
+_ENDS = (*" \t\r\n,]:}",)
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=distinct)
+
+
+def _text_of(error: Exception) -> str:
+    """What is wrong, in a user's words where Python's say something else."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"{error}; save the file as UTF-8"
+    if isinstance(error, RecursionError):
+        return f"nested deeper than {MAX_DEPTH} levels"
+    return str(getattr(error, "msg", error)).partition("; use sys.")[0]
+
+
+def loads(data: bytes, where: str) -> Any:
+    """Parse one row, without a byte order mark; whatever is wrong with it is a `BadSample`."""
+    try:
+        text = data.decode("utf-8-sig")
+        check_limits(text, where)
+        value = json.loads(text, object_pairs_hook=distinct)
+    except BadSample:
+        raise
+    except json.JSONDecodeError as error:
+        raise BadSample("json", f"{where}: not valid JSON: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise BadSample("json", f"{where}: not valid JSON: {_text_of(error)}") from None
+    check_surrogates(value, text, where)
+    return value
+
+
+def rows_of_file(file: BinaryIO, path: Path) -> Iterator[tuple[int, int, Any]]:
+    """(start, size, value) of each row; the content, not the name, decides between a list and JSON lines.
+
+    JSON lines are more than one line, of which the first is a value by itself; anything else is read as a list.
+    In a `.jsonl` file only what begins as a list is none of them: one bad line there is one bad row.
+    """
+    first = file.readline(MAX_ROW)
+    while first and not _bare(first):
+        _skip_space(file)
+        first = file.readline(MAX_ROW)
+    _skip_space(file)
+    more = bool(_bare(file.read(CHUNK)))
+    file.seek(0)
+    if path.suffix == ".jsonl" and not _bare(first).startswith(b"["):
+        return line_rows(file, path)
+    lines = more and len(first) < MAX_ROW and _is_json(first)
+    return (line_rows if lines else list_rows)(file, path)
+
+
+def _bare(line: bytes) -> bytes:
+    return line.strip().removeprefix(codecs.BOM_UTF8).strip()
+
+
+def _skip_space(file: BinaryIO) -> int:
+    """Go on to what is no white space -> how many lines end before it."""
+    lines, size = 0, 512
+    while data := file.read(size):
+        rest = data.lstrip()
+        lines += data.count(b"\n", 0, len(data) - len(rest))
+        if rest:
+            file.seek(-len(rest), os.SEEK_CUR)
+            break
+        size = min(2 * size, CHUNK)
+    return lines
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        text = line.decode("utf-8-sig")
+        check_limits(text, "")
+        json.loads(text)
+    except BadSample:  # of a row
+        return True
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def line_rows(file: BinaryIO, path: Path) -> Iterator[tuple[int, int, Any]]:
+    """(start, size, value) of each line that isn't blank; value is a `BadSample` where it can't be parsed."""
+    start = number = 0
+    while line := file.readline(MAX_ROW):
+        number += 1
+        if len(line) == MAX_ROW:
+            raise UserError(f"{path}, line {number}: longer than {MAX_ROW} bytes; these are no rows")
+        if not _bare(line):
+            number += _skip_space(file)
+            start = file.tell()
+            continue
+        try:
+            value = loads(line, f"{path}, line {number}")
+        except BadSample as error:
+            value = error
+        yield start, len(line), value
+        start += len(line)
+
+
+class _Window:
+    """A stretch of the file as text, with the byte at which its rest stands."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.text, self.at, self.byte = file, "", 0, 0
+        self.decode = codecs.getincrementaldecoder("utf-8")()
+
+    def more(self) -> bool:
+        """Read on; False at the end. A rest that grows is read in ever larger pieces."""
+        rest = self.text[self.at :]
+        data = self.file.read(max(CHUNK, len(rest)))
+        self.text, self.at = rest + self.decode.decode(data, final=not data), 0
+        return bool(data)
+
+    def move(self, end: int) -> None:
+        self.byte += len(self.text[self.at : end].encode())
+        self.at = end
+
+    def skip_mark(self) -> None:
+        """Skip a byte order mark at the beginning of the file."""
+        self.more()
+        self.move(int(self.text.startswith("\ufeff")))
+
+    def peek(self) -> str:
+        """The next character that is no white space, not taken; empty at the end."""
+        while True:
+            match = _SPACE.match(self.text, self.at)
+            assert match is not None
+            self.move(match.end())
+            if self.at < len(self.text) or not self.more():
+                return self.text[self.at : self.at + 1]
+
+    def value(self, where: str) -> Any:
+        """The JSON value that begins here, a `BadSample` for one that is wrong but whose end is known.
+
+        Raises `BadSample` for one beyond the limits whose end isn't.
+        """
+        while True:
+            try:
+                value, end = _DECODER.raw_decode(self.text, self.at)
+            except json.JSONDecodeError as error:
+                rest = len(self.text) - self.at
+                text = self.text.startswith('"', self.at)  # which may end farther on
+                if error.pos == self.at and rest > len("-Infinity") and not text:  # nothing begins here
+                    raise
+                if rest > MAX_ROW:
+                    raise ValueError(f"{error.msg}, or a row of more than {MAX_ROW} bytes") from None
+                if not self.more():
+                    raise
+                if len(self.text) > CHUNK:  # parsing less can't take much
+                    check_limits(self.text, where)
+                continue
+            except (ValueError, RecursionError) as error:
+                if (end := self._end()) is None:
+                    if len(self.text) <= CHUNK and self.more():
+                        continue
+                    raise
+                value = BadSample("json", f"{where}: not valid JSON: {_text_of(error)}")
+            # "1." reads as 1: a value has ended only when something that ends one is in sight
+            if self.text[end : end + 1] in _ENDS or not self.more():
+                return self._taken(value, end, where)
+
+    def _end(self) -> int | None:
+        """Where a value ends that can't be parsed, if that is in sight and tells."""
+        bracketed = self.text[self.at : self.at + 1] in ("[", "{")
+        return extent(self.text, self.at, to_the_end=True).end if bracketed else None
+
+    def _taken(self, value: Any, end: int, where: str) -> Any:
+        """The value, if it keeps to the limits of a row."""
+        start = self.at
+        try:
+            check_limits(self.text, where, start, end)
+            check_surrogates(value, self.text, where, start, end)
+        except BadSample as error:
+            value = error
+        self.move(end)
+        return value
+
+
+def _seen(window: _Window, where: str) -> str:
+    """The value that is there instead of a list; for a mapping its first keys, as far as its values are small."""
+    if window.peek() != "{":
+        return f"{type(window.value(where)).__name__}"
+    keys: list[str] = []
+    mark = "{"
+    try:
+        while mark in ("{", ",") and len(keys) < 20:
+            window.move(window.at + 1)
+            if window.peek() == "}":
+                break
+            keys.append(printable(window.value(where), 60))
+            window.peek()
+            window.move(window.at + 1)
+            window.peek()
+            window.value(where)
+            mark = window.peek()
+    except json.JSONDecodeError:
+        if not keys:
+            raise
+    return f"dict: one mapping with the keys {', '.join(keys) or 'none'}; give the list of rows alone"
+
+
+def list_rows(file: BinaryIO, path: Path) -> Iterator[tuple[int, int, Any]]:
+    """(start, size, value) of each item of the list that the file holds; memory is that of a few rows.
+
+    Raises `UserError` if the file is no JSON list: where one item ends then can't be told from where the next begins.
+    """
+    window, count = _Window(file), 0
+    try:
+        window.skip_mark()
+        if window.peek() != "[":
+            raise UserError(f"{path}: expected a list of rows, got {_seen(window, str(path))}")
+        window.move(window.at + 1)
+        if ended := window.peek() == "]":
+            window.move(window.at + 1)
+        while not ended:
+            window.peek()
+            start = window.byte
+            value = window.value(f"{path}: row {count}")
+            yield start, window.byte - start, value
+            count += 1
+            if (mark := window.peek()) not in (",", "]"):
+                raise ValueError("expected , or ] after an item")
+            window.move(window.at + 1)
+            ended = mark == "]"
+        if window.peek():
+            raise ValueError("something follows the list")
+    except BadSample as error:
+        raise UserError(f"{error}; rows behind it can't be read") from None
+    except UserError:
+        raise
+    except (ValueError, RecursionError) as error:
+        where = f"row {count}, near byte {window.byte}"
+        raise UserError(f"{path}: not valid JSON: {_text_of(error)} ({where})") from None

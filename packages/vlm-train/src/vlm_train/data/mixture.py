@@ -1,0 +1,81 @@
+"""Several datasets as one sequence of rows."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from itertools import accumulate
+
+import numpy as np
+import torch
+
+from vlm_core.errors import BadSample
+from vlm_core.plugins.config import DatasetConfig
+from vlm_core.rows import Row, Rows, known_faults, text_length
+from vlm_train.config.train import Stage
+from vlm_train.data.shuffle import Order, shares
+
+CHARACTERS_A_TOKEN = 4
+
+
+def joined(data: Sequence[DatasetConfig]) -> Joined:
+    """The rows of all datasets, one after the other."""
+    return Joined([source.rows() for source in data])
+
+
+def sizes_of(rows: Sequence[Row]) -> np.ndarray:
+    """(rows, 2): characters and images of each row; rows without an index are read, bad ones count as empty."""
+    if isinstance(rows, Rows) and (known := rows.sizes()) is not None:
+        return known
+    found = np.zeros((len(rows), 2), dtype=np.int64)
+    for i in range(len(rows)):
+        with suppress(BadSample):
+            row = rows[i]
+            found[i] = text_length(row), len(row["image"])
+    return found
+
+
+def order_of(stage: Stage, rows: Joined, seed: int, image_tokens: int) -> Order:
+    """The order in which a stage reads its rows; `image_tokens` is what an image weighs in a row's length."""
+    sizes = [len(part) for part in rows.parts]
+    counts = stage.counts or (shares(stage.weights, len(rows)) if stage.weights else None)
+    blocks = [part.blocks() if isinstance(part, Rows) else None for part in rows.parts]
+    if not stage.group_by_length:
+        return Order(seed, sizes, counts, blocks=blocks)
+    measured = torch.from_numpy(sizes_of(rows).astype(np.int64))
+    lengths = measured[:, 0] // CHARACTERS_A_TOKEN + measured[:, 1] * image_tokens
+    kinds = (measured[:, 1] > 0).long()
+    return Order(
+        seed, sizes, counts, lengths=lengths, kinds=kinds, batch_size=stage.batch_size, blocks=blocks
+    )
+
+
+def stage_seed(seed: int, number: int) -> int:
+    """Each stage has an order of its own."""
+    return seed * 1000 + number
+
+
+class Joined(Rows):
+    """Sequences of rows, one after the other, none of them copied."""
+
+    def __init__(self, parts: Sequence[Sequence[Row]]) -> None:
+        self.parts = parts
+        self.starts = [0, *accumulate(len(part) for part in parts)]
+
+    def __len__(self) -> int:
+        return self.starts[-1]
+
+    def row(self, index: int) -> Row:
+        part = bisect_right(self.starts, index) - 1
+        return self.parts[part][index - self.starts[part]]
+
+    def sizes(self) -> np.ndarray:
+        return np.concatenate([sizes_of(part) for part in self.parts])
+
+    def faults(self) -> Mapping[int, BadSample]:
+        return {
+            start + row: error
+            for start, part in zip(self.starts, self.parts, strict=False)
+            for row, error in known_faults(part).items()
+        }

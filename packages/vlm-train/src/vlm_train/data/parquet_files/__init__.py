@@ -1,0 +1,1 @@
+"""Parquet files: footers, pages, cells and rows within limits."""

@@ -1,0 +1,168 @@
+"""SIGTERM, SIGUSR1 and Ctrl-C stop a run so that the same command resumes it; a second Ctrl-C ends it at once.
+
+While a stage trains, a signal is only remembered: the processes agree after each step whether any of them got one,
+save, and leave together. At any other time (imports, reading data, building, evaluating, writing the model) nothing can
+be lost: the process leaves at once, and what was under way is done anew. During imports it leaves without raising
+anything, which libraries would take for an error of theirs.
+
+Imported before all else, so it imports nothing that takes time.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
+
+from vlm_train.distributed import exit_message
+from vlm_train.distributed.exit_message import RESUMABLE
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+INTERRUPTED = 130
+"""Exit code after a second Ctrl-C."""
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+
+class Stopped(SystemExit):
+    """Ends the process with `RESUMABLE`; `text` is the message, with the step that was reached."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(RESUMABLE)
+        self.text = text
+
+
+def left(name: str) -> Stopped:
+    """The exception for a signal of this name while there is nothing to save."""
+    return Stopped(f"stopped by {name}; rerun the same command to resume")
+
+
+def _leave(name: str) -> NoReturn:
+    code = exit_message.say(left(name).text, RESUMABLE)
+    _kill_children()
+    os._exit(code)
+
+
+class _Ears:
+    """What this process has heard; signals belong to a process, so there is one."""
+
+    heard: str | None = None
+    holding = False
+    raised = False
+    presses = 0
+    counts_presses = True
+    meets: Callable[[str], BaseException] = _leave
+
+
+def _hear(number: int, frame: FrameType | None) -> None:
+    _Ears.heard = signal.Signals(number).name
+    if number == signal.SIGINT and _Ears.counts_presses:
+        _Ears.presses += 1
+        if _Ears.presses > 1:
+            exit_message.write("interrupted")
+            _kill_children()
+            os._exit(INTERRUPTED)
+        if _Ears.meets is not _leave:
+            exit_message.write(
+                "stopping; rerun the same command to resume. Ctrl-C again ends at once, without saving"
+            )
+    if not _Ears.holding:
+        _Ears.raised = True
+        raise _Ears.meets(_Ears.heard)
+
+
+def _kill_children() -> None:
+    """Kill all processes that this one has started."""
+    if psutil := sys.modules.get("psutil"):  # see `meeting`
+        with suppress(psutil.Error):
+            for child in psutil.Process().children(recursive=True):
+                with suppress(psutil.Error):
+                    child.kill()
+
+
+def listen() -> Callable[[], None]:
+    """Let `SIGNALS` stop this process from now on, called in the main thread; -> a function that ends that.
+
+    A process that a launcher started doesn't count Ctrl-C: it may get the first one twice, from the terminal and from
+    the launcher.
+    """
+    _Ears.heard, _Ears.raised, _Ears.presses = None, False, 0
+    _Ears.counts_presses = "LOCAL_RANK" not in os.environ
+    before = {number: signal.signal(number, _hear) for number in SIGNALS}
+
+    def end() -> None:
+        _Ears.heard = None
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    return end
+
+
+@contextmanager
+def meeting(made: Callable[[str], BaseException]) -> Iterator[None]:
+    """Inside, a signal raises what `made` gives for its name. What is inside may start processes."""
+    import_module("psutil")  # a signal handler must not
+    before, _Ears.meets = _Ears.meets, made
+    try:
+        yield
+    finally:
+        _Ears.meets = before
+
+
+@contextmanager
+def listening() -> Iterator[None]:
+    """Let `SIGNALS` stop what runs inside by raising `Stopped`; for the main thread."""
+    end = listen()
+    try:
+        with unwinding():
+            yield
+    finally:
+        end()
+
+
+@contextmanager
+def unwinding() -> Iterator[None]:
+    """Inside, a signal raises `Stopped`, and so do libraries that took it for an error of theirs."""
+    with meeting(left):
+        try:
+            yield
+        except BaseException as error:
+            if _Ears.heard and _Ears.raised and not isinstance(error, Stopped):
+                raise left(_Ears.heard) from error
+            raise
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Only remember signals in here; one that nobody asked for with `agreed` ends the process on the way out."""
+    _Ears.holding = True
+    try:
+        yield
+    finally:
+        _Ears.holding = False
+    if _Ears.heard:
+        raise left(_Ears.heard)
+
+
+def agreed(accelerator: Accelerator) -> bool:
+    """Whether any process has heard a signal: the same answer on all, which must all ask."""
+    heard = _Ears.heard is not None
+    if accelerator.num_processes == 1:
+        return heard
+    import torch
+
+    told = accelerator.reduce(torch.tensor(int(heard), device=accelerator.device), "sum")
+    return bool(int(told))  # pyright: ignore[reportArgumentType]
+
+
+def stopped(where: str) -> Stopped:
+    """What to raise when the processes have agreed and saved."""
+    return Stopped(
+        f"{_Ears.heard or 'another process'} stopped the run {where}; rerun the same command to resume"
+    )

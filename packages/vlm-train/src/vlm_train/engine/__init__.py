@@ -1,0 +1,1 @@
+"""The training loop of a stage: optimizer, schedule, LoRA, EMA, loss, bad samples."""

@@ -1,0 +1,40 @@
+"""Activation checkpointing: activations of layers are recomputed in the backward pass instead of being kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from vlm_core.numerics.frozen_modules import BufferCopies
+from vlm_core.numerics.layers import blocks
+
+
+def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Contexts for a block's forward pass and for its recomputation in the backward pass."""
+    return nullcontext(), BufferCopies(block)
+
+
+@contextmanager
+def recomputing(module: nn.Module) -> Iterator[None]:
+    """Blocks keep only their inputs and are recomputed in the backward pass, with the same random numbers.
+
+    The second pass starts from the buffers that the first one found, and what it writes is dropped.
+    """
+    changed = blocks(module)
+    for block in changed:
+        block.forward = partial(
+            checkpoint,
+            block.forward,
+            use_reentrant=False,
+            preserve_rng_state=True,
+            context_fn=partial(_contexts, block),
+        )
+    try:
+        yield
+    finally:
+        for block in changed:
+            del block.forward

@@ -1,0 +1,89 @@
+"""Rows that training leaves out: which are allowed to be, how many, and the list of them in the run folder."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from vlm_core.errors import BadSample, UserError
+from vlm_core.rows import Row, known_faults
+from vlm_train.checkpoint.run_dir import LEFT_OUT, RunDir
+from vlm_train.config.train import TrainConfig
+from vlm_train.data.dataset import FATAL, TOO_LONG, LeftOut
+
+_CHECK = "vlm-train check lists all of them"
+
+
+def allowance(train: TrainConfig, rows: int) -> int:
+    """How many of a stage's rows may be bad."""
+    if train.on_bad_sample == "error":
+        return 0
+    budget = train.bad_sample_budget
+    return budget if isinstance(budget, int) else int(budget * rows)
+
+
+def _over(bad: int, allowed: int, rows: int) -> str:
+    return f"{bad} of {rows} rows are bad, and train.bad_sample_budget allows {allowed}: mend the data, or raise it"
+
+
+def screen(rows: Sequence[Row], train: TrainConfig, where: str) -> None:
+    """Refuse data of which so many rows are known to be bad that training could not end; costs no reading."""
+    faults = known_faults(rows)
+    if len(faults) <= allowance(train, len(rows)):
+        return
+    if train.on_bad_sample == "error":
+        refuse(faults, len(rows), where, "mend them, or leave them out with train.on_bad_sample: skip")
+    raise UserError(f"{where}: {_over(len(faults), allowance(train, len(rows)), len(rows))}; {_CHECK}")
+
+
+def refuse(faults: Mapping[int, BadSample], rows: int, where: str, advice: str) -> None:
+    """Raise what is wrong with the first bad row, if there is one, and how many there are."""
+    for error in faults.values():
+        more = [f"{len(faults)} of {rows} rows are bad; {_CHECK}; {advice}"] * (len(faults) > 1)
+        raise UserError(f"{where}: {error}", *more)
+
+
+class Ledger:
+    """The rows that one stage has left out so far, each counted once however often its turn comes.
+
+    Every process holds the same one: `settle` must be given what all of them found.
+    """
+
+    def __init__(self, train: TrainConfig, number: int, rows: int, run: RunDir, step: int) -> None:
+        self.train, self.number, self.rows, self.run = train, number, rows, run
+        self.name = train.stages[number].name
+        earlier = [m for m in run.records(LEFT_OUT) if m["stage"] == number and m["step"] <= step]
+        self.seen = {m["row"]: m["reason"] for m in earlier}
+
+    def settle(self, step: int, found: Sequence[LeftOut], write: bool = True) -> None:
+        """Note what step `step` (from 1) left out; raises `UserError` for what the spec doesn't allow."""
+        fresh = {item.row: item for item in found if item.row not in self.seen}
+        self.seen |= {row: item.reason for row, item in fresh.items()}
+        if write and fresh:
+            records = [{**self._place(step), **asdict(item)} for item in fresh.values()]
+            self.run.log(*records, name=LEFT_OUT)
+        for item in found:
+            self._judge(item)
+        bad, allowed = len(self.seen) - self.count()[TOO_LONG], allowance(self.train, self.rows)
+        if bad > allowed:
+            raise UserError(
+                f"stage {self.name}, step {step}: {_over(bad, allowed, self.rows)}; see {self.run.path / LEFT_OUT}"
+            )
+
+    def _place(self, step: int) -> dict[str, Any]:
+        return {"stage": self.number, "stage_name": self.name, "step": step}
+
+    def _judge(self, item: LeftOut) -> None:
+        where = f"stage {self.name}: {item.message}"
+        if item.reason == FATAL:
+            raise UserError(where)
+        if item.reason == TOO_LONG and self.train.on_too_long == "error":
+            raise UserError(f"{where}; raise train.max_length or set on_too_long: drop")
+        if item.reason != TOO_LONG and self.train.on_bad_sample == "error":
+            raise UserError(f"{where}; leave such rows out with train.on_bad_sample: skip")
+
+    def count(self) -> Counter[str]:
+        """Rows left out so far by reason."""
+        return Counter(self.seen.values())

@@ -1,0 +1,61 @@
+"""An exponential moving average of the trained weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from vlm_train.checkpoint.dtensor import local, own_rows, sharded_like
+from vlm_train.checkpoint.sharded_safetensors import Pieces
+
+
+class Average:
+    """avg ← d·avg + (1−d)·weights after each step, in fp32, with d = min(decay, (1+n)/(10+n)) at update n.
+
+    The smaller d at the start lets the average forget the untrained weights. Of sharded weights each process averages
+    its own shard.
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
+        self.parameters, self.decay, self.updates = dict(parameters), decay, 0
+        self.held = {name: local(p.detach()).float().clone() for name, p in self.parameters.items()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the weights as they are now."""
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        for name, parameter in self.parameters.items():
+            self.held[name].lerp_(local(parameter.detach()).float(), 1 - decay)
+        self.updates += 1
+
+    def state(self) -> dict[str, Tensor]:
+        """For a checkpoint: the average by parameter name, sharded as the weights are, and its number of updates."""
+        held = {name: sharded_like(self.parameters[name], t) for name, t in self.held.items()}
+        return {**held, "updates": torch.tensor(self.updates)}
+
+    def recall(self, saved: Pieces) -> None:
+        """Go on exactly from what a checkpoint holds."""
+        self.updates = int(saved.tensor("ema|updates"))
+        for name, held in self.held.items():
+            held.copy_(saved.tensor(f"ema|{name}", own_rows(self.parameters[name])))
+
+    @torch.no_grad()
+    def become(self) -> None:
+        """Put the average in the place of the weights."""
+        for name, parameter in self.parameters.items():
+            local(parameter.detach()).copy_(self.held[name])
+
+    @contextmanager
+    def standing_in(self) -> Iterator[None]:
+        """The average in the place of the weights, for a while."""
+        own = {name: local(p.detach()).clone() for name, p in self.parameters.items()}
+        self.become()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, parameter in self.parameters.items():
+                    local(parameter.detach()).copy_(own[name])

@@ -1,0 +1,127 @@
+"""Low-rank adapters on the language model: put in, proved to learn, merged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import nn
+
+from vlm_core.errors import UserError, choices
+from vlm_core.model import VLM
+from vlm_core.numerics.frozen_modules import BufferCopies, mark_added
+from vlm_core.runtime.verbosity import without_hub_kernels
+from vlm_train.config.recipe import Lora
+
+
+def inject(model: VLM, settings: Lora, stage: str, seed: int) -> dict[str, nn.Parameter]:
+    """Put adapters on the targets, which then compute W x + (alpha / rank) B A x; -> their parameters by name.
+
+    B starts at zero, so that nothing changes yet. Raises `UserError` for a target that doesn't exist or isn't a
+    linear layer, and if peft isn't installed.
+    """
+    try:
+        with without_hub_kernels():
+            import peft
+    except ImportError:
+        raise UserError(f"stage {stage}: lora needs peft: pip install 'vlm-train[peft]'") from None
+    names = _targets(model, settings, stage)
+    config = peft.LoraConfig(
+        r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout,  # pyright: ignore[reportArgumentType]
+        target_modules=[name.removeprefix("llm.") for name in names],
+    )  # fmt: skip
+    before = {id(p) for p in model.parameters()}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        peft.inject_adapter_in_model(config, model.llm)
+    for layer in layers(model).values():
+        for added in (layer.lora_A, layer.lora_B, layer.lora_dropout):
+            mark_added(added)
+    return {name: p for name, p in model.named_parameters() if id(p) not in before}
+
+
+def _targets(model: VLM, settings: Lora, stage: str) -> list[str]:
+    """Module names that the patterns fit; each pattern must fit something, and only linear layers."""
+    modules = {f"llm.{name}": module for name, module in model.llm.named_modules() if name}
+    linear = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
+    found: dict[str, None] = {}
+    for pattern in settings.targets:
+        fits = [name for name in modules if fnmatchcase(name, pattern)]
+        if not fits:
+            kinds = {f"*.{name.rpartition('.')[2]}" for name in linear}
+            raise UserError(
+                f"stage {stage}: lora.targets: {pattern!r} fits no module{choices(pattern, kinds)}"
+            )
+        if odd := [name for name in fits if name not in linear]:
+            kind = type(modules[odd[0]]).__name__
+            raise UserError(
+                f"stage {stage}: lora.targets: {pattern!r} fits {odd[0]}, a {kind}: an adapter stands beside a "
+                "linear layer only (a convolution's weights go straight into a kernel)"
+            )
+        found.update(dict.fromkeys(fits))
+    return list(found)
+
+
+def layers(model: VLM) -> dict[str, Any]:
+    """The adapted layers of the language model by name."""
+    from peft.tuners.lora import LoraLayer
+
+    return {f"llm.{n}": m for n, m in model.llm.named_modules() if isinstance(m, LoraLayer)}
+
+
+@contextmanager
+def proving(model: VLM, stage: str) -> Iterator[None]:
+    """One backward pass in here must reach every adapter; no gradient and no written buffer is left behind.
+
+    Raises `UserError` naming the targets that the model computes without calling them, as kernels do that are
+    handed a weight: an adapter there would never learn, nor say so.
+    """
+    adapted = layers(model)
+    called: set[str] = set()
+    hooks = [m.register_forward_hook(lambda *_, name=n: called.add(name)) for n, m in adapted.items()]
+    try:
+        with BufferCopies(model):
+            yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+    silent = [name for name, layer in adapted.items() if not _learns(layer)]
+    model.zero_grad(set_to_none=True)
+    if not silent:
+        return
+    kinds = sorted({name.rpartition(".")[2] for name in silent})
+    why = (
+        "the first batch gives them no gradient"
+        if called.issuperset(silent)
+        else "the model hands their weights straight to a kernel, without calling the layer"
+    )
+    raise UserError(
+        f"stage {stage}: adapters on {len(silent)} of {len(adapted)} targets would learn nothing, such as "
+        f"{silent[0]}: {why}; take {', '.join(kinds)} out of lora.targets"
+    )
+
+
+def _learns(layer: Any) -> bool:
+    """B gets a gradient; A does once B is no longer zero."""
+    grads = [b.weight.grad for b in layer.lora_B.values()]
+    return all(g is not None and math.isfinite(n := float(g.norm())) and n > 0 for g in grads)
+
+
+@torch.no_grad()
+def merge(model: VLM) -> None:
+    """Add every adapter to its layer's weight and take it out: the model is again what its spec says."""
+    for layer in layers(model).values():
+        layer.merge(safe_merge=True)
+    take_out(model)
+
+
+def take_out(model: VLM) -> None:
+    """Put the plain layers back in the place of the adapted ones."""
+    for name, layer in layers(model).items():
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, layer.get_base_layer())
+    del model.llm.peft_config

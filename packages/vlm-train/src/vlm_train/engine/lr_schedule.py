@@ -1,0 +1,43 @@
+"""The learning rate over the steps of a stage, as a share of its peak."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from vlm_train.config.train import Stage
+
+
+def scale(
+    step: int, steps: int, warmup: float, schedule: str = "cosine", falling: float = 0.2, floor: float = 0.0
+) -> float:
+    """Share of the peak rate at `step` (from 0).
+
+    Linear warmup over `warmup`·steps; then `cosine` or `linear` down to `floor`, `constant`, or `wsd`: constant and
+    in the last `falling`·steps linearly down to `floor`.
+    """
+    rising = math.ceil(warmup * steps)
+    if step < rising:
+        return (step + 1) / rising
+    if schedule == "constant":
+        return 1.0
+    if schedule == "wsd":
+        last = math.ceil(falling * steps)
+        left = min(1.0, (steps - step) / last)
+    else:
+        left = 1 - (step - rising) / max(1, steps - rising)
+    if schedule == "cosine":
+        left = 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+    return floor + (1 - floor) * left
+
+
+def share(stage: Stage, step: int, steps: int) -> float:
+    """`scale` as a stage asks for it."""
+    return scale(step, steps, stage.warmup, stage.schedule, stage.falling, stage.lr_floor)
+
+
+def set_rates(optimizer: torch.optim.Optimizer, share: float) -> None:
+    """Set every group to this share of its peak."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * share

@@ -1,0 +1,45 @@
+"""Running statistics of the norms that a stage trains, over the micro-batches and processes of one step.
+
+Those of an encoder are never trained; these are a connector's or a language model's.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from vlm_core.numerics import frozen_modules
+
+_COUNT = "num_batches_tracked"
+
+
+class NormStatistics:
+    """The statistics that forward passes of a step change, as they were before it."""
+
+    def __init__(self, module: nn.Module) -> None:
+        norms = [m for m in module.modules() if m.training and frozen_modules.statistics(m)]
+        self._means = [tensor for norm in norms for tensor in frozen_modules.statistics(norm).values()]
+        self._counts = [count for norm in norms if (count := norm._buffers.get(_COUNT)) is not None]
+        self._before = [tensor.clone() for tensor in self._all]
+
+    @property
+    def _all(self) -> list[Tensor]:
+        return [*self._means, *self._counts]
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """Restore the statistics after a skipped step."""
+        for tensor, before in zip(self._all, self._before, strict=True):
+            tensor.copy_(before)
+
+    @torch.no_grad()
+    def average(self, processes: int) -> None:
+        """Average the statistics over all processes, which saw different images."""
+        if processes == 1 or not self._means:
+            return
+        for tensor in self._means:
+            tensor /= processes
+            dist.all_reduce(tensor)
+        for tensor in self._counts:
+            dist.all_reduce(tensor, dist.ReduceOp.MAX)

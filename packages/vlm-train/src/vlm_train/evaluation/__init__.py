@@ -1,0 +1,1 @@
+"""Evaluation during and after training: validation loss, held-out questions, benchmarks, controls."""

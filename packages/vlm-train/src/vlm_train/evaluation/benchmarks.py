@@ -1,0 +1,162 @@
+"""Samples of benchmarks, asked while a stage trains; any installed benchmark, none known by name."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from vlm_core.benchmark import Benchmark, Question
+from vlm_core.errors import BadSample, UserError
+from vlm_core.evaluation.inference import Asker
+from vlm_core.evaluation.questions import by_image, check_images, sample
+from vlm_core.io import digests
+from vlm_core.model import VLM
+from vlm_core.text.template import AnyTemplate
+from vlm_train.checkpoint.run_dir import EVALS
+from vlm_train.checkpoint.run_inputs import Source
+from vlm_train.config.train import Evals
+from vlm_train.distributed import watchdog
+from vlm_train.engine.evaluator import Gauge, resting
+from vlm_train.engine.stage_state import Learner
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Exam:
+    """A benchmark and those of its questions that are asked."""
+
+    name: str
+    benchmark: Benchmark
+    asked: list[Question]
+
+
+def exams(settings: Evals | None) -> list[Exam]:
+    """Every benchmark, read and found fit to be asked; raises one `UserError` with the faults of all."""
+    found, faults = [], []
+    for config in settings.benchmarks if settings else []:
+        assert settings
+        try:
+            benchmark = config.build()
+            limit = None if settings.samples == "all" else settings.samples
+            asked = sample(list(benchmark.questions.values()), limit)
+            _refuse(benchmark, asked)
+        except UserError as error:
+            first, *rest = error.lines
+            faults += [f"train.evals, {config.type_name()}: {first}", *rest]
+            continue
+        found.append(Exam(config.type_name(), benchmark, asked))
+    if faults:
+        raise UserError(*faults)
+    return found
+
+
+def _refuse(benchmark: Benchmark, asked: Sequence[Question]) -> None:
+    """What could not be asked or scored is told before anything is trained."""
+    if not asked:
+        raise UserError("has no questions")
+    if benchmark.scored_by != "here" or benchmark.graded:
+        who = "on a server" if benchmark.scored_by == "server" else "by a judge"
+        raise UserError(
+            f"its answers are scored {who}, not here: leave it out, or choose a split with labels"
+        )
+    check_images(asked)
+    benchmark.score({question.id: "" for question in asked})
+
+
+class Examiner(Gauge):
+    """Asks a stage's model as `vlm-bench run` asks a finished one: greedily, with the spec's own template.
+
+    A stage whose result will be its averaged weights is asked with these. Every process asks its share of the images.
+    """
+
+    file = EVALS
+
+    def __init__(
+        self,
+        settings: Evals,
+        exams: Sequence[Exam],
+        model: VLM,
+        template: AnyTemplate,
+        accelerator: Accelerator,
+    ) -> None:
+        self.every, self.exams, self.accelerator = settings.every, exams, accelerator
+        lengths = [settings.max_new_tokens or exam.benchmark.max_new_tokens for exam in exams]
+        self.askers = [
+            Asker(model, template, batch_size=settings.batch_size, max_new_tokens=length)
+            for length in lengths
+        ]
+
+    def measure(self, learner: Learner) -> dict[str, Any]:
+        strategy, ema = learner.strategy, learner.stage.ema
+        averaged = ema is not None and ema.use == "result"
+        module = strategy.unwrapped(learner.module)
+        weights = learner.averaged() if averaged else nullcontext()
+        with weights, strategy.whole(module), self.accelerator.autocast(), resting(learner.model):
+            own = [self._said(*pair) for pair in zip(self.exams, self.askers, strict=True)]
+            watchdog.beat("waiting for the others' answers", patient=True)
+            shares = gather_object([own])
+        if not self.accelerator.is_main_process:
+            return {}
+        found = {
+            exam.name: _scored(exam, {key: text for share in shares for key, text in share[place].items()})
+            for place, exam in enumerate(self.exams)
+        }
+        return {"weights": "average" if averaged else "own", "benchmarks": found}
+
+    def _said(self, exam: Exam, asker: Asker) -> dict[str, str]:
+        """This process's share of the answers, whole images; an image that can't be read leaves its questions out."""
+
+        def skip(group: list[Question], error: BadSample) -> None:
+            log.warning("%s: %d questions are not asked: %s", exam.name, len(group), error)
+
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        said: dict[str, str] = {}
+        own = [question for group in by_image(exam.asked)[rank::world] for question in group]
+        for question, text in asker.ask(own, skip):
+            said[question.id] = text
+            watchdog.beat(f"asking {exam.name}: {len(said)} of {len(own)}", patient=True)
+        return said
+
+
+def _scored(exam: Exam, answers: dict[str, str]) -> dict[str, Any]:
+    """The figure of these answers, and of how many of the benchmark's it is."""
+    score, expected = exam.benchmark.score(answers), exam.benchmark.expected
+    scored = len(answers) - score.unscored
+    return {
+        "protocol": exam.benchmark.protocol,
+        "metric": score.headline.name,
+        "score": score.headline.value,
+        "unit": "points" if score.headline.points else "fraction",
+        "partial": scored < expected,
+        "scored": scored,
+        "asked": len(exam.asked),
+        "expected": expected,
+        "parse": dict(score.parse),
+        "rows": {name: dict(row) for name, row in score.rows.items()},
+    }
+
+
+def inputs_of(exams: Sequence[Exam]) -> dict[str, Source]:
+    """The benchmarks that are asked: their files, questions and images."""
+    return {exam.name: Source(exam.name, _exam(exam), len(exam.asked)) for exam in exams}
+
+
+def _exam(exam: Exam) -> str:
+    files = [[name, digests.of_files(path)] for name, path in sorted(exam.benchmark.files.items())]
+    asked = [[q.id, q.prompt, q.choices, _text(q)] for q in exam.asked]
+    return digests.of(
+        files, asked, digests.of_images([q.image for q in exam.asked if isinstance(q.image, Path)])
+    )
+
+
+def _text(question: Question) -> str | None:
+    """An image that stands in a data file."""
+    return None if isinstance(question.image, Path | None) else question.image.text

@@ -1,0 +1,115 @@
+"""Controls of an evaluation: accuracy with shuffled images, and of the most frequent answer to the question alone.
+
+A control depends on the content of the rows, not on their order.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from vlm_core.errors import BadSample
+from vlm_core.io.images import ImageContent, ImageSource, image_name
+from vlm_train.distributed import watchdog
+from vlm_train.evaluation.answers import Answer, normal, pairs
+
+Row = Mapping[str, Any]
+ImageKey = tuple[ImageContent, ...]
+"""The contents of a row's images, in their order."""
+SHUFFLED, QUESTION_ALONE = "images shuffled", "question alone"
+NO_IMAGE, NO_OTHER = "no image", "no other image"
+
+
+class Shuffled(NamedTuple):
+    """Rows with other rows' images, and how many rows are left out for which reason."""
+
+    rows: list[dict[str, Any]]
+    left_out: dict[str, int]
+
+
+def image_key(row: Row, contents: Mapping[str, ImageContent]) -> ImageKey:
+    """The content of a row's images; `contents` has it by the image's name."""
+    return tuple(contents[image_name(image)] for image in row["image"])
+
+
+def with_other_images(rows: Sequence[Row], contents: Mapping[str, ImageContent]) -> Shuffled:
+    """The same questions about other images: what the model answers correctly without seeing.
+
+    The images of a row are replaced by as many of another row, none of which is its own. The distinct images, in the
+    order of their digests, are moved half way round: each stands in for one other. Rows without an image are left
+    out, and rows for whose images there are no others.
+    """
+    images: dict[ImageKey, Sequence[ImageSource]] = {}
+    for row in rows:
+        images.setdefault(image_key(row, contents), row["image"])
+    others = _others(images)
+    shuffled, left_out = [], Counter[str]()
+    for row in rows:
+        other = others.get(image_key(row, contents))
+        if other is None:
+            left_out[NO_OTHER if row["image"] else NO_IMAGE] += 1
+        else:
+            shuffled.append({**row, "image": list(images[other])})
+    return Shuffled(shuffled, dict(left_out))
+
+
+def _others(keys: Iterable[ImageKey]) -> dict[ImageKey, ImageKey]:
+    """For each key one of the same length that has no image in common with it, where there is one."""
+    by_count: dict[int, list[ImageKey]] = defaultdict(list)
+    for key in sorted(keys):
+        by_count[len(key)].append(key)
+    others = {}
+    for count, group in by_count.items():
+        half = len(group) // 2
+        for i, key in enumerate(group if count else ()):
+            rotated = (group[(i + half + k) % len(group)] for k in range(len(group)))
+            other = next((o for o in rotated if set(key).isdisjoint(o)), None)
+            if other is not None:
+                others[key] = other
+    return others
+
+
+class QuestionAlone(NamedTuple):
+    """The answers, and how many training rows were `counted` for them, and how many were `unreadable`."""
+
+    answers: list[Answer]
+    training_rows: dict[str, Any]
+
+
+def question_only(train: Sequence[Row], rows: Sequence[Row]) -> QuestionAlone:
+    """The most frequent training answer to the same question.
+
+    Questions and answers are counted by the equality that scores them, `normal`; of equally frequent answers the
+    first in alphabetical order is taken. A question that training never asked gets the answer most frequent overall.
+    """
+    by_question, overall, counted = _counts(train)
+    likely = {asked: _most_frequent(counts) for asked, counts in by_question.items()}
+    otherwise = _most_frequent(overall)
+    answers = []
+    for row in rows:
+        asked, truth = pairs(row)[-1]
+        answers.append(Answer(row, likely.get(normal(asked), otherwise), truth))
+    return QuestionAlone(answers, {"counted": counted, "unreadable": len(train) - counted})
+
+
+def _counts(train: Sequence[Row]) -> tuple[dict[str, Counter[str]], Counter[str], int]:
+    """Answers by question, answers to any question, and of how many rows they are."""
+    by_question: dict[str, Counter[str]] = defaultdict(Counter)
+    overall: Counter[str] = Counter()
+    counted = 0
+    for i in range(len(train)):
+        watchdog.beat(f"counting answers of row {i}")
+        try:
+            row = train[i]
+        except BadSample:
+            continue
+        counted += 1
+        for asked, truth in pairs(row):
+            by_question[normal(asked)][normal(truth)] += 1
+            overall[normal(truth)] += 1
+    return by_question, overall, counted
+
+
+def _most_frequent(counts: Counter[str]) -> str:
+    return min(counts, key=lambda answer: (-counts[answer], answer), default="")

@@ -1,0 +1,1 @@
+"""Throughput, progress, trackers and the environment of a run."""

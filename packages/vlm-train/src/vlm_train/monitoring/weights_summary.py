@@ -1,0 +1,39 @@
+"""Lines that a run prints before it starts: the source of each part's weights, and the encoder's preprocessing."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+
+from vlm_core.model import VLM
+from vlm_core.model_folder.initial_weights import never_trained, weight_rows
+from vlm_core.preprocessing import preprocessing_rows
+from vlm_core.spec.spec import Spec
+from vlm_train.config.train import TrainConfig
+
+
+def facts(spec: Spec, model: VLM) -> list[str]:
+    """A line for each part's weights and for each value of the encoder's preprocessing."""
+    lines = [f"weights of {part}, {label}: {source}" for part, label, source in weight_rows(spec)]
+    rows = preprocessing_rows(model.encoder)
+    lines += [f"{tower or 'encoder'}: {key} {value} (from {source})" for tower, key, value, source in rows]
+    return lines if rows else [*lines, f"image preprocessing: not reported by {spec.encoder.type_name()}"]
+
+
+def frozen_random(spec: Spec, train: TrainConfig, model: VLM) -> list[str]:
+    """A line for each randomly initialised part whose parameters `frozen` freezes all, though a stage `trains` it."""
+    parts = sorted({part for part, _ in never_trained(spec, _learning(train, model))})
+    return [
+        f"{part}: its values are random, and `frozen` names all of its parameters: no stage trains it"
+        for part in parts
+    ]
+
+
+def _learning(train: TrainConfig, model: VLM) -> set[str]:
+    """Parts of which a stage trains a parameter of their own; adapters are none."""
+    return {
+        part
+        for stage in train.stages
+        for part in stage.trained_parts()
+        for name, _ in getattr(model, part).named_parameters()
+        if not any(fnmatchcase(f"{part}.{name}", pattern) for pattern in stage.frozen)
+    }

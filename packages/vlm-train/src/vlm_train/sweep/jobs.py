@@ -1,0 +1,158 @@
+"""Many runs from one file: each row with each seed, every run a process and a folder of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vlm_core.cli.common import duration
+from vlm_core.errors import UserError
+from vlm_core.io.files import open_regular
+from vlm_core.markup.printable import printable
+from vlm_core.plugins.local_code import OPTION
+from vlm_core.runtime.system_faults import killed
+from vlm_core.spec.validate import validate
+from vlm_train.checkpoint.prepare_run_dir import refuse_another
+from vlm_train.checkpoint.resume import resolved
+from vlm_train.checkpoint.run_dir import SPEC, RunDir
+from vlm_train.checkpoint.run_inputs import Inputs, Source, of_data, of_files
+from vlm_train.config.train import TrainConfig
+from vlm_train.evaluation.stage_evaluations import asked, last_name
+from vlm_train.sweep.grid import Grid, Row
+from vlm_train.sweep.process_pool import Pool
+
+_LAST_BYTES = 100_000
+"""How much of a log's end is looked at."""
+_LESS = "use fewer --jobs, or fewer train.workers"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row with one seed: `arguments` is what `vlm-train` is started with."""
+
+    row: Row
+    seed: int
+    folder: RunDir
+    arguments: tuple[str, ...]
+    log: Path
+    last_stage: str
+    asked: Mapping[str, Any] | None = None
+    """What the last evaluation of a run that is there must have been about; None for a new run or one without."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.row.name}, seed {self.seed}"
+
+    @property
+    def done(self) -> bool:
+        """Whether the run has come to its end, with an evaluation of the questions that the spec names now."""
+        if not self.folder.finished():
+            return False
+        final = self.folder.evaluation(f"after {self.last_stage}")
+        return self.asked is None or (final is not None and final.get("of") == self.asked)
+
+    @property
+    def state(self) -> str:
+        """`finished`, `begun` or `new`."""
+        return "finished" if self.done else "begun" if self.folder.path.exists() else "new"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that didn't come to its end: its exit code (negative: the signal) and the last words of its log."""
+
+    job: Job
+    code: int
+
+    def __str__(self) -> str:
+        how = f"exit code {self.code}" if self.code >= 0 else str(killed("the run", -self.code, _LESS))
+        return f"{self.job.name}: {how}; {self.job.log}: {self.last_words()}"
+
+    def last_words(self) -> str:
+        try:
+            with open_regular(self.job.log) as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - _LAST_BYTES))
+                lines = file.read().decode("utf-8", "replace").split("\n")
+        except UserError as error:
+            return f"({error})"
+        return next((printable(line.strip()) for line in reversed(lines) if line.strip()), "(empty)")
+
+
+def jobs(grid: Grid) -> list[Job]:
+    """Every run of the grid, all rows with the first seed before any with the second.
+
+    Raises `UserError` if a folder holds a run that its row no longer describes, or if nothing is measured.
+    """
+    found, faults, known = [], [], Known({}, {})
+    for seed in grid.seeds:
+        for row in grid.rows:
+            try:
+                found.append(_job(grid, row, seed, known))
+            except UserError as error:
+                faults += error.lines
+    if faults:
+        raise UserError(*dict.fromkeys(faults))
+    return found
+
+
+class Known(NamedTuple):
+    """Digests of what several runs have in common: datasets by config, files by path."""
+
+    data: dict[str, Source]
+    files: dict[Path, str]
+
+
+def _job(grid: Grid, row: Row, seed: int, known: Known) -> Job:
+    spec, document = grid.spec(row, seed)
+    if spec.train is None:
+        raise UserError(f"{grid.base}: has no train section; a sweep trains")
+    train = validate(TrainConfig, document, ("train",))
+    if train.evaluation is None and train.evals is None:
+        raise UserError(
+            f"{grid.base}: has no train.evals and no train.evaluation; a sweep compares benchmarks or accuracies"
+        )
+    folder = RunDir(grid.folder(row, seed))
+    given = (*grid.common, *map(str, grid.settings(row, seed)))
+    trust = (OPTION,) if grid.trust_remote_code else ()
+    arguments = ("run", str(grid.base), *(part for text in given for part in ("--set", text)), *trust)
+    log = folder.path.with_suffix(".log")
+    job = Job(row, seed, folder, arguments, log, train.stages[-1].name)
+    if not (folder.path / SPEC).exists():
+        return job
+    now = Inputs(of_data(train, {}, known.data), {}, of_files(spec, known.files))
+    refuse_another(folder, resolved(spec, train), now)
+    if train.evaluation is None:
+        return job
+    return replace(job, asked=asked(train, now, last_name(train), now.count("train.evaluation.")))
+
+
+def run(todo: Sequence[Job], pool: Pool, say: Callable[[str], None]) -> list[Failure]:
+    """Run all jobs, as many at a time as the pool has room for; returns those that failed."""
+    failed = []
+    by_log = {job.log: job for job in todo}
+    started = [(job.arguments, job.log) for job in todo]
+    with closing(pool.run(started)) as results:
+        for ended, (log, code, seconds) in enumerate(results, 1):
+            failure = Failure(by_log[log], code)
+            told = f"failed: {failure}" if code else by_log[log].name
+            say(f"[{ended}/{len(todo)}] {told}  ({duration(seconds)})")
+            failed += [failure] if code else []
+    return failed
+
+
+def sizes(grid: Grid) -> dict[str, dict[str, int]]:
+    """Parameters of each part, by the row's name; raises `UserError` if the parts of a row don't fit."""
+    from vlm_core.diagnose.check import check
+
+    found = {}
+    for row in grid.rows:
+        try:
+            sums = check(grid.spec(row, grid.seeds[0])[0])
+        except UserError as error:
+            raise UserError(f"{grid.file}: {row.name}: {error.lines[0]}", *error.lines[1:]) from None
+        found[row.name] = {part.part: part.parameters for part in sums.rows}
+    return found
