@@ -175,6 +175,7 @@ def test_plugins_that_fail_or_clash(tmp_path):
 
 def test_cuda_devices_by_name(monkeypatch):
     """A numba that is forced there, too, is a problem: it has no kernels for CUDA."""
+    importlib.import_module("vlm_ssm.backends")  # which looks for devices when it is imported
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda index: f"GPU {index}")
