@@ -20,6 +20,12 @@ from vlm_llms.tokenizer_trial import try_patterns
 MAX_VALUES = 3_000_000
 MAX_IDS = 1 << 22
 MAX_ADDED = 1 << 15
+MAX_VOCABULARY = 1 << 19
+"""Tokens; the largest known vocabularies have half as many."""
+MAX_UNIGRAM_TEXT = 1 << 22
+"""Bytes of all tokens of a Unigram vocabulary: the library keeps a tree of them, with some 250 bytes for each."""
+MAX_ADDED_TEXT = 1 << 20
+"""Characters of all added tokens: the library's search takes some 60 bytes for each."""
 MAX_TOKEN = 4096
 """Characters of a token, and of any other text in the file."""
 MAX_AFFIX = 64
@@ -66,6 +72,8 @@ def _check_added(tokens: Any) -> None:
         if not isinstance(content, str):
             raise UserError(f"an added token has no content: {token!r:.80}")
         _check_token(content, token.get("id"))
+    if (size := sum(len(token["content"]) for token in tokens)) > MAX_ADDED_TEXT:
+        raise UserError(f"added tokens of {size} characters; at most {MAX_ADDED_TEXT} are possible")
 
 
 def _check_token(content: str, id_: Any) -> None:
@@ -81,12 +89,16 @@ def _check_model(model: Any) -> None:
     if not isinstance(model, dict):
         raise UserError("no tokenizer model in it; expected the tokenizer.json of `tokenizers`")
     vocab = model.get("vocab")
+    if isinstance(vocab, dict | list) and len(vocab) > MAX_VOCABULARY:
+        raise UserError(f"a vocabulary of {len(vocab)} tokens; at most {MAX_VOCABULARY} are possible")
     if isinstance(vocab, dict):
         for content, id_ in vocab.items():
             _check_token(content, id_)
     elif isinstance(vocab, list):
         for id_, piece in enumerate(vocab):
             _check_piece(piece, id_)
+        if (size := sum(len(piece[0].encode("utf-8", "replace")) for piece in vocab)) > MAX_UNIGRAM_TEXT:
+            raise UserError(f"a vocabulary of {size} bytes; at most {MAX_UNIGRAM_TEXT} are possible")
     else:
         raise UserError("its model has no vocab")
     for key in ("continuing_subword_prefix", "end_of_word_suffix"):
