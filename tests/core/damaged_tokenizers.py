@@ -199,7 +199,7 @@ CASES: dict[str, Callable[[Path], None]] = {
     "tokenizer Unigram of infinity": unigram([["<|endoftext|>", 0.0], ["a", 1e400]]),
     "tokenizer Unigram of 1e308": unigram([["<|endoftext|>", 0.0], *[[c, -1.7e308] for c in "abcdehlo? "]]),
     "tokenizer Unigram of 5 MB": unigram(
-        [["<|endoftext|>", 0.0], *[[f"{i} " * 600, -1.0] for i in range(2000)]]
+        [["<|endoftext|>", 0.0], *[[f"{i:x} " * 600, -1.0] for i in range(2000)]]
     ),
     "tokenizer Unigram empty": unigram([]),
     "tokenizer Unigram without unknown": unigram([["<|endoftext|>", 0.0], ["zz", -1.0]], unk_id=None),

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 from vlm_core.errors import UserError
@@ -22,8 +23,9 @@ MAX_IDS = 1 << 22
 MAX_ADDED = 1 << 15
 MAX_VOCABULARY = 1 << 19
 """Tokens; the largest known vocabularies have half as many."""
-MAX_UNIGRAM_TEXT = 1 << 22
-"""Bytes of all tokens of a Unigram vocabulary: the library keeps a tree of them, with some 250 bytes for each."""
+MAX_UNIGRAM_TEXT, MAX_UNIGRAM_NODES = 1 << 23, 1 << 21
+"""Bytes of all tokens of a Unigram vocabulary, and of these what is no beginning of another token, too: the library
+keeps a tree of them, with some 350 bytes for each node."""
 MAX_ADDED_TEXT = 1 << 20
 """Characters of all added tokens: the library's search takes some 60 bytes for each."""
 MAX_TOKEN = 4096
@@ -97,8 +99,7 @@ def _check_model(model: Any) -> None:
     elif isinstance(vocab, list):
         for id_, piece in enumerate(vocab):
             _check_piece(piece, id_)
-        if (size := sum(len(piece[0].encode("utf-8", "replace")) for piece in vocab)) > MAX_UNIGRAM_TEXT:
-            raise UserError(f"a vocabulary of {size} bytes; at most {MAX_UNIGRAM_TEXT} are possible")
+        _check_tree(sorted(piece[0].encode("utf-8", "replace") for piece in vocab))
     else:
         raise UserError("its model has no vocab")
     for key in ("continuing_subword_prefix", "end_of_word_suffix"):
@@ -119,6 +120,16 @@ def _check_piece(piece: Any, id_: int) -> None:
         raise UserError(
             f"token {printable(piece[0], 40)!r} has the score {piece[1]!r:.40}; expected a number"
         )
+
+
+def _check_tree(pieces: Sequence[bytes]) -> None:
+    """Of a Unigram vocabulary, sorted: how large the library's tree is, without making it."""
+    size = nodes = sum(map(len, pieces))
+    if size <= MAX_UNIGRAM_TEXT:
+        for one, other in pairwise(pieces):
+            nodes -= next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), len(one))
+    if nodes > MAX_UNIGRAM_NODES:
+        raise UserError(f"a vocabulary of {size} bytes; at most {MAX_UNIGRAM_NODES} are possible")
 
 
 def _check_merges(merges: Any, prefix: str) -> None:
