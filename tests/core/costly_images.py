@@ -90,6 +90,22 @@ def tiff(pixels=b"", **changes):
     return start + pixels + values + struct.pack("<H", len(tags)) + directory + bytes(4)
 
 
+def overlapping(tags, size, kind=7):
+    """A directory whose values all are the same bytes, which every tag has for itself once it is read."""
+    entries = b"".join(struct.pack("<HHII", 40000 + i, kind, size, 8) for i in range(tags))
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", tags) + entries + bytes(max(4, size - 12 * tags))
+
+
+def broken_text(count):
+    """Compressed text that a decoder reads to its damaged end, and then counts as none."""
+    return chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(10_000))[:-2] + b"xx") * count
+
+
+def behind_pixels(*extra, before=b""):
+    data = png(before)
+    return data[:-12] + b"".join(extra) + data[-12:]
+
+
 def small_strips(count, size=1 << 16):
     end = b"\1\0\0\xff\xff\0\0\0\1"
     blocks = empty_blocks(size - len(end)) + end
@@ -128,6 +144,17 @@ COSTLY = {
     "chunks": lambda: png(chunk(b"abCd") * 100_001),
     "empty data": lambda: png(chunk(b"IDAT") * 100_001),
     "metadata": lambda: png(chunk(b"eXIf", bytes(17 << 20))),
+    "EXIF of shared bytes": lambda: png(chunk(b"eXIf", overlapping(4000, 100_000))),
+    "EXIF behind the pixels": lambda: behind_pixels(chunk(b"eXIf", overlapping(4000, 100_000))),
+    "EXIF of shared bytes in JPEG": lambda: jpeg(segment(0xE1, b"Exif\0\0" + overlapping(1000, 50_000))),
+    "tags of shared bytes": lambda: overlapping(4000, 1_000_000),
+    "text of shared bytes": lambda: overlapping(4000, 1_000_000, kind=2),
+    "colour profiles": lambda: png(chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(10_000))) * 300),
+    "damaged texts": lambda: png(broken_text(300)),
+    "texts behind a frame": lambda: behind_pixels(chunk(b"fcTL", bytes(26)), broken_text(300)),
+    "texts behind a frame of one": lambda: behind_pixels(
+        chunk(b"fcTL", bytes(26)), broken_text(300), before=chunk(b"acTL", struct.pack(">II", 1, 0))
+    ),
     "more data than pixels": lambda: png(body=zlib.compress(bytes(72)) + bytes(2 << 20)),
     "empty blocks": lambda: png(width=4000, height=4000, body=empty_blocks(6 << 20)),
     "empty blocks in TIFF": lambda: tiff(

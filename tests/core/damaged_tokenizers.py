@@ -129,6 +129,8 @@ CASES: dict[str, Callable[[Path], None]] = {
     "tokenizer added token with id 10^9": added({"id": 10**9, "content": "x"}),
     "tokenizer added token a surrogate": added({"id": 299, "content": "\ud800"}),
     "tokenizer added tokens 100 000": added(*({"id": 0, "content": f"<{i}>"} for i in range(100_000))),
+    "tokenizer added tokens of 2 MB": added(*({"id": 0, "content": f"<{i}>" * 400} for i in range(1000))),
+    "tokenizer vocab of 600 000": model(vocab={f"t{i}": i for i in range(600_000)}, merges=[]),
     "tokenizer added tokens a mapping": put(added_tokens={"a": 1}),
     "tokenizer added tokens missing": edit(
         lambda c: (c.pop("added_tokens"), c["model"]["vocab"].pop("<|endoftext|>"))
@@ -196,6 +198,9 @@ CASES: dict[str, Callable[[Path], None]] = {
     ),
     "tokenizer Unigram of infinity": unigram([["<|endoftext|>", 0.0], ["a", 1e400]]),
     "tokenizer Unigram of 1e308": unigram([["<|endoftext|>", 0.0], *[[c, -1.7e308] for c in "abcdehlo? "]]),
+    "tokenizer Unigram of 5 MB": unigram(
+        [["<|endoftext|>", 0.0], *[[f"{i:x} " * 600, -1.0] for i in range(2000)]]
+    ),
     "tokenizer Unigram empty": unigram([]),
     "tokenizer Unigram without unknown": unigram([["<|endoftext|>", 0.0], ["zz", -1.0]], unk_id=None),
     "tokenizer Unigram unknown beyond": unigram([["<|endoftext|>", 0.0], ["a", -1.0]], unk_id=99),

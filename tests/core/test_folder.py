@@ -117,7 +117,10 @@ def test_files_that_would_be_read_if_they_were_there(tiny_folder, tmp_path):
         load(folder)
 
 
-@pytest.mark.parametrize("name", ["/etc/passwd", "../x", "llm/../../x", "manifest.json", "", "a\0b"])
+@pytest.mark.parametrize(
+    "name",
+    ["/etc/passwd", "../x", "llm/../../x", "manifest.json", "", "a\0b", "a" * 256, "é" * 128, "ab/" * 700],
+)
 def test_names_that_lead_out_of_the_folder(tiny_folder, tmp_path, name):
     shutil.copytree(tiny_folder, tmp_path / "m")
     listed(tmp_path / "m", lambda files: files.update({name: {"bytes": 0, "sha256": "0" * 64}}))

@@ -61,3 +61,11 @@ def test_an_export_copies_what_the_manifest_lists(tiny_folder, tmp_path):
         f.relative_to(tmp_path / "exported") for f in (tmp_path / "exported").rglob("*") if f.is_file()
     }
     assert names - exported == {Path("notes.txt")}
+
+
+def test_links_in_a_circle_are_no_file(tiny_folder, tmp_path):
+    shutil.copytree(tiny_folder, tmp_path / "m")
+    (tmp_path / "m" / "llm" / "round").symlink_to("round")
+    for opener in strangers.openers(tmp_path / "m", tmp_path).values():
+        with pytest.raises(UserError, match=r"llm/round: not listed in manifest.json"):
+            opener()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
@@ -212,6 +213,20 @@ def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path):
             written.truncate(600)
         with pytest.raises(UserError, match="w: changed while it was read; start again when it is whole"):
             stored.read(second)
+
+
+def test_a_header_is_not_read_from_another_file_than_the_tensors(tmp_path, monkeypatch):
+    """A file that is replaced by a rename while it is opened."""
+    save_part(nn.Linear(64, 64), tmp_path / "w")
+    save_part(nn.Linear(64, 64), tmp_path / "new")
+
+    def replaced(path, *args):
+        (tmp_path / "new").replace(path)
+        return safe_open(path, *args)
+
+    monkeypatch.setattr("vlm_core.weight_files.safe_open", replaced)
+    with pytest.raises(UserError, match="w: changed while it was read"), opened(tmp_path / "w"):
+        pass
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,16 @@ def test_equals_hidden_states(name: str, layer: int | None, tmp_path: Path) -> N
     torch.testing.assert_close(config.build()(pixels).flatten(1, 2), expected)
 
 
+@pytest.mark.parametrize("name", ["clip_vision_model", "swin"])
+@torch.no_grad()
+def test_what_a_config_says_of_outputs_changes_nothing(name: str, tmp_path: Path) -> None:
+    config, _ = with_weights(name, tmp_path)
+    pixels, plain = torch.rand(2, 3, 32, 32), json.loads((tmp_path / "config.json").read_text())
+    expected = config.build()(pixels)
+    (tmp_path / "config.json").write_text(json.dumps({**plain, "return_dict": False}))
+    torch.testing.assert_close(config.build()(pixels), expected)
+
+
 @pytest.mark.parametrize("name", sorted(MAPS))
 @torch.no_grad()
 def test_equals_the_last_map(name: str, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +48,17 @@ def _folder(model_type: str, folder: Path, weights: bool = False) -> str:
 def _tiny(model_type: str, folder: Path) -> TransformersLM:
     torch.manual_seed(0)
     return TransformersLLMConfig(model=_folder(model_type, folder)).build(weights=False).eval()
+
+
+@torch.no_grad()
+def test_what_a_config_says_of_outputs_changes_nothing(tmp_path: Path) -> None:
+    config = TransformersLLMConfig(model=_folder("llama", tmp_path))
+    ids = torch.randint(300, (2, 7))
+    for key, value in {"return_dict": False, "output_attentions": True, "use_cache": False}.items():
+        plain = json.loads((tmp_path / "config.json").read_text())
+        (tmp_path / "config.json").write_text(json.dumps({**plain, key: value}))
+        lm = config.build(weights=False).eval()
+        assert lm(lm.embed(ids))[0].shape == (2, 7, 16)
 
 
 @torch.no_grad()

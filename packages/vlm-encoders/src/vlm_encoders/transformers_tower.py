@@ -28,6 +28,7 @@ class TransformersTower(Tower):
         self, model: PreTrainedModel, *, own_size: tuple[int, int], layer: int | None = None, **kwargs: Any
     ) -> None:
         accepts = inspect.signature(model.forward).parameters
+        model.config.return_dict = True  # whatever its file says: outputs are read by name
         self._takes_patches = "spatial_shapes" in accepts
         self._resamples = "interpolate_pos_encoding" in accepts
         self._own_size = own_size
@@ -76,6 +77,7 @@ class TransformersMaps(Tower):
                 f"layer {layer}: transformers' {type(model).__name__} is taken by its last feature map; "
                 "leave layer out, or use type: timm, which offers earlier ones"
             )
+        model.config.return_dict = True
         super().__init__(model, any_size=True, **kwargs)
         self._settle()
         for name in self._idle():

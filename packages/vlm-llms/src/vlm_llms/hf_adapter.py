@@ -65,6 +65,7 @@ class TransformersLM(LanguageModel):
         super().__init__(load_tokenizer)
         limit_steps(model)
         self.model: Any = model
+        self.model.config.return_dict = True  # whatever its file says: outputs are read by name
         self.decoder_config: Any = self.model.config.get_text_config(decoder=True)
         self.vocab_size, self.dim = self.model.get_input_embeddings().weight.shape
         self._logit_rule = LogitRule.of(self.decoder_config)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 from vlm_core.errors import UserError
@@ -20,6 +21,13 @@ from vlm_llms.tokenizer_trial import try_patterns
 MAX_VALUES = 3_000_000
 MAX_IDS = 1 << 22
 MAX_ADDED = 1 << 15
+MAX_VOCABULARY = 1 << 19
+"""Tokens; the largest known vocabularies have half as many."""
+MAX_UNIGRAM_TEXT, MAX_UNIGRAM_NODES = 1 << 23, 1 << 21
+"""Bytes of all tokens of a Unigram vocabulary, and of these what is no beginning of another token, too: the library
+keeps a tree of them, with some 350 bytes for each node."""
+MAX_ADDED_TEXT = 1 << 20
+"""Characters of all added tokens: the library's search takes some 60 bytes for each."""
 MAX_TOKEN = 4096
 """Characters of a token, and of any other text in the file."""
 MAX_AFFIX = 64
@@ -66,6 +74,8 @@ def _check_added(tokens: Any) -> None:
         if not isinstance(content, str):
             raise UserError(f"an added token has no content: {token!r:.80}")
         _check_token(content, token.get("id"))
+    if (size := sum(len(token["content"]) for token in tokens)) > MAX_ADDED_TEXT:
+        raise UserError(f"added tokens of {size} characters; at most {MAX_ADDED_TEXT} are possible")
 
 
 def _check_token(content: str, id_: Any) -> None:
@@ -81,12 +91,15 @@ def _check_model(model: Any) -> None:
     if not isinstance(model, dict):
         raise UserError("no tokenizer model in it; expected the tokenizer.json of `tokenizers`")
     vocab = model.get("vocab")
+    if isinstance(vocab, dict | list) and len(vocab) > MAX_VOCABULARY:
+        raise UserError(f"a vocabulary of {len(vocab)} tokens; at most {MAX_VOCABULARY} are possible")
     if isinstance(vocab, dict):
         for content, id_ in vocab.items():
             _check_token(content, id_)
     elif isinstance(vocab, list):
         for id_, piece in enumerate(vocab):
             _check_piece(piece, id_)
+        _check_tree(sorted(piece[0].encode("utf-8", "replace") for piece in vocab))
     else:
         raise UserError("its model has no vocab")
     for key in ("continuing_subword_prefix", "end_of_word_suffix"):
@@ -107,6 +120,16 @@ def _check_piece(piece: Any, id_: int) -> None:
         raise UserError(
             f"token {printable(piece[0], 40)!r} has the score {piece[1]!r:.40}; expected a number"
         )
+
+
+def _check_tree(pieces: Sequence[bytes]) -> None:
+    """Of a Unigram vocabulary, sorted: how large the library's tree is, without making it."""
+    size = nodes = sum(map(len, pieces))
+    if size <= MAX_UNIGRAM_TEXT:
+        for one, other in pairwise(pieces):
+            nodes -= next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), len(one))
+    if nodes > MAX_UNIGRAM_NODES:
+        raise UserError(f"a vocabulary of {size} bytes; at most {MAX_UNIGRAM_NODES} are possible")
 
 
 def _check_merges(merges: Any, prefix: str) -> None:

@@ -20,7 +20,7 @@ from transformers.utils.generic import ModelOutput
 from vlm_core.errors import UserError
 from vlm_core.hf import parts, saving
 from vlm_core.hf.arguments import SAVING, as_device, as_dtype, local_folder, only, only_known
-from vlm_core.hf.configuration import VLMConfig
+from vlm_core.hf.configuration import VLMConfig, read_config, transformers_errors
 from vlm_core.hf.generation import StateCache, VLMGeneration, refuse
 from vlm_core.hf.hub import upload_of
 from vlm_core.hf.input_checks import check_rows, check_shapes, kept, segments_of
@@ -90,11 +90,12 @@ class VLMForConditionalGeneration(VLMGeneration, PreTrainedModel, GenerationMixi
         trust = bool(kwargs.get("trust_remote_code"))
         to = as_dtype(dtype), as_device(device_map)
         inner = load_model(lambda: parts.build(folder, trust_remote_code=trust), folder, PARTS, *to)
-        model = cls(config, inner).eval()
+        with transformers_errors(folder / saving.CONFIG):
+            model = cls(config, inner).eval()
         config.name_or_path, config.dtype = str(folder), model.dtype
         model.files, model.facts = saving.small_files(folder), manifest
         if generation_config is None and saving.GENERATION in model.files:
-            generation_config = GenerationConfig.from_pretrained(folder)
+            generation_config = read_config(GenerationConfig.from_pretrained, folder, saving.GENERATION)
         model.generation_config = generation_config or model.generation_config
         report = dict.fromkeys(("missing_keys", "unexpected_keys", "mismatched_keys"), ())
         return (model, report) if output_loading_info else model
@@ -279,7 +280,7 @@ class VLMForConditionalGeneration(VLMGeneration, PreTrainedModel, GenerationMixi
 
 def _config(folder: Path, given: Any) -> VLMConfig:
     """The folder's config, or the one that is given if it says the same; `UserError` names what is said otherwise."""
-    own = VLMConfig.from_pretrained(folder)
+    own = read_config(VLMConfig.from_pretrained, folder, saving.CONFIG)
     if given is None:
         return own
     given = VLMConfig.from_pretrained(given) if isinstance(given, str | Path) else given

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vlm_core.errors import UserError
 from vlm_core.io.atomic import write_errors, write_file
-from vlm_core.io.files import read_bytes
+from vlm_core.io.files import MAX_BYTES, read_bytes
 from vlm_core.io.manifest import MANIFEST, read_manifest, write_folder
 from vlm_core.markup import markdown
 from vlm_core.model_folder.file_list import verify_model
@@ -36,6 +36,8 @@ def small_files(folder: Path) -> dict[str, bytes]:
         names = [*read_manifest(folder)["files"], CARD]
     left = (WEIGHTS, MANIFEST, INDEX)
     found = [name for name in names if name.rpartition("/")[2] not in left and (folder / name).is_file()]
+    if (size := sum((folder / name).stat().st_size for name in found)) > MAX_BYTES:
+        raise UserError(f"{folder}: {size} bytes in files besides weights; at most {MAX_BYTES} are read")
     return {name: read_bytes(folder / name) for name in found}
 
 

@@ -24,9 +24,12 @@ def with_checksum(content: Mapping[str, Any]) -> dict[str, Any]:
     return {**content, KEY: checksum(content)}
 
 
-def verified(text: str, where: object) -> dict[str, Any]:
-    """The JSON object that `with_checksum` made, `KEY` included; raises `UserError` for anything else."""
-    content = json_object(text, f"{where}: damaged")
+def verified(text: str, where: object, max_values: int | None = None) -> dict[str, Any]:
+    """The JSON object that `with_checksum` made, `KEY` included; raises `UserError` for anything else.
+
+    `max_values` is as in `json_object`.
+    """
+    content = json_object(text, f"{where}: damaged", max_values)
     if KEY not in content:
         raise UserError(
             f"{where}: damaged, or of an earlier version: it has no checksum of its content ({KEY!r})"

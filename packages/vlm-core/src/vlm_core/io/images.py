@@ -15,7 +15,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from vlm_core.errors import BadSample
 from vlm_core.io.files import read_file
-from vlm_core.io.image_formats import FORMATS, format_of
+from vlm_core.io.image_formats import FORMATS, format_of, tiff
 
 MAX_PIXELS = 64_000_000
 MAX_ASPECT = 200
@@ -98,6 +98,7 @@ def decode_image(data: bytes, name: str) -> Image.Image:
     """As `load_image`, from the bytes of a file; `name` is what messages call it."""
     with _opened(data, name) as image:
         image.load()
+        _check_late_exif(image)
         method = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
         rgb = to_rgb(image)
         if rgb is not image:
@@ -118,6 +119,7 @@ def _opened(data: bytes, name: str) -> Iterator[Image.Image]:
             FORMATS[form].check(data)
             with Image.open(BytesIO(data), formats=(form,)) as image:
                 _check_size(*image.size, form)
+                tiff.check_exif(image.info.get("exif") or b"")
                 yield image
     except MemoryError:
         raise
@@ -130,6 +132,12 @@ def _opened(data: bytes, name: str) -> Iterator[Image.Image]:
         raise BadSample("too-many-pixels", f"{name}: cannot decode this image: {error}") from None
     except Exception as error:  # hostile bytes make decoders raise nearly anything
         raise BadSample("damaged", f"{name}: cannot decode this image: {error}") from None
+
+
+def _check_late_exif(image: Image.Image) -> None:
+    """What stands behind the pixels of a PNG file, or is written in hexadecimal digits."""
+    written = str(image.info.get("Raw profile type exif") or "")
+    tiff.check_exif(image.info.get("exif") or bytes.fromhex("".join(written.split("\n")[3:])))
 
 
 def _check_size(width: int, height: int, form: str) -> None:

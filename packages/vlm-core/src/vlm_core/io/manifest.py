@@ -13,10 +13,12 @@ from typing import Any
 from vlm_core.errors import UserError
 from vlm_core.io.atomic import whole_folder
 from vlm_core.io.checksum import verified, with_checksum
-from vlm_core.io.files import open_regular, read_text
+from vlm_core.io.files import JSON_BYTES, JSON_VALUES, open_regular, read_text
 from vlm_core.markup.printable import printable
 
 MANIFEST, CARD = "manifest.json", "README.md"
+MAX_NAME, MAX_PATH = 255, 1024
+"""Bytes of a name, and of a path inside a folder: no file system holds a longer name."""
 _SHA256 = re.compile("[0-9a-f]{64}")
 _RESTORE = "restore the folder from a copy"
 
@@ -62,9 +64,10 @@ def refuse_outside(path: Path, names: Iterable[str]) -> None:
     home = path.resolve()
     cache = next((p.parent / "blobs" for p in home.parents if p.name == "snapshots"), home)
     for link in (file for file in (*path.rglob("*"), *(path / name for name in names)) if file.is_symlink()):
-        if not any(link.resolve().is_relative_to(allowed) for allowed in (home, cache)):
+        target = Path(os.path.realpath(link))  # of a circle of links, one of them
+        if not any(target.is_relative_to(allowed) for allowed in (home, cache)):
             raise UserError(
-                f"{printable(link)}: a link that leaves the folder, to {printable(link.resolve())}; put a copy there"
+                f"{printable(link)}: a link that leaves the folder, to {printable(target)}; put a copy there"
             )
 
 
@@ -75,7 +78,7 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
         inside = f"; {Path(path, 'model')} is one" if Path(path, "model", MANIFEST).is_file() else ""
         raise UserError(f"{path}: not a model folder: it has no {MANIFEST}{inside}")
     try:
-        manifest = verified(read_text(file), file)
+        manifest = verified(read_text(file, JSON_BYTES), file, JSON_VALUES)
     except UserError as error:
         raise UserError(f"{error}; {_RESTORE}") from None
     files = manifest.get("files")
@@ -92,6 +95,9 @@ def _is_entry(name: str, fact: object) -> bool:
     """Whether this is the name of a file inside the folder, with its size and hash."""
     inside = PurePosixPath(name)
     if not name or inside.is_absolute() or ".." in inside.parts or "\0" in name or name == MANIFEST:
+        return False
+    lengths = [len(part.encode("utf-8", "surrogatepass")) for part in inside.parts]
+    if sum(lengths) > MAX_PATH or max(lengths, default=0) > MAX_NAME:
         return False
     if not isinstance(fact, dict) or set(fact) != {"bytes", "sha256"}:
         return False

@@ -79,9 +79,13 @@ class WeightFile:
         while view and (count := self._file.readinto(view)):  # pyright: ignore[reportAttributeAccessIssue]
             view = view[count:]
         if view or _size_and_time(self._file) != self._before:
-            raise UserError(f"{self._file.name}: changed while it was read; start again when it is whole")
+            raise _changed(self._file.name)
         self.poisoned += _not_finite({name: tensor})
         return tensor
+
+
+def _changed(path: str | Path) -> UserError:
+    return UserError(f"{path}: changed while it was read; start again when it is whole")
 
 
 def _size_and_time(file: BinaryIO) -> tuple[int, int]:
@@ -102,6 +106,8 @@ def opened(path: Path) -> Iterator[WeightFile]:
                 found = WeightFile(file, content)
         except (OSError, SafetensorError) as error:
             raise UserError(f"{path}: not a readable weight file: {printable(error, 200)}") from None
+        if not os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+            raise _changed(path)
         yield found
         _warn(found.poisoned, path)
 

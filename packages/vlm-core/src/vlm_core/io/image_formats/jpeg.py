@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from vlm_core.io.image_formats import tiff
 from vlm_core.io.image_formats.limits import MAX_METADATA, costly, variant
 
 MAX_VISITS = 1_500_000_000
@@ -16,6 +17,7 @@ MAX_SEGMENTS, MAX_FILL = 2000, 2**16
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # neither an escaped 0xFF nor a restart
 _SOF, _EOI, _SOS = range(0xC0, 0xD0), 0xD9, 0xDA
 _TABLES = (0xC4, 0xC8, 0xCC)  # in the range of frame headers
+_APP1, _EXIF = 0xE1, b"Exif\0\0"
 _ALONE = (0x01, 0xD8)  # without a length
 _BLOCK_OVERHEAD = 10  # a block of a scan costs about as much as this many coefficients of it
 _VISITS_OF_BYTE = 20  # and so does a byte, which matters where scans repeat one another
@@ -37,7 +39,7 @@ class Frame(NamedTuple):
 
 def check(data: bytes) -> None:
     """Raises `BadSample` for a JPEG file that costs too much or is of a variant that hardly any program writes."""
-    frame, visits, scans, metadata = None, 0, 0, 0
+    frame, visits, scans, metadata, exif = None, 0, 0, 0, bytearray()
     for number, segment in enumerate(segments(data)):
         if number >= MAX_SEGMENTS:
             costly(f"a JPEG file of more than {MAX_SEGMENTS} segments")
@@ -53,8 +55,10 @@ def check(data: bytes) -> None:
             _check_memory(frame, scans, segment.body)
         else:
             metadata += len(segment.body)
+            exif += segment.body[6:] if segment.marker == _APP1 and segment.body.startswith(_EXIF) else b""
             if metadata > MAX_METADATA:
                 costly(f"a JPEG file with more than {MAX_METADATA >> 20} MiB of metadata")
+    tiff.check_exif(bytes(exif))  # Pillow joins its segments, and reads them when it opens the file
 
 
 def segments(data: bytes) -> Iterator[Segment]:

@@ -8,23 +8,29 @@ from vlm_core.io.image_formats import deflate
 from vlm_core.io.image_formats.limits import MAX_METADATA, costly
 
 MAX_CHUNKS = 100_000
+MAX_COMPRESSED = 256
+"""Chunks of compressed text or colour profile; a decoder takes a few milliseconds for what one may hold."""
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _PIXELS = (b"IDAT", b"fdAT")
+_COMPRESSED = (b"iCCP", b"iTXt", b"zTXt")
 _SLACK = 2**20
 
 
 def check(data: bytes) -> None:
     """Raises `BadSample` for a PNG file that costs too much."""
-    metadata, pixels = 0, 0
+    metadata, pixels, compressed = 0, 0, 0
     for number, (kind, body) in enumerate(_chunks(data), 1):
         if kind in _PIXELS:
             pixels += len(body)
         else:
             metadata += len(body)
+            compressed += kind in _COMPRESSED
         if number > MAX_CHUNKS:
             costly(f"a PNG file of more than {MAX_CHUNKS} chunks")
         if metadata > MAX_METADATA:
             costly(f"a PNG file with more than {MAX_METADATA >> 20} MiB of metadata")
+        if compressed > MAX_COMPRESSED:
+            costly(f"a PNG file with more than {MAX_COMPRESSED} chunks of compressed metadata")
     size = _raw_size(data)
     if pixels > 1.25 * size + _SLACK:
         costly("a PNG file with more data than its pixels have")
@@ -34,12 +40,14 @@ def check(data: bytes) -> None:
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
     """Kind and content of each chunk, up to the end of the image, or to the second one of an animation."""
-    view, at, begun = memoryview(data), 8, False
+    view, at, begun, frames = memoryview(data), 8, False, list[int]()
     while len(data) - at >= 12:
         length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
-        if kind == b"IEND" or (kind == b"fcTL" and begun):
+        animated = len(frames) == 1 and 1 < frames[0] <= 2**31
+        if kind == b"IEND" or (kind == b"fcTL" and begun and animated):
             return
         yield kind, view[at + 8 : at + 8 + length]
+        frames += [int.from_bytes(view[at + 8 : at + 12], "big")] * (kind == b"acTL")
         begun = begun or kind in _PIXELS
         at += 12 + length
 

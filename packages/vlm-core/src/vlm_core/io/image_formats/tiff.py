@@ -42,6 +42,13 @@ _OFFSETS, _ROWS, _BYTE_COUNTS = 273, 278, 279
 _TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS, _TILE_BYTE_COUNTS = 322, 323, 324, 325
 
 
+_READ = frozenset({
+    _WIDTH, _LENGTH, _COMPRESSION, _SAMPLES, _PLANES, _OFFSETS, _ROWS, _BYTE_COUNTS,
+    _TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS, _TILE_BYTE_COUNTS,
+})  # fmt: skip
+_SLACK, _EXIF = 2**16, b"Exif\0\0"
+
+
 class Entry(NamedTuple):
     """A tag of a directory: the type of its values, and their bytes."""
 
@@ -56,9 +63,13 @@ class Entry(NamedTuple):
 
 
 class Directory:
-    """The first directory of a TIFF file, each tag once, as Pillow reads it."""
+    """The first directory of a TIFF file, or of EXIF, each tag once, as Pillow reads it.
 
-    def __init__(self, data: bytes) -> None:
+    Raises `BadSample` for too many tags, or for values that share their bytes: each would be copied.
+    """
+
+    def __init__(self, data: bytes, max_tags: int = MAX_TAGS) -> None:
+        self.max_tags = max_tags
         self.order: Literal["big", "little"] = "big" if data[:2] == b"MM" else "little"
         self.big = 43 in data[2:4]
         self.entries = dict(reversed(list(self._entries(data))))  # the first of equal tags counts
@@ -70,8 +81,8 @@ class Directory:
         word, entry = (8, 20) if self.big else (4, 12)
         at = number(8, 8) if self.big else number(4, 4)
         head = 8 if self.big else 2
-        tags = number(at, head)
-        if tags > MAX_TAGS:
+        tags, taken = number(at, head), 0
+        if tags > self.max_tags:
             costly(f"a TIFF file of {tags} tags")
         for start in range(at + head, at + head + tags * entry, entry):
             kind, count = number(start + 2, 2), number(start + 4, word)
@@ -81,8 +92,13 @@ class Directory:
             place = start + 4 + word
             if size > word:
                 place = number(place, word)
-            if size and place + size <= len(data):
-                yield number(start, 2), Entry(kind, data[place : place + min(size, 8 * MAX_VALUES)])
+            if not size or place + size > len(data):
+                continue
+            taken += size
+            if taken > len(data) + _SLACK:
+                costly("a TIFF file, or EXIF, whose tags have more bytes than it")
+            if (tag := number(start, 2)) in _READ:
+                yield tag, Entry(kind, data[place : place + min(size, 8 * MAX_VALUES)])
 
     def integers(self, tag: int) -> list[int]:
         """The whole numbers of a tag; empty if it isn't there or holds others."""
@@ -90,6 +106,13 @@ class Directory:
 
     def integer(self, tag: int, default: int) -> int:
         return (self.integers(tag) or [default])[0]
+
+
+def check_exif(data: bytes) -> None:
+    """Raises `BadSample` for EXIF whose values, each of which a reader copies, share their bytes."""
+    while data.startswith(_EXIF):
+        data = data[len(_EXIF) :]
+    Directory(data, max_tags=2**16)
 
 
 def check(data: bytes) -> None:
