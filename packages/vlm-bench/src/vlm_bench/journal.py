@@ -8,6 +8,7 @@ model, other data or other settings are never mixed with them.
 from __future__ import annotations
 
 import fcntl
+import glob
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,7 +18,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
-from vlm_bench.readers.files import read_jsonl
+from vlm_bench.readers.files import MAX_BYTES, read_jsonl
 from vlm_bench.readers.json_object import Row, as_row
 from vlm_bench.readers.run import read_account
 from vlm_core.asking import Said
@@ -26,9 +27,8 @@ from vlm_core.benchmark import Question
 from vlm_core.digests import of_image
 from vlm_core.errors import UserError
 from vlm_core.files import read_bytes
+from vlm_core.folder import refuse_links
 
-MAX_BYTES = 2**34
-"""Answers of one benchmark; the largest has 10^6 short ones."""
 BOUND = (
     "benchmark", "protocol", "model sha256", "files", "questions sha256", "decoding", "batch_size", "dtype",
     "prefix_reuse",
@@ -52,8 +52,10 @@ class Journal:
     def check(self, facts: Facts) -> Facts:
         """What the account says of an earlier run; empty if there was none. Nothing is written.
 
-        Raises `UserError` for answers without an account and for those of another run, saying what differs.
+        Raises `UserError` for answers without an account and for those of another run, saying what differs, and for
+        a file that is a link out of the folder.
         """
+        refuse_links(self.folder, f"{glob.escape(self.name)}.*")
         if not self.account.exists():
             if found := [path for path in (self.path, *self.parts) if path.exists()]:
                 raise UserError(
@@ -79,12 +81,11 @@ class Journal:
         """Drop lines that a kill or a power cut left half-written -> their number; the questions are asked again."""
         dropped = 0
         for path in self.parts:
-            lines = _split(path)
-            if bad := [line for line in lines if not _is_row(line)]:
-                dropped += len(bad)
+            if bad := sum(not _is_row(line) for line in _lines(path)):
+                dropped += bad
                 with write_errors(path), path.open("r+b") as file:
                     _claim(file, path)
-                    write_file(path, b"".join(line for line in lines if _is_row(line)))
+                    write_file(path, b"".join(filter(_is_row, _lines(path))))
         return dropped
 
     def lines(self) -> dict[str, Row]:
@@ -116,7 +117,7 @@ class Journal:
         """Image files and their digests, of every whole line; what is wrong with a line, `lines` tells."""
         found = []
         for path in (self.path, *self.parts):
-            for line in _split(path):
+            for line in _lines(path):
                 with suppress(ValueError, KeyError, TypeError, RecursionError):
                     about = json.loads(line)["metadata"]
                     image = self.questions[about["id"]].image
@@ -168,9 +169,9 @@ class Journal:
                 path.unlink()
 
 
-def _split(path: Path) -> list[bytes]:
+def _lines(path: Path) -> Iterator[bytes]:
     """The lines of a file with their ends; none of one that isn't there."""
-    return BytesIO(read_bytes(path, MAX_BYTES)).readlines() if path.exists() else []
+    return iter(BytesIO(read_bytes(path, MAX_BYTES)) if path.exists() else ())
 
 
 def _is_row(line: bytes) -> bool:
