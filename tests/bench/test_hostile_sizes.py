@@ -5,8 +5,9 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import Out, Runner, refused
+from commands import Out, Runner, printed, refused
 
+from vlm_bench.cli import main
 from vlm_bench.readers import files
 from vlm_bench.readers.answers import read_answers
 from vlm_bench.readers.textvqa import read_prompt, without_tokens
@@ -28,7 +29,7 @@ def test_values_and_rows_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(files, "MAX_VALUES", 100)
     monkeypatch.setattr(files, "MAX_ROWS", 10)
     (tmp_path / "values.json").write_text(f"[{'[],' * 100}0]")
-    with pytest.raises(UserError, match=r"values\.json: about 301 values; at most 100 are read"):
+    with pytest.raises(UserError, match=r"values\.json: about 201 values; at most 100 are read"):
         files.read_json(tmp_path / "values.json")
     (tmp_path / "rows.jsonl").write_bytes(ROW * 10 + b"\n" * 10**6)
     assert len(list(files.read_jsonl(tmp_path / "rows.jsonl"))) == 10
@@ -52,3 +53,28 @@ def test_nothing_is_written_through_a_link(command: Runner, tmp_path: Path, caps
     (tmp_path / "out" / name).symlink_to(tmp_path / "precious")
     assert "a link that leaves the folder" in refused(capsys, *command("pope"))
     assert (tmp_path / "precious").read_text() == "mine\n"
+
+
+@pytest.mark.parametrize("name", ["pope.jsonl", "pope.part-0.jsonl"])
+@pytest.mark.parametrize("key", ["text", "prompt", "metadata"])
+def test_answers_with_a_flipped_bit_are_asked_again(
+    command: Runner, tmp_path: Path, capsys: Out, name: str, key: str
+) -> None:
+    printed(capsys, *command("pope"))
+    file, whole = tmp_path / "out/pope.jsonl", (tmp_path / "out/pope.jsonl").read_bytes()
+    place = whole.index(f'"{key}"'.encode()) + len(key) + 5
+    place += whole[place:].index(b'"id": "') + 7 if key == "metadata" else 0
+    file.rename(tmp_path / "out" / name)
+    (tmp_path / "out" / name).write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+    assert main([*map(str, command("pope"))]) == 0
+    assert "pope: dropped 1 half-written or damaged line; asked again" in capsys.readouterr().err
+    assert file.read_bytes() == whole
+
+
+@pytest.mark.parametrize("values", [{"WORLD_SIZE": "x"}, {"WORLD_SIZE": "2"}, {"RANK": "0"}])
+def test_half_of_a_launcher(
+    command: Runner, capsys: Out, monkeypatch: pytest.MonkeyPatch, values: dict[str, str]
+) -> None:
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    assert "start through torchrun, or unset them" in refused(capsys, *command("pope"))

@@ -78,9 +78,9 @@ class Journal:
         return earlier
 
     def mend(self) -> int:
-        """Drop lines that a kill or a power cut left half-written -> their number; the questions are asked again."""
+        """Drop lines that are half-written or damaged -> their number; their questions are asked again."""
         dropped = 0
-        for path in self.parts:
+        for path in (self.path, *self.parts):
             if bad := sum(not _is_row(line) for line in _lines(path)):
                 dropped += bad
                 with write_errors(path), path.open("r+b") as file:
@@ -175,13 +175,21 @@ def _lines(path: Path) -> Iterator[bytes]:
 
 
 def _is_row(line: bytes) -> bool:
-    """Whether this is a whole line with one JSON object, or empty."""
+    """Whether this is a whole line with one JSON object, of which each byte that is scored is as written, or empty."""
     try:
-        return line.endswith(b"\n") and (
-            not line.strip() or isinstance(json.loads(line.decode("utf-8")), dict)
-        )
+        row = json.loads(line.decode("utf-8")) if line.strip() else {}
     except (ValueError, RecursionError):
         return False
+    if not line.endswith(b"\n") or not isinstance(row, dict):
+        return False
+    about = row.get("metadata")
+    known = about.get("sha256") if isinstance(about, dict) else None
+    return known is None or known == _checksum(about.get("id"), row.get("prompt"), row.get("text"))
+
+
+def _checksum(*said: object) -> str:
+    """Of an answer's id, prompt and text, in its line's metadata; lines of earlier versions have none."""
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
 
 def contents(images: Iterable[Path]) -> dict[Path, str]:
@@ -203,7 +211,11 @@ def answer_line(said: Said, model: str, digest: str, image: str | None = None) -
         "text": text,
         "answer_id": hashlib.sha256(f"{digest}/{question.id}".encode()).hexdigest()[:22],
         "model_id": model,
-        "metadata": {"id": question.id, **({"image": image} if image else {})},
+        "metadata": {
+            "id": question.id,
+            **({"image": image} if image else {}),
+            "sha256": _checksum(question.id, question.prompt, text),
+        },
     }
     return json.dumps(row, ensure_ascii=False) + "\n"
 
