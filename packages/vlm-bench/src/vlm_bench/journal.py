@@ -183,8 +183,9 @@ def _is_row(line: bytes) -> bool:
     if not line.endswith(b"\n") or not isinstance(row, dict):
         return False
     about = row.get("metadata")
-    known = about.get("sha256") if isinstance(about, dict) else None
-    return known is None or known == _checksum(about.get("id"), row.get("prompt"), row.get("text"))
+    if not isinstance(about, dict) or "sha256" not in about:
+        return True
+    return about["sha256"] == _checksum(about.get("id"), row.get("prompt"), row.get("text"))
 
 
 def _checksum(*said: object) -> str:
