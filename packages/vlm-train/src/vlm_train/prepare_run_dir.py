@@ -17,6 +17,7 @@ from vlm_core.model import PARTS, VLM
 from vlm_core.spec import Spec
 from vlm_core.yaml_loader import parse
 from vlm_train import checkpoint, resume
+from vlm_train.config import TrainConfig
 from vlm_train.resume import Difference
 from vlm_train.run_inputs import Inputs
 from vlm_train.rundir import CHECKPOINTS, EVALS, INPUTS, MODEL, SPEC, TOKENIZER, VALIDATION, RunDir
@@ -134,14 +135,14 @@ def _refuse_another(run: RunDir, path: Path, other: str) -> None:
         raise UserError(f"{path}: of another run, whose spec or data differ from those of {run.path}")
 
 
-def newest_checkpoint(run: RunDir, stages: int, say: Say) -> Path | None:
+def newest_checkpoint(run: RunDir, train: TrainConfig, say: Say) -> Path | None:
     """`checkpoint.newest` of this run; one of another run is treated like a damaged one."""
 
     def belongs(path: Path) -> None:
         if (path / INPUTS).exists():
             _refuse_another(run, path, Inputs.read(path / INPUTS).run)
 
-    return checkpoint.newest(run.path / CHECKPOINTS, stages, say, belongs)
+    return checkpoint.newest(run.path / CHECKPOINTS, len(train.stages), say, belongs)
 
 
 def save_model(run: RunDir, model: VLM, spec: Spec, name: str) -> None:

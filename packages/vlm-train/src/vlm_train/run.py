@@ -33,9 +33,15 @@ from vlm_train.gauge import Gauge
 from vlm_train.learner import rehearse
 from vlm_train.left_out import refuse, screen
 from vlm_train.prepare_run_dir import (
-    check_weights, claim, has_trained, keep_tokenizer, newest_checkpoint, save_model, saved_model,
+    check_weights,
+    claim,
+    has_trained,
+    keep_tokenizer,
+    newest_checkpoint,
+    save_model,
+    saved_model,
     with_kept_tokenizer,
-)  # fmt: skip
+)
 from vlm_train.resume import resolved
 from vlm_train.run_inputs import Inputs
 from vlm_train.rundir import AVERAGE, ENVIRONMENT, LEFT_OUT, MODEL, RunDir
@@ -124,8 +130,7 @@ class Run:
 
     def _newest(self) -> tuple[Path | None, Position]:
         """The checkpoint to go on from, the same on every process, and where it stands."""
-        count = len(self.train.stages)
-        path = ranks.first_tells(self.accelerator, lambda: newest_checkpoint(self.dir, count, self._say))
+        path = ranks.first_tells(self.accelerator, lambda: newest_checkpoint(self.dir, self.train, self._say))
         return path, checkpoint.position(path) if path else Position(0, 0)
 
     def _stages(self) -> None:
