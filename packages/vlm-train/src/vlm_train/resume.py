@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from vlm_core import digests
 from vlm_core.errors import UserError
 from vlm_core.model import PARTS
 from vlm_core.paths import file_names
@@ -37,6 +38,19 @@ class Difference(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.key}: {self.old} before, {self.new} now"
+
+
+def identity(spec: Spec, now: Inputs) -> str:
+    """A digest of what decides the trained weights: checkpoints, models and evaluations of another run have another."""
+    settings = {
+        key: value
+        for key, value in _flat(parse(spec.to_yaml(), "spec.yaml").data)
+        if not (MAY_CHANGE.fullmatch(key) or _DATA.fullmatch(key) or key in now.files)
+    }
+    data = _only(now.data, "train.stages.")
+    return digests.of(
+        settings, *({key: one.digest for key, one in each.items()} for each in (data, now.files))
+    )
 
 
 def resolved(spec: Spec, train: TrainConfig) -> Spec:

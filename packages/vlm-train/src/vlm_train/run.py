@@ -37,12 +37,14 @@ from vlm_train.prepare_run_dir import (
     claim,
     has_trained,
     keep_tokenizer,
+    newest_checkpoint,
+    save_model,
     saved_model,
     with_kept_tokenizer,
 )
 from vlm_train.resume import resolved
 from vlm_train.run_inputs import Inputs
-from vlm_train.rundir import AVERAGE, CHECKPOINTS, ENVIRONMENT, LEFT_OUT, MODEL, RunDir
+from vlm_train.rundir import AVERAGE, ENVIRONMENT, LEFT_OUT, MODEL, RunDir
 from vlm_train.section import train_section
 from vlm_train.sources import joined
 from vlm_train.stage_evaluations import Evaluations, last_name
@@ -97,8 +99,7 @@ class Run:
 
     def _claim(self) -> None:
         watchdog.beat("comparing data with those that the run began with", patient=True)
-        self.evaluations.inputs = self._inputs()
-        claim(self.dir, self.spec, self.evaluations.inputs, self._say)
+        self.evaluations.inputs = claim(self.dir, self.spec, self._inputs(), self._say)
         keep_tokenizer(self.dir, self.spec, self.tokenizer)
         self.dir.write(ENVIRONMENT, json.dumps(environment(self.spec, self.strategy), indent=1) + "\n")
 
@@ -129,8 +130,7 @@ class Run:
 
     def _newest(self) -> tuple[Path | None, Position]:
         """The checkpoint to go on from, the same on every process, and where it stands."""
-        root, stages = self.dir.path / CHECKPOINTS, len(self.train.stages)
-        path = ranks.first_tells(self.accelerator, lambda: checkpoint.newest(root, stages, self._say))
+        path = ranks.first_tells(self.accelerator, lambda: newest_checkpoint(self.dir, self.train, self._say))
         return path, checkpoint.position(path) if path else Position(0, 0)
 
     def _stages(self) -> None:
@@ -228,8 +228,8 @@ class Run:
     def _average(self, stage: str, *, last: bool) -> None:
         """Evaluate the averaged weights, and save them if this is the last stage."""
         self.evaluations.ask(f"after {stage}, average", self.model, self.reader)
-        if last and self.main and not (self.dir.path / AVERAGE).exists():
-            assemble.save(self.model, self.spec, self.dir.path / AVERAGE, {"trained": self.spec.train})
+        if last and self.main:
+            save_model(self.dir, self.model, self.spec, AVERAGE)
 
     def reader(self, stage: Stage | None = None) -> Reader:
         """Rows as the model reads them in `stage`, or at inference."""
@@ -245,8 +245,8 @@ class Run:
 
     def _finish(self) -> results.Results:
         watchdog.beat("writing model and results", patient=True)
-        if self.main and not (self.dir.path / MODEL).exists():
-            assemble.save(self.model, self.spec, self.dir.path / MODEL, {"trained": self.spec.train})
+        if self.main:
+            save_model(self.dir, self.model, self.spec, MODEL)
         if self.train.evaluation:
             self.evaluations.ask(last_name(self.train), self.model, self.reader)
             self.evaluations.controls(self.model, self.reader)

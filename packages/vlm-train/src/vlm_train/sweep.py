@@ -19,7 +19,7 @@ from vlm_core.validate import validate
 from vlm_train.config import TrainConfig
 from vlm_train.grid import Grid, Row
 from vlm_train.pool import Pool
-from vlm_train.prepare_run_dir import refuse_another
+from vlm_train.prepare_run_dir import recorded, refuse_another
 from vlm_train.resume import resolved
 from vlm_train.run_inputs import Inputs, Source, of_data, of_files
 from vlm_train.rundir import SPEC, RunDir
@@ -127,6 +127,8 @@ def _job(grid: Grid, row: Row, seed: int, known: Known) -> Job:
     refuse_another(folder, resolved(spec, train), now)
     if train.evaluation is None:
         return job
+    if old := recorded(folder):
+        now = replace(now, run=old.run)
     return replace(job, asked=asked(train, now, last_name(train), now.count("train.evaluation.")))
 
 

@@ -27,6 +27,7 @@ from vlm_core.atomic import write_file
 from vlm_core.cli.common import size
 from vlm_core.config import EncoderConfig
 from vlm_core.errors import UserError
+from vlm_core.folder import refuse_links
 from vlm_core.model import VLM
 from vlm_core.printable import printable
 from vlm_core.rows import Row, Rows
@@ -124,6 +125,7 @@ class Features:
         def made() -> str:
             folder = Path(self.settings.path) / identity(self.model.encoder, facts)
             folder.mkdir(parents=True, exist_ok=True)
+            refuse_links(folder)
             about = {**facts, "label": self.config.label(), "shape": shape}
             write_file(folder / ABOUT, json.dumps(about, indent=1) + "\n")
             store = Store(folder, shape, self.dtype, folder.name)
