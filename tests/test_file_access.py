@@ -48,7 +48,6 @@ EXCEPTIONS = {
     "vlm_bench/readers/answers.py": "the first line of a text, to tell its format",
     "vlm_train/data/json_files/json_reader.py": "rows, bounded before they are parsed",
     # files that grow while they are held
-    "vlm_train/sweep/process_pool.py": "a job's log and the lock of a sweep",
     "vlm_train/feature_cache/store.py": "marks of damaged features",
     # formats of their own
     "vlm_train/data/index_cache.py": "np.load without pickles, of a file that was verified",

@@ -51,7 +51,7 @@ def test_all_eight_killed_in_the_middle_and_gone_on(
 
     assert main(command()) == 0
     told = capsys.readouterr()
-    assert "mme: cut off 1 half-written line; asked again" in told.err
+    assert "mme: dropped 1 half-written or damaged line; asked again" in told.err
     assert "mme: 9 of 28 answers are there already" in told.err
     assert main(command(out="whole")) == 0
     for name in EIGHT:
@@ -80,7 +80,7 @@ def test_lines_that_a_power_cut_left_are_asked_again(command: Runner, tmp_path: 
     capsys.readouterr()
     assert main(command("pope")) == 0
     err = capsys.readouterr().err
-    assert "pope: cut off 5 half-written lines; asked again" in err
+    assert "pope: dropped 5 half-written or damaged lines; asked again" in err
     assert "pope: 2 of 6 answers are there already" in err
     assert (out / "pope.jsonl").read_bytes() == whole
 

@@ -14,7 +14,7 @@ SAID = {0: "x = -1", 1: "a dog", 2: "on the left"}
 
 
 class Judge(ThreadingHTTPServer):
-    """Answers by `replies`: part of a prompt -> replies one after the other, a number for an HTTP status."""
+    """Answers by `replies`: part of a prompt -> replies one after the other; a number is a status, bytes a body."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -38,10 +38,10 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         judge.asked.append(body)
         reply = judge.reply(body["messages"][0]["content"])
-        failed = isinstance(reply, int)
+        failed, whole = isinstance(reply, int), isinstance(reply, bytes)
         choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": reply}}
         done = {"id": "1", "object": "chat.completion", "created": 0, "model": "judge-1", "choices": [choice]}
-        content = json.dumps({"error": {"message": "no"}} if failed else done).encode()
+        content = reply if whole else json.dumps({"error": {"message": "no"}} if failed else done).encode()
         self.send_response(reply if failed else 200)
         self.send_header("Content-Type", "application/json")
         self.send_header("x-should-retry", "false")
@@ -232,6 +232,23 @@ def test_a_judge_that_is_gone_is_given_up(
     assert len(json.loads(file.read_text())) == 1
     judge.replies = {}
     assert "2 grades by judge, 1 kept, 0 failed" in printed(capsys, *command(data, judge, file))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"<html>", b"[]", b"null", b"{", b"\xff", b"[" * 10**5, b'{"a": ' + b"9" * 5000 + b"}", b'{"choices": [1]}',
+     b'{"model": "m", "choices": "ab"}', b'{"model": "m", "choices": [{"message": null}]}',
+     b'{"model": "m", "choices": [{"message": {"content": 1}}]}'],
+    ids=range(11),
+)  # fmt: skip
+def test_what_is_no_reply_of_a_judge(
+    data: Path, tmp_path: Path, capsys: Out, judge: Judge, monkeypatch: pytest.MonkeyPatch, body: bytes
+) -> None:
+    monkeypatch.setattr("vlm_bench.judge.OUTAGES", 2)
+    judge.replies = {"a dog": [body], "left": [body]}
+    err = refused_after_progress(capsys, *command(data, judge, tmp_path / "g.json"))
+    assert "replied with something else than a chat completion; is --base-url right?" in err
+    assert f"1 graded now, 0 kept in {tmp_path / 'g.json'}" in err
 
 
 def refused_after_progress(capsys: Out, *argv: Any) -> str:

@@ -290,3 +290,11 @@ def test_two_processes_fill_and_share_one_cache(run_spec, plain, tmp_path):
         json.loads(line)["loss"] for line in (tmp_path / "both" / "metrics.jsonl").read_text().splitlines()
     ]
     assert found == pytest.approx([loss for *_, loss in losses(alone)], rel=1e-5)
+
+
+def test_features_are_written_through_no_link(cached, tmp_path):
+    shutil.rmtree(cached("first").path)
+    next((tmp_path / "cache").glob("*/*.data")).with_suffix(".damaged").symlink_to(tmp_path / "absent")
+    with pytest.raises(UserError, match="a link that leaves the folder"):
+        cached("second")
+    assert not (tmp_path / "absent").exists()

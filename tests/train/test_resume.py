@@ -188,10 +188,12 @@ def test_what_does_is_listed_with_both_values(begun):
 
 
 def stored(tmp_path, change):
+    """The run's spec as an earlier version would have stored it, its copy in `inputs.json` included."""
     file = tmp_path / "run" / "spec.yaml"
     data = yaml.safe_load(file.read_text())
     change(data)
     file.write_text(yaml.safe_dump(data))
+    edit(tmp_path / "run" / INPUTS, lambda inputs: inputs.update(spec=file.read_text()))
 
 
 def test_a_default_that_is_newer_than_the_run(begun, tmp_path):

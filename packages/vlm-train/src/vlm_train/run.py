@@ -27,11 +27,13 @@ from vlm_train.checkpoint.prepare_run_dir import (
     claim,
     has_trained,
     keep_tokenizer,
+    newest_checkpoint,
+    save_model,
     saved_model,
     with_kept_tokenizer,
 )
 from vlm_train.checkpoint.resume import resolved
-from vlm_train.checkpoint.run_dir import AVERAGE, CHECKPOINTS, ENVIRONMENT, LEFT_OUT, MODEL, RunDir
+from vlm_train.checkpoint.run_dir import AVERAGE, ENVIRONMENT, LEFT_OUT, MODEL, RunDir
 from vlm_train.checkpoint.run_inputs import Inputs
 from vlm_train.config.section import train_section
 from vlm_train.config.template_checks import check_templates
@@ -99,8 +101,7 @@ class Run:
 
     def _claim(self) -> None:
         watchdog.beat("comparing data with those that the run began with", patient=True)
-        self.evaluations.inputs = self._inputs()
-        claim(self.dir, self.spec, self.evaluations.inputs, self._say)
+        self.evaluations.inputs = claim(self.dir, self.spec, self._inputs(), self._say)
         keep_tokenizer(self.dir, self.spec, self.tokenizer)
         self.dir.write(ENVIRONMENT, json.dumps(environment(self.spec, self.strategy), indent=1) + "\n")
 
@@ -131,8 +132,9 @@ class Run:
 
     def _newest(self) -> tuple[Path | None, Position]:
         """The checkpoint to go on from, the same on every process, and where it stands."""
-        root, stages = self.dir.path / CHECKPOINTS, len(self.train.stages)
-        path = process_group.first_tells(self.accelerator, lambda: checkpoint.newest(root, stages, self._say))
+        path = process_group.first_tells(
+            self.accelerator, lambda: newest_checkpoint(self.dir, self.train, self._say)
+        )
         return path, checkpoint.position(path) if path else Position(0, 0)
 
     def _stages(self) -> None:
@@ -232,8 +234,8 @@ class Run:
     def _average(self, stage: str, *, last: bool) -> None:
         """Evaluate the averaged weights, and save them if this is the last stage."""
         self.evaluations.ask(f"after {stage}, average", self.model, self.reader)
-        if last and self.main and not (self.dir.path / AVERAGE).exists():
-            assemble.save(self.model, self.spec, self.dir.path / AVERAGE, {"trained": self.spec.train})
+        if last and self.main:
+            save_model(self.dir, self.model, self.spec, AVERAGE)
 
     def reader(self, stage: Stage | None = None) -> Reader:
         """Rows as the model reads them in `stage`, or at inference."""
@@ -249,8 +251,8 @@ class Run:
 
     def _finish(self) -> results.Results:
         watchdog.beat("writing model and results", patient=True)
-        if self.main and not (self.dir.path / MODEL).exists():
-            assemble.save(self.model, self.spec, self.dir.path / MODEL, {"trained": self.spec.train})
+        if self.main:
+            save_model(self.dir, self.model, self.spec, MODEL)
         if self.train.evaluation:
             self.evaluations.ask(last_name(self.train), self.model, self.reader)
             self.evaluations.controls(self.model, self.reader)

@@ -28,15 +28,19 @@ GZIP_MAGIC = b"\x1f\x8b"
 BOM = b"\xef\xbb\xbf"
 MAX_BYTES = 2**30
 """What is read of a file, unpacked; the largest of the benchmarks' files has 390 MB."""
+MAX_RATIO, ANY_RATIO_BYTES = 64, 16 * 2**20
+"""How many times its size a larger file may unpack to; JSON is packed to a tenth or a twentieth."""
+MAX_VALUES, MAX_ROWS = 25_000_000, 2_000_000
+"""Values of a JSON file, of which each takes 60 bytes or more, and rows of JSON lines; known files have half of it."""
 _CHUNK = 2**20
 _BUFFER = 2**16
 
 
 class _Bounded(io.RawIOBase):
-    """Reads from `file` and raises `UserError` beyond `MAX_BYTES`: a few packed kilobytes can unpack to any size."""
+    """Reads from `file` and raises `UserError` beyond `limit` bytes: a few packed kilobytes can unpack to any size."""
 
-    def __init__(self, file: Any, path: Path) -> None:
-        self.file, self.path, self.total = file, path, 0
+    def __init__(self, file: Any, path: Path, limit: int) -> None:
+        self.file, self.path, self.limit, self.total = file, path, limit, 0
 
     def readable(self) -> bool:
         return True
@@ -44,9 +48,9 @@ class _Bounded(io.RawIOBase):
     def readinto(self, buffer: WriteableBuffer, /) -> int:
         count = self.file.readinto(buffer)
         self.total += count
-        if self.total > MAX_BYTES:
+        if self.total > self.limit:
             raise UserError(
-                f"{self.path}: more than {MAX_BYTES} bytes when unpacked; no benchmark has such a file"
+                f"{self.path}: more than {self.limit} bytes when unpacked; no benchmark has such a file"
             )
         return count
 
@@ -59,9 +63,11 @@ def opened(path: Path) -> Iterator[BufferedIOBase]:
     with open_regular(path) as raw:
         packed = raw.read(len(GZIP_MAGIC)) == GZIP_MAGIC
         raw.seek(0)
+        ratio = max(ANY_RATIO_BYTES, MAX_RATIO * os.fstat(raw.fileno()).st_size)
+        limit = min(MAX_BYTES, ratio) if packed else MAX_BYTES
         try:
             with gzip.GzipFile(fileobj=raw) if packed else raw as file:
-                yield io.BufferedReader(_Bounded(file, path), _BUFFER)
+                yield io.BufferedReader(_Bounded(file, path, limit), _BUFFER)
         except (EOFError, zlib.error, gzip.BadGzipFile):
             raise UserError(f"{path}: this gzip file is damaged or cut off") from None
 
@@ -108,12 +114,24 @@ def read_text(path: Path) -> str:
 
 def read_jsonl(path: Path) -> Iterator[Row]:
     """One row for each line; empty lines are passed over, an empty file is an error."""
-    # not splitlines(): JSON strings may hold U+2028 and its like, which are no line ends in JSON lines
-    lines = [(n, line) for n, line in enumerate(read_text(path).split("\n"), 1) if line.strip()]
-    if not lines:
+    count = 0
+    for number, line in enumerate(_lines(read_text(path)), 1):
+        if line.strip():
+            yield as_row(parse_json(line, path, number), f"{path}:{number}")
+            count += 1
+        if count > MAX_ROWS:
+            raise UserError(f"{path}: more than {MAX_ROWS} rows; no benchmark has such a file")
+    if not count:
         raise UserError(f"{path}: the file is empty")
-    for number, line in lines:
-        yield as_row(parse_json(line, path, number), f"{path}:{number}")
+
+
+def _lines(text: str) -> Iterator[str]:
+    """Not splitlines(): JSON strings may hold U+2028 and its like, which are no line ends in JSON lines."""
+    start = 0
+    while (end := text.find("\n", start)) >= 0:
+        yield text[start:end]
+        start = end + 1
+    yield text[start:]
 
 
 def read_json(path: Path) -> Any:
@@ -123,6 +141,8 @@ def read_json(path: Path) -> Any:
 
 def parse_json(text: str, path: Path, line: int | None = None) -> Any:
     """The value of a file's JSON text, or of its line number `line`, as `parse_strict` reads it."""
+    if len(text) > MAX_VALUES and (count := sum(map(text.count, ",[{"))) > MAX_VALUES:
+        raise UserError(f"{path}: about {count} values; at most {MAX_VALUES} are read")
     return parse_strict(text, path, line or 1, only=line is not None)
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 TOKENS = "Reference OCR token:"
-_OLDEST = re.compile(
-    r"(?P<tokens>OCR tokens: .*?)?(?P<asked>Question: (?P<question>.*?) Short answer:.*)", re.DOTALL
-)
+_OLD_TOKENS, _BEFORE, _BEHIND = "OCR tokens: ", "Question: ", " Short answer:"
 
 
 @dataclass(frozen=True)
@@ -26,8 +23,8 @@ def read_prompt(text: str) -> Prompt | None:
     - the same with a line `Reference OCR token: …` between them (`llava_textvqa_val_v051_ocr.jsonl`) or before them,
     - `OCR tokens: … Question: … Short answer:`, or that without the tokens.
     """
-    if found := _OLDEST.match(text):
-        return Prompt(found["question"], tokens=found["tokens"] is not None)
+    if place := _oldest(text):
+        return Prompt(text[place[0] + len(_BEFORE) : place[1]], tokens=text.startswith(_OLD_TOKENS))
     lines = text.split("\n")
     others = [line for line in lines if not line.startswith(TOKENS)]
     if len(others) == 2 and len(lines) - len(others) <= 1:
@@ -35,8 +32,17 @@ def read_prompt(text: str) -> Prompt | None:
     return None
 
 
+def _oldest(text: str) -> tuple[int, int] | None:
+    """Where "Question: " and " Short answer:" stand in a prompt of the last form, None for others."""
+    start = text.find(_BEFORE, len(_OLD_TOKENS)) if text.startswith(_OLD_TOKENS) else 0
+    if start < 0 or not text.startswith(_BEFORE, start):
+        return None
+    end = text.find(_BEHIND, start + len(_BEFORE))
+    return None if end < 0 else (start, end)
+
+
 def without_tokens(text: str) -> str:
     """The same prompt without the OCR tokens."""
-    if found := _OLDEST.match(text):
-        return found["asked"]
+    if place := _oldest(text):
+        return text[place[0] :]
     return "\n".join(line for line in text.split("\n") if not line.startswith(TOKENS))

@@ -8,6 +8,7 @@ model, other data or other settings are never mixed with them.
 from __future__ import annotations
 
 import fcntl
+import glob
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,7 +18,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
-from vlm_bench.readers.files import read_jsonl
+from vlm_bench.readers.files import MAX_BYTES, read_jsonl
 from vlm_bench.readers.json_object import Row, as_row
 from vlm_bench.readers.run import read_account
 from vlm_core.benchmark import Question
@@ -26,9 +27,8 @@ from vlm_core.evaluation.inference import Said
 from vlm_core.io.atomic import write_errors, write_file
 from vlm_core.io.digests import of_image
 from vlm_core.io.files import read_bytes
+from vlm_core.io.manifest import refuse_links
 
-MAX_BYTES = 2**34
-"""Answers of one benchmark; the largest has 10^6 short ones."""
 BOUND = (
     "benchmark", "protocol", "model sha256", "files", "questions sha256", "decoding", "batch_size", "dtype",
     "prefix_reuse",
@@ -52,8 +52,10 @@ class Journal:
     def check(self, facts: Facts) -> Facts:
         """What the account says of an earlier run; empty if there was none. Nothing is written.
 
-        Raises `UserError` for answers without an account and for those of another run, saying what differs.
+        Raises `UserError` for answers without an account and for those of another run, saying what differs, and for
+        a file that is a link out of the folder.
         """
+        refuse_links(self.folder, f"{glob.escape(self.name)}.*")
         if not self.account.exists():
             if found := [path for path in (self.path, *self.parts) if path.exists()]:
                 raise UserError(
@@ -76,15 +78,14 @@ class Journal:
         return earlier
 
     def mend(self) -> int:
-        """Drop lines that a kill or a power cut left half-written -> their number; the questions are asked again."""
+        """Drop lines that are half-written or damaged -> their number; their questions are asked again."""
         dropped = 0
-        for path in self.parts:
-            lines = _split(path)
-            if bad := [line for line in lines if not _is_row(line)]:
-                dropped += len(bad)
+        for path in (self.path, *self.parts):
+            if bad := sum(not _is_row(line) for line in _lines(path)):
+                dropped += bad
                 with write_errors(path), path.open("r+b") as file:
                     _claim(file, path)
-                    write_file(path, b"".join(line for line in lines if _is_row(line)))
+                    write_file(path, b"".join(filter(_is_row, _lines(path))))
         return dropped
 
     def lines(self) -> dict[str, Row]:
@@ -116,7 +117,7 @@ class Journal:
         """Image files and their digests, of every whole line; what is wrong with a line, `lines` tells."""
         found = []
         for path in (self.path, *self.parts):
-            for line in _split(path):
+            for line in _lines(path):
                 with suppress(ValueError, KeyError, TypeError, RecursionError):
                     about = json.loads(line)["metadata"]
                     image = self.questions[about["id"]].image
@@ -168,19 +169,28 @@ class Journal:
                 path.unlink()
 
 
-def _split(path: Path) -> list[bytes]:
+def _lines(path: Path) -> Iterator[bytes]:
     """The lines of a file with their ends; none of one that isn't there."""
-    return BytesIO(read_bytes(path, MAX_BYTES)).readlines() if path.exists() else []
+    return iter(BytesIO(read_bytes(path, MAX_BYTES)) if path.exists() else ())
 
 
 def _is_row(line: bytes) -> bool:
-    """Whether this is a whole line with one JSON object, or empty."""
+    """Whether this is a whole line with one JSON object, of which each byte that is scored is as written, or empty."""
     try:
-        return line.endswith(b"\n") and (
-            not line.strip() or isinstance(json.loads(line.decode("utf-8")), dict)
-        )
+        row = json.loads(line.decode("utf-8")) if line.strip() else {}
     except (ValueError, RecursionError):
         return False
+    if not line.endswith(b"\n") or not isinstance(row, dict):
+        return False
+    about = row.get("metadata")
+    if not isinstance(about, dict) or "sha256" not in about:
+        return True
+    return about["sha256"] == _checksum(about.get("id"), row.get("prompt"), row.get("text"))
+
+
+def _checksum(*said: object) -> str:
+    """Of an answer's id, prompt and text, in its line's metadata; lines of earlier versions have none."""
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
 
 def contents(images: Iterable[Path]) -> dict[Path, str]:
@@ -202,7 +212,11 @@ def answer_line(said: Said, model: str, digest: str, image: str | None = None) -
         "text": text,
         "answer_id": hashlib.sha256(f"{digest}/{question.id}".encode()).hexdigest()[:22],
         "model_id": model,
-        "metadata": {"id": question.id, **({"image": image} if image else {})},
+        "metadata": {
+            "id": question.id,
+            **({"image": image} if image else {}),
+            "sha256": _checksum(question.id, question.prompt, text),
+        },
     }
     return json.dumps(row, ensure_ascii=False) + "\n"
 

@@ -20,10 +20,12 @@ from vlm_bench.run.progress import Asked
 from vlm_bench.scorers.mm_vet import ATTEMPTS, judge_prompt, parse
 from vlm_core.errors import UserError
 from vlm_core.io.atomic import write_file
+from vlm_core.markup.printable import printable
 
 OFFICIAL_JUDGE = "gpt-4-0613"
 SECONDS_A_CALL = 60.0
 _SECONDS_A_LINE = 2.0
+_OTHER_REPLY = "replied with something else than a chat completion; is --base-url right?"
 OUTAGES = 3
 """So many answers in a row without a reply of the judge end a session."""
 Ask = Callable[[str, float], tuple[str, str]]
@@ -79,9 +81,23 @@ def openai_judge(model: str, base_url: str | None) -> Ask:
             if isinstance(error, outage):
                 raise CallFailed(f"{client.base_url}: {text}", outage=True) from None
             raise CallFailed(text) from None
-        return (reply.choices[0].message.content or "") if reply.choices else "", reply.model
+        except (ValueError, RecursionError) as error:  # what claims to be JSON
+            raise CallFailed(f"{client.base_url}: {_OTHER_REPLY}: {error!s:.200}", outage=True) from None
+        if (found := _said(reply)) is None:
+            text = f"{client.base_url}: {_OTHER_REPLY}: {reply!s:.200}"
+            raise CallFailed(printable(text), outage=True)
+        return found
 
     return ask
+
+
+def _said(reply: Any) -> tuple[str, str] | None:
+    """(text, model) of a chat completion, in which the library checks no type; None for anything else."""
+    choices, model = getattr(reply, "choices", None), getattr(reply, "model", None)
+    if not isinstance(choices, list) or not isinstance(model, str):
+        return None
+    content = getattr(getattr(choices[0], "message", None), "content", 0) if choices else None
+    return (content or "", model) if isinstance(content, str | None) else None
 
 
 def judge(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
 from vlm_core.errors import UserError
 from vlm_core.runtime.env_vars import hide_from_accelerate, refuse_overrides
+from vlm_core.runtime.rank_env import place
 
 _PATIENCE = timedelta(days=7)
 """A process that is done waits for the others; torch's own minutes would end the run."""
@@ -32,7 +32,7 @@ class Ranks:
 def join_ranks(device: str | None) -> Ranks:
     """`device` None is the GPU if there is one; several processes have one each.
 
-    Raises `UserError` for a variable of the environment that would change the answers.
+    Raises `UserError` for a variable of the environment that would change the answers, and for half of a launcher's.
     """
     refuse_overrides()
     hide_from_accelerate()
@@ -40,7 +40,8 @@ def join_ranks(device: str | None) -> Ranks:
 
     from vlm_core.model_folder.assemble import default_device
 
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    here = place()
+    if here is None or here.world == 1:
         return Ranks(0, 1, device or default_device())
     if device not in (None, "cpu", "cuda"):
         raise UserError(f"--device {device}: several processes choose theirs themselves; possible: cpu, cuda")

@@ -90,7 +90,9 @@ class Run:
     def _open(self) -> None:
         task, journal = self.task, self.journal
         if dropped := journal.mend():
-            self.say(f"{task.name}: cut off {dropped} half-written line{'s' * (dropped > 1)}; asked again")
+            self.say(
+                f"{task.name}: dropped {dropped} half-written or damaged line{'s' * (dropped > 1)}; asked again"
+            )
         for reason, count in task.left_out.items():
             self.say(f"{task.name}: {count} of its questions left out: {reason}")
         done = len(journal.lines())

@@ -63,9 +63,23 @@ def refuse_outside(path: Path, names: Iterable[str]) -> None:
     """
     home = path.resolve()
     cache = next((p.parent / "blobs" for p in home.parents if p.name == "snapshots"), home)
-    for link in (file for file in (*path.rglob("*"), *(path / name for name in names)) if file.is_symlink()):
-        target = Path(os.path.realpath(link))  # of a circle of links, one of them
-        if not any(target.is_relative_to(allowed) for allowed in (home, cache)):
+    _stay([*path.rglob("*"), *(path / name for name in names)], [home, cache])
+
+
+def refuse_links(folder: Path, pattern: str = "*") -> None:
+    """Raise `UserError` for a file or folder in `folder` that is a link out of it: writing it would write there.
+
+    A character device, such as /dev/null, has nothing that could be overwritten.
+    """
+    _stay(
+        (path for path in folder.glob(pattern) if not path.is_char_device()), [Path(os.path.realpath(folder))]
+    )
+
+
+def _stay(files: Iterable[Path], homes: Iterable[Path]) -> None:
+    for link in (file for file in files if file.is_symlink()):
+        target = Path(os.path.realpath(link))  # unlike resolve() with an answer for a link to itself
+        if not any(target.is_relative_to(home) for home in homes):
             raise UserError(
                 f"{printable(link)}: a link that leaves the folder, to {printable(target)}; put a copy there"
             )

@@ -162,10 +162,12 @@ def found(root: Path) -> list[Path]:
     return sorted(p for p in root.iterdir() if _NAME.fullmatch(p.name)) if root.is_dir() else []
 
 
-def newest(root: Path, stages: int, say: Callable[[str], None]) -> Path | None:
+def newest(
+    root: Path, stages: int, say: Callable[[str], None], belongs: Callable[[Path], None] | None = None
+) -> Path | None:
     """The newest checkpoint of which every byte is as it was written, None if there is no checkpoint at all.
 
-    `stages` is how many the run has.
+    `stages` is how many the run has; `belongs` raises `UserError` for a checkpoint of another run.
 
     Damaged ones are named and, if there is a whole one before them, set aside. If none is whole, that is a `UserError`.
     What a killed process left half-written is removed. One process calls this.
@@ -180,6 +182,8 @@ def newest(root: Path, stages: int, say: Callable[[str], None]) -> Path | None:
             verify(path)
             if position(path).stage >= stages:
                 raise UserError(f"{path}: the run has only {stages} stages")
+            if belongs:
+                belongs(path)
         except UserError as error:
             faults[path] = str(error)
             continue

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pydantic import BaseModel
 
+from vlm_core.errors import UserError
 from vlm_core.io.atomic import sync, write_file
 from vlm_core.io.files import open_regular
 from vlm_core.io.json_text import parse_strict, validated
@@ -19,6 +20,9 @@ from vlm_train.checkpoint.run_dir_schemas import LINES
 
 WAITING_LINES = 10_000
 """So many lines that can't be written are kept in memory; of more, the newest."""
+MAX_BYTES, MAX_LINE, MAX_UNREAD = 2 * 2**30, 16 * 2**20, 100_000
+"""Bytes of a log, of a line that is read, and lines that can't be: a file of holes takes no place on a disk."""
+_WITHOUT = "move it out of the folder: the run goes on without it"
 log = logging.getLogger(__name__)
 
 
@@ -68,7 +72,10 @@ class RunLog:
         self._lost, self.waiting = 0, []
 
     def read(self) -> list[dict[str, Any]]:
-        """Every line that can be read, those in memory included; one warning counts the others."""
+        """Every line that can be read, those in memory included; one warning counts the others.
+
+        Raises `UserError` for a file that is no log at all, by its size or by its lines.
+        """
         records, unread = self._read()
         if unread and not self._told_unread:
             self._told_unread = True
@@ -86,11 +93,15 @@ class RunLog:
         schema = LINES[self.path.name]
         if self.path.exists():
             with open_regular(self.path) as file:
-                for number, line in enumerate(file, 1):
-                    if (record := _parsed(line, schema)) is None:
-                        unread.append(number)
-                    else:
+                for number, line in enumerate(_lines(file, self.path), 1):
+                    if (record := _parsed(line, schema)) is not None:
                         records.append(record)
+                    elif len(unread) == MAX_UNREAD:
+                        raise UserError(
+                            f"{self.path}: more than {MAX_UNREAD} lines are no records; {_WITHOUT}"
+                        )
+                    else:
+                        unread.append(number)
         return records + [json.loads(line) for line in self.waiting], unread
 
     def forget_after(self, stage: int, step: int) -> None:
@@ -117,6 +128,16 @@ def _append(path: Path, data: bytes) -> None:
             raise
     finally:
         os.close(handle)
+
+
+def _lines(file: BinaryIO, path: Path) -> Iterator[bytes]:
+    """The lines of a log; of one that is longer than any record only a part, which is none."""
+    if (size := os.fstat(file.fileno()).st_size) > MAX_BYTES:
+        raise UserError(f"{path}: {size} bytes; at most {MAX_BYTES} are read; {_WITHOUT}")
+    while line := file.readline(MAX_LINE):
+        yield line
+        while len(line) == MAX_LINE and not line.endswith(b"\n"):
+            line = file.readline(MAX_LINE)
 
 
 def _parsed(line: bytes, schema: type[BaseModel]) -> dict[str, Any] | None:

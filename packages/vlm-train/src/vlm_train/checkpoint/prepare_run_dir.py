@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from vlm_core.errors import UserError
 from vlm_core.interfaces import Tokenizer
 from vlm_core.io import digests
 from vlm_core.io.files import read_text
-from vlm_core.io.manifest import verify_folder, write_folder
+from vlm_core.io.manifest import read_manifest, verify_folder, write_folder
 from vlm_core.io.yaml_loader import parse
 from vlm_core.model import PARTS, VLM
 from vlm_core.model_folder import assemble
@@ -29,6 +30,7 @@ from vlm_train.checkpoint.run_dir import (
     RunDir,
 )
 from vlm_train.checkpoint.run_inputs import Inputs
+from vlm_train.config.train import TrainConfig
 
 Say = Callable[[str], None]
 
@@ -86,8 +88,8 @@ def _spec_file(run: RunDir, old: Inputs | None) -> str:
     text = read_text(file)
     if not isinstance(parse(text, str(file)).data, dict):
         raise UserError(f"{file}: damaged: no spec")
-    if old and text != old.spec and old.spec.startswith(text):
-        raise UserError(f"{file}: damaged: truncated")
+    if old and old.spec not in ("", text):
+        raise UserError(f"{file}: damaged: differs from the copy in {INPUTS}")
     return text
 
 
@@ -119,29 +121,57 @@ def refuse_another(run: RunDir, spec: Spec, now: Inputs) -> list[Difference]:
     return found
 
 
-def claim(run: RunDir, spec: Spec, now: Inputs, say: Say) -> None:
+def claim(run: RunDir, spec: Spec, now: Inputs, say: Say) -> Inputs:
     """Lock the folder and note what the run is made from; raises `UserError` as `RunDir.open` and `refuse_another`."""
     run.open()
+    now = replace(now, run=resume.identity(spec, now))
     found, old = refuse_another(run, spec, now), recorded(run)
     if changed := [f"{one.key} ({one.old} → {one.new})" for one in found]:
         say(f"resuming with changed values: {', '.join(changed)}")
     if old and has_trained(run):
         if told := digests.other_versions(old.versions, now.versions):
             say(told)
-        now = replace(now, versions=old.versions, weights=old.weights)
+        now = replace(now, versions=old.versions, weights=old.weights, run=old.run)
     run.write(INPUTS, replace(now, spec=spec.to_yaml()).to_json())
     if found or not _has_spec(run, old):
         run.write(SPEC, spec.to_yaml())
+    return now
+
+
+def _refuse_another(run: RunDir, path: Path, other: str) -> None:
+    """Raise `UserError` if what is at `path` was trained by a run of the identity `other`, not by this one."""
+    old = recorded(run)
+    if old and old.run and other not in ("", old.run):
+        raise UserError(f"{path}: of another run, whose spec or data differ from those of {run.path}")
+
+
+def newest_checkpoint(run: RunDir, train: TrainConfig, say: Say) -> Path | None:
+    """`checkpoint.newest` of this run; one of another run is treated like a damaged one."""
+
+    def belongs(path: Path) -> None:
+        if (path / INPUTS).exists():
+            _refuse_another(run, path, Inputs.read(path / INPUTS).run)
+
+    return checkpoint.newest(run.path / CHECKPOINTS, len(train.stages), say, belongs)
+
+
+def save_model(run: RunDir, model: VLM, spec: Spec, name: str) -> None:
+    """Save the model under this name, unless it is there."""
+    if not (run.path / name).exists():
+        old = recorded(run)
+        own = {"run": old.run} if old and old.run else {}
+        assemble.save(model, spec, run.path / name, {"trained": spec.train, **own})
 
 
 def saved_model(run: RunDir, spec: Spec, name: str) -> VLM:
-    """The model that the run has saved under this name; raises `UserError` if it is damaged.
+    """The model that the run has saved under this name; raises `UserError` if it is damaged or of another run.
 
     Its code is that of the repositories that the spec names.
     """
     path = run.path / name
     try:
         trust = runs_own_code(getattr(spec, part) for part in PARTS)
+        _refuse_another(run, path, str(read_manifest(path).get("run", "")))
         return assemble.load(path, trust_remote_code=trust)[0]
     except UserError as error:
         again = name == MODEL and checkpoint.found(run.path / CHECKPOINTS)

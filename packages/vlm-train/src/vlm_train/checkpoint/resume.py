@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from vlm_core.errors import UserError
+from vlm_core.io import digests
 from vlm_core.io.paths import file_names
 from vlm_core.io.yaml_loader import parse
 from vlm_core.model import PARTS
@@ -37,6 +38,19 @@ class Difference(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.key}: {self.old} before, {self.new} now"
+
+
+def identity(spec: Spec, now: Inputs) -> str:
+    """A digest of what decides the trained weights: checkpoints, models and evaluations of another run have another."""
+    settings = {
+        key: value
+        for key, value in _flat(parse(spec.to_yaml(), "spec.yaml").data)
+        if not (MAY_CHANGE.fullmatch(key) or _DATA.fullmatch(key) or key in now.files)
+    }
+    data = _only(now.data, "train.stages.")
+    return digests.of(
+        settings, *({key: one.digest for key, one in each.items()} for each in (data, now.files))
+    )
 
 
 def resolved(spec: Spec, train: TrainConfig) -> Spec:

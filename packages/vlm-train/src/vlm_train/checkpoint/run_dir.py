@@ -19,6 +19,7 @@ from vlm_core.errors import UserError
 from vlm_core.io.atomic import write_errors, write_file
 from vlm_core.io.checksum import verified, with_checksum
 from vlm_core.io.files import read_text
+from vlm_core.io.manifest import refuse_links
 from vlm_core.markup.printable import printable
 from vlm_train.checkpoint.jsonl_log import RunLog
 from vlm_train.checkpoint.run_dir_schemas import EVALS as EVALS
@@ -72,7 +73,7 @@ class RunDir:
     def open(self) -> None:
         """Claim the folder: a new one, or one with a run in it, however far that came.
 
-        Raises `UserError` if it holds other files, or if a process is running in it.
+        Raises `UserError` if it holds other files or links out of it, or if a process is running in it.
         """
         with write_errors(self.path):
             try:
@@ -87,6 +88,8 @@ class RunDir:
             raise UserError(
                 f"{self.path}: holds other files, such as {printable(others[0], 80)}; set train.output to a new folder"
             )
+        for folder in (self.path, self.path / EVALUATIONS):
+            refuse_links(folder)
         with write_errors(self.path / LOCK):
             self._claim()
 

@@ -52,6 +52,8 @@ class Inputs:
     """Digests of the parts as the spec builds them, and of the tokenizer."""
     spec: str = ""
     """The resolved spec as YAML, in case the file of its own is lost."""
+    run: str = ""
+    """`resume.identity` of the run when it began; empty for one that an earlier version began."""
 
     def to_json(self) -> str:
         return json.dumps(with_checksum(asdict(self)), indent=1) + "\n"

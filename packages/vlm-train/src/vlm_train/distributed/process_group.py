@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vlm_core.errors import UserError
 from vlm_core.markup.printable import printable
+from vlm_core.runtime.rank_env import Place as Place
+from vlm_core.runtime.rank_env import place as place
 from vlm_core.runtime.system_faults import system_fault
 from vlm_train.distributed.exit_message import RESUMABLE, claim, say, settled
 from vlm_train.distributed.preemption import Stopped
@@ -17,36 +18,6 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 T = TypeVar("T")
-_SET_BY_LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-
-
-@dataclass(frozen=True)
-class Place:
-    """A process among `world`, and among those of its node."""
-
-    rank: int
-    world: int
-    local_rank: int
-    local_world: int
-
-
-def place() -> Place | None:
-    """What a launcher put into the environment, None without one; `UserError` if it is only half there."""
-    there = [name for name in _SET_BY_LAUNCHERS if os.environ.get(name)]
-    if not {"RANK", "LOCAL_RANK"} & set(there) and os.environ.get("WORLD_SIZE", "1") == "1":
-        return None
-    if missing := sorted(set(_SET_BY_LAUNCHERS) - set(there)):
-        raise UserError(
-            f"the environment sets {', '.join(there)}, as launchers do, but not {', '.join(missing)}; "
-            "start through torchrun, or unset them"
-        )
-    values = [os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")]
-    values.append(os.environ.get("LOCAL_WORLD_SIZE", values[1]))
-    if not all(value.isdigit() for value in values):
-        raise UserError(
-            f"RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE: expected numbers, got {', '.join(values)}"
-        )
-    return Place(*map(int, values))
 
 
 def attempt() -> str:

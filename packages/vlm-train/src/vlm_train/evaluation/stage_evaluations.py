@@ -28,14 +28,15 @@ Rows = Sequence[dict[str, Any]]
 
 
 def asked(train: TrainConfig, inputs: Inputs, name: str, count: int) -> dict[str, Any]:
-    """What identifies an evaluation: digest of the rows, how many are asked, and the longest answer."""
+    """What identifies an evaluation: the run, digest of the rows, how many are asked, and the longest answer."""
     assert train.evaluation
+    own = {"run": inputs.run} if inputs.run else {}
     data = inputs.part("train.evaluation.")
     if name == QUESTION_ALONE:
         data |= inputs.part(f"train.stages.{len(train.stages) - 1}.")
-        return {"rows": digests.of(sorted(data.values())), "asked": count}
+        return {"rows": digests.of(sorted(data.values())), "asked": count, **own}
     length = train.evaluation.max_new_tokens
-    return {"rows": digests.of(list(data.values())), "asked": count, "max_new_tokens": length}
+    return {"rows": digests.of(list(data.values())), "asked": count, "max_new_tokens": length, **own}
 
 
 def last_name(train: TrainConfig) -> str:

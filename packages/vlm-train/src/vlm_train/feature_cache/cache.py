@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader
 from vlm_core.cli.common import size
 from vlm_core.errors import UserError
 from vlm_core.io.atomic import write_file
+from vlm_core.io.manifest import refuse_links
 from vlm_core.markup.printable import printable
 from vlm_core.model import VLM
 from vlm_core.plugins.config import EncoderConfig
@@ -124,6 +125,7 @@ class Features:
         def made() -> str:
             folder = Path(self.settings.path) / identity(self.model.encoder, facts)
             folder.mkdir(parents=True, exist_ok=True)
+            refuse_links(folder)
             about = {**facts, "label": self.config.label(), "shape": shape}
             write_file(folder / ABOUT, json.dumps(about, indent=1) + "\n")
             store = Store(folder, shape, self.dtype, folder.name)

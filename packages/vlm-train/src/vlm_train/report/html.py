@@ -47,8 +47,9 @@ def write(path: Path, out: Path | None = None) -> Path:
     """Write `report.html` into the run folder, or `out`; the run may still be going on. Raises `UserError`."""
     if not (path / SPEC).is_file():
         raise UserError(f"{path}: not a run folder: it has no {SPEC}; name train.output of the spec that ran")
-    out = out or path / "report.html"
-    write_file(out, page(RunDir(path)))
+    run = RunDir(path)
+    out = out or run.inside("report.html") or path / "report.html"
+    write_file(out, page(run))
     return out
 
 

@@ -16,7 +16,7 @@ from vlm_core.markup.printable import printable
 from vlm_core.plugins.local_code import OPTION
 from vlm_core.runtime.system_faults import killed
 from vlm_core.spec.validate import validate
-from vlm_train.checkpoint.prepare_run_dir import refuse_another
+from vlm_train.checkpoint.prepare_run_dir import recorded, refuse_another
 from vlm_train.checkpoint.resume import resolved
 from vlm_train.checkpoint.run_dir import SPEC, RunDir
 from vlm_train.checkpoint.run_inputs import Inputs, Source, of_data, of_files
@@ -127,6 +127,8 @@ def _job(grid: Grid, row: Row, seed: int, known: Known) -> Job:
     refuse_another(folder, resolved(spec, train), now)
     if train.evaluation is None:
         return job
+    if old := recorded(folder):
+        now = replace(now, run=old.run)
     return replace(job, asked=asked(train, now, last_name(train), now.count("train.evaluation.")))
 
 

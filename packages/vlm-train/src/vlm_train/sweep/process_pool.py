@@ -53,7 +53,7 @@ class Pool:
         env = os.environ if self.size == 1 else {**os.environ, "OMP_NUM_THREADS": str(self._threads())}
         with write_errors(log):
             log.parent.mkdir(parents=True, exist_ok=True)
-            file = log.open("ab")
+            file = _open_own(log)
         with file:
             return subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=env, pass_fds=[lock.fileno()]
@@ -69,7 +69,7 @@ class Pool:
         """The folder's lock, which the processes hold too: those of a killed pool may need a moment to end."""
         with write_errors(self.output):
             self.output.mkdir(parents=True, exist_ok=True)
-            lock = (self.output / ".lock").open("ab")
+            lock = _open_own(self.output / ".lock")
         until = time.monotonic() + _PATIENCE
         while True:
             try:
@@ -82,6 +82,11 @@ class Pool:
                         f"{self.output}: another sweep, or a run of one, is at work in this folder"
                     ) from None
                 time.sleep(_PAUSE)
+
+
+def _open_own(path: Path) -> BinaryIO:
+    """A file of the sweep to append to; a link, which may lead anywhere, raises `OSError`."""
+    return os.fdopen(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW, 0o666), "ab")
 
 
 def _end(going: dict[Path, tuple[subprocess.Popen[bytes], float]]) -> None:

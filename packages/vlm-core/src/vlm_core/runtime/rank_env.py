@@ -1,0 +1,48 @@
+"""What a launcher of several processes, such as torchrun, puts into the environment of each."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+
+from vlm_core.errors import UserError
+from vlm_core.markup.printable import printable
+
+_SET_BY_LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+_NUMBER = re.compile("[0-9]{1,9}")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A process among `world`, and among those of its node."""
+
+    rank: int
+    world: int
+    local_rank: int
+    local_world: int
+
+
+def place() -> Place | None:
+    """What a launcher put into the environment, None without one; `UserError` if it is only half there."""
+    there = [name for name in _SET_BY_LAUNCHERS if os.environ.get(name)]
+    if not {"RANK", "LOCAL_RANK"} & set(there) and (os.environ.get("WORLD_SIZE") or "1") == "1":
+        return None
+    if missing := sorted(set(_SET_BY_LAUNCHERS) - set(there)):
+        raise UserError(
+            f"the environment sets {', '.join(there)}, as launchers do, but not {', '.join(missing)}; "
+            "start through torchrun, or unset them"
+        )
+    values = [os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")]
+    values.append(os.environ.get("LOCAL_WORLD_SIZE", values[1]))
+    numbers = [*values, os.environ["MASTER_PORT"]]
+    if not all(_NUMBER.fullmatch(value) for value in numbers):
+        names = "RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_PORT"
+        raise UserError(f"{names}: expected numbers, got {printable(', '.join(numbers), 200)}")
+    found = Place(*map(int, values))
+    if found.rank >= found.world or found.local_rank >= found.local_world:
+        raise UserError(
+            f"RANK {found.rank} of WORLD_SIZE {found.world}, LOCAL_RANK {found.local_rank} of LOCAL_WORLD_SIZE "
+            f"{found.local_world}: a rank is below the number of processes; the others would wait for ever"
+        )
+    return found
