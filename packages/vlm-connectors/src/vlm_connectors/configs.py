@@ -1,4 +1,4 @@
-"""Typed configs of the connectors with a token a patch. What a paper leaves open is a field; docs/paper.md says why."""
+"""Configs of the connectors with one token per patch. What a paper leaves open is a field, see docs/paper.md."""
 
 from __future__ import annotations
 

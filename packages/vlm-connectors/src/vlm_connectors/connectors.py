@@ -1,4 +1,4 @@
-"""The connectors of the paper's Table 4, on a patch grid (N, H, W, D) -> visual tokens (N, L, M)."""
+"""Connectors of the paper's Table 4: patch grid (N, H, W, D) -> visual tokens (N, L, M)."""
 
 from __future__ import annotations
 

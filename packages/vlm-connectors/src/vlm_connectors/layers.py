@@ -1,4 +1,4 @@
-"""Layers that several connectors are made of."""
+"""Layers that several connectors share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What this package offers to vlm-core."""
+"""Plugin hooks of this package."""
 
 from __future__ import annotations
 

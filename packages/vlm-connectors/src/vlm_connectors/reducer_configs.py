@@ -1,4 +1,4 @@
-"""Typed configs of the connectors that give fewer tokens than there are patches."""
+"""Configs of the connectors with fewer tokens than patches."""
 
 from __future__ import annotations
 

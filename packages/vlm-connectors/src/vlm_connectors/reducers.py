@@ -1,4 +1,4 @@
-"""Connectors that give fewer visual tokens than there are patches: (N, H, W, D) -> (N, L, M)."""
+"""Connectors with fewer visual tokens than patches: (N, H, W, D) -> (N, L, M)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Vision Selective Scan module: unfold a patch grid along K routes, one Mamba layer, merge."""
+"""Vision Selective Scan (VSS) module: a patch grid in K scan directions through a Mamba layer, then merged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The activation of a tower, identified by its values, and its replacement by another of the GELU family."""
+"""Activation function of a tower: identified by its values, replaced by another of the GELU family."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weight files: where they are."""
+"""Weight files of an encoder: finding them in files, folders and installed packages."""
 
 from __future__ import annotations
 

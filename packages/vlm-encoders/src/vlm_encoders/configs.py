@@ -1,4 +1,4 @@
-"""What a spec says about an encoder; each config imports its library only when it builds."""
+"""Configs of the encoders. Each imports its library only in `build`."""
 
 from __future__ import annotations
 

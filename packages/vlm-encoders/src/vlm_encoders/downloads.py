@@ -1,4 +1,4 @@
-"""What pretrained towers fetch: whole models, of which a tower keeps the blocks it needs."""
+"""Downloads of pretrained towers: whole models, of which a tower keeps the blocks it needs."""
 
 from __future__ import annotations
 

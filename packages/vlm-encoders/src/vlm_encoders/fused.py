@@ -1,4 +1,4 @@
-"""Several towers that look at one picture; their features stand side by side."""
+"""Fused encoder: several towers on one image, their features concatenated along channels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the tensors of a file fit a model: names, shapes and number formats, compared before any is copied."""
+"""Comparison of checkpoint tensors with a model: names, shapes and dtypes, before any tensor is copied."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Image towers of open_clip; the text half is neither built nor kept."""
+"""Image towers of open_clip, without the text half."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What this package offers to the registry; imports pydantic and vlm_core only."""
+"""Plugin hooks of this package; imports pydantic and vlm_core only."""
 
 from vlm_core.plugins.config import EncoderConfig
 from vlm_core.plugins.hooks import hookimpl

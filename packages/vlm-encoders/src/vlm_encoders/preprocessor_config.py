@@ -1,4 +1,4 @@
-"""Reads transformers' preprocessor_config.json: each of its settings is honoured, or refused by name."""
+"""Reader of transformers' preprocessor_config.json: each setting is honoured, or refused by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Towers from timm: Vision Transformers by block, everything else by feature map."""
+"""Vision models of timm: Vision Transformers by block, other models by feature map."""
 
 from __future__ import annotations
 

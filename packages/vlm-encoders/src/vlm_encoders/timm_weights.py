@@ -1,4 +1,4 @@
-"""Weight files for timm towers: timm's own names, or those that timm itself knows how to translate."""
+"""Weight files for timm towers: with timm's tensor names, or with names that timm can translate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all towers share: normalisation, sizes, layer arithmetic and the trial run on the meta device."""
+"""Base class of all towers: normalisation, sizes, layer numbers and a test run on the meta device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a hub id or a folder to a tower of transformers; of dual models (CLIP, SigLIP) the vision half alone."""
+"""Building towers of transformers from a hub id or a folder; of dual models (CLIP, SigLIP) only the vision half."""
 
 from __future__ import annotations
 

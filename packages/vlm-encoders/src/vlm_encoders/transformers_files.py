@@ -1,4 +1,4 @@
-"""Reads what transformers publishes: config.json, preprocessor_config.json and weights, of dual models one half."""
+"""Readers of transformers checkpoints: config.json, preprocessor_config.json and weights, of dual models one half."""
 
 from __future__ import annotations
 

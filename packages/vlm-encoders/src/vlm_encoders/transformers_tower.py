@@ -1,4 +1,4 @@
-"""Vision models of the transformers library: Transformers cut after a block, everything else by its last map."""
+"""Vision models of transformers: Transformers cut after a block, other models with their last feature map."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files of a checkpoint: where they are, and the tensors in them, whole or in shards."""
+"""Checkpoint files: their location, and their tensors, whole or in shards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Configs of the language models; only pydantic and vlm_core are imported: checking a spec needs no torch."""
+"""Configs of the language models. Only pydantic and vlm_core are imported, so checking a spec needs no torch."""
 
 from __future__ import annotations
 

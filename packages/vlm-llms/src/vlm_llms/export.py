@@ -1,4 +1,4 @@
-"""Take the language model out of a model folder, in the format of transformers or that of `state-spaces`.
+"""Export of the language model of a model folder, in the format of transformers or of `state-spaces`.
 
 python -m vlm_llms.export MODEL DIR --format transformers
 """

@@ -1,4 +1,4 @@
-"""Any transformers causal language model that takes `inputs_embeds`, behind the `LanguageModel` contract."""
+"""Adapter of transformers: any causal language model that accepts `inputs_embeds`, as a `LanguageModel`."""
 
 from __future__ import annotations
 

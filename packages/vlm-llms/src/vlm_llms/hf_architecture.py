@@ -1,4 +1,4 @@
-"""An architecture written in the spec: `config:` holds what the model's config.json says of it."""
+"""Architecture of a transformers model from the key `config` of a spec, with the content of its config.json."""
 
 from __future__ import annotations
 

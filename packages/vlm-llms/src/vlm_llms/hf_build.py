@@ -1,4 +1,4 @@
-"""From a hub id or a folder to a `TransformersLM`."""
+"""Building a `TransformersLM` from a hub id or a folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model does to the output of its head before it calls it logits."""
+"""Logits of transformers models: scaling and soft-capping of the head's output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The memory of a transformers model between calls, as a value: no call changes a state it was given."""
+"""State of a transformers model (its cache) as a value: no call changes a state in place."""
 
 from __future__ import annotations
 

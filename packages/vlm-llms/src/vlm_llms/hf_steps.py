@@ -1,8 +1,8 @@
-"""A repair of Mamba-2 layers of transformers whose step has limits.
+"""Time step limits of Mamba-2 layers of transformers: the same clamp in prefill and decoding.
 
-Over a whole text they clamp Δ to `time_step_limit`, one token at a time they don't (seen in 5.24; Zamba2 has a limit
-by default). clamp(softplus(x + bias)) is softplus(clamp'(x) + bias), so clamping what in_proj gives for Δ, the last
-of its outputs, does the same on either path.
+transformers 5.24 clamps Δ to `time_step_limit` in prefill but not in decoding (Zamba2 has a limit by default).
+clamp(softplus(x + bias)) equals softplus(clamp'(x) + bias), so clamping the Δ that in_proj returns, the last of its
+outputs, has the same effect in both.
 """
 
 from __future__ import annotations

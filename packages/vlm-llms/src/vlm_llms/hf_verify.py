@@ -1,7 +1,7 @@
-"""Whether a transformers model, behind the adapter, keeps the contract: tried on a few tokens when it is built.
+"""Contract check of a transformers model behind the adapter: run on a few tokens when the model is built.
 
-Models that keep state outside their cache, lose count of positions or overlook padding exist in the library, and
-more in code from the hub. They answer fluently and wrongly, so they are found out here.
+Some models of the library, and of code on the hub, keep state outside their cache, miscount positions or ignore
+padding. Their answers are fluent and wrong, so the check refuses them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What this package offers to vlm-core."""
+"""Plugin hooks of this package."""
 
 from vlm_core.plugins.config import LLMConfig
 from vlm_core.plugins.hooks import hookimpl

@@ -1,7 +1,7 @@
-"""Text to ids with the `tokenizers` library: text is always literal, control ids enter by id only.
+"""Tokenizer on the `tokenizers` library: text is always literal, control tokens are added by id only.
 
-A *control id* is that of an added token which is not mere whitespace, marked special by its authors or not.
-What stands for an unknown character is the exception: it is what some tokenizers have to answer, no command.
+A *control id* is the id of an added token that is not mere whitespace, whether it is marked special or not.
+The unknown token is an exception: some tokenizers return it for text.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a tokenizer.json may hold: checked before the `tokenizers` library, which can't be interrupted, reads it.
+"""Limits of a tokenizer.json, checked before the `tokenizers` library, which can't be interrupted, reads it.
 
-The file comes with a model, from a stranger. Sizes are bounded, replacements can't multiply a text without end, and
-expressions that take more than a moment on plain text are refused.
+The file is untrusted. Sizes are bounded, replacements can't multiply a text without limit, and regular expressions
+that are slow on plain text are refused.
 """
 
 from __future__ import annotations

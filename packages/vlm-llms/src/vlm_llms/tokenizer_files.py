@@ -1,4 +1,4 @@
-"""The files that make up a published tokenizer: where they are found, what they say about EOS, BOS and chat."""
+"""Files of a published tokenizer: their location, and their EOS, BOS and chat template."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the expressions of a tokenizer.json are quick: tried on plain text in another process, which can be ended."""
+"""Time limit for the regular expressions of a tokenizer.json: a test run in a process that can be killed."""
 
 from __future__ import annotations
 
