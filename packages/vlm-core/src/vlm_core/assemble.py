@@ -13,7 +13,7 @@ from torch import nn
 from vlm_core import exchange
 from vlm_core.build_limits import bounded_modules
 from vlm_core.errors import UserError
-from vlm_core.folder import write_folder
+from vlm_core.folder import require_model_folder, write_folder
 from vlm_core.folder_model import load_model
 from vlm_core.initial_weights import weight_rows
 from vlm_core.model import PARTS, VLM
@@ -134,8 +134,7 @@ def load(
     `trust_remote_code`; a folder that needs it is else refused with the names and hashes of these files.
     """
     path = Path(path)
-    if not path.is_dir():
-        raise UserError(f"{path}: no such model folder; vlm-assemble SPEC --out DIR and vlm-train write them")
+    require_model_folder(path)
     _check_device(device)
     verify_model(path)
     spec = load_folder_spec(path, trust_remote_code=trust_remote_code)

@@ -80,8 +80,17 @@ def refuse_outside(path: Path, names: Iterable[str]) -> None:
             )
 
 
+def require_model_folder(path: str | Path) -> None:
+    """Raise `UserError` for what is no folder; `verify_folder` checks what is in it."""
+    if Path(path).is_dir():
+        return
+    seen = "not a folder, but a model folder is expected" if os.path.exists(path) else "no such model folder"
+    raise UserError(f"{path}: {seen}; vlm-assemble SPEC --out DIR and vlm-train write one")
+
+
 def read_manifest(path: str | Path) -> dict[str, Any]:
     """The manifest of a folder; `UserError` when there is none or it is damaged."""
+    require_model_folder(path)
     file = Path(path) / MANIFEST
     if not os.path.lexists(file):
         inside = f"; {Path(path, 'model')} is one" if Path(path, "model", MANIFEST).is_file() else ""
