@@ -12,7 +12,7 @@ from torch import nn
 
 from vlm_core import exchange
 from vlm_core.build_limits import bounded_modules
-from vlm_core.errors import UserError
+from vlm_core.errors import UserError, one_line
 from vlm_core.folder import require_model_folder, write_folder
 from vlm_core.folder_model import load_model
 from vlm_core.initial_weights import weight_rows
@@ -152,4 +152,4 @@ def _check_device(device: torch.device | str) -> None:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
+        raise UserError(f"device {device!r} cannot be used: {one_line(error)}") from None

@@ -101,7 +101,7 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{error}; {_RESTORE}") from None
     files = manifest.get("files")
     if not isinstance(files, dict):
-        raise UserError(f"{file}: damaged: its list of files is no such list; {_RESTORE}")
+        raise UserError(f"{file}: damaged: `files` is not a mapping of names; {_RESTORE}")
     if odd := [name for name, fact in files.items() if not _is_entry(name, fact)]:
         what = f"{printable(odd[0], 200)!r} is no file of this folder, with its size and hash"
         raise UserError(f"{file}: damaged: its list of files: {what}; {_RESTORE}")

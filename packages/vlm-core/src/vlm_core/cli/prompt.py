@@ -113,5 +113,7 @@ def _image_file(name: str) -> Path:
     if not path.exists():
         raise UserError(f"{name}: no such image file")
     if not path.is_file():
-        raise UserError(f"{name}: is {'a folder' if path.is_dir() else 'no regular file'}; name one image file")
+        raise UserError(
+            f"{name}: is {'a folder' if path.is_dir() else 'no regular file'}; name one image file"
+        )
     return path
