@@ -109,7 +109,7 @@ def test_faults_of_the_spec(config: dict[str, Any], message: str) -> None:
 
 def test_weights_that_are_not_there_are_told_without_reading_any() -> None:
     config = OpenClipConfig(model="ViT-B-16-SigLIP", pretrained="siglip/none.safetensors")
-    with torch.device("meta"), pytest.raises(UserError, match="neither a file, a folder nor a tag.*webli"):
+    with torch.device("meta"), pytest.raises(UserError, match=r"neither a file, a folder nor a tag.*webli"):
         config.build(weights=False)
 
 
