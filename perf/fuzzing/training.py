@@ -12,10 +12,10 @@ import torch
 import yaml
 from PIL import Image
 
+from vlm_core.check import on_meta
 from vlm_core.config import DatasetConfig
 from vlm_core.spec import Spec, load_spec
 from vlm_train.examples import Examples, Reader, reader_of
-from vlm_train.look import reading_model
 from vlm_train.micro import to_micro
 from vlm_train.section import train_section
 
@@ -60,7 +60,7 @@ def reader(work: Path) -> Reader:
     torch.set_num_threads(1)
     (work / "tiny.yaml").write_text(yaml.safe_dump(tiny_spec(work)))
     spec, document = load_spec(work / "tiny.yaml")
-    return reader_of(reading_model(spec), spec, train_section(spec, document))
+    return reader_of(on_meta(spec), spec, train_section(spec, document))
 
 
 def outcome_of(config: DatasetConfig, read: Reader) -> str:

@@ -10,10 +10,10 @@ import torch
 from hostile_images import CORPUS, GREY
 from shards import held, parquet, png, tar, turns
 
+from vlm_core.check import on_meta
 from vlm_core.spec import load_spec
 from vlm_train.examples import Example, Examples, LeftOut, reader_of
 from vlm_train.llava import LlavaConfig
-from vlm_train.look import reading_model
 from vlm_train.micro import to_micro
 from vlm_train.parquet import ParquetConfig
 from vlm_train.section import train_section
@@ -57,7 +57,7 @@ def reader(tiny_spec, tmp_path_factory):
     ]}}  # fmt: skip
     (folder / "spec.yaml").write_text(json.dumps(spec))
     found, document = load_spec(folder / "spec.yaml")
-    return reader_of(reading_model(found), found, train_section(found, document))
+    return reader_of(on_meta(found), found, train_section(found, document))
 
 
 CASES = [

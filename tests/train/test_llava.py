@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from PIL import Image
+from shards import turns
 
 from vlm_core.chat import IMAGE, Message
 from vlm_core.errors import BadSample, UserError
@@ -13,11 +14,6 @@ from vlm_core.rows import readable
 from vlm_train.examples import messages
 from vlm_train.left_out import refuse
 from vlm_train.llava import LlavaConfig
-
-
-def turns(*values):
-    return [{"from": ("human", "gpt")[i % 2], "value": v} for i, v in enumerate(values)]
-
 
 OPENED: list[str] = []
 sys.addaudithook(lambda event, args: OPENED.append(str(args[0])) if event == "open" else None)

@@ -12,8 +12,8 @@ from torch import nn
 
 from vlm_core import exchange
 from vlm_core.build_limits import bounded_modules
-from vlm_core.errors import UserError
-from vlm_core.folder import write_folder
+from vlm_core.errors import UserError, one_line
+from vlm_core.folder import require_model_folder, write_folder
 from vlm_core.folder_model import load_model
 from vlm_core.initial_weights import weight_rows
 from vlm_core.model import PARTS, VLM
@@ -134,8 +134,7 @@ def load(
     `trust_remote_code`; a folder that needs it is else refused with the names and hashes of these files.
     """
     path = Path(path)
-    if not path.is_dir():
-        raise UserError(f"{path}: no such model folder; vlm-assemble SPEC --out DIR and vlm-train write them")
+    require_model_folder(path)
     _check_device(device)
     verify_model(path)
     spec = load_folder_spec(path, trust_remote_code=trust_remote_code)
@@ -153,4 +152,4 @@ def _check_device(device: torch.device | str) -> None:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
+        raise UserError(f"device {device!r} cannot be used: {one_line(error)}") from None

@@ -14,6 +14,7 @@ from rich.text import Text
 from torch import Tensor
 
 from vlm_core.chat import Sample
+from vlm_core.check import on_meta
 from vlm_core.html import render
 from vlm_core.interfaces import Tokenizer
 from vlm_core.pattern import parse
@@ -22,7 +23,6 @@ from vlm_core.spec import Spec
 from vlm_core.template import AnyTemplate, Template, TokenizerTemplate
 from vlm_train.config import TrainConfig
 from vlm_train.examples import Example, Examples, LeftOut, reader_of
-from vlm_train.look import reading_model
 from vlm_train.sources import joined, order_of, stage_seed
 from vlm_train.template_checks import check_templates
 
@@ -96,7 +96,7 @@ def _ends(sample: Sample, i: int, names: Container[int]) -> bool:
 
 def samples(spec: Spec, train: TrainConfig, count: int) -> list[tuple[Shown, list[Span]]]:
     """The first `count` rows that each stage will read, in that order, and their spans."""
-    model, shown = reading_model(spec), []
+    model, shown = on_meta(spec), []
     check_templates(spec, train, model.llm.tokenizer)
     for number, stage in enumerate(train.stages):
         rows = joined(stage.data)
