@@ -12,9 +12,9 @@ import torch
 import yaml
 from PIL import Image
 
+from vlm_core.diagnose.check import on_meta
 from vlm_core.plugins.config import DatasetConfig
 from vlm_core.spec.spec import Spec, load_spec
-from vlm_train.cli.check_data import reading_model
 from vlm_train.config.section import train_section
 from vlm_train.data.collate import to_micro
 from vlm_train.data.dataset import Examples, Reader, reader_of
@@ -60,7 +60,7 @@ def reader(work: Path) -> Reader:
     torch.set_num_threads(1)
     (work / "tiny.yaml").write_text(yaml.safe_dump(tiny_spec(work)))
     spec, document = load_spec(work / "tiny.yaml")
-    return reader_of(reading_model(spec), spec, train_section(spec, document))
+    return reader_of(on_meta(spec), spec, train_section(spec, document))
 
 
 def outcome_of(config: DatasetConfig, read: Reader) -> str:

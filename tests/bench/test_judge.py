@@ -284,4 +284,4 @@ def test_progress(data: Path, tmp_path: Path, capsys: Out, judge: Judge) -> None
     assert capsys.readouterr().err == "mm-vet 3/3  left 0:00\n"
     with pytest.raises(SystemExit):
         main([*map(str, command(data, judge, tmp_path / "g.json", "--runs", "0"))])
-    assert "expected a whole number above 0" in capsys.readouterr().err
+    assert "expected a whole number from 1 to" in capsys.readouterr().err

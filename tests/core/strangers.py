@@ -8,8 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from vlm_core.export.hf_export import export_hf
 from vlm_core.io.checksum import with_checksum
 from vlm_core.io.manifest import MANIFEST
@@ -58,12 +56,6 @@ def write_code(folder: Path, ran: Path, **config: Any) -> Path:
 
 def rewrite_json(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-
-
-def rewrite_spec(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    content = yaml.safe_load((folder / "spec.yaml").read_text())
-    change(content)
-    (folder / "spec.yaml").write_text(yaml.safe_dump(content))
 
 
 def seal(folder: Path, **more: Path) -> None:

@@ -69,6 +69,7 @@ def test_an_argument_was_split_by_the_shell_already(pictures):
         ("data:image/png;base64,AAAA", "a URL"),
         ("none.png", "none.png: no such image file"),
         (".", "is a folder"),
+        ("/dev/zero", "/dev/zero: is no regular file; name one image file"),
         ("'none.png", "no such image file"),
     ],
 )

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from vlm_core.errors import BadSample, UserError
+from vlm_core.errors import BadSample, UserError, one_line
 from vlm_core.io import atomic
 from vlm_core.io.atomic import whole_folder, write_file
 from vlm_core.io.files import open_regular, parse_json, read_bytes, read_file, read_text
@@ -145,6 +145,19 @@ def test_many_writers_of_one_file_leave_one_of_them_whole(tmp_path):
         writer.join()
     assert (tmp_path / "a").read_text() in contents
     assert os.listdir(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError("first\nsecond"), "first"),
+        (ValueError(" \n"), "ValueError"),
+        (ValueError("a\x1b[31m"), "a\\x1b[31m"),
+        (ValueError("x" * 400), "x" * 299 + "…"),
+    ],
+)
+def test_of_a_library_s_message_one_line_is_shown(error, line):
+    assert one_line(error) == line
 
 
 def test_control_characters_become_escapes():

@@ -143,6 +143,9 @@ def test_a_full_disk_leaves_no_model(tmp_path, tiny_model, tiny_spec):
 def test_not_a_model_folder(tmp_path):
     with pytest.raises(UserError, match="no such model folder"):
         load(tmp_path / "none")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file: not a folder, but a model folder is expected"):
+        load(tmp_path / "file")
     with pytest.raises(UserError, match=r"not a model folder: it has no manifest\.json"):
         load(tmp_path)
 

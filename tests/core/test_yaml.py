@@ -79,6 +79,12 @@ def test_traps_are_errors_with_a_line(text, message):
 def test_too_large_or_unreadable(tmp_path):
     with pytest.raises(UserError, match="at most"):
         parse("a" * 2_000_000, "f")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/spec.yaml").touch()
+    with pytest.raises(
+        UserError, match=r"model: .*a folder, expected a regular file; .*model/spec\.yaml is one"
+    ):
+        read(tmp_path / "model")
     with pytest.raises(UserError, match=r"none\.yaml: cannot read this spec: no such file"):
         read(tmp_path / "none.yaml")
     (tmp_path / "latin.yaml").write_bytes(b"a: \xe9")

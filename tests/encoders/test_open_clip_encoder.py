@@ -107,6 +107,12 @@ def test_faults_of_the_spec(config: dict[str, Any], message: str) -> None:
         OpenClipConfig(**config).build()
 
 
+def test_weights_that_are_not_there_are_told_without_reading_any() -> None:
+    config = OpenClipConfig(model="ViT-B-16-SigLIP", pretrained="siglip/none.safetensors")
+    with torch.device("meta"), pytest.raises(UserError, match=r"neither a file, a folder nor a tag.*webli"):
+        config.build(weights=False)
+
+
 def test_file_of_another_kind(tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(2)}, tmp_path / "a.safetensors")
     with pytest.raises(UserError, match=r"a\.safetensors: holds no tensor named visual\."):

@@ -10,8 +10,8 @@ import torch
 from hostile_images import CORPUS, GREY
 from shards import held, parquet, png, tar, turns
 
+from vlm_core.diagnose.check import on_meta
 from vlm_core.spec.spec import load_spec
-from vlm_train.cli.check_data import reading_model
 from vlm_train.config.section import train_section
 from vlm_train.data.collate import to_micro
 from vlm_train.data.dataset import Example, Examples, LeftOut, reader_of
@@ -57,7 +57,7 @@ def reader(tiny_spec, tmp_path_factory):
     ]}}  # fmt: skip
     (folder / "spec.yaml").write_text(json.dumps(spec))
     found, document = load_spec(folder / "spec.yaml")
-    return reader_of(reading_model(found), found, train_section(found, document))
+    return reader_of(on_meta(found), found, train_section(found, document))
 
 
 CASES = [

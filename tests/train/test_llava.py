@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from PIL import Image
+from shards import turns
 
 from vlm_core.errors import BadSample, UserError
 from vlm_core.rows import readable
@@ -13,11 +14,6 @@ from vlm_core.text.render import IMAGE, Message
 from vlm_train.data.dataset import messages
 from vlm_train.data.llava import LlavaConfig
 from vlm_train.engine.bad_samples import refuse
-
-
-def turns(*values):
-    return [{"from": ("human", "gpt")[i % 2], "value": v} for i, v in enumerate(values)]
-
 
 OPENED: list[str] = []
 sys.addaudithook(lambda event, args: OPENED.append(str(args[0])) if event == "open" else None)

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hostile_parquet import ids
 from shards import said, turns
 
 from vlm_core.errors import BadSample, UserError
@@ -26,11 +27,6 @@ KIB = 2**10
 
 def rows(path, **keys):
     return ParquetConfig(path=str(path), **keys).rows()
-
-
-def ids(count):
-    """Texts that take more bytes in the file than there are rows."""
-    return [random.Random(i).randbytes(8).hex() for i in range(count)]
 
 
 def write(path, columns, **options):

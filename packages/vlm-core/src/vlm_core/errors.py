@@ -53,6 +53,12 @@ class BadSample(UserError):
         return type(self), (self.reason, str(self), self.row)
 
 
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """The first line of a library's message, cut to `limit` characters; the error's type if it has no message."""
+    lines = str(error).strip().splitlines()
+    return printable(lines[0], limit) if lines else type(error).__name__
+
+
 def shown(value: object, limit: int = 60) -> str:
     """The `repr` of a value from a file or a command line, cut to at most `limit` characters."""
     text = repr(value)

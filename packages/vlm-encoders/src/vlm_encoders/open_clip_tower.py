@@ -12,7 +12,7 @@ from open_clip import model as open_clip_model
 from open_clip import pretrained as hub
 from torch import Tensor, nn
 
-from vlm_core.errors import UserError
+from vlm_core.errors import UserError, one_line
 from vlm_core.io.files import read_json
 from vlm_core.model_folder.load import check_plan
 from vlm_core.plugins.layer_counts import check_layers
@@ -22,7 +22,7 @@ from vlm_encoders.checkpoint_configs import of_open_clip
 from vlm_encoders.open_clip_pretrained_config import tower_facts
 from vlm_encoders.pretrained_config import MAX_SIDE, SAVED, Facts, saved, spec_keys
 from vlm_encoders.timm_tower import TimmTower, set_size
-from vlm_encoders.tower import Tower, block_index, nearest, one_line, read_asset
+from vlm_encoders.tower import Tower, block_index, nearest, read_asset
 
 ASSET = "open_clip_config.json"
 HUB, FOLDER, VISUAL = "hf-hub:", "local-dir:", "visual."
@@ -91,8 +91,7 @@ def build_open_clip(
             config, given, of_open_clip({"preprocess_cfg": config.get("preprocess_cfg")}, where), where
         )
     else:
-        if weights:
-            _known(model, pretrained)
+        _known(model, pretrained)
         config, told = _told(model, pretrained, given, there=weights)
     model_cfg = _architecture(model, config)
     check_layers(model_cfg, ASSET)

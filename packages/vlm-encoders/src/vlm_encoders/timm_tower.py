@@ -13,7 +13,7 @@ from timm import models
 from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
-from vlm_core.errors import UserError
+from vlm_core.errors import UserError, one_line
 from vlm_core.io.files import read_json
 from vlm_core.model_folder.load import check_plan
 from vlm_core.plugins.layer_counts import check_layers
@@ -23,7 +23,7 @@ from vlm_encoders.checkpoint_configs import CONFIG, of_timm, part
 from vlm_encoders.pretrained_config import SAVED, Facts, saved, spec_keys
 from vlm_encoders.timm_pretrained_config import Source, arguments_beside, tower_facts
 from vlm_encoders.timm_weights import load_file
-from vlm_encoders.tower import Tower, block_index, nearest, one_line, read_asset
+from vlm_encoders.tower import Tower, block_index, nearest, read_asset
 
 ASSET = "timm.json"
 HUB, FOLDER = "hf-hub", "local-dir"

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from vlm_core.errors import UserError
+from vlm_core.errors import UserError, one_line
 from vlm_core.interfaces import Encoder
 from vlm_core.io.files import read_json
 from vlm_core.preprocessing import Preprocessing
@@ -165,12 +165,6 @@ def nearest(seen: str, names: Iterable[str]) -> str:
     """`; nearest: a, b`, for libraries with too many names to list."""
     near = difflib.get_close_matches(seen, list(names), n=5, cutoff=0.4)
     return f"; nearest: {', '.join(near)}" if near else ""
-
-
-def one_line(error: BaseException) -> str:
-    """A library's message without its further paragraphs."""
-    lines = str(error).strip().splitlines()
-    return f"{lines[0]:.300}" if lines else type(error).__name__
 
 
 def read_asset(folder: Path, name: str) -> dict[str, Any]:

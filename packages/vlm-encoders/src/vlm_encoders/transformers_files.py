@@ -9,7 +9,7 @@ from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedConfig,
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.utils.hub import cached_file
 
-from vlm_core.errors import UserError
+from vlm_core.errors import UserError, one_line
 from vlm_core.model_folder.checkpoint_errors import listed, shape_of
 from vlm_core.model_folder.load import check_plan
 from vlm_core.model_folder.published_files import INDEX, files_beside, number_formats, shards
@@ -17,7 +17,6 @@ from vlm_core.model_folder.safetensors_file import warn_not_finite
 from vlm_core.plugins.layer_counts import check_config_file
 from vlm_core.plugins.local_code import OPTION
 from vlm_core.runtime.verbosity import errors_only, without_progress_bars
-from vlm_encoders.tower import one_line
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 FLOATS = ("F16", "BF16", "F32", "F64")

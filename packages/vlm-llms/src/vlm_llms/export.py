@@ -53,10 +53,6 @@ def export(lm: LanguageModel, folder: Path, form: Form) -> None:
 
 def load_llm(model: Path, *, trust_remote_code: bool = False) -> LanguageModel:
     """The language model of a model folder, alone, after checking every hash, as `assemble.load` does."""
-    if not model.is_dir():
-        raise UserError(
-            f"{model}: no such model folder; vlm-assemble SPEC --out DIR and vlm-train write them"
-        )
     verify_model(model)
     config = load_folder_spec(model, trust_remote_code=trust_remote_code).llm
 

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils.hub import cached_file
 
-from vlm_core.errors import UserError
+from vlm_core.errors import UserError, one_line
 from vlm_core.interfaces import Tokenizer
 from vlm_core.model_folder.checkpoint_errors import UNSAFE, listed, shape_of
 from vlm_core.model_folder.load import check_plan
@@ -100,9 +100,7 @@ def _remote(revision: str | None, trust_remote_code: bool) -> dict[str, Any]:
 
 
 def _why_not(model: str, error: Exception) -> str:
-    lines = str(error).strip().splitlines() or ["no reason given"]
-    if isinstance(error, pickle.UnpicklingError):
-        lines = [UNSAFE]
+    reason = UNSAFE if isinstance(error, pickle.UnpicklingError) else one_line(error)
     code = (
         "; to run the code that comes with it, read it, then set trust_remote_code: true and revision to the commit"
         f"{f', and give {OPTION}' if Path(model).is_dir() else ''}"
@@ -110,7 +108,7 @@ def _why_not(model: str, error: Exception) -> str:
         else ""
     )
     return (
-        f"llm model {model!r}: transformers could not load it: {type(error).__name__}: {lines[0].rstrip('. '):.300}. "
+        f"llm model {model!r}: transformers could not load it: {type(error).__name__}: {reason.rstrip('. ')}. "
         "Expected a hub id or a folder with config.json and safetensors of a causal language model; "
         f"without the hub, name a local copy: model: path/to/folder, or for --check alone give its config{code}"
     )

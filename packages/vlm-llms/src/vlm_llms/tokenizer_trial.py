@@ -59,7 +59,7 @@ def try_patterns(definition: Mapping[str, Any]) -> None:
             raise UserError(f"an expression of {len(pattern)} characters; at most {MAX_PATTERN} are possible")
         if repeats_repeats(pattern):
             raise UserError(
-                f"the expression {printable(pattern, 200)!r} repeats what is repeated: it may never end"
+                f"the expression {printable(pattern, 200)!r} has a repetition inside a repetition: it may never end"
             )
     risky = patterns or "precompiled_charsmap" in json.dumps(steps)
     if risky and (fault := _tried(json.dumps(steps), "".join(patterns))):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from vlm_bench.cli import run as run_command
 from vlm_bench.cli import score as score_command
 from vlm_bench.cli.options import add_options, config_of
-from vlm_core.cli.common import Parser, add_debug, local_path, run
+from vlm_core.cli.common import Parser, add_debug, count, local_path, run
 from vlm_core.cli.output import say
 from vlm_core.errors import UserError
 from vlm_core.plugins.config import BenchmarkConfig
@@ -92,9 +92,7 @@ def _judge_options(parser: argparse.ArgumentParser) -> None:
     )
     child.add_argument("--judge-model", default=OFFICIAL_JUDGE, help="the judge (default: %(default)s)")
     child.add_argument("--base-url", help="an endpoint that speaks OpenAI's protocol (default: OpenAI's own)")
-    child.add_argument(
-        "--runs", type=run_command.count, default=1, help="grades for each answer; MM-Vet's paper has 5"
-    )
+    child.add_argument("--runs", type=count, default=1, help="grades for each answer; MM-Vet's paper has 5")
     add_debug(child)
 
 

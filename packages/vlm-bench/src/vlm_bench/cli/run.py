@@ -8,17 +8,12 @@ from functools import partial
 from pathlib import Path
 
 from vlm_core.cli import output
-from vlm_core.cli.common import DTYPES, add_trust, local_path
+from vlm_core.cli.common import DTYPES, add_trust, count, local_path
 from vlm_core.errors import UserError
+from vlm_core.io.manifest import require_model_folder
 
 ABOUT = """Ask a model the questions of benchmarks and score what it says. Rerun the same command to
 resume. `accelerate launch -m vlm_bench.cli.main run …` uses several processes or GPUs."""
-
-
-def count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number above 0, got {text!r}")
-    return int(text)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,8 +84,7 @@ def run(args: argparse.Namespace) -> int:
     from vlm_bench.run.runner import Run, run_tasks
     from vlm_bench.run.tasks import Settings, Subject, plan
 
-    if not args.model.is_dir():
-        raise UserError(f"{args.model}: no such model folder; vlm-assemble and vlm-train write them")
+    require_model_folder(args.model)
     configs, absent = select(args.benchmarks, args.data, args.strictness, args.set)
     settings = Settings(
         args.batch_size, args.max_new_tokens, args.limit, not args.no_prefix_reuse, args.allow_partial

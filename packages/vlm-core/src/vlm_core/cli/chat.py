@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlm_core.cli.common import DTYPES, Parser, add_trust, path_text, run
@@ -12,6 +11,7 @@ from vlm_core.cli.console import text
 from vlm_core.cli.output import say
 from vlm_core.cli.prompt import Interrupt, image_files, lines
 from vlm_core.errors import UserError, shown
+from vlm_core.io.manifest import require_model_folder
 from vlm_core.markup.printable import printable
 
 if TYPE_CHECKING:
@@ -56,8 +56,7 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--seed {shown(args.seed)}: expected a whole number from 0, of at most 63 bits")
     if args.ask is not None and not args.ask.strip() and not args.image:
         raise UserError("--ask: the question is empty, and there is no --image to describe")
-    if not Path(args.model).is_dir():
-        raise UserError(f"{args.model}: no such model folder; vlm-assemble and vlm-train write them")
+    require_model_folder(args.model)
 
 
 def chat(args: argparse.Namespace) -> int:

@@ -110,7 +110,10 @@ def _image_file(name: str) -> Path:
             f"{name:.80}: a URL, and nothing is downloaded here; save the image and name its file"
         )
     path = Path(expanded(name))
+    if not path.exists():
+        raise UserError(f"{name}: no such image file")
     if not path.is_file():
-        what = "is a folder; name one image file" if path.is_dir() else "no such image file"
-        raise UserError(f"{name}: {what}")
+        raise UserError(
+            f"{name}: is {'a folder' if path.is_dir() else 'no regular file'}; name one image file"
+        )
     return path

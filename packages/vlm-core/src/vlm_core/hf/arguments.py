@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 
-from vlm_core.errors import UserError
+from vlm_core.errors import UserError, one_line
 
 Accepted = Mapping[str, Sequence[Any]]
 
@@ -147,6 +147,6 @@ def as_device(device_map: Any) -> torch.device:
         torch.empty(0, device=device)
     except (TypeError, RuntimeError, AssertionError) as error:
         raise UserError(
-            f"device_map {device_map!r} can't be used: {str(error).splitlines()[0]}; this model goes to one device"
+            f"device_map {device_map!r} can't be used: {one_line(error)}; this model goes to one device"
         ) from None
     return device

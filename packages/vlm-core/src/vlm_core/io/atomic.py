@@ -37,7 +37,7 @@ def write_errors(path: str | Path) -> Iterator[None]:
     """
     try:
         if "\0" in str(path):
-            raise OSError("no name of a file holds a NUL")
+            raise OSError("a file name cannot hold a NUL")
         os.fsencode(path)
         yield
     except OSError as error:
@@ -46,7 +46,7 @@ def write_errors(path: str | Path) -> Iterator[None]:
         if error.object != str(path):
             raise
         raise UserError(
-            f"{printable(path)}: cannot write: no name of a file holds a lone surrogate"
+            f"{printable(path)}: cannot write: a file name cannot hold a lone surrogate"
         ) from None
 
 

@@ -56,7 +56,7 @@ def patiently(name: str, read: Callable[[], T], passing: Callable[[Exception], b
             said = getattr(error, "strerror", None) or str(error) or type(error).__name__
             if pause is None:
                 raise UserError(f"{name}: the storage fails: {said} ({len(PATIENCE) + 1} attempts)") from None
-            log.warning("%s: the storage stumbles: %s; trying again in %g s", name, said, pause)
+            log.warning("%s: reading failed: %s; trying again in %g s", name, said, pause)
             STUMBLES.append(name)
             time.sleep(pause)
     raise AssertionError("unreachable")

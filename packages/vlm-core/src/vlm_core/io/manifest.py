@@ -85,8 +85,17 @@ def _stay(files: Iterable[Path], homes: Iterable[Path]) -> None:
             )
 
 
+def require_model_folder(path: str | Path) -> None:
+    """Raise `UserError` for what is no folder; `verify_folder` checks what is in it."""
+    if Path(path).is_dir():
+        return
+    seen = "not a folder, but a model folder is expected" if os.path.exists(path) else "no such model folder"
+    raise UserError(f"{path}: {seen}; vlm-assemble SPEC --out DIR and vlm-train write one")
+
+
 def read_manifest(path: str | Path) -> dict[str, Any]:
     """The manifest of a folder; `UserError` when there is none or it is damaged."""
+    require_model_folder(path)
     file = Path(path) / MANIFEST
     if not os.path.lexists(file):
         inside = f"; {Path(path, 'model')} is one" if Path(path, "model", MANIFEST).is_file() else ""
@@ -97,7 +106,7 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{error}; {_RESTORE}") from None
     files = manifest.get("files")
     if not isinstance(files, dict):
-        raise UserError(f"{file}: damaged: its list of files is no such list; {_RESTORE}")
+        raise UserError(f"{file}: damaged: `files` is not a mapping of names; {_RESTORE}")
     if odd := [name for name, fact in files.items() if not _is_entry(name, fact)]:
         what = f"{printable(odd[0], 200)!r} is no file of this folder, with its size and hash"
         raise UserError(f"{file}: damaged: its list of files: {what}; {_RESTORE}")

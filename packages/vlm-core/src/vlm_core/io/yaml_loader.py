@@ -7,6 +7,7 @@ is built from PyYAML's events, which come one by one, so that a limit ends the w
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from copy import deepcopy
@@ -212,7 +213,9 @@ def read(path: str | Path) -> Document:
         content = read_bytes(path, MAX_BYTES)
     except UserError as error:
         reason = str(error).removeprefix(f"{printable(path)}: ").removeprefix("cannot read this file: ")
-        raise UserError(f"{path}: cannot read this spec: {reason}") from None
+        inside = Path(path) / "spec.yaml"
+        hint = f"; {inside} is one" if os.path.isfile(inside) else ""
+        raise UserError(f"{path}: cannot read this spec: {reason}{hint}") from None
     return parse(decode_text(content, path), str(path))
 
 

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from vlm_core.errors import UserError
-from vlm_core.io.manifest import write_folder
+from vlm_core.errors import UserError, one_line
+from vlm_core.io.manifest import require_model_folder, write_folder
 from vlm_core.model import PARTS, VLM
 from vlm_core.model_folder import hf_files
 from vlm_core.model_folder.build_limits import bounded_modules
@@ -134,8 +134,7 @@ def load(
     `trust_remote_code`; a folder that needs it is else refused with the names and hashes of these files.
     """
     path = Path(path)
-    if not path.is_dir():
-        raise UserError(f"{path}: no such model folder; vlm-assemble SPEC --out DIR and vlm-train write them")
+    require_model_folder(path)
     _check_device(device)
     verify_model(path)
     spec = load_folder_spec(path, trust_remote_code=trust_remote_code)
@@ -153,4 +152,4 @@ def _check_device(device: torch.device | str) -> None:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
+        raise UserError(f"device {device!r} cannot be used: {one_line(error)}") from None

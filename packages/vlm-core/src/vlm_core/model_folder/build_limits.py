@@ -63,11 +63,11 @@ class _Bounds:
         self.tensors -= 1
         self.buffers -= tensor.numel() if derived else 0
         if self.tensors < 0:
-            raise UserError("the small files describe a model of far more layers than the weight files hold")
+            raise UserError("the config files describe a model of far more layers than the weight files hold")
         if tensor.numel() > self.largest or self.buffers < 0:
             shape = shape_of(tensor.shape)
             raise UserError(
-                f"the small files describe a far larger model than the weight files: {name} of {shape}"
+                f"the config files describe a far larger model than the weight files hold: {name} of {shape}"
             )
 
 

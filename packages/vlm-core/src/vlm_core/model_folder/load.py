@@ -13,8 +13,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from vlm_core.errors import UserError
-from vlm_core.markup.printable import printable
+from vlm_core.errors import UserError, one_line
 from vlm_core.model_folder.build_limits import MOST, SLACK, bounded
 from vlm_core.model_folder.safetensors_file import Stored, check_fit, header
 from vlm_core.model_folder.weights import WEIGHTS, attach_parts, empty_parameters, state
@@ -65,9 +64,8 @@ def _told(folder: Path) -> Iterator[None]:
             raise
         raise UserError(f"{folder}: {error.lines[0]}", *error.lines[1:]) from error
     except Exception as error:
-        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
         raise UserError(
-            f"{folder}: a part cannot be built from its files: {type(error).__name__}: {printable(reason, 300)}; "
+            f"{folder}: a part cannot be built from its files: {type(error).__name__}: {one_line(error)}; "
             "restore the folder from a copy"
         ) from error
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vlm_core.errors import UserError
+from vlm_core.errors import UserError, one_line
 from vlm_core.io.files import open_regular, read_json
 from vlm_core.model_folder.checkpoint_errors import UNSAFE, listed
 from vlm_core.model_folder.safetensors_file import check_header_size, format_of, header
@@ -93,9 +93,8 @@ def _content(path: Path) -> object:
     except pickle.UnpicklingError:
         raise UserError(f"{path}: {UNSAFE}") from None
     except Exception as error:  # the readers raise whatever a damaged file makes them stumble over
-        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
         raise UserError(
-            f"{path}: not a readable weight file, perhaps a download that did not finish: {reason:.150}"
+            f"{path}: not a readable weight file, perhaps a download that did not finish: {one_line(error, 150)}"
         ) from None
 
 
@@ -125,7 +124,5 @@ def _tensors(path: Path, content: object, wrappers: tuple[str, ...]) -> dict[str
         if t.layout != torch.strided or t.is_quantized or t.is_meta or t.nbytes > size
     ]
     if odd:
-        raise UserError(
-            f"{path}: {listed('of more numbers than the file, or no plain tensors', map(str, odd))}"
-        )
+        raise UserError(f"{path}: {listed('larger than the file, or not plain tensors', map(str, odd))}")
     return dict(tensors)

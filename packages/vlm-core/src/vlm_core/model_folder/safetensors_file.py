@@ -158,18 +158,14 @@ def check_fit(own: Mapping[str, Tensor], stored: Mapping[str, Stored], file: Pat
         if s.dtype and not _holds(_NAMES.get(s.dtype), own[k].dtype)
     ]
     if odd:
-        raise UserError(
-            f"{file}: does not fit the model of this spec: {listed('of another kind of number', odd)}"
-        )
+        raise UserError(f"{file}: does not fit the model of this spec: {listed('of another dtype', odd)}")
 
 
 def check_kind(own: Tensor, tensor: Tensor, name: str, file: Path) -> None:
     """As `check_fit`, of one tensor that has been read already."""
     if not _holds(tensor.dtype, own.dtype):
         kind = str(tensor.dtype).removeprefix("torch.")
-        raise UserError(
-            f"{file}: does not fit the model of this spec: {name} is of another kind of number: {kind}"
-        )
+        raise UserError(f"{file}: does not fit the model of this spec: {name} is of another dtype: {kind}")
 
 
 def _holds(stored: torch.dtype | None, own: torch.dtype) -> bool:

@@ -11,13 +11,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import torch
 from torch.utils.data import DataLoader
 
+from vlm_core.diagnose.check import on_meta
 from vlm_core.io import digests
 from vlm_core.io.atomic import write_file
-from vlm_core.model import VLM
-from vlm_core.model_folder.assemble import build
 from vlm_core.rows import Row
 from vlm_core.spec.spec import Spec
 from vlm_train.config.template_checks import check_templates
@@ -28,12 +26,6 @@ from vlm_train.data.mixture import joined
 from vlm_train.engine.bad_samples import allowance
 
 Advance = Callable[[int, int], None]
-
-
-def reading_model(spec: Spec) -> VLM:
-    """The model's shapes without its weights: all that reading data needs."""
-    with torch.device("meta"):
-        return build(spec, weights=False)
 
 
 @dataclass(frozen=True)
@@ -127,7 +119,7 @@ def sources(train: TrainConfig) -> list[tuple[str, Sequence[Any], Stage | None]]
 def check_data(spec: Spec, train: TrainConfig, workers: int, limit: int | None,
                advance: Callable[[str], Advance]) -> list[Findings]:  # fmt: skip
     """Scan the data of every stage and of the evaluation, each as its template and limits say."""
-    model, result = reading_model(spec), []
+    model, result = on_meta(spec), []
     check_templates(spec, train, model.llm.tokenizer)
     for name, data, stage in sources(train):
         rows = joined(data)

@@ -13,6 +13,7 @@ from PIL import Image
 from rich.text import Text
 from torch import Tensor
 
+from vlm_core.diagnose.check import on_meta
 from vlm_core.interfaces import Tokenizer
 from vlm_core.markup.html import render
 from vlm_core.markup.printable import printable
@@ -20,7 +21,6 @@ from vlm_core.spec.spec import Spec
 from vlm_core.text.pattern import parse
 from vlm_core.text.render import Sample
 from vlm_core.text.template import AnyTemplate, Template, TokenizerTemplate
-from vlm_train.cli.check_data import reading_model
 from vlm_train.config.template_checks import check_templates
 from vlm_train.config.train import TrainConfig
 from vlm_train.data.dataset import Example, Examples, LeftOut, reader_of
@@ -96,7 +96,7 @@ def _ends(sample: Sample, i: int, names: Container[int]) -> bool:
 
 def samples(spec: Spec, train: TrainConfig, count: int) -> list[tuple[Shown, list[Span]]]:
     """The first `count` rows that each stage will read, in that order, and their spans."""
-    model, shown = reading_model(spec), []
+    model, shown = on_meta(spec), []
     check_templates(spec, train, model.llm.tokenizer)
     for number, stage in enumerate(train.stages):
         rows = joined(stage.data)
