@@ -81,7 +81,9 @@ def test_too_large_or_unreadable(tmp_path):
         parse("a" * 2_000_000, "f")
     (tmp_path / "model").mkdir()
     (tmp_path / "model/spec.yaml").touch()
-    with pytest.raises(UserError, match=r"model: .*a folder, expected a regular file; .*model/spec\.yaml is one"):
+    with pytest.raises(
+        UserError, match=r"model: .*a folder, expected a regular file; .*model/spec\.yaml is one"
+    ):
         read(tmp_path / "model")
     with pytest.raises(UserError, match=r"none\.yaml: cannot read this spec: no such file"):
         read(tmp_path / "none.yaml")
