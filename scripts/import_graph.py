@@ -1,0 +1,85 @@
+"""Draw docs/images/architecture.svg from the imports of the packages: `python scripts/import_graph.py`.
+
+`--check` compares the file with the code and writes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tomllib
+from functools import cache
+from pathlib import Path
+
+import grimp
+import networkx as nx
+
+from architecture_svg import draw
+
+ROOT = Path(__file__).parents[1]
+PICTURE = ROOT / "docs" / "images" / "architecture.svg"
+
+
+def packages() -> list[str]:
+    """The import name of every package, in the order of the layers that import-linter checks."""
+    linter = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+    layers = next(contract["layers"] for contract in linter["contracts"] if contract["type"] == "layers")
+    return [name.strip() for layer in layers for name in layer.split("|")]
+
+
+def module_graph() -> nx.DiGraph:
+    """module -> module that it imports; imports in functions and under `TYPE_CHECKING` are counted."""
+    found = grimp.build_graph(*packages(), cache_dir=None, exclude_type_checking_imports=False)
+    graph = nx.DiGraph()
+    for module in sorted(found.modules):
+        graph.add_node(module)
+        graph.add_edges_from((module, target) for target in found.find_modules_directly_imported_by(module))
+    return graph
+
+
+@cache
+def folders() -> set[str]:
+    """The rooms that are folders, not single modules."""
+    inits = ROOT.glob("packages/*/src/*/*/__init__.py")
+    return {f"{path.parts[-3]}.{path.parts[-2]}" for path in inits}
+
+
+def room_of(module: str) -> str:
+    """`vlm_train.data.llava` is in `vlm_train.data`; a module beside the rooms stands for itself."""
+    package, *rest = module.split(".")
+    if rest == ["__main__"] and f"{package}.cli" in folders():
+        return f"{package}.cli"
+    return ".".join([package, *rest[:1]])
+
+
+def quotient(graph: nx.DiGraph) -> nx.DiGraph:
+    """room -> room that one of its modules imports."""
+    rooms = nx.DiGraph()
+    rooms.add_nodes_from(sorted({room_of(module) for module in graph}))
+    pairs = ((room_of(importer), room_of(imported)) for importer, imported in graph.edges)
+    rooms.add_edges_from(sorted({pair for pair in pairs if pair[0] != pair[1]}))
+    return rooms
+
+
+def cycles(graph: nx.DiGraph) -> list[list[str]]:
+    """The groups of nodes that reach one another."""
+    return sorted(sorted(group) for group in nx.strongly_connected_components(graph) if len(group) > 1)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="compare only")
+    picture = draw(quotient(module_graph()), packages(), folders())
+    if not parser.parse_args().check:
+        PICTURE.parent.mkdir(parents=True, exist_ok=True)
+        PICTURE.write_text(picture, encoding="utf-8")
+    elif not PICTURE.is_file() or PICTURE.read_text(encoding="utf-8") != picture:
+        print(
+            "docs/images/architecture.svg is out of date: run python scripts/import_graph.py", file=sys.stderr
+        )
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
