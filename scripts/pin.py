@@ -90,7 +90,9 @@ def main() -> int:
     if not args.check:
         PYPROJECT.write_text(wanted, encoding="utf-8")
     elif wanted != text:
-        print("pyproject.toml pins other versions than uv resolves: run python scripts/pin.py", file=sys.stderr)
+        print(
+            "pyproject.toml pins other versions than uv resolves: run python scripts/pin.py", file=sys.stderr
+        )
         return 1
     return 0
 
