@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
 from pin import BLOCK, OF_TORCH
 from version import root_version, with_version
 

@@ -25,9 +25,11 @@ def grad_needed(*tensors: Tensor | None) -> bool:
 def has_global_hook() -> bool:
     """Whether a hook is registered for every module of the process (`register_module_forward_hook` and its like)."""
     module = torch.nn.modules.module
-    return any((
-        module._global_forward_hooks,
-        module._global_forward_pre_hooks,
-        module._global_backward_hooks,
-        module._global_backward_pre_hooks,
-    ))
+    return any(
+        (
+            module._global_forward_hooks,
+            module._global_forward_pre_hooks,
+            module._global_backward_hooks,
+            module._global_backward_pre_hooks,
+        )
+    )
