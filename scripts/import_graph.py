@@ -1,11 +1,14 @@
 """Draw docs/images/architecture.svg from the imports of the packages: `python scripts/import_graph.py`.
 
-`--check` compares the file with the code and writes nothing.
+It also writes the table of folders in docs/architecture.md, a line each from the `__init__`'s first sentence.
+`--check` compares the files with the code and writes nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
+import re
 import sys
 import tomllib
 from functools import cache
@@ -18,6 +21,8 @@ from architecture_svg import draw
 
 ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "docs" / "images" / "architecture.svg"
+PAGE = ROOT / "docs" / "architecture.md"
+TABLE = re.compile(r"(<!-- rooms: .* -->\n).*(<!-- end of rooms -->)", re.DOTALL)
 
 
 def packages() -> list[str]:
@@ -66,19 +71,38 @@ def cycles(graph: nx.DiGraph) -> list[list[str]]:
     return sorted(sorted(group) for group in nx.strongly_connected_components(graph) if len(group) > 1)
 
 
+def rooms_table() -> str:
+    """Markdown: a line a folder, in the order of the packages."""
+    lines = ["| folder | what it is for |", "|---|---|"]
+    for package in packages():
+        for path in sorted(ROOT.glob(f"packages/*/src/{package}/*/__init__.py")):
+            docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+            lines.append(f"| `{package}/{path.parent.name}` | {docstring.split(chr(10))[0].replace('|', ' ')} |")
+    return "\n".join(lines) + "\n"
+
+
+def outputs() -> dict[Path, str]:
+    """File -> what it should hold."""
+    page = PAGE.read_text(encoding="utf-8")
+    text = TABLE.sub(lambda found: f"{found[1]}\n{rooms_table()}\n{found[2]}", page)
+    return {PICTURE: draw(quotient(module_graph()), packages(), folders()), PAGE: text}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="compare only")
-    picture = draw(quotient(module_graph()), packages(), folders())
-    if not parser.parse_args().check:
-        PICTURE.parent.mkdir(parents=True, exist_ok=True)
-        PICTURE.write_text(picture, encoding="utf-8")
-    elif not PICTURE.is_file() or PICTURE.read_text(encoding="utf-8") != picture:
-        print(
-            "docs/images/architecture.svg is out of date: run python scripts/import_graph.py", file=sys.stderr
-        )
-        return 1
-    return 0
+    check = parser.parse_args().check
+    stale = {
+        path: text
+        for path, text in outputs().items()
+        if not path.is_file() or path.read_text(encoding="utf-8") != text
+    }
+    for path, text in stale.items():
+        if check:
+            print(f"{path.relative_to(ROOT)}: out of date: run python scripts/import_graph.py", file=sys.stderr)
+        else:
+            path.write_text(text, encoding="utf-8")
+    return 1 if check and stale else 0
 
 
 if __name__ == "__main__":

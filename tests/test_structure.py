@@ -119,3 +119,12 @@ def test_pages_select_tests_by_name(page):
     assert not files - plugins
     for name in re.findall(r"pytest [^`\n]*-k (\w+)", text):
         assert any(name in path.stem for path in (ROOT / "tests").rglob("test_*.py")), name
+
+
+def test_the_map_names_what_exists():
+    """`vlm_core/model.py`, `vlm_train/engine`: the walks and answers of docs/architecture.md."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(vlm_\w+/[\w/.]+)`", text))
+    missing = {name for name in named if not list(ROOT.glob(f"packages/*/src/{name}"))}
+    assert named
+    assert not missing
