@@ -77,7 +77,9 @@ def rooms_table() -> str:
     for package in packages():
         for path in sorted(ROOT.glob(f"packages/*/src/{package}/*/__init__.py")):
             docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-            lines.append(f"| `{package}/{path.parent.name}` | {docstring.split(chr(10))[0].replace('|', ' ')} |")
+            lines.append(
+                f"| `{package}/{path.parent.name}` | {docstring.split(chr(10))[0].replace('|', ' ')} |"
+            )
     return "\n".join(lines) + "\n"
 
 
@@ -99,7 +101,9 @@ def main() -> int:
     }
     for path, text in stale.items():
         if check:
-            print(f"{path.relative_to(ROOT)}: out of date: run python scripts/import_graph.py", file=sys.stderr)
+            print(
+                f"{path.relative_to(ROOT)}: out of date: run python scripts/import_graph.py", file=sys.stderr
+            )
         else:
             path.write_text(text, encoding="utf-8")
     return 1 if check and stale else 0

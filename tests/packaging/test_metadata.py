@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
@@ -145,3 +146,9 @@ def test_pins_lie_within_the_packages_ranges():
         for text in ranges if name in pins else ():
             version = str(pins[name].specifier).removeprefix("==")
             assert Requirement(f"{name}{text}").specifier.contains(version, prereleases=True), (name, text)
+
+
+def test_the_bills_of_materials_are_current():
+    assert (
+        subprocess.run([sys.executable, ROOT / "scripts" / "sbom.py", "--check"], check=False).returncode == 0
+    )
