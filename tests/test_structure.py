@@ -128,3 +128,30 @@ def test_the_map_names_what_exists():
     missing = {name for name in named if not list(ROOT.glob(f"packages/*/src/{name}"))}
     assert named
     assert not missing
+
+
+OURS = re.compile(r"vlm_(?:ssm|core|encoders|connectors|llms|train|bench)(?:\.\w+){2,}")
+
+
+def _exists(name):
+    """`package.room.module.attribute`: all but the last one or two words are folders or modules."""
+    parts = name.split(".")
+    paths = ["/".join(parts[: len(parts) - cut]) for cut in (0, 1, 2) if len(parts) - cut > 1]
+    return any(
+        list(ROOT.glob(f"packages/*/src/{path}{end}")) for path in paths for end in (".py", "/__init__.py")
+    )
+
+
+def _texts(path):
+    """Every string of a module that is a dotted name of ours, with its line."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and OURS.fullmatch(node.value):
+            yield node.lineno, node.value
+
+
+def test_modules_named_in_texts_exist():
+    """What is patched or imported by a dotted name moves with its module."""
+    files = sorted(path for tree in TREES for path in (ROOT / tree).rglob("*.py"))
+    texts = [(path.relative_to(ROOT), line, name) for path in files for line, name in _texts(path)]
+    assert texts
+    assert not [f"{path}:{line}: {name}" for path, line, name in texts if not _exists(name)]
