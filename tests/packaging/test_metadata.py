@@ -53,7 +53,7 @@ def test_what_is_imported_is_required(package):
     project = _project(package)
     lists = [project["dependencies"], *project.get("optional-dependencies", {}).values()]
     required = {canonicalize_name(Requirement(text).name) for texts in lists for text in texts}
-    known = packages_distributions() | {
+    known = dict(packages_distributions()) | {
         "wandb": ["wandb"],
         "lmms_eval": ["lmms-eval"],
         "deepspeed": ["deepspeed"],
