@@ -89,7 +89,7 @@ def check_files(out: Path) -> str:
 
 
 def check_vulnerabilities(out: Path) -> str:
-    """Of the pinned versions, by pip-audit. What its service does not know, or can't be asked, is told and no failure."""
+    """Of the pinned versions, by pip-audit; what its service does not know is told and is no failure."""
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     with tempfile.TemporaryDirectory() as folder:
         pins, report = Path(folder) / "pins.txt", Path(folder) / "report.json"
