@@ -224,7 +224,7 @@ def test_a_header_is_not_read_from_another_file_than_the_tensors(tmp_path, monke
         (tmp_path / "new").replace(path)
         return safe_open(path, *args)
 
-    monkeypatch.setattr("vlm_core.weight_files.safe_open", replaced)
+    monkeypatch.setattr("vlm_core.model_folder.safetensors_file.safe_open", replaced)
     with pytest.raises(UserError, match="w: changed while it was read"), opened(tmp_path / "w"):
         pass
 

@@ -19,6 +19,12 @@ BROKEN = {
         "from vlm_core import hookimpl\n@hookimpl\ndef vlm_conectors(): return []",
         "PluginValidationError: unknown hook 'vlm_conectors'",
     ),
+    "newer API": ("VLM_API = 2", "made for plugin API 2; this vlm-core has 1: install a newer vlm-core"),
+    "older API": (
+        "VLM_API = 0",
+        "made for plugin API 0; this vlm-core has 1: install a newer version of the plugin",
+    ),
+    "API as text": ("VLM_API = '1'", "VLM_API = '1' is no whole number; this vlm-core has plugin API 1"),
     "hook raises": (
         "from vlm_core import hookimpl\n@hookimpl\ndef vlm_connectors(): raise KeyError('x')",
         "KeyError: 'x'",
@@ -84,3 +90,8 @@ def test_a_disabled_plugin_is_never_imported(tmp_path: Path) -> None:
     assert not canary.exists()
     assert "loud-plugin 1.0" in script("vlm-assemble", "--list", env=env).stdout
     assert canary.exists()
+
+
+def test_a_plugin_may_declare_its_api(tmp_path: Path) -> None:
+    env = add_plugin(tmp_path, "good-plugin", connector_plugin("good") + "\nVLM_API = 1\n")
+    assert succeed(sys.executable, "-c", GET, "connector", "good", env=env) == "Config\n"

@@ -1,6 +1,7 @@
-"""Every package's wheel, alone in an empty environment: it installs, imports and brings nothing unasked."""
+"""Every package's wheel, alone and with all others in an empty environment: it imports and brings nothing unasked."""
 
 import json
+import os
 import shutil
 import sys
 import tomllib
@@ -18,7 +19,9 @@ pytestmark = pytest.mark.slow
 
 UV = find_uv_bin()
 ROOT = Path(__file__).parents[2]
-OURS = ("vlm-core", "vlm-encoders", "vlm-connectors", "vlm-llms", "vlm-train", "vlm-bench")
+OURS = ("vlm-ssm", "vlm-core", "vlm-encoders", "vlm-connectors", "vlm-llms", "vlm-train", "vlm-bench")
+NEEDS = {"vlm-ssm": set()} | {name: {"vlm-core", "vlm-ssm"} for name in ("vlm-connectors", "vlm-llms")}
+"""Packages of ours that a package requires, where that is not vlm-core alone."""
 HEAVY = {"timm", "open-clip-torch", "transformers", "accelerate", "matplotlib", "torchvision", "numba"}
 BRINGS = {"vlm-train": {"accelerate", "matplotlib"}}
 CONNECTOR = """
@@ -28,6 +31,13 @@ connector = installed().get("connector", "vss-l2")().build(8, 16)
 out = connector(torch.randn(1, 4, 4, 8))
 assert out.shape == (1, connector.num_tokens(4, 4), 16), out.shape
 assert out.isfinite().all()
+"""
+SCAN = """
+import torch
+from vlm_ssm import selective_scan
+u, delta, A = torch.randn(2, 4, 5), torch.rand(2, 4, 5), -torch.rand(4, 3)
+out = selective_scan(u, delta, A, torch.randn(2, 3, 5), torch.randn(2, 3, 5))
+assert out.shape == u.shape and out.isfinite().all()
 """
 
 
@@ -41,6 +51,9 @@ def module(name: str) -> str:
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built here, or by scripts/release_check.py in the folder that it names."""
+    if built := os.environ.get("VLM_WHEELS"):
+        return Path(built)
     folder = tmp_path_factory.mktemp("wheels")
     for name in OURS:
         succeed(UV, "build", "--quiet", "--wheel", "--out-dir", folder, ROOT / "packages" / name)
@@ -84,9 +97,12 @@ def test_alone_in_an_empty_environment(name: str, wheels: Path, empty: Path) -> 
     succeed(*install, wheel(wheels, name))
     found = json.loads(succeed(UV, "pip", "list", "--python", empty, "--format", "json"))
     distributions = {entry["name"] for entry in found}
-    assert distributions & set(OURS) == {name, "vlm-core"}
+    assert distributions & set(OURS) == {name} | NEEDS.get(name, {"vlm-core"})
     assert distributions & HEAVY == BRINGS.get(name, set())
     succeed(empty, "-c", f"import {module(name)}")
+    if name == "vlm-ssm":
+        succeed(empty, "-c", SCAN)
+        return
     for command in ("vlm-assemble", *project(name).get("scripts", {})):
         succeed(empty.with_name(command), "--help")
     listing = run(empty.with_name("vlm-assemble"), "--list")
@@ -98,3 +114,11 @@ def test_alone_in_an_empty_environment(name: str, wheels: Path, empty: Path) -> 
         package = empty.parents[2] / "package"
         succeed(empty.with_name("vlm-assemble"), "--new-plugin", "connector", "pool", "--out", package)
         assert (package / "src" / "vlm_connector_pool" / "pool.py").is_file()
+
+
+def test_all_together_in_an_empty_environment(wheels: Path, empty: Path) -> None:
+    succeed(UV, "pip", "install", "--quiet", "--python", empty, *(wheel(wheels, name) for name in OURS))
+    succeed(UV, "pip", "check", "--python", empty)
+    listing = succeed(empty.with_name("vlm-assemble"), "--list")
+    assert all(name in listing for name in OURS if "entry-points" in project(name))
+    succeed(empty, "-c", CONNECTOR)

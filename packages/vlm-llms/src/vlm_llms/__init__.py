@@ -1,0 +1,1 @@
+"""Language models: Mamba-1 with its published checkpoints, and any transformers causal LM."""

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
 
 from vlm_ssm import ops
 from vlm_ssm.segments import PAD, Edges
 from vlm_ssm.torch.ops import along, with_past
+from vlm_ssm.torch_modes import has_global_hook
 
 
 class DeltaProjection(nn.Linear):
@@ -34,7 +34,7 @@ def untouched(module: nn.Module) -> bool:
         or module._backward_hooks
         or module._backward_pre_hooks
         or "forward" in vars(module)
-        or _has_any_global_hook()
+        or has_global_hook()
     )
 
 

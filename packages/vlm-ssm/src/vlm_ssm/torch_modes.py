@@ -20,3 +20,16 @@ def grad_needed(*tensors: Tensor | None) -> bool:
     if torch.compiler.is_compiling():
         return True
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def has_global_hook() -> bool:
+    """Whether a hook is registered for every module of the process (`register_module_forward_hook` and its like)."""
+    module = torch.nn.modules.module
+    return any(
+        (
+            module._global_forward_hooks,
+            module._global_forward_pre_hooks,
+            module._global_backward_hooks,
+            module._global_backward_pre_hooks,
+        )
+    )

@@ -13,6 +13,7 @@ import pluggy
 
 from vlm_core.errors import UserError, choices
 from vlm_core.markup.printable import printable
+from vlm_core.plugins import API
 from vlm_core.plugins.hooks import PROJECT, Hooks
 
 KINDS = ("encoder", "connector", "llm", "scan", "dataset", "benchmark", "section")
@@ -94,13 +95,28 @@ def _named(results: list[Any]) -> dict[str, Any]:
     }
 
 
+def _other_api(plugin: Any) -> str:
+    """Why a plugin that declares `VLM_API` can't be used here; empty if it can, or declares nothing."""
+    number = getattr(plugin, "VLM_API", API)
+    if type(number) is int and number == API:
+        return ""
+    if type(number) is not int:
+        return f"VLM_API = {number!r} is no whole number; this vlm-core has plugin API {API}"
+    which = "a newer vlm-core" if number > API else "a newer version of the plugin"
+    return f"made for plugin API {number}; this vlm-core has {API}: install {which}"
+
+
 def _collect(registry: Registry, point: EntryPoint) -> None:
     distribution = point.dist.name if point.dist else point.name
     version = point.dist.version if point.dist else "?"
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(Hooks)
     try:
-        manager.register(point.load(), name=point.name)
+        plugin = point.load()
+        if reason := _other_api(plugin):
+            registry.broken[distribution] = printable(reason)
+            return
+        manager.register(plugin, name=point.name)
         manager.check_pending()
         found = {kind: _named(getattr(manager.hook, f"vlm_{kind}s")()) for kind in KINDS}
     except (Exception, SystemExit) as error:  # somebody else's code: whatever it raises is reported

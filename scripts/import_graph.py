@@ -1,0 +1,113 @@
+"""Draw docs/images/architecture.svg from the imports of the packages: `python scripts/import_graph.py`.
+
+It also writes the table of folders in docs/architecture.md, a line each from the `__init__`'s first sentence.
+`--check` compares the files with the code and writes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import re
+import sys
+import tomllib
+from functools import cache
+from pathlib import Path
+
+import grimp
+import networkx as nx
+
+from architecture_svg import draw
+
+ROOT = Path(__file__).parents[1]
+PICTURE = ROOT / "docs" / "images" / "architecture.svg"
+PAGE = ROOT / "docs" / "architecture.md"
+TABLE = re.compile(r"(<!-- rooms: .* -->\n).*(<!-- end of rooms -->)", re.DOTALL)
+
+
+def packages() -> list[str]:
+    """The import name of every package, in the order of the layers that import-linter checks."""
+    linter = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+    layers = next(contract["layers"] for contract in linter["contracts"] if contract["type"] == "layers")
+    return [name.strip() for layer in layers for name in layer.split("|")]
+
+
+def module_graph() -> nx.DiGraph:
+    """module -> module that it imports; imports in functions and under `TYPE_CHECKING` are counted."""
+    found = grimp.build_graph(*packages(), cache_dir=None, exclude_type_checking_imports=False)
+    graph = nx.DiGraph()
+    for module in sorted(found.modules):
+        graph.add_node(module)
+        graph.add_edges_from((module, target) for target in found.find_modules_directly_imported_by(module))
+    return graph
+
+
+@cache
+def folders() -> set[str]:
+    """The rooms that are folders, not single modules."""
+    inits = ROOT.glob("packages/*/src/*/*/__init__.py")
+    return {f"{path.parts[-3]}.{path.parts[-2]}" for path in inits}
+
+
+def room_of(module: str) -> str:
+    """`vlm_train.data.llava` is in `vlm_train.data`; a module beside the rooms stands for itself."""
+    package, *rest = module.split(".")
+    if rest == ["__main__"] and f"{package}.cli" in folders():
+        return f"{package}.cli"
+    return ".".join([package, *rest[:1]])
+
+
+def quotient(graph: nx.DiGraph) -> nx.DiGraph:
+    """room -> room that one of its modules imports."""
+    rooms = nx.DiGraph()
+    rooms.add_nodes_from(sorted({room_of(module) for module in graph}))
+    pairs = ((room_of(importer), room_of(imported)) for importer, imported in graph.edges)
+    rooms.add_edges_from(sorted({pair for pair in pairs if pair[0] != pair[1]}))
+    return rooms
+
+
+def cycles(graph: nx.DiGraph) -> list[list[str]]:
+    """The groups of nodes that reach one another."""
+    return sorted(sorted(group) for group in nx.strongly_connected_components(graph) if len(group) > 1)
+
+
+def rooms_table() -> str:
+    """Markdown: a line a folder, in the order of the packages."""
+    lines = ["| folder | what it is for |", "|---|---|"]
+    for package in packages():
+        for path in sorted(ROOT.glob(f"packages/*/src/{package}/*/__init__.py")):
+            docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+            lines.append(
+                f"| `{package}/{path.parent.name}` | {docstring.split(chr(10))[0].replace('|', ' ')} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def outputs() -> dict[Path, str]:
+    """File -> what it should hold."""
+    page = PAGE.read_text(encoding="utf-8")
+    text = TABLE.sub(lambda found: f"{found[1]}\n{rooms_table()}\n{found[2]}", page)
+    return {PICTURE: draw(quotient(module_graph()), packages(), folders()), PAGE: text}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="compare only")
+    check = parser.parse_args().check
+    stale = {
+        path: text
+        for path, text in outputs().items()
+        if not path.is_file() or path.read_text(encoding="utf-8") != text
+    }
+    for path, text in stale.items():
+        if check:
+            print(
+                f"{path.relative_to(ROOT)}: out of date: run python scripts/import_graph.py", file=sys.stderr
+            )
+        else:
+            path.write_text(text, encoding="utf-8")
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
