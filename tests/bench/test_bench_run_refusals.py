@@ -134,8 +134,15 @@ def test_other_versions_are_told(command: Runner, tmp_path: Path, capsys: Out) -
     assert "pope: packages have changed since this run began: torch 1.0 → " in capsys.readouterr().err
 
 
+def without_checksum(line: str) -> dict[str, Any]:
+    """A line as earlier versions wrote it; one whose checksum is wrong is asked again instead of refused."""
+    row = json.loads(line)
+    del row["metadata"]["sha256"]
+    return row
+
+
 def change_row(key: str, value: Any) -> Callable[[list[str]], list[str]]:
-    return lambda lines: [json.dumps(json.loads(lines[0]) | {key: value}), *lines[1:]]
+    return lambda lines: [json.dumps(without_checksum(lines[0]) | {key: value}), *lines[1:]]
 
 
 @pytest.mark.parametrize(
@@ -146,12 +153,11 @@ def change_row(key: str, value: Any) -> Callable[[list[str]], list[str]]:
         (change_row("prompt", "What?"), "pope.jsonl:1: question 1 was asked with another prompt"),
         (change_row("text", None), "pope.jsonl:1: 'text' is None"),
         (
-            lambda lines: [*lines, json.dumps(json.loads(lines[0]) | {"text": "x"})],
+            lambda lines: [*lines, json.dumps(without_checksum(lines[0]) | {"text": "x"})],
             "a second answer to question 1",
         ),
-        (lambda lines: [lines[0][:50], *lines[1:]], "pope.jsonl:1: not valid JSON"),
     ],
-    ids=["unknown", "nameless", "prompt", "text", "twice", "damaged"],
+    ids=["unknown", "nameless", "prompt", "text", "twice"],
 )
 def test_answers_that_cannot_be_ours(edit, message, command: Runner, tmp_path: Path, capsys: Out) -> None:
     assert main(command("pope")) == 0

@@ -10,9 +10,9 @@ from commands import Out, answers, scored
 from test_faulty_files import CASES, Case
 from test_verify_llava import FILES, real
 
-from vlm_bench.readers.answers import read_answers
-from vlm_bench.readers.files import sha256
-from vlm_bench.readers.pope import read_labels
+from vlm_bench.benchmarks.pope.files import read_labels
+from vlm_bench.files.answers import read_answers
+from vlm_bench.files.json_files import sha256
 from vlm_core.errors import UserError
 from vlm_core.io.files import decode_text, read_text
 

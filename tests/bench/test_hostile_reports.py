@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 
 from hostile import HOSTILE, IN_NAMES, TEXTS, is_inert, tags
 from vlm_bench.cli.main import main
-from vlm_bench.report import html, table
+from vlm_bench.report import html, leaderboard
 from vlm_bench.report.collect import collect
 
 
@@ -50,11 +50,11 @@ def results(folder: Path, text: str) -> Any:
 def test_any_text_is_text_in_page_and_markdown(tmp_path: Path, text: str) -> None:
     plain, foreign = ([results(tmp_path, one)] for one in ("t", text))
     assert tags(html.to_html(foreign)) == tags(html.to_html(plain))
-    written = table.to_markdown(foreign)
+    written = leaderboard.to_markdown(foreign)
     kinds = [token.type for token in _tokens(written)]
-    assert kinds == [token.type for token in _tokens(table.to_markdown(plain))]
+    assert kinds == [token.type for token in _tokens(leaderboard.to_markdown(plain))]
     assert "://" not in written.replace(r"\://", "")
-    assert json.loads(table.to_json(foreign))["models"][0]["results"][0]["protocol"] == text
+    assert json.loads(leaderboard.to_json(foreign))["models"][0]["results"][0]["protocol"] == text
 
 
 def _tokens(text: str) -> list[Any]:

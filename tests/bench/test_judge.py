@@ -244,7 +244,7 @@ def test_a_judge_that_is_gone_is_given_up(
 def test_what_is_no_reply_of_a_judge(
     data: Path, tmp_path: Path, capsys: Out, judge: Judge, monkeypatch: pytest.MonkeyPatch, body: bytes
 ) -> None:
-    monkeypatch.setattr("vlm_bench.judge.OUTAGES", 2)
+    monkeypatch.setattr("vlm_bench.run.judge.OUTAGES", 2)
     judge.replies = {"a dog": [body], "left": [body]}
     err = refused_after_progress(capsys, *command(data, judge, tmp_path / "g.json"))
     assert "replied with something else than a chat completion; is --base-url right?" in err

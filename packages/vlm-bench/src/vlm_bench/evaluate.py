@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from vlm_bench.files.answers import Answer
+from vlm_bench.files.json_files import sha256
 from vlm_bench.join import join
-from vlm_bench.readers.answers import Answer
-from vlm_bench.readers.files import sha256
 from vlm_bench.report.examples import choose
 from vlm_bench.report.question_digests import content_of
 from vlm_bench.report.report import Report

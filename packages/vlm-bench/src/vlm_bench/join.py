@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 
-from vlm_bench.readers.answers import Answer
+from vlm_bench.files.answers import Answer
 from vlm_core.benchmark import Benchmark, Question
 from vlm_core.errors import UserError
 

@@ -77,7 +77,7 @@ def _submit_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _judge_options(parser: argparse.ArgumentParser) -> None:
-    from vlm_bench.configs import MMVetConfig
+    from vlm_bench.benchmarks import MMVetConfig
     from vlm_bench.run.judge import OFFICIAL_JUDGE
 
     names = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
@@ -139,10 +139,9 @@ def submit(args: argparse.Namespace) -> int:
 
 def judge(args: argparse.Namespace) -> int:
     """Grade what has no grade yet; 1 if an answer stays without one."""
-    from vlm_bench.benchmarks.mm_vet import MMVet
-    from vlm_bench.configs import MMVetConfig
+    from vlm_bench.benchmarks import MMVetConfig
+    from vlm_bench.files.json_files import read_text
     from vlm_bench.join import join
-    from vlm_bench.readers.files import read_text
     from vlm_bench.run.judge import judge as grade
     from vlm_bench.run.judge import openai_judge
 
@@ -150,7 +149,7 @@ def judge(args: argparse.Namespace) -> int:
         raise UserError("--grades is needed: the file that the grades are written to")
     config = config_of(args, MMVetConfig)
     assert isinstance(config, MMVetConfig)
-    benchmark, examples = MMVet(config), read_text(args.prompt)
+    benchmark, examples = config.build(), read_text(args.prompt)
     if not benchmark.truths:
         raise UserError(f"{config.file('labels')}: not there, and a judge must know the right answers")
     said = join(benchmark, score_command.answers_of(args), allow_partial=args.allow_partial)
@@ -166,17 +165,17 @@ def judge(args: argparse.Namespace) -> int:
 
 def report(args: argparse.Namespace) -> int:
     """Print the combined table, and write it in the forms asked for."""
-    from vlm_bench.report import html, table
+    from vlm_bench.report import html, leaderboard
     from vlm_bench.report.collect import collect
     from vlm_core.io.atomic import write_file
 
     models = [collect(folder) for folder in args.folders]
     _say_passed_over(models)
-    forms = {"html": html.to_html, "markdown": table.to_markdown, "json": table.to_json}
+    forms = {"html": html.to_html, "markdown": leaderboard.to_markdown, "json": leaderboard.to_json}
     for form, make in forms.items():
         if path := getattr(args, form):
             write_file(path, make(models))
-    table.show(models)
+    leaderboard.show(models)
     return 0
 
 
@@ -209,7 +208,7 @@ def diff(args: argparse.Namespace) -> int:
 
 def verify_llava(args: argparse.Namespace) -> int:
     """Print each check; 1 if a figure differs."""
-    from vlm_bench.run.verify import line, verify
+    from vlm_bench.run.llava_selfcheck import line, verify
 
     checks = verify(args.folder)
     say(*map(line, checks))

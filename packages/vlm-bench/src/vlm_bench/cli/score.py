@@ -13,7 +13,7 @@ from vlm_bench.cli.options import config_of
 from vlm_core.plugins.registry import installed
 
 if TYPE_CHECKING:
-    from vlm_bench.readers.answers import Answer
+    from vlm_bench.files.answers import Answer
     from vlm_bench.report.report import Report
 
 
@@ -47,7 +47,7 @@ def without_collector() -> Iterator[None]:
 
 def _scored(args: argparse.Namespace) -> Report:
     from vlm_bench.evaluate import evaluate
-    from vlm_bench.readers.run import changed_files, read_run, settings_of
+    from vlm_bench.files.run_metadata import changed_files, read_run, settings_of
 
     config = config_of(args, installed().get("benchmark", args.benchmark))
     path = args.answers
@@ -67,8 +67,8 @@ def _scored(args: argparse.Namespace) -> Report:
 
 def answers_of(args: argparse.Namespace) -> list[Answer]:
     """The answers named on the command line; a run's answers to another benchmark are refused."""
-    from vlm_bench.readers.answers import read_answers
-    from vlm_bench.readers.run import read_run
+    from vlm_bench.files.answers import read_answers
+    from vlm_bench.files.run_metadata import read_run
 
     read_run(args.answers, args.benchmark)
     return read_answers(args.answers)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlm_bench.readers.files import sha256
-from vlm_bench.readers.run import ENDING, read_run
-from vlm_bench.report.published import PROTOCOLS, TITLES
+from vlm_bench.files.json_files import sha256
+from vlm_bench.files.run_metadata import ENDING, read_run
+from vlm_bench.report.paper_table import PROTOCOLS, TITLES
 from vlm_bench.report.saved_reports import NoReportError, read_report
 from vlm_core.errors import UserError
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vlm_bench.report.collect import Entry, Results
-from vlm_bench.report.published import PAPER
+from vlm_bench.report.leaderboard import about, columns, legend, own_row, published_rows
+from vlm_bench.report.paper_table import PAPER
 from vlm_bench.report.report import figure, plain
-from vlm_bench.report.table import about, columns, legend, own_row, published_rows
 from vlm_bench.report.thumbnails import checked
 from vlm_core.benchmark import Points
 from vlm_core.markup.html import render

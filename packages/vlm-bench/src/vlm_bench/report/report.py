@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vlm_bench.report.published import published
+from vlm_bench.report.paper_table import published
 from vlm_bench.report.saved_reports import SCHEMA
 from vlm_core.benchmark import Headline, Points, Score
 from vlm_core.io.atomic import write_file

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 
-from vlm_bench.readers.files import parse_json, read_text
+from vlm_bench.files.json_files import parse_json, read_text
 from vlm_core.errors import UserError
 from vlm_core.io.json_text import validated
 

@@ -18,9 +18,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
-from vlm_bench.readers.files import MAX_BYTES, read_jsonl
-from vlm_bench.readers.json_object import Row, as_row
-from vlm_bench.readers.run import read_account
+from vlm_bench.files.json_files import MAX_BYTES, read_jsonl
+from vlm_bench.files.json_object import Row, as_row
+from vlm_bench.files.run_metadata import read_account
 from vlm_core.benchmark import Question
 from vlm_core.errors import UserError
 from vlm_core.evaluation.inference import Said

@@ -14,10 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vlm_bench.readers.files import json_object
-from vlm_bench.readers.mm_vet import Truth, answer_digest, read_grades
+from vlm_bench.benchmarks.mm_vet.files import Truth, answer_digest, read_grades
+from vlm_bench.benchmarks.mm_vet.scoring import ATTEMPTS, judge_prompt, parse
+from vlm_bench.files.json_files import json_object
 from vlm_bench.run.progress import Asked
-from vlm_bench.scorers.mm_vet import ATTEMPTS, judge_prompt, parse
 from vlm_core.errors import UserError
 from vlm_core.io.atomic import write_file
 from vlm_core.markup.printable import printable

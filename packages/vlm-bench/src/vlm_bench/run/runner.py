@@ -9,9 +9,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from vlm_bench.evaluate import evaluate
-from vlm_bench.readers.answers import read_answers
-from vlm_bench.readers.files import sha256
-from vlm_bench.readers.run import settings_of
+from vlm_bench.files.answers import read_answers
+from vlm_bench.files.json_files import sha256
+from vlm_bench.files.run_metadata import settings_of
 from vlm_bench.report import report
 from vlm_bench.run.answer_log import Facts, Journal, answer_line, digest_of
 from vlm_bench.run.process_group import Ranks
