@@ -183,7 +183,7 @@ def test_answers_of_nobody(command: Runner, tmp_path: Path, capsys: Out) -> None
     (tmp_path / "out").mkdir()
     (tmp_path / "out/pope.jsonl").write_text("{}\n")
     err = refused(capsys, *command("pope"))
-    assert "answers without pope.jsonl.run.json, so nobody knows whose" in err
+    assert "answers of an unknown run, without pope.jsonl.run.json" in err
 
 
 def test_two_runs_at_once(command: Runner, tmp_path: Path, capsys: Out) -> None:
@@ -203,12 +203,12 @@ def test_two_runs_at_once(command: Runner, tmp_path: Path, capsys: Out) -> None:
     ("names", "flags", "message"),
     [
         ("poope", [], "unknown benchmark 'poope'"),
-        ("pope,pope", [], "--benchmarks: pope stands there twice"),
+        ("pope,pope", [], "--benchmarks: pope appears twice"),
         ("pope", ["--set", "gqa.labels=x"], "gqa is not among --benchmarks pope"),
         ("pope", ["--set", "pope"], "expected NAME.FIELD=VALUE"),
         ("pope", ["--set", "pope.labls=x"], "pope: unrecognized arguments: --labls=x"),
         ("mmbench", ["--set", "mmbench.split=val"], "invalid choice: 'val'"),
-        ("mmbench", ["--strictness", "sane"], "none of mmbench has another rule than the official"),
+        ("mmbench", ["--strictness", "sane"], "none of mmbench has another rule than the official one"),
         ("pope", ["--device", "warp"], "device 'warp' cannot be used"),
         ("pope", ["--set", "pope.questions=nowhere.jsonl"], "nowhere.jsonl: cannot read this file"),
     ],

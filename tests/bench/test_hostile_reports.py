@@ -145,7 +145,7 @@ def test_a_report_shows_no_other_file_of_this_machine(tmp_path: Path) -> None:
         write_json(tmp_path / "out" / "r.json", data)
         text = html.to_html([collect(tmp_path / "out")])
         assert "data:image" not in text
-        assert "is not the file that was scored" in text
+        assert "is not the scored file" in text
 
 
 @pytest.mark.parametrize("kind", ["fifo", "device", "folder"])

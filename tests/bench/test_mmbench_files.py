@@ -109,7 +109,7 @@ def test_line_ends_in_cells(tsv: Path) -> None:
         ("hint", "Hint", "unknown column 'Hint'; did you mean 'hint'?"),
         ("l2-category", "l2_category", "unknown column 'l2_category'; did you mean 'l2-category'?"),
         ("\tanswer", "\treply", "no column 'answer'; is this the test file?"),
-        ("comment", "hint", "the column 'hint' stands there twice"),
+        ("comment", "hint", "the column 'hint' appears twice"),
         ("1000007", "2000007", "1 of 3 questions lack a rotation, first index 7"),
         (
             "\t7\tweb",

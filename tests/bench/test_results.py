@@ -256,4 +256,4 @@ def test_data_that_changed_after_the_answers(results: Path, data: Path, capsys: 
     write_json(account, RUN | {"files": {"llava_gqa_testdev_balanced.jsonl": "00", "gone.json": "11"}})
     flags = ["score", "gqa", "--data", data, "--answers", results / "gqa.jsonl"]
     told = printed(capsys, *flags)
-    assert "warning: not the files that the model was asked from: llava_gqa_testdev_balanced.jsonl\n" in told
+    assert "warning: data files have changed since the run: llava_gqa_testdev_balanced.jsonl\n" in told

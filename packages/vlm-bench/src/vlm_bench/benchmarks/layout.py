@@ -14,23 +14,21 @@ from vlm_core.plugins.config import BenchmarkConfig
 File = LocalFile
 Strictness = Annotated[
     Literal["official", "sane"],
-    Field(description="the official rule (default), or one without its known errors"),
+    Field(description="scoring rule: official (default), or without its known errors"),
 ]
 
 
 Source = Annotated[
     Literal["llava", "official"],
-    Field(
-        description="whose files hold the questions: LLaVA's (default), or the benchmark's own, which then suffice"
-    ),
+    Field(description="source of the questions: LLaVA's files (default), or only the benchmark's own"),
 ]
 
 
 class LayoutConfig(BenchmarkConfig):
-    """A benchmark whose files have their places in LLaVA's folder `playground/data/eval`."""
+    """A benchmark whose files have fixed places in LLaVA's folder `playground/data/eval`."""
 
     layout: ClassVar[dict[str, str]]
-    """Where a file is, below `data`, when its field is not given."""
+    """Default paths below `data`, by field."""
     data: File = Field(default=Path("."), description="folder in LLaVA's layout (default: here)")
 
     def file(self, name: str, variant: str = "") -> Path:
@@ -52,16 +50,14 @@ class LayoutConfig(BenchmarkConfig):
         return f"{absent} is not there" if absent else ""
 
     def needed(self) -> list[Path]:
-        """The files without which there is nothing to ask, or no figure though it is made here; no images."""
+        """The files that asking and local scoring need, without images."""
         return [self.file("questions"), *([self.file("labels")] if "labels" in self.layout else [])]
 
 
 class ImagesConfig(LayoutConfig):
-    """A benchmark whose images are files: whatever a question file calls them, they lie in their folder."""
+    """A benchmark whose images are files, which must lie in its image folder."""
 
-    symlinks: bool = Field(
-        default=False, description="allow images that links lead to outside of their folder"
-    )
+    symlinks: bool = Field(default=False, description="allow symbolic links to images outside their folder")
 
     def image_folder(self, name: str = "images", variant: str = "") -> ImageFolder:
         """The folder of the images, which field `name` gives; every reader finds them through it."""

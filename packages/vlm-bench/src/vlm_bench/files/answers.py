@@ -12,7 +12,7 @@ from vlm_bench.files.json_files import parse_json, read_jsonl, read_text
 from vlm_bench.files.json_object import Row, as_row
 from vlm_core.errors import UserError
 
-# where id, text and logged prompt stand
+# keys of id, text and logged prompt
 LINES = ("question_id", "text", "prompt")
 LISTS = {
     ("question_id", "text"): LINES,
@@ -26,7 +26,7 @@ FIELDS = {name for fields in (*LISTS.values(), ANALYSIS) for name in fields if n
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said to the question with this id, the prompt it saw if the file logs it, and where it stands."""
+    """A model's answer to the question `id`, the prompt it saw if the file logs it, and the place in the file."""
 
     id: str
     text: str
@@ -36,18 +36,18 @@ class Answer:
 
 def unique(items: list[tuple[str, Row]], what: str) -> dict[str, Row]:
     """Rows by key; a key that appears twice is an error with the number of such keys."""
-    found: dict[str, Row] = {}
+    rows: dict[str, Row] = {}
     twice: list[tuple[str, Row]] = []
     for key, row in items:
-        if key in found:
+        if key in rows:
             twice.append((key, row))
-        found.setdefault(key, row)
+        rows.setdefault(key, row)
     if twice:
         key, row = twice[0]
         raise UserError(
-            f"{row.where}: {what} {key} appears twice (first at {found[key].where}); {len(twice)} such rows"
+            f"{row.where}: {what} {key} appears twice (first at {rows[key].where}); {len(twice)} such rows"
         )
-    return found
+    return rows
 
 
 def read_answers(path: Path) -> list[Answer]:
@@ -71,7 +71,7 @@ def read_answers(path: Path) -> list[Answer]:
 
 
 def _by_line(text: str) -> bool:
-    """Whether each line is a JSON object of its own, as far as the first one tells; several lines, or one answer."""
+    """Whether the text is JSON lines, judged by its first line; a single object counts if it is one answer."""
     first, _, rest = text.strip().partition("\n")
     try:
         value = json.loads(first)

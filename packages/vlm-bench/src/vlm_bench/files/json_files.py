@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 GZIP_MAGIC = b"\x1f\x8b"
 BOM = b"\xef\xbb\xbf"
 MAX_BYTES = 2**30
-"""What is read of a file, unpacked; the largest of the benchmarks' files has 390 MB."""
+"""Limit of a file's unpacked size; the largest benchmark file has 390 MB."""
 MAX_RATIO, ANY_RATIO_BYTES = 64, 16 * 2**20
-"""How many times its size a larger file may unpack to; JSON is packed to a tenth or a twentieth."""
+"""Limit of the compression ratio of files that unpack to more than `ANY_RATIO_BYTES`; JSON has 10 to 20."""
 MAX_VALUES, MAX_ROWS = 25_000_000, 2_000_000
-"""Values of a JSON file, of which each takes 60 bytes or more, and rows of JSON lines; known files have half of it."""
+"""Limits of values in a JSON file, at 60 bytes or more each, and of rows of JSON lines; known files have half of it."""
 _CHUNK = 2**20
 _BUFFER = 2**16
 
 
 class _Bounded(io.RawIOBase):
-    """Reads from `file` and raises `UserError` beyond `limit` bytes: a few packed kilobytes can unpack to any size."""
+    """Reads from `file` and raises `UserError` beyond `limit` bytes: a few kilobytes of gzip can unpack to any size."""
 
     def __init__(self, file: Any, path: Path, limit: int) -> None:
         self.file, self.path, self.limit, self.total = file, path, limit, 0
@@ -57,7 +57,7 @@ class _Bounded(io.RawIOBase):
 
 @contextmanager
 def opened(path: Path) -> Iterator[BufferedIOBase]:
-    """A regular file's bytes, unpacked if it is gzipped (told by its first bytes, not by its name)."""
+    """A regular file's bytes, unpacked if it is gzipped (recognised by its first bytes, not by its name)."""
     if not path.exists():
         raise UserError(f"{path}: cannot read this file: {os.strerror(errno.ENOENT)}")
     with open_regular(path) as raw:
@@ -102,7 +102,7 @@ def sha256(path: Path) -> str:
         while chunk := file.read(_CHUNK):
             rest = (rest + chunk).replace(b"\r\n", b"\n")
             total.update(rest[:-1])
-            rest = rest[-1:]  # a carriage return here may be half of a line's end
+            rest = rest[-1:]  # may be the first half of "\r\n"
     total.update(rest.replace(b"\r\n", b"\n"))
     return total.hexdigest()
 
@@ -113,7 +113,7 @@ def read_text(path: Path) -> str:
 
 
 def read_jsonl(path: Path) -> Iterator[Row]:
-    """One row for each line; empty lines are passed over, an empty file is an error."""
+    """One row per line; empty lines are skipped, an empty file is an error."""
     count = 0
     for number, line in enumerate(_lines(read_text(path)), 1):
         if line.strip():

@@ -16,7 +16,7 @@ _SHOWN = 200
 
 @dataclass(frozen=True)
 class Row:
-    """One JSON object and where it stands."""
+    """One JSON object and its place in the file."""
 
     where: str
     data: dict[str, Any]
@@ -73,7 +73,7 @@ class Row:
         return value
 
     def optional(self, key: str) -> bool:
-        """Whether `key` is there; a misspelled `key` is an error, since it would be ignored."""
+        """Whether `key` is there; a misspelled `key` is an error, since it would be ignored otherwise."""
         if key in self.data:
             return True
         if near := nearly(key, tuple(self.data)):
@@ -92,7 +92,7 @@ class Row:
 
 @lru_cache(maxsize=256)
 def nearly(key: str, keys: tuple[str, ...]) -> str | None:
-    """The one of `keys` that is `key` but for case, marks between words or a slip of the keyboard."""
+    """The one of `keys` that equals `key` except for case, punctuation or a typing error."""
     plain = {_plain(name): name for name in keys}
     if (same := plain.get(_plain(key))) is not None:
         return same

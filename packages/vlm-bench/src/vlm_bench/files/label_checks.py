@@ -1,4 +1,4 @@
-"""Whether questions and labels belong together; what doesn't is refused with the counts."""
+"""Checks that questions and labels match; mismatches are refused with counts."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ LETTER = "Answer with the option's letter from the given choices directly."
 
 @dataclass(frozen=True)
 class Asked:
-    """One line: `id` is what the file calls it, which need not be unique."""
+    """One line; the file's `id` need not be unique."""
 
     id: str
     image: str
@@ -30,7 +30,7 @@ class Asked:
 
 
 def asked(key: str, image: str, question: str, where: str, category: str = "default") -> Asked:
-    """A question of an official file as LLaVA's file would have it: with the instruction to answer shortly."""
+    """A question of an official file in LLaVA's form: with the instruction to answer briefly."""
     return Asked(key, image, f"{question}\n{SHORT}", category, where)
 
 

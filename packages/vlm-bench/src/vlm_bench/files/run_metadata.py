@@ -1,4 +1,4 @@
-"""What `vlm-bench run` writes beside an answer file: which model answered, and how."""
+"""Metadata of a run: model, versions, data files and settings, in `<answers>.run.json` next to the answers."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ ENDING = ".run.json"
 _ELSEWHERE = {
     "benchmark", "protocol", "files", "questions sha256", "scored_by", "expected", "asked", "answered",
 }  # fmt: skip
-"""What an account holds and a report says in its own place."""
+"""Keys that a report has in fields of their own."""
 
 
-class _Account(BaseModel):
-    """What is used of an account by more than its name; earlier versions wrote less."""
+class _RunMetadata(BaseModel):
+    """The keys that this package reads; earlier versions wrote fewer."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False, protected_namespaces=())
     benchmark: str
@@ -36,40 +36,40 @@ class _Account(BaseModel):
     left_out: dict[str, int] = Field(default={}, alias="left out")
 
 
-def read_account(path: Path) -> dict[str, Any]:
-    """The account in a file; raises `UserError` naming the key that is missing or of a wrong type."""
-    found = read_json(path)
-    if not isinstance(found, dict) or not isinstance(found.get("benchmark"), str):
+def read_metadata(path: Path) -> dict[str, Any]:
+    """The metadata in a file; raises `UserError` that names a missing key or one of a wrong type."""
+    metadata = read_json(path)
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("benchmark"), str):
         raise UserError(f"{path}: expected a JSON object with the name of the benchmark")
-    return validated(found, _Account, f"{path}: not what `vlm-bench run` writes")
+    return validated(metadata, _RunMetadata, f"{path}: not what `vlm-bench run` writes")
 
 
-def beside(answers: Path) -> Path:
-    """Where the account of an answer file is."""
+def metadata_path(answers: Path) -> Path:
+    """The path of an answer file's metadata."""
     return answers.with_name(answers.name + ENDING)
 
 
-def read_run(answers: Path, benchmark: str | None = None) -> dict[str, Any]:
-    """The account; empty if there is none, as for answers that other programs wrote.
+def metadata_of(answers: Path, benchmark: str | None = None) -> dict[str, Any]:
+    """An answer file's metadata; empty if there is none, as for answers of other programs.
 
     Raises `UserError` if the answers are to another benchmark than `benchmark`.
     """
-    path = beside(answers)
+    path = metadata_path(answers)
     if not path.is_file():
         return {}
-    found = read_account(path)
-    if benchmark not in (None, found["benchmark"]):
+    metadata = read_metadata(path)
+    if benchmark not in (None, metadata["benchmark"]):
         raise UserError(
-            f"{answers}: answers to {found['benchmark']}, as {path.name} says, not to {benchmark}"
+            f"{answers}: answers to {metadata['benchmark']}, as {path.name} says, not to {benchmark}"
         )
-    return found
+    return metadata
 
 
-def settings_of(account: Mapping[str, Any]) -> dict[str, Any]:
-    """How the answers were made."""
-    return {name: value for name, value in account.items() if name not in _ELSEWHERE}
+def settings_of(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The run's settings, as a report has them."""
+    return {name: value for name, value in metadata.items() if name not in _ELSEWHERE}
 
 
-def changed_files(account: Mapping[str, Any], files: Mapping[str, str]) -> list[str]:
-    """Data files, as sha256 by name, that are no longer those which the model was asked from."""
-    return [name for name, digest in account.get("files", {}).items() if files.get(name, digest) != digest]
+def changed_files(metadata: Mapping[str, Any], files: Mapping[str, str]) -> list[str]:
+    """Names of data files, given as sha256 by name, that have changed since the run."""
+    return [name for name, digest in metadata.get("files", {}).items() if files.get(name, digest) != digest]

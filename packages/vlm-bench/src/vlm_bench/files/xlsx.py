@@ -1,4 +1,4 @@
-"""A table as an .xlsx file, for the one server that takes nothing else."""
+"""Writes a table as an .xlsx file, the only format that MMBench's server accepts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of the paper: one row a model, its eight columns, the published rows below."""
+"""The paper's table with own results: one row per model, the paper's eight columns, its rows below."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def columns(models: Sequence[Results]) -> dict[str, str]:
     return TITLES | {name: name for name in others}
 
 
-def own_row(model: Results, names: Sequence[str]) -> list[str]:
-    """A model's cells; several variants of a benchmark stand in one."""
+def model_row(model: Results, names: Sequence[str]) -> list[str]:
+    """A model's cells; several variants of a benchmark share one."""
     return [" / ".join(entry.text for entry in model.of(name)) or NOTHING for name in names]
 
 
@@ -43,25 +43,25 @@ def published_rows(names: Sequence[str]) -> dict[str, list[str]]:
 
 
 def legend(models: Sequence[Results]) -> list[str]:
-    """The marks that the table has."""
+    """The explanation of the marks in the table."""
     cells = "".join(entry.text for model in models for entry in model.entries if entry.scored)
     return [f"{mark} {text}" for mark, text in LEGEND.items() if mark in cells]
 
 
 def about(entry: Entry) -> list[str]:
-    """Everything that must stand beside one figure."""
+    """The conditions of one figure, line by line."""
     data = entry.data
     if entry.scored:
         return [f"protocol: {data['protocol']}", *facts(data)]
-    told = {k: v for k, v in data.items() if k not in ("benchmark", "scored_by")}
-    return [entry.text, *facts({"settings": told})]
+    settings = {k: v for k, v in data.items() if k not in ("benchmark", "scored_by")}
+    return [entry.text, *facts({"settings": settings})]
 
 
 def to_markdown(models: Sequence[Results]) -> str:
-    """Table, marks, and what must stand beside each figure."""
+    """Table, marks, and the conditions of each figure."""
     titles = columns(models)
     head = table([["", *titles.values()]], right=1)
-    rows = [_line(f"**{text(model.name)}**", own_row(model, [*titles])) for model in models]
+    rows = [_line(f"**{text(model.name)}**", model_row(model, [*titles])) for model in models]
     rows += [_line(name, cells) for name, cells in published_rows([*titles]).items()]
     lines = [*head, *rows, "", "Published figures: Table 1 of VL-Mamba (arXiv 2403.13600).", *legend(models)]
     for model in models:
@@ -77,7 +77,7 @@ def _line(name: str, cells: Sequence[str]) -> str:
 
 
 def to_json(models: Sequence[Results]) -> str:
-    """For machines: every report without what only `diff` and the page need."""
+    """All reports as JSON, without the fields that only `diff` and the page need."""
     return json_text(
         {
             "schema": SCHEMA,
@@ -107,7 +107,7 @@ def _plain(entry: Entry) -> dict[str, Any]:
 
 
 def show(models: Sequence[Results]) -> None:
-    """Print the table for people, and what stands beside each figure."""
+    """Print the table and the conditions of each figure."""
     from rich.console import Console
     from rich.table import Table
 
@@ -118,9 +118,9 @@ def show(models: Sequence[Results]) -> None:
     for title in titles.values():
         shown.add_column(inert(title), justify="right", min_width=6)
     for column in shown.columns:
-        column.no_wrap = True  # a figure that is cut is no figure: a narrow terminal breaks the line
+        column.no_wrap = True  # a truncated figure is wrong: a narrow terminal wraps the line
     for model in models:
-        shown.add_row(inert(model.name), *own_row(model, [*titles]), style="bold")
+        shown.add_row(inert(model.name), *model_row(model, [*titles]), style="bold")
     shown.add_row()
     for name, cells in published_rows([*titles]).items():
         shown.add_row(name, *cells)

@@ -1,4 +1,4 @@
-"""Table 1 of VL-Mamba (arXiv 2403.13600): its columns, its figures, and the protocols that they belong to."""
+"""Table 1 of VL-Mamba (arXiv 2403.13600): its columns, figures and protocols."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PROTOCOLS = {
     "mmbench": ("llava-1.5/mmbench-dev@20230712 circular, exact-matching", 4377),
     "mm-vet": ("mm-vet grades by gpt-4-0613", 218),
 }
-"""What LLaVA-1.5's row was made with, as far as it is known, and with how many answers: so figures compare."""
+"""Protocol and number of answers of LLaVA-1.5's row, as far as known; only equal ones are comparable."""
 
 LLAVA_13B = {"pope": 85.9, "scienceqa": 71.6, "mme": 1531.3, "mmbench": 67.7, "mm-vet": 36.1}
 """What LLaVA's own model zoo prints for LLaVA-1.5-13B where its answer files are public.
@@ -47,7 +47,7 @@ MM-Vet's 36.1 belongs to those files; the paper's table has 35.4, LLaVA's earlie
 """
 
 
-def published(benchmark: str) -> dict[str, float]:
+def published_figures(benchmark: str) -> dict[str, float]:
     """The nearest figures by model, the paper's first; none for a benchmark that the paper does not have."""
     if benchmark not in TITLES:
         return {}

@@ -1,4 +1,4 @@
-"""LLaVA-1.5-13B's own answers, scored here, beside what LLaVA publishes: whether these rules are the right ones."""
+"""Scores LLaVA-1.5-13B's published answers and compares with LLaVA's table, to verify the rules."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CASES: tuple[tuple[type[LayoutConfig], str], ...] = (
 
 @dataclass(frozen=True)
 class Check:
-    """One figure, or the file without which there is none."""
+    """One figure, or the missing file that it needs."""
 
     benchmark: str
     published: float
@@ -34,16 +34,16 @@ class Check:
 
     @property
     def agrees(self) -> bool:
-        """Within the rounding of the printed figure, which LLaVA sometimes cut off."""
+        """Whether the difference is within rounding; LLaVA sometimes truncates."""
         return self.ours is not None and abs(self.ours - self.published) < 0.1
 
 
-def verify(folder: Path) -> list[Check]:
+def llava_selfcheck(folder: Path) -> list[Check]:
     """Score what `folder` (LLaVA's `playground/data/eval`, from its eval.zip) has the files of."""
     checks = [_check(folder, config, answers) for config, answers in CASES]
     if all(check.ours is None for check in checks):
         wanted = ", ".join(str(check.absent) for check in checks)
-        raise UserError(f"{folder}: no benchmark has all of its files here; absent are {wanted}")
+        raise UserError(f"{folder}: no benchmark has all of its files here; missing: {wanted}")
     return checks
 
 
@@ -68,7 +68,7 @@ def _or_gzipped(path: Path) -> Path:
 
 
 def line(check: Check) -> str:
-    """One check for people."""
+    """One check as text."""
     if check.ours is None:
         return (
             f"{check.benchmark:<10} published {check.published:>7}  not checked: {check.absent} is not there"

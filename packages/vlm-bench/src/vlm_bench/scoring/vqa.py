@@ -50,7 +50,7 @@ CONTRACTIONS = _contractions()
 def strip_punctuation(text: str) -> str:
     """Drop each mark, or put a space in its place.
 
-    A mark is dropped where it stands beside a space anywhere in the original text, or where the text holds a
+    A mark is dropped where it is next to a space anywhere in the original text, or where the text holds a
     comma between digits; so "red/ blue/green" loses both strokes without a space.
     """
     if not _MARK.search(text):

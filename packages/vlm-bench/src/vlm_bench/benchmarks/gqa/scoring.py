@@ -1,4 +1,4 @@
-"""GQA: the answer must be the right one, letter by letter, after LLaVA's conversion."""
+"""GQA: an answer is right if it equals the label after LLaVA's conversion."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 STRUCTURAL = ("choose", "compare", "logical", "query", "verify")
 SEMANTIC = ("attr", "cat", "global", "obj", "rel")
-# operations that name no step of reasoning, wherever they stand in "operation: argument"
+# operations that do not count as steps of reasoning, anywhere in "operation: argument"
 _NO_STEPS = ("exist", "query: name", "choose name")
 
 
@@ -17,7 +17,7 @@ def parse(text: str) -> str:
 
 
 def parse_sane(text: str) -> str:
-    """White space and punctuation at the ends, and a leading article, make no answer wrong."""
+    """Also without white space and punctuation at the ends and without a leading article."""
     words = text.strip().strip(".,;:!\"'").strip().lower().split()
     return " ".join(words[1:] if len(words) > 1 and words[0] in ("a", "an", "the") else words)
 

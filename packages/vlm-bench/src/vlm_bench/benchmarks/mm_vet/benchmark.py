@@ -34,7 +34,7 @@ class MMVetConfig(ImagesConfig):
     )
 
     def needed(self) -> list[Path]:
-        """A judge makes the figure, who may have the right answers elsewhere."""
+        """Labels are optional: the judge may have the right answers elsewhere."""
         return [self.file("questions")]
 
     def build(self) -> MMVet:

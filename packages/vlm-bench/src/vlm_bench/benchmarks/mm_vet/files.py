@@ -40,7 +40,7 @@ class Grades:
 
 
 def answer_digest(answer: str) -> str:
-    """What a grade file says of the answer that was graded."""
+    """Digest of a graded answer, for the grade file."""
     return hashlib.sha256(answer.encode()).hexdigest()
 
 
@@ -65,10 +65,10 @@ def read_grades(path: Path) -> Grades:
 
 
 def _scores(row: Row) -> list[float]:
-    found, models = row.items("score", what=_A_RUN), row.items("model", what=_A_RUN)
-    for value in found:
+    scores, models = row.items("score", what=_A_RUN), row.items("model", what=_A_RUN)
+    for value in scores:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
             raise UserError(f"{row.where}: the grade {value!r} is no number from 0 to 1")
-    if len(found) != len(models):
-        raise UserError(f"{row.where}: {len(found)} grades in 'score', but {len(models)} judges in 'model'")
-    return [float(value) for value in found]
+    if len(scores) != len(models):
+        raise UserError(f"{row.where}: {len(scores)} grades in 'score', but {len(models)} judges in 'model'")
+    return [float(value) for value in scores]

@@ -1,7 +1,7 @@
-"""MM-Vet: what a judge is asked, what its reply means, and the mean of grades.
+"""MM-Vet: the judge's prompt, the grade in its reply, and the mean of grades.
 
-The examples that stand before every question to the judge are part of the protocol and MM-Vet's own text, so they are
-read from the user's copy.
+The few-shot examples of the judge's prompt are part of the protocol and MM-Vet's own text, so they are read from the
+user's copy.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ ATTEMPTS = ((False, 0.0), (True, 0.0), (True, 0.5), (True, 1.0), (True, 1.5))
 
 
 def judge_prompt(examples: str, question: str, truth: str, answer: str, *, again: bool = False) -> str:
-    """What the judge is asked, after MM-Vet's examples. `<AND>` and `<OR>` of the answer get a space on both sides."""
+    """The judge's prompt: MM-Vet's examples, then the question. `<AND>` and `<OR>` get a space on both sides."""
     spaced = truth.replace("<AND>", " <AND> ").replace("<OR>", " <OR> ")
     return f"{examples}\n{' | '.join([question, spaced, answer, ''])}" + (AGAIN if again else "")
 
 
 def parse(reply: str) -> float | None:
-    """The grade: what stands before the first space, as a number from 0 to 1; None for any other reply.
+    """The grade: the text before the first space, as a number from 0 to 1; None for any other reply.
 
     The official script gives 0 after five such replies; here the answer stays without a grade.
     """

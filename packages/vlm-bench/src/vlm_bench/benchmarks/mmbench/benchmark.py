@@ -118,7 +118,7 @@ class MMBench(Benchmark):
         }
 
     def submission(self, answers: Mapping[str, str]) -> dict[str, bytes]:
-        """The table that MMBench's server takes: what LLaVA's script keeps of the TSV file, and the answers."""
+        """The table for MMBench's server: the columns that LLaVA's script keeps, and the answers."""
         from vlm_bench.files.xlsx import workbook
 
         kept = [column for column in next(iter(self.rows.values())).cells if column not in _DROPPED]
@@ -133,7 +133,7 @@ def _submitted(row: MMBenchRow, columns: list[str], answer: str) -> list[str | i
 
 
 def _rotations(path: Path, rows: Mapping[str, MMBenchRow]) -> dict[int, list[str]]:
-    """The rows of each question. A file that lacks some of them would give a higher figure."""
+    """The rows of each question. Missing rows would raise the figure, so they are an error."""
     rotations: dict[int, list[str]] = {}
     for key, row in rows.items():
         rotations.setdefault(row.index % PASS, []).append(key)
@@ -149,7 +149,7 @@ def _rotations(path: Path, rows: Mapping[str, MMBenchRow]) -> dict[int, list[str
 
 
 def _warnings(rows: list[MMBenchRow], split: str) -> list[str]:
-    """What the file holds that this protocol does not ask or know."""
+    """Content of the file that this protocol ignores or does not know."""
     cells = rows[0].cells
     other = Counter(name for row in rows if (name := row.value("split")) not in (None, split))
     counts = {

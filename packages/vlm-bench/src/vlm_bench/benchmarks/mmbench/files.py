@@ -1,7 +1,7 @@
-"""MMBench's TSV files: a row a rotation of a question, its image in base64.
+"""MMBench's TSV files: one row per rotation of a question, with the image in base64.
 
-LLaVA reads them with pandas, whose words for "no value" also end a row's options: an option "None" is cut off, with
-all that follow. That decides what models were asked, so it is kept; `cut` counts such rows.
+LLaVA reads them with pandas, whose words for "no value" also end a row's options: an option "None" and all later ones
+are dropped. Published answers depend on this, so it is kept; `cut` marks such rows.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NO_VALUE = {
     "NULL", "NaN", "None", "n/a", "nan", "null",
 }  # fmt: skip
 LONGEST_REFERENCE = 64
-"""A shorter text in the column `image` is no image but the index of the row that has it."""
+"""A shorter text in the column `image` is not an image but the index of the row that has it."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,12 @@ class MMBenchRow:
     @property
     def options(self) -> dict[str, str]:
         """Texts by letter, up to the first without a value."""
-        found: dict[str, str] = {}
+        options: dict[str, str] = {}
         for letter in LETTERS:
             if (text := self.value(letter)) is None:
                 break
-            found[letter] = text
-        return found
+            options[letter] = text
+        return options
 
     @property
     def cut(self) -> bool:
@@ -124,25 +124,25 @@ def _check_header(path: Path, header: list[str]) -> None:
             "Is this an MMBench TSV file?"
         )
     if twice := [name for name in header if header.count(name) > 1]:
-        raise UserError(f"{path}: the column {twice[0]!r} stands there twice")
+        raise UserError(f"{path}: the column {twice[0]!r} appears twice")
     for name in header:
         if name not in COLUMNS and (near := nearly(name, COLUMNS)) and near not in header:
             raise UserError(f"{path}: unknown column {name!r}; did you mean {near!r}?")
 
 
 class Lines:
-    """A file's lines as text, and where those since the last `forget` stand: no more than one row is held."""
+    """A file's lines as text, with the offsets of those since the last `forget`; at most one row is in memory."""
 
     def __init__(self, file: BufferedIOBase, path: Path, stored: Path) -> None:
         self.file, self.path, self.stored = file, path, stored
         self.number = self.start = self.next = 0
-        self.held: list[bytes] = []
+        self.buffer: list[bytes] = []
         self.converted = False
 
     def __iter__(self) -> Iterator[str]:
         for line in self.file:
             self.number += 1
-            self.held.append(line)
+            self.buffer.append(line)
             self.next += len(line)
             if self.number == 1:
                 self.converted = line.endswith(b"\r\n")  # then line ends inside of cells were converted, too
@@ -150,13 +150,13 @@ class Lines:
             yield text.replace("\r\n", "\n") if self.converted else text
 
     def forget(self) -> None:
-        """The row of these lines is read."""
-        self.start, self.held = self.next, []
+        """Drop the lines of the row that was read."""
+        self.start, self.buffer = self.next, []
 
     def place(self, text: str) -> EncodedImageInFile:
-        """Where the base64 text of the row in hand stands in the unpacked file."""
+        """The position of the current row's base64 text in the unpacked file."""
         content = text.encode()
-        if (at := b"".join(self.held).find(content)) < 0:
+        if (at := b"".join(self.buffer).find(content)) < 0:
             raise UserError(f"{self.path}:{self.number}: the image is not base64 text in one piece")
         return EncodedImageInFile(
             self.stored, self.start + at, len(content), hashlib.sha256(content).hexdigest()
@@ -171,20 +171,22 @@ def _decoded(line: bytes, path: Path, number: int) -> str:
 
 
 def images(path: Path, rows: list[MMBenchRow]) -> dict[int, EncodedImageInFile]:
-    """Each row's image, references followed; one without an image has one that is `missing`: scoring needs none."""
-    own = {row.index: row for row in rows}
-    found: dict[int, EncodedImageInFile] = {}
+    """Each row's image, with references resolved; a row without one gets a `missing` image, as scoring needs none."""
+    by_index = {row.index: row for row in rows}
+    image_of: dict[int, EncodedImageInFile] = {}
     for row in rows:
         holder = row
         if text := row.cells.get("image", ""):
-            if int(text) not in own:
+            if int(text) not in by_index:
                 raise UserError(
                     f"{path}: row {row.index}: its image is that of row {text}, which is not in the file"
                 )
-            holder = own[int(text)]
+            holder = by_index[int(text)]
             if holder.cells.get("image"):
                 raise UserError(
                     f"{path}: row {row.index}: its image is that of row {text}, which has none of its own"
                 )
-        found[row.index] = holder.image or EncodedImageInFile(path, 0, 0, f"no image at index {holder.index}")
-    return found
+        image_of[row.index] = holder.image or EncodedImageInFile(
+            path, 0, 0, f"no image at index {holder.index}"
+        )
+    return image_of

@@ -1,7 +1,7 @@
-"""MMBench: which option an answer means, and CircularEval.
+"""MMBench: the option that an answer chooses, and CircularEval.
 
-The rule is VLMEvalKit's of March 2024 without a judge (`exact_matching`): what it can't read is wrong. Later
-versions read long answers in other ways; for an answer of one letter all agree.
+The rule is VLMEvalKit's of March 2024 without a judge (`exact_matching`): an unreadable answer is wrong.
+Later versions differ on long answers; on an answer of one letter all agree.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ def parse(answer: str, options: Mapping[str, str]) -> tuple[str | None, How]:
             return letters[0], "letter"
         if not letters and "Z" in words:
             return None, "refused"
-    held = [letter for letter, text in options.items() if text.lower() in answer.lower()]
-    return (held[0], "text") if len(held) == 1 else (None, "unread")
+    matches = [letter for letter, text in options.items() if text.lower() in answer.lower()]
+    return (matches[0], "text") if len(matches) == 1 else (None, "unread")
 
 
 def circular(hits: Mapping[int, bool]) -> dict[int, bool]:
-    """From whether each row is right to whether each question is: all of its rotations must be."""
+    """Whether each question is right, which needs all of its rotations to be right."""
     questions: dict[int, bool] = {}
     for index, hit in hits.items():
         questions[index % PASS] = questions.get(index % PASS, True) and hit

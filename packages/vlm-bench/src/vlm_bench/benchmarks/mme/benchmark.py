@@ -1,7 +1,7 @@
 """MME: LLaVA's question file and MME's label files, joined by task, image and question.
 
 LLaVA's file names a question by its image, which two share, so our ids are `task/image/question`. The official
-tool takes consecutive lines for a pair; here a pair is the two questions about an image of a task.
+tool treats consecutive lines as a pair; here a pair is the two questions about an image of a task.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class MMEConfig(ImagesConfig):
 
 
 class MME(Benchmark):
-    """The headline is perception, the sum over ten tasks, at most 2000; cognition ends at 800."""
+    """The headline is perception, the sum over ten tasks, at most 2000; the maximum of cognition is 800."""
 
     def __init__(self, path: Path | None, folder: Path, images: ImageFolder, *, sane: bool = False) -> None:
         """`path` is LLaVA's question file; without it, the questions of the label files in `folder` are asked."""
@@ -138,14 +138,14 @@ def _key(asked: Asked) -> Key:
 
 
 def _image(images: ImageFolder, q: Asked) -> Path:
-    """Beside the labels, or in the folder `images` of those tasks that have one."""
+    """In the task's folder, or in its subfolder `images` if there is one."""
     flat = images.path(q.image, q.where)
     task = Path(q.image).parent / "images"
     return images.path(str(task / flat.name), q.where) if (flat.parent / "images").is_dir() else flat
 
 
 def _digest(labels: Mapping[Key, bool]) -> str:
-    """One hash over all labels, in an order of its own."""
+    """One hash over all labels, independent of their order."""
     rows = sorted((*key, yes) for key, yes in labels.items())
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 

@@ -1,4 +1,4 @@
-"""MME's label files: a text file an image, a question and its answer a line, beside the image or in folders."""
+"""MME's label files: one text file per image, one question and answer per line; and their other layouts."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ Key = tuple[str, str, str]
 
 
 def question_of(text: str) -> str:
-    """A question as labels and prompts share it: one line, MME's own instruction cut off."""
+    """The first line of a label or prompt, without MME's instruction."""
     return text.split("\n")[0].replace(INSTRUCTION, "").strip()
 
 
 def read_labels(folder: Path) -> dict[Key, bool]:
-    """Whether yes is right: from a folder a task, or from a file a task, as in MME's `eval_tool.zip`."""
-    found: dict[Key, bool] = {}
+    """Whether yes is right: from one folder per task, or from one file per task, as in MME's `eval_tool.zip`."""
+    labels: dict[Key, bool] = {}
     for task in TASKS:
         rows = [row for path in _files(folder / task) for row in _read(task, path)] or _tool(task, folder)
         for where, key, truth in rows:
-            if key in found:
+            if key in labels:
                 raise UserError(f"{where}: a second label for {key[2]!r} on {key[1]}")
-            found[key] = truth
-    if not found:
+            labels[key] = truth
+    if not labels:
         raise UserError(
             f"{folder}: holds no labels; expected folders such as {TASKS[0]}/ with .txt files, or {TASKS[0]}.txt"
         )
-    return found
+    return labels
 
 
 def missing_labels(folder: Path) -> str:
@@ -44,7 +44,7 @@ def missing_labels(folder: Path) -> str:
 
 
 def unknown_tasks(folder: Path) -> dict[str, int]:
-    """Folders beside the tasks' with label files in them, which are not read, with the number of files."""
+    """Folders with label files that belong to no task, with their numbers of files; they are not read."""
     others = [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name not in TASKS]
     return {path.name: count for path in others if (count := len(_files(path)))}
 
@@ -52,11 +52,11 @@ def unknown_tasks(folder: Path) -> dict[str, int]:
 def official_questions(folder: Path, labels: Collection[Key]) -> list[Asked]:
     """The label files' own questions, as LLaVA asks them; the ids are the images, as in LLaVA's file."""
     files = {task: _images(folder / task) for task in {task for task, _, _ in labels}}
-    found = []
+    questions = []
     for task, stem, question in labels:
         image = (files[task].get(stem) or folder / task / f"{stem}.jpg").relative_to(folder).as_posix()
-        found.append(asked(image, image, question, str(folder / task), task))
-    return found
+        questions.append(asked(image, image, question, str(folder / task), task))
+    return questions
 
 
 def _images(task: Path) -> dict[str, Path]:
@@ -73,7 +73,7 @@ def _files(task: Path) -> list[Path]:
 
 
 def _read(task: str, path: Path) -> Iterator[tuple[str, Key, bool]]:
-    """`question, answer` a line, about the image of the file's name."""
+    """One `question, answer` per line, about the image with the file's name."""
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
             question, _, answer = line.strip().partition("\t")
@@ -82,7 +82,7 @@ def _read(task: str, path: Path) -> Iterator[tuple[str, Key, bool]]:
 
 
 def _tool(task: str, folder: Path) -> Iterator[tuple[str, Key, bool]]:
-    """`image, question, answer` a line; what a model said may follow and is not read."""
+    """One `image, question, answer` per line; a model's answer may follow and is ignored."""
     path = folder / f"{task}.txt"
     if not path.is_file():
         return

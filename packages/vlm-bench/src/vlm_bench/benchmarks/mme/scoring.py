@@ -1,4 +1,4 @@
-"""MME: two yes/no questions an image; a task's score is accuracy plus accuracy over pairs, each in percent."""
+"""MME: two yes/no questions per image; a task's score is accuracy plus accuracy over pairs, each in percent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation
 def parse(text: str) -> str:
     """ "yes", "no", or "other", which is always wrong.
 
-    Only the first four characters are looked at, for "yes" first: "Eyes" is yes; "Not sure", "None" and "North"
+    Only the first four characters count, "yes" first: "Eyes" is yes; "Not sure", "None" and "North"
     are no; "Y" and "The answer is yes" are other. Nothing is stripped.
     """
     start = text.lower()[:4]
@@ -24,8 +24,8 @@ def parse(text: str) -> str:
 
 def parse_sane(text: str) -> str:
     """The one of the words yes and no that the answer holds; both or neither is other."""
-    found = {"yes", "no"} & set(re.findall(r"\w+", text.lower()))
-    return found.pop() if len(found) == 1 else "other"
+    words = {"yes", "no"} & set(re.findall(r"\w+", text.lower()))
+    return words.pop() if len(words) == 1 else "other"
 
 
 @dataclass(frozen=True)

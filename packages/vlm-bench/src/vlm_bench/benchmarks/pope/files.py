@@ -20,7 +20,7 @@ REVISIONS = {
     "a20aef2b14ab20a26cfcff9234cf0c4cb7e00deac025745113c5f73a0f942214": "e3e39262",
     "2b10ac606a6e824febf9bc0ee644e40abcb837c8e94787c56edc71c52b9ebab6": "3df3ba1b",
 }
-"""Of what the files say, not of their bytes: line ends, order and spelling of JSON make no other revision."""
+"""Digests of the labels, not of the bytes: line ends, order and JSON formatting do not change the revision."""
 
 Key = tuple[str, str]
 """(image, question): what joins a question with its label."""
@@ -28,7 +28,7 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class Question:
-    """One question as the model got it; `key` joins it with its label."""
+    """One question; `prompt` is the model's input, `key` joins the question with its label."""
 
     id: str
     split: str
@@ -54,15 +54,15 @@ class Labels:
 
 def read_questions(path: Path) -> dict[str, Question]:
     """Questions by id. The prompt's first line is the question; what follows is the answer instruction."""
-    found: dict[str, Question] = {}
+    by_id: dict[str, Question] = {}
     for asked in questions.read_questions(path):
         if asked.category not in SPLITS:
             raise UserError(
                 f"{asked.where}: unknown category {asked.category!r}{choices(asked.category, SPLITS)}"
             )
-        found[asked.id] = Question(asked.id, asked.category, (asked.image, asked.question), asked.text)
-    _no_duplicates(path, found)
-    return found
+        by_id[asked.id] = Question(asked.id, asked.category, (asked.image, asked.question), asked.text)
+    _no_duplicates(path, by_id)
+    return by_id
 
 
 def official_questions(labels: Labels) -> dict[str, Question]:
@@ -74,8 +74,8 @@ def official_questions(labels: Labels) -> dict[str, Question]:
     }
 
 
-def _no_duplicates(path: Path, found: dict[str, Question]) -> None:
-    counts = Counter((q.split, *q.key) for q in found.values())
+def _no_duplicates(path: Path, by_id: dict[str, Question]) -> None:
+    counts = Counter((q.split, *q.key) for q in by_id.values())
     twice = [key for key, count in counts.items() if count > 1]
     if twice:
         raise UserError(f"{path}: {len(twice)} questions appear twice under different ids, first {twice[0]}")
@@ -92,13 +92,13 @@ def read_labels(folder: Path) -> Labels:
 
 
 def digest_of(truth: Mapping[str, Mapping[Key, bool]]) -> str:
-    """One hash over all labels, in an order of its own."""
+    """One hash over all labels, independent of their order."""
     rows = sorted((split, *key, yes) for split, labels in truth.items() for key, yes in labels.items())
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def missing_labels(folder: Path) -> str:
-    """What label file is not there; "" if none."""
+    """Why a label file can't be read; "" if all exist."""
     try:
         for split in SPLITS:
             _label_file(folder, split)
@@ -109,11 +109,11 @@ def missing_labels(folder: Path) -> str:
 
 def _label_file(folder: Path, split: str) -> Path:
     name = f"coco_pope_{split}.json"
-    found = [path for path in (folder / name, folder / f"{name}.gz") if path.is_file()]
-    if len(found) != 1:
-        seen = "both are there" if found else "neither is there"
-        raise UserError(f"{folder}: expected {name} or {name}.gz; {seen}")
-    return found[0]
+    paths = [path for path in (folder / name, folder / f"{name}.gz") if path.is_file()]
+    if len(paths) != 1:
+        fault = "both are there" if paths else "neither is there"
+        raise UserError(f"{folder}: expected {name} or {name}.gz; {fault}")
+    return paths[0]
 
 
 def _read_split(path: Path) -> dict[Key, bool]:

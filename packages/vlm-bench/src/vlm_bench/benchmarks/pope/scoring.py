@@ -13,10 +13,10 @@ NO_WORDS = frozenset({"No", "no", "not"})
 
 
 def says_no(text: str) -> bool:
-    """The official reading: what stands before the first period, without commas, split at single spaces.
+    """The official reading: the text before the first period, without commas, split at single spaces.
 
     It is "no" if one of `No`, `no`, `not` is among the words and "yes" in every other case, so that "NO",
-    "There isn't" and an empty answer all count as yes. `unclear` tells how often that happens.
+    "There isn't" and an empty answer all count as yes. `unclear` detects these.
     """
     words = text.split(".")[0].replace(",", "").split(" ")
     return not NO_WORDS.isdisjoint(words)
@@ -93,14 +93,14 @@ def _ratio(part: int, whole: int) -> float:
 def score_split(pairs: Iterable[tuple[str, bool]], *, sane: bool = False) -> SplitScore:
     """Score (answer text, whether "yes" is right) pairs of one split.
 
-    `sane` reads answers by `says`; what says neither is then wrong, whatever is right.
+    `sane` reads answers by `says`; an answer that is neither yes nor no is then wrong.
     """
-    counts = {(said, truth): 0 for said in (True, False) for truth in (True, False)}
+    counts = {(predicted, truth): 0 for predicted in (True, False) for truth in (True, False)}
     doubtful = 0
     for text, truth in pairs:
         other = says(text) == "other" if sane else unclear(text)
-        said = not truth if sane and other else says(text) == "yes" if sane else not says_no(text)
-        counts[said, truth] += 1
+        predicted = not truth if sane and other else says(text) == "yes" if sane else not says_no(text)
+        counts[predicted, truth] += 1
         doubtful += other
     return SplitScore(
         tp=counts[True, True], fp=counts[True, False],

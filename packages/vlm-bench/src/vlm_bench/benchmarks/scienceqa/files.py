@@ -35,7 +35,7 @@ def read_questions(path: Path) -> dict[str, Question]:
 
 
 def read_official(path: Path, splits: Path) -> dict[str, Question]:
-    """The test set by id, asked as LLaVA asks: context, question, options a line each."""
+    """The test set by id, in LLaVA's form: context, question and each option on a line of its own."""
     problems, chosen = json_object(path), read_json(splits)
     keys = chosen.get("test") if isinstance(chosen, dict) else None
     if not isinstance(keys, list) or not keys:
@@ -69,7 +69,9 @@ def _question(row: Row) -> Question:
     turns = row.items("conversations", dict, "a question and its answer")
     if len(turns) != 2:
         raise UserError(f"{row.where}: 'conversations' must hold a question and its answer")
-    human, right = (_said(turn, who, row.where) for turn, who in zip(turns, ("human", "gpt"), strict=True))
+    human, right = (
+        _turn_text(turn, who, row.where) for turn, who in zip(turns, ("human", "gpt"), strict=True)
+    )
     text = human.replace(IMAGE, "").strip()
     options = dict(_OPTION.findall(text))
     if right not in LETTERS:
@@ -84,7 +86,7 @@ def _question(row: Row) -> Question:
     return Question(f"{text}\n{LETTER}", right, image, tuple(options.values()))
 
 
-def _said(turn: dict[str, Any], who: str, where: str) -> str:
+def _turn_text(turn: dict[str, Any], who: str, where: str) -> str:
     row = Row(f"{where}: conversations", turn)
     row.one_of("from", (who,))
     return row.text("value")

@@ -1,4 +1,4 @@
-"""ScienceQA: multiple choice, the answer's letter read by LLaVA's rule."""
+"""ScienceQA: multiple choice; LLaVA's rule reads the answer's letter."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SAID = re.compile(r"[Aa]nswer is \(?([A-E])\b")
 
 
 def parse(text: str) -> str | None:
-    """The letter that was chosen, or None if the rule finds none (which counts as wrong).
+    """The chosen letter, or None if the rule finds none (which counts as wrong).
 
     The bare letter; else a letter, a period and a space at the start; else exactly one "The answer is X."
     Nothing is stripped or folded: "b", "(B)" and "B." are not read.
@@ -22,14 +22,14 @@ def parse(text: str) -> str | None:
         return text
     if text[:1] in LETTERS and text[1:3] == ". ":
         return text[0]
-    found = SENTENCE.findall(text)
-    return found[0] if len(found) == 1 else None
+    letters = SENTENCE.findall(text)
+    return letters[0] if len(letters) == 1 else None
 
 
 def parse_sane(text: str) -> str | None:
     """Also "b", "(B)", "B." and "B: red", with white space around, and "The answer is B" at the very end."""
-    found = _LENIENT.match(text.strip())
-    if found:
-        return found[1].upper()
+    match = _LENIENT.match(text.strip())
+    if match:
+        return match[1].upper()
     named = _SAID.findall(text)
     return named[0].upper() if len(set(named)) == 1 else None

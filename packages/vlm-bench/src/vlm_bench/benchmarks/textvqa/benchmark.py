@@ -1,7 +1,7 @@
 """TextVQA: LLaVA's question file and the official annotations, joined by image and question.
 
-LLaVA's file names a question by its image, which several share, so our ids are `image/question`; the official
-script cuts the question from the logged prompt and fails on a prompt of another number of lines.
+LLaVA's file names a question by its image, which several share, so our ids are `image/question`. The official
+script extracts the question from the logged prompt and fails on a prompt with another number of lines.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Ocr = Literal["yes", "no"]
 
 
 class TextVQAConfig(ImagesConfig):
-    """TextVQA: the validation set, with OCR tokens in the prompt unless told otherwise"""
+    """TextVQA: the validation set, with OCR tokens in the prompt by default"""
 
     layout: ClassVar = {
         "questions": "textvqa/llava_textvqa_val_v051_ocr.jsonl",
@@ -128,7 +128,7 @@ def _question(key: str, q: Asked, prompt: str, images: ImageFolder) -> Question:
 
 
 def _variant(prompts: Mapping[str, str]) -> str:
-    """How many prompts name the OCR tokens decides much of the figure: 61.3 with, 48.7 without."""
+    """How many prompts have OCR tokens, which affect the figure much: 61.3 with, 48.7 without."""
     count = sum(prompt is not None and prompt.tokens for prompt in map(read_prompt, prompts.values()))
     if count in (0, len(prompts)):
         return "with OCR tokens" if count else "without OCR tokens"

@@ -33,7 +33,7 @@ def read_prompt(text: str) -> Prompt | None:
 
 
 def _oldest(text: str) -> tuple[int, int] | None:
-    """Where "Question: " and " Short answer:" stand in a prompt of the last form, None for others."""
+    """Positions of "Question: " and " Short answer:" in a prompt of the last form, None for others."""
     start = text.find(_BEFORE, len(_OLD_TOKENS)) if text.startswith(_OLD_TOKENS) else 0
     if start < 0 or not text.startswith(_BEFORE, start):
         return None
