@@ -77,7 +77,8 @@ class TestDev(Benchmark):
 
     def __init__(self, path: Path, ids: Path, images: ImageFolder, answer_format: AnswerFormat) -> None:
         """`ids` is a file with all questions of test2015, which a submission must hold."""
-        self.ids, self.answer_format = ids, answer_format
+        self.ids = ids
+        self.answer_format: AnswerFormat = answer_format
         super().__init__(
             "llava-1.5/vqa-v2-test-dev",
             (Question(q.id, q.text, images.path(q.image, q.where)) for q in read_questions(path)),
