@@ -33,14 +33,14 @@ def report_of(text: str) -> dict[str, Any]:
 
 def results(folder: Path, text: str) -> Any:
     write_json(folder / "r.json", report_of(text))
-    account = {
+    metadata = {
         "benchmark": text,
         "protocol": text,
         "model": text,
         "versions": {text: text},
         "scored_by": "judge",
     }
-    write_json(folder / "a.jsonl.run.json", account | {"model sha256": text})
+    write_json(folder / "a.jsonl.run.json", metadata | {"model sha256": text})
     (folder / "a.jsonl").write_text("{}\n")
     return collect(folder)
 
@@ -126,12 +126,12 @@ def test_reports_with_a_wrong_type_are_named(tmp_path: Path, capsys: Out, key: s
 
 
 @pytest.mark.parametrize(
-    "account", [{"seconds": "1"}, {"files": []}, {"scored_by": "me"}, {"versions": {"a": 1}}], ids=str
+    "metadata", [{"seconds": "1"}, {"files": []}, {"scored_by": "me"}, {"versions": {"a": 1}}], ids=str
 )
-def test_accounts_with_a_wrong_type_are_named(tmp_path: Path, capsys: Out, account: Any) -> None:
-    write_json(tmp_path / "a.jsonl.run.json", {"benchmark": "gqa", **account})
+def test_accounts_with_a_wrong_type_are_named(tmp_path: Path, capsys: Out, metadata: Any) -> None:
+    write_json(tmp_path / "a.jsonl.run.json", {"benchmark": "gqa", **metadata})
     (tmp_path / "a.jsonl").write_text("{}\n")
-    assert f"'{next(iter(account))}" in refused(capsys, "report", tmp_path)
+    assert f"'{next(iter(metadata))}" in refused(capsys, "report", tmp_path)
 
 
 def test_a_report_shows_no_other_file_of_this_machine(tmp_path: Path) -> None:
