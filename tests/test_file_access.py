@@ -45,7 +45,7 @@ EXCEPTIONS = {
     "vlm_train/data/json_files/json_index.py": "names of an index whose hash was verified",
     # lines whose faults are caught where they stand: RecursionError, too
     "vlm_bench/run/answer_log.py": "lines of answers, and the files that answers are appended to",
-    "vlm_bench/readers/answers.py": "the first line of a text, to tell its format",
+    "vlm_bench/files/answers.py": "the first line of a text, to tell its format",
     "vlm_train/data/json_files/json_reader.py": "rows, bounded before they are parsed",
     # files that grow while they are held
     "vlm_train/feature_cache/store.py": "marks of damaged features",

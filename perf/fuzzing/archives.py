@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from fuzzing import mutate, values
 from fuzzing.rows import ROWS
 from fuzzing.training import PNG, outcome_of, reader
-from vlm_bench.readers.files import read_json
+from vlm_bench.files.json_files import read_json
 from vlm_core.plugins.config import DatasetConfig
 from vlm_train.data.parquet import ParquetConfig
 from vlm_train.data.webdataset import WebDatasetConfig

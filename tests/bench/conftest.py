@@ -32,7 +32,7 @@ def command(tiny_folder: Path, data: Path, tmp_path: Path) -> Runner:
 
 @pytest.fixture
 def results(data: Path, tmp_path: Path, capsys: Out) -> Path:
-    """GQA in full with its account, ScienceQA in part, answers to VQA-v2 that a server must score."""
+    """GQA in full with its metadata, ScienceQA in part, answers to VQA-v2 that a server must score."""
     folder = tmp_path / "results"
     folder.mkdir()
     gqa = answers(folder, {"10": "Dog.", "2": "<b>blue</b>", "31": "yes"}).rename(folder / "gqa.jsonl")

@@ -9,7 +9,7 @@ from typing import Any
 from bench_files import SUFFIX, write_jsonl
 from PIL import Image
 
-from vlm_bench.scorers.mme import COGNITION, PERCEPTION
+from vlm_bench.benchmarks.mme.scoring import COGNITION, PERCEPTION
 
 LETTERS = "ABCD"
 

@@ -192,7 +192,7 @@ def test_a_report_that_cannot_be_written(data: Path, tmp_path: Path, capsys: Out
 
 
 def test_options_that_do_not_exist(data: Path) -> None:
-    from vlm_bench.configs import GQAConfig
+    from vlm_bench.benchmarks import GQAConfig
 
     with pytest.raises(ValueError, match="Extra inputs"):
         GQAConfig(labls=data)  # type: ignore

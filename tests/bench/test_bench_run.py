@@ -52,7 +52,7 @@ def test_all_eight_killed_in_the_middle_and_gone_on(
     assert main(command()) == 0
     told = capsys.readouterr()
     assert "mme: dropped 1 half-written or damaged line; asked again" in told.err
-    assert "mme: 9 of 28 answers are there already" in told.err
+    assert "mme: 9 of 28 answers exist already" in told.err
     assert main(command(out="whole")) == 0
     for name in EIGHT:
         assert len(said(out, name)) == QUESTIONS[name]
@@ -81,7 +81,7 @@ def test_lines_that_a_power_cut_left_are_asked_again(command: Runner, tmp_path: 
     assert main(command("pope")) == 0
     err = capsys.readouterr().err
     assert "pope: dropped 5 half-written or damaged lines; asked again" in err
-    assert "pope: 2 of 6 answers are there already" in err
+    assert "pope: 2 of 6 answers exist already" in err
     assert (out / "pope.jsonl").read_bytes() == whole
 
 
@@ -159,7 +159,7 @@ def test_a_template_without_a_common_beginning_is_said(
     monkeypatch.setattr(runner, "Asker", Other)
     assert main(command("pope")) == 0
     err = capsys.readouterr().err
-    assert "pope: the template does not put the image before the question, so images are read anew" in err
+    assert "pope: the template does not put the image before the question, so images are encoded again" in err
     assert json.loads((tmp_path / "out/pope.jsonl.run.json").read_text())["prefix_reuse"] is False
 
 
@@ -167,7 +167,7 @@ def test_progress_says_how_long_it_will_take(monkeypatch, capsys: Out) -> None:
     """Outside a terminal a line every few seconds, at the pace of this run: earlier answers took no time."""
     times = iter([100.0, 105.0, 111.0, 114.0])
     monkeypatch.setattr("vlm_bench.run.progress.time.monotonic", lambda: next(times))
-    with progress.Asked("pope", 500, 400) as asked:
+    with progress.QuestionProgress("pope", 500, 400) as asked:
         for _ in range(3):
             asked.step()
     assert capsys.readouterr().err == "pope 402/500  left 8:59\n"

@@ -134,8 +134,15 @@ def test_other_versions_are_told(command: Runner, tmp_path: Path, capsys: Out) -
     assert "pope: packages have changed since this run began: torch 1.0 → " in capsys.readouterr().err
 
 
+def without_checksum(line: str) -> dict[str, Any]:
+    """A line as earlier versions wrote it; one whose checksum is wrong is asked again instead of refused."""
+    row = json.loads(line)
+    del row["metadata"]["sha256"]
+    return row
+
+
 def change_row(key: str, value: Any) -> Callable[[list[str]], list[str]]:
-    return lambda lines: [json.dumps(json.loads(lines[0]) | {key: value}), *lines[1:]]
+    return lambda lines: [json.dumps(without_checksum(lines[0]) | {key: value}), *lines[1:]]
 
 
 @pytest.mark.parametrize(
@@ -146,12 +153,11 @@ def change_row(key: str, value: Any) -> Callable[[list[str]], list[str]]:
         (change_row("prompt", "What?"), "pope.jsonl:1: question 1 was asked with another prompt"),
         (change_row("text", None), "pope.jsonl:1: 'text' is None"),
         (
-            lambda lines: [*lines, json.dumps(json.loads(lines[0]) | {"text": "x"})],
+            lambda lines: [*lines, json.dumps(without_checksum(lines[0]) | {"text": "x"})],
             "a second answer to question 1",
         ),
-        (lambda lines: [lines[0][:50], *lines[1:]], "pope.jsonl:1: not valid JSON"),
     ],
-    ids=["unknown", "nameless", "prompt", "text", "twice", "damaged"],
+    ids=["unknown", "nameless", "prompt", "text", "twice"],
 )
 def test_answers_that_cannot_be_ours(edit, message, command: Runner, tmp_path: Path, capsys: Out) -> None:
     assert main(command("pope")) == 0
@@ -177,7 +183,7 @@ def test_answers_of_nobody(command: Runner, tmp_path: Path, capsys: Out) -> None
     (tmp_path / "out").mkdir()
     (tmp_path / "out/pope.jsonl").write_text("{}\n")
     err = refused(capsys, *command("pope"))
-    assert "answers without pope.jsonl.run.json, so nobody knows whose" in err
+    assert "answers of an unknown run, without pope.jsonl.run.json" in err
 
 
 def test_two_runs_at_once(command: Runner, tmp_path: Path, capsys: Out) -> None:
@@ -197,12 +203,12 @@ def test_two_runs_at_once(command: Runner, tmp_path: Path, capsys: Out) -> None:
     ("names", "flags", "message"),
     [
         ("poope", [], "unknown benchmark 'poope'"),
-        ("pope,pope", [], "--benchmarks: pope stands there twice"),
+        ("pope,pope", [], "--benchmarks: pope appears twice"),
         ("pope", ["--set", "gqa.labels=x"], "gqa is not among --benchmarks pope"),
         ("pope", ["--set", "pope"], "expected NAME.FIELD=VALUE"),
         ("pope", ["--set", "pope.labls=x"], "pope: unrecognized arguments: --labls=x"),
         ("mmbench", ["--set", "mmbench.split=val"], "invalid choice: 'val'"),
-        ("mmbench", ["--strictness", "sane"], "none of mmbench has another rule than the official"),
+        ("mmbench", ["--strictness", "sane"], "none of mmbench has another rule than the official one"),
         ("pope", ["--device", "warp"], "device 'warp' cannot be used"),
         ("pope", ["--set", "pope.questions=nowhere.jsonl"], "nowhere.jsonl: cannot read this file"),
     ],

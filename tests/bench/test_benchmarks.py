@@ -6,10 +6,11 @@ import pytest
 from commands import Out, answers, printed, scored
 from layout import everything, mm_vet, mme_image, write_json
 
-from vlm_bench import configs
+from vlm_bench import benchmarks
+from vlm_bench.benchmarks.layout import LayoutConfig
 from vlm_bench.evaluate import evaluate
+from vlm_bench.files.answers import Answer
 from vlm_bench.plugin import vlm_benchmarks
-from vlm_bench.readers.answers import Answer
 from vlm_core.benchmark import EncodedImage
 from vlm_core.plugins.registry import installed
 from vlm_core.testing import BenchmarkSuite
@@ -25,46 +26,46 @@ def test_all_eight_are_there_by_the_plugin_hook() -> None:
 
 class _OnTinyFiles(BenchmarkSuite):
     @classmethod
-    def make_config(cls, tmp_path_factory: pytest.TempPathFactory) -> configs.LayoutConfig:
+    def make_config(cls, tmp_path_factory: pytest.TempPathFactory) -> LayoutConfig:
         return cls.config(data=everything(tmp_path_factory.mktemp("eval")))
 
 
 class TestGQA(_OnTinyFiles):
-    config = configs.GQAConfig
+    config = benchmarks.GQAConfig
 
 
 class TestScienceQA(_OnTinyFiles):
-    config = configs.ScienceQAConfig
+    config = benchmarks.ScienceQAConfig
 
 
 class TestTextVQA(_OnTinyFiles):
-    config = configs.TextVQAConfig
+    config = benchmarks.TextVQAConfig
 
 
 class TestPope(_OnTinyFiles):
-    config = configs.PopeConfig
+    config = benchmarks.PopeConfig
 
 
 class TestMME(_OnTinyFiles):
-    config = configs.MMEConfig
+    config = benchmarks.MMEConfig
 
 
 class TestMMBench(_OnTinyFiles):
-    config = configs.MMBenchConfig
+    config = benchmarks.MMBenchConfig
 
 
 class TestMMVet(_OnTinyFiles):
-    config = configs.MMVetConfig
+    config = benchmarks.MMVetConfig
 
 
 class TestVQAv2TestDev(_OnTinyFiles):
-    config = configs.VQAv2Config
+    config = benchmarks.VQAv2Config
 
 
 class TestVQAv2Val(_OnTinyFiles):
     @classmethod
-    def make_config(cls, tmp_path_factory: pytest.TempPathFactory) -> configs.VQAv2Config:
-        return configs.VQAv2Config(data=everything(tmp_path_factory.mktemp("eval")), split="val")
+    def make_config(cls, tmp_path_factory: pytest.TempPathFactory) -> benchmarks.VQAv2Config:
+        return benchmarks.VQAv2Config(data=everything(tmp_path_factory.mktemp("eval")), split="val")
 
 
 def test_gqa(data: Path, tmp_path: Path, capsys: Out) -> None:
@@ -105,7 +106,7 @@ def test_textvqa_tells_questions_of_an_image_apart_by_the_prompt(
         capsys, "score", "textvqa", "--data", data, "--answers", tmp_path / "answers.jsonl", "--ocr", "no"
     )
     assert "without OCR tokens" in report["protocol"]
-    questions = configs.TextVQAConfig(data=data, ocr="no").build().questions
+    questions = benchmarks.TextVQAConfig(data=data, ocr="no").build().questions
     assert questions["0a1b/what color?"].prompt == f"What color?{SUFFIX}"
 
 
@@ -125,7 +126,7 @@ def test_vqa_v2_val_both_ways(data: Path, tmp_path: Path, capsys: Out) -> None:
 
 
 def test_mme_pairs_by_image_and_drops_half_pairs(data: Path, tmp_path: Path, capsys: Out) -> None:
-    from vlm_bench.scorers.mme import COGNITION, PERCEPTION
+    from vlm_bench.benchmarks.mme.scoring import COGNITION, PERCEPTION
 
     rows = []
     for task in (*PERCEPTION, *COGNITION):
@@ -166,7 +167,7 @@ def test_mmbench(data: Path, tmp_path: Path, capsys: Out) -> None:
 
 
 def test_mmbench_questions(data: Path) -> None:
-    questions = configs.MMBenchConfig(data=data).build().questions
+    questions = benchmarks.MMBenchConfig(data=data).build().questions
     letter = "Answer with the option's letter from the given choices directly."
     assert questions["8"].prompt == f'look\nWhat "is" it?\nA. a cat\nB. a dog\nC. a cow\nD. a pig\n{letter}'
     assert questions["9"].choices == ("one",)  # LLaVA's reader takes the option "None" for no option
@@ -223,7 +224,9 @@ def test_markdown_and_settings(data: Path, tmp_path: Path, capsys: Out) -> None:
     assert "| all | 2 | 1 | 50.00 |" in text
     assert "- empty: 1 of 2" in text
     report = evaluate(
-        configs.ScienceQAConfig(data=data), [Answer("4", "B"), Answer("5", "A")], settings={"batch size": 1}
+        benchmarks.ScienceQAConfig(data=data),
+        [Answer("4", "B"), Answer("5", "A")],
+        settings={"batch size": 1},
     )
     assert report.as_dict()["settings"] == {"batch size": 1}
     assert report.headline.value == 1

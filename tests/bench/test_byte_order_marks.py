@@ -10,9 +10,9 @@ from commands import Out, answers, scored
 from test_faulty_files import CASES, Case
 from test_verify_llava import FILES, real
 
-from vlm_bench.readers.answers import read_answers
-from vlm_bench.readers.files import sha256
-from vlm_bench.readers.pope import read_labels
+from vlm_bench.benchmarks.pope.files import read_labels
+from vlm_bench.files.answers import read_answers
+from vlm_bench.files.json_files import sha256
 from vlm_core.errors import UserError
 from vlm_core.io.files import decode_text, read_text
 
@@ -97,11 +97,11 @@ def test_revisions_of_pope(name: str, tmp_path: Path) -> None:
 
 
 def test_a_run_goes_on_with_converted_files(data: Path, tmp_path: Path, capsys: Out) -> None:
-    """The account of the answers knows the files by their content."""
+    """The metadata of the answers knows the files by their content."""
     said = answers(tmp_path, {"10": "dog", "2": "red", "31": "yes"})
     report = scored(capsys, "score", "gqa", "--data", data, "--answers", said)
-    account = {"benchmark": "gqa", "model": "m", "files": report["sha256"]}
-    said.with_name("answers.jsonl.run.json").write_bytes(BOM + json.dumps(account).encode())
+    metadata = {"benchmark": "gqa", "model": "m", "files": report["sha256"]}
+    said.with_name("answers.jsonl.run.json").write_bytes(BOM + json.dumps(metadata).encode())
     for path in data.glob("gqa/**/*.json*"):
         converted(path)
     again = scored(capsys, "score", "gqa", "--data", data, "--answers", said)

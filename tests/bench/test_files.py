@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from vlm_bench.readers.answers import read_answers
-from vlm_bench.readers.files import read_jsonl, sha256
-from vlm_bench.readers.pope import read_labels, read_questions
+from vlm_bench.benchmarks.pope.files import read_labels, read_questions
+from vlm_bench.files.answers import read_answers
+from vlm_bench.files.json_files import read_jsonl, sha256
 from vlm_core.errors import UserError
 
 GOOD = '{"question_id": 1, "text": "Yes"}\n'

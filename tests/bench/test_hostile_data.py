@@ -10,7 +10,7 @@ from commands import Out, answers, printed, refused
 from layout import write_json
 
 from hostile import IN_NAMES, is_inert
-from vlm_bench.readers import files
+from vlm_bench.files import json_files
 
 QUESTIONS = {
     "gqa": "gqa/llava_gqa_testdev_balanced.jsonl",
@@ -66,7 +66,7 @@ def test_links_out_of_the_folder(data: Path, tmp_path: Path, capsys: Out, name: 
 def test_packed_files_have_an_end(
     data: Path, tmp_path: Path, capsys: Out, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "MAX_BYTES", 2**22)
+    monkeypatch.setattr(json_files, "MAX_BYTES", 2**22)
     bomb = tmp_path / "bomb.jsonl.gz"
     with gzip.open(bomb, "wb", compresslevel=1) as file:
         for _ in range(64):

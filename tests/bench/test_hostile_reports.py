@@ -13,8 +13,9 @@ from markdown_it import MarkdownIt
 
 from hostile import HOSTILE, IN_NAMES, TEXTS, is_inert, tags
 from vlm_bench.cli.main import main
-from vlm_bench.report import html, table
+from vlm_bench.report import html
 from vlm_bench.report.collect import collect
+from vlm_bench.report.report import leaderboard
 
 
 def report_of(text: str) -> dict[str, Any]:
@@ -33,14 +34,14 @@ def report_of(text: str) -> dict[str, Any]:
 
 def results(folder: Path, text: str) -> Any:
     write_json(folder / "r.json", report_of(text))
-    account = {
+    metadata = {
         "benchmark": text,
         "protocol": text,
         "model": text,
         "versions": {text: text},
         "scored_by": "judge",
     }
-    write_json(folder / "a.jsonl.run.json", account | {"model sha256": text})
+    write_json(folder / "a.jsonl.run.json", metadata | {"model sha256": text})
     (folder / "a.jsonl").write_text("{}\n")
     return collect(folder)
 
@@ -50,11 +51,11 @@ def results(folder: Path, text: str) -> Any:
 def test_any_text_is_text_in_page_and_markdown(tmp_path: Path, text: str) -> None:
     plain, foreign = ([results(tmp_path, one)] for one in ("t", text))
     assert tags(html.to_html(foreign)) == tags(html.to_html(plain))
-    written = table.to_markdown(foreign)
+    written = leaderboard.to_markdown(foreign)
     kinds = [token.type for token in _tokens(written)]
-    assert kinds == [token.type for token in _tokens(table.to_markdown(plain))]
+    assert kinds == [token.type for token in _tokens(leaderboard.to_markdown(plain))]
     assert "://" not in written.replace(r"\://", "")
-    assert json.loads(table.to_json(foreign))["models"][0]["results"][0]["protocol"] == text
+    assert json.loads(leaderboard.to_json(foreign))["models"][0]["results"][0]["protocol"] == text
 
 
 def _tokens(text: str) -> list[Any]:
@@ -126,12 +127,12 @@ def test_reports_with_a_wrong_type_are_named(tmp_path: Path, capsys: Out, key: s
 
 
 @pytest.mark.parametrize(
-    "account", [{"seconds": "1"}, {"files": []}, {"scored_by": "me"}, {"versions": {"a": 1}}], ids=str
+    "metadata", [{"seconds": "1"}, {"files": []}, {"scored_by": "me"}, {"versions": {"a": 1}}], ids=str
 )
-def test_accounts_with_a_wrong_type_are_named(tmp_path: Path, capsys: Out, account: Any) -> None:
-    write_json(tmp_path / "a.jsonl.run.json", {"benchmark": "gqa", **account})
+def test_accounts_with_a_wrong_type_are_named(tmp_path: Path, capsys: Out, metadata: Any) -> None:
+    write_json(tmp_path / "a.jsonl.run.json", {"benchmark": "gqa", **metadata})
     (tmp_path / "a.jsonl").write_text("{}\n")
-    assert f"'{next(iter(account))}" in refused(capsys, "report", tmp_path)
+    assert f"'{next(iter(metadata))}" in refused(capsys, "report", tmp_path)
 
 
 def test_a_report_shows_no_other_file_of_this_machine(tmp_path: Path) -> None:
@@ -145,7 +146,7 @@ def test_a_report_shows_no_other_file_of_this_machine(tmp_path: Path) -> None:
         write_json(tmp_path / "out" / "r.json", data)
         text = html.to_html([collect(tmp_path / "out")])
         assert "data:image" not in text
-        assert "is not the file that was scored" in text
+        assert "is not the scored file" in text
 
 
 @pytest.mark.parametrize("kind", ["fifo", "device", "folder"])

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from commands import Out, Runner, printed, refused
 
-from vlm_bench.cli import main
-from vlm_bench.readers import files
-from vlm_bench.readers.answers import read_answers
-from vlm_bench.readers.textvqa import read_prompt, without_tokens
+from vlm_bench.benchmarks.textvqa.prompts import read_prompt, without_tokens
+from vlm_bench.cli.main import main
+from vlm_bench.files import json_files
+from vlm_bench.files.answers import read_answers
 from vlm_core.errors import UserError
 
 ROW = b'{"question_id": 1, "text": ""}\n'
@@ -21,21 +21,21 @@ def test_packed_files_unpack_to_so_many_times_their_size(tmp_path: Path, piece: 
     with gzip.open(tmp_path / "bomb.gz", "wb") as file:
         file.write(piece * (2**25 // len(piece)))
     assert (tmp_path / "bomb.gz").stat().st_size < 2**18
-    with pytest.raises(UserError, match=f"more than {files.ANY_RATIO_BYTES} bytes when unpacked"):
+    with pytest.raises(UserError, match=f"more than {json_files.ANY_RATIO_BYTES} bytes when unpacked"):
         read_answers(tmp_path / "bomb.gz")
 
 
 def test_values_and_rows_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "MAX_VALUES", 100)
-    monkeypatch.setattr(files, "MAX_ROWS", 10)
+    monkeypatch.setattr(json_files, "MAX_VALUES", 100)
+    monkeypatch.setattr(json_files, "MAX_ROWS", 10)
     (tmp_path / "values.json").write_text(f"[{'[],' * 100}0]")
     with pytest.raises(UserError, match=r"values\.json: about 201 values; at most 100 are read"):
-        files.read_json(tmp_path / "values.json")
+        json_files.read_json(tmp_path / "values.json")
     (tmp_path / "rows.jsonl").write_bytes(ROW * 10 + b"\n" * 10**6)
-    assert len(list(files.read_jsonl(tmp_path / "rows.jsonl"))) == 10
+    assert len(list(json_files.read_jsonl(tmp_path / "rows.jsonl"))) == 10
     (tmp_path / "rows.jsonl").write_bytes(ROW * 11)
     with pytest.raises(UserError, match=r"rows\.jsonl: more than 10 rows"):
-        list(files.read_jsonl(tmp_path / "rows.jsonl"))
+        list(json_files.read_jsonl(tmp_path / "rows.jsonl"))
 
 
 def test_prompts_are_read_in_one_pass() -> None:

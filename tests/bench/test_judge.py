@@ -172,7 +172,7 @@ def test_what_a_judge_needs(data: Path, tmp_path: Path, capsys: Out, judge: Judg
     prompt.write_text("Grade from 0 to 1.\n")
     assert "set OPENAI_API_KEY" in refused(capsys, *flags)
     (data / "mm-vet/mm-vet.json").unlink()
-    assert "a judge must know the right answers" in refused(capsys, *flags)
+    assert "a judge needs the right answers" in refused(capsys, *flags)
 
 
 def graded(data: Path, folder: Path, capsys: Out, judge: Judge) -> list[Any]:

@@ -14,6 +14,12 @@ flags = ["score", "gqa", "--data", sys.argv[1], "--answers", sys.argv[2], "--sav
 assert main(flags) == main(["diff", sys.argv[3], sys.argv[3]]) == 0
 print(sorted({"torch", "transformers", "timm", "PIL", "openai", "openpyxl"} & set(sys.modules)))
 """
+PLUGIN = """
+import sys
+import vlm_bench.plugin
+heavy = {"torch", "numpy", "rich", "PIL", "openai", "openpyxl"}
+print(len(vlm_bench.plugin.vlm_benchmarks()), sorted(heavy & set(sys.modules)))
+"""
 
 
 def test_scoring_and_comparing(tmp_path: Path) -> None:
@@ -23,3 +29,8 @@ def test_scoring_and_comparing(tmp_path: Path) -> None:
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_plugin() -> None:
+    done = subprocess.run([sys.executable, "-c", PLUGIN], capture_output=True, text=True, check=False)
+    assert done.stdout == "8 []\n", done.stderr

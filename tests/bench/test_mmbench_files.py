@@ -10,7 +10,7 @@ import pytest
 from commands import FAST, Out, answers, refused, scored
 from layout import MMBENCH, png
 
-from vlm_bench import configs
+from vlm_bench import benchmarks
 from vlm_core.benchmark import EncodedImageInFile
 from vlm_core.errors import UserError
 
@@ -60,7 +60,7 @@ def test_memory_does_not_grow_with_images(tmp_path: Path) -> None:
             )
     row = path.stat().st_size / count
     tracemalloc.start()
-    benchmark = configs.MMBenchConfig(questions=path).build()
+    benchmark = benchmarks.MMBenchConfig(questions=path).build()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 12 * row < path.stat().st_size / 3  # a csv reader holds a cell as four bytes a character
@@ -72,10 +72,10 @@ def test_memory_does_not_grow_with_images(tmp_path: Path) -> None:
 def test_images_of_packed_and_converted_files(tsv: Path) -> None:
     content = tsv.read_bytes()
     forms = [b"\xef\xbb\xbf" + content.replace(b"\n", b"\r\n"), gzip.compress(content)]
-    straight = configs.MMBenchConfig(questions=tsv).build()
+    straight = benchmarks.MMBenchConfig(questions=tsv).build()
     for form in forms:
         tsv.write_bytes(form)
-        again = configs.MMBenchConfig(questions=tsv).build()
+        again = benchmarks.MMBenchConfig(questions=tsv).build()
         assert dict(again.questions) == dict(straight.questions)
         image = again.questions["1000007"].image
         assert isinstance(image, EncodedImageInFile)
@@ -83,7 +83,7 @@ def test_images_of_packed_and_converted_files(tsv: Path) -> None:
 
 
 def test_a_file_that_changes_under_a_run(tsv: Path) -> None:
-    image = configs.MMBenchConfig(questions=tsv).build().questions["8"].image
+    image = benchmarks.MMBenchConfig(questions=tsv).build().questions["8"].image
     assert isinstance(image, EncodedImageInFile)
     tsv.write_text(tsv.read_text().replace("What", "Whatever"))
     with pytest.raises(UserError, match="has changed since it was read"):
@@ -97,10 +97,10 @@ def test_line_ends_in_cells(tsv: Path) -> None:
     """A converted file asks the same; a line end inside a cell of one that was not converted stays."""
     text = tsv.read_text().replace('What ""is""', "What\nis")
     tsv.write_bytes(text.encode())
-    prompt = configs.MMBenchConfig(questions=tsv).build().questions["7"].prompt
+    prompt = benchmarks.MMBenchConfig(questions=tsv).build().questions["7"].prompt
     assert prompt.startswith("What\nis it?\nA. red")
     tsv.write_bytes(text.replace("\n", "\r\n").encode())
-    assert configs.MMBenchConfig(questions=tsv).build().questions["7"].prompt == prompt
+    assert benchmarks.MMBenchConfig(questions=tsv).build().questions["7"].prompt == prompt
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_line_ends_in_cells(tsv: Path) -> None:
         ("hint", "Hint", "unknown column 'Hint'; did you mean 'hint'?"),
         ("l2-category", "l2_category", "unknown column 'l2_category'; did you mean 'l2-category'?"),
         ("\tanswer", "\treply", "no column 'answer'; is this the test file?"),
-        ("comment", "hint", "the column 'hint' stands there twice"),
+        ("comment", "hint", "the column 'hint' appears twice"),
         ("1000007", "2000007", "1 of 3 questions lack a rotation, first index 7"),
         (
             "\t7\tweb",

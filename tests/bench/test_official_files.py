@@ -8,7 +8,7 @@ import pytest
 from commands import Out, answers, refused, scored
 from layout import mme, pope, write_json
 
-from vlm_bench import configs
+from vlm_bench import benchmarks
 
 SHORT = "Answer the question using a single word or phrase."
 LETTER = "Answer with the option's letter from the given choices directly."
@@ -36,7 +36,7 @@ def test_scienceqa(data: Path, tmp_path: Path, capsys: Out) -> None:
     report = scored(capsys, *flags, "--answers", answers(tmp_path, {"4": "B", "5": "C"}))
     assert (report["rows"]["IMG"]["accuracy"], report["rows"]["all"]["accuracy"]) == (0, 0.5)
     assert {"problems.json", "pid_splits.json"} < report["sha256"].keys()
-    asked = configs.ScienceQAConfig(data=data, source="official").build().questions
+    asked = benchmarks.ScienceQAConfig(data=data, source="official").build().questions
     assert list(asked) == ["5", "4"]
     assert asked["5"].prompt == f"Context: Look.\nWho is it?\nA. a\nB. b\nC. c\n{LETTER}"
     assert asked["4"].prompt == f"Which?\nA. x\nB. y\n{LETTER}"
@@ -78,9 +78,9 @@ def rosetta(data: Path, *images: str) -> Path:
 
 def test_textvqa(data: Path, tmp_path: Path, capsys: Out) -> None:
     rosetta(data, "0a1b", "of another set")
-    llava = configs.TextVQAConfig(data=data).build()
+    llava = benchmarks.TextVQAConfig(data=data).build()
     (data / "textvqa/llava_textvqa_val_v051_ocr.jsonl").unlink()
-    official = configs.TextVQAConfig(data=data, source="official").build()
+    official = benchmarks.TextVQAConfig(data=data, source="official").build()
     asked = {key: (q.prompt, q.image) for key, q in official.questions.items()}
     assert asked == {key: (q.prompt, q.image) for key, q in llava.questions.items()}
     assert official.protocol == f"{llava.protocol} of TextVQA_Rosetta_OCR_v0.2_val.json"
@@ -92,7 +92,7 @@ def test_textvqa(data: Path, tmp_path: Path, capsys: Out) -> None:
 
 
 def test_textvqa_without_ocr_tokens_needs_no_file_of_them(data: Path, tmp_path: Path, capsys: Out) -> None:
-    bare = configs.TextVQAConfig(data=data, source="official", ocr="no").build()
+    bare = benchmarks.TextVQAConfig(data=data, source="official", ocr="no").build()
     assert bare.questions["0a1b/what color?"].prompt == f"What color?\n{SHORT}"
     assert bare.protocol.endswith("without OCR tokens")
     flags = [
@@ -117,9 +117,9 @@ def test_textvqa_without_ocr_tokens_needs_no_file_of_them(data: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("config", "file", "same_ids"),
     [
-        (configs.GQAConfig, "gqa/llava_gqa_testdev_balanced.jsonl", True),
-        (configs.MMEConfig, "MME/llava_mme.jsonl", True),
-        (configs.PopeConfig, "pope/llava_pope_test.jsonl", False),
+        (benchmarks.GQAConfig, "gqa/llava_gqa_testdev_balanced.jsonl", True),
+        (benchmarks.MMEConfig, "MME/llava_mme.jsonl", True),
+        (benchmarks.PopeConfig, "pope/llava_pope_test.jsonl", False),
     ],
 )
 def test_what_the_labels_ask_is_what_llava_asks(config: Any, file: str, same_ids: bool, data: Path) -> None:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from vlm_bench.benchmarks import pope
-from vlm_bench.scorers.pope import SplitScore, says_no, score_split, unclear
+from vlm_bench.benchmarks.pope import benchmark as pope
+from vlm_bench.benchmarks.pope.scoring import SplitScore, says_no, score_split, unclear
 from vlm_core.benchmark import Headline
 
 PARSING = [  # text, read as no, counted as unclear

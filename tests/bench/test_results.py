@@ -16,7 +16,7 @@ from PIL import Image
 
 from vlm_bench.report.collect import collect
 from vlm_bench.report.examples import SHOWN, choose
-from vlm_bench.report.published import PROTOCOLS
+from vlm_bench.report.paper_table import PROTOCOLS
 from vlm_bench.report.thumbnails import SIDE, embed
 from vlm_core.benchmark import CreditBenchmark, EncodedImage, Question, Verdict
 from vlm_core.plugins.registry import installed
@@ -252,8 +252,8 @@ def test_what_a_run_leaves(
 
 
 def test_data_that_changed_after_the_answers(results: Path, data: Path, capsys: Out) -> None:
-    account = results / "gqa.jsonl.run.json"
-    write_json(account, RUN | {"files": {"llava_gqa_testdev_balanced.jsonl": "00", "gone.json": "11"}})
+    metadata = results / "gqa.jsonl.run.json"
+    write_json(metadata, RUN | {"files": {"llava_gqa_testdev_balanced.jsonl": "00", "gone.json": "11"}})
     flags = ["score", "gqa", "--data", data, "--answers", results / "gqa.jsonl"]
     told = printed(capsys, *flags)
-    assert "warning: not the files that the model was asked from: llava_gqa_testdev_balanced.jsonl\n" in told
+    assert "warning: data files have changed since the run: llava_gqa_testdev_balanced.jsonl\n" in told

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from bench_files import write_jsonl
 
+from vlm_bench.benchmarks.scienceqa.scoring import parse
 from vlm_bench.cli.main import main
-from vlm_bench.readers.questions import LETTER
-from vlm_bench.scorers.scienceqa import parse
+from vlm_bench.files.questions import LETTER
 
 PARSING = [
     ("A", "A"),

@@ -4,7 +4,12 @@ from typing import Any
 
 import pytest
 
-from vlm_bench.scorers import gqa, mm_vet, mmbench, mme, pope, scienceqa
+from vlm_bench.benchmarks.gqa import scoring as gqa
+from vlm_bench.benchmarks.mm_vet import scoring as mm_vet
+from vlm_bench.benchmarks.mmbench import scoring as mmbench
+from vlm_bench.benchmarks.mme import scoring as mme
+from vlm_bench.benchmarks.pope import scoring as pope
+from vlm_bench.benchmarks.scienceqa import scoring as scienceqa
 
 GQA = [  # text, official, sane
     ("Dog", "dog", "dog"),

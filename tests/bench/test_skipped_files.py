@@ -16,7 +16,7 @@ OTHERS: dict[str, bytes] = {
     "service.run.json": b"[]", "deep.json": b"[" * 100_000, "marked.json": b'\xef\xbb\xbf{"b": 2}',
 }  # fmt: skip
 REASONS = {
-    "list.json": "no report but a JSON list", "plain.json": "its keys are 'a'", "cut.json": "not valid JSON",
+    "list.json": "not a report but a JSON list", "plain.json": "its keys are 'a'", "cut.json": "not valid JSON",
     "binary.json": "not UTF-8 text", "empty.json": "not valid JSON", "twice.json": "the key 'a' appears twice",
     "nearly.json": "it lacks units", "service.run.json": "the name of the benchmark", "deep.json": "nested too deeply",
     "marked.json": "its keys are 'b'",
@@ -31,7 +31,7 @@ def test_files_that_are_no_reports_are_passed_over(results: Path, tmp_path: Path
     assert main(["report", str(results), "--json", str(tmp_path / "r.json")]) == 0
     out, err = capsys.readouterr()
     assert out == straight
-    assert f"{results}: skipped 10 files that are no reports:" in err
+    assert f"{results}: skipped 10 files that are not reports:" in err
     for name, reason in REASONS.items():
         (line,) = (line for line in err.splitlines() if f"/{name}:" in line)
         assert reason in line
@@ -46,7 +46,7 @@ def test_files_that_are_no_reports_are_passed_over(results: Path, tmp_path: Path
     (tmp_path / "others/a.json").write_text("[]")
     err = refused(capsys, "report", tmp_path / "others")
     assert "1 JSON files, but no report" in err
-    assert "a.json: no report but a JSON list" in err
+    assert "a.json: not a report but a JSON list" in err
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from commands import Out, answers, printed, refused
 from layout import lines, mmbench
 
-from vlm_bench.xlsx import workbook
+from vlm_bench.files.xlsx import workbook
 from vlm_core.errors import UserError
 
 LETTERED = {7: "A", 1_000_007: "B", 8: "=1+2", 9: "A"}

@@ -6,8 +6,8 @@ import pytest
 from bench_files import SUFFIX, write_jsonl
 from commands import Out, answers, refused, scored
 
-from vlm_bench import configs
-from vlm_bench.readers.textvqa import Prompt, read_prompt, without_tokens
+from vlm_bench import benchmarks
+from vlm_bench.benchmarks.textvqa.prompts import Prompt, read_prompt, without_tokens
 
 TOKENS = "Reference OCR token: DAKOTA, DIGITAL"
 FORMS = {
@@ -81,4 +81,4 @@ def test_reading() -> None:
         assert read_prompt(without_tokens(make("Is it?"))) == Prompt("Is it?", tokens=False)
     assert read_prompt("Is it?") is None
     assert read_prompt(f"{TOKENS}\n{TOKENS}\nIs it?{SUFFIX}") is None
-    assert configs.TextVQAConfig().ocr == "yes"
+    assert benchmarks.TextVQAConfig().ocr == "yes"

@@ -7,8 +7,8 @@ import pytest
 from commands import Out, printed, refused
 from layout import everything
 
-from vlm_bench import configs
-from vlm_bench.run.verify import Check, line
+from vlm_bench import benchmarks
+from vlm_bench.run.llava_selfcheck import Check, line
 
 FILES = Path(os.environ.get("LLAVA_EVAL", Path(__file__).parents[3] / "shared" / "llava-eval"))
 PLACES = {
@@ -54,16 +54,16 @@ def test_the_newer_labels_of_pope_are_refused(llava: Path, capsys: Out) -> None:
 @real
 def test_real_questions_have_ids_of_their_own(llava: Path) -> None:
     """GQA and TextVQA need labels that are not here, so the join's keys are looked at alone."""
-    from vlm_bench.benchmarks.mme import _key as mme
-    from vlm_bench.benchmarks.textvqa import _key as textvqa
-    from vlm_bench.readers.questions import read_questions
+    from vlm_bench.benchmarks.mme.benchmark import _key as mme
+    from vlm_bench.benchmarks.textvqa.files import question_key as textvqa
+    from vlm_bench.files.questions import read_questions
 
-    rows = read_questions(configs.TextVQAConfig(data=llava).file("questions"), distinct=False)
+    rows = read_questions(benchmarks.TextVQAConfig(data=llava).file("questions"), distinct=False)
     assert len({textvqa(q.id, q.question) for q in rows}) == len(rows) == 5000
-    rows = read_questions(configs.MMEConfig(data=llava).file("questions"), distinct=False)
+    rows = read_questions(benchmarks.MMEConfig(data=llava).file("questions"), distinct=False)
     assert len({mme(q) for q in rows}) == len(rows) == 2374
-    assert len(read_questions(configs.GQAConfig(data=llava).file("questions"))) == 12578
-    assert len(configs.MMVetConfig(data=llava).build().questions) == 218
+    assert len(read_questions(benchmarks.GQAConfig(data=llava).file("questions"))) == 12578
+    assert len(benchmarks.MMVetConfig(data=llava).build().questions) == 218
 
 
 def test_a_figure_that_differs_says_so() -> None:

@@ -6,17 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlm_bench.scorers.vqa import (
-    CONTRACTIONS,
-    ConvertedReferences,
-    References,
-    convert,
-    converted_accuracy,
-    leave_one_out,
-    normalise,
-    one_line,
-    soft_accuracy,
-)
+from vlm_bench.benchmarks.textvqa.scoring import ConvertedReferences, converted_accuracy
+from vlm_bench.benchmarks.vqa_v2.scoring import References, soft_accuracy
+from vlm_bench.scoring.vqa import CONTRACTIONS, convert, leave_one_out, normalise, one_line
 
 NORMAL = [  # text, the official evaluation's form
     ("Red", "red"),

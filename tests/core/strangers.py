@@ -75,12 +75,12 @@ def openers(folder: Path, tmp_path: Path) -> dict[str, Callable[..., Any]]:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     import vlm_core.hf  # noqa: F401
-    from vlm_bench.run.tasks import Subject
+    from vlm_bench.run.tasks import LoadedModel
     from vlm_llms.export import load_llm
 
     return {
         "load": lambda **trust: load(folder, **trust),
-        "bench": lambda **trust: Subject.load(folder, None, "cpu", **trust),
+        "bench": lambda **trust: LoadedModel.load(folder, None, "cpu", **trust),
         "language model": lambda **trust: load_llm(folder, **trust),
         "transformers": lambda **trust: AutoModelForImageTextToText.from_pretrained(folder, **trust),
         "processor": lambda **trust: AutoProcessor.from_pretrained(folder, **trust),

@@ -54,7 +54,7 @@ def test_a_killed_parent_takes_its_child_with_it(way):
 
 RANK = """
 import os, time
-from vlm_bench import cli
+from vlm_bench.cli import main as cli
 def run(*args, **kwargs):
     print(os.getpid(), flush=True)
     time.sleep(60)

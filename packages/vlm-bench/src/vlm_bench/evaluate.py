@@ -1,4 +1,4 @@
-"""From a benchmark and answers to a report. Whoever produced the answers, this is the one way to a figure."""
+"""Scores answers of any origin: matches them with the questions, applies the rule and returns the report."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from vlm_bench.files.answers import Answer
+from vlm_bench.files.json_files import sha256
 from vlm_bench.join import join
-from vlm_bench.readers.answers import Answer
-from vlm_bench.readers.files import sha256
 from vlm_bench.report.examples import choose
 from vlm_bench.report.question_digests import content_of
 from vlm_bench.report.report import Report
@@ -26,21 +26,21 @@ def evaluate(
     allow_partial: bool = False,
     benchmark: Benchmark | None = None,
 ) -> Report:
-    """Join and score; every doubt about what belongs together is a `UserError`.
+    """Match answers with questions and score them; any mismatch is a `UserError`.
 
-    `answers` is None where grades stand in for them; `files` are those that the answers came from, `settings`
-    how they were made; `benchmark` is what `config` built, if that was done before.
+    `answers` is None where grades replace them; `files` are the sources of the answers, `settings` the run's
+    settings; `benchmark` is the result of `config.build()`, if it exists already.
     """
     answers = None if answers is None else list(answers)
     logged = [answer.prompt for answer in answers or () if answer.prompt is not None]
     benchmark = (benchmark or config.build()).as_asked(logged)
-    said = _said(benchmark, answers, allow_partial)
-    doubts = [] if answers is None else benchmark.check_answers(said)
-    score = benchmark.score(said)
-    scored = len(said) - score.unscored
+    texts = _texts(benchmark, answers, allow_partial)
+    warnings = [] if answers is None else benchmark.check_answers(texts)
+    score = benchmark.score(texts)
+    scored = len(texts) - score.unscored
     if not scored or (score.unscored and not allow_partial):
         raise UserError(
-            f"{score.unscored} of {len(said)} answers can't be scored"
+            f"{score.unscored} of {len(texts)} answers can't be scored"
             + ("; --allow-partial scores the others" if scored else "")
         )
     return Report(
@@ -49,23 +49,23 @@ def evaluate(
         score=score,
         expected=benchmark.expected,
         scored=scored,
-        empty=0 if answers is None else sum(not text.strip() for text in said.values()),
+        empty=0 if answers is None else sum(not text.strip() for text in texts.values()),
         files={name: sha256(path) for name, path in {**benchmark.files, **(files or {})}.items()},
-        notes=benchmark.notes | ({} if answers is None else _lengths(said)),
+        notes=benchmark.notes | ({} if answers is None else _lengths(texts)),
         settings=dict(settings or {}),
-        warnings=[*benchmark.warnings, *doubts, *score.warnings],
-        examples=[] if answers is None else choose(benchmark, said),
+        warnings=[*benchmark.warnings, *warnings, *score.warnings],
+        examples=[] if answers is None else choose(benchmark, texts),
         content=content_of(benchmark, score.headline),
     )
 
 
-def _lengths(said: Mapping[str, str]) -> dict[str, str]:
-    """A model that rambles shows here, and not only as a low figure."""
-    counts = [len(text.split()) for text in said.values()]
+def _lengths(texts: Mapping[str, str]) -> dict[str, str]:
+    """Answer lengths, which reveal a model that writes too much."""
+    counts = [len(text.split()) for text in texts.values()]
     return {"words an answer": f"mean {sum(counts) / len(counts):.1f}, longest {max(counts)}"}
 
 
-def _said(benchmark: Benchmark, answers: Iterable[Answer] | None, allow_partial: bool) -> Mapping[str, str]:
+def _texts(benchmark: Benchmark, answers: Iterable[Answer] | None, allow_partial: bool) -> Mapping[str, str]:
     check_asked(benchmark, allow_partial)
     if answers is not None:
         return join(benchmark, answers, allow_partial=allow_partial)
@@ -75,7 +75,7 @@ def _said(benchmark: Benchmark, answers: Iterable[Answer] | None, allow_partial:
 
 
 def check_asked(benchmark: Benchmark, allow_partial: bool) -> None:
-    """Refuse labels that nobody asks about."""
+    """Refuse labels without a question."""
     unasked = benchmark.expected - len(benchmark.questions)
     if unasked > 0 and not allow_partial:
         raise UserError(

@@ -1,11 +1,11 @@
-"""Matching answers with questions by id. Line order never matters, and nothing is dropped in silence."""
+"""Matches answers with questions by id. Line order has no effect, and no answer is dropped silently."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 
-from vlm_bench.readers.answers import Answer
+from vlm_bench.files.answers import Answer
 from vlm_core.benchmark import Benchmark, Question
 from vlm_core.errors import UserError
 
@@ -17,14 +17,14 @@ def join(benchmark: Benchmark, answers: Iterable[Answer], *, allow_partial: bool
     question's, whatever `allow_partial` says; refuses missing answers unless it is set.
     """
     questions = benchmark.questions
-    found = _match(benchmark, list(answers))
-    missing = [key for key in questions if key not in found]
-    if missing and (not allow_partial or not found):
+    matched = _match(benchmark, list(answers))
+    missing = [key for key in questions if key not in matched]
+    if missing and (not allow_partial or not matched):
         raise UserError(
             f"{_count(missing, 'question')} of {len(questions)} without an answer, first id {missing[0]}"
-            + ("; --allow-partial scores the others" if found else "")
+            + ("; --allow-partial scores the others" if matched else "")
         )
-    return {key: found[key].text for key in questions if key in found}
+    return {key: matched[key].text for key in questions if key in matched}
 
 
 def _match(benchmark: Benchmark, answers: list[Answer]) -> dict[str, Answer]:
@@ -46,9 +46,9 @@ def _fitting(benchmark: Benchmark, candidates: list[Question], answer: Answer) -
     """The questions of an answer's id whose prompt is the one it logged."""
     if answer.prompt is None:
         return candidates
-    found = [q for q in candidates if q.prompt == answer.prompt or benchmark.same_prompt(q, answer.prompt)]
-    exact = [q for q in found if q.prompt == answer.prompt]
-    return exact if len(found) > 1 and exact else found
+    same = [q for q in candidates if q.prompt == answer.prompt or benchmark.same_prompt(q, answer.prompt)]
+    exact = [q for q in same if q.prompt == answer.prompt]
+    return exact if len(same) > 1 and exact else same
 
 
 def _no_aliens(alien: list[Answer], count: int, benchmark: Benchmark) -> None:

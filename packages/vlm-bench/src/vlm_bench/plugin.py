@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vlm_bench import configs
+from vlm_bench import benchmarks
 from vlm_core.plugins.config import BenchmarkConfig
 from vlm_core.plugins.hooks import hookimpl
 
@@ -10,12 +10,12 @@ from vlm_core.plugins.hooks import hookimpl
 @hookimpl
 def vlm_benchmarks() -> list[type[BenchmarkConfig]]:
     return [
-        configs.VQAv2Config,
-        configs.GQAConfig,
-        configs.ScienceQAConfig,
-        configs.TextVQAConfig,
-        configs.PopeConfig,
-        configs.MMEConfig,
-        configs.MMBenchConfig,
-        configs.MMVetConfig,
+        benchmarks.VQAv2Config,
+        benchmarks.GQAConfig,
+        benchmarks.ScienceQAConfig,
+        benchmarks.TextVQAConfig,
+        benchmarks.PopeConfig,
+        benchmarks.MMEConfig,
+        benchmarks.MMBenchConfig,
+        benchmarks.MMVetConfig,
     ]

@@ -25,11 +25,11 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line; each installed benchmark is a subcommand of `score` and `submit`."""
     parser = Parser(prog="vlm-bench", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    run_command.add_arguments(commands.add_parser("run", help="ask a model and score what it says"))
+    run_command.add_arguments(commands.add_parser("run", help="ask a model and score its answers"))
     _per_benchmark(commands, "score", "score an answer file", _score_options)
     _per_benchmark(commands, "submit", "write the file that an evaluation server takes", _submit_options)
-    _judge_options(commands.add_parser("judge", help="let a judge grade MM-Vet's answers"))
-    _report_options(commands.add_parser("report", help="one table of a model's results, beside the paper's"))
+    _judge_options(commands.add_parser("judge", help="grade MM-Vet's answers with a judge"))
+    _report_options(commands.add_parser("report", help="one table of a model's results and the paper's"))
     _diff_options(commands.add_parser("diff", help="compare two saved reports, or two folders of them"))
     check = commands.add_parser("verify-llava", help="score LLaVA's own answers and compare with its table")
     check.add_argument("folder", type=local_path, help="LLaVA's playground/data/eval, from its eval.zip")
@@ -51,14 +51,17 @@ def _per_benchmark(commands, command: str, text: str, add) -> None:
 
 
 def _benchmarks() -> dict[str, type[BenchmarkConfig]]:
-    """By name; a name that two packages claim is left out, as `vlm-assemble --list` shows."""
-    found = {name: entries for (kind, name), entries in installed().entries.items() if kind == "benchmark"}
-    return {name: entries[0].value for name, entries in sorted(found.items()) if len(entries) == 1}
+    """By name; a name that two packages register is skipped, as `vlm-assemble --list` shows."""
+    configs = {name: entries for (kind, name), entries in installed().entries.items() if kind == "benchmark"}
+    return {name: entries[0].value for name, entries in sorted(configs.items()) if len(entries) == 1}
 
 
 def _answers(parser: argparse.ArgumentParser, *, required: bool) -> None:
     parser.add_argument(
-        "--answers", type=local_path, required=required, help="JSON lines with question_id and text"
+        "--answers",
+        type=local_path,
+        required=required,
+        help="answer file: JSON lines with question_id and text",
     )
     parser.add_argument("--allow-partial", action="store_true", help="continue although answers are missing")
 
@@ -77,7 +80,7 @@ def _submit_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _judge_options(parser: argparse.ArgumentParser) -> None:
-    from vlm_bench.configs import MMVetConfig
+    from vlm_bench.benchmarks import MMVetConfig
     from vlm_bench.run.judge import OFFICIAL_JUDGE
 
     names = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
@@ -91,8 +94,8 @@ def _judge_options(parser: argparse.ArgumentParser) -> None:
         help="a text file with MM-Vet's own examples for the judge, from its evaluator",
     )
     child.add_argument("--judge-model", default=OFFICIAL_JUDGE, help="the judge (default: %(default)s)")
-    child.add_argument("--base-url", help="an endpoint that speaks OpenAI's protocol (default: OpenAI's own)")
-    child.add_argument("--runs", type=count, default=1, help="grades for each answer; MM-Vet's paper has 5")
+    child.add_argument("--base-url", help="an endpoint with OpenAI's protocol (default: OpenAI's own)")
+    child.add_argument("--runs", type=count, default=1, help="grades per answer; MM-Vet's paper uses 5")
     add_debug(child)
 
 
@@ -102,11 +105,11 @@ def _report_options(parser: argparse.ArgumentParser) -> None:
         type=local_path,
         nargs="+",
         metavar="DIR",
-        help="a model's saved reports and answers; several: several rows",
+        help="folder with a model's saved reports and answers; one row per folder",
     )
     for form, about in (
-        ("html", "one page with pictures of right and wrong answers"),
-        ("markdown", "the table and its notes"),
+        ("html", "one page with images of right and wrong answers"),
+        ("markdown", "the table and its conditions"),
         ("json", "all figures as JSON"),
     ):
         parser.add_argument(f"--{form}", type=local_path, metavar="FILE", help=f"write {about}")
@@ -115,32 +118,31 @@ def _report_options(parser: argparse.ArgumentParser) -> None:
 def _diff_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("first", type=local_path, help="a saved report, or a folder of them")
     parser.add_argument("second", type=local_path, help="the other model's")
-    parser.add_argument("--allow-partial", action="store_true", help="compare what both have")
+    parser.add_argument("--allow-partial", action="store_true", help="compare only questions that both have")
     parser.add_argument("--json", action="store_true", help="print the comparison as JSON")
 
 
 def submit(args: argparse.Namespace) -> int:
-    """Write what a server takes."""
+    """Write the files for an evaluation server."""
     from vlm_bench.join import join
     from vlm_core.io.atomic import write_file
 
     benchmark = config_of(args, installed().get("benchmark", args.benchmark)).build()
-    said = join(benchmark, score_command.answers_of(args), allow_partial=args.allow_partial)
-    files = benchmark.submission(said)
+    answers = join(benchmark, score_command.answers_of(args), allow_partial=args.allow_partial)
+    files = benchmark.submission(answers)
     for name, content in files.items():
         write_file(args.out / name, content)
-    partial = "" if len(said) == len(benchmark.questions) else "  PARTIAL"
-    say(f"{len(said)} of {len(benchmark.questions)} answers in {', '.join(files)}{partial}")
+    partial = "" if len(answers) == len(benchmark.questions) else "  PARTIAL"
+    say(f"{len(answers)} of {len(benchmark.questions)} answers in {', '.join(files)}{partial}")
     say(*benchmark.submission_notes)
     return 0
 
 
 def judge(args: argparse.Namespace) -> int:
-    """Grade what has no grade yet; 1 if an answer stays without one."""
-    from vlm_bench.benchmarks.mm_vet import MMVet
-    from vlm_bench.configs import MMVetConfig
+    """Grade the answers without a grade; 1 if an answer stays without one."""
+    from vlm_bench.benchmarks import MMVetConfig
+    from vlm_bench.files.json_files import read_text
     from vlm_bench.join import join
-    from vlm_bench.readers.files import read_text
     from vlm_bench.run.judge import judge as grade
     from vlm_bench.run.judge import openai_judge
 
@@ -148,43 +150,44 @@ def judge(args: argparse.Namespace) -> int:
         raise UserError("--grades is needed: the file that the grades are written to")
     config = config_of(args, MMVetConfig)
     assert isinstance(config, MMVetConfig)
-    benchmark, examples = MMVet(config), read_text(args.prompt)
+    benchmark, examples = config.build(), read_text(args.prompt)
     if not benchmark.truths:
-        raise UserError(f"{config.file('labels')}: not there, and a judge must know the right answers")
-    said = join(benchmark, score_command.answers_of(args), allow_partial=args.allow_partial)
+        raise UserError(f"{config.file('labels')}: does not exist; a judge needs the right answers")
+    answers = join(benchmark, score_command.answers_of(args), allow_partial=args.allow_partial)
     name, runs = args.judge_model, args.runs
     ask = openai_judge(name, args.base_url)
-    done = grade(benchmark.truths, said, ask, path, examples=examples, runs=runs, name=name)
+    outcome = grade(benchmark.truths, answers, ask, path, examples=examples, runs=runs, name=name)
     say(
-        f"{done.graded} grades by {args.judge_model}, {done.kept} kept, {len(done.failed)} failed (unscored)",
-        *(f"  {key}: {why}" for key, why in list(done.failed.items())[:5]),
+        f"{outcome.graded} grades by {args.judge_model}, {outcome.kept} kept, {len(outcome.failed)} failed (unscored)",
+        *(f"  {key}: {why}" for key, why in list(outcome.failed.items())[:5]),
     )
-    return int(bool(done.failed))
+    return int(bool(outcome.failed))
 
 
 def report(args: argparse.Namespace) -> int:
-    """Print the combined table, and write it in the forms asked for."""
-    from vlm_bench.report import html, table
+    """Print the table of all results, and write it in the requested formats."""
+    from vlm_bench.report import html
     from vlm_bench.report.collect import collect
+    from vlm_bench.report.report import leaderboard
     from vlm_core.io.atomic import write_file
 
     models = [collect(folder) for folder in args.folders]
-    _say_passed_over(models)
-    forms = {"html": html.to_html, "markdown": table.to_markdown, "json": table.to_json}
+    _print_skipped(models)
+    forms = {"html": html.to_html, "markdown": leaderboard.to_markdown, "json": leaderboard.to_json}
     for form, make in forms.items():
         if path := getattr(args, form):
             write_file(path, make(models))
-    table.show(models)
+    leaderboard.show(models)
     return 0
 
 
-def _say_passed_over(models: Sequence[Results]) -> None:
+def _print_skipped(models: Sequence[Results]) -> None:
     from vlm_bench.report.collect import listed
 
     for model in models:
         if files := model.passed_over:
             lines = (f"  {text}" for text in listed(files))
-            say(f"{model.folder}: skipped {len(files)} files that are no reports:", *lines, file=sys.stderr)
+            say(f"{model.folder}: skipped {len(files)} files that are not reports:", *lines, file=sys.stderr)
 
 
 def diff(args: argparse.Namespace) -> int:
@@ -193,23 +196,23 @@ def diff(args: argparse.Namespace) -> int:
     from vlm_bench.report.diff import compare, compare_folders, folder_lines, lines, to_json
 
     if args.first.is_dir() != args.second.is_dir():
-        raise UserError(f"{args.first} and {args.second}: a folder and a file; name two of a kind")
+        raise UserError(f"{args.first} and {args.second}: a folder and a file; name two files or two folders")
     if args.first.is_dir():
         sides = collect(args.first), collect(args.second)
-        _say_passed_over(sides)
-        folders = compare_folders(*sides, allow_partial=args.allow_partial)
-        say(*(to_json(folders).split("\n") if args.json else folder_lines(folders)))
+        _print_skipped(sides)
+        comparison = compare_folders(*sides, allow_partial=args.allow_partial)
+        say(*(to_json(comparison).split("\n") if args.json else folder_lines(comparison)))
         return 0
-    found = compare(args.first, args.second, allow_partial=args.allow_partial)
-    say(*(to_json(found).split("\n") if args.json else lines(found)))
+    difference = compare(args.first, args.second, allow_partial=args.allow_partial)
+    say(*(to_json(difference).split("\n") if args.json else lines(difference)))
     return 0
 
 
 def verify_llava(args: argparse.Namespace) -> int:
     """Print each check; 1 if a figure differs."""
-    from vlm_bench.run.verify import line, verify
+    from vlm_bench.run.llava_selfcheck import line, llava_selfcheck
 
-    checks = verify(args.folder)
+    checks = llava_selfcheck(args.folder)
     say(*map(line, checks))
     return int(any(check.ours is not None and not check.agrees for check in checks))
 
@@ -226,7 +229,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 0 on success, 1 for a figure that differs or a failed grade, 2 for a user's fault."""
+    """Run the command; 0 on success, 1 for a figure that differs or a failed grade, 2 for a user's error."""
     end_with_launcher()
     return run(build_parser(), lambda args: COMMANDS[args.command](args), argv, package="vlm-bench")
 

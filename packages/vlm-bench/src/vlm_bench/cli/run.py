@@ -12,7 +12,7 @@ from vlm_core.cli.common import DTYPES, add_trust, count, local_path
 from vlm_core.errors import UserError
 from vlm_core.io.manifest import require_model_folder
 
-ABOUT = """Ask a model the questions of benchmarks and score what it says. Rerun the same command to
+ABOUT = """Ask a model the questions of benchmarks and score its answers. Rerun the same command to
 resume. `accelerate launch -m vlm_bench.cli.main run …` uses several processes or GPUs."""
 
 
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--benchmarks",
         required=True,
         metavar="NAME,…",
-        help="names, or `all`: every benchmark whose questions and labels are there",
+        help="names, or `all`: every benchmark whose questions and labels exist",
     )
     parser.add_argument(
         "--data", type=local_path, metavar="DIR", help="folder in LLaVA's layout (default: here)"
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME.FIELD=VALUE",
-        help="an option of one benchmark, as of `vlm-bench score NAME`; vqa-v2.split=val",
+        help="an option of one benchmark, from `vlm-bench score NAME`, such as vqa-v2.split=val",
     )  # fmt: skip
     parser.add_argument(
         "--strictness", choices=("official", "sane"), help="scoring rule of benchmarks that have both"
@@ -46,15 +46,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """How the model is asked."""
+    """Options of inference."""
     parser.add_argument(
-        "--batch-size", type=count, default=1, metavar="N", help="questions at once (default: 1)"
+        "--batch-size", type=count, default=1, metavar="N", help="questions per batch (default: 1)"
     )
     parser.add_argument(
         "--limit",
         type=count,
         metavar="N",
-        help="about N questions of each benchmark, whole images at even distances",
+        help="about N questions per benchmark: all questions of evenly spaced images",
     )
     parser.add_argument(
         "--max-new-tokens", type=count, metavar="N", help="longest answer (default: the benchmark's own)"
@@ -77,12 +77,12 @@ def _add_loading(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Everything that can be refused is refused before the first question."""
+    """Check all inputs before the first question, then ask and score."""
     from vlm_bench.cli.selection import select
     from vlm_bench.report import report
     from vlm_bench.run.process_group import join_ranks
     from vlm_bench.run.runner import Run, run_tasks
-    from vlm_bench.run.tasks import Settings, Subject, plan
+    from vlm_bench.run.tasks import LoadedModel, Settings, plan
 
     require_model_folder(args.model)
     configs, absent = select(args.benchmarks, args.data, args.strictness, args.set)
@@ -96,13 +96,13 @@ def run(args: argparse.Namespace) -> int:
     for name, reason in absent.items() if ranks.main else ():
         say(f"left out: {name}: {reason}")
     tasks = plan(configs, settings)
-    subject = Subject.load(args.model, args.dtype, ranks.device, trust_remote_code=args.trust_remote_code)
-    out = args.out or Path("bench") / subject.spec.name
-    runs = [Run(task, subject, settings, out, ranks, say) for task in tasks]
+    loaded = LoadedModel.load(args.model, args.dtype, ranks.device, trust_remote_code=args.trust_remote_code)
+    out = args.out or Path("bench") / loaded.spec.name
+    runs = [Run(task, loaded, settings, out, ranks, say) for task in tasks]
     _make(out)
     if ranks.main:
         total = sum(len(task.questions) for task in tasks)
-        say(f"{subject.spec.name}: {total} questions on {ranks.device}, answers in {out}")
+        say(f"{loaded.spec.name}: {total} questions on {ranks.device}, answers in {out}")
     failed = run_tasks(runs, ranks, report.show, say)
     ranks.end()
     return int(failed > 0)

@@ -13,7 +13,7 @@ from vlm_bench.cli.options import config_of
 from vlm_core.plugins.registry import installed
 
 if TYPE_CHECKING:
-    from vlm_bench.readers.answers import Answer
+    from vlm_bench.files.answers import Answer
     from vlm_bench.report.report import Report
 
 
@@ -22,14 +22,14 @@ def run(args: argparse.Namespace) -> int:
     from vlm_bench.report import report as reports
 
     with without_collector():
-        found = _scored(args)
+        report = _scored(args)
     if args.save:
-        reports.save(found, args.save)
+        reports.save(report, args.save)
     if args.json or args.markdown:
-        text = reports.to_json(found) if args.json else reports.to_markdown(found)
+        text = reports.to_json(report) if args.json else reports.to_markdown(report)
         print(text)
     else:
-        reports.show(found)
+        reports.show(report)
     return 0
 
 
@@ -47,28 +47,28 @@ def without_collector() -> Iterator[None]:
 
 def _scored(args: argparse.Namespace) -> Report:
     from vlm_bench.evaluate import evaluate
-    from vlm_bench.readers.run import changed_files, read_run, settings_of
+    from vlm_bench.files.run_metadata import changed_files, metadata_of, settings_of
 
     config = config_of(args, installed().get("benchmark", args.benchmark))
     path = args.answers
-    account = read_run(path, args.benchmark) if path else {}
-    found = evaluate(
+    metadata = metadata_of(path, args.benchmark) if path else {}
+    report = evaluate(
         config,
         answers_of(args) if path else None,
         files={path.name: path} if path else {},
-        settings=settings_of(account),
+        settings=settings_of(metadata),
         allow_partial=args.allow_partial,
     )
-    if other := changed_files(account, found.files):
-        text = f"not the files that the model was asked from: {', '.join(other)}"
-        found = replace(found, warnings=[*found.warnings, text])
-    return found
+    if other := changed_files(metadata, report.files):
+        text = f"data files have changed since the run: {', '.join(other)}"
+        report = replace(report, warnings=[*report.warnings, text])
+    return report
 
 
 def answers_of(args: argparse.Namespace) -> list[Answer]:
     """The answers named on the command line; a run's answers to another benchmark are refused."""
-    from vlm_bench.readers.answers import read_answers
-    from vlm_bench.readers.run import read_run
+    from vlm_bench.files.answers import read_answers
+    from vlm_bench.files.run_metadata import metadata_of
 
-    read_run(args.answers, args.benchmark)
+    metadata_of(args.answers, args.benchmark)
     return read_answers(args.answers)

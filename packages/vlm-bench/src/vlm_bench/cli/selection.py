@@ -1,4 +1,4 @@
-"""Which benchmarks a run is about, with their options, from a command line that knows no names."""
+"""The benchmarks of a run and their options, from the command line."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class _Parser(argparse.ArgumentParser):
 def select(
     names: str, data: Path | None, strictness: str | None, settings: Sequence[str]
 ) -> tuple[list[BenchmarkConfig], dict[str, str]]:
-    """The configs of `names` (comma-separated, or `all`), and why `all` left out others, by name.
+    """The configs of `names` (comma-separated, or `all`), and the reasons why `all` skips others, by name.
 
-    `settings` are `NAME.FIELD=VALUE`. What would have no effect is refused.
+    `settings` are `NAME.FIELD=VALUE`. An option without effect is refused.
     """
     if data is not None and not data.is_dir():
         raise UserError(f"--data {data}: no such folder")
@@ -50,39 +50,39 @@ def select(
         )
     if strictness and not any("strictness" in type(config).model_fields for config in configs):
         raise UserError(
-            f"--strictness {strictness}: none of {', '.join(chosen)} has another rule than the official"
+            f"--strictness {strictness}: none of {', '.join(chosen)} has another rule than the official one"
         )
     return configs, absent
 
 
 def _named(names: str) -> list[str]:
-    found = [name.strip() for name in names.split(",") if name.strip()]
-    if twice := [name for name in found if found.count(name) > 1]:
-        raise UserError(f"--benchmarks: {twice[0]} stands there twice")
-    for name in found:
+    chosen = [name.strip() for name in names.split(",") if name.strip()]
+    if twice := [name for name in chosen if chosen.count(name) > 1]:
+        raise UserError(f"--benchmarks: {twice[0]} appears twice")
+    for name in chosen:
         installed().get("benchmark", name)
-    return found
+    return chosen
 
 
 def _options(settings: Sequence[str], chosen: Sequence[str]) -> Options:
-    found: Options = {name: [] for name in chosen}
+    options: Options = {name: [] for name in chosen}
     for setting in settings:
         name, dot, field = setting.partition(".")
         if not dot or not field:
             raise UserError(f"--set {setting}: expected NAME.FIELD=VALUE, such as vqa-v2.split=val")
-        if name not in found:
+        if name not in options:
             raise UserError(f"--set {setting}: {name} is not among --benchmarks {','.join(chosen)}")
         key, equals, value = field.partition("=")
-        found[name].append(f"--{key.replace('_', '-')}{equals}{value}")
-    return found
+        options[name].append(f"--{key.replace('_', '-')}{equals}{value}")
+    return options
 
 
 def _config(
     name: str, data: Path | None, strictness: str | None, options: list[str], *, required: bool
 ) -> BenchmarkConfig | str:
-    """Unless it is `required`, why there is none for a name that two packages claim or an option that is not given."""
+    """The config; or, unless it is `required`, the reason why there is none: an ambiguous name or a missing option."""
     if not required and len(installed().entries["benchmark", name]) > 1:
-        return "two packages offer this name"
+        return "two packages register this name"
     config = installed().get("benchmark", name)
     common = {"data": data, "strictness": strictness}
     given = [

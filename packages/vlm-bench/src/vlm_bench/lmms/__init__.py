@@ -1,4 +1,4 @@
-"""`lmms_eval --model vlm`: lmms-eval finds `manifest` by the entry point; the class is loaded when it is asked for."""
+"""`lmms_eval --model vlm`: lmms-eval finds `manifest` by the entry point and loads the class on demand."""
 
 from __future__ import annotations
 

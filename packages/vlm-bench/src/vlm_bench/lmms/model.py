@@ -62,15 +62,15 @@ class SavedVLM(lmms):
 
     def generate_until(self, requests: list[Any]) -> list[str]:
         """The answers in the requests' order, each cut where its task says that an answer ends."""
-        said: list[str] = []
+        answers: list[str] = []
         items = [(decoding(request.args[1]), request) for request in requests]
         with tqdm(total=len(items), disable=self.rank != 0, desc="Answering") as bar:
             for how, group in batches(items, self.batch_size):
                 for request, text in zip(group, self._answers(group, how), strict=True):
-                    said.append(cut(text, stops(request.args[1])))
-                    self.cache_hook.add_partial("generate_until", request.args[:2], said[-1])
+                    answers.append(cut(text, stops(request.args[1])))
+                    self.cache_hook.add_partial("generate_until", request.args[:2], answers[-1])
                 bar.update(len(group))
-        return said
+        return answers
 
     def _answers(self, group: list[Any], how: Decoding) -> list[str]:
         pictures = [self._pictures(request) for request in group]

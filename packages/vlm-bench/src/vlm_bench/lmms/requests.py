@@ -1,4 +1,4 @@
-"""What an lmms-eval task asks for, as this model's decoding; what it can't do is refused."""
+"""Translates an lmms-eval task's generation settings; unsupported ones are refused."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vlm_core.generation.generate import Decoding
 
 T = TypeVar("T")
 MAX_NEW_TOKENS = 1024
-"""Where a task names none."""
+"""Default of tasks that set none."""
 KNOWN = {
     "until",
     "max_new_tokens",
@@ -39,7 +39,7 @@ def decoding(wanted: Mapping[str, Any]) -> Decoding:
 
 
 def stops(wanted: Mapping[str, Any]) -> list[str]:
-    """Texts that end an answer."""
+    """Stop strings."""
     until = wanted.get("until") or []
     return [until] if isinstance(until, str) else list(until)
 

@@ -7,26 +7,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlm_bench.readers.files import sha256
-from vlm_bench.readers.run import ENDING, read_run
-from vlm_bench.report.published import PROTOCOLS, TITLES
+from vlm_bench.files.json_files import sha256
+from vlm_bench.files.run_metadata import ENDING, metadata_of
+from vlm_bench.report.paper_table import PROTOCOLS, TITLES
 from vlm_bench.report.saved_reports import NoReportError, read_report
 from vlm_core.errors import UserError
 
 _NAMED = 10
-"""So many files that were passed over are named; the others are counted."""
+"""Number of skipped files that are named; the others are counted."""
 
 NO_FIGURE = {
     "here": "unscored",
     "server": "needs submission",
     "judge": "needs a judge",
 }
-"""What a table says of answers without a report, by who scores them."""
+"""A table's cell for answers without a report, by who scores them."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One answer file's result; `data` is a saved report, or what `vlm-bench run` says of answers without one."""
+    """One answer file's result; `data` is a saved report, or the run's metadata of answers without one."""
 
     file: Path
     data: Mapping[str, Any]
@@ -70,7 +70,7 @@ class Results:
     folder: Path
     entries: tuple[Entry, ...]
     passed_over: tuple[str, ...] = ()
-    """JSON files that are no reports, each with the reason."""
+    """JSON files that are not reports, each with the reason."""
 
     def of(self, benchmark: str) -> list[Entry]:
         """More than one where a folder has several variants, such as TextVQA with and without OCR tokens."""
@@ -84,10 +84,10 @@ def collect(folder: Path) -> Results:
             f"{folder}: no such folder of results; `vlm-bench run` and `score … --save` make them"
         )
     paths = sorted(path for path in folder.rglob("*.json") if path.is_file())
-    accounts = [path for path in paths if path.name.endswith(ENDING)]
-    reports, other = _reports(path for path in paths if path not in set(accounts))
+    metadata_files = [path for path in paths if path.name.endswith(ENDING)]
+    reports, other = _reports(path for path in paths if path not in set(metadata_files))
     known = {digest for entry in reports for digest in entry.data["sha256"].values()}
-    unscored, strange = _unscored(accounts, known)
+    unscored, strange = _unscored(metadata_files, known)
     other += strange
     entries = [*reports, *unscored]
     if not entries:
@@ -99,38 +99,38 @@ def collect(folder: Path) -> Results:
 
 
 def listed(passed_over: Sequence[str]) -> list[str]:
-    """The first files that were passed over, and how many more."""
+    """The first skipped files, and how many more."""
     more = len(passed_over) - _NAMED
     return [*passed_over[:_NAMED], *([f"and {more} more"] if more > 0 else [])]
 
 
 def _reports(paths: Iterable[Path]) -> tuple[list[Entry], list[str]]:
-    """Saved reports, and why other files are none."""
-    found: list[Entry] = []
+    """Saved reports, and the reasons why other files are not reports."""
+    entries: list[Entry] = []
     other: list[str] = []
     for path in paths:
         try:
-            found.append(Entry(path, read_report(path)))
+            entries.append(Entry(path, read_report(path)))
         except NoReportError as error:
             other.append(str(error))
-    return found, other
+    return entries, other
 
 
-def _unscored(accounts: Iterable[Path], known: Collection[str]) -> tuple[list[Entry], list[str]]:
-    """Answers that no report was made of, or that have changed since; and accounts that no run wrote."""
-    found: list[Entry] = []
+def _unscored(metadata_files: Iterable[Path], known: Collection[str]) -> tuple[list[Entry], list[str]]:
+    """Answers without a report, or changed since their report; and why other metadata files are invalid."""
+    entries: list[Entry] = []
     other: list[str] = []
-    for path in accounts:
+    for path in metadata_files:
         answers = path.with_name(path.name.removesuffix(ENDING))
         if answers.is_file() and sha256(answers) in known:
             continue
         try:
-            found.append(Entry(answers, read_run(answers)))
+            entries.append(Entry(answers, metadata_of(answers)))
         except UserError as error:
             if answers.suffix == ".jsonl":
                 raise
             other.append(str(error))
-    return found, other
+    return entries, other
 
 
 def _name(folder: Path, entries: Iterable[Entry]) -> str:
@@ -142,7 +142,7 @@ def _name(folder: Path, entries: Iterable[Entry]) -> str:
     if len(models) > 1:
         raise UserError(
             f"{folder}: results of {len(models)} models ({', '.join(sorted(models.values()))}); "
-            "give each model's folder by itself"
+            "name each model's folder separately"
         )
     return next(iter(models.values()), folder.resolve().name)
 

@@ -1,8 +1,8 @@
-"""Two reports on the same questions: the difference, and how much of it chance could make.
+"""Compares two reports on the same questions: the difference, and its confidence interval.
 
-The interval is a paired bootstrap: units are drawn with replacement, both models' answers to a unit together, and the
-headline is computed anew. Units that add to different parts (MME's tasks) are drawn apart, so that every draw has
-as many of each as the data.
+The interval is a paired bootstrap: units are drawn with replacement, with both models' answers to a unit together, and
+the headline is recomputed. Units of different parts (MME's tasks) are drawn separately, so that every draw has as many
+of each as the data.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vlm_core.errors import UserError
 DRAWS = 10_000
 Parts = tuple[tuple[str, float, float], ...]
 Pattern = tuple[Parts, Parts]
-"""What the first and the second model get from a unit."""
+"""The ratios of the first and the second model on a unit."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Difference:
 
     @property
     def clear(self) -> bool:
-        """Whether the interval leaves out 0."""
+        """Whether the interval excludes 0."""
         return not self.low <= 0 <= self.high
 
 
@@ -59,7 +59,7 @@ def compare(first: Path, second: Path, *, allow_partial: bool = False, seed: int
     """
     a, b = _report(first), _report(second)
     if a["protocol"] != b["protocol"]:
-        raise UserError(f"two protocols, which can't be compared: {a['protocol']!r} and {b['protocol']!r}")
+        raise UserError(f"different protocols can't be compared: {a['protocol']!r} and {b['protocol']!r}")
     _same_measure(a, b)
     _same_images(a, b)
     alone = a["units"].keys() ^ b["units"].keys()
@@ -86,7 +86,7 @@ def _report(path: Path) -> dict[str, Any]:
 
 
 def _unequal(a: Mapping[str, Any], b: Mapping[str, Any], other: Sequence[str], common: int) -> list[str]:
-    """Which units are not in both reports, or are there with other questions."""
+    """The units that are not in both reports, or that have different questions."""
     alone = [sorted(one["units"].keys() - rest["units"].keys()) for one, rest in ((a, b), (b, a))]
     parts = {
         "only in the first": alone[0],
@@ -107,7 +107,7 @@ def _same_measure(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
 
 
 def _same_images(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
-    """Where both reports say which images the models saw; their names alone are among the questions."""
+    """Compare image digests where both reports have them; the questions hold the images' names only."""
     digests = [
         {name: value for name, value in r["settings"].items() if "image" in name and "sha256" in name}
         for r in (a, b)
@@ -140,16 +140,16 @@ def compare_folders(first: Results, second: Results, *, allow_partial: bool = Fa
 
 
 def _by_protocol(results: Results) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     for entry in results.entries:
         if not entry.scored:
             continue
-        if (name := entry.data["protocol"]) in found:
+        if (name := entry.data["protocol"]) in paths:
             raise UserError(
-                f"{results.folder}: {found[name].name} and {entry.file.name} are both of {name!r}; name two files"
+                f"{results.folder}: {paths[name].name} and {entry.file.name} are both of {name!r}; name two files"
             )
-        found[name] = entry.file
-    return found
+        paths[name] = entry.file
+    return paths
 
 
 def _difference(about: Mapping[str, Any], left: Any, right: Any, seed: int, left_out: int) -> Difference:
@@ -166,7 +166,7 @@ def _difference(about: Mapping[str, Any], left: Any, right: Any, seed: int, left
 
 
 def _sum(parts: Mapping[str, tuple[float, float]]) -> float:
-    """A unit's own ratios together: what it alone would give."""
+    """The sum of a unit's ratios."""
     return sum(numerator / denominator for numerator, denominator in parts.values() if denominator)
 
 
@@ -216,40 +216,45 @@ def _table(pattern: Pattern, names: list[str]) -> list[list[list[float]]]:
     return table
 
 
-def lines(found: Difference) -> list[str]:
-    """The comparison for people."""
-    scale = 1 if found.points else 100
-    unit = " points" if found.points else ""
+def lines(difference: Difference) -> list[str]:
+    """The comparison as text."""
+    scale = 1 if difference.points else 100
+    unit = " points" if difference.points else ""
     first, second, value, low, high = (
-        scale * x for x in (found.first, found.second, found.value, found.low, found.high)
+        scale * x
+        for x in (difference.first, difference.second, difference.value, difference.low, difference.high)
     )
     return [
-        f"{found.metric}  {first:.2f} -> {second:.2f}",
+        f"{difference.metric}  {first:.2f} -> {second:.2f}",
         f"difference {value:+.2f}{unit}, 95 % interval [{low:+.2f}, {high:+.2f}] (paired bootstrap)",
-        f"{found.units} units: {found.better} better, {found.worse} worse, "
-        f"{found.units - found.better - found.worse} equal"
-        + (f"; {found.left_out} not the same in both, left out" if found.left_out else ""),
-        "the interval leaves out 0" if found.clear else "the interval holds 0: chance alone could make this",
+        f"{difference.units} units: {difference.better} better, {difference.worse} worse, "
+        f"{difference.units - difference.better - difference.worse} equal"
+        + (f"; {difference.left_out} not the same in both, left out" if difference.left_out else ""),
+        "the interval excludes 0"
+        if difference.clear
+        else "the interval contains 0: the difference may be chance",
     ]
 
 
-def folder_lines(found: Compared) -> list[str]:
+def folder_lines(comparison: Compared) -> list[str]:
     """Each protocol's comparison under its name."""
-    told = [
-        line for name, one in found.differences.items() for line in (name, *(f"  {t}" for t in lines(one)))
+    texts = [
+        line
+        for name, one in comparison.differences.items()
+        for line in (name, *(f"  {t}" for t in lines(one)))
     ]
-    return told + [f"in one folder only: {name}" for name in found.alone]
+    return texts + [f"in one folder only: {name}" for name in comparison.alone]
 
 
-def to_json(found: Difference | Compared) -> str:
+def to_json(comparison: Difference | Compared) -> str:
     """The comparison as JSON, fractions or points as in the reports; two folders' by protocol."""
     data = (
-        _plain(found)
-        if isinstance(found, Difference)
-        else {name: _plain(one) for name, one in found.differences.items()}
+        _plain(comparison)
+        if isinstance(comparison, Difference)
+        else {name: _plain(one) for name, one in comparison.differences.items()}
     )
     return json.dumps(data, indent=2)
 
 
-def _plain(found: Difference) -> dict[str, Any]:
-    return {**vars(found), "difference": found.value, "clear": found.clear}
+def _plain(difference: Difference) -> dict[str, Any]:
+    return {**vars(difference), "difference": difference.value, "clear": difference.clear}

@@ -1,4 +1,4 @@
-"""A few right and a few wrong answers, chosen the same way every time, for people to look at."""
+"""A few right and a few wrong answers, selected deterministically, for the HTML page."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from vlm_bench.report.thumbnails import digest_of
 from vlm_core.benchmark import Benchmark, EncodedImage, Question, Verdict
 
 SHOWN = 6
-"""So many right ones, and so many wrong ones."""
+"""Number of right answers, and of wrong answers."""
 LOOKED_AT = 2000
-"""So many answers are tried; of a model that is nearly always right, few wrong ones are found."""
+"""Number of answers that are tried; a model that is nearly always right yields few wrong ones."""
 
 
-def choose(benchmark: Benchmark, said: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Up to `SHOWN` answers that are worth half a credit or more, and as many of the others; right ones first.
+def choose(benchmark: Benchmark, answers: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Up to `SHOWN` answers with half a credit or more, and as many of the others; right ones first.
 
     Questions with an image are preferred.
     """
-    keys, sides = list(said), {True: [], False: []}
+    keys, sides = list(answers), {True: [], False: []}
     tried = random.Random(0).sample(keys, min(LOOKED_AT, len(keys)))
     for key in sorted(tried, key=lambda key: benchmark.questions[key].image is None):
-        verdict = benchmark.verdict(key, said[key])
+        verdict = benchmark.verdict(key, answers[key])
         if verdict is not None and len(side := sides[verdict.credit >= 0.5]) < SHOWN:
-            side.append(_example(benchmark.questions[key], said[key], verdict))
+            side.append(_example(benchmark.questions[key], answers[key], verdict))
         if all(len(side) == SHOWN for side in sides.values()):
             break
     return sides[True] + sides[False]
@@ -45,7 +45,7 @@ def _example(question: Question, text: str, verdict: Verdict) -> dict[str, Any]:
 
 
 def _image(image: Path | EncodedImage | None) -> dict[str, str]:
-    """An image in a data file goes along; an image file is named with its digest, and read when the page is made."""
+    """An image in a data file is copied; an image file is recorded by path and digest, and read for the page."""
     if image is None or (isinstance(image, EncodedImage) and image.missing):
         return {}
     if isinstance(image, EncodedImage):

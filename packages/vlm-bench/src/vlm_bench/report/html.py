@@ -1,4 +1,4 @@
-"""Results as one HTML page that needs nothing else: the table, each figure's account, answers with their images."""
+"""Results as one self-contained HTML page: the table, each figure's conditions, answers with their images."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vlm_bench.report.collect import Entry, Results
-from vlm_bench.report.published import PAPER
+from vlm_bench.report.leaderboard import about, columns, legend, model_row, published_rows
+from vlm_bench.report.paper_table import PAPER
 from vlm_bench.report.report import figure, plain
-from vlm_bench.report.table import about, columns, legend, own_row, published_rows
 from vlm_bench.report.thumbnails import checked
 from vlm_core.benchmark import Points
 from vlm_core.markup.html import render
 
 LONG = 12
-"""Tables with more rows than this are folded."""
+"""Tables with more rows than this are collapsed."""
 Values = dict[str, Any]
 """What the template `results.html` shows; everything in it is text."""
 
@@ -25,7 +25,7 @@ def to_html(models: Sequence[Results]) -> str:
     values = {
         "names": ", ".join(model.name for model in models),
         "titles": [*titles.values()],
-        "own": [{"name": m.name, "cells": _own_cells(models, m, [*titles])} for m in models],
+        "models": [{"name": m.name, "cells": _model_cells(models, m, [*titles])} for m in models],
         "published": published_rows([*titles]),
         "paper": PAPER,
         "notes": [*legend(models), "Below the line: Table 1 of VL-Mamba (arXiv 2403.13600)."],
@@ -35,9 +35,9 @@ def to_html(models: Sequence[Results]) -> str:
     return render("vlm_bench", "results.html", values)
 
 
-def _own_cells(models: Sequence[Results], model: Results, names: Sequence[str]) -> list[Values]:
+def _model_cells(models: Sequence[Results], model: Results, names: Sequence[str]) -> list[Values]:
     cells = []
-    for name, text in zip(names, own_row(model, names), strict=True):
+    for name, text in zip(names, model_row(model, names), strict=True):
         first = next(iter(model.of(name)), None)
         anchor = _anchor(models, model, first) if first else ""
         cells.append({"text": text, "anchor": anchor, "scored": bool(first and first.scored)})
@@ -53,7 +53,7 @@ def _section(models: Sequence[Results], model: Results, entry: Entry, titles: Ma
         "anchor": _anchor(models, model, entry),
         "title": titles[entry.benchmark],
         "model": model.name,
-        "account": about(entry)[1:],
+        "conditions": about(entry)[1:],
     }
     if not entry.scored:
         return known | {"unscored": entry.text}
@@ -81,10 +81,12 @@ def _badges(entry: Entry) -> list[str]:
 
 
 def _how(data: Mapping[str, Any]) -> str:
-    """The variant and how the answers were made, as people compare it; hashes and versions are in the account."""
-    known = {**data["notes"], **data["settings"]}
-    told = {name: plain(v) for name, v in known.items() if not isinstance(v, Mapping) or name == "decoding"}
-    return " · ".join(f"{k}: {v}" for k, v in told.items() if "sha256" not in k and k != "benchmark")
+    """Variant and settings on one line, without hashes and versions."""
+    settings = {**data["notes"], **data["settings"]}
+    shown = {
+        name: plain(v) for name, v in settings.items() if not isinstance(v, Mapping) or name == "decoding"
+    }
+    return " · ".join(f"{k}: {v}" for k, v in shown.items() if "sha256" not in k and k != "benchmark")
 
 
 def _counts(data: Mapping[str, Any]) -> str:
@@ -97,9 +99,9 @@ def _counts(data: Mapping[str, Any]) -> str:
 
 def _bars(model: Results, entry: Entry) -> list[Values]:
     known = {model.name: entry.value, **entry.data["published"]}
-    top = max(2000 if entry.data["unit"] == "points" else 100, *known.values())
+    longest = max(2000 if entry.data["unit"] == "points" else 100, *known.values())
     return [
-        {"name": name, "share": f"{100 * value / top:.1f}", "value": f"{value:.1f}"}
+        {"name": name, "share": f"{100 * value / longest:.1f}", "value": f"{value:.1f}"}
         for name, value in known.items()
     ]
 

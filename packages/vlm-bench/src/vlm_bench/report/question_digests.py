@@ -1,4 +1,4 @@
-"""Digests of the questions of each unit of a headline, so that two reports compare answers to the same questions."""
+"""Digests of the questions of each unit of a headline: two reports are compared on equal questions only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a scoring run hands back: figures, what they rest on, and how they are written down."""
+"""The report of a scoring run: its figures and their conditions, as JSON, Markdown or text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vlm_bench.report.published import published
+from vlm_bench.report.paper_table import published_figures
 from vlm_bench.report.saved_reports import SCHEMA
 from vlm_core.benchmark import Headline, Points, Score
 from vlm_core.io.atomic import write_file
@@ -22,8 +22,8 @@ _HASH = re.compile("[0-9a-f]{64}")
 class Report:
     """One scored answer file.
 
-    `files` are sha256 by name, `notes` the variant of data and prompt, `settings` how the answers were made, if
-    that is known, `examples` what `vlm-bench report` shows with pictures, `content` a digest of what each unit asks.
+    `files` are sha256 by name, `notes` the variant of data and prompt, `settings` the run's settings, if known,
+    `examples` the answers that `vlm-bench report` shows with images, `content` a digest of each unit's questions.
     The headline is a fraction, or points.
     """
 
@@ -46,17 +46,17 @@ class Report:
 
     @property
     def missing(self) -> int:
-        """Expected answers that are in no figure, for whatever reason."""
+        """Number of expected answers that are not scored, for any reason."""
         return self.expected - self.scored
 
     @property
     def parse(self) -> dict[str, int]:
-        """How answers were read; empty answers are named where there are any."""
+        """Counts of how answers were read, and of empty answers if there are any."""
         return dict(self.score.parse) | ({"empty": self.empty} if self.empty else {})
 
     def as_dict(self, *, units: bool = False) -> dict[str, Any]:
-        """Everything, for machines; `units` adds what `vlm-bench diff` compares and `vlm-bench report` shows."""
-        found = {
+        """The report as JSON values; `units` adds the data of `vlm-bench diff` and `vlm-bench report`."""
+        fields = {
             "schema": SCHEMA,
             "benchmark": self.benchmark,
             "protocol": self.protocol,
@@ -75,14 +75,14 @@ class Report:
             "parse": self.parse,
             "notes": dict(self.notes),
             "settings": dict(self.settings),
-            "published": published(self.benchmark),
+            "published": published_figures(self.benchmark),
             "sha256": dict(self.files),
             "warnings": list(self.warnings),
         }
         if not units:
-            return found
+            return fields
         drawn = {key: dict(parts) for key, parts in self.headline.units.items()}
-        return found | {
+        return fields | {
             "combine": self.headline.combine,
             "examples": list(map(dict, self.examples)),
             "units": drawn,
@@ -96,7 +96,7 @@ def to_json(report: Report) -> str:
 
 
 def save(report: Report, path: Path) -> None:
-    """Write all of it, so that it can be shown beside others and compared with them."""
+    """Write the whole report, for `vlm-bench report` and `vlm-bench diff`."""
     write_file(path, json_text(report.as_dict(units=True)))
 
 
@@ -108,7 +108,7 @@ def figure(value: float | int) -> str:
 
 
 def facts(data: Mapping[str, Any]) -> list[str]:
-    """What must stand beside the figure of a report, given as `Report.as_dict` has it; parts may be absent."""
+    """The conditions of a figure, from `Report.as_dict`; parts may be absent."""
     described = {**data.get("notes", {}), **data.get("settings", {})}
     return [
         *_figures(data),
@@ -133,7 +133,7 @@ def _figures(data: Mapping[str, Any]) -> list[str]:
 
 
 def plain(value: Any) -> str:
-    """A setting for people: hashes are cut short, groups are written in one line."""
+    """A setting as text: hashes are shortened, groups are written on one line."""
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {plain(part)}" for name, part in value.items())
     if isinstance(value, bool):
@@ -142,7 +142,7 @@ def plain(value: Any) -> str:
 
 
 def to_markdown(report: Report) -> str:
-    """A table and what must stand beside it."""
+    """The report as a Markdown table and a list of its conditions."""
     columns = _columns(report)
     rows = ([name, *_cells(row, columns)] for name, row in report.score.rows.items())
     lines = [
@@ -156,7 +156,7 @@ def to_markdown(report: Report) -> str:
 
 
 def show(report: Report) -> None:
-    """Print the report for people."""
+    """Print the report as a table."""
     from rich.console import Console
     from rich.table import Table
 

@@ -7,20 +7,20 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 
-from vlm_bench.readers.files import parse_json, read_text
+from vlm_bench.files.json_files import parse_json, read_text
 from vlm_core.errors import UserError
 from vlm_core.io.json_text import validated
 
 SCHEMA = 1
 """Version of the format of saved reports."""
 _MARKS = {"schema", "protocol", "units"}
-"""A JSON object with these keys is taken for a report."""
+"""A JSON object with these keys counts as a report."""
 _START = '{"schema":'
-"""A truncated text that begins like this is taken for one, too."""
+"""A truncated text that begins like this counts as one, too."""
 
 
 class NoReportError(UserError):
-    """A file that is no report at all, such as answers or data."""
+    """A file that is not a report, such as answers or data."""
 
 
 Ratio = Annotated[list[float | bool], Field(min_length=2, max_length=2)]
@@ -28,7 +28,7 @@ Ratio = Annotated[list[float | bool], Field(min_length=2, max_length=2)]
 
 
 class _Strict(BaseModel):
-    """JSON's own types: a text that spells a number is none."""
+    """Strict JSON types: a string is not a number."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
@@ -75,11 +75,11 @@ def read_report(path: Path) -> dict[str, Any]:
     """A saved report. Raises `NoReportError` for another file, `UserError` for a damaged or other version's one."""
     data = _read(path)
     if not isinstance(data, dict):
-        raise NoReportError(f"{path}: no report but a JSON {type(data).__name__}")
+        raise NoReportError(f"{path}: not a report but a JSON {type(data).__name__}")
     if absent := _MARKS - data.keys():
         keys = ", ".join(map(repr, data)) or "none"
         raise NoReportError(
-            f"{path}: no report, for it lacks {', '.join(sorted(absent))}; its keys are {keys:.120}"
+            f"{path}: not a report: it lacks {', '.join(sorted(absent))}; its keys are {keys:.120}"
         )
     if data["schema"] != SCHEMA:
         raise UserError(

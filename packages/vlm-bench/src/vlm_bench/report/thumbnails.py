@@ -18,7 +18,7 @@ SIDE = 320
 
 
 def digest_of(path: Path) -> str:
-    """sha256 of an image file, or why it can't be read."""
+    """sha256 of an image file, or the reason why it can't be read."""
     try:
         return hashlib.sha256(read_file(path)).hexdigest()
     except BadSample as error:
@@ -26,15 +26,15 @@ def digest_of(path: Path) -> str:
 
 
 def checked(example: Mapping[str, Any]) -> tuple[str, str]:
-    """As `embed`, of an example in a saved report, which may be anybody's.
+    """As `embed`, for an example in a saved report of any origin.
 
-    An image file is shown only if the report has its digest: no report can make a page show another file.
+    An image file is shown only if the report has its digest: so a report can't make a page show another file.
     """
     path = Path(example.get("image") or "")
     if path.name and path.is_file() and digest_of(path) != example.get("image_sha256"):
         return (
             "",
-            f"{'/'.join(path.parts[-2:])} is not the file that was scored, or the report is older; score again",
+            f"{'/'.join(path.parts[-2:])} is not the scored file, or the report has no digest of it; score again",
         )
     return embed(example)
 

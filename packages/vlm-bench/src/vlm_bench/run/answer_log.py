@@ -1,8 +1,8 @@
-"""A run's answers on disk, so that a run that was killed goes on where it was.
+"""A run's answers on disk, from which a killed run resumes.
 
-While it runs, each process appends to `NAME.part-RANK.jsonl`, a line an answer. When all are there, they become
-`NAME.jsonl`, in the questions' order. `NAME.jsonl.run.json` says what the answers were made of; answers of another
-model, other data or other settings are never mixed with them.
+While it runs, each process appends to `NAME.part-RANK.jsonl`, one line per answer. Complete, they are merged into
+`NAME.jsonl`, in the questions' order. `NAME.jsonl.run.json` holds the run's metadata; answers of another model, other
+data or other settings are never mixed with them.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
-from vlm_bench.readers.files import MAX_BYTES, read_jsonl
-from vlm_bench.readers.json_object import Row, as_row
-from vlm_bench.readers.run import read_account
+from vlm_bench.files.json_files import MAX_BYTES, read_jsonl
+from vlm_bench.files.json_object import Row, as_row
+from vlm_bench.files.run_metadata import read_metadata
 from vlm_core.benchmark import Question
 from vlm_core.errors import UserError
 from vlm_core.evaluation.inference import Said
@@ -33,52 +33,52 @@ BOUND = (
     "benchmark", "protocol", "model sha256", "files", "questions sha256", "decoding", "batch_size", "dtype",
     "prefix_reuse",
 )  # fmt: skip
-"""What must be the same for answers to stand in one file."""
+"""Metadata that must be equal for answers in one file."""
 Facts = dict[str, Any]
 
 
-class Journal:
+class AnswerLog:
     """The answers to `questions` of benchmark `name` in `folder`."""
 
     def __init__(self, folder: Path, name: str, questions: Mapping[str, Question]) -> None:
         self.folder, self.name, self.questions = folder, name, questions
         self.path = folder / f"{name}.jsonl"
-        self.account = self.path.with_name(f"{self.path.name}.run.json")
+        self.metadata_path = self.path.with_name(f"{self.path.name}.run.json")
 
     @property
     def parts(self) -> list[Path]:
         return sorted(self.folder.glob(f"{self.name}.part-*.jsonl"))
 
     def check(self, facts: Facts) -> Facts:
-        """What the account says of an earlier run; empty if there was none. Nothing is written.
+        """The metadata of an earlier run; empty if there was none. Nothing is written.
 
-        Raises `UserError` for answers without an account and for those of another run, saying what differs, and for
+        Raises `UserError` for answers without metadata, for answers of another run, with the differences, and for
         a file that is a link out of the folder.
         """
         refuse_links(self.folder, f"{glob.escape(self.name)}.*")
-        if not self.account.exists():
-            if found := [path for path in (self.path, *self.parts) if path.exists()]:
+        if not self.metadata_path.exists():
+            if existing := [path for path in (self.path, *self.parts) if path.exists()]:
                 raise UserError(
-                    f"{found[0]}: answers without {self.account.name}, so nobody knows whose; name another --out"
+                    f"{existing[0]}: answers of an unknown run, without {self.metadata_path.name}; name another --out"
                 )
             return {}
         try:
-            earlier = read_account(self.account)
+            earlier = read_metadata(self.metadata_path)
         except UserError as error:
             raise UserError(
                 *error.lines,
-                "it says whose the answers beside it are: name another --out, or remove these files",
+                "it belongs to the answers in this folder: name another --out, or remove these files",
             ) from None
         if other := [key for key in BOUND if earlier.get(key) != facts[key]]:
             raise UserError(
-                f"{self.account}: holds answers of a different run:",
+                f"{self.metadata_path}: holds answers of a different run:",
                 *(f"  {key}: {_short(earlier.get(key))} before, {_short(facts[key])} now" for key in other),
                 "name another --out, or remove it",
             )
         return earlier
 
-    def mend(self) -> int:
-        """Drop lines that are half-written or damaged -> their number; their questions are asked again."""
+    def drop_partial_lines(self) -> int:
+        """Drop half-written and damaged lines, whose questions are asked again; returns their number."""
         dropped = 0
         for path in (self.path, *self.parts):
             if bad := sum(not _is_row(line) for line in _lines(path)):
@@ -93,14 +93,14 @@ class Journal:
 
         Raises `UserError` for an answer to no question or to another one of that id, and for two to one question.
         """
-        found: dict[str, Row] = {}
+        rows: dict[str, Row] = {}
         for path in (self.path, *self.parts):
             for row in read_jsonl(path) if path.exists() and path.stat().st_size else ():
                 key = self._key(row)
-                if key in found and found[key].data != row.data:  # the same line twice: killed while merging
+                if key in rows and rows[key].data != row.data:  # the same line twice: killed while merging
                     raise UserError(f"{row.where}: a second answer to question {key}; name another --out")
-                found[key] = row
-        return found
+                rows[key] = row
+        return rows
 
     def refuse_other_images(self) -> None:
         """Raise `UserError` if an image is no longer the one that the model was asked about."""
@@ -109,21 +109,21 @@ class Journal:
         if other := list(dict.fromkeys(path for path, digest in asked if now.get(path, digest) != digest)):
             more = f" and {len(other) - 3} more" if len(other) > 3 else ""
             raise UserError(
-                f"{self.account}: holds answers about images that have changed since: "
+                f"{self.metadata_path}: holds answers about images that have changed since: "
                 f"{', '.join(map(str, other[:3]))}{more}; name another --out, or remove it"
             )
 
     def _asked_images(self) -> list[tuple[Path, str]]:
-        """Image files and their digests, of every whole line; what is wrong with a line, `lines` tells."""
-        found = []
+        """Image files and their digests, from every valid line; `lines` reports invalid ones."""
+        images = []
         for path in (self.path, *self.parts):
             for line in _lines(path):
                 with suppress(ValueError, KeyError, TypeError, RecursionError):
                     about = json.loads(line)["metadata"]
                     image = self.questions[about["id"]].image
                     if isinstance(image, Path):
-                        found.append((image, about["image"]))
-        return found
+                        images.append((image, about["image"]))
+        return images
 
     def _key(self, row: Row) -> str:
         key = as_row(row.data.get("metadata"), f"{row.where}: metadata").id("id")
@@ -138,7 +138,7 @@ class Journal:
 
     @contextmanager
     def part(self, rank: int) -> Iterator[Callable[[str], None]]:
-        """What appends a line to this process's file; a file that another process writes is refused."""
+        """A function that appends a line to this process's file; a file that another process writes is refused."""
         path = self.folder / f"{self.name}.part-{rank}.jsonl"
         if path.exists() and not path.is_file():
             raise UserError(f"{path}: no regular file; remove it, or name another --out")
@@ -156,13 +156,13 @@ class Journal:
             yield append
 
     def describe(self, facts: Facts) -> None:
-        """Write the account."""
-        write_file(self.account, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+        """Write the run's metadata."""
+        write_file(self.metadata_path, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
 
     def merge(self) -> None:
         """Make one file, in the questions' order, of all answers."""
-        found = self.lines()
-        ordered = (json.dumps(found[key].data, ensure_ascii=False) for key in self.questions if key in found)
+        rows = self.lines()
+        ordered = (json.dumps(rows[key].data, ensure_ascii=False) for key in self.questions if key in rows)
         write_file(self.path, "".join(f"{line}\n" for line in ordered))
         for path in self.parts:
             with write_errors(path):
@@ -170,12 +170,12 @@ class Journal:
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    """The lines of a file with their ends; none of one that isn't there."""
+    """The lines of a file with their ends; none of a missing file."""
     return iter(BytesIO(read_bytes(path, MAX_BYTES)) if path.exists() else ())
 
 
 def _is_row(line: bytes) -> bool:
-    """Whether this is a whole line with one JSON object, of which each byte that is scored is as written, or empty."""
+    """Whether a line is empty, or a complete JSON object whose checksum, if it has one, is right."""
     try:
         row = json.loads(line.decode("utf-8")) if line.strip() else {}
     except (ValueError, RecursionError):
@@ -188,9 +188,9 @@ def _is_row(line: bytes) -> bool:
     return about["sha256"] == _checksum(about.get("id"), row.get("prompt"), row.get("text"))
 
 
-def _checksum(*said: object) -> str:
+def _checksum(*fields: object) -> str:
     """Of an answer's id, prompt and text, in its line's metadata; lines of earlier versions have none."""
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:16]
 
 
 def contents(images: Iterable[Path]) -> dict[Path, str]:
@@ -200,12 +200,12 @@ def contents(images: Iterable[Path]) -> dict[Path, str]:
         return dict(zip(different, pool.map(of_image, different), strict=True))
 
 
-def answer_line(said: Said, model: str, digest: str, image: str | None = None) -> str:
+def answer_line(answer: Said, model: str, digest: str, image: str | None = None) -> str:
     """One line in LLaVA's format. `question_id` is the one that official files have, our own is in `metadata`.
 
-    `image` is the digest of the question's image file; of one inside a data file the account has the digest.
+    `image` is the digest of the question's image file; for one inside a data file, the metadata has the file's digest.
     """
-    question, text = said
+    question, text = answer
     row = {
         "question_id": question.alias or question.id,
         "prompt": question.prompt,

@@ -1,6 +1,6 @@
-"""MM-Vet's judge: any endpoint that speaks OpenAI's chat protocol. A call that fails leaves an answer ungraded.
+"""MM-Vet's judge: any endpoint with OpenAI's chat protocol. After a failed call an answer stays ungraded.
 
-Grades are kept in the official script's format, written after each answer, and only what is missing is asked.
+The grade file has the official script's format and is written after each answer; only missing grades are asked.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vlm_bench.readers.files import json_object
-from vlm_bench.readers.mm_vet import Truth, answer_digest, read_grades
-from vlm_bench.run.progress import Asked
-from vlm_bench.scorers.mm_vet import ATTEMPTS, judge_prompt, parse
+from vlm_bench.benchmarks.mm_vet.files import Truth, answer_digest, read_grades
+from vlm_bench.benchmarks.mm_vet.scoring import ATTEMPTS, judge_prompt, parse
+from vlm_bench.files.json_files import json_object
+from vlm_bench.run.progress import QuestionProgress
 from vlm_core.errors import UserError
 from vlm_core.io.atomic import write_file
 from vlm_core.markup.printable import printable
@@ -27,7 +27,7 @@ SECONDS_A_CALL = 60.0
 _SECONDS_A_LINE = 2.0
 _OTHER_REPLY = "replied with something else than a chat completion; is --base-url right?"
 OUTAGES = 3
-"""So many answers in a row without a reply of the judge end a session."""
+"""Number of consecutive answers without a reply from the judge that ends a session."""
 Ask = Callable[[str, float], tuple[str, str]]
 """(prompt, temperature) -> (reply, name of the model that gave it); raises `CallFailed`."""
 Prompt = Callable[..., str]
@@ -35,7 +35,7 @@ Prompt = Callable[..., str]
 
 
 class CallFailed(Exception):
-    """This call failed; another may not. `outage`: the judge was not reached or could not serve."""
+    """One call failed; others may succeed. `outage`: the judge was unreachable or overloaded."""
 
     def __init__(self, text: str, *, outage: bool = False) -> None:
         super().__init__(text)
@@ -44,17 +44,17 @@ class CallFailed(Exception):
 
 @dataclass
 class Outcome:
-    """What a session of judging did; `failed` says why each answer is without a grade."""
+    """The result of a judging session; `failed` has the reason for each answer without a grade."""
 
     graded: int = 0
     kept: int = 0
     failed: dict[str, str] = field(default_factory=dict)
     outages: int = 0
-    """Calls in a row, the last included, that the judge did not reply to."""
+    """Number of consecutive calls without a reply, up to the last one."""
 
 
 def openai_judge(model: str, base_url: str | None) -> Ask:
-    """Ask through the `openai` library; its key is OPENAI_API_KEY, which a server of one's own may not need."""
+    """Ask through the `openai` library; its key is OPENAI_API_KEY, which a private server may not need."""
     try:
         import openai
     except ImportError:
@@ -81,17 +81,17 @@ def openai_judge(model: str, base_url: str | None) -> Ask:
             if isinstance(error, outage):
                 raise CallFailed(f"{client.base_url}: {text}", outage=True) from None
             raise CallFailed(text) from None
-        except (ValueError, RecursionError) as error:  # what claims to be JSON
+        except (ValueError, RecursionError) as error:  # the reply is not valid JSON
             raise CallFailed(f"{client.base_url}: {_OTHER_REPLY}: {error!s:.200}", outage=True) from None
-        if (found := _said(reply)) is None:
+        if (completion := _text_and_model(reply)) is None:
             text = f"{client.base_url}: {_OTHER_REPLY}: {reply!s:.200}"
             raise CallFailed(printable(text), outage=True)
-        return found
+        return completion
 
     return ask
 
 
-def _said(reply: Any) -> tuple[str, str] | None:
+def _text_and_model(reply: Any) -> tuple[str, str] | None:
     """(text, model) of a chat completion, in which the library checks no type; None for anything else."""
     choices, model = getattr(reply, "choices", None), getattr(reply, "model", None)
     if not isinstance(choices, list) or not isinstance(model, str):
@@ -118,10 +118,10 @@ def judge(
         key: {"answer": answer_digest(text), "asked": _asked(examples, truths[key]), "judge": name}
         for key, text in answers.items()
     }
-    grades = _known(path, made_of)
+    grades = _earlier_grades(path, made_of)
     outcome = Outcome()
     have = sum(min(runs, len(grade["score"])) for grade in grades.values())
-    with Asked("mm-vet", runs * len(answers), have, every=_SECONDS_A_LINE) as progress:
+    with QuestionProgress("mm-vet", runs * len(answers), have, every=_SECONDS_A_LINE) as progress:
         for run in range(runs):
             for key, answer in answers.items():
                 if len(grades.get(key, {}).get("score", [])) > run:
@@ -129,16 +129,16 @@ def judge(
                 elif key not in outcome.failed:
                     entry = {"model": [], "content": [], "score": [], **made_of[key]}
                     prompt = partial(judge_prompt, examples, truths[key].question, truths[key].answer, answer)
-                    if _one(key, prompt, ask, entry := grades.get(key, entry), outcome):
+                    if _add_grade(key, prompt, ask, entry := grades.get(key, entry), outcome):
                         grades[key] = entry
-                    _give_up(outcome, have, path)
+                    _stop_after_outages(outcome, have, path)
                     if grades:
                         write_file(path, json.dumps(grades, indent=4))
                     progress.step()
     return outcome
 
 
-def _give_up(outcome: Outcome, have: int, path: Path) -> None:
+def _stop_after_outages(outcome: Outcome, have: int, path: Path) -> None:
     if outcome.outages == OUTAGES:
         last = list(outcome.failed.values())[-1]
         where = f" in {path}" if have + outcome.graded else ""
@@ -148,7 +148,7 @@ def _give_up(outcome: Outcome, have: int, path: Path) -> None:
         )
 
 
-def _one(key: str, prompt: Prompt, ask: Ask, entry: dict[str, Any], outcome: Outcome) -> bool:
+def _add_grade(key: str, prompt: Prompt, ask: Ask, entry: dict[str, Any], outcome: Outcome) -> bool:
     """Add a grade to a question's entry -> whether there is one."""
     try:
         model, content, score = _grade(prompt, ask)
@@ -164,7 +164,7 @@ def _one(key: str, prompt: Prompt, ask: Ask, entry: dict[str, Any], outcome: Out
 
 
 def _grade(prompt: Prompt, ask: Ask) -> tuple[str, str, float]:
-    """Ask until a reply is a grade, as often as the official script reads one."""
+    """Ask until a reply is a grade, at most as often as the official script."""
     content = ""
     for again, temperature in ATTEMPTS:
         content, model = ask(prompt(again=again), temperature)
@@ -174,7 +174,7 @@ def _grade(prompt: Prompt, ask: Ask) -> tuple[str, str, float]:
 
 
 def _asked(examples: str, truth: Truth) -> str:
-    """What a grade depends on besides the answer and the judge."""
+    """Digest of the inputs of a grade besides the answer and the judge."""
     return hashlib.sha256(judge_prompt(examples, truth.question, truth.answer, "").encode()).hexdigest()
 
 
@@ -185,8 +185,8 @@ _OTHER = {
 }
 
 
-def _known(path: Path, made_of: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
-    """Grades from before; those that were not made of the same are refused. The official script's don't say."""
+def _earlier_grades(path: Path, made_of: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    """Earlier grades; grades of other inputs are refused. The official script records no inputs."""
     if path.is_dir():
         raise UserError(f"{path}: a folder; name the file of the grades")
     if not path.is_file() or not path.stat().st_size:

@@ -11,7 +11,7 @@ from vlm_core.runtime.env_vars import hide_from_accelerate, refuse_overrides
 from vlm_core.runtime.rank_env import place
 
 _PATIENCE = timedelta(days=7)
-"""A process that is done waits for the others; torch's own minutes would end the run."""
+"""A finished process waits this long for the others; torch's default of minutes would end the run."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Ranks:
 def join_ranks(device: str | None) -> Ranks:
     """`device` None is the GPU if there is one; several processes have one each.
 
-    Raises `UserError` for a variable of the environment that would change the answers, and for half of a launcher's.
+    Raises `UserError` for an environment variable that would change the answers, and for incomplete launcher variables.
     """
     refuse_overrides()
     hide_from_accelerate()
@@ -44,7 +44,7 @@ def join_ranks(device: str | None) -> Ranks:
     if here is None or here.world == 1:
         return Ranks(0, 1, device or default_device())
     if device not in (None, "cpu", "cuda"):
-        raise UserError(f"--device {device}: several processes choose theirs themselves; possible: cpu, cuda")
+        raise UserError(f"--device {device}: with several processes, possible: cpu, cuda")
     try:
         from accelerate import PartialState
     except ImportError:

@@ -15,8 +15,8 @@ from vlm_core.markup.printable import printable
 _SECONDS_A_LINE = 10.0
 
 
-class Asked:
-    """Questions done of questions to do, and the time left at this run's pace."""
+class QuestionProgress:
+    """Finished questions of all questions, and the estimated time left."""
 
     def __init__(
         self, name: str, total: int, done: int, *, quiet: bool = False, every: float = _SECONDS_A_LINE
@@ -35,7 +35,7 @@ class Asked:
         self.bar = Progress(*columns, TimeRemainingColumn(), console=console) if shown else None
         self.task = self.bar.add_task(self.name, total=total, completed=done) if self.bar else None
 
-    def __enter__(self) -> Asked:
+    def __enter__(self) -> QuestionProgress:
         if self.bar:
             self.bar.start()
         return self
@@ -47,7 +47,7 @@ class Asked:
             self.bar.stop()
 
     def step(self) -> None:
-        """One more answer is there."""
+        """Count one more answer."""
         self.done += 1
         now = time.monotonic()
         if self.bar and self.task is not None:

@@ -1,4 +1,4 @@
-"""Asks a model the questions of one benchmark, from the first or from where a run before was stopped, and scores."""
+"""Asks a model the questions of one benchmark, resumes a stopped run, and scores the answers."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 from vlm_bench.evaluate import evaluate
-from vlm_bench.readers.answers import read_answers
-from vlm_bench.readers.files import sha256
-from vlm_bench.readers.run import settings_of
+from vlm_bench.files.answers import read_answers
+from vlm_bench.files.json_files import sha256
+from vlm_bench.files.run_metadata import settings_of
 from vlm_bench.report import report
-from vlm_bench.run.answer_log import Facts, Journal, answer_line, digest_of
+from vlm_bench.run.answer_log import AnswerLog, Facts, answer_line, digest_of
 from vlm_bench.run.process_group import Ranks
-from vlm_bench.run.progress import Asked
-from vlm_bench.run.tasks import Settings, Subject, Task
+from vlm_bench.run.progress import QuestionProgress
+from vlm_bench.run.tasks import LoadedModel, Settings, Task
 from vlm_core.benchmark import Question
 from vlm_core.errors import BadSample, UserError
 from vlm_core.evaluation.inference import Asker
@@ -28,55 +28,55 @@ Say = Callable[[str], None]
 
 
 class Run:
-    """One task of a subject, in a folder; every process of `ranks` calls the same methods in the same order."""
+    """One task of a model, in a folder; every process of `ranks` calls the same methods in the same order."""
 
     def __init__(
-        self, task: Task, subject: Subject, settings: Settings, out: Path, ranks: Ranks, say: Say
+        self, task: Task, loaded: LoadedModel, settings: Settings, out: Path, ranks: Ranks, say: Say
     ) -> None:
-        self.task, self.subject, self.ranks, self.say = task, subject, ranks, say
+        self.task, self.loaded, self.ranks, self.say = task, loaded, ranks, say
         self.allow_partial = settings.allow_partial or settings.limit is not None
         length = settings.max_new_tokens or task.benchmark.max_new_tokens
         self.asker = Asker(
-            subject.model,
-            subject.spec.template,
+            loaded.model,
+            loaded.spec.template,
             batch_size=settings.batch_size,
             max_new_tokens=length,
             reuse=settings.prefix_reuse,
         )
-        self.journal = Journal(out, task.name, task.benchmark.questions)
+        self.log = AnswerLog(out, task.name, task.benchmark.questions)
         self.facts = self._facts(settings.batch_size, length)
-        self.earlier = self.journal.check(self.facts)
+        self.earlier = self.log.check(self.facts)
         if self.earlier:
-            self.journal.refuse_other_images()
+            self.log.refuse_other_images()
 
     def _facts(self, batch_size: int, length: int) -> Facts:
-        """What a reader of the figure must know, and what answers must share to stand in one file."""
-        task, subject = self.task, self.subject
+        """The run's metadata; the keys in `BOUND` must be equal for answers in one file."""
+        task, loaded = self.task, self.loaded
         return {
             "benchmark": task.name,
             "protocol": task.benchmark.protocol,
-            "model": str(subject.path),
-            "model name": subject.spec.name,
-            "model sha256": subject.digest,
-            "versions": {**versions(subject.spec), "vlm-bench": version("vlm-bench")},
+            "model": str(loaded.path),
+            "model name": loaded.spec.name,
+            "model sha256": loaded.digest,
+            "versions": {**versions(loaded.spec), "vlm-bench": version("vlm-bench")},
             "files": {name: sha256(path) for name, path in task.benchmark.files.items()},
             "questions sha256": digest_of(task.benchmark.questions.values()),
             "decoding": {"max_new_tokens": length, "temperature": 0.0},
             "batch_size": batch_size,
-            "dtype": subject.dtype,
-            "device": subject.hardware,
+            "dtype": loaded.dtype,
+            "device": loaded.hardware,
             "processes": self.ranks.count,
             "prefix_reuse": self.asker.reuse,
             "scored_by": task.benchmark.scored_by,
         }
 
     def ask(self) -> None:
-        """Ask what has no answer yet. An interruption loses nothing that was said."""
+        """Ask the questions without an answer. An interruption loses no finished answer."""
         if self.ranks.main:
             self._open()
         self.ranks.wait()
-        done = self.journal.lines().keys()
-        self.ranks.wait()  # nobody writes before everybody has read
+        done = self.log.lines().keys()
+        self.ranks.wait()  # no process writes before all have read
         started = time.monotonic()
         groups = by_image(self.task.questions)[self.ranks.rank :: self.ranks.count]
         mine = [question for group in groups for question in group]
@@ -84,35 +84,35 @@ class Run:
             self._write(left, len(mine))
         self.ranks.wait()
         if self.ranks.main:
-            self.journal.merge()
+            self.log.merge()
             self._describe(self.earlier.get("seconds", 0.0) + time.monotonic() - started)
 
     def _open(self) -> None:
-        task, journal = self.task, self.journal
-        if dropped := journal.mend():
+        task, log = self.task, self.log
+        if dropped := log.drop_partial_lines():
             self.say(
                 f"{task.name}: dropped {dropped} half-written or damaged line{'s' * (dropped > 1)}; asked again"
             )
         for reason, count in task.left_out.items():
             self.say(f"{task.name}: {count} of its questions left out: {reason}")
-        done = len(journal.lines())
-        if told := other_versions(self.earlier.get("versions", {}), self.facts["versions"]):
-            self.say(f"{task.name}: {told}")
+        done = len(log.lines())
+        if changes := other_versions(self.earlier.get("versions", {}), self.facts["versions"]):
+            self.say(f"{task.name}: {changes}")
         if self.earlier:
-            self.say(f"{task.name}: {done} of {len(task.questions)} answers are there already")
+            self.say(f"{task.name}: {done} of {len(task.questions)} answers exist already")
         if self.asker.obstacle:
-            self.say(f"{task.name}: {self.asker.obstacle}, so images are read anew for each question")
+            self.say(f"{task.name}: {self.asker.obstacle}, so images are encoded again for each question")
         self._describe(self.earlier.get("seconds", 0.0))
 
     def _describe(self, seconds: float) -> None:
         counts = {
             "expected": self.task.benchmark.expected,
             "asked": len(self.task.questions),
-            "answered": len(self.journal.lines()),
+            "answered": len(self.log.lines()),
             "seconds": round(seconds, 1),
         }
         left_out = {"left out": self.task.left_out} if self.task.left_out else {}
-        self.journal.describe({**self.facts, **counts, **left_out})
+        self.log.describe({**self.facts, **counts, **left_out})
 
     def _write(self, questions: list[Question], total: int) -> None:
         name = (
@@ -120,13 +120,13 @@ class Run:
             if self.ranks.count == 1
             else f"{self.task.name} (1 of {self.ranks.count} processes)"
         )
-        progress = Asked(name, total, total - len(questions), quiet=not self.ranks.main)
+        progress = QuestionProgress(name, total, total - len(questions), quiet=not self.ranks.main)
         digest_of_image = lru_cache(4096)(of_image)  # questions about one image follow each other
-        with self.journal.part(self.ranks.rank) as append, progress:
-            for said in self.asker.ask(questions, self._skip if self.allow_partial else None):
-                image = said[0].image
+        with self.log.part(self.ranks.rank) as append, progress:
+            for answer in self.asker.ask(questions, self._skip if self.allow_partial else None):
+                image = answer[0].image
                 digest = digest_of_image(image) if isinstance(image, Path) else None
-                append(answer_line(said, self.subject.spec.name, self.subject.digest, digest))
+                append(answer_line(answer, self.loaded.spec.name, self.loaded.digest, digest))
                 progress.step()
 
     def _skip(self, group: Sequence[Question], error: BadSample) -> None:
@@ -134,22 +134,22 @@ class Run:
         self.say(f"{self.task.name}: {len(group)} of its questions left out: {error}")
 
     def score(self) -> report.Report:
-        """Score the answer file as anybody would, and save the report beside it."""
-        path = self.journal.path
-        found = evaluate(
+        """Score the answer file as `vlm-bench score` does, and save the report next to it."""
+        path = self.log.path
+        result = evaluate(
             self.task.config,
             read_answers(path),
             files={path.name: path},
-            settings=settings_of(self.journal.check(self.facts)),
+            settings=settings_of(self.log.check(self.facts)),
             allow_partial=self.allow_partial,
             benchmark=self.task.benchmark,
         )
-        report.save(found, path.with_suffix(".json"))
-        return found
+        report.save(result, path.with_suffix(".json"))
+        return result
 
 
 def run_tasks(runs: Sequence[Run], ranks: Ranks, show: Callable[[report.Report], None], say: Say) -> int:
-    """Ask and score one after the other -> how many could not be scored though they should be."""
+    """Ask and score each run; returns the number of unexpected scoring failures."""
     failed = 0
     for run in runs:
         run.ask()
@@ -159,7 +159,7 @@ def run_tasks(runs: Sequence[Run], ranks: Ranks, show: Callable[[report.Report],
 
 
 def _scored(run: Run, show: Callable[[report.Report], None], say: Say) -> bool:
-    where = f"{run.task.name}: answers in {run.journal.path}"
+    where = f"{run.task.name}: answers in {run.log.path}"
     try:
         show(run.score())
     except UserError as error:

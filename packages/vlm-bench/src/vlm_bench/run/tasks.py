@@ -1,4 +1,4 @@
-"""What a run is about: a model, benchmarks, and how questions are asked."""
+"""The inputs of a run: the model, the benchmarks, and the settings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vlm_core.spec.spec import Spec
 
 @dataclass(frozen=True)
 class Settings:
-    """How questions are asked; `max_new_tokens` None is each benchmark's own, `limit` None all questions."""
+    """Settings of a run; `max_new_tokens` None is each benchmark's own, `limit` None all questions."""
 
     batch_size: int = 1
     max_new_tokens: int | None = None
@@ -31,8 +31,8 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Subject:
-    """The model that is asked."""
+class LoadedModel:
+    """A model folder in memory."""
 
     model: VLM
     spec: Spec
@@ -51,7 +51,9 @@ class Subject:
         return f"cuda ({torch.cuda.get_device_name(self.device)})" if kind == "cuda" else kind
 
     @classmethod
-    def load(cls, path: Path, dtype: str | None, device: str, *, trust_remote_code: bool = False) -> Subject:
+    def load(
+        cls, path: Path, dtype: str | None, device: str, *, trust_remote_code: bool = False
+    ) -> LoadedModel:
         """Read a model folder, every file checked against its manifest; see `vlm_core.model_folder.assemble.load`."""
         number = getattr(torch, dtype) if dtype else None
         model, spec = load(path, dtype=number, device=device, trust_remote_code=trust_remote_code)
@@ -60,13 +62,13 @@ class Subject:
 
 @dataclass
 class Task:
-    """A benchmark and which of its questions are asked."""
+    """A benchmark and the questions to ask."""
 
     config: BenchmarkConfig
     benchmark: Benchmark
     questions: list[Question]
     left_out: dict[str, int] = field(default_factory=dict)
-    """Questions whose image is not there or can't be read, by reason; only where a partial figure is allowed."""
+    """Numbers of questions whose image is missing or unreadable, by reason; only with partial figures allowed."""
 
     @property
     def name(self) -> str:
@@ -74,7 +76,7 @@ class Task:
 
 
 def plan(configs: Sequence[BenchmarkConfig], settings: Settings) -> list[Task]:
-    """Read all questions, and see that their images are there, before anything is asked.
+    """Read all questions and check that their images exist, before any question is asked.
 
     Raises `UserError` with the counts of every benchmark that lacks images, unless partial figures are allowed.
     """

@@ -1,0 +1,1 @@
+"""GQA: the balanced test-dev questions."""

@@ -1,0 +1,1 @@
+"""MM-Vet: open answers that a judge grades."""

@@ -1,0 +1,1 @@
+"""MMBench: multiple choice with rotated options (CircularEval)."""

@@ -1,0 +1,1 @@
+"""MME: perception and cognition, yes/no questions in pairs."""

@@ -1,0 +1,1 @@
+"""POPE: object hallucination, yes/no questions."""

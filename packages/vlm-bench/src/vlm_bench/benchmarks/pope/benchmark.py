@@ -1,0 +1,163 @@
+"""POPE: LLaVA's question file and POPE's label files, joined by image and question; or the label files alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from vlm_bench.benchmarks.layout import File, ImagesConfig, Source, Strictness, file_field
+from vlm_bench.benchmarks.pope.files import (
+    SPLITS,
+    Labels,
+    Question,
+    missing_labels,
+    official_questions,
+    read_labels,
+    read_questions,
+)
+from vlm_bench.benchmarks.pope.scoring import SplitScore, score_split
+from vlm_core import benchmark
+from vlm_core.benchmark import Benchmark, Headline, Score, Verdict
+from vlm_core.errors import UserError
+from vlm_core.io.image_folder import ImageFolder
+
+LLAVA_REVISION = "e3e39262"
+
+
+class PopeConfig(ImagesConfig):
+    """POPE: object hallucination, yes/no questions"""
+
+    layout: ClassVar = {
+        "questions": "pope/llava_pope_test.jsonl",
+        "questions.official": "pope/coco",
+        "labels": "pope/coco",
+        "images": "pope/val2014",
+    }
+    type: Literal["pope"] = "pope"
+    source: Source = "llava"
+    questions: File | None = file_field("llava_pope_test.jsonl, or the folder with the label files")
+    labels: File | None = file_field("folder with coco_pope_{random,popular,adversarial}.json")
+    images: File | None = file_field("folder with COCO's val2014")
+    strictness: Strictness = "official"
+
+    def lacking(self) -> str:
+        official = self.source == "official"
+        return super().lacking() or missing_labels(self.file("questions" if official else "labels"))
+
+    def build(self) -> Benchmark:
+        """Read and join; questions without a label are a `UserError` with the counts."""
+        return Pope(
+            None if self.source == "official" else self.file("questions"),
+            self.file("questions" if self.source == "official" else "labels"),
+            self.image_folder(),
+            sane=self.strictness == "sane",
+        )
+
+
+class Pope(Benchmark):
+    """The headline is LLaVA's: the mean of the three splits' F1, each 2TP / (2TP + FP + FN)."""
+
+    def __init__(self, path: Path | None, labels: Path, images: ImageFolder, *, sane: bool = False) -> None:
+        """`path` is LLaVA's question file; without it, the label files' own questions are asked."""
+        asked = read_questions(path) if path else {}
+        self.labels = read_labels(labels)
+        self.asked = asked or official_questions(self.labels)
+        check_labels(self.asked, self.labels)
+        self.sane = sane
+        self.score_split = partial(score_split, sane=sane)
+        super().__init__(
+            f"llava-1.5/pope@{self.labels.revision} mean-F1",
+            (
+                benchmark.Question(
+                    q.id, q.prompt, images.path(q.key[0], f"{path or labels}: question {q.id}")
+                )
+                for q in self.asked.values()
+            ),
+            expected=len(self.labels),
+            files=({path.name: path} if path else {}) | self.labels.files,
+            warnings=_label_warnings(self.labels),
+        )
+
+    def verdict(self, key: str, text: str) -> Verdict:
+        question = self.asked[key]
+        truth = self.labels.truth[question.split][question.key]
+        score = self.score_split([(text, truth)])
+        hit = bool(score.accuracy)
+        return Verdict(hit, _word(truth), "" if self.sane and score.unclear else _word(truth == hit))
+
+    def score(self, answers: Mapping[str, str]) -> Score:
+        pairs: dict[str, list[tuple[str, bool]]] = {split: [] for split in SPLITS}
+        units: dict[str, dict[str, tuple[float, float]]] = {}
+        members: dict[str, list[str]] = {}
+        for key, text in answers.items():
+            question = self.asked[key]
+            pair = text, self.labels.truth[question.split][question.key]
+            pairs[question.split].append(pair)
+            members.setdefault(question.key[0], []).append(key)
+            _add(units.setdefault(question.key[0], {}), question.split, self.score_split([pair]))
+        scores = {split: self.score_split(answered) for split, answered in pairs.items() if answered}
+        return Score(
+            Headline("mean F1", units, members=members),
+            {split: _figures(score) for split, score in scores.items()},
+            {"read as yes without saying so": sum(s.unclear for s in scores.values())},
+            _warnings(scores),
+        )
+
+
+def _word(yes: bool) -> str:
+    return "yes" if yes else "no"
+
+
+def _add(unit: dict[str, tuple[float, float]], split: str, score: SplitScore) -> None:
+    """An image's questions are one unit of the bootstrap: the three splits ask about the same images."""
+    right, of = unit.get(split, (0, 0))
+    unit[split] = right + 2 * score.tp, of + 2 * score.tp + score.fp + score.fn
+
+
+def check_labels(questions: Mapping[str, Question], labels: Labels) -> None:
+    """Refuse questions without a label; labels without a question make a run partial."""
+    faults = []
+    for split in SPLITS:
+        asked, known = {q.key for q in questions.values() if q.split == split}, labels.truth[split].keys()
+        if unlabelled := len(asked - known):
+            faults.append(
+                f"  {split}: {unlabelled} of {len(asked)} questions without a label, "
+                f"{len(known - asked)} of {len(known)} labels without a question"
+            )
+    if faults:
+        raise UserError(
+            "questions and labels do not belong together (joined by image and question):",
+            *faults,
+            f"  these labels are POPE revision {labels.revision}; LLaVA's questions belong to {LLAVA_REVISION}",
+        )
+
+
+def _figures(score: SplitScore) -> dict[str, float | int]:
+    return {
+        "n": score.total,
+        "accuracy": score.accuracy,
+        "precision": score.precision,
+        "recall": score.recall,
+        "F1": score.f1,
+        "yes ratio": score.yes_ratio,
+    }
+
+
+def _label_warnings(labels: Labels) -> list[str]:
+    warnings = [f"not read, since no split of POPE: {name}" for name in labels.other]
+    if labels.revision != LLAVA_REVISION:
+        warnings.append(f"labels of revision {labels.revision}; published LLaVA figures use {LLAVA_REVISION}")
+    return warnings
+
+
+def _warnings(scores: Mapping[str, SplitScore]) -> list[str]:
+    warnings = [
+        f"{split}: {', '.join(s.undefined)} undefined (division by zero), counted as 0"
+        for split, s in scores.items()
+        if s.undefined
+    ]
+    if absent := [split for split in SPLITS if split not in scores]:
+        warnings.append(f"nothing answered of {', '.join(absent)}: the mean is over the other splits")
+    return warnings

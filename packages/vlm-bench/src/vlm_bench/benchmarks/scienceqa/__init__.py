@@ -1,0 +1,1 @@
+"""ScienceQA: multiple choice, with the IMG subset."""

@@ -1,0 +1,1 @@
+"""TextVQA: questions about text in images."""

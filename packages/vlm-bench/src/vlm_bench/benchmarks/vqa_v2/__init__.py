@@ -1,0 +1,1 @@
+"""VQA-v2: open questions with ten reference answers."""

@@ -1,0 +1,1 @@
+"""Readers that several benchmarks share; every fault is a `UserError` with file and line."""

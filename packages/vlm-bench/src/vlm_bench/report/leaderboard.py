@@ -1,0 +1,137 @@
+"""The paper's table with own results: one row per model, the paper's eight columns, its rows below."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from vlm_bench.report.collect import Entry, Results
+from vlm_bench.report.paper_table import ROWS, TITLES
+from vlm_bench.report.report import facts
+from vlm_bench.report.saved_reports import SCHEMA
+from vlm_core.markup.markdown import table, text
+from vlm_core.markup.printable import json_text
+
+NOTHING = "–"
+LEGEND = {
+    "*": "partial: not every expected answer is in it",
+    "≠": "another protocol, split or revision than the column of the paper: not comparable with it",
+}
+
+
+def columns(models: Sequence[Results]) -> dict[str, str]:
+    """Titles by benchmark: the paper's eight, then whatever else was scored."""
+    others = sorted({e.benchmark for model in models for e in model.entries} - TITLES.keys())
+    return TITLES | {name: name for name in others}
+
+
+def model_row(model: Results, names: Sequence[str]) -> list[str]:
+    """A model's cells; several variants of a benchmark share one."""
+    return [" / ".join(entry.text for entry in model.of(name)) or NOTHING for name in names]
+
+
+def published_rows(names: Sequence[str]) -> dict[str, list[str]]:
+    """The paper's cells by model."""
+    order = list(TITLES)
+    return {
+        model: [
+            NOTHING if name not in TITLES or (value := row[order.index(name)]) is None else f"{value:.1f}"
+            for name in names
+        ]
+        for model, row in ROWS.items()
+    }
+
+
+def legend(models: Sequence[Results]) -> list[str]:
+    """The explanation of the marks in the table."""
+    cells = "".join(entry.text for model in models for entry in model.entries if entry.scored)
+    return [f"{mark} {text}" for mark, text in LEGEND.items() if mark in cells]
+
+
+def about(entry: Entry) -> list[str]:
+    """The conditions of one figure, line by line."""
+    data = entry.data
+    if entry.scored:
+        return [f"protocol: {data['protocol']}", *facts(data)]
+    settings = {k: v for k, v in data.items() if k not in ("benchmark", "scored_by")}
+    return [entry.text, *facts({"settings": settings})]
+
+
+def to_markdown(models: Sequence[Results]) -> str:
+    """Table, marks, and the conditions of each figure."""
+    titles = columns(models)
+    head = table([["", *titles.values()]], right=1)
+    rows = [_line(f"**{text(model.name)}**", model_row(model, [*titles])) for model in models]
+    rows += [_line(name, cells) for name, cells in published_rows([*titles]).items()]
+    lines = [*head, *rows, "", "Published figures: Table 1 of VL-Mamba (arXiv 2403.13600).", *legend(models)]
+    for model in models:
+        for entry in model.entries:
+            title = f"{model.name}: {titles[entry.benchmark]}"
+            lines += ["", f"### {text(title)}", "", *(f"- {text(line)}" for line in about(entry))]
+    return "\n".join(lines) + "\n"
+
+
+def _line(name: str, cells: Sequence[str]) -> str:
+    """A row whose cells are Markdown."""
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+def to_json(models: Sequence[Results]) -> str:
+    """All reports as JSON, without the fields that only `diff` and the page need."""
+    return json_text(
+        {
+            "schema": SCHEMA,
+            "columns": columns(models),
+            "models": [
+                {
+                    "name": m.name,
+                    "folder": str(m.folder),
+                    "results": [_plain(e) for e in m.entries],
+                    "passed over": list(m.passed_over),
+                }
+                for m in models
+            ],
+            "published": {model: dict(zip(TITLES, row, strict=True)) for model, row in ROWS.items()},
+        },
+        2,
+    )
+
+
+def _plain(entry: Entry) -> dict[str, Any]:
+    kept = {
+        k: v
+        for k, v in entry.data.items()
+        if k not in ("units", "content", "examples", "combine", "published")
+    }
+    return {"file": str(entry.file), "cell": entry.text, "comparable": entry.comparable, **kept}
+
+
+def show(models: Sequence[Results]) -> None:
+    """Print the table and the conditions of each figure."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from vlm_core.cli.output import inert
+
+    titles = columns(models)
+    shown = Table("", box=None, padding=(0, 0, 0, 2), pad_edge=False)
+    for title in titles.values():
+        shown.add_column(inert(title), justify="right", min_width=6)
+    for column in shown.columns:
+        column.no_wrap = True  # a truncated figure is wrong: a narrow terminal wraps the line
+    for model in models:
+        shown.add_row(inert(model.name), *model_row(model, [*titles]), style="bold")
+    shown.add_row()
+    for name, cells in published_rows([*titles]).items():
+        shown.add_row(name, *cells)
+    console = Console(soft_wrap=True, highlight=False)
+    shown.width = console.measure(shown, options=console.options.update(max_width=1000)).maximum
+    console.print(shown)
+    for line in legend(models):
+        console.print(line)
+    for model in models:
+        for entry in model.entries:
+            console.print()
+            console.print(inert(f"{model.name}: {titles[entry.benchmark]}", "bold"))
+            for line in about(entry):
+                console.print(inert(line))

@@ -1,1 +1,0 @@
-"""The published scoring rules as pure functions, quirks included."""

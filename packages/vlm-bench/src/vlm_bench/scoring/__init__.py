@@ -1,0 +1,1 @@
+"""Scoring rules that several benchmarks share, as pure functions on plain data."""
