@@ -3,18 +3,18 @@
 from vlm_ssm.backends import BACKENDS
 from vlm_ssm.decode import linear
 from vlm_ssm.mixer import MambaMixer, SelectiveSSM, SSMState, scan_along
-from vlm_ssm.ops import add_norm
-from vlm_ssm.segments import Edges, edges_of
+from vlm_ssm.ops import add_rms_norm
+from vlm_ssm.segments import SegmentBoundaries, boundaries_of
 from vlm_ssm.selective_scan import selective_scan
 
 __all__ = [
     "BACKENDS",
-    "Edges",
     "MambaMixer",
     "SSMState",
+    "SegmentBoundaries",
     "SelectiveSSM",
-    "add_norm",
-    "edges_of",
+    "add_rms_norm",
+    "boundaries_of",
     "linear",
     "scan_along",
     "selective_scan",

@@ -13,14 +13,15 @@ from vlm_ssm import decode, ops
 from vlm_ssm.hooked_modules import (
     DeltaProjection,
     convolve,
+    has_no_hooks,
     plain,
     plain_linear,
     project,
     project_delta,
     stacked,
-    untouched,
 )
-from vlm_ssm.segments import Edges, edges_of
+from vlm_ssm.inputs import ScanInputs
+from vlm_ssm.segments import SegmentBoundaries, boundaries_of
 from vlm_ssm.torch.ops import after
 
 
@@ -72,23 +73,34 @@ def scan_along(
     ssms: Sequence[SelectiveSSM],
     x: Tensor,
     z: Tensor | None,
-    routes: Tensor | None = None,
-    edges: Edges | None = None,
+    scan_order: Tensor | None = None,
+    boundaries: SegmentBoundaries | None = None,
     state: SSMState | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Convolution and selective scan along K routes at once (shapes as in `ops`), by one SSM or one a direction.
+    """Convolution and selective scan in K scan orders at once (shapes as in `ops`), by one SSM or one a direction.
 
     x (B, T, J, E) and gate z alike -> y (B, T, J, E), summed over directions if J is 1, and the states (K, B, E, S).
     """
     past = state.conv if state else None
-    u = convolve([s.conv1d for s in ssms], ssms[0].d_conv, x, past, edges, routes)
+    u = convolve([s.conv1d for s in ssms], ssms[0].d_conv, x, past, boundaries, scan_order)
     dt, bias, b, c = _projections(ssms, u)
     A, D = stacked([s.A_log for s in ssms]), stacked([s.D for s in ssms])
-    return ops.scan(
-        u, dt, -torch.exp(A.float()), b, c, D, bias, z,
-        state.ssm.unsqueeze(0) if state else None, edges, routes,
-        softplus=True, separate=x.shape[2] > 1,
-    )  # fmt: skip
+    inputs = ScanInputs(
+        u,
+        dt,
+        -torch.exp(A.float()),
+        b,
+        c,
+        D,
+        bias,
+        z,
+        h0=state.ssm.unsqueeze(0) if state else None,
+        reset=None if boundaries is None else boundaries.reset,
+        scan_order=scan_order,
+        softplus=True,
+        keep_directions=x.shape[2] > 1,
+    )
+    return ops.scan(inputs)
 
 
 class MambaMixer(SelectiveSSM):
@@ -112,7 +124,7 @@ class MambaMixer(SelectiveSSM):
         modules = self._modules
         return (
             type(self) is MambaMixer
-            and untouched(self)
+            and has_no_hooks(self)
             and plain(self.conv1d, nn.Conv1d)
             and plain_linear(modules["dt_proj"], DeltaProjection, dtype)
             and all(
@@ -121,14 +133,14 @@ class MambaMixer(SelectiveSSM):
         )
 
     def forward(
-        self, x: Tensor, segments: Tensor | Edges | None = None, state: SSMState | None = None
+        self, x: Tensor, segments: Tensor | SegmentBoundaries | None = None, state: SSMState | None = None
     ) -> tuple[Tensor, SSMState]:
         """(B, T, M) -> ((B, T, M), state). `PADDING` in `segments` (B, T) stands in front only."""
-        if state is not None and segments is None and decode.possible(x, [self]):
-            y, conv, ssm = decode.stack(x, [self], [state.conv], [state.ssm])
+        if state is not None and segments is None and decode.can_fuse(x, [self]):
+            y, conv, ssm = decode.fused_decode_step(x, [self], [state.conv], [state.ssm])
             return y, SSMState(conv[0], ssm[0])
-        edges = edges_of(segments) if isinstance(segments, Tensor) else segments
+        boundaries = boundaries_of(segments) if isinstance(segments, Tensor) else segments
         inner, z = self.in_proj(x).chunk(2, dim=-1)
-        y, last = scan_along([self], inner.unsqueeze(2), z.unsqueeze(2), None, edges, state)
-        conv = after(inner, state.conv if state else None, edges, self.d_conv - 1)
+        y, last = scan_along([self], inner.unsqueeze(2), z.unsqueeze(2), None, boundaries, state)
+        conv = after(inner, state.conv if state else None, boundaries, self.d_conv - 1)
         return self.out_proj(y.squeeze(2)), SSMState(conv, last.squeeze(0))
