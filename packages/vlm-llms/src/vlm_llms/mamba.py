@@ -18,7 +18,7 @@ from vlm_core.interfaces import PADDING, LanguageModel, Tokenizer
 from vlm_core.io.atomic import write_file
 from vlm_core.io.files import open_regular, read_json
 from vlm_llms.tokenizer import FastTokenizer
-from vlm_ssm import MambaMixer, SegmentBoundaries, SSMState, boundaries_of, decode, linear
+from vlm_ssm import MambaMixer, SegmentBoundaries, SSMState, boundaries_of, cast_parameters, decode, linear
 from vlm_ssm.hooked_modules import add_rms_norm, has_no_hooks, plain
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 ASSET = "mamba.json"
 EPS = 1e-5
-KEPT = (".A_log", ".D", ".dt_proj.bias")
-"""Parameters of the recurrence: fp32 whatever the others are (README of mamba_ssm, "Precision")."""
 
 
 class MambaState(tuple[SSMState, ...]):
@@ -90,14 +88,6 @@ class Backbone(nn.Module):
         self.norm_f = nn.RMSNorm(dim, eps=EPS, dtype=dtype)
 
 
-def _cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Every parameter to `dtype`, but for A_log, D and the bias of Δ, which stay as precise as they are."""
-    for name, parameter in module.named_parameters():
-        if not name.endswith(KEPT):
-            parameter.data = parameter.data.to(dtype)
-    return module
-
-
 def _wide(index: Tensor, x: Tensor) -> Tensor:
     """(B, T) positions as an index into (B, T, M)."""
     return index.unsqueeze(-1).expand_as(x)
@@ -120,7 +110,7 @@ def _moved(state: SSMState, room: SSMState) -> SSMState:
 class MambaLM(LanguageModel):
     """Embedding tied to the output; RMSNorm before each mixer; fp32 residual.
 
-    `dtype` is that of the parameters, except `KEPT`.
+    `dtype` is that of the parameters, except those that a mixer keeps in fp32.
     """
 
     def __init__(
@@ -141,10 +131,10 @@ class MambaLM(LanguageModel):
         self.dim, self.vocab_size = d_model, vocab_size
         self.shape = {"d_model": d_model, "n_layer": n_layer, "vocab_size": vocab_size, "d_state": d_state,
                       "d_conv": d_conv, "expand": expand, "dt_rank": dt_rank}  # fmt: skip
-        layers = [
-            _cast(Block(MambaMixer(d_model, d_state, d_conv, expand, dt_rank), d_model), dtype)
-            for _ in range(n_layer)
-        ]
+        layers = []
+        for _ in range(n_layer):
+            layers.append(Block(MambaMixer(d_model, d_state, d_conv, expand, dt_rank), d_model))
+            cast_parameters(layers[-1], dtype)
         embedding = nn.Embedding(vocab_size, d_model, dtype=dtype)
         self.backbone = Backbone(embedding, layers, d_model, dtype)
         self._init(n_layer, init_std)

@@ -66,9 +66,8 @@ def _layer(
     mixer: MambaLayer, norm: Tensor | None, states: tuple[Tensor, Tensor, Tensor, Tensor]
 ) -> list[int]:
     """The numbers of a `kernels.decode.Layer`."""
-    modules: dict[str, Any] = dict(
-        mixer._modules
-    )  # plain dictionaries: a module's attributes cost more than a token
+    # plain dictionaries: a module's attributes cost more than a token
+    modules: dict[str, Any] = dict(mixer._modules)
     own = mixer._parameters
     conv, dt = modules["conv1d"]._parameters, modules["dt_proj"]._parameters
     names = ("in_proj", "x_proj", "dt_proj", "out_proj")

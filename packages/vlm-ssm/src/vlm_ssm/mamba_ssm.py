@@ -59,9 +59,8 @@ def _in_front(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """S more positions, after which the state is h0 (B, E, S). Rows are (B, E, T), matrices (B, G, S, T)."""
     states, (batch, groups) = A.shape[1], B.shape[:2]
-    left = torch.arange(
-        states - 1, -1, -1, device=u.device
-    )  # positions that state i will still decay through
+    # positions that state i will still decay through
+    left = torch.arange(states - 1, -1, -1, device=u.device)
     wanted = h0 * torch.exp(-_SHORT * A * left)
     one_hot = torch.eye(states, device=u.device).expand(batch, groups, -1, -1)
     return (
@@ -193,19 +192,16 @@ def conv(
     K, N, T, _ = rows.shape
     if K > 1 and state is not None:
         state = state.repeat(1, 1, K) if own else state.repeat(K, 1, 1)
-    rows = (
-        rows.permute(1, 2, 0, 3).flatten(2) if own else rows.flatten(0, 1)
-    )  # channels stay next to each other
+    # channels stay next to each other
+    rows = rows.permute(1, 2, 0, 3).flatten(2) if own else rows.flatten(0, 1)
     weights, biases = weight.flatten(0, 1).to(x.dtype), None if bias is None else bias.flatten().to(x.dtype)
     if T == 1 and state is not None and not grad_needed(x, weight, bias, state):
         held = state.to(x.dtype).transpose(1, 2).contiguous()
-        y = causal_conv1d_update(rows[:, 0].contiguous(), held, weights, biases, activation="silu").unsqueeze(
-            1
-        )
+        y = causal_conv1d_update(rows[:, 0].contiguous(), held, weights, biases, activation="silu")
+        y = y.unsqueeze(1)
     else:
         past = None if state is None else state.to(x.dtype).contiguous().transpose(1, 2)
         transposed = rows.contiguous().transpose(1, 2)
-        y = causal_conv1d_fn(transposed, weights, biases, initial_states=past, activation="silu").transpose(
-            1, 2
-        )
+        y = causal_conv1d_fn(transposed, weights, biases, initial_states=past, activation="silu")
+        y = y.transpose(1, 2)
     return y.unflatten(2, (K, width)).permute(2, 0, 1, 3) if own else y.unflatten(0, (K, N))

@@ -36,6 +36,7 @@ class SelectiveSSM(nn.Module):
     """conv1d, SiLU, the input-dependent Δ, B, C, and the scan, on an inner width E; `scan_along` runs it."""
 
     keeps_fp32 = ("A_log", "D", "dt_proj.bias")
+    """Parameters of the recurrence: fp32 whatever the others are (README of mamba_ssm, "Precision")."""
 
     def __init__(
         self, d_inner: int, d_state: int = 16, d_conv: int = 4, dt_rank: int = 1,
@@ -103,7 +104,17 @@ def scan_along(
     return ops.scan(inputs)
 
 
-class MambaMixer(SelectiveSSM):
+def cast_parameters(module: nn.Module, dtype: torch.dtype) -> None:
+    """Every parameter to `dtype`, except those that a module inside names in `keeps_fp32`."""
+    kept = {
+        inner.get_parameter(name) for inner in module.modules() for name in getattr(inner, "keeps_fp32", ())
+    }
+    for parameter in module.parameters():
+        if parameter not in kept:
+            parameter.data = parameter.data.to(dtype)
+
+
+class GatedSSM(SelectiveSSM):
     """in_proj → SelectiveSSM gated by z → out_proj; state dict compatible with `mamba_ssm.Mamba`."""
 
     def __init__(
@@ -118,6 +129,19 @@ class MambaMixer(SelectiveSSM):
         super().__init__(d_inner, d_state, d_conv, dt_rank or math.ceil(d_model / 16))
         self.in_proj = nn.Linear(d_model, 2 * d_inner, bias=False)
         self.out_proj = nn.Linear(d_inner, d_model, bias=False)
+
+    def mix(
+        self, x: Tensor, boundaries: SegmentBoundaries | None = None, state: SSMState | None = None
+    ) -> tuple[Tensor, SSMState]:
+        """(B, T, M) -> ((B, T, M), state)."""
+        inner, z = self.in_proj(x).chunk(2, dim=-1)
+        y, last = scan_along([self], inner.unsqueeze(2), z.unsqueeze(2), None, boundaries, state)
+        conv = after(inner, state.conv if state else None, boundaries, self.d_conv - 1)
+        return self.out_proj(y.squeeze(2)), SSMState(conv, last.squeeze(0))
+
+
+class MambaMixer(GatedSSM):
+    """The Mamba layer of this toolkit: it takes and returns a state, and decodes a token in one fused call."""
 
     def can_fuse(self, dtype: torch.dtype) -> bool:
         """Whether a fused step of this dtype computes what `forward` would: nothing is wrapped, hooked or replaced."""
@@ -140,7 +164,4 @@ class MambaMixer(SelectiveSSM):
             y, conv, ssm = decode.fused_decode_step(x, [self], [state.conv], [state.ssm])
             return y, SSMState(conv[0], ssm[0])
         boundaries = boundaries_of(segments) if isinstance(segments, Tensor) else segments
-        inner, z = self.in_proj(x).chunk(2, dim=-1)
-        y, last = scan_along([self], inner.unsqueeze(2), z.unsqueeze(2), None, boundaries, state)
-        conv = after(inner, state.conv if state else None, boundaries, self.d_conv - 1)
-        return self.out_proj(y.squeeze(2)), SSMState(conv, last.squeeze(0))
+        return self.mix(x, boundaries, state)

@@ -59,6 +59,19 @@ def conv(
     scan_order: Tensor | None,
 ) -> Tensor:
     """As `ops.conv`."""
+    y = F.silu(conv_sum(x, weight, bias, state, boundaries, scan_order))
+    return y if boundaries is None else y * (boundaries.reset != PAD).unsqueeze(-1)
+
+
+def conv_sum(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    state: Tensor | None,
+    boundaries: SegmentBoundaries | None,
+    scan_order: Tensor | None,
+) -> Tensor:
+    """As `ops.conv` before the SiLU; padding positions hold anything."""
     rows, past = along(x, scan_order), weight.shape[2] - 1
     length, taps = rows.shape[2], weight.to(x.dtype)[:, None, None]  # (P, 1, 1, E, W)
     padded = with_past(rows, state, boundaries, past)
@@ -68,8 +81,7 @@ def conv(
         if boundaries is not None:
             shifted = shifted * (boundaries.history >= j).unsqueeze(-1)
         y = torch.addcmul(y, shifted, taps[..., past - j])
-    y = F.silu(y if bias is None else y + bias.to(x.dtype)[:, None, None])
-    return y if boundaries is None else y * (boundaries.reset != PAD).unsqueeze(-1)
+    return y if bias is None else y + bias.to(x.dtype)[:, None, None]
 
 
 def scan(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
