@@ -18,9 +18,20 @@ pytestmark = pytest.mark.slow
 
 UV = find_uv_bin()
 ROOT = Path(__file__).parents[2]
-OURS = ("vlm-core", "vlm-encoders", "vlm-connectors", "vlm-llms", "vlm-train", "vlm-bench")
+OURS = ("vlm-ssm", "vlm-core", "vlm-encoders", "vlm-connectors", "vlm-llms", "vlm-train", "vlm-bench")
 HEAVY = {"timm", "open-clip-torch", "transformers", "accelerate", "matplotlib", "torchvision", "numba"}
 BRINGS = {"vlm-train": {"accelerate", "matplotlib"}}
+NEEDS = {"vlm-ssm": set(), "vlm-connectors": {"vlm-core", "vlm-ssm"}, "vlm-llms": {"vlm-core", "vlm-ssm"}}
+SSM = """
+import torch
+from vlm_ssm import Mamba, add_rms_norm, causal_conv1d, selective_scan
+x = torch.randn(1, 5, 8)
+assert Mamba(8)(x).shape == x.shape
+assert causal_conv1d(x.mT, torch.randn(8, 4), activation="silu").shape == (1, 8, 5)
+B = torch.randn(1, 4, 5)
+assert selective_scan(x.mT, x.mT.abs(), -torch.rand(8, 4), B, B).isfinite().all()
+assert add_rms_norm(x, None, torch.ones(8), 1e-5)[1].shape == x.shape
+"""
 CONNECTOR = """
 import torch
 from vlm_core.plugins.registry import installed
@@ -84,9 +95,13 @@ def test_alone_in_an_empty_environment(name: str, wheels: Path, empty: Path) -> 
     succeed(*install, wheel(wheels, name))
     found = json.loads(succeed(UV, "pip", "list", "--python", empty, "--format", "json"))
     distributions = {entry["name"] for entry in found}
-    assert distributions & set(OURS) == {name, "vlm-core"}
+    assert distributions & set(OURS) == {name} | NEEDS.get(name, {"vlm-core"})
     assert distributions & HEAVY == BRINGS.get(name, set())
     succeed(empty, "-c", f"import {module(name)}")
+    if name == "vlm-ssm":
+        succeed(empty, "-c", SSM)
+        assert "torch" in succeed(empty, "-m", "vlm_ssm")
+        return
     for command in ("vlm-assemble", *project(name).get("scripts", {})):
         succeed(empty.with_name(command), "--help")
     listing = run(empty.with_name("vlm-assemble"), "--list")

@@ -68,7 +68,7 @@ class Scan(NamedTuple):
 
 @inline
 def pack_state(at, every_, source, states, count, scale):
-    """(count, S) row-major fp32 at `source` -> (S, 16) at `pack_state`, times `scale`; zeros where absent."""
+    """(count, S) row-major fp32 at `source` -> (S, 16) at `at`, times `scale`; zeros where absent."""
     for s in range(states):
         for lane in range(LANES):
             x = np.float32(0)
