@@ -49,8 +49,8 @@ class MambaState(tuple[SSMState, ...]):
         """Raises `UserError` for a file that holds no state."""
         try:
             with open_regular(path):
-                held = load_file(path)
-            return cls(map(SSMState, held["conv"].unbind(0), held["ssm"].unbind(0)))
+                tensors = load_file(path)
+            return cls(map(SSMState, tensors["conv"].unbind(0), tensors["ssm"].unbind(0)))
         except (UserError, OSError, SafetensorError, KeyError) as error:
             raise UserError(f"{path} holds no Mamba state: {error}") from None
 
@@ -93,7 +93,7 @@ def _wide(index: Tensor, x: Tensor) -> Tensor:
     return index.unsqueeze(-1).expand_as(x)
 
 
-def _rooms(first: SSMState, layers: int) -> list[SSMState]:
+def _state_buffers(first: SSMState, layers: int) -> list[SSMState]:
     """One block of memory for the states of all layers: small ones among the large tensors that come and go would
     keep the allocator from using that memory again, ten megabytes a layer at width 2560.
     """
@@ -101,10 +101,10 @@ def _rooms(first: SSMState, layers: int) -> list[SSMState]:
     return list(map(SSMState, conv.unbind(0), ssm.unbind(0)))
 
 
-def _moved(state: SSMState, room: SSMState) -> SSMState:
-    for old, new in zip(state, room, strict=True):
+def _copied(state: SSMState, buffer: SSMState) -> SSMState:
+    for old, new in zip(state, buffer, strict=True):
         new.copy_(old)
-    return room
+    return buffer
 
 
 class MambaLM(LanguageModel):
@@ -154,16 +154,16 @@ class MambaLM(LanguageModel):
     ) -> tuple[Tensor, MambaState]:
         if state is not None and segments is None and decode.can_fuse(x, mixers := self._plain_mixers()):
             return self._step(x, mixers, state)
-        residual, out, states, order, rooms = x.float(), None, [], None, []
+        residual, out, states, order, buffers = x.float(), None, [], None, []
         if segments is not None and bool((segments == PADDING).any()):
             order = (segments != PADDING).int().argsort(dim=1, stable=True)  # padding to the front
             residual, segments = residual.gather(1, _wide(order, residual)), segments.gather(1, order)
         boundaries = None if segments is None else boundaries_of(segments)
         for i, block in enumerate(self.backbone.layers):
             residual, out, layer_state = block(residual, out, boundaries, state[i] if state else None)
-            if not rooms and not torch.is_grad_enabled():
-                rooms = _rooms(layer_state, len(self.backbone.layers))
-            states.append(_moved(layer_state, rooms[i]) if rooms else layer_state)
+            if not buffers and not torch.is_grad_enabled():
+                buffers = _state_buffers(layer_state, len(self.backbone.layers))
+            states.append(_copied(layer_state, buffers[i]) if buffers else layer_state)
         _, hidden = add_rms_norm(residual, out, self.backbone.norm_f, EPS)
         if order is not None:
             hidden = hidden.gather(1, _wide(order.argsort(dim=1), hidden))

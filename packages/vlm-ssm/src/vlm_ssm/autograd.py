@@ -55,7 +55,7 @@ def scan_with(
 
     def autograd(ctx: Any, grad_out: Tensor | None, grad_last: Tensor | None, *_: Any) -> tuple[Any, ...]:
         *tensors, acc, starts = ctx.saved_tensors
-        inputs = ScanInputs(*tensors, ctx.softplus, ctx.keep_directions)
+        inputs = ScanInputs._make([*tensors, ctx.softplus, ctx.keep_directions])
         if grad_out is None:  # only the state is used
             grad_out = inputs.u.new_zeros(ctx.out_shape)
         grads = backward(grad_out, grad_last, *inputs, acc, starts)
@@ -64,12 +64,12 @@ def scan_with(
 
     def scan(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
         """As `ops.scan`."""
-        u, dt, A, B, C, D, bias, z, h0, reset, *rest = inputs
+        u, dt, A, B, C, D, bias, z, h0, reset, _, _, _ = inputs
         u, dt, B, C = native(u), native(dt), matrix(B), matrix(C)
         A, z = dense(A), None if z is None else native(z)
         D, bias, h0 = (None if t is None else dense(t) for t in (D, bias, h0))
         reset = None if reset is None else reset.contiguous()
-        ready = ScanInputs(u, dt, A, B, C, D, bias, z, h0, reset, *rest)
+        ready = inputs._replace(u=u, dt=dt, A=A, B=B, C=C, D=D, bias=bias, z=z, h0=h0, reset=reset)
         y, last, _, _ = op(*ready) if grad_needed(*ready[:9]) else run(ready, False)
         return y.to(inputs.u.dtype), last
 

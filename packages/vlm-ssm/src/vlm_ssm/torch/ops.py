@@ -1,4 +1,4 @@
-"""The operations in plain torch: always there, on every device; `chunked` does the recurrence."""
+"""The operations in plain torch: always there, on every device; `chunked_scan` does the recurrence."""
 
 from __future__ import annotations
 
