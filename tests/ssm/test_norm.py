@@ -1,4 +1,4 @@
-"""`ops.add_norm` on every backend against the formula in float64."""
+"""`ops.add_rms_norm` on every backend against the formula in float64."""
 
 import pytest
 import torch

@@ -12,7 +12,7 @@ from vlm_core.interfaces import PADDING
 from vlm_ssm import MambaMixer, SSMState, add_rms_norm, boundaries_of, linear, ops
 from vlm_ssm import selective_scan as scan
 from vlm_ssm.numba import conv, norm
-from vlm_ssm.numba import scan as fast_scan
+from vlm_ssm.numba import scan as numba_scan
 from vlm_ssm.torch import chunked_scan
 
 NOT_A_LEAF = "ignore:The .grad attribute of a Tensor that is not a leaf"  # opcheck's own
@@ -37,7 +37,7 @@ def test_chunked_scan(keep):
 
 @pytest.mark.filterwarnings(NOT_A_LEAF)
 @pytest.mark.parametrize("complete", [True, False])
-def test_fast_scan(complete):
+def test_numba_scan(complete):
     """With every optional argument, and with none."""
     K, N, T, E, S, G = 2, 2, 9, 6, 3, 2
     A = (-torch.rand(1, E, S)).requires_grad_()
@@ -57,12 +57,12 @@ def test_fast_scan(complete):
         ]
     else:
         arguments += [None, None, None, None, None, None, False, True]
-    torch.library.opcheck(fast_scan._op, tuple(arguments))
+    torch.library.opcheck(numba_scan._op, tuple(arguments))
 
 
 @pytest.mark.filterwarnings(NOT_A_LEAF)
 @pytest.mark.parametrize("complete", [True, False])
-def test_fast_conv(complete):
+def test_numba_conv(complete):
     arguments: tuple[Any, ...] = (leaf(2, 9, 1, 6), leaf(1, 4, 6))
     if complete:
         scan_order = torch.stack([torch.arange(9), torch.randperm(9)])
@@ -75,7 +75,7 @@ def test_fast_conv(complete):
 @pytest.mark.filterwarnings(NOT_A_LEAF)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("added", [True, False])
-def test_fast_norm(added, dtype):
+def test_numba_norm(added, dtype):
     out = leaf(2, 5, 7) if added else None
     torch.library.opcheck(norm._op, (leaf(2, 5, 7), out, leaf(7), 1e-5, dtype))
 
