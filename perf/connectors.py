@@ -52,14 +52,14 @@ FULL, SMOKE = Sizes((1152, 2560), 27), Sizes((32,), 3)
 class Loop(nn.Module):
     """A layer for each route (or the same one), one after the other: (N, H, W, D) -> (N, H, W, D)."""
 
-    def __init__(self, mixers: Sequence[nn.Module], routes: Tensor) -> None:
+    def __init__(self, mixers: Sequence[nn.Module], scan_order: Tensor) -> None:
         super().__init__()
-        self.mixers, self.routes, self.back = nn.ModuleList(mixers), routes, routes.argsort(-1)
+        self.mixers, self.scan_order, self.back = nn.ModuleList(mixers), scan_order, scan_order.argsort(-1)
 
     def forward(self, v: Tensor) -> Tensor:
         rows, total = v.flatten(1, 2), torch.zeros(())
-        for mixer, route, back in zip(self.mixers, self.routes, self.back, strict=True):
-            y = mixer(rows.index_select(1, route))
+        for mixer, order, back in zip(self.mixers, self.scan_order, self.back, strict=True):
+            y = mixer(rows.index_select(1, order))
             total = total + (y[0] if isinstance(y, tuple) else y).index_select(1, back)
         return total.view_as(v)
 
@@ -90,12 +90,12 @@ def floor(vss: VSS, tokens: int, directions: int, backward: bool) -> Run:
 
 def pair(scan: str, kind: Parameters, width: int, grid: int, use_mambapy: bool) -> tuple[VSS, Loop]:
     """Our module, and the loop with the same weights."""
-    vss, routes = VSS(width, SCANS[scan], parameters=kind), tables(SCANS[scan], grid, grid)
+    vss, scan_order = VSS(width, SCANS[scan], parameters=kind), tables(SCANS[scan], grid, grid)
     if kind != "shared":
-        return vss, Loop(own_layers(vss), routes)
+        return vss, Loop(own_layers(vss), scan_order)
     theirs = peer_mixer(width, use_mambapy)
     vss.mixers[0] = our_mixer(theirs, width)
-    return vss, Loop([theirs] * len(routes), routes)
+    return vss, Loop([theirs] * len(scan_order), scan_order)
 
 
 def case(vss: VSS, loop: Loop, v: Tensor, table: Table) -> dict[str, Run]:
@@ -103,7 +103,7 @@ def case(vss: VSS, loop: Loop, v: Tensor, table: Table) -> dict[str, Run]:
     runs = {name: on("numba", lambda m=m: m(v)) for name, m in modules.items()}
     forward = {name: inference(run) for name, run in runs.items()}
     agree(forward["ours"](), forward[table.peer](), 1e-5)
-    beneath = floor(vss, v.shape[1] * v.shape[2], len(loop.routes), table.training)
+    beneath = floor(vss, v.shape[1] * v.shape[2], len(loop.scan_order), table.training)
     if not table.training:
         return {**forward, "floor": beneath}
     steps = {name: training(run, [v, *modules[name].parameters()]) for name, run in runs.items()}

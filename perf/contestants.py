@@ -16,6 +16,7 @@ from transformers.utils import logging
 
 from vlm_llms.mamba import MambaLM
 from vlm_ssm import MambaMixer, ops
+from vlm_ssm.inputs import ScanInputs
 
 logging.set_verbosity_error()  # transformers says at each start that its CUDA kernels are missing
 
@@ -40,10 +41,18 @@ def by_channel(inputs: Inputs) -> Inputs:
 
 def our_scan(i: Inputs, backend: str) -> Tensor:
     """-> y (1, T, E)."""
-    y, _ = ops.scan(
-        i["u"][None], i["dt"][None], i["A"][None], i["B"][None, :, :, None], i["C"][None, :, :, None],
-        i["D"][None], i["bias"][None], i["z"][:, :, None], softplus=True, use=backend,
-    )  # fmt: skip
+    inputs = ScanInputs(
+        i["u"][None],
+        i["dt"][None],
+        i["A"][None],
+        i["B"][None, :, :, None],
+        i["C"][None, :, :, None],
+        i["D"][None],
+        i["bias"][None],
+        i["z"][:, :, None],
+        softplus=True,
+    )
+    y, _ = ops.scan(inputs, use=backend)
     return y.squeeze(2)
 
 

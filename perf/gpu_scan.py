@@ -24,6 +24,7 @@ from torch import Tensor
 from vlm_connectors.scans import bsm, csm
 from vlm_connectors.vss import tables
 from vlm_ssm import backends, ops
+from vlm_ssm.inputs import ScanInputs
 
 
 class Shape(NamedTuple):
@@ -52,8 +53,8 @@ BARE = "mamba_ssm kernels"
 def inputs(shape: Shape) -> dict[str, Tensor | None]:
     """As a layer gives them to `ops.scan`, K directions of shared parameters."""
     side = int(shape.length**0.5)
-    routes = None if shape.scan is None else tables(KINDS[shape.scan], side, side).to(DEVICE)
-    K, (N, T, E, S) = 1 if routes is None else len(routes), (*shape[1:4], 16)
+    scan_order = None if shape.scan is None else tables(KINDS[shape.scan], side, side).to(DEVICE)
+    K, (N, T, E, S) = 1 if scan_order is None else len(scan_order), (*shape[1:4], 16)
     rows = {
         "u": (K, N, T, E),
         "dt": (K, N, T, E),
@@ -65,17 +66,17 @@ def inputs(shape: Shape) -> dict[str, Tensor | None]:
     step = torch.exp(torch.empty(1, E).uniform_(-6.9, -2.3))
     return made | {
         "A": -torch.arange(1.0, S + 1).repeat(1, E, 1), "D": torch.ones(1, E),
-        "bias": step + torch.log(-torch.expm1(-step)), "routes": routes,
+        "bias": step + torch.log(-torch.expm1(-step)), "scan_order": scan_order,
     }  # fmt: skip
 
 
 def scan(i: dict[str, Any], backend: str) -> Tensor:
-    return ops.scan(**i, softplus=True, use=backend)[0]
+    return ops.scan(ScanInputs(**i, softplus=True), use=backend)[0]
 
 
-def turned(i: dict[str, Any]) -> dict[str, Tensor] | None:
+def transposed(i: dict[str, Any]) -> dict[str, Tensor] | None:
     """The same as mamba_ssm's kernels take it; None without them, and for more than one direction."""
-    if "mamba_ssm" not in NAMES or i["routes"] is not None:
+    if "mamba_ssm" not in NAMES or i["scan_order"] is not None:
         return None
     rows = {"u": i["u"][0], "delta": i["dt"][0], "z": i["z"][:, :, 0]}
     made = {n: t.detach().mT.contiguous() for n, t in rows.items()}
@@ -95,7 +96,7 @@ def forward(shapes: list[Shape]) -> Iterator[Case]:
         for b in NAMES[1:]:
             agree(runs[FAST](), runs[b](), 1e-2)  # pyright: ignore[reportArgumentType]
         runs["kernels"], runs["floor"] = replayed(runs[FAST]), moving(nbytes(*i.values(), i["z"]))
-        if given := turned(i):
+        if given := transposed(i):
             agree(runs[FAST]()[:, :, 0], bare(given).mT, 1e-2)  # pyright: ignore[reportIndexIssue]
             runs[BARE] = replayed(torch.no_grad()(lambda given=given: bare(given)))
         yield label(shape), runs
@@ -113,7 +114,7 @@ def both(shapes: list[Shape]) -> Iterator[Case]:
         runs: dict[str, Run] = {b: lambda b=b, step=step: step(b) for b in NAMES}
         moved = 3 * nbytes(*leaves) + 2 * nbytes(arriving)  # read by both passes, gradients, y, its gradient
         runs["kernels"], runs["floor"] = replayed(runs[FAST]), moving(moved)
-        if given := turned(i):
+        if given := transposed(i):
             runs[BARE] = replayed(both_bare(given, arriving[:, :, 0].mT.contiguous()))
         yield label(shape), runs
 

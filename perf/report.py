@@ -1,4 +1,4 @@
-"""Runs all measurements, one after the other, and writes their tables into docs/performance.md.
+"""Runs all measurements, one after the other, and writes their tables into docs/measurements.md.
 
     uv run python perf/report.py [NAME …] [--threads N] [--rounds N]
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from common import need_mambapy
 
 HERE = Path(__file__).parent
-PAGE = HERE.parent / "docs" / "performance.md"
+PAGE = HERE.parent / "docs" / "measurements.md"
 PLOT = HERE.parent / "docs" / "img" / "scan-length.png"
 OPEN, CLOSE = "<!-- measured -->", "<!-- /measured -->"
 SECTIONS = {

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.mark.slow
 def test_every_script_runs_and_fills_its_section(tmp_path):
-    page = tmp_path / "performance.md"
+    page = tmp_path / "measurements.md"
     page.write_text("before\n<!-- measured -->\n<!-- /measured -->\nafter\n")
     report = [
         sys.executable,

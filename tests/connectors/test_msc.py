@@ -57,10 +57,10 @@ def test_each_direction_is_a_mamba_2_layer_of_transformers(name):
     """Their out_proj is linear, so the mean of their outputs is the output of the mean."""
     scan, v = random_scan(SCANS[name]), torch.randn(2, 3, 5, DIM)
     wanted = []
-    for k, route in enumerate(SCANS[name](3, 5)):
+    for k, order in enumerate(SCANS[name](3, 5)):
         with torch.no_grad():
-            walked = mamba2_of_transformers(scan, k)(v.flatten(1, 2)[:, route])
-        wanted.append(walked[:, torch.tensor(route).argsort()])
+            walked = mamba2_of_transformers(scan, k)(v.flatten(1, 2)[:, order])
+        wanted.append(walked[:, torch.tensor(order).argsort()])
     found = scan(v).flatten(1, 2)
     torch.testing.assert_close(found, torch.stack(wanted).mean(0), atol=2e-6, rtol=1e-5)
 
@@ -70,9 +70,9 @@ def naive(scan: Mamba2Scan, v: torch.Tensor) -> torch.Tensor:
     n, h, w, _ = v.shape
     z, x, dt = scan.in_proj(v.flatten(1, 2)).split(scan.sizes, -1)
     outs = []
-    for ssm, route in zip(scan.ssms, scan.scan(h, w), strict=True):
-        u = F.silu(ssm.conv1d(x[:, route].mT)[..., : h * w].mT)
-        step, heads = F.softplus(dt[:, route] + ssm.dt_bias), []
+    for ssm, order in zip(scan.ssms, scan.scan(h, w), strict=True):
+        u = F.silu(ssm.conv1d(x[:, order].mT)[..., : h * w].mT)
+        step, heads = F.softplus(dt[:, order] + ssm.dt_bias), []
         u, b, c = u.split([scan.sizes[0], 8, 8], -1)
         for head, a in enumerate(-ssm.A_log.exp()):
             part = u[..., 8 * head : 8 * head + 8]
@@ -85,7 +85,7 @@ def naive(scan: Mamba2Scan, v: torch.Tensor) -> torch.Tensor:
             )
             y, _ = recurrence(*args, v.new_zeros(n, 8, 8), None)
             heads.append(y + ssm.D[head] * part)
-        y = torch.cat(heads, -1)[:, torch.tensor(route).argsort()] * F.silu(z)
+        y = torch.cat(heads, -1)[:, torch.tensor(order).argsort()] * F.silu(z)
         outs.append(y / (y.square().mean(-1, keepdim=True) + 1e-5).sqrt() * scan.norm.weight)
     return scan.out_proj(sum(outs) / len(outs)).unflatten(1, (h, w))
 

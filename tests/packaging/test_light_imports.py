@@ -81,3 +81,14 @@ def test_importing_a_package_is_light() -> None:
     names = ["vlm_core", "vlm_encoders", "vlm_connectors", "vlm_llms", "vlm_train", "vlm_bench"]
     code = f"import sys, {', '.join(names)}; print(sorted(set({HEAVY}) & set(sys.modules)))"
     assert run(sys.executable, "-c", code).stdout == "[]\n"
+
+
+def test_vlm_ssm_stands_alone() -> None:
+    """It is made of torch and its kernels' compilers; no other package of ours and no model library comes with it."""
+    unwanted = sorted(set(HEAVY) - {"torch", "numba", "triton", "mamba_ssm"})
+    code = f"""
+import sys, vlm_ssm
+print(sorted({{m.split(".")[0] for m in sys.modules if m.startswith("vlm_")}}))
+print(sorted(set({unwanted}) & set(sys.modules)))
+"""
+    assert run(sys.executable, "-c", code).stdout == "['vlm_ssm']\n[]\n"

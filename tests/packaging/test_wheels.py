@@ -20,10 +20,19 @@ pytestmark = pytest.mark.slow
 UV = find_uv_bin()
 ROOT = Path(__file__).parents[2]
 OURS = ("vlm-ssm", "vlm-core", "vlm-encoders", "vlm-connectors", "vlm-llms", "vlm-train", "vlm-bench")
-NEEDS = {"vlm-ssm": set()} | {name: {"vlm-core", "vlm-ssm"} for name in ("vlm-connectors", "vlm-llms")}
-"""Packages of ours that a package requires, where that is not vlm-core alone."""
 HEAVY = {"timm", "open-clip-torch", "transformers", "accelerate", "matplotlib", "torchvision", "numba"}
 BRINGS = {"vlm-train": {"accelerate", "matplotlib"}}
+NEEDS = {"vlm-ssm": set(), "vlm-connectors": {"vlm-core", "vlm-ssm"}, "vlm-llms": {"vlm-core", "vlm-ssm"}}
+SSM = """
+import torch
+from vlm_ssm import Mamba, add_rms_norm, causal_conv1d, selective_scan
+x = torch.randn(1, 5, 8)
+assert Mamba(8)(x).shape == x.shape
+assert causal_conv1d(x.mT, torch.randn(8, 4), activation="silu").shape == (1, 8, 5)
+B = torch.randn(1, 4, 5)
+assert selective_scan(x.mT, x.mT.abs(), -torch.rand(8, 4), B, B).isfinite().all()
+assert add_rms_norm(x, None, torch.ones(8), 1e-5)[1].shape == x.shape
+"""
 CONNECTOR = """
 import torch
 from vlm_core.plugins.registry import installed
@@ -31,13 +40,6 @@ connector = installed().get("connector", "vss-l2")().build(8, 16)
 out = connector(torch.randn(1, 4, 4, 8))
 assert out.shape == (1, connector.num_tokens(4, 4), 16), out.shape
 assert out.isfinite().all()
-"""
-SCAN = """
-import torch
-from vlm_ssm import selective_scan
-u, delta, A = torch.randn(2, 4, 5), torch.rand(2, 4, 5), -torch.rand(4, 3)
-out = selective_scan(u, delta, A, torch.randn(2, 3, 5), torch.randn(2, 3, 5))
-assert out.shape == u.shape and out.isfinite().all()
 """
 
 
@@ -101,7 +103,8 @@ def test_alone_in_an_empty_environment(name: str, wheels: Path, empty: Path) -> 
     assert distributions & HEAVY == BRINGS.get(name, set())
     succeed(empty, "-c", f"import {module(name)}")
     if name == "vlm-ssm":
-        succeed(empty, "-c", SCAN)
+        succeed(empty, "-c", SSM)
+        assert "torch" in succeed(empty, "-m", "vlm_ssm")
         return
     for command in ("vlm-assemble", *project(name).get("scripts", {})):
         succeed(empty.with_name(command), "--help")

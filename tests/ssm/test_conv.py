@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlm_core.interfaces import PADDING
-from vlm_ssm import edges_of, ops
+from vlm_ssm import boundaries_of, ops
 from vlm_ssm.torch.ops import after
 
 
 class Case(NamedTuple):
-    """What one convolution is made of; `front` and `runs` are about segments, `K` of 0 is without routes."""
+    """What one convolution is made of; `front` and `runs` are about segments, `K` of 0 is without scan orders."""
 
     batch: int
     length: int
@@ -30,7 +30,7 @@ class Case(NamedTuple):
     seed: int = 0
 
     def build(self, dtype=torch.float32):
-        """Tensors by name, segment numbers, routes."""
+        """Tensors by name, segment numbers, scan orders."""
         torch.manual_seed(self.seed)
         J = max(1, self.K) if self.own_rows else 1
         P = max(1, self.K) if self.own_weights else 1
@@ -40,9 +40,9 @@ class Case(NamedTuple):
             "bias": torch.randn(P, self.width).to(dtype) if self.bias else None,
             "state": torch.randn(self.batch, self.taps - 1, self.width).to(dtype) if self.state else None,
         }
-        routes = torch.stack([torch.randperm(self.length) for _ in range(self.K)]) if self.K else None
+        scan_order = torch.stack([torch.randperm(self.length) for _ in range(self.K)]) if self.K else None
         given = {n: None if t is None else t.requires_grad_() for n, t in tensors.items()}
-        return given, self.segments() if self.segmented else None, routes
+        return given, self.segments() if self.segmented else None, scan_order
 
     def segments(self):
         """Runs of up to three numbers, behind any amount of padding."""
@@ -61,19 +61,19 @@ def cases(draw):
     )  # fmt: skip
 
 
-def rows_of(parameter, x, routes):
+def rows_of(parameter, x, scan_order):
     """A parameter (P, …) repeated for every row of every direction: (K, B, T, …)."""
-    directions = x.shape[2] if routes is None else len(routes)
+    directions = x.shape[2] if scan_order is None else len(scan_order)
     return parameter[:, None, None].expand(directions, len(x), x.shape[1], *parameter.shape[1:])
 
 
-def exact(x, weight, bias, state, segments, routes):
+def exact(x, weight, bias, state, segments, scan_order):
     """Window after window; a new segment begins with an empty one. Parameters are those of each row."""
     past, directions = weight.shape[-1] - 1, len(weight)
     outs = []
     for k in range(directions):
         column = k if x.shape[2] > 1 else 0
-        rows = x[:, :, column] if routes is None else x[:, routes[k], column]
+        rows = x[:, :, column] if scan_order is None else x[:, scan_order[k], column]
         for n, own in enumerate(rows.unbind(0)):
             empty = own.new_zeros(past, own.shape[1])
             window = empty if state is None else state[n]
@@ -97,13 +97,15 @@ def walk(rows, numbers, window, empty, weight, bias):
     return torch.stack(ys)
 
 
-def both(backend, tensors, segments, routes):
+def both(backend, tensors, segments, scan_order):
     """Outputs and gradients of a backend, and what they should be."""
     double = {n: None if t is None else t.detach().double().requires_grad_() for n, t in tensors.items()}
-    edges = None if segments is None else edges_of(segments)
-    y = ops.conv(**tensors, edges=edges, routes=routes, use=backend)
-    own = {n: rows_of(double[n], double["x"], routes) for n in ("weight", "bias") if double[n] is not None}
-    wanted = exact(**double | own, segments=segments, routes=routes)
+    boundaries = None if segments is None else boundaries_of(segments)
+    y = ops.conv(**tensors, boundaries=boundaries, scan_order=scan_order, use=backend)
+    own = {
+        n: rows_of(double[n], double["x"], scan_order) for n in ("weight", "bias") if double[n] is not None
+    }
+    wanted = exact(**double | own, segments=segments, scan_order=scan_order)
     used = {n: t for n, t in tensors.items() if t is not None and t.numel()}
     return (
         {"y": y} | gradients([y], used),
@@ -111,12 +113,12 @@ def both(backend, tensors, segments, routes):
     )
 
 
-def terms(tensors, segments, routes):
+def terms(tensors, segments, scan_order):
     """What the gradients of weight and bias sum up, by name: (terms, P, …)."""
     double = {n: None if t is None else t.detach().double() for n, t in tensors.items()}
-    own = {n: rows_of(double[n], double["x"], routes).clone().requires_grad_() for n in ("weight", "bias")
+    own = {n: rows_of(double[n], double["x"], scan_order).clone().requires_grad_() for n in ("weight", "bias")
            if double[n] is not None}  # fmt: skip
-    found = gradients([exact(**double | own, segments=segments, routes=routes)], own)
+    found = gradients([exact(**double | own, segments=segments, scan_order=scan_order)], own)
     shared = len(double["weight"]) == 1
     return {
         n: g.flatten(0, 2).unsqueeze(1) if shared else g.flatten(1, 2).transpose(0, 1)
@@ -199,11 +201,11 @@ def test_nan_stays_in_its_windows(backend):
 @pytest.mark.parametrize("backend", ALL)
 def test_window_stays_in_its_segment(backend):
     x, weight = torch.randn(1, 9, 1, 2), torch.randn(1, 2, 4)
-    edges = edges_of(torch.tensor([[0, 0, 0, 0, 1, 1, 2, 2, 2]]))
-    y = ops.conv(x, weight, edges=edges, use=backend)
+    boundaries = boundaries_of(torch.tensor([[0, 0, 0, 0, 1, 1, 2, 2, 2]]))
+    y = ops.conv(x, weight, boundaries=boundaries, use=backend)
     for start, end in ((0, 4), (4, 6), (6, 9)):
         torch.testing.assert_close(y[:, :, start:end], ops.conv(x[:, start:end], weight, use=backend))
-    assert torch.equal(after(x[:, :, 0], None, edges, 3), x[:, 6:, 0])
+    assert torch.equal(after(x[:, :, 0], None, boundaries, 3), x[:, 6:, 0])
 
 
 @pytest.mark.parametrize("backend", ALL)
@@ -214,16 +216,16 @@ def test_state_waits_behind_padding(backend, cut):
     whole, end = ops.conv(x, weight, use=backend), after(x[:, :, 0], None, None, 3)
     state = after(x[:, :cut, 0], None, None, 3)
     padded = torch.cat([torch.randn(1, 2, 1, 2), x[:, cut:]], dim=1)
-    edges = edges_of(torch.tensor([[PADDING, PADDING] + [0] * (8 - cut)]))
-    y = ops.conv(padded, weight, None, state, edges, use=backend)
+    boundaries = boundaries_of(torch.tensor([[PADDING, PADDING] + [0] * (8 - cut)]))
+    y = ops.conv(padded, weight, None, state, boundaries, use=backend)
     torch.testing.assert_close(y[:, :, 2:], whole[:, :, cut:])
     assert torch.equal(y[:, :, :2], torch.zeros(1, 1, 2, 2))
-    torch.testing.assert_close(after(padded[:, :, 0], state, edges, 3), end)
+    torch.testing.assert_close(after(padded[:, :, 0], state, boundaries, 3), end)
 
 
 def test_short_segment_leaves_no_foreign_state():
     x = torch.randn(1, 5, 2)
-    state = after(x, None, edges_of(torch.tensor([[0, 0, 0, 0, 1]])), 3)
+    state = after(x, None, boundaries_of(torch.tensor([[0, 0, 0, 0, 1]])), 3)
     assert torch.equal(state[:, :2], torch.zeros(1, 2, 2))
     assert torch.equal(state[:, 2], x[:, 4])
 
@@ -232,8 +234,8 @@ def test_only_padding_leaves_the_state_alone():
     """Also where a piece is shorter than the window."""
     state = torch.randn(1, 3, 2)
     for length in (1, 2, 7):
-        edges = edges_of(torch.full((1, length), PADDING))
-        assert torch.equal(after(torch.randn(1, length, 2), state, edges, 3), state)
+        boundaries = boundaries_of(torch.full((1, length), PADDING))
+        assert torch.equal(after(torch.randn(1, length, 2), state, boundaries, 3), state)
 
 
 @pytest.mark.parametrize("backend", ALL)

@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from cases import assert_near, changed, exact_scan, gradients, marks, scan_inputs
 from test_conv import Case as Window
 from test_conv import both as both_windows
-from test_routes import Case as Routes
 from test_scan import segments_of
+from test_scan_order import Case as Routes
 
 from vlm_ssm import MambaMixer, SSMState, backends, ops, selective_scan
 from vlm_ssm.errors import BackendError
+from vlm_ssm.inputs import ScanInputs
 
 REAL = not backends.missing("mamba_ssm")
 CALLS: list[str] = []
@@ -157,12 +158,15 @@ def test_what_never_decays_is_not_forgotten_by_force():
     Routes(2, False, False, gated=True, length=11, width=4), Routes(3, True, True, gated=True, length=11, width=4),
     Routes(2, False, True, gated=False, length=11, width=4), Routes(1, False, False, gated=True, length=11, width=4),
 ])  # fmt: skip
-def test_routes(case):
+def test_directions(case):
     """Directions as sequences, or as groups of channels."""
-    tensors, routes, _ = case.build()
+    tensors, scan_order, _ = case.build()
     made = []
     for use in ("mamba_ssm", "torch"):
-        y, last = ops.scan(**tensors, routes=routes, softplus=True, separate=case.separate, use=use)
+        y, last = ops.scan(
+            ScanInputs(**tensors, scan_order=scan_order, softplus=True, keep_directions=case.keep_directions),
+            use=use,
+        )
         made.append({"y": y, "last": last.detach()} | gradients([y], tensors))
     assert_near(*made, 2e-5)
 

@@ -1,4 +1,4 @@
-"""`ops.add_norm` on every backend against the formula in float64."""
+"""`ops.add_rms_norm` on every backend against the formula in float64."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def both(backend, case, eps=1e-5):
     double = {n: None if t is None else t.detach().double().requires_grad_() for n, t in case.items()}
     made = []
     for (summed, y), own in (
-        (ops.add_norm(**case, eps=eps, use=backend), case), (exact(**double, eps=eps), double),
+        (ops.add_rms_norm(**case, eps=eps, use=backend), case), (exact(**double, eps=eps), double),
     ):  # fmt: skip
         made.append({"summed": summed, "y": y} | gradients([summed, y], own))
     return made
@@ -78,7 +78,7 @@ def test_gradient_of_one_output_alone(backend, used):
     case = tensors((3, 5, 20), added=True)
     double = {n: t.detach().double().requires_grad_() for n, t in case.items()}
     index = ["summed", "y"].index(used)
-    found = ops.add_norm(**case, eps=1e-5, use=backend)[index].sin().sum()
+    found = ops.add_rms_norm(**case, eps=1e-5, use=backend)[index].sin().sum()
     wanted = exact(**double, eps=1e-5)[index].sin().sum()
     names = ["residual", "out"] if used == "summed" else list(case)
     found = torch.autograd.grad(found, [case[n] for n in names])
@@ -92,8 +92,8 @@ def test_turned_and_cut_tensors(backend):
     case = {n: t.detach() for n, t in tensors((4, 9, 21), added=True).items()}
     turned = {n: t.mT.contiguous().mT if t.ndim > 1 else t for n, t in case.items()}
     turned["weight"] = case["weight"].repeat_interleave(2)[::2]
-    wanted = ops.add_norm(**case, eps=1e-5, use=backend)
-    found = ops.add_norm(**turned, eps=1e-5, use=backend)
+    wanted = ops.add_rms_norm(**case, eps=1e-5, use=backend)
+    found = ops.add_rms_norm(**turned, eps=1e-5, use=backend)
     for a, b in zip(found, wanted, strict=True):
         torch.testing.assert_close(a, b)
 
@@ -102,7 +102,7 @@ def test_turned_and_cut_tensors(backend):
 def test_arguments_are_left_as_they_were(backend):
     case = {n: t.detach() for n, t in tensors((4, 9, 21), added=True).items()}
     before = {n: t.clone() for n, t in case.items()}
-    ops.add_norm(**case, eps=1e-5, use=backend)
+    ops.add_rms_norm(**case, eps=1e-5, use=backend)
     assert all(torch.equal(t, before[n]) for n, t in case.items())
 
 
@@ -110,7 +110,7 @@ def test_arguments_are_left_as_they_were(backend):
 def test_nan_stays_in_its_row(backend):
     case = {n: t.detach() for n, t in tensors((40, 21), added=True).items()}
     case["out"][17, 3] = torch.nan
-    _, y = ops.add_norm(**case, eps=1e-5, use=backend)
+    _, y = ops.add_rms_norm(**case, eps=1e-5, use=backend)
     assert torch.equal(y.isnan().all(-1), torch.arange(40) == 17)
     assert y.isnan().sum() == 21
 
@@ -121,4 +121,4 @@ def test_misshapen_arguments_are_refused(backend, name, shape):
     """What doesn't fit raises; foreign memory is never read."""
     case = {n: t.detach() for n, t in tensors((2, 9, 6), added=True).items()} | {name: torch.zeros(shape)}
     with pytest.raises(ValueError, match=f"{name} is .*, expected"):
-        ops.add_norm(**case, eps=1e-5, use=backend)
+        ops.add_rms_norm(**case, eps=1e-5, use=backend)

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from vlm_core.interfaces import PADDING
-from vlm_ssm import MambaMixer, SSMState, add_norm, edges_of, linear, ops
+from vlm_ssm import MambaMixer, SSMState, add_rms_norm, boundaries_of, linear, ops
 from vlm_ssm import selective_scan as scan
 from vlm_ssm.numba import conv, norm
-from vlm_ssm.numba import scan as fast_scan
+from vlm_ssm.numba import scan as numba_scan
 from vlm_ssm.torch import chunked_scan
 
 NOT_A_LEAF = "ignore:The .grad attribute of a Tensor that is not a leaf"  # opcheck's own
@@ -37,27 +37,36 @@ def test_chunked_scan(keep):
 
 @pytest.mark.filterwarnings(NOT_A_LEAF)
 @pytest.mark.parametrize("complete", [True, False])
-def test_fast_scan(complete):
+def test_numba_scan(complete):
     """With every optional argument, and with none."""
     K, N, T, E, S, G = 2, 2, 9, 6, 3, 2
     A = (-torch.rand(1, E, S)).requires_grad_()
     arguments: list[Any] = [leaf(K, N, T, E), leaf(K, N, T, E), A, leaf(K, N, T, G, S), leaf(K, N, T, G, S)]
     if complete:
-        routes = torch.stack([torch.arange(T), torch.randperm(T)])
-        flags = edges_of(segments()).flags
-        arguments += [leaf(1, E), leaf(1, E), leaf(N, T, 1, E), leaf(K, N, E, S), flags, routes, True, False]
+        scan_order = torch.stack([torch.arange(T), torch.randperm(T)])
+        reset = boundaries_of(segments()).reset
+        arguments += [
+            leaf(1, E),
+            leaf(1, E),
+            leaf(N, T, 1, E),
+            leaf(K, N, E, S),
+            reset,
+            scan_order,
+            True,
+            False,
+        ]
     else:
         arguments += [None, None, None, None, None, None, False, True]
-    torch.library.opcheck(fast_scan._op, tuple(arguments))
+    torch.library.opcheck(numba_scan._op, tuple(arguments))
 
 
 @pytest.mark.filterwarnings(NOT_A_LEAF)
 @pytest.mark.parametrize("complete", [True, False])
-def test_fast_conv(complete):
+def test_numba_conv(complete):
     arguments: tuple[Any, ...] = (leaf(2, 9, 1, 6), leaf(1, 4, 6))
     if complete:
-        routes = torch.stack([torch.arange(9), torch.randperm(9)])
-        arguments += (leaf(1, 6), leaf(2, 3, 6), *edges_of(segments()), routes)
+        scan_order = torch.stack([torch.arange(9), torch.randperm(9)])
+        arguments += (leaf(1, 6), leaf(2, 3, 6), *boundaries_of(segments()), scan_order)
     else:
         arguments += (None, None, None, None, None, None)
     torch.library.opcheck(conv._op, arguments)
@@ -66,14 +75,14 @@ def test_fast_conv(complete):
 @pytest.mark.filterwarnings(NOT_A_LEAF)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("added", [True, False])
-def test_fast_norm(added, dtype):
+def test_numba_norm(added, dtype):
     out = leaf(2, 5, 7) if added else None
     torch.library.opcheck(norm._op, (leaf(2, 5, 7), out, leaf(7), 1e-5, dtype))
 
 
 def layer(x: Tensor, a: dict[str, Tensor], backend: str) -> Tensor:
     """One of everything: norm, convolution, scan."""
-    summed, y = ops.add_norm(x, x.sin(), a["norm"], 1e-5, use=backend)
+    summed, y = ops.add_rms_norm(x, x.sin(), a["norm"], 1e-5, use=backend)
     u = ops.conv(y.unsqueeze(2), a["weight"], a["bias"], use=backend)[0].transpose(1, 2)
     own = {n: a[n] for n in ("delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state")}
     y, last = scan(u, **own, delta_softplus=True, return_last_state=True, backend=backend)
@@ -129,8 +138,8 @@ def test_gradient_of_one_argument_alone(backend, name):
 
 
 def test_the_norm_is_exported():
-    """`vlm_ssm.add_norm` is the operation itself."""
-    assert add_norm is ops.add_norm
+    """`vlm_ssm.add_rms_norm` is the operation itself."""
+    assert add_rms_norm is ops.add_rms_norm
 
 
 def test_the_default_dtype_does_not_matter():
@@ -142,7 +151,7 @@ def test_the_default_dtype_does_not_matter():
     def run() -> list[Tensor]:
         with torch.no_grad():
             y, after = mixer(x[None, :1], state=SSMState(*(t.detach() for t in state)))
-            return [*add_norm(x, None, weight, 1e-5), linear(x[:1], matrix), y, *after]
+            return [*add_rms_norm(x, None, weight, 1e-5), linear(x[:1], matrix), y, *after]
 
     wanted = run()
     torch.set_default_dtype(torch.float64)

@@ -48,8 +48,8 @@ def fast_and_plain(module, x, state, monkeypatch):
 @pytest.fixture
 def steps(monkeypatch):
     """Counts the calls of the fast step."""
-    calls, plain = [], decode.stack
-    monkeypatch.setattr(decode, "stack", lambda *a, **k: (calls.append(1), plain(*a, **k))[1])
+    calls, plain = [], decode.fused_decode_step
+    monkeypatch.setattr(decode, "fused_decode_step", lambda *a, **k: (calls.append(1), plain(*a, **k))[1])
     return calls
 
 

@@ -13,8 +13,8 @@ from test_conv import Case as Window
 from test_conv import both as both_windows
 from test_norm import both as both_norms
 from test_norm import tensors as norm_tensors
-from test_routes import Case as Routes
-from test_routes import run as run_routes
+from test_scan_order import Case as Routes
+from test_scan_order import run as run_directions
 from triton_here import CUDA, ROUNDING, place
 
 from vlm_core.interfaces import PADDING
@@ -106,20 +106,22 @@ def test_bf16_in_and_out_with_fp32_inside():
 
 
 ROUTES = [
-    Routes(K=2, separate=False, own=False, gated=True),
-    Routes(K=4, separate=False, own=False, gated=False, optional=CUDA),
-    Routes(K=2, separate=True, own=True, gated=True, segmented=True),
-    Routes(K=1, separate=False, own=False, gated=True),
-    Routes(K=2, separate=False, own=True, gated=True, optional=False),
+    Routes(K=2, keep_directions=False, own=False, gated=True),
+    Routes(K=4, keep_directions=False, own=False, gated=False, optional=CUDA),
+    Routes(K=2, keep_directions=True, own=True, gated=True, segmented=True),
+    Routes(K=1, keep_directions=False, own=False, gated=True),
+    Routes(K=2, keep_directions=False, own=True, gated=True, optional=False),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", ROUTES)
-def test_routes(case, monkeypatch):
+def test_directions(case, monkeypatch):
     """All directions at once, summed or kept apart, by shared or own parameters."""
     monkeypatch.setattr(scan, "PROGRAMS", 10**6 if CUDA else 1)
     case = case._replace(length=long(3, 150), width=long(2, 70))
-    assert_near(run_routes("triton", case), run_routes("reference" if not CUDA else "torch", case), 5e-6)
+    assert_near(
+        run_directions("triton", case), run_directions("reference" if not CUDA else "torch", case), 5e-6
+    )
 
 
 @pytest.mark.parametrize("name", ["u", "B", "initial_state"])
@@ -158,7 +160,7 @@ WINDOWS = [
 
 @pytest.mark.parametrize("case", WINDOWS)
 def test_conv(case):
-    """Window after window; state, segments, routes; outputs and gradients."""
+    """Window after window; state, segments, scan orders; outputs and gradients."""
     found, wanted = both_windows("triton", *case.build())
     assert_near(found, wanted, 5e-6)
 

@@ -103,7 +103,7 @@ def test_layer_of_everything(monkeypatch):
     made = []
     for backend in ("triton", "torch"):
         monkeypatch.setenv("VLM_SCAN_BACKEND", backend)
-        residual, normal = ops.add_norm(x, x.sin(), torch.ones(6), 1e-5)
+        residual, normal = ops.add_rms_norm(x, x.sin(), torch.ones(6), 1e-5)
         y, state = mixer(normal, numbers)
         made.append({"y": y, "residual": residual} | gradients([y, residual, *state], inputs))
     assert_near(made[0], made[1], 1e-5)

@@ -34,11 +34,11 @@ def naive(vss: VSS, v: torch.Tensor) -> torch.Tensor:
     """Unfold, run the layer, fold back, for each direction in turn; then merge."""
     n, h, w, d = v.shape
     outs = []
-    for k, route in enumerate(vss.scan(h, w)):
-        walked = torch.stack([v.reshape(n, h * w, d)[:, p] for p in route], dim=1)
+    for k, order in enumerate(vss.scan(h, w)):
+        walked = torch.stack([v.reshape(n, h * w, d)[:, p] for p in order], dim=1)
         out = layer_of(vss, k)(walked)
         back = torch.empty_like(out)
-        for step, p in enumerate(route):
+        for step, p in enumerate(order):
             back[:, p] = out[:, step]
         outs.append(back)
     merged = sum(outs) / (len(outs) if vss.merge == "mean" else 1)
@@ -70,11 +70,11 @@ def test_one_call_for_all_directions_equals_a_loop(scan, parameters, merge):
 @given(h=st.integers(1, 9), w=st.integers(1, 9))
 def test_every_direction_visits_every_patch_once(h, w):
     for scan in SCANS.values():
-        for route in tables(scan, h, w):
-            assert torch.equal(route.sort().values, torch.arange(h * w))
+        for order in tables(scan, h, w):
+            assert torch.equal(order.sort().values, torch.arange(h * w))
 
 
-def test_routes_of_a_small_grid():
+def test_scan_orders_of_a_small_grid():
     """0 1 2 / 3 4 5: rows and back; columns and back."""
     assert scans.bsm(2, 3) == [[0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0]]
     assert scans.csm(2, 3) == [

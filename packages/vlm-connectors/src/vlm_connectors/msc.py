@@ -14,6 +14,7 @@ from vlm_connectors.vss import tables
 from vlm_core.plugins.hooks import Scan
 from vlm_ssm import ops
 from vlm_ssm.hooked_modules import convolve, plain
+from vlm_ssm.inputs import ScanInputs
 
 
 class HeadSSM(nn.Module):
@@ -30,7 +31,7 @@ class HeadSSM(nn.Module):
 
 
 class Mamba2Scan(nn.Module):
-    """One Mamba-2 layer along the K routes of a 2D scan.
+    """One Mamba-2 layer along the K scan orders of a 2D scan.
 
     The directions share in_proj (and with it Δ, B and C before the convolution), gated norm and out_proj; each has
     its own convolution, Δ's bias, A and D. Their normed results are averaged. A, Δ and D are one number a head
@@ -52,9 +53,9 @@ class Mamba2Scan(nn.Module):
     def forward(self, v: Tensor) -> Tensor:
         """(N, H, W, D) -> (N, H, W, D)."""
         h, w = v.shape[1:3]
-        routes = tables(self.scan, h, w).to(v.device)
+        scan_order = tables(self.scan, h, w).to(v.device)
         z, x, dt = self.in_proj(v.flatten(1, 2)).split(self.sizes, dim=-1)
-        y = self._along(x, dt, routes).float() * F.silu(z.float()).unsqueeze(2)
+        y = self._along(x, dt, scan_order).float() * F.silu(z.float()).unsqueeze(2)
         return self.out_proj(self._normed(y).mean(2).to(v.dtype)).unflatten(1, (h, w))
 
     def _normed(self, y: Tensor) -> Tensor:
@@ -63,19 +64,28 @@ class Mamba2Scan(nn.Module):
             return self.norm(y)
         return F.rms_norm(y, y.shape[-1:], self.norm.weight.float(), self.norm.eps)
 
-    def _along(self, x: Tensor, dt: Tensor, routes: Tensor) -> Tensor:
+    def _along(self, x: Tensor, dt: Tensor, scan_order: Tensor) -> Tensor:
         """x (N, T, E + 2S) and dt (N, T, heads) in patch order -> y (N, T, K, E), a direction a column."""
         width = self.sizes[0]
         states = (x.shape[-1] - width) // 2
         convs = [ssm.conv1d for ssm in self.ssms]
-        u = convolve(convs, self.d_conv, x.unsqueeze(2), routes=routes)
+        u = convolve(convs, self.d_conv, x.unsqueeze(2), scan_order=scan_order)
         u, b, c = u.split([width, states, states], dim=-1)
-        step = self._channels(dt[:, routes].transpose(0, 1))
+        step = self._channels(dt[:, scan_order].transpose(0, 1))
         a = self._channels(-torch.exp(self._stack("A_log").float())).unsqueeze(-1).expand(-1, -1, states)
-        y, _ = ops.scan(
-            u, step, a, b.unsqueeze(3), c.unsqueeze(3), self._channels(self._stack("D")),
-            self._channels(self._stack("dt_bias")), routes=routes, softplus=True, separate=True,
-        )  # fmt: skip
+        inputs = ScanInputs(
+            u,
+            step,
+            a,
+            b.unsqueeze(3),
+            c.unsqueeze(3),
+            self._channels(self._stack("D")),
+            self._channels(self._stack("dt_bias")),
+            scan_order=scan_order,
+            softplus=True,
+            keep_directions=True,
+        )
+        y, _ = ops.scan(inputs)
         return y
 
     def _stack(self, name: str) -> Tensor:

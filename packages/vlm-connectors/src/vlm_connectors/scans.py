@@ -14,7 +14,7 @@ def bsm(h: int, w: int) -> list[list[int]]:
 
 
 def csm(h: int, w: int) -> list[list[int]]:
-    """Cross: rows, columns, and the reverse of each; the four routes of VMamba's cross scan. K = 4."""
+    """Cross: rows, columns, and the reverse of each; the four scan orders of VMamba's cross scan. K = 4."""
     rows = list(range(h * w))
     columns = [i * w + j for j in range(w) for i in range(h)]
     return [rows, columns, rows[::-1], columns[::-1]]

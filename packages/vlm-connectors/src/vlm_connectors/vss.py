@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vlm_core.errors import UserError
 from vlm_ssm import MambaMixer, SelectiveSSM, scan_along
-from vlm_ssm.hooked_modules import untouched
+from vlm_ssm.hooked_modules import has_no_hooks
 
 if TYPE_CHECKING:
     from vlm_core.plugins.hooks import Scan
@@ -25,11 +25,11 @@ def tables(scan: Scan, h: int, w: int) -> Tensor:
 
 
 def _checked(scan: Scan, h: int, w: int) -> Tensor:
-    routes = torch.tensor(scan(h, w), device="cpu")
-    expected = torch.arange(h * w, device="cpu").expand(len(routes), -1)
-    if routes.ndim != 2 or not torch.equal(routes.sort(-1).values, expected):
+    scan_order = torch.tensor(scan(h, w), device="cpu")
+    expected = torch.arange(h * w, device="cpu").expand(len(scan_order), -1)
+    if scan_order.ndim != 2 or not torch.equal(scan_order.sort(-1).values, expected):
         raise ValueError(f"scan {scan!r} must give permutations of range({h * w}) for a {h}×{w} grid")
-    return routes
+    return scan_order
 
 
 class VSS(nn.Module):
@@ -67,41 +67,41 @@ class VSS(nn.Module):
     def forward(self, v: Tensor) -> Tensor:
         """(N, H, W, D) -> (N, H, W, D)."""
         h, w = v.shape[1:3]
-        routes = tables(self.scan, h, w).to(v.device)
-        merged = self._way()(v.flatten(1, 2), routes)
+        scan_order = tables(self.scan, h, w).to(v.device)
+        merged = self._way()(v.flatten(1, 2), scan_order)
         if self.merge == "mean":
-            merged = merged / len(routes)
+            merged = merged / len(scan_order)
         return merged.unflatten(1, (h, w))
 
     def _way(self) -> Callable[[Tensor, Tensor], Tensor]:
         """All directions as one, or, where somebody has hooked, wrapped or replaced a mixer, its call for each."""
-        if not all(type(mixer) is MambaMixer and untouched(mixer) for mixer in self.mixers):
+        if not all(type(mixer) is MambaMixer and has_no_hooks(mixer) for mixer in self.mixers):
             return self._called
         return self._full if self.parameters_of == "full" else self._hoisted
 
-    def _called(self, v: Tensor, routes: Tensor) -> Tensor:
+    def _called(self, v: Tensor, scan_order: Tensor) -> Tensor:
         """Each direction through a call of its mixer, on the tokens in its order."""
         if len(self.ssms):
             raise UserError(
                 "the connector's directions share one mixer (parameters: ssm), which is never called as a module: "
                 "hook, wrap or replace its in_proj, x_proj, dt_proj or out_proj instead"
             )
-        mixers = list(self.mixers) * (len(routes) // len(self.mixers))
-        outs = [mixer(v[:, r])[0][:, r.argsort()] for mixer, r in zip(mixers, routes, strict=True)]
+        mixers = list(self.mixers) * (len(scan_order) // len(self.mixers))
+        outs = [mixer(v[:, r])[0][:, r.argsort()] for mixer, r in zip(mixers, scan_order, strict=True)]
         return torch.stack(outs).sum(0)
 
-    def _hoisted(self, v: Tensor, routes: Tensor) -> Tensor:
+    def _hoisted(self, v: Tensor, scan_order: Tensor) -> Tensor:
         """in_proj, gate and out_proj act on single tokens, so they run once, whatever K is."""
         mixer = self.mixers[0]
         assert isinstance(mixer, MambaMixer)
         x, z = mixer.in_proj(v).unsqueeze(2).chunk(2, dim=-1)
-        y, _ = scan_along([mixer, *self.ssms], x, z, routes)  # pyright: ignore[reportArgumentType]
+        y, _ = scan_along([mixer, *self.ssms], x, z, scan_order)  # pyright: ignore[reportArgumentType]
         return mixer.out_proj(y.squeeze(2))
 
-    def _full(self, v: Tensor, routes: Tensor) -> Tensor:
+    def _full(self, v: Tensor, scan_order: Tensor) -> Tensor:
         """A layer of its own for each direction; convolution and scan of all still run as one."""
         mixers = [m for m in self.mixers if isinstance(m, MambaMixer)]
         x, z = torch.stack([m.in_proj(v) for m in mixers], dim=2).chunk(2, dim=-1)
-        y, _ = scan_along(mixers, x, z, routes)
+        y, _ = scan_along(mixers, x, z, scan_order)
         outs = [m.out_proj(y_k) for m, y_k in zip(mixers, y.unbind(2), strict=True)]
         return torch.stack(outs).sum(0)

@@ -18,16 +18,14 @@ from vlm_core.interfaces import PADDING, LanguageModel, Tokenizer
 from vlm_core.io.atomic import write_file
 from vlm_core.io.files import open_regular, read_json
 from vlm_llms.tokenizer import FastTokenizer
-from vlm_ssm import Edges, MambaMixer, SSMState, decode, edges_of, linear
-from vlm_ssm.hooked_modules import add_norm, plain, untouched
+from vlm_ssm import MambaMixer, SegmentBoundaries, SSMState, boundaries_of, cast_parameters, decode, linear
+from vlm_ssm.hooked_modules import add_rms_norm, has_no_hooks, plain
 
 if TYPE_CHECKING:
     from vlm_llms.cuda_graph import CudaGraphDecoder
 
 ASSET = "mamba.json"
 EPS = 1e-5
-KEPT = (".A_log", ".D", ".dt_proj.bias")
-"""Parameters of the recurrence: fp32 whatever the others are (README of mamba_ssm, "Precision")."""
 
 
 class MambaState(tuple[SSMState, ...]):
@@ -51,8 +49,8 @@ class MambaState(tuple[SSMState, ...]):
         """Raises `UserError` for a file that holds no state."""
         try:
             with open_regular(path):
-                held = load_file(path)
-            return cls(map(SSMState, held["conv"].unbind(0), held["ssm"].unbind(0)))
+                tensors = load_file(path)
+            return cls(map(SSMState, tensors["conv"].unbind(0), tensors["ssm"].unbind(0)))
         except (UserError, OSError, SafetensorError, KeyError) as error:
             raise UserError(f"{path} holds no Mamba state: {error}") from None
 
@@ -68,10 +66,14 @@ class Block(nn.Module):
         self.norm, self.mixer = nn.RMSNorm(dim, eps=EPS), mixer
 
     def forward(
-        self, residual: Tensor, out: Tensor | None, edges: Edges | None, state: SSMState | None
+        self,
+        residual: Tensor,
+        out: Tensor | None,
+        boundaries: SegmentBoundaries | None,
+        state: SSMState | None,
     ) -> tuple[Tensor, Tensor, SSMState]:
-        residual, x = add_norm(residual, out, self.norm, EPS)
-        mixed, after = self.mixer(x, edges, state)
+        residual, x = add_rms_norm(residual, out, self.norm, EPS)
+        mixed, after = self.mixer(x, boundaries, state)
         return residual, mixed, after
 
 
@@ -86,20 +88,12 @@ class Backbone(nn.Module):
         self.norm_f = nn.RMSNorm(dim, eps=EPS, dtype=dtype)
 
 
-def _cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Every parameter to `dtype`, but for A_log, D and the bias of Δ, which stay as precise as they are."""
-    for name, parameter in module.named_parameters():
-        if not name.endswith(KEPT):
-            parameter.data = parameter.data.to(dtype)
-    return module
-
-
 def _wide(index: Tensor, x: Tensor) -> Tensor:
     """(B, T) positions as an index into (B, T, M)."""
     return index.unsqueeze(-1).expand_as(x)
 
 
-def _rooms(first: SSMState, layers: int) -> list[SSMState]:
+def _state_buffers(first: SSMState, layers: int) -> list[SSMState]:
     """One block of memory for the states of all layers: small ones among the large tensors that come and go would
     keep the allocator from using that memory again, ten megabytes a layer at width 2560.
     """
@@ -107,16 +101,16 @@ def _rooms(first: SSMState, layers: int) -> list[SSMState]:
     return list(map(SSMState, conv.unbind(0), ssm.unbind(0)))
 
 
-def _moved(state: SSMState, room: SSMState) -> SSMState:
-    for old, new in zip(state, room, strict=True):
+def _copied(state: SSMState, buffer: SSMState) -> SSMState:
+    for old, new in zip(state, buffer, strict=True):
         new.copy_(old)
-    return room
+    return buffer
 
 
 class MambaLM(LanguageModel):
     """Embedding tied to the output; RMSNorm before each mixer; fp32 residual.
 
-    `dtype` is that of the parameters, except `KEPT`.
+    `dtype` is that of the parameters, except those that a mixer keeps in fp32.
     """
 
     def __init__(
@@ -137,10 +131,10 @@ class MambaLM(LanguageModel):
         self.dim, self.vocab_size = d_model, vocab_size
         self.shape = {"d_model": d_model, "n_layer": n_layer, "vocab_size": vocab_size, "d_state": d_state,
                       "d_conv": d_conv, "expand": expand, "dt_rank": dt_rank}  # fmt: skip
-        layers = [
-            _cast(Block(MambaMixer(d_model, d_state, d_conv, expand, dt_rank), d_model), dtype)
-            for _ in range(n_layer)
-        ]
+        layers = []
+        for _ in range(n_layer):
+            layers.append(Block(MambaMixer(d_model, d_state, d_conv, expand, dt_rank), d_model))
+            cast_parameters(layers[-1], dtype)
         embedding = nn.Embedding(vocab_size, d_model, dtype=dtype)
         self.backbone = Backbone(embedding, layers, d_model, dtype)
         self._init(n_layer, init_std)
@@ -158,19 +152,19 @@ class MambaLM(LanguageModel):
     def forward(
         self, x: Tensor, *, segments: Tensor | None = None, state: MambaState | None = None
     ) -> tuple[Tensor, MambaState]:
-        if state is not None and segments is None and decode.possible(x, mixers := self._plain_mixers()):
+        if state is not None and segments is None and decode.can_fuse(x, mixers := self._plain_mixers()):
             return self._step(x, mixers, state)
-        residual, out, states, order, rooms = x.float(), None, [], None, []
+        residual, out, states, order, buffers = x.float(), None, [], None, []
         if segments is not None and bool((segments == PADDING).any()):
             order = (segments != PADDING).int().argsort(dim=1, stable=True)  # padding to the front
             residual, segments = residual.gather(1, _wide(order, residual)), segments.gather(1, order)
-        edges = None if segments is None else edges_of(segments)
+        boundaries = None if segments is None else boundaries_of(segments)
         for i, block in enumerate(self.backbone.layers):
-            residual, out, layer_state = block(residual, out, edges, state[i] if state else None)
-            if not rooms and not torch.is_grad_enabled():
-                rooms = _rooms(layer_state, len(self.backbone.layers))
-            states.append(_moved(layer_state, rooms[i]) if rooms else layer_state)
-        _, hidden = add_norm(residual, out, self.backbone.norm_f, EPS)
+            residual, out, layer_state = block(residual, out, boundaries, state[i] if state else None)
+            if not buffers and not torch.is_grad_enabled():
+                buffers = _state_buffers(layer_state, len(self.backbone.layers))
+            states.append(_copied(layer_state, buffers[i]) if buffers else layer_state)
+        _, hidden = add_rms_norm(residual, out, self.backbone.norm_f, EPS)
         if order is not None:
             hidden = hidden.gather(1, _wide(order.argsort(dim=1), hidden))
         return hidden, MambaState(states)
@@ -182,7 +176,7 @@ class MambaLM(LanguageModel):
     def _plain_mixers(self) -> list[MambaMixer]:
         """Every block's mixer, or none if somebody has changed what a block or a norm does."""
         ready = plain(self.backbone.norm_f, nn.RMSNorm) and all(
-            type(b) is Block and untouched(b) and plain(b.norm, nn.RMSNorm) for b in self.blocks
+            type(b) is Block and has_no_hooks(b) and plain(b.norm, nn.RMSNorm) for b in self.blocks
         )
         return [b.mixer for b in self.blocks] if ready else []
 
@@ -192,7 +186,7 @@ class MambaLM(LanguageModel):
 
     def _step(self, x: Tensor, mixers: list[MambaMixer], state: MambaState) -> tuple[Tensor, MambaState]:
         """One token, all layers in one call."""
-        hidden, conv, ssm = decode.stack(
+        hidden, conv, ssm = decode.fused_decode_step(
             x, mixers, [s.conv for s in state], [s.ssm for s in state], *self.norms()
         )
         return hidden, _state_of((conv, ssm))
@@ -203,13 +197,13 @@ class MambaLM(LanguageModel):
         if weight.device.type != "cuda" or not plain(self.backbone.embedding, nn.Embedding):
             return None
         mixers = self._plain_mixers()
-        if not decode.possible(weight.new_empty(len(state[0].conv), 1, self.dim), mixers):
+        if not decode.can_fuse(weight.new_empty(len(state[0].conv), 1, self.dim), mixers):
             return None
         return self._graph_decoder(mixers, state)
 
     def _graph_decoder(self, mixers: list[MambaMixer], state: MambaState) -> CudaGraphDecoder:
         from vlm_llms.cuda_graph import CudaGraphDecoder
-        from vlm_ssm.triton.decode import stack
+        from vlm_ssm.triton.decode import fused_decode_step
 
         dtype = self.backbone.embedding.weight.dtype
         conv = torch.stack([s.conv.to(dtype) for s in state])
@@ -217,7 +211,7 @@ class MambaLM(LanguageModel):
 
         def decode_token(ids: Tensor) -> Tensor:
             x, before = self.embed(ids.unsqueeze(1)), (conv.unbind(0), ssm.unbind(0))
-            hidden, _, _ = stack(x, mixers, *before, *self.norms(), (conv, ssm))
+            hidden, _, _ = fused_decode_step(x, mixers, *before, *self.norms(), (conv, ssm))
             return self.logits(hidden[:, -1])
 
         return CudaGraphDecoder(decode_token, (conv, ssm), _state_of)

@@ -1,20 +1,28 @@
-"""State-space operations: the one place where connectors and language models get their scans."""
+"""Mamba-1 for every machine: selective scan, causal convolution, fused norm, and layers made of them."""
 
 from vlm_ssm.backends import BACKENDS
+from vlm_ssm.causal_conv1d import causal_conv1d
 from vlm_ssm.decode import linear
-from vlm_ssm.mixer import MambaMixer, SelectiveSSM, SSMState, scan_along
-from vlm_ssm.ops import add_norm
-from vlm_ssm.segments import Edges, edges_of
+from vlm_ssm.inputs import ScanInputs
+from vlm_ssm.mamba import Mamba
+from vlm_ssm.mixer import MambaMixer, SelectiveSSM, SSMState, cast_parameters, scan_along
+from vlm_ssm.ops import add_rms_norm
+from vlm_ssm.segments import PADDING, SegmentBoundaries, boundaries_of
 from vlm_ssm.selective_scan import selective_scan
 
 __all__ = [
     "BACKENDS",
-    "Edges",
+    "PADDING",
+    "Mamba",
     "MambaMixer",
     "SSMState",
+    "ScanInputs",
+    "SegmentBoundaries",
     "SelectiveSSM",
-    "add_norm",
-    "edges_of",
+    "add_rms_norm",
+    "boundaries_of",
+    "cast_parameters",
+    "causal_conv1d",
     "linear",
     "scan_along",
     "selective_scan",

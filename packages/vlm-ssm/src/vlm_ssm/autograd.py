@@ -12,96 +12,106 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlm_ssm.layouts import NATIVE, dense, native
-from vlm_ssm.segments import Edges
+from vlm_ssm.inputs import ConvInputs, ScanInputs, schema
+from vlm_ssm.layouts import NATIVE, dense, like, native
+from vlm_ssm.segments import SegmentBoundaries
 from vlm_ssm.torch_modes import grad_needed
+
+FORWARD = f"({schema(ScanInputs)}) -> (Tensor, Tensor, Tensor, Tensor)"
+BACKWARD = (
+    f"(Tensor grad_out, Tensor? grad_last, {schema(ScanInputs)}, Tensor acc, Tensor starts)"
+    f" -> ({', '.join(['Tensor'] * 9)})"
+)
+CONV_FORWARD = f"({schema(ConvInputs)}) -> Tensor"
+CONV_BACKWARD = f"(Tensor grad, {schema(ConvInputs)}) -> (Tensor, Tensor, Tensor, Tensor)"
+"""Schemas of a kernel's registered scan and convolution, and of their gradients."""
+
+
+def like_inputs(grad_out: Tensor, grad_last: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:
+    """What a scan's gradient looks like, for `register_fake`."""
+    u, dt, A, B, C, _, _, z, *_ = arguments
+    per_channel = A.new_empty(A.shape[:2])
+    grad_z = u.new_empty(0) if z is None else like(z)
+    matrices = (like(A), like(B), like(C))
+    vectors = (per_channel, torch.empty_like(per_channel))
+    return like(u), like(dt), *matrices, *vectors, grad_z, A.new_empty(*u.shape[:2], *A.shape[1:])
 
 
 def scan_with(
     op: Any, run: Callable[..., Any], backward: Any, matrix: Callable[[Tensor], Tensor]
-) -> Callable[..., tuple[Tensor, Tensor]]:
-    """`ops.scan`; `matrix` lays B and C out in fp32 as the kernels read them.
+) -> Callable[[ScanInputs], tuple[Tensor, Tensor]]:
+    """A backend's `scan`; `matrix` lays B and C out in fp32 as the kernels read them.
 
-    `op` takes (u, dt, A, B, C, D, bias, z, h0, flags, routes, softplus, separate) and gives y, the last state, and two
-    tensors for the backward; `run` takes one flag more: whether these are wanted.
+    `op` takes the fields of `ScanInputs` and gives y, the last state, and two tensors for the backward; `run` takes the
+    tuple itself, and whether these two are wanted.
     """
 
     def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        *tensors, ctx.softplus, _ = inputs
+        *tensors, ctx.softplus, ctx.keep_directions = inputs
         ctx.save_for_backward(*tensors, output[2], output[3])
         ctx.out_shape = output[0].shape
-        ctx.set_materialize_grads(
-            False
-        )  # zeros for the sums and saved states would be a pass over memory each
+        # zeros for the sums and saved states would be a pass over memory each
+        ctx.set_materialize_grads(False)
 
     def autograd(ctx: Any, grad_out: Tensor | None, grad_last: Tensor | None, *_: Any) -> tuple[Any, ...]:
-        saved = ctx.saved_tensors
+        *tensors, acc, starts = ctx.saved_tensors
+        inputs = ScanInputs._make([*tensors, ctx.softplus, ctx.keep_directions])
         if grad_out is None:  # only the state is used
-            grad_out = saved[0].new_zeros(ctx.out_shape)
-        *grads, grad_z, grad_h0 = backward(grad_out, grad_last, *saved, ctx.softplus)
-        D, bias, z, h0 = saved[5:9]
-        grad_D, grad_bias = grads[5:]
-        return (
-            *grads[:5], None if D is None else grad_D, None if bias is None else grad_bias,
-            None if z is None else grad_z, None if h0 is None else grad_h0, None, None, None, None,
-        )  # fmt: skip
+            grad_out = inputs.u.new_zeros(ctx.out_shape)
+        grads = backward(grad_out, grad_last, *inputs, acc, starts)
+        given = [None if t is None else grad for t, grad in zip(inputs[:9], grads, strict=True)]
+        return *given, None, None, None, None
 
-    def scan(
-        u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, bias: Tensor | None,
-        z: Tensor | None, h0: Tensor | None, edges: Edges | None, routes: Tensor | None,
-        softplus: bool, separate: bool,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+    def scan(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
         """As `ops.scan`."""
-        dtype = u.dtype
+        u, dt, A, B, C, D, bias, z, h0, reset, _, _, _ = inputs
         u, dt, B, C = native(u), native(dt), matrix(B), matrix(C)
         A, z = dense(A), None if z is None else native(z)
         D, bias, h0 = (None if t is None else dense(t) for t in (D, bias, h0))
-        flags = None if edges is None else edges.flags.contiguous()
-        arguments = (u, dt, A, B, C, D, bias, z, h0, flags, routes, softplus, separate)
-        if grad_needed(u, dt, A, B, C, D, bias, z, h0):
-            y, last, _, _ = op(*arguments)
-        else:
-            y, last, _, _ = run(*arguments, False)
-        return y.to(dtype), last
+        reset = None if reset is None else reset.contiguous()
+        ready = inputs._replace(u=u, dt=dt, A=A, B=B, C=C, D=D, bias=bias, z=z, h0=h0, reset=reset)
+        y, last, _, _ = op(*ready) if grad_needed(*ready[:9]) else run(ready, False)
+        return y.to(inputs.u.dtype), last
 
     op.register_autograd(autograd, setup_context=setup)
     return scan
 
 
 def conv_with(op: Any, run: Callable[..., Any], backward: Any) -> Callable[..., Tensor]:
-    """`ops.conv`; `op` and `run` take (x, weight by tap, bias, state, flags, since, front, routes)."""
+    """A backend's `conv`; `op` and `run` take the fields of `ConvInputs`."""
 
     def setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
 
     def autograd(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        saved = ctx.saved_tensors
-        grad_x, grad_weight, grad_bias, grad_state = backward(grad, *saved)
-        _, _, bias, state = saved[:4]
-        return (
-            grad_x, grad_weight, None if bias is None else grad_bias, None if state is None else grad_state,
-            None, None, None, None,
-        )  # fmt: skip
+        inputs = ConvInputs(*ctx.saved_tensors)
+        grads = backward(grad, *inputs)
+        given = [None if t is None else grad for t, grad in zip(inputs[:4], grads, strict=True)]
+        return *given, None, None, None, None
 
     def conv(
-        x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, edges: Edges | None,
-        routes: Tensor | None,
-    ) -> Tensor:  # fmt: skip
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        state: Tensor | None,
+        boundaries: SegmentBoundaries | None,
+        scan_order: Tensor | None,
+    ) -> Tensor:
         """As `ops.conv`."""
         dtype, x = x.dtype, native(x)
         state = None if state is None else state.to(x.dtype).contiguous()
-        flags, since, front = (None, None, None) if edges is None else (t.contiguous() for t in edges)
+        marks = (None, None, None) if boundaries is None else (t.contiguous() for t in boundaries)
         by_tap = dense(weight.transpose(1, 2))
         bias = None if bias is None else dense(bias)
         chosen = op if grad_needed(x, weight, bias, state) else run
-        return chosen(x, by_tap, bias, state, flags, since, front, routes).to(dtype)
+        return chosen(x, by_tap, bias, state, *marks, scan_order).to(dtype)
 
     op.register_autograd(autograd, setup_context=setup)
     return conv
 
 
 def norm_with(op: Any, run: Callable[..., Any], backward: Any) -> Callable[..., tuple[Tensor, Tensor]]:
-    """`ops.add_norm`; `op` and `run` give the sum (empty if nothing is added), y, and one factor a row."""
+    """`ops.add_rms_norm`; `op` and `run` give the sum (empty if nothing is added), y, and one factor a row."""
 
     def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         residual, out, weight, _, _ = inputs
@@ -116,8 +126,10 @@ def norm_with(op: Any, run: Callable[..., Any], backward: Any) -> Callable[..., 
         grad, grad_weight = backward(grad_y, grad_summed if ctx.out_dtype else None, summed, weight, scale)
         return grad, None if ctx.out_dtype is None else grad.to(ctx.out_dtype), grad_weight, None, None
 
-    def add_norm(residual: Tensor, out: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        """As `ops.add_norm`."""
+    def add_rms_norm(
+        residual: Tensor, out: Tensor | None, weight: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        """As `ops.add_rms_norm`."""
         dtype = weight.dtype if weight.dtype in NATIVE else torch.float32
         residual = residual.float().contiguous()
         if out is not None:
@@ -128,4 +140,4 @@ def norm_with(op: Any, run: Callable[..., Any], backward: Any) -> Callable[..., 
         return (residual if out is None else summed), y.to(weight.dtype)
 
     op.register_autograd(autograd, setup_context=setup)
-    return add_norm
+    return add_rms_norm

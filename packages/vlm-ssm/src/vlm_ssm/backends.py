@@ -122,5 +122,5 @@ def forced(name: str) -> Iterator[None]:
 
 
 def backend(device: torch.device, name: str | None = None) -> ModuleType:
-    """The module with `conv`, `scan` and `add_norm`."""
+    """The module with `conv`, `scan` and `add_rms_norm`."""
     return _FOUND[chosen(device, name)]

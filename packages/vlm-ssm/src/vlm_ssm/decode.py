@@ -19,7 +19,7 @@ from vlm_ssm.mamba_layer import MambaLayer
 _NATIVE = (torch.float32, torch.bfloat16)
 
 
-def _one_row(x: Tensor) -> bool:
+def single_token_cpu(x: Tensor) -> bool:
     """A single row on the fast backend, with nothing to differentiate or to trace."""
     return (
         x.numel() == x.shape[-1]
@@ -32,7 +32,7 @@ def _one_row(x: Tensor) -> bool:
     )
 
 
-def _one_each(x: Tensor) -> bool:
+def single_token_gpu(x: Tensor) -> bool:
     """A row of each of any number of sequences on Triton's kernels, with nothing to differentiate or to trace."""
     return (
         x.ndim == 3
@@ -46,9 +46,9 @@ def _one_each(x: Tensor) -> bool:
     )
 
 
-def possible(x: Tensor, mixers: Sequence[MambaLayer]) -> bool:
-    """Whether `stack` can stand for these layers on x; not for none."""
-    if not mixers or not (_one_row(x) or (x.device.type != "meta" and _one_each(x))):
+def can_fuse(x: Tensor, mixers: Sequence[MambaLayer]) -> bool:
+    """Whether `fused_decode_step` can stand for these layers on x; not for none."""
+    if not mixers or not (single_token_cpu(x) or (x.device.type != "meta" and single_token_gpu(x))):
         return False
     return all(mixer.can_fuse(x.dtype) for mixer in mixers)
 
@@ -65,10 +65,9 @@ def _small(t: Tensor | None) -> tuple[int, int]:
 def _layer(
     mixer: MambaLayer, norm: Tensor | None, states: tuple[Tensor, Tensor, Tensor, Tensor]
 ) -> list[int]:
-    """The numbers of a `kernels.step.Layer`."""
-    modules: dict[str, Any] = dict(
-        mixer._modules
-    )  # plain dictionaries: a module's attributes cost more than a token
+    """The numbers of a `kernels.decode.Layer`."""
+    # plain dictionaries: a module's attributes cost more than a token
+    modules: dict[str, Any] = dict(mixer._modules)
     own = mixer._parameters
     conv, dt = modules["conv1d"]._parameters, modules["dt_proj"]._parameters
     names = ("in_proj", "x_proj", "dt_proj", "out_proj")
@@ -80,7 +79,7 @@ def _layer(
     ]  # fmt: skip
 
 
-def stack(
+def fused_decode_step(
     x: Tensor,
     mixers: Sequence[MambaLayer],
     convs: Sequence[Tensor],
@@ -97,7 +96,7 @@ def stack(
     if backends.chosen(x.device) == "triton":
         from vlm_ssm.triton import decode
 
-        return decode.stack(x, mixers, convs, ssms, norms, last_norm, eps)
+        return decode.fused_decode_step(x, mixers, convs, ssms, norms, last_norm, eps)
     from vlm_ssm.numba.kernels import decode as kernels
 
     first, count = mixers[0], len(mixers)
@@ -119,14 +118,16 @@ def stack(
         constant.data_ptr(), shared.data_ptr(),
     )  # fmt: skip
     floats = kernels.own_floats(M, E, R)
-    kernels.stack(torch.get_num_threads(), arguments, tuple(table), floats=floats, phases=4 * count + 1)
+    kernels.decode_layers(
+        torch.get_num_threads(), arguments, tuple(table), floats=floats, phases=4 * count + 1
+    )
     return y, conv_after, ssm_after
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """`F.linear` (…, M) -> (…, V); for one row on the fast backend, all cores read the matrix."""
     fits = weight.ndim == 2 and x.shape[-1] == weight.shape[1]
-    if not fits or weight.dtype != x.dtype or not weight.is_contiguous() or not _one_row(x):
+    if not fits or weight.dtype != x.dtype or not weight.is_contiguous() or not single_token_cpu(x):
         return F.linear(x, weight)
     from vlm_ssm.numba.kernels import matvec as kernels
 

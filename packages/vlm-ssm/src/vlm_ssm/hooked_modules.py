@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlm_ssm import ops
-from vlm_ssm.segments import PAD, Edges
+from vlm_ssm.segments import PAD, SegmentBoundaries
 from vlm_ssm.torch.ops import along, with_past
 from vlm_ssm.torch_modes import has_global_hook
 
@@ -26,7 +26,7 @@ class DeltaProjection(nn.Linear):
         return F.linear(input, self.weight).float() + self.bias.float()
 
 
-def untouched(module: nn.Module) -> bool:
+def has_no_hooks(module: nn.Module) -> bool:
     """Whether a module has no hooks and no replaced `forward`."""
     return not (
         module._forward_hooks
@@ -40,7 +40,7 @@ def untouched(module: nn.Module) -> bool:
 
 def plain(module: nn.Module, kind: type[nn.Module]) -> bool:
     """Exactly of this kind, with its weight as an ordinary parameter, and untouched."""
-    return type(module) is kind and "weight" in module._parameters and untouched(module)
+    return type(module) is kind and "weight" in module._parameters and has_no_hooks(module)
 
 
 def project(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
@@ -77,30 +77,30 @@ def convolve(
     taps: int,
     x: Tensor,
     state: Tensor | None = None,
-    edges: Edges | None = None,
-    routes: Tensor | None = None,
+    boundaries: SegmentBoundaries | None = None,
+    scan_order: Tensor | None = None,
 ) -> Tensor:
     """As `ops.conv`, by one depthwise `Conv1d` of `taps` taps, or one a direction, which pads `taps` - 1 zeros."""
     if all(plain(layer, nn.Conv1d) for layer in layers):
         biases = [layer.bias for layer in layers if layer.bias is not None]
         weight = stacked([layer.weight.squeeze(1) for layer in layers])
-        return ops.conv(x, weight, stacked(biases) if biases else None, state, edges, routes)
-    rows = along(x, routes)
+        return ops.conv(x, weight, stacked(biases) if biases else None, state, boundaries, scan_order)
+    rows = along(x, scan_order)
     each = list(layers) * (len(rows) // len(layers))
-    padded = with_past(rows, state, edges, taps - 1)
-    return torch.stack([_called(layer, p, taps, edges) for layer, p in zip(each, padded, strict=True)])
+    padded = with_past(rows, state, boundaries, taps - 1)
+    return torch.stack([_called(layer, p, taps, boundaries) for layer, p in zip(each, padded, strict=True)])
 
 
-def _called(layer: nn.Module, padded: Tensor, taps: int, edges: Edges | None) -> Tensor:
+def _called(layer: nn.Module, padded: Tensor, taps: int, boundaries: SegmentBoundaries | None) -> Tensor:
     """padded (B, taps - 1 + T, E) through the module itself -> SiLU of (B, T, E)."""
     length = padded.shape[1] - taps + 1
-    if edges is None:
+    if boundaries is None:
         return F.silu(_unrounded(layer, padded.mT)[..., taps - 1 : taps - 1 + length].mT).to(padded.dtype)
     windows = padded.unfold(1, taps, 1)  # (B, T, E, taps), the last tap is the position itself
     back = torch.arange(taps - 1, -1, -1, device=padded.device)
-    windows = windows * (back <= edges.since.unsqueeze(-1)).unsqueeze(2)
+    windows = windows * (back <= boundaries.history.unsqueeze(-1)).unsqueeze(2)
     y = _unrounded(layer, windows.flatten(0, 1))[..., taps - 1].unflatten(0, windows.shape[:2])
-    return F.silu(y).to(padded.dtype) * (edges.flags != PAD).unsqueeze(-1)
+    return F.silu(y).to(padded.dtype) * (boundaries.reset != PAD).unsqueeze(-1)
 
 
 def _unrounded(layer: nn.Module, x: Tensor) -> Tensor:
@@ -112,10 +112,10 @@ def _unrounded(layer: nn.Module, x: Tensor) -> Tensor:
         return layer(x.to(dtypes.pop()))
 
 
-def add_norm(residual: Tensor, out: Tensor | None, norm: nn.Module, eps: float) -> tuple[Tensor, Tensor]:
-    """As `ops.add_norm`, with the norm's weight or, where it is no plain RMSNorm, by calling it."""
+def add_rms_norm(residual: Tensor, out: Tensor | None, norm: nn.Module, eps: float) -> tuple[Tensor, Tensor]:
+    """As `ops.add_rms_norm`, with the norm's weight or, where it is no plain RMSNorm, by calling it."""
     if plain(norm, nn.RMSNorm):
-        return ops.add_norm(residual, out, norm.get_parameter("weight"), eps)
+        return ops.add_rms_norm(residual, out, norm.get_parameter("weight"), eps)
     summed = residual if out is None else residual + out
     weight = getattr(norm, "weight", None)
     y = norm(summed)

@@ -31,15 +31,15 @@ def like(t: Tensor) -> Tensor:
     return torch.empty_like(t, memory_format=torch.contiguous_format)
 
 
-def check_routes(routes: Tensor | None, length: int) -> None:
+def check_scan_order(scan_order: Tensor | None, length: int) -> None:
     """Raises `ValueError` for rows that aren't there; on a GPU the device itself stops, so that nothing waits."""
-    if routes is None or not routes.numel():
+    if scan_order is None or not scan_order.numel():
         return
-    if routes.is_cuda:
+    if scan_order.is_cuda:
         torch.ops.aten._assert_async.msg(
-            ((routes >= 0) & (routes < length)).all(), "routes lead to rows that aren't there"
+            ((scan_order >= 0) & (scan_order < length)).all(), "scan_order names rows that aren't there"
         )
-    elif not 0 <= int(routes.min()) <= int(routes.max()) < length:
+    elif not 0 <= int(scan_order.min()) <= int(scan_order.max()) < length:
         raise ValueError(
-            f"routes lead from {int(routes.min())} to {int(routes.max())}, rows are 0 to {length - 1}"
+            f"scan_order goes from {int(scan_order.min())} to {int(scan_order.max())}, rows are 0 to {length - 1}"
         )

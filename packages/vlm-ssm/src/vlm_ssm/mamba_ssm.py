@@ -27,12 +27,13 @@ from mamba_ssm.ops.triton.selective_state_update import (  # pyright: ignore[rep
 from torch import Tensor
 
 from vlm_ssm.errors import BackendError
-from vlm_ssm.segments import BEGIN, PAD, Edges
+from vlm_ssm.inputs import ScanInputs
+from vlm_ssm.segments import BEGIN, PAD, SegmentBoundaries
 from vlm_ssm.torch import ops
-from vlm_ssm.torch.ops import add_norm
+from vlm_ssm.torch.ops import add_rms_norm
 from vlm_ssm.torch_modes import grad_needed
 
-__all__ = ["add_norm", "conv", "scan"]
+__all__ = ["add_rms_norm", "conv", "scan"]
 
 _SHORT = 2.0**-10  # Δ of the positions in front
 _GONE = 128.0  # e^-128 is 0 in fp32
@@ -58,9 +59,8 @@ def _in_front(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """S more positions, after which the state is h0 (B, E, S). Rows are (B, E, T), matrices (B, G, S, T)."""
     states, (batch, groups) = A.shape[1], B.shape[:2]
-    left = torch.arange(
-        states - 1, -1, -1, device=u.device
-    )  # positions that state i will still decay through
+    # positions that state i will still decay through
+    left = torch.arange(states - 1, -1, -1, device=u.device)
     wanted = h0 * torch.exp(-_SHORT * A * left)
     one_hot = torch.eye(states, device=u.device).expand(batch, groups, -1, -1)
     return (
@@ -69,7 +69,7 @@ def _in_front(
     )  # fmt: skip
 
 
-def _forgetting(u: Tensor, step: Tensor, A: Tensor, flags: Tensor) -> tuple[Tensor, Tensor]:
+def _forgetting(u: Tensor, step: Tensor, A: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
     """u and Δ (B, E, T) such that nothing passes a beginning and padding does nothing; A (E, S) is negative."""
     if A.is_cuda:
         torch.ops.aten._assert_async.msg(
@@ -77,25 +77,23 @@ def _forgetting(u: Tensor, step: Tensor, A: Tensor, flags: Tensor) -> tuple[Tens
         )
     elif not bool((A < 0).all()):
         raise BackendError("scan backend 'mamba_ssm' can't forget a state that doesn't decay: A >= 0")
-    step = torch.where((flags == PAD).unsqueeze(1), 0.0, step)
+    step = torch.where((reset == PAD).unsqueeze(1), 0.0, step)
     long = (_GONE / A.detach().abs().amin(1))[:, None].expand_as(step)
-    begins = (flags == BEGIN).unsqueeze(1)
+    begins = (reset == BEGIN).unsqueeze(1)
     return torch.where(begins, u * step / long, u), torch.where(begins, long, step)
 
 
-def _recurrence(
-    u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, bias: Tensor | None,
-    z: Tensor | None, h0: Tensor | None, flags: Tensor | None, softplus: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+def _recurrence(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
     """Rows (B, E, T), matrices (B, G, S, T), parameters (E, …) -> gated y like u, last state (B, E, S)."""
-    if h0 is None and flags is None:
+    u, dt, A, B, C, D, bias, z, h0, reset, _, softplus, _ = inputs
+    if h0 is None and reset is None:
         B, C = B.to(u.dtype), C.to(u.dtype)  # as the kernel wants them
         return selective_scan_fn(u, dt, A, B, C, D, z, bias, softplus, return_last_state=True)
     x, step = u.float(), dt.float() if bias is None else dt.float() + bias[:, None]
     step = F.softplus(step) if softplus else step
     through = x
-    if flags is not None:
-        through, step = _forgetting(x, step, A, flags)
+    if reset is not None:
+        through, step = _forgetting(x, step, A, reset)
     if h0 is not None:
         through, step, B, C = _in_front(through, step, A, B, C, h0)
     y, last = selective_scan_fn(
@@ -112,64 +110,70 @@ def _folded(t: Tensor, own: bool) -> Tensor:
     return (t.transpose(0, 1).flatten(1, 2) if own else t.flatten(0, 1)).contiguous()
 
 
-def _step(
-    u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, bias: Tensor | None,
-    z: Tensor | None, h0: Tensor, softplus: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+def _step(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
     """One position of one direction."""
+    u, dt, A, B, C, D, bias, z, h0, *_ = inputs
+    assert h0 is not None
     state = h0[0].clone()
     b, c = (m[0, :, 0, 0].to(u.dtype) for m in (B, C))
     y = selective_state_update(
-        state, u[0, :, 0].contiguous(), dt[0, :, 0].contiguous(), A[0], b, c, None if D is None else D[0],
-        None if z is None else z[:, 0, 0].contiguous(), None if bias is None else bias[0], dt_softplus=softplus,
-    )  # fmt: skip
+        state,
+        u[0, :, 0].contiguous(),
+        dt[0, :, 0].contiguous(),
+        A[0],
+        b,
+        c,
+        None if D is None else D[0],
+        None if z is None else z[:, 0, 0].contiguous(),
+        None if bias is None else bias[0],
+        dt_softplus=inputs.softplus,
+    )
     return y[:, None, None], state.unsqueeze(0)
 
 
-def scan(
-    u: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    bias: Tensor | None,
-    z: Tensor | None,
-    h0: Tensor | None,
-    edges: Edges | None,
-    routes: Tensor | None,
-    softplus: bool,
-    separate: bool,
-) -> tuple[Tensor, Tensor]:
+def scan(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
     """As `ops.scan`."""
+    u, _, A, B, _, _, _, z, h0, reset, scan_order, _, keep_directions = inputs
     (K, N, T, E), own = u.shape, len(A) > 1
-    alone = K == 1 and routes is None
-    grad = grad_needed(u, dt, A, B, C, D, bias, z, h0)
-    if alone and T == 1 and B.shape[3] == 1 and h0 is not None and edges is None and not grad:
-        return _step(u, dt, A, B, C, D, bias, z, h0, softplus)
-    flags = None if edges is None else edges.flags
-    if flags is not None and not own:
-        flags = flags.repeat(K, 1)
-    state = None
-    if h0 is not None:
-        state = h0.transpose(0, 1).flatten(1, 2) if own else h0.flatten(0, 1)
-    inner, step = _folded(u, own), _folded(dt, own)
-    skip, shift = (None if t is None else t.flatten() for t in (D, bias))
-    dtype = torch.promote_types(inner.dtype, step.dtype)
-    gate = z.permute(2, 0, 3, 1).flatten(0, 1).to(dtype).contiguous() if alone and z is not None else None
-    y, last = _recurrence(
-        inner.to(dtype), step.to(dtype), A.flatten(0, 1), _folded(B, own), _folded(C, own), skip, shift, gate,
-        state, flags, softplus,
-    )  # fmt: skip
+    alone = K == 1 and scan_order is None
+    grad = grad_needed(*inputs[:9])
+    if alone and T == 1 and B.shape[3] == 1 and h0 is not None and reset is None and not grad:
+        return _step(inputs)
+    y, last = _recurrence(_as_sequences(inputs, own, alone))
     last = _LastState.apply(last, y) if grad else last
     if own:
         y, last = (t.unflatten(1, (K, E)).transpose(0, 1) for t in (y, last))
     else:
         y, last = (t.unflatten(0, (K, N)) for t in (y, last))
-    y = ops.back((y if alone else y.float()).transpose(2, 3), routes, separate)
+    y = ops.back((y if alone else y.float()).transpose(2, 3), scan_order, keep_directions)
     if z is not None and not alone:
         y = y * F.silu(z.float())
     return y.to(u.dtype), last
+
+
+def _as_sequences(inputs: ScanInputs, own: bool, alone: bool) -> ScanInputs:
+    """Directions as more sequences or, with `own` parameters, as more channels; the gate only if one is `alone`."""
+    u, dt, A, B, C, D, bias, z, h0, reset, *_ = inputs
+    if reset is not None and not own:
+        reset = reset.repeat(len(u), 1)
+    if h0 is not None:
+        h0 = h0.transpose(0, 1).flatten(1, 2) if own else h0.flatten(0, 1)
+    u, dt = _folded(u, own), _folded(dt, own)
+    dtype = torch.promote_types(u.dtype, dt.dtype)
+    gate = z.permute(2, 0, 3, 1).flatten(0, 1).to(dtype).contiguous() if alone and z is not None else None
+    return ScanInputs(
+        u.to(dtype),
+        dt.to(dtype),
+        A.flatten(0, 1),
+        _folded(B, own),
+        _folded(C, own),
+        None if D is None else D.flatten(),
+        None if bias is None else bias.flatten(),
+        gate,
+        h0,
+        reset,
+        softplus=inputs.softplus,
+    )
 
 
 def conv(
@@ -177,28 +181,27 @@ def conv(
     weight: Tensor,
     bias: Tensor | None,
     state: Tensor | None,
-    edges: Edges | None,
-    routes: Tensor | None,
+    boundaries: SegmentBoundaries | None,
+    scan_order: Tensor | None,
 ) -> Tensor:
     """As `ops.conv`."""
     width, taps = weight.shape[1:]
-    if edges is not None or width % 8 or not 2 <= taps <= 4:
-        return ops.conv(x, weight, bias, state, edges, routes)
-    rows, own = ops.along(x, routes), len(weight) > 1
+    if boundaries is not None or width % 8 or not 2 <= taps <= 4:
+        return ops.conv(x, weight, bias, state, boundaries, scan_order)
+    rows, own = ops.along(x, scan_order), len(weight) > 1
     K, N, T, _ = rows.shape
     if K > 1 and state is not None:
         state = state.repeat(1, 1, K) if own else state.repeat(K, 1, 1)
-    rows = (
-        rows.permute(1, 2, 0, 3).flatten(2) if own else rows.flatten(0, 1)
-    )  # channels stay next to each other
+    # channels stay next to each other
+    rows = rows.permute(1, 2, 0, 3).flatten(2) if own else rows.flatten(0, 1)
     weights, biases = weight.flatten(0, 1).to(x.dtype), None if bias is None else bias.flatten().to(x.dtype)
     if T == 1 and state is not None and not grad_needed(x, weight, bias, state):
         held = state.to(x.dtype).transpose(1, 2).contiguous()
-        y = causal_conv1d_update(rows[:, 0].contiguous(), held, weights, biases, activation="silu").unsqueeze(
-            1
-        )
+        y = causal_conv1d_update(rows[:, 0].contiguous(), held, weights, biases, activation="silu")
+        y = y.unsqueeze(1)
     else:
         past = None if state is None else state.to(x.dtype).contiguous().transpose(1, 2)
-        turned = rows.contiguous().transpose(1, 2)
-        y = causal_conv1d_fn(turned, weights, biases, initial_states=past, activation="silu").transpose(1, 2)
+        transposed = rows.contiguous().transpose(1, 2)
+        y = causal_conv1d_fn(transposed, weights, biases, initial_states=past, activation="silu")
+        y = y.transpose(1, 2)
     return y.unflatten(2, (K, width)).permute(2, 0, 1, 3) if own else y.unflatten(0, (K, N))

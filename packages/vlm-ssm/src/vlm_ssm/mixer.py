@@ -13,14 +13,15 @@ from vlm_ssm import decode, ops
 from vlm_ssm.hooked_modules import (
     DeltaProjection,
     convolve,
+    has_no_hooks,
     plain,
     plain_linear,
     project,
     project_delta,
     stacked,
-    untouched,
 )
-from vlm_ssm.segments import Edges, edges_of
+from vlm_ssm.inputs import ScanInputs
+from vlm_ssm.segments import SegmentBoundaries, boundaries_of
 from vlm_ssm.torch.ops import after
 
 
@@ -35,6 +36,7 @@ class SelectiveSSM(nn.Module):
     """conv1d, SiLU, the input-dependent Δ, B, C, and the scan, on an inner width E; `scan_along` runs it."""
 
     keeps_fp32 = ("A_log", "D", "dt_proj.bias")
+    """Parameters of the recurrence: fp32 whatever the others are (README of mamba_ssm, "Precision")."""
 
     def __init__(
         self, d_inner: int, d_state: int = 16, d_conv: int = 4, dt_rank: int = 1,
@@ -72,26 +74,47 @@ def scan_along(
     ssms: Sequence[SelectiveSSM],
     x: Tensor,
     z: Tensor | None,
-    routes: Tensor | None = None,
-    edges: Edges | None = None,
+    scan_order: Tensor | None = None,
+    boundaries: SegmentBoundaries | None = None,
     state: SSMState | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Convolution and selective scan along K routes at once (shapes as in `ops`), by one SSM or one a direction.
+    """Convolution and selective scan in K scan orders at once (shapes as in `ops`), by one SSM or one a direction.
 
     x (B, T, J, E) and gate z alike -> y (B, T, J, E), summed over directions if J is 1, and the states (K, B, E, S).
     """
     past = state.conv if state else None
-    u = convolve([s.conv1d for s in ssms], ssms[0].d_conv, x, past, edges, routes)
+    u = convolve([s.conv1d for s in ssms], ssms[0].d_conv, x, past, boundaries, scan_order)
     dt, bias, b, c = _projections(ssms, u)
     A, D = stacked([s.A_log for s in ssms]), stacked([s.D for s in ssms])
-    return ops.scan(
-        u, dt, -torch.exp(A.float()), b, c, D, bias, z,
-        state.ssm.unsqueeze(0) if state else None, edges, routes,
-        softplus=True, separate=x.shape[2] > 1,
-    )  # fmt: skip
+    inputs = ScanInputs(
+        u,
+        dt,
+        -torch.exp(A.float()),
+        b,
+        c,
+        D,
+        bias,
+        z,
+        h0=state.ssm.unsqueeze(0) if state else None,
+        reset=None if boundaries is None else boundaries.reset,
+        scan_order=scan_order,
+        softplus=True,
+        keep_directions=x.shape[2] > 1,
+    )
+    return ops.scan(inputs)
 
 
-class MambaMixer(SelectiveSSM):
+def cast_parameters(module: nn.Module, dtype: torch.dtype) -> None:
+    """Every parameter to `dtype`, except those that a module inside names in `keeps_fp32`."""
+    kept = {
+        inner.get_parameter(name) for inner in module.modules() for name in getattr(inner, "keeps_fp32", ())
+    }
+    for parameter in module.parameters():
+        if parameter not in kept:
+            parameter.data = parameter.data.to(dtype)
+
+
+class GatedSSM(SelectiveSSM):
     """in_proj → SelectiveSSM gated by z → out_proj; state dict compatible with `mamba_ssm.Mamba`."""
 
     def __init__(
@@ -107,12 +130,25 @@ class MambaMixer(SelectiveSSM):
         self.in_proj = nn.Linear(d_model, 2 * d_inner, bias=False)
         self.out_proj = nn.Linear(d_inner, d_model, bias=False)
 
+    def mix(
+        self, x: Tensor, boundaries: SegmentBoundaries | None = None, state: SSMState | None = None
+    ) -> tuple[Tensor, SSMState]:
+        """(B, T, M) -> ((B, T, M), state)."""
+        inner, z = self.in_proj(x).chunk(2, dim=-1)
+        y, last = scan_along([self], inner.unsqueeze(2), z.unsqueeze(2), None, boundaries, state)
+        conv = after(inner, state.conv if state else None, boundaries, self.d_conv - 1)
+        return self.out_proj(y.squeeze(2)), SSMState(conv, last.squeeze(0))
+
+
+class MambaMixer(GatedSSM):
+    """The Mamba layer of this toolkit: it takes and returns a state, and decodes a token in one fused call."""
+
     def can_fuse(self, dtype: torch.dtype) -> bool:
         """Whether a fused step of this dtype computes what `forward` would: nothing is wrapped, hooked or replaced."""
         modules = self._modules
         return (
             type(self) is MambaMixer
-            and untouched(self)
+            and has_no_hooks(self)
             and plain(self.conv1d, nn.Conv1d)
             and plain_linear(modules["dt_proj"], DeltaProjection, dtype)
             and all(
@@ -121,14 +157,11 @@ class MambaMixer(SelectiveSSM):
         )
 
     def forward(
-        self, x: Tensor, segments: Tensor | Edges | None = None, state: SSMState | None = None
+        self, x: Tensor, segments: Tensor | SegmentBoundaries | None = None, state: SSMState | None = None
     ) -> tuple[Tensor, SSMState]:
         """(B, T, M) -> ((B, T, M), state). `PADDING` in `segments` (B, T) stands in front only."""
-        if state is not None and segments is None and decode.possible(x, [self]):
-            y, conv, ssm = decode.stack(x, [self], [state.conv], [state.ssm])
+        if state is not None and segments is None and decode.can_fuse(x, [self]):
+            y, conv, ssm = decode.fused_decode_step(x, [self], [state.conv], [state.ssm])
             return y, SSMState(conv[0], ssm[0])
-        edges = edges_of(segments) if isinstance(segments, Tensor) else segments
-        inner, z = self.in_proj(x).chunk(2, dim=-1)
-        y, last = scan_along([self], inner.unsqueeze(2), z.unsqueeze(2), None, edges, state)
-        conv = after(inner, state.conv if state else None, edges, self.d_conv - 1)
-        return self.out_proj(y.squeeze(2)), SSMState(conv, last.squeeze(0))
+        boundaries = boundaries_of(segments) if isinstance(segments, Tensor) else segments
+        return self.mix(x, boundaries, state)

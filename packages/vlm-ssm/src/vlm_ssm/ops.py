@@ -1,8 +1,8 @@
 """The three operations of a Mamba layer, channels last, on whichever backend runs.
 
-K directions of B sequences: direction k visits the T rows in the order `routes[k]`. J is 1 where all directions
+K directions of B sequences: direction k visits the T rows in the order `scan_order[k]`. J is 1 where all directions
 read the same rows and add up into the same rows, K where each has its own. P is 1 where directions share their
-parameters, else K. Without `routes` there is one direction, J of them if J > 1.
+parameters, else K. Without `scan_order` there is one direction, J of them if J > 1.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from vlm_ssm.backends import backend
-from vlm_ssm.segments import Edges
+from vlm_ssm.inputs import ScanInputs
+from vlm_ssm.segments import SegmentBoundaries
 from vlm_ssm.torch_modes import without_autocast
 
 
@@ -26,9 +27,9 @@ def _parameter_sets(count: int, directions: int) -> None:
         raise ValueError(f"{count} sets of parameters for {directions} directions; one, or one for each")
 
 
-def _marks(edges: Edges | None, batch: int, length: int) -> None:
-    if edges is not None:
-        _expect(segments=(edges.flags, (batch, length)))
+def _as_index(scan_order: Tensor | None) -> Tensor | None:
+    """Kernels read int64 without gaps."""
+    return None if scan_order is None else scan_order.long().contiguous()
 
 
 def conv(
@@ -36,77 +37,68 @@ def conv(
     weight: Tensor,
     bias: Tensor | None = None,
     state: Tensor | None = None,
-    edges: Edges | None = None,
-    routes: Tensor | None = None,
+    boundaries: SegmentBoundaries | None = None,
+    scan_order: Tensor | None = None,
     *,
     use: str | None = None,
 ) -> Tensor:
-    """SiLU(bias + Σ_j weight_j · x_{t-W+1+j}) per channel, rows taken along each route.
+    """SiLU(bias + Σ_j weight_j · x_{t-W+1+j}) per channel, rows taken in each scan order.
 
     x (B, T, J, E); weight (P, E, W), bias (P, E); `state` (B, W-1, E) are the inputs before the first live position
-    (zeros if None); with `edges` a window stays in its segment and padding gives 0. -> (K, B, T, E) in x's dtype.
+    (zeros if None); with `boundaries` a window stays in its segment and padding gives 0. -> (K, B, T, E) in x's dtype.
     """
     (batch, length, columns, width), (sets, _, taps) = x.shape, weight.shape
-    directions = columns if routes is None else len(routes)
+    directions = columns if scan_order is None else len(scan_order)
     _parameter_sets(sets, directions)
     _parameter_sets(columns, directions)
     _expect(
         weight=(weight, (sets, width, taps)), bias=(bias, (sets, width)), state=(state, (batch, taps - 1, width)),
-        routes=(routes, (directions, length)),
+        scan_order=(scan_order, (directions, length)),
     )  # fmt: skip
-    _marks(edges, batch, length)
-    routes = None if routes is None else routes.long().contiguous()
+    if boundaries is not None:
+        _expect(segments=(boundaries.reset, (batch, length)))
     with without_autocast(x):
-        return backend(x.device, use).conv(x, weight, bias, state, edges, routes)
+        return backend(x.device, use).conv(x, weight, bias, state, boundaries, _as_index(scan_order))
 
 
-def scan(
-    u: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None = None,
-    bias: Tensor | None = None,
-    z: Tensor | None = None,
-    h0: Tensor | None = None,
-    edges: Edges | None = None,
-    routes: Tensor | None = None,
-    *,
-    softplus: bool = False,
-    separate: bool = False,
-    use: str | None = None,
-) -> tuple[Tensor, Tensor]:
+def scan(inputs: ScanInputs, *, use: str | None = None) -> tuple[Tensor, Tensor]:
     """h_t = exp(Δ_t A) h_{t-1} + Δ_t B_t u_t;  y_t = (C_t·h_t + D u_t) · SiLU(z)   (paper Eq. 3 and 4).
 
     u, dt (K, B, T, E); A (P, E, S); B, C (K, B, T, G, S); D, bias (P, E), Δ = softplus(dt + bias); gate z
-    (B, T, J, E); h0 (K, B, E, S). Position t of direction k is row `routes[k, t]`; there y is summed over directions
-    or, with `separate`, kept apart (J = K). -> y (B, T, J, E) in u's dtype, fp32 state (K, B, E, S).
+    (B, T, J, E); h0 (K, B, E, S); `reset` (B, T) as in `SegmentBoundaries`. Position t of direction k is row
+    `scan_order[k, t]`; there y is summed over directions or, with `keep_directions`, kept apart (J = K).
+    -> y (B, T, J, E) in u's dtype, fp32 state (K, B, E, S).
     """
+    u, dt, A, B, C, D, bias, z, h0, reset, scan_order, _, keep_directions = inputs
     (directions, batch, length, width), (sets, _, states), groups = u.shape, A.shape, B.shape[3]
     _parameter_sets(sets, directions)
     if width % groups:
         raise ValueError(f"{groups} groups of B and C don't divide a width of {width}")
     matrices = (directions, batch, length, groups, states)
     _expect(
-        delta=(dt, tuple(u.shape)), A=(A, (sets, width, states)), B=(B, matrices), C=(C, matrices),
-        D=(D, (sets, width)), delta_bias=(bias, (sets, width)),
-        z=(z, (batch, length, directions if separate else 1, width)),
-        initial_state=(h0, (directions, batch, width, states)), routes=(routes, (directions, length)),
-    )  # fmt: skip
-    _marks(edges, batch, length)
-    routes = None if routes is None else routes.long().contiguous()
-    A, B, C = A.float(), B.float(), C.float()
+        delta=(dt, tuple(u.shape)),
+        A=(A, (sets, width, states)),
+        B=(B, matrices),
+        C=(C, matrices),
+        D=(D, (sets, width)),
+        delta_bias=(bias, (sets, width)),
+        z=(z, (batch, length, directions if keep_directions else 1, width)),
+        initial_state=(h0, (directions, batch, width, states)),
+        segments=(reset, (batch, length)),
+        scan_order=(scan_order, (directions, length)),
+    )
     D, bias, h0 = (None if t is None else t.float() for t in (D, bias, h0))
+    inputs = inputs._replace(
+        A=A.float(), B=B.float(), C=C.float(), D=D, bias=bias, h0=h0, scan_order=_as_index(scan_order)
+    )
     with without_autocast(u):
-        run = backend(u.device, use).scan
-        return run(u, dt, A, B, C, D, bias, z, h0, edges, routes, softplus, separate)
+        return backend(u.device, use).scan(inputs)
 
 
-def add_norm(
+def add_rms_norm(
     residual: Tensor, out: Tensor | None, weight: Tensor, eps: float, *, use: str | None = None
 ) -> tuple[Tensor, Tensor]:
     """residual (…, M) fp32, out added to it if given -> their sum in fp32 and its RMSNorm in the weight's dtype."""
     _expect(out=(out, tuple(residual.shape)), weight=(weight, (residual.shape[-1],)))
     with without_autocast(residual):
-        return backend(residual.device, use).add_norm(residual, out, weight, eps)
+        return backend(residual.device, use).add_rms_norm(residual, out, weight, eps)

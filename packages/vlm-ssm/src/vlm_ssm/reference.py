@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vlm_ssm.segments import BEGIN, PAD, Edges
+from vlm_ssm.inputs import ScanInputs
+from vlm_ssm.segments import BEGIN, PAD, SegmentBoundaries
 
 
 def recurrence(
-    u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h: Tensor, flags: Tensor | None
+    u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h: Tensor, reset: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """h_t = exp(Δ_t A) h_{t-1} + Δ_t B_t u_t;  y_t = C_t · h_t   (paper Eq. 3 and 4, B̄ = ΔB as released).
 
@@ -23,8 +24,8 @@ def recurrence(
     for t in range(u.shape[1]):
         b = B[:, t].repeat_interleave(per_group, dim=1)
         c = C[:, t].repeat_interleave(per_group, dim=1)
-        if flags is not None:
-            h = torch.where((flags[:, t] == BEGIN)[:, None, None], 0, h)
+        if reset is not None:
+            h = torch.where((reset[:, t] == BEGIN)[:, None, None], 0, h)
         h = torch.exp(dt[:, t, :, None] * A) * h + (dt[:, t] * u[:, t]).unsqueeze(-1) * b
         ys.append((h * c).sum(-1))
     return torch.stack(ys, dim=1), h
@@ -37,36 +38,23 @@ def _each(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return torch.stack([function(row.contiguous()) for row in x.unbind(1)], dim=1)
 
 
-def scan(
-    u: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    bias: Tensor | None,
-    z: Tensor | None,
-    h0: Tensor | None,
-    edges: Edges | None,
-    routes: Tensor | None,
-    softplus: bool,
-    separate: bool,
-) -> tuple[Tensor, Tensor]:
+def scan(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
     """As `ops.scan`, one direction after the other."""
+    u, dt, A, B, C, D, bias, z, h0, reset, scan_order, softplus, keep_directions = inputs
     ys, states = [], []
     for k in range(len(u)):
         p = k if len(A) > 1 else 0
         x, step = u[k].float(), dt[k].float()
         step = step if bias is None else step + bias[p]
         step = _each(F.softplus, step) if softplus else step
-        if edges is not None:
-            step = torch.where((edges.flags == PAD).unsqueeze(-1), 0, step)
+        if reset is not None:
+            step = torch.where((reset == PAD).unsqueeze(-1), 0, step)
         h = x.new_zeros(len(x), *A.shape[1:]) if h0 is None else h0[k]
-        y, h = recurrence(x, step, A[p], B[k], C[k], h, None if edges is None else edges.flags)
+        y, h = recurrence(x, step, A[p], B[k], C[k], h, reset)
         y = y if D is None else y + x * D[p]
-        ys.append(y if routes is None else torch.zeros_like(y).index_copy(1, routes[k], y))
+        ys.append(y if scan_order is None else torch.zeros_like(y).index_copy(1, scan_order[k], y))
         states.append(h)
-    y = torch.stack(ys, dim=2) if separate else torch.stack(ys).sum(0).unsqueeze(2)
+    y = torch.stack(ys, dim=2) if keep_directions else torch.stack(ys).sum(0).unsqueeze(2)
     y = y if z is None else y * _each(F.silu, z.float())
     return y.to(u.dtype), torch.stack(states)
 
@@ -76,16 +64,18 @@ def conv(
     weight: Tensor,
     bias: Tensor | None,
     state: Tensor | None,
-    edges: Edges | None,
-    routes: Tensor | None,
+    boundaries: SegmentBoundaries | None,
+    scan_order: Tensor | None,
 ) -> Tensor:
     """As `ops.conv`: every output is its window's sum, position by position."""
-    directions = x.shape[2] if routes is None else len(routes)
+    directions = x.shape[2] if scan_order is None else len(scan_order)
     outs = []
     for k in range(directions):
         p, column = (k if len(weight) > 1 else 0), (k if x.shape[2] > 1 else 0)
-        rows = x[:, :, column] if routes is None else x[:, routes[k], column]
-        outs.append(torch.stack([_row(n, rows, weight[p], bias, p, state, edges) for n in range(len(x))]))
+        rows = x[:, :, column] if scan_order is None else x[:, scan_order[k], column]
+        outs.append(
+            torch.stack([_row(n, rows, weight[p], bias, p, state, boundaries) for n in range(len(x))])
+        )
     return F.silu(torch.stack(outs)).to(x.dtype)
 
 
@@ -96,19 +86,19 @@ def _row(
     bias: Tensor | None,
     p: int,
     state: Tensor | None,
-    edges: Edges | None,
+    boundaries: SegmentBoundaries | None,
 ) -> Tensor:
     """Sequence n of rows (B, T, E) -> (T, E), before the SiLU."""
-    past, front, ys = weight.shape[1] - 1, 0 if edges is None else int(edges.front[n]), []
+    past, left_pad, ys = weight.shape[1] - 1, 0 if boundaries is None else int(boundaries.left_pad[n]), []
     for t in range(rows.shape[1]):
         y = torch.zeros_like(rows[n, t], dtype=torch.float32)
-        if edges is None or edges.flags[n, t] != PAD:
+        if boundaries is None or boundaries.reset[n, t] != PAD:
             y = y if bias is None else y + bias[p].float()
             for j in range(past + 1):
-                held = past + t - j - front
-                if edges is not None and j > edges.since[n, t]:
+                held = past + t - j - left_pad
+                if boundaries is not None and j > boundaries.history[n, t]:
                     continue
-                if t - j >= front:
+                if t - j >= left_pad:
                     y = y + weight[:, past - j].float() * rows[n, t - j].float()
                 elif state is not None and held >= 0:
                     y = y + weight[:, past - j].float() * state[n, held].float()
@@ -116,8 +106,8 @@ def _row(
     return torch.stack(ys)
 
 
-def add_norm(residual: Tensor, out: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """As `ops.add_norm`."""
+def add_rms_norm(residual: Tensor, out: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """As `ops.add_rms_norm`."""
     summed = residual if out is None else residual + out
     scale = torch.rsqrt(summed.square().mean(-1, keepdim=True) + eps)
     return summed, (summed * scale * weight.float()).to(weight.dtype)

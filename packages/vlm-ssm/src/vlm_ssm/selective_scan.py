@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from vlm_ssm import ops
-from vlm_ssm.segments import edges_of
+from vlm_ssm.inputs import ScanInputs
+from vlm_ssm.segments import boundaries_of
 
 
 def _by_time(m: Tensor, batch: int, length: int, groups: int | None) -> Tensor:
@@ -26,9 +27,10 @@ def selective_scan(
     z: Tensor | None = None,
     delta_bias: Tensor | None = None,
     delta_softplus: bool = False,
+    return_last_state: bool = False,
+    *,
     initial_state: Tensor | None = None,
     segments: Tensor | None = None,
-    return_last_state: bool = False,
     backend: str | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Mamba's selective scan; names, layouts and meaning of `mamba_ssm.selective_scan_fn`, and more.
@@ -44,7 +46,7 @@ def selective_scan(
         raise ValueError("selective_scan needs at least one position, got T = 0")
     # a fixed matrix has one group a channel, and then so has the other
     groups = width if 2 in (B.ndim, C.ndim) else None
-    y, last = ops.scan(
+    inputs = ScanInputs(
         u.transpose(1, 2).unsqueeze(0),
         delta.transpose(1, 2).unsqueeze(0),
         A.unsqueeze(0),
@@ -54,9 +56,9 @@ def selective_scan(
         None if delta_bias is None else delta_bias.unsqueeze(0),
         None if z is None else z.transpose(1, 2).unsqueeze(2),
         None if initial_state is None else initial_state.unsqueeze(0),
-        None if segments is None else edges_of(segments),
+        None if segments is None else boundaries_of(segments).reset,
         softplus=delta_softplus,
-        use=backend,
     )
+    y, last = ops.scan(inputs, use=backend)
     y = y.squeeze(2).transpose(1, 2)
     return (y, last.squeeze(0)) if return_last_state else y

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from vlm_ssm.numba.kernels.scan_forward import NOWHERE, Rows
+from vlm_ssm.numba.kernels.scan_forward import NULL_VIEW, RowView
 
 
 def address(t: Tensor | None) -> int:
@@ -12,20 +12,20 @@ def address(t: Tensor | None) -> int:
     return 0 if t is None else t.data_ptr()
 
 
-def rows(t: Tensor | None, outer: int, seq: int, row: int) -> Rows:
+def rows(t: Tensor | None, outer: int, seq: int, row: int) -> RowView:
     """Where the rows of t lie; the arguments are its dimensions of directions, sequences and positions."""
     if t is None:
-        return NOWHERE
+        return NULL_VIEW
     item = t.element_size()
     over = t.stride(outer) * item if t.shape[outer] > 1 else 0
-    return Rows(t.data_ptr(), over, t.stride(seq) * item, t.stride(row) * item, item)
+    return RowView(t.data_ptr(), over, t.stride(seq) * item, t.stride(row) * item, item)
 
 
-def by_direction(t: Tensor | None) -> Rows:
+def by_direction(t: Tensor | None) -> RowView:
     """(K, B, T, …)."""
     return rows(t, 0, 1, 2)
 
 
-def by_row(t: Tensor | None) -> Rows:
+def by_row(t: Tensor | None) -> RowView:
     """(B, T, J, E)."""
     return rows(t, 2, 0, 1)

@@ -1,70 +1,63 @@
-"""The convolution on numba's CPU kernels, registered with torch as `fast_scan` does."""
+"""The convolution on numba's CPU kernels, registered with torch as `numba.scan` does."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from vlm_ssm.autograd import conv_with
-from vlm_ssm.layouts import check_routes, native
+from vlm_ssm.autograd import CONV_BACKWARD, CONV_FORWARD, conv_with
+from vlm_ssm.inputs import ConvInputs
+from vlm_ssm.layouts import check_scan_order, like, native
 from vlm_ssm.numba.address import address, by_direction, by_row, rows
 from vlm_ssm.numba.kernels import conv as kernels
-from vlm_ssm.numba.kernels.scan_forward import NOWHERE
+from vlm_ssm.numba.kernels.scan_forward import NULL_VIEW
 
 
-def _arguments(
-    x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, flags: Tensor | None,
-    since: Tensor | None, front: Tensor | None, routes: Tensor | None, out: Tensor,
-) -> kernels.Conv:  # fmt: skip
+def _arguments(inputs: ConvInputs, out: Tensor) -> kernels.Conv:
+    x, weight, bias, state, reset, history, left_pad, scan_order = inputs
     K, N, T, E = out.shape
-    at_state = NOWHERE if state is None else rows(state.unsqueeze(0), 0, 1, 2)
+    at_state = NULL_VIEW if state is None else rows(state.unsqueeze(0), 0, 1, 2)
+    addresses = map(address, (weight, bias, reset, history, left_pad, scan_order))
     return kernels.Conv(
-        K, N, T, E, weight.shape[1], len(weight), by_row(x), by_direction(out), at_state, address(weight),
-        address(bias), address(flags), address(since), address(front), address(routes),
-    )  # fmt: skip
+        K, N, T, E, weight.shape[1], len(weight), by_row(x), by_direction(out), at_state, *addresses
+    )
 
 
-def _directions(x: Tensor, routes: Tensor | None) -> int:
-    return x.shape[2] if routes is None else len(routes)
-
-
-def _run(
-    x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, flags: Tensor | None,
-    since: Tensor | None, front: Tensor | None, routes: Tensor | None,
-) -> Tensor:  # fmt: skip
-    N, T, _, E = x.shape
-    check_routes(routes, T)
-    out = x.new_empty(_directions(x, routes), N, T, E)
-    arguments = _arguments(x, weight, bias, state, flags, since, front, routes, out)
+def _run(*arguments: Any) -> Tensor:
+    inputs = ConvInputs(*arguments)
+    N, T, _, E = inputs.x.shape
+    check_scan_order(inputs.scan_order, T)
+    out = inputs.x.new_empty(inputs.directions, N, T, E)
     tasks = out.shape[0] * N * -(-T // kernels.ROWS)
-    kernels.forward(tasks, arguments, floats=2 * weight.shape[1])
+    kernels.forward(tasks, _arguments(inputs, out), floats=2 * inputs.weight.shape[1])
     return out
 
 
-_op = torch.library.custom_op("vlm_ssm::numba_conv", _run, mutates_args=())
+_op = torch.library.custom_op("vlm_ssm::numba_conv", _run, mutates_args=(), schema=CONV_FORWARD)
 
 
 @_op.register_fake
-def _(x, weight, bias, state, flags, since, front, routes):
-    return x.new_empty(_directions(x, routes), x.shape[0], x.shape[1], x.shape[3])
+def _(*arguments: Any):
+    x, directions = arguments[0], ConvInputs(*arguments).directions
+    return x.new_empty(directions, x.shape[0], x.shape[1], x.shape[3])
 
 
-@torch.library.custom_op("vlm_ssm::numba_conv_backward", mutates_args=())
-def _backward_op(
-    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None,
-    flags: Tensor | None, since: Tensor | None, front: Tensor | None, routes: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+def _backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     """Gradients of x, weight, bias, state; that of an absent state is empty."""
+    inputs = ConvInputs(*arguments)
+    x, weight, state, scan_order = inputs.x, inputs.weight, inputs.state, inputs.scan_order
     grad = native(grad)
     K, N, T, E = grad.shape
     tasks, taps = K * N * -(-T // kernels.ROWS), weight.shape[1]
-    inside = torch.empty_like(grad, memory_format=torch.contiguous_format)
-    grad_x = torch.empty_like(x, memory_format=torch.contiguous_format)
+    inside = like(grad)
+    grad_x = like(x)
     grad_state = x.new_empty(0) if state is None else torch.empty_like(state)
     sums = weight.new_empty(tasks, taps + 1, E)
-    inverse = None if routes is None else routes.argsort(-1)
-    at_state = NOWHERE if state is None else rows(grad_state.unsqueeze(0), 0, 1, 2)
-    forward = _arguments(x, weight, bias, state, flags, since, front, routes, grad)
+    inverse = None if scan_order is None else scan_order.argsort(-1)
+    at_state = NULL_VIEW if state is None else rows(grad_state.unsqueeze(0), 0, 1, 2)
+    forward = _arguments(inputs, grad)
     gradient = kernels.Gradient(
         by_direction(grad), by_direction(inside), by_row(grad_x), at_state, address(sums), address(inverse)
     )  # fmt: skip
@@ -75,11 +68,16 @@ def _backward_op(
     return grad_x, by_parameters[:, :taps].clone(), by_parameters[:, taps].clone(), grad_state
 
 
+_backward_op = torch.library.custom_op(
+    "vlm_ssm::numba_conv_backward", _backward, mutates_args=(), schema=CONV_BACKWARD
+)
+
+
 @_backward_op.register_fake
-def _(grad, x, weight, bias, state, flags, since, front, routes):
-    grad_x = torch.empty_like(x, memory_format=torch.contiguous_format)
-    grad_state = x.new_empty(0) if state is None else torch.empty_like(state)
-    return grad_x, torch.empty_like(weight), weight.new_empty(len(weight), weight.shape[2]), grad_state
+def _(grad: Tensor, *arguments: Any):
+    x, weight, _, state, *_ = arguments
+    grad_state = x.new_empty(0) if state is None else like(state)
+    return like(x), torch.empty_like(weight), weight.new_empty(len(weight), weight.shape[2]), grad_state
 
 
 conv = conv_with(_op, _run, _backward_op)

@@ -155,18 +155,16 @@ def _backward_chunk(
     return grad_A, carry
 
 
-@torch.library.custom_op(f"{NAMESPACE}::scan_backward", mutates_args=())
-def _backward(
-    grad_y: Tensor,
-    grad_last: Tensor,
-    starts: Tensor,
-    u: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    keep: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+_BACKWARD = (
+    "(Tensor grad_y, Tensor grad_last, Tensor starts, Tensor u, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? keep)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+
+
+@torch.library.custom_op(f"{NAMESPACE}::scan_backward", mutates_args=(), schema=_BACKWARD)
+def _backward(grad_y: Tensor, grad_last: Tensor, *saved: Any) -> tuple[Tensor, ...]:
+    """Gradients of u, dt, A, B, C and h0; `saved` as `_setup` keeps it."""
+    starts, u, dt, A, B, C, keep = saved
     size, groups = _chunk(u, A), B.shape[2]
     carry, A = _by_state(grad_last, groups), _by_state(A, groups)
     grad_y, u, dt = (_time_first(t).unflatten(2, (groups, -1)) for t in (grad_y, u, dt))
@@ -183,8 +181,8 @@ def _backward(
 
 
 @_backward.register_fake
-def _(grad_y, grad_last, starts, u, dt, A, B, C, keep):
-    return tuple(torch.empty_like(t) for t in (u, dt, A, B, C, grad_last))
+def _(grad_y: Tensor, grad_last: Tensor, *saved: Any):
+    return tuple(torch.empty_like(t) for t in (*saved[1:6], grad_last))
 
 
 def _setup(ctx, inputs, output) -> None:

@@ -1,4 +1,4 @@
-"""The operations in plain torch: always there, on every device; `chunked` does the recurrence."""
+"""The operations in plain torch: always there, on every device; `chunked_scan` does the recurrence."""
 
 from __future__ import annotations
 
@@ -6,47 +6,48 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vlm_ssm.segments import BEGIN, PAD, Edges
+from vlm_ssm.inputs import ScanInputs
+from vlm_ssm.segments import BEGIN, PAD, SegmentBoundaries
 from vlm_ssm.torch import chunked_scan
 
 
-def with_past(x: Tensor, state: Tensor | None, edges: Edges | None, past: int) -> Tensor:
+def with_past(x: Tensor, state: Tensor | None, boundaries: SegmentBoundaries | None, past: int) -> Tensor:
     """x (K, B, T, E) -> (K, B, past + T, E): `past` rows of state (B, past, E) right before the first live one."""
     if state is None:
         state = x.new_zeros(x.shape[1], past, x.shape[3])
     rows = torch.cat([state.to(x.dtype).expand(len(x), -1, -1, -1), x], dim=2)
-    if edges is None:
+    if boundaries is None:
         return rows
-    front = edges.front.unsqueeze(1)
-    position = torch.arange(rows.shape[2], device=x.device).expand(len(front), -1)
-    source = torch.where((position >= front) & (position < front + past), position - front, position)
+    left_pad = boundaries.left_pad.unsqueeze(1)
+    position = torch.arange(rows.shape[2], device=x.device).expand(len(left_pad), -1)
+    source = torch.where((position >= left_pad) & (position < left_pad + past), position - left_pad, position)
     return rows.gather(2, source[None, :, :, None].expand_as(rows))
 
 
-def after(x: Tensor, state: Tensor | None, edges: Edges | None, past: int) -> Tensor:
+def after(x: Tensor, state: Tensor | None, boundaries: SegmentBoundaries | None, past: int) -> Tensor:
     """The last `past` inputs of x (B, T, E) that a following piece still sees -> (B, past, E)."""
     length = x.shape[1]
-    if edges is None and length >= past:
+    if boundaries is None and length >= past:
         return x[:, length - past :].clone()  # a view would keep all of x in memory
-    rows = with_past(x.unsqueeze(0), state, edges, past)[0, :, length:]
-    if edges is None:
+    rows = with_past(x.unsqueeze(0), state, boundaries, past)[0, :, length:]
+    if boundaries is None:
         return rows
-    reach = edges.since[:, -1:].long() + (edges.flags[:, -1:] != PAD)
+    reach = boundaries.history[:, -1:].long() + (boundaries.reset[:, -1:] != PAD)
     return rows * (reach >= torch.arange(past, 0, -1, device=x.device)).unsqueeze(-1)
 
 
-def along(x: Tensor, routes: Tensor | None) -> Tensor:
-    """(B, T, J, E) -> (K, B, T, E): the rows of each route, from its own column j = k if J > 1."""
-    if routes is None:
+def along(x: Tensor, scan_order: Tensor | None) -> Tensor:
+    """(B, T, J, E) -> (K, B, T, E): the rows in each scan order, from its own column j = k if J > 1."""
+    if scan_order is None:
         return x.permute(2, 0, 1, 3)
-    return torch.stack([x[:, route, k if x.shape[2] > 1 else 0] for k, route in enumerate(routes)])
+    return torch.stack([x[:, order, k if x.shape[2] > 1 else 0] for k, order in enumerate(scan_order)])
 
 
-def back(y: Tensor, routes: Tensor | None, separate: bool) -> Tensor:
-    """(K, B, T, E) in the order of the routes -> (B, T, J, E): summed over directions unless `separate`."""
-    if routes is not None:
-        y = torch.stack([y_k[:, order] for y_k, order in zip(y, routes.argsort(-1), strict=True)])
-    return y.permute(1, 2, 0, 3) if separate else y.sum(0).unsqueeze(2)
+def back(y: Tensor, scan_order: Tensor | None, keep_directions: bool) -> Tensor:
+    """(K, B, T, E) in their scan orders -> (B, T, J, E): summed over directions unless `keep_directions`."""
+    if scan_order is not None:
+        y = torch.stack([y_k[:, order] for y_k, order in zip(y, scan_order.argsort(-1), strict=True)])
+    return y.permute(1, 2, 0, 3) if keep_directions else y.sum(0).unsqueeze(2)
 
 
 def conv(
@@ -54,49 +55,48 @@ def conv(
     weight: Tensor,
     bias: Tensor | None,
     state: Tensor | None,
-    edges: Edges | None,
-    routes: Tensor | None,
+    boundaries: SegmentBoundaries | None,
+    scan_order: Tensor | None,
 ) -> Tensor:
     """As `ops.conv`."""
-    rows, past = along(x, routes), weight.shape[2] - 1
+    y = F.silu(conv_sum(x, weight, bias, state, boundaries, scan_order))
+    return y if boundaries is None else y * (boundaries.reset != PAD).unsqueeze(-1)
+
+
+def conv_sum(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    state: Tensor | None,
+    boundaries: SegmentBoundaries | None,
+    scan_order: Tensor | None,
+) -> Tensor:
+    """As `ops.conv` before the SiLU; padding positions hold anything."""
+    rows, past = along(x, scan_order), weight.shape[2] - 1
     length, taps = rows.shape[2], weight.to(x.dtype)[:, None, None]  # (P, 1, 1, E, W)
-    padded = with_past(rows, state, edges, past)
+    padded = with_past(rows, state, boundaries, past)
     y = rows * taps[..., past]
     for j in range(1, past + 1):
         shifted = padded[:, :, past - j : past - j + length]
-        if edges is not None:
-            shifted = shifted * (edges.since >= j).unsqueeze(-1)
+        if boundaries is not None:
+            shifted = shifted * (boundaries.history >= j).unsqueeze(-1)
         y = torch.addcmul(y, shifted, taps[..., past - j])
-    y = F.silu(y if bias is None else y + bias.to(x.dtype)[:, None, None])
-    return y if edges is None else y * (edges.flags != PAD).unsqueeze(-1)
+    return y if bias is None else y + bias.to(x.dtype)[:, None, None]
 
 
-def scan(
-    u: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    bias: Tensor | None,
-    z: Tensor | None,
-    h0: Tensor | None,
-    edges: Edges | None,
-    routes: Tensor | None,
-    softplus: bool,
-    separate: bool,
-) -> tuple[Tensor, Tensor]:
+def scan(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
     """As `ops.scan`."""
+    u, dt, A, B, C, D, bias, z, h0, reset, scan_order, softplus, keep_directions = inputs
     x, step = u.float(), dt.float()
     step = step if bias is None else step + bias[:, None, None]
     step = F.softplus(step) if softplus else step
     keep = None
-    if edges is not None:
-        keep = (edges.flags != BEGIN).float()
-        step = step * (edges.flags != PAD).unsqueeze(-1)
+    if reset is not None:
+        keep = (reset != BEGIN).float()
+        step = step * (reset != PAD).unsqueeze(-1)
     h = x.new_zeros(*x.shape[:2], *A.shape[1:]) if h0 is None else h0
     y, last = _recurrence(x, step, A, B, C, h, keep)
-    y = back(y if D is None else y + x * D[:, None, None], routes, separate)
+    y = back(y if D is None else y + x * D[:, None, None], scan_order, keep_directions)
     return (y if z is None else y * F.silu(z.float())).to(u.dtype), last
 
 
@@ -117,7 +117,7 @@ def _recurrence(
     return y, last.unflatten(1, (directions, width)).transpose(0, 1)
 
 
-def add_norm(residual: Tensor, out: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """As `ops.add_norm`."""
+def add_rms_norm(residual: Tensor, out: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """As `ops.add_rms_norm`."""
     summed = residual if out is None else residual + out
     return summed, F.rms_norm(summed, weight.shape, weight.float(), eps).to(weight.dtype)

@@ -43,7 +43,7 @@ def _norm(residual: Tensor, out: Tensor | None, weight: Tensor, eps: float) -> T
     return y
 
 
-def stack(
+def fused_decode_step(
     x: Tensor,
     mixers: Sequence[MambaLayer],
     convs: Sequence[Tensor],
@@ -53,7 +53,10 @@ def stack(
     eps: float,
     after: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `step.stack`, for any number B of sequences. `after`: where the states go, possibly where they come from."""
+    """As `vlm_ssm.decode.fused_decode_step`, for any number B of sequences.
+
+    `after`: the memory that the states after the token are written to; it may be that of the states before.
+    """
     count, (B, M) = len(mixers), (len(x), x.shape[-1])
     convs = [c.to(x.dtype).contiguous() for c in convs]
     ssms = [s.float().contiguous() for s in ssms]

@@ -1,4 +1,4 @@
-"""Residual addition and RMSNorm on Triton's kernel, registered with torch as `gpu_scan` does."""
+"""Residual addition and RMSNorm on Triton's kernel, registered with torch as `triton.scan` does."""
 
 from __future__ import annotations
 
@@ -63,4 +63,4 @@ def _(grad_y, grad_summed, summed, weight, scale):
     return torch.empty_like(summed), torch.empty_like(weight)
 
 
-add_norm = norm_with(_op, _run, _backward_op)
+add_rms_norm = norm_with(_op, _run, _backward_op)

@@ -1,7 +1,7 @@
-"""The causal depthwise convolution and its SiLU: state, segments and routes by address, forward and backward.
+"""The causal depthwise convolution and its SiLU: state, segments and scan orders by address, forward and backward.
 
 The backward is two kernels: one turns the gradient of the output into that of the sum before the SiLU (and sums
-those of weight and bias), the other gathers it along every route, so that no two tasks write to one row.
+those of weight and bias), the other gathers it along every scan order, so that no two tasks write to one row.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from vlm_ssm.numba.kernels.jit import FIRST, SECOND, TASKS, Kernel, inline, inne
 from vlm_ssm.numba.kernels.jobs import next_task, own_work, reader
 from vlm_ssm.numba.kernels.memory import byte, index, put_index
 from vlm_ssm.numba.kernels.rows import load, load_f32, store, store_f32
-from vlm_ssm.numba.kernels.scan_forward import ROW, Rows
+from vlm_ssm.numba.kernels.scan_forward import ROW, RowView
 from vlm_ssm.numba.kernels.simd import LANES, fma, sigmoid, splat
 
 ROWS = 64  # positions a task
@@ -29,29 +29,29 @@ class Conv(NamedTuple):
     E: int
     W: int
     P: int
-    x: Rows  # (N, T, E), of K layers side by side if `outer`
-    out: Rows  # (K, N, T, E)
-    state: Rows  # (N, W-1, E)
+    x: RowView  # (N, T, E), of K layers side by side if `outer`
+    out: RowView  # (K, N, T, E)
+    state: RowView  # (N, W-1, E)
     weight: int  # (P, W, E) fp32
     bias: int  # (P, E) fp32
-    flags: int  # (N, T) bytes, 2: padding
-    since: int  # (N, T) bytes, positions since the segment began
-    front: int  # (N) int64, padding in front
-    routes: int  # (K, T) int64
+    reset: int  # (N, T) bytes, 2: padding
+    history: int  # (N, T) bytes, positions since the segment began
+    left_pad: int  # (N) int64, padding in front
+    scan_order: int  # (K, T) int64
 
 
 @inline
 def source(p, k, n, t, j):
-    """Address of row t - j on route k, from the state if before the first; 0 where the window ends."""
-    if p.flags != 0 and byte(p.flags + n * p.T + t) == 2:
+    """Address of row t - j of direction k, from the state if before the first; 0 where the window ends."""
+    if p.reset != 0 and byte(p.reset + n * p.T + t) == 2:
         return 0
-    if p.since != 0 and byte(p.since + n * p.T + t) < j:
+    if p.history != 0 and byte(p.history + n * p.T + t) < j:
         return 0
-    front = index(p.front + 8 * n) if p.front != 0 else 0
-    if t - j < front:
-        row = t - j - front + p.W - 1
+    left_pad = index(p.left_pad + 8 * n) if p.left_pad != 0 else 0
+    if t - j < left_pad:
+        row = t - j - left_pad + p.W - 1
         return p.state.at + n * p.state.seq + row * p.state.row if (p.state.at != 0 and row >= 0) else 0
-    row = index(p.routes + 8 * (k * p.T + t - j)) if p.routes != 0 else t - j
+    row = index(p.scan_order + 8 * (k * p.T + t - j)) if p.scan_order != 0 else t - j
     return p.x.at + k * p.x.outer + n * p.x.seq + row * p.x.row
 
 
@@ -73,7 +73,7 @@ def forward_rows(p, k, n, t0, taps):
     for t in range(t0, min(p.T, t0 + ROWS)):
         for j in range(p.W):
             put_index(taps + 8 * j, source(p, k, n, t, j))
-        live = p.flags == 0 or byte(p.flags + n * p.T + t) != 2
+        live = p.reset == 0 or byte(p.reset + n * p.T + t) != 2
         out = p.out.at + k * p.out.outer + n * p.out.seq + t * p.out.row
         for e in range(0, p.E, LANES):
             count = min(LANES, p.E - e)
@@ -102,10 +102,10 @@ def forward(job):
 class Gradient(NamedTuple):
     """What the backward pass reads and writes besides the forward's arguments."""
 
-    out: Rows  # read
-    inside: Rows  # before the SiLU; as out
-    x: Rows
-    state: Rows
+    out: RowView  # read
+    inside: RowView  # before the SiLU; as out
+    x: RowView
+    state: RowView
     sums: int  # (tasks, W+1, E) fp32: weight, then bias
     inverse: int  # (K, T) int64
 
@@ -121,7 +121,7 @@ def backward_silu(p, r, k, n, t0, sums, work, taps):
         for t in range(t0, min(p.T, t0 + ROWS)):
             for j in range(p.W):
                 put_index(taps + 8 * j, source(p, k, n, t, j))
-            live = p.flags == 0 or byte(p.flags + n * p.T + t) != 2
+            live = p.reset == 0 or byte(p.reset + n * p.T + t) != 2
             out = r.out.at + k * r.out.outer + n * r.out.seq + t * r.out.row
             inside = r.inside.at + k * r.inside.outer + n * r.inside.seq + t * r.inside.row
             for i in range(blocks):
@@ -173,20 +173,20 @@ def working_floats(taps):
 @inner
 def gather(p, r, n, row, k0, k1, target, item):
     """Gradient of input row `row` (a state row if negative) over the windows of directions k0 to k1."""
-    front = index(p.front + 8 * n) if p.front != 0 else 0
+    left_pad = index(p.left_pad + 8 * n) if p.left_pad != 0 else 0
     for e in range(0, p.E, LANES):
         count = min(LANES, p.E - e)
         v = splat(0.0)
         for k in range(k0, k1):
             kp = k if p.P > 1 else 0
-            at = front + row if row < 0 else row
-            if row >= 0 and p.routes != 0:
+            at = left_pad + row if row < 0 else row
+            if row >= 0 and p.scan_order != 0:
                 at = index(r.inverse + 8 * (k * p.T + row))
             for j in range(p.W):
                 t = at + j
-                if t < front or t >= p.T or (row >= 0 and at < front):
+                if t < left_pad or t >= p.T or (row >= 0 and at < left_pad):
                     continue
-                if p.since != 0 and byte(p.since + n * p.T + t) < j:
+                if p.history != 0 and byte(p.history + n * p.T + t) < j:
                     continue
                 g = r.inside.at + k * r.inside.outer + n * r.inside.seq + t * r.inside.row
                 w = load(p.weight + 4 * ((kp * p.W + p.W - 1 - j) * p.E + e), 4, count)

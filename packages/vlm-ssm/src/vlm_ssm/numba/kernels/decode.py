@@ -194,7 +194,7 @@ def own_floats(M, E, R):
 
 
 @Kernel
-def stack(job):
+def decode_layers(job):
     p = read_step(index(job + 8 * FIRST))
     table = index(job + 8 * SECOND)
     residual = own_work(job)

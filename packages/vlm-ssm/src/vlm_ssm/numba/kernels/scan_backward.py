@@ -14,7 +14,15 @@ from vlm_ssm.numba.kernels.jit import FIRST, SECOND, TASKS, Kernel, inline, inne
 from vlm_ssm.numba.kernels.jobs import next_task, own_work, reader
 from vlm_ssm.numba.kernels.memory import byte, every, index, number, put_number
 from vlm_ssm.numba.kernels.rows import load, load_f32, store, store_f32
-from vlm_ssm.numba.kernels.scan_forward import CHUNK, ROW, Rows, place, read_scan, table, untable
+from vlm_ssm.numba.kernels.scan_forward import (
+    CHUNK,
+    ROW,
+    RowView,
+    block_of,
+    pack_state,
+    read_scan,
+    unpack_state,
+)
 from vlm_ssm.numba.kernels.simd import LANES, LOG2E, exp2, fma, sigmoid, softplus, splat, total
 
 
@@ -22,10 +30,10 @@ class Gradient(NamedTuple):
     """What the backward pass reads and writes besides the forward's arguments."""
 
     width: int
-    out: Rows
-    u: Rows
-    dt: Rows
-    z: Rows
+    out: RowView
+    u: RowView
+    dt: RowView
+    z: RowView
     last: int
     B: int
     C: int
@@ -40,13 +48,13 @@ LN2 = 0.6931471805599453
 
 
 @inner
-def prepare(p, r, k, n, b0, t0, t1, group, tiles):
+def load_tile(p, r, k, n, b0, t0, t1, group, tiles):
     kp = k if p.P > 1 else 0
     for t in range(t0, t1):
-        skip = p.flags != 0 and byte(p.flags + n * p.T + t) == 2
+        skip = p.reset != 0 and byte(p.reset + n * p.T + t) == 2
         row = t
-        if p.routes != 0:
-            row = index(p.routes + 8 * (k * p.T + t))
+        if p.scan_order != 0:
+            row = index(p.scan_order + 8 * (k * p.T + t))
         u = p.u.at + k * p.u.outer + n * p.u.seq + t * p.u.row
         dt = p.dt.at + k * p.dt.outer + n * p.dt.seq + t * p.dt.row
         z = p.z.at + k * p.z.outer + n * p.z.seq + row * p.z.row
@@ -54,7 +62,7 @@ def prepare(p, r, k, n, b0, t0, t1, group, tiles):
         grad = r.out.at + k * r.out.outer + n * r.out.seq + row * r.out.row
         grad_z = r.z.at + k * r.z.outer + n * r.z.seq + row * r.z.row
         for i in range(group):
-            e, count = place(p, b0 + i)
+            e, count = block_of(p, b0 + i)
             at = tiles + (i * CHUNK + t - t0) * TILES
             x = load(u + e * p.u.item, p.u.item, count)
             d = load(dt + e * p.dt.item, p.dt.item, count)
@@ -84,7 +92,7 @@ def prepare(p, r, k, n, b0, t0, t1, group, tiles):
 
 
 @inner
-def again(p, length, flags, s, tile, state, start, BC, H):
+def again(p, length, reset, s, tile, state, start, BC, H):
     """Four states of one block forward through a chunk once more, into H: (4, CHUNK + 1, 2) rows of states and
     decays. state: rows A·log2e, carry, dA of each s.
     """
@@ -101,7 +109,7 @@ def again(p, length, flags, s, tile, state, start, BC, H):
             d = load_f32(tile + t * TILES)
             x = load_f32(tile + t * TILES + ROW)
             decay = exp2(d * a)
-            if flags != 0 and byte(flags + t) == 1:
+            if reset != 0 and byte(reset + t) == 1:
                 decay = splat(0.0)
                 h = splat(0.0)
             h = fma(decay, h, x * every(BC + 8 * (t * S4 + s + j)))
@@ -173,7 +181,7 @@ def finish(p, r, k, n, b0, t0, t1, group, tiles, sums):
         grad_u = r.u.at + k * r.u.outer + n * r.u.seq + t * r.u.row
         grad_dt = r.dt.at + k * r.dt.outer + n * r.dt.seq + t * r.dt.row
         for i in range(group):
-            e, count = place(p, b0 + i)
+            e, count = block_of(p, b0 + i)
             at = tiles + (i * CHUNK + t - t0) * TILES
             total_at = sums + 2 * i * ROW
             x = load(u + e * p.u.item, p.u.item, count)
@@ -227,12 +235,12 @@ def backward_task(p, r, k, n, g, part, work):
     lanes = H + 8 * (CHUNK + 1) * ROW
     BC = lanes + 8 * CHUNK * ROW
     for i in range(group):
-        e, count = place(p, b0 + i)
+        e, count = block_of(p, b0 + i)
         for s in range(S4 * 3):
             store_f32(state + (i * S4 * 3 + s) * ROW, splat(0.0))
-        table(state + i * S4 * 3 * ROW, 3, p.A + 4 * (kp * p.E + e) * S, S, count, LOG2E)
+        pack_state(state + i * S4 * 3 * ROW, 3, p.A + 4 * (kp * p.E + e) * S, S, count, LOG2E)
         last = r.last + 4 * (q * p.E + e) * S if r.last != 0 else 0
-        table(state + (i * S4 * 3 + 1) * ROW, 3, last, S, count, 1.0)
+        pack_state(state + (i * S4 * 3 + 1) * ROW, 3, last, S, count, 1.0)
         store_f32(sums + 2 * i * ROW, splat(0.0))
         store_f32(sums + (2 * i + 1) * ROW, splat(0.0))
     chunks = (p.T + CHUNK - 1) // CHUNK
@@ -240,23 +248,23 @@ def backward_task(p, r, k, n, g, part, work):
         chunk = chunks - 1 - done
         t0 = chunk * CHUNK
         length = min(p.T, t0 + CHUNK) - t0
-        flags = p.flags + n * p.T + t0 if p.flags != 0 else 0
+        reset = p.reset + n * p.T + t0 if p.reset != 0 else 0
         matrices(p, k, n, g, t0, length, BC)
-        prepare(p, r, k, n, b0, t0, t0 + length, group, tiles)
+        load_tile(p, r, k, n, b0, t0, t0 + length, group, tiles)
         for s in range(0, S4, 4):
             for t in range(8 * length):
                 store_f32(lanes + t * ROW, splat(0.0))
             for i in range(group):
                 start = p.starts + ((q * chunks + chunk) * blocks + b0 + i) * S * ROW
                 at, own = tiles + i * CHUNK * TILES, state + i * S4 * 3 * ROW
-                again(p, length, flags, s, at, own, start, BC, H)
+                again(p, length, reset, s, at, own, start, BC, H)
                 back(p, length, s, at, own, BC, H, lanes)
             add_lanes(p, r, part, q, g, s, t0, length, lanes)
         finish(p, r, k, n, b0, t0, t0 + length, group, tiles, sums)
     for i in range(group):
-        e, count = place(p, b0 + i)
-        untable(r.A + 4 * (q * p.E + e) * S, state + (i * S4 * 3 + 2) * ROW, 3, S, count)
-        untable(r.h0 + 4 * (q * p.E + e) * S, state + (i * S4 * 3 + 1) * ROW, 3, S, count)
+        e, count = block_of(p, b0 + i)
+        unpack_state(r.A + 4 * (q * p.E + e) * S, state + (i * S4 * 3 + 2) * ROW, 3, S, count)
+        unpack_state(r.h0 + 4 * (q * p.E + e) * S, state + (i * S4 * 3 + 1) * ROW, 3, S, count)
         store(r.D + 4 * (q * p.E + e), load_f32(sums + 2 * i * ROW), 4, count)
         store(r.bias + 4 * (q * p.E + e), load_f32(sums + (2 * i + 1) * ROW), 4, count)
 

@@ -1,4 +1,4 @@
-"""The selective scan forward: softplus, recurrence, D and gate in one pass, rows where a route leads them.
+"""The selective scan forward: softplus, recurrence, D and gate in one pass, rows in their scan order.
 
 Lanes are channels: a block of sixteen keeps its state in the first-level cache, and a task takes four blocks
 through time in chunks, so that memory is read by whole cache lines and asked for one chunk ahead.
@@ -21,7 +21,7 @@ CHUNK = 32
 GROUP = 4
 
 
-class Rows(NamedTuple):
+class RowView(NamedTuple):
     """Address and byte strides of rows of channels: over directions, sequences, positions; item size 4 or 2."""
 
     at: int
@@ -31,7 +31,7 @@ class Rows(NamedTuple):
     item: int
 
 
-NOWHERE = Rows(0, 0, 0, 0, 0)
+NULL_VIEW = RowView(0, 0, 0, 0, 0)
 
 
 class Scan(NamedTuple):
@@ -49,26 +49,26 @@ class Scan(NamedTuple):
     G: int
     P: int
     softplus: int
-    u: Rows  # (K, N, T, E)
-    dt: Rows
-    B: Rows  # (K, N, T, G, S) fp32
-    C: Rows
-    z: Rows
-    acc: Rows  # fp32: what directions add up to, before the gate
-    out: Rows
+    u: RowView  # (K, N, T, E)
+    dt: RowView
+    B: RowView  # (K, N, T, G, S) fp32
+    C: RowView
+    z: RowView
+    acc: RowView  # fp32: what directions add up to, before the gate
+    out: RowView
     A: int  # (P, E, S) fp32
     bias: int  # (P, E) fp32
     D: int
-    flags: int  # (N, T) bytes, 1: a segment begins, 2: padding
-    routes: int  # (K, T) int64
+    reset: int  # (N, T) bytes, 1: a segment begins, 2: padding
+    scan_order: int  # (K, T) int64
     h0: int  # (K, N, E, S) fp32
     last: int
     starts: int  # (K, N, chunks, blocks, S, 16) fp32: the state before each chunk
 
 
 @inline
-def table(at, every_, source, states, count, scale):
-    """(count, S) row-major fp32 at `source` -> (S, 16) at `table`, times `scale`; zeros where absent."""
+def pack_state(at, every_, source, states, count, scale):
+    """(count, S) row-major fp32 at `source` -> (S, 16) at `at`, times `scale`; zeros where absent."""
     for s in range(states):
         for lane in range(LANES):
             x = np.float32(0)
@@ -78,14 +78,14 @@ def table(at, every_, source, states, count, scale):
 
 
 @inline
-def untable(target, at, every_, states, count):
+def unpack_state(target, at, every_, states, count):
     for s in range(states):
         for lane in range(count):
             put_number(target + 4 * (lane * states + s), number(at + 4 * (every_ * s * LANES + lane)))
 
 
 @inline
-def place(p, block):
+def block_of(p, block):
     """Block number -> first channel, channels in it (16 or fewer: blocks stay within their group of B and C)."""
     own = p.E // p.G
     per_group = (own + LANES - 1) // LANES
@@ -94,15 +94,15 @@ def place(p, block):
 
 
 @inner
-def prepare(p, k, n, b0, t0, t1, group, tiles):
+def load_tile(p, k, n, b0, t0, t1, group, tiles):
     """Rows t0 to t1 of the blocks' Δ, Δu and Du into tiles."""
     kp = k if p.P > 1 else 0
     for t in range(t0, t1):
-        skip = p.flags != 0 and byte(p.flags + n * p.T + t) == 2
+        skip = p.reset != 0 and byte(p.reset + n * p.T + t) == 2
         u = p.u.at + k * p.u.outer + n * p.u.seq + t * p.u.row
         dt = p.dt.at + k * p.dt.outer + n * p.dt.seq + t * p.dt.row
         for i in range(group):
-            e, count = place(p, b0 + i)
+            e, count = block_of(p, b0 + i)
             at = tiles + (i * CHUNK + t - t0) * 3 * ROW
             x = load(u + e * p.u.item, p.u.item, count)
             d = load(dt + e * p.dt.item, p.dt.item, count)
@@ -133,12 +133,12 @@ def steps(p, k, n, e, t0, t1, h, tile):
     pa = p.acc.at + k * p.acc.outer + n * p.acc.seq + 4 * e
     po = p.out.at + k * p.out.outer + n * p.out.seq + e * p.out.item
     for t in range(t0, t1):
-        if p.flags != 0 and byte(p.flags + n * p.T + t) == 1:
+        if p.reset != 0 and byte(p.reset + n * p.T + t) == 1:
             for s in range(S):
                 store_f32(h + 2 * s * ROW, splat(0.0))
         row = t
-        if p.routes != 0:
-            row = index(p.routes + 8 * (k * p.T + t))
+        if p.scan_order != 0:
+            row = index(p.scan_order + 8 * (k * p.T + t))
         prefetch(pu + (t + CHUNK) * p.u.row)
         prefetch(pd + (t + CHUNK) * p.dt.row)
         if p.z.at != 0:
@@ -161,17 +161,17 @@ def steps(p, k, n, e, t0, t1, h, tile):
 
 
 @inner
-def deliver(p, k, n, b0, t0, t1, group, tiles):
-    """Rows of y to where the route leads, added to other directions', gated."""
+def store_tile(p, k, n, b0, t0, t1, group, tiles):
+    """Rows of y to where the scan order says, added to other directions', gated."""
     for t in range(t0, t1):
         row = t
-        if p.routes != 0:
-            row = index(p.routes + 8 * (k * p.T + t))
+        if p.scan_order != 0:
+            row = index(p.scan_order + 8 * (k * p.T + t))
         z = p.z.at + k * p.z.outer + n * p.z.seq + row * p.z.row
         acc = p.acc.at + k * p.acc.outer + n * p.acc.seq + row * p.acc.row
         out = p.out.at + k * p.out.outer + n * p.out.seq + row * p.out.row
         for i in range(group):
-            e, count = place(p, b0 + i)
+            e, count = block_of(p, b0 + i)
             y = load_f32(tiles + ((i * CHUNK + t - t0) * 3 + 2) * ROW)
             if p.acc.at != 0:
                 if k > 0 and p.acc.outer == 0:
@@ -195,26 +195,26 @@ def forward_task(p, n, b0, work):
         q = k * p.N + n
         kp = k if p.P > 1 else 0
         for i in range(group):
-            e, count = place(p, b0 + i)
-            table(work + (2 * i * S + 1) * ROW, 2, p.A + 4 * (kp * p.E + e) * S, S, count, LOG2E)
+            e, count = block_of(p, b0 + i)
+            pack_state(work + (2 * i * S + 1) * ROW, 2, p.A + 4 * (kp * p.E + e) * S, S, count, LOG2E)
             h0 = p.h0 + 4 * (q * p.E + e) * S if p.h0 != 0 else 0
-            table(work + 2 * i * S * ROW, 2, h0, S, count, 1.0)
+            pack_state(work + 2 * i * S * ROW, 2, h0, S, count, 1.0)
         for chunk in range(chunks):
             t0 = chunk * CHUNK
             t1 = min(p.T, t0 + CHUNK)
-            prepare(p, k, n, b0, t0, t1, group, tiles)
+            load_tile(p, k, n, b0, t0, t1, group, tiles)
             for i in range(group):
-                e, _ = place(p, b0 + i)
+                e, _ = block_of(p, b0 + i)
                 if p.starts != 0:
                     to = p.starts + ((q * chunks + chunk) * blocks + b0 + i) * S * ROW
                     for s in range(S):
                         store_f32(to + s * ROW, load_f32(work + 2 * (i * S + s) * ROW))
                 steps(p, k, n, e, t0, t1, work + 2 * i * S * ROW, tiles + i * CHUNK * 3 * ROW)
-            deliver(p, k, n, b0, t0, t1, group, tiles)
+            store_tile(p, k, n, b0, t0, t1, group, tiles)
         if p.last != 0:
             for i in range(group):
-                e, count = place(p, b0 + i)
-                untable(p.last + 4 * (q * p.E + e) * S, work + 2 * i * S * ROW, 2, S, count)
+                e, count = block_of(p, b0 + i)
+                unpack_state(p.last + 4 * (q * p.E + e) * S, work + 2 * i * S * ROW, 2, S, count)
 
 
 read_scan = reader(Scan)

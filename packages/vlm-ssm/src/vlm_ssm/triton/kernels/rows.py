@@ -15,7 +15,7 @@ PAD = tl.constexpr(2)
 
 
 @jit
-def place(N, E, own, BLOCK: tl.constexpr):
+def block_of(N, E, own, BLOCK: tl.constexpr):
     """Of this program: direction, sequence, their joint number, group, part of the group, its channels (…, within it).
 
     Blocks stay within a group of `own` channels. 64-bit where offsets are made of it.
@@ -49,14 +49,14 @@ def put_row(at, value, lane, limit):
 
 
 @jit
-def marks(flags, n, T, t0, end, ROWS: tl.constexpr):
+def marks(reset, n, T, t0, end, ROWS: tl.constexpr):
     """The flags of a tile's positions; padding beyond `end`."""
     found = ()
     for i in tl.static_range(ROWS):
-        if flags is None:
+        if reset is None:
             found = found + (0,)
         else:
-            found = found + (tl.load(flags + n * T + t0 + i, mask=t0 + i < end, other=2).to(tl.int32),)
+            found = found + (tl.load(reset + n * T + t0 + i, mask=t0 + i < end, other=2).to(tl.int32),)
     return found
 
 
@@ -70,7 +70,7 @@ def inputs(u, u_t, t0, end, lane, own, ROWS: tl.constexpr):
 
 
 @jit
-def steps(raw, bias, marked, t0, end, FLAGS: tl.constexpr, SOFTPLUS: tl.constexpr, ROWS: tl.constexpr):
+def steps(raw, bias, marked, t0, end, HAS_RESET: tl.constexpr, SOFTPLUS: tl.constexpr, ROWS: tl.constexpr):
     """Δ of each position from its row: softplus(raw + bias), 0 where nothing happens."""
     found = ()
     for i in tl.static_range(ROWS):
@@ -78,7 +78,7 @@ def steps(raw, bias, marked, t0, end, FLAGS: tl.constexpr, SOFTPLUS: tl.constexp
         if SOFTPLUS:
             step = softplus(step)
         step = tl.where(t0 + i < end, step, 0.0)
-        if FLAGS:
+        if HAS_RESET:
             step = tl.where(marked[i] == PAD, 0.0, step)
         found = found + (step,)
     return found
@@ -93,11 +93,11 @@ def times(left, right, ROWS: tl.constexpr):
 
 
 @jit
-def summed(total, forgets, ds, marked, FLAGS: tl.constexpr, ROWS: tl.constexpr):
+def summed(total, forgets, ds, marked, HAS_RESET: tl.constexpr, ROWS: tl.constexpr):
     """Σ Δ with a tile's, and whether a position so far began anew: what a part's decay is made of."""
     for i in tl.static_range(ROWS):
         total += ds[i]
-        if FLAGS:
+        if HAS_RESET:
             forgets = tl.where(marked[i] == BEGIN, 1, forgets)
     return total, forgets
 
@@ -119,11 +119,11 @@ def all_zero(like, ROWS: tl.constexpr):
 
 
 @jit
-def row_of(routes, k, T, t, end):
+def row_of(scan_order, k, T, t, end):
     """Where position t of direction k lies."""
     row = t
-    if routes is not None:
-        row = tl.load(routes + k * T + t, mask=t < end, other=0)
+    if scan_order is not None:
+        row = tl.load(scan_order + k * T + t, mask=t < end, other=0)
     return row
 
 

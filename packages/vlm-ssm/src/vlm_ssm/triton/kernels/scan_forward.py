@@ -1,8 +1,8 @@
 """The selective scan forward.
 
 A program takes one block of channels of one sequence through one part of its positions. Where there are enough
-programs there is one part. Else `walk` runs twice: first without output, from a state of 0, to find what each part adds
-to the state and by how much it lets the state before it decay; `chain` puts the parts together.
+programs there is one part. Else `scan_chunks` runs twice: first without output, from a state of 0, to find what each
+part adds to the state and by how much it lets the state before it decay; `combine_chunks` puts the parts together.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import triton.language as tl
 from vlm_ssm.triton.kernels.maths import LOG2E, jit, sigmoid
 from vlm_ssm.triton.kernels.rows import (
     BEGIN,
+    block_of,
     inputs,
     load_row,
     marks,
     own_row,
-    place,
     put_decays,
     put_row,
     row_of,
@@ -31,13 +31,13 @@ CHUNK = 64  # positions between the states that are kept for the backward
 
 @jit
 def advance(
-    h, rate, xs, ds, B, marked, FLAGS: tl.constexpr, ROWS: tl.constexpr
+    h, rate, xs, ds, B, marked, HAS_RESET: tl.constexpr, ROWS: tl.constexpr
 ):  # fmt: skip
     """One state through a tile, whose B lie at B: its decay at each position, and what it is after it."""
     decays = ()
     after = ()
     for i in tl.static_range(ROWS):
-        if FLAGS:
+        if HAS_RESET:
             h = tl.where(marked[i] == BEGIN, 0.0, h)
         decay = tl.exp2(ds[i] * rate)
         h = decay * h + xs[i] * tl.load(B + i)
@@ -65,12 +65,12 @@ def with_output(ys, hs, C, ROWS: tl.constexpr):
 
 @jit
 def put_outputs(
-    ys, out, acc, z, routes, k, T, t0, end, lies, out_t, z_lies, z_t, lane, own, ROWS: tl.constexpr
+    ys, out, acc, z, scan_order, k, T, t0, end, lies, out_t, z_lies, z_t, lane, own, ROWS: tl.constexpr
 ):  # fmt: skip
     """y of a tile, before its gate to `acc`, after it to `out`; `lies`, `z_lies`: where direction and block do."""
     for i in tl.static_range(ROWS):
         limit = tl.where(t0 + i < end, own, 0)
-        row = row_of(routes, k, T, t0 + i, end)
+        row = row_of(scan_order, k, T, t0 + i, end)
         to = lies + row * out_t
         y = ys[i]
         if acc is not None:
@@ -83,15 +83,15 @@ def put_outputs(
 
 @jit
 def tile(
-    u, dt, A, B, C, own_D, own_bias, z, flags, routes, state, starts, acc, out, total, forgets,
-    u_t, dt_t, z_lies, z_t, lies, out_t, k, n, q, t0, end, T, E, S, lane, own, e, room, chunks,
-    SOFTPLUS: tl.constexpr, OUTPUT: tl.constexpr, FLAGS: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr,
+    u, dt, A, B, C, own_D, own_bias, z, reset, scan_order, state, starts, acc, out, total, forgets,
+    u_t, dt_t, z_lies, z_t, lies, out_t, k, n, q, t0, end, T, E, S, lane, own, e, padded_len, chunks,
+    SOFTPLUS: tl.constexpr, OUTPUT: tl.constexpr, HAS_RESET: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
     """The positions from t0 on, where B and C lie; -> Σ Δ so far, and whether a position so far began anew."""
-    marked = marks(flags, n, T, t0, end, ROWS)
+    marked = marks(reset, n, T, t0, end, ROWS)
     us = inputs(u, u_t, t0, end, lane, own, ROWS)
     raw = inputs(dt, dt_t, t0, end, lane, own, ROWS)
-    ds = steps(raw, own_bias, marked, t0, end, FLAGS, SOFTPLUS, ROWS)
+    ds = steps(raw, own_bias, marked, t0, end, HAS_RESET, SOFTPLUS, ROWS)
     xs = times(us, ds, ROWS)
     ys = scaled(us, own_D, ROWS)
     for s in range(S):
@@ -100,19 +100,19 @@ def tile(
         if starts is not None:
             kept = tl.where(t0 % CHUNK == 0, own, 0)
             put_row(starts + ((q * chunks + t0 // CHUNK) * S + s) * E + e, h, lane, kept)
-        decays, hs = advance(h, rate, xs, ds, B + s * room, marked, FLAGS, ROWS)
+        decays, hs = advance(h, rate, xs, ds, B + s * padded_len, marked, HAS_RESET, ROWS)
         if OUTPUT:
-            ys = with_output(ys, hs, C + s * room, ROWS)
+            ys = with_output(ys, hs, C + s * padded_len, ROWS)
         put_row(state + s * E, hs[ROWS - 1], lane, own)
     if OUTPUT:
-        put_outputs(ys, out, acc, z, routes, k, T, t0, end, lies, out_t, z_lies, z_t, lane, own, ROWS)
-    return summed(total, forgets, ds, marked, FLAGS, ROWS)
+        put_outputs(ys, out, acc, z, scan_order, k, T, t0, end, lies, out_t, z_lies, z_t, lane, own, ROWS)
+    return summed(total, forgets, ds, marked, HAS_RESET, ROWS)
 
 
 @jit
-def walk(
-    u, dt, A, B, C, D, bias, z, flags, routes, state, decay, starts, acc, out,
-    u_k, u_n, u_t, dt_k, dt_n, dt_t, z_k, z_n, z_t, out_k, out_n, out_t, N, T, E, S, own, room, length, chunks,
+def scan_chunks(
+    u, dt, A, B, C, D, bias, z, reset, scan_order, state, decay, starts, acc, out,
+    u_k, u_n, u_t, dt_k, dt_n, dt_t, z_k, z_n, z_t, out_k, out_n, out_t, N, T, E, S, own, padded_len, length, chunks,
     SETS: tl.constexpr, SOFTPLUS: tl.constexpr, OUTPUT: tl.constexpr,
     BLOCK: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
@@ -121,14 +121,14 @@ def walk(
     With `OUTPUT` y goes to `out`, also before its gate to `acc`, and states to `starts` (K, N, chunks, S, E). Without,
     the product of all decays goes to `decay`. A is (P, S, E); B, C (K, N, G, S, room), room for whole tiles.
     """
-    k, n, q, group, part_of_group, lane, e = place(N, E, own, BLOCK)
+    k, n, q, group, part_of_group, lane, e = block_of(N, E, own, BLOCK)
     part, parts = tl.program_id(1), tl.num_programs(1)
     p = k if SETS > 1 else k * 0
-    FLAGS: tl.constexpr = flags is not None
+    HAS_RESET: tl.constexpr = reset is not None
     u += k * u_k + n * u_n + e
     dt += k * dt_k + n * dt_n + e
-    B += (q * (E // own) + group) * S * room
-    C += (q * (E // own) + group) * S * room
+    B += (q * (E // own) + group) * S * padded_len
+    C += (q * (E // own) + group) * S * padded_len
     A += p * S * E + e
     at = (q * parts + part) * S * E + e
     lies, z_lies = k * out_k + n * out_n + e, k * z_k + n * z_n + e
@@ -140,9 +140,10 @@ def walk(
     forgets = 0
     for t0 in range(begin, end, ROWS):
         total, forgets = tile(
-            u, dt, A, B + t0, C + t0, own_D, own_bias, z, flags, routes, state + at, starts, acc, out, total, forgets,
-            u_t, dt_t, z_lies, z_t, lies, out_t, k, n, q, t0, end, T, E, S, lane, own, e, room, chunks,
-            SOFTPLUS, OUTPUT, FLAGS, ROWS, CHUNK,
+            u, dt, A, B + t0, C + t0, own_D, own_bias, z, reset, scan_order, state + at, starts, acc, out,
+            total, forgets, u_t, dt_t, z_lies, z_t, lies, out_t, k, n, q, t0, end, T, E, S, lane, own, e,
+            padded_len, chunks,
+            SOFTPLUS, OUTPUT, HAS_RESET, ROWS, CHUNK,
         )  # fmt: skip
         tl.debug_barrier()
     if decay is not None:
@@ -150,7 +151,7 @@ def walk(
 
 
 @jit
-def chain(first, ends, decay, state, size, parts, REVERSE: tl.constexpr, BLOCK: tl.constexpr):
+def combine_chunks(first, ends, decay, state, size, parts, REVERSE: tl.constexpr, BLOCK: tl.constexpr):
     """What each part begins with: `first` (Q, S·E) goes through all parts of `ends` and `decay` (Q, parts, S·E)."""
     q = tl.program_id(1).to(tl.int64)
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)

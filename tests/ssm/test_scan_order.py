@@ -1,4 +1,4 @@
-"""`ops.scan` along several routes at once: every backend against the reference, and that against single scans."""
+"""`ops.scan` along several scan orders at once: every backend against the reference, and that against single scans."""
 
 import itertools
 import subprocess
@@ -11,14 +11,15 @@ from cases import ALL, FAST, assert_near, gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlm_ssm import edges_of, ops
+from vlm_ssm import boundaries_of, ops
+from vlm_ssm.inputs import ScanInputs
 
 
 class Case(NamedTuple):
-    """K routes; `separate`: each has rows of its own (J = K), `own`: parameters of its own (P = K)."""
+    """K scan orders; `keep_directions`: each has rows of its own (J = K), `own`: parameters of its own (P = K)."""
 
     K: int
-    separate: bool
+    keep_directions: bool
     own: bool
     gated: bool
     optional: bool = True
@@ -29,10 +30,10 @@ class Case(NamedTuple):
     seed: int = 0
 
     def build(self):
-        """Tensors by name, routes, segments."""
+        """Tensors by name, scan orders, segments."""
         torch.manual_seed(self.seed)
         K, T, E, G, N, S = self.K, self.length, self.width * self.groups, self.groups, 2, 5
-        J, P = (K if self.separate else 1), (K if self.own else 1)
+        J, P = (K if self.keep_directions else 1), (K if self.own else 1)
         shapes = {"u": (K, N, T, E), "dt": (K, N, T, E), "A": (P, E, S), "B": (K, N, T, G, S), "C": (K, N, T, G, S),
                   "D": (P, E), "bias": (P, E), "z": (N, T, J, E), "h0": (K, N, E, S)}  # fmt: skip
         tensors = {name: torch.randn(shape) for name, shape in shapes.items()}
@@ -46,11 +47,16 @@ class Case(NamedTuple):
 
 def run(backend, case):
     """Outputs and gradients by name."""
-    tensors, routes, segments = case.build()
-    y, last = ops.scan(
-        **tensors, edges=None if segments is None else edges_of(segments), routes=routes, softplus=True,
-        separate=case.separate, use=backend,
-    )  # fmt: skip
+    tensors, scan_order, segments = case.build()
+    reset = None if segments is None else boundaries_of(segments).reset
+    inputs = ScanInputs(
+        **tensors,
+        reset=reset,
+        scan_order=scan_order,
+        softplus=True,
+        keep_directions=case.keep_directions,
+    )
+    y, last = ops.scan(inputs, use=backend)
     return {"y": y, "last": last} | gradients([y, last], tensors)
 
 
@@ -59,14 +65,14 @@ CASES = [Case(K, *rest) for K, *rest in itertools.product((1, 2, 4), *[(False, T
 
 @pytest.mark.parametrize("backend", FAST)
 def test_every_combination_equals_the_reference(backend):
-    """Number of routes, summed or separate, shared or own parameters, with and without gate and the optional ones."""
+    """Number of directions, summed or apart, shared or own parameters, with and without gate and the optional ones."""
     for case in CASES:
         assert_near(run(backend, case), run("reference", case), 3e-6, str(case))
 
 
 @settings(max_examples=20, deadline=None)
 @given(case=st.builds(
-    Case, K=st.integers(1, 4), separate=st.booleans(), own=st.booleans(), gated=st.booleans(),
+    Case, K=st.integers(1, 4), keep_directions=st.booleans(), own=st.booleans(), gated=st.booleans(),
     optional=st.booleans(), length=st.integers(1, 70), width=st.integers(2, 35), groups=st.integers(1, 3),
     segmented=st.booleans(), seed=st.integers(0, 999),
 ))  # fmt: skip
@@ -76,17 +82,20 @@ def test_any_shape_equals_the_reference(case):
 
 
 @pytest.mark.parametrize("backend", ALL)
-@pytest.mark.parametrize("separate", [False, True])
-def test_routes_equal_single_scans(backend, separate):
-    """Walk, scan, put back, for each route in turn; then the sum, and the gate last."""
-    case = Case(3, separate, own=True, gated=True)
-    tensors, routes, _ = case.build()
-    found, states = ops.scan(**tensors, routes=routes, softplus=True, separate=separate, use=backend)
+@pytest.mark.parametrize("keep_directions", [False, True])
+def test_directions_equal_single_scans(backend, keep_directions):
+    """Walk, scan, put back, for each direction in turn; then the sum, and the gate last."""
+    case = Case(3, keep_directions, own=True, gated=True)
+    tensors, scan_order, _ = case.build()
+    found, states = ops.scan(
+        ScanInputs(**tensors, scan_order=scan_order, softplus=True, keep_directions=keep_directions),
+        use=backend,
+    )
     total = torch.zeros_like(found)
-    for k, route in enumerate(routes):
+    for k, order in enumerate(scan_order):
         own = {n: t[k : k + 1] for n, t in tensors.items() if n != "z"}
-        y, last = ops.scan(**own, softplus=True, use="reference")
-        total[:, route, k if separate else 0] += y[:, :, 0]
+        y, last = ops.scan(ScanInputs(**own, softplus=True), use="reference")
+        total[:, order, k if keep_directions else 0] += y[:, :, 0]
         assert_near({"last": states[k]}, {"last": last[0]}, 1e-6)
     wanted = total * torch.nn.functional.silu(tensors["z"])
     assert_near({"y": found}, {"y": wanted}, 2e-6)
@@ -95,11 +104,11 @@ def test_routes_equal_single_scans(backend, separate):
 @pytest.mark.parametrize("backend", ALL)
 def test_bf16_sums_before_rounding(backend):
     """Directions add up in fp32; only the sum is rounded."""
-    tensors, routes, _ = Case(4, separate=False, own=False, gated=True).build()
+    tensors, scan_order, _ = Case(4, keep_directions=False, own=False, gated=True).build()
     rough = {n: t.detach().bfloat16() if n in ("u", "dt", "z") else t.detach() for n, t in tensors.items()}
     exact = {n: t.float() for n, t in rough.items()}
     found, wanted = (
-        ops.scan(**a, routes=routes, softplus=True, use=use)[0]
+        ops.scan(ScanInputs(**a, scan_order=scan_order, softplus=True), use=use)[0]
         for a, use in ((rough, backend), (exact, "reference"))
     )
     assert found.dtype == torch.bfloat16
@@ -107,29 +116,33 @@ def test_bf16_sums_before_rounding(backend):
 
 
 @pytest.mark.parametrize("backend", ALL)
-def test_routes_turned_in_memory(backend):
-    tensors, routes, _ = Case(3, separate=False, own=False, gated=True).build()
-    turned = routes.T.contiguous().T
-    found, wanted = (ops.scan(**tensors, routes=r, use=backend, softplus=True)[0] for r in (turned, routes))
+def test_scan_orders_transposed_in_memory(backend):
+    tensors, scan_order, _ = Case(3, keep_directions=False, own=False, gated=True).build()
+    transposed = scan_order.T.contiguous().T
+    found, wanted = (
+        ops.scan(ScanInputs(**tensors, scan_order=r, softplus=True), use=backend)[0]
+        for r in (transposed, scan_order)
+    )
     assert_near({"y": found}, {"y": wanted}, 1e-6)
     x, weight = torch.randn(2, 37, 1, 18), torch.randn(1, 18, 4)
-    found, wanted = (ops.conv(x, weight, routes=r, use=backend) for r in (turned, routes))
+    found, wanted = (ops.conv(x, weight, scan_order=r, use=backend) for r in (transposed, scan_order))
     assert_near({"y": found}, {"y": wanted}, 1e-6)
 
 
 SHORT_NUMBERS = """
 import torch
 from vlm_ssm import ops
+from vlm_ssm.inputs import ScanInputs
 torch.manual_seed(0)
 u, A, B = torch.randn(2, 1, 37, 18), -torch.rand(1, 18, 3), torch.randn(2, 1, 37, 1, 3)
-routes = torch.stack([torch.randperm(37), torch.arange(37)])
-short = ops.scan(u, u.abs(), A, B, B, routes=routes.int(), use="numba")[0]
-torch.testing.assert_close(short, ops.scan(u, u.abs(), A, B, B, routes=routes, use="numba")[0])
+order = torch.stack([torch.randperm(37), torch.arange(37)])
+short = ops.scan(ScanInputs(u, u.abs(), A, B, B, scan_order=order.int()), use="numba")[0]
+torch.testing.assert_close(short, ops.scan(ScanInputs(u, u.abs(), A, B, B, scan_order=order), use="numba")[0])
 """
 
 
-def test_routes_as_short_numbers():
-    """32-bit routes are rows, too. In a process of its own: misread, they would be written to anywhere."""
+def test_scan_orders_as_short_numbers():
+    """32-bit scan orders are rows, too. In a process of its own: misread, they would be written to anywhere."""
     command = [sys.executable, "-c", SHORT_NUMBERS]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, f"{done.returncode}: {done.stderr[-500:]}"

@@ -1,0 +1,98 @@
+"""The causal convolution with the names and layouts of `causal_conv1d.causal_conv1d_fn`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vlm_ssm import ops
+from vlm_ssm.segments import PAD, PADDING, SegmentBoundaries, boundaries_of
+from vlm_ssm.torch.ops import after, conv_sum
+from vlm_ssm.torch_modes import without_autocast
+
+
+def causal_conv1d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    seq_idx: Tensor | None = None,
+    initial_states: Tensor | None = None,
+    return_final_states: bool = False,
+    final_states_out: Tensor | None = None,
+    activation: str | None = None,
+    *,
+    backend: str | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """y_t = act(bias + Σ_j weight_j · x_{t-W+1+j}) per channel, as `causal_conv1d.causal_conv1d_fn`.
+
+    x (B, D, T), weight (D, W), bias (D); `activation` is None, "silu" or "swish". `initial_states` (B, D, W-1) are the
+    inputs before the first position, zeros if None. A window stays within its number in `seq_idx` (B, T), whose equal
+    numbers stand next to each other; a number below 0 is padding, where y is 0. -> y (B, D, T) in x's dtype and, with
+    `return_final_states`, the last W-1 inputs (B, D, W-1) that a following piece sees, also in `final_states_out` if
+    given. Sums are fp32. Unlike `causal_conv1d_fn` it takes any width W and x in any memory order, and
+    `seq_idx` together with states. Without an activation it runs on plain torch, whatever the backend.
+    """
+    if activation not in (None, "silu", "swish"):
+        raise ValueError(f"activation is {activation!r}; possible: None, 'silu', 'swish'")
+    if activation is None and backend not in (None, "torch"):
+        raise ValueError(f"backend {backend!r} has no convolution without activation; leave it out")
+    _check_shapes(x, weight, bias, seq_idx, initial_states, final_states_out)
+    if final_states_out is not None and not return_final_states:
+        raise ValueError("final_states_out is given, but return_final_states is False")
+    boundaries = None
+    if seq_idx is not None:
+        live = seq_idx >= 0
+        x = torch.where(live.unsqueeze(1), x, 0)  # a window that reaches over padding finds nothing there
+        boundaries = boundaries_of(torch.where(live, seq_idx, PADDING))
+    rows, state = x.mT, None if initial_states is None else initial_states.mT
+    inputs = (rows.unsqueeze(2), weight.unsqueeze(0), None if bias is None else bias.unsqueeze(0), state)
+    y = _linear(*inputs, boundaries) if activation is None else ops.conv(*inputs, boundaries, use=backend)
+    y = y[0].mT
+    if not return_final_states:
+        return y
+    final = after(rows, state, boundaries, weight.shape[1] - 1).mT
+    if final_states_out is not None:
+        final = final_states_out.copy_(final)
+    return y, final
+
+
+def _check_shapes(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    seq_idx: Tensor | None,
+    initial: Tensor | None,
+    final: Tensor | None,
+) -> None:
+    """Raises `ValueError` in the caller's own names."""
+    if x.ndim != 3 or weight.ndim != 2 or x.shape[1] != weight.shape[0]:
+        raise ValueError(
+            f"x is {tuple(x.shape)}, weight {tuple(weight.shape)}; expected (B, D, T) and (D, W)"
+        )
+    (batch, width, length), taps = x.shape, weight.shape[1]
+    if length == 0 or taps == 0:
+        raise ValueError(
+            f"causal_conv1d needs at least one position and one tap, got T = {length}, W = {taps}"
+        )
+    expected = {
+        "bias": (bias, (width,)),
+        "seq_idx": (seq_idx, (batch, length)),
+        "initial_states": (initial, (batch, width, taps - 1)),
+        "final_states_out": (final, (batch, width, taps - 1)),
+    }
+    for name, (tensor, shape) in expected.items():
+        if tensor is not None and tuple(tensor.shape) != shape:
+            raise ValueError(f"{name} is {tuple(tensor.shape)}, expected {shape}")
+    if seq_idx is not None and (seq_idx.is_floating_point() or seq_idx.dtype == torch.bool):
+        raise ValueError(f"seq_idx is {seq_idx.dtype}, expected integers")
+
+
+def _linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor | None, boundaries: SegmentBoundaries | None
+) -> Tensor:
+    """As `ops.conv`, without its SiLU."""
+    with without_autocast(x):
+        y = conv_sum(x.float(), weight, bias, state, boundaries, None)
+    if boundaries is not None:
+        y = y * (boundaries.reset != PAD).unsqueeze(-1)
+    return y.to(x.dtype)

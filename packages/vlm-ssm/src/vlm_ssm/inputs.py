@@ -1,0 +1,51 @@
+"""The inputs of scan and convolution as one value each, and their schema for `torch.library`."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, get_type_hints
+
+from torch import Tensor
+
+
+class ScanInputs(NamedTuple):
+    """What a selective scan takes: the tensors of `ops.scan`, by the same names on every backend."""
+
+    u: Tensor
+    dt: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor | None = None
+    bias: Tensor | None = None
+    z: Tensor | None = None
+    h0: Tensor | None = None
+    reset: Tensor | None = None
+    scan_order: Tensor | None = None
+    softplus: bool = False
+    keep_directions: bool = False
+
+
+class ConvInputs(NamedTuple):
+    """What a convolution kernel takes: `weight` (P, W, E) by tap, then the fields of `SegmentBoundaries`."""
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None = None
+    state: Tensor | None = None
+    reset: Tensor | None = None
+    history: Tensor | None = None
+    left_pad: Tensor | None = None
+    scan_order: Tensor | None = None
+
+    @property
+    def directions(self) -> int:
+        """K: one a scan order, or one a column of x (B, T, J, E)."""
+        return self.x.shape[2] if self.scan_order is None else len(self.scan_order)
+
+
+_KINDS = {Tensor: "Tensor", Tensor | None: "Tensor?", bool: "bool"}
+
+
+def schema(kind: Any) -> str:
+    """The fields of a NamedTuple as `torch.library` writes arguments: "Tensor u, Tensor? D, bool softplus"."""
+    return ", ".join(f"{_KINDS[hint]} {name}" for name, hint in get_type_hints(kind).items())
