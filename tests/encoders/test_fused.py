@@ -147,4 +147,4 @@ def test_a_model_folder_holds_every_tower(tiny_spec: dict[str, Any], tmp_path: P
     again, spec_again = load(tmp_path / "folder")
     assert spec_again.encoder.label() == f"fused (timm vit_base_patch16_siglip_224 + transformers {hub})"
     pixels = torch.rand(2, 3, 32, 32)
-    assert torch.equal(again.see(pixels), model.see(pixels))
+    assert torch.equal(again.encode_images(pixels), model.encode_images(pixels))

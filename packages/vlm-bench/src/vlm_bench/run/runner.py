@@ -19,7 +19,7 @@ from vlm_bench.run.progress import Asked
 from vlm_bench.run.tasks import Settings, Subject, Task
 from vlm_core.benchmark import Question
 from vlm_core.errors import BadSample, UserError
-from vlm_core.evaluation.inference import Asker
+from vlm_core.evaluation.inference import BenchmarkInference
 from vlm_core.evaluation.questions import by_image
 from vlm_core.io.digests import of_image, other_versions
 from vlm_core.model_folder.assemble import versions
@@ -36,7 +36,7 @@ class Run:
         self.task, self.subject, self.ranks, self.say = task, subject, ranks, say
         self.allow_partial = settings.allow_partial or settings.limit is not None
         length = settings.max_new_tokens or task.benchmark.max_new_tokens
-        self.asker = Asker(
+        self.asker = BenchmarkInference(
             subject.model,
             subject.spec.template,
             batch_size=settings.batch_size,
@@ -100,8 +100,10 @@ class Run:
             self.say(f"{task.name}: {told}")
         if self.earlier:
             self.say(f"{task.name}: {done} of {len(task.questions)} answers are there already")
-        if self.asker.obstacle:
-            self.say(f"{task.name}: {self.asker.obstacle}, so images are read anew for each question")
+        if self.asker.why_no_prefix_reuse:
+            self.say(
+                f"{task.name}: {self.asker.why_no_prefix_reuse}, so images are read anew for each question"
+            )
         self._describe(self.earlier.get("seconds", 0.0))
 
     def _describe(self, seconds: float) -> None:

@@ -90,7 +90,7 @@ def _is_stream(path: Path) -> bool:
 
 
 @contextmanager
-def whole_folder(path: str | Path) -> Iterator[Path]:
+def atomic_dir(path: str | Path) -> Iterator[Path]:
     """A folder to fill, which becomes `path` in one step.
 
     It stands beside `path` and is flushed to disk and renamed at the end; on any failure nothing is left. Raises

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 
-def blocks(module: nn.Module) -> list[nn.Module]:
+def transformer_layers(module: nn.Module) -> list[nn.Module]:
     """Members of the outermost lists of several modules of one kind, in order."""
     found: list[nn.Module] = []
     for child in module.children():
@@ -14,5 +14,5 @@ def blocks(module: nn.Module) -> list[nn.Module]:
         if listed and len({type(m) for m in members}) == 1 and any(True for _ in members[0].parameters()):
             found += members
         else:
-            found += blocks(child)
+            found += transformer_layers(child)
     return found

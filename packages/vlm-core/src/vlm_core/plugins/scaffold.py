@@ -10,7 +10,7 @@ from pathlib import Path
 from string import Template
 
 from vlm_core.errors import UserError, choices
-from vlm_core.io.atomic import whole_folder
+from vlm_core.io.atomic import atomic_dir
 from vlm_core.plugins.registry import KINDS, installed
 
 SKELETONS = ("encoder", "connector", "llm", "scan", "dataset", "benchmark")
@@ -37,7 +37,7 @@ def new_plugin(kind: str, name: str, out: Path | None = None) -> Path:
     _check_name(kind, name)
     values = _values(kind, name)
     folder = out or Path(values["distribution"])
-    with whole_folder(folder) as aside:
+    with atomic_dir(folder) as aside:
         for path, text in _files(kind, values).items():
             (aside / path).parent.mkdir(parents=True, exist_ok=True)
             (aside / path).write_text(text, encoding="utf-8")
