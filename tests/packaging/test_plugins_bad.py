@@ -16,15 +16,15 @@ BROKEN = {
     "raises": ("raise RuntimeError('no licence found')", "RuntimeError: no licence found"),
     "no syntax": ("def (:", "SyntaxError"),
     "unknown hook": (
-        "from vlm_core import hookimpl\n@hookimpl\ndef vlm_conectors(): return []",
+        "from vlm_core.plugins import hookimpl\n@hookimpl\ndef vlm_conectors(): return []",
         "PluginValidationError: unknown hook 'vlm_conectors'",
     ),
     "hook raises": (
-        "from vlm_core import hookimpl\n@hookimpl\ndef vlm_connectors(): raise KeyError('x')",
+        "from vlm_core.plugins import hookimpl\n@hookimpl\ndef vlm_connectors(): raise KeyError('x')",
         "KeyError: 'x'",
     ),
     "hook returns no configs": (
-        "from vlm_core import hookimpl\n@hookimpl\ndef vlm_connectors(): return ['pool']",
+        "from vlm_core.plugins import hookimpl\n@hookimpl\ndef vlm_connectors(): return ['pool']",
         "AttributeError",
     ),
 }

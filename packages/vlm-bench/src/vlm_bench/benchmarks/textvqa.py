@@ -23,6 +23,7 @@ from vlm_bench.scorers.vqa import ConvertedReferences, by_count, convert
 from vlm_core.benchmark import Benchmark, CreditBenchmark, Question
 from vlm_core.errors import UserError
 from vlm_core.io.image_folder import ImageFolder
+from vlm_core.text.messages import IMAGE_PLACEHOLDER
 
 REFERENCES = 10
 
@@ -55,7 +56,9 @@ class TextVQA(CreditBenchmark):
 
     def as_asked(self, prompts: Sequence[str]) -> Benchmark:
         """Without OCR tokens if no logged prompt has any, unless the user chose."""
-        read = [found for text in prompts if (found := read_prompt(text.replace("<image>", "").strip()))]
+        read = [
+            found for text in prompts if (found := read_prompt(text.replace(IMAGE_PLACEHOLDER, "").strip()))
+        ]
         bare = bool(read) and not any(found.tokens for found in read)
         if bare and self.config.ocr == "yes" and "ocr" not in self.config.model_fields_set:
             return TextVQA(self.config.model_copy(update={"ocr": "no"}))
@@ -69,7 +72,9 @@ class TextVQA(CreditBenchmark):
 
     def same_prompt(self, question: Question, logged: str) -> bool:
         """Whatever form of prompt asked it, with or without OCR tokens as here."""
-        seen, asked = (read_prompt(text.replace("<image>", "").strip()) for text in (logged, question.prompt))
+        seen, asked = (
+            read_prompt(text.replace(IMAGE_PLACEHOLDER, "").strip()) for text in (logged, question.prompt)
+        )
         if seen is None or asked is None:
             return super().same_prompt(question, logged)
         return (seen.question.lower(), seen.tokens) == (asked.question.lower(), asked.tokens)

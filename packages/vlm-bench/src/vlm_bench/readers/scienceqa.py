@@ -13,8 +13,9 @@ from vlm_bench.readers.json_object import Row
 from vlm_bench.readers.questions import LETTER
 from vlm_bench.scorers.scienceqa import LETTERS
 from vlm_core.errors import UserError, choices
+from vlm_core.text.messages import IMAGE_PLACEHOLDER
 
-IMAGE = "<image>"
+IMAGE = IMAGE_PLACEHOLDER
 _OPTION = re.compile(r"^([A-E])\. (.*)$", re.MULTILINE)
 
 

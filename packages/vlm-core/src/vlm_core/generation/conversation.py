@@ -79,6 +79,6 @@ class Conversation:
         return prompt
 
     def _remember(self, answer_ids: list[int], end: int | None) -> None:
-        """The session has read all but the last token of the answer. The template ends an answer itself, cut short or not."""
+        """Keep the last token, which the session has not read, unless the template writes it as the answer's end."""
         ended = end is not None and answer_ids[-1:] in ([end], [self.model.llm.tokenizer.eos_id])
         self.pending_tokens = [] if ended else answer_ids[-1:]
