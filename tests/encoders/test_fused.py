@@ -49,8 +49,8 @@ class MeanEncoder(Encoder):
     def grid(self, height: int, width: int) -> tuple[int, int]:
         return height // 8, width // 8
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        return nn.functional.avg_pool2d(pixels, 8).permute(0, 2, 3, 1) * self.scale
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        return nn.functional.avg_pool2d(pixel_values, 8).permute(0, 2, 3, 1) * self.scale
 
 
 class MeanConfig(EncoderConfig):

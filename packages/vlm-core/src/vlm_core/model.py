@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-from vlm_core.interfaces import Connector, Encoder, LanguageModel
+from vlm_core.interfaces import Connector, Encoder, LanguageModel, State
 from vlm_core.numerics.low_precision_matmul import upcast_matmul
 
 PARTS = ("encoder", "connector", "llm")
@@ -36,7 +34,7 @@ class VLM(nn.Module):
     def encode(self, pixel_values: Tensor) -> Tensor:
         """Pixels (N, 3, height, width) -> features (N, H, W, D), without gradient unless the encoder is trained.
 
-        An encoder without parameters gives the dtype of its pixel_values.
+        An encoder without parameters returns the dtype of its input.
         """
         trained = any(p.requires_grad for p in self.encoder.parameters())
         with (
@@ -46,7 +44,7 @@ class VLM(nn.Module):
             return self.encoder(pixel_values)
 
     def project(self, features: Tensor) -> Tensor:
-        """Features (N, H, W, D) -> visual tokens (N, L, M)."""
+        """Features (N, H, W, D) -> image embeddings (N, L, M)."""
         like = next(self.connector.parameters(), features)
         if like.is_floating_point() and like.itemsize < features.itemsize:
             features = features.to(like.dtype)  # those of an encoder that has nothing to cast
@@ -54,21 +52,21 @@ class VLM(nn.Module):
             return self.connector(features)
 
     def encode_images(self, pixel_values: Tensor) -> Tensor:
-        """Pixels (N, 3, height, width) -> visual tokens (N, L, M)."""
+        """Pixels (N, 3, height, width) -> image embeddings (N, L, M)."""
         return self.project(self.encode(pixel_values))
 
     def embed(
         self, input_ids: Tensor, image_mask: Tensor | None = None, image_embeds: Tensor | None = None
     ) -> Tensor:
-        """Ids (B, T) -> embeddings (B, T, M), visual tokens (N, L, M) at the positions marked `image_mask`."""
+        """Ids (B, T) -> embeddings (B, T, M), with `image_embeds` (N, L, M) at the positions of `image_mask`."""
         x = self.llm.embed(input_ids)
         if image_embeds is None or image_mask is None:
             return x
         return x.masked_scatter(image_mask.unsqueeze(-1), image_embeds.to(x.dtype))
 
     def forward_embeds(
-        self, x: Tensor, segments: Tensor | None = None, state: Any = None
-    ) -> tuple[Tensor, Any]:
+        self, x: Tensor, segments: Tensor | None = None, state: State | None = None
+    ) -> tuple[Tensor, State | None]:
         """The language model on embeddings (B, T, M) -> (hidden (B, T, M), state)."""
         with upcast_matmul(x):
             return self.llm(x, segments=segments, state=state)
@@ -80,7 +78,7 @@ class VLM(nn.Module):
         pixel_values: Tensor | None = None,
         segments: Tensor | None = None,
         features: Tensor | None = None,
-    ) -> tuple[Tensor, Any]:
+    ) -> tuple[Tensor, State | None]:
         """-> (hidden (B, T, M), state). `llm.logits` turns hidden states into predictions where wanted.
 
         Images are pixel_values (N, 3, height, width) or, already encoded, features (N, H, W, D).

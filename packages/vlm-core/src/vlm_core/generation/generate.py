@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from vlm_core.errors import UserError
-from vlm_core.interfaces import GraphDecoder
+from vlm_core.interfaces import GraphDecoder, State
 from vlm_core.model import VLM
 from vlm_core.text.batch import collate
 from vlm_core.text.render import TokenizedConversation
@@ -18,7 +17,7 @@ from vlm_core.text.render import TokenizedConversation
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """How to choose tokens: greedy at temperature 0, else nucleus sampling with `top_p`."""
+    """Greedy decoding at temperature 0, else nucleus sampling with `top_p`."""
 
     max_new_tokens: int = 128
     temperature: float = 0.0
@@ -53,19 +52,19 @@ def sample(logits: Tensor, decoding: GenerationConfig, generator: torch.Generato
 
 
 class Session:
-    """A batch of conversations and what the model remembers of them."""
+    """A batch of conversations with the model's state after them."""
 
     def __init__(self, model: VLM) -> None:
         self.model = model
         self.next_logits: Tensor | None = None
-        self._state: Any = None
-        self._graph: GraphDecoder | None = None  # holds the state while tokens are made
-        self._generated = 0  # tokens since the last piece
+        self._state: State | None = None
+        self._graph: GraphDecoder | None = None  # holds the state while tokens are generated
+        self._generated = 0  # tokens since the last prefill
         self._ends: list[set[int]] = []  # what ends each conversation's answer
 
     @property
-    def state(self) -> Any:
-        """What the model remembers after all that it has read; None before anything."""
+    def state(self) -> State | None:
+        """The state after the last position; None before the first."""
         return self._state if self._graph is None else self._graph.state()
 
     @torch.inference_mode()
@@ -75,8 +74,10 @@ class Session:
         pixel_values: Sequence[Tensor] = (),
         views: Sequence[int] | None = None,
     ) -> None:
-        """Read one more piece of each conversation. `pixel_values` are its images, in order; where conversations
-        share images, `pixel_values` are the different ones and `views[i]` tells which of them slot i shows.
+        """Extend each conversation by one piece.
+
+        `pixel_values` are the images of all pieces in order. Where conversations share images, `pixel_values` are the
+        distinct ones and `views[i]` is the index of the image for slot i.
         """
         refuse_empty(samples)
         eos = self.model.llm.tokenizer.eos_id
@@ -90,14 +91,15 @@ class Session:
         self._advance(self.model.embed(batch.input_ids, batch.image_mask, image_embeds), batch.segments)
 
     def expand(self, n: int) -> Session:
-        """n continuations of each conversation, next to each other; feed each its next piece."""
-        twin = Session(self.model)
-        twin._state = self.state.expand(n)
-        return twin
+        """A session with n copies of each conversation, adjacent; prefill each with its next piece."""
+        assert self.state is not None, "prefill first"
+        copies = Session(self.model)
+        copies._state = self.state.expand(n)
+        return copies
 
     def generate(self, decoding: GenerationConfig = GREEDY) -> list[str]:
-        """The text that each conversation goes on with, EOS and surrounding white space left out."""
-        assert self.next_logits is not None, "feed a prompt first"
+        """Generate the text that continues each conversation, without EOS and surrounding white space."""
+        assert self.next_logits is not None, "prefill first"
         rows: list[list[int]] = [[] for _ in self.next_logits]
         for ids in self.tokens(decoding):
             for row, i in zip(rows, ids, strict=True):
@@ -126,11 +128,11 @@ class Session:
         self.next_logits[:, len(self.model.llm.tokenizer) :] = -torch.inf
 
     def tokens(self, decoding: GenerationConfig = GREEDY) -> Iterator[list[int | None]]:
-        """Yield the next id of every row until all have said EOS or their prompt's `end`; None for rows that are done.
+        """Yield the next id of every row until all rows reach EOS or their prompt's `end`; None for finished rows.
 
-        The last id yielded has not been fed back: the state ends before it.
+        The model has not read the last id that was yielded: the state ends before it.
         """
-        assert self.next_logits is not None, "feed a prompt first"
+        assert self.next_logits is not None, "prefill first"
         generator = torch.Generator(self.next_logits.device).manual_seed(decoding.seed)
         live, ids = [True] * len(self.next_logits), None
         ending = self._ends or [{self.model.llm.tokenizer.eos_id}] * len(live)
@@ -153,7 +155,7 @@ def answer(
     views: Sequence[int] | None = None,
     decoding: GenerationConfig = GREEDY,
 ) -> list[str]:
-    """The text that the model says after each prompt, EOS and surrounding white space left out.
+    """Prefill and generate: the model's text after each prompt, without EOS and surrounding white space.
 
     `pixel_values` and `views` as in `Session.prefill`.
     """
