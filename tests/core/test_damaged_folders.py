@@ -69,8 +69,8 @@ def forged(folder, tmp_path):
     facts = json.loads((folder / MANIFEST).read_text())
     facts = {key: value for key, value in facts.items() if key not in ("files", "sha256")}
 
-    def write(aside: Path) -> None:
-        shutil.copytree(folder, aside, ignore=shutil.ignore_patterns(MANIFEST), dirs_exist_ok=True)
+    def write(tmp: Path) -> None:
+        shutil.copytree(folder, tmp, ignore=shutil.ignore_patterns(MANIFEST), dirs_exist_ok=True)
 
     write_folder(tmp_path / "forged", write, facts)
     return tmp_path / "forged"

@@ -120,8 +120,8 @@ def test_what_a_killed_writer_left_is_swept(tmp_path, folder):
         if left != young:
             os.utime(left, (0, 0))
     if folder:
-        with atomic_dir(tmp_path / "a") as aside:
-            (aside / "x").write_text("x")
+        with atomic_dir(tmp_path / "a") as tmp:
+            (tmp / "x").write_text("x")
     else:
         write_file(tmp_path / "a", "x")
     assert sorted(os.listdir(tmp_path)) == [".a.11111111.tmp", ".b.00000000.tmp", "a"]
@@ -129,10 +129,10 @@ def test_what_a_killed_writer_left_is_swept(tmp_path, folder):
 
 def test_what_a_living_writer_holds_is_not_swept(tmp_path, monkeypatch):
     monkeypatch.setattr(atomic, "ABANDONED_S", -1.0)
-    with atomic_dir(tmp_path / "a") as aside:
+    with atomic_dir(tmp_path / "a") as tmp:
         write_file(tmp_path / "a.txt", "x")
         atomic._sweep(tmp_path / "a")
-        assert aside.exists()
+        assert tmp.exists()
     assert (tmp_path / "a").is_dir()
 
 

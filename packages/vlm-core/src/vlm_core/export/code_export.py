@@ -72,18 +72,18 @@ def _imports(tree: ast.AST, packages: frozenset[str], top: bool = True) -> Itera
 
 def closure(roots: Iterable[str], packages: frozenset[str], instead: Mapping[str, str]) -> dict[str, str]:
     """Sources by module: the roots and all that they import at their top. `instead` gives some another source."""
-    found: dict[str, str] = {}
+    sources: dict[str, str] = {}
     waiting = list(roots)
     while waiting:
         module = waiting.pop()
-        if module in found:
+        if module in sources:
             continue
         file = _source(module)
         if module not in instead and file is None:
             raise UserError(f"{module}: no Python source to export with the model")
-        found[module] = instead.get(module) or Path(str(file)).read_text(encoding="utf-8")
-        waiting += [i.target for i in _imports(ast.parse(found[module]), packages) if i.top]
-    return found
+        sources[module] = instead.get(module) or Path(str(file)).read_text(encoding="utf-8")
+        waiting += [i.target for i in _imports(ast.parse(sources[module]), packages) if i.top]
+    return sources
 
 
 def _line(item: Import, there: Mapping[str, str]) -> str:

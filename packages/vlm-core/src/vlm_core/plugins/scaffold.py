@@ -37,10 +37,10 @@ def new_plugin(kind: str, name: str, out: Path | None = None) -> Path:
     _check_name(kind, name)
     values = _values(kind, name)
     folder = out or Path(values["distribution"])
-    with atomic_dir(folder) as aside:
+    with atomic_dir(folder) as tmp:
         for path, text in _files(kind, values).items():
-            (aside / path).parent.mkdir(parents=True, exist_ok=True)
-            (aside / path).write_text(text, encoding="utf-8")
+            (tmp / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp / path).write_text(text, encoding="utf-8")
     return folder
 
 
@@ -61,7 +61,7 @@ def _check_name(kind: str, name: str) -> None:
 
 
 def _values(kind: str, name: str) -> dict[str, str]:
-    """What the templates leave open."""
+    """The values of the placeholders in the templates."""
     distribution = f"vlm-{kind}-{name}"
     major, minor = (int(part) for part in version("vlm-core").split(".")[:2])
     return {
@@ -77,14 +77,14 @@ def _values(kind: str, name: str) -> dict[str, str]:
 
 
 def _files(kind: str, values: dict[str, str]) -> dict[str, str]:
-    """Paths in the package and their contents; what a kind has no template for is common to all or left out."""
-    found = {f"src/{values['package']}/py.typed": ""}
+    """Paths in the package and their contents; a kind without a template of its own uses the common one, if any."""
+    contents = {f"src/{values['package']}/py.typed": ""}
     for template, path in _LAYOUT.items():
         sources = [
             files("vlm_core.plugins") / "scaffolds" / part / f"{template}.tmpl" for part in (kind, "common")
         ]
         for source in (s for s in sources if s.is_file()):
             text = Template(source.read_text(encoding="utf-8")).substitute(values)
-            found[Template(path).substitute(values)] = text
+            contents[Template(path).substitute(values)] = text
             break
-    return found
+    return contents
