@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from tables import Run
 from torch import Tensor, nn
 
-from vlm_core.numerics.low_precision_matmul import fast_products
+from vlm_core.numerics.low_precision_matmul import upcast_matmul
 from vlm_ssm.backends import VARIABLE
 
 T = TypeVar("T")
@@ -31,7 +31,7 @@ def as_in_vlm(like: Tensor, run: Callable[[], Any]) -> Callable[[], Any]:
     """Products as `VLM` makes them for inputs of this dtype: bf16 goes through fp32 where the CPU has none."""
 
     def chosen() -> Any:
-        with fast_products(like):
+        with upcast_matmul(like):
             return run()
 
     return chosen

@@ -27,14 +27,14 @@ from common import parser, start
 from contests import inference, matrices, on, products
 from tables import Run, compare, number, ratio, table
 
-from vlm_core.generation.generate import Decoding, Session
+from vlm_core.generation.generate import GenerationConfig, Session
 from vlm_core.io.images import load_image
 from vlm_core.model import PARTS, VLM
 from vlm_core.model_folder import assemble
 from vlm_core.model_folder.weights import WEIGHTS
 from vlm_core.numerics.low_precision_matmul import native
 from vlm_core.spec.spec import Spec, load_spec
-from vlm_core.text.render import IMAGE, Message, write
+from vlm_core.text.render import IMAGE, Message, render
 
 ROOT = Path(__file__).parents[1]
 SPEC, PICTURE = ROOT / "specs" / "vl-mamba-2.8b.yaml", ROOT / "docs" / "img" / "triangle.png"
@@ -93,22 +93,22 @@ def use(options: argparse.Namespace, folder: Path, rows: list[Row]) -> None:
     loaded, (model, plan) = step("load", weights, lambda: assemble.load(folder))
     pixels = model.encoder.transform(load_image(PICTURE))
     question = Message("user", (IMAGE, "\n", "what color is the shape?"))
-    sample = write(plan.template, [question], model.llm.tokenizer, [model.image_tokens(pixels)])
+    sample = render(plan.template, [question], model.llm.tokenizer, [model.image_tokens(pixels)])
     session = Session(model)
 
     def answer(tokens: int) -> list[Any]:
-        session.feed([sample], [pixels])
-        return list(session.tokens(Decoding(max_new_tokens=tokens)))
+        session.prefill([sample], [pixels])
+        return list(session.tokens(GenerationConfig(max_new_tokens=tokens)))
 
     first, _ = step("image, prompt and 8 tokens", weights, lambda: answer(8))
     columns = ["", "seconds", "peak memory so far, GB", "peak / weights"]
     table(f"Memory: {weights / 1e9:.2f} GB of bf16 weights", columns, [*rows, loaded, first])
-    speed(model, sample.ids, pixels[None], options.rounds)
+    speed(model, sample.input_ids, pixels[None], options.rounds)
 
 
 def speed(model: VLM, ids: list[int], pixels: torch.Tensor, rounds: int) -> None:
     """Image and prompt once a round without a further warm-up: the answer before was one, and they are long."""
-    visual = on("numba", inference(lambda: model.see(pixels)))
+    visual = on("numba", inference(lambda: model.encode_images(pixels)))
     grid = model.image_tokens(pixels[0])
     x = torch.randn(1, len(ids), model.llm.dim, dtype=torch.bfloat16)
     cases = [
@@ -119,7 +119,7 @@ def speed(model: VLM, ids: list[int], pixels: torch.Tensor, rounds: int) -> None
         (
             f"prefill of {len(ids)} tokens",
             {
-                "ours": on("numba", inference(lambda: model.read(x)[0])),
+                "ours": on("numba", inference(lambda: model.forward_embeds(x)[0])),
                 "floor": floor(len(ids), matrices(model.llm)),
             },
         ),
@@ -144,7 +144,7 @@ def token(model: VLM, x: torch.Tensor) -> Run:
     session = Session(model)
     with torch.inference_mode():
         session._advance(x[:, :8])
-    stream = session.tokens(Decoding(max_new_tokens=10**6))
+    stream = session.tokens(GenerationConfig(max_new_tokens=10**6))
     return lambda: next(stream)
 
 

@@ -59,11 +59,11 @@ def step(model: VLM, advice: StageAdvice) -> Callable[[], object]:
     grid, batch, length = model.image_tokens_by_default, advice.micro, advice.length
     pixels = torch.rand(batch, 3, *model.encoder.image_size)
     ids = torch.randint(model.llm.vocab_size, (batch, length))
-    is_image = (torch.arange(length) < grid).expand(batch, -1)
+    image_mask = (torch.arange(length) < grid).expand(batch, -1)
 
     def run() -> None:
         with torch.autocast(DEVICE.type, torch.bfloat16):
-            hidden, _ = model(ids, is_image, pixels)
+            hidden, _ = model(ids, image_mask, pixels)
             logits = model.llm.logits(hidden[:, grid - 1 : -1].flatten(0, 1))
         F.cross_entropy(logits.float(), ids[:, grid:].flatten()).backward()
         optimizer.step()

@@ -50,10 +50,10 @@ def samples(model: VLM, size: Size, seed: int) -> Batch:
     chosen = torch.Generator().manual_seed(seed)
     grid, length = model.image_tokens_by_default, model.image_tokens_by_default + size.text
     ids = torch.randint(model.llm.vocab_size, (size.samples, length), generator=chosen)
-    is_image = (torch.arange(length) < grid).expand(size.samples, -1)
-    is_target = ~is_image & (torch.rand(ids.shape, generator=chosen) < 0.5)
+    image_mask = (torch.arange(length) < grid).expand(size.samples, -1)
+    loss_mask = ~image_mask & (torch.rand(ids.shape, generator=chosen) < 0.5)
     pixels = torch.rand(size.samples, 3, *model.encoder.image_size, generator=chosen)
-    return Batch(ids, is_image, is_target, None, pixels)
+    return Batch(ids, image_mask, loss_mask, None, pixels)
 
 
 class Trained:

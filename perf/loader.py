@@ -139,7 +139,7 @@ class Loading:
 
     def __call__(self) -> None:
         seen = sum(
-            len(m.batch.ids) for micros in self.trainer._steps_of_batches(0) for m in micros if m.batch
+            len(m.batch.input_ids) for micros in self.trainer._steps_of_batches(0) for m in micros if m.batch
         )
         assert seen == self.samples, f"{seen} of {self.samples} samples"
 

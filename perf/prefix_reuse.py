@@ -23,10 +23,10 @@ from torch import Tensor
 
 from vlm_connectors.configs import MLPConfig
 from vlm_core.benchmark import Question
-from vlm_core.evaluation.inference import Asker, divided
+from vlm_core.evaluation.inference import BenchmarkInference, split_at_prefix
 from vlm_core.generation.generate import Session
 from vlm_core.model import VLM
-from vlm_core.text.render import IMAGE, Message, write
+from vlm_core.text.render import IMAGE, Message, render
 from vlm_core.text.template import TEMPLATES
 from vlm_encoders.configs import TimmConfig
 from vlm_llms.mamba import MambaLM
@@ -54,16 +54,16 @@ def logits(model: VLM, pixels: Tensor, once: bool) -> Tensor:
     """After the first two prompts: (2, V)."""
     count = [model.image_tokens(pixels)]
     prompts = [
-        write(TEMPLATE, [Message("user", (IMAGE, "\n", text))], model.llm.tokenizer, count)
+        render(TEMPLATE, [Message("user", (IMAGE, "\n", text))], model.llm.tokenizer, count)
         for text in TEXTS[:2]
     ]
     whole = Session(model)
     if not once:
-        whole.feed(prompts, [pixels], [0] * len(prompts))
+        whole.prefill(prompts, [pixels], [0] * len(prompts))
         return torch.as_tensor(whole.next_logits)
-    whole.feed([divided(prompts[0])[0]], [pixels])
-    session = whole.fork(len(prompts))
-    session.feed([divided(prompt)[1] for prompt in prompts])
+    whole.prefill([split_at_prefix(prompts[0])[0]], [pixels])
+    session = whole.expand(len(prompts))
+    session.prefill([split_at_prefix(prompt)[1] for prompt in prompts])
     return torch.as_tensor(session.next_logits)
 
 
@@ -79,8 +79,8 @@ def case(model: VLM, image: Path) -> dict[str, Run]:
 
     def run(name: str) -> None:
         size, reuse = settings[name]
-        asker = Asker(model, TEMPLATE, batch_size=size, max_new_tokens=TOKENS, reuse=reuse)
-        found[name] = {question.id: text for question, text in asker.ask(questions)}
+        inference = BenchmarkInference(model, TEMPLATE, batch_size=size, max_new_tokens=TOKENS, reuse=reuse)
+        found[name] = {question.id: text for question, text in inference.ask(questions)}
         if found[name] != next(iter(found.values())):
             raise SystemExit(f"{name}: other answers: {found}")
 

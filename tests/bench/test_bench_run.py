@@ -137,8 +137,10 @@ def test_an_image_is_read_once_and_nothing_is_asked_twice(
 ) -> None:
     """The second run has all answers; the third reads each image anew and says the same."""
     seen: list[int] = []
-    see = VLM.see
-    monkeypatch.setattr(VLM, "see", lambda self, pixels: seen.append(len(pixels)) or see(self, pixels))
+    encode_images = VLM.encode_images
+    monkeypatch.setattr(
+        VLM, "encode_images", lambda self, pixels: seen.append(len(pixels)) or encode_images(self, pixels)
+    )
     assert main(command("pope")) == 0
     assert seen == [1]
     assert main(command("pope")) == 0
@@ -151,12 +153,12 @@ def test_an_image_is_read_once_and_nothing_is_asked_twice(
 def test_a_template_without_a_common_beginning_is_said(
     command: Runner, tmp_path: Path, monkeypatch, capsys
 ) -> None:
-    class Other(inference.Asker):
+    class Other(inference.BenchmarkInference):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **{**kwargs, "reuse": False})
-            self.obstacle = "the template does not put the image before the question"
+            self.why_no_prefix_reuse = "the template does not put the image before the question"
 
-    monkeypatch.setattr(runner, "Asker", Other)
+    monkeypatch.setattr(runner, "BenchmarkInference", Other)
     assert main(command("pope")) == 0
     err = capsys.readouterr().err
     assert "pope: the template does not put the image before the question, so images are encoded again" in err

@@ -7,23 +7,23 @@ import pytest
 
 from vlm_bench.lmms.requests import MAX_NEW_TOKENS, batches, cut, decoding, stops
 from vlm_core.errors import UserError
-from vlm_core.generation.generate import Decoding
+from vlm_core.generation.generate import GenerationConfig
 
 
 @pytest.mark.parametrize(
     ("wanted", "expected"),
     [
-        ({}, Decoding(MAX_NEW_TOKENS)),
+        ({}, GenerationConfig(MAX_NEW_TOKENS)),
         (
             {"max_new_tokens": 8, "temperature": 0, "top_p": None, "num_beams": 1, "until": ["\n\n"]},
-            Decoding(8),
+            GenerationConfig(8),
         ),
-        ({"temperature": 0.7, "do_sample": False}, Decoding(MAX_NEW_TOKENS)),
-        ({"temperature": 0.7, "top_p": 0.9, "do_sample": True}, Decoding(MAX_NEW_TOKENS, 0.7, 0.9)),
-        ({"max_gen_toks": 4}, Decoding(4)),
+        ({"temperature": 0.7, "do_sample": False}, GenerationConfig(MAX_NEW_TOKENS)),
+        ({"temperature": 0.7, "top_p": 0.9, "do_sample": True}, GenerationConfig(MAX_NEW_TOKENS, 0.7, 0.9)),
+        ({"max_gen_toks": 4}, GenerationConfig(4)),
     ],
 )
-def test_decoding(wanted: dict[str, Any], expected: Decoding) -> None:
+def test_decoding(wanted: dict[str, Any], expected: GenerationConfig) -> None:
     assert decoding(wanted) == expected
 
 
@@ -42,7 +42,7 @@ def test_answers_end_where_the_task_says() -> None:
 
 
 def test_batches_are_neighbours_decoded_alike() -> None:
-    short, long = Decoding(1), Decoding(2)
+    short, long = GenerationConfig(1), GenerationConfig(2)
     items = [(short, "a"), (short, "b"), (short, "c"), (long, "d"), (short, "e")]
     assert list(batches(items, 2)) == [
         (short, ["a", "b"]), (short, ["c"]), (long, ["d"]), (short, ["e"]),

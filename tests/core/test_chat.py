@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from vlm_core.errors import UserError
 from vlm_core.interfaces import Tokenizer
-from vlm_core.text.render import IMAGE, Message, TooLong, write
+from vlm_core.text.render import IMAGE, Message, TooLong, render
 from vlm_core.text.template import TEMPLATES, Template
 
 EOS = 0
@@ -45,7 +45,7 @@ def said(text):
 def picture(sample):
     """The sample as text: `#` is an image position, `$` EOS, and targets stand in capitals."""
     out = ""
-    for i, image, target in zip(sample.ids, sample.is_image, sample.is_target, strict=True):
+    for i, image, target in zip(sample.input_ids, sample.image_mask, sample.loss_mask, strict=True):
         c = "#" if image else "$" if i == EOS else chr(i)
         assert not (image and target)
         out += (c.upper() if c != "$" else "€") if target else c
@@ -75,28 +75,28 @@ SHORT = Template(system="s.", user=" u:{text}", assistant_prompt=" a:", assistan
     ],
 )  # fmt: skip
 def test_by_hand(template, messages, images, expected):
-    assert picture(write(template, messages, Letters(), images)) == expected
+    assert picture(render(template, messages, Letters(), images)) == expected
 
 
 def test_loss_on_all_makes_every_text_position_a_target():
-    sample = write(SHORT, [user(IMAGE, "hi"), said("yo")], Letters(), [2], loss_on="all")
+    sample = render(SHORT, [user(IMAGE, "hi"), said("yo")], Letters(), [2], loss_on="all")
     assert picture(sample) == "S. U:##HI A: YO€"
 
 
 def test_bos_stands_first_and_only_once():
-    sample = write(SHORT, [user("hi"), said("yo")], WithBOS())
-    assert sample.ids.count(1) == 1
-    assert sample.ids[0] == 1
-    assert not sample.is_target[0]
+    sample = render(SHORT, [user("hi"), said("yo")], WithBOS())
+    assert sample.input_ids.count(1) == 1
+    assert sample.input_ids[0] == 1
+    assert not sample.loss_mask[0]
 
 
 def test_what_users_type_is_text():
-    sample = write(SHORT, [user("<image> {text} {eos} <|endoftext|>"), said("{eos}")], Letters())
+    sample = render(SHORT, [user("<image> {text} {eos} <|endoftext|>"), said("{eos}")], Letters())
     assert picture(sample) == "s. u:<image> {text} {eos} <|endoftext|> a: {EOS}€"
 
 
 def test_truncation_by_hand():
-    sample = write(SHORT, [user(IMAGE, "hi"), said("yo"), user("so"), said("no")], Letters(), [3])
+    sample = render(SHORT, [user(IMAGE, "hi"), said("yo"), user("so"), said("no")], Letters(), [3])
     assert picture(sample) == "s. u:###hi a: YO€ u:so a: NO€"
     assert picture(sample.truncated(15)) == "s. u:###hi a: Y"[:15]
     assert sample.truncated(100) is sample
@@ -108,22 +108,22 @@ def test_truncation_by_hand():
 
 @given(st.integers(1, 40), st.integers(0, 5))
 def test_truncation_never_cuts_an_image(length, tokens):
-    sample = write(
+    sample = render(
         SHORT, [user("ab", IMAGE, "c"), said("yes"), user(IMAGE, "d"), said("no")], Letters(), [tokens, 4]
     )
     try:
         short = sample.truncated(length)
     except TooLong:
         return
-    assert sum(short.is_image) == sum(sample.is_image)
+    assert sum(short.image_mask) == sum(sample.image_mask)
     assert len(short) <= length
-    assert any(short.is_target)
+    assert any(short.loss_mask)
 
 
 @pytest.mark.parametrize("images", [[], [1, 1]])
 def test_slots_and_images_must_agree(images):
     with pytest.raises(UserError, match=f"1 image slots but {len(images)} images"):
-        write(SHORT, [user(IMAGE, "hi"), said("yo")], Letters(), images)
+        render(SHORT, [user(IMAGE, "hi"), said("yo")], Letters(), images)
 
 
 def answer_text(template, answer):
@@ -141,10 +141,10 @@ def test_turns_written_one_by_one_equal_the_whole(turns):
     """What a conversation feeds piece by piece is what training wrote in one go."""
     for template in (t for name, t in TEMPLATES.items() if name in EOS_ALONE):
         messages = [m for question, answer in turns for m in (user(question), said(answer))]
-        whole = write(template, messages, Letters())
+        whole = render(template, messages, Letters())
         ids = []
         for i, (_, answer) in enumerate(turns):
             so_far = messages[: 2 * i + 1]
-            ids += write(template, so_far, Letters(), resume=i > 0).ids
+            ids += render(template, so_far, Letters(), resume=i > 0).input_ids
             ids += Letters().encode(answer_text(template, answer))
-        assert ids + ending_of(template) == whole.ids
+        assert ids + ending_of(template) == whole.input_ids

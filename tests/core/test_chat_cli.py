@@ -15,7 +15,7 @@ from vlm_core.cli import chat
 from vlm_core.cli.prompt import Interrupt, image_files
 from vlm_core.errors import UserError
 from vlm_core.generation.conversation import Conversation
-from vlm_core.generation.generate import Decoding
+from vlm_core.generation.generate import GenerationConfig
 from vlm_core.text.template import TEMPLATES
 
 TEMPLATE = TEMPLATES["llava-v1"]
@@ -102,12 +102,12 @@ def test_an_empty_question_is_refused(tiny_folder, monkeypatch, capsys):
 def test_an_answer_left_early_is_remembered_as_far_as_it_went(tiny_model, kept):
     """The conversation goes on as if the answer had been allowed that many tokens and no more."""
     left, limited = (Conversation(tiny_model, TEMPLATE) for _ in range(2))
-    answer = left.ask("is there a circle?", Decoding(40))
+    answer = left.ask("is there a circle?", GenerationConfig(40))
     first = "".join(piece for piece, _ in zip(answer, range(kept), strict=False))
     answer.close()
-    whole = "".join(limited.ask("is there a circle?", Decoding(kept)))
+    whole = "".join(limited.ask("is there a circle?", GenerationConfig(kept)))
     assert whole.startswith(first)
-    seen, expected = ("".join(talk.ask("and red?", Decoding(8))) for talk in (left, limited))
+    seen, expected = ("".join(talk.ask("and red?", GenerationConfig(8))) for talk in (left, limited))
     assert seen == expected
 
 

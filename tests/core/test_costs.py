@@ -40,8 +40,8 @@ def step(model, batch, trains):
         getattr(model, part).requires_grad_(part in trains).train(part in trains)
     n, text = 16, torch.randint(VOCAB, (batch, TEXT))
     ids = torch.cat([torch.zeros(batch, n, dtype=torch.long), text], dim=1)
-    is_image = torch.arange(n + TEXT).expand(batch, -1) < n
-    hidden, _ = model(ids, is_image, torch.rand(batch, 3, 64, 64))
+    image_mask = torch.arange(n + TEXT).expand(batch, -1) < n
+    hidden, _ = model(ids, image_mask, torch.rand(batch, 3, 64, 64))
     logits = model.llm.logits(hidden[:, n:].flatten(0, 1))
     return torch.nn.functional.cross_entropy(logits.float(), text.flatten(), reduction="sum")
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from vlm_core.errors import UserError
 from vlm_core.generation.conversation import Conversation
-from vlm_core.generation.generate import Decoding
+from vlm_core.generation.generate import GenerationConfig
 from vlm_core.io.manifest import MANIFEST, write_folder
 from vlm_core.model_folder.assemble import load
 
@@ -69,8 +69,8 @@ def forged(folder, tmp_path):
     facts = json.loads((folder / MANIFEST).read_text())
     facts = {key: value for key, value in facts.items() if key not in ("files", "sha256")}
 
-    def write(aside: Path) -> None:
-        shutil.copytree(folder, aside, ignore=shutil.ignore_patterns(MANIFEST), dirs_exist_ok=True)
+    def write(tmp: Path) -> None:
+        shutil.copytree(folder, tmp, ignore=shutil.ignore_patterns(MANIFEST), dirs_exist_ok=True)
 
     write_folder(tmp_path / "forged", write, facts)
     return tmp_path / "forged"
@@ -82,7 +82,7 @@ def ask(folder):
     conversation, picture = Conversation(model, spec.template), folder.with_name("red.png")
     Image.new("RGB", (8, 8), "red").save(picture)
     conversation.show(picture)
-    return "".join(conversation.ask("hello aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa?", Decoding(2)))
+    return "".join(conversation.ask("hello aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa?", GenerationConfig(2)))
 
 
 def damaged(name, damage, tiny_folder, tmp_path):
@@ -140,7 +140,7 @@ def test_sampling_from_weights_of_nan_is_a_user_error(tiny_folder, tmp_path):
     nan = damaged_weights.POISONED["weights of NaN"]
     model, spec = load(damaged("nan", nan, tiny_folder, tmp_path))
     with pytest.raises(UserError, match="not finite"):
-        "".join(Conversation(model, spec.template).ask("hello?", Decoding(2, temperature=1.0)))
+        "".join(Conversation(model, spec.template).ask("hello?", GenerationConfig(2, temperature=1.0)))
 
 
 def test_the_comparison_comes_before_memory_is_taken(tiny_folder, tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 
 from vlm_core.errors import BadSample, UserError, one_line
 from vlm_core.io import atomic
-from vlm_core.io.atomic import whole_folder, write_file
+from vlm_core.io.atomic import atomic_dir, write_file
 from vlm_core.io.files import open_regular, parse_json, read_bytes, read_file, read_text
 from vlm_core.markup.printable import printable
 
@@ -101,7 +101,7 @@ def test_paths_that_cannot_be_written_are_told(tmp_path, name):
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     for write in (
         lambda: write_file(tmp_path / name, "x"),
-        lambda: whole_folder(tmp_path / name).__enter__(),
+        lambda: atomic_dir(tmp_path / name).__enter__(),
     ):
         with pytest.raises(UserError, match=r"cannot write|exists already"):
             write()
@@ -120,8 +120,8 @@ def test_what_a_killed_writer_left_is_swept(tmp_path, folder):
         if left != young:
             os.utime(left, (0, 0))
     if folder:
-        with whole_folder(tmp_path / "a") as aside:
-            (aside / "x").write_text("x")
+        with atomic_dir(tmp_path / "a") as tmp:
+            (tmp / "x").write_text("x")
     else:
         write_file(tmp_path / "a", "x")
     assert sorted(os.listdir(tmp_path)) == [".a.11111111.tmp", ".b.00000000.tmp", "a"]
@@ -129,10 +129,10 @@ def test_what_a_killed_writer_left_is_swept(tmp_path, folder):
 
 def test_what_a_living_writer_holds_is_not_swept(tmp_path, monkeypatch):
     monkeypatch.setattr(atomic, "ABANDONED_S", -1.0)
-    with whole_folder(tmp_path / "a") as aside:
+    with atomic_dir(tmp_path / "a") as tmp:
         write_file(tmp_path / "a.txt", "x")
         atomic._sweep(tmp_path / "a")
-        assert aside.exists()
+        assert tmp.exists()
     assert (tmp_path / "a").is_dir()
 
 

@@ -23,7 +23,7 @@ def test_round_trip_is_bit_equal(tiny_spec, tiny_folder):
         "is there a circle?"
     )
     pixels = torch.rand(2, 3, 32, 32)
-    assert torch.equal(original.see(pixels), again.see(pixels))
+    assert torch.equal(original.encode_images(pixels), again.encode_images(pixels))
 
 
 def test_folder_needs_neither_the_data_nor_its_plugin(tiny_folder):

@@ -11,10 +11,10 @@ from transformers import AutoConfig, AutoModelForImageTextToText, pipeline
 
 import vlm_core.hf
 from vlm_core.errors import UserError
-from vlm_core.generation.generate import Decoding, Session
+from vlm_core.generation.generate import GenerationConfig, Session
 from vlm_core.io.manifest import verify_folder
 from vlm_core.model_folder.assemble import load
-from vlm_core.text.render import IMAGE, Message, write
+from vlm_core.text.render import IMAGE, Message, render
 from vlm_core.text.template import TEMPLATES
 
 QUESTIONS = ["is there a circle?", "red", "what color is the shape on the white ground?"]
@@ -43,14 +43,14 @@ def prompt(ours, parts, images=()):
     model, spec = ours
     pixels = [model.encoder.transform(image) for image in images]
     counts = [model.image_tokens(p) for p in pixels]
-    return write(spec.template, [Message("user", tuple(parts))], model.llm.tokenizer, counts), pixels
+    return render(spec.template, [Message("user", tuple(parts))], model.llm.tokenizer, counts), pixels
 
 
 def greedy(ours, samples, pixels):
     """Our ids, None behind the end."""
     session = Session(ours[0])
-    session.feed(samples, pixels)
-    return list(zip(*session.tokens(Decoding(STEPS)), strict=True))
+    session.prefill(samples, pixels)
+    return list(zip(*session.tokens(GenerationConfig(STEPS)), strict=True))
 
 
 def said(model, inputs, **kwargs):
@@ -97,8 +97,8 @@ def test_ids_are_those_of_our_template(processor, ours):
     for texts in ("is there a circle?", "<image> <|endoftext|>", ""):
         sample, pixels = prompt(ours, (IMAGE, "\n", texts), PICTURES[:1])
         found = processor(images=PICTURES[0], text=texts)
-        assert found["input_ids"].tolist() == [sample.ids]
-        assert found["is_image"].tolist() == [sample.is_image]
+        assert found["input_ids"].tolist() == [sample.input_ids]
+        assert found["image_mask"].tolist() == [sample.image_mask]
         assert torch.equal(found["pixel_values"], torch.stack(pixels))
     assert set(processor(text="red")) == {"input_ids", "attention_mask"}
 
@@ -107,7 +107,7 @@ def test_ids_are_those_of_our_template(processor, ours):
 def test_logits_equal_ours(model, processor, ours):
     sample, pixels = prompt(ours, (IMAGE, "\n", QUESTIONS[0]), PICTURES[:1])
     session = Session(ours[0])
-    session.feed([sample], pixels)
+    session.prefill([sample], pixels)
     inputs = processor(images=PICTURES[0], text=QUESTIONS[0])
     assert torch.equal(model(**inputs, logits_to_keep=1).logits[:, -1], session.next_logits)
     torch.testing.assert_close(model(**inputs).logits[:, -1], session.next_logits, atol=1e-5, rtol=1e-5)

@@ -101,7 +101,7 @@ def test_forward_honours_its_options(model, batch):
         rows = {**batch, "pixel_values": batch["pixel_values"].unsqueeze(0)}
         assert torch.equal(model(**rows).logits, whole.logits)
     with pytest.raises(UserError, match="marks 3 positions, but 1 images take 4 each"):
-        model(**{**batch, "is_image": batch["is_image"].clone().index_fill_(1, torch.tensor(0), False)})
+        model(**{**batch, "image_mask": batch["image_mask"].clone().index_fill_(1, torch.tensor(0), False)})
     with pytest.raises(UserError, match="give input_ids or inputs_embeds"):
         model(**batch, inputs_embeds=embeds)
 
@@ -112,7 +112,7 @@ def test_labels_that_can_mean_nothing_are_ignored(model, processor):
     batch = processor.apply_chat_template(talks, tokenize=True)
     labels = batch["input_ids"].clone()
     clean = labels.masked_fill(batch["attention_mask"] == 0, -100)
-    clean[0][batch["is_image"][0]] = -100
+    clean[0][batch["image_mask"][0]] = -100
     first = int(batch["attention_mask"][0].argmax())
     clean[0, first] = clean[1, 0] = -100
     assert first > 0

@@ -1,6 +1,7 @@
 """Folders that carry their code: nothing of ours is imported, and the logits are the same."""
 
 import re
+import shutil
 import sys
 
 import pytest
@@ -10,10 +11,10 @@ from PIL import Image
 from vlm_core.cli import assemble
 from vlm_core.errors import UserError
 from vlm_core.export import code_export
-from vlm_core.export.hf_export import builder, export_hf, travelling
+from vlm_core.export.hf_export import builder, code_files, export_hf
 from vlm_core.io.manifest import verify_folder
 from vlm_core.model_folder.assemble import build, save
-from vlm_core.plugins.config import Recipe, Reference
+from vlm_core.plugins.config import FactoryCall
 from vlm_core.spec.spec import Spec
 
 PICTURE = Image.new("RGB", (40, 30), "teal")
@@ -27,7 +28,7 @@ def clean_folder(clean_spec, tmp_path_factory):
     return place / "out"
 
 
-def test_no_travelling_file_imports_ours(clean_folder):
+def test_no_exported_file_imports_ours(clean_folder):
     verify_folder(clean_folder)
     files = sorted(clean_folder.glob("*.py"))
     assert len(files) > 20
@@ -49,7 +50,7 @@ def test_no_travelling_file_imports_ours(clean_folder):
     assert "/" not in (clean_folder / "vlm_core_hf_parts.py").read_text().replace("folder / ", ""), "no path"
 
 
-def test_the_travelling_code_gives_our_logits(clean_folder, tmp_path, monkeypatch):
+def test_the_exported_code_gives_our_logits(clean_folder, tmp_path, monkeypatch):
     """In this process: classes as transformers takes them from the folder, beside the installed packages."""
     from transformers import dynamic_module_utils as dynamic
 
@@ -102,31 +103,39 @@ def test_without_code_no_code_is_written(clean_folder, tmp_path):
     assert "import vlm_core.hf" in (tmp_path / "m" / "README.md").read_text()
 
 
-def test_what_cannot_travel_says_so(tmp_path):
+def test_what_cannot_be_exported_says_so(tmp_path):
     from vlm_core.plugins.config import ConnectorConfig
     from vlm_llms.configs import TransformersLLMConfig
 
-    with pytest.raises(UserError, match=r"has no recipe\(\); export without --with-code"):
-        type("Own", (ConnectorConfig,), {"label": lambda self: "own"})().recipe()
+    with pytest.raises(UserError, match=r"has no factory_call\(\); export without --with-code"):
+        type("Own", (ConnectorConfig,), {"label": lambda self: "own"})().factory_call()
     remote = TransformersLLMConfig(model="a/b", trust_remote_code=True, revision="0" * 40)
     with pytest.raises(UserError, match="code of its own repository"):
-        remote.recipe()
+        remote.factory_call()
     with pytest.raises(UserError, match="wants a model folder"):
         export_hf(tmp_path / "none", tmp_path / "m")
 
 
-def test_every_recipe_of_ours_travels(tmp_path):
+def test_the_code_of_each_of_ours_is_exported(tmp_path):
     """Files for all parts that these packages have, whatever libraries they need."""
     from vlm_connectors.configs import MLPConfig, VSSMLPConfig
     from vlm_encoders import OpenClipConfig, TimmConfig
     from vlm_llms.configs import TransformersLLMConfig
 
-    llm = TransformersLLMConfig(model="a/b").recipe()
-    timm = {"encoder": TimmConfig(model="vit").recipe(), "connector": VSSMLPConfig().recipe(), "llm": llm}
-    clip = {"encoder": OpenClipConfig(model="ViT").recipe(), "connector": MLPConfig().recipe(), "llm": llm}
+    llm = TransformersLLMConfig(model="a/b").factory_call()
+    timm = {
+        "encoder": TimmConfig(model="vit").factory_call(),
+        "connector": VSSMLPConfig().factory_call(),
+        "llm": llm,
+    }
+    clip = {
+        "encoder": OpenClipConfig(model="ViT").factory_call(),
+        "connector": MLPConfig().factory_call(),
+        "llm": llm,
+    }
     files = {"vlm_encoders_timm_tower.py", "vlm_encoders_checkpoints.py", "vlm_llms_hf_adapter.py"}
-    assert files <= set(travelling(timm))
-    assert {"vlm_encoders_open_clip_tower.py", "vlm_connectors_connectors.py"} <= set(travelling(clip))
+    assert files <= set(code_files(timm))
+    assert {"vlm_encoders_open_clip_tower.py", "vlm_connectors_connectors.py"} <= set(code_files(clip))
     assert "import open_clip" in builder(clip)
 
 
@@ -160,7 +169,7 @@ def test_imports_become_relative(package, tmp_path, monkeypatch):
 
     module = import_module("flat.travelpkg_a")
     assert module.value == 4
-    with pytest.raises(ImportError, match=r"travelpkg\.late does not travel"):
+    with pytest.raises(ImportError, match=r"travelpkg\.late is not exported"):
         module.late()
     for name in [name for name in sys.modules if name.split(".")[0] == "flat"]:
         del sys.modules[name]
@@ -175,11 +184,11 @@ def test_an_import_that_cannot_be_rewritten_is_named(package):
 
 def test_functions_of_one_name_do_not_meet():
     same = {
-        "encoder": Recipe("a.b:build", {"n": 1}),
-        "llm": Recipe("c.d:build", {"f": Reference("e:build")}),
-        "connector": Recipe("a.c:build", {}),
+        "encoder": FactoryCall("a.b:build", {"n": 1}),
+        "llm": FactoryCall("c.d:build", {"f": shutil.copy}),
+        "connector": FactoryCall("a.c:build", {}),
     }
     text = builder(same)
     assert 'encoder = a_b_build(assets=folder / "encoder", n=1)' in text
-    assert 'llm = c_d_build(assets=folder / "llm", f=e_build)' in text
+    assert 'llm = c_d_build(assets=folder / "llm", f=shutil_copy)' in text
     assert "connector = a_c_build(encoder.dim, llm.dim)" in text

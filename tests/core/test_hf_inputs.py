@@ -27,7 +27,7 @@ def calm(one_thread):
         (lambda b: {"attention_mask": torch.ones(3, b["input_ids"].shape[1])}, "attention_mask: expected the shape"),
         (lambda b: {"attention_mask": torch.ones(1, 1, 4, 4)}, "attention_mask: expected the shape"),
         (lambda b: {"attention_mask": torch.full(b["input_ids"].shape, -1e9)}, "0 at padding"),
-        (lambda b: {"is_image": b["is_image"][:, :-1]}, "is_image: expected the shape"),
+        (lambda b: {"image_mask": b["image_mask"][:, :-1]}, "image_mask: expected the shape"),
         (lambda b: {"pixel_values": (b["pixel_values"] * 255).byte()}, "floats from 0 to 1, not torch.uint8"),
         (lambda b: {"pixel_values": list(b["pixel_values"])}, "floats from 0 to 1, not list"),
         (lambda b: {"pixel_values": b["pixel_values"][0]}, "pixel_values: expected"),
@@ -52,8 +52,8 @@ def test_a_mask_of_floats_is_one_of_ids(model, processor):
 
 def test_generate_does_not_drop_images(model, processor):
     inputs = processor(images=PICTURES[0], text=QUESTIONS[0])
-    del inputs["is_image"]
-    with pytest.raises(UserError, match="pixel_values and is_image go together"):
+    del inputs["image_mask"]
+    with pytest.raises(UserError, match="pixel_values and image_mask go together"):
         model.generate(**inputs, max_new_tokens=1)
 
 

@@ -8,9 +8,9 @@ from typing import Any, Literal
 import pytest
 import yaml
 
-from vlm_core import NO_WEIGHTS, EncoderConfig, random_values
 from vlm_core.cli.assemble import main
 from vlm_core.model_folder.initial_weights import never_trained, weight_rows
+from vlm_core.plugins import NO_WEIGHTS, EncoderConfig, random_values
 from vlm_core.plugins.config import StrictModel
 from vlm_core.plugins.registry import installed
 from vlm_core.spec.spec import Spec, json_schema

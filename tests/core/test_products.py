@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from vlm_core.model_folder.assemble import build
 from vlm_core.numerics import low_precision_matmul
-from vlm_core.numerics.low_precision_matmul import ROWS, fast_products
+from vlm_core.numerics.low_precision_matmul import ROWS, upcast_matmul
 from vlm_core.spec.spec import Spec
 
 
@@ -24,7 +24,7 @@ def test_many_rows_are_multiplied_in_fp32(old_cpu, dtype):
         torch.randn(24, dtype=dtype),
     )
     exact = F.linear(x.float(), w.float(), b.float()).to(dtype)
-    with fast_products(x):
+    with upcast_matmul(x):
         assert torch.equal(F.linear(x, w, b), exact)
         assert torch.equal(x @ w.T, (x.float() @ w.float().T).to(dtype))
         assert torch.equal(x + x, 2 * x)
@@ -33,16 +33,16 @@ def test_many_rows_are_multiplied_in_fp32(old_cpu, dtype):
 def test_few_rows_and_fp32_are_left_alone(old_cpu, monkeypatch):
     monkeypatch.setattr(low_precision_matmul, "tree_map", lambda *_: pytest.fail("converted"))
     x = torch.randn(ROWS - 1, 8, dtype=torch.bfloat16)
-    with fast_products(x):
+    with upcast_matmul(x):
         F.linear(x, x)
     x = torch.randn(ROWS, 8)
-    with fast_products(x):
+    with upcast_matmul(x):
         F.linear(x, x)
 
 
 def test_gradients_pass(old_cpu):
     x, w = torch.randn(ROWS, 8).bfloat16().requires_grad_(), torch.randn(4, 8).bfloat16().requires_grad_()
-    with fast_products(x):
+    with upcast_matmul(x):
         F.linear(x, w).sum().backward()
     assert x.grad.dtype == w.grad.dtype == torch.bfloat16
     torch.testing.assert_close(
@@ -57,12 +57,12 @@ def test_a_whole_model_uses_them(tiny_spec, old_cpu, monkeypatch):
     monkeypatch.setattr(low_precision_matmul, "_linear", lambda *args: seen.append(1) or linear(*args))
     ids = torch.arange(ROWS)[None]
     with torch.no_grad():
-        hidden = model.read(model.embed(ids))[0]
+        hidden = model.forward_embeds(model.embed(ids))[0]
         after_text = len(seen)
-        model.see(torch.rand(ROWS, 3, 32, 32))
+        model.encode_images(torch.rand(ROWS, 3, 32, 32))
     assert 0 < after_text < len(seen), "both the language model and the picture's way"
     with torch.no_grad():
-        expected = exact.read(exact.embed(ids))[0]
+        expected = exact.forward_embeds(exact.embed(ids))[0]
     assert torch.cosine_similarity(hidden.float().flatten(), expected.flatten(), dim=0) > 0.99
 
 

@@ -7,7 +7,7 @@ from pydantic import TypeAdapter, ValidationError
 from test_chat import EOS, SHORT, Letters, WithBOS, picture, said, user
 
 from vlm_core.errors import BadSample, UserError
-from vlm_core.text.render import IMAGE, Sample, end_of_answer, refuse_unsaid, write
+from vlm_core.text.render import IMAGE, TokenizedConversation, end_of_answer, refuse_unsaid, render
 from vlm_core.text.template import (
     TEMPLATES,
     Template,
@@ -30,11 +30,11 @@ SYSTEM = "[system\nYou are a helpful assistant.]\n"
 
 
 def test_control_tokens_go_in_by_id_and_targets_end_with_them():
-    sample = write(CHATML, TALK, Chatty())
+    sample = render(CHATML, TALK, Chatty())
     assert picture(sample) == f"{SYSTEM}[user\nhi]\n[assistant\nYO]\n[user\nso]\n[assistant\n"
-    assert sample.is_target.count(True) == len("yo]")
+    assert sample.loss_mask.count(True) == len("yo]")
     assert sample.end == ord("]")
-    assert write(CHATML, TALK[:2], Chatty()).end is None, "nothing is asked"
+    assert render(CHATML, TALK[:2], Chatty()).end is None, "nothing is asked"
 
 
 @given(
@@ -44,7 +44,7 @@ def test_control_tokens_go_in_by_id_and_targets_end_with_them():
 )
 def test_what_roles_say_is_literal(text):
     talk = [user(text), said(text), user(text)]
-    ids = write(CHATML, talk, Chatty(), system=text).ids
+    ids = render(CHATML, talk, Chatty(), system=text).input_ids
     assert "".join(map(chr, ids)) == (
         f"[system\n{text}]\n[user\n{text}]\n[assistant\n{text}]\n[user\n{text}]\n[assistant\n"
     )
@@ -52,9 +52,9 @@ def test_what_roles_say_is_literal(text):
 
 def test_an_image_is_wrapped_by_its_pattern():
     template = CHATML.model_copy(update={"image": "{token:<see>}{image}!", "system": ""})
-    sample = write(template, [user(IMAGE, "\nhi")], Chatty(), [2])
+    sample = render(template, [user(IMAGE, "\nhi")], Chatty(), [2])
     assert picture(sample) == "[user\n(##!\nhi]\n[assistant\n"
-    first = write(template.model_copy(update={"images": "first"}), [user(IMAGE, "\nhi")], Chatty(), [2])
+    first = render(template.model_copy(update={"images": "first"}), [user(IMAGE, "\nhi")], Chatty(), [2])
     assert picture(first) == "(##![user\nhi]\n[assistant\n"
 
 
@@ -62,7 +62,7 @@ def test_an_image_is_wrapped_by_its_pattern():
 def test_a_conversation_that_goes_on_shows_only_its_new_images(images, expected):
     template = SHORT.model_copy(update={"images": images})
     talk = [user(IMAGE, "\nhi"), said("yo"), user(IMAGE, "\nso")]
-    assert picture(write(template, talk, Letters(), [2], resume=True)) == expected
+    assert picture(render(template, talk, Letters(), [2], resume=True)) == expected
 
 
 @pytest.mark.parametrize(
@@ -75,13 +75,13 @@ def test_a_conversation_that_goes_on_shows_only_its_new_images(images, expected)
     ],
 )
 def test_a_conversation_with_a_system_text_of_its_own(template, expected):
-    assert picture(write(template, [user("hi")], Chatty(), system="Be kind.")) == expected
+    assert picture(render(template, [user("hi")], Chatty(), system="Be kind.")) == expected
 
 
 def test_a_system_pattern_without_a_text_is_not_written():
     template = Template(system="{token:<see>}{text}", user="{text}", assistant="{text}")
-    assert picture(write(template, [user("hi")], Chatty())) == "hi"
-    assert picture(write(template, [user("hi")], Chatty(), system="")) == "(hi"
+    assert picture(render(template, [user("hi")], Chatty())) == "hi"
+    assert picture(render(template, [user("hi")], Chatty(), system="")) == "(hi"
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_system_pattern_without_a_text_is_not_written():
 )
 def test_no_place_for_a_system_text(template):
     with pytest.raises(BadSample, match=r"no place for it: its `system` needs \{text\}") as caught:
-        write(template, [user("hi"), said("yo")], Letters(), system="Be kind.")
+        render(template, [user("hi"), said("yo")], Letters(), system="Be kind.")
     assert caught.value.reason == "system"
 
 
@@ -99,8 +99,8 @@ def test_bos_is_written_once():
         control_tokens = {"<s>": 1}  # noqa: RUF012
 
     template = Template(system="{token:<s>}Hello. ", user="{text}", assistant="{text}{eos}")
-    assert write(template, [user("hi")], Both()).ids == [1, *map(ord, "Hello. hi")]
-    assert write(SHORT, [user("hi")], Both()).ids.count(1) == 1
+    assert render(template, [user("hi")], Both()).input_ids == [1, *map(ord, "Hello. hi")]
+    assert render(SHORT, [user("hi")], Both()).input_ids.count(1) == 1
 
 
 class Pairs(Letters):
@@ -115,15 +115,15 @@ class Pairs(Letters):
 
 def test_prompt_and_answer_are_tokenised_as_one_unless_a_token_would_join_them():
     template = Template(user="{text}", assistant_prompt=":", assistant="{text}")
-    apart = write(template, [user("aa"), said(":b")], Pairs())
-    assert apart.ids == [1000 + ord("a"), ord(":"), ord(":"), ord("b")]
-    assert apart.is_target == [False, False, True, True]
+    apart = render(template, [user("aa"), said(":b")], Pairs())
+    assert apart.input_ids == [1000 + ord("a"), ord(":"), ord(":"), ord("b")]
+    assert apart.loss_mask == [False, False, True, True]
 
     class Spaced(Letters):
         def encode(self, text):  # as sentencepiece: a text begins with a space
             return super().encode(f"_{text}") if text else []
 
-    together = write(template, [user("a"), said("b")], Spaced())
+    together = render(template, [user("a"), said("b")], Spaced())
     assert picture(together) == "_a:B"
 
 
@@ -205,7 +205,7 @@ def test_a_token_that_is_not_there_is_named_when_written():
     with pytest.raises(
         UserError, match=r"'<\|im_start\|>' is no control token of the tokenizer; it has none"
     ):
-        write(CHATML, TALK, Letters())
+        render(CHATML, TALK, Letters())
 
 
 NO_TEXT = Template(user="Describe it.", assistant_prompt=" ", assistant="{text}{eos}")
@@ -214,14 +214,14 @@ NO_TEXT = Template(user="Describe it.", assistant_prompt=" ", assistant="{text}{
 @pytest.mark.parametrize("template", [TEMPLATES["plain"], NO_TEXT])
 def test_a_question_that_is_never_said_is_refused(template):
     with pytest.raises(UserError, match="leaves out the question"):
-        write(template, [user(IMAGE, "\nwhat is it?")], Letters(), [1])
+        render(template, [user(IMAGE, "\nwhat is it?")], Letters(), [1])
     with pytest.raises(UserError, match="leaves out the question"):
         refuse_unsaid(template)
-    assert write(template, [user(IMAGE, "\n")], Letters(), [1]).is_image.count(True) == 1, (
+    assert render(template, [user(IMAGE, "\n")], Letters(), [1]).image_mask.count(True) == 1, (
         "a caption is no question"
     )
     assert (
-        write(template, [user(IMAGE, "\nwhat is it?"), said("a cat")], Letters(), [1]).is_target.count(True)
+        render(template, [user(IMAGE, "\nwhat is it?"), said("a cat")], Letters(), [1]).loss_mask.count(True)
         == 6
     )
 
@@ -237,5 +237,5 @@ def test_the_end_of_an_answer():
 
 
 def test_parts_of_a_sample_keep_its_end():
-    sample = Sample([1, 2, 3], [False] * 3, [True] * 3, end=7)
-    assert sample.part(1) == Sample([2, 3], [False] * 2, [True] * 2, end=7)
+    sample = TokenizedConversation([1, 2, 3], [False] * 3, [True] * 3, end=7)
+    assert sample.part(1) == TokenizedConversation([2, 3], [False] * 2, [True] * 2, end=7)

@@ -122,9 +122,9 @@ def test_saved_in_bf16_loaded_in_bf16_or_as_wished(tiny_spec, tmp_path):
     again, _ = load(tmp_path / "m")
     assert dtypes(again) == ({torch.float32}, {torch.bfloat16})
     pixels, ids = torch.rand(1, 3, 32, 32), torch.arange(9)[None]
-    is_image = torch.tensor([[False] * 3 + [True] * 4 + [False] * 2])
+    image_mask = torch.tensor([[False] * 3 + [True] * 4 + [False] * 2])
     with torch.no_grad():
-        assert torch.equal(again(ids, is_image, pixels)[0], model(ids, is_image, pixels)[0])
+        assert torch.equal(again(ids, image_mask, pixels)[0], model(ids, image_mask, pixels)[0])
     assert dtypes(load(tmp_path / "m", dtype=torch.float32)[0]) == ({torch.float32}, {torch.float32})
 
 

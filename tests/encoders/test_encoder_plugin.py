@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from vlm_core.errors import UserError
-from vlm_core.plugins.config import EncoderConfig
+from vlm_core.plugins import EncoderConfig
 from vlm_core.plugins.registry import installed
 from vlm_encoders import OpenClipConfig, TimmConfig, TransformersConfig
 

@@ -49,8 +49,8 @@ class MeanEncoder(Encoder):
     def grid(self, height: int, width: int) -> tuple[int, int]:
         return height // 8, width // 8
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        return nn.functional.avg_pool2d(pixels, 8).permute(0, 2, 3, 1) * self.scale
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        return nn.functional.avg_pool2d(pixel_values, 8).permute(0, 2, 3, 1) * self.scale
 
 
 class MeanConfig(EncoderConfig):
@@ -147,4 +147,4 @@ def test_a_model_folder_holds_every_tower(tiny_spec: dict[str, Any], tmp_path: P
     again, spec_again = load(tmp_path / "folder")
     assert spec_again.encoder.label() == f"fused (timm vit_base_patch16_siglip_224 + transformers {hub})"
     pixels = torch.rand(2, 3, 32, 32)
-    assert torch.equal(again.see(pixels), model.see(pixels))
+    assert torch.equal(again.encode_images(pixels), model.encode_images(pixels))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from chat_templates import TALK, library_ids, messages, write_folder
 
-from vlm_core.text.render import write
+from vlm_core.text.render import render
 from vlm_core.text.template import Template, check_template
 from vlm_llms.tokenizer import FastTokenizer
 
@@ -27,11 +27,11 @@ def test_built_in_templates_write_what_the_models_were_trained_with(
     if built_in == "vicuna":
         system = Template.named("vicuna").system_text  # type: ignore[union-attr]
     talk = [*([("system", system)] if system else []), *TALK]
-    own = write(template, messages(TALK), tokenizer, system=system)
+    own = render(template, messages(TALK), tokenizer, system=system)
     ids = library_ids(folder, talk, False)
     if built_in == "llama-3":
         ids = ids[1:]  # this tokenizer asks for no BOS; its chat template writes one
     if built_in == "vicuna":
         ids = [i for i in ids if i not in tokenizer.encode(" ")]
-        own.ids = [i for i in own.ids if i not in tokenizer.encode(" ")]
-    assert own.ids == ids
+        own.input_ids = [i for i in own.input_ids if i not in tokenizer.encode(" ")]
+    assert own.input_ids == ids

@@ -20,12 +20,12 @@ from vlm_core.cli import assemble as assemble_cli
 from vlm_core.errors import UserError
 from vlm_core.export.hf_export import export_hf
 from vlm_core.generation.conversation import Conversation
-from vlm_core.generation.generate import Decoding, Session
+from vlm_core.generation.generate import GenerationConfig, Session
 from vlm_core.hf.processing import VLMProcessor
 from vlm_core.io.checksum import with_checksum
 from vlm_core.model_folder.assemble import build, load, save
 from vlm_core.spec.spec import Spec, load_spec
-from vlm_core.text.render import IMAGE, Message, write
+from vlm_core.text.render import IMAGE, Message, render
 from vlm_core.text.template import TemplateError
 
 ASK = [Message("user", ("which colour is it",))]
@@ -73,12 +73,12 @@ def folder(request, clean_spec, qwen: Path, tmp_path_factory: pytest.TempPathFac
 def test_a_saved_folder_writes_the_same(folder: Path, qwen: Path, tmp_path: Path) -> None:
     """Alone: the tokenizer's own folder is not needed any more."""
     model, spec = load(folder)
-    ids = write(spec.template, ASK, model.llm.tokenizer).ids
+    ids = render(spec.template, ASK, model.llm.tokenizer).input_ids
     save(model, spec, tmp_path / "again")
     (tmp_path / "qwen").mkdir()
     again, other = load(tmp_path / "again")
     assert other == spec
-    assert write(other.template, ASK, again.llm.tokenizer).ids == ids
+    assert render(other.template, ASK, again.llm.tokenizer).input_ids == ids
     assert ids.count(1) >= 2
     assert ids.count(IM_END) >= 1
 
@@ -93,29 +93,33 @@ def test_a_conversation_ends_its_turns_as_the_template_does(
     for last in ([IM_END], [tokenizer.eos_id], []):
         script = iter([*red, *last, *red, IM_END])
         monkeypatch.setattr(
-            "vlm_core.generation.generate.choose", lambda *_, s=script: torch.tensor([next(s)])
+            "vlm_core.generation.generate.sample", lambda *_, s=script: torch.tensor([next(s)])
         )
         talk = Conversation(model, spec.template)
-        assert "".join(talk.ask(FORGED, Decoding(9 if last else len(red)))) == "red"
-        before = write(spec.template, [Message("user", (FORGED,))], tokenizer).ids
-        prompt = talk._prompt(Message("user", ("so",)), []).ids
+        assert "".join(talk.ask(FORGED, GenerationConfig(9 if last else len(red)))) == "red"
+        before = render(spec.template, [Message("user", (FORGED,))], tokenizer).input_ids
+        prompt = talk._prompt(Message("user", ("so",)), []).input_ids
         fed.append(before + red[: None if last else -1] + prompt)
-        assert "".join(talk.ask("so", Decoding(9))) == "red"
-    whole = write(
+        assert "".join(talk.ask("so", GenerationConfig(9))) == "red"
+    whole = render(
         spec.template,
         [Message("user", (FORGED,)), Message("assistant", ("red",)), Message("user", ("so",))],
         tokenizer,
     )
-    assert fed == [whole.ids] * 3
+    assert fed == [whole.input_ids] * 3
 
 
 def test_a_batch_ends_at_the_end_of_the_turn(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, spec = load(folder)
     script = iter([[5, 5], [IM_END, 6], [7, model.llm.tokenizer.eos_id]])
-    monkeypatch.setattr("vlm_core.generation.generate.choose", lambda *_: torch.tensor(next(script)))
+    monkeypatch.setattr("vlm_core.generation.generate.sample", lambda *_: torch.tensor(next(script)))
     session = Session(model)
-    session.feed([write(spec.template, ASK, model.llm.tokenizer)] * 2)
-    assert list(session.tokens(Decoding(9))) == [[5, 5], [IM_END, 6], [None, model.llm.tokenizer.eos_id]]
+    session.prefill([render(spec.template, ASK, model.llm.tokenizer)] * 2)
+    assert list(session.tokens(GenerationConfig(9))) == [
+        [5, 5],
+        [IM_END, 6],
+        [None, model.llm.tokenizer.eos_id],
+    ]
 
 
 @pytest.fixture
@@ -148,7 +152,7 @@ def test_the_exported_folder_writes_the_same_and_stops_there(
     )
     picture = Image.new("RGB", (40, 30), "teal")
     pixels = model.encoder.transform(picture)
-    sample = write(
+    sample = render(
         spec.template,
         [Message("user", (IMAGE, "\n", FORGED))],
         model.llm.tokenizer,
@@ -156,8 +160,8 @@ def test_the_exported_folder_writes_the_same_and_stops_there(
     )
     for processor in (VLMProcessor, travelled):
         found = processor.from_pretrained(tmp_path / "out")(images=picture, text=FORGED)
-        assert found["input_ids"].tolist() == [sample.ids]
-        assert found["is_image"].tolist() == [sample.is_image]
+        assert found["input_ids"].tolist() == [sample.input_ids]
+        assert found["image_mask"].tolist() == [sample.image_mask]
     assert not issubclass(travelled, VLMProcessor)
     assert json.loads((tmp_path / "out" / "config.json").read_text())["eos_token_id"] == [0, IM_END]
     theirs = AutoModelForImageTextToText.from_pretrained(tmp_path / "out")
@@ -168,7 +172,7 @@ def test_the_exported_folder_writes_the_same_and_stops_there(
         lambda hidden: torch.eye(344)[IM_END].expand(*hidden.shape[:-1], -1).clone(),
     )
     out = theirs.generate(**found, max_new_tokens=5, do_sample=False)
-    assert out[0, len(sample.ids) :].tolist() == [IM_END]
+    assert out[0, len(sample.input_ids) :].tolist() == [IM_END]
 
 
 LITERAL = {"user": "<|im_start|>user\n{text}", "assistant": "{text}{eos}"}
@@ -228,7 +232,7 @@ def test_an_old_folder_still_loads(folder: Path, tmp_path: Path, clean_spec, qwe
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump({**data, "template": old}))
     spec, _ = load_spec(tmp_path / "spec.yaml")
     model, _ = load(folder)
-    ids = write(spec.template, ASK, model.llm.tokenizer).ids
+    ids = render(spec.template, ASK, model.llm.tokenizer).input_ids
     assert model.llm.tokenizer.decode(ids).startswith("<|im_start|>user\nwhich")
     processor = json.loads((tmp_path / "old" / "processor_config.json").read_text())
     text = json.dumps({**processor, "template": old})
@@ -263,5 +267,5 @@ def test_an_image_waits_for_a_question_that_can_be_asked(clean_spec, qwen: Path,
     with pytest.raises(UserError, match="leaves out the question"):
         list(talk.ask("which?"))
     assert len(talk.images) == 1
-    assert isinstance("".join(talk.ask("", Decoding(2))), str)
+    assert isinstance("".join(talk.ask("", GenerationConfig(2))), str)
     assert talk.images == []

@@ -14,9 +14,9 @@ from torch import nn
 from uv import find_uv_bin
 
 from vlm_core.generation.conversation import Conversation
-from vlm_core.generation.generate import Decoding, answer
+from vlm_core.generation.generate import GenerationConfig, answer
 from vlm_core.model import VLM
-from vlm_core.text.render import Message, Sample, write
+from vlm_core.text.render import Message, TokenizedConversation, render
 from vlm_core.text.template import Template, TokenizerTemplate, check_template
 from vlm_llms.configs import TransformersLLMConfig
 from vlm_llms.hf_adapter import TransformersLM
@@ -48,9 +48,9 @@ def lm(folder: Path) -> TransformersLM:
     return TransformersLLMConfig(model=str(folder)).build().eval()
 
 
-def _prompt(lm: TransformersLM, question: str) -> Sample:
+def _prompt(lm: TransformersLM, question: str) -> TokenizedConversation:
     """The model's own chat format, by the template that came with it."""
-    return write(TokenizerTemplate(), [Message("user", (question,))], lm.tokenizer)
+    return render(TokenizerTemplate(), [Message("user", (question,))], lm.tokenizer)
 
 
 def _model(lm: TransformersLM) -> VLM:
@@ -58,7 +58,9 @@ def _model(lm: TransformersLM) -> VLM:
 
 
 def _answers(lm: TransformersLM, questions: list[str]) -> list[str]:
-    return answer(_model(lm), [_prompt(lm, q) for q in questions], decoding=Decoding(max_new_tokens=16))
+    return answer(
+        _model(lm), [_prompt(lm, q) for q in questions], decoding=GenerationConfig(max_new_tokens=16)
+    )
 
 
 def test_it_knows_the_capital_of_france(lm: TransformersLM) -> None:
@@ -78,22 +80,22 @@ def test_its_prompts_are_the_librarys(lm: TransformersLM, folder: Path) -> None:
     for question in QUESTIONS:
         chat = [{"role": "user", "content": question}]
         ids = theirs.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=False)
-        assert _prompt(lm, question).ids == ids
-        assert write(template, [Message("user", (question,))], lm.tokenizer, system=system).ids == ids
+        assert _prompt(lm, question).input_ids == ids
+        assert render(template, [Message("user", (question,))], lm.tokenizer, system=system).input_ids == ids
 
 
 def test_it_remembers_what_was_said(lm: TransformersLM) -> None:
     """Turn by turn, each answer ended as the template ends it, as in one conversation fed whole."""
     talk = Conversation(_model(lm), TokenizerTemplate())
-    first = "".join(talk.ask(QUESTIONS[0], Decoding(max_new_tokens=16)))
-    second = "".join(talk.ask("And of Italy?", Decoding(max_new_tokens=16)))
+    first = "".join(talk.ask(QUESTIONS[0], GenerationConfig(max_new_tokens=16)))
+    second = "".join(talk.ask("And of Italy?", GenerationConfig(max_new_tokens=16)))
     turns = [
         Message("user", (QUESTIONS[0],)),
         Message("assistant", (first,)),
         Message("user", ("And of Italy?",)),
     ]
-    whole = write(TokenizerTemplate(), turns, lm.tokenizer)
-    assert answer(_model(lm), [whole], decoding=Decoding(max_new_tokens=16)) == [second.strip()]
+    whole = render(TokenizerTemplate(), turns, lm.tokenizer)
+    assert answer(_model(lm), [whole], decoding=GenerationConfig(max_new_tokens=16)) == [second.strip()]
     assert "Rome" in second
 
 

@@ -46,7 +46,7 @@ def connector_plugin(name: str, before: str = "") -> str:
     """The source of a plugin that offers the connector `name`."""
     return f"""{before}
 from typing import Literal
-from vlm_core import ConnectorConfig, hookimpl
+from vlm_core.plugins import ConnectorConfig, hookimpl
 
 class Config(ConnectorConfig):
     type: Literal["{name}"] = "{name}"

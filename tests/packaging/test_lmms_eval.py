@@ -12,10 +12,10 @@ from PIL import Image
 from processes import run, succeed
 from uv import find_uv_bin
 
-from vlm_core.generation.generate import Decoding, answer
+from vlm_core.generation.generate import GenerationConfig, answer
 from vlm_core.model_folder.assemble import build, load, save
 from vlm_core.spec.spec import Spec
-from vlm_core.text.render import IMAGE, Message, write
+from vlm_core.text.render import IMAGE, Message, render
 
 pytestmark = pytest.mark.slow
 
@@ -85,8 +85,10 @@ def _expected(folder: Path, rows: list[dict[str, Any]]) -> list[str]:
         parts = [part for _ in pixels for part in (IMAGE, "\n")]
         counts = [model.image_tokens(one) for one in pixels]
         message = Message("user", (*parts, row["question"]))
-        sample = write(spec.template, [message], model.llm.tokenizer, counts)
-        said.append(answer(model, [sample], pixels, decoding=Decoding(6))[0].partition("~")[0].strip())
+        sample = render(spec.template, [message], model.llm.tokenizer, counts)
+        said.append(
+            answer(model, [sample], pixels, decoding=GenerationConfig(6))[0].partition("~")[0].strip()
+        )
     return said
 
 

@@ -16,7 +16,7 @@ BROKEN = {
     "raises": ("raise RuntimeError('no licence found')", "RuntimeError: no licence found"),
     "no syntax": ("def (:", "SyntaxError"),
     "unknown hook": (
-        "from vlm_core import hookimpl\n@hookimpl\ndef vlm_conectors(): return []",
+        "from vlm_core.plugins import hookimpl\n@hookimpl\ndef vlm_conectors(): return []",
         "PluginValidationError: unknown hook 'vlm_conectors'",
     ),
     "newer API": ("VLM_API = 2", "made for plugin API 2; this vlm-core has 1: install a newer vlm-core"),
@@ -26,11 +26,11 @@ BROKEN = {
     ),
     "API as text": ("VLM_API = '1'", "VLM_API = '1' is no whole number; this vlm-core has plugin API 1"),
     "hook raises": (
-        "from vlm_core import hookimpl\n@hookimpl\ndef vlm_connectors(): raise KeyError('x')",
+        "from vlm_core.plugins import hookimpl\n@hookimpl\ndef vlm_connectors(): raise KeyError('x')",
         "KeyError: 'x'",
     ),
     "hook returns no configs": (
-        "from vlm_core import hookimpl\n@hookimpl\ndef vlm_connectors(): return ['pool']",
+        "from vlm_core.plugins import hookimpl\n@hookimpl\ndef vlm_connectors(): return ['pool']",
         "AttributeError",
     ),
 }

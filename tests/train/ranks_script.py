@@ -22,7 +22,7 @@ class Numbers:
     x: torch.Tensor
 
     @property
-    def is_target(self):
+    def loss_mask(self):
         return torch.tensor([[False, True]])
 
     def to(self, device):

@@ -54,8 +54,8 @@ class Words(LanguageModel):
         super().__init__(lambda: None)
         self.table = nn.Embedding(5, 4)
 
-    def embed(self, ids):
-        return self.table(ids)
+    def embed(self, input_ids):
+        return self.table(input_ids)
 
     def forward(self, x, *, segments=None, state=None):
         return x.cumsum(1), None

@@ -5,7 +5,7 @@ import yaml
 from exam_files import COLOURS, evals
 
 from vlm_core.errors import SpecError, UserError
-from vlm_core.evaluation.inference import measure
+from vlm_core.evaluation.inference import evaluate
 from vlm_core.model_folder.assemble import load
 from vlm_core.spec.spec import load_spec
 from vlm_train.checkpoint.run_dir import EVALS
@@ -51,7 +51,7 @@ def test_figures_are_those_of_the_model_and_training_does_not_notice(examined, r
 
     model, _ = load(seen.path / "model")
     for exam in exams(train_section(spec, document).evals):
-        wanted = measure(model, spec.template, exam.benchmark, limit=12, max_new_tokens=3).score
+        wanted = evaluate(model, spec.template, exam.benchmark, limit=12, max_new_tokens=3).score
         assert last[exam.name]["score"] == pytest.approx(wanted.headline.value)
         assert last[exam.name]["rows"] == {name: dict(row) for name, row in wanted.rows.items()}
         assert last[exam.name]["protocol"] == exam.benchmark.protocol

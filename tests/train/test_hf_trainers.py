@@ -14,7 +14,7 @@ from vlm_core.io.images import load_image
 from vlm_core.io.manifest import verify_folder
 from vlm_core.model_folder.assemble import build, load, save
 from vlm_core.spec.spec import load_spec
-from vlm_core.text.render import write
+from vlm_core.text.render import render
 from vlm_train.data.dataset import messages as llava_messages
 from vlm_train.run import start
 
@@ -197,13 +197,13 @@ def test_rows_become_the_samples_of_vlm_train(ours, rows):
     model, spec = load(ours[0])
     batch = processor.data_collator()(rows[:3])
     other = processor.data_collator()([messages(row) for row in rows[:3]])
-    for key in ("input_ids", "attention_mask", "labels", "is_image", "pixel_values"):
+    for key in ("input_ids", "attention_mask", "labels", "image_mask", "pixel_values"):
         assert torch.equal(batch[key], other[key])
     for i, row in enumerate(rows[:3]):
         images = [row["image"]] if "image" in row else []
         counts = [model.image_tokens(processor.model.encoder.transform(load_image(p))) for p in images]
-        sample = write(spec.template, llava_messages({**row, "image": images}), model.llm.tokenizer, counts)
-        assert batch["input_ids"][i, : len(sample)].tolist() == sample.ids
-        wanted = [i if t else -100 for i, t in zip(sample.ids, sample.is_target, strict=True)]
+        sample = render(spec.template, llava_messages({**row, "image": images}), model.llm.tokenizer, counts)
+        assert batch["input_ids"][i, : len(sample)].tolist() == sample.input_ids
+        wanted = [i if t else -100 for i, t in zip(sample.input_ids, sample.loss_mask, strict=True)]
         assert batch["labels"][i, : len(sample)].tolist() == wanted
         assert (batch["labels"][i, len(sample) :] == -100).all()

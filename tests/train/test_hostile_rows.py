@@ -99,6 +99,6 @@ def test_rows_whose_images_and_places_differ_leave_their_neighbours_alone(tmp_pa
     assert all(isinstance(item, Example) for item in [*items[::2], items[11]])
     alone = Examples(write(tmp_path / "good", [*GOOD * 2, GOOD[0]]).rows(), reader.read)
     batch, wanted = to_micro(items).batch, to_micro([alone[i] for i in range(7)]).batch
-    for name in ("ids", "is_image", "is_target", "segments", "pixels"):
+    for name in ("input_ids", "image_mask", "loss_mask", "segments", "pixel_values"):
         assert torch.equal(getattr(batch, name), getattr(wanted, name)), name
     assert all(isinstance(item, LeftOut) for item in to_micro(items).left_out)

@@ -64,7 +64,7 @@ def test_a_skipped_row_changes_nothing_for_the_others(bad_spec, run_spec, monkey
 
     def spy(self, *args):
         for micros in self._steps_of_batches(0):
-            seen.append([m.batch and m.batch.ids for m in micros])
+            seen.append([m.batch and m.batch.input_ids for m in micros])
         return fit(self, *args)
 
     monkeypatch.setattr(trainer.StageTrainer, "fit", spy)

@@ -7,7 +7,7 @@ import pytest
 from accelerate.state import AcceleratorState
 
 from vlm_core.spec.spec import load_spec
-from vlm_core.text.render import IMAGE, Message, write
+from vlm_core.text.render import IMAGE, Message, render
 from vlm_core.text.template import TEMPLATES
 from vlm_train.cli import main
 from vlm_train.cli.preview import spans
@@ -73,11 +73,11 @@ def test_spans_are_the_sample_and_nothing_else(tiny_model, text):
     """Every position once, in order, with its flags; a character of several tokens is whole."""
     tokenizer = tiny_model.llm.tokenizer
     turns = [Message("user", (IMAGE, text)), Message("assistant", (text,))]
-    sample = write(TEMPLATES["llava-v1"], turns, tokenizer, [4])
+    sample = render(TEMPLATES["llava-v1"], turns, tokenizer, [4])
     found = spans(sample, tokenizer)
-    assert [i for s in found for i in s.ids] == sample.ids
-    assert [s.kind == "image" for s in found for _ in s.ids] == sample.is_image
-    assert [s.kind == "target" for s in found for _ in s.ids] == sample.is_target
+    assert [i for s in found for i in s.ids] == sample.input_ids
+    assert [s.kind == "image" for s in found for _ in s.ids] == sample.image_mask
+    assert [s.kind == "target" for s in found for _ in s.ids] == sample.loss_mask
     assert "".join(s.text for s in found if s.kind == "target") == f" {text}⟨end⟩"
     assert not any("\ufffd" in s.text for s in found)
 

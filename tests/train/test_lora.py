@@ -8,7 +8,7 @@ from vlm_core.errors import UserError
 from vlm_core.model_folder.assemble import load
 from vlm_core.spec.spec import load_spec
 from vlm_core.text.batch import collate
-from vlm_core.text.render import Message, write
+from vlm_core.text.render import Message, render
 from vlm_core.text.template import TEMPLATES
 from vlm_train.config.recipe import Lora
 from vlm_train.engine import lora
@@ -22,7 +22,7 @@ TARGETS = ["*.in_proj", "*.x_proj", "*.out_proj"]
 @pytest.fixture
 def batch(tiny_model):
     turns = (Message("user", ("red",)), Message("assistant", ("a blue triangle",)))
-    return collate([write(TEMPLATES["short"], turns, tiny_model.llm.tokenizer)])
+    return collate([render(TEMPLATES["short"], turns, tiny_model.llm.tokenizer)])
 
 
 def put(model, *targets, **changes):
@@ -53,9 +53,9 @@ def test_merged_logits_equal_the_adapters(tiny_model, batch):
     for parameter in adapters.values():
         torch.nn.init.normal_(parameter, std=0.05)
     with torch.no_grad():
-        adapted = tiny_model.llm.logits(tiny_model(batch.ids)[0])
+        adapted = tiny_model.llm.logits(tiny_model(batch.input_ids)[0])
         lora.merge(tiny_model)
-        merged = tiny_model.llm.logits(tiny_model(batch.ids)[0])
+        merged = tiny_model.llm.logits(tiny_model(batch.input_ids)[0])
     torch.testing.assert_close(merged, adapted, rtol=1e-5, atol=1e-5)
     assert set(tiny_model.state_dict()) == {n.replace(".base_layer", "") for n in names if "lora_" not in n}
     assert not hasattr(tiny_model.llm, "peft_config")

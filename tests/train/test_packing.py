@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from vlm_core.errors import UserError
 from vlm_core.spec.spec import load_spec
 from vlm_core.text.batch import collate, pack, padding_share, share_rows
-from vlm_core.text.render import IMAGE, Message, write
+from vlm_core.text.render import IMAGE, Message, render
 from vlm_core.text.template import TEMPLATES
 from vlm_llms.mamba import MambaLM
 from vlm_train.loss import SummedLoss
@@ -42,7 +42,7 @@ def examples(model, loss_on="answers"):
         ]
         turns += [Message("user", ("and?",)), Message("assistant", ("blue",))] if i % 2 else []
         counts = [model.image_tokens(p) for p in images]
-        found.append(write(TEMPLATES["short"], turns, model.llm.tokenizer, counts, loss_on=loss_on))
+        found.append(render(TEMPLATES["short"], turns, model.llm.tokenizer, counts, loss_on=loss_on))
         pixels.append(images)
     return found, pixels
 
@@ -53,7 +53,7 @@ def test_packed_loss_and_gradient_equal_unpacked(tiny_model, loss_on):
     samples, pixels = examples(tiny_model, loss_on)
     packed = pack(samples, pixels, 300)
     padded = collate(samples, [p for images in pixels for p in images])
-    assert len(packed.ids) < len(padded.ids) / 2
+    assert len(packed.input_ids) < len(padded.input_ids) / 2
     found = {}
     for name, batch in (("packed", packed), ("padded", padded)):
         tiny_model.zero_grad()
@@ -75,7 +75,7 @@ def test_padding_is_what_is_not_read(tiny_model):
     samples, pixels = examples(tiny_model)
     real = sum(map(len, samples))
     for batch in (pack(samples, pixels, 300), collate(samples, [p for images in pixels for p in images])):
-        assert padding_share([batch]) == pytest.approx(1 - real / batch.ids.numel())
+        assert padding_share([batch]) == pytest.approx(1 - real / batch.input_ids.numel())
     same = collate([samples[0]] * 2, pixels[0] * 2)
     assert padding_share([same]) == 0.0
 

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from vlm_core.text.batch import collate
-from vlm_core.text.render import Message, write
+from vlm_core.text.render import Message, render
 from vlm_core.text.template import TEMPLATES
 from vlm_train.evaluation.answers import Answer, normal, summary
 from vlm_train.evaluation.held_out import spread
@@ -15,7 +15,7 @@ ROWS = [("is there a circle?", "no"), ("red", "a blue triangle on a white ground
 
 def samples(model, texts):
     pairs = ((Message("user", (q,)), Message("assistant", (a,))) for q, a in texts)
-    return [write(TEMPLATES["short"], pair, model.llm.tokenizer) for pair in pairs]
+    return [render(TEMPLATES["short"], pair, model.llm.tokenizer) for pair in pairs]
 
 
 def test_loss_is_the_sum_over_targets_of_each_sample_alone(tiny_model):
@@ -23,13 +23,13 @@ def test_loss_is_the_sum_over_targets_of_each_sample_alone(tiny_model):
     batch = collate(samples(tiny_model, ROWS))
     total = 0.0
     for sample in samples(tiny_model, ROWS):
-        ids = torch.tensor([sample.ids])
+        ids = torch.tensor([sample.input_ids])
         logp = F.log_softmax(tiny_model.llm.logits(tiny_model(ids)[0]), -1)[0]
-        total += -sum(logp[t - 1, sample.ids[t]] for t in range(1, len(sample)) if sample.is_target[t])
-        assert sample.is_target[-1]
-        assert sample.ids[-1] == tiny_model.llm.tokenizer.eos_id
+        total += -sum(logp[t - 1, sample.input_ids[t]] for t in range(1, len(sample)) if sample.loss_mask[t])
+        assert sample.loss_mask[-1]
+        assert sample.input_ids[-1] == tiny_model.llm.tokenizer.eos_id
     torch.testing.assert_close(SummedLoss(tiny_model)(batch), total, rtol=1e-4, atol=1e-4)
-    assert target_count(batch) == sum(sum(s.is_target) for s in samples(tiny_model, ROWS))
+    assert target_count(batch) == sum(sum(s.loss_mask) for s in samples(tiny_model, ROWS))
 
 
 def row(name, asked, said, category=None, image=()):

@@ -6,7 +6,7 @@ import pytest
 
 from vlm_core.errors import SpecError
 from vlm_core.spec.spec import load_spec
-from vlm_core.text.render import IMAGE, Message, write
+from vlm_core.text.render import IMAGE, Message, render
 from vlm_core.text.template import Template, TokenizerTemplate
 from vlm_train.checkpoint.run_dir import VALIDATION
 from vlm_train.cli import main
@@ -76,7 +76,7 @@ FORGED = "<|endoftext|>[bold]x[/bold]\x1b[31m\x9b"
 def test_preview_tells_tokens_text_and_targets_apart(tiny_model):
     tokenizer = tiny_model.llm.tokenizer
     talk = [Message("user", (IMAGE, FORGED)), Message("assistant", (FORGED,))]
-    sample = write(TEMPLATE, talk, tokenizer, [4])
+    sample = render(TEMPLATE, talk, tokenizer, [4])
     found = spans(sample, tokenizer, TEMPLATE)
     assert [(s.text, s.kind) for s in found if s.control] == [
         ("⟨<|endoftext|>⟩", "read"),

@@ -10,8 +10,7 @@ import time
 from typing import Literal
 
 from vlm_core.errors import UserError
-from vlm_core.plugins.config import DatasetConfig
-from vlm_core.plugins.hooks import hookimpl
+from vlm_core.plugins import DatasetConfig, hookimpl
 from vlm_core.rows import Rows
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, PositiveInt
 
-from vlm_core import ConnectorConfig, WeightsSource, hookimpl, random_values
+from vlm_core.plugins import ConnectorConfig, WeightsSource, hookimpl, random_values
 
 if TYPE_CHECKING:
     from .pool import PoolConnector

@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveInt
 
-from vlm_core import BenchmarkConfig, DatasetConfig, UserError, hookimpl
 from vlm_core.benchmark import CreditBenchmark, Question
 from vlm_core.io.files import read_text
 from vlm_core.io.paths import LocalFile
+from vlm_core.plugins import BenchmarkConfig, DatasetConfig, UserError, hookimpl
 
 Category = Literal["shape", "colour", "yes/no"]
 _SHAPES = {"circle", "rectangle", "triangle"}

@@ -26,5 +26,5 @@ class PatchEmbedding(Encoder):
     def grid(self, height: int, width: int) -> tuple[int, int]:
         return height // self.patch, width // self.patch
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        return self.embed((4 * pixels).to(self.embed.weight.dtype)).permute(0, 2, 3, 1)
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        return self.embed((4 * pixel_values).to(self.embed.weight.dtype)).permute(0, 2, 3, 1)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import Field, PositiveInt, model_validator
 
-from vlm_core import DatasetConfig, EncoderConfig, UserError, WeightsSource, hookimpl, random_values
 from vlm_core.io.paths import LocalPath
+from vlm_core.plugins import DatasetConfig, EncoderConfig, UserError, WeightsSource, hookimpl, random_values
 from vlm_grid.scenes import Category, Scene, scenes
 
 if TYPE_CHECKING:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from vlm_bench import benchmarks
-from vlm_core.plugins.config import BenchmarkConfig
-from vlm_core.plugins.hooks import hookimpl
+from vlm_core.plugins import BenchmarkConfig, hookimpl
 
 
 @hookimpl

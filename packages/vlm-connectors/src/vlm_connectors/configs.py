@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, PositiveInt, field_validator
 
 from vlm_core.errors import UserError
-from vlm_core.plugins.config import ConnectorConfig, Recipe, Reference, WeightsSource, random_values
+from vlm_core.plugins.config import ConnectorConfig, FactoryCall, WeightsSource, random_values
 from vlm_core.plugins.registry import installed
 
 if TYPE_CHECKING:
@@ -27,13 +27,8 @@ class LinearConfig(RandomConfig):
 
     type: Literal["linear"] = "linear"
 
-    def build(self, d_in: int, d_out: int) -> Connector:
-        from vlm_connectors.connectors import MLP
-
-        return MLP(d_in, d_out)
-
-    def recipe(self) -> Recipe:
-        return Recipe("vlm_connectors.connectors:MLP", {})
+    def factory_call(self) -> FactoryCall:
+        return FactoryCall("vlm_connectors.connectors:MLP", {})
 
 
 class MLPConfig(RandomConfig):
@@ -55,13 +50,8 @@ class MLPConfig(RandomConfig):
     def label(self) -> str:
         return "mlp" if self.depth == 2 else f"mlp ({self.depth} layers)"
 
-    def build(self, d_in: int, d_out: int) -> Connector:
-        from vlm_connectors.connectors import layers
-
-        return layers(d_in, d_out, depth=self.depth, hidden=self.hidden)
-
-    def recipe(self) -> Recipe:
-        return Recipe("vlm_connectors.connectors:layers", self.model_dump(exclude={"type"}))
+    def factory_call(self) -> FactoryCall:
+        return FactoryCall("vlm_connectors.connectors:layers", self.model_dump(exclude={"type"}))
 
 
 class ScanConfig(RandomConfig):
@@ -88,11 +78,9 @@ class ScanConfig(RandomConfig):
         """The function behind the name."""
         return installed().get("scan", self.scan)
 
-    def travelling(self, function: str) -> Recipe:
-        """A call of `function` with all fields, the scan by its place."""
-        scan = self.mechanism()
-        place = Reference(f"{scan.__module__}:{scan.__qualname__}")
-        return Recipe(function, {**self.model_dump(exclude={"type"}), "scan": place})
+    def scan_call(self, function: str) -> FactoryCall:
+        """A call of `function` with all fields, and the scan's function in place of its name."""
+        return FactoryCall(function, {**self.model_dump(exclude={"type"}), "scan": self.mechanism()})
 
 
 class VSSConfig(ScanConfig):
@@ -111,12 +99,8 @@ class VSSConfig(ScanConfig):
     def label(self) -> str:
         return f"{self.type_name()} ({self.scan}, {self.parameters})"
 
-    def arguments(self) -> dict[str, Any]:
-        """What `vss_mlp` and `vss_l2` take besides the widths."""
-        return {**self.model_dump(exclude={"type"}), "scan": self.mechanism()}
-
-    def recipe(self) -> Recipe:
-        return self.travelling(f"vlm_connectors.connectors:{self.type_name().replace('-', '_')}")
+    def factory_call(self) -> FactoryCall:
+        return self.scan_call(f"vlm_connectors.connectors:{self.type_name().replace('-', '_')}")
 
 
 class VSSMLPConfig(VSSConfig):
@@ -124,21 +108,11 @@ class VSSMLPConfig(VSSConfig):
 
     type: Literal["vss-mlp"] = "vss-mlp"
 
-    def build(self, d_in: int, d_out: int) -> Connector:
-        from vlm_connectors.connectors import vss_mlp
-
-        return vss_mlp(d_in, d_out, **self.arguments())
-
 
 class VSSL2Config(VSSConfig):
     """Eq. 6, the paper's final model: Linear, the scan at model width, Linear."""
 
     type: Literal["vss-l2"] = "vss-l2"
-
-    def build(self, d_in: int, d_out: int) -> Connector:
-        from vlm_connectors.connectors import vss_l2
-
-        return vss_l2(d_in, d_out, **self.arguments())
 
 
 class MSCConfig(ScanConfig):
@@ -158,17 +132,12 @@ class MSCConfig(ScanConfig):
         return f"msc ({self.scan}, {self.blocks} blocks)"
 
     def build(self, d_in: int, d_out: int) -> Connector:
-        from vlm_connectors.msc import MSC
-
         if (inner := self.expand * d_out) % self.head_dim:
             raise UserError(
                 f"msc: connector.head_dim {self.head_dim} doesn't divide the inner width {inner}, which is expand "
                 f"{self.expand} times the language model's width {d_out}; set head_dim to a divisor of {inner}"
             )
-        return MSC(
-            d_in, d_out, self.mechanism(), blocks=self.blocks, swiglu=self.swiglu, d_state=self.d_state,
-            d_conv=self.d_conv, expand=self.expand, head_dim=self.head_dim,
-        )  # fmt: skip
+        return super().build(d_in, d_out)
 
-    def recipe(self) -> Recipe:
-        return self.travelling("vlm_connectors.msc:MSC")
+    def factory_call(self) -> FactoryCall:
+        return self.scan_call("vlm_connectors.msc:MSC")

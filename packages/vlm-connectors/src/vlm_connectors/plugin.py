@@ -5,8 +5,7 @@ from __future__ import annotations
 from vlm_connectors import scans
 from vlm_connectors.configs import LinearConfig, MLPConfig, MSCConfig, VSSL2Config, VSSMLPConfig
 from vlm_connectors.reducer_configs import LDPv2Config, PixelShuffleConfig, ResamplerConfig
-from vlm_core.plugins.config import ConnectorConfig
-from vlm_core.plugins.hooks import Scan, hookimpl
+from vlm_core.plugins import ConnectorConfig, Scan, hookimpl
 
 
 @hookimpl

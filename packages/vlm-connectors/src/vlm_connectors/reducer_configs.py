@@ -8,7 +8,7 @@ from pydantic import Field, PositiveInt
 
 from vlm_connectors.configs import RandomConfig
 from vlm_core.errors import UserError
-from vlm_core.plugins.config import Recipe
+from vlm_core.plugins.config import FactoryCall
 
 if TYPE_CHECKING:
     from vlm_core.interfaces import Connector
@@ -36,16 +36,8 @@ class PixelShuffleConfig(RandomConfig):
     def label(self) -> str:
         return f"pixel-shuffle ({self.factor}×{self.factor})"
 
-    def build(self, d_in: int, d_out: int) -> Connector:
-        from vlm_connectors.reducers import PixelShuffle
-
-        return PixelShuffle(
-            d_in, d_out, factor=self.factor, hidden=self.hidden, norm=self.norm, activation=self.activation,
-            bias=self.bias,
-        )  # fmt: skip
-
-    def recipe(self) -> Recipe:
-        return Recipe("vlm_connectors.reducers:PixelShuffle", self.model_dump(exclude={"type"}))
+    def factory_call(self) -> FactoryCall:
+        return FactoryCall("vlm_connectors.reducers:PixelShuffle", self.model_dump(exclude={"type"}))
 
 
 class LDPv2Config(RandomConfig):
@@ -58,13 +50,8 @@ class LDPv2Config(RandomConfig):
     def label(self) -> str:
         return f"ldpv2 ({self.grid}×{self.grid})"
 
-    def build(self, d_in: int, d_out: int) -> Connector:
-        from vlm_connectors.reducers import LDPv2
-
-        return LDPv2(d_in, d_out, grid=self.grid, hidden=self.hidden)
-
-    def recipe(self) -> Recipe:
-        return Recipe("vlm_connectors.reducers:LDPv2", self.model_dump(exclude={"type"}))
+    def factory_call(self) -> FactoryCall:
+        return FactoryCall("vlm_connectors.reducers:LDPv2", self.model_dump(exclude={"type"}))
 
 
 class ResamplerConfig(RandomConfig):
@@ -80,14 +67,12 @@ class ResamplerConfig(RandomConfig):
         return f"resampler ({self.grid}×{self.grid})"
 
     def build(self, d_in: int, d_out: int) -> Connector:
-        from vlm_connectors.reducers import Resampler
-
         if d_out % self.head_dim or d_out % 4:
             raise UserError(
                 f"resampler: the language model's width {d_out} must be a multiple of 4 and of connector.head_dim, "
                 f"which is {self.head_dim}; set head_dim to a divisor of {d_out}"
             )
-        return Resampler(d_in, d_out, grid=self.grid, head_dim=self.head_dim)
+        return super().build(d_in, d_out)
 
-    def recipe(self) -> Recipe:
-        return Recipe("vlm_connectors.reducers:Resampler", self.model_dump(exclude={"type"}))
+    def factory_call(self) -> FactoryCall:
+        return FactoryCall("vlm_connectors.reducers:Resampler", self.model_dump(exclude={"type"}))

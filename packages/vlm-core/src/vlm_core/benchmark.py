@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from vlm_core.errors import UserError
 from vlm_core.io.files import open_regular
+from vlm_core.text.messages import IMAGE_PLACEHOLDER
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -228,7 +229,7 @@ class Benchmark(ABC):
 
         Scripts log it with or without the image mark and with or without an answer instruction.
         """
-        seen, prompt = (text.replace("<image>", "").strip() for text in (logged, question.prompt))
+        seen, prompt = (text.replace(IMAGE_PLACEHOLDER, "").strip() for text in (logged, question.prompt))
         return seen == prompt or seen.startswith(f"{prompt}\n") or prompt.startswith(f"{seen}\n")
 
     def verdict(self, key: str, text: str) -> Verdict | None:

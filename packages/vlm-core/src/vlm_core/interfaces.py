@@ -88,7 +88,7 @@ class Encoder(Part, ABC):
         """Patch grid (H, W) for pixels of this size."""
 
     @abstractmethod
-    def forward(self, pixels: Tensor) -> Tensor:
+    def forward(self, pixel_values: Tensor) -> Tensor:
         """(N, 3, height, width) in [0, 1] -> (N, H, W, D); CLS and register tokens dropped."""
 
     def train(self, mode: bool = True) -> Self:
@@ -123,14 +123,14 @@ class Connector(Part, ABC):
 
 
 class State(Protocol):
-    """What a language model remembers: of constant size for an SSM, a KV cache for a Transformer."""
+    """The state of a language model after some positions: of constant size for an SSM, a KV cache for a Transformer."""
 
-    def clone(self) -> Any:
+    def clone(self) -> Self:
         """An independent copy."""
         ...
 
-    def expand(self, n: int) -> Any:
-        """Each sequence of the batch repeated n times, next to each other."""
+    def expand(self, n: int) -> Self:
+        """Each sequence of the batch repeated n times, its copies adjacent."""
         ...
 
 
@@ -141,7 +141,7 @@ class GraphDecoder(Protocol):
         """Ids (B) -> logits (B, V), which the next call overwrites."""
         ...
 
-    def state(self) -> Any:
+    def state(self) -> State:
         """A copy of the state after the last token."""
         ...
 
@@ -175,11 +175,13 @@ class LanguageModel(Part, ABC):
         return tokenizer
 
     @abstractmethod
-    def embed(self, ids: Tensor) -> Tensor:
+    def embed(self, input_ids: Tensor) -> Tensor:
         """(B, T) -> (B, T, M)."""
 
     @abstractmethod
-    def forward(self, x: Tensor, *, segments: Tensor | None = None, state: Any = None) -> tuple[Tensor, Any]:
+    def forward(
+        self, x: Tensor, *, segments: Tensor | None = None, state: Any = None
+    ) -> tuple[Tensor, State | None]:
         """Embeddings (B, T, M) -> (hidden (B, T, M), state after the last position).
 
         `segments` (B, T) numbers the sample that each position belongs to: nothing passes from one to the

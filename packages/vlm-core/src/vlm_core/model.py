@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-from vlm_core.interfaces import Connector, Encoder, LanguageModel
-from vlm_core.numerics.low_precision_matmul import fast_products
+from vlm_core.interfaces import Connector, Encoder, LanguageModel, State
+from vlm_core.numerics.low_precision_matmul import upcast_matmul
 
 PARTS = ("encoder", "connector", "llm")
 
@@ -20,9 +18,9 @@ class VLM(nn.Module):
         super().__init__()
         self.encoder, self.connector, self.llm = encoder, connector, llm
 
-    def image_tokens(self, pixels: Tensor) -> int:
+    def image_tokens(self, pixel_values: Tensor) -> int:
         """Positions that one image (3, height, width) takes in the sequence."""
-        return self.connector.num_tokens(*self.encoder.grid(*pixels.shape[-2:]))
+        return self.connector.num_tokens(*self.encoder.grid(*pixel_values.shape[-2:]))
 
     def feature_tokens(self, features: Tensor) -> int:
         """Positions that an image takes whose features are (H, W, D)."""
@@ -33,55 +31,59 @@ class VLM(nn.Module):
         """Positions that an image of the encoder's own size takes."""
         return self.connector.num_tokens(*self.encoder.grid(*self.encoder.image_size))
 
-    def encode(self, pixels: Tensor) -> Tensor:
+    def encode(self, pixel_values: Tensor) -> Tensor:
         """Pixels (N, 3, height, width) -> features (N, H, W, D), without gradient unless the encoder is trained.
 
-        An encoder without parameters gives the dtype of its pixels.
+        An encoder without parameters returns the dtype of its input.
         """
         trained = any(p.requires_grad for p in self.encoder.parameters())
         with (
-            fast_products(next(self.encoder.parameters(), pixels)),
+            upcast_matmul(next(self.encoder.parameters(), pixel_values)),
             torch.set_grad_enabled(trained and torch.is_grad_enabled()),
         ):
-            return self.encoder(pixels)
+            return self.encoder(pixel_values)
 
-    def connect(self, features: Tensor) -> Tensor:
-        """Features (N, H, W, D) -> visual tokens (N, L, M)."""
+    def project(self, features: Tensor) -> Tensor:
+        """Features (N, H, W, D) -> image embeddings (N, L, M)."""
         like = next(self.connector.parameters(), features)
         if like.is_floating_point() and like.itemsize < features.itemsize:
             features = features.to(like.dtype)  # those of an encoder that has nothing to cast
-        with fast_products(like):
+        with upcast_matmul(like):
             return self.connector(features)
 
-    def see(self, pixels: Tensor) -> Tensor:
-        """Pixels (N, 3, height, width) -> visual tokens (N, L, M)."""
-        return self.connect(self.encode(pixels))
+    def encode_images(self, pixel_values: Tensor) -> Tensor:
+        """Pixels (N, 3, height, width) -> image embeddings (N, L, M)."""
+        return self.project(self.encode(pixel_values))
 
-    def embed(self, ids: Tensor, is_image: Tensor | None = None, visual: Tensor | None = None) -> Tensor:
-        """Ids (B, T) -> embeddings (B, T, M), visual tokens (N, L, M) at the positions marked `is_image`."""
-        x = self.llm.embed(ids)
-        if visual is None or is_image is None:
+    def embed(
+        self, input_ids: Tensor, image_mask: Tensor | None = None, image_embeds: Tensor | None = None
+    ) -> Tensor:
+        """Ids (B, T) -> embeddings (B, T, M), with `image_embeds` (N, L, M) at the positions of `image_mask`."""
+        x = self.llm.embed(input_ids)
+        if image_embeds is None or image_mask is None:
             return x
-        return x.masked_scatter(is_image.unsqueeze(-1), visual.to(x.dtype))
+        return x.masked_scatter(image_mask.unsqueeze(-1), image_embeds.to(x.dtype))
 
-    def read(self, x: Tensor, segments: Tensor | None = None, state: Any = None) -> tuple[Tensor, Any]:
+    def forward_embeds(
+        self, x: Tensor, segments: Tensor | None = None, state: State | None = None
+    ) -> tuple[Tensor, State | None]:
         """The language model on embeddings (B, T, M) -> (hidden (B, T, M), state)."""
-        with fast_products(x):
+        with upcast_matmul(x):
             return self.llm(x, segments=segments, state=state)
 
     def forward(
         self,
-        ids: Tensor,
-        is_image: Tensor | None = None,
-        pixels: Tensor | None = None,
+        input_ids: Tensor,
+        image_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
         segments: Tensor | None = None,
         features: Tensor | None = None,
-    ) -> tuple[Tensor, Any]:
+    ) -> tuple[Tensor, State | None]:
         """-> (hidden (B, T, M), state). `llm.logits` turns hidden states into predictions where wanted.
 
-        Images are pixels (N, 3, height, width) or, already encoded, features (N, H, W, D).
+        Images are pixel_values (N, 3, height, width) or, already encoded, features (N, H, W, D).
         """
-        if pixels is not None:
-            features = self.encode(pixels)
-        visual = None if features is None else self.connect(features)
-        return self.read(self.embed(ids, is_image, visual), segments)
+        if pixel_values is not None:
+            features = self.encode(pixel_values)
+        image_embeds = None if features is None else self.project(features)
+        return self.forward_embeds(self.embed(input_ids, image_mask, image_embeds), segments)

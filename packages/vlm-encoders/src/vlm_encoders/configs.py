@@ -10,7 +10,7 @@ from pydantic import Field, FiniteFloat, PositiveInt, SerializeAsAny, field_vali
 
 from vlm_core.errors import UserError, shown
 from vlm_core.io.paths import LocalPath
-from vlm_core.plugins.config import Download, EncoderConfig, Recipe, WeightsSource, random_values
+from vlm_core.plugins.config import Download, EncoderConfig, FactoryCall, WeightsSource, random_values
 from vlm_core.plugins.hub import FromHub, source_of
 from vlm_core.plugins.layer_counts import check_layers
 from vlm_core.spec.validate import component
@@ -100,9 +100,9 @@ class _TowerConfig(EncoderConfig):
         """The keys that override the configs of the weights."""
         return self.model_dump(include=set(FACTS))
 
-    def _recipe(self, function: str, needs: tuple[str, ...] = (), **more: Any) -> Recipe:
+    def _factory_call(self, function: str, needs: tuple[str, ...] = (), **more: Any) -> FactoryCall:
         common = self.model_dump(include={"model", "layer"}) | self._facts()
-        return Recipe(f"vlm_encoders.{function}", common | more, needs)
+        return FactoryCall(f"vlm_encoders.{function}", common | more, needs)
 
 
 class TimmConfig(_TowerConfig):
@@ -184,8 +184,8 @@ class TimmConfig(_TowerConfig):
 
         return of_timm(self.model)
 
-    def recipe(self) -> Recipe:
-        return self._recipe("timm_tower:build_timm", ("timm",), model_args=self.model_args)
+    def factory_call(self) -> FactoryCall:
+        return self._factory_call("timm_tower:build_timm", ("timm",), model_args=self.model_args)
 
 
 class OpenClipConfig(_TowerConfig):
@@ -229,8 +229,8 @@ class OpenClipConfig(_TowerConfig):
 
         return of_open_clip(self.model, self.pretrained)
 
-    def recipe(self) -> Recipe:
-        return self._recipe("open_clip_tower:build_open_clip", ("open_clip", "timm"), weights=False)
+    def factory_call(self) -> FactoryCall:
+        return self._factory_call("open_clip_tower:build_open_clip", ("open_clip", "timm"), weights=False)
 
 
 class TransformersConfig(FromHub, _TowerConfig):
@@ -259,9 +259,9 @@ class TransformersConfig(FromHub, _TowerConfig):
     def downloads(self) -> list[Download]:
         return [] if Path(self.model).exists() else [Download(self.model, "weights of the whole model")]
 
-    def recipe(self) -> Recipe:
-        self.refuse_to_travel()
-        return self._recipe(
+    def factory_call(self) -> FactoryCall:
+        self.refuse_code_export()
+        return self._factory_call(
             "transformers_build:build_transformers", model="saved with this model", weights=False
         )
 

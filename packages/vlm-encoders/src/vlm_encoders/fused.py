@@ -57,8 +57,8 @@ class FusedEncoder(Encoder):
     def grid(self, height: int, width: int) -> tuple[int, int]:
         return self._tower(0).grid(height, width)
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        return torch.cat([tower(pixels) for tower in self.towers], dim=-1)
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        return torch.cat([tower(pixel_values) for tower in self.towers], dim=-1)
 
     def save_assets(self, folder: Path) -> None:
         for i in range(len(self.towers)):

@@ -47,8 +47,10 @@ class OpenClipTower(Tower):
         rows, columns = self._part("patch_size")
         return height // rows, width // columns
 
-    def _features(self, pixels: Tensor) -> Tensor:
-        found = self._part("forward_intermediates")(pixels, indices=[self._layer], intermediates_only=True)
+    def _features(self, pixel_values: Tensor) -> Tensor:
+        found = self._part("forward_intermediates")(
+            pixel_values, indices=[self._layer], intermediates_only=True
+        )
         return found["image_intermediates"][0].permute(0, 2, 3, 1).contiguous()
 
 
@@ -63,11 +65,11 @@ class OpenClipResNet(Tower):
     def grid(self, height: int, width: int) -> tuple[int, int]:
         return self._tried_grid(height, width)
 
-    def _features(self, pixels: Tensor) -> Tensor:
+    def _features(self, pixel_values: Tensor) -> Tensor:
         parts: Any = self.model
         for stage in [parts.stem, parts.layer1, parts.layer2, parts.layer3, parts.layer4][: self._layer + 1]:
-            pixels = stage(pixels)
-        return pixels.permute(0, 2, 3, 1).contiguous()
+            pixel_values = stage(pixel_values)
+        return pixel_values.permute(0, 2, 3, 1).contiguous()
 
 
 def build_open_clip(

@@ -1,7 +1,6 @@
 """Plugin hooks of this package; imports pydantic and vlm_core only."""
 
-from vlm_core.plugins.config import EncoderConfig
-from vlm_core.plugins.hooks import hookimpl
+from vlm_core.plugins import EncoderConfig, hookimpl
 from vlm_encoders.configs import FusedConfig, OpenClipConfig, TimmConfig, TransformersConfig
 
 

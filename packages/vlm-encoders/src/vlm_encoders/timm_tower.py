@@ -68,14 +68,16 @@ class TimmTower(Tower):
             return tuple(self._part("patch_embed").dynamic_feat_size((height, width)))
         return self._tried_grid(height, width)
 
-    def _features(self, pixels: Tensor) -> Tensor:
+    def _features(self, pixel_values: Tensor) -> Tensor:
         if not self._patches:  # convolutions run about 1.4 times as fast on a CPU in this layout
-            pixels = pixels.contiguous(memory_format=torch.channels_last)
+            pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)
         if self._layer is None:
-            features = self._part("forward_features")(pixels)
+            features = self._part("forward_features")(pixel_values)
             channels_last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
         else:
-            maps = self._part("forward_intermediates")(pixels, indices=[self._layer], intermediates_only=True)
+            maps = self._part("forward_intermediates")(
+                pixel_values, indices=[self._layer], intermediates_only=True
+            )
             features, channels_last = maps[0], False
         if features.ndim != 4:
             raise ValueError(f"timm's {type(self.model).__name__} gives no feature map here; name a layer")

@@ -81,18 +81,18 @@ class Tower(Encoder):
     def transform(self, image: Image.Image) -> Tensor:
         return to_pixels(image, *self.image_size, self.picture, self._constants[0])
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        size = tuple(pixels.shape[-2:])
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        size = tuple(pixel_values.shape[-2:])
         if size != self.image_size and not self._any_size:
             raise UserError(
                 f"this encoder takes {self.image_size[0]}×{self.image_size[1]} pixels, "
                 f"got {size[0]}×{size[1]}; its image_size can be set in the spec"
             )
-        normal = (pixels - self.mean) / self.std
+        normal = (pixel_values - self.mean) / self.std
         return self._features(normal.to(next(self.model.parameters(), normal).dtype))
 
     @abstractmethod
-    def _features(self, pixels: Tensor) -> Tensor:
+    def _features(self, pixel_values: Tensor) -> Tensor:
         """Normalised pixels (N, 3, height, width) -> (N, H, W, D)."""
 
     def save_assets(self, folder: Path) -> None:

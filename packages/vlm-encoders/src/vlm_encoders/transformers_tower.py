@@ -45,24 +45,26 @@ class TransformersTower(Tower):
     def grid(self, height: int, width: int) -> tuple[int, int]:
         return height // self._patch[0], width // self._patch[1]
 
-    def _features(self, pixels: Tensor) -> Tensor:
-        n, _, height, width = pixels.shape
+    def _features(self, pixel_values: Tensor) -> Tensor:
+        n, _, height, width = pixel_values.shape
         h, w = self.grid(height, width)
         if self._takes_patches:
             shapes = torch.tensor([[h, w]] * n, device="cpu")  # read as numbers, whatever the model's device
-            found = self.model(self._cut_patches(pixels), pixel_attention_mask=None, spatial_shapes=shapes)
+            found = self.model(
+                self._cut_patches(pixel_values), pixel_attention_mask=None, spatial_shapes=shapes
+            )
         elif self._resamples and (height, width) != self._own_size:
-            found = self.model(pixels, interpolate_pos_encoding=True)
+            found = self.model(pixel_values, interpolate_pos_encoding=True)
         else:
-            found = self.model(pixels)
+            found = self.model(pixel_values)
         return _to_grid(found.last_hidden_state, n, h, w)
 
-    def _cut_patches(self, pixels: Tensor) -> Tensor:
+    def _cut_patches(self, pixel_values: Tensor) -> Tensor:
         """(N, 3, height, width) -> (N, H*W, p*p*3), channels last inside a patch."""
-        n, channels, height, width = pixels.shape
+        n, channels, height, width = pixel_values.shape
         (h, w), (rows, columns) = self.grid(height, width), self._patch
-        pixels = pixels[:, :, : h * rows, : w * columns].reshape(n, channels, h, rows, w, columns)
-        return pixels.permute(0, 2, 4, 3, 5, 1).reshape(n, h * w, -1)
+        pixel_values = pixel_values[:, :, : h * rows, : w * columns].reshape(n, channels, h, rows, w, columns)
+        return pixel_values.permute(0, 2, 4, 3, 5, 1).reshape(n, h * w, -1)
 
 
 class TransformersMaps(Tower):
@@ -87,8 +89,8 @@ class TransformersMaps(Tower):
     def grid(self, height: int, width: int) -> tuple[int, int]:
         return self._tried_grid(height, width)
 
-    def _features(self, pixels: Tensor) -> Tensor:
-        found = self.model(pixels, output_hidden_states=True)
+    def _features(self, pixel_values: Tensor) -> Tensor:
+        found = self.model(pixel_values, output_hidden_states=True)
         features = found.last_hidden_state
         if features.ndim == 3:  # patches in a row; the stages' own record says how they lay
             maps = getattr(found, "reshaped_hidden_states", None)

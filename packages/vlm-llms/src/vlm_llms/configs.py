@@ -10,16 +10,22 @@ from pydantic import Discriminator, Field, JsonValue, SerializeAsAny, Tag
 
 from vlm_core.errors import UserError
 from vlm_core.io.paths import LocalPath
-from vlm_core.plugins.config import DatasetConfig, Download, LLMConfig, Recipe, StrictModel, WeightsSource
+from vlm_core.plugins.config import (
+    DatasetConfig,
+    Download,
+    FactoryCall,
+    LLMConfig,
+    StrictModel,
+    WeightsSource,
+)
 from vlm_core.plugins.hub import FromHub, source_of
 from vlm_core.rows import readable
 from vlm_core.spec.validate import component
+from vlm_core.text.messages import IMAGE_PLACEHOLDER
 
 if TYPE_CHECKING:
     from vlm_llms.hf_adapter import TransformersLM
     from vlm_llms.tokenizer import FastTokenizer
-
-_PLACEHOLDER = "<image>"
 
 
 class TrainTokenizer(StrictModel):
@@ -37,7 +43,7 @@ class TrainTokenizer(StrictModel):
                 yield row["system"]
             for turn in row["conversations"]:
                 human = turn["from"] == "human"
-                yield turn["value"].replace(_PLACEHOLDER, "") if human else turn["value"]
+                yield turn["value"].replace(IMAGE_PLACEHOLDER, "") if human else turn["value"]
 
 
 def _branch(value: Any) -> str:
@@ -101,9 +107,9 @@ class TransformersLLMConfig(FromHub, LLMConfig):
     def weights_source(self) -> WeightsSource:
         return source_of(self.model, self.revision)
 
-    def recipe(self) -> Recipe:
-        self.refuse_to_travel()
-        return Recipe("vlm_llms.hf_build:from_folder", {"dtype": self.dtype})
+    def factory_call(self) -> FactoryCall:
+        self.refuse_code_export()
+        return FactoryCall("vlm_llms.hf_build:from_folder", {"dtype": self.dtype})
 
     def build(self, *, weights: bool = True, assets: Path | None = None) -> TransformersLM:
         """As `LLMConfig.build`; without weights and assets config.json, or `config`, and a local tokenizer alone."""

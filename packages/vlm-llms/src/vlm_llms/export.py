@@ -43,7 +43,7 @@ def export(lm: LanguageModel, folder: Path, form: Form) -> None:
     """
     if isinstance(lm, MambaLM):
         write = _transformers if form == "transformers" else _state_spaces
-        write_folder(folder, lambda aside: write(lm, aside), {"format": form})
+        write_folder(folder, lambda tmp: write(lm, tmp), {"format": form})
     elif form == "transformers" and hasattr(lm, "save_pretrained"):
         write_folder(folder, lm.save_pretrained, {"format": form})  # pyright: ignore[reportArgumentType]
     else:

@@ -97,9 +97,9 @@ class TransformersLM(LanguageModel):
     def _empty(self, batch: int) -> CacheState:
         return CacheState.empty(self.decoder_config, batch)
 
-    def embed(self, ids: Tensor) -> Tensor:
+    def embed(self, input_ids: Tensor) -> Tensor:
         """(B, T) -> (B, T, M)."""
-        return self.model.get_input_embeddings()(ids)
+        return self.model.get_input_embeddings()(input_ids)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., M) -> (..., V), scaled or capped as the model does it."""

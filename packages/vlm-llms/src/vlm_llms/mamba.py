@@ -146,8 +146,8 @@ class MambaLM(LanguageModel):
         for block in self.backbone.layers:
             block.mixer.out_proj.weight /= math.sqrt(n_layer)  # pyright: ignore
 
-    def embed(self, ids: Tensor) -> Tensor:
-        return self.backbone.embedding(ids)
+    def embed(self, input_ids: Tensor) -> Tensor:
+        return self.backbone.embedding(input_ids)
 
     def forward(
         self, x: Tensor, *, segments: Tensor | None = None, state: MambaState | None = None

@@ -11,7 +11,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from vlm_core.errors import UserError
 from vlm_core.io.paths import LocalPath
-from vlm_core.plugins.config import Download, LLMConfig, Recipe, WeightsSource, random_values
+from vlm_core.plugins.config import Download, FactoryCall, LLMConfig, WeightsSource, random_values
 from vlm_core.plugins.hub import source_of
 from vlm_llms.configs import TokenizerChoice, TrainTokenizer, at_hand, load_tokenizer, tokenizer_download
 from vlm_llms.mamba_shape import FP32_FILES, PUBLISHED, MambaShape
@@ -96,8 +96,8 @@ class MambaConfig(LLMConfig):
             return self.weights
         return NEOX
 
-    def recipe(self) -> Recipe:
-        return Recipe("vlm_llms.mamba:from_folder", {})
+    def factory_call(self) -> FactoryCall:
+        return FactoryCall("vlm_llms.mamba:from_folder", {})
 
     def shape(self, tokens: Callable[[], int], assets: Path | None = None) -> MambaShape:
         """From the saved folder, the published table, the checkpoint's own config.json, or the fields.

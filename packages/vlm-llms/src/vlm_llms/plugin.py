@@ -1,7 +1,6 @@
 """Plugin hooks of this package."""
 
-from vlm_core.plugins.config import LLMConfig
-from vlm_core.plugins.hooks import hookimpl
+from vlm_core.plugins import LLMConfig, hookimpl
 from vlm_llms.configs import TransformersLLMConfig
 from vlm_llms.mamba_config import MambaConfig
 

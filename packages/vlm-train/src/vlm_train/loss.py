@@ -16,7 +16,7 @@ from vlm_core.text.batch import Batch
 
 def target_count(batch: Batch) -> int:
     """How many tokens of a batch are predicted: position 0 has nothing before it."""
-    return int(batch.is_target[:, 1:].sum())
+    return int(batch.loss_mask[:, 1:].sum())
 
 
 class SummedLoss(nn.Module):
@@ -34,17 +34,17 @@ class SummedLoss(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Sum over target tokens of -log p(token | what precedes it); logits exist only for targets."""
         pixels, features = self._seen(batch)
-        with self._kept(batch, stands_in=pixels is not batch.pixels or features is not batch.features):
-            hidden, _ = self.model(batch.ids, batch.is_image, pixels, batch.segments, features)
-        wanted = batch.is_target[:, 1:]
+        with self._kept(batch, stands_in=pixels is not batch.pixel_values or features is not batch.features):
+            hidden, _ = self.model(batch.input_ids, batch.image_mask, pixels, batch.segments, features)
+        wanted = batch.loss_mask[:, 1:]
         logits = self.model.llm.logits(hidden[:, :-1][wanted])
-        return F.cross_entropy(logits.float(), batch.ids[:, 1:][wanted], reduction="sum")
+        return F.cross_entropy(logits.float(), batch.input_ids[:, 1:][wanted], reduction="sum")
 
     def _seen(self, batch: Batch) -> tuple[Tensor | None, Tensor | None]:
         """Pixels and features of the batch, or of a black picture that no position of the batch stands for."""
-        if batch.pixels is not None or batch.features is not None or not self.always_sees:
-            return batch.pixels, batch.features
-        encoder, device = self.model.encoder, batch.ids.device
+        if batch.pixel_values is not None or batch.features is not None or not self.always_sees:
+            return batch.pixel_values, batch.features
+        encoder, device = self.model.encoder, batch.input_ids.device
         if not self.encoded:
             return torch.zeros(1, 3, *encoder.image_size, device=device), None
         return None, torch.zeros(1, *encoder.grid(*encoder.image_size), encoder.dim, device=device)

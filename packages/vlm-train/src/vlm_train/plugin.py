@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
-from vlm_core.plugins.config import DatasetConfig
-from vlm_core.plugins.hooks import hookimpl
+from vlm_core.plugins import DatasetConfig, hookimpl
 from vlm_train.config.train import TrainConfig
 from vlm_train.data.llava import LlavaConfig
 from vlm_train.data.parquet import ParquetConfig

@@ -14,10 +14,10 @@ from tqdm import tqdm  # lmms-eval brings it
 from vlm_bench.lmms.requests import batches, cut, decoding, stops
 from vlm_core.cli.common import DTYPES
 from vlm_core.errors import UserError
-from vlm_core.generation.generate import Decoding, answer
+from vlm_core.generation.generate import GenerationConfig, answer
 from vlm_core.io.images import to_rgb
 from vlm_core.model_folder.assemble import load
-from vlm_core.text.render import IMAGE, Message, Sample, refuse_unsaid, write
+from vlm_core.text.render import IMAGE, Message, TokenizedConversation, refuse_unsaid, render
 
 KNOWN = "pretrained, dtype and trust_remote_code"
 """What `--model_args` takes."""
@@ -72,7 +72,7 @@ class SavedVLM(lmms):
                 bar.update(len(group))
         return answers
 
-    def _answers(self, group: list[Any], how: Decoding) -> list[str]:
+    def _answers(self, group: list[Any], how: GenerationConfig) -> list[str]:
         pictures = [self._pictures(request) for request in group]
         prompts = [self._prompt(r.args[0], seen) for r, seen in zip(group, pictures, strict=True)]
         return answer(self.model, prompts, [picture for seen in pictures for picture in seen], decoding=how)
@@ -84,10 +84,10 @@ class SavedVLM(lmms):
             raise UserError(f"task {task}: this model sees images, not {other[0]}")
         return [self.model.encoder.transform(to_rgb(visual)) for visual in visuals]
 
-    def _prompt(self, text: str, pictures: list[Tensor]) -> Sample:
+    def _prompt(self, text: str, pictures: list[Tensor]) -> TokenizedConversation:
         parts = [part for _ in pictures for part in (IMAGE, "\n")]
         counts = [self.model.image_tokens(picture) for picture in pictures]
-        return write(self.template, [Message("user", (*parts, text))], self.model.llm.tokenizer, counts)
+        return render(self.template, [Message("user", (*parts, text))], self.model.llm.tokenizer, counts)
 
     def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
         raise UserError(

@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import Any, TypeVar
 
 from vlm_core.errors import UserError
-from vlm_core.generation.generate import Decoding
+from vlm_core.generation.generate import GenerationConfig
 
 T = TypeVar("T")
 MAX_NEW_TOKENS = 1024
@@ -24,7 +24,7 @@ KNOWN = {
 }
 
 
-def decoding(wanted: Mapping[str, Any]) -> Decoding:
+def decoding(wanted: Mapping[str, Any]) -> GenerationConfig:
     """From a task's `generation_kwargs`; greedy unless it samples at a temperature."""
     if unknown := set(wanted) - KNOWN:
         raise UserError(
@@ -35,7 +35,7 @@ def decoding(wanted: Mapping[str, Any]) -> Decoding:
     samples = wanted.get("do_sample", True) is not False
     length = wanted.get("max_new_tokens") or wanted.get("max_gen_toks") or MAX_NEW_TOKENS
     temperature, top_p = wanted.get("temperature") or 0.0, wanted.get("top_p") or 1.0
-    return Decoding(int(length), float(temperature) if samples else 0.0, float(top_p))
+    return GenerationConfig(int(length), float(temperature) if samples else 0.0, float(top_p))
 
 
 def stops(wanted: Mapping[str, Any]) -> list[str]:
@@ -50,7 +50,9 @@ def cut(text: str, ends: Sequence[str]) -> str:
     return text[: min(places, default=len(text))].strip()
 
 
-def batches(items: Sequence[tuple[Decoding, T]], size: int) -> Iterator[tuple[Decoding, list[T]]]:
+def batches(
+    items: Sequence[tuple[GenerationConfig, T]], size: int
+) -> Iterator[tuple[GenerationConfig, list[T]]]:
     """Neighbours that are decoded alike, `size` at most."""
     for how, group in groupby(items, key=lambda item: item[0]):
         alike = [item for _, item in group]

@@ -23,7 +23,7 @@ from vlm_bench.files.json_object import Row, as_row
 from vlm_bench.files.run_metadata import read_metadata
 from vlm_core.benchmark import Question
 from vlm_core.errors import UserError
-from vlm_core.evaluation.inference import Said
+from vlm_core.evaluation.inference import AnsweredQuestion
 from vlm_core.io.atomic import write_errors, write_file
 from vlm_core.io.digests import of_image
 from vlm_core.io.files import read_bytes
@@ -200,7 +200,7 @@ def contents(images: Iterable[Path]) -> dict[Path, str]:
         return dict(zip(different, pool.map(of_image, different), strict=True))
 
 
-def answer_line(answer: Said, model: str, digest: str, image: str | None = None) -> str:
+def answer_line(answer: AnsweredQuestion, model: str, digest: str, image: str | None = None) -> str:
     """One line in LLaVA's format. `question_id` is the one that official files have, our own is in `metadata`.
 
     `image` is the digest of the question's image file; for one inside a data file, the metadata has the file's digest.

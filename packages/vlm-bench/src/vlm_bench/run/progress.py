@@ -9,8 +9,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from vlm_core.cli.common import duration
 from vlm_core.markup.printable import printable
+from vlm_core.units import duration
 
 _SECONDS_A_LINE = 10.0
 

@@ -19,7 +19,7 @@ from vlm_bench.run.progress import QuestionProgress
 from vlm_bench.run.tasks import LoadedModel, Settings, Task
 from vlm_core.benchmark import Question
 from vlm_core.errors import BadSample, UserError
-from vlm_core.evaluation.inference import Asker
+from vlm_core.evaluation.inference import BenchmarkInference
 from vlm_core.evaluation.questions import by_image
 from vlm_core.io.digests import of_image, other_versions
 from vlm_core.model_folder.assemble import versions
@@ -36,7 +36,7 @@ class Run:
         self.task, self.loaded, self.ranks, self.say = task, loaded, ranks, say
         self.allow_partial = settings.allow_partial or settings.limit is not None
         length = settings.max_new_tokens or task.benchmark.max_new_tokens
-        self.asker = Asker(
+        self.inference = BenchmarkInference(
             loaded.model,
             loaded.spec.template,
             batch_size=settings.batch_size,
@@ -66,7 +66,7 @@ class Run:
             "dtype": loaded.dtype,
             "device": loaded.hardware,
             "processes": self.ranks.count,
-            "prefix_reuse": self.asker.reuse,
+            "prefix_reuse": self.inference.reuse,
             "scored_by": task.benchmark.scored_by,
         }
 
@@ -100,8 +100,8 @@ class Run:
             self.say(f"{task.name}: {changes}")
         if self.earlier:
             self.say(f"{task.name}: {done} of {len(task.questions)} answers exist already")
-        if self.asker.obstacle:
-            self.say(f"{task.name}: {self.asker.obstacle}, so images are encoded again for each question")
+        if reason := self.inference.why_no_prefix_reuse:
+            self.say(f"{task.name}: {reason}, so images are encoded again for each question")
         self._describe(self.earlier.get("seconds", 0.0))
 
     def _describe(self, seconds: float) -> None:
@@ -123,7 +123,7 @@ class Run:
         progress = QuestionProgress(name, total, total - len(questions), quiet=not self.ranks.main)
         digest_of_image = lru_cache(4096)(of_image)  # questions about one image follow each other
         with self.log.part(self.ranks.rank) as append, progress:
-            for answer in self.asker.ask(questions, self._skip if self.allow_partial else None):
+            for answer in self.inference.ask(questions, self._skip if self.allow_partial else None):
                 image = answer[0].image
                 digest = digest_of_image(image) if isinstance(image, Path) else None
                 append(answer_line(answer, self.loaded.spec.name, self.loaded.digest, digest))

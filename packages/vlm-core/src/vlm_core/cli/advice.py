@@ -8,10 +8,10 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from vlm_core.cli.common import amount, size
 from vlm_core.cli.output import inert, say
 from vlm_core.errors import UserError
 from vlm_core.model_folder.initial_weights import PARTS
+from vlm_core.units import amount, size
 
 if TYPE_CHECKING:
     from vlm_core.diagnose.costs.advice import Advice, Question, StageAdvice

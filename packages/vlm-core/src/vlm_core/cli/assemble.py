@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlm_core.cli import advice
-from vlm_core.cli.common import DTYPES, Parser, add_trust, amount, local_path, path_text, run, size
+from vlm_core.cli.common import DTYPES, Parser, add_trust, local_path, path_text, run
 from vlm_core.cli.output import inert, say
 from vlm_core.errors import UserError
 from vlm_core.model_folder.initial_weights import refuse_untrained
 from vlm_core.plugins.local_code import how_to_load
 from vlm_core.plugins.registry import KINDS, installed
 from vlm_core.spec.spec import json_schema, load_spec, located
+from vlm_core.units import amount, size
 
 if TYPE_CHECKING:
     from vlm_core.diagnose.check import Arithmetic

@@ -16,7 +16,7 @@ from vlm_core.markup.printable import printable
 
 if TYPE_CHECKING:
     from vlm_core.generation.conversation import Conversation
-    from vlm_core.generation.generate import Decoding
+    from vlm_core.generation.generate import GenerationConfig
 
 _HELP = (
     "/image FILE … shows images with the next question, /new starts a new conversation, Ctrl-C stops an answer, "
@@ -65,7 +65,7 @@ def chat(args: argparse.Namespace) -> int:
     import torch
 
     from vlm_core.generation.conversation import Conversation
-    from vlm_core.generation.generate import Decoding
+    from vlm_core.generation.generate import GenerationConfig
     from vlm_core.model_folder.assemble import default_device, load
     from vlm_core.text.render import refuse_unsaid
 
@@ -75,7 +75,7 @@ def chat(args: argparse.Namespace) -> int:
     if args.ask is None:  # an empty question about an image is a caption's
         refuse_unsaid(spec.template)
     conversation = Conversation(model, spec.template)
-    decoding = Decoding(args.max_new_tokens, args.temperature, args.top_p, args.seed)
+    decoding = GenerationConfig(args.max_new_tokens, args.temperature, args.top_p, args.seed)
     for path in images:
         conversation.show(path)
     if args.ask is not None:
@@ -85,7 +85,7 @@ def chat(args: argparse.Namespace) -> int:
     return _converse(conversation, decoding)
 
 
-def _answer(conversation: Conversation, question: str, decoding: Decoding) -> None:
+def _answer(conversation: Conversation, question: str, decoding: GenerationConfig) -> None:
     """Print the answer as it is generated."""
     for piece in conversation.ask(question, decoding):
         _print_piece(piece)
@@ -97,7 +97,7 @@ def _print_piece(piece: str) -> None:
     print(printable(piece, lines=True), end="", flush=True)
 
 
-def _converse(conversation: Conversation, decoding: Decoding) -> int:
+def _converse(conversation: Conversation, decoding: GenerationConfig) -> int:
     for line in lines():
         try:
             if line == "/quit":
@@ -108,7 +108,7 @@ def _converse(conversation: Conversation, decoding: Decoding) -> int:
     return 0
 
 
-def _obey(conversation: Conversation, line: str, decoding: Decoding) -> None:
+def _obey(conversation: Conversation, line: str, decoding: GenerationConfig) -> None:
     """Do what one line of a conversation says."""
     command, _, rest = line.partition(" ")
     if command == "/new" and not rest:

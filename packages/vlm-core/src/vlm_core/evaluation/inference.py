@@ -1,8 +1,8 @@
-"""Asks a model the questions of a benchmark, greedily.
+"""Batched greedy inference over the questions of a benchmark.
 
-An image with several questions is encoded once and, with all that the template writes before and around it, read
-once: each question goes on from a copy of the model's state. Of a state-space model that state is small whatever
-the image's length. The answers are those of each question asked alone.
+Questions about one image share a prefix: the image and the template's text before it. The prefix is encoded and
+prefilled once; each question continues from a copy of the model's state, which is small for a state-space model.
+The answers equal those of each question pairs alone.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from torch import Tensor
 from vlm_core.benchmark import Benchmark, Question, Score
 from vlm_core.errors import BadSample
 from vlm_core.evaluation.questions import by_image, check_images, sample
-from vlm_core.generation.generate import Decoding, Session, answer
+from vlm_core.generation.generate import GenerationConfig, Session, answer
 from vlm_core.model import VLM
-from vlm_core.text.render import IMAGE, Message, Sample, refuse_unsaid, write
+from vlm_core.text.render import IMAGE, Message, TokenizedConversation, refuse_unsaid, render
 from vlm_core.text.template import AnyTemplate
 
 Group = list[Question]
 """The questions about one image."""
-Said = tuple[Question, str]
+AnsweredQuestion = tuple[Question, str]
 Loaded = tuple[Group, Tensor | BadSample | None]
 
 
@@ -39,17 +39,17 @@ def batches(groups: Iterable[Group], size: int) -> Iterator[list[Group]]:
     yield from waiting.values()
 
 
-def divided(prompt: Sample) -> tuple[Sample, Sample]:
-    """A prompt up to the end of its last image, and the rest."""
-    cut = len(prompt) - prompt.is_image[::-1].index(True)
+def split_at_prefix(prompt: TokenizedConversation) -> tuple[TokenizedConversation, TokenizedConversation]:
+    """The prompt up to the end of its last image (the shared prefix), and the rest."""
+    cut = len(prompt) - prompt.image_mask[::-1].index(True)
     return prompt.part(0, cut), prompt.part(cut)
 
 
-class Asker:
-    """Asks in batches of `batch_size`; `reuse=False` reads each question's image anew.
+class BenchmarkInference:
+    """Answers questions in batches of `batch_size`; `reuse=False` prefills the image again for each question.
 
-    `obstacle` says why images can't be read once for all of their questions, None if they can. Raises `UserError`
-    if the template never says a question.
+    `why_no_prefix_reuse` is the reason why questions about one image can't share a prefix, None if they can. Raises
+    `UserError` if the template leaves out the question.
     """
 
     def __init__(
@@ -63,28 +63,28 @@ class Asker:
     ) -> None:
         self.model, self.template = model, template
         refuse_unsaid(template)
-        self.size, self.decoding = batch_size, Decoding(max_new_tokens)
-        one, other = (self._written(text, [1]) for text in ("a", "b"))
-        same = divided(one)[0] == divided(other)[0]
-        self.obstacle = None if same else "the template does not put the image before the question"
+        self.size, self.decoding = batch_size, GenerationConfig(max_new_tokens)
+        one, other = (self._render(text, [1]) for text in ("a", "b"))
+        same = split_at_prefix(one)[0] == split_at_prefix(other)[0]
+        self.why_no_prefix_reuse = None if same else "the template does not put the image before the question"
         self.reuse = reuse and same
 
     def ask(
         self, questions: Iterable[Question], skip: Callable[[Group, BadSample], None] | None = None
-    ) -> Iterator[Said]:
-        """Every question with its answer, those about one image one after the other, as soon as they are known.
+    ) -> Iterator[AnsweredQuestion]:
+        """Yield each question with its answer as soon as it is known; questions about one image come together.
 
-        Images are read one batch ahead. Of an image that can't be read the questions go to `skip`; without it,
-        `BadSample` is raised.
+        Images are loaded one batch ahead. If an image can't be read, its questions are passed to `skip`; without
+        `skip`, `BadSample` is raised.
         """
         with ThreadPoolExecutor(1) as reader:
-            ahead: Future[list[Loaded]] | None = None
+            next_batch: Future[list[Loaded]] | None = None
             for step in batches(by_image(questions), self.size):
-                ahead, loaded = reader.submit(self._load, step), ahead
+                next_batch, loaded = reader.submit(self._load, step), next_batch
                 if loaded is not None:
                     yield from self._answers(_readable(loaded.result(), skip))
-            if ahead is not None:
-                yield from self._answers(_readable(ahead.result(), skip))
+            if next_batch is not None:
+                yield from self._answers(_readable(next_batch.result(), skip))
 
     def _load(self, groups: Sequence[Group]) -> list[Loaded]:
         return [(group, self._pixels(group[0])) for group in groups]
@@ -96,83 +96,87 @@ class Asker:
             return error
         return None if image is None else self.model.encoder.transform(image)
 
-    def _answers(self, loaded: Sequence[tuple[Group, Tensor | None]]) -> Iterator[Said]:
+    def _answers(self, loaded: Sequence[tuple[Group, Tensor | None]]) -> Iterator[AnsweredQuestion]:
         if not loaded:
             return
         if not self.reuse or len(loaded[0][0]) == 1:
-            yield from self._apart([(question, pixels) for group, pixels in loaded for question in group])
+            yield from self._without_reuse(
+                [(question, pixels) for group, pixels in loaded for question in group]
+            )
         elif self.model.llm.pads_between:
-            yield from self._shared(loaded)
+            yield from self._with_shared_prefix(loaded)
         else:
             for one in loaded:
-                yield from self._shared([one])
+                yield from self._with_shared_prefix([one])
 
-    def _apart(self, asked: Sequence[tuple[Question, Tensor | None]]) -> Iterator[Said]:
-        """Each question with its image; an image that several show is encoded once a batch."""
-        for start in range(0, len(asked), self.size):
-            chunk = asked[start : start + self.size]
-            shown = [pixels for _, pixels in chunk if pixels is not None]
-            different = list({id(pixels): pixels for pixels in shown}.values())
-            places = {id(pixels): place for place, pixels in enumerate(different)}
+    def _without_reuse(self, pairs: Sequence[tuple[Question, Tensor | None]]) -> Iterator[AnsweredQuestion]:
+        """Prefill each question with its image; an image that several questions share is encoded once per batch."""
+        for start in range(0, len(pairs), self.size):
+            chunk = pairs[start : start + self.size]
+            per_question = [pixels for _, pixels in chunk if pixels is not None]
+            unique = list({id(pixels): pixels for pixels in per_question}.values())
+            index = {id(pixels): i for i, pixels in enumerate(unique)}
             prompts = [self._prompt(question, pixels) for question, pixels in chunk]
-            views = [places[id(pixels)] for pixels in shown]
-            said = answer(self.model, prompts, different, views, self.decoding)
-            yield from zip((question for question, _ in chunk), said, strict=True)
+            views = [index[id(pixels)] for pixels in per_question]
+            texts = answer(self.model, prompts, unique, views, self.decoding)
+            yield from zip((question for question, _ in chunk), texts, strict=True)
 
-    def _shared(self, loaded: Sequence[tuple[Group, Tensor | None]]) -> Iterator[Said]:
-        """Images of equally many questions: each read once, its state continued by each of its questions."""
-        prompts = [[divided(self._prompt(q, pixels)) for q in group] for group, pixels in loaded]
+    def _with_shared_prefix(
+        self, loaded: Sequence[tuple[Group, Tensor | None]]
+    ) -> Iterator[AnsweredQuestion]:
+        """Prefill each image once and continue its state with each of its questions (equally many per image)."""
+        prompts = [[split_at_prefix(self._prompt(q, pixels)) for q in group] for group, pixels in loaded]
         assert all(head == group[0][0] for group in prompts for head, _ in group)
-        seen = Session(self.model)
-        seen.feed([group[0][0] for group in prompts], [p for _, p in loaded if p is not None])
-        asked = [question for group, _ in loaded for question in group]
-        rest = [tail for group in prompts for _, tail in group]
-        for chunk in self._chunks(rest) if len(loaded) == 1 else [range(len(rest))]:
-            session = seen.fork(len(chunk) // len(loaded))
-            session.feed([rest[i] for i in chunk])
-            yield from zip((asked[i] for i in chunk), session.say(self.decoding), strict=True)
+        prefix = Session(self.model)
+        prefix.prefill([group[0][0] for group in prompts], [p for _, p in loaded if p is not None])
+        questions = [question for group, _ in loaded for question in group]
+        suffixes = [tail for group in prompts for _, tail in group]
+        for chunk in self._chunks(suffixes) if len(loaded) == 1 else [range(len(suffixes))]:
+            session = prefix.expand(len(chunk) // len(loaded))
+            session.prefill([suffixes[i] for i in chunk])
+            yield from zip((questions[i] for i in chunk), session.generate(self.decoding), strict=True)
 
-    def _chunks(self, rest: Sequence[Sample]) -> Iterator[Sequence[int]]:
-        """Places of what goes on from one state together: equally long ones if nothing may be padded there."""
+    def _chunks(self, suffixes: Sequence[TokenizedConversation]) -> Iterator[Sequence[int]]:
+        """Indices of the suffixes to batch: only suffixes of equal length where the model can't pad between."""
         alike: dict[int, list[int]] = defaultdict(list)
-        for place, tail in enumerate(rest):
+        for place, tail in enumerate(suffixes):
             alike[0 if self.model.llm.pads_between else len(tail)].append(place)
         for places in alike.values():
             yield from (places[start : start + self.size] for start in range(0, len(places), self.size))
 
-    def _prompt(self, question: Question, pixels: Tensor | None) -> Sample:
+    def _prompt(self, question: Question, pixels: Tensor | None) -> TokenizedConversation:
         counts = [] if pixels is None else [self.model.image_tokens(pixels)]
-        return self._written(question.prompt, counts)
+        return self._render(question.prompt, counts)
 
-    def _written(self, text: str, counts: Sequence[int]) -> Sample:
+    def _render(self, text: str, counts: Sequence[int]) -> TokenizedConversation:
         parts = (IMAGE, "\n", text) if counts else (text,)
-        return write(self.template, [Message("user", parts)], self.model.llm.tokenizer, counts)
+        return render(self.template, [Message("user", parts)], self.model.llm.tokenizer, counts)
 
 
 def _readable(
     loaded: Sequence[Loaded], skip: Callable[[Group, BadSample], None] | None
 ) -> list[tuple[Group, Tensor | None]]:
-    good: list[tuple[Group, Tensor | None]] = []
+    readable: list[tuple[Group, Tensor | None]] = []
     for group, pixels in loaded:
         if not isinstance(pixels, BadSample):
-            good.append((group, pixels))
+            readable.append((group, pixels))
         elif skip is None:
             raise pixels
         else:
             skip(group, pixels)
-    return good
+    return readable
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What a model in memory scores on a benchmark, or on `len(answers)` of its `expected` questions."""
+class EvalResult:
+    """The score of a model on a benchmark, or on `len(answers)` of its `expected` questions."""
 
     score: Score
     answers: Mapping[str, str]
     expected: int
 
 
-def measure(
+def evaluate(
     model: VLM,
     template: AnyTemplate,
     benchmark: Benchmark,
@@ -180,15 +184,15 @@ def measure(
     limit: int | None = None,
     batch_size: int = 8,
     max_new_tokens: int | None = None,
-) -> Measured:
-    """Ask about `limit` questions, whole images at even distances, or all, and score what is said.
+) -> EvalResult:
+    """Generate answers to all questions, or to about `limit` (whole images at even distances), and score them.
 
-    `max_new_tokens` is the benchmark's own unless given. The model should be in evaluation mode. Raises `UserError`
-    if images are missing, and as `benchmark.score` does.
+    `max_new_tokens` defaults to the benchmark's own. The model should be in evaluation mode. Raises `UserError` if
+    images are missing, and as `benchmark.score` does.
     """
     questions = sample(list(benchmark.questions.values()), limit)
     check_images(questions)
     length = benchmark.max_new_tokens if max_new_tokens is None else max_new_tokens
-    asker = Asker(model, template, batch_size=batch_size, max_new_tokens=length)
-    answers = {question.id: text for question, text in asker.ask(questions)}
-    return Measured(benchmark.score(answers), answers, benchmark.expected)
+    inference = BenchmarkInference(model, template, batch_size=batch_size, max_new_tokens=length)
+    answers = {question.id: text for question, text in inference.ask(questions)}
+    return EvalResult(benchmark.score(answers), answers, benchmark.expected)

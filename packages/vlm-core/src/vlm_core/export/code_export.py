@@ -1,7 +1,7 @@
-"""Python modules that travel with a model: copied flat beside the weights, as transformers' trust_remote_code wants it.
+"""Exports Python modules with a model: copied flat beside the weights, as transformers' trust_remote_code expects.
 
-`vlm_core.text.render` becomes vlm_core_text_render.py; its imports of other travelling modules become relative ones.
-Nothing else is changed. Imports inside functions are followed only to modules that travel anyway.
+`vlm_core.text.render` becomes vlm_core_text_render.py; its imports of other exported modules become relative.
+Nothing else is changed. Imports inside functions are followed only to modules that are exported anyway.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from vlm_core.errors import UserError
 
 THIS = "THIS"
-"""In a travelling file, the name of the module itself, for those who import the whole module."""
+"""In an exported file, the name of the module itself, for those who import the whole module."""
 
 
 def flat(module: str) -> str:
@@ -35,7 +35,7 @@ def _source(module: str) -> Path | None:
 
 @dataclass(frozen=True)
 class Import:
-    """`from module import name as alias` in a travelling file; `target` is the module that it needs."""
+    """`from module import name as alias` in an exported file; `target` is the module that it needs."""
 
     node: ast.ImportFrom
     name: str
@@ -64,7 +64,7 @@ def _imports(tree: ast.AST, packages: frozenset[str], top: bool = True) -> Itera
         elif isinstance(node, ast.Import):
             wrong = [a.name for a in node.names if a.name.split(".")[0] in packages]
             if wrong:
-                raise UserError(f"code that travels must say `from … import …`, not `import {wrong[0]}`")
+                raise UserError(f"exported code must say `from … import …`, not `import {wrong[0]}`")
         elif not _typing_only(node):
             inside = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
             yield from _imports(node, packages, top and not inside)
@@ -72,31 +72,31 @@ def _imports(tree: ast.AST, packages: frozenset[str], top: bool = True) -> Itera
 
 def closure(roots: Iterable[str], packages: frozenset[str], instead: Mapping[str, str]) -> dict[str, str]:
     """Sources by module: the roots and all that they import at their top. `instead` gives some another source."""
-    found: dict[str, str] = {}
+    sources: dict[str, str] = {}
     waiting = list(roots)
     while waiting:
         module = waiting.pop()
-        if module in found:
+        if module in sources:
             continue
         file = _source(module)
         if module not in instead and file is None:
-            raise UserError(f"{module}: no Python source to travel with the model")
-        found[module] = instead.get(module) or Path(str(file)).read_text(encoding="utf-8")
-        waiting += [i.target for i in _imports(ast.parse(found[module]), packages) if i.top]
-    return found
+            raise UserError(f"{module}: no Python source to export with the model")
+        sources[module] = instead.get(module) or Path(str(file)).read_text(encoding="utf-8")
+        waiting += [i.target for i in _imports(ast.parse(sources[module]), packages) if i.top]
+    return sources
 
 
 def _line(item: Import, there: Mapping[str, str]) -> str:
     """What an import becomes."""
     if item.target not in there:
-        return f'raise ImportError("{item.target} does not travel with this model")'
+        return f'raise ImportError("{item.target} is not exported with this model")'
     name = THIS if item.whole else item.name
     alias = item.alias or (item.name if item.whole else None)
     return f"from .{flat(item.target)} import {name}" + (f" as {alias}" if alias else "")
 
 
 def rewritten(source: str, there: Mapping[str, str], packages: frozenset[str]) -> str:
-    """A travelling file: imports of travelling modules made relative, those for type checkers left out."""
+    """An exported file: imports of exported modules made relative, those for type checkers left out."""
     lines, tree = source.splitlines(), ast.parse(source)
     changes: dict[ast.stmt, list[str]] = {}
     for item in _imports(tree, packages):
@@ -112,7 +112,7 @@ def rewritten(source: str, there: Mapping[str, str], packages: frozenset[str]) -
 
 
 def files(roots: Iterable[str], packages: Iterable[str], instead: Mapping[str, str]) -> dict[str, str]:
-    """File names and contents of all that travels."""
+    """File names and contents of all exported modules."""
     ours = frozenset(packages)
     there = closure(roots, ours, instead)
     return {f"{flat(module)}.py": rewritten(source, there, ours) for module, source in there.items()}

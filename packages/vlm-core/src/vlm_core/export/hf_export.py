@@ -15,7 +15,7 @@ from vlm_core.model_folder import hf_files
 from vlm_core.model_folder.assemble import architecture
 from vlm_core.model_folder.file_list import verify_model
 from vlm_core.model_folder.load import empty_model
-from vlm_core.plugins.config import Recipe, Reference
+from vlm_core.plugins.config import FactoryCall
 from vlm_core.spec.spec import load_folder_spec
 
 HF = "vlm_core.hf."
@@ -33,7 +33,8 @@ def export_hf(
     """Write the model folder `source` as `target`, which transformers loads after `import vlm_core.hf`.
 
     `with_code` adds the modules that the model needs, so that it loads with `trust_remote_code=True` where only torch,
-    transformers and Pillow are, and what its parts need besides. Raises `UserError` for a part that can't travel, and,
+    transformers and Pillow are, and what its parts need besides. Raises `UserError` for a part whose code can't be
+    exported, and,
     without `trust_remote_code`, for a model that runs code of its own folder.
     """
     source = Path(source)
@@ -45,12 +46,12 @@ def export_hf(
     model = empty_model(lambda: architecture(spec, source), source, PARTS)
     code, modules = {}, {}
     if with_code:
-        recipes = {part: getattr(spec, part).recipe() for part in PARTS}
+        calls = {part: getattr(spec, part).factory_call() for part in PARTS}
         code, modules = (
-            travelling(recipes),
+            code_files(calls),
             {name: code_export.flat(module) for name, module in ROOTS.items()},
         )
-        facts |= {"code": True, "needs": sorted({need for r in recipes.values() for need in r.needs})}
+        facts |= {"code": True, "needs": sorted({need for r in calls.values() for need in r.needs})}
 
     def write(folder: Path) -> None:
         for name in manifest["files"]:
@@ -64,32 +65,36 @@ def export_hf(
     write_folder(target, write, facts, lambda manifest: hf_files.card(spec, model, manifest))
 
 
-def travelling(recipes: dict[str, Recipe]) -> dict[str, str]:
+def code_files(calls: dict[str, FactoryCall]) -> dict[str, str]:
     """File names and contents of the code that a model of these parts needs."""
-    functions = [name for recipe in recipes.values() for name in _functions(recipe)]
+    functions = [name for call in calls.values() for name in _functions(call)]
     packages = {"vlm_core", "vlm_ssm", *(name.split(".")[0] for name in functions)}
-    return code_export.files(ROOTS.values(), packages, {BUILDER: builder(recipes)})
+    return code_export.files(ROOTS.values(), packages, {BUILDER: builder(calls)})
 
 
-def _functions(recipe: Recipe) -> Iterable[str]:
-    yield recipe.function
-    yield from (value.name for value in recipe.arguments.values() if isinstance(value, Reference))
+def _functions(call: FactoryCall) -> Iterable[str]:
+    yield call.function
+    yield from (_qualified(value) for value in call.arguments.values() if callable(value))
 
 
-def builder(recipes: dict[str, Recipe]) -> str:
+def _qualified(function: Any) -> str:
+    return f"{function.__module__}:{function.__qualname__}"
+
+
+def builder(calls: dict[str, FactoryCall]) -> str:
     """The source of a `vlm_core.hf.parts` that builds these three parts and no others."""
-    needs = sorted({need for recipe in recipes.values() for need in recipe.needs})
+    needs = sorted({need for call in calls.values() for need in call.needs})
     imports = [f"import {need}  # noqa: F401" for need in needs]
-    imports += sorted({_import(name) for recipe in recipes.values() for name in _functions(recipe)})
+    imports += sorted({_import(name) for call in calls.values() for name in _functions(call)})
     return "\n".join(
         [
             '"""From this folder to its architecture."""', "",
             "from pathlib import Path", "", *imports, "from vlm_core.model import VLM", "", "",
             "def build(folder: Path, *, trust_remote_code: bool = False) -> VLM:",
             '    """The model without weights; of these parts none runs other code than this folder\'s."""',
-            "    encoder = " + _call(recipes["encoder"], 'assets=folder / "encoder"'),
-            "    llm = " + _call(recipes["llm"], 'assets=folder / "llm"'),
-            "    connector = " + _call(recipes["connector"], "encoder.dim, llm.dim"),
+            "    encoder = " + _call(calls["encoder"], 'assets=folder / "encoder"'),
+            "    llm = " + _call(calls["llm"], 'assets=folder / "llm"'),
+            "    connector = " + _call(calls["connector"], "encoder.dim, llm.dim"),
             "    return VLM(encoder, connector, llm)", "",
         ]
     )  # fmt: skip
@@ -105,9 +110,9 @@ def _alias(name: str) -> str:
     return name.replace(".", "_").replace(":", "_")
 
 
-def _call(recipe: Recipe, first: str) -> str:
+def _call(call: FactoryCall, first: str) -> str:
     def value(given: Any) -> str:
-        return _alias(given.name) if isinstance(given, Reference) else repr(given)
+        return _alias(_qualified(given)) if callable(given) else repr(given)
 
-    arguments = [first, *(f"{key}={value(given)}" for key, given in recipe.arguments.items())]
-    return f"{_alias(recipe.function)}({', '.join(arguments)})"
+    arguments = [first, *(f"{key}={value(given)}" for key, given in call.arguments.items())]
+    return f"{_alias(call.function)}({', '.join(arguments)})"

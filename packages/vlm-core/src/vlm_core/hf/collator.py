@@ -9,7 +9,7 @@ from typing import Any, Literal
 from vlm_core.errors import UserError
 from vlm_core.hf.conversations import Talk, llava_talk, talk_of
 from vlm_core.hf.training import IGNORED
-from vlm_core.text.render import Sample, TooLong
+from vlm_core.text.render import TokenizedConversation, TooLong
 
 
 @dataclass
@@ -32,18 +32,18 @@ class VLMDataCollator:
             raise UserError(f"loss_on {self.loss_on!r}: expected 'answers' or 'all'")
 
     def __call__(self, rows: Sequence[Any]) -> dict[str, Any]:
-        """Rows -> input_ids, attention_mask, labels, and is_image and pixel_values where there are images."""
-        samples: list[Sample] = []
+        """Rows -> input_ids, attention_mask, labels, and image_mask and pixel_values where there are images."""
+        samples: list[TokenizedConversation] = []
         pixels: list[Any] = []
         for i, row in enumerate(rows):
             try:
-                sample, shown = self.processor.write(talk_of_row(row), loss_on=self.loss_on)
+                sample, shown = self.processor.render(talk_of_row(row), loss_on=self.loss_on)
                 samples.append(sample if self.max_length is None else sample.truncated(self.max_length))
             except (UserError, TooLong) as error:
                 raise UserError(f"row {_name(row, i)} of the batch: {error}") from None
             pixels += shown
         batch = self.processor.tensors(samples, pixels, side="right", multiple=self.pad_to_multiple_of)
-        targets = batch.pop("is_target")
+        targets = batch.pop("loss_mask")
         batch["labels"] = batch["input_ids"].masked_fill(~targets, IGNORED)
         return dict(batch)
 

@@ -11,11 +11,11 @@ from transformers.image_utils import load_image as fetch_image
 
 from vlm_core.errors import UserError
 from vlm_core.io.images import decode_image, load_image, to_rgb
+from vlm_core.text.messages import IMAGE_PLACEHOLDER
 from vlm_core.text.render import IMAGE, Message, Part
 
 _REMOTE = ("http://", "https://", "data:")
 _SOURCES = ("image", "url", "path", "base64")
-PLACEHOLDER = "<image>"
 
 
 class Talk(NamedTuple):
@@ -158,7 +158,7 @@ def llava_talk(turns: Sequence[Any], images: Sequence[Any]) -> Talk:
 
 
 def _with_images(text: str) -> Iterator[Part]:
-    for i, part in enumerate(text.split(PLACEHOLDER)):
+    for i, part in enumerate(text.split(IMAGE_PLACEHOLDER)):
         if i:
             yield IMAGE
         if part:

@@ -61,7 +61,7 @@ class VLMGeneration(GenerationMixin):
         cache: StateCache | None = None,
         attention_mask: Tensor | None = None,
         pixel_values: Tensor | None = None,
-        is_image: Tensor | None = None,
+        image_mask: Tensor | None = None,
         is_first_iteration: bool = False,
         logits_to_keep: int = 1,
         use_cache: bool | None = None,
@@ -76,10 +76,10 @@ class VLMGeneration(GenerationMixin):
         inputs["use_cache"] = use_cache
         if attention_mask is not None:
             inputs["attention_mask"] = attention_mask[:, past:]
-        if is_image is None:
+        if image_mask is None:
             inputs["pixel_values"] = pixel_values  # refused without the places of the images
-        elif past < is_image.shape[1]:
-            inputs["is_image"] = F.pad(is_image, (0, new - is_image.shape[1]))[:, past:]
+        elif past < image_mask.shape[1]:
+            inputs["image_mask"] = F.pad(image_mask, (0, new - image_mask.shape[1]))[:, past:]
             inputs["pixel_values"] = pixel_values
         return inputs
 
@@ -91,7 +91,7 @@ class VLMGeneration(GenerationMixin):
         **model_kwargs: Any,
     ) -> tuple[Any, dict[str, Any]]:
         """Rows are repeated next to each other, and so are all images of a row together."""
-        pixels, marks = model_kwargs.pop("pixel_values", None), model_kwargs.get("is_image")
+        pixels, marks = model_kwargs.pop("pixel_values", None), model_kwargs.get("image_mask")
         rows = None if pixels is None or marks is None else marks.sum(1) // self.config.image_tokens
         inherited: Any = super()
         ids, kwargs = inherited._expand_inputs_for_generation(

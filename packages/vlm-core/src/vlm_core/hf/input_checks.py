@@ -11,12 +11,12 @@ from vlm_core.errors import UserError
 from vlm_core.interfaces import PADDING
 
 
-def check_shapes(x: Tensor, dims: int, is_image: Tensor | None, pixel_values: Any) -> None:
+def check_shapes(x: Tensor, dims: int, image_mask: Tensor | None, pixel_values: Any) -> None:
     """Raises `UserError` unless ids (B, T) or embeddings (B, T, M), the marks (B, T) and the pixels fit each other."""
     if x.ndim != dims:
         wanted = "input_ids (rows, positions)" if dims == 2 else "inputs_embeds (rows, positions, width)"
         raise UserError(f"expected {wanted}, got the shape {tuple(x.shape)}")
-    check_rows("is_image", is_image, x)
+    check_rows("image_mask", image_mask, x)
     if pixel_values is None:
         return
     if not isinstance(pixel_values, Tensor) or not pixel_values.is_floating_point():

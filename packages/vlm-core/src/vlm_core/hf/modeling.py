@@ -207,7 +207,7 @@ class VLMForConditionalGeneration(VLMGeneration, PreTrainedModel, GenerationMixi
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         pixel_values: Tensor | None = None,
-        is_image: Tensor | None = None,
+        image_mask: Tensor | None = None,
         cache: StateCache | None = None,
         labels: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
@@ -219,7 +219,7 @@ class VLMForConditionalGeneration(VLMGeneration, PreTrainedModel, GenerationMixi
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
     ) -> Any:
-        """Ids (B, T), images (N, 3, h, w) in the order of the positions marked `is_image` -> logits (B, T, V).
+        """Ids (B, T), images (N, 3, h, w) in the order of the positions marked `image_mask` -> logits (B, T, V).
 
         Positions where `attention_mask` is 0 take part in nothing. `labels` (B, T) are the ids themselves, -100
         where nothing is learnt; at images, at padding and right after it they count for nothing. The loss is their
@@ -230,13 +230,13 @@ class VLMForConditionalGeneration(VLMGeneration, PreTrainedModel, GenerationMixi
         refuse({name: getattr(self.config, name, None) if v is None else v for name, v in asked.items()})
         refuse({"past_key_values": past_key_values})
         refuse_outside_loss(labels, num_items_in_batch)
-        hidden, state = self.read(input_ids, attention_mask, pixel_values, is_image, inputs_embeds, cache)
+        hidden, state = self.read(input_ids, attention_mask, pixel_values, image_mask, inputs_embeds, cache)
         logits, loss = self.model.llm.logits(hidden[:, kept(logits_to_keep)]), None
         if labels is not None:
             if logits.shape[1] != hidden.shape[1]:
                 raise UserError("labels need all logits; leave out logits_to_keep")
             check_rows("labels", labels, hidden)
-            wanted = learnable(labels, is_image, attention_mask, num_items_in_batch)
+            wanted = learnable(labels, image_mask, attention_mask, num_items_in_batch)
             loss = summed_loss(logits, labels, wanted, num_items_in_batch)
         elif self.config.token_count < logits.shape[-1]:  # rows of a padded vocabulary are no tokens
             logits[..., self.config.token_count :] = -torch.inf
@@ -251,31 +251,31 @@ class VLMForConditionalGeneration(VLMGeneration, PreTrainedModel, GenerationMixi
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         pixel_values: Tensor | None = None,
-        is_image: Tensor | None = None,
+        image_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         cache: StateCache | None = None,
     ) -> tuple[Tensor, Any]:
         """-> (hidden states (B, T, M), the language model's state)."""
         if (input_ids is None) == (inputs_embeds is None):
             raise UserError("give input_ids or inputs_embeds, one of them")
-        if (pixel_values is None) != (is_image is None or not is_image.any()):
-            raise UserError("pixel_values and is_image go together; the processor makes both")
+        if (pixel_values is None) != (image_mask is None or not image_mask.any()):
+            raise UserError("pixel_values and image_mask go together; the processor makes both")
         given, dims = (input_ids, 2) if inputs_embeds is None else (inputs_embeds, 3)
-        check_shapes(given, dims, is_image, pixel_values)  # pyright: ignore[reportArgumentType]
+        check_shapes(given, dims, image_mask, pixel_values)  # pyright: ignore[reportArgumentType]
         x = self.model.llm.embed(input_ids) if inputs_embeds is None else inputs_embeds  # pyright: ignore
-        if pixel_values is not None and is_image is not None:
+        if pixel_values is not None and image_mask is not None:
             pixels = (
                 pixel_values.flatten(0, 1) if pixel_values.ndim == 5 else pixel_values
             )  # as rows hold them
-            visual = self.model.see(pixels)
-            if int(is_image.sum()) != visual.shape[0] * visual.shape[1]:
+            visual = self.model.encode_images(pixels)
+            if int(image_mask.sum()) != visual.shape[0] * visual.shape[1]:
                 raise UserError(
-                    f"is_image marks {int(is_image.sum())} positions, but {len(visual)} images take "
+                    f"image_mask marks {int(image_mask.sum())} positions, but {len(visual)} images take "
                     f"{visual.shape[1]} each; rows must not be cut inside an image"
                 )
-            x = x.masked_scatter(is_image.bool().unsqueeze(-1), visual.to(x.dtype))
+            x = x.masked_scatter(image_mask.bool().unsqueeze(-1), visual.to(x.dtype))
         segments = segments_of(attention_mask, x, cache.length if cache else 0)
-        return self.model.read(x, segments, cache and cache.state)
+        return self.model.forward_embeds(x, segments, cache and cache.state)
 
 
 def _config(folder: Path, given: Any) -> VLMConfig:

@@ -28,7 +28,7 @@ from vlm_core.io.files import read_json
 from vlm_core.model import PARTS, VLM
 from vlm_core.model_folder.load import empty_model
 from vlm_core.text.batch import collate
-from vlm_core.text.render import Sample, TooLong, write
+from vlm_core.text.render import TokenizedConversation, TooLong, render
 
 NESTED = (
     "text_kwargs",
@@ -92,7 +92,7 @@ class VLMProcessor(ProcessorMixin):
 
     @property
     def model_input_names(self) -> list[str]:
-        return ["input_ids", "attention_mask", "is_image", "pixel_values"]
+        return ["input_ids", "attention_mask", "image_mask", "pixel_values"]
 
     def data_collator(
         self,
@@ -125,7 +125,7 @@ class VLMProcessor(ProcessorMixin):
             for question, row in zip(texts, given, strict=True)
         ]  # fmt: skip
         batch = self._batch(talks, layout)
-        del batch["is_target"]
+        del batch["loss_mask"]
         return batch
 
     def apply_chat_template(
@@ -154,51 +154,51 @@ class VLMProcessor(ProcessorMixin):
                 f"a conversation ends with {place}: set add_generation_prompt={asks}, as the template writes it"
             )
         batch = self._batch(talks, layout)
-        targets = batch.pop("is_target")
+        targets = batch.pop("loss_mask")
         if return_assistant_tokens_mask:
             batch["assistant_masks"] = targets.long()
         return batch
 
-    def write(
+    def render(
         self, talk: Talk, loss_on: Literal["answers", "all"] = "answers"
-    ) -> tuple[Sample, list[Tensor]]:
+    ) -> tuple[TokenizedConversation, list[Tensor]]:
         """A conversation as tokens with their flags, and its images as pixels."""
         shown = [self.model.encoder.transform(image) for image in talk.images]
         counts = [self.model.image_tokens(image) for image in shown]
         own, system = self.model.llm.tokenizer, talk.system
-        return write(self.template, talk.messages, own, counts, system=system, loss_on=loss_on), shown
+        return render(self.template, talk.messages, own, counts, system=system, loss_on=loss_on), shown
 
     def tensors(
         self,
-        samples: Sequence[Sample],
+        samples: Sequence[TokenizedConversation],
         pixels: Sequence[Tensor],
         side: Literal["left", "right"] = "left",
         multiple: int | None = None,
         width: int = 0,
     ) -> BatchFeature:
-        """Samples padded on one side to the longest, or to `width`, and to a multiple; `is_target` among them."""
+        """Samples padded on one side to the longest, or to `width`, and to a multiple; `loss_mask` among them."""
         batch = collate(samples, pixels, side=side)
-        length = max(width, batch.ids.shape[1])
-        more = -(-length // (multiple or 1)) * (multiple or 1) - batch.ids.shape[1]
+        length = max(width, batch.input_ids.shape[1])
+        more = -(-length // (multiple or 1)) * (multiple or 1) - batch.input_ids.shape[1]
 
         def padded(tensor: Tensor, fill: int = 0) -> Tensor:
             return F.pad(tensor, (more, 0) if side == "left" else (0, more), value=fill)
 
-        mask = batch.ids.new_ones(batch.ids.shape)
+        mask = batch.input_ids.new_ones(batch.input_ids.shape)
         if batch.segments is not None:
             mask = (batch.segments != PADDING).long()
         found = {
-            "input_ids": padded(batch.ids),
+            "input_ids": padded(batch.input_ids),
             "attention_mask": padded(mask),
-            "is_target": padded(batch.is_target),
+            "loss_mask": padded(batch.loss_mask),
         }
-        if batch.pixels is not None:
-            found |= {"is_image": padded(batch.is_image), "pixel_values": batch.pixels}
+        if batch.pixel_values is not None:
+            found |= {"image_mask": padded(batch.image_mask), "pixel_values": batch.pixel_values}
         return BatchFeature(found)
 
     def _batch(self, talks: Sequence[Talk], layout: Layout) -> BatchFeature:
         self._check_special_tokens(layout)
-        written = [self.write(talk) for talk in talks]
+        written = [self.render(talk) for talk in talks]
         samples, pixels = [sample for sample, _ in written], [p for _, shown in written for p in shown]
         refuse_empty(samples)
         if CUTS[layout.truncation]:
@@ -242,7 +242,7 @@ class VLMProcessor(ProcessorMixin):
         return {"processor_class": type(self).__name__, "template": vars(self.template)}
 
 
-def _cut(sample: Sample, length: int | None) -> Sample:
+def _cut(sample: TokenizedConversation, length: int | None) -> TokenizedConversation:
     assert length is not None
     try:
         return sample.truncated(length)

@@ -23,7 +23,7 @@ from vlm_core.model_folder.weights import WEIGHTS, disk_errors, save_part
 
 INDEX = "model.safetensors.index.json"
 CARD, CONFIG, GENERATION = "README.md", "config.json", "generation_config.json"
-_ASIDE = ".saving"
+_TMP = ".saving"
 """Where a model is written before it replaces another; what a kill leaves there goes with the next save."""
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -80,22 +80,22 @@ def replace_folder(target: Path, write: Any, facts: dict[str, Any], card: Any) -
     if not target.exists():
         write_folder(target, write, facts, card)
         return
-    aside = target / _ASIDE
-    killed = aside.exists()
+    tmp = target / _TMP
+    killed = tmp.exists()
     with write_errors(target):
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(tmp, ignore_errors=True)
         try:
-            write_folder(aside, write, facts, card)
-            files = sorted(f.relative_to(aside).as_posix() for f in aside.rglob("*") if f.is_file())
+            write_folder(tmp, write, facts, card)
+            files = sorted(f.relative_to(tmp).as_posix() for f in tmp.rglob("*") if f.is_file())
             before = _saved_before(target, files, killed)
             (target / MANIFEST).unlink(missing_ok=True)
             for name in sorted(files, key=lambda name: name == MANIFEST):
                 (target / name).parent.mkdir(parents=True, exist_ok=True)
-                os.replace(aside / name, target / name)
+                os.replace(tmp / name, target / name)
             for name in before - set(files):
                 (target / name).unlink(missing_ok=True)
         finally:
-            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(tmp, ignore_errors=True)
 
 
 def _saved_before(target: Path, files: Iterable[str], killed: bool) -> set[str]:

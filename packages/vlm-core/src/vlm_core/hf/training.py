@@ -15,18 +15,20 @@ from transformers.utils.generic import ModelOutput
 
 from vlm_core.errors import UserError
 from vlm_core.interfaces import LanguageModel
-from vlm_core.numerics.layers import blocks
+from vlm_core.numerics.layers import transformer_layers
 
 log = logging.getLogger(__name__)
 IGNORED = -100
 
 
-def learnable(labels: Tensor, is_image: Tensor | None, attention_mask: Tensor | None, counted: Any) -> Tensor:
+def learnable(
+    labels: Tensor, image_mask: Tensor | None, attention_mask: Tensor | None, counted: Any
+) -> Tensor:
     """Where a label (B, T - 1) counts: at text that is neither padding nor directly after padding."""
     given = labels[:, 1:] != IGNORED
     wanted = given
-    if is_image is not None:
-        wanted = wanted & ~is_image[:, 1:].bool()
+    if image_mask is not None:
+        wanted = wanted & ~image_mask[:, 1:].bool()
     if attention_mask is not None:
         live = attention_mask.bool()
         wanted = wanted & live[:, 1:] & live[:, :-1]
@@ -77,7 +79,7 @@ class Backbone:
                 f"{type(self._model.model.llm).__name__} makes logits by more than one linear layer, which this "
                 "trainer would leave out; use transformers' Trainer"
             )
-        return BackboneOutput(self._model.read(input_ids, **inputs)[0])  # pyright: ignore[reportCallIssue]
+        return BackboneOutput(self._model.forward_embeds(input_ids, **inputs)[0])  # pyright: ignore[reportCallIssue]
 
     def __getattr__(self, name: str) -> Any:
         if name == "_model":
@@ -114,7 +116,7 @@ def set_recompute(module: nn.Module, function: Callable[..., Any] | None, every:
 
     Raises `UserError` for a block whose forward somebody else has replaced.
     """
-    for i, block in enumerate(blocks(module)):
+    for i, block in enumerate(transformer_layers(module)):
         mine = hasattr(block, "checkpoint_function")
         if "forward" in vars(block) and not mine:
             raise UserError(f"{type(block).__name__}.forward is replaced: its block can't be recomputed")

@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there: written aside, flushed to disk, renamed."""
+"""Files and folders that are whole or not there: written under a temporary name, flushed to disk, renamed."""
 
 from __future__ import annotations
 
@@ -67,16 +67,16 @@ def write_file(path: str | Path, content: str | bytes) -> None:
         path = Path(os.path.realpath(path))
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path)
-        aside = _aside(path)
+        tmp = _temporary(path)
         try:
-            with aside.open("xb") as file:
+            with tmp.open("xb") as file:
                 _lock(file.fileno())
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-                os.replace(aside, path)
+                os.replace(tmp, path)
         finally:
-            aside.unlink(missing_ok=True)
+            tmp.unlink(missing_ok=True)
         sync(path.parent)
 
 
@@ -90,35 +90,35 @@ def _is_stream(path: Path) -> bool:
 
 
 @contextmanager
-def whole_folder(path: str | Path) -> Iterator[Path]:
+def atomic_dir(path: str | Path) -> Iterator[Path]:
     """A folder to fill, which becomes `path` in one step.
 
-    It stands beside `path` and is flushed to disk and renamed at the end; on any failure nothing is left. Raises
+    It is created next to `path`, flushed to disk and renamed at the end; on any failure nothing is left. Raises
     `UserError` if `path` exists or can't be written.
     """
     path = Path(path)
     with write_errors(path):
         if os.path.lexists(path):
             raise UserError(f"{path} exists already; name another folder, or remove this one")
-    aside, lock = _aside(path), None
+    tmp, lock = _temporary(path), None
     try:
         with write_errors(path):
-            aside.mkdir(parents=True)
-            lock = os.open(aside, os.O_RDONLY)
+            tmp.mkdir(parents=True)
+            lock = os.open(tmp, os.O_RDONLY)
             _lock(lock)
             _sweep(path)
-            yield aside
-            for file in [*aside.rglob("*"), aside]:
+            yield tmp
+            for file in [*tmp.rglob("*"), tmp]:
                 sync(file)
-            os.rename(aside, path)
+            os.rename(tmp, path)
             sync(path.parent)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(tmp, ignore_errors=True)
         if lock is not None:
             os.close(lock)
 
 
-def _aside(path: Path) -> Path:
+def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
 
 

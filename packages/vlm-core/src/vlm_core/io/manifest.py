@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vlm_core.errors import UserError
-from vlm_core.io.atomic import whole_folder
+from vlm_core.io.atomic import atomic_dir
 from vlm_core.io.checksum import verified, with_checksum
 from vlm_core.io.files import JSON_BYTES, JSON_VALUES, open_regular, read_text
 from vlm_core.markup.printable import printable
@@ -43,17 +43,17 @@ def write_folder(
     The manifest has a checksum of its own. `write` may return hashes that it knows, by name. `card(manifest)` is the
     text of a README.md, which the manifest leaves out: people edit it.
     """
-    with whole_folder(path) as aside:
-        known = write(aside) or {}
-        files = sorted(f for f in aside.rglob("*") if f.is_file())
-        names = {f.relative_to(aside).as_posix(): f for f in files}
+    with atomic_dir(path) as tmp:
+        known = write(tmp) or {}
+        files = sorted(f for f in tmp.rglob("*") if f.is_file())
+        names = {f.relative_to(tmp).as_posix(): f for f in files}
         listed = {
             n: {"bytes": f.stat().st_size, "sha256": known.get(n) or sha256(f)} for n, f in names.items()
         }
         manifest = with_checksum({**facts, "files": listed})
-        (aside / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        (tmp / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
         if card:
-            (aside / CARD).write_text(card(manifest), encoding="utf-8")
+            (tmp / CARD).write_text(card(manifest), encoding="utf-8")
 
 
 def refuse_outside(path: Path, names: Iterable[str]) -> None:

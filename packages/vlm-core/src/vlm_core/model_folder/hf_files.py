@@ -145,7 +145,7 @@ def _own_code(manifest: Mapping[str, Any]) -> list[str]:
 
 
 def _usage(spec: Spec, code: bool, own: Sequence[str]) -> list[str]:
-    """How to load it in Python, with the code that travels or with the packages installed."""
+    """How to load it in Python, with the exported code or with the packages installed."""
     trust = ", trust_remote_code=True" if code or own else ""
     packages = (
         [] if code else ["import vlm_core.hf  # pip install 'vlm-core[hf]' and the packages named below", ""]

@@ -73,7 +73,7 @@ class _InFP32(TorchFunctionMode):
         return func(*tree_map(_wide, args), **tree_map(_wide, kwargs)).to(args[0].dtype)
 
 
-def fast_products(like: Tensor) -> AbstractContextManager[Any]:
+def upcast_matmul(like: Tensor) -> AbstractContextManager[Any]:
     """A context in which products on the CPU are fast, whatever dtype `like` has; nothing where they are already."""
     slow = like.device.type == "cpu" and not native(like.dtype) and not torch.compiler.is_compiling()
     return _InFP32() if slow else nullcontext()

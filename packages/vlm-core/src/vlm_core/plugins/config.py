@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -19,24 +20,22 @@ Kind = Literal["encoder", "connector", "llm", "dataset", "benchmark"]
 
 
 @dataclass(frozen=True)
-class Reference:
-    """A function as a value of a recipe, `module:name`."""
+class FactoryCall:
+    """A component as one plain function call, which code exported with a model can make without pydantic or plugins.
 
-    name: str
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A component as one plain call, for a place that has its code but neither pydantic nor plugins.
-
-    `function` is `module:name`. An encoder's or a language model's is called with `assets`, the folder that its
-    `save_assets` wrote; a connector's with `d_in` and `d_out`; all with `arguments`: plain data and `Reference`s. Its
-    module, and what that imports at its top, may use torch, Pillow, transformers and what `needs` names.
+    `function` is `module:name`. For an encoder or a language model it is called with `assets`, the folder that its
+    `save_assets` wrote; for a connector with `d_in` and `d_out`; always with `arguments`: plain data and functions of
+    a module. Its module, and what that imports at its top, may use torch, Pillow, transformers and what `needs` names.
     """
 
     function: str
     arguments: dict[str, Any]
     needs: tuple[str, ...] = ()
+
+    def __call__(self, *args: Any) -> Any:
+        """Import the function and call it."""
+        module, _, name = self.function.partition(":")
+        return getattr(import_module(module), name)(*args, **self.arguments)
 
 
 class StrictModel(BaseModel):
@@ -109,10 +108,13 @@ class ComponentConfig(StrictModel):
         """What computes on a device ("cpu", "cuda"), for `vlm-assemble --doctor`."""
         return "torch"
 
-    def recipe(self) -> Recipe:
-        """How a model folder that carries its code builds this component; raises `UserError` if it can't."""
+    def factory_call(self) -> FactoryCall:
+        """The call by which a model folder exported with its code builds this component.
+
+        Raises `UserError` if its code can't be exported.
+        """
         raise UserError(
-            f"{self.label()} can't travel with its code: its config has no recipe(); "
+            f"the code of {self.label()} can't be exported: its config has no factory_call(); "
             "export without --with-code, and install the same packages where the model is used"
         )
 
@@ -149,8 +151,10 @@ class ConnectorConfig(PartConfig):
     """Describes a connector."""
 
     def build(self, d_in: int, d_out: int) -> Connector:
-        """Build the module that maps encoder width `d_in` to model width `d_out`."""
-        raise NotImplementedError
+        """Build the module that maps encoder width `d_in` to model width `d_out`; by default `factory_call` does."""
+        if type(self).factory_call is ConnectorConfig.factory_call:
+            raise NotImplementedError(f"{type(self).__name__} has neither build() nor factory_call()")
+        return self.factory_call()(d_in, d_out)
 
 
 class LLMConfig(PartConfig):

@@ -13,13 +13,13 @@ from urllib.parse import unquote, urlparse
 def origin(distribution: str) -> str:
     """`/folder (editable)` or the folder that holds the installed files."""
     try:
-        found = Distribution.from_name(distribution)
+        package = Distribution.from_name(distribution)
     except PackageNotFoundError:
         return "not installed"
     try:
-        told = json.loads(found.read_text("direct_url.json") or "{}")
+        direct_url = json.loads(package.read_text("direct_url.json") or "{}")
     except ValueError:
-        told = {}
-    if told.get("dir_info", {}).get("editable"):
-        return f"{unquote(urlparse(told['url']).path)} (editable)"
-    return str(Path(str(found.locate_file(""))).resolve())
+        direct_url = {}
+    if direct_url.get("dir_info", {}).get("editable"):
+        return f"{unquote(urlparse(direct_url['url']).path)} (editable)"
+    return str(Path(str(package.locate_file(""))).resolve())

@@ -66,11 +66,11 @@ class FromHub(ComponentConfig):
         refuse_shared_modules()
         return True
 
-    def refuse_to_travel(self) -> None:
-        """Raise `UserError` where the code of another repository would have to go into a model folder."""
+    def refuse_code_export(self) -> None:
+        """Raise `UserError` if exporting the code would copy that of another repository into a model folder."""
         if self.trust_remote_code:
             raise UserError(
-                f"{self.label()} runs code of its own repository, which can't travel; leave out --with-code"
+                f"{self.label()} runs code of its own repository, which can't be exported; leave out --with-code"
             )
 
 

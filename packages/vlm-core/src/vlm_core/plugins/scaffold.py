@@ -1,4 +1,4 @@
-"""A new plugin's package from the templates in `skeletons/`: small, complete, and green under its own tests."""
+"""A new plugin's package from the templates in `scaffolds/`: small, complete, and green under its own tests."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 from string import Template
 
 from vlm_core.errors import UserError, choices
-from vlm_core.io.atomic import whole_folder
+from vlm_core.io.atomic import atomic_dir
 from vlm_core.plugins.registry import KINDS, installed
 
-SKELETONS = ("encoder", "connector", "llm", "scan", "dataset", "benchmark")
+SCAFFOLDS = ("encoder", "connector", "llm", "scan", "dataset", "benchmark")
 _LAYOUT = {  # template -> file of the package
     "README.md": "README.md",
     "pyproject.toml": "pyproject.toml",
@@ -32,15 +32,15 @@ def new_plugin(kind: str, name: str, out: Path | None = None) -> Path:
     `out` is the folder, by default the package's name in the working directory. Raises `UserError` for a kind that
     is none, a name that specs or packages can't have or that an installed component has, and a folder that exists.
     """
-    if kind not in SKELETONS:
-        raise UserError(f"there is no skeleton for {kind!r}{choices(kind, SKELETONS)}")
+    if kind not in SCAFFOLDS:
+        raise UserError(f"there is no scaffold for {kind!r}{choices(kind, SCAFFOLDS)}")
     _check_name(kind, name)
     values = _values(kind, name)
     folder = out or Path(values["distribution"])
-    with whole_folder(folder) as aside:
+    with atomic_dir(folder) as tmp:
         for path, text in _files(kind, values).items():
-            (aside / path).parent.mkdir(parents=True, exist_ok=True)
-            (aside / path).write_text(text, encoding="utf-8")
+            (tmp / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp / path).write_text(text, encoding="utf-8")
     return folder
 
 
@@ -61,7 +61,7 @@ def _check_name(kind: str, name: str) -> None:
 
 
 def _values(kind: str, name: str) -> dict[str, str]:
-    """What the templates leave open."""
+    """The values of the placeholders in the templates."""
     distribution = f"vlm-{kind}-{name}"
     major, minor = (int(part) for part in version("vlm-core").split(".")[:2])
     return {
@@ -77,12 +77,14 @@ def _values(kind: str, name: str) -> dict[str, str]:
 
 
 def _files(kind: str, values: dict[str, str]) -> dict[str, str]:
-    """Paths in the package and their contents; what a kind has no template for is common to all or left out."""
-    found = {f"src/{values['package']}/py.typed": ""}
+    """Paths in the package and their contents; a kind without a template of its own uses the common one, if any."""
+    contents = {f"src/{values['package']}/py.typed": ""}
     for template, path in _LAYOUT.items():
-        sources = [files("vlm_core") / "skeletons" / part / f"{template}.tmpl" for part in (kind, "common")]
+        sources = [
+            files("vlm_core.plugins") / "scaffolds" / part / f"{template}.tmpl" for part in (kind, "common")
+        ]
         for source in (s for s in sources if s.is_file()):
             text = Template(source.read_text(encoding="utf-8")).substitute(values)
-            found[Template(path).substitute(values)] = text
+            contents[Template(path).substitute(values)] = text
             break
-    return found
+    return contents

@@ -18,6 +18,7 @@ import pytest
 from vlm_core.benchmark import Benchmark, EncodedImage, Question, Score
 from vlm_core.errors import UserError
 from vlm_core.plugins.config import BenchmarkConfig
+from vlm_core.text.messages import IMAGE_PLACEHOLDER
 
 SAMPLE = 20
 _BOM = b"\xef\xbb\xbf"
@@ -55,7 +56,7 @@ class BenchmarkSuite:
         for key, question in benchmark.questions.items():
             assert question.id == key
             assert question.prompt.strip()
-            assert "<image>" not in question.prompt
+            assert IMAGE_PLACEHOLDER not in question.prompt
         assert benchmark.expected >= len(benchmark.questions)
         assert benchmark.protocol
 

@@ -19,6 +19,7 @@ from vlm_core.errors import BadSample
 from vlm_core.io.images import image_bytes, image_name, load_image
 from vlm_core.plugins.config import DatasetConfig
 from vlm_core.rows import ROW_KEYS, digest_of, known_faults, readable
+from vlm_core.text.messages import IMAGE_PLACEHOLDER
 
 Rows = Sequence[dict[str, Any]]
 
@@ -71,7 +72,7 @@ class DatasetSuite:
 
     def test_every_placeholder_has_its_image(self, rows: Rows) -> None:
         for row in readable(rows):
-            asked = sum(turn["value"].count("<image>") for turn in row["conversations"][::2])
+            asked = sum(turn["value"].count(IMAGE_PLACEHOLDER) for turn in row["conversations"][::2])
             assert asked == len(row["image"]), row["id"]
 
     def test_images_can_be_read(self, rows: Rows) -> None:

@@ -26,7 +26,7 @@ from vlm_core.testing import damaged_assets, frozen_modules, strangers
 
 
 class _Flatten(Connector):
-    """One token a patch, unchanged: lets `VLM.see` run without a real connector."""
+    """One token a patch, unchanged: lets `VLM.encode_images` run without a real connector."""
 
     def num_tokens(self, h: int, w: int) -> int:
         return h * w
@@ -37,7 +37,7 @@ class _Flatten(Connector):
 
 def _see(encoder: Encoder, pixels: Tensor) -> Tensor:
     """The encoder as the model runs it."""
-    return VLM(encoder, _Flatten(), cast(Any, nn.Identity())).see(pixels)
+    return VLM(encoder, _Flatten(), cast(Any, nn.Identity())).encode_images(pixels)
 
 
 class EncoderSuite:

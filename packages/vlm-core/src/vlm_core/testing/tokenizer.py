@@ -10,6 +10,7 @@ import torch
 from vlm_core.interfaces import LanguageModel
 from vlm_core.plugins.config import LLMConfig
 from vlm_core.testing import damaged_assets
+from vlm_core.text.messages import IMAGE_PLACEHOLDER
 
 
 class TokenizerLines:
@@ -23,7 +24,7 @@ class TokenizerLines:
         "<|im_start|>user",
         "<|im_end|>",
         "<|eot_id|>",
-        "<image>",
+        IMAGE_PLACEHOLDER,
     )
     """What a user may type to forge a control token; add those of your tokenizer."""
 

@@ -12,21 +12,21 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from vlm_core.interfaces import PADDING
-from vlm_core.text.render import Sample
+from vlm_core.text.render import TokenizedConversation
 
 
 @dataclass
 class Batch:
-    """ids, is_image, is_target (B, T); segments (B, T), or None where nothing is padded.
+    """input_ids, image_mask, loss_mask (B, T); segments (B, T), or None where nothing is padded.
 
-    Its N images are pixels (N, 3, h, w) or, already encoded, features (N, H, W, D).
+    Its N images are pixel_values (N, 3, h, w) or, already encoded, features (N, H, W, D).
     """
 
-    ids: Tensor
-    is_image: Tensor
-    is_target: Tensor
+    input_ids: Tensor
+    image_mask: Tensor
+    loss_mask: Tensor
     segments: Tensor | None
-    pixels: Tensor | None
+    pixel_values: Tensor | None
     features: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Batch:
@@ -46,7 +46,7 @@ def blank() -> Batch:
 
 def padding_share(batches: Sequence[Batch]) -> float:
     """The share of all positions that is padding."""
-    positions = sum(batch.ids.numel() for batch in batches)
+    positions = sum(batch.input_ids.numel() for batch in batches)
     padded = sum(int((b.segments == PADDING).sum()) for b in batches if b.segments is not None)
     return padded / positions if positions else 0.0
 
@@ -79,7 +79,11 @@ def share_rows(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 
 
 def pack(
-    samples: Sequence[Sample], images: Sequence[Sequence[Tensor]], capacity: int, *, encoded: bool = False
+    samples: Sequence[TokenizedConversation],
+    images: Sequence[Sequence[Tensor]],
+    capacity: int,
+    *,
+    encoded: bool = False,
 ) -> Batch:
     """As `collate`, with several samples in a row of at most `capacity` positions, told apart by `segments`.
 
@@ -89,22 +93,22 @@ def pack(
     rows, shown = [], []
     segments: list[list[int]] = []
     for members in share_rows([len(s) for s in samples], capacity):
-        row, numbers = Sample(), []
+        row, numbers = TokenizedConversation(), []
         for number, i in enumerate(members):
             one = samples[i]
-            row.extend(Sample(one.ids, one.is_image, [False, *one.is_target[1:]]))
+            row.extend(TokenizedConversation(one.input_ids, one.image_mask, [False, *one.loss_mask[1:]]))
             numbers += [number] * len(one)
             shown += images[i]
         rows.append(row)
         segments.append(numbers)
     batch = collate(rows, shown, encoded=encoded)
-    width = batch.ids.shape[1]
+    width = batch.input_ids.shape[1]
     batch.segments = torch.tensor([numbers + [PADDING] * (width - len(numbers)) for numbers in segments])
     return batch
 
 
 def collate(
-    samples: Sequence[Sample],
+    samples: Sequence[TokenizedConversation],
     images: Sequence[Tensor] = (),
     side: Literal["left", "right"] = "right",
     *,
@@ -126,10 +130,10 @@ def collate(
     stacked = default_collate(list(images)) if len(images) else None  # in a worker: right into shared memory
     uneven = any(len(sample) != length for sample in samples)
     return Batch(
-        ids=padded([s.ids for s in samples], 0, np.int64),
-        is_image=padded([s.is_image for s in samples], False, np.bool_),
-        is_target=padded([s.is_target for s in samples], False, np.bool_),
+        input_ids=padded([s.input_ids for s in samples], 0, np.int64),
+        image_mask=padded([s.image_mask for s in samples], False, np.bool_),
+        loss_mask=padded([s.loss_mask for s in samples], False, np.bool_),
         segments=padded([[0] * len(s) for s in samples], PADDING, np.int64) if uneven else None,
-        pixels=None if encoded else stacked,
+        pixel_values=None if encoded else stacked,
         features=stacked if encoded else None,
     )

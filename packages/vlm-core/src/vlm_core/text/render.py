@@ -1,6 +1,6 @@
-"""Writes conversations as tokens, each with its flags: is it an image position, is it a target.
+"""Renders conversations as token ids with an image mask and a loss mask.
 
-Ids and flags are written side by side, so a label mask cannot disagree with the tokens: nothing is searched for.
+Ids and masks are written side by side, so a label mask cannot disagree with the tokens: nothing is searched for.
 Control ids come from what the template's author wrote and the tokenizer's BOS; what roles say is literal text.
 """
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from vlm_core.text.template import AnyTemplate
 
 __all__ = [
-    "IMAGE", "ImageSlot", "Message", "Part", "Sample", "TooLong", "end_of_answer", "refuse_unsaid", "rendered",
-    "says_question", "write",
+    "IMAGE", "ImageSlot", "Message", "Part", "TokenizedConversation", "TooLong", "end_of_answer", "refuse_unsaid",
+    "render", "render_spans", "says_question",
 ]  # fmt: skip
 
 
@@ -30,59 +30,59 @@ class TooLong(ValueError):
 
 
 @dataclass
-class Sample:
-    """A token sequence. Image positions hold id 0, which is never embedded.
+class TokenizedConversation:
+    """Token ids with their masks. Image positions hold id 0, which is never embedded; `loss_mask` marks targets.
 
     `end` is the control token, besides the tokenizer's EOS, that ends the answer to a prompt.
     """
 
-    ids: list[int] = field(default_factory=list)
-    is_image: list[bool] = field(default_factory=list)
-    is_target: list[bool] = field(default_factory=list)
+    input_ids: list[int] = field(default_factory=list)
+    image_mask: list[bool] = field(default_factory=list)
+    loss_mask: list[bool] = field(default_factory=list)
     end: int | None = None
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.input_ids)
 
-    def text(self, ids: Sequence[int], target: bool) -> None:
-        self.ids += ids
-        self.is_image += [False] * len(ids)
-        self.is_target += [target] * len(ids)
+    def append_text(self, ids: Sequence[int], target: bool) -> None:
+        self.input_ids += ids
+        self.image_mask += [False] * len(ids)
+        self.loss_mask += [target] * len(ids)
 
-    def image(self, tokens: int) -> None:
-        self.ids += [0] * tokens
-        self.is_image += [True] * tokens
-        self.is_target += [False] * tokens
+    def append_image(self, tokens: int) -> None:
+        self.input_ids += [0] * tokens
+        self.image_mask += [True] * tokens
+        self.loss_mask += [False] * tokens
 
-    def extend(self, other: Sample) -> None:
+    def extend(self, other: TokenizedConversation) -> None:
         """Append another piece of the same conversation."""
-        self.ids += other.ids
-        self.is_image += other.is_image
-        self.is_target += other.is_target
+        self.input_ids += other.input_ids
+        self.image_mask += other.image_mask
+        self.loss_mask += other.loss_mask
         self.end = other.end
 
-    def part(self, start: int, stop: int | None = None) -> Sample:
+    def part(self, start: int, stop: int | None = None) -> TokenizedConversation:
         """Positions `start` to `stop`."""
         at = slice(start, stop)
-        return Sample(self.ids[at], self.is_image[at], self.is_target[at], self.end)
+        return TokenizedConversation(self.input_ids[at], self.image_mask[at], self.loss_mask[at], self.end)
 
-    def truncated(self, length: int) -> Sample:
+    def truncated(self, length: int) -> TokenizedConversation:
         """The first `length` positions; raises `TooLong` if that cuts an image or leaves no target."""
         if len(self) <= length:
             return self
-        if any(self.is_image[length:]):
+        if any(self.image_mask[length:]):
             raise TooLong(f"{len(self)} tokens, at most {length}: shortening it would cut an image")
-        if not any(self.is_target[:length]):
+        if not any(self.loss_mask[:length]):
             raise TooLong(f"{len(self)} tokens, at most {length}: no answer would be left")
         return self.part(0, length)
 
 
-class _Writer:
+class _Renderer:
     """Collects text between control tokens and images before tokenising it, so that words keep their natural tokens."""
 
     def __init__(self, tokenizer: Tokenizer, image_tokens: Sequence[int]) -> None:
         self.tokenizer, self.image_tokens = tokenizer, list(image_tokens)
-        self.sample, self.images = Sample(), 0
+        self.sample, self.images = TokenizedConversation(), 0
         self.pending: list[tuple[str, bool]] = []
 
     def add(self, span: Span) -> None:
@@ -92,11 +92,11 @@ class _Writer:
             return
         self.flush()
         if isinstance(content, int):
-            self.sample.text([content], target)
+            self.sample.append_text([content], target)
             return
         self.images += 1
         if self.images <= len(self.image_tokens):
-            self.sample.image(self.image_tokens[self.images - 1])
+            self.sample.append_image(self.image_tokens[self.images - 1])
 
     def _text(self, text: str, target: bool) -> None:
         if self.pending and self.pending[-1][1] == target:
@@ -114,12 +114,12 @@ class _Writer:
             whole = self.tokenizer.encode(before + text)
             if whole[: len(ids)] != ids:
                 before, ids, whole = "", [], self.tokenizer.encode(text)
-            self.sample.text(whole[len(ids) :], target)
+            self.sample.append_text(whole[len(ids) :], target)
             before, ids = before + text, whole
         self.pending = []
 
 
-def rendered(
+def render_spans(
     template: AnyTemplate, messages: Sequence[Message], tokenizer: Tokenizer, system: str | None = None
 ) -> Rendered:
     """The conversation as spans of text, control tokens and images."""
@@ -137,7 +137,7 @@ def refuse_unsaid(template: AnyTemplate) -> None:
 
 def end_of_answer(template: AnyTemplate, tokenizer: Tokenizer) -> int | None:
     """The control token that the template writes after an answer."""
-    return rendered(template, [Message("user", ("a",))], tokenizer).end
+    return render_spans(template, [Message("user", ("a",))], tokenizer).end
 
 
 def says_question(template: AnyTemplate) -> bool:
@@ -145,7 +145,7 @@ def says_question(template: AnyTemplate) -> bool:
     return hasattr(template, "chat_template") or says_text(getattr(template, "user", ""))
 
 
-def write(
+def render(
     template: AnyTemplate,
     messages: Sequence[Message],
     tokenizer: Tokenizer,
@@ -154,8 +154,8 @@ def write(
     system: str | None = None,
     resume: bool = False,
     loss_on: Literal["answers", "all"] = "answers",
-) -> Sample:
-    """The conversation as one `Sample`.
+) -> TokenizedConversation:
+    """The conversation as one `TokenizedConversation`.
 
     `image_tokens[i]` is the number of positions of image i. A conversation that ends with the user gets the
     beginning of the answer appended, ready for generation. `system` is this conversation's system text in place of the
@@ -170,25 +170,25 @@ def write(
     if asks and any(isinstance(p, str) and p.strip() for m in messages if m.role == "user" for p in m.parts):
         refuse_unsaid(template)
     first = template.images == "first"
-    written = rendered(template, without_images(messages) if first else messages, tokenizer, system)
-    if resume and written.rewrites:
+    rendered = render_spans(template, without_images(messages) if first else messages, tokenizer, system)
+    if resume and rendered.rewrites:
         raise UserError(
             "the tokenizer's chat template rewrites earlier turns when a conversation goes on; begin a new one for "
             "each question, or write a template of your own"
         )
-    spans = written.spans[written.answered :] if resume else written.spans
+    spans = rendered.spans[rendered.answered :] if resume else rendered.spans
     if first:
         spans = _images_first(template, messages, tokenizer, spans, resume)
-    writer = _Writer(tokenizer, image_tokens)
+    renderer = _Renderer(tokenizer, image_tokens)
     for span in spans:
-        writer.add(span)
-    writer.flush()
-    if writer.images != len(image_tokens):
-        raise UserError(f"the conversation has {writer.images} image slots but {len(image_tokens)} images")
-    sample = writer.sample
+        renderer.add(span)
+    renderer.flush()
+    if renderer.images != len(image_tokens):
+        raise UserError(f"the conversation has {renderer.images} image slots but {len(image_tokens)} images")
+    sample = renderer.sample
     if loss_on == "all":
-        sample.is_target = [not image for image in sample.is_image]
-    sample.end = written.end if asks else None
+        sample.loss_mask = [not image for image in sample.image_mask]
+    sample.end = rendered.end if asks else None
     return sample
 
 

@@ -42,7 +42,7 @@ def measure(reader: Reader, row: Row) -> Measure:
     """Read a row and keep only its measures: worker processes send no pixels."""
     example = reader.whole(row)
     kept = example.sample.truncated(reader.max_length)
-    return Measure(len(example.sample), len(kept), sum(kept.is_target), len(example.images))
+    return Measure(len(example.sample), len(kept), sum(kept.loss_mask), len(example.images))
 
 
 @dataclass

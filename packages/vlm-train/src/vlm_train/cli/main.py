@@ -9,12 +9,13 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from vlm_core.cli.common import Parser, add_debug, add_trust, count, duration, local_path, path_text, run
+from vlm_core.cli.common import Parser, add_debug, add_trust, count, local_path, path_text, run
 from vlm_core.cli.output import say
 from vlm_core.errors import UserError
 from vlm_core.io.atomic import write_file
 from vlm_core.io.yaml_loader import Document
 from vlm_core.spec.spec import Spec, load_spec, located
+from vlm_core.units import duration
 from vlm_train.data import data_workers
 from vlm_train.distributed import launch, preemption, process_group, watchdog
 

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from vlm_core.cli.common import size
 from vlm_core.diagnose.check import on_meta
 from vlm_core.diagnose.costs.advice import Question, StageAdvice, advise
 from vlm_core.diagnose.costs.gpus import smallest
@@ -22,6 +21,7 @@ from vlm_core.diagnose.costs.memory import Memory, largest_block
 from vlm_core.errors import UserError
 from vlm_core.model import PARTS, VLM
 from vlm_core.spec.spec import Spec
+from vlm_core.units import size
 from vlm_train.checkpoint.dtensor import local
 from vlm_train.config.train import TrainConfig
 from vlm_train.distributed.strategy import Sharded

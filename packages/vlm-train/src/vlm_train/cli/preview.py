@@ -19,7 +19,7 @@ from vlm_core.markup.html import render
 from vlm_core.markup.printable import printable
 from vlm_core.spec.spec import Spec
 from vlm_core.text.pattern import parse
-from vlm_core.text.render import Sample
+from vlm_core.text.render import TokenizedConversation
 from vlm_core.text.template import AnyTemplate, Template, TokenizerTemplate
 from vlm_train.config.template_checks import check_templates
 from vlm_train.config.train import TrainConfig
@@ -61,13 +61,15 @@ def names_of(tokenizer: Tokenizer, template: AnyTemplate | None = None) -> dict[
     return names
 
 
-def spans(sample: Sample, tokenizer: Tokenizer, template: AnyTemplate | None = None) -> list[Span]:
+def spans(
+    sample: TokenizedConversation, tokenizer: Tokenizer, template: AnyTemplate | None = None
+) -> list[Span]:
     """The positions of a sample token by token; images, and tokens that share a character, are one span."""
     names = names_of(tokenizer, template)
     found: list[Span] = []
     held: list[int] = []
-    for i, token in enumerate(sample.ids):
-        kind = "image" if sample.is_image[i] else "target" if sample.is_target[i] else "read"
+    for i, token in enumerate(sample.input_ids):
+        kind = "image" if sample.image_mask[i] else "target" if sample.loss_mask[i] else "read"
         if kind == "image":
             if found and found[-1].kind == "image":
                 found[-1].ids.append(token)
@@ -85,12 +87,14 @@ def spans(sample: Sample, tokenizer: Tokenizer, template: AnyTemplate | None = N
     return found
 
 
-def _ends(sample: Sample, i: int, names: Container[int]) -> bool:
+def _ends(sample: TokenizedConversation, i: int, names: Container[int]) -> bool:
     """Whether no text of the same sort follows position i."""
     if i + 1 == len(sample):
         return True
     return (
-        sample.is_image[i + 1] or sample.ids[i + 1] in names or sample.is_target[i + 1] != sample.is_target[i]
+        sample.image_mask[i + 1]
+        or sample.input_ids[i + 1] in names
+        or sample.loss_mask[i + 1] != sample.loss_mask[i]
     )
 
 
@@ -136,7 +140,7 @@ def title(shown: Shown) -> str:
     sample = shown.content.sample
     sizes = ", ".join(f"{p.shape[-1]}×{p.shape[-2]}" for p in shown.content.images)
     return (
-        f"row {shown.row}, id {shown.name}: {len(sample)} tokens, {sum(sample.is_target)} learnt"
+        f"row {shown.row}, id {shown.name}: {len(sample)} tokens, {sum(sample.loss_mask)} learnt"
         f"{f', image {sizes}' if sizes else ''}"
     )
 

@@ -15,7 +15,7 @@ from vlm_core.io.images import load_image
 from vlm_core.model import VLM
 from vlm_core.rows import ROW_KEYS
 from vlm_core.spec.spec import Spec
-from vlm_core.text.render import IMAGE, Message, Part, Sample, TooLong, write
+from vlm_core.text.render import IMAGE, Message, Part, TokenizedConversation, TooLong, render
 from vlm_core.text.template import AnyTemplate
 from vlm_train.config.train import Stage, TrainConfig
 from vlm_train.data.conversation.llava_schema import PLACEHOLDER
@@ -25,7 +25,7 @@ from vlm_train.data.conversation.llava_schema import PLACEHOLDER
 class Example:
     """One training sample; its images are what `Reader.images` gives."""
 
-    sample: Sample
+    sample: TokenizedConversation
     images: list[Tensor]
 
 
@@ -73,7 +73,7 @@ class Reader:
         """The row at its full length; raises `BadSample` for a bad image."""
         images = self.images(row)
         counts = [self.image_tokens(image) for image in images]
-        sample = write(
+        sample = render(
             self.template,
             messages(row),
             self.tokenizer,

@@ -25,7 +25,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from vlm_core.diagnose.costs.memory import UNIT
 from vlm_core.errors import UserError
 from vlm_core.model_folder.weights import vector_names
-from vlm_core.numerics.layers import blocks
+from vlm_core.numerics.layers import transformer_layers
 from vlm_core.text.batch import Batch
 from vlm_train.checkpoint import optimizer_state
 from vlm_train.checkpoint.dtensor import local
@@ -198,7 +198,7 @@ class Sharded(Replicated):
         )
         dtype = torch.bfloat16 if self.bf16 else None
         policy = MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False)
-        for unit in (*units(blocks(module.model)), module):
+        for unit in (*units(transformer_layers(module.model)), module):
             fully_shard(unit, mesh=mesh, mp_policy=policy, ignored_params=set(self._whole))
         if not isinstance(module, FSDPModule):
             raise UserError("train.strategy: fsdp2 was asked for, but the model was not sharded")

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from vlm_core.numerics.frozen_modules import BufferCopies
-from vlm_core.numerics.layers import blocks
+from vlm_core.numerics.layers import transformer_layers
 
 
 def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
@@ -24,7 +24,7 @@ def recomputing(module: nn.Module) -> Iterator[None]:
 
     The second pass starts from the buffers that the first one found, and what it writes is dropped.
     """
-    changed = blocks(module)
+    changed = transformer_layers(module)
     for block in changed:
         block.forward = partial(
             checkpoint,

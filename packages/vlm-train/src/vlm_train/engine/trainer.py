@@ -118,7 +118,7 @@ class StageTrainer:
                 share = lr_schedule.share(self.stage, position.step, self.steps)
                 lr_schedule.set_rates(optimizer, share)
                 batches = self._batches(micros)
-                tokens = sum(batch.ids.numel() for batch in batches)
+                tokens = sum(batch.input_ids.numel() for batch in batches)
                 step = partial(
                     take_step, self.strategy, loss_module, optimizer, batches, self.stage.clip_norm
                 )

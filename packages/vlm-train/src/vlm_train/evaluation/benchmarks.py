@@ -14,7 +14,7 @@ from accelerate.utils import gather_object
 
 from vlm_core.benchmark import Benchmark, Question
 from vlm_core.errors import BadSample, UserError
-from vlm_core.evaluation.inference import Asker
+from vlm_core.evaluation.inference import BenchmarkInference
 from vlm_core.evaluation.questions import by_image, check_images, sample
 from vlm_core.io import digests
 from vlm_core.model import VLM
@@ -90,7 +90,7 @@ class Examiner(Gauge):
         self.every, self.exams, self.accelerator = settings.every, exams, accelerator
         lengths = [settings.max_new_tokens or exam.benchmark.max_new_tokens for exam in exams]
         self.askers = [
-            Asker(model, template, batch_size=settings.batch_size, max_new_tokens=length)
+            BenchmarkInference(model, template, batch_size=settings.batch_size, max_new_tokens=length)
             for length in lengths
         ]
 
@@ -111,7 +111,7 @@ class Examiner(Gauge):
         }
         return {"weights": "average" if averaged else "own", "benchmarks": found}
 
-    def _said(self, exam: Exam, asker: Asker) -> dict[str, str]:
+    def _said(self, exam: Exam, asker: BenchmarkInference) -> dict[str, str]:
         """This process's share of the answers, whole images; an image that can't be read leaves its questions out."""
 
         def skip(group: list[Question], error: BadSample) -> None:

@@ -9,11 +9,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from vlm_core.generation.generate import Decoding, answer
+from vlm_core.generation.generate import GenerationConfig, answer
 from vlm_core.io import digests
 from vlm_core.io.images import ImageSource, image_name
 from vlm_core.model import VLM
-from vlm_core.text.render import write
+from vlm_core.text.render import render
 from vlm_train.config.train import Evaluation
 from vlm_train.data.dataset import Reader, messages
 from vlm_train.distributed import watchdog
@@ -29,7 +29,7 @@ def spread(rows: Sequence[dict[str, Any]], count: int | None) -> list[dict[str, 
 
 def ask(model: VLM, rows: Sequence[dict[str, Any]], reader: Reader, settings: Evaluation) -> list[Answer]:
     """Ask each row's last question, greedily, given the turns before it; shared images are encoded once."""
-    decoding = Decoding(max_new_tokens=settings.max_new_tokens)
+    decoding = GenerationConfig(max_new_tokens=settings.max_new_tokens)
     answers = []
     for start in range(0, len(rows), settings.batch_size):
         watchdog.beat(f"answering questions from {start}", patient=True)
@@ -48,7 +48,7 @@ def ask(model: VLM, rows: Sequence[dict[str, Any]], reader: Reader, settings: Ev
 
 def _prompt(row: dict[str, Any], reader: Reader, pixels: dict[ImageSource, torch.Tensor]):
     counts = [reader.image_tokens(pixels[image]) for image in row["image"]]
-    return write(reader.template, messages(row)[:-1], reader.tokenizer, counts, system=row.get("system"))
+    return render(reader.template, messages(row)[:-1], reader.tokenizer, counts, system=row.get("system"))
 
 
 def in_order_of_content(rows: Sequence[dict[str, Any]], contents: Contents) -> list[int]:

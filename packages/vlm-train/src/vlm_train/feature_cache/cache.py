@@ -23,7 +23,6 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from vlm_core.cli.common import size
 from vlm_core.errors import UserError
 from vlm_core.io.atomic import write_file
 from vlm_core.io.manifest import refuse_links
@@ -31,6 +30,7 @@ from vlm_core.markup.printable import printable
 from vlm_core.model import VLM
 from vlm_core.plugins.config import EncoderConfig
 from vlm_core.rows import Row, Rows
+from vlm_core.units import size
 from vlm_train.config.train import Stage, TrainConfig
 from vlm_train.data import data_workers
 from vlm_train.data.dataset import FATAL, Examples, LeftOut, Reader

@@ -14,8 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from vlm_core.cli.common import duration, size
 from vlm_core.markup.printable import printable
+from vlm_core.units import duration, size
 
 _SECONDS_A_LINE = 10.0
 _GAP, _NAME, _BAR = 2, 16, (8, 40)

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vlm_core.cli.common import amount, size
 from vlm_core.errors import UserError
 from vlm_core.io import yaml_loader
 from vlm_core.io.atomic import write_file
 from vlm_core.io.files import json_object, read_bytes
 from vlm_core.io.images import decode_image
 from vlm_core.markup.html import render
+from vlm_core.units import amount, size
 from vlm_train.checkpoint import run_dir_schemas
 from vlm_train.checkpoint.run_dir import ENVIRONMENT, EVALS, LEFT_OUT, MODEL, SPEC, VALIDATION, RunDir
 from vlm_train.evaluation.answers import normal

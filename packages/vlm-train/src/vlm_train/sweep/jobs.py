@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vlm_core.cli.common import duration
 from vlm_core.errors import UserError
 from vlm_core.io.files import open_regular
 from vlm_core.markup.printable import printable
 from vlm_core.plugins.local_code import OPTION
 from vlm_core.runtime.system_faults import killed
 from vlm_core.spec.validate import validate
+from vlm_core.units import duration
 from vlm_train.checkpoint.prepare_run_dir import recorded, refuse_another
 from vlm_train.checkpoint.resume import resolved
 from vlm_train.checkpoint.run_dir import SPEC, RunDir

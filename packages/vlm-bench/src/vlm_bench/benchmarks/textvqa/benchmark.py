@@ -22,6 +22,7 @@ from vlm_bench.files.questions import Asked
 from vlm_bench.scoring.vqa import by_count, convert
 from vlm_core.benchmark import Benchmark, CreditBenchmark, Question
 from vlm_core.io.image_folder import ImageFolder
+from vlm_core.text.messages import IMAGE_PLACEHOLDER
 
 Ocr = Literal["yes", "no"]
 
@@ -119,7 +120,7 @@ class TextVQA(CreditBenchmark):
 
 
 def _read_logged(text: str) -> Prompt | None:
-    return read_prompt(text.replace("<image>", "").strip())
+    return read_prompt(text.replace(IMAGE_PLACEHOLDER, "").strip())
 
 
 def _question(key: str, q: Asked, prompt: str, images: ImageFolder) -> Question:

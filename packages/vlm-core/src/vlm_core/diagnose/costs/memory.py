@@ -12,7 +12,7 @@ from torch import nn
 
 from vlm_core.model import PARTS, VLM
 from vlm_core.model_folder.weights import vector_names
-from vlm_core.numerics.layers import blocks
+from vlm_core.numerics.layers import transformer_layers
 
 STRATEGIES = ("DDP", "FSDP2", "ZeRO-2", "ZeRO-3")
 UNIT = 2**24
@@ -52,8 +52,8 @@ class Sizes:
 
 def largest_block(module: nn.Module) -> int:
     """Parameters of the largest unit that FSDP2 or ZeRO-3 gathers: a layer, or what stands outside of all."""
-    items = [sum(p.numel() for p in block.parameters()) for block in blocks(module)]
-    inside = {id(p) for block in blocks(module) for p in block.parameters()}
+    items = [sum(p.numel() for p in block.parameters()) for block in transformer_layers(module)]
+    inside = {id(p) for block in transformer_layers(module) for p in block.parameters()}
     rest = sum(p.numel() for p in module.parameters() if id(p) not in inside)
     return max([*items, rest])
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from vlm_core.errors import BadSample
+from vlm_core.text.messages import IMAGE_PLACEHOLDER
 
-PLACEHOLDER = "<image>"
+PLACEHOLDER = IMAGE_PLACEHOLDER
 
 
 def check_text(text: str, where: str) -> None:

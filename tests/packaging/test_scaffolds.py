@@ -9,7 +9,7 @@ from processes import run, script, succeed
 
 from vlm_core.cli import assemble
 from vlm_core.errors import UserError
-from vlm_core.plugins.scaffold import SKELETONS, new_plugin
+from vlm_core.plugins.scaffold import SCAFFOLDS, new_plugin
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "vlm-connector-pool"
@@ -31,16 +31,16 @@ def contents(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A skeleton of each kind."""
-    folder = tmp_path_factory.mktemp("skeletons")
+    """A scaffold of each kind."""
+    folder = tmp_path_factory.mktemp("scaffolds")
     return {kind: new_plugin(kind, name, folder / f"vlm-{kind}-{name}") for kind, name in NAMES.items()}
 
 
 def test_every_kind_is_tried() -> None:
-    assert set(NAMES) == set(SKELETONS)
+    assert set(NAMES) == set(SCAFFOLDS)
 
 
-def test_the_example_is_the_skeleton(written: dict[str, Path]) -> None:
+def test_the_example_is_the_scaffold(written: dict[str, Path]) -> None:
     assert contents(written["connector"]) == contents(EXAMPLE)
 
 
@@ -110,9 +110,9 @@ def test_each_passes_when_pip_installed_it(written: dict[str, Path], python: Pat
         (
             "conector",
             "pool",
-            "no skeleton for 'conector'; possible: benchmark, connector, dataset, encoder, llm, scan; did you mean",
+            "no scaffold for 'conector'; possible: benchmark, connector, dataset, encoder, llm, scan; did you mean",
         ),
-        ("section", "pool", "no skeleton for 'section'"),
+        ("section", "pool", "no scaffold for 'section'"),
         ("connector", "My_Pool", "'My_Pool' can't be a component's name.*; how about 'my-pool'"),
         ("connector", "2d", "'2d' can't be a component's name.* characters$"),
         ("connector", "a--b", "how about 'a-b'"),

@@ -10,7 +10,7 @@ from tiny_transformers import write_tiny
 from vlm_core.benchmark import CreditBenchmark, Question
 from vlm_core.errors import BadSample, UserError
 from vlm_core.evaluation import inference
-from vlm_core.evaluation.inference import Asker, batches, measure
+from vlm_core.evaluation.inference import BenchmarkInference, batches, evaluate
 from vlm_core.evaluation.questions import by_image, check_images, sample
 from vlm_core.model_folder.assemble import build
 from vlm_core.spec.spec import Spec
@@ -59,7 +59,7 @@ def model(request: pytest.FixtureRequest, tiny_spec, tmp_path_factory):
 
 
 def ask(model, questions, template="short", **settings) -> dict[str, str]:
-    said = list(Asker(model, TEMPLATES[template], max_new_tokens=8, **settings).ask(questions))
+    said = list(BenchmarkInference(model, TEMPLATES[template], max_new_tokens=8, **settings).ask(questions))
     assert len({question.id for question, _ in said}) == len(said), "a question was asked twice"
     return {question.id: text for question, text in said}
 
@@ -84,10 +84,12 @@ def test_an_image_within_a_text_too(model, questions) -> None:
 
 def test_an_image_is_encoded_and_read_once(tiny_model, questions, monkeypatch) -> None:
     seen, read = [], []
-    see, forward = tiny_model.see, tiny_model.read
-    monkeypatch.setattr(tiny_model, "see", lambda pixels: seen.append(len(pixels)) or see(pixels))
+    encode_images, forward = tiny_model.encode_images, tiny_model.forward_embeds
     monkeypatch.setattr(
-        tiny_model, "read", lambda x, *rest: read.append(tuple(x.shape[:2])) or forward(x, *rest)
+        tiny_model, "encode_images", lambda pixels: seen.append(len(pixels)) or encode_images(pixels)
+    )
+    monkeypatch.setattr(
+        tiny_model, "forward_embeds", lambda x, *rest: read.append(tuple(x.shape[:2])) or forward(x, *rest)
     )
     six = [question for question in questions if question.id[0] == "3"]
     ask(tiny_model, six, batch_size=6)
@@ -104,27 +106,31 @@ def test_a_template_that_writes_the_question_first_is_asked_without(
     tiny_model, questions, monkeypatch
 ) -> None:
     """No template of today can; somebody's template of tomorrow is seen to do it."""
-    from vlm_core.text.render import write
+    from vlm_core.text.render import render
 
     def text_first(template, messages, tokenizer, counts):
         (message,) = messages
-        return write(template, [type(message)("user", message.parts[::-1])], tokenizer, counts)
+        return render(template, [type(message)("user", message.parts[::-1])], tokenizer, counts)
 
-    monkeypatch.setattr(inference, "write", text_first)
+    monkeypatch.setattr(inference, "render", text_first)
     inline = TEMPLATES["llava-v1"]
-    asker = Asker(tiny_model, inline, max_new_tokens=4, batch_size=4)
-    assert asker.obstacle == "the template does not put the image before the question"
-    assert not asker.reuse
-    found = {q.id: text for q, text in asker.ask(questions)}
+    batched = BenchmarkInference(tiny_model, inline, max_new_tokens=4, batch_size=4)
+    assert batched.why_no_prefix_reuse == "the template does not put the image before the question"
+    assert not batched.reuse
+    found = {q.id: text for q, text in batched.ask(questions)}
     assert found == {
-        q.id: t for one in questions for q, t in Asker(tiny_model, inline, max_new_tokens=4).ask([one])
+        q.id: t
+        for one in questions
+        for q, t in BenchmarkInference(tiny_model, inline, max_new_tokens=4).ask([one])
     }
-    assert Asker(tiny_model, TEMPLATES["short"]).obstacle is None, "this one moves images to the front"
+    assert BenchmarkInference(tiny_model, TEMPLATES["short"]).why_no_prefix_reuse is None, (
+        "this one moves images to the front"
+    )
 
 
 def test_a_template_that_never_asks_is_refused(tiny_model) -> None:
     with pytest.raises(UserError, match=r"leaves out the question.*`plain` is for captions"):
-        Asker(tiny_model, TEMPLATES["plain"])
+        BenchmarkInference(tiny_model, TEMPLATES["plain"])
 
 
 def test_batches_hold_equally_many_questions_an_image(questions) -> None:
@@ -145,9 +151,9 @@ def test_a_damaged_image_stops_or_is_handed_over(tiny_model, questions, tmp_path
     with pytest.raises(BadSample, match=r"bad\.png: not an image"):
         ask(tiny_model, asked)
     left = []
-    asker = Asker(tiny_model, TEMPLATES["short"], max_new_tokens=8, batch_size=4)
+    batched = BenchmarkInference(tiny_model, TEMPLATES["short"], max_new_tokens=8, batch_size=4)
     said = {
-        q.id: text for q, text in asker.ask(asked, lambda group, error: left.append((group, error.reason)))
+        q.id: text for q, text in batched.ask(asked, lambda group, error: left.append((group, error.reason)))
     }
     assert said == ask(tiny_model, questions)
     assert [([q.id for q in group], reason) for group, reason in left] == [(["b1", "b2"], "not-an-image")]
@@ -189,10 +195,10 @@ class Said(CreditBenchmark):
 def test_a_model_in_memory_is_measured(tiny_model, questions) -> None:
     """What training needs: no files, a sample if wanted."""
     truth = ask(tiny_model, questions)
-    whole = measure(tiny_model, TEMPLATES["short"], Said(questions, truth), batch_size=3)
+    whole = evaluate(tiny_model, TEMPLATES["short"], Said(questions, truth), batch_size=3)
     assert whole.score.headline.value == 1
     assert whole.answers == truth
-    some = measure(tiny_model, TEMPLATES["short"], Said(questions, dict.fromkeys(truth, "?")), limit=6)
+    some = evaluate(tiny_model, TEMPLATES["short"], Said(questions, dict.fromkeys(truth, "?")), limit=6)
     assert 0 < len(some.answers) <= 6
     assert some.expected == len(questions)
     assert some.score.headline.value == 0
