@@ -25,7 +25,7 @@ from vlm_train.checkpoint.run_dir import RunDir
 from vlm_train.config.train import TrainConfig
 from vlm_train.data.dataset import reader_of
 from vlm_train.data.mixture import joined
-from vlm_train.distributed.strategy import Replicated
+from vlm_train.distributed.base import DDPStrategy
 from vlm_train.engine.train_step import take_step
 from vlm_train.engine.trainer import StageTrainer
 from vlm_train.feature_cache.cache import Features, shape_of
@@ -42,7 +42,7 @@ class Contestant:
     def __init__(self, spec: Spec, cache: str | None) -> None:
         kept = {"feature_cache": {"path": cache}} if cache else {}
         self.spec, self.train = spec, TrainConfig.model_validate({**(spec.train or {}), **kept})
-        self.model, self.strategy = build(spec), Replicated(Accelerator(cpu=True))
+        self.model, self.strategy = build(spec), DDPStrategy(Accelerator(cpu=True))
 
     def trainer(self, number: int) -> StageTrainer:
         stage = self.train.stages[number]

@@ -18,7 +18,7 @@ from vlm_core.text.batch import Batch
 from vlm_train.config.section import train_section
 from vlm_train.distributed import process_group
 from vlm_train.distributed.accelerator import accelerator_of
-from vlm_train.distributed.strategy import strategy_of
+from vlm_train.distributed.select import strategy_of
 from vlm_train.engine.stage_state import Learner, lower
 from vlm_train.engine.train_step import take_step
 

@@ -113,7 +113,7 @@ class Loading:
         from vlm_train.config.section import train_section
         from vlm_train.data.dataset import reader_of
         from vlm_train.data.mixture import joined
-        from vlm_train.distributed.strategy import Replicated
+        from vlm_train.distributed.base import DDPStrategy
         from vlm_train.engine.trainer import StageTrainer
 
         stage = {"name": "s", "trains": ["connector"], "data": [data], "lr": 1e-3, "batch_size": BATCH}
@@ -133,7 +133,7 @@ class Loading:
         made, document = load_spec(folder / "spec.yaml")
         train, model = train_section(made, document), reading_model(made)
         reader = reader_of(model, made, train, train.stages[0])
-        rows, strategy = joined(train.stages[0].data), Replicated(Accelerator(cpu=True))
+        rows, strategy = joined(train.stages[0].data), DDPStrategy(Accelerator(cpu=True))
         self.trainer = StageTrainer(model, train, 0, rows, reader, RunDir(train.output), strategy)
         self.transform, self.samples = reader.transform, samples
 

@@ -42,7 +42,7 @@ from vlm_train.data.dataset import Reader, reader_of
 from vlm_train.data.mixture import joined
 from vlm_train.distributed import process_group, watchdog
 from vlm_train.distributed.accelerator import accelerator_of
-from vlm_train.distributed.strategy import strategy_of
+from vlm_train.distributed.select import strategy_of
 from vlm_train.engine.bad_samples import refuse, screen
 from vlm_train.engine.evaluator import Gauge
 from vlm_train.engine.stage_state import rehearse

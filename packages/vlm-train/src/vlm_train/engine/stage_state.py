@@ -14,7 +14,7 @@ from vlm_core.model import VLM
 from vlm_core.model_folder.weights import vector_names
 from vlm_train.checkpoint.checkpoint import EXTRAS, OPTIMIZER, Contents, Saved
 from vlm_train.config.train import Stage
-from vlm_train.distributed.strategy import Replicated
+from vlm_train.distributed.base import DDPStrategy
 from vlm_train.engine import lora
 from vlm_train.engine import optimizer as optim
 from vlm_train.engine.activation_checkpointing import recomputing
@@ -49,7 +49,7 @@ class Learner:
 
     def start(
         self,
-        strategy: Replicated,
+        strategy: DDPStrategy,
         saved: Saved | None = None,
         *,
         recompute: bool = False,
@@ -68,12 +68,11 @@ class Learner:
         for group in self.groups:
             group.parameters.update({name: now[name] for name in group.parameters})
         self.adapters = {name: now[name] for name in self.adapters}
-        self.optimizer = strategy.optimizing(self.module, optim.optimizer(self.groups, self.stage.optimizer))
-        self._while_learning.callback(strategy.rest)
+        self.optimizer = optim.optimizer(self.groups, self.stage.optimizer)
         if self.stage.ema:
             self.average = Average(optim.trained(self.model, self.stage), self.stage.ema.decay)
         if saved:
-            strategy.recall(self.model, self.optimizer, saved.optimizer)
+            strategy.load_optimizer(self.model, self.optimizer, saved.optimizer)
             if self.average:
                 self.average.recall(saved.extras)
 
@@ -99,8 +98,8 @@ class Learner:
             extras |= {f"ema|{name}": held for name, held in self.average.state().items()}
         found = {part: _weights(getattr(self.model, part)) for part in parts}
         found |= {EXTRAS: extras} if extras else {}
-        written = {stem: self.strategy.written(tensors) for stem, tensors in found.items()}
-        return written | {OPTIMIZER: self.strategy.moments(self.model, self.optimizer)}
+        written = {stem: self.strategy.local_shards(tensors) for stem, tensors in found.items()}
+        return written | {OPTIMIZER: self.strategy.optimizer_shards(self.model, self.optimizer)}
 
     @contextmanager
     def averaged(self) -> Iterator[VLM]:

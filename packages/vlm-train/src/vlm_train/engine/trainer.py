@@ -29,7 +29,7 @@ from vlm_train.data.dataset import TOO_LONG, Examples, LeftOut, Reader
 from vlm_train.data.mixture import Joined, order_of, stage_seed
 from vlm_train.data.sampler import StepSampler
 from vlm_train.distributed import preemption, watchdog
-from vlm_train.distributed.strategy import Replicated
+from vlm_train.distributed.base import DDPStrategy
 from vlm_train.engine import lr_schedule
 from vlm_train.engine.bad_samples import Ledger
 from vlm_train.engine.evaluator import Gauge
@@ -61,7 +61,7 @@ class StageTrainer:
 
     def __init__(
         self, model: VLM, train: TrainConfig, number: int, rows: Joined, reader: Reader,
-        run: RunDir, strategy: Replicated, gauges: Sequence[Gauge] = (), features: Features | None = None,
+        run: RunDir, strategy: DDPStrategy, gauges: Sequence[Gauge] = (), features: Features | None = None,
     ) -> None:  # fmt: skip
         self.train, self.number, self.stage = train, number, train.stages[number]
         self.model, self.run, self.strategy = model, run, strategy
@@ -262,7 +262,7 @@ class StageTrainer:
     def _save(self, position: Position) -> None:
         """Write a checkpoint; a disk that takes none doesn't end the run, unless what was learnt has no other place."""
         watchdog.beat(f"saving at step {position.step}", patient=True)
-        self.strategy.compare(self.learner.module)
+        self.strategy.assert_in_sync(self.learner.module)
         root, parts = self.run.path / CHECKPOINTS, self.trained_parts
         path = checkpoint.path_of(root, self.stage.name, position)
         writers = self.accelerator.num_processes if self.strategy.sharded else 1

@@ -99,7 +99,7 @@ class Examiner(Gauge):
         averaged = ema is not None and ema.use == "result"
         module = strategy.unwrapped(learner.module)
         weights = learner.averaged() if averaged else nullcontext()
-        with weights, strategy.whole(module), self.accelerator.autocast(), resting(learner.model):
+        with weights, strategy.unsharded(module), self.accelerator.autocast(), resting(learner.model):
             own = [self._said(*pair) for pair in zip(self.exams, self.askers, strict=True)]
             watchdog.beat("waiting for the others' answers", patient=True)
             shares = gather_object([own])

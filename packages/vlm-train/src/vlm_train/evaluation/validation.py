@@ -51,7 +51,7 @@ class Validator(Gauge):
         if learner.average:
             with learner.averaged():
                 found["average_loss"] = self.loss(module)
-        with learner.strategy.whole(module):
+        with learner.strategy.unsharded(module):
             found["samples"] = self.samples(learner.model) if self.accelerator.is_main_process else []
             self.accelerator.wait_for_everyone()
         return found
