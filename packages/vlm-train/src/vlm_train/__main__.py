@@ -9,7 +9,7 @@ from vlm_train.distributed import exit_message, preemption
 from vlm_train.distributed.exit_message import RESUMABLE
 from vlm_train.distributed.preemption import Stopped
 
-_GO_ON = ("run", "launch", "sweep")
+_GO_ON = ("run", "sweep")
 """Commands that can be resumed. Ctrl-C and SIGTERM end all others as they end every program."""
 
 
