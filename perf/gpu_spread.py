@@ -51,7 +51,7 @@ def measure(name: str, options: Namespace) -> Found:
     small, large = (SMOKE, SMOKE) if options.smoke else (SMALL, LARGE)
     exact = Trained(small, name, "fp32", options.gpus)
     losses = [exact.step(exact.batches(number)) for number in range(options.steps)]
-    exact.learner.rest()
+    exact.stage_state.close()
     del exact
     fast = Trained(large, name, "bf16", options.gpus)
     found = Found(losses, fast.parameters / 1e6, [], [])
@@ -59,7 +59,7 @@ def measure(name: str, options: Namespace) -> Found:
         reset()
         found.seconds.append(seconds(fast, count, options.rounds))
         found.peaks.append(peak())
-    fast.learner.rest()
+    fast.stage_state.close()
     return found
 
 

@@ -111,7 +111,7 @@ class Loading:
         from vlm_train.checkpoint.run_dir import RunDir
         from vlm_train.cli.check_data import reading_model
         from vlm_train.config.section import train_section
-        from vlm_train.data.dataset import reader_of
+        from vlm_train.data.dataset import sample_processor
         from vlm_train.data.mixture import joined
         from vlm_train.distributed.base import DDPStrategy
         from vlm_train.engine.trainer import StageTrainer
@@ -132,7 +132,7 @@ class Loading:
         (folder / "spec.yaml").write_text(json.dumps(spec))
         made, document = load_spec(folder / "spec.yaml")
         train, model = train_section(made, document), reading_model(made)
-        reader = reader_of(model, made, train, train.stages[0])
+        reader = sample_processor(model, made, train, train.stages[0])
         rows, strategy = joined(train.stages[0].data), DDPStrategy(Accelerator(cpu=True))
         self.trainer = StageTrainer(model, train, 0, rows, reader, RunDir(train.output), strategy)
         self.transform, self.samples = reader.transform, samples

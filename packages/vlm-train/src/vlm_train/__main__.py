@@ -16,7 +16,7 @@ _GO_ON = ("run", "sweep")
 def main() -> int:
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
     if command in _GO_ON:
-        preemption.listen()
+        preemption.install_handlers()
     try:
         from vlm_core.runtime.parent_death import end_with_launcher
 

@@ -38,21 +38,21 @@ from vlm_train.checkpoint.run_inputs import Inputs
 from vlm_train.config.section import train_section
 from vlm_train.config.template_checks import check_templates
 from vlm_train.config.train import Stage, TrainConfig
-from vlm_train.data.dataset import Reader, reader_of
+from vlm_train.data.dataset import SampleProcessor, sample_processor
 from vlm_train.data.mixture import joined
 from vlm_train.distributed import process_group, watchdog
 from vlm_train.distributed.accelerator import accelerator_of
 from vlm_train.distributed.select import strategy_of
-from vlm_train.engine.bad_samples import refuse, screen
-from vlm_train.engine.evaluator import Gauge
-from vlm_train.engine.stage_state import rehearse
+from vlm_train.engine.bad_samples import check_budget, refuse
+from vlm_train.engine.evaluator import Evaluator
+from vlm_train.engine.stage_state import validate_stage
 from vlm_train.engine.trainer import StageTrainer, total_steps
 from vlm_train.evaluation.answers import Answer
-from vlm_train.evaluation.benchmarks import Examiner, exams, inputs_of
+from vlm_train.evaluation.benchmarks import BenchmarkEvaluator, benchmark_tasks, inputs_of
 from vlm_train.evaluation.stage_evaluations import Evaluations, last_name
 from vlm_train.evaluation.train_overlap import Measured
-from vlm_train.evaluation.validation import Validator
-from vlm_train.feature_cache.cache import Features, most
+from vlm_train.evaluation.validation import ValidationLoss
+from vlm_train.feature_cache.cache import Features, estimate_cache_size
 from vlm_train.monitoring.environment import environment, versions
 from vlm_train.monitoring.trackers import Trackers
 from vlm_train.monitoring.weights_summary import facts, frozen_random
@@ -77,10 +77,10 @@ class Run:
             self.rows = [joined(stage.data) for stage in train.stages]
             self.questions = joined(train.evaluation.data if train.evaluation else [])
             self.unseen = joined(train.validation.data if train.validation else [])
-            self.exams = exams(train.evals)
+            self.tasks = benchmark_tasks(train.evals)
         self.evaluations = Evaluations(train, self.questions, self.rows, self.dir, accelerator)
         for stage, rows in zip(train.stages, self.rows, strict=True):
-            screen(rows, train, f"stage {stage.name}")
+            check_budget(rows, train, f"stage {stage.name}")
         for name, rows in (("evaluation", self.questions), ("validation", self.unseen)):
             refuse(known_faults(rows), len(rows), name, "mend or remove them")
 
@@ -110,8 +110,8 @@ class Run:
         keys = [key for key, _ in run_inputs.datasets(self.train)]
         parts = [part for rows in (*self.rows, self.questions, self.unseen) for part in rows.parts]
         data = run_inputs.of_data(self.train, dict(zip(keys, parts, strict=True)), {})
-        exams, files = inputs_of(self.exams), run_inputs.of_files(self.spec, {})
-        return Inputs(data, exams, files, versions(self.spec))
+        benchmarks, files = inputs_of(self.tasks), run_inputs.of_files(self.spec, {})
+        return Inputs(data, benchmarks, files, versions(self.spec))
 
     def _go(self) -> results.Results:
         set_seed(self.train.seed)
@@ -139,7 +139,7 @@ class Run:
 
     def _stages(self) -> None:
         for stage in self.train.stages:
-            rehearse(self.model, stage)
+            validate_stage(self.model, stage)
         resumed, position = self._newest()
         held = read_manifest(resumed)["parts"] if resumed else None
         process_group.first_does(
@@ -157,7 +157,7 @@ class Run:
             self._track(position)
         self._tell_overlap()
         ahead = list(zip(self.train.stages, self.rows, strict=True))[position.stage :]
-        for told in filter(None, (most(self.model, self.train, *each) for each in ahead)):
+        for told in filter(None, (estimate_cache_size(self.model, self.train, *each) for each in ahead)):
             self._say(told)
         for number in range(position.stage, len(self.train.stages)):
             if number > position.stage:
@@ -197,9 +197,9 @@ class Run:
         self.model.to(self.accelerator.device).eval()
         stage = trainer.stage
         if stage.ema and stage.ema.use == "beside":
-            with trainer.learner.averaged():
+            with trainer.stage_state.averaged():
                 self._average(stage.name, last=position.stage == len(self.train.stages) - 1)
-        trainer.learner.finish()
+        trainer.stage_state.finish()
         return position
 
     def _trainer(self, number: int, resumed: Path | None) -> StageTrainer:
@@ -215,20 +215,22 @@ class Run:
             reader,
             self.dir,
             self.strategy,
-            self._gauges(reader),
+            self._evaluators(reader),
             features,
         )
         if resumed:
             trainer.restore(resumed)
         return trainer
 
-    def _gauges(self, reader: Reader) -> list[Gauge]:
+    def _evaluators(self, reader: SampleProcessor) -> list[Evaluator]:
         """What measures the model while it trains."""
-        found: list[Gauge] = []
+        found: list[Evaluator] = []
         if settings := self.train.validation:
-            found.append(Validator(settings, self.unseen, reader, self.accelerator))
+            found.append(ValidationLoss(settings, self.unseen, reader, self.accelerator))
         if settings := self.train.evals:
-            found.append(Examiner(settings, self.exams, self.model, self.spec.template, self.accelerator))
+            found.append(
+                BenchmarkEvaluator(settings, self.tasks, self.model, self.spec.template, self.accelerator)
+            )
         return found
 
     def _average(self, stage: str, *, last: bool) -> None:
@@ -237,13 +239,13 @@ class Run:
         if last and self.main:
             save_model(self.dir, self.model, self.spec, AVERAGE)
 
-    def reader(self, stage: Stage | None = None) -> Reader:
+    def reader(self, stage: Stage | None = None) -> SampleProcessor:
         """Rows as the model reads them in `stage`, or at inference."""
-        return reader_of(self.model, self.spec, self.train, stage)
+        return sample_processor(self.model, self.spec, self.train, stage)
 
     def _tell_overlap(self) -> None:
         """Say how many of the rows that measure the model are trained on."""
-        asked = Validator.chosen(self.train.validation, self.unseen)
+        asked = ValidationLoss.chosen(self.train.validation, self.unseen)
         validation = Measured("validation", asked, self.train, self.rows, self.accelerator, every=True)
         for measured in (self.evaluations.measured, validation):
             for line in measured.lines() if measured.rows else ():

@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_launch(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_launch(commands: argparse._SubParsersAction[Parser]) -> None:
     """The former command `launch`, with whatever words follow it; `--help` does not list it."""
     renamed = commands.add_parser("launch", add_help=False, prefix_chars=" ")
     renamed.add_argument("words", nargs="*")
@@ -168,12 +168,12 @@ def check_data(args: argparse.Namespace) -> int:
     spec, document = _spec(args)
     from vlm_train.cli.check_data import check_data, write_report
     from vlm_train.config.section import train_section
-    from vlm_train.evaluation.benchmarks import exams
+    from vlm_train.evaluation.benchmarks import benchmark_tasks
     from vlm_train.monitoring.progress import Counting
 
     train = train_section(spec, document)
-    for exam in exams(train.evals):
-        say(f"{exam.name}: {len(exam.asked)} of {exam.benchmark.expected} questions would be asked")
+    for task in benchmark_tasks(train.evals):
+        say(f"{task.name}: {len(task.asked)} of {task.benchmark.expected} questions would be asked")
     workers = train.workers if args.workers is None else args.workers
     with located(document), data_workers.naming_killed_readers():
         findings = check_data(spec, train, workers, args.rows, Counting)

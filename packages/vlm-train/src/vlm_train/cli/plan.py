@@ -26,8 +26,8 @@ from vlm_core.spec.spec import Spec
 from vlm_train.checkpoint.dtensor import local
 from vlm_train.config.train import TrainConfig
 from vlm_train.distributed.fsdp2 import FSDP2Strategy
-from vlm_train.engine.stage_state import Learner, lower
-from vlm_train.engine.trainer import untouched
+from vlm_train.engine.stage_state import StageState, cast_frozen_to_bf16
+from vlm_train.engine.trainer import frozen_parts
 
 
 @dataclass(frozen=True)
@@ -65,15 +65,15 @@ def _stage(spec: Spec, train: TrainConfig, number: int, told: StageAdvice, world
     stage, model = train.stages[number], on_meta(spec)
     sharded = train.strategy == "fsdp2"
     activations = told.at_longest["FSDP2" if sharded else "DDP"].activations
-    learner, bf16 = Learner(model, stage, 0), train.precision == "bf16"
+    stage_state, bf16 = StageState(model, stage, 0), train.precision == "bf16"
     extra = sum(told.costs[part].weight_copies for part in stage.trains)
     if sharded:
         extra = 2 * max(largest_block(getattr(model, part)) for part in PARTS) * (2 if bf16 else 4)
     if bf16:
-        lower(model, untouched(train, number))
+        cast_frozen_to_bf16(model, frozen_parts(train, number))
     if sharded:
         with pretended(world) as accelerator:
-            learner.start(
+            stage_state.start(
                 FSDP2Strategy(accelerator, bf16=bf16, reshard_after_forward=train.reshard_after_forward)
             )
     if sharded and not train.reshard_after_forward:

@@ -16,7 +16,7 @@ from vlm_core.errors import UserError
 from vlm_core.text.batch import Batch
 from vlm_train.checkpoint import optimizer_state
 from vlm_train.checkpoint.dtensor import local
-from vlm_train.checkpoint.sharded_safetensors import Pieces
+from vlm_train.checkpoint.sharded_safetensors import ShardedTensorReader
 from vlm_train.loss import SummedLoss
 
 
@@ -87,7 +87,7 @@ class DDPStrategy:
         """The optimizer state that this process writes into a checkpoint, keyed `name|slot`."""
         return self.local_shards(optimizer_state.of(model, optimizer))
 
-    def load_optimizer(self, model: nn.Module, optimizer: Any, saved: Pieces) -> None:
+    def load_optimizer(self, model: nn.Module, optimizer: Any, saved: ShardedTensorReader) -> None:
         """Restore the optimizer state of a checkpoint, whichever strategy wrote it."""
         optimizer_state.restore(model, optimizer, saved)
 

@@ -44,7 +44,7 @@ def units(layers: Sequence[nn.Module]) -> list[list[nn.Module]]:
 
 @contextmanager
 def unhooked(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Context without forward hooks: they run collectives, and record an order that must be the same on all processes."""
+    """Context without forward hooks, which run collectives and record an order common to all processes."""
     hooks = [(module._forward_pre_hooks, module._forward_hooks) for module in modules]
     for module in modules:
         module._forward_pre_hooks, module._forward_hooks = OrderedDict(), OrderedDict()

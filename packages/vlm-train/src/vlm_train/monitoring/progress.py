@@ -78,7 +78,7 @@ class StageProgress:
             self.live.stop()
 
     def step(self, done: int, loss: float, lr: float, told: Mapping[str, Any]) -> None:
-        """Show that `done` steps are finished; `told` is what `Pace` says."""
+        """Show that `done` steps are finished; `told` is what `ThroughputMeter` says."""
         now = time.monotonic()
         self.done, self.warm = done, self.warm or (now, done)
         self.fields = {
