@@ -6,17 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from vlm_core.io.files import STUMBLES
 from vlm_core.text.batch import Batch, collate, pack
-from vlm_train.data.dataset import DroppedSample, Example
+from vlm_train.data.dataset import DroppedSample, Example, Fetched
 
 
 @dataclass
 class MicroBatch:
     """One micro-batch as the loader gives it; `batch` is None if every row was left out.
 
-    `io_retries` counts what had to be read again since this process made its last one: the storage's faults, not the
-    data's.
+    `io_retries` counts the reads that failed and were retried: faults of the storage, not of the data.
     """
 
     batch: Batch | None
@@ -38,6 +36,5 @@ def to_micro_batch(
         batch = pack(samples, images, capacity, encoded=encoded)
     elif examples:
         batch = collate(samples, list(chain(*images)), encoded=encoded)
-    retries = len(STUMBLES)
-    STUMBLES.clear()
+    retries = items.io_retries if isinstance(items, Fetched) else 0
     return MicroBatch(batch, [item for item in items if isinstance(item, DroppedSample)], retries)

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from vlm_core.errors import BadSample, UserError, choices
 from vlm_core.interfaces import Tokenizer
+from vlm_core.io.files import io_retries
 from vlm_core.io.images import load_image
 from vlm_core.model import VLM
 from vlm_core.rows import ROW_KEYS
@@ -129,6 +130,12 @@ def messages(row: dict[str, Any]) -> list[Message]:
     return result
 
 
+class Fetched(list[T]):
+    """The items of one batch; `io_retries` counts the reads for it that failed and were retried."""
+
+    io_retries = 0
+
+
 class Examples(Dataset, Generic[T]):
     """Rows by index: what `read` makes of each, or `DroppedSample`."""
 
@@ -137,6 +144,13 @@ class Examples(Dataset, Generic[T]):
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def __getitems__(self, indices: Sequence[int]) -> Fetched[T | DroppedSample]:
+        """A batch, as a `DataLoader` asks for it."""
+        with io_retries() as retried:
+            items = Fetched([self[index] for index in indices])
+        items.io_retries = len(retried)
+        return items
 
     def __getitem__(self, index: int) -> T | DroppedSample:
         name = f"row {index}"
