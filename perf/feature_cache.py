@@ -23,9 +23,9 @@ from vlm_core.model_folder.assemble import build
 from vlm_core.spec.spec import Spec, load_spec
 from vlm_train.checkpoint.run_dir import RunDir
 from vlm_train.config.train import TrainConfig
-from vlm_train.data.dataset import reader_of
+from vlm_train.data.dataset import sample_processor
 from vlm_train.data.mixture import joined
-from vlm_train.distributed.strategy import Replicated
+from vlm_train.distributed.base import DDPStrategy
 from vlm_train.engine.train_step import take_step
 from vlm_train.engine.trainer import StageTrainer
 from vlm_train.feature_cache.cache import Features, shape_of
@@ -42,25 +42,25 @@ class Contestant:
     def __init__(self, spec: Spec, cache: str | None) -> None:
         kept = {"feature_cache": {"path": cache}} if cache else {}
         self.spec, self.train = spec, TrainConfig.model_validate({**(spec.train or {}), **kept})
-        self.model, self.strategy = build(spec), Replicated(Accelerator(cpu=True))
+        self.model, self.strategy = build(spec), DDPStrategy(Accelerator(cpu=True))
 
     def trainer(self, number: int) -> StageTrainer:
         stage = self.train.stages[number]
         accelerator = self.strategy.accelerator
         features = Features.of(self.model, self.spec.encoder, self.train, stage, accelerator)
-        reader = reader_of(self.model, self.spec, self.train, stage)
+        reader = sample_processor(self.model, self.spec, self.train, stage)
         folder, rows = RunDir("unused"), joined(stage.data)
         return StageTrainer(self.model, self.train, number, rows, reader, folder, self.strategy, (), features)
 
     def step(self, trainer: StageTrainer) -> Run:
         """Each call is one more step of the stage."""
-        learner, clip = trainer.learner, trainer.stage.clip_norm
-        learner.start(self.strategy)
+        stage_state, clip = trainer.stage_state, trainer.stage.clip_norm
+        stage_state.start(self.strategy)
         steps = trainer._steps_of_batches(0)
 
         def run() -> object:
             batches = [micro.batch for micro in next(steps) if micro.batch is not None]
-            return take_step(self.strategy, learner.module, learner.optimizer, batches, clip)
+            return take_step(self.strategy, stage_state.module, stage_state.optimizer, batches, clip)
 
         return run
 
@@ -86,7 +86,7 @@ def main() -> None:
         def filled(trainer: StageTrainer) -> None:
             before = stored()
             with redirect_stdout(StringIO()):
-                seconds = timed(lambda: trainer.encode_ahead(0))
+                seconds = timed(lambda: trainer.precompute_features(0))
             new = stored() - before
             count = new // (4 * math.prod(shape_of(contestants["features"].model)))
             each = number(1e3 * seconds / count) if count else ""

@@ -3,7 +3,7 @@
     uv run python perf/gpu_spread.py [--gpus N]
 
 One process alone, then N that share the model by each strategy of `vlm-train run`: a copy on each (DDP), a shard on
-each (FSDP2), and, if `--strategies` names them, DeepSpeed's ZeRO-2 and 3. Models, optimizers and steps are the
+each (FSDP2). Models, optimizers and steps are the
 trainer's own; data and weights are random. *Losses*: a small model in fp32; the one process takes every step's samples
 as N micro-batches, the N processes one each. *Speed*: bf16 with as many samples a GPU whatever their number, so the
 efficiency is that of weak scaling: samples/s of N GPUs, divided by
@@ -29,7 +29,7 @@ from tables import number, ratio, table
 
 from vlm_train.distributed import launch, process_group
 
-NAMES = {"auto": "one GPU", "ddp": "DDP", "fsdp2": "FSDP2", "zero2": "ZeRO-2", "zero3": "ZeRO-3"}
+NAMES = {"auto": "one GPU", "ddp": "DDP", "fsdp2": "FSDP2"}
 SMALL = Size("{type: mamba, d_model: 256, n_layer: 4, vocab_size: 1000}", "vit_tiny_patch16_224", 4, 48, 8)
 LARGE = Size(
     "{type: mamba, d_model: 1024, n_layer: 48, vocab_size: 50280}", "vit_base_patch16_224", 12, 256, 32
@@ -51,7 +51,7 @@ def measure(name: str, options: Namespace) -> Found:
     small, large = (SMOKE, SMOKE) if options.smoke else (SMALL, LARGE)
     exact = Trained(small, name, "fp32", options.gpus)
     losses = [exact.step(exact.batches(number)) for number in range(options.steps)]
-    exact.learner.rest()
+    exact.stage_state.close()
     del exact
     fast = Trained(large, name, "bf16", options.gpus)
     found = Found(losses, fast.parameters / 1e6, [], [])
@@ -59,7 +59,7 @@ def measure(name: str, options: Namespace) -> Found:
         reset()
         found.seconds.append(seconds(fast, count, options.rounds))
         found.peaks.append(peak())
-    fast.learner.rest()
+    fast.stage_state.close()
     return found
 
 

@@ -18,8 +18,8 @@ from vlm_core.text.batch import Batch
 from vlm_train.config.section import train_section
 from vlm_train.distributed import process_group
 from vlm_train.distributed.accelerator import accelerator_of
-from vlm_train.distributed.strategy import strategy_of
-from vlm_train.engine.stage_state import Learner, lower
+from vlm_train.distributed.select import strategy_of
+from vlm_train.engine.stage_state import StageState, cast_frozen_to_bf16
 from vlm_train.engine.train_step import take_step
 
 SPEC = Path(__file__).parents[1] / "specs" / "vl-mamba-2.8b.yaml"
@@ -71,12 +71,12 @@ class Trained:
         self.model, self.stage = build(load_spec(SPEC, size.overrides())[0], weights=False), train.stages[-1]
         self.parameters = sum(p.numel() for p in self.model.parameters())
         if precision == "bf16":
-            lower(self.model, ["encoder"])
+            cast_frozen_to_bf16(self.model, ["encoder"])
         if not self.strategy.sharded:
             self.model.to(self.device)
-        self.learner = Learner(self.model, self.stage, seed=0)
-        self.learner.start(self.strategy)
-        for group in self.learner.optimizer.param_groups:
+        self.stage_state = StageState(self.model, self.stage, seed=0)
+        self.stage_state.start(self.strategy)
+        for group in self.stage_state.optimizer.param_groups:
             group["lr"] = RATE
 
     def batches(self, number: int) -> list[Batch]:
@@ -87,7 +87,7 @@ class Trained:
 
     def step(self, batches: Sequence[Batch]) -> float:
         """-> the loss of the whole step."""
-        module, optimizer = self.learner.module, self.learner.optimizer
+        module, optimizer = self.stage_state.module, self.stage_state.optimizer
         return take_step(self.strategy, module, optimizer, batches, self.stage.clip_norm).loss
 
 

@@ -111,9 +111,9 @@ class Loading:
         from vlm_core.spec.spec import load_spec
         from vlm_train.checkpoint.run_dir import RunDir
         from vlm_train.config.section import train_section
-        from vlm_train.data.dataset import reader_of
+        from vlm_train.data.dataset import sample_processor
         from vlm_train.data.mixture import joined
-        from vlm_train.distributed.strategy import Replicated
+        from vlm_train.distributed.base import DDPStrategy
         from vlm_train.engine.trainer import StageTrainer
 
         stage = {"name": "s", "trains": ["connector"], "data": [data], "lr": 1e-3, "batch_size": BATCH}
@@ -132,8 +132,8 @@ class Loading:
         (folder / "spec.yaml").write_text(json.dumps(spec))
         made, document = load_spec(folder / "spec.yaml")
         train, model = train_section(made, document), on_meta(made)
-        reader = reader_of(model, made, train, train.stages[0])
-        rows, strategy = joined(train.stages[0].data), Replicated(Accelerator(cpu=True))
+        reader = sample_processor(model, made, train, train.stages[0])
+        rows, strategy = joined(train.stages[0].data), DDPStrategy(Accelerator(cpu=True))
         self.trainer = StageTrainer(model, train, 0, rows, reader, RunDir(train.output), strategy)
         self.transform, self.samples = reader.transform, samples
 

@@ -16,8 +16,8 @@ from vlm_core.diagnose.check import on_meta
 from vlm_core.plugins.config import DatasetConfig
 from vlm_core.spec.spec import Spec, load_spec
 from vlm_train.config.section import train_section
-from vlm_train.data.collate import to_micro
-from vlm_train.data.dataset import Examples, Reader, reader_of
+from vlm_train.data.collate import to_micro_batch
+from vlm_train.data.dataset import Examples, SampleProcessor, sample_processor
 
 TEXTS = ["what color is the shape? red", "is there a circle? yes no", "a blue triangle on a white ground"]
 
@@ -55,17 +55,17 @@ def spec_of(work: Path) -> Spec:
     return load_spec(work / "tiny.yaml")[0]
 
 
-def reader(work: Path) -> Reader:
+def reader(work: Path) -> SampleProcessor:
     """The reader of the tiny spec's stage."""
     torch.set_num_threads(1)
     (work / "tiny.yaml").write_text(yaml.safe_dump(tiny_spec(work)))
     spec, document = load_spec(work / "tiny.yaml")
-    return reader_of(on_meta(spec), spec, train_section(spec, document))
+    return sample_processor(on_meta(spec), spec, train_section(spec, document))
 
 
-def outcome_of(config: DatasetConfig, read: Reader) -> str:
+def outcome_of(config: DatasetConfig, read: SampleProcessor) -> str:
     """Reads all rows as training does, faults counted; `UserError` where the dataset as a whole is refused."""
     examples = Examples(config.rows(), read.read)
     items = [examples[i] for i in range(min(len(examples), 8))]
-    left_out = to_micro(items).left_out if items else []
+    left_out = to_micro_batch(items).left_out if items else []
     return "all rows read" if not left_out else f"rows left out: {left_out[0].reason}"

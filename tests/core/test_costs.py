@@ -6,7 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vlm_core.diagnose.check import on_meta
 from vlm_core.diagnose.costs.gpus import GPUS, hours, named, smallest
-from vlm_core.diagnose.costs.memory import UNIT, ZERO_BUFFER, Sizes, largest_block, memory
+from vlm_core.diagnose.costs.memory import UNIT, Sizes, largest_block, memory
 from vlm_core.diagnose.costs.parts import PartCosts
 from vlm_core.diagnose.costs.scan_flops import formulas
 from vlm_core.diagnose.costs.trace import Fakes, Kept, measure, training
@@ -139,9 +139,8 @@ def test_memory_by_hand():
     assert parts("DDP", 8, True) == (10100 + 500, 8000, 8000)
     assert parts("FSDP2", 8, True) == (10100 / 8 + 2 * 4000 * 2, 500, 1000), "so small a model is one unit"
     assert parts("FSDP2", 8, False) == (2000 + 2 * 4000 * 4, 500, 1000)
-    assert parts("ZeRO-2", 8, True) == (10100 + 500, 1000 + ZERO_BUFFER, 1500)
-    assert parts("ZeRO-3", 8, True) == (10100 / 8 + 2 * 100 * 4, 1000 + ZERO_BUFFER, 1500)
-    assert parts("ZeRO-3", 8, False) == (2000 + 2 * 100 * 4, 1000 + ZERO_BUFFER, 1500)
+    assert parts("FSDP2-gathered", 8, True) == (10100 / 8 + 4000 * 2, 500, 1000)
+    assert parts("FSDP2-gathered", 8, False) == (2000 + 4000 * 4, 500, 1000)
     for block, unit in ((UNIT - 1, 2 * UNIT - 1), (UNIT, UNIT)):
         large = Sizes(0, 10 * UNIT, 0, 40 * UNIT, 20 * UNIT, block)
         found = memory("FSDP2", large, 8, bf16=True, activations=0, copies=0)

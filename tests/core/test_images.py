@@ -147,14 +147,13 @@ def test_a_storage_that_stumbles_is_tried_again_and_one_that_fails_is_no_bad_sam
 
     monkeypatch.setattr(files, "_read", stumbling)
     monkeypatch.setattr(files, "PATIENCE", (0.0, 0.0))
-    assert load_image(path).size == (2, 2)
-    failures += [errno.EIO] * 3
-    with pytest.raises(UserError, match=r"the storage fails: stumbled \(3 attempts\)") as caught:
-        load_image(path)
+    with files.io_retries() as retried:
+        assert load_image(path).size == (2, 2)
+        failures += [errno.EIO] * 3
+        with pytest.raises(UserError, match=r"the storage fails: stumbled \(3 attempts\)") as caught:
+            load_image(path)
     assert not isinstance(caught.value, BadSample)
-    assert files.STUMBLES[-4:] == [str(path)] * 4, (
-        "each failed attempt is counted, apart from what is damaged"
-    )
+    assert retried == [str(path)] * 4, "each failed attempt is counted, apart from what is damaged"
 
 
 def test_an_image_without_a_file_is_read_like_one_that_has(tmp_path):

@@ -171,7 +171,7 @@ def peak_memory() -> float:
 def main() -> None:
     from vlm_core.io.images import load_image
     from vlm_encoders.transforms import Picture, to_pixels
-    from vlm_train.data.dataset import Examples, LeftOut
+    from vlm_train.data.dataset import DroppedSample, Examples
     from vlm_train.data.llava import LlavaConfig
 
     started: list[str] = []
@@ -191,7 +191,7 @@ def main() -> None:
     for i, name in enumerate(CORPUS):
         began = time.process_time()
         item = examples[i]
-        outcome, colour = (item.reason, []) if isinstance(item, LeftOut) else item
+        outcome, colour = (item.reason, []) if isinstance(item, DroppedSample) else item
         found[name] = outcome, colour, time.process_time() - began
     memory = peak_memory()
     sys.stdout.write(json.dumps({"found": found, "memory": memory, "before": before, "started": started}))

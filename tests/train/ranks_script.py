@@ -1,7 +1,6 @@
 """One of two processes of a gloo group: only the second has a bad loss at step 1, a bad gradient at step 2.
 
-Prints, a step, whether the weights are unchanged, and at the end their sum. The argument is the strategy, by default
-ddp.
+Prints, a step, whether the weights are unchanged, and at the end their sum.
 """
 
 import os
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from accelerate import Accelerator
 
-from vlm_train.distributed.strategy import Replicated
+from vlm_train.distributed.base import DDPStrategy
 from vlm_train.engine.train_step import take_step
 
 
@@ -55,16 +54,8 @@ class Loss(torch.nn.Module):
         return loss * float("nan") if self.bad else loss
 
 
-def strategy_named(name, accelerator):
-    if name == "ddp":
-        return Replicated(accelerator)
-    from vlm_train.distributed.deepspeed import Zero
-
-    return Zero(accelerator, stage=int(name[-1]))
-
-
 def copied(strategy, module):
-    with strategy.whole(module):
+    with strategy.unsharded(module):
         return [p.detach().clone() for p in module.parameters()]
 
 
@@ -72,9 +63,9 @@ def main():
     accelerator = Accelerator(cpu=True)
     assert accelerator.num_processes == 2
     module = Loss()
-    strategy = strategy_named(sys.argv[1] if len(sys.argv) > 1 else "ddp", accelerator)
+    strategy = DDPStrategy(accelerator)
     wrapped = strategy.wrap(module)
-    optimizer = strategy.optimizing(wrapped, torch.optim.AdamW(module.parameters(), lr=0.1))
+    optimizer = torch.optim.AdamW(module.parameters(), lr=0.1)
     for step, bad in enumerate(("", "loss", "gradient", "")):
         module.bad = bad if accelerator.process_index == 1 else ""
         before = copied(strategy, module)
@@ -84,7 +75,7 @@ def main():
         same = all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
         assert same is not outcome.changed
         sys.stdout.write(f"{step} {outcome.finite} {same} {outcome.targets}\n")
-    moments = [v.isfinite().all().item() for v in strategy.moments(module, optimizer).values()]
+    moments = [v.isfinite().all().item() for v in strategy.optimizer_shards(module, optimizer).values()]
     sys.stdout.write(f"{all(moments)} {sum(p.sum().item() for p in copied(strategy, module))}\n")
     torch.distributed.destroy_process_group()
 

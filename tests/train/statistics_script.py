@@ -16,7 +16,8 @@ from vlm_core.errors import UserError
 from vlm_core.interfaces import Connector, Encoder, LanguageModel
 from vlm_core.model import VLM
 from vlm_core.text.batch import Batch
-from vlm_train.distributed.strategy import Replicated, Sharded
+from vlm_train.distributed.base import DDPStrategy
+from vlm_train.distributed.fsdp2 import FSDP2Strategy
 from vlm_train.engine.train_step import take_step
 from vlm_train.loss import SummedLoss
 
@@ -82,10 +83,10 @@ def run(kind, accelerator):
         batches = [batch(10 * step + 2 * rank + i, image=rank == 0 or step != 1) for i in range(2)]
         take_step(strategy, loss, optimizer, batches, 1.0)
         told.append([int(norm.num_batches_tracked), norm.running_mean.tolist()])
-    strategy.compare(loss)
+    strategy.assert_in_sync(loss)
     norm.running_var.add_(rank)
     try:
-        strategy.compare(loss)
+        strategy.assert_in_sync(loss)
     except UserError as error:
         told.append(str(error))
     sys.stdout.write(json.dumps(told) + "\n")
@@ -93,7 +94,7 @@ def run(kind, accelerator):
 
 def main():
     accelerator = Accelerator(cpu=True)
-    for kind in (Replicated, Sharded):
+    for kind in (DDPStrategy, FSDP2Strategy):
         run(kind, accelerator)
     torch.distributed.destroy_process_group()
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from vlm_core.rows import Blocks
 from vlm_train.data.sampler import StepSampler
-from vlm_train.data.shuffle import Order
+from vlm_train.data.shuffle import ShuffledOrder
 
 SIZES = st.lists(st.integers(1, 7), min_size=1, max_size=9)
 
@@ -28,7 +28,7 @@ def test_each_epoch_has_its_rows_whatever_is_mixed(sizes, window, seed, plain, d
     totals = [sum(sizes), plain] if plain else [sum(sizes)]
     counts = data.draw(st.none() | st.tuples(*(st.integers(1, 2 * n) for n in totals)))
     lengths = torch.arange(sum(totals)) * 7 % 11 if data.draw(st.booleans()) else None
-    made = partial(Order, seed, totals, counts, lengths=lengths, batch_size=3)
+    made = partial(ShuffledOrder, seed, totals, counts, lengths=lengths, batch_size=3)
     order, again = (made(blocks=[blocks(sizes, window), None][: len(totals)]) for _ in range(2))
     seen = Counter()
     for epoch in range(4):
@@ -50,7 +50,7 @@ def test_any_number_of_processes_reads_the_same_steps(world, first, grouped):
     lengths = torch.arange(sum(sizes)) * 7 % 11 if grouped else None
 
     def steps(world, rank, first=0):
-        order = Order(1, [sum(sizes)], lengths=lengths, batch_size=12, blocks=[blocks(sizes, 2)])
+        order = ShuffledOrder(1, [sum(sizes)], lengths=lengths, batch_size=12, blocks=[blocks(sizes, 2)])
         sampler = StepSampler(34, 12, 10, first_step=first, rank=rank, world=world, order=order)
         return list(sampler)
 
@@ -96,17 +96,19 @@ def test_a_block_is_fetched_about_once_an_epoch(world, workers, group, most):
         lengths = torch.randint(1, 500, (count * size,), generator=torch.Generator().manual_seed(0))
         kinds = (lengths % 10 < 3).long()
     keys = {"lengths": lengths, "kinds": kinds, "batch_size": 128}
-    order = Order(0, [count * size], blocks=[blocks([size] * count, 16)], **keys)
+    order = ShuffledOrder(0, [count * size], blocks=[blocks([size] * count, 16)], **keys)
     assert fetched(order, size, 128, world, workers, 32) < most
     if world == workers == 1:
-        assert fetched(Order(0, [count * size], **keys), size, 128, 1, 1, 32) > 30
+        assert fetched(ShuffledOrder(0, [count * size], **keys), size, 128, 1, 1, 32) > 30
 
 
 def test_rows_are_mixed_within_a_window_and_blocks_over_all():
     count, size, window = 200, 50, 16
-    order = Order(0, [count * size], blocks=[blocks([size] * count, window)]).epoch(0)
+    order = ShuffledOrder(0, [count * size], blocks=[blocks([size] * count, window)]).epoch(0)
     first = order[: size * window] // size
     assert len(first.unique()) == window
     assert int(first.max()) > count // 2, "blocks come from everywhere"
     assert len(first[:50].unique()) > window // 2, "rows of a window are mixed"
-    assert not torch.equal(order, Order(0, [count * size], blocks=[blocks([size] * count, window)]).epoch(1))
+    assert not torch.equal(
+        order, ShuffledOrder(0, [count * size], blocks=[blocks([size] * count, window)]).epoch(1)
+    )

@@ -12,7 +12,7 @@ from vlm_train.checkpoint.run_dir import EVALS
 from vlm_train.cli.console import show
 from vlm_train.cli.main import main
 from vlm_train.config.section import train_section
-from vlm_train.evaluation.benchmarks import exams
+from vlm_train.evaluation.benchmarks import benchmark_tasks
 from vlm_train.monitoring.trackers import numbers
 from vlm_train.report import html
 from vlm_train.report.benchmark_table import table
@@ -50,7 +50,7 @@ def test_figures_are_those_of_the_model_and_training_does_not_notice(examined, r
     assert counts == {"textvqa": (6, 6, 6, False), "pope": (12, 12, 36, True)}
 
     model, _ = load(seen.path / "model")
-    for exam in exams(train_section(spec, document).evals):
+    for exam in benchmark_tasks(train_section(spec, document).evals):
         wanted = evaluate(model, spec.template, exam.benchmark, limit=12, max_new_tokens=3).score
         assert last[exam.name]["score"] == pytest.approx(wanted.headline.value)
         assert last[exam.name]["rows"] == {name: dict(row) for name, row in wanted.rows.items()}

@@ -137,12 +137,12 @@ def test_what_the_storage_made_us_repeat_is_a_figure_and_no_bad_row(run_spec, fo
     read, failures = files._read, [OSError(errno.EIO, "stumbled"), OSError(errno.ESTALE, "stumbled")]
 
     def stumbling(name, *limit):
-        if failures and str(name).endswith("green.png"):
+        counted = files._RETRIED.get() is not None  # by the loader; the files of a run are hashed before
+        if failures and counted and str(name).endswith("green.png"):
             raise failures.pop()
         return read(name, *limit)
 
     monkeypatch.setattr(files, "_read", stumbling)
-    files.STUMBLES.clear()
     failures.pop()
     folder = go(spec_of(run_spec, [formats["llava"]], evaluation=None))
     assert sum(m.get("io_retries", 0) for m in folder.metrics()) == 1

@@ -13,8 +13,8 @@ from shards import held, parquet, png, tar, turns
 from vlm_core.diagnose.check import on_meta
 from vlm_core.spec.spec import load_spec
 from vlm_train.config.section import train_section
-from vlm_train.data.collate import to_micro
-from vlm_train.data.dataset import Example, Examples, LeftOut, reader_of
+from vlm_train.data.collate import to_micro_batch
+from vlm_train.data.dataset import DroppedSample, Example, Examples, sample_processor
 from vlm_train.data.llava import LlavaConfig
 from vlm_train.data.parquet import ParquetConfig
 from vlm_train.data.webdataset import WebDatasetConfig
@@ -57,7 +57,7 @@ def reader(tiny_spec, tmp_path_factory):
     ]}}  # fmt: skip
     (folder / "spec.yaml").write_text(json.dumps(spec))
     found, document = load_spec(folder / "spec.yaml")
-    return reader_of(on_meta(found), found, train_section(found, document))
+    return sample_processor(on_meta(found), found, train_section(found, document))
 
 
 CASES = [
@@ -98,7 +98,7 @@ def test_rows_whose_images_and_places_differ_leave_their_neighbours_alone(tmp_pa
     assert [item.reason for item in items[1:11:2]] == ["placeholders"] * 5
     assert all(isinstance(item, Example) for item in [*items[::2], items[11]])
     alone = Examples(write(tmp_path / "good", [*GOOD * 2, GOOD[0]]).rows(), reader.read)
-    batch, wanted = to_micro(items).batch, to_micro([alone[i] for i in range(7)]).batch
+    batch, wanted = to_micro_batch(items).batch, to_micro_batch([alone[i] for i in range(7)]).batch
     for name in ("input_ids", "image_mask", "loss_mask", "segments", "pixel_values"):
         assert torch.equal(getattr(batch, name), getattr(wanted, name)), name
-    assert all(isinstance(item, LeftOut) for item in to_micro(items).left_out)
+    assert all(isinstance(item, DroppedSample) for item in to_micro_batch(items).left_out)

@@ -14,7 +14,7 @@ from vlm_core.markup.html import own_html
 from vlm_train.checkpoint.run_dir import RunDir
 from vlm_train.cli import preview
 from vlm_train.cli.preview import Shown, Span
-from vlm_train.data.dataset import LeftOut
+from vlm_train.data.dataset import DroppedSample
 from vlm_train.report import html, plots, results
 
 PLACE = {"stage": 0, "step": 1}
@@ -88,7 +88,7 @@ def test_any_text_is_text_in_curves():
 @given(text=TEXTS)
 def test_any_text_is_text_in_a_preview(text):
     def page(t):
-        left = LeftOut(0, t, t, t)
+        left = DroppedSample(0, t, t, t)
         found = [(Shown(t, 0, t, left), [Span([1], t, "read")])]
         return preview.page(t, found)
 

@@ -149,10 +149,10 @@ def test_options_against_the_launcher_are_refused(monkeypatch, words, says):
         launch.refuse_to_contradict(parsed(*words.split()))
 
 
-def test_launch_prints_and_starts_nothing(run_spec, devices, monkeypatch, capsys, tmp_path):
+def test_print_shows_the_command_and_starts_nothing(run_spec, devices, monkeypatch, capsys, tmp_path):
     devices(3)
     path = str(run_spec())
-    monkeypatch.setattr(sys, "argv", ["vlm-train", "launch", "--print", path, "--nproc", "2"])
+    monkeypatch.setattr(sys, "argv", ["vlm-train", "run", "--print", path, "--nproc", "2"])
     assert main.main() == 0
     out, err = capsys.readouterr()
     assert (out.count("\n"), err) == (1, "")
@@ -163,6 +163,15 @@ def test_launch_prints_and_starts_nothing(run_spec, devices, monkeypatch, capsys
     set_launcher(monkeypatch)
     assert main.main() == 2
     assert "a launcher has started this process already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [[], ["--print", "s.yaml", "--nproc", "2"], ["s.yaml", "--help"]])
+def test_launch_names_run(words, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["vlm-train", "launch", *words])
+    assert main.main() == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "vlm-train launch is now vlm-train run; run --print shows the command" in err
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused_before_anything_starts(run_spec, monkeypatch, tmp_path):

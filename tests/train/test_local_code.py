@@ -44,7 +44,7 @@ def test_no_command_runs_local_code_by_a_spec_alone(command, spec_file, monkeypa
 
 @pytest.mark.parametrize("options", [[], ["--trust-remote-code"]])
 def test_the_permission_reaches_every_process(options, spec_file):
-    args = main._parser().parse_args(["launch", str(spec_file), "--nproc", "2", *options])
+    args = main._parser().parse_args(["run", str(spec_file), "--nproc", "2", *options])
     assert launch.plan(args).part[4:] == options
 
 

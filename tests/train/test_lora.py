@@ -31,7 +31,7 @@ def put(model, *targets, **changes):
 
 def prove(model, batch):
     model.requires_grad_(True)
-    with lora.proving(model, "s"):
+    with lora.check_lora_gradients(model, "s"):
         SummedLoss(model)(batch).backward()
 
 

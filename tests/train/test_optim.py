@@ -221,7 +221,9 @@ def test_eight_bit_states_are_small_and_resume_exactly(tmp_path, tiny_model):
     wanted = layer.weight.detach().clone()
     layer.weight.data.copy_(start_)
     second = optim.optimizer(groups(tiny_model, made), "adamw-8bit")
-    optimizer_state.restore(tiny_model, second, sharded_safetensors.Pieces(tmp_path, "optimizer"))
+    optimizer_state.restore(
+        tiny_model, second, sharded_safetensors.ShardedTensorReader(tmp_path, "optimizer")
+    )
     step(second, 2)
     assert torch.equal(layer.weight, wanted)
 

@@ -12,7 +12,7 @@ from vlm_core.errors import SpecError
 from vlm_core.spec.spec import load_spec
 from vlm_train.data.mixture import joined, sizes_of
 from vlm_train.data.sampler import StepSampler
-from vlm_train.data.shuffle import Order, shares
+from vlm_train.data.shuffle import ShuffledOrder, shares
 
 
 @given(weights=st.lists(st.floats(0.01, 100), min_size=1, max_size=5), total=st.integers(1, 1000))
@@ -25,13 +25,13 @@ def test_shares_are_whole_exact_and_nearest(weights, total):
 def test_without_a_mixture_the_order_is_the_plain_permutation():
     """Specs written before there was mixing train in the order that they always had."""
     expected = torch.randperm(7, generator=torch.Generator().manual_seed((3 << 20) + 2))
-    assert Order(3, [4, 3]).epoch(2).tolist() == expected.tolist()
+    assert ShuffledOrder(3, [4, 3]).epoch(2).tolist() == expected.tolist()
 
 
 @given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=3), seed=st.integers(0, 2), data=st.data())
 def test_each_epoch_has_the_counts_and_rows_are_seen_equally_often(sizes, seed, data):
     counts = [data.draw(st.integers(1, 2 * n)) for n in sizes]
-    order, starts = Order(seed, sizes, counts), np.cumsum([0, *sizes])
+    order, starts = ShuffledOrder(seed, sizes, counts), np.cumsum([0, *sizes])
     seen = Counter()
     for epoch in range(4):
         rows = order.epoch(epoch)
@@ -46,7 +46,7 @@ def test_each_epoch_has_the_counts_and_rows_are_seen_equally_often(sizes, seed, 
 @given(n=st.integers(1, 60), batch=st.integers(1, 9), seed=st.integers(0, 3))
 def test_grouping_only_changes_the_order(n, batch, seed):
     lengths = torch.randint(1, 50, (n,), generator=torch.Generator().manual_seed(seed))
-    order = Order(seed, [n], lengths=lengths, kinds=lengths % 2, batch_size=batch)
+    order = ShuffledOrder(seed, [n], lengths=lengths, kinds=lengths % 2, batch_size=batch)
     for epoch in range(3):
         assert sorted(order.epoch(epoch).tolist()) == list(range(n))
 
@@ -56,7 +56,7 @@ def test_groups_are_alike_and_stay_whole_in_every_epoch():
     n, batch = 1003, 10
     lengths = torch.randint(1, 500, (n,), generator=torch.Generator().manual_seed(0))
     kinds = (torch.arange(n) % 3 == 0).long()
-    order = Order(0, [n], lengths=lengths, kinds=kinds, batch_size=batch)
+    order = ShuffledOrder(0, [n], lengths=lengths, kinds=kinds, batch_size=batch)
     batches = list(StepSampler(n, batch, 300, order=order))
     mixed = sum(len({int(kinds[i]) for i in rows}) > 1 for rows in batches)
     assert mixed <= 3 * 3

@@ -208,7 +208,10 @@ def test_a_half_written_checkpoint_is_ignored(run_spec, monkeypatch):
     path, newest = interrupted(run_spec, monkeypatch)
     shutil.copytree(newest, newest.with_name(".00-align-00000009.tmp"))
     (newest.with_name("00-align-00000009")).mkdir()
-    go(path)
+    folder, _ = go(path)
+    assert [(line["stage"], line["step"]) for line in folder.metrics()] == [
+        (stage, step) for stage in (0, 1) for step in range(1, 7)
+    ]
 
 
 def test_an_unreadable_image_ends_the_run_by_name(run_spec):

@@ -15,7 +15,7 @@ from vlm_train.checkpoint.run_dir import VALIDATION
 from vlm_train.loss import SummedLoss, target_count
 from vlm_train.monitoring import throughput
 from vlm_train.monitoring.progress import speed
-from vlm_train.monitoring.throughput import Pace, peak_rate
+from vlm_train.monitoring.throughput import ThroughputMeter, peak_rate
 from vlm_train.monitoring.trackers import Trackers, numbers
 from vlm_train.report import html, plots
 from vlm_train.run import Run, start
@@ -27,11 +27,11 @@ def test_rates_are_those_of_the_steps_and_waiting_is_counted_apart():
             time.sleep(0.03)
             yield i
 
-    clock = Pace(torch.device("cpu"), world=2)
+    clock = ThroughputMeter(torch.device("cpu"), world=2)
     told = []
     for _ in clock.waiting(slow()):
         time.sleep(0.01)
-        told.append(clock.stepped(4, 100))
+        told.append(clock.after_step(4, 100))
         time.sleep(0.05)
         clock.pause()
     last = told[-1]
@@ -43,11 +43,11 @@ def test_rates_are_those_of_the_steps_and_waiting_is_counted_apart():
 
 
 def test_the_first_step_is_no_part_of_the_rates():
-    clock = Pace(torch.device("cpu"))
+    clock = ThroughputMeter(torch.device("cpu"))
     time.sleep(0.5)
-    assert clock.stepped(1, 1)["samples_per_second"] <= 2
+    assert clock.after_step(1, 1)["samples_per_second"] <= 2
     time.sleep(0.01)
-    assert clock.stepped(1, 1)["samples_per_second"] > 2.5
+    assert clock.after_step(1, 1)["samples_per_second"] > 2.5
 
 
 @pytest.mark.parametrize(
@@ -65,11 +65,11 @@ def test_peaks_are_known_for_what_the_table_holds(monkeypatch, device, peak):
 def test_mfu_is_what_was_computed_over_what_could_be(monkeypatch):
     """A product of (8, 64) and (64, 32) is 2·8·64·32 FLOPs; 8 tokens in the steps' time."""
     monkeypatch.setattr(throughput, "peak_rate", lambda *a, **k: 1e3)
-    clock = Pace(torch.device("cpu"))
+    clock = ThroughputMeter(torch.device("cpu"))
     a, b = torch.ones(8, 64), torch.ones(64, 32)
     assert clock.count_flops(lambda: a @ b, 8).shape == (8, 32)
     assert clock.flops_a_token == 2 * 64 * 32
-    told = clock.stepped(1, 8)
+    told = clock.after_step(1, 8)
     assert told["mfu"] == pytest.approx(2 * 64 * 32 * told["tokens_per_second"] / 1e3, rel=0.01)
     assert "MFU" in speed(told)["mfu"]
 

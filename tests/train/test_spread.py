@@ -20,18 +20,20 @@ def test_two_processes_train_as_one(long_spec, tmp_path, capsys):
     run_ranks(
         "spread_script.py", long_spec, tmp_path, "ddp:train.strategy=ddp", "fsdp2:train.strategy=fsdp2",
         "again:train.strategy=fsdp2,train.activation_checkpointing=true",
+        "gathered:train.strategy=fsdp2,train.reshard_after_forward=false",
         "half:train.strategy=fsdp2,train.checkpoint_every=2",
     )  # fmt: skip
     wanted = losses(tmp_path / "one")
     assert len(wanted) == 2 * STEPS
     first = weights(tmp_path / "one")
-    for name in ("ddp", "fsdp2", "again"):
+    for name in ("ddp", "fsdp2", "again", "gathered"):
         found = losses(tmp_path / name)
         assert float(((found - wanted) / wanted).abs().max()) <= 1e-6, name
         last = weights(tmp_path / name)
         assert all(torch.equal(last[k], first[k]) for k in first if k.startswith("encoder"))
         assert {k for k in first if not torch.allclose(last[k], first[k], atol=1e-5)} == set(), name
-    assert torch.equal(losses(tmp_path / "fsdp2"), losses(tmp_path / "again"))
+    for name in ("again", "gathered"):
+        assert torch.equal(losses(tmp_path / "fsdp2"), losses(tmp_path / name)), name
     told = [
         json.loads(line)["loss"] for line in (tmp_path / "one" / "validation.jsonl").read_text().splitlines()
     ]

@@ -28,7 +28,7 @@ def nothing_to_compile(monkeypatch):
 
 
 def go(path, *overrides):
-    with preemption.listening():
+    with preemption.install():
         return start(*load_spec(path, [*SHORT, *overrides]))[0]
 
 
@@ -99,13 +99,13 @@ def test_a_second_ctrl_c_ends_the_process_at_once(run_spec, signal_at, monkeypat
 
 
 def press_twice():
-    with preemption.listening(), preemption.held():
+    with preemption.install(), preemption.defer():
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
 
 
 def failing_import():
-    with preemption.listening():
+    with preemption.install():
         try:
             os.kill(os.getpid(), signal.SIGTERM)
         except preemption.Stopped:
@@ -113,7 +113,7 @@ def failing_import():
 
 
 def failing_step():
-    with preemption.listening(), preemption.held():
+    with preemption.install(), preemption.defer():
         os.kill(os.getpid(), signal.SIGTERM)  # only remembered: the error is one
         raise RuntimeError("not finite")
 
@@ -140,7 +140,7 @@ sys.exit(main())
 
 @pytest.mark.parametrize(
     ("command", "number", "code"),
-    [("run", signal.SIGTERM, 75), ("run", signal.SIGINT, 75), ("launch", signal.SIGUSR1, 75),
+    [("run", signal.SIGTERM, 75), ("run", signal.SIGINT, 75), ("run", signal.SIGUSR1, 75),
      ("sweep", signal.SIGINT, 75), ("check", signal.SIGINT, 130), ("check", signal.SIGTERM, -15)],
 )  # fmt: skip
 def test_a_signal_while_libraries_are_imported(command, number, code):

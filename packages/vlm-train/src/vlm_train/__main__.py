@@ -9,14 +9,14 @@ from vlm_train.distributed import exit_message, preemption
 from vlm_train.distributed.exit_message import RESUMABLE
 from vlm_train.distributed.preemption import Stopped
 
-_GO_ON = ("run", "launch", "sweep")
+_GO_ON = ("run", "sweep")
 """Commands that can be resumed. Ctrl-C and SIGTERM end all others as they end every program."""
 
 
 def main() -> int:
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
     if command in _GO_ON:
-        preemption.listen()
+        preemption.install_handlers()
     try:
         from vlm_core.runtime.parent_death import end_with_launcher
 

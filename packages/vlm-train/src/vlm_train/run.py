@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
@@ -33,29 +31,30 @@ from vlm_train.checkpoint.prepare_run_dir import (
     with_kept_tokenizer,
 )
 from vlm_train.checkpoint.resume import resolved
-from vlm_train.checkpoint.run_dir import AVERAGE, ENVIRONMENT, LEFT_OUT, MODEL, RunDir
+from vlm_train.checkpoint.run_dir import AVERAGE, ENVIRONMENT, MODEL, RunDir
 from vlm_train.checkpoint.run_inputs import Inputs
 from vlm_train.config.section import train_section
 from vlm_train.config.template_checks import check_templates
 from vlm_train.config.train import Stage, TrainConfig
-from vlm_train.data.dataset import Reader, reader_of
+from vlm_train.data.dataset import SampleProcessor, sample_processor
 from vlm_train.data.mixture import joined
 from vlm_train.distributed import process_group, watchdog
 from vlm_train.distributed.accelerator import accelerator_of
-from vlm_train.distributed.strategy import strategy_of
-from vlm_train.engine.bad_samples import refuse, screen
-from vlm_train.engine.evaluator import Gauge
-from vlm_train.engine.stage_state import rehearse
+from vlm_train.distributed.select import strategy_of
+from vlm_train.engine.bad_samples import check_budget, refuse
+from vlm_train.engine.evaluator import Evaluator
+from vlm_train.engine.stage_state import validate_stage
 from vlm_train.engine.trainer import StageTrainer, total_steps
 from vlm_train.evaluation.answers import Answer
-from vlm_train.evaluation.benchmarks import Examiner, exams, inputs_of
+from vlm_train.evaluation.benchmarks import BenchmarkEvaluator, benchmark_tasks, inputs_of
 from vlm_train.evaluation.stage_evaluations import Evaluations, last_name
 from vlm_train.evaluation.train_overlap import Measured
-from vlm_train.evaluation.validation import Validator
-from vlm_train.feature_cache.cache import Features, most
+from vlm_train.evaluation.validation import ValidationLoss
+from vlm_train.feature_cache.cache import Features, estimate_cache_size
+from vlm_train.monitoring import run_messages
 from vlm_train.monitoring.environment import environment, versions
 from vlm_train.monitoring.trackers import Trackers
-from vlm_train.monitoring.weights_summary import facts, frozen_random
+from vlm_train.monitoring.weights_summary import summary
 from vlm_train.report import results
 
 
@@ -77,10 +76,10 @@ class Run:
             self.rows = [joined(stage.data) for stage in train.stages]
             self.questions = joined(train.evaluation.data if train.evaluation else [])
             self.unseen = joined(train.validation.data if train.validation else [])
-            self.exams = exams(train.evals)
+            self.tasks = benchmark_tasks(train.evals)
         self.evaluations = Evaluations(train, self.questions, self.rows, self.dir, accelerator)
         for stage, rows in zip(train.stages, self.rows, strict=True):
-            screen(rows, train, f"stage {stage.name}")
+            check_budget(rows, train, f"stage {stage.name}")
         for name, rows in (("evaluation", self.questions), ("validation", self.unseen)):
             refuse(known_faults(rows), len(rows), name, "mend or remove them")
 
@@ -110,8 +109,8 @@ class Run:
         keys = [key for key, _ in run_inputs.datasets(self.train)]
         parts = [part for rows in (*self.rows, self.questions, self.unseen) for part in rows.parts]
         data = run_inputs.of_data(self.train, dict(zip(keys, parts, strict=True)), {})
-        exams, files = inputs_of(self.exams), run_inputs.of_files(self.spec, {})
-        return Inputs(data, exams, files, versions(self.spec))
+        benchmarks, files = inputs_of(self.tasks), run_inputs.of_files(self.spec, {})
+        return Inputs(data, benchmarks, files, versions(self.spec))
 
     def _go(self) -> results.Results:
         set_seed(self.train.seed)
@@ -138,38 +137,35 @@ class Run:
         return path, checkpoint.position(path) if path else Position(0, 0)
 
     def _stages(self) -> None:
+        """Train all stages, or those that are left."""
         for stage in self.train.stages:
-            rehearse(self.model, stage)
-        resumed, position = self._newest()
-        held = read_manifest(resumed)["parts"] if resumed else None
-        process_group.first_does(
-            self.accelerator, lambda: check_weights(self.dir, self.model, held, self._say)
-        )
-        if resumed:
-            self._say(f"resuming {self.train.stages[position.stage].name} at step {position.step}")
-            if position.world != (world := self.accelerator.num_processes):
-                self._say(
-                    f"this checkpoint is of {position.world} processes, these are {world}: the order of the rows is "
-                    "the same, sums may round differently"
-                )
-        if self.main:
-            self.dir.forget_after(position.stage, position.step)
-            self._track(position)
+            validate_stage(self.model, stage)
+        position, resumed = self._resume()
         self._tell_overlap()
         ahead = list(zip(self.train.stages, self.rows, strict=True))[position.stage :]
-        for told in filter(None, (most(self.model, self.train, *each) for each in ahead)):
-            self._say(told)
+        self._say(*filter(None, (estimate_cache_size(self.model, self.train, *each) for each in ahead)))
         for number in range(position.stage, len(self.train.stages)):
             if number > position.stage:
                 position, resumed = replace(position, stage=number, step=0), None
             position = self._train(position, resumed)
             name = f"after {self.train.stages[number].name}"
             self.evaluations.ask(name, self.model, self.reader)
-        if counts := Counter(record["reason"] for record in self.dir.records(LEFT_OUT)):
-            reasons = ", ".join(f"{reason} {count}" for reason, count in counts.most_common())
-            self._say(f"left out: {reasons} rows; see {self.dir.path / LEFT_OUT}")
-        if position.skipped:
-            self._say(f"{position.skipped} steps changed nothing, for their loss or gradient was not finite")
+        self._say(*run_messages.left_out(self.dir, position))
+
+    def _resume(self) -> tuple[Position, Path | None]:
+        """Where the run begins, and the checkpoint that it resumes from."""
+        resumed, position = self._newest()
+        parts = read_manifest(resumed)["parts"] if resumed else None
+        process_group.first_does(
+            self.accelerator, lambda: check_weights(self.dir, self.model, parts, self._say)
+        )
+        if resumed:
+            name = self.train.stages[position.stage].name
+            self._say(*run_messages.resumed(position, name, self.accelerator.num_processes))
+        if self.main:
+            self.dir.forget_after(position.stage, position.step)
+            self._track(position)
+        return position, resumed
 
     def _track(self, position: Position) -> None:
         """Let the trackers listen, from this position on."""
@@ -197,9 +193,9 @@ class Run:
         self.model.to(self.accelerator.device).eval()
         stage = trainer.stage
         if stage.ema and stage.ema.use == "beside":
-            with trainer.learner.averaged():
+            with trainer.stage_state.averaged():
                 self._average(stage.name, last=position.stage == len(self.train.stages) - 1)
-        trainer.learner.finish()
+        trainer.stage_state.finish()
         return position
 
     def _trainer(self, number: int, resumed: Path | None) -> StageTrainer:
@@ -208,28 +204,23 @@ class Run:
         reader = self.reader(stage)
         features = Features.of(self.model, self.spec.encoder, self.train, stage, self.accelerator)
         trainer = StageTrainer(
-            self.model,
-            self.train,
-            number,
-            rows,
-            reader,
-            self.dir,
-            self.strategy,
-            self._gauges(reader),
-            features,
-        )
+            self.model, self.train, number, rows, reader, run=self.dir, strategy=self.strategy,
+            evaluators=self._evaluators(reader), features=features,
+        )  # fmt: skip
         if resumed:
             trainer.restore(resumed)
         return trainer
 
-    def _gauges(self, reader: Reader) -> list[Gauge]:
+    def _evaluators(self, reader: SampleProcessor) -> list[Evaluator]:
         """What measures the model while it trains."""
-        found: list[Gauge] = []
+        evaluators: list[Evaluator] = []
         if settings := self.train.validation:
-            found.append(Validator(settings, self.unseen, reader, self.accelerator))
+            evaluators.append(ValidationLoss(settings, self.unseen, reader, self.accelerator))
         if settings := self.train.evals:
-            found.append(Examiner(settings, self.exams, self.model, self.spec.template, self.accelerator))
-        return found
+            evaluators.append(
+                BenchmarkEvaluator(settings, self.tasks, self.model, self.spec.template, self.accelerator)
+            )
+        return evaluators
 
     def _average(self, stage: str, *, last: bool) -> None:
         """Evaluate the averaged weights, and save them if this is the last stage."""
@@ -237,17 +228,16 @@ class Run:
         if last and self.main:
             save_model(self.dir, self.model, self.spec, AVERAGE)
 
-    def reader(self, stage: Stage | None = None) -> Reader:
+    def reader(self, stage: Stage | None = None) -> SampleProcessor:
         """Rows as the model reads them in `stage`, or at inference."""
-        return reader_of(self.model, self.spec, self.train, stage)
+        return sample_processor(self.model, self.spec, self.train, stage)
 
     def _tell_overlap(self) -> None:
         """Say how many of the rows that measure the model are trained on."""
-        asked = Validator.chosen(self.train.validation, self.unseen)
+        asked = ValidationLoss.chosen(self.train.validation, self.unseen)
         validation = Measured("validation", asked, self.train, self.rows, self.accelerator, every=True)
         for measured in (self.evaluations.measured, validation):
-            for line in measured.lines() if measured.rows else ():
-                self._say(line)
+            self._say(*(measured.lines() if measured.rows else ()))
 
     def _finish(self) -> results.Results:
         watchdog.beat("writing model and results", patient=True)
@@ -265,8 +255,8 @@ class Run:
         results.write(self.dir, table)
         if table:
             final = dict(table)[last_name(self.train)]
-            told = zip(self.questions, final["answers"], strict=True)
-            answers = [Answer(row, a["said"], a["truth"]) for row, a in told]
+            pairs = zip(self.questions, final["answers"], strict=True)
+            answers = [Answer(row, a["said"], a["truth"]) for row, a in pairs]
             results.draw(self.dir, "samples.png", lambda path: results.plot_samples(answers, path))
         return table
 
@@ -277,8 +267,9 @@ class Run:
             self.model = self._saved(AVERAGE)
             self.evaluations.ask(name, self.model, self.reader)
 
-    def _say(self, text: str) -> None:
-        self.accelerator.print(printable(text))
+    def _say(self, *lines: str) -> None:
+        for line in lines:
+            self.accelerator.print(printable(line))
 
 
 def start(spec: Spec, document: Document) -> tuple[RunDir, results.Results]:
@@ -293,14 +284,8 @@ def start(spec: Spec, document: Document) -> tuple[RunDir, results.Results]:
     with located(document):
         model = on_meta(parts)
         check_templates(spec, train, model.llm.tokenizer)
-    sums, threads = check(parts, model), torch.get_num_threads()
-    told = [
-        f"{spec.name}: {sums.total / 1e6:.2f} M parameters, {sums.tokens} tokens per image, "
-        f"{threads} thread{'s' * (threads != 1)} on {accelerator.device}",
-        *facts(spec, model),
-        *frozen_random(spec, train, model),
-    ]
-    accelerator.print("\n".join(map(printable, told)))
+    lines = summary(spec, train, model, check(parts, model), accelerator.device)
+    accelerator.print("\n".join(map(printable, lines)))
     with watchdog.watching(train.timeout):
         run = Run(spec, train, accelerator, model.llm.tokenizer)
         return run.dir, run.go()

@@ -10,6 +10,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -23,8 +24,7 @@ JSON_VALUES = 500_000
 """Values in a JSON file: one of 16 MB may hold millions, each of which takes tens of bytes of memory."""
 PATIENCE = (0.1, 1.0, 5.0)
 """Seconds to wait before each further attempt."""
-STUMBLES: list[str] = []
-"""What this process had to try again, since somebody last emptied the list."""
+_RETRIED: ContextVar[list[str] | None] = ContextVar("io_retries", default=None)
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 _KINDS = {
@@ -41,10 +41,21 @@ def stumbled(error: Exception) -> bool:
     )
 
 
+@contextmanager
+def io_retries() -> Iterator[list[str]]:
+    """The names of the files whose reads fail and are retried inside; a file is named once for each retry."""
+    names: list[str] = []
+    token = _RETRIED.set(names)
+    try:
+        yield names
+    finally:
+        _RETRIED.reset(token)
+
+
 def patiently(name: str, read: Callable[[], T], passing: Callable[[Exception], bool] = stumbled) -> T:
     """What `read` returns, tried again after each pause of `PATIENCE` while it raises errors that are `passing`.
 
-    Each attempt that failed is a warning and an entry of `STUMBLES`. If the last one fails, too, it is a `UserError`
+    Each attempt that failed is a warning and an entry of `io_retries`. If the last one fails, too, it is a `UserError`
     that no policy skips: the data may be good. Other errors pass through.
     """
     for pause in (*PATIENCE, None):
@@ -57,7 +68,8 @@ def patiently(name: str, read: Callable[[], T], passing: Callable[[Exception], b
             if pause is None:
                 raise UserError(f"{name}: the storage fails: {said} ({len(PATIENCE) + 1} attempts)") from None
             log.warning("%s: reading failed: %s; trying again in %g s", name, said, pause)
-            STUMBLES.append(name)
+            if (names := _RETRIED.get()) is not None:
+                names.append(name)
             time.sleep(pause)
     raise AssertionError("unreachable")
 

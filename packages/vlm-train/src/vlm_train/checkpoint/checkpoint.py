@@ -26,7 +26,7 @@ from vlm_core.model import PARTS, VLM
 from vlm_core.model_folder.weights import fill
 from vlm_train.checkpoint import sharded_safetensors
 from vlm_train.checkpoint.run_dir import INPUTS
-from vlm_train.checkpoint.sharded_safetensors import Pieces
+from vlm_train.checkpoint.sharded_safetensors import ShardedTensorReader
 
 OPTIMIZER, EXTRAS, POSITION = "optimizer", "extras", "position.json"
 log = logging.getLogger(__name__)
@@ -56,8 +56,8 @@ class Saved:
     """
 
     position: Position
-    optimizer: Pieces
-    extras: Pieces
+    optimizer: ShardedTensorReader
+    extras: ShardedTensorReader
 
 
 def path_of(root: Path, stage: str, position: Position) -> Path:
@@ -223,7 +223,7 @@ def verify(path: Path) -> None:
             f"{path}: it stands at step {stands.step} of stage {stands.stage}, not where its name says"
         )
     try:
-        absent = [stem for stem in (*parts, OPTIMIZER) if not Pieces(path, stem).files]
+        absent = [stem for stem in (*parts, OPTIMIZER) if not ShardedTensorReader(path, stem).files]
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: damaged: {error}") from None
     if absent:
@@ -242,6 +242,6 @@ def position(path: Path) -> Position:
 def restore(path: Path, model: VLM) -> Saved:
     """Load trained parts into `model`, which holds what its stage adds, and return the rest."""
     for part in read_manifest(path)["parts"]:
-        stored = Pieces(path, part)
+        stored = ShardedTensorReader(path, part)
         fill(getattr(model, part), stored.shapes, stored.tensor, stored.where)
-    return Saved(position(path), Pieces(path, OPTIMIZER), Pieces(path, EXTRAS))
+    return Saved(position(path), ShardedTensorReader(path, OPTIMIZER), ShardedTensorReader(path, EXTRAS))

@@ -8,7 +8,7 @@ from torch.distributed.tensor import DTensor
 
 from vlm_core.errors import UserError
 from vlm_train.checkpoint.dtensor import own_rows, sharded_like
-from vlm_train.checkpoint.sharded_safetensors import Pieces
+from vlm_train.checkpoint.sharded_safetensors import ShardedTensorReader
 
 
 def of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -21,7 +21,7 @@ def of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     }
 
 
-def restore(model: nn.Module, optimizer: torch.optim.Optimizer, saved: Pieces) -> None:
+def restore(model: nn.Module, optimizer: torch.optim.Optimizer, saved: ShardedTensorReader) -> None:
     """Put saved state back; every parameter that has steps behind it must find its own."""
     by_name = dict(model.named_parameters())
     counts_on_device = bool(optimizer.defaults.get("fused"))
@@ -38,7 +38,7 @@ def restore(model: nn.Module, optimizer: torch.optim.Optimizer, saved: Pieces) -
         optimizer.state[parameter][slot] = value
 
 
-def _like(parameter: nn.Parameter, key: str, saved: Pieces) -> Tensor:
+def _like(parameter: nn.Parameter, key: str, saved: ShardedTensorReader) -> Tensor:
     """The tensor of this key, sharded as the parameter is if it has the parameter's shape."""
     if not isinstance(parameter, DTensor) or saved.shapes[key] != tuple(parameter.shape):
         return saved.tensor(key)

@@ -78,7 +78,7 @@ class Evals(_Place):
     benchmarks: dict[str, _Benchmark]
 
 
-class LeftOut(_Record):
+class DroppedSample(_Record):
     """A line of `left_out.jsonl`."""
 
     stage: Count
@@ -92,7 +92,7 @@ LINES: dict[str, type[BaseModel]] = {
     METRICS: Step,
     VALIDATION: Validation,
     EVALS: Evals,
-    LEFT_OUT: LeftOut,
+    LEFT_OUT: DroppedSample,
 }
 """Schemas of lines by the name of the log."""
 

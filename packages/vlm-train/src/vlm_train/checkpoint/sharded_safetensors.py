@@ -31,7 +31,7 @@ def write(folder: Path, stem: str, tensors: Mapping[str, Tensor], rank: int, wor
     return folder / name
 
 
-class Pieces:
+class ShardedTensorReader:
     """The tensors of all files of one stem, read whole or by rows when asked for.
 
     Rows follow each other in the order of the files. What isn't sharded is in the first file alone.

@@ -21,7 +21,7 @@ from vlm_core.spec.spec import Spec
 from vlm_train.config.template_checks import check_templates
 from vlm_train.config.train import Stage, TrainConfig
 from vlm_train.data import data_workers
-from vlm_train.data.dataset import TOO_LONG, Examples, LeftOut, Reader, reader_of
+from vlm_train.data.dataset import TOO_LONG, DroppedSample, Examples, SampleProcessor, sample_processor
 from vlm_train.data.mixture import joined
 from vlm_train.engine.bad_samples import allowance
 
@@ -38,7 +38,7 @@ class Measure:
     images: int
 
 
-def measure(reader: Reader, row: Row) -> Measure:
+def measure(reader: SampleProcessor, row: Row) -> Measure:
     """Read a row and keep only its measures: worker processes send no pixels."""
     example = reader.whole(row)
     kept = example.sample.truncated(reader.max_length)
@@ -54,7 +54,7 @@ class Findings:
     allowed: int
     too_long_is_error: bool
     good: list[Measure] = field(default_factory=list)
-    left_out: list[LeftOut] = field(default_factory=list)
+    left_out: list[DroppedSample] = field(default_factory=list)
 
     @property
     def reasons(self) -> Counter[str]:
@@ -89,7 +89,7 @@ class Findings:
         ]
 
 
-def scan(found: Findings, rows: Sequence[Row], reader: Reader, workers: int, limit: int | None,
+def scan(found: Findings, rows: Sequence[Row], reader: SampleProcessor, workers: int, limit: int | None,
          advance: Advance) -> Findings:  # fmt: skip
     """Read `limit` rows at even distances (None: all) with `workers` processes, reporting progress."""
     chosen = digests.spread(len(rows), limit)
@@ -104,7 +104,7 @@ def scan(found: Findings, rows: Sequence[Row], reader: Reader, workers: int, lim
     done = 0
     for items in data_workers.read(loader):
         found.good += [item for item in items if isinstance(item, Measure)]
-        found.left_out += [item for item in items if isinstance(item, LeftOut)]
+        found.left_out += [item for item in items if isinstance(item, DroppedSample)]
         done += len(items)
         advance(done, len(chosen))
     return found
@@ -125,7 +125,7 @@ def check_data(spec: Spec, train: TrainConfig, workers: int, limit: int | None,
         rows = joined(data)
         allowed = allowance(train, len(rows)) if stage else 0
         found = Findings(name, len(rows), allowed, train.on_too_long == "error" and stage is not None)
-        reader = reader_of(model, spec, train, stage)
+        reader = sample_processor(model, spec, train, stage)
         result.append(scan(found, rows, reader, workers, limit, advance(name)))
     return result
 

@@ -31,14 +31,11 @@ def _parser() -> argparse.ArgumentParser:
         made.set_defaults(command=run)
         return made
 
-    for name, does, short in (
-        ("run", run_spec, "train; rerun the same command to resume"),
-        ("launch", launch_spec, "as run; --print shows the command that it would start"),
-    ):
-        made = command(name, does, short)
-        _add_spec(made)
-        launch.add_options(made)
+    made = command("run", run_spec, "train; rerun the same command to resume")
+    _add_spec(made)
+    launch.add_options(made)
     made.add_argument("--print", action="store_true", help="print the command for a shell, and start nothing")
+    _add_launch(commands)
     _add_looks(command)
     shown = command("report", report, "write one HTML page about a run")
     shown.add_argument("run", type=local_path, help="the run's folder: train.output of its spec")
@@ -49,6 +46,13 @@ def _parser() -> argparse.ArgumentParser:
     swept.add_argument("--jobs", type=_up_to_256, default=1, metavar="N", help="runs at a time; default 1")
     swept.add_argument("--dry-run", action="store_true", help="only list what would run")
     return parser
+
+
+def _add_launch(commands: argparse._SubParsersAction[Parser]) -> None:
+    """The former command `launch`, with whatever words follow it; `--help` does not list it."""
+    renamed = commands.add_parser("launch", add_help=False, prefix_chars=" ")
+    renamed.add_argument("words", nargs="*")
+    renamed.set_defaults(command=launch_renamed)
 
 
 def _add_looks(command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -96,6 +100,8 @@ def _spec(args: argparse.Namespace) -> tuple[Spec, Document]:
 def run_spec(args: argparse.Namespace) -> int:
     """Train on every accelerator of this machine; rerun the same command to resume."""
     debug = getattr(args, "debug", False)
+    if args.print:
+        return _print_command(args)
     if process_group.place():
         code = process_group.as_one(lambda: _join(args), debug)
         return watchdog.leave(code) if code else 0  # at once: its peers may be waiting for it in vain
@@ -104,12 +110,16 @@ def run_spec(args: argparse.Namespace) -> int:
     return launch.start(todo, debug) if todo.torchrun else _train(args)
 
 
-def launch_spec(args: argparse.Namespace) -> int:
-    """Train as `run` does, or show how that would be started."""
+def launch_renamed(args: argparse.Namespace) -> int:
+    raise UserError(
+        "vlm-train launch is now vlm-train run; run --print shows the command that it would start"
+    )
+
+
+def _print_command(args: argparse.Namespace) -> int:
+    """Print the command that `run` would start."""
     if process_group.place():
-        raise UserError("a launcher has started this process already; vlm-train run joins its group")
-    if not args.print:
-        return run_spec(args)
+        raise UserError("a launcher has started this process already: leave out --print to join its group")
     _validate(args)
     say(launch.plan(args).line())
     return 0
@@ -159,12 +169,12 @@ def check_data(args: argparse.Namespace) -> int:
     spec, document = _spec(args)
     from vlm_train.cli.check_data import check_data, write_report
     from vlm_train.config.section import train_section
-    from vlm_train.evaluation.benchmarks import exams
+    from vlm_train.evaluation.benchmarks import benchmark_tasks
     from vlm_train.monitoring.progress import Counting
 
     train = train_section(spec, document)
-    for exam in exams(train.evals):
-        say(f"{exam.name}: {len(exam.asked)} of {exam.benchmark.expected} questions would be asked")
+    for task in benchmark_tasks(train.evals):
+        say(f"{task.name}: {len(task.asked)} of {task.benchmark.expected} questions would be asked")
     workers = train.workers if args.workers is None else args.workers
     with located(document), data_workers.naming_killed_readers():
         findings = check_data(spec, train, workers, args.rows, Counting)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.tensor import DTensor
 
 from vlm_core.diagnose.check import on_meta
 from vlm_core.diagnose.costs.advice import Question, StageAdvice, advise
@@ -24,12 +25,9 @@ from vlm_core.spec.spec import Spec
 from vlm_core.units import size
 from vlm_train.checkpoint.dtensor import local
 from vlm_train.config.train import TrainConfig
-from vlm_train.distributed.strategy import Sharded
-from vlm_train.engine.stage_state import Learner, lower
-from vlm_train.engine.trainer import untouched
-
-ZERO = {"zero2": "ZeRO-2", "zero3": "ZeRO-3"}
-"""What the adviser calls DeepSpeed's strategies. Their parts are equal, so that its formulas say what is held."""
+from vlm_train.distributed.fsdp2 import FSDP2Strategy
+from vlm_train.engine.stage_state import StageState, cast_frozen_to_bf16
+from vlm_train.engine.trainer import frozen_parts
 
 
 @dataclass(frozen=True)
@@ -65,20 +63,21 @@ def plan(spec: Spec, train: TrainConfig, world: int) -> list[Planned]:
 
 def _stage(spec: Spec, train: TrainConfig, number: int, told: StageAdvice, world: int) -> Planned:
     stage, model = train.stages[number], on_meta(spec)
-    if train.strategy in ZERO:
-        memory = told.at_longest[ZERO[train.strategy]]
-        return Planned(stage.name, train.strategy, stage.batch_size // world, told.micro, memory)
     sharded = train.strategy == "fsdp2"
     activations = told.at_longest["FSDP2" if sharded else "DDP"].activations
-    learner, bf16 = Learner(model, stage, 0), train.precision == "bf16"
+    stage_state, bf16 = StageState(model, stage, 0), train.precision == "bf16"
     extra = sum(told.costs[part].weight_copies for part in stage.trains)
     if sharded:
         extra = 2 * max(largest_block(getattr(model, part)) for part in PARTS) * (2 if bf16 else 4)
     if bf16:
-        lower(model, untouched(train, number))
+        cast_frozen_to_bf16(model, frozen_parts(train, number))
     if sharded:
         with pretended(world) as accelerator:
-            learner.start(Sharded(accelerator, bf16=bf16))
+            stage_state.start(
+                FSDP2Strategy(accelerator, bf16=bf16, reshard_after_forward=train.reshard_after_forward)
+            )
+    if sharded and not train.reshard_after_forward:
+        extra = sum(p.numel() for p in model.parameters() if isinstance(p, DTensor)) * (2 if bf16 else 4)
     memory = _held(
         model, extra, activations, eight_bit=stage.optimizer != "adamw", copies=world > 1 and not sharded
     )

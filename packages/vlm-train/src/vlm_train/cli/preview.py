@@ -23,7 +23,7 @@ from vlm_core.text.render import TokenizedConversation
 from vlm_core.text.template import AnyTemplate, Template, TokenizerTemplate
 from vlm_train.config.template_checks import check_templates
 from vlm_train.config.train import TrainConfig
-from vlm_train.data.dataset import Example, Examples, LeftOut, reader_of
+from vlm_train.data.dataset import DroppedSample, Example, Examples, sample_processor
 from vlm_train.data.mixture import joined, order_of, stage_seed
 
 
@@ -48,7 +48,7 @@ class Shown:
     stage: str
     row: int
     name: str
-    content: Example | LeftOut
+    content: Example | DroppedSample
 
 
 def names_of(tokenizer: Tokenizer, template: AnyTemplate | None = None) -> dict[int, str]:
@@ -104,12 +104,12 @@ def samples(spec: Spec, train: TrainConfig, count: int) -> list[tuple[Shown, lis
     check_templates(spec, train, model.llm.tokenizer)
     for number, stage in enumerate(train.stages):
         rows = joined(stage.data)
-        reader = reader_of(model, spec, train, stage)
+        reader = sample_processor(model, spec, train, stage)
         order = order_of(stage, rows, stage_seed(train.seed, number), model.image_tokens_by_default)
         for position in range(min(count, len(rows))):
             index = order.row_at(position)
             content = Examples(rows, reader.read)[index]
-            name = content.name if isinstance(content, LeftOut) else rows[index]["id"]
+            name = content.name if isinstance(content, DroppedSample) else rows[index]["id"]
             tokens = (
                 spans(content.sample, reader.tokenizer, reader.template)
                 if isinstance(content, Example)
@@ -135,7 +135,7 @@ def _visible(text: str) -> str:
 
 def title(shown: Shown) -> str:
     """One line about a sample."""
-    if isinstance(shown.content, LeftOut):
+    if isinstance(shown.content, DroppedSample):
         return f"row {shown.row}, left out: {shown.content.reason}"
     sample = shown.content.sample
     sizes = ", ".join(f"{p.shape[-1]}×{p.shape[-2]}" for p in shown.content.images)
@@ -160,7 +160,7 @@ def terminal(shown: Shown, tokens: Sequence[Span], color: bool = True) -> Text:
     Without `color`, targets stand between `«` and `»`.
     """
     text = Text(f"{printable(f'{shown.stage}: {title(shown)}')}\n", style="bold")
-    if isinstance(shown.content, LeftOut):
+    if isinstance(shown.content, DroppedSample):
         return text.append(printable(shown.content.message) + "\n", style="not bold red")
     for target, run in groupby(tokens, lambda span: span.kind == "target"):
         marks = ("«", "»") if target and not color else ("", "")
@@ -190,7 +190,7 @@ def page(name: str, found: Sequence[tuple[Shown, Sequence[Span]]]) -> str:
 
 def _sample(shown: Shown, tokens: Sequence[Span]) -> dict[str, Any]:
     """What the page shows of a sample."""
-    if isinstance(shown.content, LeftOut):
+    if isinstance(shown.content, DroppedSample):
         return {"title": title(shown), "fault": shown.content.message}
     cells = [{"style": s.style, "ids": " ".join(map(str, s.ids[:8])), "label": label(s)} for s in tokens]
     images = list(map(_png, shown.content.images))

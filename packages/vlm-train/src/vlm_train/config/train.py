@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -24,6 +25,11 @@ from vlm_train.config.recipe import Decay, Ema, FeatureCache, Group, Lora, Patte
 
 PartName = Literal["encoder", "connector", "llm"]
 Data = list[Annotated[SerializeAsAny[DatasetConfig], component("dataset")]]
+_INSTEAD_OF_DEEPSPEED = {
+    "zero1": "ddp, or fsdp2, which also shards gradients and weights",
+    "zero2": "fsdp2 and reshard_after_forward: false",
+    "zero3": "fsdp2",
+}
 Budget = NonNegativeInt | Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -184,8 +190,11 @@ class TrainConfig(StrictModel):
     precision: Literal["fp32", "bf16"] = Field(
         default="fp32", description="number format of the computation: bf16 is autocast"
     )
-    strategy: Literal["auto", "ddp", "fsdp2", "zero2", "zero3"] = Field(
+    strategy: Literal["auto", "ddp", "fsdp2"] = Field(
         default="auto", description="how several processes share the model; auto is ddp"
+    )
+    reshard_after_forward: bool = Field(
+        default=True, description="fsdp2 only; false keeps weights gathered from the forward to the backward"
     )
     activation_checkpointing: bool = Field(
         default=False, description="keep what enters each layer only, and compute it again in the backward"
@@ -233,27 +242,26 @@ class TrainConfig(StrictModel):
     @model_validator(mode="after")
     def _shardable(self) -> TrainConfig:
         small = [stage.name for stage in self.stages if stage.optimizer == "adamw-8bit"]
-        if self.strategy in ("fsdp2", "zero2", "zero3") and small:
+        if self.strategy == "fsdp2" and small:
             raise ValueError(
-                f"stage {small[0]}: adamw-8bit can't be sharded: set optimizer: adamw, whose moments {self.strategy} "
-                "divides, or strategy: ddp"
+                f"stage {small[0]}: adamw-8bit can't be sharded: set optimizer: adamw, whose moments fsdp2 "
+                "shards, or strategy: ddp"
+            )
+        if self.strategy != "fsdp2" and not self.reshard_after_forward:
+            raise ValueError(
+                f"reshard_after_forward: false belongs to strategy: fsdp2, not {self.strategy}: leave it out"
             )
         return self
 
-    @model_validator(mode="after")
-    def _fit_for_zero(self) -> TrainConfig:
-        for stage in self.stages if self.strategy in ("zero2", "zero3") else ():
-            if stage.lora:
-                raise ValueError(
-                    f"stage {stage.name}: lora can't be proved to learn under {self.strategy}, which takes gradients "
-                    "away: set strategy: fsdp2 or ddp"
-                )
-            if stage.ema and self.strategy == "zero3":
-                raise ValueError(
-                    f"stage {stage.name}: ema would be whole on every process under zero3: set strategy: fsdp2, "
-                    "which divides it, or zero2"
-                )
-        return self
+    @field_validator("strategy", mode="before")
+    @classmethod
+    def _not_deepspeed(cls, strategy: object) -> object:
+        text = str(strategy).lower()
+        name = re.sub(r"deepspeed|stage|[\W_]", "", text)  # as in deepspeed_zero_stage_2
+        if "deepspeed" in text or name in _INSTEAD_OF_DEEPSPEED:
+            instead = _INSTEAD_OF_DEEPSPEED.get(name, "fsdp2")
+            raise ValueError(f"{text!r:.40} means DeepSpeed, which is not supported: set strategy: {instead}")
+        return strategy
 
     @field_validator("stages")
     @classmethod

@@ -6,25 +6,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from vlm_core.io.files import STUMBLES
 from vlm_core.text.batch import Batch, collate, pack
-from vlm_train.data.dataset import Example, LeftOut
+from vlm_train.data.dataset import DroppedSample, Example, Fetched
 
 
 @dataclass
-class Micro:
+class MicroBatch:
     """One micro-batch as the loader gives it; `batch` is None if every row was left out.
 
-    `stumbles` counts what had to be read again since this process made its last one: the storage's faults, not the
-    data's.
+    `io_retries` counts the reads that failed and were retried: faults of the storage, not of the data.
     """
 
     batch: Batch | None
-    left_out: list[LeftOut]
-    stumbles: int = 0
+    left_out: list[DroppedSample]
+    io_retries: int = 0
 
 
-def to_micro(items: Sequence[Example | LeftOut], capacity: int | None = None, encoded: bool = False) -> Micro:
+def to_micro_batch(
+    items: Sequence[Example | DroppedSample], capacity: int | None = None, encoded: bool = False
+) -> MicroBatch:
     """The loader's collate function; with `capacity`, samples are packed into rows of that many positions.
 
     `encoded` says that images are features.
@@ -36,6 +36,5 @@ def to_micro(items: Sequence[Example | LeftOut], capacity: int | None = None, en
         batch = pack(samples, images, capacity, encoded=encoded)
     elif examples:
         batch = collate(samples, list(chain(*images)), encoded=encoded)
-    stumbles = len(STUMBLES)
-    STUMBLES.clear()
-    return Micro(batch, [item for item in items if isinstance(item, LeftOut)], stumbles)
+    retries = items.io_retries if isinstance(items, Fetched) else 0
+    return MicroBatch(batch, [item for item in items if isinstance(item, DroppedSample)], retries)

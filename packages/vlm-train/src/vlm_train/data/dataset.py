@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from vlm_core.errors import BadSample, UserError, choices
 from vlm_core.interfaces import Tokenizer
+from vlm_core.io.files import io_retries
 from vlm_core.io.images import load_image
 from vlm_core.model import VLM
 from vlm_core.rows import ROW_KEYS
@@ -23,7 +24,7 @@ from vlm_train.data.conversation.llava_schema import PLACEHOLDER
 
 @dataclass
 class Example:
-    """One training sample; its images are what `Reader.images` gives."""
+    """One training sample; its images are what `SampleProcessor.images` gives."""
 
     sample: TokenizedConversation
     images: list[Tensor]
@@ -34,7 +35,7 @@ TOO_LONG, FATAL = "too-long", "fatal"
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class DroppedSample:
     """A row that gives no example, its id, and why. It travels as data: worker processes garble exceptions.
 
     `reason` is `TOO_LONG` for a row that can't be shortened to fit, `FATAL` for a fault that isn't the row's.
@@ -47,7 +48,7 @@ class LeftOut:
 
 
 @dataclass
-class Reader:
+class SampleProcessor:
     """Everything that turns a row into an `Example`; plain enough to be sent to a worker process.
 
     `features`, if given, finds the features (H, W, D) of an image by its source; `image_tokens` then takes these.
@@ -89,9 +90,11 @@ class Reader:
         return Example(example.sample.truncated(self.max_length), example.images)
 
 
-def reader_of(model: VLM, spec: Spec, train: TrainConfig, stage: Stage | None = None) -> Reader:
+def sample_processor(
+    model: VLM, spec: Spec, train: TrainConfig, stage: Stage | None = None
+) -> SampleProcessor:
     """Rows as `model` reads them in `stage`, or at inference."""
-    return Reader(
+    return SampleProcessor(
         model.encoder.transform,
         model.image_tokens,
         model.llm.tokenizer,
@@ -127,8 +130,14 @@ def messages(row: dict[str, Any]) -> list[Message]:
     return result
 
 
+class Fetched(list[T]):
+    """The items of one batch; `io_retries` counts the reads for it that failed and were retried."""
+
+    io_retries = 0
+
+
 class Examples(Dataset, Generic[T]):
-    """Rows by index: what `read` makes of each, or `LeftOut`."""
+    """Rows by index: what `read` makes of each, or `DroppedSample`."""
 
     def __init__(self, rows: Sequence[dict[str, Any]], read: Callable[[dict[str, Any]], T]) -> None:
         self.rows, self.read = rows, read
@@ -136,7 +145,14 @@ class Examples(Dataset, Generic[T]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> T | LeftOut:
+    def __getitems__(self, indices: Sequence[int]) -> Fetched[T | DroppedSample]:
+        """A batch, as a `DataLoader` asks for it."""
+        with io_retries() as retried:
+            items = Fetched([self[index] for index in indices])
+        items.io_retries = len(retried)
+        return items
+
+    def __getitem__(self, index: int) -> T | DroppedSample:
         name = f"row {index}"
         try:
             row = self.rows[index]
@@ -150,7 +166,7 @@ class Examples(Dataset, Generic[T]):
             return left_out(index, name, FATAL, error)
 
 
-def left_out(index: int, name: str, reason: str, error: Exception) -> LeftOut:
+def left_out(index: int, name: str, reason: str, error: Exception) -> DroppedSample:
     """A row that `error` keeps out; the message says its id, unless it begins with the place that serves as one."""
     text, called = str(error), name if name == f"row {index}" else f"row {name}"
-    return LeftOut(index, name, reason, text if text.startswith(name) else f"{called}: {text}")
+    return DroppedSample(index, name, reason, text if text.startswith(name) else f"{called}: {text}")

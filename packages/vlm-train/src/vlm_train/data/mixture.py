@@ -14,14 +14,14 @@ from vlm_core.errors import BadSample
 from vlm_core.plugins.config import DatasetConfig
 from vlm_core.rows import Row, Rows, known_faults, text_length
 from vlm_train.config.train import Stage
-from vlm_train.data.shuffle import Order, shares
+from vlm_train.data.shuffle import ShuffledOrder, shares
 
 CHARACTERS_A_TOKEN = 4
 
 
-def joined(data: Sequence[DatasetConfig]) -> Joined:
+def joined(data: Sequence[DatasetConfig]) -> ConcatRows:
     """The rows of all datasets, one after the other."""
-    return Joined([source.rows() for source in data])
+    return ConcatRows([source.rows() for source in data])
 
 
 def sizes_of(rows: Sequence[Row]) -> np.ndarray:
@@ -36,17 +36,17 @@ def sizes_of(rows: Sequence[Row]) -> np.ndarray:
     return found
 
 
-def order_of(stage: Stage, rows: Joined, seed: int, image_tokens: int) -> Order:
+def order_of(stage: Stage, rows: ConcatRows, seed: int, image_tokens: int) -> ShuffledOrder:
     """The order in which a stage reads its rows; `image_tokens` is what an image weighs in a row's length."""
     sizes = [len(part) for part in rows.parts]
     counts = stage.counts or (shares(stage.weights, len(rows)) if stage.weights else None)
     blocks = [part.blocks() if isinstance(part, Rows) else None for part in rows.parts]
     if not stage.group_by_length:
-        return Order(seed, sizes, counts, blocks=blocks)
+        return ShuffledOrder(seed, sizes, counts, blocks=blocks)
     measured = torch.from_numpy(sizes_of(rows).astype(np.int64))
     lengths = measured[:, 0] // CHARACTERS_A_TOKEN + measured[:, 1] * image_tokens
     kinds = (measured[:, 1] > 0).long()
-    return Order(
+    return ShuffledOrder(
         seed, sizes, counts, lengths=lengths, kinds=kinds, batch_size=stage.batch_size, blocks=blocks
     )
 
@@ -56,7 +56,7 @@ def stage_seed(seed: int, number: int) -> int:
     return seed * 1000 + number
 
 
-class Joined(Rows):
+class ConcatRows(Rows):
     """Sequences of rows, one after the other, none of them copied."""
 
     def __init__(self, parts: Sequence[Sequence[Row]]) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vlm_train.data.shuffle import Order
+from vlm_train.data.shuffle import ShuffledOrder
 
 
 def row_at(position: int, rows: int, seed: int) -> int:
     """The row at a position of the endless stream: each epoch is a permutation of all rows."""
-    return Order(seed, [rows]).row_at(position)
+    return ShuffledOrder(seed, [rows]).row_at(position)
 
 
 class StepSampler:
@@ -22,10 +22,10 @@ class StepSampler:
 
     def __init__(
         self, rows: int, batch_size: int, steps: int, *, seed: int = 0, first_step: int = 0,
-        rank: int = 0, world: int = 1, micro: int | None = None, order: Order | None = None,
+        rank: int = 0, world: int = 1, micro: int | None = None, order: ShuffledOrder | None = None,
     ) -> None:  # fmt: skip
         self.batch_size, self.steps, self.first_step = batch_size, steps, first_step
-        self.order, self.rank, self.share = order or Order(seed, [rows]), rank, batch_size // world
+        self.order, self.rank, self.share = order or ShuffledOrder(seed, [rows]), rank, batch_size // world
         self.micro = min(micro or self.share, self.share)
         assert self.share * world == batch_size, "the batch must divide by the number of processes"
 

@@ -26,7 +26,7 @@ def shares(weights: Sequence[float], total: int) -> list[int]:
     return counts
 
 
-class Order:
+class ShuffledOrder:
     """Rows of several sources, numbered through, in the order of training.
 
     An epoch holds `counts[i]` rows of source i (default: all of its `sizes[i]`). Where that isn't all of them, a

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlm_core.errors import UserError
+from vlm_core.errors import UserError, shown
 from vlm_core.plugins.local_code import OPTION
 from vlm_core.runtime.parent_death import LAUNCHER
 from vlm_core.runtime.system_faults import killed
@@ -55,14 +55,25 @@ class Plan:
         return " ".join([*settings, shlex.join(self.command)])
 
 
+def _integer(text: str) -> int:
+    """The type of an argument that is a whole number, whose range `plan` checks."""
+    if not re.fullmatch("-?[0-9]{1,9}", text):
+        raise argparse.ArgumentTypeError(f"expected a whole number, got {shown(text)}")
+    return int(text)
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Torchrun's own names, for what a run needs of them."""
     group = parser.add_argument_group("processes", "by default one for each accelerator of this machine")
-    group.add_argument("--nproc", "--nproc-per-node", type=int, metavar="N", help="processes of this node")
+    group.add_argument(
+        "--nproc", "--nproc-per-node", type=_integer, metavar="N", help="processes of this node"
+    )
     group.add_argument("--nnodes", metavar="N", help="nodes, or MIN:MAX; start the same command on each")
     group.add_argument("--rdzv-endpoint", metavar="HOST:PORT", help="where the nodes meet: one of them")
     group.add_argument("--rdzv-id", metavar="ID", help="name of this job, the same on all nodes")
-    group.add_argument("--max-restarts", type=int, metavar="N", help="start anew so often after a failure")
+    group.add_argument(
+        "--max-restarts", type=_integer, metavar="N", help="start anew so often after a failure"
+    )
 
 
 def plan(args: argparse.Namespace) -> Plan:

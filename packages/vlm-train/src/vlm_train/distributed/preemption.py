@@ -49,32 +49,32 @@ def _leave(name: str) -> NoReturn:
     os._exit(code)
 
 
-class _Ears:
-    """What this process has heard; signals belong to a process, so there is one."""
+class _SignalState:
+    """The signals that this process has got; signals belong to a process, so this is global."""
 
-    heard: str | None = None
-    holding = False
+    received: str | None = None
+    deferred = False
     raised = False
     presses = 0
     counts_presses = True
-    meets: Callable[[str], BaseException] = _leave
+    on_signal: Callable[[str], BaseException] = _leave
 
 
-def _hear(number: int, frame: FrameType | None) -> None:
-    _Ears.heard = signal.Signals(number).name
-    if number == signal.SIGINT and _Ears.counts_presses:
-        _Ears.presses += 1
-        if _Ears.presses > 1:
+def _handler(number: int, frame: FrameType | None) -> None:
+    _SignalState.received = signal.Signals(number).name
+    if number == signal.SIGINT and _SignalState.counts_presses:
+        _SignalState.presses += 1
+        if _SignalState.presses > 1:
             exit_message.write("interrupted")
             _kill_children()
             os._exit(INTERRUPTED)
-        if _Ears.meets is not _leave:
+        if _SignalState.on_signal is not _leave:
             exit_message.write(
                 "stopping; rerun the same command to resume. Ctrl-C again ends at once, without saving"
             )
-    if not _Ears.holding:
-        _Ears.raised = True
-        raise _Ears.meets(_Ears.heard)
+    if not _SignalState.deferred:
+        _SignalState.raised = True
+        raise _SignalState.on_signal(_SignalState.received)
 
 
 def _kill_children() -> None:
@@ -86,44 +86,44 @@ def _kill_children() -> None:
                     child.kill()
 
 
-def listen() -> Callable[[], None]:
+def install_handlers() -> Callable[[], None]:
     """Let `SIGNALS` stop this process from now on, called in the main thread; -> a function that ends that.
 
     A process that a launcher started doesn't count Ctrl-C: it may get the first one twice, from the terminal and from
     the launcher.
     """
-    _Ears.heard, _Ears.raised, _Ears.presses = None, False, 0
-    _Ears.counts_presses = "LOCAL_RANK" not in os.environ
-    before = {number: signal.signal(number, _hear) for number in SIGNALS}
+    _SignalState.received, _SignalState.raised, _SignalState.presses = None, False, 0
+    _SignalState.counts_presses = "LOCAL_RANK" not in os.environ
+    before = {number: signal.signal(number, _handler) for number in SIGNALS}
 
-    def end() -> None:
-        _Ears.heard = None
+    def uninstall() -> None:
+        _SignalState.received = None
         for number, handler in before.items():
             signal.signal(number, handler)
 
-    return end
+    return uninstall
 
 
 @contextmanager
 def meeting(made: Callable[[str], BaseException]) -> Iterator[None]:
     """Inside, a signal raises what `made` gives for its name. What is inside may start processes."""
     import_module("psutil")  # a signal handler must not
-    before, _Ears.meets = _Ears.meets, made
+    before, _SignalState.on_signal = _SignalState.on_signal, made
     try:
         yield
     finally:
-        _Ears.meets = before
+        _SignalState.on_signal = before
 
 
 @contextmanager
-def listening() -> Iterator[None]:
+def install() -> Iterator[None]:
     """Let `SIGNALS` stop what runs inside by raising `Stopped`; for the main thread."""
-    end = listen()
+    uninstall = install_handlers()
     try:
         with unwinding():
             yield
     finally:
-        end()
+        uninstall()
 
 
 @contextmanager
@@ -133,36 +133,36 @@ def unwinding() -> Iterator[None]:
         try:
             yield
         except BaseException as error:
-            if _Ears.heard and _Ears.raised and not isinstance(error, Stopped):
-                raise left(_Ears.heard) from error
+            if _SignalState.received and _SignalState.raised and not isinstance(error, Stopped):
+                raise left(_SignalState.received) from error
             raise
 
 
 @contextmanager
-def held() -> Iterator[None]:
-    """Only remember signals in here; one that nobody asked for with `agreed` ends the process on the way out."""
-    _Ears.holding = True
+def defer() -> Iterator[None]:
+    """Defer signals in this context; one that `agreed` did not report ends the process at its end."""
+    _SignalState.deferred = True
     try:
         yield
     finally:
-        _Ears.holding = False
-    if _Ears.heard:
-        raise left(_Ears.heard)
+        _SignalState.deferred = False
+    if _SignalState.received:
+        raise left(_SignalState.received)
 
 
 def agreed(accelerator: Accelerator) -> bool:
-    """Whether any process has heard a signal: the same answer on all, which must all ask."""
-    heard = _Ears.heard is not None
+    """Whether any process has got a signal: the same answer on all, which must all ask."""
+    received = _SignalState.received is not None
     if accelerator.num_processes == 1:
-        return heard
+        return received
     import torch
 
-    told = accelerator.reduce(torch.tensor(int(heard), device=accelerator.device), "sum")
-    return bool(int(told))  # pyright: ignore[reportArgumentType]
+    count = accelerator.reduce(torch.tensor(int(received), device=accelerator.device), "sum")
+    return bool(int(count))  # pyright: ignore[reportArgumentType]
 
 
 def stopped(where: str) -> Stopped:
     """What to raise when the processes have agreed and saved."""
     return Stopped(
-        f"{_Ears.heard or 'another process'} stopped the run {where}; rerun the same command to resume"
+        f"{_SignalState.received or 'another process'} stopped the run {where}; rerun the same command to resume"
     )

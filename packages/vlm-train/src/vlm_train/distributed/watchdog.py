@@ -119,14 +119,12 @@ class Watchdog(threading.Thread):
             )
         else:
             text = f"{who} has made no progress for {limit:g} s, {doing}:"
-        sys.stderr.write(f"vlm-train: {text}\n")
-        sys.stderr.flush()
+        exit_message.write(text)
         faulthandler.dump_traceback(file=sys.__stderr__ or 2, all_threads=True)
         advice = (
             "rerun the same command to resume from the last checkpoint; train.timeout sets a longer limit"
         )
-        sys.stderr.write(f"vlm-train: {advice}\n")
-        sys.stderr.flush()
+        exit_message.write(advice)
 
 
 def _collectives() -> int:

@@ -1,4 +1,4 @@
-"""Rows that training leaves out: which are allowed to be, how many, and the list of them in the run folder."""
+"""Dropped samples: their budget, and their log in the run folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vlm_core.errors import BadSample, UserError
 from vlm_core.rows import Row, known_faults
 from vlm_train.checkpoint.run_dir import LEFT_OUT, RunDir
 from vlm_train.config.train import TrainConfig
-from vlm_train.data.dataset import FATAL, TOO_LONG, LeftOut
+from vlm_train.data.dataset import FATAL, TOO_LONG, DroppedSample
 
 _CHECK = "vlm-train check lists all of them"
 
@@ -28,8 +28,8 @@ def _over(bad: int, allowed: int, rows: int) -> str:
     return f"{bad} of {rows} rows are bad, and train.bad_sample_budget allows {allowed}: mend the data, or raise it"
 
 
-def screen(rows: Sequence[Row], train: TrainConfig, where: str) -> None:
-    """Refuse data of which so many rows are known to be bad that training could not end; costs no reading."""
+def check_budget(rows: Sequence[Row], train: TrainConfig, where: str) -> None:
+    """Refuse data with more known bad rows than the budget allows, before training; reads no row."""
     faults = known_faults(rows)
     if len(faults) <= allowance(train, len(rows)):
         return
@@ -45,10 +45,10 @@ def refuse(faults: Mapping[int, BadSample], rows: int, where: str, advice: str) 
         raise UserError(f"{where}: {error}", *more)
 
 
-class Ledger:
-    """The rows that one stage has left out so far, each counted once however often its turn comes.
+class DroppedSamples:
+    """The samples that one stage has dropped so far, each counted once.
 
-    Every process holds the same one: `settle` must be given what all of them found.
+    Every process has the same record: `record` takes the samples that all of them dropped.
     """
 
     def __init__(self, train: TrainConfig, number: int, rows: int, run: RunDir, step: int) -> None:
@@ -57,14 +57,14 @@ class Ledger:
         earlier = [m for m in run.records(LEFT_OUT) if m["stage"] == number and m["step"] <= step]
         self.seen = {m["row"]: m["reason"] for m in earlier}
 
-    def settle(self, step: int, found: Sequence[LeftOut], write: bool = True) -> None:
-        """Note what step `step` (from 1) left out; raises `UserError` for what the spec doesn't allow."""
-        fresh = {item.row: item for item in found if item.row not in self.seen}
+    def record(self, step: int, dropped: Sequence[DroppedSample], write: bool = True) -> None:
+        """Record the samples dropped in step `step` (from 1); raises `UserError` if the spec does not allow one."""
+        fresh = {item.row: item for item in dropped if item.row not in self.seen}
         self.seen |= {row: item.reason for row, item in fresh.items()}
         if write and fresh:
             records = [{**self._place(step), **asdict(item)} for item in fresh.values()]
             self.run.log(*records, name=LEFT_OUT)
-        for item in found:
+        for item in dropped:
             self._judge(item)
         bad, allowed = len(self.seen) - self.count()[TOO_LONG], allowance(self.train, self.rows)
         if bad > allowed:
@@ -75,7 +75,7 @@ class Ledger:
     def _place(self, step: int) -> dict[str, Any]:
         return {"stage": self.number, "stage_name": self.name, "step": step}
 
-    def _judge(self, item: LeftOut) -> None:
+    def _judge(self, item: DroppedSample) -> None:
         where = f"stage {self.name}: {item.message}"
         if item.reason == FATAL:
             raise UserError(where)

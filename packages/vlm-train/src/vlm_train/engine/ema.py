@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vlm_train.checkpoint.dtensor import local, own_rows, sharded_like
-from vlm_train.checkpoint.sharded_safetensors import Pieces
+from vlm_train.checkpoint.sharded_safetensors import ShardedTensorReader
 
 
 class Average:
@@ -36,7 +36,7 @@ class Average:
         held = {name: sharded_like(self.parameters[name], t) for name, t in self.held.items()}
         return {**held, "updates": torch.tensor(self.updates)}
 
-    def recall(self, saved: Pieces) -> None:
+    def load(self, saved: ShardedTensorReader) -> None:
         """Go on exactly from what a checkpoint holds."""
         self.updates = int(saved.tensor("ema|updates"))
         for name, held in self.held.items():

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from vlm_core.numerics.frozen_modules import BufferCopies
-from vlm_train.engine.stage_state import Learner
+from vlm_train.engine.stage_state import StageState
 
 
-class Gauge(ABC):
+class Evaluator(ABC):
     """Measures every `every` steps (None: never between) and at a stage's last; records go to `file`."""
 
     file: ClassVar[str]
@@ -25,7 +25,7 @@ class Gauge(ABC):
         return step == steps or (self.every is not None and step % self.every == 0)
 
     @abstractmethod
-    def measure(self, learner: Learner) -> dict[str, Any]:
+    def measure(self, stage_state: StageState) -> dict[str, Any]:
         """What goes into the record; every process calls it, the first one's is kept."""
 
 

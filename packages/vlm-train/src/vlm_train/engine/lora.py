@@ -74,7 +74,7 @@ def layers(model: VLM) -> dict[str, Any]:
 
 
 @contextmanager
-def proving(model: VLM, stage: str) -> Iterator[None]:
+def check_lora_gradients(model: VLM, stage: str) -> Iterator[None]:
     """One backward pass in here must reach every adapter; no gradient and no written buffer is left behind.
 
     Raises `UserError` naming the targets that the model computes without calling them, as kernels do that are

@@ -1,4 +1,4 @@
-"""What a stage adds to the model while it learns: adapters, groups, optimizer, average; and what stays at its end."""
+"""State of a stage beside the model's weights: adapters, parameter groups, optimizer, average."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vlm_core.model import VLM
 from vlm_core.model_folder.weights import vector_names
 from vlm_train.checkpoint.checkpoint import EXTRAS, OPTIMIZER, Contents, Saved
 from vlm_train.config.train import Stage
-from vlm_train.distributed.strategy import Replicated
+from vlm_train.distributed.base import DDPStrategy
 from vlm_train.engine import lora
 from vlm_train.engine import optimizer as optim
 from vlm_train.engine.activation_checkpointing import recomputing
@@ -23,8 +23,8 @@ from vlm_train.engine.train_step import Outcome
 from vlm_train.loss import SummedLoss
 
 
-class Learner:
-    """One stage's hold on the model: from the constructor until `finish`; it learns from `start` on."""
+class StageState:
+    """Training state of one stage, from the constructor until `finish`; `start` makes the optimizer."""
 
     module: nn.Module
     optimizer: Any
@@ -37,30 +37,30 @@ class Learner:
         optim.freeze(model, stage, self.adapters.values())
         self.groups = optim.parameter_groups(model, stage)
         self.average: Average | None = None
-        self._while_learning = ExitStack()
+        self._while_training = ExitStack()
 
-    def recall(self, saved: Saved) -> None:
-        """Adapters and average as `saved` has them; the parts' own weights are there already."""
+    def load(self, saved: Saved) -> None:
+        """Load adapters and average from a checkpoint; the parts' own weights are loaded already."""
         for name, parameter in self.adapters.items():
             parameter.data.copy_(saved.extras.tensor(f"lora|{name}"))
         if self.stage.ema:
             self.average = Average(optim.trained(self.model, self.stage), self.stage.ema.decay)
-            self.average.recall(saved.extras)
+            self.average.load(saved.extras)
 
     def start(
         self,
-        strategy: Replicated,
+        strategy: DDPStrategy,
         saved: Saved | None = None,
         *,
         recompute: bool = False,
         encoded: bool = False,
     ) -> None:
-        """Lay the model on the processes and make what learns, or go on exactly from `saved`.
+        """Wrap the model for its strategy and make the optimizer, with the state of `saved` if given.
 
         `encoded` says that batches bring features of images, not pixels.
         """
         if recompute:
-            self._while_learning.enter_context(recomputing(self.model))
+            self._while_training.enter_context(recomputing(self.model))
         several = strategy.accelerator.num_processes > 1
         self.strategy = strategy
         self.module = strategy.wrap(SummedLoss(self.model, always_sees=several, encoded=encoded))
@@ -68,39 +68,38 @@ class Learner:
         for group in self.groups:
             group.parameters.update({name: now[name] for name in group.parameters})
         self.adapters = {name: now[name] for name in self.adapters}
-        self.optimizer = strategy.optimizing(self.module, optim.optimizer(self.groups, self.stage.optimizer))
-        self._while_learning.callback(strategy.rest)
+        self.optimizer = optim.optimizer(self.groups, self.stage.optimizer)
         if self.stage.ema:
             self.average = Average(optim.trained(self.model, self.stage), self.stage.ema.decay)
         if saved:
-            strategy.recall(self.model, self.optimizer, saved.optimizer)
+            strategy.load_optimizer(self.model, self.optimizer, saved.optimizer)
             if self.average:
-                self.average.recall(saved.extras)
+                self.average.load(saved.extras)
 
-    def rest(self) -> None:
-        """Nothing learns any more."""
-        self._while_learning.close()
+    def close(self) -> None:
+        """Undo what `start` changed in the model's layers."""
+        self._while_training.close()
 
     @contextmanager
-    def proving(self) -> Iterator[None]:
-        """A loss sent backward in here must reach every adapter, or a `UserError` names those it doesn't."""
-        with lora.proving(self.model, self.stage.name):
+    def check_lora_gradients(self) -> Iterator[None]:
+        """A backward pass in this context must reach every adapter; a `UserError` names those that it does not."""
+        with lora.check_lora_gradients(self.model, self.stage.name):
             yield
 
-    def stepped(self, outcome: Outcome) -> None:
-        """The optimizer has stepped, or has not."""
+    def after_step(self, outcome: Outcome) -> None:
+        """Update the average after a step of the optimizer."""
         if self.average and outcome.changed:
             self.average.update()
 
-    def contents(self, parts: Sequence[str]) -> Contents:
-        """What a checkpoint needs of this process: its shards, and the rest if it is the first."""
+    def state_dict(self, parts: Sequence[str]) -> Contents:
+        """The tensors of a checkpoint that this process writes, by file stem."""
         extras: dict[str, Tensor] = {f"lora|{name}": p for name, p in self.adapters.items()}
         if self.average:
-            extras |= {f"ema|{name}": held for name, held in self.average.state().items()}
-        found = {part: _weights(getattr(self.model, part)) for part in parts}
-        found |= {EXTRAS: extras} if extras else {}
-        written = {stem: self.strategy.written(tensors) for stem, tensors in found.items()}
-        return written | {OPTIMIZER: self.strategy.moments(self.model, self.optimizer)}
+            extras |= {f"ema|{name}": mean for name, mean in self.average.state().items()}
+        tensors = {part: _weights(getattr(self.model, part)) for part in parts}
+        tensors |= {EXTRAS: extras} if extras else {}
+        shards = {stem: self.strategy.local_shards(named) for stem, named in tensors.items()}
+        return shards | {OPTIMIZER: self.strategy.optimizer_shards(self.model, self.optimizer)}
 
     @contextmanager
     def averaged(self) -> Iterator[VLM]:
@@ -120,13 +119,13 @@ class Learner:
 
 def _weights(module: nn.Module) -> dict[str, Tensor]:
     """Parameters and persistent buffers; tied ones once."""
-    found = module.state_dict(keep_vars=True)
-    first = {id(tensor): name for name, tensor in reversed(found.items())}
-    return {name: tensor for name, tensor in found.items() if first[id(tensor)] == name}
+    tensors = module.state_dict(keep_vars=True)
+    first = {id(tensor): name for name, tensor in reversed(tensors.items())}
+    return {name: tensor for name, tensor in tensors.items() if first[id(tensor)] == name}
 
 
-def lower(model: VLM, parts: Sequence[str]) -> None:
-    """Hold what stands still in these parts in bf16, as autocast computes with it; what must stay fp32 stays it."""
+def cast_frozen_to_bf16(model: VLM, parts: Sequence[str]) -> None:
+    """Keep frozen matrices of these parts in bf16, as autocast computes with them; what must stay fp32 stays fp32."""
     for part in parts:
         module: nn.Module = getattr(model, part)
         vectors = vector_names(module)
@@ -135,8 +134,8 @@ def lower(model: VLM, parts: Sequence[str]) -> None:
                 parameter.data = parameter.data.to(torch.bfloat16)
 
 
-def rehearse(model: VLM, stage: Stage) -> None:
-    """Raise now what this stage would raise of its patterns when its turn comes; the model stays as it is."""
+def validate_stage(model: VLM, stage: Stage) -> None:
+    """Raise the errors of a stage's patterns before the run starts; the model is left as it was."""
     adapters = lora.inject(model, stage.lora, stage.name, 0) if stage.lora else {}
     optim.freeze(model, stage, adapters.values())
     optim.optimizer(optim.parameter_groups(model, stage), stage.optimizer)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vlm_core.text.batch import Batch
-from vlm_train.distributed.strategy import Replicated
+from vlm_train.distributed.base import DDPStrategy
 from vlm_train.engine.norm_statistics import NormStatistics
 from vlm_train.loss import target_count
 
@@ -36,7 +36,7 @@ class Outcome:
 
 
 def take_step(
-    strategy: Replicated, loss_module: nn.Module, optimizer: Any, batches: Sequence[Batch], clip: float
+    strategy: DDPStrategy, loss_module: nn.Module, optimizer: Any, batches: Sequence[Batch], clip: float
 ) -> Outcome:
     """Backward through every micro-batch, clip, and step, if loss and gradient are finite on every process.
 
@@ -64,13 +64,15 @@ def take_step(
     return outcome if outcome.finite else Outcome(outcome.loss, outcome.norm, targets, changed=False)
 
 
-def _backward(strategy: Replicated, loss_module: nn.Module, batches: Sequence[Batch], targets: int) -> Tensor:
+def _backward(
+    strategy: DDPStrategy, loss_module: nn.Module, batches: Sequence[Batch], targets: int
+) -> Tensor:
     """Add the gradients of all micro-batches; -> this process's summed loss."""
     accelerator = strategy.accelerator
     total = torch.zeros((), device=accelerator.device)
     for i, batch in enumerate(batches):
         last = i == len(batches) - 1
-        with nullcontext() if last else strategy.accumulating(loss_module):
+        with nullcontext() if last else strategy.no_sync(loss_module):
             summed = strategy.loss(loss_module, batch)
             if summed.requires_grad:
                 # processes are averaged afterwards, so each scales its share by their number

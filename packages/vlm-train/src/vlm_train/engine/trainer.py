@@ -24,21 +24,21 @@ from vlm_train.checkpoint.checkpoint import Position, Saved
 from vlm_train.checkpoint.run_dir import CHECKPOINTS, RunDir
 from vlm_train.config.train import Stage, TrainConfig
 from vlm_train.data import data_workers
-from vlm_train.data.collate import Micro, to_micro
-from vlm_train.data.dataset import TOO_LONG, Examples, LeftOut, Reader
-from vlm_train.data.mixture import Joined, order_of, stage_seed
+from vlm_train.data.collate import MicroBatch, to_micro_batch
+from vlm_train.data.dataset import TOO_LONG, DroppedSample, Examples, SampleProcessor
+from vlm_train.data.mixture import ConcatRows, order_of, stage_seed
 from vlm_train.data.sampler import StepSampler
 from vlm_train.distributed import preemption, watchdog
-from vlm_train.distributed.strategy import Replicated
+from vlm_train.distributed.base import DDPStrategy
 from vlm_train.engine import lr_schedule
-from vlm_train.engine.bad_samples import Ledger
-from vlm_train.engine.evaluator import Gauge
-from vlm_train.engine.stage_state import Learner, lower, table
+from vlm_train.engine.bad_samples import DroppedSamples
+from vlm_train.engine.evaluator import Evaluator
+from vlm_train.engine.stage_state import StageState, cast_frozen_to_bf16, table
 from vlm_train.engine.train_step import Outcome, take_step
 from vlm_train.feature_cache.cache import Features
 from vlm_train.loss import target_count
 from vlm_train.monitoring.progress import StageProgress
-from vlm_train.monitoring.throughput import Pace
+from vlm_train.monitoring.throughput import ThroughputMeter
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +49,8 @@ def total_steps(stage: Stage, rows: int) -> int:
     return stage.steps or max(1, math.ceil((stage.epochs or 1.0) * rows / stage.batch_size))
 
 
-def untouched(train: TrainConfig, number: int) -> list[str]:
-    """Parts that have the spec's own weights during this stage; adapters not yet merged leave a part as it is."""
+def frozen_parts(train: TrainConfig, number: int) -> list[str]:
+    """Parts that still have the spec's weights during this stage; adapters not yet merged do not change a part."""
     stage, earlier = train.stages[number], train.stages[:number]
     changed = stage.trained_parts() | {part for before in earlier for part in before.trains}
     return [part for part in PARTS if part not in changed]
@@ -60,13 +60,13 @@ class StageTrainer:
     """Trains one stage of a run from a position to its end."""
 
     def __init__(
-        self, model: VLM, train: TrainConfig, number: int, rows: Joined, reader: Reader,
-        run: RunDir, strategy: Replicated, gauges: Sequence[Gauge] = (), features: Features | None = None,
+        self, model: VLM, train: TrainConfig, number: int, rows: ConcatRows, reader: SampleProcessor,
+        run: RunDir, strategy: DDPStrategy, evaluators: Sequence[Evaluator] = (), features: Features | None = None,
     ) -> None:  # fmt: skip
         self.train, self.number, self.stage = train, number, train.stages[number]
         self.model, self.run, self.strategy = model, run, strategy
         self.accelerator = strategy.accelerator
-        self.reader, self.gauges, self.features = reader, gauges, features
+        self.reader, self.evaluators, self.features = reader, evaluators, features
         self.examples = Examples(rows, reader.read)
         self.steps = total_steps(self.stage, len(rows))
         self._seed = stage_seed(train.seed, number)
@@ -76,44 +76,44 @@ class StageTrainer:
                 f"stage {self.stage.name}: packing needs a language model that keeps samples apart; "
                 "this one can't: remove packing, or set group_by_length"
             )
-        self.learner = Learner(model, self.stage, self._seed)
+        self.stage_state = StageState(model, self.stage, self._seed)
         self.saved: Saved | None = None
         self.failed_saves = 0
 
     @property
     def trained_parts(self) -> list[str]:
         """Parts whose own weights differ from the spec's; adapters not yet merged are kept apart."""
-        return sorted(set(PARTS) - set(untouched(self.train, self.number)))
+        return sorted(set(PARTS) - set(frozen_parts(self.train, self.number)))
 
     def restore(self, path: Path) -> None:
         """Go on from a checkpoint of this stage."""
         self.saved = checkpoint.restore(path, self.model)
-        self.learner.recall(self.saved)
+        self.stage_state.load(self.saved)
 
     @property
     def uses_up(self) -> bool:
-        """Whether `fit` leaves a model that nothing else can be done with: sharded, or rounded where it is frozen."""
+        """Whether the model can't be used after `fit`, as it is sharded or its frozen weights are rounded."""
         return self.strategy.sharded or self.train.precision == "bf16"
 
     def fit(self, position: Position) -> Position:
         """Run from `position` to the end of the stage."""
-        self.accelerator.print(printable(table(self.learner.groups), lines=True))
+        self.accelerator.print(printable(table(self.stage_state.groups), lines=True))
         if self.train.precision == "bf16":
-            lower(self.model, untouched(self.train, self.number))
-        self.encode_ahead(position.step)
+            cast_frozen_to_bf16(self.model, frozen_parts(self.train, self.number))
+        self.precompute_features(position.step)
         recompute, encoded = self.train.activation_checkpointing, bool(self.features)
-        self.learner.start(self.strategy, self.saved, recompute=recompute, encoded=encoded)
+        self.stage_state.start(self.strategy, self.saved, recompute=recompute, encoded=encoded)
         steps = self._steps_of_batches(position.step)
-        if self.learner.adapters:
-            steps = self._proved(steps)
-        loss_module, optimizer = self.learner.module, self.learner.optimizer
+        if self.stage_state.adapters:
+            steps = self._checked_lora(steps)
+        loss_module, optimizer = self.stage_state.module, self.stage_state.optimizer
         quiet = not self.accelerator.is_main_process
         world, bf16 = self.accelerator.num_processes, self.train.precision == "bf16"
-        pace = Pace(self.accelerator.device, world, bf16=bf16)
-        ledger = Ledger(self.train, self.number, len(self.examples), self.run, position.step)
-        with StageProgress(self.stage.name, self.steps, position.step, quiet) as progress, preemption.held():
-            for micros in pace.waiting(steps):
-                dropped = self._settle(ledger, position.step + 1, micros)
+        meter = ThroughputMeter(self.accelerator.device, world, bf16=bf16)
+        dropped_samples = DroppedSamples(self.train, self.number, len(self.examples), self.run, position.step)
+        with StageProgress(self.stage.name, self.steps, position.step, quiet) as progress, preemption.defer():
+            for micros in meter.waiting(steps):
+                dropped = self._record_dropped(dropped_samples, position.step + 1, micros)
                 self._seed_step(position.step)
                 share = lr_schedule.share(self.stage, position.step, self.steps)
                 lr_schedule.set_rates(optimizer, share)
@@ -122,16 +122,16 @@ class StageTrainer:
                 step = partial(
                     take_step, self.strategy, loss_module, optimizer, batches, self.stage.clip_norm
                 )
-                outcome = pace.count_flops(step, tokens)
-                self.learner.stepped(outcome)
+                outcome = meter.count_flops(step, tokens)
+                self.stage_state.after_step(outcome)
                 position = self._after(position, tokens, dropped, outcome)
-                told = pace.stepped(self.stage.batch_size // world, tokens)
-                told |= {"padding": round(padding_share(batches), 4)}
-                if stumbles := sum(m.stumbles for m in micros):
-                    told["io_retries"] = stumbles
+                metrics = meter.after_step(self.stage.batch_size // world, tokens)
+                metrics |= {"padding": round(padding_share(batches), 4)}
+                if retries := sum(m.io_retries for m in micros):
+                    metrics["io_retries"] = retries
                 rate = max(group["lr"] for group in optimizer.param_groups)
-                progress.step(position.step, outcome.loss, rate, told)
-                self._record(position, outcome, share, told)
+                progress.step(position.step, outcome.loss, rate, metrics)
+                self._record(position, outcome, share, metrics)
                 self._measure(position)
                 stop = preemption.agreed(self.accelerator)
                 if stop or position.step % self.train.checkpoint_every == 0 or position.step == self.steps:
@@ -140,19 +140,19 @@ class StageTrainer:
                 if stop:
                     raise preemption.stopped(where)
                 watchdog.beat(where)
-                pace.pause()
-        self.learner.rest()
+                meter.pause()
+        self.stage_state.close()
         self.accelerator.free_memory()
         return position
 
-    def _batches(self, micros: Sequence[Micro]) -> list[Batch]:
+    def _batches(self, micros: Sequence[MicroBatch]) -> list[Batch]:
         """The batches of a step. Several processes take equally many: what was left out whole is blank."""
         batches = [m.batch for m in micros]
         if self.accelerator.num_processes > 1:
             return [blank() if batch is None else batch for batch in batches]
         return [batch for batch in batches if batch is not None]
 
-    def encode_ahead(self, first: int) -> None:
+    def precompute_features(self, first: int) -> None:
         """With a feature cache: compute what the steps from `first` on need, and read that instead of pixels."""
         if self.features:
             self.model.encoder.to(self.accelerator.device)
@@ -160,26 +160,26 @@ class StageTrainer:
             ahead = self.order.rows_between(first * size, self.steps * size)
             self.examples = Examples(rows, self.features.ready(self.reader, rows, ahead).read)
 
-    def _proved(self, steps: Iterator[list[Micro]]) -> Iterator[list[Micro]]:
-        """The same steps, after their first batch with a target has shown that every adapter learns."""
-        held = []
+    def _checked_lora(self, steps: Iterator[list[MicroBatch]]) -> Iterator[list[MicroBatch]]:
+        """The same steps, after a check on their first batch with a target that every adapter gets a gradient."""
+        consumed = []
         for micros in steps:
-            held.append(micros)
+            consumed.append(micros)
             batches = self._batches(micros)
-            told = [b for b in batches if target_count(b)]
-            if self._sum(len(told)):
-                batch = (told or batches)[0].to(self.accelerator.device)
-                with self.learner.proving(), self.accelerator.autocast():
-                    self.learner.module(batch).backward()
+            with_targets = [b for b in batches if target_count(b)]
+            if self._sum(len(with_targets)):
+                batch = (with_targets or batches)[0].to(self.accelerator.device)
+                with self.stage_state.check_lora_gradients(), self.accelerator.autocast():
+                    self.stage_state.module(batch).backward()
                 break
-        return chain(held, steps)
+        return chain(consumed, steps)
 
     def _seed_step(self, step: int) -> None:
         """Dropout is a function of the step, as the data are: resuming needs no generator's state."""
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         torch.manual_seed(self._seed * 1_000_003 + step * world + rank)
 
-    def _steps_of_batches(self, first: int) -> Iterator[list[Micro]]:
+    def _steps_of_batches(self, first: int) -> Iterator[list[MicroBatch]]:
         """The micro-batches of each step, this process's share, in the order that the seed fixes."""
         sampler = StepSampler(
             len(self.examples), self.stage.batch_size, self.steps,
@@ -188,14 +188,14 @@ class StageTrainer:
             micro=self.stage.micro_batch_size, order=self.order,
         )  # fmt: skip
         capacity = self.train.max_length if self.stage.packing else None
-        collate_fn = partial(to_micro, capacity=capacity, encoded=self.features is not None)
+        collate_fn = partial(to_micro_batch, capacity=capacity, encoded=self.features is not None)
         loader = DataLoader(
             self.examples, batch_sampler=sampler, collate_fn=collate_fn,
             num_workers=self.train.workers,
             generator=torch.Generator().manual_seed(self.train.seed), worker_init_fn=data_workers.start_training_worker,
             pin_memory=self.accelerator.device.type == "cuda",
         )  # fmt: skip
-        micros: list[Micro] = []
+        micros: list[MicroBatch] = []
         for micro in data_workers.read(loader):
             micros.append(micro)
             if len(micros) == sampler.micro_batches:
@@ -207,14 +207,16 @@ class StageTrainer:
         mine = torch.tensor(count, device=self.accelerator.device)
         return int(self.accelerator.reduce(mine, "sum"))  # pyright: ignore[reportArgumentType]
 
-    def _settle(self, ledger: Ledger, step: int, micros: Sequence[Micro]) -> int:
-        """Note what a step left out on any process, so that all of them stop together; returns how many too long."""
-        found: list[LeftOut] = [item for micro in micros for item in micro.left_out]
-        if self._sum(len(found)) == 0:
+    def _record_dropped(
+        self, dropped_samples: DroppedSamples, step: int, micros: Sequence[MicroBatch]
+    ) -> int:
+        """Record the samples that any process dropped in a step; -> how many were too long."""
+        dropped: list[DroppedSample] = [item for micro in micros for item in micro.left_out]
+        if self._sum(len(dropped)) == 0:
             return 0
-        found = gather_object(found)
-        ledger.settle(step, found, write=self.accelerator.is_main_process)
-        return sum(item.reason == TOO_LONG for item in found)
+        dropped = gather_object(dropped)
+        dropped_samples.record(step, dropped, write=self.accelerator.is_main_process)
+        return sum(item.reason == TOO_LONG for item in dropped)
 
     def _after(self, position: Position, tokens: int, dropped: int, outcome: Outcome) -> Position:
         """Where the run stands after this step; raises `UserError` if the step is one that may not be left out."""
@@ -239,37 +241,37 @@ class StageTrainer:
             log.warning("%s (%d of %d)", where, position.skipped, self.train.non_finite_budget)
         return position
 
-    def _record(self, position: Position, outcome: Outcome, share: float, told: dict[str, Any]) -> None:
+    def _record(self, position: Position, outcome: Outcome, share: float, metrics: dict[str, Any]) -> None:
         """One line of metrics; a number that is not finite is null, and `skipped` counts such steps of the run."""
         if self.accelerator.is_main_process:
             rates = {part: self.stage.rate(part) * share for part in self.stage.trains}
             loss, norm = (x if math.isfinite(x) else None for x in (outcome.loss, outcome.norm))
             self.run.log(
                 {"stage": self.number, "name": self.stage.name, "step": position.step, "loss": loss,
-                 "grad_norm": norm, "targets": outcome.targets, "lr": rates, "skipped": position.skipped, **told}
+                 "grad_norm": norm, "targets": outcome.targets, "lr": rates, "skipped": position.skipped, **metrics}
             )  # fmt: skip
 
     def _measure(self, position: Position) -> None:
         """What is due on validation rows and benchmarks; before the checkpoint, so that none is ever missing."""
-        for gauge in self.gauges:
-            if gauge.due(position.step, self.steps):
+        for evaluator in self.evaluators:
+            if evaluator.due(position.step, self.steps):
                 watchdog.beat(f"measuring at step {position.step}", patient=True)
-                found = gauge.measure(self.learner)
+                figures = evaluator.measure(self.stage_state)
                 if self.accelerator.is_main_process:
                     place = {"stage": self.number, "name": self.stage.name, "step": position.step}
-                    self.run.log({**place, **found}, name=gauge.file)
+                    self.run.log({**place, **figures}, name=evaluator.file)
 
     def _save(self, position: Position) -> None:
         """Write a checkpoint; a disk that takes none doesn't end the run, unless what was learnt has no other place."""
         watchdog.beat(f"saving at step {position.step}", patient=True)
-        self.strategy.compare(self.learner.module)
+        self.strategy.assert_in_sync(self.stage_state.module)
         root, parts = self.run.path / CHECKPOINTS, self.trained_parts
         path = checkpoint.path_of(root, self.stage.name, position)
         writers = self.accelerator.num_processes if self.strategy.sharded else 1
         if self.accelerator.is_main_process:
             self.run.sync_logs()
         fault = checkpoint.save(
-            path, lambda: self.learner.contents(parts), parts, position, self.accelerator, writers
+            path, lambda: self.stage_state.state_dict(parts), parts, position, self.accelerator, writers
         )
         if fault and position.step == self.steps and self.uses_up:
             raise UserError(

@@ -23,14 +23,14 @@ from vlm_train.checkpoint.run_dir import EVALS
 from vlm_train.checkpoint.run_inputs import Source
 from vlm_train.config.train import Evals
 from vlm_train.distributed import watchdog
-from vlm_train.engine.evaluator import Gauge, resting
-from vlm_train.engine.stage_state import Learner
+from vlm_train.engine.evaluator import Evaluator, resting
+from vlm_train.engine.stage_state import StageState
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Exam:
+class BenchmarkTask:
     """A benchmark and those of its questions that are asked."""
 
     name: str
@@ -38,9 +38,9 @@ class Exam:
     asked: list[Question]
 
 
-def exams(settings: Evals | None) -> list[Exam]:
+def benchmark_tasks(settings: Evals | None) -> list[BenchmarkTask]:
     """Every benchmark, read and found fit to be asked; raises one `UserError` with the faults of all."""
-    found, faults = [], []
+    tasks, faults = [], []
     for config in settings.benchmarks if settings else []:
         assert settings
         try:
@@ -52,10 +52,10 @@ def exams(settings: Evals | None) -> list[Exam]:
             first, *rest = error.lines
             faults += [f"train.evals, {config.type_name()}: {first}", *rest]
             continue
-        found.append(Exam(config.type_name(), benchmark, asked))
+        tasks.append(BenchmarkTask(config.type_name(), benchmark, asked))
     if faults:
         raise UserError(*faults)
-    return found
+    return tasks
 
 
 def _refuse(benchmark: Benchmark, asked: Sequence[Question]) -> None:
@@ -71,7 +71,7 @@ def _refuse(benchmark: Benchmark, asked: Sequence[Question]) -> None:
     benchmark.score({question.id: "" for question in asked})
 
 
-class Examiner(Gauge):
+class BenchmarkEvaluator(Evaluator):
     """Asks a stage's model as `vlm-bench run` asks a finished one: greedily, with the spec's own template.
 
     A stage whose result will be its averaged weights is asked with these. Every process asks its share of the images.
@@ -82,78 +82,78 @@ class Examiner(Gauge):
     def __init__(
         self,
         settings: Evals,
-        exams: Sequence[Exam],
+        tasks: Sequence[BenchmarkTask],
         model: VLM,
         template: AnyTemplate,
         accelerator: Accelerator,
     ) -> None:
-        self.every, self.exams, self.accelerator = settings.every, exams, accelerator
-        lengths = [settings.max_new_tokens or exam.benchmark.max_new_tokens for exam in exams]
+        self.every, self.tasks, self.accelerator = settings.every, tasks, accelerator
+        lengths = [settings.max_new_tokens or task.benchmark.max_new_tokens for task in tasks]
         self.askers = [
             BenchmarkInference(model, template, batch_size=settings.batch_size, max_new_tokens=length)
             for length in lengths
         ]
 
-    def measure(self, learner: Learner) -> dict[str, Any]:
-        strategy, ema = learner.strategy, learner.stage.ema
+    def measure(self, stage_state: StageState) -> dict[str, Any]:
+        strategy, ema = stage_state.strategy, stage_state.stage.ema
         averaged = ema is not None and ema.use == "result"
-        module = strategy.unwrapped(learner.module)
-        weights = learner.averaged() if averaged else nullcontext()
-        with weights, strategy.whole(module), self.accelerator.autocast(), resting(learner.model):
-            own = [self._said(*pair) for pair in zip(self.exams, self.askers, strict=True)]
+        module = strategy.unwrapped(stage_state.module)
+        weights = stage_state.averaged() if averaged else nullcontext()
+        with weights, strategy.unsharded(module), self.accelerator.autocast(), resting(stage_state.model):
+            answers = [self._answers(*pair) for pair in zip(self.tasks, self.askers, strict=True)]
             watchdog.beat("waiting for the others' answers", patient=True)
-            shares = gather_object([own])
+            shares = gather_object([answers])
         if not self.accelerator.is_main_process:
             return {}
-        found = {
-            exam.name: _scored(exam, {key: text for share in shares for key, text in share[place].items()})
-            for place, exam in enumerate(self.exams)
+        figures = {
+            task.name: _scored(task, {key: text for share in shares for key, text in share[place].items()})
+            for place, task in enumerate(self.tasks)
         }
-        return {"weights": "average" if averaged else "own", "benchmarks": found}
+        return {"weights": "average" if averaged else "own", "benchmarks": figures}
 
-    def _said(self, exam: Exam, asker: BenchmarkInference) -> dict[str, str]:
+    def _answers(self, task: BenchmarkTask, asker: BenchmarkInference) -> dict[str, str]:
         """This process's share of the answers, whole images; an image that can't be read leaves its questions out."""
 
         def skip(group: list[Question], error: BadSample) -> None:
-            log.warning("%s: %d questions are not asked: %s", exam.name, len(group), error)
+            log.warning("%s: %d questions are not asked: %s", task.name, len(group), error)
 
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        said: dict[str, str] = {}
-        own = [question for group in by_image(exam.asked)[rank::world] for question in group]
+        answers: dict[str, str] = {}
+        own = [question for group in by_image(task.asked)[rank::world] for question in group]
         for question, text in asker.ask(own, skip):
-            said[question.id] = text
-            watchdog.beat(f"asking {exam.name}: {len(said)} of {len(own)}", patient=True)
-        return said
+            answers[question.id] = text
+            watchdog.beat(f"asking {task.name}: {len(answers)} of {len(own)}", patient=True)
+        return answers
 
 
-def _scored(exam: Exam, answers: dict[str, str]) -> dict[str, Any]:
+def _scored(task: BenchmarkTask, answers: dict[str, str]) -> dict[str, Any]:
     """The figure of these answers, and of how many of the benchmark's it is."""
-    score, expected = exam.benchmark.score(answers), exam.benchmark.expected
+    score, expected = task.benchmark.score(answers), task.benchmark.expected
     scored = len(answers) - score.unscored
     return {
-        "protocol": exam.benchmark.protocol,
+        "protocol": task.benchmark.protocol,
         "metric": score.headline.name,
         "score": score.headline.value,
         "unit": "points" if score.headline.points else "fraction",
         "partial": scored < expected,
         "scored": scored,
-        "asked": len(exam.asked),
+        "asked": len(task.asked),
         "expected": expected,
         "parse": dict(score.parse),
         "rows": {name: dict(row) for name, row in score.rows.items()},
     }
 
 
-def inputs_of(exams: Sequence[Exam]) -> dict[str, Source]:
+def inputs_of(tasks: Sequence[BenchmarkTask]) -> dict[str, Source]:
     """The benchmarks that are asked: their files, questions and images."""
-    return {exam.name: Source(exam.name, _exam(exam), len(exam.asked)) for exam in exams}
+    return {task.name: Source(task.name, _task_digest(task), len(task.asked)) for task in tasks}
 
 
-def _exam(exam: Exam) -> str:
-    files = [[name, digests.of_files(path)] for name, path in sorted(exam.benchmark.files.items())]
-    asked = [[q.id, q.prompt, q.choices, _text(q)] for q in exam.asked]
+def _task_digest(task: BenchmarkTask) -> str:
+    files = [[name, digests.of_files(path)] for name, path in sorted(task.benchmark.files.items())]
+    asked = [[q.id, q.prompt, q.choices, _text(q)] for q in task.asked]
     return digests.of(
-        files, asked, digests.of_images([q.image for q in exam.asked if isinstance(q.image, Path)])
+        files, asked, digests.of_images([q.image for q in task.asked if isinstance(q.image, Path)])
     )
 
 

@@ -15,7 +15,7 @@ from vlm_core.io.images import ImageSource, image_name
 from vlm_core.model import VLM
 from vlm_core.text.render import render
 from vlm_train.config.train import Evaluation
-from vlm_train.data.dataset import Reader, messages
+from vlm_train.data.dataset import SampleProcessor, messages
 from vlm_train.distributed import watchdog
 from vlm_train.evaluation.answers import Answer
 from vlm_train.evaluation.controls import ImageKey, image_key
@@ -27,7 +27,9 @@ def spread(rows: Sequence[dict[str, Any]], count: int | None) -> list[dict[str, 
     return [rows[i] for i in digests.spread(len(rows), count)]
 
 
-def ask(model: VLM, rows: Sequence[dict[str, Any]], reader: Reader, settings: Evaluation) -> list[Answer]:
+def ask(
+    model: VLM, rows: Sequence[dict[str, Any]], reader: SampleProcessor, settings: Evaluation
+) -> list[Answer]:
     """Ask each row's last question, greedily, given the turns before it; shared images are encoded once."""
     decoding = GenerationConfig(max_new_tokens=settings.max_new_tokens)
     answers = []
@@ -46,7 +48,7 @@ def ask(model: VLM, rows: Sequence[dict[str, Any]], reader: Reader, settings: Ev
     return answers
 
 
-def _prompt(row: dict[str, Any], reader: Reader, pixels: dict[ImageSource, torch.Tensor]):
+def _prompt(row: dict[str, Any], reader: SampleProcessor, pixels: dict[ImageSource, torch.Tensor]):
     counts = [reader.image_tokens(pixels[image]) for image in row["image"]]
     return render(reader.template, messages(row)[:-1], reader.tokenizer, counts, system=row.get("system"))
 
@@ -65,7 +67,7 @@ def ask_together(
     model: VLM,
     rows: Sequence[dict[str, Any]],
     contents: Contents,
-    reader: Reader,
+    reader: SampleProcessor,
     settings: Evaluation,
     accelerator: Accelerator,
 ) -> list[Answer]:

@@ -18,7 +18,7 @@ from vlm_core.model import VLM
 from vlm_train.checkpoint.run_dir import RunDir
 from vlm_train.checkpoint.run_inputs import Inputs
 from vlm_train.config.train import TrainConfig
-from vlm_train.data.dataset import Reader
+from vlm_train.data.dataset import SampleProcessor
 from vlm_train.evaluation import controls, held_out
 from vlm_train.evaluation.answers import Answer, summary
 from vlm_train.evaluation.controls import QUESTION_ALONE, SHUFFLED
@@ -56,13 +56,13 @@ class Evaluations:
         self.dir, self.accelerator = folder, accelerator
         self.measured = Measured("evaluation", rows, train, stages, accelerator)
 
-    def ask(self, name: str, model: VLM, reader: Callable[[], Reader]) -> None:
+    def ask(self, name: str, model: VLM, reader: Callable[[], SampleProcessor]) -> None:
         """Ask after a stage: all rows if it is the last, else `evaluation.samples` of them."""
         if self.train.evaluation and not self.done(name):
             rows = held_out.spread(self.rows, self._samples(name))
             self._ask(name, rows, model, reader(), {})
 
-    def controls(self, model: VLM, reader: Callable[[], Reader]) -> None:
+    def controls(self, model: VLM, reader: Callable[[], SampleProcessor]) -> None:
         """Ask about other images, and count what the question alone tells."""
         if not self.done(SHUFFLED):
             rows, left_out = controls.with_other_images(self.rows, self.measured.contents)
@@ -109,7 +109,9 @@ class Evaluations:
         record = self.dir.evaluation(name)
         return record is not None and record.get("of") == self._asked(name)
 
-    def _ask(self, name: str, rows: Rows, model: VLM, reader: Reader, left_out: Mapping[str, int]) -> None:
+    def _ask(
+        self, name: str, rows: Rows, model: VLM, reader: SampleProcessor, left_out: Mapping[str, int]
+    ) -> None:
         assert self.train.evaluation
         reasons = "".join(f", {count} left out: {reason}" for reason, count in left_out.items())
         self.accelerator.print(printable(f"evaluating {name}: {len(rows)} questions{reasons}"))

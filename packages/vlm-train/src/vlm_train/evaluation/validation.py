@@ -15,10 +15,10 @@ from vlm_core.text.batch import Batch, blank, collate
 from vlm_core.text.render import TooLong, says_question
 from vlm_train.checkpoint.run_dir import VALIDATION
 from vlm_train.config.train import Evaluation, Validation
-from vlm_train.data.dataset import Reader
+from vlm_train.data.dataset import SampleProcessor
 from vlm_train.distributed import watchdog
-from vlm_train.engine.evaluator import Gauge, resting
-from vlm_train.engine.stage_state import Learner
+from vlm_train.engine.evaluator import Evaluator, resting
+from vlm_train.engine.stage_state import StageState
 from vlm_train.evaluation.answers import question
 from vlm_train.evaluation.held_out import ask, spread
 from vlm_train.loss import SummedLoss, target_count
@@ -27,13 +27,17 @@ SAMPLES = 4
 """Rows that are answered unless the spec says how many."""
 
 
-class Validator(Gauge):
+class ValidationLoss(Evaluator):
     """Measures one stage's model on the rows of `train.validation`."""
 
     file = VALIDATION
 
     def __init__(
-        self, settings: Validation, rows: Sequence[dict[str, Any]], reader: Reader, accelerator: Accelerator
+        self,
+        settings: Validation,
+        rows: Sequence[dict[str, Any]],
+        reader: SampleProcessor,
+        accelerator: Accelerator,
     ) -> None:
         self.settings, self.reader, self.accelerator = settings, reader, accelerator
         self.every = settings.every
@@ -44,15 +48,15 @@ class Validator(Gauge):
         """The rows that are measured: `settings.rows` of them, at even distances."""
         return spread(rows, None if settings is None or settings.rows == "all" else settings.rows)
 
-    def measure(self, learner: Learner) -> dict[str, Any]:
+    def measure(self, stage_state: StageState) -> dict[str, Any]:
         """Loss, the average's too if there is one, and answers to some rows."""
-        module = learner.strategy.unwrapped(learner.module)
+        module = stage_state.strategy.unwrapped(stage_state.module)
         found: dict[str, Any] = {"loss": self.loss(module)}
-        if learner.average:
-            with learner.averaged():
+        if stage_state.average:
+            with stage_state.averaged():
                 found["average_loss"] = self.loss(module)
-        with learner.strategy.whole(module):
-            found["samples"] = self.samples(learner.model) if self.accelerator.is_main_process else []
+        with stage_state.strategy.unsharded(module):
+            found["samples"] = self.samples(stage_state.model) if self.accelerator.is_main_process else []
             self.accelerator.wait_for_everyone()
         return found
 

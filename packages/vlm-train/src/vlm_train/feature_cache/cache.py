@@ -33,8 +33,8 @@ from vlm_core.rows import Row, Rows
 from vlm_core.units import size
 from vlm_train.config.train import Stage, TrainConfig
 from vlm_train.data import data_workers
-from vlm_train.data.dataset import FATAL, Examples, LeftOut, Reader
-from vlm_train.data.mixture import Joined
+from vlm_train.data.dataset import FATAL, DroppedSample, Examples, SampleProcessor
+from vlm_train.data.mixture import ConcatRows
 from vlm_train.feature_cache.datasets import Keys, Known, Missing, Place
 from vlm_train.feature_cache.fingerprint import identity, image_key, sample_picture, sample_pixels
 from vlm_train.feature_cache.store import Store, Writer
@@ -55,7 +55,7 @@ def shape_of(model: VLM) -> tuple[int, int, int]:
     return *model.encoder.grid(*model.encoder.image_size), model.encoder.dim
 
 
-def most(model: VLM, train: TrainConfig, stage: Stage, rows: Joined) -> str | None:
+def estimate_cache_size(model: VLM, train: TrainConfig, stage: Stage, rows: ConcatRows) -> str | None:
     """What a stage's features take if all its images differ; None without a cache, or if only reading would tell."""
     dtype = train.feature_dtype(stage)
     if dtype is None or any(isinstance(part, Rows) and part.sizes() is None for part in rows.parts):
@@ -86,7 +86,7 @@ class Features:
         """None where the spec names no cache, or the stage trains the encoder."""
         return cls(model, config, train, stage, accelerator) if train.feature_dtype(stage) else None
 
-    def ready(self, reader: Reader, rows: Sequence[Row], ahead: Sequence[int]) -> Reader:
+    def ready(self, reader: SampleProcessor, rows: Sequence[Row], ahead: Sequence[int]) -> SampleProcessor:
         """Compute what the rows `ahead` need and is not there -> `reader`, giving features in place of pixels.
 
         Raises `UserError` on every process if they don't fit, or if those that are there come from something else.
@@ -184,7 +184,7 @@ class Features:
             advance = self._counting("rows")
             for items in data_workers.read(loader):
                 for row, item in zip(own[done : done + len(items)], items, strict=True):
-                    if isinstance(item, LeftOut):
+                    if isinstance(item, DroppedSample):
                         if item.reason == FATAL:
                             raise UserError(f"stage {self.stage}: {item.message}")
                         continue

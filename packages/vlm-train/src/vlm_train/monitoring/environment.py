@@ -9,7 +9,7 @@ import torch
 
 from vlm_core.model_folder import assemble
 from vlm_core.spec.spec import Spec
-from vlm_train.distributed.strategy import Replicated
+from vlm_train.distributed.base import DDPStrategy
 
 
 def versions(spec: Spec) -> dict[str, str]:
@@ -18,7 +18,7 @@ def versions(spec: Spec) -> dict[str, str]:
     return found | {name: version(name) for name in ("accelerate", "vlm-train")}
 
 
-def environment(spec: Spec, strategy: Replicated) -> dict[str, str]:
+def environment(spec: Spec, strategy: DDPStrategy) -> dict[str, str]:
     """As `environment.json` of a run's folder holds it."""
     device = strategy.accelerator.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()

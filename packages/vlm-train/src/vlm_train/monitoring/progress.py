@@ -18,6 +18,7 @@ from vlm_core.markup.printable import printable
 from vlm_core.units import duration, size
 
 _SECONDS_A_LINE = 10.0
+_WARM_UP = 3
 _GAP, _NAME, _BAR = 2, 16, (8, 40)
 _BY_IMPORTANCE = ("stage", "left", "loss", "rate", "bar", "count", "lr", "tokens", "wait", "memory", "mfu")
 _IN_ORDER = ("stage", "bar", "count", "loss", "rate", "left", "lr", "tokens", "wait", "memory", "mfu")
@@ -53,12 +54,14 @@ def fitting(fields: Mapping[str, str], width: int) -> list[str]:
 class StageProgress:
     """Loss, rate, speed and time left of one stage.
 
-    Time left follows from the steps after the first, which compiles and warms up.
+    Time left follows from the steps after the first `_WARM_UP`, which compile: the second one may meet kernels that the
+    first did not need.
     """
 
     def __init__(self, name: str, steps: int, done: int, quiet: bool = False) -> None:
         self.name, self.steps, self.done, self.quiet = printable(name), steps, done, quiet
         self.printed = time.monotonic()
+        self.begun = done
         self.warm: tuple[float, int] | None = None
         self.fields: dict[str, str] = {}
         self.console = Console(stderr=True)
@@ -78,9 +81,11 @@ class StageProgress:
             self.live.stop()
 
     def step(self, done: int, loss: float, lr: float, told: Mapping[str, Any]) -> None:
-        """Show that `done` steps are finished; `told` is what `Pace` says."""
+        """Show that `done` steps are finished; `told` is what `ThroughputMeter` says."""
         now = time.monotonic()
-        self.done, self.warm = done, self.warm or (now, done)
+        self.done = done
+        if self.warm is None and done - self.begun >= _WARM_UP:
+            self.warm = now, done
         self.fields = {
             "loss": f"loss {loss:.3f}",
             "lr": f"lr {lr:.2g}",
@@ -94,12 +99,11 @@ class StageProgress:
             print(line, file=sys.stderr, flush=True)  # noqa: T201, a CLI's progress
 
     def _left(self, now: float) -> str:
-        assert self.warm
-        since, first = self.warm
         if self.done == self.steps:
             return "left 0:00"
-        if self.done == first:
+        if self.warm is None or self.done == self.warm[1]:
             return "left -:--"
+        since, first = self.warm
         return f"left {duration((now - since) / (self.done - first) * (self.steps - self.done))}"
 
     def _line(self) -> Table:

@@ -41,7 +41,7 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-class Pace:
+class ThroughputMeter:
     """Clocks the steps of one process; rates are multiplied by the number of processes."""
 
     def __init__(self, device: torch.device, world: int = 1, *, bf16: bool = False) -> None:
@@ -74,7 +74,7 @@ class Pace:
         self.flops_a_token = meter.flops / tokens
         return result
 
-    def stepped(self, samples: int, tokens: int) -> dict[str, Any]:
+    def after_step(self, samples: int, tokens: int) -> dict[str, Any]:
         """A step of so many samples and tokens, padding included, is done: what the metrics say of it."""
         now = time.perf_counter()
         if self._steps == 1:

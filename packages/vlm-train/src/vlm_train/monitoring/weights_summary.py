@@ -4,11 +4,24 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 
+import torch
+
+from vlm_core.diagnose.check import Arithmetic
 from vlm_core.model import VLM
 from vlm_core.model_folder.initial_weights import never_trained, weight_rows
 from vlm_core.preprocessing import preprocessing_rows
 from vlm_core.spec.spec import Spec
 from vlm_train.config.train import TrainConfig
+
+
+def summary(spec: Spec, train: TrainConfig, model: VLM, sums: Arithmetic, device: torch.device) -> list[str]:
+    """The lines in their order, after one with the size of the model."""
+    threads = torch.get_num_threads()
+    first = (
+        f"{spec.name}: {sums.total / 1e6:.2f} M parameters, {sums.tokens} tokens per image, "
+        f"{threads} thread{'s' * (threads != 1)} on {device}"
+    )
+    return [first, *facts(spec, model), *frozen_random(spec, train, model)]
 
 
 def facts(spec: Spec, model: VLM) -> list[str]:

@@ -14,11 +14,9 @@ from vlm_core.model import PARTS, VLM
 from vlm_core.model_folder.weights import vector_names
 from vlm_core.numerics.layers import transformer_layers
 
-STRATEGIES = ("DDP", "FSDP2", "ZeRO-2", "ZeRO-3")
+STRATEGIES = ("DDP", "FSDP2", "FSDP2-gathered")
 UNIT = 2**24
 """Numbers from which on vlm-train has FSDP2 gather layers apart from the next; smaller neighbours are joined."""
-ZERO_BUFFER = 4 * 50_000_000
-"""Bytes of fp32 gradients that vlm-train has ZeRO reduce at once."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class Sizes:
 
 
 def largest_block(module: nn.Module) -> int:
-    """Parameters of the largest unit that FSDP2 or ZeRO-3 gathers: a layer, or what stands outside of all."""
+    """Parameters of the largest unit that FSDP2 gathers: a layer, or what stands outside of all."""
     items = [sum(p.numel() for p in block.parameters()) for block in transformer_layers(module)]
     inside = {id(p) for block in transformer_layers(module) for p in block.parameters()}
     rest = sum(p.numel() for p in module.parameters() if id(p) not in inside)
@@ -77,21 +75,15 @@ def memory(strategy: str, sizes: Sizes, gpus: int, *, bf16: bool, activations: i
 
     DDP: the weights as they are, frozen matrices in the precision of computing; with several GPUs the gradients twice,
     for its buckets. FSDP2: everything divided, and two gathered units, blocks of at least `UNIT` numbers together, in
-    the precision of computing. ZeRO keeps fp32 weights a second time beside the two moments, and gradients twice, all
-    divided, and a buffer for reducing; ZeRO-3 divides the weights, too, and gathers blocks in fp32.
+    the precision of computing. FSDP2-gathered (`reshard_after_forward: false`): all weights gathered instead of two units.
     """
-    item, trained = (2 if bf16 else 4), sizes.trained_bytes
+    item, count = (2 if bf16 else 4), sizes.trained + sizes.frozen
     held = sizes.trained_bytes + (sizes.lowered_bytes if bf16 else sizes.frozen_bytes)
-    unit = sizes.block if sizes.block >= UNIT else min(UNIT + sizes.block, sizes.trained + sizes.frozen)
+    unit = sizes.block if sizes.block >= UNIT else min(UNIT + sizes.block, count)
     if strategy == "DDP":
         weights = held + (copies if bf16 else 0)
         buckets = 1 if gpus == 1 else 2
         return Memory(weights, buckets * sizes.trained_bytes, 2 * sizes.trained_bytes, activations)
-    if strategy == "FSDP2":
-        weights = held / gpus + 2 * unit * item
-        return Memory(weights, sizes.trained_bytes / gpus, 2 * sizes.trained_bytes / gpus, activations)
-    assert strategy in ("ZeRO-2", "ZeRO-3"), strategy
-    weights = held + (copies if bf16 else 0)
-    if strategy == "ZeRO-3":
-        weights = held / gpus + 2 * sizes.block * 4
-    return Memory(weights, 2 * trained / gpus + ZERO_BUFFER, 3 * trained / gpus, activations)
+    assert strategy in ("FSDP2", "FSDP2-gathered"), strategy
+    weights = held / gpus + (2 * unit if strategy == "FSDP2" else count) * item
+    return Memory(weights, sizes.trained_bytes / gpus, 2 * sizes.trained_bytes / gpus, activations)
