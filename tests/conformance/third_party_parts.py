@@ -11,7 +11,7 @@ from vlm_core.plugins.config import ConnectorConfig, EncoderConfig
 
 
 class Patches(Encoder):
-    """The pixels themselves, 8×8 as one patch."""
+    """The pixel_values themselves, 8×8 as one patch."""
 
     dim, image_size = 3 * 8 * 8, (16, 24)
 
@@ -22,8 +22,8 @@ class Patches(Encoder):
     def grid(self, height, width):
         return height // 8, width // 8
 
-    def forward(self, pixels):
-        return nn.functional.pixel_unshuffle(pixels, 8).permute(0, 2, 3, 1)
+    def forward(self, pixel_values):
+        return nn.functional.pixel_unshuffle(pixel_values, 8).permute(0, 2, 3, 1)
 
 
 class PatchesConfig(EncoderConfig):

@@ -48,8 +48,8 @@ class Tower(Encoder):
         super().__init__()
         self.block, self.plain = Block(), nn.BatchNorm1d(4, affine=False)
 
-    def forward(self, pixels):
-        return self.plain(self.block(pixels))
+    def forward(self, pixel_values):
+        return self.plain(self.block(pixel_values))
 
 
 def trains(module):

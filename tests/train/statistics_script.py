@@ -31,8 +31,8 @@ class Patches(Encoder):
     def grid(self, height, width):
         return height, width
 
-    def forward(self, pixels):
-        return pixels.permute(0, 2, 3, 1)
+    def forward(self, pixel_values):
+        return pixel_values.permute(0, 2, 3, 1)
 
 
 class Norm(Connector):
@@ -68,8 +68,8 @@ class Words(LanguageModel):
 def batch(number, image):
     ids = torch.arange(6)[None] % 5
     shown = torch.tensor([[image] * 4 + [False] * 2])
-    pixels = torch.rand(1, 3, 2, 2, generator=torch.Generator().manual_seed(number)) if image else None
-    return Batch(ids, shown, ~shown, None, pixels)
+    pixel_values = torch.rand(1, 3, 2, 2, generator=torch.Generator().manual_seed(number)) if image else None
+    return Batch(ids, shown, ~shown, None, pixel_values)
 
 
 def run(kind, accelerator):

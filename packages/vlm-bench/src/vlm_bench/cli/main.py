@@ -166,9 +166,8 @@ def judge(args: argparse.Namespace) -> int:
 
 def report(args: argparse.Namespace) -> int:
     """Print the table of all results, and write it in the requested formats."""
-    from vlm_bench.report import html
+    from vlm_bench.report import html, leaderboard
     from vlm_bench.report.collect import collect
-    from vlm_bench.report.report import leaderboard
     from vlm_core.io.atomic import write_file
 
     models = [collect(folder) for folder in args.folders]

@@ -75,7 +75,7 @@ def memory(strategy: str, sizes: Sizes, gpus: int, *, bf16: bool, activations: i
 
     DDP: the weights as they are, frozen matrices in the precision of computing; with several GPUs the gradients twice,
     for its buckets. FSDP2: everything divided, and two gathered units, blocks of at least `UNIT` numbers together, in
-    the precision of computing. FSDP2-gathered (`reshard_after_forward: false`): all weights gathered instead of two units.
+    the precision of computing. FSDP2-gathered (`reshard_after_forward: false`): all weights gathered, not two units.
     """
     item, count = (2 if bf16 else 4), sizes.trained + sizes.frozen
     held = sizes.trained_bytes + (sizes.lowered_bytes if bf16 else sizes.frozen_bytes)
