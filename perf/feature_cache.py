@@ -54,7 +54,7 @@ class Contestant:
 
     def step(self, trainer: StageTrainer) -> Run:
         """Each call is one more step of the stage."""
-        stage_state, clip = trainer.stage_state, trainer.stage.clip_norm
+        stage_state, clip = trainer.stage_state, trainer.stage.max_grad_norm
         stage_state.start(self.strategy)
         steps = trainer._steps_of_batches(0)
 

@@ -53,7 +53,7 @@ def peak_rate() -> float:
 def step(model: VLM, advice: StageAdvice) -> Callable[[], object]:
     """A micro-batch forward and backward, and the optimizer."""
     for part in PARTS:
-        getattr(model, part).requires_grad_(part in advice.facts.trains)
+        getattr(model, part).requires_grad_(part in advice.facts.trainable)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=DEVICE.type == "cuda")
     grid, batch, length = model.image_tokens_by_default, advice.micro, advice.length

@@ -88,7 +88,7 @@ class Trained:
     def step(self, batches: Sequence[Batch]) -> float:
         """-> the loss of the whole step."""
         module, optimizer = self.stage_state.module, self.stage_state.optimizer
-        return take_step(self.strategy, module, optimizer, batches, self.stage.clip_norm).loss
+        return take_step(self.strategy, module, optimizer, batches, self.stage.max_grad_norm).loss
 
 
 def seconds(trained: Trained, count: int, steps: int) -> float:

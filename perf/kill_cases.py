@@ -70,11 +70,11 @@ def spec(root: Path) -> Path:
             "output": str(root / "run"),
             "checkpoint_every": 2,
             "stages": [
-                {"name": "align", "trains": ["connector"], **stage},
-                {"name": "instruct", "trains": ["connector", "llm"], **stage},
+                {"name": "align", "trainable": ["connector"], **stage},
+                {"name": "instruct", "trainable": ["connector", "llm"], **stage},
             ],
             "validation": {"data": data, "every": 3, "batch_size": 7},
-            "evaluation": {"data": data, "samples": 9, "batch_size": 7, "max_new_tokens": 3},
+            "held_out_qa": {"data": data, "samples": 9, "batch_size": 7, "max_new_tokens": 3},
         },
     }  # fmt: skip
     path = root / "spec.yaml"

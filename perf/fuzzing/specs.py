@@ -31,7 +31,7 @@ SNIPPETS = [
     "base: base.yaml", "base: /dev/zero", "base: fifo", "base: [a]", "base: ~", "base: ../../../../etc/passwd",
     "type: mamba", "n_layer: 1000000000", "d_model: 1000000000000", "image_size: 1000000000", "seed: 1e400",
     "batch_size: 1000000000000000000", "axes: {a.b: [1, 2], c.d: [3]}", "rows: {a: {}}", "seeds: [0, 0]",
-    "model_args: {depth: 1000000000}", "keep_random: [encoder, encoder]", "trains: []",
+    "model_args: {depth: 1000000000}", "keep_random: [encoder, encoder]", "trainable: []",
 ]  # fmt: skip
 ENCODINGS: list[Callable[[str], bytes]] = [
     lambda text: text.encode("utf-16", "replace"),

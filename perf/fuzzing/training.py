@@ -46,7 +46,7 @@ def tiny_spec(work: Path) -> dict[str, Any]:
         "template": "short",
         "keep_random": ["encoder"],
         "train": {"output": str(work / "run"), "max_length": 256, "stages": [
-            {"name": "s", "trains": ["connector", "llm"], "data": [dataset], "lr": 1e-3, "batch_size": 2}]},
+            {"name": "s", "trainable": ["connector", "llm"], "data": [dataset], "lr": 1e-3, "batch_size": 2}]},
     }  # fmt: skip
 
 

@@ -186,9 +186,9 @@ def test_a_part_first_then_the_rest(command: Runner, data: Path, tmp_path: Path,
 
 
 def test_options_of_a_benchmark(command: Runner, tmp_path: Path, capsys: Out) -> None:
-    text = printed(capsys, *command("vqa-v2,pope", "--set", "vqa-v2.split=val", "--strictness", "sane"))
+    text = printed(capsys, *command("vqa-v2,pope", "--set", "vqa-v2.split=val", "--strictness", "normalized"))
     assert "vqa-v2-val official@a013f00" in text
-    assert "(sane)" in text
+    assert "(normalized)" in text
     assert len(said(tmp_path / "out", "vqa-v2")) == 3
 
 

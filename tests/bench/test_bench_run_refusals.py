@@ -208,7 +208,7 @@ def test_two_runs_at_once(command: Runner, tmp_path: Path, capsys: Out) -> None:
         ("pope", ["--set", "pope"], "expected NAME.FIELD=VALUE"),
         ("pope", ["--set", "pope.labls=x"], "pope: unrecognized arguments: --labls=x"),
         ("mmbench", ["--set", "mmbench.split=val"], "invalid choice: 'val'"),
-        ("mmbench", ["--strictness", "sane"], "none of mmbench has another rule than the official one"),
+        ("mmbench", ["--strictness", "normalized"], "none of mmbench has another rule than the official one"),
         ("pope", ["--device", "warp"], "device 'warp' cannot be used"),
         ("pope", ["--set", "pope.questions=nowhere.jsonl"], "nowhere.jsonl: cannot read this file"),
     ],

@@ -120,9 +120,9 @@ def test_vqa_v2_val_both_ways(data: Path, tmp_path: Path, capsys: Out) -> None:
     raw = scored(capsys, *flags, "--answer-format", "raw")
     assert raw["score"] == pytest.approx(1.9 / 3)
     assert raw["protocol"] != report["protocol"]
-    sane = scored(capsys, *flags, "--answer-format", "raw", "--strictness", "sane")
-    assert sane["score"] == pytest.approx(2.9 / 3)
-    assert sane["protocol"].endswith("(sane)")
+    normalized = scored(capsys, *flags, "--answer-format", "raw", "--strictness", "normalized")
+    assert normalized["score"] == pytest.approx(2.9 / 3)
+    assert normalized["protocol"].endswith("(normalized)")
 
 
 def test_mme_pairs_by_image_and_drops_half_pairs(data: Path, tmp_path: Path, capsys: Out) -> None:

@@ -80,8 +80,8 @@ def test_what_cannot_be_compared(pope: Pope, data: Path, tmp_path: Path, capsys:
     said = answers(tmp_path, {"4": "B", "5": "A"})
     printed(capsys, "score", "scienceqa", "--data", data, "--answers", said, "--save", other)
     assert "different protocols can't be compared" in refused(capsys, "diff", first, other)
-    sane = save(pope, capsys, "sane.json", "--strictness", "sane")
-    assert "can't be compared" in refused(capsys, "diff", first, sane)
+    normalized = save(pope, capsys, "normalized.json", "--strictness", "normalized")
+    assert "can't be compared" in refused(capsys, "diff", first, normalized)
     plain = tmp_path / "plain.json"
     plain.write_text("{}")
     assert "--save plain.json` writes one" in refused(capsys, "diff", first, plain)

@@ -43,7 +43,7 @@ def test_the_same_protocol_in_full_stands_beside_the_paper(results: Path) -> Non
     protocol, expected = PROTOCOLS["gqa"]
     full = replace(entry, data={**entry.data, "protocol": protocol, "expected": expected})
     assert full.text == "66.7"
-    assert replace(full, data={**full.data, "protocol": f"{protocol} (sane)"}).text == "66.7≠"
+    assert replace(full, data={**full.data, "protocol": f"{protocol} (normalized)"}).text == "66.7≠"
 
 
 def test_markdown_and_json(results: Path, tmp_path: Path, capsys: Out) -> None:
@@ -161,8 +161,8 @@ def test_two_folders_are_compared(results: Path, data: Path, tmp_path: Path, cap
         ("vqa-v2", {"split": "val", "answer_format": "raw"}, "1", "Yes", Verdict(0, "yes (10)", "Yes")),
         ("vqa-v2", {}, "72", "Yes", None),
         ("pope", {}, "2", "NO", Verdict(0, "no", "yes")),
-        ("pope", {"strictness": "sane"}, "2", "NO", Verdict(1, "no", "no")),
-        ("pope", {"strictness": "sane"}, "1", "maybe", Verdict(0, "yes")),
+        ("pope", {"strictness": "normalized"}, "2", "NO", Verdict(1, "no", "no")),
+        ("pope", {"strictness": "normalized"}, "1", "maybe", Verdict(0, "yes")),
         ("mme", {}, "OCR/0001/Is this OCR?", "It is", Verdict(0, "yes", "other")),
         ("mmbench", {}, "8", "It is a DOG", Verdict(1, "B", "B")),
         ("mm-vet", {}, "v1_0", "-1", None),

@@ -1,4 +1,4 @@
-"""GQA, MME, MMBench and MM-Vet: how answers are read, officially and sanely; the sane rules of POPE and ScienceQA."""
+"""GQA, MME, MMBench and MM-Vet: official and normalized reading of answers; the normalized rules of POPE and ScienceQA."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from vlm_bench.benchmarks.mme import scoring as mme
 from vlm_bench.benchmarks.pope import scoring as pope
 from vlm_bench.benchmarks.scienceqa import scoring as scienceqa
 
-GQA = [  # text, official, sane
+GQA = [  # text, official, normalized
     ("Dog", "dog", "dog"),
     ("dog.", "dog", "dog"),
     ("dog...", "dog", "dog"),
@@ -22,7 +22,7 @@ GQA = [  # text, official, sane
     ("two", "two", "two"),
     ("", "", ""),
 ]
-MME = [  # text, official, sane
+MME = [  # text, official, normalized
     ("Yes", "yes", "yes"),
     ("NO", "no", "no"),
     ("yes, it is", "yes", "yes"),
@@ -76,10 +76,10 @@ SCIENCEQA = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("text", "official", "sane"), GQA)
-def test_gqa(text: str, official: str, sane: str) -> None:
+@pytest.mark.parametrize(("text", "official", "normalized"), GQA)
+def test_gqa(text: str, official: str, normalized: str) -> None:
     assert gqa.parse(text) == official
-    assert gqa.parse_sane(text) == sane
+    assert gqa.parse_normalized(text) == normalized
 
 
 def test_gqa_steps_leave_out_the_last_question() -> None:
@@ -95,10 +95,10 @@ def test_gqa_steps_leave_out_the_last_question() -> None:
     assert not any(map(gqa.is_open, ("verify", "logical", "choose", "compare")))
 
 
-@pytest.mark.parametrize(("text", "official", "sane"), MME)
-def test_mme(text: str, official: str, sane: str) -> None:
+@pytest.mark.parametrize(("text", "official", "normalized"), MME)
+def test_mme(text: str, official: str, normalized: str) -> None:
     assert mme.parse(text) == official
-    assert mme.parse_sane(text) == sane
+    assert mme.parse_normalized(text) == normalized
 
 
 def test_mme_points() -> None:
@@ -142,12 +142,12 @@ def test_pope_sane(text: str, said: str) -> None:
 
 def test_what_says_neither_is_sanely_wrong() -> None:
     pairs: Any = [("maybe", True), ("maybe", False), ("NO", False)]
-    official, sane = pope.score_split(pairs), pope.score_split(pairs, sane=True)
+    official, normalized = pope.score_split(pairs), pope.score_split(pairs, normalized=True)
     assert (official.tp, official.fp, official.tn, official.fn) == (1, 2, 0, 0)
-    assert (sane.tp, sane.fp, sane.tn, sane.fn) == (0, 1, 1, 1)
-    assert sane.unclear == 2
+    assert (normalized.tp, normalized.fp, normalized.tn, normalized.fn) == (0, 1, 1, 1)
+    assert normalized.unclear == 2
 
 
 @pytest.mark.parametrize(("text", "letter"), SCIENCEQA)
 def test_scienceqa_sane(text: str, letter: str | None) -> None:
-    assert scienceqa.parse_sane(text) == letter
+    assert scienceqa.parse_normalized(text) == letter

@@ -93,10 +93,10 @@ CREDITS = [  # answer, references, VQA-v2's credit, the same with `always_normal
 ]
 
 
-@pytest.mark.parametrize(("answer", "references", "official", "sane"), CREDITS)
-def test_soft_accuracy(answer: str, references: list[str], official: float, sane: float) -> None:
+@pytest.mark.parametrize(("answer", "references", "official", "normalized"), CREDITS)
+def test_soft_accuracy(answer: str, references: list[str], official: float, normalized: float) -> None:
     assert soft_accuracy(answer, references) == pytest.approx(official)
-    assert soft_accuracy(answer, references, always_normalise=True) == pytest.approx(sane)
+    assert soft_accuracy(answer, references, always_normalise=True) == pytest.approx(normalized)
 
 
 def test_textvqa_converts_both_sides_always() -> None:
@@ -126,9 +126,9 @@ _ODD = (
 @given(st.lists(st.one_of(st.sampled_from(_ODD), st.text(max_size=6)), min_size=10, max_size=10), st.data())
 def test_references_once_give_the_definitions_credit(texts: list[str], data: st.DataObject) -> None:
     answer = data.draw(st.one_of(st.sampled_from([*texts, *_ODD]), st.text(max_size=6)))
-    for sane in (False, True):
-        references = References(texts, always_normalise=sane)
-        assert references.credit(answer) == soft_accuracy(answer, texts, always_normalise=sane)
+    for normalized in (False, True):
+        references = References(texts, always_normalise=normalized)
+        assert references.credit(answer) == soft_accuracy(answer, texts, always_normalise=normalized)
     assert ConvertedReferences(texts).credit(answer) == converted_accuracy(answer, texts)
 
 

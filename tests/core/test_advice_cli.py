@@ -17,9 +17,9 @@ from vlm_core.spec.spec import load_spec
 SPECS = Path(__file__).parents[2] / "specs"
 CHECKED = set()
 STAGES = [
-    {"name": "align", "trains": ["connector"], "data": [{"type": "llava", "path": "none.json"}], "lr": 1e-3,
+    {"name": "align", "trainable": ["connector"], "data": [{"type": "llava", "path": "none.json"}], "lr": 1e-3,
      "batch_size": 16, "micro_batch_size": 2},
-    {"name": "instruct", "trains": ["connector", "llm"], "data": [{"type": "llava", "path": "none.json"}],
+    {"name": "instruct", "trainable": ["connector", "llm"], "data": [{"type": "llava", "path": "none.json"}],
      "lr": 1e-3, "batch_size": 8, "steps": 100},
 ]  # fmt: skip
 

@@ -54,7 +54,7 @@ def no_hooks(monkeypatch):
 
 
 @pytest.mark.usefixtures("no_hooks")
-@pytest.mark.parametrize("trains", [("connector",), ("connector", "llm"), ("encoder", "connector", "llm")])
+@pytest.mark.parametrize("trainable", [("connector",), ("connector", "llm"), ("encoder", "connector", "llm")])
 def test_flops_are_those_of_torchs_counter(spec, trains):
     """Counted over a whole real step; the parts' sum differs by nothing but what a step leaves out."""
     found = PartCosts(on_meta(spec)).of_stage(trains, 2, 16 + TEXT)
@@ -101,7 +101,7 @@ def kept_by(model, trains, backend):
     return kept.bytes()
 
 
-@pytest.mark.parametrize("trains", [("connector",), ("connector", "llm"), ("encoder", "connector", "llm")])
+@pytest.mark.parametrize("trainable", [("connector",), ("connector", "llm"), ("encoder", "connector", "llm")])
 def test_activations_are_what_autograd_keeps(spec, trains):
     """Within 1 %: token ids and the mask of images are not counted."""
     found = PartCosts(on_meta(spec)).of_stage(trains, 3, 16 + TEXT, backward=False)

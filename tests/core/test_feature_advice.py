@@ -8,8 +8,8 @@ from vlm_core.cli.assemble import main
 def test_the_check_tells_what_features_take(clean_spec, tmp_path, monkeypatch, capsys):
     stage = {"data": [{"type": "llava", "path": "none.json"}], "lr": 1e-3, "batch_size": 4}
     stages = [
-        {"name": "align", "trains": ["connector"], **stage},
-        {"name": "tune", "trains": ["encoder"], **stage},
+        {"name": "align", "trainable": ["connector"], **stage},
+        {"name": "tune", "trainable": ["encoder"], **stage},
     ]
     train = {"output": "run", "stages": stages, "precision": "bf16", "feature_cache": {"path": "features"}}
     path = tmp_path / "spec.yaml"

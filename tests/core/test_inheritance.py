@@ -19,8 +19,8 @@ llm: {type: mamba, d_model: 8, n_layer: 1, vocab_size: 264}
 train:
   output: runs/big
   stages:
-    - {name: a, trains: [connector], data: [{type: llava, path: a.json}], lr: 1e-3, batch_size: 8}
-    - {name: b, trains: [llm], data: [{type: llava, path: b.json}], lr: 1e-4, batch_size: 8}
+    - {name: a, trainable: [connector], data: [{type: llava, path: a.json}], lr: 1e-3, batch_size: 8}
+    - {name: b, trainable: [llm], data: [{type: llava, path: b.json}], lr: 1e-4, batch_size: 8}
 """
 
 
@@ -46,7 +46,7 @@ def fault(name, overrides=()):
 
 
 def test_mappings_merge_and_lists_are_replaced(write):
-    stage = "{name: c, trains: [llm], data: [{type: llava, path: c.json}], lr: 1e-3, batch_size: 4}"
+    stage = "{name: c, trainable: [llm], data: [{type: llava, path: c.json}], lr: 1e-3, batch_size: 4}"
     write(s=f"base: big.yaml\nname: small\nencoder: {{layer: -1}}\ntrain:\n  stages:\n    - {stage}\n")
     spec, document = load_spec("s.yaml")
     assert (spec.name, spec.encoder.model, spec.encoder.layer) == ("small", "vit_tiny_patch16_224", -1)

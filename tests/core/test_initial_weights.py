@@ -17,7 +17,7 @@ from vlm_core.spec.spec import Spec, json_schema
 
 STAGE = {
     "name": "a",
-    "trains": ["connector", "llm"],
+    "trainable": ["connector", "llm"],
     "data": [{"type": "llava", "path": "x.json"}],
     "lr": 1e-3,
     "batch_size": 4,
@@ -50,7 +50,7 @@ def test_random_and_never_trained_is_an_error(check):
 
 
 def test_every_part_that_nothing_trains_is_named(check):
-    _, _, error = check(stage={"trains": ["encoder"]})
+    _, _, error = check(stage={"trainable": ["encoder"]})
     assert "connector: vss-l2" in error
     assert "llm: mamba" in error
     assert "encoder: timm" not in error
@@ -76,7 +76,7 @@ def test_asked_for_it_passes_and_is_told(check):
     told = [line.split() for line in out.split("weights ")[1].splitlines()]
     assert ["encoder", "timm", "vit_tiny_patch16_224", "random", "values"] in told
     assert "image preprocessing" in out
-    assert check(stage={"trains": ["encoder", "connector", "llm"]})[0] == 0
+    assert check(stage={"trainable": ["encoder", "connector", "llm"]})[0] == 0
     assert check(train=None)[0] == 0
 
 

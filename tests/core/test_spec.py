@@ -22,7 +22,7 @@ train:
   output: runs/x
   stages:
     - name: align
-      trains: [connector]
+      trainable: [connector]
       data: [{type: llava, path: data.json}]
       lr: 1e-3
       batch_size: 8
@@ -65,7 +65,7 @@ def test_the_good_one_is_good(tmp_path):
         ("lr: 1e-3", "lr: 1e400", "s.yaml:13: train.stages.0.lr"),
         ("batch_size: 8", "batch_size: 1000000000000", "s.yaml:14: train.stages.0.batch_size: got 1000000000000"),
         ("batch_size: 8", "batchsize: 8", "s.yaml:14: train.stages.0.batchsize: unknown key; possible: batch_size"),
-        ("trains: [connector]", "trains: [conector]", "s.yaml:11: train.stages.0.trains.0: unknown value 'conector'"),
+        ("trainable: [connector]", "trainable: [conector]", "s.yaml:11: train.stages.0.trainable.0: unknown value"),
         ("type: llava", "type: lava", "s.yaml:12: train.stages.0.data.0.type: unknown dataset 'lava'"),
         ("path: data", "pth: data", "s.yaml:12: train.stages.0.data.0.pth: unknown key"),
         ("encoder:", "encodr:", "s.yaml:2: encodr: unknown key; possible: connector, encoder"),

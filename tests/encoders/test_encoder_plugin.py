@@ -43,7 +43,7 @@ def test_strict(config: type[EncoderConfig], wrong: dict[str, object]) -> None:
 
 @pytest.mark.parametrize("config", CONFIGS)
 def test_round_trip_and_label(config: type[EncoderConfig]) -> None:
-    made = config.model_validate({"model": "some/model", "layer": -1, "fit": "pad"})
+    made = config.model_validate({"model": "some/model", "layer": -1, "resize_mode": "pad"})
     assert config.model_validate(made.model_dump(mode="json")) == made
     assert made.label() == f"{config.type_name()} some/model"
 

@@ -90,7 +90,7 @@ def test_dinov2_with_siglip_as_cobra() -> None:
         ({"image_size": 64}, r"tower 1 \(timm .*\) takes 32×32 pixels and tower 2 .* 64×64.*same image_size"),
         ({"model_args": {"patch_size": 16, "embed_dim": 16, "depth": 2, "num_heads": 2}, "image_size": 32},
          "a grid of 4×4 patches and tower 2 .* one of 2×2"),
-        ({"fit": "pad"}, "wants fit: resize .* and tower 2 .* fit: pad .*same fit and interpolation"),
+        ({"resize_mode": "pad"}, "wants resize_mode: resize .* tower 2 .* resize_mode: pad .*same resize_mode and"),
         ({"interpolation": "bilinear"}, "interpolation: bicubic and tower 2 .* interpolation: bilinear"),
         ({"layer": 9}, r"fused: tower 2 \(timm vit_tiny_patch16_224\): layer 9 does not exist"),
     ],

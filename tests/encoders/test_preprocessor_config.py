@@ -21,14 +21,14 @@ from vlm_encoders.preprocessor_config import REFUSED, facts_of
          {"mean": [0.5] * 3, "std": [0.5] * 3}),
         ({"do_normalize": False, "image_mean": [0.5] * 3}, {"mean": [0.0] * 3, "std": [1.0] * 3}),
         ({"resample": 2}, {"interpolation": "bilinear"}),
-        ({"size": 224}, {"fit": "resize", "image_size": (224, 224)}),
-        ({"size": {"height": 32, "width": 64}}, {"fit": "resize", "image_size": (32, 64)}),
+        ({"size": 224}, {"resize_mode": "resize", "image_size": (224, 224)}),
+        ({"size": {"height": 32, "width": 64}}, {"resize_mode": "resize", "image_size": (32, 64)}),
         ({"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}, "do_center_crop": True},
-         {"fit": "crop", "crop_pct": 0.875, "image_size": (224, 224)}),
-        ({"size": 224, "do_center_crop": True}, {"fit": "crop", "crop_pct": 1.0, "image_size": (224, 224)}),
+         {"resize_mode": "crop", "crop_pct": 0.875, "image_size": (224, 224)}),
+        ({"size": 224, "do_center_crop": True}, {"resize_mode": "crop", "crop_pct": 1.0, "image_size": (224, 224)}),
         ({"size": {"shortest_edge": 224}, "crop_pct": 0.875},
-         {"fit": "crop", "crop_pct": 0.875, "image_size": (224, 224)}),
-        ({"size": {"shortest_edge": 384}, "crop_pct": 0.875}, {"fit": "resize", "image_size": (384, 384)}),
+         {"resize_mode": "crop", "crop_pct": 0.875, "image_size": (224, 224)}),
+        ({"size": {"shortest_edge": 384}, "crop_pct": 0.875}, {"resize_mode": "resize", "image_size": (384, 384)}),
     ],
 )  # fmt: skip
 def test_settings_of_transformers(content: dict[str, Any], facts: dict[str, Any]) -> None:
@@ -67,7 +67,7 @@ def test_resizing_that_needs_a_fit_in_the_spec(content: dict[str, Any], tmp_path
     write_json(tmp_path, preprocessor_config={"image_mean": [0.5] * 3, "image_std": [0.5] * 3, **content})
     with pytest.raises(UserError, match="give fit in the spec: resize, pad or crop"):
         meta(config)
-    assert meta(config, fit="pad").preprocessing.fit == "pad"
+    assert meta(config, resize_mode="pad").preprocessing.resize_mode == "pad"
 
 
 def test_sizes_that_differ_in_a_folder_of_transformers(tmp_path: Path) -> None:

@@ -52,10 +52,10 @@ def test_a_file_and_its_folder_tell_the_same(mine: Path, name: str) -> None:
 
 
 def test_the_spec_comes_first_and_says_so(mine: Path) -> None:
-    config = TimmConfig(model="test_vit", weights=str(mine), mean=[0.3] * 3, fit="crop", crop_pct=0.5)
+    config = TimmConfig(model="test_vit", weights=str(mine), mean=[0.3] * 3, resize_mode="crop", crop_pct=0.5)
     facts = meta(config).preprocessing
-    assert (facts.mean, facts.std, facts.fit, facts.crop_pct) == ((0.3,) * 3, (0.2,) * 3, "crop", 0.5)
-    assert (facts.sources["mean"], facts.sources["fit"]) == ("the spec", "the spec")
+    assert (facts.mean, facts.std, facts.resize_mode, facts.crop_pct) == ((0.3,) * 3, (0.2,) * 3, "crop", 0.5)
+    assert (facts.sources["mean"], facts.sources["resize_mode"]) == ("the spec", "the spec")
 
 
 def test_two_files_that_differ(mine: Path) -> None:
@@ -150,7 +150,7 @@ def test_metadata_and_openai(weights: dict[str, Any], tmp_path: Path) -> None:
     file = tmp_path / "any.safetensors"
     save_file(weights, file, metadata={"pretrained_cfg": json.dumps({**OWN, "crop_mode": "border"})})
     facts = meta(TimmConfig(model="test_vit", weights=str(file))).preprocessing
-    assert (facts.mean, facts.fit, facts.sources["mean"]) == ((0.1,) * 3, "pad", f"{file} (metadata)")
+    assert (facts.mean, facts.resize_mode, facts.sources["mean"]) == ((0.1,) * 3, "pad", f"{file} (metadata)")
     numbers = {name: torch.tensor(1) for name in ("input_resolution", "context_length", "vocab_size")}
     save_file({**weights, **numbers}, file)
     tower = meta(TimmConfig(model="vit_base_patch32_clip_224", weights=str(file)))
@@ -195,7 +195,7 @@ def test_open_clip_beside_a_file(tmp_path: Path) -> None:
     write_json(tmp_path, open_clip_config={"model_cfg": {**model, "quick_gelu": True}, "preprocess_cfg": cfg})
     for where in (file, tmp_path):
         facts = meta(OpenClipConfig(model="ViT-B-32", pretrained=str(where))).preprocessing
-        assert (facts.mean, facts.interpolation, facts.fit) == ((0.2,) * 3, "bilinear", "resize")
+        assert (facts.mean, facts.interpolation, facts.resize_mode) == ((0.2,) * 3, "bilinear", "resize")
         assert facts.activation == "quick_gelu"
     with pytest.raises(UserError, match=r"is of another tower, with width 768 instead of 1024"):
         meta(OpenClipConfig(model="ViT-L-14-336", pretrained=str(file)))
@@ -230,9 +230,9 @@ def test_folders_of_the_first_versions(tmp_path: Path) -> None:
     content = json.loads((tmp_path / "open_clip_config.json").read_text())
     del content["preprocessing"], content["preprocess_cfg"]["resize_mode"]
     write_json(tmp_path, open_clip_config=content)
-    again = config.model_copy(update={"fit": "resize"}).build(weights=False, assets=tmp_path)
+    again = config.model_copy(update={"resize_mode": "resize"}).build(weights=False, assets=tmp_path)
     assert again.preprocessing is not None
-    assert (again.preprocessing.mean, again.preprocessing.fit) == (tower.preprocessing.mean, "resize")
+    assert (again.preprocessing.mean, again.preprocessing.resize_mode) == (tower.preprocessing.mean, "resize")
     assert again.preprocessing.activation == "quick_gelu"
 
 

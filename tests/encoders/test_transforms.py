@@ -52,11 +52,11 @@ def test_crop_keeps_the_centre() -> None:
     assert (pixels == torch.tensor([0.0, 1.0, 0.0]).view(3, 1, 1)).all()
 
 
-@pytest.mark.parametrize("fit", ["resize", "pad", "crop"])
+@pytest.mark.parametrize("resize_mode", ["resize", "pad", "crop"])
 @pytest.mark.parametrize("size", [(20000, 100), (1, 200), (1, 1)])
-def test_extreme_shapes_stay_cheap(size: tuple[int, int], fit: str) -> None:
+def test_extreme_shapes_stay_cheap(size: tuple[int, int], resize_mode: str) -> None:
     """A long strip padded to its own square would take gigabytes."""
-    assert to_pixels(Image.new("RGB", size), 24, 32, Picture(fit), MEAN).shape == (3, 24, 32)
+    assert to_pixels(Image.new("RGB", size), 24, 32, Picture(resize_mode), MEAN).shape == (3, 24, 32)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "I;16", "CMYK"])

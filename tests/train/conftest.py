@@ -63,10 +63,10 @@ def run_spec(tiny_spec, tmp_path):
             "output": str(tmp_path / output),
             "checkpoint_every": 2,
             "stages": [
-                {"name": "align", "trains": ["connector"], **stage},
-                {"name": "instruct", "trains": ["connector", "llm"], **stage},
+                {"name": "align", "trainable": ["connector"], **stage},
+                {"name": "instruct", "trainable": ["connector", "llm"], **stage},
             ],
-            "evaluation": {"data": data, "samples": 9, "batch_size": 7, "max_new_tokens": 3},
+            "held_out_qa": {"data": data, "samples": 9, "batch_size": 7, "max_new_tokens": 3},
             **changes,
         }
         path = tmp_path / "spec.yaml"
@@ -90,7 +90,7 @@ def own_spec(run_spec, tmp_path):
     source = {"type": "llava", "path": str(tmp_path / "train.json"), "images": str(tmp_path / "pictures")}
     train = data["train"]
     train["stages"] = [{**train["stages"][1], "data": [source], "steps": 4}]
-    train["evaluation"] |= {"data": [{**source, "path": str(tmp_path / "test.json")}]}
+    train["held_out_qa"] |= {"data": [{**source, "path": str(tmp_path / "test.json")}]}
     data["llm"]["tokenizer"] = {
         "vocab_size": 300,
         "dataset": {

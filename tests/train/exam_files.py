@@ -46,7 +46,7 @@ def write_exams(pictures, home):
 
 
 def evals(pictures, home, **changes):
-    """`train.evals` that asks both."""
+    """`train.benchmarks` that asks both."""
     data = str(write_exams(pictures, home))
     named = [{"type": name, "data": data} for name in QUESTIONS]
-    return {"benchmarks": named, "samples": 12, "max_new_tokens": 3, **changes}
+    return {"tasks": named, "samples": 12, "max_new_tokens": 3, **changes}

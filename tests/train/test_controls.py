@@ -179,7 +179,7 @@ def test_no_image_is_read_that_is_asked_other_questions(tmp_path):
 
 @pytest.fixture
 def unseen(pictures, tmp_path):
-    """`unseen(order)` writes rows that the run doesn't train on, in this order, as `train.evaluation`."""
+    """`unseen(order)` writes rows that the run doesn't train on, in this order, as `train.held_out_qa`."""
     told = [
         row(f"{asked}{i}", [pictures(f"new{i}.png", (20 * i, 10, 30))], asked, truth)
         for asked, truth in (("what color is it?", "red"), ("dark?", "No."))
@@ -205,7 +205,7 @@ def test_held_out_is_said_of_rows_that_no_stage_trains_on(run_spec, unseen, caps
     """And the order of their file changes no figure."""
     tables = []
     for order in (1, -1):
-        folder, table = start(*load_spec(run_spec(f"order{order}", evaluation=unseen(order))))
+        folder, table = start(*load_spec(run_spec(f"order{order}", held_out_qa=unseen(order))))
         assert "evaluation: none of the 12 rows is in a stage's data" in capsys.readouterr().out
         assert "tiny: held-out accuracy, %" in printed(folder, table, capsys)
         tables.append([(name, record["questions"], record["accuracy"]) for name, record in table])

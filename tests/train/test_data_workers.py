@@ -78,7 +78,7 @@ def test_a_run_whose_reader_is_killed_exits_with_137(command, run_spec, monkeypa
         return read(self, index)
 
     monkeypatch.setattr(Examples, "__getitem__", fatal)
-    words = [command[0], str(run_spec(evaluation=None)), "--set", "train.workers=1", *command[1:]]
+    words = [command[0], str(run_spec(held_out_qa=None)), "--set", "train.num_workers=1", *command[1:]]
     monkeypatch.setattr(sys, "argv", ["vlm-train", *words])
     assert main.main() == 137
     err = capfd.readouterr().err

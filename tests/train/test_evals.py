@@ -27,7 +27,7 @@ def examined(run_spec, tmp_path):
 
     def make(output="run", train=(), **changes):
         wanted = evals(tmp_path, tmp_path / "eval", **changes)
-        return run_spec(output, evaluation=None, evals=wanted, **dict(train))
+        return run_spec(output, held_out_qa=None, benchmarks=wanted, **dict(train))
 
     return make
 
@@ -69,7 +69,7 @@ def test_figures_are_those_of_the_model_and_training_does_not_notice(examined, r
     assert scores["benchmarks/pope/expected"] == 36
     assert scores["benchmarks/pope/partial"] == 1
 
-    plain, _ = start(*load_spec(run_spec("plain", evaluation=None)))
+    plain, _ = start(*load_spec(run_spec("plain", held_out_qa=None)))
     assert stored(seen) == stored(plain)
 
 
@@ -107,13 +107,13 @@ def test_a_picture_that_breaks_while_it_trains_is_left_out_and_counted(examined,
 
 @pytest.mark.parametrize(
     ("key", "value", "wanted"),
-    [("benchmarks", [{"type": "poppe"}], r"spec\.yaml:\d+: train\.evals\.benchmarks\.0\.type: unknown benchmark 'poppe'"
+    [("tasks", [{"type": "poppe"}], r"spec\.yaml:\d+: train\.benchmarks\.tasks\.0\.type: unknown benchmark 'poppe'"
       r"; possible: .*mme, .*did you mean 'pope'"),
-     ("benchmarks", [{"type": "pope", "dta": "."}], r"evals\.benchmarks\.0\.dta: unknown key.*did you mean 'data'"),
-     ("benchmarks", ["pope"], r"evals\.benchmarks\.0: expected a mapping with a type"),
-     ("benchmarks", [{"type": "pope"}] * 2, "pope stands there twice"),
-     ("benchmarks", [], "evals.benchmarks"),
-     ("samples", "most", r"evals\.samples: ")],
+     ("tasks", [{"type": "pope", "dta": "."}], r"benchmarks\.tasks\.0\.dta: unknown key.*did you mean 'data'"),
+     ("tasks", ["pope"], r"benchmarks\.tasks\.0: expected a mapping with a type"),
+     ("tasks", [{"type": "pope"}] * 2, "pope stands there twice"),
+     ("tasks", [], "benchmarks.tasks"),
+     ("samples", "most", r"benchmarks\.samples: ")],
 )  # fmt: skip
 def test_faults_of_the_spec_have_a_line(examined, key, value, wanted):
     with pytest.raises(SpecError, match=wanted):
@@ -128,8 +128,8 @@ def test_what_can_not_be_asked_is_refused_before_anything_is_written(examined, t
     with pytest.raises(UserError) as told:
         start(*load_spec(path))
     text = str(told.value)
-    assert "train.evals, pope: 2 of 6 images are not there, 12 of 36 questions are about them" in text
-    assert "train.evals, textvqa: " in text
+    assert "train.benchmarks, pope: 2 of 6 images are not there, 12 of 36 questions are about them" in text
+    assert "train.benchmarks, textvqa: " in text
     assert "TextVQA_0.5.1_val.json" in text
     assert not (tmp_path / "never").exists()
     monkeypatch.setattr("sys.argv", ["vlm-train", "check", str(path)])
@@ -144,6 +144,6 @@ def test_benchmarks_that_others_score_are_refused(examined, tmp_path):
         (home / f"llava_vqav2_mscoco_{name}.jsonl").write_text(
             '{"question_id": 1, "image": "a.jpg", "text": "what?", "category": "default"}\n'
         )
-    path = examined(benchmarks=[{"type": "vqa-v2", "data": str(tmp_path / "eval")}])
+    path = examined(tasks=[{"type": "vqa-v2", "data": str(tmp_path / "eval")}])
     with pytest.raises(UserError, match="vqa-v2: its answers are scored on a server, not here"):
         start(*load_spec(path))

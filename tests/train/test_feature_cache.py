@@ -21,7 +21,7 @@ from vlm_train.feature_cache.store import Writer
 from vlm_train.report import results
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-NO_EVALUATION = "train.evaluation=null"
+NO_EVALUATION = "train.held_out_qa=null"
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +93,7 @@ def test_a_second_run_encodes_nothing_but_the_test_picture(cached, encoded):
     assert same(first, second)
 
 
-@pytest.mark.parametrize("more", [{}, pytest.param({"workers": 2}, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("more", [{}, pytest.param({"num_workers": 2}, marks=pytest.mark.slow)])
 def test_killed_while_filling_and_training_and_resumed(cached, monkeypatch, more):
     """A kill leaves part of the features: the resumed run ends like one that computed all of them itself."""
     monkeypatch.setattr(VSSL2, "forward", drop_out)
@@ -162,18 +162,18 @@ def test_bad_images_are_left_out_as_without_a_cache(plain, cached, tmp_path):
 
 
 def test_a_stage_that_trains_the_encoder_reads_pixels(cached, encoded, tmp_path):
-    trains = ("train.stages.1.trains=[encoder, connector]", "keep_random=[encoder, llm]")
+    trains = ("train.stages.1.trainable=[encoder, connector]", "keep_random=[encoder, llm]")
     folder = cached("run", *trains)
     assert encoded[:4] == [1, 32, 32, 32]
     assert len(encoded[4:]) >= 3, "at least once a step"
     assert same(cached("again", *trains), folder)
     with pytest.raises(SpecError, match="feature_cache is for a frozen encoder, and every stage trains it"):
-        cached("never", "train.stages.0.trains=[encoder]", *trains)
+        cached("never", "train.stages.0.trainable=[encoder]", *trains)
 
 
 def test_what_was_trained_is_not_what_was_cached(cached, tmp_path):
     """An encoder that one stage changes has other features in the next."""
-    trains = ["train.stages.0.trains=[encoder]", "train.stages.0.lr=0.01"]
+    trains = ["train.stages.0.trainable=[encoder]", "train.stages.0.lr=0.01"]
     cached("run", *trains, steps=1)
     cached("plain", steps=1)
     assert len(list((tmp_path / "cache").iterdir())) == 2
@@ -241,8 +241,8 @@ def test_all_that_makes_features_is_in_their_name(tiny_spec):
         return identity(made.build(), facts or {"dtype": "float32"})
 
     names = [
-        name(), name(seed=1), name(layer=1), name(fit="pad"), name(fit="crop"), name(interpolation="lanczos"),
-        name(image_size=48), name(facts={"dtype": "bfloat16"}),
+        name(), name(seed=1), name(layer=1), name(resize_mode="pad"), name(resize_mode="crop"),
+        name(interpolation="lanczos"), name(image_size=48), name(facts={"dtype": "bfloat16"}),
     ]  # fmt: skip
     assert name() == names[0]
     assert len(set(names)) == len(names)
@@ -264,7 +264,7 @@ def test_transform_and_constants_count_by_what_they_do(tiny_model):
 def test_the_size_is_told_before_it_starts(cached, capsys):
     folder = cached("run")
     out = capsys.readouterr().out
-    assert "features for instruct: at most 12 images of 256 B, 3.07 kB" in out.split("trains")[0]
+    assert "features for instruct: at most 12 images of 256 B, 3.07 kB" in out.split("trainable")[0]
     assert "features for align: 4 images, 4 of them to compute, 1.02 kB (256 B each)" in out
     about = next((folder.path.parent / "cache").rglob("about.json"))
     assert json.loads(about.read_text())["shape"] == [2, 2, 16]

@@ -49,13 +49,19 @@ def formats(run_spec, tmp_path):
 
 
 def spec_of(run_spec, data, **changes):
-    stage = {"trains": ["connector", "llm"], "data": data, "batch_size": 6, "lr": 3e-3, "micro_batch_size": 4}
+    stage = {
+        "trainable": ["connector", "llm"],
+        "data": data,
+        "batch_size": 6,
+        "lr": 3e-3,
+        "micro_batch_size": 4,
+    }
     return run_spec(stages=[{"name": "only", **stage, "steps": 3}], **changes)
 
 
 def test_a_row_trains_the_same_whatever_file_it_is_in(run_spec, formats):
     seen = [
-        losses(go(spec_of(run_spec, [data], output=kind, evaluation=None))) for kind, data in formats.items()
+        losses(go(spec_of(run_spec, [data], output=kind, held_out_qa=None))) for kind, data in formats.items()
     ]
     assert seen[1:] == seen[:1] * 2
 
@@ -69,7 +75,7 @@ def test_what_a_run_shows_is_the_same_whatever_file_its_rows_are_in(
     for kind, data in formats.items():
         watch = {"data": [data], "every": 9, "rows": 4, "samples": 2, "max_new_tokens": 2}
         asked = {"data": [data], "batch_size": 18, "max_new_tokens": 1}
-        path = spec_of(run_spec, [data], output=kind, validation=watch, evaluation=asked)
+        path = spec_of(run_spec, [data], output=kind, validation=watch, held_out_qa=asked)
         folder = go(path)
         samples = [(s["id"], s["said"]) for m in folder.records(VALIDATION) for s in m["samples"]]
         seen[kind] = losses(folder), (folder.path / "results.md").read_text(), samples
@@ -113,13 +119,13 @@ def spoiled(formats, tmp_path):
 def test_a_mixture_that_skips_is_resumed_to_the_bit(run_spec, spoiled, monkeypatch, killed_at):
     """Row groups in windows, worker processes, bad rows of every source; killed once and continued."""
     monkeypatch.setattr(parquet_rows, "HELD", 1)
-    path = spec_of(run_spec, spoiled, evaluation=None)
+    path = spec_of(run_spec, spoiled, held_out_qa=None)
     whole = go(path, *SKIP, f"train.output={path.parent / 'whole'}", "train.stages.0.steps=8")
     reasons = {m["reason"] for m in whole.records(LEFT_OUT)}
     assert reasons == {"not-an-image", "schema", "truncated"}
     killed_at(0, 2)
     with pytest.raises(KeyboardInterrupt):
-        go(path, *SKIP, "train.workers=2", "train.stages.0.steps=8")
+        go(path, *SKIP, "train.num_workers=2", "train.stages.0.steps=8")
     part = go(path, *SKIP, "train.stages.0.steps=8")
     assert losses(part) == losses(whole)
     assert part.records(LEFT_OUT) == whole.records(LEFT_OUT)
@@ -127,7 +133,7 @@ def test_a_mixture_that_skips_is_resumed_to_the_bit(run_spec, spoiled, monkeypat
 
 def test_without_skipping_the_first_known_fault_ends_it_before_it_starts(run_spec, spoiled):
     with pytest.raises(ValueError, match=r"stage only: .*y\.tar: has no end mark .*after 9 whole samples"):
-        go(spec_of(run_spec, spoiled, evaluation=None))
+        go(spec_of(run_spec, spoiled, held_out_qa=None))
 
 
 def test_what_the_storage_made_us_repeat_is_a_figure_and_no_bad_row(run_spec, formats, monkeypatch):
@@ -144,6 +150,6 @@ def test_what_the_storage_made_us_repeat_is_a_figure_and_no_bad_row(run_spec, fo
 
     monkeypatch.setattr(files, "_read", stumbling)
     failures.pop()
-    folder = go(spec_of(run_spec, [formats["llava"]], evaluation=None))
+    folder = go(spec_of(run_spec, [formats["llava"]], held_out_qa=None))
     assert sum(m.get("io_retries", 0) for m in folder.metrics()) == 1
     assert not folder.records(LEFT_OUT)

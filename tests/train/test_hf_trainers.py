@@ -33,11 +33,11 @@ def calm(one_thread):
 def ours(run_spec, tmp_path):
     """Weights before and after vlm-train: every step has all rows, so their order is nothing."""
     stage = {
-        "name": "s", "trains": ["connector", "llm"], "steps": STEPS, "lr": RATE, "batch_size": 18,
-        "micro_batch_size": 9, "weight_decay": 0.0, "warmup": 0.0, "schedule": "constant",
+        "name": "s", "trainable": ["connector", "llm"], "steps": STEPS, "lr": RATE, "batch_size": 18,
+        "micro_batch_size": 9, "weight_decay": 0.0, "warmup_ratio": 0.0, "schedule": "constant",
         "data": [{"type": "llava", "path": str(tmp_path / "data.json")}],
     }  # fmt: skip
-    path = run_spec(evaluation=None, stages=[stage])
+    path = run_spec(held_out_qa=None, stages=[stage])
     spec, origin = load_spec(path)
     save(build(spec), spec, str(tmp_path / "start"))
     folder, _ = start(spec, origin)

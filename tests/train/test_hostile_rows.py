@@ -53,7 +53,7 @@ def test_none_of_them_costs_much_or_starts_a_program(outcomes):
 def reader(tiny_spec, tmp_path_factory):
     folder = tmp_path_factory.mktemp("spec")
     spec = {**tiny_spec, "train": {"output": "x", "stages": [
-        {"name": "s", "trains": ["llm"], "data": [{"type": "llava", "path": "x.json"}], "lr": 1e-3, "batch_size": 2}
+        {"name": "s", "trainable": ["llm"], "data": [{"type": "llava", "path": "x.json"}], "lr": 1e-3, "batch_size": 2}
     ]}}  # fmt: skip
     (folder / "spec.yaml").write_text(json.dumps(spec))
     found, document = load_spec(folder / "spec.yaml")

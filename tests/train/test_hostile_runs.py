@@ -49,7 +49,7 @@ def folder_of(path, text):
     run.write("environment.json", json.dumps({text: text}))
     run.write("results.md", "")
     writable = "".join(c for c in text if c != "\0" and not 0xD800 <= ord(c) < 0xE000)  # others are no YAML
-    stages = [{"name": "a", "trains": [writable]}]
+    stages = [{"name": "a", "trainable": [writable]}]
     run.write("spec.yaml", yaml.safe_dump({"name": writable, "train": {"stages": stages}}))
     overlap = {"rows": 2, "trained_on": 1, "stages": {text: 1}}
     training = {"counted": 1, "unreadable": 1, "stage": text}
@@ -147,7 +147,7 @@ def test_half_a_line_at_the_end_is_no_record(tmp_path):
 
 @pytest.mark.parametrize(
     "text",
-    ["[]", "train: {stages: []}", "train: {stages: [{name: a, trains: x}]}", "train: 1", "a: &a [*a, *a]"],
+    ["[]", "train: {stages: []}", "train: {stages: [{name: a, trainable: x}]}", "train: 1", "a: &a [*a, *a]"],
 )
 def test_specs_that_are_none(tmp_path, text):
     run = folder_of(tmp_path, "t")

@@ -17,7 +17,7 @@ KILLS = int(os.environ.get("VLM_KILLS", "6"))
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_killed_anywhere_equals_left_alone(run_spec, tmp_path, strategy):
     """Both stages, dropout, a worker process, a checkpoint every step; `VLM_KILLS` sets how many kills at least."""
-    path = run_spec(checkpoint_every=1, workers=1, evaluation=None)
+    path = run_spec(checkpoint_every=1, num_workers=1, held_out_qa=None)
     spec = yaml.safe_load(path.read_text())
     for stage in spec["train"]["stages"]:
         stage["steps"] = 5

@@ -197,7 +197,7 @@ def test_the_outer_exit_code_is_that_of_whoever_was_first(tmp_path, capsys):
     failures = {rank: SimpleNamespace(exitcode=code, timestamp=at) for rank, (code, at) in ends.items()}
     assert launch._tell_killed(failures) == 137
     assert capsys.readouterr().err.startswith(
-        "vlm-train: rank 1 was killed by SIGKILL; out of memory? use fewer train.workers"
+        "vlm-train: rank 1 was killed by SIGKILL; out of memory? use fewer train.num_workers"
     )
     del failures[1]
     assert launch._tell_killed(failures) is None

@@ -25,7 +25,7 @@ def losses(folder):
 @pytest.fixture
 def bad_spec(run_spec):
     """Of 18 rows, 0, 6, 12 have a picture that is damaged, 1 one that is missing, 2 no answer."""
-    path = run_spec(evaluation=None)
+    path = run_spec(held_out_qa=None)
     (path.parent / "red.png").write_text("not an image")
     data = path.parent / "data.json"
     rows = json.loads(data.read_text())
@@ -89,7 +89,7 @@ def test_resume_is_exact_when_skipping(bad_spec, monkeypatch):
     for kill_at, workers in (((0, 3), 2), ((1, 1), 0)):  # noqa: B007, read by record
         AcceleratorState._reset_state(reset_partial_state=True)
         with pytest.raises(KeyboardInterrupt):
-            go(bad_spec, *SKIP, f"train.workers={workers}")
+            go(bad_spec, *SKIP, f"train.num_workers={workers}")
     kill_at = None
     AcceleratorState._reset_state(reset_partial_state=True)
     part = go(bad_spec, *SKIP)
@@ -136,7 +136,7 @@ def test_a_failing_storage_is_not_skipped(run_spec, monkeypatch):
 
     monkeypatch.setattr(files, "_read", failing)
     with pytest.raises(UserError, match="the storage fails: stumbled"):
-        go(run_spec(evaluation=None), *SKIP)
+        go(run_spec(held_out_qa=None), *SKIP)
 
 
 def test_held_out_rows_are_never_skipped(bad_spec, run_spec):

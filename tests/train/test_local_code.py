@@ -23,7 +23,7 @@ def spec_file(tiny_spec, text_rows, tmp_path):
     (folder / "config.json").write_text(json.dumps({"model_type": "mine", "auto_map": auto}))
     llm = {"type": "transformers", "model": str(folder), "trust_remote_code": True, "revision": ZEROS}
     data = [{"type": "llava", "path": str(text_rows)}]
-    stage = {"name": "a", "trains": ["connector"], "data": data, "lr": 1e-3, "batch_size": 2, "steps": 1}
+    stage = {"name": "a", "trainable": ["connector"], "data": data, "lr": 1e-3, "batch_size": 2, "steps": 1}
     train = {"output": str(tmp_path / "run"), "stages": [stage]}
     path = tmp_path / "spec.yaml"
     path.write_text(yaml.safe_dump({**tiny_spec, "llm": llm, "train": train}))

@@ -30,7 +30,7 @@ def spoil(path):
 
 
 def test_check_lists_what_training_leaves_out(run_spec, monkeypatch, capsys, tmp_path):
-    path = run_spec(evaluation=None, max_length=28)
+    path = run_spec(held_out_qa=None, max_length=28)
     spoil(path)
     skip = ["--set", "train.on_bad_sample=skip", "--set", "train.bad_sample_budget=4"]
     report = tmp_path / "bad.jsonl"
@@ -54,7 +54,7 @@ def test_check_lists_what_training_leaves_out(run_spec, monkeypatch, capsys, tmp
     "change", [[], ["train.on_bad_sample=skip"], ["train.on_bad_sample=skip", "train.bad_sample_budget=3"]]
 )
 def test_check_fails_where_training_would_stop(run_spec, monkeypatch, capsys, change):
-    path = run_spec(evaluation=None)
+    path = run_spec(held_out_qa=None)
     spoil(path)
     code, said = call(monkeypatch, capsys, "check", path, *(a for c in change for a in ("--set", c)))
     assert code == 1

@@ -124,7 +124,7 @@ def test_what_can_hold_no_adapter(tiny_model, target, message):
 
 
 def spec(run_spec, output, **changes):
-    path = run_spec(output, evaluation=None)
+    path = run_spec(output, held_out_qa=None)
     stage = "train.stages.1"
     more = [f"{stage}.{key}={value}" for key, value in changes.items()]
     return load_spec(
@@ -165,14 +165,14 @@ def test_a_run_trains_adapters_alone_resumes_exactly_and_saves_a_plain_model(run
 
 
 def test_a_target_that_learns_nothing_ends_the_run_at_the_stage_start(run_spec, monkeypatch):
-    path, inject = run_spec(evaluation=None), lora.inject
+    path, inject = run_spec(held_out_qa=None), lora.inject
     monkeypatch.setattr(lora, "inject", lambda model, *rest: (bypass(model), inject(model, *rest))[1])
     with pytest.raises(UserError, match="stage instruct: adapters on 2 of 2 targets would learn nothing"):
         start(*load_spec(path, ["keep_random=[encoder, llm]", "train.stages.1.lora={targets: ['*.inner']}"]))
 
 
 def test_a_wrong_pattern_of_a_later_stage_ends_the_run_before_its_first_step(run_spec):
-    path = run_spec(evaluation=None)
+    path = run_spec(held_out_qa=None)
     with pytest.raises(UserError, match=r"stage instruct: lora.targets: '\*.q_proj' fits no module"):
         start(*load_spec(path, ["keep_random=[encoder, llm]", "train.stages.1.lora={targets: ['*.q_proj']}"]))
     assert not (path.parent / "run" / "checkpoints").exists()

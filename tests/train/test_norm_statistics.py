@@ -34,10 +34,10 @@ def nothing_to_compile(monkeypatch):
 
 def trained(run_spec, name, *overrides):
     """The encoder's tensors after a run that trains it."""
-    path = run_spec(name, evaluation=None)
+    path = run_spec(name, held_out_qa=None)
     given = [
         f"encoder={json.dumps(CONVOLUTIONS)}",
-        f"train.stages.1.trains={json.dumps(ALL)}",
+        f"train.stages.1.trainable={json.dumps(ALL)}",
         "train.stages.0.steps=1",
         "train.stages.1.steps=2",
     ]
@@ -62,7 +62,7 @@ def test_an_encoder_learns_and_its_statistics_stay_recomputed_or_not(run_spec):
 def test_frozen_layers_of_a_trained_part_drop_nothing(tiny_model):
     stage = Stage(
         name="s",
-        trains=ALL,
+        trainable=ALL,
         data=[{"type": "llava", "path": "x"}],
         lr=1.0,
         batch_size=1,
@@ -74,7 +74,7 @@ def test_frozen_layers_of_a_trained_part_drop_nothing(tiny_model):
     first, second = tiny_model.train().llm.backbone.layers
     assert not first.drop.training
     assert second.drop.training
-    with pytest.raises(UserError, match="stage s: trains: encoder has no parameters"):
+    with pytest.raises(UserError, match="stage s: trainable: encoder has no parameters"):
         freeze(VLM(Patches(), tiny_model.connector, tiny_model.llm), stage)
 
 
@@ -86,7 +86,12 @@ def test_under_adapters_the_language_model_rests(tiny_model):
     tiny_model.llm.backbone.drop = nn.Dropout(0.9)
     settings = Lora(targets=["*.in_proj"], dropout=0.5)
     stage = Stage(
-        name="s", trains=["llm"], data=[{"type": "llava", "path": "x"}], lr=1.0, batch_size=1, lora=settings
+        name="s",
+        trainable=["llm"],
+        data=[{"type": "llava", "path": "x"}],
+        lr=1.0,
+        batch_size=1,
+        lora=settings,
     )
     freeze(tiny_model, stage, lora.inject(tiny_model, settings, "s", 0).values())
     tiny_model.train()

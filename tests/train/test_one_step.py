@@ -86,5 +86,5 @@ def test_the_weights_are_those_of_the_steps_that_counted(run_spec, monkeypatch):
 def test_text_alone_teaches_a_connector_nothing_and_breaks_nothing(run_spec):
     """Micro-batches of one row: every third has no image, so that its loss depends on nothing that is trained."""
     stages = ["train.stages.0.micro_batch_size=1", "train.stages.0.batch_size=3", "train.stages.0.steps=6"]
-    folder = go(run_spec(evaluation=None), *stages, "train.stages.1.steps=1")
+    folder = go(run_spec(held_out_qa=None), *stages, "train.stages.1.steps=1")
     assert all(m["loss"] > 0 for m in folder.metrics())

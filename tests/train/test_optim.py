@@ -21,7 +21,7 @@ from vlm_train.run import start
 
 
 def stage(**changes):
-    given = {"name": "s", "trains": ["connector", "llm"], "data": [{"type": "llava", "path": "x"}],
+    given = {"name": "s", "trainable": ["connector", "llm"], "data": [{"type": "llava", "path": "x"}],
              "lr": {"connector": 1e-3, "llm": 1e-5}, "weight_decay": 0.1, "batch_size": 2}  # fmt: skip
     return Stage.model_validate({**given, **changes})
 
@@ -60,12 +60,12 @@ def test_a_floor_lifts_the_end_and_keeps_the_peak(schedule):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"cooldown": 0.2}, "cooldown belongs to schedule: wsd, not cosine"),
-        ({"schedule": "constant", "lr_floor": 0.1}, "schedule: constant never falls"),
-        ({"schedule": "wsd", "warmup": 0.5, "cooldown": 0.6}, "more than all steps"),
+        ({"decay_ratio": 0.2}, "decay_ratio belongs to schedule: wsd, not cosine"),
+        ({"schedule": "constant", "min_lr_ratio": 0.1}, "schedule: constant never falls"),
+        ({"schedule": "wsd", "warmup_ratio": 0.5, "decay_ratio": 0.6}, "more than all steps"),
         ({"weight_decay": {"llm": 0.1}}, r"weight_decay names \['llm'\], but this stage trains"),
         ({"groups": [{"match": "*"}]}, "a group gives lr, weight_decay or both"),
-        ({"trains": ["connector"], "lr": 1.0, "lora": {"targets": ["*"]}}, "add llm to trains"),
+        ({"trainable": ["connector"], "lr": 1.0, "lora": {"targets": ["*"]}}, "add llm to trainable"),
         ({"lora": {"targets": ["*"]}, "ema": {}}, "set ema.use: result"),
     ],
 )
@@ -132,7 +132,7 @@ def test_the_first_pattern_that_fits_counts_and_the_rest_stays_with_its_part(tin
 def test_patterns_that_fit_nothing_name_the_nearest(tiny_model, changes, message):
     with pytest.raises(UserError, match=message):
         groups(
-            tiny_model, stage(**changes, **({"trains": ["llm"], "lr": 1.0} if "groups" in changes else {}))
+            tiny_model, stage(**changes, **({"trainable": ["llm"], "lr": 1.0} if "groups" in changes else {}))
         )
 
 
@@ -211,7 +211,7 @@ def test_eight_bit_states_are_small_and_resume_exactly(tmp_path, tiny_model):
         layer.weight.grad = torch.randn_like(layer.weight)
         optimizer.step()
 
-    made = stage(trains=["connector"], lr=1e-2, optimizer="adamw-8bit")
+    made = stage(trainable=["connector"], lr=1e-2, optimizer="adamw-8bit")
     first = optim.optimizer(groups(tiny_model, made), "adamw-8bit")
     step(first, 1)
     assert first.state[layer.weight]["state1"].dtype == torch.uint8

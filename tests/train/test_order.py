@@ -80,9 +80,9 @@ def test_lengths_come_from_the_index_or_from_the_rows(run_spec):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("train.stages.0.weights=[1, 2]", "2 weights or counts for 1 datasets"),
-        ("train.stages.0.weights=[0]", "greater than 0"),
-        ("train.stages.0.counts=[1.5]", "valid integer"),
+        ("train.stages.0.mix_weights=[1, 2]", "2 mix_weights or samples_per_epoch for 1 datasets"),
+        ("train.stages.0.mix_weights=[0]", "greater than 0"),
+        ("train.stages.0.samples_per_epoch=[1.5]", "valid integer"),
     ],
 )
 def test_bad_mixtures(run_spec, change, message):
@@ -97,8 +97,12 @@ def test_a_stage_takes_what_its_weights_or_counts_say(run_spec):
     from vlm_train.engine.trainer import total_steps
 
     data = load_spec(run_spec())[0].train["stages"][0]["data"] * 2
-    keys = {"name": "s", "trains": ["llm"], "data": data, "lr": 1e-3, "batch_size": 4}
-    for mix, counts in (({"weights": [2.0, 1.0]}, [24, 12]), ({"counts": [5, 7]}, [5, 7]), ({}, [18, 18])):
+    keys = {"name": "s", "trainable": ["llm"], "data": data, "lr": 1e-3, "batch_size": 4}
+    for mix, counts in (
+        ({"mix_weights": [2.0, 1.0]}, [24, 12]),
+        ({"samples_per_epoch": [5, 7]}, [5, 7]),
+        ({}, [18, 18]),
+    ):
         stage = Stage.model_validate({**keys, **mix})
         rows = joined(stage.data)
         order = order_of(stage, rows, 0, image_tokens=4)

@@ -90,7 +90,7 @@ def test_a_packed_run_has_the_losses_of_a_padded_one_and_says_what_it_saves(run_
     ):
         AcceleratorState._reset_state(reset_partial_state=True)
         keys = [f"train.stages.{i}.{change}" for i in (0, 1) for change in changes]
-        folder, _ = start(*load_spec(run_spec(name, evaluation=None, max_length=128), [*stage, *keys]))
+        folder, _ = start(*load_spec(run_spec(name, held_out_qa=None, max_length=128), [*stage, *keys]))
         losses[name] = [m["loss"] for m in folder.metrics()]
         padding[name] = sum(m["padding"] for m in folder.metrics())
     assert losses["packed"] == pytest.approx(losses["padded"], rel=1e-4)
@@ -104,4 +104,4 @@ def test_a_language_model_that_mixes_samples_is_refused(run_spec, monkeypatch):
     with pytest.raises(
         UserError, match="stage align: packing needs a language model that keeps samples apart"
     ):
-        start(*load_spec(run_spec(evaluation=None), ["train.stages.0.packing=true"]))
+        start(*load_spec(run_spec(held_out_qa=None), ["train.stages.0.packing=true"]))

@@ -18,7 +18,7 @@ def trap_spec(run_spec, tmp_path):
     install_trap(tmp_path)
 
     def make(output="run", **changes):
-        path = run_spec(output, evaluation=None)
+        path = run_spec(output, held_out_qa=None)
         spec = yaml.safe_load(path.read_text())
         source = tmp_path / "data.json"
         rows = [row for row in json.loads(source.read_text()) if "image" in row]
@@ -129,7 +129,7 @@ def test_a_stopped_process_is_named_and_killed_within_seconds(trap_spec):
 def test_a_launcher_that_is_killed_leaves_no_process(trap_spec, moment):
     """`moment` in seconds since its processes are there; `ranks` is as soon as one is."""
     spec = trap_spec()
-    running = begin(spec, "--set", "train.workers=1", trap="slow:0:300")
+    running = begin(spec, "--set", "train.num_workers=1", trap="slow:0:300")
     launcher = psutil.Process(running.pid)
     if moment == "step":
         wait_for_steps(spec.with_name("run"), 1)
@@ -145,15 +145,15 @@ def test_a_launcher_that_is_killed_leaves_no_process(trap_spec, moment):
 @pytest.mark.slow
 def test_a_second_run_is_refused_and_no_lock_outlives_its_run(trap_spec):
     spec = trap_spec()
-    first = begin(spec, "--set", "train.workers=1", trap="sleep:1:3")  # in its second step, for good
+    first = begin(spec, "--set", "train.num_workers=1", trap="sleep:1:3")  # in its second step, for good
     wait_for_steps(spec.with_name("run"), 1)
-    code, _, err = end(begin(spec, "--set", "train.workers=1"))
+    code, _, err = end(begin(spec, "--set", "train.num_workers=1"))
     assert code == 2
     assert err.count("another process is running in this folder: pid ") == 1, err
     for process in living(spec):
         process.kill()
     end(first)
-    assert end(begin(spec, "--set", "train.workers=1"))[0] == 0
+    assert end(begin(spec, "--set", "train.num_workers=1"))[0] == 0
 
 
 @pytest.mark.slow

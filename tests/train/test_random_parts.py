@@ -15,7 +15,7 @@ from vlm_train.monitoring.weights_summary import facts, frozen_random
 def test_patterns_that_freeze_a_whole_part(tiny_spec, tiny_model, patterns, told):
     spec = Spec.model_validate({**tiny_spec, "keep_random": None})
     train = TrainConfig(
-        output="x", stages=[stage(trains=["encoder", "connector", "llm"], lr=1.0, frozen=patterns)]
+        output="x", stages=[stage(trainable=["encoder", "connector", "llm"], lr=1.0, frozen=patterns)]
     )
     line = "encoder: its values are random, and `frozen` names all of its parameters: no stage trains it"
     assert frozen_random(spec, train, tiny_model) == ([line] if told else [])

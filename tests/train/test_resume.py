@@ -134,7 +134,7 @@ def test_damaged_inputs_of_which_there_is_no_copy_are_refused(begun, tmp_path):
 
 HARMLESS = {
     "name": "other",
-    "train.workers": 1,
+    "train.num_workers": 1,
     "train.timeout": 900.0,
     "train.checkpoint_every": 1,
     "train.keep_checkpoints": 4,
@@ -144,9 +144,9 @@ HARMLESS = {
     "train.on_non_finite": "skip",
     "train.non_finite_budget": 3,
     "train.stages.0.micro_batch_size": 6,
-    "train.evaluation.batch_size": 3,
-    "train.evaluation.samples": 4,
-    "train.evaluation.max_new_tokens": 2,
+    "train.held_out_qa.batch_size": 3,
+    "train.held_out_qa.samples": 4,
+    "train.held_out_qa.max_new_tokens": 2,
 }
 
 
@@ -169,7 +169,7 @@ MATTER = {
     "train.stages.0.lr": ("0.003", 0.1),
     "train.stages.0.steps": ("4", 5),
     "train.stages.0.batch_size": ("6", 5),
-    "train.stages.0.clip_norm": ("1.0", 2.0),
+    "train.stages.0.max_grad_norm": ("1.0", 2.0),
     "train.stages.0.packing": ("False", True),
     "connector.d_state": ("4", 8),
     "encoder.image_size": ("32", 64),
@@ -179,7 +179,7 @@ MATTER = {
 def test_what_does_is_listed_with_both_values(begun):
     for key, (old, new) in MATTER.items():
         with pytest.raises(UserError) as error:
-            go(begun, f"{key}={new}", "train.workers=1")
+            go(begun, f"{key}={new}", "train.num_workers=1")
         assert f"its spec differs in {key}: {old} before, {new} now. " in str(error.value)
     with pytest.raises(UserError) as error:
         go(begun, "train.seed=1", "train.stages.0.lr=1.0")

@@ -31,7 +31,7 @@ def test_an_earlier_stage_that_was_asked_something_else_is_left_out(run_spec, ca
     path = run_spec()
     go(path)
     capsys.readouterr()
-    _, table = go(path, "train.evaluation.samples=5")
+    _, table = go(path, "train.held_out_qa.samples=5")
     assert [name for name, _ in table] == ["after instruct", "images shuffled", "question alone"]
     assert "after align: the questions or settings have changed since" in capsys.readouterr().out
 
@@ -39,7 +39,7 @@ def test_an_earlier_stage_that_was_asked_something_else_is_left_out(run_spec, ca
 def test_validation_on_other_rows_is_refused(own_spec, tmp_path, killed_at):
     shutil.copy(tmp_path / "test.json", tmp_path / "unseen.json")
     data = yaml.safe_load(own_spec.read_text())
-    source = {**data["train"]["evaluation"]["data"][0], "path": str(tmp_path / "unseen.json")}
+    source = {**data["train"]["held_out_qa"]["data"][0], "path": str(tmp_path / "unseen.json")}
     data["train"]["validation"] = {"data": [source], "every": 2, "samples": 0}
     own_spec.write_text(yaml.safe_dump(data))
     killed_at(0, 3)

@@ -119,7 +119,7 @@ def test_finished_runs_are_shown_again_and_not_trained_again(run_spec, monkeypat
 
 def test_workers_change_nothing(run_spec):
     alone, _ = go(run_spec("alone"))
-    helped, _ = go(run_spec("helped", workers=2))
+    helped, _ = go(run_spec("helped", num_workers=2))
     assert losses(alone) == losses(helped)
 
 
@@ -215,7 +215,7 @@ def test_a_half_written_checkpoint_is_ignored(run_spec, monkeypatch):
 
 
 def test_an_unreadable_image_ends_the_run_by_name(run_spec):
-    path = run_spec(evaluation=None)
+    path = run_spec(held_out_qa=None)
     (path.parent / "red.png").write_text("not an image")
     with pytest.raises(UserError, match=r"stage align: row \d+: .*red\.png: not an image"):
         go(path)

@@ -56,7 +56,7 @@ def test_links_that_stay_and_links_to_themselves(tmp_path):
 
 def test_a_report_is_not_written_through_a_link(tmp_path, precious):
     (tmp_path / "run").mkdir()
-    (tmp_path / "run/spec.yaml").write_text("train: {stages: [{name: a, trains: [llm]}]}")
+    (tmp_path / "run/spec.yaml").write_text("train: {stages: [{name: a, trainable: [llm]}]}")
     assert html.write(tmp_path / "run") == tmp_path / "run/report.html"
     (tmp_path / "run/report.html").unlink()
     (tmp_path / "run/report.html").symlink_to(precious)

@@ -79,11 +79,11 @@ def watched(run_spec):
     """`watched(output, every=…)` is a spec whose stages are validated."""
 
     def make(output, **changes):
-        path = run_spec(output, evaluation=None)
+        path = run_spec(output, held_out_qa=None)
         spec, _ = load_spec(path)
         wanted = {"every": 4, "rows": 7, "batch_size": 3, "samples": 2, "max_new_tokens": 3, **changes}
         data = spec.train["stages"][0]["data"]
-        return run_spec(output, evaluation=None, validation={"data": data, **wanted})
+        return run_spec(output, held_out_qa=None, validation={"data": data, **wanted})
 
     return make
 
@@ -95,7 +95,7 @@ def stored(folder):
 
 def test_validation_is_the_loss_of_its_rows_and_training_does_not_notice(watched, run_spec, monkeypatch):
     seen, _ = start(*load_spec(watched("seen")))
-    plain, _ = start(*load_spec(run_spec("plain", evaluation=None)))
+    plain, _ = start(*load_spec(run_spec("plain", held_out_qa=None)))
     assert stored(seen) == stored(plain)
     records = seen.records(VALIDATION)
     assert [(m["stage"], m["step"]) for m in records] == [(0, 4), (0, 6), (1, 4), (1, 6)]
@@ -188,7 +188,7 @@ def test_the_page_about_a_run_needs_nothing_else_and_tells_what_happened(watched
     assert all(a.startswith(("data:image/png;base64,", "#")) for a in page.fetched)
     assert not re.search(r"@import|url\((?!#)|<script", text)
     for wanted in ("finished: 2 stages, 12 steps", "align", "instruct", "row r3: <x>.png", "unreadable",
-                   "what color is it?", "trains:", "torch", "vlm-train", "validation"):  # fmt: skip
+                   "what color is it?", "trainable:", "torch", "vlm-train", "validation"):  # fmt: skip
         assert wanted in page.text, wanted
     assert text.count("<svg") == 5
     first = folder.metrics()[0]["loss"]

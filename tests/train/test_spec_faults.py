@@ -17,7 +17,7 @@ encoder: {type: timm, model: vit_tiny_patch16_224}
 connector: {type: mlp}
 llm: {type: mamba, d_model: 64, n_layer: 2}
 """
-STAGE = "{name: a, trains: [connector], data: [{type: llava, path: x.json}], lr: 1.0e-3}"
+STAGE = "{name: a, trainable: [connector], data: [{type: llava, path: x.json}], lr: 1.0e-3}"
 FAULTS = {
     "a key of a part": f"{PARTS.replace('model:', 'modell:')}train: {{output: x, stages: [{STAGE}]}}",
     "a key of a stage": f"{PARTS}train: {{output: x, stages: [{STAGE[:-1]}, batch_sze: 3}}]}}",

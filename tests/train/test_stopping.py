@@ -62,9 +62,9 @@ def signal_at(monkeypatch):
 
 def test_a_signal_saves_at_the_end_of_the_step_and_the_run_goes_on_exactly(run_spec, signal_at):
     before = signal.getsignal(signal.SIGTERM)
-    whole = go(run_spec("whole", evaluation=None))
+    whole = go(run_spec("whole", held_out_qa=None))
     signal_at(0, 3, signal.SIGTERM)
-    path = run_spec("part", evaluation=None, checkpoint_every=100)
+    path = run_spec("part", held_out_qa=None, checkpoint_every=100)
     with pytest.raises(preemption.Stopped) as stopped:
         go(path)
     assert stopped.value.code == RESUMABLE
@@ -87,7 +87,7 @@ def test_a_second_ctrl_c_ends_the_process_at_once(run_spec, signal_at, monkeypat
     monkeypatch.setattr("vlm_train.distributed.preemption.os._exit", leave)
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     signal_at(0, 2, signal.SIGINT)
-    path = run_spec("once", evaluation=None)
+    path = run_spec("once", held_out_qa=None)
     with pytest.raises(preemption.Stopped) as stopped:
         go(path)
     assert stopped.value.text.startswith("SIGINT stopped the run after step 2 of stage align;")
@@ -177,7 +177,7 @@ def test_a_signal_ends_an_evaluation_at_once_and_it_is_done_anew(run_spec, monke
 def test_reading_processes_work_on_after_a_signal_to_the_whole_group(run_spec, signal_at):
     """As launchers and clusters send it; readers are not to die before their run has saved."""
     signal_at(0, 2, signal.SIGTERM, to=lambda: multiprocessing.active_children()[0].pid)
-    folder = go(run_spec(evaluation=None, workers=1))
+    folder = go(run_spec(held_out_qa=None, num_workers=1))
     assert len(folder.metrics()) == 6
 
 

@@ -86,7 +86,7 @@ def test_runs_of_other_rows_are_not_reported(sweep_file, tmp_path):
     data = tmp_path / "data.json"
     shutil.copy(data, tmp_path / "test.json")
     spec = yaml.safe_load((tmp_path / "spec.yaml").read_text())
-    spec["train"]["evaluation"]["data"] = [{"type": "llava", "path": str(tmp_path / "test.json")}]
+    spec["train"]["held_out_qa"]["data"] = [{"type": "llava", "path": str(tmp_path / "test.json")}]
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(spec))
     grid = load(path)
     start(*grid.spec(grid.rows[0], 0))
@@ -114,7 +114,7 @@ def test_a_dry_run_lists_and_writes_nothing(sweep_file, tmp_path, monkeypatch, c
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda spec: spec["train"].pop("evaluation"), "no train.evaluation; a sweep compares"),
+        (lambda spec: spec["train"].pop("evaluation"), "no train.held_out_qa; a sweep compares"),
         (lambda spec: spec.pop("train"), "has no train"),
     ],
     ids=["evaluation", "train"],
@@ -240,8 +240,8 @@ def test_any_number_of_variants_with_names_of_any_script_are_drawn(tmp_path):
 def test_a_run_with_benchmarks_alone_is_finished_and_has_a_table(sweep_file, tmp_path):
     path = sweep_file("rows: {a: {}}\n")
     spec = yaml.safe_load((tmp_path / "spec.yaml").read_text())
-    del spec["train"]["evaluation"]
-    spec["train"]["evals"] = evals(tmp_path, tmp_path / "eval")
+    del spec["train"]["held_out_qa"]
+    spec["train"]["benchmarks"] = evals(tmp_path, tmp_path / "eval")
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(spec))
     grid = load(path)
     folder, _ = start(*grid.spec(grid.rows[0], 0))

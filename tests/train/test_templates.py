@@ -25,8 +25,8 @@ def calm(one_thread):
 @pytest.mark.parametrize(
     ("changes", "where", "message"),
     [
-        (["template=plain"], "template: ", f"{PLAIN}train.evaluation asks questions; set a template with {{text}}"),
-        (["template={user: 'What is it?', assistant: '{text}{eos}'}"], "template: ", f"{PLAIN}train.evaluation asks"),
+        (["template=plain"], "template: ", f"{PLAIN}train.held_out_qa asks questions; set a template with {{text}}"),
+        (["template={user: 'What is it?', assistant: '{text}{eos}'}"], "template: ", f"{PLAIN}train.held_out_qa asks"),
         (["train.stages.0.template=plain", "train.validation.samples=2"], "train.stages.0.template: ",
          f"{PLAIN}train.validation.samples asks stage align questions; remove samples"),
         (["train.stages.1.template={user: '<|endoftext|>{text}', assistant: '{text}{eos}'}"],
@@ -51,8 +51,8 @@ def test_what_does_not_fit_is_said_first(run_spec, monkeypatch, capsys, command,
 
 def test_benchmarks_ask_questions_too(run_spec, tmp_path):
     (tmp_path / "q.jsonl").write_text("")
-    path = run_spec(evaluation=None, evals={"benchmarks": [{"type": "pope", "data": str(tmp_path)}]})
-    with pytest.raises(SpecError, match=r"leaves out the question.*train\.evals asks"):
+    path = run_spec(held_out_qa=None, benchmarks={"tasks": [{"type": "pope", "data": str(tmp_path)}]})
+    with pytest.raises(SpecError, match=r"leaves out the question.*train\.benchmarks asks"):
         start(*load_spec(path, ["template=plain"]))
 
 
@@ -60,7 +60,7 @@ def test_a_stage_of_captions_is_validated_without_questions(run_spec):
     """By default the samples are those of the stages that say questions."""
     data = run_spec()
     validation = {"data": [{"type": "llava", "path": str(data.parent / "data.json")}], "every": 6, "rows": 4}
-    path = run_spec(evaluation=None, validation=validation)
+    path = run_spec(held_out_qa=None, validation=validation)
     folder, _ = start(*load_spec(path, ["train.stages.0.template=plain", "train.stages.0.steps=1"]))
     lines = [json.loads(line) for line in (folder.path / VALIDATION).read_text().splitlines()]
     assert [len(line["samples"]) for line in lines] == [0, 4]

@@ -94,7 +94,7 @@ def test_text_is_utf8_without_a_mark_and_with_line_feeds(tmp_path):
 
 def test_the_row_that_is_listed_has_its_id(run_spec, tmp_path, monkeypatch, capsys):
     """In what `check` prints and reports, as in left_out.jsonl: known to the index or only when it is read."""
-    path = run_spec(evaluation=None)
+    path = run_spec(held_out_qa=None)
     rows = json.loads((tmp_path / "data.json").read_text())
     (tmp_path / "broken.png").write_bytes(png("red")[:40])
     rows[1] |= {"id": "missing", "image": "none.png"}

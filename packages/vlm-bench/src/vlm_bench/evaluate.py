@@ -45,7 +45,8 @@ def evaluate(
         )
     return Report(
         benchmark=config.type_name(),
-        protocol=benchmark.protocol + (" (sane)" if getattr(config, "strictness", "") == "sane" else ""),
+        protocol=benchmark.protocol
+        + (" (normalized)" if getattr(config, "strictness", "") == "normalized" else ""),
         score=score,
         expected=benchmark.expected,
         scored=scored,

@@ -11,15 +11,15 @@ from typing import Any
 class Preprocessing:
     """How an encoder brings an image to its first layer, and the activation that its blocks compute.
 
-    `mean` and `std` are of R, G, B in [0, 1]. `fit`, `crop_pct` and `interpolation` are what the keys of the same names
-    mean in a spec. `sources` says of a field where its value was read: a file, a published tag, the spec.
+    `mean` and `std` are of R, G, B in [0, 1]. `resize_mode`, `crop_pct` and `interpolation` mean what
+    they mean in a spec. `sources` says of a field where its value was read: a file, a published tag, the spec.
     """
 
     image_size: tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: str
-    fit: str
+    resize_mode: str
     crop_pct: float = 1.0
     activation: str | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
@@ -31,9 +31,9 @@ class Preprocessing:
             "mean": ", ".join(f"{value:.6g}" for value in self.mean),
             "std": ", ".join(f"{value:.6g}" for value in self.std),
             "interpolation": self.interpolation,
-            "fit": self.fit,
+            "resize_mode": self.resize_mode,
         }
-        if self.fit == "crop":
+        if self.resize_mode == "crop":
             values["crop_pct"] = f"{self.crop_pct:.4g}"
         if self.activation:
             values["activation"] = self.activation

@@ -64,7 +64,7 @@ def of_timm(cfg: Mapping[str, Any], where: str) -> dict[str, Any]:
     if mode not in ("center", *_CROP_MODES):
         raise UserError(f"{where}: crop_mode is {mode!r:.60}; expected center, {', '.join(_CROP_MODES)}")
     if mode in _CROP_MODES:
-        facts["fit"] = _CROP_MODES[mode]
+        facts["resize_mode"] = _CROP_MODES[mode]
     if (size := cfg.get("input_size")) is not None:
         if not isinstance(size, list | tuple) or len(size) != 3:
             raise UserError(f"{where}: input_size is {size!r:.60}; expected channels, height and width")
@@ -80,7 +80,7 @@ def of_open_clip(content: Mapping[str, Any], where: str) -> dict[str, Any]:
     facts = {key: cfg[key] for key in ("mean", "std", "interpolation") if cfg.get(key) is not None}
     mode = cfg.get("resize_mode")
     if mode in _RESIZE_MODES:
-        facts["fit"] = _RESIZE_MODES[mode]
+        facts["resize_mode"] = _RESIZE_MODES[mode]
     elif mode:
         facts[preprocessor_config.REFUSED] = f"{where}: resize_mode {mode}, which pads after resizing"
     if size := cfg.get("size"):
@@ -144,7 +144,9 @@ def _metadata(metadata: Mapping[str, str], where: str) -> dict[str, Any]:
         except UserError:
             values[key] = text
     facts = {
-        key: values[key] for key in ("mean", "std", "interpolation", "fit", "activation") if key in values
+        key: values[key]
+        for key in ("mean", "std", "interpolation", "resize_mode", "activation")
+        if key in values
     }
     if isinstance(cfg := values.get("pretrained_cfg"), dict):
         facts |= of_timm(cfg, where)

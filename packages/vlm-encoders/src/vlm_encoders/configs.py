@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, FiniteFloat, PositiveInt, SerializeAsAny, field_validator, model_validator
 
@@ -25,7 +26,7 @@ Scalar = int | float | bool | str
 Colour = Annotated[list[Annotated[FiniteFloat, Field(ge=-1, le=1)]], Field(min_length=3, max_length=3)]
 Positive3 = Annotated[list[Annotated[FiniteFloat, Field(gt=0)]], Field(min_length=3, max_length=3)]
 MAX_TOWERS, MAX_ARGUMENT = 16, 2**20
-FACTS = ("image_size", "fit", "crop_pct", "interpolation", "mean", "std", "activation")
+FACTS = ("image_size", "resize_mode", "crop_pct", "interpolation", "mean", "std", "activation")
 
 
 def _need(module: str, extra: str) -> None:
@@ -43,6 +44,7 @@ def _need(module: str, extra: str) -> None:
 class _TowerConfig(EncoderConfig):
     """What every encoder of this package understands."""
 
+    renamed: ClassVar[Mapping[str, str]] = {"fit": "resize_mode"}
     model: LocalPath = Field(min_length=1)
     layer: int | None = Field(
         default=None,
@@ -54,7 +56,7 @@ class _TowerConfig(EncoderConfig):
         le=8192,
         description="side of the square that images are brought to; the model's own by default",
     )
-    fit: Fit | None = Field(
+    resize_mode: Fit | None = Field(
         default=None,
         description="resize: squash to the square; pad: centre on a square of the mean colour; "
         "crop: keep the centre square. Default: from the configs of the weights, else resize",
@@ -84,8 +86,8 @@ class _TowerConfig(EncoderConfig):
 
     @model_validator(mode="after")
     def _crop_only(self) -> Self:
-        if self.crop_pct is not None and self.fit in ("resize", "pad"):
-            raise ValueError(f"crop_pct belongs to fit: crop, not to fit: {self.fit}")
+        if self.crop_pct is not None and self.resize_mode in ("resize", "pad"):
+            raise ValueError(f"crop_pct belongs to resize_mode: crop, not to resize_mode: {self.resize_mode}")
         return self
 
     def label(self) -> str:

@@ -48,7 +48,7 @@ class FusedEncoder(Encoder):
         if None not in (picture, self.picture) and picture != self.picture:
             raise UserError(
                 f"fused: {first} wants {self.picture} and {name} {picture}; "
-                "the towers share one picture: give both the same fit and interpolation"
+                "the towers share one picture: give both the same resize_mode and interpolation"
             )
 
     def transform(self, image: Image.Image) -> Tensor:

@@ -16,7 +16,7 @@ DEFAULTS = {
     "mean": list(OPENAI_DATASET_MEAN),
     "std": list(OPENAI_DATASET_STD),
     "interpolation": "bicubic",
-    "fit": "crop",
+    "resize_mode": "crop",
 }
 """open_clip's values for a model whose config has none."""
 _SAME = ("width", "layers", "patch_size", "timm_model_name")

@@ -27,7 +27,7 @@ from vlm_encoders.tower import Tower, block_index, nearest, read_asset
 ASSET = "open_clip_config.json"
 HUB, FOLDER, VISUAL = "hf-hub:", "local-dir:", "visual."
 RESIZE_MODES = {"resize": "squash", "crop": "shortest", "pad": "longest"}
-"""What open_clip calls each `fit`."""
+"""What open_clip calls each `resize_mode`."""
 
 
 class OpenClipTower(Tower):
@@ -161,7 +161,7 @@ def _content(architecture: dict[str, Any], told: Facts) -> dict[str, Any]:
     parts = {key: architecture[key] for key in ("embed_dim", "vision_cfg")}
     parts["quick_gelu"] = told.get("activation") == "quick_gelu"
     kept = {"mean": list(told["mean"]), "std": list(told["std"]), "interpolation": told["interpolation"]}
-    return {"model_cfg": parts, "preprocess_cfg": {**kept, "resize_mode": RESIZE_MODES[told["fit"]]}}
+    return {"model_cfg": parts, "preprocess_cfg": {**kept, "resize_mode": RESIZE_MODES[told["resize_mode"]]}}
 
 
 def _architecture(model: str, repository: dict[str, Any] | None) -> dict[str, Any]:

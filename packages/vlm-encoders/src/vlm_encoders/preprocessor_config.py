@@ -32,9 +32,9 @@ _REFUSED = {
 
 
 def facts_of(content: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """`mean`, `std`, `interpolation`, `fit`, `crop_pct`, `image_size`, as far as the file has them.
+    """`mean`, `std`, `interpolation`, `resize_mode`, `crop_pct`, `image_size`, as far as the file has them.
 
-    A way of resizing that no `fit` expresses stands under `REFUSED`: the spec may give another. Pixels are in [0, 1]
+    A resizing that no `resize_mode` expresses stands under `REFUSED`: the spec may give another. Pixels are in [0, 1]
     here, so a `rescale_factor` other than 1/255 goes into mean and standard deviation. Raises `UserError` for a step
     that no encoder here does.
     """
@@ -96,24 +96,24 @@ def _shape(content: Mapping[str, Any], where: str) -> dict[str, Any]:
         return {} if crop is None else {"image_size": _pair(crop, "crop_size", where)}
     if isinstance(size, Mapping) and "height" not in size:
         return _free(size, content, where)
-    return {"fit": "resize", "image_size": _pair(size, "size", where)}
+    return {"resize_mode": "resize", "image_size": _pair(size, "size", where)}
 
 
 def _cropped(size: Any, crop: Any, where: str) -> dict[str, Any]:
     """The image is resized by its shorter side, or squashed, and its middle is kept."""
     if size is None and crop is None:
-        return {"fit": "crop"}
+        return {"resize_mode": "crop"}
     target = _pair(size if crop is None else crop, "size" if crop is None else "crop_size", where)
     before = target if size is None else _pair(size, "size", where)
     squashed = isinstance(size, Mapping) and "height" in size
     if squashed and before == target:
-        return {"fit": "resize", "image_size": target}
+        return {"resize_mode": "resize", "image_size": target}
     if squashed or target[0] != target[1] or target[0] > before[0]:
         text = (
             f"do_center_crop of {_by(target)} out of size {json.dumps(size)} is none of resize, pad and crop"
         )
         return {REFUSED: f"{where}: {text}", "image_size": target}
-    return {"fit": "crop", "crop_pct": target[0] / before[0], "image_size": target}
+    return {"resize_mode": "crop", "crop_pct": target[0] / before[0], "image_size": target}
 
 
 def _free(size: Mapping[str, Any], content: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def _free(size: Mapping[str, Any], content: Mapping[str, Any], where: str) -> di
     if isinstance(edge, int) and content.get("crop_pct"):
         whole = edge >= CROPPED_BELOW
         crop = {} if whole else {"crop_pct": float(content["crop_pct"])}
-        return {"fit": "resize" if whole else "crop", "image_size": (edge, edge), **crop}
+        return {"resize_mode": "resize" if whole else "crop", "image_size": (edge, edge), **crop}
     return {
         REFUSED: f"{where}: size {json.dumps(size)} keeps the aspect ratio, and images of different sizes can't form "
         "a batch"

@@ -12,10 +12,10 @@ from vlm_encoders.preprocessor_config import REFUSED
 
 SAVED = "preprocessing"
 """The key under which a saved encoder's config keeps them."""
-NEEDED = ("mean", "std", "interpolation", "fit")
+NEEDED = ("mean", "std", "interpolation", "resize_mode")
 KEYS = (*NEEDED, "crop_pct", "activation", "image_size")
 """All of them are keys of a spec."""
-DEFAULTS: dict[str, Any] = {"interpolation": "bicubic", "fit": "resize", "crop_pct": 1.0}
+DEFAULTS: dict[str, Any] = {"interpolation": "bicubic", "resize_mode": "resize", "crop_pct": 1.0}
 SPEC = "the spec"
 MAX_SIDE = 8192
 """Pixels of an image's side."""
@@ -121,7 +121,7 @@ _VALID: dict[str, tuple[Callable[[Any], bool], str]] = {
     "crop_pct": (lambda v: _are_numbers([v], 1) and 0 < v <= 1, "a number above 0, at most 1"),
     "activation": (lambda v: isinstance(v, str), "the name of an activation"),
     "interpolation": (lambda v: isinstance(v, str), "the name of one of Pillow's filters"),
-    "fit": (lambda v: v in ("resize", "pad", "crop"), "resize, pad or crop"),
+    "resize_mode": (lambda v: v in ("resize", "pad", "crop"), "resize, pad or crop"),
 }
 
 
@@ -137,7 +137,7 @@ def _agree(what: str, key: str, found: Sequence[Told], hint: str) -> None:
 
 def _default(what: str, key: str, facts: Facts, beside: Sequence[Told]) -> None:
     for told in beside:
-        if key == "fit" and REFUSED in told.facts:
+        if key == "resize_mode" and REFUSED in told.facts:
             raise UserError(f"{what}: {told.facts[REFUSED]}; give fit in the spec: resize, pad or crop")
     if key in DEFAULTS:
         facts.values[key], facts.sources[key] = DEFAULTS[key], "default, without any source"
@@ -169,7 +169,7 @@ def _shown(value: Any) -> str:
 def saved(
     content: Mapping[str, Any], spec: Mapping[str, Any], earlier: Mapping[str, Any], where: str
 ) -> Facts:
-    """The values in a model folder; `earlier` are those of folders of the first versions, with `fit` in the spec.
+    """The values in a model folder; `earlier` are of folders of the first versions, with `resize_mode` in the spec.
 
     Raises `UserError`, which begins with `where`, for values that are missing or no valid setting.
     """

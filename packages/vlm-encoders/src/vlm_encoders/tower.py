@@ -26,7 +26,7 @@ class Tower(Encoder):
     """An encoder around a library's `model`.
 
     `mean` and `std` of R, G, B stay float32 on the module's device whatever the parameters are cast to.
-    `fit`, `interpolation` and `crop_pct` are `Picture`'s; `sources` says where each of these facts was read.
+    `resize_mode`, `interpolation` and `crop_pct` are `Picture`'s; `sources` says where each of these facts was read.
     `assets` maps file names to JSON content, or to text, which `save_assets` writes. With `any_size` false, `forward`
     takes pixels of `image_size` (height, width) only. Subclasses end their constructor with `_settle`.
     """
@@ -41,7 +41,7 @@ class Tower(Encoder):
         image_size: tuple[int, int],
         mean: Sequence[float],
         std: Sequence[float],
-        fit: str = "resize",
+        resize_mode: str = "resize",
         interpolation: str = BICUBIC,
         crop_pct: float = 1.0,
         sources: Mapping[str, str] | None = None,
@@ -51,7 +51,7 @@ class Tower(Encoder):
         super().__init__()
         self.model, self.image_size = model, image_size
         self._constants = (tuple(mean), tuple(std))
-        self.picture = Picture(fit, interpolation, crop_pct if fit == "crop" else 1.0)
+        self.picture = Picture(resize_mode, interpolation, crop_pct if resize_mode == "crop" else 1.0)
         self._sources = {"activation": "the architecture", **(sources or {})}
         self._any_size, self._assets = any_size, dict(assets or {})
         self._grids: dict[tuple[int, int], tuple[int, int]] = {}
@@ -72,7 +72,7 @@ class Tower(Encoder):
             mean,
             std,
             self.picture.interpolation,
-            self.picture.fit,
+            self.picture.resize_mode,
             self.picture.crop_pct,
             activation_of(self.model),
             self._sources,

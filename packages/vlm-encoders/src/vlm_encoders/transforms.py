@@ -21,12 +21,12 @@ BICUBIC = "bicubic"
 class Picture:
     """How an image becomes pixels.
 
-    `fit` says what becomes of another aspect ratio: "resize" squashes (as Cobra), "pad" centres the picture on
+    `resize_mode` says what becomes of another aspect ratio: "resize" squashes (as Cobra), "pad" centres the picture on
     the mean colour (as LLaVA), "crop" keeps the largest centred part, of which `crop_pct` is a share of its sides.
     `interpolation` is a filter of Pillow.
     """
 
-    fit: str = "resize"
+    resize_mode: str = "resize"
     interpolation: str = BICUBIC
     crop_pct: float = 1.0
 
@@ -39,8 +39,10 @@ class Picture:
             )
 
     def __str__(self) -> str:
-        crop = f" of crop_pct: {self.crop_pct:.4g}" if self.fit == "crop" and self.crop_pct < 1 else ""
-        return f"fit: {self.fit}{crop} with interpolation: {self.interpolation}"
+        crop = (
+            f" of crop_pct: {self.crop_pct:.4g}" if self.resize_mode == "crop" and self.crop_pct < 1 else ""
+        )
+        return f"resize_mode: {self.resize_mode}{crop} with interpolation: {self.interpolation}"
 
     @property
     def filter(self) -> Image.Resampling:
@@ -53,9 +55,9 @@ def to_pixels(image: Image.Image, height: int, width: int, picture: Picture, mea
     The image is taken as it lies: `vlm_core.io.images.load_image` is what turns photographs upright.
     """
     image = to_rgb(image)
-    if picture.fit == "pad":
+    if picture.resize_mode == "pad":
         image = _pad(image, height, width, picture.filter, mean)
-    box = _centre(image.size, height, width, picture.crop_pct) if picture.fit == "crop" else None
+    box = _centre(image.size, height, width, picture.crop_pct) if picture.resize_mode == "crop" else None
     image = image.resize((width, height), picture.filter, box=box)
     # Pillow's buffer is read-only, hence the copy
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float().div_(255)

@@ -74,9 +74,9 @@ class Run:
         self.parts = self.spec
         with accelerator.local_main_process_first():  # the others find a large file's index made
             self.rows = [joined(stage.data) for stage in train.stages]
-            self.questions = joined(train.evaluation.data if train.evaluation else [])
+            self.questions = joined(train.held_out_qa.data if train.held_out_qa else [])
             self.unseen = joined(train.validation.data if train.validation else [])
-            self.tasks = benchmark_tasks(train.evals)
+            self.tasks = benchmark_tasks(train.benchmarks)
         self.evaluations = Evaluations(train, self.questions, self.rows, self.dir, accelerator)
         for stage, rows in zip(train.stages, self.rows, strict=True):
             check_budget(rows, train, f"stage {stage.name}")
@@ -216,7 +216,7 @@ class Run:
         evaluators: list[Evaluator] = []
         if settings := self.train.validation:
             evaluators.append(ValidationLoss(settings, self.unseen, reader, self.accelerator))
-        if settings := self.train.evals:
+        if settings := self.train.benchmarks:
             evaluators.append(
                 BenchmarkEvaluator(settings, self.tasks, self.model, self.spec.template, self.accelerator)
             )
@@ -243,7 +243,7 @@ class Run:
         watchdog.beat("writing model and results", patient=True)
         if self.main:
             save_model(self.dir, self.model, self.spec, MODEL)
-        if self.train.evaluation:
+        if self.train.held_out_qa:
             self.evaluations.ask(last_name(self.train), self.model, self.reader)
             self.evaluations.controls(self.model, self.reader)
             self._evaluate_average()

@@ -13,7 +13,7 @@ from vlm_core.plugins.config import BenchmarkConfig
 
 File = LocalFile
 Strictness = Annotated[
-    Literal["official", "sane"],
+    Literal["official", "normalized"],
     Field(description="scoring rule: official (default), or without its known errors"),
 ]
 

@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="an option of one benchmark, from `vlm-bench score NAME`, such as vqa-v2.split=val",
     )  # fmt: skip
     parser.add_argument(
-        "--strictness", choices=("official", "sane"), help="scoring rule of benchmarks that have both"
+        "--strictness", choices=("official", "normalized"), help="scoring rule of benchmarks that have both"
     )
     _add_model_arguments(parser)
 

@@ -69,6 +69,8 @@ def _text(model: type[BaseModel], error: Any) -> str:
     kind, loc, seen = error["type"], error["loc"], error.get("input")
     if kind == "extra_forbidden":
         owner = _model_at(model, loc)
+        if owner and (name := getattr(owner, "renamed", {}).get(loc[-1])):
+            return f"this key is now called {name}"
         return "unknown key" + (choices(loc[-1], owner.model_fields) if owner else "")
     if kind == "missing":
         return "this key is required"

@@ -127,7 +127,7 @@ class Evaluation(_Record):
 
 class _Stage(_Record):
     name: str
-    trains: list[str]
+    trainable: list[str]
 
 
 class _Train(_Record):

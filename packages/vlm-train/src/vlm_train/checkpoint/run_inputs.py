@@ -82,7 +82,7 @@ class Inputs:
 def datasets(train: TrainConfig) -> Iterator[tuple[str, DatasetConfig]]:
     """Every dataset of the `train` section by its key."""
     lists = [(f"train.stages.{i}.data", stage.data) for i, stage in enumerate(train.stages)]
-    lists += [("train.evaluation.data", train.evaluation.data)] if train.evaluation else []
+    lists += [("train.held_out_qa.data", train.held_out_qa.data)] if train.held_out_qa else []
     lists += [("train.validation.data", train.validation.data)] if train.validation else []
     for key, configs in lists:
         yield from ((f"{key}.{i}", config) for i, config in enumerate(configs))

@@ -91,7 +91,7 @@ class Findings:
 
 def scan(found: Findings, rows: Sequence[Row], reader: SampleProcessor, workers: int, limit: int | None,
          advance: Advance) -> Findings:  # fmt: skip
-    """Read `limit` rows at even distances (None: all) with `workers` processes, reporting progress."""
+    """Read `limit` rows at even distances (None: all) with `num_workers` processes, reporting progress."""
     chosen = digests.spread(len(rows), limit)
     loader = DataLoader(
         Examples(rows, partial(measure, reader)),
@@ -113,7 +113,7 @@ def scan(found: Findings, rows: Sequence[Row], reader: SampleProcessor, workers:
 def sources(train: TrainConfig) -> list[tuple[str, Sequence[Any], Stage | None]]:
     """(name, datasets, stage) of each stage and, without a stage, of the evaluation."""
     found: list[tuple[str, Sequence[Any], Stage | None]] = [(s.name, s.data, s) for s in train.stages]
-    return [*found, ("evaluation", train.evaluation.data, None)] if train.evaluation else found
+    return [*found, ("evaluation", train.held_out_qa.data, None)] if train.held_out_qa else found
 
 
 def check_data(spec: Spec, train: TrainConfig, workers: int, limit: int | None,

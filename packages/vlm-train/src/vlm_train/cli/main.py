@@ -60,7 +60,9 @@ def _add_looks(command: Callable[..., argparse.ArgumentParser]) -> None:
     made = command("check", check_data, "read all data as training would; exit code 1 if it would stop")
     _add_spec(made)
     made.add_argument("--rows", type=count, metavar="N", help="only N rows of each stage, at even distances")
-    made.add_argument("--workers", type=_up_to_256, metavar="N", help="processes; default: train.workers")
+    made.add_argument(
+        "--num-workers", type=_up_to_256, metavar="N", help="processes; default: train.num_workers"
+    )
     made.add_argument(
         "--report",
         type=path_text,
@@ -173,9 +175,9 @@ def check_data(args: argparse.Namespace) -> int:
     from vlm_train.monitoring.progress import Counting
 
     train = train_section(spec, document)
-    for task in benchmark_tasks(train.evals):
+    for task in benchmark_tasks(train.benchmarks):
         say(f"{task.name}: {len(task.asked)} of {task.benchmark.expected} questions would be asked")
-    workers = train.workers if args.workers is None else args.workers
+    workers = train.num_workers if args.num_workers is None else args.num_workers
     with located(document), data_workers.naming_killed_readers():
         findings = check_data(spec, train, workers, args.rows, Counting)
     for found in findings:

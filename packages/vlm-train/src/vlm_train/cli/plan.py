@@ -66,7 +66,7 @@ def _stage(spec: Spec, train: TrainConfig, number: int, told: StageAdvice, world
     sharded = train.strategy == "fsdp2"
     activations = told.at_longest["FSDP2" if sharded else "DDP"].activations
     stage_state, bf16 = StageState(model, stage, 0), train.precision == "bf16"
-    extra = sum(told.costs[part].weight_copies for part in stage.trains)
+    extra = sum(told.costs[part].weight_copies for part in stage.trainable)
     if sharded:
         extra = 2 * max(largest_block(getattr(model, part)) for part in PARTS) * (2 if bf16 else 4)
     if bf16:

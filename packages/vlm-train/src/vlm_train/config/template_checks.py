@@ -33,7 +33,7 @@ def _templates(spec: Spec, train: TrainConfig) -> list[tuple[Path_, AnyTemplate]
 
 def _unsaid(spec: Spec, train: TrainConfig) -> list[tuple[Path_, str]]:
     """Templates that leave out questions which the spec asks."""
-    askers = [name for name in ("evaluation", "evals") if getattr(train, name)]
+    askers = [name for name in ("held_out_qa", "benchmarks") if getattr(train, name)]
     found: list[tuple[Path_, str]] = []
     if askers and not says_question(spec.template):
         found = [

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import (
     Field,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    SerializeAsAny,
     field_validator,
     model_validator,
 )
@@ -18,13 +18,12 @@ from pydantic import (
 from vlm_core.diagnose.costs.stages import StageFacts
 from vlm_core.errors import choices
 from vlm_core.io.paths import LocalPath
-from vlm_core.plugins.config import BenchmarkConfig, DatasetConfig, StrictModel
-from vlm_core.spec.validate import component
+from vlm_core.plugins.config import StrictModel
 from vlm_core.text.template import TemplateField
+from vlm_train.config.evaluation import Benchmarks, Data, HeldOutQA, Validation
 from vlm_train.config.recipe import Decay, Ema, FeatureCache, Group, Lora, Pattern, Rate
 
 PartName = Literal["encoder", "connector", "llm"]
-Data = list[Annotated[SerializeAsAny[DatasetConfig], component("dataset")]]
 _INSTEAD_OF_DEEPSPEED = {
     "zero1": "ddp, or fsdp2, which also shards gradients and weights",
     "zero2": "fsdp2 and reshard_after_forward: false",
@@ -36,11 +35,24 @@ Budget = NonNegativeInt | Annotated[float, Field(ge=0, lt=1)]
 class Stage(StrictModel):
     """One stage. Defaults are LLaVA-1.5's where the paper says "following LLaVA"."""
 
+    renamed: ClassVar[Mapping[str, str]] = {
+        "trains": "trainable",
+        "weights": "mix_weights",
+        "counts": "samples_per_epoch",
+        "warmup": "warmup_ratio",
+        "lr_floor": "min_lr_ratio",
+        "cooldown": "decay_ratio",
+        "clip_norm": "max_grad_norm",
+    }
     name: str = Field(pattern=r"^[\w.-]+$", max_length=40, description="letters, digits, _, . and -")
-    trains: list[PartName] = Field(min_length=1, description="the parts that learn; the rest is frozen")
+    trainable: list[PartName] = Field(min_length=1, description="the parts that learn; the rest is frozen")
     data: Data = Field(min_length=1, description="datasets, shuffled together")
-    weights: list[PositiveFloat] | None = Field(default=None, description="share of each of data in an epoch")
-    counts: list[PositiveInt] | None = Field(default=None, description="rows of each of data in an epoch")
+    mix_weights: list[PositiveFloat] | None = Field(
+        default=None, description="share of each of data in an epoch"
+    )
+    samples_per_epoch: list[PositiveInt] | None = Field(
+        default=None, description="rows of each of data in an epoch"
+    )
     group_by_length: bool = Field(default=False, description="batches of like length, with or without images")
     packing: bool = Field(default=False, description="several samples in a row of max_length")
     template: TemplateField | None = Field(default=None, description="instead of the spec's own")
@@ -54,12 +66,14 @@ class Stage(StrictModel):
         default=None, le=10_000, description="how often the data are read; default 1"
     )
     steps: PositiveInt | None = Field(default=None, le=10**9, description="how many steps, instead of epochs")
-    warmup: float = Field(default=0.03, ge=0, lt=1, description="share of the steps")
+    warmup_ratio: float = Field(default=0.03, ge=0, lt=1, description="share of the steps")
     schedule: Literal["cosine", "linear", "constant", "wsd"] = Field(
         default="cosine", description="the learning rate after warmup; wsd is constant, then falling linearly"
     )
-    lr_floor: float = Field(default=0.0, ge=0, lt=1, description="share of the peak that the rate falls to")
-    cooldown: float | None = Field(
+    min_lr_ratio: float = Field(
+        default=0.0, ge=0, lt=1, description="share of the peak that the rate falls to"
+    )
+    decay_ratio: float | None = Field(
         default=None, gt=0, le=1, description="share of the steps in which wsd falls"
     )
     weight_decay: Decay | dict[PartName, Decay] = Field(
@@ -70,7 +84,7 @@ class Stage(StrictModel):
     optimizer: Literal["adamw", "adamw-8bit"] = Field(
         default="adamw", description="adamw-8bit keeps its moments in a byte each"
     )
-    clip_norm: PositiveFloat = Field(default=1.0, description="largest norm of the gradient")
+    max_grad_norm: PositiveFloat = Field(default=1.0, description="largest norm of the gradient")
     ema: Ema | None = Field(default=None, description="an average of the trained weights")
     lora: Lora | None = Field(
         default=None, description="adapters on the language model in place of its own weights"
@@ -80,36 +94,44 @@ class Stage(StrictModel):
     def _consistent(self) -> Stage:
         if self.epochs is not None and self.steps is not None:
             raise ValueError("give epochs or steps, not both")
-        if self.weights is not None and self.counts is not None:
-            raise ValueError("give weights or counts, not both")
-        mix = self.weights or self.counts
+        if self.mix_weights is not None and self.samples_per_epoch is not None:
+            raise ValueError("give mix_weights or samples_per_epoch, not both")
+        mix = self.mix_weights or self.samples_per_epoch
         if mix is not None and len(mix) != len(self.data):
-            raise ValueError(f"{len(mix)} weights or counts for {len(self.data)} datasets in data")
-        if len(set(self.trains)) < len(self.trains):
-            raise ValueError(f"trains names a part twice: {', '.join(self.trains)}")
+            raise ValueError(
+                f"{len(mix)} mix_weights or samples_per_epoch for {len(self.data)} datasets in data"
+            )
+        if len(set(self.trainable)) < len(self.trainable):
+            raise ValueError(f"trainable names a part twice: {', '.join(self.trainable)}")
         for key, value in (("lr", self.lr), ("weight_decay", self.weight_decay)):
-            if isinstance(value, dict) and set(value) != set(self.trains):
-                raise ValueError(f"{key} names {sorted(value)}, but this stage trains {sorted(self.trains)}")
+            if isinstance(value, dict) and set(value) != set(self.trainable):
+                raise ValueError(
+                    f"{key} names {sorted(value)}, but this stage trains {sorted(self.trainable)}"
+                )
         return self
 
     @model_validator(mode="after")
     def _recipe(self) -> Stage:
-        if self.cooldown is not None and self.schedule != "wsd":
-            raise ValueError(f"cooldown belongs to schedule: wsd, not {self.schedule}")
-        if self.lr_floor and self.schedule == "constant":
-            raise ValueError("schedule: constant never falls: leave out lr_floor, or choose another schedule")
-        if self.schedule == "wsd" and self.warmup + self.falling > 1:
-            raise ValueError(f"warmup {self.warmup} and cooldown {self.falling} are more than all steps")
-        if self.lora and "llm" not in self.trains:
-            raise ValueError("lora adapts the language model: add llm to trains, or leave lora out")
+        if self.decay_ratio is not None and self.schedule != "wsd":
+            raise ValueError(f"decay_ratio belongs to schedule: wsd, not {self.schedule}")
+        if self.min_lr_ratio and self.schedule == "constant":
+            raise ValueError(
+                "schedule: constant never falls: leave out min_lr_ratio, or choose another schedule"
+            )
+        if self.schedule == "wsd" and self.warmup_ratio + self.wsd_decay_ratio > 1:
+            raise ValueError(
+                f"warmup_ratio {self.warmup_ratio} and decay_ratio {self.wsd_decay_ratio} are more than all steps"
+            )
+        if self.lora and "llm" not in self.trainable:
+            raise ValueError("lora adapts the language model: add llm to trainable, or leave lora out")
         if self.lora and self.ema and self.ema.use == "beside":
             raise ValueError("with lora the average can't stand beside the weights: set ema.use: result")
         return self
 
     @property
-    def falling(self) -> float:
+    def wsd_decay_ratio(self) -> float:
         """Share of the steps in which a wsd schedule falls."""
-        return 0.2 if self.cooldown is None else self.cooldown
+        return 0.2 if self.decay_ratio is None else self.decay_ratio
 
     def rate(self, part: PartName) -> float:
         """The peak learning rate of one part."""
@@ -121,70 +143,21 @@ class Stage(StrictModel):
 
     def trained_parts(self) -> set[PartName]:
         """Parts whose own weights this stage trains: adapters leave the language model's as they are."""
-        return {part for part in self.trains if not (part == "llm" and self.lora)}
+        return {part for part in self.trainable if not (part == "llm" and self.lora)}
 
     def rows(self) -> int:
         """How many samples an epoch has; reads the data."""
         return sum(len(source.rows()) for source in self.data)
 
 
-class Evaluation(StrictModel):
-    """Questions with answers, asked after each stage; all of `data` after the last."""
-
-    data: Data = Field(min_length=1, description="datasets; the last question of each row is asked")
-    samples: PositiveInt | None = Field(
-        default=None,
-        description="how many rows, at even distances, after each stage but the last; default all",
-    )
-    batch_size: PositiveInt = Field(default=64, description="questions at once")
-    max_new_tokens: PositiveInt = Field(default=16, le=4096, description="longest answer")
-
-
-class Validation(StrictModel):
-    """Loss on other rows and some answers, while a stage trains; read as the stage reads its own data."""
-
-    data: Data = Field(min_length=1, description="datasets whose rows are not for training")
-    every: PositiveInt = Field(default=500, description="steps; each stage's last step always has one")
-    rows: PositiveInt | Literal["all"] = Field(default=256, description="how many, at even distances")
-    batch_size: PositiveInt = Field(default=16, description="rows at once")
-    samples: int | None = Field(
-        default=None,
-        ge=0,
-        le=100,
-        description="rows to answer; default 4, none in a stage whose template leaves questions out",
-    )
-    max_new_tokens: PositiveInt = Field(default=32, le=4096, description="longest answer")
-
-
-class Evals(StrictModel):
-    """Samples of benchmarks, asked at the end of each stage and, with `every`, while it trains."""
-
-    benchmarks: list[Annotated[SerializeAsAny[BenchmarkConfig], component("benchmark")]] = Field(
-        min_length=1, description="benchmarks with their options, each once"
-    )
-    samples: PositiveInt | Literal["all"] = Field(
-        default=200, description="about how many questions of each, whole images at even distances"
-    )
-    every: PositiveInt | None = Field(
-        default=None, description="steps; each stage's last step always has one"
-    )
-    batch_size: PositiveInt = Field(default=8, description="questions at once")
-    max_new_tokens: PositiveInt | None = Field(
-        default=None, le=4096, description="longest answer; default: by the benchmark's protocol"
-    )
-
-    @field_validator("benchmarks")
-    @classmethod
-    def _distinct(cls, benchmarks: list[BenchmarkConfig]) -> list[BenchmarkConfig]:
-        names = [config.type_name() for config in benchmarks]
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise ValueError(f"{twice[0]} stands there twice")
-        return benchmarks
-
-
 class TrainConfig(StrictModel):
     """Everything `vlm-train run` needs besides the parts."""
 
+    renamed: ClassVar[Mapping[str, str]] = {
+        "workers": "num_workers",
+        "evaluation": "held_out_qa",
+        "evals": "benchmarks",
+    }
     output: LocalPath = Field(min_length=1, description="folder of the run")
     seed: int = Field(default=0, ge=0, lt=2**31, description="of initial values and of the order of rows")
     precision: Literal["fp32", "bf16"] = Field(
@@ -216,7 +189,7 @@ class TrainConfig(StrictModel):
         description="what to do with a row that can't be used: stop, or leave it out and count it",
     )
     bad_sample_budget: Budget = Field(default=0.01, description="rows, or share of the rows, of a stage")
-    workers: int = Field(default=0, ge=0, le=256, description="processes that read images")
+    num_workers: int = Field(default=0, ge=0, le=256, description="processes that read images")
     checkpoint_every: PositiveInt = Field(
         default=500, description="steps between checkpoints; each stage's last step always has one"
     )
@@ -228,13 +201,15 @@ class TrainConfig(StrictModel):
     stages: list[Stage] = Field(
         min_length=1, description="one after the other, each from the model that the one before left"
     )
-    evaluation: Evaluation | None = Field(
+    held_out_qa: HeldOutQA | None = Field(
         default=None, description="questions with answers, asked after each stage"
     )
     validation: Validation | None = Field(
         default=None, description="loss and answers on rows that are not for training, while a stage trains"
     )
-    evals: Evals | None = Field(default=None, description="samples of benchmarks, while a stage trains")
+    benchmarks: Benchmarks | None = Field(
+        default=None, description="samples of benchmarks, while a stage trains"
+    )
     trackers: list[Literal["tensorboard", "wandb"]] = Field(
         default=[], description="besides metrics.jsonl; none by default"
     )
@@ -274,7 +249,7 @@ class TrainConfig(StrictModel):
 
     @model_validator(mode="after")
     def _uses_its_features(self) -> TrainConfig:
-        if self.feature_cache and all("encoder" in stage.trains for stage in self.stages):
+        if self.feature_cache and all("encoder" in stage.trainable for stage in self.stages):
             raise ValueError("feature_cache is for a frozen encoder, and every stage trains it: leave it out")
         return self
 
@@ -284,7 +259,7 @@ class TrainConfig(StrictModel):
 
     def feature_dtype(self, stage: Stage) -> Literal["float32", "bfloat16", "float16"] | None:
         """What a stage's features are kept in; None if it has none, as one that trains the encoder."""
-        if self.feature_cache is None or "encoder" in stage.trains:
+        if self.feature_cache is None or "encoder" in stage.trainable:
             return None
         return self.feature_cache.dtype or ("bfloat16" if self.precision == "bf16" else "float32")
 
@@ -293,7 +268,7 @@ class TrainConfig(StrictModel):
         return [
             StageFacts(
                 name=stage.name,
-                trains=tuple(stage.trains),
+                trainable=tuple(stage.trainable),
                 batch_size=stage.batch_size,
                 micro_batch_size=stage.micro_batch_size,
                 max_length=self.max_length,

@@ -70,7 +70,7 @@ def _killed(pid: int | None, number: int) -> SystemFault:
     return killed(
         f"a data-reading process{of} (pid {pid})",
         number,
-        "use fewer of them (train.workers) or smaller images",
+        "use fewer of them (train.num_workers) or smaller images",
     )
 
 

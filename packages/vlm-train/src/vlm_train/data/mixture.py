@@ -39,7 +39,7 @@ def sizes_of(rows: Sequence[Row]) -> np.ndarray:
 def order_of(stage: Stage, rows: ConcatRows, seed: int, image_tokens: int) -> ShuffledOrder:
     """The order in which a stage reads its rows; `image_tokens` is what an image weighs in a row's length."""
     sizes = [len(part) for part in rows.parts]
-    counts = stage.counts or (shares(stage.weights, len(rows)) if stage.weights else None)
+    counts = stage.samples_per_epoch or (shares(stage.mix_weights, len(rows)) if stage.mix_weights else None)
     blocks = [part.blocks() if isinstance(part, Rows) else None for part in rows.parts]
     if not stage.group_by_length:
         return ShuffledOrder(seed, sizes, counts, blocks=blocks)

@@ -31,7 +31,7 @@ MOST = 1024
 SHUTDOWN = 600
 """Seconds that the processes have to finish a step and save, before torchrun kills them."""
 
-_LESS_MEMORY = "use fewer train.workers, fewer processes, or a smaller micro_batch_size"
+_LESS_MEMORY = "use fewer train.num_workers, fewer processes, or a smaller micro_batch_size"
 
 
 @dataclass(frozen=True)

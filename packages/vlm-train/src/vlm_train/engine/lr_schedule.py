@@ -10,31 +10,36 @@ from vlm_train.config.train import Stage
 
 
 def scale(
-    step: int, steps: int, warmup: float, schedule: str = "cosine", falling: float = 0.2, floor: float = 0.0
+    step: int,
+    steps: int,
+    warmup_ratio: float,
+    schedule: str = "cosine",
+    decay_ratio: float = 0.2,
+    min_lr_ratio: float = 0.0,
 ) -> float:
     """Share of the peak rate at `step` (from 0).
 
-    Linear warmup over `warmup`·steps; then `cosine` or `linear` down to `floor`, `constant`, or `wsd`: constant and
-    in the last `falling`·steps linearly down to `floor`.
+    Linear warmup over `warmup_ratio`·steps; then `cosine` or `linear` down to `min_lr_ratio`, `constant`, or `wsd`:
+    constant and in the last `decay_ratio`·steps linearly down to `min_lr_ratio`.
     """
-    rising = math.ceil(warmup * steps)
+    rising = math.ceil(warmup_ratio * steps)
     if step < rising:
         return (step + 1) / rising
     if schedule == "constant":
         return 1.0
     if schedule == "wsd":
-        last = math.ceil(falling * steps)
+        last = math.ceil(decay_ratio * steps)
         left = min(1.0, (steps - step) / last)
     else:
         left = 1 - (step - rising) / max(1, steps - rising)
     if schedule == "cosine":
         left = 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
-    return floor + (1 - floor) * left
+    return min_lr_ratio + (1 - min_lr_ratio) * left
 
 
 def share(stage: Stage, step: int, steps: int) -> float:
     """`scale` as a stage asks for it."""
-    return scale(step, steps, stage.warmup, stage.schedule, stage.falling, stage.lr_floor)
+    return scale(step, steps, stage.warmup_ratio, stage.schedule, stage.wsd_decay_ratio, stage.min_lr_ratio)
 
 
 def set_rates(optimizer: torch.optim.Optimizer, share: float) -> None:

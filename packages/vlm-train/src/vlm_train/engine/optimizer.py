@@ -37,10 +37,10 @@ def freeze(model: VLM, stage: Stage, adapters: Iterable[nn.Parameter] = ()) -> N
     """
     for part in PARTS:
         module: nn.Module = getattr(model, part)
-        module.requires_grad_(part in stage.trains)
-        if part in stage.trains and not any(True for _ in module.parameters()):
+        module.requires_grad_(part in stage.trainable)
+        if part in stage.trainable and not any(True for _ in module.parameters()):
             raise UserError(
-                f"stage {stage.name}: trains: {part} has no parameters to train; remove it from trains"
+                f"stage {stage.name}: trainable: {part} has no parameters to train; remove it from trains"
             )
     if stage.lora:
         model.llm.requires_grad_(False)
@@ -56,10 +56,10 @@ def freeze(model: VLM, stage: Stage, adapters: Iterable[nn.Parameter] = ()) -> N
 
 
 def trained(model: VLM, stage: Stage) -> dict[str, nn.Parameter]:
-    """Every parameter that has a gradient, by name, part by part in the order of `trains`; ties appear once."""
+    """Every parameter that has a gradient, by name, part by part in the order of `trainable`; ties appear once."""
     return {
         f"{part}.{name}": parameter
-        for part in stage.trains
+        for part in stage.trainable
         for name, parameter in getattr(model, part).named_parameters()
         if parameter.requires_grad
     }
@@ -95,7 +95,7 @@ def parameter_groups(model: VLM, stage: Stage) -> list[ParameterGroup]:
             raise UserError(f"{where}: earlier groups have taken all that {group.match!r} fits; move it up")
         owner.update(dict.fromkeys(free, i))
     found = []
-    for part in stage.trains:
+    for part in stage.trainable:
         own = [name for name in parameters if name.startswith(f"{part}.")]
         for i in (None, *range(len(stage.groups))):
             group = None if i is None else stage.groups[i]

@@ -146,7 +146,7 @@ def validate_stage(model: VLM, stage: Stage) -> None:
 
 def table(groups: list[optim.ParameterGroup]) -> str:
     """The groups as text: label, tensors, parameters, rate, decay."""
-    rows = [("trains", "tensors", "parameters", "lr", "weight decay")]
+    rows = [("trainable", "tensors", "parameters", "lr", "weight decay")]
     for g in groups:
         count = sum(math.prod(p.shape) for p in g.parameters.values())
         decay = f"{g.weight_decay:g}" if g.decays else "exempt"

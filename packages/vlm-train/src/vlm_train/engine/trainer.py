@@ -45,14 +45,14 @@ log = logging.getLogger(__name__)
 
 def total_steps(stage: Stage, rows: int) -> int:
     """`steps`, or enough of them for `epochs` (default 1) of `rows` rows, or as many as `counts` says."""
-    rows = sum(stage.counts) if stage.counts else rows
+    rows = sum(stage.samples_per_epoch) if stage.samples_per_epoch else rows
     return stage.steps or max(1, math.ceil((stage.epochs or 1.0) * rows / stage.batch_size))
 
 
 def frozen_parts(train: TrainConfig, number: int) -> list[str]:
     """Parts that still have the spec's weights during this stage; adapters not yet merged do not change a part."""
     stage, earlier = train.stages[number], train.stages[:number]
-    changed = stage.trained_parts() | {part for before in earlier for part in before.trains}
+    changed = stage.trained_parts() | {part for before in earlier for part in before.trainable}
     return [part for part in PARTS if part not in changed]
 
 
@@ -120,7 +120,7 @@ class StageTrainer:
                 batches = self._batches(micros)
                 tokens = sum(batch.input_ids.numel() for batch in batches)
                 step = partial(
-                    take_step, self.strategy, loss_module, optimizer, batches, self.stage.clip_norm
+                    take_step, self.strategy, loss_module, optimizer, batches, self.stage.max_grad_norm
                 )
                 outcome = meter.count_flops(step, tokens)
                 self.stage_state.after_step(outcome)
@@ -191,7 +191,7 @@ class StageTrainer:
         collate_fn = partial(to_micro_batch, capacity=capacity, encoded=self.features is not None)
         loader = DataLoader(
             self.examples, batch_sampler=sampler, collate_fn=collate_fn,
-            num_workers=self.train.workers,
+            num_workers=self.train.num_workers,
             generator=torch.Generator().manual_seed(self.train.seed), worker_init_fn=data_workers.start_training_worker,
             pin_memory=self.accelerator.device.type == "cuda",
         )  # fmt: skip
@@ -244,7 +244,7 @@ class StageTrainer:
     def _record(self, position: Position, outcome: Outcome, share: float, metrics: dict[str, Any]) -> None:
         """One line of metrics; a number that is not finite is null, and `skipped` counts such steps of the run."""
         if self.accelerator.is_main_process:
-            rates = {part: self.stage.rate(part) * share for part in self.stage.trains}
+            rates = {part: self.stage.rate(part) * share for part in self.stage.trainable}
             loss, norm = (x if math.isfinite(x) else None for x in (outcome.loss, outcome.norm))
             self.run.log(
                 {"stage": self.number, "name": self.stage.name, "step": position.step, "loss": loss,

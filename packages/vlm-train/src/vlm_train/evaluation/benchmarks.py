@@ -21,7 +21,7 @@ from vlm_core.model import VLM
 from vlm_core.text.template import AnyTemplate
 from vlm_train.checkpoint.run_dir import EVALS
 from vlm_train.checkpoint.run_inputs import Source
-from vlm_train.config.train import Evals
+from vlm_train.config.evaluation import Benchmarks
 from vlm_train.distributed import watchdog
 from vlm_train.engine.evaluator import Evaluator, resting
 from vlm_train.engine.stage_state import StageState
@@ -38,10 +38,10 @@ class BenchmarkTask:
     asked: list[Question]
 
 
-def benchmark_tasks(settings: Evals | None) -> list[BenchmarkTask]:
+def benchmark_tasks(settings: Benchmarks | None) -> list[BenchmarkTask]:
     """Every benchmark, read and found fit to be asked; raises one `UserError` with the faults of all."""
     tasks, faults = [], []
-    for config in settings.benchmarks if settings else []:
+    for config in settings.tasks if settings else []:
         assert settings
         try:
             benchmark = config.build()
@@ -50,7 +50,7 @@ def benchmark_tasks(settings: Evals | None) -> list[BenchmarkTask]:
             _refuse(benchmark, asked)
         except UserError as error:
             first, *rest = error.lines
-            faults += [f"train.evals, {config.type_name()}: {first}", *rest]
+            faults += [f"train.benchmarks, {config.type_name()}: {first}", *rest]
             continue
         tasks.append(BenchmarkTask(config.type_name(), benchmark, asked))
     if faults:
@@ -81,7 +81,7 @@ class BenchmarkEvaluator(Evaluator):
 
     def __init__(
         self,
-        settings: Evals,
+        settings: Benchmarks,
         tasks: Sequence[BenchmarkTask],
         model: VLM,
         template: AnyTemplate,

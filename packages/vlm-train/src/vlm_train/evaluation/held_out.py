@@ -14,7 +14,7 @@ from vlm_core.io import digests
 from vlm_core.io.images import ImageSource, image_name
 from vlm_core.model import VLM
 from vlm_core.text.render import render
-from vlm_train.config.train import Evaluation
+from vlm_train.config.evaluation import HeldOutQA
 from vlm_train.data.dataset import SampleProcessor, messages
 from vlm_train.distributed import watchdog
 from vlm_train.evaluation.answers import Answer
@@ -28,7 +28,7 @@ def spread(rows: Sequence[dict[str, Any]], count: int | None) -> list[dict[str, 
 
 
 def ask(
-    model: VLM, rows: Sequence[dict[str, Any]], reader: SampleProcessor, settings: Evaluation
+    model: VLM, rows: Sequence[dict[str, Any]], reader: SampleProcessor, settings: HeldOutQA
 ) -> list[Answer]:
     """Ask each row's last question, greedily, given the turns before it; shared images are encoded once."""
     decoding = GenerationConfig(max_new_tokens=settings.max_new_tokens)
@@ -68,7 +68,7 @@ def ask_together(
     rows: Sequence[dict[str, Any]],
     contents: Contents,
     reader: SampleProcessor,
-    settings: Evaluation,
+    settings: HeldOutQA,
     accelerator: Accelerator,
 ) -> list[Answer]:
     """As `ask`, every process a part; all processes get all answers, in the order of `rows`."""

@@ -1,4 +1,4 @@
-"""The evaluations of a run: `train.evaluation`'s questions after each stage, and their controls after the last.
+"""The evaluations of a run: `train.held_out_qa`'s questions after each stage, and their controls after the last.
 
 Each is run once and kept with a digest of its questions. It is run again if the spec's questions differ from these.
 """
@@ -29,13 +29,13 @@ Rows = Sequence[dict[str, Any]]
 
 def asked(train: TrainConfig, inputs: Inputs, name: str, count: int) -> dict[str, Any]:
     """What identifies an evaluation: the run, digest of the rows, how many are asked, and the longest answer."""
-    assert train.evaluation
+    assert train.held_out_qa
     own = {"run": inputs.run} if inputs.run else {}
-    data = inputs.part("train.evaluation.")
+    data = inputs.part("train.held_out_qa.")
     if name == QUESTION_ALONE:
         data |= inputs.part(f"train.stages.{len(train.stages) - 1}.")
         return {"rows": digests.of(sorted(data.values())), "asked": count, **own}
-    length = train.evaluation.max_new_tokens
+    length = train.held_out_qa.max_new_tokens
     return {"rows": digests.of(list(data.values())), "asked": count, "max_new_tokens": length, **own}
 
 
@@ -57,8 +57,8 @@ class Evaluations:
         self.measured = Measured("evaluation", rows, train, stages, accelerator)
 
     def ask(self, name: str, model: VLM, reader: Callable[[], SampleProcessor]) -> None:
-        """Ask after a stage: all rows if it is the last, else `evaluation.samples` of them."""
-        if self.train.evaluation and not self.done(name):
+        """Ask after a stage: all rows if it is the last, else `held_out_qa.samples` of them."""
+        if self.train.held_out_qa and not self.done(name):
             rows = held_out.spread(self.rows, self._samples(name))
             self._ask(name, rows, model, reader(), {})
 
@@ -97,8 +97,8 @@ class Evaluations:
 
     def _samples(self, name: str) -> int | None:
         """How many rows are asked: all of them (None), but for earlier stages."""
-        assert self.train.evaluation
-        return self.train.evaluation.samples if name in self._earlier() else None
+        assert self.train.held_out_qa
+        return self.train.held_out_qa.samples if name in self._earlier() else None
 
     def _asked(self, name: str) -> dict[str, Any]:
         assert self.inputs
@@ -112,12 +112,12 @@ class Evaluations:
     def _ask(
         self, name: str, rows: Rows, model: VLM, reader: SampleProcessor, left_out: Mapping[str, int]
     ) -> None:
-        assert self.train.evaluation
+        assert self.train.held_out_qa
         reasons = "".join(f", {count} left out: {reason}" for reason, count in left_out.items())
         self.accelerator.print(printable(f"evaluating {name}: {len(rows)} questions{reasons}"))
         contents, facts = self.measured.contents, {"left_out": left_out, "overlap": self.measured.counts}
         answers = held_out.ask_together(
-            model.eval(), rows, contents, reader, self.train.evaluation, self.accelerator
+            model.eval(), rows, contents, reader, self.train.held_out_qa, self.accelerator
         )
         if self.accelerator.is_main_process:
             self._store(name, answers, facts)

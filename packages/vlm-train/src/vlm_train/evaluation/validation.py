@@ -14,7 +14,7 @@ from vlm_core.model import VLM
 from vlm_core.text.batch import Batch, blank, collate
 from vlm_core.text.render import TooLong, says_question
 from vlm_train.checkpoint.run_dir import VALIDATION
-from vlm_train.config.train import Evaluation, Validation
+from vlm_train.config.evaluation import HeldOutQA, Validation
 from vlm_train.data.dataset import SampleProcessor
 from vlm_train.distributed import watchdog
 from vlm_train.engine.evaluator import Evaluator, resting
@@ -107,7 +107,7 @@ class ValidationLoss(Evaluator):
         if count is None:
             count = SAMPLES if says_question(self.reader.template) else 0
         rows = spread(self.rows, count) if count else []
-        asking = Evaluation.model_construct(max_new_tokens=self.settings.max_new_tokens, batch_size=16)
+        asking = HeldOutQA.model_construct(max_new_tokens=self.settings.max_new_tokens, batch_size=16)
         with resting(model):
             return [
                 {"id": a.row["id"], "asked": question(a.row), "said": a.said, "truth": a.truth,

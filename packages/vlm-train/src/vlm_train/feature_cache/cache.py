@@ -76,7 +76,7 @@ class Features:
     ) -> None:
         assert train.feature_cache
         self.model, self.config, self.accelerator = model, config, accelerator
-        self.settings, self.stage, self.workers = train.feature_cache, stage.name, train.workers
+        self.settings, self.stage, self.workers = train.feature_cache, stage.name, train.num_workers
         self.precision, self.dtype = train.precision, getattr(torch, train.feature_dtype(stage) or "")
 
     @classmethod

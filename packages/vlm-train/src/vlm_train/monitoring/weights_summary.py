@@ -33,7 +33,7 @@ def facts(spec: Spec, model: VLM) -> list[str]:
 
 
 def frozen_random(spec: Spec, train: TrainConfig, model: VLM) -> list[str]:
-    """A line for each randomly initialised part whose parameters `frozen` freezes all, though a stage `trains` it."""
+    """A line for each randomly initialised part of which `frozen` freezes all, though a stage names it `trainable`."""
     parts = sorted({part for part, _ in never_trained(spec, _learning(train, model))})
     return [
         f"{part}: its values are random, and `frozen` names all of its parameters: no stage trains it"

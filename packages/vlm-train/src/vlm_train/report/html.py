@@ -105,11 +105,11 @@ def _stages(metrics: Records, spec: Mapping[str, Any]) -> Part | None:
         tail = losses[-max(1, len(losses) // 20) :]
         skipped, before = own[-1]["skipped"] - before, own[-1]["skipped"]
         rows.append(
-            [stage["name"], ", ".join(stage["trains"]), str(own[-1]["step"]),
+            [stage["name"], ", ".join(stage["trainable"]), str(own[-1]["step"]),
              f"{losses[0]:.3f}" if losses else "–", f"{sum(tail) / len(tail):.3f}" if tail else "–",
              *_speed(own), str(skipped)]
         )  # fmt: skip
-    head = ["stage", "trains", "steps", "first loss", "last loss", "samples/s", "tokens/s", "data wait",
+    head = ["stage", "trainable", "steps", "first loss", "last loss", "samples/s", "tokens/s", "data wait",
             "peak memory", "MFU", "skipped"]  # fmt: skip
     return Part(Table([head, *rows], text=[1])) if rows else None
 

@@ -27,7 +27,7 @@ from vlm_train.sweep.process_pool import Pool
 
 _LAST_BYTES = 100_000
 """How much of a log's end is looked at."""
-_LESS = "use fewer --jobs, or fewer train.workers"
+_LESS = "use fewer --jobs, or fewer train.num_workers"
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,9 @@ def _job(grid: Grid, row: Row, seed: int, known: Known) -> Job:
     if spec.train is None:
         raise UserError(f"{grid.base}: has no train section; a sweep trains")
     train = validate(TrainConfig, document, ("train",))
-    if train.evaluation is None and train.evals is None:
+    if train.held_out_qa is None and train.benchmarks is None:
         raise UserError(
-            f"{grid.base}: has no train.evals and no train.evaluation; a sweep compares benchmarks or accuracies"
+            f"{grid.base}: has no train.benchmarks and no train.held_out_qa; a sweep compares benchmarks or accuracies"
         )
     folder = RunDir(grid.folder(row, seed))
     given = (*grid.common, *map(str, grid.settings(row, seed)))
@@ -125,11 +125,11 @@ def _job(grid: Grid, row: Row, seed: int, known: Known) -> Job:
         return job
     now = Inputs(of_data(train, {}, known.data), {}, of_files(spec, known.files))
     refuse_another(folder, resolved(spec, train), now)
-    if train.evaluation is None:
+    if train.held_out_qa is None:
         return job
     if old := recorded(folder):
         now = replace(now, run=old.run)
-    return replace(job, asked=asked(train, now, last_name(train), now.count("train.evaluation.")))
+    return replace(job, asked=asked(train, now, last_name(train), now.count("train.held_out_qa.")))
 
 
 def run(todo: Sequence[Job], pool: Pool, say: Callable[[str], None]) -> list[Failure]:

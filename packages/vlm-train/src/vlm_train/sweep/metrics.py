@@ -19,7 +19,7 @@ _KINDS = ("accuracy", "control", "benchmark")
 
 @dataclass(frozen=True)
 class Column:
-    """A metric: an accuracy of `train.evaluation`, a control of it, or a benchmark of `train.evals`.
+    """A metric: an accuracy of `train.held_out_qa`, a control of it, or a benchmark of `train.benchmarks`.
 
     Figures of one column can be compared: a benchmark's columns differ in metric, unit and protocol.
     """

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from vlm_bench.benchmarks.gqa.files import official_questions, read_labels
-from vlm_bench.benchmarks.gqa.scoring import is_open, parse, parse_sane
+from vlm_bench.benchmarks.gqa.scoring import is_open, parse, parse_normalized
 from vlm_bench.benchmarks.layout import File, ImagesConfig, Source, Strictness, file_field
 from vlm_bench.files.json_files import json_object
 from vlm_bench.files.label_checks import check_ids, check_texts
@@ -42,7 +42,7 @@ class GQAConfig(ImagesConfig):
             self.file("labels"),
             self.image_folder(),
             official=self.source == "official",
-            sane=self.strictness == "sane",
+            normalized=self.strictness == "normalized",
         )
 
 
@@ -50,7 +50,13 @@ class GQA(CreditBenchmark):
     """Accuracy over balanced questions, as LLaVA's patched evaluation: no consistency, no grounding."""
 
     def __init__(
-        self, path: Path, labels: Path, images: ImageFolder, *, official: bool = False, sane: bool = False
+        self,
+        path: Path,
+        labels: Path,
+        images: ImageFolder,
+        *,
+        official: bool = False,
+        normalized: bool = False,
     ) -> None:
         """`path` is the question file, which is the label file, too, where `official`."""
         questions = {q.id: q for q in (official_questions(path) if official else read_questions(path))}
@@ -59,7 +65,7 @@ class GQA(CreditBenchmark):
         texts = {key: rows[key].text("question") for key in questions}
         check_texts({key: q.question for key, q in questions.items()}, texts, labels)
         self.labels = read_labels(rows)
-        self.parse = parse_sane if sane else parse
+        self.parse = parse_normalized if normalized else parse
         super().__init__(
             "llava-1.5/gqa-testdev-balanced",
             (Question(key, q.text, images.path(q.image, q.where)) for key, q in questions.items()),

@@ -16,7 +16,7 @@ def parse(text: str) -> str:
     return text.rstrip(".").lower()
 
 
-def parse_sane(text: str) -> str:
+def parse_normalized(text: str) -> str:
     """Also without white space and punctuation at the ends and without a leading article."""
     words = text.strip().strip(".,;:!\"'").strip().lower().split()
     return " ".join(words[1:] if len(words) > 1 and words[0] in ("a", "an", "the") else words)

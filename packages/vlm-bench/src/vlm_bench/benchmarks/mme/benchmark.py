@@ -22,7 +22,7 @@ from vlm_bench.benchmarks.mme.files import (
     read_labels,
     unknown_tasks,
 )
-from vlm_bench.benchmarks.mme.scoring import COGNITION, PERCEPTION, Task, parse, parse_sane, score
+from vlm_bench.benchmarks.mme.scoring import COGNITION, PERCEPTION, Task, parse, parse_normalized, score
 from vlm_bench.files.label_checks import check_ids
 from vlm_bench.files.questions import Asked, read_questions
 from vlm_core.benchmark import Benchmark, Headline, Points, Question, Score, Verdict
@@ -60,14 +60,16 @@ class MMEConfig(ImagesConfig):
             None if official else self.file("questions"),
             self.file(folder),
             self.image_folder(folder),
-            sane=self.strictness == "sane",
+            normalized=self.strictness == "normalized",
         )
 
 
 class MME(Benchmark):
     """The headline is perception, the sum over ten tasks, at most 2000; the maximum of cognition is 800."""
 
-    def __init__(self, path: Path | None, folder: Path, images: ImageFolder, *, sane: bool = False) -> None:
+    def __init__(
+        self, path: Path | None, folder: Path, images: ImageFolder, *, normalized: bool = False
+    ) -> None:
         """`path` is LLaVA's question file; without it, the questions of the label files in `folder` are asked."""
         questions = read_questions(path, distinct=False) if path else []
         labels = read_labels(folder)
@@ -76,7 +78,7 @@ class MME(Benchmark):
         check_ids(asked.keys(), {"/".join(key) for key in labels}, folder)
         self.keys = {name: key for name, (key, _) in asked.items()}
         self.truth = {name: labels[key] for name, key in self.keys.items()}
-        self.parse = parse_sane if sane else parse
+        self.parse = parse_normalized if normalized else parse
         super().__init__(
             "llava-1.5/mme perception",
             (Question(name, q.text, _image(images, q), alias=q.id) for name, (_, q) in asked.items()),

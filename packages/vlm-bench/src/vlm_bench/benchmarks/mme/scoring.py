@@ -22,7 +22,7 @@ def parse(text: str) -> str:
     return "yes" if "yes" in start else "no" if "no" in start else "other"
 
 
-def parse_sane(text: str) -> str:
+def parse_normalized(text: str) -> str:
     """The one of the words yes and no that the answer holds; both or neither is other."""
     words = {"yes", "no"} & set(re.findall(r"\w+", text.lower()))
     return words.pop() if len(words) == 1 else "other"

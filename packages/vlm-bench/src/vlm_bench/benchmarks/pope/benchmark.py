@@ -52,21 +52,23 @@ class PopeConfig(ImagesConfig):
             None if self.source == "official" else self.file("questions"),
             self.file("questions" if self.source == "official" else "labels"),
             self.image_folder(),
-            sane=self.strictness == "sane",
+            normalized=self.strictness == "normalized",
         )
 
 
 class Pope(Benchmark):
     """The headline is LLaVA's: the mean of the three splits' F1, each 2TP / (2TP + FP + FN)."""
 
-    def __init__(self, path: Path | None, labels: Path, images: ImageFolder, *, sane: bool = False) -> None:
+    def __init__(
+        self, path: Path | None, labels: Path, images: ImageFolder, *, normalized: bool = False
+    ) -> None:
         """`path` is LLaVA's question file; without it, the label files' own questions are asked."""
         asked = read_questions(path) if path else {}
         self.labels = read_labels(labels)
         self.asked = asked or official_questions(self.labels)
         check_labels(self.asked, self.labels)
-        self.sane = sane
-        self.score_split = partial(score_split, sane=sane)
+        self.normalized = normalized
+        self.score_split = partial(score_split, normalized=normalized)
         super().__init__(
             f"llava-1.5/pope@{self.labels.revision} mean-F1",
             (
@@ -85,7 +87,7 @@ class Pope(Benchmark):
         truth = self.labels.truth[question.split][question.key]
         score = self.score_split([(text, truth)])
         hit = bool(score.accuracy)
-        return Verdict(hit, _word(truth), "" if self.sane and score.unclear else _word(truth == hit))
+        return Verdict(hit, _word(truth), "" if self.normalized and score.unclear else _word(truth == hit))
 
     def score(self, answers: Mapping[str, str]) -> Score:
         pairs: dict[str, list[tuple[str, bool]]] = {split: [] for split in SPLITS}

@@ -90,16 +90,18 @@ def _ratio(part: int, whole: int) -> float:
     return part / whole if whole else 0.0
 
 
-def score_split(pairs: Iterable[tuple[str, bool]], *, sane: bool = False) -> SplitScore:
+def score_split(pairs: Iterable[tuple[str, bool]], *, normalized: bool = False) -> SplitScore:
     """Score (answer text, whether "yes" is right) pairs of one split.
 
-    `sane` reads answers by `says`; an answer that is neither yes nor no is then wrong.
+    `normalized` reads answers by `says`; an answer that is neither yes nor no is then wrong.
     """
     counts = {(predicted, truth): 0 for predicted in (True, False) for truth in (True, False)}
     doubtful = 0
     for text, truth in pairs:
-        other = says(text) == "other" if sane else unclear(text)
-        predicted = not truth if sane and other else says(text) == "yes" if sane else not says_no(text)
+        other = says(text) == "other" if normalized else unclear(text)
+        predicted = (
+            not truth if normalized and other else says(text) == "yes" if normalized else not says_no(text)
+        )
         counts[predicted, truth] += 1
         doubtful += other
     return SplitScore(

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 
 from vlm_bench.benchmarks.layout import File, ImagesConfig, Source, Strictness, file_field
 from vlm_bench.benchmarks.scienceqa.files import read_official, read_questions
-from vlm_bench.benchmarks.scienceqa.scoring import parse, parse_sane
+from vlm_bench.benchmarks.scienceqa.scoring import parse, parse_normalized
 from vlm_bench.scoring.accuracy import accuracy_row
 from vlm_core.benchmark import Benchmark, Question, Score, Verdict, mean_headline
 from vlm_core.io.image_folder import ImageFolder
@@ -45,7 +45,7 @@ class ScienceQAConfig(ImagesConfig):
             self.file("questions"),
             self.image_folder(),
             splits=self.file("splits") if self.source == "official" else None,
-            sane=self.strictness == "sane",
+            normalized=self.strictness == "normalized",
         )
 
 
@@ -55,11 +55,11 @@ class ScienceQA(Benchmark):
     max_new_tokens = 1024
 
     def __init__(
-        self, path: Path, images: ImageFolder, *, splits: Path | None = None, sane: bool = False
+        self, path: Path, images: ImageFolder, *, splits: Path | None = None, normalized: bool = False
     ) -> None:
         """`path` is LLaVA's question file or, where `splits` is given, the official problems."""
         self.asked = read_official(path, splits) if splits else read_questions(path)
-        self.parse = parse_sane if sane else parse
+        self.parse = parse_normalized if normalized else parse
         super().__init__(
             "llava-1.5/scienceqa-img",
             (

@@ -26,7 +26,7 @@ def parse(text: str) -> str | None:
     return letters[0] if len(letters) == 1 else None
 
 
-def parse_sane(text: str) -> str | None:
+def parse_normalized(text: str) -> str | None:
     """Also "b", "(B)", "B." and "B: red", with white space around, and "The answer is B" at the very end."""
     match = _LENIENT.match(text.strip())
     if match:

@@ -62,7 +62,7 @@ class VQAv2Config(ImagesConfig):
             self.file("labels"),
             self.image_folder("images", "val"),
             self.answer_format,
-            sane=self.strictness == "sane",
+            normalized=self.strictness == "normalized",
         )
 
 
@@ -121,7 +121,7 @@ class Val(Benchmark):
         images: ImageFolder,
         answer_format: AnswerFormat,
         *,
-        sane: bool = False,
+        normalized: bool = False,
     ) -> None:
         asked, annotations = read_rows(path, "questions"), read_rows(labels, "annotations")
         check_ids(asked.keys(), annotations.keys(), labels)
@@ -130,7 +130,7 @@ class Val(Benchmark):
         cached = lru_cache(maxsize=None)(normalise)
         self.types = {key: row.one_of("answer_type", ANSWER_TYPES) for key, row in annotations.items()}
         self.references = {
-            key: References(references(row), cached, always_normalise=sane)
+            key: References(references(row), cached, always_normalise=normalized)
             for key, row in annotations.items()
         }
         super().__init__(

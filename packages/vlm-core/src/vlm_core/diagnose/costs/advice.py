@@ -74,7 +74,7 @@ def advise(spec: Spec, model: VLM, question: Question) -> Advice:
             raise UserError(
                 f"stage {facts.name}: batch_size {facts.batch_size} is not divisible by {question.gpus} GPUs"
             )
-    sizes = [Sizes.of(model, facts.trains) for facts in stages]
+    sizes = [Sizes.of(model, facts.trainable) for facts in stages]
     costs = PartCosts(model)
     length = costs.tokens + question.text
     forward = costs.of_stage((), 1, length)
@@ -85,12 +85,12 @@ def advise(spec: Spec, model: VLM, question: Question) -> Advice:
 def _stage(facts: StageFacts, sizes: Sizes, costs: PartCosts, question: Question) -> StageAdvice:
     length = min(facts.max_length, costs.tokens + question.text)
     micro, bf16 = facts.micro(question.gpus), facts.precision == "bf16"
-    usual = costs.of_stage(facts.trains, micro, length, bf16=bf16)
-    longest = costs.of_stage(facts.trains, micro, facts.max_length, bf16=bf16, backward=False)
+    usual = costs.of_stage(facts.trainable, micro, length, bf16=bf16)
+    longest = costs.of_stage(facts.trainable, micro, facts.max_length, bf16=bf16, backward=False)
 
     def by_strategy(found: dict[str, Cost]) -> dict[str, Memory]:
         kept = sum(cost.activations for cost in found.values())
-        copies = sum(found[part].weight_copies for part in facts.trains)
+        copies = sum(found[part].weight_copies for part in facts.trainable)
         return {
             name: memory(name, sizes, question.gpus, bf16=bf16, activations=kept, copies=copies)
             for name in (STRATEGIES if question.gpus > 1 else STRATEGIES[:1])

@@ -34,15 +34,15 @@ class Sizes:
     block: int
 
     @classmethod
-    def of(cls, model: VLM, trains: Iterable[str]) -> Sizes:
-        trains = set(trains)
+    def of(cls, model: VLM, trainable: Iterable[str]) -> Sizes:
+        trainable = set(trainable)
         counts, sizes, lowered = {True: 0, False: 0}, {True: 0, False: 0}, 0
         for part in PARTS:
             vectors = vector_names(getattr(model, part))
             for name, parameter in getattr(model, part).named_parameters():
-                counts[part in trains] += parameter.numel()
-                sizes[part in trains] += parameter.nbytes
-                if part not in trains:
+                counts[part in trainable] += parameter.numel()
+                sizes[part in trainable] += parameter.nbytes
+                if part not in trainable:
                     lowered += parameter.nbytes if name in vectors else 2 * parameter.numel()
         block = max(largest_block(getattr(model, part)) for part in PARTS)
         return cls(counts[True], counts[False], sizes[True], sizes[False], lowered, block)

@@ -27,7 +27,13 @@ class PartCosts:
         self._known: dict[tuple[object, ...], Cost] = {}
 
     def of_stage(
-        self, trains: tuple[str, ...], batch: int, length: int, *, bf16: bool = False, backward: bool = True
+        self,
+        trainable: tuple[str, ...],
+        batch: int,
+        length: int,
+        *,
+        bf16: bool = False,
+        backward: bool = True,
     ) -> dict[str, Cost]:
         """By part, for `batch` samples of `length` positions with one image each.
 
@@ -35,7 +41,7 @@ class PartCosts:
         """
         found, below = {}, False
         for part in PARTS:
-            trained = part in trains
+            trained = part in trainable
             grad = below or trained
             key = (part, trained, below, batch, length, bf16 and grad)
             if key not in self._known or (backward and grad and not self._known[key].backward):

@@ -21,7 +21,7 @@ class StageFacts:
     """
 
     name: str
-    trains: tuple[str, ...]
+    trainable: tuple[str, ...]
     batch_size: int
     micro_batch_size: int | None
     max_length: int
