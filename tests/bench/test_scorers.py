@@ -1,4 +1,4 @@
-"""GQA, MME, MMBench and MM-Vet: official and normalized reading of answers; the normalized rules of POPE and ScienceQA."""
+"""GQA, MME, MMBench and MM-Vet: official and normalized reading of answers; POPE and ScienceQA: normalized rules."""
 
 from typing import Any
 
