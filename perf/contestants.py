@@ -14,7 +14,7 @@ from transformers import MambaConfig, MambaModel
 from transformers.models.mamba import modeling_mamba as peer
 from transformers.utils import logging
 
-from vlm_llms.mamba import MambaLM
+from vlm_llms.mamba.mamba import MambaLM
 from vlm_ssm import MambaMixer, ops
 from vlm_ssm.inputs import ScanInputs
 

@@ -19,7 +19,7 @@ from tables import Case, Run, compare
 from torch import Tensor, nn
 from transformers import MambaForCausalLM, MambaModel
 
-from vlm_llms.mamba import MambaLM
+from vlm_llms.mamba.mamba import MambaLM
 
 SIZES = {"130m": (768, 24, 50280), "2.8b, 8 of 64 layers": (2560, 8, 50280)}  # width, layers, vocabulary
 SMOKE = {"smoke": (32, 2, 96)}

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vlm_llms.mamba import MambaLM
+from vlm_llms.mamba.mamba import MambaLM
 
 
 class Size(NamedTuple):

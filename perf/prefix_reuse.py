@@ -29,8 +29,8 @@ from vlm_core.model import VLM
 from vlm_core.text.render import IMAGE, Message, render
 from vlm_core.text.template import TEMPLATES
 from vlm_encoders.configs import TimmConfig
-from vlm_llms.mamba import MambaLM
-from vlm_llms.tokenizer import train_bpe
+from vlm_llms.mamba.mamba import MambaLM
+from vlm_llms.tokenizer.tokenizer import train_bpe
 
 OBJECTS = ("dog", "bench", "traffic light", "dining table", "cup", "surfboard")
 TEXTS = [

@@ -36,9 +36,9 @@ EXCEPTIONS = {
     "vlm_core/testing/dataset.py": "objects that it has pickled itself",
     # JSON that a library made in this process
     "vlm_core/hf/modeling.py": "a config.json that was read when the folder was verified",
-    "vlm_encoders/transformers_build.py": "what a config object of transformers writes",
+    "vlm_encoders/towers/transformers_build.py": "what a config object of transformers writes",
     "vlm_core/io/checksum.py": "what it has just written as JSON",
-    "vlm_llms/tokenizer_trial.py": "what it sends to a process of its own, and gets from there",
+    "vlm_llms/tokenizer/tokenizer_trial.py": "what it sends to a process of its own, and gets from there",
     "vlm_train/checkpoint/jsonl_log.py": "lines that wait in memory; a damaged line of a file is inside a try",
     "vlm_train/distributed/watchdog.py": "what a rank of this run has put into the store",
     "vlm_train/distributed/exit_message.py": "the exit code that a rank of this run wrote, inside a try",

@@ -16,8 +16,8 @@ from vlm_core.plugins.registry import installed
 from vlm_core.testing import LanguageModelSuite
 from vlm_core.testing.llm import relative_difference
 from vlm_llms.configs import TransformersLLMConfig
-from vlm_llms.mamba_config import MambaConfig
-from vlm_llms.tokenizer import train_bpe
+from vlm_llms.mamba.mamba_config import MambaConfig
+from vlm_llms.tokenizer.tokenizer import train_bpe
 
 Make = Callable[[Path], LLMConfig]
 

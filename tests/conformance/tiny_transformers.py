@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING
 
-from vlm_llms.tokenizer import train_bpe
+from vlm_llms.tokenizer.tokenizer import train_bpe
 
 _COMMON = {
     "vocab_size": 320,

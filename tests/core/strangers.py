@@ -43,7 +43,7 @@ CLASSES = {
 
 def write_code(folder: Path, ran: Path, **config: Any) -> Path:
     """A folder of transformers with code that leaves a trace at `ran` when it is run; its weights are random."""
-    from vlm_llms.tokenizer import train_bpe
+    from vlm_llms.tokenizer.tokenizer import train_bpe
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "configuration_mine.py").write_text(CONFIGURATION)

@@ -122,7 +122,7 @@ def test_questions_that_mean_nothing(cli, trained, args, message):  # noqa: F811
 
 
 def test_published_shapes_know_their_size():
-    from vlm_llms.mamba_config import MambaConfig
+    from vlm_llms.mamba.mamba_config import MambaConfig
 
     small = MambaConfig(weights="state-spaces/mamba-130m")
     import torch

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vlm_core.io.private_folder import why_untrusted
-from vlm_ssm.kernel_cache import make_private
+from vlm_ssm.runtime.kernel_cache import make_private
 
 NOBODY = 65534
 as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root gives files away")

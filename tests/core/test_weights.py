@@ -139,7 +139,7 @@ def test_conversion_on_load_equals_conversion_at_build(tiny_spec, tiny_folder):
 def test_rotary_frequencies_are_not_rounded():
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from vlm_llms.hf_adapter import TransformersLM
+    from vlm_llms.transformers.hf_adapter import TransformersLM
 
     config = LlamaConfig(hidden_size=16, num_hidden_layers=1, vocab_size=8, intermediate_size=16,
                          num_attention_heads=2, num_key_value_heads=2)  # fmt: skip

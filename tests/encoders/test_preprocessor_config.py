@@ -9,7 +9,7 @@ import pytest
 from tiny_towers import meta, tiny_transformers, write_json
 
 from vlm_core.errors import UserError
-from vlm_encoders.preprocessor_config import REFUSED, facts_of
+from vlm_encoders.weights.preprocessor_config import REFUSED, facts_of
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from tiny_towers import meta, tiny_open_clip, tiny_timm, tiny_transformers, writ
 
 from vlm_core.errors import UserError
 from vlm_encoders import FusedConfig, OpenClipConfig, TimmConfig
-from vlm_encoders.activations import activation_of
+from vlm_encoders.weights.activations import activation_of
 
 OWN = {
     "mean": [0.1, 0.1, 0.1],

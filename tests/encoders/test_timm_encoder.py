@@ -92,7 +92,7 @@ def test_constants_stay_exact_when_cast() -> None:
 @torch.no_grad()
 def test_real_weights_of_a_package_by_order() -> None:
     """EfficientNet-Lite0 trained on ImageNet; its file names the tensors otherwise than timm does."""
-    from vlm_encoders import checkpoints
+    from vlm_encoders.weights import checkpoints
 
     config = TimmConfig(model="tf_efficientnet_lite0", weights=LITE0, match="order", image_size=96)
     tower, pixels = config.build(), torch.rand(2, 3, 96, 96)
@@ -114,7 +114,7 @@ def test_real_weights_recognise_photographs() -> None:
     from PIL import Image
     from timm.data.imagenet_info import ImageNetInfo
 
-    from vlm_encoders import checkpoints
+    from vlm_encoders.weights import checkpoints
 
     tower = TimmConfig(model="tf_efficientnet_lite0", weights=LITE0, match="order").build()
     whole: Any = timm.create_model("tf_efficientnet_lite0").eval()

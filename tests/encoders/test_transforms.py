@@ -11,7 +11,7 @@ from PIL import Image
 
 from vlm_core.errors import UserError
 from vlm_core.io.images import load_image
-from vlm_encoders.transforms import Picture, to_pixels
+from vlm_encoders.towers.transforms import Picture, to_pixels
 
 MEAN = (0.5, 0.25, 0.75)
 

@@ -15,7 +15,8 @@ from tiny_towers import TINY_TIMM, code_that_touches, tiny_open_clip, tiny_timm
 from torch import Tensor
 
 from vlm_core.errors import UserError
-from vlm_encoders import TimmConfig, checkpoints
+from vlm_encoders import TimmConfig
+from vlm_encoders.weights import checkpoints
 
 
 def tensors() -> dict[str, Tensor]:

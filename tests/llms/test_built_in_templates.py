@@ -9,7 +9,7 @@ from chat_templates import TALK, library_ids, messages, write_folder
 
 from vlm_core.text.render import render
 from vlm_core.text.template import Template, check_template
-from vlm_llms.tokenizer import FastTokenizer
+from vlm_llms.tokenizer.tokenizer import FastTokenizer
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from chat_templates import (
 from vlm_core.errors import BadSample, UserError
 from vlm_core.text.render import IMAGE, Message, render
 from vlm_core.text.template import Template, TemplateError, TokenizerTemplate, check_template
-from vlm_llms.tokenizer import FastTokenizer
+from vlm_llms.tokenizer.tokenizer import FastTokenizer
 
 TOKENIZER = TokenizerTemplate()
 

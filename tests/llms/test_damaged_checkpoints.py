@@ -12,8 +12,8 @@ from transformers import MambaConfig as TheirMambaConfig
 
 from vlm_core.errors import UserError
 from vlm_llms.configs import TransformersLLMConfig
-from vlm_llms.mamba_config import MambaConfig
-from vlm_llms.tokenizer import train_bpe
+from vlm_llms.mamba.mamba_config import MambaConfig
+from vlm_llms.tokenizer.tokenizer import train_bpe
 
 CONFIG, WEIGHTS, PICKLED = "config.json", "model.safetensors", "pytorch_model.bin"
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "vocab_size": 304}

@@ -13,8 +13,8 @@ from vlm_core.model_folder.assemble import build, load, save
 from vlm_core.spec.spec import Spec
 from vlm_llms import export as module
 from vlm_llms.export import FORMS, export, load_llm
-from vlm_llms.mamba_config import MambaConfig
-from vlm_llms.tokenizer import train_bpe
+from vlm_llms.mamba.mamba_config import MambaConfig
+from vlm_llms.tokenizer.tokenizer import train_bpe
 
 
 @pytest.fixture

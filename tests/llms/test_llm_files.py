@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from vlm_core.errors import UserError
 from vlm_llms.configs import TransformersLLMConfig
-from vlm_llms.tokenizer import train_bpe
+from vlm_llms.tokenizer.tokenizer import train_bpe
 
 SMALL = train_bpe(["a cat on a mat"], 270)
 
@@ -102,7 +102,9 @@ def test_the_hub_out_of_reach_says_what_was_wanted_and_what_to_do() -> None:
 
 def test_the_revision_of_a_model_is_not_asked_of_another_repository(monkeypatch, tmp_path: Path) -> None:
     asked = []
-    monkeypatch.setattr("vlm_llms.tokenizer.FastTokenizer.load", lambda *args: asked.append(args) or SMALL)
+    monkeypatch.setattr(
+        "vlm_llms.tokenizer.tokenizer.FastTokenizer.load", lambda *args: asked.append(args) or SMALL
+    )
     name = _llama(tmp_path)
     for tokenizer in (None, "someone/tokenizer"):
         _ = (

@@ -6,9 +6,9 @@ from safetensors.torch import save_file
 
 from vlm_core.errors import UserError
 from vlm_core.interfaces import PADDING, parameter_count
-from vlm_llms.mamba import MambaState
-from vlm_llms.mamba_config import MambaConfig
-from vlm_llms.mamba_shape import PUBLISHED
+from vlm_llms.mamba.mamba import MambaState
+from vlm_llms.mamba.mamba_config import MambaConfig
+from vlm_llms.mamba.mamba_shape import PUBLISHED
 
 
 @pytest.mark.parametrize("form", ["hf_folder", "original_folder"])

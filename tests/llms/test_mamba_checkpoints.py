@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from vlm_core.errors import UserError
-from vlm_llms.mamba_checkpoint import EMBEDDING, HEAD, load_weights
-from vlm_llms.mamba_config import MambaConfig
-from vlm_llms.tokenizer import train_bpe
+from vlm_llms.mamba.mamba_checkpoint import EMBEDDING, HEAD, load_weights
+from vlm_llms.mamba.mamba_config import MambaConfig
+from vlm_llms.tokenizer.tokenizer import train_bpe
 
 LAYER = "backbone.layers.1.mixer."
 
@@ -109,7 +109,7 @@ def test_a_published_name_is_held_against_its_own_config(original_folder, monkey
     path = original_folder / "config.json"
     settings = json.loads(path.read_text())
     shape = MambaConfig(weights=str(original_folder)).shape(lambda: 0)
-    monkeypatch.setattr("vlm_llms.mamba_config.PUBLISHED", {"state-spaces/one": shape})
+    monkeypatch.setattr("vlm_llms.mamba.mamba_config.PUBLISHED", {"state-spaces/one": shape})
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: original_folder)
     MambaConfig(weights="state-spaces/one").build()
     path.write_text(json.dumps({**settings, "rms_norm": False}))

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 
-from vlm_llms.mamba_config import MambaConfig
-from vlm_llms.mamba_shape import PUBLISHED
-from vlm_llms.tokenizer import FastTokenizer
+from vlm_llms.mamba.mamba_config import MambaConfig
+from vlm_llms.mamba.mamba_shape import PUBLISHED
+from vlm_llms.tokenizer.tokenizer import FastTokenizer
 
 SHA256 = "56ac4821e129d2c520fdaba60abd920fa852ada51b45c0dd52bbb6bd8c985ade"
 

@@ -19,7 +19,7 @@ from vlm_core.model import VLM
 from vlm_core.text.render import Message, TokenizedConversation, render
 from vlm_core.text.template import Template, TokenizerTemplate, check_template
 from vlm_llms.configs import TransformersLLMConfig
-from vlm_llms.hf_adapter import TransformersLM
+from vlm_llms.transformers.hf_adapter import TransformersLM
 
 pytestmark = pytest.mark.slow
 

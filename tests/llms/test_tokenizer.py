@@ -18,7 +18,7 @@ from tokenizers import Tokenizer as Backend
 from vlm_core.errors import UserError
 from vlm_core.plugins.config import DatasetConfig
 from vlm_llms.configs import TokenizerChoice, TrainTokenizer, load_tokenizer
-from vlm_llms.tokenizer import FastTokenizer, train_bpe
+from vlm_llms.tokenizer.tokenizer import FastTokenizer, train_bpe
 
 TEXTS = ["a cat sat on the mat", "the cat in the hat", "<|endoftext|> is <image> text", "  two  spaces"] * 3
 SPECIAL = ["<|padding|>", "<s>", "[INST]"]

@@ -15,10 +15,10 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from vlm_core.errors import UserError
 from vlm_core.interfaces import PADDING
 from vlm_llms.configs import TransformersLLMConfig
-from vlm_llms.hf_adapter import TransformersLM
-from vlm_llms.hf_logits import LogitRule
-from vlm_llms.hf_verify import verify
-from vlm_llms.tokenizer import train_bpe
+from vlm_llms.tokenizer.tokenizer import train_bpe
+from vlm_llms.transformers.hf_adapter import TransformersLM
+from vlm_llms.transformers.hf_logits import LogitRule
+from vlm_llms.transformers.hf_verify import verify
 
 _SIZE = {"hidden_size": 16, "num_hidden_layers": 2, "vocab_size": 300, "num_attention_heads": 4}
 FIELDS: dict[str, dict[str, Any]] = {

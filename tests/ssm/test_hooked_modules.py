@@ -12,7 +12,7 @@ from vlm_connectors.scans import bsm, csm
 from vlm_connectors.vss import VSS
 from vlm_core.errors import UserError
 from vlm_core.interfaces import PADDING
-from vlm_llms.mamba import MambaLM
+from vlm_llms.mamba.mamba import MambaLM
 
 LAYERS = ("in_proj", "conv1d", "x_proj", "dt_proj", "out_proj")
 SEGMENTS = torch.tensor([[PADDING, PADDING, 0, 0, 0, 1, 1, 1, 2], [0, 0, 0, 0, 1, 2, 2, 2, 2]])

@@ -13,7 +13,7 @@ import pytest
 import torch
 from cases import run_scan, scan_inputs
 
-from vlm_llms.mamba import MambaLM
+from vlm_llms.mamba.mamba import MambaLM
 from vlm_ssm import MambaMixer
 from vlm_ssm.numba.kernels import jit
 
@@ -127,7 +127,7 @@ WITHOUT_NUMBA = """
 import sys
 sys.modules["numba"] = None
 import torch
-from vlm_ssm.errors import BackendError
+from vlm_ssm.runtime.errors import BackendError
 from vlm_ssm import MambaMixer, backends, selective_scan
 assert backends.chosen(torch.device("cpu")) == "torch"
 mixer = MambaMixer(12)

@@ -6,7 +6,7 @@ from cases import ALL, FAST, TIMED, assert_near, changed, run_scan, scan_inputs
 
 from vlm_core.interfaces import PADDING
 from vlm_ssm import selective_scan
-from vlm_ssm.errors import BackendError
+from vlm_ssm.runtime.errors import BackendError
 
 
 def inputs(*sizes, **options):

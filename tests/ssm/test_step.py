@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from cases import assert_near, error
 from torch import nn
 
-from vlm_llms.mamba import MambaLM
-from vlm_ssm import MambaMixer, SSMState, decode, linear
+from vlm_llms.mamba.mamba import MambaLM
+from vlm_ssm import MambaMixer, SSMState, linear
+from vlm_ssm.layers import decode
 
 LIMITS = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 DTYPES = list(LIMITS)

@@ -7,7 +7,7 @@ import torch
 from cases import assert_near, gradients
 from triton_here import CUDA, place
 
-from vlm_llms.mamba import MambaLM
+from vlm_llms.mamba.mamba import MambaLM
 from vlm_ssm import MambaMixer, SSMState, ops
 
 __all__ = ["place"]
@@ -69,7 +69,7 @@ class Replay:
 
 def test_recorded_tokens_equal_the_others(monkeypatch):
     """Ids in, logits out; the state given is left alone, the state after it is a copy."""
-    from vlm_llms.cuda_graph import CudaGraphDecoder
+    from vlm_llms.mamba.cuda_graph import CudaGraphDecoder
 
     torch.manual_seed(0)
     model = MambaLM(6, 2, 11, d_state=2, load_tokenizer=lambda: None).eval()

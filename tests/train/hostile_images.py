@@ -170,7 +170,7 @@ def peak_memory() -> float:
 
 def main() -> None:
     from vlm_core.io.images import load_image
-    from vlm_encoders.transforms import Picture, to_pixels
+    from vlm_encoders.towers.transforms import Picture, to_pixels
     from vlm_train.data.dataset import DroppedSample, Examples
     from vlm_train.data.llava import LlavaConfig
 

@@ -13,7 +13,7 @@ from test_run import Killed, drop_out, go, losses, weights
 
 from vlm_connectors.connectors import VSSL2
 from vlm_core.errors import SpecError, UserError
-from vlm_encoders.timm_tower import TimmTower
+from vlm_encoders.towers.timm_tower import TimmTower
 from vlm_train.engine.trainer import StageTrainer
 from vlm_train.feature_cache.cache import Features
 from vlm_train.feature_cache.fingerprint import identity

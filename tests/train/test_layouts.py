@@ -4,7 +4,7 @@ import pytest
 from shards import said, turns
 
 from vlm_core.errors import BadSample, UserError
-from vlm_train.data.columns import Columns
+from vlm_train.data.conversation.columns import Columns
 
 CHAT = [{"role": "user", "content": "what?"}, {"role": "assistant", "content": "a cat"}]
 PARTS = [

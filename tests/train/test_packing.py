@@ -11,7 +11,7 @@ from vlm_core.spec.spec import load_spec
 from vlm_core.text.batch import collate, pack, padding_share, share_rows
 from vlm_core.text.render import IMAGE, Message, render
 from vlm_core.text.template import TEMPLATES
-from vlm_llms.mamba import MambaLM
+from vlm_llms.mamba.mamba import MambaLM
 from vlm_train.loss import SummedLoss
 from vlm_train.run import start
 

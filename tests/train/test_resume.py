@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from vlm_core.errors import UserError
 from vlm_core.io.manifest import sha256
 from vlm_core.model_folder import assemble
-from vlm_llms.tokenizer import FastTokenizer, train_bpe
+from vlm_llms.tokenizer.tokenizer import FastTokenizer, train_bpe
 from vlm_train.checkpoint.prepare_run_dir import recorded
 from vlm_train.checkpoint.run_dir import INPUTS, RunDir
 from vlm_train.checkpoint.run_inputs import Inputs
@@ -85,7 +85,7 @@ def test_a_tokenizer_is_learnt_once(own_spec, tmp_path, killed_at, monkeypatch):
         learnt.append(train_bpe(*args))
         return learnt[-1]
 
-    monkeypatch.setattr("vlm_llms.tokenizer.train_bpe", counted)
+    monkeypatch.setattr("vlm_llms.tokenizer.tokenizer.train_bpe", counted)
     killed_at(0, 1)
     with pytest.raises(KeyboardInterrupt):
         go(own_spec)

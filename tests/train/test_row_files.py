@@ -220,7 +220,7 @@ def test_two_columns_of_one_name_are_an_error(tmp_path):
 
 
 def test_an_image_id_beside_its_image_is_metadata():
-    from vlm_train.data.columns import record_row
+    from vlm_train.data.conversation.columns import record_row
 
     row = record_row({"image": "red.png", "image_id": 139, "question": "a", "answer": "b"}, "x", "x").row
     assert row["image"] == ["red.png"]

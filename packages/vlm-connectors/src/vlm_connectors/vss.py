@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vlm_core.errors import UserError
 from vlm_ssm import MambaMixer, SelectiveSSM, scan_along
-from vlm_ssm.hooked_modules import has_no_hooks
+from vlm_ssm.layers.hooked_modules import has_no_hooks
 
 if TYPE_CHECKING:
     from vlm_core.plugins.hooks import Scan

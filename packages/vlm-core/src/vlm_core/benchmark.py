@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from vlm_core.errors import UserError
 from vlm_core.io.files import open_regular
-from vlm_core.text.messages import IMAGE_PLACEHOLDER
+from vlm_core.placeholders import IMAGE_PLACEHOLDER
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage

@@ -164,7 +164,7 @@ class TimmConfig(_TowerConfig):
 
     def build(self, *, weights: bool = True, assets: Path | None = None) -> Encoder:
         _need("timm", "timm")
-        from vlm_encoders.timm_tower import build_timm
+        from vlm_encoders.towers.timm_tower import build_timm
 
         return build_timm(
             model=self.model,
@@ -182,7 +182,7 @@ class TimmConfig(_TowerConfig):
         if not self.pretrained:
             return []
         _need("timm", "timm")
-        from vlm_encoders.downloads import of_timm
+        from vlm_encoders.weights.downloads import of_timm
 
         return of_timm(self.model)
 
@@ -205,7 +205,7 @@ class OpenClipConfig(_TowerConfig):
 
     def build(self, *, weights: bool = True, assets: Path | None = None) -> Encoder:
         _need("open_clip", "open-clip")
-        from vlm_encoders.open_clip_tower import build_open_clip
+        from vlm_encoders.towers.open_clip_tower import build_open_clip
 
         return build_open_clip(
             model=self.model,
@@ -227,7 +227,7 @@ class OpenClipConfig(_TowerConfig):
 
     def downloads(self) -> list[Download]:
         _need("open_clip", "open-clip")
-        from vlm_encoders.downloads import of_open_clip
+        from vlm_encoders.weights.downloads import of_open_clip
 
         return of_open_clip(self.model, self.pretrained)
 
@@ -243,7 +243,7 @@ class TransformersConfig(FromHub, _TowerConfig):
 
     def build(self, *, weights: bool = True, assets: Path | None = None) -> Encoder:
         _need("transformers", "transformers")
-        from vlm_encoders.transformers_build import build_transformers
+        from vlm_encoders.towers.transformers_build import build_transformers
 
         return build_transformers(
             model=self.model,
@@ -293,6 +293,6 @@ class FusedConfig(EncoderConfig):
         return self.model_copy(update={"towers": [tower.for_folder() for tower in self.towers]})
 
     def build(self, *, weights: bool = True, assets: Path | None = None) -> Encoder:
-        from vlm_encoders.fused import build_fused
+        from vlm_encoders.towers.fused import build_fused
 
         return build_fused(self.towers, weights=weights, assets=assets)

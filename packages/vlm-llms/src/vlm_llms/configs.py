@@ -10,6 +10,7 @@ from pydantic import Discriminator, Field, JsonValue, SerializeAsAny, Tag
 
 from vlm_core.errors import UserError
 from vlm_core.io.paths import LocalPath
+from vlm_core.placeholders import IMAGE_PLACEHOLDER
 from vlm_core.plugins.config import (
     DatasetConfig,
     Download,
@@ -21,11 +22,10 @@ from vlm_core.plugins.config import (
 from vlm_core.plugins.hub import FromHub, source_of
 from vlm_core.rows import readable
 from vlm_core.spec.validate import component
-from vlm_core.text.messages import IMAGE_PLACEHOLDER
 
 if TYPE_CHECKING:
-    from vlm_llms.hf_adapter import TransformersLM
-    from vlm_llms.tokenizer import FastTokenizer
+    from vlm_llms.tokenizer.tokenizer import FastTokenizer
+    from vlm_llms.transformers.hf_adapter import TransformersLM
 
 
 class TrainTokenizer(StrictModel):
@@ -62,7 +62,7 @@ def load_tokenizer(
     choice: str | TrainTokenizer, assets: Path | None = None, *, revision: str | None = None
 ) -> FastTokenizer:
     """The tokenizer saved in `assets` if given, else what `choice` names (at `revision`) or describes."""
-    from vlm_llms.tokenizer import FastTokenizer, train_bpe
+    from vlm_llms.tokenizer.tokenizer import FastTokenizer, train_bpe
 
     if assets is not None:
         return FastTokenizer.load(assets)
@@ -109,7 +109,7 @@ class TransformersLLMConfig(FromHub, LLMConfig):
 
     def factory_call(self) -> FactoryCall:
         self.refuse_code_export()
-        return FactoryCall("vlm_llms.hf_build:from_folder", {"dtype": self.dtype})
+        return FactoryCall("vlm_llms.transformers.hf_build:from_folder", {"dtype": self.dtype})
 
     def build(self, *, weights: bool = True, assets: Path | None = None) -> TransformersLM:
         """As `LLMConfig.build`; without weights and assets config.json, or `config`, and a local tokenizer alone."""
@@ -119,7 +119,7 @@ class TransformersLLMConfig(FromHub, LLMConfig):
             raise UserError(
                 "llm transformers needs a library: pip install 'vlm-llms[transformers]'"
             ) from error
-        from vlm_llms.hf_build import build
+        from vlm_llms.transformers.hf_build import build
 
         source, at = (self.tokenizer, None) if self.tokenizer else (self.model, self.revision)
         lm = build(
@@ -143,7 +143,7 @@ class TransformersLLMConfig(FromHub, LLMConfig):
             return found
         if self.config is None:
             return [Download(self.model, "weights"), *found]
-        from vlm_llms.hf_architecture import stored_bytes
+        from vlm_llms.transformers.hf_architecture import stored_bytes
 
         return [Download(self.model, "weights", stored_bytes(self.config)), *found]
 

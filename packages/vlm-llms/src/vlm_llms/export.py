@@ -27,9 +27,9 @@ from vlm_core.model_folder.weights import disk_errors
 from vlm_core.runtime.offline import offline
 from vlm_core.spec.spec import load_folder_spec
 from vlm_llms.checkpoint_files import CONFIG
-from vlm_llms.mamba import EPS, MambaLM
-from vlm_llms.mamba_checkpoint import EMBEDDING, HEAD, HF_EMBEDDING, MULTIPLE, padded
-from vlm_llms.mamba_shape import MambaShape
+from vlm_llms.mamba.mamba import EPS, MambaLM
+from vlm_llms.mamba.mamba_checkpoint import EMBEDDING, HEAD, HF_EMBEDDING, MULTIPLE, padded
+from vlm_llms.mamba.mamba_shape import MambaShape
 
 Form = Literal["transformers", "state-spaces"]
 FORMS: tuple[Form, ...] = ("transformers", "state-spaces")

@@ -2,7 +2,7 @@
 
 from vlm_core.plugins import LLMConfig, hookimpl
 from vlm_llms.configs import TransformersLLMConfig
-from vlm_llms.mamba_config import MambaConfig
+from vlm_llms.mamba.mamba_config import MambaConfig
 
 
 @hookimpl

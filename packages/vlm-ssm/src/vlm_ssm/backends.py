@@ -14,7 +14,7 @@ from types import ModuleType
 import torch
 
 from vlm_ssm import reference
-from vlm_ssm.errors import BackendError
+from vlm_ssm.runtime.errors import BackendError
 from vlm_ssm.torch import ops as torch_ops
 from vlm_ssm.triton import cache as triton_cache
 

@@ -11,7 +11,7 @@ from transformers.image_utils import load_image as fetch_image
 
 from vlm_core.errors import UserError
 from vlm_core.io.images import decode_image, load_image, to_rgb
-from vlm_core.text.messages import IMAGE_PLACEHOLDER
+from vlm_core.placeholders import IMAGE_PLACEHOLDER
 from vlm_core.text.render import IMAGE, Message, Part
 
 _REMOTE = ("http://", "https://", "data:")

@@ -22,8 +22,8 @@ from vlm_core.hf import parts, saving
 from vlm_core.hf.arguments import SAVING, as_device, as_dtype, local_folder, only, only_known
 from vlm_core.hf.configuration import VLMConfig, read_config, transformers_errors
 from vlm_core.hf.generation import StateCache, VLMGeneration, refuse
-from vlm_core.hf.hub import upload_of
 from vlm_core.hf.input_checks import check_rows, check_shapes, kept, segments_of
+from vlm_core.hf.saving import upload_of
 from vlm_core.hf.training import Backbone, head_of, learnable, refuse_outside_loss, set_recompute, summed_loss
 from vlm_core.model import PARTS, VLM
 from vlm_core.model_folder.file_list import verify_model

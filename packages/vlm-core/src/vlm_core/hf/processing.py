@@ -20,8 +20,7 @@ from vlm_core.hf import parts
 from vlm_core.hf.arguments import DECODING, PROCESSING, PROCESSOR, equal, local_folder, only, only_known
 from vlm_core.hf.collator import VLMDataCollator
 from vlm_core.hf.conversations import Talk, talk_of
-from vlm_core.hf.hub import upload_of
-from vlm_core.hf.saving import add_small_files, small_files, verify_small_files
+from vlm_core.hf.saving import add_small_files, small_files, upload_of, verify_small_files
 from vlm_core.hf.tokenizer import ProcessorTokenizer
 from vlm_core.interfaces import PADDING
 from vlm_core.io.files import read_json

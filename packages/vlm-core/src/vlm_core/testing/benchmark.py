@@ -17,8 +17,8 @@ import pytest
 
 from vlm_core.benchmark import Benchmark, EncodedImage, Question, Score
 from vlm_core.errors import UserError
+from vlm_core.placeholders import IMAGE_PLACEHOLDER
 from vlm_core.plugins.config import BenchmarkConfig
-from vlm_core.text.messages import IMAGE_PLACEHOLDER
 
 SAMPLE = 20
 _BOM = b"\xef\xbb\xbf"

@@ -17,9 +17,9 @@ import pytest
 
 from vlm_core.errors import BadSample
 from vlm_core.io.images import image_bytes, image_name, load_image
+from vlm_core.placeholders import IMAGE_PLACEHOLDER
 from vlm_core.plugins.config import DatasetConfig
 from vlm_core.rows import ROW_KEYS, digest_of, known_faults, readable
-from vlm_core.text.messages import IMAGE_PLACEHOLDER
 
 Rows = Sequence[dict[str, Any]]
 

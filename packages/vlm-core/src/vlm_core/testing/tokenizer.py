@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 
 from vlm_core.interfaces import LanguageModel
+from vlm_core.placeholders import IMAGE_PLACEHOLDER
 from vlm_core.plugins.config import LLMConfig
 from vlm_core.testing import damaged_assets
-from vlm_core.text.messages import IMAGE_PLACEHOLDER
 
 
 class TokenizerLines:

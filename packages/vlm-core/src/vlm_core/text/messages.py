@@ -6,9 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-IMAGE_PLACEHOLDER = "<image>"
-"""What marks an image in the text of dataset rows, logged prompts and messages of other libraries."""
-
 
 class ImageSlot:
     """Stands where an image goes in a message; images are taken in order."""

@@ -10,7 +10,7 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from vlm_ssm.kernel_cache import why_no_cache
+from vlm_ssm.runtime.kernel_cache import why_no_cache
 
 VARIABLE = "TRITON_CACHE_DIR"
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 import triton
 from torch import Tensor
 
-from vlm_ssm.mamba_layer import MambaLayer
+from vlm_ssm.layers.mamba_layer import MambaLayer
 from vlm_ssm.triton import norm as gpu_norm
 from vlm_ssm.triton.kernels import decode, norm
 
@@ -53,7 +53,7 @@ def fused_decode_step(
     eps: float,
     after: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `vlm_ssm.decode.fused_decode_step`, for any number B of sequences.
+    """As `vlm_ssm.layers.decode.fused_decode_step`, for any number B of sequences.
 
     `after`: the memory that the states after the token are written to; it may be that of the states before.
     """

@@ -10,7 +10,7 @@ from pydantic import Field
 from vlm_core.errors import UserError
 from vlm_core.io.paths import LocalPath
 from vlm_core.plugins.config import DatasetConfig
-from vlm_train.data.columns import Column
+from vlm_train.data.conversation.columns import Column
 
 if TYPE_CHECKING:
     from vlm_train.data.parquet_files.parquet_rows import ParquetRows

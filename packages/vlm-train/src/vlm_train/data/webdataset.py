@@ -8,7 +8,7 @@ from pydantic import Field
 
 from vlm_core.errors import UserError
 from vlm_core.plugins.config import DatasetConfig
-from vlm_train.data.columns import Column
+from vlm_train.data.conversation.columns import Column
 from vlm_train.data.parquet import Name, Paths
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from vlm_bench.files.json_files import json_object, json_rows, read_json
 from vlm_bench.files.json_object import Row
 from vlm_bench.files.questions import LETTER
 from vlm_core.errors import UserError, choices
-from vlm_core.text.messages import IMAGE_PLACEHOLDER
+from vlm_core.placeholders import IMAGE_PLACEHOLDER
 
 IMAGE = IMAGE_PLACEHOLDER
 _OPTION = re.compile(r"^([A-E])\. (.*)$", re.MULTILINE)

@@ -22,7 +22,7 @@ from vlm_bench.files.questions import Asked
 from vlm_bench.scoring.vqa import by_count, convert
 from vlm_core.benchmark import Benchmark, CreditBenchmark, Question
 from vlm_core.io.image_folder import ImageFolder
-from vlm_core.text.messages import IMAGE_PLACEHOLDER
+from vlm_core.placeholders import IMAGE_PLACEHOLDER
 
 Ocr = Literal["yes", "no"]
 

@@ -24,7 +24,7 @@ import torch
 from numba import cfunc, extending, njit, types
 from numba.core import config
 
-from vlm_ssm.kernel_cache import why_no_cache
+from vlm_ssm.runtime.kernel_cache import why_no_cache
 
 FLAGS = {"contract", "nsz"}  # NaN and infinity stay defined, sums keep their order
 LINE = 64  # bytes of a cache line

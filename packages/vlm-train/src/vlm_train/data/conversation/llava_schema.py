@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vlm_core.errors import BadSample
-from vlm_core.text.messages import IMAGE_PLACEHOLDER
+from vlm_core.placeholders import IMAGE_PLACEHOLDER
 
 PLACEHOLDER = IMAGE_PLACEHOLDER
 

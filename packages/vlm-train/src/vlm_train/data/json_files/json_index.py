@@ -20,7 +20,7 @@ from vlm_core.io.files import open_regular, read_bytes
 from vlm_core.io.manifest import sha256
 from vlm_core.markup.printable import printable
 from vlm_core.rows import text_length
-from vlm_train.data.columns import record_row
+from vlm_train.data.conversation.columns import record_row
 from vlm_train.data.conversation.image_values import InlineImage
 from vlm_train.data.index_cache import Faults, fingerprint, kept, load_faults, load_table, note_fault, ordered
 from vlm_train.data.json_files.json_reader import rows_of_file

@@ -17,7 +17,7 @@ from vlm_core.io import digests
 from vlm_core.io.image_folder import ImageFolder
 from vlm_core.io.images import ImageSource, StoredImage
 from vlm_core.rows import Row, Rows
-from vlm_train.data.columns import record_row
+from vlm_train.data.conversation.columns import record_row
 from vlm_train.data.conversation.image_values import InlineImage
 from vlm_train.data.index_cache import opened, shared
 from vlm_train.data.json_files.json_index import ROW, index_of

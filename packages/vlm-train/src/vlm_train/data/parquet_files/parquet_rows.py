@@ -23,7 +23,7 @@ from vlm_core.io.image_folder import ImageFolder
 from vlm_core.io.images import ImageSource, StoredImage
 from vlm_core.io.manifest import sha256
 from vlm_core.rows import Blocks, Row, Rows, readable, text_length
-from vlm_train.data.columns import MAX_KEYS, Column, Columns
+from vlm_train.data.conversation.columns import MAX_KEYS, Column, Columns
 from vlm_train.data.conversation.image_values import InlineImage, image_value
 from vlm_train.data.index_cache import pieces
 from vlm_train.data.parquet_files.parquet_cells import cell, image_of, images_of, value

@@ -19,7 +19,7 @@ from vlm_core.io.files import MAX_BYTES, open_regular
 from vlm_core.markup.printable import printable
 from vlm_core.rows import Row, text_length
 from vlm_train.config.unknown_keys import check_unread, is_empty
-from vlm_train.data.columns import Column, Columns, Reading, record_name, record_row
+from vlm_train.data.conversation.columns import Column, Columns, Reading, record_name, record_row
 from vlm_train.data.conversation.image_values import InlineImage, image_value
 from vlm_train.data.index_cache import Faults, fingerprint, kept, load_faults, load_table, note_fault, ordered
 from vlm_train.data.json_files import json_index

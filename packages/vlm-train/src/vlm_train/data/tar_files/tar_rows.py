@@ -17,7 +17,7 @@ from vlm_core.io import digests
 from vlm_core.io.images import StoredImage
 from vlm_core.io.manifest import sha256
 from vlm_core.rows import Row, Rows
-from vlm_train.data.columns import Column
+from vlm_train.data.conversation.columns import Column
 from vlm_train.data.conversation.image_values import InlineImage
 from vlm_train.data.index_cache import opened, pieces, shared
 from vlm_train.data.storage import Store

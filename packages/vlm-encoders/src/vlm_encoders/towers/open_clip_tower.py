@@ -16,13 +16,13 @@ from vlm_core.errors import UserError, one_line
 from vlm_core.io.files import read_json
 from vlm_core.model_folder.load import check_plan
 from vlm_core.plugins.layer_counts import check_layers
-from vlm_encoders import checkpoints, matching
-from vlm_encoders.activations import set_activation
-from vlm_encoders.checkpoint_configs import of_open_clip
-from vlm_encoders.open_clip_pretrained_config import tower_facts
-from vlm_encoders.pretrained_config import MAX_SIDE, SAVED, Facts, saved, spec_keys
-from vlm_encoders.timm_tower import TimmTower, set_size
-from vlm_encoders.tower import Tower, block_index, nearest, read_asset
+from vlm_encoders.towers.timm_tower import TimmTower, set_size
+from vlm_encoders.towers.tower import Tower, block_index, nearest, read_asset
+from vlm_encoders.weights import checkpoints, matching
+from vlm_encoders.weights.activations import set_activation
+from vlm_encoders.weights.checkpoint_configs import of_open_clip
+from vlm_encoders.weights.open_clip_pretrained_config import tower_facts
+from vlm_encoders.weights.pretrained_config import MAX_SIDE, SAVED, Facts, saved, spec_keys
 
 ASSET = "open_clip_config.json"
 HUB, FOLDER, VISUAL = "hf-hub:", "local-dir:", "visual."

@@ -17,8 +17,8 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from vlm_core.errors import UserError
 from vlm_core.interfaces import ChatTemplate, Tokenizer
-from vlm_llms.tokenizer_checks import MAX_IDS, failures, read_definition
-from vlm_llms.tokenizer_files import CHAT_TEMPLATE, TOKENIZER, TokenizerFiles, read_files
+from vlm_llms.tokenizer.tokenizer_checks import MAX_IDS, failures, read_definition
+from vlm_llms.tokenizer.tokenizer_files import CHAT_TEMPLATE, TOKENIZER, TokenizerFiles, read_files
 
 END = "<|endoftext|>"
 SMALLEST_VOCABULARY = 257

@@ -14,8 +14,8 @@ from vlm_core.errors import UserError
 from vlm_core.interfaces import PADDING, LanguageModel, Tokenizer
 from vlm_core.model_folder.weights import derived_floats, disk_errors
 from vlm_core.plugins.local_code import keep_code
-from vlm_llms.hf_logits import LogitRule
-from vlm_llms.hf_state import (
+from vlm_llms.transformers.hf_logits import LogitRule
+from vlm_llms.transformers.hf_state import (
     CacheState,
     attends,
     attends_to_everything,
@@ -24,7 +24,7 @@ from vlm_llms.hf_state import (
     is_recurrent,
     keep_where,
 )
-from vlm_llms.hf_steps import limit_steps
+from vlm_llms.transformers.hf_steps import limit_steps
 
 _CACHE_NAMES = ("cache", "past_key_values", "cache_params")  # one name since transformers 5.24
 

@@ -13,14 +13,14 @@ from vlm_core.errors import UserError
 from vlm_core.model_folder.published_files import check_indexes
 from vlm_core.model_folder.weights import own_memory
 from vlm_core.plugins.local_code import refuse_references, repository_code, with_auto_map
-from vlm_encoders import transformers_files as files
-from vlm_encoders.activations import activation_of, set_activation
-from vlm_encoders.checkpoint_configs import of_transformers
-from vlm_encoders.preprocessor_config import facts_of
-from vlm_encoders.pretrained_config import KEYS, SAVED, Facts, Told, saved, settle, spec_keys
-from vlm_encoders.tower import Tower, read_asset
-from vlm_encoders.transformers_files import CONFIG, PREPROCESSOR
-from vlm_encoders.transformers_tower import TransformersMaps, TransformersTower, in_stages, pair
+from vlm_encoders.towers.tower import Tower, read_asset
+from vlm_encoders.towers.transformers_tower import TransformersMaps, TransformersTower, in_stages, pair
+from vlm_encoders.weights import transformers_files as files
+from vlm_encoders.weights.activations import activation_of, set_activation
+from vlm_encoders.weights.checkpoint_configs import of_transformers
+from vlm_encoders.weights.preprocessor_config import facts_of
+from vlm_encoders.weights.pretrained_config import KEYS, SAVED, Facts, Told, saved, settle, spec_keys
+from vlm_encoders.weights.transformers_files import CONFIG, PREPROCESSOR
 
 
 def build_transformers(

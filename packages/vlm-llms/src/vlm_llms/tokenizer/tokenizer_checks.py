@@ -16,7 +16,7 @@ from typing import Any
 from vlm_core.errors import UserError
 from vlm_core.io.files import json_object
 from vlm_core.markup.printable import printable
-from vlm_llms.tokenizer_trial import try_patterns
+from vlm_llms.tokenizer.tokenizer_trial import try_patterns
 
 MAX_VALUES = 3_000_000
 MAX_IDS = 1 << 22

@@ -13,7 +13,7 @@ from vlm_core.errors import UserError
 from vlm_core.interfaces import ChatTemplate
 from vlm_core.io.files import JSON_BYTES, TOKENIZER_BYTES, read_json, read_text
 from vlm_core.text.jinja_sandbox import MAX_SOURCE
-from vlm_llms.tokenizer_checks import read_definition
+from vlm_llms.tokenizer.tokenizer_checks import read_definition
 
 TOKENIZER = "tokenizer.json"
 CHAT_TEMPLATE = "chat_template.jinja"

@@ -9,8 +9,8 @@ import open_clip
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
 from vlm_core.errors import UserError
-from vlm_encoders.checkpoint_configs import ARCHITECTURE, VISION, beside, of_open_clip
-from vlm_encoders.pretrained_config import KEYS, NEEDED, Facts, Told, settle
+from vlm_encoders.weights.checkpoint_configs import ARCHITECTURE, VISION, beside, of_open_clip
+from vlm_encoders.weights.pretrained_config import KEYS, NEEDED, Facts, Told, settle
 
 DEFAULTS = {
     "mean": list(OPENAI_DATASET_MEAN),

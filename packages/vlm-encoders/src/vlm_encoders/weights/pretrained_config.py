@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from vlm_core.errors import UserError
-from vlm_encoders.preprocessor_config import REFUSED
+from vlm_encoders.weights.preprocessor_config import REFUSED
 
 SAVED = "preprocessing"
 """The key under which a saved encoder's config keeps them."""

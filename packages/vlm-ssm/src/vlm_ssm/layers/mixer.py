@@ -9,8 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vlm_ssm import decode, ops
-from vlm_ssm.hooked_modules import (
+from vlm_ssm import ops
+from vlm_ssm.inputs import ScanInputs
+from vlm_ssm.layers import decode
+from vlm_ssm.layers.hooked_modules import (
     DeltaProjection,
     convolve,
     has_no_hooks,
@@ -20,7 +22,6 @@ from vlm_ssm.hooked_modules import (
     project_delta,
     stacked,
 )
-from vlm_ssm.inputs import ScanInputs
 from vlm_ssm.segments import SegmentBoundaries, boundaries_of
 from vlm_ssm.torch.ops import after
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from vlm_ssm.errors import BackendError
-from vlm_ssm.private_folder import why_untrusted
+from vlm_ssm.runtime.errors import BackendError
+from vlm_ssm.runtime.private_folder import why_untrusted
 
 Rows = list[tuple[str, str]]
 

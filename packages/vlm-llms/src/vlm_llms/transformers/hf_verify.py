@@ -13,8 +13,8 @@ from torch import Tensor
 
 from vlm_core.errors import UserError
 from vlm_core.interfaces import PADDING
-from vlm_llms.hf_adapter import TransformersLM
-from vlm_llms.hf_logits import LogitRule
+from vlm_llms.transformers.hf_adapter import TransformersLM
+from vlm_llms.transformers.hf_logits import LogitRule
 
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
 COARSE = 0.1

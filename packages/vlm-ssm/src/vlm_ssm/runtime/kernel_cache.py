@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from vlm_ssm.private_folder import why_untrusted
+from vlm_ssm.runtime.private_folder import why_untrusted
 
 
 def make_private(folder: Path) -> None:

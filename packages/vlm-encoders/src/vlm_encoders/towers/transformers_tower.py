@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from vlm_core.errors import UserError
 from vlm_core.model_folder.weights import derived_floats
-from vlm_encoders.tower import Tower, block_index
+from vlm_encoders.towers.tower import Tower, block_index
 
 
 class TransformersTower(Tower):

@@ -14,8 +14,8 @@ from vlm_core.errors import UserError, shown
 from vlm_core.model_folder.checkpoint_errors import listed, shape_of
 from vlm_core.model_folder.load import check_size
 from vlm_llms.checkpoint_files import CONFIG, folder_of, read_config, read_tensors, weight_files
-from vlm_llms.mamba import MambaLM
-from vlm_llms.mamba_shape import MambaShape
+from vlm_llms.mamba.mamba import MambaLM
+from vlm_llms.mamba.mamba_shape import MambaShape
 
 EMBEDDING = "backbone.embedding.weight"
 HF_EMBEDDING = "backbone.embeddings.weight"

@@ -18,8 +18,8 @@ from vlm_core.errors import UserError, one_line
 from vlm_core.interfaces import Encoder
 from vlm_core.io.files import read_json
 from vlm_core.preprocessing import Preprocessing
-from vlm_encoders.activations import activation_of
-from vlm_encoders.transforms import BICUBIC, Picture, to_pixels
+from vlm_encoders.towers.transforms import BICUBIC, Picture, to_pixels
+from vlm_encoders.weights.activations import activation_of
 
 
 class Tower(Encoder):

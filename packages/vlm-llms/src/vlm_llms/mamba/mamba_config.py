@@ -14,10 +14,10 @@ from vlm_core.io.paths import LocalPath
 from vlm_core.plugins.config import Download, FactoryCall, LLMConfig, WeightsSource, random_values
 from vlm_core.plugins.hub import source_of
 from vlm_llms.configs import TokenizerChoice, TrainTokenizer, at_hand, load_tokenizer, tokenizer_download
-from vlm_llms.mamba_shape import FP32_FILES, PUBLISHED, MambaShape
+from vlm_llms.mamba.mamba_shape import FP32_FILES, PUBLISHED, MambaShape
 
 if TYPE_CHECKING:
-    from vlm_llms.mamba import MambaLM
+    from vlm_llms.mamba.mamba import MambaLM
 
 NEOX, TOKENIZER = "EleutherAI/gpt-neox-20b", "tokenizer.json"
 
@@ -97,7 +97,7 @@ class MambaConfig(LLMConfig):
         return NEOX
 
     def factory_call(self) -> FactoryCall:
-        return FactoryCall("vlm_llms.mamba:from_folder", {})
+        return FactoryCall("vlm_llms.mamba.mamba:from_folder", {})
 
     def shape(self, tokens: Callable[[], int], assets: Path | None = None) -> MambaShape:
         """From the saved folder, the published table, the checkpoint's own config.json, or the fields.
@@ -109,7 +109,7 @@ class MambaConfig(LLMConfig):
         if self.weights in PUBLISHED and not Path(self.weights).exists():
             return PUBLISHED[self.weights]
         if self.weights:
-            from vlm_llms.mamba_checkpoint import read_shape
+            from vlm_llms.mamba.mamba_checkpoint import read_shape
 
             return read_shape(self.weights, self.revision)
         sizes = self.model_dump(
@@ -132,12 +132,12 @@ class MambaConfig(LLMConfig):
     def build(self, *, weights: bool = True, assets: Path | None = None) -> MambaLM:
         import torch
 
-        from vlm_llms.mamba import MambaLM
+        from vlm_llms.mamba.mamba import MambaLM
 
         tokenizer = cache(lambda: load_tokenizer(self.tokenizer_source, assets))
         shape = self.shape(lambda: len(tokenizer()), assets)
         if weights and self.weights:
-            from vlm_llms.mamba_checkpoint import check_shape
+            from vlm_llms.mamba.mamba_checkpoint import check_shape
 
             check_shape(shape, self.weights, self.revision)
         model = MambaLM(
@@ -149,7 +149,7 @@ class MambaConfig(LLMConfig):
         if at_hand(self.tokenizer_source, assets):
             _ = model.tokenizer
         if weights and self.weights:
-            from vlm_llms.mamba_checkpoint import check_config, load_weights
+            from vlm_llms.mamba.mamba_checkpoint import check_config, load_weights
 
             load_weights(model, self.weights, self.revision)
             check_config(shape, self.weights, self.revision)

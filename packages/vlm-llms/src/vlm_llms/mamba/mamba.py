@@ -17,12 +17,13 @@ from vlm_core.errors import UserError
 from vlm_core.interfaces import PADDING, LanguageModel, Tokenizer
 from vlm_core.io.atomic import write_file
 from vlm_core.io.files import open_regular, read_json
-from vlm_llms.tokenizer import FastTokenizer
-from vlm_ssm import MambaMixer, SegmentBoundaries, SSMState, boundaries_of, cast_parameters, decode, linear
-from vlm_ssm.hooked_modules import add_rms_norm, has_no_hooks, plain
+from vlm_llms.tokenizer.tokenizer import FastTokenizer
+from vlm_ssm import MambaMixer, SegmentBoundaries, SSMState, boundaries_of, cast_parameters, linear
+from vlm_ssm.layers import decode
+from vlm_ssm.layers.hooked_modules import add_rms_norm, has_no_hooks, plain
 
 if TYPE_CHECKING:
-    from vlm_llms.cuda_graph import CudaGraphDecoder
+    from vlm_llms.mamba.cuda_graph import CudaGraphDecoder
 
 ASSET = "mamba.json"
 EPS = 1e-5
@@ -202,7 +203,7 @@ class MambaLM(LanguageModel):
         return self._graph_decoder(mixers, state)
 
     def _graph_decoder(self, mixers: list[MambaMixer], state: MambaState) -> CudaGraphDecoder:
-        from vlm_llms.cuda_graph import CudaGraphDecoder
+        from vlm_llms.mamba.cuda_graph import CudaGraphDecoder
         from vlm_ssm.triton.decode import fused_decode_step
 
         dtype = self.backbone.embedding.weight.dtype

@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from vlm_ssm.errors import BackendError
-from vlm_ssm.mixer import GatedSSM, cast_parameters
+from vlm_ssm.layers.mixer import GatedSSM, cast_parameters
+from vlm_ssm.runtime.errors import BackendError
 
 
 class Mamba(GatedSSM):

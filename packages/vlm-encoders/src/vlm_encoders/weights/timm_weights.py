@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from vlm_core.errors import UserError
-from vlm_encoders import checkpoints, matching
+from vlm_encoders.weights import checkpoints, matching
 
 
 def load_file(model: nn.Module, where: str, *, target: str, match: Literal["names", "order"]) -> None:

@@ -12,10 +12,10 @@ from torch import nn
 
 from vlm_core.errors import UserError
 from vlm_core.io.files import read_json
-from vlm_encoders.activations import activation_of
-from vlm_encoders.checkpoint_configs import ARCHITECTURE, CONFIG, beside, of_timm, part
-from vlm_encoders.checkpoints import locate
-from vlm_encoders.pretrained_config import KEYS, NEEDED, Facts, Told, settle
+from vlm_encoders.weights.activations import activation_of
+from vlm_encoders.weights.checkpoint_configs import ARCHITECTURE, CONFIG, beside, of_timm, part
+from vlm_encoders.weights.checkpoints import locate
+from vlm_encoders.weights.pretrained_config import KEYS, NEEDED, Facts, Told, settle
 
 
 class Source(NamedTuple):

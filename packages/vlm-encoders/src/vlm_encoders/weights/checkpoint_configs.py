@@ -9,8 +9,8 @@ from typing import Any
 from vlm_core.errors import UserError
 from vlm_core.io.files import parse_json, read_json
 from vlm_core.model_folder.safetensors_file import opened
-from vlm_encoders import checkpoints, preprocessor_config
-from vlm_encoders.pretrained_config import Told
+from vlm_encoders.weights import checkpoints, preprocessor_config
+from vlm_encoders.weights.pretrained_config import Told
 
 CONFIG, OPEN_CLIP = "config.json", "open_clip_config.json"
 ARCHITECTURE, VISION = "architecture", "vision_cfg"

@@ -21,10 +21,10 @@ from vlm_core.model_folder.weights import own_memory
 from vlm_core.plugins.layer_counts import check_config_file
 from vlm_core.plugins.local_code import OPTION, refuse_references
 from vlm_core.runtime.verbosity import without_progress_bars
-from vlm_llms.hf_adapter import TransformersLM
-from vlm_llms.hf_architecture import architecture, check_agreement
-from vlm_llms.hf_verify import verify
-from vlm_llms.tokenizer import FastTokenizer
+from vlm_llms.tokenizer.tokenizer import FastTokenizer
+from vlm_llms.transformers.hf_adapter import TransformersLM
+from vlm_llms.transformers.hf_architecture import architecture, check_agreement
+from vlm_llms.transformers.hf_verify import verify
 
 QUANTISED = 8
 """Numbers in a byte, at most."""

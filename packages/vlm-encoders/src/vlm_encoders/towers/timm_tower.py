@@ -17,13 +17,13 @@ from vlm_core.errors import UserError, one_line
 from vlm_core.io.files import read_json
 from vlm_core.model_folder.load import check_plan
 from vlm_core.plugins.layer_counts import check_layers
-from vlm_encoders import checkpoints
-from vlm_encoders.activations import activation_of, set_activation
-from vlm_encoders.checkpoint_configs import CONFIG, of_timm, part
-from vlm_encoders.pretrained_config import SAVED, Facts, saved, spec_keys
-from vlm_encoders.timm_pretrained_config import Source, arguments_beside, tower_facts
-from vlm_encoders.timm_weights import load_file
-from vlm_encoders.tower import Tower, block_index, nearest, read_asset
+from vlm_encoders.towers.tower import Tower, block_index, nearest, read_asset
+from vlm_encoders.weights import checkpoints
+from vlm_encoders.weights.activations import activation_of, set_activation
+from vlm_encoders.weights.checkpoint_configs import CONFIG, of_timm, part
+from vlm_encoders.weights.pretrained_config import SAVED, Facts, saved, spec_keys
+from vlm_encoders.weights.timm_pretrained_config import Source, arguments_beside, tower_facts
+from vlm_encoders.weights.timm_weights import load_file
 
 ASSET = "timm.json"
 HUB, FOLDER = "hf-hub", "local-dir"

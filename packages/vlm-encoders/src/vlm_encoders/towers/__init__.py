@@ -1,0 +1,1 @@
+"""Vision towers of timm, open_clip and transformers, and fused towers."""

@@ -1,0 +1,1 @@
+"""Weight files of vision towers, and the preprocessing that belongs to them."""

@@ -1,0 +1,1 @@
+"""Tokenizers: files, checks, and text to ids."""
