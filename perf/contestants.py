@@ -16,7 +16,7 @@ from transformers.utils import logging
 
 from vlm_llms.mamba.mamba import MambaLM
 from vlm_ssm import MambaMixer, ops
-from vlm_ssm.inputs import ScanInputs
+from vlm_ssm.registration.inputs import ScanInputs
 
 logging.set_verbosity_error()  # transformers says at each start that its CUDA kernels are missing
 

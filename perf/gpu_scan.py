@@ -24,7 +24,7 @@ from torch import Tensor
 from vlm_connectors.scans import bsm, csm
 from vlm_connectors.vss import tables
 from vlm_ssm import backends, ops
-from vlm_ssm.inputs import ScanInputs
+from vlm_ssm.registration.inputs import ScanInputs
 
 
 class Shape(NamedTuple):

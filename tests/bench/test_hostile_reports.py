@@ -13,9 +13,8 @@ from markdown_it import MarkdownIt
 
 from hostile import HOSTILE, IN_NAMES, TEXTS, is_inert, tags
 from vlm_bench.cli.main import main
-from vlm_bench.report import html
+from vlm_bench.report import html, leaderboard
 from vlm_bench.report.collect import collect
-from vlm_bench.report.report import leaderboard
 
 
 def report_of(text: str) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def _timm(name: str) -> Make:
 
 
 def _resized(folder: Path) -> EncoderConfig:
-    return tiny_transformers("siglip", folder, image_size=48, fit="pad")
+    return tiny_transformers("siglip", folder, image_size=48, resize_mode="pad")
 
 
 def _fused(folder: Path) -> EncoderConfig:

@@ -34,10 +34,10 @@ def spec(request):
     )
 
 
-def step(model, batch, trains):
+def step(model, batch, trainable):
     """One training step of the real model, as the trainer takes it; returns the loss."""
     for part in ("encoder", "connector", "llm"):
-        getattr(model, part).requires_grad_(part in trains).train(part in trains)
+        getattr(model, part).requires_grad_(part in trainable).train(part in trainable)
     n, text = 16, torch.randint(VOCAB, (batch, TEXT))
     ids = torch.cat([torch.zeros(batch, n, dtype=torch.long), text], dim=1)
     image_mask = torch.arange(n + TEXT).expand(batch, -1) < n
@@ -55,12 +55,12 @@ def no_hooks(monkeypatch):
 
 @pytest.mark.usefixtures("no_hooks")
 @pytest.mark.parametrize("trainable", [("connector",), ("connector", "llm"), ("encoder", "connector", "llm")])
-def test_flops_are_those_of_torchs_counter(spec, trains):
+def test_flops_are_those_of_torchs_counter(spec, trainable):
     """Counted over a whole real step; the parts' sum differs by nothing but what a step leaves out."""
-    found = PartCosts(on_meta(spec)).of_stage(trains, 2, 16 + TEXT)
+    found = PartCosts(on_meta(spec)).of_stage(trainable, 2, 16 + TEXT)
     model = build(spec, weights=False)
     with forced("torch"), FlopCounterMode(display=False, custom_mapping=formulas()) as counter:
-        loss = step(model, 2, trains)
+        loss = step(model, 2, trainable)
     assert sum(cost.forward for cost in found.values()) == counter.get_total_flops()
     with forced("torch"), FlopCounterMode(display=False, custom_mapping=formulas()) as counter:
         loss.backward()
@@ -91,22 +91,22 @@ def test_frozen_parts_cost_forward_only(spec):
     assert all(cost.backward == cost.activations == 0 for cost in nothing.values())
 
 
-def kept_by(model, trains, backend):
+def kept_by(model, trainable, backend):
     """Bytes that autograd really keeps in a step."""
     weights = {p.untyped_storage()._cdata for p in model.parameters()}
     kept = Kept(weights)
     with forced(backend), torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):
-        loss = step(model, 3, trains)
+        loss = step(model, 3, trainable)
     del loss
     return kept.bytes()
 
 
 @pytest.mark.parametrize("trainable", [("connector",), ("connector", "llm"), ("encoder", "connector", "llm")])
-def test_activations_are_what_autograd_keeps(spec, trains):
+def test_activations_are_what_autograd_keeps(spec, trainable):
     """Within 1 %: token ids and the mask of images are not counted."""
-    found = PartCosts(on_meta(spec)).of_stage(trains, 3, 16 + TEXT, backward=False)
+    found = PartCosts(on_meta(spec)).of_stage(trainable, 3, 16 + TEXT, backward=False)
     told = sum(cost.activations for cost in found.values())
-    real = kept_by(build(spec, weights=False), trains, "torch")
+    real = kept_by(build(spec, weights=False), trainable, "torch")
     assert told == pytest.approx(real, rel=0.01)
     assert sum(cost.weight_copies for cost in found.values()) == 0, "fp32 needs none"
 

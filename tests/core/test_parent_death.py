@@ -13,7 +13,7 @@ from vlm_core.runtime import parent_death
 
 CHILD = """
 import os, sys, time
-from vlm_core import parent_death
+from vlm_core.runtime import parent_death
 if sys.argv[2] == "thread":
     parent_death._asked_of_the_kernel = lambda number: False
 parent_death.end_with_parent(int(sys.argv[1]))

@@ -252,7 +252,7 @@ def test_open_clip_takes_its_tower_from_no_hub(tmp_path):
         "mean": [0.5] * 3,
         "std": [0.5] * 3,
         "interpolation": "bicubic",
-        "fit": "resize",
+        "resize_mode": "resize",
         "crop_pct": 1.0,
     }
     file = tmp_path / "open_clip_config.json"

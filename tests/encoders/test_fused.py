@@ -103,7 +103,7 @@ def test_towers_that_do_not_go_together(changes: dict[str, Any], message: str) -
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("model: test_vit", "modle: test_vit", "s.yaml:6: encoder.towers.1.modle: unknown key; possible: .*fit, .*"
+        ("model: test_vit", "modle: test_vit", "s.yaml:6: encoder.towers.1.modle: unknown key; possible: .*model, .*"
          "did you mean 'model'"),
         ("- type: timm", "- type: tmm", "s.yaml:5: encoder.towers.1.type: unknown encoder 'tmm'; possible: .*fused.*"
          "did you mean 'timm'"),

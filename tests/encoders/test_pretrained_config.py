@@ -157,6 +157,14 @@ def test_metadata_and_openai(weights: dict[str, Any], tmp_path: Path) -> None:
     assert tower.preprocessing.activation == "quick_gelu"
 
 
+@pytest.fixture
+def weight_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weight files without configs beside them, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("no.pt", "no.pth"):
+        Path(name).touch()
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
@@ -168,11 +176,13 @@ def test_metadata_and_openai(weights: dict[str, Any], tmp_path: Path) -> None:
         (OpenClipConfig(model="ViT-L-14", pretrained="no.pt"), r"tag laion2b_s32b_b82k says \(0\.5.*give mean"),
     ],
 )  # fmt: skip
+@pytest.mark.usefixtures("weight_files")
 def test_tags_that_differ_decide_nothing(config: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         meta(config)
 
 
+@pytest.mark.usefixtures("weight_files")
 def test_tags_that_agree_and_the_tag_that_is_named() -> None:
     assert (
         meta(OpenClipConfig(model="ViT-L-14-336", pretrained="no.pt")).preprocessing.activation

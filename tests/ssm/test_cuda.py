@@ -14,7 +14,7 @@ from test_scan import segments_of
 from test_scan_order import Case as Routes
 
 from vlm_ssm import MambaMixer, SSMState, backends, ops, selective_scan
-from vlm_ssm.inputs import ScanInputs
+from vlm_ssm.registration.inputs import ScanInputs
 from vlm_ssm.runtime.errors import BackendError
 
 REAL = not backends.missing("mamba_ssm")

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlm_ssm import boundaries_of, ops
-from vlm_ssm.inputs import ScanInputs
+from vlm_ssm.registration.inputs import ScanInputs
 
 
 class Case(NamedTuple):
@@ -132,7 +132,7 @@ def test_scan_orders_transposed_in_memory(backend):
 SHORT_NUMBERS = """
 import torch
 from vlm_ssm import ops
-from vlm_ssm.inputs import ScanInputs
+from vlm_ssm.registration.inputs import ScanInputs
 torch.manual_seed(0)
 u, A, B = torch.randn(2, 1, 37, 18), -torch.rand(1, 18, 3), torch.randn(2, 1, 37, 1, 3)
 order = torch.stack([torch.randperm(37), torch.arange(37)])

@@ -16,7 +16,9 @@ from vlm_train.cli import main
 from vlm_train.data import data_workers
 from vlm_train.data.dataset import Examples
 
-KILLED = r"a data-reading process.* \(pid \d+\) was killed by SIGKILL; out of memory\? .*\(train\.workers\)"
+KILLED = (
+    r"a data-reading process.* \(pid \d+\) was killed by SIGKILL; out of memory\? .*\(train\.num_workers\)"
+)
 
 
 class Rows(Dataset):
@@ -90,7 +92,7 @@ def test_a_run_whose_reader_is_killed_exits_with_137(command, run_spec, monkeypa
 READING = """
 import os, sys, time
 from torch.utils.data import DataLoader
-from vlm_train import data_workers
+from vlm_train.data import data_workers
 class Slow:
     def __len__(self): return 4
     def __getitem__(self, index):

@@ -50,7 +50,7 @@ def test_figures_are_those_of_the_model_and_training_does_not_notice(examined, r
     assert counts == {"textvqa": (6, 6, 6, False), "pope": (12, 12, 36, True)}
 
     model, _ = load(seen.path / "model")
-    for exam in benchmark_tasks(train_section(spec, document).evals):
+    for exam in benchmark_tasks(train_section(spec, document).benchmarks):
         wanted = evaluate(model, spec.template, exam.benchmark, limit=12, max_new_tokens=3).score
         assert last[exam.name]["score"] == pytest.approx(wanted.headline.value)
         assert last[exam.name]["rows"] == {name: dict(row) for name, row in wanted.rows.items()}

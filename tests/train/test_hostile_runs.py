@@ -208,7 +208,7 @@ def test_a_run_on_hostile_rows(run_spec, monkeypatch, capfd, tmp_path):
     """Ids, answers and categories go through training, evaluation, results, logs and the page."""
     good = [{"type": "llava", "path": str(tmp_path / "good.json")}]
     asked = {"data": good, "batch_size": 7, "max_new_tokens": 3, "samples": 4}
-    measured = {"evaluation": asked, "validation": {"data": good, "every": 6, "rows": 3}}
+    measured = {"held_out_qa": asked, "validation": {"data": good, "every": 6, "rows": 3}}
     path = run_spec(on_bad_sample="skip", bad_sample_budget=18, **measured)
     data = tmp_path / "data.json"
     rows = json.loads(data.read_text())

@@ -63,7 +63,7 @@ def test_check_fails_where_training_would_stop(run_spec, monkeypatch, capsys, ch
 
 
 def test_check_of_some_rows_with_workers(run_spec, monkeypatch, capsys):
-    code, said = call(monkeypatch, capsys, "check", run_spec(), "--rows", 6, "--workers", 1)
+    code, said = call(monkeypatch, capsys, "check", run_spec(), "--rows", 6, "--num-workers", 1)
     assert code == 0
     assert said.out.count("6 of 18 rows looked at, 6 usable") == 3
 

@@ -13,7 +13,10 @@ from vlm_train.sweep import process_pool
 from vlm_train.sweep.process_pool import Pool
 
 CHILD = "import os, sys, time; sys.argv.pop(1); exec(sys.argv[1])"
-REAL = "import os, sys, time; from vlm_train import cli, pool; cli.main = lambda: exec(sys.argv[1]); pool.child()"
+REAL = (
+    "import os, sys, time; from vlm_train.cli import child, main; "
+    "main.main = lambda: exec(sys.argv[1]); child.child()"
+)
 WAIT = "open(sys.argv[2], 'w').write(str(os.getpid())); time.sleep(60)"
 
 
@@ -74,8 +77,8 @@ def test_a_killed_sweep_takes_its_runs_with_it(tmp_path):
     pid = tmp_path / "pid"
     jobs = [([WAIT, str(pid)], str(tmp_path / "a.log"))]
     script = (
-        "import pathlib; from vlm_train import pool; "
-        f"pool._CHILD = {REAL!r}; list(pool.Pool(pathlib.Path({str(tmp_path)!r}), 1).run("
+        "import pathlib; from vlm_train.sweep import process_pool; "
+        f"process_pool._CHILD = {REAL!r}; list(process_pool.Pool(pathlib.Path({str(tmp_path)!r}), 1).run("
         f"[(a, pathlib.Path(b)) for a, b in {jobs!r}]))"
     )
     sweep = subprocess.Popen([sys.executable, "-c", script])

@@ -51,7 +51,7 @@ def test_equal_content_by_another_name_goes_on(begun, tmp_path, run_spec):
     shutil.move(tmp_path / "pictures", tmp_path / "images")
     os.utime(tmp_path / "moved.json", (1, 1))
     shutil.move(tmp_path / "run", tmp_path / "renamed")
-    images = [f"train.{key}.data.0.images={tmp_path / 'images'}" for key in ("stages.0", "evaluation")]
+    images = [f"train.{key}.data.0.images={tmp_path / 'images'}" for key in ("stages.0", "held_out_qa")]
     folder, _ = go(
         begun,
         *images,

@@ -268,7 +268,7 @@ def test_the_system_text_of_a_row_reaches_the_template(folder, monkeypatch):
     )
     reader = dataset.SampleProcessor(lambda image: image, len, None, None, "answers", 9)  # pyright: ignore[reportArgumentType]
     for module, read in ((dataset, reader.whole), (held_out, lambda row: held_out._prompt(row, reader, {}))):
-        monkeypatch.setattr(module, "write", write)
+        monkeypatch.setattr(module, "render", write)
         for row in rows:
             with pytest.raises(BadSample, match="enough"):
                 read(row)

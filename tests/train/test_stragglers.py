@@ -8,7 +8,7 @@ import pytest
 SCRIPT = """
 import os, signal, subprocess, sys, time
 from pathlib import Path
-from vlm_train import stragglers
+from vlm_train.distributed import stragglers
 stragglers.GRACE = 0.3
 logs, code, attempt = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 env = {**os.environ, "TORCHELASTIC_ERROR_FILE": str(logs / "id" / attempt / "1" / "error.json")}

@@ -114,10 +114,10 @@ def test_a_dry_run_lists_and_writes_nothing(sweep_file, tmp_path, monkeypatch, c
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda spec: spec["train"].pop("evaluation"), "no train.held_out_qa; a sweep compares"),
+        (lambda spec: spec["train"].pop("held_out_qa"), "no train.held_out_qa; a sweep compares"),
         (lambda spec: spec.pop("train"), "has no train"),
     ],
-    ids=["evaluation", "train"],
+    ids=["held_out_qa", "train"],
 )
 def test_a_base_that_measures_nothing(sweep_file, tmp_path, change, said):
     path = sweep_file("rows: {a: {}}\n")

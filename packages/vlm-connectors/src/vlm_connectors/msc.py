@@ -13,8 +13,8 @@ from vlm_connectors.layers import mlp
 from vlm_connectors.vss import tables
 from vlm_core.plugins.hooks import Scan
 from vlm_ssm import ops
-from vlm_ssm.inputs import ScanInputs
 from vlm_ssm.layers.hooked_modules import convolve, plain
+from vlm_ssm.registration.inputs import ScanInputs
 
 
 class HeadSSM(nn.Module):

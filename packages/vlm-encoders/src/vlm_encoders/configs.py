@@ -104,7 +104,7 @@ class _TowerConfig(EncoderConfig):
 
     def _factory_call(self, function: str, needs: tuple[str, ...] = (), **more: Any) -> FactoryCall:
         common = self.model_dump(include={"model", "layer"}) | self._facts()
-        return FactoryCall(f"vlm_encoders.{function}", common | more, needs)
+        return FactoryCall(f"vlm_encoders.towers.{function}", common | more, needs)
 
 
 class TimmConfig(_TowerConfig):

@@ -2,11 +2,11 @@
 
 from vlm_ssm.backends import BACKENDS
 from vlm_ssm.causal_conv1d import causal_conv1d
-from vlm_ssm.inputs import ScanInputs
 from vlm_ssm.layers.decode import linear
 from vlm_ssm.layers.mamba import Mamba
 from vlm_ssm.layers.mixer import MambaMixer, SelectiveSSM, SSMState, cast_parameters, scan_along
 from vlm_ssm.ops import add_rms_norm
+from vlm_ssm.registration.inputs import ScanInputs
 from vlm_ssm.segments import PADDING, SegmentBoundaries, boundaries_of
 from vlm_ssm.selective_scan import selective_scan
 

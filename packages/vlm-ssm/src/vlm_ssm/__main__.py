@@ -6,7 +6,7 @@ import sys
 
 import torch
 
-from vlm_ssm.runtime.doctor import backend_rows, kernel_rows
+from vlm_ssm.doctor import backend_rows, kernel_rows
 
 
 def main() -> int:

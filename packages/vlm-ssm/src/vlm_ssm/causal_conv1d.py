@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from vlm_ssm import ops
+from vlm_ssm.registration.torch_modes import without_autocast
 from vlm_ssm.segments import PAD, PADDING, SegmentBoundaries, boundaries_of
 from vlm_ssm.torch.ops import after, conv_sum
-from vlm_ssm.torch_modes import without_autocast
 
 
 def causal_conv1d(

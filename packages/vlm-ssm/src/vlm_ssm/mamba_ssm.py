@@ -26,12 +26,12 @@ from mamba_ssm.ops.triton.selective_state_update import (  # pyright: ignore[rep
 )
 from torch import Tensor
 
-from vlm_ssm.inputs import ScanInputs
+from vlm_ssm.registration.inputs import ScanInputs
+from vlm_ssm.registration.torch_modes import grad_needed
 from vlm_ssm.runtime.errors import BackendError
 from vlm_ssm.segments import BEGIN, PAD, SegmentBoundaries
 from vlm_ssm.torch import ops
 from vlm_ssm.torch.ops import add_rms_norm
-from vlm_ssm.torch_modes import grad_needed
 
 __all__ = ["add_rms_norm", "conv", "scan"]
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from vlm_ssm.backends import backend
-from vlm_ssm.inputs import ScanInputs
+from vlm_ssm.registration.inputs import ScanInputs
+from vlm_ssm.registration.torch_modes import without_autocast
 from vlm_ssm.segments import SegmentBoundaries
-from vlm_ssm.torch_modes import without_autocast
 
 
 def _expect(**shapes: tuple[Tensor | None, tuple[int, ...]]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from vlm_ssm import ops
-from vlm_ssm.inputs import ScanInputs
+from vlm_ssm.registration.inputs import ScanInputs
 from vlm_ssm.segments import boundaries_of
 
 

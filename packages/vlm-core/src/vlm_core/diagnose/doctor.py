@@ -103,7 +103,7 @@ def scan_rows() -> tuple[Rows, Rows, list[str]]:
     """Scan backends, compiled kernels, and what is wrong with them; nothing without vlm-ssm."""
     if find_spec("vlm_ssm") is None:
         return [], [], []
-    from vlm_ssm.runtime.doctor import backend_rows, kernel_rows
+    from vlm_ssm.doctor import backend_rows, kernel_rows
 
     backends, problems = backend_rows(_devices())
     return backends, kernel_rows(), problems

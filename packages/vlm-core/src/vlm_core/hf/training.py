@@ -79,7 +79,7 @@ class Backbone:
                 f"{type(self._model.model.llm).__name__} makes logits by more than one linear layer, which this "
                 "trainer would leave out; use transformers' Trainer"
             )
-        return BackboneOutput(self._model.forward_embeds(input_ids, **inputs)[0])  # pyright: ignore[reportCallIssue]
+        return BackboneOutput(self._model.read(input_ids, **inputs)[0])  # pyright: ignore[reportCallIssue]
 
     def __getattr__(self, name: str) -> Any:
         if name == "_model":

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vlm_ssm import backends
-from vlm_ssm.layers.mamba_layer import MambaLayer
+from vlm_ssm.mamba_layer import MambaLayer
 
 _NATIVE = (torch.float32, torch.bfloat16)
 

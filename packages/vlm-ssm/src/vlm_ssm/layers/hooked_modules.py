@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlm_ssm import ops
+from vlm_ssm.registration.torch_modes import has_global_hook
 from vlm_ssm.segments import PAD, SegmentBoundaries
 from vlm_ssm.torch.ops import along, with_past
-from vlm_ssm.torch_modes import has_global_hook
 
 
 class DeltaProjection(nn.Linear):

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from vlm_ssm import ops
-from vlm_ssm.inputs import ScanInputs
 from vlm_ssm.layers import decode
 from vlm_ssm.layers.hooked_modules import (
     DeltaProjection,
@@ -22,6 +21,7 @@ from vlm_ssm.layers.hooked_modules import (
     project_delta,
     stacked,
 )
+from vlm_ssm.registration.inputs import ScanInputs
 from vlm_ssm.segments import SegmentBoundaries, boundaries_of
 from vlm_ssm.torch.ops import after
 

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlm_ssm.autograd import CONV_BACKWARD, CONV_FORWARD, conv_with
-from vlm_ssm.inputs import ConvInputs
-from vlm_ssm.layouts import check_scan_order, like, native
 from vlm_ssm.numba.address import address, by_direction, by_row, rows
 from vlm_ssm.numba.kernels import conv as kernels
 from vlm_ssm.numba.kernels.scan_forward import NULL_VIEW
+from vlm_ssm.registration.autograd import CONV_BACKWARD, CONV_FORWARD, conv_with
+from vlm_ssm.registration.inputs import ConvInputs
+from vlm_ssm.registration.layouts import check_scan_order, like, native
 
 
 def _arguments(inputs: ConvInputs, out: Tensor) -> kernels.Conv:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vlm_ssm.autograd import norm_with
 from vlm_ssm.numba.address import address
 from vlm_ssm.numba.kernels import norm as kernels
+from vlm_ssm.registration.autograd import norm_with
 
 
 def _arguments(

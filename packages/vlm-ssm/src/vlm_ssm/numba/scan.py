@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlm_ssm.autograd import BACKWARD, FORWARD, like_inputs, scan_with
-from vlm_ssm.inputs import ScanInputs
-from vlm_ssm.layouts import check_scan_order, dense, like, matrix, native
 from vlm_ssm.numba.address import address, by_direction, by_row
 from vlm_ssm.numba.kernels import scan_backward, scan_forward
 from vlm_ssm.numba.kernels.scan_forward import NULL_VIEW
+from vlm_ssm.registration.autograd import BACKWARD, FORWARD, like_inputs, scan_with
+from vlm_ssm.registration.inputs import ScanInputs
+from vlm_ssm.registration.layouts import check_scan_order, dense, like, matrix, native
 
 
 def _blocks(width: int, groups: int) -> int:

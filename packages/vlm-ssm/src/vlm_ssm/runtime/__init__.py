@@ -1,1 +1,1 @@
-"""Errors, kernel cache, and the state of backends on this machine."""
+"""Errors, and folders of compiled kernels."""

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlm_ssm.torch_modes import grad_needed, without_autocast
+from vlm_ssm.registration.torch_modes import grad_needed, without_autocast
 
 # operations are known by name to all of torch, and copies of this file that travel with models must not clash
 NAMESPACE = re.sub(r"\W", "_", __name__.removesuffix(".torch.chunked_scan"))

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vlm_ssm.inputs import ScanInputs
+from vlm_ssm.registration.inputs import ScanInputs
 from vlm_ssm.segments import BEGIN, PAD, SegmentBoundaries
 from vlm_ssm.torch import chunked_scan
 

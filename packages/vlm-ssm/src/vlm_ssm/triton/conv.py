@@ -8,9 +8,9 @@ import torch
 import triton
 from torch import Tensor
 
-from vlm_ssm.autograd import CONV_BACKWARD, CONV_FORWARD, conv_with
-from vlm_ssm.inputs import ConvInputs
-from vlm_ssm.layouts import check_scan_order, like, native
+from vlm_ssm.registration.autograd import CONV_BACKWARD, CONV_FORWARD, conv_with
+from vlm_ssm.registration.inputs import ConvInputs
+from vlm_ssm.registration.layouts import check_scan_order, like, native
 from vlm_ssm.triton.kernels import conv as kernels
 
 ROWS, BLOCK = 16, 128  # positions and channels a program

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 import triton
 from torch import Tensor
 
-from vlm_ssm.layers.mamba_layer import MambaLayer
+from vlm_ssm.mamba_layer import MambaLayer
 from vlm_ssm.triton import norm as gpu_norm
 from vlm_ssm.triton.kernels import decode, norm
 

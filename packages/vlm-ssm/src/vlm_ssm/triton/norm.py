@@ -6,7 +6,7 @@ import torch
 import triton
 from torch import Tensor
 
-from vlm_ssm.autograd import norm_with
+from vlm_ssm.registration.autograd import norm_with
 from vlm_ssm.triton.kernels import norm as kernels
 
 PROGRAMS = 512  # at most, of a backward: each sums the weight's gradient over its rows

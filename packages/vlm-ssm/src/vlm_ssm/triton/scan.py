@@ -11,9 +11,9 @@ import torch
 import triton
 from torch import Tensor
 
-from vlm_ssm.autograd import BACKWARD, FORWARD, like_inputs, scan_with
-from vlm_ssm.inputs import ScanInputs
-from vlm_ssm.layouts import check_scan_order, dense, like, native
+from vlm_ssm.registration.autograd import BACKWARD, FORWARD, like_inputs, scan_with
+from vlm_ssm.registration.inputs import ScanInputs
+from vlm_ssm.registration.layouts import check_scan_order, dense, like, native
 from vlm_ssm.triton.kernels import scan_backward, scan_forward
 from vlm_ssm.triton.kernels.scan_forward import CHUNK, ROWS
 

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlm_ssm.inputs import ConvInputs, ScanInputs, schema
-from vlm_ssm.layouts import NATIVE, dense, like, native
+from vlm_ssm.registration.inputs import ConvInputs, ScanInputs, schema
+from vlm_ssm.registration.layouts import NATIVE, dense, like, native
+from vlm_ssm.registration.torch_modes import grad_needed
 from vlm_ssm.segments import SegmentBoundaries
-from vlm_ssm.torch_modes import grad_needed
 
 FORWARD = f"({schema(ScanInputs)}) -> (Tensor, Tensor, Tensor, Tensor)"
 BACKWARD = (

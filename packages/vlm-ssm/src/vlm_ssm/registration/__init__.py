@@ -1,0 +1,1 @@
+"""What registered operations share: inputs, memory layouts, autograd, and modes of torch."""
