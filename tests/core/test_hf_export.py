@@ -133,9 +133,13 @@ def test_the_code_of_each_of_ours_is_exported(tmp_path):
         "connector": MLPConfig().factory_call(),
         "llm": llm,
     }
-    files = {"vlm_encoders_timm_tower.py", "vlm_encoders_checkpoints.py", "vlm_llms_hf_adapter.py"}
+    files = {
+        "vlm_encoders_towers_timm_tower.py",
+        "vlm_encoders_weights_checkpoints.py",
+        "vlm_llms_transformers_hf_adapter.py",
+    }
     assert files <= set(code_files(timm))
-    assert {"vlm_encoders_open_clip_tower.py", "vlm_connectors_connectors.py"} <= set(code_files(clip))
+    assert {"vlm_encoders_towers_open_clip_tower.py", "vlm_connectors_connectors.py"} <= set(code_files(clip))
     assert "import open_clip" in builder(clip)
 
 

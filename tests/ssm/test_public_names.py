@@ -138,4 +138,4 @@ def test_it_imports_no_other_package_of_ours():
 def test_the_copied_module_is_the_same():
     """vlm-ssm stands alone, so it carries a copy of this one module of vlm-core."""
     original = PACKAGES / "vlm-core" / "src" / "vlm_core" / "io" / "private_folder.py"
-    assert (SOURCES / "private_folder.py").read_bytes() == original.read_bytes()
+    assert (SOURCES / "runtime" / "private_folder.py").read_bytes() == original.read_bytes()
