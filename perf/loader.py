@@ -168,7 +168,7 @@ def rates(case: str, times: dict[str, Seconds], samples: int) -> list[str]:
 
 _OPEN = """
 import os, sys, time
-from vlm_train.{module} import {config}
+from vlm_train.data.{module} import {config}
 began = time.perf_counter()
 def held(name):
     with open("/proc/self/smaps_rollup") as file:
