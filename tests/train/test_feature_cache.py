@@ -16,7 +16,6 @@ from vlm_core.errors import SpecError, UserError
 from vlm_encoders.towers.timm_tower import TimmTower
 from vlm_train.engine.trainer import StageTrainer
 from vlm_train.feature_cache.cache import Features
-from vlm_train.feature_cache.fingerprint import identity
 from vlm_train.feature_cache.store import Writer
 from vlm_train.report import results
 
@@ -228,37 +227,6 @@ def test_features_of_other_code_are_refused(cached, monkeypatch):
         UserError, match=r"holds features that differ by 1\.0e-03 from what this encoder gives now"
     ):
         cached("again")
-
-
-def test_all_that_makes_features_is_in_their_name(tiny_spec):
-    from vlm_encoders.configs import TimmConfig
-
-    config = TimmConfig.model_validate(tiny_spec["encoder"])
-
-    def name(seed=0, facts=None, **changes):
-        torch.manual_seed(seed)
-        made = config.model_copy(update=changes)
-        return identity(made.build(), facts or {"dtype": "float32"})
-
-    names = [
-        name(), name(seed=1), name(layer=1), name(resize_mode="pad"), name(resize_mode="crop"),
-        name(interpolation="lanczos"), name(image_size=48), name(facts={"dtype": "bfloat16"}),
-    ]  # fmt: skip
-    assert name() == names[0]
-    assert len(set(names)) == len(names)
-
-
-def test_transform_and_constants_count_by_what_they_do(tiny_model):
-    """A third party's encoder may have settings that no config tells."""
-    encoder, names = tiny_model.encoder, []
-    names.append(identity(encoder, {}))
-    transform = encoder.transform
-    encoder.transform = lambda image: transform(image.convert("L"))
-    names.append(identity(encoder, {}))
-    del encoder.transform
-    encoder.mean = encoder.mean + 0.01
-    names.append(identity(encoder, {}))
-    assert len(set(names)) == 3
 
 
 def test_the_size_is_told_before_it_starts(cached, capsys):
