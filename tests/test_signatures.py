@@ -10,7 +10,7 @@ REASONS = {
 }
 CHECKED = {
     "vlm_core/plugins/config.py": {"__init_subclass__": "__init_subclass__"},
-    "vlm_core/hf/configuration.py": {"from_dict": "from_dict"},
+    "vlm_core/hf/configuration.py": {"from_dict": "from_dict", "from_pretrained": "unused"},
     "vlm_core/hf/modeling.py": {"from_pretrained": "only_known", "save_pretrained": "only", "to": "_parse_to"},
     "vlm_core/hf/generation.py": {"generate": "refuse"},
     "vlm_core/hf/processing.py": {

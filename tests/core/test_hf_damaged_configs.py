@@ -1,11 +1,14 @@
 """config.json and generation_config.json of strangers, which transformers reads: what it stumbles over is told."""
 
+import json
 import shutil
 
 import pytest
 import strangers
+from transformers import AutoConfig
 
 from vlm_core.errors import UserError
+from vlm_core.hf.configuration import VLMConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -59,3 +62,14 @@ def test_a_generation_config(folder, text):
 def test_a_sound_one_is_honoured(folder):
     (folder / "generation_config.json").write_text('{"max_new_tokens": 7}')
     assert opened(folder).generation_config.max_new_tokens == 7
+
+
+def test_an_unknown_argument_of_the_config_is_refused(tmp_path):
+    """Auto classes hand over what is meant for a tokenizer or a processor, so those are left to them."""
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "vlm-core", "hidden_size": 3}))
+    with pytest.raises(UserError, match=r"does not know hiden_size; .*did you mean 'hidden_size'"):
+        VLMConfig.from_pretrained(tmp_path, hiden_size=4)
+    assert VLMConfig.from_pretrained(tmp_path, hidden_size=4).hidden_size == 4
+    config, unused = VLMConfig.from_pretrained(tmp_path, hiden_size=4, return_unused_kwargs=True)
+    assert (config.hidden_size, unused["hiden_size"]) == (3, 4)
+    assert AutoConfig.from_pretrained(tmp_path, padding_side="left").hidden_size == 3

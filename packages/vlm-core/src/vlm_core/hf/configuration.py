@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeVar
 
 from transformers import PreTrainedConfig
 
-from vlm_core.errors import UserError
+from vlm_core.errors import UserError, choices
 from vlm_core.io.files import read_json
 from vlm_core.markup.printable import printable
 
@@ -32,6 +32,18 @@ class VLMConfig(PreTrainedConfig):
     bos_token_id: int | None = None
     image_size: Any = None
     image_tokens: int = 0
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As transformers does; `UserError` for an argument that nothing takes."""
+        config, unused = super().from_pretrained(
+            pretrained_model_name_or_path, *args, **{**kwargs, "return_unused_kwargs": True}
+        )
+        if kwargs.get("return_unused_kwargs"):
+            return config, unused
+        if unknown := [name for name in unused if not name.startswith("_")]:
+            raise UserError(f"VLMConfig does not know {unknown[0]}{choices(unknown[0], cls.__annotations__)}")
+        return config
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
