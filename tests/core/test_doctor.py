@@ -133,7 +133,7 @@ def test_a_forced_backend_that_is_missing():
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"), [("nonsense", "numba, triton, mamba_ssm"), ("nunba", "did you mean 'numba'?")]
+    ("name", "hint"), [("nonsense", "numba, cuda, triton, mamba_ssm"), ("nunba", "did you mean 'numba'?")]
 )
 def test_a_forced_backend_that_does_not_exist(name, hint):
     code, _, end = examine(VLM_SCAN_BACKEND=name)
@@ -220,11 +220,14 @@ def test_a_mamba_ssm_without_its_extension_is_not_taken_for_whole(tmp_path):
 
 
 def test_what_each_part_runs_on(monkeypatch):
+    import torch
+
     from vlm_core.diagnose.engines import engine_rows
+    from vlm_ssm import backends
 
     monkeypatch.delenv("VLM_SCAN_BACKEND", raising=False)
     rows = dict(engine_rows(["cpu", "cuda"]))
-    cpu, gpu = (n if importlib.util.find_spec(n) else "torch" for n in ("numba", "triton"))
+    cpu, gpu = (backends.default(torch.device(device)) for device in ("cpu", "cuda"))
     assert (
         rows["llm mamba"] == rows["connector vss-l2"] == f"cpu: scan backend {cpu}, cuda: scan backend {gpu}"
     )

@@ -192,7 +192,7 @@ def test_refusals(monkeypatch):
     with pytest.raises(BackendError, match=r"'refrence'.*did you mean 'reference'"):
         selective_scan(**case, backend="refrence")
     monkeypatch.setenv("VLM_SCAN_BACKEND", "none")
-    with pytest.raises(BackendError, match="possible: reference, torch, numba, triton, mamba_ssm"):
+    with pytest.raises(BackendError, match="possible: reference, torch, numba, cuda, triton, mamba_ssm"):
         selective_scan(**case)
 
 

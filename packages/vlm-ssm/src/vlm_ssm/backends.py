@@ -19,8 +19,8 @@ from vlm_ssm.torch import ops as torch_ops
 from vlm_ssm.triton import cache as triton_cache
 
 VARIABLE = "VLM_SCAN_BACKEND"
-BACKENDS = ("reference", "torch", "numba", "triton", "mamba_ssm")
-_GPU = ("triton", "mamba_ssm")
+BACKENDS = ("reference", "torch", "numba", "cuda", "triton", "mamba_ssm")
+_GPU = ("cuda", "triton", "mamba_ssm")
 
 
 def interpreted() -> bool:
@@ -37,6 +37,7 @@ def _load() -> tuple[dict[str, ModuleType], dict[str, str], list[str]]:
     for name, module, line in (
         ("numba", "numba.ops", "pip install 'vlm-ssm[cpu]'"),
         ("triton", "triton.ops", "pip install triton"),
+        ("cuda", "cuda.ops", "pip install cuda-bindings triton"),
         ("mamba_ssm", "mamba_ssm", "a build of mamba-ssm and causal-conv1d with their extensions"),
     ):
         if name in _GPU and not (torch.cuda.is_available() or (name == "triton" and interpreted())):
@@ -65,14 +66,22 @@ def missing(name: str) -> str | None:
 
 
 def default(device: torch.device) -> str:
-    """numba on a CPU, triton on a CUDA device, torch where these are not installed and everywhere else.
+    """numba on a CPU, cuda or else triton on a CUDA device, torch where these are not installed and everywhere else.
 
     Where there is no CUDA device, this is what would run on one with the same packages.
     """
     if device.type == "cuda" and not torch.cuda.is_available():
-        return "triton" if find_spec("triton") else "torch"
-    fast = {"cpu": "numba", "cuda": "triton"}.get(device.type)
-    return fast if fast and not missing(fast) else "torch"
+        return "cuda" if _has_bindings() else "triton" if find_spec("triton") else "torch"
+    fast = {"cpu": ("numba",), "cuda": ("cuda", "triton")}.get(device.type, ())
+    return next((name for name in fast if not missing(name)), "torch")
+
+
+def _has_bindings() -> bool:
+    """Whether what backend `cuda` needs is installed."""
+    try:
+        return bool(find_spec("cuda.bindings") and find_spec("triton"))
+    except ModuleNotFoundError:
+        return False
 
 
 def chosen(device: torch.device, name: str | None = None) -> str:

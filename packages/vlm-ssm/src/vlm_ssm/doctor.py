@@ -46,7 +46,7 @@ def backend_rows(devices: list[str]) -> tuple[Rows, list[str]]:
     forced = os.environ.get(VARIABLE)
     rows.append((VARIABLE, f"forces {forced}" if forced else "not set"))
     faults = [fault for _, fault in choices.values() if fault]
-    return rows + _numba_rows(), faults + DAMAGE
+    return rows + _numba_rows() + _cuda_rows(), faults + DAMAGE
 
 
 def _choice(device: str) -> tuple[str | None, str | None]:
@@ -82,6 +82,18 @@ def _numba_rows() -> Rows:
         state = f"not used: {problem}" if problem else "can't be written"
         state += ": kernels are compiled in each process"
     return [("OpenMP of kernels", shared), ("kernel cache", str(folder)), ("kernels", state)]
+
+
+def _cuda_rows() -> Rows:
+    """What compiles CUDA kernels, where they are kept, and what they leave to Triton; nothing without them."""
+    if _state("cuda") != "available":
+        return []
+    from vlm_ssm.cuda import compiler
+
+    folder = compiler.kernel_folder("cuda")
+    kept = compiler.why_not_kept() or f"{len(list(folder.glob('*.bin')))} compiled"
+    covered = "state size 16; gradients of bf16 and fp16 rows; other cases run on triton"
+    return [("NVRTC", compiler.version()), ("CUDA kernels", f"{folder}: {kept}"), ("cuda covers", covered)]
 
 
 def kernel_rows() -> Rows:

@@ -89,7 +89,8 @@ def _recurrence(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
     if h0 is None and reset is None:
         B, C = B.to(u.dtype), C.to(u.dtype)  # as the kernel wants them
         return selective_scan_fn(u, dt, A, B, C, D, z, bias, softplus, return_last_state=True)
-    x, step = u.float(), dt.float() if bias is None else dt.float() + bias[:, None]
+    B, C, x = B.float(), C.float(), u.float()
+    step = dt.float() if bias is None else dt.float() + bias[:, None]
     step = F.softplus(step) if softplus else step
     through = x
     if reset is not None:

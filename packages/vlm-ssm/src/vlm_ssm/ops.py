@@ -88,9 +88,7 @@ def scan(inputs: ScanInputs, *, use: str | None = None) -> tuple[Tensor, Tensor]
         scan_order=(scan_order, (directions, length)),
     )
     D, bias, h0 = (None if t is None else t.float() for t in (D, bias, h0))
-    inputs = inputs._replace(
-        A=A.float(), B=B.float(), C=C.float(), D=D, bias=bias, h0=h0, scan_order=_as_index(scan_order)
-    )
+    inputs = inputs._replace(A=A.float(), D=D, bias=bias, h0=h0, scan_order=_as_index(scan_order))
     with without_autocast(u):
         return backend(u.device, use).scan(inputs)
 

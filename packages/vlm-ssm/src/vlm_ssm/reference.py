@@ -41,7 +41,7 @@ def _each(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 def scan(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
     """As `ops.scan`, one direction after the other."""
     u, dt, A, B, C, D, bias, z, h0, reset, scan_order, softplus, keep_directions = inputs
-    ys, states = [], []
+    B, C, ys, states = B.float(), C.float(), [], []
     for k in range(len(u)):
         p = k if len(A) > 1 else 0
         x, step = u[k].float(), dt[k].float()

@@ -42,7 +42,7 @@ def single_token_gpu(x: Tensor) -> bool:
         and x.dtype in _NATIVE
         and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled(x.device.type)
-        and backends.chosen(x.device) == "triton"
+        and backends.chosen(x.device) in ("cuda", "triton")
     )
 
 
@@ -93,7 +93,7 @@ def fused_decode_step(
     `convs` (B, W-1, E) and `ssms` (B, E, S) are each layer's state. Without norms it is the one mixer alone.
     -> y (B, 1, M), and the states after it, (layers, B, W-1, E) and (layers, B, E, S).
     """
-    if backends.chosen(x.device) == "triton":
+    if backends.chosen(x.device) in ("cuda", "triton"):
         from vlm_ssm.triton import decode
 
         return decode.fused_decode_step(x, mixers, convs, ssms, norms, last_norm, eps)

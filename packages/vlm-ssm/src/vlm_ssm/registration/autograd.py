@@ -38,9 +38,13 @@ def like_inputs(grad_out: Tensor, grad_last: Tensor | None, *arguments: Any) -> 
 
 
 def scan_with(
-    op: Any, run: Callable[..., Any], backward: Any, matrix: Callable[[Tensor], Tensor]
+    op: Any,
+    run: Callable[..., Any],
+    backward: Any,
+    matrix: Callable[[Tensor], Tensor],
+    rows: Callable[[Tensor], Tensor] = native,
 ) -> Callable[[ScanInputs], tuple[Tensor, Tensor]]:
-    """A backend's `scan`; `matrix` lays B and C out in fp32 as the kernels read them.
+    """A backend's `scan`; `matrix` and `rows` lay B and C, and u, dt and z out as the kernels read them.
 
     `op` takes the fields of `ScanInputs` and gives y, the last state, and two tensors for the backward; `run` takes the
     tuple itself, and whether these two are wanted.
@@ -65,8 +69,8 @@ def scan_with(
     def scan(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
         """As `ops.scan`."""
         u, dt, A, B, C, D, bias, z, h0, reset, _, _, _ = inputs
-        u, dt, B, C = native(u), native(dt), matrix(B), matrix(C)
-        A, z = dense(A), None if z is None else native(z)
+        u, dt, B, C = rows(u), rows(dt), matrix(B), matrix(C)
+        A, z = dense(A), None if z is None else rows(z)
         D, bias, h0 = (None if t is None else dense(t) for t in (D, bias, h0))
         reset = None if reset is None else reset.contiguous()
         ready = inputs._replace(u=u, dt=dt, A=A, B=B, C=C, D=D, bias=bias, z=z, h0=h0, reset=reset)
@@ -77,7 +81,9 @@ def scan_with(
     return scan
 
 
-def conv_with(op: Any, run: Callable[..., Any], backward: Any) -> Callable[..., Tensor]:
+def conv_with(
+    op: Any, run: Callable[..., Any], backward: Any, rows: Callable[[Tensor], Tensor] = native
+) -> Callable[..., Tensor]:
     """A backend's `conv`; `op` and `run` take the fields of `ConvInputs`."""
 
     def setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -98,7 +104,7 @@ def conv_with(op: Any, run: Callable[..., Any], backward: Any) -> Callable[..., 
         scan_order: Tensor | None,
     ) -> Tensor:
         """As `ops.conv`."""
-        dtype, x = x.dtype, native(x)
+        dtype, x = x.dtype, rows(x)
         state = None if state is None else state.to(x.dtype).contiguous()
         marks = (None, None, None) if boundaries is None else (t.contiguous() for t in boundaries)
         by_tap = dense(weight.transpose(1, 2))

@@ -24,3 +24,13 @@ def why_no_cache(path: Path) -> str | None:
     except OSError as error:
         return error.strerror or str(error)
     return None if os.access(path, os.W_OK) else "no permission to write"
+
+
+def kernel_folder(library: str) -> Path:
+    """Where compiled kernels of a library are kept: a folder of this user's cache, as XDG names it."""
+    if folder := os.environ.get("XDG_CACHE_HOME"):
+        return Path(folder) / "vlm-ssm" / "kernels" / library
+    try:
+        return Path.home() / ".cache" / "vlm-ssm" / "kernels" / library
+    except RuntimeError:  # a user without a home: nothing is kept
+        return Path(os.devnull)

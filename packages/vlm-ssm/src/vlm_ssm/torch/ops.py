@@ -87,7 +87,7 @@ def conv_sum(
 def scan(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
     """As `ops.scan`."""
     u, dt, A, B, C, D, bias, z, h0, reset, scan_order, softplus, keep_directions = inputs
-    x, step = u.float(), dt.float()
+    x, step, B, C = u.float(), dt.float(), B.float(), C.float()
     step = step if bias is None else step + bias[:, None, None]
     step = F.softplus(step) if softplus else step
     keep = None

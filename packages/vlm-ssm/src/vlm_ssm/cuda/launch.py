@@ -1,0 +1,98 @@
+"""Kernels by name: compiled and loaded at first use, launched with arguments by name."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import threading
+from functools import cache, cached_property
+from typing import Any
+
+import torch
+from cuda.bindings import driver
+from torch import Tensor
+
+from vlm_ssm.cuda.compiler import SOURCES, CompilationError, call, machine_code, target
+
+_LOADING = threading.RLock()
+_DEFAULT_SHARED = 48 * 1024
+"""Bytes of shared memory that a block may have without being asked for."""
+
+
+def argument_names(file: str) -> list[str]:
+    """Fields of `struct Arguments` of a source, in order; each is 8 bytes: an address or an integer."""
+    text = (SOURCES / file).read_text(encoding="utf-8")
+    if "struct Arguments {" not in text:  # it stands in a header of the source's own
+        text = (SOURCES / re.findall(r'#include "(.*)"', text)[0]).read_text(encoding="utf-8")
+    body = re.sub(r"//.*", "", text.split("struct Arguments {", 1)[1].split("};", 1)[0])
+    names: list[str] = []
+    for declaration in filter(str.strip, body.split(";")):
+        fields = re.sub(r"^\s*(const\s+)?\w+\s*\*?\s*", "", declaration)
+        names += [name.strip(" *\n") for name in fields.split(",")]
+    return names
+
+
+class Kernel:
+    """An entry of a source with its compile-time constants."""
+
+    def __init__(self, file: str, entry: str, defines: tuple[tuple[str, int], ...]) -> None:
+        self.file, self.entry, self.defines = file, entry, defines
+        self._functions: dict[int, Any] = {}
+
+    @cached_property
+    def names(self) -> list[str]:
+        return argument_names(self.file)
+
+    def function(self, device: int, shared: int) -> Any:
+        """The function on a device, which must be the current one; `shared`: bytes of its dynamic shared memory."""
+        if device not in self._functions:
+            with _LOADING:
+                self._functions[device] = self._load(device, shared)
+        return self._functions[device]
+
+    def _load(self, device: int, shared: int) -> Any:
+        module = load(self.file, self.defines, device)
+        function = call(driver.cuModuleGetFunction, module, self.entry.encode())
+        if shared > _DEFAULT_SHARED:
+            most = torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+            if shared > most:
+                raise CompilationError(
+                    f"{self.entry} needs {shared} bytes of shared memory a block, the GPU has {most}"
+                )
+            attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+            call(driver.cuFuncSetAttribute, function, attribute, shared)
+        return function
+
+    def __call__(
+        self, grid: tuple[int, int, int], threads: int, shared: int, device: int, **values: Any
+    ) -> None:
+        """Launch on torch's current stream; every field of `struct Arguments` by name: a tensor, None or an integer."""
+        numbers = [
+            v.data_ptr() if isinstance(v, Tensor) else v or 0 for v in map(values.__getitem__, self.names)
+        ]
+        block = (ctypes.c_int64 * len(numbers))(*numbers)
+        pointer = ctypes.c_void_p(ctypes.addressof(block))
+        function = self.function(device, shared)
+        stream = torch._C._cuda_getCurrentRawStream(device)
+        (code,) = driver.cuLaunchKernel(
+            function, *grid, threads, 1, 1, shared, stream, ctypes.addressof(pointer), 0
+        )
+        if int(code):
+            raise RuntimeError(f"{self.entry}: {code.name}")
+
+
+@cache
+def load(file: str, defines: tuple[tuple[str, int], ...], device: int) -> Any:
+    """A source's module in the current context."""
+    major, minor = torch.cuda.get_device_capability(device)
+    return call(driver.cuModuleLoadData, machine_code(file, defines, target(10 * major + minor)))
+
+
+@cache
+def _kernel(file: str, entry: str, defines: tuple[tuple[str, int], ...]) -> Kernel:
+    return Kernel(file, entry, defines)
+
+
+def kernel(file: str, entry: str, **defines: int) -> Kernel:
+    """The kernel of these compile-time constants; one object for all who ask."""
+    return _kernel(file, entry, tuple(sorted((name, int(value)) for name, value in defines.items())))

@@ -1,0 +1,184 @@
+"""The CUDA sources where there is no GPU: they compile, launches name every argument, machine code is kept safely."""
+
+import hashlib
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+pytest.importorskip("cuda.bindings.nvrtc")
+
+from vlm_ssm.cuda import compiler, conv, launch, reduce, scan, scan_backward, scan_forward
+from vlm_ssm.registration.inputs import ConvInputs, ScanInputs
+
+try:
+    compiler.version()
+except (compiler.CompilationError, OSError, RuntimeError):
+    pytest.skip("no NVRTC on this system", allow_module_level=True)
+
+BF16 = torch.bfloat16
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    """Launches as (file, constants), each checked to name every field of its arguments, instead of running."""
+    made = []
+
+    def kernel(file, entry, **constants):
+        def run(grid, threads, shared, device, **values):
+            assert set(values) == set(launch.argument_names(file)), entry
+            assert all(n > 0 for n in grid)
+            made.append((file, tuple(sorted((n, int(v)) for n, v in constants.items()))))
+
+        return run
+
+    for module in (conv, reduce, scan_backward, scan_forward):
+        monkeypatch.setattr(module, "kernel", kernel)
+    return made
+
+
+def scan_case(K=1, T=70, E=64, dtype=BF16, *, own=False, keep=False, gated=True, ordered=True, reset=False):
+    N, J, P = 2, K if keep else 1, K if own else 1
+    rows, matrices = torch.zeros(K, N, T, E, dtype=dtype), torch.zeros(K, N, T, 1, 16, dtype=dtype)
+    order = torch.arange(T).expand(K, -1).contiguous() if ordered else None
+    return ScanInputs(
+        rows, rows.clone(), torch.zeros(P, E, 16), matrices, matrices.clone(), torch.zeros(P, E), None,
+        torch.zeros(N, T, J, E, dtype=dtype) if gated else None, None,
+        torch.zeros(N, T, dtype=torch.uint8) if reset else None, order, softplus=True, keep_directions=keep,
+    )  # fmt: skip
+
+
+def run_scan(inputs):
+    """A forward and a backward, whose results have the shapes of what they belong to."""
+    out, last, acc, starts = scan._run(inputs, True)
+    grads = scan._backward(out, last, *inputs, last.new_empty(0) if acc is None else acc, starts)
+    for grad, t in zip(grads, inputs[:9], strict=True):
+        assert t is None or grad.shape == t.shape
+
+
+def run_conv(dtype=BF16, *, state=True, boundaries=False, directions=0):
+    x = torch.zeros(2, 70, 1, 64, dtype=dtype)
+    marks = torch.zeros(2, 70, dtype=torch.uint8)
+    segments = (marks, marks, torch.zeros(2, dtype=torch.int64)) if boundaries else (None, None, None)
+    order = torch.arange(70).expand(directions, -1).contiguous() if directions else None
+    past = torch.zeros(2, 3, 64, dtype=dtype) if state else None
+    inputs = ConvInputs(x, torch.zeros(1, 4, 64), torch.zeros(1, 64), past, *segments, order)
+    grads = conv._backward(conv._run(*inputs), *inputs)
+    assert grads[0].shape == x.shape
+
+
+CASES = {
+    "plain": lambda: run_scan(scan_case(ordered=False)),
+    "long": lambda: run_scan(scan_case(T=4000, E=72, gated=False, ordered=False, reset=True)),
+    "summed": lambda: run_scan(scan_case(K=2)),
+    "apart": lambda: run_scan(scan_case(K=2, own=True, keep=True, dtype=torch.float16, reset=True)),
+    "many": lambda: run_scan(scan_case(E=10240)),
+    "some": lambda: run_scan(scan_case(E=5120)),
+    "conv": run_conv,
+    "conv of segments": lambda: run_conv(torch.float16, boundaries=True),
+    "conv of directions": lambda: run_conv(torch.float32, state=False, directions=4),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_launch_names_its_arguments(name, launches):
+    CASES[name]()
+    assert launches
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_120"])
+@pytest.mark.parametrize("name", CASES)
+def test_the_sources_compile(name, arch, launches):
+    """Without a warning, and without registers spilled by the thousand."""
+    CASES[name]()
+    for file, constants in launches:
+        image, log = compiler.build(file, constants, arch)
+        assert image.startswith(b"\x7fELF")
+        assert not log, log
+
+
+def test_a_source_compiles():
+    image, log = compiler.build("reduce.cu", (("ROW", 1),), "sm_90")
+    assert image.startswith(b"\x7fELF")
+    assert not log
+
+
+def test_a_gpu_that_nvrtc_does_not_know_gets_portable_code():
+    assert compiler.target(90) == "sm_90"
+    assert compiler.target(99999).startswith("compute_")
+    with pytest.raises(compiler.CompilationError, match="below"):
+        compiler.target(75)
+
+
+def test_an_error_in_a_source_shows_the_log(tmp_path, monkeypatch):
+    (tmp_path / "bad.cu").write_text("nonsense")
+    monkeypatch.setattr(compiler, "SOURCES", tmp_path)
+    with pytest.raises(compiler.CompilationError, match=r"bad\.cu\(1\)"):
+        compiler.build("bad.cu", (), "sm_90")
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A cache of its own, and the number of compilations."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    compiler.why_not_kept.cache_clear()
+    count, build = [], compiler.build
+
+    def counted(*arguments):
+        count.append(arguments)
+        return build(*arguments)
+
+    monkeypatch.setattr(compiler, "build", counted)
+    yield tmp_path / "vlm-ssm" / "kernels" / "cuda", count
+    compiler.why_not_kept.cache_clear()
+
+
+def machine_code():
+    return compiler.machine_code("reduce.cu", (("ROW", 0),), "sm_90")
+
+
+def test_machine_code_is_kept(cache):
+    folder, count = cache
+    first, second = machine_code(), machine_code()
+    assert first == second
+    assert len(count) == 1
+    assert [file.suffix for file in folder.iterdir()] == [".bin"], "nothing half-written is left"
+
+
+@pytest.mark.parametrize("damage", [b"", b"x" * 40, None], ids=["empty", "other", "cut off"])
+def test_damaged_machine_code_is_compiled_anew(cache, damage):
+    folder, count = cache
+    first = machine_code()
+    (entry,) = folder.iterdir()
+    entry.write_bytes(entry.read_bytes()[:-1] if damage is None else damage)
+    assert machine_code() == first
+    assert len(count) == 2
+    content = entry.read_bytes()
+    assert hashlib.sha256(content[32:]).digest() == content[:32]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a user's folders are the user's")
+def test_a_folder_of_others_is_not_used(cache, capsys):
+    folder, count = cache
+    folder.mkdir(parents=True)
+    folder.chmod(0o777)
+    machine_code()
+    machine_code()
+    assert len(count) == 2
+    assert not list(folder.iterdir())
+    assert capsys.readouterr().err.count("are not kept") == 1
+
+
+def test_the_name_of_an_entry_depends_on_everything(monkeypatch, tmp_path):
+    names = {compiler.digest("reduce.cu", (("ROW", n),), arch) for n in (0, 1) for arch in ("sm_80", "sm_90")}
+    for path in compiler.SOURCES.iterdir():
+        Path(tmp_path / path.name).write_bytes(path.read_bytes())
+    monkeypatch.setattr(compiler, "SOURCES", tmp_path)
+    for name in ("common.cuh", "reduce.cu"):
+        with (tmp_path / name).open("a") as file:
+            file.write("// changed\n")
+        names.add(compiler.digest("reduce.cu", (("ROW", 0),), "sm_80"))
+    assert len(names) == 6
