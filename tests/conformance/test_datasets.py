@@ -1,17 +1,14 @@
 """Every dataset type that the pipeline brings keeps the contract."""
 
 import json
-import sys
-from pathlib import Path
 from typing import ClassVar
+
+from shards import answer, data_url, held, parquet, png, tar, text, turns, user
 
 from vlm_core.testing import DatasetSuite
 from vlm_train.data.llava import LlavaConfig
 from vlm_train.data.parquet import ParquetConfig
 from vlm_train.data.webdataset import WebDatasetConfig
-
-sys.path.append(str(Path(__file__).parents[1] / "train"))
-from shards import answer, data_url, held, parquet, png, tar, text, turns, user
 
 INLINE = {"type": "image_url", "image_url": {"url": data_url("blue")}}
 SHAPES = [
