@@ -20,9 +20,18 @@ def test_every_script_runs_and_fills_its_section(tmp_path):
     text = page.read_text()
     scripts = set(re.findall(r"`perf/cpu/(\w+)\.py`", text))
     assert scripts == {
-        "scan", "accuracy", "mixer", "prefill", "decode", "connectors", "length", "full_size", "feature_cache",
-        "loader", "prefix_reuse",
-    }  # fmt: skip
+        "scan",
+        "accuracy",
+        "mixer",
+        "prefill",
+        "decode",
+        "connectors",
+        "length",
+        "full_size",
+        "feature_cache",
+        "loader",
+        "prefix_reuse",
+    }
     assert text.startswith("before\n")
     assert text.rstrip().endswith("after")
     assert (tmp_path / "p.png").stat().st_size > 10_000

@@ -42,9 +42,11 @@ class Sizes(NamedTuple):
 SHARED: Sequence[Parameters] = ("shared",)
 OWN: Sequence[Parameters] = ("ssm", "full")
 TABLES = [
-    Table(SHARED, False, "transformers"), Table(SHARED, True, "mambapy"),
-    Table(OWN, False, "own loop"), Table(OWN, True, "own loop"),
-]  # fmt: skip
+    Table(SHARED, False, "transformers"),
+    Table(SHARED, True, "mambapy"),
+    Table(OWN, False, "own loop"),
+    Table(OWN, True, "own loop"),
+]
 SCANS = {"BSM": bsm, "CSM": csm}
 FULL, SMOKE = Sizes((1152, 2560), 27), Sizes((32,), 3)
 

@@ -118,13 +118,26 @@ class Loading:
 
         stage = {"name": "s", "trainable": ["connector"], "data": [data], "lr": 1e-3, "batch_size": BATCH}
         spec = {
-            "name": "loader", "template": "llava-v1", "connector": {"type": "mlp"},
-            "encoder": {"type": "timm", "model": "vit_tiny_patch16_224", "image_size": side,
-                        "model_args": {"depth": 2, "embed_dim": 16, "num_heads": 2}},
-            "llm": {"type": "mamba", "d_model": 16, "n_layer": 1,
-                    "tokenizer": {"vocab_size": 300, "dataset": {"type": "llava", "path": str(folder / "texts.json")}}},
+            "name": "loader",
+            "template": "llava-v1",
+            "connector": {"type": "mlp"},
+            "encoder": {
+                "type": "timm",
+                "model": "vit_tiny_patch16_224",
+                "image_size": side,
+                "model_args": {"depth": 2, "embed_dim": 16, "num_heads": 2},
+            },
+            "llm": {
+                "type": "mamba",
+                "d_model": 16,
+                "n_layer": 1,
+                "tokenizer": {
+                    "vocab_size": 300,
+                    "dataset": {"type": "llava", "path": str(folder / "texts.json")},
+                },
+            },
             "train": {"output": str(folder / "run"), "num_workers": workers, "stages": [stage]},
-        }  # fmt: skip
+        }
         texts = [{k: v for k, v in row(i, "").items() if k != "image"} for i in range(3)]
         for text in texts:
             text["conversations"][0]["value"] = QUESTION.removeprefix("<image>")

@@ -32,8 +32,17 @@ from perf.lib.tables import Run, number, ratio, table, turns
 
 PROMPT, TOKENS = 729 + 64, 32
 NONE = float("nan")
-COLUMNS = ["", "ours / peer, tokens/s", "floor / ours", "ours", "eager", "Transformer", "floor", "ours, peak GB",
-           "Transformer, peak GB"]  # fmt: skip
+COLUMNS = [
+    "",
+    "ours / peer, tokens/s",
+    "floor / ours",
+    "ours",
+    "eager",
+    "Transformer",
+    "floor",
+    "ours, peak GB",
+    "Transformer, peak GB",
+]
 
 
 def measured(make: Callable[[], Run], rounds: int) -> tuple[float, float]:
@@ -49,9 +58,12 @@ def measured(make: Callable[[], Run], rounds: int) -> tuple[float, float]:
 def row(name: str, tokens: int, times: dict[str, float], memory: tuple[float, float]) -> list[str]:
     speed = {n: tokens / t for n, t in times.items()}
     return [
-        name, told(speed["ours"] / speed["peer"], ratio), told(speed["floor"] / speed["ours"], ratio),
-        *(told(speed.get(n, NONE), number) for n in ("ours", "eager", "peer", "floor")), *map(gigabytes, memory),
-    ]  # fmt: skip
+        name,
+        told(speed["ours"] / speed["peer"], ratio),
+        told(speed["floor"] / speed["ours"], ratio),
+        *(told(speed.get(n, NONE), number) for n in ("ours", "eager", "peer", "floor")),
+        *map(gigabytes, memory),
+    ]
 
 
 def told(value: float, how: Callable[[float], str]) -> str:

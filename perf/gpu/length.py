@@ -27,9 +27,16 @@ from perf.lib.gpu_models import (
 from perf.lib.tables import number, ratio, table
 
 COLUMNS = [
-    "tokens", "prefill: Transformer / ours", "ours, ms", "Transformer, ms", "ours, peak GB", "Transformer, peak GB",
-    "token: Transformer / ours", "ours, ms a token", "Transformer, ms a token",
-]  # fmt: skip
+    "tokens",
+    "prefill: Transformer / ours",
+    "ours, ms",
+    "Transformer, ms",
+    "ours, peak GB",
+    "Transformer, peak GB",
+    "token: Transformer / ours",
+    "ours, ms a token",
+    "Transformer, ms a token",
+]
 
 
 def rows(size: Size, lengths: list[int], rounds: int) -> Iterator[list[str]]:
@@ -41,10 +48,16 @@ def rows(size: Size, lengths: list[int], rounds: int) -> Iterator[list[str]]:
         token, _ = measured(lambda x=x: our_tokens(ours, x, 8, True), rounds)
         their_token, _ = measured(lambda x=x: peer_tokens(peer, x, 8), rounds)
         yield [
-            str(length), told(other / own, ratio), told(own * 1e3, number), told(other * 1e3, number), gigabytes(mine),
-            gigabytes(theirs), told(their_token / token, ratio), told(token / 8 * 1e3, number),
+            str(length),
+            told(other / own, ratio),
+            told(own * 1e3, number),
+            told(other * 1e3, number),
+            gigabytes(mine),
+            gigabytes(theirs),
+            told(their_token / token, ratio),
+            told(token / 8 * 1e3, number),
             told(their_token / 8 * 1e3, number),
-        ]  # fmt: skip
+        ]
 
 
 def main() -> None:

@@ -65,9 +65,11 @@ def inputs(shape: Shape) -> dict[str, Tensor | None]:
     made: dict[str, Tensor | None] = {n: torch.randn(s).bfloat16() for n, s in rows.items()}
     step = torch.exp(torch.empty(1, E).uniform_(-6.9, -2.3))
     return made | {
-        "A": -torch.arange(1.0, S + 1).repeat(1, E, 1), "D": torch.ones(1, E),
-        "bias": step + torch.log(-torch.expm1(-step)), "scan_order": scan_order,
-    }  # fmt: skip
+        "A": -torch.arange(1.0, S + 1).repeat(1, E, 1),
+        "D": torch.ones(1, E),
+        "bias": step + torch.log(-torch.expm1(-step)),
+        "scan_order": scan_order,
+    }
 
 
 def scan(i: dict[str, Any], backend: str) -> Tensor:

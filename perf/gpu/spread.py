@@ -94,10 +94,14 @@ def largest_difference(found: list[float], wanted: list[float]) -> float:
 def tables(found: dict[str, Found], options: Namespace) -> None:
     one = found["auto"]
     rows = [
-        [f"{NAMES[n]}, {options.gpus} GPUs", f"{largest_difference(found[n].losses, one.losses):.1e}",
-         f"{one.losses[0]:.4f}", f"{one.losses[-1]:.4f}"]
+        [
+            f"{NAMES[n]}, {options.gpus} GPUs",
+            f"{largest_difference(found[n].losses, one.losses):.1e}",
+            f"{one.losses[0]:.4f}",
+            f"{one.losses[-1]:.4f}",
+        ]
         for n in options.strategies
-    ]  # fmt: skip
+    ]
     columns = ["", "largest relative difference", "first loss", "last loss"]
     table(f"Losses of {options.steps} steps against one process, fp32", columns, rows)
     columns = ["", "efficiency", "samples/s", "peak GB a GPU", "ms a step"]

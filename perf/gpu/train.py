@@ -28,8 +28,9 @@ from vlm_core.spec.spec import Spec, load_spec
 SPEC = Path(__file__).parents[2] / "specs" / "vl-mamba-2.8b.yaml"
 SMOKE = [
     "encoder={type: timm, model: vit_tiny_patch16_224, model_args: {depth: 2}, image_size: 32}",
-    "llm={type: mamba, d_model: 32, n_layer: 2, vocab_size: 96}", "train.max_length=300",
-]  # fmt: skip
+    "llm={type: mamba, d_model: 32, n_layer: 2, vocab_size: 96}",
+    "train.max_length=300",
+]
 COLUMNS = [
     "stage",
     "micro-batch",
@@ -82,10 +83,16 @@ def rows(spec: Spec, told: list[StageAdvice], rounds: int) -> Iterator[list[str]
         samples = advice.micro / time
         mfu = samples * advice.flops / peak_rate()
         yield [
-            advice.facts.name, str(advice.micro), number(samples * advice.length), number(samples),
-            f"{mfu:.0%}" if mfu == mfu else "", gigabytes(found), number(expected),
-            ratio(found / expected) if found == found else "", number(time * 1e3),
-        ]  # fmt: skip
+            advice.facts.name,
+            str(advice.micro),
+            number(samples * advice.length),
+            number(samples),
+            f"{mfu:.0%}" if mfu == mfu else "",
+            gigabytes(found),
+            number(expected),
+            ratio(found / expected) if found == found else "",
+            number(time * 1e3),
+        ]
 
 
 def main() -> None:

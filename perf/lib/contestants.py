@@ -29,9 +29,11 @@ def scan_inputs(length: int, width: int, state: int = 16) -> Inputs:
     rows = {name: torch.randn(1, length, width) for name in ("u", "dt", "z")}
     return rows | {
         "A": -torch.arange(1.0, state + 1).repeat(width, 1),
-        "B": torch.randn(1, length, state), "C": torch.randn(1, length, state),
-        "D": torch.ones(width), "bias": step + torch.log(-torch.expm1(-step)),
-    }  # fmt: skip
+        "B": torch.randn(1, length, state),
+        "C": torch.randn(1, length, state),
+        "D": torch.ones(width),
+        "bias": step + torch.log(-torch.expm1(-step)),
+    }
 
 
 def by_channel(inputs: Inputs) -> Inputs:
@@ -59,9 +61,17 @@ def our_scan(i: Inputs, backend: str) -> Tensor:
 def peer_scan(i: Inputs, use_mambapy: bool) -> Tensor:
     """Inputs `by_channel` -> y (1, E, T)."""
     return peer.mamba_selective_scan(
-        i["u"], i["dt"], i["A"], i["B"].mT, i["C"].mT, D=i["D"], z=i["z"].mT, delta_bias=i["bias"],
-        delta_softplus=True, use_mambapy=use_mambapy,
-    )  # fmt: skip
+        i["u"],
+        i["dt"],
+        i["A"],
+        i["B"].mT,
+        i["C"].mT,
+        D=i["D"],
+        z=i["z"].mT,
+        delta_bias=i["bias"],
+        delta_softplus=True,
+        use_mambapy=use_mambapy,
+    )
 
 
 def peer_mixer(width: int, use_mambapy: bool = False) -> nn.Module:

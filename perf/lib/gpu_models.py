@@ -38,10 +38,16 @@ def transformer(size: Size, positions: int) -> nn.Module:
 
     logging.set_verbosity_error()
     config = GPTNeoXConfig(
-        hidden_size=size.width, num_hidden_layers=size.layers, num_attention_heads=size.heads,
-        intermediate_size=4 * size.width, vocab_size=size.vocabulary, max_position_embeddings=positions,
-        attn_implementation="sdpa", bos_token_id=0, eos_token_id=0,  # pyright: ignore[reportCallIssue]
-    )  # fmt: skip
+        hidden_size=size.width,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        intermediate_size=4 * size.width,
+        vocab_size=size.vocabulary,
+        max_position_embeddings=positions,
+        attn_implementation="sdpa",
+        bos_token_id=0,
+        eos_token_id=0,  # pyright: ignore[reportCallIssue]
+    )
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
     try:

@@ -88,13 +88,17 @@ def compare(
         ]
         speeds = [number(1 / times[name].median) if name in times else "" for name in rates]
         return [
-            case, *quotients, *speeds,
+            case,
+            *quotients,
+            *speeds,
             *(milliseconds(times[name]) if name in times else "" for name in contestants),
-        ]  # fmt: skip
+        ]
 
     columns = [
-        "", *(f"{a} / {b}" for a, b in ratios), *(f"{name}, tokens/s" for name in rates),
+        "",
+        *(f"{a} / {b}" for a, b in ratios),
+        *(f"{name}, tokens/s" for name in rates),
         *(f"{name}, ms" for name in contestants),
-    ]  # fmt: skip
+    ]
     title = f"{title} (median and least of {rounds} interleaved rounds)"
     table(title, columns, (row(case, turns(runs, rounds, warm_up, clock)) for case, runs in cases))

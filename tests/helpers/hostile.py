@@ -9,11 +9,34 @@ HOSTILE = "\x1b]0;pwned\x07\x1b[2J\r\nFAKE: all is well\x0b\x85\u2028\u202e\x9b3
 """Escape sequences, every way to begin a line, and marks of rich and HTML; no name of a file, for its NUL."""
 IN_NAMES = HOSTILE.replace("\x00", "").replace("<b>", "")
 FRAGMENTS = (
-    "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "</style>", "</title>", "<!--", "-->", "]]>", '"', "'",
-    "`", " onload=x ", "javascript:alert(1)", "&lt;script&gt;", "&#60;", "{{ 7 * 7 }}", "{% raw %}", "\0", "\u202e",
-    "\u2028", "\x1b[2J", "\n", "$x_{", "\\", "|", "![x](http://evil.example/x)", "<http://evil.example>",
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "</style>",
+    "</title>",
+    "<!--",
+    "-->",
+    "]]>",
+    '"',
+    "'",
+    "`",
+    " onload=x ",
+    "javascript:alert(1)",
+    "&lt;script&gt;",
+    "&#60;",
+    "{{ 7 * 7 }}",
+    "{% raw %}",
+    "\0",
+    "\u202e",
+    "\u2028",
+    "\x1b[2J",
+    "\n",
+    "$x_{",
+    "\\",
+    "|",
+    "![x](http://evil.example/x)",
+    "<http://evil.example>",
     "www.evil.example",
-)  # fmt: skip
+)
 TEXTS = st.lists(st.one_of(st.sampled_from(FRAGMENTS), st.text(max_size=5)), min_size=1, max_size=4).map(
     lambda parts: "t" + "".join(parts)
 )

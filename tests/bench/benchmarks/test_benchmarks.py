@@ -155,8 +155,10 @@ def test_mmbench(data: Path, tmp_path: Path, capsys: Out) -> None:
     report = scored(capsys, *flags, answers(tmp_path, said))
     assert report["score"] == 1
     assert report["parse"] == {
-        "read from an option's text": 2, "refused (wrong)": 0, "no option found (wrong)": 0,
-    }  # fmt: skip
+        "read from an option's text": 2,
+        "refused (wrong)": 0,
+        "no option found (wrong)": 0,
+    }
     assert any('"None"' in text for text in report["warnings"])
     report = scored(capsys, *flags, answers(tmp_path, said | {1_000_007: "A"}))
     assert report["rows"]["CircularEval"] == {"n": 3, "correct": 2, "accuracy": pytest.approx(2 / 3)}

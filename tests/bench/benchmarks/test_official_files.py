@@ -13,13 +13,24 @@ from vlm_bench import benchmarks
 SHORT = "Answer the question using a single word or phrase."
 LETTER = "Answer with the option's letter from the given choices directly."
 PROBLEMS: dict[str, dict[str, Any]] = {
-    "4": {"question": "Which?", "choices": ["x", "y"], "answer": 1, "hint": "", "image": None, "split": "test"},
+    "4": {
+        "question": "Which?",
+        "choices": ["x", "y"],
+        "answer": 1,
+        "hint": "",
+        "image": None,
+        "split": "test",
+    },
     "5": {
-        "question": "Who  is it?", "choices": ["a", "b", "c"], "answer": 0, "hint": "Look.", "image": "image.png",
+        "question": "Who  is it?",
+        "choices": ["a", "b", "c"],
+        "answer": 0,
+        "hint": "Look.",
+        "image": "image.png",
         "split": "test",
     },
     "6": {"question": "Seen in training?", "choices": ["x"], "answer": 0, "hint": "", "image": None},
-}  # fmt: skip
+}
 
 
 def scienceqa(data: Path, **changed: Any) -> list[str]:
@@ -140,8 +151,11 @@ def test_pope(tmp_path: Path, capsys: Out) -> None:
     pope(tmp_path)
     (tmp_path / "pope/llava_pope_test.jsonl").unlink()
     flags = ["score", "pope", "--source", "official", "--data", tmp_path, "--answers"]
-    rows = {f"{split}/a.jpg/Is there a {word} in the image?": "no" if word == "cat" else "yes"
-            for split in ("popular", "random", "adversarial") for word in ("cat", "dog")}  # fmt: skip
+    rows = {
+        f"{split}/a.jpg/Is there a {word} in the image?": "no" if word == "cat" else "yes"
+        for split in ("popular", "random", "adversarial")
+        for word in ("cat", "dog")
+    }
     assert scored(capsys, *flags, answers(tmp_path, rows))["score"] == 1
     official = [
         {"question": "Is there a dog in the image?", "answer": "yes"}

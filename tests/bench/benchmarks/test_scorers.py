@@ -70,10 +70,21 @@ POPE = [
     ("No\nbecause", "no"), ("Well. Yes", "yes"), ("maybe", "other"), ("Yesterday", "other"), ("", "other"),
 ]  # fmt: skip
 SCIENCEQA = [
-    ("B", "B"), ("b", "B"), ("(B)", "B"), ("B.", "B"), ("B. red", "B"), ("B: red", "B"), (" B\n", "B"),
-    ("(c) red", "C"), ("The answer is D", "D"), ("The answer is D.", "D"), ("answer is A, answer is B", None),
-    ("a dog", None), ("Because", None), ("", None),
-]  # fmt: skip
+    ("B", "B"),
+    ("b", "B"),
+    ("(B)", "B"),
+    ("B.", "B"),
+    ("B. red", "B"),
+    ("B: red", "B"),
+    (" B\n", "B"),
+    ("(c) red", "C"),
+    ("The answer is D", "D"),
+    ("The answer is D.", "D"),
+    ("answer is A, answer is B", None),
+    ("a dog", None),
+    ("Because", None),
+    ("", None),
+]
 
 
 @pytest.mark.parametrize(("text", "official", "normalized"), GQA)

@@ -41,10 +41,14 @@ def test_marks_and_line_ends(case: str, made: Callable[[str], Case], capsys: Out
 def test_answers_in_every_form(tmp_path: Path) -> None:
     row = {"question_id": 1, "text": "a\u2028b"}
     forms = [
-        json.dumps(row), json.dumps([row]), json.dumps({"1": row["text"]}),
+        json.dumps(row),
+        json.dumps([row]),
+        json.dumps({"1": row["text"]}),
         json.dumps([{"question_id": 1, "answer": row["text"]}]),
-        json.dumps({"1": row["text"]}, indent=1), json.dumps([row], indent=1), json.dumps(row) + "\n\n",
-    ]  # fmt: skip
+        json.dumps({"1": row["text"]}, indent=1),
+        json.dumps([row], indent=1),
+        json.dumps(row) + "\n\n",
+    ]
     path = tmp_path / "a.json"
     for form in forms:
         path.write_text(form)

@@ -79,9 +79,13 @@ def test_mm_vet_and_mme(data: Path, tmp_path: Path, capsys: Out) -> None:
         "v1_2": "left",
     }
     rows = [
-        {"question_id": "OCR/0001.png", "prompt": f"{text}\nAnswer the question using a single word or phrase.",
-         "text": "Yes,\tit\nis"} for text in ("Is this OCR?", "Is this another?")
-    ]  # fmt: skip
+        {
+            "question_id": "OCR/0001.png",
+            "prompt": f"{text}\nAnswer the question using a single word or phrase.",
+            "text": "Yes,\tit\nis",
+        }
+        for text in ("Is this OCR?", "Is this another?")
+    ]
     flags = ["submit", "mme", "--data", data, "--answers", answers(tmp_path, rows), "--out", tmp_path]
     printed(capsys, *flags, "--allow-partial")
     assert (tmp_path / "OCR.txt").read_text() == (

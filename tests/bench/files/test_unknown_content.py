@@ -32,25 +32,57 @@ def each(change: Callable[[dict[str, Any]], dict[str, Any]], key: str | None = N
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [
-        (GOLD, each(renamed("isBalanced", "is_balanced")), "10: 'isBalanced' is missing, expected true or false"),
+        (
+            GOLD,
+            each(renamed("isBalanced", "is_balanced")),
+            "10: 'isBalanced' is missing, expected true or false",
+        ),
         (GOLD, each(lambda r: r | {"isBalanced": "yes"}), "'isBalanced' is 'yes', expected true or false"),
         (GOLD, each(renamed("answer", "answers")), "'answer' is missing, expected text; its keys are"),
-        (GOLD, each(lambda r: r | {"types": {"structural": "querry", "semantic": "obj"}}),
-         "types: unknown structural 'querry'; possible: choose, compare, logical, query, verify; did you mean"),
-        (GOLD, each(lambda r: r | {"types": {"structural": "query", "semantic": "hue"}}), "unknown semantic 'hue'"),
+        (
+            GOLD,
+            each(lambda r: r | {"types": {"structural": "querry", "semantic": "obj"}}),
+            "types: unknown structural 'querry'; possible: choose, compare, logical, query, verify; did you mean",
+        ),
+        (
+            GOLD,
+            each(lambda r: r | {"types": {"structural": "query", "semantic": "hue"}}),
+            "unknown semantic 'hue'",
+        ),
         (GOLD, each(lambda r: r | {"semantic": [{"operation": "query"}]}), "semantic: 'argument' is missing"),
-        (VQA, each(lambda r: r | {"answer_type": "yes-no"}, "annotations"),
-         "unknown answer_type 'yes-no'; possible: number, other, yes/no"),
+        (
+            VQA,
+            each(lambda r: r | {"answer_type": "yes-no"}, "annotations"),
+            "unknown answer_type 'yes-no'; possible: number, other, yes/no",
+        ),
         (VQA, each(renamed("answer_type", "answerType"), "annotations"), "'answer_type' is missing"),
-        (VQA, each(lambda r: r | {"image_id": 5}, "annotations"),
-         "3 of 3 annotations are of another image than the question of that id"),
-        (VQA, renamed("annotations", "annotation"), "list 'annotations' that is not empty; its keys are annotation"),
-        (VET, each(lambda r: r | {"capability": ["rec", "spatial"]}),
-         "v1_0: unknown capability 'spatial'; possible: gen, know, math, ocr, rec, spat; did you mean 'spat'?"),
-        (VET, each(renamed("capability", "capabilities")), "'capability' is missing, expected a list of names"),
-        ("textvqa/TextVQA_0.5.1_val.json", each(renamed("answers", "answer"), "data"), "'answers' must hold 10 texts"),
+        (
+            VQA,
+            each(lambda r: r | {"image_id": 5}, "annotations"),
+            "3 of 3 annotations are of another image than the question of that id",
+        ),
+        (
+            VQA,
+            renamed("annotations", "annotation"),
+            "list 'annotations' that is not empty; its keys are annotation",
+        ),
+        (
+            VET,
+            each(lambda r: r | {"capability": ["rec", "spatial"]}),
+            "v1_0: unknown capability 'spatial'; possible: gen, know, math, ocr, rec, spat; did you mean 'spat'?",
+        ),
+        (
+            VET,
+            each(renamed("capability", "capabilities")),
+            "'capability' is missing, expected a list of names",
+        ),
+        (
+            "textvqa/TextVQA_0.5.1_val.json",
+            each(renamed("answers", "answer"), "data"),
+            "'answers' must hold 10 texts",
+        ),
     ],
-)  # fmt: skip
+)
 def test_labels(file: str, change: Any, message: str, data: Path, tmp_path: Path, capsys: Out) -> None:
     edit(data / file, change)
     name = {"vqav2": "vqa-v2"}.get(file.split("/")[0], file.split("/")[0])
@@ -66,14 +98,23 @@ def test_labels(file: str, change: Any, message: str, data: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (renamed("text", "question"), "'text' is missing, expected text; its keys are 'question_id', 'image'"),
-        (renamed("image", "imange"), "'image' is missing, expected text; its keys are 'question_id', 'imange'"),
+        (
+            renamed("text", "question"),
+            "'text' is missing, expected text; its keys are 'question_id', 'image'",
+        ),
+        (
+            renamed("image", "imange"),
+            "'image' is missing, expected text; its keys are 'question_id', 'imange'",
+        ),
         (renamed("question_id", "questionId"), "'question_id' is missing, expected a number or text"),
         (lambda r: r | {"image": ""}, "'image' is '', expected text that is not empty"),
-        (lambda r: r | {"question_id": 1.5}, "'question_id' must be a number or text, got 1.5; ids are whole numbers"),
+        (
+            lambda r: r | {"question_id": 1.5},
+            "'question_id' must be a number or text, got 1.5; ids are whole numbers",
+        ),
         (lambda r: r | {"category": None}, "'category' is None, expected text"),
     ],
-)  # fmt: skip
+)
 def test_questions(name: str, change: Any, message: str, data: Path, tmp_path: Path, capsys: Out) -> None:
     (path,) = (p for p in data.rglob("llava*.jsonl") if p.parts[-2].lower() == name)
     rows = [json.loads(line) for line in path.read_text().splitlines()]
@@ -162,16 +203,27 @@ def test_answers_of_another_benchmark(data: Path, tmp_path: Path, capsys: Out) -
     ("text", "message"),
     [
         ('{"1": "Yes", "1": "No"}', "the key '1' appears twice in one JSON object"),
-        ('{"question_id": 1, "text": "a", "text": "b"}', "a.json:1: the key 'text' appears twice in one JSON object"),
+        (
+            '{"question_id": 1, "text": "a", "text": "b"}',
+            "a.json:1: the key 'text' appears twice in one JSON object",
+        ),
         ('{"questionId": 1, "prediction": "x"}', "a.json:1: 'question_id' is missing"),
-        ('[{"question_id": 1, "said": "x"}]', "answer number 1: expected the keys 'question_id' and 'text', or"),
-        ('[{"question_id": 1, "text": "x"}, {"question_id": 2, "answer": "x"}]', "number 2: 'text' is missing"),
+        (
+            '[{"question_id": 1, "said": "x"}]',
+            "answer number 1: expected the keys 'question_id' and 'text', or",
+        ),
+        (
+            '[{"question_id": 1, "text": "x"}, {"question_id": 2, "answer": "x"}]',
+            "number 2: 'text' is missing",
+        ),
         ('[\n{"question_id": 1,', "a.json:2: not valid JSON"),
         ('{"question_id": 1, "text": "x", "Prompt": "y"}', "unknown key 'Prompt'; did you mean 'prompt'?"),
-        ("[]", "holds no answers"), ("{}", "'question_id' is missing"), ("3", "holds no answers"),
+        ("[]", "holds no answers"),
+        ("{}", "'question_id' is missing"),
+        ("3", "holds no answers"),
         ("hello", "a.json:1: not valid JSON"),
     ],
-)  # fmt: skip
+)
 def test_answer_files(text: str, message: str, tmp_path: Path, capsys: Out) -> None:
     everything(tmp_path / "eval")
     (tmp_path / "a.json").write_text(text)

@@ -14,9 +14,15 @@ Out = pytest.CaptureFixture[str]
 Runner = Callable[..., list[str]]
 FAST = ["--max-new-tokens", "3"]
 RUN = {
-    "benchmark": "gqa", "model": "runs/mine/model", "model sha256": "ab" * 32, "batch_size": 8, "dtype": "bfloat16",
-    "decoding": {"max_new_tokens": 128, "temperature": 0.0}, "prefix_reuse": True, "device": "cuda",
-}  # fmt: skip
+    "benchmark": "gqa",
+    "model": "runs/mine/model",
+    "model sha256": "ab" * 32,
+    "batch_size": 8,
+    "dtype": "bfloat16",
+    "decoding": {"max_new_tokens": 128, "temperature": 0.0},
+    "prefix_reuse": True,
+    "device": "cuda",
+}
 """What a run leaves beside its answers."""
 
 

@@ -54,11 +54,15 @@ def gqa(folder: Path) -> None:
     program = [{"operation": "select", "argument": "it (1)"}, {"operation": "query", "argument": "name"}]
     gold = {
         key: {
-            "question": texts[key], "answer": answers[key], "isBalanced": key != "4", "imageId": "n1",
-            "types": dict(zip(("structural", "semantic"), kinds[key], strict=True)), "semantic": program,
+            "question": texts[key],
+            "answer": answers[key],
+            "isBalanced": key != "4",
+            "imageId": "n1",
+            "types": dict(zip(("structural", "semantic"), kinds[key], strict=True)),
+            "semantic": program,
         }
         for key in texts
-    }  # fmt: skip
+    }
     write_json(folder / "gqa/data/testdev_balanced_questions.json", gold)
     rows = [asked(key, "n1.jpg", texts[key]) for key in ("31", "10", "2")]
     lines(folder / "gqa/llava_gqa_testdev_balanced.jsonl", rows)
@@ -86,10 +90,15 @@ def vqa_v2(folder: Path) -> None:
     kinds = {1: "yes/no", 2: "number", 3: "other"}
     questions = [{"question_id": n, "image_id": 9, "question": f"Question {n}?"} for n in truths]
     annotations = [
-        {"question_id": n, "image_id": 9, "answer_type": kinds[n], "question_type": "is",
-         "answers": [{"answer": text, "answer_id": i} for i, text in enumerate(truths[n], 1)]}
+        {
+            "question_id": n,
+            "image_id": 9,
+            "answer_type": kinds[n],
+            "question_type": "is",
+            "answers": [{"answer": text, "answer_id": i} for i, text in enumerate(truths[n], 1)],
+        }
         for n in reversed(truths)
-    ]  # fmt: skip
+    ]
     write_json(home / "v2_OpenEnded_mscoco_val2014_questions.json", {"questions": questions})
     write_json(home / "v2_mscoco_val2014_annotations.json", {"annotations": annotations})
     picture(home / "val2014/COCO_val2014_000000000009.jpg")
@@ -125,15 +134,30 @@ def mme(folder: Path) -> None:
     lines(home / "llava_mme.jsonl", rows)
 
 
-MMBENCH = ["index", "question", "hint", *LETTERS, "answer", "category", "image", "source", "l2-category",
-           "comment", "split"]  # fmt: skip
+MMBENCH = [
+    "index",
+    "question",
+    "hint",
+    *LETTERS,
+    "answer",
+    "category",
+    "image",
+    "source",
+    "l2-category",
+    "comment",
+    "split",
+]
 
 
 def mmbench(folder: Path, *, split: str = "dev") -> None:
     """Question 7 with two options in two rotations, question 8 with four in one row, question 9 cut by "None"."""
     picture_ = base64.b64encode(png()).decode()
-    options = {7: ["red", "blue"], 1_000_007: ["blue", "red"], 8: ["a cat", "a dog", "a cow", "a pig"],
-               9: ["one", "None", "two"]}  # fmt: skip
+    options = {
+        7: ["red", "blue"],
+        1_000_007: ["blue", "red"],
+        8: ["a cat", "a dog", "a cow", "a pig"],
+        9: ["one", "None", "two"],
+    }
     answers = {7: "A", 1_000_007: "B", 8: "B", 9: "A"}
     table = ["\t".join(MMBENCH)]
     for index, texts in options.items():

@@ -45,8 +45,11 @@ def test_batches_are_neighbours_decoded_alike() -> None:
     short, long = GenerationConfig(1), GenerationConfig(2)
     items = [(short, "a"), (short, "b"), (short, "c"), (long, "d"), (short, "e")]
     assert list(batches(items, 2)) == [
-        (short, ["a", "b"]), (short, ["c"]), (long, ["d"]), (short, ["e"]),
-    ]  # fmt: skip
+        (short, ["a", "b"]),
+        (short, ["c"]),
+        (long, ["d"]),
+        (short, ["e"]),
+    ]
 
 
 def test_the_entry_point_is_there() -> None:

@@ -34,8 +34,11 @@ def random_units(kind: str, seed: int) -> Units:
         return {str(n): {"all": (rng.choice([0, 0.3, 1]), 1)} for n in range(120)}
     if kind == "f1":
         return {str(n): {s: (2 * rng.randint(0, 2), rng.randint(4, 6)) for s in "rpa"} for n in range(80)}
-    return {f"{t}{n}": {t: (100 * rng.randint(0, 2), 2), f"{t}+": (100 * rng.randint(0, 1), 1)}
-            for t in "xyz" for n in range(20)}  # fmt: skip
+    return {
+        f"{t}{n}": {t: (100 * rng.randint(0, 2), 2), f"{t}+": (100 * rng.randint(0, 1), 1)}
+        for t in "xyz"
+        for n in range(20)
+    }
 
 
 @pytest.mark.parametrize(("kind", "combine"), [("mean", "mean"), ("f1", "mean"), ("tasks", "sum")])

@@ -21,14 +21,30 @@ def report_of(text: str) -> dict[str, Any]:
     """A report whose every text is `text`, and every key that is not one of the format's own."""
     example = dict.fromkeys(("id", "prompt", "answer", "right", "read", "image_base64"), text)
     return {
-        "schema": 1, "benchmark": text, "protocol": text, "metric": text, "score": 0.5, "unit": "fraction",
-        "partial": True, "scored": 1, "expected": 2, "missing": 1, "unscored": 0,
-        "rows": {text: {text: 0.5, "n": 1}}, "points": [text], "parse": {text: 1}, "notes": {text: text},
+        "schema": 1,
+        "benchmark": text,
+        "protocol": text,
+        "metric": text,
+        "score": 0.5,
+        "unit": "fraction",
+        "partial": True,
+        "scored": 1,
+        "expected": 2,
+        "missing": 1,
+        "unscored": 0,
+        "rows": {text: {text: 0.5, "n": 1}},
+        "points": [text],
+        "parse": {text: 1},
+        "notes": {text: text},
         "settings": {"model": text, "model sha256": text, text: {text: [text]}, "decoding": {text: text}},
-        "published": {f"{text}2": 1.5}, "sha256": {text: text}, "warnings": [text], "combine": "mean",
+        "published": {f"{text}2": 1.5},
+        "sha256": {text: text},
+        "warnings": [text],
+        "combine": "mean",
         "examples": [{**example, "credit": 0.5}, {**example, "credit": 0.0}],
-        "units": {text: {text: [1, 1]}}, "content": {text: text},
-    }  # fmt: skip
+        "units": {text: {text: [1, 1]}},
+        "content": {text: text},
+    }
 
 
 def results(folder: Path, text: str) -> Any:
@@ -106,10 +122,26 @@ def test_answers_of_strangers_on_the_terminal(tmp_path: Path, capsys: Out) -> No
 
 
 WRONG = {
-    "score": "0.5", "scored": "<b>", "expected": 1.5, "missing": [], "parse": {"a": "1"}, "rows": [], "unit": "x",
-    "units": {"a": {"b": [1]}}, "published": {"a": "x"}, "examples": {}, "settings": [], "partial": 1, "points": {},
-    "warnings": [1], "sha256": {"a": 1}, "combine": None, "metric": 3, "notes": {"a": 1}, "content": {"a": 1},
-}  # fmt: skip
+    "score": "0.5",
+    "scored": "<b>",
+    "expected": 1.5,
+    "missing": [],
+    "parse": {"a": "1"},
+    "rows": [],
+    "unit": "x",
+    "units": {"a": {"b": [1]}},
+    "published": {"a": "x"},
+    "examples": {},
+    "settings": [],
+    "partial": 1,
+    "points": {},
+    "warnings": [1],
+    "sha256": {"a": 1},
+    "combine": None,
+    "metric": 3,
+    "notes": {"a": 1},
+    "content": {"a": 1},
+}
 
 
 @pytest.mark.parametrize("key", WRONG)

@@ -11,16 +11,29 @@ from layout import write_json
 from vlm_bench.cli.main import main
 
 OTHERS: dict[str, bytes] = {
-    "list.json": b"[1, 2]", "plain.json": b'{"a": 1}', "cut.json": b'{"a": [1, ', "binary.json": b"\xff\xfe\x00",
-    "empty.json": b"", "twice.json": b'{"a": 1, "a": 2}', "nearly.json": b'{"schema": 1, "protocol": "p"}',
-    "service.run.json": b"[]", "deep.json": b"[" * 100_000, "marked.json": b'\xef\xbb\xbf{"b": 2}',
-}  # fmt: skip
+    "list.json": b"[1, 2]",
+    "plain.json": b'{"a": 1}',
+    "cut.json": b'{"a": [1, ',
+    "binary.json": b"\xff\xfe\x00",
+    "empty.json": b"",
+    "twice.json": b'{"a": 1, "a": 2}',
+    "nearly.json": b'{"schema": 1, "protocol": "p"}',
+    "service.run.json": b"[]",
+    "deep.json": b"[" * 100_000,
+    "marked.json": b'\xef\xbb\xbf{"b": 2}',
+}
 REASONS = {
-    "list.json": "not a report but a JSON list", "plain.json": "its keys are 'a'", "cut.json": "not valid JSON",
-    "binary.json": "not UTF-8 text", "empty.json": "not valid JSON", "twice.json": "the key 'a' appears twice",
-    "nearly.json": "it lacks units", "service.run.json": "the name of the benchmark", "deep.json": "nested too deeply",
+    "list.json": "not a report but a JSON list",
+    "plain.json": "its keys are 'a'",
+    "cut.json": "not valid JSON",
+    "binary.json": "not UTF-8 text",
+    "empty.json": "not valid JSON",
+    "twice.json": "the key 'a' appears twice",
+    "nearly.json": "it lacks units",
+    "service.run.json": "the name of the benchmark",
+    "deep.json": "nested too deeply",
     "marked.json": "its keys are 'b'",
-}  # fmt: skip
+}
 
 
 def test_files_that_are_no_reports_are_passed_over(results: Path, tmp_path: Path, capsys: Out) -> None:
@@ -52,10 +65,16 @@ def test_files_that_are_no_reports_are_passed_over(results: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("score", "high"), ("score", None), ("units", {"10": {"all": [1]}}), ("rows", []), ("scored", -1),
-        ("sha256", {"a": 1}), ("examples", [{"id": "1"}]), ("unit", "percent"),
+        ("score", "high"),
+        ("score", None),
+        ("units", {"10": {"all": [1]}}),
+        ("rows", []),
+        ("scored", -1),
+        ("sha256", {"a": 1}),
+        ("examples", [{"id": "1"}]),
+        ("unit", "percent"),
     ],
-)  # fmt: skip
+)
 def test_a_damaged_report_is_refused(key: str, value: Any, results: Path, capsys: Out) -> None:
     report = json.loads((results / "gqa.json").read_text())
     write_json(results / "gqa.json", report | {key: value})

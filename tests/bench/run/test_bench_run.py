@@ -116,9 +116,17 @@ def test_the_account_and_the_report(
     labels = data / "pope/coco/coco_pope_random.json"
     assert account["files"]["coco_pope_random.json"] == sha256(labels.read_bytes()).hexdigest()
     expected = {
-        "benchmark": "pope", "batch_size": 4, "dtype": "float32", "device": "cpu", "processes": 1, "prefix_reuse": True,
-        "decoding": {"max_new_tokens": 3, "temperature": 0.0}, "expected": 6, "asked": 6, "answered": 6,
-    }  # fmt: skip
+        "benchmark": "pope",
+        "batch_size": 4,
+        "dtype": "float32",
+        "device": "cpu",
+        "processes": 1,
+        "prefix_reuse": True,
+        "decoding": {"max_new_tokens": 3, "temperature": 0.0},
+        "expected": 6,
+        "asked": 6,
+        "answered": 6,
+    }
     assert account.items() >= expected.items()
     assert account["versions"].keys() >= {"torch", "vlm-core", "vlm-bench", "vlm-llms"}
     assert "batch_size: 4" in shown

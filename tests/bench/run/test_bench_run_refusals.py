@@ -212,7 +212,7 @@ def test_two_runs_at_once(command: Runner, tmp_path: Path, capsys: Out) -> None:
         ("pope", ["--device", "warp"], "device 'warp' cannot be used"),
         ("pope", ["--set", "pope.questions=nowhere.jsonl"], "nowhere.jsonl: cannot read this file"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_run(names, flags, message, command: Runner, tmp_path: Path, capsys: Out) -> None:
     assert message in refused(capsys, *command(names, *flags))
     assert not (tmp_path / "out").exists()

@@ -236,11 +236,21 @@ def test_a_judge_that_is_gone_is_given_up(
 
 @pytest.mark.parametrize(
     "body",
-    [b"<html>", b"[]", b"null", b"{", b"\xff", b"[" * 10**5, b'{"a": ' + b"9" * 5000 + b"}", b'{"choices": [1]}',
-     b'{"model": "m", "choices": "ab"}', b'{"model": "m", "choices": [{"message": null}]}',
-     b'{"model": "m", "choices": [{"message": {"content": 1}}]}'],
+    [
+        b"<html>",
+        b"[]",
+        b"null",
+        b"{",
+        b"\xff",
+        b"[" * 10**5,
+        b'{"a": ' + b"9" * 5000 + b"}",
+        b'{"choices": [1]}',
+        b'{"model": "m", "choices": "ab"}',
+        b'{"model": "m", "choices": [{"message": null}]}',
+        b'{"model": "m", "choices": [{"message": {"content": 1}}]}',
+    ],
     ids=range(11),
-)  # fmt: skip
+)
 def test_what_is_no_reply_of_a_judge(
     data: Path, tmp_path: Path, capsys: Out, judge: Judge, monkeypatch: pytest.MonkeyPatch, body: bytes
 ) -> None:

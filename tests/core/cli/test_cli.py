@@ -165,10 +165,23 @@ def test_counts_on_a_command_line(text):
 
 
 SET = [
-    "a.².b=1", "name=" + "9" * 5000, 'name="\\U00110000"', "name=\ud800", "llm.n_layer=1e400", "llm.d_model=.inf",
-    "llm=!!python/object:os.system", "encoder.image_size=" + "9" * 400, "name={a: &a [*a]}", "llm." * 500 + "x=1",
-    "encoder.model=~nobody-here/x", "encoder.model=" + "x" * 5000, "train.output=~nobody-here", "=", "name", ".=1",
-]  # fmt: skip
+    "a.².b=1",
+    "name=" + "9" * 5000,
+    'name="\\U00110000"',
+    "name=\ud800",
+    "llm.n_layer=1e400",
+    "llm.d_model=.inf",
+    "llm=!!python/object:os.system",
+    "encoder.image_size=" + "9" * 400,
+    "name={a: &a [*a]}",
+    "llm." * 500 + "x=1",
+    "encoder.model=~nobody-here/x",
+    "encoder.model=" + "x" * 5000,
+    "train.output=~nobody-here",
+    "=",
+    "name",
+    ".=1",
+]
 
 
 @pytest.mark.parametrize("text", SET, ids=lambda text: text[:20].encode("ascii", "backslashreplace").decode())

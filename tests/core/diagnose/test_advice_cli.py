@@ -16,11 +16,23 @@ from vlm_core.spec.spec import load_spec
 SPECS = Path(__file__).parents[3] / "specs"
 CHECKED = set()
 STAGES = [
-    {"name": "align", "trainable": ["connector"], "data": [{"type": "llava", "path": "none.json"}], "lr": 1e-3,
-     "batch_size": 16, "micro_batch_size": 2},
-    {"name": "instruct", "trainable": ["connector", "llm"], "data": [{"type": "llava", "path": "none.json"}],
-     "lr": 1e-3, "batch_size": 8, "steps": 100},
-]  # fmt: skip
+    {
+        "name": "align",
+        "trainable": ["connector"],
+        "data": [{"type": "llava", "path": "none.json"}],
+        "lr": 1e-3,
+        "batch_size": 16,
+        "micro_batch_size": 2,
+    },
+    {
+        "name": "instruct",
+        "trainable": ["connector", "llm"],
+        "data": [{"type": "llava", "path": "none.json"}],
+        "lr": 1e-3,
+        "batch_size": 8,
+        "steps": 100,
+    },
+]
 
 
 @pytest.fixture(autouse=True)

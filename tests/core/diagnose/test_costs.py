@@ -16,8 +16,14 @@ from vlm_core.spec.spec import Spec
 from vlm_ssm.backends import forced
 
 TEXT, VOCAB = 20, 264
-LLAMA = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3,
-         "num_attention_heads": 4, "vocab_size": VOCAB}  # fmt: skip
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "vocab_size": VOCAB,
+}
 LLMS = {
     "mamba": {"type": "mamba", "d_model": 32, "n_layer": 3, "vocab_size": VOCAB},
     "llama": {"type": "transformers", "model": "nobody/nothing", "config": LLAMA},
@@ -27,8 +33,12 @@ LLMS = {
 @pytest.fixture(scope="module", params=LLMS)
 def spec(request):
     """16 patches, three layers of everything."""
-    encoder = {"type": "timm", "model": "vit_tiny_patch16_224", "image_size": 64,
-               "model_args": {"depth": 3, "embed_dim": 32, "num_heads": 2}}  # fmt: skip
+    encoder = {
+        "type": "timm",
+        "model": "vit_tiny_patch16_224",
+        "image_size": 64,
+        "model_args": {"depth": 3, "embed_dim": 32, "num_heads": 2},
+    }
     return Spec.model_validate(
         {"encoder": encoder, "connector": {"type": "vss-l2"}, "llm": LLMS[request.param]}
     )
@@ -70,8 +80,11 @@ def test_flops_are_those_of_torchs_counter(spec, trainable):
 def test_matrix_products_are_two_flops_a_weight(spec):
     """By hand: every weight of the blocks acts once a position, the head where text is; backward twice that."""
     model = on_meta(spec)
-    matrices = [p for n, p in model.llm.named_parameters() if p.ndim == 2 and "A_log" not in n and "embed" not in n
-                and "lm_head" not in n]  # fmt: skip
+    matrices = [
+        p
+        for n, p in model.llm.named_parameters()
+        if p.ndim == 2 and "A_log" not in n and "embed" not in n and "lm_head" not in n
+    ]
     by_hand = 2 * (16 + TEXT) * sum(p.numel() for p in matrices) + 2 * TEXT * VOCAB * 32
     if spec.llm.type_name() == "mamba":  # the scan: 3 layers, 64 channels, 16 states
         by_hand += 3 * 7 * (16 + TEXT) * 64 * 16

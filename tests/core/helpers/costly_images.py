@@ -74,8 +74,18 @@ def empty_blocks(size):
 
 def tiff(pixels=b"", **changes):
     """8-bit grey of 64×64 in strips; `changes` are of these names, a list for several values."""
-    names = {"width": 256, "height": 257, "compression": 259, "offsets": 273, "rows": 278, "counts": 279,
-             "tile_width": 322, "tile_height": 323, "tile_offsets": 324, "tile_counts": 325}  # fmt: skip
+    names = {
+        "width": 256,
+        "height": 257,
+        "compression": 259,
+        "offsets": 273,
+        "rows": 278,
+        "counts": 279,
+        "tile_width": 322,
+        "tile_height": 323,
+        "tile_offsets": 324,
+        "tile_counts": 325,
+    }
     tags = {256: [64], 257: [64], 258: [8], 259: [1], 262: [1], 277: [1]}
     tags |= {273: [8], 278: [64], 279: [4096]} if "tile_width" not in changes else {}
     tags |= {names[key]: value if isinstance(value, list) else [value] for key, value in changes.items()}

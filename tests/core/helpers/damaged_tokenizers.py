@@ -60,10 +60,13 @@ def nested(kind: str, key: str, depth: int) -> dict[str, Any]:
 
 
 def unigram(vocab: Any, **values: Any) -> Callable[[Path], None]:
-    return edit(lambda content: content.update(
-        model={"type": "Unigram", "unk_id": 0, "vocab": vocab, "byte_fallback": False, **values},
-        pre_tokenizer=None, decoder=None,
-    ))  # fmt: skip
+    return edit(
+        lambda content: content.update(
+            model={"type": "Unigram", "unk_id": 0, "vocab": vocab, "byte_fallback": False, **values},
+            pre_tokenizer=None,
+            decoder=None,
+        )
+    )
 
 
 def word_piece(vocab: dict[str, Any], **values: Any) -> Callable[[Path], None]:

@@ -15,9 +15,15 @@ from vlm_core.model_folder.assemble import load
 
 COMMIT = "0" * 40
 LLAMA = {
-    "vocab_size": 320, "pad_token_id": 0, "bos_token_id": 0, "hidden_size": 16, "num_hidden_layers": 2,
-    "intermediate_size": 32, "num_attention_heads": 4, "max_position_embeddings": 64,
-}  # fmt: skip
+    "vocab_size": 320,
+    "pad_token_id": 0,
+    "bos_token_id": 0,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "intermediate_size": 32,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+}
 CONFIGURATION = """
 from transformers import LlamaConfig
 

@@ -39,13 +39,22 @@ def batch(processor):
 @pytest.mark.parametrize(
     "option",
     [
-        {"attn_implementation": "eager"}, {"use_safetensors": False}, {"variant": "fp16"}, {"hidden_size": 7},
-        {"tie_word_embeddings": False}, {"output_hidden_states": True}, {"max_memory": {0: 1}}, {"foo": 1},
-        {"key_mapping": {"a": "b"}}, {"num_labels": 5}, {"tp_plan": "auto"}, {"low_cpu_mem_usage": False},
+        {"attn_implementation": "eager"},
+        {"use_safetensors": False},
+        {"variant": "fp16"},
+        {"hidden_size": 7},
+        {"tie_word_embeddings": False},
+        {"output_hidden_states": True},
+        {"max_memory": {0: 1}},
+        {"foo": 1},
+        {"key_mapping": {"a": "b"}},
+        {"num_labels": 5},
+        {"tp_plan": "auto"},
+        {"low_cpu_mem_usage": False},
         {"adapter_kwargs": {"foo": 1}},
     ],
     ids=lambda option: next(iter(option)),
-)  # fmt: skip
+)
 def test_loading_refuses_by_name(tiny_folder, option):
     name = {"num_labels": "id2label", "adapter_kwargs": "foo"}.get(next(iter(option)), next(iter(option)))
     with pytest.raises((UserError, TypeError), match=name):
@@ -69,12 +78,19 @@ def test_loading_takes_what_happens_anyway(tiny_folder):
 @pytest.mark.parametrize(
     "option",
     [
-        {"num_beams": 2}, {"prompt_lookup_num_tokens": 2}, {"output_attentions": True}, {"foo": 1},
-        {"output_hidden_states": True}, {"position_ids": torch.arange(3)}, {"cache_implementation": "static"},
-        {"guidance_scale": 2.0}, {"past_key_values": "x"}, {"token_type_ids": torch.zeros(1, 3)},
+        {"num_beams": 2},
+        {"prompt_lookup_num_tokens": 2},
+        {"output_attentions": True},
+        {"foo": 1},
+        {"output_hidden_states": True},
+        {"position_ids": torch.arange(3)},
+        {"cache_implementation": "static"},
+        {"guidance_scale": 2.0},
+        {"past_key_values": "x"},
+        {"token_type_ids": torch.zeros(1, 3)},
     ],
     ids=lambda option: next(iter(option)),
-)  # fmt: skip
+)
 def test_generation_refuses_by_name(model, batch, option):
     name = {"prompt_lookup_num_tokens": "assisted generation"}.get(next(iter(option)), next(iter(option)))
     with pytest.raises((UserError, TypeError, ValueError), match=name):
@@ -130,12 +146,21 @@ def test_labels_that_can_mean_nothing_are_ignored(model, processor):
 @pytest.mark.parametrize(
     "option",
     [
-        {"max_length": 64}, {"truncation": True}, {"do_resize": False}, {"images_kwargs": {"do_resize": False}},
-        {"videos": [1]}, {"num_frames": 3}, {"foo": 1}, {"enable_thinking": True}, {"padding": "x"},
-        {"text_kwargs": {"return_length": True}}, {"size": {"height": 8}}, {"padding_side": "up"},
+        {"max_length": 64},
+        {"truncation": True},
+        {"do_resize": False},
+        {"images_kwargs": {"do_resize": False}},
+        {"videos": [1]},
+        {"num_frames": 3},
+        {"foo": 1},
+        {"enable_thinking": True},
+        {"padding": "x"},
+        {"text_kwargs": {"return_length": True}},
+        {"size": {"height": 8}},
+        {"padding_side": "up"},
     ],
     ids=lambda option: next(iter(option)),
-)  # fmt: skip
+)
 def test_the_processor_refuses_by_name(processor, option):
     name = next(iter(option))
     name = {"truncation": "max_length", "images_kwargs": "do_resize", "text_kwargs": "return_length"}.get(

@@ -26,14 +26,23 @@ def opened(folder):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"num_labels": 10**9}, {"num_labels": True}, {"hidden_size": "x"}, {"vocab_size": 10**30},
+        {"num_labels": 10**9},
+        {"num_labels": True},
+        {"hidden_size": "x"},
+        {"vocab_size": 10**30},
         {"token_count": None},
-        {"image_tokens": -1}, {"eos_token_id": {"a": 1}}, {"eos_token_id": [[1]]}, {"bos_token_id": "x"},
-        {"bos_token_id": 1e300}, {"dtype": "os.system"}, {"id2label": "x"}, {"sub_configs": 1},
+        {"image_tokens": -1},
+        {"eos_token_id": {"a": 1}},
+        {"eos_token_id": [[1]]},
+        {"bos_token_id": "x"},
+        {"bos_token_id": 1e300},
+        {"dtype": "os.system"},
+        {"id2label": "x"},
+        {"sub_configs": 1},
         {"experts_implementation": "a/b"},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_values_of_a_config(folder, changes):
     strangers.rewrite_json(folder / "config.json", **changes)
     with pytest.raises(UserError, match=r"config\.json: "):

@@ -24,7 +24,10 @@ def calm(one_thread):
     ("given", "message"),
     [
         (lambda b: {"attention_mask": b["attention_mask"][:, :3]}, "attention_mask: expected the shape"),
-        (lambda b: {"attention_mask": torch.ones(3, b["input_ids"].shape[1])}, "attention_mask: expected the shape"),
+        (
+            lambda b: {"attention_mask": torch.ones(3, b["input_ids"].shape[1])},
+            "attention_mask: expected the shape",
+        ),
         (lambda b: {"attention_mask": torch.ones(1, 1, 4, 4)}, "attention_mask: expected the shape"),
         (lambda b: {"attention_mask": torch.full(b["input_ids"].shape, -1e9)}, "0 at padding"),
         (lambda b: {"image_mask": b["image_mask"][:, :-1]}, "image_mask: expected the shape"),
@@ -37,7 +40,7 @@ def calm(one_thread):
         (lambda b: {"logits_to_keep": -3}, "logits_to_keep -3"),
         (lambda b: {"logits_to_keep": True}, "logits_to_keep True"),
     ],
-)  # fmt: skip
+)
 def test_tensors_that_do_not_fit_are_refused(model, processor, given, message):
     inputs = processor(images=PICTURES[0], text=QUESTIONS[0])
     with pytest.raises(UserError, match=message):

@@ -48,16 +48,23 @@ def test_other_formats_are_named(name):
 @pytest.mark.parametrize(
     "data",
     [
-        made.scans(100, (1000, 800)), made.scans(8, (4000, 3000)), made.jpeg(b"\xff" * 100), made.tiff(),
+        made.scans(100, (1000, 800)),
+        made.scans(8, (4000, 3000)),
+        made.jpeg(b"\xff" * 100),
+        made.tiff(),
         made.jpeg(made.segment(0xE1, made.ORIENTED % 6) + made.segment(0xED, bytes(60000)) * 100),
         made.tiff(rows=1, offsets=[8 + 64 * i for i in range(64)], counts=[64] * 64),
         made.tiff(tile_width=256, tile_height=256, tile_offsets=8, tile_counts=65536, pixels=bytes(65536)),
-        made.gif(b"!\xfe\5abcde\0" * 100), made.webp(b"abcd\0\0\0\0" * 100), made.png(CHUNKS),
-        b"P5 # a comment\n64\n64 255\n" + bytes(64 * 64), b"P4\n64 64\n" + bytes(8 * 64), made.bmp(0),
+        made.gif(b"!\xfe\5abcde\0" * 100),
+        made.webp(b"abcd\0\0\0\0" * 100),
+        made.png(CHUNKS),
+        b"P5 # a comment\n64\n64 255\n" + bytes(64 * 64),
+        b"P4\n64 64\n" + bytes(8 * 64),
+        made.bmp(0),
         b"P6\n#a\n#b\n 64\t64 255\n" + bytes(3 * 64 * 64),
         made.png(CHUNKS, depth=16, body=made.zlib.compress(bytes(136))),
     ],
-)  # fmt: skip
+)
 def test_what_is_within_the_limits_is_read(data):
     assert decode_image(data, "x").mode == "RGB"
 
@@ -170,13 +177,16 @@ def large(name):
     deep = b"".join(grow.compress(rows) for _ in range(125)) + grow.flush()
     return {
         "RGBA PNG of 16 bits": lambda: made.png(width=8000, height=8000, depth=16, colour=6, body=deep),
-        "progressive JPEG": lambda: made.encoded(Image.effect_noise((6000, 4000), 60).convert("RGB"), "JPEG",
-                                                 progressive=True, quality=50),
-        "CMYK on its side": lambda: made.encoded(Image.new("CMYK", (8000, 8000)), "JPEG", exif=made.ORIENTED % 6),
+        "progressive JPEG": lambda: made.encoded(
+            Image.effect_noise((6000, 4000), 60).convert("RGB"), "JPEG", progressive=True, quality=50
+        ),
+        "CMYK on its side": lambda: made.encoded(
+            Image.new("CMYK", (8000, 8000)), "JPEG", exif=made.ORIENTED % 6
+        ),
         "scans": lambda: made.scans(20),
         "WebP": lambda: made.encoded(made.grey("RGB", (6000, 4000)), "WEBP", method=0),
         "AVIF": lambda: made.encoded(made.grey("RGBA", (4000, 4000)), "AVIF", speed=10),
-    }[name]()  # fmt: skip
+    }[name]()
 
 
 @pytest.mark.slow

@@ -94,16 +94,22 @@ def broken(path, kind):
 @pytest.mark.parametrize(
     ("kind", "reason", "message"),
     [
-        ("missing", "missing", "no such file"), ("html", "not-an-image", "not an image"),
-        ("empty", "not-an-image", "not an image"), ("svg", "not-an-image", "not an image"),
-        ("truncated", "damaged", "cannot decode"), ("folder", "not-a-file", "a folder"),
-        ("fifo", "not-a-file", "a FIFO"), ("device", "not-a-file", "a device"),
-        ("huge file", "too-large", "at most 268435456 are read"), ("no width", "not-an-image", "not an image"),
+        ("missing", "missing", "no such file"),
+        ("html", "not-an-image", "not an image"),
+        ("empty", "not-an-image", "not an image"),
+        ("svg", "not-an-image", "not an image"),
+        ("truncated", "damaged", "cannot decode"),
+        ("folder", "not-a-file", "a folder"),
+        ("fifo", "not-a-file", "a FIFO"),
+        ("device", "not-a-file", "a device"),
+        ("huge file", "too-large", "at most 268435456 are read"),
+        ("no width", "not-an-image", "not an image"),
         ("strip", "too-narrow", "20000×2 pixels; more than 200:1"),
         ("bomb", "too-many-pixels", "at most 64 megapixels"),
-        ("great bomb", "too-many-pixels", "exceeds limit"), ("float", "no-range", "no defined white"),
+        ("great bomb", "too-many-pixels", "exceeds limit"),
+        ("float", "no-range", "no defined white"),
     ],
-)  # fmt: skip
+)
 def test_bad_files_are_named(tmp_path, kind, reason, message):
     """Every one is refused before a pixel is decoded or a byte of a device is read."""
     path = broken(tmp_path / "x.png", kind)

@@ -18,10 +18,24 @@ from vlm_core.spec.spec import Spec
 from vlm_train.sweep.grid import SweepConfig
 
 NO_FILES = {
-    "type", "name", "revision", "match", "pattern", "template", "system", "user", "assistant", "assistant_prompt",
-    "images:Template", "images:TokenizerTemplate", "image:Template", "image:TokenizerTemplate", "system_text", "scan",
+    "type",
+    "name",
+    "revision",
+    "match",
+    "pattern",
+    "template",
+    "system",
+    "user",
+    "assistant",
+    "assistant_prompt",
+    "images:Template",
+    "images:TokenizerTemplate",
+    "image:Template",
+    "image:TokenizerTemplate",
+    "system_text",
+    "scan",
     "hidden_act",
-}  # fmt: skip
+}
 """Text fields that name no file; a new text field is a path or is added here."""
 
 

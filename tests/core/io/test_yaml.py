@@ -16,12 +16,29 @@ from vlm_core.io.yaml_loader import override, parse, read
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("1e-5", 1e-5), ("1E3", 1000.0), ("1.", 1.0), (".5", 0.5), ("-2", -2), ("010", 10), ("0x10", "0x10"),
-        ("12:30:45", "12:30:45"), ("yes", "yes"), ("no", "no"), ("true", True), ("~", None), ("", None),
-        ("!!str 5", "5"), ("! 5", "5"), ("9223372036854775807", 2**63 - 1), ("-9223372036854775808", -(2**63)),
-        ("'1e-5'", "1e-5"), ('"true"', "true"), (".inf", math.inf), ("2026-11-23", "2026-11-23"),
+        ("1e-5", 1e-5),
+        ("1E3", 1000.0),
+        ("1.", 1.0),
+        (".5", 0.5),
+        ("-2", -2),
+        ("010", 10),
+        ("0x10", "0x10"),
+        ("12:30:45", "12:30:45"),
+        ("yes", "yes"),
+        ("no", "no"),
+        ("true", True),
+        ("~", None),
+        ("", None),
+        ("!!str 5", "5"),
+        ("! 5", "5"),
+        ("9223372036854775807", 2**63 - 1),
+        ("-9223372036854775808", -(2**63)),
+        ("'1e-5'", "1e-5"),
+        ('"true"', "true"),
+        (".inf", math.inf),
+        ("2026-11-23", "2026-11-23"),
     ],
-)  # fmt: skip
+)
 def test_scalars(text, value):
     found = parse(f"x: {text}", "f").data["x"]
     assert found == value
@@ -36,9 +53,13 @@ def test_scalars(text, value):
         ("a:\n  - !!python/object:os.system x", r"f:2: a.0: the tag .*python.* is not allowed"),
         ("a: !include other.yaml", "the tag !include is not allowed"),
         ("? [1, 2]\n: 3", "a key must be a plain word"),
-        ("a: &a [x,x,x,x,x,x,x,x]\n" + "".join(
-            f"{b}: &{b} [{', '.join(['*' + a] * 8)}]\n" for a, b in zip("abcdef", "bcdefg", strict=True)
-        ), "aliases counted"),
+        (
+            "a: &a [x,x,x,x,x,x,x,x]\n"
+            + "".join(
+                f"{b}: &{b} [{', '.join(['*' + a] * 8)}]\n" for a, b in zip("abcdef", "bcdefg", strict=True)
+            ),
+            "aliases counted",
+        ),
         ("a: " + "[" * 60 + "]" * 60, "aliases counted"),
         ("[" * 5000, "aliases counted"),
         ("- " * 5000, "aliases counted"),
@@ -70,7 +91,7 @@ def test_scalars(text, value):
         ("? " + "k" * 1001 + "\n: 1", "a key must be a plain word of 1 to 1000 characters"),
         ("a:\n\tb: 1", "f:2: not valid YAML"),
     ],
-)  # fmt: skip
+)
 def test_traps_are_errors_with_a_line(text, message):
     with pytest.raises(SpecError, match=message):
         parse(text, "f")
@@ -124,10 +145,17 @@ def test_override_sets_values_and_remembers_where_from():
     override(document, "2=c")
     assert document.data["2"] == "c"
     for bad, message in [
-        ("a", "expected dotted"), ("z.b=1", "has no z"), ("a.3.b=1", "has no a.3"), ("a.².b=1", "has no a.²"),
-        ("a." + "9" * 5000 + ".b=1", "has no a.9+…"), ("a.²=1", "a cannot hold it"), ("2.0=1", "2 cannot hold it"),
-        ("a." * 5000 + "b=1", "has no a.a"), ("a=" + "9" * 5000, "beyond 64 bits"), ("a=\udcff", "not valid YAML"),
-    ]:  # fmt: skip
+        ("a", "expected dotted"),
+        ("z.b=1", "has no z"),
+        ("a.3.b=1", "has no a.3"),
+        ("a.².b=1", "has no a.²"),
+        ("a." + "9" * 5000 + ".b=1", "has no a.9+…"),
+        ("a.²=1", "a cannot hold it"),
+        ("2.0=1", "2 cannot hold it"),
+        ("a." * 5000 + "b=1", "has no a.a"),
+        ("a=" + "9" * 5000, "beyond 64 bits"),
+        ("a=\udcff", "not valid YAML"),
+    ]:
         with pytest.raises(UserError, match=message) as caught:
             override(document, bad)
         assert len(str(caught.value)) < 500

@@ -81,9 +81,13 @@ def test_values_of_a_spec(tmp_path, capsys, monkeypatch, tiny_spec):
     folder = tmp_path / IN_NAMES.replace("/", "")
     folder.mkdir()
     specs = [
-        {**tiny_spec, "name": HOSTILE}, {**tiny_spec, HOSTILE: 1}, {**tiny_spec, "encoder": {"type": HOSTILE}},
-        {**tiny_spec, "include": HOSTILE}, {**tiny_spec, "template": HOSTILE}, [HOSTILE],
-    ]  # fmt: skip
+        {**tiny_spec, "name": HOSTILE},
+        {**tiny_spec, HOSTILE: 1},
+        {**tiny_spec, "encoder": {"type": HOSTILE}},
+        {**tiny_spec, "include": HOSTILE},
+        {**tiny_spec, "template": HOSTILE},
+        [HOSTILE],
+    ]
     for spec in specs:
         path = folder / "spec.yaml"
         path.write_text(yaml.safe_dump(spec), encoding="utf-8")
@@ -133,8 +137,15 @@ def test_markdown_of_any_text():
     ):
         parsed = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(f"- {markdown.text(text)}")
         kinds = [t.type for t in parsed]
-        assert kinds == ["bullet_list_open", "list_item_open", "paragraph_open", "inline", "paragraph_close",
-                         "list_item_close", "bullet_list_close"], text  # fmt: skip
+        assert kinds == [
+            "bullet_list_open",
+            "list_item_open",
+            "paragraph_open",
+            "inline",
+            "paragraph_close",
+            "list_item_close",
+            "bullet_list_close",
+        ], text
         assert {child.type for child in parsed[3].children or ()} <= {"text", "text_special"}
     block = markdown.fence("a\n```\n<b>\n````", "yaml")
     parsed = MarkdownIt("commonmark").parse("\n".join(block))
@@ -154,11 +165,18 @@ def test_json_keeps_its_value_and_shows_no_control():
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ('{"a":\nNaN}', 2), ('["Infinity",\n-Infinity]', 2), ('[1,\n1e999]', 2), ("[\n" + "9" * 5000 + "]", 2),
-        ("[" * 10**6, 1), ("", 1),
-        ('{"a":\n' * 10**5, 65), ('["\\ud83d\\ude00",\n"\\ud800"]', 2), ('{"\\udfff": 1}', 1), ('{"a": 1,\n}', 2),
+        ('{"a":\nNaN}', 2),
+        ('["Infinity",\n-Infinity]', 2),
+        ("[1,\n1e999]", 2),
+        ("[\n" + "9" * 5000 + "]", 2),
+        ("[" * 10**6, 1),
+        ("", 1),
+        ('{"a":\n' * 10**5, 65),
+        ('["\\ud83d\\ude00",\n"\\ud800"]', 2),
+        ('{"\\udfff": 1}', 1),
+        ('{"a": 1,\n}', 2),
     ],
-)  # fmt: skip
+)
 def test_json_that_has_no_value(text, line):
     with pytest.raises(UserError, match=rf"^f\.json:{line}: "):
         parse_strict(text, "f.json")

@@ -20,9 +20,15 @@ def test_modules_are_counted_while_they_are_made():
     nn.Sequential(*[nn.Identity() for _ in range(51)])
 
 
-@pytest.mark.parametrize("config", [
-    {"num_hidden_layers": 10**9}, {"num_hidden_layers": -1}, {"text_config": {"n_layer": 1e9}}, {"depths": [2, 10**6]},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"num_hidden_layers": 10**9},
+        {"num_hidden_layers": -1},
+        {"text_config": {"n_layer": 1e9}},
+        {"depths": [2, 10**6]},
+    ],
+)
 def test_layers_are_counted_before_a_library_makes_them(tmp_path, config):
     with pytest.raises(UserError, match="expected a number from 0 to 1024"):
         check_layers(config, "x")
@@ -40,8 +46,11 @@ def test_configs_that_are_no_files_or_no_json_are_refused(tmp_path):
             check_config_file(tmp_path)
 
 
-PARTS = {"encoder": {"type": "timm", "model": "test_vit"}, "connector": {"type": "linear"},
-         "llm": {"type": "mamba", "d_model": 8, "n_layer": 1}}  # fmt: skip
+PARTS = {
+    "encoder": {"type": "timm", "model": "test_vit"},
+    "connector": {"type": "linear"},
+    "llm": {"type": "mamba", "d_model": 8, "n_layer": 1},
+}
 LLAMA = {"model_type": "qwen2", "hidden_size": 8, "num_attention_heads": 1, "vocab_size": 8}
 
 

@@ -141,8 +141,14 @@ def test_rotary_frequencies_are_not_rounded():
 
     from vlm_llms.transformers.hf_adapter import TransformersLM
 
-    config = LlamaConfig(hidden_size=16, num_hidden_layers=1, vocab_size=8, intermediate_size=16,
-                         num_attention_heads=2, num_key_value_heads=2)  # fmt: skip
+    config = LlamaConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        vocab_size=8,
+        intermediate_size=16,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+    )
     lm = TransformersLM(LlamaForCausalLM(config), load_tokenizer=lambda: None)
     before = lm.model.model.rotary_emb.inv_freq.clone()
     to_dtype(lm, torch.bfloat16)

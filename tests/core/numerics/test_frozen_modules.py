@@ -98,10 +98,14 @@ def test_copies_take_what_is_written_and_the_gradient_is_that_without_them():
 
 @pytest.mark.parametrize(
     ("name", "value", "refused"),
-    [("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "1", True), ("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "0", False),
-     ("ONEDNN_DEFAULT_FPMATH_MODE", "BF16", True), ("ONEDNN_DEFAULT_FPMATH_MODE", "STRICT", False),
-     ("TIMM_USE_NAFLEXVIT", "true", True)],
-)  # fmt: skip
+    [
+        ("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "1", True),
+        ("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "0", False),
+        ("ONEDNN_DEFAULT_FPMATH_MODE", "BF16", True),
+        ("ONEDNN_DEFAULT_FPMATH_MODE", "STRICT", False),
+        ("TIMM_USE_NAFLEXVIT", "true", True),
+    ],
+)
 def test_a_variable_that_would_change_the_numbers_is_refused_by_name(monkeypatch, name, value, refused):
     monkeypatch.setenv(name, value)
     if not refused:

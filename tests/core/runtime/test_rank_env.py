@@ -40,9 +40,15 @@ def test_half(given, values):
 
 @pytest.mark.parametrize(
     "change",
-    [{"MASTER_PORT": "x"}, {"RANK": "²"}, {"WORLD_SIZE": "9" * 5000}, {"LOCAL_RANK": "-1"}, {"RANK": "2"},
-     {"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "1"}],
-)  # fmt: skip
+    [
+        {"MASTER_PORT": "x"},
+        {"RANK": "²"},
+        {"WORLD_SIZE": "9" * 5000},
+        {"LOCAL_RANK": "-1"},
+        {"RANK": "2"},
+        {"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "1"},
+    ],
+)
 def test_wrong(given, change):
     given(WHOLE | change)
     with pytest.raises(UserError, match=r"expected numbers|is below the number of processes"):

@@ -40,12 +40,21 @@ def raising(error):
         (wrapped, "out of memory: .*can't allocate"),
         (raising(MemoryError()), "out of memory: MemoryError"),
         (raising(MemoryError("std::bad_alloc")), r"out of memory: std::bad_alloc"),
-        (raising(MemoryError("Caught MemoryError in DataLoader worker process 0.\nTraceback")), r"worker process 0\."),
+        (
+            raising(MemoryError("Caught MemoryError in DataLoader worker process 0.\nTraceback")),
+            r"worker process 0\.",
+        ),
         (raising(OSError(errno.ENOMEM, "Cannot allocate memory")), "out of memory: .*Cannot allocate"),
-        (raising(torch.OutOfMemoryError(CUDA)), "out of CUDA memory: CUDA out of memory. Tried to allocate 2.00 GiB"),
-        (raising(RuntimeError("CUDA error: out of memory\nmore")), "out of CUDA memory: CUDA error: out of memory\n"),
+        (
+            raising(torch.OutOfMemoryError(CUDA)),
+            "out of CUDA memory: CUDA out of memory. Tried to allocate 2.00 GiB",
+        ),
+        (
+            raising(RuntimeError("CUDA error: out of memory\nmore")),
+            "out of CUDA memory: CUDA error: out of memory\n",
+        ),
     ],
-)  # fmt: skip
+)
 def test_memory_that_ran_out_is_told_with_what_helps(fails, says, capsys):
     def command(args):
         fails()

@@ -53,8 +53,10 @@ def test_mappings_merge_and_lists_are_replaced(write):
     assert spec.train["output"] == "runs/big"
     assert [stage["name"] for stage in spec.train["stages"]] == ["c"]
     assert [document.where(path) for path in (("name",), ("encoder", "layer"), ("encoder", "model"))] == [
-        "s.yaml:2", "s.yaml:3", "big.yaml:4",
-    ]  # fmt: skip
+        "s.yaml:2",
+        "s.yaml:3",
+        "big.yaml:4",
+    ]
     assert document.where(("train", "stages", 0, "name")) == "s.yaml:6"
     assert document.where(("train", "stages", 1, "name")) == "s.yaml:5", "the base's second stage is gone"
 
@@ -66,8 +68,10 @@ def test_another_type_keeps_no_key_of_the_first(write):
 
 
 def test_null_takes_a_value_away(write):
-    write(s="base: big.yaml\ntrain: null\nllm: {weights: state-spaces/mamba-130m, d_model: null, n_layer: null,"
-            " vocab_size: null}\n")  # fmt: skip
+    write(
+        s="base: big.yaml\ntrain: null\nllm: {weights: state-spaces/mamba-130m, d_model: null, n_layer: null,"
+        " vocab_size: null}\n"
+    )
     spec, _ = load_spec("s.yaml")
     assert spec.train is None
     assert spec.llm.label() == "mamba state-spaces/mamba-130m"
@@ -127,9 +131,13 @@ def test_a_base_that_can_not_be_used(write, text, message):
     ],
 )
 def test_faults_stand_where_the_value_comes_from(write, text, message):
-    write(s=text, wrong=BASE.replace("scan: bsm", "sacn: bsm").replace("name: big\n", "").replace(
-        "encoder:\n  type: timm\n  model: vit_tiny_patch16_224\n  layer: -2\n", "").replace(
-        "llm:", "encoder: {type: timm, model: x}\nllm:"))  # fmt: skip
+    write(
+        s=text,
+        wrong=BASE.replace("scan: bsm", "sacn: bsm")
+        .replace("name: big\n", "")
+        .replace("encoder:\n  type: timm\n  model: vit_tiny_patch16_224\n  layer: -2\n", "")
+        .replace("llm:", "encoder: {type: timm, model: x}\nllm:"),
+    )
     if message is None:
         load_spec("s.yaml")
     else:
@@ -150,14 +158,18 @@ def test_long_chains_and_large_ones_are_refused(write, monkeypatch):
     assert fault("b1480.yaml").startswith("b1499.yaml:1: base: b1500.yaml: cannot read this spec")
     write(a="base: b.yaml\n" + "# x\n" * 40_000, b="name: x\n" + "# x\n" * 40_000)
     assert fault("a.yaml").startswith("a.yaml:1: base: with b.yaml, the files are together 320021 characters")
-    write(a="base: b.yaml\n" + "".join(f"a{i}: 1\n" for i in range(6000)),
-          b="".join(f"b{i}: 1\n" for i in range(6000)))  # fmt: skip
+    write(
+        a="base: b.yaml\n" + "".join(f"a{i}: 1\n" for i in range(6000)),
+        b="".join(f"b{i}: 1\n" for i in range(6000)),
+    )
     assert fault("a.yaml").startswith("a.yaml:1: base: with its base, a.yaml holds more than 10000 values")
 
 
 def test_many_keys_are_merged_and_told_quickly(write):
-    write(a="base: b.yaml\n" + "".join(f"k{i}: 1\n" for i in range(9000)),
-          b="".join(f"k{i}: 0\n" for i in range(9000)))  # fmt: skip
+    write(
+        a="base: b.yaml\n" + "".join(f"k{i}: 1\n" for i in range(9000)),
+        b="".join(f"k{i}: 0\n" for i in range(9000)),
+    )
     began = time.process_time()
     lines = fault("a.yaml").splitlines()
     assert len(lines) == 51

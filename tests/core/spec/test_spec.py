@@ -48,37 +48,90 @@ def test_the_good_one_is_good(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("vss-l2", "vss-l3", "s.yaml:4: connector.type: unknown connector 'vss-l3'; possible: ldpv2, linear, mlp, msc, "
-         "pixel-shuffle, resampler, vss-l2, vss-mlp; "
-         "did you mean 'vss-l2'?"),
-        ("  scan", "  sacn", "s.yaml:5: connector.sacn: unknown key; possible: d_conv, d_state, expand, merge, norm, "
-         "parameters, scan, type; did you mean 'scan'?"),
-        ("scan: bsm", "scan: bms", "s.yaml:5: connector.scan: unknown scan 'bms'; possible: bsm, csm; did you mean "
-         "'bsm'?"),
-        ("scan: bsm", "merge: som", "s.yaml:5: connector.merge: unknown value 'som'; possible: mean, sum; did you mean "
-         "'sum'?"),
-        ("scan: bsm", "d_state: 16.5", "s.yaml:5: connector.d_state: got 16.5: input should be a valid integer"),
-        ("scan: bsm", "d_state: '16'", "s.yaml:5: connector.d_state: got '16': input should be a valid integer"),
-        ("scan: bsm", "d_state: 1000000000000", "s.yaml:5: connector.d_state: got 1000000000000: input should be less"),
+        (
+            "vss-l2",
+            "vss-l3",
+            "s.yaml:4: connector.type: unknown connector 'vss-l3'; possible: ldpv2, linear, mlp, msc, "
+            "pixel-shuffle, resampler, vss-l2, vss-mlp; "
+            "did you mean 'vss-l2'?",
+        ),
+        (
+            "  scan",
+            "  sacn",
+            "s.yaml:5: connector.sacn: unknown key; possible: d_conv, d_state, expand, merge, norm, "
+            "parameters, scan, type; did you mean 'scan'?",
+        ),
+        (
+            "scan: bsm",
+            "scan: bms",
+            "s.yaml:5: connector.scan: unknown scan 'bms'; possible: bsm, csm; did you mean 'bsm'?",
+        ),
+        (
+            "scan: bsm",
+            "merge: som",
+            "s.yaml:5: connector.merge: unknown value 'som'; possible: mean, sum; did you mean 'sum'?",
+        ),
+        (
+            "scan: bsm",
+            "d_state: 16.5",
+            "s.yaml:5: connector.d_state: got 16.5: input should be a valid integer",
+        ),
+        (
+            "scan: bsm",
+            "d_state: '16'",
+            "s.yaml:5: connector.d_state: got '16': input should be a valid integer",
+        ),
+        (
+            "scan: bsm",
+            "d_state: 1000000000000",
+            "s.yaml:5: connector.d_state: got 1000000000000: input should be less",
+        ),
         ("scan: bsm", "d_state: -1", "s.yaml:5: connector.d_state: got -1: input should be greater than 0"),
         ("lr: 1e-3", "lr: .nan", "s.yaml:13: train.stages.0.lr"),
         ("lr: 1e-3", "lr: 1e400", "s.yaml:13: train.stages.0.lr"),
-        ("batch_size: 8", "batch_size: 1000000000000", "s.yaml:14: train.stages.0.batch_size: got 1000000000000"),
-        ("batch_size: 8", "batchsize: 8", "s.yaml:14: train.stages.0.batchsize: unknown key; possible: batch_size"),
-        ("trainable: [connector]", "trainable: [conector]", "s.yaml:11: train.stages.0.trainable.0: unknown value"),
+        (
+            "batch_size: 8",
+            "batch_size: 1000000000000",
+            "s.yaml:14: train.stages.0.batch_size: got 1000000000000",
+        ),
+        (
+            "batch_size: 8",
+            "batchsize: 8",
+            "s.yaml:14: train.stages.0.batchsize: unknown key; possible: batch_size",
+        ),
+        (
+            "trainable: [connector]",
+            "trainable: [conector]",
+            "s.yaml:11: train.stages.0.trainable.0: unknown value",
+        ),
         ("type: llava", "type: lava", "s.yaml:12: train.stages.0.data.0.type: unknown dataset 'lava'"),
         ("path: data", "pth: data", "s.yaml:12: train.stages.0.data.0.pth: unknown key"),
         ("encoder:", "encodr:", "s.yaml:2: encodr: unknown key; possible: connector, encoder"),
         ("name: good", "template: lava-v1", "s.yaml:1: template: unknown template 'lava-v1'"),
-        ("name: good", "template: {user: '{txt}', assistant: x}", "s.yaml:1: template.user: unknown field {txt}"),
+        (
+            "name: good",
+            "template: {user: '{txt}', assistant: x}",
+            "s.yaml:1: template.user: unknown field {txt}",
+        ),
         ("weights: state", "d_model: 8, weights: state", "weights fix the size; remove d_model"),
-        ("llm: {type: mamba, weights: state-spaces/mamba-130m}", "llm: mamba", "s.yaml:6: llm: expected a mapping with "
-         "a type; possible: mamba, transformers"),
+        (
+            "llm: {type: mamba, weights: state-spaces/mamba-130m}",
+            "llm: mamba",
+            "s.yaml:6: llm: expected a mapping with a type; possible: mamba, transformers",
+        ),
         ("  type: vss-l2\n", "", "s.yaml:3: connector: expected a mapping with a type"),
-        ("lr: 1e-3", "lr: {connector: 1e-3, llm: 1e-5}", "lr names ['connector', 'llm'], but this stage trains"),
-        ("batch_size: 8", "batch_size: 8\n      steps: 3\n      epochs: 1.0", "give epochs or steps, not both"),
+        (
+            "lr: 1e-3",
+            "lr: {connector: 1e-3, llm: 1e-5}",
+            "lr names ['connector', 'llm'], but this stage trains",
+        ),
+        (
+            "batch_size: 8",
+            "batch_size: 8\n      steps: 3\n      epochs: 1.0",
+            "give epochs or steps, not both",
+        ),
     ],
-)  # fmt: skip
+)
 def test_each_fault_is_named(tmp_path, old, new, message):
     assert message in errors(tmp_path, old, new)
 
@@ -126,6 +179,11 @@ def test_the_papers_final_model_adds_up():
 
 
 def test_spec_holds_configs_of_subclasses():
-    spec = Spec.model_validate({"encoder": {"type": "timm", "model": "x"}, "connector": {"type": "mlp"},
-                                "llm": {"type": "mamba", "d_model": 8, "n_layer": 1}})  # fmt: skip
+    spec = Spec.model_validate(
+        {
+            "encoder": {"type": "timm", "model": "x"},
+            "connector": {"type": "mlp"},
+            "llm": {"type": "mamba", "d_model": 8, "n_layer": 1},
+        }
+    )
     assert yaml.safe_load(spec.to_yaml())["llm"]["d_model"] == 8

@@ -21,15 +21,28 @@ EOS_ALONE = ("llava-v1", "vicuna", "short", "cobra", "zephyr")
         (SHORT, [user("hi"), said("yo"), user("so"), said("no")], [], "s. u:hi a: YO€ u:so a: NO€"),
         (SHORT, [user("x", IMAGE, "y", IMAGE), said("z")], [1, 2], "s. u:x#y## a: Z€"),
         (SHORT, [user("hi"), said("yo"), user("so")], [], "s. u:hi a: YO€ u:so a:"),
-        (SHORT.model_copy(update={"images": "first"}), [user(IMAGE, "\nhi"), said("yo")], [3], "###s. u:hi a: YO€"),
+        (
+            SHORT.model_copy(update={"images": "first"}),
+            [user(IMAGE, "\nhi"), said("yo")],
+            [3],
+            "###s. u:hi a: YO€",
+        ),
         (TEMPLATES["plain"], [user(IMAGE, "\ndescribe it"), said("a cat")], [2], "##A CAT€"),
         (TEMPLATES["cobra"], [user(IMAGE, "\nhi"), said("yo")], [2], "##In: hi\nOut: YO€"),
-        (TEMPLATES["zephyr"], [user("hi"), said("yo"), user("so"), said("no")], [],
-         "<|user|>\nhi$\n<|assistant|>\nYO€\n<|user|>\nso$\n<|assistant|>\nNO€\n"),
-        (TEMPLATES["llava-v1"], [user("hi"), said("yo")], [],
-         TEMPLATES["llava-v1"].system + " USER: hi ASSISTANT: YO€"),
+        (
+            TEMPLATES["zephyr"],
+            [user("hi"), said("yo"), user("so"), said("no")],
+            [],
+            "<|user|>\nhi$\n<|assistant|>\nYO€\n<|user|>\nso$\n<|assistant|>\nNO€\n",
+        ),
+        (
+            TEMPLATES["llava-v1"],
+            [user("hi"), said("yo")],
+            [],
+            TEMPLATES["llava-v1"].system + " USER: hi ASSISTANT: YO€",
+        ),
     ],
-)  # fmt: skip
+)
 def test_by_hand(template, messages, images, expected):
     assert picture(render(template, messages, Letters(), images)) == expected
 

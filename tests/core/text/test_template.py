@@ -182,9 +182,13 @@ def test_names_and_mappings_of_a_spec():
         ({"system": "{text}", "system_text": "<see>"}, "system_text", r"write \{token:<see>\}"),
         ({"assistant": "{text}"}, "assistant", r"no control token follows .*never stop; end it with"),
         ({"assistant": "{eos}{text}\n"}, "assistant", "no control token follows"),
-        ({"user": "{token:<|im_strat|>}{text}"}, "user", r"no control token of .* the nearest .*: <\|im_start"),
+        (
+            {"user": "{token:<|im_strat|>}{text}"},
+            "user",
+            r"no control token of .* the nearest .*: <\|im_start",
+        ),
     ],
-)  # fmt: skip
+)
 def test_patterns_against_a_tokenizer(changes, key, message):
     template = Template.model_validate({"user": "{text}", "assistant": "{text}{eos}", **changes})
     with pytest.raises(TemplateError, match=rf"template\.{key}: .*{message}"):

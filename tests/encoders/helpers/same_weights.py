@@ -103,9 +103,11 @@ def clip(folder: Path) -> Routes:
     tensors = {k: v for k, v in visual.state_dict().items() if k != "proj"}
     names = ("q_proj", "k_proj", "v_proj")
     tensors = {
-        **split_qkv({k: v for k, v in tensors.items() if "in_proj_" in k}, "in_proj_", tuple(f"{n}." for n in names)),
+        **split_qkv(
+            {k: v for k, v in tensors.items() if "in_proj_" in k}, "in_proj_", tuple(f"{n}." for n in names)
+        ),
         **{k: v for k, v in tensors.items() if "in_proj_" not in k},
-    }  # fmt: skip
+    }
     tensors = rename(
         tensors,
         ("conv1", "embeddings.patch_embedding"),

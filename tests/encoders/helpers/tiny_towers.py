@@ -52,11 +52,29 @@ TINY_TRANSFORMERS: dict[str, dict[str, Any]] = {
     "dinov2": {"model_type": "dinov2", **_DINO},
     "dinov2_registers": {"model_type": "dinov2_with_registers", "num_register_tokens": 3, **_DINO},
     "vit": {"model_type": "vit", **VISION},
-    "sam": {"model_type": "sam_vision_model", **VISION, "mlp_dim": 24, "window_size": 2, "output_channels": 8},
-    "swin": {"model_type": "swin", "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "image_size": 32,
-             "patch_size": 4, "window_size": 2},
-    "convnext": {"model_type": "convnext", "hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "image_size": 64},
-}  # fmt: skip
+    "sam": {
+        "model_type": "sam_vision_model",
+        **VISION,
+        "mlp_dim": 24,
+        "window_size": 2,
+        "output_channels": 8,
+    },
+    "swin": {
+        "model_type": "swin",
+        "embed_dim": 8,
+        "depths": [1, 1],
+        "num_heads": [1, 2],
+        "image_size": 32,
+        "patch_size": 4,
+        "window_size": 2,
+    },
+    "convnext": {
+        "model_type": "convnext",
+        "hidden_sizes": [8, 8, 16, 16],
+        "depths": [1, 1, 1, 1],
+        "image_size": 64,
+    },
+}
 
 TINY_OPEN_CLIP: dict[str, dict[str, Any]] = {
     "vit": {"width": 16, "layers": 3, "head_width": 8, "patch_size": 8, "image_size": 32},

@@ -48,11 +48,15 @@ PUBLISHED = {
         _CHATML, ("<|endoftext|>", "<|im_start|>", "<|im_end|>"), "<|endoftext|>", "<|im_end|>"
     ),
     "smollm2": Published(
-        _LOOP + "{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are a helpful AI "
+        _LOOP
+        + "{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are a helpful AI "
         "assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + message['role'] "
         "+ '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}"
         "{{ '<|im_start|>assistant\n' }}{% endif %}",
-        ("<|endoftext|>", "<|im_start|>", "<|im_end|>"), "<|im_end|>", "<|im_end|>", "<|im_start|>",
+        ("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
+        "<|im_end|>",
+        "<|im_end|>",
+        "<|im_start|>",
     ),
     "qwen2.5": Published(
         """{%- if messages[0]['role'] == 'system' %}
@@ -69,7 +73,9 @@ PUBLISHED = {
     {{- '<|im_start|>assistant\\n' }}
 {%- endif %}
 """,
-        ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>"), "<|im_end|>", "<|im_end|>",
+        ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>"),
+        "<|im_end|>",
+        "<|im_end|>",
     ),
     "llama-3": Published(
         "{% set loop_messages = messages %}{% for message in loop_messages %}{% set content = '<|start_header_id|>' + "
@@ -77,7 +83,9 @@ PUBLISHED = {
         "{% if loop.index0 == 0 %}{% set content = bos_token + content %}{% endif %}{{ content }}{% endfor %}{% if add_generation_prompt %}"
         "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}",
         ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
-        "<|end_of_text|>", "<|eot_id|>", "<|begin_of_text|>",
+        "<|end_of_text|>",
+        "<|eot_id|>",
+        "<|begin_of_text|>",
     ),
     "vicuna": Published(
         "{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}{% set system_message = "
@@ -87,34 +95,49 @@ PUBLISHED = {
         "message['content'].strip() }}{% elif message['role'] == 'assistant' %}{{ ' ASSISTANT: ' + "
         "message['content'].strip() + eos_token }}{% endif %}{% endfor %}{% if add_generation_prompt %}"
         "{{ ' ASSISTANT:' }}{% endif %}",
-        ("<unk>", "<s>", "</s>"), "</s>", "</s>", "<s>",
+        ("<unk>", "<s>", "</s>"),
+        "</s>",
+        "</s>",
+        "<s>",
     ),
     "zephyr": Published(
         _LOOP + "\n{% if message['role'] == 'user' %}\n{{ '<|user|>\n' + message['content'] + eos_token }}\n"
         "{% elif message['role'] == 'system' %}\n{{ '<|system|>\n' + message['content'] + eos_token }}\n"
         "{% elif message['role'] == 'assistant' %}\n{{ '<|assistant|>\n'  + message['content'] + eos_token }}\n"
         "{% endif %}\n{% if loop.last and add_generation_prompt %}\n{{ '<|assistant|>' }}\n{% endif %}\n{% endfor %}",
-        ("<unk>", "<s>", "</s>"), "</s>", "</s>", "<s>",
+        ("<unk>", "<s>", "</s>"),
+        "</s>",
+        "</s>",
+        "<s>",
     ),
     "mistral": Published(
         "{{ bos_token }}{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
         "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
         "{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] + ' [/INST]' }}{% elif message['role'] == "
         "'assistant' %}{{ ' ' + message['content'] + eos_token}}{% endif %}{% endfor %}",
-        ("<unk>", "<s>", "</s>"), "</s>", "</s>", "<s>",
+        ("<unk>", "<s>", "</s>"),
+        "</s>",
+        "</s>",
+        "<s>",
     ),
     "mistral-v3": Published(
         "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}{{ '[INST] ' + "
         "message['content'] + '[/INST]' }}{% elif message['role'] == 'assistant' %}{{ ' ' + message['content']|trim + eos_token}}"
         "{% endif %}{% endfor %}",
-        ("<unk>", "<s>", "</s>", "[INST]", "[/INST]"), "</s>", "</s>", "<s>",
+        ("<unk>", "<s>", "</s>", "[INST]", "[/INST]"),
+        "</s>",
+        "</s>",
+        "<s>",
     ),
     "gemma": Published(
         "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}"
         "{% endif %}{% for message in messages %}{% if (message['role'] == 'assistant') %}{% set role = 'model' %}"
         "{% else %}{% set role = message['role'] %}{% endif %}{{ '<start_of_turn>' + role + '\n' + message['content'] "
         "| trim + '<end_of_turn>\n' }}{% endfor %}{% if add_generation_prompt %}{{'<start_of_turn>model\n'}}{% endif %}",
-        ("<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>"), "<eos>", "<end_of_turn>", "<bos>",
+        ("<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>"),
+        "<eos>",
+        "<end_of_turn>",
+        "<bos>",
     ),
     "phi-3": Published(
         _LOOP + "{% if message['role'] == 'system' %}{{'<|system|>\n' + message['content'] + '<|end|>\n'}}"
@@ -122,7 +145,10 @@ PUBLISHED = {
         "message['role'] == 'assistant' %}{{'<|assistant|>\n' + message['content'] + '<|end|>\n'}}{% endif %}"
         "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}",
         ("<unk>", "<s>", "<|endoftext|>", "<|assistant|>", "<|system|>", "<|user|>", "<|end|>"),
-        "<|endoftext|>", "<|end|>", "<s>", ("<|assistant|>", "<|system|>", "<|user|>", "<|end|>"),
+        "<|endoftext|>",
+        "<|end|>",
+        "<s>",
+        ("<|assistant|>", "<|system|>", "<|user|>", "<|end|>"),
     ),
     "qwen2-vl": Published(
         "{% set image_count = namespace(value=0) %}{% for message in messages %}{% if loop.first and message['role'] != "
@@ -132,16 +158,26 @@ PUBLISHED = {
         "image_count.value + 1 %}{% if add_vision_id %}Picture {{ image_count.value }}: {% endif %}<|vision_start|>"
         "<|image_pad|><|vision_end|>{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n"
         "{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
-        ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"),
-        "<|im_end|>", "<|im_end|>",
+        (
+            "<|endoftext|>",
+            "<|im_start|>",
+            "<|im_end|>",
+            "<|vision_start|>",
+            "<|vision_end|>",
+            "<|image_pad|>",
+        ),
+        "<|im_end|>",
+        "<|im_end|>",
     ),
     "generation-marks": Published(
         _LOOP + "<|im_start|>{{ message.role }}\n{% if message.role == 'assistant' %}{% generation %}"
         "{{ message.content }}<|im_end|>{% endgeneration %}{% else %}{{ message.content }}<|im_end|>{% endif %}\n"
         "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
-        ("<|endoftext|>", "<|im_start|>", "<|im_end|>"), "<|im_end|>", "<|im_end|>",
+        ("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
+        "<|im_end|>",
+        "<|im_end|>",
     ),
-}  # fmt: skip
+}
 TEXTS = [
     "user assistant system model colour red is it which a cat on the mat",
     "What is in the picture? A dog.",

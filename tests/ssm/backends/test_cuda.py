@@ -77,12 +77,15 @@ def module(name, **members):
 
 
 STAND_INS = [
-    module("selective_scan_cuda"), module("causal_conv1d_cuda"), module("mamba_ssm"), module("mamba_ssm.ops"),
+    module("selective_scan_cuda"),
+    module("causal_conv1d_cuda"),
+    module("mamba_ssm"),
+    module("mamba_ssm.ops"),
     module("mamba_ssm.ops.triton"),
     module("mamba_ssm.ops.selective_scan_interface", selective_scan_fn=scan_stand_in),
     module("mamba_ssm.ops.triton.selective_state_update", selective_state_update=state_stand_in),
     module("causal_conv1d", causal_conv1d_fn=conv_stand_in, causal_conv1d_update=conv_update_stand_in),
-]  # fmt: skip
+]
 
 
 @pytest.fixture(autouse=True)
@@ -110,9 +113,14 @@ def run(case, segments=None):
     double = {n: t if t is None else t.detach().double().requires_grad_() for n, t in case.items()}
     options = {"segments": segments}
     for arguments, (y, last) in (
-        (case, selective_scan(**case, **options, delta_softplus=True, return_last_state=True, backend="mamba_ssm")),
+        (
+            case,
+            selective_scan(
+                **case, **options, delta_softplus=True, return_last_state=True, backend="mamba_ssm"
+            ),
+        ),
         (double, exact_scan(**double, **options, softplus=True)),
-    ):  # fmt: skip
+    ):
         live, _ = marks(segments, y)
         y = torch.where(live.to(y.device)[:, None], y, 0)
         made.append({"y": y, "last": last.detach()} | gradients([y], arguments))

@@ -29,9 +29,13 @@ def two_threads():
 def run_python(*arguments, timeout=60, **env):
     """A fresh interpreter; its standard output and error. Fails where it does."""
     done = subprocess.run(
-        [sys.executable, *map(str, arguments)], env=os.environ | env, capture_output=True, text=True,
-        timeout=timeout, check=False,
-    )  # fmt: skip
+        [sys.executable, *map(str, arguments)],
+        env=os.environ | env,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout, done.stderr
 

@@ -201,8 +201,21 @@ def test_registration():
     """What torch expects of an operation; only shapes where a kernel would have to be interpreted often."""
     leaf = lambda *shape: torch.randn(shape, requires_grad=True)  # noqa: E731
     rows, matrix, channels = (1, 1, 2, 2), (1, 1, 2, 1, 1), (1, 2)
-    arguments = (leaf(*rows), leaf(*rows), leaf(1, 2, 1), leaf(*matrix), leaf(*matrix), leaf(*channels),
-                 leaf(*channels), leaf(1, 2, 1, 2), None, None, None, True, False)  # fmt: skip
+    arguments = (
+        leaf(*rows),
+        leaf(*rows),
+        leaf(1, 2, 1),
+        leaf(*matrix),
+        leaf(*matrix),
+        leaf(*channels),
+        leaf(*channels),
+        leaf(1, 2, 1, 2),
+        None,
+        None,
+        None,
+        True,
+        False,
+    )
     checks = ("test_schema", "test_faketensor", "test_autograd_registration") + (
         ("test_aot_dispatch_static",) * CUDA
     )

@@ -24,16 +24,30 @@ Arguments = dict[str, Any]
 
 
 def scan_inputs(
-    batch: int, length: int, width: int, state: int, groups: int = 1, *, seed: int = 0,
-    scale: float = 1.0, dtype: torch.dtype = torch.float32, absent: Iterable[str] = (),
-) -> Arguments:  # fmt: skip
+    batch: int,
+    length: int,
+    width: int,
+    state: int,
+    groups: int = 1,
+    *,
+    seed: int = 0,
+    scale: float = 1.0,
+    dtype: torch.dtype = torch.float32,
+    absent: Iterable[str] = (),
+) -> Arguments:
     """Random arguments of `selective_scan` by name, all requiring gradients; those in `absent` are None."""
     torch.manual_seed(seed)
     shapes = {
-        "u": (batch, width, length), "delta": (batch, width, length), "A": (width, state),
-        "B": (batch, groups, state, length), "C": (batch, groups, state, length), "D": (width,),
-        "z": (batch, width, length), "delta_bias": (width,), "initial_state": (batch, width, state),
-    }  # fmt: skip
+        "u": (batch, width, length),
+        "delta": (batch, width, length),
+        "A": (width, state),
+        "B": (batch, groups, state, length),
+        "C": (batch, groups, state, length),
+        "D": (width,),
+        "z": (batch, width, length),
+        "delta_bias": (width,),
+        "initial_state": (batch, width, state),
+    }
     tensors = {name: torch.randn(shape) * scale for name, shape in shapes.items()}
     tensors["A"] = -tensors["A"].exp()
     cast = {n: t.to(dtype) if n in TIMED else t for n, t in tensors.items()}
@@ -46,10 +60,19 @@ def changed(arguments: Arguments, change: Any) -> Arguments:
 
 
 def exact_scan(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None = None,
-    z: Tensor | None = None, delta_bias: Tensor | None = None, initial_state: Tensor | None = None,
-    *, softplus: bool = False, segments: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    initial_state: Tensor | None = None,
+    *,
+    softplus: bool = False,
+    segments: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     """The recurrence in the arguments' own precision; padding takes part in nothing and has y = 0."""
     dt = delta if delta_bias is None else delta + delta_bias[:, None]
     dt = F.softplus(dt, threshold=60) if softplus else dt
@@ -155,8 +178,12 @@ def assert_near(found: dict[str, Tensor], expected: dict[str, Tensor], limit: fl
 
 
 def assert_as_near(
-    found: dict[str, Tensor], expected: dict[str, Tensor], others: dict[str, float], limit: float, what: str = ""
-) -> None:  # fmt: skip
+    found: dict[str, Tensor],
+    expected: dict[str, Tensor],
+    others: dict[str, float],
+    limit: float,
+    what: str = "",
+) -> None:
     """Within the limit, or, where the inputs don't allow it, within four times the error of `others`.
 
     Gradients are sums that may cancel, by luck more in one order than in the other: they get room, those of a few

@@ -24,7 +24,8 @@ def both(backend, case, eps=1e-5):
     double = {n: None if t is None else t.detach().double().requires_grad_() for n, t in case.items()}
     made = []
     for (summed, y), own in (
-        (ops.add_rms_norm(**case, eps=eps, use=backend), case), (exact(**double, eps=eps), double),
-    ):  # fmt: skip
+        (ops.add_rms_norm(**case, eps=eps, use=backend), case),
+        (exact(**double, eps=eps), double),
+    ):
         made.append({"summed": summed, "y": y} | gradients([summed, y], own))
     return made

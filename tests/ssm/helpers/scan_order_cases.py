@@ -28,8 +28,17 @@ class Case(NamedTuple):
         torch.manual_seed(self.seed)
         K, T, E, G, N, S = self.K, self.length, self.width * self.groups, self.groups, 2, 5
         J, P = (K if self.keep_directions else 1), (K if self.own else 1)
-        shapes = {"u": (K, N, T, E), "dt": (K, N, T, E), "A": (P, E, S), "B": (K, N, T, G, S), "C": (K, N, T, G, S),
-                  "D": (P, E), "bias": (P, E), "z": (N, T, J, E), "h0": (K, N, E, S)}  # fmt: skip
+        shapes = {
+            "u": (K, N, T, E),
+            "dt": (K, N, T, E),
+            "A": (P, E, S),
+            "B": (K, N, T, G, S),
+            "C": (K, N, T, G, S),
+            "D": (P, E),
+            "bias": (P, E),
+            "z": (N, T, J, E),
+            "h0": (K, N, E, S),
+        }
         tensors = {name: torch.randn(shape) for name, shape in shapes.items()}
         tensors["A"] = -tensors["A"].exp()
         left_out = set() if self.gated else {"z"}

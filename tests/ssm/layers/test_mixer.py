@@ -20,9 +20,16 @@ def test_mixer_initialisation_follows_mamba():
     assert dt.min() >= 1e-3 - 1e-6
     assert dt.max() <= 0.1 + 1e-6
     assert set(dict(mixer.named_parameters())) == {
-        "A_log", "D", "conv1d.weight", "conv1d.bias", "x_proj.weight", "dt_proj.weight", "dt_proj.bias",
-        "in_proj.weight", "out_proj.weight",
-    }  # fmt: skip
+        "A_log",
+        "D",
+        "conv1d.weight",
+        "conv1d.bias",
+        "x_proj.weight",
+        "dt_proj.weight",
+        "dt_proj.bias",
+        "in_proj.weight",
+        "out_proj.weight",
+    }
 
 
 def run(mixer, backend, monkeypatch, segments=None, continued=False):

@@ -17,17 +17,28 @@ from vlm_ssm.torch.ops import after
 def cases(draw):
     K = draw(st.integers(0, 3))
     return Case(
-        draw(st.integers(1, 3)), draw(st.integers(1, 140)), draw(st.integers(1, 40)), draw(st.integers(1, 5)),
-        draw(st.booleans()), draw(st.booleans()) and not K, draw(st.booleans()) and not K, K,
-        draw(st.booleans()), draw(st.booleans()), draw(st.integers(0, 999)),
-    )  # fmt: skip
+        draw(st.integers(1, 3)),
+        draw(st.integers(1, 140)),
+        draw(st.integers(1, 40)),
+        draw(st.integers(1, 5)),
+        draw(st.booleans()),
+        draw(st.booleans()) and not K,
+        draw(st.booleans()) and not K,
+        K,
+        draw(st.booleans()),
+        draw(st.booleans()),
+        draw(st.integers(0, 999)),
+    )
 
 
 def terms(tensors, segments, scan_order):
     """What the gradients of weight and bias sum up, by name: (terms, P, …)."""
     double = {n: None if t is None else t.detach().double() for n, t in tensors.items()}
-    own = {n: rows_of(double[n], double["x"], scan_order).clone().requires_grad_() for n in ("weight", "bias")
-           if double[n] is not None}  # fmt: skip
+    own = {
+        n: rows_of(double[n], double["x"], scan_order).clone().requires_grad_()
+        for n in ("weight", "bias")
+        if double[n] is not None
+    }
     found = gradients([exact(**double | own, segments=segments, scan_order=scan_order)], own)
     shared = len(double["weight"]) == 1
     return {

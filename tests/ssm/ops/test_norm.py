@@ -21,9 +21,12 @@ def terms_of_weight(case, eps=1e-5):
 @pytest.mark.parametrize("backend", ALL)
 @settings(max_examples=25, deadline=None)
 @given(
-    shape=st.lists(st.integers(1, 5), max_size=2), rows=st.integers(1, 40), width=st.integers(1, 70),
-    added=st.booleans(), scale=st.sampled_from([1.0, 1e-4, 1e4]),
-)  # fmt: skip
+    shape=st.lists(st.integers(1, 5), max_size=2),
+    rows=st.integers(1, 40),
+    width=st.integers(1, 70),
+    added=st.booleans(),
+    scale=st.sampled_from([1.0, 1e-4, 1e4]),
+)
 def test_equals_the_formula(backend, shape, rows, width, added, scale):
     """Any number of leading dimensions, odd widths, rows over several tasks, with and without `out`."""
     torch.manual_seed(rows)

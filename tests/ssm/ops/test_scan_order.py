@@ -25,11 +25,21 @@ def test_every_combination_equals_the_reference(backend):
 
 
 @settings(max_examples=20, deadline=None)
-@given(case=st.builds(
-    Case, K=st.integers(1, 4), keep_directions=st.booleans(), own=st.booleans(), gated=st.booleans(),
-    optional=st.booleans(), length=st.integers(1, 70), width=st.integers(2, 35), groups=st.integers(1, 3),
-    segmented=st.booleans(), seed=st.integers(0, 999),
-))  # fmt: skip
+@given(
+    case=st.builds(
+        Case,
+        K=st.integers(1, 4),
+        keep_directions=st.booleans(),
+        own=st.booleans(),
+        gated=st.booleans(),
+        optional=st.booleans(),
+        length=st.integers(1, 70),
+        width=st.integers(2, 35),
+        groups=st.integers(1, 3),
+        segmented=st.booleans(),
+        seed=st.integers(0, 999),
+    )
+)
 def test_any_shape_equals_the_reference(case):
     for backend in FAST:
         assert_near(run(backend, case), run("reference", case), 1e-5, backend)

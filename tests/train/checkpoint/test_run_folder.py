@@ -106,8 +106,17 @@ def test_a_model_folder_and_a_spec_of_ones_own_are_no_runs(own_spec, tmp_path, t
     assert (tmp_path / "run" / SPEC).read_text() == "# mine\nname: other\n"
 
 
-UNREAD = [b'{"stage": 0, "name": "align", "step": 2, "lr": {"llm": 0.1}', b"\xff\xfe}", b"\0\0\0", b"[]", b"3", b"{}",
-          b'{"stage": "0", "step": 2}', b"[" * 100_000, b'{"stage": 0, "step": 1, "loss": NaN}']  # fmt: skip
+UNREAD = [
+    b'{"stage": 0, "name": "align", "step": 2, "lr": {"llm": 0.1}',
+    b"\xff\xfe}",
+    b"\0\0\0",
+    b"[]",
+    b"3",
+    b"{}",
+    b'{"stage": "0", "step": 2}',
+    b"[" * 100_000,
+    b'{"stage": 0, "step": 1, "loss": NaN}',
+]
 
 
 @pytest.mark.parametrize("last", [True, False])

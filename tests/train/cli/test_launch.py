@@ -10,8 +10,14 @@ from vlm_core.errors import UserError
 from vlm_train.cli import main
 from vlm_train.distributed import launch, process_group
 
-LAUNCHED = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2",
-            "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}  # fmt: skip
+LAUNCHED = {
+    "RANK": "1",
+    "WORLD_SIZE": "4",
+    "LOCAL_RANK": "1",
+    "LOCAL_WORLD_SIZE": "2",
+    "MASTER_ADDR": "localhost",
+    "MASTER_PORT": "29500",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -49,8 +55,16 @@ def test_one_process_for_each_accelerator(devices, monkeypatch):
     assert words[1:4] == [sys.executable, "-m", "torch.distributed.run"]
     at = words.index("vlm_train")
     assert words[at - 1 :] == [
-        "-m", "vlm_train", "run", "s.yaml", "--set", "train.seed=1 2", "--set", "name=x", "--debug",
-    ]  # fmt: skip
+        "-m",
+        "vlm_train",
+        "run",
+        "s.yaml",
+        "--set",
+        "train.seed=1 2",
+        "--set",
+        "name=x",
+        "--debug",
+    ]
     assert {"--standalone", "--nproc-per-node=4"} <= set(words[4:at])
     assert "SIGUSR1" in next(word for word in words if word.startswith("--signals-to-handle="))
 

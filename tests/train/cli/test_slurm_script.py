@@ -30,8 +30,13 @@ def sbatch(tmp_path):
         for name, text in (("srun", SRUN.format(waits=waits, code=code)), ("scontrol", SCONTROL)):
             (tmp_path / name).write_text(text)
             (tmp_path / name).chmod(0o755)
-        env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_NODELIST": "node[7-8]",
-               "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_ID": "42"}  # fmt: skip
+        env = {
+            **os.environ,
+            "PATH": f"{tmp_path}:{os.environ['PATH']}",
+            "SLURM_JOB_NODELIST": "node[7-8]",
+            "SLURM_JOB_NUM_NODES": "2",
+            "SLURM_JOB_ID": "42",
+        }
         return subprocess.Popen(["bash", str(SCRIPT), "my spec.yaml", "--set", "a=b"], cwd=tmp_path, env=env)
 
     return begin
@@ -44,9 +49,18 @@ def told(folder, name):
 def test_one_task_a_node_gets_the_rendezvous(sbatch, tmp_path):
     assert sbatch(0, 0).wait(30) == 0
     assert told(tmp_path, "srun.args") == [
-        "vlm-train", "run", "my spec.yaml", "--set", "a=b",
-        "--nnodes", "2", "--rdzv-endpoint", "node7:29500", "--rdzv-id", "42-0",
-    ]  # fmt: skip
+        "vlm-train",
+        "run",
+        "my spec.yaml",
+        "--set",
+        "a=b",
+        "--nnodes",
+        "2",
+        "--rdzv-endpoint",
+        "node7:29500",
+        "--rdzv-id",
+        "42-0",
+    ]
     assert told(tmp_path, "scontrol.args") == ["show hostnames node[7-8]"]
 
 

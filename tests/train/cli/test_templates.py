@@ -25,17 +25,34 @@ def calm(one_thread):
 @pytest.mark.parametrize(
     ("changes", "where", "message"),
     [
-        (["template=plain"], "template: ", f"{PLAIN}train.held_out_qa asks questions; set a template with {{text}}"),
-        (["template={user: 'What is it?', assistant: '{text}{eos}'}"], "template: ", f"{PLAIN}train.held_out_qa asks"),
-        (["train.stages.0.template=plain", "train.validation.samples=2"], "train.stages.0.template: ",
-         f"{PLAIN}train.validation.samples asks stage align questions; remove samples"),
-        (["train.stages.1.template={user: '<|endoftext|>{text}', assistant: '{text}{eos}'}"],
-         "train.stages.1.template.user: ", "write {token:<|endoftext|>}"),
-        (["template={user: '{token:<|im_start|>}{text}', assistant: '{text}{eos}'}"], "template.user: ",
-         "no control token of the tokenizer; the nearest of its 1: <|endoftext|>"),
+        (
+            ["template=plain"],
+            "template: ",
+            f"{PLAIN}train.held_out_qa asks questions; set a template with {{text}}",
+        ),
+        (
+            ["template={user: 'What is it?', assistant: '{text}{eos}'}"],
+            "template: ",
+            f"{PLAIN}train.held_out_qa asks",
+        ),
+        (
+            ["train.stages.0.template=plain", "train.validation.samples=2"],
+            "train.stages.0.template: ",
+            f"{PLAIN}train.validation.samples asks stage align questions; remove samples",
+        ),
+        (
+            ["train.stages.1.template={user: '<|endoftext|>{text}', assistant: '{text}{eos}'}"],
+            "train.stages.1.template.user: ",
+            "write {token:<|endoftext|>}",
+        ),
+        (
+            ["template={user: '{token:<|im_start|>}{text}', assistant: '{text}{eos}'}"],
+            "template.user: ",
+            "no control token of the tokenizer; the nearest of its 1: <|endoftext|>",
+        ),
         (["template=tokenizer"], "template: ", "the tokenizer has no chat template"),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("command", ["run", "check", "preview"])
 def test_what_does_not_fit_is_said_first(run_spec, monkeypatch, capsys, command, changes, where, message):
     path = run_spec(validation={"data": [{"type": "llava", "path": "none.json"}]})

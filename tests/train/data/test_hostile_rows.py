@@ -52,9 +52,21 @@ def test_none_of_them_costs_much_or_starts_a_program(outcomes):
 @pytest.fixture(scope="module")
 def reader(tiny_spec, tmp_path_factory):
     folder = tmp_path_factory.mktemp("spec")
-    spec = {**tiny_spec, "train": {"output": "x", "stages": [
-        {"name": "s", "trainable": ["llm"], "data": [{"type": "llava", "path": "x.json"}], "lr": 1e-3, "batch_size": 2}
-    ]}}  # fmt: skip
+    spec = {
+        **tiny_spec,
+        "train": {
+            "output": "x",
+            "stages": [
+                {
+                    "name": "s",
+                    "trainable": ["llm"],
+                    "data": [{"type": "llava", "path": "x.json"}],
+                    "lr": 1e-3,
+                    "batch_size": 2,
+                }
+            ],
+        },
+    }
     (folder / "spec.yaml").write_text(json.dumps(spec))
     found, document = load_spec(folder / "spec.yaml")
     return sample_processor(on_meta(found), found, train_section(found, document))
@@ -64,8 +76,11 @@ CASES = [
     ([], "<image>\nred?", "yes"), (["red", "blue"], "<image>\nred?", "yes"), (["red"], "red?", "yes"),
     (["red"], "<image> <image>\nred?", "yes"), (["red"], "red?", "an <image>"),
 ]  # fmt: skip
-GOOD = [(["red"], "<image>\nred?", "yes"), (["blue", "red"], "<image><image>\nsame?", "an <image> tag"),
-        ([], "is it?", "no")]  # fmt: skip
+GOOD = [
+    (["red"], "<image>\nred?", "yes"),
+    (["blue", "red"], "<image><image>\nsame?", "an <image> tag"),
+    ([], "is it?", "no"),
+]
 
 
 def llava(folder, rows):

@@ -13,8 +13,13 @@ def test_every_epoch_is_a_permutation(rows, seed, epochs):
         assert sorted(seen) == list(range(rows))
 
 
-@given(rows=st.integers(2, 30), share=st.integers(1, 5), world=st.integers(1, 4), micro=st.integers(1, 6),
-       first=st.integers(0, 4))  # fmt: skip
+@given(
+    rows=st.integers(2, 30),
+    share=st.integers(1, 5),
+    world=st.integers(1, 4),
+    micro=st.integers(1, 6),
+    first=st.integers(0, 4),
+)
 def test_processes_share_the_same_steps(rows, share, world, micro, first):
     """All processes together see, step by step, what one process alone sees from any step on."""
     batch, steps = share * world, 5

@@ -18,11 +18,15 @@ def test_two_processes_train_as_one(long_spec, tmp_path, capsys):
     """Losses within 1e-6 over 20 steps of each stage, micro-batches included; the same validation; frozen is frozen."""
     start(*load_spec(long_spec, [f"train.output={tmp_path}/one"]))
     run_ranks(
-        "spread_script.py", long_spec, tmp_path, "ddp:train.strategy=ddp", "fsdp2:train.strategy=fsdp2",
+        "spread_script.py",
+        long_spec,
+        tmp_path,
+        "ddp:train.strategy=ddp",
+        "fsdp2:train.strategy=fsdp2",
         "again:train.strategy=fsdp2,train.activation_checkpointing=true",
         "gathered:train.strategy=fsdp2,train.reshard_after_forward=false",
         "half:train.strategy=fsdp2,train.checkpoint_every=2",
-    )  # fmt: skip
+    )
     wanted = losses(tmp_path / "one")
     assert len(wanted) == 2 * STEPS
     first = weights(tmp_path / "one")

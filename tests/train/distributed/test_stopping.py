@@ -140,9 +140,15 @@ sys.exit(main())
 
 @pytest.mark.parametrize(
     ("command", "number", "code"),
-    [("run", signal.SIGTERM, 75), ("run", signal.SIGINT, 75), ("run", signal.SIGUSR1, 75),
-     ("sweep", signal.SIGINT, 75), ("check", signal.SIGINT, 130), ("check", signal.SIGTERM, -15)],
-)  # fmt: skip
+    [
+        ("run", signal.SIGTERM, 75),
+        ("run", signal.SIGINT, 75),
+        ("run", signal.SIGUSR1, 75),
+        ("sweep", signal.SIGINT, 75),
+        ("check", signal.SIGINT, 130),
+        ("check", signal.SIGTERM, -15),
+    ],
+)
 def test_a_signal_while_libraries_are_imported(command, number, code):
     """In the first of them: nothing is loaded before the handlers are there."""
     told = subprocess.run(

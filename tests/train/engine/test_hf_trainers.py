@@ -33,10 +33,17 @@ def calm(one_thread):
 def ours(run_spec, tmp_path):
     """Weights before and after vlm-train: every step has all rows, so their order is nothing."""
     stage = {
-        "name": "s", "trainable": ["connector", "llm"], "steps": STEPS, "lr": RATE, "batch_size": 18,
-        "micro_batch_size": 9, "weight_decay": 0.0, "warmup_ratio": 0.0, "schedule": "constant",
+        "name": "s",
+        "trainable": ["connector", "llm"],
+        "steps": STEPS,
+        "lr": RATE,
+        "batch_size": 18,
+        "micro_batch_size": 9,
+        "weight_decay": 0.0,
+        "warmup_ratio": 0.0,
+        "schedule": "constant",
         "data": [{"type": "llava", "path": str(tmp_path / "data.json")}],
-    }  # fmt: skip
+    }
     path = run_spec(held_out_qa=None, stages=[stage])
     spec, origin = load_spec(path)
     save(build(spec), spec, str(tmp_path / "start"))
@@ -55,12 +62,24 @@ def rows(run_spec, tmp_path):
 
 def arguments(folder, **changes):
     given = {
-        "output_dir": str(folder), "max_steps": STEPS, "learning_rate": RATE, "per_device_train_batch_size": 6,
-        "gradient_accumulation_steps": 3, "lr_scheduler_type": "constant", "optim": "adamw_torch",
-        "adam_beta2": 0.999, "weight_decay": 0.0, "max_grad_norm": 1.0, "report_to": [], "use_cpu": True,
-        "remove_unused_columns": False, "disable_tqdm": True, "save_strategy": "steps", "save_steps": 2,
+        "output_dir": str(folder),
+        "max_steps": STEPS,
+        "learning_rate": RATE,
+        "per_device_train_batch_size": 6,
+        "gradient_accumulation_steps": 3,
+        "lr_scheduler_type": "constant",
+        "optim": "adamw_torch",
+        "adam_beta2": 0.999,
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+        "report_to": [],
+        "use_cpu": True,
+        "remove_unused_columns": False,
+        "disable_tqdm": True,
+        "save_strategy": "steps",
+        "save_steps": 2,
         **changes,
-    }  # fmt: skip
+    }
     return given
 
 
@@ -136,8 +155,10 @@ def test_sft_trainer_equals_vlm_train_and_resumes(ours, rows, tmp_path):
     processor = AutoProcessor.from_pretrained(start_folder)
     data = datasets.Dataset.from_list([messages(row) for row in rows])
     options = {
-        "train_dataset": data, "processing_class": processor, "data_collator": processor.data_collator(),
-    }  # fmt: skip
+        "train_dataset": data,
+        "processing_class": processor,
+        "data_collator": processor.data_collator(),
+    }
     config = trl.SFTConfig(**arguments(tmp_path / "sft", bf16=False))
     trainer = trl.SFTTrainer(frozen(start_folder), config, **options)
     trainer.train()

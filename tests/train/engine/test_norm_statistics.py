@@ -164,9 +164,14 @@ def test_processes_agree_and_what_differs_is_named():
 
 @pytest.mark.parametrize(
     ("variable", "value"),
-    [("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4"), ("ACCELERATE_MIXED_PRECISION", "fp8"),
-     ("ACCELERATE_DYNAMO_BACKEND", "no"), ("ACCELERATE_USE_FSDP", "false"), ("FSDP_OFFLOAD_PARAMS", "true")],
-)  # fmt: skip
+    [
+        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4"),
+        ("ACCELERATE_MIXED_PRECISION", "fp8"),
+        ("ACCELERATE_DYNAMO_BACKEND", "no"),
+        ("ACCELERATE_USE_FSDP", "false"),
+        ("FSDP_OFFLOAD_PARAMS", "true"),
+    ],
+)
 def test_what_the_spec_says_accelerate_reads_nowhere_else(run_spec, monkeypatch, variable, value):
     monkeypatch.setenv(variable, value)
     accelerator = accelerator_of(train_section(*load_spec(run_spec())))
@@ -177,9 +182,15 @@ def test_what_the_spec_says_accelerate_reads_nowhere_else(run_spec, monkeypatch,
 
 
 @pytest.mark.parametrize(
-    "variable", ["ACCELERATE_USE_FSDP=true", "ACCELERATE_USE_DEEPSPEED=1", "ACCELERATE_DYNAMO_BACKEND=inductor",
-                 "ACCELERATE_TORCH_DEVICE=meta", "ACCELERATE_USE_MEGATRON_LM=yes"],
-)  # fmt: skip
+    "variable",
+    [
+        "ACCELERATE_USE_FSDP=true",
+        "ACCELERATE_USE_DEEPSPEED=1",
+        "ACCELERATE_DYNAMO_BACKEND=inductor",
+        "ACCELERATE_TORCH_DEVICE=meta",
+        "ACCELERATE_USE_MEGATRON_LM=yes",
+    ],
+)
 def test_what_no_spec_says_is_refused_by_name(run_spec, monkeypatch, variable):
     monkeypatch.setenv(*variable.split("="))
     with pytest.raises(UserError, match=f"{variable} "):

@@ -93,9 +93,12 @@ def test_groups_carry_rates_and_spare_what_must_not_decay(tiny_model):
 def test_the_first_pattern_that_fits_counts_and_the_rest_stays_with_its_part(tiny_model):
     made = stage(
         weight_decay={"connector": 0.2, "llm": 0.1},
-        groups=[{"match": "*.embedding.*", "lr": 5e-6, "weight_decay": 0.0},
-                {"match": "llm.*.mixer.*", "weight_decay": 0.3}, {"match": "llm.*", "lr": 2e-5}],
-    )  # fmt: skip
+        groups=[
+            {"match": "*.embedding.*", "lr": 5e-6, "weight_decay": 0.0},
+            {"match": "llm.*.mixer.*", "weight_decay": 0.3},
+            {"match": "llm.*", "lr": 2e-5},
+        ],
+    )
     found = groups(tiny_model, made)
     values = settings(tiny_model, optim.optimizer(found))
     assert values["llm.backbone.embedding.weight"] == (5e-6, 0.0)
@@ -116,13 +119,16 @@ def test_the_first_pattern_that_fits_counts_and_the_rest_stays_with_its_part(tin
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"frozen": ["llm.backbone.embeding.weight"]}, "frozen: .* the nearest are llm.backbone.embedding.weight"),
+        (
+            {"frozen": ["llm.backbone.embeding.weight"]},
+            "frozen: .* the nearest are llm.backbone.embedding.weight",
+        ),
         ({"frozen": ["encoder.*"]}, "'encoder.*' fits no trained parameter"),
         ({"groups": [{"match": "*.inproj.*", "lr": 1.0}]}, "groups.0: .*fits no trained parameter"),
         ({"groups": [{"match": "llm.*", "lr": 1.0}, {"match": "*A_log", "lr": 1.0}]}, "groups.1: earlier"),
         ({"frozen": ["*"]}, "frozen leaves nothing to train"),
     ],
-)  # fmt: skip
+)
 def test_patterns_that_fit_nothing_name_the_nearest(tiny_model, changes, message):
     with pytest.raises(UserError, match=message):
         groups(

@@ -107,14 +107,24 @@ def test_a_picture_that_breaks_while_it_trains_is_left_out_and_counted(examined,
 
 @pytest.mark.parametrize(
     ("key", "value", "wanted"),
-    [("tasks", [{"type": "poppe"}], r"spec\.yaml:\d+: train\.benchmarks\.tasks\.0\.type: unknown benchmark 'poppe'"
-      r"; possible: .*mme, .*did you mean 'pope'"),
-     ("tasks", [{"type": "pope", "dta": "."}], r"benchmarks\.tasks\.0\.dta: unknown key.*did you mean 'data'"),
-     ("tasks", ["pope"], r"benchmarks\.tasks\.0: expected a mapping with a type"),
-     ("tasks", [{"type": "pope"}] * 2, "pope stands there twice"),
-     ("tasks", [], "benchmarks.tasks"),
-     ("samples", "most", r"benchmarks\.samples: ")],
-)  # fmt: skip
+    [
+        (
+            "tasks",
+            [{"type": "poppe"}],
+            r"spec\.yaml:\d+: train\.benchmarks\.tasks\.0\.type: unknown benchmark 'poppe'"
+            r"; possible: .*mme, .*did you mean 'pope'",
+        ),
+        (
+            "tasks",
+            [{"type": "pope", "dta": "."}],
+            r"benchmarks\.tasks\.0\.dta: unknown key.*did you mean 'data'",
+        ),
+        ("tasks", ["pope"], r"benchmarks\.tasks\.0: expected a mapping with a type"),
+        ("tasks", [{"type": "pope"}] * 2, "pope stands there twice"),
+        ("tasks", [], "benchmarks.tasks"),
+        ("samples", "most", r"benchmarks\.samples: "),
+    ],
+)
 def test_faults_of_the_spec_have_a_line(examined, key, value, wanted):
     with pytest.raises(SpecError, match=wanted):
         load_spec(examined(**{key: value}))

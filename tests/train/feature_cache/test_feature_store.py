@@ -138,8 +138,12 @@ def replaced(path, make):
     make(path)
 
 
-KINDS = {"nothing": lambda p: None, "a folder": lambda p: p.mkdir(), "a FIFO": os.mkfifo,
-         "a dangling link": lambda p: p.symlink_to("nowhere")}  # fmt: skip
+KINDS = {
+    "nothing": lambda p: None,
+    "a folder": lambda p: p.mkdir(),
+    "a FIFO": os.mkfifo,
+    "a dangling link": lambda p: p.symlink_to("nowhere"),
+}
 
 
 @pytest.mark.parametrize("half", [".keys", ".data"])

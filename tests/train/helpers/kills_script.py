@@ -78,8 +78,12 @@ def half_removed(path, *rest, **options):
 def arm(deadline):
     """Everything that writes, flushes, renames or removes, wherever it is called from."""
     setattr(sharded_safetensors, "save_file", deadline.around(save_file, half_written))  # noqa: B010
-    for module, name, half in ((os, "rename", None), (os, "replace", None), (os, "fsync", None),
-                               (shutil, "rmtree", half_removed)):  # fmt: skip
+    for module, name, half in (
+        (os, "rename", None),
+        (os, "replace", None),
+        (os, "fsync", None),
+        (shutil, "rmtree", half_removed),
+    ):
         setattr(module, name, deadline.around(getattr(module, name), half))
 
 

@@ -24,16 +24,22 @@ def install_trap(folder):
 def environment(folder, trap=None):
     dropped = ("VLM_TRAP", "RANK", "WORLD_SIZE", "LOCAL_RANK", "OMP_NUM_THREADS")
     kept = {name: value for name, value in os.environ.items() if name not in dropped}
-    return {**kept, "PYTHONPATH": str(folder), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1",
-            "VLM_SCAN_BACKEND": "reference",
-            **({"VLM_TRAP": trap} if trap else {})}  # fmt: skip
+    return {
+        **kept,
+        "PYTHONPATH": str(folder),
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": "1",
+        "VLM_SCAN_BACKEND": "reference",
+        **({"VLM_TRAP": trap} if trap else {}),
+    }
 
 
 def begin(spec, *options, trap=None, nproc=2):
     """`vlm-train run spec --nproc 2 …` under way."""
     command = [sys.executable, "-m", "vlm_train", "run", str(spec), "--nproc", str(nproc), *options]
-    return subprocess.Popen(command, env=environment(spec.parent, trap), stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True)  # fmt: skip
+    return subprocess.Popen(
+        command, env=environment(spec.parent, trap), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def end(process, within=120):

@@ -25,11 +25,15 @@ def run_ranks(script, *args, world=2, timeout=300):
     }
     base.pop("PYTEST_XDIST_WORKER", None)
     started = [
-        subprocess.Popen([sys.executable, str(HERE / script), *map(str, args)],
-                         env={**base, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, str(HERE / script), *map(str, args)],
+            env={**base, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         for rank in range(world)
-    ]  # fmt: skip
+    ]
     try:
         told = [process.communicate(timeout=timeout) for process in started]
     finally:

@@ -37,8 +37,12 @@ def long_spec(run_spec, tmp_path):
     for stage in spec["train"]["stages"]:
         stage.update(steps=STEPS, micro_batch_size=2)
     spec["train"]["validation"] = {
-        "data": spec["train"]["held_out_qa"]["data"], "every": 10, "rows": 7, "batch_size": 2, "samples": 2,
-    }  # fmt: skip
+        "data": spec["train"]["held_out_qa"]["data"],
+        "every": 10,
+        "rows": 7,
+        "batch_size": 2,
+        "samples": 2,
+    }
     spec["train"]["benchmarks"] = evals(tmp_path, tmp_path / "eval")
     path.write_text(yaml.safe_dump(spec))
     return path

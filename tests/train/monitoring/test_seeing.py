@@ -52,9 +52,14 @@ def test_the_first_step_is_no_part_of_the_rates():
 
 @pytest.mark.parametrize(
     ("device", "peak"),
-    [("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA GeForce RTX 4090", 165e12), ("NVIDIA A100-SXM4-40GB", 312e12),
-     ("NVIDIA H100 PCIe", None), ("Tesla V100-SXM2", None)],
-)  # fmt: skip
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA GeForce RTX 4090", 165e12),
+        ("NVIDIA A100-SXM4-40GB", 312e12),
+        ("NVIDIA H100 PCIe", None),
+        ("Tesla V100-SXM2", None),
+    ],
+)
 def test_peaks_are_known_for_what_the_table_holds(monkeypatch, device, peak):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: device)
     assert peak_rate(torch.device("cuda"), bf16=True) == peak
@@ -181,14 +186,34 @@ class Page(HTMLParser):
 
 def test_the_page_about_a_run_needs_nothing_else_and_tells_what_happened(watched):
     folder, _ = start(*load_spec(watched("seen")))
-    folder.log({"stage": 0, "stage_name": "align", "step": 2, "row": 3, "name": "r3", "reason": "unreadable",
-                "message": "row r3: <x>.png"}, name="left_out.jsonl")  # fmt: skip
+    folder.log(
+        {
+            "stage": 0,
+            "stage_name": "align",
+            "step": 2,
+            "row": 3,
+            "name": "r3",
+            "reason": "unreadable",
+            "message": "row r3: <x>.png",
+        },
+        name="left_out.jsonl",
+    )
     text = html.write(folder.path).read_text()
     page = Page(text)
     assert all(a.startswith(("data:image/png;base64,", "#")) for a in page.fetched)
     assert not re.search(r"@import|url\((?!#)|<script", text)
-    for wanted in ("finished: 2 stages, 12 steps", "align", "instruct", "row r3: <x>.png", "unreadable",
-                   "what color is it?", "trainable:", "torch", "vlm-train", "validation"):  # fmt: skip
+    for wanted in (
+        "finished: 2 stages, 12 steps",
+        "align",
+        "instruct",
+        "row r3: <x>.png",
+        "unreadable",
+        "what color is it?",
+        "trainable:",
+        "torch",
+        "vlm-train",
+        "validation",
+    ):
         assert wanted in page.text, wanted
     assert text.count("<svg") == 5
     first = folder.metrics()[0]["loss"]

@@ -108,13 +108,20 @@ def test_any_text_is_text_in_the_table_of_results(tmp_path, text):
 
 
 WRONG = [
-    ("metrics.jsonl", {"step": "<script>"}), ("metrics.jsonl", {"loss": "1"}), ("metrics.jsonl", {"skipped": None}),
-    ("metrics.jsonl", {"lr": {"llm": "x"}}), ("metrics.jsonl", {"step": 10**30}), ("metrics.jsonl", {"name": 1}),
-    ("metrics.jsonl", {"tokens_per_second": float("nan")}), ("metrics.jsonl", {"peak_memory": -1}),
-    ("validation.jsonl", {"samples": {}}), ("validation.jsonl", {"samples": [{"asked": "x"}]}),
-    ("evals.jsonl", {"benchmarks": []}), ("evals.jsonl", {"benchmarks": {"a": {"score": 1}}}),
+    ("metrics.jsonl", {"step": "<script>"}),
+    ("metrics.jsonl", {"loss": "1"}),
+    ("metrics.jsonl", {"skipped": None}),
+    ("metrics.jsonl", {"lr": {"llm": "x"}}),
+    ("metrics.jsonl", {"step": 10**30}),
+    ("metrics.jsonl", {"name": 1}),
+    ("metrics.jsonl", {"tokens_per_second": float("nan")}),
+    ("metrics.jsonl", {"peak_memory": -1}),
+    ("validation.jsonl", {"samples": {}}),
+    ("validation.jsonl", {"samples": [{"asked": "x"}]}),
+    ("evals.jsonl", {"benchmarks": []}),
+    ("evals.jsonl", {"benchmarks": {"a": {"score": 1}}}),
     ("left_out.jsonl", {"reason": ["x"]}),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("name", "change"), WRONG)

@@ -41,8 +41,13 @@ def test_rows_come_before_the_combinations_of_axes(sweep_file):
     )
     assert grid.seeds == [0, 1, 2]
     assert [row.name for row in grid.rows] == [
-        "as it is", "mlp", "bsm d_state=4", "bsm d_state=8", "csm d_state=4", "csm d_state=8",
-    ]  # fmt: skip
+        "as it is",
+        "mlp",
+        "bsm d_state=4",
+        "bsm d_state=8",
+        "csm d_state=4",
+        "csm d_state=8",
+    ]
     last = grid.rows[-1]
     assert [str(s) for s in last.settings] == ["connector.scan=csm", "connector.d_state=8"]
     spec, _ = grid.spec(last, 2)
@@ -86,22 +91,30 @@ def test_what_a_run_is_started_with_gives_the_same_spec(sweep_file, tmp_path):
         ("rows:\n  a:\n    connector.scn: csm", "sweep.yaml:5: connector.scn: unknown key"),
         ("rows:\n  a: {conector.scan: csm}", "sweep.yaml:4: the spec has no conector"),
         ("axes:\n  connector.d_state: [4,\n    many]", "sweep.yaml:5: connector.d_state: got 'many'"),
-        ("rows: {a: {train.seed: 1}}", "sweep.yaml:3: rows.a.train.seed: a row can't set train.seed; `seeds` does"),
+        (
+            "rows: {a: {train.seed: 1}}",
+            "sweep.yaml:3: rows.a.train.seed: a row can't set train.seed; `seeds` does",
+        ),
         ("axes: {train.output: [x]}", "sweep.yaml:3: axes.train.output.0: a row can't set train.output"),
-        ("rows: {a: {}}\nsedes: [1]", "sweep.yaml:4: sedes: unknown key; possible: axes, base, output, rows, seeds"),
+        (
+            "rows: {a: {}}\nsedes: [1]",
+            "sweep.yaml:4: sedes: unknown key; possible: axes, base, output, rows, seeds",
+        ),
         ("seeds: [1]", "a sweep has rows, axes or both"),
         ("rows: {a: {}}\nseeds: [1, 1]", "seeds holds one twice"),
         ("rows: {a: {}}\nseeds: [-1]", "sweep.yaml:4: seeds.0: got -1"),
         ("rows: {a/b: {}, a-b: {}}", "two rows would share the folder 'a-b'"),
         ("rows: {../up: {}, 'a  b': {}}", "sweep.yaml:3"),
-        ("axes: {{a.b: {0}, c.d: {0}, e.f: {0}}}".format(list(range(1000))),
-         "the sweep has 3000000000 runs; at most 2000 go into one"),
+        (
+            "axes: {{a.b: {0}, c.d: {0}, e.f: {0}}}".format(list(range(1000))),
+            "the sweep has 3000000000 runs; at most 2000 go into one",
+        ),
         ("rows: {a: {}}\nseeds: " + str(list(range(2001))), "the sweep has 2001 runs"),
         ("axes: {connector.scan: [" + "x" * 300 + "]}", "make a name of more than 255 bytes"),
         ("rows: {a: {}}\nrows: {b: {}}", "sweep.yaml:4: rows: this key appears twice"),
     ],
     ids=lambda value: value[:24],
-)  # fmt: skip
+)
 def test_faults_name_file_and_line(sweep_file, text, said):
     assert said in faults(sweep_file(text + "\n"))
 

@@ -175,8 +175,10 @@ def test_mean_and_sample_standard_deviation(tmp_path):
     ]
     record = table.record(Grid("f", tmp_path, tmp_path, [0, 1, 2], []), found, [])
     assert record["rows"][0]["columns"]["all"] == {
-        "mean": 60.0, "spread": 10.0, "values": {0: 50.0, 1: 60.0, 2: 70.0},
-    }  # fmt: skip
+        "mean": 60.0,
+        "spread": 10.0,
+        "values": {0: 50.0, 1: 60.0, 2: 70.0},
+    }
 
 
 def test_benchmarks_are_columns_in_their_units_with_what_is_partial_or_missing(tmp_path):
@@ -206,8 +208,10 @@ def test_benchmarks_are_columns_in_their_units_with_what_is_partial_or_missing(t
     record = table.record(grid, found, [])
     assert record["columns"]["mme: perception"]["unit"] == "points"
     assert record["rows"][1]["columns"]["pope: F1, % (pope mean-F1)"]["questions"][1] == {
-        "scored": 11, "expected": 36, "partial": True,
-    }  # fmt: skip
+        "scored": 11,
+        "expected": 36,
+        "partial": True,
+    }
     assert (tmp_path / "table.png") in table.write(grid, found, [])
 
 

@@ -8,10 +8,16 @@ from vlm_train.data.conversation.columns import Columns
 
 CHAT = [{"role": "user", "content": "what?"}, {"role": "assistant", "content": "a cat"}]
 PARTS = [
-    {"role": "user", "content": [{"type": "text", "text": "see"}, {"type": "image", "text": None},
-                                 {"type": "text", "text": "what?"}]},
+    {
+        "role": "user",
+        "content": [
+            {"type": "text", "text": "see"},
+            {"type": "image", "text": None},
+            {"type": "text", "text": "what?"},
+        ],
+    },
     {"role": "assistant", "content": [{"type": "text", "text": "a cat"}]},
-]  # fmt: skip
+]
 
 
 def row(record, images=1, **given):
@@ -22,22 +28,35 @@ def row(record, images=1, **given):
     ("record", "images", "given", "expected"),
     [
         ({"conversations": turns("<image>\nwhat?", "a cat")}, 1, {}, ["<image>\nwhat?", "a cat"]),
-        ({"conversations": [{"from": "user", "value": "hi"}, {"from": "assistant", "value": "yo"}]}, 0, {},
-         ["hi", "yo"]),
+        (
+            {"conversations": [{"from": "user", "value": "hi"}, {"from": "assistant", "value": "yo"}]},
+            0,
+            {},
+            ["hi", "yo"],
+        ),
         ({"messages": CHAT}, 1, {}, ["<image>\nwhat?", "a cat"]),
         ({"messages": CHAT}, 0, {}, ["what?", "a cat"]),
         ({"conversations": CHAT * 2}, 2, {}, ["<image>\n<image>\nwhat?", "a cat", "what?", "a cat"]),
         ({"messages": PARTS}, 1, {}, ["see\n<image>\nwhat?", "a cat"]),
-        ({"texts": [{"user": "a?", "assistant": "b"}, {"user": "c?", "assistant": "d", "source": "s"}]}, 1, {},
-         ["<image>\na?", "b", "c?", "d"]),
+        (
+            {"texts": [{"user": "a?", "assistant": "b"}, {"user": "c?", "assistant": "d", "source": "s"}]},
+            1,
+            {},
+            ["<image>\na?", "b", "c?", "d"],
+        ),
         ({"question": "what?", "answer": "a cat"}, 1, {}, ["<image>\nwhat?", "a cat"]),
         ({"question": "is <image> it?", "answer": "a cat"}, 1, {}, ["is <image> it?", "a cat"]),
         ({"caption": "a cat"}, 1, {}, ["<image>", "a cat"]),
         ({"text": "a cat", "url": "u"}, 1, {"caption": "text"}, ["<image>", "a cat"]),
-        ({"query": "a?", "label": "b", "caption": "c"}, 0, {"question": "query", "answer": "label"}, ["a?", "b"]),
+        (
+            {"query": "a?", "label": "b", "caption": "c"},
+            0,
+            {"question": "query", "answer": "label"},
+            ["a?", "b"],
+        ),
         ({"question": "a?", "answer": "b", "caption": "c"}, 0, {}, ["a?", "b"]),
     ],
-)  # fmt: skip
+)
 def test_layouts(record, images, given, expected):
     assert said(row(record, images, **given)) == expected
 
@@ -56,7 +75,12 @@ def test_id_and_category_are_taken_and_default():
         ({"question": "<image><image>", "answer": "a"}, 1, "placeholders", "2 <image> .*but 1 images"),
         ({"caption": "c"}, 0, "placeholders", "a caption, but no image"),
         ({"conversations": turns("what?", "a cat")}, 1, "placeholders", "0 <image> .*but 1 images"),
-        ({"messages": [*CHAT, {"role": "system", "content": "be nice"}]}, 0, "schema", "turn 2: a system message"),
+        (
+            {"messages": [*CHAT, {"role": "system", "content": "be nice"}]},
+            0,
+            "schema",
+            "turn 2: a system message",
+        ),
         ({"messages": None}, 0, "schema", "must be a non-empty list"),
         ({"messages": ["hi"]}, 0, "schema", "turn 0: expected"),
         ({"messages": []}, 1, "schema", "must be a non-empty list"),
@@ -64,7 +88,7 @@ def test_id_and_category_are_taken_and_default():
         ({"caption": "c", "category": 3}, 1, "schema", "category must be text"),
         ({"caption": "\ud800"}, 1, "schema", "surrogate"),
     ],
-)  # fmt: skip
+)
 def test_bad_records(record, images, reason, message):
     with pytest.raises(BadSample, match=message) as caught:
         row(record, images)
@@ -76,10 +100,14 @@ def test_bad_records(record, images, reason, message):
     ("names", "given", "message"),
     [
         (["a", "b"], {}, r"no column holds a conversation; possible: conversations; .*the columns are: a, b"),
-        (["query", "answer"], {"question": "qeury"}, "has no 'qeury' for columns.question; .*did you mean 'query'"),
+        (
+            ["query", "answer"],
+            {"question": "qeury"},
+            "has no 'qeury' for columns.question; .*did you mean 'query'",
+        ),
         (["q", "caption"], {"question": "q"}, "no column holds a conversation"),
     ],
-)  # fmt: skip
+)
 def test_columns_that_do_not_fit(names, given, message):
     with pytest.raises(UserError, match=message):
         Columns(given, names, "here")

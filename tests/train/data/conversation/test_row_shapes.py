@@ -57,32 +57,115 @@ GOOD = [
     (messages(URL, text("what?")), [SHOWN, "a cat"], [RED]),
     (messages(NAMED, text("what?")), [SHOWN, "a cat"], [RED]),
     (messages({"type": "image"}, text("what?"), images=["red.png"]), [SHOWN, "a cat"], [RED]),
-    (messages({"type": "image", "index": 1}, text("and"), {"type": "image", "index": 0},
-              images=["red.png", "blue.png"]), ["<image>\nand\n<image>", "a cat"], [BLUE, RED]),
+    (
+        messages(
+            {"type": "image", "index": 1},
+            text("and"),
+            {"type": "image", "index": 0},
+            images=["red.png", "blue.png"],
+        ),
+        ["<image>\nand\n<image>", "a cat"],
+        [BLUE, RED],
+    ),
     (messages({"image": "red.png"}, {"text": "what?"}), [SHOWN, "a cat"], [RED]),
-    (messages({"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": data_url("red")[22:]}},
-              text("what?")), [SHOWN, "a cat"], [RED]),
-    ({"messages": [{"role": "user", "content": SHOWN}, {"role": "assistant", "content": "a cat"}],
-      "images": [{"path": "red.png"}]}, [SHOWN, "a cat"], [RED]),
-    ({"messages": [{"role": "user", "content": "what?"}, {"role": "assistant", "content": "a cat"}],
-      "images": ["red.png"], "videos": [], "tools": None}, [SHOWN, "a cat"], [RED]),
-    ({"conversations": turns("<image><image>\nsame?", "no"), "images": ["red.png", "blue.png"], "system": "be brief"},
-     ["<image><image>\nsame?", "no"], [RED, BLUE]),
-    ({"instruction": "<image>", "input": "what?", "output": "a cat", "images": ["red.png"], "system": ""},
-     [SHOWN, "a cat"], [RED]),
-    ({"query": SHOWN, "response": "a cat", "history": [["hi", "yo"]], "images": [data_url("blue")]},
-     ["hi", "yo", SHOWN, "a cat"], [BLUE]),
-    ({"conversation": [{"human": "what?", "assistant": "a cat"}], "images": ["red.png"]}, [SHOWN, "a cat"], [RED]),
-    ({"conversations": [{"from": "system", "value": "be brief"}, *turns("hi", "yo")], "image": None}, ["hi", "yo"], []),
-    ({"messages": [{"role": "user", "content": {"type": "text", "text": "hi"}},
-                   {"role": "assistant", "content": {"type": "text", "text": "yo"}}]}, ["hi", "yo"], []),
-    ({"conversations": [{**turn, "loss": None if turn["from"] == "human" else True} for turn in turns("hi", "yo")],
-      "url": "u", "id": 3, "image_url": "", "weight": 1.0, "path": "shard-3.tar"}, ["hi", "yo"], []),
-    ({"conversations": turns("<video>\n<source>\n</video>\nis this HTML?", "yes")},
-     ["<video>\n<source>\n</video>\nis this HTML?", "yes"], []),
-    ({"messages": [{"role": "user", "content": "hi", "from": "human", "value": "hi"},
-                   {"role": "assistant", "content": "yo"}]}, ["hi", "yo"], []),
-]  # fmt: skip
+    (
+        messages(
+            {
+                "type": "image",
+                "source": {"type": "base64", "media_type": "image/png", "data": data_url("red")[22:]},
+            },
+            text("what?"),
+        ),
+        [SHOWN, "a cat"],
+        [RED],
+    ),
+    (
+        {
+            "messages": [{"role": "user", "content": SHOWN}, {"role": "assistant", "content": "a cat"}],
+            "images": [{"path": "red.png"}],
+        },
+        [SHOWN, "a cat"],
+        [RED],
+    ),
+    (
+        {
+            "messages": [{"role": "user", "content": "what?"}, {"role": "assistant", "content": "a cat"}],
+            "images": ["red.png"],
+            "videos": [],
+            "tools": None,
+        },
+        [SHOWN, "a cat"],
+        [RED],
+    ),
+    (
+        {
+            "conversations": turns("<image><image>\nsame?", "no"),
+            "images": ["red.png", "blue.png"],
+            "system": "be brief",
+        },
+        ["<image><image>\nsame?", "no"],
+        [RED, BLUE],
+    ),
+    (
+        {"instruction": "<image>", "input": "what?", "output": "a cat", "images": ["red.png"], "system": ""},
+        [SHOWN, "a cat"],
+        [RED],
+    ),
+    (
+        {"query": SHOWN, "response": "a cat", "history": [["hi", "yo"]], "images": [data_url("blue")]},
+        ["hi", "yo", SHOWN, "a cat"],
+        [BLUE],
+    ),
+    (
+        {"conversation": [{"human": "what?", "assistant": "a cat"}], "images": ["red.png"]},
+        [SHOWN, "a cat"],
+        [RED],
+    ),
+    (
+        {"conversations": [{"from": "system", "value": "be brief"}, *turns("hi", "yo")], "image": None},
+        ["hi", "yo"],
+        [],
+    ),
+    (
+        {
+            "messages": [
+                {"role": "user", "content": {"type": "text", "text": "hi"}},
+                {"role": "assistant", "content": {"type": "text", "text": "yo"}},
+            ]
+        },
+        ["hi", "yo"],
+        [],
+    ),
+    (
+        {
+            "conversations": [
+                {**turn, "loss": None if turn["from"] == "human" else True} for turn in turns("hi", "yo")
+            ],
+            "url": "u",
+            "id": 3,
+            "image_url": "",
+            "weight": 1.0,
+            "path": "shard-3.tar",
+        },
+        ["hi", "yo"],
+        [],
+    ),
+    (
+        {"conversations": turns("<video>\n<source>\n</video>\nis this HTML?", "yes")},
+        ["<video>\n<source>\n</video>\nis this HTML?", "yes"],
+        [],
+    ),
+    (
+        {
+            "messages": [
+                {"role": "user", "content": "hi", "from": "human", "value": "hi"},
+                {"role": "assistant", "content": "yo"},
+            ]
+        },
+        ["hi", "yo"],
+        [],
+    ),
+]
 
 
 @pytest.mark.parametrize("write", WRITERS)
@@ -101,33 +184,60 @@ def test_rows_are_read_alike_in_every_format(folder, write, case):
 
 
 BAD = [
-    (messages({"type": "video", "video": "a.mp4"}, text("what?")),
-     "turn 0, part 0: type 'video' is not read; possible"),
+    (
+        messages({"type": "video", "video": "a.mp4"}, text("what?")),
+        "turn 0, part 0: type 'video' is not read; possible",
+    ),
     (messages({"type": "input_audio", "input_audio": {"data": "x"}}), "type 'input_audio' is not read"),
     (messages({"type": "tool_use", "name": "x"}, text("a")), "type 'tool_use' is not read"),
     (messages({"foo": "x"}, text("a")), "a part without type, text or image; its keys: foo"),
-    (messages({"type": "text", "text": "a", "video": "a.mp4"}), "'video' is not read in a part of type 'text'"),
-    (messages({"type": "image", "image": "red.png", "url": "blue.png"}),
-     "an image is given twice, by image and url; give one"),
+    (
+        messages({"type": "text", "text": "a", "video": "a.mp4"}),
+        "'video' is not read in a part of type 'text'",
+    ),
+    (
+        messages({"type": "image", "image": "red.png", "url": "blue.png"}),
+        "an image is given twice, by image and url; give one",
+    ),
     (messages({"type": "image", "image": {"href": "red.png"}}), "unknown key 'href' of an image; possible"),
-    (messages({"type": "image_url", "image_url": {"url": "data:video/mp4;base64,AA"}}),
-     "holds video/mp4, not an image"),
+    (
+        messages({"type": "image_url", "image_url": {"url": "data:video/mp4;base64,AA"}}),
+        "holds video/mp4, not an image",
+    ),
     (messages({"type": "image", "image": {"detail": "low"}}, images=["red.png"]), "part 0: no image in"),
     (messages({"type": "image_url", "image_url": {"url": "data:image/png,AA"}}), "is not a base64 data: URL"),
     (messages({"type": "image"}, text("a")), "1 <image> in the human turns, but 0 images"),
-    (messages({"type": "image", "index": 0}, {"type": "image", "index": 0}, images=["red.png", "blue.png"]),
-     "image 1 of the row has no place in the text"),
-    ({"messages": [user(text("a")), {"role": "assistant", "content": [{"type": "image"}]}]},
-     "an image in a turn of 'assistant'"),
-    ({"messages": [user(text("a")), {"role": "tool", "content": [text("b")]}, answer("c")]},
-     "turn 1: the role 'tool' is not read"),
-    ({"conversations": [*turns("a", "b"), {"from": "observation", "value": "c"}]},
-     "turn 2: the role 'observation' is not"),
-    ({"messages": [user(text("a")), {**answer("b"), "loss": False}]}, "turn 1: loss: False cannot be honoured"),
+    (
+        messages(
+            {"type": "image", "index": 0}, {"type": "image", "index": 0}, images=["red.png", "blue.png"]
+        ),
+        "image 1 of the row has no place in the text",
+    ),
+    (
+        {"messages": [user(text("a")), {"role": "assistant", "content": [{"type": "image"}]}]},
+        "an image in a turn of 'assistant'",
+    ),
+    (
+        {"messages": [user(text("a")), {"role": "tool", "content": [text("b")]}, answer("c")]},
+        "turn 1: the role 'tool' is not read",
+    ),
+    (
+        {"conversations": [*turns("a", "b"), {"from": "observation", "value": "c"}]},
+        "turn 2: the role 'observation' is not",
+    ),
+    (
+        {"messages": [user(text("a")), {**answer("b"), "loss": False}]},
+        "turn 1: loss: False cannot be honoured",
+    ),
     ({"messages": [user(text("a")), {**answer("b"), "weight": 0}]}, "turn 1: weight: 0 cannot be honoured"),
-    ({"messages": [user(text("a")), {**answer("b"), "tool_calls": [{"id": "x"}]}]},
-     "turn 1: 'tool_calls' is not read"),
-    ({**messages(text("a")), "videos": ["a.mp4"]}, "'videos' is not read, but holds .*; rename it, or .* in ignore:"),
+    (
+        {"messages": [user(text("a")), {**answer("b"), "tool_calls": [{"id": "x"}]}]},
+        "turn 1: 'tool_calls' is not read",
+    ),
+    (
+        {**messages(text("a")), "videos": ["a.mp4"]},
+        "'videos' is not read, but holds .*; rename it, or .* in ignore:",
+    ),
     ({**messages(text("a")), "rejected_response": "no"}, "'rejected_response' is not read"),
     ({**messages(text("a")), "chosen": {"from": "gpt", "value": "x"}}, "'chosen' is not read"),
     ({**messages(text("a")), "objects": {"bbox": [[1, 2]]}}, "'objects' is not read"),
@@ -139,27 +249,51 @@ BAD = [
     ({"question": "a", "answer": "b", "media": ["red.png"]}, "'media' is not read"),
     ({"instruction": "a", "output": "b", "inputs": "c"}, "'inputs' is not read, .*did you mean 'input'"),
     ({"instruction": "a", "output": "b", "input": 0}, "turn 0: expected text, got 0"),
-    ({"messages": [user(text("a")), {**answer("b"), "reasoning_content": "c"}]},
-     "turn 1: 'reasoning_content' is not read"),
-    ({**messages(text("a")), "image": "red.png", "images": ["blue.png"]}, "images under both 'image' and 'images'"),
+    (
+        {"messages": [user(text("a")), {**answer("b"), "reasoning_content": "c"}]},
+        "turn 1: 'reasoning_content' is not read",
+    ),
+    (
+        {**messages(text("a")), "image": "red.png", "images": ["blue.png"]},
+        "images under both 'image' and 'images'",
+    ),
     ({**messages(text("a")), "history": [["a", "b"]]}, "'history' is not read"),
     ({"query": "a", "response": "b", "history": ["a"]}, "history must be a list of .question, answer."),
     ({"instruction": "a", "output": "b", "system": ["x"]}, "system must be text"),
-    ({"messages": [{"role": "system", "content": [text("x")]}, user(text("a")), answer("b")], "system": "y"},
-     "two system texts"),
-    ({"conversation": turns("a", "b")},
-     "conversation 0: expected {human, assistant}, .*'conversations' or 'messages'"),
-    ({"message": turns("a", "b")},
-     "no column holds a conversation; .*the columns are: id, message; did you mean 'messages' for 'message'"),
+    (
+        {
+            "messages": [{"role": "system", "content": [text("x")]}, user(text("a")), answer("b")],
+            "system": "y",
+        },
+        "two system texts",
+    ),
+    (
+        {"conversation": turns("a", "b")},
+        "conversation 0: expected {human, assistant}, .*'conversations' or 'messages'",
+    ),
+    (
+        {"message": turns("a", "b")},
+        "no column holds a conversation; .*the columns are: id, message; did you mean 'messages' for 'message'",
+    ),
     ({"captions": "a", "image": "red.png"}, "did you mean 'caption' for 'captions'"),
-    *((messages(text(f"{mark}\nwhat?")), "is not read; an image of the row stands at '<image>'")
-      for mark in ("<video>", "<audio>", "Picture 1: <img>red.png</img>", "look at <image_1>", "<|image_1|>",
-                   "<|vision_start|><|image_pad|><|vision_end|>")),
+    *(
+        (messages(text(f"{mark}\nwhat?")), "is not read; an image of the row stands at '<image>'")
+        for mark in (
+            "<video>",
+            "<audio>",
+            "Picture 1: <img>red.png</img>",
+            "look at <image_1>",
+            "<|image_1|>",
+            "<|vision_start|><|image_pad|><|vision_end|>",
+        )
+    ),
     ({**messages(text("a")), "weight": 0.1}, "'weight' is not read, but holds 0.1"),
     ({**messages(text("a")), "path": "a/red.PNG"}, "'path' is not read, but holds 'a/red.PNG'"),
-    ({"conversations": [{"from": "human", "value": "a", "role": "assistant"}, turns("a", "b")[1]]},
-     "role and value|role and content say something else than from and value"),
-]  # fmt: skip
+    (
+        {"conversations": [{"from": "human", "value": "a", "role": "assistant"}, turns("a", "b")[1]]},
+        "role and value|role and content say something else than from and value",
+    ),
+]
 
 
 @pytest.mark.parametrize("write", WRITERS)
@@ -193,12 +327,22 @@ def test_a_column_to_ignore_must_be_there(folder):
 
 @pytest.mark.parametrize(
     ("name", "found"),
-    [("{root}/red.png", True), ("file://{root}/red.png", True), ("images/red.png", True), ("own/images/red.png", True),
-     ("./red.png", True), ("/etc/passwd", "must be a name inside"), ("{root}/../secret.png", "must be a name inside"),
-     ("file:///etc/passwd", "must be a name inside"), ("file://host{root}/red.png", "must be a name inside"),
-     ("https://x/y.png", "training downloads no images"), ("images\\red.png", "is a Windows path"),
-     ("C:\\images\\red.png", "is a Windows path"), ("images/none.png", "image is missing")],
-)  # fmt: skip
+    [
+        ("{root}/red.png", True),
+        ("file://{root}/red.png", True),
+        ("images/red.png", True),
+        ("own/images/red.png", True),
+        ("./red.png", True),
+        ("/etc/passwd", "must be a name inside"),
+        ("{root}/../secret.png", "must be a name inside"),
+        ("file:///etc/passwd", "must be a name inside"),
+        ("file://host{root}/red.png", "must be a name inside"),
+        ("https://x/y.png", "training downloads no images"),
+        ("images\\red.png", "is a Windows path"),
+        ("C:\\images\\red.png", "is a Windows path"),
+        ("images/none.png", "image is missing"),
+    ],
+)
 def test_names_of_images(tmp_path, name, found):
     """Absolute ones, those that begin with the folder's name, and the faults of others."""
     root = tmp_path / "own" / "images"
@@ -242,10 +386,14 @@ def test_a_sample_of_a_shard_takes_its_images_in_the_order_in_which_json_names_t
 
 @pytest.mark.parametrize(
     ("row", "message"),
-    [({"conversations": turns("<image>", "x"), "image": "a/none.png"},
-      ".json names 1 images .'a/none.png'., but the sample has 0"),
-     (messages({"type": "image", "image": "none.png"}), "image 'none.png' is no member of this sample")],
-)  # fmt: skip
+    [
+        (
+            {"conversations": turns("<image>", "x"), "image": "a/none.png"},
+            ".json names 1 images .'a/none.png'., but the sample has 0",
+        ),
+        (messages({"type": "image", "image": "none.png"}), "image 'none.png' is no member of this sample"),
+    ],
+)
 def test_a_sample_of_a_shard_lacks_an_image(folder, row, message):
     with pytest.raises(BadSample, match=message):
         shard(folder, row)[0]

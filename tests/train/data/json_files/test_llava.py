@@ -138,8 +138,12 @@ def test_lines_are_bad_one_by_one(folder):
     (folder / "d.jsonl").write_bytes(b"\n\n".join(lines))
     rows = LlavaConfig(path=str(folder / "d.jsonl")).rows()
     assert {i: e.reason for i, e in rows.faults().items()} == {
-        1: "json", 2: "json", 3: "schema", 5: "json", 6: "json"
-    }  # fmt: skip
+        1: "json",
+        2: "json",
+        3: "schema",
+        5: "json",
+        6: "json",
+    }
     assert "d.jsonl, line 3: not valid JSON" in str(rows.faults()[1])
     assert [row["id"] for row in readable(rows)] == ["a", "a"]
 

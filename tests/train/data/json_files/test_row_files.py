@@ -228,9 +228,14 @@ def test_an_image_id_beside_its_image_is_metadata():
 
 @pytest.mark.parametrize(
     ("row", "message"),
-    [({"images": ["a.png"]}, "the dataset gives 'images', which is not read; a row holds category,"),
-     ({"conversations": [{"from": "tool", "value": "x"}]}, "the dataset gives a turn of 'tool'; possible: gpt, human")],
-)  # fmt: skip
+    [
+        ({"images": ["a.png"]}, "the dataset gives 'images', which is not read; a row holds category,"),
+        (
+            {"conversations": [{"from": "tool", "value": "x"}]},
+            "the dataset gives a turn of 'tool'; possible: gpt, human",
+        ),
+    ],
+)
 def test_a_row_of_a_third_party_holds_nothing_that_is_not_read(row, message):
     from vlm_train.data.dataset import messages as messages_of
 

@@ -26,10 +26,18 @@ def answers(tmp_path, text, name="rows.json"):
 @pytest.mark.parametrize("name", ["rows.json", "rows.jsonl"])
 @pytest.mark.parametrize(
     "text",
-    [json.dumps(ROWS), json.dumps(ROWS, indent=1), "[" + ",\r\n".join(LINES) + "]", "\n".join(LINES) + "\n",
-     "\r\n".join(LINES), "\n\n" + "\n\n".join(LINES), f"\n{MARK}".join(LINES), " \n" + json.dumps(ROWS)],
+    [
+        json.dumps(ROWS),
+        json.dumps(ROWS, indent=1),
+        "[" + ",\r\n".join(LINES) + "]",
+        "\n".join(LINES) + "\n",
+        "\r\n".join(LINES),
+        "\n\n" + "\n\n".join(LINES),
+        f"\n{MARK}".join(LINES),
+        " \n" + json.dumps(ROWS),
+    ],
     ids=range(8),
-)  # fmt: skip
+)
 @pytest.mark.parametrize("mark", ["", MARK])
 def test_a_list_or_json_lines_by_any_name(tmp_path, name, text, mark):
     assert answers(tmp_path, mark + text, name) == ["a", "b", "c"]
@@ -48,10 +56,12 @@ def test_one_row_a_line_is_one_row(tmp_path, name):
 
 @pytest.mark.parametrize(
     ("content", "keys"),
-    [({"data": ROWS}, "data"),
-     ({"info": {}, "images": [1], "annotations": [{"a": [1.5]}]}, "info, images, annotations"),
-     ({}, "none")],
-)  # fmt: skip
+    [
+        ({"data": ROWS}, "data"),
+        ({"info": {}, "images": [1], "annotations": [{"a": [1.5]}]}, "info, images, annotations"),
+        ({}, "none"),
+    ],
+)
 @pytest.mark.parametrize("indent", [None, 1])
 def test_a_mapping_is_named_by_its_keys(tmp_path, content, keys, indent):
     (tmp_path / "rows.json").write_text(json.dumps(content, indent=indent))

@@ -54,8 +54,10 @@ def test_several_images_raw_bytes_and_names(tmp_path):
     with pytest.raises(BadSample, match="a caption, but no image"):
         found[1]
     assert sizes_of(found).tolist() == [[len("<image>\n<image>two"), 2], [0, 0]]
-    raw = rows(parquet(tmp_path / "raw.parquet", [{"picture": held("red")["bytes"], "caption": "x"}]),
-               columns={"image": "picture"})  # fmt: skip
+    raw = rows(
+        parquet(tmp_path / "raw.parquet", [{"picture": held("red")["bytes"], "caption": "x"}]),
+        columns={"image": "picture"},
+    )
     assert colour(raw[0]) == RED
     assert sizes_of(raw).tolist() == [[8, 1]]
     for cell in ("red.png", {"bytes": None, "path": "red.png"}):
@@ -65,10 +67,17 @@ def test_several_images_raw_bytes_and_names(tmp_path):
 
 @pytest.mark.parametrize(
     ("cell", "reason"),
-    [("../x.png", "path"), ("/etc/passwd", "path"), ("none.png", "missing"), ("pipe:touch x", "path"),
-     ("http://x/y.png", "path"), ("a\0b", "path"), (held("red") | {"bytes": b"<html>"}, "not-an-image"),
-     ({"bytes": None, "path": None}, "path")],
-)  # fmt: skip
+    [
+        ("../x.png", "path"),
+        ("/etc/passwd", "path"),
+        ("none.png", "missing"),
+        ("pipe:touch x", "path"),
+        ("http://x/y.png", "path"),
+        ("a\0b", "path"),
+        (held("red") | {"bytes": b"<html>"}, "not-an-image"),
+        ({"bytes": None, "path": None}, "path"),
+    ],
+)
 def test_bad_images_are_bad_rows(tmp_path, cell, reason):
     found = rows(parquet(tmp_path / "x.parquet", [{"image": cell, "caption": "x"}]))
     with pytest.raises(BadSample, match=r"x\.parquet: row 0") as caught:
@@ -108,7 +117,7 @@ def test_a_damaged_row_group_costs_its_rows_and_no_others(tmp_path):
         (lambda p: parquet(p, [{"a": 1}]), "no column holds a conversation"),
         (lambda p: parquet(p.with_name("y.parquet"), [{"question": "q"}]), "other columns than .*: answer"),
     ],
-)  # fmt: skip
+)
 def test_files_that_can_not_be_used_are_named(tmp_path, spoil, message):
     path = parquet(tmp_path / "x.parquet", list(records(3)))
     spoil(path)
@@ -176,9 +185,13 @@ def test_far_storage_that_stumbles_is_asked_again_and_corrupt_data_is_not(far):
 
 @pytest.mark.parametrize(
     ("url", "message"),
-    [("memory://nowhere/x.parquet", "no such .parquet file"), ("nonsense://x/y.parquet", "[Pp]rotocol not known"),
-     ("abfs://x/y.parquet", "needs a package"), ("pipe:touch x", "no such .parquet file")],
-)  # fmt: skip
+    [
+        ("memory://nowhere/x.parquet", "no such .parquet file"),
+        ("nonsense://x/y.parquet", "[Pp]rotocol not known"),
+        ("abfs://x/y.parquet", "needs a package"),
+        ("pipe:touch x", "no such .parquet file"),
+    ],
+)
 def test_urls_that_lead_nowhere(url, message):
     with pytest.raises(UserError, match=message):
         rows(url)

@@ -127,13 +127,15 @@ def test_a_row_group_that_is_bad_is_read_once(tmp_path, small, monkeypatch):
 @pytest.mark.parametrize(
     ("column", "message"),
     [
-        (pa.array([7]), "expected text, got 7"), (pa.array([b"q"]), "expected text, got b'q'"),
-        (pa.array([None], pa.string()), "expected text, got None"), (pa.array([["q"]]), "expected text, got"),
+        (pa.array([7]), "expected text, got 7"),
+        (pa.array([b"q"]), "expected text, got b'q'"),
+        (pa.array([None], pa.string()), "expected text, got None"),
+        (pa.array([["q"]]), "expected text, got"),
         (pa.array([2**52], pa.timestamp("s")), "'question' cannot be read"),
         (pa.array([np.float16(1)]), "expected text, got 1.0"),
         (pa.array([{"a": 1}]), "expected text, got {'a': 1}"),
     ],
-)  # fmt: skip
+)
 def test_columns_of_other_types_are_bad_rows(tmp_path, column, message):
     found = rows(write(tmp_path / "x.parquet", {"question": column, "answer": ["a"]}))
     with pytest.raises(BadSample, match=message):

@@ -37,19 +37,37 @@ def rows(path, **keys):
 
 
 def test_samples_of_every_kind(tmp_path):
-    tar(tmp_path / "a-000.tar", {
-        "000.jpg": png("red"), "000.txt": " a red field\n",
-        "x/001.json": CAT, "x/001.png": png("blue"),
-        "002.0.png": png("red"), "002.1.PNG": png("blue"),
-        "002.json": {"id": 7, "messages": [{"role": "user", "content": "two?"}, {"role": "assistant", "content": "2"}]},
-        "003.json": {"conversations": turns("hi", "yo"), "category": "text"},
-        "004.cls": "3", "004.npy": b"x", "README": "no sample",
-    })  # fmt: skip
+    tar(
+        tmp_path / "a-000.tar",
+        {
+            "000.jpg": png("red"),
+            "000.txt": " a red field\n",
+            "x/001.json": CAT,
+            "x/001.png": png("blue"),
+            "002.0.png": png("red"),
+            "002.1.PNG": png("blue"),
+            "002.json": {
+                "id": 7,
+                "messages": [{"role": "user", "content": "two?"}, {"role": "assistant", "content": "2"}],
+            },
+            "003.json": {"conversations": turns("hi", "yo"), "category": "text"},
+            "004.cls": "3",
+            "004.npy": b"x",
+            "README": "no sample",
+        },
+    )
     meta = {"caption": "of the json", "url": "u", "width": 3}
-    tar(tmp_path / "a-001.tar", {
-        "005.jpg": png("red"), "005.json": {"url": "u", "width": 3}, "005.txt": "of the text",
-        "006.jpg": png("teal"), "006.json": meta, "006.txt": "of the text",
-    })  # fmt: skip
+    tar(
+        tmp_path / "a-001.tar",
+        {
+            "005.jpg": png("red"),
+            "005.json": {"url": "u", "width": 3},
+            "005.txt": "of the text",
+            "006.jpg": png("teal"),
+            "006.json": meta,
+            "006.txt": "of the text",
+        },
+    )
     found = rows(tmp_path / "a-{000..001}.tar")
     assert [said(row) for row in found] == [
         ["<image>", "a red field"], ["<image>\nwhat?", "a cat"], ["<image>\n<image>\ntwo?", "2"], ["hi", "yo"],
@@ -57,9 +75,7 @@ def test_samples_of_every_kind(tmp_path):
     ]  # fmt: skip
     assert [row["id"] for row in found] == ["000", "x/001", "7", "003", "005", "006"]
     assert [colour(found[2], k) for k in (0, 1)] == [(255, 0, 0), (0, 0, 255)]
-    assert found.sizes().tolist() == [
-        [sum(map(len, said(row))), len(row["image"])] for row in list(found)
-    ]  # fmt: skip
+    assert found.sizes().tolist() == [[sum(map(len, said(row))), len(row["image"])] for row in list(found)]
     assert image_name(found[0]["image"][0]) == f"{tmp_path}/a-000.tar: 000.jpg (byte 512)"
     assert not found.faults()
     renamed = rows(tmp_path / "a-001.tar", columns={"caption": "url"})
@@ -72,14 +88,17 @@ def test_samples_of_every_kind(tmp_path):
         ({"b.jpg": png("red")}, "schema", "has neither .json nor .txt"),
         ({"b.txt": "alone"}, "placeholders", "a caption, but no image"),
         ({"b.json": CAT}, "placeholders", "1 <image> in the human turns, but 0 images"),
-        ({"b.json": {**CAT, "conversations": turns("no mark", "x")}, "b.txt": "text", "b.jpg": png("red")},
-         "placeholders", "0 <image>"),
+        (
+            {"b.json": {**CAT, "conversations": turns("no mark", "x")}, "b.txt": "text", "b.jpg": png("red")},
+            "placeholders",
+            "0 <image>",
+        ),
         ({"b.json": b"{", "b.jpg": png("red"), "b.txt": "text"}, "json", "not valid JSON"),
         ({"b.json": b"[1]", "b.jpg": png("red")}, "schema", "expected a mapping"),
         ({"b.json": {"url": "u"}, "b.jpg": png("red")}, "schema", "no column holds a conversation"),
         ({"b.txt": b"\xff\xfe", "b.jpg": png("red")}, "schema", "no text"),
     ],
-)  # fmt: skip
+)
 def test_bad_samples_are_known_before_training(tmp_path, members, reason, message):
     good = {"a.jpg": png("red"), "a.txt": "good", "c.jpg": png("red"), "c.txt": "good"}
     items = list(good.items())
@@ -111,17 +130,30 @@ def test_hostile_members_are_harmless(tmp_path, monkeypatch):
     regular, canary = tarfile.REGTYPE, pickle.dumps(Canary())
     path = write(
         tmp_path / "x.tar",
-        ("../../etc/a.jpg", regular, png("red"), ""), ("../../etc/a.txt", regular, b"climbs", ""),
-        ("/etc/b.jpg", regular, png("red"), ""), ("/etc/b.txt", regular, b"absolute", ""),
-        ("c.jpg", tarfile.SYMTYPE, b"", "/etc/passwd"), ("c.txt", regular, b"link", ""),
-        ("d.jpg", tarfile.LNKTYPE, b"", "/etc/passwd"), ("d.txt", regular, b"hard link", ""),
-        ("e.jpg", tarfile.FIFOTYPE, b"", ""), ("e.txt", regular, b"fifo", ""),
-        ("f.jpg", tarfile.CHRTYPE, b"", ""), ("f.txt", regular, b"device", ""),
-        ("g.jpg", regular, png("red"), ""), ("g.pyd", regular, canary, ""), ("g.pickle", regular, canary, ""),
-        ("g.pkl", regular, canary, ""), ("g.pth", regular, canary, ""), ("g.txt", regular, b"pickles", ""),
-        ("h\n\x1b[31m.jpg", regular, png("red"), ""), ("h\n\x1b[31m.txt", regular, b"colours", ""),
-        ("i.jpg", regular, png("red"), ""), ("i.jpg", regular, png("red"), ""), ("i.txt", regular, b"twice", ""),
-    )  # fmt: skip
+        ("../../etc/a.jpg", regular, png("red"), ""),
+        ("../../etc/a.txt", regular, b"climbs", ""),
+        ("/etc/b.jpg", regular, png("red"), ""),
+        ("/etc/b.txt", regular, b"absolute", ""),
+        ("c.jpg", tarfile.SYMTYPE, b"", "/etc/passwd"),
+        ("c.txt", regular, b"link", ""),
+        ("d.jpg", tarfile.LNKTYPE, b"", "/etc/passwd"),
+        ("d.txt", regular, b"hard link", ""),
+        ("e.jpg", tarfile.FIFOTYPE, b"", ""),
+        ("e.txt", regular, b"fifo", ""),
+        ("f.jpg", tarfile.CHRTYPE, b"", ""),
+        ("f.txt", regular, b"device", ""),
+        ("g.jpg", regular, png("red"), ""),
+        ("g.pyd", regular, canary, ""),
+        ("g.pickle", regular, canary, ""),
+        ("g.pkl", regular, canary, ""),
+        ("g.pth", regular, canary, ""),
+        ("g.txt", regular, b"pickles", ""),
+        ("h\n\x1b[31m.jpg", regular, png("red"), ""),
+        ("h\n\x1b[31m.txt", regular, b"colours", ""),
+        ("i.jpg", regular, png("red"), ""),
+        ("i.jpg", regular, png("red"), ""),
+        ("i.txt", regular, b"twice", ""),
+    )
     OPENED.clear()
     RUN.clear()
     found = rows(path)
@@ -160,9 +192,15 @@ def whole(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("cut", "whole_samples"),
-    [(lambda at: at[10], 4), (lambda at: at[10] + 100, 4), (lambda at: at[10] + 600, 4),
-     (lambda at: at[11], 5), (lambda at: at[11] + 514, 5), (lambda at: at[1] + 515, 0)],
-)  # fmt: skip
+    [
+        (lambda at: at[10], 4),
+        (lambda at: at[10] + 100, 4),
+        (lambda at: at[10] + 600, 4),
+        (lambda at: at[11], 5),
+        (lambda at: at[11] + 514, 5),
+        (lambda at: at[1] + 515, 0),
+    ],
+)
 def test_a_truncated_tar_is_named_and_what_is_whole_is_read(tmp_path, whole, cut, whole_samples):
     """The sample before the break is not whole for sure: a further member of it may be what is missing."""
     data, at = whole
@@ -195,9 +233,14 @@ def test_a_size_beyond_the_file_is_not_allocated(tmp_path):
 
 @pytest.mark.parametrize(
     ("data", "message"),
-    [(b"", "no plain tar"), (b"x" * 5000, "no plain tar"), (bytes(10240), "holds no samples"),
-     (b"\x1f\x8b" + b"x" * 5000, "compressed ones must be unpacked"), (None, "no such .tar file")],
-)  # fmt: skip
+    [
+        (b"", "no plain tar"),
+        (b"x" * 5000, "no plain tar"),
+        (bytes(10240), "holds no samples"),
+        (b"\x1f\x8b" + b"x" * 5000, "compressed ones must be unpacked"),
+        (None, "no such .tar file"),
+    ],
+)
 def test_what_is_no_shard(tmp_path, data, message):
     if data is not None:
         (tmp_path / "x.tar").write_bytes(data)

@@ -30,23 +30,41 @@ def faults(found):
 
 TWO = {"conversations": turns("<image><image>", "two")}
 MEMBERS = [
-    ({"f.00.png": RED, "f.00.txt": "a", "f.01.png": RED, "f.01.txt": "b"},
-     [("f.00", ["f.00.png"], "a"), ("f.01", ["f.01.png"], "b")]),
-    ({"s.png": RED, "s.txt": "a", "s.v2.png": RED, "s.v2.json": {"caption": "b"}},
-     [("s", ["s.png"], "a"), ("s.v2", ["s.v2.png"], "b")]),
+    (
+        {"f.00.png": RED, "f.00.txt": "a", "f.01.png": RED, "f.01.txt": "b"},
+        [("f.00", ["f.00.png"], "a"), ("f.01", ["f.01.png"], "b")],
+    ),
+    (
+        {"s.png": RED, "s.txt": "a", "s.v2.png": RED, "s.v2.json": {"caption": "b"}},
+        [("s", ["s.png"], "a"), ("s.v2", ["s.v2.png"], "b")],
+    ),
     ({"7.left.png": RED, "7.right.png": RED, "7.json": TWO}, [("7", ["7.left.png", "7.right.png"], "two")]),
     ({"7.json": TWO, "7.1.png": RED, "7.0.png": RED}, [("7", ["7.1.png", "7.0.png"], "two")]),
-    ({"7.png": RED, "7.seg.png": RED, "7.json": TWO, "7.meta.json": {"a": 1}, "7.cls": "3"},
-     [("7", ["7.png", "7.seg.png"], "two")]),
-    ({"v1.2.a.png": RED, "v1.2.b.png": RED, "v1.2.json": TWO}, [("v1.2", ["v1.2.a.png", "v1.2.b.png"], "two")]),
-    ({"d.1/a.png": RED, "d.1/a.txt": "x", "d.txt/a.png": RED, "d.txt/a.txt": "y"},
-     [("d.1/a", ["d.1/a.png"], "x"), ("d.txt/a", ["d.txt/a.png"], "y")]),
-    ({"a.png": RED, "b.png": RED, "a.txt": "x", "b.txt": "y"}, [("a", ["a.png"], "x"), ("b", ["b.png"], "y")]),
-    ({"c.0.json": {"conversations": turns("hi", "x")}, "c.1.json": {"conversations": turns("hi", "y")}},
-     [("c.0", [], "x"), ("c.1", [], "y")]),
-    ({"A.PNG": RED, "A.TXT": "x", "b.jp2": RED, "b.txt": "y", "c.tga": RED, "c.txt": "z"},
-     [("A", ["A.PNG"], "x"), ("b", ["b.jp2"], "y"), ("c", ["c.tga"], "z")]),
-]  # fmt: skip
+    (
+        {"7.png": RED, "7.seg.png": RED, "7.json": TWO, "7.meta.json": {"a": 1}, "7.cls": "3"},
+        [("7", ["7.png", "7.seg.png"], "two")],
+    ),
+    (
+        {"v1.2.a.png": RED, "v1.2.b.png": RED, "v1.2.json": TWO},
+        [("v1.2", ["v1.2.a.png", "v1.2.b.png"], "two")],
+    ),
+    (
+        {"d.1/a.png": RED, "d.1/a.txt": "x", "d.txt/a.png": RED, "d.txt/a.txt": "y"},
+        [("d.1/a", ["d.1/a.png"], "x"), ("d.txt/a", ["d.txt/a.png"], "y")],
+    ),
+    (
+        {"a.png": RED, "b.png": RED, "a.txt": "x", "b.txt": "y"},
+        [("a", ["a.png"], "x"), ("b", ["b.png"], "y")],
+    ),
+    (
+        {"c.0.json": {"conversations": turns("hi", "x")}, "c.1.json": {"conversations": turns("hi", "y")}},
+        [("c.0", [], "x"), ("c.1", [], "y")],
+    ),
+    (
+        {"A.PNG": RED, "A.TXT": "x", "b.jp2": RED, "b.txt": "y", "c.tga": RED, "c.txt": "z"},
+        [("A", ["A.PNG"], "x"), ("b", ["b.jp2"], "y"), ("c", ["c.tga"], "z")],
+    ),
+]
 
 
 @pytest.mark.parametrize(("members", "expected"), MEMBERS, ids=range(len(MEMBERS)))
@@ -59,19 +77,28 @@ def test_text_names_a_sample_and_images_belong_to_the_longest_name(tmp_path, mem
 @pytest.mark.parametrize(
     ("members", "expected"),
     [
-        ({"f.00.png": RED, "f.00.txt": "a", "f.01.png": RED},
-         {"f.01": "f.01: has neither .json nor .txt; it has f.01.png"}),
-        ({"a.0.png": RED, "a.1.png": RED, "a.b.txt": "x"}, {"a.0": "has neither", "a.1": "has neither",
-                                                           "a.b": "a caption, but no image"}),
-        ({"a.0.png": RED, "a.1.png": RED, "a.0.npy": "x"},
-         {"a": "has neither .json nor .txt; it has a.0.png, a.1.png"}),
-        ({"a.mp4": b"x", "a.json": {"conversations": turns("hi", "yo")}}, {"a": "a.mp4: .mp4 is not read; possible"}),
+        (
+            {"f.00.png": RED, "f.00.txt": "a", "f.01.png": RED},
+            {"f.01": "f.01: has neither .json nor .txt; it has f.01.png"},
+        ),
+        (
+            {"a.0.png": RED, "a.1.png": RED, "a.b.txt": "x"},
+            {"a.0": "has neither", "a.1": "has neither", "a.b": "a caption, but no image"},
+        ),
+        (
+            {"a.0.png": RED, "a.1.png": RED, "a.0.npy": "x"},
+            {"a": "has neither .json nor .txt; it has a.0.png, a.1.png"},
+        ),
+        (
+            {"a.mp4": b"x", "a.json": {"conversations": turns("hi", "yo")}},
+            {"a": "a.mp4: .mp4 is not read; possible"},
+        ),
         ({"a.wav": b"x", "a.png": RED, "a.txt": "x"}, {"a": "a.wav: .wav is not read"}),
         ({"a.heic": b"x", "a.txt": "x"}, {"a": "a.heic: .heic is not read"}),
         ({"a.png": RED, "a.txt": "x", "a.json": {"videos": ["b.mp4"]}}, {"a": "'videos' is not read"}),
     ],
     ids=range(7),
-)  # fmt: skip
+)
 def test_what_is_no_whole_sample_is_named(tmp_path, members, expected):
     found = faults(rows(tar(tmp_path / "x.tar", members)))
     assert found.keys() == expected.keys()

@@ -76,9 +76,12 @@ def scans(count: int) -> bytes:
 
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 60 40\n%%EndComments\n(canary) (w) file pop\nshowpage\n"
-GIF_BOMB = b"GIF89a" + struct.pack("<HHBBB", 60000, 60000, 0x80, 0, 0) + bytes(6) + (
-    b"," + struct.pack("<HHHHB", 0, 0, 60000, 60000, 0) + b"\x02\x02\x4c\x01\x00;"
-)  # fmt: skip
+GIF_BOMB = (
+    b"GIF89a"
+    + struct.pack("<HHBBB", 60000, 60000, 0x80, 0, 0)
+    + bytes(6)
+    + (b"," + struct.pack("<HHHHB", 0, 0, 60000, 60000, 0) + b"\x02\x02\x4c\x01\x00;")
+)
 CORPUS: dict[str, tuple[str, bytes | Callable[[Path], Any]]] = {
     # what is read: the size
     "plain.jpg": ("60×40", encoded(plain(), "JPEG")),

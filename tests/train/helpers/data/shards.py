@@ -38,9 +38,11 @@ def tar(path: Path, members: dict[str, Any]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as file:
         for name, content in members.items():
-            data = content if isinstance(content, bytes) else str.encode(
-                content if isinstance(content, str) else json.dumps(content)
-            )  # fmt: skip
+            data = (
+                content
+                if isinstance(content, bytes)
+                else str.encode(content if isinstance(content, str) else json.dumps(content))
+            )
             info = tarfile.TarInfo(name)
             info.size = len(data)
             file.addfile(info, io.BytesIO(data))
