@@ -106,9 +106,15 @@ def test_assemble_mistakes(cli, spec_file, tmp_path, args, message):
         (["{model}", "--image", "{dir}/text.png", "--ask", "x"], "not an image"),
         (["{model}", "--top-p", "0"], "--top-p 0.0: expected"),
         (["{model}", "--temperature", "nan"], "--temperature nan: expected"),
-        (["{model}", "--max-new-tokens", "0"], "expected at least 1"),
-        (["{model}", "--max-new-tokens", "9" * 30], "expected at least 1 and below 2^31"),
-        (["{model}", "--seed", "9" * 30], "of at most 63 bits"),
+        (
+            ["{model}", "--max-new-tokens", "0"],
+            "--max-new-tokens: expected a whole number from 1 to 2147483647, got '0'",
+        ),
+        (
+            ["{model}", "--max-new-tokens", "9" * 30],
+            "--max-new-tokens: expected a whole number from 1 to 2147483647",
+        ),
+        (["{model}", "--seed", "9" * 30], "--seed: expected a whole number from 0 to 9223372036854775807"),
         (["{model}", "--device", "warp", "--ask", "x"], "device 'warp' cannot be used"),
     ],
 )

@@ -111,12 +111,12 @@ def test_data_that_are_not_here_are_said_to_be(cli, trained):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--gpus", "0"], "--gpus and --text-tokens are at least 1"),
-        (["--gpus", "1", "--mfu", "2"], "--mfu is above 0 and at most 1"),
+        (["--gpus", "0"], "--gpus: expected a whole number from 1 to 999999999, got '0'"),
+        (["--gpus", "1", "--mfu", "2"], "--mfu 2.0: expected a share above 0 and at most 1"),
         (["--gpus", "1", "--samples", "align"], "expected STAGE=NUMBER"),
         (["--gpus", "1", "--samples", "align=²"], "expected STAGE=NUMBER"),
         (["--gpus", "1", "--samples", "align=" + "9" * 5000], "expected STAGE=NUMBER"),
-        (["--gpus", "1" + "0" * 30], "--gpus and --text-tokens are at least 1 and below 10^9"),
+        (["--gpus", "1" + "0" * 30], "--gpus: expected a whole number from 1 to 999999999"),
         (
             ["--gpus", "1", "--samples", "aling=5"],
             "no such stage; possible: align, instruct; did you mean 'align'",
