@@ -1,6 +1,7 @@
 """A tiny model folder as transformers reads it."""
 
 import pytest
+from hf_talk import TALK
 
 
 @pytest.fixture(scope="module")
@@ -19,3 +20,8 @@ def processor(tiny_folder):
     import vlm_core.hf  # noqa: F401
 
     return AutoProcessor.from_pretrained(tiny_folder)
+
+
+@pytest.fixture
+def batch(processor):
+    return processor.apply_chat_template(TALK, tokenize=True)
