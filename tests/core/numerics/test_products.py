@@ -66,7 +66,12 @@ def test_a_whole_model_uses_them(tiny_spec, old_cpu, monkeypatch):
     assert torch.cosine_similarity(hidden.float().flatten(), expected.flatten(), dim=0) > 0.99
 
 
-def test_this_cpu_says_what_it_has():
-    assert low_precision_matmul.native(torch.float32)
-    assert isinstance(low_precision_matmul.native(torch.bfloat16), bool)
-    assert isinstance(low_precision_matmul.native(torch.float16), bool)
+@pytest.mark.parametrize(("bf16", "fp16"), [(True, False), (False, True)])
+def test_a_cpu_is_asked_for_each_dtype(monkeypatch, bf16, fp16):
+    native = low_precision_matmul.native.__wrapped__
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: bf16)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_fp16_supported", lambda: fp16)
+    assert (native(torch.bfloat16), native(torch.float16), native(torch.float32)) == (bf16, fp16, True)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert native(torch.bfloat16) is native(torch.float16) is True, "assumed"

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from accelerate.state import AcceleratorState
 from resume_helpers import go
 from safetensors.torch import load_file
 
@@ -27,27 +26,20 @@ def said(run):
     return json.loads((run / "evaluations/after instruct.json").read_text())["answers"]
 
 
-def fresh():
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
 @pytest.fixture
 def folders(begun, tmp_path):
     """(the spec, the folder of): `run`, which has begun; `whole`, the same to its end; `other`, with another rate."""
     spec = yaml.safe_load(begun.read_text())
     run = Path(spec["train"]["output"])
     shutil.copytree(run, tmp_path / "begun")
-    fresh()
     go(begun)
     run.rename(tmp_path / "whole")
     spec["train"]["stages"][0]["lr"] = 0.1
     other = tmp_path / "other.yaml"
     other.write_text(yaml.safe_dump(spec))
-    fresh()
     go(other)
     run.rename(tmp_path / "other")
     shutil.copytree(tmp_path / "begun", run)
-    fresh()
     return begun, tmp_path
 
 
@@ -68,13 +60,11 @@ def test_what_another_run_left(folders, capsys):
     assert mine == read_manifest(home / "whole/model")["run"] != theirs
     shutil.rmtree(home / "run/model")
     shutil.copytree(home / "other/model", home / "run/model")
-    fresh()
     with pytest.raises(UserError, match=r"run/model: of another run, .*\n.*remove this folder"):
         go(path)
     shutil.rmtree(home / "run/model")
     shutil.copy(home / "other/evaluations/after instruct.json", home / "run/evaluations")
     assert RunDir(home / "run").evaluation("after instruct")["of"]["run"] == theirs
-    fresh()
     go(path)
     assert weights(home / "run") == weights(home / "whole")
     assert said(home / "run") == said(home / "whole")

@@ -4,14 +4,11 @@ import json
 import re
 
 import pytest
-from accelerate.state import AcceleratorState
-from resume_helpers import call
+from resume_helpers import call, run_folder
 
-from vlm_core.spec.spec import load_spec
 from vlm_core.text.render import IMAGE, Message, render
 from vlm_core.text.template import TEMPLATES
 from vlm_train.cli.preview import spans
-from vlm_train.run import start
 
 
 def spoil(path):
@@ -34,8 +31,7 @@ def test_check_lists_what_training_leaves_out(run_spec, monkeypatch, capsys, tmp
     assert "not-an-image 3, missing 1" in said.out
     assert not (tmp_path / "run").exists()
     listed = [json.loads(line) for line in report.read_text().splitlines()]
-    folder, _ = start(*load_spec(path, skip[1::2]))
-    AcceleratorState._reset_state(reset_partial_state=True)
+    folder = run_folder(path, *skip[1::2])
     trained = folder.records("left_out.jsonl")
     key = ("stage_name", "row", "name", "reason", "message")
     assert sorted(tuple(r[k] for k in key) for r in listed) == sorted(

@@ -3,23 +3,16 @@
 import json
 
 import pytest
-from accelerate.state import AcceleratorState
+from resume_helpers import run_folder
 from shards import COLOURS, held, parquet, png, tar
 
 from vlm_core.io import files
-from vlm_core.spec.spec import load_spec
 from vlm_train.checkpoint.run_dir import LEFT_OUT, VALIDATION
 from vlm_train.cli import main
 from vlm_train.data.parquet_files import parquet_rows
 from vlm_train.report import html
-from vlm_train.run import start
 
 SKIP = ("train.on_bad_sample=skip", "train.bad_sample_budget=20")
-
-
-def go(path, *overrides):
-    AcceleratorState._reset_state(reset_partial_state=True)
-    return start(*load_spec(path, overrides))[0]
 
 
 def losses(folder):
@@ -61,7 +54,8 @@ def spec_of(run_spec, data, **changes):
 
 def test_a_row_trains_the_same_whatever_file_it_is_in(run_spec, formats):
     seen = [
-        losses(go(spec_of(run_spec, [data], output=kind, held_out_qa=None))) for kind, data in formats.items()
+        losses(run_folder(spec_of(run_spec, [data], output=kind, held_out_qa=None)))
+        for kind, data in formats.items()
     ]
     assert seen[1:] == seen[:1] * 2
 
@@ -76,7 +70,7 @@ def test_what_a_run_shows_is_the_same_whatever_file_its_rows_are_in(
         watch = {"data": [data], "every": 9, "rows": 4, "samples": 2, "max_new_tokens": 2}
         asked = {"data": [data], "batch_size": 18, "max_new_tokens": 1}
         path = spec_of(run_spec, [data], output=kind, validation=watch, held_out_qa=asked)
-        folder = go(path)
+        folder = run_folder(path)
         samples = [(s["id"], s["said"]) for m in folder.records(VALIDATION) for s in m["samples"]]
         seen[kind] = losses(folder), (folder.path / "results.md").read_text(), samples
         assert (folder.path / "samples.png").stat().st_size > 1000
@@ -120,20 +114,20 @@ def test_a_mixture_that_skips_is_resumed_to_the_bit(run_spec, spoiled, monkeypat
     """Row groups in windows, worker processes, bad rows of every source; killed once and continued."""
     monkeypatch.setattr(parquet_rows, "HELD", 1)
     path = spec_of(run_spec, spoiled, held_out_qa=None)
-    whole = go(path, *SKIP, f"train.output={path.parent / 'whole'}", "train.stages.0.steps=8")
+    whole = run_folder(path, *SKIP, f"train.output={path.parent / 'whole'}", "train.stages.0.steps=8")
     reasons = {m["reason"] for m in whole.records(LEFT_OUT)}
     assert reasons == {"not-an-image", "schema", "truncated"}
     killed_at(0, 2)
     with pytest.raises(KeyboardInterrupt):
-        go(path, *SKIP, "train.num_workers=2", "train.stages.0.steps=8")
-    part = go(path, *SKIP, "train.stages.0.steps=8")
+        run_folder(path, *SKIP, "train.num_workers=2", "train.stages.0.steps=8")
+    part = run_folder(path, *SKIP, "train.stages.0.steps=8")
     assert losses(part) == losses(whole)
     assert part.records(LEFT_OUT) == whole.records(LEFT_OUT)
 
 
 def test_without_skipping_the_first_known_fault_ends_it_before_it_starts(run_spec, spoiled):
     with pytest.raises(ValueError, match=r"stage only: .*y\.tar: has no end mark .*after 9 whole samples"):
-        go(spec_of(run_spec, spoiled, held_out_qa=None))
+        run_folder(spec_of(run_spec, spoiled, held_out_qa=None))
 
 
 def test_what_the_storage_made_us_repeat_is_a_figure_and_no_bad_row(run_spec, formats, monkeypatch):
@@ -150,6 +144,6 @@ def test_what_the_storage_made_us_repeat_is_a_figure_and_no_bad_row(run_spec, fo
 
     monkeypatch.setattr(files, "_read", stumbling)
     failures.pop()
-    folder = go(spec_of(run_spec, [formats["llava"]], held_out_qa=None))
+    folder = run_folder(spec_of(run_spec, [formats["llava"]], held_out_qa=None))
     assert sum(m.get("io_retries", 0) for m in folder.metrics()) == 1
     assert not folder.records(LEFT_OUT)

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from hypothesis import given
 from hypothesis import strategies as st
+from resume_helpers import run_folder
 
 from vlm_core.errors import UserError
 from vlm_core.spec.spec import load_spec
@@ -88,9 +88,8 @@ def test_a_packed_run_has_the_losses_of_a_padded_one_and_says_what_it_saves(run_
         ("packed", ("packing=true",)),
         ("grouped", ("group_by_length=true",)),
     ):
-        AcceleratorState._reset_state(reset_partial_state=True)
         keys = [f"train.stages.{i}.{change}" for i in (0, 1) for change in changes]
-        folder, _ = start(*load_spec(run_spec(name, held_out_qa=None, max_length=128), [*stage, *keys]))
+        folder = run_folder(run_spec(name, held_out_qa=None, max_length=128), *stage, *keys)
         losses[name] = [m["loss"] for m in folder.metrics()]
         padding[name] = sum(m["padding"] for m in folder.metrics())
     assert losses["packed"] == pytest.approx(losses["padded"], rel=1e-4)

@@ -3,19 +3,14 @@
 import json
 
 import pytest
-from accelerate.state import AcceleratorState
+from resume_helpers import run_folder
 
 from vlm_core.errors import SpecError, UserError
 from vlm_core.spec.spec import load_spec
 from vlm_train.data.sampler import StepSampler
 from vlm_train.engine import trainer
-from vlm_train.run import start
 
 SKIP = ("train.on_bad_sample=skip", "train.bad_sample_budget=6")
-
-
-def go(path, *overrides):
-    return start(*load_spec(path, overrides))[0]
 
 
 def losses(folder):
@@ -42,12 +37,12 @@ def test_by_default_a_known_fault_ends_the_run_before_anything_is_written(bad_sp
     with pytest.raises(
         UserError, match=r"stage align: .*row \d+: .*\n2 of 18 rows are bad.*on_bad_sample: skip"
     ):
-        go(bad_spec)
+        run_folder(bad_spec)
     assert not (bad_spec.parent / "run").exists()
 
 
 def test_skipped_rows_are_listed_once_and_the_rest_is_trained(bad_spec):
-    folder = go(bad_spec, *SKIP)
+    folder = run_folder(bad_spec, *SKIP)
     for stage, name in enumerate(("align", "instruct")):
         listed = [m for m in folder.records("left_out.jsonl") if m["stage"] == stage]
         assert {m["row"]: m["reason"] for m in listed} == REASONS
@@ -68,7 +63,7 @@ def test_a_skipped_row_changes_nothing_for_the_others(bad_spec, run_spec, monkey
         return fit(self, *args)
 
     monkeypatch.setattr(trainer.StageTrainer, "fit", spy)
-    go(bad_spec, *SKIP)
+    run_folder(bad_spec, *SKIP)
     order = StepSampler(18, 6, 6, seed=0, micro=4)
     lengths = [0 if ids is None else len(ids) for micros in seen[:6] for ids in micros]
     assert lengths == [sum(i not in REASONS for i in micro) for micro in order]
@@ -77,7 +72,7 @@ def test_a_skipped_row_changes_nothing_for_the_others(bad_spec, run_spec, monkey
 
 def test_resume_is_exact_when_skipping(bad_spec, monkeypatch):
     """Killed after a step of each stage, steps that left rows out are done again, with worker processes or without."""
-    whole = go(bad_spec, *SKIP, f"train.output={bad_spec.parent / 'whole'}")
+    whole = run_folder(bad_spec, *SKIP, f"train.output={bad_spec.parent / 'whole'}")
     step = trainer.StageTrainer._record
 
     def record(self, position, *args):
@@ -87,12 +82,10 @@ def test_resume_is_exact_when_skipping(bad_spec, monkeypatch):
 
     monkeypatch.setattr(trainer.StageTrainer, "_record", record)
     for kill_at, workers in (((0, 3), 2), ((1, 1), 0)):  # noqa: B007, read by record
-        AcceleratorState._reset_state(reset_partial_state=True)
         with pytest.raises(KeyboardInterrupt):
-            go(bad_spec, *SKIP, f"train.num_workers={workers}")
+            run_folder(bad_spec, *SKIP, f"train.num_workers={workers}")
     kill_at = None
-    AcceleratorState._reset_state(reset_partial_state=True)
-    part = go(bad_spec, *SKIP)
+    part = run_folder(bad_spec, *SKIP)
     assert losses(part) == losses(whole)
     assert part.records("left_out.jsonl") == whole.records("left_out.jsonl")
 
@@ -101,19 +94,17 @@ def test_the_budget_stops_the_run_and_a_higher_one_resumes_it(bad_spec):
     with pytest.raises(
         UserError, match=r"step \d: 5 of 18 rows are bad, and .*budget allows 4.*left_out\.jsonl"
     ):
-        go(bad_spec, SKIP[0], "train.bad_sample_budget=4")
+        run_folder(bad_spec, SKIP[0], "train.bad_sample_budget=4")
     listed = (bad_spec.parent / "run" / "left_out.jsonl").read_text().splitlines()
     assert len(listed) == 5
-    AcceleratorState._reset_state(reset_partial_state=True)
-    resumed = go(bad_spec, SKIP[0], "train.bad_sample_budget=0.3")
-    AcceleratorState._reset_state(reset_partial_state=True)
-    whole = go(bad_spec, *SKIP, f"train.output={bad_spec.parent / 'whole'}")
+    resumed = run_folder(bad_spec, SKIP[0], "train.bad_sample_budget=0.3")
+    whole = run_folder(bad_spec, *SKIP, f"train.output={bad_spec.parent / 'whole'}")
     assert losses(resumed) == losses(whole)
 
 
 def test_known_faults_beyond_the_budget_stop_it_before_it_starts(bad_spec):
     with pytest.raises(UserError, match=r"stage align: 2 of 18 rows are bad, and .*budget allows 1"):
-        go(bad_spec, SKIP[0], "train.bad_sample_budget=1")
+        run_folder(bad_spec, SKIP[0], "train.bad_sample_budget=1")
     assert not (bad_spec.parent / "run").exists()
 
 
@@ -136,10 +127,10 @@ def test_a_failing_storage_is_not_skipped(run_spec, monkeypatch):
 
     monkeypatch.setattr(files, "_read", failing)
     with pytest.raises(UserError, match="the storage fails: stumbled"):
-        go(run_spec(held_out_qa=None), *SKIP)
+        run_folder(run_spec(held_out_qa=None), *SKIP)
 
 
 def test_held_out_rows_are_never_skipped(bad_spec, run_spec):
     path = run_spec()
     with pytest.raises(UserError, match=r"evaluation: .*\n2 of 18 rows are bad"):
-        go(path, *SKIP)
+        run_folder(path, *SKIP)

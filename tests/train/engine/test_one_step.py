@@ -2,16 +2,11 @@
 
 import pytest
 from ranks import run_ranks
+from resume_helpers import run_folder
 
 from vlm_core.errors import UserError
-from vlm_core.spec.spec import load_spec
 from vlm_train.engine.trainer import StageTrainer
 from vlm_train.loss import SummedLoss
-from vlm_train.run import start
-
-
-def go(path, *overrides):
-    return start(*load_spec(path, overrides))[0]
 
 
 def test_one_process_is_enough_to_leave_a_step_out_on_all():
@@ -50,14 +45,14 @@ def told(folder):
 
 def test_skipped_steps_are_counted_and_survive_resuming(run_spec, monkeypatch, killed_at):
     bad_at(monkeypatch, {1, 4})
-    whole = go(run_spec("whole", on_non_finite="skip"))
+    whole = run_folder(run_spec("whole", on_non_finite="skip"))
     assert [m["skipped"] for m in whole.metrics()] == [0] * 7 + [1] * 3 + [2] * 2
     assert [m["step"] for m in whole.metrics() if m["loss"] is None] == [2, 5]
     killed_at(1, 3)
     path = run_spec("part", on_non_finite="skip")
     with pytest.raises(KeyboardInterrupt):
-        go(path)
-    part = go(path)
+        run_folder(path)
+    part = run_folder(path)
     assert told(part) == told(whole)
     for name in ("connector", "llm"):
         a, b = (f.path / "model" / name / "weights.safetensors" for f in (part, whole))
@@ -68,7 +63,7 @@ def test_a_spent_budget_ends_the_run_with_the_count(run_spec, monkeypatch, caplo
     bad_at(monkeypatch, {0, 2, 3})
     path = run_spec(on_non_finite="skip", non_finite_budget=2)
     with pytest.raises(UserError, match=r"step 4: loss inf .*one more than train.non_finite_budget: 2"):
-        go(path)
+        run_folder(path)
     assert [r.message.rsplit("(")[-1] for r in caplog.records] == ["1 of 2)", "2 of 2)"]
 
 
@@ -76,7 +71,7 @@ def test_the_weights_are_those_of_the_steps_that_counted(run_spec, monkeypatch):
     """A skipped last step leaves exactly the weights of the steps before it."""
     bad_at(monkeypatch, {5})
     path = run_spec(on_non_finite="skip", checkpoint_every=5)
-    folder = go(path)
+    folder = run_folder(path)
     held = sorted((folder.path / "checkpoints").iterdir())
     assert [p.name[-2:] for p in held] == ["05", "06"]
     for name in ("llm.safetensors", "connector.safetensors", "optimizer.safetensors"):
@@ -86,5 +81,5 @@ def test_the_weights_are_those_of_the_steps_that_counted(run_spec, monkeypatch):
 def test_text_alone_teaches_a_connector_nothing_and_breaks_nothing(run_spec):
     """Micro-batches of one row: every third has no image, so that its loss depends on nothing that is trained."""
     stages = ["train.stages.0.micro_batch_size=1", "train.stages.0.batch_size=3", "train.stages.0.steps=6"]
-    folder = go(run_spec(held_out_qa=None), *stages, "train.stages.1.steps=1")
+    folder = run_folder(run_spec(held_out_qa=None), *stages, "train.stages.1.steps=1")
     assert all(m["loss"] > 0 for m in folder.metrics())

@@ -3,6 +3,7 @@
 import json
 
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from vlm_connectors.connectors import VSSL2
@@ -12,8 +13,20 @@ from vlm_train.cli import main
 from vlm_train.run import start
 
 
+def new_process():
+    """accelerate keeps its settings for the life of a process: what follows stands for another one."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
 def go(path, *overrides):
+    """A run as a process of its own would start it -> (its folder, the table of its results)."""
+    new_process()
     return start(*load_spec(path, overrides))
+
+
+def run_folder(path, *overrides):
+    """The folder of a run."""
+    return go(path, *overrides)[0]
 
 
 def edit(path, change):
