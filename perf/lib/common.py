@@ -16,14 +16,14 @@ import torch
 
 def parser(doc: str | None, rounds: int) -> argparse.ArgumentParser:
     """The arguments of every script; `rounds` is its default."""
-    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--threads", type=int, default=2)
-    made.add_argument("--rounds", type=int, default=rounds)
-    made.add_argument(
+    arguments = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--threads", type=int, default=2)
+    arguments.add_argument("--rounds", type=int, default=rounds)
+    arguments.add_argument(
         "--keep-memory", action="store_true", help="glibc keeps freed memory: no page faults anew"
     )
-    made.add_argument("--smoke", action="store_true", help="tiny shapes, one round: does it run at all")
-    return made
+    arguments.add_argument("--smoke", action="store_true", help="tiny shapes, one round: does it run at all")
+    return arguments
 
 
 def start(arguments: argparse.ArgumentParser) -> argparse.Namespace:

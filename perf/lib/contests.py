@@ -43,13 +43,13 @@ def inference(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
 
 def training(run: Callable[[], Tensor], leaves: Sequence[Tensor]) -> Run:
     """Forward and backward, to the gradient of every leaf."""
-    arriving: list[Tensor] = []
+    grad_output: list[Tensor] = []
 
     def step() -> tuple[Tensor, ...]:
         y = run()
-        if not arriving:
-            arriving.append(torch.randn_like(y))
-        return torch.autograd.grad(y, leaves, arriving[0])
+        if not grad_output:
+            grad_output.append(torch.randn_like(y))
+        return torch.autograd.grad(y, leaves, grad_output[0])
 
     return step
 

@@ -66,19 +66,19 @@ def replayed(run: Callable[[], object]) -> Run:
     """The same launches as a CUDA graph: what the GPU needs, without the time to launch. On a CPU the run itself."""
     if DEVICE.type == "cpu":
         return run
-    aside = torch.cuda.Stream()
-    aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
         for _ in range(2):
             run()
-    torch.cuda.current_stream().wait_stream(aside)
+    torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        held = run()
+        result = run()
 
     def again() -> object:
         graph.replay()
-        return held
+        return result
 
     return again
 

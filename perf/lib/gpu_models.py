@@ -72,8 +72,8 @@ def our_prefill(model: MambaLM, x: Tensor) -> Callable[[], Any]:
 
 def peer_prefill(model: Any, x: Tensor) -> Callable[[], Any]:
     def run() -> Any:
-        made = model(inputs_embeds=x, use_cache=True, logits_to_keep=1)
-        return made.logits[:, -1], made.past_key_values
+        output = model(inputs_embeds=x, use_cache=True, logits_to_keep=1)
+        return output.logits[:, -1], output.past_key_values
 
     return torch.inference_mode()(run)
 
@@ -104,7 +104,7 @@ def peer_tokens(model: Any, x: Tensor, count: int) -> Callable[[], Any]:
     def run() -> None:
         nonlocal logits, cache
         for _ in range(count):
-            made = model(logits.argmax(-1, keepdim=True), past_key_values=cache, use_cache=True)
-            logits, cache = made.logits[:, -1], made.past_key_values
+            output = model(logits.argmax(-1, keepdim=True), past_key_values=cache, use_cache=True)
+            logits, cache = output.logits[:, -1], output.past_key_values
 
     return torch.inference_mode()(run)

@@ -47,12 +47,12 @@ class Size(NamedTuple):
 
 def samples(model: VLM, size: Size, seed: int) -> Batch:
     """An image and text each; of the text a random half is predicted, so processes differ in what they count."""
-    chosen = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     grid, length = model.image_tokens_by_default, model.image_tokens_by_default + size.text
-    ids = torch.randint(model.llm.vocab_size, (size.samples, length), generator=chosen)
+    ids = torch.randint(model.llm.vocab_size, (size.samples, length), generator=generator)
     image_mask = (torch.arange(length) < grid).expand(size.samples, -1)
-    loss_mask = ~image_mask & (torch.rand(ids.shape, generator=chosen) < 0.5)
-    pixels = torch.rand(size.samples, 3, *model.encoder.image_size, generator=chosen)
+    loss_mask = ~image_mask & (torch.rand(ids.shape, generator=generator) < 0.5)
+    pixels = torch.rand(size.samples, 3, *model.encoder.image_size, generator=generator)
     return Batch(ids, image_mask, loss_mask, None, pixels)
 
 

@@ -40,7 +40,7 @@ class Block:
 
 def blocks(path: Path) -> list[Block]:
     """Every fenced block of a page in order; a fence that is never closed is a `ValueError`."""
-    found: list[Block] = []
+    fences: list[Block] = []
     opened: re.Match[str] | None = None
     start, body = 0, []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
@@ -49,13 +49,13 @@ def blocks(path: Path) -> list[Block]:
             opened, start, body = fence, number, []
         elif fence and fence[2].startswith(opened[2]) and not fence[3]:
             language, _, info = opened[3].strip().partition(" ")
-            found.append(Block(language, info, "".join(body), start))
+            fences.append(Block(language, info, "".join(body), start))
             opened = None
         else:
             body.append(line.removeprefix(opened[1]) + "\n")
     if opened:
         raise ValueError(f"{path}:{start}: this block is never closed")
-    return found
+    return fences
 
 
 def run_python(block: Block, page: Path, namespace: dict[str, Any]) -> None:
@@ -73,10 +73,10 @@ def check_spec(block: Block, folder: Path) -> Arithmetic:
 
 def check_fragment(block: Block, folder: Path) -> Spec:
     """Validate a part of a spec, with the parts that it leaves out filled in."""
-    given = {line.split(":")[0] for line in block.text.splitlines() if re.match(r"\w+:", line)}
-    rest = [line for line in _BASE.splitlines() if line.split(":")[0] not in given]
+    keys = {line.split(":")[0] for line in block.text.splitlines() if re.match(r"\w+:", line)}
+    base_lines = [line for line in _BASE.splitlines() if line.split(":")[0] not in keys]
     file = folder / block.file_name
-    file.write_text("\n".join([block.text, *rest]), encoding="utf-8")
+    file.write_text("\n".join([block.text, *base_lines]), encoding="utf-8")
     return load_spec(file)[0]
 
 

@@ -58,12 +58,12 @@ class _Tags(HTMLParser):
         self.policy = ""
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = dict(attrs)
-        self.found[tag, tuple(sorted(given))] += 1
-        assert not any(name.startswith("on") for name in given), attrs
-        assert not any((value or "").strip().lower().startswith("javascript:") for value in given.values())
-        if given.get("http-equiv") == "Content-Security-Policy":
-            self.policy = given["content"] or ""
+        values = dict(attrs)
+        self.found[tag, tuple(sorted(values))] += 1
+        assert not any(name.startswith("on") for name in values), attrs
+        assert not any((value or "").strip().lower().startswith("javascript:") for value in values.values())
+        if values.get("http-equiv") == "Content-Security-Policy":
+            self.policy = values["content"] or ""
 
     handle_startendtag = handle_starttag
 

@@ -47,9 +47,9 @@ def scored(capsys: Out, *argv: str | Path) -> dict[str, Any]:
     return json.loads(printed(capsys, *argv, "--json"))
 
 
-def answers(folder: Path, said: dict[Any, str] | list[dict[str, Any]]) -> Path:
+def answers(folder: Path, texts: dict[Any, str] | list[dict[str, Any]]) -> Path:
     """An answer file."""
-    rows = said if isinstance(said, list) else [{"question_id": k, "text": t} for k, t in said.items()]
+    rows = texts if isinstance(texts, list) else [{"question_id": k, "text": t} for k, t in texts.items()]
     return write_jsonl(folder / "answers.jsonl", rows)
 
 
@@ -60,7 +60,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 def said(folder: Path, name: str) -> dict[str, str]:
     """The answer to each question of a run."""
-    found = rows(folder / f"{name}.jsonl")
-    texts = {row["metadata"]["id"]: row["text"] for row in found}
-    assert len(texts) == len(found), "an answer is there twice"
+    answer_rows = rows(folder / f"{name}.jsonl")
+    texts = {row["metadata"]["id"]: row["text"] for row in answer_rows}
+    assert len(texts) == len(answer_rows), "an answer is there twice"
     return texts

@@ -51,14 +51,14 @@ class Case:
             }
             self.flags += ["--grades", str(write_json(folder / "grades.json", grades))]
 
-    def command(self, said: dict[str, str] | list[dict[str, Any]] | None = None) -> list[str | Path]:
-        return [*self.flags, "--answers", answers(self.folder, self.said if said is None else said)]
+    def command(self, texts: dict[str, str] | list[dict[str, Any]] | None = None) -> list[str | Path]:
+        return [*self.flags, "--answers", answers(self.folder, self.said if texts is None else texts)]
 
     def files(self) -> list[Path]:
         """The files that scoring reads: no images, no other split's."""
-        found = [
+        paths = [
             path
             for path in sorted(self.home.rglob("*"))
             if path.suffix in (".json", ".jsonl", ".tsv", ".txt")
         ]
-        return [path for path in found if "test2015" not in path.name and "test-dev2015" not in path.name]
+        return [path for path in paths if "test2015" not in path.name and "test-dev2015" not in path.name]

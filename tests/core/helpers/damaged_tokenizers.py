@@ -48,8 +48,8 @@ def sequence(*items: dict[str, Any]) -> dict[str, Any]:
 
 def splits(pattern: dict[str, str]) -> dict[str, Any]:
     split = {"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False}
-    own = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-    return {"type": "Sequence", "pretokenizers": [split, own]}
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    return {"type": "Sequence", "pretokenizers": [split, byte_level]}
 
 
 def nested(kind: str, key: str, depth: int) -> dict[str, Any]:
@@ -70,13 +70,15 @@ def unigram(vocab: Any, **values: Any) -> Callable[[Path], None]:
 
 
 def word_piece(vocab: dict[str, Any], **values: Any) -> Callable[[Path], None]:
-    own = {
+    tokenizer = {
         "type": "WordPiece",
         "unk_token": "[UNK]",
         "continuing_subword_prefix": "##",
         "max_input_chars_per_word": 100,
     }
-    return put(model={**own, "vocab": vocab, **values}, pre_tokenizer={"type": "Whitespace"}, decoder=None)
+    return put(
+        model={**tokenizer, "vocab": vocab, **values}, pre_tokenizer={"type": "Whitespace"}, decoder=None
+    )
 
 
 def charsmap(data: bytes | str) -> dict[str, Any]:

@@ -34,15 +34,17 @@ def tensors(change: Callable[[dict[str, Tensor]], object], part: str = "llm") ->
     """Damage that is a valid file of other tensors."""
 
     def damage(folder: Path) -> None:
-        held = {name: tensor.clone() for name, tensor in load_file(folder / part / WEIGHTS).items()}
-        change(held)
-        save_file(held, folder / part / WEIGHTS, metadata={"format": "pt"})
+        state = {name: tensor.clone() for name, tensor in load_file(folder / part / WEIGHTS).items()}
+        change(state)
+        save_file(state, folder / part / WEIGHTS, metadata={"format": "pt"})
 
     return damage
 
 
 def each(change: Callable[[Tensor], Tensor], part: str = "llm") -> Callable[[Path], None]:
-    return tensors(lambda held: held.update({name: change(t).contiguous() for name, t in held.items()}), part)
+    return tensors(
+        lambda state: state.update({name: change(t).contiguous() for name, t in state.items()}), part
+    )
 
 
 def header(change: Callable[[dict[str, Any]], object], part: str = "llm") -> Callable[[Path], None]:
@@ -56,12 +58,14 @@ def header(change: Callable[[dict[str, Any]], object], part: str = "llm") -> Cal
     return damage
 
 
-def first(held: dict[str, Any]) -> str:
-    return next(name for name in held if name != "__metadata__")
+def first(state: dict[str, Any]) -> str:
+    return next(name for name in state if name != "__metadata__")
 
 
 def _all(key: str, value: Any) -> Callable[[dict[str, Any]], object]:
-    return lambda held: [fact.update({key: value}) for name, fact in held.items() if name != "__metadata__"]
+    return lambda header: [
+        fact.update({key: value}) for name, fact in header.items() if name != "__metadata__"
+    ]
 
 
 def _dtype(name: str) -> Callable[[Path], None]:
@@ -79,12 +83,12 @@ def _dtype(name: str) -> Callable[[Path], None]:
     }
 
     def damage(folder: Path) -> None:
-        held, at = {}, 0
+        state, at = {}, 0
         for key, tensor in load_file(folder / LLM).items():
             size = int(tensor.numel() * sizes[name])
-            held[key] = {"dtype": name, "shape": list(tensor.shape), "data_offsets": [at, at + size]}
+            state[key] = {"dtype": name, "shape": list(tensor.shape), "data_offsets": [at, at + size]}
             at += size
-        raw(folder / LLM, held, bytes(at))
+        raw(folder / LLM, state, bytes(at))
 
     return damage
 
@@ -100,15 +104,15 @@ def _directory(folder: Path) -> None:
 
 
 def _pickle(folder: Path) -> None:
-    held = {name: tensor.clone() for name, tensor in load_file(folder / LLM).items()}
-    torch.save(held, folder / LLM)
+    state = {name: tensor.clone() for name, tensor in load_file(folder / LLM).items()}
+    torch.save(state, folder / LLM)
 
 
-def _share(held: dict[str, Any]) -> None:
+def _share(state: dict[str, Any]) -> None:
     """Two tensors of one shape on the same bytes."""
-    names = [n for n in held if n != "__metadata__"]
-    a, b = next((a, b) for a in names for b in names if a != b and held[a]["shape"] == held[b]["shape"])
-    held[b]["data_offsets"] = held[a]["data_offsets"]
+    names = [n for n in state if n != "__metadata__"]
+    a, b = next((a, b) for a in names for b in names if a != b and state[a]["shape"] == state[b]["shape"])
+    state[b]["data_offsets"] = state[a]["data_offsets"]
 
 
 def _many(folder: Path, count: int = 120_000) -> None:
@@ -116,15 +120,15 @@ def _many(folder: Path, count: int = 120_000) -> None:
     raw(folder / LLM, {f"t{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(count)})
 
 
-def _swap(held: dict[str, Tensor]) -> None:
+def _swap(state: dict[str, Tensor]) -> None:
     """All tensors there, each under another's name."""
-    names = list(held)
-    values = [held[name] for name in names]
-    held.update(zip(names, values[1:] + values[:1], strict=True))
+    names = list(state)
+    values = [state[name] for name in names]
+    state.update(zip(names, values[1:] + values[:1], strict=True))
 
 
 def _poke(value: float) -> Callable[[dict[str, Tensor]], object]:
-    return lambda held: held[first(held)].view(-1)[:2].fill_(value)
+    return lambda state: state[first(state)].view(-1)[:2].fill_(value)
 
 
 CASES: dict[str, Callable[[Path], object]] = {

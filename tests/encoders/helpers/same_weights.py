@@ -49,12 +49,12 @@ def rename(tensors: dict[str, Tensor], *swaps: tuple[str, str]) -> dict[str, Ten
 
 def split_qkv(tensors: dict[str, Tensor], mark: str, names: tuple[str, str, str]) -> dict[str, Tensor]:
     """`…qkv.weight` (3D, D) as three tensors (D, D)."""
-    found: dict[str, Tensor] = {}
+    renamed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         parts = tensor.chunk(3) if mark in name else (tensor,)
-        for part, own in zip(parts, names if mark in name else (mark,), strict=True):
-            found[name.replace(mark, own)] = part
-    return found
+        for part, part_name in zip(parts, names if mark in name else (mark,), strict=True):
+            renamed[name.replace(mark, part_name)] = part
+    return renamed
 
 
 def write_transformers(
@@ -87,12 +87,12 @@ def write_open_clip(
     (folder / "open_clip_config.json").write_text(
         json.dumps({"model_cfg": model, "preprocess_cfg": constants})
     )
-    whole: Any = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
+    clip: Any = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
     if tensors is None:
-        _random(whole.visual)
+        _random(clip.visual)
     else:
-        whole.visual.load_state_dict(tensors, strict=False)
-    save_file(whole.state_dict(), folder / "open_clip_model.safetensors")
+        clip.visual.load_state_dict(tensors, strict=False)
+    save_file(clip.state_dict(), folder / "open_clip_model.safetensors")
     return OpenClipConfig(model=f"local-dir:{folder}")
 
 
@@ -154,23 +154,23 @@ SIGLIP = (
 
 
 def _siglip_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    kept = {k: v for k, v in tensors.items() if not k.startswith(("attn_pool", "norm."))}
-    (position,) = [kept.pop(k) for k in list(kept) if k.endswith("pos_embed")]
+    blocks = {k: v for k, v in tensors.items() if not k.startswith(("attn_pool", "norm."))}
+    (position,) = [blocks.pop(k) for k in list(blocks) if k.endswith("pos_embed")]
     names = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
-    found = rename(split_qkv(kept, "attn.qkv", names), *SIGLIP)
-    found["embeddings.position_embedding.weight"] = position.reshape(-1, D)
-    return found | {f"post_layernorm.{k}": tensors[f"norm.{k}"] for k in ("weight", "bias")}
+    renamed = rename(split_qkv(blocks, "attn.qkv", names), *SIGLIP)
+    renamed["embeddings.position_embedding.weight"] = position.reshape(-1, D)
+    return renamed | {f"post_layernorm.{k}": tensors[f"norm.{k}"] for k in ("weight", "bias")}
 
 
 def siglip(folder: Path) -> Routes:
-    whole = _random(timm.create_model("tiny_siglip"))
-    save_file(whole.state_dict(), folder / "timm.safetensors")
-    trunk = {f"trunk.{k}": v for k, v in whole.state_dict().items()}
+    model = _random(timm.create_model("tiny_siglip"))
+    save_file(model.state_dict(), folder / "timm.safetensors")
+    trunk = {f"trunk.{k}": v for k, v in model.state_dict().items()}
     vision = {"timm_model_name": "tiny_siglip", "timm_pool": "map", "timm_proj": "none", "image_size": SIDE}
     args = {**VIT, "act_layer": "gelu_tanh"}
     ours = write_open_clip(folder / "open_clip", vision, trunk)
     base = {"model": "vit_base_patch16_siglip_224", "model_args": args}
-    tensors = _siglip_names(whole.state_dict())
+    tensors = _siglip_names(model.state_dict())
     return {
         "timm": TimmConfig(**base, weights=str(folder / "timm.safetensors")),
         "timm, open_clip's file": TimmConfig(**base, weights=str(folder / "open_clip")),
@@ -182,9 +182,9 @@ def siglip(folder: Path) -> Routes:
 def siglip2_naflex(folder: Path) -> Routes:
     """The format of free aspect ratio, at the grid that its position embedding is stored for."""
     args = {k: v for k, v in VIT.items() if k != "img_size"} | {"pos_embed_grid_size": (4, 4)}
-    whole = _random(timm.create_model("naflexvit_base_patch16_siglip", **args, act_layer="gelu_tanh"))
-    save_file(whole.state_dict(), folder / "timm.safetensors")
-    tensors = rename(_siglip_names(whole.state_dict()), ("embeds.proj", "embeddings.patch_embedding"))
+    model = _random(timm.create_model("naflexvit_base_patch16_siglip", **args, act_layer="gelu_tanh"))
+    save_file(model.state_dict(), folder / "timm.safetensors")
+    tensors = rename(_siglip_names(model.state_dict()), ("embeds.proj", "embeddings.patch_embedding"))
     return {
         "timm": TimmConfig(
             model="naflexvit_base_patch16_siglip",
@@ -200,18 +200,18 @@ def siglip2_naflex(folder: Path) -> Routes:
 
 def dinov2_registers(folder: Path) -> Routes:
     """timm's file, the original one (as Meta publishes it) and transformers'."""
-    whole = _random(timm.create_model("vit_small_patch14_reg4_dinov2", **VIT))
-    own = whole.state_dict()
-    save_file(own, folder / "timm.safetensors")
+    model = _random(timm.create_model("vit_small_patch14_reg4_dinov2", **VIT))
+    state = model.state_dict()
+    save_file(state, folder / "timm.safetensors")
     at_cls = torch.randn(1, 1, D)
-    start = {"cls_token": own["cls_token"] - at_cls, "register_tokens": own["reg_token"]}
+    start = {"cls_token": state["cls_token"] - at_cls, "register_tokens": state["reg_token"]}
     start["mask_token"] = torch.zeros(1, D)
-    positions = torch.cat([at_cls, own["pos_embed"]], 1)
-    rest = {k: v for k, v in own.items() if k not in ("cls_token", "reg_token", "pos_embed")}
-    torch.save({**start, "pos_embed": positions, **rest}, folder / "original.pth")
+    positions = torch.cat([at_cls, state["pos_embed"]], 1)
+    blocks = {k: v for k, v in state.items() if k not in ("cls_token", "reg_token", "pos_embed")}
+    torch.save({**start, "pos_embed": positions, **blocks}, folder / "original.pth")
     names = ("attention.q_proj", "attention.k_proj", "attention.v_proj")
     tensors = rename(
-        split_qkv(rest, "attn.qkv", names),
+        split_qkv(blocks, "attn.qkv", names),
         ("blocks", "encoder.layer"),
         ("patch_embed.proj", "embeddings.patch_embeddings.projection"),
         ("attn.proj", "attention.o_proj"),
@@ -223,7 +223,7 @@ def dinov2_registers(folder: Path) -> Routes:
         "embeddings.position_embeddings": positions
     }
     base = {"model": "vit_small_patch14_reg4_dinov2", "model_args": VIT}
-    constants = {"mean": list(whole.pretrained_cfg["mean"]), "std": list(whole.pretrained_cfg["std"])}
+    constants = {"mean": list(model.pretrained_cfg["mean"]), "std": list(model.pretrained_cfg["std"])}
     return {
         "timm": TimmConfig(**base, weights=str(folder / "timm.safetensors")),
         "timm, original file": TimmConfig(**base, weights=str(folder / "original.pth")),
@@ -234,9 +234,9 @@ def dinov2_registers(folder: Path) -> Routes:
 
 
 def eva02(folder: Path) -> Routes:
-    whole = _random(timm.create_model("tiny_eva02", num_classes=D))
-    save_file(whole.state_dict(), folder / "timm.safetensors")
-    trunk = {f"trunk.{k}": v for k, v in whole.state_dict().items()}
+    model = _random(timm.create_model("tiny_eva02", num_classes=D))
+    save_file(model.state_dict(), folder / "timm.safetensors")
+    trunk = {f"trunk.{k}": v for k, v in model.state_dict().items()}
     vision = {"timm_model_name": "tiny_eva02", "timm_pool": "token", "timm_proj": None, "image_size": SIDE}
     args = {**VIT, "ref_feat_shape": [4, 4], "num_classes": D}
     base = {"model": "eva02_base_patch16_clip_224", "model_args": args}

@@ -264,6 +264,6 @@ def messages(talk):
 
 
 def library_ids(folder, talk, prompt):
-    own = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     chat = [{"role": role, "content": text} for role, text in talk]
-    return own.apply_chat_template(chat, add_generation_prompt=prompt, tokenize=True, return_dict=False)
+    return tokenizer.apply_chat_template(chat, add_generation_prompt=prompt, tokenize=True, return_dict=False)

@@ -122,11 +122,11 @@ def scan_loss(y: Tensor, last: Tensor, segments: Tensor | None) -> Tensor:
 
 def results(y: Tensor, last: Tensor, arguments: Arguments, segments: Tensor | None) -> dict[str, Tensor]:
     """Live outputs, the last state and the gradient of everything given, by name."""
-    given = {n: t for n, t in arguments.items() if t is not None}
-    grads = torch.autograd.grad(scan_loss(y, last, segments), list(given.values()))
+    tensors = {n: t for n, t in arguments.items() if t is not None}
+    grads = torch.autograd.grad(scan_loss(y, last, segments), list(tensors.values()))
     live, _ = marks(segments, y)
-    found = {"y": torch.where(live[:, None], y, 0), "last": last}
-    return found | {f"grad {n}": g for n, g in zip(given, grads, strict=True)}
+    values = {"y": torch.where(live[:, None], y, 0), "last": last}
+    return values | {f"grad {n}": g for n, g in zip(tensors, grads, strict=True)}
 
 
 def run_scan(
@@ -147,38 +147,38 @@ def run_exact(
     return results(*exact_scan(**double, softplus=softplus, segments=segments), double, segments)
 
 
-def error(found: Tensor, expected: Tensor) -> float:
+def error(actual: Tensor, expected: Tensor) -> float:
     """Relative L2 error; what should be exactly 0 counts absolutely."""
-    found, expected = found.detach().double(), expected.detach().double()
+    actual, expected = actual.detach().double(), expected.detach().double()
     norm = float(expected.norm())
-    return float((found - expected).norm()) / (norm or 1.0)
+    return float((actual - expected).norm()) / (norm or 1.0)
 
 
-def sum_error(found: Tensor, expected: Tensor, terms: Tensor) -> float:
+def sum_error(actual: Tensor, expected: Tensor, terms: Tensor) -> float:
     """`error` of a sum, whose terms stand along the first dimension of `terms`.
 
     Where they cancel to less than a twentieth of their sizes, it is measured against that.
     """
-    found, expected, sizes = (t.detach().double() for t in (found, expected, terms.abs().sum(0)))
+    actual, expected, sizes = (t.detach().double() for t in (actual, expected, terms.abs().sum(0)))
     scale = max(float(expected.norm()), float(sizes.norm()) / 20)
-    return float((found - expected).norm()) / (scale or 1.0)
+    return float((actual - expected).norm()) / (scale or 1.0)
 
 
-def errors(found: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, float]:
-    assert found.keys() == expected.keys()
-    for name, t in found.items():
+def errors(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, float]:
+    assert actual.keys() == expected.keys()
+    for name, t in actual.items():
         assert t.shape == expected[name].shape, name
-    return {name: error(t, expected[name]) for name, t in found.items()}
+    return {name: error(t, expected[name]) for name, t in actual.items()}
 
 
-def assert_near(found: dict[str, Tensor], expected: dict[str, Tensor], limit: float, what: str = "") -> None:
+def assert_near(actual: dict[str, Tensor], expected: dict[str, Tensor], limit: float, what: str = "") -> None:
     """Every entry within a relative error."""
-    far = {n: e for n, e in errors(found, expected).items() if not e <= limit}
+    far = {n: e for n, e in errors(actual, expected).items() if not e <= limit}
     assert not far, f"{what}: {far}"
 
 
 def assert_as_near(
-    found: dict[str, Tensor],
+    actual: dict[str, Tensor],
     expected: dict[str, Tensor],
     others: dict[str, float],
     limit: float,
@@ -193,7 +193,7 @@ def assert_as_near(
     for name, t in expected.items():
         slack = 1 if name in ("y", "last") else 4
         most = slack * max((1 if t.numel() >= 32 else 5) * limit, 4 * others[name])
-        distance, norm = float((found[name] - t).detach().norm()), float(t.detach().norm())
+        distance, norm = float((actual[name] - t).detach().norm()), float(t.detach().norm())
         if not distance <= most * norm + 1e-30:
             far[name] = (distance / (norm or 1.0), most)
     assert not far, f"{what}: {far}"
@@ -204,12 +204,12 @@ def gradients(outputs: Sequence[Tensor], inputs: dict[str, Tensor | None]) -> di
     loss = torch.zeros((), dtype=torch.float64)
     for y in outputs:
         loss = loss + (y.double() * torch.linspace(-1, 1, y.numel(), dtype=torch.float64).view_as(y)).sum()
-    given = {n: t for n, t in inputs.items() if t is not None}
+    tensors = {n: t for n, t in inputs.items() if t is not None}
     loss = loss + sum(
-        (0 * t.double()).sum() for t in given.values()
+        (0 * t.double()).sum() for t in tensors.values()
     )  # outputs that are all padding depend on nothing
-    grads = torch.autograd.grad(loss, list(given.values()))
-    return {f"grad {n}": g for n, g in zip(given, grads, strict=True)}
+    grads = torch.autograd.grad(loss, list(tensors.values()))
+    return {f"grad {n}": g for n, g in zip(tensors, grads, strict=True)}
 
 
 def segments_of(kind, batch, length):

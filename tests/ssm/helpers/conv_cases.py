@@ -37,8 +37,8 @@ class Case(NamedTuple):
             "state": torch.randn(self.batch, self.taps - 1, self.width).to(dtype) if self.state else None,
         }
         scan_order = torch.stack([torch.randperm(self.length) for _ in range(self.K)]) if self.K else None
-        given = {n: None if t is None else t.requires_grad_() for n, t in tensors.items()}
-        return given, self.segments() if self.segmented else None, scan_order
+        leaves = {n: None if t is None else t.requires_grad_() for n, t in tensors.items()}
+        return leaves, self.segments() if self.segmented else None, scan_order
 
     def segments(self):
         """Runs of up to three numbers, behind any amount of padding."""
@@ -60,11 +60,13 @@ def exact(x, weight, bias, state, segments, scan_order):
     for k in range(directions):
         column = k if x.shape[2] > 1 else 0
         rows = x[:, :, column] if scan_order is None else x[:, scan_order[k], column]
-        for n, own in enumerate(rows.unbind(0)):
-            empty = own.new_zeros(past, own.shape[1])
+        for n, sequence in enumerate(rows.unbind(0)):
+            empty = sequence.new_zeros(past, sequence.shape[1])
             window = empty if state is None else state[n]
-            numbers = [0] * len(own) if segments is None else segments[n].tolist()
-            outs.append(walk(own, numbers, window, empty, weight[k, n], None if bias is None else bias[k, n]))
+            numbers = [0] * len(sequence) if segments is None else segments[n].tolist()
+            outs.append(
+                walk(sequence, numbers, window, empty, weight[k, n], None if bias is None else bias[k, n])
+            )
     return torch.stack(outs).unflatten(0, (directions, len(x)))
 
 
@@ -77,8 +79,8 @@ def walk(rows, numbers, window, empty, weight, bias):
             continue
         if latest is not None and number != latest:
             window = empty
-        latest, seen = number, torch.cat([window, row[None]])
-        window, y = seen[1:], (seen * weight[t].T).sum(0)
+        latest, rows_in_window = number, torch.cat([window, row[None]])
+        window, y = rows_in_window[1:], (rows_in_window * weight[t].T).sum(0)
         ys.append(F.silu(y if bias is None else y + bias[t]))
     return torch.stack(ys)
 
@@ -88,10 +90,10 @@ def both(backend, tensors, segments, scan_order):
     double = {n: None if t is None else t.detach().double().requires_grad_() for n, t in tensors.items()}
     boundaries = None if segments is None else boundaries_of(segments)
     y = ops.conv(**tensors, boundaries=boundaries, scan_order=scan_order, use=backend)
-    own = {
+    parameters = {
         n: rows_of(double[n], double["x"], scan_order) for n in ("weight", "bias") if double[n] is not None
     }
-    wanted = exact(**double | own, segments=segments, scan_order=scan_order)
+    wanted = exact(**double | parameters, segments=segments, scan_order=scan_order)
     used = {n: t for n, t in tensors.items() if t is not None and t.numel()}
     return (
         {"y": y} | gradients([y], used),

@@ -37,11 +37,11 @@ class Scans(Dataset[Tensor]):
 def main() -> None:
     wanted = [scan(i) for i in range(12)]
     loader = DataLoader(Scans(), batch_size=None, num_workers=2, multiprocessing_context=sys.argv[1])
-    found = []
+    outputs = []
     for item in loader:
         assert torch.equal(scan(3), wanted[3])
-        found.append(item)
-    same = [torch.equal(a, b) for a, b in zip(found, wanted, strict=True)]
+        outputs.append(item)
+    same = [torch.equal(a, b) for a, b in zip(outputs, wanted, strict=True)]
     sys.stdout.write("right\n" if all(same) else f"wrong {same}\n")
 
 

@@ -14,18 +14,18 @@ def exact(residual, out, weight, eps):
 
 def tensors(shape, added, dtype=torch.float32, scale=1.0):
     """Random arguments by name; the residual is fp32 whatever the weights are."""
-    made = {"residual": scale * torch.randn(shape), "out": scale * torch.randn(shape).to(dtype)}
-    made["weight"] = torch.randn(shape[-1]).to(dtype)
-    return {n: None if n == "out" and not added else t.requires_grad_() for n, t in made.items()}
+    inputs = {"residual": scale * torch.randn(shape), "out": scale * torch.randn(shape).to(dtype)}
+    inputs["weight"] = torch.randn(shape[-1]).to(dtype)
+    return {n: None if n == "out" and not added else t.requires_grad_() for n, t in inputs.items()}
 
 
 def both(backend, case, eps=1e-5):
     """Outputs and gradients of a backend, and what they should be."""
     double = {n: None if t is None else t.detach().double().requires_grad_() for n, t in case.items()}
-    made = []
-    for (summed, y), own in (
+    results = []
+    for (summed, y), inputs in (
         (ops.add_rms_norm(**case, eps=eps, use=backend), case),
         (exact(**double, eps=eps), double),
     ):
-        made.append({"summed": summed, "y": y} | gradients([summed, y], own))
-    return made
+        results.append({"summed": summed, "y": y} | gradients([summed, y], inputs))
+    return results

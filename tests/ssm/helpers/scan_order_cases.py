@@ -43,9 +43,9 @@ class Case(NamedTuple):
         tensors["A"] = -tensors["A"].exp()
         left_out = set() if self.gated else {"z"}
         left_out |= set() if self.optional else {"D", "bias", "h0"}
-        given = {n: None if n in left_out else t.requires_grad_() for n, t in tensors.items()}
+        leaves = {n: None if n in left_out else t.requires_grad_() for n, t in tensors.items()}
         segments = torch.randint(-1, 3, (N, T)).sort(1).values if self.segmented else None
-        return given, torch.stack([torch.randperm(T) for _ in range(K)]), segments
+        return leaves, torch.stack([torch.randperm(T) for _ in range(K)]), segments
 
 
 def run(backend, case):

@@ -64,12 +64,12 @@ class Deadline:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def half_written(tensors, path, *rest):
+def half_written(tensors, path, *args):
     data = save(tensors)
     Path(path).write_bytes(data[: len(data) // 2])
 
 
-def half_removed(path, *rest, **options):
+def half_removed(path, *args, **options):
     """Of a folder that is there, the first file; what a save cleans up after itself is gone already."""
     for file in sorted(Path(path).glob("*"))[:1]:
         file.unlink()
@@ -157,8 +157,8 @@ def ended(started, output):
     while len(codes) < len(started):
         for pid in started:
             if pid not in codes:
-                found, status = os.waitpid(pid, os.WNOHANG)
-                if found:
+                waited, status = os.waitpid(pid, os.WNOHANG)
+                if waited:
                     codes[pid] = os.waitstatus_to_exitcode(status)
                     since = since or time.monotonic()
         if since and time.monotonic() - since > PATIENCE:
@@ -179,8 +179,8 @@ def fingerprint(output):
     files = sorted((output / "model").rglob("*.safetensors"))
     digests = [hashlib.sha256(f.read_bytes()).hexdigest() for f in files]
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    kept = ("stage", "step", "loss", "grad_norm", "targets", "lr", "skipped", "padding")
-    return digests, [[line[key] for key in kept] for line in lines]
+    keys = ("stage", "step", "loss", "grad_norm", "targets", "lr", "skipped", "padding")
+    return digests, [[line[key] for key in keys] for line in lines]
 
 
 def main():
@@ -205,8 +205,8 @@ def main():
         assert fingerprint(output) == wanted, (
             f"run {runs} of {strategy} differs after {sum(seen.values())} kills"
         )
-    told = {"strategy": strategy, "kills": sum(seen.values()), "by": seen, "runs": runs}
-    sys.stdout.write(json.dumps(told) + "\n")
+    report = {"strategy": strategy, "kills": sum(seen.values()), "by": seen, "runs": runs}
+    sys.stdout.write(json.dumps(report) + "\n")
 
 
 if __name__ == "__main__":

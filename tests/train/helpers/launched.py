@@ -23,9 +23,9 @@ def install_trap(folder):
 
 def environment(folder, trap=None):
     dropped = ("VLM_TRAP", "RANK", "WORLD_SIZE", "LOCAL_RANK", "OMP_NUM_THREADS")
-    kept = {name: value for name, value in os.environ.items() if name not in dropped}
+    variables = {name: value for name, value in os.environ.items() if name not in dropped}
     return {
-        **kept,
+        **variables,
         "PYTHONPATH": str(folder),
         "CUDA_VISIBLE_DEVICES": "",
         "OMP_NUM_THREADS": "1",
@@ -50,11 +50,11 @@ def end(process, within=120):
 
 def living(spec):
     """Processes that work on this spec."""
-    found = []
+    processes = []
     for process in psutil.process_iter(["cmdline"]):
         if str(spec) in (process.info["cmdline"] or []):
-            found.append(process)
-    return found
+            processes.append(process)
+    return processes
 
 
 def gone(spec, within=10.0):

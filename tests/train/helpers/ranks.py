@@ -24,7 +24,7 @@ def run_ranks(script, *args, world=2, timeout=300):
         "CUDA_VISIBLE_DEVICES": "",
     }
     base.pop("PYTEST_XDIST_WORKER", None)
-    started = [
+    processes = [
         subprocess.Popen(
             [sys.executable, str(HERE / script), *map(str, args)],
             env={**base, "RANK": str(rank), "LOCAL_RANK": str(rank)},
@@ -35,10 +35,10 @@ def run_ranks(script, *args, world=2, timeout=300):
         for rank in range(world)
     ]
     try:
-        told = [process.communicate(timeout=timeout) for process in started]
+        outputs = [process.communicate(timeout=timeout) for process in processes]
     finally:
-        for process in started:
+        for process in processes:
             process.kill()
-    for process, (out, err) in zip(started, told, strict=True):
+    for process, (out, err) in zip(processes, outputs, strict=True):
         assert process.returncode == 0, f"{out}\n{err}"
-    return [out.splitlines() for out, _ in told]
+    return [out.splitlines() for out, _ in outputs]

@@ -4,7 +4,7 @@ from vlm_train.config.train import Stage
 
 
 def stage(**changes):
-    given = {
+    values = {
         "name": "s",
         "trainable": ["connector", "llm"],
         "data": [{"type": "llava", "path": "x"}],
@@ -12,4 +12,4 @@ def stage(**changes):
         "weight_decay": 0.1,
         "batch_size": 2,
     }
-    return Stage.model_validate({**given, **changes})
+    return Stage.model_validate({**values, **changes})

@@ -77,19 +77,19 @@ def run(kind, accelerator):
     rank, strategy = accelerator.process_index, kind(accelerator)
     model = VLM(Patches(), Norm(), Words()).train()
     loss = strategy.wrap(SummedLoss(model, always_sees=True))
-    norm, told = model.connector.norm, []
+    norm, records = model.connector.norm, []
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for step in range(3):
         batches = [batch(10 * step + 2 * rank + i, image=rank == 0 or step != 1) for i in range(2)]
         take_step(strategy, loss, optimizer, batches, 1.0)
-        told.append([int(norm.num_batches_tracked), norm.running_mean.tolist()])
+        records.append([int(norm.num_batches_tracked), norm.running_mean.tolist()])
     strategy.assert_in_sync(loss)
     norm.running_var.add_(rank)
     try:
         strategy.assert_in_sync(loss)
     except UserError as error:
-        told.append(str(error))
-    sys.stdout.write(json.dumps(told) + "\n")
+        records.append(str(error))
+    sys.stdout.write(json.dumps(records) + "\n")
 
 
 def main():

@@ -166,12 +166,12 @@ def problem(folder: Path, name: str, file: File, chance: random.Random) -> str:
     by_value = name.startswith("x.json") and chance.random() < 0.3
     data, touched = (replaced if by_value else damaged)(file.data, chance)
     (folder / name).write_bytes(data)
-    found, bad = Counter[str](), 0
+    outcomes, bad = Counter[str](), 0
     try:
         rows = file.config(str(folder / name)).rows()
         for i in range(len(rows)):
             try:
-                found[content(rows[i])] += 1
+                outcomes[content(rows[i])] += 1
             except BadSample as error:
                 bad += 1
                 if not str(error).replace("\n", "").isprintable():
@@ -182,15 +182,15 @@ def problem(folder: Path, name: str, file: File, chance: random.Random) -> str:
         return ""
     except Exception as error:
         return f"{name}: {type(error).__name__}: {error!r:.300}"
-    return _judged(name, file, found, bad, touched)
+    return _judged(name, file, outcomes, bad, touched)
 
 
-def _judged(name: str, file: File, found: Counter[str], bad: int, touched: range) -> str:
+def _judged(name: str, file: File, outcomes: Counter[str], bad: int, touched: range) -> str:
     hit = [
         row for row, place in file.rows.items() if place.start < touched.stop and touched.start < place.stop
     ]
-    other = sum((found - Counter([*file.rows])).values())
-    missing = [row for row in file.rows if row not in found]
+    other = sum((outcomes - Counter([*file.rows])).values())
+    missing = [row for row in file.rows if row not in outcomes]
     if other > max(1, len(hit)) and name != "x.parquet":
         return f"{name}: {other} rows that nobody wrote, where {len(hit)} were damaged"
     if any(row not in hit for row in missing) and not bad:
@@ -210,8 +210,8 @@ def fuzz(folder: Path, examples: int, seed: int, names: list[str]) -> list[str]:
 
 
 def main() -> None:
-    given = [*sys.argv[1:], "2000", "0"][:3] if len(sys.argv) == 2 else [*sys.argv[1:], "0"][:3]
-    folder, examples, seed = Path(given[0]), int(given[1]), int(given[2])
+    arguments = [*sys.argv[1:], "2000", "0"][:3] if len(sys.argv) == 2 else [*sys.argv[1:], "0"][:3]
+    folder, examples, seed = Path(arguments[0]), int(arguments[1]), int(arguments[2])
     resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30, 4 * 2**30))
     names = os.environ.get("FUZZ_FILES", "x.jsonl x.json x.tar x.parquet").split()
     problems = fuzz(folder, examples, seed, names)

@@ -189,15 +189,15 @@ def main() -> None:
         middle = image.getpixel((image.width // 2, image.height // 2))
         return f"{image.width}×{image.height}", list(middle)  # pyright: ignore[reportArgumentType]
 
-    examples, found = Examples(LlavaConfig(path=str(make(Path(sys.argv[1])))).rows(), read), {}
+    examples, outcomes = Examples(LlavaConfig(path=str(make(Path(sys.argv[1])))).rows(), read), {}
     before = peak_memory()
     for i, name in enumerate(CORPUS):
         began = time.process_time()
         item = examples[i]
         outcome, colour = (item.reason, []) if isinstance(item, DroppedSample) else item
-        found[name] = outcome, colour, time.process_time() - began
+        outcomes[name] = outcome, colour, time.process_time() - began
     memory = peak_memory()
-    sys.stdout.write(json.dumps({"found": found, "memory": memory, "before": before, "started": started}))
+    sys.stdout.write(json.dumps({"found": outcomes, "memory": memory, "before": before, "started": started}))
 
 
 if __name__ == "__main__":
