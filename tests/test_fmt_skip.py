@@ -56,7 +56,7 @@ def is_table(node):
 def literal_at(tree, line):
     """The first display that ends on a line or on the one before it, and spans several lines."""
     displays = (node for node in ast.walk(tree) if isinstance(node, ROWS | ast.Dict))
-    ends_here = [n for n in displays if n.lineno < n.end_lineno and n.end_lineno in (line, line - 1)]
+    ends_here = [n for n in displays if n.end_lineno in (line, line - 1) and n.lineno != n.end_lineno]
     return min(ends_here, key=lambda node: (node.lineno, node.col_offset), default=None)
 
 

@@ -44,9 +44,9 @@ def transformer(size: Size, positions: int) -> nn.Module:
         intermediate_size=4 * size.width,
         vocab_size=size.vocabulary,
         max_position_embeddings=positions,
-        attn_implementation="sdpa",
+        attn_implementation="sdpa",  # pyright: ignore[reportCallIssue]
         bos_token_id=0,
-        eos_token_id=0,  # pyright: ignore[reportCallIssue]
+        eos_token_id=0,
     )
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
