@@ -61,7 +61,10 @@ def spec(root: Path) -> Path:
         "encoder": {"type": "timm", "model": "vit_tiny_patch16_224", "model_args": tower, "image_size": 32},
         "connector": {"type": "vss-l2", "d_state": 4},
         "llm": {
-            "type": "mamba", "d_model": 16, "n_layer": 2, "d_state": 4,
+            "type": "mamba",
+            "d_model": 16,
+            "n_layer": 2,
+            "d_state": 4,
             "tokenizer": {"vocab_size": 300, "dataset": data[0]},
         },
         "template": "short",
@@ -76,7 +79,7 @@ def spec(root: Path) -> Path:
             "validation": {"data": data, "every": 3, "batch_size": 7},
             "held_out_qa": {"data": data, "samples": 9, "batch_size": 7, "max_new_tokens": 3},
         },
-    }  # fmt: skip
+    }
     path = root / "spec.yaml"
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
     return path
@@ -179,8 +182,23 @@ def cases(root: Path) -> list[Case]:
     mm_vet(root)
     path, train = str(spec(root)), "vlm_train.__main__"
     sweep = {"base": path, "seeds": [0], "rows": {"a": {}, "b": {"connector": {"type": "mlp"}}}}
-    judged = ["judge", "mm-vet", "--data", str(root), "--answers", str(root / "said.jsonl"), "--base-url", judge(),
-              "--prompt", str(root / "prompt.txt"), "--judge-model", "judge", "--runs", "3", "--grades"]  # fmt: skip
+    judged = [
+        "judge",
+        "mm-vet",
+        "--data",
+        str(root),
+        "--answers",
+        str(root / "said.jsonl"),
+        "--base-url",
+        judge(),
+        "--prompt",
+        str(root / "prompt.txt"),
+        "--judge-model",
+        "judge",
+        "--runs",
+        "3",
+        "--grades",
+    ]
     bench = [
         "run",
         str(root / "model"),
@@ -209,9 +227,21 @@ def cases(root: Path) -> list[Case]:
         Case("train", train, lambda out: ["run", path, "--set", f"train.output={out}"], trained),
         Case("features", train, cached, lambda out: trained(out / "run")),
         Case("bench", bench_cli, lambda out: [*bench, str(out)], answered),
-        Case("judge", bench_cli, lambda out: [*judged, str(out / "g.json")], lambda out: (out / "g.json").read_text()),
-        Case("assemble", core, lambda out: [path, "--out", str(out / "m")], lambda out: files(out / "m"), "m"),
-        Case("export", core, lambda out: [str(root / "model"), "--export-hf", str(out / "m")],
-             lambda out: files(out / "m"), "m"),
+        Case(
+            "judge",
+            bench_cli,
+            lambda out: [*judged, str(out / "g.json")],
+            lambda out: (out / "g.json").read_text(),
+        ),
+        Case(
+            "assemble", core, lambda out: [path, "--out", str(out / "m")], lambda out: files(out / "m"), "m"
+        ),
+        Case(
+            "export",
+            core,
+            lambda out: [str(root / "model"), "--export-hf", str(out / "m")],
+            lambda out: files(out / "m"),
+            "m",
+        ),
         Case("sweep", train, swept, tables),
-    ]  # fmt: skip
+    ]

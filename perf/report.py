@@ -1,6 +1,6 @@
 """Runs all measurements, one after the other, and writes their tables into docs/measurements.md.
 
-    uv run python perf/report.py [NAME …] [--threads N] [--rounds N]
+    uv run python -m perf.report [NAME …] [--threads N] [--rounds N]
 
 Each section between the two marker comments is replaced as soon as it is measured; sections not named and the rest of
 the page stay. The plot goes to docs/img/scan-length.png.
@@ -13,11 +13,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from common import need_mambapy
+from perf.lib.common import need_mambapy
 
-HERE = Path(__file__).parent
-PAGE = HERE.parent / "docs" / "measurements.md"
-PLOT = HERE.parent / "docs" / "img" / "scan-length.png"
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "measurements.md"
+PLOT = ROOT / "docs" / "img" / "scan-length.png"
 OPEN, CLOSE = "<!-- measured -->", "<!-- /measured -->"
 SECTIONS = {
     "scan": "Selective scan",
@@ -57,16 +57,18 @@ def replace(page: Path, name: str, text: str) -> None:
 
 def section(name: str, options: argparse.Namespace) -> str:
     """Title, command, machine and tables of one script."""
-    command = [sys.executable, str(HERE / f"{name}.py"), "--threads", str(options.threads)]
+    command = [sys.executable, "-m", f"perf.cpu.{name}", "--threads", str(options.threads)]
     command += ["--rounds", str(options.rounds)] if options.rounds else []
     command += ["--smoke"] if options.smoke else []
-    command += ["--plot", str(options.plot)] if name == "length" else []
+    command += ["--plot", str(options.plot.resolve())] if name == "length" else []
     command += ["--whole-2.8b"] if name == "prefill" else []
-    print(f"perf/{name}.py", file=sys.stderr, flush=True)
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, encoding="utf-8")
+    print(f"perf/cpu/{name}.py", file=sys.stderr, flush=True)
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, encoding="utf-8")
     if done.returncode:
-        raise SystemExit(f"perf/{name}.py failed with exit status {done.returncode}; the page is unchanged")
-    return f"{SECTIONS[name]}\n\n`perf/{name}.py` on {done.stdout.strip()}"
+        raise SystemExit(
+            f"perf/cpu/{name}.py failed with exit status {done.returncode}; the page is unchanged"
+        )
+    return f"{SECTIONS[name]}\n\n`perf/cpu/{name}.py` on {done.stdout.strip()}"
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ import ast
 import re
 import sys
 import tomllib
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -39,6 +40,42 @@ def module_graph() -> nx.DiGraph:
     for module in sorted(found.modules):
         graph.add_node(module)
         graph.add_edges_from((module, target) for target in found.find_modules_directly_imported_by(module))
+    return graph
+
+
+def _imported(path: Path) -> Iterator[str]:
+    """Dotted names that a file may import: `from a import b` yields `a` and `a.b`."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _search_paths() -> list[Path]:
+    """Where tests find helpers, and measurements their library."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    return [
+        ROOT,
+        ROOT / "perf",
+        *(ROOT / path for path in settings["tool"]["pytest"]["ini_options"]["pythonpath"]),
+    ]
+
+
+def script_graph(*trees: str) -> nx.DiGraph:
+    """file -> file that it imports, for the files of these folders, which are no packages."""
+    files = {
+        path for tree in trees for path in (ROOT / tree).rglob("*.py") if "__pycache__" not in path.parts
+    }
+    places = _search_paths()
+    graph = nx.DiGraph()
+    graph.add_nodes_from(sorted(path.relative_to(ROOT).as_posix() for path in files))
+    for path in sorted(files):
+        for name in _imported(path):
+            targets = [place / f"{name.replace('.', '/')}.py" for place in (path.parent, *places)]
+            for target in [t for t in targets if t in files][:1]:
+                graph.add_edge(path.relative_to(ROOT).as_posix(), target.relative_to(ROOT).as_posix())
     return graph
 
 

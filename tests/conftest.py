@@ -72,8 +72,15 @@ def clean_spec(tiny_spec, tmp_path_factory):
     """As `tiny_spec`, of parts that run on torch and transformers alone; build it with `weights=False`."""
     import json
 
-    tower = {"model_type": "siglip_vision_model", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
-             "num_attention_heads": 2, "image_size": 32, "patch_size": 8}  # fmt: skip
+    tower = {
+        "model_type": "siglip_vision_model",
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 32,
+        "patch_size": 8,
+    }
     colours = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4]}
     folder = tmp_path_factory.mktemp("vision")
     (folder / "config.json").write_text(json.dumps(tower))

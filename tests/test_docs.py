@@ -11,7 +11,6 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-
 from blocks import Block, blocks, check_fragment, check_spec, run_bash, run_python
 
 ROOT = Path(__file__).parents[1]

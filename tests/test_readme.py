@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
 from blocks import Block, blocks, check_fragment, run_bash
 
 ROOT = Path(__file__).parents[1]

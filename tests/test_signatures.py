@@ -11,11 +11,19 @@ REASONS = {
 CHECKED = {
     "vlm_core/plugins/config.py": {"__init_subclass__": "__init_subclass__"},
     "vlm_core/hf/configuration.py": {"from_dict": "from_dict", "from_pretrained": "unused"},
-    "vlm_core/hf/modeling.py": {"from_pretrained": "only_known", "save_pretrained": "only", "to": "_parse_to"},
+    "vlm_core/hf/modeling.py": {
+        "from_pretrained": "only_known",
+        "save_pretrained": "only",
+        "to": "_parse_to",
+    },
     "vlm_core/hf/generation.py": {"generate": "refuse"},
     "vlm_core/hf/processing.py": {
-        "from_pretrained": "only_known", "save_pretrained": "upload_of", "__call__": "_layout",
-        "apply_chat_template": "_layout", "decode": "only", "batch_decode": "decode",
+        "from_pretrained": "only_known",
+        "save_pretrained": "upload_of",
+        "__call__": "_layout",
+        "apply_chat_template": "_layout",
+        "decode": "only",
+        "batch_decode": "decode",
         "post_process_image_text_to_text": "batch_decode",
     },
     "vlm_core/hf/training.py": {"__call__": "read"},
@@ -26,7 +34,7 @@ CHECKED = {
     "vlm_encoders/towers/transformers_tower.py": {"__init__": "__init__"},
     "vlm_encoders/towers/open_clip_tower.py": {"__init__": "__init__", "build_open_clip": "spec_keys"},
     "vlm_encoders/towers/transformers_build.py": {"build_transformers": "spec_keys"},
-}  # fmt: skip
+}
 """Functions that pass arguments on by a third party's protocol or to one function, and what checks them."""
 
 

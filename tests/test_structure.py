@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from import_graph import cycles, module_graph, quotient
+from import_graph import cycles, module_graph, quotient, script_graph
 
 ROOT = Path(__file__).parents[1]
 MODULES_PER_FOLDER = 12
@@ -34,6 +34,32 @@ def test_no_import_cycle_between_modules(modules):
     assert cycles(modules) == []
 
 
+@pytest.fixture(scope="module")
+def scripts():
+    return script_graph("perf", "tests")
+
+
+def test_the_graph_of_scripts_holds_every_script(scripts):
+    files = [
+        p for tree in ("perf", "tests") for p in (ROOT / tree).rglob("*.py") if "__pycache__" not in p.parts
+    ]
+    assert len(scripts) == len(files)
+    assert scripts.has_edge("perf/cpu/scan.py", "perf/lib/common.py"), "by its dotted name"
+    assert scripts.has_edge("perf/fuzz.py", "perf/fuzzing/runner.py"), "from its own folder"
+    assert scripts.has_edge("tests/ssm/ops/test_scan.py", "tests/ssm/helpers/cases.py"), (
+        "through pytest's pythonpath"
+    )
+
+
+def test_no_import_cycle_between_scripts(scripts):
+    assert cycles(scripts) == []
+
+
+def test_no_test_imports_another_test(scripts):
+    """What two test modules need is in a helper: a test module may be moved or run alone."""
+    assert not [(a, b) for a, b in scripts.edges if Path(b).name.startswith(("test_", "conftest"))]
+
+
 def test_no_import_cycle_between_rooms(modules):
     assert cycles(quotient(modules)) == []
 
@@ -46,8 +72,9 @@ def test_a_cycle_would_be_found(modules):
 
 
 def folders():
-    here = {p.parent for p in (ROOT / "packages").rglob("*.py") if "__pycache__" not in p.parts}
-    return sorted(path.relative_to(ROOT).as_posix() for path in here)
+    """Every folder of Python modules in the packages, the tests and the measurements."""
+    paths = {path.parent for tree in ("packages", "perf", "tests") for path in (ROOT / tree).rglob("*.py")}
+    return sorted(path.relative_to(ROOT).as_posix() for path in paths if "__pycache__" not in path.parts)
 
 
 @pytest.mark.parametrize("folder", folders())

@@ -14,27 +14,87 @@ from vlm_train.data.llava import LlavaConfig
 
 QUESTION = "<image>\nWhich colour is it?"
 ROWS: list[dict[str, Any]] = [
-    {"id": "1", "image": "a.png", "conversations": [{"from": "human", "value": QUESTION},
-                                                    {"from": "gpt", "value": "red"}]},
-    {"id": "2", "image": ["a.png", "b.png"], "conversations": [
-        {"from": "system", "value": "Be brief."}, {"from": "human", "value": "<image><image> same?"},
-        {"from": "gpt", "value": "no"}, {"from": "human", "value": "sure?"}, {"from": "gpt", "value": "yes"}]},
-    {"id": 3, "conversations": [{"from": "human", "value": "hello"}, {"from": "gpt", "value": "hi"}], "source": "x"},
-    {"messages": [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": "red"}], "images": ["a.png"]},
-    {"messages": [{"role": "user", "content": [{"type": "image", "image": "a.png"}, {"type": "text", "text": "eh?"}]},
-                  {"role": "assistant", "content": [{"type": "text", "text": "red"}]}]},
-    {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": DATA_URL}},
-                                               {"type": "text", "text": "colour?"}]},
-                  {"role": "assistant", "content": "red"}]},
+    {
+        "id": "1",
+        "image": "a.png",
+        "conversations": [{"from": "human", "value": QUESTION}, {"from": "gpt", "value": "red"}],
+    },
+    {
+        "id": "2",
+        "image": ["a.png", "b.png"],
+        "conversations": [
+            {"from": "system", "value": "Be brief."},
+            {"from": "human", "value": "<image><image> same?"},
+            {"from": "gpt", "value": "no"},
+            {"from": "human", "value": "sure?"},
+            {"from": "gpt", "value": "yes"},
+        ],
+    },
+    {
+        "id": 3,
+        "conversations": [{"from": "human", "value": "hello"}, {"from": "gpt", "value": "hi"}],
+        "source": "x",
+    },
+    {
+        "messages": [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": "red"}],
+        "images": ["a.png"],
+    },
+    {
+        "messages": [
+            {
+                "role": "user",
+                "content": [{"type": "image", "image": "a.png"}, {"type": "text", "text": "eh?"}],
+            },
+            {"role": "assistant", "content": [{"type": "text", "text": "red"}]},
+        ]
+    },
+    {
+        "messages": [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "image_url", "image_url": {"url": DATA_URL}},
+                    {"type": "text", "text": "colour?"},
+                ],
+            },
+            {"role": "assistant", "content": "red"},
+        ]
+    },
     {"question": "Which colour?", "answer": "red", "image": "a.png", "id": "x"},
     {"image": "a.png", "text": "a red square"},
-    {"images": [{"path": "a.png", "bytes": None}], "conversations": [{"from": "human", "value": QUESTION},
-                                                                    {"from": "gpt", "value": "red"}]},
-]  # fmt: skip
+    {
+        "images": [{"path": "a.png", "bytes": None}],
+        "conversations": [{"from": "human", "value": QUESTION}, {"from": "gpt", "value": "red"}],
+    },
+]
 SNIPPETS = [
-    "NaN", "Infinity", "-Infinity", "1e999", "9" * 5000, '"\\ud800"', '"\\u0000"', "[" * 2000, '{"a": ' * 500, "null",
-    '{"id": 1, "id": 2}', "//", "/* */", "'a'", "\\", "\x00", "\ufeff", "[", "]", "{", "}", ",", ",,", '"', "tru", "[]",
-]  # fmt: skip
+    "NaN",
+    "Infinity",
+    "-Infinity",
+    "1e999",
+    "9" * 5000,
+    '"\\ud800"',
+    '"\\u0000"',
+    "[" * 2000,
+    '{"a": ' * 500,
+    "null",
+    '{"id": 1, "id": 2}',
+    "//",
+    "/* */",
+    "'a'",
+    "\\",
+    "\x00",
+    "\ufeff",
+    "[",
+    "]",
+    "{",
+    "}",
+    ",",
+    ",,",
+    '"',
+    "tru",
+    "[]",
+]
 
 
 class Examples:

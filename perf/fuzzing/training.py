@@ -41,13 +41,29 @@ def tiny_spec(work: Path) -> dict[str, Any]:
         "name": "tiny",
         "encoder": {"type": "timm", "model": "test_vit", "image_size": 32},
         "connector": {"type": "vss-l2", "d_state": 4},
-        "llm": {"type": "mamba", "d_model": 16, "n_layer": 2, "d_state": 4,
-                "tokenizer": {"vocab_size": 300, "dataset": dataset}},
+        "llm": {
+            "type": "mamba",
+            "d_model": 16,
+            "n_layer": 2,
+            "d_state": 4,
+            "tokenizer": {"vocab_size": 300, "dataset": dataset},
+        },
         "template": "short",
         "keep_random": ["encoder"],
-        "train": {"output": str(work / "run"), "max_length": 256, "stages": [
-            {"name": "s", "trainable": ["connector", "llm"], "data": [dataset], "lr": 1e-3, "batch_size": 2}]},
-    }  # fmt: skip
+        "train": {
+            "output": str(work / "run"),
+            "max_length": 256,
+            "stages": [
+                {
+                    "name": "s",
+                    "trainable": ["connector", "llm"],
+                    "data": [dataset],
+                    "lr": 1e-3,
+                    "batch_size": 2,
+                }
+            ],
+        },
+    }
 
 
 def spec_of(work: Path) -> Spec:

@@ -1,17 +1,14 @@
 """Every dataset type that the pipeline brings keeps the contract."""
 
 import json
-import sys
-from pathlib import Path
 from typing import ClassVar
+
+from shards import answer, data_url, held, parquet, png, tar, text, turns, user
 
 from vlm_core.testing import DatasetSuite
 from vlm_train.data.llava import LlavaConfig
 from vlm_train.data.parquet import ParquetConfig
 from vlm_train.data.webdataset import WebDatasetConfig
-
-sys.path.append(str(Path(__file__).parents[1] / "train"))
-from shards import answer, data_url, held, parquet, png, tar, text, turns, user
 
 INLINE = {"type": "image_url", "image_url": {"url": data_url("blue")}}
 SHAPES = [
@@ -36,12 +33,16 @@ SHAPES = [
 ]
 """Rows of several shapes, the last of which can't be read."""
 MEMBERS = {
-    "0.json": {"conversations": turns("<image>\nwhat?", "red"), "category": "one"}, "0.png": png("red"),
+    "0.json": {"conversations": turns("<image>\nwhat?", "red"), "category": "one"},
+    "0.png": png("red"),
     "1.json": {"conversations": turns("hi", "yo", "so", "no")},
-    "2.0.png": png("red"), "2.1.png": png("blue"), "2.json": {"conversations": turns("<image> <image>", "two")},
-    "3.png": png("teal"), "3.txt": b"\xef\xbb\xbfa caption\r\n",
+    "2.0.png": png("red"),
+    "2.1.png": png("blue"),
+    "2.json": {"conversations": turns("<image> <image>", "two")},
+    "3.png": png("teal"),
+    "3.txt": b"\xef\xbb\xbfa caption\r\n",
     **{f"4.{i}.json": row for i, row in enumerate(SHAPES)},
-}  # fmt: skip
+}
 
 
 class TestLlava(DatasetSuite):
@@ -51,8 +52,10 @@ class TestLlava(DatasetSuite):
     def make_config(cls, tmp_path_factory):
         folder = tmp_path_factory.mktemp("llava")
         (folder / "red.png").write_bytes(png("red"))
-        found = [{"id": "a", "image": "red.png", "conversations": turns("<image>\nwhat?", "red")},
-                 {"id": "b", "conversations": turns("hi", "yo", "so", "no")}]  # fmt: skip
+        found = [
+            {"id": "a", "image": "red.png", "conversations": turns("<image>\nwhat?", "red")},
+            {"id": "b", "conversations": turns("hi", "yo", "so", "no")},
+        ]
         (folder / "rows.json").write_text(json.dumps([*found, *SHAPES]), encoding="utf-8-sig")
         return LlavaConfig(path=str(folder / "rows.json"))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,13 +9,6 @@ from typing import Any
 
 import pytest
 from third_party_parts import PatchesConfig  # pyright: ignore[reportMissingImports]
-
-from vlm_core.plugins.config import EncoderConfig
-from vlm_core.plugins.registry import installed
-from vlm_core.testing import EncoderSuite
-from vlm_encoders import FusedConfig
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "encoders"))
 from tiny_towers import (  # pyright: ignore[reportMissingImports]
     TINY_OPEN_CLIP,
     TINY_TIMM,
@@ -25,6 +17,11 @@ from tiny_towers import (  # pyright: ignore[reportMissingImports]
     tiny_timm,
     tiny_transformers,
 )
+
+from vlm_core.plugins.config import EncoderConfig
+from vlm_core.plugins.registry import installed
+from vlm_core.testing import EncoderSuite
+from vlm_encoders import FusedConfig
 
 Make = Callable[[Path], EncoderConfig]
 

@@ -74,8 +74,10 @@ def test_answers_are_what_is_there():
     }
     corner = Scene(scene.colours, 0)
     assert [q for _, q, _ in corner.questions()] == [
-        "color of the ring?", "color right of the ring?", "color below the ring?",
-    ]  # fmt: skip
+        "color of the ring?",
+        "color right of the ring?",
+        "color below the ring?",
+    ]
 
 
 def test_the_picture_shows_the_scene(tmp_path):

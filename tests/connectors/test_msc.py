@@ -27,9 +27,19 @@ def mamba2_of_transformers(scan: Mamba2Scan, k: int):
     from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
 
     config = Mamba2Config(
-        hidden_size=DIM, state_size=8, head_dim=8, num_heads=4, n_groups=1, expand=2, conv_kernel=4,
-        num_hidden_layers=1, layer_norm_epsilon=1e-5, use_bias=False, use_conv_bias=True, chunk_size=4,
-    )  # fmt: skip
+        hidden_size=DIM,
+        state_size=8,
+        head_dim=8,
+        num_heads=4,
+        n_groups=1,
+        expand=2,
+        conv_kernel=4,
+        num_hidden_layers=1,
+        layer_norm_epsilon=1e-5,
+        use_bias=False,
+        use_conv_bias=True,
+        chunk_size=4,
+    )
     theirs, ssm = Mamba2Mixer(config, layer_idx=0).eval(), scan.ssms[k]
     state = {name: ssm.get_parameter(name) for name in PER_DIRECTION}
     state |= {"in_proj.weight": scan.in_proj.weight, "norm.weight": scan.norm.weight}

@@ -19,9 +19,11 @@ def test_pixel_shuffle_equals_internvl_of_transformers():
     from transformers.models.internvl.modeling_internvl import InternVLModel, InternVLMultiModalProjector
 
     config = SimpleNamespace(
-        vision_config=SimpleNamespace(hidden_size=12), text_config=SimpleNamespace(hidden_size=16),
-        downsample_ratio=0.5, projector_hidden_act="gelu",
-    )  # fmt: skip
+        vision_config=SimpleNamespace(hidden_size=12),
+        text_config=SimpleNamespace(hidden_size=16),
+        downsample_ratio=0.5,
+        projector_hidden_act="gelu",
+    )
     theirs, ours = InternVLMultiModalProjector(config), PixelShuffleConfig().build(12, 16)
     for mine, other in (
         (ours.norm, theirs.layer_norm),

@@ -1,21 +1,21 @@
-"""A tiny model folder as transformers reads it."""
+"""Fixtures of the core's tests."""
+
+import sys
 
 import pytest
 
 
-@pytest.fixture(scope="module")
-def model(tiny_folder):
-    from transformers import AutoModelForImageTextToText
+@pytest.fixture
+def cli(monkeypatch, capsys):
+    """`cli(main, *arguments)` runs a command -> (exit code, stdout, stderr)."""
 
-    import vlm_core.hf  # noqa: F401  transformers' Auto classes know it from here on
+    def call(main, *arguments):
+        monkeypatch.setattr(sys, "argv", ["prog", *map(str, arguments)])
+        try:
+            code = main()
+        except SystemExit as stop:  # argparse
+            code = stop.code
+        out = capsys.readouterr()
+        return code, out.out, out.err
 
-    return AutoModelForImageTextToText.from_pretrained(tiny_folder)
-
-
-@pytest.fixture(scope="module")
-def processor(tiny_folder):
-    from transformers import AutoProcessor
-
-    import vlm_core.hf  # noqa: F401
-
-    return AutoProcessor.from_pretrained(tiny_folder)
+    return call

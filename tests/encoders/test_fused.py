@@ -88,13 +88,18 @@ def test_dinov2_with_siglip_as_cobra() -> None:
     ("changes", "message"),
     [
         ({"image_size": 64}, r"tower 1 \(timm .*\) takes 32×32 pixels and tower 2 .* 64×64.*same image_size"),
-        ({"model_args": {"patch_size": 16, "embed_dim": 16, "depth": 2, "num_heads": 2}, "image_size": 32},
-         "a grid of 4×4 patches and tower 2 .* one of 2×2"),
-        ({"resize_mode": "pad"}, "wants resize_mode: resize .* tower 2 .* resize_mode: pad .*same resize_mode and"),
+        (
+            {"model_args": {"patch_size": 16, "embed_dim": 16, "depth": 2, "num_heads": 2}, "image_size": 32},
+            "a grid of 4×4 patches and tower 2 .* one of 2×2",
+        ),
+        (
+            {"resize_mode": "pad"},
+            "wants resize_mode: resize .* tower 2 .* resize_mode: pad .*same resize_mode and",
+        ),
         ({"interpolation": "bilinear"}, "interpolation: bicubic and tower 2 .* interpolation: bilinear"),
         ({"layer": 9}, r"fused: tower 2 \(timm vit_tiny_patch16_224\): layer 9 does not exist"),
     ],
-)  # fmt: skip
+)
 def test_towers_that_do_not_go_together(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         FusedConfig(towers=[tiny_timm("vit"), tiny_timm("vit", **changes)]).build(weights=False)
@@ -103,16 +108,30 @@ def test_towers_that_do_not_go_together(changes: dict[str, Any], message: str) -
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("model: test_vit", "modle: test_vit", "s.yaml:6: encoder.towers.1.modle: unknown key; possible: .*model, .*"
-         "did you mean 'model'"),
-        ("- type: timm", "- type: tmm", "s.yaml:5: encoder.towers.1.type: unknown encoder 'tmm'; possible: .*fused.*"
-         "did you mean 'timm'"),
+        (
+            "model: test_vit",
+            "modle: test_vit",
+            "s.yaml:6: encoder.towers.1.modle: unknown key; possible: .*model, .*did you mean 'model'",
+        ),
+        (
+            "- type: timm",
+            "- type: tmm",
+            "s.yaml:5: encoder.towers.1.type: unknown encoder 'tmm'; possible: .*fused.*did you mean 'timm'",
+        ),
         ("- type: timm\n      ", "- ", "s.yaml:5: encoder.towers.1: expected a mapping with a type"),
-        ("model: test_vit", "model: test_vit\n      layer: two", "s.yaml:7: encoder.towers.1.layer: got 'two'"),
+        (
+            "model: test_vit",
+            "model: test_vit\n      layer: two",
+            "s.yaml:7: encoder.towers.1.layer: got 'two'",
+        ),
         ("    - type: timm\n      model: test_vit\n", "", "s.yaml:3: encoder.towers: .*at least 2 items"),
-        ("    - type: timm\n      model: test_vit", NESTED, "s.yaml:7: encoder.towers.1.towers.0.mdel: unknown key"),
+        (
+            "    - type: timm\n      model: test_vit",
+            NESTED,
+            "s.yaml:7: encoder.towers.1.towers.0.mdel: unknown key",
+        ),
     ],
-)  # fmt: skip
+)
 def test_faults_of_a_tower_have_line_and_path(old: str, new: str, message: str, tmp_path: Path) -> None:
     assert old in SPEC
     (tmp_path / "s.yaml").write_text(SPEC.replace(old, new))

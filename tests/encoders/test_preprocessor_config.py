@@ -15,22 +15,40 @@ from vlm_encoders.weights.preprocessor_config import REFUSED, facts_of
 @pytest.mark.parametrize(
     ("content", "facts"),
     [
-        ({"do_rescale": False, "image_mean": [127.5] * 3, "image_std": [255] * 3},
-         {"mean": [0.5] * 3, "std": [1.0] * 3}),
-        ({"rescale_factor": 2 / 255, "image_mean": [1] * 3, "image_std": [1] * 3},
-         {"mean": [0.5] * 3, "std": [0.5] * 3}),
+        (
+            {"do_rescale": False, "image_mean": [127.5] * 3, "image_std": [255] * 3},
+            {"mean": [0.5] * 3, "std": [1.0] * 3},
+        ),
+        (
+            {"rescale_factor": 2 / 255, "image_mean": [1] * 3, "image_std": [1] * 3},
+            {"mean": [0.5] * 3, "std": [0.5] * 3},
+        ),
         ({"do_normalize": False, "image_mean": [0.5] * 3}, {"mean": [0.0] * 3, "std": [1.0] * 3}),
         ({"resample": 2}, {"interpolation": "bilinear"}),
         ({"size": 224}, {"resize_mode": "resize", "image_size": (224, 224)}),
         ({"size": {"height": 32, "width": 64}}, {"resize_mode": "resize", "image_size": (32, 64)}),
-        ({"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}, "do_center_crop": True},
-         {"resize_mode": "crop", "crop_pct": 0.875, "image_size": (224, 224)}),
-        ({"size": 224, "do_center_crop": True}, {"resize_mode": "crop", "crop_pct": 1.0, "image_size": (224, 224)}),
-        ({"size": {"shortest_edge": 224}, "crop_pct": 0.875},
-         {"resize_mode": "crop", "crop_pct": 0.875, "image_size": (224, 224)}),
-        ({"size": {"shortest_edge": 384}, "crop_pct": 0.875}, {"resize_mode": "resize", "image_size": (384, 384)}),
+        (
+            {
+                "size": {"shortest_edge": 256},
+                "crop_size": {"height": 224, "width": 224},
+                "do_center_crop": True,
+            },
+            {"resize_mode": "crop", "crop_pct": 0.875, "image_size": (224, 224)},
+        ),
+        (
+            {"size": 224, "do_center_crop": True},
+            {"resize_mode": "crop", "crop_pct": 1.0, "image_size": (224, 224)},
+        ),
+        (
+            {"size": {"shortest_edge": 224}, "crop_pct": 0.875},
+            {"resize_mode": "crop", "crop_pct": 0.875, "image_size": (224, 224)},
+        ),
+        (
+            {"size": {"shortest_edge": 384}, "crop_pct": 0.875},
+            {"resize_mode": "resize", "image_size": (384, 384)},
+        ),
     ],
-)  # fmt: skip
+)
 def test_settings_of_transformers(content: dict[str, Any], facts: dict[str, Any]) -> None:
     found = facts_of(content, "p.json")
     assert found.keys() == facts.keys()
@@ -59,8 +77,9 @@ def test_settings_that_no_encoder_honours(content: dict[str, Any], message: str)
 
 
 @pytest.mark.parametrize(
-    "content", [{"do_resize": False}, {"do_pad": True}, {"size": {"shortest_edge": 9}}, {"size": {"longest_edge": 9}}]
-)  # fmt: skip
+    "content",
+    [{"do_resize": False}, {"do_pad": True}, {"size": {"shortest_edge": 9}}, {"size": {"longest_edge": 9}}],
+)
 def test_resizing_that_needs_a_fit_in_the_spec(content: dict[str, Any], tmp_path: Path) -> None:
     assert REFUSED in facts_of(content, "p.json")
     config = tiny_transformers("clip", tmp_path)

@@ -168,14 +168,26 @@ def weight_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (TimmConfig(model="vit_base_patch16_224", weights="no.pth"), r"timm's vit_base_patch16_224\.\w+ says mean "
-         r"\(0\.5, .*timm's vit_base_patch16_224\.\w+ says \(0\.48.*no file beside the weights decides; give mean"),
-        (TimmConfig(model="vit_base_patch32_clip_224", weights="no.pth"), "says activation .*gelu.*give activation"),
-        (OpenClipConfig(model="ViT-B-32", pretrained="no.pt"), "tag openai says activation quick_gelu, open_clip's "
-         "tag laion2b_e16 says gelu.*give activation in the spec"),
-        (OpenClipConfig(model="ViT-L-14", pretrained="no.pt"), r"tag laion2b_s32b_b82k says \(0\.5.*give mean"),
+        (
+            TimmConfig(model="vit_base_patch16_224", weights="no.pth"),
+            r"timm's vit_base_patch16_224\.\w+ says mean "
+            r"\(0\.5, .*timm's vit_base_patch16_224\.\w+ says \(0\.48.*no file beside the weights decides; give mean",
+        ),
+        (
+            TimmConfig(model="vit_base_patch32_clip_224", weights="no.pth"),
+            "says activation .*gelu.*give activation",
+        ),
+        (
+            OpenClipConfig(model="ViT-B-32", pretrained="no.pt"),
+            "tag openai says activation quick_gelu, open_clip's "
+            "tag laion2b_e16 says gelu.*give activation in the spec",
+        ),
+        (
+            OpenClipConfig(model="ViT-L-14", pretrained="no.pt"),
+            r"tag laion2b_s32b_b82k says \(0\.5.*give mean",
+        ),
     ],
-)  # fmt: skip
+)
 @pytest.mark.usefixtures("weight_files")
 def test_tags_that_differ_decide_nothing(config: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):

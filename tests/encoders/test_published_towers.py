@@ -16,32 +16,62 @@ from vlm_encoders import OpenClipConfig, TimmConfig, TransformersConfig
 L14 = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
 SO400M = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16}
 TOWERS: dict[str, tuple[int, int, int, list[Any]]] = {
-    "CLIP ViT-L/14-336": (1024, 336, 24, [
-        {"type": "open-clip", "model": "ViT-L-14-336", "pretrained": "openai"},
-        {"type": "timm", "model": "vit_large_patch14_clip_quickgelu_336.openai"},
-        {"model_type": "clip_vision_model", **L14, "image_size": 336, "patch_size": 14},
-    ]),
-    "SigLIP SO400M/14-384": (1152, 384, 27, [
-        {"type": "timm", "model": "vit_so400m_patch14_siglip_384.webli"},
-        {"type": "open-clip", "model": "ViT-SO400M-14-SigLIP-384", "pretrained": "webli"},
-        {"model_type": "siglip_vision_model", **SO400M, "image_size": 384, "patch_size": 14},
-    ]),
-    "SigLIP 2 SO400M/14-378": (1152, 378, 27, [
-        {"type": "timm", "model": "vit_so400m_patch14_siglip_378.v2_webli"},
-        {"type": "open-clip", "model": "ViT-SO400M-14-SigLIP2-378", "pretrained": "webli"},
-    ]),
-    "SigLIP 2 SO400M/16 NaFlex": (1152, 256, 16, [
-        {"type": "timm", "model": "naflexvit_so400m_patch16_siglip.v2_webli", "image_size": 256},
-        {"model_type": "siglip2_vision_model", **SO400M, "num_patches": 256, "patch_size": 16},
-    ]),
-    "DINOv2-L/14 with registers": (1024, 518, 37, [
-        {"type": "timm", "model": "vit_large_patch14_reg4_dinov2.lvd142m"},
-    ]),
-    "EVA-02 CLIP L/14-336": (1024, 336, 24, [
-        {"type": "timm", "model": "eva02_large_patch14_clip_336.merged2b"},
-        {"type": "open-clip", "model": "EVA02-L-14-336", "pretrained": "merged2b_s6b_b61k"},
-    ]),
-}  # fmt: skip
+    "CLIP ViT-L/14-336": (
+        1024,
+        336,
+        24,
+        [
+            {"type": "open-clip", "model": "ViT-L-14-336", "pretrained": "openai"},
+            {"type": "timm", "model": "vit_large_patch14_clip_quickgelu_336.openai"},
+            {"model_type": "clip_vision_model", **L14, "image_size": 336, "patch_size": 14},
+        ],
+    ),
+    "SigLIP SO400M/14-384": (
+        1152,
+        384,
+        27,
+        [
+            {"type": "timm", "model": "vit_so400m_patch14_siglip_384.webli"},
+            {"type": "open-clip", "model": "ViT-SO400M-14-SigLIP-384", "pretrained": "webli"},
+            {"model_type": "siglip_vision_model", **SO400M, "image_size": 384, "patch_size": 14},
+        ],
+    ),
+    "SigLIP 2 SO400M/14-378": (
+        1152,
+        378,
+        27,
+        [
+            {"type": "timm", "model": "vit_so400m_patch14_siglip_378.v2_webli"},
+            {"type": "open-clip", "model": "ViT-SO400M-14-SigLIP2-378", "pretrained": "webli"},
+        ],
+    ),
+    "SigLIP 2 SO400M/16 NaFlex": (
+        1152,
+        256,
+        16,
+        [
+            {"type": "timm", "model": "naflexvit_so400m_patch16_siglip.v2_webli", "image_size": 256},
+            {"model_type": "siglip2_vision_model", **SO400M, "num_patches": 256, "patch_size": 16},
+        ],
+    ),
+    "DINOv2-L/14 with registers": (
+        1024,
+        518,
+        37,
+        [
+            {"type": "timm", "model": "vit_large_patch14_reg4_dinov2.lvd142m"},
+        ],
+    ),
+    "EVA-02 CLIP L/14-336": (
+        1024,
+        336,
+        24,
+        [
+            {"type": "timm", "model": "eva02_large_patch14_clip_336.merged2b"},
+            {"type": "open-clip", "model": "EVA02-L-14-336", "pretrained": "merged2b_s6b_b61k"},
+        ],
+    ),
+}
 """Width, pixels a side, patches a side, and the routes to it; without `type`: transformers' config.json."""
 
 

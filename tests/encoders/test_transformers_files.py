@@ -158,17 +158,29 @@ def _set(key: str, tensor: Tensor) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (more_blocks, r"16 belong to blocks that config\.json does not count \((vision_model\.)?encoder\.layers\.3"),
-        (another_model, r"do not fit Dinov2Model as its config\.json describes it: (\d+) of the \1 tensors of the "
-         r"vision tower are missing \(embeddings.cls_token, .*, …\)"),
-        (_set(KEY, torch.zeros(9, 16)), r"1 are of another shape \(encoder\.layers\.0\.mlp\.fc1\.weight: 9×16 instead"
-         " of 24×16"),
-        (_set(KEY, torch.zeros(24, 16, dtype=torch.int8)), r"1 are in a number format that holds no plain weights "
-         r"\(vision_model\.encoder\.layers\.0"),
+        (
+            more_blocks,
+            r"16 belong to blocks that config\.json does not count \((vision_model\.)?encoder\.layers\.3",
+        ),
+        (
+            another_model,
+            r"do not fit Dinov2Model as its config\.json describes it: (\d+) of the \1 tensors of the "
+            r"vision tower are missing \(embeddings.cls_token, .*, …\)",
+        ),
+        (
+            _set(KEY, torch.zeros(9, 16)),
+            r"1 are of another shape \(encoder\.layers\.0\.mlp\.fc1\.weight: 9×16 instead"
+            " of 24×16",
+        ),
+        (
+            _set(KEY, torch.zeros(24, 16, dtype=torch.int8)),
+            r"1 are in a number format that holds no plain weights "
+            r"\(vision_model\.encoder\.layers\.0",
+        ),
         (half_downloaded, r"could not read .* \(weights\): "),
         (lost_shard, r"could not read .* \(weights\): .*model-00002-of-00002"),
     ],
-)  # fmt: skip
+)
 def test_damaged_weights(damage: Any, message: str, clip: Any, tmp_path: Path) -> None:
     damage(tmp_path)
     with pytest.raises(UserError, match=message):

@@ -212,8 +212,15 @@ def test_checkpoint_of_another_model(tmp_path: Path) -> None:
 def test_a_copy_of_a_timm_repository(tmp_path: Path) -> None:
     """config.json says the architecture, its arguments, constants and filter; a saved encoder keeps them."""
     arguments = {k: v for k, v in TINY_TIMM["vit"]["model_args"].items() if k != "img_size"}
-    weights = {"mean": [0.1, 0.2, 0.3], "std": [1.0, 1.0, 1.0], "interpolation": "bilinear", "classifier": "head",
-               "input_size": [3, 32, 32], "fixed_input_size": True, "num_classes": 1000}  # fmt: skip
+    weights = {
+        "mean": [0.1, 0.2, 0.3],
+        "std": [1.0, 1.0, 1.0],
+        "interpolation": "bilinear",
+        "classifier": "head",
+        "input_size": [3, 32, 32],
+        "fixed_input_size": True,
+        "num_classes": 1000,
+    }
     config = {"architecture": "vit_tiny_patch16_224", "model_args": {**arguments, "img_size": 32}}
     (tmp_path / "config.json").write_text(json.dumps({**config, "pretrained_cfg": weights}))
     content = tensors()

@@ -28,8 +28,16 @@ def original_folder(theirs, tmp_path):
     """The same weights as `state-spaces` publishes them."""
     folder = tmp_path / "original"
     folder.mkdir()
-    config = {"d_model": 32, "n_layer": 3, "vocab_size": 61, "ssm_cfg": {"d_state": 8}, "rms_norm": True,
-              "residual_in_fp32": True, "fused_add_norm": True, "pad_vocab_size_multiple": 8}  # fmt: skip
+    config = {
+        "d_model": 32,
+        "n_layer": 3,
+        "vocab_size": 61,
+        "ssm_cfg": {"d_state": 8},
+        "rms_norm": True,
+        "residual_in_fp32": True,
+        "fused_add_norm": True,
+        "pad_vocab_size_multiple": 8,
+    }
     (folder / "config.json").write_text(json.dumps(config))
     state = {k.replace("embeddings", "embedding"): v for k, v in theirs.state_dict().items()}
     state["lm_head.weight"] = state["backbone.embedding.weight"]

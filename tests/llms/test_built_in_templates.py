@@ -14,9 +14,14 @@ from vlm_llms.tokenizer.tokenizer import FastTokenizer
 
 @pytest.mark.parametrize(
     ("built_in", "name", "system"),
-    [("chatml", "qwen2.5", "You are a helpful assistant."), ("llama-3", "llama-3", None), ("vicuna", "vicuna", None),
-     ("llama-3", "llama-3", "Be kind."), ("chatml", "chatml", "Be kind.")],
-)  # fmt: skip
+    [
+        ("chatml", "qwen2.5", "You are a helpful assistant."),
+        ("llama-3", "llama-3", None),
+        ("vicuna", "vicuna", None),
+        ("llama-3", "llama-3", "Be kind."),
+        ("chatml", "chatml", "Be kind."),
+    ],
+)
 def test_built_in_templates_write_what_the_models_were_trained_with(
     built_in: str, name: str, system: str | None, tmp_path: Path
 ) -> None:

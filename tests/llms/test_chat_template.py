@@ -215,7 +215,10 @@ def test_a_template_that_rewrites_earlier_turns_is_not_continued(tmp_path: Path)
     [
         ("{% for m in messages %}{{ m.content | upper }}<|im_end|>{% endfor %}", "changes what user says"),
         ("{{ messages[-1].content }}<|im_end|>", "leaves out what user says"),
-        ("{% for m in messages %}{{ m.content + m.content }}<|im_end|>{% endfor %}", "repeats what user says"),
+        (
+            "{% for m in messages %}{{ m.content + m.content }}<|im_end|>{% endfor %}",
+            "repeats what user says",
+        ),
         ("{% for m in messages %}{{ m.content }}{% endfor %}", "no control token"),
         ("{% for m in messages %}", "fails at line 1"),
         ("{{ messages.wrong.thing }}", "fails"),
@@ -232,15 +235,21 @@ def test_a_template_that_rewrites_earlier_turns_is_not_continued(tmp_path: Path)
         ("{{ '%999999999d' | format(1) }}", "asks for too much"),
         ("{{ '{:999999999}'.format(1) }}", "asks for too much"),
         ("{{ '{:{w}}'.format_map({'w': 999999999}) }}", "asks for too much"),
-        ("{% set n = namespace(t='aaaaaa') %}{% for i in range(64) %}{% set n.t = n.t ~ n.t %}{% endfor %}", "much"),
-        ("{% set n = namespace(t='aaaaaa') %}{% for i in range(64) %}{% set n.t = n.t + n.t %}{% endfor %}", "much"),
+        (
+            "{% set n = namespace(t='aaaaaa') %}{% for i in range(64) %}{% set n.t = n.t ~ n.t %}{% endfor %}",
+            "much",
+        ),
+        (
+            "{% set n = namespace(t='aaaaaa') %}{% for i in range(64) %}{% set n.t = n.t + n.t %}{% endfor %}",
+            "much",
+        ),
         ("{% set a = 'a' * 99999 %}{{ a.replace('a', a) }}", "too much"),
         ("{% set a = 'a' * 99999 %}{{ a | replace('a', a) }}", "too much"),
         ("{% set a = 'a' * 99999 %}{{ (a | list) | join(a) }}", "too much"),
         ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "fails|too much"),
         ("a" * (1 << 18), "changes|leaves"),
     ],
-)  # fmt: skip
+)
 def test_templates_that_cannot_be_used(source: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(TemplateError, match=message):
         check_template(TOKENIZER, _with(source, tmp_path))

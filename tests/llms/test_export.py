@@ -115,8 +115,14 @@ def test_from_the_command_line(tiny_folder, tmp_path, monkeypatch, capsys):
 def test_a_model_of_transformers_goes_back_to_transformers(tiny_spec, tokenizer, tmp_path):
     from transformers import AutoModelForCausalLM, LlamaConfig
 
-    LlamaConfig(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, vocab_size=320,
-                pad_token_id=0).save_pretrained(tokenizer)  # fmt: skip
+    LlamaConfig(
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        vocab_size=320,
+        pad_token_id=0,
+    ).save_pretrained(tokenizer)
     data = {**tiny_spec, "llm": {"type": "transformers", "model": tokenizer}}
     spec = Spec.model_validate(data)
     save(build(spec, weights=False), spec, tmp_path / "model")

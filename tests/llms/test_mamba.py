@@ -97,9 +97,11 @@ def test_a_saved_state_continues_as_the_original(tmp_path, dtype):
         state.save(tmp_path / "state.safetensors")
         loaded = MambaState.load(tmp_path / "state.safetensors")
         assert isinstance(loaded, MambaState)
-        assert all(torch.equal(a, b) and a.dtype == b.dtype
-                   for own_, theirs in zip(loaded, state, strict=True)
-                   for a, b in zip(own_, theirs, strict=True))  # fmt: skip
+        assert all(
+            torch.equal(a, b) and a.dtype == b.dtype
+            for own_, theirs in zip(loaded, state, strict=True)
+            for a, b in zip(own_, theirs, strict=True)
+        )
         first = own.logits(hidden[:, -1:]).argmax(-1)
         assert torch.equal(continued(own, first, loaded), continued(own, first, state))
 

@@ -267,5 +267,5 @@ def test_an_image_waits_for_a_question_that_can_be_asked(clean_spec, qwen: Path,
     with pytest.raises(UserError, match="leaves out the question"):
         list(talk.ask("which?"))
     assert len(talk.images) == 1
-    assert isinstance("".join(talk.ask("", GenerationConfig(2))), str)
+    list(talk.ask("", GenerationConfig(2)))
     assert talk.images == []

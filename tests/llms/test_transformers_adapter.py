@@ -170,8 +170,15 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
 
 DEFECTIVE: dict[str, tuple[dict[str, Any], str]] = {
     "recurrent_gemma": (
-        {**_SIZE, "num_hidden_layers": 3, "intermediate_size": 32, "lru_width": 16, "head_dim": 4,
-         "attention_window_size": 4, "num_key_value_heads": 4},
+        {
+            **_SIZE,
+            "num_hidden_layers": 3,
+            "intermediate_size": 32,
+            "lru_width": 16,
+            "head_dim": 4,
+            "attention_window_size": 4,
+            "num_key_value_heads": 4,
+        },
         "a text in pieces and whole differ by .*its memory does not live in its cache alone",
     ),
     "ctrl": (
@@ -182,8 +189,11 @@ DEFECTIVE: dict[str, tuple[dict[str, Any], str]] = {
         {"hidden_size": 16, "num_hidden_layers": 2, "vocab_size": 300, "num_heads": 2},
         "it fails: AttributeError",
     ),
-    "rwkv": ({"hidden_size": 16, "num_hidden_layers": 2, "vocab_size": 300}, "must take inputs_embeds and one of"),
-}  # fmt: skip
+    "rwkv": (
+        {"hidden_size": 16, "num_hidden_layers": 2, "vocab_size": 300},
+        "must take inputs_embeds and one of",
+    ),
+}
 
 
 @pytest.mark.parametrize("model_type", DEFECTIVE)

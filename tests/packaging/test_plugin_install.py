@@ -3,9 +3,8 @@
 from pathlib import Path
 
 import pytest
-from processes import script, succeed
-
 from blocks import blocks
+from processes import script, succeed
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "vlm-connector-pool"
 REST = """\

@@ -24,7 +24,11 @@ EXTRAS = [
     for name in ("timm", "open-clip", "transformers", "hf", "cpu", "testing")
     for part in ("--extra", name)
 ]
-CORE_OF_THE_SUITE = ("tests/ssm/test_mixer.py", "tests/core/test_generate.py", "tests/core/test_template.py")
+CORE_OF_THE_SUITE = (
+    "tests/ssm/layers/test_mixer.py",
+    "tests/core/generation/test_generate.py",
+    "tests/core/text/test_template.py",
+)
 IMPORT_ALL = """
 import importlib, pkgutil, sys
 failed = {}

@@ -22,11 +22,27 @@ def positional(function):
 
 def test_arguments_stand_where_mamba_ssm_and_causal_conv1d_have_them():
     assert positional(selective_scan) == [
-        "u", "delta", "A", "B", "C", "D", "z", "delta_bias", "delta_softplus", "return_last_state",
-    ]  # fmt: skip
+        "u",
+        "delta",
+        "A",
+        "B",
+        "C",
+        "D",
+        "z",
+        "delta_bias",
+        "delta_softplus",
+        "return_last_state",
+    ]
     assert positional(causal_conv1d) == [
-        "x", "weight", "bias", "seq_idx", "initial_states", "return_final_states", "final_states_out", "activation",
-    ]  # fmt: skip
+        "x",
+        "weight",
+        "bias",
+        "seq_idx",
+        "initial_states",
+        "return_final_states",
+        "final_states_out",
+        "activation",
+    ]
     assert positional(Mamba.forward) == ["self", "hidden_states", "inference_params"]
     names = list(inspect.signature(Mamba).parameters)
     assert names == [
@@ -39,10 +55,15 @@ def state_dict_of_mamba_ssm(width, state, taps, rank, conv_bias=True, bias=False
     """Names and shapes of `mamba_ssm.Mamba(d_model=width, …).state_dict()`, with random values."""
     inner = 2 * width
     shapes = {
-        "A_log": (inner, state), "D": (inner,), "in_proj.weight": (2 * inner, width),
-        "conv1d.weight": (inner, 1, taps), "x_proj.weight": (rank + 2 * state, inner),
-        "dt_proj.weight": (inner, rank), "dt_proj.bias": (inner,), "out_proj.weight": (width, inner),
-    }  # fmt: skip
+        "A_log": (inner, state),
+        "D": (inner,),
+        "in_proj.weight": (2 * inner, width),
+        "conv1d.weight": (inner, 1, taps),
+        "x_proj.weight": (rank + 2 * state, inner),
+        "dt_proj.weight": (inner, rank),
+        "dt_proj.bias": (inner,),
+        "out_proj.weight": (width, inner),
+    }
     shapes |= {"conv1d.bias": (inner,)} if conv_bias else {}
     shapes |= {"in_proj.bias": (2 * inner,), "out_proj.bias": (width,)} if bias else {}
     return {name: torch.randn(shape) * 0.1 for name, shape in shapes.items()}

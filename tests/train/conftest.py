@@ -4,9 +4,8 @@ import json
 
 import pytest
 import yaml
-from accelerate.state import AcceleratorState
 from PIL import Image
-from resume_helpers import go
+from resume_helpers import go, new_process
 
 from vlm_train.engine.trainer import StageTrainer
 
@@ -14,10 +13,10 @@ COLOURS = ["red", "green", "blue", "black", "white", "teal"]
 
 
 @pytest.fixture(autouse=True)
-def fresh_accelerator():
-    """accelerate keeps its settings for the life of a process; each run here stands for a process."""
+def _new_process():
+    """Each test begins as a process does."""
     yield
-    AcceleratorState._reset_state(reset_partial_state=True)
+    new_process()
 
 
 @pytest.fixture

@@ -6,30 +6,13 @@ import shutil
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from resume_helpers import Killed, drop_out, go, losses, weights
 
 from vlm_connectors.connectors import VSSL2
 from vlm_core.errors import SpecError, UserError
 from vlm_core.io.manifest import verify_folder
 from vlm_core.spec.spec import load_spec
 from vlm_train.engine import trainer
-from vlm_train.run import start
-
-
-def go(path, *overrides):
-    return start(*load_spec(path, overrides))
-
-
-def weights(folder):
-    return {
-        f"{part}.{k}": v
-        for part in ("encoder", "connector", "llm")
-        for k, v in load_file(folder.path / "model" / part / "weights.safetensors").items()
-    }
-
-
-def losses(folder):
-    return [(m["stage"], m["step"], m["loss"]) for m in folder.metrics()]
 
 
 def test_a_run_leaves_everything(run_spec):
@@ -74,15 +57,6 @@ def test_only_the_named_parts_change(run_spec, tiny_spec):
     assert not torch.equal(fresh["connector.project.weight"], after["connector.project.weight"])
     name = "llm.backbone.layers.0.mixer.in_proj.weight"
     assert not torch.equal(fresh[name], after[name])
-
-
-class Killed(Exception):
-    """Stands for whatever ends a process."""
-
-
-def drop_out(self, features, forward=VSSL2.forward):
-    """The connector with dropout, which draws random numbers in every step."""
-    return torch.nn.functional.dropout(forward(self, features), 0.2, self.training)
 
 
 @pytest.mark.parametrize("kill_at", [1, 5, 6, 9])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
-from vlm_core.cli.common import DTYPES, Parser, add_trust, path_text, run
+from vlm_core.cli.common import DTYPES, Parser, add_trust, count, path_text, run
 from vlm_core.cli.console import text
 from vlm_core.cli.output import say
 from vlm_core.cli.prompt import Interrupt, image_files, lines
-from vlm_core.errors import UserError, shown
+from vlm_core.errors import UserError
 from vlm_core.io.manifest import require_model_folder
 from vlm_core.markup.printable import printable
 
@@ -32,13 +33,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--ask", metavar="TEXT", help="ask this question, print the answer and exit")
     parser.add_argument(
-        "--max-new-tokens", type=int, default=256, metavar="N", help="longest answer; default 256"
+        "--max-new-tokens", type=count, default=256, metavar="N", help="longest answer; default 256"
     )
     parser.add_argument(
         "--temperature", type=float, default=0.0, help="sampling temperature; default 0, greedy"
     )
     parser.add_argument("--top-p", type=float, default=1.0, help="nucleus sampling; default 1: all tokens")
-    parser.add_argument("--seed", type=int, default=0, help="seed of sampling; default 0")
+    seed = partial(count, least=0, most=2**63 - 1)
+    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of sampling; default 0")
     parser.add_argument("--device", help="cpu, cuda, … (default: the GPU if there is one)")
     parser.add_argument("--dtype", choices=DTYPES, help="dtype of the weights; default: as saved")
     add_trust(parser)
@@ -50,10 +52,6 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--temperature {args.temperature}: expected 0 (greedy) to 100")
     if not 0 < args.top_p <= 1:
         raise UserError(f"--top-p {args.top_p}: expected a share above 0 and at most 1")
-    if not 1 <= args.max_new_tokens < 2**31:
-        raise UserError(f"--max-new-tokens {shown(args.max_new_tokens)}: expected at least 1 and below 2^31")
-    if not 0 <= args.seed < 2**63:
-        raise UserError(f"--seed {shown(args.seed)}: expected a whole number from 0, of at most 63 bits")
     if args.ask is not None and not args.ask.strip() and not args.image:
         raise UserError("--ask: the question is empty, and there is no --image to describe")
     require_model_folder(args.model)

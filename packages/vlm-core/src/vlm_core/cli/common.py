@@ -44,10 +44,10 @@ def path_text(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def count(text: str, most: int = 2**31 - 1) -> int:
-    """The type of an argument that is a whole number from 1 to `most`."""
-    if not re.fullmatch("[0-9]{1,19}", text) or not 1 <= int(text) <= most:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to {most}, got {shown(text)}")
+def count(text: str, most: int = 2**31 - 1, least: int = 1) -> int:
+    """The type of an argument that is a whole number from `least` to `most`."""
+    if not re.fullmatch("[0-9]{1,19}", text) or not least <= int(text) <= most:
+        raise argparse.ArgumentTypeError(f"expected a whole number from {least} to {most}, got {shown(text)}")
     return int(text)
 
 

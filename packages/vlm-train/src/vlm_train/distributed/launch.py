@@ -100,7 +100,7 @@ def plan(args: argparse.Namespace) -> Plan:
 
 def _nodes(args: argparse.Namespace) -> str:
     nodes = args.nnodes or "1"
-    if not re.fullmatch(r"[1-9]\d*(:[1-9]\d*)?", nodes):
+    if not re.fullmatch("[1-9][0-9]*(:[1-9][0-9]*)?", nodes):
         raise UserError(f"--nnodes {nodes}: expected a number, or MIN:MAX")
     if args.nnodes is None and (args.rdzv_endpoint or args.rdzv_id):
         raise UserError(

@@ -1,0 +1,177 @@
+"""`--check` as people read it: no network, nothing hidden, every number with its assumption."""
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+import yaml
+
+from vlm_core.cli import assemble
+from vlm_core.diagnose.check import check
+from vlm_core.interfaces import parameter_count
+from vlm_core.plugins.distribution import origin
+from vlm_core.spec.spec import load_spec
+
+SPECS = Path(__file__).parents[3] / "specs"
+CHECKED = set()
+STAGES = [
+    {
+        "name": "align",
+        "trainable": ["connector"],
+        "data": [{"type": "llava", "path": "none.json"}],
+        "lr": 1e-3,
+        "batch_size": 16,
+        "micro_batch_size": 2,
+    },
+    {
+        "name": "instruct",
+        "trainable": ["connector", "llm"],
+        "data": [{"type": "llava", "path": "none.json"}],
+        "lr": 1e-3,
+        "batch_size": 8,
+        "steps": 100,
+    },
+]
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("a socket was opened")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+
+
+@pytest.fixture
+def trained(tiny_spec, tmp_path):
+    path = tmp_path / "t.yaml"
+    path.write_text(
+        yaml.safe_dump(tiny_spec | {"train": {"output": "runs/t", "max_length": 64, "stages": STAGES}})
+    )
+    return path
+
+
+@pytest.mark.parametrize(
+    "path", sorted(p for p in SPECS.rglob("*.yaml") if p.stem != "scans"), ids=lambda p: p.stem
+)
+def test_every_spec_is_checked_without_network(path, monkeypatch, tmp_path):
+    if path.stem in ("quickstart", "own-data"):  # their tokenizers are learnt from data beside them
+        monkeypatch.chdir(SPECS.parent)
+    spec, _ = load_spec(path)
+    parts = spec.model_dump_json(include={"encoder", "connector", "llm"})
+    if parts in CHECKED:  # rows of two tables can be one model
+        return
+    CHECKED.add(parts)
+    sums = check(spec)
+    assert sums.total == sum(row.parameters for row in sums.rows) > 1e5
+
+
+def test_the_default_is_short_and_says_what_else_there_is(cli, trained):
+    code, out, _ = cli(assemble.main, trained, "--check")
+    assert code == 0
+    assert "to download: nothing" in out
+    assert out.endswith("--gpus N adds FLOPs, memory and hours of training on N GPUs\n")
+
+
+def test_origin_and_downloads(cli):
+    code, out, _ = cli(assemble.main, SPECS / "ablations/scan-csm.yaml", "--check")
+    assert code == 0
+    assert f"base: {SPECS / 'vl-mamba-2.8b.yaml'}" in out
+    assert "connector.scan: bsm → csm" in out
+    assert ["llm", "state-spaces/mamba-2.8b-slimpj", "weights", "5.54", "GB"] in [
+        x.split() for x in out.splitlines()
+    ]
+
+
+def test_stages_on_eight_gpus(cli, trained):
+    code, out, _ = cli(
+        assemble.main, trained, "--check", "--gpus", 8, "--samples", "align=1000", "--text-tokens", 20
+    )
+    assert code == 0
+    assert "align: memory of each of 8 GPUs, fp32, 2 samples of 24 positions at once" in out
+    assert "instruct: memory of each of 8 GPUs, fp32, 1 samples of 24 positions at once" in out
+    assert all(out.count(f"\n {name} ") == 2 for name in ("DDP", "FSDP2", "FSDP2-gathered"))
+    hours = {
+        line.split()[0]: line.split()[1]
+        for line in out[out.index("hours on 8") :].splitlines()
+        if "  " in line
+    }
+    assert (hours["align"], hours["instruct"]) == ("1000", "800")
+    assert max(map(len, out.splitlines())) <= 120
+
+
+def test_data_that_are_not_here_are_said_to_be(cli, trained):
+    _, out, _ = cli(assemble.main, trained, "--check", "--gpus", 1, "--gpu", "h100", "--text-tokens", 20)
+    assert "align each 100000" in " ".join(out.split())
+    assert "the data of align are not here; --samples align=N says how many there are" in out
+    assert "H100 yes" in out
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--gpus", "0"], "--gpus: expected a whole number from 1 to 999999999, got '0'"),
+        (["--gpus", "1", "--mfu", "2"], "--mfu 2.0: expected a share above 0 and at most 1"),
+        (["--gpus", "1", "--samples", "align"], "expected STAGE=NUMBER"),
+        (["--gpus", "1", "--samples", "align=²"], "expected STAGE=NUMBER"),
+        (["--gpus", "1", "--samples", "align=" + "9" * 5000], "expected STAGE=NUMBER"),
+        (["--gpus", "1" + "0" * 30], "--gpus: expected a whole number from 1 to 999999999"),
+        (
+            ["--gpus", "1", "--samples", "aling=5"],
+            "no such stage; possible: align, instruct; did you mean 'align'",
+        ),
+        (["--gpus", "1", "--gpu", "H10"], "unknown GPU 'H10'"),
+        (["--gpu", "H100"], "--gpu H100 names a kind; --gpus N says of how many"),
+        (["--gpus", "3"], "stage align: batch_size 16 is not divisible by 3 GPUs"),
+    ],
+)
+def test_questions_that_mean_nothing(cli, trained, args, message):
+    code, _, err = cli(assemble.main, trained, "--check", *args)
+    assert code == 2
+    assert message in err
+
+
+def test_published_shapes_know_their_size():
+    from vlm_llms.mamba.mamba_config import MambaConfig
+
+    small = MambaConfig(weights="state-spaces/mamba-130m")
+    import torch
+
+    with torch.device("meta"):
+        count = parameter_count(small.build(weights=False))
+    assert [d.bytes for d in small.downloads()] == [2 * count, None]
+    assert MambaConfig(weights="state-spaces/mamba-130m-hf").downloads()[0].bytes == 4 * count
+    assert MambaConfig(weights="somebody/mamba").downloads()[0].bytes is None
+
+
+def test_the_whole_trunk_is_fetched():
+    import timm
+
+    from vlm_encoders.configs import TimmConfig
+
+    (one,) = TimmConfig(model="vit_tiny_patch16_224", pretrained=True).downloads()
+    assert one.source.startswith("timm/vit_tiny_patch16_224")
+    assert one.bytes == 4 * sum(p.numel() for p in timm.create_model("vit_tiny_patch16_224").parameters())
+    assert TimmConfig(model="vit_tiny_patch16_224").downloads() == []
+
+
+def test_origin_of_what_is_installed_and_what_is_not(tmp_path, monkeypatch):
+    assert origin("vlm-core").endswith("packages/vlm-core (editable)")
+    assert "site-packages" in origin("timm")
+    assert origin("no-such-package") == "not installed"
+    info = tmp_path / "strange-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: strange\nVersion: 1\n")
+    (info / "direct_url.json").write_text(
+        json.dumps({"url": f"file://{tmp_path}/a%20b", "dir_info": {"editable": True}})
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert origin("strange") == f"{tmp_path}/a b (editable)"
+
+
+def test_gpus_without_check_build_nothing(cli, trained, tmp_path):
+    code, _, err = cli(assemble.main, trained, "--gpus", 1, "--out", tmp_path / "model")
+    assert code == 2
+    assert "--gpus goes with --check" in err
+    assert not (tmp_path / "model").exists()
