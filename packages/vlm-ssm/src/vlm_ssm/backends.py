@@ -16,7 +16,7 @@ import torch
 from vlm_ssm import reference
 from vlm_ssm.runtime.errors import BackendError
 from vlm_ssm.torch import ops as torch_ops
-from vlm_ssm.triton import cache as triton_cache
+from vlm_ssm.triton import kernel_cache
 
 VARIABLE = "VLM_SCAN_BACKEND"
 BACKENDS = ("reference", "torch", "numba", "triton", "mamba_ssm")
@@ -45,7 +45,7 @@ def _load() -> tuple[dict[str, ModuleType], dict[str, str], list[str]]:
         try:
             found[name] = import_module(f"{__package__}.{module}")
             if name == "triton":
-                triton_cache.ensure_usable()
+                kernel_cache.ensure_usable()
         except ImportError as error:
             absent[name] = f"{error}; {line} brings {name}"
         except Exception as error:  # there, but broken in some way of its own

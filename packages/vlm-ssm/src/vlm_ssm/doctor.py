@@ -77,7 +77,7 @@ def _numba_rows() -> Rows:
     shared = Path(library._name).name if library else "none: kernels use Python threads"
     count = len(list(folder.rglob("*.nbi")))
     state = f"{count} compiled" if count else "not compiled yet"
-    if jit.why_not_kept():
+    if jit.why_not_cached():
         problem = why_untrusted(folder)
         state = f"not used: {problem}" if problem else "can't be written"
         state += ": kernels are compiled in each process"

@@ -117,7 +117,7 @@ def fused_decode_step(
         count, M, E, S, W, R, x.element_size(), x.data_ptr(), y.data_ptr(), kernels.Small(*_small(last_norm)),
         constant.data_ptr(), shared.data_ptr(),
     )  # fmt: skip
-    floats = kernels.own_floats(M, E, R)
+    floats = kernels.scratch_floats(M, E, R)
     kernels.decode_layers(
         torch.get_num_threads(), arguments, tuple(table), floats=floats, phases=4 * count + 1
     )

@@ -10,7 +10,8 @@ from __future__ import annotations
 import triton.language as tl
 
 from vlm_ssm.triton.kernels.maths import LOG2E, jit, sigmoid, silu_slope
-from vlm_ssm.triton.kernels.rows import (
+from vlm_ssm.triton.kernels.scan_forward import advance
+from vlm_ssm.triton.kernels.tile import (
     BEGIN,
     PAD,
     all_zero,
@@ -27,7 +28,6 @@ from vlm_ssm.triton.kernels.rows import (
     summed,
     times,
 )
-from vlm_ssm.triton.kernels.scan_forward import advance
 
 LN2 = tl.constexpr(0.6931471805599453)
 

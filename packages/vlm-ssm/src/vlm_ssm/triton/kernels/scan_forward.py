@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton.language as tl
 
 from vlm_ssm.triton.kernels.maths import LOG2E, jit, sigmoid
-from vlm_ssm.triton.kernels.rows import (
+from vlm_ssm.triton.kernels.tile import (
     BEGIN,
     block_of,
     inputs,
