@@ -4,6 +4,8 @@ import os
 
 import pytest
 
+from vlm_ssm.triton import kernel_cache
+
 
 @pytest.mark.parametrize("name", ["HOME", "TRITON_HOME", "TRITON_CACHE_DIR"])
 def test_a_triton_cache_that_can_not_be_written(tmp_path, monkeypatch, capsys, name):

@@ -145,7 +145,7 @@ class Kernel:
         return ctypes.CFUNCTYPE(None, ctypes.c_int64)(self._compiled.address)
 
     def __call__(self, tasks: int, *arguments: tuple[Any, ...], floats: int = 0, phases: int = 1) -> None:
-        """Run `tasks` tasks on up to two named tuples of ints; `floats` is the size of a thread's scratch memory in fp32.
+        """Run `tasks` tasks on up to two named tuples of ints; `floats` is the fp32 scratch memory of a thread.
 
         A kernel with several phases has a task counter for each of them and a barrier between them.
         """
