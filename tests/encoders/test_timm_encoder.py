@@ -151,7 +151,7 @@ def test_unknown_layer_of_a_cnn() -> None:
 
 
 def test_two_sources_of_weights_are_refused() -> None:
-    with pytest.raises(ValueError, match="two sources of the same weights"):
+    with pytest.raises(ValueError, match="both name a source of weights"):
         TimmConfig(model="vit_tiny_patch16_224", pretrained=True, weights="x.pth")
 
 

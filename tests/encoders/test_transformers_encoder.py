@@ -138,7 +138,7 @@ def test_size_of_a_cnn_is_the_preprocessors(tmp_path: Path) -> None:
     assert (tower.dim, tower.image_size, tower.grid(64, 64)) == (16, (64, 64), (2, 2))
     config = TransformersConfig(model=str(tmp_path), mean=[0.5] * 3, std=[0.5] * 3)
     (tmp_path / "preprocessor_config.json").unlink()
-    with pytest.raises(UserError, match="tells image_size; give it in the spec"):
+    with pytest.raises(UserError, match="has image_size; give it in the spec"):
         config.build(weights=False)
 
 
