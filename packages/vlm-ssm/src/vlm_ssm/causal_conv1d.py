@@ -45,28 +45,33 @@ def causal_conv1d(
         ValueError: a shape, dtype or activation that doesn't fit; the message names the argument.
         BackendError: the backend is unknown, not installed, or not for this device.
     """
+    _check_activation(activation, backend)
+    _check_shapes(x, weight, bias, seq_idx, initial_states, final_states_out)
+    if final_states_out is not None and not return_final_states:
+        raise ValueError("final_states_out needs return_final_states=True")
+    x, boundaries = _boundaries(x, seq_idx)
+    rows, state = x.mT, None if initial_states is None else initial_states.mT
+    inputs = (rows.unsqueeze(2), weight.unsqueeze(0), None if bias is None else bias.unsqueeze(0), state)
+    y = _linear(*inputs, boundaries) if activation is None else ops.conv(*inputs, boundaries, use=backend)
+    if not return_final_states:
+        return y[0].mT
+    final = after(rows, state, boundaries, weight.shape[1] - 1).mT
+    return y[0].mT, final if final_states_out is None else final_states_out.copy_(final)
+
+
+def _check_activation(activation: str | None, backend: str | None) -> None:
     if activation not in (None, "silu", "swish"):
         raise ValueError(f"activation is {activation!r}; possible: None, 'silu', 'swish'")
     if activation is None and backend not in (None, "torch"):
         raise ValueError(f"backend {backend!r} has no convolution without activation; leave it out")
-    _check_shapes(x, weight, bias, seq_idx, initial_states, final_states_out)
-    if final_states_out is not None and not return_final_states:
-        raise ValueError("final_states_out needs return_final_states=True")
-    boundaries = None
-    if seq_idx is not None:
-        live = seq_idx >= 0
-        x = torch.where(live.unsqueeze(1), x, 0)  # a window that reaches over padding reads zeros
-        boundaries = boundaries_of(torch.where(live, seq_idx, PADDING))
-    rows, state = x.mT, None if initial_states is None else initial_states.mT
-    inputs = (rows.unsqueeze(2), weight.unsqueeze(0), None if bias is None else bias.unsqueeze(0), state)
-    y = _linear(*inputs, boundaries) if activation is None else ops.conv(*inputs, boundaries, use=backend)
-    y = y[0].mT
-    if not return_final_states:
-        return y
-    final = after(rows, state, boundaries, weight.shape[1] - 1).mT
-    if final_states_out is not None:
-        final = final_states_out.copy_(final)
-    return y, final
+
+
+def _boundaries(x: Tensor, seq_idx: Tensor | None) -> tuple[Tensor, SegmentBoundaries | None]:
+    """x with zeros at padding, which windows that reach over padding read, and the boundaries of `seq_idx`."""
+    if seq_idx is None:
+        return x, None
+    live = seq_idx >= 0
+    return torch.where(live.unsqueeze(1), x, 0), boundaries_of(torch.where(live, seq_idx, PADDING))
 
 
 def _check_shapes(

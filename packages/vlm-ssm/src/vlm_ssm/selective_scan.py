@@ -17,6 +17,28 @@ def _by_time(m: Tensor, batch: int, length: int, groups: int | None) -> Tensor:
     return timed if groups is None else timed.repeat_interleave(groups // timed.shape[3], dim=3)
 
 
+def _channels_last(inputs: ScanInputs) -> ScanInputs:
+    """From the layouts of `selective_scan`, with its `segments` as `reset`, to those of `ops.scan`."""
+    u, dt, A, B, C, D, bias, z, h0, segments, *_ = inputs
+    batch, width, length = u.shape
+    if length == 0:
+        raise ValueError("selective_scan needs at least one position, got T = 0")
+    # a matrix that does not depend on time has one group a channel; the other one is expanded to as many
+    groups = width if 2 in (B.ndim, C.ndim) else None
+    return inputs._replace(
+        u=u.transpose(1, 2).unsqueeze(0),
+        dt=dt.transpose(1, 2).unsqueeze(0),
+        A=A.unsqueeze(0),
+        B=_by_time(B, batch, length, groups),
+        C=_by_time(C, batch, length, groups),
+        D=None if D is None else D.unsqueeze(0),
+        bias=None if bias is None else bias.unsqueeze(0),
+        z=None if z is None else z.transpose(1, 2).unsqueeze(2),
+        h0=None if h0 is None else h0.unsqueeze(0),
+        reset=None if segments is None else boundaries_of(segments).reset,
+    )
+
+
 def selective_scan(
     u: Tensor,
     delta: Tensor,
@@ -56,24 +78,7 @@ def selective_scan(
         ValueError: T = 0, or a shape that doesn't fit; the message names the argument.
         BackendError: the backend is unknown, not installed, or not for this device.
     """
-    batch, width, length = u.shape
-    if length == 0:
-        raise ValueError("selective_scan needs at least one position, got T = 0")
-    # a matrix that does not depend on time has one group a channel; the other one is expanded to as many
-    groups = width if 2 in (B.ndim, C.ndim) else None
-    inputs = ScanInputs(
-        u.transpose(1, 2).unsqueeze(0),
-        delta.transpose(1, 2).unsqueeze(0),
-        A.unsqueeze(0),
-        _by_time(B, batch, length, groups),
-        _by_time(C, batch, length, groups),
-        None if D is None else D.unsqueeze(0),
-        None if delta_bias is None else delta_bias.unsqueeze(0),
-        None if z is None else z.transpose(1, 2).unsqueeze(2),
-        None if initial_state is None else initial_state.unsqueeze(0),
-        None if segments is None else boundaries_of(segments).reset,
-        softplus=delta_softplus,
-    )
-    y, last = ops.scan(inputs, use=backend)
+    inputs = ScanInputs(u, delta, A, B, C, D, delta_bias, z, initial_state, segments, softplus=delta_softplus)
+    y, last = ops.scan(_channels_last(inputs), use=backend)
     y = y.squeeze(2).transpose(1, 2)
     return (y, last.squeeze(0)) if return_last_state else y

@@ -127,7 +127,7 @@ def _visual(config: dict[str, Any], image_size: int | None) -> Any:
     # the checkpoint of the whole model holds the tower's weights
     vision = {**config["vision_cfg"], "timm_model_pretrained": False}
     if ":" in (name := str(vision.get("timm_model_name"))):
-        raise UserError(f"{ASSET}: timm_model_name is {name!r:.80}; expected a name that timm knows")
+        raise UserError(f"{ASSET}: timm_model_name is {name!r:.80}; expected a model name of timm")
     stages = vision.get("layers")
     if isinstance(stages, list) and len(stages) != 4:
         raise UserError(f"{ASSET}: layers is {stages!r:.60}; expected a number, or four")

@@ -140,7 +140,7 @@ def _saved_model(assets: Path) -> dict[str, Any]:
     """The content of `ASSET`, its model name and arguments checked."""
     content, where = read_asset(assets, ASSET), str(assets / ASSET)
     if not isinstance(name := content.get("model"), str) or ":" in name:
-        raise UserError(f"{where}: model is {name!r:.60}; expected a name that timm knows")
+        raise UserError(f"{where}: model is {name!r:.60}; expected a model name of timm")
     return {**content, "model_args": part(content, "model_args", where)}
 
 

@@ -1,7 +1,7 @@
 """A tile of the scan: `ROWS` positions of one block of channels, each position a vector in registers.
 
-Channels are distributed over threads, so each thread goes through time on its own and keeps what it computes for a
-position in its registers. Tensors that belong together are one NamedTuple, which Triton passes as single arguments.
+Channels are distributed over threads, so each thread steps through time on its own and keeps the values of a position
+in its registers. Tensors that belong together are one NamedTuple, which Triton passes as single arguments.
 """
 
 from __future__ import annotations
