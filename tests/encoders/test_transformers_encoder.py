@@ -74,7 +74,7 @@ def test_equals_the_last_map(name: str, tmp_path: Path) -> None:
     expected = whole(normal(pixels)).last_hidden_state
     expected = expected.permute(0, 2, 3, 1).flatten(1, 2) if expected.ndim == 4 else expected
     torch.testing.assert_close(tower(pixels).flatten(1, 2), expected)
-    with pytest.raises(UserError, match="taken by its last feature map; leave layer out"):
+    with pytest.raises(UserError, match="gives its last feature map only; leave layer out"):
         tiny_transformers(name, tmp_path, layer=0).build(weights=False)
 
 
