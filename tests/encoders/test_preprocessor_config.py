@@ -9,7 +9,7 @@ import pytest
 from tiny_towers import meta, tiny_transformers, write_json
 
 from vlm_core.errors import UserError
-from vlm_encoders.weights.preprocessor_config import REFUSED, facts_of
+from vlm_encoders.weights.preprocessor_config import REFUSED, read_values
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ from vlm_encoders.weights.preprocessor_config import REFUSED, facts_of
     ],
 )
 def test_settings_of_transformers(content: dict[str, Any], facts: dict[str, Any]) -> None:
-    found = facts_of(content, "p.json")
+    found = read_values(content, "p.json")
     assert found.keys() == facts.keys()
     assert all(found[key] == (pytest.approx(v) if key in ("mean", "std") else v) for key, v in facts.items())
 
@@ -62,7 +62,7 @@ def test_settings_of_transformers(content: dict[str, Any], facts: dict[str, Any]
             {"do_flip_channel_order": True},
             "do_flip_channel_order: true asks for channels in the order B, G, R",
         ),
-        ({"do_sharpen": True}, "do_sharpen: true asks for a step that is not known"),
+        ({"do_sharpen": True}, "do_sharpen: true asks for an unknown step"),
         ({"resample": 9}, "resample 9 is none of Pillow's filters"),
         ({"image_mean": [0.5]}, r"image_mean is \[0\.5\]; expected three numbers"),
         ({"rescale_factor": 0}, "rescale_factor 0: expected a number above 0"),
@@ -73,7 +73,7 @@ def test_settings_of_transformers(content: dict[str, Any], facts: dict[str, Any]
 )
 def test_settings_that_no_encoder_honours(content: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        facts_of(content, "p.json")
+        read_values(content, "p.json")
 
 
 @pytest.mark.parametrize(
@@ -81,10 +81,10 @@ def test_settings_that_no_encoder_honours(content: dict[str, Any], message: str)
     [{"do_resize": False}, {"do_pad": True}, {"size": {"shortest_edge": 9}}, {"size": {"longest_edge": 9}}],
 )
 def test_resizing_that_needs_a_fit_in_the_spec(content: dict[str, Any], tmp_path: Path) -> None:
-    assert REFUSED in facts_of(content, "p.json")
+    assert REFUSED in read_values(content, "p.json")
     config = tiny_transformers("clip", tmp_path)
     write_json(tmp_path, preprocessor_config={"image_mean": [0.5] * 3, "image_std": [0.5] * 3, **content})
-    with pytest.raises(UserError, match="give fit in the spec: resize, pad or crop"):
+    with pytest.raises(UserError, match="give resize_mode in the spec: resize, pad or crop"):
         meta(config)
     assert meta(config, resize_mode="pad").preprocessing.resize_mode == "pad"
 

@@ -76,7 +76,7 @@ def test_two_files_that_differ(mine: Path) -> None:
 def test_a_config_of_another_architecture(mine: Path) -> None:
     config = tiny_timm("vit", weights=str(mine / "model.safetensors"))
     with pytest.raises(
-        UserError, match=r"config\.json is of test_vit, not of vit_tiny_patch16_224: name model"
+        UserError, match=r"config\.json is of test_vit, not of vit_tiny_patch16_224: set model"
     ):
         meta(config)
     write_json(mine, config={"model_type": "mamba", "hidden_size": 8})

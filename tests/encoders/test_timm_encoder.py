@@ -135,7 +135,7 @@ def test_real_weights_recognise_photographs() -> None:
         ),
         ({"layer": 4}, "layer 4 does not exist: this tower has 4 blocks, -4 to 3"),
         ({"layer": -5}, "layer -5 does not exist"),
-        ({"image_size": 4}, "image_size 4 does not suit|cannot run on 4×4"),
+        ({"image_size": 4}, "image_size 4 does not fit|cannot run on 4×4"),
         ({"model_args": {"dpeth": 2}}, "timm cannot build .*dpeth"),
         ({"model_args": {"embed_dim": 15, "num_heads": 2}}, "timm cannot build"),
     ],
@@ -151,7 +151,7 @@ def test_unknown_layer_of_a_cnn() -> None:
 
 
 def test_two_sources_of_weights_are_refused() -> None:
-    with pytest.raises(ValueError, match="two sources of the same weights"):
+    with pytest.raises(ValueError, match="both name a source of weights"):
         TimmConfig(model="vit_tiny_patch16_224", pretrained=True, weights="x.pth")
 
 

@@ -74,7 +74,7 @@ def test_equals_the_last_map(name: str, tmp_path: Path) -> None:
     expected = whole(normal(pixels)).last_hidden_state
     expected = expected.permute(0, 2, 3, 1).flatten(1, 2) if expected.ndim == 4 else expected
     torch.testing.assert_close(tower(pixels).flatten(1, 2), expected)
-    with pytest.raises(UserError, match="taken by its last feature map; leave layer out"):
+    with pytest.raises(UserError, match="gives its last feature map only; leave layer out"):
         tiny_transformers(name, tmp_path, layer=0).build(weights=False)
 
 
@@ -138,7 +138,7 @@ def test_size_of_a_cnn_is_the_preprocessors(tmp_path: Path) -> None:
     assert (tower.dim, tower.image_size, tower.grid(64, 64)) == (16, (64, 64), (2, 2))
     config = TransformersConfig(model=str(tmp_path), mean=[0.5] * 3, std=[0.5] * 3)
     (tmp_path / "preprocessor_config.json").unlink()
-    with pytest.raises(UserError, match="tells image_size; give it in the spec"):
+    with pytest.raises(UserError, match="has image_size; give it in the spec"):
         config.build(weights=False)
 
 

@@ -232,7 +232,7 @@ def test_a_copy_of_a_timm_repository(tmp_path: Path) -> None:
     again = config.build(weights=False, assets=tmp_path / "assets")
     for encoder in (tower, again):
         assert encoder.get_buffer("mean").flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
-        assert (encoder.dim, encoder.image_size, encoder.picture.interpolation) == (16, (32, 32), "bilinear")
+        assert (encoder.dim, encoder.image_size, encoder.resizing.interpolation) == (16, (32, 32), "bilinear")
     assert torch.equal(tower.get_parameter("model.pos_embed"), content["pos_embed"])
     with pytest.raises(UserError, match=r"could not get the configuration of timm's local-dir:"):
         config.build()

@@ -208,7 +208,7 @@ def test_a_tokenizer_that_is_far_away_is_asked_before_the_folder_is_written(
     clean_spec, qwen: Path, tmp_path: Path, monkeypatch, capsys
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("vlm_llms.configs.at_hand", lambda *_: False)
+    monkeypatch.setattr("vlm_llms.configs.is_local", lambda *_: False)
     Path("spec.yaml").write_text(yaml.safe_dump(_spec(clean_spec, qwen, LITERAL), sort_keys=False))
     for options, code in ((["--check"], 0), (["--random-weights", "--out", "m"], 2)):
         monkeypatch.setattr(sys, "argv", ["vlm-assemble", "spec.yaml", *options])

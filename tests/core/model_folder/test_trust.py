@@ -206,15 +206,15 @@ HOSTILE = {
     ),
     "timm, hub": (
         lambda f: strangers.rewrite_json(f / "encoder" / "timm.json", model="hf-hub:evil/repo"),
-        "model is 'hf-hub:evil/repo'; expected a name that timm knows",
+        "model is 'hf-hub:evil/repo'; expected a model name of timm",
     ),
     "timm, folder": (
         lambda f: strangers.rewrite_json(f / "encoder" / "timm.json", model=f"local-dir:{f.parent}"),
-        "model is 'local-dir:.*; expected a name that timm knows",
+        "model is 'local-dir:.*; expected a model name of timm",
     ),
     "timm, none": (
         lambda f: strangers.rewrite_json(f / "encoder" / "timm.json", model=None),
-        "model is None; expected a name that timm knows",
+        "model is None; expected a model name of timm",
     ),
     "timm, checkpoint": (
         lambda f: strangers.rewrite_json(

@@ -127,7 +127,7 @@ def test_a_base_that_can_not_be_used(write, text, message):
         ("base: big.yaml\nconnector: {type: mlp, scan: csm}\n", "s.yaml:2: connector.scan: unknown key"),
         ("base: big.yaml\nencoder: {type: timm}\n", None),
         ("base: big.yaml\nencoder: {type: open-clip}\n", "s.yaml:2: encoder.model: this key is required"),
-        ("base: big.yaml\nllm:\n  weights: x\n", "s.yaml:2: llm: weights fix the size; remove d_model"),
+        ("base: big.yaml\nllm:\n  weights: x\n", "s.yaml:2: llm: weights determine the size; remove d_model"),
     ],
 )
 def test_faults_stand_where_the_value_comes_from(write, text, message):

@@ -199,7 +199,7 @@ def test_cache_that_can_not_be_written(tmp_path, kind):
         place.symlink_to(tmp_path / "nowhere" / "at all")
     _, text = run_python("-c", ONE_KERNEL, XDG_CACHE_HOME=str(place), NUMBA_CACHE_DIR="")
     assert "compiling" in text
-    assert text.count("compiled kernels are not kept") == 1
+    assert text.count("compiled kernels are not cached") == 1
 
 
 FULL_DISK = """
@@ -214,26 +214,26 @@ def test_a_disk_that_is_full(tmp_path):
     """A kernel that can't be kept is compiled for this process, and that is said."""
     home = {"XDG_CACHE_HOME": str(tmp_path), "NUMBA_CACHE_DIR": ""}
     _, text = run_python("-c", FULL_DISK + ONE_KERNEL, **home)
-    assert text.count("No space left on device; compiled kernels are not kept") == 1
+    assert text.count("No space left on device; compiled kernels are not cached") == 1
 
 
 def test_a_cache_that_others_can_write_is_not_used(tmp_path, monkeypatch, capsys):
     """Its files are pickles, which run when they are read."""
     monkeypatch.setattr(jit, "cache_folder", lambda: tmp_path)
     tmp_path.chmod(0o770)
-    for function in (jit.why_not_kept, jit._cannot_keep):
+    for function in (jit.why_not_cached, jit._warn_not_cached):
         function.cache_clear()
     try:
         for _ in range(2):
-            assert jit.why_not_kept() == (
+            assert jit.why_not_cached() == (
                 f"{tmp_path} (owner {owner(tmp_path)}, mode drwxrwx---) can be written by other users; "
                 f"chmod go-w {tmp_path}"
             )
         told = capsys.readouterr().err
         assert told.count("\n") == 1
-        assert "; compiled kernels are not kept" in told
+        assert "; compiled kernels are not cached" in told
     finally:
-        for function in (jit.why_not_kept, jit._cannot_keep):
+        for function in (jit.why_not_cached, jit._warn_not_cached):
             function.cache_clear()
 
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from vlm_ssm.triton import cache
+from vlm_ssm.triton import kernel_cache
 
 
 @pytest.mark.parametrize("name", ["HOME", "TRITON_HOME", "TRITON_CACHE_DIR"])
@@ -14,25 +14,25 @@ def test_a_triton_cache_that_can_not_be_written(tmp_path, monkeypatch, capsys, n
         monkeypatch.setenv(variable, "")
     (tmp_path / "file").write_text("")
     monkeypatch.setenv(name, str(tmp_path / "file"))
-    cache.ensure_usable()
-    assert os.access(cache.folder(), os.W_OK)
-    assert capsys.readouterr().err.count("kernels that Triton compiles are not kept") == 1
-    cache.ensure_usable()
+    kernel_cache.ensure_usable()
+    assert os.access(kernel_cache.folder(), os.W_OK)
+    assert capsys.readouterr().err.count("kernels that Triton compiles are not cached") == 1
+    kernel_cache.ensure_usable()
     assert capsys.readouterr().err == ""
 
 
 def test_a_triton_cache_that_can_be_written_stays(tmp_path, monkeypatch):
     monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
     monkeypatch.setenv("TRITON_HOME", str(tmp_path))
-    cache.ensure_usable()
+    kernel_cache.ensure_usable()
     assert "TRITON_CACHE_DIR" not in os.environ
-    assert cache.folder() == str(tmp_path / ".triton" / "cache")
+    assert kernel_cache.folder() == str(tmp_path / ".triton" / "cache")
 
 
 def test_a_triton_cache_that_others_can_write_is_not_used(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache").chmod(0o777)
-    cache.ensure_usable()
-    assert cache.folder() != str(tmp_path / "cache")
+    kernel_cache.ensure_usable()
+    assert kernel_cache.folder() != str(tmp_path / "cache")
     assert "can be written by other users; chmod go-w" in capsys.readouterr().err

@@ -107,7 +107,7 @@ def test_bf16_keeps_its_dtype():
     [
         ({"activation": "relu"}, "activation is 'relu'; possible: None, 'silu', 'swish'"),
         ({"backend": "reference"}, "backend 'reference' has no convolution without activation"),
-        ({"final_states_out": torch.empty(2, 5, 3)}, "return_final_states is False"),
+        ({"final_states_out": torch.empty(2, 5, 3)}, "needs return_final_states=True"),
         ({"final_states_out": torch.empty(1, 5, 3), "return_final_states": True}, "final_states_out is"),
         ({"weight": torch.ones(4, 4)}, "weight \\(4, 4\\); expected \\(B, D, T\\) and \\(D, W\\)"),
         ({"bias": torch.ones(1)}, "bias is \\(1,\\), expected \\(5,\\)"),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class RandomConfig(ConnectorConfig):
-    """A connector without published weights: it starts from random values."""
+    """A connector without published weights; its initial values are random."""
 
     def weights_source(self) -> WeightsSource:
         return random_values()
@@ -55,7 +55,7 @@ class MLPConfig(RandomConfig):
 
 
 class ScanConfig(RandomConfig):
-    """A connector that walks over the grid by an installed scan."""
+    """A connector with a 2D scan: `bsm`, `csm`, or one of another package."""
 
     scan: str = Field(default="bsm", description="the 2D scan: bsm, csm, or an installed one")
 
@@ -75,11 +75,11 @@ class ScanConfig(RandomConfig):
         return engine(device)
 
     def mechanism(self) -> Scan:
-        """The function behind the name."""
+        """The function of the scan named by `scan`."""
         return installed().get("scan", self.scan)
 
     def scan_call(self, function: str) -> FactoryCall:
-        """A call of `function` with all fields, and the scan's function in place of its name."""
+        """A call of `function` with all fields, `scan` as a function."""
         return FactoryCall(function, {**self.model_dump(exclude={"type"}), "scan": self.mechanism()})
 
 
@@ -88,13 +88,15 @@ class VSSConfig(ScanConfig):
 
     parameters: Literal["shared", "ssm", "full"] = Field(
         default="shared",
-        description="what each direction has of its own: shared nothing, ssm all but projections, full a whole layer",
+        description="parameters per direction: shared: none; ssm: all but the projections; full: a whole layer",
     )
-    merge: Literal["sum", "mean"] = Field(default="sum", description="how the directions become one")
-    norm: Literal["layernorm", "rmsnorm"] = Field(default="layernorm", description="the norm around the scan")
+    merge: Literal["sum", "mean"] = Field(default="sum", description="reduction over directions")
+    norm: Literal["layernorm", "rmsnorm"] = Field(default="layernorm", description="norm after the scan")
     d_state: PositiveInt = Field(default=16, le=1024, description="state size of the Mamba layer")
-    d_conv: PositiveInt = Field(default=4, le=16, description="width of its convolution")
-    expand: PositiveInt = Field(default=2, le=16, description="its inner width, as a multiple")
+    d_conv: PositiveInt = Field(default=4, le=16, description="kernel width of the Mamba layer's convolution")
+    expand: PositiveInt = Field(
+        default=2, le=16, description="inner width of the Mamba layer, as a multiple of its width"
+    )
 
     def label(self) -> str:
         return f"{self.type_name()} ({self.scan}, {self.parameters})"
@@ -119,11 +121,13 @@ class MSCConfig(ScanConfig):
     """ML-Mamba's Mamba-2 scan connector: Linear, blocks of scan and SwiGLU, a three-layer MLP."""
 
     type: Literal["msc"] = "msc"
-    blocks: PositiveInt = Field(default=2, le=64, description="how many times the grid is scanned")
+    blocks: PositiveInt = Field(default=2, le=64, description="number of blocks, each with one scan")
     swiglu: bool = Field(default=True, description="a SwiGLU layer after each scan")
     d_state: PositiveInt = Field(default=128, le=1024, description="state size of the Mamba-2 layers")
-    d_conv: PositiveInt = Field(default=4, le=16, description="width of their convolution")
-    expand: PositiveInt = Field(default=2, le=16, description="their inner width, as a multiple")
+    d_conv: PositiveInt = Field(default=4, le=16, description="kernel width of their convolution")
+    expand: PositiveInt = Field(
+        default=2, le=16, description="inner width of the Mamba-2 layers, as a multiple of their width"
+    )
     head_dim: PositiveInt = Field(
         default=64, le=1024, description="width of a head; divides expand times the language model's width"
     )

@@ -1,4 +1,4 @@
-"""Connectors of the paper's Table 4: patch grid (N, H, W, D) -> visual tokens (N, L, M)."""
+"""Connectors of the paper's Table 4: patch grid (N, H, W, D) -> image tokens (N, L, M)."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 class PerPatch(Connector):
-    """One visual token a patch, in row-major order."""
+    """A connector with one image token per patch, in row-major order: L = H·W."""
 
     def num_tokens(self, h: int, w: int) -> int:
         return h * w
 
 
 class MLP(PerPatch):
-    """V_out = MLP(V), through layers of these widths; two widths are a single linear map."""
+    """V_out = MLP(V) with layers of these widths; two widths are one linear layer."""
 
     def __init__(self, *widths: int) -> None:
         super().__init__()
@@ -58,12 +58,12 @@ class VSSL2(PerPatch):
 
 
 def vss_mlp(d_in: int, d_out: int, *, scan: Scan, norm: Norm, **vss: Any) -> VSSMLP:
-    """From plain values: the scan's function, the norm, and `VSS`'s own arguments."""
+    """Build `VSSMLP` from plain values; `vss` are further arguments of `VSS`."""
     return VSSMLP(d_in, d_out, VSS(d_in, scan, **vss), norm=norm)
 
 
 def vss_l2(d_in: int, d_out: int, *, scan: Scan, norm: Norm, **vss: Any) -> VSSL2:
-    """As `vss_mlp`."""
+    """Build `VSSL2`; arguments as `vss_mlp`."""
     return VSSL2(d_in, d_out, VSS(d_out, scan, **vss), norm=norm)
 
 

@@ -18,7 +18,7 @@ from vlm_ssm.registration.inputs import ScanInputs
 
 
 class HeadSSM(nn.Module):
-    """What a direction has of its own in a Mamba-2 layer; names and initial values of `mamba_ssm.Mamba2`."""
+    """Per-direction parameters of a Mamba-2 layer; names and initial values of `mamba_ssm.Mamba2`."""
 
     def __init__(self, d_inner: int, heads: int, d_state: int, d_conv: int) -> None:
         super().__init__()
@@ -34,13 +34,20 @@ class Mamba2Scan(nn.Module):
     """One Mamba-2 layer along the K scan orders of a 2D scan.
 
     The directions share in_proj (and with it Δ, B and C before the convolution), gated norm and out_proj; each has
-    its own convolution, Δ's bias, A and D. Their normed results are averaged. A, Δ and D are one number a head
-    here, so the scan is the selective scan with that number repeated over the head's channels and states.
+    its own convolution, Δ's bias, A and D. Their normed outputs are averaged. In Mamba-2 A, Δ and D are one number
+    per head, so this is the selective scan with that number repeated over the head's channels and states.
     """
 
     def __init__(
-        self, dim: int, scan: Scan, *, d_state: int = 128, d_conv: int = 4, expand: int = 2, head_dim: int = 64
-    ) -> None:  # fmt: skip
+        self,
+        dim: int,
+        scan: Scan,
+        *,
+        d_state: int = 128,
+        d_conv: int = 4,
+        expand: int = 2,
+        head_dim: int = 64,
+    ) -> None:
         super().__init__()
         self.scan, self.head_dim, self.d_conv, d_inner = scan, head_dim, d_conv, expand * dim
         heads = d_inner // head_dim
@@ -59,13 +66,13 @@ class Mamba2Scan(nn.Module):
         return self.out_proj(self._normed(y).mean(2).to(v.dtype)).unflatten(1, (h, w))
 
     def _normed(self, y: Tensor) -> Tensor:
-        """y in fp32 by the norm's weight in fp32, or by what somebody has put in the norm's place."""
+        """RMSNorm in fp32; a hooked, wrapped or replaced norm is called."""
         if not plain(self.norm, nn.RMSNorm):
             return self.norm(y)
         return F.rms_norm(y, y.shape[-1:], self.norm.weight.float(), self.norm.eps)
 
     def _along(self, x: Tensor, dt: Tensor, scan_order: Tensor) -> Tensor:
-        """x (N, T, E + 2S) and dt (N, T, heads) in patch order -> y (N, T, K, E), a direction a column."""
+        """x (N, T, E + 2S) and dt (N, T, heads) in patch order -> y (N, T, K, E)."""
         width = self.sizes[0]
         states = (x.shape[-1] - width) // 2
         convs = [ssm.conv1d for ssm in self.ssms]
@@ -109,7 +116,7 @@ class SwiGLU(nn.Module):
 
 
 class Block(nn.Module):
-    """h + Mamba2(h), no norm before it; then h + SwiGLU(LayerNorm(h)) unless left out."""
+    """h + Mamba2(h), no norm before it; then h + SwiGLU(LayerNorm(h)) if `swiglu`."""
 
     def __init__(self, dim: int, mixer: Mamba2Scan, swiglu: bool) -> None:
         super().__init__()
@@ -125,9 +132,18 @@ class MSC(PerPatch):
     """Linear–GELU, `blocks` of scan and SwiGLU, LayerNorm, then Cobra's three-layer MLP, all at model width."""
 
     def __init__(
-        self, d_in: int, d_out: int, scan: Scan, *, blocks: int = 2, swiglu: bool = True,
-        d_state: int = 128, d_conv: int = 4, expand: int = 2, head_dim: int = 64,
-    ) -> None:  # fmt: skip
+        self,
+        d_in: int,
+        d_out: int,
+        scan: Scan,
+        *,
+        blocks: int = 2,
+        swiglu: bool = True,
+        d_state: int = 128,
+        d_conv: int = 4,
+        expand: int = 2,
+        head_dim: int = 64,
+    ) -> None:
         super().__init__()
         self.project = nn.Linear(d_in, d_out)
         mixers = (

@@ -22,7 +22,7 @@ Width = Field(
 
 
 class PixelShuffleConfig(RandomConfig):
-    """Neighbouring patches side by side in one token, then norm and a two-layer MLP, as InternVL."""
+    """Concatenates neighbouring patches into one token, then norm and a two-layer MLP, as InternVL."""
 
     type: Literal["pixel-shuffle"] = "pixel-shuffle"
     factor: int = Field(default=2, ge=2, le=16, description="factor × factor patches become one token")
@@ -30,8 +30,10 @@ class PixelShuffleConfig(RandomConfig):
     norm: Literal["layernorm", "rmsnorm", "none"] = Field(
         default="layernorm", description="the norm before the linear layers"
     )
-    activation: Literal["gelu", "relu2"] = Field(default="gelu", description="between the linear layers")
-    bias: bool = Field(default=True, description="whether the linear layers have one")
+    activation: Literal["gelu", "relu2"] = Field(
+        default="gelu", description="activation between the linear layers"
+    )
+    bias: bool = Field(default=True, description="whether the linear layers have a bias")
 
     def label(self) -> str:
         return f"pixel-shuffle ({self.factor}×{self.factor})"
@@ -44,7 +46,7 @@ class LDPv2Config(RandomConfig):
     """A two-layer MLP, average pooling to grid × grid tokens, a depthwise convolution; as MobileVLM V2."""
 
     type: Literal["ldpv2"] = "ldpv2"
-    grid: PositiveInt = Field(default=12, le=256, description="grid × grid tokens come out")
+    grid: PositiveInt = Field(default=12, le=256, description="side of the grid of output tokens")
     hidden: int | None = Width
 
     def label(self) -> str:
@@ -55,10 +57,10 @@ class LDPv2Config(RandomConfig):
 
 
 class ResamplerConfig(RandomConfig):
-    """grid × grid learnt queries and one cross-attention, as Qwen-VL and MiniCPM-V."""
+    """grid × grid learned queries and one cross-attention, as Qwen-VL and MiniCPM-V."""
 
     type: Literal["resampler"] = "resampler"
-    grid: PositiveInt = Field(default=16, le=256, description="grid × grid learnt queries")
+    grid: PositiveInt = Field(default=16, le=256, description="side of the grid of learned queries")
     head_dim: PositiveInt = Field(
         default=128, le=1024, description="width of an attention head; divides the language model's width"
     )

@@ -1,4 +1,4 @@
-"""Connectors with fewer visual tokens than patches: (N, H, W, D) -> (N, L, M)."""
+"""Connectors with fewer image tokens than patches: (N, H, W, D) -> (N, L, M)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vlm_core.interfaces import Connector
 
 
 class PixelShuffle(Connector):
-    """`factor` × `factor` neighbours side by side in one token, then norm and Linear–activation–Linear.
+    """Concatenates `factor` × `factor` neighbours into one token, then norm and Linear–activation–Linear.
 
     As InternVL 1.5 and later (LayerNorm, GELU, its v2 order of the neighbours; 448 px give 32×32 patches and
     256 tokens) and Nemotron Nano V2 VL (RMSNorm, squared ReLU, no biases, hidden width 20480). A token holds its
@@ -23,9 +23,16 @@ class PixelShuffle(Connector):
     """
 
     def __init__(
-        self, d_in: int, d_out: int, *, factor: int = 2, hidden: int | None = None,
-        norm: Norm | Literal["none"] = "layernorm", activation: Activation = "gelu", bias: bool = True,
-    ) -> None:  # fmt: skip
+        self,
+        d_in: int,
+        d_out: int,
+        *,
+        factor: int = 2,
+        hidden: int | None = None,
+        norm: Norm | Literal["none"] = "layernorm",
+        activation: Activation = "gelu",
+        bias: bool = True,
+    ) -> None:
         super().__init__()
         self.factor, width = factor, factor**2 * d_in
         self.norm = nn.Identity() if norm == "none" else NORMS[norm](width, eps=1e-5)
@@ -50,8 +57,8 @@ class LDPv2(Connector):
     """MobileVLM V2's lightweight downsample projector (arXiv 2402.03766, section 3.3).
 
     Linear–GELU–Linear on each patch, average pooling to `grid` × `grid`, and a 3×3 depthwise convolution with a
-    skip, which tells the tokens where they are. MobileVLM V2 pools 24×24 to 12×12, Cobra 27×27 to 14×14: a window
-    that doesn't fit evenly overlaps its neighbours, so every patch counts. Raises `UserError` for a smaller grid.
+    skip, which encodes positions. MobileVLM V2 pools 24×24 to 12×12, Cobra 27×27 to 14×14: windows
+    overlap if the grid is not divisible, so every patch contributes. Raises `UserError` for a smaller grid.
     """
 
     def __init__(self, d_in: int, d_out: int, *, grid: int = 12, hidden: int | None = None) -> None:
@@ -76,9 +83,9 @@ class LDPv2(Connector):
 
 @lru_cache(maxsize=64)
 def sincos(h: int, w: int, dim: int, grid: int) -> Tensor:
-    """Where the patches of an (h, w) grid lie -> (h*w, dim), fp32: half of `dim` for the column, half for the row.
+    """Position encodings of an (h, w) grid -> (h*w, dim), fp32: half of `dim` for the column, half for the row.
 
-    Sines and cosines of the centres, in units of a grid × grid map laid over the image, whatever h and w are.
+    Sines and cosines of the patch centres, in units of a grid × grid map over the image, whatever h and w are.
     """
     frequency = 10_000.0 ** -(torch.arange(dim // 4, device="cpu") / (dim // 4))
     rows, columns = ((torch.arange(n, device="cpu") + 0.5) * (grid / n) - 0.5 for n in (h, w))
@@ -88,11 +95,11 @@ def sincos(h: int, w: int, dim: int, grid: int) -> Tensor:
 
 
 class Resampler(Connector):
-    """`grid` × `grid` learnt queries, each looking at all patches once: one cross-attention.
+    """`grid` × `grid` learned queries that attend to all patches in one cross-attention.
 
     As Qwen-VL's adapter (arXiv 2308.12966, section 2.1) and MiniCPM-V's, after Flamingo's Perceiver: queries and
-    keys know where they are by 2D sines and cosines, values don't. Qwen-VL resizes a fixed table to the grid; here
-    the sines are taken at the patches' own places, so any grid works. Then a norm and a linear map, as in both.
+    keys have 2D sine and cosine position encodings, values have none. Qwen-VL resizes a fixed table to the grid; here
+    the encodings are computed at the patch centres, so any grid works. Then a norm and a linear layer, as in both.
     """
 
     def __init__(self, d_in: int, d_out: int, *, grid: int = 16, head_dim: int = 128) -> None:
@@ -111,10 +118,10 @@ class Resampler(Connector):
     def forward(self, features: Tensor) -> Tensor:
         h, w = features.shape[1:3]
         patches = self.norm_patch(self.project(features.flatten(1, 2)))
-        query = self.norm_query(self.query) + self._places(self.grid, self.grid)
-        keys = patches + self._places(h, w)
-        looked, _ = self.attention(query.expand(len(patches), -1, -1), keys, patches, need_weights=False)
-        return self.out(self.norm(looked))
+        query = self.norm_query(self.query) + self._position_encoding(self.grid, self.grid)
+        keys = patches + self._position_encoding(h, w)
+        attended, _ = self.attention(query.expand(len(patches), -1, -1), keys, patches, need_weights=False)
+        return self.out(self.norm(attended))
 
-    def _places(self, h: int, w: int) -> Tensor:
+    def _position_encoding(self, h: int, w: int) -> Tensor:
         return sincos(h, w, self.query.shape[1], self.grid).to(self.query)

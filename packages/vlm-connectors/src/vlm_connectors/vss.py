@@ -35,9 +35,9 @@ def _checked(scan: Scan, h: int, w: int) -> Tensor:
 class VSS(nn.Module):
     """2D scan → one Mamba layer → merge, at one width (paper, section 3.2.3).
 
-    `parameters` is what the K directions have of their own: `shared` nothing (one layer, the literal text),
-    `ssm` conv, x_proj, dt, A and D (as Vim v2 and VMamba), `full` a whole layer. Whatever is shared is
-    computed once a token, and all directions run in one scan.
+    `parameters` are those that each of the K directions has: `shared` none (one layer, as the paper's text), `ssm`
+    conv, x_proj, dt, A and D (as Vim v2 and VMamba), `full` a whole layer. Shared projections run once per token, and
+    all directions run in one scan.
     """
 
     def __init__(
@@ -68,13 +68,13 @@ class VSS(nn.Module):
         """(N, H, W, D) -> (N, H, W, D)."""
         h, w = v.shape[1:3]
         scan_order = tables(self.scan, h, w).to(v.device)
-        merged = self._way()(v.flatten(1, 2), scan_order)
+        merged = self._mix()(v.flatten(1, 2), scan_order)
         if self.merge == "mean":
             merged = merged / len(scan_order)
         return merged.unflatten(1, (h, w))
 
-    def _way(self) -> Callable[[Tensor, Tensor], Tensor]:
-        """All directions as one, or, where somebody has hooked, wrapped or replaced a mixer, its call for each."""
+    def _mix(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """All directions in one call, or, if a mixer is hooked, wrapped or replaced, a call of it for each."""
         if not all(type(mixer) is MambaMixer and has_no_hooks(mixer) for mixer in self.mixers):
             return self._called
         return self._full if self.parameters_of == "full" else self._hoisted
@@ -99,7 +99,7 @@ class VSS(nn.Module):
         return mixer.out_proj(y.squeeze(2))
 
     def _full(self, v: Tensor, scan_order: Tensor) -> Tensor:
-        """A layer of its own for each direction; convolution and scan of all still run as one."""
+        """A layer for each direction; convolution and scan of all still run in one call."""
         mixers = [m for m in self.mixers if isinstance(m, MambaMixer)]
         x, z = torch.stack([m.in_proj(v) for m in mixers], dim=2).chunk(2, dim=-1)
         y, _ = scan_along(mixers, x, z, scan_order)

@@ -26,11 +26,10 @@ Scalar = int | float | bool | str
 Colour = Annotated[list[Annotated[FiniteFloat, Field(ge=-1, le=1)]], Field(min_length=3, max_length=3)]
 Positive3 = Annotated[list[Annotated[FiniteFloat, Field(gt=0)]], Field(min_length=3, max_length=3)]
 MAX_TOWERS, MAX_ARGUMENT = 16, 2**20
-FACTS = ("image_size", "resize_mode", "crop_pct", "interpolation", "mean", "std", "activation")
 
 
 def _need(module: str, extra: str) -> None:
-    """Import a library, or say how to install it."""
+    """Import a library; raise `UserError` with the command that installs it if it is missing."""
     try:
         importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -42,7 +41,7 @@ def _need(module: str, extra: str) -> None:
 
 
 class _TowerConfig(EncoderConfig):
-    """What every encoder of this package understands."""
+    """Keys of all encoders of this package: model, layer, and those that override configs of the weights."""
 
     renamed: ClassVar[Mapping[str, str]] = {"fit": "resize_mode"}
     model: LocalPath = Field(min_length=1)
@@ -54,11 +53,11 @@ class _TowerConfig(EncoderConfig):
     image_size: PositiveInt | None = Field(
         default=None,
         le=8192,
-        description="side of the square that images are brought to; the model's own by default",
+        description="side of the square that images are resized to; default: the model's",
     )
     resize_mode: Fit | None = Field(
         default=None,
-        description="resize: squash to the square; pad: centre on a square of the mean colour; "
+        description="resize: distort to the square; pad: centre on a square of the mean colour; "
         "crop: keep the centre square. Default: from the configs of the weights, else resize",
     )
     crop_pct: float | None = Field(
@@ -94,17 +93,16 @@ class _TowerConfig(EncoderConfig):
         return f"{self.type_name()} {self.model}"
 
     @property
-    def _elsewhere(self) -> bool:
-        """Whether `model` is a repository or a folder, and no name that the library knows."""
+    def _is_repository(self) -> bool:
+        """Whether `model` is a repository or a folder rather than a name of the library's."""
         return self.model.partition(":")[0] in ("hf-hub", "local-dir")
 
-    def _facts(self) -> dict[str, Any]:
-        """The keys that override the configs of the weights."""
-        return self.model_dump(include=set(FACTS))
+    def _arguments(self) -> dict[str, Any]:
+        """Arguments that the build functions of all towers take."""
+        return self.model_dump(include=_TowerConfig.model_fields.keys() - EncoderConfig.model_fields.keys())
 
     def _factory_call(self, function: str, needs: tuple[str, ...] = (), **more: Any) -> FactoryCall:
-        common = self.model_dump(include={"model", "layer"}) | self._facts()
-        return FactoryCall(f"vlm_encoders.towers.{function}", common | more, needs)
+        return FactoryCall(f"vlm_encoders.towers.{function}", self._arguments() | more, needs)
 
 
 class TimmConfig(_TowerConfig):
@@ -112,12 +110,12 @@ class TimmConfig(_TowerConfig):
 
     type: Literal["timm"] = "timm"
     model: LocalPath = Field(
-        min_length=1, description="a name timm knows, hf-hub:<repository> or local-dir:<folder>"
+        min_length=1, description="a model name of timm, hf-hub:<repository> or local-dir:<folder>"
     )
     pretrained: bool | None = Field(
         default=None,
-        description="true takes the weights that timm publishes, or those of the repository or folder; false random "
-        "values, which is the default for a name of timm's",
+        description="true: the weights that timm publishes, or those of the repository or folder; false: random "
+        "values, the default for a model name of timm",
     )
     weights: LocalPath | None = Field(
         default=None,
@@ -134,7 +132,7 @@ class TimmConfig(_TowerConfig):
     @field_validator("model_args")
     @classmethod
     def _bounded(cls, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Numbers are counts, of which libraries make lists."""
+        """Bound numbers: libraries build lists of that length."""
         for name, value in arguments.items():
             for item in value if isinstance(value, list) else [value]:
                 if isinstance(item, int | float) and abs(item) > MAX_ARGUMENT:
@@ -145,8 +143,8 @@ class TimmConfig(_TowerConfig):
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if self.pretrained and self.weights is not None:
-            raise ValueError("pretrained and weights are two sources of the same weights; keep one")
-        if self._elsewhere and self.pretrained is None and self.weights is None:
+            raise ValueError("pretrained and weights both name a source of weights; keep one")
+        if self._is_repository and self.pretrained is None and self.weights is None:
             raise ValueError(
                 f"model: {self.model} is ambiguous; set pretrained: true for its weights, or pretrained: false for "
                 "its architecture with random values"
@@ -158,7 +156,7 @@ class TimmConfig(_TowerConfig):
             return WeightsSource(self.weights)
         if self.pretrained:
             return WeightsSource(
-                self.model if self._elsewhere else f"timm's published weights of {self.model}"
+                self.model if self._is_repository else f"timm's published weights of {self.model}"
             )
         return random_values("pretrained: true or weights: FILE")
 
@@ -167,15 +165,13 @@ class TimmConfig(_TowerConfig):
         from vlm_encoders.towers.timm_tower import build_timm
 
         return build_timm(
-            model=self.model,
+            **self._arguments(),
             model_args=self.model_args,
             pretrained=bool(self.pretrained),
             weights=self.weights,
             match=self.match,
-            layer=self.layer,
             load=weights,
             assets=assets,
-            **self._facts(),
         )
 
     def downloads(self) -> list[Download]:
@@ -195,12 +191,12 @@ class OpenClipConfig(_TowerConfig):
 
     type: Literal["open-clip"] = "open-clip"
     model: LocalPath = Field(
-        min_length=1, description="a name open_clip knows, hf-hub:<repository> or local-dir:<folder>"
+        min_length=1, description="a model name of open_clip, hf-hub:<repository> or local-dir:<folder>"
     )
     pretrained: LocalPath | None = Field(
         default=None,
         description="a tag of open_clip, or a local file or folder of an open_clip model; "
-        "hf-hub:… and local-dir:… bring their own",
+        "hf-hub:… and local-dir:… have weights already",
     )
 
     def build(self, *, weights: bool = True, assets: Path | None = None) -> Encoder:
@@ -208,16 +204,14 @@ class OpenClipConfig(_TowerConfig):
         from vlm_encoders.towers.open_clip_tower import build_open_clip
 
         return build_open_clip(
-            model=self.model,
+            **self._arguments(),
             pretrained=self.pretrained,
             weights=weights,
-            layer=self.layer,
             assets=assets,
-            **self._facts(),
         )
 
     def weights_source(self) -> WeightsSource:
-        if self._elsewhere:
+        if self._is_repository:
             return WeightsSource(self.pretrained or self.model)
         if self.pretrained is None:
             return random_values("pretrained: TAG, FILE or FOLDER")
@@ -236,7 +230,7 @@ class OpenClipConfig(_TowerConfig):
 
 
 class TransformersConfig(FromHub, _TowerConfig):
-    """A vision model of transformers, alone or as one half of a dual model such as CLIP."""
+    """A vision model of transformers, or the vision half of a dual model such as CLIP."""
 
     type: Literal["transformers"] = "transformers"
     model: LocalPath = Field(min_length=1, description="a hub id or a local folder")
@@ -246,13 +240,11 @@ class TransformersConfig(FromHub, _TowerConfig):
         from vlm_encoders.towers.transformers_build import build_transformers
 
         return build_transformers(
-            model=self.model,
+            **self._arguments(),
             weights=weights,
             revision=self.revision,
             trust_remote_code=self.runs_code(assets or self.model),
-            layer=self.layer,
             assets=assets,
-            **self._facts(),
         )
 
     def weights_source(self) -> WeightsSource:
@@ -269,7 +261,7 @@ class TransformersConfig(FromHub, _TowerConfig):
 
 
 class FusedConfig(EncoderConfig):
-    """Several encoders that look at one picture; their features are joined patch by patch."""
+    """Several encoders on one image; their features are concatenated patch by patch."""
 
     type: Literal["fused"] = "fused"
     towers: list[Annotated[SerializeAsAny[EncoderConfig], component("encoder")]] = Field(
@@ -278,7 +270,7 @@ class FusedConfig(EncoderConfig):
 
     @model_validator(mode="after")
     def _bounded(self) -> Self:
-        """Also of towers inside towers."""
+        """Counts nested towers, too."""
         if (count := sum(1 for _ in self.components())) > MAX_TOWERS:
             raise ValueError(f"{count} encoders inside one another; at most {MAX_TOWERS} are built")
         return self

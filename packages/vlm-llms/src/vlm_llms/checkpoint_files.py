@@ -1,4 +1,4 @@
-"""Checkpoint files: their location, and their tensors, whole or in shards."""
+"""Checkpoint files: download, config.json, and tensors of a single file or of shards."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ _PICKLED = ("pytorch_model.bin.index.json", "pytorch_model.bin")
 
 
 def folder_of(source: str, revision: str | None = None, *, weights: bool = True) -> Path:
-    """A local folder as it is; of a hub id, what is needed is downloaded or taken from the hub's cache."""
+    """A local folder, or the snapshot of a hub id; files are downloaded unless cached.
+
+    Without `weights` only config.json is downloaded. Raises `UserError` if that fails.
+    """
     if Path(source).is_dir():
         return Path(source)
     if not weights:
@@ -38,7 +41,7 @@ def _download(source: str, revision: str | None, patterns: list[str]) -> Path:
         return Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
     except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
         raise UserError(
-            f"llm weights {source!r}: not a folder here, and the hub does not give it "
+            f"llm weights {source!r}: no such folder, and the hub could not provide it "
             f"({type(error).__name__}); name a local copy: weights: path/to/folder with config.json"
         ) from None
 
@@ -53,16 +56,16 @@ def read_config(folder: Path) -> dict[str, Any]:
 def _weights(folder: Path) -> Path:
     """The weight file, or the index of its shards."""
     files = (*_SAFE, *_PICKLED)
-    found = next((folder / name for name in files if (folder / name).exists()), None)
-    if found is None:
+    file = next((folder / name for name in files if (folder / name).exists()), None)
+    if file is None:
         raise UserError(f"{folder}: no weights; expected one of {', '.join(files)}")
-    return found
+    return file
 
 
 def weight_files(folder: Path) -> list[Path]:
     """The files that hold a checkpoint's tensors."""
-    found = _weights(folder)
-    return published_files.shards(found) if found.name.endswith(published_files.INDEX) else [found]
+    file = _weights(folder)
+    return published_files.shards(file) if file.name.endswith(published_files.INDEX) else [file]
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:

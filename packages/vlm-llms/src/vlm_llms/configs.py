@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 
 
 class TrainTokenizer(StrictModel):
-    """Learn a byte-level BPE from the texts of a dataset; for small models trained from nothing."""
+    """Train a byte-level BPE tokenizer on a dataset's texts, for small models trained from scratch."""
 
     dataset: Annotated[SerializeAsAny[DatasetConfig], component("dataset")] = Field(
-        description="whose texts to learn from"
+        description="dataset whose texts the tokenizer is trained on"
     )
-    vocab_size: int = Field(ge=257, le=2**20, description="256 bytes, the end of text and what is learnt")
+    vocab_size: int = Field(ge=257, le=2**20, description="256 bytes, the end of text, and the merges")
 
     def texts(self) -> Iterator[str]:
-        """What is said in the dataset's conversations, without the marks where images go."""
+        """The texts of the dataset's conversations, without image placeholders."""
         for row in readable(self.dataset.rows()):
             if row.get("system"):
                 yield row["system"]
@@ -55,13 +55,13 @@ TokenizerChoice = Annotated[
     Annotated[LocalPath, Field(min_length=1), Tag("to-load")] | Annotated[TrainTokenizer, Tag("to-train")],
     Discriminator(_branch),
 ]
-"""A tokenizer.json, a folder that holds one or a hub id; or a mapping of what to learn one from."""
+"""A tokenizer.json, a folder that holds one, a hub id, or the mapping of `TrainTokenizer`."""
 
 
 def load_tokenizer(
     choice: str | TrainTokenizer, assets: Path | None = None, *, revision: str | None = None
 ) -> FastTokenizer:
-    """The tokenizer saved in `assets` if given, else what `choice` names (at `revision`) or describes."""
+    """The tokenizer saved in `assets` if given, else the one that `choice` names (at `revision`) or trains."""
     from vlm_llms.tokenizer.tokenizer import FastTokenizer, train_bpe
 
     if assets is not None:
@@ -72,26 +72,26 @@ def load_tokenizer(
 
 
 def tokenizer_download(choice: str | TrainTokenizer) -> list[Download]:
-    """A hub id is fetched; a file, a folder and what is learnt here is not."""
+    """The download of a hub id; none for files, folders and trained tokenizers."""
     if isinstance(choice, TrainTokenizer) or Path(choice).exists():
         return []
     return [Download(choice, "tokenizer, a few MB")]
 
 
-def at_hand(choice: str | TrainTokenizer, assets: Path | None = None) -> bool:
-    """Whether `choice` names files here: then it costs nothing to see at once whether they fit the model."""
+def is_local(choice: str | TrainTokenizer, assets: Path | None = None) -> bool:
+    """Whether `choice` is a local file or folder, which can be checked against the model at once."""
     if assets is not None or not isinstance(choice, str):
         return False
     return Path(choice).is_file() or Path(choice, "tokenizer.json").is_file()
 
 
 class TransformersLLMConfig(FromHub, LLMConfig):
-    """Any causal language model of transformers that takes embeddings, with its own cache."""
+    """Any causal language model of transformers that accepts `inputs_embeds`, with its cache."""
 
     type: Literal["transformers"] = "transformers"
     model: LocalPath = Field(min_length=1, description="hub id, or a folder that save_pretrained() wrote")
     tokenizer: LocalPath | None = Field(
-        default=None, min_length=1, description="where from, if not from `model`"
+        default=None, min_length=1, description="hub id, folder or tokenizer.json; default: that of `model`"
     )
     dtype: Literal["float32", "bfloat16"] = Field(
         default="float32", description="number format of the weights"
@@ -112,19 +112,19 @@ class TransformersLLMConfig(FromHub, LLMConfig):
         return FactoryCall("vlm_llms.transformers.hf_build:from_folder", {"dtype": self.dtype})
 
     def build(self, *, weights: bool = True, assets: Path | None = None) -> TransformersLM:
-        """As `LLMConfig.build`; without weights and assets config.json, or `config`, and a local tokenizer alone."""
+        """As `LLMConfig.build`. Without weights and assets only the config and a local tokenizer are read."""
         try:
             import transformers  # noqa: F401
         except ImportError as error:
             raise UserError(
-                "llm transformers needs a library: pip install 'vlm-llms[transformers]'"
+                "llm transformers needs the library transformers: pip install 'vlm-llms[transformers]'"
             ) from error
         from vlm_llms.transformers.hf_build import build
 
-        source, at = (self.tokenizer, None) if self.tokenizer else (self.model, self.revision)
+        source, revision = (self.tokenizer, None) if self.tokenizer else (self.model, self.revision)
         lm = build(
             self.model,
-            load_tokenizer=lambda: load_tokenizer(source, assets, revision=at),
+            load_tokenizer=lambda: load_tokenizer(source, assets, revision=revision),
             dtype=self.dtype,
             revision=self.revision,
             trust_remote_code=self.runs_code(assets or self.model),
@@ -132,20 +132,20 @@ class TransformersLLMConfig(FromHub, LLMConfig):
             weights=weights,
             assets=assets,
         )
-        if at_hand(source, assets):
+        if is_local(source, assets):
             _ = lm.tokenizer
         return lm
 
     def downloads(self) -> list[Download]:
-        """The size follows from `config` and its `dtype`; without them it is not known beforehand."""
-        found = tokenizer_download(self.tokenizer or self.model)
+        """Weights and tokenizer; the size of the weights is known only with `config`."""
+        tokenizer = tokenizer_download(self.tokenizer or self.model)
         if Path(self.model).exists():
-            return found
+            return tokenizer
         if self.config is None:
-            return [Download(self.model, "weights"), *found]
+            return [Download(self.model, "weights"), *tokenizer]
         from vlm_llms.transformers.hf_architecture import stored_bytes
 
-        return [Download(self.model, "weights", stored_bytes(self.config)), *found]
+        return [Download(self.model, "weights", stored_bytes(self.config)), *tokenizer]
 
     @classmethod
     def engine(cls, device: str) -> str:

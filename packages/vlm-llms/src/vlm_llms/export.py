@@ -37,9 +37,9 @@ SHARD = "5GB"
 
 
 def export(lm: LanguageModel, folder: Path, form: Form) -> None:
-    """Write weights, config.json and tokenizer into `folder`, which must not exist; tensors keep their type.
+    """Write weights, config.json and tokenizer to a new `folder`; tensors keep their dtype.
 
-    Mamba goes into either format; a model of transformers into its own. Raises `UserError` otherwise.
+    Mamba has both formats, a model of transformers only `transformers`; raises `UserError` for another `form`.
     """
     if isinstance(lm, MambaLM):
         write = _transformers if form == "transformers" else _state_spaces
@@ -47,12 +47,14 @@ def export(lm: LanguageModel, folder: Path, form: Form) -> None:
     elif form == "transformers" and hasattr(lm, "save_pretrained"):
         write_folder(folder, lm.save_pretrained, {"format": form})  # pyright: ignore[reportArgumentType]
     else:
-        raise UserError(f"{type(lm).__name__} has no form {form!r}; possible: Mamba in {' or '.join(FORMS)}, "
-                        "a model of transformers in transformers")  # fmt: skip
+        raise UserError(
+            f"{type(lm).__name__} has no form {form!r}; possible: Mamba in {' or '.join(FORMS)}, "
+            "a model of transformers in transformers"
+        )
 
 
 def load_llm(model: Path, *, trust_remote_code: bool = False) -> LanguageModel:
-    """The language model of a model folder, alone, after checking every hash, as `assemble.load` does."""
+    """The language model of a model folder, without its other parts; all hashes are checked, as in `assemble.load`."""
     verify_model(model)
     config = load_folder_spec(model, trust_remote_code=trust_remote_code).llm
 
@@ -77,15 +79,29 @@ def _transformers(lm: MambaLM, folder: Path) -> None:
     state, shape = _state(lm), MambaShape.model_validate(lm.shape)
     state[HF_EMBEDDING] = state.pop(EMBEDDING)
     eos = lm.tokenizer.eos_id
-    _write_config(folder, {
-        "architectures": ["MambaForCausalLM"], "model_type": "mamba", "hidden_size": shape.d_model,
-        "num_hidden_layers": shape.n_layer, "vocab_size": shape.vocab_size, "state_size": shape.d_state,
-        "conv_kernel": shape.d_conv, "expand": shape.expand, "intermediate_size": shape.expand * shape.d_model,
-        "time_step_rank": lm.blocks[0].mixer.dt_rank, "use_bias": False, "use_conv_bias": True,
-        "hidden_act": "silu", "layer_norm_epsilon": EPS, "residual_in_fp32": True, "tie_word_embeddings": True,
-        "bos_token_id": lm.tokenizer.bos_id, "eos_token_id": eos, "pad_token_id": eos,
+    config = {
+        "architectures": ["MambaForCausalLM"],
+        "model_type": "mamba",
+        "hidden_size": shape.d_model,
+        "num_hidden_layers": shape.n_layer,
+        "vocab_size": shape.vocab_size,
+        "state_size": shape.d_state,
+        "conv_kernel": shape.d_conv,
+        "expand": shape.expand,
+        "intermediate_size": shape.expand * shape.d_model,
+        "time_step_rank": lm.blocks[0].mixer.dt_rank,
+        "use_bias": False,
+        "use_conv_bias": True,
+        "hidden_act": "silu",
+        "layer_norm_epsilon": EPS,
+        "residual_in_fp32": True,
+        "tie_word_embeddings": True,
+        "bos_token_id": lm.tokenizer.bos_id,
+        "eos_token_id": eos,
+        "pad_token_id": eos,
         "dtype": str(state[HF_EMBEDDING].dtype).removeprefix("torch."),
-    })  # fmt: skip
+    }
+    _write_config(folder, config)
     with disk_errors():
         save_torch_state_dict(state, folder, max_shard_size=SHARD, metadata={"format": "pt"})
     lm.tokenizer.save(folder)
@@ -96,13 +112,18 @@ def _state_spaces(lm: MambaLM, folder: Path) -> None:
     shape, tokens = MambaShape.model_validate(lm.shape), len(lm.tokenizer)
     multiple = MULTIPLE if shape.vocab_size % MULTIPLE == 0 else 1
     ssm = {"d_state": shape.d_state, "d_conv": shape.d_conv, "expand": shape.expand, "dt_rank": shape.dt_rank}
-    usual = {"d_state": 16, "d_conv": 4, "expand": 2, "dt_rank": None}
-    _write_config(folder, {
-        "d_model": shape.d_model, "n_layer": shape.n_layer,
+    defaults = {"d_state": 16, "d_conv": 4, "expand": 2, "dt_rank": None}
+    config = {
+        "d_model": shape.d_model,
+        "n_layer": shape.n_layer,
         "vocab_size": tokens if padded(tokens, multiple) == shape.vocab_size else shape.vocab_size,
-        "ssm_cfg": {key: value for key, value in ssm.items() if value != usual[key]},
-        "rms_norm": True, "residual_in_fp32": True, "fused_add_norm": True, "pad_vocab_size_multiple": multiple,
-    })  # fmt: skip
+        "ssm_cfg": {key: value for key, value in ssm.items() if value != defaults[key]},
+        "rms_norm": True,
+        "residual_in_fp32": True,
+        "fused_add_norm": True,
+        "pad_vocab_size_multiple": multiple,
+    }
+    _write_config(folder, config)
     state = _state(lm)
     with disk_errors():
         torch.save({**state, HEAD: state[EMBEDDING]}, folder / "pytorch_model.bin")
@@ -119,9 +140,9 @@ def _command(args: argparse.Namespace) -> None:
 def main() -> int:
     parser = Parser(prog="python -m vlm_llms.export", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("model", type=local_path, metavar="MODEL", help="a model folder")
-    parser.add_argument("dir", type=local_path, metavar="DIR", help="where to write")
+    parser.add_argument("dir", type=local_path, metavar="DIR", help="folder to write, which must not exist")
     parser.add_argument(
-        "--format", choices=FORMS, default="transformers", help="whose files; default %(default)s"
+        "--format", choices=FORMS, default="transformers", help="format of the files; default %(default)s"
     )
     add_trust(parser)
     return run(parser, _command, package="vlm-llms")

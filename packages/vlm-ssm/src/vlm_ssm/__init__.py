@@ -1,4 +1,4 @@
-"""Mamba-1 for every machine: selective scan, causal convolution, fused norm, and layers made of them."""
+"""Mamba-1 on CPUs and GPUs: selective scan, causal convolution, fused norm, and layers."""
 
 from vlm_ssm.backends import BACKENDS
 from vlm_ssm.causal_conv1d import causal_conv1d

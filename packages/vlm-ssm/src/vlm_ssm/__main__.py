@@ -1,4 +1,4 @@
-"""`python -m vlm_ssm`: backends and kernels of this machine; exit code 1 if something is wrong with them."""
+"""`python -m vlm_ssm` prints backends and kernels of this machine, and exits with 1 if one is damaged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def main() -> int:
     for name, value in [*rows, *kernel_rows()]:
         sys.stdout.write(f"{name:<20} {value}\n")
     for problem in problems:
-        sys.stdout.write(f"\nwrong: {problem}\n")
+        sys.stdout.write(f"\nproblem: {problem}\n")
     return 1 if problems else 0
 
 

@@ -1,4 +1,4 @@
-"""Which implementation runs: chosen by device and availability, overridable by argument and environment."""
+"""Choice of the backend: by device and availability, or by argument or environment variable."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 from vlm_ssm import reference
 from vlm_ssm.runtime.errors import BackendError
 from vlm_ssm.torch import ops as torch_ops
-from vlm_ssm.triton import cache as triton_cache
+from vlm_ssm.triton import kernel_cache
 
 VARIABLE = "VLM_SCAN_BACKEND"
 BACKENDS = ("reference", "torch", "numba", "cuda", "triton", "mamba_ssm")
@@ -24,16 +24,16 @@ _GPU = ("cuda", "triton", "mamba_ssm")
 
 
 def interpreted() -> bool:
-    """Triton's kernels run in its interpreter, on the CPU, as its own variable asks: slow, and for tests."""
+    """Whether TRITON_INTERPRET=1: Triton's interpreter runs the kernels on the CPU, slowly, for tests."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def _load() -> tuple[dict[str, ModuleType], dict[str, str], list[str]]:
-    """Every backend that this machine has, why the others are missing, and what is damaged.
+    """Available backends by name, why the others are missing, and messages about damaged ones.
 
-    At import, not at first use: a first use that torch.compile traces could import nothing.
+    Runs at import, since a first use that torch.compile traces could not import modules.
     """
-    found, absent, damage = {"reference": reference, "torch": torch_ops}, {}, []
+    available, absent, damage = {"reference": reference, "torch": torch_ops}, {}, []
     for name, module, line in (
         ("numba", "numba.ops", "pip install 'vlm-ssm[cpu]'"),
         ("triton", "triton.ops", "pip install triton"),
@@ -44,31 +44,31 @@ def _load() -> tuple[dict[str, ModuleType], dict[str, str], list[str]]:
             absent[name] = "it needs a CUDA device, and torch finds none"
             continue
         try:
-            found[name] = import_module(f"{__package__}.{module}")
+            available[name] = import_module(f"{__package__}.{module}")
             if name == "triton":
-                triton_cache.ensure_usable()
+                kernel_cache.ensure_usable()
         except ImportError as error:
             absent[name] = f"{error}; {line} brings {name}"
-        except Exception as error:  # there, but broken in some way of its own
+        except Exception as error:  # installed, but its import fails
             again = line.replace("install", "install --force-reinstall")
             absent[name] = f"{name} is damaged: {type(error).__name__}: {error}; {again}"
             damage.append(absent[name])
             warnings.warn(f"{absent[name]}. State-space layers run without it.", stacklevel=2)
-    return found, absent, damage
+    return available, absent, damage
 
 
-_FOUND, _ABSENT, DAMAGE = _load()
+_AVAILABLE, _ABSENT, DAMAGE = _load()
 
 
 def missing(name: str) -> str | None:
-    """Why a backend can't be had on this machine, and how to get it; None if it can."""
+    """Why a backend is not available on this machine and how to install it; None if it is available."""
     return _ABSENT.get(name)
 
 
 def default(device: torch.device) -> str:
-    """numba on a CPU, cuda or else triton on a CUDA device, torch where these are not installed and everywhere else.
+    """numba on CPUs, cuda or else triton on CUDA devices, torch where these are missing and on other devices.
 
-    Where there is no CUDA device, this is what would run on one with the same packages.
+    For "cuda" on a machine without one: the backend that a CUDA device would use with the same packages.
     """
     if device.type == "cuda" and not torch.cuda.is_available():
         return "cuda" if _has_bindings() else "triton" if find_spec("triton") else "torch"
@@ -85,7 +85,10 @@ def _has_bindings() -> bool:
 
 
 def chosen(device: torch.device, name: str | None = None) -> str:
-    """The backend's name for tensors of this device; raises `BackendError` if the one asked for can't run."""
+    """Name of the backend for tensors on `device`: `name`, else VLM_SCAN_BACKEND, else the default.
+
+    Raises `BackendError` if the named one is unknown, not installed or not for this device.
+    """
     name = name or os.environ.get(VARIABLE)
     if not name:
         return default(device)
@@ -95,7 +98,7 @@ def chosen(device: torch.device, name: str | None = None) -> str:
         raise BackendError(f"scan backend {name!r} can't be used: {reason}")
     if _runs_on(name, device):
         return name
-    if device.type == "meta":  # shapes are worked out there whatever computes them later
+    if device.type == "meta":  # shape inference is the same for every backend
         return "torch"
     place = "on CUDA devices" if name in _GPU else "on the CPU"
     raise BackendError(f"scan backend {name!r} runs {place}, the tensors are on {device.type}; leave it out")
@@ -113,13 +116,13 @@ def _runs_on(name: str, device: torch.device) -> bool:
 
 
 def engine(device: str) -> str:
-    """For `--doctor`: what state-space layers run on there."""
+    """The backend of state-space layers on a device, as `--doctor` prints it."""
     return f"scan backend {chosen(torch.device(device))}"
 
 
 @contextmanager
 def forced(name: str) -> Iterator[None]:
-    """This backend for everything inside, whatever the environment says."""
+    """Context manager: use this backend, whatever VLM_SCAN_BACKEND is."""
     before = os.environ.get(VARIABLE)
     os.environ[VARIABLE] = name
     try:
@@ -131,5 +134,5 @@ def forced(name: str) -> Iterator[None]:
 
 
 def backend(device: torch.device, name: str | None = None) -> ModuleType:
-    """The module with `conv`, `scan` and `add_rms_norm`."""
-    return _FOUND[chosen(device, name)]
+    """The backend's module, with the functions `conv`, `scan` and `add_rms_norm`."""
+    return _AVAILABLE[chosen(device, name)]

@@ -1,4 +1,4 @@
-"""The causal convolution with the names and layouts of `causal_conv1d.causal_conv1d_fn`."""
+"""The causal depthwise convolution with the names and layouts of `causal_conv1d.causal_conv1d_fn`."""
 
 from __future__ import annotations
 
@@ -25,35 +25,53 @@ def causal_conv1d(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """y_t = act(bias + Σ_j weight_j · x_{t-W+1+j}) per channel, as `causal_conv1d.causal_conv1d_fn`.
 
-    x (B, D, T), weight (D, W), bias (D); `activation` is None, "silu" or "swish". `initial_states` (B, D, W-1) are the
-    inputs before the first position, zeros if None. A window stays within its number in `seq_idx` (B, T), whose equal
-    numbers stand next to each other; a number below 0 is padding, where y is 0. -> y (B, D, T) in x's dtype and, with
-    `return_final_states`, the last W-1 inputs (B, D, W-1) that a following piece sees, also in `final_states_out` if
-    given. Sums are fp32. Unlike `causal_conv1d_fn` it takes any width W and x in any memory order, and
-    `seq_idx` together with states. Without an activation it runs on plain torch, whatever the backend.
+    Unlike that function it takes any width W, x in any memory layout, and `seq_idx` together with states.
+
+    Args:
+        x: (B, D, T).
+        weight, bias: (D, W) and (D).
+        seq_idx: (B, T) integers. A window does not reach over a change of the number; equal numbers must be contiguous.
+            Numbers below 0 are padding, where y is 0.
+        initial_states: (B, D, W-1), the inputs before the first position; zeros if None.
+        final_states_out: (B, D, W-1), memory for the final states.
+        activation: None, "silu" or "swish". Without one the convolution runs on plain torch.
+        backend: a name of `BACKENDS`; None for the default of the device or VLM_SCAN_BACKEND.
+
+    Returns:
+        y (B, D, T) in x's dtype, with fp32 sums; with `return_final_states` also the final states (B, D, W-1): the
+        `initial_states` for the positions that follow.
+
+    Raises:
+        ValueError: a shape, dtype or activation that doesn't fit; the message names the argument.
+        BackendError: the backend is unknown, not installed, or not for this device.
     """
+    _check_activation(activation, backend)
+    _check_shapes(x, weight, bias, seq_idx, initial_states, final_states_out)
+    if final_states_out is not None and not return_final_states:
+        raise ValueError("final_states_out needs return_final_states=True")
+    x, boundaries = _boundaries(x, seq_idx)
+    rows, state = x.mT, None if initial_states is None else initial_states.mT
+    inputs = (rows.unsqueeze(2), weight.unsqueeze(0), None if bias is None else bias.unsqueeze(0), state)
+    y = _linear(*inputs, boundaries) if activation is None else ops.conv(*inputs, boundaries, use=backend)
+    if not return_final_states:
+        return y[0].mT
+    final = after(rows, state, boundaries, weight.shape[1] - 1).mT
+    return y[0].mT, final if final_states_out is None else final_states_out.copy_(final)
+
+
+def _check_activation(activation: str | None, backend: str | None) -> None:
     if activation not in (None, "silu", "swish"):
         raise ValueError(f"activation is {activation!r}; possible: None, 'silu', 'swish'")
     if activation is None and backend not in (None, "torch"):
         raise ValueError(f"backend {backend!r} has no convolution without activation; leave it out")
-    _check_shapes(x, weight, bias, seq_idx, initial_states, final_states_out)
-    if final_states_out is not None and not return_final_states:
-        raise ValueError("final_states_out is given, but return_final_states is False")
-    boundaries = None
-    if seq_idx is not None:
-        live = seq_idx >= 0
-        x = torch.where(live.unsqueeze(1), x, 0)  # a window that reaches over padding finds nothing there
-        boundaries = boundaries_of(torch.where(live, seq_idx, PADDING))
-    rows, state = x.mT, None if initial_states is None else initial_states.mT
-    inputs = (rows.unsqueeze(2), weight.unsqueeze(0), None if bias is None else bias.unsqueeze(0), state)
-    y = _linear(*inputs, boundaries) if activation is None else ops.conv(*inputs, boundaries, use=backend)
-    y = y[0].mT
-    if not return_final_states:
-        return y
-    final = after(rows, state, boundaries, weight.shape[1] - 1).mT
-    if final_states_out is not None:
-        final = final_states_out.copy_(final)
-    return y, final
+
+
+def _boundaries(x: Tensor, seq_idx: Tensor | None) -> tuple[Tensor, SegmentBoundaries | None]:
+    """x with zeros at padding, which windows that reach over padding read, and the boundaries of `seq_idx`."""
+    if seq_idx is None:
+        return x, None
+    live = seq_idx >= 0
+    return torch.where(live.unsqueeze(1), x, 0), boundaries_of(torch.where(live, seq_idx, PADDING))
 
 
 def _check_shapes(
@@ -64,7 +82,7 @@ def _check_shapes(
     initial: Tensor | None,
     final: Tensor | None,
 ) -> None:
-    """Raises `ValueError` in the caller's own names."""
+    """Raises `ValueError` with the names of `causal_conv1d`'s arguments."""
     if x.ndim != 3 or weight.ndim != 2 or x.shape[1] != weight.shape[0]:
         raise ValueError(
             f"x is {tuple(x.shape)}, weight {tuple(weight.shape)}; expected (B, D, T) and (D, W)"

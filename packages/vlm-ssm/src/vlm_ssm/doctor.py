@@ -1,6 +1,6 @@
-"""Backends and compiled kernels of this machine: which are used, which are missing, how to install those.
+"""Backends and compiled kernels of this machine: which are used, which are missing, how to install them.
 
-`python -m vlm_ssm` prints these rows; `vlm-assemble --doctor` shows them beside the rest of the installation.
+`python -m vlm_ssm` and `vlm-assemble --doctor` print these rows.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from vlm_ssm.runtime.private_folder import why_untrusted
 
 Rows = list[tuple[str, str]]
 
-# A package being there proves nothing: mamba-ssm installs without its extension, and importing it fails without
-# CUDA. So the extension modules themselves are looked for, and nothing is imported.
+# An installed package proves nothing: mamba-ssm installs without its extension, and importing it fails without CUDA.
+# So the extension modules are searched for, and nothing is imported.
 KERNELS = {
     "numba (CPU)": ("numba", "pip install 'vlm-ssm[cpu]'"),
     "triton": ("triton", "pip install triton"),
@@ -31,11 +31,11 @@ KERNELS = {
         "pip install --no-build-isolation --no-binary causal-conv1d causal-conv1d",
     ),
 }
-_HALF = {"selective_scan_cuda": "mamba_ssm", "causal_conv1d_cuda": "causal_conv1d"}
+_PACKAGES = {"selective_scan_cuda": "mamba_ssm", "causal_conv1d_cuda": "causal_conv1d"}
 
 
 def backend_rows(devices: list[str]) -> tuple[Rows, list[str]]:
-    """Each backend and where it is used, what forces one, and how kernels run; and what is wrong."""
+    """Rows about backends, VLM_SCAN_BACKEND and numba's kernels; and the problems found."""
     from vlm_ssm.backends import BACKENDS, DAMAGE, VARIABLE
 
     choices = {device: _choice(device) for device in devices}
@@ -45,12 +45,12 @@ def backend_rows(devices: list[str]) -> tuple[Rows, list[str]]:
         rows.append((name, f"used on {used}" if used else _state(name)))
     forced = os.environ.get(VARIABLE)
     rows.append((VARIABLE, f"forces {forced}" if forced else "not set"))
-    faults = [fault for _, fault in choices.values() if fault]
-    return rows + _numba_rows() + _cuda_rows(), faults + DAMAGE
+    problems = [problem for _, problem in choices.values() if problem]
+    return rows + _numba_rows() + _cuda_rows(), problems + DAMAGE
 
 
 def _choice(device: str) -> tuple[str | None, str | None]:
-    """The backend used on a device, or why there is none and what to do."""
+    """The backend used on a device, or None and a message about the problem."""
     from vlm_ssm.backends import VARIABLE, chosen
 
     try:
@@ -68,7 +68,7 @@ def _state(name: str) -> str:
 
 
 def _numba_rows() -> Rows:
-    """How numba kernels run on threads, and where they are kept; nothing without numba."""
+    """Threading and cache of numba's kernels; no rows without numba."""
     if _state("numba") != "available":
         return []
     from vlm_ssm.numba.kernels import jit
@@ -77,7 +77,7 @@ def _numba_rows() -> Rows:
     shared = Path(library._name).name if library else "none: kernels use Python threads"
     count = len(list(folder.rglob("*.nbi")))
     state = f"{count} compiled" if count else "not compiled yet"
-    if jit.why_not_kept():
+    if jit.why_not_cached():
         problem = why_untrusted(folder)
         state = f"not used: {problem}" if problem else "can't be written"
         state += ": kernels are compiled in each process"
@@ -97,24 +97,26 @@ def _cuda_rows() -> Rows:
 
 
 def kernel_rows() -> Rows:
-    """Each kernel library, present or with the line that installs it."""
+    """Each kernel library: present, or the command that installs it."""
     rows = []
     for name, (module, line) in KERNELS.items():
         try:
-            rows.append((name, "present" if _there(module) else f"missing: {_without(module)}{line}"))
+            rows.append(
+                (name, "present" if _installed(module) else f"missing: {_extension_hint(module)}{line}")
+            )
         except Exception as error:  # a damaged installation raises anything
             rows.append((name, f"damaged: {type(error).__name__}: {error}; {line} --force-reinstall"))
     return rows
 
 
-def _there(module: str) -> bool:
-    """Whether it can be found; nothing is imported."""
+def _installed(module: str) -> bool:
+    """Whether a module is installed, without importing it."""
     if module in sys.modules:
         return sys.modules[module] is not None
     return find_spec(module) is not None
 
 
-def _without(module: str) -> str:
-    """Says that the Python half of a package is there without its extension."""
-    package = _HALF.get(module)
-    return f"{package} is installed without it; " if package and _there(package) else ""
+def _extension_hint(module: str) -> str:
+    """A hint if the extension's package is installed without it."""
+    package = _PACKAGES.get(module)
+    return f"{package} is installed without it; " if package and _installed(package) else ""

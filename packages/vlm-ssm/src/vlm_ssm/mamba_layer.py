@@ -1,4 +1,4 @@
-"""What fused decoding needs of a Mamba layer, as a type: `mixer.MambaMixer` is one."""
+"""The protocol of layers that fused decoding accepts; `layers.mixer.MambaMixer` implements it."""
 
 from __future__ import annotations
 
@@ -25,5 +25,5 @@ class MambaLayer(Protocol):
     _parameters: dict[str, Any]
 
     def can_fuse(self, dtype: torch.dtype) -> bool:
-        """Whether a fused step of this dtype computes what the layer's own forward would."""
+        """Whether a fused step in this dtype computes what the layer's `forward` computes."""
         ...

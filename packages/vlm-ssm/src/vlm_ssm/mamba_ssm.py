@@ -1,14 +1,14 @@
-"""The operations on the CUDA kernels of mamba_ssm and causal_conv1d: the one file that imports them.
+"""The operations on the CUDA kernels of mamba_ssm and causal_conv1d; the only file that imports these libraries.
 
-What these kernels lack stands on top of them, exactly and without waiting for the GPU:
+Features that the kernels lack are expressed exactly through those they have, without a GPU sync:
 
-- *initial state*: S positions in front, the i-th of which puts state i there by a one-hot B;
-- *segments*: where one begins, a Δ so long that nothing of the past is left, and u shortened to keep Δu;
-  padding has Δ = 0;
-- *directions*: more sequences, or, with parameters of their own, more groups of channels.
+- *initial state*: S additional positions in front, the i-th of which sets state i through a one-hot B;
+- *segments*: at a segment's start Δ is so large that the old state decays to 0, and u is scaled to keep Δu; padding has
+  Δ = 0;
+- *directions*: additional sequences or, if each has its own parameters, additional groups of channels.
 
-causal_conv1d takes windows of 2 to 4 taps and widths that 8 divides, and no segments together with a state: other
-convolutions run on plain torch. The kernel's backward takes no gradient of the last state: one that arrives is refused.
+causal_conv1d supports 2 to 4 taps, widths divisible by 8, and no segments together with a state: other convolutions run
+on plain torch. The scan's backward has no gradient of the last state: a loss that needs it raises `BackendError`.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from vlm_ssm.torch.ops import add_rms_norm
 __all__ = ["add_rms_norm", "conv", "scan"]
 
 _SHORT = 2.0**-10  # Δ of the positions in front
-_GONE = 128.0  # e^-128 is 0 in fp32
+_FULL_DECAY = 128.0  # e^-128 is 0 in fp32
 
 
 class _LastState(torch.autograd.Function):
-    """Passes on, but for gradients."""
+    """Identity whose backward raises: mamba_ssm has no gradient of the last state."""
 
     @staticmethod
     def forward(ctx: Any, state: Tensor, y: Tensor) -> Tensor:
@@ -57,20 +57,22 @@ class _LastState(torch.autograd.Function):
 def _in_front(
     u: Tensor, step: Tensor, A: Tensor, B: Tensor, C: Tensor, h0: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """S more positions, after which the state is h0 (B, E, S). Rows are (B, E, T), matrices (B, G, S, T)."""
+    """Prepend S positions, after which the state is h0 (B, E, S). Rows are (B, E, T), matrices (B, G, S, T)."""
     states, (batch, groups) = A.shape[1], B.shape[:2]
-    # positions that state i will still decay through
-    left = torch.arange(states - 1, -1, -1, device=u.device)
-    wanted = h0 * torch.exp(-_SHORT * A * left)
+    # positions through which state i decays after it is set
+    remaining = torch.arange(states - 1, -1, -1, device=u.device)
+    target = h0 * torch.exp(-_SHORT * A * remaining)
     one_hot = torch.eye(states, device=u.device).expand(batch, groups, -1, -1)
     return (
-        torch.cat([wanted / _SHORT, u], -1), F.pad(step, (states, 0), value=_SHORT),
-        torch.cat([one_hot, B], -1), F.pad(C, (states, 0)),
-    )  # fmt: skip
+        torch.cat([target / _SHORT, u], -1),
+        F.pad(step, (states, 0), value=_SHORT),
+        torch.cat([one_hot, B], -1),
+        F.pad(C, (states, 0)),
+    )
 
 
 def _forgetting(u: Tensor, step: Tensor, A: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
-    """u and Δ (B, E, T) such that nothing passes a beginning and padding does nothing; A (E, S) is negative."""
+    """u and Δ (B, E, T) that reset the state at segment starts and skip padding; A (E, S) must be negative."""
     if A.is_cuda:
         torch.ops.aten._assert_async.msg(
             (A < 0).all(), "mamba_ssm's kernel can't forget a state that doesn't decay: A >= 0"
@@ -78,7 +80,7 @@ def _forgetting(u: Tensor, step: Tensor, A: Tensor, reset: Tensor) -> tuple[Tens
     elif not bool((A < 0).all()):
         raise BackendError("scan backend 'mamba_ssm' can't forget a state that doesn't decay: A >= 0")
     step = torch.where((reset == PAD).unsqueeze(1), 0.0, step)
-    long = (_GONE / A.detach().abs().amin(1))[:, None].expand_as(step)
+    long = (_FULL_DECAY / A.detach().abs().amin(1))[:, None].expand_as(step)
     begins = (reset == BEGIN).unsqueeze(1)
     return torch.where(begins, u * step / long, u), torch.where(begins, long, step)
 
@@ -87,7 +89,7 @@ def _recurrence(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
     """Rows (B, E, T), matrices (B, G, S, T), parameters (E, …) -> gated y like u, last state (B, E, S)."""
     u, dt, A, B, C, D, bias, z, h0, reset, _, softplus, _ = inputs
     if h0 is None and reset is None:
-        B, C = B.to(u.dtype), C.to(u.dtype)  # as the kernel wants them
+        B, C = B.to(u.dtype), C.to(u.dtype)  # the kernel's dtypes
         return selective_scan_fn(u, dt, A, B, C, D, z, bias, softplus, return_last_state=True)
     B, C, x = B.float(), C.float(), u.float()
     step = dt.float() if bias is None else dt.float() + bias[:, None]
@@ -105,10 +107,10 @@ def _recurrence(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
     return (y if z is None else y * F.silu(z.float())).to(u.dtype), last
 
 
-def _folded(t: Tensor, own: bool) -> Tensor:
+def _folded(t: Tensor, separate: bool) -> Tensor:
     """(K, B, T, …, C) -> (KB, …, C, T), or, if directions have their own parameters, (B, K·…, T)."""
     t = t.movedim(2, -1)
-    return (t.transpose(0, 1).flatten(1, 2) if own else t.flatten(0, 1)).contiguous()
+    return (t.transpose(0, 1).flatten(1, 2) if separate else t.flatten(0, 1)).contiguous()
 
 
 def _step(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
@@ -135,14 +137,14 @@ def _step(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
 def scan(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
     """As `ops.scan`."""
     u, _, A, B, _, _, _, z, h0, reset, scan_order, _, keep_directions = inputs
-    (K, N, T, E), own = u.shape, len(A) > 1
+    (K, N, T, E), separate = u.shape, len(A) > 1
     alone = K == 1 and scan_order is None
     grad = grad_needed(*inputs[:9])
     if alone and T == 1 and B.shape[3] == 1 and h0 is not None and reset is None and not grad:
         return _step(inputs)
-    y, last = _recurrence(_as_sequences(inputs, own, alone))
+    y, last = _recurrence(_as_sequences(inputs, separate, alone))
     last = _LastState.apply(last, y) if grad else last
-    if own:
+    if separate:
         y, last = (t.unflatten(1, (K, E)).transpose(0, 1) for t in (y, last))
     else:
         y, last = (t.unflatten(0, (K, N)) for t in (y, last))
@@ -152,22 +154,22 @@ def scan(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
     return y.to(u.dtype), last
 
 
-def _as_sequences(inputs: ScanInputs, own: bool, alone: bool) -> ScanInputs:
-    """Directions as more sequences or, with `own` parameters, as more channels; the gate only if one is `alone`."""
+def _as_sequences(inputs: ScanInputs, separate: bool, alone: bool) -> ScanInputs:
+    """Directions as more sequences or, with `separate` parameters, more channels; a gate only for one (`alone`)."""
     u, dt, A, B, C, D, bias, z, h0, reset, *_ = inputs
-    if reset is not None and not own:
+    if reset is not None and not separate:
         reset = reset.repeat(len(u), 1)
     if h0 is not None:
-        h0 = h0.transpose(0, 1).flatten(1, 2) if own else h0.flatten(0, 1)
-    u, dt = _folded(u, own), _folded(dt, own)
+        h0 = h0.transpose(0, 1).flatten(1, 2) if separate else h0.flatten(0, 1)
+    u, dt = _folded(u, separate), _folded(dt, separate)
     dtype = torch.promote_types(u.dtype, dt.dtype)
     gate = z.permute(2, 0, 3, 1).flatten(0, 1).to(dtype).contiguous() if alone and z is not None else None
     return ScanInputs(
         u.to(dtype),
         dt.to(dtype),
         A.flatten(0, 1),
-        _folded(B, own),
-        _folded(C, own),
+        _folded(B, separate),
+        _folded(C, separate),
         None if D is None else D.flatten(),
         None if bias is None else bias.flatten(),
         gate,
@@ -189,20 +191,20 @@ def conv(
     width, taps = weight.shape[1:]
     if boundaries is not None or width % 8 or not 2 <= taps <= 4:
         return ops.conv(x, weight, bias, state, boundaries, scan_order)
-    rows, own = ops.along(x, scan_order), len(weight) > 1
+    rows, separate = ops.along(x, scan_order), len(weight) > 1
     K, N, T, _ = rows.shape
     if K > 1 and state is not None:
-        state = state.repeat(1, 1, K) if own else state.repeat(K, 1, 1)
-    # channels stay next to each other
-    rows = rows.permute(1, 2, 0, 3).flatten(2) if own else rows.flatten(0, 1)
+        state = state.repeat(1, 1, K) if separate else state.repeat(K, 1, 1)
+    # channels stay contiguous
+    rows = rows.permute(1, 2, 0, 3).flatten(2) if separate else rows.flatten(0, 1)
     weights, biases = weight.flatten(0, 1).to(x.dtype), None if bias is None else bias.flatten().to(x.dtype)
     if T == 1 and state is not None and not grad_needed(x, weight, bias, state):
-        held = state.to(x.dtype).transpose(1, 2).contiguous()
-        y = causal_conv1d_update(rows[:, 0].contiguous(), held, weights, biases, activation="silu")
+        window = state.to(x.dtype).transpose(1, 2).contiguous()
+        y = causal_conv1d_update(rows[:, 0].contiguous(), window, weights, biases, activation="silu")
         y = y.unsqueeze(1)
     else:
         past = None if state is None else state.to(x.dtype).contiguous().transpose(1, 2)
         transposed = rows.contiguous().transpose(1, 2)
         y = causal_conv1d_fn(transposed, weights, biases, initial_states=past, activation="silu")
         y = y.transpose(1, 2)
-    return y.unflatten(2, (K, width)).permute(2, 0, 1, 3) if own else y.unflatten(0, (K, N))
+    return y.unflatten(2, (K, width)).permute(2, 0, 1, 3) if separate else y.unflatten(0, (K, N))

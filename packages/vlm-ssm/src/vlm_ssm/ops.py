@@ -1,8 +1,9 @@
-"""The three operations of a Mamba layer, channels last, on whichever backend runs.
+"""The three operations of a Mamba layer, channels last, on the chosen backend.
 
-K directions of B sequences: direction k visits the T rows in the order `scan_order[k]`. J is 1 where all directions
-read the same rows and add up into the same rows, K where each has its own. P is 1 where directions share their
-parameters, else K. Without `scan_order` there is one direction, J of them if J > 1.
+There are K scan directions over B sequences of T rows; direction k visits the rows in the order `scan_order[k]`. J is 1
+if all directions read the same rows and their outputs are summed, K if each has its own rows. P is 1 if directions
+share parameters, else K. Without `scan_order` K = J. All functions raise `ValueError` for a shape that doesn't fit and
+`BackendError` for a backend (`use`) that can't run.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from vlm_ssm.segments import SegmentBoundaries
 
 
 def _expect(**shapes: tuple[Tensor | None, tuple[int, ...]]) -> None:
-    """Kernels read memory by address: a shape that doesn't fit must not reach them."""
+    """Raises `ValueError` for other shapes: kernels read memory by address."""
     for name, (tensor, shape) in shapes.items():
         if tensor is not None and tuple(tensor.shape) != shape:
             raise ValueError(f"{name} is {tuple(tensor.shape)}, expected {shape}")
@@ -24,11 +25,13 @@ def _expect(**shapes: tuple[Tensor | None, tuple[int, ...]]) -> None:
 
 def _parameter_sets(count: int, directions: int) -> None:
     if count not in (1, directions):
-        raise ValueError(f"{count} sets of parameters for {directions} directions; one, or one for each")
+        raise ValueError(
+            f"{count} sets of parameters for {directions} directions; expected 1 or {directions}"
+        )
 
 
 def _as_index(scan_order: Tensor | None) -> Tensor | None:
-    """Kernels read int64 without gaps."""
+    """Kernels read contiguous int64."""
     return None if scan_order is None else scan_order.long().contiguous()
 
 
@@ -44,17 +47,20 @@ def conv(
 ) -> Tensor:
     """SiLU(bias + Σ_j weight_j · x_{t-W+1+j}) per channel, rows taken in each scan order.
 
-    x (B, T, J, E); weight (P, E, W), bias (P, E); `state` (B, W-1, E) are the inputs before the first live position
-    (zeros if None); with `boundaries` a window stays in its segment and padding gives 0. -> (K, B, T, E) in x's dtype.
+    x (B, T, J, E); weight (P, E, W), bias (P, E); `state` (B, W-1, E): the inputs before the first position that is no
+    padding, zeros if None. With `boundaries` a window stays in its segment, and outputs at padding are 0.
+    -> (K, B, T, E) in x's dtype.
     """
     (batch, length, columns, width), (sets, _, taps) = x.shape, weight.shape
     directions = columns if scan_order is None else len(scan_order)
     _parameter_sets(sets, directions)
     _parameter_sets(columns, directions)
     _expect(
-        weight=(weight, (sets, width, taps)), bias=(bias, (sets, width)), state=(state, (batch, taps - 1, width)),
+        weight=(weight, (sets, width, taps)),
+        bias=(bias, (sets, width)),
+        state=(state, (batch, taps - 1, width)),
         scan_order=(scan_order, (directions, length)),
-    )  # fmt: skip
+    )
     if boundaries is not None:
         _expect(segments=(boundaries.reset, (batch, length)))
     with without_autocast(x):
@@ -66,7 +72,7 @@ def scan(inputs: ScanInputs, *, use: str | None = None) -> tuple[Tensor, Tensor]
 
     u, dt (K, B, T, E); A (P, E, S); B, C (K, B, T, G, S); D, bias (P, E), Δ = softplus(dt + bias); gate z
     (B, T, J, E); h0 (K, B, E, S); `reset` (B, T) as in `SegmentBoundaries`. Position t of direction k is row
-    `scan_order[k, t]`; there y is summed over directions or, with `keep_directions`, kept apart (J = K).
+    `scan_order[k, t]`; y is summed over directions, unless `keep_directions` (then J = K).
     -> y (B, T, J, E) in u's dtype, fp32 state (K, B, E, S).
     """
     u, dt, A, B, C, D, bias, z, h0, reset, scan_order, _, keep_directions = inputs
@@ -96,7 +102,7 @@ def scan(inputs: ScanInputs, *, use: str | None = None) -> tuple[Tensor, Tensor]
 def add_rms_norm(
     residual: Tensor, out: Tensor | None, weight: Tensor, eps: float, *, use: str | None = None
 ) -> tuple[Tensor, Tensor]:
-    """residual (…, M) fp32, out added to it if given -> their sum in fp32 and its RMSNorm in the weight's dtype."""
+    """residual (…, M), out like it or None, weight (M) -> residual + out in fp32, its RMSNorm in the weight's dtype."""
     _expect(out=(out, tuple(residual.shape)), weight=(weight, (residual.shape[-1],)))
     with without_autocast(residual):
         return backend(residual.device, use).add_rms_norm(residual, out, weight, eps)

@@ -1,4 +1,4 @@
-"""The definition of every operation, as loops to be read; fp32, differentiated by autograd."""
+"""The definition of every operation as a readable loop, in fp32, differentiated by autograd."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def recurrence(
 ) -> tuple[Tensor, Tensor]:
     """h_t = exp(Δ_t A) h_{t-1} + Δ_t B_t u_t;  y_t = C_t · h_t   (paper Eq. 3 and 4, B̄ = ΔB as released).
 
-    u, dt (B, T, E); A (E, S); B, C (B, T, G, S) with E divisible by G; h (B, E, S); flags (B, T), BEGIN where
-    the state of the previous position is forgotten. Returns y (B, T, E) and h_T (B, E, S).
+    u, dt (B, T, E); A (E, S); B, C (B, T, G, S) with E divisible by G; h (B, E, S); reset (B, T), BEGIN where the
+    state of the previous position is dropped. Returns y (B, T, E) and h_T (B, E, S).
     """
     per_group, ys = u.shape[2] // B.shape[2], []
     for t in range(u.shape[1]):
@@ -32,14 +32,14 @@ def recurrence(
 
 
 def _each(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Position by position of (B, T, …): vectorised functions round a tensor's tail in their own way, and where a piece
-    ends must make no difference.
+    """Apply to each position of (B, T, …) on its own: vectorised functions round the tail of a tensor differently, and
+    results must not depend on where a chunk ends.
     """
     return torch.stack([function(row.contiguous()) for row in x.unbind(1)], dim=1)
 
 
 def scan(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
-    """As `ops.scan`, one direction after the other."""
+    """As `ops.scan`, direction by direction."""
     u, dt, A, B, C, D, bias, z, h0, reset, scan_order, softplus, keep_directions = inputs
     B, C, ys, states = B.float(), C.float(), [], []
     for k in range(len(u)):
@@ -67,7 +67,7 @@ def conv(
     boundaries: SegmentBoundaries | None,
     scan_order: Tensor | None,
 ) -> Tensor:
-    """As `ops.conv`: every output is its window's sum, position by position."""
+    """As `ops.conv`, output by output."""
     directions = x.shape[2] if scan_order is None else len(scan_order)
     outs = []
     for k in range(directions):
@@ -95,13 +95,13 @@ def _row(
         if boundaries is None or boundaries.reset[n, t] != PAD:
             y = y if bias is None else y + bias[p].float()
             for j in range(past + 1):
-                held = past + t - j - left_pad
+                state_row = past + t - j - left_pad
                 if boundaries is not None and j > boundaries.history[n, t]:
                     continue
                 if t - j >= left_pad:
                     y = y + weight[:, past - j].float() * rows[n, t - j].float()
-                elif state is not None and held >= 0:
-                    y = y + weight[:, past - j].float() * state[n, held].float()
+                elif state is not None and state_row >= 0:
+                    y = y + weight[:, past - j].float() * state[n, state_row].float()
         ys.append(y)
     return torch.stack(ys)
 

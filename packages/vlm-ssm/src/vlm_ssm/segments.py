@@ -1,4 +1,4 @@
-"""Where segments begin and what is padding: worked out once a batch, used by every layer."""
+"""Segment boundaries and padding of a batch, computed once and used by every layer."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ import torch
 from torch import Tensor
 
 PADDING = -1
-"""Segment number of padding positions: they are read by nothing and read nothing."""
+"""Segment number of padding positions, which influence no other position."""
 BEGIN, PAD = 1, 2
-_FAR = 254  # more positions back than any window reaches
+"""Values of `SegmentBoundaries.reset`; any other position has 0."""
+_FAR = 254  # more positions than any convolution window reaches back
 
 
 class SegmentBoundaries(NamedTuple):
-    """`reset` (B, T) bytes: BEGIN where the state is reset, PAD at padding. `history` (B, T) bytes: how
-    many positions of the same segment come right before, those before the batch included for the first segment.
-    `left_pad` (B): padding positions before the first live one.
+    """Boundaries of the segments in B sequences of T positions.
+
+    `reset` (B, T) uint8: BEGIN where the state is reset, PAD at padding, else 0. `history` (B, T) uint8: number of
+    preceding positions of the same segment, capped at 254; the first segment counts as continuing an earlier chunk, so
+    it has 254. `left_pad` (B) int64: number of padding positions before the first other one.
     """
 
     reset: Tensor
@@ -25,11 +28,16 @@ class SegmentBoundaries(NamedTuple):
 
 
 def boundaries_of(segments: Tensor) -> SegmentBoundaries:
-    """(B, T) segment numbers -> their boundaries. The first segment continues what came before."""
+    """Boundaries of `segments` (B, T), integers that change where a segment starts; `PADDING` is padding.
+
+    The first segment of a sequence continues the state that it is given.
+    """
     batch, length = segments.shape
     position = torch.arange(length, device=segments.device).expand(batch, length)
     live = segments != PADDING
-    latest = torch.where(live, position, -1).cummax(1).values  # the last live position up to here
+    latest = (
+        torch.where(live, position, -1).cummax(1).values
+    )  # the last position up to here that is no padding
     before = torch.cat([latest.new_full((batch, 1), -1), latest[:, :-1]], dim=1)
     begins = live & (before >= 0) & (segments != segments.gather(1, before.clamp(min=0)))
     began = torch.where(begins, position, -1).cummax(1).values

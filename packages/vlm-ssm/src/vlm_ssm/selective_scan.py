@@ -10,11 +10,33 @@ from vlm_ssm.segments import boundaries_of
 
 
 def _by_time(m: Tensor, batch: int, length: int, groups: int | None) -> Tensor:
-    """B or C as (E, S), (B, S, T) or (B, G, S, T) -> (1, B, T, G, S), its groups repeated up to `groups` if given."""
+    """B or C as (E, S), (B, S, T) or (B, G, S, T) -> (1, B, T, G, S), repeated to `groups` groups if given."""
     if m.ndim == 2:
         return m.expand(1, batch, length, *m.shape)
     timed = (m.unsqueeze(1) if m.ndim == 3 else m).permute(0, 3, 1, 2).unsqueeze(0)
     return timed if groups is None else timed.repeat_interleave(groups // timed.shape[3], dim=3)
+
+
+def _channels_last(inputs: ScanInputs) -> ScanInputs:
+    """From the layouts of `selective_scan`, with its `segments` as `reset`, to those of `ops.scan`."""
+    u, dt, A, B, C, D, bias, z, h0, segments, *_ = inputs
+    batch, width, length = u.shape
+    if length == 0:
+        raise ValueError("selective_scan needs at least one position, got T = 0")
+    # a matrix that does not depend on time has one group a channel; the other one is expanded to as many
+    groups = width if 2 in (B.ndim, C.ndim) else None
+    return inputs._replace(
+        u=u.transpose(1, 2).unsqueeze(0),
+        dt=dt.transpose(1, 2).unsqueeze(0),
+        A=A.unsqueeze(0),
+        B=_by_time(B, batch, length, groups),
+        C=_by_time(C, batch, length, groups),
+        D=None if D is None else D.unsqueeze(0),
+        bias=None if bias is None else bias.unsqueeze(0),
+        z=None if z is None else z.transpose(1, 2).unsqueeze(2),
+        h0=None if h0 is None else h0.unsqueeze(0),
+        reset=None if segments is None else boundaries_of(segments).reset,
+    )
 
 
 def selective_scan(
@@ -33,32 +55,30 @@ def selective_scan(
     segments: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Mamba's selective scan; names, layouts and meaning of `mamba_ssm.selective_scan_fn`, and more.
+    """Mamba's selective scan; positional arguments, layouts and meaning of `mamba_ssm.selective_scan_fn`.
 
-    u, delta, z (B, E, T); A (E, S); B, C (E, S), (B, S, T) or grouped (B, G, S, T); D, delta_bias (E).
-    `initial_state` (B, E, S) precedes the first position; `segments` (B, T) forgets the state wherever the
-    number changes and passes over `PADDING` as if it were not there. Computes in fp32 whatever comes in,
-    returns y (B, E, T) in u's dtype, and with `return_last_state` also the fp32 state (B, E, S).
-    Discretisation as in the released weights: Ā = exp(ΔA), B̄ = ΔB. Raises `ValueError` for T = 0.
+        h_t = exp(Δ_t A) h_{t-1} + Δ_t B_t u_t,   y_t = (C_t · h_t + D u_t) · SiLU(z_t)
+
+    Args:
+        u, delta: (B, E, T). Δ = delta + delta_bias, through softplus if `delta_softplus`.
+        A: (E, S), negative for a stable recurrence.
+        B, C: (E, S), (B, S, T), or (B, G, S, T) for G groups of E / G channels.
+        D, delta_bias: (E).
+        z: (B, E, T); None for no gate.
+        initial_state: (B, E, S), the state before the first position; zeros if None.
+        segments: (B, T) integers. The state is reset where the number changes. Positions with `PADDING` (-1) leave the
+            state as it is; their y is undefined.
+        backend: a name of `BACKENDS`; None for the default of the device or VLM_SCAN_BACKEND.
+
+    Returns:
+        y (B, E, T) in u's dtype, and with `return_last_state` also the last state (B, E, S) in fp32. Inputs of any
+        floating dtype are computed in fp32. Every input has a gradient.
+
+    Raises:
+        ValueError: T = 0, or a shape that doesn't fit; the message names the argument.
+        BackendError: the backend is unknown, not installed, or not for this device.
     """
-    batch, width, length = u.shape
-    if length == 0:
-        raise ValueError("selective_scan needs at least one position, got T = 0")
-    # a fixed matrix has one group a channel, and then so has the other
-    groups = width if 2 in (B.ndim, C.ndim) else None
-    inputs = ScanInputs(
-        u.transpose(1, 2).unsqueeze(0),
-        delta.transpose(1, 2).unsqueeze(0),
-        A.unsqueeze(0),
-        _by_time(B, batch, length, groups),
-        _by_time(C, batch, length, groups),
-        None if D is None else D.unsqueeze(0),
-        None if delta_bias is None else delta_bias.unsqueeze(0),
-        None if z is None else z.transpose(1, 2).unsqueeze(2),
-        None if initial_state is None else initial_state.unsqueeze(0),
-        None if segments is None else boundaries_of(segments).reset,
-        softplus=delta_softplus,
-    )
-    y, last = ops.scan(inputs, use=backend)
+    inputs = ScanInputs(u, delta, A, B, C, D, delta_bias, z, initial_state, segments, softplus=delta_softplus)
+    y, last = ops.scan(_channels_last(inputs), use=backend)
     y = y.squeeze(2).transpose(1, 2)
     return (y, last.squeeze(0)) if return_last_state else y

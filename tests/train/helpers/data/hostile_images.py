@@ -173,7 +173,7 @@ def peak_memory() -> float:
 
 def main() -> None:
     from vlm_core.io.images import load_image
-    from vlm_encoders.towers.transforms import Picture, to_pixels
+    from vlm_encoders.towers.transforms import Resizing, to_pixels
     from vlm_train.data.dataset import DroppedSample, Examples
     from vlm_train.data.llava import LlavaConfig
 
@@ -185,7 +185,7 @@ def main() -> None:
     def read(row: dict[str, Any]) -> tuple[str, list[int]]:
         image = load_image(row["image"][0])
         for fit in ("resize", "pad", "crop"):
-            to_pixels(image, 384, 384, Picture(fit), (0.5, 0.5, 0.5))
+            to_pixels(image, 384, 384, Resizing(fit), (0.5, 0.5, 0.5))
         middle = image.getpixel((image.width // 2, image.height // 2))
         return f"{image.width}×{image.height}", list(middle)  # pyright: ignore[reportArgumentType]
 

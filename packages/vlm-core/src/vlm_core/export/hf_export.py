@@ -25,6 +25,9 @@ ROOTS = {
     hf_files.PROCESSOR_CLASS: f"{HF}processing",
 }
 BUILDER = f"{HF}parts"
+OPERATIONS = "vlm_ssm.torch.namespace"
+OWN_NAMESPACE = 'import re\n\nNAMESPACE = re.sub(r"\\W", "_", __name__)\n'
+"""Each exported copy registers its torch operations under its own name: several may be loaded in one process."""
 
 
 def export_hf(
@@ -69,7 +72,7 @@ def code_files(calls: dict[str, FactoryCall]) -> dict[str, str]:
     """File names and contents of the code that a model of these parts needs."""
     functions = [name for call in calls.values() for name in _functions(call)]
     packages = {"vlm_core", "vlm_ssm", *(name.split(".")[0] for name in functions)}
-    return code_export.files(ROOTS.values(), packages, {BUILDER: builder(calls)})
+    return code_export.files(ROOTS.values(), packages, {BUILDER: builder(calls), OPERATIONS: OWN_NAMESPACE})
 
 
 def _functions(call: FactoryCall) -> Iterable[str]:

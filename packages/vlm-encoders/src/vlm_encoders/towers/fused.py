@@ -15,11 +15,11 @@ from vlm_core.plugins.config import EncoderConfig
 
 
 class FusedEncoder(Encoder):
-    """Features of all towers concatenated on channels, in the order of `towers`: D is the sum of theirs.
+    """Features (N, H, W, D) of all towers, concatenated along channels in the order of `towers`.
 
-    The towers share the pixels, which the first one's `transform` makes; each normalises them with its own
-    constants. Raises `UserError` if they differ in the picture they want or in the grid they give. `names`
-    stand in these messages.
+    The towers share pixels in [0, 1], which the first tower's `transform` computes; each normalises them with its own
+    mean and std. Raises `UserError` if the towers differ in image size, resizing or grid; the messages name them by
+    `names`.
     """
 
     def __init__(self, towers: Sequence[Encoder], names: Sequence[str]) -> None:
@@ -27,27 +27,27 @@ class FusedEncoder(Encoder):
         self.towers = nn.ModuleList(towers)
         first = towers[0]
         self.dim, self.image_size = sum(tower.dim for tower in towers), first.image_size
-        self.picture = getattr(first, "picture", None)
+        self.resizing = getattr(first, "resizing", None)
         for name, tower in zip(names[1:], towers[1:], strict=True):
             self._check(names[0], name, tower)
 
     def _check(self, first: str, name: str, tower: Encoder) -> None:
-        mine, theirs = self.image_size, tower.image_size
-        if mine != theirs:
+        expected, actual = self.image_size, tower.image_size
+        if expected != actual:
             raise UserError(
-                f"fused: {first} takes {_by(mine)} pixels and {name} {_by(theirs)}; "
+                f"fused: {first} takes {_by(expected)} pixels and {name} {_by(actual)}; "
                 "the towers share one picture: give both the same image_size"
             )
-        mine, theirs = self.grid(*mine), tower.grid(*mine)
-        if mine != theirs:
+        expected, actual = self.grid(*expected), tower.grid(*expected)
+        if expected != actual:
             raise UserError(
-                f"fused: {first} gives a grid of {_by(mine)} patches and {name} one of {_by(theirs)}; "
+                f"fused: {first} gives a grid of {_by(expected)} patches and {name} one of {_by(actual)}; "
                 "features are joined patch by patch, so the towers need equal grids"
             )
-        picture = getattr(tower, "picture", self.picture)
-        if None not in (picture, self.picture) and picture != self.picture:
+        resizing = getattr(tower, "resizing", self.resizing)
+        if None not in (resizing, self.resizing) and resizing != self.resizing:
             raise UserError(
-                f"fused: {first} wants {self.picture} and {name} {picture}; "
+                f"fused: {first} wants {self.resizing} and {name} {resizing}; "
                 "the towers share one picture: give both the same resize_mode and interpolation"
             )
 
@@ -73,7 +73,7 @@ class FusedEncoder(Encoder):
 def build_fused(
     towers: Sequence[EncoderConfig], *, weights: bool = True, assets: Path | None = None
 ) -> FusedEncoder:
-    """Build the towers one after the other; a fault of one is reported with its place and name."""
+    """Build the towers in order. A tower's `UserError` is raised again with its number and name."""
     names = [f"tower {i + 1} ({config.label()})" for i, config in enumerate(towers)]
     built = []
     for i, (name, config) in enumerate(zip(names, towers, strict=True)):

@@ -21,17 +21,17 @@ from vlm_encoders.towers.tower import Tower, block_index, nearest, read_asset
 from vlm_encoders.weights import checkpoints, matching
 from vlm_encoders.weights.activations import set_activation
 from vlm_encoders.weights.checkpoint_configs import of_open_clip
-from vlm_encoders.weights.open_clip_pretrained_config import tower_facts
-from vlm_encoders.weights.pretrained_config import MAX_SIDE, SAVED, Facts, saved, spec_keys
+from vlm_encoders.weights.open_clip_pretrained_config import resolve_values
+from vlm_encoders.weights.pretrained_config import MAX_SIDE, SAVED, ResolvedValues, saved, spec_values
 
 ASSET = "open_clip_config.json"
 HUB, FOLDER, VISUAL = "hf-hub:", "local-dir:", "visual."
 RESIZE_MODES = {"resize": "squash", "crop": "shortest", "pad": "longest"}
-"""What open_clip calls each `resize_mode`."""
+"""open_clip's name of each `resize_mode`."""
 
 
 class OpenClipTower(Tower):
-    """open_clip's own Vision Transformer cut after block `layer`; arguments as `Tower`."""
+    """open_clip's Vision Transformer cut after block `layer`; arguments as `Tower`."""
 
     def __init__(self, model: nn.Module, *, layer: int | None = None, **kwargs: Any) -> None:
         super().__init__(model, **kwargs)
@@ -48,10 +48,10 @@ class OpenClipTower(Tower):
         return height // rows, width // columns
 
     def _features(self, pixel_values: Tensor) -> Tensor:
-        found = self._part("forward_intermediates")(
+        outputs = self._part("forward_intermediates")(
             pixel_values, indices=[self._layer], intermediates_only=True
         )
-        return found["image_intermediates"][0].permute(0, 2, 3, 1).contiguous()
+        return outputs["image_intermediates"][0].permute(0, 2, 3, 1).contiguous()
 
 
 class OpenClipResNet(Tower):
@@ -79,58 +79,55 @@ def build_open_clip(
     weights: bool = True,
     layer: int | None = None,
     assets: Path | None = None,
-    **facts: Any,
+    **overrides: Any,
 ) -> Tower:
-    """Build the image half, load its share of the checkpoint, then cut.
+    """Build the image tower, load its tensors of the checkpoint, then cut it after `layer`.
 
-    Without `weights` none are read, but what lies beside them is. `facts` are the keys of a spec that override it.
-    Raises `UserError` for a name, a tag, a file or a download that fails.
+    Without `weights` no tensors are read, only the configs next to them, whose values `overrides` (keys of the spec)
+    replace. Raises `UserError` for an unknown name or tag, a file that doesn't fit, or a failed download.
     """
-    given = spec_keys(facts)
+    spec = spec_values(overrides)
     if assets:
         config, where = read_asset(assets, ASSET), str(assets / ASSET)
-        told = saved(
-            config, given, of_open_clip({"preprocess_cfg": config.get("preprocess_cfg")}, where), where
-        )
+        earlier = of_open_clip({"preprocess_cfg": config.get("preprocess_cfg")}, where)
+        values = saved(config, spec, earlier, where)
     else:
         _known(model, pretrained)
-        config, told = _told(model, pretrained, given, there=weights)
+        config, values = _resolve(model, pretrained, spec, required=weights)
     model_cfg = _architecture(model, config)
     check_layers(model_cfg, ASSET)
     file = _weight_file(model, pretrained) if weights and not assets else None
     if file:
         check_plan(lambda: _visual(model_cfg, None), [file], f"open_clip's {model}")
-    visual, size, tower = _tower(model_cfg, facts.get("image_size"))
+    visual, size, tower = _tower(model_cfg, overrides.get("image_size"))
     if file:
         _load(visual, file, f"open_clip's {model}")
     trunk = visual.trunk if tower is TimmTower else visual
     if tower is TimmTower:
-        size = set_size(trunk, size, facts.get("image_size"))
-    if activation := told.get("activation"):
-        set_activation(trunk, activation, told.sources["activation"])
-    files = {ASSET: {**config, SAVED: told.content()}}
-    return tower(trunk, layer=layer, image_size=size, assets=files, **told.arguments())
+        size = set_size(trunk, size, overrides.get("image_size"))
+    if activation := values.get("activation"):
+        set_activation(trunk, activation, values.sources["activation"])
+    files = {ASSET: {**config, SAVED: values.content()}}
+    return tower(trunk, layer=layer, image_size=size, assets=files, **values.arguments())
 
 
 def _tower(model_cfg: dict[str, Any], side: int | None) -> tuple[Any, tuple[int, int], Any]:
-    """The image half, the size it was built for, and what wraps it."""
+    """The image tower, the size it was built for, and the class that wraps it."""
     in_timm = bool(model_cfg["vision_cfg"].get("timm_model_name"))
     visual = _visual(model_cfg, None if in_timm else side)
-    own = visual.image_size
-    size = (own, own) if isinstance(own, int) else tuple(own)
+    built_for = visual.image_size
+    size = (built_for, built_for) if isinstance(built_for, int) else tuple(built_for)
     if in_timm:
         return visual, size, TimmTower
     return visual, size, OpenClipTower if hasattr(visual, "transformer") else OpenClipResNet
 
 
 def _visual(config: dict[str, Any], image_size: int | None) -> Any:
-    """The image half as open_clip builds it, without the text half that `create_model` would add."""
-    vision = {
-        **config["vision_cfg"],
-        "timm_model_pretrained": False,
-    }  # its weights come with the whole model's
+    """The image tower as open_clip builds it; `create_model` would add the text tower."""
+    # the checkpoint of the whole model holds the tower's weights
+    vision = {**config["vision_cfg"], "timm_model_pretrained": False}
     if ":" in (name := str(vision.get("timm_model_name"))):
-        raise UserError(f"{ASSET}: timm_model_name is {name!r:.80}; expected a name that timm knows")
+        raise UserError(f"{ASSET}: timm_model_name is {name!r:.80}; expected a model name of timm")
     stages = vision.get("layers")
     if isinstance(stages, list) and len(stages) != 4:
         raise UserError(f"{ASSET}: layers is {stages!r:.60}; expected a number, or four")
@@ -141,27 +138,32 @@ def _visual(config: dict[str, Any], image_size: int | None) -> Any:
         return open_clip_model._build_vision_tower(
             config["embed_dim"], settings, quick_gelu=config.get("quick_gelu", False)
         )
-    except Exception as error:  # constructors raise whatever a value makes them stumble over
+    except Exception as error:  # constructors raise various errors for invalid values
         raise UserError(f"open_clip cannot build this image tower: {one_line(error)}") from error
 
 
-def _told(
-    model: str, pretrained: str | None, spec: Mapping[str, Any], *, there: bool
-) -> tuple[dict[str, Any], Facts]:
-    """What open_clip_config.json of this tower holds, and the facts of its weights."""
+def _resolve(
+    model: str, pretrained: str | None, spec: Mapping[str, Any], *, required: bool
+) -> tuple[dict[str, Any], ResolvedValues]:
+    """The open_clip_config.json of this tower, and the preprocessing values of its weights."""
     repository = read_json(_config_file(model)) if model.startswith((HUB, FOLDER)) else None
     architecture = _architecture(model, repository)
     weights = pretrained or (model.removeprefix(FOLDER) if model.startswith(FOLDER) else None)
-    told = tower_facts(model, architecture, repository, weights, there=there, spec=spec)
-    return _content(architecture, told), told
+    values = resolve_values(model, architecture, repository, weights, required=required, spec=spec)
+    return _content(architecture, values), values
 
 
-def _content(architecture: dict[str, Any], told: Facts) -> dict[str, Any]:
-    """Without the text half, of these facts: an architecture's name may say another GELU than its weights."""
+def _content(architecture: dict[str, Any], values: ResolvedValues) -> dict[str, Any]:
+    """An open_clip_config.json without the text tower, with the GELU of the weights."""
     parts = {key: architecture[key] for key in ("embed_dim", "vision_cfg")}
-    parts["quick_gelu"] = told.get("activation") == "quick_gelu"
-    kept = {"mean": list(told["mean"]), "std": list(told["std"]), "interpolation": told["interpolation"]}
-    return {"model_cfg": parts, "preprocess_cfg": {**kept, "resize_mode": RESIZE_MODES[told["resize_mode"]]}}
+    parts["quick_gelu"] = values.get("activation") == "quick_gelu"
+    preprocess = {
+        "mean": list(values["mean"]),
+        "std": list(values["std"]),
+        "interpolation": values["interpolation"],
+        "resize_mode": RESIZE_MODES[values["resize_mode"]],
+    }
+    return {"model_cfg": parts, "preprocess_cfg": preprocess}
 
 
 def _architecture(model: str, repository: dict[str, Any] | None) -> dict[str, Any]:
@@ -196,7 +198,7 @@ def _config_file(model: str) -> Path:
 
 
 def _weight_file(model: str, pretrained: str | None) -> Path | None:
-    """Where the weights are, downloaded if need be; None if the spec asks for none."""
+    """The weight file, downloaded if necessary; None if the spec names none."""
     if model.startswith(HUB):
         if pretrained:
             raise UserError(f"{model} brings its own weights; leave pretrained: {pretrained} out")
@@ -212,7 +214,7 @@ def _weight_file(model: str, pretrained: str | None) -> Path | None:
 
 
 def _known(model: str, pretrained: str | None) -> None:
-    """Refuse what is neither a tag nor here, before anything else is read."""
+    """Raise `UserError` if `pretrained` is neither a tag nor a local path, before anything else is read."""
     if pretrained is None or model.startswith((HUB, FOLDER)) or Path(pretrained).exists():
         return
     tags = open_clip.list_pretrained_tags_by_model(model)
@@ -226,7 +228,7 @@ def _known(model: str, pretrained: str | None) -> None:
 def _download(what: str, fetch: Any) -> Path:
     try:
         return Path(fetch())
-    except Exception as error:  # hub and network raise errors of their own
+    except Exception as error:  # hub and network raise various errors
         raise UserError(
             f"could not download open_clip's {what}: {one_line(error)}; "
             f"pretrained: can name a local file instead, or model: {FOLDER}<folder> a copy of the repository"
@@ -245,5 +247,5 @@ def _load(visual: nn.Module, file: Path, target: str) -> None:
             f"{file}: holds no tensor named {VISUAL}…; expected a checkpoint of an open_clip model"
         )
     open_clip_model.resize_pos_embed(tensors, SimpleNamespace(visual=visual))
-    own = {name.removeprefix(VISUAL): tensor for name, tensor in tensors.items()}
-    matching.load(visual, own, source=str(file), target=target)
+    stored = {name.removeprefix(VISUAL): tensor for name, tensor in tensors.items()}
+    matching.load(visual, stored, source=str(file), target=target)

@@ -21,14 +21,14 @@ from vlm_encoders.towers.tower import Tower, block_index, nearest, read_asset
 from vlm_encoders.weights import checkpoints
 from vlm_encoders.weights.activations import activation_of, set_activation
 from vlm_encoders.weights.checkpoint_configs import CONFIG, of_timm, part
-from vlm_encoders.weights.pretrained_config import SAVED, Facts, saved, spec_keys
-from vlm_encoders.weights.timm_pretrained_config import Source, arguments_beside, tower_facts
+from vlm_encoders.weights.pretrained_config import SAVED, ResolvedValues, saved, spec_values
+from vlm_encoders.weights.timm_pretrained_config import Source, arguments_beside, resolve_values
 from vlm_encoders.weights.timm_weights import load_file
 
 ASSET = "timm.json"
 HUB, FOLDER = "hf-hub", "local-dir"
 _CREATE = frozenset(inspect.signature(timm.create_model).parameters) - {"kwargs"} | {"pretrained_strict"}
-"""Where weights come from, and how the library runs."""
+"""Arguments of `timm.create_model` itself: sources of weights, options of the library."""
 
 
 class TimmTower(Tower):
@@ -94,24 +94,24 @@ def build_timm(
     layer: int | None = None,
     load: bool = True,
     assets: Path | None = None,
-    **facts: Any,
+    **overrides: Any,
 ) -> TimmTower:
-    """Create, load, resize and only then cut: checkpoints hold the head and every block.
+    """Create the whole model, load and resize it, then cut it after `layer`.
 
-    Without `load` no weights are read, but what lies beside them is. `facts` are the keys of a spec that override it.
-    Raises `UserError` for a name, an argument, a file or a download that fails.
+    Without `load` no tensors are read, only the configs next to them, whose values `overrides` (keys of the spec)
+    replace. Raises `UserError` for an unknown name or argument, a file that doesn't fit, or a failed download.
     """
-    given, saved_model = spec_keys(facts), _saved_model(assets) if assets else {}
+    spec, saved_model = spec_values(overrides), _saved_model(assets) if assets else {}
     name, config, arguments = _resolve(saved_model.get("model", model))
     if pretrained and model.startswith(FOLDER):
         pretrained, weights = False, model.removeprefix(f"{FOLDER}:")
     if weights is not None and not assets:
-        arguments = {**arguments, **arguments_beside(weights, name, there=load)}
-    kept = saved_model.get("model_args", {})
-    arguments = {**arguments, **kept, **(model_args or {})}
+        arguments = {**arguments, **arguments_beside(weights, name, required=load)}
+    saved_args = saved_model.get("model_args", {})
+    arguments = {**arguments, **saved_args, **(model_args or {})}
     _check_arguments(name, arguments)
     if assets:
-        _check_agreement(model_args or {}, kept, assets)
+        _check_agreement(model_args or {}, saved_args, assets)
     if weights is not None and load and not assets:
         files = checkpoints.files(checkpoints.locate(weights))
         check_plan(lambda: _create(name, config, arguments, False), files, f"timm's {model}")
@@ -119,41 +119,41 @@ def build_timm(
     if weights is not None and load and not assets:
         load_file(trunk, weights, target=f"timm's {model}", match=match)
     if (model_args or {}).get("act_layer"):
-        given.setdefault("activation", activation_of(trunk))
+        spec.setdefault("activation", activation_of(trunk))
     if assets:
-        told = saved(saved_model, given, of_timm(saved_model, ASSET), str(assets / ASSET))
+        values = saved(saved_model, spec, of_timm(saved_model, ASSET), str(assets / ASSET))
     else:
-        told = tower_facts(trunk, Source(model, name, config, pretrained, weights, load), given)
-    size = set_size(trunk, told["image_size"], facts.get("image_size"))
-    if activation := told.get("activation"):
-        set_activation(trunk, activation, told.sources["activation"])
+        values = resolve_values(trunk, Source(model, name, config, pretrained, weights, load), spec)
+    size = set_size(trunk, values["image_size"], overrides.get("image_size"))
+    if activation := values.get("activation"):
+        set_activation(trunk, activation, values.sources["activation"])
     return TimmTower(
         trunk,
         layer=layer,
         image_size=size,
-        assets={ASSET: _asset(told, name, arguments)},
-        **told.arguments(),
+        assets={ASSET: _asset(values, name, arguments)},
+        **values.arguments(),
     )
 
 
 def _saved_model(assets: Path) -> dict[str, Any]:
-    """The content of `ASSET`, as far as it names the model."""
+    """The content of `ASSET`, its model name and arguments checked."""
     content, where = read_asset(assets, ASSET), str(assets / ASSET)
     if not isinstance(name := content.get("model"), str) or ":" in name:
-        raise UserError(f"{where}: model is {name!r:.60}; expected a name that timm knows")
+        raise UserError(f"{where}: model is {name!r:.60}; expected a model name of timm")
     return {**content, "model_args": part(content, "model_args", where)}
 
 
-def _check_agreement(given: Mapping[str, Any], kept: Mapping[str, Any], assets: Path) -> None:
-    """What the spec says of a saved tower is what the folder says."""
-    if odd := [key for key, value in given.items() if kept.get(key) != value]:
+def _check_agreement(model_args: Mapping[str, Any], saved_args: Mapping[str, Any], assets: Path) -> None:
+    """Raise `UserError` if the spec's arguments differ from those of the saved tower."""
+    if wrong := [key for key, value in model_args.items() if saved_args.get(key) != value]:
         raise UserError(
-            f"{assets}: model_args {odd[0]} differs between the spec and {ASSET}; they are of other models"
+            f"{assets}: model_args {wrong[0]} differs between the spec and {ASSET}; they describe different models"
         )
 
 
 def _check_arguments(name: str, arguments: Mapping[str, Any]) -> None:
-    """Refuse what only `timm.create_model` itself understands, which would read other files, and absurd sizes."""
+    """Raise `UserError` for arguments of `timm.create_model` itself, and for absurd layer counts."""
     if other := sorted(arguments.keys() & _CREATE):
         raise UserError(
             f"timm's {name}: model_args can't hold {', '.join(other)}, which would read other files or change "
@@ -162,15 +162,21 @@ def _check_arguments(name: str, arguments: Mapping[str, Any]) -> None:
     check_layers(arguments, f"timm's {name}: model_args")
 
 
-def _asset(told: Facts, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """What builds the same model again, in the layout that folders have had from the first version on."""
-    kept = {"mean": list(told["mean"]), "std": list(told["std"]), "interpolation": told["interpolation"]}
-    model = {"input_size": [3, *told["image_size"]], "model": name, "model_args": arguments}
-    return {**kept, **model, SAVED: told.content()}
+def _asset(values: ResolvedValues, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The config that rebuilds the tower; the first keys are those that earlier versions read."""
+    return {
+        "mean": list(values["mean"]),
+        "std": list(values["std"]),
+        "interpolation": values["interpolation"],
+        "input_size": [3, *values["image_size"]],
+        "model": name,
+        "model_args": arguments,
+        SAVED: values.content(),
+    }
 
 
 def _resolve(model: str) -> tuple[str, dict[str, Any] | None, dict[str, Any]]:
-    """(name of timm's, config of its weights, arguments): a repository or a folder says all three."""
+    """timm's name, config of the weights, arguments; a repository or folder has all three, a name only itself."""
     source, _, where = model.partition(":")
     if source not in (HUB, FOLDER):
         return model, None, {}
@@ -179,7 +185,7 @@ def _resolve(model: str) -> tuple[str, dict[str, Any] | None, dict[str, Any]]:
             config, name, arguments = models.load_model_config_from_hf(where)
             return name, config, arguments or {}
         return _of_folder(Path(where) / CONFIG)
-    except Exception as error:  # hub, network and parser raise errors of their own
+    except Exception as error:  # hub, network and parser raise various errors
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
         raise UserError(
             f"could not get the configuration of timm's {model}: {kind}{one_line(error)}; "
@@ -188,7 +194,7 @@ def _resolve(model: str) -> tuple[str, dict[str, Any] | None, dict[str, Any]]:
 
 
 def _of_folder(path: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """What `_resolve` gives, of a folder's config.json."""
+    """As `_resolve`, from a folder's config.json."""
     content = read_json(path)
     name = content.get("architecture")
     if not isinstance(name, str):
@@ -201,12 +207,12 @@ def _of_folder(path: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
 def _create(
     name: str, config: dict[str, Any] | None, arguments: Mapping[str, Any], pretrained: bool
 ) -> nn.Module:
-    """`timm.create_model` with its failures told apart: unknown name, failed download, wrong argument."""
+    """`timm.create_model`; `UserError` for an unknown name, a failed download or a wrong argument."""
     if not timm.is_model(name):
         raise UserError(f"timm has no model {name!r}{nearest(name, timm.list_models())}")
     try:
         return timm.create_model(name, pretrained=pretrained, pretrained_cfg=config, **arguments)
-    except Exception as error:  # hub, network and constructors each raise errors of their own
+    except Exception as error:  # hub, network and constructors raise various errors
         if pretrained:
             raise UserError(
                 f"could not get the weights of timm's {name}: {one_line(error)}; weights: can name a local "
@@ -215,14 +221,17 @@ def _create(
         raise UserError(f"timm cannot build {name} with {dict(arguments)}: {one_line(error)}") from error
 
 
-def set_size(model: nn.Module, own: tuple[int, int], side: int | None) -> tuple[int, int]:
-    """Bring the tower to a square of `side` pixels, position embedding included; returns (height, width)."""
-    built_for = getattr(getattr(model, "patch_embed", None), "img_size", None) or own
+def set_size(model: nn.Module, size: tuple[int, int], side: int | None) -> tuple[int, int]:
+    """Resize the tower, position embedding included, to a square of `side` pixels -> (height, width).
+
+    Without `side` it keeps its size, which is `size` for models that don't state one.
+    """
+    built_for = getattr(getattr(model, "patch_embed", None), "img_size", None) or size
     height, width = (side, side) if side else built_for
     if (height, width) != tuple(built_for) and hasattr(model, "set_input_size"):
         try:
             with torch.no_grad():
                 getattr(model, "set_input_size")(img_size=(height, width))  # noqa: B009 (unknown to nn.Module)
         except (RuntimeError, ValueError, AssertionError) as error:
-            raise UserError(f"image_size {side} does not suit this tower: {one_line(error)}") from error
+            raise UserError(f"image_size {side} does not fit this tower: {one_line(error)}") from error
     return height, width

@@ -18,17 +18,17 @@ from vlm_core.errors import UserError, one_line
 from vlm_core.interfaces import Encoder
 from vlm_core.io.files import read_json
 from vlm_core.preprocessing import Preprocessing
-from vlm_encoders.towers.transforms import BICUBIC, Picture, to_pixels
+from vlm_encoders.towers.transforms import BICUBIC, Resizing, to_pixels
 from vlm_encoders.weights.activations import activation_of
 
 
 class Tower(Encoder):
-    """An encoder around a library's `model`.
+    """An encoder around a library's `model`: pixels (N, 3, height, width) in [0, 1] -> features (N, H, W, D).
 
-    `mean` and `std` of R, G, B stay float32 on the module's device whatever the parameters are cast to.
-    `resize_mode`, `interpolation` and `crop_pct` are `Picture`'s; `sources` says where each of these facts was read.
-    `assets` maps file names to JSON content, or to text, which `save_assets` writes. With `any_size` false, `forward`
-    takes pixels of `image_size` (height, width) only. Subclasses end their constructor with `_settle`.
+    `mean` and `std` of R, G, B stay float32 on the module's device whatever the parameters are cast to. `Resizing`
+    explains `resize_mode`, `interpolation` and `crop_pct`; `sources` names the source of each value. `assets` maps file
+    names to JSON content or text that `save_assets` writes. Unless `any_size`, `forward` raises `UserError` for pixels
+    of another size than `image_size` (height, width). Subclasses end their constructor with `_settle`.
     """
 
     mean: Tensor
@@ -51,7 +51,7 @@ class Tower(Encoder):
         super().__init__()
         self.model, self.image_size = model, image_size
         self._constants = (tuple(mean), tuple(std))
-        self.picture = Picture(resize_mode, interpolation, crop_pct if resize_mode == "crop" else 1.0)
+        self.resizing = Resizing(resize_mode, interpolation, crop_pct if resize_mode == "crop" else 1.0)
         self._sources = {"activation": "the architecture", **(sources or {})}
         self._any_size, self._assets = any_size, dict(assets or {})
         self._grids: dict[tuple[int, int], tuple[int, int]] = {}
@@ -59,7 +59,7 @@ class Tower(Encoder):
             self.register_buffer(name, _constant(values, None), persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # a cast to bf16 would round the constants and `to_empty` would lose them: set them anew
+        # a cast to bf16 would round the constants, and `to_empty` would lose them: set them again
         super()._apply(fn, recurse)
         self.mean, self.std = (_constant(values, self.mean.device) for values in self._constants)
         return self
@@ -71,15 +71,15 @@ class Tower(Encoder):
             self.image_size,
             mean,
             std,
-            self.picture.interpolation,
-            self.picture.resize_mode,
-            self.picture.crop_pct,
+            self.resizing.interpolation,
+            self.resizing.resize_mode,
+            self.resizing.crop_pct,
             activation_of(self.model),
             self._sources,
         )
 
     def transform(self, image: Image.Image) -> Tensor:
-        return to_pixels(image, *self.image_size, self.picture, self._constants[0])
+        return to_pixels(image, *self.image_size, self.resizing, self._constants[0])
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         size = tuple(pixel_values.shape[-2:])
@@ -104,25 +104,25 @@ class Tower(Encoder):
             (folder / name).write_text(text, encoding="utf-8")
 
     def _tried_grid(self, height: int, width: int) -> tuple[int, int]:
-        """`grid` where strides and padding differ from model to model: a trial run is always right."""
+        """`grid` by a trial run, for models whose strides and padding differ."""
         if (height, width) not in self._grids:
             _, rows, columns, _ = self._try(height, width)
             self._grids[height, width] = rows, columns
         return self._grids[height, width]
 
     def _settle(self) -> None:
-        """Learn `dim` from a trial run and drop what it did not use; last step of construction."""
+        """Last step of construction: a trial run gives `dim`, and modules that it did not use are dropped."""
         height, width = self.image_size
         try:
-            with_all = self._try(height, width, drop=True)
-        except Exception as error:  # models raise whatever a size makes them stumble over
+            shape = self._try(height, width, drop=True)
+        except Exception as error:  # models raise various errors for a size that they don't take
             raise UserError(f"this tower cannot run on {height}×{width} pixels: {one_line(error)}") from error
-        assert self._try(height, width) == with_all, "something that runs was dropped"
-        self.dim = with_all[-1]
+        assert self._try(height, width) == shape, "a module that runs was dropped"
+        self.dim = shape[-1]
         self.eval()
 
     def _try(self, height: int, width: int, drop: bool = False) -> torch.Size:
-        """Shape that `forward` gives, found on the meta device: no memory, no arithmetic."""
+        """Shape of the features, by a run on the meta device, which takes no memory and no arithmetic."""
         run: set[nn.Module] = set()
         hooks = [m.register_forward_pre_hook(lambda m, _: run.add(m)) for m in self.modules()]
         tensors = {**dict(self.named_parameters()), **dict(self.named_buffers())}
@@ -145,14 +145,14 @@ def _constant(values: Sequence[float], device: torch.device | None) -> Tensor:
 
 
 def _drop_unused(model: nn.Module, run: set[nn.Module]) -> None:
-    """Replace children of which no part ran (classifier, pooling, final norm): parameters count what runs."""
+    """Replace children that did not run (classifier, pooling, final norm), so that parameters count what runs."""
     for name, child in list(model.named_children()):
         if any(True for _ in child.parameters()) and run.isdisjoint(child.modules()):
             setattr(model, name, nn.Identity())
 
 
 def block_index(layer: int | None, count: int) -> int:
-    """The block, from 0, that `layer` means among `count`; None is the penultimate one."""
+    """`layer` as an index from 0 to `count` - 1; None is the penultimate block."""
     layer = -2 if layer is None else layer
     if not -count <= layer < count:
         raise UserError(
@@ -161,14 +161,14 @@ def block_index(layer: int | None, count: int) -> int:
     return layer % count
 
 
-def nearest(seen: str, names: Iterable[str]) -> str:
+def nearest(name: str, names: Iterable[str]) -> str:
     """`; nearest: a, b`, for libraries with too many names to list."""
-    near = difflib.get_close_matches(seen, list(names), n=5, cutoff=0.4)
+    near = difflib.get_close_matches(name, list(names), n=5, cutoff=0.4)
     return f"; nearest: {', '.join(near)}" if near else ""
 
 
 def read_asset(folder: Path, name: str) -> dict[str, Any]:
-    """The JSON object in a file that `save_assets` wrote."""
+    """The JSON object of a file that `save_assets` wrote."""
     try:
         return read_json(folder / name)
     except UserError as error:

@@ -19,19 +19,23 @@ from vlm_encoders.towers.tower import Tower, block_index
 class TransformersTower(Tower):
     """A vision Transformer cut after block `layer`; arguments as `Tower`.
 
-    CLS and register tokens, however many, are what precedes the patches. Models that take ready-made patches
-    (SigLIP 2 with free aspect ratio) get them cut here. Where the model can resample its position embedding,
-    `forward` takes pixels of any size.
+    Tokens before the patches (CLS, registers) are dropped. Models that take patches as input (SigLIP 2 with free aspect
+    ratio) get them cut here. If the model can resample its position embedding, `forward` takes pixels of any size.
     """
 
     def __init__(
-        self, model: PreTrainedModel, *, own_size: tuple[int, int], layer: int | None = None, **kwargs: Any
+        self,
+        model: PreTrainedModel,
+        *,
+        trained_size: tuple[int, int],
+        layer: int | None = None,
+        **kwargs: Any,
     ) -> None:
         accepts = inspect.signature(model.forward).parameters
-        model.config.return_dict = True  # whatever its file says: outputs are read by name
+        model.config.return_dict = True  # outputs are read by name
         self._takes_patches = "spatial_shapes" in accepts
         self._resamples = "interpolate_pos_encoding" in accepts
-        self._own_size = own_size
+        self._trained_size = trained_size
         super().__init__(model, any_size=self._takes_patches or self._resamples, **kwargs)
         self._patch = pair(model.config.patch_size)
         self.blocks = _cut(model, layer)
@@ -39,7 +43,7 @@ class TransformersTower(Tower):
 
     @property
     def keeps_fp32(self) -> list[str]:
-        """What the library computes for itself, such as rotary frequencies."""
+        """Tensors that the library computes at construction, such as rotary frequencies."""
         return derived_floats(self)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
@@ -49,15 +53,15 @@ class TransformersTower(Tower):
         n, _, height, width = pixel_values.shape
         h, w = self.grid(height, width)
         if self._takes_patches:
-            shapes = torch.tensor([[h, w]] * n, device="cpu")  # read as numbers, whatever the model's device
-            found = self.model(
+            shapes = torch.tensor([[h, w]] * n, device="cpu")  # the model reads its values: no GPU sync
+            outputs = self.model(
                 self._cut_patches(pixel_values), pixel_attention_mask=None, spatial_shapes=shapes
             )
-        elif self._resamples and (height, width) != self._own_size:
-            found = self.model(pixel_values, interpolate_pos_encoding=True)
+        elif self._resamples and (height, width) != self._trained_size:
+            outputs = self.model(pixel_values, interpolate_pos_encoding=True)
         else:
-            found = self.model(pixel_values)
-        return _to_grid(found.last_hidden_state, n, h, w)
+            outputs = self.model(pixel_values)
+        return _to_grid(outputs.last_hidden_state, n, h, w)
 
     def _cut_patches(self, pixel_values: Tensor) -> Tensor:
         """(N, 3, height, width) -> (N, H*W, p*p*3), channels last inside a patch."""
@@ -70,13 +74,13 @@ class TransformersTower(Tower):
 class TransformersMaps(Tower):
     """A CNN or a Transformer in stages (Swin, ConvNeXt, ResNet); arguments as `Tower`.
 
-    Features are the library's `last_hidden_state`; what does not influence it (the pooled vector's norm) goes.
+    Features are the library's `last_hidden_state`; modules without influence on it (the pooled vector's norm) go.
     """
 
     def __init__(self, model: PreTrainedModel, *, layer: int | None = None, **kwargs: Any) -> None:
         if layer not in (None, -1):
             raise UserError(
-                f"layer {layer}: transformers' {type(model).__name__} is taken by its last feature map; "
+                f"layer {layer}: transformers' {type(model).__name__} gives its last feature map only; "
                 "leave layer out, or use type: timm, which offers earlier ones"
             )
         model.config.return_dict = True
@@ -90,13 +94,13 @@ class TransformersMaps(Tower):
         return self._tried_grid(height, width)
 
     def _features(self, pixel_values: Tensor) -> Tensor:
-        found = self.model(pixel_values, output_hidden_states=True)
-        features = found.last_hidden_state
-        if features.ndim == 3:  # patches in a row; the stages' own record says how they lay
-            maps = getattr(found, "reshaped_hidden_states", None)
+        outputs = self.model(pixel_values, output_hidden_states=True)
+        features = outputs.last_hidden_state
+        if features.ndim == 3:  # a sequence of patches; `reshaped_hidden_states` has the grid
+            maps = getattr(outputs, "reshaped_hidden_states", None)
             if not maps or features.shape[1] != maps[-1].shape[-2:].numel():
                 kind = type(self.model).__name__
-                raise ValueError(f"{kind} gives no feature map; type: timm knows more models")
+                raise ValueError(f"{kind} gives no feature map; type: timm supports more models")
             return features.unflatten(1, maps[-1].shape[-2:])
         return features.permute(0, 2, 3, 1).contiguous()
 
@@ -116,7 +120,7 @@ class TransformersMaps(Tower):
 
 
 class _Pass(nn.Module):
-    """Stands in for a part that is not wanted; hands its first argument on."""
+    """Replaces a dropped module: returns its first argument."""
 
     def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
         return x
@@ -145,7 +149,7 @@ def _to_grid(tokens: Tensor, n: int, h: int, w: int) -> Tensor:
 
 
 def _cut(model: PreTrainedModel, layer: int | None) -> str:
-    """Keep the blocks up to `layer`; what the model registers after its blocks (norm, head) passes through.
+    """Keep the blocks up to `layer`, and replace the modules registered after the blocks (norm, head) by the identity.
 
     The last hidden state is then that block's output, as in `hidden_states` of the whole model. Returns the
     path of the blocks in the model.
@@ -162,14 +166,14 @@ def _cut(model: PreTrainedModel, layer: int | None) -> str:
     parent, _, name = path.rpartition(".")
     setattr(model.get_submodule(parent), name, blocks[: block_index(layer, count) + 1])
     _pass_after(model, path.split("."))
-    for module in model.modules():  # serves masked pre-training only
+    for module in model.modules():  # used in masked pre-training only
         if getattr(module, "mask_token", None) is not None:
             setattr(module, "mask_token", None)  # noqa: B010 (unknown to nn.Module)
     return path
 
 
 def _pass_after(module: nn.Module, path: Sequence[str]) -> None:
-    """Along the way to the blocks, everything with parameters that is registered after them passes through."""
+    """Replace modules with parameters that are registered after `path`, at each level of it, by the identity."""
     children = list(module.named_children())
     names = [name for name, _ in children]
     for name, child in children[names.index(path[0]) + 1 :]:

@@ -14,16 +14,16 @@ from vlm_core.errors import UserError
 from vlm_core.io.images import MAX_PIXELS, to_rgb
 
 BICUBIC = "bicubic"
-"""The filter of weights that don't say which one they were trained with."""
+"""The default filter, for weights whose configs name none."""
 
 
 @dataclass(frozen=True)
-class Picture:
-    """How an image becomes pixels.
+class Resizing:
+    """How an image is brought to the size of the model.
 
-    `resize_mode` says what becomes of another aspect ratio: "resize" squashes (as Cobra), "pad" centres the picture on
-    the mean colour (as LLaVA), "crop" keeps the largest centred part, of which `crop_pct` is a share of its sides.
-    `interpolation` is a filter of Pillow.
+    `resize_mode` handles another aspect ratio: "resize" distorts the image (as Cobra), "pad" centres it on a canvas of
+    the mean colour (as LLaVA), "crop" keeps the largest centred box, its sides scaled by `crop_pct`. `interpolation`
+    names one of Pillow's filters; raises `UserError` for any other.
     """
 
     resize_mode: str = "resize"
@@ -49,27 +49,29 @@ class Picture:
         return Image.Resampling[self.interpolation.upper()]
 
 
-def to_pixels(image: Image.Image, height: int, width: int, picture: Picture, mean: Sequence[float]) -> Tensor:
-    """Any Pillow image -> float32 (3, height, width) in [0, 1].
+def to_pixels(
+    image: Image.Image, height: int, width: int, resizing: Resizing, mean: Sequence[float]
+) -> Tensor:
+    """Any Pillow image -> float32 (3, height, width) in [0, 1]. `mean` is the colour of padding.
 
-    The image is taken as it lies: `vlm_core.io.images.load_image` is what turns photographs upright.
+    The EXIF orientation is ignored here; `vlm_core.io.images.load_image` applies it.
     """
     image = to_rgb(image)
-    if picture.resize_mode == "pad":
-        image = _pad(image, height, width, picture.filter, mean)
-    box = _centre(image.size, height, width, picture.crop_pct) if picture.resize_mode == "crop" else None
-    image = image.resize((width, height), picture.filter, box=box)
+    if resizing.resize_mode == "pad":
+        image = _pad(image, height, width, resizing.filter, mean)
+    box = _centre(image.size, height, width, resizing.crop_pct) if resizing.resize_mode == "crop" else None
+    image = image.resize((width, height), resizing.filter, box=box)
     # Pillow's buffer is read-only, hence the copy
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float().div_(255)
 
 
 def _pad(
-    image: Image.Image, height: int, width: int, shrink: Image.Resampling, mean: Sequence[float]
+    image: Image.Image, height: int, width: int, resampling: Image.Resampling, mean: Sequence[float]
 ) -> Image.Image:
-    """The picture in the middle of a canvas of the target's aspect ratio."""
+    """The image centred on a canvas with the aspect ratio of height × width."""
     if max(image.size) ** 2 > MAX_PIXELS:  # a long strip would need a canvas of gigabytes
         image = image.copy()
-        image.thumbnail((8 * width, 8 * height), shrink)
+        image.thumbnail((8 * width, 8 * height), resampling)
     w, h = image.size
     canvas = (max(w, round(h * width / height)), max(h, round(w * height / width)))
     red, green, blue = (min(255, max(0, int(255 * value))) for value in mean)  # rounded down, as LLaVA does
@@ -81,7 +83,7 @@ def _pad(
 def _centre(
     size: tuple[int, int], height: int, width: int, share: float
 ) -> tuple[float, float, float, float]:
-    """A centred box (left, top, right, bottom) of the target's aspect ratio: the largest one times `share`."""
+    """The largest centred box (left, top, right, bottom) with that aspect ratio, its sides scaled by `share`."""
     w, h = size
     scale = min(w / width, h / height) * share
     left, top = (w - scale * width) / 2, (h - scale * height) / 2

@@ -24,20 +24,20 @@ GELUS: dict[str, Callable[[], nn.Module]] = {
     "gelu_tanh": lambda: nn.GELU("tanh"),
     "quick_gelu": QuickGELU,
 }
-"""Similar functions: weights trained with one also run with another, and give wrong features without an error."""
+"""Interchangeable without an error: weights trained with one run with another, and give wrong features."""
 _OTHERS = {"silu": F.silu, "relu": F.relu, "hardswish": F.hardswish, "relu6": F.relu6}
 _PROBE = (-2.5, -1.0, -0.3, 0.4, 1.5, 7.0)
 
 
 def activation_name(module: nn.Module) -> str | None:
-    """What a module without parts and parameters computes; None if it is no activation that has a name here."""
+    """The activation that a module without children and parameters computes; None for any other module."""
     if any(True for _ in module.children()) or any(True for _ in module.parameters()):
         return None
     probe = torch.tensor(_PROBE, device="cpu")
     try:
         with torch.device("cpu"):
             values = module(probe.clone())
-    except Exception:  # whatever takes more than a tensor is no activation
+    except Exception:  # a module that takes more than one tensor is no activation
         return None
     if not isinstance(values, Tensor) or values.shape != probe.shape:
         return None
@@ -46,7 +46,7 @@ def activation_name(module: nn.Module) -> str | None:
 
 
 def activation_of(model: nn.Module) -> str | None:
-    """The activation that most of a model's layers compute; None where it is no module of its own."""
+    """The most frequent activation among a model's modules; None if there is none."""
     names: dict[str, str | None] = {}
     counts: Counter[str] = Counter()
     for module in model.modules():

@@ -10,66 +10,66 @@ from vlm_core.errors import UserError
 from vlm_core.io.files import parse_json, read_json
 from vlm_core.model_folder.safetensors_file import opened
 from vlm_encoders.weights import checkpoints, preprocessor_config
-from vlm_encoders.weights.pretrained_config import Told
+from vlm_encoders.weights.pretrained_config import SourceValues
 
 CONFIG, OPEN_CLIP = "config.json", "open_clip_config.json"
 ARCHITECTURE, VISION = "architecture", "vision_cfg"
-"""Beside the facts: what timm's and open_clip's configs say the weights belong to."""
+"""Further keys: the model of the weights according to timm's and open_clip's configs."""
 _OPENAI = {"input_resolution", "context_length", "vocab_size"}
-"""Numbers that OpenAI stores among the tensors of its CLIP models, and nobody else."""
+"""Scalars that only OpenAI's CLIP files have among their tensors."""
 _RESIZE_MODES = {"squash": "resize", "shortest": "crop"}
 _CROP_MODES = {"squash": "resize", "border": "pad"}
 _TANH = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_accurate")
 
 
-def beside(weights: str, *, there: bool) -> list[Told]:
-    """What the configs say of a weight file or folder that a spec names; it may be missing unless `there`."""
+def beside(weights: str, *, required: bool) -> list[SourceValues]:
+    """Values from the configs next to a weight file or in a folder; it may be missing unless `required`."""
     try:
         file = checkpoints.locate(weights)
     except UserError:
-        if there:
+        if required:
             raise
         folder = Path(weights)
         return in_folder(folder) if folder.is_dir() else []
     return [*in_folder(file.parent), *_header(file)]
 
 
-def in_folder(folder: Path) -> list[Told]:
-    """What the configs of a folder say of the weights in it."""
+def in_folder(folder: Path) -> list[SourceValues]:
+    """Values from each config in a folder."""
     readers = (
         (OPEN_CLIP, of_open_clip),
         (CONFIG, _of_config),
-        (preprocessor_config.FILE, preprocessor_config.facts_of),
+        (preprocessor_config.FILE, preprocessor_config.read_values),
         ("processor_config.json", _of_processor),
     )
-    found = []
+    sources = []
     for name, reader in readers:
         if (path := folder / name).is_file():
-            found.append(Told(str(path), reader(read_json(path), str(path))))
-    return found
+            sources.append(SourceValues(str(path), reader(read_json(path), str(path))))
+    return sources
 
 
 def part(content: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
-    """A mapping inside a config, empty if it is not there or null."""
-    found = content.get(key)
-    if not isinstance(found, dict | None):
-        raise UserError(f"{where}: {key} is {found!r:.60}; expected a JSON object")
-    return found or {}
+    """An object inside a config; empty if missing or null."""
+    section = content.get(key)
+    if not isinstance(section, dict | None):
+        raise UserError(f"{where}: {key} is {section!r:.60}; expected a JSON object")
+    return section or {}
 
 
 def of_timm(cfg: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A `pretrained_cfg` of timm. Its `center` with `crop_pct` is the crop of a classification test and is ignored."""
-    facts = {key: cfg[key] for key in ("mean", "std", "interpolation") if cfg.get(key) is not None}
+    """A `pretrained_cfg` of timm. `center` with `crop_pct` is the crop of classification tests and is ignored."""
+    values = {key: cfg[key] for key in ("mean", "std", "interpolation") if cfg.get(key) is not None}
     mode = cfg.get("crop_mode") or "center"
     if mode not in ("center", *_CROP_MODES):
         raise UserError(f"{where}: crop_mode is {mode!r:.60}; expected center, {', '.join(_CROP_MODES)}")
     if mode in _CROP_MODES:
-        facts["resize_mode"] = _CROP_MODES[mode]
+        values["resize_mode"] = _CROP_MODES[mode]
     if (size := cfg.get("input_size")) is not None:
         if not isinstance(size, list | tuple) or len(size) != 3:
             raise UserError(f"{where}: input_size is {size!r:.60}; expected channels, height and width")
-        facts["image_size"] = tuple(size[-2:])
-    return facts
+        values["image_size"] = tuple(size[-2:])
+    return values
 
 
 def of_open_clip(content: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -77,81 +77,79 @@ def of_open_clip(content: Mapping[str, Any], where: str) -> dict[str, Any]:
     cfg, model = part(content, "preprocess_cfg", where), part(content, "model_cfg", where)
     if cfg.get("mode", "RGB") != "RGB":
         raise UserError(f"{where}: mode {cfg['mode']!r}: every image is RGB here")
-    facts = {key: cfg[key] for key in ("mean", "std", "interpolation") if cfg.get(key) is not None}
+    values = {key: cfg[key] for key in ("mean", "std", "interpolation") if cfg.get(key) is not None}
     mode = cfg.get("resize_mode")
     if mode in _RESIZE_MODES:
-        facts["resize_mode"] = _RESIZE_MODES[mode]
+        values["resize_mode"] = _RESIZE_MODES[mode]
     elif mode:
-        facts[preprocessor_config.REFUSED] = f"{where}: resize_mode {mode}, which pads after resizing"
+        values[preprocessor_config.REFUSED] = f"{where}: resize_mode {mode}, which pads after resizing"
     if size := cfg.get("size"):
-        facts["image_size"] = tuple(size) if isinstance(size, list | tuple) else (size, size)
+        values["image_size"] = tuple(size) if isinstance(size, list | tuple) else (size, size)
     if vision := part(model, "vision_cfg", where):
-        facts[VISION] = vision
+        values[VISION] = vision
         stages = isinstance(vision.get("layers"), list | tuple)
         if not stages and not vision.get(
             "timm_model_name"
-        ):  # its ResNets have no GELU, and timm's towers their own
-            facts["activation"] = "quick_gelu" if model.get("quick_gelu") else "gelu"
-    return facts
+        ):  # ResNets have no GELU; timm's towers define theirs
+            values["activation"] = "quick_gelu" if model.get("quick_gelu") else "gelu"
+    return values
 
 
 def _of_config(content: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """config.json of timm or of transformers."""
+    """config.json of timm or transformers."""
     if isinstance(name := content.get("architecture"), str):
-        facts = of_timm(part(content, "pretrained_cfg", where) or content, where)
-        return facts | {ARCHITECTURE: name.partition(".")[0]}
+        values = of_timm(part(content, "pretrained_cfg", where) or content, where)
+        return values | {ARCHITECTURE: name.partition(".")[0]}
     return of_transformers(content)
 
 
 def _of_processor(content: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The image processor inside a `processor_config.json`."""
     inner = content.get("image_processor")
-    return preprocessor_config.facts_of(inner, where) if isinstance(inner, dict) else {}
+    return preprocessor_config.read_values(inner, where) if isinstance(inner, dict) else {}
 
 
 def of_transformers(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The vision half of a dual model, or a vision model; nothing of any other."""
+    """config.json of a vision model, or of a dual model, whose vision half counts; no values for other models."""
     vision = content.get("vision_config") or content
     if not isinstance(vision, Mapping) or not {"image_size", "patch_size", "num_channels"} & vision.keys():
         return {}
-    facts: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     if isinstance(size := vision.get("image_size"), int | list):
-        facts["image_size"] = (size, size) if isinstance(size, int) else tuple(size)
+        values["image_size"] = (size, size) if isinstance(size, int) else tuple(size)
     if isinstance(name := vision.get("hidden_act"), str):
-        facts["activation"] = "gelu_tanh" if name in _TANH else name
-    return facts
+        values["activation"] = "gelu_tanh" if name in _TANH else name
+    return values
 
 
-def _header(file: Path) -> Iterator[Told]:
-    """The header of a safetensors file: its metadata, and whether it holds a model as OpenAI published CLIP."""
+def _header(file: Path) -> Iterator[SourceValues]:
+    """Values from a safetensors file: its metadata, and QuickGELU for CLIP in OpenAI's layout."""
     try:
         with opened(file) as content:
             names, metadata = set(content.tensors), content.metadata
-    except UserError:  # no safetensors file: pickles have no header
+    except UserError:  # a pickle, which has no header
         return
     if names >= _OPENAI:
-        yield Told(f"{file} (as OpenAI stores CLIP)", {"activation": "quick_gelu"})
-    if facts := _metadata(metadata, f"{file} (metadata)"):
-        yield Told(f"{file} (metadata)", facts)
+        yield SourceValues(f"{file} (as OpenAI stores CLIP)", {"activation": "quick_gelu"})
+    if values := _metadata(metadata, f"{file} (metadata)"):
+        yield SourceValues(f"{file} (metadata)", values)
 
 
 def _metadata(metadata: Mapping[str, str], where: str) -> dict[str, Any]:
-    """`pretrained_cfg` of timm or `preprocess_cfg` of open_clip as JSON, or the values under their own names."""
-    values = {}
+    """Values from metadata: timm's `pretrained_cfg` or open_clip's `preprocess_cfg` as JSON, or keys of the spec."""
+    raw = {}
     for key, text in metadata.items():
         try:
-            values[key] = parse_json(text, key)
+            raw[key] = parse_json(text, key)
         except UserError:
-            values[key] = text
-    facts = {
-        key: values[key]
-        for key in ("mean", "std", "interpolation", "resize_mode", "activation")
-        if key in values
+            raw[key] = text
+    values = {
+        key: raw[key] for key in ("mean", "std", "interpolation", "resize_mode", "activation") if key in raw
     }
-    if isinstance(cfg := values.get("pretrained_cfg"), dict):
-        facts |= of_timm(cfg, where)
-    if isinstance(cfg := values.get("preprocess_cfg"), dict):
-        facts |= of_open_clip({"preprocess_cfg": cfg}, where)
-    if isinstance(values.get("architecture"), str):
-        facts[ARCHITECTURE] = values["architecture"].partition(".")[0]
-    return facts
+    if isinstance(cfg := raw.get("pretrained_cfg"), dict):
+        values |= of_timm(cfg, where)
+    if isinstance(cfg := raw.get("preprocess_cfg"), dict):
+        values |= of_open_clip({"preprocess_cfg": cfg}, where)
+    if isinstance(raw.get("architecture"), str):
+        values[ARCHITECTURE] = raw["architecture"].partition(".")[0]
+    return values

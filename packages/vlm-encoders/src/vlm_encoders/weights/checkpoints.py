@@ -1,4 +1,4 @@
-"""Weight files of an encoder: finding them in files, folders and installed packages."""
+"""Weight files of an encoder, from paths, folders and installed packages."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from vlm_core.model_folder.safetensors_file import warn_not_finite
 
 PACKAGE = "python:"
 WRAPPERS = ("state_dict", "model")
-"""Keys under which training scripts put the tensors of a model."""
+"""Keys under which training scripts save the tensors of a model."""
 IN_FOLDERS = tuple(
     stem + ending
     for endings in ((".safetensors", ".safetensors" + INDEX), (".bin", ".bin" + INDEX, ".pth"))
     for stem in ("model", "pytorch_model", "open_clip_model", "open_clip_pytorch_model")
     for ending in endings
 )
-"""Names of weight files in a hub repository; the first that is there is read."""
+"""Names of weight files in a hub repository; the first existing one is read."""
 
 
 def locate(where: str) -> Path:
-    """A file, a folder that holds one, or `python:<package>/<path inside it>`, found without importing."""
+    """A file, a folder that holds one, or `python:<package>/<path inside it>`, without importing it."""
     if not where.startswith(PACKAGE):
         path = Path(where)
         if path.is_dir():
@@ -48,13 +48,13 @@ def locate(where: str) -> Path:
 
 def in_folder(folder: Path) -> Path:
     """The weight file, or the index of its shards, in a copy of a hub repository."""
-    found = next((folder / name for name in IN_FOLDERS if (folder / name).is_file()), None)
-    if found is None:
+    file = next((folder / name for name in IN_FOLDERS if (folder / name).is_file()), None)
+    if file is None:
         raise UserError(
             f"{folder}: holds no weights; looked for {IN_FOLDERS[0]}, pytorch_model.bin, their {INDEX} "
             "and open_clip's names; name the file itself if it has another"
         )
-    return found
+    return file
 
 
 def files(path: Path) -> list[Path]:
@@ -63,7 +63,7 @@ def files(path: Path) -> list[Path]:
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file or of all shards of an index, by name, taken out of a training script's wrapper."""
+    """The tensors of a file or of all shards of an index, by name, without the wrapper of a training script."""
     tensors = published_files.read(path, WRAPPERS)
     warn_not_finite(tensors, path)
     return tensors

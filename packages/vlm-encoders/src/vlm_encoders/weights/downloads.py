@@ -1,4 +1,4 @@
-"""Downloads of pretrained towers: whole models, of which a tower keeps the blocks it needs."""
+"""Downloads of pretrained towers: whole models, although a tower keeps only the blocks up to `layer`."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from vlm_core.errors import UserError
 from vlm_core.model_folder.checkpoint_errors import listed, shape_of
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-"""What a weight may be stored as. Smaller formats mean nothing without the scales of their quantiser."""
+"""Dtypes of stored weights. Smaller formats are meaningless without the scales of their quantiser."""
 
 
 def load(
@@ -24,38 +24,37 @@ def load(
     match: Literal["names", "order"] = "names",
     optional: tuple[str, ...] = (),
 ) -> None:
-    """Copy tensors into `module`, all of them and nothing else.
+    """Copy all tensors into `module`, which must have exactly these.
 
-    Names that begin with one of `optional` may be absent, left over or of another shape. `match="order"` pairs
-    tensors by position, for files whose names differ. Raises `UserError` naming what does not fit and on which
-    side.
+    Names with a prefix in `optional` may be missing, left over or of another shape. `match="order"` pairs tensors by
+    position, for files with other names. Raises `UserError` with the tensors that do not fit.
     """
-    own = module.state_dict()
+    params = module.state_dict()
     if match == "order":
-        tensors = _in_order(own, tensors, source, target)
-    problems = differences(_without(own, optional), _without(tensors, optional), target)
+        tensors = _in_order(params, tensors, source, target)
+    problems = differences(_without(params, optional), _without(tensors, optional), target)
     if problems:
         raise UserError(f"{source}: does not fit {target}: {problems}")
-    fitting = {k: t for k, t in tensors.items() if k in own and t.shape == own[k].shape}
+    fitting = {k: t for k, t in tensors.items() if k in params and t.shape == params[k].shape}
     module.load_state_dict(fitting, strict=not optional)
 
 
-def differences(own: Mapping[str, Tensor], found: Mapping[str, Tensor], target: str) -> str:
-    """What a file's tensors `found` have otherwise than the model's `own`, in one line; empty if they fit."""
-    both = [k for k in own if k in found]
+def differences(params: Mapping[str, Tensor], stored: Mapping[str, Tensor], target: str) -> str:
+    """How a file's tensors `stored` differ from the model's `params`, in one line; empty if they fit."""
+    both = [k for k in params if k in stored]
     shapes = [
-        f"{k}: {shape_of(found[k].shape)} instead of {shape_of(own[k].shape)}"
+        f"{k}: {shape_of(stored[k].shape)} instead of {shape_of(params[k].shape)}"
         for k in both
-        if found[k].shape != own[k].shape
+        if stored[k].shape != params[k].shape
     ]
     formats = [
-        f"{k}: {_format(found[k])} instead of {_format(own[k])}"
+        f"{k}: {_format(stored[k])} instead of {_format(params[k])}"
         for k in both
-        if own[k].is_floating_point() and found[k].dtype not in FLOATS
+        if params[k].is_floating_point() and stored[k].dtype not in FLOATS
     ]
     problems = [
-        listed(f"missing from the file, though {target} needs them", [k for k in own if k not in found]),
-        listed(f"in the file, though {target} has no such tensor", [k for k in found if k not in own]),
+        listed(f"missing from the file, though {target} needs them", [k for k in params if k not in stored]),
+        listed(f"in the file, though {target} has no such tensor", [k for k in stored if k not in params]),
         listed(f"of another shape in the file than in {target}", shapes),
         listed("of a number format that holds no plain weights", formats),
     ]
@@ -67,23 +66,23 @@ def _without(tensors: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> dict[s
 
 
 def _in_order(
-    own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source: str, target: str
+    params: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source: str, target: str
 ) -> dict[str, Tensor]:
-    pairs = zip(own, tensors, strict=False)
-    wrong = next((f for f in enumerate(pairs) if own[f[1][0]].shape != tensors[f[1][1]].shape), None)
+    pairs = zip(params, tensors, strict=False)
+    wrong = next((f for f in enumerate(pairs) if params[f[1][0]].shape != tensors[f[1][1]].shape), None)
     if wrong:
-        i, (mine, theirs) = wrong
+        i, (expected, actual) = wrong
         raise UserError(
-            f"{source}: match: order fails at tensor {i + 1} of {len(tensors)}: the file has {theirs} "
-            f"{shape_of(tensors[theirs].shape)}, {target} wants {mine} {shape_of(own[mine].shape)}; "
+            f"{source}: match: order fails at tensor {i + 1} of {len(tensors)}: the file has {actual} "
+            f"{shape_of(tensors[actual].shape)}, {target} wants {expected} {shape_of(params[expected].shape)}; "
             "it is another model or another order"
         )
-    if len(own) != len(tensors):
+    if len(params) != len(tensors):
         raise UserError(
             f"{source}: match: order needs as many tensors as the model has: "
-            f"{len(tensors)} in the file, {len(own)} in {target}"
+            f"{len(tensors)} in the file, {len(params)} in {target}"
         )
-    return dict(zip(own, tensors.values(), strict=True))
+    return dict(zip(params, tensors.values(), strict=True))
 
 
 def _format(tensor: Tensor) -> str:

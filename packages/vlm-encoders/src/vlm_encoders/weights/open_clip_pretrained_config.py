@@ -10,7 +10,7 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
 from vlm_core.errors import UserError
 from vlm_encoders.weights.checkpoint_configs import ARCHITECTURE, VISION, beside, of_open_clip
-from vlm_encoders.weights.pretrained_config import KEYS, NEEDED, Facts, Told, settle
+from vlm_encoders.weights.pretrained_config import KEYS, NEEDED, ResolvedValues, SourceValues, resolve
 
 DEFAULTS = {
     "mean": list(OPENAI_DATASET_MEAN),
@@ -22,38 +22,38 @@ DEFAULTS = {
 _SAME = ("width", "layers", "patch_size", "timm_model_name")
 
 
-def tower_facts(
+def resolve_values(
     model: str,
     architecture: Mapping[str, Any],
     config: Mapping[str, Any] | None,
     weights: str | None,
     *,
-    there: bool,
+    required: bool,
     spec: Mapping[str, Any],
-) -> Facts:
+) -> ResolvedValues:
     """Each value and its source. `architecture` is open_clip's `model_cfg`.
 
-    `config` is the open_clip_config.json of a repository or folder, if `model` is one. `weights` is a tag, or a file or
-    folder, which must be `there` to be read. Raises `UserError` where files or tags differ and no key decides.
+    `config` is the open_clip_config.json if `model` is a repository or folder. `weights` is a tag, or a file or folder,
+    which may be missing unless `required`. Raises `UserError` if files or tags differ and the spec sets no value.
     """
     vision = architecture["vision_cfg"]
     size = vision.get("image_size", 224)
-    told = [
-        Told(
+    sources = [
+        SourceValues(
             f"the architecture {model}",
             {"image_size": (size, size) if isinstance(size, int) else tuple(size)},
         )
     ]
     tags = {} if config is not None else _tags(model, architecture)
     if weights is not None and weights not in tags and not spec.keys() >= set(NEEDED):
-        told += [_of_this(one, vision, model) for one in beside(weights, there=there)]
-    return settle(
-        f"open_clip's {model}", KEYS, spec, told, _published(model, architecture, config, weights, tags)
+        sources += [_check_tower(source, vision, model) for source in beside(weights, required=required)]
+    return resolve(
+        f"open_clip's {model}", KEYS, spec, sources, _published(model, architecture, config, weights, tags)
     )
 
 
-def _tags(model: str, architecture: Mapping[str, Any]) -> dict[str, Told]:
-    found = {}
+def _tags(model: str, architecture: Mapping[str, Any]) -> dict[str, SourceValues]:
+    tags = {}
     for tag in open_clip.list_pretrained_tags_by_model(model):
         cfg = open_clip.get_pretrained_cfg(model, tag)
         content = {
@@ -61,8 +61,8 @@ def _tags(model: str, architecture: Mapping[str, Any]) -> dict[str, Told]:
             "model_cfg": {**architecture, "quick_gelu": cfg.get("quick_gelu", False)},
         }
         where = f"open_clip's tag {tag}"
-        found[tag] = Told(where, of_open_clip(content, where))
-    return found
+        tags[tag] = SourceValues(where, of_open_clip(content, where))
+    return tags
 
 
 def _published(
@@ -70,29 +70,31 @@ def _published(
     architecture: Mapping[str, Any],
     config: Mapping[str, Any] | None,
     weights: str | None,
-    tags: Mapping[str, Told],
-) -> list[Told]:
+    tags: Mapping[str, SourceValues],
+) -> list[SourceValues]:
     """The values of the tag, of all tags for a file, or of the repository's config with open_clip's defaults."""
     if weights is not None and weights in tags:
         return [tags[weights]]
     if config is not None:
-        return [Told(f"{model}, else open_clip's defaults", {**DEFAULTS, **of_open_clip(config, model)})]
+        return [
+            SourceValues(f"{model}, else open_clip's defaults", {**DEFAULTS, **of_open_clip(config, model)})
+        ]
     if weights is None:
-        own = of_open_clip({"model_cfg": architecture}, model)
-        return [Told("open_clip's defaults, as values are random", {**DEFAULTS, **own})]
+        values = of_open_clip({"model_cfg": architecture}, model)
+        return [SourceValues("open_clip's defaults, as values are random", {**DEFAULTS, **values})]
     return list(tags.values())
 
 
-def _of_this(told: Told, vision: Mapping[str, Any], model: str) -> Told:
-    """Raise `UserError` for a config of another tower."""
-    theirs = dict(told.facts.get(VISION, {}))
-    if vision.get("timm_model_name") and ARCHITECTURE in told.facts:
-        theirs["timm_model_name"] = told.facts[ARCHITECTURE]
+def _check_tower(source: SourceValues, vision: Mapping[str, Any], model: str) -> SourceValues:
+    """Return `source`, or raise `UserError` if it is the config of another tower."""
+    described = dict(source.values.get(VISION, {}))
+    if vision.get("timm_model_name") and ARCHITECTURE in source.values:
+        described["timm_model_name"] = source.values[ARCHITECTURE]
     for key in _SAME:
-        if key in theirs and theirs[key] != vision.get(key):
+        if key in described and described[key] != vision.get(key):
             raise UserError(
-                f"open_clip's {model}: {told.where} is of another tower, with {key} {theirs[key]} instead of "
+                f"open_clip's {model}: {source.where} is of another tower, with {key} {described[key]} instead of "
                 f"{vision.get(key)}: name the model that the weights belong to, or put them into their own folder, "
                 f"or give {', '.join(NEEDED)} in the spec"
             )
-    return told
+    return source

@@ -1,4 +1,4 @@
-"""Reader of transformers' preprocessor_config.json: each setting is honoured, or refused by name."""
+"""Reader of transformers' preprocessor_config.json: each setting is applied, or an error names it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HARMLESS = (
     "do_convert_rgb",
     "do_reduce_labels",
 )
-"""Steps that are read below, or change nothing here: every image is RGB, and there are no label maps."""
+"""Steps that are read below or have no effect here: every image is RGB, and there are no label maps."""
 _REFUSED = {
     "rescale_offset": "an offset after rescaling",
     "do_flip_channel_order": "channels in the order B, G, R",
@@ -31,14 +31,14 @@ _REFUSED = {
 }
 
 
-def facts_of(content: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """`mean`, `std`, `interpolation`, `resize_mode`, `crop_pct`, `image_size`, as far as the file has them.
+def read_values(content: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """`mean`, `std`, `interpolation`, `resize_mode`, `crop_pct` and `image_size`, those that the file has.
 
-    A resizing that no `resize_mode` expresses stands under `REFUSED`: the spec may give another. Pixels are in [0, 1]
-    here, so a `rescale_factor` other than 1/255 goes into mean and standard deviation. Raises `UserError` for a step
-    that no encoder here does.
+    If no `resize_mode` expresses the file's resizing, `REFUSED` holds the reason; the spec may set another one. Pixels
+    are in [0, 1] here, so a `rescale_factor` other than 1/255 is folded into mean and std. Raises `UserError` for a
+    step that no encoder supports.
     """
-    steps = {key: "a step that is not known here" for key in content if key.startswith("do_")}
+    steps = {key: "an unknown step" for key in content if key.startswith("do_")}
     for key, what in (steps | _REFUSED).items():
         if key not in HARMLESS and content.get(key):
             raise UserError(
@@ -60,10 +60,10 @@ def _constants(content: Mapping[str, Any], where: str) -> dict[str, Any]:
     if std is not None and not min(std) > 0:
         raise UserError(f"{where}: image_std is {std!r}; expected numbers above 0")
     scale = 255 * factor
-    found = {"mean": mean, "std": std}
+    constants = {"mean": mean, "std": std}
     if math.isclose(scale, 1, rel_tol=1e-6):
-        return {key: list(value) for key, value in found.items() if value is not None}
-    return {key: [x / scale for x in value] for key, value in found.items() if value is not None}
+        return {key: list(value) for key, value in constants.items() if value is not None}
+    return {key: [x / scale for x in value] for key, value in constants.items() if value is not None}
 
 
 def _three(value: Any) -> bool:
@@ -84,7 +84,7 @@ def _filter(content: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _shape(content: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """How an image becomes a square, and of which size."""
+    """`resize_mode`, or why none applies, and `image_size`."""
     size, crop = content.get("size"), content.get("crop_size")
     if content.get("do_resize") is False:
         return {REFUSED: f"{where}: do_resize is false, and images of different sizes can't form a batch"}
@@ -100,7 +100,7 @@ def _shape(content: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _cropped(size: Any, crop: Any, where: str) -> dict[str, Any]:
-    """The image is resized by its shorter side, or squashed, and its middle is kept."""
+    """Resize by the shorter side, or to a fixed size, then crop the centre."""
     if size is None and crop is None:
         return {"resize_mode": "crop"}
     target = _pair(size if crop is None else crop, "size" if crop is None else "crop_size", where)
@@ -117,12 +117,12 @@ def _cropped(size: Any, crop: Any, where: str) -> dict[str, Any]:
 
 
 def _free(size: Mapping[str, Any], content: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Sizes that keep the aspect ratio; ConvNeXt's `crop_pct` cuts what is smaller than 384 pixels."""
+    """Sizes that keep the aspect ratio; ConvNeXt applies `crop_pct` below 384 pixels."""
     edge = size.get("shortest_edge")
     if isinstance(edge, int) and content.get("crop_pct"):
-        whole = edge >= CROPPED_BELOW
-        crop = {} if whole else {"crop_pct": float(content["crop_pct"])}
-        return {"resize_mode": "resize" if whole else "crop", "image_size": (edge, edge), **crop}
+        uncropped = edge >= CROPPED_BELOW
+        crop = {} if uncropped else {"crop_pct": float(content["crop_pct"])}
+        return {"resize_mode": "resize" if uncropped else "crop", "image_size": (edge, edge), **crop}
     return {
         REFUSED: f"{where}: size {json.dumps(size)} keeps the aspect ratio, and images of different sizes can't form "
         "a batch"

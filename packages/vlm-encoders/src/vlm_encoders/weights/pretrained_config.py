@@ -1,4 +1,4 @@
-"""Preprocessing and activation of pretrained weights, each value from one source: spec, config file, published tag."""
+"""Preprocessing and activation of pretrained weights: each value from the spec, a config file or a published tag."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from vlm_core.errors import UserError
 from vlm_encoders.weights.preprocessor_config import REFUSED
 
 SAVED = "preprocessing"
-"""The key under which a saved encoder's config keeps them."""
+"""The key of these values in the config of a saved encoder."""
 NEEDED = ("mean", "std", "interpolation", "resize_mode")
 KEYS = (*NEEDED, "crop_pct", "activation", "image_size")
-"""All of them are keys of a spec."""
+"""All values; each is also a key of the spec."""
 DEFAULTS: dict[str, Any] = {"interpolation": "bicubic", "resize_mode": "resize", "crop_pct": 1.0}
 SPEC = "the spec"
 MAX_SIDE = 8192
-"""Pixels of an image's side."""
+"""Largest side of an image in pixels."""
 
 
-class Told(NamedTuple):
-    """The values that one source has, and its name in messages."""
+class SourceValues(NamedTuple):
+    """The values of one source, and the name of the source in messages."""
 
     where: str
-    facts: Mapping[str, Any]
+    values: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Facts:
-    """Values by key of the spec, and where each was read."""
+class ResolvedValues:
+    """Values by key of the spec, and the source of each."""
 
     values: dict[str, Any]
     sources: dict[str, str] = field(default_factory=dict)
@@ -42,61 +42,62 @@ class Facts:
         return self.values.get(key)
 
     def content(self) -> dict[str, Any]:
-        """What a model folder keeps."""
+        """JSON for a model folder; `saved` reads it."""
         return {"values": self.values, "sources": self.sources}
 
     def arguments(self) -> dict[str, Any]:
-        """Those of `Tower`."""
+        """Arguments of `Tower`."""
         names = (*NEEDED, "crop_pct")
         return {name: self.values[name] for name in names} | {"sources": self.sources}
 
 
-def spec_keys(keys: Mapping[str, Any]) -> dict[str, Any]:
-    """The values that the spec sets; `image_size` as (height, width)."""
+def spec_values(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that the spec sets, with `image_size` as (height, width); raises `TypeError` for an unknown key."""
     if unknown := keys.keys() - set(KEYS):
         raise TypeError(f"unexpected arguments: {', '.join(sorted(unknown))}")
-    found = {key: value for key, value in keys.items() if value is not None}
-    if "image_size" in found:
-        found["image_size"] = (found["image_size"],) * 2
-    return found
+    values = {key: value for key, value in keys.items() if value is not None}
+    if "image_size" in values:
+        values["image_size"] = (values["image_size"],) * 2
+    return values
 
 
-def settle(
+def resolve(
     what: str,
     keys: Iterable[str],
     spec: Mapping[str, Any],
-    beside: Sequence[Told],
-    published: Sequence[Told] = (),
-) -> Facts:
-    """Each key from the spec, else from files `beside` the weights, else from tags `published`, else by default.
+    beside: Sequence[SourceValues],
+    published: Sequence[SourceValues] = (),
+) -> ResolvedValues:
+    """Each key from the spec, else from the files `beside` the weights, else from `published` tags, else a default.
 
     Raises `UserError` if two files differ, if no file has the value and tags differ, or if no source has it; the
-    message names the values and the key to set in the spec. A key that is not in `NEEDED` may stay unknown.
+    message names the values and the key to set in the spec. Only keys of `NEEDED` must have a source.
     """
-    facts = Facts({})
+    resolved = ResolvedValues({})
     for key in keys:
         if key in spec:
-            facts.values[key], facts.sources[key] = spec[key], SPEC
+            resolved.values[key], resolved.sources[key] = spec[key], SPEC
             continue
-        for tellers, hint in ((beside, ""), (published, " and no file beside the weights decides")):
-            if found := [Told(told.where, {key: told.facts[key]}) for told in tellers if key in told.facts]:
-                _check(key, found)
-                _agree(what, key, found, hint)
-                facts.values[key], facts.sources[key] = found[0].facts[key], _where(found)
+        for sources, hint in ((beside, ""), (published, " and no file beside the weights decides")):
+            named = [SourceValues(s.where, {key: s.values[key]}) for s in sources if key in s.values]
+            if named:
+                _check(key, named)
+                _agree(what, key, named, hint)
+                resolved.values[key], resolved.sources[key] = named[0].values[key], _where(named)
                 break
         else:
-            _default(what, key, facts, beside)
-    return facts
+            _default(what, key, resolved, beside)
+    return resolved
 
 
-def _check(key: str, found: Sequence[Told]) -> None:
+def _check(key: str, sources: Sequence[SourceValues]) -> None:
     """Raise `UserError` for a value that is no valid setting."""
     fits, expected = _VALID.get(key, (None, ""))
-    for told in found:
-        if fits and not fits(told.facts[key]):
+    for source in sources:
+        if fits and not fits(source.values[key]):
             raise UserError(
-                f"{told.where} says {key} {_shown(told.facts[key])}; expected {expected}; correct it, or give {key} "
-                "in the spec"
+                f"{source.where} says {key} {_shown(source.values[key])}; expected {expected}; correct it, or give "
+                f"{key} in the spec"
             )
 
 
@@ -125,28 +126,31 @@ _VALID: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-def _agree(what: str, key: str, found: Sequence[Told], hint: str) -> None:
-    first = found[0]
-    for other in found[1:]:
-        if not same(first.facts[key], other.facts[key]):
+def _agree(what: str, key: str, sources: Sequence[SourceValues], hint: str) -> None:
+    first = sources[0]
+    for other in sources[1:]:
+        if not same(first.values[key], other.values[key]):
             raise UserError(
-                f"{what}: {first.where} says {key} {_shown(first.facts[key])}, {other.where} says "
-                f"{_shown(other.facts[key])}{hint}; give {key} in the spec"
+                f"{what}: {first.where} says {key} {_shown(first.values[key])}, {other.where} says "
+                f"{_shown(other.values[key])}{hint}; give {key} in the spec"
             )
 
 
-def _default(what: str, key: str, facts: Facts, beside: Sequence[Told]) -> None:
-    for told in beside:
-        if key == "resize_mode" and REFUSED in told.facts:
-            raise UserError(f"{what}: {told.facts[REFUSED]}; give fit in the spec: resize, pad or crop")
+def _default(what: str, key: str, resolved: ResolvedValues, beside: Sequence[SourceValues]) -> None:
+    for source in beside:
+        if key == "resize_mode" and REFUSED in source.values:
+            raise UserError(
+                f"{what}: {source.values[REFUSED]}; give resize_mode in the spec: resize, pad or crop"
+            )
     if key in DEFAULTS:
-        facts.values[key], facts.sources[key] = DEFAULTS[key], "default, without any source"
+        resolved.values[key], resolved.sources[key] = DEFAULTS[key], "default, without any source"
     elif key in NEEDED:
         raise UserError(f"{what}: no file beside the weights has {key}; give {key} in the spec")
 
 
-def _where(found: Sequence[Told]) -> str:
-    return found[0].where if len(found) == 1 else f"{found[0].where} and {len(found) - 1} more that agree"
+def _where(sources: Sequence[SourceValues]) -> str:
+    first, others = sources[0].where, len(sources) - 1
+    return f"{first} and {others} more that agree" if others else first
 
 
 def same(a: Any, b: Any) -> bool:
@@ -168,25 +172,25 @@ def _shown(value: Any) -> str:
 
 def saved(
     content: Mapping[str, Any], spec: Mapping[str, Any], earlier: Mapping[str, Any], where: str
-) -> Facts:
-    """The values in a model folder; `earlier` are of folders of the first versions, with `resize_mode` in the spec.
+) -> ResolvedValues:
+    """The values of a saved encoder: `content` is its config, `earlier` the values of a folder without `SAVED`.
 
-    Raises `UserError`, which begins with `where`, for values that are missing or no valid setting.
+    Values of the spec replace them. Raises `UserError`, which begins with `where`, for missing or invalid values.
     """
-    kept = content.get(SAVED)
-    if kept is None:
+    record = content.get(SAVED)
+    if record is None:
         values = {**DEFAULTS, **{key: earlier[key] for key in KEYS if earlier.get(key) is not None}}
-        kept = {"values": values, "sources": {}}
-    values, sources = (kept.get(k) if isinstance(kept, Mapping) else None for k in ("values", "sources"))
+        record = {"values": values, "sources": {}}
+    values, sources = (record.get(k) if isinstance(record, Mapping) else None for k in ("values", "sources"))
     if not isinstance(values, Mapping) or not isinstance(sources, Mapping):
         raise UserError(
             f"{where}: {SAVED} has no values, or no sources of them; restore the folder from a copy"
         )
     if missing := [key for key in (*NEEDED, "crop_pct") if values.get(key) is None]:
         raise UserError(f"{where}: {missing[0]} is missing; restore the folder from a copy")
-    told = {key: value for key, value in values.items() if key in KEYS and value is not None}
-    for key in told:
-        _check(key, [Told(where, told)])
-    changed = {key: value for key, value in spec.items() if not same(value, told.get(key))}
-    named = {key: str(sources.get(key, "saved with this model")) for key in told}
-    return Facts({**told, **changed}, {**named, **dict.fromkeys(changed, SPEC)})
+    stored = {key: value for key, value in values.items() if key in KEYS and value is not None}
+    for key in stored:
+        _check(key, [SourceValues(where, stored)])
+    changed = {key: value for key, value in spec.items() if not same(value, stored.get(key))}
+    named = {key: str(sources.get(key, "saved with this model")) for key in stored}
+    return ResolvedValues({**stored, **changed}, {**named, **dict.fromkeys(changed, SPEC)})

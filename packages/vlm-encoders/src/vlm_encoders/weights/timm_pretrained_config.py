@@ -15,13 +15,13 @@ from vlm_core.io.files import read_json
 from vlm_encoders.weights.activations import activation_of
 from vlm_encoders.weights.checkpoint_configs import ARCHITECTURE, CONFIG, beside, of_timm, part
 from vlm_encoders.weights.checkpoints import locate
-from vlm_encoders.weights.pretrained_config import KEYS, NEEDED, Facts, Told, settle
+from vlm_encoders.weights.pretrained_config import KEYS, NEEDED, ResolvedValues, SourceValues, resolve
 
 
 class Source(NamedTuple):
-    """Where a tower's weights come from: `weights` a file or folder, `pretrained` what `model` publishes, or neither.
+    """Source of a tower's weights: a file or folder `weights`, the published weights if `pretrained`, or random values.
 
-    `config` is the `pretrained_cfg` of `model`, if that is a repository or a folder. Files must be `there` to be read.
+    `config` is the `pretrained_cfg` if `model` is a repository or folder. Files may be missing unless `required`.
     """
 
     model: str
@@ -29,44 +29,45 @@ class Source(NamedTuple):
     config: Mapping[str, Any] | None
     pretrained: bool
     weights: str | None
-    there: bool
+    required: bool
 
 
-def tower_facts(trunk: nn.Module, source: Source, spec: Mapping[str, Any]) -> Facts:
+def resolve_values(trunk: nn.Module, source: Source, spec: Mapping[str, Any]) -> ResolvedValues:
     """Each value and its source; raises `UserError` if files or tags differ and the spec does not set the key."""
-    architecture, own = source.name.partition(".")[0], activation_of(trunk)
-    told = (
-        beside(source.weights, there=source.there)
+    architecture, activation = source.name.partition(".")[0], activation_of(trunk)
+    sources = (
+        beside(source.weights, required=source.required)
         if source.weights and not spec.keys() >= set(NEEDED)
         else []
     )
-    told = [_of_this(one, architecture, source.model, own) for one in told]
+    sources = [_check_tower(s, architecture, source.model, activation) for s in sources]
     size = getattr(getattr(trunk, "patch_embed", None), "img_size", None)
     if size:
-        told.insert(0, Told(f"the architecture {architecture}", {"image_size": tuple(size)}))
-    published = _published(source, architecture, own)
-    return settle(f"timm's {source.model}", KEYS, spec, told, published)
+        sources.insert(0, SourceValues(f"the architecture {architecture}", {"image_size": tuple(size)}))
+    published = _published(source, architecture, activation)
+    return resolve(f"timm's {source.model}", KEYS, spec, sources, published)
 
 
-def _of_this(told: Told, architecture: str, model: str, own: str | None) -> Told:
-    """Refuse a config of another architecture; one of this architecture implies its activation."""
-    named = told.facts.get(ARCHITECTURE, architecture)
-    if named != architecture:
+def _check_tower(source: SourceValues, architecture: str, model: str, activation: str | None) -> SourceValues:
+    """Raise `UserError` for a config of another architecture; add the activation that this architecture implies."""
+    name = source.values.get(ARCHITECTURE, architecture)
+    if name != architecture:
         raise UserError(
-            f"timm's {model}: {told.where} is of {named}, not of {architecture}: name model: {named}, or put the "
+            f"timm's {model}: {source.where} is of {name}, not of {architecture}: set model: {name}, or put the "
             f"weights into a folder of their own, or give {', '.join(NEEDED)} in the spec"
         )
-    if ARCHITECTURE in told.facts and own and "activation" not in told.facts:
-        return Told(told.where, {**told.facts, "activation": own})
-    return told
+    if ARCHITECTURE in source.values and activation and "activation" not in source.values:
+        return SourceValues(source.where, {**source.values, "activation": activation})
+    return source
 
 
-def _published(source: Source, architecture: str, own: str | None) -> list[Told]:
-    """timm's own values: of `model`'s weights, else of the tag in the name, else of every tag."""
+def _published(source: Source, architecture: str, activation: str | None) -> list[SourceValues]:
+    """timm's values for the weights of `model`, else for the tag in the name, else for every tag."""
     if source.config is not None:
         return [
-            Told(
-                source.model, _facts_of_tag(PretrainedCfg(**source.config), own, source.model, source.config)
+            SourceValues(
+                source.model,
+                _tag_values(PretrainedCfg(**source.config), activation, source.model, source.config),
             )
         ]
     random = not source.pretrained and source.weights is None
@@ -74,29 +75,33 @@ def _published(source: Source, architecture: str, own: str | None) -> list[Told]
     if cfg is not None:
         where = f"timm's {architecture}.{cfg.tag}" if cfg.tag else f"timm's {architecture}"
         return [
-            Told(f"{where}, though values are random" if random else where, _facts_of_tag(cfg, own, where))
+            SourceValues(
+                f"{where}, though values are random" if random else where, _tag_values(cfg, activation, where)
+            )
         ]
     names = timm.list_pretrained(f"{architecture}.*")
     return [
-        Told(f"timm's {n}", _facts_of_tag(cfg, own, n)) for n in names if (cfg := timm.get_pretrained_cfg(n))
+        SourceValues(f"timm's {n}", _tag_values(cfg, activation, n))
+        for n in names
+        if (cfg := timm.get_pretrained_cfg(n))
     ]
 
 
-def _facts_of_tag(
-    cfg: PretrainedCfg, own: str | None, where: str, only: Mapping[str, Any] | None = None
+def _tag_values(
+    cfg: PretrainedCfg, activation: str | None, where: str, only: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The values of one tag; timm notes which weights were trained with QuickGELU."""
-    facts = of_timm(cfg.to_dict() if only is None else only, where)
-    noted = any("natively QuickGELU" in note for note in cfg.notes or ())
-    return facts | ({"activation": "quick_gelu" if noted else own} if own else {})
+    """The values of one tag; timm marks weights trained with QuickGELU in a note."""
+    values = of_timm(cfg.to_dict() if only is None else only, where)
+    quick_gelu = any("natively QuickGELU" in note for note in cfg.notes or ())
+    return values | ({"activation": "quick_gelu" if quick_gelu else activation} if activation else {})
 
 
-def arguments_beside(weights: str, name: str, *, there: bool) -> dict[str, Any]:
-    """`model_args` of the config.json beside the weights, if it is of this architecture."""
+def arguments_beside(weights: str, name: str, *, required: bool) -> dict[str, Any]:
+    """`model_args` of the config.json next to the weights, if it is of this architecture."""
     try:
         folder = locate(weights).parent
     except UserError:
-        if there:
+        if required:
             raise
         return {}
     path: Path = folder / CONFIG

@@ -13,7 +13,7 @@ from vlm_encoders.weights import checkpoints, matching
 
 
 def load_file(model: nn.Module, where: str, *, target: str, match: Literal["names", "order"]) -> None:
-    """Load a file or folder into a whole timm model; what is no part of the trunk (its head) may be absent.
+    """Load a file or folder into a whole timm model; tensors of its head may be missing.
 
     Files in another layout (OpenAI's CLIP, open_clip, the original DINOv2 and EVA) go through the translation
     that timm applies to its own downloads.
@@ -28,8 +28,8 @@ def load_file(model: nn.Module, where: str, *, target: str, match: Literal["name
 
 def _head(model: nn.Module) -> tuple[str, ...]:
     """Prefixes of the classifier's names."""
-    found = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
-    return tuple(f"{name}." for name in ((found,) if isinstance(found, str) else found))
+    names = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
+    return tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
 
 
 def _translate(
@@ -41,11 +41,11 @@ def _translate(
         return tensors
     try:
         converted = convert(dict(tensors), model)
-    except Exception:  # written for files of that family, it fails in its own ways on others
-        return tensors  # and what does not fit is told by their own names
+    except Exception:  # it is written for files of that family and may fail on others
+        return tensors  # `matching.load` then reports the original names
     sizes = {tensor.numel() for tensor in tensors.values()}
     for name, tensor in converted.items():
-        # timm would resample patches and positions of another size; a CLS token may have left the positions
+        # timm would resample patches and positions of another size; it may also drop the CLS token's position
         fits = {tensor.numel(), tensor.numel() + tensor.shape[-1]} & sizes if tensor.ndim else True
         if (name == "pos_embed" or tensor.ndim == 4) and not fits:
             raise UserError(

@@ -35,75 +35,73 @@ def _vision_half(model: Any) -> PreTrainedModel:
 
 
 def random(source: str, remote: dict[str, Any]) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """The architecture alone, from its config.json, and an empty account."""
+    """The architecture alone, from its config.json, and an empty report."""
     check_config_file(source)
     try:
         config = _vision(AutoConfig.from_pretrained(source, **remote))
         model = AutoModel.from_config(config, trust_remote_code=remote["trust_remote_code"])
-    except Exception as error:  # hub, network and each model's config raise errors of their own
+    except Exception as error:  # hub, network and each model's config raise various errors
         raise UserError(_failure(source, CONFIG, error)) from error
     return _vision_half(model), {}
 
 
 def pretrained(source: str, remote: dict[str, Any]) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """The tower and the library's account of what it found; tensors of the text half are not read."""
+    """The tower and the library's account of what it names; tensors of the text half are not read."""
     check_config_file(source)
     try:
         config = _vision(AutoConfig.from_pretrained(source, **remote))
     except UserError:
         raise
-    except Exception as error:  # hub, network and each model's config raise errors of their own
+    except Exception as error:  # hub, network and each model's config raise various errors
         raise UserError(_failure(source, CONFIG, error)) from error
     try:
         if Path(source).is_dir() and not remote["trust_remote_code"]:
             files = files_beside(Path(source))
             check_plan(lambda: AutoModel.from_config(config), files, Path(source) / CONFIG)
-        with (
-            errors_only("transformers"),
-            without_progress_bars(),
-        ):  # its table of leftover tensors is long; `check` tells what matters
+        # the library prints a long table of unused tensors; `check` reports the relevant ones
+        with errors_only("transformers"), without_progress_bars():
             model, report = AutoModel.from_pretrained(
                 source, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **remote
             )
-    except Exception as error:  # hub, network and file readers raise errors of their own
+    except Exception as error:  # hub, network and file readers raise various errors
         raise UserError(_failure(source, "weights", error)) from error
     half = _vision_half(model)
     report = {**report, "not_floats": _not_floats(source, remote["revision"])}
     return half, report if half is model else {k: _below(v, "vision_model.") for k, v in report.items()}
 
 
-def _below(found: Any, prefix: str) -> list[Any]:
+def _below(names: Any, prefix: str) -> list[Any]:
     """The names, or tuples that begin with one, under `prefix`; without it."""
-    named = [(item, ()) if isinstance(item, str) else (item[0], item[1:]) for item in found]
-    kept = [(name.removeprefix(prefix), rest) for name, rest in named if name.startswith(prefix)]
-    return [(name, *rest) if rest else name for name, rest in kept]
+    named = [(item, ()) if isinstance(item, str) else (item[0], item[1:]) for item in names]
+    kept = [(name.removeprefix(prefix), values) for name, values in named if name.startswith(prefix)]
+    return [(name, *values) if values else name for name, values in kept]
 
 
 def check(model: PreTrainedModel, report: dict[str, Any], blocks: str | None, source: str) -> None:
-    """The library fills what a checkpoint lacks with random numbers; here that is an error.
+    """Raise `UserError` for tensors that are missing or don't fit, which the library would fill with random numbers.
 
-    Parts that the tower has dropped may be absent, and heads left over, but no block.
+    Parts that the tower has dropped may be missing, and heads unused, but no block.
     """
-    own = dict(model.named_parameters())
-    lost = sorted(set(report.get("missing_keys", ())) & own.keys())
-    shapes = [item for item in report.get("mismatched_keys", ()) if item[0] in own]
+    params = dict(model.named_parameters())
+    lost = sorted(set(report.get("missing_keys", ())) & params.keys())
+    shapes = [item for item in report.get("mismatched_keys", ()) if item[0] in params]
     extra = [key for key in report.get("unexpected_keys", ()) if _in(blocks, key, model)]
-    odd = [
+    not_floats = [
         f"{key}: {kind}"
         for key, kind in report.get("not_floats", ())
-        if _own_name(key, model) in own or (kind not in INDICES and _in(blocks, key, model))
+        if _own_name(key, model) in params or (kind not in INDICES and _in(blocks, key, model))
     ]
     problems = [
-        listed(f"of the {len(own)} tensors of the vision tower are missing", lost, noun=""),
+        listed(f"of the {len(params)} tensors of the vision tower are missing", lost, noun=""),
         listed(
             "are of another shape",
             [f"{k}: {shape_of(a)} instead of {shape_of(b)}" for k, a, b in shapes],
             noun="",
         ),
         listed(f"belong to blocks that {CONFIG} does not count", sorted(extra), noun=""),
-        listed("are in a number format that holds no plain weights", odd, noun=""),
+        listed("are in a number format that holds no plain weights", not_floats, noun=""),
     ]
-    warn_not_finite(own, source)
+    warn_not_finite(params, source)
     if any(problems):
         raise UserError(
             f"{source}: its weights do not fit {type(model).__name__} as its {CONFIG} describes it: "
@@ -112,7 +110,7 @@ def check(model: PreTrainedModel, report: dict[str, Any], blocks: str | None, so
 
 
 def _in(blocks: str | None, key: str, model: PreTrainedModel) -> bool:
-    """Whether a file's tensor stands among the tower's blocks."""
+    """Whether a file's tensor belongs to the tower's blocks."""
     return blocks is not None and _own_name(key, model).startswith(f"{blocks}.")
 
 
@@ -122,7 +120,7 @@ def _own_name(key: str, model: PreTrainedModel) -> str:
 
 
 def _not_floats(source: str, revision: str) -> list[tuple[str, str]]:
-    """Tensors that hold no floating-point numbers, with their formats; the library would cast them unseen."""
+    """Tensors that hold no floating-point numbers, with their formats; the library would cast them silently."""
     names = (
         "model.safetensors",
         "model.safetensors.index.json",

@@ -1,4 +1,4 @@
-"""Decoding as a CUDA graph: all launches of a token are one, and the state changes in place."""
+"""Decoding as a CUDA graph: one launch a token, with the state updated in place."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-WARM_UP = 2  # runs before the capture, in which kernels are compiled and libraries find their memory
+WARM_UP = 2  # runs before the capture, in which kernels are compiled and libraries allocate memory
 
 
 class CudaGraphDecoder:
-    """One token a call; the model's weights must stay where they are.
+    """One token a call. The model's weights must not move in memory.
 
     `decode_token(ids (B)) -> logits (B, V)` reads the state from `buffers` and leaves the next one there;
-    `state_of(buffers)` makes the value that the model calls a state.
+    `state_of(buffers)` builds the model's state from them.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class CudaGraphDecoder:
             buffer.copy_(saved)
 
     def _capture(self) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-        """Capturing runs nothing, warming up does, on whatever the state is."""
+        """Warm up, which changes the buffers, then capture, which runs nothing."""
         side_stream = torch.cuda.Stream()
         side_stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side_stream):

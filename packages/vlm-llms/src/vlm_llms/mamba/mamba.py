@@ -1,4 +1,4 @@
-"""Mamba-1 language model on the shared mixer; parameter names of the `state-spaces` checkpoints."""
+"""Mamba-1 language model with the parameter names of the `state-spaces` checkpoints."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ EPS = 1e-5
 
 
 class MambaState(tuple[SSMState, ...]):
-    """One constant-size state a layer."""
+    """The state of each layer; its size does not depend on the text's length."""
 
     def clone(self) -> MambaState:
         return MambaState(SSMState(s.conv.clone(), s.ssm.clone()) for s in self)
@@ -41,13 +41,13 @@ class MambaState(tuple[SSMState, ...]):
         )
 
     def save(self, path: Path) -> None:
-        """Write a safetensors file; `load` gives an equal state."""
+        """Write a safetensors file that `load` reads."""
         conv, ssm = (torch.stack(list(part)).contiguous() for part in zip(*self, strict=True))
         write_file(path, save({"conv": conv, "ssm": ssm}))
 
     @classmethod
     def load(cls, path: Path) -> MambaState:
-        """Raises `UserError` for a file that holds no state."""
+        """Read the file of `save`; raises `UserError` for any other file."""
         try:
             with open_regular(path):
                 tensors = load_file(path)
@@ -57,9 +57,9 @@ class MambaState(tuple[SSMState, ...]):
 
 
 class Block(nn.Module):
-    """residual + out, then mixer(norm(·)) as the next `out`: the sum and the norm are one pass over memory.
+    """residual += out; out = mixer(norm(residual)). Sum and norm are one pass over memory.
 
-    The residual stays fp32 whatever the weights are.
+    The residual is fp32 whatever the dtype of the weights.
     """
 
     def __init__(self, mixer: MambaMixer, dim: int) -> None:
@@ -95,8 +95,10 @@ def _wide(index: Tensor, x: Tensor) -> Tensor:
 
 
 def _state_buffers(first: SSMState, layers: int) -> list[SSMState]:
-    """One block of memory for the states of all layers: small ones among the large tensors that come and go would
-    keep the allocator from using that memory again, ten megabytes a layer at width 2560.
+    """One allocation for the states of all layers.
+
+    Small states between the large temporary tensors would fragment the allocator's memory, ten MB a layer at width
+    2560.
     """
     conv, ssm = (t.new_empty(layers, *t.shape) for t in first)
     return list(map(SSMState, conv.unbind(0), ssm.unbind(0)))
@@ -109,9 +111,9 @@ def _copied(state: SSMState, buffer: SSMState) -> SSMState:
 
 
 class MambaLM(LanguageModel):
-    """Embedding tied to the output; RMSNorm before each mixer; fp32 residual.
+    """Mamba-1 with RMSNorm before each mixer, an fp32 residual and the output tied to the embedding.
 
-    `dtype` is that of the parameters, except those that a mixer keeps in fp32.
+    Parameters have `dtype`, except those in `SelectiveSSM.keeps_fp32`.
     """
 
     def __init__(
@@ -130,8 +132,15 @@ class MambaLM(LanguageModel):
     ) -> None:
         super().__init__(load_tokenizer)
         self.dim, self.vocab_size = d_model, vocab_size
-        self.shape = {"d_model": d_model, "n_layer": n_layer, "vocab_size": vocab_size, "d_state": d_state,
-                      "d_conv": d_conv, "expand": expand, "dt_rank": dt_rank}  # fmt: skip
+        self.shape = {
+            "d_model": d_model,
+            "n_layer": n_layer,
+            "vocab_size": vocab_size,
+            "d_state": d_state,
+            "d_conv": d_conv,
+            "expand": expand,
+            "dt_rank": dt_rank,
+        }
         layers = []
         for _ in range(n_layer):
             layers.append(Block(MambaMixer(d_model, d_state, d_conv, expand, dt_rank), d_model))
@@ -142,7 +151,7 @@ class MambaLM(LanguageModel):
 
     @torch.no_grad()
     def _init(self, n_layer: int, std: float) -> None:
-        """As the released models: small embeddings, output projections scaled by depth."""
+        """As the released models: embeddings with a small std, output projections scaled by 1/√n_layer."""
         nn.init.normal_(self.backbone.embedding.weight, std=std)
         for block in self.backbone.layers:
             block.mixer.out_proj.weight /= math.sqrt(n_layer)  # pyright: ignore
@@ -175,14 +184,14 @@ class MambaLM(LanguageModel):
         return cast(list[Block], list(self.backbone.layers))
 
     def _plain_mixers(self) -> list[MambaMixer]:
-        """Every block's mixer, or none if somebody has changed what a block or a norm does."""
+        """The mixers of all blocks; an empty list if a block or norm is hooked, wrapped or replaced."""
         ready = plain(self.backbone.norm_f, nn.RMSNorm) and all(
             type(b) is Block and has_no_hooks(b) and plain(b.norm, nn.RMSNorm) for b in self.blocks
         )
         return [b.mixer for b in self.blocks] if ready else []
 
     def norms(self) -> tuple[list[Tensor], Tensor, float]:
-        """Each block's weight, the last one, and what is added under the root."""
+        """RMSNorm weights of the blocks, that of the final norm, and eps."""
         return [b.norm.weight for b in self.blocks], self.backbone.norm_f.weight, EPS
 
     def _step(self, x: Tensor, mixers: list[MambaMixer], state: MambaState) -> tuple[Tensor, MambaState]:
@@ -193,7 +202,7 @@ class MambaLM(LanguageModel):
         return hidden, _state_of((conv, ssm))
 
     def cuda_graph_decoder(self, state: MambaState) -> CudaGraphDecoder | None:
-        """On a GPU with Triton: a CUDA graph, captured anew at each call."""
+        """A CUDA graph that continues from `state`, captured at each call; None without a GPU and Triton."""
         weight = self.backbone.embedding.weight
         if weight.device.type != "cuda" or not plain(self.backbone.embedding, nn.Embedding):
             return None
@@ -218,7 +227,7 @@ class MambaLM(LanguageModel):
         return CudaGraphDecoder(decode_token, (conv, ssm), _state_of)
 
     def output_projection(self) -> tuple[Tensor, Tensor | None] | None:
-        """The embedding's own weight, as long as nobody has wrapped it."""
+        """The embedding's weight and no bias; None if the embedding is wrapped."""
         weight = self.backbone.embedding.weight
         return (weight, None) if isinstance(weight, nn.Parameter) else None
 

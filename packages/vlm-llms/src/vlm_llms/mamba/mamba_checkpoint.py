@@ -1,4 +1,4 @@
-"""Published Mamba-1 checkpoints: the `state-spaces` format and the transformers format, by their content."""
+"""Published Mamba-1 checkpoints in the `state-spaces` and the transformers format, recognised by their content."""
 
 from __future__ import annotations
 
@@ -24,24 +24,25 @@ MULTIPLE = 8
 """Vocabularies are padded to a multiple of this."""
 
 _HF_FIXED = {
-    "use_bias": False, "use_conv_bias": True, "hidden_act": "silu", "tie_word_embeddings": True,
+    "use_bias": False,
+    "use_conv_bias": True,
+    "hidden_act": "silu",
+    "tie_word_embeddings": True,
     "layer_norm_epsilon": 1e-5,
-}  # fmt: skip
-_SIZES = (
-    "hidden_size", "num_hidden_layers", "vocab_size", "state_size", "conv_kernel", "expand", "d_model", "n_layer",
-    "pad_vocab_size_multiple",
-)  # fmt: skip
+}
+_HF_SIZES = ("hidden_size", "num_hidden_layers", "vocab_size", "state_size", "conv_kernel", "expand")
+_SIZES = (*_HF_SIZES, "d_model", "n_layer", "pad_vocab_size_multiple")
 _FIXED = {"rms_norm": True, "tie_embeddings": True, "d_intermediate": 0, "attn_layer_idx": []}
 _SSM_FIXED = {"layer": "Mamba1", "bias": False, "conv_bias": True}
 
 
 def padded(rows: int, multiple: int = MULTIPLE) -> int:
-    """The next multiple."""
+    """`rows` rounded up to a multiple."""
     return -(-rows // multiple) * multiple
 
 
 def read_shape(source: str, revision: str | None = None) -> MambaShape:
-    """The architecture from config.json of either format; `UserError` if it is not this Mamba-1."""
+    """The architecture from config.json of either format; `UserError` if it is no supported Mamba-1."""
     folder = folder_of(source, revision, weights=False)
     path, config = folder / CONFIG, read_config(folder)
     if config.get("model_type") not in (None, "mamba"):
@@ -60,7 +61,7 @@ def read_shape(source: str, revision: str | None = None) -> MambaShape:
 
 
 def _check_types(path: Path, config: dict[str, Any]) -> None:
-    """Sizes are whole numbers and `ssm_cfg` is an object; `MambaShape` knows how large they may be."""
+    """Raise `UserError` unless sizes are integers above 0 and `ssm_cfg` is an object; `MambaShape` bounds the sizes."""
     for key in _SIZES:
         value = config.get(key, 1)
         if not isinstance(value, int) or not 0 < value < 2**31:
@@ -72,12 +73,10 @@ def _check_types(path: Path, config: dict[str, Any]) -> None:
 
 
 def _demand(path: Path, config: dict[str, Any], fixed: dict[str, Any]) -> None:
-    """Refuse variants that would load into the same tensors and compute something else."""
+    """Raise `UserError` for variants with the same tensors that compute something else."""
     for key, wanted in fixed.items():
-        if (seen := config.get(key, wanted)) != wanted:
-            raise UserError(
-                f"{path}: {key} is {seen!r}; the own Mamba-1 has {wanted!r}, and can't be this model"
-            )
+        if (value := config.get(key, wanted)) != wanted:
+            raise UserError(f"{path}: {key} is {value!r}; vlm-llms' Mamba-1 supports {wanted!r} only")
 
 
 def _hf_fields(path: Path, config: dict[str, Any]) -> dict[str, Any]:
@@ -85,10 +84,14 @@ def _hf_fields(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     _demand(path, config, {**_HF_FIXED, "intermediate_size": expand * width})
     rank = config.get("time_step_rank", "auto")
     return {
-        "d_model": width, "n_layer": config["num_hidden_layers"], "vocab_size": config["vocab_size"],
-        "d_state": config.get("state_size", 16), "d_conv": config.get("conv_kernel", 4), "expand": expand,
+        "d_model": width,
+        "n_layer": config["num_hidden_layers"],
+        "vocab_size": config["vocab_size"],
+        "d_state": config.get("state_size", 16),
+        "d_conv": config.get("conv_kernel", 4),
+        "expand": expand,
         "dt_rank": None if rank == "auto" else rank,
-    }  # fmt: skip
+    }
 
 
 def _fields(path: Path, config: dict[str, Any]) -> dict[str, Any]:
@@ -98,61 +101,67 @@ def _fields(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     rank = ssm.get("dt_rank", "auto")
     known = {key: ssm[key] for key in ("d_state", "d_conv", "expand") if key in ssm}
     return {
-        "d_model": config["d_model"], "n_layer": config["n_layer"],
+        "d_model": config["d_model"],
+        "n_layer": config["n_layer"],
         "vocab_size": padded(config["vocab_size"], config.get("pad_vocab_size_multiple", MULTIPLE)),
-        "dt_rank": None if rank == "auto" else rank, **known,
-    }  # fmt: skip
+        "dt_rank": None if rank == "auto" else rank,
+        **known,
+    }
 
 
 def read_state(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a checkpoint under the names of the `state-spaces` format, the tied output left out."""
+    """All tensors of a checkpoint under the names of the `state-spaces` format, without the tied output matrix."""
     state = read_tensors(folder)
     if HF_EMBEDDING in state:
         state[EMBEDDING] = state.pop(HF_EMBEDDING)
     head, embedding = state.pop(HEAD, None), state.get(EMBEDDING)
     if head is not None and embedding is not None and not torch.equal(head, embedding):
-        raise UserError(f"{folder}: {HEAD} differs from {EMBEDDING}; in the own Mamba-1 they are one matrix")
+        raise UserError(f"{folder}: {HEAD} differs from {EMBEDDING}; vlm-llms' Mamba-1 shares one matrix")
     return state
 
 
 def _fit_vocabulary(table: Tensor, rows: int) -> Tensor:
-    """Rows that pad the vocabulary (no token's) added as zeros, or cut; any other table is left as it is."""
+    """Add zero rows, or cut rows, that only pad the vocabulary; any other table is returned unchanged."""
     if padded(len(table)) != padded(rows):
         return table
     return F.pad(table, (0, 0, 0, rows - len(table))) if rows > len(table) else table[:rows]
 
 
 def check_config(shape: MambaShape, source: str, revision: str | None = None) -> None:
-    """Refuse a checkpoint whose config.json tells of another model than the one that was built for its name."""
-    if (told := read_shape(source, revision)) != shape:
+    """Raise `UserError` if a checkpoint's config.json has another shape than the model built for its name."""
+    if (config_shape := read_shape(source, revision)) != shape:
         raise UserError(
-            f"{source}: its {CONFIG} describes {told}, but the published model of this name is {shape}"
+            f"{source}: its {CONFIG} describes {config_shape}, but the published model of this name is {shape}"
         )
 
 
 def check_shape(shape: MambaShape, source: str, revision: str | None = None) -> None:
-    """Refuse an architecture of which the weight files can't hold half, before it takes memory."""
+    """Raise `UserError` for a shape of which the weight files can't hold half, before memory is allocated."""
     folder = folder_of(source, revision)
     check_size(shape.parameters(), weight_files(folder), folder / CONFIG)
 
 
 def load_weights(model: MambaLM, source: str, revision: str | None = None) -> None:
-    """Fill `model` from a checkpoint of any floating-point type; what does not fit is a `UserError`."""
+    """Fill `model` from a checkpoint of any floating-point type; raises `UserError` for tensors that do not fit."""
     folder = folder_of(source, revision)
-    stored, own = read_state(folder), model.state_dict()
+    stored, params = read_state(folder), model.state_dict()
     if EMBEDDING in stored:
         stored[EMBEDDING] = _fit_vocabulary(stored[EMBEDDING], model.vocab_size)
     shapes = [
-        f"{name}: {shape_of(stored[name].shape)} instead of {shape_of(own[name].shape)}"
-        for name in own
-        if name in stored and own[name].shape != stored[name].shape
+        f"{name}: {shape_of(stored[name].shape)} instead of {shape_of(params[name].shape)}"
+        for name in params
+        if name in stored and params[name].shape != stored[name].shape
     ]
     problems = [
-        listed("missing from the file, though the model needs them", [k for k in own if k not in stored]),
-        listed("in the file, though the model has no such tensor", [k for k in stored if k not in own]),
+        listed("missing from the file, though the model needs them", [k for k in params if k not in stored]),
+        listed("in the file, though the model has no such tensor", [k for k in stored if k not in params]),
         listed("of another shape in the file than in the model", shapes),
     ]
     if any(problems):
-        other = "" if own.keys() & stored.keys() else "not one name is known: a checkpoint of another model: "
+        other = (
+            ""
+            if params.keys() & stored.keys()
+            else "no tensor name matches, so it is a checkpoint of another model: "
+        )
         raise UserError(f"{folder}: does not fit this Mamba: {other}{'; '.join(filter(None, problems))}")
     model.load_state_dict(stored)

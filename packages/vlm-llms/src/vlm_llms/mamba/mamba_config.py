@@ -1,4 +1,4 @@
-"""Config of the own Mamba-1: published weights, or a size of one's own."""
+"""Config of this package's Mamba-1: published weights, or a custom size."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vlm_core.errors import UserError
 from vlm_core.io.paths import LocalPath
 from vlm_core.plugins.config import Download, FactoryCall, LLMConfig, WeightsSource, random_values
 from vlm_core.plugins.hub import source_of
-from vlm_llms.configs import TokenizerChoice, TrainTokenizer, at_hand, load_tokenizer, tokenizer_download
+from vlm_llms.configs import TokenizerChoice, TrainTokenizer, is_local, load_tokenizer, tokenizer_download
 from vlm_llms.mamba.mamba_shape import FP32_FILES, PUBLISHED, MambaShape
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ NEOX, TOKENIZER = "EleutherAI/gpt-neox-20b", "tokenizer.json"
 
 
 class MambaConfig(LLMConfig):
-    """Mamba-1. Name `weights` (a hub id or a folder, original or transformers format), or give a size."""
+    """Mamba-1, from `weights` (a hub id or a folder, original or transformers format) or with a custom size."""
 
     type: Literal["mamba"] = "mamba"
     weights: LocalPath | None = Field(
@@ -31,8 +31,8 @@ class MambaConfig(LLMConfig):
     )
     tokenizer: TokenizerChoice | None = Field(
         default=None,
-        description="a tokenizer.json, a folder that holds one, a hub id, or what to learn one from; by default that "
-        "of the folder of weights, else EleutherAI/gpt-neox-20b's",
+        description="a tokenizer.json, a folder that holds one, a hub id, or a dataset to train one on; default: that "
+        "in the folder of weights, else EleutherAI/gpt-neox-20b",
     )
     d_model: PositiveInt | None = Field(
         default=None, le=2**16, description="width; with n_layer for a model without weights"
@@ -41,7 +41,7 @@ class MambaConfig(LLMConfig):
     vocab_size: PositiveInt | None = Field(
         default=None,
         le=2**22,
-        description="rows of the embedding; by default the tokenizer's, rounded up to a multiple of 8",
+        description="rows of the embedding; default: the tokenizer's size, rounded up to a multiple of 8",
     )
     d_state: PositiveInt | None = Field(
         default=None, le=1024, description="state size of a layer; default 16"
@@ -61,13 +61,13 @@ class MambaConfig(LLMConfig):
     @model_validator(mode="after")
     def _one_source(self) -> MambaConfig:
         sizes = ("d_model", "n_layer", "vocab_size", "d_state", "d_conv", "expand")
-        given = [name for name in sizes if getattr(self, name) is not None]
-        if self.weights and given:
-            raise ValueError(f"weights fix the size; remove {', '.join(given)}, or remove weights")
+        sizes_set = [name for name in sizes if getattr(self, name) is not None]
+        if self.weights and sizes_set:
+            raise ValueError(f"weights determine the size; remove {', '.join(sizes_set)}, or remove weights")
         if self.revision and not self.weights:
-            raise ValueError("revision belongs to weights on the hub; name weights, or remove revision")
+            raise ValueError("revision applies to weights on the hub; set weights, or remove revision")
         if not self.weights and (self.d_model is None or self.n_layer is None):
-            raise ValueError("name weights, or give d_model and n_layer for a model of your own")
+            raise ValueError("set weights, or d_model and n_layer for a model without weights")
         return self
 
     def label(self) -> str:
@@ -89,7 +89,7 @@ class MambaConfig(LLMConfig):
 
     @property
     def tokenizer_source(self) -> str | TrainTokenizer:
-        """That of the spec, else the folder of weights if it holds one, else that of the published models."""
+        """The spec's tokenizer, else the one in the folder of weights, else that of the published models."""
         if self.tokenizer is not None:
             return self.tokenizer
         if self.weights and Path(self.weights, TOKENIZER).is_file():
@@ -100,9 +100,9 @@ class MambaConfig(LLMConfig):
         return FactoryCall("vlm_llms.mamba.mamba:from_folder", {})
 
     def shape(self, tokens: Callable[[], int], assets: Path | None = None) -> MambaShape:
-        """From the saved folder, the published table, the checkpoint's own config.json, or the fields.
+        """The shape from the saved folder, `PUBLISHED`, the checkpoint's config.json, or the fields.
 
-        `tokens` counts the tokenizer's ids; it is asked only where the vocabulary follows from it.
+        `tokens` returns the tokenizer's size; it is called only if the vocabulary depends on it.
         """
         if assets is not None:
             return self._saved_shape(assets)
@@ -119,13 +119,13 @@ class MambaConfig(LLMConfig):
         return MambaShape(vocab_size=rows, **sizes)
 
     def _saved_shape(self, assets: Path) -> MambaShape:
-        """What `save_assets` wrote; it must be what the spec says, as far as the spec says it."""
+        """The shape that `save_assets` wrote; raises `UserError` if the spec sets another value."""
         where = assets / "mamba.json"
         shape = MambaShape.saved(where)
         for name, value in shape.model_dump().items():
-            if (told := getattr(self, name, None)) not in (None, value):
+            if (expected := getattr(self, name, None)) not in (None, value):
                 raise UserError(
-                    f"{where}: {name} is {value}, but the spec says {told}; they belong to other models"
+                    f"{where}: {name} is {value}, but {expected} in the spec; they describe different models"
                 )
         return shape
 
@@ -146,7 +146,7 @@ class MambaConfig(LLMConfig):
             dtype=getattr(torch, self.dtype),
             load_tokenizer=tokenizer,
         )
-        if at_hand(self.tokenizer_source, assets):
+        if is_local(self.tokenizer_source, assets):
             _ = model.tokenizer
         if weights and self.weights:
             from vlm_llms.mamba.mamba_checkpoint import check_config, load_weights
@@ -156,13 +156,13 @@ class MambaConfig(LLMConfig):
         return model
 
     def downloads(self) -> list[Download]:
-        """Published checkpoints are stored in 2 bytes a number, those for transformers (`-hf`) in 4."""
-        found = tokenizer_download(self.tokenizer_source)
+        """Weights and tokenizer. Published checkpoints take 2 bytes a parameter, those for transformers (`-hf`) 4."""
+        tokenizer_downloads = tokenizer_download(self.tokenizer_source)
         if not self.weights or Path(self.weights).exists():
-            return found
+            return tokenizer_downloads
         shape = PUBLISHED.get(self.weights)
         item = 4 if self.weights in FP32_FILES else 2
-        return [Download(self.weights, "weights", shape and item * shape.parameters()), *found]
+        return [Download(self.weights, "weights", shape and item * shape.parameters()), *tokenizer_downloads]
 
     @classmethod
     def engine(cls, device: str) -> str:

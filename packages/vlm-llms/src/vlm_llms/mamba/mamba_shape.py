@@ -1,4 +1,4 @@
-"""Architectures of Mamba-1 models, and those of the published checkpoints."""
+"""Shape of a Mamba-1 model, and the shapes of the published checkpoints."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_WIDTH = 2**16
 
 
 class MambaShape(StrictModel):
-    """What determines the architecture; `vocab_size` counts embedding rows, padding included."""
+    """Sizes of a Mamba-1 model; `vocab_size` counts embedding rows, including padding."""
 
     d_model: PositiveInt = Field(le=MAX_WIDTH)
     n_layer: PositiveInt = Field(le=1024)
@@ -35,7 +35,7 @@ class MambaShape(StrictModel):
             raise UserError(f"{file}: {key:.80}: {fault['msg']}; restore the folder from a copy") from None
 
     def parameters(self) -> int:
-        """How many a model of this shape has; the output shares the embedding's."""
+        """Number of parameters; the output layer shares the embedding's."""
         inner, rank = self.expand * self.d_model, self.dt_rank or -(-self.d_model // 16)
         projections = 3 * self.d_model * inner + inner * (rank + 2 * self.d_state) + rank * inner
         channels = inner * (self.d_conv + 1 + 1 + self.d_state + 1)  # conv and its bias, dt bias, A_log, D
@@ -51,6 +51,6 @@ PUBLISHED = {
     name: MambaShape(d_model=_SIZES[size][0], n_layer=_SIZES[size][1], vocab_size=50280)
     for name, size in _NAMES.items()
 }
-"""Shapes of the published checkpoints (vocabulary 50277 padded to a multiple of 8), known without a download."""
+"""Shapes of the published checkpoints (vocabulary 50277 padded to a multiple of 8), so that none needs a download."""
 FP32_FILES = {f"state-spaces/mamba-{size}-hf" for size in _SIZES}
 """The published checkpoints that are stored in 4 bytes a number; the others take 2."""

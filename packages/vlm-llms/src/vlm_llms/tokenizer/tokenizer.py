@@ -1,7 +1,7 @@
 """Tokenizer on the `tokenizers` library: text is always literal, control tokens are added by id only.
 
-A *control id* is the id of an added token that is not mere whitespace, whether it is marked special or not.
-The unknown token is an exception: some tokenizers return it for text.
+A *control id* is the id of an added token other than white space, whether it is marked special or not. The unknown
+token is no control token, since some tokenizers return it for text.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from vlm_llms.tokenizer.tokenizer_files import CHAT_TEMPLATE, TOKENIZER, Tokeniz
 
 END = "<|endoftext|>"
 SMALLEST_VOCABULARY = 257
-"""Every byte, and the end of text."""
+"""256 bytes and the end of text."""
 
 
 def _literal(definition: dict[str, Any]) -> tuple[Backend, dict[str, int]]:
-    """The tokenizer that reads every control token as plain text, and the ids of these."""
+    """A tokenizer that encodes control tokens as plain text, and the ids of the control tokens."""
     unknown, model = set(), definition["model"]
     if isinstance(model.get("unk_token"), str):
         unknown.add(model["unk_token"])
@@ -35,7 +35,7 @@ def _literal(definition: dict[str, Any]) -> tuple[Backend, dict[str, int]]:
     added = [dict(token) for token in definition.get("added_tokens") or []]
     control = [token for token in added if token["content"].strip()]
     for token in control:
-        token["special"] = True  # the library keeps only special tokens from being found in text
+        token["special"] = True  # the library can encode only special tokens as text
     backend = Backend.from_str(json.dumps({**definition, "added_tokens": added}))
     backend.encode_special_tokens = True
     backend.no_truncation()
@@ -44,7 +44,7 @@ def _literal(definition: dict[str, Any]) -> tuple[Backend, dict[str, int]]:
 
 
 class FastTokenizer(Tokenizer):
-    """A tokenizer.json with its end-of-text id, a BOS id where its authors want one put first, and a chat template."""
+    """A tokenizer.json with its end-of-text id, a BOS id if texts begin with one, and a chat template."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class FastTokenizer(Tokenizer):
         bos_id: int | None = None,
         chat_template: ChatTemplate | None = None,
     ) -> None:
-        """`definition` is the text of a tokenizer.json. Raises `UserError` if it isn't one."""
+        """`definition` is the text of a tokenizer.json. Raises `UserError` for any other text."""
         content = read_definition(definition)
         with failures("not a tokenizer.json", "expected the file that `tokenizers` saves"):
             self._backend, control = _literal(content)
@@ -69,12 +69,12 @@ class FastTokenizer(Tokenizer):
 
     @classmethod
     def load(cls, source: str | Path, revision: str | None = None) -> FastTokenizer:
-        """From a tokenizer.json, a folder that holds one, or a hub id; `UserError` says what is missing."""
+        """From a tokenizer.json, a folder that holds one, or a hub id; raises `UserError` for missing files."""
         return cls.from_files(read_files(source, revision))
 
     @classmethod
     def from_files(cls, files: TokenizerFiles) -> FastTokenizer:
-        """EOS, BOS and chat template are what the files beside tokenizer.json say; see `TokenizerFiles`."""
+        """EOS, BOS and chat template come from the files next to tokenizer.json; see `TokenizerFiles`."""
         return cls(files.definition, files.eos_id(), files.bos_id(), files.chat_template())
 
     def encode(self, text: str) -> list[int]:
@@ -90,7 +90,7 @@ class FastTokenizer(Tokenizer):
         return self._spelled(text, encoding.ids, encoding.offsets)
 
     def _spelled(self, text: str, ids: list[int], offsets: list[tuple[int, int]]) -> list[int]:
-        """Write control tokens letter by letter: some models hold them in their vocabulary as words, too."""
+        """Encode control tokens character by character: some vocabularies also have them as ordinary tokens."""
         written: list[int] = []
         for id_, (start, end) in zip(ids, offsets, strict=True):
             pieces = text[start:end] if id_ in self.control_ids else ""
@@ -100,25 +100,25 @@ class FastTokenizer(Tokenizer):
 
     @cached_property
     def _author(self) -> Backend:
-        """The tokenizer as its authors meant it, for text in which control tokens are spelled out."""
+        """The unmodified tokenizer, for text in which control tokens are spelled out."""
         backend = Backend.from_str(self._definition)
         backend.no_truncation()
         backend.no_padding()
         return backend
 
     def split(self, text: str) -> list[str | int]:
-        """See `Tokenizer.split`; a control token swallows the white space beside it where its authors want that."""
+        """See `Tokenizer.split`; a control token includes adjacent white space if its definition says so."""
         with failures(f"the tokenizer can't encode {text!r:.60}", "its tokenizer.json is damaged"):
             encoding = self._author.encode(text, add_special_tokens=False)
-        parts, at = [], 0
+        parts, position = [], 0
         for id_, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
             if id_ in self.control_ids:
-                parts += [text[at:start], id_]
-                at = end
-        return [part for part in (*parts, text[at:]) if part != ""]
+                parts += [text[position:start], id_]
+                position = end
+        return [part for part in (*parts, text[position:]) if part != ""]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of `ids`, control ids left out; bytes that are no UTF-8 become U+FFFD."""
+        """Text of `ids`, without control ids; invalid UTF-8 becomes U+FFFD."""
         plain = [i for i in ids if i not in self.control_ids]
         with failures(f"the tokenizer can't decode the ids {plain!r:.60}", "its tokenizer.json is damaged"):
             return self._backend.decode(plain, skip_special_tokens=True)
@@ -128,7 +128,7 @@ class FastTokenizer(Tokenizer):
         return self._backend.token_to_id(token)
 
     def __len__(self) -> int:
-        """One more than the highest id: what an embedding table must have rows for."""
+        """One more than the highest id: the rows that an embedding table needs."""
         return self._length
 
     def save(self, folder: Path) -> None:
@@ -156,14 +156,14 @@ class FastTokenizer(Tokenizer):
         return hash((self._definition, self.eos_id, self.bos_id))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Data-loading workers get the definition; the library's own pickle loses the literal reading."""
+        """Pickled as its definition: the library's pickle loses `encode_special_tokens`."""
         return FastTokenizer, (self._definition, self.eos_id, self.bos_id, self.chat_template)
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> FastTokenizer:
-    """A byte-level BPE learnt from `texts`: any text encodes, `<|endoftext|>` is id 0, same texts same ids.
+    """Train a byte-level BPE on `texts`, deterministically. `<|endoftext|>` is id 0.
 
-    It gets fewer than `vocab_size` ids where the texts have nothing left to merge.
+    It has fewer than `vocab_size` ids if the texts have nothing left to merge. Raises `UserError` below 257.
     """
     if vocab_size < SMALLEST_VOCABULARY:
         raise UserError(

@@ -1,7 +1,7 @@
-"""Limits of a tokenizer.json, checked before the `tokenizers` library, which can't be interrupted, reads it.
+"""Limits of a tokenizer.json, checked before the `tokenizers` library reads it, since that can't be interrupted.
 
-The file is untrusted. Sizes are bounded, replacements can't multiply a text without limit, and regular expressions
-that are slow on plain text are refused.
+The file is untrusted. Sizes and the growth of texts by replacements are bounded, and regular expressions that are slow
+on plain text are refused.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ MAX_VALUES = 3_000_000
 MAX_IDS = 1 << 22
 MAX_ADDED = 1 << 15
 MAX_VOCABULARY = 1 << 19
-"""Tokens; the largest known vocabularies have half as many."""
+"""Twice the size of the largest known vocabularies."""
 MAX_UNIGRAM_TEXT, MAX_UNIGRAM_NODES = 1 << 23, 1 << 21
-"""Bytes of all tokens of a Unigram vocabulary, and of these what is no beginning of another token, too: the library
-keeps a tree of them, with some 350 bytes for each node."""
+"""Bytes of all tokens of a Unigram vocabulary, and nodes of their prefix tree, each of which takes the library some 350
+bytes."""
 MAX_ADDED_TEXT = 1 << 20
-"""Characters of all added tokens: the library's search takes some 60 bytes for each."""
+"""Characters of all added tokens; the library's automaton takes some 60 bytes for each."""
 MAX_TOKEN = 4096
-"""Characters of a token, and of any other text in the file."""
+"""Characters of a token and of any other text in the file."""
 MAX_AFFIX = 64
 MAX_CHARSMAP = 4 * 2**20
 MAX_PIECES = 256
 MAX_GROWTH = 64
-"""Characters that may become of one."""
+"""Characters that one character may become."""
 _STEPS: tuple[str, ...] = ("normalizer", "pre_tokenizer", "decoder")
 
 
 @contextmanager
 def failures(what: str, expected: str) -> Iterator[None]:
-    """Tell as a `UserError` what the library raises: bare `Exception`, and panics, which are no `Exception` at all."""
+    """Raise the library's errors as `UserError`: bare `Exception`, and panics, which are only `BaseException`."""
     try:
         yield
     except UserError:
@@ -52,7 +52,7 @@ def failures(what: str, expected: str) -> Iterator[None]:
 
 
 def read_definition(text: str, where: str = "tokenizer.json") -> dict[str, Any]:
-    """The content of a tokenizer.json; raises `UserError` for what the library could not take in its stride."""
+    """The content of a tokenizer.json; raises `UserError` for a definition beyond the limits above."""
     definition = json_object(text, where, MAX_VALUES)
     try:
         _check_added(definition.get("added_tokens") or [])
@@ -112,7 +112,7 @@ def _check_model(model: Any) -> None:
 
 
 def _check_piece(piece: Any, id_: int) -> None:
-    """Of a Unigram vocabulary: a token and its logarithmic probability."""
+    """An entry of a Unigram vocabulary: a token and its log probability."""
     if not isinstance(piece, list) or len(piece) != 2 or not isinstance(piece[0], str):
         raise UserError(f"token {id_} is {piece!r:.60}; expected its text and its score")
     _check_token(piece[0], id_)
@@ -123,7 +123,7 @@ def _check_piece(piece: Any, id_: int) -> None:
 
 
 def _check_tree(pieces: Sequence[bytes]) -> None:
-    """Of a Unigram vocabulary, sorted: how large the library's tree is, without making it."""
+    """Bound the nodes of the library's prefix tree, from the sorted tokens of a Unigram vocabulary."""
     size = nodes = sum(map(len, pieces))
     if size <= MAX_UNIGRAM_TEXT:
         for one, other in pairwise(pieces):
@@ -133,7 +133,7 @@ def _check_tree(pieces: Sequence[bytes]) -> None:
 
 
 def _check_merges(merges: Any, prefix: str) -> None:
-    """The library cuts `prefix` off every second part unseen."""
+    """The library removes `prefix` from the right part of every merge without checking that it is there."""
     if not prefix or not isinstance(merges, list):
         return
     for merge in merges:
@@ -145,7 +145,7 @@ def _check_merges(merges: Any, prefix: str) -> None:
 
 
 def _check_steps(definition: Mapping[str, Any]) -> None:
-    """Texts in normalizer, pre-tokenizer and decoder are short, and no text grows without end in them."""
+    """Bound the texts in normalizer, pre-tokenizer and decoder, and the growth of a text in them."""
     growth = dict.fromkeys(_STEPS, 1.0)
     for name in _STEPS:
         pieces = list(_pieces(definition.get(name)))
@@ -164,15 +164,15 @@ def _check_steps(definition: Mapping[str, Any]) -> None:
 
 
 def _pieces(value: Any) -> Iterator[dict[str, Any]]:
-    """Every object inside, the outermost first."""
-    waiting = [value]
-    while waiting:
-        inner = waiting.pop()
+    """All nested objects, the outermost first."""
+    stack = [value]
+    while stack:
+        inner = stack.pop()
         if isinstance(inner, dict):
             yield inner
-            waiting += list(inner.values())
+            stack += list(inner.values())
         elif isinstance(inner, list):
-            waiting += inner
+            stack += inner
 
 
 def _check_texts(name: str, piece: Mapping[str, Any]) -> None:
@@ -192,27 +192,27 @@ def _check_texts(name: str, piece: Mapping[str, Any]) -> None:
 
 
 def _growth(piece: Mapping[str, Any]) -> float:
-    """How many characters may become of one."""
+    """The number of characters that one character may become."""
     if piece.get("type") == "ByteLevel":
-        return 4.0  # bytes of a character
+        return 4.0  # up to four bytes a character
     if piece.get("type") != "Replace" or not isinstance(content := piece.get("content"), str):
         return 1.0
     pattern = piece.get("pattern")
     text = pattern.get("String") if isinstance(pattern, dict) else None
     if isinstance(text, str) and text:
         return len(content) / len(text)
-    return 1.0 + len(content)  # an expression, or an empty text, may match between any two characters
+    return 1.0 + len(content)  # a regular expression or an empty text may match between any two characters
 
 
 def _check_charsmap(value: Any) -> None:
-    """sentencepiece's table: the size of an index, the index, and what it points to, each text ended by a zero."""
+    """sentencepiece's table: size of the index, index, and NUL-terminated replacements."""
     try:
         data = base64.b64decode(value, validate=True) if isinstance(value, str) else b""
         size = int.from_bytes(data[:4], "little")
         longest = max(map(len, data[4 + size :].split(b"\0")))
         data[4 + size :].decode("utf-8")
-        sound = len(data) >= 8 and 0 < size <= len(data) - 4 and size % 4 == 0
+        valid = len(data) >= 8 and 0 < size <= len(data) - 4 and size % 4 == 0
     except ValueError:
-        sound, longest, data = False, 0, b""
-    if not sound or longest > MAX_AFFIX * 4 or len(data) > MAX_CHARSMAP:
+        valid, longest, data = False, 0, b""
+    if not valid or longest > MAX_AFFIX * 4 or len(data) > MAX_CHARSMAP:
         raise UserError("its precompiled_charsmap is damaged, or none")

@@ -17,15 +17,15 @@ from vlm_llms.tokenizer.tokenizer_checks import read_definition
 
 TOKENIZER = "tokenizer.json"
 CHAT_TEMPLATE = "chat_template.jinja"
-BESIDE = ("tokenizer_config.json", "special_tokens_map.json", "config.json", "generation_config.json")
-"""Files that may name EOS and BOS, the one to believe first in front."""
+CONFIGS = ("tokenizer_config.json", "special_tokens_map.json", "config.json", "generation_config.json")
+"""Files that may name EOS and BOS, in order of precedence."""
 KNOWN_ENDS = ("<|endoftext|>", "</s>")
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
 @dataclass
 class TokenizerFiles:
-    """The text of a tokenizer.json, and what stood beside it: parsed JSON files by name, the chat template's file."""
+    """The text of a tokenizer.json and the files next to it: parsed JSON by name, and the chat template."""
 
     source: str
     definition: str
@@ -43,9 +43,9 @@ class TokenizerFiles:
         ids = dict(vocab) if isinstance(vocab, dict) else {piece[0]: i for i, piece in enumerate(vocab)}
         return ids | {token["content"]: token["id"] for token in self.parsed.get("added_tokens") or []}
 
-    def _stated(self, role: str) -> Iterator[int]:
-        """Ids that the files give to `role` ("eos" or "bos"), the most trusted first."""
-        for name in BESIDE:
+    def _named_ids(self, role: str) -> Iterator[int]:
+        """Ids that the files name for `role` ("eos" or "bos"), in order of precedence."""
+        for name in CONFIGS:
             content = self.beside.get(name, {})
             token, id_ = content.get(f"{role}_token"), content.get(f"{role}_token_id")
             token = token.get("content") if isinstance(token, dict) else token
@@ -54,9 +54,9 @@ class TokenizerFiles:
             yield from [i for i in (id_ if isinstance(id_, list) else [id_]) if type(i) is int]
 
     def eos_id(self) -> int:
-        """The end-of-text id; raises `UserError` when nothing names it."""
+        """The end-of-text id; raises `UserError` if no file names it."""
         known = [self._ids[token] for token in KNOWN_ENDS if token in self._ids]
-        for id_ in (*self._stated("eos"), *known):
+        for id_ in (*self._named_ids("eos"), *known):
             return id_
         raise UserError(
             f"{self.source}: no end-of-text token; expected eos_token in tokenizer_config.json beside "
@@ -64,7 +64,7 @@ class TokenizerFiles:
         )
 
     def chat_template(self) -> ChatTemplate | None:
-        """The chat template, the one called `default` of several, with the tokens that it may name."""
+        """The chat template, of several the one called `default`, and the tokens that it may use; None without one."""
         source = self.chat_file or self.beside.get("tokenizer_config.json", {}).get("chat_template")
         if isinstance(source, list):
             named = {str(item.get("name")): item.get("template") for item in source if isinstance(item, dict)}
@@ -84,9 +84,9 @@ class TokenizerFiles:
         return ChatTemplate(source, tokens)
 
     def bos_id(self) -> int | None:
-        """The id that the authors put before every text, or None."""
-        wanted = self.beside.get("tokenizer_config.json", {}).get("add_bos_token")
-        if wanted is False:
+        """The id that precedes every text, or None."""
+        add_bos = self.beside.get("tokenizer_config.json", {}).get("add_bos_token")
+        if add_bos is False:
             return None
         try:
             template = _first_id(self.parsed.get("post_processor"))
@@ -94,9 +94,9 @@ class TokenizerFiles:
             raise UserError(
                 f"{self.source}: the post_processor of {TOKENIZER} is damaged: {error!r:.80}"
             ) from None
-        if template is not None or not wanted:
+        if template is not None or not add_bos:
             return template
-        for id_ in self._stated("bos"):
+        for id_ in self._named_ids("bos"):
             return id_
         raise UserError(
             f"{self.source}: add_bos_token is true but no bos_token is named; name it or set false"
@@ -104,7 +104,7 @@ class TokenizerFiles:
 
 
 def _first_id(processor: Any) -> int | None:
-    """The id that a post-processor writes before a text."""
+    """The id that a post-processor puts before a text."""
     if not isinstance(processor, dict):
         return None
     if processor.get("type") == "Sequence":
@@ -119,7 +119,7 @@ def _first_id(processor: Any) -> int | None:
 
 
 def _collect(source: str, find: Callable[[str], Path | None], main: Path) -> TokenizerFiles:
-    paths = {name: path for name in BESIDE if (path := find(name)) is not None}
+    paths = {name: path for name in CONFIGS if (path := find(name)) is not None}
     beside = {name: read_json(path) for name, path in paths.items()}
     chat = find(CHAT_TEMPLATE)
     return TokenizerFiles(
@@ -128,7 +128,7 @@ def _collect(source: str, find: Callable[[str], Path | None], main: Path) -> Tok
 
 
 def read_files(source: str | Path, revision: str | None = None) -> TokenizerFiles:
-    """Collect the files of a tokenizer.json, of a folder with one, or of a hub id (at `revision`)."""
+    """Read a tokenizer.json, a folder with one, or a hub id (at `revision`), and the files next to it."""
     path = Path(source)
     if path.exists():
         main = path / TOKENIZER if path.is_dir() else path
@@ -145,9 +145,9 @@ def read_files(source: str | Path, revision: str | None = None) -> TokenizerFile
 
 
 def _no_file(folder: Path) -> str:
-    found = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
+    names = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
     return (
-        f"{folder}: expected {TOKENIZER}, found {found}. Older formats: load them with transformers once and "
+        f"{folder}: expected {TOKENIZER}, found {names}. Older formats: load them with transformers once and "
         "save_pretrained() into this folder"
     )
 
@@ -166,7 +166,7 @@ def _download(repo: str, name: str, revision: str | None) -> Path:
 
 
 def _download_if_there(repo: str, name: str, revision: str | None) -> Path | None:
-    """A file that a repository may lack. Offline, what the cache lacks counts as not there."""
+    """A file of a repository; None if it has none, and, offline, if it is not cached."""
     from huggingface_hub import constants
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 

@@ -1,4 +1,4 @@
-"""Time limit for the regular expressions of a tokenizer.json: a test run in a process that can be killed."""
+"""Time limit for the regular expressions of a tokenizer.json: a trial run in a process that can be killed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vlm_core.markup.printable import printable
 MAX_PATTERN = 4096
 CPU_SECONDS, WALL_SECONDS, MEMORY = 2, 60, 2 * 2**30
 LENGTHS = (40, 1000)
-"""Of the texts to try: where a pattern takes exponential time, and where it takes that of a third power."""
+"""Lengths of the trial texts: the first reveals exponential time, the second cubic time."""
 _ALWAYS = "aA1 \n\r\t.,'-_éßあ中😀\u0301\u00a0\x01"
 _STEPS = ("normalizer", "pre_tokenizer", "decoder")
 _PART = re.compile(
@@ -26,19 +26,19 @@ _PART = re.compile(
 )
 _CHILD = """
 import json, sys
-given = json.loads(sys.stdin.buffer.read())
-sys.path[:] = given["path"]
+request = json.loads(sys.stdin.buffer.read())
+sys.path[:] = request["path"]
 try:
     import resource
-    seconds, memory = given["seconds"], given["memory"]
+    seconds, memory = request["seconds"], request["memory"]
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 except ImportError:
     pass
 from tokenizers import Tokenizer
-tokenizer = Tokenizer.from_str(given["definition"])
-for text in given["texts"]:
+tokenizer = Tokenizer.from_str(request["definition"])
+for text in request["texts"]:
     tokenizer.encode(text, add_special_tokens=False)
     if tokenizer.decoder is not None:
         tokenizer.decoder.decode([text])
@@ -49,8 +49,7 @@ print("fine")
 def try_patterns(definition: Mapping[str, Any]) -> None:
     """Raise `UserError` if normalizer, pre-tokenizer or decoder fail, or take seconds, on plain text.
 
-    Only a definition with expressions or a table of sentencepiece's is tried: all else takes time in proportion to
-    the text.
+    Only definitions with expressions or a sentencepiece table are tried; all others take time proportional to the text.
     """
     steps = {name: definition.get(name) for name in _STEPS}
     patterns = sorted(set(_patterns(steps)))
@@ -70,7 +69,7 @@ def try_patterns(definition: Mapping[str, Any]) -> None:
 
 
 def repeats_repeats(pattern: str) -> bool:
-    """Whether what has no longest match is itself repeated without limit, as in `(a+)+`: exponential time."""
+    """Whether an unbounded repetition contains another one, as in `(a+)+`, which may take exponential time."""
     inside, closed = [False], False
     for part in _PART.finditer(pattern):
         kind, closed_before = part.lastgroup, closed
@@ -88,20 +87,20 @@ def repeats_repeats(pattern: str) -> bool:
 
 
 def _patterns(value: Any) -> Iterator[str]:
-    waiting = [value]
-    while waiting:
-        inner = waiting.pop()
+    stack = [value]
+    while stack:
+        inner = stack.pop()
         if isinstance(inner, dict):
             if isinstance(pattern := inner.get("Regex"), str):
                 yield pattern
-            waiting += list(inner.values())
+            stack += list(inner.values())
         elif isinstance(inner, list):
-            waiting += inner
+            stack += inner
 
 
 @lru_cache(maxsize=32)
 def _tried(steps: str, pattern: str) -> str | None:
-    """What is wrong, or None."""
+    """The error of a trial run, or None."""
     model = {"type": "WordLevel", "vocab": {"?": 0}, "unk_token": "?"}
     definition = {
         **json.loads(steps),
@@ -110,7 +109,7 @@ def _tried(steps: str, pattern: str) -> str | None:
         "post_processor": None,
         "model": model,
     }
-    given = {
+    request = {
         "definition": json.dumps(definition),
         "texts": _texts(pattern),
         "path": sys.path,
@@ -120,7 +119,11 @@ def _tried(steps: str, pattern: str) -> str | None:
     command = [sys.executable, "-I", "-c", _CHILD]
     try:
         done = subprocess.run(
-            command, input=json.dumps(given).encode(), capture_output=True, timeout=WALL_SECONDS, check=False
+            command,
+            input=json.dumps(request).encode(),
+            capture_output=True,
+            timeout=WALL_SECONDS,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         return f"it takes more than {WALL_SECONDS} seconds for {max(LENGTHS)} characters"
@@ -129,16 +132,16 @@ def _tried(steps: str, pattern: str) -> str | None:
     if done.returncode < 0:
         return f"it takes more than {CPU_SECONDS} seconds for {max(LENGTHS)} characters"
     lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
-    return printable(lines[-1] if lines else "no reason given", 200)
+    return printable(lines[-1] if lines else "no reason request", 200)
 
 
 def _texts(pattern: str) -> list[str]:
-    """Runs of one character, and of two in turn, alone and before another: what a search goes back and forth in."""
+    """Trial texts that cause backtracking: runs of one character and of two alternating ones, with several endings."""
     literal = re.sub(r"\\.", "", pattern)[:200]
     characters = list(dict.fromkeys(_ALWAYS + literal))[:60]
     runs = [c * length for c in characters for length in LENGTHS]
     runs += [(a + b) * (length // 2) for a, b in ("a1", "a ", "aA", "a.", "1.", " \n") for length in LENGTHS]
     pairs = dict.fromkeys(re.findall(r"(?=(\w\w))", literal))
     runs += [(pair * length)[:length] for pair in [*list(pairs)[:20], literal] for length in LENGTHS if pair]
-    needed = "\x02" + "".join(characters)  # a search that needs one of them somewhere goes on
-    return [run + end for run in runs for end in ("", "!", "a", "\n", needed)]
+    every = "\x02" + "".join(characters)  # a search that needs one of them continues to the end
+    return [run + end for run in runs for end in ("", "!", "a", "\n", every)]

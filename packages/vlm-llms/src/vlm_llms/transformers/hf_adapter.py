@@ -38,7 +38,7 @@ def _packed(segments: Tensor) -> bool:
 
 
 def _positions(segments: Tensor) -> Tensor:
-    """Position of each place within its segment: (B, T) -> (B, T)."""
+    """Position within the segment: (B, T) -> (B, T)."""
     index = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
     starts = torch.ones_like(segments, dtype=torch.bool)
     starts[:, 1:] = segments[:, 1:] != segments[:, :-1]
@@ -46,7 +46,7 @@ def _positions(segments: Tensor) -> Tensor:
 
 
 def _block_mask(segments: Tensor, dtype: torch.dtype) -> Tensor:
-    """What to add to attention scores so that each place sees its own segment's past: (B, 1, T, T)."""
+    """Additive attention mask (B, 1, T, T): causal, and within the segment."""
     length = segments.shape[1]
     past = torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
     allowed = (segments.unsqueeze(2) == segments.unsqueeze(1)) & past
@@ -57,15 +57,15 @@ def _block_mask(segments: Tensor, dtype: torch.dtype) -> Tensor:
 class TransformersLM(LanguageModel):
     """Wraps a `PreTrainedModel` with a language-modelling head.
 
-    Under training with gradients no state is kept, and the one returned is None. Layers with a running state
-    are continued one position at a time: fed more, some of them start again from zero.
+    In training with gradients the returned state is None. A state is continued one position at a time if the model has
+    recurrent layers: given several positions, some of them reset their state.
     """
 
     def __init__(self, model: nn.Module, load_tokenizer: Callable[[], Tokenizer]) -> None:
         super().__init__(load_tokenizer)
         limit_steps(model)
         self.model: Any = model
-        self.model.config.return_dict = True  # whatever its file says: outputs are read by name
+        self.model.config.return_dict = True  # outputs are read by name
         self.decoder_config: Any = self.model.config.get_text_config(decoder=True)
         self.vocab_size, self.dim = self.model.get_input_embeddings().weight.shape
         self._logit_rule = LogitRule.of(self.decoder_config)
@@ -85,7 +85,7 @@ class TransformersLM(LanguageModel):
 
     @property
     def keeps_fp32(self) -> list[str]:
-        """What the library computes for itself, rotary frequencies above all: rounded they would be other positions."""
+        """Tensors that the library computes, such as rotary frequencies: rounding would change positions."""
         return derived_floats(self)
 
     @property
@@ -102,20 +102,20 @@ class TransformersLM(LanguageModel):
         return self.model.get_input_embeddings()(input_ids)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """(..., M) -> (..., V), scaled or capped as the model does it."""
+        """(..., M) -> (..., V), scaled and capped as the model does."""
         head = self.model.get_output_embeddings()
-        exact = head.weight.is_floating_point()  # quantised layers take any
+        exact = head.weight.is_floating_point()  # quantised layers take any dtype
         return self._logit_rule(head(hidden.to(head.weight.dtype) if exact else hidden))
 
     def output_projection(self) -> tuple[Tensor, Tensor | None] | None:
-        """The head's weight and bias, where the model does no more with them and nobody has wrapped the layer."""
+        """The head's weight and bias; None if the model scales or caps its logits, or the layer is wrapped."""
         head = self.model.get_output_embeddings()
         if type(head) is not nn.Linear or self._logit_rule != LogitRule():
             return None
         return head.weight, head.bias
 
     def save_assets(self, folder: Path) -> None:
-        """Write the model's config.json, the tokenizer, and the code of the model where a repository brought it."""
+        """Write the model's config.json, the tokenizer, and the model's code if it comes from a repository."""
         folder.mkdir(parents=True, exist_ok=True)
         self.model.config.save_pretrained(folder)
         keep_code(folder, {"AutoConfig": type(self.model.config), "AutoModelForCausalLM": type(self.model)})
@@ -138,10 +138,10 @@ class TransformersLM(LanguageModel):
             return self._forward_packed(x, segments, state), None
         real = None if segments is None else segments != PADDING
         real = None if real is None or bool(real.all()) else real
-        if self._windowed and state is not None and self._ends_in_padding(state.seen(x, real)):
+        if self._windowed and state is not None and self._ends_in_padding(state.attended(x, real)):
             raise ValueError(
-                f"padding between pieces can't be skipped by {type(self.model).__name__}, whose attention "
-                "window counts places; pad in front of the first piece only, or continue each sample alone"
+                f"padding between chunks can't be skipped by {type(self.model).__name__}, whose attention "
+                "window counts positions; pad in front of the first chunk only, or continue each sample alone"
             )
         if state is None and self.training and torch.is_grad_enabled():
             return self._run(x, self._empty(len(x)), real, remember=False)[0], None
@@ -151,34 +151,34 @@ class TransformersLM(LanguageModel):
 
     @staticmethod
     def _ends_in_padding(real: Tensor | None) -> bool:
-        """Whether padding follows something real, which would wear a running state down."""
+        """Whether padding follows a real position, which would change a recurrent state."""
         return real is not None and bool((real[:, :-1] & ~real[:, 1:]).any())
 
     def _run(
         self, x: Tensor, state: CacheState, real: Tensor | None, remember: bool = True
     ) -> tuple[Tensor, CacheState]:
-        """Feed x at once and let the cache of `state`, which the caller owns, grow."""
-        length, seen = x.shape[1], state.seen(x, real)
+        """Run x at once; the cache of `state` is modified in place."""
+        length, attended = x.shape[1], state.attended(x, real)
         arguments: dict[str, Any] = {"inputs_embeds": x, "use_cache": remember}
         if remember:
             arguments[self._cache_name] = state.cache
-        if self._takes_positions:  # always: left to count for themselves, some models start again at 0
-            arguments["position_ids"] = self._places(x, state, seen)
-        if seen is not None and (self._attends or state.length == 0):
-            arguments["attention_mask"] = seen.long()
+        if self._takes_positions:  # always: by default some models restart at 0
+            arguments["position_ids"] = self._position_ids(x, state, attended)
+        if attended is not None and (self._attends or state.length == 0):
+            arguments["attention_mask"] = attended.long()
         hidden = self._decoder(**arguments).last_hidden_state
-        return hidden, CacheState(state.cache, state.batch, state.length + length, seen)
+        return hidden, CacheState(state.cache, state.batch, state.length + length, attended)
 
     @staticmethod
-    def _places(x: Tensor, state: CacheState, seen: Tensor | None) -> Tensor:
+    def _position_ids(x: Tensor, state: CacheState, attended: Tensor | None) -> Tensor:
         """Position of each of x (B, T, M) in its sequence, padding not counted: (B, T)."""
         batch, length, _ = x.shape
-        if seen is not None:
-            return (seen.cumsum(1) - 1).clamp(min=0)[:, -length:]
+        if attended is not None:
+            return (attended.cumsum(1) - 1).clamp(min=0)[:, -length:]
         return torch.arange(state.length, state.length + length, device=x.device).expand(batch, -1)
 
     def _step(self, x: Tensor, state: CacheState, real: Tensor | None) -> tuple[Tensor, CacheState]:
-        """Feed x one position at a time; a sequence that has padding there keeps its running state."""
+        """Run x one position at a time; sequences with padding there keep their recurrent state."""
         hidden = []
         for t in range(x.shape[1]):
             moved = None if real is None or bool(real[:, t].all()) else real[:, t]

@@ -27,7 +27,7 @@ from vlm_llms.transformers.hf_architecture import architecture, check_agreement
 from vlm_llms.transformers.hf_verify import verify
 
 QUANTISED = 8
-"""Numbers in a byte, at most."""
+"""Parameters in a byte of a quantised file, at most."""
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 
 
@@ -42,9 +42,10 @@ def build(
     weights: bool = True,
     assets: Path | None = None,
 ) -> TransformersLM:
-    """Build the model, read its weights if wanted, and check the wrapper against it.
+    """Build the model, load its `weights`, and verify the adapter on it.
 
-    With `config` the architecture alone needs no file; weights must then be of that architecture.
+    With `config` and without weights no file is read; with weights the two must agree. Raises `UserError` for files
+    that are missing or don't fit, and for a model that violates the adapter's contract.
     """
     number = getattr(torch, dtype)
     if assets is None:
@@ -68,9 +69,7 @@ def build(
             )
     except UserError:
         raise
-    except (
-        Exception
-    ) as error:  # transformers and the readers below it raise whatever a file makes them stumble over
+    except Exception as error:  # transformers and its file readers raise various errors
         raise UserError(_why_not(model, error)) from error
     if weights and config is not None:
         check_agreement(config, inner.config, model)
@@ -80,7 +79,7 @@ def build(
 
 
 def _check_size(folder: Path) -> None:
-    """Refuse a local folder whose config.json describes a model that the weight files beside it could not hold."""
+    """Raise `UserError` for a local folder whose weight files can't hold the model that its config.json describes."""
     if not (folder / "config.json").is_file():
         return
     files = files_beside(folder)
@@ -90,13 +89,13 @@ def _check_size(folder: Path) -> None:
 
 
 def _remote(revision: str | None, trust_remote_code: bool) -> dict[str, Any]:
-    """Arguments of every call that might fetch; always explicit, else transformers asks on the terminal."""
-    found: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    """Arguments of every call that may download; always explicit, else transformers prompts on the terminal."""
+    arguments: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if revision is not None:
-        found["revision"] = revision
+        arguments["revision"] = revision
     if trust_remote_code:
-        found["code_revision"] = revision
-    return found
+        arguments["code_revision"] = revision
+    return arguments
 
 
 def _why_not(model: str, error: Exception) -> str:
@@ -115,15 +114,15 @@ def _why_not(model: str, error: Exception) -> str:
 
 
 def _with_weights(model: str, dtype: torch.dtype, remote: dict[str, Any]) -> Any:
-    """The model with every tensor of its files: left alone, transformers makes up those that are missing."""
+    """The model with all tensors of its files; transformers would initialise missing ones at random."""
     with without_progress_bars():
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             model, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **remote
         )
     inner, info = loaded
     shapes = [
-        f"{name}: {shape_of(theirs)} instead of {shape_of(ours)}"
-        for name, theirs, ours in sorted(info["mismatched_keys"])
+        f"{name}: {shape_of(stored)} instead of {shape_of(expected)}"
+        for name, stored, expected in sorted(info["mismatched_keys"])
     ]
     what = type(inner).__name__
     problems = [
@@ -141,9 +140,9 @@ def _with_weights(model: str, dtype: torch.dtype, remote: dict[str, Any]) -> Any
 
 
 def _not_floats(model: str, remote: dict[str, Any]) -> str:
-    """Weights that are no floating-point numbers: cast in silence, they would be noise."""
-    found = cached_file(model, "config.json", revision=remote.get("revision"))
-    kinds = number_formats(files_beside(Path(found or "").parent))
+    """Weights in other formats than floating point, which transformers would cast silently to noise."""
+    config = cached_file(model, "config.json", revision=remote.get("revision"))
+    kinds = number_formats(files_beside(Path(config or "").parent))
     wrong = [
         f"{name}: {kind}" for name, kind in kinds.items() if name.endswith(".weight") and kind not in _FLOATS
     ]

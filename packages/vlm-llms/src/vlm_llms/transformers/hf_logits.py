@@ -25,8 +25,8 @@ class LogitRule:
         """Read the rule from the fields that transformers' configs use for it."""
 
         def value(name: str) -> float | None:
-            found = getattr(config, name, None)
-            return float(found) if isinstance(found, int | float) else None
+            number = getattr(config, name, None)
+            return float(number) if isinstance(number, int | float) else None
 
         scale = 1.0
         for name in cls.MULTIPLIERS:

@@ -28,7 +28,7 @@ def _copied(value: Any) -> Any:
 
 
 def _fork_layer(layer: Any) -> Any:
-    """A copy to write to. Keys and values are shared: layers replace them and never write into them."""
+    """A copy that may be modified. Keys and values are shared: layers replace them and never write into them."""
     fork = copy.copy(layer)
     if type(layer) in _GROWS_BY_CONCATENATION:
         return fork
@@ -38,34 +38,34 @@ def _fork_layer(layer: Any) -> Any:
 
 
 def fork(cache: Cache) -> Cache:
-    """A cache to continue without changing `cache`: running states copied, keys and values shared."""
-    twin = copy.copy(cache)
-    twin.layers = [_fork_layer(layer) for layer in cache.layers]
-    return twin
+    """A copy that can be continued without changing `cache`: recurrent states copied, keys and values shared."""
+    copied = copy.copy(cache)
+    copied.layers = [_fork_layer(layer) for layer in cache.layers]
+    return copied
 
 
 def is_recurrent(cache: Cache) -> bool:
-    """Whether some layer keeps a running state, rather than keys and values of every position."""
+    """Whether some layer has a recurrent state rather than keys and values of every position."""
     return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in cache.layers)
 
 
 def attends(cache: Cache) -> bool:
-    """Whether some layer looks back at past positions."""
+    """Whether some layer is attention."""
     return any(isinstance(layer, DynamicLayer) for layer in cache.layers)
 
 
 def has_window(cache: Cache) -> bool:
-    """Whether some layer looks back a limited number of places, padding counted in."""
+    """Whether some layer has a sliding window, in which padding counts."""
     return any(isinstance(layer, DynamicSlidingWindowLayer) for layer in cache.layers)
 
 
 def attends_to_everything(cache: Cache) -> bool:
-    """Whether every layer is attention over all past positions: no window, no running state."""
+    """Whether every layer is attention over all past positions: no window, no recurrent state."""
     return all(type(layer) is DynamicLayer for layer in cache.layers)
 
 
 def keep_where(cache: Cache, moved: Tensor, before: Cache) -> None:
-    """Take back the running states of the sequences that did not move: `moved` (B,)."""
+    """Restore the recurrent states from `before` for the sequences with `moved` (B,) False."""
     for layer, old in zip(cache.layers, before.layers, strict=True):
         if isinstance(layer, LinearAttentionCacheLayerMixin):
             for name in ("conv_states", "recurrent_states"):
@@ -78,9 +78,9 @@ def keep_where(cache: Cache, moved: Tensor, before: Cache) -> None:
 
 @dataclass(frozen=True)
 class CacheState:
-    """A transformers cache, how many positions it has seen, and which of them were not padding.
+    """A transformers cache, its number of positions, and which of them are no padding.
 
-    `real` (B, length) is None while nothing was padding.
+    `real` (B, length) is None without padding.
     """
 
     cache: Cache
@@ -103,8 +103,8 @@ class CacheState:
         real = None if self.real is None else self.real.repeat_interleave(n, 0)
         return CacheState(cache, self.batch * n, self.length, real)
 
-    def seen(self, x: Tensor, real: Tensor | None) -> Tensor | None:
-        """Which positions, of the past and of x (B, T, M), are no padding; None if all are."""
+    def attended(self, x: Tensor, real: Tensor | None) -> Tensor | None:
+        """Mask (B, length + T) of the positions of the past and of x (B, T, M) that are no padding; None if all are."""
         if self.real is None and real is None:
             return None
         ones = x.new_ones(x.shape[0], max(self.length, x.shape[1]), dtype=torch.bool)

@@ -22,7 +22,7 @@ def _inverse_softplus(y: float) -> float:
 
 
 def limit_steps(model: nn.Module) -> None:
-    """Give every layer that has limits the same ones on both paths."""
+    """Clamp Δ in prefill and decoding alike, in every layer with `time_step_limit`."""
     for layer in model.modules():
         low, high = getattr(layer, "time_step_limit", None) or (0.0, math.inf)
         bias, projection = getattr(layer, "dt_bias", None), getattr(layer, "in_proj", None)
@@ -39,8 +39,8 @@ def limit_steps(model: nn.Module) -> None:
 def _clamping(layer: Any, low: float, high: float) -> Any:
     def hook(_module: nn.Module, _args: Any, out: Tensor) -> Tensor:
         bias = layer.dt_bias.detach().float()
-        rest, dt = out.split([out.shape[-1] - len(bias), len(bias)], dim=-1)
+        others, dt = out.split([out.shape[-1] - len(bias), len(bias)], dim=-1)
         dt = torch.minimum(torch.maximum(dt.float(), low - bias), high - bias)
-        return torch.cat([rest, dt.to(out.dtype)], dim=-1)
+        return torch.cat([others, dt.to(out.dtype)], dim=-1)
 
     return hook

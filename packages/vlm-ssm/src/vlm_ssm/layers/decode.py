@@ -1,7 +1,7 @@
-"""One token at the speed of memory: one call for a whole stack of layers.
+"""One decoding step of a stack of Mamba layers in one call, bound by memory bandwidth.
 
-On a CPU it is one kernel, with nothing dispatched in between, for a single sequence. On a GPU it is a few launches a
-layer, for any number of sequences.
+On a CPU it is one numba kernel, for a single sequence. On a GPU it is a few Triton launches a layer, for any number of
+sequences.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _NATIVE = (torch.float32, torch.bfloat16)
 
 
 def single_token_cpu(x: Tensor) -> bool:
-    """A single row on the fast backend, with nothing to differentiate or to trace."""
+    """Whether x is a single row on backend numba, without gradients, autocast or tracing."""
     return (
         x.numel() == x.shape[-1]
         and not torch.is_grad_enabled()
@@ -33,7 +33,7 @@ def single_token_cpu(x: Tensor) -> bool:
 
 
 def single_token_gpu(x: Tensor) -> bool:
-    """A row of each of any number of sequences on Triton's kernels, with nothing to differentiate or to trace."""
+    """Whether x is (B, 1, M), B > 0, on backend triton, without gradients, autocast or tracing."""
     return (
         x.ndim == 3
         and x.shape[1] == 1
@@ -47,14 +47,14 @@ def single_token_gpu(x: Tensor) -> bool:
 
 
 def can_fuse(x: Tensor, mixers: Sequence[MambaLayer]) -> bool:
-    """Whether `fused_decode_step` can stand for these layers on x; not for none."""
+    """Whether `fused_decode_step` computes what these layers compute on x; False for no layers."""
     if not mixers or not (single_token_cpu(x) or (x.device.type != "meta" and single_token_gpu(x))):
         return False
     return all(mixer.can_fuse(x.dtype) for mixer in mixers)
 
 
 def _small(t: Tensor | None) -> tuple[int, int]:
-    """Address and item size; parameters are fp32 or bf16 and contiguous."""
+    """Address and item size of a contiguous fp32 or bf16 parameter; address 0 for None."""
     if t is None:
         return 0, 4
     assert t.dtype in _NATIVE
@@ -65,18 +65,26 @@ def _small(t: Tensor | None) -> tuple[int, int]:
 def _layer(
     mixer: MambaLayer, norm: Tensor | None, states: tuple[Tensor, Tensor, Tensor, Tensor]
 ) -> list[int]:
-    """The numbers of a `kernels.decode.Layer`."""
-    # plain dictionaries: a module's attributes cost more than a token
+    """The fields of a `kernels.decode.Layer`, flat."""
+    # dictionaries: attribute access on modules takes longer than the kernel
     modules: dict[str, Any] = dict(mixer._modules)
-    own = mixer._parameters
+    params = mixer._parameters
     conv, dt = modules["conv1d"]._parameters, modules["dt_proj"]._parameters
     names = ("in_proj", "x_proj", "dt_proj", "out_proj")
     matrices = [modules[name]._parameters["weight"].data_ptr() for name in names]
     return [
-        *_small(norm), matrices[0], *_small(conv["weight"]), *_small(conv["bias"]), matrices[1], matrices[2],
-        *_small(dt["bias"]), *_small(own["A_log"]), *_small(own["D"]), matrices[3],
+        *_small(norm),
+        matrices[0],
+        *_small(conv["weight"]),
+        *_small(conv["bias"]),
+        matrices[1],
+        matrices[2],
+        *_small(dt["bias"]),
+        *_small(params["A_log"]),
+        *_small(params["D"]),
+        matrices[3],
         *(t.data_ptr() for t in states),
-    ]  # fmt: skip
+    ]
 
 
 def fused_decode_step(
@@ -90,17 +98,14 @@ def fused_decode_step(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One token x (B, 1, M) through layers `residual += mixer(norm(residual))` and a last norm; B is 1 on a CPU.
 
-    `convs` (B, W-1, E) and `ssms` (B, E, S) are each layer's state. Without norms it is the one mixer alone.
-    -> y (B, 1, M), and the states after it, (layers, B, W-1, E) and (layers, B, E, S).
+    `convs` (B, W-1, E) and `ssms` (B, E, S) are the states of each layer. Without norms there is one mixer and no
+    residual. -> y (B, 1, M), and the next states (layers, B, W-1, E) and (layers, B, E, S). Check `can_fuse` first.
     """
     if backends.chosen(x.device) in ("cuda", "triton"):
         from vlm_ssm.triton import decode
 
         return decode.fused_decode_step(x, mixers, convs, ssms, norms, last_norm, eps)
-    from vlm_ssm.numba.kernels import decode as kernels
-
-    first, count = mixers[0], len(mixers)
-    M, E, S, W, R = x.shape[-1], first.d_inner, first.d_state, first.d_conv, first.dt_rank
+    count, W, S, E = len(mixers), mixers[0].d_conv, mixers[0].d_state, mixers[0].d_inner
     x, y = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
     convs = [c.to(x.dtype).contiguous() for c in convs]
     ssms = [s.float().contiguous() for s in ssms]
@@ -110,22 +115,40 @@ def fused_decode_step(
     table: list[int] = []
     for mixer, norm, conv, ssm, (c, h) in zip(mixers, norms, convs, ssms, after, strict=True):
         table.extend(_layer(mixer, norm, (conv, c, ssm, h)))
-    constant = torch.tensor([eps], dtype=torch.float32)
-    sizes = (E, E, E, R + 2 * S, E, E, M)
-    shared = torch.empty(sum(-(-n // 16) * 16 for n in sizes), dtype=torch.float32)
-    arguments = kernels.Step(
-        count, M, E, S, W, R, x.element_size(), x.data_ptr(), y.data_ptr(), kernels.Small(*_small(last_norm)),
-        constant.data_ptr(), shared.data_ptr(),
-    )  # fmt: skip
-    floats = kernels.own_floats(M, E, R)
-    kernels.decode_layers(
-        torch.get_num_threads(), arguments, tuple(table), floats=floats, phases=4 * count + 1
-    )
+    _run_kernel(mixers[0], x, y, table, last_norm, eps)
     return y, conv_after, ssm_after
 
 
+def _run_kernel(
+    mixer: MambaLayer, x: Tensor, y: Tensor, table: list[int], last_norm: Tensor | None, eps: float
+) -> None:
+    """The numba kernel on layers of the shape of `mixer`; `table` holds the fields of each, flat."""
+    from vlm_ssm.numba.kernels import decode as kernels
+
+    M, E, S, W, R = x.shape[-1], mixer.d_inner, mixer.d_state, mixer.d_conv, mixer.dt_rank
+    layers, eps_ = len(table) // kernels.LAYER_NUMBERS, torch.tensor([eps], dtype=torch.float32)
+    sizes = (E, E, E, R + 2 * S, E, E, M)
+    shared = torch.empty(sum(-(-n // 16) * 16 for n in sizes), dtype=torch.float32)
+    step = kernels.Step(
+        layers=layers,
+        M=M,
+        E=E,
+        S=S,
+        W=W,
+        R=R,
+        item=x.element_size(),
+        x=x.data_ptr(),
+        y=y.data_ptr(),
+        norm=kernels.Small(*_small(last_norm)),
+        eps=eps_.data_ptr(),
+        shared=shared.data_ptr(),
+    )
+    options = {"floats": kernels.scratch_floats(M, E, R), "phases": 4 * layers + 1}
+    kernels.decode_layers(torch.get_num_threads(), step, tuple(table), **options)
+
+
 def linear(x: Tensor, weight: Tensor) -> Tensor:
-    """`F.linear` (…, M) -> (…, V); for one row on the fast backend, all cores read the matrix."""
+    """`F.linear` (…, M) -> (…, V); a single row on backend numba is computed on all cores."""
     fits = weight.ndim == 2 and x.shape[-1] == weight.shape[1]
     if not fits or weight.dtype != x.dtype or not weight.is_contiguous() or not single_token_cpu(x):
         return F.linear(x, weight)

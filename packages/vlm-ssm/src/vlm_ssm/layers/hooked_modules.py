@@ -1,6 +1,6 @@
-"""Sub-modules of a Mamba layer: their weights go to a kernel, unless a module is hooked, wrapped or replaced.
+"""Submodules of a Mamba layer: their weights are passed to kernels, unless a module is hooked, wrapped or replaced.
 
-Such a module is called as a module. That is slower, but adapters, hooks, parametrisations and quantised layers work.
+Such a module is called instead. That is slower, but LoRA adapters, hooks, parametrisations and quantised layers work.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vlm_ssm.torch.ops import along, with_past
 
 
 class DeltaProjection(nn.Linear):
-    """Δ before its softplus from its low-rank input; the bias is added in fp32, whatever the weight is."""
+    """Projection of the low-rank Δ, before softplus; the bias is added in fp32 whatever the weight's dtype."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(…, R) -> (…, E) in fp32."""
@@ -39,12 +39,12 @@ def has_no_hooks(module: nn.Module) -> bool:
 
 
 def plain(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Exactly of this kind, with its weight as an ordinary parameter, and untouched."""
+    """Whether a module is exactly of this type, its weight an ordinary parameter, and it has no hooks."""
     return type(module) is kind and "weight" in module._parameters and has_no_hooks(module)
 
 
 def project(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
-    """x (K, B, T, D) through one linear layer, or one a direction -> (K, B, T, D')."""
+    """x (K, B, T, D) through one linear layer, or one for each direction -> (K, B, T, D')."""
     if len(layers) == 1:
         return layers[0](x)
     if all(plain(layer, nn.Linear) and layer._parameters["bias"] is None for layer in layers):
@@ -53,7 +53,7 @@ def project(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
 
 
 def project_delta(layers: Sequence[Any], x: Tensor) -> tuple[Tensor, Tensor | None]:
-    """As `project` -> Δ (K, B, T, E) and the bias (P, E) that the scan adds; None where Δ has it already."""
+    """As `project` -> Δ (K, B, T, E) and the bias (P, E) that the scan has to add; None if Δ includes it."""
     if not all(plain(layer, DeltaProjection) for layer in layers):
         each = list(layers) * (len(x) // len(layers))
         return torch.stack([layer(x_k) for layer, x_k in zip(each, x, strict=True)]), None
@@ -62,13 +62,13 @@ def project_delta(layers: Sequence[Any], x: Tensor) -> tuple[Tensor, Tensor | No
 
 
 def _times(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
-    """All directions' products as one."""
+    """The projections of all directions as one batched product."""
     weight = torch.stack([layer.get_parameter("weight") for layer in layers]).to(x.dtype)
     return (x.flatten(1, 2) @ weight.mT).unflatten(1, x.shape[1:3])
 
 
 def stacked(tensors: Sequence[Tensor]) -> Tensor:
-    """One tensor a module -> (P, …), without a copy if there is only one."""
+    """One tensor for each module -> (P, …), without a copy if there is one."""
     return tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(list(tensors))
 
 
@@ -80,7 +80,7 @@ def convolve(
     boundaries: SegmentBoundaries | None = None,
     scan_order: Tensor | None = None,
 ) -> Tensor:
-    """As `ops.conv`, by one depthwise `Conv1d` of `taps` taps, or one a direction, which pads `taps` - 1 zeros."""
+    """As `ops.conv`, by one depthwise `Conv1d` with `taps` taps and `taps` - 1 zeros of padding, or one a direction."""
     if all(plain(layer, nn.Conv1d) for layer in layers):
         biases = [layer.bias for layer in layers if layer.bias is not None]
         weight = stacked([layer.weight.squeeze(1) for layer in layers])
@@ -92,7 +92,7 @@ def convolve(
 
 
 def _called(layer: nn.Module, padded: Tensor, taps: int, boundaries: SegmentBoundaries | None) -> Tensor:
-    """padded (B, taps - 1 + T, E) through the module itself -> SiLU of (B, T, E)."""
+    """SiLU of the module called on padded (B, taps - 1 + T, E) -> (B, T, E)."""
     length = padded.shape[1] - taps + 1
     if boundaries is None:
         return F.silu(_unrounded(layer, padded.mT)[..., taps - 1 : taps - 1 + length].mT).to(padded.dtype)
@@ -104,7 +104,7 @@ def _called(layer: nn.Module, padded: Tensor, taps: int, boundaries: SegmentBoun
 
 
 def _unrounded(layer: nn.Module, x: Tensor) -> Tensor:
-    """A convolution called in the precision of its parameters, as kernels compute it; autocast would round to bf16."""
+    """Call a convolution in its parameters' dtype, as kernels compute it; autocast would round to bf16."""
     dtypes = {p.dtype for p in layer.parameters()}
     if len(dtypes) != 1 or not next(iter(dtypes)).is_floating_point:
         return layer(x)
@@ -113,7 +113,7 @@ def _unrounded(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def add_rms_norm(residual: Tensor, out: Tensor | None, norm: nn.Module, eps: float) -> tuple[Tensor, Tensor]:
-    """As `ops.add_rms_norm`, with the norm's weight or, where it is no plain RMSNorm, by calling it."""
+    """As `ops.add_rms_norm`, with the weight of a plain `nn.RMSNorm`; any other norm is called."""
     if plain(norm, nn.RMSNorm):
         return ops.add_rms_norm(residual, out, norm.get_parameter("weight"), eps)
     summed = residual if out is None else residual + out
@@ -123,10 +123,9 @@ def add_rms_norm(residual: Tensor, out: Tensor | None, norm: nn.Module, eps: flo
 
 
 def plain_linear(module: Any, kind: type[nn.Module], dtype: torch.dtype) -> bool:
-    """A linear layer that nobody has wrapped or hooked, in this dtype; only the scan may add a bias."""
+    """Whether a fused kernel can read this linear layer: plain, of this dtype, a bias only in `DeltaProjection`."""
     if not plain(module, kind):
         return False
-    own = module._parameters
-    weight = own["weight"]
-    biased = own["bias"] is not None
+    weight, biased = module._parameters["weight"], module._parameters["bias"] is not None
+    assert weight is not None
     return weight.dtype == dtype and weight.is_contiguous() and biased == (kind is DeltaProjection)

@@ -12,11 +12,11 @@ from vlm_ssm.runtime.errors import BackendError
 
 
 class Mamba(GatedSSM):
-    """The Mamba-1 layer, (B, T, M) -> (B, T, M); state dicts of `mamba_ssm.Mamba` load.
+    """The Mamba-1 layer, (B, T, M) -> (B, T, M), with the arguments and state dict of `mamba_ssm.Mamba`.
 
-    Arguments mean what they mean there; those after `dt_rank` are given by name. Two things differ: `A_log`, `D` and
-    the bias of `dt_proj` stay fp32 whatever `dtype` is, and there is no inference cache. `MambaMixer`, with the same
-    parameters, takes and returns the layer's state instead.
+    Two differences: `A_log`, `D` and the bias of `dt_proj` stay fp32 whatever `dtype` is, and there is no inference
+    cache: `MambaMixer`, with the same parameters, takes and returns the layer's state instead. Arguments after
+    `dt_rank` are keyword-only. Raises `ValueError` for an unknown `dt_init`, and for `use_fast_path=False`.
     """
 
     def __init__(
@@ -42,7 +42,9 @@ class Mamba(GatedSSM):
         if dt_init not in ("random", "constant"):
             raise ValueError(f"dt_init is {dt_init!r}; possible: 'random', 'constant'")
         if not use_fast_path:
-            raise ValueError("use_fast_path=False: choose a backend instead, VLM_SCAN_BACKEND=torch")
+            raise ValueError(
+                "use_fast_path=False is not supported; choose a backend instead: VLM_SCAN_BACKEND=torch"
+            )
         super().__init__(d_model, d_state, d_conv, expand, None if dt_rank == "auto" else dt_rank)
         self.d_model, self.expand, self.layer_idx = d_model, expand, layer_idx
         self._init_dt(dt_min, dt_max, dt_init_floor)
@@ -61,7 +63,7 @@ class Mamba(GatedSSM):
         self.to(device=device)
 
     def forward(self, hidden_states: Tensor, inference_params: None = None) -> Tensor:
-        """(B, T, M) -> (B, T, M)."""
+        """hidden_states (B, T, M) -> (B, T, M); raises `BackendError` if `inference_params` is given."""
         if inference_params is not None:
             raise BackendError(
                 "vlm_ssm.Mamba has no inference cache: MambaMixer, with the same parameters, takes and returns a state"

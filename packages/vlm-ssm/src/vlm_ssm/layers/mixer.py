@@ -27,22 +27,31 @@ from vlm_ssm.torch.ops import after
 
 
 class SSMState(NamedTuple):
-    """What one layer remembers: the last conv inputs (B, W-1, E) and the fp32 recurrent state (B, E, S)."""
+    """State of one layer: the last W-1 convolution inputs (B, W-1, E), and the recurrent state (B, E, S) in fp32."""
 
     conv: Tensor
     ssm: Tensor
 
 
 class SelectiveSSM(nn.Module):
-    """conv1d, SiLU, the input-dependent Δ, B, C, and the scan, on an inner width E; `scan_along` runs it."""
+    """Parameters of convolution, Δ, B, C and scan at inner width E; `scan_along` computes it.
+
+    Names and initial values are those of `mamba_ssm.Mamba`.
+    """
 
     keeps_fp32 = ("A_log", "D", "dt_proj.bias")
-    """Parameters of the recurrence: fp32 whatever the others are (README of mamba_ssm, "Precision")."""
+    """Parameters that `cast_parameters` leaves in fp32 (README of mamba_ssm, "Precision")."""
 
     def __init__(
-        self, d_inner: int, d_state: int = 16, d_conv: int = 4, dt_rank: int = 1,
-        dt_min: float = 1e-3, dt_max: float = 0.1, dt_floor: float = 1e-4,
-    ) -> None:  # fmt: skip
+        self,
+        d_inner: int,
+        d_state: int = 16,
+        d_conv: int = 4,
+        dt_rank: int = 1,
+        dt_min: float = 1e-3,
+        dt_max: float = 0.1,
+        dt_floor: float = 1e-4,
+    ) -> None:
         super().__init__()
         self.d_inner, self.d_state, self.d_conv, self.dt_rank = d_inner, d_state, d_conv, dt_rank
         self.conv1d = nn.Conv1d(d_inner, d_inner, d_conv, groups=d_inner, padding=d_conv - 1)
@@ -56,7 +65,7 @@ class SelectiveSSM(nn.Module):
 
     @torch.no_grad()
     def _init_dt(self, low: float, high: float, floor: float) -> None:
-        """softplus(bias) log-uniform in [low, high]; a framework must not zero this bias afterwards."""
+        """Initialise dt_proj: softplus(bias) log-uniform in [low, high]. A framework must not zero this bias later."""
         nn.init.uniform_(self.dt_proj.weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
         span = math.log(high) - math.log(low)
         dt = torch.exp(torch.rand(self.d_inner) * span + math.log(low)).clamp(min=floor)
@@ -64,7 +73,7 @@ class SelectiveSSM(nn.Module):
 
 
 def _projections(ssms: Sequence[SelectiveSSM], u: Tensor) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-    """u (K, B, T, E) -> Δ before softplus (K, B, T, E), the bias that it still lacks, B and C (K, B, T, 1, S)."""
+    """u (K, B, T, E) -> Δ before softplus (K, B, T, E), the bias still to be added, B and C (K, B, T, 1, S)."""
     first = ssms[0]
     sizes = [first.dt_rank, first.d_state, first.d_state]
     low, b, c = project([s.x_proj for s in ssms], u).split(sizes, dim=-1)
@@ -79,9 +88,9 @@ def scan_along(
     boundaries: SegmentBoundaries | None = None,
     state: SSMState | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Convolution and selective scan in K scan orders at once (shapes as in `ops`), by one SSM or one a direction.
+    """Convolution and selective scan in K scan orders at once, by one SSM or one a direction; shapes as in `ops`.
 
-    x (B, T, J, E) and gate z alike -> y (B, T, J, E), summed over directions if J is 1, and the states (K, B, E, S).
+    x and gate z (B, T, J, E) -> y (B, T, J, E), summed over directions if J is 1, and the states (K, B, E, S).
     """
     past = state.conv if state else None
     u = convolve([s.conv1d for s in ssms], ssms[0].d_conv, x, past, boundaries, scan_order)
@@ -106,12 +115,12 @@ def scan_along(
 
 
 def cast_parameters(module: nn.Module, dtype: torch.dtype) -> None:
-    """Every parameter to `dtype`, except those that a module inside names in `keeps_fp32`."""
-    kept = {
+    """Cast the parameters of a module in place, except those that it or a submodule names in `keeps_fp32`."""
+    fp32 = {
         inner.get_parameter(name) for inner in module.modules() for name in getattr(inner, "keeps_fp32", ())
     }
     for parameter in module.parameters():
-        if parameter not in kept:
+        if parameter not in fp32:
             parameter.data = parameter.data.to(dtype)
 
 
@@ -134,7 +143,7 @@ class GatedSSM(SelectiveSSM):
     def mix(
         self, x: Tensor, boundaries: SegmentBoundaries | None = None, state: SSMState | None = None
     ) -> tuple[Tensor, SSMState]:
-        """(B, T, M) -> ((B, T, M), state)."""
+        """x (B, T, M) -> y (B, T, M), and the state after it."""
         inner, z = self.in_proj(x).chunk(2, dim=-1)
         y, last = scan_along([self], inner.unsqueeze(2), z.unsqueeze(2), None, boundaries, state)
         conv = after(inner, state.conv if state else None, boundaries, self.d_conv - 1)
@@ -142,10 +151,10 @@ class GatedSSM(SelectiveSSM):
 
 
 class MambaMixer(GatedSSM):
-    """The Mamba layer of this toolkit: it takes and returns a state, and decodes a token in one fused call."""
+    """The Mamba-1 layer with an explicit state, which a call takes and returns; a single token is one fused call."""
 
     def can_fuse(self, dtype: torch.dtype) -> bool:
-        """Whether a fused step of this dtype computes what `forward` would: nothing is wrapped, hooked or replaced."""
+        """Whether a fused step in this dtype equals `forward`: no submodule is wrapped, hooked or replaced."""
         modules = self._modules
         return (
             type(self) is MambaMixer
@@ -160,7 +169,11 @@ class MambaMixer(GatedSSM):
     def forward(
         self, x: Tensor, segments: Tensor | SegmentBoundaries | None = None, state: SSMState | None = None
     ) -> tuple[Tensor, SSMState]:
-        """(B, T, M) -> ((B, T, M), state). `PADDING` in `segments` (B, T) stands in front only."""
+        """x (B, T, M) -> y (B, T, M), and the state after it.
+
+        The state is reset where `segments` (B, T) changes; `PADDING` is allowed in front only. Without `state` the
+        first segment starts from zeros. A sequence in chunks, each given the state of the last, equals the whole.
+        """
         if state is not None and segments is None and decode.can_fuse(x, [self]):
             y, conv, ssm = decode.fused_decode_step(x, [self], [state.conv], [state.ssm])
             return y, SSMState(conv[0], ssm[0])

@@ -1,4 +1,4 @@
-"""Where tensors lie, for kernels that read memory by address."""
+"""Addresses and strides of tensors for kernels, which read memory by address."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from vlm_ssm.numba.kernels.scan_forward import NULL_VIEW, RowView
 
 
 def address(t: Tensor | None) -> int:
-    """Of the first element; 0 if there is no tensor."""
+    """Address of the first element; 0 for None."""
     return 0 if t is None else t.data_ptr()
 
 
 def rows(t: Tensor | None, outer: int, seq: int, row: int) -> RowView:
-    """Where the rows of t lie; the arguments are its dimensions of directions, sequences and positions."""
+    """View of t's rows; `outer`, `seq` and `row` are its dimensions of directions, sequences and positions."""
     if t is None:
         return NULL_VIEW
     item = t.element_size()
@@ -22,10 +22,10 @@ def rows(t: Tensor | None, outer: int, seq: int, row: int) -> RowView:
 
 
 def by_direction(t: Tensor | None) -> RowView:
-    """(K, B, T, …)."""
+    """View of a tensor (K, B, T, …)."""
     return rows(t, 0, 1, 2)
 
 
 def by_row(t: Tensor | None) -> RowView:
-    """(B, T, J, E)."""
+    """View of a tensor (B, T, J, E)."""
     return rows(t, 2, 0, 1)

@@ -1,4 +1,4 @@
-"""The convolution on numba's CPU kernels, registered with torch as `numba.scan` does."""
+"""The convolution on numba's CPU kernels, registered as torch custom ops."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _(*arguments: Any):
 
 
 def _backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-    """Gradients of x, weight, bias, state; that of an absent state is empty."""
+    """Gradients of x, weight, bias and state; empty for an absent state."""
     inputs = ConvInputs(*arguments)
     x, weight, state, scan_order = inputs.x, inputs.weight, inputs.state, inputs.scan_order
     grad = native(grad)
@@ -60,11 +60,11 @@ def _backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     forward = _arguments(inputs, grad)
     gradient = kernels.Gradient(
         by_direction(grad), by_direction(inside), by_row(grad_x), at_state, address(sums), address(inverse)
-    )  # fmt: skip
-    kernels.backward_inside(tasks, forward, gradient, floats=kernels.working_floats(taps))
+    )
+    kernels.backward_inside(tasks, forward, gradient, floats=kernels.scratch_floats(taps))
     all_rows = N * (T + (0 if state is None else taps - 1))
-    kernels.backward_rows(-(-all_rows // kernels.FEW), forward, gradient)
-    by_parameters = sums.unflatten(0, (len(weight), -1)).sum(1)  # tasks come direction by direction
+    kernels.backward_rows(-(-all_rows // kernels.GATHER_ROWS), forward, gradient)
+    by_parameters = sums.unflatten(0, (len(weight), -1)).sum(1)  # tasks are ordered by direction
     return grad_x, by_parameters[:, :taps].clone(), by_parameters[:, taps].clone(), grad_state
 
 

@@ -1,4 +1,4 @@
-"""Residual addition and RMSNorm on numba's kernel, registered with torch as `numba.scan` does."""
+"""Residual addition and RMSNorm on numba's kernel, registered as torch custom ops."""
 
 from __future__ import annotations
 
@@ -22,19 +22,28 @@ def _arguments(
     M = residual.shape[-1]
     item = 0 if out is None else out.element_size()
     return kernels.Norm(
-        residual.numel() // M, M, residual.data_ptr(), address(out), item, weight.data_ptr(), eps.data_ptr(),
-        summed.data_ptr(), y.data_ptr(), y.element_size(), scale.data_ptr(),
-    )  # fmt: skip
+        rows=residual.numel() // M,
+        M=M,
+        residual=residual.data_ptr(),
+        out=address(out),
+        item_out=item,
+        weight=weight.data_ptr(),
+        eps=eps.data_ptr(),
+        summed=summed.data_ptr(),
+        y=y.data_ptr(),
+        item_y=y.element_size(),
+        scale=scale.data_ptr(),
+    )
 
 
 def _run(
     residual: Tensor, out: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The sum (empty if nothing is added), y, and one factor a row."""
+    """residual + out (empty without `out`), y, and the scale of each row."""
     summed = residual.new_empty(0) if out is None else torch.empty_like(residual)
     y, scale = torch.empty_like(residual, dtype=dtype), residual.new_empty(residual.shape[:-1])
-    held = torch.tensor([eps], dtype=torch.float32)
-    arguments = _arguments(residual, out, weight, held, summed, y, scale)
+    tensors = (residual, out, weight, torch.tensor([eps], dtype=torch.float32), summed, y, scale)
+    arguments = _arguments(*tensors)
     kernels.forward(-(-arguments.rows // kernels.ROWS), arguments)
     return summed, y, scale
 
@@ -52,7 +61,7 @@ def _(residual, out, weight, eps, dtype):
 def _backward_op(
     grad_y: Tensor, grad_summed: Tensor | None, summed: Tensor, weight: Tensor, scale: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of the sum's terms and of the weight."""
+    """Gradients of residual + out and of the weight."""
     grad_y = grad_y.contiguous()
     grad_summed = None if grad_summed is None else grad_summed.contiguous()
     arguments = _arguments(summed, None, weight, weight, summed, grad_y, scale)

@@ -1,6 +1,6 @@
-"""The selective scan on numba's CPU kernels, registered with torch: autograd, checkpointing and compile see one op.
+"""The selective scan on numba's CPU kernels, registered as a torch custom op for autograd and torch.compile.
 
-Calls that need no gradient skip the registration, whose dispatch would cost more than a decoding step.
+Calls that need no gradient bypass the custom op: its dispatch would take longer than a decoding step.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def _arguments(
 
 
 def _run(inputs: ScanInputs, train: bool) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """y, last state, and for the backward the ungated sum and the states before each chunk."""
+    """y, last state, and, to `train`, the sum before the gate and the state before each chunk."""
     u, states = inputs.u, inputs.A.shape[2]
     K, N, T, E = u.shape
     check_scan_order(inputs.scan_order, T)
@@ -49,7 +49,7 @@ def _run(inputs: ScanInputs, train: bool) -> tuple[Tensor, Tensor, Tensor | None
     starts = last.new_empty(K, N, chunks, blocks, states, 16) if train else None
     arguments = _arguments(inputs, acc, out, last, starts)
     tasks = N * -(-blocks // scan_forward.GROUP)
-    scan_forward.forward(tasks, arguments, floats=scan_forward.working_floats(states))
+    scan_forward.forward(tasks, arguments, floats=scan_forward.scratch_floats(states))
     return out, last, acc, starts
 
 
@@ -76,12 +76,12 @@ def _(*inputs: Any):
 
 
 def _backward(grad_out: Tensor, grad_last: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:
-    """Gradients of u, dt, A, B, C, D, bias, z, h0; that of an absent z is empty."""
-    *given, acc, starts = arguments
-    inputs = ScanInputs(*given)
+    """Gradients of u, dt, A, B, C, D, bias, z, h0; empty for an absent z."""
+    *fields, acc, starts = arguments
+    inputs = ScanInputs(*fields)
     (K, N, T, E), S, G = inputs.u.shape, inputs.A.shape[2], inputs.B.shape[3]
     per_group = -(-(E // G) // 16)
-    # by shapes alone, so that sums over parts have one order whatever the number of threads
+    # from shapes alone, so that the order of sums does not depend on the number of threads
     width = min(32, max(8, -(-K * N * G * per_group // 16)), per_group)
     parts = -(-per_group // width)
     grad_out, grad_last = native(grad_out), None if grad_last is None else dense(grad_last)
@@ -94,7 +94,7 @@ def _backward(grad_out: Tensor, grad_last: Tensor | None, *arguments: Any) -> tu
     views = (by_row(grad_out), by_direction(grad_u), by_direction(grad_dt))
     addresses = map(address, (grad_last, sums_B, sums_C, sums_A, sums_D, sums_bias, grad_h0))
     gradient = scan_backward.Gradient(width, *views, NULL_VIEW if z is None else by_row(grad_z), *addresses)
-    floats = scan_backward.working_floats(width, S)
+    floats = scan_backward.scratch_floats(width, S)
     scan_backward.backward(K * N * G * parts, forward, gradient, floats=floats)
     over = 1 if len(A) > 1 else (0, 1)
     grad_A, grad_D, grad_bias = (t.sum(over).view(len(A), *t.shape[2:]) for t in (sums_A, sums_D, sums_bias))

@@ -1,1 +1,1 @@
-"""What registered operations share: inputs, memory layouts, autograd, and modes of torch."""
+"""Shared code of the registered operations: inputs, memory layouts, autograd, torch modes."""

@@ -1,7 +1,7 @@
-"""What scan, convolution and norm of every kernel library share: registration with autograd, and the call around it.
+"""Autograd registration of scan, convolution and norm, and the functions that call them, for every kernel library.
 
-`op` is the registered operation, `run` the same without registration, for calls that need no gradient; `backward` is
-the registered gradient.
+`op` is the custom op, `run` the same function unregistered, for calls that need no gradient, `backward` the custom op
+of the gradient.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ BACKWARD = (
 )
 CONV_FORWARD = f"({schema(ConvInputs)}) -> Tensor"
 CONV_BACKWARD = f"(Tensor grad, {schema(ConvInputs)}) -> (Tensor, Tensor, Tensor, Tensor)"
-"""Schemas of a kernel's registered scan and convolution, and of their gradients."""
+"""Schemas of the custom ops of scan and convolution, and of their gradients."""
 
 
 def like_inputs(grad_out: Tensor, grad_last: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:
-    """What a scan's gradient looks like, for `register_fake`."""
+    """Fake outputs of a scan's gradient, for `register_fake`."""
     u, dt, A, B, C, _, _, z, *_ = arguments
     per_channel = A.new_empty(A.shape[:2])
     grad_z = u.new_empty(0) if z is None else like(z)
@@ -44,27 +44,27 @@ def scan_with(
     matrix: Callable[[Tensor], Tensor],
     rows: Callable[[Tensor], Tensor] = native,
 ) -> Callable[[ScanInputs], tuple[Tensor, Tensor]]:
-    """A backend's `scan`; `matrix` and `rows` lay B and C, and u, dt and z out as the kernels read them.
+    """A backend's `scan`; `matrix` converts B and C, `rows` u, dt and z, to the kernels' dtypes and layouts.
 
-    `op` takes the fields of `ScanInputs` and gives y, the last state, and two tensors for the backward; `run` takes the
-    tuple itself, and whether these two are wanted.
+    `op` takes the fields of `ScanInputs` and returns y, the last state, and two tensors for the backward. `run` takes
+    the tuple, and whether to compute these two.
     """
 
     def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         *tensors, ctx.softplus, ctx.keep_directions = inputs
         ctx.save_for_backward(*tensors, output[2], output[3])
         ctx.out_shape = output[0].shape
-        # zeros for the sums and saved states would be a pass over memory each
+        # otherwise torch fills two large tensors with zeros
         ctx.set_materialize_grads(False)
 
     def autograd(ctx: Any, grad_out: Tensor | None, grad_last: Tensor | None, *_: Any) -> tuple[Any, ...]:
         *tensors, acc, starts = ctx.saved_tensors
         inputs = ScanInputs._make([*tensors, ctx.softplus, ctx.keep_directions])
-        if grad_out is None:  # only the state is used
+        if grad_out is None:  # the loss depends on the last state only
             grad_out = inputs.u.new_zeros(ctx.out_shape)
         grads = backward(grad_out, grad_last, *inputs, acc, starts)
-        given = [None if t is None else grad for t, grad in zip(inputs[:9], grads, strict=True)]
-        return *given, None, None, None, None
+        present = [None if t is None else grad for t, grad in zip(inputs[:9], grads, strict=True)]
+        return *present, None, None, None, None
 
     def scan(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
         """As `ops.scan`."""
@@ -92,8 +92,8 @@ def conv_with(
     def autograd(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         inputs = ConvInputs(*ctx.saved_tensors)
         grads = backward(grad, *inputs)
-        given = [None if t is None else grad for t, grad in zip(inputs[:4], grads, strict=True)]
-        return *given, None, None, None, None
+        present = [None if t is None else grad for t, grad in zip(inputs[:4], grads, strict=True)]
+        return *present, None, None, None, None
 
     def conv(
         x: Tensor,
@@ -106,18 +106,18 @@ def conv_with(
         """As `ops.conv`."""
         dtype, x = x.dtype, rows(x)
         state = None if state is None else state.to(x.dtype).contiguous()
-        marks = (None, None, None) if boundaries is None else (t.contiguous() for t in boundaries)
+        flags = (None, None, None) if boundaries is None else (t.contiguous() for t in boundaries)
         by_tap = dense(weight.transpose(1, 2))
         bias = None if bias is None else dense(bias)
         chosen = op if grad_needed(x, weight, bias, state) else run
-        return chosen(x, by_tap, bias, state, *marks, scan_order).to(dtype)
+        return chosen(x, by_tap, bias, state, *flags, scan_order).to(dtype)
 
     op.register_autograd(autograd, setup_context=setup)
     return conv
 
 
 def norm_with(op: Any, run: Callable[..., Any], backward: Any) -> Callable[..., tuple[Tensor, Tensor]]:
-    """`ops.add_rms_norm`; `op` and `run` give the sum (empty if nothing is added), y, and one factor a row."""
+    """`ops.add_rms_norm`; `op` and `run` return residual + out (empty without out), y, and the scale of each row."""
 
     def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         residual, out, weight, _, _ = inputs

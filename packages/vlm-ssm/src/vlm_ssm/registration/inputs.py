@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class ScanInputs(NamedTuple):
-    """What a selective scan takes: the tensors of `ops.scan`, by the same names on every backend."""
+    """Inputs of a selective scan, on every backend; `ops.scan` gives their shapes."""
 
     u: Tensor
     dt: Tensor
@@ -26,7 +26,7 @@ class ScanInputs(NamedTuple):
 
 
 class ConvInputs(NamedTuple):
-    """What a convolution kernel takes: `weight` (P, W, E) by tap, then the fields of `SegmentBoundaries`."""
+    """Inputs of a convolution kernel: `weight` is (P, W, E); reset, history, left_pad as in `SegmentBoundaries`."""
 
     x: Tensor
     weight: Tensor
@@ -39,7 +39,7 @@ class ConvInputs(NamedTuple):
 
     @property
     def directions(self) -> int:
-        """K: one a scan order, or one a column of x (B, T, J, E)."""
+        """K: the number of scan orders; without them, J of x (B, T, J, E)."""
         return self.x.shape[2] if self.scan_order is None else len(self.scan_order)
 
 
@@ -47,5 +47,5 @@ _KINDS = {Tensor: "Tensor", Tensor | None: "Tensor?", bool: "bool"}
 
 
 def schema(kind: Any) -> str:
-    """The fields of a NamedTuple as `torch.library` writes arguments: "Tensor u, Tensor? D, bool softplus"."""
+    """The fields of a NamedTuple in the syntax of `torch.library`: "Tensor u, Tensor? D, bool softplus"."""
     return ", ".join(f"{_KINDS[hint]} {name}" for name, hint in get_type_hints(kind).items())

@@ -1,4 +1,4 @@
-"""What depends on torch's modes: autocast, gradients, compilation."""
+"""Queries and switches of torch's modes: autocast, gradients, compilation, global hooks."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
-    """fp32 means fp32: no autocast on x's device; devices that have none (meta) need nothing."""
+    """Disables autocast on x's device; does nothing on devices without autocast (meta)."""
     device = x.device.type
     return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 def grad_needed(*tensors: Tensor | None) -> bool:
-    """Whether a call must go through its registration."""
+    """Whether a call must go through the registered custom op: a gradient is needed, or torch.compile is tracing."""
     if torch.compiler.is_compiling():
         return True
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)

@@ -1,1 +1,1 @@
-"""Errors, and folders of compiled kernels."""
+"""Errors, and cache folders of compiled kernels."""

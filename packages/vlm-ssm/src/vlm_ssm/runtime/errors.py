@@ -1,12 +1,12 @@
-"""The error of a backend that was asked for and can't run."""
+"""The error of a backend that can't run."""
 
 from __future__ import annotations
 
 
 class BackendError(ValueError):
-    """A backend that is unknown, not installed, or not for these tensors; the message says what can be done.
+    """A backend is unknown, not installed, or not for these tensors. The message names the alternatives.
 
-    `user_error` tells command lines that the message is all that their user needs.
+    `user_error` marks it for command lines, which print the message without a traceback.
     """
 
     user_error = True

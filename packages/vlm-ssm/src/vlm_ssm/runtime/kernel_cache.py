@@ -1,4 +1,4 @@
-"""Folders of compiled kernels: used only where no other user can put files."""
+"""Cache folders of compiled kernels, used only if no other user can write there."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from vlm_ssm.runtime.private_folder import why_untrusted
 
 
 def make_private(folder: Path) -> None:
-    """Make a folder and those above it that are missing, for this user alone whatever the umask is."""
+    """Create a folder and its missing parents with mode 0700, whatever the umask is."""
     for missing in reversed([p for p in folder.parents if not p.exists()]):
         missing.mkdir(mode=0o700, exist_ok=True)
     folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def why_no_cache(path: Path) -> str | None:
-    """What keeps a folder, made if it is not there, from holding files that will be run; None if nothing does."""
+    """Why a folder, created if missing, can't hold compiled kernels; None if it can."""
     if problem := why_untrusted(path):
         return problem
     try:

@@ -1,1 +1,1 @@
-"""Backend `torch`: every device, no compiler."""
+"""Backend `torch`: plain torch, on every device."""

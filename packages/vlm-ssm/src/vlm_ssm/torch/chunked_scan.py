@@ -1,43 +1,40 @@
-"""The selective scan in plain torch, always there: chunks of time in one buffer, backward by hand.
+"""The selective scan in plain torch, chunk by chunk of time, with a hand-written backward.
 
-Discretisation and output are whole-chunk operations; only h_t = Ā_t h_{t-1} + x_t runs step by step, one
-in-place `addcmul_` each. The backward recomputes a chunk's states from the state saved at its start, so
-memory is that of one chunk plus T/chunk states, and time is linear in T (autograd through a loop that
-slices a tensor is quadratic).
+Discretisation and output are computed for a whole chunk at once; only h_t = Ā_t h_{t-1} + x_t runs step by step, one
+in-place `addcmul_` each. The backward recomputes a chunk's states from the state saved before it. So memory is that of
+one chunk and T / chunk states, and time is linear in T (autograd through a loop that slices a tensor is quadratic).
 """
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from vlm_ssm.registration.torch_modes import grad_needed, without_autocast
+from vlm_ssm.torch.namespace import NAMESPACE
 
-# operations are known by name to all of torch, and copies of this file that travel with models must not clash
-NAMESPACE = re.sub(r"\W", "_", __name__.removesuffix(".torch.chunked_scan"))
-
-_FLOATS_A_BUFFER = 800_000  # half as much and twice as much measured slower
+_FLOATS_A_BUFFER = 800_000  # half and twice as many are slower
 
 
 def _chunk(u: Tensor, A: Tensor) -> int:
+    """Positions of a chunk."""
     return max(4, min(64, _FLOATS_A_BUFFER // max(1, u.shape[0] * A.numel())))
 
 
 def _by_state(m: Tensor, groups: int) -> Tensor:
-    """A (E, S) or h (B, E, S) -> (…, G, S, E/G): channels next to each other, as everything that meets them."""
+    """A (E, S) or h (B, E, S) -> (…, G, S, E/G): channels last, as in all tensors that they are combined with."""
     return m.unflatten(-2, (groups, -1)).transpose(-1, -2).contiguous()
 
 
 def _by_channel(m: Tensor) -> Tensor:
-    """The way back."""
+    """The inverse of `_by_state`."""
     return m.transpose(-1, -2).flatten(-3, -2).contiguous()
 
 
 class _Buffers:
-    """Working memory of a call, one chunk long: fresh memory for each chunk would cost its page faults each time."""
+    """Scratch memory of a call, one chunk long: allocating it for each chunk would cost page faults each time."""
 
     def __init__(self, size: int, like: Tensor, count: int) -> None:
         self._all = like.new_empty(count, size, *like.shape)
@@ -69,25 +66,25 @@ def _states(
 
 
 def _times(left: Tensor, right: Tensor, out: Tensor) -> None:
-    """Matrix products of all leading dimensions, into `out`."""
+    """Matrix products over all leading dimensions, into `out`."""
     torch.bmm(left.flatten(0, -3), right.flatten(0, -3), out=out.flatten(0, -3))
 
 
 def _chunks(tensors: list[Tensor | None], size: int) -> list[list[Any]]:
-    """Each time-first tensor in pieces of `size` steps; None stays None."""
+    """Each time-first tensor split into chunks of `size` steps; None stays None."""
     length = next(t for t in tensors if t is not None).shape[0]
     return [[None if t is None else t[i : i + size] for t in tensors] for i in range(0, length, size)]
 
 
 def _time_first(t: Tensor) -> Tensor:
-    """(B, T, …) <-> (T, B, …), dense."""
+    """(B, T, …) <-> (T, B, …), contiguous."""
     return t.transpose(0, 1).contiguous()
 
 
 def _run(
     u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h0: Tensor, keep: Tensor | None, train: bool
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """y, the last state, and, to `train`, the state before each chunk in the layout of `_by_state`."""
+    """y, the last state, and, to `train`, the state before each chunk, as `_by_state` lays it out."""
     size, groups = _chunk(u, A), B.shape[2]
     h, A = _by_state(h0, groups), _by_state(A, groups)
     x, dt = (_time_first(t).unflatten(2, (groups, -1)) for t in (dt * u, dt))
@@ -107,7 +104,7 @@ def _run(
 def _forward(
     u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h0: Tensor, keep: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `_run`, the states in one tensor."""
+    """As `_run` to train, with the states stacked."""
     y, last, starts = _run(u, dt, A, B, C, h0, keep, True)
     return y, last, torch.stack(starts)
 
@@ -128,9 +125,10 @@ def _backward_chunk(
     grads: tuple[Tensor, Tensor, Tensor, Tensor],
     buffers: list[Tensor],
 ) -> tuple[Tensor, Tensor]:
-    """One chunk, time first: gradients of u, Δ, B and C into `grads`.
+    """One chunk, time first: writes the gradients of u, Δ, B and C to `grads`.
 
-    Returns that of A, and the carry into the chunk before.
+    `carry` is the gradient of the chunk's last state from later chunks. -> the gradient of A, and the carry for the
+    chunk before.
     """
     (u, dt, B, C, keep), (grad_u, grad_dt, grad_B, grad_C) = chunk, grads
     x = dt * u
@@ -144,7 +142,7 @@ def _backward_chunk(
         later[i].addcmul_(factors[i + 1], later[i + 1])
     carry = decay[0] * grad_h[0]
     _times(grad_h, x.unsqueeze(4), grad_B.unsqueeze(4))
-    _times(B.unsqueeze(3), grad_h, grad_u.unsqueeze(3))  # of x = Δu so far
+    _times(B.unsqueeze(3), grad_h, grad_u.unsqueeze(3))  # the gradient of x = Δu, completed below
     # d/d(ΔA) of the recurrence: ∂h · Ā · h_{t-1}, built in place in grad_h
     grad_h.mul_(decay)
     grad_h[1:].mul_(states[:-1])
@@ -163,7 +161,7 @@ _BACKWARD = (
 
 @torch.library.custom_op(f"{NAMESPACE}::scan_backward", mutates_args=(), schema=_BACKWARD)
 def _backward(grad_y: Tensor, grad_last: Tensor, *saved: Any) -> tuple[Tensor, ...]:
-    """Gradients of u, dt, A, B, C and h0; `saved` as `_setup` keeps it."""
+    """Gradients of u, dt, A, B, C and h0; `saved` is what `_setup` saves."""
     starts, u, dt, A, B, C, keep = saved
     size, groups = _chunk(u, A), B.shape[2]
     carry, A = _by_state(grad_last, groups), _by_state(A, groups)
@@ -171,9 +169,9 @@ def _backward(grad_y: Tensor, grad_last: Tensor, *saved: Any) -> tuple[Tensor, .
     B, C, keep = _time_first(B), _time_first(C), None if keep is None else _time_first(keep)
     grad_A, buffers = torch.zeros_like(A), _Buffers(size, carry, 3)
     grads = [torch.empty_like(t) for t in (u, dt, B, C)]
-    pieces = _chunks([grad_y, u, dt, B, C, keep, *grads], size)
-    for start, (grad_c, *rest) in zip(reversed(starts), reversed(pieces), strict=True):
-        chunk, grads_c = tuple(rest[:5]), tuple(rest[5:])
+    chunks = _chunks([grad_y, u, dt, B, C, keep, *grads], size)
+    for start, (grad_c, *tensors) in zip(reversed(starts), reversed(chunks), strict=True):
+        chunk, grads_c = tuple(tensors[:5]), tuple(tensors[5:])
         part, carry = _backward_chunk(grad_c, carry, start, A, chunk, grads_c, buffers(len(grad_c)))
         grad_A += part
     grad_u, grad_dt, grad_B, grad_C = map(_time_first, grads)

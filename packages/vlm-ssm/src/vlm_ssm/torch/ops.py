@@ -1,4 +1,4 @@
-"""The operations in plain torch: always there, on every device; `chunked_scan` does the recurrence."""
+"""The operations in plain torch, for every device; `chunked_scan` computes the recurrence."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vlm_ssm.torch import chunked_scan
 
 
 def with_past(x: Tensor, state: Tensor | None, boundaries: SegmentBoundaries | None, past: int) -> Tensor:
-    """x (K, B, T, E) -> (K, B, past + T, E): `past` rows of state (B, past, E) right before the first live one."""
+    """x (K, B, T, E) -> (K, B, past + T, E): state (B, past, E) right before the first row that is no padding."""
     if state is None:
         state = x.new_zeros(x.shape[1], past, x.shape[3])
     rows = torch.cat([state.to(x.dtype).expand(len(x), -1, -1, -1), x], dim=2)
@@ -25,7 +25,7 @@ def with_past(x: Tensor, state: Tensor | None, boundaries: SegmentBoundaries | N
 
 
 def after(x: Tensor, state: Tensor | None, boundaries: SegmentBoundaries | None, past: int) -> Tensor:
-    """The last `past` inputs of x (B, T, E) that a following piece still sees -> (B, past, E)."""
+    """The convolution state after x (B, T, E): its last `past` inputs, 0 outside the last segment -> (B, past, E)."""
     length = x.shape[1]
     if boundaries is None and length >= past:
         return x[:, length - past :].clone()  # a view would keep all of x in memory
@@ -37,7 +37,7 @@ def after(x: Tensor, state: Tensor | None, boundaries: SegmentBoundaries | None,
 
 
 def along(x: Tensor, scan_order: Tensor | None) -> Tensor:
-    """(B, T, J, E) -> (K, B, T, E): the rows in each scan order, from its own column j = k if J > 1."""
+    """(B, T, J, E) -> (K, B, T, E): the rows in each scan order k, of column k if J > 1."""
     if scan_order is None:
         return x.permute(2, 0, 1, 3)
     return torch.stack([x[:, order, k if x.shape[2] > 1 else 0] for k, order in enumerate(scan_order)])
@@ -71,7 +71,7 @@ def conv_sum(
     boundaries: SegmentBoundaries | None,
     scan_order: Tensor | None,
 ) -> Tensor:
-    """As `ops.conv` before the SiLU; padding positions hold anything."""
+    """As `ops.conv` before the SiLU; values at padding positions are undefined."""
     rows, past = along(x, scan_order), weight.shape[2] - 1
     length, taps = rows.shape[2], weight.to(x.dtype)[:, None, None]  # (P, 1, 1, E, W)
     padded = with_past(rows, state, boundaries, past)
@@ -103,7 +103,7 @@ def scan(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
 def _recurrence(
     x: Tensor, step: Tensor, A: Tensor, B: Tensor, C: Tensor, h: Tensor, keep: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Directions (K, B, T, …) as more sequences, or, with parameters of their own, as more channels."""
+    """Directions (K, B, T, …) as additional sequences or, if each has its own parameters, as additional channels."""
     directions, batch, _, width = x.shape
     if len(A) == 1:
         x, step, B, C, h = (t.flatten(0, 1) for t in (x, step, B, C, h))

@@ -1,7 +1,7 @@
 """The causal depthwise convolution and its SiLU: state, segments and scan orders by address, forward and backward.
 
-The backward is two kernels: one turns the gradient of the output into that of the sum before the SiLU (and sums
-those of weight and bias), the other gathers it along every scan order, so that no two tasks write to one row.
+The backward has two kernels. The first computes the gradient of the sum before the SiLU, and those of weight and bias.
+The second gathers it along every scan order, so that no two tasks write to the same row.
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from vlm_ssm.numba.kernels.jit import FIRST, SECOND, TASKS, Kernel, inline, inner
-from vlm_ssm.numba.kernels.jobs import next_task, own_work, reader
-from vlm_ssm.numba.kernels.memory import byte, index, put_index
-from vlm_ssm.numba.kernels.rows import load, load_f32, store, store_f32
+from vlm_ssm.numba.kernels.load_store import load, load_f32, store, store_f32
+from vlm_ssm.numba.kernels.scalars import byte, index, put_index
 from vlm_ssm.numba.kernels.scan_forward import ROW, RowView
 from vlm_ssm.numba.kernels.simd import LANES, fma, sigmoid, splat
+from vlm_ssm.numba.kernels.work_items import next_task, reader, thread_scratch
 
-ROWS = 64  # positions a task
-FEW = 16  # rows a task of the gathering
-SPAN = 8  # blocks of channels that one pass over a task's positions takes
+ROWS = 64  # positions of a task
+GATHER_ROWS = 16  # rows of a task of `backward_rows`
+SPAN = 8  # blocks of channels in one pass over a task's positions
 
 
 class Conv(NamedTuple):
-    """Shapes, and where everything lies; an address of 0 means absent."""
+    """Shapes and addresses; an address of 0 means that the tensor is absent."""
 
     K: int
     N: int
@@ -29,20 +29,20 @@ class Conv(NamedTuple):
     E: int
     W: int
     P: int
-    x: RowView  # (N, T, E), of K layers side by side if `outer`
+    x: RowView  # (N, T, E), or (N, T, K, E) if `outer`
     out: RowView  # (K, N, T, E)
     state: RowView  # (N, W-1, E)
     weight: int  # (P, W, E) fp32
     bias: int  # (P, E) fp32
     reset: int  # (N, T) bytes, 2: padding
-    history: int  # (N, T) bytes, positions since the segment began
+    history: int  # (N, T) bytes, positions since the segment's start
     left_pad: int  # (N) int64, padding in front
     scan_order: int  # (K, T) int64
 
 
 @inline
 def source(p, k, n, t, j):
-    """Address of row t - j of direction k, from the state if before the first; 0 where the window ends."""
+    """Address of row t - j of direction k, in the state if it precedes the first row; 0 outside the segment."""
     if p.reset != 0 and byte(p.reset + n * p.T + t) == 2:
         return 0
     if p.history != 0 and byte(p.history + n * p.T + t) < j:
@@ -57,7 +57,7 @@ def source(p, k, n, t, j):
 
 @inline
 def before_silu(p, kp, e, count, taps):
-    """bias + Σ_j weight_j · x_{t-j} of one block; `taps` holds the W row addresses."""
+    """bias + Σ_j weight_j · x_{t-j} of one block; `taps` is an array of the W row addresses."""
     v = load(p.bias + 4 * (kp * p.E + e), 4, count) if p.bias != 0 else splat(0.0)
     for j in range(p.W):
         row = index(taps + 8 * j)
@@ -90,7 +90,7 @@ read_conv = reader(Conv)
 @Kernel
 def forward(job):
     p = read_conv(index(job + 8 * FIRST))
-    taps = own_work(job)
+    taps = thread_scratch(job)
     chunks = (p.T + ROWS - 1) // ROWS
     i = next_task(job, 0)
     while i < index(job + 8 * TASKS):
@@ -100,7 +100,7 @@ def forward(job):
 
 
 class Gradient(NamedTuple):
-    """What the backward pass reads and writes besides the forward's arguments."""
+    """Tensors of the backward pass that are no arguments of the forward."""
 
     out: RowView  # read
     inside: RowView  # before the SiLU; as out
@@ -111,13 +111,13 @@ class Gradient(NamedTuple):
 
 
 @inner
-def backward_silu(p, r, k, n, t0, sums, work, taps):
-    """Gradient before the SiLU of one task's positions, and its part of weight's and bias's."""
+def backward_silu(p, r, k, n, t0, sums, scratch, taps):
+    """Gradient before the SiLU at one task's positions; partial sums of weight's and bias's gradients to `sums`."""
     kp = k if p.P > 1 else 0
     for e0 in range(0, p.E, SPAN * LANES):
         blocks = min(SPAN, (p.E - e0 + LANES - 1) // LANES)
         for zero in range(blocks * (p.W + 1)):
-            store_f32(work + zero * ROW, splat(0.0))
+            store_f32(scratch + zero * ROW, splat(0.0))
         for t in range(t0, min(p.T, t0 + ROWS)):
             for j in range(p.W):
                 put_index(taps + 8 * j, source(p, k, n, t, j))
@@ -133,7 +133,7 @@ def backward_silu(p, r, k, n, t0, sums, work, taps):
                     s = sigmoid(v)
                     g = load(out + e * r.out.item, r.out.item, count) * fma(v * s, splat(1.0) - s, s)
                 store(inside + e * r.inside.item, g, r.inside.item, count)
-                at = work + i * (p.W + 1) * ROW
+                at = scratch + i * (p.W + 1) * ROW
                 for j in range(p.W):
                     row = index(taps + 8 * j)
                     if row != 0:
@@ -143,7 +143,7 @@ def backward_silu(p, r, k, n, t0, sums, work, taps):
         for i in range(blocks):
             e = e0 + i * LANES
             for j in range(p.W + 1):
-                v = load_f32(work + (i * (p.W + 1) + j) * ROW)
+                v = load_f32(scratch + (i * (p.W + 1) + j) * ROW)
                 store(sums + 4 * (j * p.E + e), v, 4, min(LANES, p.E - e))
 
 
@@ -154,19 +154,19 @@ read_gradient = reader(Gradient)
 def backward_inside(job):
     p = read_conv(index(job + 8 * FIRST))
     r = read_gradient(index(job + 8 * SECOND))
-    work = own_work(job)
-    taps = work + SPAN * (p.W + 1) * ROW
+    scratch = thread_scratch(job)
+    taps = scratch + SPAN * (p.W + 1) * ROW
     chunks = (p.T + ROWS - 1) // ROWS
     i = next_task(job, 0)
     while i < index(job + 8 * TASKS):
         q = i // chunks
         sums = r.sums + 4 * i * (p.W + 1) * p.E
-        backward_silu(p, r, q // p.N, q % p.N, i % chunks * ROWS, sums, work, taps)
+        backward_silu(p, r, q // p.N, q % p.N, i % chunks * ROWS, sums, scratch, taps)
         i = next_task(job, 0)
 
 
-def working_floats(taps):
-    """Working memory of a thread: sums of some blocks, and the addresses of one window."""
+def scratch_floats(taps):
+    """fp32 numbers of scratch memory a thread: partial sums of `SPAN` blocks, and the addresses of one window."""
     return SPAN * (taps + 1) * LANES + 2 * taps
 
 
@@ -196,7 +196,7 @@ def gather(p, r, n, row, k0, k1, target, item):
 
 @inner
 def backward_row(p, r, n, i):
-    """Row i of x, or, before those, of the state."""
+    """Gradient of row i of the state followed by x."""
     past = p.W - 1 if r.state.at != 0 else 0
     if i < past:
         gather(p, r, n, i - past, 0, p.K, r.state.at + n * r.state.seq + i * r.state.row, r.state.item)
@@ -216,6 +216,6 @@ def backward_rows(job):
     rows = p.T + (p.W - 1 if r.state.at != 0 else 0)
     i = next_task(job, 0)
     while i < index(job + 8 * TASKS):
-        for row in range(i * FEW, min(p.N * rows, i * FEW + FEW)):
+        for row in range(i * GATHER_ROWS, min(p.N * rows, i * GATHER_ROWS + GATHER_ROWS)):
             backward_row(p, r, row // rows, row % rows)
         i = next_task(job, 0)

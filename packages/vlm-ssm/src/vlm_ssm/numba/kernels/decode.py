@@ -1,6 +1,6 @@
 """One token through a stack of Mamba layers in one parallel region: norm, projections, convolution, recurrence.
 
-Every thread keeps a residual of its own and computes the norm itself, which costs less than waiting for another.
+Every thread has its own copy of the residual and computes the norm itself: that costs less than a barrier.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from vlm_ssm.numba.kernels.jit import FIRST, SECOND, Kernel, inline, inner
-from vlm_ssm.numba.kernels.jobs import next_task, own_work, reader, wait
+from vlm_ssm.numba.kernels.load_store import column, load, store
 from vlm_ssm.numba.kernels.matvec import ROWS, in_pairs, product
-from vlm_ssm.numba.kernels.memory import index, number, put_number
-from vlm_ssm.numba.kernels.rows import column, load, store
+from vlm_ssm.numba.kernels.scalars import index, number, put_number
 from vlm_ssm.numba.kernels.simd import LANES, LOG2E, exp2, fma, sigmoid, softplus, splat, total
+from vlm_ssm.numba.kernels.work_items import next_task, reader, thread_scratch, wait
 
 
 class Small(NamedTuple):
@@ -42,7 +42,7 @@ class Layer(NamedTuple):
 
 
 class Step(NamedTuple):
-    """Without norms, x goes into the one layer as it is and y is what comes out of it."""
+    """Arguments of one decoding step. Without norms there is one layer, and y is its output for x."""
 
     layers: int
     M: int
@@ -53,9 +53,10 @@ class Step(NamedTuple):
     item: int
     x: int
     y: int
-    norm: Small  # the last one
+    norm: Small  # the final norm
     eps: int  # address of an fp32
-    shared: int  # fp32: x and gate (E each), inner (E), x_proj (R+2S), Δ (E), gated (E), out (M), each in whole lanes
+    # fp32, each padded to whole lanes: x and gate (E each), inner (E), x_proj (R+2S), Δ (E), gated (E), out (M)
+    shared: int
 
 
 LAYER_NUMBERS = 20  # int64 a layer
@@ -64,13 +65,14 @@ read_step = reader(Step)
 
 
 @inline
-def whole(length):
+def whole_lanes(length):
+    """`length` rounded up to a multiple of the lanes."""
     return (length + LANES - 1) // LANES * LANES
 
 
 @inner
 def normalised(p, norm, residual, out, to):
-    """residual += out (if there is one); its RMSNorm to `to`."""
+    """residual += out (if out is not 0); writes the RMSNorm of the sum to `to`."""
     squares = splat(0.0)
     for m in range(0, p.M, LANES):
         count = min(LANES, p.M - m)
@@ -88,7 +90,7 @@ def normalised(p, norm, residual, out, to):
 
 @inner
 def convolve(p, w, first, rows, xz, to):
-    """Convolution and SiLU of some channels, their state moved on."""
+    """Convolution and SiLU of channels `first` to `first + rows`; writes their next convolution state."""
     for e in range(first, first + rows, LANES):
         count = min(LANES, p.E - e)
         x = load(xz + 4 * e, 4, count)
@@ -110,7 +112,7 @@ def convolve(p, w, first, rows, xz, to):
 
 @inner
 def recur(p, w, first, rows, u, dbc, dt, z, to):
-    """The recurrence of some channels: lanes are states, since those of one channel lie together."""
+    """The recurrence of channels `first` to `first + rows`. Lanes are states, which are contiguous for one channel."""
     for e in range(first, first + rows, LANES):
         count = min(LANES, p.E - e)
         d = load(dt + 4 * e, 4, count) + load(w.dt_bias.at + e * w.dt_bias.item, w.dt_bias.item, count)
@@ -136,46 +138,50 @@ def recur(p, w, first, rows, u, dbc, dt, z, to):
 
 
 @inner
-def mix(job, p, w, phase, own):
-    """One mixer: in_proj, convolution | x_proj | Δ, recurrence, gate | out_proj. `own` holds its input, in pairs."""
+def mix(job, p, w, phase, operand):
+    """One mixer in four phases with barriers between them.
+
+    The phases: in_proj and convolution; x_proj; Δ, recurrence and gate; out_proj.
+    `operand` holds the input of the next product, as `in_pairs` lays it out.
+    """
     xz = p.shared
-    z = xz + 4 * whole(p.E)
-    u = z + 4 * whole(p.E)
-    dbc = u + 4 * whole(p.E)
-    dt = dbc + 4 * whole(p.R + 2 * p.S)
-    gated = dt + 4 * whole(p.E)
-    y = gated + 4 * whole(p.E)
+    z = xz + 4 * whole_lanes(p.E)
+    u = z + 4 * whole_lanes(p.E)
+    dbc = u + 4 * whole_lanes(p.E)
+    dt = dbc + 4 * whole_lanes(p.R + 2 * p.S)
+    gated = dt + 4 * whole_lanes(p.E)
+    y = gated + 4 * whole_lanes(p.E)
     half = (p.E + ROWS - 1) // ROWS
     i = next_task(job, phase)
     while i < 2 * half:
         first = i % half * ROWS
         rows = min(ROWS, p.E - first)
         if i < half:
-            product(w.in_proj, p.item, p.M, own, xz, first, rows)
+            product(w.in_proj, p.item, p.M, operand, xz, first, rows)
             convolve(p, w, first, rows, xz, u)
         else:
-            product(w.in_proj + p.item * p.E * p.M, p.item, p.M, own, z, first, rows)
+            product(w.in_proj + p.item * p.E * p.M, p.item, p.M, operand, z, first, rows)
         i = next_task(job, phase)
     wait(job)
     low = p.R + 2 * p.S
-    in_pairs(u, p.item, own, p.E)
+    in_pairs(u, p.item, operand, p.E)
     i = next_task(job, phase + 1)
     while 4 * i < low:
-        product(w.x_proj, p.item, p.E, own, dbc, 4 * i, min(4, low - 4 * i))
+        product(w.x_proj, p.item, p.E, operand, dbc, 4 * i, min(4, low - 4 * i))
         i = next_task(job, phase + 1)
     wait(job)
-    in_pairs(dbc, p.item, own, p.R)
+    in_pairs(dbc, p.item, operand, p.R)
     i = next_task(job, phase + 2)
     while i < half:
         rows = min(ROWS, p.E - i * ROWS)
-        product(w.dt_proj, p.item, p.R, own, dt, i * ROWS, rows)
+        product(w.dt_proj, p.item, p.R, operand, dt, i * ROWS, rows)
         recur(p, w, i * ROWS, rows, u, dbc, dt, z, gated)
         i = next_task(job, phase + 2)
     wait(job)
-    in_pairs(gated, p.item, own, p.E)
+    in_pairs(gated, p.item, operand, p.E)
     i = next_task(job, phase + 3)
     while i * ROWS < p.M:
-        product(w.out_proj, p.item, p.E, own, y, i * ROWS, min(ROWS, p.M - i * ROWS))
+        product(w.out_proj, p.item, p.E, operand, y, i * ROWS, min(ROWS, p.M - i * ROWS))
         i = next_task(job, phase + 3)
     wait(job)
     return y
@@ -183,13 +189,14 @@ def mix(job, p, w, phase, own):
 
 @inner
 def convert(x, item_x, to, item_to, length):
+    """Copy a vector to another item size: fp32 to bf16 or back."""
     for i in range(0, length, LANES):
         count = min(LANES, length - i)
         store(to + i * item_to, load(x + i * item_x, item_x, count), item_to, count)
 
 
-def own_floats(M, E, R):
-    """Working memory of a thread: residual, norm, input of the next product."""
+def scratch_floats(M, E, R):
+    """fp32 numbers of scratch memory a thread: residual, norm, input of the next product."""
     return 2 * -(-M // LANES) * LANES + -(-max(M, E, R) // LANES) * LANES
 
 
@@ -197,19 +204,19 @@ def own_floats(M, E, R):
 def decode_layers(job):
     p = read_step(index(job + 8 * FIRST))
     table = index(job + 8 * SECOND)
-    residual = own_work(job)
-    normal = residual + 4 * whole(p.M)
-    own = normal + 4 * whole(p.M)
+    residual = thread_scratch(job)
+    normal = residual + 4 * whole_lanes(p.M)
+    operand = normal + 4 * whole_lanes(p.M)
     convert(p.x, p.item, residual, 4, p.M)
     out = 0
     for i in range(p.layers):
         w = read_layer(table + 8 * LAYER_NUMBERS * i)
         if w.norm.at != 0:
             normalised(p, w.norm, residual, out, normal)
-            in_pairs(normal, p.item, own, p.M)
+            in_pairs(normal, p.item, operand, p.M)
         else:
-            in_pairs(residual, p.item, own, p.M)
-        out = mix(job, p, w, 4 * i, own)
+            in_pairs(residual, p.item, operand, p.M)
+        out = mix(job, p, w, 4 * i, operand)
     if next_task(job, 4 * p.layers) == 0:
         if p.norm.at != 0:
             normalised(p, p.norm, residual, out, normal)

@@ -1,8 +1,8 @@
-"""How kernels are compiled, cached and run on threads.
+"""Compiling, caching and launching of kernels.
 
-A kernel is a function of one address, that of its `Job`, which every thread of a parallel region calls: the threads
-take task numbers from a common counter until none is left. The region is opened in the OpenMP library that torch
-itself uses: its threads are awake after a matrix product, and a second pool would have to be woken each time.
+A kernel is a function of one address, that of its `Job`, which every thread of a parallel region calls. Threads
+take task numbers from a shared counter until none is left. The region runs in the OpenMP library that torch itself
+uses: its threads are still spinning after a matrix product, whereas a second pool would have to be woken each time.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ FLAGS = {"contract", "nsz"}  # NaN and infinity stay defined, sums keep their or
 LINE = 64  # bytes of a cache line
 
 intrinsic: Any = extending.intrinsic
-"""Makes a function of types, returning a signature and a generator of LLVM code, callable in kernels."""
+"""Decorator of a function of types that returns a signature and a generator of LLVM code; kernels can call it."""
 
 inner: Any = njit(fastmath=FLAGS, error_model="numpy", inline="never")
-"""A function of its own that kernels call."""
+"""Compiles a function that kernels call."""
 
 inline: Any = njit(fastmath=FLAGS, error_model="numpy", inline="always")
-"""A function that disappears into its caller."""
+"""Compiles a function that is inlined into its caller."""
 
 _PROCESS = os.getpid()
 _COMPILING = threading.RLock()
-_OWN = threading.local()
+_THREAD = threading.local()
 
 
 def _user_cache() -> Path:
@@ -48,13 +48,13 @@ def _user_cache() -> Path:
         return Path(folder)
     try:
         return Path.home() / ".cache"
-    except RuntimeError:  # a user without a home: nothing is kept
+    except RuntimeError:  # a user without a home folder: kernels are not cached
         return Path(os.devnull)
 
 
 @cache
 def cache_folder() -> Path:
-    """Where compiled kernels lie, named after every line of their sources: an edit never meets an old cache."""
+    """Folder of compiled kernels. Its name holds a digest of the kernels' sources: an edit invalidates the cache."""
     digest = hashlib.sha256()
     for file in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(file.read_bytes())
@@ -63,24 +63,24 @@ def cache_folder() -> Path:
 
 
 @cache
-def why_not_kept() -> str | None:
-    """Why kernels are compiled in each process: the cache folder can't be made, or others could write into it."""
+def why_not_cached() -> str | None:
+    """Why kernels can't be cached: no folder can be created, or other users could write into it. None if they can."""
     problem = why_no_cache(cache_folder())
     if problem:
-        _cannot_keep(problem)
+        _warn_not_cached(problem)
     return problem
 
 
 @cache
-def _cannot_keep(problem: str) -> None:
-    """Say once that every process will compile anew."""
-    sys.stderr.write(f"vlm-ssm: {cache_folder()}: {problem}; compiled kernels are not kept\n")
+def _warn_not_cached(problem: str) -> None:
+    """Print once that every process will compile its kernels again."""
+    sys.stderr.write(f"vlm-ssm: {cache_folder()}: {problem}; compiled kernels are not cached\n")
     sys.stderr.flush()
 
 
 @cache
 def openmp() -> ctypes.CDLL | None:
-    """The OpenMP library that this process has loaded, torch's own if there are several; None if it can't be used."""
+    """The OpenMP library loaded in this process, torch's if there are several; None if none can be used."""
     try:
         maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
         loaded = {line.split()[-1] for line in maps.splitlines() if "omp" in line}
@@ -98,12 +98,12 @@ def openmp() -> ctypes.CDLL | None:
 
 
 def threads() -> int:
-    """As many as torch uses; one in a forked child, where the parent's threads are not."""
+    """torch's number of threads; 1 in a forked child, which has none of its parent's threads."""
     return torch.get_num_threads() if os.getpid() == _PROCESS else 1
 
 
 class Kernel:
-    """A kernel by its function of a job's address; compiled at first use, kept on disk for the next process."""
+    """A kernel, from a function of a job's address; compiled at first use and cached on disk."""
 
     def __init__(self, function: Callable[[int], None]) -> None:
         self.function = function
@@ -115,11 +115,11 @@ class Kernel:
             return self._compile()
 
     def _compile(self) -> Any:
-        stored = list(cache_folder().rglob(f"{self.name}-*")) if why_not_kept() is None else []
+        stored = list(cache_folder().rglob(f"{self.name}-*")) if why_not_cached() is None else []
         if stored:
             try:
                 return self._compile_or_load()
-            except Exception:  # a damaged file in the cache; it is compiled anew
+            except Exception:  # a damaged file in the cache: compile again
                 for file in stored:
                     file.unlink(missing_ok=True)
         sys.stderr.write(f"vlm-ssm: compiling the kernel {self.name} for this CPU, once …\n")
@@ -127,15 +127,15 @@ class Kernel:
         try:
             return self._compile_or_load()
         except OSError as error:  # a full disk, a quota: the kernel itself is fine
-            _cannot_keep(error.strerror or str(error))
-            return self._compile_or_load(keep=False)
+            _warn_not_cached(error.strerror or str(error))
+            return self._compile_or_load(use_cache=False)
 
-    def _compile_or_load(self, keep: bool = True) -> Any:
+    def _compile_or_load(self, use_cache: bool = True) -> Any:
         settings: Any = config
         before, settings.CACHE_DIR = settings.CACHE_DIR, str(cache_folder())
-        kept = keep and why_not_kept() is None
+        cached = use_cache and why_not_cached() is None
         try:
-            make = cfunc(types.void(types.int64), fastmath=FLAGS, error_model="numpy", cache=kept)
+            make = cfunc(types.void(types.int64), fastmath=FLAGS, error_model="numpy", cache=cached)
             return make(self.function)
         finally:
             settings.CACHE_DIR = before
@@ -145,33 +145,33 @@ class Kernel:
         return ctypes.CFUNCTYPE(None, ctypes.c_int64)(self._compiled.address)
 
     def __call__(self, tasks: int, *arguments: tuple[Any, ...], floats: int = 0, phases: int = 1) -> None:
-        """Run `tasks` tasks with up to two named tuples of ints and so many fp32 of working memory a thread.
+        """Run `tasks` tasks on up to two named tuples of ints; `floats` is the fp32 scratch memory of a thread.
 
-        A kernel of several phases counts each phase's tasks by itself and waits at a barrier in between.
+        A kernel with several phases has a task counter for each of them and a barrier between them.
         """
         library = openmp()
         workers = 1 if phases > 1 and library is None else max(1, min(threads(), tasks))
         stride = (4 * floats + LINE - 1) // LINE * LINE
         packs = [packed(argument) for argument in arguments]
         job = array("q", bytes(8 * COUNTERS + LINE * phases))
-        job[WORK], job[STRIDE], job[TASKS] = _working_memory(workers * stride), stride, tasks
+        job[SCRATCH], job[STRIDE], job[TASKS] = _scratch_memory(workers * stride), stride, tasks
         job[BARRIER] = _address(library.GOMP_barrier) if library is not None and workers > 1 else 0
-        for place, pack in zip((FIRST, SECOND), packs, strict=False):
-            job[place] = pack.buffer_info()[0]
+        for entry, pack in zip((FIRST, SECOND), packs, strict=False):
+            job[entry] = pack.buffer_info()[0]
         _launch(library, self._entry, job.buffer_info()[0], workers)
 
 
-WORK, STRIDE, TASKS, BARRIER, FIRST, SECOND, SLOT, COUNTERS = range(8)
-"""Where in a job, an array of int64, each of these stands; from the last on, one counter a phase, 64 bytes apart."""
+SCRATCH, STRIDE, TASKS, BARRIER, FIRST, SECOND, SLOT, COUNTERS = range(8)
+"""Indices into a job, an array of int64. From `COUNTERS` on there is one task counter a phase, 64 bytes apart."""
 
 
-def _working_memory(size: int) -> int:
-    """Address of so many bytes, kept by the calling thread for its next kernel."""
-    held = getattr(_OWN, "memory", None)
-    if held is None or held.nbytes < size + LINE:
-        held = _OWN.memory = np.empty(size + LINE, np.uint8)
-        _OWN.address = (held.ctypes.data + LINE - 1) // LINE * LINE
-    return _OWN.address
+def _scratch_memory(size: int) -> int:
+    """Address of at least `size` bytes. The calling thread keeps the buffer for its next kernel."""
+    buffer = getattr(_THREAD, "memory", None)
+    if buffer is None or buffer.nbytes < size + LINE:
+        buffer = _THREAD.memory = np.empty(size + LINE, np.uint8)
+        _THREAD.address = (buffer.ctypes.data + LINE - 1) // LINE * LINE
+    return _THREAD.address
 
 
 def _address(function: Any) -> int:

@@ -1,14 +1,14 @@
-"""Matrix times vector at the speed of memory: MKL's fp32 product reads with one thread only."""
+"""Matrix-vector product on all threads, bound by memory bandwidth: MKL's fp32 product uses one thread only."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 from vlm_ssm.numba.kernels.jit import FIRST, Kernel, inline, inner
-from vlm_ssm.numba.kernels.jobs import next_task, own_work, reader
-from vlm_ssm.numba.kernels.memory import index, put_number
-from vlm_ssm.numba.kernels.rows import even, load, load_f32, load_pairs, odd, store, store_f32
+from vlm_ssm.numba.kernels.load_store import even, load, load_f32, load_pairs, odd, store, store_f32
+from vlm_ssm.numba.kernels.scalars import index, put_number
 from vlm_ssm.numba.kernels.simd import LANES, alternate, fma, splat, total
+from vlm_ssm.numba.kernels.work_items import next_task, reader, thread_scratch
 
 ROWS = 32  # rows of a matrix a task
 PAIR = 2 * LANES
@@ -16,8 +16,8 @@ PAIR = 2 * LANES
 
 @inner
 def product_f32(weight, length, x, y, rows):
-    """y = W x, row after row: one stream through memory is what prefetchers follow best, and they reach further
-    ahead the more loads, each with a long stride, a loop has.
+    """y = W x, row by row. Hardware prefetchers follow a single stream best, and run further ahead the more loads
+    with a long stride a loop has.
     """
     wide = length // (8 * LANES) * 8 * LANES
     for row in range(rows):
@@ -40,7 +40,7 @@ def product_f32(weight, length, x, y, rows):
 
 @inline
 def pair(w, x, a, b):
-    """Thirty-two bf16 of W; x comes from `in_pairs`: a word of two bf16 splits by one shift and one mask."""
+    """Add products of 32 bf16 of W and x in the order of `in_pairs`: a shift and a mask split a word of two bf16."""
     p = load_pairs(w)
     return fma(even(p), load_f32(x), a), fma(odd(p), load_f32(x + 64), b)
 
@@ -72,7 +72,7 @@ def product_bf16(weight, length, x, y, rows):
 
 @inline
 def product(weight, item, length, x, y, first, rows):
-    """Rows `first` to `first + rows` of y = W x; x and y are fp32, x as `in_pairs` leaves it."""
+    """Rows `first` to `first + rows` of y = W x; x and y are fp32, x in the order of `in_pairs`."""
     if item == 4:
         product_f32(weight + 4 * first * length, length, x, y + 4 * first, rows)
     else:
@@ -81,13 +81,13 @@ def product(weight, item, length, x, y, first, rows):
 
 @inner
 def in_pairs(x, item, to, length):
-    """Copy a vector; for a bf16 matrix, evens before odds in each 32, as they come out of its words."""
-    whole = length // PAIR * PAIR if item == 2 else 0
-    for i in range(0, whole, PAIR):
+    """Copy a vector. For a bf16 matrix (`item` 2) each 32 numbers are reordered, even positions before odd ones."""
+    paired = length // PAIR * PAIR if item == 2 else 0
+    for i in range(0, paired, PAIR):
         first, second = load_f32(x + 4 * i), load_f32(x + 4 * i + 64)
         store_f32(to + 4 * i, alternate(first, second, 0))
         store_f32(to + 4 * i + 64, alternate(first, second, 1))
-    for i in range(whole, length, LANES):
+    for i in range(paired, length, LANES):
         count = min(LANES, length - i)
         store(to + 4 * i, load(x + 4 * i, 4, count), 4, count)
 
@@ -109,7 +109,7 @@ read_product = reader(Product)
 @Kernel
 def matvec(job):
     p = read_product(index(job + 8 * FIRST))
-    x = own_work(job)
+    x = thread_scratch(job)
     in_pairs(p.x, p.item, x, p.length)
     i = next_task(job, 0)
     while i * ROWS < p.rows:

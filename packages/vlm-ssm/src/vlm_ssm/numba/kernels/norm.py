@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from vlm_ssm.numba.kernels.jit import FIRST, SECOND, TASKS, Kernel, inner
-from vlm_ssm.numba.kernels.jobs import next_task, reader
-from vlm_ssm.numba.kernels.memory import index, number, put_number
-from vlm_ssm.numba.kernels.rows import load, store
+from vlm_ssm.numba.kernels.load_store import load, store
+from vlm_ssm.numba.kernels.scalars import index, number, put_number
 from vlm_ssm.numba.kernels.simd import LANES, fma, splat, total
+from vlm_ssm.numba.kernels.work_items import next_task, reader
 
 ROWS = 16  # rows a task
 
@@ -63,10 +63,10 @@ def forward(job):
 
 
 class Gradient(NamedTuple):
-    """Gradients; `sums` (tasks, M) are parts of the weight's."""
+    """Addresses of gradients. `sums` (tasks, M) are partial sums of the weight's gradient."""
 
     y: int
-    summed: int  # of the sum, from what uses it later; 0 if nothing does
+    summed: int  # of the sum, from its later uses; 0 if there are none
     residual: int
     sums: int
 

@@ -1,7 +1,7 @@
-"""The selective scan backward: each chunk forward again from its saved state, then in reverse.
+"""The selective scan backward: recompute each chunk from its saved state, then go through it in reverse.
 
-Four states at a time keep their carry in registers. What sums over channels (dB, dC) is summed lane by lane over
-a task's blocks first, and over tasks by the caller, so that the order never depends on the number of threads.
+The carries of four states at a time stay in registers. Sums over channels (dB, dC) are formed lane by lane over a
+task's blocks, then over tasks by the caller, so that their order does not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from vlm_ssm.numba.kernels.jit import FIRST, SECOND, TASKS, Kernel, inline, inner
-from vlm_ssm.numba.kernels.jobs import next_task, own_work, reader
-from vlm_ssm.numba.kernels.memory import byte, every, index, number, put_number
-from vlm_ssm.numba.kernels.rows import load, load_f32, store, store_f32
+from vlm_ssm.numba.kernels.load_store import load, load_f32, store, store_f32
+from vlm_ssm.numba.kernels.scalars import byte, every, index, number, put_number
 from vlm_ssm.numba.kernels.scan_forward import (
     CHUNK,
     ROW,
@@ -24,10 +23,11 @@ from vlm_ssm.numba.kernels.scan_forward import (
     unpack_state,
 )
 from vlm_ssm.numba.kernels.simd import LANES, LOG2E, exp2, fma, sigmoid, softplus, splat, total
+from vlm_ssm.numba.kernels.work_items import next_task, reader, thread_scratch
 
 
 class Gradient(NamedTuple):
-    """What the backward pass reads and writes besides the forward's arguments."""
+    """Addresses of gradients; `width` is the number of blocks of a task."""
 
     width: int
     out: RowView
@@ -49,6 +49,7 @@ LN2 = 0.6931471805599453
 
 @inner
 def load_tile(p, r, k, n, b0, t0, t1, group, tiles):
+    """Write the tiles of positions t0 to t1 as listed at `TILES`, and the gradient of z."""
     kp = k if p.P > 1 else 0
     for t in range(t0, t1):
         skip = p.reset != 0 and byte(p.reset + n * p.T + t) == 2
@@ -78,11 +79,11 @@ def load_tile(p, r, k, n, b0, t0, t1, group, tiles):
             g = load(grad + e * r.out.item, r.out.item, count)
             if p.z.at != 0:
                 gate = load(z + e * p.z.item, p.z.item, count)
-                open_ = sigmoid(gate)
+                sigma = sigmoid(gate)
                 if k == 0 or p.out.outer != 0:
-                    scaled = fma(gate * open_, splat(1.0) - open_, open_)
+                    scaled = fma(gate * sigma, splat(1.0) - sigma, sigma)
                     store(grad_z + e * r.z.item, g * scaled * load(y + 4 * e, 4, count), r.z.item, count)
-                g = g * gate * open_
+                g = g * gate * sigma
             store_f32(at, d)
             store_f32(at + ROW, x * d)
             store_f32(at + 2 * ROW, g)
@@ -92,9 +93,10 @@ def load_tile(p, r, k, n, b0, t0, t1, group, tiles):
 
 
 @inner
-def again(p, length, reset, s, tile, state, start, BC, H):
-    """Four states of one block forward through a chunk once more, into H: (4, CHUNK + 1, 2) rows of states and
-    decays. state: rows A·log2e, carry, dA of each s.
+def recompute(p, length, reset, s, tile, state, start, BC, H):
+    """Recompute four states of one block through a chunk into H, rows (4, CHUNK + 1, 2) of states and decays.
+
+    `state` holds the rows A·log2e, carry and dA of each s.
     """
     S4 = (p.S + 3) // 4 * 4
     W = 2 * ROW
@@ -119,7 +121,7 @@ def again(p, length, reset, s, tile, state, start, BC, H):
 
 @inline
 def four(at, apart):
-    """Four rows so many bytes apart."""
+    """Four rows, `apart` bytes from one to the next."""
     return load_f32(at), load_f32(at + apart), load_f32(at + 2 * apart), load_f32(at + 3 * apart)
 
 
@@ -132,8 +134,8 @@ def put_four(at, apart, v0, v1, v2, v3):
 
 
 @inner
-def back(p, length, s, tile, state, BC, H, lanes):
-    """And in reverse. lanes: (CHUNK, 4, 2) rows, sums of dB and dC not yet added over lanes."""
+def reverse(p, length, s, tile, state, BC, H, lanes):
+    """Gradients of four states of one block through a chunk. `lanes`, rows (CHUNK, 4, 2), holds dB and dC by lane."""
     S4 = (p.S + 3) // 4 * 4
     W = 2 * ROW
     at, apart = state + 3 * s * ROW, (CHUNK + 1) * W
@@ -173,8 +175,8 @@ def back(p, length, s, tile, state, BC, H, lanes):
 
 
 @inner
-def finish(p, r, k, n, b0, t0, t1, group, tiles, sums):
-    """Gradients of u and Δ from the tiles; sums of those of D and the bias."""
+def store_gradients(p, r, k, n, b0, t0, t1, group, tiles, sums):
+    """Write the gradients of u and Δ from the tiles, and add those of D and the bias to `sums`."""
     kp = k if p.P > 1 else 0
     for t in range(t0, t1):
         u = p.u.at + k * p.u.outer + n * p.u.seq + t * p.u.row
@@ -198,7 +200,7 @@ def finish(p, r, k, n, b0, t0, t1, group, tiles, sums):
 
 @inner
 def add_lanes(p, r, part, q, g, s, t0, length, lanes):
-    """Sums over lanes of dB and dC of four states, to their place among the parts."""
+    """Write dB and dC of four states, summed over lanes, to this part's partial sums."""
     for t in range(length):
         to = 4 * ((((part * p.K * p.N + q) * p.T + t0 + t) * p.G + g) * p.S + s)
         for j in range(min(4, p.S - s)):
@@ -207,8 +209,8 @@ def add_lanes(p, r, part, q, g, s, t0, length, lanes):
 
 
 @inner
-def matrices(p, k, n, g, t0, length, BC):
-    """B and C of a chunk side by side, (CHUNK, S4, 2), zero beyond S."""
+def load_matrices(p, k, n, g, t0, length, BC):
+    """Write B and C of a chunk interleaved, (CHUNK, S4, 2), with zeros beyond S."""
     S4 = (p.S + 3) // 4 * 4
     for t in range(length):
         b = p.B.at + k * p.B.outer + n * p.B.seq + (t0 + t) * p.B.row + 4 * g * p.S
@@ -219,7 +221,7 @@ def matrices(p, k, n, g, t0, length, BC):
 
 
 @inner
-def backward_task(p, r, k, n, g, part, work):
+def backward_task(p, r, k, n, g, part, scratch):
     """One sequence and direction, `r.width` blocks of one group."""
     S = p.S
     S4 = (S + 3) // 4 * 4
@@ -228,7 +230,7 @@ def backward_task(p, r, k, n, g, part, work):
     per_group = (p.E // p.G + LANES - 1) // LANES
     blocks, b0 = p.G * per_group, g * per_group + part * r.width
     group = min(r.width, per_group - part * r.width)
-    tiles = work
+    tiles = scratch
     state = tiles + r.width * CHUNK * TILES
     sums = state + r.width * S4 * 3 * ROW
     H = sums + r.width * 2 * ROW
@@ -249,18 +251,18 @@ def backward_task(p, r, k, n, g, part, work):
         t0 = chunk * CHUNK
         length = min(p.T, t0 + CHUNK) - t0
         reset = p.reset + n * p.T + t0 if p.reset != 0 else 0
-        matrices(p, k, n, g, t0, length, BC)
+        load_matrices(p, k, n, g, t0, length, BC)
         load_tile(p, r, k, n, b0, t0, t0 + length, group, tiles)
         for s in range(0, S4, 4):
             for t in range(8 * length):
                 store_f32(lanes + t * ROW, splat(0.0))
             for i in range(group):
                 start = p.starts + ((q * chunks + chunk) * blocks + b0 + i) * S * ROW
-                at, own = tiles + i * CHUNK * TILES, state + i * S4 * 3 * ROW
-                again(p, length, reset, s, at, own, start, BC, H)
-                back(p, length, s, at, own, BC, H, lanes)
+                tile, block_state = tiles + i * CHUNK * TILES, state + i * S4 * 3 * ROW
+                recompute(p, length, reset, s, tile, block_state, start, BC, H)
+                reverse(p, length, s, tile, block_state, BC, H, lanes)
             add_lanes(p, r, part, q, g, s, t0, length, lanes)
-        finish(p, r, k, n, b0, t0, t0 + length, group, tiles, sums)
+        store_gradients(p, r, k, n, b0, t0, t0 + length, group, tiles, sums)
     for i in range(group):
         e, count = block_of(p, b0 + i)
         unpack_state(r.A + 4 * (q * p.E + e) * S, state + (i * S4 * 3 + 2) * ROW, 3, S, count)
@@ -276,18 +278,18 @@ read_gradient = reader(Gradient)
 def backward(job):
     p = read_scan(index(job + 8 * FIRST))
     r = read_gradient(index(job + 8 * SECOND))
-    work = own_work(job)
+    scratch = thread_scratch(job)
     per_group = (p.E // p.G + LANES - 1) // LANES
     parts = (per_group + r.width - 1) // r.width
     i = next_task(job, 0)
     while i < index(job + 8 * TASKS):
         q = i // (p.G * parts)
-        backward_task(p, r, q // p.N, q % p.N, i // parts % p.G, i % parts, work)
+        backward_task(p, r, q // p.N, q % p.N, i // parts % p.G, i % parts, scratch)
         i = next_task(job, 0)
 
 
-def working_floats(width, states):
-    """Working memory of one backward task."""
+def scratch_floats(width, states):
+    """fp32 numbers of scratch memory a thread."""
     S4 = -(-states // 4) * 4
     rows = width * (6 * CHUNK + 3 * S4 + 2) + 8 * (CHUNK + 1) + 8 * CHUNK
     return rows * LANES + 2 * CHUNK * S4

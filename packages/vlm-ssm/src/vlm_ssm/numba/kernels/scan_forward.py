@@ -1,7 +1,7 @@
 """The selective scan forward: softplus, recurrence, D and gate in one pass, rows in their scan order.
 
-Lanes are channels: a block of sixteen keeps its state in the first-level cache, and a task takes four blocks
-through time in chunks, so that memory is read by whole cache lines and asked for one chunk ahead.
+Lanes are channels. The state of a block of sixteen channels stays in the L1 cache. A task processes four blocks chunk
+by chunk, so that memory is read in whole cache lines and prefetched one chunk ahead.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 
 from vlm_ssm.numba.kernels.jit import FIRST, TASKS, Kernel, inline, inner
-from vlm_ssm.numba.kernels.jobs import next_task, own_work, reader
-from vlm_ssm.numba.kernels.memory import byte, every, index, number, prefetch, put_number
-from vlm_ssm.numba.kernels.rows import load, load_f32, store, store_f32
+from vlm_ssm.numba.kernels.load_store import load, load_f32, store, store_f32
+from vlm_ssm.numba.kernels.scalars import byte, every, index, number, prefetch, put_number
 from vlm_ssm.numba.kernels.simd import LANES, LOG2E, exp2, fma, sigmoid, softplus, splat
+from vlm_ssm.numba.kernels.work_items import next_task, reader, thread_scratch
 
 ROW = 4 * LANES
 CHUNK = 32
@@ -22,7 +22,7 @@ GROUP = 4
 
 
 class RowView(NamedTuple):
-    """Address and byte strides of rows of channels: over directions, sequences, positions; item size 4 or 2."""
+    """Address of rows of channels, byte strides over directions, sequences and positions, and item size 4 or 2."""
 
     at: int
     outer: int
@@ -35,10 +35,10 @@ NULL_VIEW = RowView(0, 0, 0, 0, 0)
 
 
 class Scan(NamedTuple):
-    """Shapes, and where everything lies; an address of 0 means absent.
+    """Shapes and addresses; an address of 0 means that the tensor is absent.
 
-    K directions of N sequences of T positions; `P` is K if each direction has parameters of its own, else 1. z, acc
-    and out hold rows of (N, T, E), shared by all directions if their `outer` is 0.
+    K directions of N sequences of T positions; `P` is K if each direction has its own parameters, else 1. z, acc and
+    out hold rows (N, T, E), shared by all directions if their `outer` is 0.
     """
 
     K: int
@@ -54,48 +54,52 @@ class Scan(NamedTuple):
     B: RowView  # (K, N, T, G, S) fp32
     C: RowView
     z: RowView
-    acc: RowView  # fp32: what directions add up to, before the gate
+    acc: RowView  # fp32: sum over directions, before the gate
     out: RowView
     A: int  # (P, E, S) fp32
     bias: int  # (P, E) fp32
     D: int
-    reset: int  # (N, T) bytes, 1: a segment begins, 2: padding
+    reset: int  # (N, T) bytes, 1: start of a segment, 2: padding
     scan_order: int  # (K, T) int64
     h0: int  # (K, N, E, S) fp32
     last: int
-    starts: int  # (K, N, chunks, blocks, S, 16) fp32: the state before each chunk
+    starts: int  # (K, N, chunks, blocks, S, 16) fp32: state before each chunk
 
 
 @inline
-def pack_state(at, every_, source, states, count, scale):
-    """(count, S) row-major fp32 at `source` -> (S, 16) at `at`, times `scale`; zeros where absent."""
+def pack_state(at, row_step, source, states, count, scale):
+    """(count, S) row-major fp32 at `source` -> (S, 16) at `at`, in every `row_step`-th row, times `scale`.
+
+    Absent lanes, and all of them for a `source` of 0, are 0.
+    """
     for s in range(states):
         for lane in range(LANES):
             x = np.float32(0)
             if lane < count and source != 0:
                 x = number(source + 4 * (lane * states + s))
-            put_number(at + 4 * (every_ * s * LANES + lane), x * np.float32(scale))
+            put_number(at + 4 * (row_step * s * LANES + lane), x * np.float32(scale))
 
 
 @inline
-def unpack_state(target, at, every_, states, count):
+def unpack_state(target, at, row_step, states, count):
+    """The inverse of `pack_state`, without its scale."""
     for s in range(states):
         for lane in range(count):
-            put_number(target + 4 * (lane * states + s), number(at + 4 * (every_ * s * LANES + lane)))
+            put_number(target + 4 * (lane * states + s), number(at + 4 * (row_step * s * LANES + lane)))
 
 
 @inline
 def block_of(p, block):
-    """Block number -> first channel, channels in it (16 or fewer: blocks stay within their group of B and C)."""
-    own = p.E // p.G
-    per_group = (own + LANES - 1) // LANES
+    """Block number -> its first channel, and its number of channels (at most 16; a block stays within one group)."""
+    width = p.E // p.G
+    per_group = (width + LANES - 1) // LANES
     first = block % per_group * LANES
-    return block // per_group * own + first, min(LANES, own - first)
+    return block // per_group * width + first, min(LANES, width - first)
 
 
 @inner
 def load_tile(p, k, n, b0, t0, t1, group, tiles):
-    """Rows t0 to t1 of the blocks' Δ, Δu and Du into tiles."""
+    """Write Δ, Δu and Du of the blocks at positions t0 to t1 to tiles."""
     kp = k if p.P > 1 else 0
     for t in range(t0, t1):
         skip = p.reset != 0 and byte(p.reset + n * p.T + t) == 2
@@ -122,7 +126,7 @@ def load_tile(p, k, n, b0, t0, t1, group, tiles):
 
 @inner
 def steps(p, k, n, e, t0, t1, h, tile):
-    """The recurrence of one block of 16 channels from t0 to t1."""
+    """The recurrence of one block of channels from t0 to t1."""
     S = p.S
     g = e // (p.E // p.G)
     B = p.B.at + k * p.B.outer + n * p.B.seq + 4 * g * S
@@ -162,7 +166,7 @@ def steps(p, k, n, e, t0, t1, h, tile):
 
 @inner
 def store_tile(p, k, n, b0, t0, t1, group, tiles):
-    """Rows of y to where the scan order says, added to other directions', gated."""
+    """Add y of this direction to the others', gate it, and write it to its rows in the scan order."""
     for t in range(t0, t1):
         row = t
         if p.scan_order != 0:
@@ -185,20 +189,21 @@ def store_tile(p, k, n, b0, t0, t1, group, tiles):
 
 
 @inner
-def forward_task(p, n, b0, work):
+def forward_task(p, n, b0, scratch):
+    """One sequence, `GROUP` blocks from b0 on, all directions."""
     S = p.S
     blocks = p.G * ((p.E // p.G + LANES - 1) // LANES)
     chunks = (p.T + CHUNK - 1) // CHUNK
     group = min(GROUP, blocks - b0)
-    tiles = work + 2 * GROUP * S * ROW
+    tiles = scratch + 2 * GROUP * S * ROW
     for k in range(p.K):
         q = k * p.N + n
         kp = k if p.P > 1 else 0
         for i in range(group):
             e, count = block_of(p, b0 + i)
-            pack_state(work + (2 * i * S + 1) * ROW, 2, p.A + 4 * (kp * p.E + e) * S, S, count, LOG2E)
+            pack_state(scratch + (2 * i * S + 1) * ROW, 2, p.A + 4 * (kp * p.E + e) * S, S, count, LOG2E)
             h0 = p.h0 + 4 * (q * p.E + e) * S if p.h0 != 0 else 0
-            pack_state(work + 2 * i * S * ROW, 2, h0, S, count, 1.0)
+            pack_state(scratch + 2 * i * S * ROW, 2, h0, S, count, 1.0)
         for chunk in range(chunks):
             t0 = chunk * CHUNK
             t1 = min(p.T, t0 + CHUNK)
@@ -208,29 +213,29 @@ def forward_task(p, n, b0, work):
                 if p.starts != 0:
                     to = p.starts + ((q * chunks + chunk) * blocks + b0 + i) * S * ROW
                     for s in range(S):
-                        store_f32(to + s * ROW, load_f32(work + 2 * (i * S + s) * ROW))
-                steps(p, k, n, e, t0, t1, work + 2 * i * S * ROW, tiles + i * CHUNK * 3 * ROW)
+                        store_f32(to + s * ROW, load_f32(scratch + 2 * (i * S + s) * ROW))
+                steps(p, k, n, e, t0, t1, scratch + 2 * i * S * ROW, tiles + i * CHUNK * 3 * ROW)
             store_tile(p, k, n, b0, t0, t1, group, tiles)
         if p.last != 0:
             for i in range(group):
                 e, count = block_of(p, b0 + i)
-                unpack_state(p.last + 4 * (q * p.E + e) * S, work + 2 * i * S * ROW, 2, S, count)
+                unpack_state(p.last + 4 * (q * p.E + e) * S, scratch + 2 * i * S * ROW, 2, S, count)
 
 
 read_scan = reader(Scan)
 
 
-def working_floats(states):
-    """Working memory of a thread: state and A of each block, and tiles of Δ, Δu and y."""
+def scratch_floats(states):
+    """fp32 numbers of scratch memory a thread: state and A of each block, and tiles of Δ, Δu and y."""
     return GROUP * LANES * (2 * states + 3 * CHUNK)
 
 
 @Kernel
 def forward(job):
     p = read_scan(index(job + 8 * FIRST))
-    work = own_work(job)
+    scratch = thread_scratch(job)
     groups = (p.G * ((p.E // p.G + LANES - 1) // LANES) + GROUP - 1) // GROUP
     i = next_task(job, 0)
     while i < index(job + 8 * TASKS):
-        forward_task(p, i // groups, i % groups * GROUP, work)
+        forward_task(p, i // groups, i % groups * GROUP, scratch)
         i = next_task(job, 0)

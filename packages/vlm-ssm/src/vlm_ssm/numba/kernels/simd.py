@@ -1,8 +1,7 @@
-"""Sixteen floats at a time: a vector type for numba kernels that LLVM keeps in registers.
+"""A vector type of sixteen fp32 for numba kernels, which LLVM keeps in registers.
 
-numba has no vectors and leaves them to the loop vectoriser, which does not see through loops like the scan's.
-Here a kernel says what it wants: `Vec` is LLVM's `<16 x float>`, lowered to one AVX-512 register, two of AVX2 or
-four of NEON.
+numba has no vector type and relies on LLVM's loop vectoriser, which fails on loops like the scan's. `Vec` is LLVM's
+`<16 x float>`, lowered to one AVX-512 register, two of AVX2 or four of NEON.
 """
 
 from __future__ import annotations
@@ -37,8 +36,8 @@ class _Model(models.PrimitiveModel):
         super().__init__(manager, fe_type, VEC)
 
 
-def _is_vec(*found) -> bool:
-    return all(isinstance(t, VecType) for t in found)
+def _is_vec(*operands) -> bool:
+    return all(isinstance(t, VecType) for t in operands)
 
 
 def spread(builder, value, to):
@@ -84,9 +83,10 @@ def _define(op, name) -> None:
         return None
 
 
-for _op, _name in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul"),
-                   (operator.truediv, "fdiv")):  # fmt: skip
-    _define(_op, _name)
+_define(operator.add, "fadd")
+_define(operator.sub, "fsub")
+_define(operator.mul, "fmul")
+_define(operator.truediv, "fdiv")
 
 
 @intrinsic
@@ -111,14 +111,14 @@ def splat(typingctx, x):
 def exp2(typingctx, x):
     """2^x: round to an integer, a polynomial of degree 5 on [-½, ½], the integer added to the exponent.
 
-    Minimax under p(0) = 1, relative error 9.1e-8 for |x| ≤ 125; x beyond is as if it were ±125 (2^-125 is 2e-38).
-    NaN stays NaN.
+    Minimax under p(0) = 1, relative error 9.1e-8 for |x| ≤ 125; larger |x| is clamped to 125 (2^-125 is 2e-38).
+    NaN gives NaN.
     """
     coefficients = (1.32647e-3, 9.67151e-3, 5.550734e-2, 2.4022242e-1, 6.9314698e-1, 1.0)
 
     def code(context, builder, sig, args):
         (v,) = args
-        low, high = _constant(-125.0), _constant(125.0)  # compared so that it is one max and one min
+        low, high = _constant(-125.0), _constant(125.0)  # compared so that LLVM emits one max and one min
         v = builder.select(builder.fcmp_ordered("ogt", low, v), low, v)
         v = builder.select(builder.fcmp_ordered("olt", high, v), high, v)
         magic = _constant(12582912.0)  # 1.5·2^23: the sum's last bits are the rounded integer
@@ -145,7 +145,7 @@ def where_above(typingctx, x, limit, yes, no):
 
 @intrinsic
 def alternate(typingctx, first, second, parity):
-    """Every other of the thirty-two lanes of two vectors, from lane `parity` (0 or 1, known when compiling)."""
+    """Every second of the thirty-two lanes of two vectors, from lane `parity`, a compile-time constant 0 or 1."""
     if not isinstance(parity, types.IntegerLiteral):
         return None
     pick = ir.Constant(VEC32, list(range(parity.literal_value, 2 * LANES, 2)))

@@ -1,4 +1,4 @@
-"""What a kernel reads of its job: arguments, the next task, working memory of its own, the barrier."""
+"""Access to a job inside a kernel: arguments, the next task, the thread's scratch memory, the barrier."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any, get_type_hints
 from llvmlite import ir
 from numba import typeof, types
 
-from vlm_ssm.numba.kernels.jit import BARRIER, COUNTERS, SLOT, STRIDE, WORK, inline, intrinsic
-from vlm_ssm.numba.kernels.memory import index, pointer
+from vlm_ssm.numba.kernels.jit import BARRIER, COUNTERS, SCRATCH, SLOT, STRIDE, inline, intrinsic
+from vlm_ssm.numba.kernels.scalars import index, pointer
 from vlm_ssm.numba.kernels.simd import I64
 
 
@@ -19,9 +19,9 @@ def _example(kind: Any) -> Any:
 
 
 def reader(kind: Any) -> Any:
-    """A function for kernels that reads a named tuple of int64, and of such tuples, from an address.
+    """A function for kernels that loads a named tuple of int64 and of such tuples from an address.
 
-    In memory it is consecutive int64, as `jit.packed` writes them.
+    In memory the tuple is consecutive int64, as `jit.packed` writes them.
     """
     example = typeof(_example(kind))
 
@@ -37,7 +37,7 @@ def reader(kind: Any) -> Any:
 
 @intrinsic
 def take(typingctx, address):
-    """Add one to the int64 at `address`, safely among threads; what it was before."""
+    """Add one to the int64 at `address` atomically; returns its value before."""
 
     def code(context, builder, sig, args):
         return builder.atomic_rmw("add", pointer(builder, args[0], I64), I64(1), "seq_cst")
@@ -58,20 +58,20 @@ def _call(typingctx, function):
 
 
 @inline
-def own_work(job):
-    """Address of this thread's working memory."""
-    return index(job + 8 * WORK) + take(job + 8 * SLOT) * index(job + 8 * STRIDE)
+def thread_scratch(job):
+    """Address of this thread's scratch memory."""
+    return index(job + 8 * SCRATCH) + take(job + 8 * SLOT) * index(job + 8 * STRIDE)
 
 
 @inline
 def next_task(job, phase):
-    """The next task's number in this phase; at or beyond the number of tasks, there is none."""
+    """Number of the next task in this phase; there is none if it is the number of tasks or more."""
     return take(job + 8 * COUNTERS + 64 * phase)
 
 
 @inline
 def wait(job):
-    """Until all threads are here."""
+    """Barrier: returns when all threads have called it."""
     barrier = index(job + 8 * BARRIER)
     if barrier != 0:
         _call(barrier)

@@ -1,4 +1,4 @@
-"""Numbers in memory by byte address, which is an int: one compiled kernel serves every stride."""
+"""Scalar loads and stores by byte address. Addresses are ints, so one compiled kernel serves every stride."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def put_index(typingctx, address, i):
 
 @intrinsic
 def prefetch(typingctx, address):
-    """Ask for the cache line at `address`; any address is allowed."""
+    """Prefetch the cache line at `address`, which need not be valid."""
 
     def code(context, builder, sig, args):
         byte, name = ir.IntType(8).as_pointer(), "llvm.prefetch.p0"

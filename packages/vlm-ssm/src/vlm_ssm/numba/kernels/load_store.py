@@ -1,4 +1,4 @@
-"""Sixteen neighbours at a time, from rows of fp32 or bf16, told apart by their item size; lanes are always fp32."""
+"""Vector loads and stores of sixteen contiguous fp32 or bf16 (item size 4 or 2). Lanes are always fp32."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from llvmlite import ir
 from numba import types
 
 from vlm_ssm.numba.kernels.jit import inline, intrinsic
-from vlm_ssm.numba.kernels.memory import pointer
+from vlm_ssm.numba.kernels.scalars import pointer
 from vlm_ssm.numba.kernels.simd import F32, I32, I64, LANES, VEC, VEC32, spread, vec
 
 _VEC16 = ir.VectorType(ir.IntType(16), LANES)
@@ -19,6 +19,8 @@ def _widen(builder, half):
 
 @intrinsic
 def load_f32(typingctx, address):
+    """Sixteen fp32."""
+
     def code(context, builder, sig, args):
         return builder.load(pointer(builder, args[0], VEC), align=4)
 
@@ -27,6 +29,8 @@ def load_f32(typingctx, address):
 
 @intrinsic
 def store_f32(typingctx, address, v):
+    """Write sixteen fp32."""
+
     def code(context, builder, sig, args):
         builder.store(args[1], pointer(builder, args[0], VEC), align=4)
         return context.get_dummy_value()
@@ -36,7 +40,7 @@ def store_f32(typingctx, address, v):
 
 @intrinsic
 def load_pairs(typingctx, address):
-    """Thirty-two bf16 as sixteen words, to be taken apart by `even` and `odd`."""
+    """Thirty-two bf16 as sixteen words; `even` and `odd` extract them."""
 
     def code(context, builder, sig, args):
         return builder.bitcast(builder.load(pointer(builder, args[0], VEC32), align=2), VEC)
@@ -95,7 +99,7 @@ def _put_lane(builder, result, lane, value):
 
 @intrinsic
 def load_bf16(typingctx, address):
-    """bf16 is the upper half of fp32."""
+    """Sixteen bf16, each of which becomes the upper half of an fp32."""
 
     def code(context, builder, sig, args):
         return _widen(builder, builder.load(pointer(builder, args[0], _VEC16), align=2))
@@ -118,6 +122,8 @@ def _narrow(builder, v):
 
 @intrinsic
 def store_bf16(typingctx, address, v):
+    """Write sixteen lanes as bf16."""
+
     def code(context, builder, sig, args):
         builder.store(_narrow(builder, args[1]), pointer(builder, args[0], _VEC16), align=2)
         return context.get_dummy_value()
@@ -146,7 +152,7 @@ def _masked(builder, name, kind, arguments):
 
 @intrinsic
 def load_part(typingctx, address, item, count):
-    """`load` of the first `count` lanes, the others 0 and their memory not touched."""
+    """`load` of the first `count` lanes. The others are 0 and their memory is not read."""
 
     def code(context, builder, sig, args):
         address, item, count = args
