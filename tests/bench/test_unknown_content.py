@@ -155,7 +155,7 @@ def test_answers_of_another_benchmark(data: Path, tmp_path: Path, capsys: Out) -
     assert scored(capsys, "score", "gqa", "--data", data, "--answers", said)
     for command in (["score", "mm-vet"], ["submit", "mm-vet", "--out", tmp_path / "o"]):
         err = refused(capsys, *command, "--data", data, "--answers", said)
-        assert "answers to gqa, as answers.jsonl.run.json says, not to mm-vet" in err
+        assert "answers to gqa, according to answers.jsonl.run.json, not to mm-vet" in err
     assert not (tmp_path / "o").exists()
 
 
