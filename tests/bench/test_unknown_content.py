@@ -149,7 +149,7 @@ def test_scienceqa_problems(data: Path, tmp_path: Path, capsys: Out) -> None:
 def test_answers_of_another_benchmark(data: Path, tmp_path: Path, capsys: Out) -> None:
     said = answers(tmp_path, dict.fromkeys(range(1, 7), "Yes"))
     err = refused(capsys, "score", "scienceqa", "--data", data, "--answers", said, "--allow-partial")
-    assert "an id of this file is such as '4'. Are these answers of another benchmark or split?" in err
+    assert "an id of this file is '4'. Are these answers of another benchmark or split?" in err
     said = answers(tmp_path, GQA)
     write_json(tmp_path / "answers.jsonl.run.json", {"benchmark": "gqa"})
     assert scored(capsys, "score", "gqa", "--data", data, "--answers", said)
