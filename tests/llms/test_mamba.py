@@ -77,6 +77,8 @@ def test_the_recurrence_stays_in_fp32():
         fine = name.endswith(("A_log", "mixer.D", "dt_proj.bias"))
         assert p.dtype == (torch.float32 if fine else torch.bfloat16), name
         assert not name.endswith(("A_log",)) or p._no_weight_decay
+    table = own.backbone.embedding.weight
+    assert torch.equal(table, exact.backbone.embedding.weight.bfloat16()), "one seed, one set of weights"
     ids = torch.randint(0, 64, (1, 12))
     with torch.no_grad():
         wanted = exact.logits(exact(exact.embed(ids))[0])

@@ -168,8 +168,15 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
 
 DEFECTIVE: dict[str, tuple[dict[str, Any], str]] = {
     "recurrent_gemma": (
-        {**_SIZE, "num_hidden_layers": 3, "intermediate_size": 32, "lru_width": 16, "head_dim": 4,
-         "attention_window_size": 4, "num_key_value_heads": 4},
+        {
+            **_SIZE,
+            "num_hidden_layers": 3,
+            "intermediate_size": 32,
+            "lru_width": 16,
+            "head_dim": 4,
+            "attention_window_size": 4,
+            "num_key_value_heads": 4,
+        },
         "a text in chunks and whole differ by .*it keeps state outside its cache",
     ),
     "ctrl": (

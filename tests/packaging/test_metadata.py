@@ -36,6 +36,12 @@ def _project(package: Path) -> dict:
     return tomllib.loads((package / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
+def _requirements(package: Path) -> list[list[str]]:
+    """Those of the package, and those of each of its extras."""
+    project = _project(package)
+    return [project["dependencies"], *project.get("optional-dependencies", {}).values()]
+
+
 def _imported(package: Path) -> set[str]:
     """First names of all modules that the package imports from elsewhere, in functions too."""
     names = set()
@@ -50,17 +56,23 @@ def _imported(package: Path) -> set[str]:
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda p: p.name)
 def test_what_is_imported_is_required(package):
-    project = _project(package)
-    lists = [project["dependencies"], *project.get("optional-dependencies", {}).values()]
-    required = {canonicalize_name(Requirement(text).name) for texts in lists for text in texts}
+    required = {
+        canonicalize_name(Requirement(text).name) for texts in _requirements(package) for text in texts
+    }
     known = dict(packages_distributions()) | {
         "wandb": ["wandb"],
         "lmms_eval": ["lmms-eval"],
-        "deepspeed": ["deepspeed"],
     }
     for module in sorted(_imported(package)):
         brings = {canonicalize_name(name) for name in known.get(module, [module])}
         assert brings & required, f"{module} is imported; {brings} is not required"
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda p: p.name)
+def test_a_requirement_appears_once(package):
+    for texts in _requirements(package):
+        names = [canonicalize_name(Requirement(text).name) for text in texts]
+        assert sorted(set(names)) == sorted(names)
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda p: p.name)
@@ -93,13 +105,12 @@ def test_a_new_version_reaches_requirements():
 
 def _floors() -> dict[str, set[str]]:
     """name -> the ranges in which the packages ask for it."""
-    found: dict[str, set[str]] = {}
+    floors: dict[str, set[str]] = {}
     for package in PACKAGES:
-        project = _project(package)
-        for texts in (project["dependencies"], *project.get("optional-dependencies", {}).values()):
+        for texts in _requirements(package):
             for requirement in map(Requirement, texts):
-                found.setdefault(requirement.name, set()).add(str(requirement.specifier))
-    return found
+                floors.setdefault(requirement.name, set()).add(str(requirement.specifier))
+    return floors
 
 
 def test_packages_agree_on_floors():

@@ -77,7 +77,7 @@ def test_faulty_problems(
 def test_splits_of_other_problems(data: Path, tmp_path: Path, capsys: Out) -> None:
     flags = [*scienceqa(data), "--answers", answers(tmp_path, {"4": "B"})]
     write_json(data / "scienceqa/pid_splits.json", {"test": ["4", "77", "78"]})
-    assert "2 of 3 test questions are not there, first id 77" in refused(capsys, *flags)
+    assert "2 of 3 test questions are missing, first id 77" in refused(capsys, *flags)
     write_json(data / "scienceqa/pid_splits.json", {"train": ["4"]})
     assert "expected a JSON object with a list 'test' of ids" in refused(capsys, *flags)
 

@@ -48,7 +48,7 @@ def test_gzipped_labels_score_and_hash_the_same(pope: Pope, capsys: pytest.Captu
     plain = scored(capsys, *argv)
     path = pope.folder / "coco_pope_random.json"
     path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes()))
-    assert "both are there" in refused(capsys, *argv)
+    assert "both exist" in refused(capsys, *argv)
     path.unlink()
     assert scored(capsys, *argv) == plain
 

@@ -3,7 +3,7 @@
 import pytest
 
 from vlm_bench.benchmarks.pope import benchmark as pope
-from vlm_bench.benchmarks.pope.scoring import SplitScore, says_no, score_split, unclear
+from vlm_bench.benchmarks.pope.scoring import SplitScore, reads_as_no, score_split, unclear
 from vlm_core.benchmark import Headline
 
 PARSING = [  # text, read as no, counted as unclear
@@ -38,7 +38,7 @@ PARSING = [  # text, read as no, counted as unclear
 
 @pytest.mark.parametrize(("text", "no", "doubtful"), PARSING, ids=[repr(row[0]) for row in PARSING])
 def test_parsing(text: str, no: bool, doubtful: bool) -> None:
-    assert says_no(text) is no
+    assert reads_as_no(text) is no
     assert unclear(text) is doubtful
 
 

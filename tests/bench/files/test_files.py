@@ -65,7 +65,7 @@ def test_hash_is_that_of_the_content(tmp_path: Path) -> None:
 
 
 def test_pope_files(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"expected coco_pope_random.json or .*\.gz; neither is there"):
+    with pytest.raises(UserError, match=r"expected coco_pope_random.json or .*\.gz; neither exists"):
         read_labels(tmp_path)
     for split in ("random", "popular", "adversarial"):
         row = '{"image": "a.jpg", "text": "Is there a dog?", "label": "Yes"}'

@@ -189,13 +189,13 @@ def test_scienceqa_problems(data: Path, tmp_path: Path, capsys: Out) -> None:
 def test_answers_of_another_benchmark(data: Path, tmp_path: Path, capsys: Out) -> None:
     said = answers(tmp_path, dict.fromkeys(range(1, 7), "Yes"))
     err = refused(capsys, "score", "scienceqa", "--data", data, "--answers", said, "--allow-partial")
-    assert "an id of this file is such as '4'. Are these answers of another benchmark or split?" in err
+    assert "an id of this file is '4'. Are these answers of another benchmark or split?" in err
     said = answers(tmp_path, GQA)
     write_json(tmp_path / "answers.jsonl.run.json", {"benchmark": "gqa"})
     assert scored(capsys, "score", "gqa", "--data", data, "--answers", said)
     for command in (["score", "mm-vet"], ["submit", "mm-vet", "--out", tmp_path / "o"]):
         err = refused(capsys, *command, "--data", data, "--answers", said)
-        assert "answers to gqa, as answers.jsonl.run.json says, not to mm-vet" in err
+        assert "answers to gqa, according to answers.jsonl.run.json, not to mm-vet" in err
     assert not (tmp_path / "o").exists()
 
 

@@ -15,7 +15,7 @@ from layout import png, write_json
 from PIL import Image
 
 from vlm_bench.report.collect import collect
-from vlm_bench.report.examples import SHOWN, choose
+from vlm_bench.report.examples import PER_SIDE, choose
 from vlm_bench.report.paper_table import PROTOCOLS
 from vlm_bench.report.thumbnails import SIDE, embed
 from vlm_core.benchmark import CreditBenchmark, EncodedImage, Question, Verdict
@@ -95,7 +95,7 @@ def test_the_page_holds_everything(results: Path, data: Path, tmp_path: Path, ca
     assert "<i>nothing</i>" in text  # an empty answer
     (data / "gqa/data/images/n1.jpg").unlink()
     printed(capsys, "report", results, "--html", page)
-    assert page.read_text().count("images/n1.jpg is not there") == 3
+    assert page.read_text().count("images/n1.jpg does not exist") == 3
 
 
 def test_several_models_and_two_variants(results: Path, data: Path, tmp_path: Path, capsys: Out) -> None:
@@ -192,7 +192,7 @@ def test_examples_are_few_and_the_same_every_time() -> None:
     asked = [Question(str(n), "?", picture if n % 5 == 0 else None) for n in range(200)]
     benchmark, said = Parity("parity", asked), {str(n): "x" for n in range(200)}
     found = choose(benchmark, said)
-    assert [example["credit"] for example in found] == [1] * SHOWN + [0] * SHOWN
+    assert [example["credit"] for example in found] == [1] * PER_SIDE + [0] * PER_SIDE
     assert all("image_base64" in example for example in found)  # those with an image come first
     assert found == choose(benchmark, said)
     assert len(choose(benchmark, {"1": "x"})) == 1
@@ -203,7 +203,7 @@ def test_examples_are_few_and_the_same_every_time() -> None:
     [
         ({"image_base64": "!!"}, "not base64"),
         ({"image_base64": "AAAA"}, "not an image"),
-        ({"image": "/nowhere/a/b.jpg"}, "a/b.jpg is not there"),
+        ({"image": "/nowhere/a/b.jpg"}, "a/b.jpg does not exist"),
         ({}, ""),
     ],
 )

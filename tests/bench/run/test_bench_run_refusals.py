@@ -208,7 +208,7 @@ def test_two_runs_at_once(command: Runner, tmp_path: Path, capsys: Out) -> None:
         ("pope", ["--set", "pope"], "expected NAME.FIELD=VALUE"),
         ("pope", ["--set", "pope.labls=x"], "pope: unrecognized arguments: --labls=x"),
         ("mmbench", ["--set", "mmbench.split=val"], "invalid choice: 'val'"),
-        ("mmbench", ["--strictness", "normalized"], "none of mmbench has another rule than the official one"),
+        ("mmbench", ["--strictness", "normalized"], "only the official rule exists for mmbench"),
         ("pope", ["--device", "warp"], "device 'warp' cannot be used"),
         ("pope", ["--set", "pope.questions=nowhere.jsonl"], "nowhere.jsonl: cannot read this file"),
     ],
@@ -221,7 +221,7 @@ def test_what_cannot_be_run(names, flags, message, command: Runner, tmp_path: Pa
 def test_nothing_to_run(tiny_folder: Path, tmp_path: Path, capsys: Out) -> None:
     (tmp_path / "empty").mkdir()
     flags = ["--benchmarks", "all", "--data", tmp_path / "empty"]
-    assert "has files of no benchmark; looked for easy-vqa, gqa," in refused(
+    assert "holds the files of no benchmark; looked for easy-vqa, gqa," in refused(
         capsys, "run", tiny_folder, *flags
     )
     assert "nowhere: no such folder" in refused(capsys, "run", tiny_folder, *flags[:3], tmp_path / "nowhere")
@@ -240,7 +240,7 @@ def test_all_leaves_out_what_lacks_labels(command: Runner, data: Path, tmp_path:
     err = capsys.readouterr().err
     left_out = {line.split(": ")[1]: line for line in err.splitlines() if line.startswith("left out: ")}
     assert left_out.keys() == {"easy-vqa", "gqa", "textvqa", "pope", "mme", "mmbench", "mm-vet"}
-    assert "testdev_balanced_questions.json is not there" in left_out["gqa"]
+    assert "testdev_balanced_questions.json does not exist" in left_out["gqa"]
     assert "expected coco_pope_popular.json" in left_out["pope"]
     assert "holds no labels" in left_out["mme"]
     assert {path.name for path in (tmp_path / "out").glob("*.jsonl")} == {"scienceqa.jsonl", "vqa-v2.jsonl"}

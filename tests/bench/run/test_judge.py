@@ -85,7 +85,7 @@ def command(data: Path, judge: Judge, grades: Path, *more: str, said: dict[int, 
 def test_grades_and_their_score(data: Path, tmp_path: Path, capsys: Out, judge: Judge) -> None:
     judge.replies = {"a dog": ["0.5"], "left": ["0.0 of it"]}
     file = tmp_path / "g.json"
-    assert "3 grades by judge, 0 kept, 0 failed" in printed(capsys, *command(data, judge, file))
+    assert "3 grades by judge, 0 reused, 0 failed" in printed(capsys, *command(data, judge, file))
     first = judge.asked[0]
     assert (first["model"], first["temperature"], first["max_tokens"]) == ("judge", 0.0, 3)
     assert first["messages"][0]["content"].endswith("\nWhat is x? | -1 <AND> -5 | x = -1 | ")
@@ -98,15 +98,15 @@ def test_only_what_is_missing_is_asked_again(data: Path, tmp_path: Path, capsys:
     file = tmp_path / "g.json"
     judge.replies = {"a dog": [400]}
     out = printed(capsys, *command(data, judge, file), code=1)
-    assert "2 grades by judge, 0 kept, 1 failed (unscored)" in out
+    assert "2 grades by judge, 0 reused, 1 failed (unscored)" in out
     assert "v1_1: BadRequestError" in out
     assert set(json.loads(file.read_text())) == {"v1_0", "v1_2"}  # a failed call is no grade of 0
     err = refused(capsys, "score", "mm-vet", "--data", data, "--grades", file)
     assert "1 question of 3 without an answer, first id v1_1" in err
     judge.replies, judge.asked = {}, []
-    assert "1 grades by judge, 2 kept" in printed(capsys, *command(data, judge, file))
+    assert "1 grades by judge, 2 reused" in printed(capsys, *command(data, judge, file))
     assert len(judge.asked) == 1
-    assert "3 grades by judge, 3 kept" in printed(capsys, *command(data, judge, file, "--runs", "2"))
+    assert "3 grades by judge, 3 reused" in printed(capsys, *command(data, judge, file, "--runs", "2"))
     assert {len(grade["score"]) for grade in json.loads(file.read_text()).values()} == {2}
 
 
@@ -141,7 +141,7 @@ def test_grades_that_cannot_be_read_are_not_asked_for_again_unasked(
     """They cost money; an empty file has none."""
     file = tmp_path / "g.json"
     file.touch()
-    assert "3 grades by judge, 0 kept" in printed(capsys, *command(data, judge, file))
+    assert "3 grades by judge, 0 reused" in printed(capsys, *command(data, judge, file))
     whole = file.read_bytes()
     for damaged in (whole[:-40], whole.replace(b'"score"', b'"scorf"', 1), b"\xff", b"{}", b"[]"):
         file.write_bytes(damaged)
@@ -170,7 +170,7 @@ def test_what_a_judge_needs(data: Path, tmp_path: Path, capsys: Out, judge: Judg
     flags += ["--grades", tmp_path / "g.json"]
     assert "prompt.txt: cannot read this file" in refused(capsys, *flags)
     prompt.write_text("Grade from 0 to 1.\n")
-    assert "set OPENAI_API_KEY" in refused(capsys, *flags)
+    assert "OPENAI_API_KEY is not set" in refused(capsys, *flags)
     (data / "mm-vet/mm-vet.json").unlink()
     assert "a judge needs the right answers" in refused(capsys, *flags)
 
@@ -216,7 +216,7 @@ def test_grades_are_kept_by_all_that_they_depend_on(
         capsys, *again
     )
     (tmp_path / "prompt.txt").write_bytes(b"\xef\xbb\xbfGrade from 0 to 1, as here: q | a | a | 1.0\r\n")
-    assert "0 grades by judge, 3 kept" in printed(capsys, *again)
+    assert "0 grades by judge, 3 reused" in printed(capsys, *again)
 
 
 @pytest.mark.parametrize("status", [500, 503, 429])
@@ -228,10 +228,10 @@ def test_a_judge_that_is_gone_is_given_up(
     judge.replies = {"a dog": [status], "left": [status]}
     err = refused_after_progress(capsys, *command(data, judge, file))
     assert f"the judge did not reply to 2 answers in a row: {judge.url}/: " in err
-    assert f"1 graded now, 0 kept in {file}; rerun the same command to resume from there" in err
+    assert f"1 graded now, 0 graded earlier in {file}; rerun the same command to resume" in err
     assert len(json.loads(file.read_text())) == 1
     judge.replies = {}
-    assert "2 grades by judge, 1 kept, 0 failed" in printed(capsys, *command(data, judge, file))
+    assert "2 grades by judge, 1 reused, 0 failed" in printed(capsys, *command(data, judge, file))
 
 
 @pytest.mark.parametrize(
@@ -257,8 +257,8 @@ def test_what_is_no_reply_of_a_judge(
     monkeypatch.setattr("vlm_bench.run.judge.OUTAGES", 2)
     judge.replies = {"a dog": [body], "left": [body]}
     err = refused_after_progress(capsys, *command(data, judge, tmp_path / "g.json"))
-    assert "replied with something else than a chat completion; is --base-url right?" in err
-    assert f"1 graded now, 0 kept in {tmp_path / 'g.json'}" in err
+    assert "the reply is no chat completion; is --base-url right?" in err
+    assert f"1 graded now, 0 graded earlier in {tmp_path / 'g.json'}" in err
 
 
 def refused_after_progress(capsys: Out, *argv: Any) -> str:
@@ -277,7 +277,7 @@ def test_no_judge_at_all(data: Path, tmp_path: Path, capsys: Out, judge: Judge) 
         patch.setattr(openai, "OpenAI", lambda **kw: openai_client(**kw, max_retries=0))
         err = refused_after_progress(capsys, *flags)
     assert "did not reply to 3 answers in a row: http://127.0.0.1:9/v1/: APIConnectionError" in err
-    assert "0 graded now, 0 kept; rerun the same command to resume" in err
+    assert "0 graded now, 0 graded earlier; rerun the same command to resume" in err
     assert not (tmp_path / "g.json").exists()
 
 

@@ -67,7 +67,7 @@ def test_real_questions_have_ids_of_their_own(llava: Path) -> None:
 def test_a_figure_that_differs_says_so() -> None:
     assert Check("pope", 85.9, 85.95).agrees
     assert "DIFFERS" in line(Check("pope", 85.9, 86.2))
-    assert "not checked: a.json is not there" in line(Check("pope", 85.9, absent=Path("a.json")))
+    assert "not checked: a.json does not exist" in line(Check("pope", 85.9, absent=Path("a.json")))
 
 
 def test_a_folder_without_answers(tmp_path: Path, capsys: Out) -> None:

@@ -1,7 +1,6 @@
 """`vlm-assemble --doctor`: what it tells, and that it finds what is wrong."""
 
 import importlib.metadata
-import importlib.util
 import re
 import sys
 from pathlib import Path

@@ -108,10 +108,17 @@ def test_the_good_one_is_good(tmp_path):
         ("path: data", "pth: data", "s.yaml:12: train.stages.0.data.0.pth: unknown key"),
         ("encoder:", "encodr:", "s.yaml:2: encodr: unknown key; possible: connector, encoder"),
         ("name: good", "template: lava-v1", "s.yaml:1: template: unknown template 'lava-v1'"),
-        ("name: good", "template: {user: '{txt}', assistant: x}", "s.yaml:1: template.user: unknown field {txt}"),
+        (
+            "name: good",
+            "template: {user: '{txt}', assistant: x}",
+            "s.yaml:1: template.user: unknown field {txt}",
+        ),
         ("weights: state", "d_model: 8, weights: state", "weights determine the size; remove d_model"),
-        ("llm: {type: mamba, weights: state-spaces/mamba-130m}", "llm: mamba", "s.yaml:6: llm: expected a mapping with "
-         "a type; possible: mamba, transformers"),
+        (
+            "llm: {type: mamba, weights: state-spaces/mamba-130m}",
+            "llm: mamba",
+            "s.yaml:6: llm: expected a mapping with a type; possible: mamba, transformers",
+        ),
         ("  type: vss-l2\n", "", "s.yaml:3: connector: expected a mapping with a type"),
         (
             "lr: 1e-3",

@@ -100,7 +100,7 @@ def _backend(monkeypatch):
         monkeypatch.setitem(sys.modules, stand_in.__name__, stand_in)
     name = "vlm_ssm.mamba_ssm"
     monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.setitem(backends._FOUND, "mamba_ssm", importlib.import_module(name))
+    monkeypatch.setitem(backends._AVAILABLE, "mamba_ssm", importlib.import_module(name))
     monkeypatch.setattr(backends, "missing", lambda name: None)
     monkeypatch.setattr(backends, "_runs_on", lambda name, device: True)
     yield

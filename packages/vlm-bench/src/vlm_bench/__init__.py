@@ -1,4 +1,4 @@
-"""Scores of the benchmarks that vision-language papers report, by their published rules.
+"""The benchmarks that vision-language papers report, scored by their published rules.
 
-`files` reads files into plain data, `scoring` and `benchmarks` score that data without torch, `run` asks a model.
+`files` reads data files, `scoring` and `benchmarks` score answers without torch, `run` asks a model.
 """

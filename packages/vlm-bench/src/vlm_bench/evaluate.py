@@ -1,4 +1,4 @@
-"""Scores answers of any origin: matches them with the questions, applies the rule and returns the report."""
+"""Scores answers of any program: matches them with the questions, applies the rule and returns the report."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def evaluate(
 ) -> Report:
     """Match answers with questions and score them; any mismatch is a `UserError`.
 
-    `answers` is None where grades replace them; `files` are the sources of the answers, `settings` the run's
-    settings; `benchmark` is the result of `config.build()`, if it exists already.
+    `answers` is None where grades replace them. `files` are the sources of the answers, `settings` the settings of
+    the run. `benchmark` is the result of `config.build()`, if the caller has it.
     """
     answers = None if answers is None else list(answers)
     logged = [answer.prompt for answer in answers or () if answer.prompt is not None]

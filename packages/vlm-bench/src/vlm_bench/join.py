@@ -13,8 +13,8 @@ from vlm_core.errors import UserError
 def join(benchmark: Benchmark, answers: Iterable[Answer], *, allow_partial: bool = False) -> dict[str, str]:
     """`{question id: answer}` in the questions' order.
 
-    Refuses answers without a question, two answers to one question, and answers whose logged prompt is another
-    question's, whatever `allow_partial` says; refuses missing answers unless it is set.
+    Raises `UserError` for an answer without a question, for two answers to one question, and for an answer whose
+    logged prompt is another question's; for missing answers unless `allow_partial`.
     """
     questions = benchmark.questions
     matched = _match(benchmark, list(answers))
@@ -33,13 +33,15 @@ def _match(benchmark: Benchmark, answers: list[Answer]) -> dict[str, Answer]:
     for question in questions.values():
         for key in {question.alias, *question.other_ids} - {None, question.id}:
             shared.setdefault(key, []).append(question)
-    _no_aliens([a for a in answers if a.id not in questions and a.id not in shared], len(answers), benchmark)
-    fits = [
+    _refuse_unknown_ids(
+        [a for a in answers if a.id not in questions and a.id not in shared], len(answers), benchmark
+    )
+    matches = [
         (a, _fitting(benchmark, [questions[a.id]] if a.id in questions else shared[a.id], a)) for a in answers
     ]
-    _no_strangers([a for a, found in fits if len(found) != 1], questions, shared)
-    _no_doubles([(found[0].id, a) for a, found in fits])
-    return {found[0].id: a for a, found in fits}
+    _refuse_ambiguous([a for a, candidates in matches if len(candidates) != 1], questions, shared)
+    _refuse_duplicates([(candidates[0].id, a) for a, candidates in matches])
+    return {candidates[0].id: a for a, candidates in matches}
 
 
 def _fitting(benchmark: Benchmark, candidates: list[Question], answer: Answer) -> list[Question]:
@@ -51,16 +53,19 @@ def _fitting(benchmark: Benchmark, candidates: list[Question], answer: Answer) -
     return exact if len(same) > 1 and exact else same
 
 
-def _no_aliens(alien: list[Answer], count: int, benchmark: Benchmark) -> None:
-    if alien:
-        like = f"; an id of this file is such as {next(iter(benchmark.questions))!r}"
-        other = like + ". Are these answers of another benchmark or split?" if 2 * len(alien) > count else ""
+def _refuse_unknown_ids(unknown: list[Answer], count: int, benchmark: Benchmark) -> None:
+    if unknown:
+        example = f"; an id of this file is {next(iter(benchmark.questions))!r}"
+        hint = (
+            f"{example}. Are these answers of another benchmark or split?" if 2 * len(unknown) > count else ""
+        )
+        first = unknown[0]
         raise UserError(
-            f"{_count(alien, 'answer')} to no question of this file, first id {alien[0].id}{_at(alien[0])}{other}"
+            f"{_count(unknown, 'answer')} to no question of this file, first id {first.id}{_at(first)}{hint}"
         )
 
 
-def _no_strangers(
+def _refuse_ambiguous(
     other: list[Answer], questions: Mapping[str, Question], shared: Mapping[str, list[Question]]
 ) -> None:
     if other and (first := other[0]).prompt is None:
@@ -82,18 +87,18 @@ def _at(answer: Answer) -> str:
     return f" ({answer.where})" if answer.where else ""
 
 
-def _no_doubles(keyed: list[tuple[str, Answer]]) -> None:
+def _refuse_duplicates(keyed: list[tuple[str, Answer]]) -> None:
     counts = Counter(key for key, _ in keyed)
     if len(counts) == len(keyed):
         return
-    seen: dict[str, Answer] = {}
+    first: dict[str, Answer] = {}
     for key, answer in keyed:
-        if key in seen:
+        if key in first:
             raise UserError(
-                f"{answer.where}: question_id {answer.id} appears twice (first at {seen[key].where}); "
+                f"{answer.where}: question_id {answer.id} appears twice (first at {first[key].where}); "
                 f"{len(keyed) - len(counts)} such rows"
             )
-        seen[key] = answer
+        first[key] = answer
 
 
 def _count(items: Collection[object], noun: str) -> str:

@@ -1,4 +1,4 @@
-"""What this package offers to vlm-core: the benchmarks of the paper's tables."""
+"""Plugin of vlm-core: registers the benchmarks of the paper's tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the configs of the benchmarks share: paths in LLaVA's layout, image folders, and common fields."""
+"""Base classes of benchmark configs: paths in LLaVA's layout, image folders, and common fields."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class LayoutConfig(BenchmarkConfig):
     data: File = Field(default=Path("."), description="folder in LLaVA's layout (default: here)")
 
     def file(self, name: str, variant: str = "") -> Path:
-        """The path of field `name` (`variant`: a split, or by itself `official`); a default one may be gzipped."""
-        given = getattr(self, name)
-        if given is not None:
-            return given
+        """The path of field `name`, of split `variant` if there are several; a default path may be gzipped."""
+        path = getattr(self, name)
+        if path is not None:
+            return path
         if f"{name}.{getattr(self, 'source', '')}" in self.layout:
             variant = "official"
         path = self.data / self.layout[f"{name}.{variant}" if variant else name]
@@ -47,10 +47,10 @@ class LayoutConfig(BenchmarkConfig):
 
     def lacking(self) -> str:
         absent = next((path for path in self.needed() if not path.exists()), None)
-        return f"{absent} is not there" if absent else ""
+        return f"{absent} does not exist" if absent else ""
 
     def needed(self) -> list[Path]:
-        """The files that asking and local scoring need, without images."""
+        """The files that inference and local scoring need, without images."""
         return [self.file("questions"), *([self.file("labels")] if "labels" in self.layout else [])]
 
 
@@ -60,7 +60,7 @@ class ImagesConfig(LayoutConfig):
     symlinks: bool = Field(default=False, description="allow symbolic links to images outside their folder")
 
     def image_folder(self, name: str = "images", variant: str = "") -> ImageFolder:
-        """The folder of the images, which field `name` gives; every reader finds them through it."""
+        """The folder of the images, from field `name`."""
         return ImageFolder(str(self.file(name, variant)), self.symlinks, "--symlinks")
 
 

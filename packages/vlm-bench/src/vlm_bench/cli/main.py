@@ -1,4 +1,4 @@
-"""`vlm-bench`: ask a model, then score, compare, submit and judge answers; only `run` loads a model."""
+"""Run a model on benchmarks; score, compare, submit and judge answers. Only `run` loads a model."""
 
 from __future__ import annotations
 
@@ -28,18 +28,24 @@ def build_parser() -> argparse.ArgumentParser:
     run_command.add_arguments(commands.add_parser("run", help="ask a model and score its answers"))
     _per_benchmark(commands, "score", "score an answer file", _score_options)
     _per_benchmark(commands, "submit", "write the file that an evaluation server takes", _submit_options)
-    _judge_options(commands.add_parser("judge", help="grade MM-Vet's answers with a judge"))
-    _report_options(commands.add_parser("report", help="one table of a model's results and the paper's"))
-    _diff_options(commands.add_parser("diff", help="compare two saved reports, or two folders of them"))
-    check = commands.add_parser("verify-llava", help="score LLaVA's own answers and compare with its table")
-    check.add_argument("folder", type=local_path, help="LLaVA's playground/data/eval, from its eval.zip")
+    _judge_options(_command(commands, "judge", "grade MM-Vet's answers with a judge model"))
+    _report_options(_command(commands, "report", "print a table of models' results and the paper's"))
+    _diff_options(_command(commands, "diff", "compare two saved reports, or two folders of them"))
+    check = _command(commands, "verify-llava", "score LLaVA's published answers and compare with its table")
+    check.add_argument(
+        "folder", type=local_path, metavar="DIR", help="LLaVA's playground/data/eval, from its eval.zip"
+    )
     for child in commands.choices.values():
         add_debug(child)
     return parser
 
 
+def _command(commands, name: str, text: str) -> argparse.ArgumentParser:
+    return commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+
+
 def _per_benchmark(commands, command: str, text: str, add) -> None:
-    names = commands.add_parser(command, help=text).add_subparsers(
+    names = _command(commands, command, text).add_subparsers(
         dest="benchmark", required=True, metavar="BENCHMARK"
     )
     for name, config in _benchmarks().items():
@@ -51,7 +57,7 @@ def _per_benchmark(commands, command: str, text: str, add) -> None:
 
 
 def _benchmarks() -> dict[str, type[BenchmarkConfig]]:
-    """By name; a name that two packages register is skipped, as `vlm-assemble --list` shows."""
+    """Config classes by name, without names that two packages register; `vlm-assemble --list` shows those."""
     configs = {name: entries for (kind, name), entries in installed().entries.items() if kind == "benchmark"}
     return {name: entries[0].value for name, entries in sorted(configs.items()) if len(entries) == 1}
 
@@ -61,6 +67,7 @@ def _answers(parser: argparse.ArgumentParser, *, required: bool) -> None:
         "--answers",
         type=local_path,
         required=required,
+        metavar="FILE",
         help="answer file: JSON lines with question_id and text",
     )
     parser.add_argument("--allow-partial", action="store_true", help="continue although answers are missing")
@@ -71,12 +78,14 @@ def _score_options(parser: argparse.ArgumentParser) -> None:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print the report as JSON")
     form.add_argument("--markdown", action="store_true", help="print the report as Markdown")
-    parser.add_argument("--save", type=local_path, help="write the report to this file, for `vlm-bench diff`")
+    parser.add_argument(
+        "--save", type=local_path, metavar="FILE", help="write the report to FILE, for `vlm-bench diff`"
+    )
 
 
 def _submit_options(parser: argparse.ArgumentParser) -> None:
     _answers(parser, required=True)
-    parser.add_argument("--out", type=local_path, required=True, help="folder for the files")
+    parser.add_argument("--out", type=local_path, required=True, metavar="DIR", help="folder for the files")
 
 
 def _judge_options(parser: argparse.ArgumentParser) -> None:
@@ -91,11 +100,22 @@ def _judge_options(parser: argparse.ArgumentParser) -> None:
         "--prompt",
         type=local_path,
         required=True,
-        help="a text file with MM-Vet's own examples for the judge, from its evaluator",
+        metavar="FILE",
+        help="text file with MM-Vet's few-shot examples for the judge, from its evaluator",
     )
-    child.add_argument("--judge-model", default=OFFICIAL_JUDGE, help="the judge (default: %(default)s)")
-    child.add_argument("--base-url", help="an endpoint with OpenAI's protocol (default: OpenAI's own)")
-    child.add_argument("--runs", type=count, default=1, help="grades per answer; MM-Vet's paper uses 5")
+    child.add_argument(
+        "--judge-model", default=OFFICIAL_JUDGE, metavar="NAME", help="the judge (default: %(default)s)"
+    )
+    child.add_argument(
+        "--base-url", metavar="URL", help="endpoint of an OpenAI-compatible server (default: OpenAI's API)"
+    )
+    child.add_argument(
+        "--runs",
+        type=count,
+        default=1,
+        metavar="N",
+        help="grades per answer (default: 1); MM-Vet's paper uses 5",
+    )
     add_debug(child)
 
 
@@ -108,17 +128,19 @@ def _report_options(parser: argparse.ArgumentParser) -> None:
         help="folder with a model's saved reports and answers; one row per folder",
     )
     for form, about in (
-        ("html", "one page with images of right and wrong answers"),
-        ("markdown", "the table and its conditions"),
+        ("html", "a page with the table and images of right and wrong answers"),
+        ("markdown", "the table and the conditions of each figure"),
         ("json", "all figures as JSON"),
     ):
         parser.add_argument(f"--{form}", type=local_path, metavar="FILE", help=f"write {about}")
 
 
 def _diff_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("first", type=local_path, help="a saved report, or a folder of them")
-    parser.add_argument("second", type=local_path, help="the other model's")
-    parser.add_argument("--allow-partial", action="store_true", help="compare only questions that both have")
+    parser.add_argument("first", type=local_path, metavar="FIRST", help="a saved report, or a folder of them")
+    parser.add_argument("second", type=local_path, metavar="SECOND", help="the same of the other model")
+    parser.add_argument(
+        "--allow-partial", action="store_true", help="compare only the questions that both reports have"
+    )
     parser.add_argument("--json", action="store_true", help="print the comparison as JSON")
 
 
@@ -139,7 +161,7 @@ def submit(args: argparse.Namespace) -> int:
 
 
 def judge(args: argparse.Namespace) -> int:
-    """Grade the answers without a grade; 1 if an answer stays without one."""
+    """Grade all ungraded answers; returns 1 if an answer is still without a grade."""
     from vlm_bench.benchmarks import MMVetConfig
     from vlm_bench.files.json_files import read_text
     from vlm_bench.join import join
@@ -158,7 +180,7 @@ def judge(args: argparse.Namespace) -> int:
     ask = openai_judge(name, args.base_url)
     outcome = grade(benchmark.truths, answers, ask, path, examples=examples, runs=runs, name=name)
     say(
-        f"{outcome.graded} grades by {args.judge_model}, {outcome.kept} kept, {len(outcome.failed)} failed (unscored)",
+        f"{outcome.graded} grades by {name}, {outcome.reused} reused, {len(outcome.failed)} failed (unscored)",
         *(f"  {key}: {why}" for key, why in list(outcome.failed.items())[:5]),
     )
     return int(bool(outcome.failed))
@@ -184,7 +206,7 @@ def _print_skipped(models: Sequence[Results]) -> None:
     from vlm_bench.report.collect import listed
 
     for model in models:
-        if files := model.passed_over:
+        if files := model.skipped:
             lines = (f"  {text}" for text in listed(files))
             say(f"{model.folder}: skipped {len(files)} files that are not reports:", *lines, file=sys.stderr)
 
@@ -208,7 +230,7 @@ def diff(args: argparse.Namespace) -> int:
 
 
 def verify_llava(args: argparse.Namespace) -> int:
-    """Print each check; 1 if a figure differs."""
+    """Print each check; returns 1 if a figure differs."""
     from vlm_bench.run.llava_selfcheck import line, llava_selfcheck
 
     checks = llava_selfcheck(args.folder)
@@ -228,7 +250,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 0 on success, 1 for a figure that differs or a failed grade, 2 for a user's error."""
+    """Run the command. Returns 0 on success, 1 for a differing figure or failed grade, 2 for a user's error."""
     end_with_launcher()
     return run(build_parser(), lambda args: COMMANDS[args.command](args), argv, package="vlm-bench")
 

@@ -13,7 +13,7 @@ from vlm_core.plugins.config import BenchmarkConfig
 
 
 def add_options(parser: argparse.ArgumentParser, config: type[BenchmarkConfig]) -> None:
-    """`--field` for every field but `type`; what is not given keeps the config's default."""
+    """An option `--field` for each field but `type`; an absent option leaves the config's default."""
     for name, field in config.model_fields.items():
         if name != "type":
             parser.add_argument(
@@ -39,7 +39,7 @@ def _kind(name: str, annotation: Any) -> dict[str, Any]:
 
 
 def _plain(annotation: Any) -> Any:
-    """Without `None` and without metadata."""
+    """The type without `None` and without metadata."""
     if get_origin(annotation) in (Union, UnionType):
         annotation = next(option for option in get_args(annotation) if option is not NoneType)
     return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
@@ -49,11 +49,11 @@ def config_of(args: argparse.Namespace, config: type[BenchmarkConfig]) -> Benchm
     """The config that the options describe."""
     from pydantic import ValidationError
 
-    given = {
+    fields = {
         name.removeprefix("field_"): value for name, value in vars(args).items() if name.startswith("field_")
     }
     try:
-        return config(**given)
+        return config(**fields)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise UserError(f"--{'-'.join(map(str, first['loc']))}: {first['msg']}") from None

@@ -17,14 +17,14 @@ resume. `accelerate launch -m vlm_bench.cli.main run …` uses several processes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments; no benchmark is named here."""
+    """Add the arguments of `vlm-bench run`; benchmarks come from the registry."""
     parser.description = ABOUT
     parser.add_argument("model", metavar="MODEL", type=local_path, help="a model folder")
     parser.add_argument(
         "--benchmarks",
         required=True,
         metavar="NAME,…",
-        help="names, or `all`: every benchmark whose questions and labels exist",
+        help="names, or `all`: each benchmark whose questions and labels exist",
     )
     parser.add_argument(
         "--data", type=local_path, metavar="DIR", help="folder in LLaVA's layout (default: here)"
@@ -33,14 +33,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=local_path,
         metavar="DIR",
-        help="folder for answers and reports (default: bench/NAME of the model)",
+        help="folder for answers and reports (default: bench/MODEL_NAME)",
     )
     parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME.FIELD=VALUE",
-        help="an option of one benchmark, from `vlm-bench score NAME`, such as vqa-v2.split=val",
-    )  # fmt: skip
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME.FIELD=VALUE",
+        help="set a field of one benchmark, as in `vlm-bench score NAME`; for example vqa-v2.split=val",
+    )
     parser.add_argument(
-        "--strictness", choices=("official", "normalized"), help="scoring rule of benchmarks that have both"
+        "--strictness", choices=("official", "normalized"), help="scoring rule, for benchmarks that have both"
     )
     _add_model_arguments(parser)
 
@@ -54,15 +57,18 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--limit",
         type=count,
         metavar="N",
-        help="about N questions per benchmark: all questions of evenly spaced images",
+        help="ask about N questions per benchmark: all questions of evenly spaced images",
     )
     parser.add_argument(
-        "--max-new-tokens", type=count, metavar="N", help="longest answer (default: the benchmark's own)"
+        "--max-new-tokens",
+        type=count,
+        metavar="N",
+        help="maximum length of an answer (default: the benchmark's)",
     )
     parser.add_argument(
         "--no-prefix-reuse",
         action="store_true",
-        help="encode the image again for each question; the answers are the same",
+        help="encode the image again for each question; answers stay the same",
     )
     _add_loading(parser)
     parser.add_argument(
@@ -72,7 +78,7 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_loading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda, … (default: the GPU if there is one)")
-    parser.add_argument("--dtype", choices=DTYPES, help="dtype of the weights; default: as saved")
+    parser.add_argument("--dtype", choices=DTYPES, help="dtype of the weights (default: as saved)")
     add_trust(parser)
 
 
@@ -90,16 +96,14 @@ def run(args: argparse.Namespace) -> int:
         args.batch_size, args.max_new_tokens, args.limit, not args.no_prefix_reuse, args.allow_partial
     )
     ranks = join_ranks(args.device)
-
     say = partial(output.say, file=sys.stderr)
-
     for name, reason in absent.items() if ranks.main else ():
         say(f"left out: {name}: {reason}")
     tasks = plan(configs, settings)
     loaded = LoadedModel.load(args.model, args.dtype, ranks.device, trust_remote_code=args.trust_remote_code)
     out = args.out or Path("bench") / loaded.spec.name
     runs = [Run(task, loaded, settings, out, ranks, say) for task in tasks]
-    _make(out)
+    _make_folder(out)
     if ranks.main:
         total = sum(len(task.questions) for task in tasks)
         say(f"{loaded.spec.name}: {total} questions on {ranks.device}, answers in {out}")
@@ -108,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
     return int(failed > 0)
 
 
-def _make(folder: Path) -> None:
+def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

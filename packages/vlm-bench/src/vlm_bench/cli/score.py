@@ -35,13 +35,13 @@ def run(args: argparse.Namespace) -> int:
 
 @contextmanager
 def without_collector() -> Iterator[None]:
-    """Without Python's cyclic garbage collector, which takes as long as scoring when millions of rows are in memory."""
-    was = gc.isenabled()
+    """Disable the cyclic garbage collector: with millions of rows in memory it takes as long as scoring."""
+    enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if was:
+        if enabled:
             gc.enable()
 
 
@@ -66,7 +66,7 @@ def _scored(args: argparse.Namespace) -> Report:
 
 
 def answers_of(args: argparse.Namespace) -> list[Answer]:
-    """The answers named on the command line; a run's answers to another benchmark are refused."""
+    """The answers in the file `--answers`; raises `UserError` for a run's answers to another benchmark."""
     from vlm_bench.files.answers import read_answers
     from vlm_bench.files.run_metadata import metadata_of
 

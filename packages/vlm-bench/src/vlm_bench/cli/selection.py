@@ -14,7 +14,7 @@ from vlm_core.plugins.registry import installed
 
 ALL = "all"
 Options = dict[str, list[str]]
-"""By benchmark, options as `vlm-bench score NAME` has them."""
+"""Options of each benchmark, in the form of `vlm-bench score NAME`."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -45,13 +45,11 @@ def select(
             configs.append(config)
     if not configs:
         raise UserError(
-            f"--data {data or '.'}: has files of no benchmark; looked for {', '.join(absent) or 'none'}",
+            f"--data {data or '.'}: holds the files of no benchmark; looked for {', '.join(absent) or 'none'}",
             *(f"  {name}: {reason}" for name, reason in absent.items()),
         )
     if strictness and not any("strictness" in type(config).model_fields for config in configs):
-        raise UserError(
-            f"--strictness {strictness}: none of {', '.join(chosen)} has another rule than the official one"
-        )
+        raise UserError(f"--strictness {strictness}: only the official rule exists for {', '.join(chosen)}")
     return configs, absent
 
 
@@ -85,17 +83,17 @@ def _config(
         return "two packages register this name"
     config = installed().get("benchmark", name)
     common = {"data": data, "strictness": strictness}
-    given = [
+    shared = [
         f"--{key}={value}"
         for key, value in common.items()
         if value is not None and key in config.model_fields
     ]
-    needed = {
+    required_options = {
         f"--{key.replace('_', '-')}" for key, field in config.model_fields.items() if field.is_required()
     }
-    absent = needed - {option.split("=")[0] for option in (*given, *options)}
+    absent = required_options - {option.split("=")[0] for option in (*shared, *options)}
     if not required and absent:
         return f"needs --set {name}.{min(absent).removeprefix('--').replace('-', '_')}=…"
     parser = _Parser(prog=name, add_help=False, allow_abbrev=False)
     add_options(parser, config)
-    return config_of(parser.parse_args([*given, *options]), config)
+    return config_of(parser.parse_args([*shared, *options]), config)

@@ -1,1 +1,1 @@
-"""Readers that several benchmarks share; every fault is a `UserError` with file and line."""
+"""Readers that several benchmarks share. An invalid file is a `UserError` with file and line."""

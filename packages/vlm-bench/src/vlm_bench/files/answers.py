@@ -26,7 +26,7 @@ FIELDS = {name for fields in (*LISTS.values(), ANALYSIS) for name in fields if n
 
 @dataclass(frozen=True)
 class Answer:
-    """A model's answer to the question `id`, the prompt it saw if the file logs it, and the place in the file."""
+    """A model's answer to the question `id`, its prompt if the file logs it, and its place in the file."""
 
     id: str
     text: str
@@ -72,14 +72,14 @@ def read_answers(path: Path) -> list[Answer]:
 
 def _by_line(text: str) -> bool:
     """Whether the text is JSON lines, judged by its first line; a single object counts if it is one answer."""
-    first, _, rest = text.strip().partition("\n")
+    first, _, others = text.strip().partition("\n")
     try:
         value = json.loads(first)
     except RecursionError:
-        return bool(rest.strip())
+        return bool(others.strip())
     except ValueError:
         return not first.startswith(("{", "["))
-    return isinstance(value, dict) and (bool(rest.strip()) or not value or bool(value.keys() & FIELDS))
+    return isinstance(value, dict) and (bool(others.strip()) or not value or bool(value.keys() & FIELDS))
 
 
 def _answer(row: Row, key: str, text: str, prompt: str | None) -> Answer:
@@ -92,9 +92,9 @@ def _listed(path: Path, data: list[Any]) -> list[Answer]:
     for keys, fields in LISTS.items():
         if rows[0].data.keys() >= set(keys):
             return [_answer(row, *fields) for row in rows]
-    seen = ", ".join(map(repr, rows[0].data)) or "none"
+    names = ", ".join(map(repr, rows[0].data)) or "none"
     wanted = ", or ".join(" and ".join(map(repr, keys)) for keys in LISTS)
-    raise UserError(f"{rows[0].where}: expected the keys {wanted}; its keys are {seen:.200}")
+    raise UserError(f"{rows[0].where}: expected the keys {wanted}; its keys are {names:.200}")
 
 
 def _mapped(path: Path, data: dict[str, Any]) -> Iterator[Answer]:

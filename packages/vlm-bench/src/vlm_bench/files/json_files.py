@@ -91,19 +91,19 @@ def read_bytes(path: Path) -> bytes:
 
 
 def sha256(path: Path) -> str:
-    """Hash of the content as UTF-8 text: unpacked, without a byte order mark, lines ended by a line feed.
+    """sha256 of the unpacked content, without a byte order mark and with LF line ends.
 
-    A file, its gzipped copy and its copy from another system agree; for a plain file it is what `sha256sum` prints.
+    A file, its gzipped copy and a copy with CRLF have the same hash; for a plain LF file it equals `sha256sum`.
     """
-    total, rest = hashlib.sha256(), b""
+    total, pending = hashlib.sha256(), b""
     with opened(path) as file:
         first = file.read(len(BOM))
-        rest = b"" if first == BOM else first
+        pending = b"" if first == BOM else first
         while chunk := file.read(_CHUNK):
-            rest = (rest + chunk).replace(b"\r\n", b"\n")
-            total.update(rest[:-1])
-            rest = rest[-1:]  # may be the first half of "\r\n"
-    total.update(rest.replace(b"\r\n", b"\n"))
+            pending = (pending + chunk).replace(b"\r\n", b"\n")
+            total.update(pending[:-1])
+            pending = pending[-1:]  # may be the first half of "\r\n"
+    total.update(pending.replace(b"\r\n", b"\n"))
     return total.hexdigest()
 
 
@@ -126,7 +126,7 @@ def read_jsonl(path: Path) -> Iterator[Row]:
 
 
 def _lines(text: str) -> Iterator[str]:
-    """Not splitlines(): JSON strings may hold U+2028 and its like, which are no line ends in JSON lines."""
+    """Lines without their ends. str.splitlines would also split at U+2028 and others, which JSON strings may hold."""
     start = 0
     while (end := text.find("\n", start)) >= 0:
         yield text[start:end]
@@ -152,12 +152,12 @@ def json_rows(path: Path, key: str | None = None) -> list[Row]:
     items = data.get(key) if key is not None and isinstance(data, dict) else data
     if not isinstance(items, list) or not items:
         wanted = "a JSON list" if key is None else f"a JSON object with a list {key!r}"
-        seen = (
+        keys = (
             f"; its keys are {', '.join(map(str, data))}"
             if isinstance(data, dict) and key not in data
             else ""
         )
-        raise UserError(f"{path}: expected {wanted} that is not empty{seen[:200]}")
+        raise UserError(f"{path}: expected {wanted} that is not empty{keys[:200]}")
     return [as_row(item, f"{path}: {key or 'item'} number {n}") for n, item in enumerate(items, 1)]
 
 

@@ -29,19 +29,19 @@ class Row:
         return value
 
     def named(self, key: str) -> str:
-        """A text that is not empty, such as a file's name."""
+        """The text at `key`, which must not be empty, such as a file name."""
         if not (value := self.text(key)).strip():
             self.wrong(key, "text that is not empty")
         return value
 
     def id(self, key: str) -> str:
-        """An identifier. Files write it as a whole number or as text; both read the same."""
+        """An identifier, which files write as an integer or as text, as text."""
         value = self.data.get(key)
         if key not in self.data or value == "":
             self.wrong(key, "a number or text")
         if isinstance(value, bool) or not isinstance(value, int | str):
-            whole = "; ids are whole numbers" if isinstance(value, float) else ""
-            raise UserError(f"{self.where}: {key!r} must be a number or text, got {value!r:.40}{whole}")
+            hint = "; ids are whole numbers" if isinstance(value, float) else ""
+            raise UserError(f"{self.where}: {key!r} must be a number or text, got {value!r:.40}{hint}")
         return str(value)
 
     def flag(self, key: str) -> bool:
@@ -66,14 +66,14 @@ class Row:
         return value
 
     def one_of(self, key: str, allowed: Iterable[str]) -> str:
-        """The text at `key`, one of those that are known."""
+        """The text at `key`, which must be one of `allowed`."""
         value, known = self.text(key), tuple(allowed)
         if value not in known:
             raise UserError(f"{self.where}: unknown {key} {value!r}{choices(value, known)}")
         return value
 
     def optional(self, key: str) -> bool:
-        """Whether `key` is there; a misspelled `key` is an error, since it would be ignored otherwise."""
+        """Whether `key` exists; a misspelled `key` is an error, since it would be ignored otherwise."""
         if key in self.data:
             return True
         if near := nearly(key, tuple(self.data)):

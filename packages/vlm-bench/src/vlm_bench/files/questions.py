@@ -30,7 +30,7 @@ class Asked:
 
 
 def asked(key: str, image: str, question: str, where: str, category: str = "default") -> Asked:
-    """A question of an official file in LLaVA's form: with the instruction to answer briefly."""
+    """A question of an official file in LLaVA's form: the question and the instruction to answer briefly."""
     return Asked(key, image, f"{question}\n{SHORT}", category, where)
 
 

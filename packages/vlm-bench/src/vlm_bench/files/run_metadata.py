@@ -13,10 +13,17 @@ from vlm_core.errors import UserError
 from vlm_core.io.json_text import validated
 
 ENDING = ".run.json"
-_ELSEWHERE = {
-    "benchmark", "protocol", "files", "questions sha256", "scored_by", "expected", "asked", "answered",
-}  # fmt: skip
-"""Keys that a report has in fields of their own."""
+_REPORT_FIELDS = {
+    "benchmark",
+    "protocol",
+    "files",
+    "questions sha256",
+    "scored_by",
+    "expected",
+    "asked",
+    "answered",
+}
+"""Keys that are separate fields of a report."""
 
 
 class _RunMetadata(BaseModel):
@@ -60,16 +67,16 @@ def metadata_of(answers: Path, benchmark: str | None = None) -> dict[str, Any]:
     metadata = read_metadata(path)
     if benchmark not in (None, metadata["benchmark"]):
         raise UserError(
-            f"{answers}: answers to {metadata['benchmark']}, as {path.name} says, not to {benchmark}"
+            f"{answers}: answers to {metadata['benchmark']}, according to {path.name}, not to {benchmark}"
         )
     return metadata
 
 
 def settings_of(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """The run's settings, as a report has them."""
-    return {name: value for name, value in metadata.items() if name not in _ELSEWHERE}
+    return {name: value for name, value in metadata.items() if name not in _REPORT_FIELDS}
 
 
 def changed_files(metadata: Mapping[str, Any], files: Mapping[str, str]) -> list[str]:
-    """Names of data files, given as sha256 by name, that have changed since the run."""
+    """Names of the data files that have changed since the run; `files` are their sha256 by name."""
     return [name for name, digest in metadata.get("files", {}).items() if files.get(name, digest) != digest]

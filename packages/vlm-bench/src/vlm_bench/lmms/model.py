@@ -20,7 +20,7 @@ from vlm_core.model_folder.assemble import load
 from vlm_core.text.render import IMAGE, Message, TokenizedConversation, refuse_unsaid, render
 
 KNOWN = "pretrained, dtype and trust_remote_code"
-"""What `--model_args` takes."""
+"""Keys of `--model_args`."""
 
 
 class SavedVLM(lmms):
@@ -28,8 +28,8 @@ class SavedVLM(lmms):
 
     Code that lies in the folder runs only with `trust_remote_code=True`.
 
-    Images come before the question, as the folder's template wants them; what a task's text spells is text, so
-    `<image>` in it is no image. Under `accelerate launch` each process takes the GPU of its local rank.
+    Images precede the question. `<image>` in a task's text is text, not an image. Under `accelerate launch` each
+    process takes the GPU of its local rank.
     """
 
     is_simple = True
@@ -61,7 +61,7 @@ class SavedVLM(lmms):
         self.template = spec.template
 
     def generate_until(self, requests: list[Any]) -> list[str]:
-        """The answers in the requests' order, each cut where its task says that an answer ends."""
+        """The answers in the requests' order, each cut at its task's stop strings."""
         answers: list[str] = []
         items = [(decoding(request.args[1]), request) for request in requests]
         with tqdm(total=len(items), disable=self.rank != 0, desc="Answering") as bar:
@@ -73,30 +73,30 @@ class SavedVLM(lmms):
         return answers
 
     def _answers(self, group: list[Any], how: GenerationConfig) -> list[str]:
-        pictures = [self._pictures(request) for request in group]
-        prompts = [self._prompt(r.args[0], seen) for r, seen in zip(group, pictures, strict=True)]
-        return answer(self.model, prompts, [picture for seen in pictures for picture in seen], decoding=how)
+        images = [self._images(request) for request in group]
+        prompts = [self._prompt(r.args[0], inputs) for r, inputs in zip(group, images, strict=True)]
+        return answer(self.model, prompts, [image for inputs in images for image in inputs], decoding=how)
 
-    def _pictures(self, request: Any) -> list[Tensor]:
+    def _images(self, request: Any) -> list[Tensor]:
         _, _, visuals_of, doc_id, task, split = request.args
         visuals = visuals_of(self.task_dict[task][split][doc_id]) or []
         if other := [type(v).__name__ for v in visuals if not isinstance(v, Image.Image)]:
-            raise UserError(f"task {task}: this model sees images, not {other[0]}")
+            raise UserError(f"task {task}: this model takes images, not {other[0]}")
         return [self.model.encoder.transform(to_rgb(visual)) for visual in visuals]
 
-    def _prompt(self, text: str, pictures: list[Tensor]) -> TokenizedConversation:
-        parts = [part for _ in pictures for part in (IMAGE, "\n")]
-        counts = [self.model.image_tokens(picture) for picture in pictures]
+    def _prompt(self, text: str, images: list[Tensor]) -> TokenizedConversation:
+        parts = [part for _ in images for part in (IMAGE, "\n")]
+        counts = [self.model.image_tokens(image) for image in images]
         return render(self.template, [Message("user", (*parts, text))], self.model.llm.tokenizer, counts)
 
     def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
         raise UserError(
-            f"task {_task(requests)}: it compares likelihoods; `--model vlm` runs tasks that generate answers"
+            f"task {_task(requests)}: compares likelihoods; `--model vlm` runs tasks that generate answers"
         )
 
     def generate_until_multi_round(self, requests: list[Any]) -> list[str]:
         raise UserError(
-            f"task {_task(requests)}: it has several rounds; `--model vlm` answers one question at a time"
+            f"task {_task(requests)}: has several rounds; `--model vlm` answers one question at a time"
         )
 
 

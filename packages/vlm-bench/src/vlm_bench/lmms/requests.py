@@ -24,28 +24,28 @@ KNOWN = {
 }
 
 
-def decoding(wanted: Mapping[str, Any]) -> GenerationConfig:
+def decoding(settings: Mapping[str, Any]) -> GenerationConfig:
     """From a task's `generation_kwargs`; greedy unless it samples at a temperature."""
-    if unknown := set(wanted) - KNOWN:
+    if unknown := set(settings) - KNOWN:
         raise UserError(
             f"generation_kwargs: {', '.join(sorted(unknown))} unknown; known are {', '.join(sorted(KNOWN))}"
         )
-    if (beams := wanted.get("num_beams") or 1) != 1:
+    if (beams := settings.get("num_beams") or 1) != 1:
         raise UserError(f"generation_kwargs: num_beams {beams}; this model decodes with one")
-    samples = wanted.get("do_sample", True) is not False
-    length = wanted.get("max_new_tokens") or wanted.get("max_gen_toks") or MAX_NEW_TOKENS
-    temperature, top_p = wanted.get("temperature") or 0.0, wanted.get("top_p") or 1.0
+    samples = settings.get("do_sample", True) is not False
+    length = settings.get("max_new_tokens") or settings.get("max_gen_toks") or MAX_NEW_TOKENS
+    temperature, top_p = settings.get("temperature") or 0.0, settings.get("top_p") or 1.0
     return GenerationConfig(int(length), float(temperature) if samples else 0.0, float(top_p))
 
 
-def stops(wanted: Mapping[str, Any]) -> list[str]:
+def stops(settings: Mapping[str, Any]) -> list[str]:
     """Stop strings."""
-    until = wanted.get("until") or []
+    until = settings.get("until") or []
     return [until] if isinstance(until, str) else list(until)
 
 
 def cut(text: str, ends: Sequence[str]) -> str:
-    """An answer up to the first text that ends it."""
+    """The answer up to the first of the stop strings `ends`."""
     places = [at for end in ends if end and (at := text.find(end)) >= 0]
     return text[: min(places, default=len(text))].strip()
 
@@ -53,7 +53,7 @@ def cut(text: str, ends: Sequence[str]) -> str:
 def batches(
     items: Sequence[tuple[GenerationConfig, T]], size: int
 ) -> Iterator[tuple[GenerationConfig, list[T]]]:
-    """Neighbours that are decoded alike, `size` at most."""
+    """Batches of up to `size` consecutive items with the same decoding."""
     for how, group in groupby(items, key=lambda item: item[0]):
         alike = [item for _, item in group]
         yield from ((how, alike[start : start + size]) for start in range(0, len(alike), size))

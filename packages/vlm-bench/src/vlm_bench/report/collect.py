@@ -50,7 +50,7 @@ class Entry:
 
     @property
     def value(self) -> float:
-        """As papers print it: percent, or points."""
+        """The figure in percent, or in points."""
         return self.data["score"] * (1 if self.data["unit"] == "points" else 100)
 
     @property
@@ -69,11 +69,11 @@ class Results:
     name: str
     folder: Path
     entries: tuple[Entry, ...]
-    passed_over: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
     """JSON files that are not reports, each with the reason."""
 
     def of(self, benchmark: str) -> list[Entry]:
-        """More than one where a folder has several variants, such as TextVQA with and without OCR tokens."""
+        """The results of a benchmark; several if the folder has variants, such as TextVQA without OCR tokens."""
         return [entry for entry in self.entries if entry.benchmark == benchmark]
 
 
@@ -98,10 +98,10 @@ def collect(folder: Path) -> Results:
     return Results(_name(folder, entries), folder, tuple(sorted(entries, key=_place)), tuple(other))
 
 
-def listed(passed_over: Sequence[str]) -> list[str]:
+def listed(skipped: Sequence[str]) -> list[str]:
     """The first skipped files, and how many more."""
-    more = len(passed_over) - _NAMED
-    return [*passed_over[:_NAMED], *([f"and {more} more"] if more > 0 else [])]
+    more = len(skipped) - _NAMED
+    return [*skipped[:_NAMED], *([f"and {more} more"] if more > 0 else [])]
 
 
 def _reports(paths: Iterable[Path]) -> tuple[list[Entry], list[str]]:

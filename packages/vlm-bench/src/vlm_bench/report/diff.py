@@ -54,8 +54,8 @@ class Difference:
 def compare(first: Path, second: Path, *, allow_partial: bool = False, seed: int = 0) -> Difference:
     """Compare two saved reports.
 
-    Different protocols and answers to other images are refused. Units that only one report has, or that have other
-    questions in the other, are refused, too; `allow_partial` leaves them out.
+    Raises `UserError` for different protocols, for answers to other images, and for units that are not in both
+    reports with the same questions; `allow_partial` leaves such units out.
     """
     a, b = _report(first), _report(second)
     if a["protocol"] != b["protocol"]:
@@ -85,13 +85,13 @@ def _report(path: Path) -> dict[str, Any]:
     return report
 
 
-def _unequal(a: Mapping[str, Any], b: Mapping[str, Any], other: Sequence[str], common: int) -> list[str]:
+def _unequal(a: Mapping[str, Any], b: Mapping[str, Any], changed: Sequence[str], common: int) -> list[str]:
     """The units that are not in both reports, or that have different questions."""
-    alone = [sorted(one["units"].keys() - rest["units"].keys()) for one, rest in ((a, b), (b, a))]
+    alone = [sorted(one["units"].keys() - other["units"].keys()) for one, other in ((a, b), (b, a))]
     parts = {
         "only in the first": alone[0],
         "only in the second": alone[1],
-        "in both with other questions, images or right answers": other,
+        "in both with other questions, images or right answers": changed,
     }
     return [
         f"{sum(map(len, alone))} units are in one report only, {common} in both"
@@ -125,7 +125,7 @@ class Compared:
 
 
 def compare_folders(first: Results, second: Results, *, allow_partial: bool = False) -> Compared:
-    """Compare the reports of one protocol with each other; a folder with two of one protocol is refused."""
+    """Compare the reports of each common protocol; raises `UserError` for a folder with two reports of one."""
     left, right = _by_protocol(first), _by_protocol(second)
     common = [protocol for protocol in left if protocol in right]
     if not common:
@@ -160,9 +160,17 @@ def _difference(about: Mapping[str, Any], left: Any, right: Any, seed: int, left
     low, high = interval(left, right, about["combine"], seed=seed)
     gains = [_sum(right[key]) - _sum(left[key]) for key in left]
     return Difference(
-        about["metric"], about["unit"] == "points", first, second, low, high,
-        len(left), sum(g > 0 for g in gains), sum(g < 0 for g in gains), left_out,
-    )  # fmt: skip
+        metric=about["metric"],
+        points=about["unit"] == "points",
+        first=first,
+        second=second,
+        low=low,
+        high=high,
+        units=len(left),
+        better=sum(gain > 0 for gain in gains),
+        worse=sum(gain < 0 for gain in gains),
+        left_out=left_out,
+    )
 
 
 def _sum(parts: Mapping[str, tuple[float, float]]) -> float:
@@ -208,7 +216,7 @@ def _parts(parts: Mapping[str, tuple[float, float]]) -> Parts:
 
 
 def _table(pattern: Pattern, names: list[str]) -> list[list[list[float]]]:
-    """(model, part, numerator or denominator)"""
+    """A pattern as a table of shape (2 models, parts, 2): numerator and denominator."""
     table = [[[0.0, 0.0] for _ in names] for _ in pattern]
     for model, parts in enumerate(pattern):
         for name, numerator, denominator in parts:

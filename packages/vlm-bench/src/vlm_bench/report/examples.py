@@ -10,24 +10,24 @@ from typing import Any
 from vlm_bench.report.thumbnails import digest_of
 from vlm_core.benchmark import Benchmark, EncodedImage, Question, Verdict
 
-SHOWN = 6
+PER_SIDE = 6
 """Number of right answers, and of wrong answers."""
-LOOKED_AT = 2000
-"""Number of answers that are tried; a model that is nearly always right yields few wrong ones."""
+MAX_TRIED = 2000
+"""Maximum number of answers to examine: a model that is nearly always right has few wrong ones."""
 
 
 def choose(benchmark: Benchmark, answers: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Up to `SHOWN` answers with half a credit or more, and as many of the others; right ones first.
+    """Up to `PER_SIDE` answers with half a credit or more, and as many of the others; right ones first.
 
     Questions with an image are preferred.
     """
     keys, sides = list(answers), {True: [], False: []}
-    tried = random.Random(0).sample(keys, min(LOOKED_AT, len(keys)))
-    for key in sorted(tried, key=lambda key: benchmark.questions[key].image is None):
+    sampled = random.Random(0).sample(keys, min(MAX_TRIED, len(keys)))
+    for key in sorted(sampled, key=lambda key: benchmark.questions[key].image is None):
         verdict = benchmark.verdict(key, answers[key])
-        if verdict is not None and len(side := sides[verdict.credit >= 0.5]) < SHOWN:
+        if verdict is not None and len(side := sides[verdict.credit >= 0.5]) < PER_SIDE:
             side.append(_example(benchmark.questions[key], answers[key], verdict))
-        if all(len(side) == SHOWN for side in sides.values()):
+        if all(len(side) == PER_SIDE for side in sides.values()):
             break
     return sides[True] + sides[False]
 

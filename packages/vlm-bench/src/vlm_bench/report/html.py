@@ -16,7 +16,7 @@ from vlm_core.markup.html import render
 LONG = 12
 """Tables with more rows than this are collapsed."""
 Values = dict[str, Any]
-"""What the template `results.html` shows; everything in it is text."""
+"""Values of the template `results.html`; all are text."""
 
 
 def to_html(models: Sequence[Results]) -> str:

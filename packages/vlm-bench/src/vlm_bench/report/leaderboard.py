@@ -1,4 +1,4 @@
-"""The paper's table with own results: one row per model, the paper's eight columns, its rows below."""
+"""The paper's table with other models' results: one row per model, the paper's eight columns, its rows below."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from vlm_bench.report.collect import Entry, Results
 from vlm_bench.report.paper_table import ROWS, TITLES
-from vlm_bench.report.report import facts
+from vlm_bench.report.report import conditions
 from vlm_bench.report.saved_reports import SCHEMA
 from vlm_core.markup.markdown import table, text
 from vlm_core.markup.printable import json_text
@@ -20,7 +20,7 @@ LEGEND = {
 
 
 def columns(models: Sequence[Results]) -> dict[str, str]:
-    """Titles by benchmark: the paper's eight, then whatever else was scored."""
+    """Titles by benchmark: the paper's eight, then other scored benchmarks."""
     others = sorted({e.benchmark for model in models for e in model.entries} - TITLES.keys())
     return TITLES | {name: name for name in others}
 
@@ -52,9 +52,9 @@ def about(entry: Entry) -> list[str]:
     """The conditions of one figure, line by line."""
     data = entry.data
     if entry.scored:
-        return [f"protocol: {data['protocol']}", *facts(data)]
+        return [f"protocol: {data['protocol']}", *conditions(data)]
     settings = {k: v for k, v in data.items() if k not in ("benchmark", "scored_by")}
-    return [entry.text, *facts({"settings": settings})]
+    return [entry.text, *conditions({"settings": settings})]
 
 
 def to_markdown(models: Sequence[Results]) -> str:
@@ -72,7 +72,7 @@ def to_markdown(models: Sequence[Results]) -> str:
 
 
 def _line(name: str, cells: Sequence[str]) -> str:
-    """A row whose cells are Markdown."""
+    """A table row; `cells` are Markdown already."""
     return f"| {name} | {' | '.join(cells)} |"
 
 
@@ -87,7 +87,7 @@ def to_json(models: Sequence[Results]) -> str:
                     "name": m.name,
                     "folder": str(m.folder),
                     "results": [_plain(e) for e in m.entries],
-                    "passed over": list(m.passed_over),
+                    "passed over": list(m.skipped),
                 }
                 for m in models
             ],
@@ -98,12 +98,12 @@ def to_json(models: Sequence[Results]) -> str:
 
 
 def _plain(entry: Entry) -> dict[str, Any]:
-    kept = {
+    fields = {
         k: v
         for k, v in entry.data.items()
         if k not in ("units", "content", "examples", "combine", "published")
     }
-    return {"file": str(entry.file), "cell": entry.text, "comparable": entry.comparable, **kept}
+    return {"file": str(entry.file), "cell": entry.text, "comparable": entry.comparable, **fields}
 
 
 def show(models: Sequence[Results]) -> None:

@@ -7,7 +7,7 @@ TITLES = {
     "vqa-v2": "VQA-v2", "gqa": "GQA", "scienceqa": "SQA-I", "textvqa": "VQA-T",
     "pope": "POPE", "mme": "MME", "mmbench": "MMB", "mm-vet": "MM-Vet",
 }  # fmt: skip
-"""The columns in the paper's order, with its words for them."""
+"""Column titles by benchmark, in the paper's order."""
 ROWS: dict[str, tuple[float | None, ...]] = {
     PAPER: (76.6, 56.2, 65.4, 48.9, 84.4, 1369.6, 57.0, 32.6),
     "LLaVA-1.5-7B": (78.5, 62.0, 66.8, 58.2, 85.9, 1510.7, 64.3, 30.5),
@@ -26,7 +26,7 @@ ROWS: dict[str, tuple[float | None, ...]] = {
     "mPLUG-Owl-7B": (None, None, None, None, None, 967.3, 49.4, None),
     "MiniGPT-4-7B": (None, 32.2, None, None, None, 581.7, 23.0, None),
 }
-"""The whole table: the paper's own row, then its nearest peers, then the others."""
+"""Figures by model: the paper's row, then its nearest peers, then the others; None is an empty cell."""
 PEERS = tuple(ROWS)[:5]
 PROTOCOLS = {
     "vqa-v2": ("llava-1.5/vqa-v2-test-dev", 107394),
@@ -41,7 +41,7 @@ PROTOCOLS = {
 """Protocol and number of answers of LLaVA-1.5's row, as far as known; only equal ones are comparable."""
 
 LLAVA_13B = {"pope": 85.9, "scienceqa": 71.6, "mme": 1531.3, "mmbench": 67.7, "mm-vet": 36.1}
-"""What LLaVA's own model zoo prints for LLaVA-1.5-13B where its answer files are public.
+"""LLaVA-1.5-13B in LLaVA's model zoo, for benchmarks whose answer files are public.
 
 MM-Vet's 36.1 belongs to those files; the paper's table has 35.4, LLaVA's earlier figure.
 """

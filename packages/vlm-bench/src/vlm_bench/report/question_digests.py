@@ -11,10 +11,9 @@ from vlm_core.benchmark import Benchmark, Headline, Question
 
 
 def content_of(benchmark: Benchmark, headline: Headline) -> dict[str, str]:
-    """By unit, a digest of its questions: prompts, choices, which image, and the right answers.
+    """A digest of each unit's questions: prompts, choices, image and right answers, without ids.
 
-    An image file counts by its name, since scoring does not need it. Ids do not count. A unit whose questions are
-    not known has no digest.
+    An image file enters by its name, since scoring does not read it. A unit with unknown questions has no digest.
     """
     members = {unit: headline.members.get(unit, (unit,)) for unit in headline.units}
     return {

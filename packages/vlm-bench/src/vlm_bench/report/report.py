@@ -96,18 +96,18 @@ def to_json(report: Report) -> str:
 
 
 def save(report: Report, path: Path) -> None:
-    """Write the whole report, for `vlm-bench report` and `vlm-bench diff`."""
+    """Write the report with its units and examples, for `vlm-bench report` and `vlm-bench diff`."""
     write_file(path, json_text(report.as_dict(units=True)))
 
 
 def figure(value: float | int) -> str:
-    """Counts and points as they are, fractions in percent."""
+    """A figure as text: counts and points unchanged, fractions in percent."""
     if isinstance(value, int):
         return str(value)
     return f"{value:.2f}" if isinstance(value, Points) else f"{100 * value:.2f}"
 
 
-def facts(data: Mapping[str, Any]) -> list[str]:
+def conditions(data: Mapping[str, Any]) -> list[str]:
     """The conditions of a figure, from `Report.as_dict`; parts may be absent."""
     described = {**data.get("notes", {}), **data.get("settings", {})}
     return [
@@ -150,7 +150,7 @@ def to_markdown(report: Report) -> str:
         "",
         *markdown.table([["", *columns], *rows], right=1),
         "",
-        *(f"- {markdown.text(line)}" for line in facts(report.as_dict())),
+        *(f"- {markdown.text(line)}" for line in conditions(report.as_dict())),
     ]
     return "\n".join(lines)
 
@@ -170,12 +170,12 @@ def show(report: Report) -> None:
     for name, row in report.score.rows.items():
         table.add_row(inert(name), *_cells(row, columns))
     console.print(table)
-    for line in facts(report.as_dict()):
+    for line in conditions(report.as_dict()):
         console.print(inert(line))
 
 
 def _columns(report: Report) -> list[str]:
-    """Of all rows, in the order of their first appearance."""
+    """The columns of all rows, in the order of their first appearance."""
     return list(dict.fromkeys(column for row in report.score.rows.values() for column in row))
 
 

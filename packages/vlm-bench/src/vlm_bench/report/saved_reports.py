@@ -13,10 +13,10 @@ from vlm_core.io.json_text import validated
 
 SCHEMA = 1
 """Version of the format of saved reports."""
-_MARKS = {"schema", "protocol", "units"}
+_REPORT_KEYS = {"schema", "protocol", "units"}
 """A JSON object with these keys counts as a report."""
 _START = '{"schema":'
-"""A truncated text that begins like this counts as one, too."""
+"""Text that begins like this is a report, even if it is truncated."""
 
 
 class NoReportError(UserError):
@@ -76,7 +76,7 @@ def read_report(path: Path) -> dict[str, Any]:
     data = _read(path)
     if not isinstance(data, dict):
         raise NoReportError(f"{path}: not a report but a JSON {type(data).__name__}")
-    if absent := _MARKS - data.keys():
+    if absent := _REPORT_KEYS - data.keys():
         keys = ", ".join(map(repr, data)) or "none"
         raise NoReportError(
             f"{path}: not a report: it lacks {', '.join(sorted(absent))}; its keys are {keys:.120}"

@@ -26,9 +26,9 @@ def digest_of(path: Path) -> str:
 
 
 def checked(example: Mapping[str, Any]) -> tuple[str, str]:
-    """As `embed`, for an example in a saved report of any origin.
+    """As `embed`, for an example in an untrusted report.
 
-    An image file is shown only if the report has its digest: so a report can't make a page show another file.
+    An image file is shown only if the report has its digest, so that a report can't make a page show another file.
     """
     path = Path(example.get("image") or "")
     if path.name and path.is_file() and digest_of(path) != example.get("image_sha256"):
@@ -40,7 +40,7 @@ def checked(example: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def embed(example: Mapping[str, Any]) -> tuple[str, str]:
-    """The image as a `data:` address, and why there is none: one of the two is empty. Both are without an image."""
+    """The image as a `data:` URL, and the reason why there is none: one of the two is empty; without an image, both."""
     from vlm_core.io.images import decode_image, load_image
 
     try:
@@ -52,9 +52,8 @@ def embed(example: Mapping[str, Any]) -> tuple[str, str]:
             return "", ""
     except (BadSample, UserError) as error:
         path = Path(example.get("image", ""))
-        return "", str(
-            error
-        ) if path.is_file() or not path.name else f"{'/'.join(path.parts[-2:])} is not there"
+        absent = path.name and not path.is_file()
+        return "", f"{'/'.join(path.parts[-2:])} does not exist" if absent else str(error)
     image.thumbnail((SIDE, SIDE))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=80, optimize=True)

@@ -1,1 +1,1 @@
-"""A model answers benchmarks; answers are kept, resumed and judged."""
+"""Inference on benchmarks: asks a model, logs its answers, resumes a run, and grades answers by a judge."""

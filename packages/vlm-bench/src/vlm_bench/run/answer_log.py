@@ -1,7 +1,7 @@
-"""A run's answers on disk, from which a killed run resumes.
+"""The answer log of a run, from which a killed run resumes.
 
-While it runs, each process appends to `NAME.part-RANK.jsonl`, one line per answer. Complete, they are merged into
-`NAME.jsonl`, in the questions' order. `NAME.jsonl.run.json` holds the run's metadata; answers of another model, other
+Each process appends to `NAME.part-RANK.jsonl`, one line per answer. At the end these are merged into `NAME.jsonl`,
+in the questions' order. `NAME.jsonl.run.json` holds the run's metadata; answers of another model, other
 data or other settings are never mixed with them.
 """
 
@@ -29,12 +29,19 @@ from vlm_core.io.digests import of_image
 from vlm_core.io.files import read_bytes
 from vlm_core.io.manifest import refuse_links
 
-BOUND = (
-    "benchmark", "protocol", "model sha256", "files", "questions sha256", "decoding", "batch_size", "dtype",
+MUST_MATCH = (
+    "benchmark",
+    "protocol",
+    "model sha256",
+    "files",
+    "questions sha256",
+    "decoding",
+    "batch_size",
+    "dtype",
     "prefix_reuse",
-)  # fmt: skip
-"""Metadata that must be equal for answers in one file."""
-Facts = dict[str, Any]
+)
+"""Keys of the metadata that must be equal for all answers in one file."""
+Metadata = dict[str, Any]
 
 
 class AnswerLog:
@@ -49,7 +56,7 @@ class AnswerLog:
     def parts(self) -> list[Path]:
         return sorted(self.folder.glob(f"{self.name}.part-*.jsonl"))
 
-    def check(self, facts: Facts) -> Facts:
+    def check(self, metadata: Metadata) -> Metadata:
         """The metadata of an earlier run; empty if there was none. Nothing is written.
 
         Raises `UserError` for answers without metadata, for answers of another run, with the differences, and for
@@ -69,10 +76,13 @@ class AnswerLog:
                 *error.lines,
                 "it belongs to the answers in this folder: name another --out, or remove these files",
             ) from None
-        if other := [key for key in BOUND if earlier.get(key) != facts[key]]:
+        if other := [key for key in MUST_MATCH if earlier.get(key) != metadata[key]]:
             raise UserError(
                 f"{self.metadata_path}: holds answers of a different run:",
-                *(f"  {key}: {_short(earlier.get(key))} before, {_short(facts[key])} now" for key in other),
+                *(
+                    f"  {key}: {_short(earlier.get(key))} before, {_short(metadata[key])} now"
+                    for key in other
+                ),
                 "name another --out, or remove it",
             )
         return earlier
@@ -84,12 +94,12 @@ class AnswerLog:
             if bad := sum(not _is_row(line) for line in _lines(path)):
                 dropped += bad
                 with write_errors(path), path.open("r+b") as file:
-                    _claim(file, path)
+                    _lock(file, path)
                     write_file(path, b"".join(filter(_is_row, _lines(path))))
         return dropped
 
     def lines(self) -> dict[str, Row]:
-        """Every answer's line by the question's id.
+        """The line of each answer, by question id.
 
         Raises `UserError` for an answer to no question or to another one of that id, and for two to one question.
         """
@@ -103,9 +113,9 @@ class AnswerLog:
         return rows
 
     def refuse_other_images(self) -> None:
-        """Raise `UserError` if an image is no longer the one that the model was asked about."""
+        """Raise `UserError` if an image file has changed since the model was asked about it."""
         asked = self._asked_images()
-        now = contents(path for path in dict.fromkeys(path for path, _ in asked) if path.is_file())
+        now = image_digests(path for path in dict.fromkeys(path for path, _ in asked) if path.is_file())
         if other := list(dict.fromkeys(path for path, digest in asked if now.get(path, digest) != digest)):
             more = f" and {len(other) - 3} more" if len(other) > 3 else ""
             raise UserError(
@@ -119,10 +129,10 @@ class AnswerLog:
         for path in (self.path, *self.parts):
             for line in _lines(path):
                 with suppress(ValueError, KeyError, TypeError, RecursionError):
-                    about = json.loads(line)["metadata"]
-                    image = self.questions[about["id"]].image
+                    metadata = json.loads(line)["metadata"]
+                    image = self.questions[metadata["id"]].image
                     if isinstance(image, Path):
-                        images.append((image, about["image"]))
+                        images.append((image, metadata["image"]))
         return images
 
     def _key(self, row: Row) -> str:
@@ -138,7 +148,7 @@ class AnswerLog:
 
     @contextmanager
     def part(self, rank: int) -> Iterator[Callable[[str], None]]:
-        """A function that appends a line to this process's file; a file that another process writes is refused."""
+        """A function that appends a line to this process's file; raises `UserError` if another process writes it."""
         path = self.folder / f"{self.name}.part-{rank}.jsonl"
         if path.exists() and not path.is_file():
             raise UserError(f"{path}: no regular file; remove it, or name another --out")
@@ -152,15 +162,15 @@ class AnswerLog:
                     data = data[file.write(data) :]
 
         with file:
-            _claim(file, path)
+            _lock(file, path)
             yield append
 
-    def describe(self, facts: Facts) -> None:
+    def write_metadata(self, metadata: Metadata) -> None:
         """Write the run's metadata."""
-        write_file(self.metadata_path, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+        write_file(self.metadata_path, json.dumps(metadata, indent=1, ensure_ascii=False) + "\n")
 
     def merge(self) -> None:
-        """Make one file, in the questions' order, of all answers."""
+        """Merge all answers into one file, in the questions' order."""
         rows = self.lines()
         ordered = (json.dumps(rows[key].data, ensure_ascii=False) for key in self.questions if key in rows)
         write_file(self.path, "".join(f"{line}\n" for line in ordered))
@@ -170,7 +180,7 @@ class AnswerLog:
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    """The lines of a file with their ends; none of a missing file."""
+    """The lines of a file with their line ends; a missing file has none."""
     return iter(BytesIO(read_bytes(path, MAX_BYTES)) if path.exists() else ())
 
 
@@ -182,28 +192,28 @@ def _is_row(line: bytes) -> bool:
         return False
     if not line.endswith(b"\n") or not isinstance(row, dict):
         return False
-    about = row.get("metadata")
-    if not isinstance(about, dict) or "sha256" not in about:
+    metadata = row.get("metadata")
+    if not isinstance(metadata, dict) or "sha256" not in metadata:
         return True
-    return about["sha256"] == _checksum(about.get("id"), row.get("prompt"), row.get("text"))
+    return metadata["sha256"] == _checksum(metadata.get("id"), row.get("prompt"), row.get("text"))
 
 
 def _checksum(*fields: object) -> str:
-    """Of an answer's id, prompt and text, in its line's metadata; lines of earlier versions have none."""
+    """Checksum of an answer's id, prompt and text, for its line's metadata; lines of earlier versions have none."""
     return hashlib.sha256(json.dumps(fields).encode()).hexdigest()[:16]
 
 
-def contents(images: Iterable[Path]) -> dict[Path, str]:
+def image_digests(images: Iterable[Path]) -> dict[Path, str]:
     """Digests of image files."""
-    different = list(images)
+    paths = list(images)
     with ThreadPoolExecutor(8) as pool:
-        return dict(zip(different, pool.map(of_image, different), strict=True))
+        return dict(zip(paths, pool.map(of_image, paths), strict=True))
 
 
 def answer_line(answer: AnsweredQuestion, model: str, digest: str, image: str | None = None) -> str:
-    """One line in LLaVA's format. `question_id` is the one that official files have, our own is in `metadata`.
+    """One line in LLaVA's format: `question_id` is the official id, `metadata` has the id that is unique here.
 
-    `image` is the digest of the question's image file; for one inside a data file, the metadata has the file's digest.
+    `image` is the digest of the question's image file. The digest of a data file with images is in the run's metadata.
     """
     question, text = answer
     row = {
@@ -222,7 +232,7 @@ def answer_line(answer: AnsweredQuestion, model: str, digest: str, image: str | 
 
 
 def digest_of(questions: Iterable[Question]) -> str:
-    """One hash over all that is asked: ids, prompts, choices, and which image."""
+    """One hash over ids, prompts, choices and image names of all questions."""
     total = hashlib.sha256()
     for q in questions:
         image = q.image.name if isinstance(q.image, Path) else q.image and q.image.text
@@ -230,7 +240,7 @@ def digest_of(questions: Iterable[Question]) -> str:
     return total.hexdigest()
 
 
-def _claim(file: IO[Any], path: Path) -> None:
+def _lock(file: IO[Any], path: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

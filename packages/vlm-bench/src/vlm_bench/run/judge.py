@@ -25,13 +25,13 @@ from vlm_core.markup.printable import printable
 OFFICIAL_JUDGE = "gpt-4-0613"
 SECONDS_A_CALL = 60.0
 _SECONDS_A_LINE = 2.0
-_OTHER_REPLY = "replied with something else than a chat completion; is --base-url right?"
+_OTHER_REPLY = "the reply is no chat completion; is --base-url right?"
 OUTAGES = 3
 """Number of consecutive answers without a reply from the judge that ends a session."""
 Ask = Callable[[str, float], tuple[str, str]]
 """(prompt, temperature) -> (reply, name of the model that gave it); raises `CallFailed`."""
 Prompt = Callable[..., str]
-"""The question to the judge, plain or with `again=True` asked again."""
+"""The judge's prompt; `again=True` gives the one after an unusable reply."""
 
 
 class CallFailed(Exception):
@@ -44,24 +44,24 @@ class CallFailed(Exception):
 
 @dataclass
 class Outcome:
-    """The result of a judging session; `failed` has the reason for each answer without a grade."""
+    """Counts of new and reused grades; `failed` has the reason for each answer without a grade."""
 
     graded: int = 0
-    kept: int = 0
+    reused: int = 0
     failed: dict[str, str] = field(default_factory=dict)
     outages: int = 0
     """Number of consecutive calls without a reply, up to the last one."""
 
 
 def openai_judge(model: str, base_url: str | None) -> Ask:
-    """Ask through the `openai` library; its key is OPENAI_API_KEY, which a private server may not need."""
+    """A judge through the `openai` library. The key is OPENAI_API_KEY; with `base_url` it is optional."""
     try:
         import openai
     except ImportError:
         raise UserError("a judge needs the openai library: pip install 'vlm-bench[judge]'") from None
     key = os.environ.get("OPENAI_API_KEY") or ("unused" if base_url else None)
     if key is None:
-        raise UserError("set OPENAI_API_KEY, or name a server of your own with --base-url")
+        raise UserError("OPENAI_API_KEY is not set: set it, or name another server with --base-url")
     client = openai.OpenAI(api_key=key, base_url=base_url, timeout=SECONDS_A_CALL)
     outage = (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError)
     fatal = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
@@ -92,7 +92,7 @@ def openai_judge(model: str, base_url: str | None) -> Ask:
 
 
 def _text_and_model(reply: Any) -> tuple[str, str] | None:
-    """(text, model) of a chat completion, in which the library checks no type; None for anything else."""
+    """(text, model) of a chat completion, whose types the library does not check; None for anything else."""
     choices, model = getattr(reply, "choices", None), getattr(reply, "model", None)
     if not isinstance(choices, list) or not isinstance(model, str):
         return None
@@ -110,46 +110,47 @@ def judge(
     runs: int = 1,
     name: str = OFFICIAL_JUDGE,
 ) -> Outcome:
-    """Bring every answer to `runs` grades of judge `name`, in the file at `path`; `examples` precede every question.
+    """Grade each answer `runs` times by the judge `name` and write the grades to `path`; earlier grades are reused.
 
-    Raises `UserError` when `OUTAGES` answers in a row got no reply; what is graded stays.
+    `examples` precede each question. Raises `UserError` after `OUTAGES` answers in a row without a reply; grades that
+    were made before are in the file.
     """
-    made_of = {
+    inputs = {
         key: {"answer": answer_digest(text), "asked": _asked(examples, truths[key]), "judge": name}
         for key, text in answers.items()
     }
-    grades = _earlier_grades(path, made_of)
+    grades = _earlier_grades(path, inputs)
     outcome = Outcome()
-    have = sum(min(runs, len(grade["score"])) for grade in grades.values())
-    with QuestionProgress("mm-vet", runs * len(answers), have, every=_SECONDS_A_LINE) as progress:
+    earlier = sum(min(runs, len(grade["score"])) for grade in grades.values())
+    with QuestionProgress("mm-vet", runs * len(answers), earlier, every=_SECONDS_A_LINE) as progress:
         for run in range(runs):
             for key, answer in answers.items():
                 if len(grades.get(key, {}).get("score", [])) > run:
-                    outcome.kept += 1
+                    outcome.reused += 1
                 elif key not in outcome.failed:
-                    entry = {"model": [], "content": [], "score": [], **made_of[key]}
+                    entry = {"model": [], "content": [], "score": [], **inputs[key]}
                     prompt = partial(judge_prompt, examples, truths[key].question, truths[key].answer, answer)
                     if _add_grade(key, prompt, ask, entry := grades.get(key, entry), outcome):
                         grades[key] = entry
-                    _stop_after_outages(outcome, have, path)
+                    _stop_after_outages(outcome, earlier, path)
                     if grades:
                         write_file(path, json.dumps(grades, indent=4))
                     progress.step()
     return outcome
 
 
-def _stop_after_outages(outcome: Outcome, have: int, path: Path) -> None:
+def _stop_after_outages(outcome: Outcome, earlier: int, path: Path) -> None:
     if outcome.outages == OUTAGES:
         last = list(outcome.failed.values())[-1]
-        where = f" in {path}" if have + outcome.graded else ""
+        where = f" in {path}" if earlier + outcome.graded else ""
         raise UserError(
             f"the judge did not reply to {OUTAGES} answers in a row: {last}",
-            f"{outcome.graded} graded now, {have} kept{where}; rerun the same command to resume from there",
+            f"{outcome.graded} graded now, {earlier} graded earlier{where}; rerun the same command to resume",
         )
 
 
 def _add_grade(key: str, prompt: Prompt, ask: Ask, entry: dict[str, Any], outcome: Outcome) -> bool:
-    """Add a grade to a question's entry -> whether there is one."""
+    """Add a grade to a question's entry; returns whether there is one."""
     try:
         model, content, score = _grade(prompt, ask)
     except CallFailed as error:
@@ -178,14 +179,14 @@ def _asked(examples: str, truth: Truth) -> str:
     return hashlib.sha256(judge_prompt(examples, truth.question, truth.answer, "").encode()).hexdigest()
 
 
-_OTHER = {
+_MISMATCH = {
     "answer": "are of other answers",
     "asked": "were made with other examples, questions or right answers",
     "judge": "are by another judge",
 }
 
 
-def _earlier_grades(path: Path, made_of: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+def _earlier_grades(path: Path, inputs: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
     """Earlier grades; grades of other inputs are refused. The official script records no inputs."""
     if path.is_dir():
         raise UserError(f"{path}: a folder; name the file of the grades")
@@ -201,11 +202,11 @@ def _earlier_grades(path: Path, made_of: Mapping[str, Mapping[str, str]]) -> dic
             *error.lines, "restore it from a copy, or remove it to have all answers graded again"
         ) from None
     grades = {key: row.data for key, row in rows.items()}
-    for name, what in _OTHER.items():
+    for name, what in _MISMATCH.items():
         other = [
             key
             for key, grade in grades.items()
-            if key not in made_of or grade.get(name, made_of[key][name]) != made_of[key][name]
+            if key not in inputs or grade.get(name, inputs[key][name]) != inputs[key][name]
         ]
         if other:
             raise UserError(

@@ -39,7 +39,7 @@ class Check:
 
 
 def llava_selfcheck(folder: Path) -> list[Check]:
-    """Score what `folder` (LLaVA's `playground/data/eval`, from its eval.zip) has the files of."""
+    """Score each benchmark whose files `folder` has: LLaVA's `playground/data/eval`, from its eval.zip."""
     checks = [_check(folder, config, answers) for config, answers in CASES]
     if all(check.ours is None for check in checks):
         wanted = ", ".join(str(check.absent) for check in checks)
@@ -70,8 +70,6 @@ def _or_gzipped(path: Path) -> Path:
 def line(check: Check) -> str:
     """One check as text."""
     if check.ours is None:
-        return (
-            f"{check.benchmark:<10} published {check.published:>7}  not checked: {check.absent} is not there"
-        )
+        return f"{check.benchmark:<10} published {check.published:>7}  not checked: {check.absent} does not exist"
     verdict = "agrees" if check.agrees else "DIFFERS"
     return f"{check.benchmark:<10} published {check.published:>7}  here {check.ours:>8.2f}  {verdict}"

@@ -10,13 +10,13 @@ from vlm_core.errors import UserError
 from vlm_core.runtime.env_vars import hide_from_accelerate, refuse_overrides
 from vlm_core.runtime.rank_env import place
 
-_PATIENCE = timedelta(days=7)
-"""A finished process waits this long for the others; torch's default of minutes would end the run."""
+_TIMEOUT = timedelta(days=7)
+"""Longest wait of a finished process for the others; torch's default of minutes would end the run."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among `count`, and the device that it computes on."""
+    """Rank of this process, number of processes, and the device of this process."""
 
     rank: int
     count: int
@@ -30,7 +30,7 @@ class Ranks:
 
 
 def join_ranks(device: str | None) -> Ranks:
-    """`device` None is the GPU if there is one; several processes have one each.
+    """Join the process group of a launcher, if there is one. `device` None means a GPU if there is one.
 
     Raises `UserError` for an environment variable that would change the answers, and for incomplete launcher variables.
     """
@@ -49,8 +49,8 @@ def join_ranks(device: str | None) -> Ranks:
         from accelerate import PartialState
     except ImportError:
         raise UserError("several processes need accelerate: pip install 'vlm-bench[run]'") from None
-    state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available(), timeout=_PATIENCE)
-    assert state.num_processes > 1, "processes that don't know of one another would ask everything twice"
+    state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available(), timeout=_TIMEOUT)
+    assert state.num_processes > 1, "without a common process group, each process would ask all questions"
     return Ranks(
         state.process_index,
         state.num_processes,

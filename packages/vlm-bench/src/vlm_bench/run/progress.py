@@ -31,8 +31,8 @@ class QuestionProgress:
             MofNCompleteColumn(),
             TextColumn("left"),
         )
-        shown = console.is_terminal and not quiet
-        self.bar = Progress(*columns, TimeRemainingColumn(), console=console) if shown else None
+        in_terminal = console.is_terminal and not quiet
+        self.bar = Progress(*columns, TimeRemainingColumn(), console=console) if in_terminal else None
         self.task = self.bar.add_task(self.name, total=total, completed=done) if self.bar else None
 
     def __enter__(self) -> QuestionProgress:

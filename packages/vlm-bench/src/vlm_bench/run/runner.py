@@ -13,7 +13,7 @@ from vlm_bench.files.answers import read_answers
 from vlm_bench.files.json_files import sha256
 from vlm_bench.files.run_metadata import settings_of
 from vlm_bench.report import report
-from vlm_bench.run.answer_log import AnswerLog, Facts, answer_line, digest_of
+from vlm_bench.run.answer_log import AnswerLog, Metadata, answer_line, digest_of
 from vlm_bench.run.process_group import Ranks
 from vlm_bench.run.progress import QuestionProgress
 from vlm_bench.run.tasks import LoadedModel, Settings, Task
@@ -44,13 +44,13 @@ class Run:
             reuse=settings.prefix_reuse,
         )
         self.log = AnswerLog(out, task.name, task.benchmark.questions)
-        self.facts = self._facts(settings.batch_size, length)
-        self.earlier = self.log.check(self.facts)
+        self.metadata = self._metadata(settings.batch_size, length)
+        self.earlier = self.log.check(self.metadata)
         if self.earlier:
             self.log.refuse_other_images()
 
-    def _facts(self, batch_size: int, length: int) -> Facts:
-        """The run's metadata; the keys in `BOUND` must be equal for answers in one file."""
+    def _metadata(self, batch_size: int, length: int) -> Metadata:
+        """The run's metadata; those of `MUST_MATCH` must be equal for answers in one file."""
         task, loaded = self.task, self.loaded
         return {
             "benchmark": task.name,
@@ -71,23 +71,23 @@ class Run:
         }
 
     def ask(self) -> None:
-        """Ask the questions without an answer. An interruption loses no finished answer."""
+        """Ask the questions that have no answer yet. An interruption loses no finished answer."""
         if self.ranks.main:
-            self._open()
+            self._prepare()
         self.ranks.wait()
         done = self.log.lines().keys()
         self.ranks.wait()  # no process writes before all have read
         started = time.monotonic()
         groups = by_image(self.task.questions)[self.ranks.rank :: self.ranks.count]
         mine = [question for group in groups for question in group]
-        if left := [question for question in mine if question.id not in done]:
-            self._write(left, len(mine))
+        if remaining := [question for question in mine if question.id not in done]:
+            self._ask(remaining, len(mine))
         self.ranks.wait()
         if self.ranks.main:
             self.log.merge()
-            self._describe(self.earlier.get("seconds", 0.0) + time.monotonic() - started)
+            self._write_metadata(self.earlier.get("seconds", 0.0) + time.monotonic() - started)
 
-    def _open(self) -> None:
+    def _prepare(self) -> None:
         task, log = self.task, self.log
         if dropped := log.drop_partial_lines():
             self.say(
@@ -96,15 +96,15 @@ class Run:
         for reason, count in task.left_out.items():
             self.say(f"{task.name}: {count} of its questions left out: {reason}")
         done = len(log.lines())
-        if changes := other_versions(self.earlier.get("versions", {}), self.facts["versions"]):
+        if changes := other_versions(self.earlier.get("versions", {}), self.metadata["versions"]):
             self.say(f"{task.name}: {changes}")
         if self.earlier:
             self.say(f"{task.name}: {done} of {len(task.questions)} answers exist already")
         if reason := self.inference.why_no_prefix_reuse:
             self.say(f"{task.name}: {reason}, so images are encoded again for each question")
-        self._describe(self.earlier.get("seconds", 0.0))
+        self._write_metadata(self.earlier.get("seconds", 0.0))
 
-    def _describe(self, seconds: float) -> None:
+    def _write_metadata(self, seconds: float) -> None:
         counts = {
             "expected": self.task.benchmark.expected,
             "asked": len(self.task.questions),
@@ -112,9 +112,9 @@ class Run:
             "seconds": round(seconds, 1),
         }
         left_out = {"left out": self.task.left_out} if self.task.left_out else {}
-        self.log.describe({**self.facts, **counts, **left_out})
+        self.log.write_metadata({**self.metadata, **counts, **left_out})
 
-    def _write(self, questions: list[Question], total: int) -> None:
+    def _ask(self, questions: list[Question], total: int) -> None:
         name = (
             self.task.name
             if self.ranks.count == 1
@@ -134,13 +134,13 @@ class Run:
         self.say(f"{self.task.name}: {len(group)} of its questions left out: {error}")
 
     def score(self) -> report.Report:
-        """Score the answer file as `vlm-bench score` does, and save the report next to it."""
+        """Score the answer file by the rules of `vlm-bench score`, and save the report next to it."""
         path = self.log.path
         result = evaluate(
             self.task.config,
             read_answers(path),
             files={path.name: path},
-            settings=settings_of(self.log.check(self.facts)),
+            settings=settings_of(self.log.check(self.metadata)),
             allow_partial=self.allow_partial,
             benchmark=self.task.benchmark,
         )

@@ -21,7 +21,7 @@ from vlm_core.spec.spec import Spec
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of a run; `max_new_tokens` None is each benchmark's own, `limit` None all questions."""
+    """Settings of a run. `max_new_tokens` None is each benchmark's default, `limit` None means all questions."""
 
     batch_size: int = 1
     max_new_tokens: int | None = None
@@ -32,7 +32,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model folder in memory."""
+    """A model, loaded from a model folder."""
 
     model: VLM
     spec: Spec
@@ -46,7 +46,7 @@ class LoadedModel:
 
     @property
     def hardware(self) -> str:
-        """`cpu`, or what kind of GPU."""
+        """`cpu`, or `cuda` with the GPU's name."""
         kind = torch.device(self.device).type
         return f"cuda ({torch.cuda.get_device_name(self.device)})" if kind == "cuda" else kind
 
@@ -87,11 +87,11 @@ def plan(configs: Sequence[BenchmarkConfig], settings: Settings) -> list[Task]:
         asked = sample(list(benchmark.questions.values()), settings.limit)
         task = Task(config, benchmark, asked)
         if missing := missing_images(asked):
-            first, *rest = missing_lines(asked, missing)
-            faults += [f"{task.name}: {first}", *rest]
+            summary, *details = missing_lines(asked, missing)
+            faults += [f"{task.name}: {summary}", *details]
             task.questions = [q for q in asked if q.image not in missing]
             task.left_out["image not there"] = sum(missing.values())
         tasks.append(task)
     if faults and not settings.allow_partial:
-        raise UserError(*faults, "--allow-partial asks the others and marks the figures")
+        raise UserError(*faults, "--allow-partial asks the other questions and marks the figures as partial")
     return tasks

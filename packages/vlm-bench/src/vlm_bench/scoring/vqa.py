@@ -1,4 +1,4 @@
-"""What VQA-v2 and TextVQA share: the text normalisation and the soft accuracy over ten references.
+"""Rules of VQA-v2 and TextVQA: the text normalisation and the soft accuracy over ten references.
 
 Source: the official VQA evaluation (GT-Vision-Lab/VQA, 2021) and the processor that LLaVA converts answers with.
 The rules follow what these scripts do, not what they intend: see `strip_periods` and `vqa_v2.scoring`.
@@ -22,7 +22,7 @@ _MARK = re.compile(f"[{re.escape(PUNCTUATION)}.]")
 _COMMA_IN_NUMBER = re.compile(r"\d,\d")
 _PERIOD = re.compile(r"\.(?!\d)")
 _PERIODS_CUT = 32
-"""The scripts hand `re.UNICODE`, which is 32, to the argument `count`: later periods stay."""
+"""The scripts pass `re.UNICODE`, which is 32, as the argument `count`, so later periods stay."""
 
 # Words whose apostrophe may be left out. Of those with several, the table has a key for each single one left out.
 _WORDS = """
@@ -60,8 +60,8 @@ def strip_punctuation(text: str) -> str:
     for mark in PUNCTUATION:
         if mark not in text:
             continue
-        beside_space = f"{mark} " in text or f" {mark}" in text
-        out = out.replace(mark, "" if beside_space or in_number else " ")
+        next_to_space = f"{mark} " in text or f" {mark}" in text
+        out = out.replace(mark, "" if next_to_space or in_number else " ")
     return strip_periods(out)
 
 
@@ -81,7 +81,7 @@ def strip_words(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Line ends and tabs as spaces, none at the ends."""
+    """The text with line ends and tabs replaced by spaces, stripped."""
     return text.replace("\n", " ").replace("\t", " ").strip()
 
 
@@ -91,7 +91,7 @@ def normalise(text: str) -> str:
 
 
 def convert(text: str) -> str:
-    """What LLaVA submits for an answer, and what TextVQA compares.
+    """LLaVA's conversion of an answer before submission; TextVQA compares converted texts.
 
     "," and "?" go, and "'s" becomes " 's": "McDonald's" is submitted as "mcdonald 's", which the official
     VQA-v2 evaluation no longer matches with "mcdonald's".

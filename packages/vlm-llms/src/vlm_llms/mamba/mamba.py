@@ -145,9 +145,10 @@ class MambaLM(LanguageModel):
         for _ in range(n_layer):
             layers.append(Block(MambaMixer(d_model, d_state, d_conv, expand, dt_rank), d_model))
             cast_parameters(layers[-1], dtype)
-        embedding = nn.Embedding(vocab_size, d_model, dtype=dtype)
+        embedding = nn.Embedding(vocab_size, d_model)  # fp32: torch 2.8 draws other numbers in bf16
         self.backbone = Backbone(embedding, layers, d_model, dtype)
         self._init(n_layer, init_std)
+        embedding.to(dtype)
 
     @torch.no_grad()
     def _init(self, n_layer: int, std: float) -> None:

@@ -49,7 +49,7 @@ class MMVetConfig(ImagesConfig):
 
 
 class MMVet(Benchmark):
-    """The headline is the mean grade over questions and runs; capabilities are shown if `mm-vet.json` is there."""
+    """The headline is the mean grade over questions and runs; capabilities are shown if `mm-vet.json` exists."""
 
     max_new_tokens = 1024
 
@@ -81,7 +81,7 @@ class MMVet(Benchmark):
             expected=len(self.truths) or None,
             files={file.name: file for file in (path, labels if self.truths else None, grades) if file},
             notes={"judge": judges, "runs": str(self.grades.runs)} if grades else {},
-            warnings=[] if self.truths else [f"{labels} is not there: no figures by capability"],
+            warnings=[] if self.truths else [f"{labels} does not exist: no figures by capability"],
         )
 
     def score(self, answers: Mapping[str, str]) -> Score:

@@ -75,11 +75,11 @@ class MMBench(Benchmark):
                 "the answers of MMBench test are not public: `vlm-bench submit mmbench --split test` writes "
                 "the file for its server; --split dev is scored here"
             )
-        whole = self._complete(answers)
-        read = {key: parse(answers[key], self.rows[key].options) for key in whole}
+        complete = self._complete(answers)
+        parsed = {key: parse(answers[key], self.rows[key].options) for key in complete}
         hits = {
             self.rows[key].index: letter == self.rows[key].value("answer")
-            for key, (letter, _) in read.items()
+            for key, (letter, _) in parsed.items()
         }
         questions = circular(hits)
         vanilla = {index: hit for index, hit in hits.items() if index < PASS}
@@ -89,8 +89,8 @@ class MMBench(Benchmark):
             replace(mean_headline("CircularEval accuracy", units), members=members),
             {"CircularEval": accuracy_row(questions.values()), "vanilla": accuracy_row(vanilla.values())}
             | self._by_category(questions),
-            _statistics(read),
-            unscored=len(answers) - len(whole),
+            _statistics(parsed),
+            unscored=len(answers) - len(complete),
         )
 
     def verdict(self, key: str, text: str) -> Verdict | None:
@@ -102,8 +102,8 @@ class MMBench(Benchmark):
 
     def _complete(self, answers: Mapping[str, str]) -> list[str]:
         """Answers to questions of which every rotation is answered."""
-        open_ones = {row.index % PASS for key, row in self.rows.items() if key not in answers}
-        return [key for key in answers if self.rows[key].index % PASS not in open_ones]
+        incomplete = {row.index % PASS for key, row in self.rows.items() if key not in answers}
+        return [key for key in answers if self.rows[key].index % PASS not in incomplete]
 
     def _by_category(self, questions: Mapping[int, bool]) -> dict[str, dict[str, float | int]]:
         groups: dict[str, dict[int, bool]] = {}
@@ -121,8 +121,8 @@ class MMBench(Benchmark):
         """The table for MMBench's server: the columns that LLaVA's script keeps, and the answers."""
         from vlm_bench.files.xlsx import workbook
 
-        kept = [column for column in next(iter(self.rows.values())).cells if column not in _DROPPED]
-        columns = [*kept[:6], "prediction", *kept[6:]]
+        kept_columns = [column for column in next(iter(self.rows.values())).cells if column not in _DROPPED]
+        columns = [*kept_columns[:6], "prediction", *kept_columns[6:]]
         table = [_submitted(row, columns, answers.get(key, "")) for key, row in self.rows.items()]
         return {f"mmbench_{self.split}.xlsx": workbook(columns, table)}
 
@@ -175,8 +175,8 @@ def _check_answers(path: Path, rows: Mapping[str, MMBenchRow]) -> None:
         )
 
 
-def _statistics(read: Mapping[str, tuple[str | None, How]]) -> dict[str, int]:
-    ways = [how for _, how in read.values()]
+def _statistics(parsed: Mapping[str, tuple[str | None, How]]) -> dict[str, int]:
+    ways = [how for _, how in parsed.values()]
     return {
         "read from an option's text": ways.count("text"),
         "refused (wrong)": ways.count("refused"),

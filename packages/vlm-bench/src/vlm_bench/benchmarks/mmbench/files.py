@@ -1,7 +1,7 @@
 """MMBench's TSV files: one row per rotation of a question, with the image in base64.
 
-LLaVA reads them with pandas, whose words for "no value" also end a row's options: an option "None" and all later ones
-are dropped. Published answers depend on this, so it is kept; `cut` marks such rows.
+LLaVA reads them with pandas. A text that pandas reads as missing ends a row's options: an option "None" and all later
+ones are dropped. Published answers depend on this, so the rule is the same here; `cut` marks such rows.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LETTERS = ("A", "B", "C", "D")
 COLUMNS = (
     "index", "question", "hint", *LETTERS, "answer", "category", "image", "source", "l2-category", "comment", "split",
 )  # fmt: skip
-# pandas' own words (2.x), and what LLaVA's `is_none` adds, which ignores case
+# texts that pandas 2.x reads as missing; LLaVA's `is_none` adds "nan" and "none" in any case
 NO_VALUE = {
     "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
     "NULL", "NaN", "None", "n/a", "nan", "null",
@@ -175,18 +175,18 @@ def images(path: Path, rows: list[MMBenchRow]) -> dict[int, EncodedImageInFile]:
     by_index = {row.index: row for row in rows}
     image_of: dict[int, EncodedImageInFile] = {}
     for row in rows:
-        holder = row
+        source = row
         if text := row.cells.get("image", ""):
             if int(text) not in by_index:
                 raise UserError(
                     f"{path}: row {row.index}: its image is that of row {text}, which is not in the file"
                 )
-            holder = by_index[int(text)]
-            if holder.cells.get("image"):
+            source = by_index[int(text)]
+            if source.cells.get("image"):
                 raise UserError(
                     f"{path}: row {row.index}: its image is that of row {text}, which has none of its own"
                 )
-        image_of[row.index] = holder.image or EncodedImageInFile(
-            path, 0, 0, f"no image at index {holder.index}"
+        image_of[row.index] = source.image or EncodedImageInFile(
+            path, 0, 0, f"no image at index {source.index}"
         )
     return image_of

@@ -23,9 +23,9 @@ How = Literal["letter", "text", "refused", "unread"]
 
 
 def parse(answer: str, options: Mapping[str, str]) -> tuple[str | None, How]:
-    """The letter meant and how it was found; `options` are the row's texts by letter.
+    """The chosen letter and how it was read; `options` are the row's texts by letter.
 
-    First a letter that stands alone, if it is the only option's letter that does ("A" may be an article: "A
+    First a letter that is a word of the answer, if no other option's letter is one ("A" may be an article: "A
     dog" reads A); else the only option whose text the answer holds, whatever the case. "Z" and the known refusals
     choose no option.
     """

@@ -106,15 +106,15 @@ class MME(Benchmark):
     def score(self, answers: Mapping[str, str]) -> Score:
         words = {name: self.parse(text) for name, text in answers.items()}
         right = {name: word == ("yes" if self.truth[name] else "no") for name, word in words.items()}
-        whole = {pair: names for pair, names in self._pairs(answers).items() if len(names) == 2}
-        hits = {pair: (right[a], right[b]) for pair, (a, b) in whole.items()}
+        complete = {pair: names for pair, names in self._pairs(answers).items() if len(names) == 2}
+        hits = {pair: (right[a], right[b]) for pair, (a, b) in complete.items()}
         tasks = {t: score(h for (task, _), h in hits.items() if task == t) for t in (*PERCEPTION, *COGNITION)}
         return Score(
-            Headline("perception", _units(hits), "sum", points=True, members=_members(whole)),
+            Headline("perception", _units(hits), "sum", points=True, members=_members(complete)),
             _rows({name: task for name, task in tasks.items() if task.pairs}),
             {"neither yes nor no (wrong)": sum(word == "other" for word in words.values())},
             _warnings(tasks),
-            unscored=len(answers) - 2 * len(whole),
+            unscored=len(answers) - 2 * len(complete),
         )
 
     def verdict(self, key: str, text: str) -> Verdict:
@@ -122,7 +122,7 @@ class MME(Benchmark):
         return Verdict(word == right, right, word)
 
     def submission(self, answers: Mapping[str, str]) -> dict[str, bytes]:
-        """A text file a task for the official tool. Line ends and tabs in an answer would break its lines."""
+        """A text file per task for the official tool. Line ends and tabs in an answer would break its lines."""
         lines: dict[str, list[str]] = defaultdict(list)
         for (task, image), names in self._pairs(answers).items():
             for name in names:

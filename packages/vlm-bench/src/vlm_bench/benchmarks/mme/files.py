@@ -25,7 +25,9 @@ def read_labels(folder: Path) -> dict[Key, bool]:
     """Whether yes is right: from one folder per task, or from one file per task, as in MME's `eval_tool.zip`."""
     labels: dict[Key, bool] = {}
     for task in TASKS:
-        rows = [row for path in _files(folder / task) for row in _read(task, path)] or _tool(task, folder)
+        rows = [row for path in _files(folder / task) for row in _read(task, path)] or _read_tool_file(
+            task, folder
+        )
         for where, key, truth in rows:
             if key in labels:
                 raise UserError(f"{where}: a second label for {key[2]!r} on {key[1]}")
@@ -39,8 +41,8 @@ def read_labels(folder: Path) -> dict[Key, bool]:
 
 def missing_labels(folder: Path) -> str:
     """Why there are no labels; "" if there are some."""
-    there = any(_files(folder / task) or (folder / f"{task}.txt").is_file() for task in TASKS)
-    return "" if there else f"{folder}: holds no labels"
+    exist = any(_files(folder / task) or (folder / f"{task}.txt").is_file() for task in TASKS)
+    return "" if exist else f"{folder}: holds no labels"
 
 
 def unknown_tasks(folder: Path) -> dict[str, int]:
@@ -62,8 +64,8 @@ def official_questions(folder: Path, labels: Collection[Key]) -> list[Asked]:
 def _images(task: Path) -> dict[str, Path]:
     """Files by name without ending."""
     inner = task / "images"
-    home = inner if inner.is_dir() else task
-    paths = home.iterdir() if home.is_dir() else ()
+    parent = inner if inner.is_dir() else task
+    paths = parent.iterdir() if parent.is_dir() else ()
     return {path.stem: path for path in paths if path.suffix != ".txt"}
 
 
@@ -81,7 +83,7 @@ def _read(task: str, path: Path) -> Iterator[tuple[str, Key, bool]]:
             yield f"{path}:{number}", (task, path.stem, question_of(question)), truth
 
 
-def _tool(task: str, folder: Path) -> Iterator[tuple[str, Key, bool]]:
+def _read_tool_file(task: str, folder: Path) -> Iterator[tuple[str, Key, bool]]:
     """One `image, question, answer` per line; a model's answer may follow and is ignored."""
     path = folder / f"{task}.txt"
     if not path.is_file():

@@ -7,8 +7,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 PERCEPTION = (
-    "existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR",
-)  # fmt: skip
+    "existence",
+    "count",
+    "position",
+    "color",
+    "posters",
+    "celebrity",
+    "scene",
+    "landmark",
+    "artwork",
+    "OCR",
+)
 COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
 
 
@@ -53,6 +62,6 @@ class Task:
 
 def score(pairs: Iterable[tuple[bool, bool]]) -> Task:
     """Score a task from whether the first and the second answer to each image are right."""
-    found = list(pairs)
-    right = sum(a + b for a, b in found)
-    return Task(right, 2 * len(found), sum(a and b for a, b in found), len(found))
+    hits = list(pairs)
+    right = sum(a + b for a, b in hits)
+    return Task(right, 2 * len(hits), sum(a and b for a, b in hits), len(hits))

@@ -113,7 +113,7 @@ def _word(yes: bool) -> str:
 
 
 def _add(unit: dict[str, tuple[float, float]], split: str, score: SplitScore) -> None:
-    """An image's questions are one unit of the bootstrap: the three splits ask about the same images."""
+    """Add a score to an image's bootstrap unit: the three splits ask about the same images."""
     right, of = unit.get(split, (0, 0))
     unit[split] = right + 2 * score.tp, of + 2 * score.tp + score.fp + score.fn
 

@@ -38,7 +38,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Labels:
-    """`truth[split][key]` is whether the object is there; `revision` the commit they come from.
+    """`truth[split][key]` is whether the image has the object; `revision` is the commit of POPE's repository.
 
     `other` are label files of splits that LLaVA's figure does not have.
     """
@@ -111,7 +111,7 @@ def _label_file(folder: Path, split: str) -> Path:
     name = f"coco_pope_{split}.json"
     paths = [path for path in (folder / name, folder / f"{name}.gz") if path.is_file()]
     if len(paths) != 1:
-        fault = "both are there" if paths else "neither is there"
+        fault = "both exist" if paths else "neither exists"
         raise UserError(f"{folder}: expected {name} or {name}.gz; {fault}")
     return paths[0]
 

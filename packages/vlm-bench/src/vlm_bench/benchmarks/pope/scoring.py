@@ -12,7 +12,7 @@ from dataclasses import dataclass
 NO_WORDS = frozenset({"No", "no", "not"})
 
 
-def says_no(text: str) -> bool:
+def reads_as_no(text: str) -> bool:
     """The official reading: the text before the first period, without commas, split at single spaces.
 
     It is "no" if one of `No`, `no`, `not` is among the words and "yes" in every other case, so that "NO",
@@ -22,7 +22,7 @@ def says_no(text: str) -> bool:
     return not NO_WORDS.isdisjoint(words)
 
 
-def says(text: str) -> str:
+def first_yes_or_no(text: str) -> str:
     """A reading without the official rule's errors: the answer's first word of yes or no, else "other".
 
     "nope", "not" and words that end in "n't" are no; case and punctuation don't matter.
@@ -37,7 +37,7 @@ def says(text: str) -> str:
 
 def unclear(text: str) -> bool:
     """Whether the official rule reads "yes" from a text that does not say yes. Scores do not depend on it."""
-    return not says_no(text) and "yes" not in re.findall(r"\w+", text.split(".")[0].lower())
+    return not reads_as_no(text) and "yes" not in re.findall(r"\w+", text.split(".")[0].lower())
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class SplitScore:
 
     @property
     def f1(self) -> float:
-        # the official 2PR / (P + R), in whole numbers
+        # equals the official 2PR / (P + R), without rounding
         return _ratio(2 * self.tp, 2 * self.tp + self.fp + self.fn) if self.tp else 0.0
 
     @property
@@ -86,25 +86,35 @@ class SplitScore:
         return tuple(name for name, zero in tests.items() if zero)
 
 
-def _ratio(part: int, whole: int) -> float:
-    return part / whole if whole else 0.0
+def _ratio(part: int, total: int) -> float:
+    return part / total if total else 0.0
 
 
 def score_split(pairs: Iterable[tuple[str, bool]], *, normalized: bool = False) -> SplitScore:
     """Score (answer text, whether "yes" is right) pairs of one split.
 
-    `normalized` reads answers by `says`; an answer that is neither yes nor no is then wrong.
+    `normalized` reads answers by `first_yes_or_no`; an answer that is neither yes nor no is then wrong.
     """
     counts = {(predicted, truth): 0 for predicted in (True, False) for truth in (True, False)}
     doubtful = 0
     for text, truth in pairs:
-        other = says(text) == "other" if normalized else unclear(text)
-        predicted = (
-            not truth if normalized and other else says(text) == "yes" if normalized else not says_no(text)
-        )
+        predicted, doubt = (_normalized if normalized else _official)(text, truth)
         counts[predicted, truth] += 1
-        doubtful += other
+        doubtful += doubt
     return SplitScore(
-        tp=counts[True, True], fp=counts[True, False],
-        tn=counts[False, False], fn=counts[False, True], unclear=doubtful,
-    )  # fmt: skip
+        tp=counts[True, True],
+        fp=counts[True, False],
+        tn=counts[False, False],
+        fn=counts[False, True],
+        unclear=doubtful,
+    )
+
+
+def _official(text: str, _: bool) -> tuple[bool, bool]:
+    """(the answer is read as yes, the reading is unclear)"""
+    return not reads_as_no(text), unclear(text)
+
+
+def _normalized(text: str, truth: bool) -> tuple[bool, bool]:
+    word = first_yes_or_no(text)
+    return (not truth if word == "other" else word == "yes"), word == "other"

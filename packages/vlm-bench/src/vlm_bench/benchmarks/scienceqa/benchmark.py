@@ -32,7 +32,7 @@ class ScienceQAConfig(ImagesConfig):
     questions: File | None = file_field(
         "llava_test_CQM-A.json, or problems.json; both hold the right letters too"
     )
-    splits: File | None = file_field("official: pid_splits.json, which says what the test set is")
+    splits: File | None = file_field("official: pid_splits.json, which lists the test set")
     images: File | None = file_field("folder with the images")
     strictness: Strictness = "official"
 

@@ -45,7 +45,7 @@ def read_official(path: Path, splits: Path) -> dict[str, Question]:
         raise UserError(f"{splits}: {len(keys) - len(twice)} ids of 'test' appear twice")
     if absent := [key for key in keys if str(key) not in problems]:
         raise UserError(
-            f"{path}: {len(absent)} of {len(keys)} test questions are not there, first id {absent[0]}"
+            f"{path}: {len(absent)} of {len(keys)} test questions are missing, first id {absent[0]}"
         )
     return {str(key): _problem(str(key), problems[str(key)]) for key in keys}
 

@@ -9,7 +9,7 @@ LETTERS = ("A", "B", "C", "D", "E")
 SENTENCE = re.compile(r"The answer is ([A-Z]).")
 
 _LENIENT = re.compile(r"\(?([A-Ea-e])(?:\)?[.:]?\s*$|\)|[.:](?:\s|$))")
-_SAID = re.compile(r"[Aa]nswer is \(?([A-E])\b")
+_ANSWER_IS = re.compile(r"[Aa]nswer is \(?([A-E])\b")
 
 
 def parse(text: str) -> str | None:
@@ -31,5 +31,5 @@ def parse_normalized(text: str) -> str | None:
     match = _LENIENT.match(text.strip())
     if match:
         return match[1].upper()
-    named = _SAID.findall(text)
+    named = _ANSWER_IS.findall(text)
     return named[0].upper() if len(set(named)) == 1 else None

@@ -113,10 +113,10 @@ class TextVQA(CreditBenchmark):
 
     def same_prompt(self, question: Question, logged: str) -> bool:
         """Whether both ask the same question, in any of the prompt formats, and both have OCR tokens or neither."""
-        seen, asked = _read_logged(logged), _read_logged(question.prompt)
-        if seen is None or asked is None:
+        answered, asked = _read_logged(logged), _read_logged(question.prompt)
+        if answered is None or asked is None:
             return super().same_prompt(question, logged)
-        return (seen.question.lower(), seen.tokens) == (asked.question.lower(), asked.tokens)
+        return (answered.question.lower(), answered.tokens) == (asked.question.lower(), asked.tokens)
 
 
 def _read_logged(text: str) -> Prompt | None:

@@ -5,19 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 TOKENS = "Reference OCR token:"
-_OLD_TOKENS, _BEFORE, _BEHIND = "OCR tokens: ", "Question: ", " Short answer:"
+_OLD_TOKENS, _BEFORE, _AFTER = "OCR tokens: ", "Question: ", " Short answer:"
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt's question, and whether it names what an OCR system saw."""
+    """A prompt's question, and whether the prompt has OCR tokens."""
 
     question: str
     tokens: bool
 
 
 def read_prompt(text: str) -> Prompt | None:
-    """What a prompt asks, None for one that is of none of these forms:
+    """The question of a prompt in one of these forms, None for others:
 
     - question and instruction, a line each,
     - the same with a line `Reference OCR token: …` between them (`llava_textvqa_val_v051_ocr.jsonl`) or before them,
@@ -37,7 +37,7 @@ def _oldest(text: str) -> tuple[int, int] | None:
     start = text.find(_BEFORE, len(_OLD_TOKENS)) if text.startswith(_OLD_TOKENS) else 0
     if start < 0 or not text.startswith(_BEFORE, start):
         return None
-    end = text.find(_BEHIND, start + len(_BEFORE))
+    end = text.find(_AFTER, start + len(_BEFORE))
     return None if end < 0 else (start, end)
 
 
