@@ -8,6 +8,7 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 from resume_helpers import go
 
+from vlm_core.cli.output import console_records
 from vlm_train.engine.trainer import StageTrainer
 
 COLOURS = ["red", "green", "blue", "black", "white", "teal"]
@@ -18,6 +19,13 @@ def fresh_accelerator():
     """accelerate keeps its settings for the life of a process; each run here stands for a process."""
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(autouse=True)
+def console():
+    """Log records appear on stdout and stderr, as those of the command do."""
+    with console_records("vlm_core", "vlm_train"):
+        yield
 
 
 @pytest.fixture

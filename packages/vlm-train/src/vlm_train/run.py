@@ -12,7 +12,6 @@ from accelerate.utils import set_seed
 from vlm_core.interfaces import Tokenizer
 from vlm_core.io.manifest import read_manifest
 from vlm_core.io.yaml_loader import Document
-from vlm_core.markup.printable import printable
 from vlm_core.model import VLM
 from vlm_core.model_folder import assemble
 from vlm_core.model_folder.initial_weights import refuse_untrained
@@ -53,6 +52,7 @@ from vlm_train.evaluation.validation import ValidationLoss
 from vlm_train.feature_cache.cache import Features, estimate_cache_size
 from vlm_train.monitoring import run_messages
 from vlm_train.monitoring.environment import environment, versions
+from vlm_train.monitoring.run_messages import log_on_main
 from vlm_train.monitoring.trackers import Trackers
 from vlm_train.monitoring.weights_summary import summary
 from vlm_train.report import results
@@ -268,8 +268,7 @@ class Run:
             self.evaluations.ask(name, self.model, self.reader)
 
     def _say(self, *lines: str) -> None:
-        for line in lines:
-            self.accelerator.print(printable(line))
+        log_on_main(self.accelerator, *lines)
 
 
 def start(spec: Spec, document: Document) -> tuple[RunDir, results.Results]:
@@ -284,8 +283,7 @@ def start(spec: Spec, document: Document) -> tuple[RunDir, results.Results]:
     with located(document):
         model = on_meta(parts)
         check_templates(spec, train, model.llm.tokenizer)
-    lines = summary(spec, train, model, check(parts, model), accelerator.device)
-    accelerator.print("\n".join(map(printable, lines)))
+    log_on_main(accelerator, *summary(spec, train, model, check(parts, model), accelerator.device))
     with watchdog.watching(train.timeout):
         run = Run(spec, train, accelerator, model.llm.tokenizer)
         return run.dir, run.go()
