@@ -90,7 +90,7 @@ class Run:
     def go(self) -> results.Results:
         """Start, or go on where the folder says; returns the rows of the results table."""
         try:
-            process_group.first_does(self.accelerator, self._claim)
+            process_group.call_on_main(self.accelerator, self._claim)
             self.parts = with_kept_tokenizer(self.dir, self.spec)
             return self._go()
         finally:
@@ -131,7 +131,7 @@ class Run:
 
     def _newest(self) -> tuple[Path | None, Position]:
         """The checkpoint to go on from, the same on every process, and where it stands."""
-        path = process_group.first_tells(
+        path = process_group.call_on_main(
             self.accelerator, lambda: newest_checkpoint(self.dir, self.train, self._say)
         )
         return path, checkpoint.position(path) if path else Position(0, 0)
@@ -156,7 +156,7 @@ class Run:
         """Where the run begins, and the checkpoint that it resumes from."""
         resumed, position = self._newest()
         parts = read_manifest(resumed)["parts"] if resumed else None
-        process_group.first_does(
+        process_group.call_on_main(
             self.accelerator, lambda: check_weights(self.dir, self.model, parts, self._say)
         )
         if resumed:

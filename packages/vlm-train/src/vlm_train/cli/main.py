@@ -105,7 +105,7 @@ def run_spec(args: argparse.Namespace) -> int:
     if args.print:
         return _print_command(args)
     if process_group.place():
-        code = process_group.as_one(lambda: _join(args), debug)
+        code = process_group.exit_code_of(lambda: _join(args), debug)
         return watchdog.leave(code) if code else 0  # at once: its peers may be waiting for it in vain
     _validate(args)  # needs no torch, which counting devices does
     todo = launch.plan(args)
