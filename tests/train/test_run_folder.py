@@ -122,7 +122,7 @@ def test_lines_that_cannot_be_read_are_left_out_told_once_and_forgotten(tmp_path
     for _ in range(3):
         assert [m["step"] for m in again.metrics()] == [1, 2, 3]
     assert caplog.text.count(f"{len(UNREAD)} lines can't be read and are left out, the first is line 3") == 1
-    again.forget_after(0, 2)
+    again.drop_after(0, 2)
     assert (tmp_path / METRICS).read_bytes() == whole
     caplog.clear()
     assert len(RunDir(tmp_path).metrics()) == 2

@@ -23,11 +23,11 @@ from vlm_train.checkpoint.prepare_run_dir import (
     check_weights,
     claim,
     has_trained,
-    keep_tokenizer,
     newest_checkpoint,
     save_model,
+    save_tokenizer,
     saved_model,
-    with_kept_tokenizer,
+    with_saved_tokenizer,
 )
 from vlm_train.checkpoint.resume import resolved
 from vlm_train.checkpoint.run_dir import AVERAGE, ENVIRONMENT, MODEL, RunDir
@@ -91,7 +91,7 @@ class Run:
         """Start, or go on where the folder says; returns the rows of the results table."""
         try:
             process_group.call_on_main(self.accelerator, self._claim)
-            self.parts = with_kept_tokenizer(self.dir, self.spec)
+            self.parts = with_saved_tokenizer(self.dir, self.spec)
             return self._go()
         finally:
             if self.trackers:
@@ -101,15 +101,15 @@ class Run:
     def _claim(self) -> None:
         watchdog.beat("comparing data with those that the run began with", patient=True)
         self.evaluations.inputs = claim(self.dir, self.spec, self._inputs(), self._say)
-        keep_tokenizer(self.dir, self.spec, self.tokenizer)
+        save_tokenizer(self.dir, self.spec, self.tokenizer)
         self.dir.write(ENVIRONMENT, json.dumps(environment(self.spec, self.strategy), indent=1) + "\n")
 
     def _inputs(self) -> Inputs:
         """What this run is made from, by content."""
         keys = [key for key, _ in run_inputs.datasets(self.train)]
         parts = [part for rows in (*self.rows, self.questions, self.unseen) for part in rows.parts]
-        data = run_inputs.of_data(self.train, dict(zip(keys, parts, strict=True)), {})
-        benchmarks, files = inputs_of(self.tasks), run_inputs.of_files(self.spec, {})
+        data = run_inputs.data_sources(self.train, dict(zip(keys, parts, strict=True)), {})
+        benchmarks, files = inputs_of(self.tasks), run_inputs.file_sources(self.spec, {})
         return Inputs(data, benchmarks, files, versions(self.spec))
 
     def _go(self) -> results.Results:
@@ -163,7 +163,7 @@ class Run:
             name = self.train.stages[position.stage].name
             self._say(*run_messages.resumed(position, name, self.accelerator.num_processes))
         if self.main:
-            self.dir.forget_after(position.stage, position.step)
+            self.dir.drop_after(position.stage, position.step)
             self._track(position)
         return position, resumed
 
@@ -279,7 +279,7 @@ def start(spec: Spec, document: Document) -> tuple[RunDir, results.Results]:
     from vlm_core.diagnose.check import check, on_meta
 
     run_dir = RunDir(train.output)
-    parts = with_kept_tokenizer(run_dir, spec) if has_trained(run_dir) else spec
+    parts = with_saved_tokenizer(run_dir, spec) if has_trained(run_dir) else spec
     with located(document):
         model = on_meta(parts)
         check_templates(spec, train, model.llm.tokenizer)

@@ -85,7 +85,7 @@ class DDPStrategy:
 
     def optimizer_shards(self, model: nn.Module, optimizer: Any) -> dict[str, Tensor]:
         """The optimizer state that this process writes into a checkpoint, keyed `name|slot`."""
-        return self.local_shards(optimizer_state.of(model, optimizer))
+        return self.local_shards(optimizer_state.named_state(model, optimizer))
 
     def load_optimizer(self, model: nn.Module, optimizer: Any, saved: ShardedTensorReader) -> None:
         """Restore the optimizer state of a checkpoint, whichever strategy wrote it."""

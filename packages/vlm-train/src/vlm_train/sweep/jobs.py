@@ -16,10 +16,10 @@ from vlm_core.plugins.local_code import OPTION
 from vlm_core.runtime.system_faults import killed
 from vlm_core.spec.validate import validate
 from vlm_core.units import duration
-from vlm_train.checkpoint.prepare_run_dir import recorded, refuse_another
+from vlm_train.checkpoint.prepare_run_dir import recorded_inputs, refuse_other_run
 from vlm_train.checkpoint.resume import resolved
 from vlm_train.checkpoint.run_dir import SPEC, RunDir
-from vlm_train.checkpoint.run_inputs import Inputs, Source, of_data, of_files
+from vlm_train.checkpoint.run_inputs import Inputs, Source, data_sources, file_sources
 from vlm_train.config.train import TrainConfig
 from vlm_train.evaluation.stage_evaluations import asked, last_name
 from vlm_train.sweep.grid import Grid, Row
@@ -123,11 +123,11 @@ def _job(grid: Grid, row: Row, seed: int, known: Known) -> Job:
     job = Job(row, seed, folder, arguments, log, train.stages[-1].name)
     if not (folder.path / SPEC).exists():
         return job
-    now = Inputs(of_data(train, {}, known.data), {}, of_files(spec, known.files))
-    refuse_another(folder, resolved(spec, train), now)
+    now = Inputs(data_sources(train, {}, known.data), {}, file_sources(spec, known.files))
+    refuse_other_run(folder, resolved(spec, train), now)
     if train.held_out_qa is None:
         return job
-    if old := recorded(folder):
+    if old := recorded_inputs(folder):
         now = replace(now, run=old.run)
     return replace(job, asked=asked(train, now, last_name(train), now.count("train.held_out_qa.")))
 
