@@ -252,8 +252,8 @@ def test_a_tracker_that_cannot_write_hears_no_more(tmp_path, caplog):
         heard.append(step)
         raise OSError(errno.ENOSPC, "full")
 
-    trackers.tell["tensorboard"] = fails
+    trackers.writers["tensorboard"] = fails
     for step in (1, 2):
         trackers(METRICS, line(step))
     assert heard == [1]
-    assert caplog.text.count("tensorboard: cannot write: full; it gets nothing more of this run") == 1
+    assert caplog.text.count("tensorboard: cannot write: full; it receives no further records of this run") == 1

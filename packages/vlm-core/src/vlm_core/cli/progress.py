@@ -28,15 +28,15 @@ def fitting(fields: Mapping[str, str], width: int) -> list[str]:
 
     A field that does not fit is left out, and shorter ones after it may still fit. The bar has a least width.
     """
-    own = [name for name in fields if name not in ("name", "bar", "count", "left")]
+    extra = [name for name in fields if name not in ("name", "bar", "count", "left")]
     chosen, used = [], -_GAP
-    for name in ("name", "left", *own[:_LEADING], "bar", "count", *own[_LEADING:]):
+    for name in ("name", "left", *extra[:_LEADING], "bar", "count", *extra[_LEADING:]):
         if name == "bar" or name in fields:
             needed = _GAP + (_BAR[0] if name == "bar" else len(fields[name]))
             if used + needed <= width:
                 chosen.append(name)
                 used += needed
-    displayed = ("name", "bar", "count", *own[:_LEADING], "left", *own[_LEADING:])
+    displayed = ("name", "bar", "count", *extra[:_LEADING], "left", *extra[_LEADING:])
     return [name for name in displayed if name in chosen]
 
 
