@@ -73,5 +73,5 @@ def report(text: str, code: int) -> int:
 
 def log_error(text: str) -> None:
     """Log each line; the name of the command comes first, as it does for errors of the command line."""
-    for line in f"vlm-train: {text}".splitlines():
+    for line in f"vlm-train: {text}".split("\n"):
         log.error("%s", line)
