@@ -7,6 +7,7 @@ import yaml
 from PIL import Image
 from resume_helpers import go, new_process
 
+from vlm_core.cli.output import console_records
 from vlm_train.engine.trainer import StageTrainer
 
 COLOURS = ["red", "green", "blue", "black", "white", "teal"]
@@ -17,6 +18,13 @@ def _new_process():
     """Each test begins as a process does."""
     yield
     new_process()
+
+
+@pytest.fixture(autouse=True)
+def console():
+    """Log records appear on stdout and stderr, as those of the command do."""
+    with console_records("vlm_core", "vlm_train"):
+        yield
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ from layout import picture
 
 from vlm_bench.cli import run, selection
 from vlm_bench.cli.main import main
-from vlm_bench.run import answer_log, process_group, progress, runner, tasks
+from vlm_bench.run import answer_log, process_group, runner, tasks
+from vlm_core.cli.progress import Progress
 from vlm_core.evaluation import inference
 from vlm_core.model import VLM
 from vlm_core.plugins.registry import installed
@@ -176,10 +177,10 @@ def test_a_template_without_a_common_beginning_is_said(
 def test_progress_says_how_long_it_will_take(monkeypatch, capsys: Out) -> None:
     """Outside a terminal a line every few seconds, at the pace of this run: earlier answers took no time."""
     times = iter([100.0, 105.0, 111.0, 114.0])
-    monkeypatch.setattr("vlm_bench.run.progress.time.monotonic", lambda: next(times))
-    with progress.QuestionProgress("pope", 500, 400) as asked:
+    monkeypatch.setattr("vlm_core.cli.progress.time.monotonic", lambda: next(times))
+    with Progress("pope", 500, 400) as asked:
         for _ in range(3):
-            asked.step()
+            asked.advance()
     assert capsys.readouterr().err == "pope 402/500  left 8:59\n"
 
 
@@ -216,7 +217,7 @@ def test_a_small_set_of_a_third_party(tiny_folder: Path, tmp_path: Path, capsys:
 
 
 def test_the_runner_knows_no_benchmark() -> None:
-    for module in (run, runner, tasks, answer_log, selection, progress, process_group, inference):
+    for module in (run, runner, tasks, answer_log, selection, process_group, inference):
         text = Path(str(module.__file__)).read_text()
         assert not [name for name in installed().names("benchmark") if f'"{name}"' in text]
 

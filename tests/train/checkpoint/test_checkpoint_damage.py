@@ -95,7 +95,7 @@ def test_the_checkpoint_before_is_taken_and_the_damage_told(root, damage):
         path, (told, kept) = newest(root)
         assert path == "00-align-00000002"
         assert file.name in told
-        assert kept == ("kept as damaged-00-align-00000004; going on from the checkpoint before it")
+        assert kept == ("kept as damaged-00-align-00000004; resuming from the checkpoint before it")
         assert names(root) == ["00-align-00000002", "damaged-00-align-00000004"]
         shutil.rmtree(root / "damaged-00-align-00000004")
         root.with_name("kept").rename(newer)

@@ -15,7 +15,7 @@ from vlm_core.errors import UserError
 from vlm_core.io.manifest import sha256
 from vlm_core.model_folder import assemble
 from vlm_llms.tokenizer.tokenizer import FastTokenizer, train_bpe
-from vlm_train.checkpoint.prepare_run_dir import recorded
+from vlm_train.checkpoint.prepare_run_dir import recorded_inputs
 from vlm_train.checkpoint.run_dir import INPUTS, RunDir
 from vlm_train.checkpoint.run_inputs import Inputs
 
@@ -117,8 +117,8 @@ def test_damaged_inputs_are_told_and_taken_from_a_checkpoint(begun, tmp_path, ca
     for text in (*DAMAGED, flipped):
         file.write_text(text)
         caplog.clear()
-        assert recorded(RunDir(tmp_path / "run")) == kept
-        assert re.search(r"inputs\.json: damaged.*; the copy in checkpoints/00-\S+ is taken", caplog.text)
+        assert recorded_inputs(RunDir(tmp_path / "run")) == kept
+        assert re.search(r"inputs\.json: damaged.*; the copy in checkpoints/00-\S+ is used", caplog.text)
     assert go(begun)[0].finished()
     assert Inputs.read(file) == kept
 
@@ -128,7 +128,7 @@ def test_damaged_inputs_of_which_there_is_no_copy_are_refused(begun, tmp_path):
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     for text in DAMAGED:
         (tmp_path / "run" / INPUTS).write_text(text)
-        with pytest.raises(UserError, match=r"inputs\.json: damaged.*nothing else tells what"):
+        with pytest.raises(UserError, match=r"inputs\.json: damaged.*no copy records what"):
             go(begun)
 
 
@@ -216,7 +216,7 @@ def test_missing_inputs_are_taken_from_a_checkpoint(begun, tmp_path, caplog):
     with pytest.raises(UserError, match=r"inputs differ in train\.stages\.0\.data\.0"):
         go(begun, f"train.stages.0.data.0.path={tmp_path / 'copy.json'}")
     assert re.search(
-        r"inputs\.json: cannot read this file: no such file; the copy in checkpoints/00-\S+ is taken",
+        r"inputs\.json: cannot read this file: no such file; the copy in checkpoints/00-\S+ is used",
         caplog.text,
     )
 
@@ -229,7 +229,7 @@ def test_a_lost_spec_is_taken_from_the_inputs(begun, tmp_path, caplog):
         with pytest.raises(UserError, match=r"its spec differs in train\.seed: 0 before, 1 now"):
             go(begun, "train.seed=1")
         assert "spec.yaml:" in caplog.text
-        assert "; the copy in inputs.json is taken" in caplog.text
+        assert "; the copy in inputs.json is used" in caplog.text
         caplog.clear()
     assert go(begun)[0].finished()
     assert file.read_text() == whole

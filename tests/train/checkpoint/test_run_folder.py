@@ -131,7 +131,7 @@ def test_lines_that_cannot_be_read_are_left_out_told_once_and_forgotten(tmp_path
     for _ in range(3):
         assert [m["step"] for m in again.metrics()] == [1, 2, 3]
     assert caplog.text.count(f"{len(UNREAD)} lines can't be read and are left out, the first is line 3") == 1
-    again.forget_after(0, 2)
+    again.drop_after(0, 2)
     assert (tmp_path / METRICS).read_bytes() == whole
     caplog.clear()
     assert len(RunDir(tmp_path).metrics()) == 2
@@ -261,8 +261,8 @@ def test_a_tracker_that_cannot_write_hears_no_more(tmp_path, caplog):
         heard.append(step)
         raise OSError(errno.ENOSPC, "full")
 
-    trackers.tell["tensorboard"] = fails
+    trackers.writers["tensorboard"] = fails
     for step in (1, 2):
         trackers(METRICS, line(step))
     assert heard == [1]
-    assert caplog.text.count("tensorboard: cannot write: full; it gets nothing more of this run") == 1
+    assert caplog.text.count("tensorboard: cannot write: full; it receives no further records of this run") == 1

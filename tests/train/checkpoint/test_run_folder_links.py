@@ -91,4 +91,4 @@ def test_what_is_no_log_ends_with_advice(tmp_path, monkeypatch):
         log.read()
     os.truncate(log.path, jsonl_log.MAX_BYTES + 1)
     with pytest.raises(UserError, match=r"at most \d+ are read; move it out of the folder"):
-        log.forget_after(0, 0)
+        log.drop_after(0, 0)

@@ -96,7 +96,7 @@ def test_torchrun_takes_these_options(devices):
     for words in ("--max-restarts 2", "--nnodes 1:4 --rdzv-endpoint n1:29500 --rdzv-id 42"):
         todo = plan(*words.split())
         os.environ.update(todo.env)
-        config, command, arguments = config_from_args(parse_args([*todo.torchrun, *todo.part]))
+        config, command, arguments = config_from_args(parse_args([*todo.torchrun, *todo.words]))
         assert (config.nproc_per_node, config.shutdown_timeout) == (2, launch.SHUTDOWN)
         assert config.signals_to_handle == launch.SIGNALS
         assert command == sys.executable
@@ -201,17 +201,17 @@ def test_a_batch_that_cannot_be_shared_out_is_refused_before_anything_starts(run
 def test_the_outer_exit_code_is_that_of_whoever_was_first(tmp_path, capsys):
     from types import SimpleNamespace
 
-    assert launch._told(tmp_path) is None
+    assert launch._recorded_code(tmp_path) is None
     for attempt, code in ((0, 2), (9, 75), (10, None)):
         (tmp_path / "id" / f"attempt_{attempt}").mkdir(parents=True)
         if code:
             (tmp_path / "id" / f"attempt_{attempt}" / "exit-code").write_text(str(code))
-    assert launch._told(tmp_path) == 75
+    assert launch._recorded_code(tmp_path) == 75
     ends = {0: (70, 5), 1: (-9, 5), 2: (-15, 5), 3: (-9, 40)}
     failures = {rank: SimpleNamespace(exitcode=code, timestamp=at) for rank, (code, at) in ends.items()}
-    assert launch._tell_killed(failures) == 137
+    assert launch._report_killed(failures) == 137
     assert capsys.readouterr().err.startswith(
         "vlm-train: rank 1 was killed by SIGKILL; out of memory? use fewer train.num_workers"
     )
     del failures[1]
-    assert launch._tell_killed(failures) is None
+    assert launch._report_killed(failures) is None

@@ -45,7 +45,7 @@ def test_no_command_runs_local_code_by_a_spec_alone(command, spec_file, monkeypa
 @pytest.mark.parametrize("options", [[], ["--trust-remote-code"]])
 def test_the_permission_reaches_every_process(options, spec_file):
     args = main._parser().parse_args(["run", str(spec_file), "--nproc", "2", *options])
-    assert launch.plan(args).part[4:] == options
+    assert launch.plan(args).words[4:] == options
 
 
 @pytest.mark.parametrize("permission", [False, True])

@@ -20,7 +20,10 @@ def attempt(tmp_path, monkeypatch):
 
 def test_the_first_process_speaks_and_its_code_is_everybodys(attempt, capsys):
     attempt(0)
-    assert [exit_message.say("a row is bad", 2), exit_message.say("stopped by SIGTERM", RESUMABLE)] == [2, 2]
+    assert [exit_message.report("a row is bad", 2), exit_message.report("stopped by SIGTERM", RESUMABLE)] == [
+        2,
+        2,
+    ]
     assert capsys.readouterr().err == "vlm-train: a row is bad\n"
 
 
@@ -28,16 +31,16 @@ def test_the_first_process_speaks_and_its_code_is_everybodys(attempt, capsys):
 def test_what_a_restart_cannot_mend_is_the_end_of_every_later_attempt(attempt, capsys, final):
     """The launcher's SIGTERM may meet a rank of the next attempt before that rank knows that all is over."""
     attempt(0)
-    exit_message.say("the end", final)
+    exit_message.report("the end", final)
     attempt(1)
-    assert exit_message.say("stopped by SIGTERM; rerun the same command to resume", RESUMABLE) == final
-    assert exit_message.claimed() is None
+    assert exit_message.report("stopped by SIGTERM; rerun the same command to resume", RESUMABLE) == final
+    assert exit_message.recorded_code() is None
     assert capsys.readouterr().err == "vlm-train: the end\n"
 
 
 def test_a_failure_that_a_restart_may_mend_leaves_the_next_attempt_its_own_end(attempt):
     attempt(0)
-    exit_message.say("rank 0: RuntimeError", 70)
+    exit_message.report("rank 0: RuntimeError", 70)
     attempt(1)
-    assert exit_message.settled() is None
-    assert exit_message.say("a row is bad", 2) == 2
+    assert exit_message.final_code() is None
+    assert exit_message.report("a row is bad", 2) == 2

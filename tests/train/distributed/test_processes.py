@@ -119,7 +119,7 @@ def test_a_stopped_process_is_named_and_killed_within_seconds(trap_spec):
         "5 s after the timeout where the machine isn't shared; torchrun waits 30"
     )
     assert code == 124, err
-    assert "no progress for 3 s, and rank 1 gives no answer" in err
+    assert "no progress for 3 s, and rank 1 does not answer" in err
     assert "killed" not in err
     assert gone(spec)
 

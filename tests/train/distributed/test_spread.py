@@ -58,7 +58,7 @@ def test_two_processes_train_as_one(long_spec, tmp_path, capsys):
     capsys.readouterr()
     start(*load_spec(long_spec, [f"train.output={tmp_path}/half", "train.checkpoint_every=2"]))
     assert (
-        "this checkpoint is of 2 processes, these are 1: the order of the rows is the same"
+        "the checkpoint was written by 2 processes, this run has 1: the order of the rows is the same"
         in capsys.readouterr().out
     )
     torch.testing.assert_close(losses(tmp_path / "half"), wanted, rtol=1e-6, atol=1e-6)

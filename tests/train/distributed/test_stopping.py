@@ -242,9 +242,9 @@ def test_what_ends_several_processes_is_told_by_the_first(monkeypatch, tmp_path,
     def lost():
         raise RuntimeError("connection closed by peer")
 
-    assert [process_group.as_one(part, debug=False) for part in (fails, fails, lost)] == [2, 2, 2]
+    assert [process_group.exit_code_of(part, debug=False) for part in (fails, fails, lost)] == [2, 2, 2]
     assert capsys.readouterr().err == "vlm-train: no such thing\n"
     with pytest.raises(RuntimeError):
-        process_group.as_one(lost, debug=True)
+        process_group.exit_code_of(lost, debug=True)
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "attempt_1" / "0" / "error.json"))
-    assert process_group.as_one(lambda: pytest.fail("started again"), debug=False) == 2
+    assert process_group.exit_code_of(lambda: pytest.fail("started again"), debug=False) == 2

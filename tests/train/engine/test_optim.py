@@ -215,7 +215,7 @@ def test_eight_bit_states_are_small_and_resume_exactly(tmp_path, tiny_model):
     first = optim.optimizer(groups(tiny_model, made), "adamw-8bit")
     step(first, 1)
     assert first.state[layer.weight]["state1"].dtype == torch.uint8
-    sharded_safetensors.write(tmp_path, "optimizer", optimizer_state.of(tiny_model, first), 0, 1)
+    sharded_safetensors.write(tmp_path, "optimizer", optimizer_state.named_state(tiny_model, first), 0, 1)
     start_ = layer.weight.detach().clone()
     step(first, 2)
     wanted = layer.weight.detach().clone()

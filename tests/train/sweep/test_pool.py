@@ -52,10 +52,10 @@ print(os.environ['OMP_NUM_THREADS'])"""
 
 
 def test_a_folder_has_one_sweep_at_a_time(stand_in, tmp_path, monkeypatch):
-    monkeypatch.setattr(process_pool, "_PATIENCE", 0.3)
+    monkeypatch.setattr(process_pool, "_LOCK_TIMEOUT", 0.3)
     first = Pool(tmp_path, 1).run([(["pass"], tmp_path / "a.log"), (["pass"], tmp_path / "b.log")])
     next(first)
-    with pytest.raises(UserError, match="another sweep, or a run of one, is at work"):
+    with pytest.raises(UserError, match="another sweep, or a run of one, is using"):
         next(Pool(tmp_path, 1).run([(["pass"], tmp_path / "c.log")]))
     assert len(list(first)) == 1
     assert len(list(Pool(tmp_path, 1).run([(["pass"], tmp_path / "c.log")]))) == 1

@@ -114,7 +114,7 @@ def test_a_dry_run_lists_and_writes_nothing(sweep_file, tmp_path, monkeypatch, c
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda spec: spec["train"].pop("held_out_qa"), "no train.held_out_qa; a sweep compares"),
+        (lambda spec: spec["train"].pop("held_out_qa"), "no train.held_out_qa; a sweep needs one"),
         (lambda spec: spec.pop("train"), "has no train"),
     ],
     ids=["held_out_qa", "train"],

@@ -25,7 +25,7 @@ def main() -> int:
 
         return main()
     except Stopped as end:
-        return exit_message.say(end.text, RESUMABLE)
+        return exit_message.report(end.text, RESUMABLE)
     except KeyboardInterrupt:  # while a command that doesn't go on is still being imported
         os._exit(preemption.INTERRUPTED)
 

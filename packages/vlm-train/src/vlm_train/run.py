@@ -12,7 +12,6 @@ from accelerate.utils import set_seed
 from vlm_core.interfaces import Tokenizer
 from vlm_core.io.manifest import read_manifest
 from vlm_core.io.yaml_loader import Document
-from vlm_core.markup.printable import printable
 from vlm_core.model import VLM
 from vlm_core.model_folder import assemble
 from vlm_core.model_folder.initial_weights import refuse_untrained
@@ -24,11 +23,11 @@ from vlm_train.checkpoint.prepare_run_dir import (
     check_weights,
     claim,
     has_trained,
-    keep_tokenizer,
     newest_checkpoint,
     save_model,
+    save_tokenizer,
     saved_model,
-    with_kept_tokenizer,
+    with_saved_tokenizer,
 )
 from vlm_train.checkpoint.resume import resolved
 from vlm_train.checkpoint.run_dir import AVERAGE, ENVIRONMENT, MODEL, RunDir
@@ -53,6 +52,7 @@ from vlm_train.evaluation.validation import ValidationLoss
 from vlm_train.feature_cache.cache import Features, estimate_cache_size
 from vlm_train.monitoring import run_messages
 from vlm_train.monitoring.environment import environment, versions
+from vlm_train.monitoring.run_messages import log_on_main
 from vlm_train.monitoring.trackers import Trackers
 from vlm_train.monitoring.weights_summary import summary
 from vlm_train.report import results
@@ -90,8 +90,8 @@ class Run:
     def go(self) -> results.Results:
         """Start, or go on where the folder says; returns the rows of the results table."""
         try:
-            process_group.first_does(self.accelerator, self._claim)
-            self.parts = with_kept_tokenizer(self.dir, self.spec)
+            process_group.call_on_main(self.accelerator, self._claim)
+            self.parts = with_saved_tokenizer(self.dir, self.spec)
             return self._go()
         finally:
             if self.trackers:
@@ -101,15 +101,15 @@ class Run:
     def _claim(self) -> None:
         watchdog.beat("comparing data with those that the run began with", patient=True)
         self.evaluations.inputs = claim(self.dir, self.spec, self._inputs(), self._say)
-        keep_tokenizer(self.dir, self.spec, self.tokenizer)
+        save_tokenizer(self.dir, self.spec, self.tokenizer)
         self.dir.write(ENVIRONMENT, json.dumps(environment(self.spec, self.strategy), indent=1) + "\n")
 
     def _inputs(self) -> Inputs:
         """What this run is made from, by content."""
         keys = [key for key, _ in run_inputs.datasets(self.train)]
         parts = [part for rows in (*self.rows, self.questions, self.unseen) for part in rows.parts]
-        data = run_inputs.of_data(self.train, dict(zip(keys, parts, strict=True)), {})
-        benchmarks, files = inputs_of(self.tasks), run_inputs.of_files(self.spec, {})
+        data = run_inputs.data_sources(self.train, dict(zip(keys, parts, strict=True)), {})
+        benchmarks, files = inputs_of(self.tasks), run_inputs.file_sources(self.spec, {})
         return Inputs(data, benchmarks, files, versions(self.spec))
 
     def _go(self) -> results.Results:
@@ -131,7 +131,7 @@ class Run:
 
     def _newest(self) -> tuple[Path | None, Position]:
         """The checkpoint to go on from, the same on every process, and where it stands."""
-        path = process_group.first_tells(
+        path = process_group.call_on_main(
             self.accelerator, lambda: newest_checkpoint(self.dir, self.train, self._say)
         )
         return path, checkpoint.position(path) if path else Position(0, 0)
@@ -156,14 +156,14 @@ class Run:
         """Where the run begins, and the checkpoint that it resumes from."""
         resumed, position = self._newest()
         parts = read_manifest(resumed)["parts"] if resumed else None
-        process_group.first_does(
+        process_group.call_on_main(
             self.accelerator, lambda: check_weights(self.dir, self.model, parts, self._say)
         )
         if resumed:
             name = self.train.stages[position.stage].name
             self._say(*run_messages.resumed(position, name, self.accelerator.num_processes))
         if self.main:
-            self.dir.forget_after(position.stage, position.step)
+            self.dir.drop_after(position.stage, position.step)
             self._track(position)
         return position, resumed
 
@@ -268,8 +268,7 @@ class Run:
             self.evaluations.ask(name, self.model, self.reader)
 
     def _say(self, *lines: str) -> None:
-        for line in lines:
-            self.accelerator.print(printable(line))
+        log_on_main(self.accelerator, *lines)
 
 
 def start(spec: Spec, document: Document) -> tuple[RunDir, results.Results]:
@@ -280,12 +279,11 @@ def start(spec: Spec, document: Document) -> tuple[RunDir, results.Results]:
     from vlm_core.diagnose.check import check, on_meta
 
     run_dir = RunDir(train.output)
-    parts = with_kept_tokenizer(run_dir, spec) if has_trained(run_dir) else spec
+    parts = with_saved_tokenizer(run_dir, spec) if has_trained(run_dir) else spec
     with located(document):
         model = on_meta(parts)
         check_templates(spec, train, model.llm.tokenizer)
-    lines = summary(spec, train, model, check(parts, model), accelerator.device)
-    accelerator.print("\n".join(map(printable, lines)))
+    log_on_main(accelerator, *summary(spec, train, model, check(parts, model), accelerator.device))
     with watchdog.watching(train.timeout):
         run = Run(spec, train, accelerator, model.llm.tokenizer)
         return run.dir, run.go()

@@ -17,14 +17,14 @@ from typing import Any
 from vlm_bench.benchmarks.mm_vet.files import Truth, answer_digest, read_grades
 from vlm_bench.benchmarks.mm_vet.scoring import ATTEMPTS, judge_prompt, parse
 from vlm_bench.files.json_files import json_object
-from vlm_bench.run.progress import QuestionProgress
+from vlm_core.cli.progress import Progress
 from vlm_core.errors import UserError
 from vlm_core.io.atomic import write_file
 from vlm_core.markup.printable import printable
 
 OFFICIAL_JUDGE = "gpt-4-0613"
 SECONDS_A_CALL = 60.0
-_SECONDS_A_LINE = 2.0
+_SECONDS_PER_LINE = 2.0
 _OTHER_REPLY = "the reply is no chat completion; is --base-url right?"
 OUTAGES = 3
 """Number of consecutive answers without a reply from the judge that ends a session."""
@@ -122,7 +122,7 @@ def judge(
     grades = _earlier_grades(path, inputs)
     outcome = Outcome()
     earlier = sum(min(runs, len(grade["score"])) for grade in grades.values())
-    with QuestionProgress("mm-vet", runs * len(answers), earlier, every=_SECONDS_A_LINE) as progress:
+    with Progress("mm-vet", runs * len(answers), earlier, every=_SECONDS_PER_LINE) as progress:
         for run in range(runs):
             for key, answer in answers.items():
                 if len(grades.get(key, {}).get("score", [])) > run:
@@ -135,7 +135,7 @@ def judge(
                     _stop_after_outages(outcome, earlier, path)
                     if grades:
                         write_file(path, json.dumps(grades, indent=4))
-                    progress.step()
+                    progress.advance()
     return outcome
 
 

@@ -15,9 +15,9 @@ from vlm_bench.files.run_metadata import settings_of
 from vlm_bench.report import report
 from vlm_bench.run.answer_log import AnswerLog, Metadata, answer_line, digest_of
 from vlm_bench.run.process_group import Ranks
-from vlm_bench.run.progress import QuestionProgress
 from vlm_bench.run.tasks import LoadedModel, Settings, Task
 from vlm_core.benchmark import Question
+from vlm_core.cli.progress import Progress
 from vlm_core.errors import BadSample, UserError
 from vlm_core.evaluation.inference import BenchmarkInference
 from vlm_core.evaluation.questions import by_image
@@ -120,14 +120,14 @@ class Run:
             if self.ranks.count == 1
             else f"{self.task.name} (1 of {self.ranks.count} processes)"
         )
-        progress = QuestionProgress(name, total, total - len(questions), quiet=not self.ranks.main)
+        progress = Progress(name, total, total - len(questions), quiet=not self.ranks.main)
         digest_of_image = lru_cache(4096)(of_image)  # questions about one image follow each other
         with self.log.part(self.ranks.rank) as append, progress:
             for answer in self.inference.ask(questions, self._skip if self.allow_partial else None):
                 image = answer[0].image
                 digest = digest_of_image(image) if isinstance(image, Path) else None
                 append(answer_line(answer, self.loaded.spec.name, self.loaded.digest, digest))
-                progress.step()
+                progress.advance()
 
     def _skip(self, group: Sequence[Question], error: BadSample) -> None:
         self.task.left_out[error.reason] = self.task.left_out.get(error.reason, 0) + len(group)

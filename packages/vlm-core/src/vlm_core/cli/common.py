@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from vlm_core.cli.console import use_any_encoding
-from vlm_core.cli.output import printable_records
+from vlm_core.cli.output import console_records, printable_records
 from vlm_core.errors import UserError, shown
 from vlm_core.io.paths import expanded
 from vlm_core.markup.printable import printable
@@ -102,7 +102,7 @@ def run(
     add_debug(parser)
     parser.add_argument("--version", action="version", version=versions(parser.prog, package))
     args = parser.parse_args(argv)
-    with printable_records():
+    with printable_records(), console_records("vlm_core", package.replace("-", "_")):
         return _run(parser.prog, command, args)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
 from vlm_core.markup.printable import printable
@@ -51,6 +52,43 @@ def printable_records() -> Iterator[None]:
     finally:
         logging.setLogRecordFactory(make)
         warnings.formatwarning = form
+
+
+class _Console(logging.Handler):
+    """INFO as lines on stdout, warnings and errors on stderr: the streams that `sys` has when a record comes."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno < logging.WARNING:
+            self._write(sys.stdout, 1, record)
+        else:
+            with suppress(OSError):  # a run does not end for a warning that nobody can read
+                self._write(sys.stderr, 2, record)
+
+    def _write(self, stream: TextIO, number: int, record: logging.LogRecord) -> None:
+        line = f"{self.format(record)}\n"
+        try:
+            stream.write(line)
+            stream.flush()
+        except RuntimeError:  # a signal handler interrupted a write to the same stream
+            os.write(number, line.encode(errors="backslashreplace"))
+
+
+@contextmanager
+def console_records(*packages: str) -> Iterator[None]:
+    """Inside, records of these packages appear on the console, those of level INFO included."""
+    console = _Console()
+    loggers = [logging.getLogger(name) for name in dict.fromkeys(packages)]
+    ours = [each for each in loggers if not any(isinstance(h, _Console) for h in each.handlers)]
+    levels = [logger.level for logger in ours]
+    for logger in ours:
+        logger.addHandler(console)
+        logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        for logger, level in zip(ours, levels, strict=True):
+            logger.removeHandler(console)
+            logger.setLevel(level)
 
 
 def _arguments(args: Any) -> Any:

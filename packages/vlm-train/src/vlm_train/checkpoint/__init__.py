@@ -1,1 +1,1 @@
-"""Checkpoints and the run folder: written whole, verified when read, resumed exactly."""
+"""Checkpoints and the run folder: written atomically, verified when read, resumed exactly."""

@@ -1,4 +1,4 @@
-"""Checkpoints: trained parts, optimizer and position, in folders that are whole or not there."""
+"""Checkpoints: folders of trained parts, optimizer state and position, each written atomically."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -32,12 +33,15 @@ OPTIMIZER, EXTRAS, POSITION = "optimizer", "extras", "position.json"
 log = logging.getLogger(__name__)
 _NAME = re.compile(r"(\d{2,})-.*-(\d{8,})", re.DOTALL)
 Contents = Mapping[str, Mapping[str, Tensor]]
-"""What one process holds: by stem, a part's name or `OPTIMIZER` or `EXTRAS`, tensors by name."""
+"""Tensors by name that one process writes, by stem of the file: a part's name, `OPTIMIZER` or `EXTRAS`."""
 
 
 @dataclass(frozen=True)
 class Position:
-    """Where a run stands: `step` steps of stage number `stage` are done, the latest by `world` processes."""
+    """Progress of a run: `step` steps of stage number `stage` are done, the latest by `world` processes.
+
+    `tokens`, `dropped` rows and `skipped` steps are counted from the start of the run.
+    """
 
     __pydantic_config__ = ConfigDict(strict=True, extra="forbid")
     stage: NonNegativeInt
@@ -50,9 +54,10 @@ class Position:
 
 @dataclass(frozen=True)
 class Saved:
-    """What a checkpoint holds besides the trained parts, in tensors by parameter name.
+    """A checkpoint without its trained parts: position, and tensors by key.
 
-    `optimizer` has one for each slot (`name|slot`), `extras` those of averages (`ema|name`) and adapters (`lora|name`).
+    Keys of `optimizer` are `parameter|slot`; those of `extras` are `ema|parameter` (averages) and `lora|parameter`
+    (adapters).
     """
 
     position: Position
@@ -69,74 +74,72 @@ def save(
     path: Path, contents: Callable[[], Contents], parts: list[str], position: Position,
     accelerator: Accelerator, writers: int,
 ) -> str | None:  # fmt: skip
-    """Write the folder `path`, every process its own piece if `writers` is more than 1; all call this.
+    """Write the folder `path`; the first `writers` processes each write their shards. All processes must call this.
 
-    It gets a copy of the run's `inputs.json`, which tells what the weights were trained from. A checkpoint of the same
-    position is left as it is. Returns, on every process, why it could not be written; then nothing of it is left.
+    The folder gets a copy of the run's `inputs.json`, the digests of what the weights were trained from. An existing
+    folder is not written again. Returns, on every process, the reason if writing failed; nothing of it is left then.
     """
-    share = _Share(contents, accelerator, writers)
+    writer = _Writer(contents, accelerator, writers)
     if not accelerator.is_main_process:
-        share.join()
-        return share.agreed(None)
+        writer.follow()
+        return writer.broadcast_fault(None)
     fault = None
     try:
         if not path.exists():
             inputs = path.parents[1] / INPUTS
-            write_folder(path, lambda aside: share.lead(aside, position, inputs), {"parts": parts})
+            write_folder(path, lambda folder: writer.lead(folder, position, inputs), {"parts": parts})
     except (UserError, OSError) as error:
         fault = str(error)
-    if not share.begun:
-        share.call(None)
-    return share.agreed(fault)
+    if not writer.begun:
+        writer.broadcast_folder(None)
+    return writer.broadcast_fault(fault)
 
 
-class _Share:
-    """The work of writing one checkpoint, divided among the processes."""
+class _Writer:
+    """Writes one checkpoint from all processes."""
 
     def __init__(self, contents: Callable[[], Contents], accelerator: Accelerator, writers: int) -> None:
         self.contents, self.accelerator, self.writers = contents, accelerator, writers
         self.begun = False
 
-    def call(self, folder: Path | None) -> Path | None:
-        """The folder to write to, as the main process says; None for nothing to write."""
+    def broadcast_folder(self, folder: Path | None) -> Path | None:
+        """The main process's folder to write to; None for nothing to write."""
         self.begun = True
         return broadcast_object_list([folder])[0]
 
-    def agreed(self, fault: str | None) -> str | None:
-        """What the main process says came of it."""
+    def broadcast_fault(self, fault: str | None) -> str | None:
+        """The main process's reason why writing failed; None if it succeeded."""
         return broadcast_object_list([fault])[0]
 
     def lead(self, folder: Path, position: Position, inputs: Path) -> Mapping[str, str]:
-        """The main process's turn: write, and wait for the others; -> hashes of the pieces."""
-        self.call(folder)
+        """The main process's part: write, and wait for the others; -> sha256 by file name."""
+        self.broadcast_folder(folder)
         hashes = self._write(folder)
         (folder / POSITION).write_text(json.dumps(asdict(position)) + "\n")
         if inputs.exists():
             shutil.copyfile(inputs, folder / INPUTS)
         return hashes
 
-    def join(self) -> None:
-        """The turn of any other process."""
-        if folder := self.call(None):
-            try:
+    def follow(self) -> None:
+        """The part of every other process."""
+        if folder := self.broadcast_folder(None):
+            with suppress(OSError):  # the main process reports it
                 self._write(folder)
-            except OSError:
-                return  # the main process tells
 
     def _write(self, folder: Path) -> dict[str, str]:
-        """Write this process's piece; raises `OSError` on every process if one couldn't write its own."""
+        """Write this process's files; raises `OSError` on every process if one of them failed."""
         rank, hashes, fault = self.accelerator.process_index, {}, None
         try:
             if rank < self.writers:
-                hashes = self._write_own(folder, rank)
-        except Exception as error:  # whatever it is, the others must hear of it
+                hashes = self._write_shards(folder, rank)
+        except Exception as error:  # of any type: the others wait for this process
             fault = f"process {rank}: {getattr(error, 'strerror', None) or error}"
-        told = gather_object([(fault, hashes)])
-        if faults := [fault for fault, _ in told if fault]:
+        outcomes = gather_object([(fault, hashes)])
+        if faults := [fault for fault, _ in outcomes if fault]:
             raise OSError(faults[0])
-        return {name: value for _, found in told for name, value in found.items()}
+        return {name: value for _, hashes in outcomes for name, value in hashes.items()}
 
-    def _write_own(self, folder: Path, rank: int) -> dict[str, str]:
+    def _write_shards(self, folder: Path, rank: int) -> dict[str, str]:
         files = [
             sharded_safetensors.write(folder, stem, tensors, rank, self.writers)
             for stem, tensors in self.contents().items()
@@ -147,37 +150,36 @@ class _Share:
 
 
 def rotate(root: Path, keep: int) -> None:
-    """Remove the oldest checkpoints, after the newest is complete; what a kill leaves of one has another name."""
-    for old in found(root)[:-keep]:
-        aside = root / f".{old.name}.{uuid.uuid4().hex[:8]}.tmp"
+    """Remove all checkpoints but the newest `keep`. Each is renamed first: a kill must not leave half of one."""
+    for old in checkpoints_in(root)[:-keep]:
+        temporary = root / f".{old.name}.{uuid.uuid4().hex[:8]}.tmp"
         try:
-            os.rename(old, aside)
+            os.rename(old, temporary)
         except OSError as error:
             log.warning("%s: cannot remove this checkpoint: %s", old, error.strerror or error)
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def found(root: Path) -> list[Path]:
-    """What are checkpoints by their names, whole or damaged, the oldest first."""
+def checkpoints_in(root: Path) -> list[Path]:
+    """Paths in `root` with the name of a checkpoint, damaged ones included, the oldest first."""
     return sorted(p for p in root.iterdir() if _NAME.fullmatch(p.name)) if root.is_dir() else []
 
 
 def newest(
     root: Path, stages: int, say: Callable[[str], None], belongs: Callable[[Path], None] | None = None
 ) -> Path | None:
-    """The newest checkpoint of which every byte is as it was written, None if there is no checkpoint at all.
+    """The newest undamaged checkpoint, by the checksums of its files; None if there is no checkpoint at all.
 
-    `stages` is how many the run has; `belongs` raises `UserError` for a checkpoint of another run.
-
-    Damaged ones are named and, if there is a whole one before them, set aside. If none is whole, that is a `UserError`.
-    What a killed process left half-written is removed. One process calls this.
+    `stages` is the number of stages of the run; `belongs` raises `UserError` for a checkpoint of another run. Damaged
+    checkpoints are reported through `say` and renamed if there is an undamaged one before them; if there is none,
+    `UserError` is raised. Temporary folders of killed processes are removed. Only one process may call this.
     """
     if os.path.lexists(root) and not root.is_dir():
         raise UserError(f"{root}: expected the folder of a run's checkpoints, got a file")
-    for left in root.glob(".*.tmp"):
-        shutil.rmtree(left, ignore_errors=True)
+    for temporary in root.glob(".*.tmp"):
+        shutil.rmtree(temporary, ignore_errors=True)
     faults: dict[Path, str] = {}
-    for path in reversed(found(root)):
+    for path in reversed(checkpoints_in(root)):
         try:
             verify(path)
             if position(path).stage >= stages:
@@ -189,7 +191,7 @@ def newest(
             continue
         for damaged, fault in faults.items():
             say(fault)
-            say(f"kept as {_set_aside(damaged).name}; going on from the checkpoint before it")
+            say(f"kept as {_rename_damaged(damaged).name}; resuming from the checkpoint before it")
         return path
     if faults:
         raise UserError(
@@ -200,27 +202,27 @@ def newest(
     return None
 
 
-def _set_aside(path: Path) -> Path:
-    aside = path.with_name(f"damaged-{path.name}")
-    with write_errors(aside):
-        if aside.is_dir():
-            shutil.rmtree(aside, ignore_errors=True)
-        os.rename(path, aside)
-    return aside
+def _rename_damaged(path: Path) -> Path:
+    renamed = path.with_name(f"damaged-{path.name}")
+    with write_errors(renamed):
+        if renamed.is_dir():
+            shutil.rmtree(renamed, ignore_errors=True)
+        os.rename(path, renamed)
+    return renamed
 
 
 def verify(path: Path) -> None:
-    """Raise `UserError` for a checkpoint of which anything is missing, damaged or not what its manifest says."""
+    """Raise `UserError` for a checkpoint in which anything is missing, damaged or different from its manifest."""
     if not path.is_dir():
         raise UserError(f"{path}: expected the folder of a checkpoint, got a file")
     manifest = verify_folder(path, (POSITION,), alone=True)
-    parts, stands = manifest.get("parts"), position(path)
+    parts, reached = manifest.get("parts"), position(path)
     if not isinstance(parts, list) or any(part not in PARTS for part in parts):
         raise UserError(f"{path}: damaged: its parts are {parts!r:.80}, expected some of {', '.join(PARTS)}")
     name = _NAME.fullmatch(path.name)
-    if name is None or (int(name[1]), int(name[2])) != (stands.stage, stands.step):
+    if name is None or (int(name[1]), int(name[2])) != (reached.stage, reached.step):
         raise UserError(
-            f"{path}: it stands at step {stands.step} of stage {stands.stage}, not where its name says"
+            f"{path}: its position is step {reached.step} of stage {reached.stage}, which its name contradicts"
         )
     try:
         absent = [stem for stem in (*parts, OPTIMIZER) if not ShardedTensorReader(path, stem).files]
@@ -231,7 +233,7 @@ def verify(path: Path) -> None:
 
 
 def position(path: Path) -> Position:
-    """Where a checkpoint stands; raises `UserError` if that can't be read."""
+    """The position of a checkpoint; raises `UserError` if its file can't be read."""
     file = path / POSITION
     try:
         return TypeAdapter(Position).validate_json(read_text(file))
@@ -240,7 +242,7 @@ def position(path: Path) -> Position:
 
 
 def restore(path: Path, model: VLM) -> Saved:
-    """Load trained parts into `model`, which holds what its stage adds, and return the rest."""
+    """Load the trained parts into `model`, adapters of its stage included, and return the rest of the checkpoint."""
     for part in read_manifest(path)["parts"]:
         stored = ShardedTensorReader(path, part)
         fill(getattr(model, part), stored.shapes, stored.tensor, stored.where)

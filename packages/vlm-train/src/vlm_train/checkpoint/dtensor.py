@@ -1,4 +1,4 @@
-"""What of a tensor one process holds, when it is sharded by FSDP2."""
+"""Local shards of tensors that FSDP2 has sharded, and the rows that they are."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from torch.distributed.tensor import DTensor
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This process's shard of a sharded tensor, any other as it is."""
+    """This process's shard of a sharded tensor; any other tensor unchanged."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def rows_of(count: int, rank: int, world: int) -> slice:
-    """Which of `count` rows process `rank` of `world` has: equally many for each, the last ones fewer or none."""
-    each = -(-count // world)
-    return slice(*(min((rank + i) * each, count) for i in (0, 1)))
+    """The rows of process `rank`: `ceil(count / world)` for each, fewer or none for the last ones."""
+    size = -(-count // world)
+    return slice(*(min((rank + i) * size, count) for i in (0, 1)))
 
 
 def own_rows(tensor: Tensor) -> slice | None:
-    """The rows of a sharded tensor that this process holds, as FSDP2 divides them; None for all."""
+    """The rows of a sharded tensor that are on this process, as FSDP2 divides them; None for an unsharded tensor."""
     if not isinstance(tensor, DTensor):
         return None
     mesh = tensor.device_mesh
     return rows_of(tensor.shape[0], mesh.get_local_rank(), mesh.size())
 
 
-def sharded_like(tensor: Tensor, own: Tensor) -> Tensor:
-    """The tensor of which every process holds `own`, sharded as `tensor` is; `own` itself if that isn't."""
+def sharded_like(tensor: Tensor, shard: Tensor) -> Tensor:
+    """A DTensor with the placement of `tensor`, made from each process's `shard`; `shard` if `tensor` is none."""
     if not isinstance(tensor, DTensor):
-        return own
+        return shard
     return DTensor.from_local(
-        own, tensor.device_mesh, tensor.placements, shape=tensor.shape, stride=tensor.stride()
+        shard, tensor.device_mesh, tensor.placements, shape=tensor.shape, stride=tensor.stride()
     )

@@ -1,4 +1,4 @@
-"""A JSONL file that only grows: lines that can't be written wait in memory, lines that can't be read are left out."""
+"""An append-only JSONL file: lines that can't be written wait in memory, lines that can't be read are skipped."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from vlm_core.io.json_text import parse_strict, validated
 from vlm_train.checkpoint.run_dir_schemas import LINES
 
 WAITING_LINES = 10_000
-"""So many lines that can't be written are kept in memory; of more, the newest."""
+"""Most lines kept in memory while the file can't be written; the oldest are lost first."""
 MAX_BYTES, MAX_LINE, MAX_UNREAD = 2 * 2**30, 16 * 2**20, 100_000
-"""Bytes of a log, of a line that is read, and lines that can't be: a file of holes takes no place on a disk."""
-_WITHOUT = "move it out of the folder: the run goes on without it"
+"""Most bytes of a log and of a line, and most unreadable lines: a sparse file may claim any size."""
+_ADVICE = "move it out of the folder: the run resumes without it"
 log = logging.getLogger(__name__)
 
 
 class RunLog:
-    """One log of a run's folder, whose lines are as `run_records` says."""
+    """One log of a run folder; `run_dir_schemas.LINES` has the schema of its lines."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.waiting: list[str] = []
         self._lost = 0
-        self._told_unwritten = self._told_unread = False
+        self._warned_unwritten = self._warned_unread = False
 
     def append(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Write a line for each. If the disk takes none, they are tried again with the next; one warning."""
+        """Write a line for each record. After a failure they are written with the next ones; one warning."""
         self.waiting += [json.dumps(record) + "\n" for record in records]
         reason = self._write()
-        if reason and not self._told_unwritten:
-            self._told_unwritten = True
+        if reason and not self._warned_unwritten:
+            self._warned_unwritten = True
             log.warning(
                 "%s: cannot write: %s; its lines are kept in memory and tried again", self.path, reason
             )
@@ -48,7 +48,7 @@ class RunLog:
         del self.waiting[:-WAITING_LINES]
 
     def _write(self) -> str | None:
-        """Write what waits; -> why it can't be written."""
+        """Write the waiting lines; -> the reason if that failed."""
         try:
             _append(self.path, "".join(self.waiting).encode())
         except OSError as error:
@@ -57,14 +57,14 @@ class RunLog:
         return None
 
     def sync(self) -> None:
-        """Have what is written on the disk, which may fail: what is read again is checked line by line."""
+        """Flush to the disk; a failure is ignored, since every line is checked when it is read."""
         if self.waiting:
             self._write()
         with suppress(OSError):
             sync(self.path)
 
     def close(self) -> None:
-        """Write what still waits, or tell that it never was written."""
+        """Write the waiting lines, or warn that they are lost."""
         reason = self._write() if self.waiting else None
         if missing := self._lost + len(self.waiting):
             count = f"{missing} line{'s were' if missing > 1 else ' was'}"
@@ -72,13 +72,13 @@ class RunLog:
         self._lost, self.waiting = 0, []
 
     def read(self) -> list[dict[str, Any]]:
-        """Every line that can be read, those in memory included; one warning counts the others.
+        """The records of all valid lines, those in memory included; one warning counts the invalid ones.
 
-        Raises `UserError` for a file that is no log at all, by its size or by its lines.
+        Raises `UserError` for more than `MAX_BYTES` or more than `MAX_UNREAD` invalid lines.
         """
         records, unread = self._read()
-        if unread and not self._told_unread:
-            self._told_unread = True
+        if unread and not self._warned_unread:
+            self._warned_unread = True
             log.warning(
                 "%s: %d lines can't be read and are left out, the first is line %d",
                 self.path,
@@ -88,7 +88,7 @@ class RunLog:
         return records
 
     def _read(self) -> tuple[list[dict[str, Any]], list[int]]:
-        """-> (records, numbers of the lines that are none)."""
+        """-> (records, numbers of the invalid lines)."""
         records, unread = [], []
         schema = LINES[self.path.name]
         if self.path.exists():
@@ -98,22 +98,22 @@ class RunLog:
                         records.append(record)
                     elif len(unread) == MAX_UNREAD:
                         raise UserError(
-                            f"{self.path}: more than {MAX_UNREAD} lines are no records; {_WITHOUT}"
+                            f"{self.path}: more than {MAX_UNREAD} lines are no records; {_ADVICE}"
                         )
                     else:
                         unread.append(number)
         return records + [json.loads(line) for line in self.waiting], unread
 
-    def forget_after(self, stage: int, step: int) -> None:
-        """Drop the lines of later steps, and those that can't be read."""
+    def drop_after(self, stage: int, step: int) -> None:
+        """Remove the lines of later steps, and the invalid ones."""
         records, unread = self.read(), self._read()[1]
-        kept = [record for record in records if (record["stage"], record["step"]) <= (stage, step)]
-        if unread or len(kept) < len(records):
-            write_file(self.path, "".join(json.dumps(record) + "\n" for record in kept))
+        earlier = [record for record in records if (record["stage"], record["step"]) <= (stage, step)]
+        if unread or len(earlier) < len(records):
+            write_file(self.path, "".join(json.dumps(record) + "\n" for record in earlier))
 
 
 def _append(path: Path, data: bytes) -> None:
-    """Add whole lines to a file, or nothing; a half line that a kill left there is ended."""
+    """Append whole lines, or nothing; an incomplete last line, as a kill leaves it, is ended first."""
     handle = os.open(path, os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o666)
     try:
         size = os.fstat(handle).st_size
@@ -131,9 +131,9 @@ def _append(path: Path, data: bytes) -> None:
 
 
 def _lines(file: BinaryIO, path: Path) -> Iterator[bytes]:
-    """The lines of a log; of one that is longer than any record only a part, which is none."""
+    """The lines of a log; one longer than `MAX_LINE` is cut, and so is invalid."""
     if (size := os.fstat(file.fileno()).st_size) > MAX_BYTES:
-        raise UserError(f"{path}: {size} bytes; at most {MAX_BYTES} are read; {_WITHOUT}")
+        raise UserError(f"{path}: {size} bytes; at most {MAX_BYTES} are read; {_ADVICE}")
     while line := file.readline(MAX_LINE):
         yield line
         while len(line) == MAX_LINE and not line.endswith(b"\n"):
@@ -141,7 +141,7 @@ def _lines(file: BinaryIO, path: Path) -> Iterator[bytes]:
 
 
 def _parsed(line: bytes, schema: type[BaseModel]) -> dict[str, Any] | None:
-    """The record that a line holds, None for anything else."""
+    """The record of a line, None for an invalid one."""
     try:
         return validated(parse_strict(line.decode("utf-8"), "", as_written=True), schema, "")
     except ValueError:  # not UTF-8, not JSON, or another record

@@ -1,4 +1,4 @@
-"""The optimizer's state by parameter name and slot, so that it survives any change of grouping and of processes."""
+"""Optimizer state by parameter name and slot: independent of parameter groups and of the number of processes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from vlm_train.checkpoint.dtensor import own_rows, sharded_like
 from vlm_train.checkpoint.sharded_safetensors import ShardedTensorReader
 
 
-def of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """`name|slot` to tensor, sharded where the parameter is."""
+def named_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Tensors by `parameter|slot`, sharded where the parameter is."""
     names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {
         f"{names[parameter]}|{slot}": torch.as_tensor(value).detach()
@@ -22,7 +22,7 @@ def of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore(model: nn.Module, optimizer: torch.optim.Optimizer, saved: ShardedTensorReader) -> None:
-    """Put saved state back; every parameter that has steps behind it must find its own."""
+    """Load saved state; raises `UserError` for state of a parameter that `model` does not have."""
     by_name = dict(model.named_parameters())
     counts_on_device = bool(optimizer.defaults.get("fused"))
     for key in saved:
@@ -30,16 +30,16 @@ def restore(model: nn.Module, optimizer: torch.optim.Optimizer, saved: ShardedTe
         if not slot or name not in by_name:
             raise UserError(f"{saved.where}: the optimizer of this spec has no {key!r:.80}")
         parameter = by_name[name]
-        value = _like(parameter, key, saved)
+        value = _tensor_for(parameter, key, saved)
         if slot != "step" or counts_on_device:
             value = value.to(parameter.device)
-        elif not value.is_floating_point():  # a plain number in 8-bit optimizers
+        elif not value.is_floating_point():  # 8-bit optimizers count steps in a Python integer
             value = int(value)
         optimizer.state[parameter][slot] = value
 
 
-def _like(parameter: nn.Parameter, key: str, saved: ShardedTensorReader) -> Tensor:
-    """The tensor of this key, sharded as the parameter is if it has the parameter's shape."""
+def _tensor_for(parameter: nn.Parameter, key: str, saved: ShardedTensorReader) -> Tensor:
+    """The tensor of this key; one of the parameter's shape is sharded as the parameter is."""
     if not isinstance(parameter, DTensor) or saved.shapes[key] != tuple(parameter.shape):
         return saved.tensor(key)
     return sharded_like(parameter, saved.tensor(key, own_rows(parameter)).to(parameter.device))

@@ -1,4 +1,4 @@
-"""Prepares a run's folder: a new one, or that of the same run, made from the same inputs, which is then resumed."""
+"""Prepares a run folder: a new one, or that of the same run with the same inputs, which is resumed."""
 
 from __future__ import annotations
 
@@ -36,49 +36,49 @@ Say = Callable[[str], None]
 
 
 def has_trained(run: RunDir) -> bool:
-    """Whether the folder holds trained weights: a checkpoint, whole or damaged, or the model."""
-    return bool(checkpoint.found(run.path / CHECKPOINTS)) or (run.path / MODEL).exists()
+    """Whether the folder holds trained weights: a checkpoint, even a damaged one, or the model."""
+    return bool(checkpoint.checkpoints_in(run.path / CHECKPOINTS)) or (run.path / MODEL).exists()
 
 
-def recorded(run: RunDir) -> Inputs | None:
-    """The inputs of the run in this folder; None if there is none, or none that was trained from them.
+def recorded_inputs(run: RunDir) -> Inputs | None:
+    """The inputs of the run in this folder; None if it has no such file and no trained weights.
 
-    If the file is missing or damaged, those of the newest whole checkpoint. Raises `UserError` if there are trained
-    weights and nothing tells from what.
+    If the file is missing or damaged, the copy in the newest undamaged checkpoint is read. Raises `UserError` if there
+    are trained weights and no copy.
     """
     try:
         return Inputs.read(run.path / INPUTS)
     except UserError as error:
         if not has_trained(run):
             return None
-        for path in reversed(checkpoint.found(run.path / CHECKPOINTS)):
+        for path in reversed(checkpoint.checkpoints_in(run.path / CHECKPOINTS)):
             try:
                 checkpoint.verify(path)
                 inputs = Inputs.read(path / INPUTS)
             except UserError:
                 continue
-            run.warn(f"{error}; the copy in {CHECKPOINTS}/{path.name} is taken")
+            run.warn(f"{error}; the copy in {CHECKPOINTS}/{path.name} is used")
             return inputs
-        raise UserError(_lost(run, error)) from None
+        raise UserError(_inputs_lost(run, error)) from None
 
 
-def _lost(run: RunDir, error: UserError) -> str:
+def _inputs_lost(run: RunDir, error: UserError) -> str:
     return (
-        f"{error}; nothing else tells what the weights in {run.path} were trained from: restore this file from a copy, "
+        f"{error}; no copy records what the weights in {run.path} were trained from: restore this file, "
         "set train.output to a new folder, or remove this one"
     )
 
 
 def stored_spec(run: RunDir, old: Inputs | None) -> str | None:
-    """The spec of the run in this folder as YAML; None for a new folder. If the file is lost, that of its inputs."""
+    """The spec of the run in this folder as YAML, from `old` if the file is lost; None for a new folder."""
     try:
         return _spec_file(run, old)
     except UserError as error:
         if not has_trained(run):
             return None
         if not (old and old.spec):
-            raise UserError(_lost(run, error)) from None
-        run.warn(f"{error}; the copy in {INPUTS} is taken")
+            raise UserError(_inputs_lost(run, error)) from None
+        run.warn(f"{error}; the copy in {INPUTS} is used")
         return old.spec
 
 
@@ -101,89 +101,92 @@ def _has_spec(run: RunDir, old: Inputs | None) -> bool:
     return True
 
 
-def refuse_another(run: RunDir, spec: Spec, now: Inputs) -> list[Difference]:
-    """Keys that differ from the run in this folder but may change when it is resumed; none for a new folder.
+def refuse_other_run(run: RunDir, spec: Spec, now: Inputs) -> list[Difference]:
+    """Raise `UserError` if the folder holds another run than the one of `spec` and the inputs `now`.
 
-    Raises `UserError` if the folder holds a different run.
+    Returns the differences of keys that may change when a run is resumed; none for a new folder.
     """
-    old = recorded(run)
+    old = recorded_inputs(run)
     if (text := stored_spec(run, old)) is None:
         return []
-    found = resume.differences(text, spec)
-    matter = resume.changes_result(found, spec, old, now)
+    changed = resume.differences(text, spec)
+    refused = resume.changes_result(changed, spec, old, now)
     if old and has_trained(run):
         losses, benchmarks = ((run.path / name).exists() for name in (VALIDATION, EVALS))
-        matter += resume.measured_otherwise(old, now, losses, benchmarks)
-    elif old:  # nothing was learnt from them yet
+        refused += resume.measured_differently(old, now, losses, benchmarks)
+    elif old:  # no weights were trained from the inputs yet
         inputs = old.data.keys() | now.data.keys() | now.files.keys()
-        matter = [one for one in matter if one.key not in inputs]
-    resume.refuse(run.path, matter)
-    return found
+        refused = [each for each in refused if each.key not in inputs]
+    resume.refuse(run.path, refused)
+    return changed
 
 
 def claim(run: RunDir, spec: Spec, now: Inputs, say: Say) -> Inputs:
-    """Lock the folder and note what the run is made from; raises `UserError` as `RunDir.open` and `refuse_another`."""
+    """Lock the folder and write the run's inputs; raises `UserError` as `RunDir.open` and `refuse_other_run` do.
+
+    Returns the inputs; versions and weights are those with which the run started.
+    """
     run.open()
     now = replace(now, run=resume.identity(spec, now))
-    found, old = refuse_another(run, spec, now), recorded(run)
-    if changed := [f"{one.key} ({one.old} → {one.new})" for one in found]:
-        say(f"resuming with changed values: {', '.join(changed)}")
+    changed, old = refuse_other_run(run, spec, now), recorded_inputs(run)
+    if changed:
+        values = ", ".join(f"{each.key} ({each.old} → {each.new})" for each in changed)
+        say(f"resuming with changed values: {values}")
     if old and has_trained(run):
-        if told := digests.other_versions(old.versions, now.versions):
-            say(told)
+        if warning := digests.other_versions(old.versions, now.versions):
+            say(warning)
         now = replace(now, versions=old.versions, weights=old.weights, run=old.run)
     run.write(INPUTS, replace(now, spec=spec.to_yaml()).to_json())
-    if found or not _has_spec(run, old):
+    if changed or not _has_spec(run, old):
         run.write(SPEC, spec.to_yaml())
     return now
 
 
-def _refuse_another(run: RunDir, path: Path, other: str) -> None:
-    """Raise `UserError` if what is at `path` was trained by a run of the identity `other`, not by this one."""
-    old = recorded(run)
+def _refuse_identity(run: RunDir, path: Path, other: str) -> None:
+    """Raise `UserError` if `other`, the identity of the run that wrote `path`, is not that of this run."""
+    old = recorded_inputs(run)
     if old and old.run and other not in ("", old.run):
         raise UserError(f"{path}: of another run, whose spec or data differ from those of {run.path}")
 
 
 def newest_checkpoint(run: RunDir, train: TrainConfig, say: Say) -> Path | None:
-    """`checkpoint.newest` of this run; one of another run is treated like a damaged one."""
+    """`checkpoint.newest` of this run; a checkpoint of another run counts as damaged."""
 
     def belongs(path: Path) -> None:
         if (path / INPUTS).exists():
-            _refuse_another(run, path, Inputs.read(path / INPUTS).run)
+            _refuse_identity(run, path, Inputs.read(path / INPUTS).run)
 
     return checkpoint.newest(run.path / CHECKPOINTS, len(train.stages), say, belongs)
 
 
 def save_model(run: RunDir, model: VLM, spec: Spec, name: str) -> None:
-    """Save the model under this name, unless it is there."""
+    """Save the model under this name, unless that exists."""
     if not (run.path / name).exists():
-        old = recorded(run)
-        own = {"run": old.run} if old and old.run else {}
-        assemble.save(model, spec, run.path / name, {"trained": spec.train, **own})
+        old = recorded_inputs(run)
+        identity = {"run": old.run} if old and old.run else {}
+        assemble.save(model, spec, run.path / name, {"trained": spec.train, **identity})
 
 
 def saved_model(run: RunDir, spec: Spec, name: str) -> VLM:
-    """The model that the run has saved under this name; raises `UserError` if it is damaged or of another run.
+    """Load the model that the run has saved under this name; raises `UserError` if it is damaged or of another run.
 
-    Its code is that of the repositories that the spec names.
+    Code in the folder may run if the spec allows code of the repositories that it names.
     """
     path = run.path / name
     try:
         trust = runs_own_code(getattr(spec, part) for part in PARTS)
-        _refuse_another(run, path, str(read_manifest(path).get("run", "")))
+        _refuse_identity(run, path, str(read_manifest(path).get("run", "")))
         return assemble.load(path, trust_remote_code=trust)[0]
     except UserError as error:
-        again = name == MODEL and checkpoint.found(run.path / CHECKPOINTS)
-        way = ", or remove this folder: the run writes it again from its last checkpoint" if again else ""
-        raise UserError(*error.lines, f"restore {path} from a copy{way}") from None
+        repeatable = name == MODEL and checkpoint.checkpoints_in(run.path / CHECKPOINTS)
+        alternative = (
+            ", or remove this folder: the run writes it again from its last checkpoint" if repeatable else ""
+        )
+        raise UserError(*error.lines, f"restore {path} from a copy{alternative}") from None
 
 
-def with_kept_tokenizer(run: RunDir, spec: Spec) -> Spec:
-    """`spec` with the tokenizer that the run in this folder has trained, if it has.
-
-    Raises `UserError` if that is damaged.
-    """
+def with_saved_tokenizer(run: RunDir, spec: Spec) -> Spec:
+    """`spec` with the tokenizer that the run in this folder has trained, if any; `UserError` for a damaged one."""
     folder = run.path / TOKENIZER
     if not (spec.llm.learns_tokenizer() and os.path.lexists(folder)):
         return spec
@@ -194,10 +197,10 @@ def with_kept_tokenizer(run: RunDir, spec: Spec) -> Spec:
     return spec.model_copy(update={"llm": spec.llm.with_tokenizer(folder)})
 
 
-def keep_tokenizer(run: RunDir, spec: Spec, tokenizer: Tokenizer) -> None:
-    """Keep the tokenizer that was trained for a run in its folder; nothing if the spec names an existing one.
+def save_tokenizer(run: RunDir, spec: Spec, tokenizer: Tokenizer) -> None:
+    """Save the tokenizer that was trained for a run into its folder, unless the spec names an existing one.
 
-    From the first checkpoint on it is never trained again, so that the weights keep their vocabulary.
+    After the first checkpoint it is never replaced: the weights belong to its vocabulary.
     """
     if not spec.llm.learns_tokenizer() or (has_trained(run) and (run.path / TOKENIZER).exists()):
         return
@@ -209,10 +212,10 @@ def keep_tokenizer(run: RunDir, spec: Spec, tokenizer: Tokenizer) -> None:
 def check_weights(run: RunDir, model: VLM, in_checkpoint: Sequence[str] | None, say: Say) -> None:
     """Compare the initial weights of each part, and the tokenizer, with those recorded when the run started.
 
-    A run without a checkpoint (None) starts now, and they are recorded. Raises `UserError` for other weights of a part
-    that the checkpoint doesn't hold, and for another tokenizer.
+    `in_checkpoint` are the parts in the checkpoint; for None the run starts now, and digests are recorded. Raises
+    `UserError` for changed weights of a part that the checkpoint lacks, and for a changed tokenizer.
     """
-    old = recorded(run)
+    old = recorded_inputs(run)
     assert old
     now = {part: digests.of_weights(getattr(model, part)) for part in PARTS}
     now["tokenizer"] = digests.of_tokenizer(model.llm.tokenizer)
@@ -227,6 +230,6 @@ def check_weights(run: RunDir, model: VLM, in_checkpoint: Sequence[str] | None, 
         )
     if other:
         say(
-            f"{', '.join(other)}: the spec's weights have changed since this run started; the run goes on with those "
+            f"{', '.join(other)}: the spec's weights have changed since this run started; the run resumes with those "
             "of its checkpoint"
         )

@@ -1,9 +1,10 @@
-"""Whether a run may be resumed with a spec: what differs, and whether that changes the trained weights."""
+"""Compares a spec with that of an earlier run: a difference that changes the trained weights forbids resuming."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from vlm_core.errors import UserError
@@ -21,9 +22,9 @@ MAY_CHANGE = re.compile(
     r"|feature_cache\.(path|limit_gb)|stages\.\d+\.micro_batch_size"
     r"|(trackers|held_out_qa|validation|benchmarks)(\..*)?)"
 )
-"""Keys whose value may change when a run is resumed: what was trained so far would be the same."""
+"""Keys whose value may change when a run is resumed: the weights trained so far do not depend on them."""
 _DATA = re.compile(r"train\.stages\.\d+\.data\.\d+\..*|llm\.tokenizer\.dataset\..*")
-"""Keys of data, which are compared by content; a tokenizer that the run has trained is kept in its folder."""
+"""Keys of data, which are compared by content; a tokenizer that the run has trained is saved in its folder."""
 _MISSING = object()
 
 
@@ -41,7 +42,7 @@ class Difference(NamedTuple):
 
 
 def identity(spec: Spec, now: Inputs) -> str:
-    """A digest of what decides the trained weights: checkpoints, models and evaluations of another run have another."""
+    """A digest of what decides the trained weights; checkpoints, models and evaluations of the run carry it."""
     settings = {
         key: value
         for key, value in _flat(parse(spec.to_yaml(), "spec.yaml").data)
@@ -49,24 +50,20 @@ def identity(spec: Spec, now: Inputs) -> str:
     }
     data = _only(now.data, "train.stages.")
     return digests.of(
-        settings, *({key: one.digest for key, one in each.items()} for each in (data, now.files))
+        settings, *({key: source.digest for key, source in each.items()} for each in (data, now.files))
     )
 
 
 def resolved(spec: Spec, train: TrainConfig) -> Spec:
-    """The spec as a run keeps it, with every default of its `train` section, since defaults may change."""
+    """The spec as a run stores it, with every default of its `train` section, since defaults may change."""
     return spec.model_copy(update={"train": train.model_dump(mode="json", exclude_none=True)})
 
 
 def differences(old: str, new: Spec) -> list[Difference]:
-    """Where a spec differs from the text of an earlier one; a default that is new since then is no difference."""
-    a, b = (dict(_flat(parse(text, "spec.yaml").data)) for text in (_completed(old), new.to_yaml()))
-    keys = [
-        key
-        for key in (*b, *(key for key in a if key not in b))
-        if a.get(key, _MISSING) != b.get(key, _MISSING)
-    ]
-    return [Difference(key, _shown(a.get(key, _MISSING)), _shown(b.get(key, _MISSING))) for key in keys]
+    """Differences of a spec from the text of an earlier one; defaults of keys that are newer than it do not count."""
+    before, after = (dict(_flat(parse(text, "spec.yaml").data)) for text in (_completed(old), new.to_yaml()))
+    pairs = {key: (before.get(key, _MISSING), after.get(key, _MISSING)) for key in after | before}
+    return [Difference(key, _shown(a), _shown(b)) for key, (a, b) in pairs.items() if a != b]
 
 
 def _completed(text: str) -> str:
@@ -90,57 +87,61 @@ def _shown(value: Any) -> str:
     return "not set" if value is _MISSING else f"{value!s:.200}"
 
 
-def changes_result(found: list[Difference], spec: Spec, old: Inputs | None, now: Inputs) -> list[Difference]:
-    """Differences that change the trained weights: those of `found`, and those of inputs (data, files of the parts).
+def changes_result(
+    changed: list[Difference], spec: Spec, old: Inputs | None, now: Inputs
+) -> list[Difference]:
+    """Differences that change the trained weights: of keys in `changed`, and of inputs (data, files of the parts).
 
-    Files are compared by content, not by path; in a folder without recorded inputs (no `old`) by path.
+    Files are compared by content, not by path; without recorded inputs (`old`) by path.
     """
-    kept = [one for one in found if not MAY_CHANGE.fullmatch(one.key)]
+    forbidden = [each for each in changed if not MAY_CHANGE.fullmatch(each.key)]
     if old is None:
-        return kept
+        return forbidden
     named = {".".join((part, *keys)) for part in PARTS for keys, _ in file_names(getattr(spec, part))}
     by_content = {key for key in named if key in now.files and key in old.files}
-    kept = [one for one in kept if one.key not in by_content and not _DATA.fullmatch(one.key)]
+    by_value = [each for each in forbidden if each.key not in by_content and not _DATA.fullmatch(each.key)]
     stages = [_only(inputs.data, "train.stages.") for inputs in (old, now)]
     files = [
         {key: source for key, source in inputs.files.items() if key in by_content} for inputs in (old, now)
     ]
-    return kept + other_sources(*stages) + other_sources(*files)
+    return by_value + changed_sources(*stages) + changed_sources(*files)
 
 
 def _only(sources: Mapping[str, Source], prefix: str) -> dict[str, Source]:
     return {key: source for key, source in sources.items() if key.startswith(prefix)}
 
 
-def other_sources(old: Mapping[str, Source], now: Mapping[str, Source]) -> list[Difference]:
+def changed_sources(old: Mapping[str, Source], now: Mapping[str, Source]) -> list[Difference]:
     """Inputs whose content differs, or that only one side has."""
-    found = []
+    changed = []
     for key in dict.fromkeys((*old, *now)):
         a, b = old.get(key), now.get(key)
         if a is None or b is None or (a.digest, a.rows) != (b.digest, b.rows):
-            found.append(Difference(key, str(a or "not set"), str(b or "not set"), content=True))
-    return found
+            changed.append(Difference(key, str(a or "not set"), str(b or "not set"), content=True))
+    return changed
 
 
-def measured_otherwise(old: Inputs, now: Inputs, losses: bool, benchmarks: bool) -> list[Difference]:
-    """Validation data and benchmarks that differ from those of the figures already in the folder."""
-    found = []
+def measured_differently(old: Inputs, now: Inputs, losses: bool, benchmarks: bool) -> list[Difference]:
+    """Changed validation data and benchmarks; `losses`, `benchmarks`: whether the folder holds such measurements."""
+    changed = []
     if losses:
-        found += other_sources(*(_only(inputs.data, "train.validation.") for inputs in (old, now)))
+        changed += changed_sources(*(_only(inputs.data, "train.validation.") for inputs in (old, now)))
     if benchmarks:
         both = old.benchmarks.keys() & now.benchmarks.keys()
-        found += other_sources(*({k: inputs.benchmarks[k] for k in sorted(both)} for inputs in (old, now)))
-    return found
+        changed += changed_sources(
+            *({k: inputs.benchmarks[k] for k in sorted(both)} for inputs in (old, now))
+        )
+    return changed
 
 
-def refuse(where: object, found: list[Difference]) -> None:
-    """Raise `UserError` naming every difference, if there is any."""
-    if found:
-        what = "its inputs differ" if all(one.content for one in found) else "its spec differs"
-        what = f"{where}: holds a different run; {what} in"
+def refuse(folder: Path, changed: list[Difference]) -> None:
+    """Raise `UserError` with every difference, if there is any."""
+    if changed:
+        what = "its inputs differ" if all(each.content for each in changed) else "its spec differs"
+        what = f"{folder}: holds a different run; {what} in"
         advice = (
             "Restore the spec and the files of that run, set train.output to a new folder, or remove this one"
         )
-        if len(found) == 1:
-            raise UserError(f"{what} {found[0]}. {advice}")
-        raise UserError(what, *(f"  {one}" for one in found), advice)
+        if len(changed) == 1:
+            raise UserError(f"{what} {changed[0]}. {advice}")
+        raise UserError(what, *(f"  {each}" for each in changed), advice)

@@ -1,4 +1,4 @@
-"""The folder of a run: one spec, one process at a time, and files that only grow."""
+"""The folder of a run: of one spec, locked by one process, with append-only logs."""
 
 from __future__ import annotations
 
@@ -41,23 +41,23 @@ OWN = {
     *LINES, SPEC, INPUTS, CHECKPOINTS, MODEL, AVERAGE, ENVIRONMENT, LOCK, RESULTS, TOKENIZER, EVALUATIONS,
     "features", "curves.png", "samples.png", "report.html", "tensorboard", "wandb", "wandb-id",
 }  # fmt: skip
-"""Names in a run's folder: a kill or a full disk may leave any of them without a spec."""
+"""Names in a run folder: after a kill or on a full disk any of them may exist without a spec."""
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
 _OUTPUT = re.compile(r".+\.(log|out|err)|log\.txt")
-"""What a shell or a cluster makes of a run's output."""
+"""Files into which shells and clusters redirect the output of a run."""
 log = logging.getLogger(__name__)
 
 
 def is_own(name: str) -> bool:
-    """Whether a file or folder of this name in a run's folder is the run's: its own, temporary, or its output."""
+    """Whether a run writes a file or folder of this name into its folder, temporary ones and its output included."""
     temporary = _TEMPORARY.fullmatch(name)
     return (temporary[1] if temporary else name) in OWN or _OUTPUT.fullmatch(name) is not None
 
 
-def _forget(held: ReferenceType[RunDir]) -> None:
-    """In a forked child, which must not keep its parent's lock when that is killed."""
-    if (run := held()) is not None:
-        run._let_go()
+def _release_in_child(reference: ReferenceType[RunDir]) -> None:
+    """Close the lock in a forked child, which must not keep it when its parent is killed."""
+    if (run := reference()) is not None:
+        run._release()
 
 
 class RunDir:
@@ -71,9 +71,9 @@ class RunDir:
         self.listeners: list[Callable[[str, dict[str, Any]], None]] = []
 
     def open(self) -> None:
-        """Claim the folder: a new one, or one with a run in it, however far that came.
+        """Create and lock the folder, or lock that of an earlier run.
 
-        Raises `UserError` if it holds other files or links out of it, or if a process is running in it.
+        Raises `UserError` if it holds other files or links out of it, or if another process has locked it.
         """
         with write_errors(self.path):
             try:
@@ -91,44 +91,43 @@ class RunDir:
         for folder in (self.path, self.path / EVALUATIONS):
             refuse_links(folder)
         with write_errors(self.path / LOCK):
-            self._claim()
+            self._lock_folder()
 
-    def _claim(self) -> None:
+    def _lock_folder(self) -> None:
         path = self.path / LOCK
         self._lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NONBLOCK, 0o666)
-        os.register_at_fork(after_in_child=partial(_forget, ref(self)))
+        os.register_at_fork(after_in_child=partial(_release_in_child, ref(self)))
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = printable(os.pread(self._lock, 200, 0).decode("utf-8", "replace").strip())
-            self._let_go()
+            self._release()
             raise UserError(
                 f"{self.path}: another process is running in this folder" + (f": {holder}" if holder else "")
             ) from None
         except OSError as error:
             log.warning(
-                "%s: can't be locked (%s): see to it that no second run uses it", self.path, error.strerror
+                "%s: can't be locked (%s): make sure that no second run uses it", self.path, error.strerror
             )
         os.truncate(self._lock, 0)
         os.write(self._lock, f"pid {os.getpid()} on {socket.gethostname()}\n".encode())
 
     def close(self) -> None:
-        """Write what still waits in memory, and let another process have the folder."""
+        """Write the log lines that wait in memory, and unlock the folder."""
         for each in self._logs.values():
             each.close()
         if self._lock is not None:
-            fcntl.flock(
-                self._lock, fcntl.LOCK_UN
-            )  # at once, also while a child just forked still holds a copy
-            self._let_go()
+            # closing alone would not unlock while a child just forked has a copy
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
+            self._release()
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
     def write(self, name: str, text: str) -> Path:
-        """Write a small file in one step."""
+        """Write a small file atomically; returns its path."""
         write_file(self.path / name, text)
         return self.path / name
 
@@ -139,38 +138,38 @@ class RunDir:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
     def warn(self, text: str) -> None:
-        """A warning, once."""
+        """Log a warning, once for each text."""
         if text not in self._warned:
             self._warned.add(text)
             log.warning("%s", text)
 
     def log(self, *records: dict[str, Any], name: str = METRICS) -> None:
-        """Append a line for each record to a JSONL file, and tell the trackers."""
+        """Append a line for each record to a JSONL file, and pass the records to the listeners."""
         self._logs[name].append(records)
-        for tell in self.listeners:
+        for listener in self.listeners:
             for record in records:
-                tell(name, record)
+                listener(name, record)
 
     def sync_logs(self) -> None:
-        """Have all lines on the disk, before a checkpoint that follows them."""
+        """Flush all logs to the disk, before a checkpoint of a later step."""
         for each in self._logs.values():
             each.sync()
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Every whole line of metrics.jsonl."""
+        """The records of `metrics.jsonl`."""
         return self.records(METRICS)
 
     def records(self, name: str) -> list[dict[str, Any]]:
-        """Every whole line of a JSONL file of this folder, which may not be there yet."""
+        """The records of a JSONL file of this folder; none if it does not exist yet."""
         self.inside(name)
         return self._logs[name].read()
 
     def text(self, name: str) -> str | None:
-        """A text file of this folder, None if it is not there; raises `UserError` if it can't be read."""
+        """The text of a file of this folder, None if it does not exist; raises `UserError` if it can't be read."""
         return read_text(path) if (path := self.inside(name)) else None
 
     def inside(self, name: str) -> Path | None:
-        """The path of a file of this folder, None if it is not there; a link that leaves the folder is refused."""
+        """The path of a file of this folder, None if it does not exist; `UserError` for a link out of the folder."""
         path = self.path / name
         if not os.path.lexists(path):
             return None
@@ -179,13 +178,13 @@ class RunDir:
             raise UserError(f"{path}: a symbolic link out of the run folder; put the file itself there")
         return path
 
-    def forget_after(self, stage: int, step: int) -> None:
-        """Drop what was noted of steps that will be done again, and lines that can't be read."""
+    def drop_after(self, stage: int, step: int) -> None:
+        """Remove the log lines of steps that will be repeated, and the invalid ones."""
         for each in self._logs.values():
-            each.forget_after(stage, step)
+            each.drop_after(stage, step)
 
     def evaluation(self, name: str) -> dict[str, Any] | None:
-        """A finished evaluation, by name; None, with a warning, for one that can't be read."""
+        """The record of a finished evaluation; None if there is none, or, with a warning, if it can't be read."""
         path = self._evaluation(name)
         if self.inside(f"{EVALUATIONS}/{path.name}") is None:
             return None
@@ -194,7 +193,7 @@ class RunDir:
             Evaluation.model_validate(record)
         except ValueError as error:
             reason = str(error) if isinstance(error, UserError) else f"{path}: damaged: no evaluation"
-            self.warn(f"{reason}; it is left out, and asked again where that is possible")
+            self.warn(f"{reason}; it is ignored, and repeated where that is possible")
             return None
         return record
 
@@ -214,5 +213,5 @@ class RunDir:
         return self.path / EVALUATIONS / f"{name}.json"
 
     def finished(self) -> bool:
-        """Whether the run in this folder came to its end, evaluations included."""
+        """Whether the run has finished, evaluations included."""
         return (self.path / RESULTS).exists()

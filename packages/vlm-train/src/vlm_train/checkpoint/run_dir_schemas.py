@@ -1,4 +1,4 @@
-"""Schemas of what a run's folder holds and is read again, as far as it is used: a folder may be anybody's."""
+"""Schemas of the files that are read from a run folder, which may be a stranger's; only keys in use are listed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Loss = Annotated[float, AllowInfNan(True)]
 
 
 class _Record(BaseModel):
-    """JSON's own types: a text that spells a number is none. Further keys are welcome."""
+    """Strict types: a string is no number. Further keys are allowed."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
@@ -44,7 +44,7 @@ class Step(_Place):
 
 
 class _Sample(_Record):
-    """A question that was asked while training: its images by name, a small copy of the first one."""
+    """A question of a validation: names of its images, and a thumbnail of the first as a data URL."""
 
     asked: str
     said: str
@@ -135,12 +135,12 @@ class _Train(_Record):
 
 
 class Spec(_Record):
-    """What the page about a run uses of its spec."""
+    """The keys of a spec that the report of a run uses."""
 
     name: str | None = None
     train: _Train
 
 
 def checked(data: Any, model: type[BaseModel], where: str) -> dict[str, Any]:
-    """`data` as it is; raises `UserError` with `where`, a file or a line of it, for what `model` does not take."""
+    """Return `data`; raises `UserError` with `where` (a file, or a line of one) if `model` rejects it."""
     return validated(data, model, f"{where}: not what vlm-train writes")

@@ -1,4 +1,4 @@
-"""Digests of a run's inputs (data, files, weights): `inputs.json` of its folder, which a resumed run compares."""
+"""Digests of a run's inputs (data, files, weights): `inputs.json`, with which a resumed run is compared."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Inputs:
-    """By dotted key of the spec: data, benchmarks, and the local files that parts name."""
+    """Sources by dotted key of the spec: data, benchmarks, and local files of encoder, connector and LLM."""
 
     __pydantic_config__ = STRICT
     data: Mapping[str, Source]
@@ -51,9 +51,9 @@ class Inputs:
     weights: Mapping[str, str] = field(default_factory=dict)
     """Digests of the parts as the spec builds them, and of the tokenizer."""
     spec: str = ""
-    """The resolved spec as YAML, in case the file of its own is lost."""
+    """The resolved spec as YAML, in case `spec.yaml` is lost."""
     run: str = ""
-    """`resume.identity` of the run when it began; empty for one that an earlier version began."""
+    """`resume.identity` of the run when it started; empty if an earlier version started it."""
 
     def to_json(self) -> str:
         return json.dumps(with_checksum(asdict(self)), indent=1) + "\n"
@@ -61,21 +61,21 @@ class Inputs:
     @classmethod
     def read(cls, path: Path) -> Inputs:
         """Raises `UserError` for a file that is missing or damaged."""
-        found = verified(read_text(path), path)
-        del found[KEY]
+        record = verified(read_text(path), path)
+        del record[KEY]
         try:
-            return TypeAdapter(cls).validate_json(json.dumps(found))
+            return TypeAdapter(cls).validate_json(json.dumps(record))
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(map(str, first["loc"]))
             raise UserError(f"{path}: damaged: {where:.80}: {first['msg']}") from None
 
     def count(self, prefix: str) -> int:
-        """Number of rows of the data whose keys begin with a prefix."""
+        """Number of rows of the data whose keys start with `prefix`."""
         return sum(source.rows or 0 for key, source in self.data.items() if key.startswith(prefix))
 
     def part(self, prefix: str) -> dict[str, str]:
-        """Digests of the data whose keys begin with a prefix."""
+        """Digests of the data whose keys start with `prefix`."""
         return {key: source.digest for key, source in self.data.items() if key.startswith(prefix)}
 
 
@@ -88,15 +88,20 @@ def datasets(train: TrainConfig) -> Iterator[tuple[str, DatasetConfig]]:
         yield from ((f"{key}.{i}", config) for i, config in enumerate(configs))
 
 
-def of_data(train: TrainConfig, opened: Mapping[str, Rows], known: dict[str, Source]) -> dict[str, Source]:
-    """The datasets' digests; equal configs, in `known` too, are read once. `opened` are rows at hand, by key."""
-    found = {}
+def data_sources(
+    train: TrainConfig, opened: Mapping[str, Rows], known: dict[str, Source]
+) -> dict[str, Source]:
+    """The source of every dataset, by key.
+
+    `opened` are rows that are open already, by key. `known` caches sources by config, and is extended.
+    """
+    sources = {}
     for key, config in datasets(train):
         text = config.model_dump_json()
         if text not in known:
             known[text] = _source(config, opened.get(key))
-        found[key] = known[text]
-    return found
+        sources[key] = known[text]
+    return sources
 
 
 def _source(config: DatasetConfig, rows: Any) -> Source:
@@ -107,17 +112,18 @@ def _source(config: DatasetConfig, rows: Any) -> Source:
         raise UserError(f"{config.label()}: cannot be read: {error.strerror or error}") from None
 
 
-def of_files(spec: Spec, known: dict[Path, str]) -> dict[str, Source]:
-    """The local files and folders that the parts of a spec name; `known` are digests by path.
+def file_sources(spec: Spec, known: dict[Path, str]) -> dict[str, Source]:
+    """The source of every local file and folder that a part of the spec names, by key.
 
-    What a tokenizer is learnt from is none of them: the tokenizer is kept.
+    `known` caches digests by path, and is extended. Training data of a tokenizer are left out: the run folder has the
+    tokenizer itself.
     """
-    found = {}
+    sources = {}
     for part in PARTS:
         for keys, value in file_names(getattr(spec, part)):
-            learnt = part == "llm" and spec.llm.learns_tokenizer() and keys[:1] == ("tokenizer",)
-            if not learnt and isinstance(value, str | Path) and (path := local(value)):
+            tokenizer_data = part == "llm" and spec.llm.learns_tokenizer() and keys[:1] == ("tokenizer",)
+            if not tokenizer_data and isinstance(value, str | Path) and (path := local(value)):
                 if path not in known:
                     known[path] = digests.of_files(path)
-                found[".".join((part, *keys))] = Source(str(value), known[path])
-    return found
+                sources[".".join((part, *keys))] = Source(str(value), known[path])
+    return sources

@@ -1,4 +1,4 @@
-"""Tensors in safetensors files: one file, or one a process, each with its rows of every sharded tensor."""
+"""Tensors in safetensors files: one file, or one per process with that process's rows of every sharded tensor."""
 
 from __future__ import annotations
 
@@ -15,59 +15,59 @@ from vlm_core.model_folder.weights import disk_errors
 
 
 def write(folder: Path, stem: str, tensors: Mapping[str, Tensor], rank: int, world: int) -> Path:
-    """Write process `rank`'s piece: `stem.safetensors`, or `stem-00001-of-00002.safetensors`.
+    """Write the file of process `rank`: `stem.safetensors`, or `stem-00001-of-00002.safetensors`.
 
-    Memory that several names share, as the tables of 8-bit optimizers, is written for each.
+    Tensors that share memory, such as the code books of 8-bit optimizers, are written once for each name.
     """
-    seen: set[int] = set()
-    kept = {}
+    addresses: set[int] = set()
+    separate = {}
     for name, tensor in tensors.items():
         tensor = tensor.detach().contiguous()
-        kept[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
-        seen.add(tensor.data_ptr())
+        separate[name] = tensor.clone() if tensor.data_ptr() in addresses else tensor
+        addresses.add(tensor.data_ptr())
     name = f"{stem}.safetensors" if world == 1 else f"{stem}-{rank + 1:05d}-of-{world:05d}.safetensors"
     with disk_errors():
-        save_file(kept, str(folder / name))
+        save_file(separate, str(folder / name))
     return folder / name
 
 
 class ShardedTensorReader:
-    """The tensors of all files of one stem, read whole or by rows when asked for.
+    """Lazy reader of the tensors in all files of one stem.
 
-    Rows follow each other in the order of the files. What isn't sharded is in the first file alone.
+    A sharded tensor's rows are concatenated in the order of the files. Other tensors are in the first file alone.
     """
 
     def __init__(self, folder: Path, stem: str) -> None:
-        one = folder / f"{stem}.safetensors"
-        self.where = one if one.exists() else folder / stem
-        self.files = [one] if one.exists() else sorted(folder.glob(f"{stem}-*-of-*.safetensors"))
+        single = folder / f"{stem}.safetensors"
+        self.where = single if single.exists() else folder / stem
+        self.files = [single] if single.exists() else sorted(folder.glob(f"{stem}-*-of-*.safetensors"))
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self._pieces: dict[str, list[tuple[Path, int]]] = {}
+        self._row_counts: dict[str, list[tuple[Path, int]]] = {}
         for file in self.files:
             with safe_open(file, "pt") as stored:
-                for name in stored.keys():  # noqa: SIM118 - no mapping
+                for name in stored.keys():  # noqa: SIM118 - it is not iterable
                     self._add(name, file, tuple(stored.get_slice(name).get_shape()))
 
     def _add(self, name: str, file: Path, shape: tuple[int, ...]) -> None:
-        rows, *rest = shape or (0,)
-        self._pieces.setdefault(name, []).append((file, rows))
-        total = sum(count for _, count in self._pieces[name])
-        self.shapes[name] = (total, *rest) if shape else ()
+        rows, *row_shape = shape or (0,)
+        self._row_counts.setdefault(name, []).append((file, rows))
+        total = sum(count for _, count in self._row_counts[name])
+        self.shapes[name] = (total, *row_shape) if shape else ()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._pieces)
+        return iter(self._row_counts)
 
     def tensor(self, name: str, rows: slice | None = None) -> Tensor:
-        """The tensor of this name, or these of its rows; nothing else is read."""
+        """Read a tensor, or only its `rows`."""
         shape = self.shapes[name]
         wanted = range(*(rows or slice(None)).indices(shape[0])) if shape else range(0)
-        found, start = [], 0
+        pieces, start = [], 0
         with ExitStack() as opened:
-            for file, count in self._pieces[name]:
+            for file, count in self._row_counts[name]:
                 stored = opened.enter_context(safe_open(file, "pt")).get_slice(name)
                 if not shape:
                     return stored[...]
                 low, high = max(wanted.start - start, 0), min(wanted.stop - start, count)
-                found.append(stored[min(low, count) : max(high, low, 0)] if low < high else stored[0:0])
+                pieces.append(stored[min(low, count) : max(high, low, 0)] if low < high else stored[0:0])
                 start += count
-            return found[0] if len(found) == 1 else torch.cat(found)
+            return pieces[0] if len(pieces) == 1 else torch.cat(pieces)

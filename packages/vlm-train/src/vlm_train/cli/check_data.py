@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from vlm_core.cli.progress import Progress
 from vlm_core.diagnose.check import on_meta
 from vlm_core.io import digests
 from vlm_core.io.atomic import write_file
@@ -24,8 +25,6 @@ from vlm_train.data import data_workers
 from vlm_train.data.dataset import TOO_LONG, DroppedSample, Examples, SampleProcessor, sample_processor
 from vlm_train.data.mixture import joined
 from vlm_train.engine.bad_samples import allowance
-
-Advance = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -89,9 +88,10 @@ class Findings:
         ]
 
 
-def scan(found: Findings, rows: Sequence[Row], reader: SampleProcessor, workers: int, limit: int | None,
-         advance: Advance) -> Findings:  # fmt: skip
-    """Read `limit` rows at even distances (None: all) with `num_workers` processes, reporting progress."""
+def scan(
+    found: Findings, rows: Sequence[Row], reader: SampleProcessor, workers: int, limit: int | None
+) -> Findings:
+    """Read `limit` rows at even distances (None: all) with `workers` processes."""
     chosen = digests.spread(len(rows), limit)
     loader = DataLoader(
         Examples(rows, partial(measure, reader)),
@@ -101,12 +101,11 @@ def scan(found: Findings, rows: Sequence[Row], reader: SampleProcessor, workers:
         collate_fn=list,
         worker_init_fn=data_workers.start_worker,
     )
-    done = 0
-    for items in data_workers.read(loader):
-        found.good += [item for item in items if isinstance(item, Measure)]
-        found.left_out += [item for item in items if isinstance(item, DroppedSample)]
-        done += len(items)
-        advance(done, len(chosen))
+    with Progress(found.name, len(chosen), unit="rows") as progress:
+        for items in data_workers.read(loader):
+            found.good += [item for item in items if isinstance(item, Measure)]
+            found.left_out += [item for item in items if isinstance(item, DroppedSample)]
+            progress.advance(len(items))
     return found
 
 
@@ -116,8 +115,7 @@ def sources(train: TrainConfig) -> list[tuple[str, Sequence[Any], Stage | None]]
     return [*found, ("evaluation", train.held_out_qa.data, None)] if train.held_out_qa else found
 
 
-def check_data(spec: Spec, train: TrainConfig, workers: int, limit: int | None,
-               advance: Callable[[str], Advance]) -> list[Findings]:  # fmt: skip
+def check_data(spec: Spec, train: TrainConfig, workers: int, limit: int | None) -> list[Findings]:
     """Scan the data of every stage and of the evaluation, each as its template and limits say."""
     model, result = on_meta(spec), []
     check_templates(spec, train, model.llm.tokenizer)
@@ -126,7 +124,7 @@ def check_data(spec: Spec, train: TrainConfig, workers: int, limit: int | None,
         allowed = allowance(train, len(rows)) if stage else 0
         found = Findings(name, len(rows), allowed, train.on_too_long == "error" and stage is not None)
         reader = sample_processor(model, spec, train, stage)
-        result.append(scan(found, rows, reader, workers, limit, advance(name)))
+        result.append(scan(found, rows, reader, workers, limit))
     return result
 
 

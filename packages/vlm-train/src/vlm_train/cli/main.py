@@ -105,7 +105,7 @@ def run_spec(args: argparse.Namespace) -> int:
     if args.print:
         return _print_command(args)
     if process_group.place():
-        code = process_group.as_one(lambda: _join(args), debug)
+        code = process_group.exit_code_of(lambda: _join(args), debug)
         return watchdog.leave(code) if code else 0  # at once: its peers may be waiting for it in vain
     _validate(args)  # needs no torch, which counting devices does
     todo = launch.plan(args)
@@ -172,14 +172,13 @@ def check_data(args: argparse.Namespace) -> int:
     from vlm_train.cli.check_data import check_data, write_report
     from vlm_train.config.section import train_section
     from vlm_train.evaluation.benchmarks import benchmark_tasks
-    from vlm_train.monitoring.progress import Counting
 
     train = train_section(spec, document)
     for task in benchmark_tasks(train.benchmarks):
         say(f"{task.name}: {len(task.asked)} of {task.benchmark.expected} questions would be asked")
     workers = train.num_workers if args.num_workers is None else args.num_workers
     with located(document), data_workers.naming_killed_readers():
-        findings = check_data(spec, train, workers, args.rows, Counting)
+        findings = check_data(spec, train, workers, args.rows)
     for found in findings:
         say(*found.lines())
         for item in found.left_out[:10]:

@@ -1,4 +1,4 @@
-"""The group of processes and its device: a function of the spec and of how many processes were started."""
+"""The accelerate `Accelerator` of a run: it follows from the spec and from the processes that were started."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _SPREADS = Override(
     "set train.strategy, and start with vlm-train run or torchrun",
 )
 _COMPILES = Override("compiles the model", "unset it; nothing here is compiled by torch")
-_HIDES = "unset it; CUDA_VISIBLE_DEVICES= hides accelerators"
-_ON_CPU = Override("leaves the accelerators unused", _HIDES)
+_HIDE_ACCELERATORS = "unset it; CUDA_VISIBLE_DEVICES= hides accelerators"
+_ON_CPU = Override("leaves the accelerators unused", _HIDE_ACCELERATORS)
 _SET_BY_ACCELERATE = {
     "ACCELERATE_USE_FSDP": _SPREADS,
     "ACCELERATE_USE_DEEPSPEED": _SPREADS,
@@ -31,14 +31,14 @@ _SET_BY_ACCELERATE = {
 }
 
 
-def settle_environment() -> None:
-    """Leave accelerate nothing to read; raises `UserError` for a variable that asks for what a spec can't say.
+def clear_environment() -> None:
+    """Hide accelerate's environment variables; raises `UserError` for one that asks for what a spec can't express.
 
-    The others say what the spec says, too: precision, micro-batches, clipping.
+    The others (precision, micro-batches, clipping) have a key in the spec, which decides.
     """
     refuse_overrides()
     device = torch.accelerator.current_accelerator(check_available=True)
-    another = Override("chooses another device", _HIDES, ("", device.type if device else "cpu"))
+    another = Override("chooses another device", _HIDE_ACCELERATORS, ("", device.type if device else "cpu"))
     rules = {**_SET_BY_ACCELERATE, "ACCELERATE_TORCH_DEVICE": another}
     if device is None:
         del rules["ACCELERATE_USE_CPU"]
@@ -47,8 +47,8 @@ def settle_environment() -> None:
 
 
 def accelerator_of(train: TrainConfig) -> Accelerator:
-    """The group of processes, joined; raises `UserError` if a stage's batches can't be shared out among them."""
-    settle_environment()
+    """Join the group of processes; raises `UserError` if a stage's batch size is not a multiple of their number."""
+    clear_environment()
     here = process_group.place()
     world = here.world if here else 1
     for stage in train.stages:
@@ -59,8 +59,10 @@ def accelerator_of(train: TrainConfig) -> Accelerator:
             )
     accelerator = Accelerator(
         mixed_precision="bf16" if train.precision == "bf16" else "no",
-        cpu=not torch.accelerator.is_available(),  # or several processes on CPUs would each be alone
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=watchdog.longest(train.timeout)))],
+        cpu=not torch.accelerator.is_available(),  # without it, processes on CPUs would not form a group
+        kwargs_handlers=[
+            InitProcessGroupKwargs(timeout=timedelta(seconds=watchdog.process_group_timeout(train.timeout)))
+        ],
     )
     assert accelerator.num_processes == world, (
         f"{world} processes were started, {accelerator.num_processes} joined"

@@ -1,4 +1,4 @@
-"""The strategy contract, and its default: one process, or a replica of the model on each of several (DDP)."""
+"""The interface of strategies, and the default one: a single process, or DDP."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from vlm_train.loss import SummedLoss
 
 
 def bits(tensor: Tensor) -> Tensor:
-    """A sum over the bits of a tensor: equal tensors have equal ones, NaN or not."""
+    """The sum of a tensor's bit patterns as integers: equal for equal tensors, NaN included."""
     integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     flat = torch.view_as_real(tensor) if tensor.is_complex() else tensor
     return flat.contiguous().view(integers[flat.element_size()]).sum(dtype=torch.int64)
 
 
 class DDPStrategy:
-    """One process, or a replica of the model on each of several, whose gradients DDP averages.
+    """One process, or DDP: a replica of the model on each process, and averaged gradients.
 
-    The base class of every strategy: training, checkpoints and evaluation call nothing but its methods.
+    The base class of every strategy: training, checkpoints and evaluation call its methods alone.
     """
 
     name, sharded = "ddp", False
@@ -42,9 +42,11 @@ class DDPStrategy:
         """The module that training calls."""
         wrapped = self.accelerator.prepare_model(module)
         if self.accelerator.num_processes > 1 and not isinstance(wrapped, DistributedDataParallel):
-            raise UserError(f"train.strategy: ddp was asked for, but {type(wrapped).__name__} would run")
+            raise UserError(
+                f"train.strategy: expected DistributedDataParallel for ddp, got {type(wrapped).__name__}"
+            )
         if isinstance(wrapped, DistributedDataParallel):
-            wrapped.broadcast_buffers = False  # `take_step` averages them, the same way for every strategy
+            wrapped.broadcast_buffers = False  # `take_step` averages buffers for every strategy
         return wrapped
 
     def unwrapped(self, module: nn.Module) -> SummedLoss:
@@ -54,7 +56,7 @@ class DDPStrategy:
         return inner
 
     def no_sync(self, module: nn.Module) -> AbstractContextManager[None]:
-        """Context of every micro-batch of a step but the last: gradients accumulate without a reduction."""
+        """Context for all micro-batches of a step but the last: gradients accumulate without a reduction."""
         return self.accelerator.no_sync(module)
 
     def loss(self, module: nn.Module, batch: Batch) -> Tensor:
@@ -67,10 +69,10 @@ class DDPStrategy:
         self.accelerator.backward(loss)
 
     def clip(self, optimizer: Any, limit: float) -> Tensor:
-        """Scale the step's gradients to a norm of at most `limit`; -> their norm before."""
+        """Scale the step's gradients to a norm of at most `limit`; returns their norm before."""
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         for parameter in parameters:
-            # a step of text alone gives the connector no gradient: zero, as on processes that had images
+            # a step without images gives the connector no gradient; other processes may have had images
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         return self._clip(parameters, limit)
@@ -79,46 +81,45 @@ class DDPStrategy:
         return torch.as_tensor(self.accelerator.clip_grad_norm_(list(parameters), limit))
 
     def local_shards(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors that this process writes into a checkpoint: its shards; rank 0 also unsharded tensors."""
-        first = self.accelerator.is_main_process
-        return {n: local(t) for n, t in tensors.items() if first or isinstance(t, DTensor)}
+        """The tensors that this process writes into a checkpoint: its shards and, on rank 0, unsharded tensors."""
+        main = self.accelerator.is_main_process
+        return {n: local(t) for n, t in tensors.items() if main or isinstance(t, DTensor)}
 
     def optimizer_shards(self, model: nn.Module, optimizer: Any) -> dict[str, Tensor]:
-        """The optimizer state that this process writes into a checkpoint, keyed `name|slot`."""
-        return self.local_shards(optimizer_state.of(model, optimizer))
+        """The optimizer state that this process writes into a checkpoint, by `parameter|slot`."""
+        return self.local_shards(optimizer_state.named_state(model, optimizer))
 
     def load_optimizer(self, model: nn.Module, optimizer: Any, saved: ShardedTensorReader) -> None:
-        """Restore the optimizer state of a checkpoint, whichever strategy wrote it."""
+        """Load the optimizer state of a checkpoint that any strategy wrote."""
         optimizer_state.restore(model, optimizer, saved)
 
     def assert_in_sync(self, module: nn.Module) -> None:
-        """Raise `UserError` if the replicas on the processes differ, as after a fault of memory or of a kernel."""
+        """Raise `UserError` if replicas differ between processes, as after a fault of memory or of a kernel."""
         if self.accelerator.num_processes == 1:
             return
-        copies = {**self._copies(module), **dict(module.named_buffers())}
-        if not copies:
+        replicas = {**self._replicas(module), **dict(module.named_buffers())}
+        if not replicas:
             return
         device = self.accelerator.device
-        sums = self.accelerator.gather(torch.stack([bits(t).to(device) for t in copies.values()])[None])
+        sums = self.accelerator.gather(torch.stack([bits(t).to(device) for t in replicas.values()])[None])
         assert isinstance(sums, Tensor)
-        if differ := [
-            n for n, same in zip(copies, (sums == sums[:1]).all(0).tolist(), strict=True) if not same
-        ]:
+        equal = (sums == sums[:1]).all(0).tolist()
+        if differ := [name for name, same in zip(replicas, equal, strict=True) if not same]:
             more = f" and {len(differ) - 3} more" if len(differ) > 3 else ""
             names = ", ".join(name.removeprefix("module.").removeprefix("model.") for name in differ[:3])
             raise UserError(
-                f"{names}{more}: not the same on the {len(sums)} processes. This must never happen (a fault of "
-                "memory or of a kernel, or a module that writes different buffers). Nothing was saved; rerun the "
-                "same command to resume from the last checkpoint"
+                f"{names}{more}: not the same on the {len(sums)} processes. The cause is a fault of memory or of a "
+                "kernel, or a module that writes different buffers. Nothing was saved; rerun the same command to "
+                "resume from the last checkpoint"
             )
 
-    def _copies(self, module: nn.Module) -> dict[str, Tensor]:
+    def _replicas(self, module: nn.Module) -> dict[str, Tensor]:
         """Trained weights of which every process holds a replica."""
         params = {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
         return {name: p for name, p in params.items() if not isinstance(p, DTensor)}
 
     @contextmanager
     def unsharded(self, module: nn.Module) -> Iterator[None]:
-        """Context in which any process may call any method of the model by itself, such as those that generate."""
+        """Context in which one process may call any method of the model, such as generation, without the others."""
         with self.accelerator.autocast():  # frozen weights may be kept in bf16
             yield

@@ -1,12 +1,13 @@
-"""The message and exit code of a group of processes: the first process that ends prints the message for all.
+"""The message and exit code of a run: of several processes, the first that ends reports them for all.
 
-Imported before all else, so it imports nothing that takes time.
+torchrun exits with 1 whatever its processes exit with, and prints one traceback per process. Imported before the signal
+handlers are installed, so it imports nothing that takes time.
 """
 
 from __future__ import annotations
 
+import logging
 import os
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -14,65 +15,63 @@ from pathlib import Path
 RESUMABLE = 75
 """Exit code of a run that was stopped and can be resumed: EX_TEMPFAIL of sysexits.h."""
 _FINAL = (2, RESUMABLE)
-"""Exit codes that a restart by the launcher can't mend: a user's error, or a request to stop."""
+"""Exit codes after which a restart is useless: a user's error, or a request to stop."""
 _CODE_FILE = "exit-code"
+log = logging.getLogger(__name__)
 
 
-def shared(environ: Mapping[str, str] = os.environ) -> Path | None:
+def attempt_folder(environ: Mapping[str, str] = os.environ) -> Path | None:
     """The folder that the processes of one node and attempt share: torchrun's folder of error files."""
     file = environ.get("TORCHELASTIC_ERROR_FILE")
     return Path(file).parents[1] if file else None
 
 
-def settled() -> int | None:
-    """The final exit code of an earlier attempt; the processes of this attempt end with it and print nothing."""
-    if (folder := shared()) is None:
+def final_code() -> int | None:
+    """The final exit code of an earlier attempt; the processes of this attempt end with it and report nothing."""
+    if (folder := attempt_folder()) is None:
         return None
-    codes = [claimed(earlier) for earlier in folder.parent.glob("attempt_*") if earlier != folder]
+    codes = [recorded_code(earlier) for earlier in folder.parent.glob("attempt_*") if earlier != folder]
     return next((code for code in codes if code in _FINAL), None)
 
 
-def claim(code: int) -> bool:
+def record_code(code: int) -> bool:
     """Record the exit code; -> whether this process is the first of its node to end with a message."""
-    if (folder := shared()) is None:
+    if (folder := attempt_folder()) is None:
         return True
-    if settled() is not None:
+    if final_code() is not None:
         return False
-    aside = folder / f".{_CODE_FILE}-{os.getpid()}"
+    temporary = folder / f".{_CODE_FILE}-{os.getpid()}"
     try:
-        aside.write_text(str(code))
-        os.link(aside, folder / _CODE_FILE)  # the first one wins, and nobody reads half of it
+        temporary.write_text(str(code))
+        os.link(temporary, folder / _CODE_FILE)  # atomic, and fails if another process was first
     except FileExistsError:
         return False
-    except OSError:  # a full disk: better said twice than never
+    except OSError:  # a full disk: two messages are better than none
         return True
     finally:
         with suppress(OSError):
-            aside.unlink()
+            temporary.unlink()
     return True
 
 
-def claimed(folder: Path | None = None) -> int | None:
+def recorded_code(folder: Path | None = None) -> int | None:
     """The exit code that a process of this node and attempt has recorded."""
-    if (folder := folder or shared()) is None:
+    if (folder := folder or attempt_folder()) is None:
         return None
     with suppress(OSError, ValueError):
         return int((folder / _CODE_FILE).read_text())
     return None
 
 
-def say(text: str, code: int) -> int:
-    """Print the message of a process that ends, unless another was first; -> the exit code of the first."""
-    if claim(code):
-        write(text)
+def report(text: str, code: int) -> int:
+    """Log the message of a process that ends, unless another was first; -> the exit code of the first."""
+    if record_code(code):
+        log_error(text)
         return code
-    return settled() or claimed() or code
+    return final_code() or recorded_code() or code
 
 
-def write(text: str) -> None:
-    """To stderr, also from within a signal handler."""
-    try:
-        sys.stderr.write(f"vlm-train: {text}\n")
-        sys.stderr.flush()
-    except RuntimeError:  # the handler interrupted just such a write
-        os.write(2, f"vlm-train: {text}\n".encode(errors="backslashreplace"))
+def log_error(text: str) -> None:
+    """Log each line; the name of the command comes first, as it does for errors of the command line."""
+    for line in f"vlm-train: {text}".split("\n"):
+        log.error("%s", line)

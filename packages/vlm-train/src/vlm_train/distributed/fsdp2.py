@@ -1,4 +1,4 @@
-"""FSDP2: every process holds a shard of the weights, gradients and optimizer state."""
+"""The FSDP2 strategy: weights, gradients and optimizer state are sharded over the processes."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from vlm_train.distributed.base import DDPStrategy
 from vlm_train.loss import SummedLoss
 
 UNIT = 2**24
-"""Parameters from which on a layer is gathered on its own; smaller neighbours are gathered together."""
+"""Least number of parameters of a unit; smaller adjacent layers are gathered together."""
 
 
 def units(layers: Sequence[nn.Module]) -> list[list[nn.Module]]:
-    """Groups of adjacent layers of one type that are gathered together: each unit costs hooks and collectives.
+    """Groups of adjacent layers of one type, each sharded as one unit: every unit costs hooks and collectives.
 
-    Every layer of a unit must run in each forward pass, as towers and language models here do.
+    Every layer of a unit must run in each forward pass, which those of encoders and language models do.
     """
     groups: list[list[nn.Module]] = []
     count = UNIT
@@ -44,7 +44,7 @@ def units(layers: Sequence[nn.Module]) -> list[list[nn.Module]]:
 
 @contextmanager
 def unhooked(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Context without forward hooks, which run collectives and record an order common to all processes."""
+    """Context without forward hooks, which run collectives and expect the same order on all processes."""
     hooks = [(module._forward_pre_hooks, module._forward_hooks) for module in modules]
     for module in modules:
         module._forward_pre_hooks, module._forward_hooks = OrderedDict(), OrderedDict()
@@ -56,10 +56,10 @@ def unhooked(modules: Sequence[nn.Module]) -> Iterator[None]:
 
 
 class FSDP2Strategy(DDPStrategy):
-    """FSDP2: every process holds a shard of each matrix, of its gradient and of its optimizer state.
+    """FSDP2: each matrix, its gradient and its optimizer state are sharded over the processes.
 
-    Vectors (norms, biases) and what must stay fp32 (A_log, D, the bias of Δ) are small: they are replicated in fp32,
-    also where matrices are gathered in bf16. With `reshard_after_forward=False` weights stay gathered between a
+    Vectors (norms, biases) and the SSM parameters A_log, D and the bias of Δ are replicated in fp32, also where
+    matrices are gathered in bf16; they are small. With `reshard_after_forward=False` weights stay gathered between a
     unit's forward and its backward (ZeRO-2's trade: more memory, one all-gather fewer).
     """
 
@@ -72,7 +72,7 @@ class FSDP2Strategy(DDPStrategy):
         self.reshard_after_forward = reshard_after_forward
 
     def wrap(self, module: SummedLoss) -> nn.Module:
-        # a state that a layer returns is a view of what it computed with; nothing is ever added to it in place
+        # the states that layers return are views; no code writes to them in place
         warnings.filterwarnings(
             "ignore", message="FSDP2-wrapped module .* returned a view", category=UserWarning
         )
@@ -96,18 +96,18 @@ class FSDP2Strategy(DDPStrategy):
                 reshard_after_forward=reshard,
             )
         if not isinstance(module, FSDPModule):
-            raise UserError("train.strategy: fsdp2 was asked for, but the model was not sharded")
+            raise UserError("train.strategy: fsdp2 did not shard the model")
         return module
 
     def no_sync(self, module: nn.Module) -> AbstractContextManager[None]:
-        return nullcontext()  # gradients are reduced after each micro-batch: unsharded ones would not fit
+        return nullcontext()  # every micro-batch reduces its gradients: unsharded ones would not fit
 
     def _clip(self, parameters: Sequence[nn.Parameter], limit: float) -> Tensor:
         self._average([p for p in self._replicated if p.requires_grad])
-        apart = [[p for p in parameters if isinstance(p, DTensor) is sharded] for sharded in (True, False)]
-        norms = [get_total_norm([p.grad for p in group if p.grad is not None]) for group in apart]
+        groups = [[p for p in parameters if isinstance(p, DTensor) is sharded] for sharded in (True, False)]
+        norms = [get_total_norm([p.grad for p in group if p.grad is not None]) for group in groups]
         norm = torch.stack([n.full_tensor() if isinstance(n, DTensor) else n for n in norms]).norm()
-        for group in apart:
+        for group in groups:
             clip_grads_with_norm_(group, limit, norm)
         return norm
 

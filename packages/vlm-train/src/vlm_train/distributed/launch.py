@@ -1,4 +1,9 @@
-"""How many processes a run takes, and starting them through torchrun."""
+"""Starts the processes of a run through torchrun.
+
+torchrun gives the processes, the rendezvous of nodes, restarts and the forwarding of signals. Added here: one process
+for each accelerator, a check of the options, the machine's cores divided among the processes (torchrun: one thread
+each), and the exit code and message of the process that ended the run (torchrun: 1, and its own log).
+"""
 
 from __future__ import annotations
 
@@ -25,29 +30,28 @@ from vlm_train.distributed.exit_message import RESUMABLE
 from vlm_train.distributed.stragglers import killing_stragglers
 
 SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
-"""What torchrun hands on to its processes; by itself it dies of SIGUSR1 and leaves them behind."""
-MOST = 1024
-"""Processes of one node."""
+"""Signals that torchrun forwards; by default it dies of SIGUSR1, and its processes go on."""
+MAX_NPROC = 1024
+"""Most processes of one node."""
 SHUTDOWN = 600
-"""Seconds that the processes have to finish a step and save, before torchrun kills them."""
+"""Seconds that the processes have after a signal to finish a step and save, before torchrun kills them."""
 
 _LESS_MEMORY = "use fewer train.num_workers, fewer processes, or a smaller micro_batch_size"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Processes to start: options of torchrun, or none where one process is enough, and what each runs."""
+    """A command to start: options of torchrun, none for a single process, words of each process, and variables."""
 
-    nproc: int
     torchrun: list[str]
-    part: list[str]
+    words: list[str]
     env: dict[str, str]
 
     @property
     def command(self) -> list[str]:
         """The whole command as words."""
-        begin = ["-m", "torch.distributed.run", *self.torchrun] if self.torchrun else []
-        return [sys.executable, *begin, *self.part]
+        launcher = ["-m", "torch.distributed.run", *self.torchrun] if self.torchrun else []
+        return [sys.executable, *launcher, *self.words]
 
     def line(self) -> str:
         """The command for a shell."""
@@ -56,38 +60,38 @@ class Plan:
 
 
 def _integer(text: str) -> int:
-    """The type of an argument that is a whole number, whose range `plan` checks."""
+    """The type of an argument that is a whole number; `plan` checks its range."""
     if not re.fullmatch("-?[0-9]{1,9}", text):
         raise argparse.ArgumentTypeError(f"expected a whole number, got {shown(text)}")
     return int(text)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Torchrun's own names, for what a run needs of them."""
+    """Add those of torchrun's options that a run needs."""
     group = parser.add_argument_group("processes", "by default one for each accelerator of this machine")
     group.add_argument(
         "--nproc", "--nproc-per-node", type=_integer, metavar="N", help="processes of this node"
     )
     group.add_argument("--nnodes", metavar="N", help="nodes, or MIN:MAX; start the same command on each")
-    group.add_argument("--rdzv-endpoint", metavar="HOST:PORT", help="where the nodes meet: one of them")
+    group.add_argument("--rdzv-endpoint", metavar="HOST:PORT", help="rendezvous of the nodes: one of them")
     group.add_argument("--rdzv-id", metavar="ID", help="name of this job, the same on all nodes")
     group.add_argument(
-        "--max-restarts", type=_integer, metavar="N", help="start anew so often after a failure"
+        "--max-restarts", type=_integer, metavar="N", help="restart up to N times after a failure"
     )
 
 
 def plan(args: argparse.Namespace) -> Plan:
-    """What to start for these options of `vlm-train run`; `UserError` if they contradict one another or the machine."""
+    """The command for these options of `vlm-train run`; `UserError` if they contradict one another or the machine."""
     nodes = _nodes(args)
     devices = _devices() if args.nproc is None or args.nproc > 1 else 0
     nproc = _nproc(args.nproc, devices)
     _refuse_tasks_of_srun(args)
-    part = ["-m", "vlm_train", "run", args.spec]
-    part += [word for text in args.set for word in ("--set", text)]
-    part += [OPTION] if args.trust_remote_code else []
-    part += ["--debug"] if getattr(args, "debug", False) else []
+    words = ["-m", "vlm_train", "run", args.spec]
+    words += [word for text in args.set for word in ("--set", text)]
+    words += [OPTION] if args.trust_remote_code else []
+    words += ["--debug"] if getattr(args, "debug", False) else []
     if nproc == 1 and nodes == "1" and not args.max_restarts:
-        return Plan(1, [], part, {})
+        return Plan([], words, {})
     options = [
         f"--nproc-per-node={nproc}",
         f"--signals-to-handle={SIGNALS}",
@@ -95,7 +99,7 @@ def plan(args: argparse.Namespace) -> Plan:
     ]
     if args.max_restarts:
         options.append(f"--max-restarts={args.max_restarts}")
-    return Plan(nproc, [*_meeting(args, nodes), *options], part, _threads(nproc))
+    return Plan([*_rendezvous(args, nodes), *options], words, _threads(nproc))
 
 
 def _nodes(args: argparse.Namespace) -> str:
@@ -116,8 +120,8 @@ def _nodes(args: argparse.Namespace) -> str:
 def _nproc(asked: int | None, devices: int) -> int:
     if asked is None:
         return max(1, devices)
-    if not 1 <= asked <= MOST:
-        raise UserError(f"--nproc {asked}: expected a number from 1 to {MOST}")
+    if not 1 <= asked <= MAX_NPROC:
+        raise UserError(f"--nproc {asked}: expected a number from 1 to {MAX_NPROC}")
     if devices and asked > devices:
         raise UserError(
             f"--nproc {asked}: {devices} accelerators are visible, and each process needs its own; "
@@ -127,7 +131,7 @@ def _nproc(asked: int | None, devices: int) -> int:
 
 
 def _refuse_tasks_of_srun(args: argparse.Namespace) -> None:
-    """Tasks that srun starts know nothing of one another: each would be a run of its own in the same folder."""
+    """Raise `UserError` for several tasks of srun: each would be a run of its own in the same folder."""
     tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
     if tasks != "1" and not args.nnodes:
         raise UserError(
@@ -142,15 +146,15 @@ def _devices() -> int:
     return torch.accelerator.device_count()
 
 
-def _meeting(args: argparse.Namespace, nodes: str) -> list[str]:
+def _rendezvous(args: argparse.Namespace, nodes: str) -> list[str]:
     if not args.rdzv_endpoint:
         return ["--standalone"]
-    found = [f"--nnodes={nodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={args.rdzv_endpoint}"]
-    return found + ([f"--rdzv-id={args.rdzv_id}"] if args.rdzv_id else [])
+    options = [f"--nnodes={nodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={args.rdzv_endpoint}"]
+    return options + ([f"--rdzv-id={args.rdzv_id}"] if args.rdzv_id else [])
 
 
 def _threads(nproc: int) -> dict[str, str]:
-    """The cores that this process may use, shared out, unless the user has decided."""
+    """The usable cores divided by the processes, unless the user has set OMP_NUM_THREADS."""
     if "OMP_NUM_THREADS" in os.environ:
         return {}
     usable = getattr(os, "sched_getaffinity", None)
@@ -159,7 +163,7 @@ def _threads(nproc: int) -> dict[str, str]:
 
 
 def refuse_to_contradict(args: argparse.Namespace) -> None:
-    """Under a launcher, options that say otherwise than it has done are an error."""
+    """Raise `UserError` for options that differ from what a launcher has started."""
     here = process_group.place()
     assert here is not None
     nodes = here.world // max(1, here.local_world)
@@ -179,29 +183,31 @@ def start(todo: Plan, debug: bool) -> int:
     """Run torchrun in this process until its processes have ended; -> exit code of the one that ended the run."""
     os.environ.update(todo.env)
     os.environ[LAUNCHER] = str(os.getpid())
-    ctrl_c_is_ours = f"--signals-to-handle={SIGNALS.replace('SIGINT,', '')}"  # the last one counts
-    with tempfile.TemporaryDirectory(prefix="vlm-train-") as logs, _quiet(debug):
-        return _agent([*todo.torchrun, ctrl_c_is_ours, f"--log-dir={logs}", *todo.part], Path(logs))
+    without_ctrl_c = (
+        f"--signals-to-handle={SIGNALS.replace('SIGINT,', '')}"  # the last of equal options counts
+    )
+    with tempfile.TemporaryDirectory(prefix="vlm-train-") as logs:
+        return _agent([*todo.torchrun, without_ctrl_c, f"--log-dir={logs}", *todo.words], Path(logs), debug)
 
 
-def _agent(words: list[str], logs: Path) -> int:
+def _agent(words: list[str], logs: Path, debug: bool) -> int:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.run import parse_args, run
 
-    def handed_on(name: str) -> SignalException:
+    def forwarded(name: str) -> SignalException:
         return SignalException(
             name, sigval=signal.SIGTERM
-        )  # the same for them, and no traceback if they just begin
+        )  # SIGINT would be a traceback during their imports
 
     try:
-        with preemption.meeting(handed_on), killing_stragglers(logs):
+        with _without_torchrun_log(debug), preemption.raising(forwarded), killing_stragglers(logs):
             run(parse_args(words))
     except ChildFailedError as error:
-        return _tell_killed(error.failures) or _told(logs) or 70
+        return _report_killed(error.failures) or _recorded_code(logs) or 70
     except SignalException as error:
-        return _told(logs) or _ended_by(str(error), error.sigval)
+        return _recorded_code(logs) or _report_signal(str(error), error.sigval)
     except RendezvousError as error:
         raise UserError(
             f"the nodes did not meet: {error}; is --rdzv-endpoint one of them, and its port free?"
@@ -209,40 +215,42 @@ def _agent(words: list[str], logs: Path) -> int:
     return 0
 
 
-def _ended_by(text: str, number: int) -> int:
-    """The exit code after a signal that came before any process could say something; `text` may be its name."""
+def _report_signal(text: str, number: int) -> int:
+    """Report a signal that came before any process could; -> the exit code. `text` may be the signal's name."""
     if number not in preemption.SIGNALS:
         return 128 + number
     name = text if text in signal.Signals.__members__ else signal.Signals(number).name
-    return exit_message.say(preemption.left(name).text, RESUMABLE)
+    return exit_message.report(preemption.stopped_by(name).text, RESUMABLE)
 
 
-def _told(logs: Path) -> int | None:
-    """The exit code of the process that was the first to leave, in the last attempt that told one; it has said why."""
+def _recorded_code(logs: Path) -> int | None:
+    """The exit code that a process recorded and reported, of the last attempt in which one did."""
     attempts = sorted(logs.glob("*/attempt_*"), key=lambda folder: int(folder.name.split("_")[1]))
-    codes = [exit_message.claimed(folder) for folder in reversed(attempts)]
+    codes = [exit_message.recorded_code(folder) for folder in reversed(attempts)]
     return next((code for code in codes if code is not None), None)
 
 
-def _tell_killed(failures: Mapping[int, Any]) -> int | None:
-    """Name the processes that were killed, for they couldn't speak; torchrun itself ends the others with SIGTERM."""
-    began = min(failure.timestamp for failure in failures.values())
+def _report_killed(failures: Mapping[int, Any]) -> int | None:
+    """Report the processes that were killed first; torchrun ends the others with SIGTERM. -> the exit code, if any."""
+    first = min(failure.timestamp for failure in failures.values())
     code = None
     for rank, failure in sorted(failures.items()):
         number = -failure.exitcode
-        if number > 0 and number != signal.SIGTERM and failure.timestamp == began:
+        if number > 0 and number != signal.SIGTERM and failure.timestamp == first:
             fault = killed(f"rank {rank}", number, _LESS_MEMORY)
-            exit_message.write(str(fault))
+            exit_message.log_error(str(fault))
             code = fault.code
     return code
 
 
 @contextmanager
-def _quiet(debug: bool) -> Iterator[None]:
-    """Without torchrun's own account of what its processes have said already."""
+def _without_torchrun_log(debug: bool) -> Iterator[None]:
+    """Inside, torchrun logs nothing, unless `debug`: the processes report their errors themselves."""
+    logger = logging.getLogger("torch.distributed")  # torch has given it a handler of its own
+    handlers, propagate = logger.handlers, logger.propagate
     if not debug:
-        logging.disable(logging.CRITICAL)
+        logger.handlers, logger.propagate = [logging.NullHandler()], False
     try:
         yield
     finally:
-        logging.disable(logging.NOTSET)
+        logger.handlers, logger.propagate = handlers, propagate

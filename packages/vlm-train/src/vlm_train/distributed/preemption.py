@@ -1,11 +1,11 @@
 """SIGTERM, SIGUSR1 and Ctrl-C stop a run so that the same command resumes it; a second Ctrl-C ends it at once.
 
-While a stage trains, a signal is only remembered: the processes agree after each step whether any of them got one,
-save, and leave together. At any other time (imports, reading data, building, evaluating, writing the model) nothing can
-be lost: the process leaves at once, and what was under way is done anew. During imports it leaves without raising
-anything, which libraries would take for an error of theirs.
+While a stage trains, a signal is deferred: after each step the processes agree whether any of them got one, save a
+checkpoint, and end together. At any other time (imports, reading data, building, evaluating, writing the model) nothing
+can be lost: the process ends at once, and the next run repeats the work. During imports it ends without an exception,
+which libraries would take for an error of their own. torchrun only forwards signals.
 
-Imported before all else, so it imports nothing that takes time.
+Imported before the handlers are installed, so it imports nothing that takes time.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ class Stopped(SystemExit):
         self.text = text
 
 
-def left(name: str) -> Stopped:
+def stopped_by(name: str) -> Stopped:
     """The exception for a signal of this name while there is nothing to save."""
     return Stopped(f"stopped by {name}; rerun the same command to resume")
 
 
 def _leave(name: str) -> NoReturn:
-    code = exit_message.say(left(name).text, RESUMABLE)
+    code = exit_message.report(stopped_by(name).text, RESUMABLE)
     _kill_children()
     os._exit(code)
 
 
 class _SignalState:
-    """The signals that this process has got; signals belong to a process, so this is global."""
+    """The signals that this process has received; signals belong to a process, so this is global."""
 
     received: str | None = None
     deferred = False
@@ -65,11 +65,11 @@ def _handler(number: int, frame: FrameType | None) -> None:
     if number == signal.SIGINT and _SignalState.counts_presses:
         _SignalState.presses += 1
         if _SignalState.presses > 1:
-            exit_message.write("interrupted")
+            exit_message.log_error("interrupted")
             _kill_children()
             os._exit(INTERRUPTED)
         if _SignalState.on_signal is not _leave:
-            exit_message.write(
+            exit_message.log_error(
                 "stopping; rerun the same command to resume. Ctrl-C again ends at once, without saving"
             )
     if not _SignalState.deferred:
@@ -79,7 +79,7 @@ def _handler(number: int, frame: FrameType | None) -> None:
 
 def _kill_children() -> None:
     """Kill all processes that this one has started."""
-    if psutil := sys.modules.get("psutil"):  # see `meeting`
+    if psutil := sys.modules.get("psutil"):  # see `raising`
         with suppress(psutil.Error):
             for child in psutil.Process().children(recursive=True):
                 with suppress(psutil.Error):
@@ -87,7 +87,7 @@ def _kill_children() -> None:
 
 
 def install_handlers() -> Callable[[], None]:
-    """Let `SIGNALS` stop this process from now on, called in the main thread; -> a function that ends that.
+    """Let `SIGNALS` stop this process from now on; returns a function that restores the earlier handlers.
 
     A process that a launcher started doesn't count Ctrl-C: it may get the first one twice, from the terminal and from
     the launcher.
@@ -105,10 +105,10 @@ def install_handlers() -> Callable[[], None]:
 
 
 @contextmanager
-def meeting(made: Callable[[str], BaseException]) -> Iterator[None]:
-    """Inside, a signal raises what `made` gives for its name. What is inside may start processes."""
-    import_module("psutil")  # a signal handler must not
-    before, _SignalState.on_signal = _SignalState.on_signal, made
+def raising(exception: Callable[[str], BaseException]) -> Iterator[None]:
+    """Inside, which may start processes, a signal raises `exception(name)`."""
+    import_module("psutil")  # a signal handler must not import
+    before, _SignalState.on_signal = _SignalState.on_signal, exception
     try:
         yield
     finally:
@@ -117,7 +117,7 @@ def meeting(made: Callable[[str], BaseException]) -> Iterator[None]:
 
 @contextmanager
 def install() -> Iterator[None]:
-    """Let `SIGNALS` stop what runs inside by raising `Stopped`; for the main thread."""
+    """Inside, in the main thread, `SIGNALS` raise `Stopped`."""
     uninstall = install_handlers()
     try:
         with unwinding():
@@ -128,30 +128,30 @@ def install() -> Iterator[None]:
 
 @contextmanager
 def unwinding() -> Iterator[None]:
-    """Inside, a signal raises `Stopped`, and so do libraries that took it for an error of theirs."""
-    with meeting(left):
+    """Inside, a signal raises `Stopped`, also where a library catches that and raises an error of its own."""
+    with raising(stopped_by):
         try:
             yield
         except BaseException as error:
             if _SignalState.received and _SignalState.raised and not isinstance(error, Stopped):
-                raise left(_SignalState.received) from error
+                raise stopped_by(_SignalState.received) from error
             raise
 
 
 @contextmanager
 def defer() -> Iterator[None]:
-    """Defer signals in this context; one that `agreed` did not report ends the process at its end."""
+    """Inside, signals are deferred; one that `agreed` did not report ends the process afterwards."""
     _SignalState.deferred = True
     try:
         yield
     finally:
         _SignalState.deferred = False
     if _SignalState.received:
-        raise left(_SignalState.received)
+        raise stopped_by(_SignalState.received)
 
 
 def agreed(accelerator: Accelerator) -> bool:
-    """Whether any process has got a signal: the same answer on all, which must all ask."""
+    """Whether any process has received a signal; a collective, so all processes must call it."""
     received = _SignalState.received is not None
     if accelerator.num_processes == 1:
         return received
@@ -162,7 +162,7 @@ def agreed(accelerator: Accelerator) -> bool:
 
 
 def stopped(where: str) -> Stopped:
-    """What to raise when the processes have agreed and saved."""
+    """The exception for a stopped run whose processes have agreed and saved."""
     return Stopped(
         f"{_SignalState.received or 'another process'} stopped the run {where}; rerun the same command to resume"
     )

@@ -1,4 +1,4 @@
-"""One of several processes of a run: its place, and how all of them speak with one voice."""
+"""The processes of a run: rank of this one, calls on the main process alone, one exit code for all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vlm_core.markup.printable import printable
 from vlm_core.runtime.rank_env import Place as Place
 from vlm_core.runtime.rank_env import place as place
 from vlm_core.runtime.system_faults import system_fault
-from vlm_train.distributed.exit_message import RESUMABLE, claim, say, settled
+from vlm_train.distributed.exit_message import RESUMABLE, final_code, record_code, report
 from vlm_train.distributed.preemption import Stopped
 
 if TYPE_CHECKING:
@@ -20,13 +20,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def attempt() -> str:
-    """How often the launcher has restarted this group: names in the store are of one attempt."""
-    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-
-
 def store(seconds: float = 300) -> Any:
-    """A connection of its own to the group's store, of names of this attempt; None for a process alone."""
+    """A connection of its own to the group's key-value store, with a timeout; None for a single process.
+
+    The group's connection serves one thread at a time. Keys are of one attempt: a restarted group finds no old ones.
+    """
     import torch.distributed as dist
     from torch.distributed import PrefixStore, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
@@ -35,54 +33,50 @@ def store(seconds: float = 300) -> Any:
     from datetime import timedelta
 
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    plain = TCPStore(address, port, wait_for_workers=False, timeout=timedelta(seconds=seconds))
-    return PrefixStore(f"vlm-train/{attempt()}", plain)
+    connection = TCPStore(address, port, wait_for_workers=False, timeout=timedelta(seconds=seconds))
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return PrefixStore(f"vlm-train/{attempt}", connection)
 
 
-def first_does(accelerator: Accelerator, action: Callable[[], None]) -> None:
-    """Only the first process does it, and all wait; its `UserError` is everybody's."""
-    first_tells(accelerator, action)
-
-
-def first_tells(accelerator: Accelerator, action: Callable[[], T]) -> T:
-    """What `action` returns on the first process, which alone calls it; its `UserError` is everybody's."""
-    told: list[Any] = [None, None]
+def call_on_main(accelerator: Accelerator, action: Callable[[], T]) -> T:
+    """Call `action` on the main process alone; returns its result, or raises its `UserError`, on every process."""
+    outcome: list[Any] = [None, None]  # result, lines of the error
     if accelerator.is_main_process:
         try:
-            told = [action(), None]
+            outcome = [action(), None]
         except UserError as error:
-            told = [None, error.lines]
+            outcome = [None, error.lines]
             if accelerator.num_processes == 1:
                 raise
     if accelerator.num_processes > 1:
         from accelerate.utils import broadcast_object_list
 
-        broadcast_object_list(told)
-    if told[1] is not None:
-        raise UserError(*told[1])
-    return told[0]
+        broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise UserError(*outcome[1])
+    return outcome[0]
 
 
-def as_one(part: Callable[[], int], debug: bool) -> int:
-    """Run this process's part of a group; an error of several processes is printed once. `debug` raises errors.
+def exit_code_of(command: Callable[[], int], debug: bool) -> int:
+    """Run `command` as one process of a group; an error is reported by the first process that meets one.
 
-    A process whose peers have gone fails for that alone, so what comes second is not told.
+    Another process fails because its peers have ended, and reports nothing. `debug` raises the error.
     """
-    if (code := settled()) is not None:
+    if (code := final_code()) is not None:
         return code
     try:
-        return part()
+        return command()
     except Stopped as end:
-        return say(end.text, RESUMABLE)
+        return report(end.text, RESUMABLE)
     except Exception as error:
-        text, code = _told(error)
+        text, code = _message(error)
         if debug:
-            claim(code)
+            record_code(code)
             raise
-        return say(text, code)
+        return report(text, code)
 
 
-def _told(error: Exception) -> tuple[str, int]:
+def _message(error: Exception) -> tuple[str, int]:
     """Message and exit code for an error."""
     here = place()
     rank = f"rank {here.rank if here else 0}"
@@ -92,4 +86,7 @@ def _told(error: Exception) -> tuple[str, int]:
         return f"{rank}: {printable(fault, lines=True)}", fault.code
     lines = str(error).strip().splitlines()
     text = f"{rank}: {type(error).__name__}: {printable(lines[0]) if lines else ''}"
-    return f"{text}\nif another process ended first, that is why; --debug shows where", 70
+    return (
+        f"{text}\nif another process ended first, that is the cause; --debug shows where this one failed",
+        70,
+    )

@@ -1,4 +1,4 @@
-"""The strategy that a spec asks for."""
+"""Chooses the strategy of `train.strategy`."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from vlm_train.config.train import TrainConfig
 from vlm_train.distributed.base import DDPStrategy
 from vlm_train.distributed.fsdp2 import FSDP2Strategy
 
-OWN = {DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.MULTI_XPU,
+SUPPORTED = {DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.MULTI_XPU,
        DistributedType.MULTI_NPU}  # fmt: skip
 
 
 def strategy_of(train: TrainConfig, accelerator: Accelerator) -> DDPStrategy:
-    """The strategy of `train.strategy`; `UserError` if these processes would run another one."""
-    world, wanted = accelerator.num_processes, train.strategy
-    if accelerator.distributed_type not in OWN:
+    """The strategy of `train.strategy`; raises `UserError` if these processes can't run it."""
+    world, strategy = accelerator.num_processes, train.strategy
+    if accelerator.distributed_type not in SUPPORTED:
         raise UserError(
-            f"accelerate was told to use {accelerator.distributed_type.value} by its launcher or environment, "
-            "but train.strategy says how the model is spread: start with vlm-train run or torchrun"
+            f"accelerate's launcher or environment chooses {accelerator.distributed_type.value}, "
+            "but train.strategy decides that: start with vlm-train run or torchrun"
         )
-    if wanted != "auto" and world == 1:
+    if strategy != "auto" and world == 1:
         raise UserError(
-            f"train.strategy: {wanted} needs several processes, and this is the only one: "
+            f"train.strategy: {strategy} needs several processes, and this is the only one: "
             "--nproc N starts more; auto runs on any number"
         )
     bf16 = train.precision == "bf16"
-    if wanted == "fsdp2":
+    if strategy == "fsdp2":
         return FSDP2Strategy(accelerator, bf16=bf16, reshard_after_forward=train.reshard_after_forward)
     return DDPStrategy(accelerator, bf16=bf16)

@@ -1,4 +1,8 @@
-"""Processes of a run that stay when it has ended: torchrun would wait half a minute for each."""
+"""Kills processes that outlive their run.
+
+After a failure torchrun sends SIGTERM and waits 30 s, whatever its `--shutdown-timeout`. A process that waits in a
+collective for one that has ended does not react to SIGTERM, and neither does one that is stopped (SIGSTOP).
+"""
 
 from __future__ import annotations
 
@@ -11,10 +15,10 @@ from vlm_train.distributed import exit_message, preemption
 from vlm_train.distributed.exit_message import RESUMABLE
 
 GRACE = 2.0
-"""Seconds that processes have to end after one has told why the run ends; a stopped process never does."""
-_PAUSE = 0.2
+"""Seconds from the first recorded exit code of an attempt until its other processes are killed."""
+_INTERVAL = 0.2
 _SAVING = (RESUMABLE, preemption.INTERRUPTED)
-"""Exit codes of runs that end in order: their processes may still be saving."""
+"""Exit codes of runs that were asked to stop: their processes may still be saving."""
 
 
 @contextmanager
@@ -29,21 +33,21 @@ def killing_stragglers(logs: Path) -> Iterator[None]:
 
 
 def _watch(logs: Path, done: threading.Event) -> None:
-    seen: set[Path] = set()
-    while not done.wait(_PAUSE):
-        for folder in set(logs.glob("*/attempt_*")) - seen:
-            code = exit_message.claimed(folder)
+    ended: set[Path] = set()
+    while not done.wait(_INTERVAL):
+        for attempt in set(logs.glob("*/attempt_*")) - ended:
+            code = exit_message.recorded_code(attempt)
             if code is not None:
-                seen.add(folder)
+                ended.add(attempt)
             if code not in (None, *_SAVING) and not done.wait(GRACE):
-                _kill_ranks_of(folder)
+                _kill_ranks_of(attempt)
 
 
-def _kill_ranks_of(folder: Path) -> None:
-    """Kill those of this process's children that belong to one attempt."""
+def _kill_ranks_of(attempt: Path) -> None:
+    """Kill this process's children of one attempt."""
     import psutil
 
     for child in psutil.Process().children():
         with suppress(psutil.Error):
-            if exit_message.shared(child.environ()) == folder:
+            if exit_message.attempt_folder(child.environ()) == attempt:
                 child.kill()

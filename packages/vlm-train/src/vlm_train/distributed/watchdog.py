@@ -1,4 +1,8 @@
-"""Ends a process that makes no progress, says which one of the group it was, and shows where it stands."""
+"""Ends a run that makes no progress, names the process that hangs, and shows its stack.
+
+torch's timeouts cover collectives alone: they end the processes that wait, and do not name the one that they wait for.
+torchrun acts on processes that have ended. faulthandler's own timer shows a stack, but of every process of the group.
+"""
 
 from __future__ import annotations
 
@@ -19,20 +23,20 @@ from vlm_train.distributed import exit_message, process_group
 CODE = 124
 """Exit code of a run that hung, as of `timeout`."""
 PATIENCE = 3600.0
-"""Seconds for what takes long and can't tell of its progress: loading, compiling in the first step, saving."""
+"""Least limit, in seconds, for work that takes long without a beat: loading, the first step's compilation, saving."""
 _ANSWER = 3.0
-_LEAVE = 15.0
+"""Seconds that the processes of a group have to answer one that makes no progress."""
 
 
-def beat(doing: str, *, patient: bool = False) -> None:
-    """Progress was made, and this is what comes now; `patient` if it may take longer than a step."""
+def beat(activity: str, *, patient: bool = False) -> None:
+    """Report progress and the next `activity`; `patient` if that may take longer than a step."""
     if Watchdog.current:
-        Watchdog.current.beat(doing, patient)
+        Watchdog.current.beat(activity, patient)
 
 
 @contextmanager
 def watching(timeout: float) -> Iterator[None]:
-    """Watch over what runs inside; the process group must be there already."""
+    """Inside, this process ends after `timeout` seconds without a beat; the process group must exist."""
     watchdog = Watchdog(timeout)
     Watchdog.current = watchdog
     watchdog.start()
@@ -43,8 +47,8 @@ def watching(timeout: float) -> Iterator[None]:
         watchdog.done.set()
 
 
-def longest(timeout: float) -> float:
-    """The process group's own timeout, in seconds: the watchdog, which knows more, comes first."""
+def process_group_timeout(timeout: float) -> float:
+    """Seconds for torch's timeout of collectives: longer than the watchdog's, which reports more."""
     return max(timeout, PATIENCE) + 60
 
 
@@ -58,73 +62,60 @@ class Watchdog(threading.Thread):
         self.timeout, self.done = timeout, threading.Event()
         self.place = process_group.place() or process_group.Place(0, 1, 0, 1)
         self.store = process_group.store(seconds=10)
-        self.others_left: float | None = None
         self.beat("starting", True)
 
-    def beat(self, doing: str, patient: bool) -> None:
+    def beat(self, activity: str, patient: bool) -> None:
         limit = max(self.timeout, PATIENCE) if patient else self.timeout
-        self.state = (time.monotonic(), doing, limit)
+        self.state = (time.monotonic(), activity, limit)
 
     def run(self) -> None:
         while not self.done.wait(min(1.0, self.timeout / 10)):
-            if (code := exit_message.claimed()) is not None:
-                self._follow(code)
-            since, doing, limit = self.state
+            since, activity, limit = self.state
             if time.monotonic() - since > limit:
-                self._hung(doing, limit)
+                self._end(activity, limit)
 
-    def _follow(self, code: int) -> None:
-        """Another process has left: this one can only wait for it, in a collective that may never end."""
-        self.others_left = self.others_left or time.monotonic()
-        if time.monotonic() - self.others_left > _LEAVE:
-            leave(code)
-
-    def _hung(self, doing: str, limit: float) -> None:
-        answers = self._answers(doing)
-        silent = [rank for rank in range(self.place.world) if rank not in answers]
-        behind = min(done for done, _ in answers.values())
-        hanging = sorted(rank for rank, (done, _) in answers.items() if done == behind)
-        if silent:  # the ones that can't even say so hold up the others
-            hanging = silent
-        speaks = self.place.rank in hanging or (bool(silent) and self.place.rank == min(answers))
-        if speaks and not self.done.is_set():
-            self._tell(doing, limit, silent)
-        exit_message.claim(CODE)
+    def _end(self, activity: str, limit: float) -> None:
+        """Report what hangs, if this process is to report it, and end this process."""
+        counts = self._collectives_by_rank()
+        silent = [rank for rank in range(self.place.world) if rank not in counts]
+        fewest = min(counts.values())
+        # a silent process hangs so that its watchdog can't run either: one of the others reports it
+        reporters = [min(counts)] if silent else [rank for rank, count in counts.items() if count == fewest]
+        if self.place.rank in reporters and not self.done.is_set():
+            self._report(activity, limit, silent)
+        exit_message.record_code(CODE)
         leave(CODE)
 
-    def _answers(self, doing: str) -> dict[int, tuple[int, str]]:
-        """By rank, how many collectives each process has begun, and what it does; whoever is behind, hangs."""
-        mine = (_collectives(), doing)
-        found = {self.place.rank: mine}
+    def _collectives_by_rank(self) -> dict[int, int]:
+        """How many collectives each process that answers has begun: the one that hangs has begun the fewest."""
+        rank, world = self.place.rank, self.place.world
+        counts = {rank: _collectives()}
         if self.store is None:
-            return found
+            return counts
         try:
-            self.store.set(f"hung/{self.place.rank}", json.dumps(mine))
+            self.store.set(f"hung/{rank}", json.dumps(counts[rank]))
             end = time.monotonic() + _ANSWER
-            while len(found) < self.place.world and time.monotonic() < end:
-                for rank in range(self.place.world):
-                    if rank not in found and self.store.check([f"hung/{rank}"]):
-                        found[rank] = tuple(json.loads(self.store.get(f"hung/{rank}")))
+            while len(counts) < world and time.monotonic() < end:
+                for other in set(range(world)) - set(counts):
+                    if self.store.check([f"hung/{other}"]):
+                        counts[other] = json.loads(self.store.get(f"hung/{other}"))
                 time.sleep(0.1)
-        except RuntimeError:  # the store left with its process: each can only speak for itself
+        except RuntimeError:  # the store ended with its process: the answers so far must do
             pass
-        return found
+        return counts
 
-    def _tell(self, doing: str, limit: float, silent: list[int]) -> None:
-        who = f"rank {self.place.rank} ({socket.gethostname()}, pid {os.getpid()})"
-        if silent and self.place.rank not in silent:
-            names = ", ".join(map(str, silent[:8]))
-            text = (
-                f"no progress for {limit:g} s, and rank {names} gives no answer; {who} waits for it, {doing}:"
-            )
+    def _report(self, activity: str, limit: float, silent: list[int]) -> None:
+        name = f"rank {self.place.rank} ({socket.gethostname()}, pid {os.getpid()})"
+        if silent:
+            ranks = ", ".join(map(str, silent[:8]))
+            text = f"no progress for {limit:g} s, and rank {ranks} does not answer; {name} waits for it, {activity}:"
         else:
-            text = f"{who} has made no progress for {limit:g} s, {doing}:"
-        exit_message.write(text)
+            text = f"{name} has made no progress for {limit:g} s, {activity}:"
+        exit_message.log_error(text)
         faulthandler.dump_traceback(file=sys.__stderr__ or 2, all_threads=True)
-        advice = (
+        exit_message.log_error(
             "rerun the same command to resume from the last checkpoint; train.timeout sets a longer limit"
         )
-        exit_message.write(advice)
 
 
 def _collectives() -> int:
@@ -136,7 +127,7 @@ def _collectives() -> int:
 
 
 def leave(code: int) -> NoReturn:
-    """End this process now, whatever its main thread waits for, and those that read for it."""
+    """End this process and its data workers now, whatever the main thread waits for."""
     sys.stdout.flush()
     sys.stderr.flush()
     for child in multiprocessing.active_children():

@@ -15,8 +15,8 @@ import torch
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader
 
+from vlm_core.cli.progress import Progress
 from vlm_core.errors import UserError
-from vlm_core.markup.printable import printable
 from vlm_core.model import PARTS, VLM
 from vlm_core.text.batch import Batch, blank, padding_share
 from vlm_train.checkpoint import checkpoint
@@ -37,8 +37,8 @@ from vlm_train.engine.stage_state import StageState, cast_frozen_to_bf16, table
 from vlm_train.engine.train_step import Outcome, take_step
 from vlm_train.feature_cache.cache import Features
 from vlm_train.loss import target_count
-from vlm_train.monitoring.progress import StageProgress
-from vlm_train.monitoring.throughput import ThroughputMeter
+from vlm_train.monitoring.run_messages import log_on_main
+from vlm_train.monitoring.throughput import WARMUP_STEPS, ThroughputMeter, step_texts
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ class StageTrainer:
 
     def fit(self, position: Position) -> Position:
         """Run from `position` to the end of the stage."""
-        self.accelerator.print(printable(table(self.stage_state.groups), lines=True))
+        log_on_main(self.accelerator, *table(self.stage_state.groups).splitlines())
         if self.train.precision == "bf16":
             cast_frozen_to_bf16(self.model, frozen_parts(self.train, self.number))
         self.precompute_features(position.step)
@@ -111,7 +111,8 @@ class StageTrainer:
         world, bf16 = self.accelerator.num_processes, self.train.precision == "bf16"
         meter = ThroughputMeter(self.accelerator.device, world, bf16=bf16)
         dropped_samples = DroppedSamples(self.train, self.number, len(self.examples), self.run, position.step)
-        with StageProgress(self.stage.name, self.steps, position.step, quiet) as progress, preemption.defer():
+        progress = Progress(self.stage.name, self.steps, position.step, warmup=WARMUP_STEPS, quiet=quiet)
+        with progress, preemption.defer():
             for micros in meter.waiting(steps):
                 dropped = self._record_dropped(dropped_samples, position.step + 1, micros)
                 self._seed_step(position.step)
@@ -130,7 +131,7 @@ class StageTrainer:
                 if retries := sum(m.io_retries for m in micros):
                     metrics["io_retries"] = retries
                 rate = max(group["lr"] for group in optimizer.param_groups)
-                progress.step(position.step, outcome.loss, rate, metrics)
+                progress.update(position.step, step_texts(outcome.loss, rate, metrics))
                 self._record(position, outcome, share, metrics)
                 self._measure(position)
                 stop = preemption.agreed(self.accelerator)

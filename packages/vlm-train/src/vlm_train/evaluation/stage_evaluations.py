@@ -13,7 +13,6 @@ from accelerate.utils import broadcast_object_list
 
 from vlm_core.io import digests
 from vlm_core.io.images import image_name
-from vlm_core.markup.printable import printable
 from vlm_core.model import VLM
 from vlm_train.checkpoint.run_dir import RunDir
 from vlm_train.checkpoint.run_inputs import Inputs
@@ -23,6 +22,7 @@ from vlm_train.evaluation import controls, held_out
 from vlm_train.evaluation.answers import Answer, summary
 from vlm_train.evaluation.controls import QUESTION_ALONE, SHUFFLED
 from vlm_train.evaluation.train_overlap import Measured
+from vlm_train.monitoring.run_messages import log_on_main
 
 Rows = Sequence[dict[str, Any]]
 
@@ -90,7 +90,7 @@ class Evaluations:
                     f"{name}: the questions or settings have changed since, and it can't be repeated, as the weights "
                     f"of that stage are gone: left out of the results and kept in {path}"
                 )
-                self.accelerator.print(printable(text))
+                log_on_main(self.accelerator, text)
 
     def _earlier(self) -> list[str]:
         return [f"after {stage.name}{kind}" for stage in self.train.stages[:-1] for kind in ("", ", average")]
@@ -114,7 +114,7 @@ class Evaluations:
     ) -> None:
         assert self.train.held_out_qa
         reasons = "".join(f", {count} left out: {reason}" for reason, count in left_out.items())
-        self.accelerator.print(printable(f"evaluating {name}: {len(rows)} questions{reasons}"))
+        log_on_main(self.accelerator, f"evaluating {name}: {len(rows)} questions{reasons}")
         contents, facts = self.measured.contents, {"left_out": left_out, "overlap": self.measured.counts}
         answers = held_out.ask_together(
             model.eval(), rows, contents, reader, self.train.held_out_qa, self.accelerator

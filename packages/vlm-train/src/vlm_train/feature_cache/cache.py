@@ -23,10 +23,10 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from vlm_core.cli.progress import Progress
 from vlm_core.errors import UserError
 from vlm_core.io.atomic import write_file
 from vlm_core.io.manifest import refuse_links
-from vlm_core.markup.printable import printable
 from vlm_core.model import VLM
 from vlm_core.plugins.config import EncoderConfig
 from vlm_core.rows import Row, Rows
@@ -38,7 +38,7 @@ from vlm_train.data.mixture import ConcatRows
 from vlm_train.feature_cache.datasets import Keys, Known, Missing, Place
 from vlm_train.feature_cache.fingerprint import identity, image_key, sample_picture, sample_pixels
 from vlm_train.feature_cache.store import Store, Writer
-from vlm_train.monitoring.progress import Counting
+from vlm_train.monitoring.run_messages import log_on_main
 
 BATCHES = (32, 8)
 """Images at once, the first of these whose places and neighbours don't matter; else one by one."""
@@ -99,7 +99,7 @@ class Features:
         missing = self._shared(lambda: [place for key, place in places.items() if key not in store])
         told = self._shared(lambda: self._check_room(store, len(places), len(missing)))
         if places:
-            self.accelerator.print(printable(told))
+            log_on_main(self.accelerator, told)
         pixels = Missing(rows, missing, reader.transform)
         self._together(lambda: self._fill(store, pixels))
         store.refresh()
@@ -176,22 +176,21 @@ class Features:
         found: dict[bytes, Place] = {}
 
         def work() -> None:
-            own, done = self._own(ahead), 0
+            own = self._own(ahead)
             loader = DataLoader(
                 Examples(rows, Keys()), batch_size=64, sampler=own, num_workers=self.workers, collate_fn=list,
                 worker_init_fn=data_workers.start_training_worker,
             )  # fmt: skip
-            advance = self._counting("rows")
-            for items in data_workers.read(loader):
-                for row, item in zip(own[done : done + len(items)], items, strict=True):
-                    if isinstance(item, DroppedSample):
-                        if item.reason == FATAL:
-                            raise UserError(f"stage {self.stage}: {item.message}")
-                        continue
-                    for number, key in enumerate(item):
-                        found.setdefault(key, (row, number))
-                done += len(items)
-                advance(done, len(own))
+            with self._progress("rows", len(own)) as progress:
+                for items in data_workers.read(loader):
+                    for row, item in zip(own[progress.done : progress.done + len(items)], items, strict=True):
+                        if isinstance(item, DroppedSample):
+                            if item.reason == FATAL:
+                                raise UserError(f"stage {self.stage}: {item.message}")
+                            continue
+                        for number, key in enumerate(item):
+                            found.setdefault(key, (row, number))
+                    progress.advance(len(items))
 
         self._together(work)
         everywhere = list(found.items())
@@ -202,8 +201,9 @@ class Features:
             places.setdefault(key, place)
         return places
 
-    def _counting(self, what: str) -> Counting:
-        return Counting(f"features for {self.stage}", what, not self.accelerator.is_main_process)
+    def _progress(self, unit: str, total: int) -> Progress:
+        quiet = not self.accelerator.is_main_process
+        return Progress(f"features for {self.stage}", total, unit=unit, quiet=quiet)
 
     def _check_room(self, store: Store, images: int, missing: int) -> str:
         """What will be computed, in a line; raises `UserError` if it is too much."""
@@ -228,17 +228,16 @@ class Features:
             self._same_encoder(store, writer)
             if not len(missing):
                 return
-            count, done, advance = self._safe_batch(), 0, self._counting("images")
-            own = self._own(range(len(missing)))
+            count, own = self._safe_batch(), self._own(range(len(missing)))
             loader = DataLoader(
                 missing, batch_size=count, sampler=own, num_workers=self.workers, collate_fn=list,
                 worker_init_fn=data_workers.start_training_worker,
             )  # fmt: skip
-            for items in data_workers.read(loader):
-                for key, features in self._encoded([item for item in items if item], count):
-                    writer.add(key, features)
-                done += len(items)
-                advance(done, len(own))
+            with self._progress("images", len(own)) as progress:
+                for items in data_workers.read(loader):
+                    for key, features in self._encoded([item for item in items if item], count):
+                        writer.add(key, features)
+                    progress.advance(len(items))
 
     def _encoded(self, items: Sequence[tuple[bytes, Tensor]], count: int) -> Iterator[tuple[bytes, Tensor]]:
         """Keys and features, from a batch that is filled up to `count` images."""

@@ -1,1 +1,1 @@
-"""Throughput, progress, trackers and the environment of a run."""
+"""Throughput, messages, trackers and the environment of a run."""

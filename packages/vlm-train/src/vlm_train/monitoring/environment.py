@@ -13,13 +13,13 @@ from vlm_train.distributed.base import DDPStrategy
 
 
 def versions(spec: Spec) -> dict[str, str]:
-    """Of Python and of every package that the run depends on."""
-    found = {"python": platform.python_version(), **assemble.versions(spec)}
-    return found | {name: version(name) for name in ("accelerate", "vlm-train")}
+    """Versions of Python and of every package that the run depends on, by name."""
+    packages = {"python": platform.python_version(), **assemble.versions(spec)}
+    return packages | {name: version(name) for name in ("accelerate", "vlm-train")}
 
 
 def environment(spec: Spec, strategy: DDPStrategy) -> dict[str, str]:
-    """As `environment.json` of a run's folder holds it."""
+    """The content of `environment.json` in a run folder."""
     device = strategy.accelerator.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {

@@ -1,19 +1,32 @@
-"""Lines that a run prints about where it resumes and what it left out."""
+"""Messages of a run: where it resumes, and the rows and steps that it left out."""
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 
+from accelerate import Accelerator
+
+from vlm_core.markup.printable import printable
 from vlm_train.checkpoint.checkpoint import Position
 from vlm_train.checkpoint.run_dir import LEFT_OUT, RunDir
 
+log = logging.getLogger(__name__)
+
+
+def log_on_main(accelerator: Accelerator, *lines: str) -> None:
+    """Log each line at level INFO, on the main process alone; the command line shows them on stdout."""
+    if accelerator.is_main_process:
+        for line in lines:
+            log.info("%s", printable(line))
+
 
 def resumed(position: Position, stage: str, world: int) -> list[str]:
-    """Lines for a run that resumes `stage` from a checkpoint, on `world` processes."""
+    """Lines for a run that resumes `stage` from the checkpoint at `position`, on `world` processes."""
     lines = [f"resuming {stage} at step {position.step}"]
     if position.world != world:
         lines.append(
-            f"this checkpoint is of {position.world} processes, these are {world}: the order of the rows is "
+            f"the checkpoint was written by {position.world} processes, this run has {world}: the order of the rows is "
             "the same, sums may round differently"
         )
     return lines
@@ -26,5 +39,5 @@ def left_out(folder: RunDir, position: Position) -> list[str]:
         reasons = ", ".join(f"{reason} {count}" for reason, count in counts.most_common())
         lines.append(f"left out: {reasons} rows; see {folder.path / LEFT_OUT}")
     if position.skipped:
-        lines.append(f"{position.skipped} steps changed nothing, for their loss or gradient was not finite")
+        lines.append(f"{position.skipped} steps were skipped: their loss or gradient was not finite")
     return lines

@@ -1,4 +1,4 @@
-"""Lines that a run prints before it starts: the source of each part's weights, and the encoder's preprocessing."""
+"""Lines that a run logs before it starts: the source of each part's weights, and the encoder's preprocessing."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from vlm_train.config.train import TrainConfig
 
 
 def summary(spec: Spec, train: TrainConfig, model: VLM, sums: Arithmetic, device: torch.device) -> list[str]:
-    """The lines in their order, after one with the size of the model."""
+    """A line with the size of the model, then those of `facts` and `frozen_random`."""
     threads = torch.get_num_threads()
-    first = (
+    model_size = (
         f"{spec.name}: {sums.total / 1e6:.2f} M parameters, {sums.tokens} tokens per image, "
         f"{threads} thread{'s' * (threads != 1)} on {device}"
     )
-    return [first, *facts(spec, model), *frozen_random(spec, train, model)]
+    return [model_size, *facts(spec, model), *frozen_random(spec, train, model)]
 
 
 def facts(spec: Spec, model: VLM) -> list[str]:
@@ -34,15 +34,15 @@ def facts(spec: Spec, model: VLM) -> list[str]:
 
 def frozen_random(spec: Spec, train: TrainConfig, model: VLM) -> list[str]:
     """A line for each randomly initialised part of which `frozen` freezes all, though a stage names it `trainable`."""
-    parts = sorted({part for part, _ in never_trained(spec, _learning(train, model))})
+    parts = sorted({part for part, _ in never_trained(spec, _trained_parts(train, model))})
     return [
         f"{part}: its values are random, and `frozen` names all of its parameters: no stage trains it"
         for part in parts
     ]
 
 
-def _learning(train: TrainConfig, model: VLM) -> set[str]:
-    """Parts of which a stage trains a parameter of their own; adapters are none."""
+def _trained_parts(train: TrainConfig, model: VLM) -> set[str]:
+    """Parts of which a stage trains a parameter; adapters do not count."""
     return {
         part
         for stage in train.stages

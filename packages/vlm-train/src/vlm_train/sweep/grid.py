@@ -1,4 +1,4 @@
-"""The grid of a sweep: rows, each the difference to one base spec, times seeds. Plain data; nothing runs here."""
+"""The grid of a sweep, read from its file: rows, each a change to one base spec, times seeds."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from vlm_core.spec.validate import validate
 Name = Annotated[str, StringConstraints(pattern=r"^[\w.+=/-]+( [\w.+=/-]+)*$", max_length=80)]
 MAX_RUNS = 2000
 Scalar = str | int | float | bool
-OWN = {
+RESERVED = {
     "train": "",
     "train.output": "; `output` says where runs go",
     "train.seed": "; `seeds` does",
     "name": "",
 }
-"""Keys that rows can't set, and why not."""
+"""Keys that rows can't set, and what sets them."""
 
 
 class SweepConfig(StrictModel):
-    """A sweep file. The rows are those of `rows`, then every combination of `axes`."""
+    """A sweep file. Its rows are those of `rows`, followed by every combination of `axes`."""
 
     base: LocalPath = Field(
         min_length=1, description="the spec that every row changes, relative to this file"
@@ -54,7 +54,7 @@ class SweepConfig(StrictModel):
 
     @model_validator(mode="after")
     def _bounded(self) -> SweepConfig:
-        """A grid is counted before it is built."""
+        """Count the runs before they are built."""
         combined = math.prod(map(len, self.axes.values())) if self.axes else 0
         runs = (len(self.rows) + combined) * len(self.seeds)
         if runs > MAX_RUNS:
@@ -62,31 +62,31 @@ class SweepConfig(StrictModel):
         return self
 
     @model_validator(mode="after")
-    def _something(self) -> SweepConfig:
+    def _not_empty(self) -> SweepConfig:
         if not self.rows and not self.axes:
-            raise ValueError("a sweep has rows, axes or both")
+            raise ValueError("expected rows, axes or both")
         if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds holds one twice: {shown(self.seeds)}")
+            raise ValueError(f"seeds contains a duplicate: {shown(self.seeds)}")
         return self
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One key of a row, and the `file:line` where it stands."""
+    """One key of a row and its value; `where` is the `file:line` that sets it."""
 
     key: str
     value: Any
     where: str
 
     def __str__(self) -> str:
-        """As `--set` takes it: JSON is YAML, and plain text stays plain where YAML reads it back the same."""
+        """The assignment as `--set` takes it: plain text where YAML reads it as such, else JSON, a subset of YAML."""
         return (
             f"{self.key}={self.value if _plain(self.value) else json.dumps(self.value, ensure_ascii=False)}"
         )
 
 
 def _plain(value: Any) -> bool:
-    """Text that YAML reads back as itself without quotes."""
+    """Whether YAML reads this text as itself without quotes."""
     try:
         return isinstance(value, str) and parse(value, "").data == value
     except UserError:
@@ -95,20 +95,20 @@ def _plain(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class Row:
-    """A variant: what the table calls it, and what it sets."""
+    """A variant: its name in the table, and the keys that it sets."""
 
     name: str
     settings: tuple[Setting, ...]
 
     @property
     def folder(self) -> str:
-        """The name as part of a path: without dots, so that it is never `..`, nor a file of the sweep."""
+        """The name as part of a path; it has no dots, so it is neither `..` nor the name of a file of the sweep."""
         return re.sub(r"[^\w+-]", "-", self.name)
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A sweep file that was read: every row's spec is valid."""
+    """A sweep file whose rows have been validated."""
 
     file: str
     base: Path
@@ -121,21 +121,21 @@ class Grid:
     """Whether code in local files may run."""
 
     @cached_property
-    def _start(self) -> Document:
-        """The base with what it takes from its own bases, read once."""
+    def _base_document(self) -> Document:
+        """The base spec, merged with the specs that it inherits from."""
         return read_with_base(self.base)
 
     def settings(self, row: Row, seed: int) -> list[Setting]:
-        """All that a run sets: what the row says, and what makes it a run of its own."""
-        own = {"name": row.folder, "train.output": str(self.folder(row, seed)), "train.seed": seed}
-        return [*row.settings, *(Setting(key, value, self.file) for key, value in own.items())]
+        """All keys that a run sets: those of the row, and its name, folder and seed."""
+        reserved = {"name": row.folder, "train.output": str(self.folder(row, seed)), "train.seed": seed}
+        return [*row.settings, *(Setting(key, value, self.file) for key, value in reserved.items())]
 
     def folder(self, row: Row, seed: int) -> Path:
         return self.output / row.folder / f"seed-{seed}"
 
     def spec(self, row: Row, seed: int) -> tuple[Spec, Document]:
-        """The validated spec of one run; faults of a row name the sweep file's line."""
-        document = deepcopy(self._start)
+        """The validated spec of one run; `SpecError` for a fault of a row has the line of the sweep file."""
+        document = deepcopy(self._base_document)
         for assignment in self.common:
             override(document, assignment)
         for setting in self.settings(row, seed):
@@ -144,12 +144,12 @@ class Grid:
 
 
 def load(path: str | Path, common: Sequence[str] = (), *, trust_remote_code: bool = False) -> Grid:
-    """Read a sweep file and validate the spec of every row; raises `SpecError` with all faults."""
+    """Read a sweep file and validate the spec of every row; raises `SpecError` with all problems."""
     document = read(path)
     config = validate(SweepConfig, document)
     base = beside(document.file, config.base)
     if not os.path.isfile(base):
-        text = f"no such file: {shown(str(base), 200)}; it is named relative to this one"
+        text = f"no such file: {shown(str(base), 200)}; the path is relative to this file"
         raise SpecError([document.problem(("base",), text)])
     rows = [*_named(config, document), *_combined(config, document)]
     _distinct(rows, document)
@@ -181,19 +181,19 @@ def _combined(config: SweepConfig, document: Document) -> Iterator[Row]:
             _setting(document, key, values[i], ("axes", key, i))
             for i, (key, values) in zip(indices, config.axes.items(), strict=True)
         ]
-        yield Row(" ".join(map(_called, settings)), tuple(settings))
+        yield Row(" ".join(map(_label, settings)), tuple(settings))
 
 
-def _called(setting: Setting) -> str:
-    """A word speaks for itself; a number needs its key."""
+def _label(setting: Setting) -> str:
+    """A setting in the name of a row: a text alone, a number with its key."""
     if isinstance(setting.value, str):
         return setting.value
     return f"{setting.key.rsplit('.', 1)[-1]}={json.dumps(setting.value)}"
 
 
 def _setting(document: Document, key: str, value: Any, at: Path_) -> Setting:
-    if key in OWN:
-        raise SpecError([document.problem(at, f"a row can't set {key}{OWN[key]}")])
+    if key in RESERVED:
+        raise SpecError([document.problem(at, f"a row can't set {key}{RESERVED[key]}")])
     return Setting(key, value, document.where(at))
 
 
@@ -202,8 +202,8 @@ def _distinct(rows: Sequence[Row], document: Document) -> None:
     for row in rows:
         if len(row.folder.encode()) > MAX_NAME:
             raise UserError(
-                f"{document.file}: the values of row {shown(row.name)} make a name of more than {MAX_NAME} bytes; "
-                "write it under `rows`, with a name of its own"
+                f"{document.file}: the values of row {shown(row.name)} give a name of more than {MAX_NAME} bytes; "
+                "write it under `rows`, with a shorter name"
             )
         if folders[row.folder] > 1:
             raise UserError(f"{document.file}: two rows would share the folder {row.folder!r}; rename one")

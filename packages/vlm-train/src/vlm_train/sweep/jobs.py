@@ -1,4 +1,4 @@
-"""Many runs from one file: each row with each seed, every run a process and a folder of its own."""
+"""The runs of a sweep: each row with each seed, every run in a process and a folder of its own."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from vlm_core.plugins.local_code import OPTION
 from vlm_core.runtime.system_faults import killed
 from vlm_core.spec.validate import validate
 from vlm_core.units import duration
-from vlm_train.checkpoint.prepare_run_dir import recorded, refuse_another
+from vlm_train.checkpoint.prepare_run_dir import recorded_inputs, refuse_other_run
 from vlm_train.checkpoint.resume import resolved
 from vlm_train.checkpoint.run_dir import SPEC, RunDir
-from vlm_train.checkpoint.run_inputs import Inputs, Source, of_data, of_files
+from vlm_train.checkpoint.run_inputs import Inputs, Source, data_sources, file_sources
 from vlm_train.config.train import TrainConfig
 from vlm_train.evaluation.stage_evaluations import asked, last_name
 from vlm_train.sweep.grid import Grid, Row
 from vlm_train.sweep.process_pool import Pool
 
 _LAST_BYTES = 100_000
-"""How much of a log's end is looked at."""
-_LESS = "use fewer --jobs, or fewer train.num_workers"
+"""Bytes of a log, from its end, in which its last line is searched."""
+_LESS_MEMORY = "use fewer --jobs, or fewer train.num_workers"
 
 
 @dataclass(frozen=True)
 class Job:
-    """One row with one seed: `arguments` is what `vlm-train` is started with."""
+    """One row with one seed; `arguments` are those of `vlm-train`."""
 
     row: Row
     seed: int
@@ -41,7 +41,7 @@ class Job:
     log: Path
     last_stage: str
     asked: Mapping[str, Any] | None = None
-    """What the last evaluation of a run that is there must have been about; None for a new run or one without."""
+    """Identity that the last evaluation of an existing run must have; None for a new run, or without held_out_qa."""
 
     @property
     def name(self) -> str:
@@ -49,7 +49,7 @@ class Job:
 
     @property
     def done(self) -> bool:
-        """Whether the run has come to its end, with an evaluation of the questions that the spec names now."""
+        """Whether the run has finished and has evaluated the questions that the spec names now."""
         if not self.folder.finished():
             return False
         final = self.folder.evaluation(f"after {self.last_stage}")
@@ -63,16 +63,16 @@ class Job:
 
 @dataclass(frozen=True)
 class Failure:
-    """A run that didn't come to its end: its exit code (negative: the signal) and the last words of its log."""
+    """A run that failed: its exit code (negative: the signal), and the last line of its log."""
 
     job: Job
     code: int
 
     def __str__(self) -> str:
-        how = f"exit code {self.code}" if self.code >= 0 else str(killed("the run", -self.code, _LESS))
-        return f"{self.job.name}: {how}; {self.job.log}: {self.last_words()}"
+        how = f"exit code {self.code}" if self.code >= 0 else str(killed("the run", -self.code, _LESS_MEMORY))
+        return f"{self.job.name}: {how}; {self.job.log}: {self.last_line()}"
 
-    def last_words(self) -> str:
+    def last_line(self) -> str:
         try:
             with open_regular(self.job.log) as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - _LAST_BYTES))
@@ -83,78 +83,78 @@ class Failure:
 
 
 def jobs(grid: Grid) -> list[Job]:
-    """Every run of the grid, all rows with the first seed before any with the second.
+    """Every run of the grid: all rows with the first seed, then all with the second.
 
-    Raises `UserError` if a folder holds a run that its row no longer describes, or if nothing is measured.
+    Raises `UserError` if a folder holds a run of another spec than its row's, or if the spec has no evaluation.
     """
-    found, faults, known = [], [], Known({}, {})
+    result, faults, cache = [], [], SourceCache({}, {})
     for seed in grid.seeds:
         for row in grid.rows:
             try:
-                found.append(_job(grid, row, seed, known))
+                result.append(_job(grid, row, seed, cache))
             except UserError as error:
                 faults += error.lines
     if faults:
         raise UserError(*dict.fromkeys(faults))
-    return found
+    return result
 
 
-class Known(NamedTuple):
-    """Digests of what several runs have in common: datasets by config, files by path."""
+class SourceCache(NamedTuple):
+    """Digests that several runs share: of datasets by config, of files by path."""
 
     data: dict[str, Source]
     files: dict[Path, str]
 
 
-def _job(grid: Grid, row: Row, seed: int, known: Known) -> Job:
+def _job(grid: Grid, row: Row, seed: int, cache: SourceCache) -> Job:
     spec, document = grid.spec(row, seed)
     if spec.train is None:
-        raise UserError(f"{grid.base}: has no train section; a sweep trains")
+        raise UserError(f"{grid.base}: has no train section, which a sweep needs")
     train = validate(TrainConfig, document, ("train",))
     if train.held_out_qa is None and train.benchmarks is None:
         raise UserError(
-            f"{grid.base}: has no train.benchmarks and no train.held_out_qa; a sweep compares benchmarks or accuracies"
+            f"{grid.base}: has no train.benchmarks and no train.held_out_qa; a sweep needs one of them for its table"
         )
     folder = RunDir(grid.folder(row, seed))
-    given = (*grid.common, *map(str, grid.settings(row, seed)))
+    assignments = (*grid.common, *map(str, grid.settings(row, seed)))
     trust = (OPTION,) if grid.trust_remote_code else ()
-    arguments = ("run", str(grid.base), *(part for text in given for part in ("--set", text)), *trust)
+    arguments = ("run", str(grid.base), *(part for text in assignments for part in ("--set", text)), *trust)
     log = folder.path.with_suffix(".log")
     job = Job(row, seed, folder, arguments, log, train.stages[-1].name)
     if not (folder.path / SPEC).exists():
         return job
-    now = Inputs(of_data(train, {}, known.data), {}, of_files(spec, known.files))
-    refuse_another(folder, resolved(spec, train), now)
+    now = Inputs(data_sources(train, {}, cache.data), {}, file_sources(spec, cache.files))
+    refuse_other_run(folder, resolved(spec, train), now)
     if train.held_out_qa is None:
         return job
-    if old := recorded(folder):
+    if old := recorded_inputs(folder):
         now = replace(now, run=old.run)
     return replace(job, asked=asked(train, now, last_name(train), now.count("train.held_out_qa.")))
 
 
 def run(todo: Sequence[Job], pool: Pool, say: Callable[[str], None]) -> list[Failure]:
-    """Run all jobs, as many at a time as the pool has room for; returns those that failed."""
-    failed = []
+    """Run all jobs in the pool, and report each through `say` when it ends; returns those that failed."""
+    failures = []
     by_log = {job.log: job for job in todo}
     started = [(job.arguments, job.log) for job in todo]
     with closing(pool.run(started)) as results:
         for ended, (log, code, seconds) in enumerate(results, 1):
             failure = Failure(by_log[log], code)
-            told = f"failed: {failure}" if code else by_log[log].name
-            say(f"[{ended}/{len(todo)}] {told}  ({duration(seconds)})")
-            failed += [failure] if code else []
-    return failed
+            outcome = f"failed: {failure}" if code else by_log[log].name
+            say(f"[{ended}/{len(todo)}] {outcome}  ({duration(seconds)})")
+            failures += [failure] if code else []
+    return failures
 
 
 def sizes(grid: Grid) -> dict[str, dict[str, int]]:
-    """Parameters of each part, by the row's name; raises `UserError` if the parts of a row don't fit."""
+    """Numbers of parameters by row and part; raises `UserError` if the parts of a row don't fit together."""
     from vlm_core.diagnose.check import check
 
-    found = {}
+    counts = {}
     for row in grid.rows:
         try:
             sums = check(grid.spec(row, grid.seeds[0])[0])
         except UserError as error:
             raise UserError(f"{grid.file}: {row.name}: {error.lines[0]}", *error.lines[1:]) from None
-        found[row.name] = {part.part: part.parameters for part in sums.rows}
-    return found
+        counts[row.name] = {part.part: part.parameters for part in sums.rows}
+    return counts

@@ -1,4 +1,4 @@
-"""What one finished run of a sweep measured, by column of the sweep's table."""
+"""The metrics of one finished run of a sweep, by column of the sweep's table."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _KINDS = ("accuracy", "control", "benchmark")
 class Column:
     """A metric: an accuracy of `train.held_out_qa`, a control of it, or a benchmark of `train.benchmarks`.
 
-    Figures of one column can be compared: a benchmark's columns differ in metric, unit and protocol.
+    The values of one column are comparable: benchmarks of different metric, unit or protocol have different columns.
     """
 
     kind: Kind
@@ -32,14 +32,14 @@ class Column:
 
     @property
     def order(self) -> tuple[object, ...]:
-        """Accuracies, `all` first, then controls, then benchmarks."""
-        first = self.name not in (ALL, SHUFFLED)
-        return _KINDS.index(self.kind), first, self.name, self.title, self.protocol
+        """Sort key: accuracies (`all` first), controls, benchmarks."""
+        later = self.name not in (ALL, SHUFFLED)
+        return _KINDS.index(self.kind), later, self.name, self.title, self.protocol
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A value, and how many questions it is over; `partial` if the benchmark has more."""
+    """A value, the questions that it is computed from (`scored`), and those of the benchmark (`expected`)."""
 
     value: float
     scored: int
@@ -49,7 +49,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Measures:
-    """All figures of a run, the name of its accuracy, and notes on its figures."""
+    """All figures of a run, the name of its accuracy (held-out or not), and notes on the figures."""
 
     figures: dict[Column, Figure]
     accuracy: str
@@ -57,14 +57,14 @@ class Measures:
 
 
 def measures(run: RunDir, last_stage: str) -> Measures:
-    """What a finished run measured after its last stage."""
+    """The figures of a finished run after its last stage."""
     names = (f"after {last_stage}", SHUFFLED, QUESTION_ALONE)
     records = [(name, record) for name in names if (record := run.evaluation(name))]
     figures = {column: figure for name, record in records for column, figure in _accuracies(name, record)}
     accuracy = metric(record.get("overlap") for _, record in records) if records else ""
     ends = [m for m in benchmark_table.ends(run.records(EVALS)) if m["name"] == last_stage]
-    for name, found in ends[-1]["benchmarks"].items() if ends else ():
-        column, figure = _benchmark(name, found)
+    for name, result in ends[-1]["benchmarks"].items() if ends else ():
+        column, figure = _benchmark(name, result)
         figures[column] = figure
     return Measures(figures, accuracy, notes(records))
 
@@ -79,7 +79,9 @@ def _accuracies(name: str, record: Record) -> Iterator[tuple[Column, Figure]]:
             yield Column("accuracy", category, category), figure
 
 
-def _benchmark(name: str, found: Record) -> tuple[Column, Figure]:
-    unit = "points" if found["unit"] == "points" else "%"
-    column = Column("benchmark", name, benchmark_table.title(name, found), unit, found["protocol"])
-    return column, Figure(benchmark_table.value(found), found["scored"], found["expected"], found["partial"])
+def _benchmark(name: str, result: Record) -> tuple[Column, Figure]:
+    unit = "points" if result["unit"] == "points" else "%"
+    column = Column("benchmark", name, benchmark_table.title(name, result), unit, result["protocol"])
+    return column, Figure(
+        benchmark_table.value(result), result["scored"], result["expected"], result["partial"]
+    )

@@ -1,4 +1,4 @@
-"""A sweep's table as a picture: bars of means, a panel for each unit."""
+"""The bar chart of a sweep: bars of means, a panel for each unit."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _ROW = 0.22
-"""Inches of a line of the legend."""
+"""Height of a line of the legend, in inches."""
 
 
 class Bar(Protocol):
-    """What is drawn of a variant in a column."""
+    """The values of a variant in a column."""
 
     @property
     def values(self) -> Mapping[int, float]: ...
@@ -34,7 +34,7 @@ Variants = Mapping[str, Mapping[Column, Bar]]
 
 
 def plot(columns: Mapping[Column, str], variants: Variants, path: Path) -> Path:
-    """A group of bars a column: means, whiskers of one spread, a dot each run; what words alone give as a line."""
+    """Draw a group of bars per column: means, error bars of one spread, a dot per run; `question alone` is a line."""
     panels = _panels(
         [column for column in columns if column.name != QUESTION_ALONE or column.kind != "control"]
     )
@@ -53,7 +53,7 @@ def plot(columns: Mapping[Column, str], variants: Variants, path: Path) -> Path:
 
 
 def _panels(columns: Sequence[Column]) -> list[list[Column]]:
-    """All percentages together; points of each benchmark have a scale of their own."""
+    """The columns of each panel: all percentages in one; each benchmark with points in one of its own."""
     percent = [column for column in columns if column.unit == "%"]
     points = [[column] for column in columns if column.unit == "points"]
     return [panel for panel in (percent, *points) if panel]

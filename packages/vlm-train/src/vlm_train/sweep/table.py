@@ -1,4 +1,4 @@
-"""A sweep's table in the form of a paper's ablation: a row a variant, a column a metric, mean ± spread over seeds."""
+"""The table of a sweep, as of an ablation: a row per variant, a column per metric, mean ± spread over seeds."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CONTROLS = (
 
 @dataclass(frozen=True)
 class Cell:
-    """One metric of one variant, by seed; of `runs` finished runs."""
+    """One metric of one variant: figures by seed, and the number of finished runs."""
 
     figures: Mapping[int, Figure]
     runs: int
@@ -51,13 +51,15 @@ class Cell:
 
     @property
     def partial(self) -> str:
-        """How many of a benchmark's questions are scored, if any figure lacks some."""
+        """`partial, n of m` if a figure does not score all questions of its benchmark, else empty."""
         if not any(figure.partial for figure in self.figures.values()):
             return ""
         scored = sorted({figure.scored for figure in self.figures.values()})
         expected = sorted({figure.expected for figure in self.figures.values()})
-        few, of = ("–".join(map(str, dict.fromkeys((n[0], n[-1])))) for n in (scored, expected))
-        return f"partial, {few} of {of}"
+        numerator, denominator = (
+            "–".join(map(str, dict.fromkeys((n[0], n[-1])))) for n in (scored, expected)
+        )
+        return f"partial, {numerator} of {denominator}"
 
     def __str__(self) -> str:
         runs = f"{len(self.figures)} of {self.runs} runs" if len(self.figures) < self.runs else ""
@@ -68,7 +70,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Line:
-    """One variant: parameters by part, its cells by column, what its accuracies are called, and notes on them."""
+    """One variant: parameters by part, seeds of finished runs, cells by column, names of its accuracies, notes."""
 
     name: str
     parameters: Mapping[str, int]
@@ -79,30 +81,29 @@ class Line:
 
 
 def lines(jobs: Sequence[Job], parameters: Mapping[str, Mapping[str, int]]) -> list[Line]:
-    """What the finished runs say; `parameters` by the row's name and part."""
+    """A line for each variant, from its finished runs; `parameters` are by row and part."""
     rows = dict.fromkeys(job.row.name for job in jobs)
     return [_line(name, [j for j in jobs if j.row.name == name], parameters[name]) for name in rows]
 
 
 def _line(name: str, jobs: Sequence[Job], parameters: Mapping[str, int]) -> Line:
-    found = {job.seed: measures(job.folder, job.last_stage) for job in jobs if job.done}
-    names = dict.fromkeys(column for m in found.values() for column in m.figures)
+    runs = {job.seed: measures(job.folder, job.last_stage) for job in jobs if job.done}
+    names = dict.fromkeys(column for m in runs.values() for column in m.figures)
     cells = {
-        c: Cell({seed: m.figures[c] for seed, m in found.items() if c in m.figures}, len(found))
-        for c in names
+        c: Cell({seed: m.figures[c] for seed, m in runs.items() if c in m.figures}, len(runs)) for c in names
     }
-    accuracy = _distinct(m.accuracy for m in found.values() if m.accuracy)
-    notes = _distinct(note for m in found.values() for note in m.notes)
-    return Line(name, parameters, list(found), cells, accuracy, notes)
+    accuracy = _distinct(m.accuracy for m in runs.values() if m.accuracy)
+    notes = _distinct(note for m in runs.values() for note in m.notes)
+    return Line(name, parameters, list(runs), cells, accuracy, notes)
 
 
 def _distinct(texts: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(texts))
 
 
-def columns(found: Sequence[Line]) -> dict[Column, str]:
-    """Every column and its title: `all`, every category, the controls, then benchmarks; no two titles are equal."""
-    names = sorted({name for line in found for name in line.cells}, key=lambda column: column.order)
+def columns(table_lines: Sequence[Line]) -> dict[Column, str]:
+    """Titles by column, in order: `all`, the categories, the controls, the benchmarks. No two titles are equal."""
+    names = sorted({name for line in table_lines for name in line.cells}, key=lambda column: column.order)
     titles = [column.title for column in names]
     return {
         column: column.title
@@ -112,65 +113,65 @@ def columns(found: Sequence[Line]) -> dict[Column, str]:
     }
 
 
-def texts(found: Sequence[Line]) -> list[list[str]]:
+def texts(table_lines: Sequence[Line]) -> list[list[str]]:
     """The table as rows of text, the head first."""
-    names = columns(found)
+    names = columns(table_lines)
     head = ["", "connector", "n", *names.values()]
     rows = [
         [line.name, f"{line.parameters['connector']:,}", str(len(line.seeds)),
          *(str(line.cells[name]) if name in line.cells else NOTHING for name in names)]
-        for line in found
+        for line in table_lines
     ]  # fmt: skip
     return [head, *rows]
 
 
-def metric(found: Sequence[Line]) -> str:
-    """The title of the table: accuracies, held-out only if those of all runs are, and benchmarks."""
-    accuracy = _distinct(name for line in found for name in line.accuracy)
+def metric(table_lines: Sequence[Line]) -> str:
+    """The title of the table; accuracies are called held-out only if they are for all runs."""
+    accuracy = _distinct(name for line in table_lines for name in line.accuracy)
     one = accuracy[0] if len(accuracy) == 1 else "accuracy, %" if accuracy else ""
-    benchmarks = any(column.kind == "benchmark" for column in columns(found))
+    benchmarks = any(column.kind == "benchmark" for column in columns(table_lines))
     return "; ".join(filter(None, (one, "benchmarks" if benchmarks else ""))) or "no figures"
 
 
-def notes(found: Sequence[Line]) -> list[str]:
-    """Notes of the table: rows that are trained on or left out, and missing figures."""
-    every = _distinct(note for line in found for note in line.notes)
-    measured = [line for line in found if line.seeds]
-    told = []
+def notes(table_lines: Sequence[Line]) -> list[str]:
+    """Notes of the table: questions that are also in the training data or left out, and missing figures."""
+    every = _distinct(note for line in table_lines for note in line.notes)
+    measured = [line for line in table_lines if line.seeds]
+    result = []
     for note in every:
-        those = [line.name for line in measured if note in line.notes]
-        told.append(note if len(those) == len(measured) else f"{', '.join(those)}: {note}")
-    names = columns(found)
+        variants = [line.name for line in measured if note in line.notes]
+        result.append(note if len(variants) == len(measured) else f"{', '.join(variants)}: {note}")
+    names = columns(table_lines)
     for line in measured:
         absent = [title for column, title in names.items() if column not in line.cells]
-        told += [f"{line.name}: not measured: {', '.join(absent)}"] if absent else []
-    if any(one.partial for line in found for one in line.cells.values()):
-        told.append(benchmark_table.NOTE)
-    return told
+        result += [f"{line.name}: not measured: {', '.join(absent)}"] if absent else []
+    if any(one.partial for line in table_lines for one in line.cells.values()):
+        result.append(benchmark_table.NOTE)
+    return result
 
 
-def markdown(found: Sequence[Line]) -> str:
-    """The table and what its numbers are; `connector` is the number of its parameters."""
-    head, *rows = map(row, texts(found))
-    rule = "|---|" + "---:|" * (len(texts(found)[0]) - 1)
-    accuracy = metric(found)
+def markdown(table_lines: Sequence[Line]) -> str:
+    """The table, followed by a list that explains its numbers."""
+    head, *rows = map(row, texts(table_lines))
+    rule = "|---|" + "---:|" * (len(texts(table_lines)[0]) - 1)
+    accuracy = metric(table_lines)
     legend = [f"{text(accuracy[0].upper() + accuracy[1:])}. {LEGEND}"]
-    if any(column.kind == "control" for column in columns(found)):
+    if any(column.kind == "control" for column in columns(table_lines)):
         legend.append(CONTROLS)
-    about = [*legend, *map(text, notes(found))]
-    return "\n".join([head, rule, *rows, "", *(f"- {line}" for line in about)]) + "\n"
+    explanations = [*legend, *map(text, notes(table_lines))]
+    return "\n".join([head, rule, *rows, "", *(f"- {line}" for line in explanations)]) + "\n"
 
 
-def record(grid: Grid, found: Sequence[Line], failures: Sequence[str]) -> dict[str, Any]:
-    """The same as plain data, each seed's value included."""
-    names = columns(found)
+def record(grid: Grid, table_lines: Sequence[Line], failures: Sequence[str]) -> dict[str, Any]:
+    """The table as JSON data, with the value of every seed."""
+    names = columns(table_lines)
     return {
         "base": str(grid.base),
         "seeds": grid.seeds,
-        "metric": metric(found),
+        "metric": metric(table_lines),
         "spread": "sample standard deviation over the seeds",
         "failed": list(failures),
-        "notes": notes(found),
+        "notes": notes(table_lines),
         "columns": {
             title: {"kind": c.kind, "name": c.name, "unit": c.unit, "protocol": c.protocol}
             for c, title in names.items()
@@ -186,31 +187,35 @@ def record(grid: Grid, found: Sequence[Line], failures: Sequence[str]) -> dict[s
                     if column in line.cells
                 },
             }
-            for line in found
+            for line in table_lines
         ],
     }
 
 
 def _plain(column: Column, cell: Cell) -> dict[str, Any]:
-    told = {"mean": cell.mean, "spread": cell.spread, "values": cell.values}
+    values = {"mean": cell.mean, "spread": cell.spread, "values": cell.values}
     if column.kind != "benchmark":
-        return told
+        return values
     counts = {
         seed: {"scored": f.scored, "expected": f.expected, "partial": f.partial}
         for seed, f in cell.figures.items()
     }
-    return {**told, "questions": counts}
+    return {**values, "questions": counts}
 
 
-def write(grid: Grid, found: Sequence[Line], failures: Sequence[str]) -> list[Path]:
-    """`table.md`, `table.json` and, if anything was measured, `table.png` in the sweep's folder."""
+def write(grid: Grid, table_lines: Sequence[Line], failures: Sequence[str]) -> list[Path]:
+    """Write `table.md`, `table.json` and, if there are figures, `table.png` into the sweep's folder; -> paths."""
     folder = RunDir(grid.output)
     paths = [
-        folder.write("table.md", markdown(found)),
-        folder.write("table.json", json.dumps(record(grid, found, failures), indent=1) + "\n"),
+        folder.write("table.md", markdown(table_lines)),
+        folder.write("table.json", json.dumps(record(grid, table_lines, failures), indent=1) + "\n"),
     ]
-    if any(line.cells for line in found):
+    if any(line.cells for line in table_lines):
         paths.append(
-            plot(columns(found), {line.name: line.cells for line in found}, grid.output / "table.png")
+            plot(
+                columns(table_lines),
+                {line.name: line.cells for line in table_lines},
+                grid.output / "table.png",
+            )
         )
     return paths
