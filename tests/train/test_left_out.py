@@ -7,7 +7,7 @@ from accelerate.state import AcceleratorState
 
 from vlm_core.errors import SpecError, UserError
 from vlm_core.spec.spec import load_spec
-from vlm_train.data.sampler import StepSampler
+from vlm_train.data.order.sampler import StepSampler
 from vlm_train.engine import trainer
 from vlm_train.run import start
 

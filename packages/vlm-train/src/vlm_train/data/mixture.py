@@ -14,7 +14,8 @@ from vlm_core.errors import BadSample
 from vlm_core.plugins.config import DatasetConfig
 from vlm_core.rows import Row, Rows, known_faults, text_length
 from vlm_train.config.train import Stage
-from vlm_train.data.shuffle import ShuffledOrder, shares
+from vlm_train.data.order.shuffled_order import ShuffledOrder
+from vlm_train.data.order.source_mixing import shares
 
 CHARACTERS_A_TOKEN = 4
 
