@@ -39,7 +39,7 @@ class Rows(Dataset):
 def work(rows, step):
     """Take a step on each batch, as a run does."""
     loader = DataLoader(rows, 4, num_workers=2, worker_init_fn=data_workers.start_worker)
-    with data_workers.naming_killed_readers():
+    with data_workers.naming_killed_workers():
         for _ in data_workers.read(loader):
             step()
 

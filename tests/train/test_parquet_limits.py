@@ -44,7 +44,11 @@ def outcome(found, index=0) -> Any:
 @pytest.fixture
 def small(monkeypatch):
     """A row group may have a MiB, and what repeats itself is decoded otherwise from 64 KiB."""
-    for name, value in {"MAX_GROUP": 2**20, "REPEATED": 64 * KIB, "PIECE": 64 * KIB}.items():
+    for name, value in {
+        "MAX_GROUP": 2**20,
+        "DICTIONARY_BYTES": 64 * KIB,
+        "DELTA_BATCH_BYTES": 64 * KIB,
+    }.items():
         monkeypatch.setattr(parquet_file, name, value)
 
 
@@ -201,7 +205,7 @@ def test_a_storage_that_never_answers_is_given_up(tmp_path, monkeypatch):
     system, awake = fsspec.filesystem("memory"), threading.Event()
     system.pipe_file("/slow/x.parquet", path.read_bytes())
     monkeypatch.setattr(files, "PATIENCE", (0.0,))
-    monkeypatch.setattr(storage, "ANSWER_S", 0.1)
+    monkeypatch.setattr(storage, "RESPONSE_SECONDS", 0.1)
     found = rows("memory://slow/x.parquet")
     monkeypatch.setattr(type(system), "cat_file", lambda *a, **k: awake.wait(30) and b"")
     began = time.monotonic()
@@ -217,6 +221,6 @@ def test_a_storage_that_does_not_say_a_size(monkeypatch):
     system.pipe_file("/sizeless/x.parquet", b"PAR1" * 9)
     monkeypatch.setattr(type(system), "info", lambda *a, **k: {"name": "x", "size": None, "type": "file"})
     monkeypatch.setattr(type(system), "exists", lambda *a, **k: True)
-    with pytest.raises(UserError, match="does not say how large it is"):
+    with pytest.raises(UserError, match="does not give its size"):
         rows("memory://sizeless/x.parquet")
     system.store.pop("/sizeless/x.parquet")

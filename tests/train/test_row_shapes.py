@@ -102,9 +102,9 @@ def test_rows_are_read_alike_in_every_format(folder, write, case):
 
 BAD = [
     (messages({"type": "video", "video": "a.mp4"}, text("what?")),
-     "turn 0, part 0: type 'video' is not read; possible"),
-    (messages({"type": "input_audio", "input_audio": {"data": "x"}}), "type 'input_audio' is not read"),
-    (messages({"type": "tool_use", "name": "x"}, text("a")), "type 'tool_use' is not read"),
+     "turn 0, part 0: unknown type 'video'; possible"),
+    (messages({"type": "input_audio", "input_audio": {"data": "x"}}), "unknown type 'input_audio'"),
+    (messages({"type": "tool_use", "name": "x"}, text("a")), "unknown type 'tool_use'"),
     (messages({"foo": "x"}, text("a")), "a part without type, text or image; its keys: foo"),
     (messages({"type": "text", "text": "a", "video": "a.mp4"}), "'video' is not read in a part of type 'text'"),
     (messages({"type": "image", "image": "red.png", "url": "blue.png"}),
@@ -120,11 +120,11 @@ BAD = [
     ({"messages": [user(text("a")), {"role": "assistant", "content": [{"type": "image"}]}]},
      "an image in a turn of 'assistant'"),
     ({"messages": [user(text("a")), {"role": "tool", "content": [text("b")]}, answer("c")]},
-     "turn 1: the role 'tool' is not read"),
+     "turn 1: unknown role 'tool'"),
     ({"conversations": [*turns("a", "b"), {"from": "observation", "value": "c"}]},
      "turn 2: the role 'observation' is not"),
-    ({"messages": [user(text("a")), {**answer("b"), "loss": False}]}, "turn 1: loss: False cannot be honoured"),
-    ({"messages": [user(text("a")), {**answer("b"), "weight": 0}]}, "turn 1: weight: 0 cannot be honoured"),
+    ({"messages": [user(text("a")), {**answer("b"), "loss": False}]}, "turn 1: loss: False is not supported"),
+    ({"messages": [user(text("a")), {**answer("b"), "weight": 0}]}, "turn 1: weight: 0 is not supported"),
     ({"messages": [user(text("a")), {**answer("b"), "tool_calls": [{"id": "x"}]}]},
      "turn 1: 'tool_calls' is not read"),
     ({**messages(text("a")), "videos": ["a.mp4"]}, "'videos' is not read, but holds .*; rename it, or .* in ignore:"),
@@ -146,7 +146,7 @@ BAD = [
     ({"query": "a", "response": "b", "history": ["a"]}, "history must be a list of .question, answer."),
     ({"instruction": "a", "output": "b", "system": ["x"]}, "system must be text"),
     ({"messages": [{"role": "system", "content": [text("x")]}, user(text("a")), answer("b")], "system": "y"},
-     "two system texts"),
+     "two system prompts"),
     ({"conversation": turns("a", "b")},
      "conversation 0: expected {human, assistant}, .*'conversations' or 'messages'"),
     ({"message": turns("a", "b")},
@@ -158,7 +158,7 @@ BAD = [
     ({**messages(text("a")), "weight": 0.1}, "'weight' is not read, but holds 0.1"),
     ({**messages(text("a")), "path": "a/red.PNG"}, "'path' is not read, but holds 'a/red.PNG'"),
     ({"conversations": [{"from": "human", "value": "a", "role": "assistant"}, turns("a", "b")[1]]},
-     "role and value|role and content say something else than from and value"),
+     "role and value|role and content contradict from and value"),
 ]  # fmt: skip
 
 
@@ -230,7 +230,7 @@ def test_an_image_inside_a_row_has_the_limits_of_a_file(folder, write, monkeypat
 def test_a_turn_of_gpt_before_the_first_question_is_left_out_in_every_format(folder, write, caplog):
     opened = {"conversations": [{"from": "gpt", "value": "hello"}, *turns("hi", "yo")]}
     assert said(write(folder, opened, opened)[1]) == ["hi", "yo"]
-    assert caplog.text.count("gpt speaks first; that turn is left out") == 1
+    assert caplog.text.count("gpt speaks first; that turn is not used") == 1
 
 
 def test_a_sample_of_a_shard_takes_its_images_in_the_order_in_which_json_names_them(folder):
@@ -244,7 +244,7 @@ def test_a_sample_of_a_shard_takes_its_images_in_the_order_in_which_json_names_t
     ("row", "message"),
     [({"conversations": turns("<image>", "x"), "image": "a/none.png"},
       ".json names 1 images .'a/none.png'., but the sample has 0"),
-     (messages({"type": "image", "image": "none.png"}), "image 'none.png' is no member of this sample")],
+     (messages({"type": "image", "image": "none.png"}), "image 'none.png' is not a member of this sample")],
 )  # fmt: skip
 def test_a_sample_of_a_shard_lacks_an_image(folder, row, message):
     with pytest.raises(BadSample, match=message):
@@ -278,7 +278,7 @@ def test_the_system_text_of_a_row_reaches_the_template(folder, monkeypatch):
 
 
 def test_an_index_that_is_kept_knows_ids_and_images_inside_rows(folder, monkeypatch):
-    monkeypatch.setattr("vlm_train.data.json_files.json_index.KEEP_FROM", 1)
+    monkeypatch.setattr("vlm_train.data.json_files.json_index.MIN_CACHED_BYTES", 1)
     monkeypatch.setenv("VLM_CACHE", str(folder / "cache"))
     found = [
         messages(URL, text("what?"), id="a"),

@@ -64,15 +64,23 @@ def _integer(text: str) -> int:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Torchrun's own names, for what a run needs of them."""
-    group = parser.add_argument_group("processes", "by default one for each accelerator of this machine")
+    group = parser.add_argument_group("distributed training", "options of torchrun, with the same meaning")
     group.add_argument(
-        "--nproc", "--nproc-per-node", type=_integer, metavar="N", help="processes of this node"
+        "--nproc",
+        "--nproc-per-node",
+        type=_integer,
+        metavar="N",
+        help="processes on this node; default: one per accelerator",
     )
-    group.add_argument("--nnodes", metavar="N", help="nodes, or MIN:MAX; start the same command on each")
-    group.add_argument("--rdzv-endpoint", metavar="HOST:PORT", help="where the nodes meet: one of them")
-    group.add_argument("--rdzv-id", metavar="ID", help="name of this job, the same on all nodes")
     group.add_argument(
-        "--max-restarts", type=_integer, metavar="N", help="start anew so often after a failure"
+        "--nnodes", metavar="N", help="nodes, or MIN:MAX; run the same command on each; default: 1"
+    )
+    group.add_argument(
+        "--rdzv-endpoint", metavar="HOST:PORT", help="rendezvous: a node that all others reach"
+    )
+    group.add_argument("--rdzv-id", metavar="ID", help="job id, the same on all nodes")
+    group.add_argument(
+        "--max-restarts", type=_integer, metavar="N", help="restarts after a failure; default: 0"
     )
 
 

@@ -211,7 +211,7 @@ class StageTrainer:
         self, dropped_samples: DroppedSamples, step: int, micros: Sequence[MicroBatch]
     ) -> int:
         """Record the samples that any process dropped in a step; -> how many were too long."""
-        dropped: list[DroppedSample] = [item for micro in micros for item in micro.left_out]
+        dropped: list[DroppedSample] = [item for micro in micros for item in micro.dropped]
         if self._sum(len(dropped)) == 0:
             return 0
         dropped = gather_object(dropped)
