@@ -141,5 +141,5 @@ def test_a_failing_storage_is_not_skipped(run_spec, monkeypatch):
 
 def test_held_out_rows_are_never_skipped(bad_spec, run_spec):
     path = run_spec()
-    with pytest.raises(UserError, match=r"evaluation: .*\n2 of 18 rows are bad"):
+    with pytest.raises(UserError, match=r"held_out_qa: .*\n2 of 18 rows are bad"):
         go(path, *SKIP)
