@@ -63,11 +63,11 @@ def test_other_errors_of_readers_pass_through():
 
 def test_the_signal_is_read_from_torchs_words():
     assert (
-        data_workers._number("Bus error. It is possible that dataloader's workers are out of shared memory.")
+        data_workers._signal_number("Bus error. It is possible that dataloader's workers are out of shared memory.")
         == 7
     )
-    assert data_workers._number("Killed. ") == 9
-    assert data_workers._number("Segmentation fault. ") == 11
+    assert data_workers._signal_number("Killed. ") == 9
+    assert data_workers._signal_number("Segmentation fault. ") == 11
 
 
 @pytest.mark.parametrize("command", [("run", "--nproc", "1"), ("check",)])

@@ -107,7 +107,7 @@ def test_faults(folder, change, message):
         ("d.json", "{}", "expected a list of rows, got dict"),
         ("d.json", "[]", "has no rows"),
         ("d.json", "[{} {}]", "not valid JSON: expected , or ] after an item .row 1, near byte 4"),
-        ("d.json", "[{}]x", "something follows the list"),
+        ("d.json", "[{}]x", "unexpected text after the list"),
         ("d.json", "[{},]", "not valid JSON: Expecting value .row 1"),
         ("d.json", "[" * 100_000, "not valid JSON"),
         ("d.json", "[" + "9" * 5000 + "]", "not valid JSON: Exceeds the limit"),

@@ -176,7 +176,7 @@ def test_pages_are_counted_as_pyarrow_writes_them(tmp_path):
                 chunk = group.column(i)
                 start, end = parquet_pages.chunks(data[-8 - size : -8])[0][i]
                 assert end - start == chunk.total_compressed_size
-                pages = parquet_pages.content(data[start:end])
+                pages = parquet_pages.page_sizes(data[start:end])
                 assert pages.values == chunk.num_values
                 assert 0 <= chunk.total_uncompressed_size - pages.size < 100 * len(data) // 2000
                 assert (pages.dictionary > 0) == chunk.has_dictionary_page
@@ -188,16 +188,16 @@ def test_pages_are_counted_as_pyarrow_writes_them(tmp_path):
 def test_what_is_no_page_is_a_value_error(data):
     if data:
         with pytest.raises(ValueError, match="page"):
-            parquet_pages.content(memoryview(data))
+            parquet_pages.page_sizes(memoryview(data))
     else:
-        assert parquet_pages.content(memoryview(data)).values == 0
+        assert parquet_pages.page_sizes(memoryview(data)).values == 0
 
 
 def test_too_many_pages(monkeypatch):
     page = b"\x15\x06\x15\x00\x15\x00\x00"
-    assert parquet_pages.content(memoryview(page * 99)).values == 0
+    assert parquet_pages.page_sizes(memoryview(page * 99)).values == 0
     with pytest.raises(ValueError, match="more than 100000 pages"):
-        parquet_pages.content(memoryview(page * 100_001))
+        parquet_pages.page_sizes(memoryview(page * 100_001))
 
 
 def test_a_storage_that_never_answers_is_given_up(tmp_path, monkeypatch):

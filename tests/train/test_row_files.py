@@ -215,7 +215,7 @@ def test_two_columns_of_one_name_are_an_error(tmp_path):
 
     names = ["question", "answer", "answer"]
     pq.write_table(pa.table([["a"], ["b"], ["c"]], names=names), tmp_path / "t.parquet")
-    with pytest.raises(UserError, match="more than one column is called 'answer'"):
+    with pytest.raises(UserError, match="several columns are named 'answer'"):
         ParquetConfig(path=str(tmp_path / "t.parquet")).rows()
 
 

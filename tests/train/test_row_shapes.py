@@ -122,7 +122,7 @@ BAD = [
     ({"messages": [user(text("a")), {"role": "tool", "content": [text("b")]}, answer("c")]},
      "turn 1: unknown role 'tool'"),
     ({"conversations": [*turns("a", "b"), {"from": "observation", "value": "c"}]},
-     "turn 2: the role 'observation' is not"),
+     "turn 2: unknown role 'observation'"),
     ({"messages": [user(text("a")), {**answer("b"), "loss": False}]}, "turn 1: loss: False is not supported"),
     ({"messages": [user(text("a")), {**answer("b"), "weight": 0}]}, "turn 1: weight: 0 is not supported"),
     ({"messages": [user(text("a")), {**answer("b"), "tool_calls": [{"id": "x"}]}]},
@@ -267,7 +267,7 @@ def test_the_system_text_of_a_row_reaches_the_template(folder, monkeypatch):
         folder, {"conversations": turns("hi", "yo"), "system": "be brief"}, {"conversations": turns("a", "b")}
     )
     reader = dataset.SampleProcessor(lambda image: image, len, None, None, "answers", 9)  # pyright: ignore[reportArgumentType]
-    for module, read in ((dataset, reader.whole), (held_out, lambda row: held_out._prompt(row, reader, {}))):
+    for module, read in ((dataset, reader.untruncated), (held_out, lambda row: held_out._prompt(row, reader, {}))):
         monkeypatch.setattr(module, "render", write)
         for row in rows:
             with pytest.raises(BadSample, match="enough"):

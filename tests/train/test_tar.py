@@ -77,7 +77,7 @@ def test_samples_of_every_kind(tmp_path):
         ({"b.json": b"{", "b.jpg": png("red"), "b.txt": "text"}, "json", "not valid JSON"),
         ({"b.json": b"[1]", "b.jpg": png("red")}, "schema", "expected a mapping"),
         ({"b.json": {"url": "u"}, "b.jpg": png("red")}, "schema", "no column holds a conversation"),
-        ({"b.txt": b"\xff\xfe", "b.jpg": png("red")}, "schema", "no text"),
+        ({"b.txt": b"\xff\xfe", "b.jpg": png("red")}, "schema", "not UTF-8 text"),
     ],
 )  # fmt: skip
 def test_bad_samples_are_known_before_training(tmp_path, members, reason, message):
@@ -196,7 +196,7 @@ def test_a_size_beyond_the_file_is_not_allocated(tmp_path):
 @pytest.mark.parametrize(
     ("data", "message"),
     [(b"", "not an uncompressed tar"), (b"x" * 5000, "not an uncompressed tar"), (bytes(10240), "has no samples"),
-     (b"\x1f\x8b" + b"x" * 5000, "compressed ones must be unpacked"), (None, "no such .tar file")],
+     (b"\x1f\x8b" + b"x" * 5000, "decompress shards first"), (None, "no such .tar file")],
 )  # fmt: skip
 def test_what_is_no_shard(tmp_path, data, message):
     if data is not None:

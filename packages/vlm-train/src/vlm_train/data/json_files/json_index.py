@@ -75,7 +75,7 @@ def index_of(path: Path, ignore: Sequence[str] = ()) -> Index:
     if not os.path.lexists(path):
         raise UserError(f"{printable(path)}: no such data file")
     if path.is_dir():
-        raise UserError(f"{path}: cannot be read: it is a folder; name the data file")
+        raise UserError(f"{path}: cannot be read: Is a directory; name the data file")
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size < MIN_CACHED_BYTES:
