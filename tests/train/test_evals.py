@@ -111,7 +111,7 @@ def test_a_picture_that_breaks_while_it_trains_is_left_out_and_counted(examined,
       r"; possible: .*mme, .*did you mean 'pope'"),
      ("tasks", [{"type": "pope", "dta": "."}], r"benchmarks\.tasks\.0\.dta: unknown key.*did you mean 'data'"),
      ("tasks", ["pope"], r"benchmarks\.tasks\.0: expected a mapping with a type"),
-     ("tasks", [{"type": "pope"}] * 2, "pope stands there twice"),
+     ("tasks", [{"type": "pope"}] * 2, "pope is listed twice"),
      ("tasks", [], "benchmarks.tasks"),
      ("samples", "most", r"benchmarks\.samples: ")],
 )  # fmt: skip

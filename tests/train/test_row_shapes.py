@@ -152,7 +152,7 @@ BAD = [
     ({"message": turns("a", "b")},
      "no column holds a conversation; .*the columns are: id, message; did you mean 'messages' for 'message'"),
     ({"captions": "a", "image": "red.png"}, "did you mean 'caption' for 'captions'"),
-    *((messages(text(f"{mark}\nwhat?")), "is not read; an image of the row stands at '<image>'")
+    *((messages(text(f"{mark}\nwhat?")), "is not read; the placeholder of an image is '<image>'")
       for mark in ("<video>", "<audio>", "Picture 1: <img>red.png</img>", "look at <image_1>", "<|image_1|>",
                    "<|vision_start|><|image_pad|><|vision_end|>")),
     ({**messages(text("a")), "weight": 0.1}, "'weight' is not read, but holds 0.1"),
