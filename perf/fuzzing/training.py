@@ -83,5 +83,5 @@ def outcome_of(config: DatasetConfig, read: SampleProcessor) -> str:
     """Reads all rows as training does, faults counted; `UserError` where the dataset as a whole is refused."""
     examples = Examples(config.rows(), read.read)
     items = [examples[i] for i in range(min(len(examples), 8))]
-    left_out = to_micro_batch(items).left_out if items else []
-    return "all rows read" if not left_out else f"rows left out: {left_out[0].reason}"
+    dropped = to_micro_batch(items).dropped if items else []
+    return "all rows read" if not dropped else f"rows dropped: {dropped[0].reason}"

@@ -199,7 +199,7 @@ def test_an_unreadable_image_ends_the_run_by_name(run_spec):
 def test_an_unreadable_image_of_the_evaluation_is_found_before_the_first_step(run_spec):
     path = run_spec(on_bad_sample="skip", bad_sample_budget=18)
     (path.parent / "red.png").write_text("not an image")
-    with pytest.raises(UserError, match=r"evaluation: row \d+: .*red\.png: not an image .*; mend or remove"):
+    with pytest.raises(UserError, match=r"held_out_qa: row \d+: .*red\.png: not an image .*; fix or remove"):
         go(path)
     assert not (path.parent / "run" / "metrics.jsonl").exists()
 

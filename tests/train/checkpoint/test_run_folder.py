@@ -265,4 +265,6 @@ def test_a_tracker_that_cannot_write_hears_no_more(tmp_path, caplog):
     for step in (1, 2):
         trackers(METRICS, line(step))
     assert heard == [1]
-    assert caplog.text.count("tensorboard: cannot write: full; it receives no further records of this run") == 1
+    assert (
+        caplog.text.count("tensorboard: cannot write: full; it receives no further records of this run") == 1
+    )

@@ -27,7 +27,7 @@ def test_check_lists_what_training_leaves_out(run_spec, monkeypatch, capsys, tmp
     report = tmp_path / "bad.jsonl"
     code, said = call(monkeypatch, capsys, "check", path, *skip, "--report", report)
     assert code == 0, said
-    assert re.search(r"align: 18 of 18 rows looked at, \d+ usable", said.out)
+    assert re.search(r"align: 18 of 18 rows checked, \d+ usable", said.out)
     assert "not-an-image 3, missing 1" in said.out
     assert not (tmp_path / "run").exists()
     listed = [json.loads(line) for line in report.read_text().splitlines()]
@@ -48,14 +48,14 @@ def test_check_fails_where_training_would_stop(run_spec, monkeypatch, capsys, ch
     spoil(path)
     code, said = call(monkeypatch, capsys, "check", path, *(a for c in change for a in ("--set", c)))
     assert code == 1
-    assert "training would stop: align, instruct" in said.out
+    assert "training would stop in: align, instruct" in said.out
     assert "row 1: image is missing" in said.out
 
 
 def test_check_of_some_rows_with_workers(run_spec, monkeypatch, capsys):
     code, said = call(monkeypatch, capsys, "check", run_spec(), "--rows", 6, "--num-workers", 1)
     assert code == 0
-    assert said.out.count("6 of 18 rows looked at, 6 usable") == 3
+    assert said.out.count("6 of 18 rows checked, 6 usable") == 3
 
 
 @pytest.mark.parametrize("text", ["a red\ncircle", "naïve 日本 👩‍🚀", "<image> <|endoftext|>"])
@@ -88,6 +88,6 @@ def test_preview_is_one_page_that_shows_text_as_text(run_spec, monkeypatch, caps
     assert len(re.findall('<img alt="image 1" src="data:image/png;base64,', html)) == 2 * (12 - 4)
     assert "<script" not in html
     assert not re.findall(r'(?:src|href)="(?!data:)|url\(|@import', html), "needs no other file"
-    assert html.count('class="left-out"') == 2 * 4
-    assert "left out: missing" in said.out
+    assert html.count('class="dropped"') == 2 * 4
+    assert "dropped: missing" in said.out
     assert "<script>alert(1)</script>⟨end⟩" in said.out.replace("\n", "")

@@ -10,7 +10,7 @@ from vlm_core.text.render import IMAGE, Message, render
 from vlm_core.text.template import Template, TokenizerTemplate
 from vlm_train.checkpoint.run_dir import VALIDATION
 from vlm_train.cli import main
-from vlm_train.cli.preview import Shown, names_of, page, spans, terminal
+from vlm_train.cli.preview import SamplePreview, control_names, page, spans, terminal
 from vlm_train.data.dataset import Example
 from vlm_train.run import start
 
@@ -99,23 +99,25 @@ def test_preview_tells_tokens_text_and_targets_apart(tiny_model):
         ("⟨<|endoftext|>⟩", "read"),
         ("⟨<|endoftext|>⟩", "target"),
     ]
-    shown = Shown("a", 0, "one", Example(sample, []))
+    preview = SamplePreview("a", 0, "one", Example(sample, []), found)
     text = "<|endoftext|>[bold]x[/bold]␛[31m␡"
-    piped = terminal(shown, found, color=False).plain.splitlines()
+    piped = terminal(preview, color=False).plain.splitlines()
     assert "".join(piped[1:]) == f"⟨<|endoftext|>⟩s [image: 4 tokens]{text}:«{text}⟨<|endoftext|>⟩»"
-    colored = terminal(shown, found)
+    colored = terminal(preview)
     assert "«" not in colored.plain
     styles = {str(span.style) for span in colored.spans}
     assert styles == {
         *(f"not bold {s}" for s in ("blue", "dim", "bold green", "magenta", "bold green reverse")),
     }
-    html = page("x", [(shown, found)])
+    html = page("x", [preview])
     assert '<span class="target control"' in html
     assert "\x1b" not in html
 
 
 def test_end_of_text_is_called_as_the_template_calls_it(tiny_model):
     tokenizer = tiny_model.llm.tokenizer
-    assert names_of(tokenizer, Template(user="{text}", assistant="{text}{eos}")) == {tokenizer.eos_id: "end"}
+    assert control_names(tokenizer, Template(user="{text}", assistant="{text}{eos}")) == {
+        tokenizer.eos_id: "end"
+    }
     for template in (TEMPLATE, TokenizerTemplate()):
-        assert names_of(tokenizer, template) == {tokenizer.eos_id: "<|endoftext|>"}
+        assert control_names(tokenizer, template) == {tokenizer.eos_id: "<|endoftext|>"}

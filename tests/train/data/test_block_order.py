@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlm_core.rows import Blocks
-from vlm_train.data.sampler import StepSampler
-from vlm_train.data.shuffle import ShuffledOrder
+from vlm_train.data.order.sampler import StepSampler
+from vlm_train.data.order.shuffled_order import ShuffledOrder
 
 SIZES = st.lists(st.integers(1, 7), min_size=1, max_size=9)
 

@@ -39,7 +39,7 @@ class Rows(Dataset):
 def work(rows, step):
     """Take a step on each batch, as a run does."""
     loader = DataLoader(rows, 4, num_workers=2, worker_init_fn=data_workers.start_worker)
-    with data_workers.naming_killed_readers():
+    with data_workers.naming_killed_workers():
         for _ in data_workers.read(loader):
             step()
 
@@ -63,11 +63,13 @@ def test_other_errors_of_readers_pass_through():
 
 def test_the_signal_is_read_from_torchs_words():
     assert (
-        data_workers._number("Bus error. It is possible that dataloader's workers are out of shared memory.")
+        data_workers._signal_number(
+            "Bus error. It is possible that dataloader's workers are out of shared memory."
+        )
         == 7
     )
-    assert data_workers._number("Killed. ") == 9
-    assert data_workers._number("Segmentation fault. ") == 11
+    assert data_workers._signal_number("Killed. ") == 9
+    assert data_workers._signal_number("Segmentation fault. ") == 11
 
 
 @pytest.mark.parametrize("command", [("run", "--nproc", "1"), ("check",)])

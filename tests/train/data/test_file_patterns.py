@@ -47,7 +47,7 @@ def test_a_folder_and_a_file(tree):
 @pytest.mark.parametrize("pattern", ["/**/*.tar", "a/**", "a", "*/*", "**/**/x.tar"])
 def test_a_search_ends_at_its_limit(tree, monkeypatch, pattern):
     monkeypatch.setattr(file_patterns, "MAX_ENTRIES", 3)
-    with pytest.raises(UserError, match="met more than 3 files and folders; name a smaller folder"):
+    with pytest.raises(UserError, match="more than 3 files and folders; name a smaller folder"):
         local_files(pattern, ".tar")
 
 
@@ -57,5 +57,5 @@ def test_braces_are_counted_before_they_are_written_out():
     assert braces("{2..1}") == ["{2..1}"]
     assert braces("{}" * 3000) == ["{}" * 3000]
     for pattern in ("{0..999999999}", "{a,b}" * 40, "{0..999}{0..999}", "{1.." + "9" * 4000 + "}"):
-        with pytest.raises(UserError, match="stands for more than 100000 names"):
+        with pytest.raises(UserError, match="expands to more than 100000 names"):
             braces(pattern)

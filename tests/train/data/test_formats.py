@@ -112,7 +112,7 @@ def spoiled(formats, tmp_path):
 
 def test_a_mixture_that_skips_is_resumed_to_the_bit(run_spec, spoiled, monkeypatch, killed_at):
     """Row groups in windows, worker processes, bad rows of every source; killed once and continued."""
-    monkeypatch.setattr(parquet_rows, "HELD", 1)
+    monkeypatch.setattr(parquet_rows, "CACHED_BYTES", 1)
     path = spec_of(run_spec, spoiled, held_out_qa=None)
     whole = run_folder(path, *SKIP, f"train.output={path.parent / 'whole'}", "train.stages.0.steps=8")
     reasons = {m["reason"] for m in whole.records(LEFT_OUT)}
@@ -126,7 +126,9 @@ def test_a_mixture_that_skips_is_resumed_to_the_bit(run_spec, spoiled, monkeypat
 
 
 def test_without_skipping_the_first_known_fault_ends_it_before_it_starts(run_spec, spoiled):
-    with pytest.raises(ValueError, match=r"stage only: .*y\.tar: has no end mark .*after 9 whole samples"):
+    with pytest.raises(
+        ValueError, match=r"stage only: .*y\.tar: has no end-of-archive mark .*after 9 complete samples"
+    ):
         run_folder(spec_of(run_spec, spoiled, held_out_qa=None))
 
 

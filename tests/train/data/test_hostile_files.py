@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 VALUES = "more than 250000 values in one row"
-HEADERS = "1 rows, 0 good, truncated: FILE: breaks off near byte 1024: headers of one member with more than 65536 bytes"
+HEADERS = "1 rows, 0 good, truncated: FILE: damaged near byte 1024: headers of one member with more than 65536 bytes"
 OUTCOMES = {
     "lists.json": f"UserError: FILE: row 0: {VALUES}",
     "lists.jsonl": f"2 rows, 1 good, too-large: FILE, line 2: {VALUES}",
@@ -26,7 +26,7 @@ OUTCOMES = {
     "blank-lines.jsonl": "2 rows, 2 good",
     "blank-list.json": "1 rows, 1 good",
     "huge-int.json": "2 rows, 1 good, json: FILE: row 0: not valid JSON: Exceeds the limit .4300 digits",
-    "surrogate.jsonl": r"3 rows, 1 good, schema: FILE, line 2: half of a surrogate pair in .*\\ud800.* is no text",
+    "surrogate.jsonl": r"3 rows, 1 good, schema: FILE, line 2: unpaired surrogate in .*\\ud800.*: not valid",
     "nul-terabyte.json": "UserError: FILE: not valid JSON: Expecting value",
     "terabyte.jsonl": "UserError: FILE, line 2: longer than 67108864 bytes",
     "line-10-gb.jsonl": "UserError: FILE, line 1: longer than 67108864 bytes",
@@ -36,26 +36,26 @@ OUTCOMES = {
     "pax-gigabyte.tar": HEADERS,
     "long-name.tar": HEADERS,
     "long-name-chain.tar": HEADERS,
-    "pax-digits.tar": "1 rows, 0 good, truncated: FILE: breaks off .*: an extended header that is a row of digits",
+    "pax-digits.tar": "1 rows, 0 good, truncated: FILE: damaged .*: an extended header that is a row of digits",
     "dots.tar": "1 rows, 0 good, truncated: FILE: has a name of 59984 characters near byte 1024; at most 1024",
     "sparse-terabyte.tar": "2 rows, 1 good, not-a-file: FILE: 1.json: a sparse file",
     "size-terabyte.tar": "2 rows, 1 good, too-large: FILE: 1: 1099511627776 bytes; at most 268435456 are read",
-    "negative.tar": "1 rows, 0 good, truncated: FILE: breaks off inside 1.json",
+    "negative.tar": "1 rows, 0 good, truncated: FILE: truncated inside 1.json",
     "one-sample.tar": "1 rows, 0 good, too-large: FILE: 0: more than 1000 members in one sample",
     "links.tar": "5 rows, 1 good, not-a-file: FILE: 1.json: a link to ",
-    "zeros-terabyte.tar": "UserError: FILE: holds no samples",
+    "zeros-terabyte.tar": "UserError: FILE: has no samples",
     "zeros-behind.tar": "1 rows, 1 good",
     "lists.tar": f"2 rows, 1 good, too-large: FILE: 1: {VALUES}",
     "deep-500.tar": "2 rows, 1 good, json: FILE: 1: nested deeper than 64 levels",
     "fifo.tar": "UserError: FILE: no such .tar file",
-    "dictionary.parquet": "UserError: FILE: says that it holds 1000000 rows in 5261 bytes; these are no rows",
+    "dictionary.parquet": "UserError: FILE: its footer claims 1000000 rows in 5261 bytes",
     "few.parquet": "4000 rows, 0 good, too-large: FILE: row group 0: .* at most 1073741824 are read",
     "turns.parquet": "2 rows, 0 good, too-large: FILE: row group 0: .* at most 1073741824 are read",
     "bytes.parquet": "2 rows, 1 good, schema: FILE: row 0: 'question' is not UTF-8 text",
     "types.parquet": "1 rows, 0 good, schema: FILE: row 0, turn 0: expected text, got 1",
     "dates.parquet": "1 rows, 0 good, schema: FILE: row 0",
     "footer-gigabyte.parquet": "UserError: FILE: a footer of 1073741824 bytes; at most 33554432 are read",
-    "terabyte.parquet": "UserError: FILE: no parquet file, or half of one",
+    "terabyte.parquet": "UserError: FILE: not a parquet file, or truncated",
     "fifo.parquet": "UserError: FILE: no such .parquet file",
 }
 

@@ -116,4 +116,4 @@ def test_rows_whose_images_and_places_differ_leave_their_neighbours_alone(tmp_pa
     batch, wanted = to_micro_batch(items).batch, to_micro_batch([alone[i] for i in range(7)]).batch
     for name in ("input_ids", "image_mask", "loss_mask", "segments", "pixel_values"):
         assert torch.equal(getattr(batch, name), getattr(wanted, name)), name
-    assert all(isinstance(item, DroppedSample) for item in to_micro_batch(items).left_out)
+    assert all(isinstance(item, DroppedSample) for item in to_micro_batch(items).dropped)

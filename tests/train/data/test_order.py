@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from vlm_core.errors import SpecError
 from vlm_core.spec.spec import load_spec
 from vlm_train.data.mixture import joined, sizes_of
-from vlm_train.data.sampler import StepSampler
-from vlm_train.data.shuffle import ShuffledOrder, shares
+from vlm_train.data.order.sampler import StepSampler
+from vlm_train.data.order.shuffled_order import ShuffledOrder
+from vlm_train.data.order.source_mixing import shares
 
 
 @given(weights=st.lists(st.floats(0.01, 100), min_size=1, max_size=5), total=st.integers(1, 1000))
@@ -106,7 +107,7 @@ def test_a_stage_takes_what_its_weights_or_counts_say(run_spec):
         stage = Stage.model_validate({**keys, **mix})
         rows = joined(stage.data)
         order = order_of(stage, rows, 0, image_tokens=4)
-        assert order.counts == counts
+        assert order.mixture.counts == counts
         assert total_steps(stage, len(rows)) == -(-sum(counts) // 4)
         again = order_of(stage, rows, 0, image_tokens=4)
         assert [order.row_at(i) for i in range(80)] == [again.row_at(i) for i in reversed(range(80))][::-1]

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlm_train.data.sampler import StepSampler, row_at
+from vlm_train.data.order.sampler import StepSampler, row_at
 
 
 @given(rows=st.integers(1, 40), seed=st.integers(0, 3), epochs=st.integers(1, 3))

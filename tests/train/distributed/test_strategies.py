@@ -9,7 +9,7 @@ from vlm_core.errors import UserError
 from vlm_core.model import PARTS
 from vlm_core.model_folder.weights import vector_names
 from vlm_core.spec.spec import load_spec
-from vlm_train.cli.plan import plan, pretended
+from vlm_train.cli.plan import fake_process_group, plan
 from vlm_train.config.section import train_section
 from vlm_train.distributed import fsdp2
 from vlm_train.distributed.fsdp2 import FSDP2Strategy
@@ -91,6 +91,6 @@ def test_every_unit_is_told(monkeypatch, reshard, wanted):
         fsdp2, "fully_shard", lambda *_, **options: values.append(options["reshard_after_forward"])
     )
     monkeypatch.setattr(fsdp2, "FSDPModule", Sharded)
-    with pretended(2) as accelerator:
+    with fake_process_group(2) as accelerator:
         FSDP2Strategy(accelerator, reshard_after_forward=reshard).wrap(Loss())
     assert values == [wanted]

@@ -7,7 +7,7 @@ from resume_helpers import run_folder
 
 from vlm_core.errors import SpecError, UserError
 from vlm_core.spec.spec import load_spec
-from vlm_train.data.sampler import StepSampler
+from vlm_train.data.order.sampler import StepSampler
 from vlm_train.engine import trainer
 
 SKIP = ("train.on_bad_sample=skip", "train.bad_sample_budget=6")
@@ -132,5 +132,5 @@ def test_a_failing_storage_is_not_skipped(run_spec, monkeypatch):
 
 def test_held_out_rows_are_never_skipped(bad_spec, run_spec):
     path = run_spec()
-    with pytest.raises(UserError, match=r"evaluation: .*\n2 of 18 rows are bad"):
+    with pytest.raises(UserError, match=r"held_out_qa: .*\n2 of 18 rows are bad"):
         run_folder(path, *SKIP)

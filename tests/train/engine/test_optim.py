@@ -55,7 +55,7 @@ def test_a_floor_lifts_the_end_and_keeps_the_peak(schedule):
     ("changes", "message"),
     [
         ({"decay_ratio": 0.2}, "decay_ratio belongs to schedule: wsd, not cosine"),
-        ({"schedule": "constant", "min_lr_ratio": 0.1}, "schedule: constant never falls"),
+        ({"schedule": "constant", "min_lr_ratio": 0.1}, "schedule: constant has no decay"),
         ({"schedule": "wsd", "warmup_ratio": 0.5, "decay_ratio": 0.6}, "more than all steps"),
         ({"weight_decay": {"llm": 0.1}}, r"weight_decay names \['llm'\], but this stage trains"),
         ({"groups": [{"match": "*"}]}, "a group gives lr, weight_decay or both"),

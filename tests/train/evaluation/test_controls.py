@@ -123,7 +123,7 @@ def test_the_question_alone_gives_the_most_frequent_answer_to_that_very_question
     asked = [row("a", (), " Color? ", "red"), row("b", (), "shape?", "square"), row("c", (), "new?", "blue")]
     for rows in (train, train[::-1]):
         found = question_only(rows, asked)
-        assert [a.said for a in found.answers] == ["blue", "circle", "blue"]  # red and blue are a tie
+        assert [a.text for a in found.answers] == ["blue", "circle", "blue"]  # red and blue are a tie
         assert found.training_rows == {"counted": 5, "unreadable": 0}
 
 
@@ -141,7 +141,7 @@ def test_the_time_of_the_question_alone_grows_with_the_rows_and_not_with_their_s
     train = [row(str(i), (), f"what is {i}?", f"answer {i}") for i in range(20_000)]
     began = time.process_time()
     found = question_only(train, [row("a", (), "what is 7?"), row("b", (), "new?")])
-    assert [a.said for a in found.answers] == ["answer 7", "answer 0"]
+    assert [a.text for a in found.answers] == ["answer 7", "answer 0"]
     assert time.process_time() - began < 5
 
 
@@ -206,7 +206,7 @@ def test_held_out_is_said_of_rows_that_no_stage_trains_on(run_spec, unseen, caps
     tables = []
     for order in (1, -1):
         folder, table = start(*load_spec(run_spec(f"order{order}", held_out_qa=unseen(order))))
-        assert "evaluation: none of the 12 rows is in a stage's data" in capsys.readouterr().out
+        assert "held_out_qa: none of the 12 rows is in a stage's data" in capsys.readouterr().out
         assert "tiny: held-out accuracy, %" in printed(folder, table, capsys)
         tables.append([(name, record["questions"], record["accuracy"]) for name, record in table])
     assert tables[0] == tables[1]
@@ -219,7 +219,7 @@ def test_rows_that_are_trained_on_are_told_and_not_called_held_out(run_spec, cap
     )
     out = capsys.readouterr().out
     for stage in ("align", "instruct"):
-        assert f"evaluation: 18 of 18 rows are also in stage {stage}'s data, so they are not held out" in out
+        assert f"held_out_qa: 18 of 18 rows are also in stage {stage}'s data, so they are not held out" in out
         assert f"validation: 6 of 6 rows are also in stage {stage}'s data" in out
     text = printed(folder, table, capsys)
     assert "tiny: accuracy, % (18 of 18 rows are trained on)" in text

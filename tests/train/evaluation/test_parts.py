@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from vlm_core.text.batch import collate
 from vlm_core.text.render import Message, render
 from vlm_core.text.template import TEMPLATES
-from vlm_train.evaluation.answers import Answer, normal, summary
+from vlm_train.evaluation.answers import Answer, normalized, summary
 from vlm_train.evaluation.held_out import spread
 from vlm_train.loss import SummedLoss, target_count
 
@@ -43,7 +43,7 @@ def test_summary_and_small_differences():
         Answer(row("b", "q", "x", "c2"), "a red", "red"),
     ]
     assert summary(answers) == {"questions": 2, "accuracy": {"all": 50.0, "c1": 100.0, "c2": 0.0}}
-    assert normal(" No. ") == "no"
+    assert normalized(" No. ") == "no"
     assert summary([]) == {"questions": 0, "accuracy": {}}
 
 

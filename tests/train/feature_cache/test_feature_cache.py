@@ -190,7 +190,7 @@ def test_damaged_features_are_computed_again(cached, encoded, tmp_path, caplog):
     encoded.clear()
     again = cached("two")
     assert losses(again) == losses(first)
-    assert "features are damaged and are computed again" in caplog.text
+    assert "features are damaged and are recomputed" in caplog.text
     encoded.clear()
     assert losses(cached("three")) == losses(first)
     assert encoded == [1, 1], "what was computed again is kept"
@@ -209,7 +209,7 @@ def test_a_full_disk_ends_the_run_and_keeps_what_is_there(cached, monkeypatch, t
 
     with monkeypatch.context() as patch:
         patch.setattr(Writer, "add", full)
-        with pytest.raises(UserError, match="cache: cannot keep features here: No space left on device"):
+        with pytest.raises(UserError, match="cache: cannot write features: No space left on device"):
             cached("run")
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, 99))
@@ -223,9 +223,7 @@ def test_features_of_other_code_are_refused(cached, monkeypatch):
     cached("run")
     forward = TimmTower.forward
     monkeypatch.setattr(TimmTower, "forward", lambda self, pixels: forward(self, pixels) * 1.001)
-    with pytest.raises(
-        UserError, match=r"holds features that differ by 1\.0e-03 from what this encoder gives now"
-    ):
+    with pytest.raises(UserError, match=r"its features differ by 1\.0e-03 from those of this encoder"):
         cached("again")
 
 

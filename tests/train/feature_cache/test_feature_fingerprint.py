@@ -2,7 +2,7 @@
 
 import torch
 
-from vlm_train.feature_cache.fingerprint import identity
+from vlm_train.feature_cache.fingerprint import encoder_fingerprint
 
 
 def test_all_that_makes_features_is_in_their_name(tiny_spec):
@@ -13,7 +13,7 @@ def test_all_that_makes_features_is_in_their_name(tiny_spec):
     def name(seed=0, facts=None, **changes):
         torch.manual_seed(seed)
         made = config.model_copy(update=changes)
-        return identity(made.build(), facts or {"dtype": "float32"})
+        return encoder_fingerprint(made.build(), facts or {"dtype": "float32"})
 
     names = [
         name(),
@@ -32,11 +32,11 @@ def test_all_that_makes_features_is_in_their_name(tiny_spec):
 def test_transform_and_constants_count_by_what_they_do(tiny_model):
     """A third party's encoder may have settings that no config tells."""
     encoder, names = tiny_model.encoder, []
-    names.append(identity(encoder, {}))
+    names.append(encoder_fingerprint(encoder, {}))
     transform = encoder.transform
     encoder.transform = lambda image: transform(image.convert("L"))
-    names.append(identity(encoder, {}))
+    names.append(encoder_fingerprint(encoder, {}))
     del encoder.transform
     encoder.mean = encoder.mean + 0.01
-    names.append(identity(encoder, {}))
+    names.append(encoder_fingerprint(encoder, {}))
     assert len(set(names)) == 3

@@ -12,7 +12,7 @@ import torch
 
 from vlm_core.errors import UserError
 from vlm_train.feature_cache import store as store_module
-from vlm_train.feature_cache.store import KEY_BYTES, Store, Writer
+from vlm_train.feature_cache.store import KEY_BYTES, FeatureStore, Writer
 
 SHAPE = (2, 3, 4)
 
@@ -30,7 +30,7 @@ def entry(number):
 
 def fill(folder, count, dtype=torch.float32, **sizes):
     folder.mkdir(exist_ok=True)
-    store = Store(folder, SHAPE, dtype)
+    store = FeatureStore(folder, SHAPE, dtype)
     entries = [(key, features.to(dtype)) for key, features in map(entry, range(count))]
     with Writer(store, **sizes) as writer:
         for key, features in entries:
@@ -53,9 +53,9 @@ def test_everything_is_found_again_in_shards_of_bounded_size(tmp_path, dtype):
 
 
 def test_several_writers_and_readers_share_a_folder(tmp_path):
-    reader = Store(tmp_path, SHAPE, torch.float32)
+    reader = FeatureStore(tmp_path, SHAPE, torch.float32)
     _, first = fill(tmp_path, 5)
-    with Writer(Store(tmp_path, SHAPE, torch.float32)) as writer:
+    with Writer(FeatureStore(tmp_path, SHAPE, torch.float32)) as writer:
         for key, features in first[3:]:  # the same once more, as by a run that started at the same time
             writer.add(key, features)
         reader.refresh()
@@ -68,7 +68,7 @@ def test_a_worker_process_gets_no_copy_of_the_features(tmp_path):
     store, entries = fill(tmp_path, 40)
     store.get(entries[0][0])
     sent = pickle.dumps(store)
-    assert len(sent) < len(pickle.dumps(Store(tmp_path / "none", SHAPE, torch.float32))) + 40 * 60
+    assert len(sent) < len(pickle.dumps(FeatureStore(tmp_path / "none", SHAPE, torch.float32))) + 40 * 60
     assert torch.equal(pickle.loads(sent).get(entries[7][0]), entries[7][1])
 
 
@@ -80,7 +80,7 @@ def test_a_shard_cut_anywhere_gives_its_whole_entries_and_no_other(tmp_path):
             part = tmp_path / "part"
             shutil.copytree(tmp_path / "whole", part)
             os.truncate(part / cut.name, length)
-            store = Store(part, SHAPE, torch.float32)
+            store = FeatureStore(part, SHAPE, torch.float32)
             found = [store.get(key) for key, _ in entries]
             whole = length * 4 // cut.stat().st_size
             assert len(store) == whole
@@ -92,14 +92,16 @@ def test_a_shard_cut_anywhere_gives_its_whole_entries_and_no_other(tmp_path):
 def test_a_killed_writer_leaves_only_whole_entries(tmp_path):
     child = os.fork()
     if not child:
-        with Writer(Store(tmp_path, SHAPE, torch.float32), shard_bytes=2000, flush_bytes=300) as writer:
+        with Writer(
+            FeatureStore(tmp_path, SHAPE, torch.float32), shard_bytes=2000, flush_bytes=300
+        ) as writer:
             for number in range(10**9):
                 writer.add(number.to_bytes(KEY_BYTES, "big"), torch.full(SHAPE, float(number)))
     while len(list(tmp_path.glob("*.keys"))) < 20:
         time.sleep(0.01)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    store = Store(tmp_path, SHAPE, torch.float32)
+    store = FeatureStore(tmp_path, SHAPE, torch.float32)
     assert len(store) > 50
     for number in range(len(store)):  # written in order, so none is missing in between
         assert torch.equal(store.get(number.to_bytes(KEY_BYTES, "big")), torch.full(SHAPE, float(number)))
@@ -112,7 +114,7 @@ def test_a_flipped_bit_is_found_by_name(tmp_path):
     content[store.entry_bytes + 5] ^= 1
     data.write_bytes(content)
     store.refresh()
-    with pytest.raises(UserError, match=rf"{data.name}: entry 1 is not what was written.*Remove it"):
+    with pytest.raises(UserError, match=rf"{data.name}: entry 1 has a wrong checksum.*Remove it"):
         store.get(entries[1][0])
     assert torch.equal(store.get(entries[2][0]), entries[2][1])
 
@@ -122,7 +124,7 @@ def test_zeros_of_a_lost_write_are_no_keys(tmp_path):
     _, entries = fill(tmp_path, 3)
     (keys,) = tmp_path.glob("*.keys")
     keys.write_bytes(keys.read_bytes()[:24] + b"\0" * 48)
-    store = Store(tmp_path, SHAPE, torch.float32)
+    store = FeatureStore(tmp_path, SHAPE, torch.float32)
     assert len(store) == 1
     assert store.get(entries[0][0]) is not None
     assert store.get(b"\0" * KEY_BYTES) is None
@@ -180,11 +182,11 @@ def test_marks_that_are_no_file_cost_the_shard(tmp_path, kind):
 def test_a_shard_of_another_model_gives_nothing(tmp_path, caplog, other):
     """Of features of the same size in bytes: nothing else tells."""
     ours = {"shape": SHAPE, "dtype": torch.float32, "owner": "a"}
-    store = Store(tmp_path, **ours)
+    store = FeatureStore(tmp_path, **ours)
     with Writer(store) as writer:
         writer.add(*entry(1))
-    assert len(Store(tmp_path, **ours)) == 1
-    theirs = Store(tmp_path, **{**ours, **other})
+    assert len(FeatureStore(tmp_path, **ours)) == 1
+    theirs = FeatureStore(tmp_path, **{**ours, **other})
     assert theirs.get(entry(1)[0]) is None
     assert "another model" in caplog.text
 
@@ -197,7 +199,7 @@ def test_any_flipped_byte_is_found(tmp_path):
         content = file.read_bytes()
         for at in range(0, len(content), 5):
             file.write_bytes(content[:at] + bytes([content[at] ^ 0x40]) + content[at + 1 :])
-            store = Store(tmp_path / "whole", SHAPE, torch.float32)
+            store = FeatureStore(tmp_path / "whole", SHAPE, torch.float32)
             for key, features in entries:
                 with suppress(UserError):
                     assert (found := store.get(key)) is None or torch.equal(found, features)
@@ -213,7 +215,7 @@ def test_any_flipped_byte_is_found(tmp_path):
 def test_a_file_that_goes_while_it_is_in_use_is_damage(tmp_path, change):
     store, entries = fill(tmp_path, 3)
     change(halves(tmp_path)[1])
-    with pytest.raises(UserError, match="entry 2 is not what was written"):
+    with pytest.raises(UserError, match="entry 2 has a wrong checksum"):
         store.get(entries[2][0])
     assert store.drop_damaged([key for key, _ in entries]) >= 2
 

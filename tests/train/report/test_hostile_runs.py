@@ -13,7 +13,7 @@ from vlm_core.errors import UserError
 from vlm_core.markup.html import own_html
 from vlm_train.checkpoint.run_dir import RunDir
 from vlm_train.cli import preview
-from vlm_train.cli.preview import Shown, Span
+from vlm_train.cli.preview import SamplePreview, Span
 from vlm_train.data.dataset import DroppedSample
 from vlm_train.report import html, plots, results
 
@@ -89,7 +89,7 @@ def test_any_text_is_text_in_curves():
 def test_any_text_is_text_in_a_preview(text):
     def page(t):
         left = DroppedSample(0, t, t, t)
-        found = [(Shown(t, 0, t, left), [Span([1], t, "read")])]
+        found = [SamplePreview(t, 0, t, left, [Span([1], t, "read")])]
         return preview.page(t, found)
 
     assert tags(page(text)) == tags(page("t"))

@@ -96,7 +96,10 @@ def test_what_a_run_is_started_with_gives_the_same_spec(sweep_file, tmp_path):
             "sweep.yaml:3: rows.a.train.seed: a row can't set train.seed; `seeds` does",
         ),
         ("axes: {train.output: [x]}", "sweep.yaml:3: axes.train.output.0: a row can't set train.output"),
-        ("rows: {a: {}}\nsedes: [1]", "sweep.yaml:4: sedes: unknown key; possible: axes, base, output, rows, seeds"),
+        (
+            "rows: {a: {}}\nsedes: [1]",
+            "sweep.yaml:4: sedes: unknown key; possible: axes, base, output, rows, seeds",
+        ),
         ("seeds: [1]", "expected rows, axes or both"),
         ("rows: {a: {}}\nseeds: [1, 1]", "seeds contains a duplicate"),
         ("rows: {a: {}}\nseeds: [-1]", "sweep.yaml:4: seeds.0: got -1"),

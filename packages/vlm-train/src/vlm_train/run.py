@@ -47,7 +47,7 @@ from vlm_train.engine.trainer import StageTrainer, total_steps
 from vlm_train.evaluation.answers import Answer
 from vlm_train.evaluation.benchmarks import BenchmarkEvaluator, benchmark_tasks, inputs_of
 from vlm_train.evaluation.stage_evaluations import Evaluations, last_name
-from vlm_train.evaluation.train_overlap import Measured
+from vlm_train.evaluation.train_overlap import EvalRows
 from vlm_train.evaluation.validation import ValidationLoss
 from vlm_train.feature_cache.cache import Features, estimate_cache_size
 from vlm_train.monitoring import run_messages
@@ -80,7 +80,7 @@ class Run:
         self.evaluations = Evaluations(train, self.questions, self.rows, self.dir, accelerator)
         for stage, rows in zip(train.stages, self.rows, strict=True):
             check_budget(rows, train, f"stage {stage.name}")
-        for name, rows in (("evaluation", self.questions), ("validation", self.unseen)):
+        for name, rows in (("held_out_qa", self.questions), ("validation", self.unseen)):
             refuse(known_faults(rows), len(rows), name, "mend or remove them")
 
     @property
@@ -235,9 +235,9 @@ class Run:
     def _tell_overlap(self) -> None:
         """Say how many of the rows that measure the model are trained on."""
         asked = ValidationLoss.chosen(self.train.validation, self.unseen)
-        validation = Measured("validation", asked, self.train, self.rows, self.accelerator, every=True)
-        for measured in (self.evaluations.measured, validation):
-            self._say(*(measured.lines() if measured.rows else ()))
+        validation = EvalRows("validation", asked, self.train, self.rows, self.accelerator, every=True)
+        for eval_rows in (self.evaluations.eval_rows, validation):
+            self._say(*(eval_rows.lines() if eval_rows.rows else ()))
 
     def _finish(self) -> results.Results:
         watchdog.beat("writing model and results", patient=True)
@@ -250,7 +250,7 @@ class Run:
         if not self.main:
             return []
         results.draw(self.dir, "curves.png", lambda path: results.plot_curves(self.dir.metrics(), path))
-        self.evaluations.set_outdated_aside()
+        self.evaluations.archive_outdated()
         table = results.of(self.dir, [stage.name for stage in self.train.stages])
         results.write(self.dir, table)
         if table:

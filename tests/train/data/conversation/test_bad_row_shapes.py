@@ -9,10 +9,10 @@ from vlm_core.errors import BadSample, UserError
 BAD = [
     (
         messages({"type": "video", "video": "a.mp4"}, text("what?")),
-        "turn 0, part 0: type 'video' is not read; possible",
+        "turn 0, part 0: unknown type 'video'; possible",
     ),
-    (messages({"type": "input_audio", "input_audio": {"data": "x"}}), "type 'input_audio' is not read"),
-    (messages({"type": "tool_use", "name": "x"}, text("a")), "type 'tool_use' is not read"),
+    (messages({"type": "input_audio", "input_audio": {"data": "x"}}), "unknown type 'input_audio'"),
+    (messages({"type": "tool_use", "name": "x"}, text("a")), "unknown type 'tool_use'"),
     (messages({"foo": "x"}, text("a")), "a part without type, text or image; its keys: foo"),
     (
         messages({"type": "text", "text": "a", "video": "a.mp4"}),
@@ -42,17 +42,17 @@ BAD = [
     ),
     (
         {"messages": [user(text("a")), {"role": "tool", "content": [text("b")]}, answer("c")]},
-        "turn 1: the role 'tool' is not read",
+        "turn 1: unknown role 'tool'",
     ),
     (
         {"conversations": [*turns("a", "b"), {"from": "observation", "value": "c"}]},
-        "turn 2: the role 'observation' is not",
+        "turn 2: unknown role 'observation'",
     ),
     (
         {"messages": [user(text("a")), {**answer("b"), "loss": False}]},
-        "turn 1: loss: False cannot be honoured",
+        "turn 1: loss: False is not supported",
     ),
-    ({"messages": [user(text("a")), {**answer("b"), "weight": 0}]}, "turn 1: weight: 0 cannot be honoured"),
+    ({"messages": [user(text("a")), {**answer("b"), "weight": 0}]}, "turn 1: weight: 0 is not supported"),
     (
         {"messages": [user(text("a")), {**answer("b"), "tool_calls": [{"id": "x"}]}]},
         "turn 1: 'tool_calls' is not read",
@@ -88,7 +88,7 @@ BAD = [
             "messages": [{"role": "system", "content": [text("x")]}, user(text("a")), answer("b")],
             "system": "y",
         },
-        "two system texts",
+        "two system prompts",
     ),
     (
         {"conversation": turns("a", "b")},
@@ -100,7 +100,7 @@ BAD = [
     ),
     ({"captions": "a", "image": "red.png"}, "did you mean 'caption' for 'captions'"),
     *(
-        (messages(text(f"{mark}\nwhat?")), "is not read; an image of the row stands at '<image>'")
+        (messages(text(f"{mark}\nwhat?")), "is not read; the placeholder of an image is '<image>'")
         for mark in (
             "<video>",
             "<audio>",
@@ -114,7 +114,7 @@ BAD = [
     ({**messages(text("a")), "path": "a/red.PNG"}, "'path' is not read, but holds 'a/red.PNG'"),
     (
         {"conversations": [{"from": "human", "value": "a", "role": "assistant"}, turns("a", "b")[1]]},
-        "role and value|role and content say something else than from and value",
+        "role and value|role and content contradict from and value",
     ),
 ]
 

@@ -69,7 +69,7 @@ def test_a_sample_of_a_shard_takes_its_images_in_the_order_in_which_json_names_t
             {"conversations": turns("<image>", "x"), "image": "a/none.png"},
             ".json names 1 images .'a/none.png'., but the sample has 0",
         ),
-        (messages({"type": "image", "image": "none.png"}), "image 'none.png' is no member of this sample"),
+        (messages({"type": "image", "image": "none.png"}), "image 'none.png' is not a member of this sample"),
     ],
 )
 def test_a_sample_of_a_shard_lacks_an_image(folder, row, message):
@@ -78,7 +78,7 @@ def test_a_sample_of_a_shard_lacks_an_image(folder, row, message):
 
 
 def test_an_index_that_is_kept_knows_ids_and_images_inside_rows(folder, monkeypatch):
-    monkeypatch.setattr("vlm_train.data.json_files.json_index.KEEP_FROM", 1)
+    monkeypatch.setattr("vlm_train.data.json_files.json_index.MIN_CACHED_BYTES", 1)
     monkeypatch.setenv("VLM_CACHE", str(folder / "cache"))
     found = [
         messages(URL, text("what?"), id="a"),

@@ -154,7 +154,7 @@ def test_a_column_to_ignore_must_be_there(folder):
 def test_a_turn_of_gpt_before_the_first_question_is_left_out_in_every_format(folder, write, caplog):
     opened = {"conversations": [{"from": "gpt", "value": "hello"}, *turns("hi", "yo")]}
     assert said(write(folder, opened, opened)[1]) == ["hi", "yo"]
-    assert caplog.text.count("gpt speaks first; that turn is left out") == 1
+    assert caplog.text.count("gpt speaks first; that turn is not used") == 1
 
 
 def test_the_system_text_of_a_row_reaches_the_template(folder, monkeypatch):
@@ -173,7 +173,10 @@ def test_the_system_text_of_a_row_reaches_the_template(folder, monkeypatch):
         folder, {"conversations": turns("hi", "yo"), "system": "be brief"}, {"conversations": turns("a", "b")}
     )
     reader = dataset.SampleProcessor(lambda image: image, len, None, None, "answers", 9)  # pyright: ignore[reportArgumentType]
-    for module, read in ((dataset, reader.whole), (held_out, lambda row: held_out._prompt(row, reader, {}))):
+    for module, read in (
+        (dataset, reader.untruncated),
+        (held_out, lambda row: held_out._prompt(row, reader, {})),
+    ):
         monkeypatch.setattr(module, "render", write)
         for row in rows:
             with pytest.raises(BadSample, match="enough"):

@@ -27,7 +27,7 @@ def row(i):
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """Every file counts as large, and the cache is this folder."""
-    monkeypatch.setattr(json_index, "KEEP_FROM", 1)
+    monkeypatch.setattr(json_index, "MIN_CACHED_BYTES", 1)
     monkeypatch.setenv("VLM_CACHE", str(tmp_path / "cache"))
     index_cache._warn_once.cache_clear()
     return tmp_path / "cache" / "rows"
@@ -62,11 +62,11 @@ def test_an_edit_that_nothing_but_the_content_shows(dataset, builds, monkeypatch
     config, path = dataset[0], dataset[0].path
     assert said(config.rows(), 250) == "number 0250?"
     with open(path, "r+b") as file:
-        before, facts = index_cache.sampled(file), os.stat(path)
+        before, facts = index_cache.sampled_digest(file), os.stat(path)
         file.seek(file.read().index(b"number 0250?"))
         file.write(b"NUMBER 0250?")
         file.flush()
-        assert index_cache.sampled(file) == before
+        assert index_cache.sampled_digest(file) == before
     os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
     assert os.stat(path).st_mtime_ns == facts.st_mtime_ns
     assert said(config.rows(), 250) == "NUMBER 0250?"
@@ -81,7 +81,7 @@ def test_an_index_that_does_not_verify_is_made_again(dataset, builds, cache, dam
     damage(entry)
     assert list(config.rows()) == first
     assert len(builds) == 2
-    assert caplog.text.count("the cached index can't be used and is built again") == len(caplog.records) == 1
+    assert caplog.text.count("the cached index can't be used and is rebuilt") == len(caplog.records) == 1
     assert list(config.rows()) == first
     assert len(builds) == 2, "what was made again is kept"
 
@@ -95,8 +95,8 @@ def test_an_index_that_cannot_be_replaced_is_reported_once(dataset, builds, cach
     monkeypatch.setattr(index_cache, "remove", lambda path: None)
     assert list(config.rows()) == first
     assert len(builds) == 2
-    assert [record.getMessage().count("built") for record in caplog.records] == [1, 1]
-    assert "must be built each time" in caplog.records[1].getMessage()
+    assert [record.getMessage().count("rebuilt") for record in caplog.records] == [1, 1]
+    assert "are rebuilt in each run" in caplog.records[1].getMessage()
 
 
 @pytest.mark.parametrize("name", [".0a.12345678.tmp", ".somebody-elses.tmp"])
@@ -174,7 +174,7 @@ def test_a_cache_that_cannot_be_written_costs_speed(
     assert said(rows, 499) == "number 0499?"
     assert said(config.rows(), 3) == "number 0003?"
     assert len(builds) == 2
-    assert caplog.text.count("are not kept") == 1, "said once"
+    assert caplog.text.count("can't be cached") == 1, "said once"
 
 
 def test_a_user_without_a_home(dataset, builds, monkeypatch, caplog):

@@ -77,7 +77,7 @@ def test_only_the_human_places_images():
         ({"image": "outside/y.png"}, "leaves .* by a symbolic link"),
         ({"image": "pipe:touch canary"}, "must be a name inside"),
         ({"category": 3}, "category must be text"),
-        ({"conversations": turns("<image>\ud800", "x")}, "half of a surrogate pair"),
+        ({"conversations": turns("<image>\ud800", "x")}, "unpaired surrogate"),
         ({"image": "/etc/passwd"}, "must be a name inside"),
         ({"image": "../x.png"}, "must be a name inside"),
         ({"image": "a\0b"}, "must be a name inside"),
@@ -105,14 +105,14 @@ def test_faults(folder, change, message):
     [
         ("d.json", "[", "d.json: not valid JSON"),
         ("d.json", "{}", "expected a list of rows, got dict"),
-        ("d.json", "[]", "holds no rows"),
+        ("d.json", "[]", "has no rows"),
         ("d.json", "[{} {}]", "not valid JSON: expected , or ] after an item .row 1, near byte 4"),
-        ("d.json", "[{}]x", "something follows the list"),
+        ("d.json", "[{}]x", "unexpected text after the list"),
         ("d.json", "[{},]", "not valid JSON: Expecting value .row 1"),
         ("d.json", "[" * 100_000, "not valid JSON"),
         ("d.json", "[" + "9" * 5000 + "]", "not valid JSON: Exceeds the limit"),
         ("d.json", "", "d.json: not valid JSON"),
-        ("d.jsonl", "\n\n", "holds no rows"),
+        ("d.jsonl", "\n\n", "has no rows"),
     ],
 )
 def test_bad_files(tmp_path, name, text, message):

@@ -73,7 +73,7 @@ def row(i):
 @pytest.fixture(params=["json", "jsonl"])
 def large(request, tmp_path, monkeypatch):
     """A file that counts as large, its third row bad, and a cache of its own."""
-    monkeypatch.setattr(json_index, "KEEP_FROM", 1)
+    monkeypatch.setattr(json_index, "MIN_CACHED_BYTES", 1)
     monkeypatch.setenv("VLM_CACHE", str(tmp_path / "cache"))
     rows = [{**row(i), **({"image": "none.png"} if i == 2 else {})} for i in range(3000)]
     path = tmp_path / f"data.{request.param}"
@@ -189,7 +189,7 @@ def test_half_an_index_is_never_used(large, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         LlavaRows(large, ImageFolder(str(large.parent)))
     monkeypatch.undo()
-    monkeypatch.setattr(json_index, "KEEP_FROM", 1)
+    monkeypatch.setattr(json_index, "MIN_CACHED_BYTES", 1)
     monkeypatch.setenv("VLM_CACHE", str(large.parent / "cache"))
     assert len(rows_of(large)) == 3000
 
@@ -215,7 +215,7 @@ def test_two_columns_of_one_name_are_an_error(tmp_path):
 
     names = ["question", "answer", "answer"]
     pq.write_table(pa.table([["a"], ["b"], ["c"]], names=names), tmp_path / "t.parquet")
-    with pytest.raises(UserError, match="more than one column is called 'answer'"):
+    with pytest.raises(UserError, match="several columns are named 'answer'"):
         ParquetConfig(path=str(tmp_path / "t.parquet")).rows()
 
 
@@ -229,11 +229,11 @@ def test_an_image_id_beside_its_image_is_metadata():
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"images": ["a.png"]}, "the dataset gives 'images', which is not read; a row holds category,"),
         (
-            {"conversations": [{"from": "tool", "value": "x"}]},
-            "the dataset gives a turn of 'tool'; possible: gpt, human",
+            {"images": ["a.png"]},
+            "the dataset returned a row with the unknown key 'images'; possible: category,",
         ),
+        ({"conversations": [{"from": "tool", "value": "x"}]}, "a turn from 'tool'; possible: gpt, human"),
     ],
 )
 def test_a_row_of_a_third_party_holds_nothing_that_is_not_read(row, message):

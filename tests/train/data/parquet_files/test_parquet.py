@@ -110,9 +110,9 @@ def test_a_damaged_row_group_costs_its_rows_and_no_others(tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda p: p.write_bytes(p.read_bytes()[:-100]), "no parquet file, or half of one"),
-        (lambda p: p.write_bytes(b"PAR1" * 9), "no parquet file, or half of one"),
-        (lambda p: p.write_bytes(b""), "no parquet file, or half of one"),
+        (lambda p: p.write_bytes(p.read_bytes()[:-100]), "not a parquet file, or truncated"),
+        (lambda p: p.write_bytes(b"PAR1" * 9), "not a parquet file, or truncated"),
+        (lambda p: p.write_bytes(b""), "not a parquet file, or truncated"),
         (lambda p: p.unlink(), "no such .parquet file"),
         (lambda p: parquet(p, [{"a": 1}]), "no column holds a conversation"),
         (lambda p: parquet(p.with_name("y.parquet"), [{"question": "q"}]), "other columns than .*: answer"),
@@ -225,11 +225,11 @@ def test_memory_is_bounded_by_the_row_groups_at_hand(tmp_path, monkeypatch):
     """Only `together` row groups are kept, and the order of a large dataset mixes half as many."""
     path = parquet(tmp_path / "x.parquet", list(records(60)))
     assert rows(path).blocks() is None, "a small one is shuffled as a whole"
-    monkeypatch.setattr(parquet_rows, "HELD", 4 * max(ParquetFile(str(path)).bytes))
+    monkeypatch.setattr(parquet_rows, "CACHED_BYTES", 4 * max(ParquetFile(str(path)).bytes))
     found = rows(path)
     blocks = found.blocks()
     assert (blocks.window, blocks.sizes.tolist()) == (2, [4] * 15)
     for i in range(60):
         found[i]
-    assert len(found._held) == 4
-    assert all(isinstance(table, pa.Table) for table in found._held.values())
+    assert len(found._cache) == 4
+    assert all(isinstance(table, pa.Table) for table in found._cache.values())

@@ -44,7 +44,11 @@ def outcome(found, index=0) -> Any:
 @pytest.fixture
 def small(monkeypatch):
     """A row group may have a MiB, and what repeats itself is decoded otherwise from 64 KiB."""
-    for name, value in {"MAX_GROUP": 2**20, "REPEATED": 64 * KIB, "PIECE": 64 * KIB}.items():
+    for name, value in {
+        "MAX_GROUP": 2**20,
+        "DICTIONARY_BYTES": 64 * KIB,
+        "DELTA_BATCH_BYTES": 64 * KIB,
+    }.items():
         monkeypatch.setattr(parquet_file, name, value)
 
 
@@ -174,7 +178,7 @@ def test_pages_are_counted_as_pyarrow_writes_them(tmp_path):
                 chunk = group.column(i)
                 start, end = parquet_pages.chunks(data[-8 - size : -8])[0][i]
                 assert end - start == chunk.total_compressed_size
-                pages = parquet_pages.content(data[start:end])
+                pages = parquet_pages.page_sizes(data[start:end])
                 assert pages.values == chunk.num_values
                 assert 0 <= chunk.total_uncompressed_size - pages.size < 100 * len(data) // 2000
                 assert (pages.dictionary > 0) == chunk.has_dictionary_page
@@ -186,16 +190,16 @@ def test_pages_are_counted_as_pyarrow_writes_them(tmp_path):
 def test_what_is_no_page_is_a_value_error(data):
     if data:
         with pytest.raises(ValueError, match="page"):
-            parquet_pages.content(memoryview(data))
+            parquet_pages.page_sizes(memoryview(data))
     else:
-        assert parquet_pages.content(memoryview(data)).values == 0
+        assert parquet_pages.page_sizes(memoryview(data)).values == 0
 
 
 def test_too_many_pages(monkeypatch):
     page = b"\x15\x06\x15\x00\x15\x00\x00"
-    assert parquet_pages.content(memoryview(page * 99)).values == 0
+    assert parquet_pages.page_sizes(memoryview(page * 99)).values == 0
     with pytest.raises(ValueError, match="more than 100000 pages"):
-        parquet_pages.content(memoryview(page * 100_001))
+        parquet_pages.page_sizes(memoryview(page * 100_001))
 
 
 def test_a_storage_that_never_answers_is_given_up(tmp_path, monkeypatch):
@@ -203,7 +207,7 @@ def test_a_storage_that_never_answers_is_given_up(tmp_path, monkeypatch):
     system, awake = fsspec.filesystem("memory"), threading.Event()
     system.pipe_file("/slow/x.parquet", path.read_bytes())
     monkeypatch.setattr(files, "PATIENCE", (0.0,))
-    monkeypatch.setattr(storage, "ANSWER_S", 0.1)
+    monkeypatch.setattr(storage, "RESPONSE_SECONDS", 0.1)
     found = rows("memory://slow/x.parquet")
     monkeypatch.setattr(type(system), "cat_file", lambda *a, **k: awake.wait(30) and b"")
     began = time.monotonic()
@@ -219,6 +223,6 @@ def test_a_storage_that_does_not_say_a_size(monkeypatch):
     system.pipe_file("/sizeless/x.parquet", b"PAR1" * 9)
     monkeypatch.setattr(type(system), "info", lambda *a, **k: {"name": "x", "size": None, "type": "file"})
     monkeypatch.setattr(type(system), "exists", lambda *a, **k: True)
-    with pytest.raises(UserError, match="does not say how large it is"):
+    with pytest.raises(UserError, match="does not give its size"):
         rows("memory://sizeless/x.parquet")
     system.store.pop("/sizeless/x.parquet")

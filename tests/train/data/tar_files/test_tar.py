@@ -96,7 +96,7 @@ def test_samples_of_every_kind(tmp_path):
         ({"b.json": b"{", "b.jpg": png("red"), "b.txt": "text"}, "json", "not valid JSON"),
         ({"b.json": b"[1]", "b.jpg": png("red")}, "schema", "expected a mapping"),
         ({"b.json": {"url": "u"}, "b.jpg": png("red")}, "schema", "no column holds a conversation"),
-        ({"b.txt": b"\xff\xfe", "b.jpg": png("red")}, "schema", "no text"),
+        ({"b.txt": b"\xff\xfe", "b.jpg": png("red")}, "schema", "not UTF-8 text"),
     ],
 )
 def test_bad_samples_are_known_before_training(tmp_path, members, reason, message):
@@ -211,7 +211,7 @@ def test_a_truncated_tar_is_named_and_what_is_whole_is_read(tmp_path, whole, cut
     ((row, fault),) = found.faults().items()
     assert (row, fault.reason) == (whole_samples, "truncated")
     assert "x.tar: " in str(fault)
-    assert f"after {whole_samples} whole samples" in str(fault)
+    assert f"after {whole_samples} complete samples" in str(fault)
 
 
 @pytest.mark.parametrize("at", [0, 7])
@@ -234,10 +234,10 @@ def test_a_size_beyond_the_file_is_not_allocated(tmp_path):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "no plain tar"),
-        (b"x" * 5000, "no plain tar"),
-        (bytes(10240), "holds no samples"),
-        (b"\x1f\x8b" + b"x" * 5000, "compressed ones must be unpacked"),
+        (b"", "not an uncompressed tar"),
+        (b"x" * 5000, "not an uncompressed tar"),
+        (bytes(10240), "has no samples"),
+        (b"\x1f\x8b" + b"x" * 5000, "decompress shards first"),
         (None, "no such .tar file"),
     ],
 )
@@ -249,7 +249,7 @@ def test_what_is_no_shard(tmp_path, data, message):
 
 
 def test_the_index_of_large_shards_is_kept_and_mapped(tmp_path, whole, monkeypatch):
-    monkeypatch.setattr(json_index, "KEEP_FROM", 1)
+    monkeypatch.setattr(json_index, "MIN_CACHED_BYTES", 1)
     monkeypatch.setenv("VLM_CACHE", str(tmp_path / "cache"))
     build, calls = tar_index._build, []
     monkeypatch.setattr(tar_index, "_build", lambda *a: calls.append(a) or build(*a))

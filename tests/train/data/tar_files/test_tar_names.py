@@ -172,9 +172,9 @@ def test_links_and_sparse_files_are_bad_by_name(tmp_path):
     found = rows(tmp_path / "x.tar")
     assert [row[0] for row in read(found)] == ["a"]
     assert faults(found) == {
-        "b": "b.png: a link to a.png; expected a plain file",
-        "c": "c.png: a link to a.png; expected a plain file",
-        "d": "d.png: a sparse file; write the tar without --sparse; expected a plain file",
+        "b": "b.png: a link to a.png; expected a regular file",
+        "c": "c.png: a link to a.png; expected a regular file",
+        "d": "d.png: a sparse file; write the tar without --sparse; expected a regular file",
     }
 
 
@@ -184,7 +184,7 @@ def test_a_packed_tar_is_refused_by_the_name_of_its_packing(tmp_path, option, ki
     done = subprocess.run(["tar", option, "-cf", "x.tar.gz", "a.txt"], cwd=tmp_path, capture_output=True)
     if done.returncode:
         pytest.skip(f"no {kind} here")
-    with pytest.raises(UserError, match=f"no plain tar but {kind}: .*must be unpacked first"):
+    with pytest.raises(UserError, match=f"not an uncompressed tar but {kind}: .*decompress shards first"):
         rows(tmp_path / "x.tar.gz")
 
 

@@ -1,4 +1,4 @@
-"""`vlm-train check`: reads the data as training would, ahead of time, and says what it will leave out."""
+"""`vlm-train check`: reads the data as training would, ahead of time, and lists the rows that training would drop."""
 
 from __future__ import annotations
 
@@ -28,107 +28,108 @@ from vlm_train.engine.bad_samples import allowance
 
 
 @dataclass(frozen=True)
-class Measure:
-    """One usable row: tokens before cutting, those that are kept, targets among them, images."""
+class SampleStats:
+    """Counts of one usable row: tokens before and after truncation, target tokens, images."""
 
     tokens: int
-    kept: int
+    truncated: int
     targets: int
     images: int
 
 
-def measure(reader: SampleProcessor, row: Row) -> Measure:
-    """Read a row and keep only its measures: worker processes send no pixels."""
-    example = reader.whole(row)
-    kept = example.sample.truncated(reader.max_length)
-    return Measure(len(example.sample), len(kept), sum(kept.loss_mask), len(example.images))
+def sample_stats(processor: SampleProcessor, row: Row) -> SampleStats:
+    """Read a row and return its counts alone: worker processes send no pixels."""
+    example = processor.untruncated(row)
+    sample = example.sample.truncated(processor.max_length)
+    return SampleStats(len(example.sample), len(sample), sum(sample.loss_mask), len(example.images))
 
 
 @dataclass
-class Findings:
-    """What a scan of one stage's data, or of the evaluation's, found."""
+class DataCheck:
+    """Result for the data of one stage, or of `held_out_qa`."""
 
     name: str
     rows: int
     allowed: int
     too_long_is_error: bool
-    good: list[Measure] = field(default_factory=list)
-    left_out: list[DroppedSample] = field(default_factory=list)
+    usable: list[SampleStats] = field(default_factory=list)
+    dropped: list[DroppedSample] = field(default_factory=list)
 
     @property
     def reasons(self) -> Counter[str]:
-        return Counter(item.reason for item in self.left_out)
+        return Counter(item.reason for item in self.dropped)
 
     @property
     def passes(self) -> bool:
-        """Whether training with these rows would end."""
+        """Whether training would accept this data: no more bad rows than allowed, and at least one usable row."""
         too_long = self.reasons[TOO_LONG]
-        bad = len(self.left_out) - too_long
-        return bad <= self.allowed and not (too_long and self.too_long_is_error) and bool(self.good)
+        bad = len(self.dropped) - too_long
+        return bad <= self.allowed and not (too_long and self.too_long_is_error) and bool(self.usable)
 
     def lines(self) -> list[str]:
-        """The findings in a few lines of text."""
-        looked = len(self.good) + len(self.left_out)
-        out = ", ".join(f"{reason} {count}" for reason, count in self.reasons.most_common())
-        found = [
-            f"{self.name}: {looked} of {self.rows} rows looked at, {len(self.good)} usable",
-            f"  left out: {out or 'none'}; {self.allowed} bad rows are allowed",
+        """A summary for the terminal."""
+        checked = len(self.usable) + len(self.dropped)
+        reasons = ", ".join(f"{reason} {count}" for reason, count in self.reasons.most_common())
+        summary = [
+            f"{self.name}: {checked} of {self.rows} rows checked, {len(self.usable)} usable",
+            f"  dropped: {reasons or 'none'}; bad rows allowed: {self.allowed}",
         ]
-        return found + (self._measured() if self.good else [])
+        return summary + (self._statistics() if self.usable else [])
 
-    def _measured(self) -> list[str]:
-        good, tokens = self.good, [m.tokens for m in self.good]
-        share = 100 * sum(m.targets for m in good) / sum(m.kept for m in good)
-        cut = sum(m.kept < m.tokens for m in good)
-        none, several = sum(m.images == 0 for m in good), sum(m.images > 1 for m in good)
+    def _statistics(self) -> list[str]:
+        usable, tokens = self.usable, [s.tokens for s in self.usable]
+        share = 100 * sum(s.targets for s in usable) / sum(s.truncated for s in usable)
+        truncated = sum(s.truncated < s.tokens for s in usable)
+        none, several = sum(s.images == 0 for s in usable), sum(s.images > 1 for s in usable)
         return [
-            f"  images: {sum(m.images for m in good)}; rows without: {none}, with several: {several}",
-            f"  tokens a row: {min(tokens)} to {max(tokens)}, median {median(tokens):.0f}; cut to max_length: {cut}",
-            f"  targets: {share:.0f} % of tokens; rows without any: {sum(m.targets == 0 for m in good)}",
+            f"  images: {sum(s.images for s in usable)}; rows without: {none}, with several: {several}",
+            f"  tokens per row: {min(tokens)} to {max(tokens)}, median {median(tokens):.0f}; "
+            f"truncated to max_length: {truncated}",
+            f"  target tokens: {share:.0f} %; rows without any: {sum(s.targets == 0 for s in usable)}",
         ]
 
 
-def scan(
-    found: Findings, rows: Sequence[Row], reader: SampleProcessor, workers: int, limit: int | None
-) -> Findings:
-    """Read `limit` rows at even distances (None: all) with `workers` processes."""
-    chosen = digests.spread(len(rows), limit)
+def check_rows(
+    check: DataCheck, rows: Sequence[Row], processor: SampleProcessor, num_workers: int, limit: int | None
+) -> DataCheck:
+    """Read `limit` evenly spaced rows (None: all) with `num_workers` processes into `check`."""
+    indices = digests.spread(len(rows), limit)
     loader = DataLoader(
-        Examples(rows, partial(measure, reader)),
+        Examples(rows, partial(sample_stats, processor)),
         batch_size=16,
-        sampler=chosen,
-        num_workers=workers,
+        sampler=indices,
+        num_workers=num_workers,
         collate_fn=list,
         worker_init_fn=data_workers.start_worker,
     )
-    with Progress(found.name, len(chosen), unit="rows") as progress:
+    with Progress(check.name, len(indices), unit="rows") as progress:
         for items in data_workers.read(loader):
-            found.good += [item for item in items if isinstance(item, Measure)]
-            found.left_out += [item for item in items if isinstance(item, DroppedSample)]
+            check.usable += [item for item in items if isinstance(item, SampleStats)]
+            check.dropped += [item for item in items if isinstance(item, DroppedSample)]
             progress.advance(len(items))
-    return found
+    return check
 
 
-def sources(train: TrainConfig) -> list[tuple[str, Sequence[Any], Stage | None]]:
-    """(name, datasets, stage) of each stage and, without a stage, of the evaluation."""
-    found: list[tuple[str, Sequence[Any], Stage | None]] = [(s.name, s.data, s) for s in train.stages]
-    return [*found, ("evaluation", train.held_out_qa.data, None)] if train.held_out_qa else found
+def data_sections(train: TrainConfig) -> list[tuple[str, Sequence[Any], Stage | None]]:
+    """(name, datasets, stage) of each stage and, with None as its stage, of `held_out_qa`."""
+    stages: list[tuple[str, Sequence[Any], Stage | None]] = [(s.name, s.data, s) for s in train.stages]
+    return [*stages, ("held_out_qa", train.held_out_qa.data, None)] if train.held_out_qa else stages
 
 
-def check_data(spec: Spec, train: TrainConfig, workers: int, limit: int | None) -> list[Findings]:
-    """Scan the data of every stage and of the evaluation, each as its template and limits say."""
-    model, result = on_meta(spec), []
+def check_data(spec: Spec, train: TrainConfig, num_workers: int, limit: int | None) -> list[DataCheck]:
+    """Check the data of every stage and of `held_out_qa`, each with its own template and limits."""
+    model, checks = on_meta(spec), []
     check_templates(spec, train, model.llm.tokenizer)
-    for name, data, stage in sources(train):
+    for name, data, stage in data_sections(train):
         rows = joined(data)
         allowed = allowance(train, len(rows)) if stage else 0
-        found = Findings(name, len(rows), allowed, train.on_too_long == "error" and stage is not None)
-        reader = sample_processor(model, spec, train, stage)
-        result.append(scan(found, rows, reader, workers, limit))
-    return result
+        check = DataCheck(name, len(rows), allowed, train.on_too_long == "error" and stage is not None)
+        processor = sample_processor(model, spec, train, stage)
+        checks.append(check_rows(check, rows, processor, num_workers, limit))
+    return checks
 
 
-def write_report(findings: Sequence[Findings], path: Path) -> None:
-    """A JSON line for each row that would be left out."""
-    lines = [json.dumps({"stage_name": f.name, **asdict(item)}) for f in findings for item in f.left_out]
+def write_report(checks: Sequence[DataCheck], path: Path) -> None:
+    """Write a JSON line for each row that training would drop."""
+    lines = [json.dumps({"stage_name": c.name, **asdict(item)}) for c in checks for item in c.dropped]
     write_file(path, "".join(line + "\n" for line in lines))

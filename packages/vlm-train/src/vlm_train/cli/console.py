@@ -1,4 +1,4 @@
-"""The end of a run on the terminal: the table, and where everything is."""
+"""Tables of results on the terminal, after a run and around a sweep."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _console() -> Console:
 
 
 def _print(console: Console, title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table under its title. A figure that is cut is no figure: a narrow terminal breaks the lines."""
+    """A table under its title. No cell is truncated: a narrow terminal wraps the lines."""
     table = Table(box=None)
     for i, name in enumerate(head):
         table.add_column(_cell(name), justify="right" if i else "left", no_wrap=True)
@@ -41,7 +41,7 @@ def _cell(text: str) -> Text:
 
 
 def show_plan(grid: Grid, jobs: Sequence[Job], parameters: Mapping[str, Mapping[str, int]]) -> None:
-    """Print every row with the parameters of its parts, and the state of its runs."""
+    """Print every row of a sweep with the parameters of each part and the state of its runs."""
     rows = []
     for row in grid.rows:
         states = [f"{job.seed} {job.state}" for job in jobs if job.row is row]
@@ -52,7 +52,7 @@ def show_plan(grid: Grid, jobs: Sequence[Job], parameters: Mapping[str, Mapping[
 
 
 def show_table(grid: Grid, lines: Sequence[Line], files: Sequence[Path]) -> None:
-    """Print what came of a sweep, and where it is."""
+    """Print the results of a sweep and the paths of its files."""
     head, *rows = texts(lines)
     console = _console()
     _print(console, f"{grid.file}: {metric(lines)}, {SPREAD}", head, rows)
@@ -63,7 +63,7 @@ def show_table(grid: Grid, lines: Sequence[Line], files: Sequence[Path]) -> None
 
 
 def show(spec: Spec, folder: RunDir, table: Results) -> None:
-    """Print accuracies in percent, what benchmarks gave while training, then the files of the run."""
+    """Print accuracies in percent, benchmark scores during training, and the paths of the run's files."""
     console = _console()
     if table:
         head, *rows = results.texts(table)
@@ -71,7 +71,7 @@ def show(spec: Spec, folder: RunDir, table: Results) -> None:
         for line in results.notes(table):
             console.print(inert(line))
         console.print()
-        console.print(inert(f"table {folder.path}/{RESULTS}, pictures {folder.path}/samples.png"))
+        console.print(inert(f"table {folder.path}/{RESULTS}, samples {folder.path}/samples.png"))
     if records := folder.records(EVALS):
         console.print()
         _print(console, benchmark_table.NOTE, *benchmark_table.table(records))

@@ -1,6 +1,6 @@
-"""`vlm-train plan`: what each of N processes would hold, counted on the model as it would be laid on them.
+"""`vlm-train plan`: the memory of each of N processes, counted on the model as the strategy would shard it.
 
-Nothing is computed and no memory taken: parameters are on the meta device, and the other processes are pretended.
+Nothing is computed or allocated: parameters are on the meta device, and the process group is torch's fake one.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from vlm_train.engine.trainer import frozen_parts
 
 @dataclass(frozen=True)
 class Planned:
-    """One stage on one of the processes; activations are those of samples of `max_length`."""
+    """One stage on one process. Activations are for samples of `max_length`."""
 
     name: str
     strategy: str
-    share: int
-    micro: int
+    samples: int
+    micro_batch_size: int
     memory: Memory
 
 
 @contextmanager
-def pretended(world: int) -> Iterator[Any]:
-    """A process group of which only this process exists; collectives do nothing."""
+def fake_process_group(world: int) -> Iterator[Any]:
+    """A process group of `world` ranks without other processes; collectives do nothing."""
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=world)
@@ -54,55 +54,57 @@ def pretended(world: int) -> Iterator[Any]:
 
 
 def plan(spec: Spec, train: TrainConfig, world: int) -> list[Planned]:
-    """Every stage as `world` processes would train it; raises `UserError` for what they could not."""
+    """Every stage as `world` processes would train it; raises `UserError` for a strategy that they can't use."""
     if world == 1 and train.strategy not in ("auto", "ddp"):
         raise UserError(f"train.strategy: {train.strategy} needs several processes: --nproc N")
     advice = advise(spec, on_meta(spec), Question(world))
-    return [_stage(spec, train, number, told, world) for number, told in enumerate(advice.stages)]
+    return [_stage(spec, train, number, costs, world) for number, costs in enumerate(advice.stages)]
 
 
-def _stage(spec: Spec, train: TrainConfig, number: int, told: StageAdvice, world: int) -> Planned:
+def _stage(spec: Spec, train: TrainConfig, number: int, advice: StageAdvice, world: int) -> Planned:
     stage, model = train.stages[number], on_meta(spec)
     sharded = train.strategy == "fsdp2"
-    activations = told.at_longest["FSDP2" if sharded else "DDP"].activations
+    activations = advice.at_longest["FSDP2" if sharded else "DDP"].activations
     stage_state, bf16 = StageState(model, stage, 0), train.precision == "bf16"
-    extra = sum(told.costs[part].weight_copies for part in stage.trainable)
+    extra = sum(advice.costs[part].weight_copies for part in stage.trainable)
     if sharded:
         extra = 2 * max(largest_block(getattr(model, part)) for part in PARTS) * (2 if bf16 else 4)
     if bf16:
         cast_frozen_to_bf16(model, frozen_parts(train, number))
     if sharded:
-        with pretended(world) as accelerator:
+        with fake_process_group(world) as accelerator:
             stage_state.start(
                 FSDP2Strategy(accelerator, bf16=bf16, reshard_after_forward=train.reshard_after_forward)
             )
     if sharded and not train.reshard_after_forward:
         extra = sum(p.numel() for p in model.parameters() if isinstance(p, DTensor)) * (2 if bf16 else 4)
-    memory = _held(
-        model, extra, activations, eight_bit=stage.optimizer != "adamw", copies=world > 1 and not sharded
+    memory = _memory(
+        model, extra, activations, eight_bit=stage.optimizer != "adamw", buckets=world > 1 and not sharded
     )
-    return Planned(stage.name, "fsdp2" if sharded else "ddp", stage.batch_size // world, told.micro, memory)
+    return Planned(stage.name, "fsdp2" if sharded else "ddp", stage.batch_size // world, advice.micro, memory)
 
 
-def _held(model: VLM, extra: float, activations: float, *, eight_bit: bool, copies: bool) -> Memory:
-    """What one process holds of a model that is laid out; with `copies` gradients stand in DDP's buckets, too."""
-    own = [local(p) for p in model.parameters()]
+def _memory(model: VLM, extra: float, activations: float, *, eight_bit: bool, buckets: bool) -> Memory:
+    """Memory of one process for its shards; with `buckets`, DDP's gradient buckets hold a second copy of gradients."""
+    params = [local(p) for p in model.parameters()]
     trained = [local(p) for p in model.parameters() if p.requires_grad]
     gradients = sum(p.nbytes for p in trained)
     moments = 2 * sum(p.numel() if eight_bit else p.nbytes for p in trained)
-    return Memory(sum(p.nbytes for p in own) + extra, (1 + copies) * gradients, moments, activations)
+    return Memory(sum(p.nbytes for p in params) + extra, (1 + buckets) * gradients, moments, activations)
 
 
 def lines(planned: list[Planned], world: int) -> list[str]:
-    """A line a stage, in GB."""
+    """A table with a line per stage, sizes in GB."""
     titles = "stage strategy samples micro-batch weights gradients moments activations total fits"
     rows: list[Sequence[str]] = [titles.split()]
-    for one in planned:
-        m = one.memory
+    for stage in planned:
+        m = stage.memory
         sizes = [size(part) for part in (m.weights, m.gradients, m.optimizer, m.activations, m.total)]
         card = smallest(m.total)
         fits = card.name if card else "no GPU"
-        rows.append([one.name, one.strategy, str(one.share), str(one.micro), *sizes, fits])
+        rows.append(
+            [stage.name, stage.strategy, str(stage.samples), str(stage.micro_batch_size), *sizes, fits]
+        )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         f"each of {world} processes:",

@@ -29,7 +29,7 @@ from vlm_train.data.mixture import joined, order_of, stage_seed
 
 @dataclass(frozen=True)
 class Span:
-    """Neighbouring positions that are shown together: an image, text that is read or a target, or a control token."""
+    """Adjacent positions that are shown together: an image, text with or without loss, or a control token."""
 
     ids: list[int]
     text: str
@@ -42,21 +42,22 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """One sample of a stage, or a row that gives none."""
+class SamplePreview:
+    """One row of a stage: the sample and its spans, or why the row is dropped."""
 
     stage: str
     row: int
     name: str
     content: Example | DroppedSample
+    spans: Sequence[Span] = ()
 
 
-def names_of(tokenizer: Tokenizer, template: AnyTemplate | None = None) -> dict[int, str]:
-    """Control tokens as the template's author calls them: by their text, EOS `end` where it is written `{eos}`."""
+def control_names(tokenizer: Tokenizer, template: AnyTemplate | None = None) -> dict[int, str]:
+    """Names of control tokens by id: their text; `end` for an EOS that the template writes as `{eos}`."""
     names = {id_: name for name, id_ in tokenizer.control_tokens.items()}
     patterns = template.model_dump().values() if isinstance(template, Template) else ()
-    called = {p.value for pattern in patterns if pattern for p in parse(pattern) if p.kind == "token"}
-    if not isinstance(template, TokenizerTemplate) and names.get(tokenizer.eos_id) not in called:
+    literal = {p.value for pattern in patterns if pattern for p in parse(pattern) if p.kind == "token"}
+    if not isinstance(template, TokenizerTemplate) and names.get(tokenizer.eos_id) not in literal:
         names[tokenizer.eos_id] = "end"
     return names
 
@@ -64,31 +65,31 @@ def names_of(tokenizer: Tokenizer, template: AnyTemplate | None = None) -> dict[
 def spans(
     sample: TokenizedConversation, tokenizer: Tokenizer, template: AnyTemplate | None = None
 ) -> list[Span]:
-    """The positions of a sample token by token; images, and tokens that share a character, are one span."""
-    names = names_of(tokenizer, template)
-    found: list[Span] = []
-    held: list[int] = []
+    """The positions of a sample token by token. An image is one span, and so are tokens that share a character."""
+    names = control_names(tokenizer, template)
+    result: list[Span] = []
+    pending: list[int] = []  # tokens that do not yet form whole characters
     for i, token in enumerate(sample.input_ids):
         kind = "image" if sample.image_mask[i] else "target" if sample.loss_mask[i] else "read"
         if kind == "image":
-            if found and found[-1].kind == "image":
-                found[-1].ids.append(token)
+            if result and result[-1].kind == "image":
+                result[-1].ids.append(token)
             else:
-                found.append(Span([token], "", kind))
+                result.append(Span([token], "", kind))
             continue
         if token in names:
-            found.append(Span([token], f"⟨{names[token]}⟩", kind, control=True))
+            result.append(Span([token], f"⟨{names[token]}⟩", kind, control=True))
             continue
-        held.append(token)
-        text = tokenizer.decode(held)
+        pending.append(token)
+        text = tokenizer.decode(pending)
         if _ends(sample, i, names) or not text.endswith("\ufffd"):
-            found.append(Span(held, text, kind))
-            held = []
-    return found
+            result.append(Span(pending, text, kind))
+            pending = []
+    return result
 
 
 def _ends(sample: TokenizedConversation, i: int, names: Container[int]) -> bool:
-    """Whether no text of the same sort follows position i."""
+    """Whether position i is the last of a stretch of text with the same loss mask."""
     if i + 1 == len(sample):
         return True
     return (
@@ -98,49 +99,47 @@ def _ends(sample: TokenizedConversation, i: int, names: Container[int]) -> bool:
     )
 
 
-def samples(spec: Spec, train: TrainConfig, count: int) -> list[tuple[Shown, list[Span]]]:
-    """The first `count` rows that each stage will read, in that order, and their spans."""
-    model, shown = on_meta(spec), []
+def samples(spec: Spec, train: TrainConfig, count: int) -> list[SamplePreview]:
+    """The first `count` rows that each stage will read, in the order of training."""
+    model, previews = on_meta(spec), []
     check_templates(spec, train, model.llm.tokenizer)
     for number, stage in enumerate(train.stages):
         rows = joined(stage.data)
-        reader = sample_processor(model, spec, train, stage)
+        processor = sample_processor(model, spec, train, stage)
         order = order_of(stage, rows, stage_seed(train.seed, number), model.image_tokens_by_default)
         for position in range(min(count, len(rows))):
             index = order.row_at(position)
-            content = Examples(rows, reader.read)[index]
-            name = content.name if isinstance(content, DroppedSample) else rows[index]["id"]
-            tokens = (
-                spans(content.sample, reader.tokenizer, reader.template)
-                if isinstance(content, Example)
-                else []
-            )
-            shown.append((Shown(stage.name, index, name, content), tokens))
-    return shown
+            content = Examples(rows, processor.read)[index]
+            if isinstance(content, DroppedSample):
+                previews.append(SamplePreview(stage.name, index, content.name, content))
+                continue
+            tokens = spans(content.sample, processor.tokenizer, processor.template)
+            previews.append(SamplePreview(stage.name, index, rows[index]["id"], content, tokens))
+    return previews
 
 
 def label(span: Span) -> str:
-    """What a span shows: text with line breaks made visible, or how many positions an image takes."""
+    """The text of a span with visible line breaks, or the number of an image's tokens."""
     return f"[image: {len(span.ids)} tokens]" if span.kind == "image" else _visible(span.text)
 
 
 def _visible(text: str) -> str:
-    """Line breaks are shown, control characters, which a terminal might obey, as their pictures, others as escapes."""
-    shown = "".join(
+    """Line breaks as `⏎`; control characters, which a terminal would interpret, as Unicode control pictures."""
+    visible = "".join(
         "⏎\n" if c == "\n" else chr(0x2400 + ord(c)) if c < " " else "␡" if "\x7f" <= c <= "\x9f" else c
         for c in text
     )
-    return printable(shown, lines=True)
+    return printable(visible, lines=True)
 
 
-def title(shown: Shown) -> str:
+def title(preview: SamplePreview) -> str:
     """One line about a sample."""
-    if isinstance(shown.content, DroppedSample):
-        return f"row {shown.row}, left out: {shown.content.reason}"
-    sample = shown.content.sample
-    sizes = ", ".join(f"{p.shape[-1]}×{p.shape[-2]}" for p in shown.content.images)
+    if isinstance(preview.content, DroppedSample):
+        return f"row {preview.row}, dropped: {preview.content.reason}"
+    sample = preview.content.sample
+    sizes = ", ".join(f"{p.shape[-1]}×{p.shape[-2]}" for p in preview.content.images)
     return (
-        f"row {shown.row}, id {shown.name}: {len(sample)} tokens, {sum(sample.loss_mask)} learnt"
+        f"row {preview.row}, id {preview.name}: {len(sample)} tokens, {sum(sample.loss_mask)} with loss"
         f"{f', image {sizes}' if sizes else ''}"
     )
 
@@ -154,15 +153,15 @@ _STYLES = {
 }
 
 
-def terminal(shown: Shown, tokens: Sequence[Span], color: bool = True) -> Text:
+def terminal(preview: SamplePreview, color: bool = True) -> Text:
     """A sample for the terminal: targets are green, images blue, control tokens in `⟨⟩` and magenta, the rest dim.
 
-    Without `color`, targets stand between `«` and `»`.
+    Without `color`, targets are enclosed in `«` and `»`.
     """
-    text = Text(f"{printable(f'{shown.stage}: {title(shown)}')}\n", style="bold")
-    if isinstance(shown.content, DroppedSample):
-        return text.append(printable(shown.content.message) + "\n", style="not bold red")
-    for target, run in groupby(tokens, lambda span: span.kind == "target"):
+    text = Text(f"{printable(f'{preview.stage}: {title(preview)}')}\n", style="bold")
+    if isinstance(preview.content, DroppedSample):
+        return text.append(printable(preview.content.message) + "\n", style="not bold red")
+    for target, run in groupby(preview.spans, lambda span: span.kind == "target"):
         marks = ("«", "»") if target and not color else ("", "")
         text.append(marks[0])
         for span in run:
@@ -179,19 +178,21 @@ def _png(pixels: Tensor) -> str:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def page(name: str, found: Sequence[tuple[Shown, Sequence[Span]]]) -> str:
-    """All samples as one HTML page that needs no other file."""
+def page(name: str, previews: Sequence[SamplePreview]) -> str:
+    """All samples as one self-contained HTML page."""
     stages = [
-        {"name": stage, "samples": [_sample(*one) for one in those]}
-        for stage, those in groupby(found, lambda one: one[0].stage)
+        {"name": stage, "samples": list(map(_template_values, group))}
+        for stage, group in groupby(previews, lambda preview: preview.stage)
     ]
     return render("vlm_train", "preview.html", {"name": name, "stages": stages})
 
 
-def _sample(shown: Shown, tokens: Sequence[Span]) -> dict[str, Any]:
-    """What the page shows of a sample."""
-    if isinstance(shown.content, DroppedSample):
-        return {"title": title(shown), "fault": shown.content.message}
-    cells = [{"style": s.style, "ids": " ".join(map(str, s.ids[:8])), "label": label(s)} for s in tokens]
-    images = list(map(_png, shown.content.images))
-    return {"title": title(shown), "fault": "", "images": images, "spans": cells}
+def _template_values(preview: SamplePreview) -> dict[str, Any]:
+    """The values of one sample for `preview.html`."""
+    if isinstance(preview.content, DroppedSample):
+        return {"title": title(preview), "fault": preview.content.message}
+    cells = [
+        {"style": s.style, "ids": " ".join(map(str, s.ids[:8])), "label": label(s)} for s in preview.spans
+    ]
+    images = list(map(_png, preview.content.images))
+    return {"title": title(preview), "fault": "", "images": images, "spans": cells}

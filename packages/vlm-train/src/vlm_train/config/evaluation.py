@@ -14,55 +14,55 @@ Data = list[Annotated[SerializeAsAny[DatasetConfig], component("dataset")]]
 
 
 class HeldOutQA(StrictModel):
-    """Questions with answers, asked after each stage; all of `data` after the last."""
+    """Accuracy on questions with answers after each stage; after the last stage on all rows of `data`."""
 
     data: Data = Field(min_length=1, description="datasets; the last question of each row is asked")
     samples: PositiveInt | None = Field(
         default=None,
-        description="how many rows, at even distances, after each stage but the last; default all",
+        description="evenly spaced rows to ask after each stage but the last; default: all",
     )
-    batch_size: PositiveInt = Field(default=64, description="questions at once")
-    max_new_tokens: PositiveInt = Field(default=16, le=4096, description="longest answer")
+    batch_size: PositiveInt = Field(default=64, description="questions per batch")
+    max_new_tokens: PositiveInt = Field(default=16, le=4096, description="longest answer in tokens")
 
 
 class Validation(StrictModel):
-    """Loss on other rows and some answers, while a stage trains; read as the stage reads its own data."""
+    """Validation loss and sample answers during a stage, with the stage's own template and loss mask."""
 
-    data: Data = Field(min_length=1, description="datasets whose rows are not for training")
-    every: PositiveInt = Field(default=500, description="steps; each stage's last step always has one")
-    rows: PositiveInt | Literal["all"] = Field(default=256, description="how many, at even distances")
-    batch_size: PositiveInt = Field(default=16, description="rows at once")
+    data: Data = Field(min_length=1, description="datasets whose rows are not trained on")
+    every: PositiveInt = Field(default=500, description="steps between validations; the last step has one")
+    rows: PositiveInt | Literal["all"] = Field(default=256, description="evenly spaced rows for the loss")
+    batch_size: PositiveInt = Field(default=16, description="rows per batch")
     samples: int | None = Field(
         default=None,
         ge=0,
         le=100,
-        description="rows to answer; default 4, none in a stage whose template leaves questions out",
+        description="rows to answer; default: 4, or 0 in a stage whose template has no question",
     )
-    max_new_tokens: PositiveInt = Field(default=32, le=4096, description="longest answer")
+    max_new_tokens: PositiveInt = Field(default=32, le=4096, description="longest answer in tokens")
 
 
 class Benchmarks(StrictModel):
-    """Samples of benchmarks, asked at the end of each stage and, with `every`, while it trains."""
+    """Evaluation on samples of benchmarks at the end of each stage and, with `every`, during it."""
 
     renamed: ClassVar[Mapping[str, str]] = {"benchmarks": "tasks"}
     tasks: list[Annotated[SerializeAsAny[BenchmarkConfig], component("benchmark")]] = Field(
-        min_length=1, description="benchmarks with their options, each once"
+        min_length=1, description="benchmarks with their options, each at most once"
     )
     samples: PositiveInt | Literal["all"] = Field(
-        default=200, description="about how many questions of each, whole images at even distances"
+        default=200, description="approximate questions per benchmark: all questions of evenly spaced images"
     )
     every: PositiveInt | None = Field(
-        default=None, description="steps; each stage's last step always has one"
+        default=None, description="steps between evaluations; the last step has one"
     )
-    batch_size: PositiveInt = Field(default=8, description="questions at once")
+    batch_size: PositiveInt = Field(default=8, description="questions per batch")
     max_new_tokens: PositiveInt | None = Field(
-        default=None, le=4096, description="longest answer; default: by the benchmark's protocol"
+        default=None, le=4096, description="longest answer in tokens; default: the benchmark's protocol"
     )
 
     @field_validator("tasks")
     @classmethod
     def _distinct(cls, benchmarks: list[BenchmarkConfig]) -> list[BenchmarkConfig]:
         names = [config.type_name() for config in benchmarks]
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise ValueError(f"{twice[0]} stands there twice")
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"{repeated[0]} is listed twice")
         return benchmarks

@@ -1,4 +1,4 @@
-"""Checks the templates of a spec with a `train` section against the tokenizer and the questions to be asked."""
+"""Checks the templates of a spec with a `train` section against the tokenizer and the evaluations."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ NO_QUESTION = "leaves out the question: `user` has no {text}"
 
 
 def check_templates(spec: Spec, train: TrainConfig, tokenizer: Tokenizer) -> None:
-    """Raise one `TemplateError` with the faults of all."""
+    """Raise one `TemplateError` with the faults of all templates."""
     faults: list[tuple[Path_, str]] = []
-    for at, template in _templates(spec, train):
+    for path, template in _templates(spec, train):
         try:
-            check_template(template, tokenizer, at)
+            check_template(template, tokenizer, path)
         except TemplateError as error:
             faults += error.faults
-    if faults := faults + _unsaid(spec, train):
+    if faults := faults + _without_question(spec, train):
         raise TemplateError(faults)
 
 
@@ -31,27 +31,23 @@ def _templates(spec: Spec, train: TrainConfig) -> list[tuple[Path_, AnyTemplate]
     return [(("template",), spec.template), *stages]
 
 
-def _unsaid(spec: Spec, train: TrainConfig) -> list[tuple[Path_, str]]:
-    """Templates that leave out questions which the spec asks."""
-    askers = [name for name in ("held_out_qa", "benchmarks") if getattr(train, name)]
-    found: list[tuple[Path_, str]] = []
-    if askers and not says_question(spec.template):
-        found = [
-            (
-                ("template",),
-                f"{NO_QUESTION}, but train.{askers[0]} asks questions; set a template with {{text}} in "
-                "the spec, and this one in the stages that learn captions",
-            )
-        ]
+def _without_question(spec: Spec, train: TrainConfig) -> list[tuple[Path_, str]]:
+    """Faults of templates without the question that are used in evaluations with questions."""
+    evaluations = [name for name in ("held_out_qa", "benchmarks") if getattr(train, name)]
+    faults: list[tuple[Path_, str]] = []
+    if evaluations and not says_question(spec.template):
+        text = (
+            f"{NO_QUESTION}, but train.{evaluations[0]} asks questions; set a template with {{text}} in "
+            "the spec, and this one in the stages that learn captions"
+        )
+        faults.append((("template",), text))
     if train.validation and train.validation.samples:
         for i, stage in enumerate(train.stages):
             if not says_question(stage.template or spec.template):
-                at = ("train", "stages", i, "template") if stage.template else ("template",)
-                found.append(
-                    (
-                        at,
-                        f"{NO_QUESTION}, but train.validation.samples asks stage {stage.name} questions; "
-                        "remove samples: then only stages whose template has the question are asked",
-                    )
+                path = ("train", "stages", i, "template") if stage.template else ("template",)
+                text = (
+                    f"{NO_QUESTION}, but train.validation.samples asks stage {stage.name} questions; "
+                    "remove samples: then only stages whose template has the question are asked"
                 )
-    return found
+                faults.append((path, text))
+    return faults

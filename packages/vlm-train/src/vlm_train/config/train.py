@@ -1,4 +1,4 @@
-"""The `train` section: stages in order, each with its parts, data and recipe."""
+"""The `train` section of a spec: settings of the run, its stages and its evaluations."""
 
 from __future__ import annotations
 
@@ -19,11 +19,10 @@ from vlm_core.diagnose.costs.stages import StageFacts
 from vlm_core.errors import choices
 from vlm_core.io.paths import LocalPath
 from vlm_core.plugins.config import StrictModel
-from vlm_core.text.template import TemplateField
-from vlm_train.config.evaluation import Benchmarks, Data, HeldOutQA, Validation
-from vlm_train.config.recipe import Decay, Ema, FeatureCache, Group, Lora, Pattern, Rate
+from vlm_train.config.evaluation import Benchmarks, HeldOutQA, Validation
+from vlm_train.config.recipe import FeatureCache
+from vlm_train.config.stage import Stage as Stage
 
-PartName = Literal["encoder", "connector", "llm"]
 _INSTEAD_OF_DEEPSPEED = {
     "zero1": "ddp, or fsdp2, which also shards gradients and weights",
     "zero2": "fsdp2 and reshard_after_forward: false",
@@ -32,194 +31,86 @@ _INSTEAD_OF_DEEPSPEED = {
 Budget = NonNegativeInt | Annotated[float, Field(ge=0, lt=1)]
 
 
-class Stage(StrictModel):
-    """One stage. Defaults are LLaVA-1.5's where the paper says "following LLaVA"."""
-
-    renamed: ClassVar[Mapping[str, str]] = {
-        "trains": "trainable",
-        "weights": "mix_weights",
-        "counts": "samples_per_epoch",
-        "warmup": "warmup_ratio",
-        "lr_floor": "min_lr_ratio",
-        "cooldown": "decay_ratio",
-        "clip_norm": "max_grad_norm",
-    }
-    name: str = Field(pattern=r"^[\w.-]+$", max_length=40, description="letters, digits, _, . and -")
-    trainable: list[PartName] = Field(min_length=1, description="the parts that learn; the rest is frozen")
-    data: Data = Field(min_length=1, description="datasets, shuffled together")
-    mix_weights: list[PositiveFloat] | None = Field(
-        default=None, description="share of each of data in an epoch"
-    )
-    samples_per_epoch: list[PositiveInt] | None = Field(
-        default=None, description="rows of each of data in an epoch"
-    )
-    group_by_length: bool = Field(default=False, description="batches of like length, with or without images")
-    packing: bool = Field(default=False, description="several samples in a row of max_length")
-    template: TemplateField | None = Field(default=None, description="instead of the spec's own")
-    loss_on: Literal["answers", "all"] = Field(
-        default="answers", description="what the model learns to say: answers, or all text"
-    )
-    lr: Rate | dict[PartName, Rate] = Field(description="peak learning rate, of all parts or by part")
-    batch_size: PositiveInt = Field(le=2**20, description="samples a step, over all devices")
-    micro_batch_size: PositiveInt | None = Field(default=None, description="samples at once on a device")
-    epochs: PositiveFloat | None = Field(
-        default=None, le=10_000, description="how often the data are read; default 1"
-    )
-    steps: PositiveInt | None = Field(default=None, le=10**9, description="how many steps, instead of epochs")
-    warmup_ratio: float = Field(default=0.03, ge=0, lt=1, description="share of the steps")
-    schedule: Literal["cosine", "linear", "constant", "wsd"] = Field(
-        default="cosine", description="the learning rate after warmup; wsd is constant, then falling linearly"
-    )
-    min_lr_ratio: float = Field(
-        default=0.0, ge=0, lt=1, description="share of the peak that the rate falls to"
-    )
-    decay_ratio: float | None = Field(
-        default=None, gt=0, le=1, description="share of the steps in which wsd falls"
-    )
-    weight_decay: Decay | dict[PartName, Decay] = Field(
-        default=0.0, description="of matrices, of all parts or by part"
-    )
-    groups: list[Group] = Field(default=[], description="parameters with a rate or decay of their own")
-    frozen: list[Pattern] = Field(default=[], description="parameters of the trained parts that stand still")
-    optimizer: Literal["adamw", "adamw-8bit"] = Field(
-        default="adamw", description="adamw-8bit keeps its moments in a byte each"
-    )
-    max_grad_norm: PositiveFloat = Field(default=1.0, description="largest norm of the gradient")
-    ema: Ema | None = Field(default=None, description="an average of the trained weights")
-    lora: Lora | None = Field(
-        default=None, description="adapters on the language model in place of its own weights"
-    )
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Stage:
-        if self.epochs is not None and self.steps is not None:
-            raise ValueError("give epochs or steps, not both")
-        if self.mix_weights is not None and self.samples_per_epoch is not None:
-            raise ValueError("give mix_weights or samples_per_epoch, not both")
-        mix = self.mix_weights or self.samples_per_epoch
-        if mix is not None and len(mix) != len(self.data):
-            raise ValueError(
-                f"{len(mix)} mix_weights or samples_per_epoch for {len(self.data)} datasets in data"
-            )
-        if len(set(self.trainable)) < len(self.trainable):
-            raise ValueError(f"trainable names a part twice: {', '.join(self.trainable)}")
-        for key, value in (("lr", self.lr), ("weight_decay", self.weight_decay)):
-            if isinstance(value, dict) and set(value) != set(self.trainable):
-                raise ValueError(
-                    f"{key} names {sorted(value)}, but this stage trains {sorted(self.trainable)}"
-                )
-        return self
-
-    @model_validator(mode="after")
-    def _recipe(self) -> Stage:
-        if self.decay_ratio is not None and self.schedule != "wsd":
-            raise ValueError(f"decay_ratio belongs to schedule: wsd, not {self.schedule}")
-        if self.min_lr_ratio and self.schedule == "constant":
-            raise ValueError(
-                "schedule: constant never falls: leave out min_lr_ratio, or choose another schedule"
-            )
-        if self.schedule == "wsd" and self.warmup_ratio + self.wsd_decay_ratio > 1:
-            raise ValueError(
-                f"warmup_ratio {self.warmup_ratio} and decay_ratio {self.wsd_decay_ratio} are more than all steps"
-            )
-        if self.lora and "llm" not in self.trainable:
-            raise ValueError("lora adapts the language model: add llm to trainable, or leave lora out")
-        if self.lora and self.ema and self.ema.use == "beside":
-            raise ValueError("with lora the average can't stand beside the weights: set ema.use: result")
-        return self
-
-    @property
-    def wsd_decay_ratio(self) -> float:
-        """Share of the steps in which a wsd schedule falls."""
-        return 0.2 if self.decay_ratio is None else self.decay_ratio
-
-    def rate(self, part: PartName) -> float:
-        """The peak learning rate of one part."""
-        return self.lr[part] if isinstance(self.lr, dict) else self.lr
-
-    def decay(self, part: PartName) -> float:
-        """The weight decay of one part's matrices."""
-        return self.weight_decay[part] if isinstance(self.weight_decay, dict) else self.weight_decay
-
-    def trained_parts(self) -> set[PartName]:
-        """Parts whose own weights this stage trains: adapters leave the language model's as they are."""
-        return {part for part in self.trainable if not (part == "llm" and self.lora)}
-
-    def rows(self) -> int:
-        """How many samples an epoch has; reads the data."""
-        return sum(len(source.rows()) for source in self.data)
-
-
 class TrainConfig(StrictModel):
-    """Everything `vlm-train run` needs besides the parts."""
+    """The `train` section: everything that `vlm-train run` needs besides the model."""
 
     renamed: ClassVar[Mapping[str, str]] = {
         "workers": "num_workers",
         "evaluation": "held_out_qa",
         "evals": "benchmarks",
     }
-    output: LocalPath = Field(min_length=1, description="folder of the run")
-    seed: int = Field(default=0, ge=0, lt=2**31, description="of initial values and of the order of rows")
-    precision: Literal["fp32", "bf16"] = Field(
-        default="fp32", description="number format of the computation: bf16 is autocast"
+    output: LocalPath = Field(min_length=1, description="run folder")
+    seed: int = Field(
+        default=0, ge=0, lt=2**31, description="seed of initial weights and of the order of rows"
     )
+    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="bf16: autocast with fp32 weights")
     strategy: Literal["auto", "ddp", "fsdp2"] = Field(
-        default="auto", description="how several processes share the model; auto is ddp"
+        default="auto", description="distributed strategy; auto is ddp"
     )
     reshard_after_forward: bool = Field(
-        default=True, description="fsdp2 only; false keeps weights gathered from the forward to the backward"
+        default=True,
+        description="fsdp2 only; false keeps weights gathered from forward to backward, as in ZeRO-2",
     )
     activation_checkpointing: bool = Field(
-        default=False, description="keep what enters each layer only, and compute it again in the backward"
+        default=False, description="recompute the activations of each layer in the backward pass"
     )
-    max_length: PositiveInt = Field(default=2048, le=2**20, description="tokens a sample, image included")
+    max_length: PositiveInt = Field(
+        default=2048, le=2**20, description="tokens per sample, image tokens included"
+    )
     on_too_long: Literal["drop", "error"] = Field(
         default="drop",
-        description="what to do with a sample that can't be cut to max_length: leave it out and count it, or stop",
+        description="for a sample that can't be truncated to max_length: drop and count it, or stop",
     )
     on_non_finite: Literal["error", "skip"] = Field(
         default="error",
-        description="what to do when loss or gradient is not finite: stop, or leave the step out and count it",
+        description="for a NaN or infinite loss or gradient: stop, or skip and count the step",
     )
     non_finite_budget: PositiveInt = Field(
-        default=10, description="steps that on_non_finite: skip may leave out, over the whole run"
+        default=10, description="steps per run that on_non_finite: skip may skip"
     )
     on_bad_sample: Literal["error", "skip"] = Field(
-        default="error",
-        description="what to do with a row that can't be used: stop, or leave it out and count it",
+        default="error", description="for a row that can't be used: stop, or drop and count it"
     )
-    bad_sample_budget: Budget = Field(default=0.01, description="rows, or share of the rows, of a stage")
-    num_workers: int = Field(default=0, ge=0, le=256, description="processes that read images")
+    bad_sample_budget: Budget = Field(
+        default=0.01, description="rows per stage that on_bad_sample: skip may drop, as a number or a share"
+    )
+    num_workers: int = Field(
+        default=0, ge=0, le=256, description="data-loading processes per training process"
+    )
     checkpoint_every: PositiveInt = Field(
-        default=500, description="steps between checkpoints; each stage's last step always has one"
+        default=500, description="steps between checkpoints; a stage's last step always has one"
     )
-    keep_checkpoints: int = Field(default=2, ge=2, le=1000, description="how many of the newest to keep")
+    keep_checkpoints: int = Field(
+        default=2, ge=2, le=1000, description="number of newest checkpoints to keep"
+    )
     feature_cache: FeatureCache | None = Field(
-        default=None, description="compute each image's features once, in stages that don't train the encoder"
+        default=None, description="cache of image features, for stages with a frozen encoder"
     )
-    timeout: PositiveFloat = Field(default=1800.0, description="seconds without a step that end a run")
+    timeout: PositiveFloat = Field(
+        default=1800.0, description="seconds without a step until the run is ended"
+    )
     stages: list[Stage] = Field(
-        min_length=1, description="one after the other, each from the model that the one before left"
+        min_length=1, description="training stages in order, each starting from the previous stage's model"
     )
     held_out_qa: HeldOutQA | None = Field(
-        default=None, description="questions with answers, asked after each stage"
+        default=None, description="accuracy on questions with answers after each stage"
     )
     validation: Validation | None = Field(
-        default=None, description="loss and answers on rows that are not for training, while a stage trains"
+        default=None, description="loss and sample answers on validation rows during a stage"
     )
     benchmarks: Benchmarks | None = Field(
-        default=None, description="samples of benchmarks, while a stage trains"
+        default=None, description="scores on samples of benchmarks during training"
     )
     trackers: list[Literal["tensorboard", "wandb"]] = Field(
-        default=[], description="besides metrics.jsonl; none by default"
+        default=[], description="experiment trackers in addition to metrics.jsonl; default: none"
     )
 
     @model_validator(mode="after")
     def _shardable(self) -> TrainConfig:
-        small = [stage.name for stage in self.stages if stage.optimizer == "adamw-8bit"]
-        if self.strategy == "fsdp2" and small:
+        eight_bit = [stage.name for stage in self.stages if stage.optimizer == "adamw-8bit"]
+        if self.strategy == "fsdp2" and eight_bit:
             raise ValueError(
-                f"stage {small[0]}: adamw-8bit can't be sharded: set optimizer: adamw, whose moments fsdp2 "
+                f"stage {eight_bit[0]}: adamw-8bit can't be sharded: set optimizer: adamw, whose moments fsdp2 "
                 "shards, or strategy: ddp"
             )
         if self.strategy != "fsdp2" and not self.reshard_after_forward:
@@ -258,13 +149,13 @@ class TrainConfig(StrictModel):
         return {part for stage in self.stages for part in stage.trained_parts()}
 
     def feature_dtype(self, stage: Stage) -> Literal["float32", "bfloat16", "float16"] | None:
-        """What a stage's features are kept in; None if it has none, as one that trains the encoder."""
+        """The dtype of a stage's cached features; None without a cache or if the stage trains the encoder."""
         if self.feature_cache is None or "encoder" in stage.trainable:
             return None
         return self.feature_cache.dtype or ("bfloat16" if self.precision == "bf16" else "float32")
 
     def stage_facts(self) -> list[StageFacts]:
-        """What `vlm-assemble --check` needs to say what the stages cost."""
+        """What `vlm-assemble --check` needs to compute the cost of the stages."""
         return [
             StageFacts(
                 name=stage.name,

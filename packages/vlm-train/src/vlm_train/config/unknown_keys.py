@@ -1,4 +1,4 @@
-"""What no row format reads: a key whose name suggests content is a fault, and so is another library's placeholder.
+"""Refuses rows with content that no format reads: keys whose names suggest content, placeholders of other libraries.
 
 Other keys are metadata and ignored.
 """
@@ -20,7 +20,7 @@ CONTENT = frozenset(
      "prompts", "completion", "completions", "inputs", "media", "reasoning", "reasoning_content",
      "thinking", "loss", "loss_scale", "loss_weight"]
 )  # fmt: skip
-"""Names of keys for text, or for how a row is learnt."""
+"""Names of keys with text, or with settings of the loss."""
 _PREFERENCE = re.compile(r"(chosen|rejected)(_.*)?")
 _MEDIA = re.compile(
     r"(?:images?|imgs?|pictures?|pics?|photos?|frames?|videos?|audios?)_?(?:\d+|data|bytes|base64|b64|list)?"
@@ -29,22 +29,22 @@ _LOCATION = re.compile(
     r"(?:image|img|picture|pic|photo|video|audio)_?(?:paths?|files?|urls?|names?)|file_?names?"
     r"|(?:image|img|picture|pic|photo)_?ids?"
 )
-"""Where an image or clip comes from: metadata beside an image, but all that there is without one."""
+"""Origin of an image or clip: metadata if the row has an image, else content."""
 _VIDEO_OR_AUDIO = re.compile(r"(video|audio)")
 _PLACE = frozenset(("path", "paths", "file", "files", "filepath", "file_path", "url", "urls", "uri"))
 _IMAGE_FILE = re.compile(r".+\.(?:avif|bmp|gif|jpe?g|jp2|png|tiff?|webp)", re.IGNORECASE | re.DOTALL)
-"""A place is metadata, unless it is an image file and the row has no image otherwise."""
+"""A value of a `_PLACE` key that is an image file; it is content if the row has no other image."""
 _WEIGHTS = frozenset(("weight", "sample_weight"))
 _MARK = re.compile(
     r"<img>[^<>]*</img>|<(?:image|img|video|audio)[_-]?\d+>"
     r"|<\|(?:image|video|audio|vision)(?:_\w+|\d+)?\|>|^\s*<(?:video|audio)>(?!.*</(?:video|audio)>)",
     re.DOTALL,
 )
-"""Where other libraries put images and clips. HTML in a text holds none of these: its `<video>` is closed."""
+"""Placeholders of other libraries for images and clips. HTML in a text does not match: its `<video>` is closed."""
 
 
 def is_empty(value: Any) -> bool:
-    """None, no text, no bytes, or a container of nothing else: parquet fills keys that a row doesn't have."""
+    """Whether a value is None, empty, or a container of empty values: parquet fills keys that a row doesn't have."""
     if isinstance(value, Mapping):
         return all(map(is_empty, value.values()))
     if isinstance(value, list | tuple):
@@ -53,23 +53,23 @@ def is_empty(value: Any) -> bool:
 
 
 def check_marks(text: str, where: str) -> None:
-    """Raise `BadSample` for a text in which another library would put an image or a clip."""
-    if mark := _MARK.search(text):
-        seen = mark[0].strip()
+    """Raise `BadSample` for a text with a placeholder of another library."""
+    if match := _MARK.search(text):
+        mark = match[0].strip()
         raise BadSample(
-            "placeholders", f"{where}: {seen!r:.60} is not read; an image of the row stands at '<image>'"
+            "placeholders", f"{where}: {mark!r:.60} is not read; the placeholder of an image is '<image>'"
         )
 
 
 def suggests_content(key: str) -> bool:
-    """Whether a key's name suggests content to learn from."""
+    """Whether a key's name suggests content to train on."""
     name = key.lower()
     patterns = (_PREFERENCE, _MEDIA, _LOCATION)
     return name in CONTENT or any(pattern.fullmatch(name) for pattern in patterns)
 
 
 def must_be_looked_at(key: str) -> bool:
-    """Whether `check_unread` has to see a key's value: a table reads no other columns."""
+    """Whether `check_unread` needs a key's value; other columns of a table are not read."""
     return suggests_content(key) or key.lower() in _WEIGHTS | _PLACE
 
 
@@ -79,8 +79,8 @@ def _is_origin(key: str) -> bool:
     return bool(_LOCATION.fullmatch(name)) and not _VIDEO_OR_AUDIO.match(name)
 
 
-def _says_more(key: str, value: Any, images: int) -> bool:
-    """Whether a key that is metadata elsewhere says here which image a row has, or how much it counts."""
+def _is_content_here(key: str, value: Any, images: int) -> bool:
+    """Whether a key that is metadata in most rows is content in this one: its only image, or a loss weight."""
     name = str(key).lower()
     if name in _WEIGHTS:
         return value != 1
@@ -93,15 +93,15 @@ def _says_more(key: str, value: Any, images: int) -> bool:
 def check_unread(
     record: Mapping[str, Any], read: Collection[str], where: str, possible: Collection[str], images: int = 0
 ) -> None:
-    """Raise `BadSample` for a key that holds content and is not among those that are `read`.
+    """Raise `BadSample` for a key with content that is not in `read`.
 
-    `possible` are the keys that could be meant, `images` is how many images the row has otherwise.
+    `possible` are keys for hints, `images` is the number of other images of the row.
     """
     for key, value in record.items():
         if (
             key in read
             or is_empty(value)
-            or not (suggests_content(str(key)) or _says_more(key, value, images))
+            or not (suggests_content(str(key)) or _is_content_here(key, value, images))
         ):
             continue
         if images and _is_origin(key):

@@ -1,4 +1,4 @@
-"""A micro-batch as the loader gives it."""
+"""Collates examples into the micro-batches of the data loader."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from vlm_train.data.dataset import DroppedSample, Example, Fetched
 
 @dataclass
 class MicroBatch:
-    """One micro-batch as the loader gives it; `batch` is None if every row was left out.
+    """One micro-batch of the data loader; `batch` is None if every row was dropped.
 
-    `io_retries` counts the reads that failed and were retried: faults of the storage, not of the data.
+    `io_retries` counts reads that failed and were retried: faults of the storage, not of the data.
     """
 
     batch: Batch | None
-    left_out: list[DroppedSample]
+    dropped: list[DroppedSample]
     io_retries: int = 0
 
 
 def to_micro_batch(
     items: Sequence[Example | DroppedSample], capacity: int | None = None, encoded: bool = False
 ) -> MicroBatch:
-    """The loader's collate function; with `capacity`, samples are packed into rows of that many positions.
+    """The loader's collate function. With `capacity`, samples are packed into rows of that many positions.
 
-    `encoded` says that images are features.
+    `encoded`: images are features (H, W, D), not pixels.
     """
     examples = [item for item in items if isinstance(item, Example)]
     samples, images = [e.sample for e in examples], [e.images for e in examples]

@@ -1,4 +1,4 @@
-"""The processes of a `DataLoader`: they end with the run, and one that is killed is named."""
+"""Worker processes of a `DataLoader`: they end with the run, and an error names a worker that was killed."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from vlm_core.runtime.system_faults import SystemFault, killed
 from vlm_train.distributed import process_group
 
 LOADER_GRACE = 300
-"""Seconds that a reading process works on after a signal that its whole process group got."""
-_TOLD_BY_TORCH = re.compile(r"DataLoader worker \(pid (\d+)\) is killed by signal: ")
+"""Seconds that a worker continues after a stop signal to its process group."""
+_TORCH_MESSAGE = re.compile(r"DataLoader worker \(pid (\d+)\) is killed by signal: ")
 _STOP = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 T = TypeVar("T")
 
 
 def start_worker(number: int) -> None:
-    """`worker_init_fn` of every `DataLoader`: the process ends with the one that it reads for."""
+    """`worker_init_fn` of every `DataLoader`: the worker ends with its parent process."""
     parent = multiprocessing.parent_process()
     if parent is not None and parent.pid is not None:
         end_with_parent(parent.pid)
 
 
 def start_training_worker(number: int) -> None:
-    """`worker_init_fn` where a run can be stopped and resumed: serve on until the run has stopped.
+    """`worker_init_fn` for training: the worker continues after a stop signal until the run has stopped.
 
-    Launchers and clusters signal whole process groups, and the run still needs the rows of its step. A reader ends with
-    its run; the alarm is for one that doesn't.
+    Launchers and clusters signal whole process groups, and the run still needs the rows of its current step. The alarm
+    ends a worker whose run does not stop.
     """
     start_worker(number)
     for each in _STOP:
@@ -39,43 +39,43 @@ def start_training_worker(number: int) -> None:
 
 
 def read(loader: Iterable[T]) -> Iterator[T]:
-    """What a `DataLoader` gives; raises `SystemFault` if the system has killed one of its processes."""
+    """Yield the batches of a `DataLoader`; raises `SystemFault` if the system has killed one of its workers."""
     before = multiprocessing.active_children()
     batches = iter(loader)
-    readers = [child for child in multiprocessing.active_children() if child not in before]
+    workers = [child for child in multiprocessing.active_children() if child not in before]
     try:
         yield from batches
-    except (OSError, EOFError, RuntimeError) as error:  # whatever a queue says whose other end is gone
-        for reader in readers:
-            reader.join(0.5)
-            if reader.exitcode is not None and reader.exitcode < 0:
-                raise _killed(reader.pid, -reader.exitcode) from error
+    except (OSError, EOFError, RuntimeError) as error:  # any error of a queue whose other end is gone
+        for worker in workers:
+            worker.join(0.5)
+            if worker.exitcode is not None and worker.exitcode < 0:
+                raise _killed(worker.pid, -worker.exitcode) from error
         raise
 
 
 @contextmanager
-def naming_killed_readers() -> Iterator[None]:
-    """Torch raises the death of a reading process wherever its run stands: name it if that was outside of `read`."""
+def naming_killed_workers() -> Iterator[None]:
+    """Raise `SystemFault` for a killed worker also outside of `read`: torch's signal handler raises anywhere."""
     try:
         yield
     except RuntimeError as error:
-        if isinstance(error, SystemFault) or not (told := _TOLD_BY_TORCH.match(str(error))):
+        if isinstance(error, SystemFault) or not (match := _TORCH_MESSAGE.match(str(error))):
             raise
-        raise _killed(int(told[1]), _number(str(error)[told.end() :])) from error
+        raise _killed(int(match[1]), _signal_number(str(error)[match.end() :])) from error
 
 
 def _killed(pid: int | None, number: int) -> SystemFault:
-    here = process_group.place()
-    of = f" of rank {here.rank}" if here else ""
+    place = process_group.place()
+    of_rank = f" of rank {place.rank}" if place else ""
     return killed(
-        f"a data-reading process{of} (pid {pid})",
+        f"a data-reading process{of_rank} (pid {pid})",
         number,
         "use fewer of them (train.num_workers) or smaller images",
     )
 
 
-def _number(text: str) -> int:
-    """The signal that `strsignal` describes so."""
-    described = {signal.strsignal(number): number for number in signal.valid_signals()}
-    words = text.split(". ")[0].strip().rstrip(".")
-    return next((int(number) for name, number in described.items() if name == words), signal.SIGKILL)
+def _signal_number(text: str) -> int:
+    """The signal whose `strsignal` description begins `text`; SIGKILL if none does."""
+    by_description = {signal.strsignal(number): number for number in signal.valid_signals()}
+    description = text.split(". ")[0].strip().rstrip(".")
+    return int(by_description.get(description, signal.SIGKILL))

@@ -1,4 +1,4 @@
-"""Rows to what the model reads: a token sample and pixels."""
+"""Turns rows into training examples: token ids with a loss mask, and pixels."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from vlm_train.data.conversation.llava_schema import PLACEHOLDER
 
 @dataclass
 class Example:
-    """One training sample; its images are what `SampleProcessor.images` gives."""
+    """One training sample; `images` as from `SampleProcessor.images`."""
 
     sample: TokenizedConversation
     images: list[Tensor]
@@ -36,9 +36,10 @@ TOO_LONG, FATAL = "too-long", "fatal"
 
 @dataclass(frozen=True)
 class DroppedSample:
-    """A row that gives no example, its id, and why. It travels as data: worker processes garble exceptions.
+    """A row that can't be used, its id, and the reason.
 
-    `reason` is `TOO_LONG` for a row that can't be shortened to fit, `FATAL` for a fault that isn't the row's.
+    It is data, not an exception: torch re-raises exceptions of worker processes with a changed message. `reason` is
+    `TOO_LONG` for a row that can't be truncated to fit, `FATAL` for an error that isn't the row's.
     """
 
     row: int
@@ -49,9 +50,9 @@ class DroppedSample:
 
 @dataclass
 class SampleProcessor:
-    """Everything that turns a row into an `Example`; plain enough to be sent to a worker process.
+    """Turns a row into an `Example`; can be pickled for a worker process.
 
-    `features`, if given, finds the features (H, W, D) of an image by its source; `image_tokens` then takes these.
+    `features`, if given, returns the cached features (H, W, D) of an image source; `image_tokens` then takes these.
     """
 
     transform: Callable[[Any], Tensor]
@@ -67,10 +68,10 @@ class SampleProcessor:
         return [self.transform(load_image(image)) for image in row["image"]]
 
     def images(self, row: dict[str, Any]) -> list[Tensor]:
-        """The row's images as the model takes them in training: pixels, or features where these are known."""
+        """The row's images as the model takes them in training: pixels, or cached features."""
         return self.pixels(row) if self.features is None else [self.features(i) for i in row["image"]]
 
-    def whole(self, row: dict[str, Any]) -> Example:
+    def untruncated(self, row: dict[str, Any]) -> Example:
         """The row at its full length; raises `BadSample` for a bad image."""
         images = self.images(row)
         counts = [self.image_tokens(image) for image in images]
@@ -86,14 +87,14 @@ class SampleProcessor:
 
     def read(self, row: dict[str, Any]) -> Example:
         """Raises `BadSample` for a bad image and `TooLong` for a row that doesn't fit."""
-        example = self.whole(row)
+        example = self.untruncated(row)
         return Example(example.sample.truncated(self.max_length), example.images)
 
 
 def sample_processor(
     model: VLM, spec: Spec, train: TrainConfig, stage: Stage | None = None
 ) -> SampleProcessor:
-    """Rows as `model` reads them in `stage`, or at inference."""
+    """The processor of rows for `model` in `stage`, or at inference."""
     return SampleProcessor(
         model.encoder.transform,
         model.image_tokens,
@@ -105,20 +106,20 @@ def sample_processor(
 
 
 def messages(row: dict[str, Any]) -> list[Message]:
-    """LLaVA turns as messages. A placeholder is an image only in a human turn: answers are text.
+    """LLaVA turns as messages. A placeholder is an image in a human turn only: answers are text.
 
-    Raises `UserError` for a row that no dataset may give: another speaker, or a key that nothing reads.
+    Raises `UserError` for a row that violates the interface of datasets: an unknown speaker or key.
     """
     if unknown := row.keys() - ROW_KEYS:
         possible = ", ".join(sorted(ROW_KEYS))
         raise UserError(
-            f"the dataset gives {sorted(unknown)[0]!r}, which is not read; a row holds {possible}"
+            f"the dataset returned a row with the unknown key {sorted(unknown)[0]!r}; possible: {possible}"
         )
     result = []
     for turn in row["conversations"]:
         if turn["from"] not in ("human", "gpt"):
             raise UserError(
-                f"the dataset gives a turn of {turn['from']!r}{choices(turn['from'], ('human', 'gpt'))}"
+                f"the dataset returned a turn from {turn['from']!r}{choices(turn['from'], ('human', 'gpt'))}"
             )
         if turn["from"] == "gpt":
             result.append(Message("assistant", (turn["value"],)))
@@ -131,13 +132,13 @@ def messages(row: dict[str, Any]) -> list[Message]:
 
 
 class Fetched(list[T]):
-    """The items of one batch; `io_retries` counts the reads for it that failed and were retried."""
+    """The items of one batch; `io_retries` counts its reads that failed and were retried."""
 
     io_retries = 0
 
 
 class Examples(Dataset, Generic[T]):
-    """Rows by index: what `read` makes of each, or `DroppedSample`."""
+    """A map-style dataset: `read(row)` of each row, or `DroppedSample` where that fails."""
 
     def __init__(self, rows: Sequence[dict[str, Any]], read: Callable[[dict[str, Any]], T]) -> None:
         self.rows, self.read = rows, read
@@ -146,7 +147,7 @@ class Examples(Dataset, Generic[T]):
         return len(self.rows)
 
     def __getitems__(self, indices: Sequence[int]) -> Fetched[T | DroppedSample]:
-        """A batch, as a `DataLoader` asks for it."""
+        """A batch, as `DataLoader` requests it."""
         with io_retries() as retried:
             items = Fetched([self[index] for index in indices])
         items.io_retries = len(retried)
@@ -159,14 +160,14 @@ class Examples(Dataset, Generic[T]):
             name = row["id"]
             return self.read(row)
         except TooLong as error:
-            return left_out(index, name, TOO_LONG, error)
+            return dropped_sample(index, name, TOO_LONG, error)
         except BadSample as error:
-            return left_out(index, error.row or name, error.reason, error)
+            return dropped_sample(index, error.row or name, error.reason, error)
         except UserError as error:
-            return left_out(index, name, FATAL, error)
+            return dropped_sample(index, name, FATAL, error)
 
 
-def left_out(index: int, name: str, reason: str, error: Exception) -> DroppedSample:
-    """A row that `error` keeps out; the message says its id, unless it begins with the place that serves as one."""
-    text, called = str(error), name if name == f"row {index}" else f"row {name}"
-    return DroppedSample(index, name, reason, text if text.startswith(name) else f"{called}: {text}")
+def dropped_sample(index: int, name: str, reason: str, error: Exception) -> DroppedSample:
+    """The row that raised `error`. Its message begins with the row's id, or with the file and row that replace it."""
+    text, label = str(error), name if name == f"row {index}" else f"row {name}"
+    return DroppedSample(index, name, reason, text if text.startswith(name) else f"{label}: {text}")

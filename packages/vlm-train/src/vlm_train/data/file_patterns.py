@@ -1,6 +1,6 @@
-"""Names of many files: `{000..002}`, `{a,b}`, `*`, `**` and folders, as the files that they stand for.
+"""Expands `{000..002}`, `{a,b}`, `*`, `**` and folders to files, as a shell and `glob` do.
 
-A pattern is a text of a spec: how many names it makes, and how many files are looked at, has a limit.
+Patterns come from a spec, so the number of names and of files visited is limited.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from glob import has_magic
 from vlm_core.errors import UserError, shown
 
 MAX_NAMES, MAX_ENTRIES = 100_000, 2_000_000
-"""Names that braces may stand for, and files and folders that a search may meet."""
+"""The most names that braces may expand to, and files and folders that a search may visit."""
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"([0-9]+)\.\.([0-9]+)")
 
 
 def braces(pattern: str) -> list[str]:
-    """`a-{000..002}.tar` and `{train,more}.tar` as the names that they stand for; `{}` in any other form stays."""
+    """The expansion of `a-{000..002}.tar` and `{train,more}.tar`; `{}` in any other form is kept."""
     names, end = [""], 0
-    for found in _BRACES.finditer(pattern):
-        pieces = _pieces(found[1], pattern) or [found[0]]
-        if len(names) * len(pieces) > MAX_NAMES:
+    for match in _BRACES.finditer(pattern):
+        choices = _expansion(match[1], pattern) or [match[0]]
+        if len(names) * len(choices) > MAX_NAMES:
             raise _too_many(pattern)
-        before = pattern[end : found.start()]
-        names = [name + before + piece for name in names for piece in pieces]
-        end = found.end()
+        before = pattern[end : match.start()]
+        names = [name + before + choice for name in names for choice in choices]
+        end = match.end()
     return [name + pattern[end:] for name in names]
 
 
-def _pieces(inside: str, pattern: str) -> list[str]:
-    """What one pair of braces stands for; nothing where it is no pattern."""
+def _expansion(inside: str, pattern: str) -> list[str]:
+    """The choices of one pair of braces; empty if it is not a pattern."""
     limits = _RANGE.fullmatch(inside)
     if limits is None:
         return inside.split(",") if "," in inside else []
@@ -44,67 +44,67 @@ def _pieces(inside: str, pattern: str) -> list[str]:
 
 
 def _too_many(pattern: str) -> UserError:
-    return UserError(f"{shown(pattern, 200)} stands for more than {MAX_NAMES} names")
+    return UserError(f"{shown(pattern, 200)} expands to more than {MAX_NAMES} names")
 
 
 def local_files(name: str, suffix: str) -> list[str]:
-    """A file, the files of a folder at any depth that end in `suffix`, or those that a pattern fits; sorted."""
+    """A file, the files below a folder that end in `suffix`, or those that match a pattern; sorted."""
     search = _Search(name)
     if os.path.isdir(name):
         return sorted(path for path in search.walk(name) if path.endswith(suffix) and os.path.isfile(path))
     if has_magic(name):
         root = "/" if name.startswith("/") else ""
         return sorted(
-            {path for path in search.fits(root, name.strip("/").split("/")) if os.path.isfile(path)}
+            {path for path in search.matches(root, name.strip("/").split("/")) if os.path.isfile(path)}
         )
     return [name] if os.path.isfile(name) else []
 
 
 class _Search:
-    """One search, which counts what it meets."""
+    """One search; raises `UserError` after `MAX_ENTRIES` files and folders."""
 
     def __init__(self, name: str) -> None:
-        self.name, self.met = name, 0
+        self.name, self.visited = name, 0
 
     def count(self, entries: int) -> None:
-        self.met += entries
-        if self.met > MAX_ENTRIES:
+        self.visited += entries
+        if self.visited > MAX_ENTRIES:
             raise UserError(
-                f"{shown(self.name, 200)}: met more than {MAX_ENTRIES} files and folders; name a smaller folder"
+                f"{shown(self.name, 200)}: more than {MAX_ENTRIES} files and folders; name a smaller folder"
             )
 
     def walk(self, folder: str) -> Iterator[str]:
-        for place, folders, files in os.walk(folder):
+        for parent, folders, files in os.walk(folder):
             self.count(len(folders) + len(files))
-            yield from (os.path.join(place, file) for file in files)
+            yield from (os.path.join(parent, file) for file in files)
 
     def entries(self, folder: str) -> list[os.DirEntry[str]]:
         try:
-            with os.scandir(folder or ".") as found:
-                entries = list(found)
-        except OSError:  # as `glob`: what can't be read fits nothing
+            with os.scandir(folder or ".") as scan:
+                entries = list(scan)
+        except OSError:  # as `glob`: an unreadable folder matches nothing
             return []
         self.count(len(entries))
         return entries
 
-    def fits(self, folder: str, parts: Sequence[str]) -> Iterator[str]:
-        """The paths below `folder` that `parts` fit, as `glob` does: `*` fits no hidden name, `**` any depth."""
-        part, rest = parts[0], parts[1:]
+    def matches(self, folder: str, parts: Sequence[str]) -> Iterator[str]:
+        """The paths below `folder` that match `parts`, as in `glob`: `*` matches no hidden name, `**` any depth."""
+        part, remaining = parts[0], parts[1:]
         if part != "**" and not has_magic(part):
             path = os.path.join(folder, part)
             if os.path.lexists(path):
-                yield from self.fits(path, rest) if rest else [path]
+                yield from self.matches(path, remaining) if remaining else [path]
             return
-        if part == "**" and rest:
-            yield from self.fits(folder, rest)
+        if part == "**" and remaining:
+            yield from self.matches(folder, remaining)
         for entry in self.entries(folder):
             path = os.path.join(folder, entry.name)
             if entry.name.startswith(".") and not part.startswith("."):
                 continue
             if part == "**":
-                yield from self.fits(path, parts) if _is_folder(entry) else () if rest else [path]
+                yield from self.matches(path, parts) if _is_folder(entry) else () if remaining else [path]
             elif fnmatchcase(entry.name, part):
-                yield from self.fits(path, rest) if rest else [path]
+                yield from self.matches(path, remaining) if remaining else [path]
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

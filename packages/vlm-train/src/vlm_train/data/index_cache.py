@@ -1,4 +1,4 @@
-"""Indexes of large data files in the user's cache folder: verified before use, and rebuilt if missing or damaged."""
+"""Cache of the indexes of large data files: verified before use, and rebuilt if missing or damaged."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _DAMAGE = (UserError, OSError, ValueError, KeyError, TypeError, RecursionError)
 log = logging.getLogger(__name__)
 _SAMPLES, _SAMPLE_BYTES = 64, 4096
 MAX_FAULTS = 100_000
-"""Bad rows of one data file, which stay in memory."""
+"""Bad rows of one data file; the list is kept in memory."""
 
 
 def cache_folder() -> Path | None:
@@ -38,8 +38,8 @@ def cache_folder() -> Path | None:
     return None if folder.startswith("~") else Path(folder, "rows")
 
 
-def sampled(file: BinaryIO) -> bytes:
-    """A digest of a file's size and of 64 pieces of its bytes."""
+def sampled_digest(file: BinaryIO) -> bytes:
+    """A digest of a file's size and of 64 samples of its bytes."""
     size = os.fstat(file.fileno()).st_size
     digest = hashlib.sha256(str(size).encode())
     for i in range(_SAMPLES):
@@ -49,24 +49,24 @@ def sampled(file: BinaryIO) -> bytes:
     return digest.digest()
 
 
-def pieces(path: Path) -> str:
-    """`sampled`, of a file by name."""
+def sampled_digest_of(path: Path) -> str:
+    """`sampled_digest` of a file by name, in hexadecimal."""
     with open_regular(path) as file:
-        return sampled(file).hex()
+        return sampled_digest(file).hex()
 
 
 def fingerprint(file: BinaryIO, path: Path) -> bytes:
     """Identifies the state of a file without reading all of it.
 
-    The time of its last status change is part of it: every write sets that, and unlike the time of modification
-    nobody can set it back.
+    It includes the time of the last status change (ctime): every write sets it, and unlike mtime no user can set it
+    back.
     """
-    facts = os.fstat(file.fileno())
-    times = facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
-    return hashlib.sha256(repr((str(path.resolve()), *times)).encode() + sampled(file)).digest()
+    stat = os.fstat(file.fileno())
+    times = stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+    return hashlib.sha256(repr((str(path.resolve()), *times)).encode() + sampled_digest(file)).digest()
 
 
-def kept(
+def cached_index(
     name: str,
     version: int,
     what: str,
@@ -75,10 +75,10 @@ def kept(
     load: Callable[[Path], T],
     files: Collection[str],
 ) -> T:
-    """The index called `name`: from the cache if all of it verifies, else built and, where possible, kept there.
+    """The index `name`: from the cache if it verifies, else built and, where possible, written to the cache.
 
-    `write` makes exactly `files`. `load` raises `UserError` for content that is no index of these data. One that
-    doesn't verify is reported once and replaced.
+    `write` creates exactly `files`. `load` raises `UserError` for content that is not an index of this data. An index
+    that does not verify is logged and replaced. `what` is the data file in log messages.
     """
     folder, problem = _usable_folder(name)
     facts = {"version": version, "name": name}
@@ -87,23 +87,23 @@ def kept(
             if os.path.lexists(folder / name):
                 return _verified(folder / name, facts, load, files)
         except _DAMAGE as error:
-            log.warning("%s: the cached index can't be used and is built again: %s", what, error)
+            log.warning("%s: the cached index can't be used and is rebuilt: %s", what, error)
             remove(folder / name)
-    log.info("%s: indexing, once", what)
+    log.info("%s: building the index", what)
     index = build()
     try:
         if folder is None:
             raise UserError(problem)
         sweep(folder)
         _write(folder / name, lambda tmp: write(index, tmp), facts)
-        return _verified(folder / name, facts, load, files)  # mapped, so that processes share it
+        return _verified(folder / name, facts, load, files)  # memory-mapped, so that processes share it
     except _DAMAGE as error:
-        _warn_once(f"indexes of large data files are not kept and must be built each time: {error}")
+        _warn_once(f"indexes of large data files can't be cached and are rebuilt in each run: {error}")
         return index
 
 
 def _usable_folder(name: str) -> tuple[Path | None, str]:
-    """The cache folder, or why the index there can't be used; a folder that `VLM_CACHE` names is its owner's word."""
+    """(the cache folder, ""), or (None, why the index there can't be used); a folder set by `VLM_CACHE` is trusted."""
     folder = cache_folder()
     if folder is None:
         return None, "no home folder is known; set VLM_CACHE to a cache folder"
@@ -115,21 +115,21 @@ def _write(path: Path, write: Callable[[Path], None], facts: dict[str, object]) 
     try:
         write_folder(path, write, facts)
     except UserError:
-        if not os.path.isdir(path):  # else another process was as quick
+        if not os.path.isdir(path):  # else another process has just written it
             raise
 
 
 def _verified(path: Path, facts: dict[str, object], load: Callable[[Path], T], files: Collection[str]) -> T:
-    """An index of which every byte is as it was written, with nothing beside it; raises one of `_DAMAGE`."""
+    """Load an index after checking its hashes and that it has exactly `files`; raises one of `_DAMAGE`."""
     if not stat.S_ISDIR(os.lstat(path).st_mode):
-        raise UserError(f"{path}: no folder")
+        raise UserError(f"{path}: not a folder")
     with os.scandir(path) as entries:
-        found = {entry.name for entry in entries if entry.is_file(follow_symlinks=False)}
-    if missing := sorted({MANIFEST, *files} - found):
-        raise UserError(f"{path / missing[0]}: missing, or no regular file")
+        present = {entry.name for entry in entries if entry.is_file(follow_symlinks=False)}
+    if missing := sorted({MANIFEST, *files} - present):
+        raise UserError(f"{path / missing[0]}: missing, or not a regular file")
     manifest = verify_folder(path)
     if {key: manifest.get(key) for key in facts} != facts or manifest["files"].keys() != set(files):
-        raise UserError("written by another version")
+        raise UserError("written by another version of vlm-train")
     return load(path)
 
 
@@ -139,7 +139,7 @@ def _warn_once(text: str) -> None:
 
 
 def note_fault(faults: Faults, row: int, error: BadSample, name: str, where: str) -> None:
-    """Add a bad row to those of a file; raises `UserError` where there are more than can be listed."""
+    """Add a bad row to `faults`; raises `UserError` beyond `MAX_FAULTS`."""
     if len(faults) == MAX_FAULTS:
         first = next(iter(faults.values()))[1]
         raise UserError(f"{where}: more than {MAX_FAULTS} rows can't be used; the first: {first}")
@@ -147,45 +147,45 @@ def note_fault(faults: Faults, row: int, error: BadSample, name: str, where: str
 
 
 def load_table(path: Path, dtype: np.dtype) -> np.ndarray:
-    """A table that is kept, memory-mapped; raises `UserError` if it is none of this type. Nothing is unpickled."""
+    """A memory-mapped 1-D array of a cached index; raises `UserError` for another dtype. Nothing is unpickled."""
     try:
         table = np.load(path, mmap_mode="r", allow_pickle=False)
     except MemoryError:
         raise
-    except Exception as error:  # a header is a Python literal: anything may stand there
-        raise UserError(f"{path}: no table that can be read: {printable(error, 100)}") from None
+    except Exception as error:  # the header is a Python literal with any content
+        raise UserError(f"{path}: not a readable array: {printable(error, 100)}") from None
     if not isinstance(table, np.ndarray) or table.dtype != dtype or table.ndim != 1:
-        raise UserError(f"{path}: a table of another type")
+        raise UserError(f"{path}: an array of another type")
     return table
 
 
 def load_faults(path: Path, rows: int) -> tuple[dict[str, Any], Faults]:
-    """What a `faults.json` holds, and its faults by row; raises `UserError` for anything else."""
+    """(all values of `faults.json`, its faults by row); raises `UserError` for invalid content."""
     facts = json_object(read_text(path), path)
     try:
         faults = {
             row: (str(reason), str(message), str(name)) for row, (reason, message, name) in facts["faults"]
         }
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: no list of faults") from None
+        raise UserError(f"{path}: not a list of faults") from None
     if not all(type(row) is int and 0 <= row < rows for row in faults):
-        raise UserError(f"{path}: faults of rows that are not there")
+        raise UserError(f"{path}: faults of rows that do not exist")
     return facts, faults
 
 
-def ordered(starts: np.ndarray, sizes: np.ndarray, end: int) -> bool:
-    """Whether pieces of a file follow each other without overlap, all of them before `end`."""
+def are_consecutive(starts: np.ndarray, sizes: np.ndarray, end: int) -> bool:
+    """Whether byte ranges are in ascending order without overlap, all before `end`."""
     ends = starts.astype(np.int64) + sizes
     return bool(
         (sizes >= 0).all() and (starts >= 0).all() and (ends <= end).all() and (starts[1:] >= ends[:-1]).all()
     )
 
 
-def shared(table: np.ndarray) -> Path | np.ndarray:
-    """What to pickle of an index: the file that is mapped, so that processes of a machine share it."""
+def to_pickle(table: np.ndarray) -> Path | np.ndarray:
+    """The path of a memory-mapped array, so that processes share its pages; other arrays as they are."""
     return Path(table.filename) if isinstance(table, np.memmap) and table.filename else table
 
 
-def opened(table: Path | np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """The index that `shared` gave."""
+def from_pickle(table: Path | np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """The inverse of `to_pickle`."""
     return load_table(table, dtype) if isinstance(table, Path) else table

@@ -21,10 +21,8 @@ class LlavaConfig(DatasetConfig):
     type: Literal["llava"] = "llava"
     path: LocalPath = Field(min_length=1, description="the .json or .jsonl file")
     images: LocalPath = Field(default="", description="folder of the images; default: the file's own folder")
-    symlinks: bool = Field(default=False, description="whether links may lead out of that folder")
-    ignore: list[Name] = Field(
-        default=[], description="keys of rows that hold content but are left out on purpose"
-    )
+    symlinks: bool = Field(default=False, description="whether symlinks may lead out of that folder")
+    ignore: list[Name] = Field(default=[], description="keys with content that are deliberately not read")
 
     def label(self) -> str:
         return self.path

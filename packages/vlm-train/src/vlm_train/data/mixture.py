@@ -1,4 +1,4 @@
-"""Several datasets as one sequence of rows."""
+"""The rows of a stage: its datasets as one sequence, and the order in which they are read."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from vlm_core.errors import BadSample
 from vlm_core.plugins.config import DatasetConfig
 from vlm_core.rows import Row, Rows, known_faults, text_length
 from vlm_train.config.train import Stage
-from vlm_train.data.shuffle import ShuffledOrder, shares
+from vlm_train.data.order.shuffled_order import ShuffledOrder
+from vlm_train.data.order.source_mixing import shares
 
-CHARACTERS_A_TOKEN = 4
+CHARACTERS_PER_TOKEN = 4
+"""An estimate, good enough for grouping by length."""
 
 
 def joined(data: Sequence[DatasetConfig]) -> ConcatRows:
@@ -25,39 +27,39 @@ def joined(data: Sequence[DatasetConfig]) -> ConcatRows:
 
 
 def sizes_of(rows: Sequence[Row]) -> np.ndarray:
-    """(rows, 2): characters and images of each row; rows without an index are read, bad ones count as empty."""
-    if isinstance(rows, Rows) and (known := rows.sizes()) is not None:
-        return known
-    found = np.zeros((len(rows), 2), dtype=np.int64)
+    """(rows, 2): characters and images of each row. Rows without an index are read; bad rows count as empty."""
+    if isinstance(rows, Rows) and (indexed := rows.sizes()) is not None:
+        return indexed
+    sizes = np.zeros((len(rows), 2), dtype=np.int64)
     for i in range(len(rows)):
         with suppress(BadSample):
             row = rows[i]
-            found[i] = text_length(row), len(row["image"])
-    return found
+            sizes[i] = text_length(row), len(row["image"])
+    return sizes
 
 
 def order_of(stage: Stage, rows: ConcatRows, seed: int, image_tokens: int) -> ShuffledOrder:
-    """The order in which a stage reads its rows; `image_tokens` is what an image weighs in a row's length."""
+    """The order in which a stage reads its rows; for grouping, an image counts as `image_tokens` tokens."""
     sizes = [len(part) for part in rows.parts]
     counts = stage.samples_per_epoch or (shares(stage.mix_weights, len(rows)) if stage.mix_weights else None)
     blocks = [part.blocks() if isinstance(part, Rows) else None for part in rows.parts]
     if not stage.group_by_length:
         return ShuffledOrder(seed, sizes, counts, blocks=blocks)
-    measured = torch.from_numpy(sizes_of(rows).astype(np.int64))
-    lengths = measured[:, 0] // CHARACTERS_A_TOKEN + measured[:, 1] * image_tokens
-    kinds = (measured[:, 1] > 0).long()
+    characters, images = torch.from_numpy(sizes_of(rows).astype(np.int64)).unbind(1)
+    lengths = characters // CHARACTERS_PER_TOKEN + images * image_tokens
+    kinds = (images > 0).long()
     return ShuffledOrder(
         seed, sizes, counts, lengths=lengths, kinds=kinds, batch_size=stage.batch_size, blocks=blocks
     )
 
 
 def stage_seed(seed: int, number: int) -> int:
-    """Each stage has an order of its own."""
+    """The seed of a stage's order, different for each stage."""
     return seed * 1000 + number
 
 
 class ConcatRows(Rows):
-    """Sequences of rows, one after the other, none of them copied."""
+    """Concatenated sequences of rows, without copying them."""
 
     def __init__(self, parts: Sequence[Sequence[Row]]) -> None:
         self.parts = parts

@@ -1,4 +1,4 @@
-"""Parquet files, as the Hugging Face hub keeps datasets, as a dataset of a spec."""
+"""Parquet files, the format of datasets on the Hugging Face hub, as a dataset of a spec."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class ParquetConfig(DatasetConfig):
 
     type: Literal["parquet"] = "parquet"
     path: Paths = Field(description="a file, a folder, a pattern or a list of them, local or at URLs")
-    columns: dict[Column, Name] = Field(default={}, description="what the data calls id, image, question, …")
+    columns: dict[Column, Name] = Field(
+        default={}, description="the data's names of the columns id, image, question, …"
+    )
     images: LocalPath = Field(
-        default="", description="folder of images that are named; default: the file's own"
+        default="", description="folder of images given by file name; default: the file's own folder"
     )
-    symlinks: bool = Field(default=False, description="whether links may lead out of that folder")
-    ignore: list[Name] = Field(
-        default=[], description="columns that hold content but are left out on purpose"
-    )
+    symlinks: bool = Field(default=False, description="whether symlinks may lead out of that folder")
+    ignore: list[Name] = Field(default=[], description="columns with content that are deliberately not read")
 
     def label(self) -> str:
         return self.path if isinstance(self.path, str) else f"{self.path[0]}, … ({len(self.path)} files)"
@@ -47,6 +47,6 @@ class ParquetConfig(DatasetConfig):
         from vlm_train.data.storage import expand, is_remote
 
         files = expand(self.path, ".parquet")
-        own = "" if is_remote(files[0]) else str(Path(files[0]).parent)
-        folder = ImageFolder(self.images or own, self.symlinks)
+        parent = "" if is_remote(files[0]) else str(Path(files[0]).parent)
+        folder = ImageFolder(self.images or parent, self.symlinks)
         return ParquetRows(files, dict(self.columns), folder, self.ignore)

@@ -1,4 +1,4 @@
-"""webdataset's shards as a dataset of a spec."""
+"""Tar shards in the webdataset layout as a dataset of a spec."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ if TYPE_CHECKING:
 
 
 class WebDatasetConfig(DatasetConfig):
-    """Tar files of samples: `key.jpg` and `key.json` or `key.txt`, next to each other."""
+    """Tar files of samples: `key.jpg` with `key.json` or `key.txt`."""
 
     type: Literal["webdataset"] = "webdataset"
     path: Paths = Field(description="a .tar file, a folder of them, a pattern or a list")
-    columns: dict[Column, Name] = Field(default={}, description="what .json calls id, question, …")
+    columns: dict[Column, Name] = Field(
+        default={}, description="the names of the keys id, question, … in .json"
+    )
     ignore: list[Name] = Field(
-        default=[], description="keys of .json that hold content but are left out on purpose"
+        default=[], description="keys of .json with content that are deliberately not read"
     )
 
     def label(self) -> str:
@@ -35,7 +37,7 @@ class WebDatasetConfig(DatasetConfig):
         for name in [self.path] if isinstance(self.path, str) else self.path:
             if is_remote(name) or name.startswith("pipe:"):
                 raise UserError(
-                    f"{name}: shards must be local files, for their samples are read in any order; copy them"
-                    " here, or use type: parquet, which reads from URLs"
+                    f"{name}: shards must be local files, since samples are read in random order: download"
+                    " them, or use type: parquet, which reads from URLs"
                 )
         return TarRows(expand(self.path, ".tar"), dict(self.columns), self.ignore)

@@ -67,16 +67,24 @@ def _integer(text: str) -> int:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add those of torchrun's options that a run needs."""
-    group = parser.add_argument_group("processes", "by default one for each accelerator of this machine")
+    """Add those of torchrun's options that a run needs, by torchrun's names."""
+    group = parser.add_argument_group("distributed training", "options of torchrun, with the same meaning")
     group.add_argument(
-        "--nproc", "--nproc-per-node", type=_integer, metavar="N", help="processes of this node"
+        "--nproc",
+        "--nproc-per-node",
+        type=_integer,
+        metavar="N",
+        help="processes on this node; default: one per accelerator",
     )
-    group.add_argument("--nnodes", metavar="N", help="nodes, or MIN:MAX; start the same command on each")
-    group.add_argument("--rdzv-endpoint", metavar="HOST:PORT", help="rendezvous of the nodes: one of them")
-    group.add_argument("--rdzv-id", metavar="ID", help="name of this job, the same on all nodes")
     group.add_argument(
-        "--max-restarts", type=_integer, metavar="N", help="restart up to N times after a failure"
+        "--nnodes", metavar="N", help="nodes, or MIN:MAX; run the same command on each; default: 1"
+    )
+    group.add_argument(
+        "--rdzv-endpoint", metavar="HOST:PORT", help="rendezvous: a node that all others reach"
+    )
+    group.add_argument("--rdzv-id", metavar="ID", help="job id, the same on all nodes")
+    group.add_argument(
+        "--max-restarts", type=_integer, metavar="N", help="restarts after a failure; default: 0"
     )
 
 

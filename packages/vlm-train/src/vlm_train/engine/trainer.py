@@ -27,7 +27,7 @@ from vlm_train.data import data_workers
 from vlm_train.data.collate import MicroBatch, to_micro_batch
 from vlm_train.data.dataset import TOO_LONG, DroppedSample, Examples, SampleProcessor
 from vlm_train.data.mixture import ConcatRows, order_of, stage_seed
-from vlm_train.data.sampler import StepSampler
+from vlm_train.data.order.sampler import StepSampler
 from vlm_train.distributed import preemption, watchdog
 from vlm_train.distributed.base import DDPStrategy
 from vlm_train.engine import lr_schedule
@@ -212,7 +212,7 @@ class StageTrainer:
         self, dropped_samples: DroppedSamples, step: int, micros: Sequence[MicroBatch]
     ) -> int:
         """Record the samples that any process dropped in a step; -> how many were too long."""
-        dropped: list[DroppedSample] = [item for micro in micros for item in micro.left_out]
+        dropped: list[DroppedSample] = [item for micro in micros for item in micro.dropped]
         if self._sum(len(dropped)) == 0:
             return 0
         dropped = gather_object(dropped)

@@ -1,4 +1,4 @@
-"""Answers to a dataset's questions: when one is right, and accuracy over all of them and by category."""
+"""Scores answers to a dataset's questions: exact match after normalization, accuracy overall and by category."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class Answer:
-    """One row's last question, the answer given and the true one."""
+    """The model's answer to a row's last question, and the true answer."""
 
     row: Mapping[str, Any]
-    said: str
+    text: str
     truth: str
 
     @property
     def right(self) -> bool:
-        return normal(self.said) == normal(self.truth)
+        return normalized(self.text) == normalized(self.truth)
 
 
-def normal(text: str) -> str:
-    """The text as answers are compared: without case, surrounding white space and a final full stop."""
+def normalized(text: str) -> str:
+    """The text as answers are compared: case-folded, without surrounding white space and final full stops."""
     return text.strip().rstrip(".").strip().casefold()
 
 
 def pairs(row: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Every question and answer of a conversation, the question as text without image marks."""
+    """Every (question, answer) of a conversation; questions without image placeholders."""
     turns = [turn["value"] for turn in row["conversations"]]
     questions = [text.replace(PLACEHOLDER, "").strip() for text in turns[::2]]
     return list(zip(questions, turns[1::2], strict=True))
 
 
 def question(row: Mapping[str, Any]) -> str:
-    """The row's last question as text, without image marks."""
+    """The row's last question, without image placeholders."""
     return pairs(row)[-1][0]
 
 
 def summary(answers: Sequence[Answer]) -> dict[str, Any]:
-    """The number of questions, and accuracy in percent over all and by category; without questions there is none."""
+    """`questions`, their number, and `accuracy` in percent: overall and by category; empty without questions."""
     right: dict[str, list[bool]] = defaultdict(list)
     for a in answers:
         right[ALL].append(a.right)

@@ -1,4 +1,4 @@
-"""Samples of benchmarks, asked while a stage trains; any installed benchmark, none known by name."""
+"""Evaluates samples of installed benchmarks while a stage trains."""
 
 from __future__ import annotations
 
@@ -31,50 +31,50 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class BenchmarkTask:
-    """A benchmark and those of its questions that are asked."""
+    """A benchmark and the questions of it that are asked."""
 
     name: str
     benchmark: Benchmark
-    asked: list[Question]
+    questions: list[Question]
 
 
 def benchmark_tasks(settings: Benchmarks | None) -> list[BenchmarkTask]:
-    """Every benchmark, read and found fit to be asked; raises one `UserError` with the faults of all."""
+    """All benchmarks of the spec, loaded and checked; raises one `UserError` with the faults of all."""
     tasks, faults = [], []
     for config in settings.tasks if settings else []:
         assert settings
         try:
             benchmark = config.build()
             limit = None if settings.samples == "all" else settings.samples
-            asked = sample(list(benchmark.questions.values()), limit)
-            _refuse(benchmark, asked)
+            questions = sample(list(benchmark.questions.values()), limit)
+            _check(benchmark, questions)
         except UserError as error:
-            first, *rest = error.lines
-            faults += [f"train.benchmarks, {config.type_name()}: {first}", *rest]
+            first, *other_lines = error.lines
+            faults += [f"train.benchmarks, {config.type_name()}: {first}", *other_lines]
             continue
-        tasks.append(BenchmarkTask(config.type_name(), benchmark, asked))
+        tasks.append(BenchmarkTask(config.type_name(), benchmark, questions))
     if faults:
         raise UserError(*faults)
     return tasks
 
 
-def _refuse(benchmark: Benchmark, asked: Sequence[Question]) -> None:
-    """What could not be asked or scored is told before anything is trained."""
-    if not asked:
+def _check(benchmark: Benchmark, questions: Sequence[Question]) -> None:
+    """Raise `UserError` before training for a benchmark that can't be asked or scored."""
+    if not questions:
         raise UserError("has no questions")
     if benchmark.scored_by != "here" or benchmark.graded:
         who = "on a server" if benchmark.scored_by == "server" else "by a judge"
         raise UserError(
             f"its answers are scored {who}, not here: leave it out, or choose a split with labels"
         )
-    check_images(asked)
-    benchmark.score({question.id: "" for question in asked})
+    check_images(questions)
+    benchmark.score({question.id: "" for question in questions})
 
 
 class BenchmarkEvaluator(Evaluator):
-    """Asks a stage's model as `vlm-bench run` asks a finished one: greedily, with the spec's own template.
+    """Evaluates a stage's model as `vlm-bench run` does a finished one: greedy decoding, the spec's template.
 
-    A stage whose result will be its averaged weights is asked with these. Every process asks its share of the images.
+    With `ema.use: result`, the averaged weights are evaluated. The images are divided among the processes.
     """
 
     file = EVALS
@@ -89,7 +89,7 @@ class BenchmarkEvaluator(Evaluator):
     ) -> None:
         self.every, self.tasks, self.accelerator = settings.every, tasks, accelerator
         lengths = [settings.max_new_tokens or task.benchmark.max_new_tokens for task in tasks]
-        self.askers = [
+        self.inferences = [
             BenchmarkInference(model, template, batch_size=settings.batch_size, max_new_tokens=length)
             for length in lengths
         ]
@@ -100,34 +100,34 @@ class BenchmarkEvaluator(Evaluator):
         module = strategy.unwrapped(stage_state.module)
         weights = stage_state.averaged() if averaged else nullcontext()
         with weights, strategy.unsharded(module), self.accelerator.autocast(), resting(stage_state.model):
-            answers = [self._answers(*pair) for pair in zip(self.tasks, self.askers, strict=True)]
-            watchdog.beat("waiting for the others' answers", patient=True)
-            shares = gather_object([answers])
+            answers = [self._answers(*pair) for pair in zip(self.tasks, self.inferences, strict=True)]
+            watchdog.beat("waiting for the answers of other processes", patient=True)
+            by_rank = gather_object([answers])
         if not self.accelerator.is_main_process:
             return {}
-        figures = {
-            task.name: _scored(task, {key: text for share in shares for key, text in share[place].items()})
-            for place, task in enumerate(self.tasks)
+        scores = {
+            task.name: _score(task, {key: text for share in by_rank for key, text in share[number].items()})
+            for number, task in enumerate(self.tasks)
         }
-        return {"weights": "average" if averaged else "own", "benchmarks": figures}
+        return {"weights": "average" if averaged else "own", "benchmarks": scores}
 
-    def _answers(self, task: BenchmarkTask, asker: BenchmarkInference) -> dict[str, str]:
-        """This process's share of the answers, whole images; an image that can't be read leaves its questions out."""
+    def _answers(self, task: BenchmarkTask, inference: BenchmarkInference) -> dict[str, str]:
+        """{question id: answer} for this process's share of the images; questions of unreadable images are skipped."""
 
         def skip(group: list[Question], error: BadSample) -> None:
-            log.warning("%s: %d questions are not asked: %s", task.name, len(group), error)
+            log.warning("%s: %d questions are skipped: %s", task.name, len(group), error)
 
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         answers: dict[str, str] = {}
-        own = [question for group in by_image(task.asked)[rank::world] for question in group]
-        for question, text in asker.ask(own, skip):
+        questions = [question for group in by_image(task.questions)[rank::world] for question in group]
+        for question, text in inference.ask(questions, skip):
             answers[question.id] = text
-            watchdog.beat(f"asking {task.name}: {len(answers)} of {len(own)}", patient=True)
+            watchdog.beat(f"evaluating {task.name}: {len(answers)} of {len(questions)}", patient=True)
         return answers
 
 
-def _scored(task: BenchmarkTask, answers: dict[str, str]) -> dict[str, Any]:
-    """The figure of these answers, and of how many of the benchmark's it is."""
+def _score(task: BenchmarkTask, answers: dict[str, str]) -> dict[str, Any]:
+    """The headline score of the answers, with the counts of scored, asked and expected questions."""
     score, expected = task.benchmark.score(answers), task.benchmark.expected
     scored = len(answers) - score.unscored
     return {
@@ -137,7 +137,7 @@ def _scored(task: BenchmarkTask, answers: dict[str, str]) -> dict[str, Any]:
         "unit": "points" if score.headline.points else "fraction",
         "partial": scored < expected,
         "scored": scored,
-        "asked": len(task.asked),
+        "asked": len(task.questions),
         "expected": expected,
         "parse": dict(score.parse),
         "rows": {name: dict(row) for name, row in score.rows.items()},
@@ -145,18 +145,17 @@ def _scored(task: BenchmarkTask, answers: dict[str, str]) -> dict[str, Any]:
 
 
 def inputs_of(tasks: Sequence[BenchmarkTask]) -> dict[str, Source]:
-    """The benchmarks that are asked: their files, questions and images."""
-    return {task.name: Source(task.name, _task_digest(task), len(task.asked)) for task in tasks}
+    """The inputs of the benchmarks by name, with a digest of files, questions and images."""
+    return {task.name: Source(task.name, _task_digest(task), len(task.questions)) for task in tasks}
 
 
 def _task_digest(task: BenchmarkTask) -> str:
     files = [[name, digests.of_files(path)] for name, path in sorted(task.benchmark.files.items())]
-    asked = [[q.id, q.prompt, q.choices, _text(q)] for q in task.asked]
-    return digests.of(
-        files, asked, digests.of_images([q.image for q in task.asked if isinstance(q.image, Path)])
-    )
+    questions = [[q.id, q.prompt, q.choices, _inline_image(q)] for q in task.questions]
+    paths = [q.image for q in task.questions if isinstance(q.image, Path)]
+    return digests.of(files, questions, digests.of_images(paths))
 
 
-def _text(question: Question) -> str | None:
-    """An image that stands in a data file."""
+def _inline_image(question: Question) -> str | None:
+    """The text of an image that is stored in a data file, None for an image file."""
     return None if isinstance(question.image, Path | None) else question.image.text

@@ -1,4 +1,4 @@
-"""Controls of an evaluation: accuracy with shuffled images, and of the most frequent answer to the question alone.
+"""Controls of an evaluation: accuracy with shuffled images, and of the most frequent answer per question.
 
 A control depends on the content of the rows, not on their order.
 """
@@ -12,33 +12,33 @@ from typing import Any, NamedTuple
 from vlm_core.errors import BadSample
 from vlm_core.io.images import ImageContent, ImageSource, image_name
 from vlm_train.distributed import watchdog
-from vlm_train.evaluation.answers import Answer, normal, pairs
+from vlm_train.evaluation.answers import Answer, normalized, pairs
 
 Row = Mapping[str, Any]
 ImageKey = tuple[ImageContent, ...]
-"""The contents of a row's images, in their order."""
+"""The contents of a row's images, in order."""
 SHUFFLED, QUESTION_ALONE = "images shuffled", "question alone"
 NO_IMAGE, NO_OTHER = "no image", "no other image"
 
 
 class Shuffled(NamedTuple):
-    """Rows with other rows' images, and how many rows are left out for which reason."""
+    """Rows with the images of other rows, and the number of excluded rows by reason."""
 
     rows: list[dict[str, Any]]
     left_out: dict[str, int]
 
 
 def image_key(row: Row, contents: Mapping[str, ImageContent]) -> ImageKey:
-    """The content of a row's images; `contents` has it by the image's name."""
+    """The contents of a row's images, from `contents` by image name."""
     return tuple(contents[image_name(image)] for image in row["image"])
 
 
 def with_other_images(rows: Sequence[Row], contents: Mapping[str, ImageContent]) -> Shuffled:
-    """The same questions about other images: what the model answers correctly without seeing.
+    """The same questions about other images: measures what the model answers correctly without the image.
 
-    The images of a row are replaced by as many of another row, none of which is its own. The distinct images, in the
-    order of their digests, are moved half way round: each stands in for one other. Rows without an image are left
-    out, and rows for whose images there are no others.
+    The images of a row are replaced by equally many images of another row, none of which is the row's own. The distinct
+    images are sorted by digest and rotated by half their number, so each replaces exactly one other. Rows without an
+    image are excluded, and rows for whose images there is no replacement.
     """
     images: dict[ImageKey, Sequence[ImageSource]] = {}
     for row in rows:
@@ -55,7 +55,7 @@ def with_other_images(rows: Sequence[Row], contents: Mapping[str, ImageContent])
 
 
 def _others(keys: Iterable[ImageKey]) -> dict[ImageKey, ImageKey]:
-    """For each key one of the same length that has no image in common with it, where there is one."""
+    """For each key another one of the same length without a common image, if there is one."""
     by_count: dict[int, list[ImageKey]] = defaultdict(list)
     for key in sorted(keys):
         by_count[len(key)].append(key)
@@ -71,7 +71,7 @@ def _others(keys: Iterable[ImageKey]) -> dict[ImageKey, ImageKey]:
 
 
 class QuestionAlone(NamedTuple):
-    """The answers, and how many training rows were `counted` for them, and how many were `unreadable`."""
+    """The answers; `training_rows` is how many training rows were `counted` and how many were `unreadable`."""
 
     answers: list[Answer]
     training_rows: dict[str, Any]
@@ -80,21 +80,21 @@ class QuestionAlone(NamedTuple):
 def question_only(train: Sequence[Row], rows: Sequence[Row]) -> QuestionAlone:
     """The most frequent training answer to the same question.
 
-    Questions and answers are counted by the equality that scores them, `normal`; of equally frequent answers the
-    first in alphabetical order is taken. A question that training never asked gets the answer most frequent overall.
+    Questions and answers are `normalized`, as in scoring. Ties go to the first answer in alphabetical order. A question
+    that is not in the training data gets the most frequent answer overall.
     """
     by_question, overall, counted = _counts(train)
-    likely = {asked: _most_frequent(counts) for asked, counts in by_question.items()}
-    otherwise = _most_frequent(overall)
+    most_frequent = {question: _most_frequent(counts) for question, counts in by_question.items()}
+    default = _most_frequent(overall)
     answers = []
     for row in rows:
-        asked, truth = pairs(row)[-1]
-        answers.append(Answer(row, likely.get(normal(asked), otherwise), truth))
+        question, truth = pairs(row)[-1]
+        answers.append(Answer(row, most_frequent.get(normalized(question), default), truth))
     return QuestionAlone(answers, {"counted": counted, "unreadable": len(train) - counted})
 
 
 def _counts(train: Sequence[Row]) -> tuple[dict[str, Counter[str]], Counter[str], int]:
-    """Answers by question, answers to any question, and of how many rows they are."""
+    """(counts of answers by question, counts of answers overall, number of readable rows)."""
     by_question: dict[str, Counter[str]] = defaultdict(Counter)
     overall: Counter[str] = Counter()
     counted = 0
@@ -105,9 +105,9 @@ def _counts(train: Sequence[Row]) -> tuple[dict[str, Counter[str]], Counter[str]
         except BadSample:
             continue
         counted += 1
-        for asked, truth in pairs(row):
-            by_question[normal(asked)][normal(truth)] += 1
-            overall[normal(truth)] += 1
+        for question, truth in pairs(row):
+            by_question[normalized(question)][normalized(truth)] += 1
+            overall[normalized(truth)] += 1
     return by_question, overall, counted
 
 

@@ -1,4 +1,4 @@
-"""A model's answers to the last questions of rows."""
+"""Generates a model's answers to the last question of each held-out row."""
 
 from __future__ import annotations
 
@@ -23,58 +23,60 @@ from vlm_train.evaluation.train_overlap import Contents
 
 
 def spread(rows: Sequence[dict[str, Any]], count: int | None) -> list[dict[str, Any]]:
-    """`count` rows at even distances, all of them for None."""
+    """`count` evenly spaced rows, or all for None."""
     return [rows[i] for i in digests.spread(len(rows), count)]
 
 
 def ask(
-    model: VLM, rows: Sequence[dict[str, Any]], reader: SampleProcessor, settings: HeldOutQA
+    model: VLM, rows: Sequence[dict[str, Any]], processor: SampleProcessor, settings: HeldOutQA
 ) -> list[Answer]:
-    """Ask each row's last question, greedily, given the turns before it; shared images are encoded once."""
-    decoding = GenerationConfig(max_new_tokens=settings.max_new_tokens)
+    """Answer each row's last question, given the turns before it; greedy. An image of a batch is encoded once."""
+    generation = GenerationConfig(max_new_tokens=settings.max_new_tokens)
     answers = []
     for start in range(0, len(rows), settings.batch_size):
         watchdog.beat(f"answering questions from {start}", patient=True)
         batch = rows[start : start + settings.batch_size]
         images = sorted({image for row in batch for image in row["image"]}, key=image_name)
-        pixels = dict(zip(images, reader.pixels({"image": images}), strict=True))
-        samples = [_prompt(row, reader, pixels) for row in batch]
-        views = [images.index(image) for row in batch for image in row["image"]]
-        said = answer(model, samples, [pixels[image] for image in images], views, decoding)
+        pixels = dict(zip(images, processor.pixels({"image": images}), strict=True))
+        prompts = [_prompt(row, processor, pixels) for row in batch]
+        image_indices = [images.index(image) for row in batch for image in row["image"]]
+        texts = answer(model, prompts, [pixels[image] for image in images], image_indices, generation)
         answers += [
             Answer(row, text, row["conversations"][-1]["value"])
-            for row, text in zip(batch, said, strict=True)
+            for row, text in zip(batch, texts, strict=True)
         ]
     return answers
 
 
-def _prompt(row: dict[str, Any], reader: SampleProcessor, pixels: dict[ImageSource, torch.Tensor]):
-    counts = [reader.image_tokens(pixels[image]) for image in row["image"]]
-    return render(reader.template, messages(row)[:-1], reader.tokenizer, counts, system=row.get("system"))
+def _prompt(row: dict[str, Any], processor: SampleProcessor, pixels: dict[ImageSource, torch.Tensor]):
+    counts = [processor.image_tokens(pixels[image]) for image in row["image"]]
+    return render(
+        processor.template, messages(row)[:-1], processor.tokenizer, counts, system=row.get("system")
+    )
 
 
-def in_order_of_content(rows: Sequence[dict[str, Any]], contents: Contents) -> list[int]:
-    """Places of the rows by images and text: batches, and so roundings, don't depend on the order of a file."""
+def order_by_content(rows: Sequence[dict[str, Any]], contents: Contents) -> list[int]:
+    """Row indices sorted by images and text, so that batches, and rounding, don't depend on the order of a file."""
 
-    def content(place: int) -> tuple[ImageKey, list[str]]:
-        row = rows[place]
+    def content(index: int) -> tuple[ImageKey, list[str]]:
+        row = rows[index]
         return image_key(row, contents), [turn["value"] for turn in row["conversations"]]
 
     return sorted(range(len(rows)), key=content)
 
 
-def ask_together(
+def ask_distributed(
     model: VLM,
     rows: Sequence[dict[str, Any]],
     contents: Contents,
-    reader: SampleProcessor,
+    processor: SampleProcessor,
     settings: HeldOutQA,
     accelerator: Accelerator,
 ) -> list[Answer]:
-    """As `ask`, every process a part; all processes get all answers, in the order of `rows`."""
+    """As `ask`, divided among the processes; all of them get all answers, in the order of `rows`."""
     world, rank = accelerator.num_processes, accelerator.process_index
-    order = in_order_of_content(rows, contents)
-    own = order[len(order) * rank // world : len(order) * (rank + 1) // world]
-    answers = ask(model, [rows[place] for place in own], reader, settings)
-    gathered = gather_object(list(zip(own, answers, strict=True)))
-    return [answer for _, answer in sorted(gathered, key=lambda one: one[0])]
+    order = order_by_content(rows, contents)
+    share = order[len(order) * rank // world : len(order) * (rank + 1) // world]
+    answers = ask(model, [rows[index] for index in share], processor, settings)
+    gathered = gather_object(list(zip(share, answers, strict=True)))
+    return [answer for _, answer in sorted(gathered, key=lambda pair: pair[0])]

@@ -1,6 +1,6 @@
-"""The evaluations of a run: `train.held_out_qa`'s questions after each stage, and their controls after the last.
+"""The evaluations of a run: the questions of `train.held_out_qa` after each stage, and controls after the last one.
 
-Each is run once and kept with a digest of its questions. It is run again if the spec's questions differ from these.
+Each result is stored with a digest of its questions. An evaluation is repeated if the spec's questions have changed.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from vlm_train.data.dataset import SampleProcessor
 from vlm_train.evaluation import controls, held_out
 from vlm_train.evaluation.answers import Answer, summary
 from vlm_train.evaluation.controls import QUESTION_ALONE, SHUFFLED
-from vlm_train.evaluation.train_overlap import Measured
+from vlm_train.evaluation.train_overlap import EvalRows
 from vlm_train.monitoring.run_messages import log_on_main
 
 Rows = Sequence[dict[str, Any]]
 
 
 def asked(train: TrainConfig, inputs: Inputs, name: str, count: int) -> dict[str, Any]:
-    """What identifies an evaluation: the run, digest of the rows, how many are asked, and the longest answer."""
+    """What identifies an evaluation: the run, a digest of the rows, the number of questions, `max_new_tokens`."""
     assert train.held_out_qa
-    own = {"run": inputs.run} if inputs.run else {}
+    run = {"run": inputs.run} if inputs.run else {}
     data = inputs.part("train.held_out_qa.")
     if name == QUESTION_ALONE:
         data |= inputs.part(f"train.stages.{len(train.stages) - 1}.")
-        return {"rows": digests.of(sorted(data.values())), "asked": count, **own}
+        return {"rows": digests.of(sorted(data.values())), "asked": count, **run}
     length = train.held_out_qa.max_new_tokens
-    return {"rows": digests.of(list(data.values())), "asked": count, "max_new_tokens": length, **own}
+    return {"rows": digests.of(list(data.values())), "asked": count, "max_new_tokens": length, **run}
 
 
 def last_name(train: TrainConfig) -> str:
@@ -45,7 +45,7 @@ def last_name(train: TrainConfig) -> str:
 
 
 class Evaluations:
-    """Asks, scores and records. Every process makes the same calls; `inputs` are known on the main process alone."""
+    """Runs, scores and stores evaluations. All processes make the same calls; only the main one has `inputs`."""
 
     inputs: Inputs | None = None
 
@@ -54,41 +54,41 @@ class Evaluations:
     ) -> None:
         self.train, self.rows, self.stages = train, rows, stages
         self.dir, self.accelerator = folder, accelerator
-        self.measured = Measured("evaluation", rows, train, stages, accelerator)
+        self.eval_rows = EvalRows("held_out_qa", rows, train, stages, accelerator)
 
-    def ask(self, name: str, model: VLM, reader: Callable[[], SampleProcessor]) -> None:
-        """Ask after a stage: all rows if it is the last, else `held_out_qa.samples` of them."""
+    def ask(self, name: str, model: VLM, processor: Callable[[], SampleProcessor]) -> None:
+        """Evaluate after a stage: on all rows after the last stage, else on `held_out_qa.samples` of them."""
         if self.train.held_out_qa and not self.done(name):
             rows = held_out.spread(self.rows, self._samples(name))
-            self._ask(name, rows, model, reader(), {})
+            self._ask(name, rows, model, processor(), {})
 
-    def controls(self, model: VLM, reader: Callable[[], SampleProcessor]) -> None:
-        """Ask about other images, and count what the question alone tells."""
+    def controls(self, model: VLM, processor: Callable[[], SampleProcessor]) -> None:
+        """Evaluate with shuffled images, and the most frequent training answer to each question."""
         if not self.done(SHUFFLED):
-            rows, left_out = controls.with_other_images(self.rows, self.measured.contents)
-            self._ask(SHUFFLED, rows, model, reader(), left_out)
+            rows, left_out = controls.with_other_images(self.rows, self.eval_rows.contents)
+            self._ask(SHUFFLED, rows, model, processor(), left_out)
         if not self.done(QUESTION_ALONE):
-            facts: dict[str, Any] = {"overlap": self.measured.counts}
+            details: dict[str, Any] = {"overlap": self.eval_rows.counts}
             if self.accelerator.is_main_process:
-                answers, facts["training_rows"] = controls.question_only(self.stages[-1], self.rows)
-                facts["training_rows"]["stage"] = self.train.stages[-1].name
-                self._store(QUESTION_ALONE, answers, facts)
+                answers, details["training_rows"] = controls.question_only(self.stages[-1], self.rows)
+                details["training_rows"]["stage"] = self.train.stages[-1].name
+                self._store(QUESTION_ALONE, answers, details)
 
     def done(self, name: str) -> bool:
-        """Whether there is an evaluation of exactly these questions; the same on every process."""
+        """Whether a stored evaluation has exactly these questions; the same on every process."""
         return broadcast_object_list([self.accelerator.is_main_process and self._is_current(name)])[0]
 
-    def set_outdated_aside(self) -> None:
+    def archive_outdated(self) -> None:
         """Move evaluations of earlier stages with other questions to `evaluations/outdated`; main process only.
 
-        They can't be repeated: the weights are gone.
+        They can't be repeated, since the weights of that stage no longer exist.
         """
         for name in self._earlier():
             if self.dir.evaluation(name) and not self._is_current(name):
                 path = self.dir.set_aside(name)
                 text = (
-                    f"{name}: the questions or settings have changed since, and it can't be repeated, as the weights "
-                    f"of that stage are gone: left out of the results and kept in {path}"
+                    f"{name}: its questions or settings have changed, and it can't be repeated, since the weights "
+                    f"of that stage no longer exist: moved to {path} and left out of the results"
                 )
                 log_on_main(self.accelerator, text)
 
@@ -96,7 +96,7 @@ class Evaluations:
         return [f"after {stage.name}{kind}" for stage in self.train.stages[:-1] for kind in ("", ", average")]
 
     def _samples(self, name: str) -> int | None:
-        """How many rows are asked: all of them (None), but for earlier stages."""
+        """The number of rows to ask: all (None) except for earlier stages."""
         assert self.train.held_out_qa
         return self.train.held_out_qa.samples if name in self._earlier() else None
 
@@ -110,23 +110,29 @@ class Evaluations:
         return record is not None and record.get("of") == self._asked(name)
 
     def _ask(
-        self, name: str, rows: Rows, model: VLM, reader: SampleProcessor, left_out: Mapping[str, int]
+        self, name: str, rows: Rows, model: VLM, processor: SampleProcessor, left_out: Mapping[str, int]
     ) -> None:
         assert self.train.held_out_qa
         reasons = "".join(f", {count} left out: {reason}" for reason, count in left_out.items())
         log_on_main(self.accelerator, f"evaluating {name}: {len(rows)} questions{reasons}")
-        contents, facts = self.measured.contents, {"left_out": left_out, "overlap": self.measured.counts}
-        answers = held_out.ask_together(
-            model.eval(), rows, contents, reader, self.train.held_out_qa, self.accelerator
+        contents = self.eval_rows.contents
+        details = {"left_out": left_out, "overlap": self.eval_rows.counts}
+        answers = held_out.ask_distributed(
+            model.eval(), rows, contents, processor, self.train.held_out_qa, self.accelerator
         )
         if self.accelerator.is_main_process:
-            self._store(name, answers, facts)
+            self._store(name, answers, details)
 
-    def _store(self, name: str, answers: Sequence[Answer], facts: Mapping[str, Any]) -> None:
-        told = [
-            {"id": a.row["id"], "images": list(map(image_name, a.row["image"])),
-             "said": a.said, "truth": a.truth, "right": a.right}
-            for a in answers
-        ]  # fmt: skip
-        record = {**summary(answers), **facts, "of": self._asked(name), "answers": told}
+    def _store(self, name: str, answers: Sequence[Answer], details: Mapping[str, Any]) -> None:
+        answer_records = [
+            {
+                "id": answer.row["id"],
+                "images": list(map(image_name, answer.row["image"])),
+                "said": answer.text,
+                "truth": answer.truth,
+                "right": answer.right,
+            }
+            for answer in answers
+        ]
+        record = {**summary(answers), **details, "of": self._asked(name), "answers": answer_records}
         self.dir.keep_evaluation(name, record)

@@ -1,4 +1,4 @@
-"""Overlap of evaluation and validation rows with training data, by the content of image and question."""
+"""Finds evaluation and validation rows that are also training data, by the content of image and question."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vlm_core.errors import BadSample, UserError
 from vlm_core.io.images import ImageContent, ImageSource, image_content, image_content_if, image_name
 from vlm_train.config.train import TrainConfig
 from vlm_train.distributed import watchdog
-from vlm_train.evaluation.answers import normal, pairs
+from vlm_train.evaluation.answers import normalized, pairs
 from vlm_train.evaluation.controls import ImageKey, Row, image_key
 
 Text = tuple[str, ...]
@@ -22,7 +22,7 @@ Contents = dict[str, ImageContent]
 
 
 def contents(rows: Sequence[Row], accelerator: Accelerator) -> Contents:
-    """What each image of `rows` shows, by its name; the processes share the work. Raises `BadSample`."""
+    """{image name: content} of all images of `rows`; divided among the processes. Raises `BadSample`."""
     images = {image_name(image): (row["id"], image) for row in rows for image in row["image"]}
     share = {}
     for name in sorted(images)[accelerator.process_index :: accelerator.num_processes]:
@@ -36,53 +36,53 @@ def contents(rows: Sequence[Row], accelerator: Accelerator) -> Contents:
 
 
 def texts(row: Row) -> Iterator[Text]:
-    """Each question of a row as it is compared: with images its own words, without any also all turns before it."""
+    """Each question of a row for comparison: its text if the row has images, else with all turns before it."""
     before: Text = ()
     for question, answer in pairs(row):
-        asked = normal(question)
-        yield (asked,) if row["image"] else (*before, asked)
-        before += (asked, normal(answer))
+        text = normalized(question)
+        yield (text,) if row["image"] else (*before, text)
+        before += (text, normalized(answer))
 
 
 class Overlap:
-    """Rows that measure, and a search for them among those that train.
+    """Searches training data for evaluation rows.
 
     A row is trained on if a training row asks its last question (with `every`, any of its questions) about the same
-    images. Of a training row that asks none of these questions no image is read, and of an image with other sides
-    than these rows' images have only the header is.
+    images. Images of training rows without such a question are not read; of images of other sizes than the evaluation
+    images only the header is read.
     """
 
     def __init__(self, rows: Sequence[Row], contents: Contents, *, every: bool = False) -> None:
         self.contents: dict[str, ImageContent | None] = {**contents}
-        self.places: dict[Text, dict[ImageKey, set[int]]] = defaultdict(lambda: defaultdict(set))
-        for place, row in enumerate(rows):
-            asked = list(texts(row))
-            for text in asked if every else asked[-1:]:
-                self.places[text][image_key(row, contents)].add(place)
+        self.indices: dict[Text, dict[ImageKey, set[int]]] = defaultdict(lambda: defaultdict(set))
+        for index, row in enumerate(rows):
+            questions = list(texts(row))
+            for text in questions if every else questions[-1:]:
+                self.indices[text][image_key(row, contents)].add(index)
         self.sides = {content.sides for content in contents.values()}
         self.count = len(rows)
 
     def trained_on(self, train: Sequence[Row], accelerator: Accelerator) -> set[int]:
-        """Places of the rows that `train` holds, too; each process looks through a part of `train`."""
+        """Indices of the evaluation rows that are also in `train`, which is divided among the processes."""
         world, rank = accelerator.num_processes, accelerator.process_index
-        found: set[int] = set()
+        overlap: set[int] = set()
         for i in range(len(train) * rank // world, len(train) * (rank + 1) // world):
-            watchdog.beat(f"comparing row {i} with the rows that measure")
+            watchdog.beat(f"comparing row {i} with the evaluation rows")
             try:
-                found |= self._same(train[i])
-            except BadSample:  # nothing is learnt from it
+                overlap |= self._matches(train[i])
+            except BadSample:  # training does not use it
                 continue
-            if len(found) == self.count:
+            if len(overlap) == self.count:
                 break
-        return set().union(*gather_object([found]))
+        return set().union(*gather_object([overlap]))
 
-    def _same(self, row: Row) -> set[int]:
-        candidates = [self.places[text] for text in texts(row) if text in self.places]
+    def _matches(self, row: Row) -> set[int]:
+        candidates = [self.indices[text] for text in texts(row) if text in self.indices]
         if not any(len(key) == len(row["image"]) for keys in candidates for key in keys):
             return set()
-        seen = [self._content(image) for image in row["image"]]
-        key = tuple(content for content in seen if content is not None)
-        if len(key) < len(seen):
+        contents = [self._content(image) for image in row["image"]]
+        key = tuple(content for content in contents if content is not None)
+        if len(key) < len(contents):
             return set()
         return set().union(*(keys.get(key, set()) for keys in candidates))
 
@@ -93,10 +93,10 @@ class Overlap:
         return self.contents[name]
 
 
-class Measured:
-    """Rows that measure a model (`name` in messages), what their images show, and which of them a stage trains on.
+class EvalRows:
+    """Evaluation or validation rows (`name` in messages), their image contents, and which of them are trained on.
 
-    Every process must ask for the same at the same time. With `every`, one trained question makes a row a trained one.
+    The properties are collective: all processes must read the same one at the same time. `every` as in `Overlap`.
     """
 
     def __init__(
@@ -116,28 +116,28 @@ class Measured:
     def contents(self) -> Contents:
         try:
             return contents(self.rows, self.accelerator)
-        except BadSample as error:  # a figure of fewer rows would be another figure
-            raise UserError(f"{self.name}: {error}; mend or remove this row") from None
+        except BadSample as error:  # skipping the row would change the score
+            raise UserError(f"{self.name}: {error}; fix or remove this row") from None
 
     @cached_property
     def trained_on(self) -> dict[str, set[int]]:
-        """Places of the rows that are also in each stage's data; equal data is looked through once."""
+        """{stage: indices of the rows that are also in its data}; equal data is searched once."""
         overlap = Overlap(self.rows, self.contents, every=self.every)
-        known: list[tuple[Any, set[int]]] = []
+        searched: list[tuple[Any, set[int]]] = []
         for stage, rows in zip(self.train.stages, self.stages, strict=True):
-            if all(stage.data != data for data, _ in known):
-                known.append((stage.data, overlap.trained_on(rows, self.accelerator)))
+            if all(stage.data != data for data, _ in searched):
+                searched.append((stage.data, overlap.trained_on(rows, self.accelerator)))
         return {
-            stage.name: next(places for data, places in known if data == stage.data)
+            stage.name: next(indices for data, indices in searched if data == stage.data)
             for stage in self.train.stages
         }
 
     @property
     def counts(self) -> dict[str, Any]:
-        """For a record: rows, rows in any stage's data, and rows in each stage's."""
-        found = self.trained_on
-        any_stage = set[int]().union(*found.values())
-        stages = {name: len(places) for name, places in found.items()}
+        """Number of `rows`, rows `trained_on` in any stage, and trained rows by stage, for the record."""
+        trained_on = self.trained_on
+        any_stage = set[int]().union(*trained_on.values())
+        stages = {name: len(indices) for name, indices in trained_on.items()}
         return {"rows": len(self.rows), "trained_on": len(any_stage), "stages": stages}
 
     def lines(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Loss on `train.validation`'s rows and some answers, while a stage trains; training goes on unchanged."""
+"""Validation during a stage: loss on the rows of `train.validation`, and sample answers. Training is not affected."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from vlm_train.evaluation.held_out import ask, spread
 from vlm_train.loss import SummedLoss, target_count
 
 SAMPLES = 4
-"""Rows that are answered unless the spec says how many."""
+"""Default of `train.validation.samples`."""
 
 
 class ValidationLoss(Evaluator):
-    """Measures one stage's model on the rows of `train.validation`."""
+    """Evaluates one stage's model on the rows of `train.validation`."""
 
     file = VALIDATION
 
@@ -45,49 +45,48 @@ class ValidationLoss(Evaluator):
 
     @staticmethod
     def chosen(settings: Validation | None, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The rows that are measured: `settings.rows` of them, at even distances."""
+        """The rows to evaluate: `settings.rows` evenly spaced ones."""
         return spread(rows, None if settings is None or settings.rows == "all" else settings.rows)
 
     def measure(self, stage_state: StageState) -> dict[str, Any]:
-        """Loss, the average's too if there is one, and answers to some rows."""
+        """`loss`, `average_loss` of the averaged weights if there are any, and `samples` with answers."""
         module = stage_state.strategy.unwrapped(stage_state.module)
-        found: dict[str, Any] = {"loss": self.loss(module)}
+        metrics: dict[str, Any] = {"loss": self.loss(module)}
         if stage_state.average:
             with stage_state.averaged():
-                found["average_loss"] = self.loss(module)
+                metrics["average_loss"] = self.loss(module)
         with stage_state.strategy.unsharded(module):
-            found["samples"] = self.samples(stage_state.model) if self.accelerator.is_main_process else []
+            metrics["samples"] = self.samples(stage_state.model) if self.accelerator.is_main_process else []
             self.accelerator.wait_for_everyone()
-        return found
+        return metrics
 
     def loss(self, module: SummedLoss) -> float | None:
-        """Mean loss over all targets of the rows, in nats; None if there is no target. The same on every process.
+        """Mean loss per target token in nats, the same on every process; None if there is no target.
 
-        Every process has its share of `module`.
+        With a sharded `module`, all processes must call this together.
         """
         sums = torch.zeros(2, dtype=torch.float64)
         with resting(module), module.reading_pixels(), self.accelerator.autocast():
             for batch, counts in self._batches():
                 watchdog.beat("validating", patient=True)
-                found = float(module(batch.to(self.accelerator.device)))
-                sums += torch.tensor([found, target_count(batch)], dtype=torch.float64) * counts
+                loss = float(module(batch.to(self.accelerator.device)))
+                sums += torch.tensor([loss, target_count(batch)], dtype=torch.float64) * counts
         total = self.accelerator.reduce(sums.float().to(self.accelerator.device), "sum")
         loss, targets = total.tolist()  # pyright: ignore[reportAttributeAccessIssue]
         return loss / targets if targets else None
 
     def _batches(self) -> Iterator[tuple[Batch, bool]]:
-        """This process's batches and whether each counts.
+        """(batch, whether it counts) of this process.
 
-        Every process gives equally many, for sharded weights are gathered by all or none; a blank one doesn't count.
+        All processes yield equally many, since gathering sharded weights is collective; blank batches don't count.
         """
         world, rank, size = (
             self.accelerator.num_processes, self.accelerator.process_index, self.settings.batch_size,
         )  # fmt: skip
-        most = -(-len(self.rows) // world)
-        own = self.rows[rank::world]
-        for start in range(0, most, size):
-            part = own[start : start + size]
-            batch = self._batch(part)
+        longest_share = -(-len(self.rows) // world)
+        rows = self.rows[rank::world]
+        for start in range(0, longest_share, size):
+            batch = self._batch(rows[start : start + size])
             if batch is not None or world > 1:
                 yield batch or blank(), batch is not None
 
@@ -96,29 +95,34 @@ class ValidationLoss(Evaluator):
         for row in rows:
             try:
                 examples.append(self.reader.read(row))
-            except TooLong:  # as in training, where such rows are counted
+            except TooLong:  # training drops such rows, too
                 continue
         pixels = [p for example in examples for p in example.images]
         return collate([example.sample for example in examples], pixels) if examples else None
 
     def samples(self, model: VLM) -> list[dict[str, Any]]:
-        """Question, answer and truth of some rows; greedy."""
+        """Question, greedy answer and true answer of some rows."""
         count = self.settings.samples
         if count is None:
             count = SAMPLES if says_question(self.reader.template) else 0
         rows = spread(self.rows, count) if count else []
-        asking = HeldOutQA.model_construct(max_new_tokens=self.settings.max_new_tokens, batch_size=16)
+        settings = HeldOutQA.model_construct(max_new_tokens=self.settings.max_new_tokens, batch_size=16)
         with resting(model):
             return [
-                {"id": a.row["id"], "asked": question(a.row), "said": a.said, "truth": a.truth,
-                 **_pictures(a.row["image"])}
-                for a in ask(model, rows, self.reader, asking)
-            ]  # fmt: skip
+                {
+                    "id": answer.row["id"],
+                    "asked": question(answer.row),
+                    "said": answer.text,
+                    "truth": answer.truth,
+                    **_image_record(answer.row["image"]),
+                }
+                for answer in ask(model, rows, self.reader, settings)
+            ]
 
 
-def _pictures(images: Sequence[ImageSource]) -> dict[str, Any]:
-    """The images by name, and a small copy of the first one: a page about a run opens no file outside of its folder."""
-    found: dict[str, Any] = {"images": [image_name(image) for image in images]}
+def _image_record(images: Sequence[ImageSource]) -> dict[str, Any]:
+    """Names and a thumbnail: the report page opens no file outside of the run folder."""
+    record: dict[str, Any] = {"images": [image_name(image) for image in images]}
     if images:
-        found["thumbnail"] = base64.b64encode(thumbnail(images[0])).decode()
-    return found
+        record["thumbnail"] = base64.b64encode(thumbnail(images[0])).decode()
+    return record

@@ -1,4 +1,4 @@
-"""Image files and their features: by content, so that a name says nothing."""
+"""Images by content: their keys, their cached features, and the images without cached features."""
 
 from __future__ import annotations
 
@@ -13,59 +13,59 @@ from vlm_core.errors import BadSample, UserError
 from vlm_core.io.images import ImageSource, decode_image, image_bytes, image_name
 from vlm_core.rows import Row
 from vlm_train.feature_cache.fingerprint import image_key
-from vlm_train.feature_cache.store import Store
+from vlm_train.feature_cache.store import FeatureStore
 
-Place = tuple[int, int]
-"""(row, which of its images)."""
+ImageLocation = tuple[int, int]
+"""(row, number of the image in the row)."""
 
 
 @dataclass
-class Known:
-    """Finds the features of an image file by its content."""
+class CachedFeatures:
+    """Returns the cached features of an image, by the content of its file."""
 
-    store: Store
+    store: FeatureStore
 
     def __call__(self, source: ImageSource) -> Tensor:
-        """(H, W, D). Raises `BadSample` for what is no image, and `UserError` for one that was another before."""
+        """(H, W, D). Raises `BadSample` for an invalid image, and `UserError` for a file that has changed."""
         data, name = image_bytes(source), image_name(source)
-        found = self.store.get(image_key(data))
-        if found is None:
+        features = self.store.get(image_key(data))
+        if features is None:
             decode_image(data, name)
             raise UserError(
-                f"{name}: has changed since its features were computed; the same command computes those it needs"
+                f"{name}: has changed since its features were computed; run the command again to recompute them"
             )
-        return found
+        return features
 
 
 @dataclass
-class Keys:
-    """The keys of a row's images; each file is read once by each process."""
+class ImageKeys:
+    """Returns the keys of a row's images; each process reads each file once."""
 
-    known: dict[str, bytes] = field(default_factory=dict)
+    keys: dict[str, bytes] = field(default_factory=dict)
 
     def __call__(self, row: Row) -> list[bytes]:
         return [self._key(source) for source in row["image"]]
 
     def _key(self, source: ImageSource) -> bytes:
         name = image_name(source)
-        if name not in self.known:
-            self.known[name] = image_key(image_bytes(source))
-        return self.known[name]
+        if name not in self.keys:
+            self.keys[name] = image_key(image_bytes(source))
+        return self.keys[name]
 
 
-class Missing(Dataset[tuple[bytes, Tensor] | None]):
-    """Images without features -> (key, pixels); None for those that can't be read, which training will report."""
+class UncachedImages(Dataset[tuple[bytes, Tensor] | None]):
+    """Images without cached features as (key, pixels); None for an unreadable image, which training reports."""
 
     def __init__(
-        self, rows: Sequence[Row], places: Sequence[Place], transform: Callable[[Any], Tensor]
+        self, rows: Sequence[Row], locations: Sequence[ImageLocation], transform: Callable[[Any], Tensor]
     ) -> None:
-        self.rows, self.places, self.transform = rows, places, transform
+        self.rows, self.locations, self.transform = rows, locations, transform
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.locations)
 
     def __getitem__(self, index: int) -> tuple[bytes, Tensor] | None:
-        row, number = self.places[index]
+        row, number = self.locations[index]
         try:
             source = self.rows[row]["image"][number]
             data = image_bytes(source)

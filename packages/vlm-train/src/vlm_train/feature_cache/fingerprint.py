@@ -1,4 +1,4 @@
-"""What tells features apart: the bytes of the image, and everything that makes features of them."""
+"""Keys of cached features: a hash of the image file, and a fingerprint of everything that computes features."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from torch import Tensor
 
 from vlm_core.interfaces import Encoder
 from vlm_core.io.images import decode_image
-from vlm_train.feature_cache.store import KEY_BYTES, RECORDS
+from vlm_train.feature_cache.store import KEY_BYTES, RECORD_VERSION
 
 
 def image_key(data: bytes) -> bytes:
-    """The key of an image: a digest of its file's bytes, whatever its name."""
+    """The key of an image: a digest of its file's bytes, independent of its name."""
     return hashlib.blake2b(data, digest_size=KEY_BYTES).digest()
 
 
 def sample_picture() -> bytes:
-    """A PNG that shows what reading and transforming do: not square, finely structured, partly transparent."""
+    """A PNG that reveals changes of decoding and transform: not square, finely structured, partly transparent."""
     y, x = np.mgrid[:61, :97]
     planes = [x * y * 7 + x * 3, x * x + 5 * y, y * y * 3 + x * 11, 96 + x + y]
     picture = Image.fromarray(np.stack([plane % 256 for plane in planes], axis=-1).astype(np.uint8), "RGBA")
@@ -33,17 +33,17 @@ def sample_picture() -> bytes:
 
 
 def sample_pixels(encoder: Encoder) -> Tensor:
-    """What this encoder gets of the test picture."""
+    """The pixels that this encoder gets for the test picture."""
     return encoder.transform(decode_image(sample_picture(), "test picture"))
 
 
-def identity(encoder: Encoder, facts: dict[str, Any]) -> str:
-    """A digest of what makes features: `facts` (JSON data), weights, constants, and the transform.
+def encoder_fingerprint(encoder: Encoder, settings: dict[str, Any]) -> str:
+    """A digest of everything that determines features: `settings` (JSON data), weights, buffers, and the transform.
 
-    A transform is code, so it is known by what it does: the pixels of a test picture.
+    The transform is code, so its result for a test picture is hashed in its place.
     """
-    known = json.dumps({**facts, "records": RECORDS}, sort_keys=True)
-    digest = hashlib.blake2b(known.encode(), digest_size=12)
+    text = json.dumps({**settings, "records": RECORD_VERSION}, sort_keys=True)
+    digest = hashlib.blake2b(text.encode(), digest_size=12)
     tensors = {**dict(encoder.named_parameters()), **dict(encoder.named_buffers())}
     tensors["test picture"] = sample_pixels(encoder)
     for name, tensor in sorted(tensors.items(), key=lambda item: item[0]):

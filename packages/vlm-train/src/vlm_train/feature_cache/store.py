@@ -1,12 +1,12 @@
-"""Features on disk: shards that only grow, of which nothing half-written is ever read.
+"""Features on disk in append-only shards; a partially written entry is never read.
 
-A shard is two files of one writer: `NAME.data`, the features of its images one after the other, and `NAME.keys`, a
-record for each of them. The record is written when the features are safe on disk, so a kill leaves at most features
-that no record speaks of. `NAME.damaged` has the places of entries that were found damaged since. A writer begins a
-shard of its own, and holds a lock on it: any number of processes may read and write at once.
+A shard is two files of one writer: `NAME.data` has the features of its images one after the other, `NAME.keys` a record
+for each of them. A record is written after its features are flushed to disk, so a kill leaves at most features without
+a record. `NAME.damaged` lists entries that were found damaged later. Each writer creates a shard of its own and locks
+it, so any number of processes may read and write at once.
 
-A record's checksum is over its key, the checksum of its features, and what features these are (`owner`, shape, dtype):
-of a shard of another model nothing is found. Whatever isn't found is computed again.
+The checksum of a record covers its key, the checksum of its features, and their origin (`owner`, shape, dtype): records
+of another model don't match. Features without a valid record are recomputed.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from vlm_core.io.files import open_regular, read_bytes
 
 SHARD_BYTES = 2 * 2**30
 FLUSH_BYTES = 64 * 2**20
-"""After so many bytes what was written is made safe and findable; a kill costs no more than these."""
-RECORDS = 2
-"""The version of what a record's checksum is over."""
+"""After so many bytes, features are flushed and their records written; a kill loses no more than this."""
+RECORD_VERSION = 2
+"""Changes with what the checksum of a record covers."""
 MARKS_BYTES = 16 * 2**20
 KEY_BYTES = 16
 _RECORD = struct.Struct(f"<{KEY_BYTES}sII")  # key, crc32 of the features, crc32 of both
@@ -51,10 +51,10 @@ def _crc(features: Tensor) -> int:
     return zlib.crc32(features.reshape(-1).view(torch.uint8).numpy().data)
 
 
-class Store:
-    """The features in a folder, all of one `shape` (H, W, D) and `dtype`, by key; mapped into memory where read.
+class FeatureStore:
+    """The features in a folder by key, all of one `shape` (H, W, D) and `dtype`; memory-mapped on access.
 
-    `owner` is a digest of what made them.
+    `owner` is the fingerprint of the encoder.
     """
 
     def __init__(self, folder: Path, shape: tuple[int, ...], dtype: torch.dtype, owner: str = "") -> None:
@@ -64,52 +64,52 @@ class Store:
 
     @property
     def entry_bytes(self) -> int:
-        """Of one image's features."""
+        """Bytes of one image's features."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     def refresh(self) -> None:
-        """See what has been written since."""
+        """Load the records of all shards, also of those written since."""
         self._mapped: dict[int, Tensor] = {}
         self._shards = sorted(self.folder.glob("*.keys"))
-        found = [self._records(i) for i in range(len(self._shards))]
-        keys, crcs, places = (np.concatenate(c) for c in zip(_EMPTY, *found, strict=True))
+        records = [self._records(i) for i in range(len(self._shards))]
+        keys, crcs, entries = (np.concatenate(c) for c in zip(_EMPTY, *records, strict=True))
         order = np.argsort(keys, kind="stable")
-        self._keys, self._crcs, self._places = keys[order], crcs[order], places[order]
+        self._keys, self._crcs, self._entry_of = keys[order], crcs[order], entries[order]
 
     def _records(self, shard: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Keys, checksums and places (shard, row) of a shard's whole records; of a shard that can't be read, none."""
+        """Keys, checksums and entries (shard, row) of a shard's valid records; empty for an unreadable shard."""
         path = self._shards[shard]
         try:
-            entries = self._entries(path)
+            entries = self._entry_count(path)
             with open_regular(path) as file:
                 data = file.read(entries * _RECORD.size)
             marked = _marked(path.with_suffix(".damaged"))
         except UserError as error:
-            _warn_once(f"{error}: the features of this shard are computed again")
+            _warn_once(f"{error}: the features of this shard are recomputed")
             return _EMPTY
         rows = np.frombuffer(data, dtype=_ROWS, count=len(data) // _RECORD.size)
         heads = (data[start : start + KEY_BYTES + 4] for start in range(0, rows.nbytes, _RECORD.size))
-        good = (
-            np.fromiter((zlib.crc32(head, self.seed) for head in heads), np.uint32, len(rows))
-            == rows["check"]
-        )
-        if not good.all():
+        checks = np.fromiter((zlib.crc32(head, self.seed) for head in heads), np.uint32, len(rows))
+        valid = checks == rows["check"]
+        if not valid.all():
             _warn_once(
-                f"{path}: {len(rows) - good.sum()} records are damaged or another model's, and are not read"
+                f"{path}: {len(rows) - valid.sum()} records are damaged or of another model, and are not read"
             )
-        good[marked[marked < len(rows)]] = False
-        at = np.flatnonzero(good)
-        return rows["key"][at], rows["crc"][at], np.stack([np.full(len(at), shard), at], axis=1)
+        valid[marked[marked < len(rows)]] = False
+        numbers = np.flatnonzero(valid)
+        entry_of = np.stack([np.full(len(numbers), shard), numbers], axis=1)
+        return rows["key"][numbers], rows["crc"][numbers], entry_of
 
-    def _entries(self, keys: Path) -> int:
-        """How many whole entries a shard's features have; raises `UserError` if there are none of them."""
+    def _entry_count(self, keys: Path) -> int:
+        """The number of complete entries in a shard's data file; raises `UserError` if it can't be read."""
         with open_regular(keys.with_suffix(".data")) as file:
             return os.fstat(file.fileno()).st_size // self.entry_bytes
 
     def _find(self, key: bytes) -> int | None:
-        wanted = np.array(key, dtype=self._keys.dtype)  # as an array: a scalar would lose zeros at its end
-        at = int(np.searchsorted(self._keys, wanted))
-        return at if np.array_equal(self._keys[at : at + 1], wanted[None]) else None
+        """The position of a key in the sorted keys, None if it is not there."""
+        array = np.array(key, dtype=self._keys.dtype)  # an array, since a numpy scalar loses trailing zeros
+        position = int(np.searchsorted(self._keys, array))
+        return position if np.array_equal(self._keys[position : position + 1], array[None]) else None
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -118,42 +118,42 @@ class Store:
         return self._find(key) is not None
 
     def get(self, key: bytes) -> Tensor | None:
-        """Features (H, W, D), not to be written to; None if they are not here.
+        """Features (H, W, D), read-only; None if there are none.
 
-        Raises `UserError` naming the shard if they are not the bytes that were stored.
+        Raises `UserError` naming the shard if their checksum is wrong.
         """
-        if (at := self._find(key)) is None:
+        if (position := self._find(key)) is None:
             return None
-        shard, row = self._places[at].tolist()
+        shard, row = self._entry_of[position].tolist()
         features = self._entry(shard, row)
-        if features is None or _crc(features) != self._crcs[at]:
+        if features is None or _crc(features) != self._crcs[position]:
             path = self._shards[shard].with_suffix(".data")
             raise UserError(
-                f"{path}: entry {row} is not what was written: the file is damaged. "
-                f"Remove it and {path.stem}.keys; the same command computes its features again"
+                f"{path}: entry {row} has a wrong checksum: the file is damaged. "
+                f"Remove it and {path.stem}.keys, then run the command again to recompute its features"
             )
         return features
 
     def drop_damaged(self, keys: Iterable[bytes]) -> int:
-        """Mark those entries that are not the bytes that were stored, so that nobody finds them again -> how many."""
+        """Mark the entries with a wrong checksum, so that no process uses them -> their number."""
         count = 0
         for key in keys:
-            if (at := self._find(key)) is None:
+            if (position := self._find(key)) is None:
                 continue
-            shard, row = self._places[at].tolist()
+            shard, row = self._entry_of[position].tolist()
             features = self._entry(shard, row)
-            if features is None or _crc(features) != self._crcs[at]:
+            if features is None or _crc(features) != self._crcs[position]:
                 with self._shards[shard].with_suffix(".damaged").open("a") as marks:
                     marks.write(f"{row}\n")
                 count += 1
         return count
 
     def _entry(self, shard: int, row: int) -> Tensor | None:
-        """The bytes at a place, None if the file has been removed or cut since it was looked at."""
+        """Features of an entry; None if the file has been removed or truncated since `refresh`."""
         if shard not in self._mapped:
             path = self._shards[shard]
             try:
-                count = self._entries(path)
+                count = self._entry_count(path)
                 data = str(path.with_suffix(".data"))
                 flat = torch.from_file(data, False, count * math.prod(self.shape), dtype=self.dtype)
             except (UserError, RuntimeError):
@@ -162,26 +162,25 @@ class Store:
         return self._mapped[shard][row] if row < len(self._mapped[shard]) else None
 
     def sweep(self) -> None:
-        """Remove what interrupted writers left that nobody can read: halves of a shard, and shards without a record."""
+        """Remove unusable files of interrupted writers: shards without a data file, a keys file or a record."""
         sweep(self.folder)
-        for half in [*self.folder.glob("*.keys"), *self.folder.glob("*.data")]:
-            keys = half.with_suffix(".keys")
-            if not (
-                keys.is_file() and keys.stat().st_size and half.with_suffix(".data").exists()
-            ) and is_abandoned(half):
-                for part in (".keys", ".data", ".damaged"):
-                    remove(half.with_suffix(part))
+        for file in [*self.folder.glob("*.keys"), *self.folder.glob("*.data")]:
+            keys, data = file.with_suffix(".keys"), file.with_suffix(".data")
+            usable = keys.is_file() and keys.stat().st_size and data.exists()
+            if not usable and is_abandoned(file):
+                for suffix in (".keys", ".data", ".damaged"):
+                    remove(file.with_suffix(suffix))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_mapped": {}}  # each process maps for itself
+        return {**vars(self), "_mapped": {}}  # each process maps the files itself
 
 
 def _marked(path: Path) -> np.ndarray:
-    """Places that were found damaged; what is no number in the file is passed over."""
+    """Numbers of the entries that are marked as damaged; other lines of the file are ignored."""
     if not path.exists():
         return np.empty(0, np.int64)
-    words = re.findall(rb"^([0-9]{1,9})$", read_bytes(path, MARKS_BYTES), re.MULTILINE)
-    return np.array(words, dtype=np.int64)
+    numbers = re.findall(rb"^([0-9]{1,9})$", read_bytes(path, MARKS_BYTES), re.MULTILINE)
+    return np.array(numbers, dtype=np.int64)
 
 
 @cache
@@ -193,9 +192,11 @@ _EMPTY = (np.empty(0, _ROWS["key"]), np.empty(0, np.uint32), np.empty((0, 2), np
 
 
 class Writer:
-    """Appends to a store from one process; a context, at whose end all is safe."""
+    """Appends to a store from one process; the end of the context flushes everything to disk."""
 
-    def __init__(self, store: Store, shard_bytes: int = SHARD_BYTES, flush_bytes: int = FLUSH_BYTES) -> None:
+    def __init__(
+        self, store: FeatureStore, shard_bytes: int = SHARD_BYTES, flush_bytes: int = FLUSH_BYTES
+    ) -> None:
         self.store, self.shard_bytes, self.flush_bytes = store, shard_bytes, flush_bytes
         self._data: int | None = None
         self._keys = -1
@@ -257,7 +258,7 @@ class Writer:
 
 
 def _write(file: int, data: Any) -> None:
-    """All of it: the system may take a part only."""
-    rest = memoryview(data)
-    while len(rest):
-        rest = rest[os.write(file, rest) :]
+    """Write all bytes: `os.write` may write fewer."""
+    remaining = memoryview(data)
+    while len(remaining):
+        remaining = remaining[os.write(file, remaining) :]

@@ -1,4 +1,4 @@
-"""What benchmarks gave while training, for people: no figure stands without the number of questions behind it."""
+"""The table of benchmark scores during training; every score is shown with its number of questions."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 Record = Mapping[str, Any]
-NOTE = (
-    "Samples of benchmarks, asked while training; not the benchmarks' figures, which `vlm-bench run` finds."
-)
+NOTE = "Scores on samples of the benchmarks, for monitoring; `vlm-bench run` measures the official scores."
 
 
 def ends(records: Sequence[Record]) -> list[Record]:
@@ -16,28 +14,29 @@ def ends(records: Sequence[Record]) -> list[Record]:
     return list({record["stage"]: record for record in records}.values())
 
 
-def value(found: Record) -> float:
-    """The figure as it is printed: points, or percent."""
-    return found["score"] * (1 if found["unit"] == "points" else 100)
+def value(score: Record) -> float:
+    """The score as printed: points, or percent."""
+    return score["score"] * (1 if score["unit"] == "points" else 100)
 
 
-def title(name: str, found: Record) -> str:
-    """The benchmark, its figure and unit."""
-    return f"{name}: {found['metric']}" + ("" if found["unit"] == "points" else ", %")
+def title(name: str, score: Record) -> str:
+    """The title of a column: benchmark, metric and unit."""
+    return f"{name}: {score['metric']}" + ("" if score["unit"] == "points" else ", %")
 
 
-def cell(found: Record) -> str:
-    """The figure with its counts; `partial` if any question has no part in it."""
-    mark = "partial, " if found["partial"] else ""
-    return f"{value(found):.1f} ({mark}{found['scored']} of {found['expected']})"
+def cell(score: Record) -> str:
+    """The score with its counts; `partial` unless all questions of the benchmark are scored."""
+    mark = "partial, " if score["partial"] else ""
+    return f"{value(score):.1f} ({mark}{score['scored']} of {score['expected']})"
 
 
 def table(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:
-    """Titles and a row for the end of each stage (or its newest step); a column for each benchmark."""
-    named = {name: title(name, f) for record in records for name, f in record["benchmarks"].items()}
-    rows = [
-        [f"{m['name']} {m['step']}" + (", average" if m["weights"] == "average" else ""),
-         *(cell(m["benchmarks"][name]) if name in m["benchmarks"] else "–" for name in named)]
-        for m in ends(records)
-    ]  # fmt: skip
-    return ["", *named.values()], rows
+    """Titles, and a row for the last evaluation of each stage; a column for each benchmark."""
+    titles = {name: title(name, score) for record in records for name, score in record["benchmarks"].items()}
+    rows = []
+    for record in ends(records):
+        scores = record["benchmarks"]
+        average = ", average" if record["weights"] == "average" else ""
+        cells = [cell(scores[name]) if name in scores else "–" for name in titles]
+        rows.append([f"{record['name']} {record['step']}{average}", *cells])
+    return ["", *titles.values()], rows

@@ -1,4 +1,4 @@
-"""Fonts and text of matplotlib figures for any text in data and answers: any script, dollar signs, long lines."""
+"""Fonts and escaping for matplotlib, so that figures show any text: any script, dollar signs, long lines."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BASE = "DejaVu Sans"
-"""Comes with matplotlib."""
+"""The font that matplotlib ships."""
 NO_GLYPHS = frozenset({"Last Resort", ".LastResort", "Last Resort High-Efficiency"})
-"""Fonts that have the same box for every character of a block."""
+"""Placeholder fonts, which draw the same box for every character of a block."""
 
 FONT_LOG = "matplotlib.font_manager"
 """The logger on which matplotlib reports substituted font weights."""
@@ -27,7 +27,7 @@ FONT_LOG = "matplotlib.font_manager"
 
 @contextmanager
 def drawing(families: Iterable[str] = (BASE,), settings: Mapping[str, Any] | None = None) -> Iterator[Figure]:
-    """A figure in matplotlib's own style, whatever style the user has set, with further `settings` of matplotlib."""
+    """A figure in matplotlib's default style, not the user's, with additional rc `settings`."""
     import matplotlib
     import matplotlib.style
     from matplotlib.figure import Figure
@@ -38,14 +38,14 @@ def drawing(families: Iterable[str] = (BASE,), settings: Mapping[str, Any] | Non
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a PNG file, whole or not at all; raises `UserError`."""
+    """Write a PNG file atomically; raises `UserError`."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=130)
     write_file(path, file.getvalue())
 
 
 class Lettering:
-    """How given texts are drawn: in `families`, installed fonts that have their characters.
+    """Selects installed fonts (`families`) that have the characters of the given texts.
 
     A character that no installed font has is drawn as its code point, such as [U+7EA2].
     """
@@ -57,17 +57,17 @@ class Lettering:
 
     def _add_fonts(self, missing: set[str]) -> None:
         for name in _installed() if missing else ():
-            if found := missing & _characters(name):
+            if covered := missing & _characters(name):
                 self.families.append(name)
-                self.characters |= found
-                missing -= found
+                self.characters |= covered
+                missing -= covered
 
     def plain(self, text: str) -> str:
-        """One line or several, so that every character is drawn as it stands."""
+        """The text, escaped so that every character is drawn literally."""
         return escaped("\n".join(map(self._drawable, text.splitlines())))
 
     def wrapped(self, text: str, width: int, lines: int = 3) -> str:
-        """At most so many lines of `width` columns; CJK characters take two. What is cut off is marked with `…`."""
+        """The text wrapped to `lines` lines of `width` columns; CJK characters take two. `…` marks truncation."""
         from rich.console import Console
         from rich.text import Text
 
@@ -83,19 +83,19 @@ class Lettering:
 
 
 def in_one_line(text: str, width: int = 40) -> str:
-    """At most so many characters of a text for a browser to draw, as it stands."""
+    """The text on one line, escaped and truncated to `width` characters; a browser draws it."""
     line = printable(" ".join(text.split()))
     return escaped(line if len(line) <= width else line[: width - 1] + "…")
 
 
 def escaped(text: str) -> str:
-    """Text that matplotlib neither reads as a formula nor, as a label, leaves out of a legend."""
+    """Escape text for matplotlib: `$` begins a formula, and a label with a leading `_` is not in the legend."""
     return ("\u200b" if text.startswith("_") else "") + text.replace("$", r"\$")
 
 
 @cache
 def _characters(family: str) -> frozenset[str]:
-    """What a font can draw, in bold type, too; nothing if it can't be scaled."""
+    """The characters that a font has in normal and bold weight; empty for a bitmap font."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
     sets: list[set[str]] = []
@@ -110,7 +110,7 @@ def _characters(family: str) -> frozenset[str]:
 
 
 def _installed() -> list[str]:
-    """The other fonts of this machine, by name."""
+    """The names of other installed fonts, sorted."""
     from matplotlib.font_manager import fontManager
 
     return sorted({font.name for font in fontManager.ttflist} - NO_GLYPHS - {BASE})

@@ -1,4 +1,4 @@
-"""What a run leaves to look at: a table of accuracies, loss curves, and some images with question and answer."""
+"""Results of a run: the table of accuracies, loss curves, and a grid of images with questions and answers."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ NOTHING = "–"
 
 
 def of(run: RunDir, stages: Iterable[str]) -> Results:
-    """The evaluations of a run that are there: after each stage, then the controls."""
+    """(name, record) of a run's evaluations: after each stage, then the controls."""
     after = [f"after {stage}{kind}" for stage in stages for kind in ("", ", average")]
     names = [*after, SHUFFLED, QUESTION_ALONE]
     return [(name, record) for name in names if (record := run.evaluation(name))]
 
 
 def columns(results: Results) -> list[str]:
-    """`all` and then every category that occurs."""
+    """`all`, then every category."""
     return column_names(c for _, r in results for c in r["accuracy"])
 
 
@@ -49,23 +49,23 @@ def texts(results: Results) -> list[list[str]]:
 
 
 def title(results: Results) -> str:
-    """The title of the table; accuracy is called held-out only if no stage trains on the rows."""
+    """The title of the table: "held-out accuracy" only if no stage trains on the rows."""
     return metric([record.get("overlap") for _, record in results])
 
 
 def metric(overlaps: Iterable[Record | None]) -> str:
-    """The name of an accuracy, from the overlaps with training data of the records that it is of; None: unknown."""
-    known = list(overlaps)
-    if any(overlap is None for overlap in known):
+    """The name of an accuracy, given the overlaps of its rows with training data (None: unknown)."""
+    records = list(overlaps)
+    if any(overlap is None for overlap in records):
         return "accuracy, %"
-    most = max((o for o in known if o), key=lambda o: o["trained_on"], default=None)
-    if most is None or not most["trained_on"]:
+    largest = max((o for o in records if o), key=lambda o: o["trained_on"], default=None)
+    if largest is None or not largest["trained_on"]:
         return "held-out accuracy, %"
-    return f"accuracy, % ({most['trained_on']} of {most['rows']} rows are trained on)"
+    return f"accuracy, % ({largest['trained_on']} of {largest['rows']} rows are trained on)"
 
 
 def notes(results: Results) -> list[str]:
-    """Notes of the table: rows that are trained on, or left out."""
+    """Notes below the table: rows that are trained on or left out."""
     lines: dict[str, None] = {}
     for name, record in results:
         overlap = record.get("overlap") or {"stages": {}}
@@ -88,18 +88,19 @@ def notes(results: Results) -> list[str]:
 
 
 def write(run: RunDir, results: Results) -> None:
-    """Write `results.md`, if anything was measured besides losses."""
+    """Write `results.md` if there are evaluations or benchmark scores."""
     evals = run.records(EVALS)
     if results or evals:
         run.write(RESULTS, as_markdown(results, evals))
 
 
 def as_markdown(results: Results, evals: Sequence[Record] = ()) -> str:
-    """The accuracies and the benchmarks' figures as Markdown, each table with what its figures are."""
+    """The tables of accuracies and benchmark scores as Markdown, each with its title and notes."""
     parts = []
     if results:
-        about = [f"{title(results)[0].upper()}{title(results)[1:]}", *notes(results)]
-        lines = [*markdown.table(texts(results)), "", *(f"- {markdown.text(line)}" for line in about)]
+        heading = title(results)
+        comments = [f"{heading[0].upper()}{heading[1:]}", *notes(results)]
+        lines = [*markdown.table(texts(results)), "", *(f"- {markdown.text(line)}" for line in comments)]
         parts.append("\n".join(lines) + "\n")
     if evals:
         head, rows = benchmark_table.table(evals)
@@ -108,7 +109,7 @@ def as_markdown(results: Results, evals: Sequence[Record] = ()) -> str:
 
 
 def _smooth(values: Sequence[float], share: float = 0.05) -> list[float]:
-    """Running mean over `share` of the curve, so that the trend is readable."""
+    """Running mean over `share` of the curve."""
     width = max(1, int(len(values) * share))
     return [
         sum(values[max(0, i - width + 1) : i + 1]) / (i + 1 - max(0, i - width + 1))
@@ -117,7 +118,7 @@ def _smooth(values: Sequence[float], share: float = 0.05) -> list[float]:
 
 
 def draw(run: RunDir, name: str, plot: Callable[[Path], None]) -> None:
-    """A picture in the run's folder. No result depends on it: a disk that doesn't take it is a warning."""
+    """Draw a picture in the run folder. A write error is only a warning, since no result depends on it."""
     try:
         plot(run.path / name)
     except UserError as error:
@@ -125,7 +126,7 @@ def draw(run: RunDir, name: str, plot: Callable[[Path], None]) -> None:
 
 
 def plot_curves(metrics: Sequence[dict[str, Any]], path: Path) -> None:
-    """One panel a stage: the loss of every step and its running mean; nothing if no step is known."""
+    """Write loss curves, one panel per stage: every step and the running mean. Without metrics nothing is written."""
     if not metrics:
         return
     stages = list(dict.fromkeys((m["stage"], m["name"]) for m in metrics))
@@ -134,26 +135,26 @@ def plot_curves(metrics: Sequence[dict[str, Any]], path: Path) -> None:
         figure.set_size_inches(4 * len(stages), 3.2)
         for i, (number, name) in enumerate(stages, 1):
             axes = figure.add_subplot(1, len(stages), i)
-            own = [m for m in metrics if m["stage"] == number and m["loss"] is not None]
-            steps, losses = [m["step"] for m in own], [m["loss"] for m in own]
+            records = [m for m in metrics if m["stage"] == number and m["loss"] is not None]
+            steps, losses = [m["step"] for m in records], [m["loss"] for m in records]
             axes.plot(steps, losses, color="tab:blue", alpha=0.3, linewidth=0.8)
             axes.plot(steps, _smooth(losses), color="tab:blue", linewidth=1.8)
             scale = "log" if losses and min(losses) > 0 else "linear"
-            unit = "loss (nats a target token)" if i == 1 else ""
+            unit = "loss (nats per target token)" if i == 1 else ""
             axes.set(title=letters.wrapped(name, 40), xlabel="step", ylabel=unit, yscale=scale)
             axes.grid(alpha=0.3, which="both")
         save(figure, path)
 
 
 def plot_samples(answers: Sequence[Answer], path: Path, count: int = 12) -> None:
-    """A grid of images, each with question, answer and truth; green is right."""
-    shown = answers[:: max(1, len(answers) // count)][:count]
-    letters = Lettering(text for a in shown for text in (question(a.row), a.said, a.truth))
-    width = min(4, len(shown))
-    height = -(-len(shown) // width)
+    """Write a grid of images with question, answer and truth; right answers are green, wrong ones red."""
+    selected = answers[:: max(1, len(answers) // count)][:count]
+    letters = Lettering(text for a in selected for text in (question(a.row), a.text, a.truth))
+    width = min(4, len(selected))
+    height = -(-len(selected) // width)
     with drawing(letters.families) as figure:
         figure.set_size_inches(2.6 * width, 3.1 * height)
-        for i, answer in enumerate(shown, 1):
+        for i, answer in enumerate(selected, 1):
             _sample(figure.add_subplot(height, width, i), answer, letters)
         save(figure, path)
 
@@ -163,14 +164,14 @@ def _sample(axes: Any, answer: Answer, letters: Lettering) -> None:
     if answer.row["image"]:
         axes.imshow(load_image(answer.row["image"][0]))
     axes.set_title(letters.wrapped(question(answer.row), 30, lines=4), fontsize=9)
-    said = letters.wrapped(answer.said or "(nothing)", 26)
+    caption = letters.wrapped(answer.text or "(empty)", 26)
     truth = letters.wrapped(f"(truth: {answer.truth})", 26)
     if not answer.right:
-        said += ("   " if len(said + truth) < 30 else "\n") + truth
+        caption += ("   " if len(caption + truth) < 30 else "\n") + truth
     axes.text(
         0.5,
         -0.04,
-        said,
+        caption,
         transform=axes.transAxes,
         ha="center",
         va="top",

@@ -19,7 +19,7 @@ _PART_EXTRAS = frozenset(("type", "index", "detail", "cache_control", "media_typ
 
 
 class ImagePart(NamedTuple):
-    """An image in a message: `value`, or if that is None one of the row's images, the next or the one of `number`."""
+    """An image in a message: `value`, or with None the row's image `number`, or with None the row's next image."""
 
     value: Any
     number: int | None = None
@@ -34,7 +34,7 @@ class Turn(NamedTuple):
 
 
 class Dialogue(NamedTuple):
-    """Human and gpt in turn, gpt last. `dropped` says that a turn of gpt before the first question was left out."""
+    """Alternating turns of human and gpt, gpt last. `dropped`: gpt spoke first, and that turn is not used."""
 
     turns: list[Turn]
     system: str | None = None
@@ -42,18 +42,18 @@ class Dialogue(NamedTuple):
 
 
 def read_turns(turns: Any, key: str, where: str) -> Dialogue:
-    """`from`/`value` or `role`/`content`; raises `BadSample` naming the turn and what is possible."""
+    """Turns with the keys `from`/`value` or `role`/`content`; raises `BadSample` with the turn and valid forms."""
     if not isinstance(turns, list) or not turns:
         raise BadSample("schema", f"{where}: {key} must be a non-empty list, got {turns!r:.60}")
-    read = [(i, _read_turn(turn, f"{where}, turn {i}")) for i, turn in enumerate(turns)]
-    system = _text_of(read.pop(0)[1].content) if read[0][1].speaker == "system" else None
-    dropped = len(read) >= 3 and read[0][1].speaker == "gpt"
-    read = read[dropped:]
-    for k, (i, turn) in enumerate(read):
+    parsed = [(i, _read_turn(turn, f"{where}, turn {i}")) for i, turn in enumerate(turns)]
+    system = _text_of(parsed.pop(0)[1].content) if parsed[0][1].speaker == "system" else None
+    dropped = len(parsed) >= 3 and parsed[0][1].speaker == "gpt"
+    parsed = parsed[dropped:]
+    for k, (i, turn) in enumerate(parsed):
         _check_order(turns[i], turn.speaker, ("human", "gpt")[k % 2], f"{where}, turn {i}")
-    if len(read) % 2 or not read:
+    if len(parsed) % 2 or not parsed:
         raise BadSample("schema", f"{where}: the last turn must be gpt's answer")
-    return Dialogue([turn for _, turn in read], system, dropped)
+    return Dialogue([turn for _, turn in parsed], system, dropped)
 
 
 def _check_order(turn: Mapping[str, Any], speaker: str, expected: str, where: str) -> None:
@@ -74,9 +74,7 @@ def _read_turn(turn: Any, where: str) -> Turn:
     role = turn[who]
     speaker = SPEAKERS.get(role)
     if speaker is None:
-        raise BadSample(
-            "schema", f"{where}: the role {role!r:.40} is not read; possible: {', '.join(SPEAKERS)}"
-        )
+        raise BadSample("schema", f"{where}: unknown role {role!r:.40}; possible: {', '.join(SPEAKERS)}")
     _check_one_form(turn, who, what, speaker, where)
     _check_loss(turn, speaker, where)
     check_unread(turn, (who, what, *_LOSS), where, (who, what))
@@ -89,7 +87,7 @@ def _read_turn(turn: Any, where: str) -> Turn:
 
 
 def _check_one_form(turn: Mapping[str, Any], who: str, what: str, speaker: str, where: str) -> None:
-    """Raise `BadSample` for a turn in both forms that don't say the same."""
+    """Raise `BadSample` for a turn that has both forms with different content."""
     other_who, other_what = ("from", "value") if who == "role" else ("role", "content")
     other, text = turn.get(other_who), turn.get(other_what)
     if (not is_empty(other) and SPEAKERS.get(str(other)) != speaker) or (
@@ -97,20 +95,20 @@ def _check_one_form(turn: Mapping[str, Any], who: str, what: str, speaker: str, 
     ):
         raise BadSample(
             "schema",
-            f"{where}: {who} and {what} say something else than {other_who} and {other_what}: {turn!r:.80}",
+            f"{where}: {who} and {what} contradict {other_who} and {other_what}: {turn!r:.80}",
         )
 
 
 def _check_loss(turn: Mapping[str, Any], speaker: str, where: str) -> None:
-    """Raise `BadSample` for a turn with another loss: all answers are learnt, with equal weight, and nothing else."""
+    """Raise `BadSample` for a turn with another loss weight than training uses: 1 for answers, 0 for the rest."""
     for key in _LOSS:
         if (value := turn.get(key)) is not None and value != (1 if speaker == "gpt" else 0):
-            learnt = "answers are learnt, with equal weight, and nothing else"
-            raise BadSample("schema", f"{where}: {key}: {value!r:.40} cannot be honoured: {learnt}")
+            rule = "all answers have loss, with equal weight, and no other turn has"
+            raise BadSample("schema", f"{where}: {key}: {value!r:.40} is not supported: {rule}")
 
 
 def read_content(content: Any, where: str) -> Content:
-    """Text, or parts of it with images between."""
+    """The parts of a message: text, or a list of text and image parts."""
     if isinstance(content, str):
         return [content]
     parts = [content] if isinstance(content, dict) else content
@@ -137,7 +135,7 @@ def _read_part(part: Any, where: str) -> str | ImagePart:
     if index is not None and (isinstance(index, bool) or not isinstance(index, int) or index < 0):
         raise BadSample("schema", f"{where}: index must be a number from 0, got {index!r:.40}")
     value = image_value(payload, where)
-    if payload and value is None:  # it would be taken for the place of another image
+    if payload and value is None:  # else it would count as a placeholder of another image
         raise BadSample("schema", f"{where}: no image in {payload!r:.80}")
     return ImagePart(value, None if payload else index)
 
@@ -153,9 +151,7 @@ def _kind_of(part: Mapping[str, Any], filled: Mapping[str, Any], where: str) -> 
         keys = ", ".join(map(str, filled)) or "none"
         raise BadSample("schema", f"{where}: a part without type, text or image; its keys: {keys}")
     if not isinstance(named, str) or named not in PART_TYPES:
-        raise BadSample(
-            "schema", f"{where}: type {named!r:.40} is not read; possible: {', '.join(PART_TYPES)}"
-        )
+        raise BadSample("schema", f"{where}: unknown type {named!r:.40}; possible: {', '.join(PART_TYPES)}")
     return PART_TYPES[named]
 
 

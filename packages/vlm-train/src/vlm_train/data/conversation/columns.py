@@ -1,7 +1,7 @@
 """Converts rows of known formats, detected from the names of their keys or columns, to LLaVA's format.
 
-One reader for every format: a file's rows, a table's records, a shard's `.json`. What it doesn't understand is a
-`BadSample`.
+It serves all file formats: JSON rows, parquet records, the `.json` of tar samples. A row with content that it does not
+understand is a `BadSample`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 from vlm_core.errors import BadSample, UserError, choices
 from vlm_train.config.unknown_keys import check_unread, is_empty, must_be_looked_at, suggests_content
 from vlm_train.data.conversation.chat_turns import Dialogue, Turn, read_turns
-from vlm_train.data.conversation.image_placement import Placing
+from vlm_train.data.conversation.image_placement import ImagePlacement
 from vlm_train.data.conversation.image_values import image_value
 from vlm_train.data.conversation.llava_schema import check_text
 
@@ -26,9 +26,9 @@ LAYOUTS: tuple[tuple[Column, ...], ...] = (
     ("conversations",), ("messages",), ("conversation",), ("texts",), ("question", "answer"),
     ("query", "response"), ("instruction", "output"), ("caption",),
 )  # fmt: skip
-"""What may hold the words of a row; of several that are there, the first."""
+"""Columns with the text of a row; if a row has several layouts, the first one counts."""
 OPTIONAL: dict[Column, tuple[Column, ...]] = {"query": ("history",), "instruction": ("input", "history")}
-_FACTS: tuple[Column, ...] = ("id", "image", "category", "system")
+_METADATA: tuple[Column, ...] = ("id", "image", "category", "system")
 _PAIRS = {"texts": ("user", "assistant"), "conversation": ("human", "assistant")}
 _READ = (
     "id",
@@ -47,16 +47,17 @@ MAX_KEYS, MAX_KEY = 1000, 1000
 
 
 class Reading(NamedTuple):
-    """A row; `dropped` says that a turn of gpt before the first question was left out of it."""
+    """A row; `dropped`: gpt spoke first, and that turn is not used."""
 
     row: dict[str, Any]
     dropped: bool
 
 
 class Columns:
-    """Which of a data file's own names hold what.
+    """Maps a data file's own names to the columns of `Column`.
 
-    `given` says where these differ from ours, `ignore` which are left out although they hold content.
+    `given` are mappings by the user, {column: name in the file}. Names in `ignore` are not read although they have
+    content. Raises `UserError` if no layout of `LAYOUTS` matches.
     """
 
     def __init__(
@@ -66,13 +67,13 @@ class Columns:
             if theirs not in names:
                 raise UserError(f"{where}: has no {theirs!r} for columns.{ours}{choices(theirs, names)}")
         names = [name for name in names if name not in ignore]
-        found = {name: name for name in _FACTS if name in names}
+        metadata = {name: name for name in _METADATA if name in names}
         wanted = [layout for layout in LAYOUTS if any(name in given for name in layout)] or LAYOUTS
         for layout in wanted:
             theirs = {name: given.get(name, name) for name in layout}
             if all(name in names for name in theirs.values()):
-                more = {name: name for name in OPTIONAL.get(layout[0], ()) if name in names}
-                self.layout, self.names = layout[0], {**found, **theirs, **more, **given}
+                optional = {name: name for name in OPTIONAL.get(layout[0], ()) if name in names}
+                self.layout, self.names = layout[0], {**metadata, **theirs, **optional, **given}
                 break
         else:
             raise UserError(f"{where}: {_no_layout(names)}")
@@ -84,7 +85,7 @@ class Columns:
 
     @staticmethod
     def fit(names: Collection[str]) -> bool:
-        """Whether one of the known layouts is there."""
+        """Whether `names` have one of the known layouts."""
         return any(all(name in names for name in layout) for layout in LAYOUTS)
 
     def row(
@@ -101,9 +102,9 @@ class Columns:
         name: str,
         member: Callable[[str], int] | None = None,
     ) -> Reading:
-        """The record as a row, called `name` if it has no id; raises `BadSample` with the row's id.
+        """The record as a row, with the id `name` if it has none; raises `BadSample` with the row's id.
 
-        `images` are the row's where its format keeps them outside of the record; `member` as `Placing` takes it.
+        `images` are the row's images if they are stored outside of the record; `member` as in `ImagePlacement`.
         """
         name = self.name_of(record, name)
         try:
@@ -119,20 +120,20 @@ class Columns:
     def _row(
         self, record: Mapping[str, Any], images: Sequence[Any] | None, where: str, member: Any
     ) -> tuple[dict[str, Any], bool]:
-        own = record.get(self.names.get("id", "id"))
-        if not isinstance(own, str | int | float | None) or (isinstance(own, float) and not isfinite(own)):
-            raise BadSample("schema", f"{where}: id must be text or a number, got {own!r:.60}")
-        if isinstance(own, str) and len(own) > MAX_KEY:
+        id_ = record.get(self.names.get("id", "id"))
+        if not isinstance(id_, str | int | float | None) or (isinstance(id_, float) and not isfinite(id_)):
+            raise BadSample("schema", f"{where}: id must be text or a number, got {id_!r:.60}")
+        if isinstance(id_, str) and len(id_) > MAX_KEY:
             raise BadSample(
-                "too-large", f"{where}: an id of {len(own)} characters; at most {MAX_KEY} are read"
+                "too-large", f"{where}: an id of {len(id_)} characters; at most {MAX_KEY} are read"
             )
         images = self.images_of(record, where) if images is None else images
         dialogue = self._dialogue(record, len(images), where)
-        placing = Placing(images, where, member)
-        turns = placing.turns(dialogue, in_front=not self._by_llava(record))
-        self._check_unread(record, where, len(placing.images))
+        placement = ImagePlacement(images, where, member)
+        turns = placement.turns(dialogue, prepend=not self._has_llava_turns(record))
+        self._check_unread(record, where, len(placement.images))
         category = self._text(record, "category", where)
-        row = {"image": placing.images, "conversations": turns, "category": category}
+        row = {"image": placement.images, "conversations": turns, "category": category}
         system = self._system(record, dialogue, where)
         for text in (category, system, *(turn["value"] for turn in turns)):
             check_text(text or "", where)
@@ -142,11 +143,11 @@ class Columns:
         try:
             check_unread(record, self.read, where, _READ, images)
         except BadSample as error:
-            advice = "rename it, or leave it out on purpose by naming it in ignore:"
+            advice = "rename it, or list it in ignore: to leave it unread"
             raise BadSample(error.reason, f"{error}; {advice}") from None
 
     def images_of(self, record: Mapping[str, Any], where: str) -> list[Any]:
-        """The images that a record holds or names apart from its messages."""
+        """The images of a record outside of its messages, as names or inline."""
         filled = [
             key for key in self.image_keys if record.get(key) is not None and record[key] not in ("", [])
         ]
@@ -155,8 +156,8 @@ class Columns:
         value = record[filled[0]] if filled else []
         return [image_value(v, where) for v in (value if isinstance(value, list) else [value])]
 
-    def _by_llava(self, record: Mapping[str, Any]) -> bool:
-        """Whether the turns are LLaVA's own, which say where each image stands."""
+    def _has_llava_turns(self, record: Mapping[str, Any]) -> bool:
+        """Whether the turns have LLaVA's own keys `from`/`value`, in which every image must have a placeholder."""
         turns = record.get(self.names[self.layout])
         if self.layout not in ("conversations", "messages") or not isinstance(turns, list):
             return False
@@ -173,11 +174,11 @@ class Columns:
                 raise BadSample("placeholders", f"{where}: a caption, but no image{_origins(record)}")
             return _dialogue_of([("", value)], where)
         question, answer = next(names for names in LAYOUTS if names[0] == self.layout)
-        asked = record.get(self.names[question])
-        if not is_empty(more := record.get(self.names.get("input", ""))):
-            asked = f"{asked}\n{more}" if isinstance(asked, str) and isinstance(more, str) else more
-        earlier = self._history(record, where)
-        return _dialogue_of([*earlier, (asked, record.get(self.names[answer]))], where)
+        text = record.get(self.names[question])
+        if not is_empty(extra := record.get(self.names.get("input", ""))):
+            text = f"{text}\n{extra}" if isinstance(text, str) and isinstance(extra, str) else extra
+        history = self._history(record, where)
+        return _dialogue_of([*history, (text, record.get(self.names[answer]))], where)
 
     def _pairs(self, value: Any, where: str) -> list[tuple[Any, Any]]:
         keys = _PAIRS[self.layout]
@@ -187,8 +188,8 @@ class Columns:
         for i, item in enumerate(value):
             if not item.keys() >= set(keys):
                 form = ", ".join(keys)
-                near = "; turns of from/value or role/content belong in 'conversations' or 'messages'"
-                raise BadSample("schema", f"{where}: {name} {i}: expected {{{form}}}, got {item!r:.60}{near}")
+                hint = "; turns of from/value or role/content belong in 'conversations' or 'messages'"
+                raise BadSample("schema", f"{where}: {name} {i}: expected {{{form}}}, got {item!r:.60}{hint}")
             check_unread(item, keys, f"{where}: {name} {i}", keys)
         return [(item[keys[0]], item[keys[1]]) for item in value]
 
@@ -203,11 +204,11 @@ class Columns:
         return [(question, answer) for question, answer in value]
 
     def _system(self, record: Mapping[str, Any], dialogue: Dialogue, where: str) -> str | None:
-        """The system text of the row's own, from its key or its first message."""
-        own = self._text(record, "system", where)
-        if own and dialogue.system and own != dialogue.system:
-            raise BadSample("schema", f"{where}: two system texts: the key 'system' and the first message")
-        return own or dialogue.system or None
+        """The system prompt of the row, from its key or its first message."""
+        system = self._text(record, "system", where)
+        if system and dialogue.system and system != dialogue.system:
+            raise BadSample("schema", f"{where}: two system prompts: the key 'system' and the first message")
+        return system or dialogue.system or None
 
     def _text(self, record: Mapping[str, Any], name: Column, where: str) -> str | None:
         value = record.get(self.names[name]) if name in self.names else None
@@ -226,7 +227,7 @@ def record_row(
     images: Sequence[Any] | None = None,
     member: Callable[[str], int] | None = None,
 ) -> Reading:
-    """A row from a record that may have another layout than the one before it; raises `BadSample`."""
+    """A row from a record whose layout is detected for each record; raises `BadSample`."""
     if not isinstance(record, dict):
         raise BadSample("schema", f"{where}: expected a mapping, got {record!r:.60}", name)
     _check_keys(record, where, name)
@@ -239,7 +240,7 @@ def record_row(
 
 
 def _check_keys(record: Mapping[str, Any], where: str, name: str) -> None:
-    """Raise `BadSample` for more keys, or longer ones, than names can be compared with in no time."""
+    """Raise `BadSample` for too many or too long keys: comparing names for hints would take long."""
     if len(record) > MAX_KEYS:
         raise BadSample("too-large", f"{where}: {len(record)} keys; at most {MAX_KEYS} are read", name)
     if long := next((key for key in record if len(key) > MAX_KEY), None):
@@ -250,8 +251,8 @@ def _check_keys(record: Mapping[str, Any], where: str, name: str) -> None:
 
 def record_name(record: Mapping[str, Any], default: str, key: str = "id") -> str:
     """The id of a record, `default` if it is neither text nor a number."""
-    own = record.get(key)
-    return str(own) if own != "" and isinstance(own, str | int | float) else default
+    value = record.get(key)
+    return str(value) if value != "" and isinstance(value, str | int | float) else default
 
 
 def _dialogue_of(pairs: Sequence[tuple[Any, Any]], where: str) -> Dialogue:
@@ -279,6 +280,6 @@ def _listed(names: Collection[str]) -> str:
 
 
 def _origins(record: Mapping[str, Any]) -> str:
-    """A hint for a record without images: its keys that look like the name of an image."""
+    """A hint for a record without images: its first key that suggests one."""
     near = [key for key, value in record.items() if suggests_content(str(key)) and not is_empty(value)]
     return f"; {near[0]!r} is not read: an image is 'image' or 'images'" if near else ""

@@ -1,4 +1,4 @@
-"""Positions of a conversation's images: `<image>` in text, parts of messages, or all before the first question."""
+"""Places a row's images in its conversation: at `<image>`, at image parts of messages, or before the first question."""
 
 from __future__ import annotations
 
@@ -11,40 +11,43 @@ from vlm_train.data.conversation.chat_turns import Dialogue, ImagePart
 from vlm_train.data.conversation.llava_schema import PLACEHOLDER
 
 
-class Placing:
-    """Goes through a conversation and takes the row's images one after the other.
+class ImagePlacement:
+    """Assigns the images of one row to the placeholders of its conversation.
 
-    `images` after that are those of the conversation in order, `turns` LLaVA's turns with `<image>` for each.
-    `member`, if given, tells which of the row's images a name in a message means.
+    After `turns`, `images` are the images in the order of their placeholders. `member`, if given, returns the number
+    of the row's image that a name in a message refers to.
     """
 
     def __init__(self, images: Sequence[Any], where: str, member: Callable[[str], int] | None = None) -> None:
-        self.of_row, self.where, self.member = list(images), where, member
+        self.row_images, self.where, self.member = list(images), where, member
         self.images: list[Any] = []
-        self.places: list[int] = []
-        self.more = 0
+        self.numbers: list[int] = []
+        self.excess = 0
 
-    def turns(self, dialogue: Dialogue, in_front: bool) -> list[dict[str, str]]:
-        """The turns; with `in_front`, images without a position come before the first one."""
-        found = []
+    def turns(self, dialogue: Dialogue, prepend: bool) -> list[dict[str, str]]:
+        """LLaVA's turns with `<image>` for each image; with `prepend`, images without a placeholder come first.
+
+        Raises `BadSample` if placeholders and images differ in number.
+        """
+        turns = []
         for speaker, content in dialogue.turns:
             text = [self._write(part, speaker == "human") for part in content]
-            found.append({"from": speaker, "value": "\n".join(text)})
-        if in_front and self.of_row and not self.places and not self.images:
-            marks = [self._take(None) for _ in self.of_row]
-            asked = found[0]["value"]
-            found[0] = {**found[0], "value": "\n".join([*marks, *([asked] if asked else [])])}
+            turns.append({"from": speaker, "value": "\n".join(text)})
+        if prepend and self.row_images and not self.numbers and not self.images:
+            placeholders = [self._take(None) for _ in self.row_images]
+            question = turns[0]["value"]
+            turns[0] = {**turns[0], "value": "\n".join([*placeholders, *([question] if question else [])])}
         self._check()
-        return found
+        return turns
 
     def _write(self, part: str | ImagePart, human: bool) -> str:
         if isinstance(part, str):
             if human:
                 check_marks(part, self.where)
-                marks = part.count(PLACEHOLDER)
-                for _ in range(min(marks, len(self.of_row) + 1)):
+                count = part.count(PLACEHOLDER)
+                for _ in range(min(count, len(self.row_images) + 1)):
                     self._take(None)
-                self.more += max(0, marks - len(self.of_row) - 1)  # too many: they are counted, not taken
+                self.excess += max(0, count - len(self.row_images) - 1)  # counted only: there may be millions
             return part
         if part.value is None:
             return self._take(part.number)
@@ -54,17 +57,17 @@ class Placing:
         return PLACEHOLDER
 
     def _take(self, number: int | None) -> str:
-        """The next of the row's images, or that number; `_check` finds those that aren't there."""
-        self.places.append(len(self.places) if number is None else number)
-        self.images.extend(self.of_row[self.places[-1] : self.places[-1] + 1])
+        """Take the next of the row's images, or image `number`; `_check` reports images that don't exist."""
+        self.numbers.append(len(self.numbers) if number is None else number)
+        self.images.extend(self.row_images[self.numbers[-1] : self.numbers[-1] + 1])
         return PLACEHOLDER
 
     def _check(self) -> None:
-        count = len(self.of_row)
-        if (marks := len(self.places) + self.more) != count:
-            text = f"{marks} {PLACEHOLDER} in the human turns, but {count} images"
+        count = len(self.row_images)
+        if (placeholders := len(self.numbers) + self.excess) != count:
+            text = f"{placeholders} {PLACEHOLDER} in the human turns, but {count} images"
             raise BadSample("placeholders", f"{self.where}: {text}")
-        if missing := sorted(set(range(count)) - set(self.places)):
+        if missing := sorted(set(range(count)) - set(self.numbers)):
             raise BadSample(
                 "placeholders", f"{self.where}: image {missing[0]} of the row has no place in the text"
             )

@@ -1,4 +1,4 @@
-"""Values of an image in a row: a file name, or the image itself as bytes, base64 or a `data:` URL."""
+"""Reads the value of an image in a row: a file name, or an inline image as bytes, base64 or a `data:` URL."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ LOCATIONS = ("image", "image_url", "source", "url", "path")
 ABOUT = frozenset(
     ("type", "detail", "media_type", "mime_type", "format", "width", "height", "size", "name", "id")
 )
-"""Keys of an image's mapping that say nothing about its pixels."""
+"""Keys of an image's mapping that don't affect its pixels."""
 
 
 @dataclass(frozen=True)
 class InlineImage:
-    """An image inside its row, decoded when it is needed."""
+    """An image stored in its row, decoded on access."""
 
     data: bytes | str = field(repr=False)
 
@@ -43,9 +43,9 @@ class InlineImage:
 
 
 def image_value(value: Any, where: str) -> Any:
-    """An `InlineImage`, or the name of an image; what is neither stays, for `ImageFolder.locate` to refuse.
+    """An `InlineImage` or the name of an image. Any other value is returned as is; `ImageFolder.locate` refuses it.
 
-    Raises `BadSample` for a mapping with keys that aren't known and for a `data:` URL that holds no image.
+    Raises `BadSample` for a mapping with unknown keys and for a `data:` URL that is not an image.
     """
     if isinstance(value, Mapping):
         value = _from_mapping(value, where)
@@ -68,7 +68,7 @@ def _from_mapping(mapping: Mapping[str, Any], where: str) -> Any:
         raise BadSample(
             "schema", f"{where}: an image is given twice, by {' and '.join(inside or named)}; give one"
         )
-    if inside:  # a name beside the bytes is where they come from
+    if inside:  # a name next to the bytes is their origin
         value = filled[inside[0]]
         return value if not isinstance(value, str) or _is_data_url(value) else InlineImage(value)
     value = filled[named[0]] if named else None

@@ -1,4 +1,4 @@
-"""What any row keeps to: the mark for an image, and text that is text."""
+"""Rules for every row: the image placeholder, and text that is valid Unicode."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ PLACEHOLDER = IMAGE_PLACEHOLDER
 
 
 def check_text(text: str, where: str) -> None:
-    """Raise `BadSample` for what JSON can spell but no encoding can hold."""
+    """Raise `BadSample` for unpaired surrogates: JSON can escape them, UTF-8 can't encode them."""
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise BadSample("schema", f"{where}: half of a surrogate pair in {text!r:.60} is no text") from None
+        raise BadSample(
+            "schema", f"{where}: unpaired surrogate in {text!r:.60}: not valid Unicode text"
+        ) from None

@@ -1,4 +1,4 @@
-"""The index of a data file: where each row stands, how long it is and what is wrong with it; made once, then mapped."""
+"""The index of a JSON data file: position, length and fault of each row; built once, then memory-mapped."""
 
 from __future__ import annotations
 
@@ -22,12 +22,20 @@ from vlm_core.markup.printable import printable
 from vlm_core.rows import text_length
 from vlm_train.data.conversation.columns import record_row
 from vlm_train.data.conversation.image_values import InlineImage
-from vlm_train.data.index_cache import Faults, fingerprint, kept, load_faults, load_table, note_fault, ordered
+from vlm_train.data.index_cache import (
+    Faults,
+    are_consecutive,
+    cached_index,
+    fingerprint,
+    load_faults,
+    load_table,
+    note_fault,
+)
 from vlm_train.data.json_files.json_reader import rows_of_file
 
 VERSION = 4
-KEEP_FROM = 32 * 2**20
-"""Smaller files are indexed anew each time, within a second."""
+MIN_CACHED_BYTES = 32 * 2**20
+"""Smaller files are indexed in each run, within a second."""
 MAX_NAMES = 2**31
 _FILES = ("rows.npy", "names", "faults.json")
 ROW = np.dtype([("start", "<i8"), ("size", "<i4"), ("chars", "<i4"), ("images", "<i4"), ("crc", "<u4")])
@@ -35,9 +43,9 @@ ROW = np.dtype([("start", "<i8"), ("size", "<i4"), ("chars", "<i4"), ("images", 
 
 @dataclass
 class Index:
-    """`rows` (of `ROW`, memory-mapped if large), faults `{row: (reason, message, id)}`, and the name of each image.
+    """`rows` (dtype `ROW`, memory-mapped if large), faults `{row: (reason, message, id)}`, and the name of each image.
 
-    `sha256` is that of the whole file.
+    `opened_by_gpt` counts rows whose first turn is gpt's and is not read. `sha256` is that of the whole file.
     """
 
     rows: np.ndarray
@@ -47,12 +55,12 @@ class Index:
     sha256: str
 
     def image_names(self) -> Iterator[tuple[int, Any, str]]:
-        """(row, name, the row's id) of every image that is named, in order; only rows without a fault have any."""
+        """(row, name, the row's id) of every image given by name, in order; rows with a fault have none."""
         start = 0
         for row in np.flatnonzero(self.rows["images"]):
             for _ in range(self.rows["images"][row]):
                 end = self.names.index(b"\0", start)
-                if end > start:  # an image that the row holds has no name
+                if end > start:  # an inline image has no name
                     name, row_id = json.loads(self.names[start:end])
                     yield int(row), name, row_id
                 start = end + 1
@@ -61,26 +69,28 @@ class Index:
 def index_of(path: Path, ignore: Sequence[str] = ()) -> Index:
     """The index of a `.json` or `.jsonl` file, from the cache if the file is large and has not changed.
 
-    `ignore` are keys of rows that are left out. Raises `UserError` if the file can't be read, holds no rows, or is no
-    list of JSON values.
+    Keys in `ignore` are not read. Raises `UserError` if the file can't be read, has no rows, or is not a list of JSON
+    values.
     """
     if not os.path.lexists(path):
         raise UserError(f"{printable(path)}: no such data file")
     if path.is_dir():
-        raise UserError(f"{path}: cannot be read: Is a directory; name the file of rows")
+        raise UserError(f"{path}: cannot be read: Is a directory; name the data file")
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
-        if size < KEEP_FROM:
+        if size < MIN_CACHED_BYTES:
             return _build(file, path, ignore)
-        known = f"rows {VERSION} {sorted(ignore)} ".encode() + fingerprint(file, path)
-        name, load = hashlib.sha256(known).hexdigest(), partial(_load, size)
-        return kept(name, VERSION, str(path), lambda: _build(file, path, ignore), _write, load, _FILES)
+        key = f"rows {VERSION} {sorted(ignore)} ".encode() + fingerprint(file, path)
+        name, load = hashlib.sha256(key).hexdigest(), partial(_load, size)
+        return cached_index(
+            name, VERSION, str(path), lambda: _build(file, path, ignore), _write, load, _FILES
+        )
 
 
 def _build(file: BinaryIO, path: Path, ignore: Sequence[str]) -> Index:
     before = fingerprint(file, path)
-    found = array("q")
-    count = opened = 0
+    columns = array("q")
+    count = opened_by_gpt = 0
     faults: Faults = {}
     names = bytearray()
     for start, size, value in rows_of_file(file, path):
@@ -90,22 +100,22 @@ def _build(file: BinaryIO, path: Path, ignore: Sequence[str]) -> Index:
             if isinstance(value, BadSample):
                 raise value
             row, dropped = record_row(value, where, "", ignore=ignore)
-            opened += dropped
+            opened_by_gpt += dropped
             chars, images, name = text_length(row), row["image"], row["id"]
         except BadSample as error:
             note_fault(faults, count, error, error.row, str(path))
-        found.extend((start, size, chars, len(images), zlib.crc32(os.pread(file.fileno(), size, start))))
+        columns.extend((start, size, chars, len(images), zlib.crc32(os.pread(file.fileno(), size, start))))
         count += 1
         for image in images:
             names += (b"" if isinstance(image, InlineImage) else json.dumps([image, name]).encode()) + b"\0"
-    if not found:
-        raise UserError(f"{path}: holds no rows")
+    if not columns:
+        raise UserError(f"{path}: has no rows")
     rows = np.empty(count, ROW)
-    for name, column in zip(ROW.names or (), np.array(found).reshape(-1, 5).T, strict=True):
+    for name, column in zip(ROW.names or (), np.array(columns).reshape(-1, 5).T, strict=True):
         rows[name] = column
-    index = Index(rows, faults, bytes(names), opened, sha256(path))
+    index = Index(rows, faults, bytes(names), opened_by_gpt, sha256(path))
     if fingerprint(file, path) != before:
-        raise UserError(f"{path}: changed while it was read; start again")
+        raise UserError(f"{path}: changed while it was read; run the command again")
     return index
 
 
@@ -120,13 +130,14 @@ def _write(index: Index, folder: Path) -> None:
     (folder / "faults.json").write_text(json.dumps(faults))
 
 
-def _load(size: int, kept: Path) -> Index:
-    """The index of a file of `size` bytes; raises `UserError` for one whose parts don't fit each other or the file."""
-    rows = load_table(kept / "rows.npy", ROW)
-    facts, faults = load_faults(kept / "faults.json", len(rows))
-    names = read_bytes(kept / "names", MAX_NAMES)
-    whole = isinstance(facts.get("sha256"), str) and type(facts.get("opened_by_gpt")) is int
-    places = len(rows) > 0 and ordered(rows["start"], rows["size"], size)
-    if not (whole and places and (rows["images"] >= 0).all() and rows["images"].sum() == names.count(b"\0")):
-        raise UserError(f"{kept}: not an index of this file")
+def _load(size: int, folder: Path) -> Index:
+    """The index of a file of `size` bytes; raises `UserError` for one that contradicts itself or the file."""
+    rows = load_table(folder / "rows.npy", ROW)
+    facts, faults = load_faults(folder / "faults.json", len(rows))
+    names = read_bytes(folder / "names", MAX_NAMES)
+    has_facts = isinstance(facts.get("sha256"), str) and type(facts.get("opened_by_gpt")) is int
+    ranges = len(rows) > 0 and are_consecutive(rows["start"], rows["size"], size)
+    images = (rows["images"] >= 0).all() and rows["images"].sum() == names.count(b"\0")
+    if not (has_facts and ranges and images):
+        raise UserError(f"{folder}: not an index of this file")
     return Index(rows, faults, names, facts["opened_by_gpt"], facts["sha256"])

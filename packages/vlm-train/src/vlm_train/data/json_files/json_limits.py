@@ -1,4 +1,4 @@
-"""Limits of one row of JSON, checked before it is parsed: `[[],[],…` takes a hundred times its bytes as objects."""
+"""Limits of one row of JSON, checked before parsing: as Python objects, `[[],[],…` takes a hundred times its bytes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 from vlm_core.errors import BadSample
 
 MAX_VALUES, MAX_DEPTH = 250_000, 64
-"""Items of all lists and mappings of a row, and levels of them."""
+"""Items of all lists and mappings of a row, and their nesting depth."""
 _TOKEN = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[\]{},]', re.DOTALL)
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class Extent(NamedTuple):
-    """Where a value ends, None if that is not in sight, how many values it holds, and their levels."""
+    """End of a value in the text (None if not found), number of values in it, and nesting depth."""
 
     end: int | None
     values: int
@@ -23,7 +23,7 @@ class Extent(NamedTuple):
 
     @property
     def fault(self) -> BadSample | None:
-        """What is too much in it, without a place."""
+        """The limit that the value exceeds, without file and row."""
         if self.depth > MAX_DEPTH:
             return BadSample("json", f"nested deeper than {MAX_DEPTH} levels")
         if self.values > MAX_VALUES:
@@ -32,7 +32,7 @@ class Extent(NamedTuple):
 
 
 def extent(text: str, at: int = 0, to_the_end: bool = False) -> Extent:
-    """The extent of the list or mapping that begins at a place; it is told up to the limits, or `to_the_end`."""
+    """The extent of the list or mapping that begins at `at`; counting stops at the limits unless `to_the_end`."""
     values = level = depth = 0
     for token in _TOKEN.finditer(text, at):
         mark = token[0][0]
@@ -51,7 +51,7 @@ def extent(text: str, at: int = 0, to_the_end: bool = False) -> Extent:
 
 
 def check_limits(text: str, where: str, at: int = 0, end: int | None = None) -> None:
-    """Raise `BadSample` for JSON with too many values or levels; at most times, counting characters shows enough."""
+    """Raise `BadSample` for JSON with too many values or levels; usually counting characters is enough to pass."""
     opened = text.count("[", at, end) + text.count("{", at, end)
     if opened <= MAX_DEPTH and opened + text.count(",", at, end) <= MAX_VALUES:
         return
@@ -60,11 +60,13 @@ def check_limits(text: str, where: str, at: int = 0, end: int | None = None) -> 
 
 
 def check_surrogates(value: Any, text: str, where: str, at: int = 0, end: int | None = None) -> None:
-    """Raise `BadSample` for a value, parsed from `text`, that has half of a surrogate pair: it can't be written."""
+    """Raise `BadSample` for a value, parsed from `text`, with an unpaired surrogate: UTF-8 can't encode it."""
     if not _SURROGATE.search(text, at, len(text) if end is None else end):
         return
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         near = error.object[max(0, error.start - 20) : error.start + 20]
-        raise BadSample("schema", f"{where}: half of a surrogate pair in {near!r:.60} is no text") from None
+        raise BadSample(
+            "schema", f"{where}: unpaired surrogate in {near!r:.60}: not valid Unicode text"
+        ) from None

@@ -1,4 +1,4 @@
-"""Items of a large JSON list or of JSON lines, one at a time, with where their bytes stand in the file."""
+"""Reads a large JSON list, or JSON lines, item by item, with the byte range of each item."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _DECODER = json.JSONDecoder(object_pairs_hook=distinct)
 
 
 def _text_of(error: Exception) -> str:
-    """What is wrong, in a user's words where Python's say something else."""
+    """The error in a user's words, where Python's message would mislead."""
     if isinstance(error, UnicodeDecodeError):
         return f"{error}; save the file as UTF-8"
     if isinstance(error, RecursionError):
@@ -35,7 +35,7 @@ def _text_of(error: Exception) -> str:
 
 
 def loads(data: bytes, where: str) -> Any:
-    """Parse one row, without a byte order mark; whatever is wrong with it is a `BadSample`."""
+    """Parse one row; a byte order mark is skipped. Raises `BadSample` for any fault of it."""
     try:
         text = data.decode("utf-8-sig")
         check_limits(text, where)
@@ -51,10 +51,10 @@ def loads(data: bytes, where: str) -> Any:
 
 
 def rows_of_file(file: BinaryIO, path: Path) -> Iterator[tuple[int, int, Any]]:
-    """(start, size, value) of each row; the content, not the name, decides between a list and JSON lines.
+    """(start, size, value) of each row. The content decides between a list and JSON lines, not the file name.
 
-    JSON lines are more than one line, of which the first is a value by itself; anything else is read as a list.
-    In a `.jsonl` file only what begins as a list is none of them: one bad line there is one bad row.
+    A file is JSON lines if it has several lines and the first is a complete value; anything else is read as a list.
+    A `.jsonl` file is always JSON lines unless it begins with `[`: one bad line there is one bad row.
     """
     first = file.readline(MAX_ROW)
     while first and not _bare(first):
@@ -74,13 +74,13 @@ def _bare(line: bytes) -> bytes:
 
 
 def _skip_space(file: BinaryIO) -> int:
-    """Go on to what is no white space -> how many lines end before it."""
+    """Move to the next character that is not white space -> the number of line ends before it."""
     lines, size = 0, 512
     while data := file.read(size):
-        rest = data.lstrip()
-        lines += data.count(b"\n", 0, len(data) - len(rest))
-        if rest:
-            file.seek(-len(rest), os.SEEK_CUR)
+        stripped = data.lstrip()
+        lines += data.count(b"\n", 0, len(data) - len(stripped))
+        if stripped:
+            file.seek(-len(stripped), os.SEEK_CUR)
             break
         size = min(2 * size, CHUNK)
     return lines
@@ -91,7 +91,7 @@ def _is_json(line: bytes) -> bool:
         text = line.decode("utf-8-sig")
         check_limits(text, "")
         json.loads(text)
-    except BadSample:  # of a row
+    except BadSample:  # beyond the limits of a row, but JSON
         return True
     except (ValueError, RecursionError):
         return False
@@ -99,12 +99,12 @@ def _is_json(line: bytes) -> bool:
 
 
 def line_rows(file: BinaryIO, path: Path) -> Iterator[tuple[int, int, Any]]:
-    """(start, size, value) of each line that isn't blank; value is a `BadSample` where it can't be parsed."""
+    """(start, size, value) of each non-blank line; the value is a `BadSample` if the line can't be parsed."""
     start = number = 0
     while line := file.readline(MAX_ROW):
         number += 1
         if len(line) == MAX_ROW:
-            raise UserError(f"{path}, line {number}: longer than {MAX_ROW} bytes; these are no rows")
+            raise UserError(f"{path}, line {number}: longer than {MAX_ROW} bytes, the limit of a row")
         if not _bare(line):
             number += _skip_space(file)
             start = file.tell()
@@ -118,17 +118,17 @@ def line_rows(file: BinaryIO, path: Path) -> Iterator[tuple[int, int, Any]]:
 
 
 class _Window:
-    """A stretch of the file as text, with the byte at which its rest stands."""
+    """A moving window of the file as text; `at` is the position in the text, `byte` the same in the file."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.text, self.at, self.byte = file, "", 0, 0
         self.decode = codecs.getincrementaldecoder("utf-8")()
 
     def more(self) -> bool:
-        """Read on; False at the end. A rest that grows is read in ever larger pieces."""
-        rest = self.text[self.at :]
-        data = self.file.read(max(CHUNK, len(rest)))
-        self.text, self.at = rest + self.decode.decode(data, final=not data), 0
+        """Read more text; False at the end of the file. Unparsed text is doubled, so a long row costs linear time."""
+        unparsed = self.text[self.at :]
+        data = self.file.read(max(CHUNK, len(unparsed)))
+        self.text, self.at = unparsed + self.decode.decode(data, final=not data), 0
         return bool(data)
 
     def move(self, end: int) -> None:
@@ -141,7 +141,7 @@ class _Window:
         self.move(int(self.text.startswith("\ufeff")))
 
     def peek(self) -> str:
-        """The next character that is no white space, not taken; empty at the end."""
+        """The next character that is not white space, without consuming it; empty at the end."""
         while True:
             match = _SPACE.match(self.text, self.at)
             assert match is not None
@@ -150,23 +150,23 @@ class _Window:
                 return self.text[self.at : self.at + 1]
 
     def value(self, where: str) -> Any:
-        """The JSON value that begins here, a `BadSample` for one that is wrong but whose end is known.
+        """The JSON value that begins here; a `BadSample` for an invalid value whose end is known.
 
-        Raises `BadSample` for one beyond the limits whose end isn't.
+        Raises `BadSample` for a value beyond the limits whose end is not found.
         """
         while True:
             try:
                 value, end = _DECODER.raw_decode(self.text, self.at)
             except json.JSONDecodeError as error:
-                rest = len(self.text) - self.at
-                text = self.text.startswith('"', self.at)  # which may end farther on
-                if error.pos == self.at and rest > len("-Infinity") and not text:  # nothing begins here
+                remaining = len(self.text) - self.at
+                is_string = self.text.startswith('"', self.at)  # its end may not have been read yet
+                if error.pos == self.at and remaining > len("-Infinity") and not is_string:  # not a value
                     raise
-                if rest > MAX_ROW:
+                if remaining > MAX_ROW:
                     raise ValueError(f"{error.msg}, or a row of more than {MAX_ROW} bytes") from None
                 if not self.more():
                     raise
-                if len(self.text) > CHUNK:  # parsing less can't take much
+                if len(self.text) > CHUNK:  # less text can't exceed the limits by much
                     check_limits(self.text, where)
                 continue
             except (ValueError, RecursionError) as error:
@@ -175,17 +175,17 @@ class _Window:
                         continue
                     raise
                 value = BadSample("json", f"{where}: not valid JSON: {_text_of(error)}")
-            # "1." reads as 1: a value has ended only when something that ends one is in sight
+            # "1." parses as 1 where ".5" is not read yet: only a delimiter shows the end of a value
             if self.text[end : end + 1] in _ENDS or not self.more():
-                return self._taken(value, end, where)
+                return self._consume(value, end, where)
 
     def _end(self) -> int | None:
-        """Where a value ends that can't be parsed, if that is in sight and tells."""
+        """The end of a list or mapping that can't be parsed, if its brackets close in the text."""
         bracketed = self.text[self.at : self.at + 1] in ("[", "{")
         return extent(self.text, self.at, to_the_end=True).end if bracketed else None
 
-    def _taken(self, value: Any, end: int, where: str) -> Any:
-        """The value, if it keeps to the limits of a row."""
+    def _consume(self, value: Any, end: int, where: str) -> Any:
+        """Move behind the value and return it, or a `BadSample` if it exceeds the limits of a row."""
         start = self.at
         try:
             check_limits(self.text, where, start, end)
@@ -196,8 +196,8 @@ class _Window:
         return value
 
 
-def _seen(window: _Window, where: str) -> str:
-    """The value that is there instead of a list; for a mapping its first keys, as far as its values are small."""
+def _describe(window: _Window, where: str) -> str:
+    """The type of a value that is not a list; for a mapping also its first keys."""
     if window.peek() != "{":
         return f"{type(window.value(where)).__name__}"
     keys: list[str] = []
@@ -220,15 +220,15 @@ def _seen(window: _Window, where: str) -> str:
 
 
 def list_rows(file: BinaryIO, path: Path) -> Iterator[tuple[int, int, Any]]:
-    """(start, size, value) of each item of the list that the file holds; memory is that of a few rows.
+    """(start, size, value) of each item of the file's list, in the memory of a few rows.
 
-    Raises `UserError` if the file is no JSON list: where one item ends then can't be told from where the next begins.
+    Raises `UserError` if the file is not a valid JSON list, since later items can't be found.
     """
     window, count = _Window(file), 0
     try:
         window.skip_mark()
         if window.peek() != "[":
-            raise UserError(f"{path}: expected a list of rows, got {_seen(window, str(path))}")
+            raise UserError(f"{path}: expected a list of rows, got {_describe(window, str(path))}")
         window.move(window.at + 1)
         if ended := window.peek() == "]":
             window.move(window.at + 1)
@@ -243,9 +243,9 @@ def list_rows(file: BinaryIO, path: Path) -> Iterator[tuple[int, int, Any]]:
             window.move(window.at + 1)
             ended = mark == "]"
         if window.peek():
-            raise ValueError("something follows the list")
+            raise ValueError("unexpected text after the list")
     except BadSample as error:
-        raise UserError(f"{error}; rows behind it can't be read") from None
+        raise UserError(f"{error}; later rows can't be read") from None
     except UserError:
         raise
     except (ValueError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""Rows of a JSON file, each parsed when it is asked for."""
+"""Rows of a JSON file, parsed on access."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vlm_core.io.images import ImageSource, StoredImage
 from vlm_core.rows import Row, Rows
 from vlm_train.data.conversation.columns import record_row
 from vlm_train.data.conversation.image_values import InlineImage
-from vlm_train.data.index_cache import opened, shared
+from vlm_train.data.index_cache import from_pickle, to_pickle
 from vlm_train.data.json_files.json_index import ROW, index_of
 from vlm_train.data.json_files.json_reader import loads
 
@@ -27,9 +27,9 @@ log = logging.getLogger(__name__)
 
 
 class LlavaRows(Rows):
-    """Rows of a `.json` list or `.jsonl` file; images are named (inside `folder`) or held in the row.
+    """Rows of a `.json` list or `.jsonl` file; images are files inside `folder`, or inline.
 
-    A process holds the index, which processes of one machine share, and reads rows by their place in the file.
+    Only the index is in memory, shared by the processes of a machine. Rows are read by their byte range.
     """
 
     def __init__(self, path: Path, folder: ImageFolder, ignore: Sequence[str] = ()) -> None:
@@ -37,7 +37,7 @@ class LlavaRows(Rows):
         self.path, self.folder, self.table, self.ignore = path, folder, index.rows, tuple(ignore)
         self.sha256 = index.sha256
         self._handle: int | None = None
-        self._version = self._seen()
+        self._version = self._stat()
         self._faults: dict[int, BadSample] = {}
         for row, (reason, message, name) in index.faults.items():
             self._faults[row] = BadSample(reason, message, name or self._where(row))
@@ -47,12 +47,12 @@ class LlavaRows(Rows):
             except BadSample as error:
                 self._faults.setdefault(row, error.of_row(name or self._where(row)))
         if index.opened_by_gpt:
-            text = "%s: in %d rows gpt speaks first; that turn is left out"
+            text = "%s: in %d rows gpt speaks first; that turn is not used"
             log.warning(text, path, index.opened_by_gpt)
 
-    def _seen(self) -> tuple[int, int]:
-        facts = os.stat(self.path)
-        return facts.st_size, facts.st_mtime_ns
+    def _stat(self) -> tuple[int, int]:
+        stat = os.stat(self.path)
+        return stat.st_size, stat.st_mtime_ns
 
     def _where(self, index: int) -> str:
         return f"{self.path}: row {index}"
@@ -67,11 +67,11 @@ class LlavaRows(Rows):
         index = index_of(self.path, self.ignore)
         if index.sha256 != self.sha256:
             raise UserError(f"{self.path}: changed since this run began; start it again")
-        good = ((row, image) for row, image, _ in index.image_names() if row not in self._faults)
-        images = [self.folder.locate(image, "") for _, image in good]
+        usable = ((row, image) for row, image, _ in index.image_names() if row not in self._faults)
+        images = [self.folder.locate(image, "") for _, image in usable]
         faults = [[row, fault.reason] for row, fault in sorted(self._faults.items())]
-        reading = self.path.suffix, sorted(self.ignore)
-        return digests.of("llava", reading, self.sha256, faults, digests.of_images(images))
+        options = self.path.suffix, sorted(self.ignore)
+        return digests.of("llava", options, self.sha256, faults, digests.of_images(images))
 
     def sizes(self) -> np.ndarray:
         return np.stack([self.table["chars"], self.table["images"]], axis=1)
@@ -86,11 +86,11 @@ class LlavaRows(Rows):
             raise error.of_row(row["id"]) from None
 
     def _parsed(self, index: int) -> Row:
-        """Row `index` with its images as the file has them."""
-        place, where = self.table[index], self._where(index)
-        data = os.pread(self._open(), int(place["size"]), int(place["start"]))
-        if zlib.crc32(data) != place["crc"]:
-            raise UserError(f"{where} is not the one that was indexed: the file has changed; start it again")
+        """Row `index` with its images as in the file: names or `InlineImage`."""
+        entry, where = self.table[index], self._where(index)
+        data = os.pread(self._open(), int(entry["size"]), int(entry["start"]))
+        if zlib.crc32(data) != entry["crc"]:
+            raise UserError(f"{where}: the file has changed since it was indexed; run the command again")
         return record_row(loads(data, where), where, where, ignore=self.ignore).row
 
     def _source(self, image: Any, index: int, k: int) -> ImageSource:
@@ -99,22 +99,22 @@ class LlavaRows(Rows):
         return self.folder.locate(image, self._where(index))
 
     def image(self, index: int, k: int) -> bytes:
-        """The bytes of a row's k-th image, which the row holds: read anew, so that nobody keeps them."""
+        """The bytes of a row's k-th image, an inline one. They are read again, so that rows in memory stay small."""
         return self._parsed(index)["image"][k].decode(f"{self._where(index)}, image {k}")
 
     def _open(self) -> int:
-        """A handle of this process; reading by position, it may be shared with forked ones."""
+        """The file descriptor; forked processes may share it, since reads are positional."""
         if self._handle is None:
-            if self._seen() != self._version:
+            if self._stat() != self._version:
                 raise UserError(f"{self.path}: changed since this run began; start it again")
             self._handle = os.open(self.path, os.O_RDONLY)
         return self._handle
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_handle": None, "table": shared(self.table)}
+        return {**self.__dict__, "_handle": None, "table": to_pickle(self.table)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__ = {**state, "table": opened(state["table"], ROW)}
+        self.__dict__ = {**state, "table": from_pickle(state["table"], ROW)}
 
     def __del__(self) -> None:
         if getattr(self, "_handle", None) is not None:

@@ -1,4 +1,4 @@
-"""Cells of a table as Python values, bounded before they are made; the bytes of images stay where they are."""
+"""Cells of a table as Python values, with limits checked before conversion; images stay in Arrow memory."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from vlm_train.data.json_files.json_limits import MAX_VALUES
 from vlm_train.data.json_files.json_reader import MAX_ROW
 
 
-def cell(table: pa.Table, name: str, place: int, where: str, image: bool = False) -> pa.Scalar:
-    """A cell; raises `BadSample` for one with more values or text than a row may have. An `image` keeps its bytes."""
-    chunked = table[name].slice(place, 1)
+def cell(table: pa.Table, name: str, position: int, where: str, image: bool = False) -> pa.Scalar:
+    """A cell; raises `BadSample` beyond the limits of a row. In a column of an `image`, bytes don't count."""
+    chunked = table[name].slice(position, 1)
     values, size = weight(chunked.chunk(0) if chunked.num_chunks == 1 else chunked.combine_chunks(), image)
     if values > MAX_VALUES:
         raise BadSample("too-large", f"{where}: {name!r:.60}: more than {MAX_VALUES} values in one row")
@@ -27,7 +27,7 @@ def cell(table: pa.Table, name: str, place: int, where: str, image: bool = False
 
 
 def value(scalar: pa.Scalar, name: str, where: str) -> Any:
-    """A cell as Python has it; whatever can't be (no UTF-8, a date of the year 300000) is a `BadSample`."""
+    """A cell as a Python value; raises `BadSample` if that fails (invalid UTF-8, a date in the year 300000)."""
     try:
         return scalar.as_py()
     except MemoryError:
@@ -40,7 +40,7 @@ def value(scalar: pa.Scalar, name: str, where: str) -> Any:
 
 
 def weight(array: pa.Array, image: bool = False) -> tuple[int, int]:
-    """(values, bytes) of a stretch of a column, on all levels; of an `image`, without the bytes of its file."""
+    """(values, bytes) of a column slice at all nesting levels; for an `image`, without the bytes of its file."""
     if isinstance(array, pa.ExtensionArray):
         array = array.storage
     kind = array.type
@@ -56,11 +56,13 @@ def weight(array: pa.Array, image: bool = False) -> tuple[int, int]:
 
 
 def _repeated(array: pa.DictionaryArray) -> int:
-    """Bytes of the values of a dictionary's column if each stood for itself."""
-    words = array.dictionary
-    if not (_is_bytes(words.type) or pa.types.is_string(words.type) or pa.types.is_large_string(words.type)):
-        return len(array) * words.nbytes
-    lengths = pc.call_function("binary_length", [words]).take(array.indices)
+    """Bytes of the values of a dictionary-encoded column after decoding."""
+    values = array.dictionary
+    if not (
+        _is_bytes(values.type) or pa.types.is_string(values.type) or pa.types.is_large_string(values.type)
+    ):
+        return len(array) * values.nbytes
+    lengths = pc.call_function("binary_length", [values]).take(array.indices)
     return pc.call_function("sum", [lengths]).as_py() or 0
 
 
@@ -78,9 +80,9 @@ def images_of(scalar: pa.Scalar) -> list[pa.Scalar]:
 
 
 def image_of(scalar: pa.Scalar, name: str, where: str) -> tuple[Any, Any]:
-    """An image as (scalar of its bytes or None, what else may say which image it is)."""
-    held = scalar.get("bytes") if isinstance(scalar, pa.StructScalar) else scalar
-    if isinstance(held, pa.DictionaryScalar) and held.is_valid:
-        held = held.value
-    binary = isinstance(held, pa.BinaryScalar) and not isinstance(held, pa.StringScalar)
-    return (held, None) if binary and held.is_valid else (None, value(scalar, name, where))
+    """An image as (scalar of its bytes, None), or as (None, its value) if it has no bytes."""
+    data = scalar.get("bytes") if isinstance(scalar, pa.StructScalar) else scalar
+    if isinstance(data, pa.DictionaryScalar) and data.is_valid:
+        data = data.value
+    binary = isinstance(data, pa.BinaryScalar) and not isinstance(data, pa.StringScalar)
+    return (data, None) if binary and data.is_valid else (None, value(scalar, name, where))

@@ -1,7 +1,8 @@
-"""Headers of the pages of a parquet file: what a column chunk decodes to is known before anything is decoded.
+"""Reads the page headers of a parquet file, to know the decoded size of a column chunk before decoding it.
 
-The footer's sizes are claims, and a dictionary of one text and a run length make a terabyte of 100 bytes. pyarrow tells
-neither, so the headers (https://parquet.apache.org/docs/file-format, in Thrift's compact protocol) are read here.
+The sizes in the footer can't be trusted, and a dictionary with run lengths expands 100 bytes to a terabyte. pyarrow
+does not expose page headers, so they (https://parquet.apache.org/docs/file-format, Thrift's compact protocol) are
+parsed here.
 """
 
 from __future__ import annotations
@@ -16,30 +17,32 @@ MAX_PAGES = 100_000
 _DATA, _DICTIONARY, _DATA_V2 = 0, 2, 3
 _DELTA_BYTE_ARRAY = 7
 _LEVELS = 4
-"""Bytes of a value's levels while it is decoded: how deep it is, and where lists begin."""
+"""Bytes of a value's definition and repetition levels during decoding."""
 
 
-class Content(NamedTuple):
-    """What pages hold: bytes without compression, values, bytes of dictionaries, and those of the largest page in which
-    values share their beginnings (`DELTA_BYTE_ARRAY`)."""
+class PageSizes(NamedTuple):
+    """Totals over the pages of a column chunk: uncompressed bytes, values, bytes of dictionaries.
+
+    `delta_page` is the size of the largest page with the encoding `DELTA_BYTE_ARRAY`, whose values share prefixes.
+    """
 
     size: int
     values: int
     dictionary: int
-    shared: int
+    delta_page: int
 
 
 class Chunk(NamedTuple):
-    """Where the pages of a column stand in a file."""
+    """The byte range of a column chunk in the file."""
 
     start: int
     end: int
 
 
 def chunks(footer: memoryview) -> list[list[Chunk]]:
-    """The column chunks of each row group; raises `ValueError` for what is no footer.
+    """The column chunks of each row group; raises `ValueError` for an invalid footer.
 
-    pyarrow tells them, too, but ends the process where what else a footer says of a column is wrong.
+    pyarrow's own access to them aborts the process if other metadata of a column is invalid.
     """
     groups = Thrift(footer).struct().get(4, [])
     if not isinstance(groups, list) or not all(
@@ -50,19 +53,19 @@ def chunks(footer: memoryview) -> list[list[Chunk]]:
 
 
 def _chunk(column: Any) -> Chunk:
-    facts = column.get(3) if isinstance(column, dict) else None
-    if not isinstance(facts, dict):
-        raise ValueError("a footer has a column without a place")
-    size, start, dictionary = facts.get(7), facts.get(9), facts.get(11) or 0
+    metadata = column.get(3) if isinstance(column, dict) else None
+    if not isinstance(metadata, dict):
+        raise ValueError("a footer has a column without metadata")
+    size, start, dictionary = metadata.get(7), metadata.get(9), metadata.get(11) or 0
     if type(size) is not int or type(start) is not int or type(dictionary) is not int:
-        raise ValueError("a footer has a column without a place")
+        raise ValueError("a footer has a column without size and offset")
     if 0 < dictionary < start:
         start = dictionary
     return Chunk(start, start + size)
 
 
 def _headers(data: memoryview) -> Iterator[tuple[dict[int, Any], int, int]]:
-    """(header, bytes in the file, bytes without compression) of each page of a column chunk."""
+    """(header, compressed bytes, uncompressed bytes) of each page of a column chunk."""
     at = 0
     for _ in range(MAX_PAGES):
         if at >= len(data):
@@ -77,9 +80,9 @@ def _headers(data: memoryview) -> Iterator[tuple[dict[int, Any], int, int]]:
     raise ValueError(f"more than {MAX_PAGES} pages in one column")
 
 
-def content(chunk: memoryview) -> Content:
-    """What a column chunk holds, by the headers of its pages; raises `ValueError` for what is none."""
-    total = values = dictionary = shared = 0
+def page_sizes(chunk: memoryview) -> PageSizes:
+    """The sizes of a column chunk, from its page headers; raises `ValueError` for an invalid chunk."""
+    total = values = dictionary = delta_page = 0
     for header, _, size in _headers(chunk):
         total += size
         kind = header.get(1)
@@ -94,10 +97,10 @@ def content(chunk: memoryview) -> Content:
             raise ValueError("a page without a number of values")
         values += count
         if page.get(2 if kind == _DATA else 4) == _DELTA_BYTE_ARRAY:
-            shared = max(shared, size)
-    return Content(total, values, dictionary, shared)
+            delta_page = max(delta_page, size)
+    return PageSizes(total, values, dictionary, delta_page)
 
 
-def decoded(pages: Content, width: int) -> int:
-    """Bytes in memory of a chunk whose values have `width` bytes beside what the pages hold, repeated values aside."""
+def decoded_bytes(pages: PageSizes, width: int) -> int:
+    """Bytes in memory of a decoded chunk with `width` bytes per value, without repeated dictionary entries."""
     return pages.size + pages.values * (width + _LEVELS)

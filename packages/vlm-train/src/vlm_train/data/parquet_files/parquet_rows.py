@@ -1,4 +1,4 @@
-"""Rows of parquet files, each found by its file, row group and place in it."""
+"""Rows of parquet files, addressed by file, row group and position in the group."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from vlm_core.io.manifest import sha256
 from vlm_core.rows import Blocks, Row, Rows, readable, text_length
 from vlm_train.data.conversation.columns import MAX_KEYS, Column, Columns
 from vlm_train.data.conversation.image_values import InlineImage, image_value
-from vlm_train.data.index_cache import pieces
+from vlm_train.data.index_cache import sampled_digest_of
 from vlm_train.data.parquet_files.parquet_cells import cell, image_of, images_of, value
 from vlm_train.data.parquet_files.parquet_file import ParquetFile
 from vlm_train.data.storage import is_remote
 
 _COUNTED = StoredImage("", bytes)
 log = logging.getLogger(__name__)
-HELD = 256 * 2**20
-"""Bytes of row groups that a process keeps, decompressed; training's order mixes half as many at a time."""
+CACHED_BYTES = 256 * 2**20
+"""Decompressed bytes of row groups that a process keeps; training's order mixes half as many at a time."""
 
 
 class ParquetRows(Rows):
-    """The rows of `files` in order; images are held in the file (`bytes`) or named (`path`, inside `folder`)."""
+    """The rows of `files` in order; images are in the file (`bytes`) or files inside `folder` (`path`)."""
 
     def __init__(
         self,
@@ -56,99 +56,101 @@ class ParquetRows(Rows):
         if len(schema.names) > MAX_KEYS:
             raise UserError(f"{files[0]}: {len(schema.names)} columns; at most {MAX_KEYS} are read")
         if repeated := sorted({name for name in schema.names if schema.names.count(name) > 1}):
-            raise UserError(f"{files[0]}: more than one column is called {repeated[0]!r}; rename all but one")
+            raise UserError(f"{files[0]}: several columns are named {repeated[0]!r}; rename all but one")
         self.columns, self.ignore = _columns(given, schema.names, files[0], ignore), tuple(ignore)
-        self.wanted = sorted({*self.columns.names.values(), *self.columns.image_keys, *self.columns.unread})
-        self._dropped = False
+        self.names_to_read = sorted(
+            {*self.columns.names.values(), *self.columns.image_keys, *self.columns.unread}
+        )
+        self._warned = False
         sizes = [(f, g, n) for f, file in enumerate(self.files) for g, n in enumerate(file.rows)]
         self.groups = [(f, g) for f, g, n in sizes if n]
         self.starts = [0, *accumulate(n for _, _, n in sizes if n)]
         firsts = {f: i for i, (f, _) in reversed(list(enumerate(self.groups)))}
         self.first_rows = {f: self.starts[i] for f, i in firsts.items()}
         if not self.groups:
-            raise UserError(f"{files[0]}: holds no rows")
+            raise UserError(f"{files[0]}: has no rows")
         largest = max(size for file in self.files for size in file.bytes)
-        self.together = max(2, HELD // max(1, largest))
-        self._held: OrderedDict[int, pa.Table] = OrderedDict()
+        self.max_cached = max(2, CACHED_BYTES // max(1, largest))
+        self._cache: OrderedDict[int, pa.Table] = OrderedDict()
         self._bad: dict[int, BadSample] = {}
 
     def __len__(self) -> int:
         return self.starts[-1]
 
     def blocks(self) -> Blocks | None:
-        """Row groups; None where all of them fit into what a process keeps."""
-        if len(self.groups) <= self.together:
+        """The row groups; None if a process can keep all of them."""
+        if len(self.groups) <= self.max_cached:
             return None
-        return Blocks(np.diff(self.starts), max(1, self.together // 2))  # a step may stand in two windows
+        return Blocks(np.diff(self.starts), max(1, self.max_cached // 2))  # a step may span two windows
 
-    def _place(self, index: int) -> tuple[int, int, str]:
-        """Row `index` as (number of its group, place in the group, name)."""
+    def _locate(self, index: int) -> tuple[int, int, str]:
+        """Row `index` as (number of its group, position in the group, name for messages)."""
         number = bisect_right(self.starts, index) - 1
         file = self.groups[number][0]
-        where = f"{self.files[file].store.name}: row {index - self.first_rows[file]}"
+        where = f"{self.files[file].file.name}: row {index - self.first_rows[file]}"
         return number, index - self.starts[number], where
 
     def _table(self, number: int) -> pa.Table:
-        """A row group, kept until `together` others have been read."""
+        """A row group, from the cache of the `max_cached` most recently used ones."""
         if number in self._bad:
             raise self._bad[number]
-        if number not in self._held:
+        if number not in self._cache:
             file, group = self.groups[number]
-            while len(self._held) >= self.together:
-                self._held.popitem(last=False)
+            while len(self._cache) >= self.max_cached:
+                self._cache.popitem(last=False)
             try:
-                self._held[number] = self.files[file].read(group, self.wanted)
+                self._cache[number] = self.files[file].read(group, self.names_to_read)
             except BadSample as error:
                 self._bad[number] = error
                 raise
-            while len(self._held) > 2 and sum(table.nbytes for table in self._held.values()) > HELD:
-                self._held.popitem(last=False)  # a footer may claim less than there is
-        self._held.move_to_end(number)
-        return self._held[number]
+            while len(self._cache) > 2 and sum(table.nbytes for table in self._cache.values()) > CACHED_BYTES:
+                self._cache.popitem(last=False)  # a footer may claim less than the true size
+        self._cache.move_to_end(number)
+        return self._cache[number]
 
     def row(self, index: int) -> Row:
-        number, place, where = self._place(index)
+        number, position, where = self._locate(index)
         try:
-            return self._row(self._table(number), place, where, index)
+            return self._row(self._table(number), position, where, index)
         except BadSample as error:
             raise error.of_row(where) from None
 
-    def _row(self, table: pa.Table, place: int, where: str, index: int | None) -> Row:
-        """A row of a table; without an index its images are only counted."""
-        record = self._record(table, place, where)
+    def _row(self, table: pa.Table, position: int, where: str, index: int | None) -> Row:
+        """A row of a table; without an index its images are counted only."""
+        record = self._record(table, position, where)
         try:
-            cells = self._cells(table, place, where)
+            cells = self._image_cells(table, position, where)
             images = [self._image(scalar, where, index, k) for k, scalar in enumerate(cells)]
             row, dropped = self.columns.reading(record, images, where, where)
             if index is None:
                 return row
             if dropped:
-                self._tell_dropped(where)
+                self._warn_dropped(where)
             return {**row, "image": [self._source(v, where, index, k) for k, v in enumerate(row["image"])]}
         except BadSample as error:
             raise error.of_row(self.columns.name_of(record, where)) from None
 
-    def _record(self, table: pa.Table, place: int, where: str) -> dict[str, Any]:
-        """A row's columns, without those of images."""
+    def _record(self, table: pa.Table, position: int, where: str) -> dict[str, Any]:
+        """The columns of a row except its images."""
         names = [name for name in table.column_names if name not in self.columns.image_keys]
-        return {name: value(cell(table, name, place, where), name, where) for name in names}
+        return {name: value(cell(table, name, position, where), name, where) for name in names}
 
-    def _tell_dropped(self, where: str) -> None:
-        if not self._dropped:
-            log.warning("%s: gpt speaks first; that turn is left out, here and in later rows", where)
-        self._dropped = True
+    def _warn_dropped(self, where: str) -> None:
+        if not self._warned:
+            log.warning("%s: gpt speaks first; that turn is not used, here and in later rows", where)
+        self._warned = True
 
-    def _cells(self, table: pa.Table, place: int, where: str) -> list[pa.Scalar]:
-        """The images of a row as its column has them."""
+    def _image_cells(self, table: pa.Table, position: int, where: str) -> list[pa.Scalar]:
+        """The images of a row as scalars of its column."""
         keys = self.columns.image_keys
-        filled = [(key, images_of(cell(table, key, place, where, image=True))) for key in keys]
+        filled = [(key, images_of(cell(table, key, position, where, image=True))) for key in keys]
         filled = [(key, cells) for key, cells in filled if cells]
         if len(filled) > 1:
             raise BadSample("schema", f"{where}: images under both {filled[0][0]!r} and {filled[1][0]!r}")
         return filled[0][1] if filled else []
 
     def _image(self, scalar: pa.Scalar, where: str, index: int | None, k: int) -> Any:
-        """An image as `Columns.row` takes it; its bytes stay in the table until somebody reads them."""
+        """An image for `Columns.row`; its bytes stay in the table until they are read."""
         data, other = image_of(scalar, "image", where)
         if index is None:
             return _COUNTED
@@ -164,57 +166,56 @@ class ParquetRows(Rows):
         if not self.folder.root:
             raise BadSample(
                 "path",
-                f"{where}: image {image!r:.80} is a name without bytes; set images: to the folder of the images",
+                f"{where}: image {image!r:.80} is a file name without bytes; set images: to the folder of the images",
             )
         return self.folder.locate(image, where)
 
     def cell_image(self, index: int, k: int) -> bytes:
         """The bytes of the k-th image in a row's column."""
-        number, place, where = self._place(index)
-        data, _ = image_of(self._cells(self._table(number), place, where)[k], "image", where)
+        number, position, where = self._locate(index)
+        data, _ = image_of(self._image_cells(self._table(number), position, where)[k], "image", where)
         assert data is not None
         if (size := data.as_buffer().size) > MAX_BYTES:
             raise BadSample("too-large", f"{where}, image {k}: {size} bytes; at most {MAX_BYTES} are read")
         return data.as_buffer().to_pybytes()
 
     def inline_image(self, index: int, k: int) -> bytes:
-        """The bytes of a row's k-th image, which stands in a message or as base64; read anew, so nobody keeps them."""
-        number, place, where = self._place(index)
+        """The bytes of a row's k-th image, an inline one. They are read again, so that rows in memory stay small."""
+        number, position, where = self._locate(index)
         table = self._table(number)
-        images = [
-            self._image(scalar, where, index, j) for j, scalar in enumerate(self._cells(table, place, where))
-        ]
-        image = self.columns.row(self._record(table, place, where), images, where, where)["image"][k]
+        cells = self._image_cells(table, position, where)
+        images = [self._image(scalar, where, index, j) for j, scalar in enumerate(cells)]
+        image = self.columns.row(self._record(table, position, where), images, where, where)["image"][k]
         return image.decode(f"{where}, inline image {k}")
 
     def sizes(self) -> np.ndarray:
-        """Reads all columns but the images' bytes."""
-        found = np.zeros((len(self), 2), dtype=np.int64)
+        """Reads all columns except image bytes."""
+        sizes = np.zeros((len(self), 2), dtype=np.int64)
         for number, (f, group) in enumerate(self.groups):
             file = self.files[f]
-            with suppress(BadSample):  # its rows are left out when their turn comes
-                table = file.read(group, file.without_bytes(self.wanted, self.columns.image_keys))
-                for place in range(len(table)):
+            with suppress(BadSample):  # reported when training reads its rows
+                table = file.read(group, file.without_bytes(self.names_to_read, self.columns.image_keys))
+                for position in range(len(table)):
                     with suppress(BadSample):
-                        row = self._row(table, place, "", None)
-                        found[self.starts[number] + place] = text_length(row), len(row["image"])
-        return found
+                        row = self._row(table, position, "", None)
+                        sizes[self.starts[number] + position] = text_length(row), len(row["image"])
+        return sizes
 
     def digest(self) -> str:
-        """Of small files whole, with the images that they name; of others size, footer and, if local, pieces."""
-        stores = [file.store for file in self.files]
+        """Small files are hashed completely, with the images that they name; of others size, footer and samples."""
+        files = [file.file for file in self.files]
         columns = sorted(self.columns.names.items()), sorted(self.ignore)
-        near = [Path(store.name) for store in stores if not is_remote(store.name)]
-        if len(near) == len(stores) and sum(store.size for store in stores) <= digests.WHOLE_BYTES:
+        local = [Path(file.name) for file in files if not is_remote(file.name)]
+        if len(local) == len(files) and sum(file.size for file in files) <= digests.WHOLE_BYTES:
             images = (image for row in readable(self) for image in row["image"])
             named = [image for image in images if not isinstance(image, StoredImage)]
-            whole = [sha256(file) for file in near]
-            return digests.of("parquet", columns, whole, digests.of_images(named))
-        footers = [[store.size, file.footer_digest()] for store, file in zip(stores, self.files, strict=True)]
-        return digests.of("parquet", columns, footers, [pieces(file) for file in near])
+            hashes = [sha256(path) for path in local]
+            return digests.of("parquet", columns, hashes, digests.of_images(named))
+        footers = [[file.file.size, file.footer_digest()] for file in self.files]
+        return digests.of("parquet", columns, footers, [sampled_digest_of(path) for path in local])
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_held": OrderedDict()}
+        return {**self.__dict__, "_cache": OrderedDict()}
 
 
 def _columns(given: Mapping[Column, str], names: Sequence[str], where: str, ignore: Sequence[str]) -> Columns:
@@ -224,7 +225,7 @@ def _columns(given: Mapping[Column, str], names: Sequence[str], where: str, igno
     try:
         return Columns(given, names, where, ignore)
     except UserError as error:
-        raise UserError(f"{error}; say which with columns:") from None
+        raise UserError(f"{error}; map them with columns:") from None
 
 
 def _difference(one: pa.Schema, other: pa.Schema) -> str:

@@ -1,4 +1,4 @@
-"""Structs of Thrift's compact protocol, in which parquet's footers and page headers are written."""
+"""Parses structs of Thrift's compact protocol, the encoding of parquet's footers and page headers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ _BOOLEANS, _INTEGERS, _BYTE, _DOUBLE, _TEXT, _LISTS, _STRUCT = (1, 2), (4, 5, 6)
 
 
 class Thrift:
-    """Reads data from a place on; whatever is no such struct is a `ValueError`."""
+    """Parses `data` from position `at`; raises `ValueError` for anything that is not a valid struct."""
 
     def __init__(self, data: memoryview, at: int = 0) -> None:
         self.data, self.at = data, at
 
     def struct(self, levels: int = _LEVELS) -> dict[int, Any]:
-        """Fields by id; none of them may stand there twice, for readers differ in which they take."""
+        """Fields by id. A repeated field is an error, since parsers differ in which one they use."""
         fields: dict[int, Any] = {}
         number = 0
         while head := self._byte():
@@ -35,7 +35,7 @@ class Thrift:
             return self._list(levels)
         if kind == _STRUCT and levels:
             return self.struct(levels - 1)
-        if kind in (_BYTE, _DOUBLE, *_BOOLEANS):  # in a list, truth takes a byte
+        if kind in (_BYTE, _DOUBLE, *_BOOLEANS):  # in a list, a boolean takes a byte
             return self._bytes(8 if kind == _DOUBLE else 1)
         raise ValueError(f"a page header or footer holds a field of kind {kind}")
 
@@ -43,18 +43,18 @@ class Thrift:
         head = self._byte()
         count = head >> 4 if head >> 4 < 15 else self._varint()
         if count > len(self.data) - self.at:
-            raise ValueError("a list in a page header or footer is longer than it")
+            raise ValueError("a list in a page header or footer is longer than its data")
         return [self._value(head & 15, levels) for _ in range(count)]
 
     def _bytes(self, size: int) -> bytes:
         if size > len(self.data) - self.at:
-            raise ValueError("a page header or footer breaks off")
+            raise ValueError("a page header or footer is truncated")
         self.at += size
         return bytes(self.data[self.at - size : self.at])
 
     def _byte(self) -> int:
         if self.at >= len(self.data):
-            raise ValueError("a page header or footer breaks off")
+            raise ValueError("a page header or footer is truncated")
         self.at += 1
         return self.data[self.at - 1]
 
@@ -65,7 +65,7 @@ class Thrift:
             value |= (byte & 0x7F) << shift
             if byte < 0x80:
                 return value
-        raise ValueError("a number in a page header or footer has no end")
+        raise ValueError("an integer in a page header or footer is too long")
 
     def _integer(self) -> int:
         value = self._varint()

@@ -1,4 +1,4 @@
-"""The index of tar shards: where each sample's words and pictures stand and what is wrong with it; made once."""
+"""The index of tar shards: byte ranges of each sample's text and images, and its fault; built once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,15 @@ from vlm_core.rows import Row, text_length
 from vlm_train.config.unknown_keys import check_unread, is_empty
 from vlm_train.data.conversation.columns import Column, Columns, Reading, record_name, record_row
 from vlm_train.data.conversation.image_values import InlineImage, image_value
-from vlm_train.data.index_cache import Faults, fingerprint, kept, load_faults, load_table, note_fault, ordered
+from vlm_train.data.index_cache import (
+    Faults,
+    are_consecutive,
+    cached_index,
+    fingerprint,
+    load_faults,
+    load_table,
+    note_fault,
+)
 from vlm_train.data.json_files import json_index
 from vlm_train.data.json_files.json_reader import MAX_ROW, loads
 from vlm_train.data.tar_files.tar_reader import BLOCK, Member
@@ -29,7 +37,7 @@ from vlm_train.data.tar_files.tar_samples import TarSample, samples
 
 VERSION = 4
 INLINE = -1
-"""The start of a picture that has no member of its own: its sample's `.json` holds it."""
+"""The start of an inline image: it is stored in its sample's `.json`, not in a member."""
 ROW = np.dtype(
     [("shard", "<i4"), ("start", "<i8"), ("size", "<i4"), ("caption", "?"), ("chars", "<i4"),
      ("picture", "<i8"), ("pictures", "<i4"), ("key", "<i8"), ("length", "<i4"), ("crc", "<u4")]
@@ -42,7 +50,10 @@ _FILES = (*(f"{name}.npy" for name in TABLES), "faults.json")
 
 @dataclass
 class TarIndex:
-    """`rows` (of `ROW`), `pictures` (of `PICTURE`), the text that their names are pieces of, and faults by row."""
+    """`rows` (dtype `ROW`), `pictures` (dtype `PICTURE`), the concatenated names of both, and faults by row.
+
+    `dropped` counts samples whose first turn is gpt's and is not used.
+    """
 
     rows: np.ndarray
     pictures: np.ndarray
@@ -51,8 +62,8 @@ class TarIndex:
     dropped: int = 0
 
 
-class Reader(NamedTuple):
-    """How a sample's `.json` is read: `given` names keys that differ from ours, `ignore` those that are left out."""
+class RecordReader(NamedTuple):
+    """Converts a sample's `.json` to a row: `given` maps columns to its keys, keys in `ignore` are not read."""
 
     given: Mapping[Column, str]
     ignore: Sequence[str] = ()
@@ -60,96 +71,103 @@ class Reader(NamedTuple):
     def row(
         self, record: Mapping[str, Any], members: Sequence[tuple[str, Any]], where: str, name: str
     ) -> Reading:
-        """A sample's row from its record and its images by their members' names; raises `BadSample`.
+        """A sample's row from its record and its image members (name, image); raises `BadSample`.
 
-        A name in `.json` means the member with that base name. Names that no member has say where the images were
-        before, and are passed over where there are as many of them as members.
+        A name in `.json` refers to the member with that base name. If no member has these names, they are taken for
+        the original file names, provided that there are as many names as members.
         """
         bases = [member.rpartition("/")[2] for member, _ in members]
-        places = {base: place for place, base in reversed([*enumerate(bases)])}
+        numbers = {base: number for number, base in reversed([*enumerate(bases)])}
 
-        def number(named: str) -> int:
+        def number_of(named: str) -> int:
             base = named.rpartition("/")[2]
-            if base not in places:
-                raise BadSample("missing", f"{where}: image {named!r:.80} is no member of this sample")
-            return places[base]
+            if base not in numbers:
+                raise BadSample("missing", f"{where}: image {named!r:.80} is not a member of this sample")
+            return numbers[base]
 
         keys = [self.given["image"]] if "image" in self.given else ["image", "images"]
-        kept = {key: value for key, value in record.items() if key not in keys}
+        other = {key: value for key, value in record.items() if key not in keys}
         filled = [key for key in keys if not is_empty(record.get(key))]
         if len(filled) > 1:
             raise BadSample("schema", f"{where}: images under both 'image' and 'images'")
         value = record[filled[0]] if filled else []
         named = [image_value(v, where) for v in (value if isinstance(value, list) else [value])]
-        images = _own_images(named, [image for _, image in members], bases, where)
+        images = _sample_images(named, [image for _, image in members], bases, where)
         given: dict[Column, str] = {ours: theirs for ours, theirs in self.given.items() if ours != "image"}
-        return record_row(kept, where, name, given=given, ignore=self.ignore, images=images, member=number)
+        return record_row(
+            other, where, name, given=given, ignore=self.ignore, images=images, member=number_of
+        )
 
 
-def _own_images(named: Sequence[Any], members: Sequence[Any], bases: Sequence[str], where: str) -> list[Any]:
-    """The images of a sample: its members, in the order in which `.json` names them, or what `.json` holds."""
-    inside = [image for image in named if isinstance(image, InlineImage)]
-    if not named or (not members and len(inside) == len(named)):
-        return [*members] or inside
-    if inside or len(named) != len(members):
+def _sample_images(
+    named: Sequence[Any], members: Sequence[Any], bases: Sequence[str], where: str
+) -> list[Any]:
+    """The images of a sample: its members in the order of the names in `.json`, or the inline images of `.json`."""
+    inline = [image for image in named if isinstance(image, InlineImage)]
+    if not named or (not members and len(inline) == len(named)):
+        return [*members] or inline
+    if inline or len(named) != len(members):
         text = f".json names {len(named)} images ({named[0]!r:.60}), but the sample has {len(members)} image members"
         raise BadSample("placeholders", f"{where}: {text}")
-    wanted = [str(name).rpartition("/")[2] for name in named]
-    return [members[bases.index(name)] for name in wanted] if sorted(wanted) == sorted(bases) else [*members]
+    names = [str(name).rpartition("/")[2] for name in named]
+    return [members[bases.index(name)] for name in names] if sorted(names) == sorted(bases) else [*members]
 
 
 def record_of(data: bytes, caption: bool, where: str) -> Mapping[str, Any]:
-    """What a sample's `.json` holds, or its `.txt` as a caption; raises `BadSample`."""
+    """The mapping of a sample's `.json`, or its `.txt` as a caption; raises `BadSample`."""
     if caption:
         try:
             return {"caption": data.decode("utf-8-sig").replace("\r\n", "\n").strip()}
         except UnicodeDecodeError as error:
-            raise BadSample("schema", f"{where}: no text: {error}") from None
-    found = loads(data, where)
-    if not isinstance(found, dict):
-        raise BadSample("schema", f"{where}: expected a mapping, got {found!r:.60}")
-    return found
+            raise BadSample("schema", f"{where}: not UTF-8 text: {error}") from None
+    record = loads(data, where)
+    if not isinstance(record, dict):
+        raise BadSample("schema", f"{where}: expected a mapping, got {record!r:.60}")
+    return record
 
 
-def index_of(shards: Sequence[str], reader: Reader) -> TarIndex:
+def index_of(shards: Sequence[str], reader: RecordReader) -> TarIndex:
     """The index of all shards, from the cache if they are large and have not changed. Raises `UserError`."""
-    known = "shards", VERSION, sorted(reader.given.items()), sorted(reader.ignore)
-    digest, sizes = hashlib.sha256(repr(known).encode()), []
+    key = "shards", VERSION, sorted(reader.given.items()), sorted(reader.ignore)
+    digest, sizes = hashlib.sha256(repr(key).encode()), []
     for shard in shards:
         with open_regular(shard) as file:
             digest.update(fingerprint(file, Path(shard)))
             sizes.append(os.fstat(file.fileno()).st_size)
-    if sum(sizes) < json_index.KEEP_FROM:
+    if sum(sizes) < json_index.MIN_CACHED_BYTES:
         return _build(shards, reader)
     what, load = f"{shards[0]}, … ({len(shards)} shards)", partial(_load, np.array(sizes))
-    return kept(digest.hexdigest(), VERSION, what, lambda: _build(shards, reader), _write, load, _FILES)
+    return cached_index(
+        digest.hexdigest(), VERSION, what, lambda: _build(shards, reader), _write, load, _FILES
+    )
 
 
-def _build(shards: Sequence[str], reader: Reader) -> TarIndex:
-    build, tables = _Builder(reader), []
+def _build(shards: Sequence[str], reader: RecordReader) -> TarIndex:
+    builder, tables = _Builder(reader), []
     for number, shard in enumerate(shards):
         with open_regular(shard) as file:
             for sample in samples(file, shard):
-                build.add(number, sample, shard, file)
-        tables.append(build.taken())
-    if not build.count:
-        raise UserError(f"{shards[0]}: holds no samples; expected key.jpg beside key.json or key.txt")
-    names = np.frombuffer(bytes(build.names), dtype=np.uint8)
+                builder.add(number, sample, shard, file)
+        tables.append(builder.take_arrays())
+    if not builder.count:
+        raise UserError(f"{shards[0]}: has no samples; expected key.jpg with key.json or key.txt")
+    names = np.frombuffer(bytes(builder.names), dtype=np.uint8)
     rows, pictures = (np.concatenate(column) for column in zip(*tables, strict=True))
-    return TarIndex(rows, pictures, names, build.faults, build.dropped)
+    return TarIndex(rows, pictures, names, builder.faults, builder.dropped)
 
 
 class _Builder:
-    """Collects rows and pictures; `taken` turns them into arrays, which are a tenth in size, shard by shard."""
+    """Collects rows and pictures of one shard at a time; as arrays they take a tenth of the memory."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: RecordReader) -> None:
         self.reader, self.count, self.pictured, self.dropped = reader, 0, 0, 0
         self.rows: list[tuple[Any, ...]] = []
         self.pictures: list[tuple[int, int, int, int, int]] = []
         self.names = bytearray()
         self.faults: Faults = {}
 
-    def taken(self) -> tuple[np.ndarray, np.ndarray]:
+    def take_arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """(rows, pictures) collected since the last call."""
         arrays = np.array(self.rows, dtype=ROW), np.array(self.pictures, dtype=PICTURE)
         self.rows, self.pictures = [], []
         return arrays
@@ -160,20 +178,20 @@ class _Builder:
         try:
             if sample.fault:
                 raise sample.fault
-            text, caption, row, crc = self._words(sample, where, file)
-            chars, inside = text_length(row), [i for i in row["image"] if isinstance(i, InlineImage)]
-            members = [*sample.pictures, *(Member("", INLINE, 0) for _ in inside)]
+            text, caption, row, crc = self._text(sample, where, file)
+            chars, inline = text_length(row), [i for i in row["image"] if isinstance(i, InlineImage)]
+            members = [*sample.pictures, *(Member("", INLINE, 0) for _ in inline)]
             pictures = [(p.start, p.size, *self._name(p.name), _header_crc(file, p)) for p in members]
         except BadSample as error:
             name = error.row or printable(sample.key) or where
             note_fault(self.faults, self.count, error, name, where)
-        place = shard, text.start, text.size, caption, chars, self.pictured, len(pictures), *key, crc
-        self.rows.append(place)
+        row = shard, text.start, text.size, caption, chars, self.pictured, len(pictures), *key, crc
+        self.rows.append(row)
         self.pictures += pictures
         self.count, self.pictured = self.count + 1, self.pictured + len(pictures)
 
-    def _words(self, sample: TarSample, where: str, file: Any) -> tuple[Member, bool, Row, int]:
-        """The member that holds a sample's words, whether it is a caption, the row, and the CRC of the words."""
+    def _text(self, sample: TarSample, where: str, file: Any) -> tuple[Member, bool, Row, int]:
+        """(member with a sample's text, whether it is a caption, the row, CRC of the text)."""
         where = f"{where}: {printable(sample.key)}"
         if large := next((p for p in sample.pictures if p.size > MAX_BYTES), None):
             raise BadSample("too-large", f"{where}: {large.size} bytes; at most {MAX_BYTES} are read")
@@ -187,8 +205,8 @@ class _Builder:
             record = record_of(data, caption, where)
             if not caption and "txt" in sample.texts and not self.reader.given and not Columns.fit(record):
                 check_unread(record, self.reader.ignore, f"{where}: .json beside .txt", (), 1)
-                continue  # facts about a picture, whose words are in .txt
-            reader = Reader({}) if caption else self.reader
+                continue  # metadata of an image whose caption is in .txt
+            reader = RecordReader({}) if caption else self.reader
             pictures = [(p.name, p) for p in sample.pictures]
             try:
                 row, dropped = reader.row(record, pictures, where, printable(sample.key))
@@ -197,8 +215,8 @@ class _Builder:
                 raise error.of_row(record_name(record, printable(sample.key), id_key)) from None
             self.dropped += dropped
             return member, caption, row, zlib.crc32(data)
-        beside = ", ".join(printable(name) for name in [*sample.names][:5])
-        raise BadSample("schema", f"{where}: has neither .json nor .txt; it has {beside}")
+        members = ", ".join(printable(name) for name in [*sample.names][:5])
+        raise BadSample("schema", f"{where}: has neither .json nor .txt; it has {members}")
 
     def _name(self, name: str) -> tuple[int, int]:
         data = printable(name).encode()
@@ -207,7 +225,7 @@ class _Builder:
 
 
 def _header_crc(file: Any, member: Member) -> int:
-    """Of the header block in front of a member: name, size and time; whoever reads the member compares it."""
+    """CRC of a member's header block (name, size, time), which is compared when the member is read."""
     if member.start == INLINE:
         return 0
     return zlib.crc32(os.pread(file.fileno(), BLOCK, member.start - BLOCK))
@@ -220,17 +238,17 @@ def _write(index: TarIndex, folder: Path) -> None:
     (folder / "faults.json").write_text(json.dumps(facts))
 
 
-def _load(sizes: np.ndarray, kept: Path) -> TarIndex:
-    """The index of shards of these sizes; raises `UserError` for one whose parts don't fit each other or the shards."""
-    rows, pictures, names = (load_table(kept / f"{name}.npy", dtype) for name, dtype in TABLES.items())
-    facts, faults = load_faults(kept / "faults.json", len(rows))
-    if type(facts.get("dropped")) is not int or not _fits(rows, pictures, len(names), sizes):
-        raise UserError(f"{kept}: not an index of these shards")
+def _load(sizes: np.ndarray, folder: Path) -> TarIndex:
+    """The index of shards of these sizes; raises `UserError` for one that contradicts itself or the shards."""
+    rows, pictures, names = (load_table(folder / f"{name}.npy", dtype) for name, dtype in TABLES.items())
+    facts, faults = load_faults(folder / "faults.json", len(rows))
+    if type(facts.get("dropped")) is not int or not _is_consistent(rows, pictures, len(names), sizes):
+        raise UserError(f"{folder}: not an index of these shards")
     return TarIndex(rows, pictures, names, faults, facts["dropped"])
 
 
-def _fits(rows: np.ndarray, pictures: np.ndarray, names: int, sizes: np.ndarray) -> bool:
-    """Whether every place lies in its shard, each picture is of one row, and rows and names are in order."""
+def _is_consistent(rows: np.ndarray, pictures: np.ndarray, names: int, sizes: np.ndarray) -> bool:
+    """Whether all byte ranges are inside their shards, each picture is of one row, and rows and names are in order."""
     shards, counts = rows["shard"], rows["pictures"]
     if not len(rows) or shards[0] < 0 or shards[-1] >= len(sizes) or (np.diff(shards) < 0).any():
         return False
@@ -240,13 +258,13 @@ def _fits(rows: np.ndarray, pictures: np.ndarray, names: int, sizes: np.ndarray)
         or counts.sum() != len(pictures)
     ):
         return False
-    inside = pictures["start"] != INLINE
-    places = [
+    is_member = pictures["start"] != INLINE
+    ranges = [
         (rows["start"], rows["size"], shards),
-        (pictures["start"] * inside, pictures["size"], shards.repeat(counts)),
+        (pictures["start"] * is_member, pictures["size"], shards.repeat(counts)),
     ]
-    named = [(rows["key"], rows["length"]), (pictures["name"], pictures["length"])]
+    name_ranges = [(rows["key"], rows["length"]), (pictures["name"], pictures["length"])]
     return all(
-        (start >= 0).all() and (size >= 0).all() and (start <= sizes[of] - size).all()
-        for start, size, of in places
-    ) and all(ordered(start, length, names) for start, length in named)
+        (start >= 0).all() and (size >= 0).all() and (start <= sizes[shard] - size).all()
+        for start, size, shard in ranges
+    ) and all(are_consecutive(start, length, names) for start, length in name_ranges)

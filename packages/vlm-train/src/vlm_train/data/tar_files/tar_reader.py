@@ -1,4 +1,4 @@
-"""The members of a tar, one after the other. Nothing is ever extracted."""
+"""Iterates over the members of a tar file. Nothing is extracted."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from vlm_core.markup.printable import printable
 
 BLOCK = tarfile.BLOCKSIZE
 MAX_HEADERS, MAX_NAME, MAX_MEMBERS = 64 * 2**10, 1024, 1_000_000
-"""Bytes in front of one member, characters of its name, and members of one shard."""
+"""Bytes of all headers of one member, characters of its name, and members of one shard."""
 
 _DIGITS = re.compile(rb"\d{100}")
 
 
 @dataclass(frozen=True)
 class Member:
-    """A member by its name and its bytes' place in the file."""
+    """A member: its name and the byte range of its content."""
 
     name: str
     start: int
@@ -30,7 +30,7 @@ class Member:
 
 
 class Entry(NamedTuple):
-    """A member that may be read; `fault` says why it can't be."""
+    """A member of the tar; `fault` is why it can't be read, if it can't."""
 
     name: str
     start: int
@@ -38,8 +38,8 @@ class Entry(NamedTuple):
     fault: str = ""
 
 
-def _is_of_the_system(name: str) -> bool:
-    """Whether a member is an operating system's, not a person's: `.DS_Store`, `._x.png`, `__MACOSX/…`, hidden files."""
+def _is_system_file(name: str) -> bool:
+    """Whether a member was added by an operating system or is hidden: `.DS_Store`, `._x.png`, `__MACOSX/…`."""
     *folders, base = name.split("/")
     return base.startswith(".") or any(f == "__MACOSX" or f.startswith("PaxHeader") for f in folders)
 
@@ -52,20 +52,20 @@ def _fault(member: tarfile.TarInfo) -> str:
     return "" if member.isreg() else "a device or FIFO"
 
 
-_PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"(\xb5/\xfd": "zstd", b"PK": "zip"}
+_COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"(\xb5/\xfd": "zstd", b"PK": "zip"}
 
 
-def _packing(file: BinaryIO) -> str:
-    """` but gzip`, or what else the first bytes say."""
+def _compression(file: BinaryIO) -> str:
+    """` but gzip` for a gzip file, by its first bytes; empty for an unknown format."""
     file.seek(0)
     head = file.read(6)
-    return "".join(f" but {kind}" for magic, kind in _PACKED.items() if head.startswith(magic))
+    return "".join(f" but {kind}" for magic, kind in _COMPRESSIONS.items() if head.startswith(magic))
 
 
 class _Headers(io.RawIOBase):
-    """A tar as tarfile sees it: of what stands in front of one member, only so much may be read.
+    """The file object for tarfile, with a limit on the header bytes of one member.
 
-    tarfile reads extended headers of any size and number, whole, and nests one call for each.
+    tarfile itself reads extended headers of any size and number into memory, with a recursive call for each.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -91,9 +91,9 @@ class _Headers(io.RawIOBase):
 
 
 class Walk:
-    """The members of a tar one after the other, folders and the operating systems' own files left out.
+    """Iterates over the members of a tar, without folders and system files.
 
-    `broken` says afterwards how it broke off, if it did, and `torn` whether the last member is not whole.
+    After the iteration, `broken` is how the tar is damaged, if it is, and `torn` whether its last member is truncated.
     """
 
     def __init__(self, file: BinaryIO, where: str) -> None:
@@ -104,7 +104,7 @@ class Walk:
             self.tar = tarfile.open(fileobj=self.headers, mode="r:")  # noqa: SIM115, holds nothing but the file
         except (tarfile.TarError, ValueError, OverflowError) as error:
             raise UserError(
-                f"{where}: no plain tar{_packing(file)}: {error}; compressed ones must be unpacked first"
+                f"{where}: not an uncompressed tar{_compression(file)}: {error}; decompress shards first"
             ) from None
 
     def __iter__(self) -> Iterator[Entry]:
@@ -116,7 +116,7 @@ class Walk:
             name = member.name
             while name.startswith("./"):
                 name = name[2:].lstrip("/")
-            if not member.isdir() and not _is_of_the_system(name):
+            if not member.isdir() and not _is_system_file(name):
                 yield Entry(name, member.offset_data, member.size, _fault(member))
 
     def _members(self) -> Iterator[tarfile.TarInfo]:
@@ -126,7 +126,7 @@ class Walk:
             try:
                 member = self.tar.next()
             except (tarfile.TarError, ValueError, OverflowError) as error:
-                self.broken = f"breaks off near byte {at}: {error}"
+                self.broken = f"damaged near byte {at}: {error}"
                 return
             if member is None:
                 self._check_end()
@@ -136,18 +136,18 @@ class Walk:
                     f"has a name of {len(member.name)} characters near byte {at}; at most {MAX_NAME} are read"
                 )
                 return
-            self.tar.members = []  # pyright: ignore[reportAttributeAccessIssue]  # it would keep them all
+            self.tar.members = []  # pyright: ignore[reportAttributeAccessIssue]  # tarfile keeps all members
             if member.size < 0 or (not member.issparse() and member.offset_data + member.size > self.size):
-                self.broken, self.torn = f"breaks off inside {printable(member.name)}", True
+                self.broken, self.torn = f"truncated inside {printable(member.name)}", True
                 yield member
                 return
             yield member
 
     def _check_end(self) -> None:
-        """tarfile takes garbage for the end; the end is zeros, and nothing follows."""
+        """Check that zeros follow the last member: tarfile takes any invalid header for the end."""
         self.file.seek(self.tar.offset)
-        rest = self.file.read(2**20)
-        if len(rest) < BLOCK:
-            self.broken = f"has no end mark at byte {self.tar.offset}"
-        elif rest.strip(b"\0"):
-            self.broken = f"has something else than members at byte {self.tar.offset}"
+        tail = self.file.read(2**20)
+        if len(tail) < BLOCK:
+            self.broken = f"has no end-of-archive mark at byte {self.tar.offset}"
+        elif tail.strip(b"\0"):
+            self.broken = f"has data that is not a member at byte {self.tar.offset}"

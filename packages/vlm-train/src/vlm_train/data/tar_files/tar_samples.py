@@ -1,7 +1,7 @@
-"""Which members of a tar make one sample: text names a sample, images belong to the text whose name they begin with.
+"""Groups the members of a tar into samples: a text member names the sample, images with that prefix belong to it.
 
-`a.png` and `a.txt` are a sample, and so are `frame.01.png` and `frame.01.txt`. An image of whose name only a beginning
-is that of a text belongs to the longest such, as webdataset has it: `7.left.png`, `7.right.png`, `7.json`.
+`a.png` and `a.txt` are a sample, and so are `frame.01.png` and `frame.01.txt`. An image without a text of its exact
+stem belongs to the text with the longest matching prefix, as in webdataset: `7.left.png`, `7.right.png`, `7.json`.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ UNREAD = frozenset(
     ["avi", "flv", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "webm", "wmv", "aac", "flac", "m4a", "mp3", "ogg", "opus",
      "wav", "wma", "eps", "exr", "hdr", "heic", "heif", "ico", "jxl", "pdf", "ps", "psd", "svg"]
 )  # fmt: skip
-"""Content that training can't read; a sample with it is bad. Other members are metadata and are ignored."""
+"""Media that training can't read: a sample with one is bad. Members of other kinds are metadata and ignored."""
 
 
 @dataclass
 class TarSample:
-    """Members that belong together, of the kinds that are read; `fault` is what makes them unusable."""
+    """The members of one sample that are read; `fault`, if any, makes the sample unusable."""
 
     key: str
     texts: dict[str, Member] = field(default_factory=dict)
     pictures: list[Member] = field(default_factory=list)
     fault: BadSample | None = None
     names: dict[str, None] = field(default_factory=dict)
-    """In order; looked up once for each member."""
+    """Names of all members, in order; a dict for lookups."""
 
 
 class _Name(NamedTuple):
@@ -54,7 +54,7 @@ def _split(name: str) -> _Name:
 
 
 def _shorter(stem: str) -> Iterator[str]:
-    """The stem, then what it is without its last part after a dot, and so on: `b.0.x`, `b.0`, `b`."""
+    """The stem and its prefixes at dots, from long to short: `b.0.x`, `b.0`, `b`."""
     folder, slash, base = stem.rpartition("/")
     parts = base.split(".")
     return (folder + slash + ".".join(parts[:n]) for n in range(len(parts), 0, -1))
@@ -66,7 +66,7 @@ def _first(stem: str) -> str:
 
 
 class _Keys:
-    """The key of each member's sample, which depends on all names of a shard."""
+    """The sample key of each member, which depends on all names of a shard."""
 
     def __init__(self, names: Iterable[_Name]) -> None:
         texts, pictures = set[str](), set[str]()
@@ -77,7 +77,7 @@ class _Keys:
 
     @staticmethod
     def _names_a_sample(stem: str, texts: set[str], pictures: set[str]) -> bool:
-        """Whether a text is a sample's words; else it is a further member of a sample, as `7.meta.json` of `7`."""
+        """Whether a text member names a sample, or is an additional member of one, as `7.meta.json` of `7`."""
         shorter = list(_shorter(stem))[1:]
         return stem in pictures or not any(key in texts or key in pictures for key in shorter)
 
@@ -89,30 +89,32 @@ class _Keys:
 
 
 def samples(file: BinaryIO, where: str) -> Iterator[TarSample]:
-    """The samples of a tar in the order of their first members, wherever in it the others stand.
+    """The samples of a tar in the order of their first members; members of a sample need not be adjacent.
 
-    Where it breaks off, samples that may not be whole are left out, and one more follows whose fault says so. Raises
-    `UserError` for what is no tar at all, or a compressed one.
+    For a truncated or damaged tar, samples that may be incomplete are replaced by one final sample with that fault.
+    Raises `UserError` for a file that is not a tar, or compressed.
     """
     walk = Walk(file, where)
     entries = [entry for entry in walk if _split(entry.name).kind in TEXTS | PICTURES | UNREAD]
     keys = _Keys(_split(entry.name) for entry in entries)
-    found: list[TarSample] = []
-    of_entry = list(_grouped(entries, keys, found, where))
+    all_samples: list[TarSample] = []
+    of_entry = list(_grouped(entries, keys, all_samples, where))
     if not walk.broken:
-        yield from found
+        yield from all_samples
         return
-    torn = {id(sample) for sample in of_entry[-2 if walk.torn else -1 :]}
-    whole = [sample for sample in found if id(sample) not in torn]
-    yield from whole
-    fault = BadSample("truncated", f"{where}: {walk.broken}, after {len(whole)} whole samples")
+    incomplete = {id(sample) for sample in of_entry[-2 if walk.torn else -1 :]}
+    complete = [sample for sample in all_samples if id(sample) not in incomplete]
+    yield from complete
+    fault = BadSample("truncated", f"{where}: {walk.broken}, after {len(complete)} complete samples")
     yield TarSample("", fault=fault)
 
 
-def _grouped(entries: list[Entry], keys: _Keys, found: list[TarSample], where: str) -> Iterator[TarSample]:
-    """The sample of each entry; new ones are added to `found`.
+def _grouped(
+    entries: list[Entry], keys: _Keys, all_samples: list[TarSample], where: str
+) -> Iterator[TarSample]:
+    """The sample of each entry; new samples are appended to `all_samples`.
 
-    A name that comes again after other samples begins a new one: shards that were put together repeat keys.
+    A name that is repeated after another sample begins a new one: concatenated shards repeat keys.
     """
     latest: dict[str, TarSample] = {}
     last: TarSample | None = None
@@ -121,7 +123,7 @@ def _grouped(entries: list[Entry], keys: _Keys, found: list[TarSample], where: s
         sample = latest.get(key)
         if sample is None or (entry.name in sample.names and sample is not last):
             sample = latest[key] = TarSample(key)
-            found.append(sample)
+            all_samples.append(sample)
         _add(sample, entry, where)
         last = sample
         yield sample
@@ -132,7 +134,7 @@ def _add(sample: TarSample, entry: Entry, where: str) -> None:
     name = f"{where}: {printable(entry.name)}"
     member = Member(entry.name, entry.start, entry.size)
     if entry.fault:
-        sample.fault = BadSample("not-a-file", f"{name}: {entry.fault}; expected a plain file")
+        sample.fault = BadSample("not-a-file", f"{name}: {entry.fault}; expected a regular file")
     elif entry.name in sample.names:
         sample.fault = BadSample("schema", f"{name}: two members of one sample have this name")
     elif len(sample.names) >= MAX_OF_SAMPLE:

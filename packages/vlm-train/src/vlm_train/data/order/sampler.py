@@ -1,10 +1,10 @@
-"""Which rows make up which step: a pure function of seed, stage and step, so resuming needs no history."""
+"""The rows of each step: a pure function of seed, stage and step, so that resuming needs no history."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vlm_train.data.shuffle import ShuffledOrder
+from vlm_train.data.order.shuffled_order import ShuffledOrder
 
 
 def row_at(position: int, rows: int, seed: int) -> int:
@@ -15,9 +15,9 @@ def row_at(position: int, rows: int, seed: int) -> int:
 class StepSampler:
     """Yields the micro-batches of one process, from `first_step` on: lists of row indices.
 
-    A step takes `batch_size` rows from the stream; process `rank` of `world` takes its equal, contiguous
-    share in micro-batches of at most `micro` rows. The stream is `order`, by default all rows once an epoch. Where
-    it says that neighbouring rows are cheap to read together, each process gets rows of the step that are.
+    A step takes `batch_size` rows from `order` (default: all rows once per epoch). Process `rank` of `world` takes an
+    equal, contiguous share of them in micro-batches of at most `micro` rows. Where `order.reads_blocks`, the rows of
+    a step are sorted before they are shared out, so that each process reads few blocks.
     """
 
     def __init__(
@@ -27,11 +27,11 @@ class StepSampler:
         self.batch_size, self.steps, self.first_step = batch_size, steps, first_step
         self.order, self.rank, self.share = order or ShuffledOrder(seed, [rows]), rank, batch_size // world
         self.micro = min(micro or self.share, self.share)
-        assert self.share * world == batch_size, "the batch must divide by the number of processes"
+        assert self.share * world == batch_size, "batch_size must be divisible by the number of processes"
 
     @property
     def micro_batches(self) -> int:
-        """Micro-batches a step."""
+        """Micro-batches per step."""
         return -(-self.share // self.micro)
 
     def __len__(self) -> int:
@@ -44,8 +44,10 @@ class StepSampler:
                 yield rows[i : i + self.micro]
 
     def _share_of(self, step: int) -> list[int]:
-        start, own = step * self.batch_size, self.rank * self.share
-        if not self.order.neighbours:
-            return [self.order.row_at(p) for p in range(start + own, start + own + self.share)]
+        """The rows of this process in one step."""
+        start, offset = step * self.batch_size, self.rank * self.share
+        if not self.order.reads_blocks:
+            first = start + offset
+            return [self.order.row_at(p) for p in range(first, first + self.share)]
         rows = sorted(self.order.row_at(p) for p in range(start, start + self.batch_size))
-        return rows[own : own + self.share]
+        return rows[offset : offset + self.share]
