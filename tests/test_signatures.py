@@ -11,14 +11,16 @@ REASONS = {
 CHECKED = {
     "vlm_core/plugins/config.py": {"__init_subclass__": "__init_subclass__"},
     "vlm_core/hf/configuration.py": {"from_dict": "from_dict", "from_pretrained": "unused"},
-    "vlm_core/hf/modeling.py": {"from_pretrained": "only_known", "save_pretrained": "only", "to": "_parse_to"},
-    "vlm_core/hf/generation.py": {"generate": "refuse"},
+    "vlm_core/hf/modeling.py": {
+        "from_pretrained": "check_loading", "save_pretrained": "refuse_unknown", "to": "_parse_to",
+    },
+    "vlm_core/hf/generation.py": {"generate": "refuse_options"},
     "vlm_core/hf/processing.py": {
-        "from_pretrained": "only_known", "save_pretrained": "upload_of", "__call__": "_layout",
-        "apply_chat_template": "_layout", "decode": "only", "batch_decode": "decode",
+        "from_pretrained": "check_loading", "save_pretrained": "upload_of", "__call__": "padding_options",
+        "apply_chat_template": "padding_options", "decode": "refuse_unknown", "batch_decode": "decode",
         "post_process_image_text_to_text": "batch_decode",
     },
-    "vlm_core/hf/training.py": {"__call__": "read"},
+    "vlm_core/hf/training.py": {"__call__": "forward_hidden"},
     "vlm_bench/lmms/model.py": {"__init__": "UserError"},
     "vlm_connectors/connectors.py": {"vss_mlp": "VSS", "vss_l2": "VSS"},
     "vlm_ssm/ops.py": {"_expect": "items"},

@@ -9,7 +9,7 @@ import yaml
 from test_cli import cli  # noqa: F401
 
 from vlm_core.cli import assemble
-from vlm_core.diagnose.check import check
+from vlm_core.diagnose.model_summary import summarize
 from vlm_core.interfaces import parameter_count
 from vlm_core.plugins.distribution import origin
 from vlm_core.spec.spec import load_spec
@@ -52,7 +52,7 @@ def test_every_spec_is_checked_without_network(path, monkeypatch, tmp_path):
     if parts in CHECKED:  # rows of two tables can be one model
         return
     CHECKED.add(parts)
-    sums = check(spec)
+    sums = summarize(spec)
     assert sums.total == sum(row.parameters for row in sums.rows) > 1e5
 
 

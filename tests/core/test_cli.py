@@ -138,7 +138,7 @@ def test_chat_mistakes(cli, tiny_folder, tmp_path, args, message):
 
 def test_a_connector_of_the_wrong_width_is_refused(tiny_spec):
     from vlm_connectors.configs import MLPConfig
-    from vlm_core.diagnose.check import check
+    from vlm_core.diagnose.model_summary import summarize
     from vlm_core.errors import UserError
     from vlm_core.spec.spec import Spec
 
@@ -148,7 +148,7 @@ def test_a_connector_of_the_wrong_width_is_refused(tiny_spec):
 
     spec = Spec.model_validate(tiny_spec).model_copy(update={"connector": Narrow()})
     with pytest.raises(UserError, match=r"gives \(4, 15\) .* of the language model's width 16"):
-        check(spec)
+        summarize(spec)
 
 
 def test_debug_shows_the_traceback(spec_file):

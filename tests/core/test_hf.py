@@ -235,7 +235,7 @@ USER = [{"role": "user", "content": "red"}]
         ),
         (USER, {"continue_final_message": True}, "can't be begun"),
         (USER, {"return_tensors": "np"}, "expected 'pt'"),
-        ([{"role": "system", "content": "be kind"}], {}, "a system turn alone"),
+        ([{"role": "system", "content": "be kind"}], {}, "only a system turn"),
         ([*USER, {"role": "system", "content": "be kind"}], {}, "role 'system': expected"),
         (
             [{"role": "system", "content": [{"type": "image", "path": "x"}]}, *USER],

@@ -16,7 +16,7 @@ from vlm_core.export.hf_export import export_hf
 from vlm_core.io.manifest import sha256
 from vlm_core.model_folder.assemble import build, load, save
 from vlm_core.spec.spec import load_spec
-from vlm_core.testing.strangers import no_network
+from vlm_core.testing.untrusted_files import no_network
 
 CODE = ("configuration_mine.py", "modeling_mine.py")
 

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vlm_core.errors import UserError
-from vlm_core.numerics.frozen_modules import Part, statistics
+from vlm_core.numerics.frozen_modules import Part, running_statistics
 from vlm_core.preprocessing import Preprocessing
 
 PADDING = -1
@@ -94,7 +94,7 @@ class Encoder(Part, ABC):
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
         for module in self.modules():
-            if statistics(module):
+            if running_statistics(module):
                 module.eval()
         return self
 

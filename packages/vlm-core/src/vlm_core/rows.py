@@ -54,7 +54,7 @@ class Rows(Sequence[Row]):
         """
         from vlm_core.io import digests
 
-        places = digests.spread(len(self), digests.SAMPLED)
+        places = digests.evenly_spaced(len(self), digests.SAMPLED)
         return digests.of(len(self), [_row_digest(self, place) for place in places])
 
     @overload

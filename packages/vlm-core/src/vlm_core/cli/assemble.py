@@ -9,18 +9,18 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlm_core.cli import advice
+from vlm_core.cli import check_tables
 from vlm_core.cli.common import DTYPES, Parser, add_trust, local_path, path_text, run
 from vlm_core.cli.output import inert, say
 from vlm_core.errors import UserError
 from vlm_core.model_folder.initial_weights import refuse_untrained
 from vlm_core.plugins.local_code import how_to_load
 from vlm_core.plugins.registry import KINDS, installed
-from vlm_core.spec.spec import json_schema, load_spec, located
+from vlm_core.spec.spec import json_schema, load_spec, locate_template_errors
 from vlm_core.units import amount, size
 
 if TYPE_CHECKING:
-    from vlm_core.diagnose.check import Arithmetic
+    from vlm_core.diagnose.model_summary import ModelSummary
     from vlm_core.spec.spec import Spec
 
 
@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--check", action="store_true", help="only the arithmetic; touches no weights, no network"
     )
-    advice.add_arguments(parser)
+    check_tables.add_arguments(parser)
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the spec"
     )
@@ -124,7 +124,7 @@ def new_plugin(kind_and_name: list[str], out: Path | None) -> int:
     return 0
 
 
-def _print_check(spec: Spec, sums: Arithmetic) -> None:
+def _print_check(spec: Spec, sums: ModelSummary) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -189,18 +189,18 @@ def assemble(args: argparse.Namespace) -> int:
         refuse_untrained(spec, document)
     if args.out and os.path.lexists(args.out):
         raise UserError(f"{args.out} exists already; name another folder, or remove this one")
-    asked, gpu = advice.asked(args)
-    from vlm_core.diagnose.check import check, on_meta
+    asked, gpu = check_tables.asked(args)
+    from vlm_core.diagnose.model_summary import build_on_meta, summarize
 
-    with located(document):
-        model = on_meta(spec)
-    _print_check(spec, check(spec, model))
-    advice.print_sources(spec, model, random_weights=args.random_weights)
+    with locate_template_errors(document):
+        model = build_on_meta(spec)
+    _print_check(spec, summarize(spec, model))
+    check_tables.print_sources(spec, model, random_weights=args.random_weights)
     if args.check:
-        advice.print_all(spec, document, model, asked, gpu)
+        check_tables.print_all(spec, document, model, asked, gpu)
         return 0
     out = args.out or Path("models") / spec.name
-    with located(document):
+    with locate_template_errors(document):
         write_model(spec, out, args.dtype, args.random_weights)
     say("", f"model folder: {out}{how_to_load(out)}")
     return 0

@@ -67,13 +67,13 @@ def chat(args: argparse.Namespace) -> int:
     from vlm_core.generation.conversation import Conversation
     from vlm_core.generation.generate import GenerationConfig
     from vlm_core.model_folder.assemble import default_device, load
-    from vlm_core.text.render import refuse_unsaid
+    from vlm_core.text.render import require_question
 
     device = args.device or default_device()
     dtype = args.dtype and getattr(torch, args.dtype)
     model, spec = load(args.model, dtype=dtype, device=device, trust_remote_code=args.trust_remote_code)
     if args.ask is None:  # an empty question about an image is a caption's
-        refuse_unsaid(spec.template)
+        require_question(spec.template)
     conversation = Conversation(model, spec.template)
     decoding = GenerationConfig(args.max_new_tokens, args.temperature, args.top_p, args.seed)
     for path in images:

@@ -19,7 +19,7 @@ from vlm_core.errors import BadSample
 from vlm_core.evaluation.questions import by_image, check_images, sample
 from vlm_core.generation.generate import GenerationConfig, Session, answer
 from vlm_core.model import VLM
-from vlm_core.text.render import IMAGE, Message, TokenizedConversation, refuse_unsaid, render
+from vlm_core.text.render import IMAGE, Message, TokenizedConversation, render, require_question
 from vlm_core.text.template import AnyTemplate
 
 Group = list[Question]
@@ -62,7 +62,7 @@ class BenchmarkInference:
         reuse: bool = True,
     ) -> None:
         self.model, self.template = model, template
-        refuse_unsaid(template)
+        require_question(template)
         self.size, self.decoding = batch_size, GenerationConfig(max_new_tokens)
         one, other = (self._render(text, [1]) for text in ("a", "b"))
         same = split_at_prefix(one)[0] == split_at_prefix(other)[0]

@@ -24,7 +24,7 @@ ROOTS = {
     hf_files.MODEL_CLASS: f"{HF}modeling",
     hf_files.PROCESSOR_CLASS: f"{HF}processing",
 }
-BUILDER = f"{HF}parts"
+BUILDER = f"{HF}components"
 
 
 def export_hf(
@@ -82,7 +82,7 @@ def _qualified(function: Any) -> str:
 
 
 def builder(calls: dict[str, FactoryCall]) -> str:
-    """The source of a `vlm_core.hf.parts` that builds these three parts and no others."""
+    """The source of a `vlm_core.hf.components` that builds these three parts and no others."""
     needs = sorted({need for call in calls.values() for need in call.needs})
     imports = [f"import {need}  # noqa: F401" for need in needs]
     imports += sorted({_import(name) for call in calls.values() for name in _functions(call)})

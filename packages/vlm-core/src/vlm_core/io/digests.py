@@ -30,7 +30,7 @@ def of(*facts: Any) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def spread(count: int, limit: int | None) -> list[int]:
+def evenly_spaced(count: int, limit: int | None) -> list[int]:
     """`limit` of the places 0 … count-1 at even distances, or all, as for None."""
     return (
         list(range(count)) if limit is None or count <= limit else [i * count // limit for i in range(limit)]
@@ -56,7 +56,7 @@ def of_images(images: Sequence[ImageSource]) -> str:
     different = list(dict.fromkeys(images))
     sizes = [_size(image) for image in different]
     whole = sum(sizes) <= WHOLE_BYTES and len(different) <= WHOLE_FILES
-    places = spread(len(different), len(different) if whole else SAMPLED)
+    places = evenly_spaced(len(different), len(different) if whole else SAMPLED)
     with ThreadPoolExecutor(8) as pool:
         contents = dict(zip(places, pool.map(of_image, (different[i] for i in places)), strict=True))
     facts = {image: [sizes[i], contents.get(i)] for i, image in enumerate(different)}
@@ -103,7 +103,7 @@ def of_weights(module: nn.Module) -> str:
         return of(list(pool.map(one, sorted(module.state_dict().items()))))
 
 
-def other_versions(old: Mapping[str, str], now: Mapping[str, str]) -> str | None:
+def version_changes(old: Mapping[str, str], now: Mapping[str, str]) -> str | None:
     """A line about packages that are no longer of the version that something began with, if there are any."""
     other = [f"{name} {old[name]} → {now[name]}" for name in old if name in now and old[name] != now[name]]
     return f"packages have changed since this run began: {', '.join(other)}" if other else None

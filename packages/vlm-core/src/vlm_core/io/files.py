@@ -22,7 +22,7 @@ JSON_BYTES, TOKENIZER_BYTES = 16 * 2**20, 64 * 2**20
 """The largest JSON file, and the largest tokenizer, that is read whole; the largest known have 10 and 35 MB."""
 JSON_VALUES = 500_000
 """Values in a JSON file: one of 16 MB may hold millions, each of which takes tens of bytes of memory."""
-PATIENCE = (0.1, 1.0, 5.0)
+RETRY_DELAYS = (0.1, 1.0, 5.0)
 """Seconds to wait before each further attempt."""
 _RETRIED: ContextVar[list[str] | None] = ContextVar("io_retries", default=None)
 T = TypeVar("T")
@@ -34,7 +34,7 @@ _KINDS = {
 _TRANSIENT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EREMOTEIO, errno.ENOTCONN}
 
 
-def stumbled(error: Exception) -> bool:
+def is_transient(error: Exception) -> bool:
     """Whether an error is the storage's and may pass, not the data's."""
     return isinstance(error, OSError) and (
         error.errno in _TRANSIENT or isinstance(error, TimeoutError | ConnectionError)
@@ -52,13 +52,13 @@ def io_retries() -> Iterator[list[str]]:
         _RETRIED.reset(token)
 
 
-def patiently(name: str, read: Callable[[], T], passing: Callable[[Exception], bool] = stumbled) -> T:
-    """What `read` returns, tried again after each pause of `PATIENCE` while it raises errors that are `passing`.
+def with_retries(name: str, read: Callable[[], T], passing: Callable[[Exception], bool] = is_transient) -> T:
+    """What `read` returns, tried again after each pause of `RETRY_DELAYS` while it raises errors that are `passing`.
 
     Each attempt that failed is a warning and an entry of `io_retries`. If the last one fails, too, it is a `UserError`
     that no policy skips: the data may be good. Other errors pass through.
     """
-    for pause in (*PATIENCE, None):
+    for pause in (*RETRY_DELAYS, None):
         try:
             return read()
         except Exception as error:
@@ -66,7 +66,9 @@ def patiently(name: str, read: Callable[[], T], passing: Callable[[Exception], b
                 raise
             said = getattr(error, "strerror", None) or str(error) or type(error).__name__
             if pause is None:
-                raise UserError(f"{name}: the storage fails: {said} ({len(PATIENCE) + 1} attempts)") from None
+                raise UserError(
+                    f"{name}: the storage fails: {said} ({len(RETRY_DELAYS) + 1} attempts)"
+                ) from None
             log.warning("%s: reading failed: %s; trying again in %g s", name, said, pause)
             if (names := _RETRIED.get()) is not None:
                 names.append(name)
@@ -75,13 +77,13 @@ def patiently(name: str, read: Callable[[], T], passing: Callable[[Exception], b
 
 
 def read_file(path: str | Path) -> bytes:
-    """The bytes of a regular file, read `patiently`.
+    """The bytes of a regular file, read `with_retries`.
 
     Raises `BadSample` for what is missing, not a regular file (a FIFO or device is never opened) or larger than
     `MAX_BYTES`.
     """
     try:
-        return patiently(str(path), lambda: _read(path))
+        return with_retries(str(path), lambda: _read(path))
     except OSError as error:
         raise BadSample("unreadable", f"{path}: cannot be read: {error.strerror or error}") from None
 
@@ -165,7 +167,7 @@ class RepeatedKeyError(ValueError):
     """A JSON object that has a key twice: of two values neither is known to be the right one."""
 
 
-def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object, as `object_pairs_hook` of json's decoders; raises `RepeatedKeyError`."""
     found = dict(pairs)
     if len(found) < len(pairs):

@@ -18,7 +18,7 @@ PARTS = ("encoder", "connector", "llm")
 
 
 @runtime_checkable
-class TellsTrainedParts(Protocol):
+class HasTrainedParts(Protocol):
     """The method of a section's class that names the parts it trains."""
 
     def trained_parts(self) -> set[str]: ...
@@ -56,7 +56,7 @@ def refuse_untrained(spec: Spec, document: Document) -> None:
     if spec.train is None or "train" not in installed().names("section"):
         return
     section = installed().get("section", "train").model_validate(spec.train)
-    if isinstance(section, TellsTrainedParts) and (idle := never_trained(spec, section.trained_parts())):
+    if isinstance(section, HasTrainedParts) and (idle := never_trained(spec, section.trained_parts())):
         raise SpecError([document.problem((part,), text) for part, text in idle])
 
 

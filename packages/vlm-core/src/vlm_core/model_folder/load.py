@@ -16,7 +16,7 @@ from torch import nn
 from vlm_core.errors import UserError, one_line
 from vlm_core.model_folder.build_limits import MOST, SLACK, bounded
 from vlm_core.model_folder.safetensors_file import Stored, check_fit, header
-from vlm_core.model_folder.weights import WEIGHTS, attach_parts, empty_parameters, state
+from vlm_core.model_folder.weights import WEIGHTS, empty_parameters, load_weights, state
 
 M = TypeVar("M", bound=nn.Module)
 SMALL = 1 << 24
@@ -48,9 +48,9 @@ def load_model(
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
 ) -> M:
-    """`empty_model` with the folder's weights, as `attach_part` reads them."""
+    """`empty_model` with the folder's weights, as `load_part_weights` reads them."""
     model = empty_model(build, folder, parts)
-    attach_parts(model, folder, parts, dtype, device)
+    load_weights(model, folder, parts, dtype, device)
     return model
 
 

@@ -74,7 +74,7 @@ class FromHub(ComponentConfig):
             )
 
 
-def trusting(config: C, trust: Trust) -> C:
+def with_trust(config: C, trust: Trust) -> C:
     """The config, just read from a spec, which is told whose code it may run."""
     for one in _from_hub([config]):
         one._trust = trust

@@ -58,7 +58,7 @@ def _base(chain: Sequence[Document]) -> Document:
     if not isinstance(name, str) or not name:
         raise SpecError([Problem(where, KEY, f"expected the name of a spec file, got {name!r:.60}")])
     try:
-        file = beside(document.file, name)
+        file = resolve_relative(document.file, name)
     except UserError as error:
         raise SpecError([Problem(where, KEY, str(error))]) from None
     names = [one.file for one in chain]
@@ -80,7 +80,7 @@ def _base(chain: Sequence[Document]) -> Document:
     return found
 
 
-def beside(file: str, name: str) -> Path:
+def resolve_relative(file: str, name: str) -> Path:
     """The file `name` as seen from `file`, without `..` in the middle where that is the same file."""
     path = Path(file).parent / expanded(name)
     short = Path(os.path.normpath(path))

@@ -14,7 +14,7 @@ from vlm_core.errors import SpecError
 from vlm_core.io.manifest import MANIFEST
 from vlm_core.io.yaml_loader import Document, override, read
 from vlm_core.plugins.config import ConnectorConfig, EncoderConfig, LLMConfig, StrictModel
-from vlm_core.plugins.hub import trusting
+from vlm_core.plugins.hub import with_trust
 from vlm_core.plugins.registry import installed
 from vlm_core.spec.inheritance import KEY, read_with_base
 from vlm_core.spec.validate import component, validate
@@ -77,7 +77,7 @@ def load_spec(
     document = read_with_base(path)
     for assignment in overrides:
         override(document, assignment)
-    return checked(document, trust_remote_code=trust_remote_code), document
+    return validate_document(document, trust_remote_code=trust_remote_code), document
 
 
 def load_folder_spec(folder: str | Path, *, trust_remote_code: bool = False) -> Spec:
@@ -86,17 +86,17 @@ def load_folder_spec(folder: str | Path, *, trust_remote_code: bool = False) -> 
     if isinstance(document.data, dict) and KEY in document.data:
         text = "the spec of a model folder is complete by itself; expected no base"
         raise SpecError([document.problem((KEY,), text)])
-    return checked(document, trust_remote_code=trust_remote_code)
+    return validate_document(document, trust_remote_code=trust_remote_code)
 
 
-def checked(document: Document, *, trust_remote_code: bool = False) -> Spec:
+def validate_document(document: Document, *, trust_remote_code: bool = False) -> Spec:
     """The spec that a document holds, every section included whose owner is installed; raises `SpecError`."""
     spec = _validated(document)
     folders = {Path(layer.file).parent for layer in document.layers} or {Path(document.file).parent}
     saved = any((folder / MANIFEST).is_file() for folder in folders)
     trust = "files" if trust_remote_code else "nothing" if saved else "commits"
     for part in (spec.encoder, spec.connector, spec.llm):
-        trusting(part, trust)
+        with_trust(part, trust)
     return spec
 
 
@@ -120,7 +120,7 @@ def _validated(document: Document) -> Spec:
 
 
 @contextmanager
-def located(document: Document) -> Iterator[None]:
+def locate_template_errors(document: Document) -> Iterator[None]:
     """Add file and line of the spec to the faults of a template, which are found with its tokenizer."""
     try:
         yield

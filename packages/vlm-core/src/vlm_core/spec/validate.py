@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError, core_schema
 from vlm_core.errors import Problem, SpecError, UserError, choices, shown
 from vlm_core.io.yaml_loader import Document, Path_
 from vlm_core.plugins.config import ComponentConfig, Kind
-from vlm_core.plugins.hub import trusting
+from vlm_core.plugins.hub import with_trust
 from vlm_core.plugins.registry import installed
 
 M = TypeVar("M", bound=BaseModel)
@@ -29,7 +29,7 @@ def _resolve(kind: Kind, value: Any) -> Any:
     except UserError as error:
         raise PydanticCustomError("component", "{text}", {"text": str(error), "at": "type"}) from None
     try:
-        return trusting(config.model_validate(value), "commits")
+        return with_trust(config.model_validate(value), "commits")
     except ValidationError as error:
         nested = [(config, problem) for problem in error.errors(include_url=False)]
         raise PydanticCustomError("nested", "invalid component", {"nested": nested}) from None

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vlm_core.errors import UserError
 from vlm_core.interfaces import Connector, parameter_count
-from vlm_core.model_folder.weights import attach_part, empty_parameters, save_part, to_dtype
+from vlm_core.model_folder.weights import empty_parameters, load_part_weights, save_part, to_dtype
 from vlm_core.testing import frozen_modules
 
 
@@ -103,7 +103,7 @@ class ConnectorSuite:
         save_part(connector, tmp_path / "connector.safetensors")
         with empty_parameters():
             again = self.config.build(self.d_in, self.d_out).eval()
-        attach_part(again, tmp_path / "connector.safetensors")
+        load_part_weights(again, tmp_path / "connector.safetensors")
         with torch.no_grad():
             assert torch.equal(again(self.features()), connector(self.features()))
 

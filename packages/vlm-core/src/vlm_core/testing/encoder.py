@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from vlm_core.interfaces import Connector, Encoder
 from vlm_core.model import VLM
-from vlm_core.model_folder.weights import attach_part, empty_parameters, save_part, to_dtype
+from vlm_core.model_folder.weights import empty_parameters, load_part_weights, save_part, to_dtype
 from vlm_core.plugins.config import NO_WEIGHTS, EncoderConfig
-from vlm_core.testing import damaged_assets, frozen_modules, strangers
+from vlm_core.testing import damaged_assets, frozen_modules, untrusted_files
 
 
 class _Flatten(Connector):
@@ -35,7 +35,7 @@ class _Flatten(Connector):
         return features.flatten(1, 2)
 
 
-def _see(encoder: Encoder, pixels: Tensor) -> Tensor:
+def _encode(encoder: Encoder, pixels: Tensor) -> Tensor:
     """The encoder as the model runs it."""
     return VLM(encoder, _Flatten(), cast(Any, nn.Identity())).encode_images(pixels)
 
@@ -110,14 +110,14 @@ class EncoderSuite:
         encoder.requires_grad_(True)
         if not any(True for _ in encoder.parameters()):
             return
-        _see(encoder, pixels).square().mean().backward()
+        _encode(encoder, pixels).square().mean().backward()
         without = [name for name, p in encoder.named_parameters() if p.grad is None]
         assert not without, f"no gradient reaches {without}"
         assert all(p.grad is None or p.grad.isfinite().all() for p in encoder.parameters())
 
     def test_frozen_encoder_records_no_gradient(self, encoder: Encoder, pixels: Tensor) -> None:
         encoder.requires_grad_(False)
-        assert not _see(encoder, pixels).requires_grad
+        assert not _encode(encoder, pixels).requires_grad
 
     def test_evaluation_mode_changes_nothing(self, encoder: Encoder, pixels: Tensor) -> None:
         frozen_modules.check_evaluation(encoder, lambda: encoder(pixels))
@@ -148,7 +148,7 @@ class EncoderSuite:
         save_part(encoder, tmp_path / "encoder.safetensors")
         with empty_parameters():
             again = encoder_config.build(weights=False, assets=tmp_path / "assets").eval()
-        attach_part(again, tmp_path / "encoder.safetensors")
+        load_part_weights(again, tmp_path / "encoder.safetensors")
         assert (again.dim, again.image_size) == (encoder.dim, encoder.image_size)
         with torch.no_grad():
             assert torch.equal(again(pixels), encoder(pixels))
@@ -158,7 +158,7 @@ class EncoderSuite:
     ) -> None:
         """Building from saved files asks no network, and runs no code that a stranger put among them."""
         encoder.save_assets(tmp_path)
-        strangers.check_saved(tmp_path, lambda: encoder_config.build(weights=False, assets=tmp_path))
+        untrusted_files.check_saved(tmp_path, lambda: encoder_config.build(weights=False, assets=tmp_path))
 
     def test_damaged_files_are_told(
         self, encoder: Encoder, encoder_config: EncoderConfig, tmp_path: Path

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from vlm_core.numerics.frozen_modules import statistics
+from vlm_core.numerics.frozen_modules import running_statistics
 
 
 def written(module: nn.Module, run: Callable[[], object]) -> set[str]:
@@ -42,7 +42,7 @@ def check_training(module: nn.Module, run: Callable[[], object]) -> None:
     allowed = {
         f"{name}.{own}" if name else own
         for name, norm in module.named_modules()
-        if norm.training and statistics(norm)
+        if norm.training and running_statistics(norm)
         for own in norm._buffers
     }
     changed = written(module, run) - allowed

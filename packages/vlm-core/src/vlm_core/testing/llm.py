@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from vlm_core.interfaces import PADDING, LanguageModel
-from vlm_core.model_folder.weights import attach_part, empty_parameters, save_part, to_dtype
+from vlm_core.model_folder.weights import empty_parameters, load_part_weights, save_part, to_dtype
 from vlm_core.plugins.config import LLMConfig
-from vlm_core.testing import frozen_modules, strangers
+from vlm_core.testing import frozen_modules, untrusted_files
 from vlm_core.testing.tokenizer import TokenizerLines
 
 LENGTH = 9
@@ -252,7 +252,7 @@ class LanguageModelSuite(TokenizerLines):
     ) -> None:
         """Building from saved files asks no network, and runs no code that a stranger put among them."""
         lm.save_assets(tmp_path)
-        strangers.check_saved(
+        untrusted_files.check_saved(
             tmp_path, lambda: llm_config.build(weights=False, assets=tmp_path).tokenizer.encode("a")
         )
 
@@ -264,7 +264,7 @@ class LanguageModelSuite(TokenizerLines):
         save_part(lm, tmp_path / "llm.safetensors")
         with empty_parameters():
             again = llm_config.build(weights=False, assets=tmp_path).eval()
-        attach_part(again, tmp_path / "llm.safetensors")
+        load_part_weights(again, tmp_path / "llm.safetensors")
         before, after = lm.state_dict(), again.state_dict()
         assert before.keys() == after.keys()
         assert all(torch.equal(before[name], after[name]) for name in before)

@@ -129,7 +129,7 @@ def claim(run: RunDir, spec: Spec, now: Inputs, say: Say) -> Inputs:
     if changed := [f"{one.key} ({one.old} → {one.new})" for one in found]:
         say(f"resuming with changed values: {', '.join(changed)}")
     if old and has_trained(run):
-        if told := digests.other_versions(old.versions, now.versions):
+        if told := digests.version_changes(old.versions, now.versions):
             say(told)
         now = replace(now, versions=old.versions, weights=old.weights, run=old.run)
     run.write(INPUTS, replace(now, spec=spec.to_yaml()).to_json())

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from vlm_core.diagnose.check import on_meta
+from vlm_core.diagnose.model_summary import build_on_meta
 from vlm_core.io import digests
 from vlm_core.io.atomic import write_file
 from vlm_core.rows import Row
@@ -92,7 +92,7 @@ class Findings:
 def scan(found: Findings, rows: Sequence[Row], reader: SampleProcessor, workers: int, limit: int | None,
          advance: Advance) -> Findings:  # fmt: skip
     """Read `limit` rows at even distances (None: all) with `num_workers` processes, reporting progress."""
-    chosen = digests.spread(len(rows), limit)
+    chosen = digests.evenly_spaced(len(rows), limit)
     loader = DataLoader(
         Examples(rows, partial(measure, reader)),
         batch_size=16,
@@ -119,7 +119,7 @@ def sources(train: TrainConfig) -> list[tuple[str, Sequence[Any], Stage | None]]
 def check_data(spec: Spec, train: TrainConfig, workers: int, limit: int | None,
                advance: Callable[[str], Advance]) -> list[Findings]:  # fmt: skip
     """Scan the data of every stage and of the evaluation, each as its template and limits say."""
-    model, result = on_meta(spec), []
+    model, result = build_on_meta(spec), []
     check_templates(spec, train, model.llm.tokenizer)
     for name, data, stage in sources(train):
         rows = joined(data)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from vlm_core.interfaces import Tokenizer
 from vlm_core.io.yaml_loader import Path_
 from vlm_core.spec.spec import Spec
-from vlm_core.text.render import says_question
+from vlm_core.text.render import has_question
 from vlm_core.text.template import AnyTemplate, TemplateError, check_template
 from vlm_train.config.train import TrainConfig
 
@@ -35,7 +35,7 @@ def _unsaid(spec: Spec, train: TrainConfig) -> list[tuple[Path_, str]]:
     """Templates that leave out questions which the spec asks."""
     askers = [name for name in ("held_out_qa", "benchmarks") if getattr(train, name)]
     found: list[tuple[Path_, str]] = []
-    if askers and not says_question(spec.template):
+    if askers and not has_question(spec.template):
         found = [
             (
                 ("template",),
@@ -45,7 +45,7 @@ def _unsaid(spec: Spec, train: TrainConfig) -> list[tuple[Path_, str]]:
         ]
     if train.validation and train.validation.samples:
         for i, stage in enumerate(train.stages):
-            if not says_question(stage.template or spec.template):
+            if not has_question(stage.template or spec.template):
                 at = ("train", "stages", i, "template") if stage.template else ("template",)
                 found.append(
                     (

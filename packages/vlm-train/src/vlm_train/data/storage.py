@@ -11,7 +11,7 @@ from threading import Thread
 from typing import Any
 
 from vlm_core.errors import UserError
-from vlm_core.io.files import patiently
+from vlm_core.io.files import with_retries
 from vlm_train.data.file_patterns import braces, local_files
 
 _PERMANENT = (
@@ -79,9 +79,11 @@ def _asked(name: str, ask: Callable[[], Any], size: int = 0) -> Any:
     remote = is_remote(name)
     try:
         if not remote:
-            return patiently(name, ask)
+            return with_retries(name, ask)
         seconds = ANSWER_S + size / SLOWEST
-        return patiently(name, lambda: _within(seconds, ask), lambda error: not isinstance(error, _PERMANENT))
+        return with_retries(
+            name, lambda: _within(seconds, ask), lambda error: not isinstance(error, _PERMANENT)
+        )
     except (OSError, *_PERMANENT) as error:
         if isinstance(error, UserError):
             raise
@@ -118,7 +120,7 @@ def _facts(name: str) -> tuple[int, str]:
             raise UserError(f"{name}: the storage does not say how large it is; copy the file here")
         return info["size"], str(info.get("ETag") or info.get("etag") or info.get("mtime"))
     try:
-        facts = patiently(name, lambda: os.stat(name))
+        facts = with_retries(name, lambda: os.stat(name))
     except OSError as error:
         raise UserError(f"{name}: cannot be read: {error.strerror or error}") from None
     return facts.st_size, str(facts.st_mtime_ns)

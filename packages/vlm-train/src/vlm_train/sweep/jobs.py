@@ -148,12 +148,12 @@ def run(todo: Sequence[Job], pool: Pool, say: Callable[[str], None]) -> list[Fai
 
 def sizes(grid: Grid) -> dict[str, dict[str, int]]:
     """Parameters of each part, by the row's name; raises `UserError` if the parts of a row don't fit."""
-    from vlm_core.diagnose.check import check
+    from vlm_core.diagnose.model_summary import summarize
 
     found = {}
     for row in grid.rows:
         try:
-            sums = check(grid.spec(row, grid.seeds[0])[0])
+            sums = summarize(grid.spec(row, grid.seeds[0])[0])
         except UserError as error:
             raise UserError(f"{grid.file}: {row.name}: {error.lines[0]}", *error.lines[1:]) from None
         found[row.name] = {part.part: part.parameters for part in sums.rows}

@@ -40,7 +40,7 @@ GPUS = {
 }
 
 
-def named(name: str) -> GPU:
+def find_gpu(name: str) -> GPU:
     """By name, capitals or not; raises `UserError` for one that isn't in the table."""
     found = next((gpu for gpu in GPUS.values() if gpu.name.lower() == name.lower()), None)
     if found is None:
@@ -48,7 +48,7 @@ def named(name: str) -> GPU:
     return found
 
 
-def smallest(count: float) -> GPU | None:
+def smallest_gpu(count: float) -> GPU | None:
     """The GPU with the least memory that holds so many bytes, or None."""
     return next((gpu for gpu in sorted(GPUS.values(), key=lambda g: g.memory) if gpu.holds(count)), None)
 

@@ -47,7 +47,7 @@ class StageFacts:
 
 
 @runtime_checkable
-class TellsStages(Protocol):
+class HasStageFacts(Protocol):
     """What a section's class offers so that `--check` can advise on its stages."""
 
     def stage_facts(self) -> list[StageFacts]: ...
@@ -58,4 +58,4 @@ def stages_of(spec: Spec) -> list[StageFacts]:
     if spec.train is None or "train" not in installed().names("section"):
         return []
     section = installed().get("section", "train").model_validate(spec.train)
-    return section.stage_facts() if isinstance(section, TellsStages) else []
+    return section.stage_facts() if isinstance(section, HasStageFacts) else []

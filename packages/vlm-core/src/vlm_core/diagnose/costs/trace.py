@@ -66,7 +66,7 @@ class Meter(TorchDispatchMode):
 
 
 @dataclass
-class Kept:
+class SavedTensors:
     """Storages that autograd keeps, weights themselves left out; each counts once, however many tensors share it."""
 
     weights: set[int]
@@ -116,7 +116,7 @@ def measure(
 ) -> Cost:
     """Call `run`, which uses `module` on fake or real tensors, and its backward if it has one."""
     weights = {_storage(p) for p in module.parameters()}
-    kept, cost = Kept(weights), Cost()
+    kept, cost = SavedTensors(weights), Cost()
     cast = torch.autocast("cpu", dtype=torch.bfloat16) if bf16 else nullcontext()
     hooks = torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor)
     with _on_torch(), Meter(weights) as meter, hooks, cast:
@@ -133,7 +133,7 @@ def measure(
 
 
 @contextmanager
-def training(module: nn.Module, on: bool) -> Iterator[None]:
+def training_mode(module: nn.Module, on: bool) -> Iterator[None]:
     """The module as a stage has it: in training mode with gradients, or frozen."""
     module.requires_grad_(on)
     module.train(on)

@@ -13,7 +13,7 @@ from vlm_core.spec.spec import Spec
 
 
 @dataclass(frozen=True)
-class Part:
+class PartSummary:
     """One row of the table."""
 
     part: str
@@ -23,7 +23,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Arithmetic:
+class ModelSummary:
     """What a spec amounts to. `tokens` visual tokens an image; `parameters` by part."""
 
     image_size: tuple[int, int]
@@ -32,22 +32,22 @@ class Arithmetic:
     d_in: int
     d_out: int
     vocab_size: int
-    rows: list[Part]
+    rows: list[PartSummary]
 
     @property
     def total(self) -> int:
         return sum(row.parameters for row in self.rows)
 
 
-def on_meta(spec: Spec) -> VLM:
+def build_on_meta(spec: Spec) -> VLM:
     """The model without memory for its weights; raises `UserError` if the parts don't fit."""
     with torch.device("meta"):
         return build(spec, weights=False)
 
 
-def check(spec: Spec, model: VLM | None = None) -> Arithmetic:
+def summarize(spec: Spec, model: VLM | None = None) -> ModelSummary:
     """Push shapes through the model on the meta device, which is built here if it isn't given."""
-    model = on_meta(spec) if model is None else model
+    model = build_on_meta(spec) if model is None else model
     with torch.device("meta"):
         height, width = model.encoder.image_size
         features = model.encoder(torch.empty(1, 3, height, width))
@@ -58,7 +58,10 @@ def check(spec: Spec, model: VLM | None = None) -> Arithmetic:
         "connector": f"{tokens} tokens × {model.llm.dim}",
         "llm": f"{model.llm.vocab_size} logits",
     }
-    rows = [Part(p, getattr(spec, p).label(), outputs[p], parameter_count(getattr(model, p))) for p in PARTS]
-    return Arithmetic(
+    rows = [
+        PartSummary(p, getattr(spec, p).label(), outputs[p], parameter_count(getattr(model, p)))
+        for p in PARTS
+    ]
+    return ModelSummary(
         (height, width), (h, w), tokens, model.encoder.dim, model.llm.dim, model.llm.vocab_size, rows
     )

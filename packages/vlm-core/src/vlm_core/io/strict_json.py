@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from pydantic import BaseModel, ValidationError
 
 from vlm_core.errors import UserError
-from vlm_core.io.files import RepeatedKeyError, distinct
+from vlm_core.io.files import RepeatedKeyError, unique_keys
 
 MAX_DIGITS = 400
 """Of a whole number: no id and no count has more, and Python takes long to convert them."""
@@ -86,11 +86,11 @@ def _real(spelling: str) -> float:
 
 
 _DECODER = json.JSONDecoder(
-    object_pairs_hook=distinct, parse_constant=_constant, parse_int=_integer, parse_float=_real
+    object_pairs_hook=unique_keys, parse_constant=_constant, parse_int=_integer, parse_float=_real
 )
 
 
-_LENIENT = json.JSONDecoder(object_pairs_hook=distinct, parse_int=_integer)
+_LENIENT = json.JSONDecoder(object_pairs_hook=unique_keys, parse_int=_integer)
 
 
 def _place_of(spelling: str, text: str) -> int:

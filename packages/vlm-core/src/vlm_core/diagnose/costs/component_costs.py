@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlm_core.diagnose.costs.trace import Cost, Fakes, measure, training
+from vlm_core.diagnose.costs.trace import Cost, Fakes, measure, training_mode
 from vlm_core.errors import UserError
 from vlm_core.model import PARTS, VLM
 
 
-class PartCosts:
+class ComponentCosts:
     """Costs of a model on the meta device, which becomes a fake one and is of no other use afterwards."""
 
     def __init__(self, model: VLM) -> None:
@@ -58,7 +58,7 @@ class PartCosts:
     ) -> Cost:
         module: nn.Module = getattr(self._model, part)
         try:
-            with training(module, trained):
+            with training_mode(module, trained):
                 return measure(module, run, bf16=bf16, backward=backward)
         except Exception as error:  # somebody else's module may need real numbers
             text = str(error).strip().split("\n", 1)[0]

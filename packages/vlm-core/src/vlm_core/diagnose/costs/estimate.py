@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vlm_core.diagnose.costs.component_costs import ComponentCosts
 from vlm_core.diagnose.costs.gpus import MFU
-from vlm_core.diagnose.costs.memory import STRATEGIES, Memory, Sizes, memory
-from vlm_core.diagnose.costs.parts import PartCosts
 from vlm_core.diagnose.costs.stages import StageFacts, stages_of
 from vlm_core.diagnose.costs.trace import Cost
+from vlm_core.diagnose.costs.training_memory import STRATEGIES, Memory, Sizes, memory
 from vlm_core.errors import UserError, choices
 from vlm_core.model import VLM
 from vlm_core.spec.spec import Spec
@@ -17,7 +17,7 @@ TEXT_TOKENS = 256
 
 
 @dataclass(frozen=True)
-class Question:
+class Assumptions:
     """What the user asks: how many GPUs, and what the spec can't tell.
 
     `text` positions of a sample besides its image; `samples` by stage; `mfu` the share of the peak reached.
@@ -30,7 +30,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class StageAdvice:
+class StageEstimate:
     """A stage's cost: by part for `micro` samples of `length` positions; memory by strategy, also for the longest."""
 
     facts: StageFacts
@@ -52,17 +52,17 @@ class StageAdvice:
 
 
 @dataclass(frozen=True)
-class Advice:
+class CostEstimate:
     """`forward` is what one sample costs at inference, by part; `features` how many numbers an image's have."""
 
-    question: Question
+    question: Assumptions
     length: int
     forward: dict[str, Cost]
-    stages: list[StageAdvice]
+    stages: list[StageEstimate]
     features: int
 
 
-def advise(spec: Spec, model: VLM, question: Question) -> Advice:
+def estimate_costs(spec: Spec, model: VLM, question: Assumptions) -> CostEstimate:
     """Work everything out on `model`, which was built on the meta device and is used up by this."""
     stages = stages_of(spec)
     known = [facts.name for facts in stages]
@@ -75,14 +75,14 @@ def advise(spec: Spec, model: VLM, question: Question) -> Advice:
                 f"stage {facts.name}: batch_size {facts.batch_size} is not divisible by {question.gpus} GPUs"
             )
     sizes = [Sizes.of(model, facts.trainable) for facts in stages]
-    costs = PartCosts(model)
+    costs = ComponentCosts(model)
     length = costs.tokens + question.text
     forward = costs.of_stage((), 1, length)
     told = [_stage(facts, size, costs, question) for facts, size in zip(stages, sizes, strict=True)]
-    return Advice(question, length, forward, told, costs.features)
+    return CostEstimate(question, length, forward, told, costs.features)
 
 
-def _stage(facts: StageFacts, sizes: Sizes, costs: PartCosts, question: Question) -> StageAdvice:
+def _stage(facts: StageFacts, sizes: Sizes, costs: ComponentCosts, question: Assumptions) -> StageEstimate:
     length = min(facts.max_length, costs.tokens + question.text)
     micro, bf16 = facts.micro(question.gpus), facts.precision == "bf16"
     usual = costs.of_stage(facts.trainable, micro, length, bf16=bf16)
@@ -97,4 +97,4 @@ def _stage(facts: StageFacts, sizes: Sizes, costs: PartCosts, question: Question
         }
 
     samples = (question.samples or {}).get(facts.name) or facts.samples()
-    return StageAdvice(facts, micro, length, usual, by_strategy(usual), by_strategy(longest), samples)
+    return StageEstimate(facts, micro, length, usual, by_strategy(usual), by_strategy(longest), samples)

@@ -14,7 +14,7 @@ from vlm_core.model_folder.initial_weights import PARTS
 from vlm_core.units import amount, size
 
 if TYPE_CHECKING:
-    from vlm_core.diagnose.costs.advice import Advice, Question, StageAdvice
+    from vlm_core.diagnose.costs.estimate import Assumptions, CostEstimate, StageEstimate
     from vlm_core.diagnose.costs.gpus import GPU
     from vlm_core.io.yaml_loader import Document
     from vlm_core.model import VLM
@@ -44,16 +44,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def print_all(spec: Spec, document: Document, model: VLM, asked: Question | None, gpu: GPU | None) -> None:
+def print_all(spec: Spec, document: Document, model: VLM, asked: Assumptions | None, gpu: GPU | None) -> None:
     """Everything after the first table; uses the model up. Without `asked` no GPU is spoken of."""
     print_origin(document)
     print_downloads(spec)
     if asked is None:
         print("\n--gpus N adds FLOPs, memory and hours of training on N GPUs")
         return
-    from vlm_core.diagnose.costs.advice import advise
+    from vlm_core.diagnose.costs.estimate import estimate_costs
 
-    print_advice(advise(spec, model, asked), gpu)
+    print_advice(estimate_costs(spec, model, asked), gpu)
     if slow := [part for part in PARTS if _plain_scan_on_cuda(getattr(spec, part))]:
         print(
             f"\n{' and '.join(slow)}: the scan runs on plain torch on a GPU, far below that share (docs/costs.md)"
@@ -150,7 +150,7 @@ def print_downloads(spec: Any) -> None:
     show(made)
 
 
-def print_advice(advice: Advice, gpu: GPU | None) -> None:
+def print_advice(advice: CostEstimate, gpu: GPU | None) -> None:
     """FLOPs of a sample, memory of a GPU, hours of the whole; of one kind of GPU if one is asked for."""
     question = advice.question
     print(
@@ -165,7 +165,7 @@ def print_advice(advice: Advice, gpu: GPU | None) -> None:
     _features(advice)
 
 
-def _features(advice: Advice) -> None:
+def _features(advice: CostEstimate) -> None:
     """What keeping features takes, and that the tables know nothing of what it saves."""
     for stage in advice.stages:
         if stage.facts.features is not None:
@@ -178,7 +178,7 @@ def _features(advice: Advice) -> None:
             )
 
 
-def _flops(advice: Advice) -> None:
+def _flops(advice: CostEstimate) -> None:
     names = [f"training {stage.facts.name}" for stage in advice.stages]
     made = table(f"FLOPs a sample, {advice.length} positions", "part", "forward", *names)
     for part in PARTS:
@@ -194,7 +194,7 @@ def _flop(count: float) -> str:
     return f"{count / 1e12:.2f} T" if count >= 1e12 else amount(count).replace(" B", " G")
 
 
-def _memory(stage: StageAdvice, gpus: int, gpu: GPU | None) -> None:
+def _memory(stage: StageEstimate, gpus: int, gpu: GPU | None) -> None:
     facts = stage.facts
     title = f"{facts.name}: memory of each of {gpus} GPUs" if gpus > 1 else f"{facts.name}: memory of one GPU"
     title += f", {facts.precision}, {stage.micro} samples of {stage.length} positions at once"
@@ -215,15 +215,15 @@ def _memory(stage: StageAdvice, gpus: int, gpu: GPU | None) -> None:
 
 def _fits(count: float, gpu: GPU | None) -> str:
     """The smallest GPU that holds it, or whether the one asked for does."""
-    from vlm_core.diagnose.costs.gpus import smallest
+    from vlm_core.diagnose.costs.gpus import smallest_gpu
 
     if gpu is not None:
         return f"{gpu.name} {'yes' if gpu.holds(count) else 'NO'}"
-    found = smallest(count)
+    found = smallest_gpu(count)
     return found.name if found else "none"
 
 
-def _hours(advice: Advice, gpu: GPU | None) -> None:
+def _hours(advice: CostEstimate, gpu: GPU | None) -> None:
     """A stage whose data are not here is estimated for 100 000 samples."""
     from vlm_core.diagnose.costs.gpus import GPUS, hours
 
@@ -245,7 +245,7 @@ def _hours(advice: Advice, gpu: GPU | None) -> None:
         )
 
 
-def asked(args: Any) -> tuple[Question | None, GPU | None]:
+def asked(args: Any) -> tuple[Assumptions | None, GPU | None]:
     """What the command line asks of GPUs; raises `UserError`, before any work, for what means nothing."""
     if args.gpus is None:
         if args.gpu:
@@ -253,13 +253,13 @@ def asked(args: Any) -> tuple[Question | None, GPU | None]:
         return None, None
     if not args.check:
         raise UserError("--gpus goes with --check")
-    from vlm_core.diagnose.costs.gpus import named
+    from vlm_core.diagnose.costs.gpus import find_gpu
 
-    return _question(args), named(args.gpu) if args.gpu else None
+    return _question(args), find_gpu(args.gpu) if args.gpu else None
 
 
-def _question(args: Any) -> Question:
-    from vlm_core.diagnose.costs.advice import Question
+def _question(args: Any) -> Assumptions:
+    from vlm_core.diagnose.costs.estimate import Assumptions
 
     if not (0 < args.gpus < 10**9 and 0 < args.text_tokens < 10**9 and 0 < args.mfu <= 1):
         raise UserError(
@@ -271,4 +271,4 @@ def _question(args: Any) -> Question:
         if not equals or not re.fullmatch("[0-9]{1,15}", number) or not int(number):
             raise UserError(f"--samples {given:.200}: expected STAGE=NUMBER, as in align=558000")
         samples[name] = int(number)
-    return Question(args.gpus, args.text_tokens, samples, args.mfu)
+    return Assumptions(args.gpus, args.text_tokens, samples, args.mfu)
