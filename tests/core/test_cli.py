@@ -66,7 +66,7 @@ def test_interactive_chat(cli, tiny_folder, tmp_path, monkeypatch):
     code, out, err = cli(chat.main, tiny_folder, "--max-new-tokens", 3)
     assert code == 0
     assert "none.png: no such image file" in err, "a wrong path does not end the conversation"
-    assert out.count("/image FILE … shows images") == 3
+    assert out.count("/image FILE … adds images") == 3
     assert "/nwe: unknown command or wrong arguments" in out
 
 
@@ -97,11 +97,11 @@ def test_schema_and_list(cli):
         (["{spec}", "--set", "llm.d_model=99999999"], "llm.d_model: got 99999999"),
         (["{spec}", "--set", "encoder.model=vit_tinny_patch16_224"], "nearest: vit_tiny_patch16_224"),
         (["{spec}", "--set", "llm.tokenizer.dataset.path=none.json"], "none.json: no such data file"),
-        (["{spec}", "--check", "--out", "x"], "--out would do nothing beside --check"),
-        (["{spec}", "--with-code"], "--with-code goes with --export-hf"),
+        (["{spec}", "--check", "--out", "x"], "--out has no effect with --check"),
+        (["{spec}", "--with-code"], "--with-code needs --export-hf"),
         (
             ["{spec}", "--export-hf", "x", "--dtype", "bfloat16", "--set", "a=1"],
-            "--dtype and --set would do nothing",
+            "--dtype and --set has no effect",
         ),
     ],
 )

@@ -224,7 +224,7 @@ HOSTILE = {
     ),
     "base": (
         lambda f: (f / "spec.yaml").write_text("base: ../spec.yaml\n"),
-        r"spec.yaml:1: base: the spec of a model folder is complete by itself; expected no base",
+        r"spec.yaml:1: base: the spec of a model folder must be complete; expected no base",
     ),
 }
 

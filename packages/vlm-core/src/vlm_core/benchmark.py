@@ -217,7 +217,7 @@ class Benchmark(ABC):
         """
 
     def check_answers(self, answers: Mapping[str, str]) -> Sequence[str]:
-        """Check answers against files made for other answers, such as a judge's grades -> warnings; may raise `UserError`."""
+        """Warnings about answers; raises `UserError` for answers that don't belong to, say, a judge's grades."""
         return ()
 
     def as_asked(self, prompts: Sequence[str]) -> Benchmark:

@@ -1,4 +1,4 @@
-"""Everything that `vlm-assemble --check --gpus N` tells, as data."""
+"""The cost estimate of `vlm-assemble --check --gpus N`: FLOPs, memory and samples of each stage."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ TEXT_TOKENS = 256
 
 @dataclass(frozen=True)
 class Assumptions:
-    """What the user asks: how many GPUs, and what the spec can't tell.
+    """Number of GPUs, and what the spec doesn't contain.
 
-    `text` positions of a sample besides its image; `samples` by stage; `mfu` the share of the peak reached.
+    `text` is the number of text tokens per sample, `samples` the number of samples by stage, `mfu` the model FLOPs
+    utilization.
     """
 
     gpus: int = 1
@@ -31,7 +32,10 @@ class Assumptions:
 
 @dataclass(frozen=True)
 class StageEstimate:
-    """A stage's cost: by part for `micro` samples of `length` positions; memory by strategy, also for the longest."""
+    """Costs of a stage: `costs` by part for `micro` samples of `length` positions, `memory` by strategy.
+
+    `at_longest` is the memory with samples of `max_length` positions. `samples` is None if the data are not here.
+    """
 
     facts: StageFacts
     micro: int
@@ -43,58 +47,61 @@ class StageEstimate:
 
     @property
     def flops(self) -> float:
-        """Of one sample, forward and backward."""
+        """FLOPs of one sample, forward and backward."""
         return sum(self.of_part(part) for part in self.costs)
 
     def of_part(self, part: str) -> float:
-        """A part's share of them."""
+        """FLOPs of one sample in one part."""
         return self.costs[part].training / self.micro
 
 
 @dataclass(frozen=True)
 class CostEstimate:
-    """`forward` is what one sample costs at inference, by part; `features` how many numbers an image's have."""
+    """`forward` is the cost of one sample at inference, by part; `features` the values in one image's features."""
 
-    question: Assumptions
+    assumptions: Assumptions
     length: int
     forward: dict[str, Cost]
     stages: list[StageEstimate]
     features: int
 
 
-def estimate_costs(spec: Spec, model: VLM, question: Assumptions) -> CostEstimate:
-    """Work everything out on `model`, which was built on the meta device and is used up by this."""
+def estimate_costs(spec: Spec, model: VLM, assumptions: Assumptions) -> CostEstimate:
+    """Estimate the costs of a spec with its `model` on the meta device, which can't be used afterwards.
+
+    Raises `UserError` for an unknown stage in `samples` and for a batch size that the GPUs don't divide.
+    """
     stages = stages_of(spec)
     known = [facts.name for facts in stages]
-    for name in question.samples or {}:
+    for name in assumptions.samples or {}:
         if name not in known:
             raise UserError(f"--samples {name}: the spec has no such stage{choices(name, known)}")
     for facts in stages:
-        if facts.batch_size % question.gpus:
+        if facts.batch_size % assumptions.gpus:
             raise UserError(
-                f"stage {facts.name}: batch_size {facts.batch_size} is not divisible by {question.gpus} GPUs"
+                f"stage {facts.name}: batch_size {facts.batch_size} is not divisible by {assumptions.gpus} GPUs"
             )
     sizes = [Sizes.of(model, facts.trainable) for facts in stages]
     costs = ComponentCosts(model)
-    length = costs.tokens + question.text
+    length = costs.tokens + assumptions.text
     forward = costs.of_stage((), 1, length)
-    told = [_stage(facts, size, costs, question) for facts, size in zip(stages, sizes, strict=True)]
-    return CostEstimate(question, length, forward, told, costs.features)
+    estimates = [_stage(facts, size, costs, assumptions) for facts, size in zip(stages, sizes, strict=True)]
+    return CostEstimate(assumptions, length, forward, estimates, costs.features)
 
 
-def _stage(facts: StageFacts, sizes: Sizes, costs: ComponentCosts, question: Assumptions) -> StageEstimate:
-    length = min(facts.max_length, costs.tokens + question.text)
-    micro, bf16 = facts.micro(question.gpus), facts.precision == "bf16"
+def _stage(facts: StageFacts, sizes: Sizes, costs: ComponentCosts, assumptions: Assumptions) -> StageEstimate:
+    length, gpus = min(facts.max_length, costs.tokens + assumptions.text), assumptions.gpus
+    micro, bf16 = facts.micro(gpus), facts.precision == "bf16"
     usual = costs.of_stage(facts.trainable, micro, length, bf16=bf16)
     longest = costs.of_stage(facts.trainable, micro, facts.max_length, bf16=bf16, backward=False)
 
-    def by_strategy(found: dict[str, Cost]) -> dict[str, Memory]:
-        kept = sum(cost.activations for cost in found.values())
-        copies = sum(found[part].weight_copies for part in facts.trainable)
+    def by_strategy(part_costs: dict[str, Cost]) -> dict[str, Memory]:
+        activations = sum(cost.activations for cost in part_costs.values())
+        copies = sum(part_costs[part].weight_copies for part in facts.trainable)
         return {
-            name: memory(name, sizes, question.gpus, bf16=bf16, activations=kept, copies=copies)
-            for name in (STRATEGIES if question.gpus > 1 else STRATEGIES[:1])
+            name: memory(name, sizes, gpus, bf16=bf16, activations=activations, copies=copies)
+            for name in (STRATEGIES if gpus > 1 else STRATEGIES[:1])
         }
 
-    samples = (question.samples or {}).get(facts.name) or facts.samples()
+    samples = (assumptions.samples or {}).get(facts.name) or facts.samples()
     return StageEstimate(facts, micro, length, usual, by_strategy(usual), by_strategy(longest), samples)
