@@ -198,7 +198,7 @@ HOSTILE = {
     ),
     "kernel": (
         lambda f: _mine(f, "llm", auto_map=None, model_type="llama", attn_implementation="evil/kernel"),
-        'attn_implementation names "evil/kernel"; a saved model has all of its files in its folder',
+        'attn_implementation names "evil/kernel"; a saved model has all of its files in its own folder',
     ),
     "backbone": (
         lambda f: _mine(f, "llm", auto_map=None, model_type="llama", backbone="evil/repo"),
