@@ -163,7 +163,7 @@ def test_frozen_parts_have_no_gradients_and_no_optimizer(spec):
 def test_a_module_that_needs_numbers_is_refused_by_name(spec):
     model = build_on_meta(spec)
     model.connector.forward = lambda features: features[features > 0]
-    with pytest.raises(UserError, match="connector: what it costs can't be worked out without weights"):
+    with pytest.raises(UserError, match="connector: can't estimate its costs without weights"):
         ComponentCosts(model).of_stage(("connector",), 1, 40)
 
 

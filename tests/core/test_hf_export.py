@@ -114,7 +114,7 @@ def test_what_cannot_be_exported_says_so(tmp_path):
     remote = TransformersLLMConfig(model="a/b", trust_remote_code=True, revision="0" * 40)
     with pytest.raises(UserError, match="code of its own repository"):
         remote.factory_call()
-    with pytest.raises(UserError, match="wants a model folder"):
+    with pytest.raises(UserError, match="needs a model folder"):
         export_hf(tmp_path / "none", tmp_path / "m")
 
 

@@ -1,4 +1,4 @@
-"""The arithmetic of a spec: shapes, tokens, parameters and bytes, on the meta device, before any weight."""
+"""Summary of a spec's model: shapes, visual tokens and parameters, computed on the meta device without weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vlm_core.spec.spec import Spec
 
 @dataclass(frozen=True)
 class PartSummary:
-    """One row of the table."""
+    """One part: its component, output shape and number of parameters."""
 
     part: str
     component: str
@@ -24,7 +24,7 @@ class PartSummary:
 
 @dataclass(frozen=True)
 class ModelSummary:
-    """What a spec amounts to. `tokens` visual tokens an image; `parameters` by part."""
+    """Image size (pixels), patch grid, visual tokens per image, widths D and M, vocabulary, and the parts in `rows`."""
 
     image_size: tuple[int, int]
     grid: tuple[int, int]
@@ -40,13 +40,13 @@ class ModelSummary:
 
 
 def build_on_meta(spec: Spec) -> VLM:
-    """The model without memory for its weights; raises `UserError` if the parts don't fit."""
+    """The model on the meta device, without memory for weights; raises `UserError` if the parts don't fit together."""
     with torch.device("meta"):
         return build(spec, weights=False)
 
 
 def summarize(spec: Spec, model: VLM | None = None) -> ModelSummary:
-    """Push shapes through the model on the meta device, which is built here if it isn't given."""
+    """Summarize a spec's `model` on the meta device, which is built if it is None."""
     model = build_on_meta(spec) if model is None else model
     with torch.device("meta"):
         height, width = model.encoder.image_size
