@@ -52,34 +52,35 @@ def io_retries() -> Iterator[list[str]]:
         _RETRIED.reset(token)
 
 
-def with_retries(name: str, read: Callable[[], T], passing: Callable[[Exception], bool] = is_transient) -> T:
-    """What `read` returns, tried again after each pause of `RETRY_DELAYS` while it raises errors that are `passing`.
+def with_retries(
+    name: str, read: Callable[[], T], transient: Callable[[Exception], bool] = is_transient
+) -> T:
+    """The result of `read`, which is retried after each of `RETRY_DELAYS` while its errors are `transient`.
 
-    Each attempt that failed is a warning and an entry of `io_retries`. If the last one fails, too, it is a `UserError`
-    that no policy skips: the data may be good. Other errors pass through.
+    Each failed attempt is logged as a warning and added to `io_retries`. If the last one fails, a `UserError` is
+    raised, not a `BadSample`: the data may be good. Other errors are not caught.
     """
-    for pause in (*RETRY_DELAYS, None):
+    for delay in (*RETRY_DELAYS, None):
         try:
             return read()
         except Exception as error:
-            if not passing(error):
+            if not transient(error):
                 raise
-            said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            if pause is None:
-                raise UserError(
-                    f"{name}: the storage fails: {said} ({len(RETRY_DELAYS) + 1} attempts)"
-                ) from None
-            log.warning("%s: reading failed: %s; trying again in %g s", name, said, pause)
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            if delay is None:
+                attempts = len(RETRY_DELAYS) + 1
+                raise UserError(f"{name}: the storage fails: {reason} ({attempts} attempts)") from None
+            log.warning("%s: reading failed: %s; trying again in %g s", name, reason, delay)
             if (names := _RETRIED.get()) is not None:
                 names.append(name)
-            time.sleep(pause)
+            time.sleep(delay)
     raise AssertionError("unreachable")
 
 
 def read_file(path: str | Path) -> bytes:
-    """The bytes of a regular file, read `with_retries`.
+    """The bytes of a row's file, read `with_retries`.
 
-    Raises `BadSample` for what is missing, not a regular file (a FIFO or device is never opened) or larger than
+    Raises `BadSample` if it is missing, not a regular file (a FIFO or device is never opened) or larger than
     `MAX_BYTES`.
     """
     try:

@@ -1,4 +1,4 @@
-"""Folders whose files are run, such as caches of compiled kernels: only this user may be able to write there."""
+"""Folders from which code is run, such as caches of compiled kernels: only this user may have write access."""
 
 from __future__ import annotations
 
@@ -8,68 +8,68 @@ from functools import cache
 from pathlib import Path
 
 _LINKS = 40
-"""Links on the way to one folder, after which the way counts as a circle."""
+"""Limit of symbolic links in a path, above which they count as a loop."""
 
 
 def why_untrusted(folder: Path) -> str | None:
-    """What lets another user put files into a folder, and what to do about it; None if nothing does.
+    """Why another user can write to a folder, and what to do; None if nobody else can.
 
-    Looked at are every folder and link on the way, the folder itself, and all that it holds; what is not there yet can
-    be made safely. The owner must be this user or root, and nobody else may write, save in a sticky folder on the way;
-    a user's private group, which has no other member, is nobody else.
+    Checks every folder and link of the path, the folder itself, and its content; missing folders are safe. The owner
+    must be this user or root, and others may not have write access, except to a sticky folder in the path. A private
+    group, whose only member is this user, is allowed.
     """
     if not hasattr(os, "getuid"):  # Windows: a user's folders are the user's
         return None
     try:
-        way, whole = _way(folder)
-        for i, entry in enumerate(way, 1):
-            if text := _fault(*entry, on_the_way=not whole or i < len(way)):
+        entries, complete = _path_entries(folder)
+        for i, entry in enumerate(entries, 1):
+            if text := _fault(*entry, is_parent=not complete or i < len(entries)):
                 return text
-        return _inside(way[-1][0]) if whole else None
+        return _content_fault(entries[-1][0]) if complete else None
     except OSError as error:
         return error.strerror or str(error)
 
 
-def _way(folder: Path) -> tuple[list[tuple[Path, os.stat_result]], bool]:
-    """Every entry on the way to a folder, links and what they lead to, and whether all of the way is there."""
-    rest, at, links = [*reversed(folder.absolute().parts)], Path(), 0
-    way: list[tuple[Path, os.stat_result]] = []
-    while rest:
-        name = rest.pop()
+def _path_entries(folder: Path) -> tuple[list[tuple[Path, os.stat_result]], bool]:
+    """Every entry of a folder's path, including links and their targets, and whether the whole path exists."""
+    names, at, links = [*reversed(folder.absolute().parts)], Path(), 0
+    entries: list[tuple[Path, os.stat_result]] = []
+    while names:
+        name = names.pop()
         at = at.parent if name == ".." else at / name
         try:
             facts = at.lstat()
         except (FileNotFoundError, NotADirectoryError):
-            return way, False
-        way.append((at, facts))
+            return entries, False
+        entries.append((at, facts))
         if stat.S_ISLNK(facts.st_mode):
             links += 1
             if links > _LINKS:
-                return way, False
-            rest += reversed(Path(os.readlink(at)).parts)
+                return entries, False
+            names += reversed(Path(os.readlink(at)).parts)
             at = at.parent
-    return way, True
+    return entries, True
 
 
-def _inside(folder: Path) -> str | None:
-    """The first fault among all that a folder holds; what nobody else can enter, nobody else can write to."""
+def _content_fault(folder: Path) -> str | None:
+    """The first fault in a folder's content; modes don't matter if others can't enter the folder."""
     closed = not stat.S_IMODE(folder.stat().st_mode) & 0o077
     for file in sorted(folder.rglob("*")) if folder.is_dir() else ():
         facts = file.lstat()
         if stat.S_ISLNK(facts.st_mode):
             return f"{_named(file, facts)} is a link; remove it"
-        if text := _fault(file, facts, on_the_way=False, modes=not closed):
+        if text := _fault(file, facts, is_parent=False, modes=not closed):
             return text
     return None
 
 
-def _fault(path: Path, facts: os.stat_result, *, on_the_way: bool, modes: bool = True) -> str | None:
+def _fault(path: Path, facts: os.stat_result, *, is_parent: bool, modes: bool = True) -> str | None:
     if facts.st_uid not in (os.getuid(), 0):
         return f"{_named(path, facts)} belongs to another user; name a folder of your own, or remove it"
     if not modes or not (stat.S_ISDIR(facts.st_mode) or stat.S_ISREG(facts.st_mode)):
         return None
     writers = facts.st_mode & 0o022
-    if (on_the_way and facts.st_mode & stat.S_ISVTX) or (writers == 0o020 and _own_group(facts.st_gid)):
+    if (is_parent and facts.st_mode & stat.S_ISVTX) or (writers == 0o020 and _own_group(facts.st_gid)):
         return None
     if writers:
         return f"{_named(path, facts)} can be written by other users; chmod go-w {_shown(path)}"
@@ -91,7 +91,7 @@ def _user(number: int) -> str:
 
 @cache
 def _own_group(number: int) -> bool:
-    """Whether a group is the one that many systems give to each user, and that nobody else is in."""
+    """Whether a group is the user's private group, without other members."""
     import grp
 
     try:
