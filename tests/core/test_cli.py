@@ -220,3 +220,12 @@ def test_a_crash_below_python_says_its_signal_and_place():
     assert done.returncode == -signal.SIGBUS
     assert done.stderr.startswith("Fatal Python error: Bus error")
     assert 'File "<string>", line 2' in done.stderr
+
+
+def test_an_unknown_name_of_ours_has_its_package():
+    """The hint `pip install …` covers every component of our packages."""
+    from vlm_core.plugins.registry import _PACKAGES, installed
+
+    ours = {"vlm-encoders", "vlm-connectors", "vlm-llms", "vlm-train", "vlm-bench"}
+    listed = {(e.kind, e.name, e.distribution) for e in installed().all() if e.distribution in ours}
+    assert listed == {(kind, name, package) for kind, of in _PACKAGES.items() for name, package in of.items()}

@@ -70,6 +70,12 @@ def _parser() -> argparse.ArgumentParser:
         help="override a key of the spec, such as connector.type=mlp; may be repeated",
     )
     add_trust(parser)
+    _add_commands(parser)
+    return parser
+
+
+def _add_commands(parser: argparse.ArgumentParser) -> None:
+    """Options that need no spec."""
     parser.add_argument("--list", action="store_true", help="list installed components with their packages")
     parser.add_argument(
         "--new-plugin",
@@ -83,7 +89,6 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="print versions, devices, scan backends, kernels, plugins and their problems",
     )
-    return parser
 
 
 def list_components() -> int:

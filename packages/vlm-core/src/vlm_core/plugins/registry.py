@@ -24,7 +24,7 @@ _PACKAGES = {  # package of each component, for the hint in messages about unkno
     ),
     "llm": {"mamba": "vlm-llms", "transformers": "vlm-llms"},
     "scan": {"bsm": "vlm-connectors", "csm": "vlm-connectors"},
-    "dataset": {"llava": "vlm-train"},
+    "dataset": dict.fromkeys(("llava", "parquet", "webdataset"), "vlm-train"),
     "benchmark": dict.fromkeys(
         ("vqa-v2", "gqa", "scienceqa", "textvqa", "pope", "mme", "mmbench", "mm-vet"), "vlm-bench"
     ),
