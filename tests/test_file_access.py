@@ -30,7 +30,7 @@ EXCEPTIONS = {
     "vlm_core/plugins/scaffold.py": "this package's own templates",
     "vlm_core/export/code_export.py": "Python sources of installed modules",
     # what a test wrote
-    "vlm_core/testing/strangers.py": "assets that a component has just saved",
+    "vlm_core/testing/untrusted_files.py": "assets that a component has just saved",
     "vlm_core/testing/damaged_assets.py": "assets that a component has just saved",
     "vlm_core/testing/benchmark.py": "files of a benchmark's own test",
     "vlm_core/testing/dataset.py": "objects that it has pickled itself",

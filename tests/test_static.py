@@ -41,7 +41,7 @@ def test_files_and_functions_stay_small(path):
 OWN_FILES = {
     "distribution.py", "doctor.py", "jit.py", "code_export.py", "scaffold.py", "folder.py",
     "rowindex.py", "tar_index.py", "rundir.py", "report.py", "checkpoint.py", "sweep.py", "trackers.py",
-    "prepare_run_dir.py", "run_inputs.py", "exit_message.py", "store.py", "system_faults.py", "strangers.py",
+    "prepare_run_dir.py", "run_inputs.py", "exit_message.py", "store.py", "system_faults.py", "untrusted_files.py",
 }  # fmt: skip
 """Modules that read text which this project wrote itself, or which the system did."""
 

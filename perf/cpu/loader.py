@@ -107,7 +107,7 @@ class Loading:
     def __init__(self, folder: Path, data: dict[str, str], workers: int, side: int, samples: int) -> None:
         from accelerate import Accelerator
 
-        from vlm_core.diagnose.check import on_meta
+        from vlm_core.diagnose.model_summary import build_on_meta
         from vlm_core.spec.spec import load_spec
         from vlm_train.checkpoint.run_dir import RunDir
         from vlm_train.config.section import train_section
@@ -144,7 +144,7 @@ class Loading:
         (folder / "texts.json").write_text(json.dumps(texts))
         (folder / "spec.yaml").write_text(json.dumps(spec))
         made, document = load_spec(folder / "spec.yaml")
-        train, model = train_section(made, document), on_meta(made)
+        train, model = train_section(made, document), build_on_meta(made)
         reader = sample_processor(model, made, train, train.stages[0])
         rows, strategy = joined(train.stages[0].data), DDPStrategy(Accelerator(cpu=True))
         self.trainer = StageTrainer(model, train, 0, rows, reader, RunDir(train.output), strategy)

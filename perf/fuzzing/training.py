@@ -12,7 +12,7 @@ import torch
 import yaml
 from PIL import Image
 
-from vlm_core.diagnose.check import on_meta
+from vlm_core.diagnose.model_summary import build_on_meta
 from vlm_core.plugins.config import DatasetConfig
 from vlm_core.spec.spec import Spec, load_spec
 from vlm_train.config.section import train_section
@@ -76,7 +76,7 @@ def reader(work: Path) -> SampleProcessor:
     torch.set_num_threads(1)
     (work / "tiny.yaml").write_text(yaml.safe_dump(tiny_spec(work)))
     spec, document = load_spec(work / "tiny.yaml")
-    return sample_processor(on_meta(spec), spec, train_section(spec, document))
+    return sample_processor(build_on_meta(spec), spec, train_section(spec, document))
 
 
 def outcome_of(config: DatasetConfig, read: SampleProcessor) -> str:

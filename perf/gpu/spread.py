@@ -81,7 +81,7 @@ def group(nproc: int, options: Namespace, folder: str) -> tuple[str, dict[str, F
     torchrun = ["--standalone", f"--nproc-per-node={nproc}"] if nproc > 1 else []
     threads = options.threads if DEVICE.type == "cpu" else os.cpu_count() or 1
     env = {**os.environ, "OMP_NUM_THREADS": str(max(1, threads // nproc))}
-    subprocess.run(launch.Plan(nproc, torchrun, words, {}).command, check=True, env=env)
+    subprocess.run(launch.Plan(torchrun, words, {}).command, check=True, env=env)
     told = json.loads(file.read_text())
     return told["device"], {name: Found(**found) for name, found in told["found"].items()}
 

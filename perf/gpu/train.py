@@ -18,9 +18,9 @@ from perf.lib.common import parser
 from perf.lib.gpu import DEVICE, clock, gigabytes, peak, reset, start
 from perf.lib.tables import number, ratio, table, turns
 
-from vlm_core.diagnose.check import on_meta
-from vlm_core.diagnose.costs.advice import TEXT_TOKENS, Question, StageAdvice, advise
+from vlm_core.diagnose.costs.estimate import TEXT_TOKENS, Assumptions, StageEstimate, estimate_costs
 from vlm_core.diagnose.costs.gpus import GPUS
+from vlm_core.diagnose.model_summary import build_on_meta
 from vlm_core.model import PARTS, VLM
 from vlm_core.model_folder.assemble import build
 from vlm_core.spec.spec import Spec, load_spec
@@ -51,7 +51,7 @@ def peak_rate() -> float:
     return next((g.peak for g in GPUS.values() if g.name.split("-")[0] in words), float("nan"))
 
 
-def step(model: VLM, advice: StageAdvice) -> Callable[[], object]:
+def step(model: VLM, advice: StageEstimate) -> Callable[[], object]:
     """A micro-batch forward and backward, and the optimizer."""
     for part in PARTS:
         getattr(model, part).requires_grad_(part in advice.facts.trainable)
@@ -73,7 +73,7 @@ def step(model: VLM, advice: StageAdvice) -> Callable[[], object]:
     return run
 
 
-def rows(spec: Spec, told: list[StageAdvice], rounds: int) -> Iterator[list[str]]:
+def rows(spec: Spec, told: list[StageEstimate], rounds: int) -> Iterator[list[str]]:
     for advice in told:
         reset()
         model = build(spec, weights=False).train()
@@ -101,7 +101,9 @@ def main() -> None:
     options = start(arguments)
     spec = load_spec(SPEC, ["encoder.pretrained=false", *(SMOKE if options.smoke else []), *options.set])[0]
     with torch.device("cpu"):
-        told = advise(spec, on_meta(spec), Question(text=16 if options.smoke else TEXT_TOKENS)).stages
+        told = estimate_costs(
+            spec, build_on_meta(spec), Assumptions(text=16 if options.smoke else TEXT_TOKENS)
+        ).stages
     table(
         f"Training on one GPU (median of {options.rounds} steps)", COLUMNS, rows(spec, told, options.rounds)
     )

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from vlm_connectors.reducer_configs import LDPv2Config, PixelShuffleConfig, ResamplerConfig
 from vlm_connectors.reducers import sincos
-from vlm_core.diagnose.check import check
+from vlm_core.diagnose.model_summary import summarize
 from vlm_core.errors import UserError
 from vlm_core.spec.spec import Spec
 
@@ -116,4 +116,4 @@ def test_what_does_not_fit_is_refused_when_the_spec_is_checked(tiny_spec, connec
     """No patch is dropped in silence: a 3×3 grid is an error before any weight is touched."""
     spec = tiny_spec | {"encoder": tiny_spec["encoder"] | {"image_size": 48}, "connector": connector}
     with pytest.raises(UserError, match=message):
-        check(Spec.model_validate(spec))
+        summarize(Spec.model_validate(spec))

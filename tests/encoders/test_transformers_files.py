@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel
 
 from vlm_core.errors import UserError
-from vlm_core.plugins.hub import trusting
+from vlm_core.plugins.hub import with_trust
 from vlm_encoders import TransformersConfig
 
 FILE = "model.safetensors"
@@ -251,7 +251,7 @@ def test_code_of_a_repository_runs_only_if_the_spec_says_so(
     assert torch.equal(again(pixels), tower(pixels))
     for source in ({}, {"assets": tmp_path / "saved"}):
         with pytest.raises(UserError, match=r"would run code of .*\n  mine\.py  sha256 [0-9a-f]{64}\n"):
-            trusting(opted.model_copy(), "commits").build(weights=False, **source)
+            with_trust(opted.model_copy(), "commits").build(weights=False, **source)
 
 
 @pytest.mark.parametrize("weights", [True, False])

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlm_core.diagnose.check import Arithmetic, check
+from vlm_core.diagnose.model_summary import ModelSummary, summarize
 from vlm_core.spec.spec import Spec, load_spec
 
 _FENCE = re.compile(r"^( *)(`{3,}|~{3,})\s*([^`]*)$")
@@ -64,11 +64,11 @@ def run_python(block: Block, page: Path, namespace: dict[str, Any]) -> None:
     exec(code, namespace)
 
 
-def check_spec(block: Block, folder: Path) -> Arithmetic:
+def check_spec(block: Block, folder: Path) -> ModelSummary:
     """Write a complete spec into `folder` and do what `vlm-assemble --check` does."""
     file = folder / block.file_name
     file.write_text(block.text, encoding="utf-8")
-    return check(load_spec(file)[0])
+    return summarize(load_spec(file)[0])
 
 
 def check_fragment(block: Block, folder: Path) -> Spec:

@@ -1,4 +1,4 @@
-"""The connector contract, checked by the suite that vlm-core ships for plugins."""
+"""Conformance tests of the connector."""
 
 from vlm_connector_pool.plugin import PoolConfig
 from vlm_core.plugins.registry import installed

@@ -64,9 +64,9 @@ def test_an_argument_was_split_by_the_shell_already(pictures):
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
-        ("https://a.b/c.png", "a URL"),
-        ("file:///tmp/red.png", "a URL"),
-        ("data:image/png;base64,AAAA", "a URL"),
+        ("https://a.b/c.png", "URLs are not supported"),
+        ("file:///tmp/red.png", "URLs are not supported"),
+        ("data:image/png;base64,AAAA", "URLs are not supported"),
         ("none.png", "none.png: no such image file"),
         (".", "is a folder"),
         ("/dev/zero", "/dev/zero: is no regular file; name one image file"),

@@ -50,7 +50,7 @@ def test_interactive_chat(cli, tiny_folder, tmp_path, monkeypatch):
     code, out, err = cli(chat.main, tiny_folder, "--max-new-tokens", 3)
     assert code == 0
     assert "none.png: no such image file" in err, "a wrong path does not end the conversation"
-    assert out.count("/image FILE … shows images") == 3
+    assert out.count("/image FILE … adds images") == 3
     assert "/nwe: unknown command or wrong arguments" in out
 
 
@@ -81,11 +81,11 @@ def test_schema_and_list(cli):
         (["{spec}", "--set", "llm.d_model=99999999"], "llm.d_model: got 99999999"),
         (["{spec}", "--set", "encoder.model=vit_tinny_patch16_224"], "nearest: vit_tiny_patch16_224"),
         (["{spec}", "--set", "llm.tokenizer.dataset.path=none.json"], "none.json: no such data file"),
-        (["{spec}", "--check", "--out", "x"], "--out would do nothing beside --check"),
-        (["{spec}", "--with-code"], "--with-code goes with --export-hf"),
+        (["{spec}", "--check", "--out", "x"], "--out has no effect with --check"),
+        (["{spec}", "--with-code"], "--with-code needs --export-hf"),
         (
             ["{spec}", "--export-hf", "x", "--dtype", "bfloat16", "--set", "a=1"],
-            "--dtype and --set would do nothing",
+            "--dtype and --set has no effect",
         ),
     ],
 )
@@ -128,7 +128,7 @@ def test_chat_mistakes(cli, tiny_folder, tmp_path, args, message):
 
 def test_a_connector_of_the_wrong_width_is_refused(tiny_spec):
     from vlm_connectors.configs import MLPConfig
-    from vlm_core.diagnose.check import check
+    from vlm_core.diagnose.model_summary import summarize
     from vlm_core.errors import UserError
     from vlm_core.spec.spec import Spec
 
@@ -138,7 +138,7 @@ def test_a_connector_of_the_wrong_width_is_refused(tiny_spec):
 
     spec = Spec.model_validate(tiny_spec).model_copy(update={"connector": Narrow()})
     with pytest.raises(UserError, match=r"gives \(4, 15\) .* of the language model's width 16"):
-        check(spec)
+        summarize(spec)
 
 
 def test_debug_shows_the_traceback(spec_file):
@@ -223,3 +223,12 @@ def test_a_crash_below_python_says_its_signal_and_place():
     assert done.returncode == -signal.SIGBUS
     assert done.stderr.startswith("Fatal Python error: Bus error")
     assert 'File "<string>", line 2' in done.stderr
+
+
+def test_an_unknown_name_of_ours_has_its_package():
+    """The hint `pip install …` covers every component of our packages."""
+    from vlm_core.plugins.registry import _PACKAGES, installed
+
+    ours = {"vlm-encoders", "vlm-connectors", "vlm-llms", "vlm-train", "vlm-bench"}
+    listed = {(e.kind, e.name, e.distribution) for e in installed().all() if e.distribution in ours}
+    assert listed == {(kind, name, package) for kind, of in _PACKAGES.items() for name, package in of.items()}

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from vlm_core.cli import assemble
-from vlm_core.diagnose.check import check
+from vlm_core.diagnose.model_summary import summarize
 from vlm_core.interfaces import parameter_count
 from vlm_core.plugins.distribution import origin
 from vlm_core.spec.spec import load_spec
@@ -63,7 +63,7 @@ def test_every_spec_is_checked_without_network(path, monkeypatch, tmp_path):
     if parts in CHECKED:  # rows of two tables can be one model
         return
     CHECKED.add(parts)
-    sums = check(spec)
+    sums = summarize(spec)
     assert sums.total == sum(row.parameters for row in sums.rows) > 1e5
 
 
@@ -89,8 +89,8 @@ def test_stages_on_eight_gpus(cli, trained):
         assemble.main, trained, "--check", "--gpus", 8, "--samples", "align=1000", "--text-tokens", 20
     )
     assert code == 0
-    assert "align: memory of each of 8 GPUs, fp32, 2 samples of 24 positions at once" in out
-    assert "instruct: memory of each of 8 GPUs, fp32, 1 samples of 24 positions at once" in out
+    assert "align: memory of each of 8 GPUs, fp32, micro-batch of 2 samples of 24 positions" in out
+    assert "instruct: memory of each of 8 GPUs, fp32, micro-batch of 1 samples of 24 positions" in out
     assert all(out.count(f"\n {name} ") == 2 for name in ("DDP", "FSDP2", "FSDP2-gathered"))
     hours = {
         line.split()[0]: line.split()[1]
@@ -104,7 +104,10 @@ def test_stages_on_eight_gpus(cli, trained):
 def test_data_that_are_not_here_are_said_to_be(cli, trained):
     _, out, _ = cli(assemble.main, trained, "--check", "--gpus", 1, "--gpu", "h100", "--text-tokens", 20)
     assert "align each 100000" in " ".join(out.split())
-    assert "the data of align are not here; --samples align=N says how many there are" in out
+    assert (
+        "the data of align are not on this machine; give their number of samples with --samples align=N"
+        in out
+    )
     assert "H100 yes" in out
 
 
@@ -122,7 +125,7 @@ def test_data_that_are_not_here_are_said_to_be(cli, trained):
             "no such stage; possible: align, instruct; did you mean 'align'",
         ),
         (["--gpus", "1", "--gpu", "H10"], "unknown GPU 'H10'"),
-        (["--gpu", "H100"], "--gpu H100 names a kind; --gpus N says of how many"),
+        (["--gpu", "H100"], "--gpu H100 needs the number of GPUs: add --gpus N"),
         (["--gpus", "3"], "stage align: batch_size 16 is not divisible by 3 GPUs"),
     ],
 )
@@ -173,5 +176,5 @@ def test_origin_of_what_is_installed_and_what_is_not(tmp_path, monkeypatch):
 def test_gpus_without_check_build_nothing(cli, trained, tmp_path):
     code, _, err = cli(assemble.main, trained, "--gpus", 1, "--out", tmp_path / "model")
     assert code == 2
-    assert "--gpus goes with --check" in err
+    assert "--gpus needs --check" in err
     assert not (tmp_path / "model").exists()

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from vlm_core.diagnose.check import on_meta
-from vlm_core.diagnose.costs.gpus import GPUS, hours, named, smallest
-from vlm_core.diagnose.costs.memory import UNIT, Sizes, largest_block, memory
-from vlm_core.diagnose.costs.parts import PartCosts
+from vlm_core.diagnose.costs.component_costs import ComponentCosts
+from vlm_core.diagnose.costs.gpus import GPUS, find_gpu, hours, smallest_gpu
 from vlm_core.diagnose.costs.scan_flops import formulas
-from vlm_core.diagnose.costs.trace import Fakes, Kept, measure, training
+from vlm_core.diagnose.costs.trace import Fakes, SavedTensors, measure, training_mode
+from vlm_core.diagnose.costs.training_memory import UNIT, Sizes, largest_block, memory
+from vlm_core.diagnose.model_summary import build_on_meta
 from vlm_core.errors import UserError
 from vlm_core.model_folder.assemble import build
 from vlm_core.spec.spec import Spec
@@ -67,7 +67,7 @@ def no_hooks(monkeypatch):
 @pytest.mark.parametrize("trainable", [("connector",), ("connector", "llm"), ("encoder", "connector", "llm")])
 def test_flops_are_those_of_torchs_counter(spec, trainable):
     """Counted over a whole real step; the parts' sum differs by nothing but what a step leaves out."""
-    found = PartCosts(on_meta(spec)).of_stage(trainable, 2, 16 + TEXT)
+    found = ComponentCosts(build_on_meta(spec)).of_stage(trainable, 2, 16 + TEXT)
     model = build(spec, weights=False)
     with forced("torch"), FlopCounterMode(display=False, custom_mapping=formulas()) as counter:
         loss = step(model, 2, trainable)
@@ -79,7 +79,7 @@ def test_flops_are_those_of_torchs_counter(spec, trainable):
 
 def test_matrix_products_are_two_flops_a_weight(spec):
     """By hand: every weight of the blocks acts once a position, the head where text is; backward twice that."""
-    model = on_meta(spec)
+    model = build_on_meta(spec)
     matrices = [
         p
         for n, p in model.llm.named_parameters()
@@ -90,11 +90,11 @@ def test_matrix_products_are_two_flops_a_weight(spec):
         by_hand += 3 * 7 * (16 + TEXT) * 64 * 16
     else:  # attention: 3 layers, scores and their use
         by_hand += 3 * 2 * 2 * (16 + TEXT) ** 2 * 32
-    assert PartCosts(model).of_stage((), 1, 16 + TEXT)["llm"].forward == by_hand
+    assert ComponentCosts(model).of_stage((), 1, 16 + TEXT)["llm"].forward == by_hand
 
 
 def test_frozen_parts_cost_forward_only(spec):
-    costs = PartCosts(on_meta(spec))
+    costs = ComponentCosts(build_on_meta(spec))
     align = costs.of_stage(("connector",), 1, 40)
     assert align["encoder"].backward == align["encoder"].activations == 0
     assert 0 < align["llm"].backward < costs.of_stage(("connector", "llm"), 1, 40)["llm"].backward
@@ -107,7 +107,7 @@ def test_frozen_parts_cost_forward_only(spec):
 def kept_by(model, trainable, backend):
     """Bytes that autograd really keeps in a step."""
     weights = {p.untyped_storage()._cdata for p in model.parameters()}
-    kept = Kept(weights)
+    kept = SavedTensors(weights)
     with forced(backend), torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):
         loss = step(model, 3, trainable)
     del loss
@@ -117,7 +117,7 @@ def kept_by(model, trainable, backend):
 @pytest.mark.parametrize("trainable", [("connector",), ("connector", "llm"), ("encoder", "connector", "llm")])
 def test_activations_are_what_autograd_keeps(spec, trainable):
     """Within 1 %: token ids and the mask of images are not counted."""
-    found = PartCosts(on_meta(spec)).of_stage(trainable, 3, 16 + TEXT, backward=False)
+    found = ComponentCosts(build_on_meta(spec)).of_stage(trainable, 3, 16 + TEXT, backward=False)
     told = sum(cost.activations for cost in found.values())
     real = kept_by(build(spec, weights=False), trainable, "torch")
     assert told == pytest.approx(real, rel=0.01)
@@ -130,12 +130,12 @@ def test_autocast_keeps_a_copy_of_every_matrix():
     meta = module.to("meta")
     fakes.module(meta)
     x = fakes.tensor(5, 8, grad=True)
-    with training(meta, True):
+    with training_mode(meta, True):
         cost = measure(meta, lambda: meta(x).sum(), bf16=True)
     assert cost.weight_copies == 2 * (8 * 16 + 16 * 8)
     # in bf16: the input, GELU's input and output
     assert cost.activations == 2 * 5 * (8 + 16 + 16)
-    with training(meta, False):
+    with training_mode(meta, False):
         frozen = measure(meta, lambda: meta(x).sum(), bf16=True)
     assert frozen.activations == 2 * 5 * 16, "without weight gradients only GELU needs its input"
 
@@ -161,7 +161,7 @@ def test_memory_by_hand():
 
 
 def test_frozen_parts_have_no_gradients_and_no_optimizer(spec):
-    model = on_meta(spec)
+    model = build_on_meta(spec)
     connector = sum(p.numel() for p in model.connector.parameters())
     sizes = Sizes.of(model, ["connector"])
     assert sizes.trained == connector
@@ -174,17 +174,17 @@ def test_frozen_parts_have_no_gradients_and_no_optimizer(spec):
 
 
 def test_a_module_that_needs_numbers_is_refused_by_name(spec):
-    model = on_meta(spec)
+    model = build_on_meta(spec)
     model.connector.forward = lambda features: features[features > 0]
-    with pytest.raises(UserError, match="connector: what it costs can't be worked out without weights"):
-        PartCosts(model).of_stage(("connector",), 1, 40)
+    with pytest.raises(UserError, match="connector: can't estimate its costs without weights"):
+        ComponentCosts(model).of_stage(("connector",), 1, 40)
 
 
 def test_gpus():
-    a100 = named("a100-80g")
+    a100 = find_gpu("a100-80g")
     assert hours(3600 * 8 * 312e12 * 0.3, a100, 8) == pytest.approx(1)
-    assert (smallest(10e9).memory, smallest(70e9).memory, smallest(1e12)) == (24, 80, None)
+    assert (smallest_gpu(10e9).memory, smallest_gpu(70e9).memory, smallest_gpu(1e12)) == (24, 80, None)
     assert not a100.holds(79e9), "some memory is not for tensors"
     with pytest.raises(UserError, match=r"unknown GPU 'H10'.*did you mean 'H100'"):
-        named("H10")
+        find_gpu("H10")
     assert all(24 <= gpu.memory <= 192 and 5e13 < gpu.peak < 3e15 for gpu in GPUS.values())

@@ -58,7 +58,7 @@ def test_all_is_well():
     assert found["scan backends"]["reference"] == "available"
     assert found["scan backends"]["VLM_SCAN_BACKEND"] == "not set"
     assert re.match(r"\d+ encoder, \d+ connector, \d+ llm, ", found["plugins"]["components"])
-    assert "vlm-connectors 0.1.0" in found["plugins"]["brought by"]
+    assert "vlm-connectors 0.1.0" in found["plugins"]["packages"]
     assert found["plugins"]["broken"] == "none"
 
 
@@ -108,7 +108,7 @@ def test_a_version_that_is_not_there(monkeypatch):
 
     monkeypatch.setattr(doctor, "version", version)
     rows = dict(doctor.version_rows())
-    assert rows["numba"] == "not installed; pip install 'vlm-ssm[cpu]' brings it"
+    assert rows["numba"] == "not installed; install it with: pip install 'vlm-ssm[cpu]'"
     assert "timm" not in rows
     assert rows["mamba-ssm"] == "1.0"
 

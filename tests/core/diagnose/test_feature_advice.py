@@ -29,6 +29,6 @@ def test_the_check_tells_what_features_take(clean_spec, tmp_path, monkeypatch, c
     assert main() == 0
     out = capsys.readouterr().out
     assert (
-        "align: feature_cache keeps 512 B an image, at most 512.00 kB for 1000" in out
+        "align: feature_cache takes 512 B per image, at most 512.00 kB for 1000" in out
     )  # 4 × 4 × 16 × 2 bytes
     assert "tune: feature_cache" not in out

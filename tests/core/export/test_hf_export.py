@@ -47,7 +47,9 @@ def test_no_exported_file_imports_ours(clean_folder):
         compile(text, str(file), "exec")
         for needed in re.findall(r"^\s*from \.(\w+) import", text, re.MULTILINE):
             assert (clean_folder / f"{needed}.py").is_file(), f"{file.name} needs {needed}"
-    assert "/" not in (clean_folder / "vlm_core_hf_parts.py").read_text().replace("folder / ", ""), "no path"
+    assert "/" not in (clean_folder / "vlm_core_hf_components.py").read_text().replace("folder / ", ""), (
+        "no path"
+    )
 
 
 def test_the_exported_code_gives_our_logits(clean_folder, tmp_path, monkeypatch):
@@ -90,7 +92,7 @@ def test_a_timm_tower_says_what_it_needs(tiny_folder, tmp_path, monkeypatch, cap
         "sys.argv", ["vlm-assemble", str(tiny_folder), "--export-hf", str(tmp_path / "m"), "--with-code"]
     )
     assert assemble.main() == 0
-    assert "import timm" in (tmp_path / "m" / "vlm_core_hf_parts.py").read_text()
+    assert "import timm" in (tmp_path / "m" / "vlm_core_hf_components.py").read_text()
     card = (tmp_path / "m" / "README.md").read_text()
     assert "Its code needs timm besides transformers" in card
     assert "trust_remote_code=True" in card
@@ -112,7 +114,7 @@ def test_what_cannot_be_exported_says_so(tmp_path):
     remote = TransformersLLMConfig(model="a/b", trust_remote_code=True, revision="0" * 40)
     with pytest.raises(UserError, match="code of its own repository"):
         remote.factory_call()
-    with pytest.raises(UserError, match="wants a model folder"):
+    with pytest.raises(UserError, match="needs a model folder"):
         export_hf(tmp_path / "none", tmp_path / "m")
 
 

@@ -233,9 +233,9 @@ USER = [{"role": "user", "content": "red"}]
             {},
             "ends with an answer: set add_generation_prompt=False",
         ),
-        (USER, {"continue_final_message": True}, "can't be begun"),
+        (USER, {"continue_final_message": True}, "continue_final_message are not supported"),
         (USER, {"return_tensors": "np"}, "expected 'pt'"),
-        ([{"role": "system", "content": "be kind"}], {}, "a system turn alone"),
+        ([{"role": "system", "content": "be kind"}], {}, "only a system turn"),
         ([*USER, {"role": "system", "content": "be kind"}], {}, "role 'system': expected"),
         (
             [{"role": "system", "content": [{"type": "image", "path": "x"}]}, *USER],

@@ -101,7 +101,7 @@ def test_forward_honours_its_options(model, batch):
         assert torch.equal(model(**rows).logits, whole.logits)
     with pytest.raises(UserError, match="marks 3 positions, but 1 images take 4 each"):
         model(**{**batch, "image_mask": batch["image_mask"].clone().index_fill_(1, torch.tensor(0), False)})
-    with pytest.raises(UserError, match="give input_ids or inputs_embeds"):
+    with pytest.raises(UserError, match="expected either input_ids or inputs_embeds"):
         model(**batch, inputs_embeds=embeds)
 
 
@@ -191,7 +191,7 @@ def test_decoding_refuses_by_name(processor):
     for option in ({"skip_special_tokens": False}, {"clean_up_tokenization_spaces": True}, {"foo": 1}):
         with pytest.raises(UserError, match=next(iter(option))):
             processor.batch_decode([[5, 6]], **option)
-    with pytest.raises(UserError, match="id -100 is no token"):
+    with pytest.raises(UserError, match="-100 is not a token id"):
         processor.decode([-100])
 
 

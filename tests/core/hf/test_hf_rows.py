@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from vlm_core.errors import UserError
-from vlm_core.hf.collator import talk_of_row
+from vlm_core.hf.collator import parse_row
 from vlm_core.text.render import IMAGE, Message
 
 LLAVA = [{"from": "human", "value": "<image>\nwhat?"}, {"from": "gpt", "value": "a cat"}]
@@ -13,7 +13,7 @@ PICTURE = Image.new("RGB", (4, 4))
 
 
 def test_llavas_turns():
-    talk = talk_of_row({"id": "7", "image": PICTURE, "conversations": LLAVA})
+    talk = parse_row({"id": "7", "image": PICTURE, "conversations": LLAVA})
     assert talk.messages == [Message("user", (IMAGE, "\nwhat?")), Message("assistant", ("a cat",))]
     assert len(talk.images) == 1
     assert talk.system is None
@@ -31,7 +31,7 @@ def test_llavas_turns():
 )
 def test_a_system_text_of_its_own(row):
     """In every form, as vlm-train reads it."""
-    talk = talk_of_row(row)
+    talk = parse_row(row)
     assert talk.system == "be kind"
     assert [message.role for message in talk.messages] == ["user", "assistant"]
 
@@ -41,7 +41,7 @@ def test_a_system_text_of_its_own(row):
     [
         ({"conversations": LLAVA, "image": PICTURE, "images": [PICTURE]}, "it has image and images"),
         ({"conversations": [*LLAVA, {"from": "system", "value": "no"}]}, "from 'system': expected human"),
-        ({"conversations": [{"from": "system", "value": "be kind"}]}, "a system turn alone"),
+        ({"conversations": [{"from": "system", "value": "be kind"}]}, "only a system turn"),
         ({"conversations": [{"from": "bot", "value": "a"}]}, "from 'bot': expected human or gpt"),
         ({"conversations": [7]}, "a turn 7: expected a dictionary"),
         ({"messages": TURNS, "system": 3}, "system 3: expected text"),
@@ -53,4 +53,4 @@ def test_a_system_text_of_its_own(row):
 )
 def test_rows_that_cannot_be_read(row, message):
     with pytest.raises(UserError, match=message):
-        talk_of_row(row)
+        parse_row(row)

@@ -152,7 +152,7 @@ def test_a_storage_that_stumbles_is_tried_again_and_one_that_fails_is_no_bad_sam
         return read(name, *limit)
 
     monkeypatch.setattr(files, "_read", stumbling)
-    monkeypatch.setattr(files, "PATIENCE", (0.0, 0.0))
+    monkeypatch.setattr(files, "RETRY_DELAYS", (0.0, 0.0))
     with files.io_retries() as retried:
         assert load_image(path).size == (2, 2)
         failures += [errno.EIO] * 3
@@ -179,7 +179,7 @@ def test_an_image_without_a_file_is_read_like_one_that_has(tmp_path):
     "error", [TimeoutError("slow"), ConnectionResetError("gone"), OSError(errno.ESTALE, "stale")]
 )
 def test_what_may_pass_is_tried_again(error, monkeypatch):
-    monkeypatch.setattr(files, "PATIENCE", (0.0,))
+    monkeypatch.setattr(files, "RETRY_DELAYS", (0.0,))
     attempts = iter([error, None])
 
     def read():
@@ -187,6 +187,6 @@ def test_what_may_pass_is_tried_again(error, monkeypatch):
             raise failure
         return b"here"
 
-    assert files.patiently("x", read) == b"here"
+    assert files.with_retries("x", read) == b"here"
     with pytest.raises(ZeroDivisionError):
-        files.patiently("x", lambda: 1 // 0)
+        files.with_retries("x", lambda: 1 // 0)

@@ -14,7 +14,7 @@ from vlm_core.cli.common import Parser, run
 from vlm_core.cli.output import inert, printable_records, say
 from vlm_core.errors import BadSample, Problem, SpecError, UserError
 from vlm_core.io.image_folder import ImageFolder
-from vlm_core.io.json_text import parse_strict
+from vlm_core.io.strict_json import parse_strict
 from vlm_core.markup import markdown
 from vlm_core.markup.printable import json_text
 

@@ -70,10 +70,10 @@ LLAMA = {"model_type": "qwen2", "hidden_size": 8, "num_attention_heads": 1, "voc
     ],
 )
 def test_counts_of_a_spec_are_refused_at_once(part, keys):
-    from vlm_core.diagnose.check import on_meta
+    from vlm_core.diagnose.model_summary import build_on_meta
 
     new = keys if "type" in keys else {**PARTS[part], **keys}
     began = time.process_time()
     with pytest.raises(ValueError, match=r"\d"):  # pydantic's error, or a UserError of the build
-        on_meta(Spec.model_validate({**PARTS, part: new}))
+        build_on_meta(Spec.model_validate({**PARTS, part: new}))
     assert time.process_time() - began < 30, "importing the libraries included"

@@ -16,7 +16,7 @@ from vlm_core.export.hf_export import export_hf
 from vlm_core.io.manifest import sha256
 from vlm_core.model_folder.assemble import build, load, save
 from vlm_core.spec.spec import load_spec
-from vlm_core.testing.strangers import no_network
+from vlm_core.testing.untrusted_files import no_network
 
 CODE = ("configuration_mine.py", "modeling_mine.py")
 
@@ -198,7 +198,7 @@ HOSTILE = {
     ),
     "kernel": (
         lambda f: _mine(f, "llm", auto_map=None, model_type="llama", attn_implementation="evil/kernel"),
-        'attn_implementation names "evil/kernel"; a saved model has all of its files in its folder',
+        'attn_implementation names "evil/kernel"; a saved model has all of its files in its own folder',
     ),
     "backbone": (
         lambda f: _mine(f, "llm", auto_map=None, model_type="llama", backbone="evil/repo"),
@@ -224,7 +224,7 @@ HOSTILE = {
     ),
     "base": (
         lambda f: (f / "spec.yaml").write_text("base: ../spec.yaml\n"),
-        r"spec.yaml:1: base: the spec of a model folder is complete by itself; expected no base",
+        r"spec.yaml:1: base: the spec of a model folder must be complete; expected no base",
     ),
 }
 

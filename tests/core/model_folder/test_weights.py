@@ -14,7 +14,14 @@ from torch import nn
 from vlm_core.errors import UserError
 from vlm_core.model_folder.assemble import build, load, save
 from vlm_core.model_folder.safetensors_file import opened
-from vlm_core.model_folder.weights import attach_part, empty_parameters, fill, fp32_names, save_part, to_dtype
+from vlm_core.model_folder.weights import (
+    empty_parameters,
+    fill,
+    fp32_names,
+    load_part_weights,
+    save_part,
+    to_dtype,
+)
 from vlm_core.spec.spec import Spec
 
 FP32 = ("A_log", "D", "dt_proj.bias")
@@ -41,7 +48,7 @@ def test_ties_buffers_and_marks_survive(tmp_path):
     assert empty.embed.weight.is_meta
     assert empty.embed.weight is empty.head.weight
     assert not empty.table.is_meta
-    attach_part(empty, file)
+    load_part_weights(empty, file)
     assert empty.embed.weight is empty.head.weight
     assert torch.equal(empty.embed.weight, module.embed.weight)
     assert torch.equal(empty.table, torch.arange(3.0))
@@ -71,15 +78,15 @@ def test_attached_weights_are_not_the_modules_old_memory(tmp_path):
     fill_from(module, tmp_path / "w")
     assert module.weight is before
     assert torch.equal(before, other.weight)
-    attach_part(module, tmp_path / "w")
+    load_part_weights(module, tmp_path / "w")
     assert module.weight is not before
     with torch.no_grad():
         module.weight.zero_()
-    attach_part(module, tmp_path / "w")
+    load_part_weights(module, tmp_path / "w")
     assert torch.equal(module.weight, other.weight), "writing to a mapped weight must not reach the file"
 
 
-@pytest.mark.parametrize("take", [fill_from, attach_part])
+@pytest.mark.parametrize("take", [fill_from, load_part_weights])
 @pytest.mark.parametrize(
     ("stored", "message"),
     [
@@ -97,7 +104,7 @@ def test_faults_by_name(tmp_path, take, stored, message):
 def test_a_file_that_is_none(tmp_path):
     (tmp_path / "w").write_bytes(b"12345678")
     with pytest.raises(UserError, match="not a readable weight file"):
-        attach_part(nn.Linear(2, 2), tmp_path / "w")
+        load_part_weights(nn.Linear(2, 2), tmp_path / "w")
 
 
 def dtypes(model):
@@ -161,7 +168,7 @@ import sys
 from pathlib import Path
 import torch
 from torch import nn
-from vlm_core.model_folder.weights import attach_part, empty_parameters, save_part
+from vlm_core.model_folder.weights import load_part_weights, empty_parameters, save_part
 
 def high_water():
     line = next(l for l in open("/proc/self/status") if l.startswith("VmHWM"))
@@ -177,7 +184,7 @@ if sys.argv[1] == "save":
 else:
     with empty_parameters():
         module = model()
-    attach_part(module, file)
+    load_part_weights(module, file)
     with torch.no_grad():
         module(torch.ones(1, 2048))
 print((high_water() - before) / size)
@@ -201,7 +208,7 @@ def test_weights_that_are_read_do_not_change_with_their_file(change, tmp_path):
     save_part(module, file)
     with empty_parameters():
         again = nn.Sequential(nn.Linear(64, 64), nn.BatchNorm1d(64), nn.Linear(64, 1)).eval()
-    attach_part(again, file)
+    load_part_weights(again, file)
     with file.open("r+b") as written:
         written.truncate(16) if change == "cut" else written.write(bytes(file.stat().st_size))
     x = torch.randn(3, 64)

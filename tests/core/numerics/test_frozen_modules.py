@@ -8,7 +8,7 @@ from torch import nn
 
 from vlm_core.errors import UserError
 from vlm_core.interfaces import Connector, Encoder
-from vlm_core.numerics.frozen_modules import BufferCopies, mark_added, statistics
+from vlm_core.numerics.frozen_modules import BufferCopies, mark_added, running_statistics
 from vlm_core.runtime import env_vars
 
 
@@ -76,9 +76,9 @@ def test_statistics_of_an_encoder_are_never_trained():
     for module in (tower, nn.ModuleList([tower])):
         module.train()
         assert trains(tower) == {"", "block", "block.linear", "block.drop"}
-    assert statistics(tower.plain).keys() == {"running_mean", "running_var"}
-    assert statistics(nn.BatchNorm1d(4, track_running_stats=False)) == {}
-    assert statistics(nn.InstanceNorm1d(4, track_running_stats=True))
+    assert running_statistics(tower.plain).keys() == {"running_mean", "running_var"}
+    assert running_statistics(nn.BatchNorm1d(4, track_running_stats=False)) == {}
+    assert running_statistics(nn.InstanceNorm1d(4, track_running_stats=True))
 
 
 def test_copies_take_what_is_written_and_the_gradient_is_that_without_them():

@@ -166,10 +166,10 @@ def test_schema_knows_every_component():
 
 def test_the_papers_final_model_adds_up():
     """SigLIP-SO400M/14-384 → 27×27 patches of 1152 → 729 tokens of 2560 → Mamba-2.8B, without any weights."""
-    from vlm_core.diagnose.check import check
+    from vlm_core.diagnose.model_summary import summarize
 
     path = next(p for p in SPECS if p.stem == "vl-mamba-2.8b")
-    sums = check(load_spec(path)[0])
+    sums = summarize(load_spec(path)[0])
     assert (sums.image_size, sums.grid, sums.tokens) == ((384, 384), (27, 27), 729)
     assert (sums.d_in, sums.d_out, sums.vocab_size) == (1152, 2560, 50280)
     counts = {row.part: row.parameters for row in sums.rows}

@@ -7,7 +7,7 @@ from letters import EOS, SHORT, Letters, WithBOS, picture, said, user
 from pydantic import TypeAdapter, ValidationError
 
 from vlm_core.errors import BadSample, UserError
-from vlm_core.text.render import IMAGE, TokenizedConversation, end_of_answer, refuse_unsaid, render
+from vlm_core.text.render import IMAGE, TokenizedConversation, end_of_answer, render, require_question
 from vlm_core.text.template import (
     TEMPLATES,
     Template,
@@ -220,7 +220,7 @@ def test_a_question_that_is_never_said_is_refused(template):
     with pytest.raises(UserError, match="leaves out the question"):
         render(template, [user(IMAGE, "\nwhat is it?")], Letters(), [1])
     with pytest.raises(UserError, match="leaves out the question"):
-        refuse_unsaid(template)
+        require_question(template)
     assert render(template, [user(IMAGE, "\n")], Letters(), [1]).image_mask.count(True) == 1, (
         "a caption is no question"
     )

@@ -135,7 +135,7 @@ def test_without_skipping_the_first_known_fault_ends_it_before_it_starts(run_spe
 def test_what_the_storage_made_us_repeat_is_a_figure_and_no_bad_row(run_spec, formats, monkeypatch):
     import errno
 
-    monkeypatch.setattr(files, "PATIENCE", (0.0,))
+    monkeypatch.setattr(files, "RETRY_DELAYS", (0.0,))
     read, failures = files._read, [OSError(errno.EIO, "stumbled"), OSError(errno.ESTALE, "stumbled")]
 
     def stumbling(name, *limit):

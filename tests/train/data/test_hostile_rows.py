@@ -10,7 +10,7 @@ import torch
 from hostile_images import CORPUS, GREY
 from shards import held, parquet, png, tar, turns
 
-from vlm_core.diagnose.check import on_meta
+from vlm_core.diagnose.model_summary import build_on_meta
 from vlm_core.spec.spec import load_spec
 from vlm_train.config.section import train_section
 from vlm_train.data.collate import to_micro_batch
@@ -69,7 +69,7 @@ def reader(tiny_spec, tmp_path_factory):
     }
     (folder / "spec.yaml").write_text(json.dumps(spec))
     found, document = load_spec(folder / "spec.yaml")
-    return sample_processor(on_meta(found), found, train_section(found, document))
+    return sample_processor(build_on_meta(found), found, train_section(found, document))
 
 
 CASES = [

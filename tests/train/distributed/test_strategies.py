@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from vlm_core.diagnose.check import on_meta
-from vlm_core.diagnose.costs.memory import largest_block
+from vlm_core.diagnose.costs.training_memory import largest_block
+from vlm_core.diagnose.model_summary import build_on_meta
 from vlm_core.errors import UserError
 from vlm_core.model import PARTS
 from vlm_core.model_folder.weights import vector_names
@@ -65,7 +65,7 @@ def test_a_plan_counts_gathered_weights(run_spec, precision):
         plan(*section(run_spec(), *changes, f"train.reshard_after_forward={value}"), 2)[1].memory
         for value in ("true", "false")
     )
-    model, item = on_meta(spec), 4 if precision == "fp32" else 2
+    model, item = build_on_meta(spec), 4 if precision == "fp32" else 2
     vectors = vector_names(model)
     matrices = sum(p.numel() for name, p in model.named_parameters() if name not in vectors)
     units = 2 * max(largest_block(getattr(model, part)) for part in PARTS)

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from vlm_core.diagnose.costs import memory
+from vlm_core.diagnose.costs import training_memory
 from vlm_train.distributed import fsdp2
 
 
@@ -16,4 +16,4 @@ def test_small_neighbours_of_one_kind_are_joined(monkeypatch):
 
 
 def test_the_estimate_knows_the_size_of_a_unit():
-    assert memory.UNIT == fsdp2.UNIT
+    assert training_memory.UNIT == fsdp2.UNIT

@@ -117,7 +117,7 @@ def test_a_budget_is_a_count_or_a_share(run_spec, budget):
 def test_a_failing_storage_is_not_skipped(run_spec, monkeypatch):
     from vlm_core.io import files
 
-    monkeypatch.setattr(files, "PATIENCE", ())
+    monkeypatch.setattr(files, "RETRY_DELAYS", ())
     read = files._read
 
     def failing(path, *limit):

@@ -12,7 +12,7 @@ from torch import nn
 from vlm_core.errors import UserError
 from vlm_core.model import VLM
 from vlm_core.spec.spec import load_spec
-from vlm_core.text.batch import blank
+from vlm_core.text.batch import empty_batch
 from vlm_train.config.section import train_section
 from vlm_train.config.train import Stage
 from vlm_train.distributed.accelerator import accelerator_of
@@ -110,7 +110,7 @@ def test_only_a_rows_own_pass_counts():
     loss = SummedLoss(model, always_sees=True)
     loss(batch(1, image=True)).backward()
     assert int(norm.num_batches_tracked) == 1
-    for other in (batch(2, image=False), blank()):
+    for other in (batch(2, image=False), empty_batch()):
         loss(other).backward()
     with resting(model):
         loss(batch(3, image=True))

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from vlm_core.text.batch import collate
 from vlm_core.text.render import Message, render
 from vlm_core.text.template import TEMPLATES
-from vlm_train.evaluation.answers import Answer, normalized, summary
 from vlm_train.evaluation.held_out import spread
+from vlm_train.evaluation.held_out_answers import Answer, normalized, summary
 from vlm_train.loss import SummedLoss, target_count
 
 ROWS = [("is there a circle?", "no"), ("red", "a blue triangle on a white ground"), ("what?", "yes")]

@@ -6,7 +6,7 @@ import re
 import matplotlib
 from PIL import Image
 
-from vlm_train.evaluation.answers import Answer
+from vlm_train.evaluation.held_out_answers import Answer
 from vlm_train.report import plots, results
 from vlm_train.report.plot_fonts import BASE, Lettering, drawing, escaped
 

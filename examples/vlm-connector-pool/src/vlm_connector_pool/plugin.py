@@ -1,4 +1,4 @@
-"""What this package offers to vlm-core; torch is imported only when something is built."""
+"""Hooks of this package. torch is imported only by `build`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class PoolConfig(ConnectorConfig):
         return f"pool/{self.stride}"
 
     def weights_source(self) -> WeightsSource:
-        """Random values from the seed; a part that loads trained weights returns WeightsSource("where from")."""
+        """Random values from the seed; a component with trained weights returns WeightsSource("their source")."""
         return random_values()
 
     def build(self, d_in: int, d_out: int) -> PoolConnector:

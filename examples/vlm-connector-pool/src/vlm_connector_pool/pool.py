@@ -20,6 +20,6 @@ class PoolConnector(Connector):
         return -(-h // self.stride) * -(-w // self.stride)
 
     def forward(self, features: Tensor) -> Tensor:
-        # ceil_mode keeps the windows at the right and lower edge and divides by the patches they really hold
+        # ceil_mode keeps partial windows at the right and lower edges, averaged over the patches in them
         pooled = F.avg_pool2d(features.permute(0, 3, 1, 2), self.stride, ceil_mode=True)
         return self.project(pooled.flatten(2).transpose(1, 2))

@@ -1,6 +1,6 @@
 """Any vision encoder × any connector × any language model, named in one YAML spec.
 
-Importing this package costs nothing: torch is loaded only by the modules that compute.
+Importing this package is fast: it doesn't import torch.
 """
 
 from vlm_core.errors import SpecError, UserError

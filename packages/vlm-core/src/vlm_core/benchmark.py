@@ -1,7 +1,7 @@
-"""What a benchmark is: questions by id, and a rule that turns `{id: answer}` into figures. Nothing here computes.
+"""The contract of a benchmark: questions by id, and a rule that scores `{id: answer}`.
 
-A package offers benchmarks by the hook `vlm_benchmarks`, which returns `BenchmarkConfig` classes; their `build`
-returns a `Benchmark`. Whoever asks the questions knows nothing but this file.
+A package provides benchmarks with the hook `vlm_benchmarks`, which returns `BenchmarkConfig` classes; their `build`
+returns a `Benchmark`. Code that runs benchmarks depends on this module only.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class EncodedImage:
-    """An image that stands in a data file, as base64 text; equal texts are one image."""
+    """An image stored as base64 text in a data file; equal texts are the same image."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -41,7 +41,7 @@ class EncodedImage:
 
     @property
     def missing(self) -> bool:
-        """Whether the file has no image where one is expected."""
+        """Whether the data file lacks this image."""
         return False
 
     def __eq__(self, other: object) -> bool:
@@ -54,7 +54,7 @@ class EncodedImage:
         return f"{type(self).__name__}({self.digest:.12})"
 
     def read(self) -> bytes:
-        """The bytes of the image file."""
+        """The bytes of the image file; raises `UserError` if the text is not base64."""
         try:
             return base64.b64decode(self.text, validate=True)
         except ValueError as error:
@@ -62,9 +62,9 @@ class EncodedImage:
 
 
 class EncodedImageInFile(EncodedImage):
-    """One whose text stays in its file, `length` bytes from byte `start`, and is read when it is used.
+    """An image whose base64 text is read from its data file on use: `length` bytes from byte `start`.
 
-    With `length` 0 the file has no image there, and `digest` says where.
+    `length` 0 means that the file lacks the image; `digest` then names its place.
     """
 
     def __init__(self, path: Path, start: int, length: int, digest: str) -> None:
@@ -93,11 +93,11 @@ class EncodedImageInFile(EncodedImage):
 
 @dataclass(frozen=True)
 class Question:
-    """One question as a model gets it.
+    """One question of a benchmark.
 
-    `prompt` is the whole text, answer instruction included and image mark left out. `alias` is the id that
-    official answer files carry where several questions share it; such answers are told apart by their prompt.
-    `other_ids` are further ids that answer files may carry, shared or not.
+    `prompt` is the text for the model, with the answer instruction and without an image placeholder. `alias` is the id
+    in official answer files if several questions share one; their answers are distinguished by the prompt. `other_ids`
+    are further ids that answer files may use, shared or not.
     """
 
     id: str
@@ -108,7 +108,7 @@ class Question:
     other_ids: tuple[str, ...] = ()
 
     def open(self) -> PILImage | None:
-        """The image as upright RGB, None where there is none."""
+        """The image as upright RGB; None for a question without one."""
         from vlm_core.io.images import decode_image, load_image
 
         if self.image is None or isinstance(self.image, Path):
@@ -118,12 +118,12 @@ class Question:
 
 @dataclass(frozen=True)
 class Headline:
-    """The figure that papers print: over its parts, the mean or the sum of (sum of numerators) / (sum of denominators).
+    """The score that papers print: per part (sum of numerators) / (sum of denominators); over parts the mean or sum.
 
-    `units` are what is drawn as one when its error is estimated (a question, or an image with all of its
-    questions); each says what it adds to the two sums of a part. A part whose denominators sum to 0 counts 0.
-    A figure is a fraction, shown in percent, unless it is in `points`. `members` are the ids of each unit's
-    questions; a unit that is not in it is the question of that id.
+    `units` are the resampling units of the error estimate: a question, or an image with all of its questions. Each maps
+    a part to its (numerator, denominator). A part whose denominators sum to 0 counts 0. The score is a fraction, shown
+    in percent, unless it is in `points`. `members` are the question ids of each unit; a unit that is not in it is the
+    question of that id.
     """
 
     name: str
@@ -134,7 +134,7 @@ class Headline:
 
     @property
     def value(self) -> float:
-        """The figure; 0 without units."""
+        """The score; 0 without units."""
         sums: dict[str, list[float]] = {}
         for parts in self.units.values():
             for name, (numerator, denominator) in parts.items():
@@ -146,15 +146,15 @@ class Headline:
 
 
 class Points(float):
-    """A figure of a table that is no fraction and is shown as it is."""
+    """A table value in points, not a fraction; it is not shown in percent."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """What a rule made of the answers: the headline, a table, how answers were read, and what is doubtful.
+    """The result of scoring: the headline, a table, how answers were parsed, and warnings.
 
-    In `rows`, whole numbers are counts, floats are fractions and `Points` are points. `unscored` counts answers
-    that could not be scored (half of a pair, no grade): they are in no figure.
+    In `rows`, ints are counts, floats are fractions and `Points` are points. `unscored` counts answers that could not
+    be scored (half of a pair, no grade); no score includes them.
     """
 
     headline: Headline
@@ -166,7 +166,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Verdict:
-    """How the rule took one answer: its worth from 0 to 1, what would have been right, and what it was read as."""
+    """The score of one answer: credit from 0 to 1, the right answer, and the answer as it was parsed."""
 
     credit: float
     right: str = ""
@@ -176,18 +176,18 @@ class Verdict:
 class Benchmark(ABC):
     """Questions and the rule that scores their answers.
 
-    `protocol` names the rule and the revision of the data. `expected` is how many answers a complete run has
-    (the number of labels where that differs from the questions). `files` are what it was read from, `notes`
-    what a reader of the figure must know, such as the variant of the prompt.
+    `protocol` names the rule and the revision of the data. `expected` is the number of answers in a complete run (the
+    number of labels, where that differs from the number of questions). `files` are its data files, `notes` what a
+    reader of the score must know, such as the prompt variant. Raises `UserError` for two questions with one id.
     """
 
     max_new_tokens: ClassVar[int] = 128
     graded: frozenset[str] = frozenset()
-    """Ids that can be scored without an answer, because a judge's grades are at hand."""
+    """Ids that can be scored without an answer because a judge's grades exist."""
     scored_by: Literal["here", "server", "judge"] = "here"
-    """Who gives these answers a figure; unless it is `here`, `score` raises and says what to do."""
+    """Where answers are scored; unless `here`, `score` raises `UserError` saying what to do."""
     submission_notes: ClassVar[Sequence[str]] = ()
-    """What who uploads a submission should know."""
+    """Notes for the user who uploads a submission."""
 
     def __init__(
         self,
@@ -199,11 +199,11 @@ class Benchmark(ABC):
         notes: Mapping[str, str] | None = None,
         warnings: Sequence[str] = (),
     ) -> None:
-        asked = list(questions)
+        all_questions = list(questions)
         self.protocol = protocol
-        self.questions: Mapping[str, Question] = {question.id: question for question in asked}
-        if len(self.questions) != len(asked):
-            raise UserError(f"{len(asked) - len(self.questions)} questions have the id of another one")
+        self.questions: Mapping[str, Question] = {question.id: question for question in all_questions}
+        if duplicates := len(all_questions) - len(self.questions):
+            raise UserError(f"{duplicates} questions have the id of another one")
         self.expected = len(self.questions) if expected is None else expected
         self.files = dict(files or {})
         self.notes = dict(notes or {})
@@ -211,56 +211,56 @@ class Benchmark(ABC):
 
     @abstractmethod
     def score(self, answers: Mapping[str, str]) -> Score:
-        """Score answers to some of `questions`; every key is one of theirs.
+        """Score answers by question id, which may cover only some of `questions`.
 
-        Raises `UserError` where labels are not public or a judge's grades are missing, saying what to do.
+        Raises `UserError` saying what to do if labels are not public or a judge's grades are missing.
         """
 
     def check_answers(self, answers: Mapping[str, str]) -> Sequence[str]:
-        """Refuse answers that something at hand was not made for, such as a judge's grades -> warnings."""
+        """Warnings about answers; raises `UserError` for answers that don't belong to, say, a judge's grades."""
         return ()
 
     def as_asked(self, prompts: Sequence[str]) -> Benchmark:
-        """This benchmark in the variant of the prompts that an answer file logs; itself if there is but one."""
+        """This benchmark with the prompt variant of an answer file's logged prompts; itself if it has only one."""
         return self
 
     def same_prompt(self, question: Question, logged: str) -> bool:
         """Whether an answer file's logged prompt is this question's.
 
-        Scripts log it with or without the image mark and with or without an answer instruction.
+        Scripts log it with or without the image placeholder and the answer instruction.
         """
-        seen, prompt = (text.replace(IMAGE_PLACEHOLDER, "").strip() for text in (logged, question.prompt))
-        return seen == prompt or seen.startswith(f"{prompt}\n") or prompt.startswith(f"{seen}\n")
+        logged, prompt = (text.replace(IMAGE_PLACEHOLDER, "").strip() for text in (logged, question.prompt))
+        return logged == prompt or logged.startswith(f"{prompt}\n") or prompt.startswith(f"{logged}\n")
 
     def verdict(self, key: str, text: str) -> Verdict | None:
-        """How one answer was taken, for people who look at it; None where nothing can be said of it alone."""
+        """The score of one answer, for display; None if an answer can't be scored alone."""
         return None
 
     def right(self, key: str) -> str:
-        """What would have been right, as people read it; "" where that is not known."""
+        """The right answer, for display; "" if unknown."""
         verdict = self.verdict(key, "")
         return verdict.right if verdict else ""
 
     def submission(self, answers: Mapping[str, str]) -> dict[str, bytes]:
-        """The files that an evaluation server takes, by name."""
+        """Files for the evaluation server, by name; `UserError` if there is no server."""
         raise UserError(f"{self.protocol} is scored here; there is no server to submit to")
 
 
 class CreditBenchmark(Benchmark):
-    """A benchmark whose every answer has a credit from 0 to 1; the headline is their mean."""
+    """A benchmark that gives each answer a credit from 0 to 1; the headline is the mean."""
 
     metric: ClassVar[str] = "accuracy"
 
     @abstractmethod
     def credit(self, key: str, text: str) -> float:
-        """What the answer `text` to question `key` is worth."""
+        """Credit of the answer `text` to question `key`, from 0 to 1."""
 
     def groups(self, key: str) -> Iterable[str]:
-        """The table's rows, besides `all`, in which question `key` counts."""
+        """Names of the table lines, besides `all`, that include question `key`."""
         return ()
 
     def right(self, key: str) -> str:
-        """What would have been right, as people read it."""
+        """The right answer, for display."""
         return ""
 
     def verdict(self, key: str, text: str) -> Verdict:
@@ -273,12 +273,12 @@ class CreditBenchmark(Benchmark):
             for name in self.groups(key):
                 members.setdefault(name, []).append(credit)
         rows = {
-            name: {"n": len(got), self.metric: sum(got) / len(got) if got else 0.0}
-            for name, got in members.items()
+            name: {"n": len(group), self.metric: sum(group) / len(group) if group else 0.0}
+            for name, group in members.items()
         }
         return Score(mean_headline(self.metric, credits), rows)
 
 
 def mean_headline(name: str, credits: Mapping[str, float]) -> Headline:
-    """The mean of credits by question."""
+    """A headline that is the mean of credits by question id."""
     return Headline(name, {key: {"all": (credit, 1)} for key, credit in credits.items()})

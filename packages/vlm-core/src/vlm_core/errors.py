@@ -1,4 +1,4 @@
-"""What a user did that can't work: one short message, no traceback."""
+"""Errors that users can fix. Commands print their message without a traceback."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 from vlm_core.markup.printable import printable
 
 LONGEST, MOST = 200, 50
-"""Characters of a foreign name, and faults, that one message shows."""
+"""Limits of one message: characters of a name from a file, and number of faults."""
 MAX_MESSAGE, MAX_NAME = 2000, 200
-"""Characters of a `BadSample`'s message and of its row's id: both hold what the data says."""
+"""Limits in characters of a `BadSample`'s message and of its row id: both quote the data."""
 
 
 class UserError(ValueError):
-    """A fault that the user can mend; the CLIs print it without a traceback and exit with 2.
+    """An error that the user can fix; commands print it without a traceback and exit with code 2.
 
-    Each argument is a line of the message. Control characters and line feeds in it become escapes, so that a name, an
-    id or a path from a file can neither steer a terminal nor begin a line.
+    Each argument is one line of the message. Control characters and line feeds are escaped: a name, an id or a path
+    from a file can neither control the terminal nor start a new line.
     """
 
     def __init__(self, *lines: object) -> None:
@@ -27,7 +27,7 @@ class UserError(ValueError):
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """The lines of the message, for an error that gives them on: `UserError(*error.lines)`."""
+        """The lines of the message, for another error that repeats them: `UserError(*error.lines)`."""
         return self.args
 
     def __str__(self) -> str:
@@ -35,10 +35,10 @@ class UserError(ValueError):
 
 
 class BadSample(UserError):
-    """One row or image that cannot be used, with a short `reason` to count it by; training may skip it.
+    """One row or image that cannot be used; training may skip it. Rows are counted by the short `reason`.
 
-    `row` is the row's id, empty where the one who raises it doesn't know the row. Both texts are made printable and
-    are cut at `MAX_MESSAGE` and `MAX_NAME`: a row decides what stands in them.
+    `row` is the row's id, empty if it is not known. Message and id quote the data, so they are made printable and cut
+    to `MAX_MESSAGE` and `MAX_NAME` characters.
     """
 
     def __init__(self, reason: str, message: str, row: str = "") -> None:
@@ -46,28 +46,28 @@ class BadSample(UserError):
         self.reason, self.row = reason, printable(row, MAX_NAME)
 
     def of_row(self, row: str) -> BadSample:
-        """The same fault with the row's id, unless it has one."""
+        """The same error with a row id, unless it already has one."""
         return BadSample(self.reason, str(self), self.row or row)
 
-    def __reduce__(self) -> tuple[Any, ...]:  # several arguments: the default would not survive pickling
+    def __reduce__(self) -> tuple[Any, ...]:  # the default pickles only the message
         return type(self), (self.reason, str(self), self.row)
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:
-    """The first line of a library's message, cut to `limit` characters; the error's type if it has no message."""
+    """The first line of a library's error message, at most `limit` characters; the error's type if it has none."""
     lines = str(error).strip().splitlines()
     return printable(lines[0], limit) if lines else type(error).__name__
 
 
 def shown(value: object, limit: int = 60) -> str:
-    """The `repr` of a value from a file or a command line, cut to at most `limit` characters."""
+    """The `repr` of a value from a file or a command line, at most `limit` characters."""
     text = repr(value)
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One fault of a spec: where it stands and what is wrong."""
+    """One fault of a spec: `where` is file:line, `path` the dotted key, `text` what is wrong."""
 
     where: str
     path: str
@@ -79,7 +79,7 @@ class Problem:
 
 
 class SpecError(UserError):
-    """Every fault found in a spec, each with file, line and dotted path; the text has the first `MOST`."""
+    """All faults of a spec, each with file, line and dotted key; the message lists the first `MOST`."""
 
     def __init__(self, problems: list[Problem]) -> None:
         more = [f"and {len(problems) - MOST} more faults"] if len(problems) > MOST else []
@@ -88,7 +88,7 @@ class SpecError(UserError):
 
 
 def choices(seen: object, allowed: Iterable[str]) -> str:
-    """`; possible: a, b; did you mean 'a'?`, the tail of every message about a wrong name."""
+    """`; possible: a, b; did you mean 'a'?`, the end of a message about an unknown name."""
     names = sorted(allowed)
     near = difflib.get_close_matches(str(seen)[:LONGEST], names, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""

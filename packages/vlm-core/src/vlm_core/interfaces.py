@@ -1,7 +1,7 @@
-"""The three contracts. Third parties subclass these; `vlm_core.testing` holds the tests that go with them.
+"""The contracts of encoder, connector and language model. Components subclass these; `vlm_core.testing` tests them.
 
-Shape alphabet: B batch, T text/sequence positions, N images, H W patch grid, L visual tokens an image,
-D encoder width, M model width, V vocabulary.
+Shapes: B batch, T sequence positions, N images, H W patch grid, L visual tokens per image, D encoder width, M model
+width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -13,31 +13,31 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol, Self
+from typing import Generic, Protocol, Self, TypeVar
 
 from PIL import Image
 from torch import Tensor, nn
 
 from vlm_core.errors import UserError
-from vlm_core.numerics.frozen_modules import Part, statistics
+from vlm_core.numerics.frozen_modules import Part, running_statistics
 from vlm_core.preprocessing import Preprocessing
 
 PADDING = -1
-"""Segment number of padding positions: they are read by nothing and read nothing."""
+"""Segment number of padding: no other position depends on these positions, and they depend on none."""
 
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """The Jinja text of a tokenizer's chat template, and the tokens that it may call by name, such as `eos_token`."""
+    """The Jinja source of a tokenizer's chat template, and its variables that name tokens, such as `eos_token`."""
 
     source: str
     tokens: Mapping[str, str] = field(default_factory=dict)
 
 
 class Tokenizer(ABC):
-    """Text to ids and back. Text is always literal: control tokens enter only by id.
+    """Text to ids and back. Text is always literal: `encode` never returns a control token.
 
-    `control_tokens` are ids by the text that a template's author calls them by, EOS and BOS among them.
+    `control_tokens` maps the spelling of every control token, including EOS and BOS, to its id.
     """
 
     eos_id: int
@@ -47,10 +47,10 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`; never yields a control id, whatever the text spells."""
+        """Ids of `text`; never a control id, even if the text spells one."""
 
     def split(self, text: str) -> list[str | int]:
-        """What an author wrote with control tokens spelled out, as text and their ids. Never for what a user types."""
+        """A template author's text as pieces of text and ids of the control tokens it spells. Not for user text."""
         if not self.control_tokens:
             return [text]
         longest_first = sorted(self.control_tokens, key=len, reverse=True)
@@ -59,21 +59,22 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of `ids`, control ids left out."""
+        """Text of `ids` without control ids."""
 
     @abstractmethod
     def __len__(self) -> int:
-        """Number of ids, added tokens included."""
+        """Number of ids, including added tokens."""
 
     @abstractmethod
     def save(self, folder: Path) -> None:
-        """Write what is needed to load this tokenizer again."""
+        """Write the files from which `build(assets=folder)` loads this tokenizer."""
 
 
 class Encoder(Part, ABC):
-    """Pixels to a grid of patch features; normalisation constants live inside.
+    """Pixels to a grid of patch features. Normalisation with mean and std is part of `forward`.
 
-    Running statistics of an encoder are never trained: norms that keep them stay in evaluation mode.
+    `dim` is D, `image_size` the (height, width) that `transform` returns. Norms with running statistics stay in
+    evaluation mode, also while the encoder is trained.
     """
 
     dim: int
@@ -81,7 +82,7 @@ class Encoder(Part, ABC):
 
     @abstractmethod
     def transform(self, image: Image.Image) -> Tensor:
-        """RGB image -> float tensor (3, height, width) in [0, 1], sized as this tower wants it."""
+        """RGB image -> float32 tensor (3, height, width) in [0, 1], resized for this encoder."""
 
     @abstractmethod
     def grid(self, height: int, width: int) -> tuple[int, int]:
@@ -89,32 +90,32 @@ class Encoder(Part, ABC):
 
     @abstractmethod
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """(N, 3, height, width) in [0, 1] -> (N, H, W, D); CLS and register tokens dropped."""
+        """(N, 3, height, width) in [0, 1] -> (N, H, W, D), without CLS and register tokens."""
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
         for module in self.modules():
-            if statistics(module):
+            if running_statistics(module):
                 module.eval()
         return self
 
     @property
     def preprocessing(self) -> Preprocessing | None:
-        """The facts of its weights that `transform` and `forward` follow; None where an encoder does not tell."""
+        """The preprocessing that belongs to the weights; None if the encoder doesn't report it."""
         return None
 
     def save_assets(self, folder: Path) -> None:
-        """Write the small files besides weights that `build(assets=folder)` needs. None by default."""
+        """Write the small files, besides weights, that `build(assets=folder)` needs. By default there are none."""
 
 
 class Connector(Part, ABC):
-    """A patch grid to visual tokens of the language model's width."""
+    """A patch grid to image embeddings of the language model's width."""
 
     @abstractmethod
     def num_tokens(self, h: int, w: int) -> int:
-        """Visual tokens L for an (h, w) grid; what `forward` returns must agree.
+        """Number of visual tokens L for an (h, w) grid, equal to that of `forward`.
 
-        A grid that the connector can't take raises `UserError` here and in `forward`: patches are never dropped.
+        Raises `UserError`, as `forward` does, for a grid that is not supported: patches are never dropped.
         """
 
     @abstractmethod
@@ -123,22 +124,28 @@ class Connector(Part, ABC):
 
 
 class State(Protocol):
-    """The state of a language model after some positions: of constant size for an SSM, a KV cache for a Transformer."""
+    """A language model's state after some positions: of constant size for an SSM, a KV cache for a Transformer.
+
+    A state is a value: `forward` never changes it in place.
+    """
 
     def clone(self) -> Self:
         """An independent copy."""
         ...
 
     def expand(self, n: int) -> Self:
-        """Each sequence of the batch repeated n times, its copies adjacent."""
+        """A state for B·n sequences: each sequence repeated n times, copies adjacent."""
         ...
 
 
+S = TypeVar("S", bound=State)
+
+
 class GraphDecoder(Protocol):
-    """One token a call, with a state of its own that changes in place."""
+    """Decodes one token per call; its own state changes in place."""
 
     def __call__(self, ids: Tensor) -> Tensor:
-        """Ids (B) -> logits (B, V), which the next call overwrites."""
+        """Ids (B) -> logits (B, V). The next call overwrites the returned tensor."""
         ...
 
     def state(self) -> State:
@@ -146,15 +153,15 @@ class GraphDecoder(Protocol):
         ...
 
 
-class LanguageModel(Part, ABC):
-    """A causal language model on embeddings."""
+class LanguageModel(Part, ABC, Generic[S]):
+    """A causal language model on embeddings, with states of type S. `dim` is M, `vocab_size` V."""
 
     dim: int
     vocab_size: int
     supports_packing: bool = True
-    """Whether `segments` may hold several samples in one row (padding is always supported)."""
+    """Whether `segments` may number several samples in one sequence. Padding is always supported."""
     pads_between: bool = True
-    """Whether padding may stand between pieces of a sequence, and not only in front of the first."""
+    """Whether padding is supported between the chunks of a sequence, not only before the first."""
 
     def __init__(self, load_tokenizer: Callable[[], Tokenizer]) -> None:
         super().__init__()
@@ -162,7 +169,7 @@ class LanguageModel(Part, ABC):
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """Loaded when first used, so that arithmetic on the meta device needs no files.
+        """The tokenizer, loaded at the first use: a model on the meta device needs no files.
 
         Raises `UserError` if it has ids without an embedding.
         """
@@ -170,42 +177,42 @@ class LanguageModel(Part, ABC):
         if len(tokenizer) > self.vocab_size:
             raise UserError(
                 f"the tokenizer has {len(tokenizer)} ids but the model only {self.vocab_size} embeddings"
-                "; give the tokenizer that belongs to the model"
+                "; use the tokenizer that belongs to the model"
             )
         return tokenizer
 
     @abstractmethod
     def embed(self, input_ids: Tensor) -> Tensor:
-        """(B, T) -> (B, T, M)."""
+        """Ids (B, T) -> embeddings (B, T, M)."""
 
     @abstractmethod
     def forward(
-        self, x: Tensor, *, segments: Tensor | None = None, state: Any = None
-    ) -> tuple[Tensor, State | None]:
-        """Embeddings (B, T, M) -> (hidden (B, T, M), state after the last position).
+        self, x: Tensor, *, segments: Tensor | None = None, state: S | None = None
+    ) -> tuple[Tensor, S | None]:
+        """Embeddings (B, T, M) -> (hidden states (B, T, M), state after the last position or None).
 
-        `segments` (B, T) numbers the sample that each position belongs to: nothing passes from one to the
-        next, and `PADDING` positions take part in nothing. `state` continues an earlier call: feeding in
-        pieces equals feeding whole. It is never changed in place.
+        `segments` (B, T) numbers the sample of each position, or is `PADDING`. Samples don't influence each other, and
+        padding influences nothing. `state` is that of an earlier call: a sequence in chunks gives the same result as
+        in one call. It is never changed in place.
         """
 
     @abstractmethod
     def logits(self, hidden: Tensor) -> Tensor:
-        """(..., M) -> (..., V); call it only where a prediction is wanted."""
+        """Hidden states (..., M) -> logits (..., V). Call it only at positions that need a prediction."""
 
     def output_projection(self) -> tuple[Tensor, Tensor | None] | None:
-        """Weight (V, M) and bias where `logits` is exactly their product with hidden states; None where it is more."""
+        """Weight (V, M) and bias (V) if `logits` is exactly this linear map; None if it is more than that."""
         return None
 
-    def cuda_graph_decoder(self, state: Any) -> GraphDecoder | None:
-        """A faster way to take tokens one by one from here on, where there is one; it gives the same numbers."""
+    def cuda_graph_decoder(self, state: S) -> GraphDecoder | None:
+        """A faster decoder that continues from `state` with the same results; None if there is none."""
         return None
 
     def save_assets(self, folder: Path) -> None:
-        """Write tokenizer and other small files for `build(assets=folder)`."""
+        """Write the tokenizer and other small files for `build(assets=folder)`."""
         self.tokenizer.save(folder)
 
 
 def parameter_count(module: nn.Module) -> int:
-    """Parameters of a module, shared ones counted once."""
+    """Number of parameters; shared ones count once."""
     return sum(p.numel() for p in module.parameters())

@@ -1,4 +1,4 @@
-"""The model: three parts and the splice."""
+"""The vision-language model: encoder, connector and language model."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ PARTS = ("encoder", "connector", "llm")
 
 
 class VLM(nn.Module):
-    """encoder → connector → splice into the embedded text → language model (paper, section 3.1)."""
+    """encoder → connector → image embeddings inserted into text embeddings → language model (paper, section 3.1)."""
 
     def __init__(self, encoder: Encoder, connector: Connector, llm: LanguageModel) -> None:
         super().__init__()
         self.encoder, self.connector, self.llm = encoder, connector, llm
 
     def image_tokens(self, pixel_values: Tensor) -> int:
-        """Positions that one image (3, height, width) takes in the sequence."""
+        """Number of positions of one image (3, height, width) in the sequence."""
         return self.connector.num_tokens(*self.encoder.grid(*pixel_values.shape[-2:]))
 
     def feature_tokens(self, features: Tensor) -> int:
-        """Positions that an image takes whose features are (H, W, D)."""
+        """Number of positions of one image with features (H, W, D)."""
         return self.connector.num_tokens(*features.shape[:2])
 
     @property
     def image_tokens_by_default(self) -> int:
-        """Positions that an image of the encoder's own size takes."""
+        """Number of positions of an image of the encoder's `image_size`."""
         return self.connector.num_tokens(*self.encoder.grid(*self.encoder.image_size))
 
     def encode(self, pixel_values: Tensor) -> Tensor:
-        """Pixels (N, 3, height, width) -> features (N, H, W, D), without gradient unless the encoder is trained.
+        """Pixels (N, 3, height, width) -> features (N, H, W, D); no gradient is recorded if the encoder is frozen.
 
-        An encoder without parameters returns the dtype of its input.
+        The dtype is that of the encoder's parameters, or of the pixels if it has none.
         """
         trained = any(p.requires_grad for p in self.encoder.parameters())
         with (
@@ -47,7 +47,7 @@ class VLM(nn.Module):
         """Features (N, H, W, D) -> image embeddings (N, L, M)."""
         like = next(self.connector.parameters(), features)
         if like.is_floating_point() and like.itemsize < features.itemsize:
-            features = features.to(like.dtype)  # those of an encoder that has nothing to cast
+            features = features.to(like.dtype)  # an encoder without parameters returns fp32
         with upcast_matmul(like):
             return self.connector(features)
 
@@ -58,7 +58,7 @@ class VLM(nn.Module):
     def embed(
         self, input_ids: Tensor, image_mask: Tensor | None = None, image_embeds: Tensor | None = None
     ) -> Tensor:
-        """Ids (B, T) -> embeddings (B, T, M), with `image_embeds` (N, L, M) at the positions of `image_mask`."""
+        """Ids (B, T) -> embeddings (B, T, M), with `image_embeds` (N, L, M) where `image_mask` (B, T) is true."""
         x = self.llm.embed(input_ids)
         if image_embeds is None or image_mask is None:
             return x
@@ -67,7 +67,7 @@ class VLM(nn.Module):
     def forward_embeds(
         self, x: Tensor, segments: Tensor | None = None, state: State | None = None
     ) -> tuple[Tensor, State | None]:
-        """The language model on embeddings (B, T, M) -> (hidden (B, T, M), state)."""
+        """Embeddings (B, T, M) -> (hidden states (B, T, M), state), as `LanguageModel.forward`."""
         with upcast_matmul(x):
             return self.llm(x, segments=segments, state=state)
 
@@ -79,9 +79,9 @@ class VLM(nn.Module):
         segments: Tensor | None = None,
         features: Tensor | None = None,
     ) -> tuple[Tensor, State | None]:
-        """-> (hidden (B, T, M), state). `llm.logits` turns hidden states into predictions where wanted.
+        """Ids (B, T) and images -> (hidden states (B, T, M), state); `llm.logits` computes logits from hidden states.
 
-        Images are pixel_values (N, 3, height, width) or, already encoded, features (N, H, W, D).
+        Images are pixel_values (N, 3, height, width) or already encoded features (N, H, W, D).
         """
         if pixel_values is not None:
             features = self.encode(pixel_values)

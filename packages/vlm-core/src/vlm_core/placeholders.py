@@ -1,4 +1,4 @@
-"""Text that stands for something else in rows and prompts."""
+"""Placeholders in the text of rows and prompts."""
 
 IMAGE_PLACEHOLDER = "<image>"
-"""What marks an image in the text of dataset rows, logged prompts and messages of other libraries."""
+"""Placeholder of an image in dataset rows, logged prompts and messages of other libraries."""

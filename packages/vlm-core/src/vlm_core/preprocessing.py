@@ -1,4 +1,4 @@
-"""Image preprocessing that belongs to an encoder's weights: the values, and the source of each."""
+"""Image preprocessing that belongs to an encoder's weights: values and their sources."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an encoder brings an image to its first layer, and the activation that its blocks compute.
+    """How an encoder preprocesses an image, and the activation function of its blocks.
 
-    `mean` and `std` are of R, G, B in [0, 1]. `resize_mode`, `crop_pct` and `interpolation` mean what
-    they mean in a spec. `sources` says of a field where its value was read: a file, a published tag, the spec.
+    `mean` and `std` are for R, G, B in [0, 1]. `resize_mode`, `crop_pct` and `interpolation` are those of a spec.
+    `sources` maps a field to where its value was read: a file, a published tag, or the spec.
     """
 
     image_size: tuple[int, int]
@@ -25,7 +25,7 @@ class Preprocessing:
     sources: Mapping[str, str] = field(default_factory=dict)
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """(key of the spec, value, source), for tables; an activation that is not known is left out."""
+        """(spec key, value, source) per field, for tables; without the activation if it is unknown."""
         values: dict[str, Any] = {
             "image_size": "×".join(map(str, self.image_size)),
             "mean": ", ".join(f"{value:.6g}" for value in self.mean),
@@ -41,7 +41,7 @@ class Preprocessing:
 
 
 def preprocessing_rows(encoder: Any) -> list[tuple[str, str, str, str]]:
-    """(tower, key, value, source) of an encoder and of the encoders inside it; empty if none reports them."""
+    """(encoder, key, value, source) of an encoder and of those inside it; empty if none reports its preprocessing."""
     return [
         (name, *row)
         for name, module in encoder.named_modules()

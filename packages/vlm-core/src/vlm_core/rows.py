@@ -1,4 +1,4 @@
-"""Rows read on demand, so that a large dataset costs an index and not a list in every process."""
+"""Dataset rows that are read on demand: each process holds an index, not a list of all rows."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ log = logging.getLogger(__name__)
 
 
 class Blocks(NamedTuple):
-    """Neighbouring rows that are cheap to read together: how many rows each block has, and blocks at hand at once."""
+    """Consecutive rows that are cheap to read together: rows per block, and the number of blocks buffered at once."""
 
     sizes: np.ndarray
     window: int
 
 
 class Rows(Sequence[Row]):
-    """A sequence whose `rows[i]` reads row i and raises `BadSample` if that row can't be used.
+    """A sequence whose `rows[i]` reads row i, or raises `BadSample` if that row can't be used.
 
-    It must survive pickling: worker processes get a copy.
+    It must be picklable: each worker process gets a copy.
     """
 
     @abstractmethod
@@ -36,26 +36,26 @@ class Rows(Sequence[Row]):
         """Row `index`, from 0; raises `BadSample`."""
 
     def faults(self) -> Mapping[int, BadSample]:
-        """Rows known to be bad without reading all of them, each with what is wrong."""
+        """Errors of bad rows by index, as far as they are known without reading every row."""
         return {}
 
     def sizes(self) -> np.ndarray | None:
-        """(rows, 2): characters of text and images of each row, for grouping; None if only reading tells."""
+        """(rows, 2): characters of text and number of images per row, for length grouping; None if not indexed."""
         return None
 
     def blocks(self) -> Blocks | None:
-        """The blocks that training's order should keep to; None if any row is as cheap to read as the next."""
+        """The blocks within which training shuffles; None if random access is cheap."""
         return None
 
     def digest(self) -> str:
-        """Of what the rows hold, images included, whatever files are called; a resumed run compares it.
+        """A digest of the rows' content including images, independent of file names; a resumed run compares it.
 
-        By default, of the number of rows and of `digests.SAMPLED` of them at even distances.
+        By default it covers the number of rows and `digests.SAMPLED` evenly spaced rows.
         """
         from vlm_core.io import digests
 
-        places = digests.spread(len(self), digests.SAMPLED)
-        return digests.of(len(self), [_row_digest(self, place) for place in places])
+        indices = digests.evenly_spaced(len(self), digests.SAMPLED)
+        return digests.of(len(self), [_row_digest(self, index) for index in indices])
 
     @overload
     def __getitem__(self, index: int) -> Row: ...
@@ -79,24 +79,24 @@ def _row_digest(rows: Rows, index: int) -> str:
 
 
 def digest_of(rows: Sequence[Row]) -> str:
-    """`rows.digest()` of `Rows`, and one over all rows of a plain list."""
+    """`rows.digest()` of `Rows`; for a plain list, a digest of all rows."""
     from vlm_core.io import digests
 
     return rows.digest() if isinstance(rows, Rows) else digests.of_rows(rows)
 
 
 def text_length(row: Row) -> int:
-    """Characters of a row's text: what is said, and its system text."""
+    """Number of characters in a row's turns and system text."""
     return sum(len(turn["value"]) for turn in row["conversations"]) + len(row.get("system") or "")
 
 
 def known_faults(rows: Sequence[Row]) -> Mapping[int, BadSample]:
-    """`rows.faults()` of `Rows`; a plain list has raised what is wrong with it already."""
+    """`rows.faults()` of `Rows`; empty for a plain list, whose errors were raised when it was made."""
     return rows.faults() if isinstance(rows, Rows) else {}
 
 
 def readable(rows: Sequence[Row]) -> Iterator[Row]:
-    """Every row that can be read, in order; the number of others is logged as a warning."""
+    """Yield the rows that can be read, in order; log the number of others as a warning."""
     bad = 0
     for i in range(len(rows)):
         try:
@@ -104,4 +104,4 @@ def readable(rows: Sequence[Row]) -> Iterator[Row]:
         except BadSample:
             bad += 1
     if bad:
-        log.warning("%d of %d rows cannot be read and are left out", bad, len(rows))
+        log.warning("%d of %d rows cannot be read and are skipped", bad, len(rows))

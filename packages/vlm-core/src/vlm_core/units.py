@@ -1,4 +1,4 @@
-"""Numbers as people read them: counts, bytes, seconds."""
+"""Human-readable numbers: counts, bytes, seconds."""
 
 from __future__ import annotations
 

@@ -89,8 +89,9 @@ def _cuda_rows() -> Rows:
     if _state("cuda") != "available":
         return []
     from vlm_ssm.cuda import compiler
+    from vlm_ssm.runtime.kernel_cache import kernel_folder
 
-    folder = compiler.kernel_folder("cuda")
+    folder = kernel_folder("cuda")
     kept = compiler.why_not_kept() or f"{len(list(folder.glob('*.bin')))} compiled"
     covered = "state size 16; gradients of bf16 and fp16 rows; other cases run on triton"
     return [("NVRTC", compiler.version()), ("CUDA kernels", f"{folder}: {kept}"), ("cuda covers", covered)]

@@ -9,6 +9,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
+from vlm_core.diagnose.model_summary import build_on_meta, summarize
 from vlm_core.interfaces import Tokenizer
 from vlm_core.io.manifest import read_manifest
 from vlm_core.io.yaml_loader import Document
@@ -16,7 +17,7 @@ from vlm_core.model import VLM
 from vlm_core.model_folder import assemble
 from vlm_core.model_folder.initial_weights import refuse_untrained
 from vlm_core.rows import known_faults
-from vlm_core.spec.spec import Spec, located
+from vlm_core.spec.spec import Spec, locate_template_errors
 from vlm_train.checkpoint import checkpoint, run_inputs
 from vlm_train.checkpoint.checkpoint import Position
 from vlm_train.checkpoint.prepare_run_dir import (
@@ -44,8 +45,8 @@ from vlm_train.engine.bad_samples import check_budget, refuse
 from vlm_train.engine.evaluator import Evaluator
 from vlm_train.engine.stage_state import validate_stage
 from vlm_train.engine.trainer import StageTrainer, total_steps
-from vlm_train.evaluation.answers import Answer
 from vlm_train.evaluation.benchmarks import BenchmarkEvaluator, benchmark_tasks, inputs_of
+from vlm_train.evaluation.held_out_answers import Answer
 from vlm_train.evaluation.stage_evaluations import Evaluations, last_name
 from vlm_train.evaluation.train_overlap import EvalRows
 from vlm_train.evaluation.validation import ValidationLoss
@@ -276,14 +277,13 @@ def start(spec: Spec, document: Document) -> tuple[RunDir, results.Results]:
     train = train_section(spec, document)
     refuse_untrained(spec, document)
     accelerator = accelerator_of(train)
-    from vlm_core.diagnose.check import check, on_meta
 
     run_dir = RunDir(train.output)
     parts = with_saved_tokenizer(run_dir, spec) if has_trained(run_dir) else spec
-    with located(document):
-        model = on_meta(parts)
+    with locate_template_errors(document):
+        model = build_on_meta(parts)
         check_templates(spec, train, model.llm.tokenizer)
-    log_on_main(accelerator, *summary(spec, train, model, check(parts, model), accelerator.device))
+    log_on_main(accelerator, *summary(spec, train, model, summarize(parts, model), accelerator.device))
     with watchdog.watching(train.timeout):
         run = Run(spec, train, accelerator, model.llm.tokenizer)
         return run.dir, run.go()

@@ -148,7 +148,7 @@ def far(tmp_path, monkeypatch):
         return cat(self, path, start=start, end=end, **kwargs)
 
     monkeypatch.setattr(type(system), "cat_file", watched)
-    monkeypatch.setattr(files, "PATIENCE", (0.0, 0.0))
+    monkeypatch.setattr(files, "RETRY_DELAYS", (0.0, 0.0))
     yield asked, failures
     system.rm("/far", recursive=True)
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from vlm_bench.files.json_object import Row, as_row
 from vlm_core.errors import UserError
 from vlm_core.io.files import decode_text, open_regular
-from vlm_core.io.json_text import parse_strict
+from vlm_core.io.strict_json import parse_strict
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

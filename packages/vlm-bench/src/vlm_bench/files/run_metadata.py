@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegative
 
 from vlm_bench.files.json_files import read_json
 from vlm_core.errors import UserError
-from vlm_core.io.json_text import validated
+from vlm_core.io.strict_json import validated
 
 ENDING = ".run.json"
 _REPORT_FIELDS = {

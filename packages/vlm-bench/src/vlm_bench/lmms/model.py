@@ -17,7 +17,7 @@ from vlm_core.errors import UserError
 from vlm_core.generation.generate import GenerationConfig, answer
 from vlm_core.io.images import to_rgb
 from vlm_core.model_folder.assemble import load
-from vlm_core.text.render import IMAGE, Message, TokenizedConversation, refuse_unsaid, render
+from vlm_core.text.render import IMAGE, Message, TokenizedConversation, render, require_question
 
 KNOWN = "pretrained, dtype and trust_remote_code"
 """Keys of `--model_args`."""
@@ -57,7 +57,7 @@ class SavedVLM(lmms):
         self.model, spec = load(
             pretrained, dtype=number, device=self.device, trust_remote_code=trust_remote_code
         )
-        refuse_unsaid(spec.template)
+        require_question(spec.template)
         self.template = spec.template
 
     def generate_until(self, requests: list[Any]) -> list[str]:

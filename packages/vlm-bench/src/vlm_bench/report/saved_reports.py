@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 
 from vlm_bench.files.json_files import parse_json, read_text
 from vlm_core.errors import UserError
-from vlm_core.io.json_text import validated
+from vlm_core.io.strict_json import validated
 
 SCHEMA = 1
 """Version of the format of saved reports."""

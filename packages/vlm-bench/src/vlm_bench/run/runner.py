@@ -21,7 +21,7 @@ from vlm_core.cli.progress import Progress
 from vlm_core.errors import BadSample, UserError
 from vlm_core.evaluation.inference import BenchmarkInference
 from vlm_core.evaluation.questions import by_image
-from vlm_core.io.digests import of_image, other_versions
+from vlm_core.io.digests import of_image, version_changes
 from vlm_core.model_folder.assemble import versions
 
 Say = Callable[[str], None]
@@ -96,7 +96,7 @@ class Run:
         for reason, count in task.left_out.items():
             self.say(f"{task.name}: {count} of its questions left out: {reason}")
         done = len(log.lines())
-        if changes := other_versions(self.earlier.get("versions", {}), self.metadata["versions"]):
+        if changes := version_changes(self.earlier.get("versions", {}), self.metadata["versions"]):
             self.say(f"{task.name}: {changes}")
         if self.earlier:
             self.say(f"{task.name}: {done} of {len(task.questions)} answers exist already")

@@ -1,1 +1,1 @@
-"""Command lines. Nothing here imports torch before a command needs it."""
+"""Command lines. torch is imported only when a command needs it."""

@@ -1,4 +1,4 @@
-"""`vlm-assemble`: check a spec, list components, build or export a model folder, tell what is installed."""
+"""`vlm-assemble`: check a spec, build or export a model folder, list components, print diagnostics."""
 
 from __future__ import annotations
 
@@ -9,95 +9,112 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlm_core.cli import advice
+from vlm_core.cli import check_tables
 from vlm_core.cli.common import DTYPES, Parser, add_trust, local_path, path_text, run
 from vlm_core.cli.output import inert, say
 from vlm_core.errors import UserError
 from vlm_core.model_folder.initial_weights import refuse_untrained
 from vlm_core.plugins.local_code import how_to_load
 from vlm_core.plugins.registry import KINDS, installed
-from vlm_core.spec.spec import json_schema, load_spec, located
+from vlm_core.spec.spec import json_schema, load_spec, locate_template_errors
 from vlm_core.units import amount, size
 
 if TYPE_CHECKING:
-    from vlm_core.diagnose.check import Arithmetic
+    from vlm_core.diagnose.model_summary import ModelSummary
     from vlm_core.spec.spec import Spec
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="vlm-assemble", description=__doc__)
     parser.add_argument(
-        "spec", nargs="?", type=path_text, help="a YAML spec; with --export-hf a model folder"
+        "spec",
+        nargs="?",
+        type=path_text,
+        metavar="SPEC",
+        help="a YAML spec; with --export-hf a model folder",
     )
     parser.add_argument(
         "--out",
         type=local_path,
         metavar="DIR",
-        help="where to write the model folder, or the package of --new-plugin",
+        help="output folder; default models/NAME, with --new-plugin the package's name",
     )
-    parser.add_argument(
-        "--dtype", choices=DTYPES, help="dtype of the weights; default: as the parts build them"
-    )
+    parser.add_argument("--dtype", choices=DTYPES, help="convert weights to this dtype; default: as built")
     parser.add_argument(
         "--random-weights",
         action="store_true",
-        help="random numbers instead of published weights, to try out size and speed; downloads no weights",
+        help="initialise all weights randomly and download none, to measure size and speed",
     )
     parser.add_argument(
         "--export-hf",
         type=local_path,
         metavar="DIR",
-        help="write a model folder, named in place of a spec, for transformers",
+        help="export a model folder, given instead of a spec, for transformers",
     )
     parser.add_argument(
-        "--with-code", action="store_true", help="with --export-hf: the folder carries the code it needs"
+        "--with-code",
+        action="store_true",
+        help="with --export-hf: include the model code, for use without vlm-core",
     )
     parser.add_argument(
-        "--check", action="store_true", help="only the arithmetic; touches no weights, no network"
+        "--check",
+        action="store_true",
+        help="print shapes, parameters, bytes and downloads; needs no weights and no network, writes nothing",
     )
-    advice.add_arguments(parser)
+    check_tables.add_arguments(parser)
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the spec"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a key of the spec, such as connector.type=mlp; may be repeated",
     )
     add_trust(parser)
-    parser.add_argument("--list", action="store_true", help="every installed component and its package")
+    _add_commands(parser)
+    return parser
+
+
+def _add_commands(parser: argparse.ArgumentParser) -> None:
+    """Options that need no spec."""
+    parser.add_argument("--list", action="store_true", help="list installed components with their packages")
     parser.add_argument(
         "--new-plugin",
         nargs=2,
         metavar=("KIND", "NAME"),
-        help="write a package for a new encoder, connector, llm, scan or dataset",
+        help="write a plugin package; KIND is encoder, connector, llm, scan, dataset or benchmark",
     )
-    parser.add_argument("--schema", action="store_true", help="the JSON schema of a spec, for editors")
+    parser.add_argument("--schema", action="store_true", help="print the JSON schema of specs, for editors")
     parser.add_argument(
         "--doctor",
         action="store_true",
-        help="versions, device, backends, plugins and what is wrong with them",
+        help="print versions, devices, scan backends, kernels, plugins and their problems",
     )
-    return parser
 
 
 def list_components() -> int:
-    """Print every component and where it comes from; 1 if a plugin is broken or a name is claimed twice."""
+    """Print every component with package and location; 1 if a plugin is broken or two packages use one name."""
     from vlm_core.plugins.distribution import origin
 
     registry = installed()
     entries = list(registry.all())
     width = max((len(e.name) for e in entries), default=0)
-    home = max((len(f"{e.distribution} {e.version}") for e in entries), default=0)
+    package_width = max((len(f"{e.distribution} {e.version}") for e in entries), default=0)
     for kind in KINDS:
         for e in entries:
             if e.kind == kind:
                 clash = len(registry.entries[(e.kind, e.name)]) > 1
                 mark = "   claimed by two packages: neither can be used" if clash else ""
                 package = f"{e.distribution} {e.version}"
-                say(f"{kind:<10} {e.name:<{width}}  {package:<{home}}  {origin(e.distribution)}{mark}")
+                say(
+                    f"{kind:<10} {e.name:<{width}}  {package:<{package_width}}  {origin(e.distribution)}{mark}"
+                )
     for distribution, error in registry.broken.items():
         say(f"broken plugin: {distribution}: {error}", file=sys.stderr)
-    return int(bool(registry.broken) or any(len(found) > 1 for found in registry.entries.values()))
+    return int(bool(registry.broken) or any(len(group) > 1 for group in registry.entries.values()))
 
 
 def doctor() -> int:
-    """Print what an issue should tell about this machine; 1 if something here can't work."""
+    """Print diagnostics of this machine for bug reports; 1 if there are problems."""
     from vlm_core.diagnose.doctor import report
 
     sections, problems = report()
@@ -109,13 +126,13 @@ def doctor() -> int:
         print()
     print("problems" if problems else "no problems found")
     for problem in problems:
-        first, *rest = problem.split("\n")
-        say(f"  - {first}", *(f"    {line}" for line in rest))
+        first, *others = problem.split("\n")
+        say(f"  - {first}", *(f"    {line}" for line in others))
     return int(bool(problems))
 
 
 def new_plugin(kind_and_name: list[str], out: Path | None) -> int:
-    """Write a package and say how to try it."""
+    """Write a plugin package and print how to install and test it."""
     from vlm_core.plugins import scaffold
 
     kind, name = kind_and_name
@@ -124,40 +141,39 @@ def new_plugin(kind_and_name: list[str], out: Path | None) -> int:
     return 0
 
 
-def _print_check(spec: Spec, sums: Arithmetic) -> None:
+def _print_check(spec: Spec, summary: ModelSummary) -> None:
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title=inert(spec.name, "table.title"), title_justify="left", box=None, header_style="dim")
-    for column in ("part", "component", "output an image", "parameters", "fp32", "bf16"):
+    for column in ("part", "component", "output per image", "parameters", "fp32", "bf16"):
         table.add_column(column, justify="right" if column in ("parameters", "fp32", "bf16") else "left")
-    for row in sums.rows:
+    for row in summary.rows:
         count = row.parameters
         cells = (row.part, row.component, row.output, amount(count), size(4 * count), size(2 * count))
         table.add_row(*map(inert, cells))
-    table.add_row("total", "", "", amount(sums.total), size(4 * sums.total), size(2 * sums.total))
+    total = summary.total
+    table.add_row("total", "", "", amount(total), size(4 * total), size(2 * total))
     Console(width=None if sys.stdout.isatty() else 120).print(table)
-    (ph, pw), (h, w) = sums.image_size, sums.grid
+    (height, width), (h, w) = summary.image_size, summary.grid
     print(
-        f"\nimage {ph}×{pw} px → {h}×{w} = {h * w} patches of width {sums.d_in} → {sums.tokens} visual tokens of "
-        f"width {sums.d_out} → language model with {sums.vocab_size} logits"
+        f"\nimage {height}×{width} px → {h}×{w} = {h * w} patches of width {summary.d_in} → {summary.tokens} visual "
+        f"tokens of width {summary.d_out} → language model with {summary.vocab_size} logits"
     )
 
 
-def _refuse_idle(args: argparse.Namespace) -> None:
-    """Options that would do nothing beside the others are an error."""
+def _refuse_unused(args: argparse.Namespace) -> None:
+    """Raise `UserError` for options that have no effect with the others."""
     writing = {"--out": args.out, "--dtype": args.dtype, "--random-weights": args.random_weights}
     if args.with_code and not args.export_hf:
-        raise UserError("--with-code goes with --export-hf DIR")
+        raise UserError("--with-code needs --export-hf DIR")
     if args.export_hf:
-        idle, beside = (
-            {**writing, "--set": args.set, "--check": args.check},
-            "--export-hf, which copies a model folder",
-        )
+        unused = {**writing, "--set": args.set, "--check": args.check}
+        option = "--export-hf, which copies a model folder"
     else:
-        idle, beside = writing if args.check else {}, "--check, which writes nothing"
-    if given := [name for name, value in idle.items() if value]:
-        raise UserError(f"{' and '.join(given)} would do nothing beside {beside}; leave it out")
+        unused, option = writing if args.check else {}, "--check, which writes nothing"
+    if names := [name for name, value in unused.items() if value]:
+        raise UserError(f"{' and '.join(names)} has no effect with {option}; leave it out")
 
 
 def assemble(args: argparse.Namespace) -> int:
@@ -172,7 +188,7 @@ def assemble(args: argparse.Namespace) -> int:
         return new_plugin(args.new_plugin, args.out)
     if not args.spec:
         raise UserError("name a spec, or use --list, --schema or --doctor; --help shows all options")
-    _refuse_idle(args)
+    _refuse_unused(args)
     if args.export_hf:
         from vlm_core.export.hf_export import export_hf
 
@@ -189,18 +205,18 @@ def assemble(args: argparse.Namespace) -> int:
         refuse_untrained(spec, document)
     if args.out and os.path.lexists(args.out):
         raise UserError(f"{args.out} exists already; name another folder, or remove this one")
-    asked, gpu = advice.asked(args)
-    from vlm_core.diagnose.check import check, on_meta
+    assumptions, gpu = check_tables.cost_options(args)
+    from vlm_core.diagnose.model_summary import build_on_meta, summarize
 
-    with located(document):
-        model = on_meta(spec)
-    _print_check(spec, check(spec, model))
-    advice.print_sources(spec, model, random_weights=args.random_weights)
+    with locate_template_errors(document):
+        model = build_on_meta(spec)
+    _print_check(spec, summarize(spec, model))
+    check_tables.print_sources(spec, model, random_weights=args.random_weights)
     if args.check:
-        advice.print_all(spec, document, model, asked, gpu)
+        check_tables.print_all(spec, document, model, assumptions, gpu)
         return 0
     out = args.out or Path("models") / spec.name
-    with located(document):
+    with locate_template_errors(document):
         write_model(spec, out, args.dtype, args.random_weights)
     say("", f"model folder: {out}{how_to_load(out)}")
     return 0
@@ -213,7 +229,7 @@ def write_model(spec: Spec, out: Path, dtype: str | None, random_weights: bool) 
     from vlm_core.text.template import check_template
 
     model = build(spec, weights=not random_weights, dtype=getattr(torch, dtype) if dtype else None)
-    check_template(spec.template, model.llm.tokenizer)  # which the folder needs in any case
+    check_template(spec.template, model.llm.tokenizer)  # the folder contains the tokenizer in any case
     save(model, spec, out, {"random_weights": True, "initial_weights": []} if random_weights else None)
 
 

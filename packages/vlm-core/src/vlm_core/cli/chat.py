@@ -1,4 +1,4 @@
-"""`vlm-chat`: ask a model about images, once or in a conversation."""
+"""`vlm-chat`: ask a model about images: one question, or a conversation."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from vlm_core.generation.generate import GenerationConfig
 
 _HELP = (
-    "/image FILE … shows images with the next question, /new starts a new conversation, Ctrl-C stops an answer, "
-    "/quit or Ctrl-D ends"
+    "/image FILE … adds images to the next question, /new starts a new conversation, Ctrl-C stops an answer, "
+    "/quit or Ctrl-D exits"
 )
 
 
@@ -29,20 +29,32 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="vlm-chat", description=__doc__, epilog=f"In a conversation: {_HELP}.")
     parser.add_argument("model", type=path_text, metavar="MODEL", help="a model folder")
     parser.add_argument(
-        "--image", action="append", default=[], metavar="FILE", help="an image to talk about; may be repeated"
+        "--image",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="image for the first question; may be repeated",
     )
     parser.add_argument("--ask", metavar="TEXT", help="ask this question, print the answer and exit")
     parser.add_argument(
-        "--max-new-tokens", type=count, default=256, metavar="N", help="longest answer; default 256"
+        "--max-new-tokens", type=count, default=256, metavar="N", help="limit of an answer; default 256"
     )
     parser.add_argument(
-        "--temperature", type=float, default=0.0, help="sampling temperature; default 0, greedy"
+        "--temperature",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="sampling temperature; default 0: greedy decoding",
     )
-    parser.add_argument("--top-p", type=float, default=1.0, help="nucleus sampling; default 1: all tokens")
+    parser.add_argument(
+        "--top-p", type=float, default=1.0, metavar="P", help="nucleus sampling; default 1: all tokens"
+    )
     seed = partial(count, least=0, most=2**63 - 1)
-    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of sampling; default 0")
-    parser.add_argument("--device", help="cpu, cuda, … (default: the GPU if there is one)")
-    parser.add_argument("--dtype", choices=DTYPES, help="dtype of the weights; default: as saved")
+    parser.add_argument(
+        "--seed", type=seed, default=0, metavar="N", help="random seed of sampling; default 0"
+    )
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, …; default: cuda if available, else cpu")
+    parser.add_argument("--dtype", choices=DTYPES, help="convert weights to this dtype; default: as saved")
     add_trust(parser)
     return parser
 
@@ -59,19 +71,19 @@ def _check(args: argparse.Namespace) -> None:
 
 def chat(args: argparse.Namespace) -> int:
     _check(args)
-    images = [path for given in args.image for path in image_files(given, quoted=False)]
+    images = [path for name in args.image for path in image_files(name, quoted=False)]
     import torch
 
     from vlm_core.generation.conversation import Conversation
     from vlm_core.generation.generate import GenerationConfig
     from vlm_core.model_folder.assemble import default_device, load
-    from vlm_core.text.render import refuse_unsaid
+    from vlm_core.text.render import require_question
 
     device = args.device or default_device()
     dtype = args.dtype and getattr(torch, args.dtype)
     model, spec = load(args.model, dtype=dtype, device=device, trust_remote_code=args.trust_remote_code)
-    if args.ask is None:  # an empty question about an image is a caption's
-        refuse_unsaid(spec.template)
+    if args.ask is None:  # --ask "" with an image asks for a caption
+        require_question(spec.template)
     conversation = Conversation(model, spec.template)
     decoding = GenerationConfig(args.max_new_tokens, args.temperature, args.top_p, args.seed)
     for path in images:
@@ -91,7 +103,7 @@ def _answer(conversation: Conversation, question: str, decoding: GenerationConfi
 
 
 def _print_piece(piece: str) -> None:
-    """A piece of an answer: a model may say control characters, which a terminal would obey."""
+    """Print a piece of an answer; control characters are escaped, as a terminal would execute them."""
     print(printable(piece, lines=True), end="", flush=True)
 
 
@@ -100,19 +112,19 @@ def _converse(conversation: Conversation, decoding: GenerationConfig) -> int:
         try:
             if line == "/quit":
                 break
-            _obey(conversation, line, decoding)
-        except UserError as error:  # a wrong path must not end the conversation
+            _execute(conversation, line, decoding)
+        except UserError as error:  # a wrong path doesn't end the conversation
             print(error, file=sys.stderr)
     return 0
 
 
-def _obey(conversation: Conversation, line: str, decoding: GenerationConfig) -> None:
-    """Do what one line of a conversation says."""
-    command, _, rest = line.partition(" ")
-    if command == "/new" and not rest:
+def _execute(conversation: Conversation, line: str, decoding: GenerationConfig) -> None:
+    """Execute a command, or answer a question."""
+    command, _, arguments = line.partition(" ")
+    if command == "/new" and not arguments:
         conversation.reset()
-    elif command == "/image" and rest:
-        for path in image_files(rest, quoted=True):
+    elif command == "/image" and arguments:
+        for path in image_files(arguments, quoted=True):
             conversation.show(path)
     elif line.startswith("/"):
         say(_HELP if line == "/help" else f"{command}: unknown command or wrong arguments. {_HELP}")

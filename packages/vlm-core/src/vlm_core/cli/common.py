@@ -1,4 +1,4 @@
-"""What every command does the same way: errors, exit codes, `--debug`, `--version`, tables."""
+"""Shared by all commands: types of arguments, `--debug`, `--version`, error messages and exit codes."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from vlm_core.runtime.system_faults import system_fault
 
 DTYPES = ("float32", "bfloat16", "float16")
 LONGEST = 20_000
-"""Characters of an error message that a terminal gets."""
+"""Limit in characters of a printed error message."""
 
 
 class Parser(argparse.ArgumentParser):
-    """An `ArgumentParser` that lists its sub-commands where one is missing."""
+    """An `ArgumentParser` that prints its help if a subcommand is missing."""
 
     def error(self, message: str) -> NoReturn:
         if self._subparsers is not None and message.startswith("the following arguments are required"):
@@ -37,7 +37,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def path_text(text: str) -> str:
-    """The type of an argument that names a file or folder, kept as text: `~` is expanded as in a spec."""
+    """Argument type: the path of a file or folder as text, with `~` expanded as in a spec."""
     try:
         return expanded(text)
     except UserError as error:
@@ -45,30 +45,30 @@ def path_text(text: str) -> str:
 
 
 def count(text: str, most: int = 2**31 - 1, least: int = 1) -> int:
-    """The type of an argument that is a whole number from `least` to `most`."""
+    """Argument type: a whole number from `least` to `most`."""
     if not re.fullmatch("[0-9]{1,19}", text) or not least <= int(text) <= most:
         raise argparse.ArgumentTypeError(f"expected a whole number from {least} to {most}, got {shown(text)}")
     return int(text)
 
 
 def local_path(text: str) -> Path:
-    """The type of an argument that names a file or folder."""
+    """Argument type: the path of a file or folder."""
     return Path(path_text(text))
 
 
 def add_debug(parser: argparse.ArgumentParser) -> None:
-    """`--debug`, also for the parsers of subcommands: unset, it must not undo the main parser's."""
+    """Add `--debug`, also to subcommand parsers: their default must not overwrite the main parser's value."""
     parser.add_argument(
         "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error"
     )
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:
-    """`--trust-remote-code`, a person's permission, which no file can give."""
+    """Add `--trust-remote-code`, the user's permission; no file can grant it."""
     parser.add_argument(
         OPTION,
         action="store_true",
-        help="run the model code that lies in a local folder; without it, what would run is listed with its sha256",
+        help="allow model code in a local folder to run; without this, such a folder is an error that lists the files",
     )
 
 
@@ -92,13 +92,13 @@ def run(
     *,
     package: str = "vlm-core",
 ) -> int:
-    """Parse and run. A `UserError` and a file that fails give 2, Ctrl-C 130, a closed pipe 141, a bug 70,
-    memory that ran out 71, a helper process that signal N killed 128 + N.
+    """Parse `argv` and run `command` -> exit code; `--version` prints the version of the distribution `package`.
 
-    `--debug` raises instead. `package` is the distribution whose version `--version` prints.
+    Exit codes: 2 for a `UserError` or an unusable file, 70 for a bug, 71 for out of memory, 130 for Ctrl-C, 141 for a
+    closed pipe, 128 + N for a helper process killed by signal N. With `--debug` exceptions are raised instead.
     """
     use_any_encoding()
-    _speak_when_killed()
+    _enable_faulthandler()
     add_debug(parser)
     parser.add_argument("--version", action="version", version=versions(parser.prog, package))
     args = parser.parse_args(argv)
@@ -114,7 +114,7 @@ def _run(program: str, command: Callable[[argparse.Namespace], int | None], args
     except UserError as error:
         print(f"{program}: {printable(error, LONGEST, lines=True)}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # the reader of a pipe left, as `| head` does
+    except BrokenPipeError:  # the reader of the pipe has ended, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt:
@@ -124,7 +124,7 @@ def _run(program: str, command: Callable[[argparse.Namespace], int | None], args
         if fault := system_fault(error):
             print(f"{program}: {printable(fault, lines=True)}", file=sys.stderr)
             return fault.code
-        if isinstance(error, OSError) and error.filename is not None:  # a file that can't be used is no bug
+        if isinstance(error, OSError) and error.filename is not None:  # an unusable file is not a bug
             print(f"{program}: {printable(error.filename, 300)}: {error.strerror}", file=sys.stderr)
             return 2
         text = printable(error, LONGEST)
@@ -133,8 +133,8 @@ def _run(program: str, command: Callable[[argparse.Namespace], int | None], args
         return 70
 
 
-def _speak_when_killed() -> None:
-    """A crash below Python (a mapped file cut short, a faulty driver) prints its signal and where it happened."""
+def _enable_faulthandler() -> None:
+    """Print signal and stack of a crash outside Python (a truncated mapped file, a faulty driver)."""
     if not faulthandler.is_enabled():
-        with suppress(OSError, ValueError, RuntimeError, AttributeError):  # a standard error that is no file
+        with suppress(OSError, ValueError, RuntimeError, AttributeError):  # stderr is not a file
             faulthandler.enable()

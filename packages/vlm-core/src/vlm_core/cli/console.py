@@ -1,4 +1,4 @@
-"""Output in any console encoding, and decoding of text that the user typed."""
+"""Output in any console encoding, and decoding of typed text."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ SUBSTITUTES = {
     "≠": "!=", "≈": "~", "Δ": "Delta", "“": '"', "”": '"', "‘": "'", "’": "'", "«": '"', "»": '"',
     "\u00a0": " ", "\u202f": " ",
 }  # fmt: skip
-"""ASCII spellings of the symbols that the commands themselves print."""
+"""ASCII replacements of the symbols that the commands print."""
 _HANDLER = "vlm-substitute"
 
 
 def _substitute(error: UnicodeError) -> tuple[str, int]:
-    """A codec error handler: a symbol becomes its ASCII spelling, any other character its escape."""
+    """A codec error handler: a symbol becomes its ASCII replacement, any other character an escape."""
     assert isinstance(error, UnicodeEncodeError)
     characters = error.object[error.start : error.end]
     plain = (SUBSTITUTES.get(c) or c.encode("ascii", "backslashreplace").decode("ascii") for c in characters)
@@ -25,18 +25,18 @@ def _substitute(error: UnicodeError) -> tuple[str, int]:
 
 
 def use_any_encoding() -> None:
-    """Make stdout and stderr accept every character: those that their encoding lacks are written in ASCII."""
+    """Make stdout and stderr accept every character; those outside their encoding are written in ASCII."""
     codecs.register_error(_HANDLER, _substitute)
     for stream in (sys.stdout, sys.stderr):
-        reconfigure = getattr(stream, "reconfigure", None)  # a replaced stream may have none
+        reconfigure = getattr(stream, "reconfigure", None)  # a replaced stream may lack it
         if reconfigure is not None:
             reconfigure(errors=_HANDLER)
 
 
 def text(typed: str) -> str:
-    """What a person typed, as text: bytes that the locale could not decode (`LC_ALL=C`) are read as UTF-8.
+    """Typed text, with bytes that the locale could not decode (`LC_ALL=C`) decoded as UTF-8.
 
-    Raises `UserError` if they are no UTF-8. Not for names of files: only the locale says how those are encoded.
+    Raises `UserError` if they are not UTF-8. Not for file names, whose encoding is the locale's.
     """
     try:
         return typed.encode("utf-8", "surrogateescape").decode("utf-8")

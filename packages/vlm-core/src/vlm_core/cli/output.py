@@ -1,4 +1,4 @@
-"""What commands print: lines, table cells, log records and warnings in which foreign text is inert."""
+"""Printing of lines, table cells, log records and warnings; control characters in foreign text are escaped."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def say(*lines: object, file: TextIO | None = None) -> None:
-    """Print each argument as one line: control characters and line feeds in it become escapes."""
+    """Print each argument as one line, with control characters and line feeds escaped."""
     print(*map(printable, lines), sep="\n", file=file or sys.stdout, flush=True)
 
 
 def inert(text: object, style: str = "") -> Text:
-    """A text in one line for a table or a console of rich: neither its markup nor a control character has an effect."""
+    """One line of text for rich; its markup and control characters have no effect."""
     from rich.text import Text
 
     return Text(printable(text), style=style)
@@ -30,17 +30,17 @@ def inert(text: object, style: str = "") -> Text:
 
 @contextmanager
 def printable_records() -> Iterator[None]:
-    """Inside, every log record and warning is printable: those of libraries, too, which quote what they read.
+    """Inside, log records and warnings are printable, also those of libraries, which quote the files they read.
 
-    Further lines of a record's own text are indented; its arguments become one line each, and so does a warning.
+    Further lines of a record's format are indented; each argument, and each warning, becomes one line.
     """
     make, form = logging.getLogRecordFactory(), warnings.formatwarning
 
     def record(*args: Any, **kwargs: Any) -> logging.LogRecord:
-        made = make(*args, **kwargs)
-        made.msg = printable(made.msg, lines=True).replace("\n", "\n  ")
-        made.args = _arguments(made.args)
-        return made
+        log_record = make(*args, **kwargs)
+        log_record.msg = printable(log_record.msg, lines=True).replace("\n", "\n  ")
+        log_record.args = _arguments(log_record.args)
+        return log_record
 
     def formatted(message: Warning | str, *args: Any, **kwargs: Any) -> str:
         return form(printable(message), *args, **kwargs)

@@ -1,4 +1,4 @@
-"""Interactive input: line editing and history, Ctrl-C, and names of image files."""
+"""Interactive input: line editing and history, Ctrl-C, image paths."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ log = logging.getLogger(__name__)
 
 
 def history_file() -> Path:
-    """`chat_history` in the user's folder for programs' state."""
+    """Path of `chat_history` in the user's state folder ($XDG_STATE_HOME)."""
     base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
     return Path(base) / "vlm" / "chat_history"
 
 
 @contextmanager
 def _editing() -> Iterator[None]:
-    """Line editing and history inside, where Python has readline; it lifts the terminal's limit of 4,095 characters."""
+    """Inside, input has line editing and history if Python has readline, and no limit of 4,095 characters per line."""
     try:
         import readline
     except ImportError:  # some builds of Python have none
@@ -47,13 +47,13 @@ def _editing() -> Iterator[None]:
             readline.set_history_length(HISTORY_LINES)
             readline.write_history_file(path)
         except OSError as error:
-            log.warning("%s: the history of this conversation is not kept: %s", path, error.strerror or error)
+            log.warning("%s: cannot save the history of this conversation: %s", path, error.strerror or error)
 
 
 def lines() -> Iterator[str]:
-    """Each line that is typed or piped in, without surrounding white space; empty ones are left out.
+    """Yield the lines of standard input, stripped, without empty ones.
 
-    Ctrl-C drops the line that is being typed, Ctrl-D ends. There is no prompt where nobody types.
+    On a terminal there is a prompt; Ctrl-C discards the line being typed, Ctrl-D ends.
     """
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         yield from filter(None, (line.strip() for line in sys.stdin))
@@ -63,7 +63,7 @@ def lines() -> Iterator[str]:
             try:
                 line = input("> ").strip()
             except KeyboardInterrupt:
-                print("\nCtrl-D or /quit ends")
+                print("\nCtrl-D or /quit exits")
                 continue
             except EOFError:
                 print()
@@ -73,7 +73,7 @@ def lines() -> Iterator[str]:
 
 
 class Interrupt:
-    """Inside, the first Ctrl-C only sets `received`, so that no computation is left half done; the second raises."""
+    """Inside, the first Ctrl-C only sets `received`, so that the current token is completed; the second raises."""
 
     def __init__(self) -> None:
         self.received = False
@@ -93,22 +93,20 @@ class Interrupt:
 
 
 def image_files(typed: str, *, quoted: bool) -> list[Path]:
-    """The image files that were typed: one as it stands or, if `quoted`, several as a shell would split them.
+    """The image files in typed text: one path or, if `quoted`, several paths split as by a shell.
 
-    Terminals quote or escape a file that is dropped on them. Raises `UserError` for a URL and for what is no file.
+    Terminals quote or escape the path of a dropped file. Raises `UserError` for a URL and for a path that is no file.
     """
     names = [typed]
     if quoted and not Path(expanded(typed)).is_file():
-        with suppress(ValueError):  # a single quotation mark is part of a name
+        with suppress(ValueError):  # an unpaired quotation mark is part of a name
             names = shlex.split(typed)
     return [_image_file(name) for name in names]
 
 
 def _image_file(name: str) -> Path:
     if "://" in name or name.startswith("data:"):
-        raise UserError(
-            f"{name:.80}: a URL, and nothing is downloaded here; save the image and name its file"
-        )
+        raise UserError(f"{name:.80}: URLs are not supported; save the image and give its path")
     path = Path(expanded(name))
     if not path.exists():
         raise UserError(f"{name}: no such image file")

@@ -1,4 +1,4 @@
-"""What to know when something is slow or broken: versions, device, scan backends, plugins, and what is wrong."""
+"""Diagnostics of `vlm-assemble --doctor`: versions, devices, scan backends, kernels, plugins, and problems."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vlm_core.plugins.registry import KINDS, Registry, installed
 Rows = list[tuple[str, str]]
 Section = tuple[str, Rows]
 
-LIBRARIES = {  # by the names of their distributions
+LIBRARIES = {  # name -> distribution
     "vlm-core": "vlm-core",
     "vlm-ssm": "vlm-ssm",
     "torch": "torch",
@@ -28,11 +28,11 @@ LIBRARIES = {  # by the names of their distributions
     "mamba-ssm": "mamba-ssm",
     "triton": "triton",
 }
-_NO_NUMBA = "not installed; pip install 'vlm-ssm[cpu]' brings it"
+_NO_NUMBA = "not installed; install it with: pip install 'vlm-ssm[cpu]'"
 
 
 def report() -> tuple[list[Section], list[str]]:
-    """Everything by section, as names and values, and what is wrong, each with what to do."""
+    """-> (sections of names and values, problems with what to do)."""
     (device, fault), (plugins, faults) = device_rows(), plugin_rows()
     scan, kernels, problems = ([], [], [fault]) if fault else scan_rows()
     sections = [
@@ -47,7 +47,7 @@ def report() -> tuple[list[Section], list[str]]:
 
 
 def version_rows() -> Rows:
-    """Python, the platform and the libraries that are installed; imports none of them."""
+    """Python, platform and installed libraries, without importing them."""
     rows = [("python", f"{platform.python_version()} {platform.python_implementation()}")]
     rows.append(("platform", platform.platform()))
     for name, distribution in LIBRARIES.items():
@@ -60,13 +60,13 @@ def version_rows() -> Rows:
 
 
 def device_rows() -> tuple[Rows, str | None]:
-    """CPU, threads and CUDA devices; what is wrong if torch can't be imported."""
+    """-> (CPU, threads and CUDA devices, the problem if torch can't be imported)."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     rows = [("cpu", _cpu()), ("cores", f"{usable} usable of {os.cpu_count()}")]
     try:
         import torch
     except Exception as error:  # a damaged installation raises anything
-        return rows, f"torch can't be imported: {_named(error)}; install it again: https://pytorch.org"
+        return rows, f"torch can't be imported: {_named(error)}; reinstall it: https://pytorch.org"
     rows.append(("torch threads", str(torch.get_num_threads())))
     rows.extend((f"cuda:{i}", torch.cuda.get_device_name(i)) for i in range(_cuda_devices()))
     if not _cuda_devices():
@@ -76,7 +76,7 @@ def device_rows() -> tuple[Rows, str | None]:
 
 
 def _cpu() -> str:
-    """The model's name where the system tells it, else the architecture."""
+    """The CPU's model name, or the architecture if the name is unknown."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -100,7 +100,7 @@ def _named(error: Exception) -> str:
 
 
 def scan_rows() -> tuple[Rows, Rows, list[str]]:
-    """Scan backends, compiled kernels, and what is wrong with them; nothing without vlm-ssm."""
+    """-> (scan backends, kernels, problems); empty without vlm-ssm."""
     if find_spec("vlm_ssm") is None:
         return [], [], []
     from vlm_ssm.doctor import backend_rows, kernel_rows
@@ -110,12 +110,12 @@ def scan_rows() -> tuple[Rows, Rows, list[str]]:
 
 
 def plugin_rows() -> tuple[Rows, list[str]]:
-    """How many components of each kind and from which packages; plugins that fail and names claimed twice."""
+    """-> (numbers of components by kind, their packages, problems with plugins)."""
     registry = installed()
     count = Counter(entry.kind for entry in registry.all())
     packages = sorted({f"{entry.distribution} {entry.version}" for entry in registry.all()})
     rows = [("components", ", ".join(f"{count[kind]} {kind}" for kind in KINDS))]
-    rows.append(("brought by", ", ".join(packages) or "no package"))
+    rows.append(("packages", ", ".join(packages) or "none"))
     rows.append(("broken", ", ".join(registry.broken) or "none"))
     if disabled := os.environ.get("VLM_DISABLE_PLUGINS"):
         rows.append(("VLM_DISABLE_PLUGINS", disabled))

@@ -1,4 +1,4 @@
-"""For `--doctor`: what computes each encoder, connector and language model."""
+"""The implementation of each encoder, connector and language model on each device, for `--doctor`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ Rows = list[tuple[str, str]]
 
 
 def engine_rows(devices: list[str]) -> Rows:
-    """What computes each encoder, connector and language model on each device, as its config's class says."""
+    """(component, "device: implementation, …"), from `ComponentConfig.engine`."""
     rows = []
     for entry in installed().all():
         if entry.kind in ("encoder", "connector", "llm"):
-            told = [f"{device}: {_engine(entry.value, device)}" for device in devices]
-            rows.append((f"{entry.kind} {entry.name}", ", ".join(told)))
+            engines = [f"{device}: {_engine(entry.value, device)}" for device in devices]
+            rows.append((f"{entry.kind} {entry.name}", ", ".join(engines)))
     return rows
 
 

@@ -1,1 +1,1 @@
-"""A benchmark's questions, and a model's answers to them."""
+"""Inference on benchmarks: selecting questions, generating answers, scoring."""

@@ -19,7 +19,7 @@ from vlm_core.errors import BadSample
 from vlm_core.evaluation.questions import by_image, check_images, sample
 from vlm_core.generation.generate import GenerationConfig, Session, answer
 from vlm_core.model import VLM
-from vlm_core.text.render import IMAGE, Message, TokenizedConversation, refuse_unsaid, render
+from vlm_core.text.render import IMAGE, Message, TokenizedConversation, render, require_question
 from vlm_core.text.template import AnyTemplate
 
 Group = list[Question]
@@ -29,18 +29,18 @@ Loaded = tuple[Group, Tensor | BadSample | None]
 
 
 def batches(groups: Iterable[Group], size: int) -> Iterator[list[Group]]:
-    """Groups of equally many questions, `size` questions at most; a larger group comes alone."""
-    waiting: dict[int, list[Group]] = defaultdict(list)
+    """Batches of groups with equal numbers of questions, at most `size` questions; a larger group is a batch alone."""
+    pending: dict[int, list[Group]] = defaultdict(list)
     for group in groups:
-        together = waiting[len(group)]
-        together.append(group)
-        if (len(together) + 1) * len(group) > size:
-            yield waiting.pop(len(group))
-    yield from waiting.values()
+        batch = pending[len(group)]
+        batch.append(group)
+        if (len(batch) + 1) * len(group) > size:
+            yield pending.pop(len(group))
+    yield from pending.values()
 
 
 def split_at_prefix(prompt: TokenizedConversation) -> tuple[TokenizedConversation, TokenizedConversation]:
-    """The prompt up to the end of its last image (the shared prefix), and the rest."""
+    """The prompt up to the end of its last image (the shared prefix), and the suffix after it."""
     cut = len(prompt) - prompt.image_mask[::-1].index(True)
     return prompt.part(0, cut), prompt.part(cut)
 
@@ -62,7 +62,7 @@ class BenchmarkInference:
         reuse: bool = True,
     ) -> None:
         self.model, self.template = model, template
-        refuse_unsaid(template)
+        require_question(template)
         self.size, self.decoding = batch_size, GenerationConfig(max_new_tokens)
         one, other = (self._render(text, [1]) for text in ("a", "b"))
         same = split_at_prefix(one)[0] == split_at_prefix(other)[0]
@@ -72,7 +72,7 @@ class BenchmarkInference:
     def ask(
         self, questions: Iterable[Question], skip: Callable[[Group, BadSample], None] | None = None
     ) -> Iterator[AnsweredQuestion]:
-        """Yield each question with its answer as soon as it is known; questions about one image come together.
+        """Yield each question with its answer as soon as it is generated; questions about one image come together.
 
         Images are loaded one batch ahead. If an image can't be read, its questions are passed to `skip`; without
         `skip`, `BadSample` is raised.
@@ -137,12 +137,12 @@ class BenchmarkInference:
             yield from zip((questions[i] for i in chunk), session.generate(self.decoding), strict=True)
 
     def _chunks(self, suffixes: Sequence[TokenizedConversation]) -> Iterator[Sequence[int]]:
-        """Indices of the suffixes to batch: only suffixes of equal length where the model can't pad between."""
-        alike: dict[int, list[int]] = defaultdict(list)
-        for place, tail in enumerate(suffixes):
-            alike[0 if self.model.llm.pads_between else len(tail)].append(place)
-        for places in alike.values():
-            yield from (places[start : start + self.size] for start in range(0, len(places), self.size))
+        """Indices of the suffixes of each batch; of equal length unless the model supports padding between chunks."""
+        by_length: dict[int, list[int]] = defaultdict(list)
+        for index, suffix in enumerate(suffixes):
+            by_length[0 if self.model.llm.pads_between else len(suffix)].append(index)
+        for indices in by_length.values():
+            yield from (indices[start : start + self.size] for start in range(0, len(indices), self.size))
 
     def _prompt(self, question: Question, pixels: Tensor | None) -> TokenizedConversation:
         counts = [] if pixels is None else [self.model.image_tokens(pixels)]
@@ -185,10 +185,10 @@ def evaluate(
     batch_size: int = 8,
     max_new_tokens: int | None = None,
 ) -> EvalResult:
-    """Generate answers to all questions, or to about `limit` (whole images at even distances), and score them.
+    """Generate answers to all questions, or to about `limit` (evenly spaced images), and score them.
 
-    `max_new_tokens` defaults to the benchmark's own. The model should be in evaluation mode. Raises `UserError` if
-    images are missing, and as `benchmark.score` does.
+    `max_new_tokens` defaults to the benchmark's. The model should be in evaluation mode. Raises `UserError` for missing
+    images, and as `benchmark.score` does.
     """
     questions = sample(list(benchmark.questions.values()), limit)
     check_images(questions)

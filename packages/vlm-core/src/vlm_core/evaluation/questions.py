@@ -1,4 +1,4 @@
-"""Questions before they are asked: which are about one image, a part of them, and images that are not there."""
+"""Questions of a benchmark: grouping by image, subsampling, missing images."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from vlm_core.benchmark import EncodedImage, Question
 from vlm_core.errors import UserError
 
 _NAMED = 5
-"""So many missing files are named; the others are counted."""
+"""Number of missing files that a message names."""
 
 
 def by_image(questions: Iterable[Question]) -> list[list[Question]]:
-    """Questions about the same image together, in the order of first appearance; one without an image is alone."""
+    """Groups of questions about the same image, in order of first appearance; a question without image is a group."""
     groups: dict[object, list[Question]] = {}
     for question in questions:
         key = question.id if question.image is None else question.image
@@ -23,7 +23,7 @@ def by_image(questions: Iterable[Question]) -> list[list[Question]]:
 
 
 def sample(questions: Sequence[Question], limit: int | None) -> list[Question]:
-    """About `limit` questions (never more, unless one image has more): whole images at even distances.
+    """About `limit` questions: all questions of evenly spaced images; more than `limit` only if one image has more.
 
     MME's pairs, MMBench's rotations and POPE's splits are about one image each, so they stay together.
     """
@@ -38,24 +38,24 @@ def sample(questions: Sequence[Question], limit: int | None) -> list[Question]:
 
 
 def missing_images(questions: Iterable[Question]) -> dict[Path | EncodedImage, int]:
-    """Images that are not there, each with the number of questions about it."""
+    """Missing images, each with the number of questions about it."""
     counts = Counter(q.image for q in questions if isinstance(q.image, Path | EncodedImage))
-    return {image: count for image, count in counts.items() if not _there(image)}
+    return {image: count for image, count in counts.items() if not _exists(image)}
 
 
-def _there(image: Path | EncodedImage) -> bool:
+def _exists(image: Path | EncodedImage) -> bool:
     return image.is_file() if isinstance(image, Path) else not image.missing
 
 
 def check_images(questions: Sequence[Question], advice: str = "") -> None:
-    """Raise `UserError` with counts and the first names if images are not there."""
+    """Raise `UserError` with counts and the first names if images are missing."""
     if missing := missing_images(questions):
         lines = missing_lines(questions, missing)
         raise UserError(*lines[:-1], f"{lines[-1]}{advice}")
 
 
 def missing_lines(questions: Sequence[Question], missing: dict[Path | EncodedImage, int]) -> list[str]:
-    """How many images and questions that is, and the first of them."""
+    """Lines of a message: numbers of missing images and of their questions, and the first names."""
     images = len({q.image for q in questions if isinstance(q.image, Path | EncodedImage)})
     return [
         f"{len(missing)} of {images} images are not there, {sum(missing.values())} of {len(questions)} questions "

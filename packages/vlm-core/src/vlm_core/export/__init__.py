@@ -1,1 +1,1 @@
-"""Model folders for transformers, with or without the code that the model needs."""
+"""Export of model folders for transformers, with or without the model's code."""

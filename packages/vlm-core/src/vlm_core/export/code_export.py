@@ -1,7 +1,7 @@
-"""Exports Python modules with a model: copied flat beside the weights, as transformers' trust_remote_code expects.
+"""Exports Python modules into a model folder, flat, as transformers' trust_remote_code expects.
 
 `vlm_core.text.render` becomes vlm_core_text_render.py; its imports of other exported modules become relative.
-Nothing else is changed. Imports inside functions are followed only to modules that are exported anyway.
+Nothing else changes. Imports inside functions don't add modules to the export.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from vlm_core.errors import UserError
 
 THIS = "THIS"
-"""In an exported file, the name of the module itself, for those who import the whole module."""
+"""Variable in an exported file that refers to the module itself, for imports of a whole module."""
 
 
 def flat(module: str) -> str:
@@ -25,10 +25,10 @@ def flat(module: str) -> str:
 
 @lru_cache(maxsize=1024)
 def _source(module: str) -> Path | None:
-    """The file of a module; None if there is no such module, or none in Python."""
+    """The source file of a module; None if there is no such module or it is not Python."""
     try:
         spec = importlib.util.find_spec(module)
-    except ModuleNotFoundError:  # its parent is no package
+    except ModuleNotFoundError:  # its parent is not a package
         return None
     return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
 
@@ -44,7 +44,7 @@ class Import:
 
     @property
     def whole(self) -> bool:
-        """The name is itself a module."""
+        """Whether the imported name is a module."""
         return _source(f"{self.node.module}.{self.name}") is not None
 
     @property
@@ -57,7 +57,7 @@ def _typing_only(node: ast.AST) -> bool:
 
 
 def _imports(tree: ast.AST, packages: frozenset[str], top: bool = True) -> Iterator[Import]:
-    """Imports from `packages`, except those that only serve type checkers."""
+    """Imports from `packages`, except under `TYPE_CHECKING`."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] in packages:
             yield from (Import(node, alias.name, alias.asname, top) for alias in node.names)
@@ -71,36 +71,36 @@ def _imports(tree: ast.AST, packages: frozenset[str], top: bool = True) -> Itera
 
 
 def closure(roots: Iterable[str], packages: frozenset[str], instead: Mapping[str, str]) -> dict[str, str]:
-    """Sources by module: the roots and all that they import at their top. `instead` gives some another source."""
+    """Sources by module of the roots and all modules they import at the top; `instead` replaces some sources."""
     sources: dict[str, str] = {}
-    waiting = list(roots)
-    while waiting:
-        module = waiting.pop()
+    pending = list(roots)
+    while pending:
+        module = pending.pop()
         if module in sources:
             continue
         file = _source(module)
         if module not in instead and file is None:
             raise UserError(f"{module}: no Python source to export with the model")
         sources[module] = instead.get(module) or Path(str(file)).read_text(encoding="utf-8")
-        waiting += [i.target for i in _imports(ast.parse(sources[module]), packages) if i.top]
+        pending += [i.target for i in _imports(ast.parse(sources[module]), packages) if i.top]
     return sources
 
 
-def _line(item: Import, there: Mapping[str, str]) -> str:
-    """What an import becomes."""
-    if item.target not in there:
+def _line(item: Import, exported: Mapping[str, str]) -> str:
+    """The line that replaces an import."""
+    if item.target not in exported:
         return f'raise ImportError("{item.target} is not exported with this model")'
     name = THIS if item.whole else item.name
     alias = item.alias or (item.name if item.whole else None)
     return f"from .{flat(item.target)} import {name}" + (f" as {alias}" if alias else "")
 
 
-def rewritten(source: str, there: Mapping[str, str], packages: frozenset[str]) -> str:
-    """An exported file: imports of exported modules made relative, those for type checkers left out."""
+def rewritten(source: str, exported: Mapping[str, str], packages: frozenset[str]) -> str:
+    """The content of an exported file: imports of exported modules are relative, those for type checkers removed."""
     lines, tree = source.splitlines(), ast.parse(source)
     changes: dict[ast.stmt, list[str]] = {}
     for item in _imports(tree, packages):
-        changes.setdefault(item.node, []).append(_line(item, there))
+        changes.setdefault(item.node, []).append(_line(item, exported))
     for node in ast.walk(tree):
         if _typing_only(node):
             assert isinstance(node, ast.If)
@@ -114,5 +114,5 @@ def rewritten(source: str, there: Mapping[str, str], packages: frozenset[str]) -
 def files(roots: Iterable[str], packages: Iterable[str], instead: Mapping[str, str]) -> dict[str, str]:
     """File names and contents of all exported modules."""
     ours = frozenset(packages)
-    there = closure(roots, ours, instead)
-    return {f"{flat(module)}.py": rewritten(source, there, ours) for module, source in there.items()}
+    exported = closure(roots, ours, instead)
+    return {f"{flat(module)}.py": rewritten(source, exported, ours) for module, source in exported.items()}

@@ -1,4 +1,4 @@
-"""A model folder for transformers: complete by itself or, with its code, for places where vlm-core is not installed."""
+"""Exports a model folder for transformers; with its code it loads where vlm-core is not installed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROOTS = {
     hf_files.MODEL_CLASS: f"{HF}modeling",
     hf_files.PROCESSOR_CLASS: f"{HF}processing",
 }
-BUILDER = f"{HF}parts"
+BUILDER = f"{HF}components"
 OPERATIONS = "vlm_ssm.torch.namespace"
 OWN_NAMESPACE = 'import re\n\nNAMESPACE = re.sub(r"\\W", "_", __name__)\n'
 """Each exported copy registers its torch operations under its own name: several may be loaded in one process."""
@@ -35,14 +35,13 @@ def export_hf(
 ) -> None:
     """Write the model folder `source` as `target`, which transformers loads after `import vlm_core.hf`.
 
-    `with_code` adds the modules that the model needs, so that it loads with `trust_remote_code=True` where only torch,
-    transformers and Pillow are, and what its parts need besides. Raises `UserError` for a part whose code can't be
-    exported, and,
-    without `trust_remote_code`, for a model that runs code of its own folder.
+    With `with_code` the folder contains its modules and loads with `trust_remote_code=True`; it needs torch,
+    transformers, Pillow and the packages in the manifest's `needs`. Raises `UserError` for a part whose code can't be
+    exported and, without `trust_remote_code`, for a model with code in its folder.
     """
     source = Path(source)
     if not source.is_dir():
-        raise UserError(f"{source}: --export-hf wants a model folder; vlm-assemble SPEC --out DIR writes one")
+        raise UserError(f"{source}: --export-hf needs a model folder; vlm-assemble SPEC --out DIR writes one")
     manifest = verify_model(source)
     facts = {key: value for key, value in manifest.items() if key not in ("files", "code", "needs")}
     spec = load_folder_spec(source, trust_remote_code=trust_remote_code)
@@ -69,7 +68,7 @@ def export_hf(
 
 
 def code_files(calls: dict[str, FactoryCall]) -> dict[str, str]:
-    """File names and contents of the code that a model of these parts needs."""
+    """Contents of the code files of a model with these parts, by file name."""
     functions = [name for call in calls.values() for name in _functions(call)]
     packages = {"vlm_core", "vlm_ssm", *(name.split(".")[0] for name in functions)}
     return code_export.files(ROOTS.values(), packages, {BUILDER: builder(calls), OPERATIONS: OWN_NAMESPACE})
@@ -85,16 +84,16 @@ def _qualified(function: Any) -> str:
 
 
 def builder(calls: dict[str, FactoryCall]) -> str:
-    """The source of a `vlm_core.hf.parts` that builds these three parts and no others."""
+    """The source of the export's `vlm_core.hf.components`, which builds these three parts only."""
     needs = sorted({need for call in calls.values() for need in call.needs})
     imports = [f"import {need}  # noqa: F401" for need in needs]
     imports += sorted({_import(name) for call in calls.values() for name in _functions(call)})
     return "\n".join(
         [
-            '"""From this folder to its architecture."""', "",
+            '"""Builds the architecture of this folder."""', "",
             "from pathlib import Path", "", *imports, "from vlm_core.model import VLM", "", "",
             "def build(folder: Path, *, trust_remote_code: bool = False) -> VLM:",
-            '    """The model without weights; of these parts none runs other code than this folder\'s."""',
+            '    """The model without weights; its parts run no code from outside this folder."""',
             "    encoder = " + _call(calls["encoder"], 'assets=folder / "encoder"'),
             "    llm = " + _call(calls["llm"], 'assets=folder / "llm"'),
             "    connector = " + _call(calls["connector"], "encoder.dim, llm.dim"),
@@ -109,13 +108,13 @@ def _import(name: str) -> str:
 
 
 def _alias(name: str) -> str:
-    """Functions of the same name in different modules must not meet."""
+    """A unique name: functions in different modules may have the same name."""
     return name.replace(".", "_").replace(":", "_")
 
 
 def _call(call: FactoryCall, first: str) -> str:
-    def value(given: Any) -> str:
-        return _alias(_qualified(given)) if callable(given) else repr(given)
+    def source(value: Any) -> str:
+        return _alias(_qualified(value)) if callable(value) else repr(value)
 
-    arguments = [first, *(f"{key}={value(given)}" for key, given in call.arguments.items())]
+    arguments = [first, *(f"{key}={source(value)}" for key, value in call.arguments.items())]
     return f"{_alias(call.function)}({', '.join(arguments)})"

@@ -1,4 +1,4 @@
-"""A conversation with a model: each turn is fed once, and what was said before lives in the state."""
+"""A conversation with a model: each turn is processed once; the model's state holds the earlier turns."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from vlm_core.text.template import AnyTemplate
 
 
 class Conversation:
-    """Questions, images and answers in turn."""
+    """A conversation of questions, images and answers with one model."""
 
     def __init__(self, model: VLM, template: AnyTemplate) -> None:
         self.model, self.template = model, template
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything, images waiting for a question included."""
+        """Start a new conversation; images added for the next question are dropped."""
         self.session, self.images = Session(self.model), []
         self.messages: list[Message] = []
-        self.pending_tokens: list[int] = []  # the last token of an answer that was cut short
+        self.pending_tokens: list[int] = []  # generated, but not yet processed by the model
 
     def show(self, path: str | Path) -> None:
-        """The next question is about this image, too."""
+        """Add an image to the next question; raises `BadSample` for a file that is not a usable image."""
         self.images.append(self.model.encoder.transform(load_image(path)))
 
     def ask(self, question: str, decoding: GenerationConfig = GREEDY) -> Iterator[str]:
-        """Yield the answer piece by piece as it is generated: one piece a token, empty while a character is incomplete.
+        """Yield the answer as it is generated: one piece per token, empty while a character is incomplete.
 
-        What the question spells is text, always. An answer that the caller leaves early (`close`, `break`) is
-        remembered as far as it went.
+        The question is literal text: control tokens that it spells stay text. If the caller stops early (`close`,
+        `break`), the conversation continues after the part generated so far.
         """
         message = self._message(question, self.images)
         prompt = self._prompt(message, self.images)
@@ -44,24 +44,24 @@ class Conversation:
         answer_ids: list[int] = []
         try:
             yield from self._generate(answer_ids, decoding)
-        finally:  # also where whoever listens has heard enough
+        finally:  # also if the caller stops early
             text = self.model.llm.tokenizer.decode(answer_ids).lstrip()
             self.messages += [message, Message("assistant", (text,))]
             self._remember(answer_ids, prompt.end)
 
     def _generate(self, answer_ids: list[int], decoding: GenerationConfig) -> Iterator[str]:
-        """The answer piece by piece; its ids go to `answer_ids`."""
+        """Yield the pieces of the answer and append its ids to `answer_ids`."""
         shown, text = "", ""
         for (token,) in self.session.tokens(decoding):
             assert token is not None
             answer_ids.append(token)
             text = self.model.llm.tokenizer.decode(answer_ids).lstrip()
-            # a character may need more than one token: hold back what can't be read yet
+            # a character may take several tokens: hold back an incomplete one
             readable = text.startswith(shown) and not text.endswith("\ufffd")
             piece = text[len(shown) :] if readable else ""
             shown += piece
             yield piece
-        if len(text) > len(shown):  # a character that was never completed
+        if len(text) > len(shown):  # the last character is incomplete
             yield text[len(shown) :]
 
     @staticmethod
@@ -70,7 +70,7 @@ class Conversation:
         return Message("user", (*parts, question))
 
     def _prompt(self, message: Message, images: list[Tensor]) -> TokenizedConversation:
-        """What the model has not read yet: the end of the last answer, and the question."""
+        """The tokens that the model has not processed yet: the end of the last answer, and the question."""
         counts = [self.model.image_tokens(image) for image in images]
         prompt = TokenizedConversation()
         prompt.append_text(self.pending_tokens, False)
@@ -79,6 +79,6 @@ class Conversation:
         return prompt
 
     def _remember(self, answer_ids: list[int], end: int | None) -> None:
-        """Keep the last token, which the session has not read, unless the template writes it as the answer's end."""
+        """Keep the last token, which the session has not processed, unless the template writes it after the answer."""
         ended = end is not None and answer_ids[-1:] in ([end], [self.model.llm.tokenizer.eos_id])
         self.pending_tokens = [] if ended else answer_ids[-1:]

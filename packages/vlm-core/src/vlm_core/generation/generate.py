@@ -1,4 +1,4 @@
-"""Generation: prefill the prompt once, then decode one token a step at constant cost."""
+"""Generation: prefill the prompt once, then decode one token per step."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ class GenerationConfig:
 
 GREEDY = GenerationConfig()
 GRAPH_AFTER_TOKENS = 4
-"""Tokens of an answer before a CUDA graph is captured: a capture costs more than it saves on a word or two."""
+"""Tokens generated before a CUDA graph is captured: for a short answer the capture costs more than it saves."""
 
 
 def refuse_empty(prompts: Sequence[TokenizedConversation]) -> None:
-    """Raise `UserError` for a prompt of no position at all: nothing can follow from it."""
+    """Raise `UserError` for a prompt without positions, which can't be continued."""
     if not all(map(len, prompts)):
         raise UserError(
-            "the prompt is empty: neither text nor image nor a BOS token; ask something, or show an image"
+            "the prompt is empty: it has no text, no image and no BOS token; add a question or an image"
         )
 
 
 def sample(logits: Tensor, decoding: GenerationConfig, generator: torch.Generator) -> Tensor:
-    """Next ids (B) from logits (B, V)."""
+    """Next ids (B) from logits (B, V). Raises `UserError` if sampling from logits that are not finite."""
     if decoding.temperature == 0:
         return logits.argmax(-1)
     p, order = (logits.float() / decoding.temperature).softmax(-1).sort(-1, descending=True)
@@ -52,7 +52,7 @@ def sample(logits: Tensor, decoding: GenerationConfig, generator: torch.Generato
 
 
 class Session:
-    """A batch of conversations with the model's state after them."""
+    """A batch of conversations and the model's state after them."""
 
     def __init__(self, model: VLM) -> None:
         self.model = model
@@ -60,11 +60,11 @@ class Session:
         self._state: State | None = None
         self._graph: GraphDecoder | None = None  # holds the state while tokens are generated
         self._generated = 0  # tokens since the last prefill
-        self._ends: list[set[int]] = []  # what ends each conversation's answer
+        self._ends: list[set[int]] = []  # ids that end each conversation's answer
 
     @property
     def state(self) -> State | None:
-        """The state after the last position; None before the first."""
+        """The state after the last position; None before the first prefill."""
         return self._state if self._graph is None else self._graph.state()
 
     @torch.inference_mode()
@@ -74,38 +74,38 @@ class Session:
         pixel_values: Sequence[Tensor] = (),
         views: Sequence[int] | None = None,
     ) -> None:
-        """Extend each conversation by one piece.
+        """Append one prompt to each conversation.
 
-        `pixel_values` are the images of all pieces in order. Where conversations share images, `pixel_values` are the
-        distinct ones and `views[i]` is the index of the image for slot i.
+        `pixel_values` are the images (3, h, w) of all prompts in order. If prompts share images, they are the distinct
+        ones, and `views[i]` is the index of the image in slot i. Raises `UserError` for an empty prompt.
         """
         refuse_empty(samples)
         eos = self.model.llm.tokenizer.eos_id
         self._ends = [{eos} if sample.end is None else {eos, sample.end} for sample in samples]
         batch = collate(samples, pixel_values, side="left").to(next(self.model.llm.parameters()).device)
         image_embeds = None
-        if batch.pixel_values is not None:  # encoders cast by themselves
+        if batch.pixel_values is not None:  # encoders cast pixels themselves
             image_embeds = self.model.encode_images(batch.pixel_values)
         if image_embeds is not None and views is not None:
             image_embeds = image_embeds[list(views)]
         self._advance(self.model.embed(batch.input_ids, batch.image_mask, image_embeds), batch.segments)
 
     def expand(self, n: int) -> Session:
-        """A session with n copies of each conversation, adjacent; prefill each with its next piece."""
+        """A session with n adjacent copies of each conversation, to be continued with `prefill`."""
         assert self.state is not None, "prefill first"
         copies = Session(self.model)
         copies._state = self.state.expand(n)
         return copies
 
     def generate(self, decoding: GenerationConfig = GREEDY) -> list[str]:
-        """Generate the text that continues each conversation, without EOS and surrounding white space."""
+        """Generate an answer to each conversation -> texts, without EOS and surrounding white space."""
         assert self.next_logits is not None, "prefill first"
-        rows: list[list[int]] = [[] for _ in self.next_logits]
+        answers: list[list[int]] = [[] for _ in self.next_logits]
         for ids in self.tokens(decoding):
-            for row, i in zip(rows, ids, strict=True):
+            for answer_ids, i in zip(answers, ids, strict=True):
                 if i is not None:
-                    row.append(i)
-        return [self.model.llm.tokenizer.decode(row).strip() for row in rows]
+                    answer_ids.append(i)
+        return [self.model.llm.tokenizer.decode(answer_ids).strip() for answer_ids in answers]
 
     def _advance(self, x: Tensor, segments: Tensor | None = None) -> None:
         hidden, self._state = self.model.forward_embeds(x, segments, self.state)
@@ -113,7 +113,7 @@ class Session:
         self._predict(self.model.llm.logits(hidden[:, -1]))
 
     def _decode_token(self, ids: Tensor) -> None:
-        """One more token of each conversation: ids (B)."""
+        """Process one token of each conversation: ids (B)."""
         self._generated += 1
         if self._graph is None and self._generated > GRAPH_AFTER_TOKENS:
             self._graph = self.model.llm.cuda_graph_decoder(self._state)
@@ -124,13 +124,13 @@ class Session:
 
     def _predict(self, logits: Tensor) -> None:
         self.next_logits = logits
-        # a vocabulary padded for speed has rows that are no token
+        # ids beyond the tokenizer's are padding of the vocabulary
         self.next_logits[:, len(self.model.llm.tokenizer) :] = -torch.inf
 
     def tokens(self, decoding: GenerationConfig = GREEDY) -> Iterator[list[int | None]]:
-        """Yield the next id of every row until all rows reach EOS or their prompt's `end`; None for finished rows.
+        """Yield the next id of each conversation, None for finished ones, until all have reached EOS or their `end`.
 
-        The model has not read the last id that was yielded: the state ends before it.
+        The state does not include the id that was yielded last.
         """
         assert self.next_logits is not None, "prefill first"
         generator = torch.Generator(self.next_logits.device).manual_seed(decoding.seed)
@@ -141,9 +141,9 @@ class Session:
                 if ids is not None:
                     self._decode_token(ids)
                 ids = sample(self.next_logits, decoding, generator)
-            said = ids.tolist()
-            yield [i if alive else None for i, alive in zip(said, live, strict=True)]
-            live = [alive and i not in ends for i, alive, ends in zip(said, live, ending, strict=True)]
+            next_ids = ids.tolist()
+            yield [i if alive else None for i, alive in zip(next_ids, live, strict=True)]
+            live = [alive and i not in ends for i, alive, ends in zip(next_ids, live, ending, strict=True)]
             if not any(live):
                 return
 
@@ -155,7 +155,7 @@ def answer(
     views: Sequence[int] | None = None,
     decoding: GenerationConfig = GREEDY,
 ) -> list[str]:
-    """Prefill and generate: the model's text after each prompt, without EOS and surrounding white space.
+    """Prefill and generate -> the answer to each prompt, without EOS and surrounding white space.
 
     `pixel_values` and `views` as in `Session.prefill`.
     """

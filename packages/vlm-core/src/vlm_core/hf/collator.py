@@ -1,4 +1,4 @@
-"""Rows of conversations as a training batch, its labels written by the template beside the tokens."""
+"""Data collator: rows of conversations -> a training batch. Labels come from the template's loss mask."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from vlm_core.errors import UserError
-from vlm_core.hf.conversations import Talk, llava_talk, talk_of
+from vlm_core.hf.conversations import ParsedConversation, parse_llava, parse_messages
 from vlm_core.hf.training import IGNORED
 from vlm_core.text.render import TokenizedConversation, TooLong
 
@@ -16,10 +16,10 @@ from vlm_core.text.render import TokenizedConversation, TooLong
 class VLMDataCollator:
     """`data_collator` of transformers' Trainer and of trl's SFTTrainer.
 
-    A row holds `messages` (role and content), `prompt` and `completion`, or LLaVA's `conversations`; its images are in
-    the content or in `images` or `image`, a system text is the first turn or in `system`. Labels are those of
-    `vlm-train`: the answers up to their end of text, or with `loss_on="all"` all text. A row longer than `max_length`
-    is cut, and refused if that cuts an image or every answer.
+    A row has `messages` (role and content), `prompt` and `completion`, or LLaVA's `conversations`. Its images are in
+    the content or in `images` or `image`. A system text is the first turn or in `system`. Labels are those of
+    `vlm-train`: answers up to and including their end token, or all text with `loss_on="all"`. A row longer than
+    `max_length` is truncated; it is a `UserError` if that cuts an image or leaves no answer.
     """
 
     processor: Any
@@ -32,75 +32,80 @@ class VLMDataCollator:
             raise UserError(f"loss_on {self.loss_on!r}: expected 'answers' or 'all'")
 
     def __call__(self, rows: Sequence[Any]) -> dict[str, Any]:
-        """Rows -> input_ids, attention_mask, labels, and image_mask and pixel_values where there are images."""
+        """Rows -> input_ids, attention_mask, labels (B, T); with images, image_mask (B, T), pixel_values (N, 3, h, w).
+
+        Raises `UserError` naming the row that can't be used.
+        """
         samples: list[TokenizedConversation] = []
         pixels: list[Any] = []
         for i, row in enumerate(rows):
             try:
-                sample, shown = self.processor.render(talk_of_row(row), loss_on=self.loss_on)
+                sample, row_pixels = self.processor.render(parse_row(row), loss_on=self.loss_on)
                 samples.append(sample if self.max_length is None else sample.truncated(self.max_length))
             except (UserError, TooLong) as error:
                 raise UserError(f"row {_name(row, i)} of the batch: {error}") from None
-            pixels += shown
+            pixels += row_pixels
         batch = self.processor.tensors(samples, pixels, side="right", multiple=self.pad_to_multiple_of)
-        targets = batch.pop("loss_mask")
-        batch["labels"] = batch["input_ids"].masked_fill(~targets, IGNORED)
+        loss_mask = batch.pop("loss_mask")
+        batch["labels"] = batch["input_ids"].masked_fill(~loss_mask, IGNORED)
         return dict(batch)
 
 
 def _name(row: Any, index: int) -> str:
-    held = row.get("id") if isinstance(row, Mapping) else None
-    return f"{index}" if held is None else f"{index} (id {held})"
+    row_id = row.get("id") if isinstance(row, Mapping) else None
+    return f"{index}" if row_id is None else f"{index} (id {row_id})"
 
 
-def talk_of_row(row: Any) -> Talk:
-    """The conversation of a row; `UserError` where it holds none, or one in two forms."""
+def parse_row(row: Any) -> ParsedConversation:
+    """The conversation of a row; `UserError` if it has none or more than one."""
     if isinstance(row, list | tuple):
-        return talk_of(row)
+        return parse_messages(row)
     if not isinstance(row, Mapping):
         raise UserError(f"a {type(row).__name__}: expected a dictionary")
-    talk, own = _talk(row), row.get("system")
-    if not isinstance(own, str | None):
-        raise UserError(f"system {own!r:.60}: expected text")
-    if own and talk.system and own != talk.system:
+    conversation, system = _conversation(row), row.get("system")
+    if not isinstance(system, str | None):
+        raise UserError(f"system {system!r:.60}: expected text")
+    if system and conversation.system and system != conversation.system:
         raise UserError("it has two system texts: the key 'system' and the first turn")
-    return talk._replace(system=own or talk.system or None)
+    return conversation._replace(system=system or conversation.system or None)
 
 
-def _talk(row: Mapping[str, Any]) -> Talk:
-    given = [key for key in ("messages", "conversations", "prompt") if row.get(key) is not None]
-    if len(given) != 1:
+def _conversation(row: Mapping[str, Any]) -> ParsedConversation:
+    keys = [key for key in ("messages", "conversations", "prompt") if row.get(key) is not None]
+    if len(keys) != 1:
         raise UserError(
-            f"it has {', '.join(given or row) or 'nothing'}; expected one of messages, conversations, or prompt and "
-            "completion (Trainer takes these out: set remove_unused_columns=False)"
+            f"it has {', '.join(keys or row) or 'nothing'}; expected one of messages, conversations, or prompt and "
+            "completion (Trainer removes these columns: set remove_unused_columns=False)"
         )
-    if given == ["prompt"]:
-        return talk_of(_prompt(row), _images(row))
-    turns = row[given[0]]
-    if given == ["conversations"] and isinstance(turns, list | tuple) and any(map(_by_llava, turns[:1])):
-        return llava_talk(turns, _images(row))
-    return talk_of(turns, _images(row))
+    if keys == ["prompt"]:
+        return parse_messages(_prompt_turns(row), _images(row))
+    turns = row[keys[0]]
+    if keys == ["conversations"] and isinstance(turns, list | tuple) and any(map(_is_llava_turn, turns[:1])):
+        return parse_llava(turns, _images(row))
+    return parse_messages(turns, _images(row))
 
 
-def _by_llava(turn: Any) -> bool:
+def _is_llava_turn(turn: Any) -> bool:
     return isinstance(turn, Mapping) and "from" in turn
 
 
 def _images(row: Mapping[str, Any]) -> list[Any]:
-    """The row's images beside its conversation."""
+    """The images in the row's own column."""
     if row.get("image") is not None and row.get("images") is not None:
         raise UserError("it has image and images; give one of them")
-    held = row.get("image") if row.get("images") is None else row.get("images")
-    return [] if held is None else list(held) if isinstance(held, list | tuple) else [held]
+    images = row.get("image") if row.get("images") is None else row.get("images")
+    return [] if images is None else list(images) if isinstance(images, list | tuple) else [images]
 
 
-def _prompt(row: Mapping[str, Any]) -> list[Any]:
-    """Prompt and completion as one conversation, of whose answers only the completion may be learnt."""
+def _prompt_turns(row: Mapping[str, Any]) -> list[Any]:
+    """Prompt and completion as one list of turns; only the completion may hold answers, which are the targets."""
     prompt, completion = row["prompt"], row.get("completion")
     prompt = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     completion = [{"role": "assistant", "content": completion}] if isinstance(completion, str) else completion
     if not isinstance(prompt, list) or not isinstance(completion, list):
         raise UserError("prompt and completion must both be text, or lists of turns")
     if any(isinstance(turn, Mapping) and turn.get("role") == "assistant" for turn in prompt):
-        raise UserError("the prompt holds an answer, which would be learnt, too; write the row as messages")
+        raise UserError(
+            "the prompt has an assistant turn, which would be a target; write the row as messages"
+        )
     return [*prompt, *completion]

@@ -1,4 +1,4 @@
-"""Converts conversations of transformers, trl and LLaVA into messages and images."""
+"""Parses conversations of transformers, trl and LLaVA into messages and images."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _REMOTE = ("http://", "https://", "data:")
 _SOURCES = ("image", "url", "path", "base64")
 
 
-class Talk(NamedTuple):
-    """Messages, their images in order, and the system text if the conversation has its own."""
+class ParsedConversation(NamedTuple):
+    """Messages, their images in order, and the conversation's own system text or None."""
 
     messages: list[Message]
     images: list[Image.Image]
@@ -27,62 +27,62 @@ class Talk(NamedTuple):
 
 
 def _present(item: Any, known: Sequence[str], what: str) -> dict[str, Any]:
-    """The keys of an item that hold something (datasets fill absent ones with None); `UserError` for others."""
+    """The keys of an item whose value is not None (`datasets` fills absent keys); `UserError` for unknown keys."""
     if not isinstance(item, Mapping):
         raise UserError(f"{what} {item!r:.80}: expected a dictionary with {' and '.join(known[:2])}")
-    found = {key: value for key, value in item.items() if value is not None}
-    if odd := [key for key in found if key not in known]:
-        raise UserError(f"{what}: {odd[0]!r} is not understood; possible: {', '.join(known)}")
-    return found
+    values = {key: value for key, value in item.items() if value is not None}
+    if unknown := [key for key in values if key not in known]:
+        raise UserError(f"{what}: {unknown[0]!r} is not understood; possible: {', '.join(known)}")
+    return values
 
 
-def talk_of(turns: Any, images: Sequence[Any] = ()) -> Talk:
-    """Turns of role and content; `images` are those of items that say `{"type": "image"}` and no more.
+def parse_messages(turns: Any, images: Sequence[Any] = ()) -> ParsedConversation:
+    """Parse turns of role and content. `images` fill the items `{"type": "image"}` that name no image, in order.
 
-    Where no item says so, the images come before the first user's text. A picture is followed by a new line, as in
-    training.
+    Without such items, the images go before the first user's text. Each image is followed by a line feed, as in
+    training. Raises `UserError` for what can't be parsed, and for images that are left over.
     """
     if not isinstance(turns, list | tuple) or not turns:
         raise UserError(
             f"a conversation must be a list of turns, each with role and content, not {turns!r:.80}"
         )
     system, turns = _system(turns)
-    waiting, shown, messages = list(images), [], []
-    if waiting and not any(_bare(turn) for turn in turns):
-        turns = _in_front(turns, len(waiting))
+    unplaced, placed, messages = list(images), [], []
+    if unplaced and not any(_has_image_slot(turn) for turn in turns):
+        turns = _with_image_slots(turns, len(unplaced))
     for turn in turns:
-        found = _present(turn, ("role", "content"), "a turn")
-        role = found.get("role")
+        values = _present(turn, ("role", "content"), "a turn")
+        role = values.get("role")
         if role not in ("user", "assistant"):
             raise UserError(f"role {role!r}: expected user or assistant, or one system turn in front of them")
-        parts = _parts(found.get("content"), waiting, shown)
+        parts = _parts(values.get("content"), unplaced, placed)
         messages.append(Message(role, tuple(parts)))
-    if waiting:
-        raise UserError(f"{len(waiting)} images without a place in the conversation")
-    return Talk(messages, shown, system)
+    if unplaced:
+        raise UserError(f"{len(unplaced)} images without a place in the conversation")
+    return ParsedConversation(messages, placed, system)
 
 
 def _system(turns: Sequence[Any]) -> tuple[str | None, Sequence[Any]]:
-    """The text of a system turn that stands first, and the other turns."""
+    """The text of a system turn at the start, and the other turns."""
     if not isinstance(turns[0], Mapping) or turns[0].get("role") != "system":
         return None, turns
-    found = _present(turns[0], ("role", "content"), "a turn")
-    parts = _parts(found.get("content"), [], [])
+    values = _present(turns[0], ("role", "content"), "a turn")
+    parts = _parts(values.get("content"), [], [])
     if not all(isinstance(part, str) for part in parts):
-        raise UserError("the system turn holds an image; only text can stand there")
+        raise UserError("the system turn has an image; expected text only")
     if len(turns) == 1:
-        raise UserError("the conversation is a system turn alone; a user's turn must follow")
+        raise UserError("the conversation has only a system turn; expected a user turn after it")
     return "".join(part for part in parts if isinstance(part, str)), turns[1:]
 
 
-def _bare(turn: Any) -> bool:
+def _has_image_slot(turn: Any) -> bool:
     """Whether a turn has an image item that names no image."""
     content = turn.get("content") if isinstance(turn, Mapping) else None
     items = content if isinstance(content, list | tuple) else ()
-    return any(_is_bare(item) for item in items)
+    return any(_is_image_slot(item) for item in items)
 
 
-def _is_bare(item: Any) -> bool:
+def _is_image_slot(item: Any) -> bool:
     return (
         isinstance(item, Mapping)
         and item.get("type") == "image"
@@ -90,8 +90,8 @@ def _is_bare(item: Any) -> bool:
     )
 
 
-def _in_front(turns: Sequence[Any], count: int) -> list[Any]:
-    """Image items before the text of the first user's turn."""
+def _with_image_slots(turns: Sequence[Any], count: int) -> list[Any]:
+    """The turns with `count` image items before the first user's text."""
     turns = list(turns)
     for i, turn in enumerate(turns):
         if isinstance(turn, Mapping) and turn.get("role") == "user":
@@ -102,31 +102,32 @@ def _in_front(turns: Sequence[Any], count: int) -> list[Any]:
     return turns
 
 
-def _parts(content: Any, waiting: list[Any], shown: list[Image.Image]) -> list[Part]:
+def _parts(content: Any, unplaced: list[Any], placed: list[Image.Image]) -> list[Part]:
+    """The parts of a turn; its images are appended to `placed`, those of its slots taken out of `unplaced`."""
     if isinstance(content, str):
         return [content]
     if not isinstance(content, list | tuple):
         raise UserError(f"content {content!r:.80}: expected text, or a list of text and images")
-    found: list[Part] = []
+    parts: list[Part] = []
     for item in content:
         kind = item.get("type") if isinstance(item, Mapping) else item
         if kind == "text":
-            found.append(_string(_present(item, ("type", "text"), "a text").get("text")))
+            parts.append(_string(_present(item, ("type", "text"), "a text").get("text")))
         elif kind == "image":
-            shown.append(_image(_source(item, waiting)))
-            found += [IMAGE, "\n"]
+            placed.append(_image(_source(item, unplaced)))
+            parts += [IMAGE, "\n"]
         else:
             raise UserError(f"content of type {kind!r}: expected text or image")
-    return found
+    return parts
 
 
-def _source(item: Any, waiting: list[Any]) -> Any:
+def _source(item: Any, unplaced: list[Any]) -> Any:
     sources = {k: v for k, v in _present(item, ("type", *_SOURCES), "an image").items() if k != "type"}
     if len(sources) > 1:
         raise UserError(f"an image is named twice: {', '.join(sources)}")
     if sources:
         return next(iter(sources.values()))
-    return waiting.pop(0) if waiting else None
+    return unplaced.pop(0) if unplaced else None
 
 
 def _string(text: Any) -> str:
@@ -135,15 +136,15 @@ def _string(text: Any) -> str:
     return text
 
 
-def llava_talk(turns: Sequence[Any], images: Sequence[Any]) -> Talk:
-    """LLaVA's turns of human and gpt, where `<image>` in a human turn is the next of the images.
+def parse_llava(turns: Sequence[Any], images: Sequence[Any]) -> ParsedConversation:
+    """Parse LLaVA's turns of human and gpt; each `<image>` in a human turn takes the next of `images`.
 
-    A system turn may stand in front.
+    The first turn may be a system turn. Raises `UserError` for what can't be parsed.
     """
     system, messages = None, []
     for i, turn in enumerate(turns):
-        found = _present(turn, ("from", "value"), "a turn")
-        speaker, value = found.get("from"), _string(found.get("value"))
+        values = _present(turn, ("from", "value"), "a turn")
+        speaker, value = values.get("from"), _string(values.get("value"))
         if speaker == "system" and i == 0:
             system = value
         elif speaker == "gpt":
@@ -153,8 +154,8 @@ def llava_talk(turns: Sequence[Any], images: Sequence[Any]) -> Talk:
         else:
             raise UserError(f"from {speaker!r}: expected human or gpt, or one system turn in front of them")
     if not messages:
-        raise UserError("the conversation is a system turn alone; a human turn must follow")
-    return Talk(messages, [_image(source) for source in images], system)
+        raise UserError("the conversation has only a system turn; expected a human turn after it")
+    return ParsedConversation(messages, [_image(source) for source in images], system)
 
 
 def _with_images(text: str) -> Iterator[Part]:

@@ -1,6 +1,6 @@
-"""Generation by transformers, whose cache from step to step is the state of the language model."""
+"""transformers' `generate` with the language model's state as its cache."""
 
-# transformers' own signatures list what other models need; ours take what they use
+# transformers' signatures list arguments of other models; ours take what they use
 # pyright: reportIncompatibleMethodOverride=false
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from transformers import GenerationMixin
 
 from vlm_core.errors import UserError
 
+NO_BEAM_SEARCH = "beam search is not supported, as it reorders the states of sequences; use num_beams=1"
+
 
 @dataclass
 class StateCache:
-    """A state after `length` positions of every row, padding counted in. It is never changed in place."""
+    """The language model's state after `length` positions, padding included. It is never changed in place."""
 
     state: Any
     length: int
@@ -31,26 +33,24 @@ class StateCache:
         return self.length
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        raise UserError("beam search is not supported, as it reorders the states of rows; use num_beams=1")
+        raise UserError(NO_BEAM_SEARCH)
 
 
 class VLMGeneration(GenerationMixin):
-    """`generate` with a state for its cache."""
+    """`generate` whose cache is a `StateCache`."""
 
     _is_stateful = True
     config: Any
 
     def generate(self, inputs: Tensor | None = None, generation_config: Any = None, **kwargs: Any) -> Any:
-        """As transformers' `generate`, which names the options that it doesn't know; `UserError` for beam search."""
-        held = generation_config or self.generation_config
-        for name, most in (("num_beams", 1), ("num_beam_groups", 1)):
-            if (kwargs.get(name) or getattr(held, name, None) or 1) > most:
-                raise UserError(
-                    f"{name}: beam search is not supported, as it reorders the states of rows; use num_beams=1"
-                )
+        """As in transformers; `UserError` for beam search and other options that the state can't support."""
+        config = generation_config or self.generation_config
+        for name in ("num_beams", "num_beam_groups"):
+            if (kwargs.get(name) or getattr(config, name, None) or 1) > 1:
+                raise UserError(f"{name}: {NO_BEAM_SEARCH}")
         for name in ("output_attentions", "output_hidden_states", "cache_implementation", "guidance_scale"):
-            refuse({name: kwargs.get(name) or getattr(held, name, None)})
-        refuse({"past_key_values": kwargs.get("past_key_values")})
+            refuse_options({name: kwargs.get(name) or getattr(config, name, None)})
+        refuse_options({"past_key_values": kwargs.get("past_key_values")})
         inherited: Any = super()
         return inherited.generate(inputs, generation_config, **kwargs)
 
@@ -66,7 +66,7 @@ class VLMGeneration(GenerationMixin):
         logits_to_keep: int = 1,
         use_cache: bool | None = None,
     ) -> dict[str, Any]:
-        """What the cache has not seen yet; images only with the prompt that holds them."""
+        """The inputs of positions that are not in the cache; images are passed with the prompt only."""
         past, new = cache.length if cache else 0, input_ids.shape[1]
         inputs: dict[str, Any] = {
             "input_ids": input_ids[:, past:],
@@ -77,7 +77,7 @@ class VLMGeneration(GenerationMixin):
         if attention_mask is not None:
             inputs["attention_mask"] = attention_mask[:, past:]
         if image_mask is None:
-            inputs["pixel_values"] = pixel_values  # refused without the places of the images
+            inputs["pixel_values"] = pixel_values  # an error in `forward`: image_mask is missing
         elif past < image_mask.shape[1]:
             inputs["image_mask"] = F.pad(image_mask, (0, new - image_mask.shape[1]))[:, past:]
             inputs["pixel_values"] = pixel_values
@@ -90,27 +90,28 @@ class VLMGeneration(GenerationMixin):
         input_ids: Any = None,
         **model_kwargs: Any,
     ) -> tuple[Any, dict[str, Any]]:
-        """Rows are repeated next to each other, and so are all images of a row together."""
-        pixels, marks = model_kwargs.pop("pixel_values", None), model_kwargs.get("image_mask")
-        rows = None if pixels is None or marks is None else marks.sum(1) // self.config.image_tokens
+        """Repeat each sequence `expand_size` times, copies adjacent, with all of its images."""
+        pixels, mask = model_kwargs.pop("pixel_values", None), model_kwargs.get("image_mask")
+        image_counts = None if pixels is None or mask is None else mask.sum(1) // self.config.image_tokens
         inherited: Any = super()
         ids, kwargs = inherited._expand_inputs_for_generation(
             expand_size, is_encoder_decoder, input_ids, **model_kwargs
         )
-        if pixels is not None and rows is not None and expand_size > 1:
-            pixels = torch.cat([p.repeat(expand_size, 1, 1, 1) for p in pixels.split(rows.tolist())])
+        if pixels is not None and image_counts is not None and expand_size > 1:
+            groups = pixels.split(image_counts.tolist())
+            pixels = torch.cat([group.repeat(expand_size, 1, 1, 1) for group in groups])
         return ids, {**kwargs, "pixel_values": pixels}
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
-        """The language model makes its own state."""
+        """False: the language model makes its own state."""
         return False
 
 
-def refuse(options: Mapping[str, Any]) -> None:
-    """Raises `UserError` for an option that is set: this model gives logits alone, and keeps a state of its own."""
+def refuse_options(options: Mapping[str, Any]) -> None:
+    """Raise `UserError` for an option that is set: the model returns logits only, and its cache is its own state."""
     for name, value in options.items():
         if value is not None and value is not False:
             raise UserError(
-                f"{name} is not possible: this model gives logits, and its cache is its own state"
+                f"{name} is not possible: this model returns logits only, and its cache is its own state"
             )

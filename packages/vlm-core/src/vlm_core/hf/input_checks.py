@@ -1,4 +1,4 @@
-"""Checks of the tensors given to `forward`: a wrong shape would be broadcast, a wrong value misread."""
+"""Checks of `forward`'s tensors: a wrong shape would be broadcast, a wrong value misinterpreted."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from vlm_core.interfaces import PADDING
 
 
 def check_shapes(x: Tensor, dims: int, image_mask: Tensor | None, pixel_values: Any) -> None:
-    """Raises `UserError` unless ids (B, T) or embeddings (B, T, M), the marks (B, T) and the pixels fit each other."""
+    """Raise `UserError` unless x is ids (B, T) or embeddings (B, T, M), image_mask (B, T), pixels (N, 3, h, w)."""
     if x.ndim != dims:
-        wanted = "input_ids (rows, positions)" if dims == 2 else "inputs_embeds (rows, positions, width)"
-        raise UserError(f"expected {wanted}, got the shape {tuple(x.shape)}")
+        expected = "input_ids (batch, positions)" if dims == 2 else "inputs_embeds (batch, positions, width)"
+        raise UserError(f"expected {expected}, got the shape {tuple(x.shape)}")
     check_rows("image_mask", image_mask, x)
     if pixel_values is None:
         return
@@ -31,15 +31,15 @@ def check_shapes(x: Tensor, dims: int, image_mask: Tensor | None, pixel_values: 
 
 
 def check_rows(name: str, tensor: Tensor | None, x: Tensor) -> None:
-    """Raises `UserError` unless there is a value for each position of each row."""
+    """Raise `UserError` unless `tensor` is (B, T) as x is."""
     if tensor is not None and tensor.shape != x.shape[:2]:
         raise UserError(
             f"{name}: expected the shape {tuple(x.shape[:2])} of the ids, got {tuple(tensor.shape)}"
         )
 
 
-def kept(logits_to_keep: int | Tensor) -> Any:
-    """The positions whose logits are made; 0 keeps all."""
+def logit_positions(logits_to_keep: int | Tensor) -> Any:
+    """An index of the positions whose logits are computed: the last `logits_to_keep`, or all for 0."""
     if isinstance(logits_to_keep, Tensor):
         return logits_to_keep
     if isinstance(logits_to_keep, bool) or logits_to_keep < 0:
@@ -50,10 +50,10 @@ def kept(logits_to_keep: int | Tensor) -> Any:
 
 
 def segments_of(mask: Tensor | None, x: Tensor, past: int) -> Tensor | None:
-    """A mask (B, T) of ones and zeros as segments; None where nothing is padded.
+    """A mask (B, T) of ones and zeros as segments (B, T); None without padding.
 
-    It may also cover the `past` positions that a cache has read. Raises `UserError` for another shape or value: a
-    mask to be added to attention has 0 where this one has 1.
+    It may also cover the `past` positions of the cache. Raises `UserError` for another shape or value: an additive
+    attention mask has 0 where this one has 1.
     """
     if mask is None:
         return None
@@ -66,7 +66,5 @@ def segments_of(mask: Tensor | None, x: Tensor, past: int) -> Tensor | None:
     if bool((mask == 1).all()):
         return None
     if not bool(((mask == 0) | (mask == 1)).all()):
-        raise UserError(
-            "attention_mask: expected 1 at positions to be read and 0 at padding, got other values"
-        )
+        raise UserError("attention_mask: expected 1 at tokens and 0 at padding, got other values")
     return torch.where(mask.bool(), 0, PADDING)

@@ -1,6 +1,6 @@
 """A model folder as a transformers model: `from_pretrained`, `forward`, `generate`, `save_pretrained`."""
 
-# transformers' own signatures list what other models need; ours take what they use
+# transformers' signatures list arguments of other models; ours take what they use
 # pyright: reportIncompatibleMethodOverride=false
 
 from __future__ import annotations
@@ -18,25 +18,36 @@ from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from vlm_core.errors import UserError
-from vlm_core.hf import parts, saving
-from vlm_core.hf.arguments import SAVING, as_device, as_dtype, local_folder, only, only_known
-from vlm_core.hf.configuration import VLMConfig, read_config, transformers_errors
-from vlm_core.hf.generation import StateCache, VLMGeneration, refuse
-from vlm_core.hf.input_checks import check_rows, check_shapes, kept, segments_of
+from vlm_core.hf import components, saving
+from vlm_core.hf.arguments import (
+    SAVING,
+    as_device,
+    as_dtype,
+    check_loading,
+    local_folder,
+    refuse_unknown,
+)
+from vlm_core.hf.configuration import VLMConfig, matching_config, read_config, transformers_errors
+from vlm_core.hf.generation import StateCache, VLMGeneration, refuse_options
+from vlm_core.hf.input_checks import check_rows, check_shapes, logit_positions, segments_of
 from vlm_core.hf.saving import upload_of
-from vlm_core.hf.training import Backbone, head_of, learnable, refuse_outside_loss, set_recompute, summed_loss
+from vlm_core.hf.training import (
+    Backbone,
+    label_loss,
+    label_positions,
+    output_layer,
+    refuse_external_loss,
+    set_checkpointing,
+)
 from vlm_core.model import PARTS, VLM
 from vlm_core.model_folder.file_list import verify_model
 from vlm_core.model_folder.load import load_model
 from vlm_core.model_folder.weights import to_dtype
 
-GIVEN = ("eos_token_id", "bos_token_id", "pad_token_id", "dtype", "name_or_path", "use_cache", "return_dict")
-"""What a config may say otherwise than the folder: it is honoured, or changes nothing that is computed."""
-
 
 @dataclass
 class VLMOutput(ModelOutput):
-    """loss if labels were given, logits (B, T, V) of the positions kept, the state."""
+    """The loss if labels were given, logits (B, T, V) of the requested positions, and the state if requested."""
 
     loss: Tensor | None = None
     logits: Tensor | None = None
@@ -44,7 +55,7 @@ class VLMOutput(ModelOutput):
 
 
 class VLMForConditionalGeneration(VLMGeneration, PreTrainedModel, GenerationMixin):
-    """`VLM` behind transformers' interface. Made by `from_pretrained(folder)`."""
+    """`VLM` with transformers' interface. Made by `from_pretrained(folder)`."""
 
     config_class = VLMConfig
     main_input_name = "input_ids"
@@ -60,7 +71,7 @@ class VLMForConditionalGeneration(VLMGeneration, PreTrainedModel, GenerationMixi
                 "vlm-assemble SPEC writes one with random weights"
             )
         self.model = model
-        self.loss_type = "ForConditionalGeneration"  # labels are shifted: how Trainer counts them
+        self.loss_type = "ForConditionalGeneration"  # tells Trainer that labels are shifted inside the model
         self.gradient_checkpointing, self.files = False, dict[str, bytes]()
         self.facts: dict[str, Any] = {}
         self.post_init()
@@ -69,27 +80,27 @@ class VLMForConditionalGeneration(VLMGeneration, PreTrainedModel, GenerationMixi
         self.generation_config = GenerationConfig(bos_token_id=config.bos_token_id, **ids)
 
     def init_weights(self) -> None:
-        """The parts have done that themselves."""
+        """Nothing to do: the parts initialise themselves."""
 
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: Any, *, config: Any = None, dtype: Any = None,
         device_map: Any = None, generation_config: Any = None, output_loading_info: bool = False, **kwargs: Any,
     ) -> Any:  # fmt: skip
-        """Load a model folder, or a hub repository that holds one, as `vlm_core.model_folder.assemble.load` does.
+        """Load a model folder, or a hub repository with one, as `vlm_core.model_folder.assemble.load` does.
 
-        `dtype` (default: as saved), `device_map` (one device) and `trust_remote_code` are understood; what else would
-        change the model is a `UserError`. With `output_loading_info=True` returns the model and an empty report, for
-        loading is strict.
+        `dtype` (default: as saved), `device_map` (one device) and `trust_remote_code` are supported. Other arguments
+        that would change the model raise `UserError`. `output_loading_info=True` returns (model, empty report): loading
+        is strict.
         """
         dtype = dtype or kwargs.pop("torch_dtype", None)
-        only_known(kwargs)
+        check_loading(kwargs)
         folder = local_folder(pretrained_model_name_or_path, kwargs)
         manifest = verify_model(folder)
-        config = _config(folder, config)
+        config = matching_config(folder, config)
         trust = bool(kwargs.get("trust_remote_code"))
         to = as_dtype(dtype), as_device(device_map)
-        inner = load_model(lambda: parts.build(folder, trust_remote_code=trust), folder, PARTS, *to)
+        inner = load_model(lambda: components.build(folder, trust_remote_code=trust), folder, PARTS, *to)
         with transformers_errors(folder / saving.CONFIG):
             model = cls(config, inner).eval()
         config.name_or_path, config.dtype = str(folder), model.dtype
@@ -109,17 +120,17 @@ class VLMForConditionalGeneration(VLMGeneration, PreTrainedModel, GenerationMixi
         max_shard_size: int | str = "50GB",
         **kwargs: Any,
     ) -> None:
-        """Write a model folder like the one this model came from, with the weights as they are now or `state_dict`'s.
+        """Write a model folder with the current weights, or those of `state_dict`; only the main process writes.
 
-        What is in the folder besides stays; a model saved there before is replaced. Only the main process writes.
+        A model saved in the folder before is replaced; other files stay. Raises `UserError` for unknown arguments.
         """
-        rest = {name: value for name, value in kwargs.items() if name not in SAVING}
-        only("save_pretrained", {k: v for k, v in kwargs.items() if k in SAVING}, SAVING, ())
-        upload, limit = upload_of(push_to_hub, rest), saving.size_of(max_shard_size)
+        hub_arguments = {name: value for name, value in kwargs.items() if name not in SAVING}
+        refuse_unknown("save_pretrained", {k: v for k, v in kwargs.items() if k in SAVING}, SAVING, ())
+        upload, limit = upload_of(push_to_hub, hub_arguments), saving.size_of(max_shard_size)
         if not is_main_process:
             return
-        left = (saving.CARD, "random_weights", "files")
-        facts = {key: value for key, value in self.facts.items() if key not in left}
+        outdated = (saving.CARD, "random_weights", "files")
+        facts = {key: value for key, value in self.facts.items() if key not in outdated}
 
         def write(folder: Path) -> None:
             saving.put_files(folder, {n: c for n, c in self.files.items() if n != saving.CARD})
@@ -133,7 +144,7 @@ class VLMForConditionalGeneration(VLMGeneration, PreTrainedModel, GenerationMixi
         upload(target, saving.saved_names(target))
 
     def _save_configs(self, folder: Path) -> None:
-        """config.json with the values that may have changed since, and how the model generates."""
+        """Write config.json with the current dtype and token ids, and generation_config.json."""
         content = json.loads(self.files[saving.CONFIG])
         content |= {"dtype": str(self.dtype).removeprefix("torch."), "eos_token_id": self.config.eos_token_id}
         content["bos_token_id"] = self.config.bos_token_id
@@ -143,12 +154,12 @@ class VLMForConditionalGeneration(VLMGeneration, PreTrainedModel, GenerationMixi
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
-        """As in torch; what the file of one part holds is taken by its names there, too."""
+        """As in torch; also takes the tensors of one part by their names in that part's file."""
         named = saving.full_names(state_dict, self.state_dict(), PARTS)
         return super().load_state_dict(named, strict, assign)
 
     def to(self, *args: Any, **kwargs: Any) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """As in torch, but what must stay fp32 (A_log, D, the bias of Δ) stays it."""
+        """As in torch, except that `keeps_fp32` parameters (A_log, D, Δ bias) stay fp32."""
         device, dtype, _, _ = torch._C._nn._parse_to(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
         if dtype is not None:
             to_dtype(self.model, dtype)
@@ -166,21 +177,21 @@ class VLMForConditionalGeneration(VLMGeneration, PreTrainedModel, GenerationMixi
 
     @property
     def base_model(self) -> Any:
-        """What gives hidden states: trl multiplies them by the head itself."""
+        """The model without its head, for trl, which multiplies hidden states by the head itself."""
         return Backbone(self)
 
     @property
     def is_gradient_checkpointing(self) -> bool:
-        """Under the old name, which peft asks for and transformers warns of."""
+        """Deprecated in transformers, but peft reads it."""
         return bool(self.gradient_checkpointing)
 
     def get_input_embeddings(self) -> Any:
-        """Module that embeds token ids; the language model's own, whatever it is called there."""
+        """The language model's token embedding, under whatever name it has there."""
         return next(m for m in self.model.llm.modules() if isinstance(m, torch.nn.Embedding))
 
     def get_output_embeddings(self) -> Any:
-        """The linear layer that makes logits, with the model's own weight; None where logits are not just that."""
-        return head_of(self.model.llm)
+        """The linear layer from hidden states to logits, with the model's weight; None if logits are more than that."""
+        return output_layer(self.model.llm)
 
     def resize_token_embeddings(
         self,
@@ -188,7 +199,7 @@ class VLMForConditionalGeneration(VLMGeneration, PreTrainedModel, GenerationMixi
         pad_to_multiple_of: int | None = None,
         mean_resizing: bool = True,
     ) -> Any:
-        """The embedding as it is; another size is a `UserError`."""
+        """The embedding unchanged; `UserError` for another size."""
         if new_num_tokens not in (None, self.model.llm.vocab_size) or pad_to_multiple_of is not None:
             raise UserError(
                 f"the vocabulary of {self.model.llm.vocab_size} ids belongs to the folder's tokenizer and spec; it "
@@ -199,7 +210,7 @@ class VLMForConditionalGeneration(VLMGeneration, PreTrainedModel, GenerationMixi
     def _set_gradient_checkpointing(
         self, enable: bool = True, gradient_checkpointing_func: Any = checkpoint, every_n_layers: int = 1
     ) -> None:
-        set_recompute(self.model, gradient_checkpointing_func if enable else None, every_n_layers)
+        set_checkpointing(self.model, gradient_checkpointing_func if enable else None, every_n_layers)
         self.gradient_checkpointing = enable
 
     def forward(
@@ -219,34 +230,38 @@ class VLMForConditionalGeneration(VLMGeneration, PreTrainedModel, GenerationMixi
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
     ) -> Any:
-        """Ids (B, T), images (N, 3, h, w) in the order of the positions marked `image_mask` -> logits (B, T, V).
+        """Ids (B, T) and images (N, 3, h, w), in the order of their positions in `image_mask` (B, T) -> `VLMOutput`.
 
-        Positions where `attention_mask` is 0 take part in nothing. `labels` (B, T) are the ids themselves, -100
-        where nothing is learnt; at images, at padding and right after it they count for nothing. The loss is their
-        mean, or their sum over `num_items_in_batch`. Of the logits only the last `logits_to_keep` positions are made,
-        or those of an index; 0 makes all.
+        `attention_mask` (B, T) is 0 at padding. `labels` (B, T) are unshifted ids, -100 where there is no target;
+        labels at images, at padding and directly after padding are ignored. The loss is the mean cross entropy, or the
+        sum divided by `num_items_in_batch`. `logits_to_keep` limits logits (B, T, V) to the last positions or to an
+        index; 0 keeps all.
         """
-        asked = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
-        refuse({name: getattr(self.config, name, None) if v is None else v for name, v in asked.items()})
-        refuse({"past_key_values": past_key_values})
-        refuse_outside_loss(labels, num_items_in_batch)
-        hidden, state = self.read(input_ids, attention_mask, pixel_values, image_mask, inputs_embeds, cache)
-        logits, loss = self.model.llm.logits(hidden[:, kept(logits_to_keep)]), None
+        options = {"output_attentions": output_attentions, "output_hidden_states": output_hidden_states}
+        refuse_options(
+            {name: getattr(self.config, name, None) if v is None else v for name, v in options.items()}
+        )
+        refuse_options({"past_key_values": past_key_values})
+        refuse_external_loss(labels, num_items_in_batch)
+        hidden, state = self.forward_hidden(
+            input_ids, attention_mask, pixel_values, image_mask, inputs_embeds, cache
+        )
+        logits, loss = self.model.llm.logits(hidden[:, logit_positions(logits_to_keep)]), None
         if labels is not None:
             if logits.shape[1] != hidden.shape[1]:
                 raise UserError("labels need all logits; leave out logits_to_keep")
             check_rows("labels", labels, hidden)
-            wanted = learnable(labels, image_mask, attention_mask, num_items_in_batch)
-            loss = summed_loss(logits, labels, wanted, num_items_in_batch)
-        elif self.config.token_count < logits.shape[-1]:  # rows of a padded vocabulary are no tokens
+            targets = label_positions(labels, image_mask, attention_mask, num_items_in_batch)
+            loss = label_loss(logits, labels, targets, num_items_in_batch)
+        elif self.config.token_count < logits.shape[-1]:  # padding of the vocabulary is not a token
             logits[..., self.config.token_count :] = -torch.inf
         length = hidden.shape[1] + (cache.length if cache else 0)
-        remembers = labels is None if use_cache is None else use_cache
-        output = VLMOutput(loss, logits, StateCache(state, length) if remembers else None)  # pyright: ignore
-        whole = self.config.return_dict if return_dict is None else return_dict
-        return output if whole else output.to_tuple()
+        keep_state = labels is None if use_cache is None else use_cache
+        output = VLMOutput(loss, logits, StateCache(state, length) if keep_state else None)  # pyright: ignore
+        as_dict = self.config.return_dict if return_dict is None else return_dict
+        return output if as_dict else output.to_tuple()
 
-    def read(
+    def forward_hidden(
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
@@ -255,44 +270,22 @@ class VLMForConditionalGeneration(VLMGeneration, PreTrainedModel, GenerationMixi
         inputs_embeds: Tensor | None = None,
         cache: StateCache | None = None,
     ) -> tuple[Tensor, Any]:
-        """-> (hidden states (B, T, M), the language model's state)."""
+        """Inputs of `forward` -> (hidden states (B, T, M), the language model's state)."""
         if (input_ids is None) == (inputs_embeds is None):
-            raise UserError("give input_ids or inputs_embeds, one of them")
+            raise UserError("expected either input_ids or inputs_embeds")
         if (pixel_values is None) != (image_mask is None or not image_mask.any()):
             raise UserError("pixel_values and image_mask go together; the processor makes both")
-        given, dims = (input_ids, 2) if inputs_embeds is None else (inputs_embeds, 3)
-        check_shapes(given, dims, image_mask, pixel_values)  # pyright: ignore[reportArgumentType]
+        inputs, dims = (input_ids, 2) if inputs_embeds is None else (inputs_embeds, 3)
+        check_shapes(inputs, dims, image_mask, pixel_values)  # pyright: ignore[reportArgumentType]
         x = self.model.llm.embed(input_ids) if inputs_embeds is None else inputs_embeds  # pyright: ignore
         if pixel_values is not None and image_mask is not None:
-            pixels = (
-                pixel_values.flatten(0, 1) if pixel_values.ndim == 5 else pixel_values
-            )  # as rows hold them
-            visual = self.model.encode_images(pixels)
-            if int(image_mask.sum()) != visual.shape[0] * visual.shape[1]:
+            pixels = pixel_values.flatten(0, 1) if pixel_values.ndim == 5 else pixel_values  # (B, n, 3, h, w)
+            image_embeds = self.model.encode_images(pixels)
+            if int(image_mask.sum()) != image_embeds.shape[0] * image_embeds.shape[1]:
                 raise UserError(
-                    f"image_mask marks {int(image_mask.sum())} positions, but {len(visual)} images take "
-                    f"{visual.shape[1]} each; rows must not be cut inside an image"
+                    f"image_mask marks {int(image_mask.sum())} positions, but {len(image_embeds)} images take "
+                    f"{image_embeds.shape[1]} each; don't truncate a sequence inside an image"
                 )
-            x = x.masked_scatter(image_mask.bool().unsqueeze(-1), visual.to(x.dtype))
+            x = x.masked_scatter(image_mask.bool().unsqueeze(-1), image_embeds.to(x.dtype))
         segments = segments_of(attention_mask, x, cache.length if cache else 0)
         return self.model.forward_embeds(x, segments, cache and cache.state)
-
-
-def _config(folder: Path, given: Any) -> VLMConfig:
-    """The folder's config, or the one that is given if it says the same; `UserError` names what is said otherwise."""
-    own = read_config(VLMConfig.from_pretrained, folder, saving.CONFIG)
-    if given is None:
-        return own
-    given = VLMConfig.from_pretrained(given) if isinstance(given, str | Path) else given
-    if (way := getattr(given, "_attn_implementation", None)) not in (None, "sdpa"):
-        raise UserError(
-            f"from_pretrained: attn_implementation={way!r} is not possible with this model, only 'sdpa'"
-        )
-    mine, theirs = own.to_dict(), given.to_dict()
-    for name in sorted(mine.keys() | theirs.keys()):
-        if name not in GIVEN and not name.startswith("_") and mine.get(name) != theirs.get(name):
-            raise UserError(
-                f"from_pretrained: {name}={theirs.get(name)!r:.60} would be another model; this folder's is "
-                f"{mine.get(name)!r:.60}, and what it computes is described by its spec.yaml"
-            )
-    return given

@@ -1,4 +1,4 @@
-"""Model folders written by transformers' ways of saving: into a folder that is there, file by file, hashes last."""
+"""`save_pretrained` and `push_to_hub`: a model folder written into an existing folder, the manifest last."""
 
 from __future__ import annotations
 
@@ -24,42 +24,42 @@ from vlm_core.model_folder.weights import WEIGHTS, disk_errors, save_part
 INDEX = "model.safetensors.index.json"
 CARD, CONFIG, GENERATION = "README.md", "config.json", "generation_config.json"
 _TMP = ".saving"
-"""Where a model is written before it replaces another; what a kill leaves there goes with the next save."""
+"""Temporary subfolder of a save that replaces a model; the next save removes what an interrupted one left."""
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
 def small_files(folder: Path) -> dict[str, bytes]:
-    """The files of a model folder except weights, manifest and index: the folder may be gone when they are needed."""
-    if not (folder / MANIFEST).is_file():  # a processor saved alone
+    """The files of a model folder except weights, manifest and index, read now: the folder may be deleted later."""
+    if not (folder / MANIFEST).is_file():  # a processor without a model
         names = [f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file()]
     else:
         names = [*read_manifest(folder)["files"], CARD]
-    left = (WEIGHTS, MANIFEST, INDEX)
-    found = [name for name in names if name.rpartition("/")[2] not in left and (folder / name).is_file()]
-    if (size := sum((folder / name).stat().st_size for name in found)) > MAX_BYTES:
+    skipped = (WEIGHTS, MANIFEST, INDEX)
+    small = [name for name in names if name.rpartition("/")[2] not in skipped and (folder / name).is_file()]
+    if (size := sum((folder / name).stat().st_size for name in small)) > MAX_BYTES:
         raise UserError(f"{folder}: {size} bytes in files besides weights; at most {MAX_BYTES} are read")
-    return {name: read_bytes(folder / name) for name in found}
+    return {name: read_bytes(folder / name) for name in small}
 
 
 def verify_small_files(folder: Path) -> None:
-    """Raise `UserError` where a saved model's files other than weights are damaged; a processor alone has no hashes."""
+    """Raise `UserError` if files other than weights differ from the manifest; a processor without a model has none."""
     if (folder / MANIFEST).exists():
         verify_model(folder, weights=False)
 
 
 def saved_names(folder: Path) -> list[str]:
-    """Every file of the model that a folder holds, manifest, index and card among them."""
+    """Every file of the model in a folder, including manifest, index and card."""
     return [*_listed(folder), MANIFEST, INDEX, CARD]
 
 
 def put_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write each into the folder, under its name."""
+    """Write each content into the folder under its name."""
     for name, content in files.items():
         write_file(folder / name, content)
 
 
 def add_small_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write a processor's files; beside a saved model they must be there already, as they are."""
+    """Write a processor's files into a folder without a model; with one, raise `UserError` unless they are the same."""
     if not (folder / MANIFEST).is_file():
         put_files(folder, files)
         return
@@ -71,9 +71,9 @@ def add_small_files(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def replace_folder(target: Path, write: Any, facts: dict[str, Any], card: Any) -> None:
-    """As `write_folder`, into a folder that may hold other files; those of the model saved there before go.
+    """As `write_folder`, into a folder that may have other files; the files of a model saved there before are removed.
 
-    The manifest comes last, so that a folder half replaced is found out when it is read.
+    The manifest is moved last, so that reading a half-replaced folder is an error.
     """
     if target.is_file():
         raise UserError(f"{target} is a file; a model is saved as a folder")
@@ -99,9 +99,9 @@ def replace_folder(target: Path, write: Any, facts: dict[str, Any], card: Any) -
 
 
 def _saved_before(target: Path, files: Iterable[str], killed: bool) -> set[str]:
-    """Files of the model that `target` holds.
+    """Files of the model in `target`.
 
-    After a kill amid a save, or if its manifest is damaged, nothing lists them: all in the folders of `files`, then.
+    After an interrupted save, or with a damaged manifest, these are all files in the subfolders of `files`.
     """
     if not killed:
         try:
@@ -109,17 +109,17 @@ def _saved_before(target: Path, files: Iterable[str], killed: bool) -> set[str]:
         except UserError:
             pass
     folders = {name.partition("/")[0] for name in files if "/" in name}
-    found = (f for folder in folders for f in (target / folder).rglob("*") if f.is_file())
-    return {f.relative_to(target).as_posix() for f in found}
+    paths = (f for folder in folders for f in (target / folder).rglob("*") if f.is_file())
+    return {f.relative_to(target).as_posix() for f in paths}
 
 
 def _listed(folder: Path) -> set[str]:
-    """Files of the model that a folder holds, if it holds one."""
+    """Files in the manifest of a folder; empty without a manifest."""
     return set(read_manifest(folder)["files"]) if (folder / MANIFEST).is_file() else set()
 
 
 def size_of(limit: int | str) -> int:
-    """Bytes of a `max_shard_size` such as 5GB."""
+    """A `max_shard_size`, such as 5GB, in bytes; `UserError` for other formats."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?I?B)", str(limit).upper())
     if isinstance(limit, int) and not isinstance(limit, bool) and limit > 0:
         return limit
@@ -131,9 +131,9 @@ def size_of(limit: int | str) -> int:
 def save_parts(
     folder: Path, model: nn.Module, parts: Iterable[str], limit: int, tensors: Mapping[str, Tensor] | None
 ) -> None:
-    """Each part's weights, and an index by which transformers' Trainer finds them when it resumes.
+    """Write the weights of each part, and the index from which transformers' Trainer resumes.
 
-    With `tensors`, by name in the whole model, those are written in place of the model's own.
+    `tensors`, by their names in the whole model, replace the model's own weights.
     """
     index: dict[str, str] = {}
     for part in parts:
@@ -143,56 +143,56 @@ def save_parts(
             save_part(module, file)
         else:
             with disk_errors():
-                save_file(_given(module, f"model.{part}.", tensors), file, metadata={"format": "pt"})
+                save_file(_part_tensors(module, f"model.{part}.", tensors), file, metadata={"format": "pt"})
         if file.stat().st_size > limit:
             raise UserError(
-                f"max_shard_size: the weights of a part are one file, and those of {part} take "
-                f"{file.stat().st_size / 1e9:.1f} GB; leave it out"
+                f"max_shard_size: each part is one file, and {part} has {file.stat().st_size / 1e9:.1f} GB; "
+                "leave max_shard_size out"
             )
         index |= {f"model.{part}.{name}": f"{part}/{WEIGHTS}" for name in module.state_dict()}
-    if odd := sorted(set(tensors or ()) - set(index)):
-        raise UserError(f"state_dict: this model has no {', '.join(odd[:3])}")
+    if unknown := sorted(set(tensors or ()) - set(index)):
+        raise UserError(f"state_dict: this model has no {', '.join(unknown[:3])}")
     content = {"metadata": {"names": "in a part's file without the prefix model.PART"}, "weight_map": index}
     (folder / INDEX).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def _given(module: nn.Module, prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A part's share of a state dict; of names that are tied, one is enough."""
+def _part_tensors(module: nn.Module, prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of one part in a state dict; of tied names, one is enough. `UserError` if some are missing."""
     names: dict[int, list[str]] = {}
     for name, tensor in module.state_dict(keep_vars=True).items():
         names.setdefault(id(tensor), []).append(name)
-    found, missing = {}, []
+    part_tensors, missing = {}, []
     for tied in names.values():
         name = next((name for name in tied if prefix + name in tensors), None)
         if name is None:
             missing.append(prefix + tied[0])
         else:
-            found[name] = tensors[prefix + name].detach().cpu().contiguous().clone()
+            part_tensors[name] = tensors[prefix + name].detach().cpu().contiguous().clone()
     if missing:
         raise UserError(f"state_dict: {len(missing)} weights are missing, such as {', '.join(missing[:3])}")
-    return found
+    return part_tensors
 
 
 def full_names(
-    tensors: Mapping[str, Tensor], own: Iterable[str], parts: Iterable[str]
+    tensors: Mapping[str, Tensor], model_names: Iterable[str], parts: Iterable[str]
 ) -> Mapping[str, Tensor]:
-    """Tensors of one part's file under their names in the whole model; others as they are.
+    """Tensors of one part's file under their names in the whole model; other tensors unchanged.
 
-    Raises `UserError` where more than one part has tensors of these names.
+    Raises `UserError` if more than one part has tensors of these names.
     """
-    names = set(own)
+    names = set(model_names)
     if not tensors or names & set(tensors):
         return tensors
     fits = [part for part in parts if all(f"model.{part}.{name}" in names for name in tensors)]
     if len(fits) > 1:
         raise UserError(
-            f"the weights fit {' and '.join(fits)}: a file {WEIGHTS} alone doesn't name its part; load the folder"
+            f"the weights fit {' and '.join(fits)}, and {WEIGHTS} doesn't name its part; load the model folder"
         )
     return {f"model.{fits[0]}.{name}": t for name, t in tensors.items()} if fits else tensors
 
 
 def card_of(card: bytes, manifest: Mapping[str, Any]) -> str:
-    """A model card with the files that the manifest lists, the rest as people have edited it."""
+    """A model card whose table of files is that of the manifest; other text, which people edit, is unchanged."""
     text = card.decode("utf-8")
     for name, fact in manifest["files"].items():
         cell, row = markdown.text(name), f"{fact['bytes']} | `{fact['sha256']}` |"
@@ -211,35 +211,35 @@ Upload = Callable[[Path, Iterable[str]], None]
 
 
 def upload_of(push_to_hub: bool, arguments: Mapping[str, Any]) -> Upload:
-    """A function that uploads these files of a folder to the hub, or does nothing without `push_to_hub`.
+    """A function that uploads named files of a folder to the hub, or does nothing without `push_to_hub`.
 
-    Raises `UserError` for arguments that nothing here takes.
+    Raises `UserError` for unknown arguments.
     """
-    given = {name: value for name, value in arguments.items() if value is not None and value is not False}
-    if odd := [name for name in given if not push_to_hub or name not in (*REPOSITORY, *COMMIT)]:
+    options = {name: value for name, value in arguments.items() if value is not None and value is not False}
+    if unknown := [name for name in options if not push_to_hub or name not in (*REPOSITORY, *COMMIT)]:
         possible = ", ".join((*REPOSITORY, *COMMIT))
         raise UserError(
-            f"save_pretrained does not know {', '.join(odd)} for this model; with push_to_hub=True: {possible}"
+            f"save_pretrained does not know {', '.join(unknown)} for this model; with push_to_hub=True: {possible}"
         )
-    return (
-        (lambda folder, names: _upload(folder, names, given)) if push_to_hub else lambda folder, names: None
-    )
+    if not push_to_hub:
+        return lambda folder, names: None
+    return lambda folder, names: _upload(folder, names, options)
 
 
-def _upload(folder: Path, names: Iterable[str], given: Mapping[str, Any]) -> None:
+def _upload(folder: Path, names: Iterable[str], options: Mapping[str, Any]) -> None:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        api = HfApi(token=given.get("token"))
+        api = HfApi(token=options.get("token"))
         repository = api.create_repo(
-            given.get("repo_id") or folder.resolve().name, private=given.get("private"), exist_ok=True
+            options.get("repo_id") or folder.resolve().name, private=options.get("private"), exist_ok=True
         )
         api.upload_folder(
             repo_id=repository.repo_id,
             folder_path=folder,
             allow_patterns=list(names),
-            **{name: value for name, value in given.items() if name in COMMIT},
+            **{name: value for name, value in options.items() if name in COMMIT},
         )
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,4 +1,4 @@
-"""The model's tokenizer under the names that transformers' trainers ask for."""
+"""The model's tokenizer with the attribute names of transformers' tokenizers."""
 
 from __future__ import annotations
 
@@ -9,41 +9,41 @@ from vlm_core.interfaces import Tokenizer
 
 
 class ProcessorTokenizer:
-    """The tokenizer of a processor: its ids, and `encode` and `decode` of literal text.
+    """The tokenizer of a processor: EOS and BOS ids, and `encode` and `decode` of literal text.
 
-    `pad_token_id` is None: padding is told by `attention_mask`, never by an id, which would hide the end of text.
+    `pad_token_id` is None: padding is marked by `attention_mask`. Padding with EOS would mask the targets that are EOS.
     """
 
     pad_token_id = None
 
-    def __init__(self, own: Tokenizer) -> None:
-        self.own = own
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
 
     @property
     def eos_token_id(self) -> int:
-        return self.own.eos_id
+        return self._tokenizer.eos_id
 
     @property
     def bos_token_id(self) -> int | None:
-        return self.own.bos_id
+        return self._tokenizer.bos_id
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`, without BOS; never a control id."""
-        return self.own.encode(text)
+        return self._tokenizer.encode(text)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of `ids`, control ids left out."""
-        return self.own.decode(ids)
+        """Text of `ids` without control ids."""
+        return self._tokenizer.decode(ids)
 
     def __len__(self) -> int:
-        return len(self.own)
+        return len(self._tokenizer)
 
     def __getattr__(self, name: str) -> Any:
-        """What the tokenizer has of its own; what only transformers' tokenizers have is named."""
-        own = vars(self).get("own")
-        if own is not None and hasattr(own, name):
-            return getattr(own, name)
+        """Attributes of the model's tokenizer; `AttributeError` for those that only transformers' tokenizers have."""
+        tokenizer = vars(self).get("_tokenizer")
+        if tokenizer is not None and hasattr(tokenizer, name):
+            return getattr(tokenizer, name)
         raise AttributeError(
-            f"this model's tokenizer has no {name}: it is not one of transformers; to train with Trainer or SFTTrainer "
-            "pass data_collator=processor.data_collator(), which writes tokens and labels"
+            f"this model's tokenizer has no {name}: it is not a transformers tokenizer; to train with Trainer or "
+            "SFTTrainer pass data_collator=processor.data_collator(), which makes tokens and labels"
         )

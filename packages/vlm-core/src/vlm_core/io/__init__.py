@@ -1,1 +1,1 @@
-"""Files of foreign origin: bounded reading, atomic writing, manifests, images, JSON and YAML."""
+"""Untrusted files: bounded reading, atomic writing, manifests, images, JSON and YAML."""

@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there: written under a temporary name, flushed to disk, renamed."""
+"""Atomic writing of files and folders: written under a temporary name, flushed to disk, renamed."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from vlm_core.errors import UserError
 from vlm_core.markup.printable import printable
 
 ABANDONED_S = 60.0
-"""Age in seconds from which an unlocked temporary file is an interrupted writer's: younger ones may be unlocked yet."""
+"""Age in seconds after which an unlocked temporary file is abandoned; a younger one may not be locked yet."""
 
 
 def sync(path: Path) -> None:
-    """Have a file or folder on the disk before going on."""
+    """Flush a file or folder to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -33,7 +33,7 @@ def sync(path: Path) -> None:
 def write_errors(path: str | Path) -> Iterator[None]:
     """Turn an `OSError` inside (disk full, no permission, failing device) into a `UserError` with path and reason.
 
-    So it is with a path that no file can have: one with a NUL or a lone surrogate.
+    An impossible path (with a NUL or a lone surrogate) is a `UserError` too.
     """
     try:
         if "\0" in str(path):
@@ -51,11 +51,11 @@ def write_errors(path: str | Path) -> Iterator[None]:
 
 
 def write_file(path: str | Path, content: str | bytes) -> None:
-    """Replace a file in one step, so that no kill and no power cut leaves half of it; missing folders are made.
+    """Write a file atomically: after a kill or a power cut it has the old or the new content. Creates missing folders.
 
-    Text is UTF-8; a lone surrogate, which has no UTF-8, becomes its escape `\\ud800`, as in JSON. Of a symbolic link
-    the file that it leads to is replaced. A pipe or a device, such as /dev/stdout, is written to as it is.
-    Raises `UserError` if it can't be written; the earlier content then stays.
+    Text is written as UTF-8, with a lone surrogate as the escape `\\ud800`. For a symbolic link, its target is
+    replaced. A pipe or a device, such as /dev/stdout, is written directly. Raises `UserError` if the file can't be
+    written; the old content then stays.
     """
     data = content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace")
     with write_errors(path):
@@ -81,7 +81,7 @@ def write_file(path: str | Path, content: str | bytes) -> None:
 
 
 def _is_stream(path: Path) -> bool:
-    """Whether this is a pipe or a device, which must not be replaced by a file."""
+    """Whether the path is a pipe or a device, which must not be replaced by a file."""
     try:
         kind = path.stat().st_mode
     except FileNotFoundError:
@@ -91,10 +91,9 @@ def _is_stream(path: Path) -> bool:
 
 @contextmanager
 def atomic_dir(path: str | Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `path` in one step.
+    """A temporary folder next to `path`, which is flushed to disk and renamed to `path` at the end.
 
-    It is created next to `path`, flushed to disk and renamed at the end; on any failure nothing is left. Raises
-    `UserError` if `path` exists or can't be written.
+    After an exception inside, nothing is left. Raises `UserError` if `path` exists or can't be written.
     """
     path = Path(path)
     with write_errors(path):
@@ -123,7 +122,7 @@ def _temporary(path: Path) -> Path:
 
 
 def _lock(handle: int) -> None:
-    """Mark as in use while this process lives; a file system without locks leaves its temporary files alone."""
+    """Lock a temporary file while this process runs; on a file system without locks none is ever removed."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -131,12 +130,12 @@ def _lock(handle: int) -> None:
 
 
 def sweep(folder: str | Path) -> None:
-    """Remove what interrupted writers left of any file or folder in `folder`, for caches: nobody writes these again."""
+    """Remove abandoned temporary files and folders in `folder`, for caches, whose files may never be written again."""
     _remove_abandoned(Path(folder).glob(".*.tmp"))
 
 
 def remove(path: str | Path) -> None:
-    """Remove a file, a link or a folder; what can't be removed stays."""
+    """Remove a file, a link or a folder; errors are ignored."""
     path = Path(path)
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
@@ -146,20 +145,20 @@ def remove(path: str | Path) -> None:
 
 
 def _sweep(path: Path) -> None:
-    """Remove what interrupted writers of `path` left beside it."""
+    """Remove abandoned temporary files of `path`."""
     _remove_abandoned(path.parent.glob(f".{glob.escape(path.name)}.????????.tmp"))
 
 
 def _remove_abandoned(paths: Iterable[Path]) -> None:
-    for left in paths:
-        if is_abandoned(left):
-            remove(left)
+    for path in paths:
+        if is_abandoned(path):
+            remove(path)
 
 
-def is_abandoned(left: Path) -> bool:
-    """Whether an interrupted writer left this file or folder: nobody has locked it, and it is old enough."""
+def is_abandoned(path: Path) -> bool:
+    """Whether a temporary file or folder is left from an interrupted writer: it is unlocked and old enough."""
     try:
-        handle = os.open(left, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return False
     try:

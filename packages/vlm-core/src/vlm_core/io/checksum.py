@@ -1,4 +1,4 @@
-"""JSON objects with a checksum of their own content: a changed byte or a missing half is noticed when they are read."""
+"""JSON objects with a checksum of their content, which is verified when they are read."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ KEY = "sha256"
 
 
 def checksum(content: Mapping[str, Any]) -> str:
-    """Of all keys but `KEY`, in whatever order."""
+    """sha256 of all keys except `KEY`, independent of their order."""
     plain = json.loads(json.dumps({key: value for key, value in content.items() if key != KEY}))
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def with_checksum(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The same content with its checksum under `KEY`."""
+    """The content with its checksum under `KEY`."""
     return {**content, KEY: checksum(content)}
 
 
 def verified(text: str, where: object, max_values: int | None = None) -> dict[str, Any]:
-    """The JSON object that `with_checksum` made, `KEY` included; raises `UserError` for anything else.
+    """The JSON object made by `with_checksum`, including `KEY`; raises `UserError` if it is missing or wrong.
 
     `max_values` is as in `json_object`.
     """

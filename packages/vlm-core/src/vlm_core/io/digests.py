@@ -1,4 +1,4 @@
-"""Digests of files, data and weights by content: a file may be moved, renamed or touched."""
+"""Digests of files, data and weights by content, independent of file names and times."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ if TYPE_CHECKING:
     from vlm_core.io.images import ImageSource
 
 WHOLE_BYTES = 256 * 2**20
-"""Up to so many bytes of images, or of a dataset's files, are read whole; of more, the sizes and a sample."""
+"""Limit up to which images or a dataset's files are hashed completely; above it, sizes and a sample of contents are."""
 WHOLE_FILES, SAMPLED = 20_000, 1000
 _WEIGHT_FILES = {".json", ".safetensors", ".bin", ".pt", ".pth", ".model", ".txt", ".py"}
 
 
 def of(*facts: Any) -> str:
-    """A digest of plain data."""
+    """sha256 of plain data."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def spread(count: int, limit: int | None) -> list[int]:
-    """`limit` of the places 0 … count-1 at even distances, or all, as for None."""
+def evenly_spaced(count: int, limit: int | None) -> list[int]:
+    """`limit` evenly spaced indices of 0 … count-1; all for None."""
     return (
         list(range(count)) if limit is None or count <= limit else [i * count // limit for i in range(limit)]
     )
 
 
 def of_image(source: ImageSource) -> str:
-    """Of an image file's bytes, or of the reason why it can't be read."""
+    """sha256 of an image file's bytes; the `BadSample` reason if it can't be read."""
     from vlm_core.io.images import image_bytes
 
     try:
@@ -48,18 +48,18 @@ def of_image(source: ImageSource) -> str:
 
 
 def of_images(images: Sequence[ImageSource]) -> str:
-    """Of the contents of images in their order, whatever they are called.
+    """Digest of the contents of images in order, independent of their names.
 
-    More than `WHOLE_BYTES` in files, or `WHOLE_FILES` images, are known by the size of each and the contents of
-    `SAMPLED` at even distances.
+    Of more than `WHOLE_BYTES` in files, or `WHOLE_FILES` images, it covers all sizes and the contents of `SAMPLED`
+    evenly spaced images.
     """
-    different = list(dict.fromkeys(images))
-    sizes = [_size(image) for image in different]
-    whole = sum(sizes) <= WHOLE_BYTES and len(different) <= WHOLE_FILES
-    places = spread(len(different), len(different) if whole else SAMPLED)
+    distinct = list(dict.fromkeys(images))
+    sizes = [_size(image) for image in distinct]
+    complete = sum(sizes) <= WHOLE_BYTES and len(distinct) <= WHOLE_FILES
+    indices = evenly_spaced(len(distinct), len(distinct) if complete else SAMPLED)
     with ThreadPoolExecutor(8) as pool:
-        contents = dict(zip(places, pool.map(of_image, (different[i] for i in places)), strict=True))
-    facts = {image: [sizes[i], contents.get(i)] for i, image in enumerate(different)}
+        contents = dict(zip(indices, pool.map(of_image, (distinct[i] for i in indices)), strict=True))
+    facts = {image: [sizes[i], contents.get(i)] for i, image in enumerate(distinct)}
     return of([facts[image] for image in images])
 
 
@@ -73,14 +73,14 @@ def _size(image: ImageSource) -> int:
 
 
 def of_rows(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Of rows with the contents of their images."""
+    """Digest of rows and the contents of their images."""
     read = list(rows)
     images = [image for row in read for image in row["image"]]
     return of([{**row, "image": len(row["image"])} for row in read], of_images(images))
 
 
 def of_files(path: Path) -> str:
-    """Of a file, or of a folder's weights, configs and vocabularies; raises `UserError` if it can't be read."""
+    """Digest of a file, or of a folder's weights, configs and vocabularies; `UserError` if it can't be read."""
     try:
         if not path.is_dir():
             return sha256(path)
@@ -91,7 +91,7 @@ def of_files(path: Path) -> str:
 
 
 def of_weights(module: nn.Module) -> str:
-    """Of a module's parameters and persistent buffers."""
+    """Digest of a module's parameters and persistent buffers."""
     import torch
 
     def one(item: tuple[str, torch.Tensor]) -> list[Any]:
@@ -103,14 +103,14 @@ def of_weights(module: nn.Module) -> str:
         return of(list(pool.map(one, sorted(module.state_dict().items()))))
 
 
-def other_versions(old: Mapping[str, str], now: Mapping[str, str]) -> str | None:
-    """A line about packages that are no longer of the version that something began with, if there are any."""
-    other = [f"{name} {old[name]} → {now[name]}" for name in old if name in now and old[name] != now[name]]
-    return f"packages have changed since this run began: {', '.join(other)}" if other else None
+def version_changes(old: Mapping[str, str], now: Mapping[str, str]) -> str | None:
+    """A message about packages whose version has changed; None if there are none."""
+    changes = [f"{name} {old[name]} → {now[name]}" for name in old if name in now and old[name] != now[name]]
+    return f"packages have changed since this run began: {', '.join(changes)}" if changes else None
 
 
 def of_tokenizer(tokenizer: Tokenizer) -> str:
-    """Of the files that a tokenizer saves."""
+    """Digest of the files that a tokenizer saves."""
     from tempfile import TemporaryDirectory
 
     with TemporaryDirectory() as folder:

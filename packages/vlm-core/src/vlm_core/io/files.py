@@ -1,4 +1,4 @@
-"""Files that rows, specs and folders name: regular ones of bounded size; failing reads are tried again."""
+"""Reading of files named by rows, specs and folders: regular files of bounded size; failing reads are retried."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from vlm_core.markup.printable import printable
 
 MAX_BYTES = 256 * 2**20
 JSON_BYTES, TOKENIZER_BYTES = 16 * 2**20, 64 * 2**20
-"""The largest JSON file, and the largest tokenizer, that is read whole; the largest known have 10 and 35 MB."""
+"""Size limits of JSON files and of tokenizers; the largest known have 10 and 35 MB."""
 JSON_VALUES = 500_000
-"""Values in a JSON file: one of 16 MB may hold millions, each of which takes tens of bytes of memory."""
-PATIENCE = (0.1, 1.0, 5.0)
-"""Seconds to wait before each further attempt."""
+"""Limit of values in a JSON file: 16 MB may contain millions, each of which takes tens of bytes of memory."""
+RETRY_DELAYS = (0.1, 1.0, 5.0)
+"""Seconds to wait before each retry."""
 _RETRIED: ContextVar[list[str] | None] = ContextVar("io_retries", default=None)
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -34,8 +34,8 @@ _KINDS = {
 _TRANSIENT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EREMOTEIO, errno.ENOTCONN}
 
 
-def stumbled(error: Exception) -> bool:
-    """Whether an error is the storage's and may pass, not the data's."""
+def is_transient(error: Exception) -> bool:
+    """Whether an error is a storage error that may disappear, not a fault of the data."""
     return isinstance(error, OSError) and (
         error.errno in _TRANSIENT or isinstance(error, TimeoutError | ConnectionError)
     )
@@ -43,7 +43,7 @@ def stumbled(error: Exception) -> bool:
 
 @contextmanager
 def io_retries() -> Iterator[list[str]]:
-    """The names of the files whose reads fail and are retried inside; a file is named once for each retry."""
+    """A list to which the name of a file is appended at each retry of a failed read inside."""
     names: list[str] = []
     token = _RETRIED.set(names)
     try:
@@ -52,44 +52,47 @@ def io_retries() -> Iterator[list[str]]:
         _RETRIED.reset(token)
 
 
-def patiently(name: str, read: Callable[[], T], passing: Callable[[Exception], bool] = stumbled) -> T:
-    """What `read` returns, tried again after each pause of `PATIENCE` while it raises errors that are `passing`.
+def with_retries(
+    name: str, read: Callable[[], T], transient: Callable[[Exception], bool] = is_transient
+) -> T:
+    """The result of `read`, which is retried after each of `RETRY_DELAYS` while its errors are `transient`.
 
-    Each attempt that failed is a warning and an entry of `io_retries`. If the last one fails, too, it is a `UserError`
-    that no policy skips: the data may be good. Other errors pass through.
+    Each failed attempt is logged as a warning and added to `io_retries`. If the last one fails, a `UserError` is
+    raised, not a `BadSample`: the data may be good. Other errors are not caught.
     """
-    for pause in (*PATIENCE, None):
+    for delay in (*RETRY_DELAYS, None):
         try:
             return read()
         except Exception as error:
-            if not passing(error):
+            if not transient(error):
                 raise
-            said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            if pause is None:
-                raise UserError(f"{name}: the storage fails: {said} ({len(PATIENCE) + 1} attempts)") from None
-            log.warning("%s: reading failed: %s; trying again in %g s", name, said, pause)
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            if delay is None:
+                attempts = len(RETRY_DELAYS) + 1
+                raise UserError(f"{name}: the storage fails: {reason} ({attempts} attempts)") from None
+            log.warning("%s: reading failed: %s; trying again in %g s", name, reason, delay)
             if (names := _RETRIED.get()) is not None:
                 names.append(name)
-            time.sleep(pause)
+            time.sleep(delay)
     raise AssertionError("unreachable")
 
 
 def read_file(path: str | Path) -> bytes:
-    """The bytes of a regular file, read `patiently`.
+    """The bytes of a row's file, read `with_retries`.
 
-    Raises `BadSample` for what is missing, not a regular file (a FIFO or device is never opened) or larger than
+    Raises `BadSample` if it is missing, not a regular file (a FIFO or device is never opened) or larger than
     `MAX_BYTES`.
     """
     try:
-        return patiently(str(path), lambda: _read(path))
+        return with_retries(str(path), lambda: _read(path))
     except OSError as error:
         raise BadSample("unreadable", f"{path}: cannot be read: {error.strerror or error}") from None
 
 
 def read_bytes(path: str | Path, max_bytes: int = MAX_BYTES) -> bytes:
-    """The bytes of a regular file, for whatever a command reads that is no row: see `read_file` for those.
+    """The bytes of a regular file; `read_file` is for files of rows.
 
-    Raises `UserError` for what is missing, not a regular file (a FIFO or device is never opened), unreadable or larger
+    Raises `UserError` if it is missing, not a regular file (a FIFO or device is never opened), unreadable or larger
     than `max_bytes`.
     """
     try:
@@ -101,13 +104,13 @@ def read_bytes(path: str | Path, max_bytes: int = MAX_BYTES) -> bytes:
 
 
 def read_text(path: str | Path, max_bytes: int = MAX_BYTES) -> str:
-    """The content of a UTF-8 file as `decode_text` gives it; raises what `read_bytes` raises."""
+    """The text of a UTF-8 file, as `decode_text`; raises `UserError` as `read_bytes`."""
     return decode_text(read_bytes(path, max_bytes), path)
 
 
 @contextmanager
 def open_regular(path: str | Path) -> Iterator[BinaryIO]:
-    """A regular file of any size, open for reading in pieces; raises `UserError` where `read_bytes` does."""
+    """A regular file of any size, open for reading; raises `UserError` as `read_bytes`."""
     try:
         with _open(path) as file:
             yield file
@@ -118,13 +121,13 @@ def open_regular(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def _unreadable(path: str | Path, error: BadSample) -> UserError:
-    """The fault of a row's file as that of a file which a command reads."""
+    """The `UserError` for a `BadSample` of a file that is not a row's."""
     what = str(error).removeprefix(f"{printable(path)}: ")
     return UserError(f"{path}: cannot read this file: {what}")
 
 
 def decode_text(content: bytes, name: str | Path) -> str:
-    """UTF-8 as text: a byte order mark is skipped, every line ends in a line feed."""
+    """Decode UTF-8, without a byte order mark and with line feeds as line ends; `UserError` for other encodings."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -136,7 +139,7 @@ def decode_text(content: bytes, name: str | Path) -> str:
 
 
 def parse_json(text: str, where: str | Path) -> Any:
-    """Any JSON value; `UserError` for text that is none, nests too deeply or holds a number of thousands of digits."""
+    """Any JSON value; `UserError` for invalid JSON, too deep nesting, or a number of thousands of digits."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -146,7 +149,7 @@ def parse_json(text: str, where: str | Path) -> Any:
 
 
 def json_object(text: str, where: str | Path, max_values: int | None = None) -> dict[str, Any]:
-    """A JSON object; `UserError` for text that is none, or that has more than about `max_values` values."""
+    """A JSON object; `UserError` for other text, or for more than about `max_values` values."""
     values = text.count(",") + text.count("[") + text.count("{")
     if max_values is not None and values > max_values:
         raise UserError(f"{where}: about {values} values; at most {max_values} are read")
@@ -157,22 +160,22 @@ def json_object(text: str, where: str | Path, max_values: int | None = None) -> 
 
 
 def read_json(path: str | Path, max_bytes: int = JSON_BYTES) -> dict[str, Any]:
-    """The JSON object in a file; `UserError` for what `read_bytes` refuses, has too many values or is none."""
+    """The JSON object in a file; raises `UserError` as `read_bytes` and `json_object`."""
     return json_object(read_text(path, max_bytes), path, JSON_VALUES)
 
 
 class RepeatedKeyError(ValueError):
-    """A JSON object that has a key twice: of two values neither is known to be the right one."""
+    """A JSON object with a repeated key, whose value would be ambiguous."""
 
 
-def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, as `object_pairs_hook` of json's decoders; raises `RepeatedKeyError`."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An `object_pairs_hook` for json decoders; raises `RepeatedKeyError` for a repeated key."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
         seen = set[str]()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))
         raise RepeatedKeyError(f"the key {twice!r:.60} appears twice")
-    return found
+    return content
 
 
 def _read(path: str | Path, max_bytes: int = MAX_BYTES) -> bytes:

@@ -1,4 +1,4 @@
-"""Where the images are that a file names: inside one folder, links followed, or refused."""
+"""Paths of images that a data file names: inside one folder, with symbolic links followed or refused."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from urllib.parse import unquote
 from vlm_core.errors import BadSample
 
 MAX_PATH = 4096
-"""Characters of an image's name."""
+"""Limit in characters of an image's name."""
 
 
 def _is_plain(name: str) -> bool:
-    """Whether an image's name goes nowhere up, and is neither a URL nor a command."""
+    """Whether a name has no `..`, and is neither a URL nor a command."""
     return not (name.startswith("pipe:") or "://" in name or ".." in name.split("/") or "\0" in name)
 
 
 def _path_of(name: str) -> str:
-    """A `file://` URL as the path that it names; any other name as it is."""
+    """The path of a `file://` URL; other names unchanged."""
     if not name.lower().startswith("file://"):
         return name
     host, slash, path = name[len("file://") :].partition("/")
@@ -31,7 +31,7 @@ def _path_of(name: str) -> str:
 
 
 def _hint(name: Any) -> str:
-    """What is special about a name that can't be used."""
+    """A hint for names that can't be used: URLs and Windows paths."""
     if not isinstance(name, str):
         return ""
     if re.match(r"(https?|s3|gs|hf|ftp)://", name, re.IGNORECASE):
@@ -41,69 +41,68 @@ def _hint(name: Any) -> str:
     return ""
 
 
-class _Found(NamedTuple):
-    """A path that is there: whether it is a link, and whether a regular file is there."""
+class _Entry(NamedTuple):
+    """An existing path: whether it is a symbolic link, and whether it leads to a regular file."""
 
     path: str
     linked: bool
     regular: bool
 
 
-def _look(path: str) -> _Found | None:
+def _entry(path: str) -> _Entry | None:
     try:
         facts = os.lstat(path)
         linked = stat.S_ISLNK(facts.st_mode)
-        return _Found(path, linked, stat.S_ISREG((os.stat(path) if linked else facts).st_mode))
+        return _Entry(path, linked, stat.S_ISREG((os.stat(path) if linked else facts).st_mode))
     except (OSError, ValueError):
         return None
 
 
 @dataclass
 class ImageFolder:
-    """The folder in which a dataset's images are. Names are looked at before any file is touched."""
+    """The folder of a dataset's images. Names are checked before any file is accessed."""
 
     root: str
     symlinks: bool = False
     option: str = "symlinks: true"
-    """How the user allows links, for messages."""
+    """The option that allows symbolic links, for messages."""
     _inside: dict[str, bool] = field(default_factory=dict, repr=False)
 
     def locate(self, name: Any, where: str) -> str:
-        """The path of an image; raises `BadSample` if the name or a link in it leaves the folder.
+        """The path of an image; raises `BadSample` if the name or a link in it leads out of the folder.
 
-        An absolute name or `file://` URL must lie in the folder. A relative one may begin with the folder's own name.
-        `..`, NUL and other URLs are refused, and what is missing or is no regular file.
+        An absolute name or `file://` URL must be inside the folder. A relative name may begin with the folder's own
+        name. Names with `..` or NUL, other URLs, missing files and non-regular files are `BadSample`.
         """
-        path, found = self._look(name, where)
-        if found is None:
+        path, entry = self._find(name, where)
+        if entry is None:
             text = f"{where}: image is missing: {path}{_hint(name)}; set images: to the folder of the images"
             raise BadSample("missing", text)
-        if not found.regular:
+        if not entry.regular:
             raise BadSample("not-a-file", f"{where}: image {name!r:.80} is no regular file")
-        return found.path
+        return entry.path
 
     def path(self, name: Any, where: str) -> Path:
-        """As `locate`, for an image that need not be there; opening tells what is wrong with a file."""
-        path, found = self._look(name, where)
-        return Path(found.path if found else path)
+        """As `locate`, for an image that may be missing; errors of the file are raised when it is opened."""
+        path, entry = self._find(name, where)
+        return Path(entry.path if entry else path)
 
-    def _look(self, name: Any, where: str) -> tuple[str, _Found | None]:
-        """The path that a name stands for, and what is there; raises `BadSample` for what leaves the folder."""
+    def _find(self, name: Any, where: str) -> tuple[str, _Entry | None]:
+        """The path of a name and its entry; raises `BadSample` if it leads out of the folder."""
         path = self._path(name, where)
-        found = _look(path) or next(filter(None, map(_look, self._without_root(name))), None)
-        if found is not None and not self.symlinks:
-            stays = (
-                self._stays(found.path) if found.linked else self._folder_stays(os.path.dirname(found.path))
-            )
-            if not stays:
+        entry = _entry(path) or next(filter(None, map(_entry, self._without_root(name))), None)
+        if entry is not None and not self.symlinks:
+            folder = os.path.dirname(entry.path)
+            inside = self._is_inside(entry.path) if entry.linked else self._is_folder_inside(folder)
+            if not inside:
                 text = (
                     f"image {name!r:.80} leaves {self.root} by a symbolic link; allow it with {self.option}"
                 )
                 raise BadSample("path", f"{where}: {text}")
-        return path, found
+        return path, entry
 
     def _path(self, name: Any, where: str) -> str:
-        """The path that a name stands for, inside the root as far as names tell."""
+        """The path of a name, inside the root before links are followed."""
         if isinstance(name, str) and len(name) > MAX_PATH:
             text = f"an image's name of {len(name)} characters: {name!r:.40}; at most {MAX_PATH} are read"
             raise BadSample("path", f"{where}: {text}")
@@ -115,7 +114,7 @@ class ImageFolder:
         return os.path.join(self.root, inside)
 
     def _relative(self, name: str) -> str | None:
-        """An absolute name as one inside the root, None if it lies elsewhere; a relative one as it is."""
+        """An absolute name relative to the root, None if it is outside; a relative name unchanged."""
         if not name.startswith("/"):
             return name
         for root in (os.path.abspath(self.root), os.path.realpath(self.root)):
@@ -124,19 +123,19 @@ class ImageFolder:
         return None
 
     def _without_root(self, name: str) -> Iterator[str]:
-        """The paths of a name that begins with the last folders of the root: `images/a.png` in `data/images`."""
+        """Paths of a name that begins with the last folders of the root, such as `images/a.png` in `data/images`."""
         root, parts = os.path.abspath(self.root).split("/"), name.split("/")
         for count in range(1, min(len(root), len(parts))):
             if parts[:count] == root[-count:]:
                 yield os.path.join(self.root, *parts[count:])
 
-    def _stays(self, path: str) -> bool:
-        """Whether a path, links followed, is inside the root."""
+    def _is_inside(self, path: str) -> bool:
+        """Whether a path is inside the root after following links."""
         root = os.path.realpath(self.root)
         return os.path.commonpath([root, os.path.realpath(path)]) == root
 
-    def _folder_stays(self, path: str) -> bool:
-        """As `_stays`, for folders: they repeat, so answers are kept."""
+    def _is_folder_inside(self, path: str) -> bool:
+        """`_is_inside` of a folder, cached: many images are in one folder."""
         if path not in self._inside:
-            self._inside[path] = self._stays(path)
+            self._inside[path] = self._is_inside(path)
         return self._inside[path]

@@ -1,4 +1,4 @@
-"""Image files to RGB, one rule for every kind of file, and limits before any pixel is decoded."""
+"""Image files to RGB, with the same rules for all formats, and with limits that are checked before decoding."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vlm_core.io.image_formats import FORMATS, format_of, tiff
 MAX_PIXELS = 64_000_000
 MAX_ASPECT = 200
 _STRIP = 4_000_000
-"""Pixels that are converted at once: whole copies of a large image would take much memory."""
+"""Pixels that are converted at once, which limits the memory of a large image."""
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
@@ -30,10 +30,10 @@ _UPRIGHT = {
 
 @dataclass(frozen=True)
 class StoredImage:
-    """An image that has no file of its own: `read` gives the bytes of an image file, when they are asked for.
+    """An image without its own file; `read()` returns the bytes of an image file and may raise `BadSample`.
 
-    `name` says which image it is, in messages and for good: equal names are one image. `read` must survive pickling,
-    for worker processes (`partial` of a module's function, a bound method); it raises `BadSample`.
+    `name` identifies the image in messages and caches: images with equal names are the same. `read` must be picklable
+    for worker processes: a `partial` of a module's function, or a bound method.
     """
 
     name: str
@@ -41,11 +41,11 @@ class StoredImage:
 
 
 ImageSource = str | Path | StoredImage
-"""An image of a row: the path of a file, or one that is stored elsewhere."""
+"""An image of a row: a path, or an image stored in another file."""
 
 
 def image_name(source: ImageSource) -> str:
-    """What messages call an image, and what tells it from others."""
+    """The name that identifies an image in messages and caches."""
     return source.name if isinstance(source, StoredImage) else str(source)
 
 
@@ -57,15 +57,15 @@ def image_bytes(source: ImageSource) -> bytes:
 def load_image(source: ImageSource) -> Image.Image:
     """Read an image as upright RGB.
 
-    Transparency is laid on white, the first frame of several is taken.
-    Raises `BadSample` naming the file when it is missing, no regular file, not an image, damaged, has more than
-    `MAX_PIXELS` pixels, or is more than `MAX_ASPECT` times as long as wide.
+    Transparent pixels are blended with white; of several frames the first is used. Raises `BadSample` naming the file
+    if it is missing, not a regular file, not an image, damaged, has more than `MAX_PIXELS` pixels, or an aspect ratio
+    above `MAX_ASPECT`.
     """
     return decode_image(image_bytes(source), image_name(source))
 
 
 class ImageContent(NamedTuple):
-    """What an image shows, whatever its file: a SHA-256 of its upright RGB pixels, shorter and longer side."""
+    """The content of an image, independent of its file: sha256 of its upright RGB pixels, shorter and longer side."""
 
     sha256: str
     sides: tuple[int, int]
@@ -86,7 +86,7 @@ def image_content_if(source: ImageSource, sides: Container[tuple[int, int]]) -> 
 
 
 def _sides(image: Image.Image) -> tuple[int, int]:
-    """The same before and after an image is turned upright."""
+    """The shorter and longer side, which don't change when an image is rotated."""
     return min(image.size), max(image.size)
 
 
@@ -95,7 +95,7 @@ def _content(image: Image.Image) -> ImageContent:
 
 
 def decode_image(data: bytes, name: str) -> Image.Image:
-    """As `load_image`, from the bytes of a file; `name` is what messages call it."""
+    """As `load_image`, from the bytes of a file; messages use `name`."""
     with _opened(data, name) as image:
         image.load()
         _check_late_exif(image)
@@ -108,10 +108,10 @@ def decode_image(data: bytes, name: str) -> Image.Image:
 
 @contextmanager
 def _opened(data: bytes, name: str) -> Iterator[Image.Image]:
-    """An image file whose size and cost are allowed; what goes wrong in reading it is a `BadSample` that names it."""
+    """An opened image file within the limits of size and decoding cost; errors become `BadSample` with its name."""
     try:
         with warnings.catch_warnings():
-            # what Pillow warns of (odd EXIF, a palette's transparency, size) is handled here or harmless
+            # Pillow's warnings (EXIF, a palette's transparency, size) are handled here or harmless
             warnings.simplefilter("ignore")
             form = format_of(data)
             if form is None:
@@ -135,7 +135,7 @@ def _opened(data: bytes, name: str) -> Iterator[Image.Image]:
 
 
 def _check_late_exif(image: Image.Image) -> None:
-    """What stands behind the pixels of a PNG file, or is written in hexadecimal digits."""
+    """Check EXIF that a PNG file has after its pixels, or in hexadecimal digits."""
     written = str(image.info.get("Raw profile type exif") or "")
     tiff.check_exif(image.info.get("exif") or bytes.fromhex("".join(written.split("\n")[3:])))
 
@@ -152,10 +152,10 @@ def _check_size(width: int, height: int, form: str) -> None:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any Pillow mode as RGB: 16-bit greys are rescaled (Pillow would clip them), alpha is laid on white.
+    """Any Pillow mode as RGB: 16-bit grey values are rescaled (Pillow would clip them), alpha is blended with white.
 
-    What is RGB already is returned, not copied.
-    Raises `BadSample` for 32-bit integers and floats: nothing says what is white in them.
+    An RGB image is returned without a copy. Raises `BadSample` for 32-bit integers and floats, whose white value is
+    undefined.
     """
     if image.mode in ("I", "F"):
         raise BadSample(

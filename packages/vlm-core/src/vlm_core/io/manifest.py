@@ -1,4 +1,4 @@
-"""Folders with a manifest of hashes, verified before anything is read."""
+"""Folders with a manifest of hashes, which is verified before other files are read."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from vlm_core.markup.printable import printable
 
 MANIFEST, CARD = "manifest.json", "README.md"
 MAX_NAME, MAX_PATH = 255, 1024
-"""Bytes of a name, and of a path inside a folder: no file system holds a longer name."""
+"""Limits in bytes of a file name and of a path inside a folder."""
 _SHA256 = re.compile("[0-9a-f]{64}")
 _RESTORE = "restore the folder from a copy"
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file's bytes."""
+    """Hexadecimal sha256 of a file's bytes."""
     digest = hashlib.sha256()
     with open_regular(path) as file:
         while data := file.read(2**16):
@@ -38,10 +38,10 @@ def write_folder(
     facts: dict[str, Any],
     card: Callable[[dict[str, Any]], str] | None = None,
 ) -> None:
-    """Create folder `path` with what `write(folder)` puts there and a manifest of hashes and `facts`, or nothing.
+    """Create the folder `path` atomically, with the files of `write(folder)` and a manifest of hashes and `facts`.
 
-    The manifest has a checksum of its own. `write` may return hashes that it knows, by name. `card(manifest)` is the
-    text of a README.md, which the manifest leaves out: people edit it.
+    The manifest has its own checksum. `write` may return known hashes by name. `card(manifest)` is the text of a
+    README.md, which is not in the manifest: people edit it.
     """
     with atomic_dir(path) as tmp:
         known = write(tmp) or {}
@@ -59,7 +59,7 @@ def write_folder(
 def refuse_outside(path: Path, names: Iterable[str]) -> None:
     """Raise `UserError` for a file of a folder that is a link out of it.
 
-    The links of the hub's cache lead from a snapshot to the files of the same repository, and are followed.
+    Links of the hub's cache, from a snapshot to the blobs of the same repository, are allowed.
     """
     home = path.resolve()
     cache = next((p.parent / "blobs" for p in home.parents if p.name == "snapshots"), home)
@@ -67,9 +67,9 @@ def refuse_outside(path: Path, names: Iterable[str]) -> None:
 
 
 def refuse_links(folder: Path, pattern: str = "*") -> None:
-    """Raise `UserError` for a file or folder in `folder` that is a link out of it: writing it would write there.
+    """Raise `UserError` for a file or folder in `folder` that is a link out of it: writing would overwrite its target.
 
-    A character device, such as /dev/null, has nothing that could be overwritten.
+    Links to character devices, such as /dev/null, are allowed.
     """
     _stay(
         (path for path in folder.glob(pattern) if not path.is_char_device()), [Path(os.path.realpath(folder))]
@@ -86,15 +86,15 @@ def _stay(files: Iterable[Path], homes: Iterable[Path]) -> None:
 
 
 def require_model_folder(path: str | Path) -> None:
-    """Raise `UserError` for what is no folder; `verify_folder` checks what is in it."""
+    """Raise `UserError` if `path` is not a folder; `verify_folder` checks its content."""
     if Path(path).is_dir():
         return
-    seen = "not a folder, but a model folder is expected" if os.path.exists(path) else "no such model folder"
-    raise UserError(f"{path}: {seen}; vlm-assemble SPEC --out DIR and vlm-train write one")
+    fault = "not a folder, but a model folder is expected" if os.path.exists(path) else "no such model folder"
+    raise UserError(f"{path}: {fault}; vlm-assemble SPEC --out DIR and vlm-train write one")
 
 
 def read_manifest(path: str | Path) -> dict[str, Any]:
-    """The manifest of a folder; `UserError` when there is none or it is damaged."""
+    """The manifest of a folder; `UserError` if it is missing or damaged."""
     require_model_folder(path)
     file = Path(path) / MANIFEST
     if not os.path.lexists(file):
@@ -107,15 +107,15 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     files = manifest.get("files")
     if not isinstance(files, dict):
         raise UserError(f"{file}: damaged: `files` is not a mapping of names; {_RESTORE}")
-    if odd := [name for name, fact in files.items() if not _is_entry(name, fact)]:
-        what = f"{printable(odd[0], 200)!r} is no file of this folder, with its size and hash"
+    if invalid := [name for name, fact in files.items() if not _is_entry(name, fact)]:
+        what = f"{printable(invalid[0], 200)!r} is no file of this folder, with its size and hash"
         raise UserError(f"{file}: damaged: its list of files: {what}; {_RESTORE}")
     refuse_outside(Path(path), files)
     return manifest
 
 
 def _is_entry(name: str, fact: object) -> bool:
-    """Whether this is the name of a file inside the folder, with its size and hash."""
+    """Whether an entry of the manifest is a file name inside the folder with size and hash."""
     inside = PurePosixPath(name)
     if not name or inside.is_absolute() or ".." in inside.parts or "\0" in name or name == MANIFEST:
         return False
@@ -131,11 +131,11 @@ def _is_entry(name: str, fact: object) -> bool:
 def verify_folder(
     path: str | Path, needed: Iterable[str] = (), *, alone: bool = False, unread: str | None = None
 ) -> dict[str, Any]:
-    """Check every file against the manifest and return it; the first bad file is named in a `UserError`.
+    """Check every file against the manifest and return the manifest; `UserError` names the first bad file.
 
-    `needed` are names that the manifest must list. A file beside listed ones in a subfolder must be listed, too, unless
-    its name begins with a dot; with `alone`, for folders that nobody adds to, so must every file. `unread` is the name
-    of files that the caller doesn't read: they are not looked at.
+    `needed` are names that the manifest must list. In subfolders with listed files, every file must be listed unless
+    its name begins with a dot; with `alone`, this holds for the whole folder. Files with the name `unread`, which the
+    caller doesn't read, are not checked.
     """
     path = Path(path)
     manifest = read_manifest(path)
@@ -168,9 +168,9 @@ def _verify(file: Path, fact: Mapping[str, Any]) -> None:
 
 
 def _unlisted(path: Path, files: Mapping[str, Any], alone: bool) -> list[str]:
-    """Files that the manifest doesn't list, of all or else of the subfolders of which it lists some."""
-    own = {PurePosixPath(name).parts[0] for name in files if "/" in name}
-    found = []
+    """Unlisted files, of the whole folder if `alone`, else of subfolders with listed files."""
+    subfolders = {PurePosixPath(name).parts[0] for name in files if "/" in name}
+    unlisted = []
     for file in path.rglob("*"):
         name = file.relative_to(path)
         if (
@@ -179,6 +179,6 @@ def _unlisted(path: Path, files: Mapping[str, Any], alone: bool) -> list[str]:
             or any(p.startswith(".") for p in name.parts)
         ):
             continue
-        if alone or (len(name.parts) > 1 and name.parts[0] in own):
-            found.append(name.as_posix())
-    return sorted(found)
+        if alone or (len(name.parts) > 1 and name.parts[0] in subfolders):
+            unlisted.append(name.as_posix())
+    return sorted(unlisted)

@@ -1,4 +1,4 @@
-"""Paths as users write them: `~` is a home folder in every key of a spec and on every command line."""
+"""Paths in specs and on command lines: `~` is expanded everywhere."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from pydantic.fields import FieldInfo
 from vlm_core.errors import UserError, shown
 
 MAX_PATH, MAX_NAME = 4095, 255
-"""Bytes of a path, and of a file's name."""
+"""Limits in bytes of a path and of a file name."""
 _SCHEMES = ("local-dir:",)
 """Prefixes of a path, as timm and open_clip write them."""
 
 
 @dataclass(frozen=True)
 class NamesFiles:
-    """Marks a field that names a file or folder: a resumed run compares the content, not the name."""
+    """Marks a config field that names a file or folder: a resumed run compares its content, not its name."""
 
 
 def expanded(text: str) -> str:
-    """`text` with `~` or `~user` at its start replaced by that home folder; other text as it is.
+    """`text` with `~` or `~user` at its start replaced by the home folder.
 
-    Raises `UserError` where nobody knows the home folder, and for what can be no path.
+    Raises `UserError` if the home folder is unknown, and for text that can't be a path.
     """
     _refuse_no_path(text)
     scheme = next((scheme for scheme in _SCHEMES if text.startswith(scheme)), "")
     path = text.removeprefix(scheme)
-    found = os.path.expanduser(path)
-    if path.startswith("~") and found == path:
+    resolved = os.path.expanduser(path)
+    if path.startswith("~") and resolved == path:
         user = path.split("/")[0]
         raise UserError(
             f"{text}: no home folder is known for {user}; write ./{path} for a name that begins so"
         )
-    return scheme + found
+    return scheme + resolved
 
 
 def _refuse_no_path(text: str) -> None:
-    """Raise `UserError` for a text that every function of the system would stumble over; a URL may be longer."""
+    """Raise `UserError` for text that no system call accepts as a path; a URL may be longer."""
     try:
         data = os.fsencode(text)
     except UnicodeEncodeError:
@@ -67,7 +67,7 @@ LocalFile = Annotated[Path, Field(strict=False), AfterValidator(_expanded_path),
 
 
 def names_files(field: FieldInfo) -> bool:
-    """Whether a field of a config is a `LocalPath` or `LocalFile`, or holds such."""
+    """Whether a config field is a `LocalPath` or `LocalFile`, or contains one."""
     return any(map(_is_mark, field.metadata)) or _holds_mark(field.annotation)
 
 
@@ -81,7 +81,7 @@ def _holds_mark(annotation: Any) -> bool:
 
 
 def file_names(config: BaseModel, at: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """(keys, value) of every field that `names_files`, in a config and in those it holds; unset ones are left out."""
+    """(keys, value) of every set field that `names_files`, in a config and its nested configs."""
     for name, field in type(config).model_fields.items():
         value, here = getattr(config, name), (*at, name)
         inner = list(enumerate(value)) if isinstance(value, list) else [(None, value)]
@@ -93,7 +93,7 @@ def file_names(config: BaseModel, at: tuple[str, ...] = ()) -> Iterator[tuple[tu
 
 
 def local(value: Any) -> Path | None:
-    """The file or folder that a value names, without its scheme; None if there is none."""
+    """The existing file or folder that a value names, without its scheme; None if there is none."""
     text = str(value)
     for scheme in _SCHEMES:
         text = text.removeprefix(scheme)

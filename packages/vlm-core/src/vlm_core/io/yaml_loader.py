@@ -1,8 +1,8 @@
-"""YAML as people expect it, with the line of every value.
+"""Strict YAML with the line of every value.
 
-PyYAML alone reads `1e-5` as a string, `010` as 8 and `yes` as true, keeps the last of two equal keys and
-expands alias bombs. Here scalars follow YAML 1.2's core schema, and those traps are errors with a line. The document
-is built from PyYAML's events, which come one by one, so that a limit ends the work where it is reached.
+PyYAML reads `1e-5` as a string, `010` as 8 and `yes` as true, keeps the last of two equal keys and expands alias bombs.
+Here scalars follow YAML 1.2's core schema, and repeated keys and large documents are errors with a line. The document
+is built from PyYAML's events one by one, so that parsing stops at a limit.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Path_ = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class Change:
-    """A value that a file puts in place of its base's (None where the base has none)."""
+    """A value that a file changes in its base; `old` is None if the base has none."""
 
     path: Path_
     old: Any
@@ -44,7 +44,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Layer:
-    """One file of a chain of bases, and what it changes in the one before it."""
+    """One file of a chain of bases, and its changes to the one before it."""
 
     file: str
     changes: list[Change]
@@ -52,7 +52,7 @@ class Layer:
 
 @dataclass
 class Document:
-    """A parsed file of `size` characters: plain data, where each value stands, and the files it came from."""
+    """A parsed file of `size` characters: plain data, file:line of each value by path, and the chain of files."""
 
     file: str
     data: Any
@@ -71,7 +71,7 @@ class Document:
 
 
 def _events(text: str, file: str) -> Iterator[yaml.Event]:
-    """PyYAML's events; whatever it raises is a `SpecError` with the line."""
+    """PyYAML's events; its exceptions become `SpecError` with the line."""
     loader = None
     try:
         loader = yaml.BaseLoader(text)
@@ -97,7 +97,7 @@ def _invalid(file: str, line: int | None, reason: str | None) -> SpecError:
 
 
 class _Builder:
-    """Puts the values of one document together, with the line of each."""
+    """Builds the values of one document from events, with the line of each."""
 
     def __init__(self, document: Document, events: Iterator[yaml.Event]) -> None:
         self.document, self.events = document, events
@@ -109,14 +109,14 @@ class _Builder:
         return SpecError([Problem(where, ".".join(map(str, path)), text)])
 
     def count(self, event: yaml.Event, path: Path_, value: Any = None) -> None:
-        """One more value, refused beyond the limits."""
+        """Count a value; raises `SpecError` above the limits."""
         self.values += 1
         self.characters += len(value) if isinstance(value, str) else 0
         if self.values > MAX_NODES or len(path) > MAX_DEPTH or self.characters > MAX_BYTES:
             raise self.fail(event, path, _LIMIT)
 
     def build(self, event: Any, path: Path_) -> Any:
-        """The value that begins with `event`, an alias, a scalar, or the start of a sequence or mapping."""
+        """The value that starts with `event`: an alias, a scalar, a sequence or a mapping."""
         if isinstance(event, yaml.AliasEvent):
             return self.alias(event, path)
         if event.tag not in _TAGS[type(event)]:
@@ -136,7 +136,7 @@ class _Builder:
         return value
 
     def items(self, end: type[yaml.Event]) -> Iterator[yaml.Event]:
-        """The first event of each item up to the `end`; who takes one takes all of that item."""
+        """The first event of each item up to the `end`; the caller consumes the item's other events."""
         while not isinstance(event := next(self.events), end):
             yield event
 
@@ -174,12 +174,14 @@ class _Builder:
 
     def alias(self, event: yaml.AliasEvent, path: Path_) -> Any:
         if event.anchor not in self.anchors:
-            raise self.fail(event, path, f"nothing before it has the anchor &{printable(event.anchor, 60)}")
+            raise self.fail(
+                event, path, f"there is no anchor &{printable(event.anchor, 60)} before this alias"
+            )
         value, source = self.anchors[event.anchor]
         return self.copy(event, value, source, path)
 
     def copy(self, event: yaml.Event, value: Any, source: Path_, path: Path_) -> Any:
-        """The value that stands at `source`, once more at `path`; its lines stay those of the anchor."""
+        """A copy of the value at `source` for `path`; its lines are those of the anchor."""
         self.count(event, path, value)
         self.document.lines[path] = self.document.lines[source]
         if isinstance(value, list):
@@ -208,7 +210,7 @@ def parse(text: str, file: str) -> Document:
 
 
 def read(path: str | Path) -> Document:
-    """Read and parse a YAML file; a missing, unreadable or too large one is a `UserError`."""
+    """Read and parse a YAML file; raises `UserError` if it is missing, unreadable or too large."""
     try:
         content = read_bytes(path, MAX_BYTES)
     except UserError as error:
@@ -229,10 +231,9 @@ def override(document: Document, assignment: str) -> None:
 
 
 def put(document: Document, dotted: str, value: Any, where: str) -> None:
-    """Set the value at a dotted path in place; from now on `where` is what faults in it are said to stand at.
+    """Set the value at a dotted path in place; `where` is its location in later error messages.
 
-    A number in the path counts the items of a list. Raises `UserError` if the path leads through something that
-    isn't there.
+    A number in the path is the index of a list's item. Raises `UserError` if a parent of the path doesn't exist.
     """
     target, path = document.data, ()
     *parents, last = dotted.strip().split(".")
@@ -241,8 +242,8 @@ def put(document: Document, dotted: str, value: Any, where: str) -> None:
         try:
             target = target[key]
         except (KeyError, IndexError, TypeError):
-            seen = printable(".".join(map(str, path)), 100)
-            raise UserError(f"{where}: the spec has no {seen}") from None
+            missing = printable(".".join(map(str, path)), 100)
+            raise UserError(f"{where}: the spec has no {missing}") from None
     path = (*path, _key(target, last))
     try:
         target[path[-1]] = deepcopy(value)
@@ -253,5 +254,5 @@ def put(document: Document, dotted: str, value: Any, where: str) -> None:
 
 
 def _key(target: Any, name: str) -> str | int:
-    """What a part of a dotted path means in `target`: the place of an item or a key."""
+    """A component of a dotted path as a key of `target`, or as an index if that is a list."""
     return int(name) if isinstance(target, list) and re.fullmatch("[0-9]{1,6}", name) else name

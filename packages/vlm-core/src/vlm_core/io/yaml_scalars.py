@@ -1,4 +1,4 @@
-"""Scalars of YAML 1.2's core schema, of which each fits a 64-bit number or a text."""
+"""Scalars of YAML 1.2's core schema, limited to 64-bit numbers and valid text."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _SCALARS = [
     ("nan", re.compile(r"^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"), lambda t: float(t.replace(".", ""))),
 ]
 NO_TEXT = re.compile("[\x00\ud800-\udfff]")
-"""What no file name and no UTF-8 text can hold."""
+"""Characters that are invalid in file names and in UTF-8 text."""
 
 
 def value_of(event: yaml.ScalarEvent) -> Any:
-    """The value of a scalar; raises `ValueError` for what neither a number nor a text can hold."""
+    """The value of a scalar; raises `ValueError` for numbers above the limits and for invalid characters."""
     text = event.value
     if bad := NO_TEXT.search(text):
         raise ValueError(f"a text can't hold the character U+{ord(bad[0]):04X}")

@@ -1,1 +1,1 @@
-"""Model folders: assembling, saving, verifying and loading; weights in safetensors files."""
+"""Model folders: building, saving, verifying and loading; weights in safetensors files."""

@@ -1,4 +1,4 @@
-"""From a spec to a model, and from a model to a folder and back."""
+"""Builds the model of a spec, saves it as a model folder, and loads it."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ def build(
     seed: int = 0,
     dtype: torch.dtype | None = None,
 ) -> VLM:
-    """Build the model; parts without published weights are initialised from `seed`.
+    """Build the model of a spec in evaluation mode; parts without published weights are initialised from `seed`.
 
-    `weights=False` builds the architecture alone; `assets` is a model folder to take tokenizer and the like
-    from. With `dtype`, each part is converted as soon as it is built. Raises `UserError` if the parts don't fit
-    together, and `TemplateError` if the template doesn't go with the tokenizer, which is looked at with weights, or
-    where it is at hand.
+    `weights=False` builds the architecture only. `assets` is a model folder with the small files, such as the
+    tokenizer. With `dtype`, each part is converted as soon as it is built. Raises `UserError` if the parts don't fit
+    together, and `TemplateError` if the template doesn't fit the tokenizer; without weights this is checked only if the
+    tokenizer is already loaded.
     """
     model = _parts(spec, weights, None if assets is None else Path(assets), seed, dtype)
     _check_fit(spec, model)
-    if weights or "tokenizer" in vars(model.llm):  # else it may be far away
+    if weights or "tokenizer" in vars(model.llm):  # otherwise loading it may need the network
         check_template(spec.template, model.llm.tokenizer)
     return model.eval()
 
@@ -66,11 +66,11 @@ def _parts(
 
 
 def _check_fit(spec: Spec, model: VLM) -> None:
-    """What connector and language model say of themselves, held against one another without computing."""
+    """Check on the meta device that the connector's output fits `num_tokens` and the language model's width."""
     h, w = model.encoder.grid(*model.encoder.image_size)
     parameter = next(model.connector.parameters(), torch.empty(0))
     if parameter.device.type != "meta":
-        return  # the shapes were checked when the spec was: computing them here would cost a forward pass
+        return  # shapes are checked when the model is built on the meta device; here it would cost a forward pass
     features = torch.empty(1, h, w, model.encoder.dim, device="meta")
     out = tuple(model.connector(features).shape)
     expected = (1, model.connector.num_tokens(h, w), model.llm.dim)
@@ -82,27 +82,28 @@ def _check_fit(spec: Spec, model: VLM) -> None:
 
 
 def versions(spec: Spec) -> dict[str, str]:
-    """Versions of torch, of vlm-core and of every distribution that a part, or a part of one, comes from."""
+    """Versions of torch, vlm-core and the distributions of all components of the spec."""
     used = {type(component) for part in PARTS for component in getattr(spec, part).components()}
-    found = {entry.distribution: entry.version for entry in installed().all() if entry.value in used}
-    return {"torch": version("torch"), "vlm-core": version("vlm-core"), **found}
+    plugins = {entry.distribution: entry.version for entry in installed().all() if entry.value in used}
+    return {"torch": version("torch"), "vlm-core": version("vlm-core"), **plugins}
 
 
 def _for_folder(spec: Spec) -> Spec:
-    """The parts alone, so that the folder loads where neither training nor its data are installed."""
+    """The spec without its training, so that the folder loads without vlm-train and without the data."""
     parts = {part: getattr(spec, part).for_folder() for part in PARTS}
     return spec.model_copy(update={**parts, "keep_random": None, "train": None})
 
 
 def architecture(spec: Spec, folder: str | Path) -> VLM:
-    """The model of a folder, without its weights."""
+    """The model of a folder's spec and assets, without weights."""
     return _parts(spec, weights=False, assets=Path(folder))
 
 
 def save(model: VLM, spec: Spec, path: str | Path, facts: dict[str, Any] | None = None) -> None:
-    """Write a model folder: `spec.yaml`, a subfolder a part with weights and small files, `manifest.json`.
+    """Write a model folder: `spec.yaml`, a subfolder per part with weights and small files, `manifest.json`.
 
-    The files that transformers and people look for (`exchange`) lie beside them.
+    It also has the files of `hf_files`: config.json, processor_config.json and the model card. `facts` are added to the
+    manifest. Raises `UserError` if `path` exists or can't be written.
     """
 
     def write(folder: Path) -> None:
@@ -116,8 +117,8 @@ def save(model: VLM, spec: Spec, path: str | Path, facts: dict[str, Any] | None 
         hf_files.write(folder, model, spec)
 
     sources = [list(row) for row in weight_rows(spec)]
-    found = {"versions": versions(spec), "initial_weights": sources, **(facts or {})}
-    write_folder(path, write, found, lambda manifest: hf_files.card(_for_folder(spec), model, manifest))
+    all_facts = {"versions": versions(spec), "initial_weights": sources, **(facts or {})}
+    write_folder(path, write, all_facts, lambda manifest: hf_files.card(_for_folder(spec), model, manifest))
 
 
 def load(
@@ -127,11 +128,10 @@ def load(
     device: torch.device | str = "cpu",
     trust_remote_code: bool = False,
 ) -> tuple[VLM, Spec]:
-    """Read a model folder after checking every hash; raises `UserError` naming what is damaged.
+    """Load a model folder -> (model in evaluation mode, spec), after verifying every hash, without network.
 
-    The weights are read into memory once. `dtype` converts them (by default they stay as they were saved), `device`
-    takes them to a GPU. Nothing is asked of the network. Code that lies in the folder runs only with
-    `trust_remote_code`; a folder that needs it is else refused with the names and hashes of these files.
+    Weights are read into memory once, converted to `dtype` (default: as saved) and moved to `device`. Raises
+    `UserError` naming a damaged file, or, without `trust_remote_code`, listing the code files that the model needs.
     """
     path = Path(path)
     require_model_folder(path)
@@ -143,12 +143,12 @@ def load(
 
 
 def default_device() -> str:
-    """Where a model runs if nobody says: the GPU if there is one."""
+    """ "cuda" if available, else "cpu"."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _check_device(device: torch.device | str) -> None:
-    """A name that torch doesn't have here is known before anything is read."""
+    """Raise `UserError` for a device that can't be used, before any file is read."""
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:

@@ -1,6 +1,6 @@
-"""Limits on what building a model may make: a number of layers comes from a file, and a loop over 10^9 never ends.
+"""Limits on the size of a model while it is built: a config file may contain a number of layers such as 10^9.
 
-`bounded_modules` holds for every model, `bounded` for one whose weight files are at hand.
+`bounded_modules` applies to every model, `bounded` to a model whose weight files are known.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from vlm_core.model_folder.checkpoint_errors import shape_of
 from vlm_core.model_folder.safetensors_file import Stored
 
 MAX_MODULES = 100_000
-"""Modules of a model. The largest published mixtures of experts have some 60 000, a Mamba of 2.8 B parameters 600."""
+"""Limit of modules. The largest published mixtures of experts have about 60 000, a Mamba of 2.8 B parameters 600."""
 
 SLACK = 2048
-"""Parameters and buffers that a folder's code may make and drop again: blocks behind the wanted layer, heads."""
+"""Parameters and buffers that may be created and dropped: blocks after the chosen layer, heads."""
 MOST = 1 << 16
-"""Tensors of any model."""
+"""Limit of tensors of any model."""
 LARGEST = 1 << 27
-"""Numbers in one tensor that no file holds, and in all buffers together."""
+"""Limit of values in one tensor that is in no file, and in all such buffers together."""
 
 
 @contextmanager
 def bounded_modules(most: int = MAX_MODULES) -> Iterator[None]:
-    """Raise `UserError` where more than `most` modules are put into others, whichever library does it."""
+    """Inside, raise `UserError` when more than `most` submodules are registered."""
     made = 0
 
     def count(*_: Any) -> None:
@@ -48,16 +48,16 @@ def bounded_modules(most: int = MAX_MODULES) -> Iterator[None]:
 
 
 class _Bounds:
-    """Counts what modules register, and refuses what no weight file explains."""
+    """Counts registered tensors, and raises `UserError` if they exceed those of the weight files."""
 
     def __init__(self, stored: Iterable[Mapping[str, Stored]], slack: int) -> None:
-        held = [tensor for tensors in stored for tensor in tensors.values()]
-        self.tensors = min(slack + 4 * len(held), MOST)
-        self.largest = max([LARGEST, *(tensor.numel for tensor in held)])
+        in_files = [tensor for tensors in stored for tensor in tensors.values()]
+        self.tensors = min(slack + 4 * len(in_files), MOST)
+        self.largest = max([LARGEST, *(tensor.numel for tensor in in_files)])
         self.buffers = LARGEST
 
     def count(self, name: str, tensor: Tensor | None, *, derived: bool) -> None:
-        """`derived` are buffers that no file holds: they take memory whatever the files say."""
+        """Count one tensor; `derived` buffers are in no file and take memory in any case."""
         if tensor is None:
             return
         self.tensors -= 1
@@ -73,9 +73,9 @@ class _Bounds:
 
 @contextmanager
 def bounded(stored: Iterable[Mapping[str, Stored]], slack: int = SLACK) -> Iterator[None]:
-    """Refuse modules made inside that have far more tensors, or far larger ones, than files with these contents.
+    """Inside, raise `UserError` for modules with far more or far larger tensors than the files `stored`.
 
-    For the meta device, where a tensor takes time and no memory.
+    For the meta device, where tensors take time but no memory.
     """
     bounds = _Bounds(stored, slack)
     register = nn.Module.register_parameter, nn.Module.register_buffer

@@ -1,4 +1,4 @@
-"""How faults of a checkpoint are written: counted, the first few by name."""
+"""Wording of checkpoint errors: the number of tensors, and the first names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def shape_of(shape: Iterable[int]) -> str:
 
 
 def listed(what: str, names: Iterable[str], noun: str = "tensor") -> str:
-    """`4 tensors <what> (a, b, c, …)`; empty if there are none, without a noun if it is empty."""
+    """`4 tensors <what> (a, b, c, …)`; empty without names; without a noun if `noun` is empty."""
     names = list(names)
     if not names:
         return ""

@@ -1,4 +1,4 @@
-"""Which files of a model folder are read, and that the manifest verifies every one of them."""
+"""The required files of a model folder, and verification against its manifest."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ NEEDED = (SPEC, *(f"{part}/{WEIGHTS}" for part in PARTS))
 
 
 def verify_model(path: str | Path, *, weights: bool = True) -> dict[str, Any]:
-    """`verify_folder` for a model folder; files of other programs may lie beside the model's.
+    """`verify_folder` for a model folder, which may contain files of other programs.
 
-    With `weights=False`, for those who read none, the files of weights are not hashed. Other files are small: a larger
-    one, which nothing here reads, would only be hashed for as long as its author likes.
+    `weights=False` skips the hashes of weight files. Other listed files above `MAX_BYTES` are a `UserError`: hashing
+    them could take arbitrarily long.
     """
     for name, fact in read_manifest(path)["files"].items():
         if fact["bytes"] > MAX_BYTES and not name.endswith((".safetensors", ".bin")):

@@ -1,6 +1,6 @@
-"""The small files by which transformers and people know a model folder: config.json, processor_config.json, README.md.
+"""Files of a model folder for transformers and for people: config.json, processor_config.json, README.md.
 
-They are plain data, written without transformers; `vlm_core.hf` reads them.
+They are written without transformers; `vlm_core.hf` reads them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ AUTO = {
 
 
 def config(model: VLM, spec: Spec) -> dict[str, Any]:
-    """What transformers wants to know of a model before it is built."""
+    """The content of config.json, which transformers reads before it builds the model."""
     tokenizer = model.llm.tokenizer
     end = end_of_answer(spec.template, tokenizer)
     dtype = next(p.dtype for p in model.llm.parameters() if p.is_floating_point())
@@ -63,7 +63,7 @@ def write(folder: Path, model: VLM, spec: Spec, modules: Mapping[str, str] | Non
 
 
 def card(spec: Spec, model: VLM, manifest: Mapping[str, Any]) -> str:
-    """The model card: what it is, how to use it, the spec, versions, and hashes of every file."""
+    """The model card: components, usage, sources of weights, spec, versions and hashes of files."""
     sizes = {part: parameter_count(getattr(model, part)) for part in PARTS}
     parts = [row([p, getattr(spec, p).label(), f"{sizes[p] / 1e6:,.2f} M"]) for p in PARTS]
     versions = map(row, sorted(manifest["versions"].items()))
@@ -110,7 +110,7 @@ def card(spec: Spec, model: VLM, manifest: Mapping[str, Any]) -> str:
 
 
 def _weights(manifest: Mapping[str, Any]) -> list[str]:
-    """Where the weights came from; folders of earlier versions do not say."""
+    """Sources of the weights; empty for folders of earlier versions, whose manifest lacks them."""
     rows = list(map(row, manifest.get("initial_weights", ())))
     if not rows:
         return []
@@ -119,7 +119,7 @@ def _weights(manifest: Mapping[str, Any]) -> list[str]:
 
 
 def _preprocessing(model: VLM) -> list[str]:
-    """The facts of the encoder's weights."""
+    """The image preprocessing of the encoder."""
     rows = list(map(row, preprocessing_rows(model.encoder)))
     if not rows:
         return []
@@ -128,24 +128,24 @@ def _preprocessing(model: VLM) -> list[str]:
 
 
 def _notes(manifest: Mapping[str, Any]) -> list[str]:
-    found = []
+    notes = []
     if manifest.get("random_weights"):
-        found += [
+        notes += [
             "**The weights are random numbers**, made to try out size and speed; it answers nonsense.",
             "",
         ]
     if needs := manifest.get("needs"):
-        found += [f"Its code needs {text(' and '.join(needs))} besides transformers, torch and Pillow.", ""]
-    return found
+        notes += [f"Its code needs {text(' and '.join(needs))} besides transformers, torch and Pillow.", ""]
+    return notes
 
 
 def _own_code(manifest: Mapping[str, Any]) -> list[str]:
-    """Files with the code of a part, which a repository brought."""
+    """Code files of parts that came with a hub repository."""
     return [name for name in sorted(manifest["files"]) if "/" in name and name.endswith(".py")]
 
 
 def _usage(spec: Spec, code: bool, own: Sequence[str]) -> list[str]:
-    """How to load it in Python, with the exported code or with the packages installed."""
+    """Usage in Python, with the exported code or with the packages installed."""
     trust = ", trust_remote_code=True" if code or own else ""
     packages = (
         [] if code else ["import vlm_core.hf  # pip install 'vlm-core[hf]' and the packages named below", ""]

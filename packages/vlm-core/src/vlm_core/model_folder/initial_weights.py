@@ -1,4 +1,4 @@
-"""Where the weights of a spec's parts come from, and which parts stay at random values."""
+"""Sources of the weights of a spec's parts, and parts that would keep random weights."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ if TYPE_CHECKING:
     from vlm_core.spec.spec import Spec
 
 PARTS = ("encoder", "connector", "llm")
-"""As `vlm_core.model` has them, without torch."""
+"""As in `vlm_core.model`, without importing torch."""
 
 
 @runtime_checkable
-class TellsTrainedParts(Protocol):
-    """The method of a section's class that names the parts it trains."""
+class HasTrainedParts(Protocol):
+    """A section of a spec that names the parts it trains."""
 
     def trained_parts(self) -> set[str]: ...
 
 
 def _sources(config: ComponentConfig) -> Iterator[tuple[PartConfig, WeightsSource | None]]:
-    """A part and those inside it; a dataset inside has no weights."""
+    """A part and the parts in its fields, with the source of their weights; datasets in its fields have none."""
     for one in config.components():
         if isinstance(one, PartConfig):
             yield one, one.weights_source()
 
 
 def weight_rows(spec: Spec) -> list[tuple[str, str, str]]:
-    """(part, component, where its weights come from), for tables."""
+    """(part, component, source of its weights), for tables."""
     return [
         (part, one.label(), source.text if source else f"not reported by {one.type_name()}")
         for part in PARTS
@@ -41,7 +41,7 @@ def weight_rows(spec: Spec) -> list[tuple[str, str, str]]:
 
 
 def never_trained(spec: Spec, trained: Container[str]) -> list[tuple[str, str]]:
-    """(part, message) of each component that starts at random values, is not in `trained` and not allowed to."""
+    """(part, message) of each component with random weights that is neither trained nor in `keep_random`."""
     return [
         (part, _message(part, one, source))
         for part in PARTS
@@ -52,11 +52,11 @@ def never_trained(spec: Spec, trained: Container[str]) -> list[tuple[str, str]]:
 
 
 def refuse_untrained(spec: Spec, document: Document) -> None:
-    """Raise `SpecError` for parts that start from random values and that the spec's `train` section doesn't train."""
+    """Raise `SpecError` for parts with random weights that no stage of the spec's `train` section trains."""
     if spec.train is None or "train" not in installed().names("section"):
         return
     section = installed().get("section", "train").model_validate(spec.train)
-    if isinstance(section, TellsTrainedParts) and (idle := never_trained(spec, section.trained_parts())):
+    if isinstance(section, HasTrainedParts) and (idle := never_trained(spec, section.trained_parts())):
         raise SpecError([document.problem((part,), text) for part, text in idle])
 
 

@@ -1,6 +1,6 @@
-"""From the files of a model folder to the model: its size is compared with its weight files before memory is taken.
+"""Builds the model of a folder; its size is compared with the weight files before memory is allocated.
 
-A folder may come from a stranger: whatever its small files describe, nothing is built that its weights could not fill.
+A folder is untrusted: its small files may describe a model that its weight files can't fill, which is a `UserError`.
 """
 
 from __future__ import annotations
@@ -16,27 +16,26 @@ from torch import nn
 from vlm_core.errors import UserError, one_line
 from vlm_core.model_folder.build_limits import MOST, SLACK, bounded
 from vlm_core.model_folder.safetensors_file import Stored, check_fit, header
-from vlm_core.model_folder.weights import WEIGHTS, attach_parts, empty_parameters, state
+from vlm_core.model_folder.weights import WEIGHTS, empty_parameters, load_weights, state
 
 M = TypeVar("M", bound=nn.Module)
 SMALL = 1 << 24
-"""Parameters that any machine holds: what is missing of such a model is told tensor by tensor."""
+"""Parameters of a model small enough for any machine: its missing tensors are reported by name."""
 
 
 def empty_model(build: Callable[[], M], folder: Path, parts: Sequence[str]) -> M:
-    """The model that `build` makes of a folder's small files, its parameters on the meta device, its buffers real.
+    """The model that `build` makes from a folder's small files, with parameters on the meta device and real buffers.
 
-    It is built twice, first without any memory, and compared with the headers of the folder's weight files; a part
-    that has none is only kept within bounds. Raises `UserError` for what doesn't fit, and for whatever a part's code
-    stumbles over while it reads its files.
+    It is first built entirely on the meta device and compared with the headers of the weight files; a part without
+    weight file is only limited in size. Raises `UserError` if they don't fit, and for any error of `build`.
     """
     files = {part: folder / part / WEIGHTS for part in parts}
     stored = {part: header(file) for part, file in files.items() if file.exists()}
-    with _told(folder):
+    with _folder_errors(folder):
         with torch.device("meta"), bounded(stored.values()):
-            plan = build()
+            meta_model = build()
         for part, tensors in stored.items():
-            check_fit(state(getattr(plan, part)), tensors, files[part])
+            check_fit(state(getattr(meta_model, part)), tensors, files[part])
         with empty_parameters():
             return build()
 
@@ -48,15 +47,15 @@ def load_model(
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
 ) -> M:
-    """`empty_model` with the folder's weights, as `attach_part` reads them."""
+    """`empty_model` with the folder's weights, as `load_part_weights` reads them."""
     model = empty_model(build, folder, parts)
-    attach_parts(model, folder, parts, dtype, device)
+    load_weights(model, folder, parts, dtype, device)
     return model
 
 
 @contextmanager
-def _told(folder: Path) -> Iterator[None]:
-    """Whatever the code of a part, or a library below it, makes of damaged files is a fault of the folder."""
+def _folder_errors(folder: Path) -> Iterator[None]:
+    """Turn any exception inside into a `UserError` naming the folder; damaged files cause exceptions of any type."""
     try:
         yield
     except UserError as error:
@@ -73,9 +72,9 @@ def _told(folder: Path) -> Iterator[None]:
 def check_plan(
     build: Callable[[], nn.Module], files: Sequence[Path], where: object, per_byte: int = 2
 ) -> None:
-    """Raise `UserError` if `build` makes far more numbers than these weight files can hold, `per_byte` of them a byte.
+    """Raise `UserError` if `build` makes far more parameters than these weight files contain, at `per_byte` per byte.
 
-    For published weights, whose architecture comes from a small file beside them. `build` runs on the meta device.
+    For published weights, whose architecture is in a small file beside them. `build` runs on the meta device.
     """
     stored = _headers(files)
     with torch.device("meta"), bounded(stored, SLACK if stored else MOST // 8):
@@ -84,18 +83,18 @@ def check_plan(
 
 
 def check_size(count: int, files: Sequence[Path], where: object, per_byte: int = 2) -> None:
-    """Raise `UserError` for a model of so many parameters that these weight files could not hold half of it."""
-    held = sum(file.stat().st_size for file in files)
-    if count > per_byte * held + SMALL:
+    """Raise `UserError` for a model of `count` parameters, of which these weight files can't contain half."""
+    file_bytes = sum(file.stat().st_size for file in files)
+    if count > per_byte * file_bytes + SMALL:
         raise UserError(
-            f"{where}: describes a model of {count} parameters, but its weight files have {held} bytes"
+            f"{where}: describes a model of {count} parameters, but its weight files have {file_bytes} bytes"
         )
 
 
 def _headers(files: Sequence[Path]) -> list[dict[str, Stored]]:
-    """Of the files that have one; a damaged file is told where its tensors are read."""
-    found = []
+    """Headers of the safetensors files; a damaged file is reported later, when its tensors are read."""
+    headers = []
     for file in files:
         with suppress(UserError):
-            found += [header(file)] if file.suffix == ".safetensors" else []
-    return found
+            headers += [header(file)] if file.suffix == ".safetensors" else []
+    return headers

@@ -119,7 +119,7 @@ def fill(
         own[name].copy_(tensor)
 
 
-def attach_part(
+def load_part_weights(
     module: nn.Module, file: Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
 ) -> None:
     """Put the file's tensors in place of the module's, which may be on the meta device.
@@ -143,20 +143,20 @@ def attach_part(
     module.to(device)
 
 
-def attach_parts(
+def load_weights(
     model: nn.Module,
     folder: Path,
     parts: Sequence[str],
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
 ) -> None:
-    """`attach_part` for every part of a model folder."""
+    """`load_part_weights` for every part of a model folder."""
     for part in parts:
-        attach_part(getattr(model, part), folder / part / WEIGHTS, dtype, device)
+        load_part_weights(getattr(model, part), folder / part / WEIGHTS, dtype, device)
 
 
 @torch.no_grad()
-def own_memory(module: nn.Module) -> None:
+def copy_from_mapped_files(module: nn.Module) -> None:
     """Copy weights that a library left in mapped files, which may change."""
     for tensor in (*module.parameters(), *module.buffers()):
         if tensor.device.type == "cpu":

@@ -14,7 +14,7 @@ STATISTICS = ("running_mean", "running_var")
 _ADDED = "added_for_training"
 
 
-def statistics(module: nn.Module) -> dict[str, Tensor]:
+def running_statistics(module: nn.Module) -> dict[str, Tensor]:
     """Running statistics that a module itself keeps, by name; none for most modules."""
     buffers = module._buffers
     return {name: tensor for name in STATISTICS if (tensor := buffers.get(name)) is not None}

@@ -1,4 +1,4 @@
-"""Plugins: `hookimpl` and the base classes of component configs, for plugin authors; the registry. Loads no torch."""
+"""The plugin API: `hookimpl` and the base classes of component configs; the registry. Doesn't import torch."""
 
 from vlm_core.errors import UserError
 from vlm_core.plugins.config import (
@@ -35,4 +35,4 @@ __all__ = [
 ]
 
 API = 1
-"""Number of the plugin API. It rises when a plugin must change: a hook, a base class or a contract of a component."""
+"""Version of the plugin API: hooks, base classes and contracts. It is increased when existing plugins must change."""

@@ -1,4 +1,4 @@
-"""Base classes of component configs: frozen, strict, and able to build what they describe."""
+"""Base classes of component configs: frozen, strict pydantic models with a `build` method."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ Kind = Literal["encoder", "connector", "llm", "dataset", "benchmark"]
 
 @dataclass(frozen=True)
 class FactoryCall:
-    """A component as one plain function call, which code exported with a model can make without pydantic or plugins.
+    """A function call that builds a component without pydantic and plugins, for models exported with their code.
 
-    `function` is `module:name`. For an encoder or a language model it is called with `assets`, the folder that its
-    `save_assets` wrote; for a connector with `d_in` and `d_out`; always with `arguments`: plain data and functions of
-    a module. Its module, and what that imports at its top, may use torch, Pillow, transformers and what `needs` names.
+    `function` is `module:name`. It is called with `assets`, the folder that `save_assets` wrote (encoder, language
+    model), or with `d_in` and `d_out` (connector), and with `arguments`: plain data and functions of modules. Its
+    module and the modules imported at its top may use torch, Pillow, transformers and the packages in `needs`.
     """
 
     function: str
@@ -39,18 +39,18 @@ class FactoryCall:
 
 
 class StrictModel(BaseModel):
-    """Unknown keys, wrong types, NaN and infinity are errors, and a value never changes once validated."""
+    """A frozen model in which unknown keys, wrong types, NaN and infinity are errors."""
 
     model_config = ConfigDict(
         extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=()
     )
     renamed: ClassVar[Mapping[str, str]] = {}
-    """New names of keys by their old ones: an old key is an error that gives the new one."""
+    """New names of renamed keys: using an old key is an error that names the new one."""
 
 
 @dataclass(frozen=True)
 class Download:
-    """Something that building with weights fetches: where from, what, and bytes (None: not known beforehand)."""
+    """A download of `build` with weights: its source, its content, and its size in bytes (None if unknown)."""
 
     source: str
     what: str
@@ -59,7 +59,7 @@ class Download:
 
 @dataclass(frozen=True)
 class WeightsSource:
-    """Where the weights of a component come from, as a few words. `remedy`: the keys that name trained ones."""
+    """Short description of the source of a component's weights. `remedy` names the keys that select trained weights."""
 
     text: str
     random: bool = False
@@ -70,15 +70,15 @@ NO_WEIGHTS = WeightsSource("no weights")
 
 
 def random_values(remedy: str = "") -> WeightsSource:
-    """The source of a component that is initialised from the seed."""
+    """The source of a component whose weights are initialised from the seed."""
     return WeightsSource("random values", random=True, remedy=remedy)
 
 
 class ComponentConfig(StrictModel):
-    """A component as the spec names it; every subclass has a field `type: Literal["name"] = "name"`."""
+    """A component in a spec; every subclass has a field `type: Literal["name"] = "name"`."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """In the schema, a type is described by the first line of its class."""
+        """Use the first line of the class docstring as the schema's description of the type."""
         super().__init_subclass__(**kwargs)
         name = vars(cls).get("type")
         if isinstance(name, str):
@@ -86,15 +86,15 @@ class ComponentConfig(StrictModel):
             setattr(cls, "type", Field(default=name, description=text))  # noqa: B010 (unknown to type checkers)
 
     def label(self) -> str:
-        """A few words for tables: the type and what distinguishes this instance."""
+        """A short name for tables: the type and the main settings."""
         return self.type_name()
 
     def for_folder(self) -> Self:
-        """This config as a model folder holds it: what the folder's assets replace need not exist elsewhere."""
+        """This config for a model folder, without paths that the folder's assets replace."""
         return self
 
     def components(self) -> Iterator[ComponentConfig]:
-        """This component and those that its fields hold, at any depth."""
+        """This component and all components in its fields, recursively."""
         yield self
         for _, value in self:
             for item in value if isinstance(value, list) else [value]:
@@ -102,18 +102,18 @@ class ComponentConfig(StrictModel):
                     yield from item.components()
 
     def downloads(self) -> list[Download]:
-        """What `build` would fetch from a hub, not counting components that it holds; asks no network itself."""
+        """Downloads of `build`, without those of components in its fields; uses no network itself."""
         return []
 
     @classmethod
     def engine(cls, device: str) -> str:
-        """What computes on a device ("cpu", "cuda"), for `vlm-assemble --doctor`."""
+        """The implementation used on a device ("cpu", "cuda"), for `vlm-assemble --doctor`."""
         return "torch"
 
     def factory_call(self) -> FactoryCall:
-        """The call by which a model folder exported with its code builds this component.
+        """The function call that builds this component in a model folder exported with its code.
 
-        Raises `UserError` if its code can't be exported.
+        Raises `UserError` if the code can't be exported.
         """
         raise UserError(
             f"the code of {self.label()} can't be exported: its config has no factory_call(); "
@@ -122,7 +122,7 @@ class ComponentConfig(StrictModel):
 
     @classmethod
     def type_name(cls) -> str:
-        """The name under which a spec asks for this component."""
+        """The `type` of this component in a spec."""
         return cls.model_fields["type"].default
 
 
@@ -130,76 +130,76 @@ class PartConfig(ComponentConfig):
     """A part of the model: encoder, connector or language model."""
 
     def weights_source(self) -> WeightsSource | None:
-        """Where `build` takes weights from, not counting components that it holds; reads no weights, asks no network.
+        """The source of `build`'s weights, without components in its fields; None if the type doesn't report it.
 
-        None where a type does not tell. `random_values()` of a part that no stage trains is an error of the spec.
+        Reads no weights and uses no network. A spec with `random_values()` in a part that no stage trains is an error.
         """
         return None
 
 
 class EncoderConfig(PartConfig):
-    """Describes a vision encoder."""
+    """Config of a vision encoder."""
 
     def build(self, *, weights: bool = True, assets: Path | None = None) -> Encoder:
-        """Build the tower.
+        """Build the encoder.
 
-        `weights=False` builds the architecture alone and touches neither network nor weight files;
-        `assets` is a folder that `Encoder.save_assets` wrote and is then the only source of small files.
+        `weights=False` builds the architecture only, without network or weight files. `assets` is a folder that
+        `Encoder.save_assets` wrote; small files are then read from there only.
         """
         raise NotImplementedError
 
 
 class ConnectorConfig(PartConfig):
-    """Describes a connector."""
+    """Config of a connector."""
 
     def build(self, d_in: int, d_out: int) -> Connector:
-        """Build the module that maps encoder width `d_in` to model width `d_out`; by default `factory_call` does."""
+        """Build a connector from encoder width `d_in` to model width `d_out`; by default with `factory_call`."""
         if type(self).factory_call is ConnectorConfig.factory_call:
             raise NotImplementedError(f"{type(self).__name__} has neither build() nor factory_call()")
         return self.factory_call()(d_in, d_out)
 
 
 class LLMConfig(PartConfig):
-    """Describes a language model."""
+    """Config of a language model."""
 
     def build(self, *, weights: bool = True, assets: Path | None = None) -> LanguageModel:
-        """As `EncoderConfig.build`; the tokenizer is loaded when it is first used."""
+        """As `EncoderConfig.build`; the tokenizer is loaded at its first use."""
         raise NotImplementedError
 
     def learns_tokenizer(self) -> bool:
-        """Whether `build` learns the tokenizer from data: a run then keeps it, and never learns it again."""
+        """Whether `build` trains the tokenizer on data; a run then saves it and doesn't train it again."""
         return False
 
     def with_tokenizer(self, folder: Path) -> Self:
-        """This config with the tokenizer that `build` has learnt and `Tokenizer.save` wrote into `folder`."""
+        """This config with the trained tokenizer that `Tokenizer.save` wrote into `folder`."""
         raise NotImplementedError
 
 
 class DatasetConfig(ComponentConfig):
-    """Describes a source of rows in LLaVA's schema."""
+    """Config of a dataset with rows in LLaVA's schema."""
 
     def rows(self) -> Sequence[dict[str, Any]]:
         """Rows `{id, image: [path or StoredImage, …], conversations: [{from, value}, …], category, system}`.
 
-        `category` groups questions and `system` is the conversation's own system text; both may be absent or None.
-        Turns alternate between human and gpt and end with gpt; each `<image>` in a human turn stands for the next of
-        `image`, which is empty for text alone. Faults raise `UserError` naming file and row; a large source returns
-        `vlm_core.rows.Rows`, which read on demand and can name bad rows one by one.
+        `category` groups questions, `system` is the conversation's system text; both may be absent or None. Turns
+        alternate between human and gpt and end with gpt. Each `<image>` in a human turn is the placeholder of the next
+        entry of `image`, which is empty for text only. Faults raise `UserError` naming file and row. A large dataset
+        returns `vlm_core.rows.Rows`, which are read on demand and raise `BadSample` per row.
         """
         raise NotImplementedError
 
 
 class BenchmarkConfig(ComponentConfig):
-    """Describes a benchmark: where its files are and by which rule its answers are scored."""
+    """Config of a benchmark: the location of its files, and options of the scoring rule."""
 
     def present(self) -> bool:
-        """Whether its files are where this config looks for them."""
+        """Whether its files exist."""
         return True
 
     def lacking(self) -> str:
-        """Which file is not there, as a reason why `vlm-bench run --benchmarks all` leaves it out; "" if none."""
+        """The missing file, as the reason why `vlm-bench run --benchmarks all` skips this benchmark; "" if none."""
         return "" if self.present() else "its files are not there"
 
     def build(self) -> Benchmark:
-        """Read the files, images excepted. Faults raise `UserError` naming file and line."""
+        """Read the files, without images. Faults raise `UserError` naming file and line."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Where an installed distribution comes from: the folder of an editable one, else where its files lie."""
+"""Location of an installed distribution."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlparse
 
 @cache
 def origin(distribution: str) -> str:
-    """`/folder (editable)` or the folder that holds the installed files."""
+    """`/folder (editable)` for an editable installation, else the folder of the installed files."""
     try:
         package = Distribution.from_name(distribution)
     except PackageNotFoundError:

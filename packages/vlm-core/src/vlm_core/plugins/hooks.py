@@ -1,11 +1,11 @@
-"""The plugin contract: one entry-point group `vlm`, hooks that return config classes.
+"""The hooks of plugins, which return config classes. Plugins are found by the entry-point group `vlm`.
 
 A plugin is a module with functions marked `@hookimpl`; its package points the entry point at it:
 
     [project.entry-points.vlm]
     my-package = "my_package.plugin"
 
-The module may import pydantic and vlm_core only: heavy libraries are imported inside `build`.
+The module may import only pydantic and vlm_core; other libraries are imported inside `build`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Scan = Callable[[int, int], list[list[int]]]
 
 
 class Hooks:
-    """Every hook a plugin may implement; each is optional."""
+    """All hooks; each is optional."""
 
     @hookspec
     def vlm_encoders(self) -> list[type[EncoderConfig]]:  # pyright: ignore[reportReturnType]
@@ -55,12 +55,12 @@ class Hooks:
 
     @hookspec
     def vlm_datasets(self) -> list[type[DatasetConfig]]:  # pyright: ignore[reportReturnType]
-        """Sources of training and evaluation rows."""
+        """Datasets for training and evaluation."""
 
     @hookspec
     def vlm_benchmarks(self) -> list[type[BenchmarkConfig]]:  # pyright: ignore[reportReturnType]
-        """Questions with a rule that scores their answers."""
+        """Benchmarks."""
 
     @hookspec
     def vlm_sections(self) -> dict[str, type[BaseModel]]:  # pyright: ignore[reportReturnType]
-        """Sections of a spec that this package owns and validates; a spec has one such section, `train`."""
+        """Sections of a spec that this package validates, by key; a spec has one such section, `train`."""

@@ -1,4 +1,4 @@
-"""Components from a hub, whose repository may bring code: who lets it run, and the code of a repository as files."""
+"""Components from a hub, whose repository may contain code: whether that code may run."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from vlm_core.plugins.local_code import refuse_local_code, refuse_shared_modules
 
 C = TypeVar("C", bound=ComponentConfig)
 Trust = Literal["nothing", "commits", "files"]
-"""Whose code may run where `trust_remote_code` is true: nobody's, as in the spec of a model folder; that of a hub
-repository at the commit that a person's spec names; or also files of this machine, which only a person allows."""
+"""The code that may run if `trust_remote_code` is true: none (spec of a model folder), that of a hub repository at a
+pinned commit (a user's spec), or also local files (a user's command line or Python code)."""
 
 
 def source_of(name: str, revision: str | None) -> WeightsSource:
-    """The source of weights that a spec names: a file or folder here, else a hub repository."""
+    """The source of weights `name`: a local file or folder, else a hub repository."""
     at = f" at {revision}" if revision else ""
     return WeightsSource(name if Path(name).exists() else f"hub repository {name}{at}")
 
 
 class FromHub(ComponentConfig):
-    """The keys `revision` and `trust_remote_code`; the second needs the first to be a commit."""
+    """A component with the keys `revision` and `trust_remote_code`, which requires a commit as revision."""
 
     revision: str | None = Field(default=None, min_length=1, description="commit, branch or tag of `model`")
     trust_remote_code: bool = Field(
@@ -35,11 +35,11 @@ class FromHub(ComponentConfig):
         "needs the option --trust-remote-code",
     )
     _trust: Trust = PrivateAttr(default="files")
-    """What a config made in Python allows; one that is read from data allows less."""
+    """Trust of a config made in Python; configs read from a spec get less, by `with_trust`."""
 
     @model_validator(mode="after")
     def _pinned(self) -> Self:
-        """Code that is run unseen must at least be the code that somebody has looked at."""
+        """`trust_remote_code` requires a commit, so that the code that runs is the code that was reviewed."""
         if self.trust_remote_code and not re.fullmatch(r"[0-9a-f]{40}", self.revision or ""):
             raise ValueError(
                 f"trust_remote_code runs code from the hub, so revision must pin it: got {self.revision!r}, "
@@ -48,10 +48,10 @@ class FromHub(ComponentConfig):
         return self
 
     def runs_code(self, source: str | Path) -> bool:
-        """Whether code that comes with `source`, a hub id or a local folder, may run: what `build` tells its library.
+        """Whether code of `source`, a hub id or a local folder, runs: the value of the library's `trust_remote_code`.
 
-        False where a local folder names no code. Raises `UserError` naming the files, with their hashes, if they need
-        a person's permission.
+        False if a local folder's config names no code. Raises `UserError` listing the files with their hashes if the
+        user has not allowed them.
         """
         if not self.trust_remote_code:
             return False
@@ -59,30 +59,30 @@ class FromHub(ComponentConfig):
             return refuse_local_code(Path(source), self.label(), allowed=self._trust == "files")
         if self._trust == "nothing":
             raise UserError(
-                f"{self.label()} runs code of the hub repository {source} at {self.revision}, and the spec that says "
-                "so is a model folder's. Nothing of it was run; if you have read that code, repeat the command with "
+                f"{self.label()} would run code of the hub repository {source} at {self.revision}, which the spec of a "
+                "model folder can't allow. Nothing of it was run; if you have read that code, repeat the command with "
                 "--trust-remote-code"
             )
         refuse_shared_modules()
         return True
 
     def refuse_code_export(self) -> None:
-        """Raise `UserError` if exporting the code would copy that of another repository into a model folder."""
+        """Raise `UserError` if the component's code is that of a hub repository, which is not exported."""
         if self.trust_remote_code:
             raise UserError(
                 f"{self.label()} runs code of its own repository, which can't be exported; leave out --with-code"
             )
 
 
-def trusting(config: C, trust: Trust) -> C:
-    """The config, just read from a spec, which is told whose code it may run."""
+def with_trust(config: C, trust: Trust) -> C:
+    """Set which code a config that was read from a spec may run; returns the config."""
     for one in _from_hub([config]):
         one._trust = trust
     return config
 
 
 def runs_own_code(parts: Iterable[ComponentConfig]) -> bool:
-    """Whether one of these parts runs code of its repository, as far as its spec goes."""
+    """Whether the spec of one of these parts allows code of a hub repository to run."""
     return any(one.trust_remote_code and one._trust != "nothing" for one in _from_hub(parts))
 
 

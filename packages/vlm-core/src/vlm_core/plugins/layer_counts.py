@@ -1,6 +1,6 @@
-"""Numbers of layers, labels and the like in configs: the libraries loop over them before anything else looks.
+"""Limits on numbers of layers, labels and the like in config files: libraries loop over them when building a model.
 
-Where weight files lie beside a config, `vlm_core.model_folder.load` compares the model with them, too.
+If there are weight files beside a config, `vlm_core.model_folder.load` also compares the model with them.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from vlm_core.io.files import read_json
 
 MAX_LAYERS = 1024
 MAX_COUNT = 1 << 16
-"""Labels, experts, heads and the like."""
+"""Limit of labels, experts, heads and the like."""
 _LAYERS = re.compile(
     r"(^|_)(num|nb|n)_(\w+_)?(layers?|blocks?|stages|hidden_groups)$|(^|_)(depths?|layers?|blocks?)$"
 )
 _COUNTS = re.compile(r"(^|_)(num|nb|n)_(\w+_)?(labels|experts|heads?|classes|groups)$")
-"""What transformers, timm and open_clip call them."""
+"""Key names in configs of transformers, timm and open_clip."""
 
 
 def check_layers(config: Mapping[str, Any], where: str | Path) -> None:
-    """Raise `UserError` for a number of layers, labels or the like that no model has, at any depth of the config."""
-    waiting: list[tuple[str, Any]] = [("", config)]
-    while waiting:
-        key, value = waiting.pop()
+    """Raise `UserError` for a number of layers, labels or the like above its limit, at any depth of the config."""
+    stack: list[tuple[str, Any]] = [("", config)]
+    while stack:
+        key, value = stack.pop()
         if isinstance(value, Mapping):
-            waiting += [(str(inner), found) for inner, found in value.items()]
+            stack += [(str(inner_key), inner) for inner_key, inner in value.items()]
         elif isinstance(value, list | tuple):
-            waiting += [(key, inner) for inner in value]
+            stack += [(key, inner) for inner in value]
         elif isinstance(value, int | float):
             _check(key, value, where)
 
@@ -44,7 +44,7 @@ def _check(key: str, value: float, where: str | Path) -> None:
 
 
 def check_config_file(folder: str | Path, name: str = "config.json") -> None:
-    """Check the config of a local folder before its library reads it; nothing where there is none."""
+    """`check_layers` for the config file of a local folder, if there is one."""
     path = Path(folder) / name
     if Path(folder).is_dir() and path.exists():
         check_layers(read_json(path), path)

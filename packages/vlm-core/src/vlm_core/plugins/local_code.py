@@ -1,4 +1,4 @@
-"""Code that lies in a folder beside a model: its files, whose permission it needs, and how a saved model keeps it."""
+"""Python code in model folders: permission to run it, its hashes, and saving it with a model."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ log = logging.getLogger(__name__)
 
 
 def refuse_local_code(folder: Path, what: str, *, allowed: bool) -> bool:
-    """Whether code in `folder` runs with it: true only where its config.json names code and that is `allowed`.
+    """Whether code in `folder` is used: True if its config.json names code and that is `allowed`, False without code.
 
-    Raises `UserError` naming each file and its sha256 otherwise, and for code that lies elsewhere.
+    Raises `UserError` listing the files with their sha256 if code is not allowed, and for code of another repository.
     """
     classes = named_classes(folder)
     if not classes:
@@ -46,16 +46,16 @@ def refuse_local_code(folder: Path, what: str, *, allowed: bool) -> bool:
         raise UserError(
             f"{printable(what)} would run code of {folder}:",
             *files,
-            "Nothing of it was run. Read these files; if you trust "
-            f"them, repeat the command with {OPTION} (in Python: trust_remote_code=True)",
+            "Nothing of it was run. Read these files; if you trust them, repeat the command with "
+            f"{OPTION} (in Python: trust_remote_code=True)",
         )
     refuse_shared_modules()
-    _say_once(f"{what} runs code of {folder}:", *files)
+    _warn_once(f"{what} runs code of {folder}:", *files)
     return True
 
 
 def refuse_shared_modules() -> None:
-    """Raise `UserError` if other users could change code between its copy into transformers' cache and its import."""
+    """Raise `UserError` if other users can write to transformers' cache, from which code is imported."""
     try:
         from transformers import dynamic_module_utils
     except ImportError:
@@ -66,24 +66,23 @@ def refuse_shared_modules() -> None:
 
 
 @cache
-def _say_once(*lines: str) -> None:
+def _warn_once(*lines: str) -> None:
     for line in lines:
         log.warning("%s", printable(line))
 
 
 def code_files(folder: Path) -> dict[str, str]:
-    """sha256 of every Python file in a folder, by path in it."""
+    """sha256 of every Python file in a folder, by relative path."""
     files = sorted(file for file in folder.rglob("*.py") if file.is_file())
     return {printable(file.relative_to(folder).as_posix()): sha256(file) for file in files}
 
 
 def named_classes(folder: Path) -> list[str]:
-    """The classes in code of its own that the config.json of a folder names under `auto_map`."""
+    """The classes under `auto_map` in the config.json of a folder."""
     path = folder / CONFIG
     if not path.is_file():
         return []
-    found = read_json(path).get("auto_map")
-    return list(_texts(found))
+    return list(_texts(read_json(path).get("auto_map")))
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -95,12 +94,12 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def how_to_load(folder: Path) -> str:
-    """What to add where a model folder is named to a person: the option, if a part brings code of its own."""
+    """A note for messages that name a model folder: the option to load it, if a part has code of its own."""
     return f" (runs code of its own: load it with {OPTION})" if any(folder.glob("*/**/*.py")) else ""
 
 
 def refuse_references(assets: Path) -> None:
-    """Raise `UserError` if the config.json of a saved part takes anything from a hub or from another folder."""
+    """Raise `UserError` if the config.json of a saved part refers to a hub or to another folder."""
     path = assets / CONFIG
     if not path.is_file():
         return
@@ -109,12 +108,12 @@ def refuse_references(assets: Path) -> None:
         if (code and "/" in value) or value.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
             raise UserError(
                 f"{path}: {printable(key)} names {json.dumps(printable(value, 80))}; a saved model has all of its "
-                "files in its folder"
+                "files in its own folder"
             )
 
 
 def _items(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Every text in JSON with the nearest key above it."""
+    """Every string in JSON data with the nearest key above it."""
     if isinstance(value, dict):
         for name, item in value.items():
             yield from _items(item, name)
@@ -126,9 +125,9 @@ def _items(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 
 def repository_code(classes: Mapping[str, type]) -> tuple[dict[str, str], dict[str, str]]:
-    """The code of a repository that a model needs: sources by file name, and the `auto_map` of its config.json.
+    """The repository code of a model: sources by file name, and the `auto_map` for its config.json.
 
-    `classes` are those that the model is made of, by transformers' Auto class. Both are empty for those of its own.
+    `classes` are the model's classes by transformers' Auto class. Both results are empty for transformers' own classes.
     """
     import inspect
 
@@ -148,7 +147,7 @@ def repository_code(classes: Mapping[str, type]) -> tuple[dict[str, str], dict[s
 
 
 def keep_code(folder: Path, classes: Mapping[str, type]) -> None:
-    """Write the `repository_code` of a model beside its config.json, which names this code and no other."""
+    """Write the `repository_code` of a model into its folder, and set `auto_map` in its config.json."""
     sources, auto_map = repository_code(classes)
     for name, source in sources.items():
         (folder / name).write_text(source, encoding="utf-8")
@@ -158,6 +157,6 @@ def keep_code(folder: Path, classes: Mapping[str, type]) -> None:
 
 
 def with_auto_map(config: dict[str, Any], auto_map: Mapping[str, str]) -> dict[str, Any]:
-    """The content of a config.json that names these classes in code of its own, and no others."""
-    rest = {key: value for key, value in config.items() if key != "auto_map"}
-    return {**rest, "auto_map": dict(auto_map)} if auto_map else rest
+    """The content of a config.json with this `auto_map`, or without one if it is empty."""
+    others = {key: value for key, value in config.items() if key != "auto_map"}
+    return {**others, "auto_map": dict(auto_map)} if auto_map else others

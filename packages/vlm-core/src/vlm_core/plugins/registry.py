@@ -1,4 +1,4 @@
-"""Finds components in installed packages; one broken package never hides the others."""
+"""Registry of components in installed packages; a broken package doesn't affect the others."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from vlm_core.plugins import API
 from vlm_core.plugins.hooks import PROJECT, Hooks
 
 KINDS = ("encoder", "connector", "llm", "scan", "dataset", "benchmark", "section")
-_HOME = {  # which package brings a component that is not installed
+_PACKAGES = {  # package of each component, for the hint in messages about unknown names
     "encoder": dict.fromkeys(("timm", "open-clip", "transformers", "fused"), "vlm-encoders"),
     "connector": dict.fromkeys(
         ("linear", "mlp", "vss-mlp", "vss-l2", "msc", "pixel-shuffle", "ldpv2", "resampler"), "vlm-connectors"
     ),
     "llm": {"mamba": "vlm-llms", "transformers": "vlm-llms"},
     "scan": {"bsm": "vlm-connectors", "csm": "vlm-connectors"},
-    "dataset": {"llava": "vlm-train"},
+    "dataset": dict.fromkeys(("llava", "parquet", "webdataset"), "vlm-train"),
     "benchmark": dict.fromkeys(
         ("vqa-v2", "gqa", "scienceqa", "textvqa", "pope", "mme", "mmbench", "mm-vet"), "vlm-bench"
     ),
@@ -34,7 +34,7 @@ _HOME = {  # which package brings a component that is not installed
 
 @dataclass(frozen=True)
 class Entry:
-    """One component: its kind, name and value, and the distribution that brought it."""
+    """One component: kind, name, config class or function, and its distribution."""
 
     kind: str
     name: str
@@ -45,7 +45,7 @@ class Entry:
 
 @dataclass
 class Registry:
-    """Everything the installed plugins offer, and what went wrong with those that failed."""
+    """Components of all installed plugins by (kind, name), and errors of broken plugins by distribution."""
 
     entries: dict[tuple[str, str], list[Entry]] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
@@ -57,25 +57,26 @@ class Registry:
         return sorted(name for k, name in self.entries if k == kind)
 
     def all(self) -> Iterator[Entry]:
-        """Every entry by kind and name; clashing ones one after the other."""
-        for _, found in sorted(self.entries.items(), key=lambda item: (KINDS.index(item[0][0]), item[0][1])):
-            yield from found
+        """All entries, sorted by kind and name."""
+        for _, group in sorted(self.entries.items(), key=lambda item: (KINDS.index(item[0][0]), item[0][1])):
+            yield from group
 
     def get(self, kind: str, name: str) -> Any:
-        """The component's class (or function), or a `UserError` that says what exists."""
-        found = self.entries.get((kind, name), [])
-        if len(found) == 1:
-            return found[0].value
-        if found:
+        """The class or function of a component; `UserError` for an unknown name or one that two packages use."""
+        group = self.entries.get((kind, name), [])
+        if len(group) == 1:
+            return group[0].value
+        if group:
             raise UserError(
-                f"{kind} {name!r} is claimed by {' and '.join(e.distribution for e in found)}; uninstall one, "
-                f"or switch one off: VLM_DISABLE_PLUGINS={found[-1].distribution}"
+                f"{kind} {name!r} is claimed by {' and '.join(e.distribution for e in group)}; uninstall one, "
+                f"or switch one off: VLM_DISABLE_PLUGINS={group[-1].distribution}"
             )
-        raise UserError(f"unknown {kind} {name!r}{choices(name, self.names(kind))}{self._where(kind, name)}")
+        raise UserError(f"unknown {kind} {name!r}{choices(name, self.names(kind))}{self._hint(kind, name)}")
 
-    def _where(self, kind: str, name: str) -> str:
+    def _hint(self, kind: str, name: str) -> str:
+        """How to get an unknown component: its package, and plugins that failed to import."""
         package, present = (
-            _HOME.get(kind, {}).get(name),
+            _PACKAGES.get(kind, {}).get(name),
             {e.distribution for e in self.all()} | set(self.broken),
         )
         text = f"; pip install {package} brings it" if package and package not in present else ""
@@ -85,7 +86,7 @@ class Registry:
 
 
 def _named(results: list[Any]) -> dict[str, Any]:
-    """What the implementations of one hook returned, by name: dicts as they are, config classes by type."""
+    """The results of one hook by name: dicts as returned, config classes by type name."""
     return {
         name: value
         for result in results
@@ -96,7 +97,7 @@ def _named(results: list[Any]) -> dict[str, Any]:
 
 
 def _other_api(plugin: Any) -> str:
-    """Why a plugin that declares `VLM_API` can't be used here; empty if it can, or declares nothing."""
+    """Why a plugin with another `VLM_API` can't be used; empty if it is compatible or declares none."""
     number = getattr(plugin, "VLM_API", API)
     if type(number) is int and number == API:
         return ""
@@ -118,17 +119,17 @@ def _collect(registry: Registry, point: EntryPoint) -> None:
             return
         manager.register(plugin, name=point.name)
         manager.check_pending()
-        found = {kind: _named(getattr(manager.hook, f"vlm_{kind}s")()) for kind in KINDS}
-    except (Exception, SystemExit) as error:  # somebody else's code: whatever it raises is reported
+        components = {kind: _named(getattr(manager.hook, f"vlm_{kind}s")()) for kind in KINDS}
+    except (Exception, SystemExit) as error:  # third-party code may raise anything
         registry.broken[distribution] = printable(f"{type(error).__name__}: {error}")
         return
-    for kind, named in found.items():
+    for kind, named in components.items():
         for name, value in named.items():
             registry.add(Entry(kind, name, value, distribution, version))
 
 
 def discover(disabled: frozenset[str] = frozenset()) -> Registry:
-    """Load every plugin of the entry-point group `vlm` except `disabled` (plugin or distribution names)."""
+    """Load all plugins of the entry-point group `vlm` except `disabled` (plugin or distribution names)."""
     registry = Registry()
     for point in sorted(entry_points(group=PROJECT), key=lambda p: p.name):
         if not disabled & {point.name, point.dist.name if point.dist else point.name}:
@@ -138,6 +139,6 @@ def discover(disabled: frozenset[str] = frozenset()) -> Registry:
 
 @lru_cache(maxsize=1)
 def installed() -> Registry:
-    """The registry of this process; `VLM_DISABLE_PLUGINS=name,…` switches plugins off."""
+    """The registry of this process, without the plugins in `VLM_DISABLE_PLUGINS` (comma-separated names)."""
     names = os.environ.get("VLM_DISABLE_PLUGINS", "")
     return discover(frozenset(name.strip() for name in names.split(",") if name.strip()))

@@ -1,4 +1,4 @@
-"""A new plugin's package from the templates in `scaffolds/`: small, complete, and green under its own tests."""
+"""Writes a new plugin package from the templates in `scaffolds/`: a small working component with passing tests."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _LONGEST = 40
 
 
 def new_plugin(kind: str, name: str, out: Path | None = None) -> Path:
-    """Write the package `vlm-KIND-NAME`, whose component is called `name` in specs -> its folder.
+    """Write the package `vlm-KIND-NAME` with a component of type `name` -> its folder.
 
-    `out` is the folder, by default the package's name in the working directory. Raises `UserError` for a kind that
-    is none, a name that specs or packages can't have or that an installed component has, and a folder that exists.
+    `out` is the folder, by default the package's name in the working directory. Raises `UserError` for an unknown kind,
+    a name that is invalid or used by an installed component, and a folder that exists.
     """
     if kind not in SCAFFOLDS:
         raise UserError(f"there is no scaffold for {kind!r}{choices(kind, SCAFFOLDS)}")
@@ -77,7 +77,7 @@ def _values(kind: str, name: str) -> dict[str, str]:
 
 
 def _files(kind: str, values: dict[str, str]) -> dict[str, str]:
-    """Paths in the package and their contents; a kind without a template of its own uses the common one, if any."""
+    """Contents of the package by path; a kind without its own template uses the common one, if any."""
     contents = {f"src/{values['package']}/py.typed": ""}
     for template, path in _LAYOUT.items():
         sources = [

@@ -1,4 +1,4 @@
-"""`base: other.yaml`: a spec that says only how it differs from another file."""
+"""`base: other.yaml`: a spec that contains only its differences from another file."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ MAX_BASES = 32
 
 
 def read_with_base(path: str | Path) -> Document:
-    """The file with everything that it takes from its bases; each value keeps the line it really came from.
+    """Read a spec file and merge it into its bases; each value keeps the file and line that it comes from.
 
-    A base is named relative to the file that names it. Mappings are merged key by key; anything else replaces
-    what the base has, and so does a mapping whose `type` differs from the base's. `layers` tells the chain,
-    the deepest base first. Raises `SpecError` at the line of `base` for a circle, a file that can't be read, more than
-    `MAX_BASES`, and files that are together larger than one may be.
+    A base is named relative to the file that names it. Mappings are merged key by key; other values replace the
+    base's, and so does a mapping with another `type`. `layers` is the chain of files, the deepest base first. Raises
+    `SpecError` at the line of `base` for a circular base, a file that can't be read, more than `MAX_BASES` bases, or
+    files that together exceed the limit of one file.
     """
     chain = [read(path)]
     while isinstance(chain[-1].data, dict) and KEY in chain[-1].data:
@@ -35,7 +35,7 @@ def read_with_base(path: str | Path) -> Document:
 
 
 def _over(base: Document, document: Document) -> Document:
-    """`document`, which names its `base`, with everything that it takes from it."""
+    """`document` merged over its `base`."""
     where, at = document.where((KEY,)), document.lines.get((), base.where(()))
     del document.data[KEY]
     changes = _merge(base, document, ())
@@ -48,17 +48,17 @@ def _over(base: Document, document: Document) -> Document:
 
 
 def _base(chain: Sequence[Document]) -> Document:
-    """Read what the last of `chain`, each the base of the one before, names; every fault stands at its line."""
+    """Read the base that the last document of `chain` names; errors are located at its `base` key."""
     document = chain[-1]
     name, where = document.data[KEY], document.where((KEY,))
     if len(chain) > MAX_BASES:
         raise SpecError(
-            [Problem(where, KEY, f"the file before it has {MAX_BASES} bases already, and no more are read")]
+            [Problem(where, KEY, f"more than {MAX_BASES} bases in a chain; at most {MAX_BASES} are read")]
         )
     if not isinstance(name, str) or not name:
         raise SpecError([Problem(where, KEY, f"expected the name of a spec file, got {name!r:.60}")])
     try:
-        file = beside(document.file, name)
+        file = resolve_relative(document.file, name)
     except UserError as error:
         raise SpecError([Problem(where, KEY, str(error))]) from None
     names = [one.file for one in chain]
@@ -66,29 +66,29 @@ def _base(chain: Sequence[Document]) -> Document:
         circle = " → ".join([*names, str(file)])
         raise SpecError([Problem(where, KEY, f"a spec can't be based on itself: {circle}")])
     try:
-        found = read(file)
+        base = read(file)
     except SpecError:
         raise
     except UserError as error:
         text = f"{error}; a base is named relative to the file that names it"
         raise SpecError([Problem(where, KEY, text)]) from None
-    if (size := sum(one.size for one in (*chain, found))) > MAX_BYTES:
+    if (size := sum(one.size for one in (*chain, base))) > MAX_BYTES:
         text = f"with {file}, the files are together {size} characters; at most {MAX_BYTES} are read"
         raise SpecError([Problem(where, KEY, text)])
-    if not isinstance(found.data, dict):
-        raise SpecError([Problem(where, KEY, f"{file} holds no mapping, so nothing can be based on it")])
-    return found
+    if not isinstance(base.data, dict):
+        raise SpecError([Problem(where, KEY, f"{file} is not a mapping; expected a spec")])
+    return base
 
 
-def beside(file: str, name: str) -> Path:
-    """The file `name` as seen from `file`, without `..` in the middle where that is the same file."""
+def resolve_relative(file: str, name: str) -> Path:
+    """The path of `name` relative to the folder of `file`, normalised if that leads to the same file."""
     path = Path(file).parent / expanded(name)
     short = Path(os.path.normpath(path))
     return short if os.path.realpath(short) == os.path.realpath(path) else path
 
 
 def _merge(base: Document, over: Document, at: Path_) -> list[Change]:
-    """Write `over` at path `at` into `base` in place, lines included; returns what changed."""
+    """Merge the mapping of `over` at path `at` into `base` in place, with its lines -> the changes."""
     old, new = _at(base.data, at), _at(over.data, at)
     changes = []
     for key, value in new.items():
@@ -99,15 +99,15 @@ def _merge(base: Document, over: Document, at: Path_) -> list[Change]:
             continue
         if key not in old or old[key] != value:
             changes.append(Change(path, deepcopy(old.get(key)), value))
-        for gone in _paths(old.get(key), path):
-            base.lines.pop(gone, None)
-        base.lines |= {new: over.lines[new] for new in _paths(value, path)}
+        for replaced in _paths(old.get(key), path):
+            base.lines.pop(replaced, None)
+        base.lines |= {added: over.lines[added] for added in _paths(value, path)}
         old[key] = value
     return changes
 
 
 def _paths(value: Any, path: Path_) -> Iterator[Path_]:
-    """`path` and those of all values inside `value`, which stands there."""
+    """The path of `value`, which is `path`, and the paths of all values inside it."""
     yield path
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, item in items:
@@ -115,7 +115,7 @@ def _paths(value: Any, path: Path_) -> Iterator[Path_]:
 
 
 def _mergeable(old: Any, new: Any) -> bool:
-    """Two mappings that describe the same kind of thing."""
+    """Whether both are mappings and `new` doesn't change the `type`."""
     if not (isinstance(old, dict) and isinstance(new, dict)):
         return False
     return "type" not in new or new["type"] == old.get("type")

@@ -14,7 +14,7 @@ from vlm_core.errors import SpecError
 from vlm_core.io.manifest import MANIFEST
 from vlm_core.io.yaml_loader import Document, override, read
 from vlm_core.plugins.config import ConnectorConfig, EncoderConfig, LLMConfig, StrictModel
-from vlm_core.plugins.hub import trusting
+from vlm_core.plugins.hub import with_trust
 from vlm_core.plugins.registry import installed
 from vlm_core.spec.inheritance import KEY, read_with_base
 from vlm_core.spec.validate import component, validate
@@ -24,7 +24,7 @@ SPEC = "spec.yaml"
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes a text with a line end of Unicode's as escapes: left as it is, YAML reads a space or a line feed there."""
+    """Quotes and escapes strings with Unicode line breaks, which YAML would read back as a space or a line feed."""
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
@@ -36,31 +36,31 @@ _Dumper.add_representer(str, _text)
 
 
 class Spec(StrictModel):
-    """A validated spec. `train` stays plain data here: its owner, vlm-train, validates it."""
+    """A validated spec. `train` is plain data here: the package vlm-train validates it."""
 
     name: str = Field(
-        default="vlm", pattern=r"^[\w.+-]+$", description="what tables and folders call the model"
+        default="vlm", pattern=r"^[\w.+-]+$", description="name of the model in tables and folders"
     )
     encoder: Annotated[SerializeAsAny[EncoderConfig], component("encoder")] = Field(
         description="the vision encoder"
     )
     connector: Annotated[SerializeAsAny[ConnectorConfig], component("connector")] = Field(
-        description="from patch features to image tokens of the language model's width"
+        description="the connector: patch features to image embeddings of the language model's width"
     )
     llm: Annotated[SerializeAsAny[LLMConfig], component("llm")] = Field(description="the language model")
     template: TemplateField = Field(
         default=Template.named("llava-v1"),
-        description="how a conversation becomes tokens: a built-in name, tokenizer, or a mapping of patterns",
+        description="the chat template: a built-in name, tokenizer, or a mapping of patterns",
     )
     keep_random: list[Literal["encoder", "connector", "llm"]] | None = Field(
-        default=None, description="parts that may start from random values although no stage trains them"
+        default=None, description="parts that may keep random weights although no stage trains them"
     )
     train: dict[str, Any] | None = Field(
-        default=None, description="stages, data and recipe of training; the package vlm-train validates it"
+        default=None, description="training: stages, data and recipe; the package vlm-train validates it"
     )
 
     def to_yaml(self) -> str:
-        """The resolved spec: every default written out, unset keys left out; reading it back gives an equal spec."""
+        """The resolved spec as YAML, with all defaults and without unset keys; reading it gives an equal spec."""
         data = self.model_dump(mode="json", exclude_none=True)
         return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
@@ -68,35 +68,36 @@ class Spec(StrictModel):
 def load_spec(
     path: str | Path, overrides: Sequence[str] = (), *, trust_remote_code: bool = False
 ) -> tuple[Spec, Document]:
-    """Read a spec file with its bases, override and validate it, with every section whose owner is installed.
+    """Read a spec file with its bases, apply `overrides` (key=value), and validate it with its sections.
 
-    Returns the spec and the document it came from, which knows file and line of every value. Raises `SpecError`
-    holding all problems found, or `UserError` for an unreadable file. A spec may let code of a hub repository run, at a
-    commit that it names; `trust_remote_code` is the person's permission for code in local files, too.
+    Returns the spec and its document, which has file and line of every value. Raises `SpecError` with all faults, or
+    `UserError` for a file that can't be read. A section is validated if the package that owns it is installed. A spec
+    may allow code of a hub repository at a pinned commit; `trust_remote_code` is the user's permission for code in
+    local files.
     """
     document = read_with_base(path)
     for assignment in overrides:
         override(document, assignment)
-    return checked(document, trust_remote_code=trust_remote_code), document
+    return validate_document(document, trust_remote_code=trust_remote_code), document
 
 
 def load_folder_spec(folder: str | Path, *, trust_remote_code: bool = False) -> Spec:
-    """The spec of a model folder, which lets no code run by itself and has no base; raises what `load_spec` does."""
+    """The spec of a model folder, which has no base and can't itself allow code to run; raises as `load_spec`."""
     document = read(Path(folder, SPEC))
     if isinstance(document.data, dict) and KEY in document.data:
-        text = "the spec of a model folder is complete by itself; expected no base"
+        text = "the spec of a model folder must be complete; expected no base"
         raise SpecError([document.problem((KEY,), text)])
-    return checked(document, trust_remote_code=trust_remote_code)
+    return validate_document(document, trust_remote_code=trust_remote_code)
 
 
-def checked(document: Document, *, trust_remote_code: bool = False) -> Spec:
-    """The spec that a document holds, every section included whose owner is installed; raises `SpecError`."""
+def validate_document(document: Document, *, trust_remote_code: bool = False) -> Spec:
+    """The validated spec of a document, with every section whose package is installed; raises `SpecError`."""
     spec = _validated(document)
     folders = {Path(layer.file).parent for layer in document.layers} or {Path(document.file).parent}
     saved = any((folder / MANIFEST).is_file() for folder in folders)
     trust = "files" if trust_remote_code else "nothing" if saved else "commits"
     for part in (spec.encoder, spec.connector, spec.llm):
-        trusting(part, trust)
+        with_trust(part, trust)
     return spec
 
 
@@ -120,8 +121,8 @@ def _validated(document: Document) -> Spec:
 
 
 @contextmanager
-def located(document: Document) -> Iterator[None]:
-    """Add file and line of the spec to the faults of a template, which are found with its tokenizer."""
+def locate_template_errors(document: Document) -> Iterator[None]:
+    """Inside, a `TemplateError` becomes a `SpecError` with file and line: templates are checked with the tokenizer."""
     try:
         yield
     except TemplateError as error:
@@ -143,7 +144,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def _inline(model: type[StrictModel]) -> dict[str, Any]:
-    """A model's schema with its own `$defs` resolved in place, so that it can stand inside another."""
+    """A model's schema with its `$defs` resolved, to be embedded in another schema."""
     schema = model.model_json_schema()
     definitions = schema.pop("$defs", {})
 

@@ -1,4 +1,4 @@
-"""From plain data to typed configs, with every fault named by file, line and dotted path."""
+"""Validates plain data as typed configs; every fault has file, line and dotted key."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pydantic_core import PydanticCustomError, core_schema
 from vlm_core.errors import Problem, SpecError, UserError, choices, shown
 from vlm_core.io.yaml_loader import Document, Path_
 from vlm_core.plugins.config import ComponentConfig, Kind
-from vlm_core.plugins.hub import trusting
+from vlm_core.plugins.hub import with_trust
 from vlm_core.plugins.registry import installed
 
 M = TypeVar("M", bound=BaseModel)
 
 
 def _resolve(kind: Kind, value: Any) -> Any:
-    """A mapping with `type` becomes the config of that component; a config passes through."""
+    """The config of the component that a mapping's `type` names; a config is returned unchanged."""
     if isinstance(value, ComponentConfig):
         return value
     if not isinstance(value, dict) or not isinstance(value.get("type"), str):
@@ -29,7 +29,7 @@ def _resolve(kind: Kind, value: Any) -> Any:
     except UserError as error:
         raise PydanticCustomError("component", "{text}", {"text": str(error), "at": "type"}) from None
     try:
-        return trusting(config.model_validate(value), "commits")
+        return with_trust(config.model_validate(value), "commits")
     except ValidationError as error:
         nested = [(config, problem) for problem in error.errors(include_url=False)]
         raise PydanticCustomError("nested", "invalid component", {"nested": nested}) from None
@@ -37,7 +37,7 @@ def _resolve(kind: Kind, value: Any) -> Any:
 
 @dataclass(frozen=True)
 class component:  # lower case: it is written like a function inside `Annotated`
-    """Metadata for an `Annotated` field that holds a component of this kind, resolved by the registry."""
+    """Metadata of an `Annotated` field whose value is a component of this kind from the registry."""
 
     kind: Kind
 
@@ -47,15 +47,15 @@ class component:  # lower case: it is written like a function inside `Annotated`
         )
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
-        """Any installed type, with keys of its own; components may hold others of their kind without end."""
+        """Any installed type with its keys, not expanded: components may contain components of their own kind."""
         names = {"enum": installed().names(self.kind), "description": f"an installed {self.kind}"}
         return {"type": "object", "required": ["type"], "properties": {"type": names}}
 
 
 def _model_at(model: Any, path: Path_) -> type[BaseModel] | None:
-    """The model class whose key `path[-1]` is, found by following annotations down from `model`."""
+    """The model class with the field `path[-1]`, found by following annotations from `model`."""
     for key in path[:-1]:
-        if isinstance(key, int):  # an item of a list, whose model the list's key already gave
+        if isinstance(key, int):  # an item of a list: its model is that of the list's key
             continue
         if not (isinstance(model, type) and issubclass(model, BaseModel) and key in model.model_fields):
             return None
@@ -86,21 +86,21 @@ def _text(model: type[BaseModel], error: Any) -> str:
 
 
 def _problems(document: Document, at: Path_, model: type[BaseModel], errors: list[Any]) -> list[Problem]:
-    found: list[Problem] = []
+    problems: list[Problem] = []
     for error in errors:
-        # pydantic names the branch of a union in `loc`; the document has no such key
+        # pydantic puts the branch of a union into `loc`; the document has no such key
         loc = tuple(key for key in error["loc"] if not (isinstance(key, str) and not key.isidentifier()))
         if error["type"] == "nested":
             for config, inner in error["ctx"]["nested"]:
-                found += _problems(document, (*at, *loc), config, [inner])
+                problems += _problems(document, (*at, *loc), config, [inner])
             continue
         extra = (error["ctx"]["at"],) if "at" in error.get("ctx", {}) else ()
-        found.append(document.problem((*at, *loc, *extra), _text(model, error)))
-    return found
+        problems.append(document.problem((*at, *loc, *extra), _text(model, error)))
+    return problems
 
 
 def validate(model: type[M], document: Document, at: Path_ = ()) -> M:
-    """Validate the part of `document` at path `at` as `model`; raises `SpecError` with every problem."""
+    """Validate the value of `document` at path `at` as `model`; raises `SpecError` with all faults."""
     data = document.data
     for key in at:
         data = data[key]

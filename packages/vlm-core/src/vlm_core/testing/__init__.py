@@ -1,4 +1,4 @@
-"""Conformance tests for components: pytest classes that a package subclasses with one line each."""
+"""Conformance tests of components: pytest classes to subclass in one line."""
 
 from vlm_core.testing.benchmark import BenchmarkSuite
 from vlm_core.testing.connector import ConnectorSuite

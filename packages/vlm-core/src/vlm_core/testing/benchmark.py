@@ -1,10 +1,10 @@
-"""What every benchmark must do. Subclass with its config on a few questions:
+"""Conformance tests of benchmarks. Subclass with a config of a few questions:
 
     class TestMine(BenchmarkSuite):
         config = MyConfig(...)
 
-A config that needs files is made by overriding `make_config(tmp_path_factory)`. What is scored elsewhere only
-(`score` raises `UserError`) passes the tests of scoring.
+If the config needs files, override `make_config(tmp_path_factory)`. A benchmark that is scored elsewhere (`score`
+raises `UserError`) passes the tests of scoring.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class BenchmarkSuite:
 
     config: ClassVar[Any] = None
     has_images: ClassVar[bool] = True
-    """Whether the images are there; scoring must not need them."""
+    """Whether the image files exist; scoring must not need them."""
 
     @classmethod
     def make_config(cls, tmp_path_factory: pytest.TempPathFactory) -> BenchmarkConfig:
@@ -70,7 +70,7 @@ class BenchmarkSuite:
         self, benchmark: Benchmark, answers: dict[str, str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def refuse(*_: object) -> None:
-            raise AssertionError("an image was opened, though answers are scored")
+            raise AssertionError("scoring opened an image")
 
         monkeypatch.setattr(Question, "open", refuse)
         monkeypatch.setattr(EncodedImage, "read", refuse)
@@ -79,7 +79,7 @@ class BenchmarkSuite:
             benchmark.verdict(key, text)
 
     def test_units_name_their_questions(self, benchmark: Benchmark, answers: dict[str, str]) -> None:
-        """`vlm-bench diff` compares units only if both reports asked the same in them."""
+        """`vlm-bench diff` compares units only if both reports have the same questions in them."""
         score = _score(benchmark, answers)
         for unit in score.headline.units if score else ():
             members = score.headline.members.get(unit, (unit,)) if score else ()
@@ -88,18 +88,18 @@ class BenchmarkSuite:
                 f"unit {unit!r} has members that are no questions"
             )
 
-    def test_what_all_leaves_out_is_what_lacks_files(self, benchmark_config: BenchmarkConfig) -> None:
-        """A config that can be built lacks nothing."""
+    def test_only_missing_files_exclude_it_from_all(self, benchmark_config: BenchmarkConfig) -> None:
+        """A config that can be built has no missing files."""
         assert benchmark_config.lacking() == ""
         assert benchmark_config.present()
 
-    def test_marks_and_line_ends_change_nothing(
+    def test_byte_order_marks_and_line_ends_are_ignored(
         self,
         benchmark: Benchmark,
         benchmark_config: BenchmarkConfig,
         tmp_path_factory: pytest.TempPathFactory,
     ) -> None:
-        """Files that another system has saved, with a byte order mark and its line ends, are the same revision."""
+        """Files saved on another system, with byte order mark and CRLF, are the same revision."""
         home = tmp_path_factory.getbasetemp().resolve()
         paths = [
             path for path in benchmark.files.values() if home in path.resolve().parents and _is_text(path)
@@ -123,24 +123,22 @@ class BenchmarkSuite:
         """Answers are resumed by id."""
         assert dict(benchmark_config.build().questions) == dict(benchmark.questions)
 
-    def test_any_answer_is_scored_whatever_the_order(
-        self, benchmark: Benchmark, answers: dict[str, str]
-    ) -> None:
-        straight, back = _score(benchmark, answers), _score(benchmark, dict(reversed(answers.items())))
-        if straight is not None and back is not None:
-            assert math.isfinite(straight.headline.value)
-            assert straight.headline.units
-            assert straight.headline.value == pytest.approx(back.headline.value)
-            assert _cells(straight) == pytest.approx(_cells(back))
+    def test_every_answer_is_scored_in_any_order(self, benchmark: Benchmark, answers: dict[str, str]) -> None:
+        score, reverse = _score(benchmark, answers), _score(benchmark, dict(reversed(answers.items())))
+        if score is not None and reverse is not None:
+            assert math.isfinite(score.headline.value)
+            assert score.headline.units
+            assert score.headline.value == pytest.approx(reverse.headline.value)
+            assert _cells(score) == pytest.approx(_cells(reverse))
 
-    def test_a_verdict_is_worth_0_to_1(self, benchmark: Benchmark, answers: dict[str, str]) -> None:
+    def test_credit_is_from_0_to_1(self, benchmark: Benchmark, answers: dict[str, str]) -> None:
         for key, text in list(answers.items())[:SAMPLE]:
             verdict = benchmark.verdict(key, text)
             assert verdict is None or 0 <= verdict.credit <= 1
 
-    def test_no_answer_at_all_gives_no_figure_above_zero(self, benchmark: Benchmark) -> None:
-        nothing = _score(benchmark, {})
-        assert nothing is None or nothing.headline.value == 0
+    def test_the_score_without_answers_is_zero(self, benchmark: Benchmark) -> None:
+        score = _score(benchmark, {})
+        assert score is None or score.headline.value == 0
 
 
 def _is_text(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""What every connector must do. Subclass with one line:
+"""Conformance tests of connectors. Subclass in one line:
 
 class TestMine(ConnectorSuite):
     config = MyConfig(...)
@@ -17,12 +17,12 @@ from torch import Tensor
 
 from vlm_core.errors import UserError
 from vlm_core.interfaces import Connector, parameter_count
-from vlm_core.model_folder.weights import attach_part, empty_parameters, save_part, to_dtype
+from vlm_core.model_folder.weights import empty_parameters, load_part_weights, save_part, to_dtype
 from vlm_core.testing import frozen_modules
 
 
 def _refusal(connector: Connector, h: int, w: int) -> str | None:
-    """Why the connector can't take this grid, if it says so."""
+    """The connector's error message for this grid; None if the grid is supported."""
     try:
         connector.num_tokens(h, w)
     except UserError as error:
@@ -37,7 +37,7 @@ class ConnectorSuite:
     d_in: ClassVar[int] = 12
     d_out: ClassVar[int] = 16
     tolerance: ClassVar[float] = 1e-5
-    """Largest difference between an image alone and in a batch, in fp32."""
+    """Largest absolute difference between an image alone and in a batch, in fp32."""
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -55,8 +55,8 @@ class ConnectorSuite:
         return torch.randn(n, h, w, self.d_in, generator=torch.Generator().manual_seed(1))
 
     @pytest.mark.parametrize(("h", "w"), [(1, 1), (4, 4), (4, 6), (7, 3)])
-    def test_gives_as_many_tokens_as_it_says(self, connector: Connector, h: int, w: int) -> None:
-        """A grid may be refused, by `num_tokens` and `forward` alike, but not 4×6."""
+    def test_num_tokens_agrees_with_forward(self, connector: Connector, h: int, w: int) -> None:
+        """`num_tokens` and `forward` may both refuse a grid with `UserError`, but not 4×6."""
         features, refusal = self.features(2, h, w), _refusal(connector, h, w)
         if refusal is None:
             out = connector(features)
@@ -88,28 +88,28 @@ class ConnectorSuite:
     def test_training_mode_writes_running_statistics_at_most(self, connector: Connector) -> None:
         frozen_modules.check_training(connector, lambda: connector(self.features()))
 
-    def test_frozen_it_is_the_same_in_training_mode(self, connector: Connector) -> None:
+    def test_frozen_module_ignores_training_mode(self, connector: Connector) -> None:
         frozen_modules.check_frozen(connector, lambda: connector(self.features()))
 
     def test_bfloat16_is_finite_and_close(self, connector: Connector) -> None:
         with torch.no_grad():
             exact = connector(self.features())
             to_dtype(connector, torch.bfloat16)
-            rough = connector(self.features().bfloat16())
-        assert rough.dtype == torch.bfloat16
-        assert torch.cosine_similarity(rough.float().flatten(), exact.flatten(), dim=0) > 0.98
+            rounded = connector(self.features().bfloat16())
+        assert rounded.dtype == torch.bfloat16
+        assert torch.cosine_similarity(rounded.float().flatten(), exact.flatten(), dim=0) > 0.98
 
     def test_saved_and_built_again(self, connector: Connector, tmp_path: Path) -> None:
         save_part(connector, tmp_path / "connector.safetensors")
         with empty_parameters():
             again = self.config.build(self.d_in, self.d_out).eval()
-        attach_part(again, tmp_path / "connector.safetensors")
+        load_part_weights(again, tmp_path / "connector.safetensors")
         with torch.no_grad():
             assert torch.equal(again(self.features()), connector(self.features()))
 
-    def test_meta_device_tells_the_shape(self, connector: Connector) -> None:
+    def test_shapes_on_the_meta_device(self, connector: Connector) -> None:
         with torch.device("meta"):
-            plan = self.config.build(self.d_in, self.d_out)
-            out = plan(torch.zeros(1, 4, 6, self.d_in))
+            meta = self.config.build(self.d_in, self.d_out)
+            out = meta(torch.zeros(1, 4, 6, self.d_in))
         assert out.shape == (1, connector.num_tokens(4, 6), self.d_out)
-        assert parameter_count(plan) == parameter_count(connector)
+        assert parameter_count(meta) == parameter_count(connector)

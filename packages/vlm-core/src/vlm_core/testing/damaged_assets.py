@@ -1,4 +1,4 @@
-"""What a part does with damaged files: a line of the suites of encoders and language models."""
+"""A test of the encoder and language model suites: damaged asset files raise `UserError`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vlm_core.errors import UserError
 
 
 def _damages(content: bytes) -> Iterator[tuple[str, bytes]]:
-    """What may have become of a file: cut short, overwritten, or replaced by another."""
+    """(description, content) of damaged versions of a file: truncated, overwritten, replaced by another."""
     yield "empty", b""
     yield "cut in half", content[: len(content) // 2]
     yield "one byte changed", content[: len(content) // 2] + b"\xff" + content[len(content) // 2 + 1 :]
@@ -19,7 +19,7 @@ def _damages(content: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def check(read: Callable[[], object], folder: Path) -> None:
-    """For each file in `folder` and each damage, `read` succeeds or raises `UserError`, and nothing else."""
+    """For each file in `folder` and each damage, `read` succeeds or raises `UserError`."""
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         content = file.read_bytes()
         for what, damaged in _damages(content):

@@ -1,10 +1,9 @@
-"""What every dataset must do. Subclass with its config on a few rows:
+"""Conformance tests of datasets. Subclass with a config of a few rows:
 
     class TestMine(DatasetSuite):
         config = MyConfig(...)
 
-Every row must be good, unless `bad_rows` says how many are not. A config that needs files is made by overriding
-`make_config(tmp_path_factory)`.
+All rows must be usable except `bad_rows` of them. If the config needs files, override `make_config(tmp_path_factory)`.
 """
 
 from __future__ import annotations
@@ -44,14 +43,14 @@ class DatasetSuite:
     def rows(self, dataset_config: DatasetConfig) -> Rows:
         return dataset_config.rows()
 
-    def test_every_row_has_an_id_of_its_own(self, rows: Rows) -> None:
+    def test_row_ids_are_unique(self, rows: Rows) -> None:
         assert len(rows) > 0
         ids = [row["id"] for row in readable(rows)]
-        assert all(isinstance(name, str) for name in ids)
+        assert all(isinstance(row_id, str) for row_id in ids)
         assert len(set(ids)) == len(ids)
 
-    def test_a_row_holds_only_what_is_read(self, rows: Rows) -> None:
-        """A key that nothing reads (`images`, `tools`, `video`) would be content taken for nothing."""
+    def test_rows_have_no_unknown_keys(self, rows: Rows) -> None:
+        """Content under an unknown key (`images`, `tools`, `video`) would be ignored silently."""
         for row in readable(rows):
             assert not row.keys() - ROW_KEYS, row["id"]
             assert isinstance(row["image"], list), row["id"]
@@ -65,35 +64,35 @@ class DatasetSuite:
             assert all(isinstance(turn["value"], str) for turn in turns), row["id"]
 
     def test_no_text_begins_with_a_byte_order_mark(self, rows: Rows) -> None:
-        """Files of other systems have one; `vlm_core.io.files.read_text` skips it."""
+        """Files from other systems may have one; `vlm_core.io.files.read_text` skips it."""
         for row in readable(rows):
             texts = [row["id"], row.get("system") or "", *(turn["value"] for turn in row["conversations"])]
             assert not any(text.startswith("\ufeff") for text in texts), row["id"]
 
     def test_every_placeholder_has_its_image(self, rows: Rows) -> None:
         for row in readable(rows):
-            asked = sum(turn["value"].count(IMAGE_PLACEHOLDER) for turn in row["conversations"][::2])
-            assert asked == len(row["image"]), row["id"]
+            placeholders = sum(turn["value"].count(IMAGE_PLACEHOLDER) for turn in row["conversations"][::2])
+            assert placeholders == len(row["image"]), row["id"]
 
     def test_images_can_be_read(self, rows: Rows) -> None:
         for row in readable(rows):
             assert all(load_image(image).mode == "RGB" for image in row["image"])
 
-    def test_images_have_names_of_their_own(self, rows: Rows) -> None:
-        """Equal names are one image: its features are computed once."""
-        found: dict[str, bytes] = {}
+    def test_image_names_are_unique(self, rows: Rows) -> None:
+        """Images with equal names must be equal: their features are computed once."""
+        contents: dict[str, bytes] = {}
         for image in (image for row in readable(rows) for image in row["image"]):
             data = image_bytes(image)
-            assert found.setdefault(image_name(image), data) == data, image_name(image)
-            assert image_bytes(pickle.loads(pickle.dumps(image))) == data, "workers get a copy"
+            assert contents.setdefault(image_name(image), data) == data, image_name(image)
+            assert image_bytes(pickle.loads(pickle.dumps(image))) == data, "worker processes get a copy"
 
     def test_category_and_system_are_text(self, rows: Rows) -> None:
         assert all(
             isinstance(row.get(key), str | None) for row in readable(rows) for key in ("category", "system")
         )
 
-    def test_bad_rows_are_those_that_are_meant_and_say_their_id(self, rows: Rows) -> None:
-        """What is left out of training is listed by id and reason; the id is `BadSample`'s third argument."""
+    def test_bad_rows_are_expected_and_have_an_id(self, rows: Rows) -> None:
+        """Training lists dropped rows by id and reason; the id is the third argument of `BadSample`."""
         bad: dict[int, BadSample] = {}
         for number in range(len(rows)):
             try:
@@ -104,12 +103,12 @@ class DatasetSuite:
         assert known_faults(rows).keys() <= bad.keys()
         assert all(fault.reason and fault.row for fault in bad.values()), [str(f) for f in bad.values()]
 
-    def test_the_digest_is_that_of_the_rows(self, rows: Rows, dataset_config: DatasetConfig) -> None:
-        """A resumed run compares it: the same when read again, and in a worker's copy."""
+    def test_the_digest_depends_on_the_rows_only(self, rows: Rows, dataset_config: DatasetConfig) -> None:
+        """A resumed run compares it: it is the same when rows are read again and in a worker's copy."""
         assert (
             digest_of(rows) == digest_of(dataset_config.rows()) == digest_of(pickle.loads(pickle.dumps(rows)))
         )
 
     def test_reading_again_gives_the_same_rows(self, rows: Rows, dataset_config: DatasetConfig) -> None:
-        """A run is resumed by the position in the order of rows."""
+        """A run resumes at a position in the order of rows."""
         assert list(readable(dataset_config.rows())) == list(readable(rows))

@@ -1,10 +1,10 @@
-"""What every vision encoder must do. Subclass with one line:
+"""Conformance tests of vision encoders. Subclass in one line:
 
     class TestMine(EncoderSuite):
         config = MyConfig(...)
 
-A config that needs files is made by overriding `make_config(tmp_path_factory)`. Keep the tower tiny: it is
-built a few times, with random weights. It may have no parameters.
+If the config needs files, override `make_config(tmp_path_factory)`. Use a tiny encoder: it is built several times, with
+random weights. It may have no parameters.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from torch import Tensor, nn
 
 from vlm_core.interfaces import Connector, Encoder
 from vlm_core.model import VLM
-from vlm_core.model_folder.weights import attach_part, empty_parameters, save_part, to_dtype
+from vlm_core.model_folder.weights import empty_parameters, load_part_weights, save_part, to_dtype
 from vlm_core.plugins.config import NO_WEIGHTS, EncoderConfig
-from vlm_core.testing import damaged_assets, frozen_modules, strangers
+from vlm_core.testing import damaged_assets, frozen_modules, untrusted_files
 
 
 class _Flatten(Connector):
-    """One token a patch, unchanged: lets `VLM.encode_images` run without a real connector."""
+    """One token per patch, unchanged, so that `VLM.encode_images` runs without a real connector."""
 
     def num_tokens(self, h: int, w: int) -> int:
         return h * w
@@ -35,8 +35,8 @@ class _Flatten(Connector):
         return features.flatten(1, 2)
 
 
-def _see(encoder: Encoder, pixels: Tensor) -> Tensor:
-    """The encoder as the model runs it."""
+def _encode(encoder: Encoder, pixels: Tensor) -> Tensor:
+    """The features of the encoder inside a `VLM`."""
     return VLM(encoder, _Flatten(), cast(Any, nn.Identity())).encode_images(pixels)
 
 
@@ -45,7 +45,7 @@ class EncoderSuite:
 
     config: ClassVar[Any] = None
     tolerance: ClassVar[float] = 1e-5
-    """Largest difference between an image alone and in a batch, in fp32."""
+    """Largest absolute difference between an image alone and in a batch, in fp32."""
 
     @classmethod
     def make_config(cls, tmp_path_factory: pytest.TempPathFactory) -> EncoderConfig:
@@ -83,9 +83,9 @@ class EncoderSuite:
         assert pixels.shape == (3, *encoder.image_size)
         assert pixels.min() >= 0
         assert pixels.max() <= 1
-        assert pixels.max() > pixels.min(), "the picture is lost"
+        assert pixels.max() > pixels.min(), "the image has become constant"
 
-    def test_transform_depends_on_the_picture_alone(self, encoder: Encoder) -> None:
+    def test_transform_is_deterministic(self, encoder: Encoder) -> None:
         image = Image.radial_gradient("L").convert("RGB")
         assert torch.equal(encoder.transform(image), encoder.transform(image.copy()))
 
@@ -106,31 +106,31 @@ class EncoderSuite:
         assert not torch.equal(first, second)
 
     def test_gradient_reaches_every_parameter(self, encoder: Encoder, pixels: Tensor) -> None:
-        """All that is trainable takes part: nothing that a cut left behind is still counted."""
+        """Layers after the chosen one must be removed, or they would count as trainable parameters."""
         encoder.requires_grad_(True)
         if not any(True for _ in encoder.parameters()):
             return
-        _see(encoder, pixels).square().mean().backward()
+        _encode(encoder, pixels).square().mean().backward()
         without = [name for name, p in encoder.named_parameters() if p.grad is None]
         assert not without, f"no gradient reaches {without}"
         assert all(p.grad is None or p.grad.isfinite().all() for p in encoder.parameters())
 
     def test_frozen_encoder_records_no_gradient(self, encoder: Encoder, pixels: Tensor) -> None:
         encoder.requires_grad_(False)
-        assert not _see(encoder, pixels).requires_grad
+        assert not _encode(encoder, pixels).requires_grad
 
     def test_evaluation_mode_changes_nothing(self, encoder: Encoder, pixels: Tensor) -> None:
         frozen_modules.check_evaluation(encoder, lambda: encoder(pixels))
 
     def test_training_mode_writes_no_buffer(self, encoder: Encoder, pixels: Tensor) -> None:
-        """Running statistics of an encoder are never trained either."""
+        """Running statistics of an encoder are never updated."""
         frozen_modules.check_training(encoder, lambda: encoder(pixels))
 
-    def test_frozen_it_is_the_same_in_training_mode(self, encoder: Encoder, pixels: Tensor) -> None:
+    def test_frozen_module_ignores_training_mode(self, encoder: Encoder, pixels: Tensor) -> None:
         frozen_modules.check_frozen(encoder, lambda: encoder(pixels))
 
     def test_bfloat16_is_finite(self, encoder: Encoder, pixels: Tensor) -> None:
-        """Cast as a whole, with float32 pixels as `transform` gives them; roughly the same features."""
+        """In bf16, with float32 pixels as `transform` returns them, the features are about the same."""
         with torch.no_grad():
             exact = encoder(pixels)
             to_dtype(encoder, torch.bfloat16)
@@ -143,27 +143,27 @@ class EncoderSuite:
     def test_saved_and_built_again(
         self, encoder: Encoder, encoder_config: EncoderConfig, pixels: Tensor, tmp_path: Path
     ) -> None:
-        """Weights in safetensors and small files in a folder are all it takes to get the same encoder."""
+        """The saved weights and small files give the same encoder."""
         encoder.save_assets(tmp_path / "assets")
         save_part(encoder, tmp_path / "encoder.safetensors")
         with empty_parameters():
             again = encoder_config.build(weights=False, assets=tmp_path / "assets").eval()
-        attach_part(again, tmp_path / "encoder.safetensors")
+        load_part_weights(again, tmp_path / "encoder.safetensors")
         assert (again.dim, again.image_size) == (encoder.dim, encoder.image_size)
         with torch.no_grad():
             assert torch.equal(again(pixels), encoder(pixels))
 
-    def test_saved_files_are_all_it_takes(
+    def test_saved_files_are_sufficient(
         self, encoder: Encoder, encoder_config: EncoderConfig, tmp_path: Path
     ) -> None:
-        """Building from saved files asks no network, and runs no code that a stranger put among them."""
+        """Building from saved files uses no network and runs no code that was added to them."""
         encoder.save_assets(tmp_path)
-        strangers.check_saved(tmp_path, lambda: encoder_config.build(weights=False, assets=tmp_path))
+        untrusted_files.check_saved(tmp_path, lambda: encoder_config.build(weights=False, assets=tmp_path))
 
-    def test_damaged_files_are_told(
+    def test_damaged_files_are_user_errors(
         self, encoder: Encoder, encoder_config: EncoderConfig, tmp_path: Path
     ) -> None:
-        """Whatever became of a file that it saved, it is built again or a `UserError`."""
+        """With a damaged file the encoder is built or raises `UserError`."""
         encoder.save_assets(tmp_path)
         with torch.device("meta"):
             damaged_assets.check(lambda: encoder_config.build(weights=False, assets=tmp_path), tmp_path)
@@ -171,7 +171,7 @@ class EncoderSuite:
     def test_preprocessing_is_saved(
         self, encoder: Encoder, encoder_config: EncoderConfig, tmp_path: Path
     ) -> None:
-        """An encoder that tells its preprocessing tells the same from its saved files, sources included."""
+        """An encoder that reports its preprocessing reports the same from its saved files, including sources."""
         if (facts := encoder.preprocessing) is not None:
             encoder.save_assets(tmp_path)
             assert encoder_config.build(weights=False, assets=tmp_path).preprocessing == facts
@@ -180,21 +180,21 @@ class EncoderSuite:
             assert all(source for _, _, source in facts.rows())
 
     def test_weights_source_is_true(self, encoder: Encoder, encoder_config: EncoderConfig) -> None:
-        """Random values follow the seed; a config without weights builds no parameters."""
+        """Random weights depend on the seed; an encoder without weights has no parameters."""
         source = encoder_config.weights_source()
         if source is not None and source.random:
             torch.manual_seed(1)
             pairs = zip(encoder.parameters(), encoder_config.build(weights=False).parameters(), strict=True)
-            assert any(not torch.equal(a, b) for a, b in pairs), "these values are not random"
+            assert any(not torch.equal(a, b) for a, b in pairs), "the weights are not random"
         if source == NO_WEIGHTS:
             assert not list(encoder.parameters())
 
-    def test_meta_device_tells_the_shape(self, encoder: Encoder, encoder_config: EncoderConfig) -> None:
-        """Built and run without memory for weights, as `vlm-assemble --check` does."""
+    def test_shapes_on_the_meta_device(self, encoder: Encoder, encoder_config: EncoderConfig) -> None:
+        """`vlm-assemble --check` builds and runs the encoder without memory for weights."""
         with torch.device("meta"):
-            plan = encoder_config.build(weights=False)
-            features = plan(torch.zeros(1, 3, *plan.image_size))
-        assert all(p.is_meta for p in plan.parameters())
-        assert (plan.dim, plan.image_size) == (encoder.dim, encoder.image_size)
-        assert features.shape == (1, *plan.grid(*plan.image_size), plan.dim)
-        assert sum(p.numel() for p in plan.parameters()) == sum(p.numel() for p in encoder.parameters())
+            meta = encoder_config.build(weights=False)
+            features = meta(torch.zeros(1, 3, *meta.image_size))
+        assert all(p.is_meta for p in meta.parameters())
+        assert (meta.dim, meta.image_size) == (encoder.dim, encoder.image_size)
+        assert features.shape == (1, *meta.grid(*meta.image_size), meta.dim)
+        assert sum(p.numel() for p in meta.parameters()) == sum(p.numel() for p in encoder.parameters())

@@ -1,10 +1,10 @@
-"""What every language model must do. Subclass with one line:
+"""Conformance tests of language models. Subclass in one line:
 
     class TestMine(LanguageModelSuite):
         config = MyConfig(...)
 
-A config that needs files (a tokenizer, say) is made by overriding `make_config(tmp_path_factory)`. Keep the
-model tiny: it is built a few times, with random weights.
+If the config needs files, such as a tokenizer, override `make_config(tmp_path_factory)`. Use a tiny model: it is built
+several times, with random weights.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ import torch
 from torch import Tensor
 
 from vlm_core.interfaces import PADDING, LanguageModel
-from vlm_core.model_folder.weights import attach_part, empty_parameters, save_part, to_dtype
+from vlm_core.model_folder.weights import empty_parameters, load_part_weights, save_part, to_dtype
 from vlm_core.plugins.config import LLMConfig
-from vlm_core.testing import frozen_modules, strangers
-from vlm_core.testing.tokenizer import TokenizerLines
+from vlm_core.testing import frozen_modules, untrusted_files
+from vlm_core.testing.tokenizer import TokenizerTests
 
 LENGTH = 9
 
 
 def relative_difference(seen: Tensor, expected: Tensor) -> float:
-    """Largest deviation, as a share of the largest expected value."""
+    """Largest difference, relative to the largest expected value."""
     assert seen.shape == expected.shape, f"shape {tuple(seen.shape)}, expected {tuple(expected.shape)}"
     return ((seen - expected).abs().max() / expected.abs().max().clamp(min=1e-12)).item()
 
 
 def _split(x: Tensor, cuts: Sequence[int]) -> list[Tensor]:
-    """Pieces of (B, T, M) between the cuts."""
+    """Chunks of (B, T, M) between the positions `cuts`."""
     return [x[:, start:end] for start, end in zip((0, *cuts), (*cuts, x.shape[1]), strict=True)]
 
 
-class LanguageModelSuite(TokenizerLines):
+class LanguageModelSuite(TokenizerTests):
     """The contract of `LanguageModel` and its tokenizer as tests."""
 
     config: ClassVar[Any] = None
@@ -57,7 +57,7 @@ class LanguageModelSuite(TokenizerLines):
     @pytest.fixture(scope="class")
     @classmethod
     def lm(cls, llm_config: LLMConfig) -> LanguageModel:
-        """The model, in evaluation mode; tests leave it as they found it."""
+        """The model in evaluation mode; tests don't change it."""
         torch.manual_seed(0)
         return llm_config.build(weights=False).eval()
 
@@ -79,7 +79,7 @@ class LanguageModelSuite(TokenizerLines):
 
     @torch.no_grad()
     def test_logits_are_those_of_the_head(self, lm: LanguageModel, x: Tensor) -> None:
-        """Where there is one: trainers multiply hidden states by it themselves."""
+        """`output_projection`, if not None, gives the logits: trainers multiply by it themselves."""
         if (head := lm.output_projection()) is not None:
             weight, bias = head
             seen = torch.nn.functional.linear(x, weight, bias)
@@ -99,7 +99,7 @@ class LanguageModelSuite(TokenizerLines):
         singles = torch.cat([lm(row[None])[0] for row in x])
         self.assert_close(lm(x)[0], singles, "a batch and its members")
 
-    def test_nothing_sees_the_future(self, lm: LanguageModel, x: Tensor) -> None:
+    def test_the_model_is_causal(self, lm: LanguageModel, x: Tensor) -> None:
         x = x.clone().requires_grad_()
         hidden, _ = lm(x)
         for t in (0, LENGTH // 2, LENGTH - 2):
@@ -114,20 +114,20 @@ class LanguageModelSuite(TokenizerLines):
         torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).backward()
         trainable = {name: p.grad for name, p in lm.named_parameters() if p.requires_grad}
         assert trainable, "nothing to train"
-        dead = [name for name, g in trainable.items() if g is None or not g.isfinite().all() or not g.any()]
-        assert not dead, f"no gradient, or one that is zero or not finite: {dead}"
+        bad = [name for name, g in trainable.items() if g is None or not g.isfinite().all() or not g.any()]
+        assert not bad, f"no gradient, or one that is zero or not finite: {bad}"
 
     def test_evaluation_mode_changes_nothing(self, llm_config: LLMConfig) -> None:
-        frozen_modules.check_evaluation(*self._made(llm_config))
+        frozen_modules.check_evaluation(*self._build(llm_config))
 
     def test_training_mode_writes_running_statistics_at_most(self, llm_config: LLMConfig) -> None:
-        frozen_modules.check_training(*self._made(llm_config))
+        frozen_modules.check_training(*self._build(llm_config))
 
-    def test_frozen_it_is_the_same_in_training_mode(self, llm_config: LLMConfig) -> None:
-        frozen_modules.check_frozen(*self._made(llm_config))
+    def test_frozen_module_ignores_training_mode(self, llm_config: LLMConfig) -> None:
+        frozen_modules.check_frozen(*self._build(llm_config))
 
-    def _made(self, config: LLMConfig) -> tuple[LanguageModel, Callable[[], Tensor]]:
-        """A model that the test may change, and a pass from ids to logits."""
+    def _build(self, config: LLMConfig) -> tuple[LanguageModel, Callable[[], Tensor]]:
+        """A new model, and a forward pass from ids to logits."""
         lm = config.build(weights=False)
         ids = torch.arange(2 * LENGTH).view(2, LENGTH) % lm.vocab_size
         return lm, lambda: lm.logits(lm(lm.embed(ids))[0])
@@ -145,12 +145,14 @@ class LanguageModelSuite(TokenizerLines):
 
     @pytest.mark.parametrize("cuts", [(1,), (5,), (LENGTH - 1,), (1, 3), tuple(range(1, LENGTH))], ids=str)
     @torch.no_grad()
-    def test_pieces_equal_the_whole(self, lm: LanguageModel, x: Tensor, cuts: tuple[int, ...]) -> None:
+    def test_chunks_equal_the_full_sequence(
+        self, lm: LanguageModel, x: Tensor, cuts: tuple[int, ...]
+    ) -> None:
         state, hidden = None, []
-        for piece in _split(x, cuts):
-            out, state = lm(piece, state=state)
+        for chunk in _split(x, cuts):
+            out, state = lm(chunk, state=state)
             hidden.append(out)
-        self.assert_close(torch.cat(hidden, 1), lm(x)[0], f"fed in pieces cut at {cuts}")
+        self.assert_close(torch.cat(hidden, 1), lm(x)[0], f"in chunks, cut at {cuts}")
 
     @torch.no_grad()
     def test_a_state_is_never_changed_in_place(self, lm: LanguageModel, x: Tensor) -> None:
@@ -162,11 +164,13 @@ class LanguageModelSuite(TokenizerLines):
     @torch.no_grad()
     def test_a_cloned_state_is_independent(self, lm: LanguageModel, x: Tensor) -> None:
         _, state = lm(x[:, :4])
-        twin = state.clone()
+        copied = state.clone()
         for t in range(4, LENGTH):
             _, state = lm(x[:, t : t + 1].flip(0), state=state)
         expected = lm(x)[0][:, 4:]
-        self.assert_close(lm(x[:, 4:], state=twin)[0], expected, "a clone, after the original went on")
+        self.assert_close(
+            lm(x[:, 4:], state=copied)[0], expected, "a clone, after the original was continued"
+        )
 
     @torch.no_grad()
     def test_an_expanded_state_equals_copies(self, lm: LanguageModel, x: Tensor) -> None:
@@ -226,19 +230,19 @@ class LanguageModelSuite(TokenizerLines):
 
     @torch.no_grad()
     def test_generation_from_embeddings(self, lm: LanguageModel) -> None:
-        """Prompts that are no tokens, of different length, decoded together: each id is the best one for that
-        prompt alone, by a fresh computation of everything."""
+        """Greedy decoding of embeddings of different lengths in one batch: each id is also the best one when its
+        sequence is computed alone and without a state."""
         lengths, new = (6, 2, 4), 5
         scale = lm.embed(torch.arange(LENGTH)[None] % lm.vocab_size).std()
         x, segments = torch.randn(3, 6, lm.dim) * scale, torch.zeros(3, 6, dtype=torch.long)
         for row, length in enumerate(lengths):
             segments[row, : 6 - length] = PADDING
         hidden, state = lm(x, segments=segments)
-        said = [lm.logits(hidden[:, -1]).argmax(-1)]
+        next_ids = [lm.logits(hidden[:, -1]).argmax(-1)]
         for _ in range(new - 1):
-            hidden, state = lm(lm.embed(said[-1][:, None]), state=state)
-            said.append(lm.logits(hidden[:, -1]).argmax(-1))
-        ids = torch.stack(said, 1)
+            hidden, state = lm(lm.embed(next_ids[-1][:, None]), state=state)
+            next_ids.append(lm.logits(hidden[:, -1]).argmax(-1))
+        ids = torch.stack(next_ids, 1)
         for row, length in enumerate(lengths):
             alone = torch.cat([x[row : row + 1, 6 - length :], lm.embed(ids[row : row + 1, :-1])], 1)
             logits = lm.logits(lm(alone)[0])[0, length - 1 :]
@@ -247,24 +251,22 @@ class LanguageModelSuite(TokenizerLines):
 
     # Files
 
-    def test_saved_files_are_all_it_takes(
+    def test_saved_files_are_sufficient(
         self, lm: LanguageModel, llm_config: LLMConfig, tmp_path: Path
     ) -> None:
-        """Building from saved files asks no network, and runs no code that a stranger put among them."""
+        """Building from saved files uses no network and runs no code that was added to them."""
         lm.save_assets(tmp_path)
-        strangers.check_saved(
+        untrusted_files.check_saved(
             tmp_path, lambda: llm_config.build(weights=False, assets=tmp_path).tokenizer.encode("a")
         )
 
     @torch.no_grad()
-    def test_saved_and_loaded_it_is_the_same(
-        self, lm: LanguageModel, llm_config: LLMConfig, tmp_path: Path
-    ) -> None:
+    def test_saved_and_loaded_again(self, lm: LanguageModel, llm_config: LLMConfig, tmp_path: Path) -> None:
         lm.save_assets(tmp_path)
         save_part(lm, tmp_path / "llm.safetensors")
         with empty_parameters():
             again = llm_config.build(weights=False, assets=tmp_path).eval()
-        attach_part(again, tmp_path / "llm.safetensors")
+        load_part_weights(again, tmp_path / "llm.safetensors")
         before, after = lm.state_dict(), again.state_dict()
         assert before.keys() == after.keys()
         assert all(torch.equal(before[name], after[name]) for name in before)

@@ -1,4 +1,4 @@
-"""What every 2D scan must do. Subclass with one line:
+"""Conformance tests of 2D scans. Subclass in one line:
 
 class TestMine(ScanSuite):
     scan = staticmethod(mine)
@@ -20,14 +20,14 @@ class ScanSuite:
 
     @pytest.mark.parametrize(("h", "w"), GRIDS)
     def test_every_direction_visits_every_patch_once(self, h: int, w: int) -> None:
-        for k, route in enumerate(self.scan(h, w)):
-            assert sorted(route) == list(range(h * w)), f"direction {k} of a {h}×{w} grid"
+        for k, order in enumerate(self.scan(h, w)):
+            assert sorted(order) == list(range(h * w)), f"direction {k} of a {h}×{w} grid"
 
-    def test_every_grid_has_as_many_directions(self) -> None:
-        """Parameters belong to directions, so their number is fixed when a layer is built."""
+    def test_every_grid_has_the_same_number_of_directions(self) -> None:
+        """Parameters belong to directions, so their number is fixed when the layer is built."""
         counts = {len(self.scan(h, w)) for h, w in GRIDS}
         assert len(counts) == 1, f"numbers of directions: {sorted(counts)}"
         assert min(counts) > 0
 
-    def test_the_same_grid_gives_the_same_routes(self) -> None:
+    def test_the_scan_is_deterministic(self) -> None:
         assert self.scan(4, 6) == self.scan(4, 6)

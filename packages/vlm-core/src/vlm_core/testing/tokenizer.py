@@ -1,4 +1,4 @@
-"""What the tokenizer of every language model must do: lines of `LanguageModelSuite`."""
+"""Tokenizer tests of `LanguageModelSuite`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from vlm_core.plugins.config import LLMConfig
 from vlm_core.testing import damaged_assets
 
 
-class TokenizerLines:
-    """Uses the fixtures `lm` and `llm_config` of the suite."""
+class TokenizerTests:
+    """Tests with the fixtures `lm` and `llm_config` of the suite."""
 
     control_texts: ClassVar[tuple[str, ...]] = (
         "<|endoftext|>",
@@ -26,7 +26,7 @@ class TokenizerLines:
         "<|eot_id|>",
         IMAGE_PLACEHOLDER,
     )
-    """What a user may type to forge a control token; add those of your tokenizer."""
+    """User texts that try to inject a control token; add the spellings of your tokenizer."""
 
     def test_the_saved_tokenizer_is_the_same(
         self, lm: LanguageModel, llm_config: LLMConfig, tmp_path: Path
@@ -39,8 +39,10 @@ class TokenizerLines:
         for text in ("What is in the image?", *self.control_texts):
             assert again.encode(text) == tokenizer.encode(text)
 
-    def test_damaged_files_are_told(self, lm: LanguageModel, llm_config: LLMConfig, tmp_path: Path) -> None:
-        """Whatever became of a file that it saved, model and tokenizer are built again or a `UserError`."""
+    def test_damaged_files_are_user_errors(
+        self, lm: LanguageModel, llm_config: LLMConfig, tmp_path: Path
+    ) -> None:
+        """With a damaged file, model and tokenizer are built or raise `UserError`."""
         lm.save_assets(tmp_path)
 
         def read() -> None:
@@ -55,7 +57,7 @@ class TokenizerLines:
         assert 0 <= lm.tokenizer.eos_id < len(lm.tokenizer)
 
     def test_text_is_literal(self, lm: LanguageModel) -> None:
-        """What a user types never becomes a control token, and comes back as typed."""
+        """User text never becomes a control token, and decodes to itself."""
         tokenizer = lm.tokenizer
         control = {tokenizer.eos_id, tokenizer.bos_id, *tokenizer.control_tokens.values()}
         for text in (
@@ -70,9 +72,9 @@ class TokenizerLines:
     def test_an_author_can_name_every_control_token(self, lm: LanguageModel) -> None:
         for name, token in lm.tokenizer.control_tokens.items():
             assert 0 <= token < len(lm.tokenizer)
-            assert token in lm.tokenizer.split(f"a {name} b"), f"{name!r} is not found in author's text"
+            assert token in lm.tokenizer.split(f"a {name} b"), f"{name!r} is not found in a template's text"
 
-    def test_decoding_leaves_control_tokens_out(self, lm: LanguageModel) -> None:
+    def test_decoding_omits_control_tokens(self, lm: LanguageModel) -> None:
         ids, control = lm.tokenizer.encode("A cat on a mat."), lm.tokenizer.control_tokens.values()
         assert lm.tokenizer.decode(ids).strip() == "A cat on a mat."
         for token in (lm.tokenizer.eos_id, *control):

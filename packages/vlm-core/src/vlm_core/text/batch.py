@@ -38,7 +38,7 @@ class Batch:
         return Batch(*(moved(getattr(self, field.name)) for field in fields(self)))
 
 
-def blank() -> Batch:
+def empty_batch() -> Batch:
     """A batch that says nothing: no image, no target."""
     nothing = torch.zeros(1, 2, dtype=torch.bool)
     return Batch(torch.zeros(1, 2, dtype=torch.long), nothing, nothing, None, None)

@@ -65,7 +65,7 @@ def _field(name: str, value: str, conversion: str | None) -> Piece:
     return Piece(name, value)  # pyright: ignore[reportArgumentType]
 
 
-def says_text(pattern: str) -> bool:
+def has_text_field(pattern: str) -> bool:
     """Whether the pattern holds `{text}`."""
     return any(piece.kind == "text" for piece in parse(pattern))
 

@@ -8,7 +8,7 @@ from typing import Any
 from vlm_core.errors import BadSample
 from vlm_core.interfaces import Tokenizer
 from vlm_core.text.messages import IMAGE, Message, Part, Rendered, Span
-from vlm_core.text.pattern import Piece, control_id, ending, parse, says_text
+from vlm_core.text.pattern import Piece, control_id, ending, has_text_field, parse
 
 
 def image_spans(image: str, tokenizer: Tokenizer) -> Iterator[Span]:
@@ -25,9 +25,9 @@ def system_of(template: Any, system: str | None) -> tuple[str, str | None]:
 
     A pattern that is nothing but text is replaced as a whole. Raises `BadSample` where there is no place for it.
     """
-    if system is None or says_text(template.system):
+    if system is None or has_text_field(template.system):
         own = template.system_text if system is None else system
-        return ("" if own is None and says_text(template.system) else template.system), own
+        return ("" if own is None and has_text_field(template.system) else template.system), own
     if [piece.kind for piece in parse(template.system)] != ["literal"]:
         raise BadSample(
             "system",
@@ -46,7 +46,7 @@ class _Turns:
     def pattern(self, pattern: str, parts: Sequence[Part] = (), answer: bool = False) -> None:
         """Write a pattern; without a `{text}` only the images among `parts` are written."""
         pieces = parse(pattern)
-        if not says_text(pattern):
+        if not has_text_field(pattern):
             parts = [part for part in parts if part is IMAGE]
             pieces = (*pieces, Piece("text"))
         target, text_written = answer, False

@@ -14,14 +14,23 @@ from vlm_core.errors import UserError
 from vlm_core.interfaces import Tokenizer
 from vlm_core.text import chat_template, pattern_template
 from vlm_core.text.messages import IMAGE, ImageSlot, Message, Part, Rendered, Span, without_images
-from vlm_core.text.pattern import says_text
+from vlm_core.text.pattern import has_text_field
 
 if TYPE_CHECKING:
     from vlm_core.text.template import AnyTemplate
 
 __all__ = [
-    "IMAGE", "ImageSlot", "Message", "Part", "TokenizedConversation", "TooLong", "end_of_answer", "refuse_unsaid",
-    "render", "render_spans", "says_question",
+    "IMAGE",
+    "ImageSlot",
+    "Message",
+    "Part",
+    "TokenizedConversation",
+    "TooLong",
+    "end_of_answer",
+    "has_question",
+    "render",
+    "render_spans",
+    "require_question",
 ]  # fmt: skip
 
 
@@ -127,9 +136,9 @@ def render_spans(
     return kind.render(template, messages, tokenizer, system)
 
 
-def refuse_unsaid(template: AnyTemplate) -> None:
+def require_question(template: AnyTemplate) -> None:
     """Raise `UserError` if the template leaves a question out: it would be answered all the same."""
-    if not says_question(template):
+    if not has_question(template):
         raise UserError(
             "the template leaves out the question: its `user` has no {text}; `plain` is for captions"
         )
@@ -140,9 +149,9 @@ def end_of_answer(template: AnyTemplate, tokenizer: Tokenizer) -> int | None:
     return render_spans(template, [Message("user", ("a",))], tokenizer).end
 
 
-def says_question(template: AnyTemplate) -> bool:
+def has_question(template: AnyTemplate) -> bool:
     """Whether what a user says stands in a conversation by this template."""
-    return hasattr(template, "chat_template") or says_text(getattr(template, "user", ""))
+    return hasattr(template, "chat_template") or has_text_field(getattr(template, "user", ""))
 
 
 def render(
@@ -168,7 +177,7 @@ def render(
     """
     asks = bool(messages) and messages[-1].role == "user"
     if asks and any(isinstance(p, str) and p.strip() for m in messages if m.role == "user" for p in m.parts):
-        refuse_unsaid(template)
+        require_question(template)
     first = template.images == "first"
     rendered = render_spans(template, without_images(messages) if first else messages, tokenizer, system)
     if resume and rendered.rewrites:

@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 from vlm_core.errors import UserError, choices
 from vlm_core.io.yaml_loader import Path_
 from vlm_core.plugins.config import StrictModel
-from vlm_core.text.pattern import ending, parse, says_text, spelled_tokens, unknown_token
+from vlm_core.text.pattern import ending, has_text_field, parse, spelled_tokens, unknown_token
 
 if TYPE_CHECKING:
     from vlm_core.interfaces import Tokenizer
@@ -78,7 +78,7 @@ class Template(StrictModel):
     @classmethod
     def _used(cls, text: str | None, info: ValidationInfo) -> str | None:
         system = info.data.get("system")
-        if text is not None and system is not None and not says_text(system):
+        if text is not None and system is not None and not has_text_field(system):
             raise ValueError("it is never used: `system` has no {text}")
         return text
 

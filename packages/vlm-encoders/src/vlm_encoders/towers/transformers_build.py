@@ -11,7 +11,7 @@ from typing import Any
 
 from vlm_core.errors import UserError
 from vlm_core.model_folder.published_files import check_indexes
-from vlm_core.model_folder.weights import own_memory
+from vlm_core.model_folder.weights import copy_from_mapped_files
 from vlm_core.plugins.local_code import refuse_references, repository_code, with_auto_map
 from vlm_encoders.towers.tower import Tower, read_asset
 from vlm_encoders.towers.transformers_tower import TransformersMaps, TransformersTower, in_stages, pair
@@ -74,7 +74,7 @@ def build_transformers(
     tower = kind(inner, image_size=pair(size), layer=layer, assets=files_to_save, **values.arguments())
     files.check(inner, report, None if staged else tower.blocks, model)
     if weights:
-        own_memory(tower)
+        copy_from_mapped_files(tower)
     return tower.float()
 
 

@@ -17,7 +17,7 @@ from vlm_core.model_folder.checkpoint_errors import UNSAFE, listed, shape_of
 from vlm_core.model_folder.load import check_plan
 from vlm_core.model_folder.published_files import check_indexes, files_beside, number_formats
 from vlm_core.model_folder.safetensors_file import warn_not_finite
-from vlm_core.model_folder.weights import own_memory
+from vlm_core.model_folder.weights import copy_from_mapped_files
 from vlm_core.plugins.layer_counts import check_config_file
 from vlm_core.plugins.local_code import OPTION, refuse_references
 from vlm_core.runtime.verbosity import without_progress_bars
@@ -135,7 +135,7 @@ def _with_weights(model: str, dtype: torch.dtype, remote: dict[str, Any]) -> Any
         raise UserError(f"llm model {model!r}: {'; '.join(filter(None, problems))}")
     warn_not_finite(dict(inner.named_parameters()), model)
     if not hasattr(inner.config, "quantization_config"):
-        own_memory(inner)
+        copy_from_mapped_files(inner)
     return inner
 
 

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cuda.bindings import nvrtc
+from cuda.bindings import nvrtc  # pyright: ignore[reportAttributeAccessIssue]
 
 from vlm_ssm.runtime.kernel_cache import kernel_folder, why_no_cache
 

@@ -9,7 +9,7 @@ from functools import cache, cached_property
 from typing import Any
 
 import torch
-from cuda.bindings import driver
+from cuda.bindings import driver  # pyright: ignore[reportAttributeAccessIssue]
 from torch import Tensor
 
 from vlm_ssm.cuda.compiler import SOURCES, CompilationError, call, machine_code, target

@@ -1,4 +1,4 @@
-"""Permission check of folders whose files are executed, such as kernel caches: only this user may write there."""
+"""Folders from which code is run, such as caches of compiled kernels: only this user may have write access."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from functools import cache
 from pathlib import Path
 
 _LINKS = 40
-"""Symbolic links in one path, beyond which it counts as a cycle."""
+"""Limit of symbolic links in a path, above which they count as a loop."""
 
 
 def why_untrusted(folder: Path) -> str | None:
-    """How another user could write into a folder, and what to do about it; None if nobody can.
+    """Why another user can write to a folder, and what to do; None if nobody else can.
 
-    Checked are the parents and symbolic links of its path, the folder, and its content; a missing folder can be created
-    safely. The owner must be this user or root, and nobody else may have write permission, except in a parent with the
-    sticky bit. A private group whose only member is this user is allowed to write.
+    Checks every folder and link of the path, the folder itself, and its content; missing folders are safe. The owner
+    must be this user or root, and others may not have write access, except to a sticky folder in the path. A private
+    group, whose only member is this user, is allowed.
     """
     if not hasattr(os, "getuid"):  # Windows: a user's folders are private
         return None
     try:
-        entries, exists = _path_entries(folder)
+        entries, complete = _path_entries(folder)
         for i, entry in enumerate(entries, 1):
-            if text := _fault(*entry, is_parent=not exists or i < len(entries)):
+            if text := _fault(*entry, is_parent=not complete or i < len(entries)):
                 return text
-        return _inside(entries[-1][0]) if exists else None
+        return _content_fault(entries[-1][0]) if complete else None
     except OSError as error:
         return error.strerror or str(error)
 
 
 def _path_entries(folder: Path) -> tuple[list[tuple[Path, os.stat_result]], bool]:
-    """Every folder and link in a path, with links followed, and whether the whole path exists."""
+    """Every entry of a folder's path, including links and their targets, and whether the whole path exists."""
     names, at, links = [*reversed(folder.absolute().parts)], Path(), 0
     entries: list[tuple[Path, os.stat_result]] = []
     while names:
@@ -51,8 +51,8 @@ def _path_entries(folder: Path) -> tuple[list[tuple[Path, os.stat_result]], bool
     return entries, True
 
 
-def _inside(folder: Path) -> str | None:
-    """The first fault in a folder's content. Modes don't matter in a folder that nobody else can enter."""
+def _content_fault(folder: Path) -> str | None:
+    """The first fault in a folder's content; modes don't matter if others can't enter the folder."""
     closed = not stat.S_IMODE(folder.stat().st_mode) & 0o077
     for file in sorted(folder.rglob("*")) if folder.is_dir() else ():
         facts = file.lstat()
@@ -91,7 +91,7 @@ def _user(number: int) -> str:
 
 @cache
 def _own_group(number: int) -> bool:
-    """Whether a group is this user's private group: named after the user, without other members."""
+    """Whether a group is the user's private group, without other members."""
     import grp
 
     try:

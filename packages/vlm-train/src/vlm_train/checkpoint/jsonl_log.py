@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from vlm_core.errors import UserError
 from vlm_core.io.atomic import sync, write_file
 from vlm_core.io.files import open_regular
-from vlm_core.io.json_text import parse_strict, validated
+from vlm_core.io.strict_json import parse_strict, validated
 from vlm_train.checkpoint.run_dir_schemas import LINES
 
 WAITING_LINES = 10_000

@@ -133,7 +133,7 @@ def claim(run: RunDir, spec: Spec, now: Inputs, say: Say) -> Inputs:
         values = ", ".join(f"{each.key} ({each.old} → {each.new})" for each in changed)
         say(f"resuming with changed values: {values}")
     if old and has_trained(run):
-        if warning := digests.other_versions(old.versions, now.versions):
+        if warning := digests.version_changes(old.versions, now.versions):
             say(warning)
         now = replace(now, versions=old.versions, weights=old.weights, run=old.run)
     run.write(INPUTS, replace(now, spec=spec.to_yaml()).to_json())

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AllowInfNan, BaseModel, ConfigDict, Field
 
-from vlm_core.io.json_text import validated
+from vlm_core.io.strict_json import validated
 
 METRICS, VALIDATION = "metrics.jsonl", "validation.jsonl"
 EVALS, LEFT_OUT = "evals.jsonl", "left_out.jsonl"

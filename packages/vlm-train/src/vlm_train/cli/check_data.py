@@ -14,7 +14,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from vlm_core.cli.progress import Progress
-from vlm_core.diagnose.check import on_meta
+from vlm_core.diagnose.model_summary import build_on_meta
 from vlm_core.io import digests
 from vlm_core.io.atomic import write_file
 from vlm_core.rows import Row
@@ -93,7 +93,7 @@ def check_rows(
     check: DataCheck, rows: Sequence[Row], processor: SampleProcessor, num_workers: int, limit: int | None
 ) -> DataCheck:
     """Read `limit` evenly spaced rows (None: all) with `num_workers` processes into `check`."""
-    indices = digests.spread(len(rows), limit)
+    indices = digests.evenly_spaced(len(rows), limit)
     loader = DataLoader(
         Examples(rows, partial(sample_stats, processor)),
         batch_size=16,
@@ -118,7 +118,7 @@ def data_sections(train: TrainConfig) -> list[tuple[str, Sequence[Any], Stage | 
 
 def check_data(spec: Spec, train: TrainConfig, num_workers: int, limit: int | None) -> list[DataCheck]:
     """Check the data of every stage and of `held_out_qa`, each with its own template and limits."""
-    model, checks = on_meta(spec), []
+    model, checks = build_on_meta(spec), []
     check_templates(spec, train, model.llm.tokenizer)
     for name, data, stage in data_sections(train):
         rows = joined(data)

@@ -11,7 +11,7 @@ from vlm_core.cli.output import say
 from vlm_core.errors import UserError
 from vlm_core.io.atomic import write_file
 from vlm_core.io.yaml_loader import Document
-from vlm_core.spec.spec import Spec, load_spec, located
+from vlm_core.spec.spec import Spec, load_spec, locate_template_errors
 from vlm_core.units import duration
 from vlm_train.data import data_workers
 from vlm_train.distributed import launch, preemption, process_group, watchdog
@@ -105,7 +105,7 @@ def check_data(args: argparse.Namespace) -> int:
     for task in benchmark_tasks(train.benchmarks):
         say(f"{task.name}: {len(task.questions)} of {task.benchmark.expected} questions would be asked")
     num_workers = train.num_workers if args.num_workers is None else args.num_workers
-    with located(document), data_workers.naming_killed_workers():
+    with locate_template_errors(document), data_workers.naming_killed_workers():
         checks = check_data(spec, train, num_workers, args.rows)
     for check in checks:
         say(*check.lines())
@@ -144,7 +144,7 @@ def preview(args: argparse.Namespace) -> int:
     from vlm_train.cli.preview import page, samples, terminal
     from vlm_train.config.section import train_section
 
-    with located(document):
+    with locate_template_errors(document):
         previews = samples(spec, train_section(spec, document), args.rows)
     console = Console(highlight=False)
     for sample in previews:

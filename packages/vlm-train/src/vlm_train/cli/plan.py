@@ -15,10 +15,10 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
-from vlm_core.diagnose.check import on_meta
-from vlm_core.diagnose.costs.advice import Question, StageAdvice, advise
-from vlm_core.diagnose.costs.gpus import smallest
-from vlm_core.diagnose.costs.memory import Memory, largest_block
+from vlm_core.diagnose.costs.estimate import Assumptions, StageEstimate, estimate_costs
+from vlm_core.diagnose.costs.gpus import smallest_gpu
+from vlm_core.diagnose.costs.training_memory import Memory, largest_block
+from vlm_core.diagnose.model_summary import build_on_meta
 from vlm_core.errors import UserError
 from vlm_core.model import PARTS, VLM
 from vlm_core.spec.spec import Spec
@@ -57,12 +57,12 @@ def plan(spec: Spec, train: TrainConfig, world: int) -> list[Planned]:
     """Every stage as `world` processes would train it; raises `UserError` for a strategy that they can't use."""
     if world == 1 and train.strategy not in ("auto", "ddp"):
         raise UserError(f"train.strategy: {train.strategy} needs several processes: --nproc N")
-    advice = advise(spec, on_meta(spec), Question(world))
+    advice = estimate_costs(spec, build_on_meta(spec), Assumptions(world))
     return [_stage(spec, train, number, costs, world) for number, costs in enumerate(advice.stages)]
 
 
-def _stage(spec: Spec, train: TrainConfig, number: int, advice: StageAdvice, world: int) -> Planned:
-    stage, model = train.stages[number], on_meta(spec)
+def _stage(spec: Spec, train: TrainConfig, number: int, advice: StageEstimate, world: int) -> Planned:
+    stage, model = train.stages[number], build_on_meta(spec)
     sharded = train.strategy == "fsdp2"
     activations = advice.at_longest["FSDP2" if sharded else "DDP"].activations
     stage_state, bf16 = StageState(model, stage, 0), train.precision == "bf16"
@@ -100,7 +100,7 @@ def lines(planned: list[Planned], world: int) -> list[str]:
     for stage in planned:
         m = stage.memory
         sizes = [size(part) for part in (m.weights, m.gradients, m.optimizer, m.activations, m.total)]
-        card = smallest(m.total)
+        card = smallest_gpu(m.total)
         fits = card.name if card else "no GPU"
         rows.append(
             [stage.name, stage.strategy, str(stage.samples), str(stage.micro_batch_size), *sizes, fits]

@@ -13,7 +13,7 @@ from PIL import Image
 from rich.text import Text
 from torch import Tensor
 
-from vlm_core.diagnose.check import on_meta
+from vlm_core.diagnose.model_summary import build_on_meta
 from vlm_core.interfaces import Tokenizer
 from vlm_core.markup.html import render
 from vlm_core.markup.printable import printable
@@ -101,7 +101,7 @@ def _ends(sample: TokenizedConversation, i: int, names: Container[int]) -> bool:
 
 def samples(spec: Spec, train: TrainConfig, count: int) -> list[SamplePreview]:
     """The first `count` rows that each stage will read, in the order of training."""
-    model, previews = on_meta(spec), []
+    model, previews = build_on_meta(spec), []
     check_templates(spec, train, model.llm.tokenizer)
     for number, stage in enumerate(train.stages):
         rows = joined(stage.data)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from vlm_core.interfaces import Tokenizer
 from vlm_core.io.yaml_loader import Path_
 from vlm_core.spec.spec import Spec
-from vlm_core.text.render import says_question
+from vlm_core.text.render import has_question
 from vlm_core.text.template import AnyTemplate, TemplateError, check_template
 from vlm_train.config.train import TrainConfig
 
@@ -35,7 +35,7 @@ def _without_question(spec: Spec, train: TrainConfig) -> list[tuple[Path_, str]]
     """Faults of templates without the question that are used in evaluations with questions."""
     evaluations = [name for name in ("held_out_qa", "benchmarks") if getattr(train, name)]
     faults: list[tuple[Path_, str]] = []
-    if evaluations and not says_question(spec.template):
+    if evaluations and not has_question(spec.template):
         text = (
             f"{NO_QUESTION}, but train.{evaluations[0]} asks questions; set a template with {{text}} in "
             "the spec, and this one in the stages that learn captions"
@@ -43,7 +43,7 @@ def _without_question(spec: Spec, train: TrainConfig) -> list[tuple[Path_, str]]
         faults.append((("template",), text))
     if train.validation and train.validation.samples:
         for i, stage in enumerate(train.stages):
-            if not says_question(stage.template or spec.template):
+            if not has_question(stage.template or spec.template):
                 path = ("train", "stages", i, "template") if stage.template else ("template",)
                 text = (
                     f"{NO_QUESTION}, but train.validation.samples asks stage {stage.name} questions; "

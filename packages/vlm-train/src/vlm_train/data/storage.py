@@ -11,7 +11,7 @@ from threading import Thread
 from typing import Any
 
 from vlm_core.errors import UserError
-from vlm_core.io.files import patiently
+from vlm_core.io.files import with_retries
 from vlm_train.data.file_patterns import braces, local_files
 
 _PERMANENT = (
@@ -77,9 +77,9 @@ def _with_retries(name: str, request: Callable[[], Any], size: int = 0) -> Any:
     remote = is_remote(name)
     try:
         if not remote:
-            return patiently(name, request)
+            return with_retries(name, request)
         seconds = RESPONSE_SECONDS + size / MIN_BYTES_PER_SECOND
-        return patiently(
+        return with_retries(
             name, lambda: _within(seconds, request), lambda error: not isinstance(error, _PERMANENT)
         )
     except (OSError, *_PERMANENT) as error:
@@ -118,7 +118,7 @@ def _version(name: str) -> tuple[int, str]:
             raise UserError(f"{name}: the storage does not give its size; download the file")
         return info["size"], str(info.get("ETag") or info.get("etag") or info.get("mtime"))
     try:
-        stat = patiently(name, lambda: os.stat(name))
+        stat = with_retries(name, lambda: os.stat(name))
     except OSError as error:
         raise UserError(f"{name}: cannot be read: {error.strerror or error}") from None
     return stat.st_size, str(stat.st_mtime_ns)

@@ -18,8 +18,10 @@ class NormStatistics:
     """The statistics that forward passes of a step change, as they were before it."""
 
     def __init__(self, module: nn.Module) -> None:
-        norms = [m for m in module.modules() if m.training and frozen_modules.statistics(m)]
-        self._means = [tensor for norm in norms for tensor in frozen_modules.statistics(norm).values()]
+        norms = [m for m in module.modules() if m.training and frozen_modules.running_statistics(m)]
+        self._means = [
+            tensor for norm in norms for tensor in frozen_modules.running_statistics(norm).values()
+        ]
         self._counts = [count for norm in norms if (count := norm._buffers.get(_COUNT)) is not None]
         self._before = [tensor.clone() for tensor in self._all]
 

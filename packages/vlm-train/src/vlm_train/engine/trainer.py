@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from vlm_core.cli.progress import Progress
 from vlm_core.errors import UserError
 from vlm_core.model import PARTS, VLM
-from vlm_core.text.batch import Batch, blank, padding_share
+from vlm_core.text.batch import Batch, empty_batch, padding_share
 from vlm_train.checkpoint import checkpoint
 from vlm_train.checkpoint.checkpoint import Position, Saved
 from vlm_train.checkpoint.run_dir import CHECKPOINTS, RunDir
@@ -150,7 +150,7 @@ class StageTrainer:
         """The batches of a step. Several processes take equally many: what was left out whole is blank."""
         batches = [m.batch for m in micros]
         if self.accelerator.num_processes > 1:
-            return [blank() if batch is None else batch for batch in batches]
+            return [empty_batch() if batch is None else batch for batch in batches]
         return [batch for batch in batches if batch is not None]
 
     def precompute_features(self, first: int) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from vlm_core.errors import BadSample
 from vlm_core.io.images import ImageContent, ImageSource, image_name
 from vlm_train.distributed import watchdog
-from vlm_train.evaluation.answers import Answer, normalized, pairs
+from vlm_train.evaluation.held_out_answers import Answer, normalized, pairs
 
 Row = Mapping[str, Any]
 ImageKey = tuple[ImageContent, ...]

@@ -17,14 +17,14 @@ from vlm_core.text.render import render
 from vlm_train.config.evaluation import HeldOutQA
 from vlm_train.data.dataset import SampleProcessor, messages
 from vlm_train.distributed import watchdog
-from vlm_train.evaluation.answers import Answer
 from vlm_train.evaluation.controls import ImageKey, image_key
+from vlm_train.evaluation.held_out_answers import Answer
 from vlm_train.evaluation.train_overlap import Contents
 
 
 def spread(rows: Sequence[dict[str, Any]], count: int | None) -> list[dict[str, Any]]:
     """`count` evenly spaced rows, or all for None."""
-    return [rows[i] for i in digests.spread(len(rows), count)]
+    return [rows[i] for i in digests.evenly_spaced(len(rows), count)]
 
 
 def ask(

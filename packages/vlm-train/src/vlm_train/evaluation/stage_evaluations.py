@@ -19,8 +19,8 @@ from vlm_train.checkpoint.run_inputs import Inputs
 from vlm_train.config.train import TrainConfig
 from vlm_train.data.dataset import SampleProcessor
 from vlm_train.evaluation import controls, held_out
-from vlm_train.evaluation.answers import Answer, summary
 from vlm_train.evaluation.controls import QUESTION_ALONE, SHUFFLED
+from vlm_train.evaluation.held_out_answers import Answer, summary
 from vlm_train.evaluation.train_overlap import EvalRows
 from vlm_train.monitoring.run_messages import log_on_main
 
@@ -102,7 +102,7 @@ class Evaluations:
 
     def _asked(self, name: str) -> dict[str, Any]:
         assert self.inputs
-        count = len(digests.spread(len(self.rows), self._samples(name)))
+        count = len(digests.evenly_spaced(len(self.rows), self._samples(name)))
         return asked(self.train, self.inputs, name, count)
 
     def _is_current(self, name: str) -> bool:

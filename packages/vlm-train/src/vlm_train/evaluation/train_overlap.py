@@ -14,8 +14,8 @@ from vlm_core.errors import BadSample, UserError
 from vlm_core.io.images import ImageContent, ImageSource, image_content, image_content_if, image_name
 from vlm_train.config.train import TrainConfig
 from vlm_train.distributed import watchdog
-from vlm_train.evaluation.answers import normalized, pairs
 from vlm_train.evaluation.controls import ImageKey, Row, image_key
+from vlm_train.evaluation.held_out_answers import normalized, pairs
 
 Text = tuple[str, ...]
 Contents = dict[str, ImageContent]

@@ -11,16 +11,16 @@ from accelerate import Accelerator
 
 from vlm_core.io.images import ImageSource, image_name, thumbnail
 from vlm_core.model import VLM
-from vlm_core.text.batch import Batch, blank, collate
-from vlm_core.text.render import TooLong, says_question
+from vlm_core.text.batch import Batch, collate, empty_batch
+from vlm_core.text.render import TooLong, has_question
 from vlm_train.checkpoint.run_dir import VALIDATION
 from vlm_train.config.evaluation import HeldOutQA, Validation
 from vlm_train.data.dataset import SampleProcessor
 from vlm_train.distributed import watchdog
 from vlm_train.engine.evaluator import Evaluator, resting
 from vlm_train.engine.stage_state import StageState
-from vlm_train.evaluation.answers import question
 from vlm_train.evaluation.held_out import ask, spread
+from vlm_train.evaluation.held_out_answers import question
 from vlm_train.loss import SummedLoss, target_count
 
 SAMPLES = 4
@@ -88,7 +88,7 @@ class ValidationLoss(Evaluator):
         for start in range(0, longest_share, size):
             batch = self._batch(rows[start : start + size])
             if batch is not None or world > 1:
-                yield batch or blank(), batch is not None
+                yield batch or empty_batch(), batch is not None
 
     def _batch(self, rows: Sequence[dict[str, Any]]) -> Batch | None:
         examples = []
@@ -104,7 +104,7 @@ class ValidationLoss(Evaluator):
         """Question, greedy answer and true answer of some rows."""
         count = self.settings.samples
         if count is None:
-            count = SAMPLES if says_question(self.reader.template) else 0
+            count = SAMPLES if has_question(self.reader.template) else 0
         rows = spread(self.rows, count) if count else []
         settings = HeldOutQA.model_construct(max_new_tokens=self.settings.max_new_tokens, batch_size=16)
         with resting(model):

@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 
 import torch
 
-from vlm_core.diagnose.check import Arithmetic
+from vlm_core.diagnose.model_summary import ModelSummary
 from vlm_core.model import VLM
 from vlm_core.model_folder.initial_weights import never_trained, weight_rows
 from vlm_core.preprocessing import preprocessing_rows
@@ -14,7 +14,9 @@ from vlm_core.spec.spec import Spec
 from vlm_train.config.train import TrainConfig
 
 
-def summary(spec: Spec, train: TrainConfig, model: VLM, sums: Arithmetic, device: torch.device) -> list[str]:
+def summary(
+    spec: Spec, train: TrainConfig, model: VLM, sums: ModelSummary, device: torch.device
+) -> list[str]:
     """A line with the size of the model, then those of `facts` and `frozen_random`."""
     threads = torch.get_num_threads()
     model_size = (

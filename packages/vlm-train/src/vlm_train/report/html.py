@@ -17,7 +17,7 @@ from vlm_core.markup.html import render
 from vlm_core.units import amount, size
 from vlm_train.checkpoint import run_dir_schemas
 from vlm_train.checkpoint.run_dir import ENVIRONMENT, EVALS, LEFT_OUT, MODEL, SPEC, VALIDATION, RunDir
-from vlm_train.evaluation.answers import normalized
+from vlm_train.evaluation.held_out_answers import normalized
 from vlm_train.report import benchmark_table, plots, results
 
 Cell = str | Mapping[str, str]

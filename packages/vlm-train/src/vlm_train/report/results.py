@@ -10,8 +10,8 @@ from vlm_core.errors import UserError
 from vlm_core.io.images import load_image
 from vlm_core.markup import markdown
 from vlm_train.checkpoint.run_dir import EVALS, RESULTS, RunDir
-from vlm_train.evaluation.answers import ALL, Answer, question
 from vlm_train.evaluation.controls import QUESTION_ALONE, SHUFFLED
+from vlm_train.evaluation.held_out_answers import ALL, Answer, question
 from vlm_train.report import benchmark_table
 from vlm_train.report.plot_fonts import Lettering, drawing, save
 

@@ -21,8 +21,8 @@ from vlm_core.errors import Problem, SpecError, UserError, shown
 from vlm_core.io.paths import MAX_NAME, LocalPath
 from vlm_core.io.yaml_loader import Document, Path_, override, parse, put, read
 from vlm_core.plugins.config import StrictModel
-from vlm_core.spec.inheritance import beside, read_with_base
-from vlm_core.spec.spec import Spec, checked
+from vlm_core.spec.inheritance import read_with_base, resolve_relative
+from vlm_core.spec.spec import Spec, validate_document
 from vlm_core.spec.validate import validate
 
 Name = Annotated[str, StringConstraints(pattern=r"^[\w.+=/-]+( [\w.+=/-]+)*$", max_length=80)]
@@ -140,14 +140,14 @@ class Grid:
             override(document, assignment)
         for setting in self.settings(row, seed):
             put(document, setting.key, setting.value, setting.where)
-        return checked(document, trust_remote_code=self.trust_remote_code), document
+        return validate_document(document, trust_remote_code=self.trust_remote_code), document
 
 
 def load(path: str | Path, common: Sequence[str] = (), *, trust_remote_code: bool = False) -> Grid:
     """Read a sweep file and validate the spec of every row; raises `SpecError` with all problems."""
     document = read(path)
     config = validate(SweepConfig, document)
-    base = beside(document.file, config.base)
+    base = resolve_relative(document.file, config.base)
     if not os.path.isfile(base):
         text = f"no such file: {shown(str(base), 200)}; the path is relative to this file"
         raise SpecError([document.problem(("base",), text)])

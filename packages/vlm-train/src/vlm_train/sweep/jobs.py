@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from vlm_core.diagnose.model_summary import summarize
 from vlm_core.errors import UserError
 from vlm_core.io.files import open_regular
 from vlm_core.markup.printable import printable
@@ -148,12 +149,11 @@ def run(todo: Sequence[Job], pool: Pool, say: Callable[[str], None]) -> list[Fai
 
 def sizes(grid: Grid) -> dict[str, dict[str, int]]:
     """Numbers of parameters by row and part; raises `UserError` if the parts of a row don't fit together."""
-    from vlm_core.diagnose.check import check
 
     counts = {}
     for row in grid.rows:
         try:
-            sums = check(grid.spec(row, grid.seeds[0])[0])
+            sums = summarize(grid.spec(row, grid.seeds[0])[0])
         except UserError as error:
             raise UserError(f"{grid.file}: {row.name}: {error.lines[0]}", *error.lines[1:]) from None
         counts[row.name] = {part.part: part.parameters for part in sums.rows}

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vlm_train.checkpoint.run_dir import EVALS, RunDir
-from vlm_train.evaluation.answers import ALL
 from vlm_train.evaluation.controls import QUESTION_ALONE, SHUFFLED
+from vlm_train.evaluation.held_out_answers import ALL
 from vlm_train.report import benchmark_table
 from vlm_train.report.benchmark_table import Record
 from vlm_train.report.results import metric, notes

@@ -1,4 +1,4 @@
-"""GPUs by name: memory, and peak rate of dense bf16 products with fp32 sums, from their makers' data sheets."""
+"""Memory and peak FLOP/s of GPUs: dense bf16 products with fp32 accumulation, from the vendors' data sheets."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from vlm_core.errors import UserError, choices
 
 MFU = 0.3
-"""Share of the peak that training reaches; an assumption, which a measured run of one's own should replace."""
+"""Assumed model FLOPs utilization of training; replace it with that of your own runs."""
 HEADROOM = 0.92
-"""Share of a GPU's memory that tensors can fill: the rest is for the driver, libraries and gaps."""
+"""Share of a GPU's memory available to tensors; driver, libraries and fragmentation take the rest."""
 
 
 @dataclass(frozen=True)
@@ -40,19 +40,19 @@ GPUS = {
 }
 
 
-def named(name: str) -> GPU:
-    """By name, capitals or not; raises `UserError` for one that isn't in the table."""
-    found = next((gpu for gpu in GPUS.values() if gpu.name.lower() == name.lower()), None)
-    if found is None:
+def find_gpu(name: str) -> GPU:
+    """The GPU of this name, ignoring case; raises `UserError` for an unknown one."""
+    match = next((gpu for gpu in GPUS.values() if gpu.name.lower() == name.lower()), None)
+    if match is None:
         raise UserError(f"unknown GPU {name!r}{choices(name, GPUS)}")
-    return found
+    return match
 
 
-def smallest(count: float) -> GPU | None:
-    """The GPU with the least memory that holds so many bytes, or None."""
+def smallest_gpu(count: float) -> GPU | None:
+    """The GPU with the least memory that has room for `count` bytes, or None."""
     return next((gpu for gpu in sorted(GPUS.values(), key=lambda g: g.memory) if gpu.holds(count)), None)
 
 
 def hours(flops: float, gpu: GPU, count: int, mfu: float = MFU) -> float:
-    """Time for so many FLOPs on `count` GPUs at the share `mfu` of their peak."""
+    """Hours for `flops` FLOPs on `count` GPUs at a model FLOPs utilization of `mfu`."""
     return flops / (count * gpu.peak * mfu) / 3600

@@ -1,9 +1,9 @@
-"""FLOPs of the selective scan, which no matrix product shows; multiplications, additions and exp count one each.
+"""FLOPs of the selective scan; a multiplication, an addition and an exp count one each.
 
-Forward, for every position, channel and state: Δ·A, exp, Ā·h, (Δu)·B, their sum, and C·h summed up: 7. Backward:
-the states once more (5), then ∂C (2), ∂h from y and from the next position (3), ∂B (2), ∂x (2), ∂(ΔA) (2), ∂A (2)
-and ∂Δ (2): 20. What is done once a channel (D, gate, convolution, softplus) is not counted, as torch's counter
-does not count element-wise operations.
+Forward, per position, channel and state: Δ·A, exp, Ā·h, (Δu)·B, their sum, and C·h summed up: 7. Backward:
+recomputed states (5), ∂C (2), ∂h from y and from the next position (3), ∂B (2), ∂x (2), ∂(ΔA) (2), ∂A (2) and ∂Δ (2):
+20. Operations per channel (D, gate, convolution, softplus) are not counted, as torch's counter does not count
+element-wise operations.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ FORWARD, BACKWARD = 7, 20
 
 
 def formulas() -> dict[Any, Callable[..., int]]:
-    """By operation, called as torch's flop counter calls its own; for the operations that are registered."""
+    """FLOP formulas of the registered operations, in the format of torch's flop counter."""
     if find_spec("vlm_ssm") is None:
         return {}
-    import vlm_ssm  # noqa: F401  registers them
+    import vlm_ssm  # noqa: F401  registers the operations
 
     ops = torch.ops.vlm_ssm
-    found: dict[Any, Callable[..., int]] = {ops.scan: _scan, ops.scan_backward: _scan_backward}
+    by_op: dict[Any, Callable[..., int]] = {ops.scan: _scan, ops.scan_backward: _scan_backward}
     for name in ("numba_scan", "triton_scan"):
         if hasattr(ops, name):
-            found |= {getattr(ops, name): _scan, getattr(ops, f"{name}_backward"): _fast_backward}
-    for formula in found.values():  # torch's own counter then hands over tensors, not shapes
+            by_op |= {getattr(ops, name): _scan, getattr(ops, f"{name}_backward"): _kernel_backward}
+    for formula in by_op.values():  # torch's counter then passes tensors, not shapes
         formula.__dict__["_get_raw"] = True
-    return found
+    return by_op
 
 
 def _size(u: Any, A: Any) -> int:
@@ -49,5 +49,5 @@ def _scan_backward(
     return BACKWARD * _size(u, A)
 
 
-def _fast_backward(grad_out: Any, grad_last: Any, u: Any, dt: Any, A: Any, *_: Any, **__: Any) -> int:
+def _kernel_backward(grad_out: Any, grad_last: Any, u: Any, dt: Any, A: Any, *_: Any, **__: Any) -> int:
     return BACKWARD * _size(u, A)

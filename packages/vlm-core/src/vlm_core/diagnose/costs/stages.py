@@ -1,4 +1,4 @@
-"""What the adviser needs to know of training. Whoever owns the `train` section tells it; imports no torch."""
+"""Training stages for the cost estimate, provided by the package of the `train` section. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from vlm_core.spec.spec import Spec
 
 @dataclass(frozen=True)
 class StageFacts:
-    """One stage. `rows` counts the samples of an epoch by reading the data, and may raise `UserError`.
+    """One stage of training.
 
-    `batch_size` is over all devices; `micro_batch_size` on one, None for all of its share. `max_length` counts
-    positions of a sample, image tokens included. With `steps`, `epochs` says nothing. `features` is the dtype in which
-    features of a frozen encoder are kept, so that it runs once an image; None if it runs in every step.
+    `rows()` counts the samples of an epoch by reading the data, and may raise `UserError`. `batch_size` is the total
+    over all devices, `micro_batch_size` that of one device (None: its whole share). `max_length` is in positions
+    including image tokens. `steps` overrides `epochs`. `features` is the dtype of the feature cache of a frozen
+    encoder, which then runs once per image; None without a cache.
     """
 
     name: str
@@ -32,12 +33,12 @@ class StageFacts:
     features: str | None = None
 
     def micro(self, gpus: int) -> int:
-        """Samples at once on one of `gpus` devices."""
+        """Samples per micro-batch on one of `gpus` devices."""
         share = max(1, self.batch_size // gpus)
         return min(share, self.micro_batch_size or share)
 
     def samples(self) -> int | None:
-        """Samples that the whole stage reads, epochs counted; None if its data are not on this machine."""
+        """Samples of the stage over all epochs; None if its data are not on this machine."""
         if self.steps is not None:
             return self.steps * self.batch_size
         try:
@@ -47,15 +48,15 @@ class StageFacts:
 
 
 @runtime_checkable
-class TellsStages(Protocol):
-    """What a section's class offers so that `--check` can advise on its stages."""
+class HasStageFacts(Protocol):
+    """A section with stages whose costs `--check` can estimate."""
 
     def stage_facts(self) -> list[StageFacts]: ...
 
 
 def stages_of(spec: Spec) -> list[StageFacts]:
-    """The stages of a spec's `train` section; none without one, or if its owner doesn't tell."""
+    """The stages of a spec's `train` section; empty without one, or if its package is not installed."""
     if spec.train is None or "train" not in installed().names("section"):
         return []
     section = installed().get("section", "train").model_validate(spec.train)
-    return section.stage_facts() if isinstance(section, TellsStages) else []
+    return section.stage_facts() if isinstance(section, HasStageFacts) else []

@@ -1,7 +1,7 @@
-"""Runs modules without memory or arithmetic and counts FLOPs and the bytes that autograd keeps.
+"""Counts FLOPs and the bytes that autograd saves, by running modules on fake tensors.
 
-Tensors are fake: they have shape, dtype, strides and a device, so autocast, attention and registered operations
-behave as they do in training, and nothing is computed.
+Fake tensors have shape, dtype, strides and device, so autocast, attention and custom operations behave as in training,
+without memory or computation.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def _on_torch() -> AbstractContextManager[None]:
 
 @dataclass
 class Cost:
-    """FLOPs forward and backward, the bytes kept for the backward, and those of them that copy weights."""
+    """Forward and backward FLOPs, bytes of activations saved for the backward, and bytes of saved copies of weights."""
 
     forward: int = 0
     backward: int = 0
@@ -47,12 +47,12 @@ class Cost:
 
 
 class Meter(TorchDispatchMode):
-    """Counts the FLOPs of every operation, and remembers which tensors are weights in another precision."""
+    """Counts the FLOPs of every operation, and records tensors that are casts of weights."""
 
     def __init__(self, weights: set[int]) -> None:
         super().__init__()
         self.flops, self.weights = 0, weights
-        self.copies: dict[int, Any] = {}  # holding a storage keeps its number from being used again
+        self.copies: dict[int, Any] = {}  # references to storages, so that their ids are not reused
         self._formulas: dict[Any, Callable[..., int]] = {**flop_registry, **formulas()}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -66,8 +66,8 @@ class Meter(TorchDispatchMode):
 
 
 @dataclass
-class Kept:
-    """Storages that autograd keeps, weights themselves left out; each counts once, however many tensors share it."""
+class SavedTensors:
+    """Storages that autograd saves, without those of weights; each counts once."""
 
     weights: set[int]
     storages: dict[int, Any] = field(default_factory=dict)
@@ -86,10 +86,10 @@ def _storage(tensor: Tensor) -> int:
 
 
 class Fakes:
-    """Makes fake tensors, and fake modules from those on the meta device."""
+    """Makes fake tensors, and replaces the tensors of modules on the meta device by fake ones."""
 
     def __init__(self) -> None:
-        self._mode = FakeTensorMode(allow_non_fake_inputs=True)  # constants that modules make are real
+        self._mode = FakeTensorMode(allow_non_fake_inputs=True)  # constants that modules create are real
 
     def tensor(self, *shape: int, dtype: torch.dtype = torch.float32, grad: bool = False) -> Tensor:
         return self._of(torch.empty(*shape, dtype=dtype, device="meta")).requires_grad_(grad)
@@ -98,13 +98,13 @@ class Fakes:
         return self._mode.fake_tensor_converter.from_meta_and_device(self._mode, meta, CPU)
 
     def module(self, module: nn.Module) -> None:
-        """Replace the parameters and buffers on the meta device in place; what is shared stays shared."""
+        """Replace parameters and buffers on the meta device in place; shared ones stay shared."""
         done: dict[int, Tensor] = {}
-        for part in module.modules():
-            for held in (part._parameters, part._buffers):
-                for name, tensor in held.items():
+        for inner in module.modules():
+            for tensors in (inner._parameters, inner._buffers):
+                for name, tensor in tensors.items():
                     if tensor is not None and tensor.is_meta:
-                        held[name] = done.setdefault(id(tensor), self._fake(tensor))  # pyright: ignore
+                        tensors[name] = done.setdefault(id(tensor), self._fake(tensor))  # pyright: ignore
 
     def _fake(self, tensor: Tensor) -> Tensor:
         fake = self._of(tensor.detach())
@@ -114,17 +114,17 @@ class Fakes:
 def measure(
     module: nn.Module, run: Callable[[], Tensor], *, bf16: bool = False, backward: bool = True
 ) -> Cost:
-    """Call `run`, which uses `module` on fake or real tensors, and its backward if it has one."""
+    """The cost of `run`, which calls `module` on fake or real tensors, and of its backward if it has one."""
     weights = {_storage(p) for p in module.parameters()}
-    kept, cost = Kept(weights), Cost()
+    saved, cost = SavedTensors(weights), Cost()
     cast = torch.autocast("cpu", dtype=torch.bfloat16) if bf16 else nullcontext()
-    hooks = torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor)
+    hooks = torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor)
     with _on_torch(), Meter(weights) as meter, hooks, cast:
         out = run()
     cost.forward = meter.flops
     if out.requires_grad:
-        cost.weight_copies = kept.bytes(meter.copies)
-        cost.activations = kept.bytes() - cost.weight_copies
+        cost.weight_copies = saved.bytes(meter.copies)
+        cost.activations = saved.bytes() - cost.weight_copies
         if backward:
             with _on_torch(), Meter(weights) as meter:
                 out.backward(torch.empty_like(out))
@@ -133,8 +133,8 @@ def measure(
 
 
 @contextmanager
-def training(module: nn.Module, on: bool) -> Iterator[None]:
-    """The module as a stage has it: in training mode with gradients, or frozen."""
+def training_mode(module: nn.Module, on: bool) -> Iterator[None]:
+    """Inside, the module is in training mode with gradients, or frozen."""
     module.requires_grad_(on)
     module.train(on)
     try:

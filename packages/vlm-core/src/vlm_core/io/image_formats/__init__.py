@@ -1,7 +1,7 @@
-"""Image files told by their first bytes, and limits on the work of decoding them, checked before a pixel is decoded.
+"""Image formats by signature, and limits on the cost of decoding, checked before decoding.
 
-A small file can cost a decoder minutes. What is counted here (scans, chunks, blocks, bytes) follows from the file
-alone, so a file is refused on every machine or on none.
+A small file can take a decoder minutes. The limits count scans, chunks, blocks and bytes of the file, not time, so the
+result doesn't depend on the machine.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MEGA = 10**6
 
 
 class Format(NamedTuple):
-    """A format that is read: its limit in pixels, and what raises `BadSample` for a file that costs too much."""
+    """A supported format: its limit in pixels, and a function that raises `BadSample` for costly files."""
 
     max_pixels: int
     check: Callable[[bytes], None]
@@ -33,7 +33,7 @@ FORMATS = {
     "TIFF": Format(64 * MEGA, tiff.check),
     "WEBP": Format(24 * MEGA, webp.check),
 }
-"""By Pillow's name. The decoders of AVIF and WebP take more time and memory for a pixel than the others."""
+"""Supported formats by Pillow's names. AVIF and WebP take more time and memory per pixel than the others."""
 _SIGNATURES = {
     b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"GIF87a": "GIF", b"GIF89a": "GIF", b"BM": "BMP",
     b"II*\0": "TIFF", b"MM\0*": "TIFF", b"II+\0": "TIFF", b"MM\0+": "TIFF",
@@ -52,9 +52,9 @@ _PLAIN_TEXT = (b"P1", b"P2", b"P3")
 
 
 def format_of(data: bytes) -> str | None:
-    """The format of a file that begins with `data`, None for one that is not read.
+    """The format of a file with the content `data`; None if unknown.
 
-    Raises `BadSample` with what to convert, for formats that are known and not read.
+    Raises `BadSample` with advice for known formats that are not supported.
     """
     for signature, name in _SIGNATURES.items():
         if data.startswith(signature):

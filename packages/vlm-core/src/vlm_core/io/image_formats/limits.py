@@ -1,4 +1,4 @@
-"""What every format's check raises."""
+"""Errors that the checks of all formats raise."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import NoReturn
 from vlm_core.errors import BadSample
 
 COSTLY = "too-costly"
-"""Reason of an image that is small enough but takes its decoder too much time or memory."""
+"""`BadSample` reason of an image that takes too much time or memory to decode."""
 VARIANT = "variant"
-"""Reason of a file in a rare variant of a format that is read otherwise."""
+"""`BadSample` reason of an unsupported variant of a supported format."""
 MAX_METADATA = 16 * 2**20
-"""Bytes of text, colour profile, EXIF and the like in one image."""
+"""Limit in bytes of text, colour profile, EXIF and other metadata of one image."""
 
 
 def costly(what: str) -> NoReturn:

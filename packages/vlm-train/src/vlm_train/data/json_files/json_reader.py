@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from vlm_core.errors import BadSample, UserError
-from vlm_core.io.files import distinct
+from vlm_core.io.files import unique_keys
 from vlm_core.markup.printable import printable
 from vlm_train.data.json_files.json_limits import MAX_DEPTH, check_limits, check_surrogates, extent
 
@@ -22,7 +22,7 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 _ENDS = (*" \t\r\n,]:}",)
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=distinct)
+_DECODER = json.JSONDecoder(object_pairs_hook=unique_keys)
 
 
 def _text_of(error: Exception) -> str:
@@ -39,7 +39,7 @@ def loads(data: bytes, where: str) -> Any:
     try:
         text = data.decode("utf-8-sig")
         check_limits(text, where)
-        value = json.loads(text, object_pairs_hook=distinct)
+        value = json.loads(text, object_pairs_hook=unique_keys)
     except BadSample:
         raise
     except json.JSONDecodeError as error:

@@ -5,8 +5,8 @@ from types import MappingProxyType
 import pytest
 import torch
 from cases import assert_as_near, assert_near, errors, gradients, run_exact, run_scan, scan_inputs
-from test_conv import Case as Window
-from test_conv import both as both_windows
+from conv_cases import Case as Window
+from conv_cases import both as both_windows
 
 from vlm_core.interfaces import PADDING
 from vlm_ssm import backends, boundaries_of, ops, selective_scan
@@ -15,8 +15,10 @@ from vlm_ssm.registration.inputs import ScanInputs
 if backends.missing("cuda"):
     pytest.skip("the kernels need a CUDA device", allow_module_level=True)
 
-from vlm_ssm.cuda import conv, scan, scan_backward, scan_forward
+from vlm_ssm.cuda import scan_backward, scan_forward
 from vlm_ssm.cuda.scan_inputs import TILE
+from vlm_ssm.triton import conv as triton_conv
+from vlm_ssm.triton import scan as triton_scan
 
 HALVES = (torch.bfloat16, torch.float16)
 ROUNDING = MappingProxyType({torch.bfloat16: 3e-3, torch.float16: 1.5e-3, torch.float32: 3e-6})
@@ -35,8 +37,8 @@ def no_triton(monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("went to Triton")
 
-    monkeypatch.setattr(scan.triton_scan, "scan", refuse)
-    monkeypatch.setattr(conv.triton_conv, "conv", refuse)
+    monkeypatch.setattr(triton_scan, "scan", refuse)
+    monkeypatch.setattr(triton_conv, "conv", refuse)
 
 
 def marks(kind, batch, length):

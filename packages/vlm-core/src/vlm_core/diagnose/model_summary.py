@@ -1,4 +1,4 @@
-"""The arithmetic of a spec: shapes, tokens, parameters and bytes, on the meta device, before any weight."""
+"""Summary of a spec's model: shapes, visual tokens and parameters, computed on the meta device without weights."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from vlm_core.spec.spec import Spec
 
 
 @dataclass(frozen=True)
-class Part:
-    """One row of the table."""
+class PartSummary:
+    """One part: its component, output shape and number of parameters."""
 
     part: str
     component: str
@@ -23,8 +23,8 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Arithmetic:
-    """What a spec amounts to. `tokens` visual tokens an image; `parameters` by part."""
+class ModelSummary:
+    """Image size (pixels), patch grid, visual tokens per image, widths D and M, vocabulary, and the parts in `rows`."""
 
     image_size: tuple[int, int]
     grid: tuple[int, int]
@@ -32,22 +32,22 @@ class Arithmetic:
     d_in: int
     d_out: int
     vocab_size: int
-    rows: list[Part]
+    rows: list[PartSummary]
 
     @property
     def total(self) -> int:
         return sum(row.parameters for row in self.rows)
 
 
-def on_meta(spec: Spec) -> VLM:
-    """The model without memory for its weights; raises `UserError` if the parts don't fit."""
+def build_on_meta(spec: Spec) -> VLM:
+    """The model on the meta device, without memory for weights; raises `UserError` if the parts don't fit together."""
     with torch.device("meta"):
         return build(spec, weights=False)
 
 
-def check(spec: Spec, model: VLM | None = None) -> Arithmetic:
-    """Push shapes through the model on the meta device, which is built here if it isn't given."""
-    model = on_meta(spec) if model is None else model
+def summarize(spec: Spec, model: VLM | None = None) -> ModelSummary:
+    """Summarize a spec's `model` on the meta device, which is built if it is None."""
+    model = build_on_meta(spec) if model is None else model
     with torch.device("meta"):
         height, width = model.encoder.image_size
         features = model.encoder(torch.empty(1, 3, height, width))
@@ -58,7 +58,10 @@ def check(spec: Spec, model: VLM | None = None) -> Arithmetic:
         "connector": f"{tokens} tokens × {model.llm.dim}",
         "llm": f"{model.llm.vocab_size} logits",
     }
-    rows = [Part(p, getattr(spec, p).label(), outputs[p], parameter_count(getattr(model, p))) for p in PARTS]
-    return Arithmetic(
+    rows = [
+        PartSummary(p, getattr(spec, p).label(), outputs[p], parameter_count(getattr(model, p)))
+        for p in PARTS
+    ]
+    return ModelSummary(
         (height, width), (h, w), tokens, model.encoder.dim, model.llm.dim, model.llm.vocab_size, rows
     )

@@ -1,4 +1,4 @@
-"""The cost of each part in a stage: what is frozen has no weight gradients, what lies below it no backward at all."""
+"""FLOPs and activations of each part in a stage: a frozen part has no weight gradients, parts before it no backward."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlm_core.diagnose.costs.trace import Cost, Fakes, measure, training
+from vlm_core.diagnose.costs.trace import Cost, Fakes, measure, training_mode
 from vlm_core.errors import UserError
 from vlm_core.model import PARTS, VLM
 
 
-class PartCosts:
-    """Costs of a model on the meta device, which becomes a fake one and is of no other use afterwards."""
+class ComponentCosts:
+    """Costs of a model on the meta device. Its tensors are replaced by fake ones: it can't be used afterwards."""
 
     def __init__(self, model: VLM) -> None:
         self._fakes, self._model = Fakes(), model
@@ -35,11 +35,11 @@ class PartCosts:
         bf16: bool = False,
         backward: bool = True,
     ) -> dict[str, Cost]:
-        """By part, for `batch` samples of `length` positions with one image each.
+        """Costs by part, for `batch` samples of `length` positions with one image each.
 
-        `backward=False` leaves the FLOPs of the backward out, which is quicker; what it would need is counted.
+        `backward=False` skips the backward FLOPs, which is faster; activations for the backward are still counted.
         """
-        found, below = {}, False
+        costs, below = {}, False
         for part in PARTS:
             trained = part in trainable
             grad = below or trained
@@ -47,23 +47,23 @@ class PartCosts:
             if key not in self._known or (backward and grad and not self._known[key].backward):
                 run = getattr(self, f"_{part}")(batch, length, below)
                 cost = self._measure(part, run, trained or not grad, bf16 and grad, backward and grad)
-                # without any gradient it is the forward alone, of the operations that autograd would see
+                # a part without gradients has only a forward
                 self._known[key] = cost if grad else Cost(forward=cost.forward)
-            found[part] = self._known[key]
+            costs[part] = self._known[key]
             below = grad
-        return found
+        return costs
 
     def _measure(
         self, part: str, run: Callable[[], Tensor], trained: bool, bf16: bool, backward: bool
     ) -> Cost:
         module: nn.Module = getattr(self._model, part)
         try:
-            with training(module, trained):
+            with training_mode(module, trained):
                 return measure(module, run, bf16=bf16, backward=backward)
-        except Exception as error:  # somebody else's module may need real numbers
+        except Exception as error:  # a third-party module may need real values
             text = str(error).strip().split("\n", 1)[0]
             raise UserError(
-                f"{part}: what it costs can't be worked out without weights: {type(error).__name__}: {text:.200}"
+                f"{part}: can't estimate its costs without weights: {type(error).__name__}: {text:.200}"
             ) from error
 
     def _encoder(self, batch: int, length: int, below: bool) -> Callable[[], Tensor]:
@@ -75,7 +75,7 @@ class PartCosts:
         return lambda: self._model.connector(features)
 
     def _llm(self, batch: int, length: int, below: bool) -> Callable[[], Tensor]:
-        """Hidden states of all positions, and logits with their loss where text is predicted."""
+        """Hidden states of all positions, and logits and loss of the text positions."""
         llm, text = self._model.llm, max(1, length - self.tokens)
         dtype = next(llm.parameters()).dtype
         x = self._fakes.tensor(batch, length, llm.dim, dtype=dtype, grad=True)

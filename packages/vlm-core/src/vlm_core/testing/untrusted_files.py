@@ -1,4 +1,4 @@
-"""What a component may not do with files of a stranger: reach the network, or run code that lies among them."""
+"""A test of the suites: building from untrusted files uses no network and runs no code in them."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from vlm_core.io.files import read_text
 
 @contextmanager
 def no_network() -> Iterator[None]:
-    """Fail if anything inside asks for a host or a connection, even if it goes on without."""
-    asked: list[str] = []
+    """Inside, look-ups of hosts and connections fail; raises `AssertionError` at the end if there were any."""
+    requests: list[str] = []
 
     def refuse(*args: Any, **_: Any) -> Any:
-        asked.append(str(args[-1] if isinstance(args[0], socket.socket) else args[0]))
+        requests.append(str(args[-1] if isinstance(args[0], socket.socket) else args[0]))
         raise ConnectionRefusedError("no network in this test")
 
     with patch.object(socket.socket, "connect", refuse), patch.object(socket, "getaddrinfo", refuse):
         yield
-    assert not asked, f"asks the network for {asked[0]}: what is saved must be all it takes"
+    assert not requests, f"connects to {requests[0]}: saved files must be sufficient"
 
 
 def check_saved(folder: Path, build: Callable[[], object]) -> None:
-    """`build` from the assets in `folder` asks no network, and runs no code that their JSON files name."""
+    """Test that `build` from the assets in `folder` uses no network and runs no code that their JSON files name."""
     with no_network():
         build()
     ran = folder / "ran"
@@ -38,9 +38,9 @@ def check_saved(folder: Path, build: Callable[[], object]) -> None:
         content = json.loads(read_text(file))
         if isinstance(content, dict):
             file.write_text(json.dumps({**content, "auto_map": classes}), encoding="utf-8")
-    with no_network(), suppress(ValueError):  # refused is good, too
+    with no_network(), suppress(ValueError):  # refusing the files is correct
         build()
-    assert not ran.exists(), "runs code of a stranger's folder"
+    assert not ran.exists(), "runs code of an untrusted folder"
 
 
 AUTO = (
@@ -51,4 +51,4 @@ AUTO = (
     "AutoImageProcessor",
     "AutoProcessor",
 )
-"""The classes by which transformers finds code beside a model."""
+"""Keys of `auto_map`, under which transformers looks for code in a model's folder."""

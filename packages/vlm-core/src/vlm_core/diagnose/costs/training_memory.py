@@ -1,6 +1,6 @@
-"""Bytes that training keeps on each GPU, by what they are for, under the usual ways of sharing the work.
+"""Memory of training per GPU: weights, gradients, optimizer state and activations, by parallelism strategy.
 
-AdamW keeps two moments. Gradients and optimizer exist for trained parts only. The formulas stand in docs/costs.md.
+AdamW keeps two moments. Gradients and optimizer state exist for trained parts only. docs/costs.md has the formulas.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from vlm_core.numerics.layers import transformer_layers
 
 STRATEGIES = ("DDP", "FSDP2", "FSDP2-gathered")
 UNIT = 2**24
-"""Numbers from which on vlm-train has FSDP2 gather layers apart from the next; smaller neighbours are joined."""
+"""Parameters of an FSDP2 unit: vlm-train groups consecutive layers until a unit has this many."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Parameters of the trained and the frozen parts, their bytes as loaded, and parameters of the largest block.
+    """Parameters and bytes of trained and frozen parts, and parameters of the largest block.
 
-    `lowered_bytes` are those of the frozen parts with their matrices in bf16. A block is what sharding gathers at once.
+    `lowered_bytes` are the bytes of the frozen parts with their matrices in bf16. FSDP2 gathers a block at once.
     """
 
     trained: int
@@ -49,16 +49,16 @@ class Sizes:
 
 
 def largest_block(module: nn.Module) -> int:
-    """Parameters of the largest unit that FSDP2 gathers: a layer, or what stands outside of all."""
+    """Parameters of the largest unit that FSDP2 gathers: a layer, or all parameters outside of layers."""
     items = [sum(p.numel() for p in block.parameters()) for block in transformer_layers(module)]
     inside = {id(p) for block in transformer_layers(module) for p in block.parameters()}
-    rest = sum(p.numel() for p in module.parameters() if id(p) not in inside)
-    return max([*items, rest])
+    outside = sum(p.numel() for p in module.parameters() if id(p) not in inside)
+    return max([*items, outside])
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one GPU; `weights` includes copies in another precision and gathered blocks."""
+    """Bytes on one GPU; `weights` includes bf16 copies and gathered blocks."""
 
     weights: float
     gradients: float
@@ -71,19 +71,19 @@ class Memory:
 
 
 def memory(strategy: str, sizes: Sizes, gpus: int, *, bf16: bool, activations: int, copies: int) -> Memory:
-    """Of one GPU. `copies` are the bytes of trained weights that autocast keeps in bf16, for DDP alone.
+    """Memory of one GPU. `copies` are the bytes of trained weights that autocast caches in bf16, for DDP only.
 
-    DDP: the weights as they are, frozen matrices in the precision of computing; with several GPUs the gradients twice,
-    for its buckets. FSDP2: everything divided, and two gathered units, blocks of at least `UNIT` numbers together, in
-    the precision of computing. FSDP2-gathered (`reshard_after_forward: false`): all weights gathered, not two units.
+    DDP: all weights, frozen matrices in the compute dtype; with several GPUs also gradient buckets. FSDP2: everything
+    divided by the number of GPUs, and two gathered units of at least `UNIT` parameters in the compute dtype.
+    FSDP2-gathered (`reshard_after_forward: false`): all weights gathered instead of two units.
     """
     item, count = (2 if bf16 else 4), sizes.trained + sizes.frozen
-    held = sizes.trained_bytes + (sizes.lowered_bytes if bf16 else sizes.frozen_bytes)
+    stored = sizes.trained_bytes + (sizes.lowered_bytes if bf16 else sizes.frozen_bytes)
     unit = sizes.block if sizes.block >= UNIT else min(UNIT + sizes.block, count)
     if strategy == "DDP":
-        weights = held + (copies if bf16 else 0)
+        weights = stored + (copies if bf16 else 0)
         buckets = 1 if gpus == 1 else 2
         return Memory(weights, buckets * sizes.trained_bytes, 2 * sizes.trained_bytes, activations)
     assert strategy in ("FSDP2", "FSDP2-gathered"), strategy
-    weights = held / gpus + (2 * unit if strategy == "FSDP2" else count) * item
+    weights = stored / gpus + (2 * unit if strategy == "FSDP2" else count) * item
     return Memory(weights, sizes.trained_bytes / gpus, 2 * sizes.trained_bytes / gpus, activations)

@@ -1,4 +1,4 @@
-"""JSON of foreign origin, read strictly: what has no one meaning, or none at all, is an error with its line."""
+"""Strict JSON parsing of untrusted files: ambiguous and non-standard content is an error with its line."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any, NoReturn
 from pydantic import BaseModel, ValidationError
 
 from vlm_core.errors import UserError
-from vlm_core.io.files import RepeatedKeyError, distinct
+from vlm_core.io.files import RepeatedKeyError, unique_keys
 
 MAX_DIGITS = 400
-"""Of a whole number: no id and no count has more, and Python takes long to convert them."""
+"""Limit of digits of an integer: ids and counts have fewer, and converting more is slow in Python."""
 MAX_DEPTH = 64
-"""Of lists and objects in each other."""
+"""Limit of nested lists and objects."""
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _HALF = re.compile(r"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]..", re.DOTALL)
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
@@ -62,7 +62,7 @@ def parse_strict(
 
 
 class _RefusedError(ValueError):
-    """A number that is not read, and how the text spells it."""
+    """A number that is refused, and its spelling in the text."""
 
     def __init__(self, spelling: str, message: str) -> None:
         super().__init__(message)
@@ -86,20 +86,20 @@ def _real(spelling: str) -> float:
 
 
 _DECODER = json.JSONDecoder(
-    object_pairs_hook=distinct, parse_constant=_constant, parse_int=_integer, parse_float=_real
+    object_pairs_hook=unique_keys, parse_constant=_constant, parse_int=_integer, parse_float=_real
 )
 
 
-_LENIENT = json.JSONDecoder(object_pairs_hook=distinct, parse_int=_integer)
+_LENIENT = json.JSONDecoder(object_pairs_hook=unique_keys, parse_int=_integer)
 
 
 def _place_of(spelling: str, text: str) -> int:
-    """Where a number stands; texts that spell it don't count."""
+    """The position of a number outside of strings."""
     return _QUOTED.sub(lambda quoted: " " * len(quoted[0]), text).find(spelling)
 
 
 def _too_deep(text: str) -> int:
-    """Where the nesting passes `MAX_DEPTH`."""
+    """The position at which the nesting exceeds `MAX_DEPTH`."""
     depth = 0
     for found in _BRACKET.finditer(text):
         depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(found[0], 0)
@@ -109,7 +109,7 @@ def _too_deep(text: str) -> int:
 
 
 def _nests_deeply(value: Any) -> bool:
-    """Level by level: what is one level deeper than the lists and objects of this one."""
+    """Whether lists and objects are nested deeper than `MAX_DEPTH`; without recursion."""
     level = [value] if isinstance(value, dict | list) else []
     for _ in range(MAX_DEPTH):
         if not level:
@@ -124,7 +124,7 @@ def _nests_deeply(value: Any) -> bool:
 
 
 def validated(data: Any, model: type[BaseModel], what: str, advice: str = "") -> dict[str, Any]:
-    """`data` as it is, if `model` takes it; else a `UserError` that begins with `what` and names the first fault."""
+    """`data` if it is valid for `model`; otherwise a `UserError` that begins with `what` and names the first fault."""
     try:
         model.model_validate(data)
     except ValidationError as error:

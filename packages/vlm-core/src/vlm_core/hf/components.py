@@ -1,4 +1,4 @@
-"""From a model folder to its architecture, by the installed packages; a folder with code has another such file."""
+"""Builds a folder's model from the installed packages. A folder exported with its code has its own version of this."""
 
 from __future__ import annotations
 
@@ -10,5 +10,8 @@ from vlm_core.spec.spec import load_folder_spec
 
 
 def build(folder: Path, *, trust_remote_code: bool = False) -> VLM:
-    """The model of the folder's spec.yaml, without weights; code of the folder runs only with `trust_remote_code`."""
+    """The architecture in the folder's spec.yaml, without weights.
+
+    Raises `UserError` if it needs code of the folder and `trust_remote_code` is false.
+    """
     return architecture(load_folder_spec(folder, trust_remote_code=trust_remote_code), folder)

@@ -1,0 +1,107 @@
+"""The cost estimate of `vlm-assemble --check --gpus N`: FLOPs, memory and samples of each stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vlm_core.diagnose.costs.component_costs import ComponentCosts
+from vlm_core.diagnose.costs.gpus import MFU
+from vlm_core.diagnose.costs.stages import StageFacts, stages_of
+from vlm_core.diagnose.costs.trace import Cost
+from vlm_core.diagnose.costs.training_memory import STRATEGIES, Memory, Sizes, memory
+from vlm_core.errors import UserError, choices
+from vlm_core.model import VLM
+from vlm_core.spec.spec import Spec
+
+TEXT_TOKENS = 256
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """Number of GPUs, and what the spec doesn't contain.
+
+    `text` is the number of text tokens per sample, `samples` the number of samples by stage, `mfu` the model FLOPs
+    utilization.
+    """
+
+    gpus: int = 1
+    text: int = TEXT_TOKENS
+    samples: dict[str, int] | None = None
+    mfu: float = MFU
+
+
+@dataclass(frozen=True)
+class StageEstimate:
+    """Costs of a stage: `costs` by part for `micro` samples of `length` positions, `memory` by strategy.
+
+    `at_longest` is the memory with samples of `max_length` positions. `samples` is None if the data are not here.
+    """
+
+    facts: StageFacts
+    micro: int
+    length: int
+    costs: dict[str, Cost]
+    memory: dict[str, Memory]
+    at_longest: dict[str, Memory]
+    samples: int | None
+
+    @property
+    def flops(self) -> float:
+        """FLOPs of one sample, forward and backward."""
+        return sum(self.of_part(part) for part in self.costs)
+
+    def of_part(self, part: str) -> float:
+        """FLOPs of one sample in one part."""
+        return self.costs[part].training / self.micro
+
+
+@dataclass(frozen=True)
+class CostEstimate:
+    """`forward` is the cost of one sample at inference, by part; `features` the values in one image's features."""
+
+    assumptions: Assumptions
+    length: int
+    forward: dict[str, Cost]
+    stages: list[StageEstimate]
+    features: int
+
+
+def estimate_costs(spec: Spec, model: VLM, assumptions: Assumptions) -> CostEstimate:
+    """Estimate the costs of a spec with its `model` on the meta device, which can't be used afterwards.
+
+    Raises `UserError` for an unknown stage in `samples` and for a batch size that the GPUs don't divide.
+    """
+    stages = stages_of(spec)
+    known = [facts.name for facts in stages]
+    for name in assumptions.samples or {}:
+        if name not in known:
+            raise UserError(f"--samples {name}: the spec has no such stage{choices(name, known)}")
+    for facts in stages:
+        if facts.batch_size % assumptions.gpus:
+            raise UserError(
+                f"stage {facts.name}: batch_size {facts.batch_size} is not divisible by {assumptions.gpus} GPUs"
+            )
+    sizes = [Sizes.of(model, facts.trainable) for facts in stages]
+    costs = ComponentCosts(model)
+    length = costs.tokens + assumptions.text
+    forward = costs.of_stage((), 1, length)
+    estimates = [_stage(facts, size, costs, assumptions) for facts, size in zip(stages, sizes, strict=True)]
+    return CostEstimate(assumptions, length, forward, estimates, costs.features)
+
+
+def _stage(facts: StageFacts, sizes: Sizes, costs: ComponentCosts, assumptions: Assumptions) -> StageEstimate:
+    length, gpus = min(facts.max_length, costs.tokens + assumptions.text), assumptions.gpus
+    micro, bf16 = facts.micro(gpus), facts.precision == "bf16"
+    usual = costs.of_stage(facts.trainable, micro, length, bf16=bf16)
+    longest = costs.of_stage(facts.trainable, micro, facts.max_length, bf16=bf16, backward=False)
+
+    def by_strategy(part_costs: dict[str, Cost]) -> dict[str, Memory]:
+        activations = sum(cost.activations for cost in part_costs.values())
+        copies = sum(part_costs[part].weight_copies for part in facts.trainable)
+        return {
+            name: memory(name, sizes, gpus, bf16=bf16, activations=activations, copies=copies)
+            for name in (STRATEGIES if gpus > 1 else STRATEGIES[:1])
+        }
+
+    samples = (assumptions.samples or {}).get(facts.name) or facts.samples()
+    return StageEstimate(facts, micro, length, usual, by_strategy(usual), by_strategy(longest), samples)
