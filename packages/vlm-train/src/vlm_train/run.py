@@ -43,8 +43,9 @@ from vlm_train.distributed.accelerator import accelerator_of
 from vlm_train.distributed.select import strategy_of
 from vlm_train.engine.bad_samples import check_budget, refuse
 from vlm_train.engine.evaluator import Evaluator
+from vlm_train.engine.stage_batches import StageData, total_steps
 from vlm_train.engine.stage_state import validate_stage
-from vlm_train.engine.trainer import StageTrainer, total_steps
+from vlm_train.engine.trainer import StageTrainer
 from vlm_train.evaluation.answers import Answer
 from vlm_train.evaluation.benchmarks import BenchmarkEvaluator, benchmark_tasks, inputs_of
 from vlm_train.evaluation.stage_evaluations import Evaluations, last_name
@@ -183,6 +184,7 @@ class Run:
         watchdog.beat(f"starting stage {name}", patient=True)
         trainer = self._trainer(position.stage, resumed)
         if position.step < trainer.steps:
+            self._say(*run_messages.parameter_groups(trainer.stage_state.groups))
             position = trainer.fit(position)
             watchdog.beat(f"finishing stage {name}", patient=True)
             if trainer.uses_up:
@@ -204,9 +206,14 @@ class Run:
         reader = self.reader(stage)
         features = Features.of(self.model, self.spec.encoder, self.train, stage, self.accelerator)
         trainer = StageTrainer(
-            self.model, self.train, number, rows, reader, run=self.dir, strategy=self.strategy,
-            evaluators=self._evaluators(reader), features=features,
-        )  # fmt: skip
+            self.model,
+            self.train,
+            number,
+            StageData(rows, reader, features),
+            self.dir,
+            self.strategy,
+            self._evaluators(reader),
+        )
         if resumed:
             trainer.restore(resumed)
         return trainer

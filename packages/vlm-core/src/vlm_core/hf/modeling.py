@@ -25,7 +25,7 @@ from vlm_core.hf.generation import StateCache, VLMGeneration, refuse
 from vlm_core.hf.input_checks import check_rows, check_shapes, kept, segments_of
 from vlm_core.hf.saving import upload_of
 from vlm_core.hf.training import Backbone, head_of, learnable, refuse_outside_loss, set_recompute, summed_loss
-from vlm_core.model import PARTS, VLM
+from vlm_core.model import PARTS, VLM, splice
 from vlm_core.model_folder.file_list import verify_model
 from vlm_core.model_folder.load import load_model
 from vlm_core.model_folder.weights import to_dtype
@@ -273,7 +273,7 @@ class VLMForConditionalGeneration(VLMGeneration, PreTrainedModel, GenerationMixi
                     f"image_mask marks {int(image_mask.sum())} positions, but {len(visual)} images take "
                     f"{visual.shape[1]} each; rows must not be cut inside an image"
                 )
-            x = x.masked_scatter(image_mask.bool().unsqueeze(-1), visual.to(x.dtype))
+            x = splice(x, image_mask.bool(), visual)
         segments = segments_of(attention_mask, x, cache.length if cache else 0)
         return self.model.forward_embeds(x, segments, cache and cache.state)
 

@@ -51,11 +51,6 @@ def order_of(stage: Stage, rows: ConcatRows, seed: int, image_tokens: int) -> Sh
     )
 
 
-def stage_seed(seed: int, number: int) -> int:
-    """Each stage has an order of its own."""
-    return seed * 1000 + number
-
-
 class ConcatRows(Rows):
     """Sequences of rows, one after the other, none of them copied."""
 

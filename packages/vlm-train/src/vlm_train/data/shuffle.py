@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import accumulate
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vlm_core.rows import Blocks
+from vlm_train.seeds import epoch_seed, fold_in
 
 POOL = 64
 """Batches among which rows are sorted by length: more would group better and shuffle less."""
@@ -74,7 +74,7 @@ class ShuffledOrder:
 
     def epoch(self, number: int) -> Tensor:
         """The rows of epoch `number`, from 0."""
-        generator = torch.Generator().manual_seed((self.seed << 20) + number)
+        generator = torch.Generator().manual_seed(epoch_seed(self.seed, number))
         order = torch.randperm(len(self), generator=generator)
         if self.neighbours:
             order = self._interleaved(number, order)
@@ -102,8 +102,7 @@ class ShuffledOrder:
 
     def _round(self, source: int, number: int) -> Tensor:
         """The permutation in which a source's rows are seen for the `number`-th time."""
-        digest = hashlib.sha256(repr((self.seed, source, number)).encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+        generator = torch.Generator().manual_seed(fold_in(self.seed, source, number))
         blocks = self.blocks[source]
         if blocks is None:
             return torch.randperm(self.sizes[source], generator=generator)

@@ -1,6 +1,6 @@
 """SIGTERM, SIGUSR1 and Ctrl-C stop a run so that the same command resumes it; a second Ctrl-C ends it at once.
 
-While a stage trains, a signal is only remembered: the processes agree after each step whether any of them got one,
+While a stage trains, a signal is only remembered: the processes agree before each step whether any of them got one,
 save, and leave together. At any other time (imports, reading data, building, evaluating, writing the model) nothing can
 be lost: the process leaves at once, and what was under way is done anew. During imports it leaves without raising
 anything, which libraries would take for an error of theirs.
@@ -17,13 +17,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from vlm_train.distributed import exit_message
 from vlm_train.distributed.exit_message import RESUMABLE
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
 
 INTERRUPTED = 130
 """Exit code after a second Ctrl-C."""
@@ -140,7 +137,7 @@ def unwinding() -> Iterator[None]:
 
 @contextmanager
 def defer() -> Iterator[None]:
-    """Defer signals in this context; one that `agreed` did not report ends the process at its end."""
+    """Defer signals in this context; one that nobody has acted on ends the process at its end."""
     _SignalState.deferred = True
     try:
         yield
@@ -150,15 +147,9 @@ def defer() -> Iterator[None]:
         raise left(_SignalState.received)
 
 
-def agreed(accelerator: Accelerator) -> bool:
-    """Whether any process has got a signal: the same answer on all, which must all ask."""
-    received = _SignalState.received is not None
-    if accelerator.num_processes == 1:
-        return received
-    import torch
-
-    count = accelerator.reduce(torch.tensor(int(received), device=accelerator.device), "sum")
-    return bool(int(count))  # pyright: ignore[reportArgumentType]
+def requested() -> bool:
+    """Whether this process has got a signal; the processes agree on it by `step_control.exchange`."""
+    return _SignalState.received is not None
 
 
 def stopped(where: str) -> Stopped:

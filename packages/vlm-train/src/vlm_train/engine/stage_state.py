@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -142,18 +141,3 @@ def validate_stage(model: VLM, stage: Stage) -> None:
     if adapters:
         lora.take_out(model)
     model.requires_grad_(True).eval()
-
-
-def table(groups: list[optim.ParameterGroup]) -> str:
-    """The groups as text: label, tensors, parameters, rate, decay."""
-    rows = [("trainable", "tensors", "parameters", "lr", "weight decay")]
-    for g in groups:
-        count = sum(math.prod(p.shape) for p in g.parameters.values())
-        decay = f"{g.weight_decay:g}" if g.decays else "exempt"
-        rows.append((g.label, str(len(g.parameters)), f"{count:,}", f"{g.lr:g}", decay))
-    widths = [max(len(row[i]) for row in rows) for i in range(5)]
-    return "\n".join(
-        " "
-        + "  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-        for row in rows
-    )
