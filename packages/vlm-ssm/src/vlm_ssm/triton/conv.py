@@ -11,6 +11,7 @@ from torch import Tensor
 from vlm_ssm.registration.autograd import CONV_BACKWARD, CONV_FORWARD, conv_with
 from vlm_ssm.registration.inputs import ConvInputs
 from vlm_ssm.registration.layouts import check_scan_order, like, native
+from vlm_ssm.registration.scan_orders import inverse_of
 from vlm_ssm.triton.kernels import conv as kernels
 
 ROWS, BLOCK = 16, 128  # positions and channels a program
@@ -71,7 +72,7 @@ def _backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
             x, weight, bias, held, reset, history, left_pad, scan_order, grad, inside, sums, *_strides(x), N, T, E,
             **shared,
         )  # fmt: skip
-        inverse = None if scan_order is None else scan_order.argsort(-1)
+        inverse = None if scan_order is None else inverse_of(scan_order)
         kernels.backward_rows[(triton.cdiv(E, block), triton.cdiv(T + past, ROWS), N * J)](
             inside, weight, history, left_pad, inverse, grad_x, grad_state if past else None, N, T, E, K, J,
             PAST=past, **shared,
