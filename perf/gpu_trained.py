@@ -19,8 +19,8 @@ from vlm_train.config.section import train_section
 from vlm_train.distributed import process_group
 from vlm_train.distributed.accelerator import accelerator_of
 from vlm_train.distributed.select import strategy_of
+from vlm_train.distributed.step_control import exchange
 from vlm_train.engine.stage_state import StageState, cast_frozen_to_bf16
-from vlm_train.engine.step_control import exchange
 from vlm_train.engine.train_step import take_step
 
 SPEC = Path(__file__).parents[1] / "specs" / "vl-mamba-2.8b.yaml"

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from vlm_train.distributed.base import DDPStrategy
-from vlm_train.engine.step_control import exchange
+from vlm_train.distributed.step_control import exchange
 from vlm_train.engine.train_step import take_step
 
 

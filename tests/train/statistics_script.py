@@ -18,7 +18,7 @@ from vlm_core.model import VLM
 from vlm_core.text.batch import Batch
 from vlm_train.distributed.base import DDPStrategy
 from vlm_train.distributed.fsdp2 import FSDP2Strategy
-from vlm_train.engine.step_control import exchange
+from vlm_train.distributed.step_control import exchange
 from vlm_train.engine.train_step import take_step
 from vlm_train.loss import SummedLoss
 

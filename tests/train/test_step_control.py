@@ -2,14 +2,16 @@
 
 import json
 
+import pytest
 from accelerate import Accelerator
 from ranks import run_ranks
 
 from vlm_core.text.batch import blank, collate
 from vlm_core.text.render import TokenizedConversation
-from vlm_train.engine.step_control import StepControl, exchange
+from vlm_train.distributed.step_control import StepControl, exchange
 
 
+@pytest.mark.slow
 def test_a_step_has_two_collectives_and_a_signal_stops_all_processes(run_spec, tmp_path):
     """Dropped samples add a gather to their step alone; the peer of a stopped process stops after the same step."""
     data = json.loads((path := run_spec(held_out_qa=None, checkpoint_every=100, on_bad_sample="skip",

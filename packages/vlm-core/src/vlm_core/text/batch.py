@@ -46,8 +46,10 @@ class Batch:
         return self._map(Tensor.pin_memory)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        tensors: list[Any] = [getattr(self, field.name) for field in fields(self)]
-        return Batch(*(None if tensor is None else change(tensor) for tensor in tensors))
+        def changed(tensor: Tensor | None) -> Any:
+            return None if tensor is None else change(tensor)
+
+        return Batch(*(changed(getattr(self, field.name)) for field in fields(self)))
 
 
 def blank() -> Batch:

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-_INVERSES = WeakTensorKeyDictionary()  # (inverse, the version of the order that it belongs to), while the order lives
+_INVERSES = (
+    WeakTensorKeyDictionary()
+)  # (inverse, the version of the order that it belongs to), while the order lives
 
 
 def keep_inverse(scan_order: Tensor) -> Tensor:
@@ -16,7 +18,9 @@ def keep_inverse(scan_order: Tensor) -> Tensor:
     """
     places = torch.arange(scan_order.shape[-1], device=scan_order.device)
     if not scan_order.is_meta and not torch.equal(scan_order.sort(-1).values, places.expand_as(scan_order)):
-        raise ValueError(f"scan_order {tuple(scan_order.shape)} must hold permutations of range({len(places)})")
+        raise ValueError(
+            f"scan_order {tuple(scan_order.shape)} must hold permutations of range({len(places)})"
+        )
     _INVERSES[scan_order] = scan_order.argsort(-1), scan_order._version
     return scan_order
 
@@ -24,8 +28,8 @@ def keep_inverse(scan_order: Tensor) -> Tensor:
 def _kept(scan_order: Tensor) -> Tensor | None:
     if torch.compiler.is_compiling() or scan_order.is_inference():
         return None
-    inverse, version = _INVERSES.get(scan_order, (None, 0))
-    return inverse if version == scan_order._version else None
+    entry = _INVERSES.get(scan_order)
+    return entry[0] if entry is not None and entry[1] == scan_order._version else None
 
 
 def is_permutation(scan_order: Tensor) -> bool:

@@ -74,8 +74,8 @@ def _exchange(strategy: DDPStrategy, summed: Tensor, norm: Tensor) -> tuple[floa
     bad = torch.isfinite(norm).logical_not().to(summed.dtype)
     sums = strategy.accelerator.reduce(torch.stack([summed, bad]), "sum")
     numbers = torch.cat([sums, norm.detach().to(summed.dtype).reshape(1)])  # pyright: ignore[reportArgumentType, reportCallIssue]
-    loss, bad, norm = numbers.tolist()
-    return loss, math.nan if bad and math.isfinite(norm) else norm
+    loss, bad_processes, own_norm = numbers.tolist()
+    return loss, math.nan if bad_processes and math.isfinite(own_norm) else own_norm
 
 
 def _backward(

@@ -23,9 +23,9 @@ from vlm_train.checkpoint.run_dir import CHECKPOINTS, RunDir
 from vlm_train.config.train import TrainConfig
 from vlm_train.data.collate import MicroBatch
 from vlm_train.data.dataset import TOO_LONG, DroppedSample
-from vlm_train.distributed import preemption, watchdog
+from vlm_train.distributed import preemption, step_control, watchdog
 from vlm_train.distributed.base import DDPStrategy
-from vlm_train.engine import lr_schedule, step_control
+from vlm_train.engine import lr_schedule
 from vlm_train.engine.bad_samples import DroppedSamples
 from vlm_train.engine.evaluator import Evaluator
 from vlm_train.engine.stage_batches import StageBatches, StageData
