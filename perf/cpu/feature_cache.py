@@ -26,9 +26,11 @@ from vlm_train.config.train import TrainConfig
 from vlm_train.data.dataset import sample_processor
 from vlm_train.data.mixture import joined
 from vlm_train.distributed.base import DDPStrategy
+from vlm_train.engine.stage_batches import StageData
 from vlm_train.engine.train_step import take_step
 from vlm_train.engine.trainer import StageTrainer
 from vlm_train.feature_cache.cache import Features, shape_of
+from vlm_train.loss import target_count
 
 SPEC = Path(__file__).parents[2] / "specs" / "quickstart.yaml"
 STAGES = (1, 2)
@@ -50,17 +52,20 @@ class Contestant:
         features = Features.of(self.model, self.spec.encoder, self.train, stage, accelerator)
         reader = sample_processor(self.model, self.spec, self.train, stage)
         folder, rows = RunDir("unused"), joined(stage.data)
-        return StageTrainer(self.model, self.train, number, rows, reader, folder, self.strategy, (), features)
+        return StageTrainer(
+            self.model, self.train, number, StageData(rows, reader, features), folder, self.strategy
+        )
 
     def step(self, trainer: StageTrainer) -> Run:
         """Each call is one more step of the stage."""
         stage_state, clip = trainer.stage_state, trainer.stage.max_grad_norm
         stage_state.start(self.strategy)
-        steps = trainer._steps_of_batches(0)
+        steps = trainer.batches.from_step(0)
 
         def run() -> object:
             batches = [micro.batch for micro in next(steps) if micro.batch is not None]
-            return take_step(self.strategy, stage_state.module, stage_state.optimizer, batches, clip)
+            targets = sum(map(target_count, batches))
+            return take_step(self.strategy, stage_state.module, stage_state.optimizer, batches, clip, targets)
 
         return run
 
@@ -86,7 +91,7 @@ def main() -> None:
         def filled(trainer: StageTrainer) -> None:
             before = stored()
             with redirect_stdout(StringIO()):
-                seconds = timed(lambda: trainer.precompute_features(0))
+                seconds = timed(lambda: trainer.batches.precompute_features(0))
             new = stored() - before
             count = new // (4 * math.prod(shape_of(contestants["features"].model)))
             each = number(1e3 * seconds / count) if count else ""

@@ -109,12 +109,10 @@ class Loading:
 
         from vlm_core.diagnose.model_summary import build_on_meta
         from vlm_core.spec.spec import load_spec
-        from vlm_train.checkpoint.run_dir import RunDir
         from vlm_train.config.section import train_section
         from vlm_train.data.dataset import sample_processor
         from vlm_train.data.mixture import joined
-        from vlm_train.distributed.base import DDPStrategy
-        from vlm_train.engine.trainer import StageTrainer
+        from vlm_train.engine.stage_batches import StageBatches, StageData
 
         stage = {"name": "s", "trainable": ["connector"], "data": [data], "lr": 1e-3, "batch_size": BATCH}
         spec = {
@@ -146,14 +144,12 @@ class Loading:
         made, document = load_spec(folder / "spec.yaml")
         train, model = train_section(made, document), build_on_meta(made)
         reader = sample_processor(model, made, train, train.stages[0])
-        rows, strategy = joined(train.stages[0].data), DDPStrategy(Accelerator(cpu=True))
-        self.trainer = StageTrainer(model, train, 0, rows, reader, RunDir(train.output), strategy)
+        rows = joined(train.stages[0].data)
+        self.batches = StageBatches(model, train, 0, StageData(rows, reader), Accelerator(cpu=True))
         self.transform, self.samples = reader.transform, samples
 
     def __call__(self) -> None:
-        seen = sum(
-            len(m.batch.input_ids) for micros in self.trainer._steps_of_batches(0) for m in micros if m.batch
-        )
+        seen = sum(len(m.batch.input_ids) for micros in self.batches.from_step(0) for m in micros if m.batch)
         assert seen == self.samples, f"{seen} of {self.samples} samples"
 
 

@@ -19,6 +19,7 @@ from vlm_train.config.section import train_section
 from vlm_train.distributed import process_group
 from vlm_train.distributed.accelerator import accelerator_of
 from vlm_train.distributed.select import strategy_of
+from vlm_train.distributed.step_control import exchange
 from vlm_train.engine.stage_state import StageState, cast_frozen_to_bf16
 from vlm_train.engine.train_step import take_step
 
@@ -88,7 +89,8 @@ class Trained:
     def step(self, batches: Sequence[Batch]) -> float:
         """-> the loss of the whole step."""
         module, optimizer = self.stage_state.module, self.stage_state.optimizer
-        return take_step(self.strategy, module, optimizer, batches, self.stage.max_grad_norm).loss
+        targets = exchange(self.strategy.accelerator, batches).targets
+        return take_step(self.strategy, module, optimizer, batches, self.stage.max_grad_norm, targets).loss
 
 
 def seconds(trained: Trained, count: int, steps: int) -> float:

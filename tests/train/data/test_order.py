@@ -95,7 +95,7 @@ def test_a_stage_takes_what_its_weights_or_counts_say(run_spec):
     """Two datasets of 18 rows: the epoch keeps its length with weights, and has its own with counts."""
     from vlm_train.config.train import Stage
     from vlm_train.data.mixture import order_of
-    from vlm_train.engine.trainer import total_steps
+    from vlm_train.engine.stage_batches import total_steps
 
     data = load_spec(run_spec())[0].train["stages"][0]["data"] * 2
     keys = {"name": "s", "trainable": ["llm"], "data": data, "lr": 1e-3, "batch_size": 4}

@@ -58,7 +58,7 @@ def test_a_skipped_row_changes_nothing_for_the_others(bad_spec, run_spec, monkey
     fit = trainer.StageTrainer.fit
 
     def spy(self, *args):
-        for micros in self._steps_of_batches(0):
+        for micros in self.batches.from_step(0):
             seen.append([m.batch and m.batch.input_ids for m in micros])
         return fit(self, *args)
 

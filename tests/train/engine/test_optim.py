@@ -16,7 +16,7 @@ from vlm_train.checkpoint import optimizer_state, sharded_safetensors
 from vlm_train.engine import optimizer as optim
 from vlm_train.engine.ema import Average
 from vlm_train.engine.lr_schedule import scale
-from vlm_train.engine.stage_state import table
+from vlm_train.monitoring.run_messages import parameter_groups
 from vlm_train.run import start
 
 
@@ -109,7 +109,7 @@ def test_the_first_pattern_that_fits_counts_and_the_rest_stays_with_its_part(tin
     listed = [id(p) for g in found for p in g.parameters.values()]
     assert len(listed) == len(set(listed)) == sum(p.requires_grad for p in tiny_model.parameters())
 
-    rows = [line.split() for line in table(found).splitlines()]
+    rows = [line.split() for line in parameter_groups(found)]
     assert ["*.embedding.*", "1", "4,864", "5e-06", "0"] in rows
     assert ["llm.*.mixer.*", "8", "448", "1e-05", "exempt"] in rows
     counts = sum(int(row[2].replace(",", "")) for row in rows[1:])

@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from vlm_train.distributed.base import DDPStrategy
+from vlm_train.distributed.step_control import exchange
 from vlm_train.engine.train_step import take_step
 
 
@@ -21,8 +22,8 @@ class Numbers:
     x: torch.Tensor
 
     @property
-    def loss_mask(self):
-        return torch.tensor([[False, True]])
+    def targets(self):
+        return torch.tensor([1])
 
     def to(self, device):
         return self
@@ -70,7 +71,9 @@ def main():
         module.bad = bad if accelerator.process_index == 1 else ""
         before = copied(strategy, module)
         batches = [Numbers(torch.full((2, 3), 1.0 + i + accelerator.process_index)) for i in range(2)]
-        outcome = take_step(strategy, wrapped, optimizer, batches, 1.0)
+        outcome = take_step(
+            strategy, wrapped, optimizer, batches, 1.0, exchange(accelerator, batches).targets
+        )
         after = copied(strategy, module)
         same = all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
         assert same is not outcome.changed

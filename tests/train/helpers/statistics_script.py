@@ -18,6 +18,7 @@ from vlm_core.model import VLM
 from vlm_core.text.batch import Batch
 from vlm_train.distributed.base import DDPStrategy
 from vlm_train.distributed.fsdp2 import FSDP2Strategy
+from vlm_train.distributed.step_control import exchange
 from vlm_train.engine.train_step import take_step
 from vlm_train.loss import SummedLoss
 
@@ -81,7 +82,7 @@ def run(kind, accelerator):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for step in range(3):
         batches = [batch(10 * step + 2 * rank + i, image=rank == 0 or step != 1) for i in range(2)]
-        take_step(strategy, loss, optimizer, batches, 1.0)
+        take_step(strategy, loss, optimizer, batches, 1.0, exchange(accelerator, batches).targets)
         records.append([int(norm.num_batches_tracked), norm.running_mean.tolist()])
     strategy.assert_in_sync(loss)
     norm.running_var.add_(rank)

@@ -60,7 +60,7 @@ class Mamba2Scan(nn.Module):
     def forward(self, v: Tensor) -> Tensor:
         """(N, H, W, D) -> (N, H, W, D)."""
         h, w = v.shape[1:3]
-        scan_order = tables(self.scan, h, w).to(v.device)
+        scan_order = tables(self.scan, h, w, v.device)
         z, x, dt = self.in_proj(v.flatten(1, 2)).split(self.sizes, dim=-1)
         y = self._along(x, dt, scan_order).float() * F.silu(z.float()).unsqueeze(2)
         return self.out_proj(self._normed(y).mean(2).to(v.dtype)).unflatten(1, (h, w))

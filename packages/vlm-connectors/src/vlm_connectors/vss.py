@@ -12,16 +12,20 @@ from torch import Tensor, nn
 from vlm_core.errors import UserError
 from vlm_ssm import MambaMixer, SelectiveSSM, scan_along
 from vlm_ssm.layers.hooked_modules import has_no_hooks
+from vlm_ssm.registration.scan_orders import inverse_of, keep_inverse
 
 if TYPE_CHECKING:
     from vlm_core.plugins.hooks import Scan
 
 
+_CPU = torch.device("cpu")
+
+
 @lru_cache(maxsize=64)
-def tables(scan: Scan, h: int, w: int) -> Tensor:
-    """The mechanism's permutations (K, H·W), checked once for each grid."""
+def tables(scan: Scan, h: int, w: int, device: torch.device = _CPU) -> Tensor:
+    """The mechanism's permutations (K, H·W), made, checked, inverted and copied to a device once for each grid."""
     with torch.inference_mode(False):  # what a prediction cached must serve training, too
-        return _checked(scan, h, w)
+        return keep_inverse(_checked(scan, h, w) if device == _CPU else tables(scan, h, w).to(device))
 
 
 def _checked(scan: Scan, h: int, w: int) -> Tensor:
@@ -67,7 +71,7 @@ class VSS(nn.Module):
     def forward(self, v: Tensor) -> Tensor:
         """(N, H, W, D) -> (N, H, W, D)."""
         h, w = v.shape[1:3]
-        scan_order = tables(self.scan, h, w).to(v.device)
+        scan_order = tables(self.scan, h, w, v.device)
         merged = self._mix()(v.flatten(1, 2), scan_order)
         if self.merge == "mean":
             merged = merged / len(scan_order)
@@ -87,7 +91,8 @@ class VSS(nn.Module):
                 "hook, wrap or replace its in_proj, x_proj, dt_proj or out_proj instead"
             )
         mixers = list(self.mixers) * (len(scan_order) // len(self.mixers))
-        outs = [mixer(v[:, r])[0][:, r.argsort()] for mixer, r in zip(mixers, scan_order, strict=True)]
+        orders = zip(mixers, scan_order, inverse_of(scan_order), strict=True)
+        outs = [mixer(v[:, order])[0][:, inverse] for mixer, order, inverse in orders]
         return torch.stack(outs).sum(0)
 
     def _hoisted(self, v: Tensor, scan_order: Tensor) -> Tensor:

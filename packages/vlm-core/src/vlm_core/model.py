@@ -11,6 +11,21 @@ from vlm_core.numerics.low_precision_matmul import upcast_matmul
 PARTS = ("encoder", "connector", "llm")
 
 
+def splice(x: Tensor, image_mask: Tensor, image_embeds: Tensor) -> Tensor:
+    """x (B, T, M) with `image_embeds` (N, L, M) in order at the positions of `image_mask` (B, T); the rest is unused.
+
+    As `masked_scatter`, whose backward pass makes the host wait for a GPU; here every shape follows from the inputs'.
+    """
+    rows, values = x.flatten(0, 1), image_embeds.flatten(0, 1).to(x.dtype)
+    rank = image_mask.flatten().cumsum(0)  # of each image position among all, from 1
+    torch.ops.aten._assert_async.msg(
+        (rank[-1:] <= len(values)).all(), "image_mask has more positions than there are embeddings"
+    )
+    # the position of each embedding; that of an unused one is a row past the end
+    index = torch.searchsorted(rank, torch.arange(1, len(values) + 1, device=x.device))
+    return torch.cat([rows, rows[:1]]).index_copy_(0, index, values)[:-1].unflatten(0, x.shape[:2])
+
+
 class VLM(nn.Module):
     """encoder → connector → image embeddings inserted into text embeddings → language model (paper, section 3.1)."""
 
@@ -58,11 +73,14 @@ class VLM(nn.Module):
     def embed(
         self, input_ids: Tensor, image_mask: Tensor | None = None, image_embeds: Tensor | None = None
     ) -> Tensor:
-        """Ids (B, T) -> embeddings (B, T, M), with `image_embeds` (N, L, M) where `image_mask` (B, T) is true."""
+        """Ids (B, T) -> embeddings (B, T, M), with `image_embeds` (N, L, M) where `image_mask` (B, T) is true.
+
+        Raises `RuntimeError` for a mask with more positions than embeddings; a GPU stops with an assertion.
+        """
         x = self.llm.embed(input_ids)
         if image_embeds is None or image_mask is None:
             return x
-        return x.masked_scatter(image_mask.unsqueeze(-1), image_embeds.to(x.dtype))
+        return splice(x, image_mask, image_embeds)
 
     def forward_embeds(
         self, x: Tensor, segments: Tensor | None = None, state: State | None = None

@@ -1,4 +1,4 @@
-"""Cross entropy of the targets, summed: the trainer divides by the tokens of the whole step."""
+"""Cross entropy summed over target tokens; the trainer divides by the number of targets of the whole step."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from vlm_core.text.batch import Batch
 
 
 def target_count(batch: Batch) -> int:
-    """How many tokens of a batch are predicted: position 0 has nothing before it."""
-    return int(batch.loss_mask[:, 1:].sum())
+    """Number of predicted tokens of a batch."""
+    return len(batch.targets)
 
 
 class SummedLoss(nn.Module):
-    """The module that is trained; wrapping loss and model together keeps wrappers such as DDP correct.
+    """The module that a stage trains: model and loss together, so that wrappers such as DDP see one forward pass.
 
-    With `always_sees` a batch without pictures sends a black one through encoder and connector, for nothing: several
-    processes exchange weights and gradients layer by layer, so all must pass the same layers in both directions. No
-    buffer keeps what such a pass writes. With `encoded` other batches bring features, and so does this one.
+    With `always_sees`, a batch without images sends one black image through encoder and connector, at no position of
+    the batch. Several processes exchange weights and gradients layer by layer, so all of them must run the same layers
+    forward and backward. Buffers keep nothing of such a pass. With `encoded`, batches bring features instead of pixels.
     """
 
     def __init__(self, model: VLM, *, always_sees: bool = False, encoded: bool = False) -> None:
@@ -32,16 +32,17 @@ class SummedLoss(nn.Module):
         self.model, self.always_sees, self.encoded = model, always_sees, encoded
 
     def forward(self, batch: Batch) -> Tensor:
-        """Sum over target tokens of -log p(token | what precedes it); logits exist only for targets."""
-        pixels, features = self._seen(batch)
-        with self._kept(batch, stands_in=pixels is not batch.pixel_values or features is not batch.features):
+        """Sum over the target tokens of -log p(token | preceding tokens), in nats; logits exist only for targets."""
+        pixels, features = self._images(batch)
+        black = pixels is not batch.pixel_values or features is not batch.features
+        with self._buffers_kept(batch, black=black):
             hidden, _ = self.model(batch.input_ids, batch.image_mask, pixels, batch.segments, features)
-        wanted = batch.loss_mask[:, 1:]
-        logits = self.model.llm.logits(hidden[:, :-1][wanted])
-        return F.cross_entropy(logits.float(), batch.input_ids[:, 1:][wanted], reduction="sum")
+        predicting = hidden.flatten(0, 1).index_select(0, batch.targets - 1)
+        labels = batch.input_ids.flatten().index_select(0, batch.targets)
+        return F.cross_entropy(self.model.llm.logits(predicting).float(), labels, reduction="sum")
 
-    def _seen(self, batch: Batch) -> tuple[Tensor | None, Tensor | None]:
-        """Pixels and features of the batch, or of a black picture that no position of the batch stands for."""
+    def _images(self, batch: Batch) -> tuple[Tensor | None, Tensor | None]:
+        """Pixels and features of the batch, or of one black image."""
         if batch.pixel_values is not None or batch.features is not None or not self.always_sees:
             return batch.pixel_values, batch.features
         encoder, device = self.model.encoder, batch.input_ids.device
@@ -49,15 +50,15 @@ class SummedLoss(nn.Module):
             return torch.zeros(1, 3, *encoder.image_size, device=device), None
         return None, torch.zeros(1, *encoder.grid(*encoder.image_size), encoder.dim, device=device)
 
-    def _kept(self, batch: Batch, *, stands_in: bool) -> AbstractContextManager[None]:
-        """Around a pass: no buffer of a part that gets no row's own data changes."""
-        parts = [self.model.encoder, self.model.connector] if stands_in else []
+    def _buffers_kept(self, batch: Batch, *, black: bool) -> AbstractContextManager[None]:
+        """Context of a forward pass in which parts that process no data of the batch write to copies of buffers."""
+        parts = [self.model.encoder, self.model.connector] if black else []
         parts += [] if target_count(batch) else [self.model.llm]
         return BufferCopies(*parts) if parts else nullcontext()
 
     @contextmanager
     def reading_pixels(self) -> Iterator[None]:
-        """Inside, no batch brings features."""
+        """Context in which batches bring pixels, whatever `encoded` is."""
         before, self.encoded = self.encoded, False
         try:
             yield

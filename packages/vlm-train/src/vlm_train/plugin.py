@@ -1,4 +1,4 @@
-"""What this package offers to vlm-core: the `train` section of a spec, and data formats."""
+"""Plugin hooks of this package: the `train` section of a spec, and its dataset formats."""
 
 from __future__ import annotations
 

@@ -43,8 +43,9 @@ from vlm_train.distributed.accelerator import accelerator_of
 from vlm_train.distributed.select import strategy_of
 from vlm_train.engine.bad_samples import check_budget, refuse
 from vlm_train.engine.evaluator import Evaluator
+from vlm_train.engine.stage_batches import StageData, total_steps
 from vlm_train.engine.stage_state import validate_stage
-from vlm_train.engine.trainer import StageTrainer, total_steps
+from vlm_train.engine.trainer import StageTrainer
 from vlm_train.evaluation.benchmarks import BenchmarkEvaluator, benchmark_tasks, inputs_of
 from vlm_train.evaluation.held_out_answers import Answer
 from vlm_train.evaluation.stage_evaluations import Evaluations, last_name
@@ -60,7 +61,7 @@ from vlm_train.report import results
 
 
 class Run:
-    """One spec on its way through its stages."""
+    """One run of a spec: all stages, their evaluations, and the results."""
 
     model: VLM
 
@@ -89,7 +90,7 @@ class Run:
         return self.accelerator.is_main_process
 
     def go(self) -> results.Results:
-        """Start, or go on where the folder says; returns the rows of the results table."""
+        """Start, or resume from the newest checkpoint in the folder; -> the rows of the results table."""
         try:
             process_group.call_on_main(self.accelerator, self._claim)
             self.parts = with_saved_tokenizer(self.dir, self.spec)
@@ -106,7 +107,7 @@ class Run:
         self.dir.write(ENVIRONMENT, json.dumps(environment(self.spec, self.strategy), indent=1) + "\n")
 
     def _inputs(self) -> Inputs:
-        """What this run is made from, by content."""
+        """Digests of everything that this run reads, and package versions."""
         keys = [key for key, _ in run_inputs.datasets(self.train)]
         parts = [part for rows in (*self.rows, self.questions, self.unseen) for part in rows.parts]
         data = run_inputs.data_sources(self.train, dict(zip(keys, parts, strict=True)), {})
@@ -123,7 +124,7 @@ class Run:
         return self._finish()
 
     def _untrained(self) -> VLM:
-        """What the spec says, on the device, or where it is sharded from."""
+        """The model of the spec with its initial weights; on the device, unless the strategy shards it."""
         model = assemble.build(self.parts, seed=self.train.seed)
         return model if self.strategy.sharded else model.to(self.accelerator.device)
 
@@ -131,7 +132,7 @@ class Run:
         return saved_model(self.dir, self.spec, name).to(self.accelerator.device)
 
     def _newest(self) -> tuple[Path | None, Position]:
-        """The checkpoint to go on from, the same on every process, and where it stands."""
+        """The newest checkpoint, the same on every process, and its position."""
         path = process_group.call_on_main(
             self.accelerator, lambda: newest_checkpoint(self.dir, self.train, self._say)
         )
@@ -169,7 +170,7 @@ class Run:
         return position, resumed
 
     def _track(self, position: Position) -> None:
-        """Let the trackers listen, from this position on."""
+        """Start the trackers at this position."""
         if not self.train.trackers:
             return
         steps = [total_steps(s, len(rows)) for s, rows in zip(self.train.stages, self.rows, strict=True)]
@@ -179,11 +180,12 @@ class Run:
         self.dir.listeners.append(self.trackers)
 
     def _train(self, position: Position, resumed: Path | None) -> Position:
-        """One stage from `position` to its end, and what it leaves: averages, merged adapters."""
+        """Train one stage from `position` to its end, evaluate its average, merge its adapters."""
         name = self.train.stages[position.stage].name
         watchdog.beat(f"starting stage {name}", patient=True)
         trainer = self._trainer(position.stage, resumed)
         if position.step < trainer.steps:
+            self._say(*run_messages.parameter_groups(trainer.stage_state.groups))
             position = trainer.fit(position)
             watchdog.beat(f"finishing stage {name}", patient=True)
             if trainer.uses_up:
@@ -200,20 +202,25 @@ class Run:
         return position
 
     def _trainer(self, number: int, resumed: Path | None) -> StageTrainer:
-        """Of one stage, standing where a checkpoint stands or at the stage's beginning."""
+        """The trainer of one stage, restored from the checkpoint `resumed` if there is one."""
         stage, rows = self.train.stages[number], self.rows[number]
         reader = self.reader(stage)
         features = Features.of(self.model, self.spec.encoder, self.train, stage, self.accelerator)
         trainer = StageTrainer(
-            self.model, self.train, number, rows, reader, run=self.dir, strategy=self.strategy,
-            evaluators=self._evaluators(reader), features=features,
-        )  # fmt: skip
+            self.model,
+            self.train,
+            number,
+            StageData(rows, reader, features),
+            self.dir,
+            self.strategy,
+            self._evaluators(reader),
+        )
         if resumed:
             trainer.restore(resumed)
         return trainer
 
     def _evaluators(self, reader: SampleProcessor) -> list[Evaluator]:
-        """What measures the model while it trains."""
+        """Evaluators that run during training."""
         evaluators: list[Evaluator] = []
         if settings := self.train.validation:
             evaluators.append(ValidationLoss(settings, self.unseen, reader, self.accelerator))
@@ -230,11 +237,11 @@ class Run:
             save_model(self.dir, self.model, self.spec, AVERAGE)
 
     def reader(self, stage: Stage | None = None) -> SampleProcessor:
-        """Rows as the model reads them in `stage`, or at inference."""
+        """The sample processor of `stage`, or of inference."""
         return sample_processor(self.model, self.spec, self.train, stage)
 
     def _tell_overlap(self) -> None:
-        """Say how many of the rows that measure the model are trained on."""
+        """Print how many evaluation rows are also in the training data."""
         asked = ValidationLoss.chosen(self.train.validation, self.unseen)
         validation = EvalRows("validation", asked, self.train, self.rows, self.accelerator, every=True)
         for eval_rows in (self.evaluations.eval_rows, validation):
@@ -262,7 +269,7 @@ class Run:
         return table
 
     def _evaluate_average(self) -> None:
-        """Ask the averaged weights again if what is kept was asked about other questions."""
+        """Evaluate the averaged weights again if the saved answers are to other questions."""
         name = f"{last_name(self.train)}, average"
         if (self.dir.path / AVERAGE).exists() and not self.evaluations.done(name):
             self.model = self._saved(AVERAGE)
@@ -273,7 +280,7 @@ class Run:
 
 
 def start(spec: Spec, document: Document) -> tuple[RunDir, results.Results]:
-    """Train what the spec says; raises `UserError` before anything is written if data or parts don't fit."""
+    """Train a spec; raises `UserError` before anything is written if its data or parts don't fit."""
     train = train_section(spec, document)
     refuse_untrained(spec, document)
     accelerator = accelerator_of(train)

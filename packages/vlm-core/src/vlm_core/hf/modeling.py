@@ -39,7 +39,7 @@ from vlm_core.hf.training import (
     refuse_external_loss,
     set_checkpointing,
 )
-from vlm_core.model import PARTS, VLM
+from vlm_core.model import PARTS, VLM, splice
 from vlm_core.model_folder.file_list import verify_model
 from vlm_core.model_folder.load import load_model
 from vlm_core.model_folder.weights import to_dtype
@@ -286,6 +286,6 @@ class VLMForConditionalGeneration(VLMGeneration, PreTrainedModel, GenerationMixi
                     f"image_mask marks {int(image_mask.sum())} positions, but {len(image_embeds)} images take "
                     f"{image_embeds.shape[1]} each; don't truncate a sequence inside an image"
                 )
-            x = x.masked_scatter(image_mask.bool().unsqueeze(-1), image_embeds.to(x.dtype))
+            x = splice(x, image_mask.bool(), image_embeds)
         segments = segments_of(attention_mask, x, cache.length if cache else 0)
         return self.model.forward_embeds(x, segments, cache and cache.state)

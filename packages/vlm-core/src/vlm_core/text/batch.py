@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -19,7 +19,9 @@ from vlm_core.text.render import TokenizedConversation
 class Batch:
     """input_ids, image_mask, loss_mask (B, T); segments (B, T), or None where nothing is padded.
 
-    Its N images are pixel_values (N, 3, h, w) or, already encoded, features (N, H, W, D).
+    The N images are pixel_values (N, 3, h, w) or, already encoded, features (N, H, W, D). `targets` are the places of
+    the predicted tokens in the flattened batch, ascending: where `loss_mask` is set, except a row's first position. A
+    batch is made on the host, which works them out there; on a GPU their number would have to be waited for.
     """
 
     input_ids: Tensor
@@ -28,18 +30,30 @@ class Batch:
     segments: Tensor | None
     pixel_values: Tensor | None
     features: Tensor | None = None
+    targets: Tensor = None  # pyright: ignore[reportAssignmentType], a tensor from `__post_init__` on
+
+    def __post_init__(self) -> None:
+        if self.targets is None:
+            positions = torch.arange(self.loss_mask.numel()).view_as(self.loss_mask)
+            self.targets = positions[:, 1:][self.loss_mask[:, 1:].cpu()].to(self.loss_mask.device)
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on another device."""
+        """The same batch on another device. From pinned memory the copies run beside the host's work."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=tensor.is_pinned()))
 
-        def moved(tensor: Tensor | None) -> Any:
-            return None if tensor is None else tensor.to(device)
+    def pin_memory(self) -> Batch:
+        """The same batch in pinned memory; `DataLoader(pin_memory=True)` calls this."""
+        return self._map(Tensor.pin_memory)
 
-        return Batch(*(moved(getattr(self, field.name)) for field in fields(self)))
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        def changed(tensor: Tensor | None) -> Any:
+            return None if tensor is None else change(tensor)
+
+        return Batch(*(changed(getattr(self, field.name)) for field in fields(self)))
 
 
 def empty_batch() -> Batch:
-    """A batch that says nothing: no image, no target."""
+    """A batch without images and targets."""
     nothing = torch.zeros(1, 2, dtype=torch.bool)
     return Batch(torch.zeros(1, 2, dtype=torch.long), nothing, nothing, None, None)
 

@@ -13,6 +13,7 @@ from vlm_ssm.numba.kernels.scan_forward import NULL_VIEW
 from vlm_ssm.registration.autograd import CONV_BACKWARD, CONV_FORWARD, conv_with
 from vlm_ssm.registration.inputs import ConvInputs
 from vlm_ssm.registration.layouts import check_scan_order, like, native
+from vlm_ssm.registration.scan_orders import inverse_of
 
 
 def _arguments(inputs: ConvInputs, out: Tensor) -> kernels.Conv:
@@ -55,7 +56,7 @@ def _backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     grad_x = like(x)
     grad_state = x.new_empty(0) if state is None else torch.empty_like(state)
     sums = weight.new_empty(tasks, taps + 1, E)
-    inverse = None if scan_order is None else scan_order.argsort(-1)
+    inverse = None if scan_order is None else inverse_of(scan_order)
     at_state = NULL_VIEW if state is None else rows(grad_state.unsqueeze(0), 0, 1, 2)
     forward = _arguments(inputs, grad)
     gradient = kernels.Gradient(

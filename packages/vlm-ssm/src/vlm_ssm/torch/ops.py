@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vlm_ssm.registration.inputs import ScanInputs
+from vlm_ssm.registration.scan_orders import inverse_of
 from vlm_ssm.segments import BEGIN, PAD, SegmentBoundaries
 from vlm_ssm.torch import chunked_scan
 
@@ -46,7 +47,7 @@ def along(x: Tensor, scan_order: Tensor | None) -> Tensor:
 def back(y: Tensor, scan_order: Tensor | None, keep_directions: bool) -> Tensor:
     """(K, B, T, E) in their scan orders -> (B, T, J, E): summed over directions unless `keep_directions`."""
     if scan_order is not None:
-        y = torch.stack([y_k[:, order] for y_k, order in zip(y, scan_order.argsort(-1), strict=True)])
+        y = torch.stack([y_k[:, order] for y_k, order in zip(y, inverse_of(scan_order), strict=True)])
     return y.permute(1, 2, 0, 3) if keep_directions else y.sum(0).unsqueeze(2)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from vlm_ssm.registration.autograd import CONV_BACKWARD, CONV_FORWARD, conv_with
 from vlm_ssm.registration.inputs import ConvInputs
 from vlm_ssm.registration.layouts import check_scan_order, like, native
+from vlm_ssm.registration.scan_orders import inverse_of
 from vlm_ssm.triton.kernels import conv as kernels
 
 ROWS, BLOCK = 16, 128  # positions and channels of a program
@@ -82,7 +83,7 @@ def _launch_backward(
     kernels.backward_silu[(programs, triton.cdiv(T, ROWS), K * N)](
         tensors, grad, inside, sums, sizes, **constants
     )
-    inverse = None if scan_order is None else scan_order.argsort(-1)
+    inverse = None if scan_order is None else inverse_of(scan_order)
     state = grad_state if past else None
     kernels.backward_rows[(programs, triton.cdiv(T + past, ROWS), N * J)](
         tensors, inside, inverse, grad_x, state, sizes, (K, J), PAST=past, **constants

@@ -24,7 +24,8 @@ from vlm_core.text.template import AnyTemplate, Template, TokenizerTemplate
 from vlm_train.config.template_checks import check_templates
 from vlm_train.config.train import TrainConfig
 from vlm_train.data.dataset import DroppedSample, Example, Examples, sample_processor
-from vlm_train.data.mixture import joined, order_of, stage_seed
+from vlm_train.data.mixture import joined, order_of
+from vlm_train.seeds import stage_seed
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 from vlm_core.text.batch import Batch, collate, pack
@@ -20,6 +20,10 @@ class MicroBatch:
     batch: Batch | None
     dropped: list[DroppedSample]
     io_retries: int = 0
+
+    def pin_memory(self) -> MicroBatch:
+        """The same with its tensors in pinned memory; a `DataLoader` pins only what has this method."""
+        return replace(self, batch=self.batch and self.batch.pin_memory())
 
 
 def to_micro_batch(

@@ -53,11 +53,6 @@ def order_of(stage: Stage, rows: ConcatRows, seed: int, image_tokens: int) -> Sh
     )
 
 
-def stage_seed(seed: int, number: int) -> int:
-    """The seed of a stage's order, different for each stage."""
-    return seed * 1000 + number
-
-
 class ConcatRows(Rows):
     """Concatenated sequences of rows, without copying them."""
 

@@ -1,6 +1,6 @@
 """SIGTERM, SIGUSR1 and Ctrl-C stop a run so that the same command resumes it; a second Ctrl-C ends it at once.
 
-While a stage trains, a signal is deferred: after each step the processes agree whether any of them got one, save a
+While a stage trains, a signal is deferred: before each step the processes agree whether any of them got one, save a
 checkpoint, and end together. At any other time (imports, reading data, building, evaluating, writing the model) nothing
 can be lost: the process ends at once, and the next run repeats the work. During imports it ends without an exception,
 which libraries would take for an error of their own. torchrun only forwards signals.
@@ -17,13 +17,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from vlm_train.distributed import exit_message
 from vlm_train.distributed.exit_message import RESUMABLE
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
 
 INTERRUPTED = 130
 """Exit code after a second Ctrl-C."""
@@ -140,7 +137,7 @@ def unwinding() -> Iterator[None]:
 
 @contextmanager
 def defer() -> Iterator[None]:
-    """Inside, signals are deferred; one that `agreed` did not report ends the process afterwards."""
+    """Inside, signals are deferred; one that no step has acted on ends the process afterwards."""
     _SignalState.deferred = True
     try:
         yield
@@ -150,15 +147,9 @@ def defer() -> Iterator[None]:
         raise stopped_by(_SignalState.received)
 
 
-def agreed(accelerator: Accelerator) -> bool:
-    """Whether any process has received a signal; a collective, so all processes must call it."""
-    received = _SignalState.received is not None
-    if accelerator.num_processes == 1:
-        return received
-    import torch
-
-    count = accelerator.reduce(torch.tensor(int(received), device=accelerator.device), "sum")
-    return bool(int(count))  # pyright: ignore[reportArgumentType]
+def requested() -> bool:
+    """Whether this process has got a signal; the processes agree on it by `step_control.exchange`."""
+    return _SignalState.received is not None
 
 
 def stopped(where: str) -> Stopped:

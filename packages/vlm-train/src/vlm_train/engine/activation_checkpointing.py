@@ -1,4 +1,4 @@
-"""Activation checkpointing: activations of layers are recomputed in the backward pass instead of being kept."""
+"""Activation checkpointing: the backward pass recomputes the activations of layers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractC
 def recomputing(module: nn.Module) -> Iterator[None]:
     """Blocks keep only their inputs and are recomputed in the backward pass, with the same random numbers.
 
-    The second pass starts from the buffers that the first one found, and what it writes is dropped.
+    The recomputation starts from the buffers as they were before the forward pass, and its writes are discarded.
     """
     changed = transformer_layers(module)
     for block in changed:

@@ -39,7 +39,7 @@ def check_budget(rows: Sequence[Row], train: TrainConfig, where: str) -> None:
 
 
 def refuse(faults: Mapping[int, BadSample], rows: int, where: str, advice: str) -> None:
-    """Raise what is wrong with the first bad row, if there is one, and how many there are."""
+    """Raise the fault of the first bad row, if there is one, with the number of bad rows."""
     for error in faults.values():
         more = [f"{len(faults)} of {rows} rows are bad; {_CHECK}; {advice}"] * (len(faults) > 1)
         raise UserError(f"{where}: {error}", *more)
@@ -85,5 +85,5 @@ class DroppedSamples:
             raise UserError(f"{where}; leave such rows out with train.on_bad_sample: skip")
 
     def count(self) -> Counter[str]:
-        """Rows left out so far by reason."""
+        """Number of dropped rows by reason."""
         return Counter(self.seen.values())

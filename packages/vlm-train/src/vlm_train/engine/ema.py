@@ -25,7 +25,7 @@ class Average:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the weights as they are now."""
+        """Update the average with the current weights."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         for name, parameter in self.parameters.items():
             self.held[name].lerp_(local(parameter.detach()).float(), 1 - decay)
@@ -37,25 +37,25 @@ class Average:
         return {**held, "updates": torch.tensor(self.updates)}
 
     def load(self, saved: ShardedTensorReader) -> None:
-        """Go on exactly from what a checkpoint holds."""
+        """Restore the average and its number of updates from a checkpoint."""
         self.updates = int(saved.tensor("ema|updates"))
         for name, held in self.held.items():
             held.copy_(saved.tensor(f"ema|{name}", own_rows(self.parameters[name])))
 
     @torch.no_grad()
     def become(self) -> None:
-        """Put the average in the place of the weights."""
+        """Overwrite the weights with the average."""
         for name, parameter in self.parameters.items():
             local(parameter.detach()).copy_(self.held[name])
 
     @contextmanager
     def standing_in(self) -> Iterator[None]:
-        """The average in the place of the weights, for a while."""
-        own = {name: local(p.detach()).clone() for name, p in self.parameters.items()}
+        """Context in which the parameters hold the average."""
+        weights = {name: local(p.detach()).clone() for name, p in self.parameters.items()}
         self.become()
         try:
             yield
         finally:
             with torch.no_grad():
                 for name, parameter in self.parameters.items():
-                    local(parameter.detach()).copy_(own[name])
+                    local(parameter.detach()).copy_(weights[name])

@@ -1,4 +1,4 @@
-"""What is measured of a model while a stage trains it. Training goes on as if it had not happened."""
+"""Evaluations during a stage; they leave modules, buffers and gradients as they were."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ class Evaluator(ABC):
     every: int | None
 
     def due(self, step: int, steps: int) -> bool:
-        """Whether it is time after step `step` of `steps`."""
+        """Whether to measure after step `step` of `steps`."""
         return step == steps or (self.every is not None and step % self.every == 0)
 
     @abstractmethod
     def measure(self, stage_state: StageState) -> dict[str, Any]:
-        """What goes into the record; every process calls it, the first one's is kept."""
+        """The metrics of one record. Every process calls it; rank 0 writes its own result."""
 
 
 @contextmanager
 def resting(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; every module's own mode comes back, and every buffer is as it was."""
+    """Context of evaluation mode without gradients; restores every module's mode and every buffer."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""Low-rank adapters on the language model: put in, proved to learn, merged."""
+"""LoRA adapters of the language model: injection, gradient check, merge."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def inject(model: VLM, settings: Lora, stage: str, seed: int) -> dict[str, nn.Pa
 
 
 def _targets(model: VLM, settings: Lora, stage: str) -> list[str]:
-    """Module names that the patterns fit; each pattern must fit something, and only linear layers."""
+    """Names of the modules that match; each pattern must match a module, and only linear layers."""
     modules = {f"llm.{name}": module for name, module in model.llm.named_modules() if name}
     linear = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
-    found: dict[str, None] = {}
+    names: dict[str, None] = {}
     for pattern in settings.targets:
         fits = [name for name in modules if fnmatchcase(name, pattern)]
         if not fits:
@@ -62,8 +62,8 @@ def _targets(model: VLM, settings: Lora, stage: str) -> list[str]:
                 f"stage {stage}: lora.targets: {pattern!r} fits {odd[0]}, a {kind}: an adapter stands beside a "
                 "linear layer only (a convolution's weights go straight into a kernel)"
             )
-        found.update(dict.fromkeys(fits))
-    return list(found)
+        names.update(dict.fromkeys(fits))
+    return list(names)
 
 
 def layers(model: VLM) -> dict[str, Any]:
@@ -113,14 +113,14 @@ def _learns(layer: Any) -> bool:
 
 @torch.no_grad()
 def merge(model: VLM) -> None:
-    """Add every adapter to its layer's weight and take it out: the model is again what its spec says."""
+    """Add every adapter to its layer's weight and remove it: the model has the spec's modules again."""
     for layer in layers(model).values():
         layer.merge(safe_merge=True)
     take_out(model)
 
 
 def take_out(model: VLM) -> None:
-    """Put the plain layers back in the place of the adapted ones."""
+    """Replace the adapted layers by their base layers."""
     for name, layer in layers(model).items():
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, layer.get_base_layer())

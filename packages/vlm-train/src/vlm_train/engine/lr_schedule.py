@@ -38,11 +38,11 @@ def scale(
 
 
 def share(stage: Stage, step: int, steps: int) -> float:
-    """`scale` as a stage asks for it."""
+    """`scale` with a stage's settings."""
     return scale(step, steps, stage.warmup_ratio, stage.schedule, stage.wsd_decay_ratio, stage.min_lr_ratio)
 
 
 def set_rates(optimizer: torch.optim.Optimizer, share: float) -> None:
-    """Set every group to this share of its peak."""
+    """Set every group's learning rate to this share of its peak."""
     for group in optimizer.param_groups:
         group["lr"] = group["peak"] * share

@@ -1,6 +1,6 @@
-"""Running statistics of the norms that a stage trains, over the micro-batches and processes of one step.
+"""Running statistics of trained norms, over the micro-batches and processes of one step.
 
-Those of an encoder are never trained; these are a connector's or a language model's.
+An encoder's statistics are never trained, so these are a connector's or a language model's.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _COUNT = "num_batches_tracked"
 
 
 class NormStatistics:
-    """The statistics that forward passes of a step change, as they were before it."""
+    """The statistics that the forward passes of a step change, and copies of them from before the step."""
 
     def __init__(self, module: nn.Module) -> None:
         norms = [m for m in module.modules() if m.training and frozen_modules.running_statistics(m)]
@@ -37,11 +37,15 @@ class NormStatistics:
 
     @torch.no_grad()
     def average(self, processes: int) -> None:
-        """Average the statistics over all processes, which saw different images."""
+        """Average the statistics over all processes, which saw different images: at most two collectives."""
         if processes == 1 or not self._means:
             return
-        for tensor in self._means:
-            tensor /= processes
-            dist.all_reduce(tensor)
-        for tensor in self._counts:
-            dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        flat = torch.cat([(tensor / processes).flatten() for tensor in self._means])
+        dist.all_reduce(flat)
+        for tensor, mean in zip(self._means, flat.split([t.numel() for t in self._means]), strict=True):
+            tensor.copy_(mean.view_as(tensor))
+        if self._counts:
+            counts = torch.stack(self._counts)
+            dist.all_reduce(counts, dist.ReduceOp.MAX)
+            for tensor, count in zip(self._counts, counts, strict=True):
+                tensor.copy_(count)

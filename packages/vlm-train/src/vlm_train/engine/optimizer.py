@@ -1,4 +1,4 @@
-"""Which parameters a stage trains, in which groups, and the optimizer over them."""
+"""Trained parameters of a stage, their parameter groups, and the optimizer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vlm_train.config.train import Stage
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """Parameters with one rate and one decay; `label` is the part or the pattern that gave them."""
+    """Parameters with one learning rate and one weight decay; `label` is the part or pattern that selects them."""
 
     label: str
     lr: float
@@ -30,17 +30,17 @@ class ParameterGroup:
 
 
 def freeze(model: VLM, stage: Stage, adapters: Iterable[nn.Parameter] = ()) -> None:
-    """Let exactly what `stage` trains have gradients; `adapters` then stand for the whole language model.
+    """Require gradients of exactly the parameters that `stage` trains: with LoRA `adapters`, not the model's own.
 
-    All else is in evaluation mode. Raises `UserError` for a pattern that names no parameter of the trained parts, or if
-    nothing is left to train.
+    All other modules are in evaluation mode. Raises `UserError` for a pattern that matches no parameter of the trained
+    parts, or if nothing is left to train.
     """
     for part in PARTS:
         module: nn.Module = getattr(model, part)
         module.requires_grad_(part in stage.trainable)
         if part in stage.trainable and not any(True for _ in module.parameters()):
             raise UserError(
-                f"stage {stage.name}: trainable: {part} has no parameters to train; remove it from trains"
+                f"stage {stage.name}: trainable: {part} has no parameters to train; remove it from trainable"
             )
     if stage.lora:
         model.llm.requires_grad_(False)
@@ -68,11 +68,11 @@ def trained(model: VLM, stage: Stage) -> dict[str, nn.Parameter]:
 def matching(pattern: str, names: Iterable[str], where: str) -> list[str]:
     """The names that a pattern fits; `UserError` with the nearest names if it fits none."""
     names = list(names)
-    found = [name for name in names if fnmatchcase(name, pattern)]
-    if not found:
+    matches = [name for name in names if fnmatchcase(name, pattern)]
+    if not matches:
         near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.2) or names[:3]
         raise UserError(f"{where}: {pattern!r} fits no trained parameter; the nearest are {', '.join(near)}")
-    return found
+    return matches
 
 
 def decays(parameter: nn.Parameter) -> bool:
@@ -81,9 +81,10 @@ def decays(parameter: nn.Parameter) -> bool:
 
 
 def parameter_groups(model: VLM, stage: Stage) -> list[ParameterGroup]:
-    """Every trained parameter in exactly one group: the first pattern that fits it, or its part's own.
+    """Every trained parameter in exactly one group: that of the first pattern that matches, or its part's.
 
-    Each is cut in two by decay. Raises `UserError` for a pattern that fits nothing or only what earlier ones took.
+    Parameters with and without weight decay are separate groups. Raises `UserError` for a pattern that matches no
+    parameter, or only those of earlier patterns.
     """
     parameters = trained(model, stage)
     owner: dict[str, int] = {}
@@ -94,28 +95,30 @@ def parameter_groups(model: VLM, stage: Stage) -> list[ParameterGroup]:
         if not free:
             raise UserError(f"{where}: earlier groups have taken all that {group.match!r} fits; move it up")
         owner.update(dict.fromkeys(free, i))
-    found = []
+    groups = []
     for part in stage.trainable:
-        own = [name for name in parameters if name.startswith(f"{part}.")]
+        names = [name for name in parameters if name.startswith(f"{part}.")]
         for i in (None, *range(len(stage.groups))):
             group = None if i is None else stage.groups[i]
             lr = stage.rate(part) if group is None or group.lr is None else group.lr
             wd = stage.decay(part) if group is None or group.weight_decay is None else group.weight_decay
             label = part if group is None else group.match
             for decay in (True, False):
-                mine = {n: parameters[n] for n in own if owner.get(n) == i and decays(parameters[n]) == decay}
+                mine = {
+                    n: parameters[n] for n in names if owner.get(n) == i and decays(parameters[n]) == decay
+                }
                 if mine:
-                    found.append(ParameterGroup(label, lr, wd if decay else 0.0, decay, mine))
-    assert sum(len(g.parameters) for g in found) == len(parameters)
-    return found
+                    groups.append(ParameterGroup(label, lr, wd if decay else 0.0, decay, mine))
+    assert sum(len(g.parameters) for g in groups) == len(parameters)
+    return groups
 
 
-def optimizer(found: Sequence[ParameterGroup], kind: str = "adamw") -> torch.optim.Optimizer:
+def optimizer(parameter_groups: Sequence[ParameterGroup], kind: str = "adamw") -> torch.optim.Optimizer:
     """AdamW over the groups; `peak` is what the schedule scales. Fused where a GPU holds the weights."""
     groups = [
-        {"params": own, "lr": g.lr, "peak": g.lr, "weight_decay": g.weight_decay}
-        for g in found
-        for own in _alike(g.parameters.values())
+        {"params": params, "lr": g.lr, "peak": g.lr, "weight_decay": g.weight_decay}
+        for g in parameter_groups
+        for params in _alike(g.parameters.values())
     ]
     if kind == "adamw-8bit":
         return _eight_bit(groups)
@@ -124,15 +127,15 @@ def optimizer(found: Sequence[ParameterGroup], kind: str = "adamw") -> torch.opt
 
 
 def _alike(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
-    """Sharded and whole parameters apart: one optimizer kernel takes either."""
-    found: dict[bool, list[nn.Parameter]] = {}
+    """Sharded and replicated parameters in separate lists: an optimizer kernel takes one kind only."""
+    by_kind: dict[bool, list[nn.Parameter]] = {}
     for parameter in parameters:
-        found.setdefault(isinstance(parameter, DTensor), []).append(parameter)
-    return list(found.values())
+        by_kind.setdefault(isinstance(parameter, DTensor), []).append(parameter)
+    return list(by_kind.values())
 
 
 def _eight_bit(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """AdamW whose moments take a byte each; small tensors keep 32 bits, as its library has it."""
+    """AdamW with 8-bit moments; bitsandbytes keeps those of small tensors in 32 bits."""
     try:
         with without_hub_kernels():
             from bitsandbytes.optim.adamw import AdamW8bit

@@ -1,8 +1,7 @@
-"""State of a stage beside the model's weights: adapters, parameter groups, optimizer, average."""
+"""Training state of a stage besides the model's weights: adapters, parameter groups, optimizer, average."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -57,17 +56,17 @@ class StageState:
     ) -> None:
         """Wrap the model for its strategy and make the optimizer, with the state of `saved` if given.
 
-        `encoded` says that batches bring features of images, not pixels.
+        With `encoded`, batches bring image features instead of pixels.
         """
         if recompute:
             self._while_training.enter_context(recomputing(self.model))
         several = strategy.accelerator.num_processes > 1
         self.strategy = strategy
         self.module = strategy.wrap(SummedLoss(self.model, always_sees=several, encoded=encoded))
-        now = dict(self.model.named_parameters())  # sharding puts others in their place
+        params = dict(self.model.named_parameters())  # sharding has replaced the parameters
         for group in self.groups:
-            group.parameters.update({name: now[name] for name in group.parameters})
-        self.adapters = {name: now[name] for name in self.adapters}
+            group.parameters.update({name: params[name] for name in group.parameters})
+        self.adapters = {name: params[name] for name in self.adapters}
         self.optimizer = optim.optimizer(self.groups, self.stage.optimizer)
         if self.stage.ema:
             self.average = Average(optim.trained(self.model, self.stage), self.stage.ema.decay)
@@ -103,7 +102,7 @@ class StageState:
 
     @contextmanager
     def averaged(self) -> Iterator[VLM]:
-        """The model with the average in the place of its weights, for a while."""
+        """Context in which the model's trained weights are the average."""
         assert self.average
         with self.average.standing_in():
             yield self.model
@@ -125,7 +124,7 @@ def _weights(module: nn.Module) -> dict[str, Tensor]:
 
 
 def cast_frozen_to_bf16(model: VLM, parts: Sequence[str]) -> None:
-    """Keep frozen matrices of these parts in bf16, as autocast computes with them; what must stay fp32 stays fp32."""
+    """Cast frozen matrices of these parts to bf16, autocast's dtype; vectors and `keeps_fp32` parameters stay fp32."""
     for part in parts:
         module: nn.Module = getattr(model, part)
         vectors = vector_names(module)
@@ -135,25 +134,10 @@ def cast_frozen_to_bf16(model: VLM, parts: Sequence[str]) -> None:
 
 
 def validate_stage(model: VLM, stage: Stage) -> None:
-    """Raise the errors of a stage's patterns before the run starts; the model is left as it was."""
+    """Raise the errors of a stage's patterns before training; the model is unchanged afterwards."""
     adapters = lora.inject(model, stage.lora, stage.name, 0) if stage.lora else {}
     optim.freeze(model, stage, adapters.values())
     optim.optimizer(optim.parameter_groups(model, stage), stage.optimizer)
     if adapters:
         lora.take_out(model)
     model.requires_grad_(True).eval()
-
-
-def table(groups: list[optim.ParameterGroup]) -> str:
-    """The groups as text: label, tensors, parameters, rate, decay."""
-    rows = [("trainable", "tensors", "parameters", "lr", "weight decay")]
-    for g in groups:
-        count = sum(math.prod(p.shape) for p in g.parameters.values())
-        decay = f"{g.weight_decay:g}" if g.decays else "exempt"
-        rows.append((g.label, str(len(g.parameters)), f"{count:,}", f"{g.lr:g}", decay))
-    widths = [max(len(row[i]) for row in rows) for i in range(5)]
-    return "\n".join(
-        " "
-        + "  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-        for row in rows
-    )

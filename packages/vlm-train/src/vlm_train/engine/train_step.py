@@ -1,4 +1,4 @@
-"""One optimizer step: exact over micro-batches and processes, and nothing at all if a number is not finite."""
+"""One optimizer step: exact over micro-batches and processes, and without effect if a number is not finite."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from vlm_core.text.batch import Batch
 from vlm_train.distributed.base import DDPStrategy
 from vlm_train.engine.norm_statistics import NormStatistics
-from vlm_train.loss import target_count
 
 
 @dataclass(frozen=True)
@@ -31,37 +30,52 @@ class Outcome:
 
     @property
     def finite(self) -> bool:
-        """Whether loss and gradient were numbers on every process."""
+        """Whether loss and gradient were finite on every process."""
         return math.isfinite(self.loss) and math.isfinite(self.norm)
 
 
 def take_step(
-    strategy: DDPStrategy, loss_module: nn.Module, optimizer: Any, batches: Sequence[Batch], clip: float
+    strategy: DDPStrategy,
+    loss_module: nn.Module,
+    optimizer: Any,
+    batches: Sequence[Batch],
+    clip: float,
+    targets: int,
 ) -> Outcome:
     """Backward through every micro-batch, clip, and step, if loss and gradient are finite on every process.
 
-    A batch without any target changes nothing and counts as loss 0 over 0 targets.
+    `targets` is their number in the batches of all processes (`step_control.exchange`). A step without any target
+    changes nothing; its loss is 0.
     """
-    accelerator = strategy.accelerator
-    device = accelerator.device
-    count = torch.tensor(sum(target_count(b) for b in batches), device=device)
-    targets = int(accelerator.reduce(count, "sum"))  # pyright: ignore[reportArgumentType]
     if targets == 0:
         return Outcome(0.0, 0.0, 0, changed=False)
+    accelerator = strategy.accelerator
+    device = accelerator.device
     statistics = NormStatistics(loss_module)
-    summed = _backward(strategy, loss_module, [b.to(device) for b in batches], targets)
+    summed = _backward(strategy, loss_module, [batch.to(device) for batch in batches], targets)
     norm = strategy.clip(optimizer, clip).to(device)
-    # a norm is checked where it was computed: one process's gradient may be bad before all have it
-    both = torch.stack([summed, torch.isfinite(norm).logical_not().to(summed.dtype)])
-    total, bad = accelerator.reduce(both, "sum").tolist()  # pyright: ignore[reportAttributeAccessIssue]
-    outcome = Outcome(total / targets, math.nan if bad and norm.isfinite() else float(norm), targets, True)
-    if outcome.finite:
+    loss, norm = _exchange(strategy, summed, norm)
+    outcome = Outcome(loss / targets, norm, targets, changed=math.isfinite(loss) and math.isfinite(norm))
+    if outcome.changed:
         optimizer.step()
         statistics.average(accelerator.num_processes)
     else:
         statistics.put_back()
     optimizer.zero_grad(set_to_none=True)
-    return outcome if outcome.finite else Outcome(outcome.loss, outcome.norm, targets, changed=False)
+    return outcome
+
+
+def _exchange(strategy: DDPStrategy, summed: Tensor, norm: Tensor) -> tuple[float, float]:
+    """The loss summed over all processes, and the gradient norm, NaN if it is not finite on one of them.
+
+    Each process checks its own norm: one's gradient may be bad before all have it. The only time in a step that the
+    host waits for the device.
+    """
+    bad = torch.isfinite(norm).logical_not().to(summed.dtype)
+    sums = strategy.accelerator.reduce(torch.stack([summed, bad]), "sum")
+    numbers = torch.cat([sums, norm.detach().to(summed.dtype).reshape(1)])  # pyright: ignore[reportArgumentType, reportCallIssue]
+    loss, bad_processes, own_norm = numbers.tolist()
+    return loss, math.nan if bad_processes and math.isfinite(own_norm) else own_norm
 
 
 def _backward(

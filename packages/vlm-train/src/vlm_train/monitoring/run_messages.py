@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Protocol
 
 from accelerate import Accelerator
+from torch import Tensor
 
 from vlm_core.markup.printable import printable
 from vlm_train.checkpoint.checkpoint import Position
@@ -19,6 +23,39 @@ def log_on_main(accelerator: Accelerator, *lines: str) -> None:
     if accelerator.is_main_process:
         for line in lines:
             log.info("%s", printable(line))
+
+
+class Group(Protocol):
+    """A parameter group of the optimizer."""
+
+    @property
+    def label(self) -> str: ...
+    @property
+    def lr(self) -> float: ...
+    @property
+    def weight_decay(self) -> float: ...
+    @property
+    def decays(self) -> bool: ...
+    @property
+    def parameters(self) -> Mapping[str, Tensor]: ...
+
+
+def parameter_groups(groups: Iterable[Group]) -> list[str]:
+    """A table with a line for each group: label, tensors, parameters, learning rate, weight decay."""
+    rows = [("trainable", "tensors", "parameters", "lr", "weight decay")]
+    for g in groups:
+        count = sum(math.prod(p.shape) for p in g.parameters.values())
+        decay = f"{g.weight_decay:g}" if g.decays else "exempt"
+        rows.append((g.label, str(len(g.parameters)), f"{count:,}", f"{g.lr:g}", decay))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    aligned = (
+        [
+            cell.rjust(width) if i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        for row in rows
+    )
+    return [" " + "  ".join(cells) for cells in aligned]
 
 
 def resumed(position: Position, stage: str, world: int) -> list[str]:

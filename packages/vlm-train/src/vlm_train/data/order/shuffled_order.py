@@ -11,6 +11,7 @@ from torch import Tensor
 from vlm_core.rows import Blocks
 from vlm_train.data.order.length_groups import LengthGroups
 from vlm_train.data.order.source_mixing import MixedSources
+from vlm_train.seeds import epoch_seed
 
 _CACHED_EPOCHS = 2
 """A step may span two epochs."""
@@ -45,7 +46,7 @@ class ShuffledOrder:
 
     def epoch(self, number: int) -> Tensor:
         """The rows of epoch `number`, from 0."""
-        generator = torch.Generator().manual_seed((self.seed << 20) + number)
+        generator = torch.Generator().manual_seed(epoch_seed(self.seed, number))
         rows = self.mixture.epoch(number, generator)
         return rows if self.groups is None else self.groups.regroup(rows, number, generator)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from itertools import accumulate
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vlm_core.rows import Blocks
+from vlm_train.seeds import fold_in
 
 
 def shares(weights: Sequence[float], total: int) -> list[int]:
@@ -42,8 +42,7 @@ class ShuffledSource:
 
     def _permutation(self, number: int) -> Tensor:
         """The order of rows in pass `number`."""
-        digest = hashlib.sha256(repr((self.seed, self.source, number)).encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+        generator = torch.Generator().manual_seed(fold_in(self.seed, self.source, number))
         if self.blocks is None:
             return torch.randperm(self.size, generator=generator)
         blocks = torch.arange(self.size).split(self.blocks.sizes.tolist())
