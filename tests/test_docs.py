@@ -85,13 +85,14 @@ def test_marks(page: Path) -> None:
     assert not dead, f"dead links: {dead}"
 
 
-def test_the_example_of_data_md_is_a_whole_run(tmp_path: Path) -> None:
-    """The blocks that a reader copies are there: without them, the page's test would prove nothing."""
-    found = blocks(ROOT / "docs" / "data.md")
-    formats = ["python", "yaml"] * 3
-    assert [b.language for b in found] == ["python", "yaml", "bash", *formats, "bash", "bash"]
-    assert found[1].file_name == "own.yaml"
-    assert "vlm-train run own.yaml" in found[2].text
+def test_the_pages_about_data_have_their_examples() -> None:
+    """The blocks that a reader copies are there: without them, the pages' tests would prove nothing."""
+    example = blocks(ROOT / "docs" / "data.md")
+    assert [b.language for b in example] == ["python", "yaml", "bash", "bash"]
+    assert example[1].file_name == "own.yaml"
+    assert "vlm-train run own.yaml" in example[2].text
+    formats = blocks(ROOT / "docs" / "data-formats.md")
+    assert [b.language for b in formats] == ["python", *["python", "yaml"] * 3]
 
 
 def _suites(page: Path) -> dict[str, Any]:
@@ -104,4 +105,5 @@ def _suites(page: Path) -> dict[str, Any]:
     return {name: value for name, value in namespace.items() if name.startswith("Test")}
 
 
-globals().update(_suites(ROOT / "docs" / "plugins.md"))
+for _page in ("plugin-models.md", "plugin-data.md"):
+    globals().update(_suites(ROOT / "docs" / _page))

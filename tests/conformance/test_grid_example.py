@@ -48,7 +48,7 @@ def test_no_picture_is_in_both_splits():
     assert (len(train), len(test), len(train & test)) == (13608, 1512, 0)
     assert pictures(rows("train", pictures=100)) < train
     assert pictures(rows("test", pictures=100)) != pictures(rows("test", pictures=100, seed=1))
-    with pytest.raises(UserError, match="test has 1512 pictures, but 1513 are asked for"):
+    with pytest.raises(UserError, match="test has 1512 images, but pictures is 1513"):
         rows("test", pictures=1513)
 
 
@@ -96,7 +96,7 @@ def test_the_picture_shows_the_scene(tmp_path):
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="file: cannot hold the pictures"):
+    with pytest.raises(UserError, match="file: cannot write the images"):
         GridConfig(split="test", pictures=1, folder=str(tmp_path / "file")).rows()
 
 

@@ -1,4 +1,4 @@
-"""easy-VQA as a dataset and as a benchmark: a third party's reader in forty lines, its benchmark in thirty."""
+"""The plugin module: easy-VQA as a dataset and as a benchmark."""
 
 from __future__ import annotations
 
@@ -25,37 +25,39 @@ def _category(answer: str) -> Category:
 
 
 def _home() -> Path:
-    """The data that the package easy-vqa holds."""
+    """The data folder of the package easy-vqa."""
     package = find_spec("easy_vqa")
     if package is None or package.origin is None:
         raise UserError("easy-vqa's files are not installed: pip install easy-vqa")
     return Path(package.origin).parent / "data"
 
 
-def _asked(folder: Path) -> list[tuple[str, str, int]]:
-    """Question, answer, number of the image."""
+def _questions(folder: Path) -> list[tuple[str, str, int]]:
+    """Question, answer and number of the image."""
     return json.loads(read_text(folder / "questions.json"))
 
 
 class EasyVQAConfig(DatasetConfig):
-    """easy-VQA (MIT): pictures of one coloured shape, questions with one-word answers, official split.
+    """easy-VQA (MIT): images of one coloured shape, questions with one-word answers, official split.
 
-    `images: false` leaves the text alone, for a language model's first stage; `categories` picks questions;
-    `turns` puts up to that many questions about a picture into one conversation, as LLaVA's own data does.
+    `images: false` gives text only, for a first stage of the language model. `categories` selects questions. `turns` is
+    the largest number of questions about an image in one conversation, as in LLaVA's own data.
     """
 
     type: Literal["easy-vqa"] = "easy-vqa"
-    split: Literal["train", "test"] = Field(description="the official one")
-    images: bool = Field(default=True, description="whether rows have their picture")
-    categories: list[Category] | None = Field(default=None, description="which questions; all by default")
+    split: Literal["train", "test"] = Field(description="official split")
+    images: bool = Field(default=True, description="false: rows without images")
+    categories: list[Category] | None = Field(
+        default=None, description="categories of questions; default: all"
+    )
     turns: PositiveInt = Field(
-        default=1, description="questions about a picture in one conversation, at most"
+        default=1, description="at most so many questions about an image in one conversation"
     )
 
     def rows(self) -> list[dict[str, Any]]:
         folder = _home() / self.split
         by_image: dict[int, list[tuple[str, str]]] = {}
-        for question, answer, image in _asked(folder):
+        for question, answer, image in _questions(folder):
             if not self.categories or _category(answer) in self.categories:
                 by_image.setdefault(image, []).append((question, answer))
         return [
@@ -88,17 +90,17 @@ def vlm_datasets() -> list[type[DatasetConfig]]:
 
 
 class EasyVQA(CreditBenchmark):
-    """The test questions; an answer is right if it is the one word, whatever its case."""
+    """The test questions. An answer is right if it equals the expected word, ignoring case and a final full stop."""
 
     max_new_tokens = 8
 
     def __init__(self, folder: Path) -> None:
         self.truth: dict[str, str] = {}
         questions: list[Question] = []
-        of_image: Counter[int] = Counter()
-        for text, answer, image in _asked(folder):
-            key = f"test-{image}-{of_image[image]}"
-            of_image[image] += 1
+        per_image: Counter[int] = Counter()
+        for text, answer, image in _questions(folder):
+            key = f"test-{image}-{per_image[image]}"
+            per_image[image] += 1
             self.truth[key] = answer
             questions.append(Question(key, text, folder / "images" / f"{image}.png"))
         files = {"questions.json": folder / "questions.json"}
@@ -116,7 +118,7 @@ class EasyVQABenchmarkConfig(BenchmarkConfig):
 
     type: Literal["easy-vqa"] = "easy-vqa"
     data: LocalFile | None = Field(
-        default=None, description="folder that holds easy-vqa/test (default: the installed package's data)"
+        default=None, description="folder with easy-vqa/test (default: the installed package's data)"
     )
 
     @property
@@ -128,9 +130,7 @@ class EasyVQABenchmarkConfig(BenchmarkConfig):
 
     def build(self) -> EasyVQA:
         if not self.present():
-            raise UserError(
-                f"{self.folder}: holds no questions.json; leave --data out to use the package's files"
-            )
+            raise UserError(f"{self.folder}: no questions.json; leave --data out to use the package's files")
         return EasyVQA(self.folder)
 
 

@@ -1,1 +1,1 @@
-"""A small task in which places matter, made from a seed."""
+"""A small synthetic task about spatial relations."""

@@ -1,4 +1,4 @@
-"""A patch embedding and nothing after it: a patch knows neither its place nor its neighbours."""
+"""A patch embedding without positions or mixing of patches."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ CELL = 16
 
 
 def draw(scene: Scene) -> Image.Image:
-    """The picture: squares and the ring on black."""
+    """The image: squares and the ring on black."""
     image = Image.new("RGB", (SIDE * CELL, SIDE * CELL))
     pen = ImageDraw.Draw(image)
     for cell, colour in enumerate(scene.colours):
@@ -27,11 +27,11 @@ def draw(scene: Scene) -> Image.Image:
 
 
 def write(scene: Scene, folder: Path) -> Path:
-    """The scene's file in `folder`, drawn if it isn't there; a file is whole or absent, whoever else writes."""
+    """Draw the scene's file in `folder` if it doesn't exist. Writing is atomic, also with several processes."""
     path = folder / f"{scene.name}.png"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        aside = folder / f".{scene.name}-{os.getpid()}.tmp"
-        draw(scene).save(aside, format="PNG")
-        os.replace(aside, path)
+        tmp_path = folder / f".{scene.name}-{os.getpid()}.tmp"
+        draw(scene).save(tmp_path, format="PNG")
+        os.replace(tmp_path, path)
     return path

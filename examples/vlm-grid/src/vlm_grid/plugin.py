@@ -1,4 +1,4 @@
-"""What this package offers to vlm-core: the dataset `grid` and the encoder `patch-embedding`."""
+"""The plugin module: the dataset `grid` and the encoder `patch-embedding`."""
 
 from __future__ import annotations
 
@@ -18,28 +18,31 @@ if TYPE_CHECKING:
 
 
 class GridConfig(DatasetConfig):
-    """Pictures of eight squares and a ring, and questions about their colours.
+    """Images of eight squares and a ring, and questions about their colours.
 
-    Of all 15120 scenes, in an order of the seed's own, every tenth is for the test: no picture is in both splits.
-    `questions` of each picture are asked, the categories taking turns, `turns` in one conversation. Pictures are
-    drawn into `folder` when they are first needed; with `images: false` none is.
+    In the seed's order of all 15120 scenes, every tenth is a test scene, so no image is in both splits. Each image
+    has `questions` questions, alternating between the categories, with `turns` of them in one conversation. Images
+    are drawn into `folder` at their first use; with `images: false` none is drawn.
     """
 
     type: Literal["grid"] = "grid"
-    split: Literal["train", "test"] = Field(description="no picture is in both")
-    pictures: PositiveInt = Field(description="how many; 13608 can be trained with, 1512 tested")
-    questions: PositiveInt = Field(default=3, description="questions of each picture")
-    turns: PositiveInt = Field(default=1, description="questions in one conversation")
-    categories: list[Category] | None = Field(default=None, description="which questions; all by default")
-    images: bool = Field(default=True, description="whether rows have their picture")
-    folder: LocalPath = Field(default="runs/grid-pictures", description="where pictures are drawn into")
-    seed: int = Field(default=0, description="of the order of the scenes")
+    split: Literal["train", "test"] = Field(description="train or test; no image is in both")
+    pictures: PositiveInt = Field(description="number of images: at most 13608 in train, 1512 in test")
+    questions: PositiveInt = Field(default=3, description="questions per image")
+    turns: PositiveInt = Field(default=1, description="questions per conversation")
+    categories: list[Category] | None = Field(
+        default=None, description="categories of questions; default: all"
+    )
+    images: bool = Field(default=True, description="false: rows without images")
+    folder: LocalPath = Field(default="runs/grid-pictures", description="folder of the drawn images")
+    seed: int = Field(default=0, description="seed of the order of the scenes")
 
     def rows(self) -> list[dict[str, Any]]:
-        mine = [scene for i, scene in enumerate(scenes(self.seed)) if (i % 10 == 0) == (self.split == "test")]
-        if self.pictures > len(mine):
-            raise UserError(f"grid: {self.split} has {len(mine)} pictures, but {self.pictures} are asked for")
-        return [row for scene in mine[: self.pictures] for row in self._conversations(scene)]
+        in_order = enumerate(scenes(self.seed))
+        split = [scene for i, scene in in_order if (i % 10 == 0) == (self.split == "test")]
+        if self.pictures > len(split):
+            raise UserError(f"grid: {self.split} has {len(split)} images, but pictures is {self.pictures}")
+        return [row for scene in split[: self.pictures] for row in self._conversations(scene)]
 
     def _conversations(self, scene: Scene) -> list[dict[str, Any]]:
         asked = self._asked(scene)
@@ -50,15 +53,15 @@ class GridConfig(DatasetConfig):
         ]
 
     def _asked(self, scene: Scene) -> list[tuple[Category, str, str]]:
-        """`questions` of the scene's questions in an order of its own, the categories taking turns."""
-        chance = random.Random(scene.name)
+        """`questions` of the scene's questions in a seeded order, alternating between the categories."""
+        rng = random.Random(scene.name)
         wanted = self.categories or list(get_args(Category))
         groups = [[q for q in scene.questions() if q[0] == category] for category in wanted]
         for group in groups:
-            chance.shuffle(group)
-        chance.shuffle(groups)
-        in_turn = [q for q in chain.from_iterable(zip_longest(*groups)) if q]
-        return in_turn[: self.questions]
+            rng.shuffle(group)
+        rng.shuffle(groups)
+        alternating = [q for q in chain.from_iterable(zip_longest(*groups)) if q]
+        return alternating[: self.questions]
 
     def _picture(self, scene: Scene) -> str:
         from vlm_grid.pictures import write
@@ -66,7 +69,7 @@ class GridConfig(DatasetConfig):
         try:
             return str(write(scene, Path(self.folder)))
         except OSError as error:
-            raise UserError(f"{self.folder}: cannot hold the pictures: {error.strerror or error}") from None
+            raise UserError(f"{self.folder}: cannot write the images: {error.strerror or error}") from None
 
     def _row(
         self, scene: Scene, start: int, asked: list[tuple[Category, str, str]], image: list[str]
@@ -83,12 +86,12 @@ class GridConfig(DatasetConfig):
 
 
 class PatchEmbeddingConfig(EncoderConfig):
-    """A ViT's first layer alone: no position, no attention; what a patch gives depends on that patch only."""
+    """The patch embedding of a ViT without positions and attention: each output depends on one patch only."""
 
     type: Literal["patch-embedding"] = "patch-embedding"
     dim: PositiveInt = Field(default=64, description="width of a patch's features")
-    patch: PositiveInt = Field(default=16, description="pixels a side of a patch")
-    image_size: PositiveInt = Field(default=48, description="pixels a side of an image")
+    patch: PositiveInt = Field(default=16, description="side of a patch, in pixels")
+    image_size: PositiveInt = Field(default=48, description="side of an image, in pixels")
 
     @model_validator(mode="after")
     def _whole_patches(self) -> PatchEmbeddingConfig:

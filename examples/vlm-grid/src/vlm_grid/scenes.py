@@ -1,4 +1,4 @@
-"""What stands where, and what can be asked about it: plain data from a seed, no picture yet."""
+"""Scenes and their questions as plain data."""
 
 from __future__ import annotations
 
@@ -20,39 +20,41 @@ _NEIGHBOURS: tuple[tuple[Category, str, int, int], ...] = (
 
 @dataclass(frozen=True)
 class Scene:
-    """Cells row by row: each colour three times, so that counting tells nothing; a ring in one, squares elsewhere."""
+    """Colours of the cells row by row, each three times, so that counts reveal nothing; a ring in cell `ring`."""
 
     colours: tuple[str, ...]
     ring: int
 
     @property
     def name(self) -> str:
-        """Every scene's own: a digit a cell, and the ring's cell."""
+        """A unique name: one digit per cell, and the ring's cell."""
         return "".join(str(COLOURS.index(colour)) for colour in self.colours) + f"-{self.ring}"
 
     def questions(self) -> list[tuple[Category, str, str]]:
-        """Category, question and answer of everything that can be asked; all answers are colours."""
-        found: list[tuple[Category, str, str]] = [("ring", "color of the ring?", self.colours[self.ring])]
+        """Category, question and answer of every question about the scene; all answers are colours."""
+        questions: list[tuple[Category, str, str]] = [("ring", "color of the ring?", self.colours[self.ring])]
         row, column = divmod(self.ring, SIDE)
         for category, words, down, across in _NEIGHBOURS:
             if 0 <= row + down < SIDE and 0 <= column + across < SIDE:
                 neighbour = self.colours[self.ring + SIDE * down + across]
-                found.append((category, f"color {words} the ring?", neighbour))
-        return found
+                questions.append((category, f"color {words} the ring?", neighbour))
+        return questions
 
 
 def scenes(seed: int) -> list[Scene]:
-    """Every scene there is, in an order of the seed's own: 1680 arrangements of colours, nine places of the ring."""
-    every = [Scene(c, ring) for c in _arrangements(dict.fromkeys(COLOURS, SIDE)) for ring in range(SIDE**2)]
-    random.Random(seed).shuffle(every)
-    return every
+    """All scenes in the seed's order: 1680 arrangements of colours times nine places of the ring."""
+    all_scenes = [
+        Scene(c, ring) for c in _arrangements(dict.fromkeys(COLOURS, SIDE)) for ring in range(SIDE**2)
+    ]
+    random.Random(seed).shuffle(all_scenes)
+    return all_scenes
 
 
-def _arrangements(left: dict[str, int]) -> Iterator[tuple[str, ...]]:
-    """Every order of so many of each colour."""
-    if not any(left.values()):
+def _arrangements(counts: dict[str, int]) -> Iterator[tuple[str, ...]]:
+    """All orders of `counts` cells of each colour."""
+    if not any(counts.values()):
         yield ()
-    for colour, count in left.items():
+    for colour, count in counts.items():
         if count:
-            for rest in _arrangements({**left, colour: count - 1}):
-                yield (colour, *rest)
+            for others in _arrangements({**counts, colour: count - 1}):
+                yield (colour, *others)

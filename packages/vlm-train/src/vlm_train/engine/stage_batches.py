@@ -91,7 +91,7 @@ class StageBatches:
         )
 
     def batches(self, micros: Sequence[MicroBatch]) -> list[Batch]:
-        """The batches of a step. All processes take equally many: a micro-batch without samples is a empty_batch batch."""
+        """The batches of a step. All processes take equally many: one without samples is an empty batch."""
         batches = [micro.batch for micro in micros]
         if self.accelerator.num_processes > 1:
             return [empty_batch() if batch is None else batch for batch in batches]
