@@ -1,4 +1,4 @@
-"""The convolution on Triton's kernels, registered as torch custom ops."""
+"""The convolution on Triton's kernels, registered with torch as `triton.scan` does."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from vlm_ssm.registration.layouts import check_scan_order, like, native
 from vlm_ssm.registration.scan_orders import inverse_of
 from vlm_ssm.triton.kernels import conv as kernels
 
-ROWS, BLOCK = 16, 128  # positions and channels of a program
+ROWS, BLOCK = 16, 128  # positions and channels a program
 
 
 def _block(width: int) -> int:
     return min(BLOCK, triton.next_power_of_2(width))
 
 
-def _kernel_inputs(inputs: ConvInputs) -> kernels.Inputs:
-    """A state without rows, of a convolution with one tap, counts as none."""
-    x, weight, bias, state, reset, history, left_pad, scan_order = inputs
-    strides = (x.stride(2) if x.shape[2] > 1 else 0, x.stride(0), x.stride(1))
-    state = state if state is not None and state.numel() else None
-    return kernels.Inputs(x, *strides, weight, bias, state, reset, history, left_pad, scan_order)
-
-
-def _constants(weight: Tensor) -> dict[str, int]:
-    return {"SETS": len(weight), "TAPS": weight.shape[1], "ROWS": ROWS, "num_warps": 4}
+def _strides(x: Tensor) -> tuple[int, int, int]:
+    """Of (B, T, J, E) over directions, sequences, rows."""
+    return x.stride(2) if x.shape[2] > 1 else 0, x.stride(0), x.stride(1)
 
 
 def _run(*arguments: Any) -> Tensor:
     inputs = ConvInputs(*arguments)
-    N, T, _, E = inputs.x.shape
-    check_scan_order(inputs.scan_order, T)
+    x, weight, bias, state, reset, history, left_pad, scan_order = inputs
+    N, T, _, E = x.shape
+    check_scan_order(scan_order, T)
     K, block = inputs.directions, _block(E)
-    out = inputs.x.new_empty(K, N, T, E)
+    out = x.new_empty(K, N, T, E)
     if out.numel():
         kernels.forward[(triton.cdiv(E, block), triton.cdiv(T, ROWS), K * N)](
-            _kernel_inputs(inputs), out, kernels.Sizes(N, T, E), BLOCK=block, **_constants(inputs.weight)
-        )
+            x, weight, bias, _given(state), reset, history, left_pad, scan_order, out, *_strides(x), N, T, E,
+            SETS=len(weight), TAPS=weight.shape[1], ROWS=ROWS, BLOCK=block, num_warps=4,
+        )  # fmt: skip
     return out
+
+
+def _given(state: Tensor | None) -> Tensor | None:
+    """None also where a window of one tap leaves no state."""
+    return state if state is not None and state.numel() else None
 
 
 _op = torch.library.custom_op("vlm_ssm::triton_conv", _run, mutates_args=(), schema=CONV_FORWARD)
@@ -56,38 +56,30 @@ def _(*arguments: Any):
 
 
 def _backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-    """Gradients of x, weight, bias and state; empty for an absent state."""
+    """Gradients of x, weight, bias, state; that of an absent state is empty."""
     inputs = ConvInputs(*arguments)
-    x, weight, state = inputs.x, inputs.weight, inputs.state
+    x, weight, bias, state, reset, history, left_pad, scan_order = inputs
     grad = native(grad).contiguous()
-    (K, N, T, E), (sets, taps, _) = grad.shape, weight.shape
-    grad_x = like(x)
+    (K, N, T, E), J, sets, taps = grad.shape, x.shape[2], len(weight), weight.shape[1]
+    block, tiles = _block(E), triton.cdiv(T, ROWS)
+    inside, grad_x = torch.empty_like(grad, dtype=torch.float32), like(x)
     grad_state = x.new_empty(0) if state is None else like(state)
-    sums = weight.new_empty(K, N, triton.cdiv(T, ROWS), taps + 1, E)
+    sums = weight.new_empty(K, N, tiles, taps + 1, E)
+    held, past = _given(state), 0 if _given(state) is None else taps - 1
+    shared = {"SETS": sets, "TAPS": taps, "ROWS": ROWS, "BLOCK": block, "num_warps": 4}
     if grad.numel():
-        _launch_backward(inputs, grad, grad_x, grad_state, sums)
+        kernels.backward_silu[(triton.cdiv(E, block), tiles, K * N)](
+            x, weight, bias, held, reset, history, left_pad, scan_order, grad, inside, sums, *_strides(x), N, T, E,
+            **shared,
+        )  # fmt: skip
+        inverse = None if scan_order is None else inverse_of(scan_order)
+        kernels.backward_rows[(triton.cdiv(E, block), triton.cdiv(T + past, ROWS), N * J)](
+            inside, weight, history, left_pad, inverse, grad_x, grad_state if past else None, N, T, E, K, J,
+            PAST=past, **shared,
+        )  # fmt: skip
     over = (1, 2) if sets > 1 else (0, 1, 2)
     summed = sums.sum(over).view(sets, taps + 1, E)
     return grad_x, summed[:, :taps].clone(), summed[:, taps].clone(), grad_state
-
-
-def _launch_backward(
-    inputs: ConvInputs, grad: Tensor, grad_x: Tensor, grad_state: Tensor, sums: Tensor
-) -> None:
-    """Fill `grad_x`, `grad_state` and `sums` (K, N, tiles, W + 1, E)."""
-    (K, N, T, E), J, scan_order = grad.shape, inputs.x.shape[2], inputs.scan_order
-    tensors, sizes, block = _kernel_inputs(inputs), kernels.Sizes(N, T, E), _block(E)
-    past = 0 if tensors.state is None else inputs.weight.shape[1] - 1
-    inside, programs = torch.empty_like(grad, dtype=torch.float32), triton.cdiv(E, block)
-    constants = {**_constants(inputs.weight), "BLOCK": block}
-    kernels.backward_silu[(programs, triton.cdiv(T, ROWS), K * N)](
-        tensors, grad, inside, sums, sizes, **constants
-    )
-    inverse = None if scan_order is None else inverse_of(scan_order)
-    state = grad_state if past else None
-    kernels.backward_rows[(programs, triton.cdiv(T + past, ROWS), N * J)](
-        tensors, inside, inverse, grad_x, state, sizes, (K, J), PAST=past, **constants
-    )
 
 
 _backward_op = torch.library.custom_op(

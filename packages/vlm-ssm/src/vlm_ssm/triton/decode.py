@@ -1,4 +1,4 @@
-"""One decoding step on Triton's kernels: three launches a layer besides its matrix products."""
+"""One token on Triton's kernels: what lies between the matrix products of a layer is three launches."""
 
 from __future__ import annotations
 
@@ -16,53 +16,26 @@ from vlm_ssm.triton.kernels import decode, norm
 BLOCK = 64
 
 
-def _convolve(mixer: MambaLayer, x: Tensor, before: Tensor, after: Tensor) -> Tensor:
-    """x (B, E) -> SiLU of its convolution (B, E). The state `before` (B, W-1, E) becomes `after`."""
-    (B, E), conv, u = x.shape, mixer.conv1d, x.new_empty(x.shape)
-    tensors = (x, conv.weight, conv.bias, before, after, u)
-    options = {"TAPS": mixer.d_conv, "BLOCK": BLOCK, "num_warps": 2}
-    decode.convolve[(triton.cdiv(E, BLOCK), B)](*tensors, x.stride(0), E, **options)
-    return u
-
-
-def _recur(mixer: MambaLayer, u: Tensor, z: Tensor, before: Tensor, after: Tensor) -> Tensor:
-    """u, gate z (B, E) -> gated y (B, E). The state `before` (B, E, S) becomes `after`."""
-    (B, E), S, R = u.shape, mixer.d_state, mixer.dt_rank
+def _mix(mixer: MambaLayer, x: Tensor, before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor]) -> Tensor:
+    """x (B, M) through one layer, whose state goes from `before` to `after`; they may be the same."""
+    B, E, S, W, R = len(x), mixer.d_inner, mixer.d_state, mixer.d_conv, mixer.dt_rank
+    inner, z = F.linear(x, mixer.in_proj.weight).chunk(2, dim=-1)
+    u, y = x.new_empty(B, E), x.new_empty(B, E)
+    grid, conv = (triton.cdiv(E, BLOCK), B), mixer.conv1d
+    decode.convolve[grid](
+        inner, conv.weight, conv.bias, before[0], after[0], u, inner.stride(0), E, TAPS=W, BLOCK=BLOCK, num_warps=2
+    )  # fmt: skip
     low = F.linear(u, mixer.x_proj.weight)
     dt = F.linear(low[:, :R], mixer.dt_proj.weight)
-    y = torch.empty_like(u)
-    decode.recur[(triton.cdiv(E, BLOCK), B)](
-        u,
-        dt,
-        mixer.A_log,
-        low,
-        mixer.D,
-        mixer.dt_proj.bias,
-        z,
-        before,
-        after,
-        y,
-        low.stride(0),
-        z.stride(0),
-        R,
-        E,
-        S,
-        STATES=triton.next_power_of_2(S),
-        BLOCK=BLOCK,
-        num_warps=4,
-    )
-    return y
-
-
-def _mix(mixer: MambaLayer, x: Tensor, before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor]) -> Tensor:
-    """x (B, M) through one layer. The states `before` become `after`, which may be the same memory."""
-    inner, z = F.linear(x, mixer.in_proj.weight).chunk(2, dim=-1)
-    u = _convolve(mixer, inner, before[0], after[0])
-    return F.linear(_recur(mixer, u, z, before[1], after[1]), mixer.out_proj.weight)
+    decode.recur[grid](
+        u, dt, mixer.A_log, low, mixer.D, mixer.dt_proj.bias, z, before[1], after[1], y, low.stride(0), z.stride(0),
+        R, E, S, STATES=triton.next_power_of_2(S), BLOCK=BLOCK, num_warps=4,
+    )  # fmt: skip
+    return F.linear(y, mixer.out_proj.weight)
 
 
 def _norm(residual: Tensor, out: Tensor | None, weight: Tensor, eps: float) -> Tensor:
-    """residual (B, M) fp32 += out in place -> its RMSNorm in the weight's dtype."""
+    """residual (B, M) fp32 += out; its RMSNorm in the weight's dtype."""
     y, width = torch.empty_like(residual, dtype=weight.dtype), residual.shape[1]
     norm.forward[(len(residual),)](
         residual, out, weight, residual, y, None, width, eps, **gpu_norm.layout(width)
@@ -82,7 +55,7 @@ def fused_decode_step(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `vlm_ssm.layers.decode.fused_decode_step`, for any number B of sequences.
 
-    The states after the token are written to `after` if given, which may be the memory of the states before.
+    `after`: the memory that the states after the token are written to; it may be that of the states before.
     """
     count, (B, M) = len(mixers), (len(x), x.shape[-1])
     convs = [c.to(x.dtype).contiguous() for c in convs]

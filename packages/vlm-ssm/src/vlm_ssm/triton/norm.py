@@ -1,4 +1,4 @@
-"""Residual addition and RMSNorm on Triton's kernel, registered as torch custom ops."""
+"""Residual addition and RMSNorm on Triton's kernel, registered with torch as `triton.scan` does."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor
 from vlm_ssm.registration.autograd import norm_with
 from vlm_ssm.triton.kernels import norm as kernels
 
-PROGRAMS = 512  # of the backward, at most: each sums the weight's gradient over its rows
+PROGRAMS = 512  # at most, of a backward: each sums the weight's gradient over its rows
 
 
 def layout(width: int) -> dict[str, int]:
-    """Launch options: one program a row, 512 columns a warp."""
+    """A program takes a row; 512 columns a warp."""
     block = triton.next_power_of_2(width)
     return {"BLOCK": block, "num_warps": min(16, max(1, block // 512))}
 
@@ -21,7 +21,7 @@ def layout(width: int) -> dict[str, int]:
 def _run(
     residual: Tensor, out: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """residual + out (empty without `out`), y, and the scale of each row."""
+    """The sum (empty if nothing is added), y, and one factor a row."""
     summed = residual.new_empty(0) if out is None else torch.empty_like(residual)
     y, scale = torch.empty_like(residual, dtype=dtype), residual.new_empty(residual.shape[:-1])
     if scale.numel():
@@ -45,17 +45,16 @@ def _(residual, out, weight, eps, dtype):
 def _backward_op(
     grad_y: Tensor, grad_summed: Tensor | None, summed: Tensor, weight: Tensor, scale: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of residual + out and of the weight."""
+    """Gradients of the sum's terms and of the weight."""
     rows, width = scale.numel(), summed.shape[-1]
     each = max(1, triton.cdiv(rows, PROGRAMS))
     programs = triton.cdiv(rows, each)
     grad, sums = torch.empty_like(summed), summed.new_empty(programs, width)
     if rows:
-        grad_y = grad_y.contiguous()
-        grad_summed = None if grad_summed is None else grad_summed.contiguous()
         kernels.backward[(programs,)](
-            grad_y, grad_summed, summed, weight, scale, grad, sums, rows, width, each, **layout(width)
-        )
+            grad_y.contiguous(), None if grad_summed is None else grad_summed.contiguous(), summed, weight,
+            scale, grad, sums, rows, width, each, **layout(width),
+        )  # fmt: skip
     return grad, sums.sum(0)
 
 

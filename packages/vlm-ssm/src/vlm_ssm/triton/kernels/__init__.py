@@ -1,1 +1,1 @@
-"""Triton kernels: compiled for the GPU at first use, by Triton itself."""
+"""Triton kernels. They take plain arguments, many at a time: Triton 3.6 and older compile no named tuples of them."""

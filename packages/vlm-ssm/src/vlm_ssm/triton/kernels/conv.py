@@ -1,12 +1,10 @@
-"""The causal depthwise convolution and its SiLU with state, segments and scan orders, forward and backward.
+"""The causal depthwise convolution and its SiLU: state, segments and scan orders, forward and backward.
 
-The backward has two kernels, so that no two programs write to the same row. The first computes the gradient of the sum
-before the SiLU, and those of weight and bias. The second gathers it along every scan order.
+The backward is two kernels, as no two programs may write to one row: one for the gradient of the sum before the SiLU
+(and of weight and bias), one that gathers it along every scan order.
 """
 
 from __future__ import annotations
-
-from typing import Any, NamedTuple
 
 import triton.language as tl
 
@@ -15,205 +13,158 @@ from vlm_ssm.triton.kernels.maths import jit, sigmoid, silu_slope
 PADDED = tl.constexpr(2)
 
 
-class Inputs(NamedTuple):
-    """x and its strides over directions, sequences and rows; weight (P, W, E), bias (P, E), state (N, W - 1, E).
-
-    reset, history (N, T), left_pad (N) as in `SegmentBoundaries`; scan_order (K, T). All but x and weight may be None.
-    """
-
-    x: Any
-    x_k: Any
-    x_n: Any
-    x_t: Any
-    weight: Any
-    bias: Any
-    state: Any
-    reset: Any
-    history: Any
-    left_pad: Any
-    scan_order: Any
-
-
-class Sizes(NamedTuple):
-    """Sequences, positions, channels."""
-
-    N: Any
-    T: Any
-    E: Any
-
-
-class Tile(NamedTuple):
-    """One program's share: direction, sequence, parameter set, positions (R), channels."""
-
-    k: Any
-    n: Any
-    p: Any
-    t: Any
-    e: Any
-
-
 @jit
-def window(inputs, tile, sizes, j, TAPS: tl.constexpr):
-    """The inputs j positions before each position of the tile, (R, E); 0 outside the segment.
+def window(
+    x, state, reset, history, left_pad, scan_order, k, n, t, e, j, x_k, x_n, x_t, T, E, TAPS: tl.constexpr
+):  # fmt: skip
+    """What a window that ends at each position of t (R) holds j positions before it, and whether it is live.
 
-    Inputs before the first live position come from the state.
+    Inputs before the first live position come from the state (N, TAPS - 1, E); what lies outside is 0.
     """
-    inside = tile.t < sizes.T
-    if inputs.reset is not None:
-        reset = inputs.reset + tile.n * sizes.T + tile.t
-        history = inputs.history + tile.n * sizes.T + tile.t
-        inside = inside & (tl.load(reset, mask=tile.t < sizes.T, other=2) != PADDED)
-        inside = inside & (tl.load(history, mask=tile.t < sizes.T, other=0).to(tl.int32) >= j)
-    source = tile.t - j
+    inside = t < T
+    if reset is not None:
+        inside = inside & (tl.load(reset + n * T + t, mask=t < T, other=2) != PADDED)
+        inside = inside & (tl.load(history + n * T + t, mask=t < T, other=0).to(tl.int32) >= j)
+    source = t - j
     begin = source * 0
-    if inputs.left_pad is not None:
-        begin += tl.load(inputs.left_pad + tile.n)
-    in_x = inside & (source >= begin)
+    if left_pad is not None:
+        begin += tl.load(left_pad + n)
+    there = inside & (source >= begin)
     row = source
-    if inputs.scan_order is not None:
-        row = tl.load(inputs.scan_order + tile.k * sizes.T + source, mask=in_x, other=0)
-    at_x = inputs.x + tile.k * inputs.x_k + tile.n * inputs.x_n + row[:, None] * inputs.x_t + tile.e[None, :]
-    channels = (tile.e < sizes.E)[None, :]
-    value = tl.load(at_x, mask=in_x[:, None] & channels, other=0.0).to(tl.float32)
-    if inputs.state is not None:
-        state_row = source - begin + (TAPS - 1)
-        in_state = inside & (source < begin) & (state_row >= 0)
-        past = inputs.state + (tile.n * (TAPS - 1) + state_row[:, None]) * sizes.E + tile.e[None, :]
-        value += tl.load(past, mask=in_state[:, None] & channels, other=0.0).to(tl.float32)
+    if scan_order is not None:
+        row = tl.load(scan_order + k * T + source, mask=there, other=0)
+    at = x + k * x_k + n * x_n + row[:, None] * x_t + e[None, :]
+    value = tl.load(at, mask=there[:, None] & (e < E)[None, :], other=0.0).to(tl.float32)
+    if state is not None:
+        held = source - begin + (TAPS - 1)
+        waiting = inside & (source < begin) & (held >= 0)
+        past = state + (n * (TAPS - 1) + held[:, None]) * E + e[None, :]
+        value += tl.load(past, mask=waiting[:, None] & (e < E)[None, :], other=0.0).to(tl.float32)
     return value
 
 
 @jit
-def before_silu(inputs, tile, sizes, TAPS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr):
-    """bias + Σ_j weight_j · x_{t-j}."""
-    E = sizes.E
+def before_silu(
+    x, weight, bias, state, reset, history, left_pad, scan_order, k, n, p, t, e, x_k, x_n, x_t, T, E,
+    TAPS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     total = tl.zeros([ROWS, BLOCK], tl.float32)
-    if inputs.bias is not None:
-        total += tl.load(inputs.bias + tile.p * E + tile.e, mask=tile.e < E, other=0.0)[None, :]
+    if bias is not None:
+        total += tl.load(bias + p * E + e, mask=e < E, other=0.0)[None, :]
     for j in tl.static_range(TAPS):
-        at = (tile.p * TAPS + TAPS - 1 - j) * E + tile.e
-        w = tl.load(inputs.weight + at, mask=tile.e < E, other=0.0)
-        total += w[None, :] * window(inputs, tile, sizes, j, TAPS)
+        w = tl.load(weight + (p * TAPS + TAPS - 1 - j) * E + e, mask=e < E, other=0.0)
+        value = window(
+            x, state, reset, history, left_pad, scan_order, k, n, t, e, j, x_k, x_n, x_t, T, E, TAPS
+        )
+        total += w[None, :] * value
     return total
 
 
 @jit
-def program_tile(sizes, SETS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr):
-    """The `Tile` of this program."""
+def tile(N, SETS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    """Direction, sequence, set of parameters, positions (R), channels of this program."""
     q = tl.program_id(2).to(tl.int64)
-    k = q // sizes.N
+    k = q // N
     p = k if SETS > 1 else k * 0
     t = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    return Tile(k, q % sizes.N, p, t, tl.program_id(0) * BLOCK + tl.arange(0, BLOCK))
+    return k, q % N, p, t, tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
 
 
 @jit
 def forward(
-    inputs, out, sizes, SETS: tl.constexpr, TAPS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr
-):
-    """-> out (K, N, T, E)."""
-    tile = program_tile(sizes, SETS, ROWS, BLOCK)
-    T, E = sizes.T, sizes.E
-    y = before_silu(inputs, tile, sizes, TAPS, ROWS, BLOCK)
+    x, weight, bias, state, reset, history, left_pad, scan_order, out, x_k, x_n, x_t, N, T, E,
+    SETS: tl.constexpr, TAPS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """weight (P, W, E) and bias (P, E) fp32 -> out (K, N, T, E)."""
+    k, n, p, t, e = tile(N, SETS, ROWS, BLOCK)
+    y = before_silu(
+        x, weight, bias, state, reset, history, left_pad, scan_order, k, n, p, t, e, x_k, x_n, x_t, T, E,
+        TAPS, ROWS, BLOCK,
+    )  # fmt: skip
     y = y * sigmoid(y)
-    mask = (tile.t < T)[:, None] & (tile.e < E)[None, :]
-    if inputs.reset is not None:
-        live = tl.load(inputs.reset + tile.n * T + tile.t, mask=tile.t < T, other=2) != PADDED
+    mask = (t < T)[:, None] & (e < E)[None, :]
+    if reset is not None:
+        live = tl.load(reset + n * T + t, mask=t < T, other=2) != PADDED
         y = tl.where(live[:, None], y, 0.0)
-    to = out + ((tile.k * sizes.N + tile.n) * T + tile.t[:, None]) * E + tile.e[None, :]
+    to = out + ((k * N + n) * T + t[:, None]) * E + e[None, :]
     tl.store(to, y.to(out.dtype.element_ty), mask=mask)
 
 
 @jit
 def backward_silu(
-    inputs,
-    grad,
-    inside,
-    sums,
-    sizes,
-    SETS: tl.constexpr,
-    TAPS: tl.constexpr,
-    ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """grad (K, N, T, E) -> `inside`, the gradient before the SiLU; sums (K, N, tiles, W + 1, E): of weight, of bias."""
-    tile = program_tile(sizes, SETS, ROWS, BLOCK)
-    T, E = sizes.T, sizes.E
-    sequence = tile.k * sizes.N + tile.n
-    y = before_silu(inputs, tile, sizes, TAPS, ROWS, BLOCK)
-    valid = (tile.t < T)[:, None] & (tile.e < E)[None, :]
-    mask = valid
-    if inputs.reset is not None:
-        live = tl.load(inputs.reset + tile.n * T + tile.t, mask=tile.t < T, other=2) != PADDED
+    x, weight, bias, state, reset, history, left_pad, scan_order, grad, inside, sums, x_k, x_n, x_t, N, T, E,
+    SETS: tl.constexpr, TAPS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """grad (K, N, T, E) -> `inside`, that before the SiLU; sums (K, N, tiles, W + 1, E): of weight, then of bias."""
+    k, n, p, t, e = tile(N, SETS, ROWS, BLOCK)
+    y = before_silu(
+        x, weight, bias, state, reset, history, left_pad, scan_order, k, n, p, t, e, x_k, x_n, x_t, T, E,
+        TAPS, ROWS, BLOCK,
+    )  # fmt: skip
+    mask = (t < T)[:, None] & (e < E)[None, :]
+    if reset is not None:
+        live = tl.load(reset + n * T + t, mask=t < T, other=2) != PADDED
         mask = mask & live[:, None]
-    at = (sequence * T + tile.t[:, None]) * E + tile.e[None, :]
+    at = ((k * N + n) * T + t[:, None]) * E + e[None, :]
     g = tl.load(grad + at, mask=mask, other=0.0).to(tl.float32) * silu_slope(y)
     g = tl.where(mask, g, 0.0)
-    tl.store(inside + at, g.to(inside.dtype.element_ty), mask=valid)
-    to = sums + ((sequence * tl.num_programs(1) + tl.program_id(1)) * (TAPS + 1)) * E + tile.e
-    tl.store(to + TAPS * E, tl.sum(g, axis=0), mask=tile.e < E)
+    tl.store(inside + at, g.to(inside.dtype.element_ty), mask=(t < T)[:, None] & (e < E)[None, :])
+    to = sums + (((k * N + n) * tl.num_programs(1) + tl.program_id(1)) * (TAPS + 1)) * E + e
+    tl.store(to + TAPS * E, tl.sum(g, axis=0), mask=e < E)
     for j in tl.static_range(TAPS):
-        value = window(inputs, tile, sizes, j, TAPS)
-        tl.store(to + (TAPS - 1 - j) * E, tl.sum(g * value, axis=0), mask=tile.e < E)
+        value = window(
+            x, state, reset, history, left_pad, scan_order, k, n, t, e, j, x_k, x_n, x_t, T, E, TAPS
+        )
+        tl.store(to + (TAPS - 1 - j) * E, tl.sum(g * value, axis=0), mask=e < E)
 
 
 @jit
-def gather(total, inside, inputs, inverse, tile, begin, sizes, TAPS: tl.constexpr):
-    """Add the gradients of input rows `tile.t` from the windows of one direction; rows before 0 are the state's."""
-    row, T, E = tile.t, sizes.T, sizes.E
+def gathered(
+    inside, weight, history, inverse, k, n, p, row, begin, e, N, T, E, total, TAPS: tl.constexpr
+):  # fmt: skip
+    """total + what the windows of direction k send to each of the rows (R); rows before 0 are the state's."""
     at = row
     if inverse is not None:
-        at = tl.load(inverse + tile.k * T + row, mask=(row >= 0) & (row < T), other=0)
+        at = tl.load(inverse + k * T + row, mask=(row >= 0) & (row < T), other=0)
     at = tl.where(row < 0, begin + row, at)
     real = (row < T) & ((row < 0) | (at >= begin))
     for j in tl.static_range(TAPS):
         t = at + j
         ok = real & (t >= begin) & (t < T)
-        if inputs.history is not None:
-            ok = ok & (tl.load(inputs.history + tile.n * T + t, mask=ok, other=0).to(tl.int32) >= j)
-        at_w = (tile.p * TAPS + TAPS - 1 - j) * E + tile.e
-        w = tl.load(inputs.weight + at_w, mask=tile.e < E, other=0.0)
-        at_g = ((tile.k * sizes.N + tile.n) * T + t[:, None]) * E + tile.e[None, :]
-        g = tl.load(inside + at_g, mask=ok[:, None] & (tile.e < E)[None, :], other=0.0)
+        if history is not None:
+            ok = ok & (tl.load(history + n * T + t, mask=ok, other=0).to(tl.int32) >= j)
+        w = tl.load(weight + (p * TAPS + TAPS - 1 - j) * E + e, mask=e < E, other=0.0)
+        g = tl.load(
+            inside + ((k * N + n) * T + t[:, None]) * E + e[None, :],
+            mask=ok[:, None] & (e < E)[None, :], other=0.0,
+        )  # fmt: skip
         total += w[None, :] * g.to(tl.float32)
     return total
 
 
 @jit
 def backward_rows(
-    inputs,
-    inside,
-    inverse,
-    grad_x,
-    grad_state,
-    sizes,
-    directions,
-    SETS: tl.constexpr,
-    PAST: tl.constexpr,
-    TAPS: tl.constexpr,
-    ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """Gradients of x (N, T, J, E) and, as PAST rows before it, of the state (N, W - 1, E); `directions` is (K, J)."""
-    K, J = directions
-    T, E = sizes.T, sizes.E
+    inside, weight, history, left_pad, inverse, grad_x, grad_state, N, T, E, K, J,
+    SETS: tl.constexpr, PAST: tl.constexpr, TAPS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Gradients of x (N, T, J, E) and, PAST rows before it, of the state (N, W - 1, E)."""
     q = tl.program_id(2).to(tl.int64)
     n = q // J
     column = q % J
     row = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS) - PAST
     e = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     begin = row * 0
-    if inputs.left_pad is not None:
-        begin += tl.load(inputs.left_pad + n)
+    if left_pad is not None:
+        begin += tl.load(left_pad + n)
     total = tl.zeros([ROWS, BLOCK], tl.float32)
     for i in range(K // J):
         k = column + i
         p = k if SETS > 1 else k * 0
-        total = gather(total, inside, inputs, inverse, Tile(k, n, p, row, e), begin, sizes, TAPS)
-    in_x = ((row >= 0) & (row < T))[:, None] & (e < E)[None, :]
+        total = gathered(inside, weight, history, inverse, k, n, p, row, begin, e, N, T, E, total, TAPS)
+    own = ((row >= 0) & (row < T))[:, None] & (e < E)[None, :]
     to = grad_x + ((n * T + row[:, None]) * J + column) * E + e[None, :]
-    tl.store(to, total.to(grad_x.dtype.element_ty), mask=in_x)
+    tl.store(to, total.to(grad_x.dtype.element_ty), mask=own)
     if grad_state is not None:
         past = grad_state + (n * PAST + row[:, None] + PAST) * E + e[None, :]
-        in_state = (row < 0)[:, None] & (e < E)[None, :]
-        tl.store(past, total.to(grad_state.dtype.element_ty), mask=in_state)
+        mask = (row < 0)[:, None] & (e < E)[None, :]
+        tl.store(past, total.to(grad_state.dtype.element_ty), mask=mask)

@@ -1,4 +1,4 @@
-"""One position of each sequence: convolution and recurrence. The new state may overwrite the old one."""
+"""One position of each sequence: window and recurrence moved on. The state after may be written over the one before."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vlm_ssm.triton.kernels.maths import jit, sigmoid, softplus
 
 @jit
 def convolve(x, weight, bias, state, after, y, x_n, E, TAPS: tl.constexpr, BLOCK: tl.constexpr):
-    """x (B, E), weight (E, W), bias (E), state (B, W - 1, E) -> y (B, E), after SiLU, and the next state `after`."""
+    """x (B, E), weight (E, W), bias (E), state (B, W - 1, E) -> y (B, E), after SiLU, and the state after it."""
     n = tl.program_id(1).to(tl.int64)
     e = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     here = e < E
@@ -30,25 +30,10 @@ def convolve(x, weight, bias, state, after, y, x_n, E, TAPS: tl.constexpr, BLOCK
 
 @jit
 def recur(
-    u,
-    dt,
-    A_log,
-    low,
-    D,
-    bias,
-    z,
-    state,
-    after,
-    y,
-    low_n,
-    z_n,
-    first,
-    E,
-    S,
-    STATES: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """u, dt (B, E); low (B, …) has B and C from column `first` on; state (B, E, S) fp32 -> gated y (B, E)."""
+    u, dt, A_log, low, D, bias, z, state, after, y, low_n, z_n, first, E, S,
+    STATES: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """u, dt (B, E) dense; low (B, …) holds B and C from column `first` on; state (B, E, S) fp32 -> gated y (B, E)."""
     n = tl.program_id(1).to(tl.int64)
     e = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     s = tl.arange(0, STATES)

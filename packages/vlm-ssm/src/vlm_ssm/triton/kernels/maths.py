@@ -1,6 +1,6 @@
-"""Elementwise functions that kernels share, on fp32. None overflows; NaN gives NaN.
+"""Functions of fp32 vectors that kernels share; none overflows, NaN passes through.
 
-They use `exp2`, which is one instruction where `exp` takes five.
+`exp2` is one instruction where `exp` is five.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 jit: Any = triton.jit
-"""Typed Any: kernels are Triton's language, which type checkers don't know."""
+"""What is written in Triton's language is no Python to a type checker."""
 
 LOG2E = tl.constexpr(1.4426950408889634)
 
@@ -30,7 +30,7 @@ def silu_slope(x):
 
 @jit
 def softplus(x):
-    """max(x, 0) + log(1 + w), w = e^-|x|; log(1 + w) = 2 artanh(w / (2 + w)), which is accurate for any w."""
+    """max(x, 0) + log(1 + w), w = e^-|x|; the logarithm as 2 artanh(w / (2 + w)), which is precise for any w."""
     w = tl.exp2(-tl.abs(x) * LOG2E)
     v = w / (2.0 + w)
     q = v * v

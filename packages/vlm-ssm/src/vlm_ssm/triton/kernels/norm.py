@@ -1,4 +1,4 @@
-"""Residual addition and RMSNorm, forward and backward; a program computes whole rows."""
+"""Residual addition and RMSNorm: a program takes whole rows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def forward(residual, out, weight, summed, y, scale, M, eps, BLOCK: tl.constexpr
 
 @jit
 def backward(grad_y, grad_summed, summed, weight, scale, grad, sums, rows, M, each, BLOCK: tl.constexpr):
-    """`each` rows a program: gradient of the sum to `grad`, partial sum of the weight's gradient to `sums`."""
+    """`each` rows a program: gradient of the sum to `grad`, this program's part of the weight's to `sums`."""
     m = tl.arange(0, BLOCK)
     w = tl.load(weight + m, mask=m < M, other=0.0).to(tl.float32)
     total = tl.zeros([BLOCK], tl.float32)

@@ -1,8 +1,8 @@
 """The selective scan forward.
 
-A program computes one block of channels of one sequence over one part of its positions. With enough programs there is
-one part. Otherwise `scan_chunks` runs twice: the first run, without output and from a zero state, finds each part's
-contribution to the state and its decay; `combine_chunks` computes the state before each part from these.
+A program takes one block of channels of one sequence through one part of its positions. Where there are enough
+programs there is one part. Else `scan_chunks` runs twice: first without output, from a state of 0, to find what each
+part adds to the state and by how much it lets the state before it decay; `combine_chunks` puts the parts together.
 """
 
 from __future__ import annotations
@@ -12,153 +12,147 @@ import triton.language as tl
 from vlm_ssm.triton.kernels.maths import LOG2E, jit, sigmoid
 from vlm_ssm.triton.kernels.tile import (
     BEGIN,
-    add_deltas,
     block_of,
-    deltas,
-    load_flags,
+    inputs,
     load_row,
-    load_rows,
-    of_block,
-    products,
+    marks,
+    own_row,
+    put_decays,
+    put_row,
     row_of,
-    series,
-    store_decays,
-    store_row,
+    steps,
+    summed,
+    times,
 )
 
-ROWS = 8  # positions of a tile
-CHUNK = 64  # positions between two states saved for the backward
+ROWS = 8  # positions a tile
+CHUNK = 64  # positions between the states that are kept for the backward
 
 
 @jit
-def advance(h, rate, xs, ds, B, flags, HAS_RESET: tl.constexpr, ROWS: tl.constexpr):
-    """One state through a tile. B points to the tile's values. -> its decay and its value at each position."""
+def advance(
+    h, rate, xs, ds, B, marked, HAS_RESET: tl.constexpr, ROWS: tl.constexpr
+):  # fmt: skip
+    """One state through a tile, whose B lie at B: its decay at each position, and what it is after it."""
     decays = ()
-    hs = ()
+    after = ()
     for i in tl.static_range(ROWS):
         if HAS_RESET:
-            h = tl.where(flags[i] == BEGIN, 0.0, h)
+            h = tl.where(marked[i] == BEGIN, 0.0, h)
         decay = tl.exp2(ds[i] * rate)
         h = decay * h + xs[i] * tl.load(B + i)
         decays = decays + (decay,)
-        hs = hs + (h,)
-    return decays, hs
+        after = after + (h,)
+    return decays, after
 
 
 @jit
 def scaled(us, D, ROWS: tl.constexpr):
-    values = ()
+    found = ()
     for i in tl.static_range(ROWS):
-        values = values + (us[i] * D,)
-    return values
+        found = found + (us[i] * D,)
+    return found
 
 
 @jit
-def add_outputs(ys, hs, C, ROWS: tl.constexpr):
-    """y of a tile plus one state's contribution. C points to the tile's values."""
-    values = ()
+def with_output(ys, hs, C, ROWS: tl.constexpr):
+    """y of a tile with what one state adds, whose C lie at C."""
+    found = ()
     for i in tl.static_range(ROWS):
-        values = values + (ys[i] + hs[i] * tl.load(C + i),)
-    return values
+        found = found + (ys[i] + hs[i] * tl.load(C + i),)
+    return found
 
 
 @jit
-def store_outputs(ys, out, acc, x, t0, block, T, ROWS: tl.constexpr):
-    """y of a tile: before the gate to `acc` if given, gated to `out`. `acc` has the strides of `out`."""
+def put_outputs(
+    ys, out, acc, z, scan_order, k, T, t0, end, lies, out_t, z_lies, z_t, lane, own, ROWS: tl.constexpr
+):  # fmt: skip
+    """y of a tile, before its gate to `acc`, after it to `out`; `lies`, `z_lies`: where direction and block do."""
     for i in tl.static_range(ROWS):
-        limit = tl.where(t0 + i < block.end, block.width, 0)
-        row = row_of(x.scan_order, t0 + i, block, T)
+        limit = tl.where(t0 + i < end, own, 0)
+        row = row_of(scan_order, k, T, t0 + i, end)
+        to = lies + row * out_t
         y = ys[i]
         if acc is not None:
-            store_row(acc + row * out.t, y, block.lane, limit)
-        if x.z.at is not None:
-            gate = load_row(x.z.at + row * x.z.t, block.lane, limit)
+            put_row(acc + to, y, lane, limit)
+        if z is not None:
+            gate = load_row(z + z_lies + row * z_t, lane, limit)
             y = y * gate * sigmoid(gate)
-        store_row(out.at + row * out.t, y, block.lane, limit)
+        put_row(out + to, y, lane, limit)
 
 
 @jit
-def scan_tile(
-    x,
-    out,
-    acc,
-    state,
-    starts,
-    t0,
-    block,
-    sizes,
-    total,
-    has_reset,
-    SOFTPLUS: tl.constexpr,
-    OUTPUT: tl.constexpr,
-    ROWS: tl.constexpr,
-    CHUNK: tl.constexpr,
-):
-    """The positions from t0 on -> Σ Δ of the part so far, and whether its state was reset so far."""
-    HAS_RESET: tl.constexpr = x.reset is not None
-    flags = load_flags(x.reset, t0, block, sizes.T, ROWS)
-    us = load_rows(x.u, t0, block, ROWS)
-    raw = load_rows(x.dt, t0, block, ROWS)
-    ds = deltas(raw, x, flags, t0, block, SOFTPLUS, ROWS)
-    xs = products(us, ds, ROWS)
-    ys = scaled(us, x.D, ROWS)
-    for s in range(sizes.S):
-        h = load_row(state + s * sizes.E, block.lane, block.width)
-        rate = load_row(x.A + s * sizes.E, block.lane, block.width) * LOG2E
+def tile(
+    u, dt, A, B, C, own_D, own_bias, z, reset, scan_order, state, starts, acc, out, total, forgets,
+    u_t, dt_t, z_lies, z_t, lies, out_t, k, n, q, t0, end, T, E, S, lane, own, e, padded_len, chunks,
+    SOFTPLUS: tl.constexpr, OUTPUT: tl.constexpr, HAS_RESET: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr,
+):  # fmt: skip
+    """The positions from t0 on, where B and C lie; -> Σ Δ so far, and whether a position so far began anew."""
+    marked = marks(reset, n, T, t0, end, ROWS)
+    us = inputs(u, u_t, t0, end, lane, own, ROWS)
+    raw = inputs(dt, dt_t, t0, end, lane, own, ROWS)
+    ds = steps(raw, own_bias, marked, t0, end, HAS_RESET, SOFTPLUS, ROWS)
+    xs = times(us, ds, ROWS)
+    ys = scaled(us, own_D, ROWS)
+    for s in range(S):
+        h = load_row(state + s * E, lane, own)
+        rate = load_row(A + s * E, lane, own) * LOG2E
         if starts is not None:
-            limit = tl.where(t0 % CHUNK == 0, block.width, 0)
-            to = ((block.q * sizes.chunks + t0 // CHUNK) * sizes.S + s) * sizes.E + block.e
-            store_row(starts + to, h, block.lane, limit)
-        decays, hs = advance(h, rate, xs, ds, x.B + t0 + s * sizes.padded_len, flags, HAS_RESET, ROWS)
+            kept = tl.where(t0 % CHUNK == 0, own, 0)
+            put_row(starts + ((q * chunks + t0 // CHUNK) * S + s) * E + e, h, lane, kept)
+        decays, hs = advance(h, rate, xs, ds, B + s * padded_len, marked, HAS_RESET, ROWS)
         if OUTPUT:
-            ys = add_outputs(ys, hs, x.C + t0 + s * sizes.padded_len, ROWS)
-        store_row(state + s * sizes.E, hs[ROWS - 1], block.lane, block.width)
+            ys = with_output(ys, hs, C + s * padded_len, ROWS)
+        put_row(state + s * E, hs[ROWS - 1], lane, own)
     if OUTPUT:
-        store_outputs(ys, out, acc, x, t0, block, sizes.T, ROWS)
-    return add_deltas(total, has_reset, ds, flags, x, ROWS)
+        put_outputs(ys, out, acc, z, scan_order, k, T, t0, end, lies, out_t, z_lies, z_t, lane, own, ROWS)
+    return summed(total, forgets, ds, marked, HAS_RESET, ROWS)
 
 
 @jit
 def scan_chunks(
-    inputs,
-    out,
-    acc,
-    state,
-    decay,
-    starts,
-    sizes,
-    SETS: tl.constexpr,
-    SOFTPLUS: tl.constexpr,
-    OUTPUT: tl.constexpr,
-    BLOCK: tl.constexpr,
-    ROWS: tl.constexpr,
-    CHUNK: tl.constexpr,
-):
-    """`state` (K, N, parts, S, E): the state before each part, overwritten by the one after it.
+    u, dt, A, B, C, D, bias, z, reset, scan_order, state, decay, starts, acc, out,
+    u_k, u_n, u_t, dt_k, dt_n, dt_t, z_k, z_n, z_t, out_k, out_n, out_t, N, T, E, S, own, padded_len, length, chunks,
+    SETS: tl.constexpr, SOFTPLUS: tl.constexpr, OUTPUT: tl.constexpr,
+    BLOCK: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr,
+):  # fmt: skip
+    """`state` (K, N, parts, S, E) is what each part begins with, and becomes what it ends with.
 
-    With `OUTPUT`, y is written to `out`, ungated also to `acc`, and the state before each chunk to `starts`
-    (K, N, chunks, S, E). Otherwise the product of all decays is written to `decay` (K, N, parts, S, E).
+    With `OUTPUT` y goes to `out`, also before its gate to `acc`, and states to `starts` (K, N, chunks, S, E). Without,
+    the product of all decays goes to `decay`. A is (P, S, E); B, C (K, N, G, S, room), room for whole tiles.
     """
-    block = block_of(sizes, BLOCK)
-    x = of_block(inputs, block, sizes, SETS, BLOCK)
-    at = (block.q * tl.num_programs(1) + block.part) * sizes.S * sizes.E + block.e
-    if acc is not None:
-        acc += block.k * out.k + block.n * out.n + block.e
-    out = series(out, block)
+    k, n, q, group, part_of_group, lane, e = block_of(N, E, own, BLOCK)
+    part, parts = tl.program_id(1), tl.num_programs(1)
+    p = k if SETS > 1 else k * 0
+    HAS_RESET: tl.constexpr = reset is not None
+    u += k * u_k + n * u_n + e
+    dt += k * dt_k + n * dt_n + e
+    B += (q * (E // own) + group) * S * padded_len
+    C += (q * (E // own) + group) * S * padded_len
+    A += p * S * E + e
+    at = (q * parts + part) * S * E + e
+    lies, z_lies = k * out_k + n * out_n + e, k * z_k + n * z_n + e
+    own_bias = own_row(bias, p * E + e, lane, own, BLOCK)
+    own_D = own_row(D, p * E + e, lane, own, BLOCK)
+    begin = part.to(tl.int64) * length
+    end = tl.minimum(begin + length, T)
     total = tl.zeros([BLOCK], tl.float32)
-    has_reset = 0
-    for t0 in range(block.begin, block.end, ROWS):
-        total, has_reset = scan_tile(
-            x, out, acc, state + at, starts, t0, block, sizes, total, has_reset, SOFTPLUS, OUTPUT, ROWS, CHUNK
-        )
+    forgets = 0
+    for t0 in range(begin, end, ROWS):
+        total, forgets = tile(
+            u, dt, A, B + t0, C + t0, own_D, own_bias, z, reset, scan_order, state + at, starts, acc, out,
+            total, forgets, u_t, dt_t, z_lies, z_t, lies, out_t, k, n, q, t0, end, T, E, S, lane, own, e,
+            padded_len, chunks,
+            SOFTPLUS, OUTPUT, HAS_RESET, ROWS, CHUNK,
+        )  # fmt: skip
         tl.debug_barrier()
     if decay is not None:
-        store_decays(decay + at, x.A, total, has_reset, block, sizes)
+        put_decays(decay + at, A, total, forgets, E, S, lane, own)
 
 
 @jit
 def combine_chunks(first, ends, decay, state, size, parts, REVERSE: tl.constexpr, BLOCK: tl.constexpr):
-    """`state` before each part from `first` (Q, S·E), and `ends` and `decay` (Q, parts, S·E) of all parts."""
+    """What each part begins with: `first` (Q, S·E) goes through all parts of `ends` and `decay` (Q, parts, S·E)."""
     q = tl.program_id(1).to(tl.int64)
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     h = tl.zeros([BLOCK], tl.float32)
@@ -169,22 +163,21 @@ def combine_chunks(first, ends, decay, state, size, parts, REVERSE: tl.constexpr
         if REVERSE:
             part = parts - 1 - i
         to = (q * parts + part) * size + at
-        store_row(state + to, h, at, size)
+        put_row(state + to, h, at, size)
         h = load_row(decay + to, at, size) * h + load_row(ends + to, at, size)
 
 
 @jit
-def merge(ys, z, acc, out, sizes, K, BLOCK: tl.constexpr):
-    """Σ_k ys (K, N, T, E), whose rows are in token order: before the gate to `acc`, gated to `out` (N, T, E)."""
+def merge(ys, z, acc, out, z_n, z_t, N, T, E, K, BLOCK: tl.constexpr):
+    """Σ_k ys (K, N, T, E) in its row, before the gate to `acc`, after it to `out`, both (N, T, E)."""
     row = tl.program_id(1).to(tl.int64)
     e = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    N, T, E = sizes
     y = tl.zeros([BLOCK], tl.float32)
     for k in range(K):
         y += load_row(ys + (k * N * T + row) * E + e, e, E)
     if acc is not None:
-        store_row(acc + row * E + e, y, e, E)
-    if z.at is not None:
-        gate = load_row(z.at + row // T * z.n + row % T * z.t + e, e, E)
+        put_row(acc + row * E + e, y, e, E)
+    if z is not None:
+        gate = load_row(z + row // T * z_n + row % T * z_t + e, e, E)
         y = y * gate * sigmoid(gate)
-    store_row(out + row * E + e, y, e, E)
+    put_row(out + row * E + e, y, e, E)

@@ -1,12 +1,10 @@
-"""A tile of the scan: `ROWS` positions of one block of channels, each position a vector in registers.
+"""A tile of the scan: a few positions of one block of channels, each position a vector of its own.
 
-Channels are distributed over threads, so each thread steps through time on its own and keeps the values of a position
-in its registers. Tensors that belong together are one NamedTuple, which Triton passes as single arguments.
+Channels are spread over the threads, so a thread walks through time alone, and what it computes for a position stays
+in its registers.
 """
 
 from __future__ import annotations
-
-from typing import Any, NamedTuple
 
 import triton.language as tl
 
@@ -16,223 +14,124 @@ BEGIN = tl.constexpr(1)
 PAD = tl.constexpr(2)
 
 
-class Rows(NamedTuple):
-    """Rows of channels: pointer (None if absent), strides over directions, sequences and positions."""
-
-    at: Any
-    k: Any
-    n: Any
-    t: Any
-
-
-class Series(NamedTuple):
-    """The rows of one block of one sequence: pointer to position 0, stride over positions."""
-
-    at: Any
-    t: Any
-
-
-class Inputs(NamedTuple):
-    """Tensors of a scan. A is (P, S, E), B and C are (K, N, G, S, padded_len), D and bias (P, E); None if absent.
-
-    Inside a program (`of_block`) the rows are `Series`, A, B and C point to its block, D and bias are loaded.
-    """
-
-    u: Any
-    dt: Any
-    A: Any
-    B: Any
-    C: Any
-    D: Any
-    bias: Any
-    z: Any
-    reset: Any
-    scan_order: Any
-
-
-class Sizes(NamedTuple):
-    """Sequences, positions, channels, states, channels of a group, padded T, positions of a part, chunks of T."""
-
-    N: Any
-    T: Any
-    E: Any
-    S: Any
-    width: Any
-    padded_len: Any
-    length: Any
-    chunks: Any
-
-
-class Block(NamedTuple):
-    """One program's share: direction k, sequence n, q = k·N + n, group of B and C, block within the group.
-
-    `part` of time from `begin` to `end`. `lane` are the channels within the group of `width`, `e` those of the tensor.
-    """
-
-    k: Any
-    n: Any
-    q: Any
-    group: Any
-    block_of_group: Any
-    part: Any
-    begin: Any
-    end: Any
-    lane: Any
-    width: Any
-    e: Any
-
-
 @jit
-def block_of(sizes, BLOCK: tl.constexpr):
-    """The `Block` of this program. Blocks stay within a group. What offsets are made of is 64-bit."""
+def block_of(N, E, own, BLOCK: tl.constexpr):
+    """Of this program: direction, sequence, their joint number, group, part of the group, its channels (…, within it).
+
+    Blocks stay within a group of `own` channels. 64-bit where offsets are made of it.
+    """
     block = tl.program_id(0)
-    part = tl.program_id(1)
     q = tl.program_id(2).to(tl.int64)
-    block_of_group = block % tl.cdiv(sizes.width, BLOCK)
-    group = block // tl.cdiv(sizes.width, BLOCK)
-    lane = block_of_group * BLOCK + tl.arange(0, BLOCK)
-    begin = part.to(tl.int64) * sizes.length
-    end = tl.minimum(begin + sizes.length, sizes.T)
-    e = group * sizes.width + lane
-    return Block(q // sizes.N, q % sizes.N, q, group, block_of_group, part, begin, end, lane, sizes.width, e)
-
-
-@jit
-def series(rows, block):
-    """The block's rows; absent rows stay absent."""
-    at = rows.at
-    if at is not None:
-        at += block.k * rows.k + block.n * rows.n + block.e
-    return Series(at, rows.t)
-
-
-@jit
-def of_block(inputs, block, sizes, SETS: tl.constexpr, BLOCK: tl.constexpr):
-    """The block's `Inputs`."""
-    p = block.k if SETS > 1 else block.k * 0
-    matrix = (block.q * (sizes.E // sizes.width) + block.group) * sizes.S * sizes.padded_len
-    vector = p * sizes.E + block.e
-    return Inputs(
-        u=series(inputs.u, block),
-        dt=series(inputs.dt, block),
-        A=inputs.A + p * sizes.S * sizes.E + block.e,
-        B=inputs.B + matrix,
-        C=inputs.C + matrix,
-        D=load_vector(inputs.D, vector, block, BLOCK),
-        bias=load_vector(inputs.bias, vector, block, BLOCK),
-        z=series(inputs.z, block),
-        reset=inputs.reset,
-        scan_order=inputs.scan_order,
-    )
+    part_of_group = block % tl.cdiv(own, BLOCK)
+    group = block // tl.cdiv(own, BLOCK)
+    lane = part_of_group * BLOCK + tl.arange(0, BLOCK)
+    return q // N, q % N, q, group, part_of_group, lane, group * own + lane
 
 
 @jit
 def load_row(at, lane, limit):
-    """fp32; 0 from the limit on."""
+    """fp32; 0 beyond the limit."""
     return tl.load(at, mask=lane < limit, other=0.0).to(tl.float32)
 
 
 @jit
-def load_vector(vector, at, block, BLOCK: tl.constexpr):
-    """One number a channel; 0 if the vector is absent."""
-    values = tl.zeros([BLOCK], tl.float32)
+def own_row(vector, at, lane, own, BLOCK: tl.constexpr):
+    """Of a vector that may not be there: 0 then."""
+    found = tl.zeros([BLOCK], tl.float32)
     if vector is not None:
-        values = load_row(vector + at, block.lane, block.width)
-    return values
+        found = load_row(vector + at, lane, own)
+    return found
 
 
 @jit
-def store_row(at, value, lane, limit):
+def put_row(at, value, lane, limit):
     tl.store(at, value.to(at.dtype.element_ty), mask=lane < limit)
 
 
 @jit
-def load_flags(reset, t0, block, T, ROWS: tl.constexpr):
-    """`reset` at a tile's positions; PAD from the part's end on, 0 everywhere without `reset`."""
-    flags = ()
+def marks(reset, n, T, t0, end, ROWS: tl.constexpr):
+    """The flags of a tile's positions; padding beyond `end`."""
+    found = ()
     for i in tl.static_range(ROWS):
         if reset is None:
-            flags = flags + (0,)
+            found = found + (0,)
         else:
-            at = reset + block.n * T + t0 + i
-            flags = flags + (tl.load(at, mask=t0 + i < block.end, other=2).to(tl.int32),)
-    return flags
+            found = found + (tl.load(reset + n * T + t0 + i, mask=t0 + i < end, other=2).to(tl.int32),)
+    return found
 
 
 @jit
-def load_rows(rows, t0, block, ROWS: tl.constexpr):
-    """The rows of a tile's positions; 0 from the part's end on."""
-    values = ()
+def inputs(u, u_t, t0, end, lane, own, ROWS: tl.constexpr):
+    """Rows t0, t0 + 1, …"""
+    found = ()
     for i in tl.static_range(ROWS):
-        limit = tl.where(t0 + i < block.end, block.width, 0)
-        values = values + (load_row(rows.at + (t0 + i) * rows.t, block.lane, limit),)
-    return values
+        found = found + (load_row(u + (t0 + i) * u_t, lane, tl.where(t0 + i < end, own, 0)),)
+    return found
 
 
 @jit
-def deltas(raw, x, flags, t0, block, SOFTPLUS: tl.constexpr, ROWS: tl.constexpr):
-    """Δ = softplus(raw + bias) of each position; 0 at padding and from the part's end on."""
-    ds = ()
+def steps(raw, bias, marked, t0, end, HAS_RESET: tl.constexpr, SOFTPLUS: tl.constexpr, ROWS: tl.constexpr):
+    """Δ of each position from its row: softplus(raw + bias), 0 where nothing happens."""
+    found = ()
     for i in tl.static_range(ROWS):
-        d = raw[i] + x.bias
+        step = raw[i] + bias
         if SOFTPLUS:
-            d = softplus(d)
-        d = tl.where(t0 + i < block.end, d, 0.0)
-        if x.reset is not None:
-            d = tl.where(flags[i] == PAD, 0.0, d)
-        ds = ds + (d,)
-    return ds
+            step = softplus(step)
+        step = tl.where(t0 + i < end, step, 0.0)
+        if HAS_RESET:
+            step = tl.where(marked[i] == PAD, 0.0, step)
+        found = found + (step,)
+    return found
 
 
 @jit
-def products(left, right, ROWS: tl.constexpr):
-    values = ()
+def times(left, right, ROWS: tl.constexpr):
+    found = ()
     for i in tl.static_range(ROWS):
-        values = values + (left[i] * right[i],)
-    return values
+        found = found + (left[i] * right[i],)
+    return found
 
 
 @jit
-def zeros(like, ROWS: tl.constexpr):
-    values = ()
-    for i in tl.static_range(ROWS):
-        values = values + (tl.zeros_like(like),)
-    return values
-
-
-@jit
-def add_deltas(total, has_reset, ds, flags, x, ROWS: tl.constexpr):
-    """Σ Δ and whether the state was reset, both including this tile: a part's decay follows from the two."""
+def summed(total, forgets, ds, marked, HAS_RESET: tl.constexpr, ROWS: tl.constexpr):
+    """Σ Δ with a tile's, and whether a position so far began anew: what a part's decay is made of."""
     for i in tl.static_range(ROWS):
         total += ds[i]
-        if x.reset is not None:
-            has_reset = tl.where(flags[i] == BEGIN, 1, has_reset)
-    return total, has_reset
+        if HAS_RESET:
+            forgets = tl.where(marked[i] == BEGIN, 1, forgets)
+    return total, forgets
 
 
 @jit
-def store_decays(decay, A, total, has_reset, block, sizes):
+def put_decays(decay, A, total, forgets, E, S, lane, own):
     """The product of all decays of a part, for each state."""
-    for s in range(sizes.S):
-        rate = load_row(A + s * sizes.E, block.lane, block.width) * LOG2E
-        value = tl.where(has_reset == 1, 0.0, tl.exp2(rate * total))
-        store_row(decay + s * sizes.E, value, block.lane, block.width)
+    for s in range(S):
+        rate = load_row(A + s * E, lane, own) * LOG2E
+        put_row(decay + s * E, tl.where(forgets == 1, 0.0, tl.exp2(rate * total)), lane, own)
 
 
 @jit
-def row_of(scan_order, t, block, T):
-    """The row of position t of the block's direction."""
+def all_zero(like, ROWS: tl.constexpr):
+    found = ()
+    for i in tl.static_range(ROWS):
+        found = found + (tl.zeros_like(like),)
+    return found
+
+
+@jit
+def row_of(scan_order, k, T, t, end):
+    """Where position t of direction k lies."""
     row = t
     if scan_order is not None:
-        row = tl.load(scan_order + block.k * T + t, mask=t < block.end, other=0)
+        row = tl.load(scan_order + k * T + t, mask=t < end, other=0)
     return row
 
 
 @jit
-def grad_before_gate(grad, z, row, lane, limit):
-    """Gradient of one row of y before the gate."""
-    g = load_row(grad.at + row * grad.t, lane, limit)
-    if z.at is not None:
-        gate = load_row(z.at + row * z.t, lane, limit)
+def gated(grad, z, row, z_t, g_t, lane, limit):
+    """The gradient of y before the gate."""
+    g = load_row(grad + row * g_t, lane, limit)
+    if z is not None:
+        gate = load_row(z + row * z_t, lane, limit)
         g *= gate * sigmoid(gate)
     return g
