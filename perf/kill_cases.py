@@ -176,40 +176,32 @@ def files(folder: Path) -> Any:
     return json.loads((folder / "manifest.json").read_text())["files"]
 
 
+def _judge_words(root: Path) -> list[str]:
+    """The command of a judge, but for its last word: the file of grades."""
+    options = {
+        "--data": root,
+        "--answers": root / "said.jsonl",
+        "--base-url": judge(),
+        "--prompt": root / "prompt.txt",
+        "--judge-model": "judge",
+        "--runs": 3,
+    }
+    return ["judge", "mm-vet", *(str(word) for pair in options.items() for word in pair), "--grades"]
+
+
+def _bench_words(root: Path) -> list[str]:
+    """The command of a benchmark run, but for its last word: the folder of answers."""
+    options = {"--benchmarks": "pope", "--data": root, "--max-new-tokens": 3}
+    return ["run", str(root / "model"), *(str(word) for pair in options.items() for word in pair), "--out"]
+
+
 def cases(root: Path) -> list[Case]:
     """Every command that writes; their data are made in `root`, which holds a model folder `model`."""
     pope(root)
     mm_vet(root)
     path, train = str(spec(root)), "vlm_train.__main__"
     sweep = {"base": path, "seeds": [0], "rows": {"a": {}, "b": {"connector": {"type": "mlp"}}}}
-    judged = [
-        "judge",
-        "mm-vet",
-        "--data",
-        str(root),
-        "--answers",
-        str(root / "said.jsonl"),
-        "--base-url",
-        judge(),
-        "--prompt",
-        str(root / "prompt.txt"),
-        "--judge-model",
-        "judge",
-        "--runs",
-        "3",
-        "--grades",
-    ]
-    bench = [
-        "run",
-        str(root / "model"),
-        "--benchmarks",
-        "pope",
-        "--data",
-        str(root),
-        "--max-new-tokens",
-        "3",
-        "--out",
-    ]
+    judged, bench = _judge_words(root), _bench_words(root)
 
     def swept(out: Path) -> list[str]:
         file = write_json(out.with_name(f"{out.name}-sweep.yaml"), {**sweep, "output": str(out)})

@@ -25,6 +25,8 @@ EXCEPTIONS = {
     "vlm_core/diagnose/doctor.py": "/proc/cpuinfo",
     "vlm_core/runtime/system_faults.py": "/proc/self/cgroup and the limits of control groups",
     "vlm_ssm/numba/kernels/jit.py": "this package's own sources and /proc/self/maps",
+    "vlm_ssm/cuda/compiler.py": "this package's own sources and the machine code made of them",
+    "vlm_ssm/cuda/launch.py": "this package's own sources",
     "vlm_core/plugins/distribution.py": "the metadata of an installed distribution",
     # what this project installs
     "vlm_core/plugins/scaffold.py": "this package's own templates",

@@ -30,6 +30,8 @@ CHECKED = {
     "vlm_bench/lmms/model.py": {"__init__": "UserError"},
     "vlm_connectors/connectors.py": {"vss_mlp": "VSS", "vss_l2": "VSS"},
     "vlm_ssm/ops.py": {"_expect": "items"},
+    "vlm_ssm/cuda/launch.py": {"__call__": "names", "kernel": "_kernel"},
+    "vlm_ssm/cuda/memory.py": {"strides": "items"},
     "vlm_encoders/towers/timm_tower.py": {"__init__": "__init__", "build_timm": "spec_values"},
     "vlm_encoders/towers/transformers_tower.py": {"__init__": "__init__"},
     "vlm_encoders/towers/open_clip_tower.py": {"__init__": "__init__", "build_open_clip": "spec_values"},

@@ -72,7 +72,7 @@ def test_an_order_that_was_written_to_is_looked_at_again():
     order.copy_(torch.tensor([[2, 0, 1]]))
     assert inverse_of(order).tolist() == [[1, 2, 0]]
     order[0, 0] = 3
-    with pytest.raises(ValueError, match="scan_order goes from 0 to 3, rows are 0 to 2"):
+    with pytest.raises(ValueError, match="scan_order goes from 0 to 3; expected 0 to 2"):
         layouts.check_scan_order(order, 3)
 
 

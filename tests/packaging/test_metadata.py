@@ -23,6 +23,7 @@ BROUGHT = {
     "causal_conv1d_cuda": "as causal_conv1d",
     "mamba_ssm": "as causal_conv1d",
     "selective_scan_cuda": "as causal_conv1d",
+    "cuda": "torch for CUDA brings cuda-bindings in the version that it needs",
     "triton": "torch brings the version that it needs",
     "llvmlite": "numba brings the version that it needs",
     "pydantic_core": "pydantic brings the version that it needs",

@@ -259,7 +259,9 @@ def test_open_clip_takes_its_tower_from_no_hub(tmp_path):
     file.write_text(json.dumps({**content, "preprocessing": {"values": facts, "sources": {}}}))
     with (
         no_network(),
-        pytest.raises(UserError, match="timm_model_name is 'hf-hub:evil/repo'; expected a name"),
+        pytest.raises(
+            UserError, match="timm_model_name is 'hf-hub:evil/repo'; expected a model name of timm"
+        ),
     ):
         OpenClipConfig(model="mine").build(weights=False, assets=tmp_path)
     vision["timm_model_name"] = "test_vit"

@@ -113,8 +113,17 @@ def test_scan_without_softplus():
 def along_directions(K, keep, own, gated, segmented):
     """Tensors by name in bf16 where kernels read that, scan orders, `reset`."""
     N, T, E, S, P, J = 2, 77, 72, 16, K if own else 1, K if keep else 1
-    shapes = {"u": (K, N, T, E), "dt": (K, N, T, E), "A": (P, E, S), "B": (K, N, T, 1, S), "C": (K, N, T, 1, S),
-              "D": (P, E), "bias": (P, E), "z": (N, T, J, E), "h0": (K, N, E, S)}  # fmt: skip
+    shapes = {
+        "u": (K, N, T, E),
+        "dt": (K, N, T, E),
+        "A": (P, E, S),
+        "B": (K, N, T, 1, S),
+        "C": (K, N, T, 1, S),
+        "D": (P, E),
+        "bias": (P, E),
+        "z": (N, T, J, E),
+        "h0": (K, N, E, S),
+    }
     tensors = {n: torch.randn(shape) for n, shape in shapes.items() if gated or n != "z"}
     tensors["A"] = -tensors["A"].exp()
     halves = {n: t.bfloat16() if n in ("u", "dt", "B", "C", "z") else t for n, t in tensors.items()}

@@ -44,10 +44,20 @@ def scan_case(K=1, T=70, E=64, dtype=BF16, *, own=False, keep=False, gated=True,
     rows, matrices = torch.zeros(K, N, T, E, dtype=dtype), torch.zeros(K, N, T, 1, 16, dtype=dtype)
     order = torch.arange(T).expand(K, -1).contiguous() if ordered else None
     return ScanInputs(
-        rows, rows.clone(), torch.zeros(P, E, 16), matrices, matrices.clone(), torch.zeros(P, E), None,
-        torch.zeros(N, T, J, E, dtype=dtype) if gated else None, None,
-        torch.zeros(N, T, dtype=torch.uint8) if reset else None, order, softplus=True, keep_directions=keep,
-    )  # fmt: skip
+        rows,
+        rows.clone(),
+        torch.zeros(P, E, 16),
+        matrices,
+        matrices.clone(),
+        torch.zeros(P, E),
+        None,
+        torch.zeros(N, T, J, E, dtype=dtype) if gated else None,
+        None,
+        torch.zeros(N, T, dtype=torch.uint8) if reset else None,
+        order,
+        softplus=True,
+        keep_directions=keep,
+    )
 
 
 def run_scan(inputs):

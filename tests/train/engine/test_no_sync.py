@@ -118,8 +118,11 @@ def test_nothing_is_copied_between_devices(trained, kind):
 
 def test_left_padding_and_a_continued_state_wait_for_nothing(tiny_model):
     tokens = tiny_model.image_tokens_by_default
-    batch = collate([conversation([5, 6, 7, 8], tokens), conversation([5, 6], tokens)],
-                    list(torch.rand(2, 3, *tiny_model.encoder.image_size)), side="left")  # fmt: skip
+    batch = collate(
+        [conversation([5, 6, 7, 8], tokens), conversation([5, 6], tokens)],
+        list(torch.rand(2, 3, *tiny_model.encoder.image_size)),
+        side="left",
+    )
     with forced("torch"), torch.no_grad():
         tiny_model(batch.input_ids, batch.image_mask, batch.pixel_values, batch.segments)
         with NoWaiting():

@@ -14,8 +14,14 @@ from vlm_train.distributed.step_control import StepControl, exchange
 @pytest.mark.slow
 def test_a_step_has_two_collectives_and_a_signal_stops_all_processes(run_spec, tmp_path):
     """Dropped samples add a gather to their step alone; the peer of a stopped process stops after the same step."""
-    data = json.loads((path := run_spec(held_out_qa=None, checkpoint_every=100, on_bad_sample="skip",
-                                        bad_sample_budget=1).parent / "data.json").read_text())  # fmt: skip
+    data = json.loads(
+        (
+            path := run_spec(
+                held_out_qa=None, checkpoint_every=100, on_bad_sample="skip", bad_sample_budget=1
+            ).parent
+            / "data.json"
+        ).read_text()
+    )
     data[4]["conversations"][0]["value"] = "<image> <image>"  # one image only: a bad row of the first epoch
     path.write_text(json.dumps(data))
     first, second = (

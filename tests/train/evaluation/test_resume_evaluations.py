@@ -33,7 +33,7 @@ def test_an_earlier_stage_that_was_asked_something_else_is_left_out(run_spec, ca
     capsys.readouterr()
     _, table = go(path, "train.held_out_qa.samples=5")
     assert [name for name, _ in table] == ["after instruct", "images shuffled", "question alone"]
-    assert "after align: the questions or settings have changed since" in capsys.readouterr().out
+    assert "after align: its questions or settings have changed" in capsys.readouterr().out
 
 
 def test_validation_on_other_rows_is_refused(own_spec, tmp_path, killed_at):

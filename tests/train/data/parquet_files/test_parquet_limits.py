@@ -207,7 +207,7 @@ def test_a_storage_that_never_answers_is_given_up(tmp_path, monkeypatch):
     system, awake = fsspec.filesystem("memory"), threading.Event()
     system.pipe_file("/slow/x.parquet", path.read_bytes())
     monkeypatch.setattr(files, "RETRY_DELAYS", (0.0,))
-    monkeypatch.setattr(storage, "ANSWER_S", 0.1)
+    monkeypatch.setattr(storage, "RESPONSE_SECONDS", 0.1)
     found = rows("memory://slow/x.parquet")
     monkeypatch.setattr(type(system), "cat_file", lambda *a, **k: awake.wait(30) and b"")
     began = time.monotonic()
