@@ -44,7 +44,7 @@ SHAPES = [
 SMOKE = [Shape("BSM", 1, 9, 32, "bsm"), Shape("plain", 2, 20, 32)]
 NAMES = [
     FAST,
-    *(n for n in ("mamba_ssm", "torch") if n in backends.BACKENDS and not backends.missing(n) and n != FAST),
+    *(n for n in ("triton", "mamba_ssm", "torch") if not backends.missing(n) and n != FAST),
 ]
 KINDS = {"bsm": bsm, "csm": csm}
 BARE = "mamba_ssm kernels"

@@ -1,0 +1,86 @@
+"""The CUDA kernels under NVIDIA's compute-sanitizer: accesses outside of memory, and races in shared memory.
+
+    uv run python -m perf.gpu.sanitize
+
+Needs `compute-sanitizer` of the CUDA toolkit on the PATH, and a GPU. Every kernel runs forward and backward on small
+inputs with and without segments, directions, missing channels and parts of time; torch's caching allocator is off, so
+that each tensor ends where its memory does. The exit code is 1 if a tool reports an error.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+
+import torch
+
+from vlm_ssm import boundaries_of, ops
+from vlm_ssm.registration.inputs import ScanInputs
+
+TOOLS = {"memcheck": ["--report-api-errors", "no"], "racecheck": []}
+LENGTH, STATES = 70, 16
+
+
+def scan(directions: int, width: int, segmented: bool, keep: bool) -> None:
+    """Scan (K, 2, T, E) in bf16, its last state and all gradients."""
+    K, N, T, E, S, J = directions, 2, LENGTH, width, STATES, directions if keep else 1
+    rows = torch.randn(2, K, N, T, E).bfloat16()
+    matrices = torch.randn(2, K, N, T, 1, S).bfloat16()
+    order = torch.stack([torch.randperm(T) for _ in range(K)]) if K > 1 else None
+    reset = boundaries_of(torch.arange(T).expand(N, T) // 20 - 1).reset if segmented else None
+    tensors = [rows[0], rows[1], -torch.rand(1, E, S), matrices[0], matrices[1], torch.randn(1, E)]
+    tensors += [torch.randn(1, E), torch.randn(N, T, J, E).bfloat16(), torch.randn(K, N, E, S)]
+    leaves = [t.clone().requires_grad_() for t in tensors]
+    y, last = ops.scan(ScanInputs(*leaves, reset, order, True, keep), use="cuda")
+    torch.autograd.grad(y.float().sum() + last.sum(), leaves)
+
+
+def conv(directions: int, width: int, segmented: bool) -> None:
+    """Convolution of (2, T, 1, E) in bf16 and all gradients."""
+    T = LENGTH
+    order = torch.stack([torch.randperm(T) for _ in range(directions)]) if directions > 1 else None
+    boundaries = boundaries_of(torch.arange(T).expand(2, T) // 20 - 1) if segmented else None
+    state = None if directions > 1 else torch.randn(2, 3, width).bfloat16()
+    tensors = [torch.randn(2, T, 1, width).bfloat16(), torch.randn(1, width, 4), torch.randn(1, width), state]
+    leaves = [None if t is None else t.clone().requires_grad_() for t in tensors]
+    x, weight, bias, past = leaves
+    assert x is not None
+    assert weight is not None
+    y = ops.conv(x, weight, bias, past, boundaries, order, use="cuda")
+    torch.autograd.grad(y.float().sum(), [t for t in leaves if t is not None])
+
+
+def run_all() -> None:
+    with torch.device("cuda"):
+        for directions, width, segmented in itertools.product((1, 2), (40, 128), (False, True)):
+            for keep in (False, True)[:directions]:
+                scan(directions, width, segmented, keep)
+            conv(directions, width, segmented and directions == 1)
+    torch.cuda.synchronize()
+
+
+def main() -> int:
+    if "--inside" in sys.argv:
+        run_all()
+        return 0
+    tool = shutil.which("compute-sanitizer")
+    if tool is None:
+        sys.stderr.write("compute-sanitizer is not on the PATH; it is part of the CUDA toolkit\n")
+        return 2
+    run_all()  # compiles what the runs below load from the cache
+    env, code = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}, 0
+    for name, options in TOOLS.items():
+        inside = [sys.executable, "-m", "perf.gpu.sanitize", "--inside"]
+        words = [tool, "--tool", name, *options, "--error-exitcode", "9", *inside]
+        done = subprocess.run(words, env=env, capture_output=True, text=True)
+        summary = [line for line in done.stdout.splitlines() if "SUMMARY" in line or "Error" in line]
+        print(name, done.returncode, *summary[-5:], sep="\n  ")
+        code |= done.returncode != 0
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
