@@ -2,6 +2,7 @@
 
 import hashlib
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ pytest.importorskip("cuda.bindings.nvrtc")
 
 from vlm_ssm.cuda import compiler, conv, launch, reduce, scan, scan_backward, scan_forward
 from vlm_ssm.registration.inputs import ConvInputs, ScanInputs
+from vlm_ssm.triton import conv as triton_conv
+from vlm_ssm.triton import scan as triton_scan
 
 try:
     compiler.version()
@@ -128,6 +131,47 @@ def test_an_error_in_a_source_shows_the_log(tmp_path, monkeypatch):
     monkeypatch.setattr(compiler, "SOURCES", tmp_path)
     with pytest.raises(compiler.CompilationError, match=r"bad\.cu\(1\)"):
         compiler.build("bad.cu", (), "sm_90")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [compiler.CompilationError("compute capability 7.5 is below 8.0"), OSError("no such library")],
+    ids=str,
+)
+def test_a_gpu_that_no_kernel_runs_on_leaves_all_to_triton(error, monkeypatch, capsys):
+    """As with an old GPU or driver: one line, then Triton's kernels."""
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(launch, "load", fail)
+    monkeypatch.setattr(torch.cuda, "device", lambda index: nullcontext())
+    launch.why_unusable.cache_clear()
+    monkeypatch.setattr(triton_scan, "scan", lambda inputs: "triton")
+    monkeypatch.setattr(triton_conv, "conv", lambda *_: "triton")
+    inputs = scan_case()._replace(u=OnGPU(scan_case().u))
+    try:
+        for _ in range(2):
+            assert scan.scan(inputs) == "triton"
+            assert conv.conv(inputs.u, torch.zeros(1, 64, 4), None, None, None, None) == "triton"
+    finally:
+        launch.why_unusable.cache_clear()
+    assert (
+        capsys.readouterr().err
+        == f"vlm-ssm: backend cuda can't run on GPU 0: {error}; Triton's kernels are used\n"
+    )
+
+
+class OnGPU:
+    """A tensor that says it is on a GPU."""
+
+    device = torch.device("cuda", 0)
+
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+    def __getattr__(self, name):
+        return getattr(self.tensor, name)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlm_ssm.cuda.launch import kernel
+from vlm_ssm.cuda.launch import is_usable, kernel
 from vlm_ssm.cuda.memory import KINDS, aligned, by_row, rows
 from vlm_ssm.cuda.reduce import sum_slices
 from vlm_ssm.registration.autograd import CONV_BACKWARD, CONV_FORWARD, conv_with
@@ -136,5 +136,5 @@ def conv(
     scan_order: Tensor | None,
 ) -> Tensor:
     """As `ops.conv`; cases that the kernels don't cover go to Triton's."""
-    chosen = triton_conv.conv if why_not_covered(x, weight) else _conv
+    chosen = triton_conv.conv if why_not_covered(x, weight) or not is_usable(x.device) else _conv
     return chosen(x, weight, bias, state, boundaries, scan_order)

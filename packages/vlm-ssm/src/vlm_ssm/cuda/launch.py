@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import re
+import sys
 import threading
 from functools import cache, cached_property
 from typing import Any
@@ -86,6 +87,29 @@ def load(file: str, defines: tuple[tuple[str, int], ...], device: int) -> Any:
     """A source's module in the current context."""
     major, minor = torch.cuda.get_device_capability(device)
     return call(driver.cuModuleLoadData, machine_code(file, defines, target(10 * major + minor)))
+
+
+@cache
+def why_unusable(device: int) -> str | None:
+    """Why no kernel runs on a GPU, reported once; Triton's kernels take over. None if they run.
+
+    The GPU is too old, NVRTC refuses its architecture, or the driver is older than NVRTC.
+    """
+    try:
+        with torch.cuda.device(device):
+            load("reduce.cu", (("ROW", 0),), device)
+    except (CompilationError, OSError, RuntimeError) as error:
+        sys.stderr.write(
+            f"vlm-ssm: backend cuda can't run on GPU {device}: {error}; Triton's kernels are used\n"
+        )
+        return str(error)
+    return None
+
+
+def is_usable(device: torch.device) -> bool:
+    """Whether kernels run on a device; assumed while torch.compile traces, which can compile nothing."""
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return torch.compiler.is_compiling() or why_unusable(index) is None
 
 
 @cache

@@ -1,13 +1,12 @@
 """The operations on CUDA kernels, and on Triton's where those don't cover a case.
 
-Importing it fails where the kernels can't run at all: without NVRTC, or on a GPU that is too old.
+Importing it fails where nothing can compile the kernels. Importing it does not initialize CUDA: processes that only
+read data import it, too.
 """
 
 from __future__ import annotations
 
-import torch
-
-from vlm_ssm.cuda.compiler import CompilationError, target, version
+from vlm_ssm.cuda.compiler import CompilationError, version
 from vlm_ssm.cuda.conv import conv
 from vlm_ssm.cuda.scan import scan
 from vlm_ssm.triton.norm import add_rms_norm
@@ -16,8 +15,5 @@ __all__ = ["add_rms_norm", "conv", "scan"]
 
 try:
     version()
-    for _device in range(torch.cuda.device_count()):
-        _major, _minor = torch.cuda.get_device_capability(_device)
-        target(10 * _major + _minor)
-except (CompilationError, OSError, RuntimeError) as error:  # the library of NVRTC is loaded at the first call
-    raise ImportError(str(error)) from error
+except (CompilationError, OSError, RuntimeError) as error:  # the first call loads NVRTC's library
+    raise ImportError(f"NVRTC can't be loaded: {error}") from error

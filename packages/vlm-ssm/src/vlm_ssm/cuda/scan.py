@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vlm_ssm.cuda.launch import is_usable
 from vlm_ssm.cuda.memory import KINDS, aligned, by_direction, by_row, rows
 from vlm_ssm.cuda.reduce import sum_slices
 from vlm_ssm.cuda.scan_backward import gate_backward, run_backward
@@ -100,4 +101,6 @@ def scan(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
     """As `ops.scan`; cases that the kernels don't cover go to Triton's."""
     tensors = (t for t in inputs if isinstance(t, Tensor))
     train = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-    return triton_scan.scan(inputs) if why_not_covered(inputs, train) else _scan(inputs)
+    if why_not_covered(inputs, train) or not is_usable(inputs.u.device):
+        return triton_scan.scan(inputs)
+    return _scan(inputs)
