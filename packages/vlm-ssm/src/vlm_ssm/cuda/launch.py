@@ -68,6 +68,11 @@ class Kernel:
         self, grid: tuple[int, int, int], threads: int, shared: int, device: int, **values: Any
     ) -> None:
         """Launch on torch's current stream; every field of `struct Arguments` by name: a tensor, None or an integer."""
+        if len(values) != len(self.names):  # a missing name is a KeyError below
+            raise TypeError(f"{self.entry} takes {self.names}, got {[*values]}")
+        if torch.cuda.current_device() != device:
+            with torch.cuda.device(device):
+                return self(grid, threads, shared, device, **values)
         numbers = [
             v.data_ptr() if isinstance(v, Tensor) else v or 0 for v in map(values.__getitem__, self.names)
         ]
