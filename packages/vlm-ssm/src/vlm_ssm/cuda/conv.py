@@ -16,8 +16,9 @@ from vlm_ssm.registration.layouts import check_scan_order, like
 from vlm_ssm.segments import SegmentBoundaries
 from vlm_ssm.triton import conv as triton_conv
 
-CHANNELS, AHEAD, THREADS = 4, 4, 128  # of a thread; rows that it loads at once; of a block
-STRIPS = {"forward": (8, 16), "backward": (16, 64)}  # positions of a thread: at least, at most
+CHANNELS, THREADS = 4, 128  # channels of a thread, threads of a block
+AHEAD = {"forward": 4, "backward": 2}  # rows that a thread loads at once
+STRIPS = {"forward": (8, 16), "backward": (32, 128)}  # positions of a thread: at least, at most
 BUSY = 132 * 1024
 """Threads that fill a large GPU: strips are as long as leaves it busy."""
 
@@ -36,7 +37,7 @@ def why_not_covered(x: Tensor, weight: Tensor) -> str | None:
     return None if 2 <= weight.shape[-1] <= 4 else f"windows of {weight.shape[-1]} positions"
 
 
-def _options(inputs: ConvInputs, strip_: int) -> dict[str, int]:
+def _options(inputs: ConvInputs, which: str, strip_: int) -> dict[str, int]:
     kind = KINDS[inputs.x.dtype]
     return {
         "ROW": kind,
@@ -44,7 +45,7 @@ def _options(inputs: ConvInputs, strip_: int) -> dict[str, int]:
         "TAPS": inputs.weight.shape[1],
         "CHANNELS": CHANNELS,
         "STRIP": strip_,
-        "AHEAD": AHEAD,
+        "AHEAD": AHEAD[which],
         "BOUNDARIES": inputs.reset is not None,
         "ORDERED": inputs.scan_order is not None,
         "STATE": inputs.state is not None,
@@ -73,7 +74,7 @@ def _run(*arguments: Any) -> Tensor:
     y = inputs.x.new_empty(K, N, T, E)
     if y.numel():
         strip_ = strip("forward", K * N, T, E)
-        run = kernel("conv.cu", "conv_forward", **_options(inputs, strip_))
+        run = kernel("conv.cu", "conv_forward", **_options(inputs, "forward", strip_))
         run(_grid(inputs, strip_), THREADS, 0, y.device.index, **_values(inputs, y=y))
     return y
 
@@ -101,7 +102,7 @@ def _backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     apart = J < K
     parts = weight.new_empty(N, T, K, E) if apart else grad_x
     if grad.numel():
-        options = _options(inputs, strip_) | {"OUT": 0 if apart else KINDS[x.dtype]}
+        options = _options(inputs, "backward", strip_) | {"OUT": 0 if apart else KINDS[x.dtype]}
         values = _values(inputs, grad=grad, grad_state=grad_state, sums=sums) | by_row("grad_x", parts)
         run = kernel("conv.cu", "conv_backward", **options)
         run(_grid(inputs, strip_), THREADS, 0, x.device.index, **values)

@@ -6,7 +6,7 @@ import ctypes
 import re
 import sys
 import threading
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import Any
 
 import torch
@@ -80,16 +80,25 @@ class Kernel:
         pointer = ctypes.c_void_p(ctypes.addressof(block))
         function = self.function(device, shared)
         stream = torch._C._cuda_getCurrentRawStream(device)
-        (code,) = driver.cuLaunchKernel(
-            function, *grid, threads, 1, 1, shared, stream, ctypes.addressof(pointer), 0
-        )
+        launch = partial(driver.cuLaunchKernel, function, *grid, threads, 1, 1, shared, stream)
+        (code,) = launch(ctypes.addressof(pointer), 0)
+        if code == driver.CUresult.CUDA_ERROR_INVALID_CONTEXT:  # a thread in which torch has run nothing yet
+            make_current(device)
+            (code,) = launch(ctypes.addressof(pointer), 0)
         if int(code):
             raise RuntimeError(f"{self.entry}: {code.name}")
 
 
+def make_current(device: int) -> None:
+    """Make the context that torch uses on a device the current one of this thread."""
+    torch.cuda.init()
+    call(driver.cuCtxSetCurrent, call(driver.cuDevicePrimaryCtxRetain, call(driver.cuDeviceGet, device)))
+
+
 @cache
 def load(file: str, defines: tuple[tuple[str, int], ...], device: int) -> Any:
-    """A source's module in the current context."""
+    """A source's module on a device."""
+    make_current(device)
     major, minor = torch.cuda.get_device_capability(device)
     return call(driver.cuModuleLoadData, machine_code(file, defines, target(10 * major + minor)))
 
