@@ -21,9 +21,19 @@ ROWS = 32
 PIECE = 1 << 21
 """Numbers of a matrix that are converted at once: 8 MB, which the allocator keeps and hands out again."""
 _PRODUCTS = {
-    F.linear, F.conv2d, F.scaled_dot_product_attention, torch.matmul, torch.bmm, torch.mm, torch.addmm, torch.baddbmm,
-    Tensor.matmul, Tensor.__matmul__, Tensor.bmm, Tensor.mm,
-}  # fmt: skip
+    F.linear,
+    F.conv2d,
+    F.scaled_dot_product_attention,
+    torch.matmul,
+    torch.bmm,
+    torch.mm,
+    torch.addmm,
+    torch.baddbmm,
+    Tensor.matmul,
+    Tensor.__matmul__,
+    Tensor.bmm,
+    Tensor.mm,
+}
 
 
 @cache

@@ -31,7 +31,7 @@ __all__ = [
     "render",
     "render_spans",
     "require_question",
-]  # fmt: skip
+]
 
 
 class TooLong(ValueError):

@@ -71,9 +71,13 @@ def path_of(root: Path, stage: str, position: Position) -> Path:
 
 
 def save(
-    path: Path, contents: Callable[[], Contents], parts: list[str], position: Position,
-    accelerator: Accelerator, writers: int,
-) -> str | None:  # fmt: skip
+    path: Path,
+    contents: Callable[[], Contents],
+    parts: list[str],
+    position: Position,
+    accelerator: Accelerator,
+    writers: int,
+) -> str | None:
     """Write the folder `path`; the first `writers` processes each write their shards. All processes must call this.
 
     The folder gets a copy of the run's `inputs.json`, the digests of what the weights were trained from. An existing

@@ -38,9 +38,25 @@ SPEC, INPUTS, CHECKPOINTS, MODEL, AVERAGE = (
 ENVIRONMENT, LOCK, RESULTS, TOKENIZER = "environment.json", ".lock", "results.md", "tokenizer"
 EVALUATIONS = "evaluations"
 OWN = {
-    *LINES, SPEC, INPUTS, CHECKPOINTS, MODEL, AVERAGE, ENVIRONMENT, LOCK, RESULTS, TOKENIZER, EVALUATIONS,
-    "features", "curves.png", "samples.png", "report.html", "tensorboard", "wandb", "wandb-id",
-}  # fmt: skip
+    *LINES,
+    SPEC,
+    INPUTS,
+    CHECKPOINTS,
+    MODEL,
+    AVERAGE,
+    ENVIRONMENT,
+    LOCK,
+    RESULTS,
+    TOKENIZER,
+    EVALUATIONS,
+    "features",
+    "curves.png",
+    "samples.png",
+    "report.html",
+    "tensorboard",
+    "wandb",
+    "wandb-id",
+}
 """Names in a run folder: after a kill or on a full disk any of them may exist without a spec."""
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
 _OUTPUT = re.compile(r".+\.(log|out|err)|log\.txt")

@@ -25,16 +25,16 @@ def allowance(train: TrainConfig, rows: int) -> int:
 
 
 def _over(bad: int, allowed: int, rows: int) -> str:
-    return f"{bad} of {rows} rows are bad, and train.bad_sample_budget allows {allowed}: mend the data, or raise it"
+    return f"{bad} of {rows} rows are bad, and train.bad_sample_budget allows {allowed}: repair the data, or raise it"
 
 
 def check_budget(rows: Sequence[Row], train: TrainConfig, where: str) -> None:
-    """Refuse data with more known bad rows than the budget allows, before training; reads no row."""
+    """Raise `UserError` if the data has more known bad rows than the budget allows; reads no row."""
     faults = known_faults(rows)
     if len(faults) <= allowance(train, len(rows)):
         return
     if train.on_bad_sample == "error":
-        refuse(faults, len(rows), where, "mend them, or leave them out with train.on_bad_sample: skip")
+        refuse(faults, len(rows), where, "repair them, or drop them with train.on_bad_sample: skip")
     raise UserError(f"{where}: {_over(len(faults), allowance(train, len(rows)), len(rows))}; {_CHECK}")
 
 
@@ -65,7 +65,7 @@ class DroppedSamples:
             records = [{**self._place(step), **asdict(item)} for item in fresh.values()]
             self.run.log(*records, name=LEFT_OUT)
         for item in dropped:
-            self._judge(item)
+            self._raise_if_fatal(item)
         bad, allowed = len(self.seen) - self.count()[TOO_LONG], allowance(self.train, self.rows)
         if bad > allowed:
             raise UserError(
@@ -75,14 +75,14 @@ class DroppedSamples:
     def _place(self, step: int) -> dict[str, Any]:
         return {"stage": self.number, "stage_name": self.name, "step": step}
 
-    def _judge(self, item: DroppedSample) -> None:
+    def _raise_if_fatal(self, item: DroppedSample) -> None:
         where = f"stage {self.name}: {item.message}"
         if item.reason == FATAL:
             raise UserError(where)
         if item.reason == TOO_LONG and self.train.on_too_long == "error":
             raise UserError(f"{where}; raise train.max_length or set on_too_long: drop")
         if item.reason != TOO_LONG and self.train.on_bad_sample == "error":
-            raise UserError(f"{where}; leave such rows out with train.on_bad_sample: skip")
+            raise UserError(f"{where}; drop such rows with train.on_bad_sample: skip")
 
     def count(self) -> Counter[str]:
         """Number of dropped rows by reason."""

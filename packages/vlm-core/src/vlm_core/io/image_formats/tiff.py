@@ -15,37 +15,29 @@ MAX_TILE = 16_000_000
 _PIECE = 2**16
 MAX_JPEG = 14_000_000
 """Pixels of a TIFF with JPEG inside: libtiff lets each strip have up to 100 scans."""
-_COMPRESSIONS = {1: "none", 2: "CCITT", 3: "CCITT", 4: "CCITT", 5: "LZW", 7: "JPEG", 8: "Deflate",
-                 32773: "PackBits", 32946: "Deflate"}  # fmt: skip
-_SIZES = {
-    1: 1,
-    2: 1,
-    3: 2,
-    4: 4,
-    5: 8,
-    6: 1,
-    7: 1,
-    8: 2,
-    9: 4,
-    10: 8,
-    11: 4,
-    12: 8,
-    13: 4,
-    16: 8,
-    17: 8,
-    18: 8,
+_COMPRESSIONS = {
+    1: "none",
+    2: "CCITT",
+    3: "CCITT",
+    4: "CCITT",
+    5: "LZW",
+    7: "JPEG",
+    8: "Deflate",
+    32773: "PackBits",
+    32946: "Deflate",
 }
+_SIZES = {
+    1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8,
+}  # fmt: skip
+"""Bytes of a value, by the number of its type."""
 _INTEGERS = (1, 3, 4, 13, 16)
 _BYTES = (1, 2, 6, 7)
 _WIDTH, _LENGTH, _COMPRESSION, _SAMPLES, _PLANES = 256, 257, 259, 277, 284
 _OFFSETS, _ROWS, _BYTE_COUNTS = 273, 278, 279
 _TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS, _TILE_BYTE_COUNTS = 322, 323, 324, 325
-
-
-_READ = frozenset({
-    _WIDTH, _LENGTH, _COMPRESSION, _SAMPLES, _PLANES, _OFFSETS, _ROWS, _BYTE_COUNTS,
-    _TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS, _TILE_BYTE_COUNTS,
-})  # fmt: skip
+_STRIP_TAGS = (_WIDTH, _LENGTH, _COMPRESSION, _SAMPLES, _PLANES, _OFFSETS, _ROWS, _BYTE_COUNTS)
+_TILE_TAGS = (_TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS, _TILE_BYTE_COUNTS)
+_READ = frozenset((*_STRIP_TAGS, *_TILE_TAGS))
 _SLACK, _EXIF = 2**16, b"Exif\0\0"
 
 
