@@ -96,7 +96,7 @@ def test_a_weight_that_is_used_without_a_call_is_refused_by_name(tiny_model, bat
         prove(tiny_model, batch)
     text = str(caught.value)
     assert "2 of 4 targets would learn nothing, such as llm.backbone.layers.0.mixer.in_proj.inner" in text
-    assert "straight to a kernel, without calling the layer; take inner out of lora.targets" in text
+    assert "to a kernel without calling the layer; take inner out of lora.targets" in text
 
 
 def test_a_dead_path_is_refused_too(tiny_model, batch):
