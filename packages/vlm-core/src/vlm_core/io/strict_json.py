@@ -17,7 +17,9 @@ MAX_DIGITS = 400
 MAX_DEPTH = 64
 """Limit of nested lists and objects."""
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-_HALF = re.compile(r"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]..", re.DOTALL)
+_SURROGATE = re.compile(
+    r"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]..", re.DOTALL
+)
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _BRACKET = re.compile(rf"{_QUOTED.pattern}|[][{{}}]", re.DOTALL)
 
@@ -54,7 +56,7 @@ def parse_strict(
             f"{where(_too_deep(text))}: JSON nested too deeply; at most {MAX_DEPTH} levels are read"
         ) from None
     except UnicodeEncodeError:
-        surrogate = _HALF.search(text)
+        surrogate = _SURROGATE.search(text)
         raise UserError(
             f"{where(surrogate.start() if surrogate else 0)}: unpaired surrogate"
             + (f": {surrogate[0]}" if surrogate else "")

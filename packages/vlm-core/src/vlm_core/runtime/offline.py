@@ -45,7 +45,7 @@ _thread, _guard = _Thread(), _Guard()
 
 @contextmanager
 def offline() -> Iterator[None]:
-    """Block connections and host look-ups of this thread; huggingface_hub is set to offline, so that it doesn't retry."""
+    """Block connections and host look-ups of this thread; huggingface_hub is set to offline and doesn't retry."""
     with _guard:
         _thread.depth += 1
         try:

@@ -24,7 +24,7 @@ class Place:
 
 
 def place() -> Place | None:
-    """What a launcher put into the environment, None without one; `UserError` if it is only half present."""
+    """The process's place, None without a launcher; raises `UserError` for missing or inconsistent variables."""
     present = [name for name in _SET_BY_LAUNCHERS if os.environ.get(name)]
     if not {"RANK", "LOCAL_RANK"} & set(present) and (os.environ.get("WORLD_SIZE") or "1") == "1":
         return None

@@ -38,7 +38,7 @@ def without_progress_bars() -> Iterator[None]:
 def without_hub_kernels() -> Iterator[None]:
     """Context for imports of bitsandbytes, also through peft.
 
-    Otherwise the import downloads kernels from a hub, or warns that it can't. Inside, bitsandbytes uses its own kernels.
+    Otherwise the import downloads kernels from a hub, or warns that it can't. Inside, it uses its own.
     """
     missing = object()
     module = sys.modules.get("kernels", missing)

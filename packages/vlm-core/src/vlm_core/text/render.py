@@ -167,10 +167,10 @@ def render(
     """The conversation as one `TokenizedConversation`.
 
     `image_tokens[i]` is the number of positions of image i. A conversation that ends with the user gets the
-    beginning of the answer appended, ready for generation. `system` is this conversation's system prompt, which replaces
-    the template's. `resume` leaves out everything up to the text of the last answer, which is in the model's state already;
-    `image_tokens` are then those of the images after it. `loss_on="all"` makes every text position a target (language
-    pretraining).
+    beginning of the answer appended, ready for generation. `system` is this conversation's system prompt, which
+    replaces the template's. `resume` leaves out everything up to the text of the last answer, which is in the model's
+    state already; `image_tokens` are then those of the images after it. `loss_on="all"` makes every text position a
+    target (language pretraining).
 
     Raises `UserError` if the numbers of image slots and images differ or the template leaves out the question, and
     `BadSample` for a conversation that the template cannot render.
