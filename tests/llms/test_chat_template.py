@@ -237,16 +237,16 @@ def test_a_template_that_rewrites_earlier_turns_is_not_continued(tmp_path: Path)
         ("{{ '{:{w}}'.format_map({'w': 999999999}) }}", "exceeds a bound"),
         (
             "{% set n = namespace(t='aaaaaa') %}{% for i in range(64) %}{% set n.t = n.t ~ n.t %}{% endfor %}",
-            "much",
+            "exceeds a bound",
         ),
         (
             "{% set n = namespace(t='aaaaaa') %}{% for i in range(64) %}{% set n.t = n.t + n.t %}{% endfor %}",
-            "much",
+            "exceeds a bound",
         ),
-        ("{% set a = 'a' * 99999 %}{{ a.replace('a', a) }}", "too much"),
-        ("{% set a = 'a' * 99999 %}{{ a | replace('a', a) }}", "too much"),
-        ("{% set a = 'a' * 99999 %}{{ (a | list) | join(a) }}", "too much"),
-        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "fails|too much"),
+        ("{% set a = 'a' * 99999 %}{{ a.replace('a', a) }}", "exceeds a bound"),
+        ("{% set a = 'a' * 99999 %}{{ a | replace('a', a) }}", "exceeds a bound"),
+        ("{% set a = 'a' * 99999 %}{{ (a | list) | join(a) }}", "exceeds a bound"),
+        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "fails|exceeds a bound"),
         ("a" * (1 << 18), "changes|leaves"),
     ],
 )

@@ -22,8 +22,8 @@ from vlm_core.io.files import read_text
 from vlm_core.io.manifest import refuse_links
 from vlm_core.markup.printable import printable
 from vlm_train.checkpoint.jsonl_log import RunLog
+from vlm_train.checkpoint.run_dir_schemas import DROPPED_SAMPLES as DROPPED_SAMPLES
 from vlm_train.checkpoint.run_dir_schemas import EVALS as EVALS
-from vlm_train.checkpoint.run_dir_schemas import LEFT_OUT as LEFT_OUT
 from vlm_train.checkpoint.run_dir_schemas import LINES, Evaluation
 from vlm_train.checkpoint.run_dir_schemas import METRICS as METRICS
 from vlm_train.checkpoint.run_dir_schemas import VALIDATION as VALIDATION

@@ -9,7 +9,7 @@ from typing import Any
 
 from vlm_core.errors import BadSample, UserError
 from vlm_core.rows import Row, known_faults
-from vlm_train.checkpoint.run_dir import LEFT_OUT, RunDir
+from vlm_train.checkpoint.run_dir import DROPPED_SAMPLES, RunDir
 from vlm_train.config.train import TrainConfig
 from vlm_train.data.dataset import FATAL, TOO_LONG, DroppedSample
 
@@ -54,7 +54,7 @@ class DroppedSamples:
     def __init__(self, train: TrainConfig, number: int, rows: int, run: RunDir, step: int) -> None:
         self.train, self.number, self.rows, self.run = train, number, rows, run
         self.name = train.stages[number].name
-        earlier = [m for m in run.records(LEFT_OUT) if m["stage"] == number and m["step"] <= step]
+        earlier = [m for m in run.records(DROPPED_SAMPLES) if m["stage"] == number and m["step"] <= step]
         self.seen = {m["row"]: m["reason"] for m in earlier}
 
     def record(self, step: int, dropped: Sequence[DroppedSample], write: bool = True) -> None:
@@ -63,14 +63,13 @@ class DroppedSamples:
         self.seen |= {row: item.reason for row, item in fresh.items()}
         if write and fresh:
             records = [{**self._place(step), **asdict(item)} for item in fresh.values()]
-            self.run.log(*records, name=LEFT_OUT)
+            self.run.log(*records, name=DROPPED_SAMPLES)
         for item in dropped:
             self._raise_if_fatal(item)
         bad, allowed = len(self.seen) - self.count()[TOO_LONG], allowance(self.train, self.rows)
         if bad > allowed:
-            raise UserError(
-                f"stage {self.name}, step {step}: {_over(bad, allowed, self.rows)}; see {self.run.path / LEFT_OUT}"
-            )
+            log = self.run.path / DROPPED_SAMPLES
+            raise UserError(f"stage {self.name}, step {step}: {_over(bad, allowed, self.rows)}; see {log}")
 
     def _place(self, step: int) -> dict[str, Any]:
         return {"stage": self.number, "stage_name": self.name, "step": step}

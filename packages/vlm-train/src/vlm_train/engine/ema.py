@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from vlm_train.checkpoint.dtensor import local, own_rows, sharded_like
+from vlm_train.checkpoint.dtensor import local, shard_rows, sharded_like
 from vlm_train.checkpoint.sharded_safetensors import ShardedTensorReader
 
 
@@ -40,7 +40,7 @@ class Average:
         """Restore the average and its number of updates from a checkpoint."""
         self.updates = int(saved.tensor("ema|updates"))
         for name, mean in self.average.items():
-            mean.copy_(saved.tensor(f"ema|{name}", own_rows(self.parameters[name])))
+            mean.copy_(saved.tensor(f"ema|{name}", shard_rows(self.parameters[name])))
 
     @torch.no_grad()
     def copy_to_weights(self) -> None:
