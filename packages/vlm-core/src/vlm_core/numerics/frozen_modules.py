@@ -70,18 +70,18 @@ class BufferCopies:
 
     def __init__(self, *parts: nn.Module) -> None:
         modules = {id(m): m for part in parts for m in part.modules() if m._buffers}
-        self._buffers: list[dict[str, Tensor | None]] = []
+        self._originals: list[dict[str, Tensor | None]] = []
         self._copies = [
             (m, {name: None if b is None else b.detach().clone() for name, b in m._buffers.items()})
             for m in modules.values()
         ]
 
     def __enter__(self) -> None:
-        self._buffers = [dict(module._buffers) for module, _ in self._copies]
+        self._originals = [dict(module._buffers) for module, _ in self._copies]
         for module, copies in self._copies:
             module._buffers.update(copies)
 
     def __exit__(self, *error: object) -> None:
-        for (module, _copies), buffers in zip(self._copies, self._buffers, strict=True):
+        for (module, _copies), originals in zip(self._copies, self._originals, strict=True):
             module._buffers.clear()
-            module._buffers.update(buffers)
+            module._buffers.update(originals)

@@ -143,9 +143,8 @@ def collate(
         ]
         return torch.from_numpy(np.array(full, dtype=kind))  # several times as fast as from lists
 
-    stacked = (
-        default_collate(list(images)) if len(images) else None
-    )  # in a worker process: directly in shared memory
+    # in a worker process default_collate stacks directly in shared memory
+    stacked = default_collate(list(images)) if len(images) else None
     uneven = any(len(sample) != length for sample in samples)
     return Batch(
         input_ids=padded([s.input_ids for s in samples], 0, np.int64),
