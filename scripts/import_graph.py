@@ -35,11 +35,11 @@ def packages() -> list[str]:
 
 def module_graph() -> nx.DiGraph:
     """module -> module that it imports; imports in functions and under `TYPE_CHECKING` are counted."""
-    found = grimp.build_graph(*packages(), cache_dir=None, exclude_type_checking_imports=False)
+    imports = grimp.build_graph(*packages(), cache_dir=None, exclude_type_checking_imports=False)
     graph = nx.DiGraph()
-    for module in sorted(found.modules):
+    for module in sorted(imports.modules):
         graph.add_node(module)
-        graph.add_edges_from((module, target) for target in found.find_modules_directly_imported_by(module))
+        graph.add_edges_from((module, target) for target in imports.find_modules_directly_imported_by(module))
     return graph
 
 
@@ -123,7 +123,7 @@ def rooms_table() -> str:
 def outputs() -> dict[Path, str]:
     """File -> what it should hold."""
     page = PAGE.read_text(encoding="utf-8")
-    text = TABLE.sub(lambda found: f"{found[1]}\n{rooms_table()}\n{found[2]}", page)
+    text = TABLE.sub(lambda match: f"{match[1]}\n{rooms_table()}\n{match[2]}", page)
     return {PICTURE: draw(quotient(module_graph()), packages(), folders()), PAGE: text}
 
 

@@ -22,7 +22,7 @@ NAME = "sbom.cdx.json"
 def sbom(project: dict[str, Any]) -> dict[str, Any]:
     """The document of a package whose pyproject.toml has the table `project`; nothing in it depends on the day."""
     name, version = project["name"], project["version"]
-    own = f"pkg:pypi/{name}@{version}"
+    purl = f"pkg:pypi/{name}@{version}"
     groups = {"": project["dependencies"]} | project.get("optional-dependencies", {})
     components = _components(groups)
     return {
@@ -33,16 +33,16 @@ def sbom(project: dict[str, Any]) -> dict[str, Any]:
         "metadata": {
             "component": {
                 "type": "library",
-                "bom-ref": own,
+                "bom-ref": purl,
                 "name": name,
                 "version": version,
                 "description": project["description"],
                 "licenses": [{"license": {"id": project["license"]}}],
-                "purl": own,
+                "purl": purl,
             }
         },
         "components": components,
-        "dependencies": [{"ref": own, "dependsOn": [component["bom-ref"] for component in components]}],
+        "dependencies": [{"ref": purl, "dependsOn": [component["bom-ref"] for component in components]}],
     }
 
 

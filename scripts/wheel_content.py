@@ -38,9 +38,9 @@ def _faults(archive: zipfile.ZipFile, module: str) -> Iterator[str]:
     yield from _metadata_faults(headers)
     if f"{info}/sboms/sbom.cdx.json" in files:
         bom = json.loads(archive.read(f"{info}/sboms/sbom.cdx.json"))
-        own = bom["metadata"]["component"]
-        if (own["name"], own["version"]) != (headers["Name"], headers["Version"]):
-            yield f"the bill of materials is of {own['name']} {own['version']}"
+        component = bom["metadata"]["component"]
+        if (component["name"], component["version"]) != (headers["Name"], headers["Version"]):
+            yield f"the bill of materials is of {component['name']} {component['version']}"
 
 
 def _metadata_faults(headers: Message) -> Iterator[str]:

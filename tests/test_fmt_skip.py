@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-TREES = ("perf", "tests")
-"""Where the rule holds; `packages` joins when its files are clean."""
+TREES = ("packages", "scripts", "examples", "perf", "tests")
+EXEMPT = ROOT / "packages/vlm-ssm/src/vlm_ssm/triton"
+"""Triton 3.6 compiles no named tuples: kernels take long plain argument lists, one line for each group."""
 COMMENT = "# fmt: skip"
 CELLS, WIDTH = 12, 24
 """A table has as many cells at least, and none is written with more characters."""
@@ -70,7 +71,8 @@ def misplaced(text):
 
 @pytest.mark.parametrize("tree", TREES)
 def test_only_tables_are_laid_out_by_hand(tree):
-    files = [path for path in (ROOT / tree).rglob("*.py") if COMMENT in path.read_text(encoding="utf-8")]
+    paths = (path for path in (ROOT / tree).rglob("*.py") if EXEMPT not in path.parents)
+    files = [path for path in paths if COMMENT in path.read_text(encoding="utf-8")]
     places = [f"{path}:{n}" for path in files for n in misplaced(path.read_text(encoding="utf-8"))]
     assert not places
 

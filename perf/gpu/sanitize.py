@@ -34,8 +34,7 @@ def scan(directions: int, width: int, segmented: bool, keep: bool) -> None:
     tensors = [rows[0], rows[1], -torch.rand(1, E, S), matrices[0], matrices[1], torch.randn(1, E)]
     tensors += [torch.randn(1, E), torch.randn(N, T, J, E).bfloat16(), torch.randn(K, N, E, S)]
     leaves = [t.clone().requires_grad_() for t in tensors]
-    inputs = ScanInputs._make([*leaves, reset, order, True, keep])
-    y, last = ops.scan(inputs, use="cuda")
+    y, last = ops.scan(ScanInputs._make([*leaves, reset, order, True, keep]), use="cuda")
     torch.autograd.grad(y.float().sum() + last.sum(), leaves)
 
 

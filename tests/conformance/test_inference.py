@@ -76,7 +76,7 @@ def test_each_answer_is_that_of_the_question_alone(model, questions) -> None:
 
 
 def test_an_image_within_a_text_too(model, questions) -> None:
-    """LLaVA's template writes its system text first; that is the same for all questions."""
+    """LLaVA's template writes its system prompt first; that is the same for all questions."""
     few = [question for question in questions if question.id[0] in "0t"]
     alone = ask(model, few, "llava-v1", reuse=False)
     assert ask(model, few, "llava-v1", batch_size=2) == alone

@@ -114,7 +114,7 @@ def test_a_system_text_of_the_conversations_own(name: str, tmp_path: Path) -> No
     [
         ("gemma", "System role not supported"),
         ("mistral", "must alternate"),
-        ("mistral-v3", "leaves out what system says"),
+        ("mistral-v3", "leaves out the system text"),
     ],
 )
 def test_a_template_without_a_place_for_a_system_text(name: str, why: str, tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_template_without_a_place_for_a_system_text(name: str, why: str, tmp_p
 
 
 @pytest.mark.parametrize("images", ["inline", "first"])
-def test_images_stand_in_the_turn_or_behind_bos(images: str, tmp_path: Path) -> None:
+def test_images_are_in_the_turn_or_after_bos(images: str, tmp_path: Path) -> None:
     tokenizer = FastTokenizer.load(write_folder("llama-3", tmp_path))
     ask = Message("user", (IMAGE, "\n", "which colour is it"))
     template = TokenizerTemplate(images=images, image="{token:<|start_header_id|>}{image}")
@@ -199,7 +199,7 @@ def test_what_the_template_writes_before_an_answer_is_learnt(tmp_path: Path) -> 
     tokenizer = _with(THINKING, tmp_path)
     targets = target_text(tokenizer, render(TOKENIZER, messages(TALK), tokenizer))
     assert targets == ["red<|im_end|>", "<think>\n\n</think>\n\nA dog.<|im_end|>"]
-    with pytest.raises(BadSample, match="changes what assistant says"):
+    with pytest.raises(BadSample, match="changes the assistant text"):
         render(TOKENIZER, messages([TALK[0], ("assistant", "<think>hm</think>red"), TALK[2]]), tokenizer)
 
 
@@ -213,11 +213,11 @@ def test_a_template_that_rewrites_earlier_turns_is_not_continued(tmp_path: Path)
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("{% for m in messages %}{{ m.content | upper }}<|im_end|>{% endfor %}", "changes what user says"),
-        ("{{ messages[-1].content }}<|im_end|>", "leaves out what user says"),
+        ("{% for m in messages %}{{ m.content | upper }}<|im_end|>{% endfor %}", "changes the user text"),
+        ("{{ messages[-1].content }}<|im_end|>", "leaves out the user text"),
         (
             "{% for m in messages %}{{ m.content + m.content }}<|im_end|>{% endfor %}",
-            "repeats what user says",
+            "repeats the user text",
         ),
         ("{% for m in messages %}{{ m.content }}{% endfor %}", "no control token"),
         ("{% for m in messages %}", "fails at line 1"),
@@ -226,27 +226,27 @@ def test_a_template_that_rewrites_earlier_turns_is_not_continued(tmp_path: Path)
         ("{% for m in messages %}{% set m.content = 'x' %}{% endfor %}", "fails"),
         ("{{ raise_exception('not today') }}", "not today"),
         ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "loop iterations"),
-        ("{{ 'a' * 999999999 }}", "asks for too much"),
-        ("{{ [0] * 999999999 }}", "asks for too much"),
-        ("{{ 10 ** 999999 }}", "asks for too much"),
-        ("{{ 'a'.ljust(999999999) }}", "asks for too much"),
-        ("{{ 'a' | center(999999999) }}", "asks for too much"),
-        ("{{ '%999999999d' % 1 }}", "asks for too much"),
-        ("{{ '%999999999d' | format(1) }}", "asks for too much"),
-        ("{{ '{:999999999}'.format(1) }}", "asks for too much"),
-        ("{{ '{:{w}}'.format_map({'w': 999999999}) }}", "asks for too much"),
+        ("{{ 'a' * 999999999 }}", "exceeds a bound"),
+        ("{{ [0] * 999999999 }}", "exceeds a bound"),
+        ("{{ 10 ** 999999 }}", "exceeds a bound"),
+        ("{{ 'a'.ljust(999999999) }}", "exceeds a bound"),
+        ("{{ 'a' | center(999999999) }}", "exceeds a bound"),
+        ("{{ '%999999999d' % 1 }}", "exceeds a bound"),
+        ("{{ '%999999999d' | format(1) }}", "exceeds a bound"),
+        ("{{ '{:999999999}'.format(1) }}", "exceeds a bound"),
+        ("{{ '{:{w}}'.format_map({'w': 999999999}) }}", "exceeds a bound"),
         (
             "{% set n = namespace(t='aaaaaa') %}{% for i in range(64) %}{% set n.t = n.t ~ n.t %}{% endfor %}",
-            "much",
+            "exceeds a bound",
         ),
         (
             "{% set n = namespace(t='aaaaaa') %}{% for i in range(64) %}{% set n.t = n.t + n.t %}{% endfor %}",
-            "much",
+            "exceeds a bound",
         ),
-        ("{% set a = 'a' * 99999 %}{{ a.replace('a', a) }}", "too much"),
-        ("{% set a = 'a' * 99999 %}{{ a | replace('a', a) }}", "too much"),
-        ("{% set a = 'a' * 99999 %}{{ (a | list) | join(a) }}", "too much"),
-        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "fails|too much"),
+        ("{% set a = 'a' * 99999 %}{{ a.replace('a', a) }}", "exceeds a bound"),
+        ("{% set a = 'a' * 99999 %}{{ a | replace('a', a) }}", "exceeds a bound"),
+        ("{% set a = 'a' * 99999 %}{{ (a | list) | join(a) }}", "exceeds a bound"),
+        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "fails|exceeds a bound"),
         ("a" * (1 << 18), "changes|leaves"),
     ],
 )

@@ -71,7 +71,7 @@ def test_it_knows_the_capital_of_france(lm: TransformersLM) -> None:
 
 
 def test_its_prompts_are_the_librarys(lm: TransformersLM, folder: Path) -> None:
-    """The built-in `chatml` with the model's own system text writes the same."""
+    """The built-in `chatml` with the model's own system prompt writes the same."""
     from transformers import AutoTokenizer
 
     theirs, template = AutoTokenizer.from_pretrained(folder), Template.named("chatml")

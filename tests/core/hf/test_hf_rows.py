@@ -47,7 +47,7 @@ def test_a_system_text_of_its_own(row):
         ({"messages": TURNS, "system": 3}, "system 3: expected text"),
         (
             {"messages": [{"role": "system", "content": "be kind"}, *TURNS], "system": "be brief"},
-            "two system texts",
+            "two system prompts",
         ),
     ],
 )

@@ -104,7 +104,7 @@ def test_with_permission_it_runs_and_the_folder_says_how_it_is_loaded(
     )
     card = (tmp_path / "out" / "README.md").read_text()
     assert "trust_remote_code=True" in card
-    assert "It runs code of its own: llm/configuration_mine.py, llm/modeling_mine.py; read it first." in card
+    assert "It runs its own code: llm/configuration_mine.py, llm/modeling_mine.py; read it first." in card
     assert trace.exists()
 
 

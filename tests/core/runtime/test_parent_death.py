@@ -15,7 +15,7 @@ CHILD = """
 import os, sys, time
 from vlm_core.runtime import parent_death
 if sys.argv[2] == "thread":
-    parent_death._asked_of_the_kernel = lambda number: False
+    parent_death._set_parent_death_signal = lambda number: False
 parent_death.end_with_parent(int(sys.argv[1]))
 print(os.getpid(), flush=True)
 time.sleep(60)

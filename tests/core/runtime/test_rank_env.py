@@ -51,7 +51,7 @@ def test_half(given, values):
 )
 def test_wrong(given, change):
     given(WHOLE | change)
-    with pytest.raises(UserError, match=r"expected numbers|is below the number of processes"):
+    with pytest.raises(UserError, match=r"expected numbers|expected a rank below the number of processes"):
         place()
 
 

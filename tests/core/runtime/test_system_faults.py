@@ -102,14 +102,14 @@ def test_a_killed_process_is_told_with_its_signal(capsys):
 
 
 def test_the_limits_of_memory_that_the_system_tells(monkeypatch, tmp_path):
-    monkeypatch.setattr(system_faults, "_machine", lambda: 64_000_000_000)
+    monkeypatch.setattr(system_faults, "_machine_memory", lambda: 64_000_000_000)
     monkeypatch.setattr(system_faults, "_ulimit", lambda: 9_000_000_000)
     monkeypatch.setattr(system_faults, "_control_group", lambda: 8_000_000_000)
     told = system_faults.memory_limit()
     assert told == (
         "; this machine has 64.0 GB, and the control group of this process may use 8.0 GB, and ulimit -v allows 9.0 GB"
     )
-    for name in ("_machine", "_ulimit", "_control_group"):
+    for name in ("_machine_memory", "_ulimit", "_control_group"):
         monkeypatch.setattr(system_faults, name, lambda: None)
     assert system_faults.memory_limit() == ""
 

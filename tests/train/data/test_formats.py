@@ -7,7 +7,7 @@ from resume_helpers import run_folder
 from shards import COLOURS, held, parquet, png, tar
 
 from vlm_core.io import files
-from vlm_train.checkpoint.run_dir import LEFT_OUT, VALIDATION
+from vlm_train.checkpoint.run_dir import DROPPED_SAMPLES, VALIDATION
 from vlm_train.cli import main
 from vlm_train.data.parquet_files import parquet_rows
 from vlm_train.report import html
@@ -115,14 +115,14 @@ def test_a_mixture_that_skips_is_resumed_to_the_bit(run_spec, spoiled, monkeypat
     monkeypatch.setattr(parquet_rows, "CACHED_BYTES", 1)
     path = spec_of(run_spec, spoiled, held_out_qa=None)
     whole = run_folder(path, *SKIP, f"train.output={path.parent / 'whole'}", "train.stages.0.steps=8")
-    reasons = {m["reason"] for m in whole.records(LEFT_OUT)}
+    reasons = {m["reason"] for m in whole.records(DROPPED_SAMPLES)}
     assert reasons == {"not-an-image", "schema", "truncated"}
     killed_at(0, 2)
     with pytest.raises(KeyboardInterrupt):
         run_folder(path, *SKIP, "train.num_workers=2", "train.stages.0.steps=8")
     part = run_folder(path, *SKIP, "train.stages.0.steps=8")
     assert losses(part) == losses(whole)
-    assert part.records(LEFT_OUT) == whole.records(LEFT_OUT)
+    assert part.records(DROPPED_SAMPLES) == whole.records(DROPPED_SAMPLES)
 
 
 def test_without_skipping_the_first_known_fault_ends_it_before_it_starts(run_spec, spoiled):
@@ -148,4 +148,4 @@ def test_what_the_storage_made_us_repeat_is_a_figure_and_no_bad_row(run_spec, fo
     failures.pop()
     folder = run_folder(spec_of(run_spec, [formats["llava"]], held_out_qa=None))
     assert sum(m.get("io_retries", 0) for m in folder.metrics()) == 1
-    assert not folder.records(LEFT_OUT)
+    assert not folder.records(DROPPED_SAMPLES)

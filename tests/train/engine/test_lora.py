@@ -96,7 +96,7 @@ def test_a_weight_that_is_used_without_a_call_is_refused_by_name(tiny_model, bat
         prove(tiny_model, batch)
     text = str(caught.value)
     assert "2 of 4 targets would learn nothing, such as llm.backbone.layers.0.mixer.in_proj.inner" in text
-    assert "straight to a kernel, without calling the layer; take inner out of lora.targets" in text
+    assert "to a kernel without calling the layer; take inner out of lora.targets" in text
 
 
 def test_a_dead_path_is_refused_too(tiny_model, batch):
@@ -113,9 +113,9 @@ def test_a_dead_path_is_refused_too(tiny_model, batch):
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("*.conv1d", r"fits llm\.backbone\.layers\.0\.mixer\.conv1d, a Conv1d: .*straight into a kernel"),
-        ("*.embedding", r"a Embedding: an adapter stands beside a linear layer only"),
-        ("*.in_prj", r"'\*\.in_prj' fits no module; possible: .*did you mean '\*\.in_proj'"),
+        ("*.conv1d", r"matches llm\.backbone\.layers\.0\.mixer\.conv1d, a Conv1d: .*passed to a kernel"),
+        ("*.embedding", r"a Embedding: only linear layers take an adapter"),
+        ("*.in_prj", r"'\*\.in_prj' matches no module; possible: .*did you mean '\*\.in_proj'"),
     ],
 )
 def test_what_can_hold_no_adapter(tiny_model, target, message):
@@ -173,6 +173,6 @@ def test_a_target_that_learns_nothing_ends_the_run_at_the_stage_start(run_spec, 
 
 def test_a_wrong_pattern_of_a_later_stage_ends_the_run_before_its_first_step(run_spec):
     path = run_spec(held_out_qa=None)
-    with pytest.raises(UserError, match=r"stage instruct: lora.targets: '\*.q_proj' fits no module"):
+    with pytest.raises(UserError, match=r"stage instruct: lora.targets: '\*.q_proj' matches no module"):
         start(*load_spec(path, ["keep_random=[encoder, llm]", "train.stages.1.lora={targets: ['*.q_proj']}"]))
     assert not (path.parent / "run" / "checkpoints").exists()

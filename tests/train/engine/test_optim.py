@@ -123,8 +123,8 @@ def test_the_first_pattern_that_fits_counts_and_the_rest_stays_with_its_part(tin
             {"frozen": ["llm.backbone.embeding.weight"]},
             "frozen: .* the nearest are llm.backbone.embedding.weight",
         ),
-        ({"frozen": ["encoder.*"]}, "'encoder.*' fits no trained parameter"),
-        ({"groups": [{"match": "*.inproj.*", "lr": 1.0}]}, "groups.0: .*fits no trained parameter"),
+        ({"frozen": ["encoder.*"]}, "'encoder.*' matches no trained parameter"),
+        ({"groups": [{"match": "*.inproj.*", "lr": 1.0}]}, "groups.0: .*matches no trained parameter"),
         ({"groups": [{"match": "llm.*", "lr": 1.0}, {"match": "*A_log", "lr": 1.0}]}, "groups.1: earlier"),
         ({"frozen": ["*"]}, "frozen leaves nothing to train"),
     ],
@@ -155,9 +155,9 @@ def test_the_average_is_its_recurrence():
         average.update()
         d = min(0.5, (1 + n) / (10 + n))
         wanted = d * wanted + (1 - d) * p.detach()
-    torch.testing.assert_close(average.held["p"], wanted)
+    torch.testing.assert_close(average.average["p"], wanted)
     before = p.detach().clone()
-    with average.standing_in():
+    with average.weights_averaged():
         torch.testing.assert_close(p.detach(), wanted)
     assert torch.equal(p.detach(), before)
 

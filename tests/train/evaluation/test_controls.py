@@ -44,8 +44,8 @@ def row(name, images=(), asked="what is it?", truth="red", *before):
 def shown(rows, accelerator=None):
     """What each row is asked about in place of its own images: pixels by the row's id, and what is left out."""
     seen = contents(rows, accelerator or Accelerator())
-    other, left_out = with_other_images(rows, seen)
-    return {r["id"]: [seen[image] for image in r["image"]] for r in other}, left_out, seen
+    other, dropped = with_other_images(rows, seen)
+    return {r["id"]: [seen[image] for image in r["image"]] for r in other}, dropped, seen
 
 
 def colours(pictures, count):
@@ -56,8 +56,8 @@ def test_every_row_is_asked_about_another_picture_in_any_order_of_the_file(pictu
     """Question by question, picture by picture, and in chance's order: each picture is used once as often."""
     images = colours(pictures, 5)
     rows = [row(f"{kind}{i}", [image], kind) for kind in "ab" for i, image in enumerate(images)]
-    wanted, left_out, seen = shown(rows)
-    assert not left_out
+    wanted, dropped, seen = shown(rows)
+    assert not dropped
     for r in rows:
         assert wanted[r["id"]] != [seen[image] for image in r["image"]]
     assert set(Counter(map(tuple, wanted.values())).values()) == {2}
@@ -73,8 +73,8 @@ def test_copies_of_a_picture_are_the_same_picture(pictures):
         row("b", [pictures("b.bmp", "red")]),
         row("c", [pictures("c.tiff", "blue")]),
     ]
-    other, left_out, seen = shown(rows)
-    assert not left_out
+    other, dropped, seen = shown(rows)
+    assert not dropped
     assert other == {
         "a": [seen[rows[2]["image"][0]]],
         "b": [seen[rows[2]["image"][0]]],
@@ -97,8 +97,8 @@ def test_rows_without_another_picture_are_left_out_and_counted(pictures):
         row("swapped", [two, one]),
     ]
     assert shown(rows)[:2] == ({}, {NO_IMAGE: 1, NO_OTHER: 4})
-    other, left_out, seen = shown([*rows, row("c", [three])])
-    assert left_out == {NO_IMAGE: 1, NO_OTHER: 2}
+    other, dropped, seen = shown([*rows, row("c", [three])])
+    assert dropped == {NO_IMAGE: 1, NO_OTHER: 2}
     assert other == {"a": [seen[three]], "b": [seen[three]], "c": [seen[one]]}
 
 

@@ -86,7 +86,7 @@ def digest_of(rows: Sequence[Row]) -> str:
 
 
 def text_length(row: Row) -> int:
-    """Number of characters in a row's turns and system text."""
+    """Number of characters in a row's turns and system prompt."""
     return sum(len(turn["value"]) for turn in row["conversations"]) + len(row.get("system") or "")
 
 

@@ -107,10 +107,10 @@ def _recurrence(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
     return (y if z is None else y * F.silu(z.float())).to(u.dtype), last
 
 
-def _folded(t: Tensor, separate: bool) -> Tensor:
+def _folded(t: Tensor, per_direction: bool) -> Tensor:
     """(K, B, T, …, C) -> (KB, …, C, T), or, if directions have their own parameters, (B, K·…, T)."""
     t = t.movedim(2, -1)
-    return (t.transpose(0, 1).flatten(1, 2) if separate else t.flatten(0, 1)).contiguous()
+    return (t.transpose(0, 1).flatten(1, 2) if per_direction else t.flatten(0, 1)).contiguous()
 
 
 def _step(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
@@ -137,14 +137,14 @@ def _step(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
 def scan(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
     """As `ops.scan`."""
     u, _, A, B, _, _, _, z, h0, reset, scan_order, _, keep_directions = inputs
-    (K, N, T, E), separate = u.shape, len(A) > 1
+    (K, N, T, E), per_direction = u.shape, len(A) > 1
     alone = K == 1 and scan_order is None
     grad = grad_needed(*inputs[:9])
     if alone and T == 1 and B.shape[3] == 1 and h0 is not None and reset is None and not grad:
         return _step(inputs)
-    y, last = _recurrence(_as_sequences(inputs, separate, alone))
+    y, last = _recurrence(_as_sequences(inputs, per_direction, alone))
     last = _LastState.apply(last, y) if grad else last
-    if separate:
+    if per_direction:
         y, last = (t.unflatten(1, (K, E)).transpose(0, 1) for t in (y, last))
     else:
         y, last = (t.unflatten(0, (K, N)) for t in (y, last))
@@ -154,22 +154,22 @@ def scan(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
     return y.to(u.dtype), last
 
 
-def _as_sequences(inputs: ScanInputs, separate: bool, alone: bool) -> ScanInputs:
-    """Directions as more sequences or, with `separate` parameters, more channels; a gate only for one (`alone`)."""
+def _as_sequences(inputs: ScanInputs, per_direction: bool, alone: bool) -> ScanInputs:
+    """Directions as sequences or, with `per_direction` parameters, as channels; a gate only for one (`alone`)."""
     u, dt, A, B, C, D, bias, z, h0, reset, *_ = inputs
-    if reset is not None and not separate:
+    if reset is not None and not per_direction:
         reset = reset.repeat(len(u), 1)
     if h0 is not None:
-        h0 = h0.transpose(0, 1).flatten(1, 2) if separate else h0.flatten(0, 1)
-    u, dt = _folded(u, separate), _folded(dt, separate)
+        h0 = h0.transpose(0, 1).flatten(1, 2) if per_direction else h0.flatten(0, 1)
+    u, dt = _folded(u, per_direction), _folded(dt, per_direction)
     dtype = torch.promote_types(u.dtype, dt.dtype)
     gate = z.permute(2, 0, 3, 1).flatten(0, 1).to(dtype).contiguous() if alone and z is not None else None
     return ScanInputs(
         u.to(dtype),
         dt.to(dtype),
         A.flatten(0, 1),
-        _folded(B, separate),
-        _folded(C, separate),
+        _folded(B, per_direction),
+        _folded(C, per_direction),
         None if D is None else D.flatten(),
         None if bias is None else bias.flatten(),
         gate,
@@ -191,12 +191,12 @@ def conv(
     width, taps = weight.shape[1:]
     if boundaries is not None or width % 8 or not 2 <= taps <= 4:
         return ops.conv(x, weight, bias, state, boundaries, scan_order)
-    rows, separate = ops.along(x, scan_order), len(weight) > 1
+    rows, per_direction = ops.along(x, scan_order), len(weight) > 1
     K, N, T, _ = rows.shape
     if K > 1 and state is not None:
-        state = state.repeat(1, 1, K) if separate else state.repeat(K, 1, 1)
+        state = state.repeat(1, 1, K) if per_direction else state.repeat(K, 1, 1)
     # channels stay contiguous
-    rows = rows.permute(1, 2, 0, 3).flatten(2) if separate else rows.flatten(0, 1)
+    rows = rows.permute(1, 2, 0, 3).flatten(2) if per_direction else rows.flatten(0, 1)
     weights, biases = weight.flatten(0, 1).to(x.dtype), None if bias is None else bias.flatten().to(x.dtype)
     if T == 1 and state is not None and not grad_needed(x, weight, bias, state):
         window = state.to(x.dtype).transpose(1, 2).contiguous()
@@ -207,4 +207,4 @@ def conv(
         transposed = rows.contiguous().transpose(1, 2)
         y = causal_conv1d_fn(transposed, weights, biases, initial_states=past, activation="silu")
         y = y.transpose(1, 2)
-    return y.unflatten(2, (K, width)).permute(2, 0, 1, 3) if separate else y.unflatten(0, (K, N))
+    return y.unflatten(2, (K, width)).permute(2, 0, 1, 3) if per_direction else y.unflatten(0, (K, N))

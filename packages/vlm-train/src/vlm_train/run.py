@@ -152,7 +152,7 @@ class Run:
             position = self._train(position, resumed)
             name = f"after {self.train.stages[number].name}"
             self.evaluations.ask(name, self.model, self.reader)
-        self._say(*run_messages.left_out(self.dir, position))
+        self._say(*run_messages.dropped_samples(self.dir, position))
 
     def _resume(self) -> tuple[Position, Path | None]:
         """Where the run begins, and the checkpoint that it resumes from."""

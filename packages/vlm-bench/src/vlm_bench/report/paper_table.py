@@ -4,9 +4,15 @@ from __future__ import annotations
 
 PAPER = "VL-Mamba-2.8B"
 TITLES = {
-    "vqa-v2": "VQA-v2", "gqa": "GQA", "scienceqa": "SQA-I", "textvqa": "VQA-T",
-    "pope": "POPE", "mme": "MME", "mmbench": "MMB", "mm-vet": "MM-Vet",
-}  # fmt: skip
+    "vqa-v2": "VQA-v2",
+    "gqa": "GQA",
+    "scienceqa": "SQA-I",
+    "textvqa": "VQA-T",
+    "pope": "POPE",
+    "mme": "MME",
+    "mmbench": "MMB",
+    "mm-vet": "MM-Vet",
+}
 """Column titles by benchmark, in the paper's order."""
 ROWS: dict[str, tuple[float | None, ...]] = {
     PAPER: (76.6, 56.2, 65.4, 48.9, 84.4, 1369.6, 57.0, 32.6),

@@ -16,7 +16,7 @@ from pathlib import Path
 from vlm_core.errors import UserError
 
 THIS = "THIS"
-"""Variable in an exported file that refers to the module itself, for imports of a whole module."""
+"""Variable in an exported file that refers to the module itself, for imports of modules."""
 
 
 def flat(module: str) -> str:
@@ -43,13 +43,13 @@ class Import:
     top: bool
 
     @property
-    def whole(self) -> bool:
+    def is_module(self) -> bool:
         """Whether the imported name is a module."""
         return _source(f"{self.node.module}.{self.name}") is not None
 
     @property
     def target(self) -> str:
-        return f"{self.node.module}.{self.name}" if self.whole else str(self.node.module)
+        return f"{self.node.module}.{self.name}" if self.is_module else str(self.node.module)
 
 
 def _typing_only(node: ast.AST) -> bool:
@@ -90,8 +90,8 @@ def _line(item: Import, exported: Mapping[str, str]) -> str:
     """The line that replaces an import."""
     if item.target not in exported:
         return f'raise ImportError("{item.target} is not exported with this model")'
-    name = THIS if item.whole else item.name
-    alias = item.alias or (item.name if item.whole else None)
+    name = THIS if item.is_module else item.name
+    alias = item.alias or (item.name if item.is_module else None)
     return f"from .{flat(item.target)} import {name}" + (f" as {alias}" if alias else "")
 
 

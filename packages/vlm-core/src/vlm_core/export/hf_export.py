@@ -90,16 +90,23 @@ def builder(calls: dict[str, FactoryCall]) -> str:
     imports += sorted({_import(name) for call in calls.values() for name in _functions(call)})
     return "\n".join(
         [
-            '"""Builds the architecture of this folder."""', "",
-            "from pathlib import Path", "", *imports, "from vlm_core.model import VLM", "", "",
+            '"""Builds the architecture of this folder."""',
+            "",
+            "from pathlib import Path",
+            "",
+            *imports,
+            "from vlm_core.model import VLM",
+            "",
+            "",
             "def build(folder: Path, *, trust_remote_code: bool = False) -> VLM:",
             '    """The model without weights; its parts run no code from outside this folder."""',
             "    encoder = " + _call(calls["encoder"], 'assets=folder / "encoder"'),
             "    llm = " + _call(calls["llm"], 'assets=folder / "llm"'),
             "    connector = " + _call(calls["connector"], "encoder.dim, llm.dim"),
-            "    return VLM(encoder, connector, llm)", "",
+            "    return VLM(encoder, connector, llm)",
+            "",
         ]
-    )  # fmt: skip
+    )
 
 
 def _import(name: str) -> str:

@@ -17,7 +17,7 @@ class VLMDataCollator:
     """`data_collator` of transformers' Trainer and of trl's SFTTrainer.
 
     A row has `messages` (role and content), `prompt` and `completion`, or LLaVA's `conversations`. Its images are in
-    the content or in `images` or `image`. A system text is the first turn or in `system`. Labels are those of
+    the content or in `images` or `image`. A system prompt is the first turn or in `system`. Labels are those of
     `vlm-train`: answers up to and including their end token, or all text with `loss_on="all"`. A row longer than
     `max_length` is truncated; it is a `UserError` if that cuts an image or leaves no answer.
     """
@@ -66,7 +66,7 @@ def parse_row(row: Any) -> ParsedConversation:
     if not isinstance(system, str | None):
         raise UserError(f"system {system!r:.60}: expected text")
     if system and conversation.system and system != conversation.system:
-        raise UserError("it has two system texts: the key 'system' and the first turn")
+        raise UserError("it has two system prompts: the key 'system' and the first turn")
     return conversation._replace(system=system or conversation.system or None)
 
 

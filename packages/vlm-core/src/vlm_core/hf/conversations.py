@@ -19,7 +19,7 @@ _SOURCES = ("image", "url", "path", "base64")
 
 
 class ParsedConversation(NamedTuple):
-    """Messages, their images in order, and the conversation's own system text or None."""
+    """Messages, their images in order, and the conversation's own system prompt or None."""
 
     messages: list[Message]
     images: list[Image.Image]

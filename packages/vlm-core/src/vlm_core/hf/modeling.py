@@ -84,9 +84,16 @@ class VLMForConditionalGeneration(VLMGeneration, PreTrainedModel, GenerationMixi
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: Any, *, config: Any = None, dtype: Any = None,
-        device_map: Any = None, generation_config: Any = None, output_loading_info: bool = False, **kwargs: Any,
-    ) -> Any:  # fmt: skip
+        cls,
+        pretrained_model_name_or_path: Any,
+        *,
+        config: Any = None,
+        dtype: Any = None,
+        device_map: Any = None,
+        generation_config: Any = None,
+        output_loading_info: bool = False,
+        **kwargs: Any,
+    ) -> Any:
         """Load a model folder, or a hub repository with one, as `vlm_core.model_folder.assemble.load` does.
 
         `dtype` (default: as saved), `device_map` (one device) and `trust_remote_code` are supported. Other arguments

@@ -112,11 +112,18 @@ class VLMProcessor(ProcessorMixin):
         return batch
 
     def apply_chat_template(
-        self, conversation: Any, chat_template: Any = None, tools: Any = None, documents: Any = None,
-        add_generation_prompt: bool = False, continue_final_message: bool | str = False,
-        return_assistant_tokens_mask: bool = False, tokenize: bool = False, return_dict: bool = True,
+        self,
+        conversation: Any,
+        chat_template: Any = None,
+        tools: Any = None,
+        documents: Any = None,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool | str = False,
+        return_assistant_tokens_mask: bool = False,
+        tokenize: bool = False,
+        return_dict: bool = True,
         **kwargs: Any,
-    ) -> Any:  # fmt: skip
+    ) -> Any:
         """Conversations in transformers' format -> inputs of `generate`; `UserError` if the template can't render one.
 
         `return_assistant_tokens_mask` adds `assistant_masks` (B, T): 1 at the targets of training.

@@ -17,7 +17,9 @@ MAX_DIGITS = 400
 MAX_DEPTH = 64
 """Limit of nested lists and objects."""
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-_HALF = re.compile(r"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]..", re.DOTALL)
+_SURROGATE = re.compile(
+    r"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]..", re.DOTALL
+)
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _BRACKET = re.compile(rf"{_QUOTED.pattern}|[][{{}}]", re.DOTALL)
 
@@ -30,7 +32,7 @@ def parse_strict(
     With `as_written`, what Python's `json.dumps` writes beyond JSON is read: NaN, infinity, halves of pairs.
 
     Raises `UserError` for text that is no JSON, a key that an object has twice, NaN and infinity, whole numbers of
-    more than `MAX_DIGITS` digits, half of a surrogate pair, and what is nested deeper than `MAX_DEPTH`.
+    more than `MAX_DIGITS` digits, unpaired surrogates, and nesting deeper than `MAX_DEPTH`.
     """
 
     def where(place: int) -> str:
@@ -54,10 +56,10 @@ def parse_strict(
             f"{where(_too_deep(text))}: JSON nested too deeply; at most {MAX_DEPTH} levels are read"
         ) from None
     except UnicodeEncodeError:
-        half = _HALF.search(text)
+        surrogate = _SURROGATE.search(text)
         raise UserError(
-            f"{where(half.start() if half else 0)}: half of a surrogate pair is no text"
-            + (f": {half[0]}" if half else "")
+            f"{where(surrogate.start() if surrogate else 0)}: unpaired surrogate"
+            + (f": {surrogate[0]}" if surrogate else "")
         ) from None
 
 
@@ -101,10 +103,10 @@ def _place_of(spelling: str, text: str) -> int:
 def _too_deep(text: str) -> int:
     """The position at which the nesting exceeds `MAX_DEPTH`."""
     depth = 0
-    for found in _BRACKET.finditer(text):
-        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(found[0], 0)
+    for bracket in _BRACKET.finditer(text):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(bracket[0], 0)
         if depth > MAX_DEPTH:
-            return found.start()
+            return bracket.start()
     return 0
 
 

@@ -26,9 +26,11 @@ MAX_BYTES, MAX_DEPTH, MAX_NODES, MAX_KEY = 250_000, 40, 10_000, 1000
 _TAGS = {
     kind: (None, "!", f"tag:yaml.org,2002:{name}")
     for kind, name in (
-        (yaml.ScalarEvent, "str"), (yaml.SequenceStartEvent, "seq"), (yaml.MappingStartEvent, "map")
+        (yaml.ScalarEvent, "str"),
+        (yaml.SequenceStartEvent, "seq"),
+        (yaml.MappingStartEvent, "map"),
     )
-}  # fmt: skip
+}
 _LIMIT = f"the file is larger than {MAX_NODES} values, {MAX_DEPTH} levels or {MAX_BYTES} characters (aliases counted)"
 Path_ = tuple[str | int, ...]
 

@@ -1,1 +1,1 @@
-"""HTML, Markdown and terminal text in which foreign text stays text."""
+"""HTML, Markdown and terminal text with foreign text escaped."""

@@ -1,4 +1,4 @@
-"""HTML pages that need no other file: templates in which every value is text, under a policy that runs no script."""
+"""Self-contained HTML pages: templates escape every value, and a Content-Security-Policy forbids scripts."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-"""The Content-Security-Policy of every page: no script, nothing fetched, images only inside of the page."""
+"""The Content-Security-Policy of every page: no script, nothing fetched, images only inline."""
 
 
 def render(package: str, template: str, values: Mapping[str, Any]) -> str:
-    """The page that `template` in the folder `pages` of a package makes of `values`; it extends `layout.html`.
+    """Render `template` of the package's folder `pages` with `values`; templates extend `layout.html`.
 
-    Values are escaped, unless they come from `own_html`, and control characters in them become visible escapes. A
-    value that a template names and nobody gave is an error.
+    Values are escaped, except those of `own_html`, and control characters become visible escapes. A value that the
+    template uses but `values` lacks raises `jinja2.UndefinedError`.
     """
     return _environment(package).get_template(template).render({**values, "policy": own_html(POLICY)})
 
 
 def own_html(text: str) -> str:
-    """A piece of HTML or SVG that our own code has made: the text of others in it is escaped already."""
+    """Mark HTML or SVG of our own code as safe; foreign text in it must be escaped already."""
     from markupsafe import Markup
 
     return Markup(text)
@@ -47,7 +47,7 @@ def _environment(package: str) -> Environment:
 
 
 def _shown(value: Any) -> Any:
-    """Text that can be seen; `Markup` is a string, too, and has been made by our own code."""
+    """The value as printable text; `Markup`, which our own code has made, is unchanged."""
     from markupsafe import Markup
 
     return value if isinstance(value, Markup) else printable(value, lines=True)

@@ -1,4 +1,4 @@
-"""Markdown in which foreign text stays text: no HTML, no link, no image, no end of a cell, a fence or a line."""
+"""Markdown with foreign text escaped: it makes no HTML, link or image, and ends no cell, fence or line."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _START = re.compile(r"^(>|#{1,6}(?=\s|$)|[-+=](?=[-+=\s]|$)|\d{1,9}[.)](?=\s|$))
 
 
 def text(content: object) -> str:
-    """Any text in one line, so that it reads as it stands; a list item or a paragraph may begin with it."""
+    """Escape any text as one line that renders literally, also at the start of a list item or a paragraph."""
     line = printable(_BREAK.sub(" ", str(content)).strip())
     line = _LINK.sub(r"\\\g<0>", _ACTIVE.sub(r"\\\g<0>", line))
-    return _START.sub(lambda found: f"{found[0][:-1]}\\{found[0][-1]}", line)
+    return _START.sub(lambda match: f"{match[0][:-1]}\\{match[0][-1]}", line)
 
 
 def row(cells: Iterable[object]) -> str:

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 _ALLOWED = frozenset("\u200c\u200d\u00a0\u202f\u3000")
-"""Not printable to Python, but part of written languages: joiners and spaces."""
+"""Joiners and spaces of written languages, which `str.isprintable` rejects."""
 
 
 def printable(text: object, limit: int | None = None, *, lines: bool = False) -> str:
@@ -24,7 +24,7 @@ def printable(text: object, limit: int | None = None, *, lines: bool = False) ->
 
 
 def json_text(value: Any, indent: int | None = None) -> str:
-    """JSON in which text of any language can be read, and what is not printable is an escape of JSON's own."""
+    """JSON with printable text of any language unescaped and all else as JSON escapes."""
     text = json.dumps(value, indent=indent, ensure_ascii=False)
     kept = _ALLOWED | {"\n"}
     if all(line.isprintable() for line in text.split("\n")):

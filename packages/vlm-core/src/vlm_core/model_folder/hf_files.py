@@ -144,9 +144,9 @@ def _own_code(manifest: Mapping[str, Any]) -> list[str]:
     return [name for name in sorted(manifest["files"]) if "/" in name and name.endswith(".py")]
 
 
-def _usage(spec: Spec, code: bool, own: Sequence[str]) -> list[str]:
+def _usage(spec: Spec, code: bool, local_code: Sequence[str]) -> list[str]:
     """Usage in Python, with the exported code or with the packages installed."""
-    trust = ", trust_remote_code=True" if code or own else ""
+    trust = ", trust_remote_code=True" if code or local_code else ""
     packages = (
         [] if code else ["import vlm_core.hf  # pip install 'vlm-core[hf]' and the packages named below", ""]
     )
@@ -162,6 +162,10 @@ def _usage(spec: Spec, code: bool, own: Sequence[str]) -> list[str]:
         "## Use",
         "",
         *fence("\n".join(lines), "python"),
-        *([] if code else ["", f"or `vlm-chat` with this folder{f' and `{OPTION}`' if own else ''}."]),
-        *(["", f"It runs code of its own: {', '.join(map(text, own))}; read it first."] if own else []),
+        *([] if code else ["", f"or `vlm-chat` with this folder{f' and `{OPTION}`' if local_code else ''}."]),
+        *(
+            ["", f"It runs its own code: {', '.join(map(text, local_code))}; read it first."]
+            if local_code
+            else []
+        ),
     ]

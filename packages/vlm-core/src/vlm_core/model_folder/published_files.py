@@ -1,4 +1,4 @@
-"""Tensors in published files: safetensors or PyTorch's, whole or in shards; no pickled code is run."""
+"""Tensors in published files: safetensors or PyTorch's, sharded or not; no pickled code is run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _POINTER = b"version https://git-lfs"
 def read(path: Path, wrappers: tuple[str, ...] = ()) -> dict[str, Tensor]:
     """The tensors of a file, or of all shards of an index, by name; mapped from disk where the format allows it.
 
-    `wrappers` are keys under which training scripts put them. Raises `UserError` naming the file.
+    `wrappers` are keys under which training scripts nest the state dict. Raises `UserError` naming the file.
     """
     if path.name.endswith(INDEX):
         return {name: tensor for shard in shards(path) for name, tensor in read(shard, wrappers).items()}
@@ -33,14 +33,14 @@ def read(path: Path, wrappers: tuple[str, ...] = ()) -> dict[str, Tensor]:
 
 
 def number_formats(files: Sequence[Path]) -> dict[str, str]:
-    """What safetensors calls the number format of every tensor in these files; raises `UserError` as `read`."""
-    found: dict[str, str] = {}
+    """safetensors' name of each tensor's dtype, by the tensor's name; raises `UserError` as `read`."""
+    dtypes: dict[str, str] = {}
     for file in files:
         if file.suffix == ".safetensors":
-            found |= {name: str(stored.dtype) for name, stored in header(file).items()}
+            dtypes |= {name: str(stored.dtype) for name, stored in header(file).items()}
         else:
-            found |= {name: format_of(tensor) for name, tensor in read(file).items()}
-    return found
+            dtypes |= {name: format_of(tensor) for name, tensor in read(file).items()}
+    return dtypes
 
 
 def files_beside(folder: Path) -> list[Path]:
@@ -51,7 +51,7 @@ def files_beside(folder: Path) -> list[Path]:
 
 
 def shards(index: Path) -> list[Path]:
-    """The files that an index names, all of them beside it."""
+    """The files that an index names; raises `UserError` for one that is missing or outside of its folder."""
     names = shard_names(index)
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
@@ -63,15 +63,15 @@ def shards(index: Path) -> list[Path]:
 
 
 def check_indexes(folder: Path) -> None:
-    """Raise `UserError` if an index in a folder names a file that is not beside it, before a library opens that."""
+    """Raise `UserError` if an index in a folder names a file outside of its folder, before a library opens it."""
     for index in sorted(folder.glob("*" + INDEX)):
         shard_names(index)
 
 
 def shard_names(index: Path) -> list[str]:
-    """The names in an index; raises `UserError` if one of them leads elsewhere."""
-    found = read_json(index).get("weight_map")
-    names = sorted(set(map(str, found.values()))) if isinstance(found, dict) else []
+    """The names in an index; raises `UserError` if one is no file name."""
+    weight_map = read_json(index).get("weight_map")
+    names = sorted(set(map(str, weight_map.values()))) if isinstance(weight_map, dict) else []
     if not names or any(
         Path(name).name != name or name.endswith(INDEX) or not _NAME.fullmatch(name) for name in names
     ):
@@ -92,14 +92,14 @@ def _content(path: Path) -> object:
         raise
     except pickle.UnpicklingError:
         raise UserError(f"{path}: {UNSAFE}") from None
-    except Exception as error:  # the readers raise whatever a damaged file makes them stumble over
+    except Exception as error:  # readers raise many types for a damaged file
         raise UserError(
             f"{path}: not a readable weight file, perhaps a download that did not finish: {one_line(error, 150)}"
         ) from None
 
 
 def _is_archive(path: Path) -> bool:
-    """Whether this is PyTorch's zip archive; one that is compressed, as PyTorch never writes it, is refused."""
+    """Whether this is PyTorch's zip archive; raises `UserError` for a compressed one, which PyTorch never writes."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
@@ -118,11 +118,11 @@ def _tensors(path: Path, content: object, wrappers: tuple[str, ...]) -> dict[str
             f"{path}: expected tensors by name, got {type(content).__name__}; save a state_dict() alone"
         )
     size = path.stat().st_size
-    odd = [
+    invalid = [
         name
         for name, t in tensors.items()
         if t.layout != torch.strided or t.is_quantized or t.is_meta or t.nbytes > size
     ]
-    if odd:
-        raise UserError(f"{path}: {listed('larger than the file, or not plain tensors', map(str, odd))}")
+    if invalid:
+        raise UserError(f"{path}: {listed('larger than the file, or not plain tensors', map(str, invalid))}")
     return dict(tensors)

@@ -1,8 +1,8 @@
-"""A safetensors file: what its header says is held against a model, then tensors are read into memory of their own.
+"""A safetensors file: its header is checked against a model, then tensors are read into memory.
 
-A file may come from a stranger, and hashes beside it are the stranger's, too: names, shapes and number formats decide.
-A tensor of the library is the mapped file: a file that is then written in place changes the model, or ends the process
-by SIGBUS. Reading costs about half as much time as the file's hash, and no more memory than the map when it is used.
+A file may be untrusted, and so are hashes beside it: names, shapes and dtypes are checked. The safetensors library maps
+files: one that is then written in place changes the model, or ends the process by SIGBUS. Reading takes about half the
+time of hashing the file, and as much memory as the map in use.
 """
 
 from __future__ import annotations
@@ -28,20 +28,32 @@ from vlm_core.model_folder.checkpoint_errors import listed
 MAX_HEADER = 16 * 2**20
 """Bytes of a header; that of 40 000 tensors takes 5 MB."""
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-"""What plain weights are stored as. Smaller formats mean nothing without the scales of their quantiser."""
+"""Dtypes of weights. Smaller formats need the scales of their quantiser."""
 log = logging.getLogger(__name__)
 _LENGTH = 8
-"""Bytes in front of the header, which say how long it is."""
+"""Bytes of the header's length, at the start of the file."""
 _NAMES = {
-    "F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64, "C64": torch.complex64,
-    "I8": torch.int8, "I16": torch.int16, "I32": torch.int32, "I64": torch.int64, "U8": torch.uint8,
-    "U16": torch.uint16, "U32": torch.uint32, "U64": torch.uint64, "BOOL": torch.bool, "F8_E4M3": torch.float8_e4m3fn,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "C64": torch.complex64,
+    "I8": torch.int8,
+    "I16": torch.int16,
+    "I32": torch.int32,
+    "I64": torch.int64,
+    "U8": torch.uint8,
+    "U16": torch.uint16,
+    "U32": torch.uint32,
+    "U64": torch.uint64,
+    "BOOL": torch.bool,
+    "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
-}  # fmt: skip
+}
 
 
 class Stored(NamedTuple):
-    """A tensor in a file: its shape, and the name that safetensors has for its number format, if it is known yet."""
+    """A tensor in a file: its shape, and safetensors' name of its dtype, or None if not known yet."""
 
     shape: tuple[int, ...]
     dtype: str | None = None
@@ -52,25 +64,25 @@ class Stored(NamedTuple):
 
 
 class WeightFile:
-    """An open file: what it holds by name, in the order in which it holds it, and tensors as they are asked for."""
+    """An open file: `tensors` by name, in the file's order; `read` returns one of them."""
 
     def __init__(self, file: BinaryIO, content: safe_open) -> None:
         self._file, self._before = file, _size_and_time(file)
         parts = {name: content.get_slice(name) for name in content.offset_keys()}
         self.tensors = {name: Stored(tuple(p.get_shape()), p.get_dtype()) for name, p in parts.items()}
         self.metadata: dict[str, str] = content.metadata() or {}
-        self.poisoned: list[str] = []
+        self.not_finite: list[str] = []
 
     @cached_property
     def _starts(self) -> dict[str, int]:
-        """Where each tensor begins, if every format is known; safetensors itself has checked that there are no gaps."""
+        """Offset of each tensor; every dtype must be known. safetensors has checked that there are no gaps."""
         self._file.seek(0)
         first = _LENGTH + int.from_bytes(self._file.read(_LENGTH), "little")
         sizes = (tensor.numel * _NAMES[str(tensor.dtype)].itemsize for tensor in self.tensors.values())
         return dict(zip(self.tensors, accumulate(sizes, initial=first), strict=False))
 
     def read(self, name: str) -> Tensor:
-        """One tensor of a file that fits: see `check_fit`; `UserError` if the file was changed since it was opened."""
+        """One tensor of a file that passes `check_fit`; raises `UserError` if the file was changed after opening."""
         stored = self.tensors[name]
         tensor = torch.empty(stored.shape, dtype=_NAMES[str(stored.dtype)])
         content: Any = tensor.view(-1).view(torch.uint8).numpy()
@@ -80,7 +92,7 @@ class WeightFile:
             view = view[count:]
         if view or _size_and_time(self._file) != self._before:
             raise _changed(self._file.name)
-        self.poisoned += _not_finite({name: tensor})
+        self.not_finite += _not_finite({name: tensor})
         return tensor
 
 
@@ -89,31 +101,31 @@ def _changed(path: str | Path) -> UserError:
 
 
 def _size_and_time(file: BinaryIO) -> tuple[int, int]:
-    facts = os.fstat(file.fileno())
-    return facts.st_size, facts.st_mtime_ns
+    info = os.fstat(file.fileno())
+    return info.st_size, info.st_mtime_ns
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[WeightFile]:
-    """The file, its header looked at; raises `UserError` for what is none.
+    """Context with an open file whose header is valid; raises `UserError` for any other.
 
-    At the end, one warning tells which of the tensors that were read hold NaN or infinity.
+    On exit, one warning lists the tensors read that have NaN or infinity.
     """
     with open_regular(path) as file:
         _check_header_size(file, path)
         try:
             with safe_open(path, "pt") as content:
-                found = WeightFile(file, content)
+                weights = WeightFile(file, content)
         except (OSError, SafetensorError) as error:
             raise UserError(f"{path}: not a readable weight file: {printable(error, 200)}") from None
         if not os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
             raise _changed(path)
-        yield found
-        _warn(found.poisoned, path)
+        yield weights
+        _warn(weights.not_finite, path)
 
 
 def check_header_size(path: Path) -> None:
-    """Raise `UserError` for a header that would take minutes and gigabytes to read."""
+    """Raise `UserError` for a header above `MAX_HEADER`, which would take minutes and gigabytes to read."""
     with open_regular(path) as file:
         _check_header_size(file, path)
 
@@ -132,72 +144,74 @@ def header(file: Path) -> dict[str, Stored]:
         return stored.tensors
 
 
-def check_fit(own: Mapping[str, Tensor], stored: Mapping[str, Stored], file: Path) -> None:
-    """Raise `UserError` unless a file has every tensor of a model, in its shape and kind of number, and no other.
+def check_fit(params: Mapping[str, Tensor], stored: Mapping[str, Stored], file: Path) -> None:
+    """Raise `UserError` unless a file has exactly the tensors of a model, in their shapes and convertible dtypes.
 
-    Tied tensors are stored once. Missing, unexpected and misshapen ones are told apart.
+    Tied tensors are stored once. Missing, unexpected and misshapen tensors have different messages.
     """
-    if unexpected := sorted(set(stored) - set(own)):
+    if unexpected := sorted(set(stored) - set(params)):
         raise UserError(f"{file}: does not fit the model of this spec: unexpected {_few(unexpected)}")
-    wrong = [
-        f"{k} {s.shape} for {tuple(own[k].shape)}"
+    misshapen = [
+        f"{k} {s.shape} for {tuple(params[k].shape)}"
         for k, s in stored.items()
-        if s.shape != tuple(own[k].shape)
+        if s.shape != tuple(params[k].shape)
     ]
-    if wrong:
+    if misshapen:
         raise UserError(
-            f"{file}: does not fit the model of this spec: wrong shape: {', '.join(sorted(wrong)[:3])}"
+            f"{file}: does not fit the model of this spec: wrong shape: {', '.join(sorted(misshapen)[:3])}"
         )
-    there = {id(own[k]) for k in stored}
-    missing = [k for k, tensor in own.items() if id(tensor) not in there]
+    stored_ids = {id(params[k]) for k in stored}
+    missing = [k for k, tensor in params.items() if id(tensor) not in stored_ids]
     if missing:
         raise UserError(f"{file}: {len(missing)} weights are missing, such as {missing[:3]}")
-    odd = [
+    other_dtypes = [
         f"{k}: {s.dtype}"
         for k, s in stored.items()
-        if s.dtype and not _holds(_NAMES.get(s.dtype), own[k].dtype)
+        if s.dtype and not _convertible(_NAMES.get(s.dtype), params[k].dtype)
     ]
-    if odd:
-        raise UserError(f"{file}: does not fit the model of this spec: {listed('of another dtype', odd)}")
+    if other_dtypes:
+        raise UserError(
+            f"{file}: does not fit the model of this spec: {listed('of another dtype', other_dtypes)}"
+        )
 
 
-def check_kind(own: Tensor, tensor: Tensor, name: str, file: Path) -> None:
-    """As `check_fit`, of one tensor that has been read already."""
-    if not _holds(tensor.dtype, own.dtype):
+def check_kind(expected: Tensor, tensor: Tensor, name: str, file: Path) -> None:
+    """`check_fit` for the dtype of one tensor that has been read already."""
+    if not _convertible(tensor.dtype, expected.dtype):
         kind = str(tensor.dtype).removeprefix("torch.")
         raise UserError(f"{file}: does not fit the model of this spec: {name} is of another dtype: {kind}")
 
 
-def _holds(stored: torch.dtype | None, own: torch.dtype) -> bool:
-    """Whether numbers of one format can be another's: floats are converted, all else is as it is."""
-    return stored == own or (stored in FLOATS and own in FLOATS)
+def _convertible(stored: torch.dtype | None, expected: torch.dtype) -> bool:
+    """Whether a stored dtype can be loaded: floats are converted, any other must be equal."""
+    return stored == expected or (stored in FLOATS and expected in FLOATS)
 
 
 def format_of(tensor: Tensor) -> str:
-    """What safetensors calls the number format of a tensor."""
+    """safetensors' name of a tensor's dtype."""
     names = {dtype: name for name, dtype in _NAMES.items()}
     return names.get(tensor.dtype, str(tensor.dtype).removeprefix("torch."))
 
 
 def warn_not_finite(tensors: Mapping[str, Tensor], where: object) -> None:
-    """Log one warning that names and counts what holds NaN or infinity: a model of it answers nonsense."""
+    """Log one warning that counts and names tensors with NaN or infinity."""
     _warn(_not_finite(tensors), where)
 
 
-def _warn(poisoned: list[str], where: object) -> None:
-    if poisoned:
+def _warn(not_finite: list[str], where: object) -> None:
+    if not_finite:
         log.warning(
-            "%s: %s; what the model answers means nothing", where, listed("with NaN or infinity", poisoned)
+            "%s: %s; answers of the model are meaningless", where, listed("with NaN or infinity", not_finite)
         )
 
 
 def _not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
-    poisoned = {name: tensor for name, tensor in tensors.items() if not _finite(tensor)}
-    return [f"{name}: {int((~t.isfinite()).sum())} of {t.numel()} numbers" for name, t in poisoned.items()]
+    not_finite = {name: tensor for name, tensor in tensors.items() if not _finite(tensor)}
+    return [f"{name}: {int((~t.isfinite()).sum())} of {t.numel()} numbers" for name, t in not_finite.items()]
 
 
 def _finite(tensor: Tensor) -> bool:
-    """One pass without a copy: NaN and infinity reach the extremes. Numbers that have none are finite."""
+    """One pass without a copy: NaN and infinity propagate to the extremes. Other dtypes are finite."""
     if tensor.is_meta or tensor.dtype not in FLOATS or not tensor.numel():
         return True
     low, high = torch.aminmax(tensor.detach())

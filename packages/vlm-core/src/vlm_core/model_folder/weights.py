@@ -1,6 +1,6 @@
 """Weights of one part in a safetensors file: written without a second copy, read into memory once.
 
-A module may say in `keeps_fp32` which of its parameters and buffers (dotted names) stay fp32 whatever the rest is.
+`keeps_fp32` of a module lists its parameters and buffers (dotted names) that stay fp32 when a model is converted.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ WEIGHTS = "weights.safetensors"
 
 @contextmanager
 def empty_parameters() -> Iterator[None]:
-    """Modules made inside have their parameters on the meta device, shapes without memory, and real buffers.
+    """Context in which new modules have parameters on the meta device and real buffers.
 
-    Buffers that no file holds (position tables, normalisation constants) thus have their values.
+    Non-persistent buffers (position tables, normalisation constants) thus have their values.
     """
     register = nn.Module.register_parameter
 
     def on_meta(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
         register(self, name, param)
-        if param is not None and not param.is_meta:  # one that is there already may be tied: keep it
+        if param is not None and not param.is_meta:  # one on meta already may be tied: keep it
             self._parameters[name] = _like(param, param.data.to("meta"))
 
     nn.Module.register_parameter = on_meta
@@ -42,14 +42,14 @@ def empty_parameters() -> Iterator[None]:
 
 
 def _like(old: nn.Parameter, data: Tensor) -> nn.Parameter:
-    """A parameter with other data, and with the marks that its module put on the old one."""
+    """A parameter with other data and the old one's `requires_grad` and attributes."""
     new = nn.Parameter(data, requires_grad=old.requires_grad)
     vars(new).update(vars(old))
     return new
 
 
 def fp32_names(module: nn.Module) -> set[str]:
-    """Names of what stays fp32."""
+    """Names of parameters and buffers that stay fp32."""
     return {
         f"{prefix}.{name}" if prefix else name
         for prefix, inner in module.named_modules()
@@ -58,33 +58,33 @@ def fp32_names(module: nn.Module) -> set[str]:
 
 
 def vector_names(module: nn.Module) -> set[str]:
-    """Names of vectors (norms, biases), and of what must stay fp32: few numbers, which training never rounds."""
+    """Names of vectors (norms, biases) and of what stays fp32: few numbers, which training never rounds."""
     return fp32_names(module) | {name for name, p in module.named_parameters() if p.ndim < 2}
 
 
 def derived_floats(module: nn.Module) -> list[str]:
-    """Names of floating-point buffers that no file holds."""
+    """Names of non-persistent floating-point buffers."""
     stored = module.state_dict(keep_vars=True)
     return [name for name, b in module.named_buffers() if b.is_floating_point() and name not in stored]
 
 
 def to_dtype(module: nn.Module, dtype: torch.dtype) -> None:
-    """As `module.to(dtype)`, tensor by tensor, but what must stay fp32 stays it, unrounded."""
-    kept = fp32_names(module)
-    held = {
+    """`module.to(dtype)`, except that `keeps_fp32` stays fp32, unrounded."""
+    names = fp32_names(module)
+    fp32_tensors = {
         name: tensor.data.float()
         for name, tensor in (*module.named_parameters(), *module.named_buffers())
-        if name in kept
+        if name in names
     }
     module.to(dtype)
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
-        if name in held:
-            tensor.data = held[name]
+        if name in fp32_tensors:
+            tensor.data = fp32_tensors[name]
 
 
 @contextmanager
 def disk_errors() -> Iterator[None]:
-    """The errors by which safetensors and `torch.save` report a failing disk, as the `OSError` that they are."""
+    """Context that turns the disk errors of safetensors and `torch.save` into `OSError`."""
     try:
         yield
     except SafetensorError as error:
@@ -98,7 +98,7 @@ def disk_errors() -> Iterator[None]:
 
 
 def save_part(module: nn.Module, file: Path) -> None:
-    """Write the parameters and persistent buffers; tied ones once. Contiguous tensors go to disk as they lie."""
+    """Write the parameters and persistent buffers; tied ones once. Contiguous tensors are not copied."""
     with disk_errors():
         save_model(module, str(file))
 
@@ -107,39 +107,39 @@ def save_part(module: nn.Module, file: Path) -> None:
 def fill(
     module: nn.Module, shapes: Mapping[str, tuple[int, ...]], read: Callable[[str], Tensor], where: Path
 ) -> None:
-    """Copy tensors of these shapes, which `read` gives by name, into the module's own; `where` is named in errors.
+    """Copy the tensors that `read` returns by name into the module's parameters and buffers, in place.
 
-    Raises `UserError` if they don't fit: see `check_fit`.
+    `shapes` are theirs; `where` is named in errors. Raises `UserError` as `check_fit`.
     """
-    own = state(module)
-    check_fit(own, {name: Stored(shape) for name, shape in shapes.items()}, where)
+    params = state(module)
+    check_fit(params, {name: Stored(shape) for name, shape in shapes.items()}, where)
     for name in shapes:
         tensor = read(name)
-        check_kind(own[name], tensor, name, where)
-        own[name].copy_(tensor)
+        check_kind(params[name], tensor, name, where)
+        params[name].copy_(tensor)
 
 
 def load_part_weights(
     module: nn.Module, file: Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
 ) -> None:
-    """Put the file's tensors in place of the module's, which may be on the meta device.
+    """Replace the module's tensors, which may be on the meta device, by the file's.
 
-    They are read into memory of their own: the file may change afterwards. With `dtype` all but `keeps_fp32` are
-    converted. Ties and marks on parameters stay. Raises `UserError` as `fill`.
+    They are read, not mapped: the file may change afterwards. With `dtype` all but `keeps_fp32` are converted. Ties and
+    attributes of parameters stay. Raises `UserError` as `fill`.
     """
-    own, kept, found = state(module), fp32_names(module), set()
+    params, fp32, dtypes = state(module), fp32_names(module), set()
     with opened(file) as stored:
-        check_fit(own, stored.tensors, file)
+        check_fit(params, stored.tensors, file)
         for name in stored.tensors:
             tensor = stored.read(name)
-            if name in kept:
+            if name in fp32:
                 tensor = tensor.float()
             elif tensor.is_floating_point():
                 tensor = tensor.to(dtype or tensor.dtype)
-                found.add(tensor.dtype)
-            _replace(module, own, name, tensor.to(device))
-    if len(found) == 1:
-        to_dtype(module, found.pop())  # buffers that no file holds
+                dtypes.add(tensor.dtype)
+            _replace(module, params, name, tensor.to(device))
+    if len(dtypes) == 1:
+        to_dtype(module, dtypes.pop())  # for non-persistent buffers
     module.to(device)
 
 
@@ -157,7 +157,7 @@ def load_weights(
 
 @torch.no_grad()
 def copy_from_mapped_files(module: nn.Module) -> None:
-    """Copy weights that a library left in mapped files, which may change."""
+    """Copy a module's CPU tensors into memory: a library may have mapped them from files, which may change."""
     for tensor in (*module.parameters(), *module.buffers()):
         if tensor.device.type == "cpu":
             tensor.data = tensor.data.clone()
@@ -168,11 +168,11 @@ def state(module: nn.Module) -> dict[str, Tensor]:
     return dict(module.state_dict(keep_vars=True))
 
 
-def _replace(module: nn.Module, own: dict[str, Tensor], name: str, tensor: Tensor) -> None:
-    """Under this name, and under all that are tied to it."""
-    old = own[name]
+def _replace(module: nn.Module, params: dict[str, Tensor], name: str, tensor: Tensor) -> None:
+    """Replace a tensor under its name and under all names that are tied to it."""
+    old = params[name]
     new = _like(old, tensor) if isinstance(old, nn.Parameter) else tensor
-    for alias, other in own.items():
+    for alias, other in params.items():
         if other is old:
             parent, _, leaf = alias.rpartition(".")
             setattr(module.get_submodule(parent), leaf, new)

@@ -1,4 +1,4 @@
-"""The layers of a tower or of a language model: the units of FSDP and of activation checkpointing."""
+"""The layers of a vision tower or a language model: the units of FSDP and of activation checkpointing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import nn
 
 
 def transformer_layers(module: nn.Module) -> list[nn.Module]:
-    """The members of the outermost module lists that hold several modules of one type, in order."""
+    """The members of the outermost module lists with several modules of one type, in order."""
     layers: list[nn.Module] = []
     for child in module.children():
         members = list(child.children())

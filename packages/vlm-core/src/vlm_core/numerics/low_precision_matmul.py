@@ -1,6 +1,6 @@
 """Matrix products in bf16 and fp16 on a CPU that has no instructions for them.
 
-torch's own loops for that run at a seventh of the speed of fp32 (10 against 77 GFLOP/s on two AVX2 cores), so such
+torch's fallback runs at a seventh of the speed of fp32 (10 against 77 GFLOP/s on two AVX2 cores), so such
 products are computed in fp32 and rounded once.
 """
 
@@ -17,18 +17,28 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 ROWS = 32
-"""With fewer rows the time goes into reading the matrix, and a wider copy of it would only cost."""
-PIECE = 1 << 21
-"""Numbers of a matrix that are converted at once: 8 MB, which the allocator keeps and hands out again."""
+"""With fewer rows a product is bound by reading the matrix, and a conversion to fp32 only adds to that."""
+CHUNK = 1 << 21
+"""Numbers of a matrix that are converted at once: 8 MB in fp32, which the allocator reuses."""
 _PRODUCTS = {
-    F.linear, F.conv2d, F.scaled_dot_product_attention, torch.matmul, torch.bmm, torch.mm, torch.addmm, torch.baddbmm,
-    Tensor.matmul, Tensor.__matmul__, Tensor.bmm, Tensor.mm,
-}  # fmt: skip
+    F.linear,
+    F.conv2d,
+    F.scaled_dot_product_attention,
+    torch.matmul,
+    torch.bmm,
+    torch.mm,
+    torch.addmm,
+    torch.baddbmm,
+    Tensor.matmul,
+    Tensor.__matmul__,
+    Tensor.bmm,
+    Tensor.mm,
+}
 
 
 @cache
 def native(dtype: torch.dtype) -> bool:
-    """Whether this CPU multiplies matrices of a dtype at full speed; assumed where torch has no oneDNN to ask."""
+    """Whether this CPU multiplies matrices of a dtype at full speed; True if torch has no oneDNN."""
     if not torch.backends.mkldnn.is_available():
         return True
     if dtype == torch.bfloat16:
@@ -41,9 +51,9 @@ def _wide(value: Any) -> Any:
 
 
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """In pieces of the matrix, so that its wider copy stays small: memory is reused and never new."""
+    """`F.linear` in fp32, by chunks of the matrix: the fp32 copy stays small and its memory is reused."""
     x, y = input.float(), input.new_empty(*input.shape[:-1], len(weight))
-    rows = max(1, PIECE // weight.shape[1])
+    rows = max(1, CHUNK // weight.shape[1])
     for i in range(0, len(weight), rows):
         b = None if bias is None else bias[i : i + rows].float()
         y[..., i : i + rows] = F.linear(x, weight[i : i + rows].float(), b)
@@ -51,7 +61,7 @@ def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 
 
 def _slow(x: Any) -> bool:
-    """Many rows on the CPU, in a dtype that it has no instructions for."""
+    """Whether `x` has many rows on the CPU, in a dtype without native instructions."""
     return (
         isinstance(x, Tensor)
         and not native(x.dtype)
@@ -74,6 +84,6 @@ class _InFP32(TorchFunctionMode):
 
 
 def upcast_matmul(like: Tensor) -> AbstractContextManager[Any]:
-    """A context in which products on the CPU are fast, whatever dtype `like` has; nothing where they are already."""
+    """Context in which CPU products in the dtype of `like` are computed in fp32; empty if the CPU has native ones."""
     slow = like.device.type == "cpu" and not native(like.dtype) and not torch.compiler.is_compiling()
     return _InFP32() if slow else nullcontext()

@@ -181,7 +181,7 @@ class DatasetConfig(ComponentConfig):
     def rows(self) -> Sequence[dict[str, Any]]:
         """Rows `{id, image: [path or StoredImage, …], conversations: [{from, value}, …], category, system}`.
 
-        `category` groups questions, `system` is the conversation's system text; both may be absent or None. Turns
+        `category` groups questions, `system` is the conversation's system prompt; both may be absent or None. Turns
         alternate between human and gpt and end with gpt. Each `<image>` in a human turn is the placeholder of the next
         entry of `image`, which is empty for text only. Faults raise `UserError` naming file and row. A large dataset
         returns `vlm_core.rows.Rows`, which are read on demand and raise `BadSample` per row.

@@ -1,4 +1,4 @@
-"""Environment variables of libraries that would change the result although no spec sets them."""
+"""Environment variables of libraries that change a result without being part of its spec."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ OFF = ("", "0", "no", "false", "f", "n", "off", "none")
 
 
 class Override(NamedTuple):
-    """What a variable does unless its value, in lower case, is one of `harmless`; and what to do instead."""
+    """The effect of a variable whose value, in lower case, is not one of `harmless`; and what to do instead."""
 
     does: str
     instead: str
@@ -29,13 +29,13 @@ OVERRIDES = {
     "TIMM_USE_NAFLEXVIT": _NAFLEX,
     "TIMM_USE_NAFLEX": _NAFLEX,
 }
-"""Of the libraries that compute."""
+"""Variables of the numerical libraries."""
 
 
 def refuse_overrides(overrides: Mapping[str, Override] = OVERRIDES) -> None:
     """Raise one `UserError` that names every variable with a harmful value."""
     faults = [
-        f"{name}={os.environ[name]} {rule.does}, which a spec can't ask for: {rule.instead}"
+        f"{name}={os.environ[name]} {rule.does}, which no spec can set: {rule.instead}"
         for name, rule in overrides.items()
         if os.environ.get(name, "").lower() not in rule.harmless
     ]
@@ -47,6 +47,6 @@ _READ_BY_ACCELERATE = ("ACCELERATE_", "FSDP_", "MEGATRON_LM_", "PARALLELISM_CONF
 
 
 def hide_from_accelerate() -> None:
-    """Remove accelerate's variables from the environment of this process, and so of its children."""
+    """Remove accelerate's variables from the environment of this process and its children."""
     for name in [name for name in os.environ if name.startswith(_READ_BY_ACCELERATE)]:
         del os.environ[name]

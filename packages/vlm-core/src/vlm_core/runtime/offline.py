@@ -1,4 +1,4 @@
-"""Saved models load without network: inside `offline`, this thread opens no connection, whatever a file names."""
+"""Saved models load without network access: inside `offline`, the current thread can open no connection."""
 
 from __future__ import annotations
 
@@ -10,21 +10,19 @@ from importlib.util import find_spec
 from typing import Any
 from unittest.mock import patch
 
-REFUSED = (
-    "a saved model loads from its own folder and never from the network, which one of its files asks for"
-)
+REFUSED = "a saved model loads only from its own folder, but one of its files refers to the network"
 _PLACES = ((socket.socket, "connect"), (socket.socket, "connect_ex"), (socket, "getaddrinfo"))
 _LOCAL = getattr(socket, "AF_UNIX", object())
-"""Sockets of this machine, which are no network."""
+"""Local sockets, which stay allowed."""
 
 
 class _Thread(threading.local):
     depth = 0
-    """How often this thread is inside `offline`."""
+    """Nesting depth of `offline` in this thread."""
 
 
 class _Guard:
-    """In place of the functions of `socket` while any thread is inside: threads come and go in any order."""
+    """Replaces functions of `socket` while any thread is inside; threads enter and leave in any order."""
 
     def __init__(self) -> None:
         self._lock, self._inside, self._patches = threading.Lock(), 0, ExitStack()
@@ -47,7 +45,7 @@ _thread, _guard = _Thread(), _Guard()
 
 @contextmanager
 def offline() -> Iterator[None]:
-    """No connection and no look-up of a host by this thread; hub libraries are told so, and don't retry."""
+    """Block connections and host look-ups of this thread; huggingface_hub is set to offline and doesn't retry."""
     with _guard:
         _thread.depth += 1
         try:
@@ -66,7 +64,7 @@ def _install(patches: ExitStack) -> None:
 
 
 def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
-    """As `function`, which a thread inside `offline` may not call for a host or for a socket of the network."""
+    """`function`, which raises in a thread inside `offline` unless it is called for a local socket."""
 
     def guarded(first: Any, *args: Any, **kwargs: Any) -> Any:
         if _thread.depth and getattr(first, "family", None) != _LOCAL:

@@ -1,7 +1,7 @@
-"""A process that ends with the one that started it, however that one ends.
+"""Ends a process when its parent ends, however the parent ends.
 
-A process whose parent was killed is not told of it: it would hold its memory for as long as it runs. Called first of
-all in a process; imports nothing that takes time.
+Otherwise a process whose parent is killed keeps running and keeps its memory. A process calls this first; imports are
+limited to fast ones.
 """
 
 from __future__ import annotations
@@ -16,30 +16,31 @@ import time
 LAUNCHER = "VLM_LAUNCHER_PID"
 """Variable with the pid of the launcher, for the processes that it starts."""
 _PR_SET_PDEATHSIG = 1
-_PAUSE = 1.0  # seconds
+_POLL_SECONDS = 1.0
 
 
 def end_with_parent(parent: int, number: int = signal.SIGKILL) -> None:
     """Send `number` to this process once `parent`, the pid of the process that started it, has ended.
 
-    Linux does so itself, at once and whatever this process is doing; elsewhere a thread looks every second.
+    On Linux the kernel sends it at once, even while this process is in native code; elsewhere a thread polls every
+    second.
     """
-    if not _asked_of_the_kernel(number):
+    if not _set_parent_death_signal(number):
         threading.Thread(target=_watch, args=(parent, number), name="parent-death", daemon=True).start()
-    if os.getppid() != parent:  # it ended before the kernel was asked
+    if os.getppid() != parent:  # it ended before prctl
         os.kill(os.getpid(), number)
 
 
 def end_with_launcher() -> None:
-    """`end_with_parent` for a process that torchrun or `accelerate launch` has started; nothing for any other.
+    """`end_with_parent` for a process of torchrun or `accelerate launch`; no effect in any other.
 
-    Our own launcher says its pid in `LAUNCHER`; torchrun itself says none.
+    `vlm-train` puts the launcher's pid into `LAUNCHER`; torchrun sets no such variable.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         end_with_parent(int(os.environ.get(LAUNCHER) or os.getppid()))
 
 
-def _asked_of_the_kernel(number: int) -> bool:
+def _set_parent_death_signal(number: int) -> bool:
     if sys.platform != "linux":
         return False
     return ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0) == 0
@@ -47,5 +48,5 @@ def _asked_of_the_kernel(number: int) -> bool:
 
 def _watch(parent: int, number: int) -> None:
     while os.getppid() == parent:
-        time.sleep(_PAUSE)
+        time.sleep(_POLL_SECONDS)
     os.kill(os.getpid(), number)

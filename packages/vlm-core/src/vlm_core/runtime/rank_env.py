@@ -1,4 +1,4 @@
-"""What a launcher of several processes, such as torchrun, puts into the environment of each."""
+"""Rank and world size from the environment variables that launchers such as torchrun set."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NUMBER = re.compile("[0-9]{1,9}")
 
 @dataclass(frozen=True)
 class Place:
-    """A process among `world`, and among those of its node."""
+    """Rank of a process among all `world` processes, and among the `local_world` of its node."""
 
     rank: int
     world: int
@@ -24,13 +24,13 @@ class Place:
 
 
 def place() -> Place | None:
-    """What a launcher put into the environment, None without one; `UserError` if it is only half there."""
-    there = [name for name in _SET_BY_LAUNCHERS if os.environ.get(name)]
-    if not {"RANK", "LOCAL_RANK"} & set(there) and (os.environ.get("WORLD_SIZE") or "1") == "1":
+    """The process's place, None without a launcher; raises `UserError` for missing or inconsistent variables."""
+    present = [name for name in _SET_BY_LAUNCHERS if os.environ.get(name)]
+    if not {"RANK", "LOCAL_RANK"} & set(present) and (os.environ.get("WORLD_SIZE") or "1") == "1":
         return None
-    if missing := sorted(set(_SET_BY_LAUNCHERS) - set(there)):
+    if missing := sorted(set(_SET_BY_LAUNCHERS) - set(present)):
         raise UserError(
-            f"the environment sets {', '.join(there)}, as launchers do, but not {', '.join(missing)}; "
+            f"the environment sets {', '.join(present)}, as launchers do, but not {', '.join(missing)}; "
             "start through torchrun, or unset them"
         )
     values = [os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")]
@@ -39,10 +39,10 @@ def place() -> Place | None:
     if not all(_NUMBER.fullmatch(value) for value in numbers):
         names = "RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_PORT"
         raise UserError(f"{names}: expected numbers, got {printable(', '.join(numbers), 200)}")
-    found = Place(*map(int, values))
-    if found.rank >= found.world or found.local_rank >= found.local_world:
+    process = Place(*map(int, values))
+    if process.rank >= process.world or process.local_rank >= process.local_world:
         raise UserError(
-            f"RANK {found.rank} of WORLD_SIZE {found.world}, LOCAL_RANK {found.local_rank} of LOCAL_WORLD_SIZE "
-            f"{found.local_world}: a rank is below the number of processes; the others would wait for ever"
+            f"RANK {process.rank} of WORLD_SIZE {process.world}, LOCAL_RANK {process.local_rank} of LOCAL_WORLD_SIZE "
+            f"{process.local_world}: expected a rank below the number of processes"
         )
-    return found
+    return process

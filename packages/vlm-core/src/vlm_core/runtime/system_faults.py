@@ -1,4 +1,4 @@
-"""Faults of the system, not of the user's files nor of this code: memory that ran out, a process that was killed."""
+"""Faults of the system, not of the user's files nor of this code: out of memory, killed processes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 OUT_OF_MEMORY = 71
-"""Exit code after an allocation that failed: EX_OSERR of sysexits.h."""
+"""Exit code after a failed allocation: EX_OSERR of sysexits.h."""
 _CPU_ALLOCATOR = "DefaultCPUAllocator: can't allocate memory"
 _CUDA = ("CUDA error: out of memory", "CUDA out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 _NO_LIMIT = 2**60
 _CGROUP, _CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
-_LESS = {
+_ADVICE = {
     "memory": "use fewer workers, a smaller batch (micro_batch_size in training), or a smaller model",
     "CUDA memory": "use a smaller batch (micro_batch_size in training), activation_checkpointing: true, a shorter "
     "max_length, or share the model out with train.strategy",
@@ -23,7 +23,7 @@ _LESS = {
 
 
 class SystemFault(RuntimeError):
-    """What the system did to a process; the CLIs print it without a traceback and exit with `code`."""
+    """A fault of the system; CLIs print it without a traceback and exit with `code`."""
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
@@ -31,25 +31,23 @@ class SystemFault(RuntimeError):
 
 
 def system_fault(error: BaseException) -> SystemFault | None:
-    """The fault of the system that `error` is, or came from; None for any other."""
+    """The fault of the system in the chain of causes of `error`, or None."""
     for each in _chain(error):
         if isinstance(each, SystemFault):
             return each
-        if getattr(
-            type(each), "user_error", False
-        ):  # of a library that does not know vlm-core, such as vlm-ssm
+        if getattr(type(each), "user_error", False):  # of a library without vlm-core, such as vlm-ssm
             return SystemFault(str(each), 2)
         if kind := _exhausted(each):
             lines = str(each).strip().splitlines() or [type(each).__name__]
             seen = next((line for line in lines if _CPU_ALLOCATOR in line), lines[0])
             return SystemFault(
-                f"out of {kind}: {seen.strip():.300}\n{_LESS[kind]}{memory_limit()}", OUT_OF_MEMORY
+                f"out of {kind}: {seen.strip():.300}\n{_ADVICE[kind]}{memory_limit()}", OUT_OF_MEMORY
             )
     return None
 
 
 def killed(what: str, number: int, advice: str) -> SystemFault:
-    """The fault of a process that signal `number` ended; SIGKILL is what the kernel sends where memory runs out."""
+    """The fault of a process that signal `number` ended; the kernel sends SIGKILL if memory runs out."""
     why = f"; out of memory? {advice}{memory_limit()}" if number == signal.SIGKILL else ""
     if number == signal.SIGBUS:
         why = f"; is shared memory (/dev/shm) full? {advice}"
@@ -57,6 +55,7 @@ def killed(what: str, number: int, advice: str) -> SystemFault:
 
 
 def signal_name(number: int) -> str:
+    """`SIGKILL` for 9; `signal 99` for a number without a name."""
     try:
         return signal.Signals(number).name
     except ValueError:
@@ -64,13 +63,13 @@ def signal_name(number: int) -> str:
 
 
 def memory_limit() -> str:
-    """`; this machine has 64.0 GB, and the control group of this process may use 8.0 GB`, where the system tells it."""
-    known = [f"this machine has {_gigabytes(whole)}"] if (whole := _machine()) else []
-    if (limit := _control_group()) and (not whole or limit < whole):
-        known.append(f"the control group of this process may use {_gigabytes(limit)}")
+    """`; this machine has 64.0 GB, and the control group of this process may use 8.0 GB`, as far as known."""
+    limits = [f"this machine has {_gigabytes(total)}"] if (total := _machine_memory()) else []
+    if (limit := _control_group()) and (not total or limit < total):
+        limits.append(f"the control group of this process may use {_gigabytes(limit)}")
     if limit := _ulimit():
-        known.append(f"ulimit -v allows {_gigabytes(limit)}")
-    return f"; {', and '.join(known)}" if known else ""
+        limits.append(f"ulimit -v allows {_gigabytes(limit)}")
+    return f"; {', and '.join(limits)}" if limits else ""
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -82,7 +81,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _exhausted(error: BaseException) -> str | None:
-    """Which memory an allocation failed in; torch has no class of its own for the CPU's."""
+    """The kind of memory that is exhausted, or None; torch raises a plain `RuntimeError` for the CPU's."""
     torch = sys.modules.get("torch")
     text = str(error) if isinstance(error, RuntimeError) else ""
     if (torch and isinstance(error, torch.OutOfMemoryError)) or any(words in text for words in _CUDA):
@@ -91,7 +90,7 @@ def _exhausted(error: BaseException) -> str | None:
     return "memory" if isinstance(error, MemoryError) or no_memory or _CPU_ALLOCATOR in text else None
 
 
-def _machine() -> int | None:
+def _machine_memory() -> int | None:
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
@@ -99,7 +98,7 @@ def _machine() -> int | None:
 
 
 def _control_group() -> int | None:
-    """The smallest limit of this process's control group and of those that it lies in."""
+    """The smallest limit of this process's control group and its parents."""
     try:
         lines = _CGROUP.read_text(encoding="utf-8").splitlines()
     except OSError:

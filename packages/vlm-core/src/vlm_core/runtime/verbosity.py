@@ -22,7 +22,7 @@ def errors_only(name: str) -> Iterator[None]:
 
 @contextmanager
 def without_progress_bars() -> Iterator[None]:
-    """Inside, transformers draws no progress bars; afterwards the earlier setting holds again."""
+    """Inside, transformers draws no progress bars; the earlier setting is restored on exit."""
     from transformers.utils import logging as bars
 
     shown = bars.is_progress_bar_enabled()
@@ -36,9 +36,9 @@ def without_progress_bars() -> Iterator[None]:
 
 @contextmanager
 def without_hub_kernels() -> Iterator[None]:
-    """For imports of bitsandbytes, peft's included, which ask a hub for kernels or warn that they can't.
+    """Context for imports of bitsandbytes, also through peft.
 
-    Inside neither happens; bitsandbytes computes with its own.
+    Otherwise the import downloads kernels from a hub, or warns that it can't. Inside, it uses its own.
     """
     missing = object()
     module = sys.modules.get("kernels", missing)

@@ -17,11 +17,11 @@ from vlm_core.text.render import TokenizedConversation
 
 @dataclass
 class Batch:
-    """input_ids, image_mask, loss_mask (B, T); segments (B, T), or None where nothing is padded.
+    """input_ids, image_mask, loss_mask (B, T); segments (B, T), or None without padding.
 
-    The N images are pixel_values (N, 3, h, w) or, already encoded, features (N, H, W, D). `targets` are the places of
-    the predicted tokens in the flattened batch, ascending: where `loss_mask` is set, except a row's first position. A
-    batch is made on the host, which works them out there; on a GPU their number would have to be waited for.
+    The N images are pixel_values (N, 3, h, w) or, already encoded, features (N, H, W, D). `targets` (n,) are the
+    indices of the predicted tokens in the flattened batch, ascending: where `loss_mask` is set, except a row's first
+    position. They are computed on the CPU: on a GPU their number would cost a synchronisation.
     """
 
     input_ids: Tensor
@@ -38,7 +38,7 @@ class Batch:
             self.targets = positions[:, 1:][self.loss_mask[:, 1:].cpu()].to(self.loss_mask.device)
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on another device. From pinned memory the copies run beside the host's work."""
+        """The same batch on another device. Copies from pinned memory are asynchronous."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=tensor.is_pinned()))
 
     def pin_memory(self) -> Batch:
@@ -54,8 +54,8 @@ class Batch:
 
 def empty_batch() -> Batch:
     """A batch without images and targets."""
-    nothing = torch.zeros(1, 2, dtype=torch.bool)
-    return Batch(torch.zeros(1, 2, dtype=torch.long), nothing, nothing, None, None)
+    mask = torch.zeros(1, 2, dtype=torch.bool)
+    return Batch(torch.zeros(1, 2, dtype=torch.long), mask, mask, None, None)
 
 
 def padding_share(batches: Sequence[Batch]) -> float:
@@ -66,7 +66,7 @@ def padding_share(batches: Sequence[Batch]) -> float:
 
 
 def _balanced(lengths: Sequence[int], count: int) -> list[list[int]]:
-    """Samples dealt to `count` rows, the longest first, each to the row that is shortest so far."""
+    """Assign samples to `count` rows, the longest first, each to the shortest row so far."""
     rows: list[list[int]] = [[] for _ in range(count)]
     filled = [0] * count
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
@@ -77,7 +77,7 @@ def _balanced(lengths: Sequence[int], count: int) -> list[list[int]]:
 
 
 def share_rows(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Which samples share a row of at most `capacity` positions, so that the batch has as few positions as possible.
+    """Indices of the samples of each row of at most `capacity` positions; the batch has as few positions as possible.
 
     A sample longer than `capacity` has a row of its own.
     """
@@ -99,25 +99,27 @@ def pack(
     *,
     encoded: bool = False,
 ) -> Batch:
-    """As `collate`, with several samples in a row of at most `capacity` positions, told apart by `segments`.
+    """As `collate`, with several samples in a row of at most `capacity` positions, separated by `segments`.
 
-    `images[i]` are those of sample i. Nothing precedes a sample's first token, so it is no target: the
-    loss is that of the samples apart.
+    `images[i]` are those of sample i. A sample's first token is no target, as nothing precedes it: the
+    loss equals that of the unpacked samples.
     """
-    rows, shown = [], []
+    rows, pixels = [], []
     segments: list[list[int]] = []
     for members in share_rows([len(s) for s in samples], capacity):
-        row, numbers = TokenizedConversation(), []
+        row, ids = TokenizedConversation(), []
         for number, i in enumerate(members):
-            one = samples[i]
-            row.extend(TokenizedConversation(one.input_ids, one.image_mask, [False, *one.loss_mask[1:]]))
-            numbers += [number] * len(one)
-            shown += images[i]
+            sample = samples[i]
+            row.extend(
+                TokenizedConversation(sample.input_ids, sample.image_mask, [False, *sample.loss_mask[1:]])
+            )
+            ids += [number] * len(sample)
+            pixels += images[i]
         rows.append(row)
-        segments.append(numbers)
-    batch = collate(rows, shown, encoded=encoded)
+        segments.append(ids)
+    batch = collate(rows, pixels, encoded=encoded)
     width = batch.input_ids.shape[1]
-    batch.segments = torch.tensor([numbers + [PADDING] * (width - len(numbers)) for numbers in segments])
+    batch.segments = torch.tensor([ids + [PADDING] * (width - len(ids)) for ids in segments])
     return batch
 
 
@@ -141,7 +143,8 @@ def collate(
         ]
         return torch.from_numpy(np.array(full, dtype=kind))  # several times as fast as from lists
 
-    stacked = default_collate(list(images)) if len(images) else None  # in a worker: right into shared memory
+    # in a worker process default_collate stacks directly in shared memory
+    stacked = default_collate(list(images)) if len(images) else None
     uneven = any(len(sample) != length for sample in samples)
     return Batch(
         input_ids=padded([s.input_ids for s in samples], 0, np.int64),

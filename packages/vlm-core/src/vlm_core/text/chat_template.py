@@ -1,8 +1,8 @@
 """Renders a conversation by the tokenizer's own chat template, as spans.
 
-The Jinja template is rendered with marks in place of what roles say. Between the marks is author's text, in which the
-spelling of a control token is that token; what takes the place of a mark is literal text. A second rendering, of the
-real words, proves that both are the same conversation.
+The Jinja template is rendered with marks in place of the turns' text. Text between the marks is the template author's:
+control tokens are recognised in it. Text that replaces a mark is literal. A second rendering, with the real text,
+checks that both renderings are the same conversation.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ class Turn(NamedTuple):
 
 
 class Marked(NamedTuple):
-    """A rendering cut at its marks: `author[i]` stands before the text of `turns[i]`, the last one after all."""
+    """A rendering split at its marks: `author[i]` precedes the text of `turns[i]`, the last one follows all turns."""
 
     author: list[str]
     turns: list[Turn]
 
 
 def _edge(texts: Sequence[str]) -> str:
-    """A private character that no text holds; marks are numbers between two of it."""
+    """A private-use character that is in no text; a mark is a number between two of them."""
     taken = set("".join(texts))
     return next(c for c in map(chr, (*range(0xE000, 0xF900), *range(0xF0000, 0xFFFFE))) if c not in taken)
 
@@ -52,52 +52,52 @@ class _Renderer:
         return [{"type": "text", "text": text}] if self.in_parts else text
 
     def __call__(self, turns: Sequence[Turn], *, marked: bool = True, prompt: bool = False) -> str:
-        """The text; `marked` has the marks in place of what is said, `prompt` the beginning of an answer at its end."""
+        """The rendered text; `marked` puts marks in place of turns, `prompt` appends the beginning of an answer."""
         messages = [{"role": t.role, "content": self._content(t.mark if marked else t.text)} for t in turns]
         variables = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": prompt}
         return render_jinja(self.chat.source, {**self.chat.tokens, **variables})
 
 
 def _cut(text: str, turns: Sequence[Turn]) -> Marked:
-    """Raises `BadSample` for a template that leaves out or repeats what a role says."""
+    """Raises `BadSample` for a template that leaves out or repeats a turn's text."""
     by_mark = {turn.mark: turn for turn in turns}
     parts = re.split("(" + "|".join(map(re.escape, by_mark)) + ")", text)
-    found = [by_mark[mark] for mark in parts[1::2]]
+    turns_in_order = [by_mark[mark] for mark in parts[1::2]]
     for turn in turns:
-        if found.count(turn) != 1:
-            what = "leaves out" if turn not in found else "repeats"
+        if turns_in_order.count(turn) != 1:
+            fault = "leaves out" if turn not in turns_in_order else "repeats"
             raise BadSample(
                 "template",
-                f"the tokenizer's chat template {what} what {turn.role} says; write a template of your own",
+                f"the tokenizer's chat template {fault} the {turn.role} text; write your own template",
             )
-    return Marked(parts[::2], found)
+    return Marked(parts[::2], turns_in_order)
 
 
 def _as_written(marked: Marked, text: str) -> list[str]:
-    """What stands in `text` for each mark: the words as they are, or stripped; raises `BadSample` if neither fits."""
+    """The text at each mark, as it is or stripped; raises `BadSample` if the template changes it otherwise."""
     at, written = len(marked.author[0]), []
     fits = text.startswith(marked.author[0])
     for turn, after in zip(marked.turns, marked.author[1:], strict=True):
-        said = turn.text
-        forms = (said, said.strip(), said.lstrip(), said.rstrip())
+        content = turn.text
+        forms = (content, content.strip(), content.lstrip(), content.rstrip())
         form = next((form for form in forms if text.startswith(form + after, at)), None)
         if not fits or form is None:
             raise BadSample(
                 "template",
-                f"the tokenizer's chat template changes what {turn.role} says ({said!r:.60}); write a "
-                "template of your own",
+                f"the tokenizer's chat template changes the {turn.role} text ({content!r:.60}); "
+                "write your own template",
             )
         written.append(form)
         at += len(form) + len(after)
     if at != len(text):
         raise BadSample(
-            "template", "the tokenizer's chat template adds to what is said; write one of your own"
+            "template", "the tokenizer's chat template adds text to turns; write your own template"
         )
     return written
 
 
 def _end(author: str, tokenizer: Tokenizer) -> int | None:
-    """The first control token of what the author writes after an answer."""
+    """The first control token of the author's text after an answer."""
     return next((part for part in tokenizer.split(author) if isinstance(part, int)), None)
 
 
@@ -106,19 +106,21 @@ def _turns(messages: Sequence[Message], system: str | None) -> tuple[list[Turn],
     texts = [part for m in messages for part in m.parts if isinstance(part, str)] + [system or ""]
     edge = _edge(texts)
     image = f"{edge}i{edge}"
-    said = [("system", system)] if system is not None else []
+    texts_by_role = [("system", system)] if system is not None else []
     for message in messages:
-        said.append((message.role, "".join(p if isinstance(p, str) else image for p in message.parts)))
-    return [Turn(role, text, f"{edge}{i}{edge}") for i, (role, text) in enumerate(said)], image
+        texts_by_role.append(
+            (message.role, "".join(p if isinstance(p, str) else image for p in message.parts))
+        )
+    return [Turn(role, text, f"{edge}{i}{edge}") for i, (role, text) in enumerate(texts_by_role)], image
 
 
 def render(
     template: Any, messages: Sequence[Message], tokenizer: Tokenizer, system: str | None = None
 ) -> Rendered:
-    """Spans of a conversation; after a user's last turn comes the beginning of the answer.
+    """Spans of a conversation; if it ends with a user's turn, the beginning of the answer follows.
 
-    What follows that beginning up to the control token after the answer is the target. Raises `UserError` where the
-    tokenizer has no template, and `BadSample` where it can't write this conversation or changes the words.
+    An answer's text, up to the control token after it, is the target. Raises `UserError` if the tokenizer has no
+    template, and `BadSample` if the template can't render this conversation or changes its text.
     """
     if tokenizer.chat_template is None:
         raise UserError(NO_TEMPLATE)
@@ -127,7 +129,7 @@ def render(
     except TooMuchError as error:
         raise BadSample("template", str(error)) from None
     except UserError as error:
-        try:  # some templates take nothing but lists of parts
+        try:  # some templates take only lists of parts
             return _rendered(template, messages, tokenizer, system, _Renderer(tokenizer.chat_template, True))
         except UserError:
             raise (error if isinstance(error, BadSample) else BadSample("template", str(error))) from None
@@ -156,39 +158,39 @@ class _Spans:
         self.template, self.tokenizer, self.renderer = template, tokenizer, renderer
         self.turns, self.image = turns, image
         self.spans: list[Span] = []
-        self.whole, self.rewrites = "", False
+        self.rendering, self.rewrites = "", False
 
     def rendered(self, marked: Marked, written: Sequence[str], prompt: bool) -> Rendered:
-        self.whole = "".join(a + t.mark for a, t in zip(marked.author, marked.turns, strict=False))
+        self.rendering = "".join(a + t.mark for a, t in zip(marked.author, marked.turns, strict=False))
         answered, answering = 0, False
         for author, turn, text in zip(marked.author, marked.turns, written, strict=False):
-            head, opening = self._opened(author, turn)
+            head, opening = self._split_at_prompt(author, turn)
             self._author(head, closes=answering)
             self._author(opening, target=True)
             answering = turn.role == "assistant"
-            self._said(text, target=answering)
+            self._turn_text(text, target=answering)
             answered = len(self.spans) if answering else answered
         self._author(marked.author[-1], closes=answering)
         return Rendered(self.spans, answered, self._end_of_turn() if prompt else None, self.rewrites)
 
-    def _opened(self, author: str, turn: Turn) -> tuple[str, str]:
-        """What stands before a turn, divided where the prompt for an answer ends; what follows it is to be learnt."""
+    def _split_at_prompt(self, author: str, turn: Turn) -> tuple[str, str]:
+        """The author's text before a turn: the prompt for an answer, and what follows the prompt, a target."""
         before = self.turns[: self.turns.index(turn)]
         if turn.role != "assistant" or not before:
             return author, ""
         asked = self.renderer(before, prompt=True)
         prompt = asked.rpartition(before[-1].mark)[2]
         opening = author.removeprefix(prompt) if author.startswith(prompt) else ""
-        self.rewrites = not self.whole.startswith(asked) or bool(opening.strip())
+        self.rewrites = not self.rendering.startswith(asked) or bool(opening.strip())
         return author.removesuffix(opening), opening
 
     def _author(self, text: str, target: bool = False, closes: bool = False) -> None:
-        """Author's text; if it `closes` an answer, up to its first control token it is a target, too."""
+        """Append the author's text; if it `closes` an answer, it is a target up to its first control token."""
         parts = self.tokenizer.split(text)
         last = next((i for i, part in enumerate(parts) if isinstance(part, int)), -1) if closes else -1
         self.spans += [Span(part, target or i <= last) for i, part in enumerate(parts)]
 
-    def _said(self, text: str, target: bool) -> None:
+    def _turn_text(self, text: str, target: bool) -> None:
         for i, part in enumerate(text.split(self.image)):
             if i:
                 self.spans += image_spans(self.template.image, self.tokenizer)

@@ -1,7 +1,7 @@
 """Renders chat templates as transformers does: jinja2's sandbox, with bounds on text, numbers, loops and time.
 
-A template comes with a tokenizer, from a stranger. The sandbox keeps it from the interpreter; the bounds keep it from
-taking all memory or all time.
+A template comes with a tokenizer and is untrusted. The sandbox denies access to the interpreter; the bounds limit
+memory and time.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from vlm_core.errors import UserError
 
 MAX_SOURCE = 1 << 18
 MAX_TEXT = 1 << 22
-"""Characters of the largest text, or of all that a list holds, with `ITEM` more for each item."""
+"""Characters of one text, or of all texts in a list, plus `ITEM` for each item."""
 MAX_TOTAL = 1 << 26
-"""Of all texts and lists that are made, searched, compared or written."""
+"""Characters of all texts and lists that a rendering makes, searches, compares or writes."""
 ITEM = 16
 MAX_NUMBER = 1 << 32
 MAX_LOOPS = 200_000
 MAX_SECONDS = 5.0
-"""The bounds above end every template before that, unless the machine is busy."""
+"""A fallback: on an idle machine the bounds above are reached earlier."""
 
 
 class TooMuch(Exception):
-    """A bound is reached."""
+    """A template exceeds a bound."""
 
 
 class TooMuchError(UserError):
-    """As the user is told."""
+    """`TooMuch` as a user's error."""
 
 
 @dataclass
 class _Budget:
-    """What is left of one rendering."""
+    """The remaining budget of one rendering."""
 
     loops: int = MAX_LOOPS
     text: int = MAX_TOTAL
@@ -64,15 +64,24 @@ _SHALLOW = frozenset({
     "length", "count", "first", "last", "list", "reverse", "default", "d", "items", "attr", "batch", "slice",
     "map", "select", "reject", "selectattr", "rejectattr",
 })  # fmt: skip
-"""Filters that don't look into what a list holds."""
-_LEFT_OUT = ("pprint", "random", "urlize", "striptags", "xmlattr", "wordwrap", "wordcount", "filesizeformat")
-"""Filters for web pages, whose time grows faster than the text."""
+"""Filters that don't read the items of a list."""
+_REMOVED_FILTERS = (
+    "pprint",
+    "random",
+    "urlize",
+    "striptags",
+    "xmlattr",
+    "wordwrap",
+    "wordcount",
+    "filesizeformat",
+)
+"""Removed filters: for web pages, with more than linear time in the text."""
 _METHODS = ("translate", "maketrans", "expandtabs")
-"""Methods of text that make a long one of a short one."""
+"""String methods whose result may be far longer than the text."""
 
 
 def _size(value: Any) -> int:
-    """Characters and items of a value, all that it holds included, as often as it holds it."""
+    """Characters and items of a value and, recursively, of its items."""
     from jinja2.utils import Namespace
 
     size, waiting = 0, [value]
@@ -82,7 +91,7 @@ def _size(value: Any) -> int:
             size += len(inner)
             continue
         if isinstance(inner, Namespace):
-            inner = getattr(inner, "_Namespace__attrs")  # noqa: B009  # it has no other way
+            inner = getattr(inner, "_Namespace__attrs")  # noqa: B009  # no public accessor
         if isinstance(inner, Mapping):
             waiting += [*inner.keys(), *inner.values()]
         elif isinstance(inner, list | tuple | set | frozenset):
@@ -92,7 +101,7 @@ def _size(value: Any) -> int:
 
 
 def _bounded(value: Any) -> Any:
-    """A value that is about to be written, compared or searched, or a new one."""
+    """Charge a value to the budget before it is written, compared or searched, or after it is made."""
     if (budget := _budget.get()) is not None:  # none while constants are computed at compile time
         budget.take(_size(value))
     if isinstance(value, int) and abs(value) > MAX_NUMBER:
@@ -101,9 +110,9 @@ def _bounded(value: Any) -> Any:
 
 
 def _may_call(name: str, arguments: list[Any]) -> None:
-    """Refuse a call whose result would be too large to be looked at afterwards."""
+    """Raise `TooMuch` for a call whose result would be too large to be made."""
     if name in _METHODS and arguments and isinstance(arguments[0], str):
-        raise TooMuch(f"`{name}`, which may give far longer texts")
+        raise TooMuch(f"`{name}`, which may make far longer texts")
     sizes = [len(a) for a in arguments if isinstance(a, _SIZED)]
     numbers = [abs(a) for a in arguments if isinstance(a, int | float)]
     largest = max(numbers, default=0) * (max(sizes, default=1) if name in ("*", "indent") else 1)
@@ -124,19 +133,19 @@ def _may_call(name: str, arguments: list[Any]) -> None:
 
 
 def _listed(value: Any) -> Any:
-    """What is left of an iterator, as a list: its size must be known."""
+    """The remaining items of an iterator as a list, whose size is known."""
     return list(_counted(value)) if isinstance(value, Iterator) else value
 
 
 def _guarded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter or test; the environment or context that some take first is none of its arguments."""
+    """A filter or test with bounded arguments and result; a first environment or context argument is not counted."""
     passed = bool(getattr(function, "jinja_pass_arg", None))
 
     @wraps(function)
     def guarded(*args: Any, **kwargs: Any) -> Any:
-        given = [*args[:passed], *map(_listed, args[passed:])]
-        _may_call(name, [*given[passed:], *kwargs.values()])
-        result = function(*given, **kwargs)
+        values = [*args[:passed], *map(_listed, args[passed:])]
+        _may_call(name, [*values[passed:], *kwargs.values()])
+        result = function(*values, **kwargs)
         return result if name in _SHALLOW else _bounded(result)
 
     return guarded
@@ -157,7 +166,7 @@ def _environment() -> Any:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Generation(Extension):
-        """`{% generation %}` marks what the assistant says, for whoever wants to know; here it is plain text."""
+        """`{% generation %}` marks the assistant's text; here its content is rendered unchanged."""
 
         tags = {"generation"}  # noqa: RUF012  # jinja2 reads it from the class
 
@@ -181,24 +190,26 @@ def _environment() -> Any:
         def call(self, context: Any, obj: Any, /, *args: Any, **kwargs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
             if (budget := _budget.get()) is not None:
                 budget.loop()
-            owner, given = getattr(obj, "__self__", None), [*map(_listed, args)]
-            _may_call(str(getattr(obj, "__name__", "")), [owner, *given, *kwargs.values()])
-            return _bounded(super().call(context, obj, *given, **kwargs))
+            owner, values = getattr(obj, "__self__", None), [*map(_listed, args)]
+            _may_call(str(getattr(obj, "__name__", "")), [owner, *values, *kwargs.values()])
+            return _bounded(super().call(context, obj, *values, **kwargs))
 
-    found = Bounded(
+    environment = Bounded(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols], finalize=_bounded
     )
-    found.filters |= {"tojson": _tojson}
-    found.filters = {n: _guarded(n, f) for n, f in found.filters.items() if n not in _LEFT_OUT}
-    found.filters |= {"counted": _counted, "bounded": _bounded}
-    found.tests = {name: _guarded(name, function) for name, function in found.tests.items()}
-    del found.globals["lipsum"]
+    environment.filters |= {"tojson": _tojson}
+    environment.filters = {
+        n: _guarded(n, f) for n, f in environment.filters.items() if n not in _REMOVED_FILTERS
+    }
+    environment.filters |= {"counted": _counted, "bounded": _bounded}
+    environment.tests = {name: _guarded(name, function) for name, function in environment.tests.items()}
+    del environment.globals["lipsum"]
 
     def refuse(message: str) -> None:
         raise TemplateError(message)
 
-    found.globals |= {"raise_exception": refuse, "strftime_now": _strftime_now, "dict": _plain_dict}
-    return found, nodes
+    environment.globals |= {"raise_exception": refuse, "strftime_now": _strftime_now, "dict": _plain_dict}
+    return environment, nodes
 
 
 def _tojson(
@@ -214,7 +225,7 @@ def _tojson(
 
 
 def _plain_dict(*args: Any, **kwargs: Any) -> dict[Any, Any]:
-    """Not the class itself, whose methods lead further."""
+    """`dict` as a function: the class has methods that a template must not call."""
     return dict(*args, **kwargs)
 
 
@@ -224,7 +235,7 @@ def _strftime_now(form: str) -> str:
 
 @lru_cache(maxsize=8)
 def _compiled(source: str) -> Any:
-    """The template with its loops counted and what it joins looked at."""
+    """The compiled template, with counted loops and bounded concatenations."""
     environment, nodes = _environment()
     tree = environment.parse(source)
     for loop in tree.find_all(nodes.For):
@@ -235,7 +246,7 @@ def _compiled(source: str) -> Any:
 
 
 def _bound_operands(node: Any, nodes: Any) -> None:
-    """What is joined or compared is looked at before, and what joining or slicing gives after that."""
+    """Bound operands of concatenations and comparisons, and results of concatenations and slices."""
 
     def bounded(value: Any) -> Any:
         return nodes.Filter(value, "bounded", [], [], None, None, lineno=value.lineno)
@@ -251,7 +262,7 @@ def _bound_operands(node: Any, nodes: Any) -> None:
 
 
 def render_jinja(source: str, variables: Mapping[str, Any]) -> str:
-    """The text; raises `UserError` for a template that fails, refuses the conversation or goes on for too long."""
+    """The rendered text; raises `UserError` for a template that fails, rejects the conversation or exceeds a bound."""
     if len(source) > MAX_SOURCE:
         raise UserError(f"the chat template has {len(source)} characters; expected at most {MAX_SOURCE}")
     token = _budget.set(_Budget())
@@ -264,8 +275,8 @@ def render_jinja(source: str, variables: Mapping[str, Any]) -> str:
                 raise TooMuch(f"a text of more than {MAX_TEXT} characters")
         return "".join(text)
     except TooMuch as error:
-        raise TooMuchError(f"the tokenizer's chat template asks for too much: {error}") from None
-    except Exception as error:  # whatever a stranger's code stumbles over; jinja2's own errors are many, too
+        raise TooMuchError(f"the tokenizer's chat template exceeds a bound: {error}") from None
+    except Exception as error:  # untrusted code and jinja2 raise many types
         line = getattr(error, "lineno", None)
         where = f" at line {line}" if line else ""
         raise UserError(

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 
 class ImageSlot:
-    """Stands where an image goes in a message; images are taken in order."""
+    """Placeholder of an image in a message; images are taken in order."""
 
     def __repr__(self) -> str:
         return "IMAGE"
@@ -27,7 +27,7 @@ class Message:
 
 
 class Span(NamedTuple):
-    """A stretch of a rendered conversation: literal text, the id of a control token, or an image."""
+    """A piece of a rendered conversation: literal text, the id of a control token, or an image."""
 
     content: str | int | ImageSlot
     target: bool = False
@@ -35,11 +35,11 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class Rendered:
-    """A conversation by its template.
+    """A conversation rendered by its template.
 
-    The first `answered` spans end with the text of the last answer, 0 if there is none. `end` is the control token
-    that ends an answer, None if the template writes none. `rewrites` if the conversation up to the last answer reads
-    otherwise than it did when that answer was made.
+    The first `answered` spans end with the text of the last answer; 0 without an answer. `end` is the control token
+    that ends an answer, None if the template has none. `rewrites` is true if the template renders the turns before the
+    last answer otherwise than it did for the prompt of that answer.
     """
 
     spans: list[Span]

@@ -1,6 +1,6 @@
 """Parses the patterns of a template into typed pieces.
 
-`{text}` is what a role says and `{image}` an image. `{eos}` and `{token:<|im_end|>}` are control tokens, looked up in
+`{text}` is the text of a turn and `{image}` an image. `{eos}` and `{token:<|im_end|>}` are control tokens, looked up in
 the tokenizer by their text. A brace is written `{{` or `}}`; everything else is literal.
 """
 
@@ -33,7 +33,7 @@ class Piece(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def parse(pattern: str) -> tuple[Piece, ...]:
-    """The pieces of a pattern; raises `ValueError` for what is no pattern."""
+    """The pieces of a pattern; raises `ValueError` for an invalid pattern."""
     return tuple(_pieces(pattern))
 
 
@@ -66,7 +66,7 @@ def _field(name: str, value: str, conversion: str | None) -> Piece:
 
 
 def has_text_field(pattern: str) -> bool:
-    """Whether the pattern holds `{text}`."""
+    """Whether the pattern has `{text}`."""
     return any(piece.kind == "text" for piece in parse(pattern))
 
 
@@ -78,7 +78,7 @@ def ending(pattern: str) -> Piece | None:
 
 
 def control_id(piece: Piece, tokenizer: Tokenizer) -> int:
-    """The id of a control token; raises `UserError` naming those of the tokenizer that are spelled most alike."""
+    """The id of a control token; raises `UserError` naming the nearest ones of the tokenizer."""
     if piece.kind == "eos":
         return tokenizer.eos_id
     if piece.value not in tokenizer.control_tokens:
@@ -95,7 +95,7 @@ def unknown_token(name: str, tokenizer: Tokenizer) -> str:
 
 
 def spelled_tokens(pattern: str, tokenizer: Tokenizer) -> list[str]:
-    """Control tokens whose text stands in the pattern as literal text, which never becomes the token."""
+    """Control tokens that the pattern spells as literal text, which is not tokenised as the token."""
     literals = [piece.value for piece in parse(pattern) if piece.kind == "literal"]
     names = [name for name in tokenizer.control_tokens if any(name in literal for literal in literals)]
     return [name for name in names if not any(name != other and name in other for other in names)]

@@ -1,4 +1,4 @@
-"""Renders a conversation by a template of patterns, as spans."""
+"""Renders a conversation as spans by a pattern template."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vlm_core.text.pattern import Piece, control_id, ending, has_text_field, par
 
 
 def image_spans(image: str, tokenizer: Tokenizer) -> Iterator[Span]:
-    """An image and the text and tokens that the template's `image` writes around it."""
+    """An image, with the text and tokens of the template's `image` pattern around it."""
     for piece in parse(image):
         if piece.kind == "image":
             yield Span(IMAGE)
@@ -21,17 +21,17 @@ def image_spans(image: str, tokenizer: Tokenizer) -> Iterator[Span]:
 
 
 def system_of(template: Any, system: str | None) -> tuple[str, str | None]:
-    """The system pattern and its text; `system`, the conversation's own, takes the place of the template's.
+    """The system pattern and its text; `system`, the conversation's own, replaces the template's.
 
-    A pattern that is nothing but text is replaced as a whole. Raises `BadSample` where there is no place for it.
+    A pattern of plain text is replaced as a whole. Raises `BadSample` if the template has no place for it.
     """
     if system is None or has_text_field(template.system):
-        own = template.system_text if system is None else system
-        return ("" if own is None and has_text_field(template.system) else template.system), own
+        text = template.system_text if system is None else system
+        return ("" if text is None and has_text_field(template.system) else template.system), text
     if [piece.kind for piece in parse(template.system)] != ["literal"]:
         raise BadSample(
             "system",
-            "the conversation has a system text of its own, but the template has no place for it: its `system` "
+            "the conversation has a system prompt of its own, but the template has no place for it: its `system` "
             "needs {text}",
         )
     return "{text}", system
@@ -44,7 +44,7 @@ class _Turns:
         self.answered = 0
 
     def pattern(self, pattern: str, parts: Sequence[Part] = (), answer: bool = False) -> None:
-        """Write a pattern; without a `{text}` only the images among `parts` are written."""
+        """Append a pattern; without `{text}`, only the images of `parts` are appended."""
         pieces = parse(pattern)
         if not has_text_field(pattern):
             parts = [part for part in parts if part is IMAGE]
@@ -71,7 +71,7 @@ class _Turns:
 def render(
     template: Any, messages: Sequence[Message], tokenizer: Tokenizer, system: str | None = None
 ) -> Rendered:
-    """Spans of a conversation, BOS first; after a user's last turn comes the beginning of the answer."""
+    """Spans of a conversation, BOS first; if it ends with a user's turn, the beginning of the answer follows."""
     turns = _Turns(template, tokenizer)
     pattern, text = system_of(template, system)
     turns.pattern(pattern, (text or "",))

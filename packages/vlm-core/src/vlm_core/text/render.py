@@ -1,7 +1,7 @@
 """Renders conversations as token ids with an image mask and a loss mask.
 
-Ids and masks are written side by side, so a label mask cannot disagree with the tokens: nothing is searched for.
-Control ids come from what the template's author wrote and the tokenizer's BOS; what roles say is literal text.
+Ids and masks are appended together, so the loss mask always matches the tokens; nothing is searched for in the result.
+Control ids are those of the template and the tokenizer's BOS; the text of turns is literal.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
     "render",
     "render_spans",
     "require_question",
-]  # fmt: skip
+]
 
 
 class TooLong(ValueError):
@@ -71,7 +71,7 @@ class TokenizedConversation:
         self.end = other.end
 
     def part(self, start: int, stop: int | None = None) -> TokenizedConversation:
-        """Positions `start` to `stop`."""
+        """Positions `start` to `stop`, exclusive."""
         at = slice(start, stop)
         return TokenizedConversation(self.input_ids[at], self.image_mask[at], self.loss_mask[at], self.end)
 
@@ -87,7 +87,7 @@ class TokenizedConversation:
 
 
 class _Renderer:
-    """Collects text between control tokens and images before tokenising it, so that words keep their natural tokens."""
+    """Tokenises all text between two control tokens or images at once, so that no word is split at a span."""
 
     def __init__(self, tokenizer: Tokenizer, image_tokens: Sequence[int]) -> None:
         self.tokenizer, self.image_tokens = tokenizer, list(image_tokens)
@@ -114,17 +114,17 @@ class _Renderer:
             self.pending.append((text, target))
 
     def flush(self) -> None:
-        """Tokenise prompt and answer as one text, as libraries do, if the prompt's tokens stay those it has alone.
+        """Tokenise prompt and answer as one text, as libraries do, unless that changes the prompt's tokens.
 
-        At generation it stands alone.
+        The prompt has no answer at generation, and must have the same tokens there.
         """
         before, ids = "", []
         for text, target in self.pending:
-            whole = self.tokenizer.encode(before + text)
-            if whole[: len(ids)] != ids:
-                before, ids, whole = "", [], self.tokenizer.encode(text)
-            self.sample.append_text(whole[len(ids) :], target)
-            before, ids = before + text, whole
+            ids_of_both = self.tokenizer.encode(before + text)
+            if ids_of_both[: len(ids)] != ids:
+                before, ids, ids_of_both = "", [], self.tokenizer.encode(text)
+            self.sample.append_text(ids_of_both[len(ids) :], target)
+            before, ids = before + text, ids_of_both
         self.pending = []
 
 
@@ -137,7 +137,7 @@ def render_spans(
 
 
 def require_question(template: AnyTemplate) -> None:
-    """Raise `UserError` if the template leaves a question out: it would be answered all the same."""
+    """Raise `UserError` if the template leaves out questions: the model would answer without reading them."""
     if not has_question(template):
         raise UserError(
             "the template leaves out the question: its `user` has no {text}; `plain` is for captions"
@@ -150,7 +150,7 @@ def end_of_answer(template: AnyTemplate, tokenizer: Tokenizer) -> int | None:
 
 
 def has_question(template: AnyTemplate) -> bool:
-    """Whether what a user says stands in a conversation by this template."""
+    """Whether the template writes the text of a user's turn."""
     return hasattr(template, "chat_template") or has_text_field(getattr(template, "user", ""))
 
 
@@ -167,13 +167,13 @@ def render(
     """The conversation as one `TokenizedConversation`.
 
     `image_tokens[i]` is the number of positions of image i. A conversation that ends with the user gets the
-    beginning of the answer appended, ready for generation. `system` is this conversation's system text in place of the
-    template's. `resume` leaves out everything up to the text of the last answer, for a model that has read it;
-    `image_tokens` are then those of the images after it. `loss_on="all"` makes every text position a target (language
-    pretraining).
+    beginning of the answer appended, ready for generation. `system` is this conversation's system prompt, which
+    replaces the template's. `resume` leaves out everything up to the text of the last answer, which is in the model's
+    state already; `image_tokens` are then those of the images after it. `loss_on="all"` makes every text position a
+    target (language pretraining).
 
-    Raises `UserError` when messages and images don't match in number and for a question that the template leaves out,
-    `BadSample` for a conversation that it cannot write.
+    Raises `UserError` if the numbers of image slots and images differ or the template leaves out the question, and
+    `BadSample` for a conversation that the template cannot render.
     """
     asks = bool(messages) and messages[-1].role == "user"
     if asks and any(isinstance(p, str) and p.strip() for m in messages if m.role == "user" for p in m.parts):
@@ -182,8 +182,8 @@ def render(
     rendered = render_spans(template, without_images(messages) if first else messages, tokenizer, system)
     if resume and rendered.rewrites:
         raise UserError(
-            "the tokenizer's chat template rewrites earlier turns when a conversation goes on; begin a new one for "
-            "each question, or write a template of your own"
+            "the tokenizer's chat template rewrites earlier turns when a turn is added; begin a new conversation "
+            "for each question, or write your own template"
         )
     spans = rendered.spans[rendered.answered :] if resume else rendered.spans
     if first:
@@ -204,7 +204,7 @@ def render(
 def _images_first(
     template: Any, messages: Sequence[Message], tokenizer: Tokenizer, spans: Sequence[Span], resume: bool
 ) -> list[Span]:
-    """The spans with all images behind BOS or, where a conversation goes on, behind the end of the last answer."""
+    """The spans with all images after BOS or, with `resume`, after the end of the last answer."""
     answers = [i for i, message in enumerate(messages) if message.role == "assistant"]
     new = messages[answers[-1] + 1 :] if resume and answers else messages
     images = [
@@ -217,12 +217,12 @@ def _images_first(
     if resume:
         at = next((i + 1 for i, span in enumerate(spans) if isinstance(span.content, int)), 0)
     else:
-        at = _behind_bos(spans, tokenizer)
+        at = _after_bos(spans, tokenizer)
     return [*spans[:at], *images, *spans[at:]]
 
 
-def _behind_bos(spans: Sequence[Span], tokenizer: Tokenizer) -> int:
-    """1 if the first span is BOS, which some chat templates write themselves; a token that opens each turn is none."""
+def _after_bos(spans: Sequence[Span], tokenizer: Tokenizer) -> int:
+    """1 if the first span is BOS, which some chat templates write themselves; a token before every turn is not."""
     chat = tokenizer.chat_template
     named = tokenizer.control_tokens.get(chat.tokens.get("bos_token", "")) if chat else None
     controls = [span.content for span in spans if isinstance(span.content, int)]

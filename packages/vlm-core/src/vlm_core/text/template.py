@@ -1,9 +1,9 @@
-"""Chat templates: how a conversation becomes text, and which of that text the model must learn to say.
+"""Chat templates: how a conversation is rendered, and which of its tokens are targets.
 
-A template is a few patterns. `{text}` is what the role said, `{eos}` the tokenizer's real end of text and
+A template is a few patterns. `{text}` is the text of the turn, `{eos}` the tokenizer's EOS and
 `{token:<|im_end|>}` any of its control tokens. `assistant_prompt` is written before each answer and is never a target;
-`assistant` is one up to the control token that ends the answer. A `user` pattern without `{text}` keeps only the images
-(stage 1: captions). Or it is `tokenizer`: the chat template that comes with the tokenizer.
+`assistant` is a target up to the control token that ends the answer. A `user` pattern without `{text}` keeps only the
+images (stage 1: captions). The template `tokenizer` is the tokenizer's own chat template.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _IMAGES = Field(default="inline", pattern="^(inline|first)$", description="where
 
 
 def _checked(pattern: str, info: ValidationInfo) -> str:
-    """A pattern with the fields that it may have; raises `ValueError`."""
+    """The pattern; raises `ValueError` for a field that it may not have or lacks."""
     name = str(info.field_name)
     kinds = [piece.kind for piece in parse(pattern) if piece.kind != "literal"]
     for kind in kinds:
@@ -57,10 +57,10 @@ def _checked(pattern: str, info: ValidationInfo) -> str:
 class Template(StrictModel):
     """Patterns of the roles and of an image, and where images go: `inline` as written, or all `first` (Eq. 7)."""
 
-    system: str = Field(default="", description="pattern of the system text, written once, at the start")
+    system: str = Field(default="", description="pattern of the system prompt, written once, at the start")
     system_text: str | None = Field(
         default=None,
-        description="what {text} is in `system`, unless a conversation has a system text of its own",
+        description="what {text} is in `system`, unless a conversation has a system prompt of its own",
     )
     user: str = Field(description="pattern of a user's turn; without {text} it keeps only the turn's images")
     assistant_prompt: str = Field(
@@ -90,14 +90,14 @@ class Template(StrictModel):
         return TokenizerTemplate() if name == "tokenizer" else TEMPLATES[name]
 
     def faults(self, tokenizer: Tokenizer) -> list[tuple[str, str]]:
-        """(key, what is wrong) where the patterns and this tokenizer's control tokens don't agree."""
-        found = [(key, text) for key in _ALLOWED for text in _pattern_faults(getattr(self, key), tokenizer)]
+        """(key, what is wrong) for each control token that the tokenizer lacks or a pattern spells as text."""
+        faults = [(key, text) for key in _ALLOWED for text in _pattern_faults(getattr(self, key), tokenizer)]
         spelled = [name for name in tokenizer.control_tokens if name in (self.system_text or "")]
         if ending(self.assistant) is None:
-            found.append(
+            faults.append(
                 ("assistant", f"no control token follows {{text}}: {_NEVER_STOPS}; end it with {{eos}}")
             )
-        return found + ([("system_text", _spelled(spelled))] if spelled else [])
+        return faults + ([("system_text", _spelled(spelled))] if spelled else [])
 
 
 class TokenizerTemplate(StrictModel):
@@ -112,13 +112,13 @@ class TokenizerTemplate(StrictModel):
     _patterns = field_validator("image")(_checked)
 
     def faults(self, tokenizer: Tokenizer) -> list[tuple[str, str]]:
-        """As `Template.faults`; a conversation is written to see whether that works and where an answer ends."""
+        """As `Template.faults`; renders a conversation to test the template and the end of its answers."""
         from vlm_core.text.chat_template import render
         from vlm_core.text.messages import Message
 
-        found = [("image", text) for text in _pattern_faults(self.image, tokenizer)]
-        if found:
-            return found
+        faults = [("image", text) for text in _pattern_faults(self.image, tokenizer)]
+        if faults:
+            return faults
         try:
             end = render(self, [Message("user", ("a",))], tokenizer).end
             render(self, [Message("user", ("a",)), Message("assistant", ("b",))], tokenizer)
@@ -154,7 +154,7 @@ def _spelled(names: list[str]) -> str:
 
 
 class TemplateError(UserError):
-    """Templates that don't go with their tokenizer: the path in the spec and what is wrong there."""
+    """Faults of templates with their tokenizer: (path in the spec, message)."""
 
     def __init__(self, faults: list[tuple[Path_, str]]) -> None:
         super().__init__(*(f"{'.'.join(map(str, path))}: {text}" for path, text in faults))
@@ -162,7 +162,7 @@ class TemplateError(UserError):
 
 
 def check_template(template: AnyTemplate, tokenizer: Tokenizer, at: Path_ = ("template",)) -> None:
-    """Raise `TemplateError` if the template names control tokens that aren't there, or spells them as text."""
+    """Raise `TemplateError` if the template names unknown control tokens or spells control tokens as text."""
     if faults := template.faults(tokenizer):
         raise TemplateError([((*at, key) if key else at, text) for key, text in faults])
 
@@ -209,7 +209,7 @@ TEMPLATES = {
 
 
 def _resolve(value: Any) -> Any:
-    """A name, patterns, or the tokenizer's template with an `image` of its own; faults keep their keys."""
+    """A template from a name, patterns, or the tokenizer's template with its own `image`; faults keep their keys."""
     if isinstance(value, str):
         return Template.named(value)
     if isinstance(value, Template | TokenizerTemplate):

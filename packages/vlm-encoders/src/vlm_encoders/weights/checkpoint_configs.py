@@ -22,7 +22,7 @@ _CROP_MODES = {"squash": "resize", "border": "pad"}
 _TANH = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_accurate")
 
 
-def beside(weights: str, *, required: bool) -> list[SourceValues]:
+def values_beside(weights: str, *, required: bool) -> list[SourceValues]:
     """Values from the configs next to a weight file or in a folder; it may be missing unless `required`."""
     try:
         file = checkpoints.locate(weights)

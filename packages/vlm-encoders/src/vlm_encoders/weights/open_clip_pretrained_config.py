@@ -9,7 +9,7 @@ import open_clip
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
 from vlm_core.errors import UserError
-from vlm_encoders.weights.checkpoint_configs import ARCHITECTURE, VISION, beside, of_open_clip
+from vlm_encoders.weights.checkpoint_configs import ARCHITECTURE, VISION, of_open_clip, values_beside
 from vlm_encoders.weights.pretrained_config import KEYS, NEEDED, ResolvedValues, SourceValues, resolve
 
 DEFAULTS = {
@@ -46,7 +46,9 @@ def resolve_values(
     ]
     tags = {} if config is not None else _tags(model, architecture)
     if weights is not None and weights not in tags and not spec.keys() >= set(NEEDED):
-        sources += [_check_tower(source, vision, model) for source in beside(weights, required=required)]
+        sources += [
+            _check_tower(source, vision, model) for source in values_beside(weights, required=required)
+        ]
     return resolve(
         f"open_clip's {model}", KEYS, spec, sources, _published(model, architecture, config, weights, tags)
     )

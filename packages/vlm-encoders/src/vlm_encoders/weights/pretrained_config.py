@@ -65,10 +65,10 @@ def resolve(
     what: str,
     keys: Iterable[str],
     spec: Mapping[str, Any],
-    beside: Sequence[SourceValues],
+    from_files: Sequence[SourceValues],
     published: Sequence[SourceValues] = (),
 ) -> ResolvedValues:
-    """Each key from the spec, else from the files `beside` the weights, else from `published` tags, else a default.
+    """Each key from the spec, else `from_files` beside the weights, else from `published` tags, else a default.
 
     Raises `UserError` if two files differ, if no file has the value and tags differ, or if no source has it; the
     message names the values and the key to set in the spec. Only keys of `NEEDED` must have a source.
@@ -78,7 +78,7 @@ def resolve(
         if key in spec:
             resolved.values[key], resolved.sources[key] = spec[key], SPEC
             continue
-        for sources, hint in ((beside, ""), (published, " and no file beside the weights decides")):
+        for sources, hint in ((from_files, ""), (published, " and no file beside the weights decides")):
             named = [SourceValues(s.where, {key: s.values[key]}) for s in sources if key in s.values]
             if named:
                 _check(key, named)
@@ -86,7 +86,7 @@ def resolve(
                 resolved.values[key], resolved.sources[key] = named[0].values[key], _where(named)
                 break
         else:
-            _default(what, key, resolved, beside)
+            _default(what, key, resolved, from_files)
     return resolved
 
 
@@ -136,8 +136,8 @@ def _agree(what: str, key: str, sources: Sequence[SourceValues], hint: str) -> N
             )
 
 
-def _default(what: str, key: str, resolved: ResolvedValues, beside: Sequence[SourceValues]) -> None:
-    for source in beside:
+def _default(what: str, key: str, resolved: ResolvedValues, from_files: Sequence[SourceValues]) -> None:
+    for source in from_files:
         if key == "resize_mode" and REFUSED in source.values:
             raise UserError(
                 f"{what}: {source.values[REFUSED]}; give resize_mode in the spec: resize, pad or crop"

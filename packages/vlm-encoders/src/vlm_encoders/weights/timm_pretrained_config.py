@@ -13,7 +13,7 @@ from torch import nn
 from vlm_core.errors import UserError
 from vlm_core.io.files import read_json
 from vlm_encoders.weights.activations import activation_of
-from vlm_encoders.weights.checkpoint_configs import ARCHITECTURE, CONFIG, beside, of_timm, part
+from vlm_encoders.weights.checkpoint_configs import ARCHITECTURE, CONFIG, of_timm, part, values_beside
 from vlm_encoders.weights.checkpoints import locate
 from vlm_encoders.weights.pretrained_config import KEYS, NEEDED, ResolvedValues, SourceValues, resolve
 
@@ -36,7 +36,7 @@ def resolve_values(trunk: nn.Module, source: Source, spec: Mapping[str, Any]) ->
     """Each value and its source; raises `UserError` if files or tags differ and the spec does not set the key."""
     architecture, activation = source.name.partition(".")[0], activation_of(trunk)
     sources = (
-        beside(source.weights, required=source.required)
+        values_beside(source.weights, required=source.required)
         if source.weights and not spec.keys() >= set(NEEDED)
         else []
     )

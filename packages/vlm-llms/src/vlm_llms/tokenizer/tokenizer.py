@@ -78,11 +78,9 @@ class FastTokenizer(Tokenizer):
         return cls(files.definition, files.eos_id(), files.bos_id(), files.chat_template())
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`, without BOS; never a control id. Raises `UserError` for half of a surrogate pair."""
+        """Ids of `text`, without BOS; never a control id. Raises `UserError` for an unpaired surrogate."""
         if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
-            raise UserError(
-                f"text {text!r:.60} holds half of a surrogate pair, which is no character; repair it"
-            )
+            raise UserError(f"text {text!r:.60} has an unpaired surrogate, which is no character; repair it")
         with failures(f"the tokenizer can't encode {text!r:.60}", "its tokenizer.json is damaged"):
             encoding = self._backend.encode(text, add_special_tokens=False)
         if self.control_ids.isdisjoint(encoding.ids):

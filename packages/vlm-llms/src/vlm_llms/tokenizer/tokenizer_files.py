@@ -29,7 +29,7 @@ class TokenizerFiles:
 
     source: str
     definition: str
-    beside: dict[str, dict[str, Any]] = field(default_factory=dict)
+    configs: dict[str, dict[str, Any]] = field(default_factory=dict)
     chat_file: str | None = None
 
     @cached_property
@@ -46,7 +46,7 @@ class TokenizerFiles:
     def _named_ids(self, role: str) -> Iterator[int]:
         """Ids that the files name for `role` ("eos" or "bos"), in order of precedence."""
         for name in CONFIGS:
-            content = self.beside.get(name, {})
+            content = self.configs.get(name, {})
             token, id_ = content.get(f"{role}_token"), content.get(f"{role}_token_id")
             token = token.get("content") if isinstance(token, dict) else token
             if isinstance(token, str) and token in self._ids:
@@ -65,7 +65,7 @@ class TokenizerFiles:
 
     def chat_template(self) -> ChatTemplate | None:
         """The chat template, of several the one called `default`, and the tokens that it may use; None without one."""
-        source = self.chat_file or self.beside.get("tokenizer_config.json", {}).get("chat_template")
+        source = self.chat_file or self.configs.get("tokenizer_config.json", {}).get("chat_template")
         if isinstance(source, list):
             named = {str(item.get("name")): item.get("template") for item in source if isinstance(item, dict)}
             source = named.get("default") if len(named) != 1 else next(iter(named.values()))
@@ -77,7 +77,7 @@ class TokenizerFiles:
             )
         tokens: dict[str, str] = {}
         for name in ("special_tokens_map.json", "tokenizer_config.json"):
-            for key, token in self.beside.get(name, {}).items():
+            for key, token in self.configs.get(name, {}).items():
                 token = token.get("content") if isinstance(token, dict) else token
                 if key.endswith("_token") and isinstance(token, str):
                     tokens[key] = token
@@ -85,7 +85,7 @@ class TokenizerFiles:
 
     def bos_id(self) -> int | None:
         """The id that precedes every text, or None."""
-        add_bos = self.beside.get("tokenizer_config.json", {}).get("add_bos_token")
+        add_bos = self.configs.get("tokenizer_config.json", {}).get("add_bos_token")
         if add_bos is False:
             return None
         try:
@@ -120,10 +120,10 @@ def _first_id(processor: Any) -> int | None:
 
 def _collect(source: str, find: Callable[[str], Path | None], main: Path) -> TokenizerFiles:
     paths = {name: path for name in CONFIGS if (path := find(name)) is not None}
-    beside = {name: read_json(path) for name, path in paths.items()}
+    configs = {name: read_json(path) for name, path in paths.items()}
     chat = find(CHAT_TEMPLATE)
     return TokenizerFiles(
-        source, read_text(main, TOKENIZER_BYTES), beside, chat and read_text(chat, JSON_BYTES)
+        source, read_text(main, TOKENIZER_BYTES), configs, chat and read_text(chat, JSON_BYTES)
     )
 
 

@@ -19,7 +19,7 @@ from vlm_llms.transformers.hf_state import (
     CacheState,
     attends,
     attends_to_everything,
-    fork,
+    copy_cache,
     has_window,
     is_recurrent,
     keep_where,
@@ -182,7 +182,7 @@ class TransformersLM(LanguageModel):
         hidden = []
         for t in range(x.shape[1]):
             moved = None if real is None or bool(real[:, t].all()) else real[:, t]
-            before = None if moved is None else fork(state.cache)
+            before = None if moved is None else copy_cache(state.cache)
             one, state = self._run(x[:, t : t + 1], state, None if moved is None else moved[:, None])
             if moved is not None and before is not None:
                 keep_where(state.cache, moved, before)

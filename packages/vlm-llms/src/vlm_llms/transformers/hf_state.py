@@ -27,20 +27,22 @@ def _copied(value: Any) -> Any:
     return [_copied(inner) for inner in value] if isinstance(value, list) else value
 
 
-def _fork_layer(layer: Any) -> Any:
+def _copy_layer(layer: Any) -> Any:
     """A copy that may be modified. Keys and values are shared: layers replace them and never write into them."""
-    fork = copy.copy(layer)
+    layer_copy = copy.copy(layer)
     if type(layer) in _GROWS_BY_CONCATENATION:
-        return fork
+        return layer_copy
     shared = ("keys", "values") if isinstance(layer, DynamicLayer) else ()
-    vars(fork).update({name: _copied(value) for name, value in vars(layer).items() if name not in shared})
-    return fork
+    vars(layer_copy).update(
+        {name: _copied(value) for name, value in vars(layer).items() if name not in shared}
+    )
+    return layer_copy
 
 
-def fork(cache: Cache) -> Cache:
+def copy_cache(cache: Cache) -> Cache:
     """A copy that can be continued without changing `cache`: recurrent states copied, keys and values shared."""
     copied = copy.copy(cache)
-    copied.layers = [_fork_layer(layer) for layer in cache.layers]
+    copied.layers = [_copy_layer(layer) for layer in cache.layers]
     return copied
 
 
@@ -94,11 +96,11 @@ class CacheState:
 
     def clone(self) -> CacheState:
         """An independent copy."""
-        return replace(self, cache=fork(self.cache))
+        return replace(self, cache=copy_cache(self.cache))
 
     def expand(self, n: int) -> CacheState:
         """Each sequence repeated n times, next to each other."""
-        cache, device = fork(self.cache), self.real.device if self.real is not None else None
+        cache, device = copy_cache(self.cache), self.real.device if self.real is not None else None
         cache.reorder_cache(torch.arange(self.batch, device=device).repeat_interleave(n))  # pyright: ignore[reportArgumentType]
         real = None if self.real is None else self.real.repeat_interleave(n, 0)
         return CacheState(cache, self.batch * n, self.length, real)

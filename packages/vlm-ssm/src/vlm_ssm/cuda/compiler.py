@@ -90,10 +90,10 @@ def digest(file: str, defines: tuple[tuple[str, int], ...], arch: str) -> str:
     """Of everything that machine code depends on."""
     parts = [path.read_bytes() for path in (*_headers(), SOURCES / file)]
     parts.append(repr((file, defines, arch, version())).encode())
-    whole = hashlib.sha256()
+    checksum = hashlib.sha256()
     for part in parts:
-        whole.update(len(part).to_bytes(8, "little") + part)
-    return whole.hexdigest()
+        checksum.update(len(part).to_bytes(8, "little") + part)
+    return checksum.hexdigest()
 
 
 @cache

@@ -37,10 +37,12 @@ def run_backward(
     own_gate = z is not None and not summed
     options = scan_options(inputs, z is not None) | {"OWN_GATE": own_gate, "WARPS": WARPS}
     options["TAIL"] = width % (16 * WARPS) != 0
-    values = scan_arguments(inputs) | by_row("grad", grad_out) | by_row("grad_z", grad_z if own_gate else None) | {
-        "grad_last": grad_last, "starts": starts, "grad_u": grad_u, "grad_dt": grad_dt, "sums": sums,
-        "matrices": matrices, "grad_first": grad_h0, "ends": ends, "decays": decays, "part_chunks": part_chunks,
-    }  # fmt: skip
+    values = (
+        scan_arguments(inputs) | by_row("grad", grad_out) | by_row("grad_z", grad_z if own_gate else None)
+    )
+    values |= {"grad_last": grad_last, "starts": starts, "grad_u": grad_u, "grad_dt": grad_dt, "sums": sums}
+    values |= {"matrices": matrices, "grad_first": grad_h0, "ends": ends, "decays": decays}
+    values |= {"part_chunks": part_chunks}
     blocks, device = groups * per_group, inputs.u.device.index
     matrix_bytes, tiles = TILE * 128 + WARPS * 64, TILE // 4
     if parts > 1:

@@ -44,10 +44,8 @@ def run_forward(
     ends = decays = None
     if split.parts > 1:
         ends, decays = last.new_empty(2, K, N, split.parts, E, STATES).unbind()
-    values = scan_arguments(inputs) | out | {
-        "first": inputs.h0, "last": last, "starts": starts, "ends": ends, "decays": decays,
-        "part_tiles": split.part_tiles,
-    }  # fmt: skip
+    values = scan_arguments(inputs) | out | {"first": inputs.h0, "last": last, "starts": starts}
+    values |= {"ends": ends, "decays": decays, "part_tiles": split.part_tiles}
     shared, threads = _forward_shared(split, inputs, bool(options["GATED"])), split.block * split.lanes
     blocks = groups * -(-width // split.block)
     for state_only, parts in ((1, split.parts - 1), (0, split.parts)):

@@ -71,9 +71,13 @@ def path_of(root: Path, stage: str, position: Position) -> Path:
 
 
 def save(
-    path: Path, contents: Callable[[], Contents], parts: list[str], position: Position,
-    accelerator: Accelerator, writers: int,
-) -> str | None:  # fmt: skip
+    path: Path,
+    contents: Callable[[], Contents],
+    parts: list[str],
+    position: Position,
+    accelerator: Accelerator,
+    writers: int,
+) -> str | None:
     """Write the folder `path`; the first `writers` processes each write their shards. All processes must call this.
 
     The folder gets a copy of the run's `inputs.json`, the digests of what the weights were trained from. An existing
@@ -81,13 +85,15 @@ def save(
     """
     writer = _Writer(contents, accelerator, writers)
     if not accelerator.is_main_process:
-        writer.follow()
+        writer.write_as_other()
         return writer.broadcast_fault(None)
     fault = None
     try:
         if not path.exists():
             inputs = path.parents[1] / INPUTS
-            write_folder(path, lambda folder: writer.lead(folder, position, inputs), {"parts": parts})
+            write_folder(
+                path, lambda folder: writer.write_as_main(folder, position, inputs), {"parts": parts}
+            )
     except (UserError, OSError) as error:
         fault = str(error)
     if not writer.begun:
@@ -111,7 +117,7 @@ class _Writer:
         """The main process's reason why writing failed; None if it succeeded."""
         return broadcast_object_list([fault])[0]
 
-    def lead(self, folder: Path, position: Position, inputs: Path) -> Mapping[str, str]:
+    def write_as_main(self, folder: Path, position: Position, inputs: Path) -> Mapping[str, str]:
         """The main process's part: write, and wait for the others; -> sha256 by file name."""
         self.broadcast_folder(folder)
         hashes = self._write(folder)
@@ -120,7 +126,7 @@ class _Writer:
             shutil.copyfile(inputs, folder / INPUTS)
         return hashes
 
-    def follow(self) -> None:
+    def write_as_other(self) -> None:
         """The part of every other process."""
         if folder := self.broadcast_folder(None):
             with suppress(OSError):  # the main process reports it

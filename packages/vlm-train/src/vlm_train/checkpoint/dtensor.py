@@ -17,7 +17,7 @@ def rows_of(count: int, rank: int, world: int) -> slice:
     return slice(*(min((rank + i) * size, count) for i in (0, 1)))
 
 
-def own_rows(tensor: Tensor) -> slice | None:
+def shard_rows(tensor: Tensor) -> slice | None:
     """The rows of a sharded tensor that are on this process, as FSDP2 divides them; None for an unsharded tensor."""
     if not isinstance(tensor, DTensor):
         return None

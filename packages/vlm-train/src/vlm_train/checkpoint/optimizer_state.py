@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from vlm_core.errors import UserError
-from vlm_train.checkpoint.dtensor import own_rows, sharded_like
+from vlm_train.checkpoint.dtensor import shard_rows, sharded_like
 from vlm_train.checkpoint.sharded_safetensors import ShardedTensorReader
 
 
@@ -42,4 +42,4 @@ def _tensor_for(parameter: nn.Parameter, key: str, saved: ShardedTensorReader) -
     """The tensor of this key; one of the parameter's shape is sharded as the parameter is."""
     if not isinstance(parameter, DTensor) or saved.shapes[key] != tuple(parameter.shape):
         return saved.tensor(key)
-    return sharded_like(parameter, saved.tensor(key, own_rows(parameter)).to(parameter.device))
+    return sharded_like(parameter, saved.tensor(key, shard_rows(parameter)).to(parameter.device))

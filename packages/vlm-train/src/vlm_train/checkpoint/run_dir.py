@@ -22,8 +22,8 @@ from vlm_core.io.files import read_text
 from vlm_core.io.manifest import refuse_links
 from vlm_core.markup.printable import printable
 from vlm_train.checkpoint.jsonl_log import RunLog
+from vlm_train.checkpoint.run_dir_schemas import DROPPED_SAMPLES as DROPPED_SAMPLES
 from vlm_train.checkpoint.run_dir_schemas import EVALS as EVALS
-from vlm_train.checkpoint.run_dir_schemas import LEFT_OUT as LEFT_OUT
 from vlm_train.checkpoint.run_dir_schemas import LINES, Evaluation
 from vlm_train.checkpoint.run_dir_schemas import METRICS as METRICS
 from vlm_train.checkpoint.run_dir_schemas import VALIDATION as VALIDATION
@@ -38,9 +38,25 @@ SPEC, INPUTS, CHECKPOINTS, MODEL, AVERAGE = (
 ENVIRONMENT, LOCK, RESULTS, TOKENIZER = "environment.json", ".lock", "results.md", "tokenizer"
 EVALUATIONS = "evaluations"
 OWN = {
-    *LINES, SPEC, INPUTS, CHECKPOINTS, MODEL, AVERAGE, ENVIRONMENT, LOCK, RESULTS, TOKENIZER, EVALUATIONS,
-    "features", "curves.png", "samples.png", "report.html", "tensorboard", "wandb", "wandb-id",
-}  # fmt: skip
+    *LINES,
+    SPEC,
+    INPUTS,
+    CHECKPOINTS,
+    MODEL,
+    AVERAGE,
+    ENVIRONMENT,
+    LOCK,
+    RESULTS,
+    TOKENIZER,
+    EVALUATIONS,
+    "features",
+    "curves.png",
+    "samples.png",
+    "report.html",
+    "tensorboard",
+    "wandb",
+    "wandb-id",
+}
 """Names in a run folder: after a kill or on a full disk any of them may exist without a spec."""
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
 _OUTPUT = re.compile(r".+\.(log|out|err)|log\.txt")

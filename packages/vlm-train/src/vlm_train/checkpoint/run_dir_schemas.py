@@ -9,7 +9,7 @@ from pydantic import AllowInfNan, BaseModel, ConfigDict, Field
 from vlm_core.io.strict_json import validated
 
 METRICS, VALIDATION = "metrics.jsonl", "validation.jsonl"
-EVALS, LEFT_OUT = "evals.jsonl", "left_out.jsonl"
+EVALS, DROPPED_SAMPLES = "evals.jsonl", "left_out.jsonl"
 Count = Annotated[int, Field(ge=0, le=10**15)]
 Loss = Annotated[float, AllowInfNan(True)]
 """A loss may have diverged."""
@@ -92,7 +92,7 @@ LINES: dict[str, type[BaseModel]] = {
     METRICS: Step,
     VALIDATION: Validation,
     EVALS: Evals,
-    LEFT_OUT: DroppedSample,
+    DROPPED_SAMPLES: DroppedSample,
 }
 """Schemas of lines by the name of the log."""
 

@@ -20,14 +20,14 @@ def write(folder: Path, stem: str, tensors: Mapping[str, Tensor], rank: int, wor
     Tensors that share memory, such as the code books of 8-bit optimizers, are written once for each name.
     """
     addresses: set[int] = set()
-    separate = {}
+    unaliased = {}
     for name, tensor in tensors.items():
         tensor = tensor.detach().contiguous()
-        separate[name] = tensor.clone() if tensor.data_ptr() in addresses else tensor
+        unaliased[name] = tensor.clone() if tensor.data_ptr() in addresses else tensor
         addresses.add(tensor.data_ptr())
     name = f"{stem}.safetensors" if world == 1 else f"{stem}-{rank + 1:05d}-of-{world:05d}.safetensors"
     with disk_errors():
-        save_file(separate, str(folder / name))
+        save_file(unaliased, str(folder / name))
     return folder / name
 
 

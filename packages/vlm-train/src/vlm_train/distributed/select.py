@@ -10,8 +10,13 @@ from vlm_train.config.train import TrainConfig
 from vlm_train.distributed.base import DDPStrategy
 from vlm_train.distributed.fsdp2 import FSDP2Strategy
 
-SUPPORTED = {DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.MULTI_XPU,
-       DistributedType.MULTI_NPU}  # fmt: skip
+SUPPORTED = {
+    DistributedType.NO,
+    DistributedType.MULTI_CPU,
+    DistributedType.MULTI_GPU,
+    DistributedType.MULTI_XPU,
+    DistributedType.MULTI_NPU,
+}
 
 
 def strategy_of(train: TrainConfig, accelerator: Accelerator) -> DDPStrategy:

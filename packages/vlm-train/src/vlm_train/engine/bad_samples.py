@@ -9,7 +9,7 @@ from typing import Any
 
 from vlm_core.errors import BadSample, UserError
 from vlm_core.rows import Row, known_faults
-from vlm_train.checkpoint.run_dir import LEFT_OUT, RunDir
+from vlm_train.checkpoint.run_dir import DROPPED_SAMPLES, RunDir
 from vlm_train.config.train import TrainConfig
 from vlm_train.data.dataset import FATAL, TOO_LONG, DroppedSample
 
@@ -25,16 +25,16 @@ def allowance(train: TrainConfig, rows: int) -> int:
 
 
 def _over(bad: int, allowed: int, rows: int) -> str:
-    return f"{bad} of {rows} rows are bad, and train.bad_sample_budget allows {allowed}: mend the data, or raise it"
+    return f"{bad} of {rows} rows are bad, and train.bad_sample_budget allows {allowed}: repair the data, or raise it"
 
 
 def check_budget(rows: Sequence[Row], train: TrainConfig, where: str) -> None:
-    """Refuse data with more known bad rows than the budget allows, before training; reads no row."""
+    """Raise `UserError` if the data has more known bad rows than the budget allows; reads no row."""
     faults = known_faults(rows)
     if len(faults) <= allowance(train, len(rows)):
         return
     if train.on_bad_sample == "error":
-        refuse(faults, len(rows), where, "mend them, or leave them out with train.on_bad_sample: skip")
+        refuse(faults, len(rows), where, "repair them, or drop them with train.on_bad_sample: skip")
     raise UserError(f"{where}: {_over(len(faults), allowance(train, len(rows)), len(rows))}; {_CHECK}")
 
 
@@ -54,7 +54,7 @@ class DroppedSamples:
     def __init__(self, train: TrainConfig, number: int, rows: int, run: RunDir, step: int) -> None:
         self.train, self.number, self.rows, self.run = train, number, rows, run
         self.name = train.stages[number].name
-        earlier = [m for m in run.records(LEFT_OUT) if m["stage"] == number and m["step"] <= step]
+        earlier = [m for m in run.records(DROPPED_SAMPLES) if m["stage"] == number and m["step"] <= step]
         self.seen = {m["row"]: m["reason"] for m in earlier}
 
     def record(self, step: int, dropped: Sequence[DroppedSample], write: bool = True) -> None:
@@ -63,26 +63,25 @@ class DroppedSamples:
         self.seen |= {row: item.reason for row, item in fresh.items()}
         if write and fresh:
             records = [{**self._place(step), **asdict(item)} for item in fresh.values()]
-            self.run.log(*records, name=LEFT_OUT)
+            self.run.log(*records, name=DROPPED_SAMPLES)
         for item in dropped:
-            self._judge(item)
+            self._raise_if_fatal(item)
         bad, allowed = len(self.seen) - self.count()[TOO_LONG], allowance(self.train, self.rows)
         if bad > allowed:
-            raise UserError(
-                f"stage {self.name}, step {step}: {_over(bad, allowed, self.rows)}; see {self.run.path / LEFT_OUT}"
-            )
+            log = self.run.path / DROPPED_SAMPLES
+            raise UserError(f"stage {self.name}, step {step}: {_over(bad, allowed, self.rows)}; see {log}")
 
     def _place(self, step: int) -> dict[str, Any]:
         return {"stage": self.number, "stage_name": self.name, "step": step}
 
-    def _judge(self, item: DroppedSample) -> None:
+    def _raise_if_fatal(self, item: DroppedSample) -> None:
         where = f"stage {self.name}: {item.message}"
         if item.reason == FATAL:
             raise UserError(where)
         if item.reason == TOO_LONG and self.train.on_too_long == "error":
             raise UserError(f"{where}; raise train.max_length or set on_too_long: drop")
         if item.reason != TOO_LONG and self.train.on_bad_sample == "error":
-            raise UserError(f"{where}; leave such rows out with train.on_bad_sample: skip")
+            raise UserError(f"{where}; drop such rows with train.on_bad_sample: skip")
 
     def count(self) -> Counter[str]:
         """Number of dropped rows by reason."""

@@ -31,9 +31,11 @@ def inject(model: VLM, settings: Lora, stage: str, seed: int) -> dict[str, nn.Pa
         raise UserError(f"stage {stage}: lora needs peft: pip install 'vlm-train[peft]'") from None
     names = _targets(model, settings, stage)
     config = peft.LoraConfig(
-        r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout,  # pyright: ignore[reportArgumentType]
+        r=settings.rank,
+        lora_alpha=settings.alpha,  # pyright: ignore[reportArgumentType]  # peft annotates int, and takes a float
+        lora_dropout=settings.dropout,
         target_modules=[name.removeprefix("llm.") for name in names],
-    )  # fmt: skip
+    )
     before = {id(p) for p in model.parameters()}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -50,19 +52,19 @@ def _targets(model: VLM, settings: Lora, stage: str) -> list[str]:
     linear = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
     names: dict[str, None] = {}
     for pattern in settings.targets:
-        fits = [name for name in modules if fnmatchcase(name, pattern)]
-        if not fits:
+        matches = [name for name in modules if fnmatchcase(name, pattern)]
+        if not matches:
             kinds = {f"*.{name.rpartition('.')[2]}" for name in linear}
             raise UserError(
-                f"stage {stage}: lora.targets: {pattern!r} fits no module{choices(pattern, kinds)}"
+                f"stage {stage}: lora.targets: {pattern!r} matches no module{choices(pattern, kinds)}"
             )
-        if odd := [name for name in fits if name not in linear]:
+        if odd := [name for name in matches if name not in linear]:
             kind = type(modules[odd[0]]).__name__
             raise UserError(
-                f"stage {stage}: lora.targets: {pattern!r} fits {odd[0]}, a {kind}: an adapter stands beside a "
-                "linear layer only (a convolution's weights go straight into a kernel)"
+                f"stage {stage}: lora.targets: {pattern!r} matches {odd[0]}, a {kind}: only linear "
+                "layers take an adapter (a convolution's weights are passed to a kernel)"
             )
-        names.update(dict.fromkeys(fits))
+        names.update(dict.fromkeys(matches))
     return list(names)
 
 
@@ -75,10 +77,10 @@ def layers(model: VLM) -> dict[str, Any]:
 
 @contextmanager
 def check_lora_gradients(model: VLM, stage: str) -> Iterator[None]:
-    """One backward pass in here must reach every adapter; no gradient and no written buffer is left behind.
+    """Check that one backward pass inside reaches every adapter; gradients and buffers are restored on exit.
 
-    Raises `UserError` naming the targets that the model computes without calling them, as kernels do that are
-    handed a weight: an adapter there would never learn, nor say so.
+    Raises `UserError` naming the targets whose adapters get no gradient, such as layers whose weights the model passes
+    to a kernel without calling the layer.
     """
     adapted = layers(model)
     called: set[str] = set()
@@ -89,24 +91,24 @@ def check_lora_gradients(model: VLM, stage: str) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
-    silent = [name for name, layer in adapted.items() if not _learns(layer)]
+    untrained = [name for name, layer in adapted.items() if not _has_gradient(layer)]
     model.zero_grad(set_to_none=True)
-    if not silent:
+    if not untrained:
         return
-    kinds = sorted({name.rpartition(".")[2] for name in silent})
+    kinds = sorted({name.rpartition(".")[2] for name in untrained})
     why = (
         "the first batch gives them no gradient"
-        if called.issuperset(silent)
-        else "the model hands their weights straight to a kernel, without calling the layer"
+        if called.issuperset(untrained)
+        else "the model passes their weights to a kernel without calling the layer"
     )
     raise UserError(
-        f"stage {stage}: adapters on {len(silent)} of {len(adapted)} targets would learn nothing, such as "
-        f"{silent[0]}: {why}; take {', '.join(kinds)} out of lora.targets"
+        f"stage {stage}: adapters on {len(untrained)} of {len(adapted)} targets would learn nothing, such as "
+        f"{untrained[0]}: {why}; take {', '.join(kinds)} out of lora.targets"
     )
 
 
-def _learns(layer: Any) -> bool:
-    """B gets a gradient; A does once B is no longer zero."""
+def _has_gradient(layer: Any) -> bool:
+    """Whether B has a gradient; A gets one once B is no longer zero."""
     grads = [b.weight.grad for b in layer.lora_B.values()]
     return all(g is not None and math.isfinite(n := float(g.norm())) and n > 0 for g in grads)
 

@@ -71,7 +71,9 @@ def matching(pattern: str, names: Iterable[str], where: str) -> list[str]:
     matches = [name for name in names if fnmatchcase(name, pattern)]
     if not matches:
         near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.2) or names[:3]
-        raise UserError(f"{where}: {pattern!r} fits no trained parameter; the nearest are {', '.join(near)}")
+        raise UserError(
+            f"{where}: {pattern!r} matches no trained parameter; the nearest are {', '.join(near)}"
+        )
     return matches
 
 

@@ -104,13 +104,13 @@ class StageState:
     def averaged(self) -> Iterator[VLM]:
         """Context in which the model's trained weights are the average."""
         assert self.average
-        with self.average.standing_in():
+        with self.average.weights_averaged():
             yield self.model
 
     def finish(self) -> None:
         """Leave a plain model: the average if it is to be the result, adapters merged, all in evaluation mode."""
         if self.average and self.stage.ema and self.stage.ema.use == "result":
-            self.average.become()
+            self.average.copy_to_weights()
         if self.adapters:
             lora.merge(self.model)
         self.model.eval()

@@ -25,7 +25,7 @@ class Shuffled(NamedTuple):
     """Rows with the images of other rows, and the number of excluded rows by reason."""
 
     rows: list[dict[str, Any]]
-    left_out: dict[str, int]
+    dropped: dict[str, int]
 
 
 def image_key(row: Row, contents: Mapping[str, ImageContent]) -> ImageKey:
@@ -44,14 +44,14 @@ def with_other_images(rows: Sequence[Row], contents: Mapping[str, ImageContent])
     for row in rows:
         images.setdefault(image_key(row, contents), row["image"])
     others = _others(images)
-    shuffled, left_out = [], Counter[str]()
+    shuffled, dropped = [], Counter[str]()
     for row in rows:
         other = others.get(image_key(row, contents))
         if other is None:
-            left_out[NO_OTHER if row["image"] else NO_IMAGE] += 1
+            dropped[NO_OTHER if row["image"] else NO_IMAGE] += 1
         else:
             shuffled.append({**row, "image": list(images[other])})
-    return Shuffled(shuffled, dict(left_out))
+    return Shuffled(shuffled, dict(dropped))
 
 
 def _others(keys: Iterable[ImageKey]) -> dict[ImageKey, ImageKey]:

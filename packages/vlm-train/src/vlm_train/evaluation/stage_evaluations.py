@@ -65,8 +65,8 @@ class Evaluations:
     def controls(self, model: VLM, processor: Callable[[], SampleProcessor]) -> None:
         """Evaluate with shuffled images, and the most frequent training answer to each question."""
         if not self.done(SHUFFLED):
-            rows, left_out = controls.with_other_images(self.rows, self.eval_rows.contents)
-            self._ask(SHUFFLED, rows, model, processor(), left_out)
+            rows, dropped = controls.with_other_images(self.rows, self.eval_rows.contents)
+            self._ask(SHUFFLED, rows, model, processor(), dropped)
         if not self.done(QUESTION_ALONE):
             details: dict[str, Any] = {"overlap": self.eval_rows.counts}
             if self.accelerator.is_main_process:
@@ -110,13 +110,13 @@ class Evaluations:
         return record is not None and record.get("of") == self._asked(name)
 
     def _ask(
-        self, name: str, rows: Rows, model: VLM, processor: SampleProcessor, left_out: Mapping[str, int]
+        self, name: str, rows: Rows, model: VLM, processor: SampleProcessor, dropped: Mapping[str, int]
     ) -> None:
         assert self.train.held_out_qa
-        reasons = "".join(f", {count} left out: {reason}" for reason, count in left_out.items())
+        reasons = "".join(f", {count} left out: {reason}" for reason, count in dropped.items())
         log_on_main(self.accelerator, f"evaluating {name}: {len(rows)} questions{reasons}")
         contents = self.eval_rows.contents
-        details = {"left_out": left_out, "overlap": self.eval_rows.counts}
+        details = {"left_out": dropped, "overlap": self.eval_rows.counts}
         answers = held_out.ask_distributed(
             model.eval(), rows, contents, processor, self.train.held_out_qa, self.accelerator
         )

@@ -81,8 +81,10 @@ class ValidationLoss(Evaluator):
         All processes yield equally many, since gathering sharded weights is collective; blank batches don't count.
         """
         world, rank, size = (
-            self.accelerator.num_processes, self.accelerator.process_index, self.settings.batch_size,
-        )  # fmt: skip
+            self.accelerator.num_processes,
+            self.accelerator.process_index,
+            self.settings.batch_size,
+        )
         longest_share = -(-len(self.rows) // world)
         rows = self.rows[rank::world]
         for start in range(0, longest_share, size):

@@ -176,7 +176,7 @@ class Features:
 
     def _scan(self, rows: Sequence[Row], indices: Sequence[int]) -> dict[bytes, ImageLocation]:
         """{key: one location} of the distinct images of the rows; unreadable rows are skipped."""
-        found: dict[bytes, ImageLocation] = {}
+        locations_by_key: dict[bytes, ImageLocation] = {}
 
         def work() -> None:
             share = self._share(indices)
@@ -197,11 +197,11 @@ class Features:
                                 raise UserError(f"stage {self.stage}: {item.message}")
                             continue
                         for number, key in enumerate(item):
-                            found.setdefault(key, (row, number))
+                            locations_by_key.setdefault(key, (row, number))
                     progress.advance(len(items))
 
         self._on_all(work)
-        gathered = list(found.items())
+        gathered = list(locations_by_key.items())
         if self.accelerator.num_processes > 1:
             gathered = gather_object(gathered)
         locations: dict[bytes, ImageLocation] = {}

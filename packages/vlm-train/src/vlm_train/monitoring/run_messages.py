@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vlm_core.markup.printable import printable
 from vlm_train.checkpoint.checkpoint import Position
-from vlm_train.checkpoint.run_dir import LEFT_OUT, RunDir
+from vlm_train.checkpoint.run_dir import DROPPED_SAMPLES, RunDir
 
 log = logging.getLogger(__name__)
 
@@ -69,12 +69,12 @@ def resumed(position: Position, stage: str, world: int) -> list[str]:
     return lines
 
 
-def left_out(folder: RunDir, position: Position) -> list[str]:
+def dropped_samples(folder: RunDir, position: Position) -> list[str]:
     """Lines for the rows and steps that the run left out, if there are any."""
     lines = []
-    if counts := Counter(record["reason"] for record in folder.records(LEFT_OUT)):
+    if counts := Counter(record["reason"] for record in folder.records(DROPPED_SAMPLES)):
         reasons = ", ".join(f"{reason} {count}" for reason, count in counts.most_common())
-        lines.append(f"left out: {reasons} rows; see {folder.path / LEFT_OUT}")
+        lines.append(f"left out: {reasons} rows; see {folder.path / DROPPED_SAMPLES}")
     if position.skipped:
         lines.append(f"{position.skipped} steps were skipped: their loss or gradient was not finite")
     return lines

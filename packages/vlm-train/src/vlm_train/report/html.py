@@ -16,7 +16,7 @@ from vlm_core.io.images import decode_image
 from vlm_core.markup.html import render
 from vlm_core.units import amount, size
 from vlm_train.checkpoint import run_dir_schemas
-from vlm_train.checkpoint.run_dir import ENVIRONMENT, EVALS, LEFT_OUT, MODEL, SPEC, VALIDATION, RunDir
+from vlm_train.checkpoint.run_dir import DROPPED_SAMPLES, ENVIRONMENT, EVALS, MODEL, SPEC, VALIDATION, RunDir
 from vlm_train.evaluation.held_out_answers import normalized
 from vlm_train.report import benchmark_table, plots, results
 
@@ -67,7 +67,7 @@ def page(run: RunDir) -> str:
         "Benchmarks during training": _benchmarks(metrics, evals),
         "Stages": _stages(metrics, spec),
         "Curves": _curves(metrics, validation),
-        "Dropped rows": _dropped(run.records(LEFT_OUT)),
+        "Dropped rows": _dropped(run.records(DROPPED_SAMPLES)),
         "Answers during training": _answers(validation),
         "Answers after training": _picture(run.inside("samples.png")),
         "Spec": Section(text=text),

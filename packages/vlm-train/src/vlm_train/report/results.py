@@ -41,10 +41,13 @@ def texts(results: Results) -> list[list[str]]:
     """The table as rows of text, the head first; accuracy in percent."""
     names = columns(results)
     rows = [
-        [name, str(r["questions"]),
-         *(f"{r['accuracy'][c]:.1f}" if c in r["accuracy"] else NOTHING for c in names)]
+        [
+            name,
+            str(r["questions"]),
+            *(f"{r['accuracy'][c]:.1f}" if c in r["accuracy"] else NOTHING for c in names),
+        ]
         for name, r in results
-    ]  # fmt: skip
+    ]
     return [["", "questions", *names], *rows]
 
 

@@ -118,10 +118,14 @@ def texts(table_lines: Sequence[Line]) -> list[list[str]]:
     names = columns(table_lines)
     head = ["", "connector", "n", *names.values()]
     rows = [
-        [line.name, f"{line.parameters['connector']:,}", str(len(line.seeds)),
-         *(str(line.cells[name]) if name in line.cells else NOTHING for name in names)]
+        [
+            line.name,
+            f"{line.parameters['connector']:,}",
+            str(len(line.seeds)),
+            *(str(line.cells[name]) if name in line.cells else NOTHING for name in names),
+        ]
         for line in table_lines
-    ]  # fmt: skip
+    ]
     return [head, *rows]
 
 

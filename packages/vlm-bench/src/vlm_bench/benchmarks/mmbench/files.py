@@ -22,8 +22,18 @@ from vlm_core.errors import UserError
 
 LETTERS = ("A", "B", "C", "D")
 COLUMNS = (
-    "index", "question", "hint", *LETTERS, "answer", "category", "image", "source", "l2-category", "comment", "split",
-)  # fmt: skip
+    "index",
+    "question",
+    "hint",
+    *LETTERS,
+    "answer",
+    "category",
+    "image",
+    "source",
+    "l2-category",
+    "comment",
+    "split",
+)
 # texts that pandas 2.x reads as missing; LLaVA's `is_none` adds "nan" and "none" in any case
 NO_VALUE = {
     "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",

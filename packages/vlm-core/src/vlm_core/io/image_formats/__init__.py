@@ -35,19 +35,50 @@ FORMATS = {
 }
 """Supported formats by Pillow's names. AVIF and WebP take more time and memory per pixel than the others."""
 _SIGNATURES = {
-    b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"GIF87a": "GIF", b"GIF89a": "GIF", b"BM": "BMP",
-    b"II*\0": "TIFF", b"MM\0*": "TIFF", b"II+\0": "TIFF", b"MM\0+": "TIFF",
-    b"P4": "PPM", b"P5": "PPM", b"P6": "PPM",
-}  # fmt: skip
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"GIF87a": "GIF",
+    b"GIF89a": "GIF",
+    b"BM": "BMP",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"II+\0": "TIFF",
+    b"MM\0+": "TIFF",
+    b"P4": "PPM",
+    b"P5": "PPM",
+    b"P6": "PPM",
+}
 _NOT_READ = {
-    b"%!PS": "PostScript (EPS)", b"\xc5\xd0\xd3\xc6": "PostScript (EPS)", b"%PDF": "PDF",
-    b"<svg": "SVG", b"<?xml": "XML", b"<html": "HTML", b"<!doctype": "HTML", b"<!DOCTYPE": "HTML",
-    b"\0\0\1\0": "icon (ICO)", b"\0\0\2\0": "cursor (CUR)", b"icns": "icon (ICNS)", b"8BPS": "Photoshop (PSD)",
-    b"\xd7\xcd\xc6\x9a": "WMF", b"\1\0\0\0": "EMF", b"DDS ": "DDS", b"\x0a\5\1\x08": "PCX", b"\1\xda": "SGI",
-    b"qoif": "QOI", b"SIMPLE": "FITS", b"#define": "XBM", b"/* XPM */": "XPM", b"\x89HDF": "HDF5", b"BLP": "BLP",
-    b"\0\0\0\x0cjP  ": "JPEG 2000", b"\xff\x4f\xff\x51": "JPEG 2000",
-    b"\0\0\0\x0cJXL ": "JPEG XL", b"\xff\x0a": "JPEG XL", b"PK\3\4": "zip", b"\x1f\x8b": "gzip",
-}  # fmt: skip
+    b"%!PS": "PostScript (EPS)",
+    b"\xc5\xd0\xd3\xc6": "PostScript (EPS)",
+    b"%PDF": "PDF",
+    b"<svg": "SVG",
+    b"<?xml": "XML",
+    b"<html": "HTML",
+    b"<!doctype": "HTML",
+    b"<!DOCTYPE": "HTML",
+    b"\0\0\1\0": "icon (ICO)",
+    b"\0\0\2\0": "cursor (CUR)",
+    b"icns": "icon (ICNS)",
+    b"8BPS": "Photoshop (PSD)",
+    b"\xd7\xcd\xc6\x9a": "WMF",
+    b"\1\0\0\0": "EMF",
+    b"DDS ": "DDS",
+    b"\x0a\5\1\x08": "PCX",
+    b"\1\xda": "SGI",
+    b"qoif": "QOI",
+    b"SIMPLE": "FITS",
+    b"#define": "XBM",
+    b"/* XPM */": "XPM",
+    b"\x89HDF": "HDF5",
+    b"BLP": "BLP",
+    b"\0\0\0\x0cjP  ": "JPEG 2000",
+    b"\xff\x4f\xff\x51": "JPEG 2000",
+    b"\0\0\0\x0cJXL ": "JPEG XL",
+    b"\xff\x0a": "JPEG XL",
+    b"PK\3\4": "zip",
+    b"\x1f\x8b": "gzip",
+}
 _PLAIN_TEXT = (b"P1", b"P2", b"P3")
 
 

@@ -1,4 +1,4 @@
-"""Work that the first frame of a GIF file makes."""
+"""Cost of decoding the first frame of a GIF file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _SLACK = 2**20
 
 
 def check(data: bytes) -> None:
-    """Raises `BadSample` for a GIF file whose first frame costs too much."""
+    """Raise `BadSample` for a GIF file whose first frame is too costly to decode."""
     at = 13 + _palette(data[10:11])
     for extensions in range(MAX_EXTENSIONS):
         kind = data[at : at + 1]
@@ -36,12 +36,12 @@ def _check_frame(data: bytes, at: int) -> None:
 
 
 def _palette(flags: bytes) -> int:
-    """Bytes of the palette that these flags announce."""
+    """Bytes of the palette, from the flags of a header."""
     return 3 << (flags[0] & 7) + 1 if flags and flags[0] & 128 else 0
 
 
 def _sub_blocks(data: bytes, at: int, most: int) -> tuple[int, int]:
-    """How many blocks of up to 255 bytes stand at `at`, counted up to `most`, and where they end."""
+    """Number of data sub-blocks at `at`, at most `most`, and the offset of their end."""
     blocks = 0
     while blocks < most and at < len(data) and data[at]:
         at += 1 + data[at]

@@ -1,4 +1,4 @@
-"""Work that a JPEG file makes: its scans, and what stands between its markers."""
+"""Cost of decoding a JPEG file: its scans, segments and the bytes between segments."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from vlm_core.io.image_formats import tiff
 from vlm_core.io.image_formats.limits import MAX_METADATA, costly, variant
 
 MAX_VISITS = 1_500_000_000
-"""Coefficients that all scans of a file may pass over; a decoder takes about 1.3 ns for one."""
+"""Coefficients that all scans of a file may visit; a decoder takes about 1.3 ns for one."""
 MAX_COEFFICIENTS = 128_000_000
-"""Coefficients, two bytes each, of an image in several scans: a decoder holds them all."""
+"""Coefficients, two bytes each, of an image in several scans: a decoder keeps all of them in memory."""
 MAX_SEGMENTS, MAX_FILL = 2000, 2**16
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # neither an escaped 0xFF nor a restart
 _SOF, _EOI, _SOS = range(0xC0, 0xD0), 0xD9, 0xDA
 _TABLES = (0xC4, 0xC8, 0xCC)  # in the range of frame headers
 _APP1, _EXIF = 0xE1, b"Exif\0\0"
 _ALONE = (0x01, 0xD8)  # without a length
-_BLOCK_OVERHEAD = 10  # a block of a scan costs about as much as this many coefficients of it
-_VISITS_OF_BYTE = 20  # and so does a byte, which matters where scans repeat one another
+_BLOCK_OVERHEAD = 10  # a block of a scan costs about as much as so many coefficients
+_VISITS_OF_BYTE = 20  # and a byte of a scan as so many; this counts if scans are repeated
 
 
 class Segment(NamedTuple):
-    """A marker with a length, what follows the length, and how many bytes of a scan stand before it."""
+    """A marker, its body after the length, and the number of bytes of scan data before it."""
 
     marker: int
     body: bytes
@@ -32,13 +32,13 @@ class Segment(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """From a frame header: coefficients of each component, by its id."""
+    """Number of coefficients of each component, by its id, from a frame header."""
 
     coefficients: dict[int, int]
 
 
 def check(data: bytes) -> None:
-    """Raises `BadSample` for a JPEG file that costs too much or is of a variant that hardly any program writes."""
+    """Raise `BadSample` for a JPEG file that is too costly to decode or of a rare variant."""
     frame, visits, scans, metadata, exif = None, 0, 0, 0, bytearray()
     for number, segment in enumerate(segments(data)):
         if number >= MAX_SEGMENTS:
@@ -62,11 +62,11 @@ def check(data: bytes) -> None:
 
 
 def segments(data: bytes) -> Iterator[Segment]:
-    """All segments up to the end of the image; what has no length is passed over."""
+    """All segments up to the end of the image; markers without a length are skipped."""
     at, fill, in_scan = 2, 0, False
-    while found := _MARKER.search(data, at, len(data) if in_scan else at + MAX_FILL):
-        marker, after = data[found.end() - 1], found.end()
-        skipped = found.start() - at
+    while match := _MARKER.search(data, at, len(data) if in_scan else at + MAX_FILL):
+        marker, after = data[match.end() - 1], match.end()
+        skipped = match.start() - at
         fill += 0 if in_scan else skipped
         scanned = skipped if in_scan else 0
         if marker == _EOI:
@@ -77,7 +77,7 @@ def segments(data: bytes) -> Iterator[Segment]:
         if marker not in _ALONE:
             at += max(2, int.from_bytes(data[after : after + 2], "big"))
             yield Segment(marker, data[after + 2 : at], scanned)
-    if fill > MAX_FILL or (not found and not in_scan and len(data) - at > MAX_FILL):
+    if fill > MAX_FILL or (not match and not in_scan and len(data) - at > MAX_FILL):
         costly(f"a JPEG file with more than {MAX_FILL} bytes between its segments")
 
 
@@ -93,7 +93,7 @@ def _frame(segment: Segment) -> Frame:
 
 
 def _visits(body: bytes, frame: Frame | None) -> int:
-    """Coefficients that a scan passes over, from its header: components, and its band of each block."""
+    """Number of coefficients that a scan visits: of its components, the band in its header."""
     if frame is None or len(body) < 4:
         return 0
     names = body[1 : 1 + 2 * body[0] : 2]

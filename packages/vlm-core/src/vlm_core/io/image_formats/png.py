@@ -1,4 +1,4 @@
-"""Work that a PNG file makes: its chunks, and how much compressed data there is for its pixels."""
+"""Cost of decoding a PNG file: its chunks, and its compressed data per pixel."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vlm_core.io.image_formats.limits import MAX_METADATA, costly
 
 MAX_CHUNKS = 100_000
 MAX_COMPRESSED = 256
-"""Chunks of compressed text or colour profile; a decoder takes a few milliseconds for what one may hold."""
+"""Chunks of compressed text or colour profiles; a decoder takes a few milliseconds for one."""
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _PIXELS = (b"IDAT", b"fdAT")
 _COMPRESSED = (b"iCCP", b"iTXt", b"zTXt")
@@ -17,7 +17,7 @@ _SLACK = 2**20
 
 
 def check(data: bytes) -> None:
-    """Raises `BadSample` for a PNG file that costs too much."""
+    """Raise `BadSample` for a PNG file that is too costly to decode."""
     metadata, pixels, compressed = 0, 0, 0
     for number, (kind, body) in enumerate(_chunks(data), 1):
         if kind in _PIXELS:
@@ -53,7 +53,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
 
 
 def _raw_size(data: bytes) -> float:
-    """Bytes of the pixels, undecoded, with a filter byte before each row and, interlaced, each of its passes."""
+    """Bytes of the filtered pixels: the rows, and filter bytes of all rows, interlaced or not."""
     width, height = (int.from_bytes(data[i : i + 4], "big") for i in (16, 20))
     depth, colour = data[24:25], data[25:26]
     bits = depth[0] * _CHANNELS.get(colour[0], 4) if colour else 64

@@ -1,4 +1,4 @@
-"""Work that the first image of a TIFF file makes: its tags, its strips or tiles, and how they are compressed."""
+"""Cost of decoding the first image of a TIFF file: its tags, strips or tiles, and compression."""
 
 from __future__ import annotations
 
@@ -12,45 +12,37 @@ from vlm_core.io.image_formats.limits import costly, variant
 
 MAX_TAGS, MAX_VALUES = 4096, 1_000_000
 MAX_TILE = 16_000_000
-_PIECE = 2**16
+_CHUNK = 2**16
 MAX_JPEG = 14_000_000
-"""Pixels of a TIFF with JPEG inside: libtiff lets each strip have up to 100 scans."""
-_COMPRESSIONS = {1: "none", 2: "CCITT", 3: "CCITT", 4: "CCITT", 5: "LZW", 7: "JPEG", 8: "Deflate",
-                 32773: "PackBits", 32946: "Deflate"}  # fmt: skip
-_SIZES = {
-    1: 1,
-    2: 1,
-    3: 2,
-    4: 4,
-    5: 8,
-    6: 1,
-    7: 1,
-    8: 2,
-    9: 4,
-    10: 8,
-    11: 4,
-    12: 8,
-    13: 4,
-    16: 8,
-    17: 8,
-    18: 8,
+"""Pixels of a TIFF with JPEG compression: libtiff allows each strip 100 scans."""
+_COMPRESSIONS = {
+    1: "none",
+    2: "CCITT",
+    3: "CCITT",
+    4: "CCITT",
+    5: "LZW",
+    7: "JPEG",
+    8: "Deflate",
+    32773: "PackBits",
+    32946: "Deflate",
 }
+_SIZES = {
+    1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8,
+}  # fmt: skip
+"""Bytes of a value, by the number of its type."""
 _INTEGERS = (1, 3, 4, 13, 16)
 _BYTES = (1, 2, 6, 7)
 _WIDTH, _LENGTH, _COMPRESSION, _SAMPLES, _PLANES = 256, 257, 259, 277, 284
 _OFFSETS, _ROWS, _BYTE_COUNTS = 273, 278, 279
 _TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS, _TILE_BYTE_COUNTS = 322, 323, 324, 325
-
-
-_READ = frozenset({
-    _WIDTH, _LENGTH, _COMPRESSION, _SAMPLES, _PLANES, _OFFSETS, _ROWS, _BYTE_COUNTS,
-    _TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS, _TILE_BYTE_COUNTS,
-})  # fmt: skip
+_STRIP_TAGS = (_WIDTH, _LENGTH, _COMPRESSION, _SAMPLES, _PLANES, _OFFSETS, _ROWS, _BYTE_COUNTS)
+_TILE_TAGS = (_TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS, _TILE_BYTE_COUNTS)
+_READ = frozenset((*_STRIP_TAGS, *_TILE_TAGS))
 _SLACK, _EXIF = 2**16, b"Exif\0\0"
 
 
 class Entry(NamedTuple):
-    """A tag of a directory: the type of its values, and their bytes."""
+    """An entry of a directory: the type of its values, and their bytes."""
 
     kind: int
     data: bytes
@@ -65,7 +57,7 @@ class Entry(NamedTuple):
 class Directory:
     """The first directory of a TIFF file, or of EXIF, each tag once, as Pillow reads it.
 
-    Raises `BadSample` for too many tags, or for values that share their bytes: each would be copied.
+    Raises `BadSample` for too many tags, and for values that overlap: a decoder would copy each of them.
     """
 
     def __init__(self, data: bytes, max_tags: int = MAX_TAGS) -> None:
@@ -101,7 +93,7 @@ class Directory:
                 yield tag, Entry(kind, data[place : place + min(size, 8 * MAX_VALUES)])
 
     def integers(self, tag: int) -> list[int]:
-        """The whole numbers of a tag; empty if it isn't there or holds others."""
+        """The integers of a tag; empty if it is missing or has another type."""
         return self.entries[tag].integers(self.order) if tag in self.entries else []
 
     def integer(self, tag: int, default: int) -> int:
@@ -109,14 +101,14 @@ class Directory:
 
 
 def check_exif(data: bytes) -> None:
-    """Raises `BadSample` for EXIF whose values, each of which a reader copies, share their bytes."""
+    """Raise `BadSample` for EXIF with overlapping values: a decoder would copy each of them."""
     while data.startswith(_EXIF):
         data = data[len(_EXIF) :]
     Directory(data, max_tags=2**16)
 
 
 def check(data: bytes) -> None:
-    """Raises `BadSample` for a TIFF file that costs too much or is compressed in a rare way."""
+    """Raise `BadSample` for a TIFF file that is too costly to decode or has a rare compression."""
     tags = Directory(data)
     compression = tags.integer(_COMPRESSION, 1)
     if compression not in _COMPRESSIONS:
@@ -128,10 +120,10 @@ def check(data: bytes) -> None:
     if compression == 7 and width * height > MAX_JPEG:
         costly(f"a TIFF file with JPEG inside and more than {MAX_JPEG // 10**6} megapixels")
     tiled = _TILE_OFFSETS in tags.entries
-    parts, area = (_tiles if tiled else _strips)(tags, width, height)
+    count, area = (_tiles if tiled else _strips)(tags, width, height)
     planes = tags.integer(_SAMPLES, 1) if tags.integer(_PLANES, 1) == 2 else 1
-    if len(tags.integers(_TILE_OFFSETS if tiled else _OFFSETS)) > parts * planes + 8:
-        costly(f"a TIFF file with more strips or tiles than its {parts * planes}")
+    if len(tags.integers(_TILE_OFFSETS if tiled else _OFFSETS)) > count * planes + 8:
+        costly(f"a TIFF file with more strips or tiles than its {count * planes}")
     if compression != 1:
         _check_bytes(tags.integers(_TILE_BYTE_COUNTS if tiled else _BYTE_COUNTS), data)
     if compression in (8, 32946):
@@ -139,12 +131,13 @@ def check(data: bytes) -> None:
 
 
 def _strips(tags: Directory, width: int, height: int) -> tuple[int, int]:
-    """How many, and the pixels of one."""
+    """Number of strips, and pixels of one."""
     rows = min(tags.integer(_ROWS, height) or height, height)
     return ceil(height / rows), rows * width
 
 
 def _tiles(tags: Directory, width: int, height: int) -> tuple[int, int]:
+    """Number of tiles, and pixels of one."""
     across, down = tags.integer(_TILE_WIDTH, 0), tags.integer(_TILE_LENGTH, 0)
     if not across or not down:
         raise BadSample("damaged", "a TIFF file of tiles without their width and height")
@@ -155,7 +148,7 @@ def _tiles(tags: Directory, width: int, height: int) -> tuple[int, int]:
 
 
 def _check_bytes(counts: list[int], data: bytes) -> None:
-    """Strips that share their bytes would be decoded once each."""
+    """Refuse overlapping strips: each of them would be decoded."""
     if not counts:
         variant("TIFF that doesn't say how many bytes its strips or tiles have")
     if sum(counts) > len(data):
@@ -166,9 +159,9 @@ def _check_deflate(tags: Directory, data: bytes, tiled: bool, area: int) -> None
     names = (_TILE_OFFSETS, _TILE_BYTE_COUNTS) if tiled else (_OFFSETS, _BYTE_COUNTS)
     places = list(zip(*(tags.integers(name) for name in names), strict=False))
     if sum(count for _, count in places) > deflate.FREE:
-        deflate.check("a TIFF file", (_pieces(data, *place) for place in places), 8 * area)
+        deflate.check("a TIFF file", (_chunks(data, *place) for place in places), 8 * area)
 
 
-def _pieces(data: bytes, offset: int, count: int) -> Iterator[memoryview]:
+def _chunks(data: bytes, offset: int, count: int) -> Iterator[memoryview]:
     end = min(offset + count, len(data))
-    return (memoryview(data)[at : min(at + _PIECE, end)] for at in range(offset, end, _PIECE))
+    return (memoryview(data)[at : min(at + _CHUNK, end)] for at in range(offset, end, _CHUNK))

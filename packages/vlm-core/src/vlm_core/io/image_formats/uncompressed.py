@@ -1,4 +1,4 @@
-"""BMP and PPM: the variants that are decoded at the speed of copying."""
+"""BMP and PPM: only variants that Pillow decodes in native code."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _HEADER = 4096
 
 
 def check_bmp(data: bytes) -> None:
-    """Raises `BadSample` for a BMP file that Pillow decodes in Python, run by run."""
+    """Raise `BadSample` for a BMP file that Pillow decodes in Python, run by run."""
     header, compression = (int.from_bytes(data[i : i + 4], "little") for i in (14, 30))
     if header >= 40 and compression not in _BMP_COMPRESSION:
         variant(f"BMP with compression {compression} (run lengths, or a file in a file)")
 
 
 def check_ppm(data: bytes) -> None:
-    """Raises `BadSample` for a PPM file that Pillow decodes in Python, pixel by pixel."""
+    """Raise `BadSample` for a PPM file that Pillow decodes in Python, pixel by pixel."""
     header = _PPM.match(data[:_HEADER])
     if not header:
         costly(f"a PPM file without width and height in its first {_HEADER} bytes")

@@ -1,4 +1,4 @@
-"""Work that a WebP or AVIF file makes."""
+"""Cost of decoding a WebP or AVIF file."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from vlm_core.io.image_formats.limits import costly
 MAX_BYTES = 64 * 2**20
 MAX_CHUNKS = 20_000
 MAX_CANVAS = 2**28
-"""Pixels; a decoder asks for the memory of a canvas when it opens the file."""
+"""Pixels; a decoder allocates the canvas when it opens the file."""
 
 
 def check(data: bytes) -> None:
-    """Raises `BadSample` for a WebP file that costs too much."""
+    """Raise `BadSample` for a WebP file that is too costly to decode."""
     _check_bytes(data, "WebP")
     at, chunks = 12, 0
     while len(data) - at >= 8:
@@ -26,7 +26,7 @@ def check(data: bytes) -> None:
 
 
 def check_avif(data: bytes) -> None:
-    """Raises `BadSample` for an AVIF file that costs too much."""
+    """Raise `BadSample` for an AVIF file that is too costly to decode."""
     _check_bytes(data, "AVIF")
 
 

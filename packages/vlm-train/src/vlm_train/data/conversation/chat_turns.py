@@ -11,9 +11,13 @@ from vlm_train.data.conversation.image_values import INSIDE, LOCATIONS, image_va
 
 SPEAKERS = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt", "system": "system"}
 PART_TYPES = {
-    "text": "text", "input_text": "text", "output_text": "text",
-    "image": "image", "image_url": "image", "input_image": "image",
-}  # fmt: skip
+    "text": "text",
+    "input_text": "text",
+    "output_text": "text",
+    "image": "image",
+    "image_url": "image",
+    "input_image": "image",
+}
 _LOSS = ("loss", "loss_scale", "weight", "train")
 _PART_EXTRAS = frozenset(("type", "index", "detail", "cache_control", "media_type", "mime_type"))
 

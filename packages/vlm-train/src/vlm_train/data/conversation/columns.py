@@ -23,9 +23,15 @@ Column = Literal[
     "query", "response", "history", "instruction", "input", "output", "caption",
 ]  # fmt: skip
 LAYOUTS: tuple[tuple[Column, ...], ...] = (
-    ("conversations",), ("messages",), ("conversation",), ("texts",), ("question", "answer"),
-    ("query", "response"), ("instruction", "output"), ("caption",),
-)  # fmt: skip
+    ("conversations",),
+    ("messages",),
+    ("conversation",),
+    ("texts",),
+    ("question", "answer"),
+    ("query", "response"),
+    ("instruction", "output"),
+    ("caption",),
+)
 """Columns with the text of a row; if a row has several layouts, the first one counts."""
 OPTIONAL: dict[Column, tuple[Column, ...]] = {"query": ("history",), "instruction": ("input", "history")}
 _METADATA: tuple[Column, ...] = ("id", "image", "category", "system")

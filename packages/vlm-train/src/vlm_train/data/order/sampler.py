@@ -21,9 +21,18 @@ class StepSampler:
     """
 
     def __init__(
-        self, rows: int, batch_size: int, steps: int, *, seed: int = 0, first_step: int = 0,
-        rank: int = 0, world: int = 1, micro: int | None = None, order: ShuffledOrder | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        rows: int,
+        batch_size: int,
+        steps: int,
+        *,
+        seed: int = 0,
+        first_step: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        micro: int | None = None,
+        order: ShuffledOrder | None = None,
+    ) -> None:
         self.batch_size, self.steps, self.first_step = batch_size, steps, first_step
         self.order, self.rank, self.share = order or ShuffledOrder(seed, [rows]), rank, batch_size // world
         self.micro = min(micro or self.share, self.share)

@@ -25,10 +25,16 @@ class ShuffledOrder:
     """
 
     def __init__(
-        self, seed: int, sizes: Sequence[int], counts: Sequence[int] | None = None, *,
-        lengths: Tensor | None = None, kinds: Tensor | None = None, batch_size: int = 1,
+        self,
+        seed: int,
+        sizes: Sequence[int],
+        counts: Sequence[int] | None = None,
+        *,
+        lengths: Tensor | None = None,
+        kinds: Tensor | None = None,
+        batch_size: int = 1,
         blocks: Sequence[Blocks | None] = (),
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.seed, self.mixture = seed, MixedSources(seed, sizes, counts, blocks)
         self.groups: LengthGroups | None = None
         if lengths is not None:
