@@ -83,13 +83,15 @@ def _resolve(folder: Path, resolution: str) -> Path:
     return target
 
 
-def _install(folder: Path, requirements: Path) -> Path:
+def _install(target: Path, requirements: Path) -> Path:
     """Python of a new environment with the packages, in editable mode, and what the tests need."""
-    python = folder / "env" / "bin" / "python"
-    succeed(UV, "venv", "--quiet", "--python", sys.executable, folder / "env")
-    install = (UV, "pip", "install", "--quiet", "--no-config", "--directory", folder, "--python", python)
+    python = target / "env" / "bin" / "python"
+    succeed(UV, "venv", "--quiet", "--python", sys.executable, target / "env")
+    install = (UV, "pip", "install", "--quiet", "--no-config", "--directory", target, "--python", python)
     succeed(*install, "-r", requirements, *TOOLS)
-    editable = [part for path in PACKAGES for part in ("-e", path.parent)]
+    folders = [path.parent for path in PACKAGES]
+    folders += [ROOT / "examples/vlm-easy-vqa", ROOT / "examples/vlm-grid"]  # specs/ use their components
+    editable = [part for folder in folders for part in ("-e", folder)]
     succeed(*install, "--no-deps", *editable, *TOOLS_ALONE)
     return python
 
