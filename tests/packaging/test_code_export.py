@@ -46,7 +46,7 @@ def test_in_a_clean_environment(clean_spec, tmp_path: Path, monkeypatch: pytest.
 
     uv, python = find_uv_bin(), tmp_path / "env" / "bin" / "python"
     succeed(uv, "venv", "--quiet", "--python", sys.executable, tmp_path / "env")
-    succeed(uv, "pip", "install", "--quiet", "--python", python, "transformers>=5.20,<6", "torch<3", "pillow")
+    succeed(uv, "pip", "install", "--quiet", "--python", python, "transformers>=5.24,<6", "torch<3", "pillow")
     home = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
     asked, result = json.dumps(QUESTIONS), tmp_path / "result.pt"
     succeed(python, "-c", THERE, tmp_path / "out", tmp_path / "p.png", asked, result, env=home)

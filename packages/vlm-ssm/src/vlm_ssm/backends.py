@@ -14,7 +14,7 @@ from types import ModuleType
 import torch
 
 from vlm_ssm import reference
-from vlm_ssm.runtime.errors import BackendError
+from vlm_ssm.runtime.errors import BackendError, UnusableError
 from vlm_ssm.torch import ops as torch_ops
 from vlm_ssm.triton import kernel_cache
 
@@ -47,6 +47,8 @@ def _load() -> tuple[dict[str, ModuleType], dict[str, str], list[str]]:
             available[name] = import_module(f"{__package__}.{module}")
             if name == "triton":
                 kernel_cache.ensure_usable()
+        except UnusableError as error:
+            absent[name] = str(error)
         except ImportError as error:
             absent[name] = f"{error}; {line} brings {name}"
         except Exception as error:  # installed, but its import fails

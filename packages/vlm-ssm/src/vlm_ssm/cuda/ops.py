@@ -1,7 +1,7 @@
 """The operations on CUDA kernels, and on Triton's where those don't cover a case.
 
 Importing it fails where nothing can compile the kernels. Importing it does not initialize CUDA: processes that only
-read data import it, too.
+read data import it, too. What a GPU lacks is found out at its first use (`launch.why_unusable`).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from vlm_ssm.cuda.compiler import CompilationError, version
 from vlm_ssm.cuda.conv import conv
 from vlm_ssm.cuda.scan import scan
+from vlm_ssm.runtime.errors import UnusableError
 from vlm_ssm.triton.norm import add_rms_norm
 
 __all__ = ["add_rms_norm", "conv", "scan"]
@@ -16,4 +17,6 @@ __all__ = ["add_rms_norm", "conv", "scan"]
 try:
     version()
 except (CompilationError, OSError, RuntimeError) as error:  # the first call loads NVRTC's library
-    raise ImportError(f"NVRTC can't be loaded: {error}") from error
+    raise UnusableError(
+        f"NVRTC can't be used: {error}; pip install 'cuda-bindings[all]' brings it"
+    ) from error

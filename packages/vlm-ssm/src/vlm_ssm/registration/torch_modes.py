@@ -12,7 +12,9 @@ from torch import Tensor
 def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
     """Disables autocast on x's device; does nothing on devices without autocast (meta)."""
     device = x.device.type
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+    # torch 2.9 can't trace the query, so that it isn't made on the devices that certainly have autocast
+    available = device in ("cpu", "cuda") or torch.amp.is_autocast_available(device)
+    return torch.autocast(device, enabled=False) if available else nullcontext()
 
 
 def grad_needed(*tensors: Tensor | None) -> bool:

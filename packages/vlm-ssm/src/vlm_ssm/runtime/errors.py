@@ -10,3 +10,7 @@ class BackendError(ValueError):
     """
 
     user_error = True
+
+
+class UnusableError(ImportError):
+    """A backend is installed, but this machine can't run it. The message says what to do."""
