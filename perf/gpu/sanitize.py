@@ -16,12 +16,16 @@ import subprocess
 import sys
 
 import torch
+from perf.lib.common import parser
+from perf.lib.gpu import DEVICE
+from perf.lib.tables import table
 
 from vlm_ssm import boundaries_of, ops
 from vlm_ssm.registration.inputs import ScanInputs
 
 TOOLS = {"memcheck": ["--report-api-errors", "no"], "racecheck": []}
 LENGTH, STATES = 70, 16
+BACKEND = "cuda" if DEVICE.type == "cuda" else "torch"  # without a GPU the script only shows that it runs
 
 
 def scan(directions: int, width: int, segmented: bool, keep: bool) -> None:
@@ -34,7 +38,7 @@ def scan(directions: int, width: int, segmented: bool, keep: bool) -> None:
     tensors = [rows[0], rows[1], -torch.rand(1, E, S), matrices[0], matrices[1], torch.randn(1, E)]
     tensors += [torch.randn(1, E), torch.randn(N, T, J, E).bfloat16(), torch.randn(K, N, E, S)]
     leaves = [t.clone().requires_grad_() for t in tensors]
-    y, last = ops.scan(ScanInputs._make([*leaves, reset, order, True, keep]), use="cuda")
+    y, last = ops.scan(ScanInputs._make([*leaves, reset, order, True, keep]), use=BACKEND)
     torch.autograd.grad(y.float().sum() + last.sum(), leaves)
 
 
@@ -49,37 +53,45 @@ def conv(directions: int, width: int, segmented: bool) -> None:
     x, weight, bias, past = leaves
     assert x is not None
     assert weight is not None
-    y = ops.conv(x, weight, bias, past, boundaries, order, use="cuda")
+    y = ops.conv(x, weight, bias, past, boundaries, order, use=BACKEND)
     torch.autograd.grad(y.float().sum(), [t for t in leaves if t is not None])
 
 
 def run_all() -> None:
-    with torch.device("cuda"):
+    with torch.device(DEVICE):
         for directions, width, segmented in itertools.product((1, 2), (40, 128), (False, True)):
             for keep in (False, True)[:directions]:
                 scan(directions, width, segmented, keep)
             conv(directions, width, segmented and directions == 1)
-    torch.cuda.synchronize()
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def checked(tool: str, name: str) -> tuple[list[str], int]:
+    """A row of the table, and the exit code, of one tool over all kernels."""
+    words = [tool, "--tool", name, *TOOLS[name], "--error-exitcode", "9"]
+    words += [sys.executable, "-m", "perf.gpu.sanitize", "--inside"]
+    env = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    done = subprocess.run(words, env=env, capture_output=True, text=True)
+    summaries = [line.strip("= ") for line in done.stdout.splitlines() if "SUMMARY" in line]
+    return [name, " ".join(summaries) or "no summary"], done.returncode
 
 
 def main() -> int:
-    if "--inside" in sys.argv:
-        run_all()
+    arguments = parser(__doc__, rounds=1)
+    arguments.add_argument("--inside", action="store_true", help="run the kernels, without a tool")
+    options = arguments.parse_args()
+    run_all()  # with tools, this compiles what their processes load from the cache
+    if options.inside:
         return 0
-    tool = shutil.which("compute-sanitizer")
-    if tool is None:
+    tools = [] if options.smoke else [shutil.which("compute-sanitizer")]
+    if None in tools:
         sys.stderr.write("compute-sanitizer is not on the PATH; it is part of the CUDA toolkit\n")
         return 2
-    run_all()  # compiles what the runs below load from the cache
-    env, code = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}, 0
-    for name, options in TOOLS.items():
-        inside = [sys.executable, "-m", "perf.gpu.sanitize", "--inside"]
-        words = [tool, "--tool", name, *options, "--error-exitcode", "9", *inside]
-        done = subprocess.run(words, env=env, capture_output=True, text=True)
-        summary = [line for line in done.stdout.splitlines() if "SUMMARY" in line or "Error" in line]
-        print(name, done.returncode, *summary[-5:], sep="\n  ")
-        code |= done.returncode != 0
-    return code
+    checks = [checked(tool, name) for tool in tools if tool for name in TOOLS]
+    rows = [row for row, _ in checks] or [["none", "the kernels ran"]]
+    table("CUDA kernels under compute-sanitizer", ["tool", "result"], rows)
+    return int(any(code for _, code in checks))
 
 
 if __name__ == "__main__":

@@ -72,16 +72,16 @@ def test_a_signal_however_it_comes_stops_all_and_the_command_goes_on_exactly(tra
     whole = trap_spec("whole")
     assert end(begin(whole))[0] == 0
     spec = trap_spec("part")
-    code, _, err = end(begin(spec, trap="term:1:3"))  # rank 1 reads two rows a step: within its second
+    code, _, err = end(begin(spec, trap="term:1:3"))  # rank 1 reads two rows a step: before its second
     assert code == 75, err
-    assert err.count("stopped the run after step 2 of stage align; rerun the same command to resume") == 1
+    assert err.count("stopped the run after step 1 of stage align; rerun the same command to resume") == 1
     assert gone(spec)
     running = begin(spec, trap="slow:0:500")
     wait_for_steps(spec.with_name("part"), 5)
     running.send_signal(signal.SIGUSR1)
     code, out, err = end(running)
     assert code == 75, err
-    assert "resuming align at step 2" in out
+    assert "resuming align at step 1" in out
     assert err.count("rerun the same command to resume") == 1
     assert gone(spec)
     assert end(begin(spec))[0] == 0
