@@ -119,6 +119,12 @@ def test_a_source_compiles():
     assert not log
 
 
+def test_compiling_changes_no_bytes_that_python_shares():
+    """NVRTC writes its log into a bytes object; those of one byte are the same everywhere in a process."""
+    compiler.build("reduce.cu", (("ROW", 1),), "sm_90")
+    assert [bytes([n])[0] for n in range(256)] == [*range(256)]
+
+
 def test_a_gpu_that_nvrtc_does_not_know_gets_portable_code():
     assert compiler.target(90) == "sm_90"
     assert compiler.target(99999).startswith("compute_")

@@ -69,9 +69,8 @@ def build(
     options += [b"--ptxas-options=-v"] if verbose else []
     try:
         (code,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
-        log = b" " * call(nvrtc.nvrtcGetProgramLogSize, program)
-        call(nvrtc.nvrtcGetProgramLog, program, log)
-        text = log.rstrip(b"\0 ").decode(errors="replace")
+        log = _filled(call(nvrtc.nvrtcGetProgramLogSize, program), nvrtc.nvrtcGetProgramLog, program)
+        text = log.rstrip(b"\0").decode(errors="replace").strip()
         if int(code):
             raise CompilationError(f"{file} for {arch}: {text or code.name}")
         size, get = (
@@ -79,11 +78,19 @@ def build(
             if arch.startswith("compute")
             else (nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN)
         )
-        image = b" " * call(size, program)
-        call(get, program, image)
-        return image, text
+        return _filled(call(size, program), get, program), text
     finally:
         nvrtc.nvrtcDestroyProgram(program)
+
+
+def _filled(size: int, get: Any, program: Any) -> bytes:
+    """`size` bytes that `get` writes. They are written into a bytes object, so it must belong to nobody else.
+
+    CPython shares all bytes objects of length 0 and 1, and a log without text has length 1: hence one byte more.
+    """
+    buffer = bytes(size + 1)
+    call(get, program, buffer)
+    return buffer[:size]
 
 
 def digest(file: str, defines: tuple[tuple[str, int], ...], arch: str) -> str:
