@@ -132,6 +132,18 @@ def test_a_gpu_that_nvrtc_does_not_know_gets_portable_code():
         compiler.target(75)
 
 
+def test_more_than_a_grid_has_goes_to_triton():
+    """A grid has 65535 blocks in its second and third dimension."""
+    weight, order = torch.empty(1, 8, 4), torch.empty(2, 4, dtype=torch.int64)
+    few, many, long = (
+        torch.empty(shape, device="meta") for shape in ((9, 4, 1, 8), (40000, 4, 1, 8), (1, 600000, 1, 8))
+    )
+    assert conv.why_not_covered(few, weight, order) is None
+    assert conv.why_not_covered(many, weight, None) is None
+    assert "80000 sequences" in (conv.why_not_covered(many, weight, order) or "")
+    assert "600000 positions" in (conv.why_not_covered(long, weight, None) or "")
+
+
 def test_an_error_in_a_source_shows_the_log(tmp_path, monkeypatch):
     (tmp_path / "bad.cu").write_text("nonsense")
     monkeypatch.setattr(compiler, "SOURCES", tmp_path)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vlm_ssm.cuda.launch import is_usable, kernel
-from vlm_ssm.cuda.memory import KINDS, aligned, by_row, rows
+from vlm_ssm.cuda.memory import GRID, KINDS, aligned, by_row, rows
 from vlm_ssm.cuda.reduce import sum_slices
 from vlm_ssm.registration.autograd import CONV_BACKWARD, CONV_FORWARD, conv_with
 from vlm_ssm.registration.inputs import ConvInputs
@@ -30,8 +30,11 @@ def strip(kind: str, sequences: int, length: int, width: int) -> int:
     return min(most, max(least, 1 << max(0, wanted.bit_length() - 1)))
 
 
-def why_not_covered(x: Tensor, weight: Tensor) -> str | None:
+def why_not_covered(x: Tensor, weight: Tensor, scan_order: Tensor | None) -> str | None:
     """Why a convolution goes to Triton's kernels; None if it doesn't."""
+    sequences = x.shape[0] * (x.shape[2] if scan_order is None else len(scan_order))
+    if sequences > GRID or x.shape[1] > STRIPS["forward"][0] * GRID:
+        return f"{sequences} sequences of {x.shape[1]} positions, more than a grid has"
     if x.shape[-1] % 8:
         return f"{x.shape[-1]} channels, no multiple of 8"
     return None if 2 <= weight.shape[-1] <= 4 else f"windows of {weight.shape[-1]} positions"
@@ -137,5 +140,6 @@ def conv(
     scan_order: Tensor | None,
 ) -> Tensor:
     """As `ops.conv`; cases that the kernels don't cover go to Triton's."""
-    chosen = triton_conv.conv if why_not_covered(x, weight) or not is_usable(x.device) else _conv
+    covered = why_not_covered(x, weight, scan_order) is None and is_usable(x.device)
+    chosen = _conv if covered else triton_conv.conv
     return chosen(x, weight, bias, state, boundaries, scan_order)

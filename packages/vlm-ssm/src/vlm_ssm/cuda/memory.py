@@ -8,6 +8,9 @@ from torch import Tensor
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 """Types of rows, and the numbers that stand for them in the sources."""
 
+GRID = 65535
+"""Blocks that a grid may have in its second and third dimension."""
+
 
 def rows(t: Tensor) -> Tensor:
     """fp32, bf16 or fp16 with channels next to each other."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from vlm_ssm.cuda.memory import KINDS, aligned, by_direction, by_matrix, by_row
+from vlm_ssm.cuda.memory import GRID, KINDS, aligned, by_direction, by_matrix, by_row
 from vlm_ssm.registration.inputs import ScanInputs
 
 STATES, TILE = 16, 32  # as in the sources: state size, and positions between saved states
@@ -24,7 +24,7 @@ def why_not_covered(inputs: ScanInputs, train: bool) -> str | None:
         return "rows of several types"
     if train and u.dtype not in (torch.bfloat16, torch.float16):
         return "gradients of fp32 rows, whose B and C tensor cores would round to 11 bits"
-    if K * N > 65535:
+    if K * N > GRID:
         return f"{K * N} sequences, more than a grid has"
     rows = [u.stride(2), dt.stride(2), 0 if z is None else z.stride(1)]
     if train and T * max(rows) * u.element_size() >= 2**32:

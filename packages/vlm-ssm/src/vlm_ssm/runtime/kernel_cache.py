@@ -26,11 +26,16 @@ def why_no_cache(path: Path) -> str | None:
     return None if os.access(path, os.W_OK) else "no permission to write"
 
 
-def kernel_folder(library: str) -> Path:
-    """Where compiled kernels of a library are kept: a folder of this user's cache, as XDG names it."""
+def user_cache() -> Path:
+    """This user's cache folder, as XDG names it."""
     if folder := os.environ.get("XDG_CACHE_HOME"):
-        return Path(folder) / "vlm-ssm" / "kernels" / library
+        return Path(folder)
     try:
-        return Path.home() / ".cache" / "vlm-ssm" / "kernels" / library
-    except RuntimeError:  # a user without a home: nothing is kept
+        return Path.home() / ".cache"
+    except RuntimeError:  # a user without a home folder: nothing is cached
         return Path(os.devnull)
+
+
+def kernel_folder(library: str) -> Path:
+    """Where compiled kernels of a library are kept."""
+    return user_cache() / "vlm-ssm" / "kernels" / library

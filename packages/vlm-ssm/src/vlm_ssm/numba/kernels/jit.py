@@ -24,7 +24,7 @@ import torch
 from numba import cfunc, extending, njit, types
 from numba.core import config
 
-from vlm_ssm.runtime.kernel_cache import why_no_cache
+from vlm_ssm.runtime.kernel_cache import user_cache, why_no_cache
 
 FLAGS = {"contract", "nsz"}  # NaN and infinity stay defined, sums keep their order
 LINE = 64  # bytes of a cache line
@@ -43,22 +43,13 @@ _COMPILING = threading.RLock()
 _THREAD = threading.local()
 
 
-def _user_cache() -> Path:
-    if folder := os.environ.get("XDG_CACHE_HOME"):
-        return Path(folder)
-    try:
-        return Path.home() / ".cache"
-    except RuntimeError:  # a user without a home folder: kernels are not cached
-        return Path(os.devnull)
-
-
 @cache
 def cache_folder() -> Path:
     """Folder of compiled kernels. Its name holds a digest of the kernels' sources: an edit invalidates the cache."""
     digest = hashlib.sha256()
     for file in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(file.read_bytes())
-    base = Path(os.environ.get("NUMBA_CACHE_DIR") or _user_cache() / "vlm-ssm" / "kernels")
+    base = Path(os.environ.get("NUMBA_CACHE_DIR") or user_cache() / "vlm-ssm" / "kernels")
     return base / f"numba-{numba.__version__}-{digest.hexdigest()[:16]}"
 
 
