@@ -20,7 +20,8 @@ from vlm_ssm.cuda.scan_inputs import TILE
 from vlm_ssm.triton import conv as triton_conv
 from vlm_ssm.triton import scan as triton_scan
 
-HALVES = (torch.bfloat16, torch.float16)
+BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
+HALVES = (BF16, FP16)
 ROUNDING = MappingProxyType({torch.bfloat16: 3e-3, torch.float16: 1.5e-3, torch.float32: 3e-6})
 
 
@@ -94,12 +95,48 @@ def test_fp32_rows_without_gradients():
     assert_near(*({"y": y, "last": last} for y, last in (found, wanted)), 3e-6)
 
 
-@pytest.mark.parametrize(("width", "states"), [(24, 16), (24, 8), (30, 16), (16, 64)])
-def test_cases_that_go_to_triton(width, states):
-    """fp32 gradients, other state sizes, widths that 8 doesn't divide: with the accuracy of Triton's kernels."""
-    case = scan_inputs(2, 40, width, states)
+@pytest.mark.parametrize(("width", "groups", "states"), [(24, 1, 72), (15, 3, 16)])
+def test_cases_that_go_to_triton(width, groups, states):
+    """Large states, groups of few channels: with the accuracy of Triton's kernels."""
+    case = scan_inputs(2, 40, width, states, groups)
     exact = run_exact(case)
     assert_as_near(run_scan("cuda", case), exact, errors(run_scan("torch", case), exact), 2e-6)
+
+
+SIZES = [
+    # states, dtype, batch, length, width, groups, absent, segments, parts of time
+    (8, BF16, 2, 333, 136, 1, (), "none", 1), (8, FP32, 3, 70, 96, 3, (), "any", 5),
+    (8, FP16, 1, 129, 200, 1, ("z", "D"), "any", 1), (16, FP32, 2, 333, 136, 1, (), "none", 1),
+    (16, FP32, 3, 170, 96, 3, ("D",), "any", 5), (16, FP32, 1, 70, 72, 1, ("z", "delta_bias"), "any", 1),
+    (24, BF16, 2, 100, 64, 2, ("initial_state",), "any", 1), (24, FP32, 2, 33, 64, 1, (), "none", 1),
+    (32, BF16, 2, 129, 64, 2, ("D",), "any", 5), (32, FP32, 2, 333, 136, 1, (), "none", 1),
+    (32, FP16, 1, 70, 40, 1, ("z",), "none", 1), (48, BF16, 2, 70, 72, 1, (), "any", 1),
+    (64, BF16, 2, 333, 136, 1, (), "any", 1), (64, BF16, 1, 170, 96, 3, ("z",), "none", 5),
+    (64, FP32, 2, 100, 72, 1, (), "any", 1), (64, FP16, 2, 65, 64, 1, ("D",), "none", 1),
+    (20, FP32, 2, 40, 30, 1, (), "any", 1), (5, BF16, 2, 70, 13, 1, (), "none", 1),
+    (16, BF16, 2, 100, 36, 3, (), "any", 1), (50, BF16, 1, 70, 24, 1, (), "none", 1),
+]  # fmt: skip
+
+
+@pytest.mark.usefixtures("no_triton")
+@pytest.mark.parametrize(
+    ("states", "dtype", "batch", "length", "width", "groups", "absent", "kind", "parts"), SIZES, ids=str
+)
+def test_state_sizes(states, dtype, batch, length, width, groups, absent, kind, parts, monkeypatch):
+    """Any state size up to 64, gradients of fp32 rows, widths that are no multiple of 8."""
+    if parts > 1:
+        tiles = -(-length // TILE)
+        each, split = -(-tiles // parts), scan_forward.forward_split
+        divided = {"parts": -(-tiles // each), "part_tiles": each}
+        monkeypatch.setattr(scan_forward, "forward_split", lambda *a: split(*a)._replace(**divided))
+        monkeypatch.setattr(scan_backward, "backward_parts", lambda *_: tuple(divided.values()))
+    case = scan_inputs(batch, length, width, states, groups, absent=absent, dtype=dtype)
+    segments = marks(kind, batch, length)
+    found, exact = run_scan("cuda", case, True, segments), run_exact(case, True, segments)
+    if dtype == FP32:
+        assert_as_near(found, exact, errors(run_scan("torch", case, True, segments), exact), 2e-6)
+    else:
+        near(found, exact, dtype)
 
 
 @pytest.mark.usefixtures("no_triton")
@@ -110,9 +147,9 @@ def test_scan_without_softplus():
     near(run_scan("cuda", case, False, segments), run_exact(case, False, segments), torch.bfloat16)
 
 
-def along_directions(K, keep, own, gated, segmented):
+def along_directions(K, keep, own, gated, segmented, S=16):
     """Tensors by name in bf16 where kernels read that, scan orders, `reset`."""
-    N, T, E, S, P, J = 2, 77, 72, 16, K if own else 1, K if keep else 1
+    N, T, E, P, J = 2, 77, 72, K if own else 1, K if keep else 1
     shapes = {
         "u": (K, N, T, E),
         "dt": (K, N, T, E),
@@ -140,8 +177,18 @@ def along_directions(K, keep, own, gated, segmented):
 @pytest.mark.parametrize("gated", [False, True])
 def test_directions(directions, keep, own, gated, segmented):
     """Summed or apart, shared or own parameters, with and without gate, against plain torch in fp32."""
-    halves, order, reset = along_directions(directions, keep, own, gated, segmented)
-    results = []
+    check_directions(along_directions(directions, keep, own, gated, segmented), keep)
+
+
+@pytest.mark.usefixtures("no_triton")
+@pytest.mark.parametrize("states", [8, 64])
+@pytest.mark.parametrize("keep", [False, True])
+def test_directions_of_other_states(states, keep):
+    check_directions(along_directions(2, keep, keep, True, True, states), keep)
+
+
+def check_directions(case, keep):
+    (halves, order, reset), results = case, []
     for use, change in (("cuda", lambda t: t), ("torch", torch.Tensor.float)):
         tensors = {n: change(t.detach().clone()).requires_grad_() for n, t in halves.items()}
         inputs = ScanInputs(**tensors, reset=reset, scan_order=order, softplus=True, keep_directions=keep)
@@ -152,8 +199,9 @@ def test_directions(directions, keep, own, gated, segmented):
     assert not far, far
 
 
-def test_the_same_bits_every_time():
-    case = scan_inputs(2, 700, 512, 16, dtype=torch.bfloat16)
+@pytest.mark.parametrize(("states", "dtype"), [(16, torch.bfloat16), (64, torch.float32)], ids=str)
+def test_the_same_bits_every_time(states, dtype):
+    case = scan_inputs(2, 700, 512, states, dtype=dtype)
     first, second = (run_scan("cuda", case) for _ in range(2))
     assert all(torch.equal(first[n], second[n]) for n in first)
 

@@ -42,14 +42,16 @@ def launches(monkeypatch):
     return made
 
 
-def scan_case(K=1, T=70, E=64, dtype=BF16, *, own=False, keep=False, gated=True, ordered=True, reset=False):
+def scan_case(
+    K=1, T=70, E=64, dtype=BF16, *, own=False, keep=False, gated=True, ordered=True, reset=False, states=16
+):
     N, J, P = 2, K if keep else 1, K if own else 1
-    rows, matrices = torch.zeros(K, N, T, E, dtype=dtype), torch.zeros(K, N, T, 1, 16, dtype=dtype)
+    rows, matrices = torch.zeros(K, N, T, E, dtype=dtype), torch.zeros(K, N, T, 1, states, dtype=dtype)
     order = torch.arange(T).expand(K, -1).contiguous() if ordered else None
     return ScanInputs(
         rows,
         rows.clone(),
-        torch.zeros(P, E, 16),
+        torch.zeros(P, E, states),
         matrices,
         matrices.clone(),
         torch.zeros(P, E),
@@ -89,6 +91,11 @@ CASES = {
     "apart": lambda: run_scan(scan_case(K=2, own=True, keep=True, dtype=torch.float16, reset=True)),
     "many": lambda: run_scan(scan_case(E=10240)),
     "some": lambda: run_scan(scan_case(E=5120)),
+    "few states": lambda: run_scan(scan_case(E=72, states=8, ordered=False)),
+    "many states": lambda: run_scan(scan_case(states=64)),
+    "odd states": lambda: run_scan(scan_case(T=700, states=24, reset=True)),
+    "fp32": lambda: run_scan(scan_case(E=72, dtype=torch.float32, ordered=False)),
+    "fp32, many states": lambda: run_scan(scan_case(E=72, dtype=torch.float32, states=64, reset=True)),
     "conv": run_conv,
     "conv of segments": lambda: run_conv(torch.float16, boundaries=True),
     "conv of directions": lambda: run_conv(torch.float32, state=False, directions=4),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 from torch import Tensor
 
 from vlm_ssm.cuda.launch import kernel
 from vlm_ssm.cuda.memory import KINDS, by_row
 from vlm_ssm.cuda.parts import divide
-from vlm_ssm.cuda.scan_inputs import STATES, TILE, scan_arguments, scan_options
+from vlm_ssm.cuda.scan_inputs import SLICE, TILE, scan_arguments, scan_options
 from vlm_ssm.registration.inputs import ScanInputs
 
 WARPS = 4  # of a block, 16 channels each
@@ -25,34 +28,44 @@ def run_backward(
     starts: Tensor,
     results: tuple[Tensor, Tensor, Tensor, Tensor],
     summed: bool,
-) -> tuple[int, Tensor, Tensor]:
-    """Parts of time; what blocks give to B and C, (blocks, K, N, T, G, 32); what parts give to A, D and bias."""
-    (K, N, T, E), groups, z = inputs.u.shape, inputs.B.shape[3], inputs.z
+) -> Iterator[tuple[int, int, Tensor, Tensor]]:
+    """For each slice of 16 states its number and the parts of time; what blocks give to B and C, (blocks, K, N, T, G,
+    32); what parts give to A, D and bias. Those of D and bias are right in the last slice.
+    """
+    (K, N, T, E), groups, z, states = inputs.u.shape, inputs.B.shape[3], inputs.z, inputs.A.shape[2]
     grad_u, grad_dt, grad_z, grad_h0 = results
     width, new = E // groups, starts.new_empty
     per_group, (parts, part_chunks) = -(-width // (16 * WARPS)), backward_parts(K * N, T, width, groups)
-    ends, decays = new(2, K, N, parts, E, STATES).unbind() if parts > 1 else (None, None)
-    matrices = new(per_group, K, N, T, groups, 2 * STATES)
-    sums = new(K, N, parts, (STATES + 2) * E)
+    ends, decays = new(2, K, N, parts, E, states).unbind() if parts > 1 else (None, None)
     own_gate = z is not None and not summed
     options = scan_options(inputs, z is not None) | {"OWN_GATE": own_gate, "WARPS": WARPS}
     options["TAIL"] = width % (16 * WARPS) != 0
     values = (
         scan_arguments(inputs) | by_row("grad", grad_out) | by_row("grad_z", grad_z if own_gate else None)
     )
-    values |= {"grad_last": grad_last, "starts": starts, "grad_u": grad_u, "grad_dt": grad_dt, "sums": sums}
-    values |= {"matrices": matrices, "grad_first": grad_h0, "ends": ends, "decays": decays}
-    values |= {"part_chunks": part_chunks}
-    blocks, device = groups * per_group, inputs.u.device.index
-    matrix_bytes, tiles = TILE * 128 + WARPS * 64, TILE // 4
+    values |= {"grad_last": grad_last, "starts": starts, "grad_u": grad_u, "grad_dt": grad_dt}
+    values |= {"grad_first": grad_h0, "ends": ends, "decays": decays, "part_chunks": part_chunks}
+    grid, pieces = (groups * per_group, K * N, parts), -(-states // SLICE)
+    slices = new(2 + own_gate, K, N, T, E) if pieces > 1 else None
+    for piece in range(pieces):
+        matrices, sums = new(per_group, K, N, T, groups, 2 * SLICE), new(K, N, parts, (SLICE + 2) * E)
+        own = {"matrices": matrices, "sums": sums, "slices": slices, "slice": piece, "rows": K * N * T}
+        _launch(options, values | own, grid, inputs.u.device.index)
+        yield piece, parts, matrices, sums
+
+
+def _launch(options: dict[str, int], values: dict[str, Any], grid: tuple[int, int, int], device: int) -> None:
+    """What passes through each part of time, if there are several; then the gradients."""
+    blocks, sequences, parts = grid
+    matrix_bytes, tiles, exact = TILE * 128 + WARPS * 64, TILE // 4, options["MAT"] == 0
     if parts > 1:
         shared = WARPS * (TILE * 192 + 128) + matrix_bytes
         run = kernel("scan_backward.cu", "scan_backward", **options, CARRY=1, MIN_BLOCKS=4, SHARED=shared)
-        run((blocks, K * N, parts - 1), 32 * WARPS, shared, device, **values)
+        run((blocks, sequences, parts - 1), 32 * WARPS, shared, device, **values)
     shared = WARPS * (TILE * 192 + tiles * 1024 + 1024 + 2048) + matrix_bytes
-    run = kernel("scan_backward.cu", "scan_backward", **options, CARRY=0, MIN_BLOCKS=3, SHARED=shared)
-    run((blocks, K * N, parts), 32 * WARPS, shared, device, **values)
-    return parts, matrices, sums
+    most = 2 if exact else 3  # three products instead of one need more registers
+    run = kernel("scan_backward.cu", "scan_backward", **options, CARRY=0, MIN_BLOCKS=most, SHARED=shared)
+    run((blocks, sequences, parts), 32 * WARPS, shared, device, **values)
 
 
 def gate_backward(acc: Tensor, z: Tensor, grad_out: Tensor, grad_z: Tensor) -> None:

@@ -9,8 +9,11 @@ from torch import Tensor
 from vlm_ssm.cuda.launch import kernel
 from vlm_ssm.cuda.memory import KINDS, by_row
 from vlm_ssm.cuda.parts import divide
-from vlm_ssm.cuda.scan_inputs import STATES, TILE, scan_arguments, scan_options
+from vlm_ssm.cuda.scan_inputs import TILE, scan_arguments, scan_options
 from vlm_ssm.registration.inputs import ScanInputs
+
+SHARED_MEMORY = 227 * 1024
+"""Bytes of a multiprocessor of an H200."""
 
 
 class Split(NamedTuple):
@@ -22,13 +25,18 @@ class Split(NamedTuple):
     part_tiles: int
 
 
-def forward_split(sequences: int, length: int, width: int, groups: int = 1) -> Split:
-    """By shapes alone, so that sums have one order. `width`: channels of a group."""
+def forward_split(
+    sequences: int, length: int, width: int, groups: int = 1, states: int = 16, size: int = 2
+) -> Split:
+    """By shapes alone, so that sums have one order. `width`: channels of a group; `size`: bytes of a number."""
     channels, tiles = sequences * width * groups, -(-length // TILE)
+    least = 16384 if channels >= 8192 else 2048
+    block, lanes = (64, 2) if channels >= least else (32, 4)
+    if states != 16:
+        block, lanes = (64, 2) if states == 8 else (32, states // 8)
+        block = 16 if states == 64 and size == 4 else block  # within the shared memory of small GPUs
     if channels >= 8192:  # a second pass over time costs more than idle multiprocessors
-        block, lanes = (64, 2) if channels >= 16384 else (32, 4)
         return Split(block, lanes, 1, tiles)
-    block, lanes = (64, 2) if channels >= 2048 else (32, 4)
     return Split(block, lanes, *divide(tiles, sequences * groups * -(-width // block), 4))
 
 
@@ -36,17 +44,18 @@ def run_forward(
     inputs: ScanInputs, out: dict[str, Any], last: Tensor, starts: Tensor | None, summed: bool
 ) -> None:
     (K, N, T, E), groups = inputs.u.shape, inputs.B.shape[3]
-    width, device = E // groups, inputs.u.device.index
-    split = forward_split(K * N, T, width, groups)
-    options = scan_options(inputs, inputs.z is not None and not summed)
-    options |= {"BLOCK": split.block, "LANES": split.lanes, "MIN_BLOCKS": 1 if split.lanes > 2 else 4}
+    width, device, states = E // groups, inputs.u.device.index, inputs.A.shape[2]
+    split = forward_split(K * N, T, width, groups, states, inputs.u.element_size())
+    gated = inputs.z is not None and not summed
+    options, shared = scan_options(inputs, gated), _forward_shared(split, inputs, gated)
+    options |= {"BLOCK": split.block, "LANES": split.lanes, "MIN_BLOCKS": _min_blocks(split, states, shared)}
     options |= {"TAIL": width % split.block != 0, "OUT": 0 if summed else options["ROW"]}
     ends = decays = None
     if split.parts > 1:
-        ends, decays = last.new_empty(2, K, N, split.parts, E, STATES).unbind()
+        ends, decays = last.new_empty(2, K, N, split.parts, E, states).unbind()
     values = scan_arguments(inputs) | out | {"first": inputs.h0, "last": last, "starts": starts}
     values |= {"ends": ends, "decays": decays, "part_tiles": split.part_tiles}
-    shared, threads = _forward_shared(split, inputs, bool(options["GATED"])), split.block * split.lanes
+    threads = split.block * split.lanes
     blocks = groups * -(-width // split.block)
     for state_only, parts in ((1, split.parts - 1), (0, split.parts)):
         if parts:
@@ -54,12 +63,20 @@ def run_forward(
             run((blocks, K * N, parts), threads, shared, device, **values)
 
 
+def _min_blocks(split: Split, states: int, shared: int) -> int:
+    """Blocks of a multiprocessor that registers must suffice for: 128 a thread where a lane has many states."""
+    if states // split.lanes < 8 and split.lanes > 2:
+        return 1
+    return max(1, min(512 // (split.block * split.lanes), SHARED_MEMORY // shared))
+
+
 def _forward_shared(split: Split, inputs: ScanInputs, gated: bool) -> int:
     """Bytes of `Shared` in scan_forward.cu."""
     tile, row, mat = TILE * split.block, inputs.u.element_size(), inputs.B.element_size()
-    raw = row * (tile * (3 if gated else 2)) + (0 if gated else 16) + mat * TILE * 2 * STATES
+    matrices = TILE * 2 * inputs.A.shape[2]
+    raw = row * (tile * (3 if gated else 2)) + (0 if gated else 16) + mat * matrices
     sums = 4 if split.lanes == 2 else tile * split.lanes
-    return 2 * raw + 4 * (2 * tile + TILE * 2 * STATES + 2 * split.block + sums)
+    return 2 * raw + 4 * (2 * tile + matrices + 2 * split.block + sums)
 
 
 def sum_directions(parts: Tensor, z: Tensor | None, acc: Tensor | None, out: Tensor) -> None:

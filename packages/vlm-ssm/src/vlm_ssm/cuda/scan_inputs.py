@@ -4,29 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from vlm_ssm.cuda.memory import GRID, KINDS, aligned, by_direction, by_matrix, by_row
 from vlm_ssm.registration.inputs import ScanInputs
 
-STATES, TILE = 16, 32  # as in the sources: state size, and positions between saved states
+SLICE, TILE = 16, 32  # as in the sources: states of a backward's launch, and positions between saved states
+MOST_STATES, LEAST_WIDTH = 64, 8
+"""Of a channel, and channels of a group; other cases go to Triton's kernels."""
 
 
 def why_not_covered(inputs: ScanInputs, train: bool) -> str | None:
     """Why these inputs go to Triton's kernels; None if they don't."""
     u, dt, A, B, C, z = inputs.u, inputs.dt, inputs.A, inputs.B, inputs.C, inputs.z
     (K, N, T, E), groups = u.shape, B.shape[3]
-    if A.shape[2] != STATES:
-        return f"a state size of {A.shape[2]}, not {STATES}"
-    if E // groups % 8:
-        return f"{E // groups} channels a group, no multiple of 8"
+    if A.shape[2] > MOST_STATES:
+        return f"a state size of {A.shape[2]}, more than {MOST_STATES}"
+    if E // groups < LEAST_WIDTH:
+        return f"{E // groups} channels a group, fewer than {LEAST_WIDTH}"
     if any(t.dtype != u.dtype for t in (dt, z) if t is not None) or C.dtype != B.dtype:
         return "rows of several types"
-    if train and u.dtype not in (torch.bfloat16, torch.float16):
-        return "gradients of fp32 rows, whose B and C tensor cores would round to 11 bits"
     if K * N > GRID:
         return f"{K * N} sequences, more than a grid has"
-    rows = [u.stride(2), dt.stride(2), 0 if z is None else z.stride(1)]
+    columns = K if inputs.keep_directions else 1
+    rows = [u.stride(2), dt.stride(2), 0 if z is None else z.stride(1), columns * E]
     if train and T * max(rows) * u.element_size() >= 2**32:
         return "a sequence of more than 4 GB"
     return None
@@ -41,6 +40,7 @@ def with_alignment(inputs: ScanInputs) -> ScanInputs:
 def scan_options(inputs: ScanInputs, gated: bool) -> dict[str, int]:
     """Compile-time constants."""
     return {
+        "STATES": inputs.A.shape[2],
         "ROW": KINDS[inputs.u.dtype],
         "MAT": KINDS[inputs.B.dtype],
         "GATED": gated,

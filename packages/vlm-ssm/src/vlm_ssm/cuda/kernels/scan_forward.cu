@@ -1,22 +1,23 @@
 // The selective scan, forward.
 //
 // A block takes BLOCK channels of one sequence through one part of its positions, in tiles of TILE positions. A
-// channel's 16 states are spread over LANES neighbouring lanes. A tile has two phases between barriers: first each
+// channel's STATES states are spread over LANES neighbouring lanes. A tile has two phases between barriers: first each
 // thread turns its own vectors of 8 channels into (delta, delta u) in shared memory, then each lane takes its states
 // through the tile; the sums over states meet in shared memory, where the next first phase gates and stores them.
 //
-// -DBLOCK -DLANES -DMIN_BLOCKS(per multiprocessor) -DGATED -DSOFTPLUS -DRESET -DORDERED -DTAIL(channels may be missing)
+// -DSTATES(a multiple of 8) -DBLOCK -DLANES -DMIN_BLOCKS(per multiprocessor) -DGATED -DSOFTPLUS -DRESET -DORDERED
+// -DTAIL(channels may be missing)
 // -DOUT: type of y, numbered as ROW. -DSTATE_ONLY: no y; what a part adds to the state, and how much passes through it.
 #include "common.cuh"
 
-static constexpr int STATES = 16, TILE = 32, LANE_STATES = STATES / LANES;
+static constexpr int TILE = 32, LANE_STATES = STATES / LANES;
 static constexpr int THREADS = BLOCK * LANES, VECTORS = BLOCK / 8, ROUND = THREADS / VECTORS;
 static constexpr int ROUNDS = (TILE + ROUND - 1) / ROUND;           // vectors of a thread in a tile
 static constexpr int MAT_VECTORS = 2 * STATES * sizeof(Mat) / 16;   // 16-byte vectors of B and C at a position
 static constexpr int MAT_ROUNDS = (TILE * MAT_VECTORS + THREADS - 1) / THREADS;
 static constexpr bool IN_PLACE = LANES == 2;  // the two sums of a channel replace its delta and delta u
 static constexpr int GROUP = 4;               // steps whose sums are stored together
-static_assert(THREADS % VECTORS == 0, "a thread keeps its channels");
+static_assert(STATES % LANES == 0 && THREADS % VECTORS == 0 && THREADS % 32 == 0, "a thread keeps its channels");
 typedef TypeOf<OUT>::Type Out;
 
 struct Arguments {
@@ -25,12 +26,12 @@ struct Arguments {
   const Row* z; i64 z_k, z_n, z_t;
   const Mat* B; i64 B_k, B_n, B_t, B_g;
   const Mat* C; i64 C_k, C_n, C_t, C_g;
-  const float *A, *D, *bias, *first;  // A (P, E, 16), D and bias (P, E), first (K, N, E, 16)
+  const float *A, *D, *bias, *first;  // A (P, E, S), D and bias (P, E), first (K, N, E, S)
   const u8* reset;                    // (N, T)
   const i64* order;                   // (K, T)
   Out* out; i64 out_k, out_n, out_t;
-  float *last, *starts;               // (K, N, E, 16), (K, N, tiles, E, 16)
-  float *ends, *decays;               // (K, N, parts, E, 16)
+  float *last, *starts;               // (K, N, E, S), (K, N, tiles, E, S)
+  float *ends, *decays;               // (K, N, parts, E, S)
   i64 N, T, E, own, sets, part_tiles; // own: channels of a group
 };
 
