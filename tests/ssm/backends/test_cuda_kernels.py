@@ -1,5 +1,7 @@
 """The CUDA kernels on a GPU, against the definitions in float64 and against Triton's."""
 
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from types import MappingProxyType
 
 import pytest
@@ -15,7 +17,7 @@ from vlm_ssm.registration.inputs import ScanInputs
 if backends.missing("cuda"):
     pytest.skip("the kernels need a CUDA device", allow_module_level=True)
 
-from vlm_ssm.cuda import scan_backward, scan_forward
+from vlm_ssm.cuda import compiler, reduce, scan_backward, scan_forward
 from vlm_ssm.cuda.scan_inputs import TILE
 from vlm_ssm.triton import conv as triton_conv
 from vlm_ssm.triton import scan as triton_scan
@@ -118,18 +120,48 @@ SIZES = [
 ]  # fmt: skip
 
 
-@pytest.mark.usefixtures("no_triton")
+@pytest.fixture(scope="module")
+def compiled_sizes():
+    """Compiles what SIZES need, side by side, as one after the other they would take minutes."""
+    variants = set()
+    with pytest.MonkeyPatch.context() as patch, torch.device("cuda"):
+        for module in (scan_forward, scan_backward, reduce):
+            patch.setattr(
+                module, "kernel", lambda file, _, **constants: partial(note, variants, file, constants)
+            )
+        for states, dtype, batch, length, width, groups, absent, kind, parts in SIZES:
+            with pytest.MonkeyPatch.context() as inner:
+                divide_time(inner, length, parts)
+                case = scan_inputs(batch, length, width, states, groups, absent=absent, dtype=dtype)
+                run_scan("cuda", case, True, marks(kind, batch, length))
+    major, minor = torch.cuda.get_device_capability()
+    arch = compiler.target(10 * major + minor)
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda variant: compiler.machine_code(*variant, arch), sorted(variants)))
+
+
+def note(variants, file, constants, *_, **__):
+    variants.add((file, tuple(sorted((name, int(value)) for name, value in constants.items()))))
+
+
+def divide_time(monkeypatch, length, parts):
+    """Into about so many parts; as the launches would by themselves if `parts` is 1."""
+    if parts == 1:
+        return
+    tiles = -(-length // TILE)
+    each, split = -(-tiles // parts), scan_forward.forward_split
+    divided = {"parts": -(-tiles // each), "part_tiles": each}
+    monkeypatch.setattr(scan_forward, "forward_split", lambda *a: split(*a)._replace(**divided))
+    monkeypatch.setattr(scan_backward, "backward_parts", lambda *_: tuple(divided.values()))
+
+
+@pytest.mark.usefixtures("no_triton", "compiled_sizes")
 @pytest.mark.parametrize(
     ("states", "dtype", "batch", "length", "width", "groups", "absent", "kind", "parts"), SIZES, ids=str
 )
 def test_state_sizes(states, dtype, batch, length, width, groups, absent, kind, parts, monkeypatch):
     """Any state size up to 64, gradients of fp32 rows, widths that are no multiple of 8."""
-    if parts > 1:
-        tiles = -(-length // TILE)
-        each, split = -(-tiles // parts), scan_forward.forward_split
-        divided = {"parts": -(-tiles // each), "part_tiles": each}
-        monkeypatch.setattr(scan_forward, "forward_split", lambda *a: split(*a)._replace(**divided))
-        monkeypatch.setattr(scan_backward, "backward_parts", lambda *_: tuple(divided.values()))
+    divide_time(monkeypatch, length, parts)
     case = scan_inputs(batch, length, width, states, groups, absent=absent, dtype=dtype)
     segments = marks(kind, batch, length)
     found, exact = run_scan("cuda", case, True, segments), run_exact(case, True, segments)

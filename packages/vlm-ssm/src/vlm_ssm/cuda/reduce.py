@@ -20,8 +20,8 @@ def sum_slices(
 ) -> None:
     """Sum `sums` (slices, …) over P equal runs of slices into `totals`, up to three tensors (P, …) side by side there.
 
-    In the same launch, sum `matrices` (blocks, …, 32) into the gradients of B and C (…, S). They are of slice `piece` of
-    16 states, and so are the first of `sums`, whose total is (P, E, S).
+    In the same launch, sum `matrices` (blocks, …, 32) into the gradients of B and C (…, S). They are of slice `piece`
+    of 16 states, and so are the first of `sums`, whose total is (P, E, S).
     """
     sets = len(totals[0])
     named = dict(zip(("first", "second", "third"), (*totals, None, None), strict=False))
