@@ -9,6 +9,9 @@ import torch
 from cases import assert_as_near, assert_near, errors, gradients, run_exact, run_scan, scan_inputs
 from conv_cases import Case as Window
 from conv_cases import both as both_windows
+from norm_cases import both as both_norms
+from norm_cases import exact as exact_norm
+from norm_cases import tensors as norm_tensors
 
 from vlm_core.interfaces import PADDING
 from vlm_ssm import backends, boundaries_of, ops, selective_scan
@@ -20,6 +23,7 @@ if backends.missing("cuda"):
 from vlm_ssm.cuda import compiler, reduce, scan_backward, scan_forward
 from vlm_ssm.cuda.scan_inputs import TILE
 from vlm_ssm.triton import conv as triton_conv
+from vlm_ssm.triton import norm as triton_norm
 from vlm_ssm.triton import scan as triton_scan
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
@@ -42,6 +46,7 @@ def no_triton(monkeypatch):
 
     monkeypatch.setattr(triton_scan, "scan", refuse)
     monkeypatch.setattr(triton_conv, "conv", refuse)
+    monkeypatch.setattr(triton_norm, "add_rms_norm", refuse)
 
 
 def marks(kind, batch, length):
@@ -252,3 +257,44 @@ def test_conv(case):
     assert_near(*both_windows("cuda", *case.build()), 2e-5)
     found, wanted = both_windows("cuda", *case.build(torch.bfloat16))
     assert_near(found, wanted, 6e-3)
+
+
+NORMS = [
+    ((3, 5, 20), BF16, True), ((2, 9, 64), FP16, True), ((7, 1152), FP32, True), ((1500, 2560), BF16, True),
+    ((700, 512), FP32, True), ((40, 5120), BF16, False), ((3, 8192), BF16, True), ((9, 4), FP32, False),
+]  # fmt: skip
+
+
+@pytest.mark.usefixtures("no_triton")
+@pytest.mark.parametrize(("shape", "dtype", "added"), NORMS, ids=str)
+def test_norm(shape, dtype, added):
+    """The sum in fp32, y in the weight's dtype, every gradient in the dtype of its tensor; the same bits again."""
+    torch.manual_seed(0)
+    case = norm_tensors(shape, added, dtype)
+    found, wanted = both_norms("cuda", case)
+    weight = "grad weight"  # its terms cancel
+    assert_near({weight: found[weight]}, {weight: wanted[weight]}, max(1e-5, 2 * ROUNDING[dtype]))
+    limit = max(2e-6, 2 * ROUNDING[dtype])
+    others = ({n: t for n, t in values.items() if n != weight} for values in (found, wanted))
+    assert_near(*others, limit)
+    assert all(found[f"grad {n}"].dtype == t.dtype for n, t in case.items() if t is not None)
+    again = both_norms("cuda", case)[0]
+    assert all(torch.equal(again[n], t) for n, t in found.items())
+
+
+@pytest.mark.usefixtures("no_triton")
+@pytest.mark.parametrize("used", [0, 1], ids=["summed", "y"])
+def test_gradient_of_one_output_of_the_norm(used):
+    case = norm_tensors((3, 5, 64), True, BF16)
+    double = {n: t.detach().double().requires_grad_() for n, t in case.items()}
+    names = list(case)[: 2 + used]
+    outputs = ops.add_rms_norm(**case, eps=1e-5, use="cuda")[used], exact_norm(**double, eps=1e-5)[used]
+    found, wanted = (
+        dict(zip(names, torch.autograd.grad(y.double().sin().sum(), [given[n] for n in names]), strict=True))
+        for y, given in zip(outputs, (case, double), strict=True)
+    )
+    assert_near(found, wanted, 2e-2)
+
+
+def test_a_width_that_goes_to_triton():
+    assert_near(*both_norms("cuda", norm_tensors((3, 5, 21), added=True)), 1e-5)

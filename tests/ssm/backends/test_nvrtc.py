@@ -11,7 +11,7 @@ import torch
 pytest.importorskip("triton")
 pytest.importorskip("cuda.bindings.nvrtc")
 
-from vlm_ssm.cuda import compiler, conv, launch, reduce, scan, scan_backward, scan_forward
+from vlm_ssm.cuda import compiler, conv, launch, norm, reduce, scan, scan_backward, scan_forward
 from vlm_ssm.registration.inputs import ConvInputs, ScanInputs
 from vlm_ssm.triton import conv as triton_conv
 from vlm_ssm.triton import scan as triton_scan
@@ -37,7 +37,7 @@ def launches(monkeypatch):
 
         return run
 
-    for module in (conv, reduce, scan_backward, scan_forward):
+    for module in (conv, norm, reduce, scan_backward, scan_forward):
         monkeypatch.setattr(module, "kernel", kernel)
     return made
 
@@ -84,6 +84,15 @@ def run_conv(dtype=BF16, *, state=True, boundaries=False, directions=0):
     assert grads[0].shape == x.shape
 
 
+def run_norm(width=64, out=BF16, y=BF16, *, added=True):
+    residual, weight = torch.zeros(5, width), torch.zeros(width)
+    given = torch.zeros(5, width, dtype=out) if added else None
+    _, result, scale = norm.run_forward(residual, given, weight, 1e-5, y)
+    grads = norm.run_backward(result, None, residual, weight, scale, out if added else None)
+    assert grads[0].shape == residual.shape
+    assert grads[2].shape == weight.shape
+
+
 CASES = {
     "plain": lambda: run_scan(scan_case(ordered=False)),
     "long": lambda: run_scan(scan_case(T=4000, E=72, gated=False, ordered=False, reset=True)),
@@ -96,6 +105,9 @@ CASES = {
     "odd states": lambda: run_scan(scan_case(T=700, states=24, reset=True)),
     "fp32": lambda: run_scan(scan_case(E=72, dtype=torch.float32, ordered=False)),
     "fp32, many states": lambda: run_scan(scan_case(E=72, dtype=torch.float32, states=64, reset=True)),
+    "norm": run_norm,
+    "norm of fp32": lambda: run_norm(2560, torch.float32, torch.float32),
+    "norm without a sum": lambda: run_norm(8192, y=torch.float16, added=False),
     "conv": run_conv,
     "conv of segments": lambda: run_conv(torch.float16, boundaries=True),
     "conv of directions": lambda: run_conv(torch.float32, state=False, directions=4),

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from vlm_ssm.cuda.compiler import CompilationError, version
 from vlm_ssm.cuda.conv import conv
+from vlm_ssm.cuda.norm import add_rms_norm
 from vlm_ssm.cuda.scan import scan
 from vlm_ssm.runtime.errors import UnusableError
-from vlm_ssm.triton.norm import add_rms_norm
 
 __all__ = ["add_rms_norm", "conv", "scan"]
 
