@@ -79,10 +79,10 @@ struct ChannelSums {
     multiply_add(s1, v[0][2], v[0][3], v[1][2], v[1][3], b0, b1);
   }
   DEVICE void add(const Block& v, float b0, float b1) {
-    if (!EXACT) {
-      multiply(v, b0, b1);
-      return;
-    }
+    if (EXACT) multiply_exactly(v, b0, b1);
+    else multiply(v, b0, b1);
+  }
+  DEVICE void multiply_exactly(const Block& v, float b0, float b1) {
     Block high, low;
     UNROLL for (int j = 0; j < 2; ++j)
       UNROLL for (int i = 0; i < 4; ++i) {
