@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from vlm_ssm.cuda.launch import is_usable, kernel
-from vlm_ssm.cuda.memory import GRID, KINDS, aligned, by_row, rows
+from vlm_ssm.cuda.memory import GRID, KINDS, aligned, by_direction, by_row, rows
 from vlm_ssm.cuda.reduce import sum_slices
+from vlm_ssm.cuda.scan_forward import sum_directions
 from vlm_ssm.registration.autograd import CONV_BACKWARD, CONV_FORWARD, conv_with
 from vlm_ssm.registration.inputs import ConvInputs
 from vlm_ssm.registration.layouts import check_scan_order, like
@@ -103,15 +104,16 @@ def _backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     grad_weight, grad_bias = torch.zeros_like(weight), weight.new_zeros(sets, E)
     grad_state = None if state is None else weight.new_empty(K, N, taps - 1, E)
     apart = J < K
-    parts = weight.new_empty(N, T, K, E) if apart else grad_x
+    parts = weight.new_empty(K, N, T, E) if apart else None
     if grad.numel():
         options = _options(inputs, "backward", strip_) | {"OUT": 0 if apart else KINDS[x.dtype]}
-        values = _values(inputs, grad=grad, grad_state=grad_state, sums=sums) | by_row("grad_x", parts)
+        values = _values(inputs, grad=grad, grad_state=grad_state, sums=sums)
+        values |= by_row("grad_x", grad_x) if parts is None else by_direction("grad_x", parts)
         run = kernel("conv.cu", "conv_backward", **options)
         run(_grid(inputs, strip_), THREADS, 0, x.device.index, **values)
         sum_slices(sums, sums.shape[:3].numel(), (grad_weight, grad_bias))
-    if apart:
-        grad_x = parts.sum(2, keepdim=True).to(x.dtype)
+        if parts is not None:
+            sum_directions(parts, None, None, grad_x)
     given = x.new_empty(0) if state is None or grad_state is None else grad_state.sum(0).to(state.dtype)
     return grad_x, grad_weight, grad_bias, given
 
