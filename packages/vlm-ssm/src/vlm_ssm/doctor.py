@@ -89,11 +89,14 @@ def _cuda_rows() -> Rows:
     if _state("cuda") != "available":
         return []
     from vlm_ssm.cuda import compiler, launch
+    from vlm_ssm.cuda.scan_inputs import LEAST_WIDTH, MOST_STATES
     from vlm_ssm.runtime.kernel_cache import kernel_folder
 
     folder = kernel_folder("cuda")
     kept = compiler.why_not_kept() or f"{len(list(folder.glob('*.bin')))} compiled"
-    covered = "state size 16; gradients of bf16 and fp16 rows; other cases run on triton"
+    covered = (
+        f"state sizes up to {MOST_STATES}, groups of {LEAST_WIDTH} channels or more; triton runs other cases"
+    )
     if reason := launch.why_unusable(torch.cuda.current_device()):
         covered = f"nothing: {reason}; triton runs instead"
     return [("NVRTC", compiler.version()), ("CUDA kernels", f"{folder}: {kept}"), ("cuda covers", covered)]
