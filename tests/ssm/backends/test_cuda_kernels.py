@@ -20,7 +20,7 @@ from vlm_ssm.registration.inputs import ScanInputs
 if backends.missing("cuda"):
     pytest.skip("the kernels need a CUDA device", allow_module_level=True)
 
-from vlm_ssm.cuda import compiler, reduce, scan_backward, scan_forward
+from vlm_ssm.cuda import compiler, reduce, scan, scan_backward, scan_forward
 from vlm_ssm.cuda.scan_inputs import TILE
 from vlm_ssm.triton import conv as triton_conv
 from vlm_ssm.triton import norm as triton_norm
@@ -215,6 +215,20 @@ def along_directions(K, keep, own, gated, segmented, S=16):
 def test_directions(directions, keep, own, gated, segmented):
     """Summed or apart, shared or own parameters, with and without gate, against plain torch in fp32."""
     check_directions(along_directions(directions, keep, own, gated, segmented), keep)
+
+
+@pytest.mark.usefixtures("no_triton")
+@pytest.mark.parametrize("directions", [2, 4])
+@pytest.mark.parametrize(
+    ("own", "gated", "segmented"), [(False, True, False), (True, False, True), (True, True, True)]
+)
+def test_directions_that_wait_for_each_other(directions, own, gated, segmented, monkeypatch):
+    """Sums of directions within one launch, as where blocks of one direction fill the GPU."""
+    monkeypatch.setattr(scan, "can_chain", lambda _: True)
+    split = scan_forward.forward_split
+    whole = {"parts": 1, "part_tiles": 3}
+    monkeypatch.setattr(scan_forward, "forward_split", lambda *a: split(*a)._replace(**whole))
+    check_directions(along_directions(directions, False, own, gated, segmented), False)
 
 
 @pytest.mark.usefixtures("no_triton")

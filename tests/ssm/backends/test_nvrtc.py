@@ -97,6 +97,7 @@ CASES = {
     "plain": lambda: run_scan(scan_case(ordered=False)),
     "long": lambda: run_scan(scan_case(T=4000, E=72, gated=False, ordered=False, reset=True)),
     "summed": lambda: run_scan(scan_case(K=2)),
+    "chained": lambda: run_scan(scan_case(K=2, T=40, E=20480)),
     "apart": lambda: run_scan(scan_case(K=2, own=True, keep=True, dtype=torch.float16, reset=True)),
     "many": lambda: run_scan(scan_case(E=10240)),
     "some": lambda: run_scan(scan_case(E=5120)),

@@ -12,7 +12,7 @@ from vlm_ssm.cuda.memory import KINDS, aligned, by_direction, by_row, rows
 from vlm_ssm.cuda.padding import scan_padded
 from vlm_ssm.cuda.reduce import sum_slices
 from vlm_ssm.cuda.scan_backward import gate_backward, run_backward
-from vlm_ssm.cuda.scan_forward import run_forward, sum_directions
+from vlm_ssm.cuda.scan_forward import can_chain, run_forward, sum_directions
 from vlm_ssm.cuda.scan_inputs import TILE, why_not_covered, with_alignment
 from vlm_ssm.registration.autograd import BACKWARD, FORWARD, like_inputs, scan_with
 from vlm_ssm.registration.inputs import ScanInputs
@@ -28,12 +28,17 @@ def _run(inputs: ScanInputs, train: bool) -> tuple[Tensor, Tensor, Tensor | None
     columns = K if inputs.keep_directions else 1
     summed = columns < K
     out, last = u.new_empty(N, T, columns, E), u.new_empty(K, N, E, states, dtype=torch.float32)
-    acc = out.new_empty(N, T, E, dtype=torch.float32) if train and summed and z is not None else None
+    keep = train and summed and z is not None
+    acc = out.new_empty(N, T, E, dtype=torch.float32) if keep else None
     starts = last.new_empty(K, N, -(-T // TILE), E, states) if train else None
     if not out.numel():
         return out, last.zero_(), acc, starts
-    parts = out.new_empty(K, N, T, E, dtype=torch.float32) if summed else None
     ready = with_alignment(inputs)
+    if summed and can_chain(ready):
+        sums = acc if acc is not None else last.new_empty(N, T, E)
+        run_forward(ready, by_row("out", out), last, starts, summed, sums, keep)
+        return out, last, acc, starts
+    parts = out.new_empty(K, N, T, E, dtype=torch.float32) if summed else None
     run_forward(
         ready, by_row("out", out) if parts is None else by_direction("out", parts), last, starts, summed
     )

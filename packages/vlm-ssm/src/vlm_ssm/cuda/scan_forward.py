@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from vlm_ssm.cuda.launch import kernel
 from vlm_ssm.cuda.memory import KINDS, by_row
-from vlm_ssm.cuda.parts import divide
+from vlm_ssm.cuda.parts import MULTIPROCESSORS, divide
 from vlm_ssm.cuda.scan_inputs import TILE, scan_arguments, scan_options
 from vlm_ssm.registration.inputs import ScanInputs
 
 SHARED_MEMORY = 227 * 1024
 """Bytes of a multiprocessor of an H200."""
+RESIDENT = 512
+"""Threads of a multiprocessor that registers allow."""
 
 
 class Split(NamedTuple):
@@ -41,15 +44,27 @@ def forward_split(
 
 
 def run_forward(
-    inputs: ScanInputs, out: dict[str, Any], last: Tensor, starts: Tensor | None, summed: bool
+    inputs: ScanInputs,
+    out: dict[str, Any],
+    last: Tensor,
+    starts: Tensor | None,
+    summed: bool,
+    acc: Tensor | None = None,
+    keep: bool = False,
 ) -> None:
+    """`summed`: `out` gets each direction's part, ungated fp32 — or, if `acc` (N, T, E) is given, the sum and its gate.
+
+    With `keep`, `acc` gets the ungated sum.
+    """
     (K, N, T, E), groups = inputs.u.shape, inputs.B.shape[3]
     width, device, states = E // groups, inputs.u.device.index, inputs.A.shape[2]
     split = forward_split(K * N, T, width, groups, states, inputs.u.element_size())
-    gated = inputs.z is not None and not summed
+    chained = acc is not None
+    gated = inputs.z is not None and (chained or not summed)
     options, shared = scan_options(inputs, gated), _forward_shared(split, inputs, gated)
     options |= {"BLOCK": split.block, "LANES": split.lanes, "MIN_BLOCKS": _min_blocks(split, states, shared)}
-    options |= {"TAIL": width % split.block != 0, "OUT": 0 if summed else options["ROW"]}
+    options |= {"TAIL": width % split.block != 0, "OUT": 0 if summed and not chained else options["ROW"]}
+    options["CHAINED"] = chained
     ends = decays = None
     if split.parts > 1:
         ends, decays = last.new_empty(2, K, N, split.parts, E, states).unbind()
@@ -57,10 +72,23 @@ def run_forward(
     values |= {"ends": ends, "decays": decays, "part_tiles": split.part_tiles}
     threads = split.block * split.lanes
     blocks = groups * -(-width // split.block)
+    done = last.new_zeros(N, blocks, dtype=torch.int32) if chained else None
+    values |= {"acc": acc, "done": done, "K": K, "keep": keep}
     for state_only, parts in ((1, split.parts - 1), (0, split.parts)):
         if parts:
             run = kernel("scan_forward.cu", "scan_forward", **options, STATE_ONLY=state_only, SHARED=shared)
             run((blocks, K * N, parts), threads, shared, device, **values)
+
+
+def can_chain(inputs: ScanInputs) -> bool:
+    """Whether directions add up within one launch.
+
+    The blocks of one direction must fill the GPU: then those of the next, which wait for them, start when they end.
+    """
+    (K, N, T, E), groups = inputs.u.shape, inputs.B.shape[3]
+    split = forward_split(K * N, T, E // groups, groups, inputs.A.shape[2], inputs.u.element_size())
+    blocks = N * groups * -(-(E // groups) // split.block)
+    return split.parts == 1 and blocks * split.block * split.lanes >= MULTIPROCESSORS * RESIDENT
 
 
 def _min_blocks(split: Split, states: int, shared: int) -> int:
