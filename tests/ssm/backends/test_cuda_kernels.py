@@ -1,7 +1,6 @@
 """The CUDA kernels on a GPU, against the definitions in float64 and against Triton's."""
 
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+import sys
 from types import MappingProxyType
 
 import pytest
@@ -9,6 +8,7 @@ import torch
 from cases import assert_as_near, assert_near, errors, gradients, run_exact, run_scan, scan_inputs
 from conv_cases import Case as Window
 from conv_cases import both as both_windows
+from cuda_variants import Recorded, compile_together, recorded
 from norm_cases import both as both_norms
 from norm_cases import exact as exact_norm
 from norm_cases import tensors as norm_tensors
@@ -20,7 +20,7 @@ from vlm_ssm.registration.inputs import ScanInputs
 if backends.missing("cuda"):
     pytest.skip("the kernels need a CUDA device", allow_module_level=True)
 
-from vlm_ssm.cuda import compiler, reduce, scan, scan_backward, scan_forward
+from vlm_ssm.cuda import compiler, conv, norm, reduce, scan, scan_backward, scan_forward
 from vlm_ssm.cuda.scan_inputs import TILE
 from vlm_ssm.triton import conv as triton_conv
 from vlm_ssm.triton import norm as triton_norm
@@ -29,6 +29,30 @@ from vlm_ssm.triton import scan as triton_scan
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 HALVES = (BF16, FP16)
 ROUNDING = MappingProxyType({torch.bfloat16: 3e-3, torch.float16: 1.5e-3, torch.float32: 3e-6})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled(request):
+    """Kernels of all selected tests, side by side."""
+
+    def stop(*_):
+        raise Recorded
+
+    def run(item):
+        def once(patch):
+            patch.setattr(sys.modules[__name__], "run_exact", stop)
+            values = {"monkeypatch": patch, **(item.callspec.params if hasattr(item, "callspec") else {})}
+            code = item.function.__code__
+            needed = {n: v for n, v in values.items() if n in code.co_varnames[: code.co_argcount]}
+            item.function(**needed)
+
+        return once
+
+    items = [item for item in request.session.items if item.module is request.module]
+    with torch.device("cuda"):
+        variants = recorded((conv, norm, reduce, scan_backward, scan_forward), map(run, items))
+    major, minor = torch.cuda.get_device_capability()
+    compile_together(variants, compiler.target(10 * major + minor))
 
 
 @pytest.fixture(autouse=True)
@@ -125,30 +149,6 @@ SIZES = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def compiled_sizes():
-    """Compiles what SIZES need, side by side, as one after the other they would take minutes."""
-    variants = set()
-    with pytest.MonkeyPatch.context() as patch, torch.device("cuda"):
-        for module in (scan_forward, scan_backward, reduce):
-            patch.setattr(
-                module, "kernel", lambda file, _, **constants: partial(note, variants, file, constants)
-            )
-        for states, dtype, batch, length, width, groups, absent, kind, parts in SIZES:
-            with pytest.MonkeyPatch.context() as inner:
-                divide_time(inner, length, parts)
-                case = scan_inputs(batch, length, width, states, groups, absent=absent, dtype=dtype)
-                run_scan("cuda", case, True, marks(kind, batch, length))
-    major, minor = torch.cuda.get_device_capability()
-    arch = compiler.target(10 * major + minor)
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda variant: compiler.machine_code(*variant, arch), sorted(variants)))
-
-
-def note(variants, file, constants, *_, **__):
-    variants.add((file, tuple(sorted((name, int(value)) for name, value in constants.items()))))
-
-
 def divide_time(monkeypatch, length, parts):
     """Into about so many parts; as the launches would by themselves if `parts` is 1."""
     if parts == 1:
@@ -160,7 +160,7 @@ def divide_time(monkeypatch, length, parts):
     monkeypatch.setattr(scan_backward, "backward_parts", lambda *_: tuple(divided.values()))
 
 
-@pytest.mark.usefixtures("no_triton", "compiled_sizes")
+@pytest.mark.usefixtures("no_triton")
 @pytest.mark.parametrize(
     ("states", "dtype", "batch", "length", "width", "groups", "absent", "kind", "parts"), SIZES, ids=str
 )
