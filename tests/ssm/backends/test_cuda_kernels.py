@@ -20,7 +20,7 @@ from vlm_ssm.registration.inputs import ScanInputs
 if backends.missing("cuda"):
     pytest.skip("the kernels need a CUDA device", allow_module_level=True)
 
-from vlm_ssm.cuda import compiler, conv, norm, reduce, scan, scan_backward, scan_forward
+from vlm_ssm.cuda import compiler, conv, layer_norm, norm, reduce, scan, scan_backward, scan_forward
 from vlm_ssm.cuda.scan_inputs import TILE
 from vlm_ssm.triton import conv as triton_conv
 from vlm_ssm.triton import norm as triton_norm
@@ -50,7 +50,7 @@ def _compiled(request):
 
     items = [item for item in request.session.items if item.module is request.module]
     with torch.device("cuda"):
-        variants = recorded((conv, norm, reduce, scan_backward, scan_forward), map(run, items))
+        variants = recorded((conv, layer_norm, norm, reduce, scan_backward, scan_forward), map(run, items))
     major, minor = torch.cuda.get_device_capability()
     compile_together(variants, compiler.target(10 * major + minor))
 
@@ -312,3 +312,30 @@ def test_gradient_of_one_output_of_the_norm(used):
 
 def test_a_width_that_goes_to_triton():
     assert_near(*both_norms("cuda", norm_tensors((3, 5, 21), added=True)), 1e-5)
+
+
+@pytest.mark.usefixtures("no_triton")
+@pytest.mark.parametrize(
+    "kinds", [(BF16, BF16, BF16), (BF16, FP32, BF16), (FP32, FP32, FP32), (FP16, FP16, FP32)]
+)
+@pytest.mark.parametrize("shape", [(3, 5, 20), (1200, 2560), (7, 1152)])
+def test_layer_norm_of_a_sum(shape, kinds):
+    """y and every gradient against float64; the same bits again."""
+    torch.manual_seed(0)
+    case = {"x": torch.randn(shape).to(kinds[0]), "skip": 3 + torch.randn(shape).to(kinds[1])}
+    case = {
+        n: t.requires_grad_()
+        for n, t in (case | {n: torch.randn(shape[-1]) for n in ("weight", "bias")}).items()
+    }
+
+    def run():
+        y = layer_norm.add_layer_norm(**case, eps=1e-5, dtype=kinds[2])
+        return {"y": y} | gradients([y], case)
+
+    double = {n: t.detach().double().requires_grad_() for n, t in case.items()}
+    summed = double["x"] + double["skip"]
+    exact = torch.nn.functional.layer_norm(summed, summed.shape[-1:], double["weight"], double["bias"], 1e-5)
+    found, limit = run(), max(1e-5, 2 * max(ROUNDING[kind] for kind in kinds))
+    assert_near(found, {"y": exact} | gradients([exact], double), limit)
+    assert found["y"].dtype == kinds[2]
+    assert all(torch.equal(t, run()[n]) for n, t in found.items())

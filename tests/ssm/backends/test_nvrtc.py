@@ -11,7 +11,7 @@ import torch
 pytest.importorskip("triton")
 pytest.importorskip("cuda.bindings.nvrtc")
 
-from vlm_ssm.cuda import compiler, conv, launch, norm, reduce, scan, scan_backward, scan_forward
+from vlm_ssm.cuda import compiler, conv, launch, layer_norm, norm, reduce, scan, scan_backward, scan_forward
 from vlm_ssm.registration.inputs import ConvInputs, ScanInputs
 from vlm_ssm.triton import conv as triton_conv
 from vlm_ssm.triton import scan as triton_scan
@@ -37,7 +37,7 @@ def launches(monkeypatch):
 
         return run
 
-    for module in (conv, norm, reduce, scan_backward, scan_forward):
+    for module in (conv, layer_norm, norm, reduce, scan_backward, scan_forward):
         monkeypatch.setattr(module, "kernel", kernel)
     return made
 
@@ -93,6 +93,13 @@ def run_norm(width=64, out=BF16, y=BF16, *, added=True):
     assert grads[2].shape == weight.shape
 
 
+def run_layer_norm(x=BF16, skip=BF16, y=BF16, width=64):
+    rows, weight = torch.zeros(5, width, dtype=x), torch.zeros(width)
+    result, *kept = layer_norm.run_forward(rows, rows.to(skip), weight, weight, 1e-5, y)
+    grads = layer_norm.run_backward(result, rows, rows.to(skip), weight, *kept)
+    assert [g.shape for g in grads[2:]] == [weight.shape] * 2
+
+
 CASES = {
     "plain": lambda: run_scan(scan_case(ordered=False)),
     "long": lambda: run_scan(scan_case(T=4000, E=72, gated=False, ordered=False, reset=True)),
@@ -109,6 +116,8 @@ CASES = {
     "norm": run_norm,
     "norm of fp32": lambda: run_norm(2560, torch.float32, torch.float32),
     "norm without a sum": lambda: run_norm(8192, y=torch.float16, added=False),
+    "layer norm": run_layer_norm,
+    "layer norm of two types": lambda: run_layer_norm(BF16, torch.float32, BF16, 5120),
     "conv": run_conv,
     "conv of segments": lambda: run_conv(torch.float16, boundaries=True),
     "conv of directions": lambda: run_conv(torch.float32, state=False, directions=4),

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from vlm_ssm.cuda.compiler import CompilationError, version
 from vlm_ssm.cuda.conv import conv
+from vlm_ssm.cuda.layer_norm import add_layer_norm
 from vlm_ssm.cuda.norm import add_rms_norm
 from vlm_ssm.cuda.scan import scan
 from vlm_ssm.runtime.errors import UnusableError
 
-__all__ = ["add_rms_norm", "conv", "scan"]
+__all__ = ["add_layer_norm", "add_rms_norm", "conv", "scan"]
 
 try:
     version()
