@@ -2,11 +2,12 @@
 
     uv run python -m perf.gpu.scan
 
-bf16 rows (unless it says fp32) with fp32 inside, with D, gate, bias and softplus. *Kernels* are the default backend's launches replayed as a
-CUDA graph: what the GPU needs. The others are called from Python, as layers call them; mamba_ssm's time includes
-turning rows into its layout, time last, and back. Its kernels alone, on rows turned beforehand, are replayed as well,
-where there is one direction: it knows no other. The floor is a copy that reads and writes what the scan has to, each
-tensor once: inputs and output, and in training also every gradient. Without a GPU the same runs on the CPU's backends.
+bf16 rows (unless it says fp32) with fp32 inside, with D, gate, bias and softplus. *Kernels* are the default backend's
+launches replayed as a CUDA graph: what the GPU needs. The others are called from Python, as layers call them;
+mamba_ssm's time includes turning rows into its layout, time last, and back. Its kernels alone, on rows turned
+beforehand, are replayed as well, where there is one direction: it knows no other. The floor is a copy that reads and
+writes what the scan has to, each tensor once: inputs and output, and in training also every gradient. Without a GPU
+the same runs on the CPU's backends.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ SHAPES = [
     Shape("VSS-MLP, BSM", 1, 729, 2304, "bsm"), Shape("VSS-MLP, CSM", 1, 729, 2304, "csm"),
     Shape("VSS-L2, BSM", 1, 729, 5120, "bsm"), Shape("VSS-L2, CSM", 1, 729, 5120, "csm"),
     Shape("VSS-L2, BSM", 8, 729, 5120, "bsm"), Shape("2.8B", 1, 793, 5120), Shape("2.8B", 8, 793, 5120),
-    Shape("2.8B", 1, 8192, 5120), Shape("8 states", 8, 793, 5120, states=8), Shape("32 states", 8, 793, 5120, states=32),
-    Shape("64 states", 8, 793, 5120, states=64), Shape("fp32", 4, 793, 5120, dtype=torch.float32),
+    Shape("2.8B", 1, 8192, 5120), Shape("8 states", 8, 793, 5120, states=8),
+    Shape("32 states", 8, 793, 5120, states=32), Shape("64 states", 8, 793, 5120, states=64), Shape("fp32", 4, 793, 5120, dtype=torch.float32),
 ]  # fmt: skip
 SMOKE = [Shape("BSM", 1, 9, 32, "bsm"), Shape("plain", 2, 20, 32), Shape("8 states", 1, 9, 32, states=8)]
 NAMES = [
