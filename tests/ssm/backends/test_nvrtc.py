@@ -3,6 +3,7 @@
 import hashlib
 import sys
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -29,17 +30,36 @@ def launches(monkeypatch):
     """Launches as (file, constants), each checked to name every field of its arguments, instead of running."""
     made = []
 
-    def kernel(file, entry, **constants):
-        def run(grid, threads, shared, device, **values):
-            assert set(values) == set(launch.argument_names(file)), entry
-            assert all(n > 0 for n in grid)
-            made.append((file, tuple(sorted((n, int(v)) for n, v in constants.items()))))
+    class Kernel:
+        def __init__(self, file, entry, **constants):
+            self.file, self.entry = file, entry
+            self.constants = tuple(sorted((n, int(v)) for n, v in constants.items()))
 
-        return run
+        def prepare(self, grid, threads, shared, device, tensors, **integers):
+            assert sorted([*tensors, *integers]) == sorted(launch.argument_names(self.file)), self.entry
+            assert all(n > 0 for n in grid)
+            assert all(isinstance(n, int) for n in integers.values())
+            made.append((self.file, self.constants))
+            return partial(self.launched, len(tensors))
+
+        def launched(self, count, *tensors):
+            assert len(tensors) == count
+            assert all(t is None or isinstance(t, torch.Tensor) for t in tensors)
 
     for module in (conv, reduce, scan_backward, scan_forward):
-        monkeypatch.setattr(module, "kernel", kernel)
-    return made
+        monkeypatch.setattr(module, "kernel", Kernel)
+    forget_launches()
+    yield made
+    forget_launches()
+
+
+def forget_launches():
+    kept = (
+        conv._launch, reduce._launch, scan_backward._launches, scan_backward._gate_launch, scan_forward._launches,
+        scan_forward._sum_launch,
+    )  # fmt: skip
+    for function in kept:
+        function.cache_clear()
 
 
 def scan_case(K=1, T=70, E=64, dtype=BF16, *, own=False, keep=False, gated=True, ordered=True, reset=False):
@@ -63,10 +83,10 @@ def scan_case(K=1, T=70, E=64, dtype=BF16, *, own=False, keep=False, gated=True,
     )
 
 
-def run_scan(inputs):
+def run_scan(inputs, y=None):
     """A forward and a backward, whose results have the shapes of what they belong to."""
     out, last, acc, starts = scan._run(inputs, True)
-    grads = scan._backward(out, last, *inputs, last.new_empty(0) if acc is None else acc, starts)
+    grads = scan._backward(out, last, inputs, acc, starts, y=y)
     for grad, t in zip(grads, inputs[:9], strict=True):
         assert t is None or grad.shape == t.shape
 
@@ -78,7 +98,7 @@ def run_conv(dtype=BF16, *, state=True, boundaries=False, directions=0):
     order = torch.arange(70).expand(directions, -1).contiguous() if directions else None
     past = torch.zeros(2, 3, 64, dtype=dtype) if state else None
     inputs = ConvInputs(x, torch.zeros(1, 4, 64), torch.zeros(1, 64), past, *segments, order)
-    grads = conv._backward(conv._run(*inputs), *inputs)
+    grads = conv._backward(conv._run(inputs), inputs)
     assert grads[0].shape == x.shape
 
 
@@ -87,6 +107,7 @@ CASES = {
     "long": lambda: run_scan(scan_case(T=4000, E=72, gated=False, ordered=False, reset=True)),
     "summed": lambda: run_scan(scan_case(K=2)),
     "apart": lambda: run_scan(scan_case(K=2, own=True, keep=True, dtype=torch.float16, reset=True)),
+    "with y": lambda: run_scan(scan_case(ordered=False), torch.zeros(2, 70, 1, 64, dtype=BF16)),
     "many": lambda: run_scan(scan_case(E=10240)),
     "some": lambda: run_scan(scan_case(E=5120)),
     "conv": run_conv,

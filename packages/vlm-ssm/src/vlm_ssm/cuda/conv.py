@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from vlm_ssm.cuda.launch import is_usable, kernel
-from vlm_ssm.cuda.memory import GRID, KINDS, aligned, by_row, rows
+from vlm_ssm.cuda.launch import PLANS, Launch, is_usable, kernel
+from vlm_ssm.cuda.memory import GRID, KINDS, Layout, aligned, by_row, layout, rows
 from vlm_ssm.cuda.reduce import sum_slices
 from vlm_ssm.registration.conv_op import ConvKernels, registered_conv
 from vlm_ssm.registration.inputs import ConvInputs
@@ -40,32 +41,50 @@ def why_not_covered(x: Tensor, weight: Tensor, scan_order: Tensor | None) -> str
     return None if 2 <= weight.shape[-1] <= 4 else f"windows of {weight.shape[-1]} positions"
 
 
-def _options(inputs: ConvInputs, which: str, strip_: int) -> dict[str, int]:
-    kind = KINDS[inputs.x.dtype]
-    return {
-        "ROW": kind,
-        "OUT": kind,
-        "TAPS": inputs.weight.shape[1],
-        "CHANNELS": CHANNELS,
-        "STRIP": strip_,
-        "AHEAD": AHEAD[which],
-        "BOUNDARIES": inputs.reset is not None,
-        "ORDERED": inputs.scan_order is not None,
-        "STATE": inputs.state is not None,
-    }
+_TENSORS = (
+    "x", "weight", "bias", "state", "reset", "history", "left_pad", "order", "y", "grad", "grad_x", "grad_state", "sums",
+)  # fmt: skip
 
 
-def _values(inputs: ConvInputs, **values: Any) -> dict[str, Any]:
-    x, weight, bias, state, reset, history, left_pad, scan_order = inputs
-    absent = dict.fromkeys(("y", "grad", "grad_x", "grad_x_k", "grad_x_n", "grad_x_t", "grad_state", "sums"))
-    marks = {"reset": reset, "history": history, "left_pad": left_pad, "order": scan_order}
-    sizes = {"N": len(x), "T": x.shape[1], "E": x.shape[3], "sets": len(weight)}
-    return absent | by_row("x", x) | {"weight": weight, "bias": bias, "state": state} | marks | sizes | values
+class ConvLayout(NamedTuple):
+    """What the launches of a convolution depend on; `sets`: of parameters."""
+
+    x: Layout
+    directions: int
+    taps: int
+    sets: int
+    boundaries: bool
+    ordered: bool
+    state: bool
+    device: int
 
 
-def _grid(inputs: ConvInputs, strip_: int) -> tuple[int, int, int]:
-    N, T, _, E = inputs.x.shape
-    return -(-E // (CHANNELS * THREADS)), -(-T // strip_), inputs.directions * N
+def _layout(inputs: ConvInputs) -> ConvLayout:
+    sets, taps, _ = inputs.weight.shape
+    flags = inputs.reset is not None, inputs.scan_order is not None, inputs.state is not None
+    return ConvLayout(layout(inputs.x), inputs.directions, taps, sets, *flags, inputs.x.get_device())
+
+
+@lru_cache(PLANS)
+def _launch(which: str, given: ConvLayout, strip_: int, grad_x: Layout | None) -> Launch:
+    """`which`: forward or backward, whose gradient of x lies as `grad_x`."""
+    (N, T, _, E), kind = given.x.shape, KINDS[given.x.dtype]
+    run = kernel(
+        "conv.cu",
+        f"conv_{which}",
+        ROW=kind,
+        OUT=kind if grad_x is None else KINDS[grad_x.dtype],
+        TAPS=given.taps,
+        CHANNELS=CHANNELS,
+        STRIP=strip_,
+        AHEAD=AHEAD[which],
+        BOUNDARIES=given.boundaries,
+        ORDERED=given.ordered,
+        STATE=given.state,
+    )
+    integers = by_row("x", given.x) | by_row("grad_x", grad_x) | {"N": N, "T": T, "E": E, "sets": given.sets}
+    grid = (-(-E // (CHANNELS * THREADS)), -(-T // strip_), given.directions * N)
+    return run.prepare(grid, THREADS, 0, given.device, _TENSORS, **integers)
 
 
 def _run(inputs: ConvInputs) -> Tensor:
@@ -76,8 +95,7 @@ def _run(inputs: ConvInputs) -> Tensor:
     y = inputs.x.new_empty(K, N, T, E)
     if y.numel():
         strip_ = strip("forward", K * N, T, E)
-        run = kernel("conv.cu", "conv_forward", **_options(inputs, "forward", strip_))
-        run(_grid(inputs, strip_), THREADS, 0, y.device.index, **_values(inputs, y=y))
+        _launch("forward", _layout(inputs), strip_, None)(*inputs, y, None, None, None, None)
     return y
 
 
@@ -97,10 +115,8 @@ def _backward(
     grad_state = None if state is None else weight.new_empty(K, N, taps - 1, E)
     parts = weight.new_empty(N, T, K, E) if apart else grad_x
     if grad.numel():
-        options = _options(inputs, "backward", strip_) | {"OUT": 0 if apart else KINDS[x.dtype]}
-        values = _values(inputs, grad=grad, grad_state=grad_state, sums=sums) | by_row("grad_x", parts)
-        run = kernel("conv.cu", "conv_backward", **options)
-        run(_grid(inputs, strip_), THREADS, 0, x.device.index, **values)
+        launch = _launch("backward", _layout(inputs), strip_, layout(parts))
+        launch(*inputs, None, grad, parts, grad_state, sums)
         sum_slices(sums, sums.shape[:3].numel(), (grad_weight, grad_bias))
     else:
         grad_weight.zero_()

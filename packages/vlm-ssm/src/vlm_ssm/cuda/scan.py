@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from vlm_ssm.cuda.launch import is_usable
-from vlm_ssm.cuda.memory import KINDS, aligned, by_direction, by_row, rows
+from vlm_ssm.cuda.memory import KINDS, aligned, rows
 from vlm_ssm.cuda.reduce import sum_slices
 from vlm_ssm.cuda.scan_backward import gate_backward, run_backward
 from vlm_ssm.cuda.scan_forward import run_forward, sum_directions
@@ -31,9 +31,7 @@ def _run(inputs: ScanInputs, train: bool) -> tuple[Tensor, Tensor, Tensor | None
         return out, last.zero_(), acc, starts
     parts = out.new_empty(K, N, T, E, dtype=torch.float32) if summed else None
     ready = with_alignment(inputs)
-    run_forward(
-        ready, by_row("out", out) if parts is None else by_direction("out", parts), last, starts, summed
-    )
+    run_forward(ready, out if parts is None else parts, last, starts, summed)
     if parts is not None:
         sum_directions(parts, ready.z, acc, out)
     return out, last, acc, starts

@@ -63,12 +63,11 @@ def why_backend_cannot_fuse(device: torch.device) -> str | None:
     return None if name in ("numba", "triton", "cuda") else f"backend {name} is differentiated by autograd"
 
 
-def fuses(layer: Any, x: Tensor, *, own_dtype: torch.dtype | None = None) -> bool:
-    """Whether `fused_mixer` computes this layer on x. `own_dtype`: of the layer's input, if it isn't x's."""
+def fuses(layer: Any, x: Tensor, dtype: torch.dtype | None = None) -> bool:
+    """Whether `fused_mixer` computes this layer on x; `dtype`: of what the layer reads, if it isn't x's."""
     if why_backend_cannot_fuse(x.device):
         return False
-    autocast = torch.is_autocast_enabled(x.device.type)
-    dtype = compute_dtype(x) if autocast or own_dtype is None else own_dtype
+    autocast, dtype = torch.is_autocast_enabled(x.device.type), compute_dtype(x, dtype)
     reason = why_not_fused(layer, dtype) or (None if autocast else _why_not_of(layer, dtype))
     if reason:
         _report(f"{type(layer).__name__}: {reason}")
@@ -95,7 +94,6 @@ def fused_mixer(
     boundaries: SegmentBoundaries | None,
     state: tuple[Tensor, Tensor] | None,
     *,
-    dtype: torch.dtype | None = None,
     norm: tuple[Tensor, float] | None = None,
     out: Tensor | None = None,
 ) -> MixerOutputs:
@@ -124,7 +122,7 @@ def fused_mixer(
     weight, eps = norm or (None, 0.0)
     _expect("norm.weight", weight, (M,))
     _expect("out", out, (N, T, M))
-    dtype = dtype or compute_dtype(x)
+    dtype = compute_dtype(x, None if weight is None else weight.dtype)
     return mixer(
         MixerInputs(
             x.contiguous() if norm else x.to(dtype),
