@@ -48,7 +48,7 @@ def why_not_fused(layer: Any, dtype: torch.dtype) -> str | None:
 
 def _why_not_plain(name: str, module: Any, kind: type[nn.Module]) -> str | None:
     if type(module) is not kind:
-        return f"{name} is a {type(module).__name__}"
+        return f"{name} is a {type(module).__module__}.{type(module).__qualname__}"
     if not has_no_hooks(module):
         return f"{name} has hooks"
     parameters = module._parameters
@@ -69,8 +69,8 @@ def fuses(layer: Any, x: Tensor, dtype: torch.dtype | None = None) -> bool:
         return False
     autocast, dtype = torch.is_autocast_enabled(x.device.type), compute_dtype(x, dtype)
     reason = why_not_fused(layer, dtype) or (None if autocast else _why_not_of(layer, dtype))
-    if reason:
-        _report(f"{type(layer).__name__}: {reason}")
+    if reason and not torch.compiler.is_compiling():
+        _report(reason)
     return reason is None
 
 
