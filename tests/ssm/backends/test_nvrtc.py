@@ -12,7 +12,7 @@ import torch
 pytest.importorskip("triton")
 pytest.importorskip("cuda.bindings.nvrtc")
 
-from vlm_ssm.cuda import compiler, conv, launch, reduce, scan, scan_backward, scan_forward
+from vlm_ssm.cuda import compiler, conv, launch, parameters, reduce, scan, scan_backward, scan_forward
 from vlm_ssm.registration.inputs import ConvInputs, ScanInputs
 from vlm_ssm.triton import conv as triton_conv
 from vlm_ssm.triton import scan as triton_scan
@@ -46,8 +46,9 @@ def launches(monkeypatch):
             assert len(tensors) == count
             assert all(t is None or isinstance(t, torch.Tensor) for t in tensors)
 
-    for module in (conv, reduce, scan_backward, scan_forward):
+    for module in (conv, parameters, reduce, scan_backward, scan_forward):
         monkeypatch.setattr(module, "kernel", Kernel)
+    monkeypatch.setattr(parameters, "is_usable", lambda device: True)
     forget_launches()
     yield made
     forget_launches()
@@ -55,7 +56,7 @@ def launches(monkeypatch):
 
 def forget_launches():
     kept = (
-        conv._launch, reduce._launch, scan_backward._launches, scan_backward._gate_launch, scan_forward._launches,
+        conv._launch, parameters._launch, reduce._launch, scan_backward._launches, scan_backward._gate_launch, scan_forward._launches,
         scan_forward._sum_launch,
     )  # fmt: skip
     for function in kept:
@@ -102,7 +103,15 @@ def run_conv(dtype=BF16, *, state=True, boundaries=False, directions=0):
     assert grads[0].shape == x.shape
 
 
+def run_parameters():
+    A, by_tap = parameters.prepare(torch.zeros(64, 16), torch.zeros(64, 1, 4))
+    grad_A_log, grad_weight = parameters.gradients(A, A, by_tap)
+    assert grad_A_log.shape == (64, 16)
+    assert grad_weight.shape == (64, 1, 4)
+
+
 CASES = {
+    "parameters": run_parameters,
     "plain": lambda: run_scan(scan_case(ordered=False)),
     "long": lambda: run_scan(scan_case(T=4000, E=72, gated=False, ordered=False, reset=True)),
     "summed": lambda: run_scan(scan_case(K=2)),
@@ -155,14 +164,14 @@ def test_a_gpu_that_nvrtc_does_not_know_gets_portable_code():
 
 def test_more_than_a_grid_has_goes_to_triton():
     """A grid has 65535 blocks in its second and third dimension."""
-    weight, order = torch.empty(1, 8, 4), torch.empty(2, 4, dtype=torch.int64)
+    order = torch.empty(2, 4, dtype=torch.int64)
     few, many, long = (
         torch.empty(shape, device="meta") for shape in ((9, 4, 1, 8), (40000, 4, 1, 8), (1, 600000, 1, 8))
     )
-    assert conv.why_not_covered(few, weight, order) is None
-    assert conv.why_not_covered(many, weight, None) is None
-    assert "80000 sequences" in (conv.why_not_covered(many, weight, order) or "")
-    assert "600000 positions" in (conv.why_not_covered(long, weight, None) or "")
+    assert conv.why_not_covered(few, 4, order) is None
+    assert conv.why_not_covered(many, 4, None) is None
+    assert "80000 sequences" in (conv.why_not_covered(many, 4, order) or "")
+    assert "600000 positions" in (conv.why_not_covered(long, 4, None) or "")
 
 
 def test_an_error_in_a_source_shows_the_log(tmp_path, monkeypatch):

@@ -31,14 +31,14 @@ def strip(kind: str, sequences: int, length: int, width: int) -> int:
     return min(most, max(least, 1 << max(0, wanted.bit_length() - 1)))
 
 
-def why_not_covered(x: Tensor, weight: Tensor, scan_order: Tensor | None) -> str | None:
-    """Why a convolution goes to Triton's kernels; None if it doesn't."""
+def why_not_covered(x: Tensor, taps: int, scan_order: Tensor | None) -> str | None:
+    """Why a convolution of x (B, T, J, E) goes to Triton's kernels; None if it doesn't."""
     sequences = x.shape[0] * (x.shape[2] if scan_order is None else len(scan_order))
     if sequences > GRID or x.shape[1] > STRIPS["forward"][0] * GRID:
         return f"{sequences} sequences of {x.shape[1]} positions, more than a grid has"
     if x.shape[-1] % 8:
         return f"{x.shape[-1]} channels, no multiple of 8"
-    return None if 2 <= weight.shape[-1] <= 4 else f"windows of {weight.shape[-1]} positions"
+    return None if 2 <= taps <= 4 else f"windows of {taps} positions"
 
 
 _TENSORS = (
@@ -140,14 +140,14 @@ def conv(
     scan_order: Tensor | None,
 ) -> Tensor:
     """As `ops.conv`; cases that the kernels don't cover go to Triton's."""
-    chosen = _conv if _covers(x, weight, scan_order) else triton_conv.conv
+    chosen = _conv if _covers(x, weight.shape[2], scan_order) else triton_conv.conv
     return chosen(x, weight, bias, state, boundaries, scan_order)
 
 
-def _covers(x: Tensor, weight: Tensor, scan_order: Tensor | None) -> bool:
-    return why_not_covered(x, weight, scan_order) is None and is_usable(x.device)
+def _covers(x: Tensor, taps: int, scan_order: Tensor | None) -> bool:
+    return why_not_covered(x, taps, scan_order) is None and is_usable(x.device)
 
 
 def conv_kernels(x: Tensor, weight: Tensor) -> ConvKernels:
-    """The kernels that compute a convolution of these, x (B, T, J, E), weight (P, E, W)."""
-    return KERNELS if _covers(x, weight, None) else triton_conv.KERNELS
+    """The kernels that compute a convolution of x (B, T, J, E) with weight (P, W, E)."""
+    return KERNELS if _covers(x, weight.shape[1], None) else triton_conv.KERNELS

@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from vlm_ssm.fused.forward import normed
-from vlm_ssm.fused.inputs import DIFFERENTIABLE, Inner, MixerInputs, MixerOutputs, inner, norm_kernels
+from vlm_ssm.fused.inputs import (
+    DIFFERENTIABLE,
+    Inner,
+    MixerInputs,
+    MixerOutputs,
+    inner,
+    layer_kernels,
+    norm_kernels,
+)
 from vlm_ssm.registration.compute_dtype import cast_weight
 from vlm_ssm.registration.recompute import gradients
 from vlm_ssm.registration.torch_modes import without_autocast
@@ -97,10 +105,11 @@ def _through_scan(
     x_proj = cast_weight(inputs.x_proj, inputs.dtype)
     of_u.view(-1, width).addmm_(of_projected.flatten(0, 1), x_proj)
     _, of_weight, of_conv_bias, of_state = parts.conv.backward(of_u, parts.conv_inputs, grad_x=grad_x)
-    found.put("conv", of_weight[0].t().contiguous())
+    of_A_log, of_weight = layer_kernels(inputs.backend).gradients(of_A, parts.scan_inputs.A, of_weight)
+    found.put("conv", of_weight)
     found.put("conv_bias", of_conv_bias)
     found.put("conv_state", of_state)
-    found.put("A_log", of_A * parts.scan_inputs.A)  # A = -exp(A_log)
+    found.put("A_log", of_A_log)
     found.put("D", of_D)
     found.put("dt_bias", of_bias)
     found.put("ssm_state", of_h0)
