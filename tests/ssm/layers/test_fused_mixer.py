@@ -145,9 +145,8 @@ def test_nothing_else_is_saved():
         "acc": rows * E * 4,
         "starts": 2 * (64 // CHUNK) * blocks * S * 4,
     }
-    assert sorted(t.untyped_storage().nbytes() for t in saved.values()) == sorted(
-        [*wanted.values(), out.nbytes, x.nbytes]
-    )
+    sizes = [t.untyped_storage().nbytes() for t in saved.values()]
+    assert sorted(n for n in sizes if n) == sorted(wanted.values())
     assert summed.dtype == torch.float32
     assert y.dtype == torch.bfloat16
 

@@ -66,7 +66,11 @@ def _times(grad: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
 def backward(
     grads: OutputGradients, inputs: MixerInputs, outputs: MixerOutputs, needs: Sequence[bool]
 ) -> list[Tensor | None]:
-    """Gradients of the differentiable inputs, of which `needs` are computed; y and states of `outputs` aren't read."""
+    """Gradients of the differentiable inputs, of which `needs` are computed.
+
+    `inputs.x` is the sum with `out`, of which only the dtype matters; so nothing but the sum must be kept. Of `outputs`
+    only what follows the states is read.
+    """
     found, xz = _Gradients(inputs, needs), outputs.xz
     with without_autocast(xz):
         parts = inner(inputs, xz, True)
@@ -74,7 +78,7 @@ def backward(
         _through_scan(grads, parts, outputs, grad_xz, found)
         if grads.conv_state is not None:
             _through_conv_state(grads.conv_state, xz, grad_xz, found)
-        x = normed(inputs._replace(x=outputs.summed, out=None) if inputs.out is not None else inputs)[0]
+        x = normed(inputs._replace(out=None))[0]
         found.put_product("in_proj", "in_bias", grad_xz, x)
         if any(found.needs[name] for name in ("x", "out", "norm")):
             _through_norm(_times(grad_xz, inputs.in_proj, inputs.dtype), grads.summed, outputs, found)
@@ -138,11 +142,10 @@ def _through_norm(
     if inputs.norm is None:
         found.put("x", grad)
         return
-    summed = inputs.x if inputs.out is None else outputs.summed
-    kernels = norm_kernels(inputs.backend)
-    grad, of_norm = kernels.backward(
-        grad, None if inputs.out is None else grad_summed, summed, inputs.norm.float(), outputs.scale
-    )
+    grad_summed = None if inputs.out is None else grad_summed
+    weight, kernels = inputs.norm.float(), norm_kernels(inputs.backend)
+    grad, of_norm = kernels.backward(grad, grad_summed, inputs.x, weight, outputs.scale)
     found.put("x", grad)
-    found.put("out", grad)
+    if inputs.out is not None and found.needs["out"]:
+        found.by_name["out"] = grad.to(inputs.out.dtype)
     found.put("norm", of_norm)
