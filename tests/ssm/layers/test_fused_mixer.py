@@ -247,3 +247,32 @@ def test_mamba_runs_as_one_operation(monkeypatch):
         expected = wanted(torch.ones(1, 4, 8))
     torch.testing.assert_close(layer(torch.ones(1, 4, 8)), expected)
     assert len(calls) == 1
+
+
+@pytest.fixture
+def process_group(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("process_group")
+@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="no gloo on this system")
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_fsdp2_units_run_as_one_operation(checkpointed, monkeypatch):
+    """Outside of a unit's passes its parameters are DTensors, inside plain; also while it is computed again."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    calls = []
+    monkeypatch.setattr(fused_mixer, "mixer", lambda inputs: calls.append(inputs) or op.mixer(inputs))
+    layer, x = Case(2, 9).layer(), torch.randn(2, 9, 10)
+    layer(x)[0].sin().sum().backward()
+    wanted = {name: p.grad for name, p in layer.named_parameters()}
+    layer.zero_grad()
+    sharded = fully_shard(layer, mesh=init_device_mesh("cpu", (1,)))
+    y = checkpoint(sharded, x, use_reentrant=False)[0] if checkpointed else sharded(x)[0]
+    y.sin().sum().backward()
+    assert len(calls) == (3 if checkpointed else 2)
+    for name, p in sharded.named_parameters():
+        torch.testing.assert_close(p.grad.full_tensor(), wanted[name])

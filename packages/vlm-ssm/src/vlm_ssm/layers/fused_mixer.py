@@ -57,15 +57,18 @@ def _why_not_plain(name: str, module: Any, kind: type[nn.Module]) -> str | None:
     return None
 
 
-def why_backend_cannot_fuse(device: torch.device) -> str | None:
-    """Why layers on a device run as separate operations: their backend's gradients are computed by autograd."""
-    name = backends.chosen(device)
-    return None if name in ("numba", "triton", "cuda") else f"backend {name} is differentiated by autograd"
+def why_backend_cannot_fuse(backend: str) -> str | None:
+    """Why layers run as separate operations on a backend; None if they run as one.
+
+    Where autograd differentiates the operations, as on plain torch, one operation would compute its forward twice.
+    """
+    fused = hasattr(backends.module(backend), "scan_kernels")
+    return None if fused else f"backend {backend} is differentiated by autograd"
 
 
 def fuses(layer: Any, x: Tensor, dtype: torch.dtype | None = None) -> bool:
     """Whether `fused_mixer` computes this layer on x; `dtype`: of what the layer reads, if it isn't x's."""
-    if why_backend_cannot_fuse(x.device):
+    if why_backend_cannot_fuse(backends.chosen(x.device)):
         return False
     autocast, dtype = torch.is_autocast_enabled(x.device.type), compute_dtype(x, dtype)
     reason = why_not_fused(layer, dtype) or (None if autocast else _why_not_of(layer, dtype))
