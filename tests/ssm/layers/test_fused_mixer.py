@@ -48,9 +48,10 @@ def test_under_autocast(case, backend, monkeypatch):
     found, wanted = (run(case, case.layer(), fused, autocast=True) for fused in (True, False))
     for name, t in wanted.items():
         assert found[name].dtype == t.dtype, name
-        assert error(found[name], t) <= 1e-6 or error(found[name], exact[name]) <= 1.2 * error(
-            t, exact[name]
-        ) + 4e-3, name
+        assert (
+            error(found[name], t) <= 1e-6
+            or error(found[name], exact[name]) <= 1.2 * error(t, exact[name]) + 4e-3
+        ), name
 
 
 def test_bf16_weights_have_bf16_gradients():
@@ -81,7 +82,9 @@ def test_the_same_bits_every_time():
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize("name", ["x", "in_proj", "conv", "x_proj", "dt_bias", "A_log", "out_proj", "norm", "ssm_state"])
+@pytest.mark.parametrize(
+    "name", ["x", "in_proj", "conv", "x_proj", "dt_bias", "A_log", "out_proj", "norm", "ssm_state"]
+)
 def test_gradient_of_one_input_alone(name):
     """Frozen weights: nothing is computed for them, and the others' gradients stay."""
     fields = tensors()
@@ -114,7 +117,16 @@ def tensors(backend="numba"):
 def test_opcheck(complete):
     fields = tensors()
     if not complete:
-        absent = ("out", "norm", "in_bias", "conv_bias", "out_bias", "conv_state", "ssm_state", *fields._fields[16:19])
+        absent = (
+            "out",
+            "norm",
+            "in_bias",
+            "conv_bias",
+            "out_bias",
+            "conv_state",
+            "ssm_state",
+            *fields._fields[16:19],
+        )
         fields = fields._replace(**dict.fromkeys(absent))
     torch.library.opcheck(torch.ops.vlm_ssm.mixer.default, tuple(fields))
 

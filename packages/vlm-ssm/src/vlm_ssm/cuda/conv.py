@@ -42,7 +42,8 @@ def why_not_covered(x: Tensor, taps: int, scan_order: Tensor | None) -> str | No
 
 
 _TENSORS = (
-    "x", "weight", "bias", "state", "reset", "history", "left_pad", "order", "y", "grad", "grad_x", "grad_state", "sums",
+    "x", "weight", "bias", "state", "reset", "history", "left_pad", "order", "y", "grad", "grad_x", "grad_state",
+    "sums",
 )  # fmt: skip
 
 

@@ -70,7 +70,9 @@ class Kernel:
         self, grid: tuple[int, int, int], threads: int, shared: int, device: int, **values: Any
     ) -> None:
         """Launch on torch's current stream; every field of `struct Arguments` by name: a tensor, None or an integer."""
-        tensors = {name: value for name, value in values.items() if value is None or isinstance(value, Tensor)}
+        tensors = {
+            name: value for name, value in values.items() if value is None or isinstance(value, Tensor)
+        }
         integers = {name: value for name, value in values.items() if name not in tensors}
         self.prepare(grid, threads, shared, device, (*tensors,), **integers)(*tensors.values())
 

@@ -14,7 +14,9 @@ _TENSORS = ("A_log", "weight", "A", "by_tap", "grad_A", "grad_by_tap", "grad_A_l
 
 
 def _covers(*tensors: Tensor) -> bool:
-    return all(t.dtype == torch.float32 and t.is_contiguous() for t in tensors) and is_usable(tensors[0].device)
+    return all(t.dtype == torch.float32 and t.is_contiguous() for t in tensors) and is_usable(
+        tensors[0].device
+    )
 
 
 def prepare(A_log: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -61,7 +61,13 @@ def run_backward(
 
 @lru_cache(PLANS)
 def _launches(
-    given: ScanLayout, grad: Layout, grad_z: Layout | None, parts: int, part_chunks: int, summed: bool, y: bool
+    given: ScanLayout,
+    grad: Layout,
+    grad_z: Layout | None,
+    parts: int,
+    part_chunks: int,
+    summed: bool,
+    y: bool,
 ) -> list[Launch]:
     """With several parts of time first one that only carries gradients of states through them."""
     (K, N, _, E), groups = given.u.shape, given.B.shape[3]

@@ -46,9 +46,7 @@ def forward_split(sequences: int, length: int, width: int, groups: int = 1) -> S
 _TENSORS = (*TENSORS, "first", "out", "last", "starts", "ends", "decays")
 
 
-def run_forward(
-    inputs: ScanInputs, out: Tensor, last: Tensor, starts: Tensor | None, summed: bool
-) -> None:
+def run_forward(inputs: ScanInputs, out: Tensor, last: Tensor, starts: Tensor | None, summed: bool) -> None:
     """y to `out`: gated rows (N, T, J, E), or, of directions that will be `summed`, fp32 (K, N, T, E)."""
     (K, N, T, E), groups = inputs.u.shape, inputs.B.shape[3]
     split = forward_split(K * N, T, E // groups, groups)

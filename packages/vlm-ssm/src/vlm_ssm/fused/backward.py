@@ -134,9 +134,7 @@ def _through_conv_state(grad: Tensor, xz: Tensor, grad_xz: Tensor, found: _Gradi
         found.by_name["conv_state"] += of_state
 
 
-def _through_norm(
-    grad: Tensor, grad_summed: Tensor | None, outputs: MixerOutputs, found: _Gradients
-) -> None:
+def _through_norm(grad: Tensor, grad_summed: Tensor | None, outputs: MixerOutputs, found: _Gradients) -> None:
     """From the mixer's input (B, T, M) to x, `out` and the norm's weight."""
     inputs = found.inputs
     if inputs.norm is None:

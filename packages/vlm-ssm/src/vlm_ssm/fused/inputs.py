@@ -78,7 +78,7 @@ class MixerOutputs(NamedTuple):
 
 
 class Inner(NamedTuple):
-    """What lies between in_proj and the scan: u (1, B, T, E), B, C and low-rank Δ as x_proj wrote them (B, T, R + 2S)."""
+    """What lies between in_proj and the scan: u (1, B, T, E), low-rank Δ, B, C as x_proj wrote them (B, T, R + 2S)."""
 
     conv: ConvKernels
     conv_inputs: ConvInputs
@@ -95,7 +95,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -
 
 def norm_kernels(backend: str) -> NormKernels:
     module = backends.module(backend)
-    return module.norm_kernels() if hasattr(module, "norm_kernels") else recompute.norm_kernels(module.add_rms_norm)
+    return (
+        module.norm_kernels()
+        if hasattr(module, "norm_kernels")
+        else recompute.norm_kernels(module.add_rms_norm)
+    )
 
 
 def layer_kernels(backend: str) -> Any:
@@ -105,12 +109,20 @@ def layer_kernels(backend: str) -> Any:
 
 def _conv_kernels(backend: str, x: Tensor, weight: Tensor) -> ConvKernels:
     module = backends.module(backend)
-    return module.conv_kernels(x, weight) if hasattr(module, "conv_kernels") else recompute.conv_kernels(module.conv)
+    return (
+        module.conv_kernels(x, weight)
+        if hasattr(module, "conv_kernels")
+        else recompute.conv_kernels(module.conv)
+    )
 
 
 def _scan_kernels(backend: str, inputs: ScanInputs, train: bool) -> ScanKernels:
     module = backends.module(backend)
-    return module.scan_kernels(inputs, train) if hasattr(module, "scan_kernels") else recompute.scan_kernels(module.scan)
+    return (
+        module.scan_kernels(inputs, train)
+        if hasattr(module, "scan_kernels")
+        else recompute.scan_kernels(module.scan)
+    )
 
 
 def kept(inputs: MixerInputs, xz: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -71,7 +71,9 @@ def fuses(layer: Any, x: Tensor, dtype: torch.dtype | None = None) -> bool:
     if why_backend_cannot_fuse(backends.chosen(x.device)):
         return False
     autocast, dtype = torch.is_autocast_enabled(x.device.type), compute_dtype(x, dtype)
-    reason = why_not_fused(layer, dtype) or (None if autocast else _why_not_of(layer, dtype))
+    reason = (
+        why_not_fused(layer, dtype) or (None if autocast else _why_not_of(layer, dtype)) or _why_not_now(x)
+    )
     if reason and not torch.compiler.is_compiling():
         _report(reason)
     return reason is None
@@ -83,6 +85,13 @@ def _why_not_of(layer: Any, dtype: torch.dtype) -> str | None:
     names = ("in_proj", "x_proj", "dt_proj", "out_proj")
     other = [name for name in names if modules[name]._parameters["weight"].dtype != dtype]
     return f"{other[0]} is not in {dtype}" if other else None
+
+
+def _why_not_now(x: Tensor) -> str | None:
+    """A mode that replaces products, such as bf16 ones on CPUs without instructions for them, reaches no operation."""
+    if torch.compiler.is_compiling() or x.device.type != "cpu" or not torch.is_grad_enabled():
+        return None
+    return "a mode of torch replaces products" if torch._C._len_torch_function_stack() else None
 
 
 @cache

@@ -164,13 +164,17 @@ def add_norm_mix(
     boundaries: SegmentBoundaries | None = None,
     state: SSMState | None = None,
 ) -> tuple[Tensor, Tensor, SSMState]:
-    """The block of a Mamba: residual + out (B, T, M), in fp32; the mixer's output on the norm of it; the state after it.
+    """The block of a Mamba: residual + out (B, T, M), in fp32; the mixer's output on its norm; the state after it.
 
     One operation if norm and mixer are plain modules (`fused_mixer.why_not_fused`).
     """
     fused = type(mixer) is MambaMixer and has_no_hooks(mixer) and plain(norm, nn.RMSNorm)
     weight = norm._parameters["weight"] if fused else None
-    if weight is None or not fuses(mixer, residual, weight.dtype) or _single_token(residual, state, boundaries):
+    if (
+        weight is None
+        or not fuses(mixer, residual, weight.dtype)
+        or _single_token(residual, state, boundaries)
+    ):
         residual, x = add_rms_norm(residual, out, norm, eps)
         mixed, after_ = mixer(x, boundaries, state)
         return residual, mixed, after_

@@ -72,9 +72,7 @@ def _backward(
     return grad, sums.sum(0)
 
 
-_backward_op = torch.library.custom_op(
-    "vlm_ssm::numba_add_norm_backward", _backward, mutates_args=()
-)
+_backward_op = torch.library.custom_op("vlm_ssm::numba_add_norm_backward", _backward, mutates_args=())
 
 
 @_backward_op.register_fake

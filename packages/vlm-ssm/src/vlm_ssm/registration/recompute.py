@@ -1,4 +1,4 @@
-"""Kernels of a backend that autograd differentiates: a backward computes the forward again, and keeps nothing before."""
+"""Kernels of a backend that autograd differentiates: nothing is kept, a backward computes the forward again."""
 
 from __future__ import annotations
 
