@@ -43,7 +43,8 @@ SHAPES = [
     Shape("VSS-L2, BSM", 1, 729, 5120, "bsm"), Shape("VSS-L2, CSM", 1, 729, 5120, "csm"),
     Shape("VSS-L2, BSM", 8, 729, 5120, "bsm"), Shape("2.8B", 1, 793, 5120), Shape("2.8B", 8, 793, 5120),
     Shape("2.8B", 1, 8192, 5120), Shape("8 states", 8, 793, 5120, states=8),
-    Shape("32 states", 8, 793, 5120, states=32), Shape("64 states", 8, 793, 5120, states=64), Shape("fp32", 4, 793, 5120, dtype=torch.float32),
+    Shape("32 states", 8, 793, 5120, states=32), Shape("64 states", 8, 793, 5120, states=64),
+    Shape("fp32", 4, 793, 5120, dtype=torch.float32),
 ]  # fmt: skip
 SMOKE = [Shape("BSM", 1, 9, 32, "bsm"), Shape("plain", 2, 20, 32), Shape("8 states", 1, 9, 32, states=8)]
 NAMES = [

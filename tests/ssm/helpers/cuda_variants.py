@@ -30,21 +30,35 @@ def recorded(
     """Sources and constants of the kernels that `runs` would launch."""
     variants: set[Variant] = set()
 
-    def kernel(file: str, _: str, **constants: int) -> Callable[..., None]:
-        def run(*_: Any, **__: Any) -> None:
-            variants.add((file, tuple(sorted((name, int(value)) for name, value in constants.items()))))
+    class Kernel:
+        def __init__(self, file: str, _: str, **constants: int) -> None:
+            self.variant = file, tuple(sorted((name, int(value)) for name, value in constants.items()))
 
-        return run
+        def prepare(self, *_: Any, **__: Any) -> Callable[..., None]:
+            return self.launched
 
+        def launched(self, *_: Any) -> None:
+            variants.add(self.variant)
+
+    _forget_launches(modules)
     for run in runs:
         with pytest.MonkeyPatch.context() as patch:
             for module in modules:
-                patch.setattr(module, "kernel", kernel)
+                patch.setattr(module, "kernel", Kernel)
             with suppress(
                 Exception, pytest.skip.Exception
             ):  # what it computes is garbage; the test itself comes later
                 run(patch)
+    _forget_launches(modules)
     return variants
+
+
+def _forget_launches(modules: Iterable[ModuleType]) -> None:
+    """Those that modules keep for shapes that they have seen."""
+    for module in modules:
+        for value in vars(module).values():
+            if hasattr(value, "cache_clear") and getattr(value, "__module__", "") == module.__name__:
+                value.cache_clear()
 
 
 def compile_together(variants: Iterable[Variant], arch: str) -> None:

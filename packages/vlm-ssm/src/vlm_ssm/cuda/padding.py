@@ -42,6 +42,11 @@ def _narrower(t: Tensor, dimension: int, groups: int, lacking: int) -> Tensor:
     )
 
 
+def needs_padding(inputs: ScanInputs) -> bool:
+    own = inputs.u.shape[3] // inputs.B.shape[3]
+    return bool(_lacking(own) or _lacking_states(inputs.A.shape[2]))
+
+
 def scan_padded(
     inputs: ScanInputs, scan: Callable[[ScanInputs], tuple[Tensor, Tensor]]
 ) -> tuple[Tensor, Tensor]:
@@ -50,10 +55,10 @@ def scan_padded(
     A padded channel has u = 0, D = 0 and B, C like its group; a padded state has B = C = 0, so that it stays 0.
     """
     u, dt, A, B, C, D, bias, z, h0, *_ = inputs
+    if not needs_padding(inputs):
+        return scan(inputs)
     groups = B.shape[3]
     channels, states = _lacking(u.shape[3] // groups), _lacking_states(A.shape[2])
-    if not channels and not states:
-        return scan(inputs)
     u, dt, z = (_wider(t, -1, groups, channels) for t in (u, dt, z))
     D, bias = (_wider(t, -1, groups, channels) for t in (D, bias))
     A, h0 = (_wider(_wider(t, -2, groups, channels), -1, 1, states) for t in (A, h0))

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from vlm_ssm.cuda.launch import kernel
-from vlm_ssm.cuda.memory import KINDS, by_row
+from vlm_ssm.cuda.launch import PLANS, Launch, kernel
+from vlm_ssm.cuda.memory import KINDS, Layout, by_direction, by_row, layout
 from vlm_ssm.cuda.parts import MULTIPROCESSORS, divide
-from vlm_ssm.cuda.scan_inputs import TILE, scan_arguments, scan_options
+from vlm_ssm.cuda.scan_inputs import (
+    TENSORS,
+    TILE,
+    ScanLayout,
+    scan_integers,
+    scan_layout,
+    scan_options,
+    scan_tensors,
+)
 from vlm_ssm.registration.inputs import ScanInputs
 
 SHARED_MEMORY = 227 * 1024
@@ -43,41 +52,12 @@ def forward_split(
     return Split(block, lanes, *divide(tiles, sequences * groups * -(-width // block), 4))
 
 
-def run_forward(
-    inputs: ScanInputs,
-    out: dict[str, Any],
-    last: Tensor,
-    starts: Tensor | None,
-    summed: bool,
-    acc: Tensor | None = None,
-    keep: bool = False,
-) -> None:
-    """`summed`: `out` gets each direction's part, ungated fp32 — or, if `acc` (N, T, E) is given, the sum and its gate.
+_TENSORS = (*TENSORS, "first", "out", "last", "starts", "ends", "decays", "acc", "done")
 
-    With `keep`, `acc` gets the ungated sum.
-    """
+
+def _split_of(inputs: ScanInputs) -> Split:
     (K, N, T, E), groups = inputs.u.shape, inputs.B.shape[3]
-    width, device, states = E // groups, inputs.u.device.index, inputs.A.shape[2]
-    split = forward_split(K * N, T, width, groups, states, inputs.u.element_size())
-    chained = acc is not None
-    gated = inputs.z is not None and (chained or not summed)
-    options, shared = scan_options(inputs, gated), _forward_shared(split, inputs, gated)
-    options |= {"BLOCK": split.block, "LANES": split.lanes, "MIN_BLOCKS": _min_blocks(split, states, shared)}
-    options |= {"TAIL": width % split.block != 0, "OUT": 0 if summed and not chained else options["ROW"]}
-    options["CHAINED"] = chained
-    ends = decays = None
-    if split.parts > 1:
-        ends, decays = last.new_empty(2, K, N, split.parts, E, states).unbind()
-    values = scan_arguments(inputs) | out | {"first": inputs.h0, "last": last, "starts": starts}
-    values |= {"ends": ends, "decays": decays, "part_tiles": split.part_tiles}
-    threads = split.block * split.lanes
-    blocks = groups * -(-width // split.block)
-    done = last.new_zeros(N, blocks, dtype=torch.int32) if chained else None
-    values |= {"acc": acc, "done": done, "K": K, "keep": keep}
-    for state_only, parts in ((1, split.parts - 1), (0, split.parts)):
-        if parts:
-            run = kernel("scan_forward.cu", "scan_forward", **options, STATE_ONLY=state_only, SHARED=shared)
-            run((blocks, K * N, parts), threads, shared, device, **values)
+    return forward_split(K * N, T, E // groups, groups, inputs.A.shape[2], inputs.u.element_size())
 
 
 def can_chain(inputs: ScanInputs) -> bool:
@@ -85,39 +65,93 @@ def can_chain(inputs: ScanInputs) -> bool:
 
     The blocks of one direction must fill the GPU: then those of the next, which wait for them, start when they end.
     """
-    (K, N, T, E), groups = inputs.u.shape, inputs.B.shape[3]
-    split = forward_split(K * N, T, E // groups, groups, inputs.A.shape[2], inputs.u.element_size())
+    (_, N, _, E), groups, split = inputs.u.shape, inputs.B.shape[3], _split_of(inputs)
     blocks = N * groups * -(-(E // groups) // split.block)
     return split.parts == 1 and blocks * split.block * split.lanes >= MULTIPROCESSORS * RESIDENT
+
+
+def run_forward(
+    inputs: ScanInputs,
+    out: Tensor,
+    last: Tensor,
+    starts: Tensor | None,
+    summed: bool,
+    acc: Tensor | None = None,
+    keep: bool = False,
+) -> None:
+    """y to `out`: gated rows (N, T, J, E), or, of directions that will be `summed`, fp32 (K, N, T, E).
+
+    With `acc` (N, T, E), in fp32, they are summed there, and `out` is gated; `acc` is the sum afterwards if `keep`.
+    """
+    (K, N, _, E), groups, split = inputs.u.shape, inputs.B.shape[3], _split_of(inputs)
+    ends = decays = None
+    if split.parts > 1:
+        ends, decays = last.new_empty(2, K, N, split.parts, E, inputs.A.shape[2]).unbind()
+    blocks, done = groups * -(-(E // groups) // split.block), None
+    if acc is not None:
+        done = last.new_zeros(N, blocks, dtype=torch.int32)
+    tensors = (*scan_tensors(inputs), inputs.h0, out, last, starts, ends, decays, acc, done)
+    chained = None if acc is None else keep
+    for launch in _launches(scan_layout(inputs), layout(out), split, summed, chained):
+        launch(*tensors)
+
+
+@lru_cache(PLANS)
+def _launches(
+    given: ScanLayout, out: Layout, split: Split, summed: bool, chained: bool | None
+) -> list[Launch]:
+    """With several parts of time first one that only computes their states. `chained`: whether `acc` is kept."""
+    (K, N, _, E), groups = given.u.shape, given.B.shape[3]
+    width, apart = E // groups, summed and chained is None
+    options = scan_options(given, given.z is not None and not apart)
+    shared, threads = _forward_shared(split, given, bool(options["GATED"])), split.block * split.lanes
+    options |= {
+        "BLOCK": split.block,
+        "LANES": split.lanes,
+        "MIN_BLOCKS": _min_blocks(split, given.states, shared),
+    }
+    options |= {"TAIL": width % split.block != 0, "OUT": 0 if apart else options["ROW"]}
+    options["CHAINED"] = chained is not None
+    view = by_direction("out", out) if apart else by_row("out", out)
+    integers = scan_integers(given) | view | {"part_tiles": split.part_tiles, "K": K, "keep": bool(chained)}
+    blocks, launches = groups * -(-width // split.block), []
+    for state_only, parts in ((1, split.parts - 1), (0, split.parts)):
+        if parts:
+            run = kernel("scan_forward.cu", "scan_forward", **options, STATE_ONLY=state_only, SHARED=shared)
+            grid = (blocks, K * N, parts)
+            launches.append(run.prepare(grid, threads, shared, given.device, _TENSORS, **integers))
+    return launches
 
 
 def _min_blocks(split: Split, states: int, shared: int) -> int:
     """Blocks of a multiprocessor that registers must suffice for: 128 a thread where a lane has many states."""
     if states // split.lanes < 8 and split.lanes > 2:
         return 1
-    return max(1, min(512 // (split.block * split.lanes), SHARED_MEMORY // shared))
+    return max(1, min(RESIDENT // (split.block * split.lanes), SHARED_MEMORY // shared))
 
 
-def _forward_shared(split: Split, inputs: ScanInputs, gated: bool) -> int:
+def _forward_shared(split: Split, given: ScanLayout, gated: bool) -> int:
     """Bytes of `Shared` in scan_forward.cu."""
-    tile, row, mat = TILE * split.block, inputs.u.element_size(), inputs.B.element_size()
-    matrices = TILE * 2 * inputs.A.shape[2]
+    tile, row, mat = TILE * split.block, given.u.dtype.itemsize, given.B.dtype.itemsize
+    matrices = TILE * 2 * given.states
     raw = row * (tile * (3 if gated else 2)) + (0 if gated else 16) + mat * matrices
     sums = 4 if split.lanes == 2 else tile * split.lanes
     return 2 * raw + 4 * (2 * tile + matrices + 2 * split.block + sums)
 
 
+_SUM_TENSORS = ("z", "parts", "summed", "out", "grad", "grad_z")
+
+
 def sum_directions(parts: Tensor, z: Tensor | None, acc: Tensor | None, out: Tensor) -> None:
-    K, N, T, E = parts.shape
+    device = out.get_device()
+    launch = _sum_launch(parts.shape, None if z is None else layout(z), out.dtype, device)
+    launch(z, parts, acc, out, None, None)
+
+
+@lru_cache(PLANS)
+def _sum_launch(shape: torch.Size, z: Layout | None, dtype: torch.dtype, device: int) -> Launch:
+    K, N, T, E = shape
     gate = {name: value for name, value in by_row("z", z).items() if name != "z_k"}
-    values = gate | {
-        "parts": parts,
-        "summed": acc,
-        "out": out,
-        "grad": None,
-        "grad_n": 0,
-        "grad_t": 0,
-        "grad_z": None,
-    }
-    run = kernel("directions.cu", "sum_directions", ROW=KINDS[out.dtype])
-    run((-(-N * T * E // 2048), 1, 1), 256, 0, out.device.index, K=K, N=N, T=T, E=E, **values)
+    integers = gate | {"grad_n": 0, "grad_t": 0, "K": K, "N": N, "T": T, "E": E}
+    run = kernel("directions.cu", "sum_directions", ROW=KINDS[dtype])
+    return run.prepare((-(-N * T * E // 2048), 1, 1), 256, 0, device, _SUM_TENSORS, **integers)

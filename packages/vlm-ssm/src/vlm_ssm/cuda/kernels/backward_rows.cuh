@@ -23,6 +23,7 @@ struct Arguments {
   float *sums, *matrices, *grad_first;  // (K, N, parts, 18 E); (blocks, K, N, T, G, 32); (K, N, E, S)
   float *ends, *decays;                 // (K, N, parts, E, S)
   float *slices;                        // (2 or 3, K, N, T, E): sums over the slices of states so far
+  Row* y;                               // (K, N, T, E)
   i64 N, T, E, own, sets, part_chunks, slice, rows;  // rows: K N T
 };
 

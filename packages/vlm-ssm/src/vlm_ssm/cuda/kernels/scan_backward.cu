@@ -16,7 +16,8 @@
 // Other state sizes than 16 take a launch for each slice of 16 states (the last may have 8). What slices give to the
 // gradients of u, dt and z is added up in fp32, one after the other; the last writes them, and those of D and bias.
 //
-// -DSTATES(a multiple of 8) -DWARPS -DMIN_BLOCKS -DGATED -DOWN_GATE(gradients of z too) -DSOFTPLUS -DRESET -DORDERED -DTAIL
+// -DSTATES(a multiple of 8) -DWARPS -DMIN_BLOCKS -DGATED -DOWN_GATE(gradients of z too) -DWRITE_Y(the gated y, too)
+// -DSOFTPLUS -DRESET -DORDERED -DTAIL
 // -DCARRY: only what passes through a part of time, for the parts before it.
 #include "backward_rows.cuh"
 
@@ -202,13 +203,22 @@ DEVICE void finish(const Arguments& a, const Place& at, const Addresses& in, con
   if (SOFTPLUS) step = make_float2(step.x * softplus_slope(d.x), step.y * softplus_slope(d.y));
   if ((chunk.dead >> i) & 1) step = make_float2(0.f, 0.f);
   float2 dz;
+#if WRITE_Y
+  float2 gated;
+#endif
   if (OWN_GATE) {
     y = make_float2(fmaf(D.x, u.x, y.x), fmaf(D.y, u.y, y.y));
     const float2 z = w.z.open(), go = w.grad.open();
     const float s0 = sigmoid(z.x), s1 = sigmoid(z.y);  // go silu'(z) = s (go - g) + g, as g = go z s
     dz = make_float2(y.x * fmaf(s0, go.x - g.x, g.x), y.y * fmaf(s1, go.y - g.y, g.y));
+#if WRITE_Y
+    gated = make_float2(y.x * z.x * s0, y.y * z.y * s1);
+#endif
   }
   if (!there) return;
+#if WRITE_Y
+  write_pair(a.y + lies, gated.x, gated.y);
+#endif
   write_pair(a.grad_u + lies, fmaf(dx.x, d.x, D.x * g.x), fmaf(dx.y, d.y, D.y * g.y));
   write_pair(a.grad_dt + lies, step.x, step.y);
   if (OWN_GATE)
