@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vlm_ssm import ops
-from vlm_ssm.layers import decode
+from vlm_ssm.layers import chunked_inference, decode
 from vlm_ssm.layers.hooked_modules import (
     DeltaProjection,
     convolve,
@@ -144,6 +144,9 @@ class GatedSSM(SelectiveSSM):
         self, x: Tensor, boundaries: SegmentBoundaries | None = None, state: SSMState | None = None
     ) -> tuple[Tensor, SSMState]:
         """x (B, T, M) -> y (B, T, M), and the state after it."""
+        if chunked_inference.is_long(self, x):
+            y, *after_x = chunked_inference.mix_in_pieces(self, x, boundaries, *(state or (None, None)))
+            return y, SSMState(*after_x)
         inner, z = self.in_proj(x).chunk(2, dim=-1)
         y, last = scan_along([self], inner.unsqueeze(2), z.unsqueeze(2), None, boundaries, state)
         conv = after(inner, state.conv if state else None, boundaries, self.d_conv - 1)

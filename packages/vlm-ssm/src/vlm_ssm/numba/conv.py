@@ -10,6 +10,7 @@ from torch import Tensor
 from vlm_ssm.numba.address import address, by_direction, by_row, rows
 from vlm_ssm.numba.kernels import conv as kernels
 from vlm_ssm.numba.kernels.scan_forward import NULL_VIEW
+from vlm_ssm.numba.memory import with_huge_pages
 from vlm_ssm.registration.autograd import CONV_BACKWARD, CONV_FORWARD, conv_with
 from vlm_ssm.registration.inputs import ConvInputs
 from vlm_ssm.registration.layouts import check_scan_order, like, native
@@ -26,14 +27,19 @@ def _arguments(inputs: ConvInputs, out: Tensor) -> kernels.Conv:
     )
 
 
-def _run(*arguments: Any) -> Tensor:
-    inputs = ConvInputs(*arguments)
+def run(inputs: ConvInputs, out: Tensor | None = None) -> Tensor:
+    """y, written to `out` (K, B, T, E) if given; inputs are as `conv_with` passes them to kernels."""
     N, T, _, E = inputs.x.shape
     check_scan_order(inputs.scan_order, T)
-    out = inputs.x.new_empty(inputs.directions, N, T, E)
+    if out is None:
+        out = with_huge_pages(inputs.x.new_empty(inputs.directions, N, T, E))
     tasks = out.shape[0] * N * -(-T // kernels.ROWS)
     kernels.forward(tasks, _arguments(inputs, out), floats=2 * inputs.weight.shape[1])
     return out
+
+
+def _run(*arguments: Any) -> Tensor:
+    return run(ConvInputs(*arguments))
 
 
 _op = torch.library.custom_op("vlm_ssm::numba_conv", _run, mutates_args=(), schema=CONV_FORWARD)
@@ -52,8 +58,7 @@ def _backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     grad = native(grad)
     K, N, T, E = grad.shape
     tasks, taps = K * N * -(-T // kernels.ROWS), weight.shape[1]
-    inside = like(grad)
-    grad_x = like(x)
+    inside, grad_x = with_huge_pages(like(grad)), with_huge_pages(like(x))
     grad_state = x.new_empty(0) if state is None else torch.empty_like(state)
     sums = weight.new_empty(tasks, taps + 1, E)
     inverse = None if scan_order is None else inverse_of(scan_order)

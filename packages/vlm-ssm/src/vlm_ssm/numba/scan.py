@@ -13,6 +13,7 @@ from torch import Tensor
 from vlm_ssm.numba.address import address, by_direction, by_row
 from vlm_ssm.numba.kernels import scan_backward, scan_forward
 from vlm_ssm.numba.kernels.scan_forward import NULL_VIEW
+from vlm_ssm.numba.memory import with_huge_pages
 from vlm_ssm.registration.autograd import BACKWARD, FORWARD, like_inputs, scan_with
 from vlm_ssm.registration.inputs import ScanInputs
 from vlm_ssm.registration.layouts import check_scan_order, dense, like, matrix, native
@@ -35,18 +36,24 @@ def _arguments(
     )
 
 
-def _run(inputs: ScanInputs, train: bool) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """y, last state, and, to `train`, the sum before the gate and the state before each chunk."""
+def run(
+    inputs: ScanInputs, train: bool, out: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """y, last state, and, to `train`, the sum before the gate and the state before each chunk.
+
+    Inputs are as `scan_with` passes them to kernels; y is written to `out` (B, T, J, E) if given.
+    """
     u, states = inputs.u, inputs.A.shape[2]
     K, N, T, E = u.shape
     check_scan_order(inputs.scan_order, T)
     columns, blocks = (K if inputs.keep_directions else 1), _blocks(E, inputs.B.shape[3])
-    out = u.new_empty(N, T, columns, E)
+    if out is None:
+        out = with_huge_pages(u.new_empty(N, T, columns, E))
     last = u.new_empty(K, N, E, states, dtype=torch.float32)
     keep_sum = (train and inputs.z is not None) or columns < K
-    acc = torch.empty_like(out, dtype=torch.float32) if keep_sum else None
+    acc = with_huge_pages(torch.empty_like(out, dtype=torch.float32)) if keep_sum else None
     chunks = -(-T // scan_forward.CHUNK)
-    starts = last.new_empty(K, N, chunks, blocks, states, 16) if train else None
+    starts = with_huge_pages(last.new_empty(K, N, chunks, blocks, states, 16)) if train else None
     arguments = _arguments(inputs, acc, out, last, starts)
     tasks = N * -(-blocks // scan_forward.GROUP)
     scan_forward.forward(tasks, arguments, floats=scan_forward.scratch_floats(states))
@@ -54,7 +61,7 @@ def _run(inputs: ScanInputs, train: bool) -> tuple[Tensor, Tensor, Tensor | None
 
 
 def _forward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    out, last, acc, starts = _run(ScanInputs(*inputs), True)
+    out, last, acc, starts = run(ScanInputs(*inputs), True)
     assert starts is not None
     return out, last, last.new_empty(0) if acc is None else acc, starts
 
@@ -86,7 +93,8 @@ def _backward(grad_out: Tensor, grad_last: Tensor | None, *arguments: Any) -> tu
     parts = -(-per_group // width)
     grad_out, grad_last = native(grad_out), None if grad_last is None else dense(grad_last)
     A, z = inputs.A, inputs.z
-    grad_u, grad_dt, grad_z = like(inputs.u), like(inputs.dt), inputs.u.new_empty(0) if z is None else like(z)
+    grad_u, grad_dt = with_huge_pages(like(inputs.u)), with_huge_pages(like(inputs.dt))
+    grad_z = inputs.u.new_empty(0) if z is None else with_huge_pages(like(z))
     sums_A, sums_D, sums_bias = A.new_empty(K, N, E, S), A.new_empty(K, N, E), A.new_empty(K, N, E)
     grad_h0 = A.new_empty(K, N, E, S)
     sums_B, sums_C = A.new_empty(2, parts, K, N, T, G, S)
@@ -107,4 +115,4 @@ _backward_op = torch.library.custom_op(
 _backward_op.register_fake(like_inputs)
 
 
-scan = scan_with(_op, _run, _backward_op, matrix)
+scan = scan_with(_op, run, _backward_op, matrix)
