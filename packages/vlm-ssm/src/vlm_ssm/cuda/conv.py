@@ -1,4 +1,4 @@
-"""The convolution on CUDA kernels, registered with torch as `cuda.scan` does."""
+"""The convolution on CUDA kernels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from vlm_ssm.cuda.launch import is_usable, kernel
 from vlm_ssm.cuda.memory import GRID, KINDS, aligned, by_row, rows
 from vlm_ssm.cuda.reduce import sum_slices
-from vlm_ssm.registration.autograd import CONV_BACKWARD, CONV_FORWARD, conv_with
+from vlm_ssm.registration.conv_op import ConvKernels, registered_conv
 from vlm_ssm.registration.inputs import ConvInputs
 from vlm_ssm.registration.layouts import check_scan_order, like
 from vlm_ssm.segments import SegmentBoundaries
@@ -68,8 +68,7 @@ def _grid(inputs: ConvInputs, strip_: int) -> tuple[int, int, int]:
     return -(-E // (CHANNELS * THREADS)), -(-T // strip_), inputs.directions * N
 
 
-def _run(*arguments: Any) -> Tensor:
-    inputs = ConvInputs(*arguments)
+def _run(inputs: ConvInputs) -> Tensor:
     inputs = inputs._replace(x=aligned(inputs.x))
     N, T, _, E = inputs.x.shape
     check_scan_order(inputs.scan_order, T)
@@ -82,27 +81,20 @@ def _run(*arguments: Any) -> Tensor:
     return y
 
 
-_op = torch.library.custom_op("vlm_ssm::cuda_conv", _run, mutates_args=(), schema=CONV_FORWARD)
-
-
-@_op.register_fake
-def _(*arguments: Any):
-    x, directions = arguments[0], ConvInputs(*arguments).directions
-    return x.new_empty(directions, x.shape[0], x.shape[1], x.shape[3])
-
-
-def _backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-    """Gradients of x, weight, bias, state; that of an absent state is empty."""
-    inputs = ConvInputs(*arguments)
+def _backward(
+    grad: Tensor, inputs: ConvInputs, grad_x: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As `ConvKernels.backward`."""
     inputs = inputs._replace(x=aligned(inputs.x))
     x, weight, state = inputs.x, inputs.weight, inputs.state
     grad = aligned(rows(grad.to(x.dtype)).contiguous())
     (K, N, T, E), J, (sets, taps, _) = grad.shape, x.shape[2], weight.shape
     strip_ = strip("backward", K * N, T, E)
-    grad_x, sums = like(x), weight.new_empty(K, N, -(-T // strip_), taps + 1, E)
-    grad_weight, grad_bias = torch.zeros_like(weight), weight.new_zeros(sets, E)
-    grad_state = None if state is None else weight.new_empty(K, N, taps - 1, E)
     apart = J < K
+    grad_x = like(x) if grad_x is None or apart else grad_x
+    sums = weight.new_empty(K, N, -(-T // strip_), taps + 1, E)
+    grad_weight, grad_bias = torch.empty_like(weight), weight.new_empty(sets, E)
+    grad_state = None if state is None else weight.new_empty(K, N, taps - 1, E)
     parts = weight.new_empty(N, T, K, E) if apart else grad_x
     if grad.numel():
         options = _options(inputs, "backward", strip_) | {"OUT": 0 if apart else KINDS[x.dtype]}
@@ -110,25 +102,17 @@ def _backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
         run = kernel("conv.cu", "conv_backward", **options)
         run(_grid(inputs, strip_), THREADS, 0, x.device.index, **values)
         sum_slices(sums, sums.shape[:3].numel(), (grad_weight, grad_bias))
+    else:
+        grad_weight.zero_()
+        grad_bias.zero_()
     if apart:
         grad_x = parts.sum(2, keepdim=True).to(x.dtype)
     given = x.new_empty(0) if state is None or grad_state is None else grad_state.sum(0).to(state.dtype)
     return grad_x, grad_weight, grad_bias, given
 
 
-_backward_op = torch.library.custom_op(
-    "vlm_ssm::cuda_conv_backward", _backward, mutates_args=(), schema=CONV_BACKWARD
-)
-
-
-@_backward_op.register_fake
-def _(grad: Tensor, *arguments: Any):
-    x, weight, _, state, *_ = arguments
-    grad_state = x.new_empty(0) if state is None else like(state)
-    return like(x), torch.empty_like(weight), weight.new_empty(len(weight), weight.shape[2]), grad_state
-
-
-_conv = conv_with(_op, _run, _backward_op, rows)
+KERNELS = ConvKernels(_run, _backward, rows)
+_conv = registered_conv("cuda", KERNELS)
 
 
 def conv(
@@ -140,6 +124,14 @@ def conv(
     scan_order: Tensor | None,
 ) -> Tensor:
     """As `ops.conv`; cases that the kernels don't cover go to Triton's."""
-    covered = why_not_covered(x, weight, scan_order) is None and is_usable(x.device)
-    chosen = _conv if covered else triton_conv.conv
+    chosen = _conv if _covers(x, weight, scan_order) else triton_conv.conv
     return chosen(x, weight, bias, state, boundaries, scan_order)
+
+
+def _covers(x: Tensor, weight: Tensor, scan_order: Tensor | None) -> bool:
+    return why_not_covered(x, weight, scan_order) is None and is_usable(x.device)
+
+
+def conv_kernels(x: Tensor, weight: Tensor) -> ConvKernels:
+    """The kernels that compute a convolution of these, x (B, T, J, E), weight (P, E, W)."""
+    return KERNELS if _covers(x, weight, None) else triton_conv.KERNELS

@@ -25,6 +25,7 @@ def run_backward(
     starts: Tensor,
     results: tuple[Tensor, Tensor, Tensor, Tensor],
     summed: bool,
+    y: Tensor | None = None,
 ) -> tuple[int, Tensor, Tensor]:
     """Parts of time; what blocks give to B and C, (blocks, K, N, T, G, 32); what parts give to A, D and bias."""
     (K, N, T, E), groups, z = inputs.u.shape, inputs.B.shape[3], inputs.z
@@ -36,13 +37,14 @@ def run_backward(
     sums = new(K, N, parts, (STATES + 2) * E)
     own_gate = z is not None and not summed
     options = scan_options(inputs, z is not None) | {"OWN_GATE": own_gate, "WARPS": WARPS}
+    options["WRITE_Y"] = y is not None
     options["TAIL"] = width % (16 * WARPS) != 0
     values = (
         scan_arguments(inputs) | by_row("grad", grad_out) | by_row("grad_z", grad_z if own_gate else None)
     )
     values |= {"grad_last": grad_last, "starts": starts, "grad_u": grad_u, "grad_dt": grad_dt, "sums": sums}
     values |= {"matrices": matrices, "grad_first": grad_h0, "ends": ends, "decays": decays}
-    values |= {"part_chunks": part_chunks}
+    values |= {"part_chunks": part_chunks, "y": y}
     blocks, device = groups * per_group, inputs.u.device.index
     matrix_bytes, tiles = TILE * 128 + WARPS * 64, TILE // 4
     if parts > 1:

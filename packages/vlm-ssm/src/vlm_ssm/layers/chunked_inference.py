@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from vlm_ssm import backends
 from vlm_ssm.layers.hooked_modules import DeltaProjection, plain, plain_linear
-from vlm_ssm.registration.inputs import ConvInputs, ScanInputs
-from vlm_ssm.registration.layouts import NATIVE, dense, matrix
+from vlm_ssm.registration.inputs import ScanInputs
+from vlm_ssm.registration.layouts import NATIVE
 from vlm_ssm.segments import SegmentBoundaries
 from vlm_ssm.torch.ops import after
 
@@ -66,27 +66,6 @@ def is_long(mixer: GatedSSM, x: Tensor) -> bool:
     )
 
 
-class _Weights(NamedTuple):
-    """Parameters as the kernels take them."""
-
-    taps: Tensor  # (1, W, E)
-    conv_bias: Tensor | None
-    A: Tensor
-    D: Tensor
-    dt_bias: Tensor
-
-
-def _weights(mixer: GatedSSM) -> _Weights:
-    bias = mixer.conv1d.bias
-    return _Weights(
-        dense(mixer.conv1d.weight.permute(1, 2, 0)),
-        None if bias is None else dense(bias.unsqueeze(0)),
-        dense(-torch.exp(mixer.A_log.float()).unsqueeze(0)),
-        dense(mixer.D.unsqueeze(0)),
-        dense(mixer.dt_proj.bias.unsqueeze(0)),
-    )
-
-
 class _Buffers(NamedTuple):
     """Rows (positions × sequences) of one piece."""
 
@@ -116,13 +95,12 @@ def mix_in_pieces(
     """As `GatedSSM.mix` with the state (conv, ssm) -> y (B, T, M) and the two parts of the state after it."""
     from vlm_ssm.numba.memory import with_huge_pages
 
-    step, weights = piece_length(x, mixer.d_inner), _weights(mixer)
+    step, A = piece_length(x, mixer.d_inner), -torch.exp(mixer.A_log.float())
     buffers, y = _buffers(mixer, x, step), with_huge_pages(x.new_empty(x.shape))
-    ssm = None if ssm is None else dense(ssm)
     for begin in range(0, x.shape[1], step):
         end = min(begin + step, x.shape[1])
         part = None if boundaries is None else boundaries.between(begin, end)
-        conv, ssm = _piece(mixer, weights, buffers, x[:, begin:end], y[:, begin:end], part, conv, ssm)
+        conv, ssm = _piece(mixer, A, buffers, x[:, begin:end], y[:, begin:end], part, conv, ssm)
     assert conv is not None
     assert ssm is not None
     return y, conv, ssm
@@ -130,7 +108,7 @@ def mix_in_pieces(
 
 def _piece(
     mixer: GatedSSM,
-    weights: _Weights,
+    A: Tensor,
     buffers: _Buffers,
     x: Tensor,
     y: Tensor,
@@ -139,27 +117,23 @@ def _piece(
     ssm: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """One piece x (B, T, M), written to y -> the state after it."""
-    from vlm_ssm.numba.scan import run as scan
-
     batch, length, _ = x.shape
-    buffer_x, *inner = (t[: batch * length] for t in buffers)
+    row_buffer, *inner = (t[: batch * length] for t in buffers)
     xz, u, low, dt, out = (t.unflatten(0, (batch, length)) for t in inner)
-    _multiply(_as_rows(x, buffer_x), mixer.in_proj, xz)
+    _multiply(_as_rows(x, row_buffer), mixer.in_proj, xz)
     inputs, z = xz.unsqueeze(2).chunk(2, dim=-1)
-    _convolve(inputs, weights, boundaries, conv, u)
+    _convolve(mixer.conv1d, inputs, conv, boundaries, u)
     _multiply(u, mixer.x_proj, low)
-    delta, B, C = low.split([mixer.dt_rank, mixer.d_state, mixer.d_state], dim=-1)
-    _multiply(delta, mixer.dt_proj, dt)
-    B, C = (matrix(m[None, :, :, None]) for m in (B, C))
-    reset, h0 = None if boundaries is None else boundaries.reset.contiguous(), None if ssm is None else ssm[None]
-    bias = weights.dt_bias
-    arguments = ScanInputs(u[None], dt[None], weights.A, B, C, weights.D, bias, z, h0, reset, softplus=True)
-    _, last, _, _ = scan(arguments, False, out.unsqueeze(2))
+    low_rank, B, C = low.unsqueeze(0).split([mixer.dt_rank, mixer.d_state, mixer.d_state], dim=-1)
+    _multiply(low_rank[0], mixer.dt_proj, dt)
+    h0, reset = None if ssm is None else ssm[None], None if boundaries is None else boundaries.reset
+    B, C, D, bias = B.unsqueeze(3), C.unsqueeze(3), mixer.D[None], mixer.dt_proj.bias[None]
+    ssm = _scan(ScanInputs(u[None], dt[None], A[None], B, C, D, bias, z, h0, reset, softplus=True), out)
     if y.is_contiguous():
         _multiply(out, mixer.out_proj, y)
     else:
-        y.copy_(_multiply(out, mixer.out_proj, buffer_x.view_as(y)))
-    return after(inputs.squeeze(2), conv, boundaries, mixer.d_conv - 1), last.squeeze(0)
+        y.copy_(_multiply(out, mixer.out_proj, row_buffer.view_as(y)))
+    return after(inputs.squeeze(2), conv, boundaries, mixer.d_conv - 1), ssm
 
 
 def _as_rows(x: Tensor, buffer: Tensor) -> Tensor:
@@ -174,11 +148,19 @@ def _multiply(x: Tensor, layer: nn.Module, out: Tensor) -> Tensor:
 
 
 def _convolve(
-    x: Tensor, weights: _Weights, boundaries: SegmentBoundaries | None, state: Tensor | None, out: Tensor
+    layer: nn.Conv1d, x: Tensor, state: Tensor | None, boundaries: SegmentBoundaries | None, out: Tensor
 ) -> None:
     """Convolution and SiLU of x (B, T, 1, E), written to out (B, T, E)."""
-    from vlm_ssm.numba.conv import run as convolution
+    from vlm_ssm.numba import conv as kernels
 
-    state = None if state is None else state.to(x.dtype).contiguous()
-    flags = (None, None, None) if boundaries is None else (t.contiguous() for t in boundaries)
-    convolution(ConvInputs(x, weights.taps, weights.conv_bias, state, *flags), out[None])
+    bias = None if layer.bias is None else layer.bias[None]
+    inputs = kernels.KERNELS.ready(x, layer.weight.squeeze(1)[None], bias, state, boundaries)
+    kernels.run(inputs, out[None])
+
+
+def _scan(inputs: ScanInputs, out: Tensor) -> Tensor:
+    """The scan's y, written to out (B, T, E) -> its last state (B, E, S)."""
+    from vlm_ssm.numba import scan as kernels
+
+    _, last, _, _ = kernels.run(kernels.KERNELS.ready(inputs), False, out.unsqueeze(2))
+    return last[0]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vlm_ssm import ops
 from vlm_ssm.layers import chunked_inference, decode
+from vlm_ssm.layers.fused_mixer import fused_mixer, fuses
 from vlm_ssm.layers.hooked_modules import (
     DeltaProjection,
     convolve,
@@ -147,6 +148,9 @@ class GatedSSM(SelectiveSSM):
         if chunked_inference.is_long(self, x):
             y, *after_x = chunked_inference.mix_in_pieces(self, x, boundaries, *(state or (None, None)))
             return y, SSMState(*after_x)
+        if x.ndim == 3 and fuses(self, x):
+            y = fused_mixer(self, x, boundaries, state)
+            return y.y, SSMState(y.conv_state, y.ssm_state)
         inner, z = self.in_proj(x).chunk(2, dim=-1)
         y, last = scan_along([self], inner.unsqueeze(2), z.unsqueeze(2), None, boundaries, state)
         conv = after(inner, state.conv if state else None, boundaries, self.d_conv - 1)

@@ -20,6 +20,7 @@ struct Arguments {
   Row* grad_z; i64 grad_z_k, grad_z_n, grad_z_t;
   float *sums, *matrices, *grad_first;  // (K, N, parts, 18 E); (blocks, K, N, T, G, 32); (K, N, E, 16)
   float *ends, *decays;                 // (K, N, parts, E, 16)
+  Row* y;                               // (K, N, T, E)
   i64 N, T, E, own, sets, part_chunks;
 };
 

@@ -12,7 +12,7 @@
 // operand as they are, the right one is g or delta u of one position. The unit reads the left operand with 10 bits of
 // mantissa, cut off; the mean of that error, 3.52e-4, is multiplied back by `reduce_matrices` (in reduce.cu).
 //
-// -DWARPS -DMIN_BLOCKS -DGATED -DOWN_GATE(gradients of z too) -DSOFTPLUS -DRESET -DORDERED -DTAIL
+// -DWARPS -DMIN_BLOCKS -DGATED -DOWN_GATE(gradients of z too) -DWRITE_Y(the gated y, too) -DSOFTPLUS -DRESET -DORDERED -DTAIL
 // -DCARRY: only what passes through a part of time, for the parts before it.
 #include "backward_rows.cuh"
 
@@ -162,15 +162,24 @@ DEVICE void finish(const Arguments& a, const Place& at, const Addresses& in, con
   if (SOFTPLUS) step = make_float2(step.x * softplus_slope(d.x), step.y * softplus_slope(d.y));
   if ((chunk.dead >> i) & 1) step = make_float2(0.f, 0.f);
   float2 dz;
+#if WRITE_Y
+  float2 gated;
+#endif
   if (OWN_GATE) {
     const float4 y0 = read4(in.lane + Y_AT), y1 = read4(swapped + Y_AT + 512);
     const float2 y = make_float2(fmaf(D.x, u.x, (y0.x + y0.z) + (y1.x + y1.z)), fmaf(D.y, u.y, (y0.y + y0.w) + (y1.y + y1.w)));
     const float2 z = w.z.open(), go = w.grad.open();
     const float s0 = sigmoid(z.x), s1 = sigmoid(z.y);  // go silu'(z) = s (go - g) + g, as g = go z s
     dz = make_float2(y.x * fmaf(s0, go.x - g.x, g.x), y.y * fmaf(s1, go.y - g.y, g.y));
+#if WRITE_Y
+    gated = make_float2(y.x * z.x * s0, y.y * z.y * s1);
+#endif
   }
   if (t >= a.T || !at.has_e_channel()) return;
   const i64 lies = ((i64)at.q * a.T + t) * a.E + at.e0 + at.e_channel;
+#if WRITE_Y
+  *reinterpret_cast<u32*>(a.y + lies) = pack<Row>(gated.x, gated.y);
+#endif
   *reinterpret_cast<u32*>(a.grad_u + lies) = pack<Row>(fmaf(dx.x, d.x, D.x * g.x), fmaf(dx.y, d.y, D.y * g.y));
   *reinterpret_cast<u32*>(a.grad_dt + lies) = pack<Row>(step.x, step.y);
   if (OWN_GATE)
