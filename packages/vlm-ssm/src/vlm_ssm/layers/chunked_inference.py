@@ -6,7 +6,8 @@ system fills page by page. Pieces need no more memory than the output, and stay 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +16,14 @@ from vlm_ssm import backends
 from vlm_ssm.layers.hooked_modules import DeltaProjection, plain, plain_linear
 from vlm_ssm.registration.inputs import ScanInputs
 from vlm_ssm.registration.layouts import NATIVE
+from vlm_ssm.runtime.huge_pages import with_huge_pages
 from vlm_ssm.segments import SegmentBoundaries
 from vlm_ssm.torch.ops import after
 
 if TYPE_CHECKING:
     from vlm_ssm.layers.mixer import GatedSSM
 
+State = TypeVar("State")
 ROWS, BYTES = 1024, 24 << 20
 """Limits of the largest buffer, in_proj's output: fewer rows make products slower, more leave the cache."""
 LINE = 32  # numbers of a cache line in bf16: where a buffer begins
@@ -34,6 +37,27 @@ def piece_length(x: Tensor, d_inner: int) -> int:
     limit = max(STEP, rows // max(1, batch))
     pieces = -(-length // limit)
     return -(-length // (pieces * STEP)) * STEP
+
+
+def in_pieces(
+    run: Callable[[Tensor, SegmentBoundaries | None, State | None], tuple[Tensor, State]],
+    x: Tensor,
+    boundaries: SegmentBoundaries | None,
+    state: State | None,
+    length: int,
+) -> tuple[Tensor, State]:
+    """`run(x, boundaries, state)` -> (y, state after it), on pieces of x (B, T, M) of `length` positions."""
+    y = None
+    for begin in range(0, x.shape[1], length):
+        end = min(begin + length, x.shape[1])
+        part = None if boundaries is None else boundaries.between(begin, end)
+        y_part, state = run(x[:, begin:end], part, state)
+        if y is None:
+            y = with_huge_pages(y_part.new_empty(len(x), x.shape[1], y_part.shape[2]))
+        y[:, begin:end] = y_part
+    assert y is not None
+    assert state is not None
+    return y, state
 
 
 def _is_inference(x: Tensor) -> bool:
@@ -79,8 +103,6 @@ class _Buffers(NamedTuple):
 
 def _buffers(mixer: GatedSSM, x: Tensor, length: int) -> _Buffers:
     """One allocation: several would each be as many page faults as they have pages."""
-    from vlm_ssm.numba.memory import with_huge_pages
-
     rows, E = length * len(x), mixer.d_inner
     widths = (x.shape[2] if len(x) > 1 else 0, 2 * E, E, mixer.dt_rank + 2 * mixer.d_state, E, E)
     sizes = [-(-rows * width // LINE) * LINE for width in widths]
@@ -93,12 +115,10 @@ def mix_in_pieces(
     mixer: GatedSSM, x: Tensor, boundaries: SegmentBoundaries | None, conv: Tensor | None, ssm: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `GatedSSM.mix` with the state (conv, ssm) -> y (B, T, M) and the two parts of the state after it."""
-    from vlm_ssm.numba.memory import with_huge_pages
-
-    step, A = piece_length(x, mixer.d_inner), -torch.exp(mixer.A_log.float())
-    buffers, y = _buffers(mixer, x, step), with_huge_pages(x.new_empty(x.shape))
-    for begin in range(0, x.shape[1], step):
-        end = min(begin + step, x.shape[1])
+    length, A = piece_length(x, mixer.d_inner), -torch.exp(mixer.A_log.float())
+    buffers, y = _buffers(mixer, x, length), with_huge_pages(x.new_empty(x.shape))
+    for begin in range(0, x.shape[1], length):
+        end = min(begin + length, x.shape[1])
         part = None if boundaries is None else boundaries.between(begin, end)
         conv, ssm = _piece(mixer, A, buffers, x[:, begin:end], y[:, begin:end], part, conv, ssm)
     assert conv is not None
