@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vlm_ssm import ops
-from vlm_ssm.layers import decode
+from vlm_ssm.layers import chunked_inference, decode
 from vlm_ssm.layers.fused_mixer import fused_mixer, fuses
 from vlm_ssm.layers.hooked_modules import (
     DeltaProjection,
@@ -146,6 +146,9 @@ class GatedSSM(SelectiveSSM):
         self, x: Tensor, boundaries: SegmentBoundaries | None = None, state: SSMState | None = None
     ) -> tuple[Tensor, SSMState]:
         """x (B, T, M) -> y (B, T, M), and the state after it."""
+        if chunked_inference.is_long(self, x):
+            y, *after_x = chunked_inference.mix_in_pieces(self, x, boundaries, *(state or (None, None)))
+            return y, SSMState(*after_x)
         if x.ndim == 3 and fuses(self, x):
             y = fused_mixer(self, x, boundaries, state)
             return y.y, SSMState(y.conv_state, y.ssm_state)

@@ -8,6 +8,7 @@ from torch import Tensor
 from vlm_ssm.numba.address import address, by_direction, by_row, rows
 from vlm_ssm.numba.kernels import conv as kernels
 from vlm_ssm.numba.kernels.scan_forward import NULL_VIEW
+from vlm_ssm.runtime.huge_pages import with_huge_pages
 from vlm_ssm.registration.conv_op import ConvKernels, registered_conv
 from vlm_ssm.registration.inputs import ConvInputs
 from vlm_ssm.registration.layouts import check_scan_order, like, native
@@ -24,10 +25,12 @@ def _arguments(inputs: ConvInputs, out: Tensor) -> kernels.Conv:
     )
 
 
-def _run(inputs: ConvInputs) -> Tensor:
+def run(inputs: ConvInputs, out: Tensor | None = None) -> Tensor:
+    """As `ConvKernels.forward`; y is written to `out` (K, B, T, E) if given."""
     N, T, _, E = inputs.x.shape
     check_scan_order(inputs.scan_order, T)
-    out = inputs.x.new_empty(inputs.directions, N, T, E)
+    if out is None:
+        out = with_huge_pages(inputs.x.new_empty(inputs.directions, N, T, E))
     tasks = out.shape[0] * N * -(-T // kernels.ROWS)
     kernels.forward(tasks, _arguments(inputs, out), floats=2 * inputs.weight.shape[1])
     return out
@@ -41,8 +44,8 @@ def _backward(
     grad = native(grad)
     K, N, T, E = grad.shape
     tasks, taps = K * N * -(-T // kernels.ROWS), weight.shape[1]
-    inside = like(grad)
-    grad_x = like(x) if grad_x is None else grad_x
+    inside = with_huge_pages(like(grad))
+    grad_x = with_huge_pages(like(x)) if grad_x is None else grad_x
     grad_state = x.new_empty(0) if state is None else torch.empty_like(state)
     sums = weight.new_empty(tasks, taps + 1, E)
     inverse = None if scan_order is None else inverse_of(scan_order)
@@ -58,5 +61,5 @@ def _backward(
     return grad_x, by_parameters[:, :taps].clone(), by_parameters[:, taps].clone(), grad_state
 
 
-KERNELS = ConvKernels(_run, _backward)
+KERNELS = ConvKernels(run, _backward)
 conv = registered_conv("numba", KERNELS)

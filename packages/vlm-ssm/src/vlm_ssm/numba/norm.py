@@ -7,6 +7,7 @@ from torch import Tensor
 
 from vlm_ssm.numba.address import address
 from vlm_ssm.numba.kernels import norm as kernels
+from vlm_ssm.runtime.huge_pages import with_huge_pages
 from vlm_ssm.registration.autograd import norm_with
 from vlm_ssm.registration.norm_op import NormKernels, writing_added
 
@@ -41,8 +42,9 @@ def _run(
     residual: Tensor, out: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
     """residual + out (empty without `out`), y, and the scale of each row."""
-    summed = residual.new_empty(0) if out is None else torch.empty_like(residual)
-    y, scale = torch.empty_like(residual, dtype=dtype), residual.new_empty(residual.shape[:-1])
+    summed = residual.new_empty(0) if out is None else with_huge_pages(torch.empty_like(residual))
+    y = with_huge_pages(torch.empty_like(residual, dtype=dtype))
+    scale = residual.new_empty(residual.shape[:-1])
     tensors = (residual, out, weight, torch.tensor([eps], dtype=torch.float32), summed, y, scale)
     arguments = _arguments(*tensors)
     kernels.forward(-(-arguments.rows // kernels.ROWS), arguments)
@@ -66,7 +68,7 @@ def _backward(
     grad_summed = None if grad_summed is None else grad_summed.contiguous()
     arguments = _arguments(summed, None, weight, weight, summed, grad_y, scale)
     tasks = -(-arguments.rows // kernels.ROWS)
-    grad, sums = torch.empty_like(summed), weight.new_empty(tasks, len(weight))
+    grad, sums = with_huge_pages(torch.empty_like(summed)), weight.new_empty(tasks, len(weight))
     gradient = kernels.Gradient(grad_y.data_ptr(), address(grad_summed), grad.data_ptr(), sums.data_ptr())
     kernels.backward(tasks, arguments, gradient)
     return grad, sums.sum(0)

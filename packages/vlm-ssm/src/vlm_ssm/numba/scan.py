@@ -8,6 +8,7 @@ from torch import Tensor
 from vlm_ssm.numba.address import address, by_direction, by_row
 from vlm_ssm.numba.kernels import scan_backward, scan_forward
 from vlm_ssm.numba.kernels.scan_forward import NULL_VIEW
+from vlm_ssm.runtime.huge_pages import with_huge_pages
 from vlm_ssm.registration.inputs import ScanInputs
 from vlm_ssm.registration.layouts import check_scan_order, dense, gate, like, matrix, native
 from vlm_ssm.registration.scan_op import ScanKernels, registered_scan
@@ -30,18 +31,21 @@ def _arguments(
     )
 
 
-def _run(inputs: ScanInputs, train: bool) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """y, last state, and, to `train`, the sum before the gate and the state before each chunk."""
+def run(
+    inputs: ScanInputs, train: bool, out: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """As `ScanKernels.forward`; y is written to `out` (B, T, J, E) if given."""
     u, states = inputs.u, inputs.A.shape[2]
     K, N, T, E = u.shape
     check_scan_order(inputs.scan_order, T)
     columns, blocks = (K if inputs.keep_directions else 1), _blocks(E, inputs.B.shape[3])
-    out = u.new_empty(N, T, columns, E)
+    if out is None:
+        out = with_huge_pages(u.new_empty(N, T, columns, E))
     last = u.new_empty(K, N, E, states, dtype=torch.float32)
     keep_sum = (train and inputs.z is not None) or columns < K
-    acc = torch.empty_like(out, dtype=torch.float32) if keep_sum else None
+    acc = with_huge_pages(torch.empty_like(out, dtype=torch.float32)) if keep_sum else None
     chunks = -(-T // scan_forward.CHUNK)
-    starts = last.new_empty(K, N, chunks, blocks, states, 16) if train else None
+    starts = with_huge_pages(last.new_empty(K, N, chunks, blocks, states, 16)) if train else None
     arguments = _arguments(inputs, acc, out, last, starts)
     tasks = N * -(-blocks // scan_forward.GROUP)
     scan_forward.forward(tasks, arguments, floats=scan_forward.scratch_floats(states))
@@ -66,9 +70,9 @@ def _backward(
     parts = -(-per_group // width)
     grad_out, grad_last = native(grad_out), None if grad_last is None else dense(grad_last)
     A, z = inputs.A, inputs.z
-    grad_u, grad_dt = like(inputs.u), like(inputs.dt)
+    grad_u, grad_dt = with_huge_pages(like(inputs.u)), with_huge_pages(like(inputs.dt))
     if grad_z is None:
-        grad_z = inputs.u.new_empty(0) if z is None else like(z)
+        grad_z = inputs.u.new_empty(0) if z is None else with_huge_pages(like(z))
     if y is not None:
         gate(acc, z, y)
     sums_A, sums_D, sums_bias = A.new_empty(K, N, E, S), A.new_empty(K, N, E), A.new_empty(K, N, E)
@@ -92,5 +96,5 @@ def _kept(inputs: ScanInputs) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return acc, (K, N, chunks, _blocks(E, inputs.B.shape[3]), inputs.A.shape[2], 16)
 
 
-KERNELS = ScanKernels(_run, _backward, _kept, matrix)
+KERNELS = ScanKernels(run, _backward, _kept, matrix)
 scan = registered_scan("numba", KERNELS)
