@@ -164,7 +164,7 @@ def test_no_tensor_is_larger_than_a_chunk_or_an_input():
     chunk = 9 * VOCAB
     with Products() as seen:
         linear_cross_entropy(*tensors, labels, chunk=chunk).backward()
-    assert seen.largest == max(chunk, VOCAB * DIM) < TOKENS * VOCAB
+    assert seen.largest <= max(chunk, VOCAB * DIM) < TOKENS * VOCAB
     with Products() as seen:
         whole(*tensors, labels).backward()
     assert seen.largest == TOKENS * VOCAB, "the mode sees them"
@@ -194,7 +194,6 @@ def test_a_tied_weight_gets_both_gradients(tiny_model, monkeypatch):
     llm.train().requires_grad_(True)
     loss, expected = grads()
     monkeypatch.setattr(module, "CHUNK", 3 * llm.vocab_size)
-    monkeypatch.setattr(linear_cross_entropy, "__defaults__", (3 * llm.vocab_size,))
     monkeypatch.setattr(llm, "logits", lambda hidden: pytest.fail("whole logits"))
     own_loss, own = grads()
     torch.testing.assert_close(own_loss, loss, rtol=1e-6, atol=0)

@@ -32,7 +32,7 @@ class SummedLoss(nn.Module):
         self.model, self.always_sees, self.encoded = model, always_sees, encoded
 
     def forward(self, batch: Batch) -> Tensor:
-        """Sum over the target tokens of -log p(token | preceding tokens), in nats; logits exist only for targets, a chunk at a time."""
+        """Sum over the target tokens of -log p(token | preceding tokens), in nats; only they have logits."""
         pixels, features = self._images(batch)
         black = pixels is not batch.pixel_values or features is not batch.features
         with self._buffers_kept(batch, black=black):

@@ -16,8 +16,8 @@ from torch.autograd.function import once_differentiable
 
 from vlm_core.interfaces import LanguageModel
 
-CHUNK = 2**24
-"""Most logits that exist at once: 64 MB in fp32. Fewer are computed at once, without chunks."""
+CHUNK = 2**26
+"""Most logits that exist at once: 256 MB in fp32. Fewer are computed at once, without chunks."""
 
 
 def summed_cross_entropy(llm: LanguageModel, hidden: Tensor, labels: Tensor) -> Tensor:
@@ -38,16 +38,17 @@ def chunks_logits(llm: LanguageModel) -> bool:
 
 
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, chunk: int = CHUNK
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, chunk: int | None = None
 ) -> Tensor:
-    """`F.cross_entropy(F.linear(hidden, weight, bias).float(), labels, reduction="sum")` with `chunk` logits at once.
+    """`F.cross_entropy(F.linear(hidden, weight, bias).float(), labels, reduction="sum")` a chunk at a time.
 
-    hidden (n, M), weight (V, M), bias (V), labels (n) -> fp32 (). Products are in autocast's dtype, or in the weight's;
+    hidden (n, M), weight (V, M), bias (V), labels (n) -> fp32 (). At most `chunk` (default: `CHUNK`) logits exist at
+    once, but those of at least one token. Products are in autocast's dtype, or in the weight's;
     softmax, loss and the sums of gradients over chunks are fp32. The result can't be differentiated twice.
     """
     if not torch.is_grad_enabled():
         hidden, weight, bias = hidden.detach(), weight.detach(), None if bias is None else bias.detach()
-    chunks = max(1, -(-len(labels) * len(weight) // chunk))
+    chunks = max(1, -(-len(labels) * len(weight) // (chunk or CHUNK)))
     tokens = max(1, -(-len(labels) // chunks))
     total = _LinearCrossEntropy.apply(hidden, weight, bias, labels, tokens, _compute_dtype(weight))
     assert isinstance(total, Tensor)
@@ -94,7 +95,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 picked = log_probs.gather(1, ids)
                 total -= picked.sum()
                 if any(grad is not None for grad in grads):
-                    error = log_probs.exp_().scatter_(1, ids, picked.exp() - 1)  # ∂loss/∂logits
+                    error = torch.exp(log_probs, out=torch.empty_like(log_probs, dtype=dtype))
+                    error.scatter_(1, ids, (picked.exp() - 1).to(dtype))  # ∂loss/∂logits
                     grad_row = None if grads[0] is None else grad_rows[i]
                     _add_gradients((grad_row, grads[1], grads[2]), error, rows, cast_weight)
         ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in inputs]
@@ -115,11 +117,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
 def _add_gradients(
     grads: tuple[Tensor | None, Tensor | None, Tensor | None], error: Tensor, rows: Tensor, weight: Tensor
 ) -> None:
-    """Add a chunk's gradients to those of its hidden states (n, M), of the weight (V, M) and of the bias (V)."""
+    """Add a chunk's gradients to those of its hidden states (n, M), of the weight (V, M) and of the bias (V).
+
+    `error` (n, V) is that of the logits, `rows` (n, M) the hidden states.
+    """
     grad_rows, grad_weight, grad_bias = grads
     if grad_bias is not None:
-        grad_bias += error.sum(0)
-    error = error.to(weight.dtype)
+        grad_bias += error.sum(0, dtype=grad_bias.dtype)
     if grad_rows is not None:
         _add_product(grad_rows, error, weight)
     if grad_weight is not None:
