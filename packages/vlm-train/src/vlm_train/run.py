@@ -52,6 +52,7 @@ from vlm_train.evaluation.stage_evaluations import Evaluations, last_name
 from vlm_train.evaluation.train_overlap import EvalRows
 from vlm_train.evaluation.validation import ValidationLoss
 from vlm_train.feature_cache.cache import Features, estimate_cache_size
+from vlm_train.micro_batch.auto import micro_batch_size
 from vlm_train.monitoring import run_messages
 from vlm_train.monitoring.environment import environment, versions
 from vlm_train.monitoring.run_messages import log_on_main
@@ -214,6 +215,7 @@ class Run:
             self.dir,
             self.strategy,
             self._evaluators(reader),
+            micro_batch_size,
         )
         if resumed:
             trainer.restore(resumed)
