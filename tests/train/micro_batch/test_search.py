@@ -34,8 +34,7 @@ def test_the_largest_divisor_that_fits_without_ever_running_out(share, fixed, sa
     """A step that frees nothing but its samples is predicted exactly: no trial is above the limit."""
     device = Device(affine(fixed, sample), resident=fixed, capacity=92)
     found = search(divisors(share), 92, device)
-    assert found.chosen.size == max(d for d in divisors(share) if fixed + sample * d <= 92)
-    assert found.chosen.peak == fixed + sample * found.chosen.size
+    assert found.size == max(d for d in divisors(share) if fixed + sample * d <= 92)
     assert all(b <= GROWTH * a for a, b in zip(device.tried, device.tried[1:], strict=False))
     assert len(device.tried) <= 12
 
@@ -45,14 +44,14 @@ def test_temporary_memory_makes_the_first_guess_careful_only(share):
     """One trial can't tell what is temporary from what belongs to the sample; the second tells."""
     device = Device(affine(30, 2), resident=15, capacity=92)
     found = search(divisors(share), 92, device)
-    assert found.chosen.size == max(d for d in divisors(share) if 30 + 2 * d <= 92)
+    assert found.size == max(d for d in divisors(share) if 30 + 2 * d <= 92)
 
 
 def test_a_peak_that_bends_upwards_is_found_out_and_taken_back():
     """Above 16 samples another place of the step is the peak: prediction fails, and trials decide."""
     device = Device(lambda size: max(20 + size, 5 * size - 60), capacity=100)
     found = search(divisors(128), 92, device)
-    assert found.chosen.size == 16
+    assert found.size == 16
     assert device.tried[-1] in (32, 64)
 
 
@@ -64,7 +63,7 @@ def test_one_sample_that_does_not_fit():
 def test_running_out_of_memory_lowers_the_ceiling():
     device = Device(affine(10, 0.1), resident=10, capacity=18)
     found = search(divisors(128), 92, device)
-    assert found.chosen.size == 64
+    assert found.size == 64
     assert 10 + 0.1 * 128 > 18
 
 

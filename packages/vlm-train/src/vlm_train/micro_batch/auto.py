@@ -1,4 +1,4 @@
-"""`micro_batch_size: auto` of a stage: the number that the run has recorded, or the largest that every device can take."""
+"""`micro_batch_size: auto` of a stage: the recorded number of the run, or the largest that fits into every device."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from vlm_train.monitoring.run_messages import log_on_main
 def micro_batch_size(state: StageState, train: TrainConfig, run: RunDir, *, encoded: bool) -> int:
     """The micro-batch size of a stage whose optimizer exists, a divisor of a process's share of its batch.
 
-    With `encoded`, batches bring features instead of pixels. The same on all processes, which must call it together. Raises `UserError` if one sample does not fit, or if the
-    recorded number does not fit into the memory of another device.
+    It is the same on all processes, which must call this together. With `encoded`, batches bring features instead of
+    pixels. Raises `UserError` if one sample does not fit, or if the recorded number does not fit into another device.
     """
     accelerator, name = state.strategy.accelerator, state.stage.name
     memory = device_memory(accelerator.device, state.model)
@@ -60,10 +60,10 @@ def _largest(state: StageState, train: TrainConfig, memory: DeviceMemory, encode
     if isinstance(memory, CpuMemory):
         return _by_activations(trial_steps, limit, share)
     found = search(divisors(share), limit, trial_steps)
-    if found.chosen is None:
+    if found.size is None:
         raise _too_large(found, limit, state, train)
     trials = ", ".join(f"{trial.size}: {size(trial.peak)}" for trial in sorted(found.trials))
-    return found.chosen.size, f"steps took {trials}, a process may take {size(limit)} besides its moments"
+    return found.size, f"steps took {trials}, a process may take {size(limit)} besides its moments"
 
 
 def _by_activations(trial_steps: TrialSteps, limit: int, share: int) -> tuple[int, str]:
@@ -76,7 +76,7 @@ def _by_activations(trial_steps: TrialSteps, limit: int, share: int) -> tuple[in
 
 
 def _again(recorded: MicroBatchSize, now: MicroBatchSize, state: StageState) -> int:
-    """The size for a run that has recorded one under other conditions than `now`, whose size is the largest that fits."""
+    """The size for a run that has recorded one under other conditions; `now` has the largest size that fits."""
     name, before = state.stage.name, recorded.micro_batch_size
     if not recorded.same_step(now):
         log_on_main(
@@ -108,6 +108,7 @@ def _too_large(found: Found, limit: int, state: StageState, train: TrainConfig) 
     advice += [f"a max_length below {train.max_length}"]
     advice += [] if state.strategy.sharded or state.stage.optimizer != "adamw" else ["optimizer: adamw-8bit"]
     return UserError(
-        f"stage {state.stage.name}: micro_batch_size: auto: a step of one sample of {train.max_length} positions {taken}, "
-        f"and this process may take {size(max(0, limit))} besides the optimizer's moments; set {', '.join(advice)}"
+        f"stage {state.stage.name}: micro_batch_size: auto: a step of one sample of {train.max_length} positions "
+        f"{taken}, and this process may take {size(max(0, limit))} besides the optimizer's moments; "
+        f"set {', '.join(advice)}"
     )

@@ -22,9 +22,9 @@ class Trial(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The trial of the chosen size, None if not even one sample fits, and all trials."""
+    """The chosen size, None if not even one sample fits, and all trials."""
 
-    chosen: Trial | None
+    size: int | None
     trials: list[Trial]
 
 
@@ -57,7 +57,7 @@ def search(sizes: Sequence[int], limit: int, attempt: Callable[[int], Trial | No
     first = attempt(1)
     if first is None or first.peak > limit:
         return Found(None, [first] if first else [])
-    trials, best, largest, ceiling = [first], first, 1, sizes[-1] + 1
+    trials, largest, ceiling = [first], 1, sizes[-1] + 1
     while targets := [s for s in sizes if largest < s < ceiling and predicted(trials, s) <= limit]:
         size = min(targets[-1], GROWTH * largest)
         trial = attempt(size)
@@ -66,5 +66,4 @@ def search(sizes: Sequence[int], limit: int, attempt: Callable[[int], Trial | No
             ceiling = size
             continue
         largest = size
-        best = trial if size in sizes else best
-    return Found(best, trials)
+    return Found(max(s for s in sizes if s <= largest), trials)

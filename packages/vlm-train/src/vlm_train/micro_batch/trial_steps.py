@@ -97,8 +97,8 @@ class TrialSteps:
     def limit(self, share: int) -> int:
         """Bytes that a trial may take on every process.
 
-        Room is left for moments that do not exist yet, and for the inputs of a step's `share` samples, which are copied to
-        the device together.
+        Room is left for moments that do not exist yet, and for the inputs of a step's `share` samples, which are
+        copied to the device together.
         """
         sample = longest_batch(self.state.model, self.train, 1, encoded=self.encoded)
         later = missing_moments(self.state) + share * sample.nbytes
