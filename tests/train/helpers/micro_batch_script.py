@@ -37,6 +37,7 @@ def main():
                 f"train.strategy={strategy}",
                 "train.stages.0.batch_size=12",
                 f"train.stages.0.micro_batch_size={size}",
+                "train.stages.0.steps=3",
                 "train.stages.1.steps=1",
                 "train.max_length=64",
                 "train.held_out_qa=null",
