@@ -59,9 +59,7 @@ def cpu_time(run: Run) -> float:
     return time.process_time() - begin
 
 
-def measure(
-    made: Callable[[int], Run], lengths: Sequence[int], rounds: int, clock: Clock = timed
-) -> Times:
+def measure(made: Callable[[int], Run], lengths: Sequence[int], rounds: int, clock: Clock = timed) -> Times:
     """All lengths take turns."""
     times = turns({str(n): made(n) for n in lengths}, rounds, clock=clock)
     return {int(n): t for n, t in times.items()}
@@ -153,7 +151,10 @@ def main() -> None:
     table(title, ["tokens", *(f"{c}{unit}" for c in curves for unit in units)], rows(curves, base))
     worst = ", ".join(f"{name} {deviation(curves[name], base):.0%}" for name in made)
     print(f"\nLargest deviation from linear, {base} to {lengths[-1]} tokens: {worst}.")
-    columns = ["tokens", *(f"{name}, {what}" for name in made for what in ("MB besides the output", "faults"))]
+    columns = [
+        "tokens",
+        *(f"{name}, {what}" for name in made for what in ("MB besides the output", "faults")),
+    ]
     table("Memory of one call", columns, memory_rows(made, lengths))
     table("A layer's state", ["tokens", "bytes"], ([str(n), str(state_bytes(mixer, n))] for n in states))
     if options.plot:

@@ -16,14 +16,13 @@ from vlm_ssm.cuda import (
     compiler,
     conv,
     launch,
-    layer_norm,
-    norm,
     parameters,
     reduce,
     scan,
     scan_backward,
     scan_forward,
 )
+from vlm_ssm.cuda.norms import layer_norm, rms_norm
 from vlm_ssm.registration.inputs import ConvInputs, ScanInputs
 from vlm_ssm.triton import conv as triton_conv
 from vlm_ssm.triton import scan as triton_scan
@@ -57,9 +56,9 @@ def launches(monkeypatch):
             assert len(tensors) == count
             assert all(t is None or isinstance(t, torch.Tensor) for t in tensors)
 
-    for module in (conv, layer_norm, norm, parameters, reduce, scan_backward, scan_forward):
+    for module in (conv, layer_norm, rms_norm, parameters, reduce, scan_backward, scan_forward):
         monkeypatch.setattr(module, "kernel", Kernel)
-    for module in (norm, parameters):
+    for module in (rms_norm, parameters):
         monkeypatch.setattr(module, "is_usable", lambda device: True)
     forget_launches()
     yield made
@@ -69,7 +68,7 @@ def launches(monkeypatch):
 def forget_launches():
     kept = (
         conv._launch, parameters._launch, reduce._launch, scan_backward._launches, scan_backward._gate_launch,
-        scan_forward._launches, scan_forward._sum_launch, norm._launch, layer_norm._launch,
+        scan_forward._launches, scan_forward._sum_launch, rms_norm._launch, layer_norm._launch,
     )  # fmt: skip
     for function in kept:
         function.cache_clear()
@@ -120,8 +119,8 @@ def run_conv(dtype=BF16, *, state=True, boundaries=False, directions=0):
 def run_norm(width=64, out=BF16, y=BF16, *, added=True):
     residual, weight = torch.zeros(5, width), torch.zeros(width)
     given = torch.zeros(5, width, dtype=out) if added else None
-    _, result, scale = norm.forward(residual, given, weight, 1e-5, y)
-    grad, grad_weight = norm.backward(result, None, residual, weight, scale, added=given)
+    _, result, scale = rms_norm.forward(residual, given, weight, 1e-5, y)
+    grad, grad_weight = rms_norm.backward(result, None, residual, weight, scale, added=given)
     assert grad.shape == residual.shape
     assert grad_weight.shape == weight.shape
 
