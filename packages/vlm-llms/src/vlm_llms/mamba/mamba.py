@@ -18,7 +18,15 @@ from vlm_core.interfaces import PADDING, LanguageModel, Tokenizer
 from vlm_core.io.atomic import write_file
 from vlm_core.io.files import open_regular, read_json
 from vlm_llms.tokenizer.tokenizer import FastTokenizer
-from vlm_ssm import MambaMixer, SegmentBoundaries, SSMState, boundaries_of, cast_parameters, linear
+from vlm_ssm import (
+    MambaMixer,
+    SegmentBoundaries,
+    SSMState,
+    add_norm_mix,
+    boundaries_of,
+    cast_parameters,
+    linear,
+)
 from vlm_ssm.layers import decode
 from vlm_ssm.layers.chunked_inference import in_pieces, piece_length
 from vlm_ssm.layers.hooked_modules import add_rms_norm, has_no_hooks, plain
@@ -74,9 +82,7 @@ class Block(nn.Module):
         boundaries: SegmentBoundaries | None,
         state: SSMState | None,
     ) -> tuple[Tensor, Tensor, SSMState]:
-        residual, x = add_rms_norm(residual, out, self.norm, EPS)
-        mixed, after = self.mixer(x, boundaries, state)
-        return residual, mixed, after
+        return add_norm_mix(residual, out, self.norm, EPS, self.mixer, boundaries, state)
 
 
 class Backbone(nn.Module):

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from vlm_ssm.cuda.launch import is_usable
-from vlm_ssm.cuda.memory import KINDS, aligned, by_direction, by_row, rows
+from vlm_ssm.cuda.memory import KINDS, aligned, rows
+from vlm_ssm.cuda.padding import needs_padding, scan_padded
 from vlm_ssm.cuda.reduce import sum_slices
 from vlm_ssm.cuda.scan_backward import gate_backward, run_backward
-from vlm_ssm.cuda.scan_forward import run_forward, sum_directions
-from vlm_ssm.cuda.scan_inputs import STATES, TILE, why_not_covered, with_alignment
+from vlm_ssm.cuda.scan_forward import can_chain, run_forward, sum_directions
+from vlm_ssm.cuda.scan_inputs import TILE, why_not_covered, with_alignment
 from vlm_ssm.registration.inputs import ScanInputs
 from vlm_ssm.registration.layouts import check_scan_order, dense, like
 from vlm_ssm.registration.scan_op import ScanKernels, registered_scan
@@ -20,20 +21,23 @@ from vlm_ssm.triton import scan as triton_scan
 def _run(inputs: ScanInputs, train: bool) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """y, last state, and for the backward the ungated sum of directions and the states before each tile."""
     u, z = inputs.u, inputs.z
-    K, N, T, E = u.shape
+    (K, N, T, E), states = u.shape, inputs.A.shape[2]
     check_scan_order(inputs.scan_order, T)
     columns = K if inputs.keep_directions else 1
     summed = columns < K
-    out, last = u.new_empty(N, T, columns, E), u.new_empty(K, N, E, STATES, dtype=torch.float32)
-    acc = out.new_empty(N, T, E, dtype=torch.float32) if train and summed and z is not None else None
-    starts = last.new_empty(K, N, -(-T // TILE), E, STATES) if train else None
+    out, last = u.new_empty(N, T, columns, E), u.new_empty(K, N, E, states, dtype=torch.float32)
+    keep = train and summed and z is not None
+    acc = out.new_empty(N, T, E, dtype=torch.float32) if keep else None
+    starts = last.new_empty(K, N, -(-T // TILE), E, states) if train else None
     if not out.numel():
         return out, last.zero_(), acc, starts
-    parts = out.new_empty(K, N, T, E, dtype=torch.float32) if summed else None
     ready = with_alignment(inputs)
-    run_forward(
-        ready, by_row("out", out) if parts is None else by_direction("out", parts), last, starts, summed
-    )
+    if summed and can_chain(ready):
+        sums = acc if acc is not None else last.new_empty(N, T, E)
+        run_forward(ready, out, last, starts, summed, sums, keep)
+        return out, last, acc, starts
+    parts = out.new_empty(K, N, T, E, dtype=torch.float32) if summed else None
+    run_forward(ready, out if parts is None else parts, last, starts, summed)
     if parts is not None:
         sum_directions(parts, ready.z, acc, out)
     return out, last, acc, starts
@@ -42,7 +46,7 @@ def _run(inputs: ScanInputs, train: bool) -> tuple[Tensor, Tensor, Tensor | None
 def _kept(inputs: ScanInputs) -> tuple[tuple[int, ...], tuple[int, ...]]:
     K, N, T, E = inputs.u.shape
     summed = not inputs.keep_directions and K > 1
-    return (N, T, E) if summed and inputs.z is not None else (), (K, N, -(-T // TILE), E, STATES)
+    return (N, T, E) if summed and inputs.z is not None else (), (K, N, -(-T // TILE), E, inputs.A.shape[2])
 
 
 def _backward(
@@ -58,18 +62,21 @@ def _backward(
     """As `ScanKernels.backward`; `y` only of a gated scan whose directions are not summed."""
     inputs = with_alignment(inputs)
     u, A, B, C, z = inputs.u, inputs.A, inputs.B, inputs.C, inputs.z
-    (K, N, _, E), P = u.shape, len(A)
+    (K, N, _, E), (P, _, states) = u.shape, A.shape
     summed = grad_out.shape[2] < K
     grad_out, grad_last = aligned(rows(grad_out.to(u.dtype))), None if grad_last is None else dense(grad_last)
     grad_u, grad_dt = like(u), like(inputs.dt)
     if grad_z is None:
         grad_z = u.new_empty(0) if z is None else like(z)
-    grad_B, grad_C, grad_h0 = like(B), like(C), A.new_empty(K, N, E, STATES)
+    grad_B, grad_C, grad_h0 = like(B), like(C), A.new_empty(K, N, E, states)
     grad_A, grad_D, grad_bias = like(A), A.new_empty(P, E), A.new_empty(P, E)
     results = (grad_u, grad_dt, grad_z, grad_h0)
     if grad_u.numel():
-        parts, matrices, sums = run_backward(inputs, grad_out, grad_last, starts, results, summed, y)
-        sum_slices(sums, K * N * parts, (grad_A, grad_D, grad_bias), matrices, grad_B, grad_C)
+        totals = (grad_A, grad_D, grad_bias)
+        for piece, parts, matrices, sums in run_backward(
+            inputs, grad_out, grad_last, starts, results, summed, y
+        ):
+            sum_slices(sums, K * N * parts, totals, matrices, grad_B, grad_C, piece)
         if summed and z is not None:
             assert acc is not None
             gate_backward(acc, z, grad_out, grad_z)
@@ -92,7 +99,7 @@ def scan(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
     """As `ops.scan`; cases that the kernels don't cover go to Triton's."""
     tensors = (t for t in inputs if isinstance(t, Tensor))
     train = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-    return _scan(inputs) if _covers(inputs, train) else triton_scan.scan(inputs)
+    return scan_padded(inputs, _scan) if _covers(inputs, train) else triton_scan.scan(inputs)
 
 
 def _covers(inputs: ScanInputs, train: bool) -> bool:
@@ -100,5 +107,6 @@ def _covers(inputs: ScanInputs, train: bool) -> bool:
 
 
 def scan_kernels(inputs: ScanInputs, train: bool) -> ScanKernels:
-    """The kernels that compute a scan of these inputs."""
-    return KERNELS if _covers(inputs, train) else triton_scan.KERNELS
+    """The kernels that compute a scan of these inputs as they are, without padding."""
+    covered = _covers(inputs, train) and not needs_padding(inputs)
+    return KERNELS if covered else triton_scan.KERNELS

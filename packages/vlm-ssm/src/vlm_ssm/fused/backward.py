@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from vlm_ssm.fused.forward import normed
-from vlm_ssm.fused.inputs import DIFFERENTIABLE, Inner, MixerInputs, MixerOutputs, inner, norm_kernels
+from vlm_ssm.fused.inputs import (
+    DIFFERENTIABLE,
+    Inner,
+    MixerInputs,
+    MixerOutputs,
+    inner,
+    layer_kernels,
+    norm_kernels,
+)
 from vlm_ssm.registration.compute_dtype import cast_weight
 from vlm_ssm.registration.recompute import gradients
 from vlm_ssm.registration.torch_modes import without_autocast
@@ -58,7 +66,11 @@ def _times(grad: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
 def backward(
     grads: OutputGradients, inputs: MixerInputs, outputs: MixerOutputs, needs: Sequence[bool]
 ) -> list[Tensor | None]:
-    """Gradients of the differentiable inputs, of which `needs` are computed; y and states of `outputs` aren't read."""
+    """Gradients of the differentiable inputs, of which `needs` are computed.
+
+    `inputs.x` is the sum with `out`, of which only the dtype matters; so nothing but the sum must be kept. Of `outputs`
+    only what follows the states is read.
+    """
     found, xz = _Gradients(inputs, needs), outputs.xz
     with without_autocast(xz):
         parts = inner(inputs, xz, True)
@@ -66,7 +78,7 @@ def backward(
         _through_scan(grads, parts, outputs, grad_xz, found)
         if grads.conv_state is not None:
             _through_conv_state(grads.conv_state, xz, grad_xz, found)
-        x = normed(inputs._replace(x=outputs.summed, out=None) if inputs.out is not None else inputs)[0]
+        x = normed(inputs._replace(out=None))[0]
         found.put_product("in_proj", "in_bias", grad_xz, x)
         if any(found.needs[name] for name in ("x", "out", "norm")):
             _through_norm(_times(grad_xz, inputs.in_proj, inputs.dtype), grads.summed, outputs, found)
@@ -97,10 +109,11 @@ def _through_scan(
     x_proj = cast_weight(inputs.x_proj, inputs.dtype)
     of_u.view(-1, width).addmm_(of_projected.flatten(0, 1), x_proj)
     _, of_weight, of_conv_bias, of_state = parts.conv.backward(of_u, parts.conv_inputs, grad_x=grad_x)
-    found.put("conv", of_weight[0].t().contiguous())
+    of_A_log, of_weight = layer_kernels(inputs.backend).gradients(of_A, parts.scan_inputs.A, of_weight)
+    found.put("conv", of_weight)
     found.put("conv_bias", of_conv_bias)
     found.put("conv_state", of_state)
-    found.put("A_log", of_A * parts.scan_inputs.A)  # A = -exp(A_log)
+    found.put("A_log", of_A_log)
     found.put("D", of_D)
     found.put("dt_bias", of_bias)
     found.put("ssm_state", of_h0)
@@ -121,19 +134,19 @@ def _through_conv_state(grad: Tensor, xz: Tensor, grad_xz: Tensor, found: _Gradi
         found.by_name["conv_state"] += of_state
 
 
-def _through_norm(
-    grad: Tensor, grad_summed: Tensor | None, outputs: MixerOutputs, found: _Gradients
-) -> None:
+def _through_norm(grad: Tensor, grad_summed: Tensor | None, outputs: MixerOutputs, found: _Gradients) -> None:
     """From the mixer's input (B, T, M) to x, `out` and the norm's weight."""
     inputs = found.inputs
     if inputs.norm is None:
         found.put("x", grad)
         return
-    summed = inputs.x if inputs.out is None else outputs.summed
-    kernels = norm_kernels(inputs.backend)
-    grad, of_norm = kernels.backward(
-        grad, None if inputs.out is None else grad_summed, summed, inputs.norm.float(), outputs.scale
-    )
+    grad_summed = None if inputs.out is None else grad_summed
+    weight, kernels = inputs.norm.float(), norm_kernels(inputs.backend)
+    added = None
+    if inputs.out is not None and found.needs["out"] and inputs.out.dtype != torch.float32:
+        added = torch.empty_like(inputs.x, dtype=inputs.out.dtype)
+    grad, of_norm = kernels.backward(grad, grad_summed, inputs.x, weight, outputs.scale, added=added)
     found.put("x", grad)
-    found.put("out", grad)
+    if inputs.out is not None and found.needs["out"]:
+        found.by_name["out"] = grad if added is None else added
     found.put("norm", of_norm)

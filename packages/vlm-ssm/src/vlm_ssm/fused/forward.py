@@ -33,7 +33,7 @@ def forward(inputs: MixerInputs, train: bool) -> MixerOutputs:
         mixed,
         summed,
         conv_state,
-        last.squeeze(0),
+        last.squeeze(0).detach(),  # no view for autograd
         scale,
         xz,
         nothing if acc is None else acc,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from vlm_ssm import backends
-from vlm_ssm.registration import recompute
+from vlm_ssm.registration import layer_parameters, recompute
 from vlm_ssm.registration.compute_dtype import cast_weight
 from vlm_ssm.registration.conv_op import ConvKernels
 from vlm_ssm.registration.inputs import ConvInputs, ScanInputs
@@ -78,7 +78,7 @@ class MixerOutputs(NamedTuple):
 
 
 class Inner(NamedTuple):
-    """What lies between in_proj and the scan: u (1, B, T, E), B, C and low-rank Δ as x_proj wrote them (B, T, R + 2S)."""
+    """What lies between in_proj and the scan: u (1, B, T, E), low-rank Δ, B, C as x_proj wrote them (B, T, R + 2S)."""
 
     conv: ConvKernels
     conv_inputs: ConvInputs
@@ -95,19 +95,34 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -
 
 def norm_kernels(backend: str) -> NormKernels:
     module = backends.module(backend)
-    return module.norm_kernels() if hasattr(module, "norm_kernels") else recompute.norm_kernels(module.add_rms_norm)
+    return (
+        module.norm_kernels()
+        if hasattr(module, "norm_kernels")
+        else recompute.norm_kernels(module.add_rms_norm)
+    )
+
+
+def layer_kernels(backend: str) -> Any:
+    """`layer_parameters`, or a backend's own of the same functions."""
+    return getattr(backends.module(backend), "layer_parameters", layer_parameters)
 
 
 def _conv_kernels(backend: str, x: Tensor, weight: Tensor) -> ConvKernels:
     module = backends.module(backend)
-    if hasattr(module, "conv_kernels"):
-        return module.conv_kernels(x, weight)
-    return recompute.conv_kernels(module.conv)
+    return (
+        module.conv_kernels(x, weight)
+        if hasattr(module, "conv_kernels")
+        else recompute.conv_kernels(module.conv)
+    )
 
 
 def _scan_kernels(backend: str, inputs: ScanInputs, train: bool) -> ScanKernels:
     module = backends.module(backend)
-    return module.scan_kernels(inputs, train) if hasattr(module, "scan_kernels") else recompute.scan_kernels(module.scan)
+    return (
+        module.scan_kernels(inputs, train)
+        if hasattr(module, "scan_kernels")
+        else recompute.scan_kernels(module.scan)
+    )
 
 
 def kept(inputs: MixerInputs, xz: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -123,17 +138,17 @@ def inner(inputs: MixerInputs, xz: Tensor, train: bool) -> Inner:
     """Convolution and projections of the output of in_proj (B, T, 2E)."""
     (width, states), rank = inputs.A_log.shape, inputs.dt_proj.shape[1]
     x, z = xz.unsqueeze(2).split(width, dim=3)
-    weight = inputs.conv.squeeze(1).unsqueeze(0)
-    conv = _conv_kernels(inputs.backend, x, weight)
+    A, by_tap = layer_kernels(inputs.backend).prepare(inputs.A_log, inputs.conv)
+    conv = _conv_kernels(inputs.backend, x, by_tap)
     bias = None if inputs.conv_bias is None else inputs.conv_bias.unsqueeze(0)
-    conv_inputs = conv.ready(x, weight, bias, inputs.conv_state, inputs.boundaries)
+    conv_inputs = conv.ready(x, by_tap, bias, inputs.conv_state, inputs.boundaries)
     u = conv.forward(conv_inputs)
     projected = linear(u[0], inputs.x_proj, None, inputs.dtype)
     low, B, C = projected.split([rank, states, states], dim=2)
     given = ScanInputs(
         u=u,
         dt=linear(low, inputs.dt_proj, None, inputs.dtype).unsqueeze(0),
-        A=-torch.exp(inputs.A_log.float()).unsqueeze(0),
+        A=A,
         B=B[None, :, :, None],
         C=C[None, :, :, None],
         D=inputs.D.unsqueeze(0),

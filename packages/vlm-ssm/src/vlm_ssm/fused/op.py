@@ -15,7 +15,7 @@ from vlm_ssm.registration.layouts import like
 from vlm_ssm.registration.library import define, differentiate
 from vlm_ssm.registration.torch_modes import grad_needed
 
-_SAVED = ("summed", "scale", "xz", "acc", "starts")
+_SAVED = ("scale", "xz", "acc", "starts")
 FORWARD = f"({schema(MixerInputs)}) -> ({', '.join(['Tensor'] * len(MixerOutputs._fields))})"
 BACKWARD = (
     f"({schema(OutputGradients, 'grad_')}, {schema(MixerInputs)}, {', '.join(f'Tensor {n}_' for n in _SAVED)},"
@@ -60,14 +60,18 @@ def _fake_forward(*fields: Any) -> tuple[Tensor, ...]:
 
 def _fake_backward(*arguments: Any) -> list[Tensor]:
     _, inputs, _, needs = _split(arguments)
+    if inputs.out is not None:
+        inputs = inputs._replace(out=inputs.x.to(inputs.out.dtype))
     given = zip(inputs, needs, strict=False)
     return [inputs.x.new_empty(0) if t is None or not need else like(t) for t, need in given]
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> None:
-    *tensors, ctx.eps, ctx.dtype, ctx.backend = inputs
-    saved = [getattr(MixerOutputs(*outputs), name) for name in _SAVED]
-    ctx.save_for_backward(*tensors, *saved)
+    given, results = MixerInputs(*inputs), MixerOutputs(*outputs)
+    if given.out is not None:
+        given = given._replace(x=results.summed, out=given.out.new_empty(0))
+    *tensors, ctx.eps, ctx.dtype, ctx.backend = given
+    ctx.save_for_backward(*tensors, *(getattr(results, name) for name in _SAVED))
     ctx.mark_non_differentiable(*outputs[4:])
     ctx.set_materialize_grads(False)
 

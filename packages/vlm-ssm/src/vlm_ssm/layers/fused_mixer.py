@@ -48,7 +48,7 @@ def why_not_fused(layer: Any, dtype: torch.dtype) -> str | None:
 
 def _why_not_plain(name: str, module: Any, kind: type[nn.Module]) -> str | None:
     if type(module) is not kind:
-        return f"{name} is a {type(module).__name__}"
+        return f"{name} is a {type(module).__module__}.{type(module).__qualname__}"
     if not has_no_hooks(module):
         return f"{name} has hooks"
     parameters = module._parameters
@@ -57,21 +57,25 @@ def _why_not_plain(name: str, module: Any, kind: type[nn.Module]) -> str | None:
     return None
 
 
-def why_backend_cannot_fuse(device: torch.device) -> str | None:
-    """Why layers on a device run as separate operations: their backend's gradients are computed by autograd."""
-    name = backends.chosen(device)
-    return None if name in ("numba", "triton", "cuda") else f"backend {name} is differentiated by autograd"
+def why_backend_cannot_fuse(backend: str) -> str | None:
+    """Why layers run as separate operations on a backend; None if they run as one.
+
+    Where autograd differentiates the operations, as on plain torch, one operation would compute its forward twice.
+    """
+    fused = hasattr(backends.module(backend), "scan_kernels")
+    return None if fused else f"backend {backend} is differentiated by autograd"
 
 
-def fuses(layer: Any, x: Tensor, *, own_dtype: torch.dtype | None = None) -> bool:
-    """Whether `fused_mixer` computes this layer on x. `own_dtype`: of the layer's input, if it isn't x's."""
-    if why_backend_cannot_fuse(x.device):
+def fuses(layer: Any, x: Tensor, dtype: torch.dtype | None = None) -> bool:
+    """Whether `fused_mixer` computes this layer on x; `dtype`: of what the layer reads, if it isn't x's."""
+    if why_backend_cannot_fuse(backends.chosen(x.device)):
         return False
-    autocast = torch.is_autocast_enabled(x.device.type)
-    dtype = compute_dtype(x) if autocast or own_dtype is None else own_dtype
-    reason = why_not_fused(layer, dtype) or (None if autocast else _why_not_of(layer, dtype))
-    if reason:
-        _report(f"{type(layer).__name__}: {reason}")
+    autocast, dtype = torch.is_autocast_enabled(x.device.type), compute_dtype(x, dtype)
+    reason = (
+        why_not_fused(layer, dtype) or (None if autocast else _why_not_of(layer, dtype)) or _why_not_now(x)
+    )
+    if reason and not torch.compiler.is_compiling():
+        _report(reason)
     return reason is None
 
 
@@ -81,6 +85,13 @@ def _why_not_of(layer: Any, dtype: torch.dtype) -> str | None:
     names = ("in_proj", "x_proj", "dt_proj", "out_proj")
     other = [name for name in names if modules[name]._parameters["weight"].dtype != dtype]
     return f"{other[0]} is not in {dtype}" if other else None
+
+
+def _why_not_now(x: Tensor) -> str | None:
+    """A mode that replaces products, such as bf16 ones on CPUs without instructions for them, reaches no operation."""
+    if torch.compiler.is_compiling() or x.device.type != "cpu" or not torch.is_grad_enabled():
+        return None
+    return "a mode of torch replaces products" if torch._C._len_torch_function_stack() else None
 
 
 @cache
@@ -95,7 +106,6 @@ def fused_mixer(
     boundaries: SegmentBoundaries | None,
     state: tuple[Tensor, Tensor] | None,
     *,
-    dtype: torch.dtype | None = None,
     norm: tuple[Tensor, float] | None = None,
     out: Tensor | None = None,
 ) -> MixerOutputs:
@@ -124,7 +134,7 @@ def fused_mixer(
     weight, eps = norm or (None, 0.0)
     _expect("norm.weight", weight, (M,))
     _expect("out", out, (N, T, M))
-    dtype = dtype or compute_dtype(x)
+    dtype = compute_dtype(x, None if weight is None else weight.dtype)
     return mixer(
         MixerInputs(
             x.contiguous() if norm else x.to(dtype),

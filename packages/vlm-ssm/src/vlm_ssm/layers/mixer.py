@@ -14,6 +14,7 @@ from vlm_ssm.layers import chunked_inference, decode
 from vlm_ssm.layers.fused_mixer import fused_mixer, fuses
 from vlm_ssm.layers.hooked_modules import (
     DeltaProjection,
+    add_rms_norm,
     convolve,
     has_no_hooks,
     plain,
@@ -155,6 +156,39 @@ class GatedSSM(SelectiveSSM):
         y, last = scan_along([self], inner.unsqueeze(2), z.unsqueeze(2), None, boundaries, state)
         conv = after(inner, state.conv if state else None, boundaries, self.d_conv - 1)
         return self.out_proj(y.squeeze(2)), SSMState(conv, last.squeeze(0))
+
+
+def add_norm_mix(
+    residual: Tensor,
+    out: Tensor | None,
+    norm: nn.Module,
+    eps: float,
+    mixer: MambaMixer,
+    boundaries: SegmentBoundaries | None = None,
+    state: SSMState | None = None,
+) -> tuple[Tensor, Tensor, SSMState]:
+    """The block of a Mamba: residual + out (B, T, M), in fp32; the mixer's output on its norm; the state after it.
+
+    One operation if norm and mixer are plain modules (`fused_mixer.why_not_fused`).
+    """
+    fused = type(mixer) is MambaMixer and has_no_hooks(mixer) and plain(norm, nn.RMSNorm)
+    weight = norm._parameters["weight"] if fused else None
+    if (
+        weight is None
+        or not fuses(mixer, residual, weight.dtype)
+        or _single_token(residual, state, boundaries)
+    ):
+        residual, x = add_rms_norm(residual, out, norm, eps)
+        mixed, after_ = mixer(x, boundaries, state)
+        return residual, mixed, after_
+    residual = residual.float()
+    y = fused_mixer(mixer, residual, boundaries, state, norm=(weight, eps), out=out)
+    return (residual if out is None else y.summed), y.y, SSMState(y.conv_state, y.ssm_state)
+
+
+def _single_token(x: Tensor, state: SSMState | None, boundaries: SegmentBoundaries | None) -> bool:
+    """Whether a mixer has a faster step for x."""
+    return x.shape[1] == 1 and state is not None and boundaries is None and not torch.is_grad_enabled()
 
 
 class MambaMixer(GatedSSM):

@@ -9,7 +9,7 @@ from vlm_ssm.numba.address import address
 from vlm_ssm.numba.kernels import norm as kernels
 from vlm_ssm.runtime.huge_pages import with_huge_pages
 from vlm_ssm.registration.autograd import norm_with
-from vlm_ssm.registration.norm_op import NormKernels
+from vlm_ssm.registration.norm_op import NormKernels, writing_added
 
 
 def _arguments(
@@ -74,9 +74,7 @@ def _backward(
     return grad, sums.sum(0)
 
 
-_backward_op = torch.library.custom_op(
-    "vlm_ssm::numba_add_norm_backward", _backward, mutates_args=()
-)
+_backward_op = torch.library.custom_op("vlm_ssm::numba_add_norm_backward", _backward, mutates_args=())
 
 
 @_backward_op.register_fake
@@ -84,5 +82,5 @@ def _(grad_y, grad_summed, summed, weight, scale):
     return torch.empty_like(summed), torch.empty_like(weight)
 
 
-KERNELS = NormKernels(_run, _backward)
+KERNELS = NormKernels(_run, writing_added(_backward))
 add_rms_norm = norm_with(_op, _run, _backward_op)

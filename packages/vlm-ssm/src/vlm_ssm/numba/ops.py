@@ -24,7 +24,7 @@ def scan_kernels(inputs: ScanInputs, train: bool) -> ScanKernels:
 
 
 def conv_kernels(x: Tensor, weight: Tensor) -> ConvKernels:
-    """The kernels for a convolution of x (B, T, J, E) with weight (P, E, W)."""
+    """The kernels for a convolution of x (B, T, J, E) with weight (P, W, E)."""
     return _conv.KERNELS
 
 

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 
-def compute_dtype(x: Tensor) -> torch.dtype:
-    """The dtype of matrix products with x: autocast's, where it is enabled."""
+def compute_dtype(x: Tensor, dtype: torch.dtype | None = None) -> torch.dtype:
+    """The dtype of matrix products on x's device: autocast's where it is enabled, else `dtype`, else x's."""
     device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else dtype or x.dtype
 
 
 def cast_weight(parameter: Tensor, dtype: torch.dtype) -> Tensor:

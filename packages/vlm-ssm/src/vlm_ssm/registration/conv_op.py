@@ -39,12 +39,11 @@ class ConvKernels(NamedTuple):
         boundaries: SegmentBoundaries | None,
         scan_order: Tensor | None = None,
     ) -> ConvInputs:
-        """Arguments of `ops.conv` in the dtypes and layouts that the kernels read."""
+        """Arguments of `ops.conv` in the dtypes and layouts that the kernels read; `weight` is (P, W, E)."""
         x = self.rows(x)
         state = None if state is None else state.to(x.dtype).contiguous()
         flags = (None, None, None) if boundaries is None else (t.contiguous() for t in boundaries)
-        by_tap, bias = dense(weight.transpose(1, 2)), None if bias is None else dense(bias)
-        return ConvInputs(x, by_tap, bias, state, *flags, scan_order)
+        return ConvInputs(x, dense(weight), None if bias is None else dense(bias), state, *flags, scan_order)
 
 
 def _fake_forward(*fields: Any) -> Tensor:
@@ -95,7 +94,7 @@ def registered_conv(name: str, kernels: ConvKernels) -> Callable[..., Tensor]:
         scan_order: Tensor | None,
     ) -> Tensor:
         """As `ops.conv`."""
-        inputs = kernels.ready(x, weight, bias, state, boundaries, scan_order)
+        inputs = kernels.ready(x, weight.transpose(1, 2), bias, state, boundaries, scan_order)
         y = op(*inputs) if grad_needed(*inputs[:4]) else kernels.forward(inputs)
         return y.to(x.dtype)
 

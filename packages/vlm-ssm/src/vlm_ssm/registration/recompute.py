@@ -1,4 +1,4 @@
-"""Kernels of a backend that autograd differentiates: a backward computes the forward again, and keeps nothing before."""
+"""Kernels of a backend that autograd differentiates: nothing is kept, a backward computes the forward again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from vlm_ssm.registration.conv_op import ConvKernels
 from vlm_ssm.registration.inputs import ConvInputs, ScanInputs
 from vlm_ssm.registration.layouts import NATIVE, native
-from vlm_ssm.registration.norm_op import NormKernels
+from vlm_ssm.registration.norm_op import NormKernels, writing_added
 from vlm_ssm.registration.scan_op import ScanKernels
 from vlm_ssm.segments import SegmentBoundaries
 
@@ -115,4 +115,4 @@ def norm_kernels(add_rms_norm: Callable[..., tuple[Tensor, Tensor]]) -> NormKern
         assert of_weight is not None
         return grad if grad_summed is None else grad + grad_summed, of_weight
 
-    return NormKernels(forward, backward, lambda residual: (1,))
+    return NormKernels(forward, writing_added(backward), lambda residual: (1,))

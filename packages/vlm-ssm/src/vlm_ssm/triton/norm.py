@@ -7,7 +7,7 @@ import triton
 from torch import Tensor
 
 from vlm_ssm.registration.autograd import norm_with
-from vlm_ssm.registration.norm_op import NormKernels
+from vlm_ssm.registration.norm_op import NormKernels, writing_added
 from vlm_ssm.triton.kernels import norm as kernels
 
 PROGRAMS = 512  # at most, of a backward: each sums the weight's gradient over its rows
@@ -58,9 +58,7 @@ def _backward(
     return grad, sums.sum(0)
 
 
-_backward_op = torch.library.custom_op(
-    "vlm_ssm::triton_add_norm_backward", _backward, mutates_args=()
-)
+_backward_op = torch.library.custom_op("vlm_ssm::triton_add_norm_backward", _backward, mutates_args=())
 
 
 @_backward_op.register_fake
@@ -68,5 +66,5 @@ def _(grad_y, grad_summed, summed, weight, scale):
     return torch.empty_like(summed), torch.empty_like(weight)
 
 
-KERNELS = NormKernels(_run, _backward)
+KERNELS = NormKernels(_run, writing_added(_backward))
 add_rms_norm = norm_with(_op, _run, _backward_op)

@@ -194,8 +194,8 @@ def _backward(
     if grad_u.numel():
         scan_backward.backward[(how.blocks, how.parts, K * N)](
             u, dt, A.mT.contiguous(), B, C, D, bias, z, reset, scan_order, acc, starts, scratch, carry,
-            grad_out, grad_u, grad_dt, own_grad_z, sums_A, *matrices, *per_channel, *_by_direction(u), *_by_direction(dt),
-            *_by_row(z), *_by_row(grad_out), *_by_row(acc),
+            grad_out, grad_u, grad_dt, own_grad_z, sums_A, *matrices, *per_channel, *_by_direction(u),
+            *_by_direction(dt), *_by_row(z), *_by_row(grad_out), *_by_row(acc),
             N, T, E, S, E // G, _padded_len(T), how.length, how.chunks, CHUNK=CHUNK,
             SETS=len(A), SOFTPLUS=softplus, BLOCK=how.block, ROWS=ROWS, num_warps=how.warps,
         )  # fmt: skip
