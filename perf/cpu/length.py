@@ -71,9 +71,7 @@ def user_time(run: Run) -> float:
 CLOCKS = {"wall": timed, "cpu": cpu_time, "user": user_time}
 
 
-def measure(
-    made: Callable[[int], Run], lengths: Sequence[int], rounds: int, clock: Clock = timed
-) -> Times:
+def measure(made: Callable[[int], Run], lengths: Sequence[int], rounds: int, clock: Clock = timed) -> Times:
     """All lengths take turns."""
     times = turns({str(n): made(n) for n in lengths}, rounds, clock=clock)
     return {int(n): t for n, t in times.items()}
@@ -158,13 +156,19 @@ def main() -> None:
         "scan": lambda n: scan(n, mixer.d_inner),
     }
     with_fill = {**made, "fill": lambda n: fill(n, mixer.d_inner)}
-    curves = {name: measure(make, lengths, options.rounds, CLOCKS[options.clock]) for name, make in with_fill.items()}
+    curves = {
+        name: measure(make, lengths, options.rounds, CLOCKS[options.clock])
+        for name, make in with_fill.items()
+    }
     units = (", ms", ", ms per 1k tokens", f", per token / at {base}")
     title = f"Forward at width {mixer.in_proj.in_features} (median and least of {options.rounds} interleaved rounds)"
     table(title, ["tokens", *(f"{c}{unit}" for c in curves for unit in units)], rows(curves, base))
     worst = ", ".join(f"{name} {deviation(curves[name], base):.0%}" for name in made)
     print(f"\nLargest deviation from linear, {base} to {lengths[-1]} tokens: {worst}.")
-    columns = ["tokens", *(f"{name}, {what}" for name in made for what in ("MB besides the output", "faults"))]
+    columns = [
+        "tokens",
+        *(f"{name}, {what}" for name in made for what in ("MB besides the output", "faults")),
+    ]
     table("Memory of one call", columns, memory_rows(made, lengths))
     table("A layer's state", ["tokens", "bytes"], ([str(n), str(state_bytes(mixer, n))] for n in states))
     if options.plot:
