@@ -191,7 +191,7 @@ def test_a_module_that_needs_numbers_is_refused_by_name(spec):
 
 def test_gpus():
     a100 = find_gpu("a100-80g")
-    assert hours(3600 * 8 * 312e12 * 0.3, a100, 8) == pytest.approx(1)
+    assert hours(3600 * 8 * 312e12 * 0.3, a100, 8, 0.3) == pytest.approx(1)
     assert (smallest_gpu(10e9).memory, smallest_gpu(70e9).memory, smallest_gpu(1e12)) == (24, 80, None)
     assert not a100.holds(79e9), "some memory is not for tensors"
     with pytest.raises(UserError, match=r"unknown GPU 'H10'.*did you mean 'H100'"):

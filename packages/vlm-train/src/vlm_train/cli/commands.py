@@ -127,10 +127,12 @@ def plan(args: argparse.Namespace) -> int:
     Nothing is computed; no GPU is needed.
     """
     spec, document = _spec(args)
+    from vlm_core.diagnose.costs.gpus import find_gpu
     from vlm_train.cli.plan import lines, plan
     from vlm_train.config.section import train_section
 
-    say(*lines(plan(spec, train_section(spec, document), args.nproc), args.nproc))
+    gpu = find_gpu(args.gpu) if args.gpu else None
+    say(*lines(plan(spec, train_section(spec, document), args.nproc, gpu), args.nproc))
     return 0
 
 

@@ -93,6 +93,11 @@ def _add_plan(command: Command) -> None:
         metavar="N",
         help="processes over all nodes; default: 1",
     )
+    parser.add_argument(
+        "--gpu",
+        metavar="NAME",
+        help="type of GPU, such as A100-80G; default: every size of memory if the spec says auto",
+    )
     _add_common(parser)
 
 

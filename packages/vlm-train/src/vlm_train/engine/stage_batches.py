@@ -48,6 +48,10 @@ class StageBatches:
         self.accelerator = accelerator
         self.examples = Examples(data.rows, data.reader.read)
         self.steps = total_steps(self.stage, len(data.rows))
+        self.micro_batch_size: int | None = None
+        """Samples of a micro-batch, None for all of the process's share; the trainer sets the number of `auto`."""
+        if self.stage.micro_batch_size != "auto":
+            self.micro_batch_size = self.stage.micro_batch_size
         self._seed = stage_seed(train.seed, number)
         self.order = order_of(self.stage, data.rows, self._seed, model.image_tokens_by_default)
 
@@ -69,7 +73,7 @@ class StageBatches:
             first_step=first,
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,
-            micro=self.stage.micro_batch_size,
+            micro=self.micro_batch_size,
             order=self.order,
         )
         micros: list[MicroBatch] = []

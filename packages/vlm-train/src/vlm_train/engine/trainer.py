@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 import torch
 from accelerate.utils import gather_object
@@ -60,8 +60,14 @@ class _Monitors(NamedTuple):
     progress: Progress
 
 
+class AutoSize(Protocol):
+    """Chooses the micro-batch size of a started stage with `micro_batch_size: auto`; all processes call it together."""
+
+    def __call__(self, state: StageState, train: TrainConfig, run: RunDir, *, encoded: bool) -> int: ...
+
+
 class StageTrainer:
-    """Trains stage `number` of a run from a position to its end."""
+    """Trains stage `number` of a run from a position to its end; `auto_size` is for `micro_batch_size: auto`."""
 
     def __init__(
         self,
@@ -72,10 +78,11 @@ class StageTrainer:
         run: RunDir,
         strategy: DDPStrategy,
         evaluators: Sequence[Evaluator] = (),
+        auto_size: AutoSize | None = None,
     ) -> None:
         self.train, self.number, self.stage = train, number, train.stages[number]
         self.model, self.run, self.strategy, self.evaluators = model, run, strategy, evaluators
-        self.accelerator = strategy.accelerator
+        self.accelerator, self._auto_size = strategy.accelerator, auto_size
         self.batches = StageBatches(model, train, number, data, self.accelerator)
         self.steps = self.batches.steps
         if self.stage.packing and not model.llm.supports_packing:
@@ -131,6 +138,11 @@ class StageTrainer:
         self.batches.precompute_features(first)
         recompute, encoded = self.train.activation_checkpointing, bool(self.batches.data.features)
         self.stage_state.start(self.strategy, self.saved, recompute=recompute, encoded=encoded)
+        if self.stage.micro_batch_size == "auto":
+            assert self._auto_size
+            self.batches.micro_batch_size = self._auto_size(
+                self.stage_state, self.train, self.run, encoded=encoded
+            )
         steps = self.batches.from_step(first)
         return self._checked_lora(steps) if self.stage_state.adapters else steps
 
