@@ -12,6 +12,8 @@ from vlm_core.diagnose.costs.training_memory import UNIT, Sizes, largest_block, 
 from vlm_core.diagnose.model_summary import build_on_meta
 from vlm_core.errors import UserError
 from vlm_core.model_folder.assemble import build
+from vlm_core.numerics import linear_cross_entropy
+from vlm_core.numerics.linear_cross_entropy import summed_cross_entropy
 from vlm_core.spec.spec import Spec
 from vlm_ssm.backends import forced
 
@@ -52,8 +54,7 @@ def step(model, batch, trainable):
     ids = torch.cat([torch.zeros(batch, n, dtype=torch.long), text], dim=1)
     image_mask = torch.arange(n + TEXT).expand(batch, -1) < n
     hidden, _ = model(ids, image_mask, torch.rand(batch, 3, 64, 64))
-    logits = model.llm.logits(hidden[:, n:].flatten(0, 1))
-    return torch.nn.functional.cross_entropy(logits.float(), text.flatten(), reduction="sum")
+    return summed_cross_entropy(model.llm, hidden[:, n:].flatten(0, 1), text.flatten())
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def no_hooks(monkeypatch):
     monkeypatch.setattr("torch.utils.module_tracker.ModuleTracker.__exit__", lambda self, *error: None)
 
 
-@pytest.mark.usefixtures("no_hooks")
+@pytest.mark.usefixtures("no_hooks", "logits")
 @pytest.mark.parametrize("trainable", [("connector",), ("connector", "llm"), ("encoder", "connector", "llm")])
 def test_flops_are_those_of_torchs_counter(spec, trainable):
     """Counted over a whole real step; the parts' sum differs by nothing but what a step leaves out."""
@@ -104,6 +105,13 @@ def test_frozen_parts_cost_forward_only(spec):
     assert all(cost.backward == cost.activations == 0 for cost in nothing.values())
 
 
+@pytest.fixture(params=[None, 7 * VOCAB], ids=["whole", "chunks"])
+def logits(request, monkeypatch):
+    """The loss of all logits at once, or of seven tokens at a time."""
+    if request.param:
+        monkeypatch.setattr(linear_cross_entropy, "CHUNK", request.param)
+
+
 def kept_by(model, trainable, backend):
     """Bytes that autograd really keeps in a step."""
     weights = {p.untyped_storage()._cdata for p in model.parameters()}
@@ -114,6 +122,7 @@ def kept_by(model, trainable, backend):
     return kept.bytes()
 
 
+@pytest.mark.usefixtures("logits")
 @pytest.mark.parametrize("trainable", [("connector",), ("connector", "llm"), ("encoder", "connector", "llm")])
 def test_activations_are_what_autograd_keeps(spec, trainable):
     """Within 1 %: token ids and the mask of images are not counted."""

@@ -1,0 +1,34 @@
+"""Casting fp32 weights once for several forward and backward passes under autocast."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib.util import find_spec
+
+import torch
+
+
+@contextmanager
+def weights_cast_once(device: torch.device) -> Iterator[None]:
+    """Context of passes between which no weight changes: each is cast at its first use, not in every pass.
+
+    Autocast drops its casts at the end of a thread's outermost autocast region. Here that is this context. Autocast is
+    off in it, so that backward passes run as they do outside of it; and they run in this thread, since activation
+    checkpointing enters autocast in them, which would be the outermost region of a thread of their own.
+    """
+    with (
+        torch.autocast(device.type, enabled=False),
+        torch.autograd.set_multithreading_enabled(False),
+        _casts_of_kernels(),
+    ):
+        yield
+
+
+def _casts_of_kernels() -> AbstractContextManager[None]:
+    """The same for the state-space layers, whose kernels autocast doesn't reach."""
+    if find_spec("vlm_ssm") is None:
+        return nullcontext()
+    from vlm_ssm.registration.cast_cache import keep_casts
+
+    return keep_casts()

@@ -1,0 +1,96 @@
+"""A fused Mamba layer as a registered operation: autograd, checkpointing and torch.compile see one operation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlm_ssm.fused.backward import OutputGradients, backward
+from vlm_ssm.fused.forward import forward
+from vlm_ssm.fused.inputs import DIFFERENTIABLE, MixerInputs, MixerOutputs, kept, norm_kernels
+from vlm_ssm.registration.inputs import schema
+from vlm_ssm.registration.layouts import like
+from vlm_ssm.registration.library import define, differentiate
+from vlm_ssm.registration.torch_modes import grad_needed
+
+_SAVED = ("scale", "xz", "acc", "starts")
+FORWARD = f"({schema(MixerInputs)}) -> ({', '.join(['Tensor'] * len(MixerOutputs._fields))})"
+BACKWARD = (
+    f"({schema(OutputGradients, 'grad_')}, {schema(MixerInputs)}, {', '.join(f'Tensor {n}_' for n in _SAVED)},"
+    f" bool[] needs) -> ({', '.join(['Tensor'] * DIFFERENTIABLE)})"
+)
+
+
+def _forward(*fields: Any) -> tuple[Tensor, ...]:
+    return tuple(forward(MixerInputs(*fields), True))
+
+
+def _split(arguments: tuple[Any, ...]) -> tuple[OutputGradients, MixerInputs, MixerOutputs, list[bool]]:
+    *rest, needs = arguments
+    grads, fields, saved = rest[:4], rest[4 : -len(_SAVED)], rest[-len(_SAVED) :]
+    by_name = dict.fromkeys(MixerOutputs._fields, saved[0]) | dict(zip(_SAVED, saved, strict=True))
+    return OutputGradients(*grads), MixerInputs(*fields), MixerOutputs(**by_name), needs
+
+
+def _backward(*arguments: Any) -> list[Tensor]:
+    """Empty for what isn't needed."""
+    grads, inputs, outputs, needs = _split(arguments)
+    return [inputs.x.new_empty(0) if g is None else g for g in backward(grads, inputs, outputs, needs)]
+
+
+def _fake_forward(*fields: Any) -> tuple[Tensor, ...]:
+    inputs = MixerInputs(*fields)
+    x, (E, S), taps, new = inputs.x, inputs.A_log.shape, inputs.conv.shape[2], inputs.x.new_empty
+    N, T, dtype, fp32 = *x.shape[:2], inputs.dtype, torch.float32
+    xz = new(N, T, 2 * E, dtype=dtype)
+    acc, starts = kept(inputs, xz)
+    return MixerOutputs(
+        y=new(N, T, len(inputs.out_proj), dtype=dtype),
+        summed=new(0) if inputs.norm is None or inputs.out is None else new(x.shape),
+        conv_state=new(N, taps - 1, E, dtype=dtype),
+        ssm_state=new(N, E, S, dtype=fp32),
+        scale=new(0) if inputs.norm is None else new(norm_kernels(inputs.backend).scale(x), dtype=fp32),
+        xz=xz,
+        acc=new(acc or (0,), dtype=fp32),
+        starts=new(starts, dtype=fp32),
+    )
+
+
+def _fake_backward(*arguments: Any) -> list[Tensor]:
+    _, inputs, _, needs = _split(arguments)
+    if inputs.out is not None:
+        inputs = inputs._replace(out=inputs.x.to(inputs.out.dtype))
+    given = zip(inputs, needs, strict=False)
+    return [inputs.x.new_empty(0) if t is None or not need else like(t) for t, need in given]
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> None:
+    given, results = MixerInputs(*inputs), MixerOutputs(*outputs)
+    if given.out is not None:
+        given = given._replace(x=results.summed, out=given.out.new_empty(0))
+    *tensors, ctx.eps, ctx.dtype, ctx.backend = given
+    ctx.save_for_backward(*tensors, *(getattr(results, name) for name in _SAVED))
+    ctx.mark_non_differentiable(*outputs[4:])
+    ctx.set_materialize_grads(False)
+
+
+def _autograd(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+    tensors, needs = ctx.saved_tensors, list(ctx.needs_input_grad[:DIFFERENTIABLE])
+    fields = [*tensors[: -len(_SAVED)], ctx.eps, ctx.dtype, ctx.backend]
+    found = _backward_op(*grads[:4], *fields, *tensors[-len(_SAVED) :], needs)
+    present = [grad if need else None for grad, need in zip(found, needs, strict=True)]
+    return *present, *[None] * (len(MixerInputs._fields) - DIFFERENTIABLE)
+
+
+_backward_op = define("mixer_backward", BACKWARD, _backward, _fake_backward)
+_op = define("mixer", FORWARD, _forward, _fake_forward)
+differentiate(_op, _setup, _autograd)
+
+
+def mixer(inputs: MixerInputs) -> MixerOutputs:
+    """The layer. Calls that need no gradient bypass the operation and keep nothing for a backward."""
+    if grad_needed(*inputs[:DIFFERENTIABLE]):
+        return MixerOutputs(*_op(*inputs))
+    return forward(inputs, False)
