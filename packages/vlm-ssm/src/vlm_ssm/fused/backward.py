@@ -44,18 +44,26 @@ class _Gradients:
         """In the shape and dtype of the input."""
         given = getattr(self.inputs, name)
         if given is not None and self.needs[name]:
-            self.by_name[name] = grad.view(given.shape).to(given.dtype)
+            grad = grad if grad.shape == given.shape else grad.view(given.shape)
+            self.by_name[name] = grad if grad.dtype == given.dtype else grad.to(given.dtype)
 
     def put_product(self, name: str, bias: str, grad: Tensor, x: Tensor) -> None:
         """Of a matrix (N, M) and its bias, from rows of gradients (…, N) and of inputs (…, M)."""
         rows = grad.flatten(0, -2)
         if self.needs[name]:
-            self.put(name, rows.t() @ x.flatten(0, -2))
+            self.put(name, _weight_gradient(rows, x.flatten(0, -2), getattr(self.inputs, name).dtype))
         if bias and getattr(self.inputs, bias) is not None and self.needs[bias]:
             self.put(bias, rows.sum(0))
 
     def listed(self) -> list[Tensor | None]:
         return [self.by_name.get(name) for name in self.needs]
+
+
+def _weight_gradient(rows: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """rowsᵀ x; of bf16 rows in fp32 at once where the weight is fp32 and the device can."""
+    if rows.is_cuda and dtype == torch.float32 and rows.dtype != dtype:
+        return torch.mm(rows.t(), x, out_dtype=dtype)
+    return torch.mm(rows.t(), x)
 
 
 def _times(grad: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
@@ -90,9 +98,10 @@ def _through_scan(
 ) -> None:
     """From y and the last state to in_proj's output; fills `grad_xz`."""
     inputs, (N, T, _) = found.inputs, grad_xz.shape
-    width, rank = len(inputs.D), inputs.dt_proj.shape[1]
-    grad_x, grad_z = grad_xz.unsqueeze(2).split(width, dim=3)
-    grad_y = grad_xz.new_zeros(N, T, len(inputs.out_proj)) if grads.y is None else grads.y
+    width, rank = inputs.D.shape[0], inputs.dt_proj.shape[1]
+    halves = grad_xz.unsqueeze(2)
+    grad_x, grad_z = halves[..., :width], halves[..., width:]
+    grad_y = grad_xz.new_zeros(N, T, inputs.out_proj.shape[0]) if grads.y is None else grads.y
     y = parts.u.new_empty(N, T, 1, width)
     grad_last = None if grads.ssm_state is None else grads.ssm_state.unsqueeze(0)
     acc = outputs.acc if outputs.acc.numel() else None
@@ -103,11 +112,10 @@ def _through_scan(
     found.put_product("out_proj", "out_bias", grad_y, y[:, :, 0])
     low = parts.projected[..., :rank]
     found.put_product("dt_proj", "", of_dt[0], low)
-    of_low = _times(of_dt[0], inputs.dt_proj, inputs.dtype)
-    of_projected = torch.cat([of_low, *(m[0, :, :, 0].to(of_low.dtype) for m in (of_B, of_C))], dim=-1)
+    of_low = _times(of_dt[0], parts.dt_proj, inputs.dtype)
+    of_projected = torch.cat([of_low, _rows(of_B, of_low), _rows(of_C, of_low)], dim=-1)
     found.put_product("x_proj", "", of_projected, parts.u[0])
-    x_proj = cast_weight(inputs.x_proj, inputs.dtype)
-    of_u.view(-1, width).addmm_(of_projected.flatten(0, 1), x_proj)
+    of_u.view(-1, width).addmm_(of_projected.flatten(0, 1), parts.x_proj)
     _, of_weight, of_conv_bias, of_state = parts.conv.backward(of_u, parts.conv_inputs, grad_x=grad_x)
     of_A_log, of_weight = layer_kernels(inputs.backend).gradients(of_A, parts.scan_inputs.A, of_weight)
     found.put("conv", of_weight)
@@ -119,10 +127,16 @@ def _through_scan(
     found.put("ssm_state", of_h0)
 
 
+def _rows(matrix: Tensor, like: Tensor) -> Tensor:
+    """Gradients of B or C (1, B, T, 1, S) -> (B, T, S) in the dtype of `like`."""
+    rows = matrix.view(*like.shape[:2], -1)
+    return rows if rows.dtype == like.dtype else rows.to(like.dtype)
+
+
 def _through_conv_state(grad: Tensor, xz: Tensor, grad_xz: Tensor, found: _Gradients) -> None:
     """Adds what the convolution state after the layer gives to in_proj's output and to the state before."""
     inputs = found.inputs
-    width, past = len(inputs.D), inputs.conv.shape[2] - 1
+    width, past = inputs.D.shape[0], inputs.conv.shape[2] - 1
 
     def run(x: Tensor, state: Tensor | None) -> tuple[Tensor]:
         return (after(x, state, inputs.boundaries, past),)

@@ -26,7 +26,7 @@ def forward(inputs: MixerInputs, train: bool) -> MixerOutputs:
         parts = inner(inputs, xz, train)
         y, last, acc, starts = parts.scan.forward(parts.scan_inputs, train)
         taps = inputs.conv.shape[2]
-        conv_state = after(xz[..., : len(inputs.D)], inputs.conv_state, inputs.boundaries, taps - 1)
+        conv_state = after(xz[..., : inputs.D.shape[0]], inputs.conv_state, inputs.boundaries, taps - 1)
         mixed = linear(y[:, :, 0], inputs.out_proj, inputs.out_bias, inputs.dtype)
     nothing = last.new_empty(0)
     return MixerOutputs(

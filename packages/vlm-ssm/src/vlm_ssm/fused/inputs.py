@@ -78,7 +78,10 @@ class MixerOutputs(NamedTuple):
 
 
 class Inner(NamedTuple):
-    """What lies between in_proj and the scan: u (1, B, T, E), low-rank Δ, B, C as x_proj wrote them (B, T, R + 2S)."""
+    """What lies between in_proj and the scan: u (1, B, T, E), low-rank Δ, B, C as x_proj wrote them (B, T, R + 2S).
+
+    x_proj and dt_proj: their weights in the dtype of products.
+    """
 
     conv: ConvKernels
     conv_inputs: ConvInputs
@@ -86,6 +89,8 @@ class Inner(NamedTuple):
     scan_inputs: ScanInputs
     u: Tensor
     projected: Tensor
+    x_proj: Tensor
+    dt_proj: Tensor
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -129,7 +134,7 @@ def kept(inputs: MixerInputs, xz: Tensor) -> tuple[tuple[int, ...], tuple[int, .
     """Shapes of `acc` and `starts`, from tensors without values."""
     (N, T, _), (E, S) = xz.shape, inputs.A_log.shape
     u, matrix = xz.new_empty(1, N, T, E), xz.new_empty(1, N, T, 1, S)
-    z, A = xz.unsqueeze(2).split(E, dim=3)[1], inputs.A_log.float().unsqueeze(0)
+    z, A = xz.unsqueeze(2)[..., E:], inputs.A_log.float().unsqueeze(0)
     scan_inputs = ScanInputs(u, u, A, matrix, matrix, z=z)
     return _scan_kernels(inputs.backend, scan_inputs, True).kept(scan_inputs)
 
@@ -137,20 +142,23 @@ def kept(inputs: MixerInputs, xz: Tensor) -> tuple[tuple[int, ...], tuple[int, .
 def inner(inputs: MixerInputs, xz: Tensor, train: bool) -> Inner:
     """Convolution and projections of the output of in_proj (B, T, 2E)."""
     (width, states), rank = inputs.A_log.shape, inputs.dt_proj.shape[1]
-    x, z = xz.unsqueeze(2).split(width, dim=3)
+    halves = xz.unsqueeze(2)
+    x, z = halves[..., :width], halves[..., width:]
     A, by_tap = layer_kernels(inputs.backend).prepare(inputs.A_log, inputs.conv)
     conv = _conv_kernels(inputs.backend, x, by_tap)
     bias = None if inputs.conv_bias is None else inputs.conv_bias.unsqueeze(0)
     conv_inputs = conv.ready(x, by_tap, bias, inputs.conv_state, inputs.boundaries)
     u = conv.forward(conv_inputs)
-    projected = linear(u[0], inputs.x_proj, None, inputs.dtype)
-    low, B, C = projected.split([rank, states, states], dim=2)
+    x_proj, dt_proj = cast_weight(inputs.x_proj, inputs.dtype), cast_weight(inputs.dt_proj, inputs.dtype)
+    projected = F.linear(u[0], x_proj)
+    low = projected[..., :rank]
+    matrices = projected[None, :, :, None, rank:]
     given = ScanInputs(
         u=u,
-        dt=linear(low, inputs.dt_proj, None, inputs.dtype).unsqueeze(0),
+        dt=F.linear(low, dt_proj).unsqueeze(0),
         A=A,
-        B=B[None, :, :, None],
-        C=C[None, :, :, None],
+        B=matrices[..., :states],
+        C=matrices[..., states:],
         D=inputs.D.unsqueeze(0),
         bias=inputs.dt_bias.unsqueeze(0),
         z=z,
@@ -159,4 +167,4 @@ def inner(inputs: MixerInputs, xz: Tensor, train: bool) -> Inner:
         softplus=True,
     )
     scan = _scan_kernels(inputs.backend, given, train)
-    return Inner(conv, conv_inputs, scan, scan.ready(given), u, projected)
+    return Inner(conv, conv_inputs, scan, scan.ready(given), u, projected, x_proj, dt_proj)

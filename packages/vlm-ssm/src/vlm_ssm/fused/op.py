@@ -12,7 +12,7 @@ from vlm_ssm.fused.forward import forward
 from vlm_ssm.fused.inputs import DIFFERENTIABLE, MixerInputs, MixerOutputs, kept, norm_kernels
 from vlm_ssm.registration.inputs import schema
 from vlm_ssm.registration.layouts import like
-from vlm_ssm.registration.library import define, differentiate
+from vlm_ssm.registration.library import Operation
 from vlm_ssm.registration.torch_modes import grad_needed
 
 _SAVED = ("scale", "xz", "acc", "starts")
@@ -84,9 +84,9 @@ def _autograd(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
     return *present, *[None] * (len(MixerInputs._fields) - DIFFERENTIABLE)
 
 
-_backward_op = define("mixer_backward", BACKWARD, _backward, _fake_backward)
-_op = define("mixer", FORWARD, _forward, _fake_forward)
-differentiate(_op, _setup, _autograd)
+_backward_op = Operation("mixer_backward", BACKWARD, _backward, _fake_backward)
+_op = Operation("mixer", FORWARD, _forward, _fake_forward)
+_op.differentiate(_setup, _autograd)
 
 
 def mixer(inputs: MixerInputs) -> MixerOutputs:
