@@ -12,8 +12,8 @@ from vlm_ssm.fused.forward import normed
 from vlm_ssm.fused.inputs import (
     DIFFERENTIABLE,
     Inner,
+    Kept,
     MixerInputs,
-    MixerOutputs,
     inner,
     layer_kernels,
     norm_kernels,
@@ -72,29 +72,28 @@ def _times(grad: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def backward(
-    grads: OutputGradients, inputs: MixerInputs, outputs: MixerOutputs, needs: Sequence[bool]
+    grads: OutputGradients, inputs: MixerInputs, kept: Kept, needs: Sequence[bool]
 ) -> list[Tensor | None]:
     """Gradients of the differentiable inputs, of which `needs` are computed.
 
-    `inputs.x` is the sum with `out`, of which only the dtype matters; so nothing but the sum must be kept. Of `outputs`
-    only what follows the states is read.
+    `inputs.x` is the sum with `out`, of which only the dtype matters; so nothing but the sum must be kept.
     """
-    found, xz = _Gradients(inputs, needs), outputs.xz
+    found, xz = _Gradients(inputs, needs), kept.xz
     with without_autocast(xz):
         parts = inner(inputs, xz, True)
         grad_xz = torch.empty_like(xz)
-        _through_scan(grads, parts, outputs, grad_xz, found)
+        _through_scan(grads, parts, kept, grad_xz, found)
         if grads.conv_state is not None:
             _through_conv_state(grads.conv_state, xz, grad_xz, found)
         x = normed(inputs._replace(out=None))[0]
         found.put_product("in_proj", "in_bias", grad_xz, x)
         if any(found.needs[name] for name in ("x", "out", "norm")):
-            _through_norm(_times(grad_xz, inputs.in_proj, inputs.dtype), grads.summed, outputs, found)
+            _through_norm(_times(grad_xz, inputs.in_proj, inputs.dtype), grads.summed, kept, found)
     return found.listed()
 
 
 def _through_scan(
-    grads: OutputGradients, parts: Inner, outputs: MixerOutputs, grad_xz: Tensor, found: _Gradients
+    grads: OutputGradients, parts: Inner, kept: Kept, grad_xz: Tensor, found: _Gradients
 ) -> None:
     """From y and the last state to in_proj's output; fills `grad_xz`."""
     inputs, (N, T, _) = found.inputs, grad_xz.shape
@@ -104,10 +103,10 @@ def _through_scan(
     grad_y = grad_xz.new_zeros(N, T, inputs.out_proj.shape[0]) if grads.y is None else grads.y
     y = parts.u.new_empty(N, T, 1, width)
     grad_last = None if grads.ssm_state is None else grads.ssm_state.unsqueeze(0)
-    acc = outputs.acc if outputs.acc.numel() else None
+    acc = kept.acc if kept.acc.numel() else None
     gated = _times(grad_y, inputs.out_proj, inputs.dtype).unsqueeze(2)
     of_u, of_dt, of_A, of_B, of_C, of_D, of_bias, _, of_h0 = parts.scan.backward(
-        gated, grad_last, parts.scan_inputs, acc, outputs.starts, grad_z=grad_z, y=y
+        gated, grad_last, parts.scan_inputs, acc, kept.starts, grad_z=grad_z, y=y
     )
     found.put_product("out_proj", "out_bias", grad_y, y[:, :, 0])
     low = parts.projected[..., :rank]
@@ -148,7 +147,7 @@ def _through_conv_state(grad: Tensor, xz: Tensor, grad_xz: Tensor, found: _Gradi
         found.by_name["conv_state"] += of_state
 
 
-def _through_norm(grad: Tensor, grad_summed: Tensor | None, outputs: MixerOutputs, found: _Gradients) -> None:
+def _through_norm(grad: Tensor, grad_summed: Tensor | None, kept: Kept, found: _Gradients) -> None:
     """From the mixer's input (B, T, M) to x, `out` and the norm's weight."""
     inputs = found.inputs
     if inputs.norm is None:
@@ -156,7 +155,7 @@ def _through_norm(grad: Tensor, grad_summed: Tensor | None, outputs: MixerOutput
         return
     grad_summed = None if inputs.out is None else grad_summed
     weight, kernels = inputs.norm.float(), norm_kernels(inputs.backend)
-    grad, of_norm = kernels.backward(grad, grad_summed, inputs.x, weight, outputs.scale)
+    grad, of_norm = kernels.backward(grad, grad_summed, inputs.x, weight, kept.scale)
     found.put("x", grad)
     if inputs.out is not None and found.needs["out"]:
         found.by_name["out"] = grad.to(inputs.out.dtype)

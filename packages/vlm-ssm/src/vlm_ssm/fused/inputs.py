@@ -60,12 +60,20 @@ DIFFERENTIABLE = MixerInputs._fields.index("reset")
 """The first so many inputs have gradients."""
 
 
-class MixerOutputs(NamedTuple):
-    """y (B, T, M); x + out (empty without `out`); the state after it; and what the backward needs.
+class Kept(NamedTuple):
+    """What a backward needs besides inputs; empty where there is nothing.
 
     `scale`: of each row of the norm. `xz` (B, T, 2E): the output of in_proj. `acc`, `starts`: as in `ScanKernels`.
-    Empty where there is nothing.
     """
+
+    scale: Tensor
+    xz: Tensor
+    acc: Tensor
+    starts: Tensor
+
+
+class MixerOutputs(NamedTuple):
+    """y (B, T, M); x + out (empty without `out`); the state after it; and the fields of `Kept`."""
 
     y: Tensor
     summed: Tensor
@@ -130,7 +138,7 @@ def _scan_kernels(backend: str, inputs: ScanInputs, train: bool) -> ScanKernels:
     )
 
 
-def kept(inputs: MixerInputs, xz: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def kept_shapes(inputs: MixerInputs, xz: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Shapes of `acc` and `starts`, from tensors without values."""
     (N, T, _), (E, S) = xz.shape, inputs.A_log.shape
     u, matrix = xz.new_empty(1, N, T, E), xz.new_empty(1, N, T, 1, S)

@@ -9,17 +9,16 @@ from torch import Tensor
 
 from vlm_ssm.fused.backward import OutputGradients, backward
 from vlm_ssm.fused.forward import forward
-from vlm_ssm.fused.inputs import DIFFERENTIABLE, MixerInputs, MixerOutputs, kept, norm_kernels
+from vlm_ssm.fused.inputs import DIFFERENTIABLE, Kept, MixerInputs, MixerOutputs, kept_shapes, norm_kernels
 from vlm_ssm.registration.inputs import schema
 from vlm_ssm.registration.layouts import like
 from vlm_ssm.registration.library import Operation
 from vlm_ssm.registration.torch_modes import grad_needed
 
-_SAVED = ("scale", "xz", "acc", "starts")
 FORWARD = f"({schema(MixerInputs)}) -> ({', '.join(['Tensor'] * len(MixerOutputs._fields))})"
 BACKWARD = (
-    f"({schema(OutputGradients, 'grad_')}, {schema(MixerInputs)}, {', '.join(f'Tensor {n}_' for n in _SAVED)},"
-    f" bool[] needs) -> ({', '.join(['Tensor'] * DIFFERENTIABLE)})"
+    f"({schema(OutputGradients, 'grad_')}, {schema(MixerInputs)}, {schema(Kept)}, bool[] needs)"
+    f" -> ({', '.join(['Tensor'] * DIFFERENTIABLE)})"
 )
 
 
@@ -27,17 +26,16 @@ def _forward(*fields: Any) -> tuple[Tensor, ...]:
     return tuple(forward(MixerInputs(*fields), True))
 
 
-def _split(arguments: tuple[Any, ...]) -> tuple[OutputGradients, MixerInputs, MixerOutputs, list[bool]]:
+def _split(arguments: tuple[Any, ...]) -> tuple[OutputGradients, MixerInputs, Kept, list[bool]]:
     *rest, needs = arguments
-    grads, fields, saved = rest[:4], rest[4 : -len(_SAVED)], rest[-len(_SAVED) :]
-    by_name = dict.fromkeys(MixerOutputs._fields, saved[0]) | dict(zip(_SAVED, saved, strict=True))
-    return OutputGradients(*grads), MixerInputs(*fields), MixerOutputs(**by_name), needs
+    grads, fields, kept = rest[:4], rest[4:-4], rest[-4:]
+    return OutputGradients(*grads), MixerInputs(*fields), Kept(*kept), needs
 
 
 def _backward(*arguments: Any) -> list[Tensor]:
     """Empty for what isn't needed."""
-    grads, inputs, outputs, needs = _split(arguments)
-    return [inputs.x.new_empty(0) if g is None else g for g in backward(grads, inputs, outputs, needs)]
+    grads, inputs, kept, needs = _split(arguments)
+    return [inputs.x.new_empty(0) if g is None else g for g in backward(grads, inputs, kept, needs)]
 
 
 def _fake_forward(*fields: Any) -> tuple[Tensor, ...]:
@@ -45,7 +43,7 @@ def _fake_forward(*fields: Any) -> tuple[Tensor, ...]:
     x, (E, S), taps, new = inputs.x, inputs.A_log.shape, inputs.conv.shape[2], inputs.x.new_empty
     N, T, dtype, fp32 = *x.shape[:2], inputs.dtype, torch.float32
     xz = new(N, T, 2 * E, dtype=dtype)
-    acc, starts = kept(inputs, xz)
+    acc, starts = kept_shapes(inputs, xz)
     return MixerOutputs(
         y=new(N, T, len(inputs.out_proj), dtype=dtype),
         summed=new(0) if inputs.norm is None or inputs.out is None else new(x.shape),
@@ -62,8 +60,11 @@ def _fake_backward(*arguments: Any) -> list[Tensor]:
     _, inputs, _, needs = _split(arguments)
     if inputs.out is not None:
         inputs = inputs._replace(out=inputs.x.to(inputs.out.dtype))
-    given = zip(inputs, needs, strict=False)
-    return [inputs.x.new_empty(0) if t is None or not need else like(t) for t, need in given]
+    given: list[Any] = list(inputs[:DIFFERENTIABLE])
+    return [
+        inputs.x.new_empty(0) if t is None or not need else like(t)
+        for t, need in zip(given, needs, strict=True)
+    ]
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> None:
@@ -71,15 +72,15 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> No
     if given.out is not None:
         given = given._replace(x=results.summed, out=given.out.new_empty(0))
     *tensors, ctx.eps, ctx.dtype, ctx.backend = given
-    ctx.save_for_backward(*tensors, *(getattr(results, name) for name in _SAVED))
-    ctx.mark_non_differentiable(*outputs[4:])
+    ctx.save_for_backward(*tensors, *results[4:])
+    ctx.mark_non_differentiable(*results[4:])
     ctx.set_materialize_grads(False)
 
 
 def _autograd(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
     tensors, needs = ctx.saved_tensors, list(ctx.needs_input_grad[:DIFFERENTIABLE])
-    fields = [*tensors[: -len(_SAVED)], ctx.eps, ctx.dtype, ctx.backend]
-    found = _backward_op(*grads[:4], *fields, *tensors[-len(_SAVED) :], needs)
+    fields = [*tensors[:-4], ctx.eps, ctx.dtype, ctx.backend]
+    found = _backward_op(*grads[:4], *fields, *tensors[-4:], needs)
     present = [grad if need else None for grad, need in zip(found, needs, strict=True)]
     return *present, *[None] * (len(MixerInputs._fields) - DIFFERENTIABLE)
 
@@ -91,6 +92,7 @@ _op.differentiate(_setup, _autograd)
 
 def mixer(inputs: MixerInputs) -> MixerOutputs:
     """The layer. Calls that need no gradient bypass the operation and keep nothing for a backward."""
-    if grad_needed(*inputs[:DIFFERENTIABLE]):
+    differentiable: Any = inputs[:DIFFERENTIABLE]
+    if grad_needed(*differentiable):
         return MixerOutputs(*_op(*inputs))
     return forward(inputs, False)

@@ -42,8 +42,11 @@ class ConvKernels(NamedTuple):
         """Arguments of `ops.conv` in the dtypes and layouts that the kernels read; `weight` is (P, W, E)."""
         x = self.rows(x)
         state = None if state is None else state.to(x.dtype).contiguous()
-        flags = (None, None, None) if boundaries is None else (t.contiguous() for t in boundaries)
-        return ConvInputs(x, dense(weight), None if bias is None else dense(bias), state, *flags, scan_order)
+        reset, history, left_pad = (
+            (None, None, None) if boundaries is None else (t.contiguous() for t in boundaries)
+        )
+        bias = None if bias is None else dense(bias)
+        return ConvInputs(x, dense(weight), bias, state, reset, history, left_pad, scan_order)
 
 
 def _fake_forward(*fields: Any) -> Tensor:

@@ -33,9 +33,7 @@ class Operation:
     Outputs must be new tensors: neither inputs nor views of them.
     """
 
-    def __init__(
-        self, name: str, schema: str, run: Callable[..., Any], fake: Callable[..., Any]
-    ) -> None:
+    def __init__(self, name: str, schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> None:
         self._name, self._run = name, run
         _LIBRARY.define(f"{name}{schema}", tags=[torch.Tag.pt2_compliant_tag])
         for device in ("CPU", "CUDA"):
