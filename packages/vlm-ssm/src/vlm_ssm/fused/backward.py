@@ -14,6 +14,7 @@ from vlm_ssm.fused.inputs import (
     Inner,
     Kept,
     MixerInputs,
+    computes_again,
     inner,
     layer_kernels,
     norm_kernels,
@@ -80,7 +81,7 @@ def backward(
     """
     found, xz = _Gradients(inputs, needs), kept.xz
     with without_autocast(xz):
-        parts = inner(inputs, xz, True)
+        parts = inner(inputs, xz, True, kept)
         grad_xz = torch.empty_like(xz)
         _through_scan(grads, parts, kept, grad_xz, found)
         if grads.conv_state is not None:
@@ -101,12 +102,13 @@ def _through_scan(
     halves = grad_xz.unsqueeze(2)
     grad_x, grad_z = halves[..., :width], halves[..., width:]
     grad_y = grad_xz.new_zeros(N, T, inputs.out_proj.shape[0]) if grads.y is None else grads.y
-    y = parts.u.new_empty(N, T, 1, width)
+    again = computes_again(inputs.backend)
+    y = parts.u.new_empty(N, T, 1, width) if again else kept.gated
     grad_last = None if grads.ssm_state is None else grads.ssm_state.unsqueeze(0)
     acc = kept.acc if kept.acc.numel() else None
     gated = _times(grad_y, inputs.out_proj, inputs.dtype).unsqueeze(2)
     of_u, of_dt, of_A, of_B, of_C, of_D, of_bias, _, of_h0 = parts.scan.backward(
-        gated, grad_last, parts.scan_inputs, acc, kept.starts, grad_z=grad_z, y=y
+        gated, grad_last, parts.scan_inputs, acc, kept.starts, grad_z=grad_z, y=y if again else None
     )
     found.put_product("out_proj", "out_bias", grad_y, y[:, :, 0])
     low = parts.projected[..., :rank]

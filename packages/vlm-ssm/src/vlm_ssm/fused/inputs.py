@@ -64,12 +64,22 @@ class Kept(NamedTuple):
     """What a backward needs besides inputs; empty where there is nothing.
 
     `scale`: of each row of the norm. `xz` (B, T, 2E): the output of in_proj. `acc`, `starts`: as in `ScanKernels`.
+    u, `projected`, dt: as in `Inner`, and `gated` (B, T, 1, E), the scan's output, unless they are computed again.
     """
 
     scale: Tensor
     xz: Tensor
     acc: Tensor
     starts: Tensor
+    u: Tensor
+    projected: Tensor
+    dt: Tensor
+    gated: Tensor
+
+
+def computes_again(backend: str) -> bool:
+    """Whether the backward computes convolution, Δ, B, C and the gated output again, which takes time for memory."""
+    return getattr(backends.module(backend), "COMPUTES_AGAIN", True)
 
 
 class MixerOutputs(NamedTuple):
@@ -83,11 +93,16 @@ class MixerOutputs(NamedTuple):
     xz: Tensor
     acc: Tensor
     starts: Tensor
+    u: Tensor
+    projected: Tensor
+    dt: Tensor
+    gated: Tensor
 
 
 class Inner(NamedTuple):
-    """What lies between in_proj and the scan: u (1, B, T, E), low-rank Δ, B, C as x_proj wrote them (B, T, R + 2S).
+    """What lies between in_proj and the scan.
 
+    u (1, B, T, E): the convolution's output. `projected` (B, T, R + 2S): low-rank Δ, B and C. dt (B, T, E): Δ.
     x_proj and dt_proj: their weights in the dtype of products.
     """
 
@@ -97,6 +112,7 @@ class Inner(NamedTuple):
     scan_inputs: ScanInputs
     u: Tensor
     projected: Tensor
+    dt: Tensor
     x_proj: Tensor
     dt_proj: Tensor
 
@@ -147,8 +163,8 @@ def kept_shapes(inputs: MixerInputs, xz: Tensor) -> tuple[tuple[int, ...], tuple
     return _scan_kernels(inputs.backend, scan_inputs, True).kept(scan_inputs)
 
 
-def inner(inputs: MixerInputs, xz: Tensor, train: bool) -> Inner:
-    """Convolution and projections of the output of in_proj (B, T, 2E)."""
+def inner(inputs: MixerInputs, xz: Tensor, train: bool, kept: Kept | None = None) -> Inner:
+    """Convolution and projections of the output of in_proj (B, T, 2E), computed or taken from what is kept."""
     (width, states), rank = inputs.A_log.shape, inputs.dt_proj.shape[1]
     halves = xz.unsqueeze(2)
     x, z = halves[..., :width], halves[..., width:]
@@ -156,14 +172,15 @@ def inner(inputs: MixerInputs, xz: Tensor, train: bool) -> Inner:
     conv = _conv_kernels(inputs.backend, x, by_tap)
     bias = None if inputs.conv_bias is None else inputs.conv_bias.unsqueeze(0)
     conv_inputs = conv.ready(x, by_tap, bias, inputs.conv_state, inputs.boundaries)
-    u = conv.forward(conv_inputs)
+    again = kept is None or computes_again(inputs.backend)
     x_proj, dt_proj = cast_weight(inputs.x_proj, inputs.dtype), cast_weight(inputs.dt_proj, inputs.dtype)
-    projected = F.linear(u[0], x_proj)
-    low = projected[..., :rank]
+    u = conv.forward(conv_inputs) if again else kept.u
+    projected = F.linear(u[0], x_proj) if again else kept.projected
+    dt = F.linear(projected[..., :rank], dt_proj) if again else kept.dt
     matrices = projected[None, :, :, None, rank:]
     given = ScanInputs(
         u=u,
-        dt=F.linear(low, dt_proj).unsqueeze(0),
+        dt=dt.unsqueeze(0),
         A=A,
         B=matrices[..., :states],
         C=matrices[..., states:],
@@ -175,4 +192,4 @@ def inner(inputs: MixerInputs, xz: Tensor, train: bool) -> Inner:
         softplus=True,
     )
     scan = _scan_kernels(inputs.backend, given, train)
-    return Inner(conv, conv_inputs, scan, scan.ready(given), u, projected, x_proj, dt_proj)
+    return Inner(conv, conv_inputs, scan, scan.ready(given), u, projected, dt, x_proj, dt_proj)

@@ -9,15 +9,24 @@ from torch import Tensor
 
 from vlm_ssm.fused.backward import OutputGradients, backward
 from vlm_ssm.fused.forward import forward
-from vlm_ssm.fused.inputs import DIFFERENTIABLE, Kept, MixerInputs, MixerOutputs, kept_shapes, norm_kernels
+from vlm_ssm.fused.inputs import (
+    DIFFERENTIABLE,
+    Kept,
+    MixerInputs,
+    MixerOutputs,
+    computes_again,
+    kept_shapes,
+    norm_kernels,
+)
 from vlm_ssm.registration.inputs import schema
 from vlm_ssm.registration.layouts import like
 from vlm_ssm.registration.library import Operation
 from vlm_ssm.registration.torch_modes import grad_needed
 
+KEPT = len(Kept._fields)
 FORWARD = f"({schema(MixerInputs)}) -> ({', '.join(['Tensor'] * len(MixerOutputs._fields))})"
 BACKWARD = (
-    f"({schema(OutputGradients, 'grad_')}, {schema(MixerInputs)}, {schema(Kept)}, bool[] needs)"
+    f"({schema(OutputGradients, 'grad_')}, {schema(MixerInputs)}, {schema(Kept, 'kept_')}, bool[] needs)"
     f" -> ({', '.join(['Tensor'] * DIFFERENTIABLE)})"
 )
 
@@ -28,7 +37,7 @@ def _forward(*fields: Any) -> tuple[Tensor, ...]:
 
 def _split(arguments: tuple[Any, ...]) -> tuple[OutputGradients, MixerInputs, Kept, list[bool]]:
     *rest, needs = arguments
-    grads, fields, kept = rest[:4], rest[4:-4], rest[-4:]
+    grads, fields, kept = rest[:4], rest[4:-KEPT], rest[-KEPT:]
     return OutputGradients(*grads), MixerInputs(*fields), Kept(*kept), needs
 
 
@@ -44,6 +53,10 @@ def _fake_forward(*fields: Any) -> tuple[Tensor, ...]:
     N, T, dtype, fp32 = *x.shape[:2], inputs.dtype, torch.float32
     xz = new(N, T, 2 * E, dtype=dtype)
     acc, starts = kept_shapes(inputs, xz)
+    sizes = [(1, N, T, E), (N, T, inputs.x_proj.shape[0]), (N, T, E), (N, T, 1, E)]
+    if again := computes_again(inputs.backend):
+        sizes = [(0,)] * 4
+    u, projected, dt, gated = (new(size, dtype=fp32 if again else dtype) for size in sizes)
     return MixerOutputs(
         y=new(N, T, len(inputs.out_proj), dtype=dtype),
         summed=new(0) if inputs.norm is None or inputs.out is None else new(x.shape),
@@ -53,6 +66,10 @@ def _fake_forward(*fields: Any) -> tuple[Tensor, ...]:
         xz=xz,
         acc=new(acc or (0,), dtype=fp32),
         starts=new(starts, dtype=fp32),
+        u=u,
+        projected=projected,
+        dt=dt,
+        gated=gated,
     )
 
 
@@ -72,15 +89,15 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> No
     if given.out is not None:
         given = given._replace(x=results.summed, out=given.out.new_empty(0))
     *tensors, ctx.eps, ctx.dtype, ctx.backend = given
-    ctx.save_for_backward(*tensors, *results[4:])
-    ctx.mark_non_differentiable(*results[4:])
+    ctx.save_for_backward(*tensors, *results[-KEPT:])
+    ctx.mark_non_differentiable(*results[-KEPT:])
     ctx.set_materialize_grads(False)
 
 
 def _autograd(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
     tensors, needs = ctx.saved_tensors, list(ctx.needs_input_grad[:DIFFERENTIABLE])
-    fields = [*tensors[:-4], ctx.eps, ctx.dtype, ctx.backend]
-    found = _backward_op(*grads[:4], *fields, *tensors[-4:], needs)
+    fields = [*tensors[:-KEPT], ctx.eps, ctx.dtype, ctx.backend]
+    found = _backward_op(*grads[:4], *fields, *tensors[-KEPT:], needs)
     present = [grad if need else None for grad, need in zip(found, needs, strict=True)]
     return *present, *[None] * (len(MixerInputs._fields) - DIFFERENTIABLE)
 
