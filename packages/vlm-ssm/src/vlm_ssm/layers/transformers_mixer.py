@@ -7,6 +7,8 @@ and their names stay. The cache is transformers' own: convolution inputs (B, E, 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -103,10 +105,10 @@ class VLMMixer:
     ) -> Tensor:
         """hidden_states (B, T, M), attention_mask (B, T) -> (B, T, M); `cache` is changed in place."""
         cache = kwargs.pop("cache_params", cache)  # its name before transformers 5.24
-        reason = why_not(self)
-        if reason or kwargs or (cache is not None and cache.is_recording_past(self.layer_idx)):
-            _report(reason or "of assisted decoding")
-            return super().forward(hidden_states, cache=cache, attention_mask=attention_mask, **kwargs)
+        if reason := _why_not_now(self, cache, kwargs):
+            warnings.warn(f"a Mamba layer computes transformers' own forward pass: {reason}", stacklevel=2)
+            forward = super().forward  # pyright: ignore[reportAttributeAccessIssue]
+            return forward(hidden_states, cache=cache, attention_mask=attention_mask, **kwargs)
         past = _layer_cache(cache, self.layer_idx)
         state = None if past is None else past.state()
         if past and state and attention_mask is None and decode.can_fuse(hidden_states, [self]):
@@ -114,34 +116,31 @@ class VLMMixer:
         return _mix(self, hidden_states, attention_mask, past, state)
 
 
+@cache
 def accelerated(kind: type[nn.Module]) -> type[nn.Module]:
     """The subclass of a mixer of transformers with the forward pass of `VLMMixer`; it has the same name."""
-    if kind not in _CLASSES:
-        _CLASSES[kind] = type(kind.__name__, (VLMMixer, kind), {"__doc__": kind.__doc__})
-    return _CLASSES[kind]
+    return type(kind.__name__, (VLMMixer, kind), {"__doc__": kind.__doc__})
 
 
-_CLASSES: dict[type[nn.Module], type[nn.Module]] = {}
+def _why_not_now(mixer: Any, cache: Any, arguments: Mapping[str, Any]) -> str | None:
+    """As `why_not`, for one call with this cache and arguments beyond those of `forward`."""
+    if arguments:
+        return f"it is called with {', '.join(arguments)}"
+    if cache is not None and cache.is_recording_past(mixer.layer_idx):
+        return "the cache records the past, for assisted decoding"
+    return why_not(mixer)
 
 
 def _fits(dt_proj: Any, dtype: torch.dtype) -> bool:
     """Whether the fused step can read this projection: plain, with a bias, of this dtype."""
-    weight = dt_proj.weight
-    return (
-        plain(dt_proj, nn.Linear)
-        and dt_proj.bias is not None
-        and weight.dtype == dtype
-        and weight.is_contiguous()
-    )
+    if not plain(dt_proj, nn.Linear) or dt_proj.bias is None:
+        return False
+    return dt_proj.weight.dtype == dtype and dt_proj.weight.is_contiguous()
 
 
 def _empty(kind: type[nn.Module]) -> Any:
     made = accelerated(kind)
     return made.__new__(made)
-
-
-def _report(reason: str) -> None:
-    warnings.warn(f"a Mamba layer computes transformers' own forward pass, since {reason}", stacklevel=3)
 
 
 def _layer_cache(cache: Any, layer: int) -> LayerCache | None:

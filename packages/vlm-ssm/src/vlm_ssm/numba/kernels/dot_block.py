@@ -10,9 +10,9 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 
-from vlm_ssm.numba.kernels.jit import inner, intrinsic
+from vlm_ssm.numba.kernels.jit import LINE, inner, intrinsic
 from vlm_ssm.numba.kernels.load_store import _VEC16, _lanes, _masked, _widen
-from vlm_ssm.numba.kernels.scalars import pointer
+from vlm_ssm.numba.kernels.scalars import pointer, prefetch_l2, prefetch_line
 from vlm_ssm.numba.kernels.simd import F32, I32, I64, LANES, VEC, VEC32, _fma
 
 PAIR = 2 * LANES
@@ -94,21 +94,28 @@ def _block(rows: int, count: int, bf16: bool) -> Any:
     """The function of a block of `rows` rows of a matrix and `count` ≤ 16 / `rows` vectors."""
 
     @intrinsic
-    def block(typingctx, weight, length, x, stride_x, y, stride_y, last_row, last_x):
-        """y = W x. Rows after `last_row` and vectors after `last_x` repeat these."""
+    def block(typingctx, weight, length, x, stride_x, y, stride_y, last_row, last_x, ahead):
+        """y = W x. Rows after `last_row` and vectors after `last_x` repeat these.
+
+        What lies `ahead` bytes after these rows is fetched into the second-level cache.
+        """
 
         def code(context, builder, sig, args):
-            weight, length, x, stride_x, y, stride_y, last_row, last_x = args
+            weight, length, x, stride_x, y, stride_y, last_row, last_x, ahead = args
             item = I64(2 if bf16 else 4)
             ws = _clamped(builder, weight, builder.mul(length, item), rows, last_row)
             xs = _clamped(builder, x, stride_x, count, last_x)
 
             def whole(i, sums):
-                pairs = [_pair(builder, builder.add(w, builder.mul(i, item)), bf16) for w in ws]
+                at = [builder.add(w, builder.mul(i, item)) for w in ws]
+                for address in at if rows > 1 else ():
+                    for line in range(0, PAIR * (2 if bf16 else 4), LINE):
+                        prefetch_line(builder, builder.add(address, builder.add(ahead, I64(line))), 2)
+                pairs = [_pair(builder, address, bf16) for address in at]
                 for half in (0, 1):
                     offset = builder.add(builder.mul(i, I64(4)), I64(4 * LANES * half))
-                    at = [pointer(builder, builder.add(v, offset), VEC) for v in xs]
-                    vectors = [builder.load(p, align=4) for p in at]
+                    addresses = [builder.add(v, offset) for v in xs]
+                    vectors = [builder.load(pointer(builder, a, VEC), align=4) for a in addresses]
                     sums = _times(builder, [pair[half] for pair in pairs], vectors, sums)
                 return sums
 
@@ -127,7 +134,7 @@ def _block(rows: int, count: int, bf16: bool) -> Any:
             _write(builder, sums, [_clamped(builder, at, I64(4), rows, last_row) for at in to])
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 8), code
+        return types.void(*[types.int64] * 9), code
 
     return block
 
@@ -154,24 +161,32 @@ def one(weight, item, length, x, y, rows):
     for row in range(rows):
         at = weight + item * length * row
         if item == 4:
-            _one_f32(at, length, x, 0, y + 4 * row, 0, 0, 0)
+            _one_f32(at, length, x, 0, y + 4 * row, 0, 0, 0, 0)
         else:
-            _one_bf16(at, length, x, 0, y + 4 * row, 0, 0, 0)
+            _one_bf16(at, length, x, 0, y + 4 * row, 0, 0, 0, 0)
 
 
 @inner
 def several(weight, item, length, x, stride_x, y, stride_y, rows, batch):
-    """y (batch, rows) = x Wᵀ by blocks; the block of rows is read from memory once, then from the cache."""
+    """y (batch, rows) = x Wᵀ by blocks; a block of rows is read from memory once, then from the cache.
+
+    The first pass over a block fetches the next one: hardware prefetchers follow four rows at half the speed of one.
+    """
+    size = item * length * BLOCK
+    for i in range(0, min(size, item * length * rows), LINE):
+        prefetch_l2(weight + i)
     for row in range(0, rows, BLOCK):
-        at, last = weight + item * length * row, rows - 1 - row
+        at, last = weight + row * item * length, rows - 1 - row
         for b in range(0, batch, BLOCK):
-            vector, to, left = x + stride_x * b, y + stride_y * b + 4 * row, batch - b
+            left = batch - b
+            vectors, to = x + stride_x * b, y + stride_y * b + 4 * row
+            ahead = size if b == 0 and last >= BLOCK else 0
             if left > 2:
                 if item == 4:
-                    _four_f32(at, length, vector, stride_x, to, stride_y, last, left - 1)
+                    _four_f32(at, length, vectors, stride_x, to, stride_y, last, left - 1, ahead)
                 else:
-                    _four_bf16(at, length, vector, stride_x, to, stride_y, last, left - 1)
+                    _four_bf16(at, length, vectors, stride_x, to, stride_y, last, left - 1, ahead)
             elif item == 4:
-                _two_f32(at, length, vector, stride_x, to, stride_y, last, left - 1)
+                _two_f32(at, length, vectors, stride_x, to, stride_y, last, left - 1, ahead)
             else:
-                _two_bf16(at, length, vector, stride_x, to, stride_y, last, left - 1)
+                _two_bf16(at, length, vectors, stride_x, to, stride_y, last, left - 1, ahead)

@@ -18,21 +18,21 @@ ROWS = 32  # rows of a matrix a task
 
 
 class Vectors(NamedTuple):
-    """`count` fp32 vectors `stride` bytes apart."""
+    """`batch` fp32 vectors `stride` bytes apart."""
 
     at: int
     stride: int
-    count: int
+    batch: int
 
 
 @inline
 def product(weight, item, length, x, y, first, rows):
     """Rows `first` to `first + rows` of y = W x for each of the `Vectors` x, in the order of `in_pairs`."""
     at, to = weight + item * first * length, y.at + 4 * first
-    if x.count == 1:
+    if x.batch == 1:
         one(at, item, length, x.at, to, rows)
     else:
-        several(at, item, length, x.at, x.stride, to, y.stride, rows, x.count)
+        several(at, item, length, x.at, x.stride, to, y.stride, rows, x.batch)
 
 
 @inner
@@ -49,13 +49,13 @@ def in_pairs(x, item, to, length):
 
 
 class Product(NamedTuple):
-    """y (count, rows) = x Wᵀ, W (rows, length); x (count, length) and y are fp32 and contiguous."""
+    """y (batch, rows) = x Wᵀ, W (rows, length); x (batch, length) and y are fp32 and contiguous."""
 
     weight: int
     item: int
     rows: int
     length: int
-    count: int
+    batch: int
     x: int
     y: int
 
@@ -67,9 +67,9 @@ read_product = reader(Product)
 def matvec(job):
     p = read_product(index(job + 8 * FIRST))
     x = thread_scratch(job)
-    for b in range(p.count):
+    for b in range(p.batch):
         in_pairs(p.x + 4 * b * p.length, p.item, x + 4 * b * p.length, p.length)
-    vectors, y = Vectors(x, 4 * p.length, p.count), Vectors(p.y, 4 * p.rows, p.count)
+    vectors, y = Vectors(x, 4 * p.length, p.batch), Vectors(p.y, 4 * p.rows, p.batch)
     i = next_task(job, 0)
     while i * ROWS < p.rows:
         product(p.weight, p.item, p.length, vectors, y, i * ROWS, min(ROWS, p.rows - i * ROWS))
