@@ -5,8 +5,10 @@
 bf16 rows with fp32 inside, with D, gate, bias and softplus. *Kernels* are the default backend's launches replayed as a
 CUDA graph: what the GPU needs. The others are called from Python, as layers call them; mamba_ssm's time includes
 turning rows into its layout, time last, and back. Its kernels alone, on rows turned beforehand, are replayed as well,
-where there is one direction: it knows no other. The floor is a copy that reads and writes what the scan has to, each
-tensor once: inputs and output, and in training also every gradient. Without a GPU the same runs on the CPU's backends.
+where there is one direction: it knows no other (`python -m perf.lib.mamba_ssm_build` builds them). Two floors:
+*exponentials* computes as many as the scan has to, one per state, channel and position, and in training as many again,
+in registers; *copy* reads and writes what the scan has to, each tensor once: inputs and output, and in training also
+every gradient. Without a GPU the same runs on the CPU's backends.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from perf.lib.common import parser
 from perf.lib.contests import agree
+from perf.lib.exponentials import exponentials
 from perf.lib.gpu import DEVICE, FAST, bandwidth, clock, moving, nbytes, replayed, start
 from perf.lib.tables import Case, Run, compare
 from torch import Tensor
@@ -97,7 +100,8 @@ def forward(shapes: list[Shape]) -> Iterator[Case]:
         runs: dict[str, Run] = {b: torch.no_grad()(lambda b=b, i=i: scan(i, b)) for b in NAMES}
         for b in NAMES[1:]:
             agree(runs[FAST](), runs[b](), 1e-2)  # pyright: ignore[reportArgumentType]
-        runs["kernels"], runs["floor"] = replayed(runs[FAST]), moving(nbytes(*i.values(), i["z"]))
+        runs["kernels"], runs["copy"] = replayed(runs[FAST]), moving(nbytes(*i.values(), i["z"]))
+        runs["exponentials"] = exponentials(i["u"].numel())  # pyright: ignore[reportOptionalMemberAccess]
         if given := transposed(i):
             agree(runs[FAST]()[:, :, 0], bare(given).mT, 1e-2)  # pyright: ignore[reportIndexIssue]
             runs[BARE] = replayed(torch.no_grad()(lambda given=given: bare(given)))
@@ -115,7 +119,8 @@ def both(shapes: list[Shape]) -> Iterator[Case]:
 
         runs: dict[str, Run] = {b: lambda b=b, step=step: step(b) for b in NAMES}
         moved = 3 * nbytes(*leaves) + 2 * nbytes(arriving)  # read by both passes, gradients, y, its gradient
-        runs["kernels"], runs["floor"] = replayed(runs[FAST]), moving(moved)
+        runs["kernels"], runs["copy"] = replayed(runs[FAST]), moving(moved)
+        runs["exponentials"] = exponentials(leaves[0].numel(), passes=2)
         if given := transposed(i):
             runs[BARE] = replayed(both_bare(given, arriving[:, :, 0].mT.contiguous()))
         yield label(shape), runs
@@ -135,8 +140,9 @@ def main() -> None:
     shapes = SMOKE if options.smoke else SHAPES
     print(f"\nA large copy moves {bandwidth() / 1e9:.0f} GB/s, counting bytes read and written.")
     built = [BARE] if "mamba_ssm" in NAMES else []
-    names = ["kernels", *built, *NAMES, "floor"]
-    ratios = [("kernels", "floor"), *((b, "kernels") for b in built), *((peer, FAST) for peer in NAMES[1:])]
+    names = ["kernels", *built, *NAMES, "exponentials", "copy"]
+    ratios = [("kernels", floor) for floor in ("exponentials", "copy")]
+    ratios += [*((b, "kernels") for b in built), *((peer, FAST) for peer in NAMES[1:])]
     compare("Scan, forward", names, ratios, forward(shapes), options.rounds, clock=clock)
     compare("Scan, forward and backward", names, ratios, both(shapes), options.rounds, clock=clock)
 

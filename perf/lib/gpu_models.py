@@ -32,7 +32,7 @@ def mamba(size: Size) -> MambaLM:
 
 
 def transformer(size: Size, positions: int) -> nn.Module:
-    """With SDPA; the cache is its own."""
+    """With SDPA and transformers' own caches."""
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
     from transformers.utils import logging
 
@@ -60,8 +60,8 @@ def _no_tokenizer() -> Any:
     raise AssertionError("nothing is measured on text")
 
 
-def our_prefill(model: MambaLM, x: Tensor) -> Callable[[], Any]:
-    """x (B, T, M) -> logits of the last position, state."""
+def our_eager_prefill(model: MambaLM, x: Tensor) -> Callable[[], Any]:
+    """x (B, T, M) -> logits of the last position, state; launched layer by layer."""
 
     def run() -> Any:
         hidden, state = model(x)
@@ -70,18 +70,31 @@ def our_prefill(model: MambaLM, x: Tensor) -> Callable[[], Any]:
     return torch.inference_mode()(run)
 
 
-def peer_prefill(model: Any, x: Tensor) -> Callable[[], Any]:
-    def run() -> Any:
-        output = model(inputs_embeds=x, use_cache=True, logits_to_keep=1)
-        return output.logits[:, -1], output.past_key_values
-
-    return torch.inference_mode()(run)
+def our_prefill(model: MambaLM, x: Tensor) -> Callable[[], Any]:
+    """As `our_eager_prefill`, the way that sessions prefill."""
+    return our_eager_prefill(model, x)
 
 
-def our_tokens(model: MambaLM, x: Tensor, count: int, record: bool) -> Callable[[], Any]:
-    """Greedy, `count` tokens a call, each call going on where the last one ended."""
+def state_after(model: MambaLM, batch: int, context: int, piece: int = 4096) -> tuple[Tensor, Any]:
+    """Logits and state after a random context, read in pieces, so that long ones fit."""
+    logits = state = None
+    for begin in range(0, context, piece):
+        x = torch.randn(batch, min(piece, context - begin), model.dim, dtype=torch.bfloat16)
+        hidden, state = model(x, state=state)
+        logits = model.logits(hidden[:, -1])
+    assert logits is not None
+    return logits, state
+
+
+def our_tokens(
+    model: MambaLM, after: Tensor | tuple[Tensor, Any], count: int, record: bool
+) -> Callable[[], Any]:
+    """Greedy, `count` tokens a call, each call going on where the last one ended.
+
+    `after`: a prompt (B, T, M), or logits and state.
+    """
     with torch.inference_mode():
-        logits, state = our_prefill(model, x)()
+        logits, state = our_prefill(model, after)() if isinstance(after, Tensor) else after
         recorded = model.cuda_graph_decoder(state) if record else None
 
     def run() -> None:
@@ -97,14 +110,24 @@ def our_tokens(model: MambaLM, x: Tensor, count: int, record: bool) -> Callable[
     return torch.inference_mode()(run)
 
 
+def peer_prefill(model: Any, x: Tensor) -> Callable[[], Any]:
+    """x (B, T, M) -> logits of the last position, cache."""
+
+    def run() -> Any:
+        output = model(inputs_embeds=x, use_cache=True, logits_to_keep=1)
+        return output.logits[:, -1], output.cache
+
+    return torch.inference_mode()(run)
+
+
 def peer_tokens(model: Any, x: Tensor, count: int) -> Callable[[], Any]:
-    """As ours; its cache grows."""
+    """As ours, launched kernel by kernel; its cache grows."""
     logits, cache = peer_prefill(model, x)()
 
     def run() -> None:
         nonlocal logits, cache
         for _ in range(count):
-            output = model(logits.argmax(-1, keepdim=True), past_key_values=cache, use_cache=True)
-            logits, cache = output.logits[:, -1], output.past_key_values
+            output = model(logits.argmax(-1, keepdim=True), cache=cache, use_cache=True)
+            logits, cache = output.logits[:, -1], output.cache
 
     return torch.inference_mode()(run)
