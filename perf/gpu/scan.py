@@ -136,8 +136,10 @@ def label(shape: Shape) -> str:
 
 
 def main() -> None:
-    options = start(parser(__doc__, rounds=5))
-    shapes = SMOKE if options.smoke else SHAPES
+    arguments = parser(__doc__, rounds=5)
+    arguments.add_argument("--shapes", type=int, nargs="+", default=range(len(SHAPES)), help="which, from 0 on")
+    options = start(arguments)
+    shapes = SMOKE if options.smoke else [SHAPES[i] for i in options.shapes]
     print(f"\nA large copy moves {bandwidth() / 1e9:.0f} GB/s, counting bytes read and written.")
     built = [BARE] if "mamba_ssm" in NAMES else []
     names = ["kernels", *built, *NAMES, "exponentials", "copy"]
