@@ -137,7 +137,9 @@ def main() -> None:
     for name, model in zip(("ours", "Transformer"), models, strict=True):
         count, weights = sum(p.numel() for p in model.parameters()), nbytes(*model.parameters())
         print(f"\n{name}: {count / 1e9:.3g} billion parameters, {weights / 1e9:.3g} GB", flush=True)
-    title = f"prompt of {length}, {TOKENS} tokens at a time (median of {options.rounds} rounds), {DEVICE.type}"
+    title = (
+        f"prompt of {length}, {TOKENS} tokens at a time (median of {options.rounds} rounds), {DEVICE.type}"
+    )
     for name, rows in {"prefill": prompts, "tokens": tokens}.items():
         if name in options.only:
             table(f"Tokens a second, {name}: {title}", COLUMNS, rows(size, length, models, options))

@@ -34,7 +34,14 @@ LENGTHS = [2**k for k in (10, 12, 13, 14, 15, 16)]
 ALONE = 2**20
 CONTEXTS = [(793, 8), (2**16, 1), (2**16, 4), (2**16, 8)]
 TOKENS = 16
-PREFILL = ["tokens", "Transformer / ours", "ours, ms", "Transformer, ms", "ours, extra GB", "Transformer, extra GB"]
+PREFILL = [
+    "tokens",
+    "Transformer / ours",
+    "ours, ms",
+    "Transformer, ms",
+    "ours, extra GB",
+    "Transformer, extra GB",
+]
 TOKEN = [
     "context, batch",
     "Transformer / ours",
@@ -51,7 +58,9 @@ def prefills(size: Size, models: tuple, options: argparse.Namespace) -> Iterator
     for length in [*lengths, alone]:
         x = torch.randn(1, length, size.width, dtype=torch.bfloat16)
         mine = measured(lambda x=x: our_prefill(ours, x), options.rounds)
-        theirs = Measured() if length == alone else measured(lambda x=x: peer_prefill(peer, x), options.rounds)
+        theirs = (
+            Measured() if length == alone else measured(lambda x=x: peer_prefill(peer, x), options.rounds)
+        )
         yield [
             str(length),
             quotient(theirs.seconds, mine.seconds),
@@ -85,7 +94,9 @@ def tokens(size: Size, models: tuple, options: argparse.Namespace) -> Iterator[l
 def main() -> None:
     arguments = parser(__doc__, rounds=2)
     arguments.add_argument("--only", nargs="+", choices=["prefill", "tokens"], default=["prefill", "tokens"])
-    arguments.add_argument("--compile-only", action="store_true", help="fill torch's cache of compiled kernels")
+    arguments.add_argument(
+        "--compile-only", action="store_true", help="fill torch's cache of compiled kernels"
+    )
     options = start(arguments)
     size = SMOKE if options.smoke else FULL
     peer = transformer(size, 2**17)

@@ -58,7 +58,12 @@ def main() -> int:
     if options.smoke:
         options.backends, options.steps = [FAST, "torch"], 3
     changes = [*(SMALLEST if options.smoke else []), *(layers(options.layers) if options.layers else [])]
-    columns = ["stage", "backend", "largest relative difference", *(f"step {i + 1}" for i in range(options.steps))]
+    columns = [
+        "stage",
+        "backend",
+        "largest relative difference",
+        *(f"step {i + 1}" for i in range(options.steps)),
+    ]
     differences: list[float] = []
     table(f"Losses of {options.steps} optimizer steps", columns, rows(changes, options, differences))
     return int(max(differences) > ROUNDING)

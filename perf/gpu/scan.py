@@ -137,7 +137,9 @@ def label(shape: Shape) -> str:
 
 def main() -> None:
     arguments = parser(__doc__, rounds=5)
-    arguments.add_argument("--shapes", type=int, nargs="+", default=range(len(SHAPES)), help="which, from 0 on")
+    arguments.add_argument(
+        "--shapes", type=int, nargs="+", default=range(len(SHAPES)), help="which, from 0 on"
+    )
     options = start(arguments)
     shapes = SMOKE if options.smoke else [SHAPES[i] for i in options.shapes]
     print(f"\nA large copy moves {bandwidth() / 1e9:.0f} GB/s, counting bytes read and written.")

@@ -42,7 +42,9 @@ class Size(NamedTuple):
 
 
 SMALL = Size(
-    tower_and_llm("{type: mamba, d_model: 256, n_layer: 4, vocab_size: 1000}", "vit_tiny_patch16_224", 4), 48, 8
+    tower_and_llm("{type: mamba, d_model: 256, n_layer: 4, vocab_size: 1000}", "vit_tiny_patch16_224", 4),
+    48,
+    8,
 )
 LARGE = Size(
     tower_and_llm("{type: mamba, d_model: 1024, n_layer: 48, vocab_size: 50280}", "vit_base_patch16_224", 12),
@@ -50,7 +52,9 @@ LARGE = Size(
     32,
 )
 SMOKE = Size(
-    tower_and_llm("{type: mamba, d_model: 32, n_layer: 2, vocab_size: 96}", "vit_tiny_patch16_224", 2, 32), 9, 2
+    tower_and_llm("{type: mamba, d_model: 32, n_layer: 2, vocab_size: 96}", "vit_tiny_patch16_224", 2, 32),
+    9,
+    2,
 )
 
 
@@ -68,9 +72,7 @@ def measure(name: str, options: Namespace) -> Found:
     small, large = (SMOKE, SMOKE) if options.smoke else (SMALL, LARGE)
     exact = Trained(Part(small.changes, strategy=name, precision="fp32"), options.gpus)
     exact.rate(RATE)
-    losses = [
-        exact.step(exact.batches(number, small.samples, small.text)) for number in range(options.steps)
-    ]
+    losses = [exact.step(exact.batches(number, small.samples, small.text)) for number in range(options.steps)]
     exact.close()
     del exact
     if options.losses_only:

@@ -30,22 +30,31 @@ SOURCES = {
         "csrc/selective_scan/selective_scan_fwd_bf16.cu",
         "csrc/selective_scan/selective_scan_bwd_bf16_real.cu",
     ],
-    CONV: [
-        f"csrc/causal_conv1d{end}" for end in (".cpp", "_fwd.cu", "_bwd.cu", "_update.cu")
-    ],
+    CONV: [f"csrc/causal_conv1d{end}" for end in (".cpp", "_fwd.cu", "_bwd.cu", "_update.cu")],
 }
 FOLDERS = {SCAN: "mamba_ssm-*", CONV: "causal_conv1d-*"}
 NVCC = [
-    "-O3", "-std=c++17", "-lineinfo", "--use_fast_math", "--expt-relaxed-constexpr", "--expt-extended-lambda",
-    "-Xcompiler", "-fPIC",
-    *(f"-U__CUDA_NO_{name}__" for kind in ("HALF", "BFLOAT16", "BFLOAT162")
-      for name in (f"{kind}_OPERATORS", f"{kind}_CONVERSIONS")),
-]  # fmt: skip
+    "-O3",
+    "-std=c++17",
+    "-lineinfo",
+    "--use_fast_math",
+    "--expt-relaxed-constexpr",
+    "--expt-extended-lambda",
+    "-Xcompiler",
+    "-fPIC",
+    *(
+        f"-U__CUDA_NO_{name}__"
+        for kind in ("HALF", "BFLOAT16", "BFLOAT162")
+        for name in (f"{kind}_OPERATORS", f"{kind}_CONVERSIONS")
+    ),
+]
 FIXED = {
-    "params.is_variable_B": "kIsVariableB", "params.is_variable_C": "kIsVariableC",
-    "params.delta_softplus": "kDeltaSoftplus", "params.z_ptr != nullptr ": "kHasZ",
+    "params.is_variable_B": "kIsVariableB",
+    "params.is_variable_C": "kIsVariableC",
+    "params.delta_softplus": "kDeltaSoftplus",
+    "params.z_ptr != nullptr ": "kHasZ",
     "params.silu_activation": "kSiluAct",
-}  # fmt: skip
+}
 """Conditions that are true in every measurement: the other half is not instantiated."""
 ALWAYS = """#define ALWAYS(COND, CONST_NAME, ...) \\
     [&] { TORCH_CHECK(COND, #COND " is false: not built"); constexpr bool CONST_NAME = true; return __VA_ARGS__(); }()
@@ -58,16 +67,30 @@ def trimmed(text: str) -> str:
         text = text.replace(f"BOOL_SWITCH({condition}, {name}", f"ALWAYS({condition}, {name}")
     # dtypes: bf16 rows; weights are fp32 or bf16
     text = re.sub(r"if \((I|W)TYPE == at::ScalarType::Half\) \{.*?\} else if", "if", text, flags=re.DOTALL)
-    text = re.sub(r"\} else if \(ITYPE == at::ScalarType::Float\)  \{.*?\} else", "} else", text, flags=re.DOTALL)
-    text = re.sub(r"\} else if \(WTYPE == at::ScalarType::ComplexFloat\) \{.*?\} else", "} else", text, flags=re.DOTALL)
+    text = re.sub(
+        r"\} else if \(ITYPE == at::ScalarType::Float\)  \{.*?\} else", "} else", text, flags=re.DOTALL
+    )
+    text = re.sub(
+        r"\} else if \(WTYPE == at::ScalarType::ComplexFloat\) \{.*?\} else", "} else", text, flags=re.DOTALL
+    )
     text = re.sub(r"^template void \w+<(?:float|at::Half), .*$", "", text, flags=re.MULTILINE)
-    text = re.sub(r"^template void \w+<at::BFloat16, (?:at::Half|complex_t)>.*$", "", text, flags=re.MULTILINE)
+    text = re.sub(
+        r"^template void \w+<at::BFloat16, (?:at::Half|complex_t)>.*$", "", text, flags=re.MULTILINE
+    )
     # lengths above 512; four taps
-    text = re.sub(r"if \(params\.seqlen <= 128\) \{.*?\} else if \(params\.seqlen <= 1024\)",
-                  'TORCH_CHECK(params.seqlen > 512, "shorter: not built");\n        if (params.seqlen <= 1024)',
-                  text, count=1, flags=re.DOTALL)  # fmt: skip
-    return re.sub(r"if \(params\.width == 2\) \{.*?\} else if \(params\.width == 4\)", "if (params.width == 4)",
-                  text, flags=re.DOTALL)  # fmt: skip
+    text = re.sub(
+        r"if \(params\.seqlen <= 128\) \{.*?\} else if \(params\.seqlen <= 1024\)",
+        'TORCH_CHECK(params.seqlen > 512, "shorter: not built");\n        if (params.seqlen <= 1024)',
+        text,
+        count=1,
+        flags=re.DOTALL,
+    )
+    return re.sub(
+        r"if \(params\.width == 2\) \{.*?\} else if \(params\.width == 4\)",
+        "if (params.width == 4)",
+        text,
+        flags=re.DOTALL,
+    )
 
 
 def copied(sources: Path, target: Path, extension: str) -> Path:
@@ -89,8 +112,16 @@ def copied(sources: Path, target: Path, extension: str) -> Path:
 def compiled(build: Path, extension: str, source: str, options: argparse.Namespace) -> Path:
     """One object file."""
     file, torch = build / source, Path(options.torch)
-    includes = [torch / "include", torch / "include/torch/csrc/api/include", *map(Path, options.include), file.parent]
-    flags = [f"-I{path}" for path in includes] + [f"-DTORCH_EXTENSION_NAME={extension}", "-DTORCH_API_INCLUDE_EXTENSION_H"]
+    includes = [
+        torch / "include",
+        torch / "include/torch/csrc/api/include",
+        *map(Path, options.include),
+        file.parent,
+    ]
+    flags = [f"-I{path}" for path in includes] + [
+        f"-DTORCH_EXTENSION_NAME={extension}",
+        "-DTORCH_API_INCLUDE_EXTENSION_H",
+    ]
     target = file.with_suffix(".cu.o" if file.suffix == ".cu" else ".cpp.o")
     compiler = (
         ["nvcc", *NVCC, f"-gencode=arch=compute_{options.arch},code=sm_{options.arch}"]
@@ -108,12 +139,18 @@ def run(words: list[str]) -> None:
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     arguments.add_argument("sources", type=Path, help="folder with the unpacked archives")
     arguments.add_argument("target", type=Path, help="folder to put on PYTHONPATH")
     spec = find_spec("torch")
-    arguments.add_argument("--torch", default=Path(spec.origin or "").parent if spec else None, help="torch's folder")
-    arguments.add_argument("--include", nargs="*", default=[sysconfig.get_paths()["include"]], help="Python's headers")
+    arguments.add_argument(
+        "--torch", default=Path(spec.origin or "").parent if spec else None, help="torch's folder"
+    )
+    arguments.add_argument(
+        "--include", nargs="*", default=[sysconfig.get_paths()["include"]], help="Python's headers"
+    )
     nvcc = shutil.which("nvcc")
     arguments.add_argument("--cuda", default=Path(nvcc).resolve().parents[1] if nvcc else None)
     arguments.add_argument("--arch", default="90", help="compute capability, times 10")
@@ -127,7 +164,17 @@ def main() -> None:
         for extension, futures in jobs.items():
             objects = [str(future.result()) for future in futures]
             library = str(target / f"{extension}.so")
-            run([*shlex.split(options.cxx), "-shared", *objects, "-o", library, f"-L{options.cuda}/lib64", "-lcudart"])
+            run(
+                [
+                    *shlex.split(options.cxx),
+                    "-shared",
+                    *objects,
+                    "-o",
+                    library,
+                    f"-L{options.cuda}/lib64",
+                    "-lcudart",
+                ]
+            )
     print(f"built {', '.join(SOURCES)} for sm_{options.arch} in {time.perf_counter() - begin:.0f} s")
 
 
