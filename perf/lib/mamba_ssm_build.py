@@ -132,6 +132,14 @@ def compiled(build: Path, extension: str, source: str, options: argparse.Namespa
     return target
 
 
+def link(objects: list[str], library: Path, options: argparse.Namespace) -> None:
+    """The extension, which names torch's libraries: symbols are looked up in those alone."""
+    folders = [f"-L{options.cuda}/lib64", f"-L{options.torch}/lib"]
+    needed = [f"-l{name}" for name in ("cudart", "c10", "c10_cuda", "torch", "torch_cpu", "torch_python")]
+    words = [*shlex.split(options.cxx), "-shared", *objects, "-o", str(library), "-Wl,--no-as-needed"]
+    run([*words, *folders, *needed])
+
+
 def run(words: list[str]) -> None:
     done = subprocess.run(words, capture_output=True, text=True)
     if done.returncode:
@@ -163,18 +171,7 @@ def main() -> None:
         jobs = {e: [pool.submit(compiled, builds[e], e, s, options) for s in SOURCES[e]] for e in SOURCES}
         for extension, futures in jobs.items():
             objects = [str(future.result()) for future in futures]
-            library = str(target / f"{extension}.so")
-            run(
-                [
-                    *shlex.split(options.cxx),
-                    "-shared",
-                    *objects,
-                    "-o",
-                    library,
-                    f"-L{options.cuda}/lib64",
-                    "-lcudart",
-                ]
-            )
+            link(objects, target / f"{extension}.so", options)
     print(f"built {', '.join(SOURCES)} for sm_{options.arch} in {time.perf_counter() - begin:.0f} s")
 
 
