@@ -214,7 +214,6 @@ class MambaLM(LanguageModel):
 
     def _graph_decoder(self, mixers: list[MambaMixer], state: MambaState) -> CudaGraphDecoder:
         from vlm_llms.mamba.cuda_graph import CudaGraphDecoder
-        from vlm_ssm.triton.decode import fused_decode_step
 
         dtype = self.backbone.embedding.weight.dtype
         conv = torch.stack([s.conv.to(dtype) for s in state])
@@ -222,7 +221,7 @@ class MambaLM(LanguageModel):
 
         def decode_token(ids: Tensor) -> Tensor:
             x, before = self.embed(ids.unsqueeze(1)), (conv.unbind(0), ssm.unbind(0))
-            hidden, _, _ = fused_decode_step(x, mixers, *before, *self.norms(), (conv, ssm))
+            hidden, _, _ = decode.fused_decode_step(x, mixers, *before, *self.norms(), (conv, ssm))
             return self.logits(hidden[:, -1])
 
         return CudaGraphDecoder(decode_token, (conv, ssm), _state_of)

@@ -7,6 +7,7 @@ sequences.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -95,16 +96,19 @@ def fused_decode_step(
     norms: Sequence[Tensor | None] = (None,),
     last_norm: Tensor | None = None,
     eps: float = 0.0,
+    after: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One token x (B, 1, M) through layers `residual += mixer(norm(residual))` and a last norm; B is 1 on a CPU.
 
     `convs` (B, W-1, E) and `ssms` (B, E, S) are the states of each layer. Without norms there is one mixer and no
-    residual. -> y (B, 1, M), and the next states (layers, B, W-1, E) and (layers, B, E, S). Check `can_fuse` first.
+    residual. -> y (B, 1, M), and the next states (layers, B, W-1, E) and (layers, B, E, S). On a GPU `after` is the
+    memory that they are written to; it may be that of the states before. Check `can_fuse` first.
     """
-    if backends.chosen(x.device) in ("cuda", "triton"):
-        from vlm_ssm.triton import decode
-
-        return decode.fused_decode_step(x, mixers, convs, ssms, norms, last_norm, eps)
+    chosen = backends.chosen(x.device)
+    if chosen in ("cuda", "triton"):
+        step = import_module(f"vlm_ssm.{chosen}.decode").fused_decode_step
+        return step(x, mixers, convs, ssms, norms, last_norm, eps, after)
+    assert after is None, "memory for the states is given on GPUs only"
     count, W, S, E = len(mixers), mixers[0].d_conv, mixers[0].d_state, mixers[0].d_inner
     x, y = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
     convs = [c.to(x.dtype).contiguous() for c in convs]
@@ -148,7 +152,12 @@ def _run_kernel(
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
-    """`F.linear` (…, M) -> (…, V); a single row on backend numba is computed on all cores."""
+    """`F.linear` (…, M) -> (…, V); a single row on backend numba is computed on all cores, a few on `cuda` by `matvec`."""
+    if x.is_cuda and backends.chosen(x.device) == "cuda" and not torch.is_autocast_enabled("cuda"):
+        from vlm_ssm.cuda import matvec
+
+        if (y := matvec.linear(x, weight)) is not None:
+            return y
     fits = weight.ndim == 2 and x.shape[-1] == weight.shape[1]
     if not fits or weight.dtype != x.dtype or not weight.is_contiguous() or not single_token_cpu(x):
         return F.linear(x, weight)
