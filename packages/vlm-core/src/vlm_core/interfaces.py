@@ -176,6 +176,10 @@ class GraphDecoder(Protocol):
         """A copy of the state after the last step; after the step before it if `ahead`."""
         ...
 
+    def close(self) -> None:
+        """Another answer may use the decoder from now on."""
+        ...
+
 
 class LanguageModel(Part, ABC, Generic[S]):
     """A causal language model on embeddings, with states of type S. `dim` is M, `vocab_size` V."""
@@ -238,10 +242,7 @@ class LanguageModel(Part, ABC, Generic[S]):
         return self.logits(hidden[:, -1]), state
 
     def cuda_graph_decoder(self, state: S, sampler: Sampler) -> GraphDecoder | None:
-        """A faster decoder for states like this one, with the same results; None if there is none.
-
-        It is kept for the next answer where the model, the batch size and the sampler are the same: call `start`.
-        """
+        """A faster decoder for states like this one, with the same results; None if there is none. Call `start`."""
         return None
 
     def save_assets(self, folder: Path) -> None:

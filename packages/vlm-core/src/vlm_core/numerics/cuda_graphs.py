@@ -47,8 +47,16 @@ def fingerprint(modules: Sequence[nn.Module]) -> list[int] | None:
     return None if everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks else parts
 
 
-def capture(run: Callable[[], Tensors], pool: Any) -> tuple[Callable[[], None], Tensors]:
-    """Run once, as libraries allocate memory then; capture. -> what runs it again, and the tensors it fills."""
+class Captured(NamedTuple):
+    """What runs a function again, the tensors that it then fills, and the memory that its graph uses."""
+
+    replay: Callable[[], None]
+    outputs: Tensors
+    pool: Any
+
+
+def capture(run: Callable[[], Tensors], pool: Any) -> Captured:
+    """Run once, as libraries allocate memory then; capture in the memory of earlier graphs, None if there is none."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -57,13 +65,12 @@ def capture(run: Callable[[], Tensors], pool: Any) -> tuple[Callable[[], None], 
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
         outputs = run()
-    return graph.replay, outputs
+    return Captured(graph.replay, outputs, graph.pool())
 
 
 class _Graph(NamedTuple):
     inputs: Tensors
-    replay: Callable[[], None]
-    outputs: Tensors
+    captured: Captured
     fingerprint: list[int]
 
 
@@ -99,7 +106,9 @@ class CudaGraphs:
         key = (function.__qualname__, *((t.shape, t.dtype, t.device) for t in inputs))
         with self._lock, torch.inference_mode(False), torch.no_grad():
             graph = self._graph(key, function, modules, inputs)
-            return function(*inputs) if graph is None else self._replayed(graph, inputs)
+            if graph is not None:
+                return self._replayed(graph, inputs)
+        return function(*inputs)
 
     def _graph(
         self, key: Any, function: Function, modules: Sequence[nn.Module], inputs: Tensors
@@ -126,22 +135,24 @@ class CudaGraphs:
 
     def _captured(self, key: Any, function: Function, inputs: Tensors, now: list[int]) -> _Graph | None:
         own = tuple(t.clone() for t in inputs)
-        self._pool = self._pool or torch.cuda.graph_pool_handle()
         try:
-            return _Graph(own, *capture(lambda: function(*own), self._pool), now)
+            captured = capture(lambda: function(*own), self._pool)
         except RuntimeError as error:  # it makes the host wait, or allocates in a way that can't be captured
             self._refused.add(key)
             lines = str(error).strip().splitlines() or [type(error).__name__]
             _log.warning("%s can't be a CUDA graph: %s; it is launched call by call", key[0], lines[0])
             return None
+        self._pool = captured.pool
+        return _Graph(own, captured, now)
 
     def _replayed(self, graph: _Graph, inputs: Tensors) -> Tensors:
-        stream = torch.cuda.current_stream()
-        if self._done is not None:
-            stream.wait_event(self._done)
+        on_gpu = inputs[0].is_cuda
+        if on_gpu and self._done is not None:
+            torch.cuda.current_stream().wait_event(self._done)
         for own, new in zip(graph.inputs, inputs, strict=True):
             own.copy_(new)
-        graph.replay()
-        outputs = tuple(t.clone() for t in graph.outputs)
-        self._done = stream.record_event()
+        graph.captured.replay()
+        outputs = tuple(t.clone() for t in graph.captured.outputs)
+        if on_gpu:
+            self._done = torch.cuda.current_stream().record_event()
         return outputs

@@ -6,7 +6,7 @@ sequences.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -88,6 +88,11 @@ def _layer(
     ]
 
 
+def gpu_step(device: torch.device) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+    """`fused_decode_step` of a GPU's backend, which also takes the memory `after` for the next states."""
+    return import_module(f"vlm_ssm.{backends.chosen(device)}.decode").fused_decode_step
+
+
 def fused_decode_step(
     x: Tensor,
     mixers: Sequence[MambaLayer],
@@ -96,19 +101,14 @@ def fused_decode_step(
     norms: Sequence[Tensor | None] = (None,),
     last_norm: Tensor | None = None,
     eps: float = 0.0,
-    after: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One token x (B, 1, M) through layers `residual += mixer(norm(residual))` and a last norm; B is 1 on a CPU.
 
     `convs` (B, W-1, E) and `ssms` (B, E, S) are the states of each layer. Without norms there is one mixer and no
-    residual. -> y (B, 1, M), and the next states (layers, B, W-1, E) and (layers, B, E, S). On a GPU `after` is the
-    memory that they are written to; it may be that of the states before. Check `can_fuse` first.
+    residual. -> y (B, 1, M), and the next states (layers, B, W-1, E) and (layers, B, E, S). Check `can_fuse` first.
     """
-    chosen = backends.chosen(x.device)
-    if chosen in ("cuda", "triton"):
-        step = import_module(f"vlm_ssm.{chosen}.decode").fused_decode_step
-        return step(x, mixers, convs, ssms, norms, last_norm, eps, after)
-    assert after is None, "memory for the states is given on GPUs only"
+    if backends.chosen(x.device) in ("cuda", "triton"):
+        return gpu_step(x.device)(x, mixers, convs, ssms, norms, last_norm, eps)
     count, W, S, E = len(mixers), mixers[0].d_conv, mixers[0].d_state, mixers[0].d_inner
     x, y = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
     convs = [c.to(x.dtype).contiguous() for c in convs]
