@@ -7,7 +7,8 @@ import torch
 
 from vlm_core.errors import UserError
 from vlm_core.generation.conversation import Conversation
-from vlm_core.generation.generate import GenerationConfig, Session, answer
+from vlm_core.generation.generate import Session, answer
+from vlm_core.generation.sampling import GenerationConfig
 from vlm_core.generation.sampling import sample as sample_next
 from vlm_core.io.images import load_image
 from vlm_core.text.render import IMAGE, Message, render
@@ -289,7 +290,9 @@ def test_a_prompt_in_pieces_equals_the_whole(tiny_model, chunk):
 def test_pieces_have_the_size_asked_for(tiny_model, monkeypatch):
     """The first may be shorter: those that follow can be the same CUDA graph. The size counts all conversations."""
     shapes, prefill = [], tiny_model.prefill
-    monkeypatch.setattr(tiny_model, "prefill", lambda x, *a: shapes.append(tuple(x.shape[:2])) or prefill(x, *a))
+    monkeypatch.setattr(
+        tiny_model, "prefill", lambda x, *a: shapes.append(tuple(x.shape[:2])) or prefill(x, *a)
+    )
     (pixels,) = images(1)
     sample = prompt(tiny_model, "is there a circle?", pixels)
     Session(tiny_model, prefill_chunk=10).prefill([sample] * 2, [pixels] * 2)

@@ -14,7 +14,6 @@ from vlm_core.model import VLM, splice_part
 from vlm_core.text.batch import Batch, collate
 from vlm_core.text.render import TokenizedConversation
 
-
 GRAPH_AFTER_TOKENS = 4
 """Tokens generated before a CUDA graph is captured: for a short answer the capture costs more than it saves."""
 
@@ -30,8 +29,8 @@ def refuse_empty(prompts: Sequence[TokenizedConversation]) -> None:
 class Session:
     """A batch of conversations and the model's state after them.
 
-    Inputs of more than `prefill_chunk` positions, those of all conversations counted, are processed in pieces, the state
-    being carried: memory does not grow with their length. By default the language model decides.
+    Inputs of more than `prefill_chunk` positions, all conversations together, are processed in pieces with the state
+    carried from one to the next: memory does not grow with their length. By default the language model decides.
     """
 
     def __init__(self, model: VLM, *, prefill_chunk: int | None = None) -> None:
@@ -83,9 +82,10 @@ class Session:
         if image_embeds is not None and views is not None:
             image_embeds = image_embeds[list(views)]
         self._leave_graph()
-        self._generated = 0
+        self._generated, logits = 0, None
         for x, segments in self._pieces(batch, image_embeds):
             logits, self._state = self.model.prefill(x, segments, self._state)
+        assert logits is not None
         self._predict(logits)
 
     def _pieces(self, batch: Batch, image_embeds: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
@@ -134,10 +134,12 @@ class Session:
         self._predict(self.model.llm.logits(hidden[:, -1]))
 
     @torch.inference_mode()
-    def _graph_decoder(self, ids: Tensor, decoding: GenerationConfig, generator: Generator) -> GraphDecoder | None:
+    def _graph_decoder(
+        self, ids: Tensor, decoding: GenerationConfig, generator: Generator
+    ) -> GraphDecoder | None:
         """A graph that continues with ids (B), once a few tokens have been generated; None if the model has none."""
         self._generated += 1
-        if self._generated <= GRAPH_AFTER_TOKENS:
+        if self._generated <= GRAPH_AFTER_TOKENS or self._state is None:
             return None
         sampler = TokenSampler(decoding.temperature, decoding.top_p, len(self.model.llm.tokenizer))
         graph = self.model.llm.cuda_graph_decoder(self._state, sampler)

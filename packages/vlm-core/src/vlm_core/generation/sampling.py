@@ -32,7 +32,7 @@ class TokenSampler:
     vocabulary: int
 
     def __call__(self, logits: Tensor, generator: Generator) -> Tensor:
-        """Logits (B, V), whose padding becomes -inf -> ids (B), -1 where logits are not finite. The host waits for no GPU."""
+        """Logits (B, V), whose padding becomes -inf -> ids (B), -1 where logits are not finite; without waiting."""
         logits[:, self.vocabulary :] = -torch.inf
         if self.temperature == 0:
             return logits.argmax(-1)

@@ -40,7 +40,9 @@ class CudaGraphDecoder:
         self._generator, self._last = Generator(device), 0
         self.on_close: Callable[[], None] = lambda: None
         with torch.inference_mode():
-            self._states = [(torch.zeros_like(conv), torch.zeros_like(ssm)) for conv, ssm in (buffers, buffers)]
+            self._states = [
+                (torch.zeros_like(conv), torch.zeros_like(ssm)) for conv, ssm in (buffers, buffers)
+            ]
             self._logits = torch.zeros(2, batch, vocabulary, dtype=dtype, device=device)
             self._ids = torch.zeros(batch, dtype=torch.long, device=device)
             self._chosen = torch.zeros(2, batch, dtype=torch.long, device=device)

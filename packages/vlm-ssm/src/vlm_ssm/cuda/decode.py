@@ -23,9 +23,9 @@ def _why_layer_not_covered(mixer: MambaLayer) -> str | None:
     if mixer.d_state != STATES:
         return f"a state size of {mixer.d_state}, not {STATES}"
     if mixer.d_inner % 8 or mixer.dt_rank % 8 or mixer.dt_rank > 512 or not 2 <= mixer.d_conv <= 8:
-        return "widths that are no multiple of 8"
+        return f"an inner width of {mixer.d_inner}, a rank of {mixer.dt_rank}, windows of {mixer.d_conv} positions"
     if not matvec.readable(*(m.weight for m in (mixer.in_proj, mixer.x_proj, dt, mixer.out_proj))):
-        return "weights that are not bf16"
+        return "weights that are not bf16, or widths that are no multiple of 8"
     if any(t.dtype != torch.bfloat16 or not t.is_contiguous() for t in small):
         return "a convolution that is not bf16"
     if any(t.dtype != fp32 or not t.is_contiguous() for t in (mixer.A_log, mixer.D, dt.bias)):
@@ -95,7 +95,7 @@ def _step(
     u, z, y = x.new_empty(3, B, E).unbind()
     low, out = x.new_empty(B, first.dt_rank + 2 * STATES), torch.empty_like(row)
     for i, (mixer, norm) in enumerate(zip(mixers, norms, strict=True)):
-        conv = {"taps_bias": mixer.conv1d.bias, "window": convs[i], "window_after": after[0][i]}
+        conv = {"taps_bias": mixer.conv1d.bias, "past": convs[i], "past_after": after[0][i]}
         conv |= {"taps": mixer.conv1d.weight, "y": u, "gate": z, "inner": E}
         product(source, mixer.in_proj.weight, CONVOLVE, eps, mixer.d_conv, norm=norm, **conv)
         product(u, mixer.x_proj.weight, STORE, y=low)

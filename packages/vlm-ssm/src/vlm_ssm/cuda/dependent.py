@@ -1,7 +1,7 @@
 """Launches that may start before the kernel in front has ended: programmatic dependent launch.
 
-The kernel itself waits (`wait_for_inputs` in matvec.cuh) before it reads what earlier kernels wrote. What it does before
-that, reading weights, overlaps with them. GPUs before compute capability 9.0 launch in the ordinary way.
+The kernel itself waits (`wait_for_inputs` in matvec.cuh) before it reads what earlier kernels wrote. What it does
+before that, reading weights, overlaps with them. GPUs before compute capability 9.0 launch in the ordinary way.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _attributes(device: int) -> list[Any]:
 def launch_dependent(
     run: Kernel, blocks: int, threads: int, shared: int, device: int, **values: Tensor | int | None
 ) -> None:
-    """As a call of `run` with a grid of `blocks`, but a dependent launch. Weights must not be written just before it."""
+    """As a call of `run` with a grid of `blocks`, but dependent. Weights must not be written just before it."""
     if len(values) != len(run.names):  # a missing name is a KeyError below
         raise TypeError(f"{run.entry} takes {run.names}, got {[*values]}")
     if torch.cuda.current_device() != device:

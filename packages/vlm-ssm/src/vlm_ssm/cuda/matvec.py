@@ -16,7 +16,7 @@ MOST = 8
 STORE, ADD, CONVOLVE = 0, 1, 2
 """What happens with a product: SINK in matvec.cu."""
 _SHARED = 160 * 1024
-_FIELDS = ("norm", "taps", "taps_bias", "window", "window_after", "y", "gate", "residual", "inner", "eps")
+_FIELDS = ("norm", "taps", "taps_bias", "past", "past_after", "y", "gate", "residual", "inner", "eps")
 
 
 def slots(vectors: int) -> int:
@@ -42,14 +42,14 @@ def shape(rows: int, columns: int, vectors: int) -> dict[str, int]:
 
 
 def product(
-    x: Tensor, weight: Tensor, sink: int, eps: float = 0.0, taps: int = 1, **values: Tensor | int | None
+    x: Tensor, weight: Tensor, sink: int, eps: float = 0.0, window: int = 1, **values: Tensor | int | None
 ) -> None:
     """x (B, columns) times weight (rows, columns); `values` are fields of `Arguments` in matvec.cu, others are 0.
 
-    With `norm`, x is the fp32 residual and its RMSNorm is multiplied.
+    `window`: positions of the convolution's window. With `norm`, x is the fp32 residual and its RMSNorm is multiplied.
     """
     (rows, columns), norm = weight.shape, values.get("norm")
-    constants = shape(rows, columns, len(x)) | {"NORM": norm is not None, "SINK": sink, "TAPS": taps}
+    constants = shape(rows, columns, len(x)) | {"NORM": norm is not None, "SINK": sink, "TAPS": window}
     shared = 0 if norm is None else constants["SLOTS"] * (columns + 32) * 2
     run = kernel("matvec.cu", "matvec", **constants, SHARED=shared)
     bits = struct.unpack("<I", struct.pack("<f", eps))[0]

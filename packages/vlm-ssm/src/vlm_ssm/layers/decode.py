@@ -152,7 +152,7 @@ def _run_kernel(
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
-    """`F.linear` (…, M) -> (…, V); a single row on backend numba is computed on all cores, a few on `cuda` by `matvec`."""
+    """`F.linear` (…, M) -> (…, V): a single row on all cores with numba, a few rows on a GPU by `cuda.matvec`."""
     if x.is_cuda and backends.chosen(x.device) == "cuda" and not torch.is_autocast_enabled("cuda"):
         from vlm_ssm.cuda import matvec
 

@@ -51,10 +51,12 @@ def with_memory(
     after: tuple[Tensor, Tensor] | None,
 ) -> tuple[list[Tensor], list[Tensor], tuple[Tensor, Tensor]]:
     """The states before a token as kernels read them, and memory for those after it: `after` if given."""
-    convs, ssms = [c.to(x.dtype).contiguous() for c in convs], [s.float().contiguous() for s in ssms]
+    conv_rows = [c.to(x.dtype).contiguous() for c in convs]
+    ssm_rows = [s.float().contiguous() for s in ssms]
     if after is None:
-        after = tuple(t.new_empty(count, *t.shape) for t in (convs[0], ssms[0]))
-    return convs, ssms, after
+        conv, ssm = conv_rows[0], ssm_rows[0]
+        after = conv.new_empty(count, *conv.shape), ssm.new_empty(count, *ssm.shape)
+    return conv_rows, ssm_rows, after
 
 
 def fused_decode_step(

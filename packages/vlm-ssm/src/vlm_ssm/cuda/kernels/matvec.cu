@@ -9,8 +9,8 @@
 
 struct Arguments {
   const void* x;  // addresses that a kernel does not use are 0
-  const Bf16 *weight, *norm, *taps, *taps_bias, *window;
-  Bf16 *window_after, *y, *gate;
+  const Bf16 *weight, *norm, *taps, *taps_bias, *past;
+  Bf16 *past_after, *y, *gate;
   float* residual;
   i64 B, rows, columns, inner, eps;  // eps: the bits of a float
 };
@@ -55,11 +55,11 @@ DEVICE void convolve(const Arguments& a, int b, int e, float fresh) {
   if (a.taps_bias) total += as_float(a.taps_bias[e]);
   const i64 at = (i64)b * (TAPS - 1) * a.inner + e;
   Bf16 old[TAPS];
-  UNROLL for (int j = 0; j < TAPS - 1; ++j) old[j] = a.window[at + j * a.inner];
+  UNROLL for (int j = 0; j < TAPS - 1; ++j) old[j] = a.past[at + j * a.inner];
   old[TAPS - 1] = as_bf16(fresh);
   UNROLL for (int j = 0; j < TAPS - 1; ++j) {
     total += as_float(old[j]) * as_float(a.taps[e * TAPS + j]);
-    a.window_after[at + j * a.inner] = old[j + 1];
+    a.past_after[at + j * a.inner] = old[j + 1];
   }
   a.y[b * a.inner + e] = as_bf16(total * sigmoid(total));
 }
