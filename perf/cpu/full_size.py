@@ -27,7 +27,8 @@ from perf.lib.common import parser, start
 from perf.lib.contests import inference, matrices, on, products
 from perf.lib.tables import Run, compare, number, ratio, table
 
-from vlm_core.generation.generate import GenerationConfig, Session
+from vlm_core.generation.generate import Session
+from vlm_core.generation.sampling import GenerationConfig
 from vlm_core.io.images import load_image
 from vlm_core.model import PARTS, VLM
 from vlm_core.model_folder import assemble

@@ -6,7 +6,8 @@ sequences.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -87,6 +88,11 @@ def _layer(
     ]
 
 
+def gpu_step(device: torch.device) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+    """`fused_decode_step` of a GPU's backend, which also takes the memory `after` for the next states."""
+    return import_module(f"vlm_ssm.{backends.chosen(device)}.decode").fused_decode_step
+
+
 def fused_decode_step(
     x: Tensor,
     mixers: Sequence[MambaLayer],
@@ -102,9 +108,7 @@ def fused_decode_step(
     residual. -> y (B, 1, M), and the next states (layers, B, W-1, E) and (layers, B, E, S). Check `can_fuse` first.
     """
     if backends.chosen(x.device) in ("cuda", "triton"):
-        from vlm_ssm.triton import decode
-
-        return decode.fused_decode_step(x, mixers, convs, ssms, norms, last_norm, eps)
+        return gpu_step(x.device)(x, mixers, convs, ssms, norms, last_norm, eps)
     count, W, S, E = len(mixers), mixers[0].d_conv, mixers[0].d_state, mixers[0].d_inner
     x, y = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
     convs = [c.to(x.dtype).contiguous() for c in convs]
@@ -148,7 +152,12 @@ def _run_kernel(
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
-    """`F.linear` (…, M) -> (…, V); a single row on backend numba is computed on all cores."""
+    """`F.linear` (…, M) -> (…, V): a single row on all cores with numba, a few rows on a GPU by `cuda.matvec`."""
+    if x.is_cuda and backends.chosen(x.device) == "cuda" and not torch.is_autocast_enabled("cuda"):
+        from vlm_ssm.cuda import matvec
+
+        if (y := matvec.linear(x, weight)) is not None:
+            return y
     fits = weight.ndim == 2 and x.shape[-1] == weight.shape[1]
     if not fits or weight.dtype != x.dtype or not weight.is_contiguous() or not single_token_cpu(x):
         return F.linear(x, weight)
