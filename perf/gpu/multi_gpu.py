@@ -39,7 +39,8 @@ from vlm_train.distributed import launch
 
 Rows = Iterator[Sequence[str]]
 LIMITS = {"losses": 120, "speed": 240, "kills": 180, "nodes": 90, "bench": 90}
-"""Seconds of each part."""
+"""Seconds of each part on GPUs."""
+ON_CPU = 10
 
 
 def command(words: Sequence[str], options: argparse.Namespace, nproc: int = 1, **variables: str) -> str:
@@ -216,7 +217,7 @@ class Both(io.TextIOBase):
 
 def run_part(name: str, options: argparse.Namespace) -> None:
     begin = time.monotonic()
-    options.until = min(begin + LIMITS[name], options.last)
+    options.until = min(begin + LIMITS[name] * (1 if DEVICE.type == "cuda" else ON_CPU), options.last)
     try:
         PARTS[name](options)
     except Exception as error:

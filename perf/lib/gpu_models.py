@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
+from vlm_core.generation.sampling import TokenSampler
 from vlm_llms.mamba.mamba import MambaLM
 
 
@@ -70,18 +71,31 @@ def our_eager_prefill(model: MambaLM, x: Tensor) -> Callable[[], Any]:
     return torch.inference_mode()(run)
 
 
+def pieces(model: MambaLM, batch: int, length: int) -> Iterator[slice]:
+    """The parts of an input in which sessions read it; the first one may be shorter."""
+    size = max(1, (model.prefill_chunk or length) // batch)
+    for end in range((length - 1) % size + 1, length + 1, size):
+        yield slice(max(0, end - size), end)
+
+
 def our_prefill(model: MambaLM, x: Tensor) -> Callable[[], Any]:
-    """As `our_eager_prefill`, the way that sessions prefill."""
-    return our_eager_prefill(model, x)
+    """As `our_eager_prefill`, the way that sessions prefill: CUDA graphs by length, long inputs in pieces."""
+
+    def run() -> Any:
+        logits = state = None
+        for piece in pieces(model, *x.shape[:2]):
+            logits, state = model.prefill(x[:, piece], state=state)
+        return logits, state
+
+    return torch.inference_mode()(run)
 
 
-def state_after(model: MambaLM, batch: int, context: int, piece: int = 4096) -> tuple[Tensor, Any]:
-    """Logits and state after a random context, read in pieces, so that long ones fit."""
+def state_after(model: MambaLM, batch: int, context: int) -> tuple[Tensor, Any]:
+    """Logits and state after a random context that never exists as a whole."""
     logits = state = None
-    for begin in range(0, context, piece):
-        x = torch.randn(batch, min(piece, context - begin), model.dim, dtype=torch.bfloat16)
-        hidden, state = model(x, state=state)
-        logits = model.logits(hidden[:, -1])
+    for piece in pieces(model, batch, context):
+        x = torch.randn(batch, piece.stop - piece.start, model.dim, dtype=torch.bfloat16)
+        logits, state = model.prefill(x, state=state)
     assert logits is not None
     return logits, state
 
@@ -89,25 +103,34 @@ def state_after(model: MambaLM, batch: int, context: int, piece: int = 4096) -> 
 def our_tokens(
     model: MambaLM, after: Tensor | tuple[Tensor, Any], count: int, record: bool
 ) -> Callable[[], Any]:
-    """Greedy, `count` tokens a call, each call going on where the last one ended.
+    """Greedy, `count` tokens a call, each call going on where the last one ended; every id reaches the host.
 
-    `after`: a prompt (B, T, M), or logits and state.
+    `after`: a prompt (B, T, M), or logits and state. With `record`, a token is a CUDA graph, as in sessions.
     """
     with torch.inference_mode():
         logits, state = our_prefill(model, after)() if isinstance(after, Tensor) else after
-        recorded = model.cuda_graph_decoder(state) if record else None
+        ids = logits.argmax(-1)
+        sampler = TokenSampler(0.0, 1.0, model.vocab_size)
+        graph = model.cuda_graph_decoder(state, sampler) if record else None
+        if graph is not None:
+            graph.start(state, ids, Generator(ids.device))
 
-    def run() -> None:
-        nonlocal logits, state
+    def eager() -> None:
+        nonlocal ids, state
         for _ in range(count):
-            ids = logits.argmax(-1)
-            if recorded is None:
-                hidden, state = model(model.embed(ids.unsqueeze(1)), state=state)
-                logits = model.logits(hidden[:, -1])
-            else:
-                logits = recorded(ids)
+            hidden, state = model(model.embed(ids.unsqueeze(1)), state=state)
+            ids = model.logits(hidden[:, -1]).argmax(-1)
+            ids.tolist()
 
-    return torch.inference_mode()(run)
+    def recorded() -> None:
+        assert graph is not None
+        read = graph.step()
+        for left in range(count - 1, -1, -1):
+            following = graph.step() if left else read  # one token ahead of the reader
+            read()
+            read = following
+
+    return torch.inference_mode()(eager if graph is None else recorded)
 
 
 def peer_prefill(model: Any, x: Tensor) -> Callable[[], Any]:
