@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -20,6 +21,8 @@ class Measured(NamedTuple):
 
 def measured(make: Callable[[], Run], rounds: int) -> Measured:
     """Of what `make` prepares; NaN where memory runs out."""
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()  # else the graphs and caches of the contestant before stay
     reset()
     before = held()
     try:
