@@ -144,7 +144,8 @@ def token(model: VLM, x: torch.Tensor) -> Run:
     """Each call is one more token of greedy decoding, as `vlm-chat` takes it."""
     session = Session(model)
     with torch.inference_mode():
-        session._advance(x[:, :8])
+        logits, session._state = model.prefill(x[:, :8], None, None)
+        session._predict(logits)
     stream = session.tokens(GenerationConfig(max_new_tokens=10**6))
     return lambda: next(stream)
 

@@ -80,7 +80,7 @@ def token_runs(models: Any, x: torch.Tensor) -> dict[str, Callable[[], Run]]:
     ours, peer = models
     return {
         "ours": lambda: our_tokens(ours, x, TOKENS, True),
-        "compiled": lambda: compiled_tokens(peer, *x.shape[:2], TOKENS),
+        "compiled": lambda: compiled_tokens(peer, x.shape[0], x.shape[1], TOKENS),
         "eager": lambda: peer_tokens(peer, x, TOKENS),
         "ours, eager": lambda: our_tokens(ours, x, TOKENS, False),
     }

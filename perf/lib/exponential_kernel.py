@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import triton
 import triton.language as tl
 
+from vlm_ssm.triton.kernels.maths import jit
 
-@triton.jit
+
+@jit
 def chain(out, rounds, BLOCK: tl.constexpr, STATES: tl.constexpr):
     """Repeats x = 2^-x, which stays between 0 and 1. What it would store only keeps the compiler from dropping it."""
     lane = tl.arange(0, BLOCK)
