@@ -13,7 +13,7 @@ def chain(out, rounds, BLOCK: tl.constexpr, STATES: tl.constexpr):
     lane = tl.arange(0, BLOCK)
     x = lane.to(tl.float32) / BLOCK
     for _ in range(rounds):
-        for _ in tl.static_range(STATES):
+        for _ in tl.static_range(STATES):  # pyright: ignore[reportGeneralTypeIssues]
             x = tl.inline_asm_elementwise(
                 "{ .reg .f32 t; neg.f32 t, $1; ex2.approx.ftz.f32 $0, t; }",
                 "=f,f",
@@ -22,4 +22,4 @@ def chain(out, rounds, BLOCK: tl.constexpr, STATES: tl.constexpr):
                 is_pure=True,
                 pack=1,
             )
-    tl.store(out + lane, x, mask=x > 2.0)
+    tl.store(out + lane, x, mask=x > 2.0)  # pyright: ignore[reportOperatorIssue]
