@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from perf.distributed.tiny_runs import same_metrics, same_order, same_weights
 from perf.lib.gpu_models import pieces
-from perf.lib.mamba_ssm_build import trimmed
-from perf.lib.tiny_runs import same_metrics, same_order, same_weights
+from perf.peers.mamba_ssm_build import trimmed
 
 ROOT = Path(__file__).parents[1]
 

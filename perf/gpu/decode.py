@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from perf.lib.common import parser
-from perf.lib.compiled_transformer import compiled_prefill, compiled_tokens
 from perf.lib.contests import matrices, products
 from perf.lib.gpu import DEVICE, bandwidth, nbytes, replayed, start
 from perf.lib.gpu_contests import Measured, cell, measured, quotient
@@ -36,6 +35,7 @@ from perf.lib.gpu_models import (
     transformer,
 )
 from perf.lib.tables import Run, table
+from perf.peers.compiled_transformer import compiled_prefill, compiled_tokens
 
 PROMPT, TOKENS = 729 + 64, 32
 RUNS = ["ours", "compiled", "eager", "ours, eager", "floor"]

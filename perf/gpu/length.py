@@ -14,7 +14,6 @@ from collections.abc import Iterator
 
 import torch
 from perf.lib.common import parser
-from perf.lib.compiled_transformer import compiled_tokens
 from perf.lib.gpu import nbytes, start
 from perf.lib.gpu_contests import Measured, cell, measured, quotient
 from perf.lib.gpu_models import (
@@ -29,6 +28,7 @@ from perf.lib.gpu_models import (
     transformer,
 )
 from perf.lib.tables import number, table
+from perf.peers.compiled_transformer import compiled_tokens
 
 LENGTHS = [2**k for k in (10, 12, 13, 14, 15, 16)]
 ALONE = 2**20

@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from perf.distributed import model_speed, tiny_runs
 from perf.kill_cases import answered, pope
-from perf.lib import model_speed, tiny_runs
 from perf.lib.common import machine, parser
 from perf.lib.gpu import DEVICE, gpu
 from perf.lib.tables import table
@@ -74,7 +74,7 @@ def losses(options: argparse.Namespace) -> None:
 def speed(options: argparse.Namespace) -> None:
     """Processes write what they have measured after each case, so that a late part keeps the others."""
     smoke = ["--smoke"] if options.smoke else []
-    words = ["-m", "perf.lib.model_speed", *smoke, f"--gpus={options.gpus}", "--file"]
+    words = ["-m", "perf.distributed.model_speed", *smoke, f"--gpus={options.gpus}", "--file"]
     files = {name: options.out / f"speed-{name}.json" for name in ("plan", "one", "all")}
     expected = subprocess.Popen(
         [sys.executable, *words, str(files["plan"]), "--plan"], env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}

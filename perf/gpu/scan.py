@@ -5,7 +5,7 @@
 bf16 rows with fp32 inside, with D, gate, bias and softplus. *Kernels* are the default backend's launches replayed as a
 CUDA graph: what the GPU needs. The others are called from Python, as layers call them; mamba_ssm's time includes
 turning rows into its layout, time last, and back. Its kernels alone, on rows turned beforehand, are replayed as well,
-where there is one direction: it knows no other (`python -m perf.lib.mamba_ssm_build` builds them). Two floors:
+where there is one direction: it knows no other (`python -m perf.peers.mamba_ssm_build` builds them). Two floors:
 *exponentials* computes as many as the scan has to, one per state, channel and position, and in training as many again,
 in registers; *copy* reads and writes what the scan has to, each tensor once: inputs and output, and in training also
 every gradient. Without a GPU the same runs on the CPU's backends.

@@ -1,6 +1,6 @@
 """The speed part of `perf/gpu/multi_gpu.py`: one process of a group, or alone, or the memory that is expected.
 
-python -m perf.lib.model_speed --file FILE --gpus N [--plan]
+python -m perf.distributed.model_speed --file FILE --gpus N [--plan]
 """
 
 from __future__ import annotations

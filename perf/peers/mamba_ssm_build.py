@@ -1,7 +1,7 @@
 """The CUDA kernels of mamba_ssm (Mamba-1) and causal_conv1d from their sources, for one kind of GPU, in a minute.
 
     pip download --no-deps --no-binary :all: mamba-ssm==2.3.1 causal-conv1d==1.7.0   # then unpack both
-    uv run python -m perf.lib.mamba_ssm_build SOURCES TARGET
+    uv run python -m perf.peers.mamba_ssm_build SOURCES TARGET
     PYTHONPATH=TARGET uv run python -m perf.gpu.scan
 
 SOURCES holds both unpacked archives. Needs nvcc and a C++ compiler. The libraries' own builds take an hour, since they
