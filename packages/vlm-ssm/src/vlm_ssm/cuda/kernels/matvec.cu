@@ -43,7 +43,7 @@ DEVICE void finish(const Arguments& a, int b, int row, float sum) {
   }
 }
 
-extern "C" __global__ void __launch_bounds__(32 * WARPS) __maxnreg__(REGISTERS) matvec(const Arguments a) {
+extern "C" __global__ void __maxnreg__(REGISTERS) matvec(const Arguments a) {
   __shared__ float parts[WARPS][SLOTS][ROWS];
   const int lane = warp_lane(), warp = threadIdx.x / 32, group = lane / 4, first = blockIdx.x * ROWS + group;
   const int steps = (int)((a.columns + K_BLOCK * WARPS - 1) / (K_BLOCK * WARPS));  // of this warp
