@@ -49,7 +49,7 @@ def shape(rows: int, columns: int, vectors: int) -> dict[str, int]:
     steps = -(-columns // (32 * warps))
     rounds = -(-steps * tiles // (20 if vectors <= 8 else 10))  # weights that a lane holds: 20 of 16 bytes
     constants = {"SLOTS": slots(vectors), "WARPS": warps, "TILES": tiles, "DEPTH": -(-steps // rounds)}
-    return constants | {"REGISTERS": 96 if vectors <= 8 else 128}
+    return constants | {"REGISTERS": 128}
 
 
 def product(x: Tensor, weight: Tensor, sink: int, window: int = 1, **values: Tensor | int | None) -> None:
