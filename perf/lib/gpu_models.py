@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from vlm_core.generation.sampling import TokenSampler
 from vlm_llms.mamba.mamba import MambaLM
 
 
@@ -61,11 +62,14 @@ def _no_tokenizer() -> Any:
 
 
 def our_prefill(model: MambaLM, x: Tensor) -> Callable[[], Any]:
-    """x (B, T, M) -> logits of the last position, state."""
+    """x (B, T, M) -> logits of the last position, state: in pieces and as CUDA graphs where sessions do so."""
+    size = max(1, (model.prefill_chunk or x.shape[1]) // len(x))
 
     def run() -> Any:
-        hidden, state = model(x)
-        return model.logits(hidden[:, -1]), state
+        logits = state = None
+        for end in range((x.shape[1] - 1) % size + 1, x.shape[1] + 1, size):
+            logits, state = model.prefill(x[:, max(0, end - size) : end], state=state)
+        return logits, state
 
     return torch.inference_mode()(run)
 
@@ -82,17 +86,23 @@ def our_tokens(model: MambaLM, x: Tensor, count: int, record: bool) -> Callable[
     """Greedy, `count` tokens a call, each call going on where the last one ended."""
     with torch.inference_mode():
         logits, state = our_prefill(model, x)()
-        recorded = model.cuda_graph_decoder(state) if record else None
+        sampler = TokenSampler(0.0, 1.0, model.vocab_size)
+        decoder = model.cuda_graph_decoder(state, sampler) if record else None
+        if decoder is not None:
+            decoder.start(state, logits.argmax(-1), torch.Generator(x.device))
 
     def run() -> None:
         nonlocal logits, state
+        read = None
         for _ in range(count):
-            ids = logits.argmax(-1)
-            if recorded is None:
-                hidden, state = model(model.embed(ids.unsqueeze(1)), state=state)
+            if decoder is None:
+                hidden, state = model(model.embed(logits.argmax(-1).unsqueeze(1)), state=state)
                 logits = model.logits(hidden[:, -1])
-            else:
-                logits = recorded(ids)
+            else:  # ids are read one token late, as sessions do
+                following = decoder.step()
+                if read is not None:
+                    read()
+                read = following
 
     return torch.inference_mode()(run)
 

@@ -196,7 +196,7 @@ def test_tokens_that_are_not_covered_go_to_triton(launches, monkeypatch):
         mixer = MambaMixer(case["width"], case["d_state"], dt_rank=8).eval()
         cast_parameters(mixer, case.get("weights", BF16))
         x = torch.zeros(case["batch"], 1, case["width"], dtype=case["dtype"])
-        assert reason in decode.why_not_covered(x, [mixer], [None])
+        assert reason in (decode.why_not_covered(x, [mixer], [None]) or "")
         decode.fused_decode_step(x, [mixer], [x], [x], [None], None, 0.0)
     assert len(went) == len(cases)
     assert not launches

@@ -124,7 +124,8 @@ def fused_decode_step(
     convs, ssms, after = triton_decode.with_memory(x, count, convs, ssms, after)
     residual = x.reshape(B, M).float()
     low = x.new_empty(B, first.dt_rank + 2 * STATES)
-    rows = _Rows(*x.new_empty(3, B, first.d_inner).unbind(), low, x.reshape(B, M).clone())
+    u, z, y = x.new_empty(3, B, first.d_inner).unbind()
+    rows = _Rows(u, z, y, low, x.reshape(B, M).clone())
     step = _few if B <= matvec.MOST else _many
     for i, (mixer, norm) in enumerate(zip(mixers, norms, strict=True)):
         following = mixers[i + 1].in_proj.weight if i + 1 < count else None
