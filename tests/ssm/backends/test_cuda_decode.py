@@ -42,7 +42,7 @@ def test_products_that_are_not_covered():
     assert matvec.linear(x[:1, 1:9], weight[:, 1:9]) is None
 
 
-@pytest.mark.parametrize("batch", [1, 3, 8])
+@pytest.mark.parametrize("batch", [1, 3, 8, 13, 70])
 @pytest.mark.parametrize(
     ("width", "rank", "taps", "alone"),
     [(64, 8, 4, False), (72, 40, 3, False), (2560, 160, 4, False), (64, 16, 4, True)],

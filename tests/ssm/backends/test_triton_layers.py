@@ -72,7 +72,7 @@ def test_tokens_of_a_graph_equal_the_others(monkeypatch):
     monkeypatch.setenv("VLM_SCAN_BACKEND", "triton")
     with torch.no_grad():
         decoder = model._graph_decoder(model._plain_mixers(), 2, sampler)
-        ids, before = torch.randint(9, (2,)), None
+        ids, before, after = torch.randint(9, (2,)), None, state
         decoder.start(state, ids, torch.Generator(ids.device))
         for _ in range(3):
             found, logits, after = decoder.step()(), decoder.logits(ahead=False), decoder.state(ahead=False)

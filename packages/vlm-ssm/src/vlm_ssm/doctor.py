@@ -93,7 +93,7 @@ def _cuda_rows() -> Rows:
 
     folder = kernel_folder("cuda")
     kept = compiler.why_not_kept() or f"{len(list(folder.glob('*.bin')))} compiled"
-    covered = "state size 16; gradients of bf16 and fp16 rows; other cases run on triton"
+    covered = "state size 16; gradients of bf16 and fp16 rows; decoding in bf16; other cases run on triton"
     if reason := launch.why_unusable(torch.cuda.current_device()):
         covered = f"nothing: {reason}; triton runs instead"
     return [("NVRTC", compiler.version()), ("CUDA kernels", f"{folder}: {kept}"), ("cuda covers", covered)]

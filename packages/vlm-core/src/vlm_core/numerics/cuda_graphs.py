@@ -34,15 +34,16 @@ def fingerprint(modules: Sequence[nn.Module]) -> list[int] | None:
     change in place are read as they are.
     """
     parts: list[int] = []
-    for root in modules:
-        for module in root.modules():
-            own = module.__dict__
-            hooked = own["_forward_hooks"] or own["_forward_pre_hooks"] or "forward" in own
-            if hooked or own["training"]:
-                return None
-            parts.append(id(module))
-            parts += [t.data_ptr() for t in own["_parameters"].values() if t is not None]
-            parts += [t.data_ptr() for t in own["_buffers"].values() if t is not None]
+    todo = list(modules)
+    while todo:  # dictionaries: `modules()` and attributes take several times as long
+        module = todo.pop()
+        own = module.__dict__
+        if own["_forward_hooks"] or own["_forward_pre_hooks"] or own["training"] or "forward" in own:
+            return None
+        parts.append(id(module))
+        for tensors in (own["_parameters"], own["_buffers"]):
+            parts += [t.data_ptr() for t in tensors.values() if t is not None]
+        todo += [child for child in own["_modules"].values() if child is not None]
     everywhere = torch.nn.modules.module
     return None if everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks else parts
 

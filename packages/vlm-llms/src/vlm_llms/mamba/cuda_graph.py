@@ -46,7 +46,9 @@ class CudaGraphDecoder:
             self._logits = torch.zeros(2, batch, vocabulary, dtype=dtype, device=device)
             self._ids = torch.zeros(batch, dtype=torch.long, device=device)
             self._chosen = torch.zeros(2, batch, dtype=torch.long, device=device)
-            self._read = torch.zeros(2, batch, dtype=torch.long, pin_memory=device.type == "cuda")
+            self._read = torch.zeros(
+                2, batch, dtype=torch.long, device="cpu", pin_memory=device.type == "cuda"
+            )
             self._replay = self._capture()
 
     def _run(self, last: int) -> None:

@@ -27,7 +27,7 @@ from vlm_ssm.layers.hooked_modules import add_rms_norm, has_no_hooks, plain
 
 ASSET = "mamba.json"
 EPS = 1e-5
-GRAPH_POSITIONS = 4096
+GRAPH_POSITIONS = 8192
 """Positions of a batch beyond which computing takes longer than launching: such a prefill is no CUDA graph."""
 
 
@@ -118,7 +118,7 @@ class MambaLM(LanguageModel):
     Parameters have `dtype`, except those in `SelectiveSSM.keeps_fp32`.
     """
 
-    prefill_chunk = 4096
+    prefill_chunk = 8192
 
     def __init__(
         self,

@@ -1,10 +1,13 @@
-"""One token on CUDA kernels: four launches a layer, whose weights are read while the launch in front still runs."""
+"""One token on CUDA kernels: five launches a layer, whose weights are read while the launch in front still runs."""
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vlm_ssm.cuda import matvec
@@ -14,7 +17,15 @@ from vlm_ssm.cuda.matvec import ADD, CONVOLVE, STORE, product
 from vlm_ssm.mamba_layer import MambaLayer
 from vlm_ssm.triton import decode as triton_decode
 
-STATES, CHANNELS = 16, 32  # state size of the kernel, channels of a block
+STATES, CHANNELS, SEQUENCES = (
+    16,
+    32,
+    8,
+)  # of recurrence.cu: state size; channels and, at most, sequences of a block
+MOST = 256
+"""Sequences of a step on these kernels, at most."""
+AHEAD = 8 << 20
+"""Bytes of a later product's weights that are brought into the second-level cache, of 40 MB or more."""
 
 
 def _why_layer_not_covered(mixer: MambaLayer) -> str | None:
@@ -37,29 +48,63 @@ def why_not_covered(x: Tensor, mixers: Sequence[MambaLayer], norms: Sequence[Ten
     """Why a step x (B, 1, M) goes to Triton's kernels; None if it doesn't."""
     if x.dtype != torch.bfloat16:
         return f"rows of {x.dtype}"
-    if len(x) > matvec.MOST:
-        return f"a batch of {len(x)}, whose products cuBLAS does"
-    weights = [norm for norm in norms if norm is not None]
-    if not matvec.readable(*weights) or (weights and not matvec.normalised_fits(x.shape[-1], len(x))):
-        return "norms that are not bf16, or too wide"
+    if len(x) > MOST:
+        return f"a batch of {len(x)}, more than {MOST}"
+    if not matvec.readable(*(norm for norm in norms if norm is not None)):
+        return "norms that are not bf16"
     reasons = map(_why_layer_not_covered, mixers)
     return next((reason for reason in reasons if reason), None) or (
         None if is_usable(x.device) else "no kernel runs on this GPU"
     )
 
 
-def _recur(
-    mixer: MambaLayer, u: Tensor, z: Tensor, low: Tensor, before: Tensor, after: Tensor, y: Tensor
-) -> None:
-    """u, z (B, E), low (B, R+2S) -> gated y (B, E); the state (B, E, S) goes from `before` to `after`."""
-    E, rank = mixer.d_inner, mixer.dt_rank
-    run = kernel("recurrence.cu", "recurrence", SLOTS=matvec.slots(len(u)), DEPTH=-(-rank // 32))
-    sizes = {"B": len(u), "E": E, "rank": rank, "low_columns": low.shape[1]}
-    small = {"A_log": mixer.A_log, "D": mixer.D, "bias": mixer.dt_proj.bias}
-    rows = {"low": low, "weight": mixer.dt_proj.weight, "u": u, "z": z, "y": y}
-    states = {"state": before, "state_after": after}
-    blocks = -(-E // CHANNELS)
-    launch_dependent(run, blocks, 4 * CHANNELS, 0, u.device.index, **rows, **small, **states, **sizes)
+class _Rows(NamedTuple):
+    """Memory that all layers use: u, z, y (B, E); low (B, R+2S): low-rank delta, B and C; x (B, M): a layer's input."""
+
+    u: Tensor
+    z: Tensor
+    y: Tensor
+    low: Tensor
+    x: Tensor
+
+
+def _row_norm(x: Tensor, weight: Tensor, eps: float, y: Tensor) -> None:
+    """RMSNorm of x (B, M) fp32 -> y."""
+    bits = struct.unpack("<I", struct.pack("<f", eps))[0]
+    values = {"x": x, "weight": weight, "y": y, "columns": x.shape[1], "eps": bits}
+    launch_dependent(kernel("row_norm.cu", "row_norm"), (len(x), 1), 256, x.device.index, **values)
+
+
+def _enter(mixer: MambaLayer, rows: _Rows, past: Tensor, past_after: Tensor) -> None:
+    """in_proj and convolution: x -> u and z. The convolution's state (B, W-1, E) goes from `past` to `past_after`."""
+    conv = {
+        "taps": mixer.conv1d.weight,
+        "taps_bias": mixer.conv1d.bias,
+        "past": past,
+        "past_after": past_after,
+    }
+    values = {"y": rows.u, "gate": rows.z, "inner": mixer.d_inner}
+    product(rows.x, mixer.in_proj.weight, CONVOLVE, mixer.d_conv, **conv, **values)
+
+
+def _recur(mixer: MambaLayer, rows: _Rows, before: Tensor, after: Tensor) -> None:
+    """x_proj, dt_proj and recurrence: u and z -> y. The state (B, E, S) goes from `before` to `after`."""
+    E, rank, count = mixer.d_inner, mixer.dt_rank, len(rows.u)
+    product(rows.u, mixer.x_proj.weight, STORE, y=rows.low, **_ahead(mixer.out_proj.weight, end=True))
+    slots = matvec.slots(count, SEQUENCES)
+    run = kernel("recurrence.cu", "recurrence", SLOTS=slots, DEPTH=-(-rank // 32))
+    sizes = {"B": count, "E": E, "rank": rank, "low_columns": rows.low.shape[1], "z_stride": rows.z.stride(0)}
+    small = {"A_log": mixer.A_log, "D": mixer.D, "bias": mixer.dt_proj.bias, "weight": mixer.dt_proj.weight}
+    values = {"low": rows.low, "u": rows.u, "z": rows.z, "y": rows.y, "state": before, "state_after": after}
+    grid = -(-E // CHANNELS), -(-count // slots)
+    launch_dependent(run, grid, 4 * CHANNELS, rows.u.device.index, **values, **small, **sizes)
+
+
+def _ahead(weight: Tensor, *, end: bool = False) -> dict[str, int]:
+    """Weights that come into the second-level cache meanwhile: the first, or the last, which are asked for late."""
+    size = weight.numel() * weight.element_size()
+    count = min(AHEAD, size) & ~127
+    return {"ahead": weight.data_ptr() + (size - count) * end & ~15, "ahead_bytes": count}
 
 
 def fused_decode_step(
@@ -75,35 +120,64 @@ def fused_decode_step(
     """As `vlm_ssm.triton.decode.fused_decode_step`, which takes what these kernels don't cover."""
     if why_not_covered(x, mixers, [*norms, last_norm]):
         return triton_decode.fused_decode_step(x, mixers, convs, ssms, norms, last_norm, eps, after)
-    return _step(x, mixers, convs, ssms, norms, last_norm, eps, after)
-
-
-def _step(
-    x: Tensor,
-    mixers: Sequence[MambaLayer],
-    convs: Sequence[Tensor],
-    ssms: Sequence[Tensor],
-    norms: Sequence[Tensor | None],
-    last_norm: Tensor | None,
-    eps: float,
-    after: tuple[Tensor, Tensor] | None,
-) -> tuple[Tensor, Tensor, Tensor]:
     count, (B, M), first = len(mixers), (len(x), x.shape[-1]), mixers[0]
     convs, ssms, after = triton_decode.with_memory(x, count, convs, ssms, after)
-    row, E = x.reshape(B, M).contiguous(), first.d_inner
-    source = row if last_norm is None else row.float()
-    u, z, y = x.new_empty(3, B, E).unbind()
-    low, out = x.new_empty(B, first.dt_rank + 2 * STATES), torch.empty_like(row)
+    residual = x.reshape(B, M).float()
+    low = x.new_empty(B, first.dt_rank + 2 * STATES)
+    u, z, y = x.new_empty(3, B, first.d_inner).unbind()
+    rows = _Rows(u, z, y, low, x.reshape(B, M).clone())
+    step = _few if B <= matvec.MOST else _many
     for i, (mixer, norm) in enumerate(zip(mixers, norms, strict=True)):
-        conv = {"taps_bias": mixer.conv1d.bias, "past": convs[i], "past_after": after[0][i]}
-        conv |= {"taps": mixer.conv1d.weight, "y": u, "gate": z, "inner": E}
-        product(source, mixer.in_proj.weight, CONVOLVE, eps, mixer.d_conv, norm=norm, **conv)
-        product(u, mixer.x_proj.weight, STORE, y=low)
-        _recur(mixer, u, z, low, ssms[i], after[1][i], y)
-        if last_norm is None:
-            product(y, mixer.out_proj.weight, STORE, y=out)
-        else:
-            product(y, mixer.out_proj.weight, ADD, residual=source)
+        following = mixers[i + 1].in_proj.weight if i + 1 < count else None
+        step(mixer, rows, residual, norm, eps, (convs[i], after[0][i]), (ssms[i], after[1][i]), following)
     if last_norm is not None:
-        out = triton_decode.norm_of(source, None, last_norm, eps)
-    return out.view(B, 1, M), *after
+        _row_norm(residual, last_norm, eps, rows.x)
+    return rows.x.view(B, 1, M), *after
+
+
+Pair = tuple[Tensor, Tensor]
+
+
+def _few(
+    mixer: MambaLayer,
+    rows: _Rows,
+    residual: Tensor,
+    norm: Tensor | None,
+    eps: float,
+    conv: Pair,
+    ssm: Pair,
+    following: Tensor | None,
+) -> None:
+    """A layer, every product on own kernels. Without a norm the layer's output is `rows.x`, else it is added."""
+    if norm is not None:
+        _row_norm(residual, norm, eps, rows.x)
+    _enter(mixer, rows, *conv)
+    _recur(mixer, rows, *ssm)
+    if norm is None:
+        product(rows.y, mixer.out_proj.weight, STORE, y=rows.x)
+    else:
+        ahead = {} if following is None else _ahead(following)
+        product(rows.y, mixer.out_proj.weight, ADD, residual=residual, **ahead)
+
+
+def _many(
+    mixer: MambaLayer,
+    rows: _Rows,
+    residual: Tensor,
+    norm: Tensor | None,
+    eps: float,
+    conv: Pair,
+    ssm: Pair,
+    following: Tensor | None,
+) -> None:
+    """A layer whose two large products cuBLAS does."""
+    if norm is not None:
+        _row_norm(residual, norm, eps, rows.x)
+    inner, z = F.linear(rows.x, mixer.in_proj.weight).chunk(2, dim=-1)
+    triton_decode.convolve(mixer, inner, *conv, rows.u)
+    _recur(mixer, rows._replace(z=z), *ssm)
+    out = F.linear(rows.y, mixer.out_proj.weight)
+    if norm is None:
+        rows.x.copy_(out)
+    else:
+        residual += out

@@ -31,18 +31,18 @@ def _attributes(device: int) -> list[Any]:
 
 
 def launch_dependent(
-    run: Kernel, blocks: int, threads: int, shared: int, device: int, **values: Tensor | int | None
+    run: Kernel, grid: tuple[int, int], threads: int, device: int, **values: Tensor | int | None
 ) -> None:
-    """As a call of `run` with a grid of `blocks`, but dependent. Weights must not be written just before it."""
+    """As a call of `run`, but dependent. Weights must not be written just before it."""
     if len(values) != len(run.names):  # a missing name is a KeyError below
         raise TypeError(f"{run.entry} takes {run.names}, got {[*values]}")
     if torch.cuda.current_device() != device:
         with torch.cuda.device(device):
-            return launch_dependent(run, blocks, threads, shared, device, **values)
+            return launch_dependent(run, grid, threads, device, **values)
     numbers = [v.data_ptr() if isinstance(v, Tensor) else v or 0 for v in map(values.__getitem__, run.names)]
     block = (ctypes.c_int64 * len(numbers))(*numbers)
     pointer = ctypes.c_void_p(ctypes.addressof(block))
-    function, config = run.function(device, shared), _config(blocks, threads, shared, device)
+    function, config = run.function(device, 0), _config(grid, threads, device)
     (code,) = driver.cuLaunchKernelEx(config, function, ctypes.addressof(pointer), 0)
     if code == driver.CUresult.CUDA_ERROR_INVALID_CONTEXT:  # a thread in which torch has run nothing yet
         make_current(device)
@@ -51,11 +51,10 @@ def launch_dependent(
         raise RuntimeError(f"{run.entry}: {code.name}")
 
 
-def _config(blocks: int, threads: int, shared: int, device: int) -> Any:
+def _config(grid: tuple[int, int], threads: int, device: int) -> Any:
     config, attributes = driver.CUlaunchConfig(), _attributes(device)
-    config.gridDimX, config.gridDimY, config.gridDimZ = blocks, 1, 1
+    config.gridDimX, config.gridDimY, config.gridDimZ = *grid, 1
     config.blockDimX, config.blockDimY, config.blockDimZ = threads, 1, 1
-    config.sharedMemBytes = shared
     config.hStream = torch._C._cuda_getCurrentRawStream(device)
     config.attrs, config.numAttrs = attributes, len(attributes)
     return config

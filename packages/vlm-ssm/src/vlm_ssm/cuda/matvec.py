@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-
 import torch
 from torch import Tensor
 
@@ -12,16 +10,28 @@ from vlm_ssm.cuda.launch import is_usable, kernel
 
 BF16 = torch.bfloat16
 MOST = 8
-"""Vectors beyond which cuBLAS is faster."""
+"""Vectors beyond which cuBLAS is faster for large matrices."""
+WIDEST = 16
+"""Vectors of a block."""
 STORE, ADD, CONVOLVE = 0, 1, 2
 """What happens with a product: SINK in matvec.cu."""
-_SHARED = 160 * 1024
-_FIELDS = ("norm", "taps", "taps_bias", "past", "past_after", "y", "gate", "residual", "inner", "eps")
+_FIELDS = (
+    "taps",
+    "taps_bias",
+    "past",
+    "past_after",
+    "y",
+    "gate",
+    "residual",
+    "inner",
+    "ahead",
+    "ahead_bytes",
+)
 
 
-def slots(vectors: int) -> int:
-    """The next power of two: compiled kernels are shared by numbers of vectors."""
-    return 1 << (vectors - 1).bit_length()
+def slots(vectors: int, most: int = WIDEST) -> int:
+    """The next power of two up to `most`: compiled kernels are shared by numbers of vectors."""
+    return min(most, 1 << (vectors - 1).bit_length())
 
 
 def readable(*tensors: Tensor) -> bool:
@@ -34,34 +44,26 @@ def readable(*tensors: Tensor) -> bool:
 
 def shape(rows: int, columns: int, vectors: int) -> dict[str, int]:
     """Constants of a product: by shapes alone, so that sums have one order."""
-    warps = 16 if rows < 1024 else 8
-    tiles = 2 if rows >= 4096 else 1
+    warps = 16 if rows < 1024 else 4 if columns <= 2560 and vectors <= 8 else 8
+    tiles = 2 if warps == 8 and rows >= 4096 else 1
     steps = -(-columns // (32 * warps))
     rounds = -(-steps * tiles // (20 if vectors <= 8 else 10))  # weights that a lane holds: 20 of 16 bytes
-    return {"SLOTS": slots(vectors), "WARPS": warps, "TILES": tiles, "DEPTH": -(-steps // rounds)}
+    constants = {"SLOTS": slots(vectors), "WARPS": warps, "TILES": tiles, "DEPTH": -(-steps // rounds)}
+    return constants | {"REGISTERS": 128}
 
 
-def product(
-    x: Tensor, weight: Tensor, sink: int, eps: float = 0.0, window: int = 1, **values: Tensor | int | None
-) -> None:
+def product(x: Tensor, weight: Tensor, sink: int, window: int = 1, **values: Tensor | int | None) -> None:
     """x (B, columns) times weight (rows, columns); `values` are fields of `Arguments` in matvec.cu, others are 0.
 
-    `window`: positions of the convolution's window. With `norm`, x is the fp32 residual and its RMSNorm is multiplied.
+    `window`: positions of the convolution's window.
     """
-    (rows, columns), norm = weight.shape, values.get("norm")
-    constants = shape(rows, columns, len(x)) | {"NORM": norm is not None, "SINK": sink, "TAPS": window}
-    shared = 0 if norm is None else constants["SLOTS"] * (columns + 32) * 2
-    run = kernel("matvec.cu", "matvec", **constants, SHARED=shared)
-    bits = struct.unpack("<I", struct.pack("<f", eps))[0]
+    rows, columns = weight.shape
+    constants = shape(rows, columns, len(x)) | {"SINK": sink, "TAPS": window}
+    run = kernel("matvec.cu", "matvec", **constants)
     arguments = dict.fromkeys(_FIELDS) | values
-    arguments |= {"x": x, "weight": weight, "B": len(x), "rows": rows, "columns": columns, "eps": bits}
-    blocks = -(-rows // (8 * constants["TILES"]))
-    launch_dependent(run, blocks, 32 * constants["WARPS"], shared, x.device.index, **arguments)
-
-
-def normalised_fits(columns: int, vectors: int) -> bool:
-    """Whether the norm of so many rows fits into a block's shared memory."""
-    return slots(vectors) * (columns + 32) * 2 <= _SHARED
+    arguments |= {"x": x, "weight": weight, "B": len(x), "rows": rows, "columns": columns}
+    grid = -(-rows // (8 * constants["TILES"])), -(-len(x) // constants["SLOTS"])
+    launch_dependent(run, grid, 32 * constants["WARPS"], x.device.index, **arguments)
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor | None:

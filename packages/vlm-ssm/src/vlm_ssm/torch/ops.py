@@ -27,9 +27,12 @@ def with_past(x: Tensor, state: Tensor | None, boundaries: SegmentBoundaries | N
 
 def after(x: Tensor, state: Tensor | None, boundaries: SegmentBoundaries | None, past: int) -> Tensor:
     """The convolution state after x (B, T, E): its last `past` inputs, 0 outside the last segment -> (B, past, E)."""
+    if (skipped := x.shape[1] - past) >= 0:
+        x = x[:, skipped:]
+        if boundaries is None:
+            return x.clone()  # a view would keep all of x in memory
+        boundaries = boundaries._replace(left_pad=(boundaries.left_pad - skipped).clamp(min=0))
     length = x.shape[1]
-    if boundaries is None and length >= past:
-        return x[:, length - past :].clone()  # a view would keep all of x in memory
     rows = with_past(x.unsqueeze(0), state, boundaries, past)[0, :, length:]
     if boundaries is None:
         return rows

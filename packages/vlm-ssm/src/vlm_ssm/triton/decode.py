@@ -16,15 +16,21 @@ from vlm_ssm.triton.kernels import decode, norm
 BLOCK = 64
 
 
+def convolve(mixer: MambaLayer, inner: Tensor, past: Tensor, past_after: Tensor, u: Tensor) -> None:
+    """inner (B, E) -> u (B, E); the convolution's state goes from `past` to `past_after`."""
+    (B, E), conv = inner.shape, mixer.conv1d
+    decode.convolve[triton.cdiv(E, BLOCK), B](
+        inner, conv.weight, conv.bias, past, past_after, u, inner.stride(0), E,
+        TAPS=mixer.d_conv, BLOCK=BLOCK, num_warps=2,
+    )  # fmt: skip
+
+
 def _mix(mixer: MambaLayer, x: Tensor, before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor]) -> Tensor:
     """x (B, M) through one layer, whose state goes from `before` to `after`; they may be the same."""
-    B, E, S, W, R = len(x), mixer.d_inner, mixer.d_state, mixer.d_conv, mixer.dt_rank
+    B, E, S, R = len(x), mixer.d_inner, mixer.d_state, mixer.dt_rank
     inner, z = F.linear(x, mixer.in_proj.weight).chunk(2, dim=-1)
-    u, y = x.new_empty(B, E), x.new_empty(B, E)
-    grid, conv = (triton.cdiv(E, BLOCK), B), mixer.conv1d
-    decode.convolve[grid](
-        inner, conv.weight, conv.bias, before[0], after[0], u, inner.stride(0), E, TAPS=W, BLOCK=BLOCK, num_warps=2
-    )  # fmt: skip
+    u, y, grid = x.new_empty(B, E), x.new_empty(B, E), (triton.cdiv(E, BLOCK), B)
+    convolve(mixer, inner, before[0], after[0], u)
     low = F.linear(u, mixer.x_proj.weight)
     dt = F.linear(low[:, :R], mixer.dt_proj.weight)
     decode.recur[grid](

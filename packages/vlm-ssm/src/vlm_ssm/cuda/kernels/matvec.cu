@@ -1,53 +1,21 @@
-// y (B, rows) = x (B, columns) W^T, and what stands before and after a product of a Mamba layer that decodes.
+// y (B, rows) = x (B, columns) W^T, and what follows a product of a Mamba layer that decodes.
 //
-// -DSLOTS: B rounded up to a power of two, 1 to 16. -DWARPS: of a block; they share the columns. -DTILES: of 8 rows,
-// those of a block. -DDEPTH: column blocks that a warp reads at once.
-// -DNORM: x is the RMSNorm of the fp32 residual `x`, with weight `norm`.
+// -DSLOTS: sequences of a block, a power of two up to 16; blockIdx.y counts them. -DWARPS: of a block; they share the
+// columns. -DTILES: of 8 rows, those of a block. -DDEPTH: column blocks that a warp reads at once. -DREGISTERS: of a
+// thread at most, so that blocks of the next kernel find room.
 // -DSINK: 0 stores y as bf16; 1 adds y to the fp32 `residual`; 2 moves the convolution on for rows below `inner` and
 // stores the rest as the gate.
 #include "matvec.cuh"
 
 struct Arguments {
-  const void* x;  // addresses that a kernel does not use are 0
-  const Bf16 *weight, *norm, *taps, *taps_bias, *past;
+  const Bf16 *x, *weight, *taps, *taps_bias, *past;  // addresses that a kernel does not use are 0
+  const char* ahead;  // weights of a later kernel, to be brought into the second-level cache
   Bf16 *past_after, *y, *gate;
   float* residual;
-  i64 B, rows, columns, inner, eps;  // eps: the bits of a float
+  i64 B, rows, columns, inner, ahead_bytes;
 };
 
 static constexpr int ROWS = 8 * TILES, HALVES = SLOTS > 8 ? 2 : 1;
-
-// x to shared memory, normalised and rounded, in rows of `stride`.
-DEVICE void normalise(const Arguments& a, Bf16* to, int stride) {
-  __shared__ float parts[SLOTS][WARPS];
-  const float* x = reinterpret_cast<const float*>(a.x);
-  const int warp = threadIdx.x / 32;
-  UNROLL for (int b = 0; b < SLOTS; ++b) {
-    float sum = 0.f;
-    if (b < a.B)
-      for (int k = 4 * threadIdx.x; k < a.columns; k += 128 * WARPS) {
-        const float4 v = *reinterpret_cast<const float4*>(x + b * a.columns + k);
-        sum += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
-      }
-    UNROLL for (int i = 16; i > 0; i /= 2) sum += __shfl_xor_sync(ALL_LANES, sum, i);
-    if (warp_lane() == 0) parts[b][warp] = sum;
-  }
-  __syncthreads();
-  const float eps = __uint_as_float((u32)a.eps);
-  for (int b = 0; b < a.B; ++b) {
-    float sum = 0.f;
-    UNROLL for (int w = 0; w < WARPS; ++w) sum += parts[b][w];
-    const float scale = 1.f / sqrtf(sum / a.columns + eps);
-    for (int k = 4 * threadIdx.x; k < a.columns; k += 128 * WARPS) {
-      const float4 v = *reinterpret_cast<const float4*>(x + b * a.columns + k);
-      float w[4];
-      load<Bf16, 4>(a.norm + k).open(w);
-      const float normed[4] = {v.x * scale * w[0], v.y * scale * w[1], v.z * scale * w[2], v.w * scale * w[3]};
-      store<Bf16, 4>(to + b * stride + k, normed);
-    }
-  }
-  __syncthreads();
-}
 
 // SiLU of the convolution's window that ends with `fresh`; the window moves on by one position.
 DEVICE void convolve(const Arguments& a, int b, int e, float fresh) {
@@ -75,15 +43,15 @@ DEVICE void finish(const Arguments& a, int b, int row, float sum) {
   }
 }
 
-extern "C" __global__ void __launch_bounds__(32 * WARPS) matvec(const Arguments a) {
-  extern __shared__ __align__(16) Bf16 rows_of_x[];
+extern "C" __global__ void __maxnreg__(REGISTERS) matvec(const Arguments a) {
   __shared__ float parts[WARPS][SLOTS][ROWS];
   const int lane = warp_lane(), warp = threadIdx.x / 32, group = lane / 4, first = blockIdx.x * ROWS + group;
   const int steps = (int)((a.columns + K_BLOCK * WARPS - 1) / (K_BLOCK * WARPS));  // of this warp
-  const int start = warp * steps * K_BLOCK + 8 * (lane % 4);
-  const int columns = (int)a.columns, end = min(columns, (warp + 1) * steps * K_BLOCK), stride = columns + 32;
+  const int start = warp * steps * K_BLOCK + 8 * (lane % 4), slot = blockIdx.y * SLOTS;
+  const int columns = (int)a.columns, end = min(columns, (warp + 1) * steps * K_BLOCK);
   float sums[TILES][4] = {};
   uint4 weights[TILES][DEPTH];
+  if (SINK != 2) start_next_kernel();
   for (int step = 0; step < steps; step += DEPTH) {
     UNROLL for (int d = 0; d < DEPTH; ++d)
       UNROLL for (int t = 0; t < TILES; ++t) {
@@ -91,16 +59,16 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) matvec(const Arguments 
         weights[t][d] = load_weights(a.weight + (i64)row * columns + k, k < end && row < a.rows);
       }
     if (step == 0) {
+      if (threadIdx.x == 0) prefetch_part(a.ahead, a.ahead_bytes);
       wait_for_inputs();
-      if (NORM) normalise(a, rows_of_x, stride);
+      if (SINK == 2) start_next_kernel();
     }
     UNROLL for (int d = 0; d < DEPTH; ++d) {
       const int k = start + (step + d) * K_BLOCK;
       uint4 x[2] = {};
       UNROLL for (int h = 0; h < HALVES; ++h) {
-        const int b = group + 8 * h;
-        const Bf16* from = NORM ? rows_of_x + b * stride : reinterpret_cast<const Bf16*>(a.x) + (i64)b * columns;
-        x[h] = load_row(from + k, b < a.B && k < end);
+        const int b = slot + group + 8 * h;
+        x[h] = load_row(a.x + (i64)b * columns + k, group + 8 * h < SLOTS && b < a.B && k < end);
       }
       UNROLL for (int t = 0; t < TILES; ++t) multiply(sums[t], x[0], x[1], weights[t][d]);
     }
@@ -114,6 +82,6 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) matvec(const Arguments 
   for (int i = threadIdx.x; i < SLOTS * ROWS; i += 32 * WARPS) {
     float sum = 0.f;
     UNROLL for (int w = 0; w < WARPS; ++w) sum += parts[w][i / ROWS][i % ROWS];
-    finish(a, i / ROWS, blockIdx.x * ROWS + i % ROWS, sum);
+    finish(a, slot + i / ROWS, blockIdx.x * ROWS + i % ROWS, sum);
   }
 }

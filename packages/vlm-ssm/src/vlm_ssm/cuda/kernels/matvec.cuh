@@ -5,15 +5,31 @@
 // order of a sum's terms is free. Weights don't depend on earlier kernels: a kernel asks for them before it waits.
 #define ROW 1
 #include "common.cuh"
+#define UNROLL4 _Pragma("unroll 4")
 
 static constexpr int K_BLOCK = 32;  // columns that a warp reads at once: 4 lanes of 8
 DEVICE int warp_lane() { return threadIdx.x & 31; }
 
-// Programmatic dependent launch: `wait` until earlier kernels of the stream are done, then let the next one start.
+// Programmatic dependent launch. `wait_for_inputs`: until the kernel in front is done, and with it all before that.
+// `start_next_kernel`: once all blocks have called it, blocks of the next kernel may start; those that only read weights
+// before they wait may do so at any time.
 DEVICE void wait_for_inputs() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+DEVICE void start_next_kernel() {
+#if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+// The block's part of memory that a later kernel reads, into the second-level cache: it arrives while this one computes.
+DEVICE void prefetch_part(const char* from, i64 bytes) {
+#if __CUDA_ARCH__ >= 900
+  const i64 part = (bytes / gridDim.x) & ~(i64)127;
+  if (blockIdx.y == 0 && part > 0)
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" :: "l"(from + blockIdx.x * part), "r"((u32)part));
 #endif
 }
 
