@@ -78,11 +78,14 @@ def expect(options: argparse.Namespace) -> None:
     result = {}
     advice = estimates(changes, text)
     for case in SMOKE if options.smoke else FULL:
-        of_stage, stage = advice[case.stage], f"train.stages.{case.stage}"
+        of_stage = advice[case.stage]
         settings = [f"train.strategy={case.strategy}", f"train.max_length={of_stage.length}"]
-        settings += [f"{stage}.batch_size={options.gpus}", f"{stage}.micro_batch_size=1"]
+        for number in range(len(advice)):
+            sizes = {"batch_size": options.gpus, "micro_batch_size": 1}
+            settings += [f"train.stages.{number}.{key}={value}" for key, value in sizes.items()]
         spec, document = load_spec(SPEC, ["encoder.pretrained=false", *changes, *settings])
-        memory = plan(spec, train_section(spec, document), options.gpus)[case.stage].memory
+        planned = plan(spec, train_section(spec, document), options.gpus)
+        memory = next(each.memory for each in planned if each.name == case.name)
         alone = of_stage.memory["DDP"]
         result[case.name] = {
             "flops": of_stage.flops,
