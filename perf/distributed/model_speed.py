@@ -80,9 +80,9 @@ def expect(options: argparse.Namespace) -> None:
     for case in SMOKE if options.smoke else FULL:
         of_stage = advice[case.stage]
         settings = [f"train.strategy={case.strategy}", f"train.max_length={of_stage.length}"]
-        for number in range(len(advice)):
+        for i in range(len(advice)):
             sizes = {"batch_size": options.gpus, "micro_batch_size": 1}
-            settings += [f"train.stages.{number}.{key}={value}" for key, value in sizes.items()]
+            settings += [f"train.stages.{i}.{key}={value}" for key, value in sizes.items()]
         spec, document = load_spec(SPEC, ["encoder.pretrained=false", *changes, *settings])
         planned = plan(spec, train_section(spec, document), options.gpus)
         memory = next(each.memory for each in planned if each.name == case.name)

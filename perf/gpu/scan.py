@@ -75,13 +75,23 @@ def inputs(shape: Shape) -> dict[str, Tensor | None]:
     }
 
 
+def sizes(i: dict[str, Any]) -> tuple[int, int]:
+    """Positions × channels of all directions, and states."""
+    return i["u"].numel(), i["A"].shape[-1]
+
+
+def names_for(i: dict[str, Any]) -> list[str]:
+    """Backends that run these inputs: mamba_ssm's kernels are built for bf16."""
+    return [name for name in NAMES if name != "mamba_ssm" or i["u"].dtype == torch.bfloat16]
+
+
 def scan(i: dict[str, Any], backend: str) -> Tensor:
     return ops.scan(ScanInputs(**i, softplus=True), use=backend)[0]
 
 
 def transposed(i: dict[str, Any]) -> dict[str, Tensor] | None:
     """The same as mamba_ssm's kernels take it; None without them, and for more than one direction."""
-    if "mamba_ssm" not in NAMES or i["scan_order"] is not None:
+    if "mamba_ssm" not in names_for(i) or i["scan_order"] is not None:
         return None
     rows = {"u": i["u"][0], "delta": i["dt"][0], "z": i["z"][:, :, 0]}
     made = {n: t.detach().mT.contiguous() for n, t in rows.items()}
@@ -97,11 +107,12 @@ def bare(given: dict[str, Tensor]) -> Tensor:
 def forward(shapes: list[Shape]) -> Iterator[Case]:
     for shape in shapes:
         i = inputs(shape)
-        runs: dict[str, Run] = {b: torch.no_grad()(lambda b=b, i=i: scan(i, b)) for b in NAMES}
-        for b in NAMES[1:]:
+        names = names_for(i)
+        runs: dict[str, Run] = {b: torch.no_grad()(lambda b=b, i=i: scan(i, b)) for b in names}
+        for b in names[1:]:
             agree(runs[FAST](), runs[b](), 1e-2)  # pyright: ignore[reportArgumentType]
         runs["kernels"], runs["copy"] = replayed(runs[FAST]), moving(nbytes(*i.values(), i["z"]))
-        runs["exponentials"] = exponentials(i["u"].numel())  # pyright: ignore[reportOptionalMemberAccess]
+        runs["exponentials"] = exponentials(*sizes(i))
         if given := transposed(i):
             agree(runs[FAST]()[:, :, 0], bare(given).mT, 1e-2)  # pyright: ignore[reportIndexIssue]
             runs[BARE] = replayed(torch.no_grad()(lambda given=given: bare(given)))
@@ -117,10 +128,10 @@ def both(shapes: list[Shape]) -> Iterator[Case]:
         def step(backend: str, i: Any = i, leaves: Any = leaves, arriving: Tensor = arriving) -> object:
             return torch.autograd.grad(scan(i, backend), leaves, arriving)
 
-        runs: dict[str, Run] = {b: lambda b=b, step=step: step(b) for b in NAMES}
+        runs: dict[str, Run] = {b: lambda b=b, step=step: step(b) for b in names_for(i)}
         moved = 3 * nbytes(*leaves) + 2 * nbytes(arriving)  # read by both passes, gradients, y, its gradient
         runs["kernels"], runs["copy"] = replayed(runs[FAST]), moving(moved)
-        runs["exponentials"] = exponentials(leaves[0].numel(), passes=2)
+        runs["exponentials"] = exponentials(*sizes(i), passes=2)
         if given := transposed(i):
             runs[BARE] = replayed(both_bare(given, arriving[:, :, 0].mT.contiguous()))
         yield label(shape), runs
