@@ -60,7 +60,8 @@ def command(words: Sequence[str], options: argparse.Namespace, nproc: int = 1, *
         os.killpg(process.pid, signal.SIGKILL)
         out, err = process.communicate()
         err += "\ntoo late, killed"
-    (options.out / "log.txt").open("a").write(f"$ {' '.join(words)}\n{out}\n{err[-6000:]}\n")
+    with (options.out / "log.txt").open("a") as log:
+        log.write(f"$ {' '.join(words)}\n{out}\n{err[-6000:]}\n")
     if process.returncode:
         raise RuntimeError(f"{' '.join(words[:3])} ended with {process.returncode}: {err[-2000:]}")
     return out
