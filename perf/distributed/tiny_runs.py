@@ -123,6 +123,20 @@ def end(run: Run) -> None:
         process.kill()
 
 
+def end_all(root: Path) -> None:
+    """Kill what is left of all runs in a folder."""
+    for process in psutil.process_iter(["cmdline"]):
+        if any(str(root) in word for word in process.info["cmdline"] or []) and process.pid != os.getpid():
+            process.kill()
+
+
+def kill_tree(pid: int) -> None:
+    """Kill a process and its descendants; torchrun's have sessions of their own."""
+    parent = psutil.Process(pid)
+    for process in [*parent.children(recursive=True), parent]:
+        process.kill()
+
+
 def same_weights(a: Path, b: Path) -> bool:
     """The final models, bit for bit."""
     return weights(a / "model") == weights(b / "model") != []

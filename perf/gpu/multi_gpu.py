@@ -57,7 +57,7 @@ def command(words: Sequence[str], options: argparse.Namespace, nproc: int = 1, *
     try:
         out, err = process.communicate(timeout=max(1.0, options.until - time.monotonic()))
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
+        tiny_runs.kill_tree(process.pid)
         out, err = process.communicate()
         err += "\ntoo late, killed"
     with (options.out / "log.txt").open("a") as log:
@@ -227,6 +227,7 @@ def run_part(name: str, options: argparse.Namespace) -> None:
     except Exception as error:
         options.faults.append(f"{name}: {type(error).__name__}: {error}")
         print(f"\n{options.faults[-1]}")
+        tiny_runs.end_all(options.folder)
     print(f"\n({name}: {time.monotonic() - begin:.0f} s)", flush=True)
 
 
