@@ -8,7 +8,8 @@ from vlm_ssm import MambaMixer, backends, cast_parameters
 if backends.missing("cuda"):
     pytest.skip("the kernels need a CUDA device", allow_module_level=True)
 
-from vlm_ssm.cuda import decode, matvec
+from vlm_ssm.cuda.decoding import matvec
+from vlm_ssm.cuda.decoding import step as decode
 from vlm_ssm.triton import decode as triton_decode
 
 BF16 = torch.bfloat16

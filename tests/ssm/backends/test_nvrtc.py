@@ -12,7 +12,9 @@ pytest.importorskip("triton")
 pytest.importorskip("cuda.bindings.nvrtc")
 
 from vlm_ssm import MambaMixer, cast_parameters
-from vlm_ssm.cuda import compiler, conv, decode, launch, matvec, reduce, scan, scan_backward, scan_forward
+from vlm_ssm.cuda import compiler, conv, launch, reduce, scan, scan_backward, scan_forward
+from vlm_ssm.cuda.decoding import matvec
+from vlm_ssm.cuda.decoding import step as decode
 from vlm_ssm.registration.inputs import ConvInputs, ScanInputs
 from vlm_ssm.triton import conv as triton_conv
 from vlm_ssm.triton import decode as triton_decode

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -48,6 +50,34 @@ def fingerprint(modules: Sequence[nn.Module]) -> list[int] | None:
     return None if everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks else parts
 
 
+@contextmanager
+def capturing(graph: torch.cuda.CUDAGraph, pool: Any) -> Iterator[None]:
+    """Capture what runs inside. No garbage is collected meanwhile: freeing another graph would end the capture."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            yield
+    except RuntimeError:
+        _leave_capture()
+        raise
+    finally:
+        if collects:
+            gc.enable()
+
+
+def _leave_capture() -> None:
+    """After a capture that failed torch's random numbers are still those of a capture; one that succeeds ends that."""
+    with suppress(RuntimeError), torch.cuda.graph(torch.cuda.CUDAGraph(), capture_error_mode="thread_local"):
+        torch.zeros(1, device="cuda")
+
+
+def refused(what: str, error: RuntimeError) -> None:
+    """Say why something is no graph: it makes the host wait, or allocates in a way that can't be captured."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    _log.warning("%s can't be a CUDA graph: %s; it is launched call by call", what, lines[0])
+
+
 class Captured(NamedTuple):
     """What runs a function again, the tensors that it then fills, and the memory that its graph uses."""
 
@@ -63,10 +93,10 @@ def capture(run: Callable[[], Tensors], pool: Any) -> Captured:
     with torch.cuda.stream(side):
         run()
     torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+    graph, pool = torch.cuda.CUDAGraph(), pool or torch.cuda.graph_pool_handle()
+    with capturing(graph, pool):
         outputs = run()
-    return Captured(graph.replay, outputs, graph.pool())
+    return Captured(graph.replay, outputs, pool)
 
 
 class _Graph(NamedTuple):
@@ -138,10 +168,9 @@ class CudaGraphs:
         own = tuple(t.clone() for t in inputs)
         try:
             captured = capture(lambda: function(*own), self._pool)
-        except RuntimeError as error:  # it makes the host wait, or allocates in a way that can't be captured
+        except RuntimeError as error:
             self._refused.add(key)
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            _log.warning("%s can't be a CUDA graph: %s; it is launched call by call", key[0], lines[0])
+            refused(key[0], error)
             return None
         self._pool = captured.pool
         return _Graph(own, captured, now)

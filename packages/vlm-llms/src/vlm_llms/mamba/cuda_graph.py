@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from vlm_core.interfaces import Sampler
-from vlm_core.numerics.cuda_graphs import fingerprint
+from vlm_core.numerics.cuda_graphs import capturing, fingerprint, refused
 
 Buffers = tuple[Tensor, Tensor]
 """Convolution and recurrent states of all layers."""
@@ -38,7 +38,7 @@ class CudaGraphDecoder:
         self._decode_token, self._sampler, self._state_of = decode_token, sampler, state_of
         batch, device = buffers[0].shape[1], buffers[0].device
         self._generator, self._last = Generator(device), 0
-        self.on_close: Callable[[], None] = lambda: None
+        self.on_close: Callable[[CudaGraphDecoder], None] = lambda _: None
         with torch.inference_mode():
             self._states = [
                 (torch.zeros_like(conv), torch.zeros_like(ssm)) for conv, ssm in (buffers, buffers)
@@ -72,7 +72,7 @@ class CudaGraphDecoder:
         for last in (0, 1):
             graph = torch.cuda.CUDAGraph()
             graph.register_generator_state(self._generator)
-            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            with capturing(graph, pool):
                 self._run(last)
             graphs.append(graph)
         return [graph.replay for graph in graphs]
@@ -119,7 +119,7 @@ class CudaGraphDecoder:
 
     def close(self) -> None:
         """As in `GraphDecoder`."""
-        self.on_close()
+        self.on_close(self)
 
 
 class IdleDecoders:
@@ -128,6 +128,7 @@ class IdleDecoders:
     def __init__(self, limit: int = 2) -> None:
         self.limit = limit
         self._idle: list[tuple[Any, list[int], CudaGraphDecoder]] = []
+        self._refused: set[Any] = set()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return IdleDecoders, (self.limit,)
@@ -137,19 +138,27 @@ class IdleDecoders:
 
     def take(
         self, key: Any, modules: Sequence[nn.Module], make: Callable[[], CudaGraphDecoder]
-    ) -> CudaGraphDecoder:
-        """An idle decoder of this key, or a new one, until its `close`. One of weights that have moved is dropped."""
+    ) -> CudaGraphDecoder | None:
+        """An idle decoder of this key, or a new one, until its `close`; None if it can't be captured.
+
+        Decoders of weights that have moved are dropped.
+        """
         now = fingerprint(modules)
-        if now is None:
-            return make()
+        if now is None or key in self._refused:
+            return None
         self._idle = [entry for entry in self._idle if entry[1] == now]
         for i, (other, _, decoder) in enumerate(self._idle):
             if other == key:
                 del self._idle[i]
                 return decoder
-        decoder = make()
-        decoder.on_close = partial(self._give_back, (key, now, decoder))
+        try:
+            decoder = make()
+        except RuntimeError as error:
+            self._refused.add(key)
+            refused("decoding", error)
+            return None
+        decoder.on_close = partial(self._give_back, key, now)
         return decoder
 
-    def _give_back(self, entry: tuple[Any, list[int], CudaGraphDecoder]) -> None:
-        self._idle = [*self._idle, entry][-self.limit :]
+    def _give_back(self, key: Any, now: list[int], decoder: CudaGraphDecoder) -> None:
+        self._idle = [*self._idle, (key, now, decoder)][-self.limit :]

@@ -90,7 +90,8 @@ def _layer(
 
 def gpu_step(device: torch.device) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
     """`fused_decode_step` of a GPU's backend, which also takes the memory `after` for the next states."""
-    return import_module(f"vlm_ssm.{backends.chosen(device)}.decode").fused_decode_step
+    module = {"cuda": "cuda.decoding.step", "triton": "triton.decode"}[backends.chosen(device)]
+    return import_module(f"vlm_ssm.{module}").fused_decode_step
 
 
 def fused_decode_step(
@@ -152,9 +153,9 @@ def _run_kernel(
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
-    """`F.linear` (…, M) -> (…, V): a single row on all cores with numba, a few rows on a GPU by `cuda.matvec`."""
+    """`F.linear` (…, M) -> (…, V): a single row on all cores with numba, a few rows on a GPU by `matvec`."""
     if x.is_cuda and backends.chosen(x.device) == "cuda" and not torch.is_autocast_enabled("cuda"):
-        from vlm_ssm.cuda import matvec
+        from vlm_ssm.cuda.decoding import matvec
 
         if (y := matvec.linear(x, weight)) is not None:
             return y

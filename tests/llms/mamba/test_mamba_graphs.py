@@ -8,6 +8,7 @@ import torch
 
 from vlm_core.generation.sampling import GenerationConfig, TokenSampler
 from vlm_core.interfaces import PADDING
+from vlm_core.numerics.cuda_graphs import CudaGraphs
 from vlm_llms.mamba import mamba
 from vlm_llms.mamba.buckets import bucket, padded_to_bucket
 from vlm_llms.mamba.cuda_graph import IdleDecoders
@@ -72,7 +73,7 @@ class Decoder:
     """Stands for a decoder."""
 
     def close(self):
-        self.on_close()
+        self.on_close(self)
 
 
 def test_decoders_are_used_again():
@@ -90,6 +91,39 @@ def test_decoders_are_used_again():
     assert copy.deepcopy(idle).take((1, sampler), [llm], Decoder) is not one
     llm.backbone.embedding.weight.data = llm.backbone.embedding.weight.clone()
     assert idle.take((1, sampler), [llm], Decoder) is not one, "it reads weights that have moved"
+
+
+def test_a_decoder_that_cannot_be_captured_is_said_once(caplog):
+    def fail():
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    llm, idle = model(), IdleDecoders()
+    assert [idle.take("key", [llm], make) for make in (fail, Decoder)] == [None, None]
+    (record,) = caplog.records
+    assert record.message.startswith("decoding can't be a CUDA graph: operation not permitted")
+    assert idle.take("other", [llm], Decoder)
+    assert idle.take("other", [llm.train()], Decoder) is None
+
+
+@needs_gpu
+@torch.no_grad()
+def test_a_capture_that_fails_leaves_everything_usable(caplog):
+    """It makes the host wait; random numbers and other graphs work afterwards, and nothing is captured of it."""
+    graphs, layer, x = (
+        CudaGraphs(),
+        torch.nn.Linear(3, 3, device="cuda").eval(),
+        torch.randn(2, 3, device="cuda"),
+    )
+
+    def waits(x):
+        return (layer(x) * layer(x).sum().item(),)
+
+    wanted = waits(x)[0]
+    assert all(torch.equal(graphs.call(waits, [layer], x)[0], wanted) for _ in range(3))
+    assert len(caplog.records) == 1
+    assert torch.randn(4, device="cuda").std() > 0
+    assert all(torch.equal(graphs.call(lambda x: (layer(x),), [layer], x)[0], layer(x)) for _ in range(3))
+    assert len(graphs) == 1
 
 
 @needs_gpu

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vlm_ssm.cuda.dependent import launch_dependent
+from vlm_ssm.cuda.decoding.dependent import launch_dependent
 from vlm_ssm.cuda.launch import is_usable, kernel
 
 BF16 = torch.bfloat16

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vlm_ssm.cuda import matvec
-from vlm_ssm.cuda.dependent import launch_dependent
+from vlm_ssm.cuda.decoding import matvec
+from vlm_ssm.cuda.decoding.dependent import launch_dependent
+from vlm_ssm.cuda.decoding.matvec import ADD, CONVOLVE, STORE, product
 from vlm_ssm.cuda.launch import is_usable, kernel
-from vlm_ssm.cuda.matvec import ADD, CONVOLVE, STORE, product
 from vlm_ssm.mamba_layer import MambaLayer
 from vlm_ssm.triton import decode as triton_decode
 
