@@ -33,6 +33,8 @@ CHECKED = {
         "forward": "_why_not_now"
     },  # transformers' own forward gets them
     "vlm_ssm/ops.py": {"_expect": "items"},
+    "vlm_ssm/cuda/decoding/dependent.py": {"launch_dependent": "names"},
+    "vlm_ssm/cuda/decoding/matvec.py": {"product": "launch_dependent"},
     "vlm_ssm/cuda/launch.py": {"__call__": "names", "kernel": "_kernel"},
     "vlm_ssm/cuda/memory.py": {"strides": "items"},
     "vlm_encoders/towers/timm_tower.py": {"__init__": "__init__", "build_timm": "spec_values"},

@@ -6,7 +6,8 @@ number of sequences.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -94,6 +95,12 @@ def _layer(
     ]
 
 
+def gpu_step(device: torch.device) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+    """`fused_decode_step` of a GPU's backend, which also takes the memory `after` for the next states."""
+    module = {"cuda": "cuda.decoding.step", "triton": "triton.decode"}[backends.chosen(device)]
+    return import_module(f"vlm_ssm.{module}").fused_decode_step
+
+
 def fused_decode_step(
     x: Tensor,
     mixers: Sequence[MambaLayer],
@@ -112,9 +119,7 @@ def fused_decode_step(
     if any(len(state) != len(x) for state in (*convs, *ssms)):
         raise ValueError(f"{len(x)} sequences, but states of {sorted({len(s) for s in (*convs, *ssms)})}")
     if backends.chosen(x.device) in ("cuda", "triton"):
-        from vlm_ssm.triton import decode
-
-        return decode.fused_decode_step(x, mixers, convs, ssms, norms, last_norm, eps)
+        return gpu_step(x.device)(x, mixers, convs, ssms, norms, last_norm, eps)
     count, W, S, E = len(mixers), mixers[0].d_conv, mixers[0].d_state, mixers[0].d_inner
     x, y = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
     convs = [c.to(x.dtype).contiguous() for c in convs]
@@ -158,7 +163,12 @@ def _run_kernel(
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
-    """`F.linear` (…, M) -> (…, V); few rows on backend numba are computed in one pass over the weight."""
+    """`F.linear` (…, M) -> (…, V): few rows in one pass over the weight, by numba on a CPU and `matvec` on a GPU."""
+    if x.is_cuda and backends.chosen(x.device) == "cuda" and not torch.is_autocast_enabled("cuda"):
+        from vlm_ssm.cuda.decoding import matvec
+
+        if (y := matvec.linear(x, weight)) is not None:
+            return y
     fits = weight.ndim == 2 and x.shape[-1] == weight.shape[1]
     if not fits or weight.dtype != x.dtype or not weight.is_contiguous() or not few_rows_cpu(x):
         return F.linear(x, weight)
