@@ -49,6 +49,8 @@ def forward_split(
         block = 16 if states == 64 and size == 4 else block  # within the shared memory of small GPUs
     if channels >= 8192:  # a second pass over time costs more than idle multiprocessors
         return Split(block, lanes, 1, tiles)
+    if states == 16 and channels >= 5120 and tiles <= 32:  # likewise, over a short time
+        return Split(32, 4, 1, tiles)
     return Split(block, lanes, *divide(tiles, sequences * groups * -(-width // block), 4))
 
 
