@@ -70,9 +70,9 @@ def launches(monkeypatch):
         decode,
         layer_norm,
         matvec,
-        rms_norm,
         parameters,
         reduce,
+        rms_norm,
         scan_backward,
         scan_forward,
     ):
@@ -80,7 +80,7 @@ def launches(monkeypatch):
     for module in (decode, matvec):
         dependent = lambda run, grid, threads, device, **values: run(grid, threads, 0, device, **values)  # noqa: E731
         monkeypatch.setattr(module, "launch_dependent", dependent)
-    for module in (decode, rms_norm, parameters):
+    for module in (decode, parameters, rms_norm):
         monkeypatch.setattr(module, "is_usable", lambda device: True)
     monkeypatch.setattr(triton_decode, "convolve", lambda *_: None)
     forget_launches()
