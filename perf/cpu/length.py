@@ -1,16 +1,18 @@
 """Time and memory against length: linear, and constant.
 
-    uv run python -m perf.cpu.length [--cpu-time] [--plot scan-length.png]
+    uv run python -m perf.cpu.length [--clock user] [--plot scan-length.png]
 
 The scan alone and one layer of width 768, fp32, forward; what memory a call takes besides its output, and how often it
 faults; and how many bytes a layer's state keeps alive. The column "fill" is the time of writing zeros to a new output
-of the scan. `--cpu-time` counts the process's own time, for a machine that others use, too.
+of the scan. `--clock cpu` counts the process's own time, for a machine that others use, too; `user` leaves out the time
+that the system takes to provide pages, which in a virtual machine depends on what its host took back.
 The plot is of the scan alone, beside transformers' loop up to 2k tokens and mambapy's scan up to 8k (by then it
 fills gigabytes).
 """
 
 from __future__ import annotations
 
+import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -59,9 +61,17 @@ def cpu_time(run: Run) -> float:
     return time.process_time() - begin
 
 
-def measure(
-    made: Callable[[int], Run], lengths: Sequence[int], rounds: int, clock: Clock = timed
-) -> Times:
+def user_time(run: Run) -> float:
+    """As `cpu_time`, without the time in the system."""
+    begin = resource.getrusage(resource.RUSAGE_SELF).ru_utime
+    run()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_utime - begin
+
+
+CLOCKS = {"wall": timed, "cpu": cpu_time, "user": user_time}
+
+
+def measure(made: Callable[[int], Run], lengths: Sequence[int], rounds: int, clock: Clock = timed) -> Times:
     """All lengths take turns."""
     times = turns({str(n): made(n) for n in lengths}, rounds, clock=clock)
     return {int(n): t for n, t in times.items()}
@@ -137,9 +147,8 @@ def with_peers(ours: Times, width: int, rounds: int) -> dict[str, Times]:
 def main() -> None:
     arguments = parser(__doc__, rounds=5)
     arguments.add_argument("--plot", type=Path, help="where to save the plot; only for it are peers measured")
-    arguments.add_argument("--cpu-time", action="store_true", help="the process's own time")
+    arguments.add_argument("--clock", choices=CLOCKS, default="wall", help="what is counted")
     options = start(arguments)
-    clock = cpu_time if options.cpu_time else timed
     lengths, states, base = (SMOKE, SMOKE, SMOKE[0]) if options.smoke else (LENGTHS, STATES, BASE)
     mixer = MambaMixer(32 if options.smoke else WIDTH)
     made: dict[str, Callable[[int], Run]] = {
@@ -147,13 +156,19 @@ def main() -> None:
         "scan": lambda n: scan(n, mixer.d_inner),
     }
     with_fill = {**made, "fill": lambda n: fill(n, mixer.d_inner)}
-    curves = {name: measure(make, lengths, options.rounds, clock) for name, make in with_fill.items()}
+    curves = {
+        name: measure(make, lengths, options.rounds, CLOCKS[options.clock])
+        for name, make in with_fill.items()
+    }
     units = (", ms", ", ms per 1k tokens", f", per token / at {base}")
     title = f"Forward at width {mixer.in_proj.in_features} (median and least of {options.rounds} interleaved rounds)"
     table(title, ["tokens", *(f"{c}{unit}" for c in curves for unit in units)], rows(curves, base))
     worst = ", ".join(f"{name} {deviation(curves[name], base):.0%}" for name in made)
     print(f"\nLargest deviation from linear, {base} to {lengths[-1]} tokens: {worst}.")
-    columns = ["tokens", *(f"{name}, {what}" for name in made for what in ("MB besides the output", "faults"))]
+    columns = [
+        "tokens",
+        *(f"{name}, {what}" for name in made for what in ("MB besides the output", "faults")),
+    ]
     table("Memory of one call", columns, memory_rows(made, lengths))
     table("A layer's state", ["tokens", "bytes"], ([str(n), str(state_bytes(mixer, n))] for n in states))
     if options.plot:

@@ -36,7 +36,11 @@ def test_pieces_equal_the_whole(batch, segmented, continued, monkeypatch):
     for a, b in zip(after, after_pieces, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
     if before is not None:
-        assert all(torch.equal(a, b) for old, new in zip(before, state) for a, b in zip(old, new))
+        assert all(
+            torch.equal(a, b)
+            for old, new in zip(before, state, strict=True)
+            for a, b in zip(old, new, strict=True)
+        )
 
 
 def test_a_hook_or_a_gradient_means_the_whole(monkeypatch):

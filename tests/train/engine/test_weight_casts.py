@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from vlm_core.text.batch import collate
 from vlm_core.text.render import TokenizedConversation
 from vlm_ssm.backends import forced
-from vlm_ssm.registration import compute_dtype
+from vlm_ssm.fused import compute_dtype
 from vlm_train.distributed.base import DDPStrategy
 from vlm_train.engine.activation_checkpointing import recomputing
 from vlm_train.engine.train_step import take_step

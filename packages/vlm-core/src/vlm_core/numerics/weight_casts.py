@@ -15,8 +15,9 @@ def weights_cast_once(device: torch.device) -> Iterator[None]:
     """Context of passes between which no weight changes: each is cast at its first use, not in every pass.
 
     Autocast drops its casts at the end of a thread's outermost autocast region. Here that is this context. Autocast is
-    off in it, so that backward passes run as they do outside of it. They must run in this thread (`backward_in_thread`):
-    what leaves an autocast region in another thread, such as activation checkpointing, would drop the casts.
+    off in it, so that backward passes run as they do outside of it. They must run in this thread
+    (`backward_in_thread`): operations that leave an autocast region in another one, such as activation checkpointing,
+    would drop the casts.
     """
     with torch.autocast(device.type, enabled=False), _casts_of_kernels():
         yield

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from vlm_ssm import backends
 from vlm_ssm.layers.hooked_modules import DeltaProjection, plain, plain_linear
 from vlm_ssm.registration.inputs import ScanInputs
+from vlm_ssm.registration.layer_parameters import prepare
 from vlm_ssm.registration.layouts import NATIVE
 from vlm_ssm.runtime.huge_pages import with_huge_pages
 from vlm_ssm.segments import SegmentBoundaries
@@ -84,9 +85,7 @@ def _has_plain_parts(mixer: GatedSSM, dtype: torch.dtype) -> bool:
 def is_long(mixer: GatedSSM, x: Tensor) -> bool:
     """Whether `mix_in_pieces` computes this call: an inference on backend numba, of more than one piece."""
     return (
-        _is_inference(x)
-        and x.shape[1] > piece_length(x, mixer.d_inner)
-        and _has_plain_parts(mixer, x.dtype)
+        _is_inference(x) and x.shape[1] > piece_length(x, mixer.d_inner) and _has_plain_parts(mixer, x.dtype)
     )
 
 
@@ -115,12 +114,12 @@ def mix_in_pieces(
     mixer: GatedSSM, x: Tensor, boundaries: SegmentBoundaries | None, conv: Tensor | None, ssm: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `GatedSSM.mix` with the state (conv, ssm) -> y (B, T, M) and the two parts of the state after it."""
-    length, A = piece_length(x, mixer.d_inner), -torch.exp(mixer.A_log.float())
+    length, parameters = piece_length(x, mixer.d_inner), prepare(mixer.A_log, mixer.conv1d.weight)
     buffers, y = _buffers(mixer, x, length), with_huge_pages(x.new_empty(x.shape))
     for begin in range(0, x.shape[1], length):
         end = min(begin + length, x.shape[1])
         part = None if boundaries is None else boundaries.between(begin, end)
-        conv, ssm = _piece(mixer, A, buffers, x[:, begin:end], y[:, begin:end], part, conv, ssm)
+        conv, ssm = _piece(mixer, parameters, buffers, x[:, begin:end], y[:, begin:end], part, conv, ssm)
     assert conv is not None
     assert ssm is not None
     return y, conv, ssm
@@ -128,7 +127,7 @@ def mix_in_pieces(
 
 def _piece(
     mixer: GatedSSM,
-    A: Tensor,
+    parameters: tuple[Tensor, Tensor],
     buffers: _Buffers,
     x: Tensor,
     y: Tensor,
@@ -136,19 +135,19 @@ def _piece(
     conv: Tensor | None,
     ssm: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """One piece x (B, T, M), written to y -> the state after it."""
-    batch, length, _ = x.shape
+    """One piece x (B, T, M), written to y -> the state after it. `parameters` are those of `prepare`."""
+    (batch, length, _), (A, taps) = x.shape, parameters
     row_buffer, *inner = (t[: batch * length] for t in buffers)
     xz, u, low, dt, out = (t.unflatten(0, (batch, length)) for t in inner)
     _multiply(_as_rows(x, row_buffer), mixer.in_proj, xz)
     inputs, z = xz.unsqueeze(2).chunk(2, dim=-1)
-    _convolve(mixer.conv1d, inputs, conv, boundaries, u)
+    _convolve(taps, mixer.conv1d.bias, inputs, conv, boundaries, u)
     _multiply(u, mixer.x_proj, low)
     low_rank, B, C = low.unsqueeze(0).split([mixer.dt_rank, mixer.d_state, mixer.d_state], dim=-1)
     _multiply(low_rank[0], mixer.dt_proj, dt)
     h0, reset = None if ssm is None else ssm[None], None if boundaries is None else boundaries.reset
     B, C, D, bias = B.unsqueeze(3), C.unsqueeze(3), mixer.D[None], mixer.dt_proj.bias[None]
-    ssm = _scan(ScanInputs(u[None], dt[None], A[None], B, C, D, bias, z, h0, reset, softplus=True), out)
+    ssm = _scan(ScanInputs(u[None], dt[None], A, B, C, D, bias, z, h0, reset, softplus=True), out)
     if y.is_contiguous():
         _multiply(out, mixer.out_proj, y)
     else:
@@ -168,13 +167,18 @@ def _multiply(x: Tensor, layer: nn.Module, out: Tensor) -> Tensor:
 
 
 def _convolve(
-    layer: nn.Conv1d, x: Tensor, state: Tensor | None, boundaries: SegmentBoundaries | None, out: Tensor
+    taps: Tensor,
+    bias: Tensor | None,
+    x: Tensor,
+    state: Tensor | None,
+    boundaries: SegmentBoundaries | None,
+    out: Tensor,
 ) -> None:
-    """Convolution and SiLU of x (B, T, 1, E), written to out (B, T, E)."""
+    """Convolution of x (B, T, 1, E) with taps (1, W, E), and SiLU, written to out (B, T, E)."""
     from vlm_ssm.numba import conv as kernels
 
-    bias = None if layer.bias is None else layer.bias[None]
-    inputs = kernels.KERNELS.ready(x, layer.weight.squeeze(1)[None], bias, state, boundaries)
+    bias = None if bias is None else bias[None]
+    inputs = kernels.KERNELS.ready(x, taps, bias, state, boundaries)
     kernels.run(inputs, out[None])
 
 

@@ -8,11 +8,11 @@ from torch import Tensor
 from vlm_ssm.numba.address import address, by_direction, by_row, rows
 from vlm_ssm.numba.kernels import conv as kernels
 from vlm_ssm.numba.kernels.scan_forward import NULL_VIEW
-from vlm_ssm.runtime.huge_pages import with_huge_pages
 from vlm_ssm.registration.conv_op import ConvKernels, registered_conv
 from vlm_ssm.registration.inputs import ConvInputs
 from vlm_ssm.registration.layouts import check_scan_order, like, native
 from vlm_ssm.registration.scan_orders import inverse_of
+from vlm_ssm.runtime.huge_pages import with_huge_pages
 
 
 def _arguments(inputs: ConvInputs, out: Tensor) -> kernels.Conv:

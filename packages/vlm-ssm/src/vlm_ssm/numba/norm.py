@@ -7,9 +7,9 @@ from torch import Tensor
 
 from vlm_ssm.numba.address import address
 from vlm_ssm.numba.kernels import norm as kernels
-from vlm_ssm.runtime.huge_pages import with_huge_pages
 from vlm_ssm.registration.autograd import norm_with
 from vlm_ssm.registration.norm_op import NormKernels, writing_added
+from vlm_ssm.runtime.huge_pages import with_huge_pages
 
 
 def _arguments(

@@ -8,10 +8,10 @@ from torch import Tensor
 from vlm_ssm.numba.address import address, by_direction, by_row
 from vlm_ssm.numba.kernels import scan_backward, scan_forward
 from vlm_ssm.numba.kernels.scan_forward import NULL_VIEW
-from vlm_ssm.runtime.huge_pages import with_huge_pages
 from vlm_ssm.registration.inputs import ScanInputs
 from vlm_ssm.registration.layouts import check_scan_order, dense, gate, like, matrix, native
 from vlm_ssm.registration.scan_op import ScanKernels, registered_scan
+from vlm_ssm.runtime.huge_pages import with_huge_pages
 
 
 def _blocks(width: int, groups: int) -> int:
