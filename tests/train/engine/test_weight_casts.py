@@ -98,7 +98,7 @@ def test_fused_layers_cast_a_weight_once_a_step(fresh, recompute, monkeypatch):
     """They get their matrices through `cast_weight`, which autocast doesn't reach."""
     copies = {}
 
-    def recorded(weight, dtype, cast=compute_dtype.cast):
+    def recorded(weight, dtype, cast=compute_dtype.cast):  # pyright: ignore[reportPrivateImportUsage]
         copy = cast(weight, dtype)
         copies.setdefault((id(weight), weight._version), {})[id(copy)] = copy
         return copy
