@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from torch.utils.data import DataLoader, Dataset
@@ -114,3 +115,41 @@ def test_a_reader_of_a_killed_run_ends_in_the_midst_of_a_row():
     while Path(f"/proc/{reader}").exists() and ") Z" not in Path(f"/proc/{reader}/stat").read_text():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+@pytest.fixture
+def shared(monkeypatch, tmp_path):
+    """`shared(free)` sets the free bytes of shared memory; 12 CPU cores and one process."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(12), raising=False)
+    monkeypatch.setattr(data_workers.process_group, "place", lambda: None)
+    monkeypatch.setattr(data_workers, "SHARED_MEMORY", tmp_path)
+
+    def having(free):
+        monkeypatch.setattr(data_workers.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+
+    having(10**12)
+    return having
+
+
+def test_workers_by_default(shared, monkeypatch):
+    assert (
+        data_workers.worker_count(3, "cpu", 1).number == data_workers.worker_count(3, "cuda", 1).number == 3
+    )
+    assert data_workers.worker_count("auto", "cpu", 1).number == 0
+    assert data_workers.worker_count("auto", "cuda", 1).number == 8, "at most"
+    for processes, number in ((2, 6), (4, 3), (100, 1)):
+        place = SimpleNamespace(local_world=processes)
+        monkeypatch.setattr(data_workers.process_group, "place", lambda place=place: place)
+        assert data_workers.worker_count("auto", "cuda", 1).number == number
+
+
+def test_workers_by_default_fit_into_shared_memory(shared, monkeypatch):
+    """As of a container, whose 64 MB would kill workers with batches of 28 MB."""
+    shared(64 * 2**20)
+    assert data_workers.worker_count("auto", "cuda", 28 * 10**6).number == 0
+    few = data_workers.worker_count("auto", "cuda", 2 * 10**6)
+    assert few.number == 5
+    assert "has 67.11 MB free for batches of 2.00 MB" in few.reason
+    assert data_workers.worker_count(8, "cuda", 28 * 10**6).number == 8, "the spec decides"
+    monkeypatch.setattr(data_workers, "SHARED_MEMORY", Path("/nonexistent"))
+    assert data_workers.worker_count("auto", "cuda", 28 * 10**6).number == 8

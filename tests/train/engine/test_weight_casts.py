@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from vlm_core.text.batch import collate
 from vlm_core.text.render import TokenizedConversation
 from vlm_ssm.backends import forced
-from vlm_ssm.registration import compute_dtype
+from vlm_ssm.fused import compute_dtype
 from vlm_train.distributed.base import DDPStrategy
 from vlm_train.engine.activation_checkpointing import recomputing
 from vlm_train.engine.train_step import take_step
@@ -19,11 +19,11 @@ from vlm_train.loss import SummedLoss, target_count
 
 
 class WeightCasts(TorchDispatchMode):
-    """Counts, by the address of a weight, how often it is cast to bf16."""
+    """Counts, by the address of a matrix, how often it is cast to bf16; kernels cast vectors themselves."""
 
     def __init__(self, module):
         super().__init__()
-        self.counts = {p.data_ptr(): 0 for p in module.parameters()}
+        self.counts = {p.data_ptr(): 0 for p in module.parameters() if p.ndim == 2}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
@@ -98,7 +98,7 @@ def test_fused_layers_cast_a_weight_once_a_step(fresh, recompute, monkeypatch):
     """They get their matrices through `cast_weight`, which autocast doesn't reach."""
     copies = {}
 
-    def recorded(weight, dtype, cast=compute_dtype.cast):
+    def recorded(weight, dtype, cast=compute_dtype.cast):  # pyright: ignore[reportPrivateImportUsage]
         copy = cast(weight, dtype)
         copies.setdefault((id(weight), weight._version), {})[id(copy)] = copy
         return copy
@@ -109,7 +109,7 @@ def test_fused_layers_cast_a_weight_once_a_step(fresh, recompute, monkeypatch):
         copies.clear()
         ends.append(trained(fresh(), 3, once=once, recompute=recompute))
         most = max(map(len, copies.values()))
-        assert most == 1 if once else most >= 6, "forward and backward of each micro-batch"
+        assert most == 1 if once else most >= 4, "forward and backward of each micro-batch that it is in"
     (outcomes, weights, _), (own_outcomes, own_weights, _) = ends
     assert own_outcomes == outcomes
     assert all(torch.equal(a, b) for a, b in zip(own_weights, weights, strict=True))

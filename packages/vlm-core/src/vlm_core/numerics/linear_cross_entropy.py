@@ -112,7 +112,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The gradients, scaled in place: torch refuses a second backward pass, whose gradients would be wrong."""
         grads = [
             None if grad is None else grad.mul_(grad_outputs[0]).to(dtype)

@@ -41,8 +41,10 @@ def cast(weight: Tensor, dtype: torch.dtype) -> Tensor:
     kept = _copies.by_weight
     if kept is None or type(weight) is not nn.Parameter or weight.is_inference():
         return weight.detach().to(dtype)
-    version, copy = kept.get(weight, (None, None))
-    if copy is None or version != weight._version or copy.dtype != dtype or copy.device != weight.device:
-        copy = weight.detach().to(dtype)
-        kept[weight] = weight._version, copy
+    if entry := kept.get(weight):
+        version, copy = entry
+        if version == weight._version and copy.dtype == dtype and copy.device == weight.device:
+            return copy
+    copy = weight.detach().to(dtype)
+    kept[weight] = weight._version, copy
     return copy
