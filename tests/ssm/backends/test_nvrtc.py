@@ -17,8 +17,6 @@ from vlm_ssm.cuda import (
     compiler,
     conv,
     launch,
-    layer_norm,
-    norm,
     parameters,
     reduce,
     scan,
@@ -27,6 +25,7 @@ from vlm_ssm.cuda import (
 )
 from vlm_ssm.cuda.decoding import matvec
 from vlm_ssm.cuda.decoding import step as decode
+from vlm_ssm.cuda.norms import layer_norm, rms_norm
 from vlm_ssm.registration.inputs import ConvInputs, ScanInputs
 from vlm_ssm.triton import conv as triton_conv
 from vlm_ssm.triton import decode as triton_decode
@@ -66,12 +65,22 @@ def launches(monkeypatch):
             integers = {n: v for n, v in values.items() if n not in tensors}
             self.prepare(grid, threads, shared, device, (*tensors,), **integers)(*tensors.values())
 
-    for module in (conv, decode, layer_norm, matvec, norm, parameters, reduce, scan_backward, scan_forward):
+    for module in (
+        conv,
+        decode,
+        layer_norm,
+        matvec,
+        parameters,
+        reduce,
+        rms_norm,
+        scan_backward,
+        scan_forward,
+    ):
         monkeypatch.setattr(module, "kernel", Kernel)
     for module in (decode, matvec):
         dependent = lambda run, grid, threads, device, **values: run(grid, threads, 0, device, **values)  # noqa: E731
         monkeypatch.setattr(module, "launch_dependent", dependent)
-    for module in (decode, norm, parameters):
+    for module in (decode, parameters, rms_norm):
         monkeypatch.setattr(module, "is_usable", lambda device: True)
     monkeypatch.setattr(triton_decode, "convolve", lambda *_: None)
     forget_launches()
@@ -82,7 +91,7 @@ def launches(monkeypatch):
 def forget_launches():
     kept = (
         conv._launch, parameters._launch, reduce._launch, scan_backward._launches, scan_backward._gate_launch,
-        scan_forward._launches, scan_forward._sum_launch, norm._launch, layer_norm._launch,
+        scan_forward._launches, scan_forward._sum_launch, rms_norm._launch, layer_norm._launch,
     )  # fmt: skip
     for function in kept:
         function.cache_clear()
@@ -155,8 +164,8 @@ def run_step(batch=1, *, width=64, rank=8, layers=2, alone=False, **options):
 def run_norm(width=64, out=BF16, y=BF16, *, added=True):
     residual, weight = torch.zeros(5, width), torch.zeros(width)
     given = torch.zeros(5, width, dtype=out) if added else None
-    _, result, scale = norm.forward(residual, given, weight, 1e-5, y)
-    grad, grad_weight = norm.backward(result, None, residual, weight, scale, added=given)
+    _, result, scale = rms_norm.forward(residual, given, weight, 1e-5, y)
+    grad, grad_weight = rms_norm.backward(result, None, residual, weight, scale, added=given)
     assert grad.shape == residual.shape
     assert grad_weight.shape == weight.shape
 

@@ -16,7 +16,8 @@ def weights_cast_once(device: torch.device) -> Iterator[None]:
 
     Autocast drops its casts at the end of a thread's outermost autocast region. Here that is this context. Autocast is
     off in it, so that backward passes run as they do outside of it. They must run in this thread
-    (`backward_in_thread`): operations that leave an autocast region in another one, such as activation checkpointing, would drop the casts.
+    (`backward_in_thread`): operations that leave an autocast region in another one, such as activation checkpointing,
+    would drop the casts.
     """
     with torch.autocast(device.type, enabled=False), _casts_of_kernels():
         yield

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vlm_ssm.fused.compute_dtype import cast_weight
 from vlm_ssm.fused.forward import normed
 from vlm_ssm.fused.inputs import (
     DIFFERENTIABLE,
@@ -19,8 +20,7 @@ from vlm_ssm.fused.inputs import (
     layer_kernels,
     norm_kernels,
 )
-from vlm_ssm.registration.compute_dtype import cast_weight
-from vlm_ssm.registration.recompute import gradients
+from vlm_ssm.fused.recompute import gradients
 from vlm_ssm.registration.torch_modes import without_autocast
 from vlm_ssm.torch.ops import after
 

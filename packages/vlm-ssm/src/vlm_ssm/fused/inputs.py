@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vlm_ssm import backends
-from vlm_ssm.registration import layer_parameters, recompute
-from vlm_ssm.registration.compute_dtype import cast_weight
+from vlm_ssm.fused import recompute
+from vlm_ssm.fused.compute_dtype import cast_weight
+from vlm_ssm.registration import layer_parameters
 from vlm_ssm.registration.conv_op import ConvKernels
 from vlm_ssm.registration.inputs import ConvInputs, ScanInputs
 from vlm_ssm.registration.norm_op import NormKernels

@@ -41,10 +41,15 @@ def _split(arguments: tuple[Any, ...]) -> tuple[OutputGradients, MixerInputs, Ke
     return OutputGradients(*grads), MixerInputs(*fields), Kept(*kept), needs
 
 
+def _gradients(*arguments: Any) -> list[Tensor | None]:
+    grads, inputs, kept, needs = _split(arguments)
+    return backward(grads, inputs, kept, needs)
+
+
 def _backward(*arguments: Any) -> list[Tensor]:
     """Empty for what isn't needed."""
-    grads, inputs, kept, needs = _split(arguments)
-    return [inputs.x.new_empty(0) if g is None else g for g in backward(grads, inputs, kept, needs)]
+    _, inputs, _, _ = _split(arguments)
+    return [inputs.x.new_empty(0) if grad is None else grad for grad in _gradients(*arguments)]
 
 
 def _fake_forward(*fields: Any) -> tuple[Tensor, ...]:
@@ -102,7 +107,7 @@ def _autograd(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
     return *present, *[None] * (len(MixerInputs._fields) - DIFFERENTIABLE)
 
 
-_backward_op = Operation("mixer_backward", BACKWARD, _backward, _fake_backward)
+_backward_op = Operation("mixer_backward", BACKWARD, _backward, _fake_backward, _gradients)
 _op = Operation("mixer", FORWARD, _forward, _fake_forward)
 _op.differentiate(_setup, _autograd)
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vlm_ssm.torch.namespace import NAMESPACE
+from vlm_ssm.registration.namespace import NAMESPACE
 
 _LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")  # lives as long as the process
 _ORDINARY = (Tensor, nn.Parameter)
@@ -30,11 +30,19 @@ def _watched(first: Any) -> bool:
 class Operation:
     """`run`, registered for CPU and CUDA tensors, with `fake` for torch.compile.
 
-    Outputs must be new tensors: neither inputs nor views of them.
+    Outputs must be new tensors: neither inputs nor views of them. `unwatched`: called instead of `run` where nothing
+    watches; there an output may be None.
     """
 
-    def __init__(self, name: str, schema: str, run: Callable[..., Any], fake: Callable[..., Any]) -> None:
-        self._name, self._run = name, run
+    def __init__(
+        self,
+        name: str,
+        schema: str,
+        run: Callable[..., Any],
+        fake: Callable[..., Any],
+        unwatched: Callable[..., Any] | None = None,
+    ) -> None:
+        self._name, self._run = name, unwatched or run
         _LIBRARY.define(f"{name}{schema}", tags=[torch.Tag.pt2_compliant_tag])
         for device in ("CPU", "CUDA"):
             _LIBRARY.impl(name, run, device)

@@ -133,7 +133,7 @@ def gates(p, w, e, count, b, s):
     store(z, y, 4, count)
 
 
-@inner
+@inline
 def recur_channel(p, w, lane, b, s, A):
     """The recurrence of one channel of one sequence. Lanes are states, which are contiguous."""
     at, dbc = 4 * lane, s.dbc.at + b * s.dbc.stride

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vlm_ssm.cuda.launch import PLANS, Launch, is_usable, kernel
 from vlm_ssm.cuda.memory import KINDS, aligned
-from vlm_ssm.cuda.norm import float_bits, row_constants, rows_of_block, why_not_covered
+from vlm_ssm.cuda.norms.rms_norm import float_bits, row_constants, rows_of_block, why_not_covered
 from vlm_ssm.registration.library import Operation
 from vlm_ssm.registration.torch_modes import grad_needed, without_autocast
 
