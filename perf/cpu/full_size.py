@@ -27,7 +27,8 @@ from perf.lib.common import parser, start
 from perf.lib.contests import inference, matrices, on, products
 from perf.lib.tables import Run, compare, number, ratio, table
 
-from vlm_core.generation.generate import GenerationConfig, Session
+from vlm_core.generation.generate import Session
+from vlm_core.generation.sampling import GenerationConfig
 from vlm_core.io.images import load_image
 from vlm_core.model import PARTS, VLM
 from vlm_core.model_folder import assemble
@@ -143,7 +144,8 @@ def token(model: VLM, x: torch.Tensor) -> Run:
     """Each call is one more token of greedy decoding, as `vlm-chat` takes it."""
     session = Session(model)
     with torch.inference_mode():
-        session._advance(x[:, :8])
+        logits, session._state = model.prefill(x[:, :8], None, None)
+        session._predict(logits)
     stream = session.tokens(GenerationConfig(max_new_tokens=10**6))
     return lambda: next(stream)
 

@@ -4,7 +4,8 @@
 
 A grid of 27×27 features of SigLIP-SO400M (1152) becomes tokens of Mamba-2.8B (2560). fp32 parameters, autocast to
 bf16, as in training, whose step is forward and backward to the gradient of every parameter and of the features.
-The floor is the products alone in bf16, replayed as a CUDA graph, in which what directions share is computed once.
+*Kernels* are the connector's launches replayed as a CUDA graph: what the GPU needs. The floor is the products alone in
+bf16, replayed as well, in which what directions share is computed once.
 Without a GPU the same runs on the CPU's backends.
 """
 
@@ -75,7 +76,7 @@ def cases(sizes: Sizes, backward: bool) -> Iterator[Case]:
         features = torch.randn(batch, sizes.grid, sizes.grid, sizes.width, requires_grad=True)
         connector, mlp = (c.build(sizes.width, sizes.model) for c in (config, MLP))
         run = work(connector, features, backward)
-        runs: dict[str, Run] = {FAST: on(FAST, run)}
+        runs: dict[str, Run] = {"kernels": replayed(on(FAST, run)), FAST: on(FAST, run)}
         if config is not MLP:
             runs["torch"] = on("torch", run)
             plain = inference(computed(connector, features))
@@ -86,10 +87,12 @@ def cases(sizes: Sizes, backward: bool) -> Iterator[Case]:
 
 
 def main() -> None:
-    options = start(parser(__doc__, rounds=5))
-    sizes = SMOKE if options.smoke else FULL
-    names = [FAST, "MLP", "torch", "floor"]
-    ratios = [(FAST, "floor"), (FAST, "MLP"), ("torch", FAST)]
+    arguments = parser(__doc__, rounds=5)
+    arguments.add_argument("--batches", type=int, nargs="+", default=FULL.batches)
+    options = start(arguments)
+    sizes = SMOKE if options.smoke else FULL._replace(batches=tuple(options.batches))
+    names = ["kernels", FAST, "MLP", "torch", "floor"]
+    ratios = [("kernels", "floor"), (FAST, "floor"), (FAST, "MLP"), ("torch", FAST)]
     for title, backward in (("Connectors, forward", False), ("Connectors, forward and backward", True)):
         compare(title, names, ratios, cases(sizes, backward), options.rounds, clock=clock)
 

@@ -1,18 +1,21 @@
-"""Time and memory against length: Mamba-2.8B beside a Transformer of its size, one sequence, random weights, bf16.
+"""Time and memory against length: Mamba-2.8B beside a Transformer of its size, random weights, bf16.
 
-    uv run python -m perf.gpu.length
+    uv run python -m perf.gpu.length [--only prefill tokens] [--compile-only]
 
-Prefill of the whole sequence, and one token after it. A length that does not fit the GPU leaves its cells empty.
+*Prefill* of one whole sequence; the longest only by ours. *Tokens*: one token after a context, by batch. The
+Transformer's is compiled and has a static cache for exactly that context (see `decode.py`); what that cache takes is
+worked out where it does not fit. Memory is what tensors take beyond the weights. Empty cells did not fit the GPU.
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator
 
 import torch
-from perf.gpu.decode import measured, told
 from perf.lib.common import parser
-from perf.lib.gpu import gigabytes, start
+from perf.lib.gpu import nbytes, start
+from perf.lib.gpu_contests import Measured, cell, measured, quotient
 from perf.lib.gpu_models import (
     FULL,
     SMOKE,
@@ -21,49 +24,90 @@ from perf.lib.gpu_models import (
     our_prefill,
     our_tokens,
     peer_prefill,
-    peer_tokens,
+    state_after,
     transformer,
 )
-from perf.lib.tables import number, ratio, table
+from perf.lib.tables import number, table
+from perf.peers.compiled_transformer import compiled_tokens
 
-COLUMNS = [
+LENGTHS = [2**k for k in (10, 12, 13, 14, 15, 16)]
+ALONE = 2**20
+CONTEXTS = [(793, 8), (2**16, 1), (2**16, 4), (2**16, 8)]
+TOKENS = 16
+PREFILL = [
     "tokens",
-    "prefill: Transformer / ours",
+    "Transformer / ours",
     "ours, ms",
     "Transformer, ms",
-    "ours, peak GB",
-    "Transformer, peak GB",
-    "token: Transformer / ours",
+    "ours, extra GB",
+    "Transformer, extra GB",
+]
+TOKEN = [
+    "context, batch",
+    "Transformer / ours",
     "ours, ms a token",
-    "Transformer, ms a token",
+    "Transformer compiled, ms a token",
+    "ours, state GB",
+    "Transformer, cache GB",
 ]
 
 
-def rows(size: Size, lengths: list[int], rounds: int) -> Iterator[list[str]]:
-    ours, peer = mamba(size), transformer(size, max(lengths) + 1024)
-    for length in lengths:
+def prefills(size: Size, models: tuple, options: argparse.Namespace) -> Iterator[list[str]]:
+    ours, peer = models
+    lengths, alone = ([16, 32], 64) if options.smoke else (LENGTHS, ALONE)
+    for length in [*lengths, alone]:
         x = torch.randn(1, length, size.width, dtype=torch.bfloat16)
-        own, mine = measured(lambda x=x: our_prefill(ours, x), rounds)
-        other, theirs = measured(lambda x=x: peer_prefill(peer, x), rounds)
-        token, _ = measured(lambda x=x: our_tokens(ours, x, 8, True), rounds)
-        their_token, _ = measured(lambda x=x: peer_tokens(peer, x, 8), rounds)
+        mine = measured(lambda x=x: our_prefill(ours, x), options.rounds)
+        theirs = (
+            Measured() if length == alone else measured(lambda x=x: peer_prefill(peer, x), options.rounds)
+        )
         yield [
             str(length),
-            told(other / own, ratio),
-            told(own * 1e3, number),
-            told(other * 1e3, number),
-            gigabytes(mine),
-            gigabytes(theirs),
-            told(their_token / token, ratio),
-            told(token / 8 * 1e3, number),
-            told(their_token / 8 * 1e3, number),
+            quotient(theirs.seconds, mine.seconds),
+            cell(mine.seconds * 1e3),
+            cell(theirs.seconds * 1e3),
+            cell(mine.extra),
+            cell(theirs.extra),
+        ]
+
+
+def tokens(size: Size, models: tuple, options: argparse.Namespace) -> Iterator[list[str]]:
+    ours, peer = models
+    for context, batch in [(16, 2), (32, 2)] if options.smoke else CONTEXTS:
+        with torch.inference_mode():
+            logits, state = state_after(ours, batch, context)
+        mine = measured(lambda s=state, g=logits: our_tokens(ours, (g, s), TOKENS, True), options.rounds)
+        state_bytes = sum(nbytes(*layer) for layer in state)
+        del state
+        theirs = measured(lambda c=context, b=batch: compiled_tokens(peer, b, c, TOKENS), options.rounds)
+        cache = 2 * 2 * size.layers * size.width * batch * (context + TOKENS)  # keys and values, 2 bytes each
+        yield [
+            f"{context}, {batch}",
+            quotient(theirs.seconds, mine.seconds),
+            cell(mine.seconds / TOKENS * 1e3),
+            cell(theirs.seconds / TOKENS * 1e3),
+            number(state_bytes / 1e9),
+            number(cache / 1e9),
         ]
 
 
 def main() -> None:
-    options = start(parser(__doc__, rounds=2))
-    size, lengths = (SMOKE, [16, 32]) if options.smoke else (FULL, [2**k for k in range(10, 17)])
-    table(f"Length (median of {options.rounds} rounds)", COLUMNS, rows(size, lengths, options.rounds))
+    arguments = parser(__doc__, rounds=2)
+    arguments.add_argument("--only", nargs="+", choices=["prefill", "tokens"], default=["prefill", "tokens"])
+    arguments.add_argument(
+        "--compile-only", action="store_true", help="fill torch's cache of compiled kernels"
+    )
+    options = start(arguments)
+    size = SMOKE if options.smoke else FULL
+    peer = transformer(size, 2**17)
+    if options.compile_only:
+        for context, batch in CONTEXTS[:2]:  # others need a whole GPU
+            compiled_tokens(peer, batch, context, TOKENS)
+        return
+    for name, columns, rows in (("prefill", PREFILL, prefills), ("tokens", TOKEN, tokens)):
+        if name in options.only:
+            title = f"Length, {name} (median of {options.rounds} rounds)"
+            table(title, columns, rows(size, (mamba(size), peer), options))
 
 
 if __name__ == "__main__":

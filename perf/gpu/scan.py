@@ -5,9 +5,11 @@
 bf16 rows (unless it says fp32) with fp32 inside, with D, gate, bias and softplus. *Kernels* are the default backend's
 launches replayed as a CUDA graph: what the GPU needs. The others are called from Python, as layers call them;
 mamba_ssm's time includes turning rows into its layout, time last, and back. Its kernels alone, on rows turned
-beforehand, are replayed as well, where there is one direction: it knows no other. The floor is a copy that reads and
-writes what the scan has to, each tensor once: inputs and output, and in training also every gradient. Without a GPU
-the same runs on the CPU's backends.
+beforehand, are replayed as well, where there is one direction: it knows no other, and only for bf16 and 16 states
+(`python -m perf.peers.mamba_ssm_build` builds them). Two floors: *exponentials* computes as many as the scan has to,
+one per state, channel and position, and in training as many again, in registers; *copy* reads and writes what the scan
+has to, each tensor once: inputs and output, and in training also every gradient. Without a GPU the same runs on the
+CPU's backends.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from perf.lib.common import parser
 from perf.lib.contests import agree
+from perf.lib.exponentials import exponentials
 from perf.lib.gpu import DEVICE, FAST, bandwidth, clock, moving, nbytes, replayed, start
 from perf.lib.tables import Case, Run, compare
 from torch import Tensor
@@ -77,13 +80,23 @@ def inputs(shape: Shape) -> dict[str, Tensor | None]:
     }
 
 
+def sizes(i: dict[str, Any]) -> tuple[int, int]:
+    """Positions × channels of all directions, and states."""
+    return i["u"].numel(), i["A"].shape[-1]
+
+
+def names_for(i: dict[str, Any]) -> list[str]:
+    """Backends that run these inputs: mamba_ssm's kernels are built for bf16."""
+    return [name for name in NAMES if name != "mamba_ssm" or i["u"].dtype == torch.bfloat16]
+
+
 def scan(i: dict[str, Any], backend: str) -> Tensor:
     return ops.scan(ScanInputs(**i, softplus=True), use=backend)[0]
 
 
 def transposed(i: dict[str, Any]) -> dict[str, Tensor] | None:
     """The same as mamba_ssm's kernels take it; None without them, and for more than one direction."""
-    if "mamba_ssm" not in NAMES or i["scan_order"] is not None:
+    if "mamba_ssm" not in names_for(i) or i["scan_order"] is not None:
         return None
     rows = {"u": i["u"][0], "delta": i["dt"][0], "z": i["z"][:, :, 0]}
     made = {n: t.detach().mT.contiguous() for n, t in rows.items()}
@@ -99,10 +112,12 @@ def bare(given: dict[str, Tensor]) -> Tensor:
 def forward(shapes: list[Shape]) -> Iterator[Case]:
     for shape in shapes:
         i = inputs(shape)
-        runs: dict[str, Run] = {b: torch.no_grad()(lambda b=b, i=i: scan(i, b)) for b in NAMES}
-        for b in NAMES[1:]:
+        names = names_for(i)
+        runs: dict[str, Run] = {b: torch.no_grad()(lambda b=b, i=i: scan(i, b)) for b in names}
+        for b in names[1:]:
             agree(runs[FAST](), runs[b](), 1e-2)  # pyright: ignore[reportArgumentType]
-        runs["kernels"], runs["floor"] = replayed(runs[FAST]), moving(nbytes(*i.values(), i["z"]))
+        runs["kernels"], runs["copy"] = replayed(runs[FAST]), moving(nbytes(*i.values(), i["z"]))
+        runs["exponentials"] = exponentials(*sizes(i))
         if given := transposed(i):
             agree(runs[FAST]()[:, :, 0], bare(given).mT, 1e-2)  # pyright: ignore[reportIndexIssue]
             runs[BARE] = replayed(torch.no_grad()(lambda given=given: bare(given)))
@@ -118,9 +133,10 @@ def both(shapes: list[Shape]) -> Iterator[Case]:
         def step(backend: str, i: Any = i, leaves: Any = leaves, arriving: Tensor = arriving) -> object:
             return torch.autograd.grad(scan(i, backend), leaves, arriving)
 
-        runs: dict[str, Run] = {b: lambda b=b, step=step: step(b) for b in NAMES}
+        runs: dict[str, Run] = {b: lambda b=b, step=step: step(b) for b in names_for(i)}
         moved = 3 * nbytes(*leaves) + 2 * nbytes(arriving)  # read by both passes, gradients, y, its gradient
-        runs["kernels"], runs["floor"] = replayed(runs[FAST]), moving(moved)
+        runs["kernels"], runs["copy"] = replayed(runs[FAST]), moving(moved)
+        runs["exponentials"] = exponentials(*sizes(i), passes=2)
         if given := transposed(i):
             runs[BARE] = replayed(both_bare(given, arriving[:, :, 0].mT.contiguous()))
         yield label(shape), runs
@@ -136,12 +152,17 @@ def label(shape: Shape) -> str:
 
 
 def main() -> None:
-    options = start(parser(__doc__, rounds=5))
-    shapes = SMOKE if options.smoke else SHAPES
+    arguments = parser(__doc__, rounds=5)
+    arguments.add_argument(
+        "--shapes", type=int, nargs="+", default=range(len(SHAPES)), help="which, from 0 on"
+    )
+    options = start(arguments)
+    shapes = SMOKE if options.smoke else [SHAPES[i] for i in options.shapes]
     print(f"\nA large copy moves {bandwidth() / 1e9:.0f} GB/s, counting bytes read and written.")
     built = [BARE] if "mamba_ssm" in NAMES else []
-    names = ["kernels", *built, *NAMES, "floor"]
-    ratios = [("kernels", "floor"), *((b, "kernels") for b in built), *((peer, FAST) for peer in NAMES[1:])]
+    names = ["kernels", *built, *NAMES, "exponentials", "copy"]
+    ratios = [("kernels", floor) for floor in ("exponentials", "copy")]
+    ratios += [*((b, "kernels") for b in built), *((peer, FAST) for peer in NAMES[1:])]
     compare("Scan, forward", names, ratios, forward(shapes), options.rounds, clock=clock)
     compare("Scan, forward and backward", names, ratios, both(shapes), options.rounds, clock=clock)
 

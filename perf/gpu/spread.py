@@ -24,17 +24,38 @@ from typing import Any, NamedTuple
 import torch
 from perf.lib.common import machine, parser
 from perf.lib.gpu import DEVICE, gigabytes, gpu, peak, reset
-from perf.lib.gpu_trained import Size, Trained, seconds
+from perf.lib.gpu_trained import Part, Trained, samples, seconds, tower_and_llm
 from perf.lib.tables import number, ratio, table
 
 from vlm_train.distributed import launch, process_group
 
 NAMES = {"auto": "one GPU", "ddp": "DDP", "fsdp2": "FSDP2"}
-SMALL = Size("{type: mamba, d_model: 256, n_layer: 4, vocab_size: 1000}", "vit_tiny_patch16_224", 4, 48, 8)
-LARGE = Size(
-    "{type: mamba, d_model: 1024, n_layer: 48, vocab_size: 50280}", "vit_base_patch16_224", 12, 256, 32
+RATE = 1e-4
+
+
+class Size(NamedTuple):
+    """A model: changes to the spec, text tokens a sample, and samples of each process in the steps of *losses*."""
+
+    changes: list[str]
+    text: int
+    samples: int
+
+
+SMALL = Size(
+    tower_and_llm("{type: mamba, d_model: 256, n_layer: 4, vocab_size: 1000}", "vit_tiny_patch16_224", 4),
+    48,
+    8,
 )
-SMOKE = Size("{type: mamba, d_model: 32, n_layer: 2, vocab_size: 96}", "vit_tiny_patch16_224", 2, 9, 2, 32)
+LARGE = Size(
+    tower_and_llm("{type: mamba, d_model: 1024, n_layer: 48, vocab_size: 50280}", "vit_base_patch16_224", 12),
+    256,
+    32,
+)
+SMOKE = Size(
+    tower_and_llm("{type: mamba, d_model: 32, n_layer: 2, vocab_size: 96}", "vit_tiny_patch16_224", 2, 32),
+    9,
+    2,
+)
 
 
 class Found(NamedTuple):
@@ -49,17 +70,21 @@ class Found(NamedTuple):
 def measure(name: str, options: Namespace) -> Found:
     """In each process of a group, of which one may be the only member."""
     small, large = (SMOKE, SMOKE) if options.smoke else (SMALL, LARGE)
-    exact = Trained(small, name, "fp32", options.gpus)
-    losses = [exact.step(exact.batches(number)) for number in range(options.steps)]
-    exact.stage_state.close()
+    exact = Trained(Part(small.changes, strategy=name, precision="fp32"), options.gpus)
+    exact.rate(RATE)
+    losses = [exact.step(exact.batches(number, small.samples, small.text)) for number in range(options.steps)]
+    exact.close()
     del exact
-    fast = Trained(large, name, "bf16", options.gpus)
+    if options.losses_only:
+        return Found(losses, 0.0, [], [])
+    fast = Trained(Part(large.changes, strategy=name), options.gpus)
     found = Found(losses, fast.parameters / 1e6, [], [])
     for count in options.samples:
         reset()
-        found.seconds.append(seconds(fast, count, options.rounds))
+        batch = samples(fast.model, count, large.text, seed=0).to(fast.device)
+        found.seconds.append(seconds(lambda batch=batch: fast.step([batch]), options.rounds))
         found.peaks.append(peak())
-    fast.stage_state.close()
+    fast.close()
     return found
 
 
@@ -104,6 +129,8 @@ def tables(found: dict[str, Found], options: Namespace) -> None:
     ]
     columns = ["", "largest relative difference", "first loss", "last loss"]
     table(f"Losses of {options.steps} steps against one process, fp32", columns, rows)
+    if options.losses_only:
+        return
     columns = ["", "efficiency", "samples/s", "peak GB a GPU", "ms a step"]
     title = f"Training of {one.millions:.0f} M parameters, bf16 (median of {options.rounds} steps)"
     table(
@@ -127,6 +154,7 @@ def main() -> None:
     )
     arguments.add_argument("--samples", type=int, nargs="+", default=[16, 32, 48], help="a GPU, one row each")
     arguments.add_argument("--steps", type=int, default=40, help="whose losses are compared")
+    arguments.add_argument("--losses-only", action="store_true", help="leave out the speed")
     arguments.add_argument("--strategies", nargs="+", choices=list(NAMES)[1:], default=["ddp", "fsdp2"])
     arguments.add_argument("--member", help="a file: this is one of the processes, and writes there")
     options: Any = arguments.parse_args()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import platform
 import statistics
 from collections.abc import Callable
@@ -48,7 +49,8 @@ def clock(run: Run) -> float:
     if DEVICE.type == "cpu":
         return timed(run)
     first = _marked(run, 1)
-    return _marked(run, max(1, min(200, int(ENOUGH / max(first, 1e-6)))))
+    calls = min(200, int(ENOUGH / max(first, 1e-6)))
+    return _marked(run, calls) if calls > 1 else first
 
 
 def _marked(run: Run, calls: int) -> float:
@@ -63,7 +65,10 @@ def _marked(run: Run, calls: int) -> float:
 
 
 def replayed(run: Callable[[], object]) -> Run:
-    """The same launches as a CUDA graph: what the GPU needs, without the time to launch. On a CPU the run itself."""
+    """The same launches as a CUDA graph: what the GPU needs, without the time to launch. On a CPU the run itself.
+
+    The result keeps `run`: the graph reads tensors that only `run` may hold.
+    """
     if DEVICE.type == "cpu":
         return run
     stream = torch.cuda.Stream()
@@ -76,7 +81,7 @@ def replayed(run: Callable[[], object]) -> Run:
     with torch.cuda.graph(graph):
         result = run()
 
-    def again() -> object:
+    def again(kept: object = run) -> object:
         graph.replay()
         return result
 
@@ -107,8 +112,15 @@ def peak() -> float:
     return torch.cuda.max_memory_allocated() / 1e9 if DEVICE.type == "cuda" else float("nan")
 
 
+def held() -> float:
+    """GB that tensors take now; nan on a CPU."""
+    return torch.cuda.memory_allocated() / 1e9 if DEVICE.type == "cuda" else float("nan")
+
+
 def reset() -> None:
+    """Forget the peak, and what nothing refers to any more."""
     if DEVICE.type == "cuda":
+        gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
+from vlm_core.generation.sampling import TokenSampler
 from vlm_llms.mamba.mamba import MambaLM
 
 
@@ -32,7 +33,7 @@ def mamba(size: Size) -> MambaLM:
 
 
 def transformer(size: Size, positions: int) -> nn.Module:
-    """With SDPA; the cache is its own."""
+    """With SDPA and transformers' own caches."""
     from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
     from transformers.utils import logging
 
@@ -60,8 +61,8 @@ def _no_tokenizer() -> Any:
     raise AssertionError("nothing is measured on text")
 
 
-def our_prefill(model: MambaLM, x: Tensor) -> Callable[[], Any]:
-    """x (B, T, M) -> logits of the last position, state."""
+def our_eager_prefill(model: MambaLM, x: Tensor) -> Callable[[], Any]:
+    """x (B, T, M) -> logits of the last position, state; launched layer by layer."""
 
     def run() -> Any:
         hidden, state = model(x)
@@ -70,41 +71,94 @@ def our_prefill(model: MambaLM, x: Tensor) -> Callable[[], Any]:
     return torch.inference_mode()(run)
 
 
+CAPTURED = 3
+"""Calls of a length until it is replayed: the first is launched, the second captured."""
+
+
+def pieces(model: MambaLM, batch: int, length: int) -> Iterator[slice]:
+    """The parts of an input in which sessions read it; the first one may be shorter."""
+    size = max(1, (model.prefill_chunk or length) // batch)
+    for end in range((length - 1) % size + 1, length + 1, size):
+        yield slice(max(0, end - size), end)
+
+
+def our_prefill(model: MambaLM, x: Tensor) -> Callable[[], Any]:
+    """As `our_eager_prefill`, the way that sessions prefill: CUDA graphs by length, long inputs in pieces."""
+    parts = list(pieces(model, *x.shape[:2]))
+
+    def run() -> Any:
+        logits = state = None
+        for piece in parts:
+            logits, state = model.prefill(x[:, piece], state=state)
+        return logits, state
+
+    run = torch.inference_mode()(run)
+    for _ in range(CAPTURED if len(parts) < CAPTURED else 0):
+        run()
+    return run
+
+
+def state_after(model: MambaLM, batch: int, context: int) -> tuple[Tensor, Any]:
+    """Logits and state after a random context that never exists as a whole."""
+    logits = state = None
+    for piece in pieces(model, batch, context):
+        x = torch.randn(batch, piece.stop - piece.start, model.dim, dtype=torch.bfloat16)
+        logits, state = model.prefill(x, state=state)
+    assert logits is not None
+    return logits, state
+
+
+def our_tokens(
+    model: MambaLM, after: Tensor | tuple[Tensor, Any], count: int, record: bool
+) -> Callable[[], Any]:
+    """Greedy, `count` tokens a call, each call going on where the last one ended; every id reaches the host.
+
+    `after`: a prompt (B, T, M), or logits and state. With `record`, a token is a CUDA graph, as in sessions.
+    """
+    with torch.inference_mode():
+        logits, state = our_prefill(model, after)() if isinstance(after, Tensor) else after
+        ids = logits.argmax(-1)
+        sampler = TokenSampler(0.0, 1.0, model.vocab_size)
+        graph = model.cuda_graph_decoder(state, sampler) if record else None
+        if graph is not None:
+            graph.start(state, ids, Generator(ids.device))
+
+    def eager() -> None:
+        nonlocal ids, state
+        for _ in range(count):
+            hidden, state = model(model.embed(ids.unsqueeze(1)), state=state)
+            ids = model.logits(hidden[:, -1]).argmax(-1)
+            ids.tolist()
+
+    def recorded() -> None:
+        assert graph is not None
+        read = graph.step()
+        for left in range(count - 1, -1, -1):
+            following = graph.step() if left else read  # one token ahead of the reader
+            read()
+            read = following
+
+    return torch.inference_mode()(eager if graph is None else recorded)
+
+
 def peer_prefill(model: Any, x: Tensor) -> Callable[[], Any]:
+    """x (B, T, M) -> logits of the last position, cache."""
+
     def run() -> Any:
         output = model(inputs_embeds=x, use_cache=True, logits_to_keep=1)
-        return output.logits[:, -1], output.past_key_values
-
-    return torch.inference_mode()(run)
-
-
-def our_tokens(model: MambaLM, x: Tensor, count: int, record: bool) -> Callable[[], Any]:
-    """Greedy, `count` tokens a call, each call going on where the last one ended."""
-    with torch.inference_mode():
-        logits, state = our_prefill(model, x)()
-        recorded = model.cuda_graph_decoder(state) if record else None
-
-    def run() -> None:
-        nonlocal logits, state
-        for _ in range(count):
-            ids = logits.argmax(-1)
-            if recorded is None:
-                hidden, state = model(model.embed(ids.unsqueeze(1)), state=state)
-                logits = model.logits(hidden[:, -1])
-            else:
-                logits = recorded(ids)
+        return output.logits[:, -1], output.cache
 
     return torch.inference_mode()(run)
 
 
 def peer_tokens(model: Any, x: Tensor, count: int) -> Callable[[], Any]:
-    """As ours; its cache grows."""
+    """As ours, launched kernel by kernel; its cache grows."""
     logits, cache = peer_prefill(model, x)()
 
     def run() -> None:
         nonlocal logits, cache
         for _ in range(count):
-            output = model(logits.argmax(-1, keepdim=True), past_key_values=cache, use_cache=True)
-            logits, cache = output.logits[:, -1], output.past_key_values
+            output = model(logits.argmax(-1, keepdim=True), cache=cache, use_cache=True)
+            logits, cache = output.logits[:, -1], output.cache
 
     return torch.inference_mode()(run)

@@ -84,12 +84,12 @@ def test_an_image_within_a_text_too(model, questions) -> None:
 
 def test_an_image_is_encoded_and_read_once(tiny_model, questions, monkeypatch) -> None:
     seen, read = [], []
-    encode_images, forward = tiny_model.encode_images, tiny_model.forward_embeds
+    encode_images, prefill = tiny_model.encode_images, tiny_model.prefill
     monkeypatch.setattr(
         tiny_model, "encode_images", lambda pixels: seen.append(len(pixels)) or encode_images(pixels)
     )
     monkeypatch.setattr(
-        tiny_model, "forward_embeds", lambda x, *rest: read.append(tuple(x.shape[:2])) or forward(x, *rest)
+        tiny_model, "prefill", lambda x, *rest: read.append(tuple(x.shape[:2])) or prefill(x, *rest)
     )
     six = [question for question in questions if question.id[0] == "3"]
     ask(tiny_model, six, batch_size=6)

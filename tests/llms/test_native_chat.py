@@ -20,7 +20,8 @@ from vlm_core.cli import assemble as assemble_cli
 from vlm_core.errors import UserError
 from vlm_core.export.hf_export import export_hf
 from vlm_core.generation.conversation import Conversation
-from vlm_core.generation.generate import GenerationConfig, Session
+from vlm_core.generation.generate import Session
+from vlm_core.generation.sampling import GenerationConfig
 from vlm_core.hf.processing import VLMProcessor
 from vlm_core.io.checksum import with_checksum
 from vlm_core.model_folder.assemble import build, load, save

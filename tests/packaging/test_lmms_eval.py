@@ -12,7 +12,8 @@ from PIL import Image
 from processes import run, succeed
 from uv import find_uv_bin
 
-from vlm_core.generation.generate import GenerationConfig, answer
+from vlm_core.generation.generate import answer
+from vlm_core.generation.sampling import GenerationConfig
 from vlm_core.model_folder.assemble import build, load, save
 from vlm_core.spec.spec import Spec
 from vlm_core.text.render import IMAGE, Message, render

@@ -7,7 +7,7 @@ import pytest
 
 from vlm_bench.lmms.requests import MAX_NEW_TOKENS, batches, cut, decoding, stops
 from vlm_core.errors import UserError
-from vlm_core.generation.generate import GenerationConfig
+from vlm_core.generation.sampling import GenerationConfig
 
 
 @pytest.mark.parametrize(

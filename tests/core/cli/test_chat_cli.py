@@ -15,7 +15,7 @@ from vlm_core.cli import chat
 from vlm_core.cli.prompt import Interrupt, image_files
 from vlm_core.errors import UserError
 from vlm_core.generation.conversation import Conversation
-from vlm_core.generation.generate import GenerationConfig
+from vlm_core.generation.sampling import GenerationConfig
 from vlm_core.text.template import TEMPLATES
 
 TEMPLATE = TEMPLATES["llava-v1"]

@@ -15,6 +15,7 @@ from vlm_core.model_folder.assemble import build
 from vlm_core.numerics import linear_cross_entropy
 from vlm_core.numerics.linear_cross_entropy import summed_cross_entropy
 from vlm_core.spec.spec import Spec
+from vlm_ssm import MambaMixer
 from vlm_ssm.backends import forced
 
 TEXT, VOCAB = 20, 264
@@ -76,6 +77,23 @@ def test_flops_are_those_of_torchs_counter(spec, trainable):
     with forced("torch"), FlopCounterMode(display=False, custom_mapping=formulas()) as counter:
         loss.backward()
     assert sum(cost.backward for cost in found.values()) == counter.get_total_flops()
+
+
+@pytest.mark.usefixtures("no_hooks")
+def test_a_layer_as_one_operation_costs_what_its_operations_cost():
+    """What the backward pass computes again is not counted."""
+    layer, counts = MambaMixer(16, d_state=4), {}
+    for backend in ("torch", "numba"):
+        x = torch.randn(2, 9, 16, requires_grad=True)
+        for frozen in (False, True):
+            layer.requires_grad_(not frozen)
+            with forced(backend), FlopCounterMode(display=False, custom_mapping=formulas()) as forward:
+                y = layer.mix(x)[0].sum()
+            with forced(backend), FlopCounterMode(display=False, custom_mapping=formulas()) as backward:
+                y.backward()
+            counts[backend, frozen] = forward.get_total_flops(), backward.get_total_flops()
+    for frozen in (False, True):
+        assert counts["numba", frozen] == counts["torch", frozen]
 
 
 def test_matrix_products_are_two_flops_a_weight(spec):

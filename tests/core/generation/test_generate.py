@@ -1,14 +1,19 @@
 """Decoding: equal to recomputing everything, to singles in a batch, and to what was asked for."""
 
+from itertools import islice
+
 import pytest
 import torch
 
+from vlm_core.errors import UserError
 from vlm_core.generation.conversation import Conversation
-from vlm_core.generation.generate import GenerationConfig, Session, answer
-from vlm_core.generation.generate import sample as sample_next
+from vlm_core.generation.generate import Session, answer
+from vlm_core.generation.sampling import GenerationConfig
+from vlm_core.generation.sampling import sample as sample_next
 from vlm_core.io.images import load_image
 from vlm_core.text.render import IMAGE, Message, render
 from vlm_core.text.template import TEMPLATES
+from vlm_ssm.layers import decode
 
 SHORT = TEMPLATES["short"]
 LONG = GenerationConfig(max_new_tokens=8)
@@ -56,6 +61,19 @@ def test_a_batch_of_different_lengths_gives_what_singles_give(tiny_model):
     together = answer(tiny_model, samples, pixels, decoding=LONG)
     alone = [answer(tiny_model, [s], [p], decoding=LONG)[0] for s, p in zip(samples, pixels, strict=True)]
     assert together == alone
+
+
+def test_a_batch_decodes_in_one_call_a_token(tiny_model, monkeypatch):
+    """On a CPU too: all conversations in one pass over the weights."""
+    batches, fused = [], decode.fused_decode_step
+    monkeypatch.setattr(
+        decode, "fused_decode_step", lambda x, *args: (batches.append(len(x)), fused(x, *args))[1]
+    )
+    session = Session(tiny_model)
+    session.prefill([prompt(tiny_model, text) for text in ("a?", "is there a b?", "c")])
+    steps = len(list(session.tokens(LONG)))
+    assert batches == [3] * (steps - 1)
+    assert steps > 1
 
 
 def test_shared_images_are_seen_once(tiny_model, monkeypatch):
@@ -162,38 +180,135 @@ def test_what_a_user_types_stays_text(tiny_model, text):
 
 
 class Counted:
-    """What a GPU records, by plain calls."""
+    """A graph decoder by plain calls."""
 
-    def __init__(self, llm, state):
-        self.llm, self.after, self.calls = llm, state, 0
+    def __init__(self, llm, sampler):
+        self.llm, self.sampler, self.steps, self.closed = llm, sampler, 0, 0
+        self.generator = torch.Generator()
 
-    def __call__(self, ids):
-        hidden, self.after = self.llm(self.llm.embed(ids.unsqueeze(1)), state=self.after)
-        self.calls += 1
-        return self.llm.logits(hidden[:, -1])
+    def start(self, state, ids, generator):
+        self.history, self.ids = [(state, None)], ids
+        self.generator.set_state(generator.get_state())
 
-    def state(self):
-        return self.after.clone()
+    @torch.inference_mode()
+    def step(self):
+        hidden, state = self.llm(self.llm.embed(self.ids.unsqueeze(1)), state=self.history[-1][0])
+        logits = self.llm.logits(hidden[:, -1])
+        chosen = self.sampler(logits, self.generator)
+        self.ids = chosen.clamp(min=0)
+        self.history, self.steps = [self.history[-1], (state, logits)], self.steps + 1
+        return chosen.tolist
+
+    def logits(self, *, ahead):
+        return self.history[-1 - ahead][1].clone()
+
+    def state(self, *, ahead):
+        return self.history[-1 - ahead][0].clone()
+
+    def close(self):
+        self.closed += 1
 
 
-def test_recorded_tokens_are_the_same_and_leave_their_state(tiny_model, monkeypatch):
-    """Recording begins after a few tokens, and what is fed next continues from its state."""
-    (pixels,), made, recordings = images(1), [], []
-    sample = prompt(tiny_model, "is there a circle?", pixels)
-    for recording in (False, True):
-        if recording:
-            make = lambda state: recordings.append(Counted(tiny_model.llm, state)) or recordings[-1]  # noqa: E731
-            monkeypatch.setattr(tiny_model.llm, "cuda_graph_decoder", make)
-        session = Session(tiny_model)
-        session.prefill([sample], [pixels])
-        said = list(session.tokens(GenerationConfig(max_new_tokens=9, temperature=1.0)))
-        state = session.state
-        session.prefill([sample], [pixels])
-        made.append((said, state, session.state, session.expand(2).state))
-    (said, *states), (same, *others) = made
-    assert said == same
-    assert [r.calls for r in recordings] == [len(said) - 1 - 4]
-    for before, after in zip(states, others, strict=True):
+@pytest.fixture
+def decoders(tiny_model, monkeypatch):
+    made = []
+    make = lambda state, sampler: made.append(Counted(tiny_model.llm, sampler)) or made[-1]  # noqa: E731
+    monkeypatch.setattr(tiny_model.llm, "cuda_graph_decoder", make)
+    return made
+
+
+def generated(model, decoding, stop=None):
+    """Tokens (up to `stop`), state and logits after them, and the state after another prompt."""
+    (pixels,) = images(1)
+    sample = prompt(model, "is there a circle?", pixels)
+    session = Session(model)
+    session.prefill([sample], [pixels])
+    ids = list(islice(session.tokens(decoding), stop))
+    state, logits = session.state, session.next_logits
+    session.prefill([sample], [pixels])
+    return ids, logits, [state, session.state, session.expand(2).state]
+
+
+def assert_same(found, wanted):
+    (ids, logits, states), (same, others, like) = found, wanted
+    assert ids == same
+    torch.testing.assert_close(logits, others)
+    for before, after in zip(states, like, strict=True):
         for a, b in zip(before, after, strict=True):
             torch.testing.assert_close(a.ssm, b.ssm)
             torch.testing.assert_close(a.conv, b.conv)
+
+
+@pytest.mark.parametrize("stop", [None, 1, 6, 7])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_tokens_of_a_graph_are_the_same_and_leave_their_state(tiny_model, monkeypatch, temperature, stop):
+    """A graph begins after a few tokens and runs one ahead of the reader, who may stop at any of them."""
+    decoding = GenerationConfig(max_new_tokens=9, temperature=temperature)
+    wanted = generated(tiny_model, decoding, stop)
+    made = []
+    make = lambda state, sampler: made.append(Counted(tiny_model.llm, sampler)) or made[-1]  # noqa: E731
+    monkeypatch.setattr(tiny_model.llm, "cuda_graph_decoder", make)
+    assert_same(generated(tiny_model, decoding, stop), wanted)
+    read = len(wanted[0]) - 5  # by the graph
+    assert [(d.steps, d.closed) for d in made] == ([] if read <= 0 else [(read + (stop is not None), 1)])
+
+
+def test_a_graph_stops_at_the_end_of_the_answer(tiny_model, decoders, monkeypatch):
+    """The token that was computed ahead is dropped."""
+    eos, config = tiny_model.llm.tokenizer.eos_id, GenerationConfig(max_new_tokens=20)
+    session = Session(tiny_model)
+    session.prefill([prompt(tiny_model, "a")])
+    monkeypatch.setattr("vlm_core.generation.generate.sample", lambda *_: torch.tensor([5]))
+    script = iter([6, eos, 7, 8])
+    monkeypatch.setattr(
+        "vlm_core.generation.sampling.TokenSampler.__call__", lambda *_: torch.tensor([next(script)])
+    )
+    assert list(session.tokens(config)) == [[5]] * 5 + [[6], [eos]]
+    assert next(script) == 8, "one token ahead"
+    assert decoders[0].closed == 1
+    state = session.state
+    fresh = Session(tiny_model)
+    fresh.prefill([prompt(tiny_model, "a")])
+    for token in [5] * 5 + [6]:
+        fresh._decode_token(torch.tensor([token]))
+    for a, b in zip(state, fresh.state, strict=True):
+        torch.testing.assert_close(a.ssm, b.ssm)
+
+
+def test_damaged_logits_stop_a_graph(tiny_model, decoders, monkeypatch):
+    session = Session(tiny_model)
+    session.prefill([prompt(tiny_model, "a")])
+    monkeypatch.setattr("vlm_core.generation.generate.sample", lambda *_: torch.tensor([5]))
+    nan = lambda self, hidden: torch.full((len(hidden), self.vocab_size), torch.nan)  # noqa: E731
+    monkeypatch.setattr(type(tiny_model.llm), "logits", nan)
+    with pytest.raises(UserError, match="not finite"):
+        list(session.tokens(GenerationConfig(max_new_tokens=9, temperature=1.0)))
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 16, 30, 1000])
+def test_a_prompt_in_pieces_equals_the_whole(tiny_model, chunk):
+    """Two prompts of different length with an image each; the state of an earlier turn is continued."""
+    pixels = images(2)
+    samples = [prompt(tiny_model, q, p) for q, p in zip(("red?", "is there a circle?"), pixels, strict=True)]
+    sessions = [Session(tiny_model), Session(tiny_model, prefill_chunk=chunk)]
+    for session in sessions:
+        session.prefill(samples, pixels)
+        session.prefill([prompt(tiny_model, "and?"), prompt(tiny_model, "what color is it?")])
+    whole, pieces = sessions
+    torch.testing.assert_close(pieces.next_logits, whole.next_logits, rtol=1e-4, atol=1e-5)
+    for a, b in zip(pieces.state, whole.state, strict=True):
+        torch.testing.assert_close(a.ssm, b.ssm, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(a.conv, b.conv, rtol=1e-4, atol=1e-6)
+
+
+def test_pieces_have_the_size_asked_for(tiny_model, monkeypatch):
+    """The first may be shorter: those that follow can be the same CUDA graph. The size counts all conversations."""
+    shapes, prefill = [], tiny_model.prefill
+    monkeypatch.setattr(
+        tiny_model, "prefill", lambda x, *a: shapes.append(tuple(x.shape[:2])) or prefill(x, *a)
+    )
+    (pixels,) = images(1)
+    sample = prompt(tiny_model, "is there a circle?", pixels)
+    Session(tiny_model, prefill_chunk=10).prefill([sample] * 2, [pixels] * 2)
+    length, rest = len(sample), len(sample) % 5 or 5
+    assert shapes == [(2, rest)] + [(2, 5)] * ((length - rest) // 5)

@@ -11,7 +11,8 @@ from transformers import AutoConfig, AutoModelForImageTextToText, pipeline
 
 import vlm_core.hf
 from vlm_core.errors import UserError
-from vlm_core.generation.generate import GenerationConfig, Session
+from vlm_core.generation.generate import Session
+from vlm_core.generation.sampling import GenerationConfig
 from vlm_core.io.manifest import verify_folder
 from vlm_core.model_folder.assemble import load
 from vlm_core.text.render import IMAGE, Message, render

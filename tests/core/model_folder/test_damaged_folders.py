@@ -16,7 +16,7 @@ from PIL import Image
 
 from vlm_core.errors import UserError
 from vlm_core.generation.conversation import Conversation
-from vlm_core.generation.generate import GenerationConfig
+from vlm_core.generation.sampling import GenerationConfig
 from vlm_core.io.manifest import MANIFEST, write_folder
 from vlm_core.model_folder.assemble import load
 

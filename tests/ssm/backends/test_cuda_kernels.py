@@ -3,6 +3,7 @@
 import sys
 from types import MappingProxyType
 
+import conv_cases
 import pytest
 import torch
 from cases import assert_as_near, assert_near, errors, gradients, run_exact, run_scan, scan_inputs
@@ -20,7 +21,8 @@ from vlm_ssm.registration.inputs import ScanInputs
 if backends.missing("cuda"):
     pytest.skip("the kernels need a CUDA device", allow_module_level=True)
 
-from vlm_ssm.cuda import compiler, conv, layer_norm, norm, reduce, scan, scan_backward, scan_forward
+from vlm_ssm.cuda import compiler, conv, reduce, scan, scan_backward, scan_forward
+from vlm_ssm.cuda.norms import layer_norm, rms_norm
 from vlm_ssm.cuda.scan_inputs import TILE
 from vlm_ssm.triton import conv as triton_conv
 from vlm_ssm.triton import norm as triton_norm
@@ -35,12 +37,18 @@ ROUNDING = MappingProxyType({torch.bfloat16: 3e-3, torch.float16: 1.5e-3, torch.
 def _compiled(request):
     """Kernels of all selected tests, side by side."""
 
-    def stop(*_):
+    scan_op = ops.scan
+
+    def stop(*_, **__):
         raise Recorded
 
     def run(item):
         def once(patch):
             patch.setattr(sys.modules[__name__], "run_exact", stop)
+            patch.setattr(conv_cases, "exact", stop)
+            patch.setattr(
+                ops, "scan", lambda inputs, use: scan_op(inputs, use=use) if use == "cuda" else stop()
+            )
             values = {"monkeypatch": patch, **(item.callspec.params if hasattr(item, "callspec") else {})}
             code = item.function.__code__
             needed = {n: v for n, v in values.items() if n in code.co_varnames[: code.co_argcount]}
@@ -50,7 +58,9 @@ def _compiled(request):
 
     items = [item for item in request.session.items if item.module is request.module]
     with torch.device("cuda"):
-        variants = recorded((conv, layer_norm, norm, reduce, scan_backward, scan_forward), map(run, items))
+        variants = recorded(
+            (conv, layer_norm, rms_norm, reduce, scan_backward, scan_forward), map(run, items)
+        )
     major, minor = torch.cuda.get_device_capability()
     compile_together(variants, compiler.target(10 * major + minor))
 

@@ -5,7 +5,7 @@ import torch
 from cases import assert_near, gradients
 
 from vlm_ssm import ops
-from vlm_ssm.cuda.padding import VECTOR, scan_padded
+from vlm_ssm.cuda.shapes.padding import VECTOR, scan_padded
 from vlm_ssm.registration.inputs import ScanInputs
 
 

@@ -12,20 +12,23 @@ import torch
 pytest.importorskip("triton")
 pytest.importorskip("cuda.bindings.nvrtc")
 
+from vlm_ssm import MambaMixer, cast_parameters
 from vlm_ssm.cuda import (
     compiler,
     conv,
     launch,
-    layer_norm,
-    norm,
     parameters,
     reduce,
     scan,
     scan_backward,
     scan_forward,
 )
+from vlm_ssm.cuda.decoding import matvec
+from vlm_ssm.cuda.decoding import step as decode
+from vlm_ssm.cuda.norms import layer_norm, rms_norm
 from vlm_ssm.registration.inputs import ConvInputs, ScanInputs
 from vlm_ssm.triton import conv as triton_conv
+from vlm_ssm.triton import decode as triton_decode
 from vlm_ssm.triton import scan as triton_scan
 
 try:
@@ -57,10 +60,29 @@ def launches(monkeypatch):
             assert len(tensors) == count
             assert all(t is None or isinstance(t, torch.Tensor) for t in tensors)
 
-    for module in (conv, layer_norm, norm, parameters, reduce, scan_backward, scan_forward):
+        def __call__(self, grid, threads, shared, device, **values):
+            tensors = {n: v for n, v in values.items() if v is None or isinstance(v, torch.Tensor)}
+            integers = {n: v for n, v in values.items() if n not in tensors}
+            self.prepare(grid, threads, shared, device, (*tensors,), **integers)(*tensors.values())
+
+    for module in (
+        conv,
+        decode,
+        layer_norm,
+        matvec,
+        parameters,
+        reduce,
+        rms_norm,
+        scan_backward,
+        scan_forward,
+    ):
         monkeypatch.setattr(module, "kernel", Kernel)
-    for module in (norm, parameters):
+    for module in (decode, matvec):
+        dependent = lambda run, grid, threads, device, **values: run(grid, threads, 0, device, **values)  # noqa: E731
+        monkeypatch.setattr(module, "launch_dependent", dependent)
+    for module in (decode, parameters, rms_norm):
         monkeypatch.setattr(module, "is_usable", lambda device: True)
+    monkeypatch.setattr(triton_decode, "convolve", lambda *_: None)
     forget_launches()
     yield made
     forget_launches()
@@ -69,7 +91,7 @@ def launches(monkeypatch):
 def forget_launches():
     kept = (
         conv._launch, parameters._launch, reduce._launch, scan_backward._launches, scan_backward._gate_launch,
-        scan_forward._launches, scan_forward._sum_launch, norm._launch, layer_norm._launch,
+        scan_forward._launches, scan_forward._sum_launch, rms_norm._launch, layer_norm._launch,
     )  # fmt: skip
     for function in kept:
         function.cache_clear()
@@ -117,11 +139,33 @@ def run_conv(dtype=BF16, *, state=True, boundaries=False, directions=0):
     assert grads[0].shape == x.shape
 
 
+@torch.no_grad()
+def run_step(batch=1, *, width=64, rank=8, layers=2, alone=False, **options):
+    """A token of each sequence through a stack of layers, or through one without norms; every kernel is CUDA's."""
+    mixers = [MambaMixer(width, 16, dt_rank=rank, **options).eval() for _ in range(1 if alone else layers)]
+    for mixer in mixers:
+        cast_parameters(mixer, BF16)
+    E, W = mixers[0].d_inner, mixers[0].d_conv
+    convs, ssms = (
+        [torch.zeros(batch, W - 1, E, dtype=BF16)] * len(mixers),
+        [torch.zeros(batch, E, 16)] * len(mixers),
+    )
+    norms = [None] if alone else [torch.ones(width, dtype=BF16)] * len(mixers)
+    x = torch.zeros(batch, 1, width, dtype=BF16)
+    assert decode.why_not_covered(x, mixers, norms) is None
+    y, conv, ssm = decode.fused_decode_step(x, mixers, convs, ssms, norms, None if alone else norms[0], 1e-5)
+    assert (y.shape, conv.shape, ssm.shape) == (
+        x.shape,
+        (len(mixers), batch, W - 1, E),
+        (len(mixers), batch, E, 16),
+    )
+
+
 def run_norm(width=64, out=BF16, y=BF16, *, added=True):
     residual, weight = torch.zeros(5, width), torch.zeros(width)
     given = torch.zeros(5, width, dtype=out) if added else None
-    _, result, scale = norm.forward(residual, given, weight, 1e-5, y)
-    grad, grad_weight = norm.backward(result, None, residual, weight, scale, added=given)
+    _, result, scale = rms_norm.forward(residual, given, weight, 1e-5, y)
+    grad, grad_weight = rms_norm.backward(result, None, residual, weight, scale, added=given)
     assert grad.shape == residual.shape
     assert grad_weight.shape == weight.shape
 
@@ -142,6 +186,12 @@ def run_parameters():
 
 CASES = {
     "parameters": run_parameters,
+    "token": run_step,
+    "tokens": lambda: run_step(7, width=72, rank=40, d_conv=3),
+    "token of a layer": lambda: run_step(2, alone=True),
+    "many tokens": lambda: run_step(70),
+    "tokens of a layer": lambda: run_step(9, alone=True),
+    "token of 2.8B": lambda: run_step(8, width=2560, rank=160, layers=1),
     "plain": lambda: run_scan(scan_case(ordered=False)),
     "long": lambda: run_scan(scan_case(T=4000, E=72, gated=False, ordered=False, reset=True)),
     "summed": lambda: run_scan(scan_case(K=2)),
@@ -213,6 +263,29 @@ def test_more_than_a_grid_has_goes_to_triton():
     assert conv.why_not_covered(many, 4, None) is None
     assert "80000 sequences" in (conv.why_not_covered(many, 4, order) or "")
     assert "600000 positions" in (conv.why_not_covered(long, 4, None) or "")
+
+
+@torch.no_grad()
+def test_tokens_that_are_not_covered_go_to_triton(launches, monkeypatch):
+    """By type, batch, state size and width; the reason says which."""
+    went = []
+    monkeypatch.setattr(triton_decode, "fused_decode_step", lambda *_: went.append(1) or (1, 2, 3))
+    cases = {
+        "rows of torch.float32": {"dtype": torch.float32},
+        "a batch of 257": {"batch": 257},
+        "a state size of 8": {"d_state": 8},
+        "no multiple of 8": {"width": 20},
+        "weights that are not bf16": {"weights": torch.float16},
+    }
+    for reason, case in cases.items():
+        case = {"batch": 1, "width": 16, "d_state": 16, "dtype": BF16} | case
+        mixer = MambaMixer(case["width"], case["d_state"], dt_rank=8).eval()
+        cast_parameters(mixer, case.get("weights", BF16))
+        x = torch.zeros(case["batch"], 1, case["width"], dtype=case["dtype"])
+        assert reason in (decode.why_not_covered(x, [mixer], [None]) or "")
+        decode.fused_decode_step(x, [mixer], [x], [x], [None], None, 0.0)
+    assert len(went) == len(cases)
+    assert not launches
 
 
 def test_an_error_in_a_source_shows_the_log(tmp_path, monkeypatch):

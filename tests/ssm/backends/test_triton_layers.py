@@ -8,6 +8,7 @@ from cases import assert_near, gradients
 from mixer_cases import Case, run
 from triton_here import CUDA, place
 
+from vlm_core.generation.sampling import TokenSampler
 from vlm_llms.mamba.mamba import MambaLM
 from vlm_ssm import MambaMixer, SSMState, ops
 
@@ -58,38 +59,34 @@ def test_tokens_of_a_model_continue_a_prompt(monkeypatch):
         assert_near(own._asdict(), theirs._asdict(), 1e-5)
 
 
-class Replay:
-    """A CUDA graph's stand-in: runs the Python again."""
-
-    def __init__(self, run):
-        self.run, self.out = run, run().clone()
-
-    def replay(self):
-        self.out.copy_(self.run())
-
-
-def test_recorded_tokens_equal_the_others(monkeypatch):
-    """Ids in, logits out; the state given is left alone, the state after it is a copy."""
+def test_tokens_of_a_graph_equal_the_others(monkeypatch):
+    """Ids, logits and states of each step and of the one before it; the state given is left alone."""
     from vlm_llms.mamba.cuda_graph import CudaGraphDecoder
 
     torch.manual_seed(0)
     model = MambaLM(6, 2, 11, d_state=2, load_tokenizer=lambda: None).eval()
     if not CUDA:
-        replayed = lambda self: (made := Replay(partial(self._decode_token, self.ids)), made.out)  # noqa: E731
-        monkeypatch.setattr(CudaGraphDecoder, "_capture", replayed)
+        plain = lambda self: [partial(self._run, last) for last in (0, 1)]  # noqa: E731
+        monkeypatch.setattr(CudaGraphDecoder, "_capture", plain)
     _, state = through(model, "torch", torch.randn(2, 3, 6), None, monkeypatch)
-    kept, wanted = state.clone(), state
+    kept, wanted, sampler = state.clone(), state, TokenSampler(0.0, 1.0, 9)
     monkeypatch.setenv("VLM_SCAN_BACKEND", "triton")
     with torch.no_grad():
-        recorded = (
-            model.cuda_graph_decoder(state) if CUDA else model._graph_decoder(model._plain_mixers(), state)
-        )
-        assert recorded is not None
-        after = recorded.state()
-        for ids in torch.randint(11, (3, 2)):
-            logits, after = recorded(ids).clone(), recorded.state()
-            hidden, wanted = through(model, "torch", model.embed(ids.unsqueeze(1)), wanted, monkeypatch)
-            assert_near({"logits": logits}, {"logits": model.logits(hidden[:, -1])}, 1e-5)
+        decoder = model._graph_decoder(model._plain_mixers(), 2, sampler)
+        ids, before, after = torch.randint(9, (2,)), None, state
+        decoder.start(state, ids, torch.Generator(ids.device))
+        for _ in range(3):
+            found, logits, after = decoder.step()(), decoder.logits(ahead=False), decoder.state(ahead=False)
+            assert before is None or torch.equal(decoder.logits(ahead=True), before)
+            hidden, following = through(model, "torch", model.embed(ids.unsqueeze(1)), wanted, monkeypatch)
+            near = model.logits(hidden[:, -1])
+            near[:, 9:] = -torch.inf
+            assert_near({"logits": logits[:, :9]}, {"logits": near[:, :9]}, 1e-5)
+            assert logits[:, 9:].isneginf().all()
+            for own, theirs in zip(decoder.state(ahead=True), wanted, strict=True):
+                assert_near(own._asdict(), theirs._asdict(), 1e-5)
+            before, wanted, ids = logits, following, near.argmax(-1)
+            assert found == ids.tolist()
     for own, theirs, old, same in zip(after, wanted, state, kept, strict=True):
         assert_near(own._asdict(), theirs._asdict(), 1e-5)
         assert torch.equal(old.conv, same.conv)

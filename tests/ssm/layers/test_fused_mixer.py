@@ -16,6 +16,8 @@ from vlm_ssm.fused import inputs as fused_inputs
 from vlm_ssm.fused import op
 from vlm_ssm.layers import fused_mixer
 from vlm_ssm.layers.fused_mixer import why_not_fused
+from vlm_ssm.numba import ops as numba_ops
+from vlm_ssm.numba.kernels.scan_forward import CHUNK
 
 NOT_A_LEAF = "ignore:The .grad attribute of a Tensor that is not a leaf"  # opcheck's own
 
@@ -37,6 +39,13 @@ def test_equals_the_separate_operations(case, backend, monkeypatch):
     monkeypatch.setenv("VLM_SCAN_BACKEND", backend)
     found, wanted = (run(case, case.layer(), fused) for fused in (True, False))
     assert_near(found, wanted, 2e-6)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_what_is_kept_equals_what_is_computed_again(case, monkeypatch):
+    found = run(case, case.layer(), True)
+    monkeypatch.setattr(numba_ops, "COMPUTES_AGAIN", True)
+    assert_near(found, run(case, case.layer(), True), 1e-6)
 
 
 @pytest.mark.parametrize("backend", ALL)
@@ -131,8 +140,13 @@ def test_opcheck(complete):
     torch.library.opcheck(torch.ops.vlm_ssm.mixer.default, tuple(fields))
 
 
-def test_nothing_else_is_saved():
-    """Of a block: the residual, its scale, in_proj's output, and what the scan needs; no copies of weights."""
+@pytest.mark.parametrize("again", [False, True])
+def test_nothing_else_is_saved(again, monkeypatch):
+    """Of a block: the residual, its scale, in_proj's output, and what the scan needs; no copies of weights.
+
+    What isn't computed again, too.
+    """
+    monkeypatch.setattr(numba_ops, "COMPUTES_AGAIN", again)
     case = Case(2, 64, norm=True)
     layer, norm, saved = case.layer(), nn.RMSNorm(10), {}
     weights = {p.untyped_storage()._cdata for p in (*layer.parameters(), *norm.parameters())}
@@ -147,8 +161,6 @@ def test_nothing_else_is_saved():
     with torch.autocast("cpu", dtype=torch.bfloat16), hooks:
         summed, y, _ = add_norm_mix(x, out, norm, 1e-5, layer)
     rows, E, S = 2 * 64, layer.d_inner, layer.d_state
-    from vlm_ssm.numba.kernels.scan_forward import CHUNK
-
     blocks = -(-E // 16) * 16
     wanted = {
         "summed": rows * 10 * 4,
@@ -157,6 +169,9 @@ def test_nothing_else_is_saved():
         "acc": rows * E * 4,
         "starts": 2 * (64 // CHUNK) * blocks * S * 4,
     }
+    if not again:
+        wanted |= {"u": rows * E * 2, "dt": rows * E * 2, "gated": rows * E * 2}
+        wanted["projected"] = rows * (layer.dt_rank + 2 * S) * 2
     sizes = [t.untyped_storage().nbytes() for t in saved.values()]
     assert sorted(n for n in sizes if n) == sorted(wanted.values())
     assert summed.dtype == torch.float32

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Generic, Protocol, Self, TypeVar
 
 from PIL import Image
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from vlm_core.errors import UserError
 from vlm_core.numerics.frozen_modules import Part, running_statistics
@@ -141,15 +141,43 @@ class State(Protocol):
 S = TypeVar("S", bound=State)
 
 
-class GraphDecoder(Protocol):
-    """Decodes one token per call; its own state changes in place."""
+class Sampler(Protocol):
+    """The choice of the next ids. Samplers that choose alike are equal and have the same hash."""
 
-    def __call__(self, ids: Tensor) -> Tensor:
-        """Ids (B) -> logits (B, V). The next call overwrites the returned tensor."""
+    def __call__(self, logits: Tensor, generator: Generator) -> Tensor:
+        """Logits (B, V) -> ids (B); -1 for a sequence whose logits are not finite. It may change the logits."""
         ...
 
-    def state(self) -> State:
-        """A copy of the state after the last token."""
+    def __hash__(self) -> int: ...
+
+
+class GraphDecoder(Protocol):
+    """Processes an id of each sequence and chooses the next, a CUDA graph a token; its state changes in place.
+
+    It may run one token ahead of its reader: the state and the logits of the step before are kept.
+    """
+
+    def start(self, state: State, ids: Tensor, generator: Generator) -> None:
+        """Continue from a state with ids (B), which it does not include. Later draws are those of `generator`."""
+        ...
+
+    def step(self) -> Callable[[], list[int]]:
+        """Process the last ids and choose the next, without waiting for the GPU. -> what waits for and returns them.
+
+        It must be called before the step after the next.
+        """
+        ...
+
+    def logits(self, *, ahead: bool) -> Tensor:
+        """A copy of the logits (B, V) that the last ids were chosen from; of the step before it if `ahead`."""
+        ...
+
+    def state(self, *, ahead: bool) -> State:
+        """A copy of the state after the last step; after the step before it if `ahead`."""
+        ...
+
+    def close(self) -> None:
+        """Another answer may use the decoder from now on."""
         ...
 
 
@@ -162,6 +190,8 @@ class LanguageModel(Part, ABC, Generic[S]):
     """Whether `segments` may number several samples in one sequence. Padding is always supported."""
     pads_between: bool = True
     """Whether padding is supported between the chunks of a sequence, not only before the first."""
+    prefill_chunk: int | None = None
+    """Positions that a long input is processed in at once, unless the caller says otherwise; None: all."""
 
     def __init__(self, load_tokenizer: Callable[[], Tokenizer]) -> None:
         super().__init__()
@@ -204,8 +234,15 @@ class LanguageModel(Part, ABC, Generic[S]):
         """Weight (V, M) and bias (V) if `logits` is exactly this linear map; None if it is more than that."""
         return None
 
-    def cuda_graph_decoder(self, state: S) -> GraphDecoder | None:
-        """A faster decoder that continues from `state` with the same results; None if there is none."""
+    def prefill(
+        self, x: Tensor, *, segments: Tensor | None = None, state: S | None = None
+    ) -> tuple[Tensor, S | None]:
+        """As `forward`, but -> (logits (B, V) of the last position, state). A subclass may have a faster way."""
+        hidden, state = self(x, segments=segments, state=state)
+        return self.logits(hidden[:, -1]), state
+
+    def cuda_graph_decoder(self, state: S, sampler: Sampler) -> GraphDecoder | None:
+        """A faster decoder for states like this one, with the same results; None if there is none. Call `start`."""
         return None
 
     def save_assets(self, folder: Path) -> None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from vlm_core.interfaces import Connector, Encoder, LanguageModel, State
+from vlm_core.numerics.cuda_graphs import CudaGraphs
 from vlm_core.numerics.low_precision_matmul import upcast_matmul
 
 PARTS = ("encoder", "connector", "llm")
@@ -26,12 +27,24 @@ def splice(x: Tensor, image_mask: Tensor, image_embeds: Tensor) -> Tensor:
     return torch.cat([rows, rows[:1]]).index_copy_(0, index, values)[:-1].unflatten(0, x.shape[:2])
 
 
+def splice_part(x: Tensor, image_mask: Tensor, image_embeds: Tensor, part: slice) -> Tensor:
+    """The positions `part` of what `splice` returns. x (B, part, M) has only these, `image_mask` (B, T) all."""
+    values = image_embeds.flatten(0, 1).to(x.dtype)
+    rank = image_mask.flatten().cumsum(0).view_as(image_mask) - 1  # of each image position among all
+    torch.ops.aten._assert_async.msg(
+        rank[-1, -1:] < len(values), "image_mask has more positions than there are embeddings"
+    )
+    here = rank[:, part].clamp(min=0)
+    return torch.where(image_mask[:, part].unsqueeze(-1), values[here], x)
+
+
 class VLM(nn.Module):
     """encoder → connector → image embeddings inserted into text embeddings → language model (paper, section 3.1)."""
 
     def __init__(self, encoder: Encoder, connector: Connector, llm: LanguageModel) -> None:
         super().__init__()
         self.encoder, self.connector, self.llm = encoder, connector, llm
+        self._image_graphs = CudaGraphs()
 
     def image_tokens(self, pixel_values: Tensor) -> int:
         """Number of positions of one image (3, height, width) in the sequence."""
@@ -67,8 +80,12 @@ class VLM(nn.Module):
             return self.connector(features)
 
     def encode_images(self, pixel_values: Tensor) -> Tensor:
-        """Pixels (N, 3, height, width) -> image embeddings (N, L, M)."""
-        return self.project(self.encode(pixel_values))
+        """Pixels (N, 3, height, width) -> image embeddings (N, L, M); a CUDA graph where that equals the modules."""
+        (embeds,) = self._image_graphs.call(self._image_embeds, [self.encoder, self.connector], pixel_values)
+        return embeds
+
+    def _image_embeds(self, pixel_values: Tensor) -> tuple[Tensor]:
+        return (self.project(self.encode(pixel_values)),)
 
     def embed(
         self, input_ids: Tensor, image_mask: Tensor | None = None, image_embeds: Tensor | None = None
@@ -88,6 +105,13 @@ class VLM(nn.Module):
         """Embeddings (B, T, M) -> (hidden states (B, T, M), state), as `LanguageModel.forward`."""
         with upcast_matmul(x):
             return self.llm(x, segments=segments, state=state)
+
+    def prefill(
+        self, x: Tensor, segments: Tensor | None = None, state: State | None = None
+    ) -> tuple[Tensor, State | None]:
+        """Embeddings (B, T, M) -> (logits (B, V) of the last position, state), as `LanguageModel.prefill`."""
+        with upcast_matmul(x):
+            return self.llm.prefill(x, segments=segments, state=state)
 
     def forward(
         self,

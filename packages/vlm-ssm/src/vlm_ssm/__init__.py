@@ -2,6 +2,7 @@
 
 from vlm_ssm.backends import BACKENDS
 from vlm_ssm.causal_conv1d import causal_conv1d
+from vlm_ssm.layers.accelerate import accelerate
 from vlm_ssm.layers.decode import linear
 from vlm_ssm.layers.mamba import Mamba
 from vlm_ssm.layers.mixer import (
@@ -26,6 +27,7 @@ __all__ = [
     "ScanInputs",
     "SegmentBoundaries",
     "SelectiveSSM",
+    "accelerate",
     "add_norm_mix",
     "add_rms_norm",
     "boundaries_of",

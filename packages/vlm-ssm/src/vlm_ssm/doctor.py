@@ -103,9 +103,8 @@ def _cuda_rows() -> Rows:
 
     folder = kernel_folder("cuda")
     kept = compiler.why_not_kept() or f"{len(list(folder.glob('*.bin')))} compiled"
-    covered = (
-        f"state sizes up to {MOST_STATES}, groups of {LEAST_WIDTH} channels or more; triton runs other cases"
-    )
+    covered = f"state sizes up to {MOST_STATES}, groups of {LEAST_WIDTH} channels or more; decoding in bf16"
+    covered += "; triton runs other cases"
     if reason := launch.why_unusable(torch.cuda.current_device()):
         covered = f"nothing: {reason}; triton runs instead"
     return [("NVRTC", compiler.version()), ("CUDA kernels", f"{folder}: {kept}"), ("cuda covers", covered)]

@@ -14,7 +14,8 @@ from tqdm import tqdm  # lmms-eval brings it
 from vlm_bench.lmms.requests import batches, cut, decoding, stops
 from vlm_core.cli.common import DTYPES
 from vlm_core.errors import UserError
-from vlm_core.generation.generate import GenerationConfig, answer
+from vlm_core.generation.generate import answer
+from vlm_core.generation.sampling import GenerationConfig
 from vlm_core.io.images import to_rgb
 from vlm_core.model_folder.assemble import load
 from vlm_core.text.render import IMAGE, Message, TokenizedConversation, render, require_question

@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import Any, TypeVar
 
 from vlm_core.errors import UserError
-from vlm_core.generation.generate import GenerationConfig
+from vlm_core.generation.sampling import GenerationConfig
 
 T = TypeVar("T")
 MAX_NEW_TOKENS = 1024

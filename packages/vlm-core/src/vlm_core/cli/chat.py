@@ -17,7 +17,7 @@ from vlm_core.markup.printable import printable
 
 if TYPE_CHECKING:
     from vlm_core.generation.conversation import Conversation
-    from vlm_core.generation.generate import GenerationConfig
+    from vlm_core.generation.sampling import GenerationConfig
 
 _HELP = (
     "/image FILE … adds images to the next question, /new starts a new conversation, Ctrl-C stops an answer, "
@@ -75,7 +75,7 @@ def chat(args: argparse.Namespace) -> int:
     import torch
 
     from vlm_core.generation.conversation import Conversation
-    from vlm_core.generation.generate import GenerationConfig
+    from vlm_core.generation.sampling import GenerationConfig
     from vlm_core.model_folder.assemble import default_device, load
     from vlm_core.text.render import require_question
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from vlm_core.benchmark import Benchmark, Question, Score
 from vlm_core.errors import BadSample
 from vlm_core.evaluation.questions import by_image, check_images, sample
-from vlm_core.generation.generate import GenerationConfig, Session, answer
+from vlm_core.generation.generate import Session, answer
+from vlm_core.generation.sampling import GenerationConfig
 from vlm_core.model import VLM
 from vlm_core.text.render import IMAGE, Message, TokenizedConversation, render, require_question
 from vlm_core.text.template import AnyTemplate

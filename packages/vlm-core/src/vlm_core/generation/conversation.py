@@ -7,7 +7,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from vlm_core.generation.generate import GREEDY, GenerationConfig, Session
+from vlm_core.generation.generate import Session
+from vlm_core.generation.sampling import GREEDY, GenerationConfig
 from vlm_core.io.images import load_image
 from vlm_core.model import VLM
 from vlm_core.text.render import IMAGE, Message, Part, TokenizedConversation, render

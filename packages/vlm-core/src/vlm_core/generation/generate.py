@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from vlm_core.errors import UserError
+from vlm_core.generation.sampling import GREEDY, GenerationConfig, TokenSampler, refuse_damaged, sample
 from vlm_core.interfaces import GraphDecoder, State
-from vlm_core.model import VLM
-from vlm_core.text.batch import collate
+from vlm_core.model import VLM, splice_part
+from vlm_core.text.batch import Batch, collate
 from vlm_core.text.render import TokenizedConversation
 
-
-@dataclass(frozen=True)
-class GenerationConfig:
-    """Greedy decoding at temperature 0, else nucleus sampling with `top_p`."""
-
-    max_new_tokens: int = 128
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-
-
-GREEDY = GenerationConfig()
 GRAPH_AFTER_TOKENS = 4
 """Tokens generated before a CUDA graph is captured: for a short answer the capture costs more than it saves."""
 
@@ -38,34 +26,39 @@ def refuse_empty(prompts: Sequence[TokenizedConversation]) -> None:
         )
 
 
-def sample(logits: Tensor, decoding: GenerationConfig, generator: torch.Generator) -> Tensor:
-    """Next ids (B) from logits (B, V). Raises `UserError` if sampling from logits that are not finite."""
-    if decoding.temperature == 0:
-        return logits.argmax(-1)
-    p, order = (logits.float() / decoding.temperature).softmax(-1).sort(-1, descending=True)
-    if not p[..., 0].isfinite().all():
-        raise UserError(
-            "the model's logits are not finite: its weights are damaged, or too large for their dtype"
-        )
-    p = p.masked_fill(p.cumsum(-1) - p >= decoding.top_p, 0)  # the first id is always kept
-    return order.gather(-1, torch.multinomial(p, 1, generator=generator)).squeeze(-1)
-
-
 class Session:
-    """A batch of conversations and the model's state after them."""
+    """A batch of conversations and the model's state after them.
 
-    def __init__(self, model: VLM) -> None:
+    Inputs of more than `prefill_chunk` positions, all conversations together, are processed in pieces with the state
+    carried from one to the next: memory does not grow with their length. By default the language model decides.
+    """
+
+    def __init__(self, model: VLM, *, prefill_chunk: int | None = None) -> None:
         self.model = model
-        self.next_logits: Tensor | None = None
+        self.prefill_chunk = model.llm.prefill_chunk if prefill_chunk is None else prefill_chunk
+        self._next_logits: Tensor | None = None
         self._state: State | None = None
-        self._graph: GraphDecoder | None = None  # holds the state while tokens are generated
+        self._graph: GraphDecoder | None = None  # holds state and logits while tokens are generated
+        self._ahead = False  # whether the graph has processed an id that was not yielded
         self._generated = 0  # tokens since the last prefill
         self._ends: list[set[int]] = []  # ids that end each conversation's answer
 
     @property
     def state(self) -> State | None:
         """The state after the last position; None before the first prefill."""
-        return self._state if self._graph is None else self._graph.state()
+        return self._state if self._graph is None else self._graph.state(ahead=self._ahead)
+
+    @property
+    def next_logits(self) -> Tensor | None:
+        """Logits (B, V) of the next id, or of the one yielded last; None before the first prefill."""
+        return self._next_logits if self._graph is None else self._graph.logits(ahead=self._ahead)
+
+    def _leave_graph(self) -> None:
+        """Take state and logits out of the graph, which another session may use from now on."""
+        if self._graph is not None:
+            graph = self._graph
+            self._state, self._next_logits, self._graph = self.state, self.next_logits, None
+            graph.close()
 
     @torch.inference_mode()
     def prefill(
@@ -88,64 +81,118 @@ class Session:
             image_embeds = self.model.encode_images(batch.pixel_values)
         if image_embeds is not None and views is not None:
             image_embeds = image_embeds[list(views)]
-        self._advance(self.model.embed(batch.input_ids, batch.image_mask, image_embeds), batch.segments)
+        self._leave_graph()
+        self._generated, logits = 0, None
+        for x, segments in self._pieces(batch, image_embeds):
+            logits, self._state = self.model.prefill(x, segments, self._state)
+        assert logits is not None
+        self._predict(logits)
+
+    def _pieces(self, batch: Batch, image_embeds: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Embeddings and segments of consecutive parts of the positions; the first one may be shorter."""
+        ids, mask, segments = batch.input_ids, batch.image_mask, batch.segments
+        count, length = ids.shape
+        size = length if self.prefill_chunk is None else max(1, self.prefill_chunk // count)
+        if length <= size:
+            yield self.model.embed(ids, mask, image_embeds), segments
+            return
+        for end in range((length - 1) % size + 1, length + 1, size):
+            part = slice(max(0, end - size), end)
+            x = self.model.llm.embed(ids[:, part])
+            if image_embeds is not None:
+                x = splice_part(x, mask, image_embeds, part)
+            yield x, None if segments is None else segments[:, part]
 
     def expand(self, n: int) -> Session:
         """A session with n adjacent copies of each conversation, to be continued with `prefill`."""
-        assert self.state is not None, "prefill first"
-        copies = Session(self.model)
-        copies._state = self.state.expand(n)
+        state = self.state
+        assert state is not None, "prefill first"
+        copies = Session(self.model, prefill_chunk=self.prefill_chunk)
+        copies._state = state.expand(n)
         return copies
 
     def generate(self, decoding: GenerationConfig = GREEDY) -> list[str]:
         """Generate an answer to each conversation -> texts, without EOS and surrounding white space."""
-        assert self.next_logits is not None, "prefill first"
-        answers: list[list[int]] = [[] for _ in self.next_logits]
+        assert self._next_logits is not None, "prefill first"
+        answers: list[list[int]] = [[] for _ in self._next_logits]
         for ids in self.tokens(decoding):
             for answer_ids, i in zip(answers, ids, strict=True):
                 if i is not None:
                     answer_ids.append(i)
         return [self.model.llm.tokenizer.decode(answer_ids).strip() for answer_ids in answers]
 
-    def _advance(self, x: Tensor, segments: Tensor | None = None) -> None:
-        hidden, self._state = self.model.forward_embeds(x, segments, self.state)
-        self._graph, self._generated = None, 0 if x.shape[1] > 1 else self._generated
+    def _predict(self, logits: Tensor) -> None:
+        self._next_logits = logits
+        # ids beyond the tokenizer's are padding of the vocabulary
+        self._next_logits[:, len(self.model.llm.tokenizer) :] = -torch.inf
+
+    @torch.inference_mode()
+    def _decode_token(self, ids: Tensor) -> None:
+        """Process one token of each conversation, ids (B), without a graph."""
+        x = self.model.llm.embed(ids.unsqueeze(1))
+        hidden, self._state = self.model.forward_embeds(x, None, self._state)
         self._predict(self.model.llm.logits(hidden[:, -1]))
 
-    def _decode_token(self, ids: Tensor) -> None:
-        """Process one token of each conversation: ids (B)."""
+    @torch.inference_mode()
+    def _graph_decoder(
+        self, ids: Tensor, decoding: GenerationConfig, generator: Generator
+    ) -> GraphDecoder | None:
+        """A graph that continues with ids (B), once a few tokens have been generated; None if the model has none."""
         self._generated += 1
-        if self._graph is None and self._generated > GRAPH_AFTER_TOKENS:
-            self._graph = self.model.llm.cuda_graph_decoder(self._state)
-        if self._graph is None:
-            self._advance(self.model.llm.embed(ids.unsqueeze(1)))
-        else:
-            self._predict(self._graph(ids))
+        if self._generated <= GRAPH_AFTER_TOKENS or self._state is None:
+            return None
+        sampler = TokenSampler(decoding.temperature, decoding.top_p, len(self.model.llm.tokenizer))
+        graph = self.model.llm.cuda_graph_decoder(self._state, sampler)
+        if graph is not None:
+            graph.start(self._state, ids, generator)
+        return graph
 
-    def _predict(self, logits: Tensor) -> None:
-        self.next_logits = logits
-        # ids beyond the tokenizer's are padding of the vocabulary
-        self.next_logits[:, len(self.model.llm.tokenizer) :] = -torch.inf
+    def _ids(self, decoding: GenerationConfig) -> Iterator[list[int]]:
+        """The ids of each conversation, `max_new_tokens` times at most."""
+        assert self._next_logits is not None
+        generator, ids = Generator(self._next_logits.device).manual_seed(decoding.seed), None
+        for left in range(decoding.max_new_tokens, 0, -1):
+            if ids is not None:
+                graph = self._graph_decoder(ids, decoding, generator)
+                if graph is not None:
+                    yield from self._graph_ids(graph, left)
+                    return
+                self._decode_token(ids)
+            with torch.inference_mode():
+                ids = sample(self._next_logits, decoding, generator)
+            yield ids.tolist()
+
+    def _graph_ids(self, graph: GraphDecoder, count: int) -> Iterator[list[int]]:
+        """As `_ids`: the next token is computed while the reader works on the one before."""
+        read = graph.step()
+        self._graph, self._ahead = graph, False
+        for left in range(count - 1, -1, -1):
+            following = graph.step() if left else read
+            self._ahead = left > 0
+            ids = read()
+            refuse_damaged(ids)
+            yield ids
+            read = following
 
     def tokens(self, decoding: GenerationConfig = GREEDY) -> Iterator[list[int | None]]:
         """Yield the next id of each conversation, None for finished ones, until all have reached EOS or their `end`.
 
         The state does not include the id that was yielded last.
         """
-        assert self.next_logits is not None, "prefill first"
-        generator = torch.Generator(self.next_logits.device).manual_seed(decoding.seed)
-        live, ids = [True] * len(self.next_logits), None
+        self._leave_graph()  # of an answer that was not read to its end
+        assert self._next_logits is not None, "prefill first"
+        live = [True] * len(self._next_logits)
         ending = self._ends or [{self.model.llm.tokenizer.eos_id}] * len(live)
-        for _ in range(decoding.max_new_tokens):
-            with torch.inference_mode():
-                if ids is not None:
-                    self._decode_token(ids)
-                ids = sample(self.next_logits, decoding, generator)
-            next_ids = ids.tolist()
-            yield [i if alive else None for i, alive in zip(next_ids, live, strict=True)]
-            live = [alive and i not in ends for i, alive, ends in zip(next_ids, live, ending, strict=True)]
-            if not any(live):
-                return
+        try:
+            for next_ids in self._ids(decoding):
+                yield [i if alive else None for i, alive in zip(next_ids, live, strict=True)]
+                live = [
+                    alive and i not in ends for i, alive, ends in zip(next_ids, live, ending, strict=True)
+                ]
+                if not any(live):
+                    return
+        finally:
+            self._leave_graph()
 
 
 def answer(

@@ -7,20 +7,27 @@ linear cross entropy (arXiv 2410.10989). The backward pass only multiplies these
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from vlm_core.interfaces import LanguageModel
-
 CHUNK = 2**26
 """Most logits that exist at once: 256 MB in fp32. Fewer are computed at once, without chunks."""
 
 
-def summed_cross_entropy(llm: LanguageModel, hidden: Tensor, labels: Tensor) -> Tensor:
+class HasLogits(Protocol):
+    """What the loss needs of a `LanguageModel`."""
+
+    vocab_size: int
+
+    def logits(self, hidden: Tensor) -> Tensor: ...
+    def output_projection(self) -> tuple[Tensor, Tensor | None] | None: ...
+
+
+def summed_cross_entropy(llm: HasLogits, hidden: Tensor, labels: Tensor) -> Tensor:
     """Sum over n tokens of -log softmax(llm.logits(hidden))[label], in nats; hidden (n, M), labels (n) -> fp32 ().
 
     All logits exist at once if there are at most `CHUNK`, or if `chunks_logits` is False.
@@ -31,7 +38,7 @@ def summed_cross_entropy(llm: LanguageModel, hidden: Tensor, labels: Tensor) -> 
     return linear_cross_entropy(hidden, weight, bias, labels)
 
 
-def chunks_logits(llm: LanguageModel) -> bool:
+def chunks_logits(llm: HasLogits) -> bool:
     """Whether the loss of this language model is computed in chunks: its logits are a linear map of hidden states."""
     projection = llm.output_projection()
     return projection is not None and projection[0].is_floating_point()

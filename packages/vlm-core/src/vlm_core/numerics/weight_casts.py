@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 
@@ -14,15 +15,17 @@ def weights_cast_once(device: torch.device) -> Iterator[None]:
     """Context of passes between which no weight changes: each is cast at its first use, not in every pass.
 
     Autocast drops its casts at the end of a thread's outermost autocast region. Here that is this context. Autocast is
-    off in it, so that backward passes run as they do outside of it; and they run in this thread, since activation
-    checkpointing enters autocast in them, which would be the outermost region of a thread of their own.
+    off in it, so that backward passes run as they do outside of it. They must run in this thread
+    (`backward_in_thread`): operations that leave an autocast region in another one, such as activation checkpointing,
+    would drop the casts.
     """
-    with (
-        torch.autocast(device.type, enabled=False),
-        torch.autograd.set_multithreading_enabled(False),
-        _casts_of_kernels(),
-    ):
+    with torch.autocast(device.type, enabled=False), _casts_of_kernels():
         yield
+
+
+def backward_in_thread() -> AbstractContextManager[Any]:
+    """Context in which the calling thread runs backward passes of a GPU, too, not a thread that torch has for each."""
+    return torch.autograd.set_multithreading_enabled(False)
 
 
 def _casts_of_kernels() -> AbstractContextManager[None]:

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from safetensors import SafetensorError
@@ -14,9 +14,12 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from vlm_core.errors import UserError
-from vlm_core.interfaces import PADDING, LanguageModel, Tokenizer
+from vlm_core.interfaces import PADDING, LanguageModel, Sampler, Tokenizer
 from vlm_core.io.atomic import write_file
 from vlm_core.io.files import open_regular, read_json
+from vlm_core.numerics.cuda_graphs import CudaGraphs, usable
+from vlm_llms.mamba.buckets import padded_to_bucket
+from vlm_llms.mamba.cuda_graph import Buffers, CudaGraphDecoder, IdleDecoders
 from vlm_llms.tokenizer.tokenizer import FastTokenizer
 from vlm_ssm import (
     MambaMixer,
@@ -31,11 +34,10 @@ from vlm_ssm.layers import decode
 from vlm_ssm.layers.chunked_inference import in_pieces, piece_length
 from vlm_ssm.layers.hooked_modules import add_rms_norm, has_no_hooks, plain
 
-if TYPE_CHECKING:
-    from vlm_llms.mamba.cuda_graph import CudaGraphDecoder
-
 ASSET = "mamba.json"
 EPS = 1e-5
+GRAPH_POSITIONS = 8192
+"""Positions of a batch beyond which computing takes longer than launching: such a prefill is no CUDA graph."""
 
 
 class MambaState(tuple[SSMState, ...]):
@@ -123,6 +125,8 @@ class MambaLM(LanguageModel):
     Parameters have `dtype`, except those in `SelectiveSSM.keeps_fp32`.
     """
 
+    prefill_chunk = 8192
+
     def __init__(
         self,
         d_model: int,
@@ -139,6 +143,7 @@ class MambaLM(LanguageModel):
     ) -> None:
         super().__init__(load_tokenizer)
         self.dim, self.vocab_size = d_model, vocab_size
+        self._prefill_graphs, self._decoders = CudaGraphs(), IdleDecoders()
         self.shape = {
             "d_model": d_model,
             "n_layer": n_layer,
@@ -229,30 +234,50 @@ class MambaLM(LanguageModel):
         )
         return hidden, _state_of((conv, ssm))
 
-    def cuda_graph_decoder(self, state: MambaState) -> CudaGraphDecoder | None:
-        """A CUDA graph that continues from `state`, captured at each call; None without a GPU and Triton."""
+    def prefill(
+        self, x: Tensor, *, segments: Tensor | None = None, state: MambaState | None = None
+    ) -> tuple[Tensor, MambaState]:
+        """As `LanguageModel.prefill`; on a GPU padded to a few lengths, each of which becomes a CUDA graph."""
+        if x.shape[1] == 1 or x.shape[:2].numel() > GRAPH_POSITIONS or not usable(x):
+            return cast(tuple[Tensor, MambaState], super().prefill(x, segments=segments, state=state))
+        x, segments = padded_to_bucket(x, segments)
+        buffers = self._new_buffers(len(x), x) if state is None else _buffers_of(state)
+        logits, *after = self._prefill_graphs.call(self._last_logits, [self], x, segments, *buffers)
+        return logits, _state_of(after)
+
+    def _last_logits(self, x: Tensor, segments: Tensor, conv: Tensor, ssm: Tensor) -> tuple[Tensor, ...]:
+        hidden, state = self(x, segments=segments, state=_state_of((conv, ssm)))
+        return self.logits(hidden[:, -1]), *_buffers_of(state)
+
+    def _new_buffers(self, batch: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """The state of all layers before the first position: (layers, B, W-1, E), (layers, B, E, S) in fp32."""
+        mixer, count = self.blocks[0].mixer, len(self.blocks)
+        conv = like.new_zeros(count, batch, mixer.d_conv - 1, mixer.d_inner)
+        return conv, conv.new_zeros(count, batch, mixer.d_inner, mixer.d_state, dtype=torch.float32)
+
+    def cuda_graph_decoder(self, state: MambaState, sampler: Sampler) -> CudaGraphDecoder | None:
+        """A CUDA graph a token, captured once for a batch size and sampler; None without a GPU and Triton."""
         weight = self.backbone.embedding.weight
         if weight.device.type != "cuda" or not plain(self.backbone.embedding, nn.Embedding):
             return None
-        mixers = self._plain_mixers()
-        if not decode.can_fuse(weight.new_empty(len(state[0].conv), 1, self.dim), mixers):
+        mixers, batch = self._plain_mixers(), len(state[0].conv)
+        if not decode.can_fuse(weight.new_empty(batch, 1, self.dim), mixers):
             return None
-        return self._graph_decoder(mixers, state)
+        return self._decoders.take(
+            (batch, sampler), [self], lambda: self._graph_decoder(mixers, batch, sampler)
+        )
 
-    def _graph_decoder(self, mixers: list[MambaMixer], state: MambaState) -> CudaGraphDecoder:
-        from vlm_llms.mamba.cuda_graph import CudaGraphDecoder
-        from vlm_ssm.triton.decode import fused_decode_step
+    def _graph_decoder(self, mixers: list[MambaMixer], batch: int, sampler: Sampler) -> CudaGraphDecoder:
+        weight = self.backbone.embedding.weight
+        step = decode.gpu_step(weight.device)
 
-        dtype = self.backbone.embedding.weight.dtype
-        conv = torch.stack([s.conv.to(dtype) for s in state])
-        ssm = torch.stack([s.ssm.float() for s in state])
-
-        def decode_token(ids: Tensor) -> Tensor:
-            x, before = self.embed(ids.unsqueeze(1)), (conv.unbind(0), ssm.unbind(0))
-            hidden, _, _ = fused_decode_step(x, mixers, *before, *self.norms(), (conv, ssm))
+        def decode_token(ids: Tensor, before: Buffers, after: Buffers) -> Tensor:
+            x, (conv, ssm) = self.embed(ids.unsqueeze(1)), (t.unbind(0) for t in before)
+            hidden, _, _ = step(x, mixers, conv, ssm, *self.norms(), after)
             return self.logits(hidden[:, -1])
 
-        return CudaGraphDecoder(decode_token, (conv, ssm), _state_of)
+        buffers = self._new_buffers(batch, weight)
+        return CudaGraphDecoder(decode_token, sampler, buffers, self.vocab_size, weight.dtype, _state_of)
 
     def output_projection(self) -> tuple[Tensor, Tensor | None] | None:
         """The embedding's weight and no bias; None if the embedding is wrapped."""
@@ -271,6 +296,11 @@ def _state_of(buffers: Sequence[Tensor]) -> MambaState:
     """(layers, B, W-1, E) and (layers, B, E, S) as the state of each layer."""
     conv, ssm = buffers
     return MambaState(map(SSMState, conv.unbind(0), ssm.unbind(0)))
+
+
+def _buffers_of(state: MambaState) -> Buffers:
+    """The inverse of `_state_of`."""
+    return torch.stack([s.conv for s in state]), torch.stack([s.ssm for s in state])
 
 
 def from_folder(assets: Path) -> MambaLM:

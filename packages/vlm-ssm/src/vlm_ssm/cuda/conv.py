@@ -90,8 +90,13 @@ def _launch(which: str, given: ConvLayout, strip_: int, grad_x: Layout | None, a
     return run.prepare(grid, THREADS, 0, given.device, _TENSORS, **integers)
 
 
+def _with_alignment(inputs: ConvInputs) -> ConvInputs:
+    x = aligned(inputs.x)
+    return inputs if x is inputs.x else inputs._replace(x=x)
+
+
 def _run(inputs: ConvInputs) -> Tensor:
-    inputs = inputs._replace(x=aligned(inputs.x))
+    inputs = _with_alignment(inputs)
     N, T, _, E = inputs.x.shape
     check_scan_order(inputs.scan_order, T)
     K = inputs.directions
@@ -106,7 +111,7 @@ def _backward(
     grad: Tensor, inputs: ConvInputs, grad_x: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As `ConvKernels.backward`."""
-    inputs = inputs._replace(x=aligned(inputs.x))
+    inputs = _with_alignment(inputs)
     x, weight, state = inputs.x, inputs.weight, inputs.state
     grad = aligned(rows(grad.to(x.dtype)).contiguous())
     (K, N, T, E), J, (sets, taps, _) = grad.shape, x.shape[2], weight.shape

@@ -9,8 +9,8 @@ from __future__ import annotations
 from vlm_ssm.cuda import parameters as layer_parameters
 from vlm_ssm.cuda.compiler import CompilationError, version
 from vlm_ssm.cuda.conv import conv, conv_kernels
-from vlm_ssm.cuda.layer_norm import add_layer_norm
-from vlm_ssm.cuda.norm import add_rms_norm, norm_kernels
+from vlm_ssm.cuda.norms.layer_norm import add_layer_norm
+from vlm_ssm.cuda.norms.rms_norm import add_rms_norm, norm_kernels
 from vlm_ssm.cuda.scan import scan, scan_kernels
 from vlm_ssm.runtime.errors import UnusableError
 

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from vlm_ssm.cuda.launch import is_usable
 from vlm_ssm.cuda.memory import KINDS, aligned, rows
-from vlm_ssm.cuda.padding import needs_padding, scan_padded
 from vlm_ssm.cuda.reduce import sum_slices
 from vlm_ssm.cuda.scan_backward import gate_backward, run_backward
 from vlm_ssm.cuda.scan_forward import can_chain, run_forward, sum_directions
 from vlm_ssm.cuda.scan_inputs import TILE, why_not_covered, with_alignment
+from vlm_ssm.cuda.shapes.padding import needs_padding, scan_padded
 from vlm_ssm.registration.inputs import ScanInputs
 from vlm_ssm.registration.layouts import check_scan_order, dense, like
 from vlm_ssm.registration.scan_op import ScanKernels, registered_scan

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from vlm_ssm.cuda.launch import PLANS, Launch, kernel
 from vlm_ssm.cuda.memory import KINDS, Layout, by_row, layout
-from vlm_ssm.cuda.parts import divide
 from vlm_ssm.cuda.scan_inputs import (
     SLICE,
     TENSORS,
@@ -21,6 +20,7 @@ from vlm_ssm.cuda.scan_inputs import (
     scan_options,
     scan_tensors,
 )
+from vlm_ssm.cuda.shapes.parts import divide
 from vlm_ssm.registration.inputs import ScanInputs
 
 WARPS = 4  # of a block, 16 channels each

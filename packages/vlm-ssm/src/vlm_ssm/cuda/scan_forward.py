@@ -10,7 +10,6 @@ from torch import Tensor
 
 from vlm_ssm.cuda.launch import PLANS, Launch, kernel
 from vlm_ssm.cuda.memory import KINDS, Layout, by_direction, by_row, layout
-from vlm_ssm.cuda.parts import MULTIPROCESSORS, divide
 from vlm_ssm.cuda.scan_inputs import (
     TENSORS,
     TILE,
@@ -20,6 +19,7 @@ from vlm_ssm.cuda.scan_inputs import (
     scan_options,
     scan_tensors,
 )
+from vlm_ssm.cuda.shapes.parts import MULTIPROCESSORS, divide
 from vlm_ssm.registration.inputs import ScanInputs
 
 SHARED_MEMORY = 227 * 1024

@@ -35,8 +35,11 @@ def why_not_covered(inputs: ScanInputs, train: bool) -> str | None:
 
 def with_alignment(inputs: ScanInputs) -> ScanInputs:
     """Rows and matrices at addresses that vectors of 16 bytes can be read from."""
-    u, dt, B, C = (aligned(t) for t in (inputs.u, inputs.dt, inputs.B, inputs.C))
-    return inputs._replace(u=u, dt=dt, B=B, C=C, z=None if inputs.z is None else aligned(inputs.z))
+    given = (inputs.u, inputs.dt, inputs.B, inputs.C, inputs.z)
+    u, dt, B, C, z = ready = tuple(None if t is None else aligned(t) for t in given)
+    if all(new is old for new, old in zip(ready, given, strict=True)):
+        return inputs
+    return inputs._replace(u=u, dt=dt, B=B, C=C, z=z)
 
 
 class ScanLayout(NamedTuple):

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from vlm_ssm.fused.inputs import MixerInputs, MixerOutputs, inner, linear, norm_kernels
+from vlm_ssm.fused.inputs import (
+    MixerInputs,
+    MixerOutputs,
+    computes_again,
+    inner,
+    linear,
+    norm_kernels,
+)
 from vlm_ssm.registration.torch_modes import without_autocast
 from vlm_ssm.torch.ops import after
 
@@ -26,16 +33,13 @@ def forward(inputs: MixerInputs, train: bool) -> MixerOutputs:
         parts = inner(inputs, xz, train)
         y, last, acc, starts = parts.scan.forward(parts.scan_inputs, train)
         taps = inputs.conv.shape[2]
-        conv_state = after(xz[..., : len(inputs.D)], inputs.conv_state, inputs.boundaries, taps - 1)
+        conv_state = after(xz[..., : inputs.D.shape[0]], inputs.conv_state, inputs.boundaries, taps - 1)
         mixed = linear(y[:, :, 0], inputs.out_proj, inputs.out_bias, inputs.dtype)
-    nothing = last.new_empty(0)
-    return MixerOutputs(
-        mixed,
-        summed,
-        conv_state,
-        last.squeeze(0).detach(),  # no view for autograd
-        scale,
-        xz,
-        nothing if acc is None else acc,
-        last.new_empty(0) if starts is None else starts,
+    empty = last.new_empty
+    keep = train and not computes_again(inputs.backend)
+    outputs = (mixed, summed, conv_state, last.squeeze(0).detach())  # no view for autograd
+    scan_keeps = (empty(0) if acc is None else acc, empty(0) if starts is None else starts)
+    inner_keeps = (
+        (parts.u, parts.projected, parts.dt, y) if keep else (empty(0), empty(0), empty(0), empty(0))
     )
+    return MixerOutputs(*outputs, scale, xz, *scan_keeps, *inner_keeps)

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vlm_ssm import backends
-from vlm_ssm.registration import layer_parameters, recompute
-from vlm_ssm.registration.compute_dtype import cast_weight
+from vlm_ssm.fused import recompute
+from vlm_ssm.fused.compute_dtype import cast_weight
+from vlm_ssm.registration import layer_parameters
 from vlm_ssm.registration.conv_op import ConvKernels
 from vlm_ssm.registration.inputs import ConvInputs, ScanInputs
 from vlm_ssm.registration.norm_op import NormKernels
@@ -60,12 +61,30 @@ DIFFERENTIABLE = MixerInputs._fields.index("reset")
 """The first so many inputs have gradients."""
 
 
-class MixerOutputs(NamedTuple):
-    """y (B, T, M); x + out (empty without `out`); the state after it; and what the backward needs.
+class Kept(NamedTuple):
+    """What a backward needs besides inputs; empty where there is nothing.
 
     `scale`: of each row of the norm. `xz` (B, T, 2E): the output of in_proj. `acc`, `starts`: as in `ScanKernels`.
-    Empty where there is nothing.
+    u, `projected`, dt: as in `Inner`, and `gated` (B, T, 1, E), the scan's output, unless they are computed again.
     """
+
+    scale: Tensor
+    xz: Tensor
+    acc: Tensor
+    starts: Tensor
+    u: Tensor
+    projected: Tensor
+    dt: Tensor
+    gated: Tensor
+
+
+def computes_again(backend: str) -> bool:
+    """Whether the backward computes convolution, Δ, B, C and the gated output again, which takes time for memory."""
+    return getattr(backends.module(backend), "COMPUTES_AGAIN", True)
+
+
+class MixerOutputs(NamedTuple):
+    """y (B, T, M); x + out (empty without `out`); the state after it; and the fields of `Kept`."""
 
     y: Tensor
     summed: Tensor
@@ -75,10 +94,18 @@ class MixerOutputs(NamedTuple):
     xz: Tensor
     acc: Tensor
     starts: Tensor
+    u: Tensor
+    projected: Tensor
+    dt: Tensor
+    gated: Tensor
 
 
 class Inner(NamedTuple):
-    """What lies between in_proj and the scan: u (1, B, T, E), low-rank Δ, B, C as x_proj wrote them (B, T, R + 2S)."""
+    """What lies between in_proj and the scan.
+
+    u (1, B, T, E): the convolution's output. `projected` (B, T, R + 2S): low-rank Δ, B and C. dt (B, T, E): Δ.
+    x_proj and dt_proj: their weights in the dtype of products.
+    """
 
     conv: ConvKernels
     conv_inputs: ConvInputs
@@ -86,6 +113,9 @@ class Inner(NamedTuple):
     scan_inputs: ScanInputs
     u: Tensor
     projected: Tensor
+    dt: Tensor
+    x_proj: Tensor
+    dt_proj: Tensor
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -125,32 +155,36 @@ def _scan_kernels(backend: str, inputs: ScanInputs, train: bool) -> ScanKernels:
     )
 
 
-def kept(inputs: MixerInputs, xz: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def kept_shapes(inputs: MixerInputs, xz: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Shapes of `acc` and `starts`, from tensors without values."""
     (N, T, _), (E, S) = xz.shape, inputs.A_log.shape
     u, matrix = xz.new_empty(1, N, T, E), xz.new_empty(1, N, T, 1, S)
-    z, A = xz.unsqueeze(2).split(E, dim=3)[1], inputs.A_log.float().unsqueeze(0)
+    z, A = xz.unsqueeze(2)[..., E:], inputs.A_log.float().unsqueeze(0)
     scan_inputs = ScanInputs(u, u, A, matrix, matrix, z=z)
     return _scan_kernels(inputs.backend, scan_inputs, True).kept(scan_inputs)
 
 
-def inner(inputs: MixerInputs, xz: Tensor, train: bool) -> Inner:
-    """Convolution and projections of the output of in_proj (B, T, 2E)."""
+def inner(inputs: MixerInputs, xz: Tensor, train: bool, kept: Kept | None = None) -> Inner:
+    """Convolution and projections of the output of in_proj (B, T, 2E), computed or taken from what is kept."""
     (width, states), rank = inputs.A_log.shape, inputs.dt_proj.shape[1]
-    x, z = xz.unsqueeze(2).split(width, dim=3)
+    halves = xz.unsqueeze(2)
+    x, z = halves[..., :width], halves[..., width:]
     A, by_tap = layer_kernels(inputs.backend).prepare(inputs.A_log, inputs.conv)
     conv = _conv_kernels(inputs.backend, x, by_tap)
     bias = None if inputs.conv_bias is None else inputs.conv_bias.unsqueeze(0)
     conv_inputs = conv.ready(x, by_tap, bias, inputs.conv_state, inputs.boundaries)
-    u = conv.forward(conv_inputs)
-    projected = linear(u[0], inputs.x_proj, None, inputs.dtype)
-    low, B, C = projected.split([rank, states, states], dim=2)
+    again = kept is None or computes_again(inputs.backend)
+    x_proj, dt_proj = cast_weight(inputs.x_proj, inputs.dtype), cast_weight(inputs.dt_proj, inputs.dtype)
+    u = conv.forward(conv_inputs) if again else kept.u
+    projected = F.linear(u[0], x_proj) if again else kept.projected
+    dt = F.linear(projected[..., :rank], dt_proj) if again else kept.dt
+    matrices = projected[None, :, :, None, rank:]
     given = ScanInputs(
         u=u,
-        dt=linear(low, inputs.dt_proj, None, inputs.dtype).unsqueeze(0),
+        dt=dt.unsqueeze(0),
         A=A,
-        B=B[None, :, :, None],
-        C=C[None, :, :, None],
+        B=matrices[..., :states],
+        C=matrices[..., states:],
         D=inputs.D.unsqueeze(0),
         bias=inputs.dt_bias.unsqueeze(0),
         z=z,
@@ -159,4 +193,4 @@ def inner(inputs: MixerInputs, xz: Tensor, train: bool) -> Inner:
         softplus=True,
     )
     scan = _scan_kernels(inputs.backend, given, train)
-    return Inner(conv, conv_inputs, scan, scan.ready(given), u, projected)
+    return Inner(conv, conv_inputs, scan, scan.ready(given), u, projected, dt, x_proj, dt_proj)

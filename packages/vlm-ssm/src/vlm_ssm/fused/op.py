@@ -9,17 +9,25 @@ from torch import Tensor
 
 from vlm_ssm.fused.backward import OutputGradients, backward
 from vlm_ssm.fused.forward import forward
-from vlm_ssm.fused.inputs import DIFFERENTIABLE, MixerInputs, MixerOutputs, kept, norm_kernels
+from vlm_ssm.fused.inputs import (
+    DIFFERENTIABLE,
+    Kept,
+    MixerInputs,
+    MixerOutputs,
+    computes_again,
+    kept_shapes,
+    norm_kernels,
+)
 from vlm_ssm.registration.inputs import schema
 from vlm_ssm.registration.layouts import like
-from vlm_ssm.registration.library import define, differentiate
+from vlm_ssm.registration.library import Operation
 from vlm_ssm.registration.torch_modes import grad_needed
 
-_SAVED = ("scale", "xz", "acc", "starts")
+KEPT = len(Kept._fields)
 FORWARD = f"({schema(MixerInputs)}) -> ({', '.join(['Tensor'] * len(MixerOutputs._fields))})"
 BACKWARD = (
-    f"({schema(OutputGradients, 'grad_')}, {schema(MixerInputs)}, {', '.join(f'Tensor {n}_' for n in _SAVED)},"
-    f" bool[] needs) -> ({', '.join(['Tensor'] * DIFFERENTIABLE)})"
+    f"({schema(OutputGradients, 'grad_')}, {schema(MixerInputs)}, {schema(Kept, 'kept_')}, bool[] needs)"
+    f" -> ({', '.join(['Tensor'] * DIFFERENTIABLE)})"
 )
 
 
@@ -27,17 +35,21 @@ def _forward(*fields: Any) -> tuple[Tensor, ...]:
     return tuple(forward(MixerInputs(*fields), True))
 
 
-def _split(arguments: tuple[Any, ...]) -> tuple[OutputGradients, MixerInputs, MixerOutputs, list[bool]]:
+def _split(arguments: tuple[Any, ...]) -> tuple[OutputGradients, MixerInputs, Kept, list[bool]]:
     *rest, needs = arguments
-    grads, fields, saved = rest[:4], rest[4 : -len(_SAVED)], rest[-len(_SAVED) :]
-    by_name = dict.fromkeys(MixerOutputs._fields, saved[0]) | dict(zip(_SAVED, saved, strict=True))
-    return OutputGradients(*grads), MixerInputs(*fields), MixerOutputs(**by_name), needs
+    grads, fields, kept = rest[:4], rest[4:-KEPT], rest[-KEPT:]
+    return OutputGradients(*grads), MixerInputs(*fields), Kept(*kept), needs
+
+
+def _gradients(*arguments: Any) -> list[Tensor | None]:
+    grads, inputs, kept, needs = _split(arguments)
+    return backward(grads, inputs, kept, needs)
 
 
 def _backward(*arguments: Any) -> list[Tensor]:
     """Empty for what isn't needed."""
-    grads, inputs, outputs, needs = _split(arguments)
-    return [inputs.x.new_empty(0) if g is None else g for g in backward(grads, inputs, outputs, needs)]
+    _, inputs, _, _ = _split(arguments)
+    return [inputs.x.new_empty(0) if grad is None else grad for grad in _gradients(*arguments)]
 
 
 def _fake_forward(*fields: Any) -> tuple[Tensor, ...]:
@@ -45,7 +57,11 @@ def _fake_forward(*fields: Any) -> tuple[Tensor, ...]:
     x, (E, S), taps, new = inputs.x, inputs.A_log.shape, inputs.conv.shape[2], inputs.x.new_empty
     N, T, dtype, fp32 = *x.shape[:2], inputs.dtype, torch.float32
     xz = new(N, T, 2 * E, dtype=dtype)
-    acc, starts = kept(inputs, xz)
+    acc, starts = kept_shapes(inputs, xz)
+    sizes = [(1, N, T, E), (N, T, inputs.x_proj.shape[0]), (N, T, E), (N, T, 1, E)]
+    if again := computes_again(inputs.backend):
+        sizes = [(0,)] * 4
+    u, projected, dt, gated = (new(size, dtype=fp32 if again else dtype) for size in sizes)
     return MixerOutputs(
         y=new(N, T, len(inputs.out_proj), dtype=dtype),
         summed=new(0) if inputs.norm is None or inputs.out is None else new(x.shape),
@@ -55,6 +71,10 @@ def _fake_forward(*fields: Any) -> tuple[Tensor, ...]:
         xz=xz,
         acc=new(acc or (0,), dtype=fp32),
         starts=new(starts, dtype=fp32),
+        u=u,
+        projected=projected,
+        dt=dt,
+        gated=gated,
     )
 
 
@@ -62,8 +82,11 @@ def _fake_backward(*arguments: Any) -> list[Tensor]:
     _, inputs, _, needs = _split(arguments)
     if inputs.out is not None:
         inputs = inputs._replace(out=inputs.x.to(inputs.out.dtype))
-    given = zip(inputs, needs, strict=False)
-    return [inputs.x.new_empty(0) if t is None or not need else like(t) for t, need in given]
+    given: list[Any] = list(inputs[:DIFFERENTIABLE])
+    return [
+        inputs.x.new_empty(0) if t is None or not need else like(t)
+        for t, need in zip(given, needs, strict=True)
+    ]
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> None:
@@ -71,26 +94,27 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> No
     if given.out is not None:
         given = given._replace(x=results.summed, out=given.out.new_empty(0))
     *tensors, ctx.eps, ctx.dtype, ctx.backend = given
-    ctx.save_for_backward(*tensors, *(getattr(results, name) for name in _SAVED))
-    ctx.mark_non_differentiable(*outputs[4:])
+    ctx.save_for_backward(*tensors, *results[-KEPT:])
+    ctx.mark_non_differentiable(*results[-KEPT:])
     ctx.set_materialize_grads(False)
 
 
 def _autograd(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
     tensors, needs = ctx.saved_tensors, list(ctx.needs_input_grad[:DIFFERENTIABLE])
-    fields = [*tensors[: -len(_SAVED)], ctx.eps, ctx.dtype, ctx.backend]
-    found = _backward_op(*grads[:4], *fields, *tensors[-len(_SAVED) :], needs)
+    fields = [*tensors[:-KEPT], ctx.eps, ctx.dtype, ctx.backend]
+    found = _backward_op(*grads[:4], *fields, *tensors[-KEPT:], needs)
     present = [grad if need else None for grad, need in zip(found, needs, strict=True)]
     return *present, *[None] * (len(MixerInputs._fields) - DIFFERENTIABLE)
 
 
-_backward_op = define("mixer_backward", BACKWARD, _backward, _fake_backward)
-_op = define("mixer", FORWARD, _forward, _fake_forward)
-differentiate(_op, _setup, _autograd)
+_backward_op = Operation("mixer_backward", BACKWARD, _backward, _fake_backward, _gradients)
+_op = Operation("mixer", FORWARD, _forward, _fake_forward)
+_op.differentiate(_setup, _autograd)
 
 
 def mixer(inputs: MixerInputs) -> MixerOutputs:
     """The layer. Calls that need no gradient bypass the operation and keep nothing for a backward."""
-    if grad_needed(*inputs[:DIFFERENTIABLE]):
+    differentiable: Any = inputs[:DIFFERENTIABLE]
+    if grad_needed(*differentiable):
         return MixerOutputs(*_op(*inputs))
     return forward(inputs, False)

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from vlm_ssm import backends
+from vlm_ssm.fused.compute_dtype import compute_dtype
 from vlm_ssm.fused.inputs import MixerInputs, MixerOutputs
 from vlm_ssm.fused.op import mixer
 from vlm_ssm.layers.hooked_modules import DeltaProjection, has_no_hooks
-from vlm_ssm.registration.compute_dtype import compute_dtype
 from vlm_ssm.registration.layouts import NATIVE
 from vlm_ssm.segments import SegmentBoundaries
 

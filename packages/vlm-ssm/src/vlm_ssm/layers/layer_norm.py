@@ -16,7 +16,7 @@ def norm_of_sum(norm: nn.Module, x: Tensor, skip: Tensor) -> Tensor:
     is in autocast's dtype, to which a linear layer behind it would convert.
     """
     fused = getattr(backend(x.device), "add_layer_norm", None)
-    dtype = _output_dtype(norm, x, skip)
+    dtype = None if fused is None else _output_dtype(norm, x, skip)
     if fused is None or dtype is None:
         return norm(x + skip)
     assert isinstance(norm, nn.LayerNorm)

@@ -15,6 +15,9 @@ from vlm_ssm.registration.inputs import ScanInputs
 from vlm_ssm.registration.norm_op import NormKernels
 from vlm_ssm.registration.scan_op import ScanKernels
 
+COMPUTES_AGAIN = False
+"""Whether layers compute convolution, Δ, B and C again in their backward: on a CPU time is scarcer than memory."""
+
 __all__ = ["add_rms_norm", "conv", "conv_kernels", "norm_kernels", "scan", "scan_kernels"]
 
 

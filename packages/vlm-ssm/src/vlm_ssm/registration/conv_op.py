@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vlm_ssm.registration.inputs import ConvInputs, schema
 from vlm_ssm.registration.layouts import dense, like, native
-from vlm_ssm.registration.library import define, differentiate
+from vlm_ssm.registration.library import Operation
 from vlm_ssm.registration.torch_modes import grad_needed
 from vlm_ssm.segments import SegmentBoundaries
 
@@ -42,8 +42,11 @@ class ConvKernels(NamedTuple):
         """Arguments of `ops.conv` in the dtypes and layouts that the kernels read; `weight` is (P, W, E)."""
         x = self.rows(x)
         state = None if state is None else state.to(x.dtype).contiguous()
-        flags = (None, None, None) if boundaries is None else (t.contiguous() for t in boundaries)
-        return ConvInputs(x, dense(weight), None if bias is None else dense(bias), state, *flags, scan_order)
+        reset, history, left_pad = (
+            (None, None, None) if boundaries is None else (t.contiguous() for t in boundaries)
+        )
+        bias = None if bias is None else dense(bias)
+        return ConvInputs(x, dense(weight), bias, state, reset, history, left_pad, scan_order)
 
 
 def _fake_forward(*fields: Any) -> Tensor:
@@ -65,7 +68,7 @@ def _register(name: str, kernels: ConvKernels) -> Any:
     def backward(grad: Tensor, *fields: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return kernels.backward(grad, ConvInputs(*fields))
 
-    gradient = define(f"{name}_conv_backward", BACKWARD, backward, _fake_backward)
+    gradient = Operation(f"{name}_conv_backward", BACKWARD, backward, _fake_backward)
 
     def setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
@@ -76,8 +79,8 @@ def _register(name: str, kernels: ConvKernels) -> Any:
         present = [None if t is None else grad for t, grad in zip(inputs[:4], grads, strict=True)]
         return *present, None, None, None, None
 
-    op = define(f"{name}_conv", FORWARD, forward, _fake_forward)
-    differentiate(op, setup, autograd)
+    op = Operation(f"{name}_conv", FORWARD, forward, _fake_forward)
+    op.differentiate(setup, autograd)
     return op
 
 

@@ -20,7 +20,7 @@ def native(t: Tensor) -> Tensor:
 
 def dense(t: Tensor) -> Tensor:
     """fp32, contiguous."""
-    return t.float().contiguous()
+    return t if t.dtype == torch.float32 and t.is_contiguous() else t.float().contiguous()
 
 
 def matrix(m: Tensor) -> Tensor:

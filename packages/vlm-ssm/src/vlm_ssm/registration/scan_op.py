@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vlm_ssm.registration.inputs import ScanInputs, schema
 from vlm_ssm.registration.layouts import dense, like, native
-from vlm_ssm.registration.library import define, differentiate
+from vlm_ssm.registration.library import Operation
 from vlm_ssm.registration.torch_modes import grad_needed
 
 FORWARD = f"({schema(ScanInputs)}) -> (Tensor, Tensor, Tensor, Tensor)"
@@ -83,7 +83,7 @@ def _register(name: str, kernels: ScanKernels) -> Any:
         kept = acc if acc.numel() else None
         return kernels.backward(grad_out, grad_last, ScanInputs(*fields), kept, starts)
 
-    gradient = define(f"{name}_scan_backward", BACKWARD, backward, _fake_backward)
+    gradient = Operation(f"{name}_scan_backward", BACKWARD, backward, _fake_backward)
 
     def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         *tensors, ctx.softplus, ctx.keep_directions = inputs
@@ -101,8 +101,8 @@ def _register(name: str, kernels: ScanKernels) -> Any:
         present = [None if t is None else grad for t, grad in zip(inputs[:9], grads, strict=True)]
         return *present, None, None, None, None
 
-    op = define(f"{name}_scan", FORWARD, forward, fake)
-    differentiate(op, setup, autograd)
+    op = Operation(f"{name}_scan", FORWARD, forward, fake)
+    op.differentiate(setup, autograd)
     return op
 
 

@@ -61,7 +61,7 @@ def _add_check(command: Command) -> None:
         "--num-workers",
         type=_up_to_256,
         metavar="N",
-        help="data-loading processes; default: train.num_workers of the spec",
+        help="data-loading processes; default: train.num_workers of the spec, 0 for auto",
     )
     parser.add_argument(
         "--report", type=path_text, metavar="FILE", help="write all bad rows to FILE as JSON lines"

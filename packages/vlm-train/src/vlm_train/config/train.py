@@ -75,8 +75,9 @@ class TrainConfig(StrictModel):
     bad_sample_budget: Budget = Field(
         default=0.01, description="rows per stage that on_bad_sample: skip may drop, as a number or a share"
     )
-    num_workers: int = Field(
-        default=0, ge=0, le=256, description="data-loading processes per training process"
+    num_workers: Annotated[int, Field(ge=0, le=256)] | Literal["auto"] = Field(
+        default="auto",
+        description="data-loading processes per training process; auto: up to 8 on a GPU, none on a CPU",
     )
     checkpoint_every: PositiveInt = Field(
         default=500, description="steps between checkpoints; a stage's last step always has one"

@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from vlm_core.errors import UserError
-from vlm_core.numerics.weight_casts import weights_cast_once
+from vlm_core.numerics.weight_casts import backward_in_thread, weights_cast_once
 from vlm_core.text.batch import Batch
 from vlm_train.checkpoint import optimizer_state
 from vlm_train.checkpoint.dtensor import local
@@ -72,8 +72,9 @@ class DDPStrategy:
             return module(batch)
 
     def backward(self, module: nn.Module, loss: Tensor) -> None:
-        """Add the gradients of one micro-batch."""
-        self.accelerator.backward(loss)
+        """Add the gradients of one micro-batch. One process has one GPU, so that a thread for each gains nothing."""
+        with backward_in_thread():
+            self.accelerator.backward(loss)
 
     def clip(self, optimizer: Any, limit: float) -> Tensor:
         """Scale the step's gradients to a norm of at most `limit`; returns their norm before."""

@@ -20,6 +20,7 @@ from vlm_train.data.dataset import Examples, SampleProcessor
 from vlm_train.data.mixture import ConcatRows, order_of
 from vlm_train.data.order.sampler import StepSampler
 from vlm_train.feature_cache.cache import Features
+from vlm_train.monitoring.run_messages import log_on_main
 from vlm_train.seeds import stage_seed
 
 
@@ -88,11 +89,21 @@ class StageBatches:
             self.examples,
             batch_sampler=sampler,
             collate_fn=partial(to_micro_batch, capacity=capacity, encoded=self.data.features is not None),
-            num_workers=self.train.num_workers,
+            num_workers=self._workers(sampler.micro),
             generator=torch.Generator().manual_seed(self.train.seed),
             worker_init_fn=data_workers.start_training_worker,
             pin_memory=self.accelerator.device.type == "cuda",
         )
+
+    def _workers(self, samples: int) -> int:
+        """Data-loading processes for micro-batches of so many samples, taken as samples of one image each."""
+        height, width = self.model.encoder.image_size
+        device = self.accelerator.device.type
+        count = data_workers.worker_count(self.train.num_workers, device, samples * 3 * height * width * 4)
+        if self.train.num_workers == "auto" and device != "cpu":
+            text = f"stage {self.stage.name}: num_workers: auto is {count.number} ({count.reason})"
+            log_on_main(self.accelerator, text)
+        return count.number
 
     def batches(self, micros: Sequence[MicroBatch]) -> list[Batch]:
         """The batches of a step. All processes take equally many: one without samples is an empty batch."""

@@ -9,7 +9,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from vlm_core.generation.generate import GenerationConfig, answer
+from vlm_core.generation.generate import answer
+from vlm_core.generation.sampling import GenerationConfig
 from vlm_core.io import digests
 from vlm_core.io.images import ImageSource, image_name
 from vlm_core.model import VLM

@@ -87,11 +87,13 @@ class TrialSteps:
     ) -> None:
         self.state, self.train, self.memory, self.encoded = state, train, memory, encoded
         strategy: DDPStrategy = state.strategy
-        self.accelerator = strategy.accelerator
-        # replicas need no exchange: one that runs out of memory then keeps no other waiting
-        self.strategy = (
-            strategy if strategy.sharded else DDPStrategy(_Alone(self.accelerator), bf16=strategy.bf16)
-        )  # pyright: ignore[reportArgumentType]
+        self.accelerator: Any = strategy.accelerator
+        self.strategy = strategy
+        if (
+            not strategy.sharded
+        ):  # replicas exchange nothing: one that runs out of memory keeps no other waiting
+            alone: Any = _Alone(self.accelerator)
+            self.strategy = DDPStrategy(alone, bf16=strategy.bf16)
         self.module = state.module if strategy.sharded else strategy.unwrapped(state.module)
 
     def limit(self, share: int) -> int:

@@ -1,7 +1,8 @@
 // The selective scan, forward.
 //
 // A block takes BLOCK channels of one sequence through one part of its positions, in tiles of TILE positions. A
-// channel's STATES states are spread over LANES neighbouring lanes. A tile has two phases between barriers: first each
+// channel's STATES states are spread over LANES lanes: two neighbours, or, of more, one in each of LANES runs of BLOCK
+// threads, so that neighbours read the same B and C. A tile has two phases between barriers: first each
 // thread turns its own vectors of 8 channels into (delta, delta u) in shared memory, then each lane takes its states
 // through the tile; the sums over states meet in shared memory, where the next first phase gates and stores them.
 //
@@ -68,7 +69,8 @@ struct Place {
     q = blockIdx.y; k = q / (int)a.N; n = q % (int)a.N; p = a.sets > 1 ? k : 0;
     part = blockIdx.z;
     column = tid % VECTORS * 8; row = tid / VECTORS;
-    channel = tid / LANES; part_of_channel = tid % LANES; state = part_of_channel * LANE_STATES;
+    channel = IN_PLACE ? tid / LANES : tid % BLOCK; part_of_channel = IN_PLACE ? tid % LANES : tid / BLOCK;
+    state = part_of_channel * LANE_STATES;
   }
   DEVICE bool is_last(const Arguments& a) const { return !CHAINED || k == (int)a.K - 1; }
   DEVICE bool has_column() const { return !TAIL || column < live; }
@@ -180,8 +182,7 @@ struct Step {
 DEVICE float* sum_place(const Place& at, Shared& s, int t) {
   if (IN_PLACE)
     return s.steps + t * BLOCK * 2 + swizzle(at.channel / 2) * 4 + (at.channel & 1) * 2 + at.part_of_channel;
-  const int i = at.channel * LANES + at.part_of_channel;
-  return s.sums + t * BLOCK * LANES + swizzle(i >> 2) * 4 + (i & 3);
+  return s.sums + (t * LANES + at.part_of_channel) * BLOCK + (at.channel ^ (t & 1) * 4);
 }
 
 // Second phase: the states through the tile. Operands are read a step ahead and sums stored after GROUP steps, as a
@@ -218,10 +219,11 @@ DEVICE void finish(const Arguments& a, const Place& at, const Raw& raw, const Ah
     float u[8], z[8], y[8], part[4];
     load<Row, 8>(raw.u + row * BLOCK + at.column).open(u);
     UNROLL for (int c = 0; c < 8; ++c) y[c] = s.D[at.column + c] * u[c];
-    const float* sums = (IN_PLACE ? s.steps : s.sums) + row * BLOCK * LANES;
     UNROLL for (int g = 0; g < 2 * LANES; ++g) {
-      load<float, 4>(sums + swizzle(at.column * LANES / 4 + g) * 4).open(part);
-      UNROLL for (int j = 0; j < 4; ++j) y[(g * 4 + j) / LANES] += part[j];
+      const float* in_place = s.steps + row * BLOCK * 2 + swizzle(at.column / 2 + g) * 4;
+      const float* apart = s.sums + (row * LANES + g / 2) * BLOCK + (at.column + (g + row & 1) * 4);
+      load<float, 4>(IN_PLACE ? in_place : apart).open(part);
+      UNROLL for (int j = 0; j < 4; ++j) y[IN_PLACE ? g * 2 + j / 2 : g % 2 * 4 + j] += part[j];
     }
     if (CHAINED && at.k) {
       float sum[8];

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vlm_ssm.cuda.launch import PLANS, Launch, is_usable, kernel
 from vlm_ssm.cuda.memory import KINDS, aligned
-from vlm_ssm.registration.library import define, differentiate
+from vlm_ssm.registration.library import Operation
 from vlm_ssm.registration.norm_op import NormKernels
 from vlm_ssm.registration.torch_modes import grad_needed
 from vlm_ssm.triton import norm as triton_norm
@@ -166,7 +166,7 @@ def _fake_backward(
     return torch.empty_like(summed), added, torch.empty_like(weight)
 
 
-_gradient = define(
+_gradient = Operation(
     "cuda_add_norm_backward",
     "(Tensor grad_y, Tensor? grad_summed, Tensor summed, Tensor weight, Tensor scale, ScalarType? out)"
     " -> (Tensor, Tensor, Tensor)",
@@ -193,13 +193,13 @@ def _autograd(ctx: Any, grad_summed: Tensor | None, grad_y: Tensor | None, _: An
     return grad, given, grad_weight, None, None
 
 
-_op = define(
+_op = Operation(
     "cuda_add_norm",
     "(Tensor residual, Tensor? out, Tensor weight, float eps, ScalarType dtype) -> (Tensor, Tensor, Tensor)",
     forward,
     _fake_forward,
 )
-differentiate(_op, _setup, _autograd)
+_op.differentiate(_setup, _autograd)
 
 
 def add_rms_norm(residual: Tensor, out: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:

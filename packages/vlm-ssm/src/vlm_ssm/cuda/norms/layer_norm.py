@@ -10,8 +10,8 @@ from torch import Tensor
 
 from vlm_ssm.cuda.launch import PLANS, Launch, is_usable, kernel
 from vlm_ssm.cuda.memory import KINDS, aligned
-from vlm_ssm.cuda.norm import float_bits, row_constants, rows_of_block, why_not_covered
-from vlm_ssm.registration.library import define, differentiate
+from vlm_ssm.cuda.norms.rms_norm import float_bits, row_constants, rows_of_block, why_not_covered
+from vlm_ssm.registration.library import Operation
 from vlm_ssm.registration.torch_modes import grad_needed, without_autocast
 
 _TENSORS = ("x", "skip", "weight", "bias", "y", "mean", "scale", "grad_y", "grad_x", "grad_skip", "sums")
@@ -73,7 +73,7 @@ def _fake_backward(
     return torch.empty_like(x), grad_skip, weight.new_empty(2, x.shape[-1])
 
 
-_gradient = define(
+_gradient = Operation(
     "cuda_layer_norm_backward",
     "(Tensor grad_y, Tensor x, Tensor skip, Tensor weight, Tensor mean, Tensor scale) -> (Tensor, Tensor, Tensor)",
     _backward,
@@ -94,13 +94,13 @@ def _autograd(ctx: Any, grad_y: Tensor, *_: Any) -> tuple[Any, ...]:
     return grad_x, grad_skip if x.dtype != skip.dtype else grad_x, grad_weight, grad_bias, None, None
 
 
-_op = define(
+_op = Operation(
     "cuda_layer_norm",
     "(Tensor x, Tensor skip, Tensor weight, Tensor bias, float eps, ScalarType dtype) -> (Tensor, Tensor, Tensor)",
     _forward,
     _fake_forward,
 )
-differentiate(_op, _setup, _autograd)
+_op.differentiate(_setup, _autograd)
 
 
 def add_layer_norm(

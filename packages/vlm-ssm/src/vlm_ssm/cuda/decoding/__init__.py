@@ -1,0 +1,1 @@
+"""One token on CUDA kernels: products with a few vectors, the recurrence, dependent launches."""

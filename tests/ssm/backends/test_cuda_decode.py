@@ -1,0 +1,72 @@
+"""One token on the CUDA kernels, against Triton's step and float64."""
+
+import pytest
+import torch
+
+from vlm_ssm import MambaMixer, backends, cast_parameters
+
+if backends.missing("cuda"):
+    pytest.skip("the kernels need a CUDA device", allow_module_level=True)
+
+from vlm_ssm.cuda.decoding import matvec
+from vlm_ssm.cuda.decoding import step as decode
+from vlm_ssm.triton import decode as triton_decode
+
+BF16 = torch.bfloat16
+
+
+@pytest.fixture(autouse=True)
+def _on_the_gpu():
+    with torch.device("cuda"), torch.no_grad():
+        torch.manual_seed(0)
+        yield
+
+
+def far(a, b):
+    return ((a.double() - b.double()).norm() / b.double().norm()).item()
+
+
+@pytest.mark.parametrize("vectors", [1, 2, 3, 8])
+@pytest.mark.parametrize(("rows", "columns"), [(8, 8), (200, 5120), (5000, 72), (4099, 2568), (96, 20000)])
+def test_products(rows, columns, vectors):
+    """Any number of rows; columns beyond what a lane holds at once."""
+    x, weight = torch.randn(vectors, columns).to(BF16), torch.randn(rows, columns).to(BF16)
+    y = matvec.linear(x, weight)
+    assert far(y, x.double() @ weight.double().T) < 2.5e-3
+    assert torch.equal(y, matvec.linear(x, weight))
+
+
+def test_products_that_are_not_covered():
+    x, weight = torch.randn(9, 16).to(BF16), torch.randn(8, 16).to(BF16)
+    assert matvec.linear(x, weight) is None
+    assert matvec.linear(x[:1].float(), weight) is None
+    assert matvec.linear(x[:1, 1:9], weight[:, 1:9]) is None
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8, 13, 70])
+@pytest.mark.parametrize(
+    ("width", "rank", "taps", "alone"),
+    [(64, 8, 4, False), (72, 40, 3, False), (2560, 160, 4, False), (64, 16, 4, True)],
+)
+def test_a_token_equals_that_of_triton(batch, width, rank, taps, alone):
+    """Output, states, in place as well; from run to run bit by bit."""
+    mixers = [MambaMixer(width, 16, taps, dt_rank=rank).eval() for _ in range(1 if alone else 3)]
+    for mixer in mixers:
+        mixer.A_log += 0.3 * torch.randn_like(mixer.A_log)
+        mixer.D += torch.randn_like(mixer.D)
+        cast_parameters(mixer, BF16)
+    E, count = mixers[0].d_inner, len(mixers)
+    conv, ssm = torch.randn(count, batch, taps - 1, E).to(BF16), torch.randn(count, batch, E, 16)
+    norms = [None] if alone else list((1 + 0.1 * torch.randn(count, width)).to(BF16))
+    x, last = torch.randn(batch, 1, width).to(BF16), None if alone else norms[0]
+    assert decode.why_not_covered(x, mixers, norms) is None
+    arguments = (x, mixers, conv.unbind(), ssm.unbind(), norms, last, 1e-5)
+    wanted, found = triton_decode.fused_decode_step(*arguments), decode.fused_decode_step(*arguments)
+    for a, b in zip(found, wanted, strict=True):
+        assert a.shape == b.shape
+        assert far(a, b) < 1e-2
+    assert far(found[2][0], wanted[2][0]) < 5e-3
+    assert torch.equal(found[1][:, :, :-1], conv[:, :, 1:])
+    again = decode.fused_decode_step(*arguments, (conv, ssm))
+    assert all(torch.equal(a, b) for a, b in zip(again, found, strict=True))
+    assert torch.equal(ssm, found[2])
