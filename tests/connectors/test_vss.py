@@ -61,6 +61,8 @@ def test_one_call_for_all_directions_equals_a_loop(scan, parameters, merge):
     v = torch.randn(2, 3, 5, 8, requires_grad=True)
     weights, inputs = torch.randn(2, 3, 5, 8), {"v": v} | dict(vss.named_parameters())
     torch.testing.assert_close(vss(v), naive(vss, v))
+    with torch.no_grad():
+        torch.testing.assert_close(vss(v), naive(vss, v))
     found = torch.autograd.grad((vss(v) * weights).sum(), list(inputs.values()))
     wanted = torch.autograd.grad((naive(vss, v) * weights).sum(), list(inputs.values()))
     for name, a, b in zip(inputs, found, wanted, strict=True):

@@ -1,4 +1,4 @@
-"""The protocol of layers that fused decoding accepts; `layers.mixer.MambaMixer` implements it."""
+"""The protocols of layers that inference without calls of submodules accepts; `layers.mixer` implements them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any, Protocol
 import torch
 
 
-class MambaLayer(Protocol):
-    """A Mamba-1 layer with the attribute names of `mamba_ssm.Mamba`."""
+class MambaParts(Protocol):
+    """The sizes, submodules and parameters of a Mamba-1 layer, by the attribute names of `mamba_ssm.Mamba`."""
 
     d_inner: int
     d_state: int
@@ -23,6 +23,10 @@ class MambaLayer(Protocol):
     D: Any
     _modules: dict[str, Any]
     _parameters: dict[str, Any]
+
+
+class MambaLayer(MambaParts, Protocol):
+    """A layer that fused decoding accepts."""
 
     def can_fuse(self, dtype: torch.dtype) -> bool:
         """Whether a fused step in this dtype computes what the layer's `forward` computes."""

@@ -7,22 +7,20 @@ system fills page by page. Pieces need no more memory than the output, and stay 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from vlm_ssm import backends
 from vlm_ssm.layers.hooked_modules import DeltaProjection, plain, plain_linear
+from vlm_ssm.mamba_layer import MambaParts
 from vlm_ssm.registration.inputs import ScanInputs
 from vlm_ssm.registration.layer_parameters import prepare
 from vlm_ssm.registration.layouts import NATIVE
 from vlm_ssm.runtime.huge_pages import with_huge_pages
 from vlm_ssm.segments import SegmentBoundaries
 from vlm_ssm.torch.ops import after
-
-if TYPE_CHECKING:
-    from vlm_ssm.layers.mixer import GatedSSM
 
 State = TypeVar("State")
 ROWS, BYTES = 1024, 24 << 20
@@ -73,7 +71,7 @@ def _is_inference(x: Tensor) -> bool:
     )
 
 
-def _has_plain_parts(mixer: GatedSSM, dtype: torch.dtype) -> bool:
+def _has_plain_parts(mixer: MambaParts, dtype: torch.dtype) -> bool:
     """Whether each part can be replaced by its product: an ordinary module and weight, without hooks or adapters."""
     linear = [(mixer.in_proj, nn.Linear), (mixer.x_proj, nn.Linear), (mixer.out_proj, nn.Linear)]
     parts: list[tuple[Any, type[nn.Module]]] = [*linear, (mixer.dt_proj, DeltaProjection)]
@@ -82,7 +80,7 @@ def _has_plain_parts(mixer: GatedSSM, dtype: torch.dtype) -> bool:
     )
 
 
-def is_long(mixer: GatedSSM, x: Tensor) -> bool:
+def is_long(mixer: MambaParts, x: Tensor) -> bool:
     """Whether `mix_in_pieces` computes this call: an inference on backend numba, of more than one piece."""
     return (
         _is_inference(x) and x.shape[1] > piece_length(x, mixer.d_inner) and _has_plain_parts(mixer, x.dtype)
@@ -100,7 +98,7 @@ class _Buffers(NamedTuple):
     y: Tensor  # (R, E)
 
 
-def _buffers(mixer: GatedSSM, x: Tensor, length: int) -> _Buffers:
+def _buffers(mixer: MambaParts, x: Tensor, length: int) -> _Buffers:
     """One allocation: several would each be as many page faults as they have pages."""
     rows, E = length * len(x), mixer.d_inner
     widths = (x.shape[2] if len(x) > 1 else 0, 2 * E, E, mixer.dt_rank + 2 * mixer.d_state, E, E)
@@ -111,7 +109,11 @@ def _buffers(mixer: GatedSSM, x: Tensor, length: int) -> _Buffers:
 
 
 def mix_in_pieces(
-    mixer: GatedSSM, x: Tensor, boundaries: SegmentBoundaries | None, conv: Tensor | None, ssm: Tensor | None
+    mixer: MambaParts,
+    x: Tensor,
+    boundaries: SegmentBoundaries | None,
+    conv: Tensor | None,
+    ssm: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `GatedSSM.mix` with the state (conv, ssm) -> y (B, T, M) and the two parts of the state after it."""
     length, parameters = piece_length(x, mixer.d_inner), prepare(mixer.A_log, mixer.conv1d.weight)
@@ -126,7 +128,7 @@ def mix_in_pieces(
 
 
 def _piece(
-    mixer: GatedSSM,
+    mixer: MambaParts,
     parameters: tuple[Tensor, Tensor],
     buffers: _Buffers,
     x: Tensor,

@@ -55,7 +55,7 @@ class _Fan(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, *weights = ctx.saved_tensors
         needs_x, *needs = ctx.needs_input_grad
         width, grad_x = len(weights[0]) // 2, x.new_zeros(x.shape) if needs_x else None
@@ -83,7 +83,7 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         y, *weights = ctx.saved_tensors
         needs_y, *needs = ctx.needs_input_grad
         rows, grad_y = _rows(grad), _new_columns(y, len(weights), y.shape[3]) if needs_y else None

@@ -39,8 +39,12 @@ def run(
     K, N, T, E = u.shape
     check_scan_order(inputs.scan_order, T)
     columns, blocks = (K if inputs.keep_directions else 1), _blocks(E, inputs.B.shape[3])
-    if out is None:
+    if out is None and train:
         out = with_huge_pages(u.new_empty(N, T, columns, E))
+    elif (
+        out is None
+    ):  # K·E numbers from row to row are often a multiple of 4 KB: the same lines of the L1 cache
+        out = with_huge_pages(u.new_empty(columns, N, T, E)).permute(1, 2, 0, 3)
     last = u.new_empty(K, N, E, states, dtype=torch.float32)
     keep_sum = (train and inputs.z is not None) or columns < K
     acc = with_huge_pages(torch.empty_like(out, dtype=torch.float32)) if keep_sum else None
