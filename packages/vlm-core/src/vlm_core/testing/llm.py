@@ -155,6 +155,15 @@ class LanguageModelSuite(TokenizerTests):
         self.assert_close(torch.cat(hidden, 1), lm(x)[0], f"in chunks, cut at {cuts}")
 
     @torch.no_grad()
+    def test_prefill_gives_the_last_logits_and_the_state(self, lm: LanguageModel, x: Tensor) -> None:
+        """A prefill that a subclass has made faster; its state is continued by the next prefill, and by `forward`."""
+        hidden = lm(x)[0]
+        _, state = lm.prefill(x[:, :3])
+        logits, state = lm.prefill(x[:, 3 : LENGTH - 1], state=state)
+        self.assert_close(logits, lm.logits(hidden[:, -2]), "the second prefill")
+        self.assert_close(lm(x[:, -1:], state=state)[0], hidden[:, -1:], "after two prefills")
+
+    @torch.no_grad()
     def test_a_state_is_never_changed_in_place(self, lm: LanguageModel, x: Tensor) -> None:
         _, state = lm(x[:, :4])
         first, _ = lm(x[:, 4:5], state=state)
