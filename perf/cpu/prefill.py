@@ -2,7 +2,8 @@
 
     uv run python -m perf.cpu.prefill [--whole-2.8b]
 
-The peer is transformers' `MambaModel` on the same random weights; the floor is the matrix products of all layers
+The peer is transformers' `MambaModel` on the same random weights, also with its mixers swapped by
+`vlm_ssm.accelerate`; the floor is the matrix products of all layers
 alone. In bf16 A_log and D stay fp32.
 """
 
@@ -13,15 +14,15 @@ from copy import deepcopy
 
 import torch
 from perf.lib.common import parser, start
-from perf.lib.contestants import lower, models
+from perf.lib.contestants import accelerated, lower, models
 from perf.lib.contests import agree, as_in_vlm, inference, matrices, on, products
 from perf.lib.tables import Case, Run, compare
 
 LENGTH = 793
 SIZES = {"130m, 24 layers": (768, 24), "2.8b, one layer": (2560, 1)}
 SMOKE = {"smoke, 2 layers": (32, 2)}
-NAMES = ["ours", "transformers", "floor"]
-RATIOS = [("transformers", "ours"), ("ours", "floor")]
+NAMES = ["ours", "transformers", "accelerated", "floor"]
+RATIOS = [("transformers", "ours"), ("transformers", "accelerated"), ("ours", "floor")]
 
 
 def cases(sizes: dict[str, tuple[int, int]], length: int) -> Iterator[Case]:
@@ -39,12 +40,17 @@ def case(width: int, layers: int, dtype: torch.dtype, length: int) -> dict[str, 
     if dtype == torch.bfloat16:
         lower(ours)
         lower(theirs)
+    swapped = accelerated(theirs)
     runs = {
         "ours": on("numba", as_in_vlm(x, inference(lambda: ours(x)[0]))),
         "transformers": inference(lambda: theirs(inputs_embeds=x, use_cache=False).last_hidden_state),
+        "accelerated": on(
+            "numba", inference(lambda: swapped(inputs_embeds=x, use_cache=False).last_hidden_state)
+        ),
     }
     if dtype == torch.float32:  # differences of bf16 grow without bound through random layers
         agree(runs["ours"](), runs["transformers"](), 1e-2)
+        agree(runs["accelerated"](), runs["transformers"](), 1e-2)
     return {**runs, "floor": as_in_vlm(x, products([(length, w) for w in matrices(ours)]))}
 
 

@@ -24,19 +24,26 @@ from vlm_ssm import boundaries_of, ops
 from vlm_ssm.registration.inputs import ScanInputs
 
 TOOLS = {"memcheck": ["--report-api-errors", "no"], "racecheck": []}
-LENGTH, STATES = 70, 16
+LENGTH = 70
 BACKEND = "cuda" if DEVICE.type == "cuda" else "torch"  # without a GPU the script only shows that it runs
 
 
-def scan(directions: int, width: int, segmented: bool, keep: bool) -> None:
-    """Scan (K, 2, T, E) in bf16, its last state and all gradients."""
-    K, N, T, E, S, J = directions, 2, LENGTH, width, STATES, directions if keep else 1
-    rows = torch.randn(2, K, N, T, E).bfloat16()
-    matrices = torch.randn(2, K, N, T, 1, S).bfloat16()
+def scan(
+    directions: int,
+    width: int,
+    segmented: bool,
+    keep: bool,
+    states: int = 16,
+    dtype: torch.dtype = torch.bfloat16,
+) -> None:
+    """Scan (K, 2, T, E), its last state and all gradients."""
+    K, N, T, E, S, J = directions, 2, LENGTH, width, states, directions if keep else 1
+    rows = torch.randn(2, K, N, T, E).to(dtype)
+    matrices = torch.randn(2, K, N, T, 1, S).to(dtype)
     order = torch.stack([torch.randperm(T) for _ in range(K)]) if K > 1 else None
     reset = boundaries_of(torch.arange(T).expand(N, T) // 20 - 1).reset if segmented else None
     tensors = [rows[0], rows[1], -torch.rand(1, E, S), matrices[0], matrices[1], torch.randn(1, E)]
-    tensors += [torch.randn(1, E), torch.randn(N, T, J, E).bfloat16(), torch.randn(K, N, E, S)]
+    tensors += [torch.randn(1, E), torch.randn(N, T, J, E).to(dtype), torch.randn(K, N, E, S)]
     leaves = [t.clone().requires_grad_() for t in tensors]
     y, last = ops.scan(ScanInputs._make([*leaves, reset, order, True, keep]), use=BACKEND)
     torch.autograd.grad(y.float().sum() + last.sum(), leaves)
@@ -57,12 +64,23 @@ def conv(directions: int, width: int, segmented: bool) -> None:
     torch.autograd.grad(y.float().sum(), [t for t in leaves if t is not None])
 
 
+def norm(width: int) -> None:
+    """Residual norm of (2, T, M), and all gradients."""
+    residual, added = torch.randn(2, LENGTH, width), torch.randn(2, LENGTH, width).bfloat16()
+    leaves = [t.requires_grad_() for t in (residual, added, torch.randn(width))]
+    summed, y = ops.add_rms_norm(*leaves, 1e-5, use=BACKEND)
+    torch.autograd.grad(summed.sum() + y.sum(), leaves)
+
+
 def run_all() -> None:
     with torch.device(DEVICE):
         for directions, width, segmented in itertools.product((1, 2), (40, 128), (False, True)):
             for keep in (False, True)[:directions]:
                 scan(directions, width, segmented, keep)
             conv(directions, width, segmented and directions == 1)
+        for states, dtype in itertools.product((8, 24, 64), (torch.bfloat16, torch.float32)):
+            scan(1, 40, True, False, states, dtype)
+        norm(72)
     if DEVICE.type == "cuda":
         torch.cuda.synchronize()
 

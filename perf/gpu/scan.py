@@ -2,13 +2,14 @@
 
     uv run python -m perf.gpu.scan
 
-bf16 rows with fp32 inside, with D, gate, bias and softplus. *Kernels* are the default backend's launches replayed as a
-CUDA graph: what the GPU needs. The others are called from Python, as layers call them; mamba_ssm's time includes
-turning rows into its layout, time last, and back. Its kernels alone, on rows turned beforehand, are replayed as well,
-where there is one direction: it knows no other (`python -m perf.peers.mamba_ssm_build` builds them). Two floors:
-*exponentials* computes as many as the scan has to, one per state, channel and position, and in training as many again,
-in registers; *copy* reads and writes what the scan has to, each tensor once: inputs and output, and in training also
-every gradient. Without a GPU the same runs on the CPU's backends.
+bf16 rows (unless it says fp32) with fp32 inside, with D, gate, bias and softplus. *Kernels* are the default backend's
+launches replayed as a CUDA graph: what the GPU needs. The others are called from Python, as layers call them;
+mamba_ssm's time includes turning rows into its layout, time last, and back. Its kernels alone, on rows turned
+beforehand, are replayed as well, where there is one direction: it knows no other, and only for bf16 and 16 states
+(`python -m perf.peers.mamba_ssm_build` builds them). Two floors: *exponentials* computes as many as the scan has to,
+one per state, channel and position, and in training as many again, in registers; *copy* reads and writes what the scan
+has to, each tensor once: inputs and output, and in training also every gradient. Without a GPU the same runs on the
+CPU's backends.
 """
 
 from __future__ import annotations
@@ -36,15 +37,19 @@ class Shape(NamedTuple):
     length: int
     width: int
     scan: str | None = None
+    states: int = 16
+    dtype: torch.dtype = torch.bfloat16
 
 
 SHAPES = [
     Shape("VSS-MLP, BSM", 1, 729, 2304, "bsm"), Shape("VSS-MLP, CSM", 1, 729, 2304, "csm"),
     Shape("VSS-L2, BSM", 1, 729, 5120, "bsm"), Shape("VSS-L2, CSM", 1, 729, 5120, "csm"),
     Shape("VSS-L2, BSM", 8, 729, 5120, "bsm"), Shape("2.8B", 1, 793, 5120), Shape("2.8B", 8, 793, 5120),
-    Shape("2.8B", 1, 8192, 5120),
+    Shape("2.8B", 1, 8192, 5120), Shape("8 states", 8, 793, 5120, states=8),
+    Shape("32 states", 8, 793, 5120, states=32), Shape("64 states", 8, 793, 5120, states=64),
+    Shape("fp32", 4, 793, 5120, dtype=torch.float32),
 ]  # fmt: skip
-SMOKE = [Shape("BSM", 1, 9, 32, "bsm"), Shape("plain", 2, 20, 32)]
+SMOKE = [Shape("BSM", 1, 9, 32, "bsm"), Shape("plain", 2, 20, 32), Shape("8 states", 1, 9, 32, states=8)]
 NAMES = [
     FAST,
     *(n for n in ("triton", "mamba_ssm", "torch") if not backends.missing(n) and n != FAST),
@@ -57,7 +62,7 @@ def inputs(shape: Shape) -> dict[str, Tensor | None]:
     """As a layer gives them to `ops.scan`, K directions of shared parameters."""
     side = int(shape.length**0.5)
     scan_order = None if shape.scan is None else tables(KINDS[shape.scan], side, side).to(DEVICE)
-    K, (N, T, E, S) = 1 if scan_order is None else len(scan_order), (*shape[1:4], 16)
+    K, (N, T, E, S) = 1 if scan_order is None else len(scan_order), (*shape[1:4], shape.states)
     rows = {
         "u": (K, N, T, E),
         "dt": (K, N, T, E),
@@ -65,7 +70,7 @@ def inputs(shape: Shape) -> dict[str, Tensor | None]:
         "C": (K, N, T, 1, S),
         "z": (N, T, 1, E),
     }
-    made: dict[str, Tensor | None] = {n: torch.randn(s).bfloat16() for n, s in rows.items()}
+    made: dict[str, Tensor | None] = {n: torch.randn(s).to(shape.dtype) for n, s in rows.items()}
     step = torch.exp(torch.empty(1, E).uniform_(-6.9, -2.3))
     return made | {
         "A": -torch.arange(1.0, S + 1).repeat(1, E, 1),

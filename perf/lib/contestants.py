@@ -15,7 +15,7 @@ from transformers.models.mamba import modeling_mamba as peer
 from transformers.utils import logging
 
 from vlm_llms.mamba.mamba import MambaLM
-from vlm_ssm import MambaMixer, ops
+from vlm_ssm import MambaMixer, accelerate, ops
 from vlm_ssm.registration.inputs import ScanInputs
 
 logging.set_verbosity_error()  # transformers says at each start that its CUDA kernels are missing
@@ -94,6 +94,14 @@ def models(width: int, layers: int, vocabulary: int = 8) -> tuple[MambaLM, Mamba
     renamed = {k.replace("embeddings.", "embedding."): v for k, v in theirs.state_dict().items()}
     ours.backbone.load_state_dict(renamed)
     return ours, theirs
+
+
+def accelerated(model: MambaModel) -> MambaModel:
+    """The same weights in a second model, whose mixers vlm_ssm computes."""
+    with torch.device("meta"):
+        other = MambaModel(model.config).eval()
+    other.load_state_dict(model.state_dict(), assign=True)
+    return accelerate(other)
 
 
 def _no_tokenizer() -> Any:

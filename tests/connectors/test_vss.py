@@ -67,6 +67,22 @@ def test_one_call_for_all_directions_equals_a_loop(scan, parameters, merge):
         assert_near({name: a}, {name: b}, 1e-5)
 
 
+def test_joint_projections_of_frozen_hooked_and_strided():
+    """Directions with whole layers: a frozen one, an input in another memory layout, a hooked projection."""
+    torch.manual_seed(0)
+    vss = VSS(8, scans.csm, parameters="full", d_state=4)
+    vss.mixers[2].requires_grad_(False)
+    v = torch.randn(8, 2, 3, 5).permute(1, 2, 3, 0).requires_grad_()
+    inputs = [v, *(p for p in vss.parameters() if p.requires_grad)]
+    wanted = torch.autograd.grad(naive(vss, v).square().sum(), inputs)
+    for a, b in zip(torch.autograd.grad(vss(v).square().sum(), inputs), wanted, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+    calls = []
+    vss.mixers[1].out_proj.register_forward_hook(lambda *_: calls.append(1))
+    torch.testing.assert_close(vss(v), naive(vss, v))
+    assert len(calls) == 2  # once in each
+
+
 @given(h=st.integers(1, 9), w=st.integers(1, 9))
 def test_every_direction_visits_every_patch_once(h, w):
     for scan in SCANS.values():

@@ -111,6 +111,56 @@ def test_data_that_are_not_here_are_said_to_be(cli, trained):
     assert "H100 yes" in out
 
 
+def words(out):
+    return [line.split() for line in out.splitlines()]
+
+
+def test_hours_rest_on_measured_mfu(cli, trained):
+    _, out, _ = cli(assemble.main, trained, "--check", "--gpus", 1, "--samples", "align=1000")
+    assert "MFU and tokens of a micro-batch (--mfu X replaces the MFU)" in out
+    assert "MFU: VL-Mamba-2.8B measured on H200 at as many tokens; *: assumed to be the same" in out
+    (row,) = [line for line in words(out) if line[:1] == ["align"] and "%" in line[1]]
+    assert len(row) == 1 + 2 * 9
+    assert [i for i, cell in enumerate(row[1::2]) if not cell.endswith("*")] == [7], "H200"
+    _, out, _ = cli(assemble.main, trained, "--check", "--gpus", 1, "--mfu", 0.5)
+    assert "50% MFU (--mfu)" in out
+    assert "tokens of a micro-batch" not in out
+
+
+@pytest.fixture
+def auto(trained):
+    spec = yaml.safe_load(trained.read_text())
+    for stage in spec["train"]["stages"]:
+        stage["micro_batch_size"] = "auto"
+    trained.write_text(yaml.safe_dump(spec))
+    return trained
+
+
+def test_auto_is_estimated_for_every_gpu(cli, auto):
+    code, out, _ = cli(assemble.main, auto, "--check", "--gpus", 2, "--text-tokens", 20)
+    assert code == 0
+    assert "micro_batch_size: auto, estimated for samples of 64 positions" in out
+    table = words(out[out.index("micro_batch_size: auto") :])
+    assert ["align", *["8"] * 9] in table, "a share of 16 samples fits everywhere"
+    assert ["strategy", *["DDP"] * 9] in table
+    _, out, _ = cli(assemble.main, auto, "--check", "--gpus", 2, "--gpu", "A800", "--text-tokens", 20)
+    assert "align: micro_batch_size: auto: 8 on A800 with DDP, estimated for samples of 64 positions" in out
+    assert "align: memory of each of 2 GPUs, fp32, micro-batch of 8 samples of 24 positions" in out
+    assert max(map(len, out.splitlines())) <= 120
+
+
+def test_a_gpu_that_is_too_small_is_a_warning(cli, auto, monkeypatch):
+    from vlm_core.diagnose.costs.gpus import GPU, GPUS
+
+    monkeypatch.setitem(GPUS, "tiny", GPU("tiny", 1e-4, 1e12))
+    code, out, _ = cli(assemble.main, auto, "--check", "--gpus", 1, "--gpu", "tiny", "--text-tokens", 20)
+    assert code == 0
+    assert "instruct: micro_batch_size: auto: not even 1 on tiny with DDP" in out
+    assert "warning: instruct does not fit into tiny: " in out
+    assert "try activation_checkpointing: true, more GPUs with strategy: fsdp2\n" in out
+    assert ["instruct", "800", "-"] in words(out)
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [

@@ -12,7 +12,10 @@ from vlm_core.diagnose.costs.training_memory import UNIT, Sizes, largest_block, 
 from vlm_core.diagnose.model_summary import build_on_meta
 from vlm_core.errors import UserError
 from vlm_core.model_folder.assemble import build
+from vlm_core.numerics import linear_cross_entropy
+from vlm_core.numerics.linear_cross_entropy import summed_cross_entropy
 from vlm_core.spec.spec import Spec
+from vlm_ssm import MambaMixer
 from vlm_ssm.backends import forced
 
 TEXT, VOCAB = 20, 264
@@ -52,8 +55,7 @@ def step(model, batch, trainable):
     ids = torch.cat([torch.zeros(batch, n, dtype=torch.long), text], dim=1)
     image_mask = torch.arange(n + TEXT).expand(batch, -1) < n
     hidden, _ = model(ids, image_mask, torch.rand(batch, 3, 64, 64))
-    logits = model.llm.logits(hidden[:, n:].flatten(0, 1))
-    return torch.nn.functional.cross_entropy(logits.float(), text.flatten(), reduction="sum")
+    return summed_cross_entropy(model.llm, hidden[:, n:].flatten(0, 1), text.flatten())
 
 
 @pytest.fixture
@@ -63,7 +65,7 @@ def no_hooks(monkeypatch):
     monkeypatch.setattr("torch.utils.module_tracker.ModuleTracker.__exit__", lambda self, *error: None)
 
 
-@pytest.mark.usefixtures("no_hooks")
+@pytest.mark.usefixtures("no_hooks", "logits")
 @pytest.mark.parametrize("trainable", [("connector",), ("connector", "llm"), ("encoder", "connector", "llm")])
 def test_flops_are_those_of_torchs_counter(spec, trainable):
     """Counted over a whole real step; the parts' sum differs by nothing but what a step leaves out."""
@@ -75,6 +77,23 @@ def test_flops_are_those_of_torchs_counter(spec, trainable):
     with forced("torch"), FlopCounterMode(display=False, custom_mapping=formulas()) as counter:
         loss.backward()
     assert sum(cost.backward for cost in found.values()) == counter.get_total_flops()
+
+
+@pytest.mark.usefixtures("no_hooks")
+def test_a_layer_as_one_operation_costs_what_its_operations_cost():
+    """What the backward pass computes again is not counted."""
+    layer, counts = MambaMixer(16, d_state=4), {}
+    for backend in ("torch", "numba"):
+        x = torch.randn(2, 9, 16, requires_grad=True)
+        for frozen in (False, True):
+            layer.requires_grad_(not frozen)
+            with forced(backend), FlopCounterMode(display=False, custom_mapping=formulas()) as forward:
+                y = layer.mix(x)[0].sum()
+            with forced(backend), FlopCounterMode(display=False, custom_mapping=formulas()) as backward:
+                y.backward()
+            counts[backend, frozen] = forward.get_total_flops(), backward.get_total_flops()
+    for frozen in (False, True):
+        assert counts["numba", frozen] == counts["torch", frozen]
 
 
 def test_matrix_products_are_two_flops_a_weight(spec):
@@ -104,6 +123,13 @@ def test_frozen_parts_cost_forward_only(spec):
     assert all(cost.backward == cost.activations == 0 for cost in nothing.values())
 
 
+@pytest.fixture(params=[None, 7 * VOCAB], ids=["whole", "chunks"])
+def logits(request, monkeypatch):
+    """The loss of all logits at once, or of seven tokens at a time."""
+    if request.param:
+        monkeypatch.setattr(linear_cross_entropy, "CHUNK", request.param)
+
+
 def kept_by(model, trainable, backend):
     """Bytes that autograd really keeps in a step."""
     weights = {p.untyped_storage()._cdata for p in model.parameters()}
@@ -114,6 +140,7 @@ def kept_by(model, trainable, backend):
     return kept.bytes()
 
 
+@pytest.mark.usefixtures("logits")
 @pytest.mark.parametrize("trainable", [("connector",), ("connector", "llm"), ("encoder", "connector", "llm")])
 def test_activations_are_what_autograd_keeps(spec, trainable):
     """Within 1 %: token ids and the mask of images are not counted."""
@@ -182,7 +209,7 @@ def test_a_module_that_needs_numbers_is_refused_by_name(spec):
 
 def test_gpus():
     a100 = find_gpu("a100-80g")
-    assert hours(3600 * 8 * 312e12 * 0.3, a100, 8) == pytest.approx(1)
+    assert hours(3600 * 8 * 312e12 * 0.3, a100, 8, 0.3) == pytest.approx(1)
     assert (smallest_gpu(10e9).memory, smallest_gpu(70e9).memory, smallest_gpu(1e12)) == (24, 80, None)
     assert not a100.holds(79e9), "some memory is not for tensors"
     with pytest.raises(UserError, match=r"unknown GPU 'H10'.*did you mean 'H100'"):

@@ -13,6 +13,7 @@ from vlm_core.generation.sampling import sample as sample_next
 from vlm_core.io.images import load_image
 from vlm_core.text.render import IMAGE, Message, render
 from vlm_core.text.template import TEMPLATES
+from vlm_ssm.layers import decode
 
 SHORT = TEMPLATES["short"]
 LONG = GenerationConfig(max_new_tokens=8)
@@ -60,6 +61,19 @@ def test_a_batch_of_different_lengths_gives_what_singles_give(tiny_model):
     together = answer(tiny_model, samples, pixels, decoding=LONG)
     alone = [answer(tiny_model, [s], [p], decoding=LONG)[0] for s, p in zip(samples, pixels, strict=True)]
     assert together == alone
+
+
+def test_a_batch_decodes_in_one_call_a_token(tiny_model, monkeypatch):
+    """On a CPU too: all conversations in one pass over the weights."""
+    batches, fused = [], decode.fused_decode_step
+    monkeypatch.setattr(
+        decode, "fused_decode_step", lambda x, *args: (batches.append(len(x)), fused(x, *args))[1]
+    )
+    session = Session(tiny_model)
+    session.prefill([prompt(tiny_model, text) for text in ("a?", "is there a b?", "c")])
+    steps = len(list(session.tokens(LONG)))
+    assert batches == [3] * (steps - 1)
+    assert steps > 1
 
 
 def test_shared_images_are_seen_once(tiny_model, monkeypatch):

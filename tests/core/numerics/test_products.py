@@ -28,6 +28,9 @@ def test_many_rows_are_multiplied_in_fp32(old_cpu, dtype):
         assert torch.equal(F.linear(x, w, b), exact)
         assert torch.equal(x @ w.T, (x.float() @ w.float().T).to(dtype))
         assert torch.equal(x + x, 2 * x)
+        buffer = torch.empty(ROWS, 24, dtype=dtype)
+        assert torch.mm(x[0], w.T, out=buffer) is buffer
+        assert torch.equal(buffer, (x[0].float() @ w.float().T).to(dtype))
 
 
 def test_few_rows_and_fp32_are_left_alone(old_cpu, monkeypatch):

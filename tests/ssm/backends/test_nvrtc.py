@@ -3,6 +3,7 @@
 import hashlib
 import sys
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,19 @@ pytest.importorskip("triton")
 pytest.importorskip("cuda.bindings.nvrtc")
 
 from vlm_ssm import MambaMixer, cast_parameters
-from vlm_ssm.cuda import compiler, conv, launch, reduce, scan, scan_backward, scan_forward
+from vlm_ssm.cuda import (
+    compiler,
+    conv,
+    launch,
+    parameters,
+    reduce,
+    scan,
+    scan_backward,
+    scan_forward,
+)
 from vlm_ssm.cuda.decoding import matvec
 from vlm_ssm.cuda.decoding import step as decode
+from vlm_ssm.cuda.norms import layer_norm, rms_norm
 from vlm_ssm.registration.inputs import ConvInputs, ScanInputs
 from vlm_ssm.triton import conv as triton_conv
 from vlm_ssm.triton import decode as triton_decode
@@ -33,32 +44,69 @@ def launches(monkeypatch):
     """Launches as (file, constants), each checked to name every field of its arguments, instead of running."""
     made = []
 
-    def kernel(file, entry, **constants):
-        def run(grid, threads, shared, device, **values):
-            assert set(values) == set(launch.argument_names(file)), entry
+    class Kernel:
+        def __init__(self, file, entry, **constants):
+            self.file, self.entry = file, entry
+            self.constants = tuple(sorted((n, int(v)) for n, v in constants.items()))
+
+        def prepare(self, grid, threads, shared, device, tensors, **integers):
+            assert sorted([*tensors, *integers]) == sorted(launch.argument_names(self.file)), self.entry
             assert all(n > 0 for n in grid)
-            made.append((file, tuple(sorted((n, int(v)) for n, v in constants.items()))))
+            assert all(isinstance(n, int) for n in integers.values())
+            made.append((self.file, self.constants))
+            return partial(self.launched, len(tensors))
 
-        return run
+        def launched(self, count, *tensors):
+            assert len(tensors) == count
+            assert all(t is None or isinstance(t, torch.Tensor) for t in tensors)
 
-    for module in (conv, decode, matvec, reduce, scan_backward, scan_forward):
-        monkeypatch.setattr(module, "kernel", kernel)
+        def __call__(self, grid, threads, shared, device, **values):
+            tensors = {n: v for n, v in values.items() if v is None or isinstance(v, torch.Tensor)}
+            integers = {n: v for n, v in values.items() if n not in tensors}
+            self.prepare(grid, threads, shared, device, (*tensors,), **integers)(*tensors.values())
+
+    for module in (
+        conv,
+        decode,
+        layer_norm,
+        matvec,
+        parameters,
+        reduce,
+        rms_norm,
+        scan_backward,
+        scan_forward,
+    ):
+        monkeypatch.setattr(module, "kernel", Kernel)
     for module in (decode, matvec):
         dependent = lambda run, grid, threads, device, **values: run(grid, threads, 0, device, **values)  # noqa: E731
         monkeypatch.setattr(module, "launch_dependent", dependent)
-    monkeypatch.setattr(decode, "is_usable", lambda device: True)
+    for module in (decode, parameters, rms_norm):
+        monkeypatch.setattr(module, "is_usable", lambda device: True)
     monkeypatch.setattr(triton_decode, "convolve", lambda *_: None)
-    return made
+    forget_launches()
+    yield made
+    forget_launches()
 
 
-def scan_case(K=1, T=70, E=64, dtype=BF16, *, own=False, keep=False, gated=True, ordered=True, reset=False):
+def forget_launches():
+    kept = (
+        conv._launch, parameters._launch, reduce._launch, scan_backward._launches, scan_backward._gate_launch,
+        scan_forward._launches, scan_forward._sum_launch, rms_norm._launch, layer_norm._launch,
+    )  # fmt: skip
+    for function in kept:
+        function.cache_clear()
+
+
+def scan_case(
+    K=1, T=70, E=64, dtype=BF16, *, own=False, keep=False, gated=True, ordered=True, reset=False, states=16
+):
     N, J, P = 2, K if keep else 1, K if own else 1
-    rows, matrices = torch.zeros(K, N, T, E, dtype=dtype), torch.zeros(K, N, T, 1, 16, dtype=dtype)
+    rows, matrices = torch.zeros(K, N, T, E, dtype=dtype), torch.zeros(K, N, T, 1, states, dtype=dtype)
     order = torch.arange(T).expand(K, -1).contiguous() if ordered else None
     return ScanInputs(
         rows,
         rows.clone(),
-        torch.zeros(P, E, 16),
+        torch.zeros(P, E, states),
         matrices,
         matrices.clone(),
         torch.zeros(P, E),
@@ -72,10 +120,10 @@ def scan_case(K=1, T=70, E=64, dtype=BF16, *, own=False, keep=False, gated=True,
     )
 
 
-def run_scan(inputs):
+def run_scan(inputs, y=None):
     """A forward and a backward, whose results have the shapes of what they belong to."""
     out, last, acc, starts = scan._run(inputs, True)
-    grads = scan._backward(out, last, *inputs, last.new_empty(0) if acc is None else acc, starts)
+    grads = scan._backward(out, last, inputs, acc, starts, y=y)
     for grad, t in zip(grads, inputs[:9], strict=True):
         assert t is None or grad.shape == t.shape
 
@@ -87,7 +135,7 @@ def run_conv(dtype=BF16, *, state=True, boundaries=False, directions=0):
     order = torch.arange(70).expand(directions, -1).contiguous() if directions else None
     past = torch.zeros(2, 3, 64, dtype=dtype) if state else None
     inputs = ConvInputs(x, torch.zeros(1, 4, 64), torch.zeros(1, 64), past, *segments, order)
-    grads = conv._backward(conv._run(*inputs), *inputs)
+    grads = conv._backward(conv._run(inputs), inputs)
     assert grads[0].shape == x.shape
 
 
@@ -113,7 +161,31 @@ def run_step(batch=1, *, width=64, rank=8, layers=2, alone=False, **options):
     )
 
 
+def run_norm(width=64, out=BF16, y=BF16, *, added=True):
+    residual, weight = torch.zeros(5, width), torch.zeros(width)
+    given = torch.zeros(5, width, dtype=out) if added else None
+    _, result, scale = rms_norm.forward(residual, given, weight, 1e-5, y)
+    grad, grad_weight = rms_norm.backward(result, None, residual, weight, scale, added=given)
+    assert grad.shape == residual.shape
+    assert grad_weight.shape == weight.shape
+
+
+def run_layer_norm(x=BF16, skip=BF16, y=BF16, width=64):
+    rows, weight = torch.zeros(5, width, dtype=x), torch.zeros(width)
+    result, *kept = layer_norm._forward(rows, rows.to(skip), weight, weight, 1e-5, y)
+    grads = layer_norm._backward(result, rows, rows.to(skip), weight, *kept)
+    assert grads[2].shape == (2, width)
+
+
+def run_parameters():
+    A, by_tap = parameters.prepare(torch.zeros(64, 16), torch.zeros(64, 1, 4))
+    grad_A_log, grad_weight = parameters.gradients(A, A, by_tap)
+    assert grad_A_log.shape == (64, 16)
+    assert grad_weight.shape == (64, 1, 4)
+
+
 CASES = {
+    "parameters": run_parameters,
     "token": run_step,
     "tokens": lambda: run_step(7, width=72, rank=40, d_conv=3),
     "token of a layer": lambda: run_step(2, alone=True),
@@ -123,9 +195,21 @@ CASES = {
     "plain": lambda: run_scan(scan_case(ordered=False)),
     "long": lambda: run_scan(scan_case(T=4000, E=72, gated=False, ordered=False, reset=True)),
     "summed": lambda: run_scan(scan_case(K=2)),
+    "chained": lambda: run_scan(scan_case(K=2, T=40, E=20480)),
     "apart": lambda: run_scan(scan_case(K=2, own=True, keep=True, dtype=torch.float16, reset=True)),
+    "with y": lambda: run_scan(scan_case(ordered=False), torch.zeros(2, 70, 1, 64, dtype=BF16)),
     "many": lambda: run_scan(scan_case(E=10240)),
     "some": lambda: run_scan(scan_case(E=5120)),
+    "few states": lambda: run_scan(scan_case(E=72, states=8, ordered=False)),
+    "many states": lambda: run_scan(scan_case(states=64)),
+    "odd states": lambda: run_scan(scan_case(T=700, states=24, reset=True)),
+    "fp32": lambda: run_scan(scan_case(E=72, dtype=torch.float32, ordered=False)),
+    "fp32, many states": lambda: run_scan(scan_case(E=72, dtype=torch.float32, states=64, reset=True)),
+    "norm": run_norm,
+    "norm of fp32": lambda: run_norm(2560, torch.float32, torch.float32),
+    "norm without a sum": lambda: run_norm(8192, y=torch.float16, added=False),
+    "layer norm": run_layer_norm,
+    "layer norm of two types": lambda: run_layer_norm(BF16, torch.float32, BF16, 5120),
     "conv": run_conv,
     "conv of segments": lambda: run_conv(torch.float16, boundaries=True),
     "conv of directions": lambda: run_conv(torch.float32, state=False, directions=4),
@@ -171,14 +255,14 @@ def test_a_gpu_that_nvrtc_does_not_know_gets_portable_code():
 
 def test_more_than_a_grid_has_goes_to_triton():
     """A grid has 65535 blocks in its second and third dimension."""
-    weight, order = torch.empty(1, 8, 4), torch.empty(2, 4, dtype=torch.int64)
+    order = torch.empty(2, 4, dtype=torch.int64)
     few, many, long = (
         torch.empty(shape, device="meta") for shape in ((9, 4, 1, 8), (40000, 4, 1, 8), (1, 600000, 1, 8))
     )
-    assert conv.why_not_covered(few, weight, order) is None
-    assert conv.why_not_covered(many, weight, None) is None
-    assert "80000 sequences" in (conv.why_not_covered(many, weight, order) or "")
-    assert "600000 positions" in (conv.why_not_covered(long, weight, None) or "")
+    assert conv.why_not_covered(few, 4, order) is None
+    assert conv.why_not_covered(many, 4, None) is None
+    assert "80000 sequences" in (conv.why_not_covered(many, 4, order) or "")
+    assert "600000 positions" in (conv.why_not_covered(long, 4, None) or "")
 
 
 @torch.no_grad()

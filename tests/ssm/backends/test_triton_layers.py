@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 from cases import assert_near, gradients
+from mixer_cases import Case, run
 from triton_here import CUDA, place
 
 from vlm_core.generation.sampling import TokenSampler
@@ -90,6 +91,15 @@ def test_tokens_of_a_graph_equal_the_others(monkeypatch):
         assert_near(own._asdict(), theirs._asdict(), 1e-5)
         assert torch.equal(old.conv, same.conv)
         assert torch.equal(old.ssm, same.ssm)
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_layer_as_one_operation(norm, monkeypatch):
+    """Against separate operations: outputs and every gradient, with segments and a state to continue."""
+    monkeypatch.setenv("VLM_SCAN_BACKEND", "triton")
+    case = Case(2, 9, taps=3, segmented=True, state=True, norm=norm, width=6)
+    found, wanted = (run(case, case.layer(), fused) for fused in (True, False))
+    assert_near(found, wanted, 1e-5)
 
 
 def test_layer_of_everything(monkeypatch):

@@ -93,9 +93,7 @@ def both(backend, tensors, segments, scan_order):
     parameters = {
         n: rows_of(double[n], double["x"], scan_order) for n in ("weight", "bias") if double[n] is not None
     }
-    wanted = exact(**double | parameters, segments=segments, scan_order=scan_order)
     used = {n: t for n, t in tensors.items() if t is not None and t.numel()}
-    return (
-        {"y": y} | gradients([y], used),
-        {"y": wanted} | gradients([wanted], {n: double[n] for n in used}),
-    )
+    found = {"y": y} | gradients([y], used)
+    wanted = exact(**double | parameters, segments=segments, scan_order=scan_order)
+    return found, {"y": wanted} | gradients([wanted], {n: double[n] for n in used})

@@ -24,10 +24,10 @@ def mixer_of(width=24, state=8, taps=4, dtype=torch.float32, **options):
     return mixer.to(dtype).eval()
 
 
-def token_and_state(mixer, dtype=torch.float32):
-    conv = torch.randn(1, mixer.d_conv - 1, mixer.d_inner).to(dtype)
-    return torch.randn(1, 1, mixer.in_proj.in_features).to(dtype), SSMState(
-        conv, torch.randn(1, mixer.d_inner, mixer.d_state)
+def token_and_state(mixer, dtype=torch.float32, batch=1):
+    conv = torch.randn(batch, mixer.d_conv - 1, mixer.d_inner).to(dtype)
+    return torch.randn(batch, 1, mixer.in_proj.in_features).to(dtype), SSMState(
+        conv, torch.randn(batch, mixer.d_inner, mixer.d_state)
     )
 
 
@@ -256,20 +256,98 @@ def test_gradients_and_autocast_take_the_plain_path(steps):
     assert y.requires_grad
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         mixer(x, state=before)
-    two = SSMState(*(torch.cat([t, t]) for t in before))
+    many = SSMState(*(torch.cat([t] * (decode.MOST_ROWS + 1)) for t in before))
     with torch.no_grad():
-        mixer(torch.cat([x, x]), state=two)
+        mixer(torch.cat([x] * (decode.MOST_ROWS + 1)), state=many)
+        mixer(torch.cat([x, x], dim=1), state=before)
     assert steps == []
+
+
+def row_of(state, b):
+    return SSMState(state.conv[b : b + 1], state.ssm[b : b + 1])
+
+
+BATCHES = [2, 3, 4, 5, 7, 8, 13, decode.MOST_ROWS]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("width", "state", "taps", "options"), [
+    (24, 8, 4, {}), (7, 3, 4, {"expand": 3}), (24, 20, 1, {}), (130, 16, 2, {"dt_rank": 37}),
+])  # fmt: skip
+def test_a_batch(dtype, width, state, taps, options, steps, monkeypatch):
+    """Equal to the plain path, and each row to the bit what it is alone, for every number of rows."""
+    mixer = mixer_of(width, state, taps, dtype, **options)
+    for batch in BATCHES:
+        x, before = token_and_state(mixer, dtype, batch)
+        steps.clear()
+        (y, after), (wanted, other) = fast_and_plain(mixer, x, before, monkeypatch)
+        assert steps == [1]
+        assert_near(named(y, after), named(wanted, other), LIMITS[dtype])
+        for b in range(batch):
+            with torch.no_grad():
+                alone, state_alone = mixer(x[b : b + 1], state=row_of(before, b))
+            assert torch.equal(alone[0], y[b])
+            assert torch.equal(state_alone.conv[0], after.conv[b])
+            assert torch.equal(state_alone.ssm[0], after.ssm[b])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_batch_through_a_language_model(dtype, steps):
+    """Hidden states and logits of each row to the bit, and what one row holds does not reach another."""
+    torch.manual_seed(0)
+    model = MambaLM(40, 3, 37, load_tokenizer=lambda: None).to(dtype).eval()
+    with torch.no_grad():
+        _, before = model(torch.randn(8, 5, 40).to(dtype))
+        x = torch.randn(8, 1, 40).to(dtype)
+        hidden, _ = model(x, state=before)
+        logits = model.logits(hidden)
+        for b in range(8):
+            alone, _ = model(x[b : b + 1], state=type(before)(row_of(s, b) for s in before))
+            assert torch.equal(alone[0], hidden[b])
+            assert torch.equal(model.logits(alone)[0], logits[b])
+        x[3] = torch.nan
+        spoiled, _ = model(x, state=before)
+        clean = [b for b in range(8) if b != 3]
+        assert spoiled[3].isnan().all()
+        assert torch.equal(spoiled[clean], hidden[clean])
+    assert len(steps) == 10
+
+
+def test_the_number_of_threads_does_not_change_a_batch():
+    mixer = mixer_of(130, 16, dtype=torch.bfloat16)
+    x, before = token_and_state(mixer, torch.bfloat16, 6)
+    threads, made = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 5):
+            torch.set_num_threads(count)
+            with torch.no_grad():
+                made.append(mixer(x, state=before))
+    finally:
+        torch.set_num_threads(threads)
+    for y, state in made[1:]:
+        assert torch.equal(y, made[0][0])
+        assert torch.equal(state.ssm, made[0][1].ssm)
+
+
+def test_states_of_another_batch_are_refused():
+    """Kernels read memory by address."""
+    mixer = mixer_of()
+    (x, _), (_, before) = token_and_state(mixer, batch=3), token_and_state(mixer, batch=2)
+    with torch.no_grad(), pytest.raises(ValueError, match=r"3 sequences, but states of \[2\]"):
+        mixer(x, state=before)
 
 
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 2e-6), (torch.bfloat16, 6e-3)])
 @pytest.mark.parametrize("rows", [1, 5, 32, 37])
-def test_linear_equals_torch(dtype, limit, rows):
-    """Every width from 1 to 130 ends somewhere in the kernel's unrolled loops."""
+@pytest.mark.parametrize("batch", [1, 2, 3, 5, 8, decode.MOST_ROWS, decode.MOST_ROWS + 1])
+def test_linear_equals_torch(dtype, limit, rows, batch):
+    """Every width from 1 to 130 ends somewhere in the kernel's loops."""
     for width in [*range(1, 40), 63, 64, 65, 95, 127, 128, 129, 130, 256, 300]:
-        x, weight = torch.randn(1, 1, width).to(dtype), torch.randn(rows, width).to(dtype)
+        x, weight = torch.randn(batch, 1, width).to(dtype), torch.randn(rows, width).to(dtype)
         with torch.no_grad():
             y = linear(x, weight)
+            if batch <= decode.MOST_ROWS:
+                assert torch.equal(y, torch.cat([linear(row, weight) for row in x.split(1)]))
         wanted = F.linear(x.double(), weight.double())
         bound = (x.double().norm() * weight.double().norm()).item()  # rows may cancel
         assert y.shape == wanted.shape

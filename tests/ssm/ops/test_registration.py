@@ -11,8 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from vlm_core.interfaces import PADDING
 from vlm_ssm import MambaMixer, SSMState, add_rms_norm, boundaries_of, linear, ops
 from vlm_ssm import selective_scan as scan
-from vlm_ssm.numba import conv, norm
-from vlm_ssm.numba import scan as numba_scan
+from vlm_ssm.numba import norm
 from vlm_ssm.torch import chunked_scan
 
 NOT_A_LEAF = "ignore:The .grad attribute of a Tensor that is not a leaf"  # opcheck's own
@@ -57,7 +56,7 @@ def test_numba_scan(complete):
         ]
     else:
         arguments += [None, None, None, None, None, None, False, True]
-    torch.library.opcheck(numba_scan._op, tuple(arguments))
+    torch.library.opcheck(torch.ops.vlm_ssm.numba_scan.default, tuple(arguments))
 
 
 @pytest.mark.filterwarnings(NOT_A_LEAF)
@@ -69,7 +68,7 @@ def test_numba_conv(complete):
         arguments += (leaf(1, 6), leaf(2, 3, 6), *boundaries_of(segments()), scan_order)
     else:
         arguments += (None, None, None, None, None, None)
-    torch.library.opcheck(conv._op, arguments)
+    torch.library.opcheck(torch.ops.vlm_ssm.numba_conv.default, arguments)
 
 
 @pytest.mark.filterwarnings(NOT_A_LEAF)

@@ -1,17 +1,21 @@
 """What `train.strategy` accepts, what it refuses, and what `reshard_after_forward` changes."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from accelerate.utils import DistributedType
 
+from vlm_core.diagnose.costs.gpus import GPU
 from vlm_core.diagnose.costs.training_memory import largest_block
 from vlm_core.diagnose.model_summary import build_on_meta
 from vlm_core.errors import UserError
 from vlm_core.model import PARTS
 from vlm_core.model_folder.weights import vector_names
 from vlm_core.spec.spec import load_spec
-from vlm_train.cli.plan import fake_process_group, plan
+from vlm_train.cli.plan import fake_process_group, lines, plan
 from vlm_train.config.section import train_section
-from vlm_train.distributed import fsdp2
+from vlm_train.distributed import fsdp2, select
 from vlm_train.distributed.fsdp2 import FSDP2Strategy
 
 
@@ -94,3 +98,65 @@ def test_every_unit_is_told(monkeypatch, reshard, wanted):
     with fake_process_group(2) as accelerator:
         FSDP2Strategy(accelerator, reshard_after_forward=reshard).wrap(Loss())
     assert values == [wanted]
+
+
+class Cuda:
+    """What a run asks of accelerate, for GPUs of so many bytes."""
+
+    distributed_type, is_main_process, device = DistributedType.MULTI_GPU, True, torch.device("cuda", 0)
+
+    def __init__(self, world, memory, monkeypatch):
+        self.num_processes = world
+        properties = SimpleNamespace(total_memory=memory)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+        monkeypatch.setattr(select, "gather_object", lambda mine: mine)
+
+
+@pytest.mark.parametrize("world", [1, 2, 8])
+def test_auto_shards_where_a_copy_takes_more_than_half_of_a_gpu(run_spec, monkeypatch, caplog, world):
+    spec, train = section(run_spec())
+    model = build_on_meta(spec)
+    most = max(select.training_states(train, model, "DDP", world).values())
+    caplog.set_level("INFO")
+    for memory, wanted in ((2 * most, "ddp"), (2 * most - 2, "fsdp2" if world > 1 else "ddp")):
+        strategy = select.strategy_of(train, Cuda(world, memory, monkeypatch), model)
+        assert strategy.name == wanted
+    assert ("strategy: auto is fsdp2: with ddp, weights" in caplog.text) is (world > 1)
+    for text in ("ddp", "fsdp2")[:world]:
+        _, train = section(run_spec(), f"train.strategy={text}")
+        if world > 1:
+            assert select.strategy_of(train, Cuda(world, most, monkeypatch), model).name == text
+
+
+def test_training_state_that_can_not_fit_is_a_warning_before_the_run(run_spec, monkeypatch, caplog):
+    spec, train = section(run_spec())
+    model = build_on_meta(spec)
+    states = select.training_states(train, model, "DDP", 1)
+    assert states["align"] < states["instruct"]
+    select.strategy_of(train, Cuda(1, int(states["instruct"]), monkeypatch), model)
+    assert "stage instruct: weights, gradients and moments alone take" in caplog.text
+    assert "stage align" not in caplog.text
+
+
+def test_eight_bit_moments_are_never_sharded_by_auto(run_spec, monkeypatch):
+    spec, train = section(run_spec(), "train.stages.1.optimizer=adamw-8bit")
+    assert select.strategy_of(train, Cuda(2, 1000, monkeypatch), build_on_meta(spec)).name == "ddp"
+
+
+def test_a_plan_of_auto_depends_on_the_gpu(run_spec):
+    """A share of 3 samples of 12 positions: which divisor fits, and whether a copy does."""
+    auto = [f"train.stages.{i}.micro_batch_size=auto" for i in (0, 1)]
+    spec, train = section(run_spec(), *auto, "train.max_length=64")
+    one = plan(spec, train, 2, GPU("large", 80, 1e14))
+    assert [(p.micro_batch_size, p.strategy, p.fits, p.gpu) for p in one] == [(3, "ddp", "yes", "large")] * 2
+    sample = one[1].memory.activations / 3
+    states = one[1].memory.states
+    small = plan(spec, train, 2, GPU("small", (states + 2.5 * sample) / 0.92e9, 1e14))[1]
+    assert (small.micro_batch_size, small.fits) == (1, "yes")
+    none = plan(spec, train, 2, GPU("none", (states + 0.5 * sample) / 0.92e9, 1e14))[1]
+    assert (none.micro_batch_size, none.fits) == (None, "NO")
+    assert "none fits" in lines([none], 2)[2]
+    (align, instruct) = plan(spec, train, 2)
+    assert align.gpu.startswith("RTX-3090, RTX-4090, A100-40G")
+    assert align.gpu == instruct.gpu
+    assert lines([align], 2)[1].endswith("GPU")

@@ -10,7 +10,7 @@ HERE = Path(__file__).parent
 
 
 def run_ranks(script, *args, world=2, timeout=300):
-    """What each process printed, as lines."""
+    """What each process of a script in `scripts` printed, as lines."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -22,11 +22,12 @@ def run_ranks(script, *args, world=2, timeout=300):
         "MASTER_PORT": port,
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")])),
     }
     base.pop("PYTEST_XDIST_WORKER", None)
     processes = [
         subprocess.Popen(
-            [sys.executable, str(HERE / script), *map(str, args)],
+            [sys.executable, str(HERE / "scripts" / script), *map(str, args)],
             env={**base, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from vlm_connectors.layers import NORMS, Norm, mlp
 from vlm_connectors.vss import VSS
 from vlm_core.interfaces import Connector
+from vlm_ssm.layers.layer_norm import norm_of_sum
 
 if TYPE_CHECKING:
     from vlm_core.plugins.hooks import Scan
@@ -41,7 +42,7 @@ class VSSMLP(PerPatch):
         self.vss, self.norm, self.mlp = vss, NORMS[norm](d_in, eps=1e-5), mlp(d_in, d_out, d_out)
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.mlp(self.norm(self.vss(features) + features)).flatten(1, 2)
+        return self.mlp(norm_of_sum(self.norm, self.vss(features), features)).flatten(1, 2)
 
 
 class VSSL2(PerPatch):
@@ -54,7 +55,7 @@ class VSSL2(PerPatch):
 
     def forward(self, features: Tensor) -> Tensor:
         projected = self.project(features)
-        return self.out(self.norm(self.vss(F.gelu(projected)) + projected)).flatten(1, 2)
+        return self.out(norm_of_sum(self.norm, self.vss(F.gelu(projected)), projected)).flatten(1, 2)
 
 
 def vss_mlp(d_in: int, d_out: int, *, scan: Scan, norm: Norm, **vss: Any) -> VSSMLP:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vlm_core.errors import UserError
 from vlm_ssm import MambaMixer, SelectiveSSM, scan_along
 from vlm_ssm.layers.hooked_modules import has_no_hooks
+from vlm_ssm.layers.joint_projections import can_join, project_for_each, sum_of_projections
 from vlm_ssm.registration.scan_orders import inverse_of, keep_inverse
 
 if TYPE_CHECKING:
@@ -106,7 +107,10 @@ class VSS(nn.Module):
     def _full(self, v: Tensor, scan_order: Tensor) -> Tensor:
         """A layer for each direction; convolution and scan of all still run in one call."""
         mixers = [m for m in self.mixers if isinstance(m, MambaMixer)]
+        ins, outs = [m.in_proj for m in mixers], [m.out_proj for m in mixers]
+        if can_join([*ins], v) and can_join([*outs], v):
+            y, _ = scan_along(mixers, *project_for_each(ins, v), scan_order)
+            return sum_of_projections(outs, y)
         x, z = torch.stack([m.in_proj(v) for m in mixers], dim=2).chunk(2, dim=-1)
         y, _ = scan_along(mixers, x, z, scan_order)
-        outs = [m.out_proj(y_k) for m, y_k in zip(mixers, y.unbind(2), strict=True)]
-        return torch.stack(outs).sum(0)
+        return torch.stack([out(y_k) for out, y_k in zip(outs, y.unbind(2), strict=True)]).sum(0)

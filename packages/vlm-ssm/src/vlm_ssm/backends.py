@@ -137,4 +137,9 @@ def forced(name: str) -> Iterator[None]:
 
 def backend(device: torch.device, name: str | None = None) -> ModuleType:
     """The backend's module, with the functions `conv`, `scan` and `add_rms_norm`."""
-    return _AVAILABLE[chosen(device, name)]
+    return module(chosen(device, name))
+
+
+def module(name: str) -> ModuleType:
+    """An available backend's module by name."""
+    return _AVAILABLE[name]

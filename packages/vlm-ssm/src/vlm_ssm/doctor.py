@@ -45,6 +45,7 @@ def backend_rows(devices: list[str]) -> tuple[Rows, list[str]]:
         rows.append((name, f"used on {used}" if used else _state(name)))
     forced = os.environ.get(VARIABLE)
     rows.append((VARIABLE, f"forces {forced}" if forced else "not set"))
+    rows.append(("Mamba layers", "; ".join(_layers(device, name) for device, (name, _) in choices.items())))
     problems = [problem for _, problem in choices.values() if problem]
     return rows + _numba_rows() + _cuda_rows(), problems + DAMAGE
 
@@ -58,6 +59,14 @@ def _choice(device: str) -> tuple[str | None, str | None]:
     except BackendError as error:
         forced = os.environ[VARIABLE]
         return None, f"{VARIABLE}={forced} on {device}: {error}\nunset {VARIABLE} for the default"
+
+
+def _layers(device: str, backend: str | None) -> str:
+    """Whether layers on a device run as one operation."""
+    from vlm_ssm.layers.fused_mixer import why_backend_cannot_fuse
+
+    reason = "no backend" if backend is None else why_backend_cannot_fuse(backend)
+    return f"{device}: separate operations ({reason})" if reason else f"{device}: one operation each"
 
 
 def _state(name: str) -> str:
@@ -89,11 +98,13 @@ def _cuda_rows() -> Rows:
     if _state("cuda") != "available":
         return []
     from vlm_ssm.cuda import compiler, launch
+    from vlm_ssm.cuda.scan_inputs import LEAST_WIDTH, MOST_STATES
     from vlm_ssm.runtime.kernel_cache import kernel_folder
 
     folder = kernel_folder("cuda")
     kept = compiler.why_not_kept() or f"{len(list(folder.glob('*.bin')))} compiled"
-    covered = "state size 16; gradients of bf16 and fp16 rows; decoding in bf16; other cases run on triton"
+    covered = f"state sizes up to {MOST_STATES}, groups of {LEAST_WIDTH} channels or more; decoding in bf16"
+    covered += "; triton runs other cases"
     if reason := launch.why_unusable(torch.cuda.current_device()):
         covered = f"nothing: {reason}; triton runs instead"
     return [("NVRTC", compiler.version()), ("CUDA kernels", f"{folder}: {kept}"), ("cuda covers", covered)]

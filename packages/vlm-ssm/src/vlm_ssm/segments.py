@@ -26,6 +26,11 @@ class SegmentBoundaries(NamedTuple):
     history: Tensor
     left_pad: Tensor
 
+    def between(self, begin: int, end: int) -> SegmentBoundaries:
+        """Boundaries of positions `begin` to `end`, which continue the state after those before them."""
+        left_pad = (self.left_pad - begin).clamp(0, end - begin)
+        return SegmentBoundaries(self.reset[:, begin:end], self.history[:, begin:end], left_pad)
+
 
 def boundaries_of(segments: Tensor) -> SegmentBoundaries:
     """Boundaries of `segments` (B, T), integers that change where a segment starts; `PADDING` is padding.

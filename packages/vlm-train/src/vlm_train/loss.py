@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlm_core.model import VLM
 from vlm_core.numerics.frozen_modules import BufferCopies
+from vlm_core.numerics.linear_cross_entropy import summed_cross_entropy
 from vlm_core.text.batch import Batch
 
 
@@ -32,14 +32,14 @@ class SummedLoss(nn.Module):
         self.model, self.always_sees, self.encoded = model, always_sees, encoded
 
     def forward(self, batch: Batch) -> Tensor:
-        """Sum over the target tokens of -log p(token | preceding tokens), in nats; logits exist only for targets."""
+        """Sum over the target tokens of -log p(token | preceding tokens), in nats; only they have logits."""
         pixels, features = self._images(batch)
         black = pixels is not batch.pixel_values or features is not batch.features
         with self._buffers_kept(batch, black=black):
             hidden, _ = self.model(batch.input_ids, batch.image_mask, pixels, batch.segments, features)
         predicting = hidden.flatten(0, 1).index_select(0, batch.targets - 1)
         labels = batch.input_ids.flatten().index_select(0, batch.targets)
-        return F.cross_entropy(self.model.llm.logits(predicting).float(), labels, reduction="sum")
+        return summed_cross_entropy(self.model.llm, predicting, labels)
 
     def _images(self, batch: Batch) -> tuple[Tensor | None, Tensor | None]:
         """Pixels and features of the batch, or of one black image."""

@@ -6,7 +6,6 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from vlm_core.diagnose.model_summary import build_on_meta, summarize
@@ -40,6 +39,7 @@ from vlm_train.data.dataset import SampleProcessor, sample_processor
 from vlm_train.data.mixture import joined
 from vlm_train.distributed import process_group, watchdog
 from vlm_train.distributed.accelerator import accelerator_of
+from vlm_train.distributed.base import DDPStrategy
 from vlm_train.distributed.select import strategy_of
 from vlm_train.engine.bad_samples import check_budget, refuse
 from vlm_train.engine.evaluator import Evaluator
@@ -52,6 +52,7 @@ from vlm_train.evaluation.stage_evaluations import Evaluations, last_name
 from vlm_train.evaluation.train_overlap import EvalRows
 from vlm_train.evaluation.validation import ValidationLoss
 from vlm_train.feature_cache.cache import Features, estimate_cache_size
+from vlm_train.micro_batch.auto import micro_batch_size
 from vlm_train.monitoring import run_messages
 from vlm_train.monitoring.environment import environment, versions
 from vlm_train.monitoring.run_messages import log_on_main
@@ -65,15 +66,14 @@ class Run:
 
     model: VLM
 
-    def __init__(
-        self, spec: Spec, train: TrainConfig, accelerator: Accelerator, tokenizer: Tokenizer
-    ) -> None:
+    def __init__(self, spec: Spec, train: TrainConfig, strategy: DDPStrategy, tokenizer: Tokenizer) -> None:
         self.spec = resolved(spec, train)
-        self.train, self.accelerator, self.tokenizer = train, accelerator, tokenizer
-        self.strategy = strategy_of(train, accelerator)
+        self.train, self.tokenizer = train, tokenizer
+        self.strategy, self.accelerator = strategy, strategy.accelerator
         self.dir = RunDir(train.output)
         self.trackers: Trackers | None = None
         self.parts = self.spec
+        accelerator = strategy.accelerator
         with accelerator.local_main_process_first():  # the others find a large file's index made
             self.rows = [joined(stage.data) for stage in train.stages]
             self.questions = joined(train.held_out_qa.data if train.held_out_qa else [])
@@ -214,6 +214,7 @@ class Run:
             self.dir,
             self.strategy,
             self._evaluators(reader),
+            micro_batch_size,
         )
         if resumed:
             trainer.restore(resumed)
@@ -291,6 +292,7 @@ def start(spec: Spec, document: Document) -> tuple[RunDir, results.Results]:
         model = build_on_meta(parts)
         check_templates(spec, train, model.llm.tokenizer)
     log_on_main(accelerator, *summary(spec, train, model, summarize(parts, model), accelerator.device))
+    strategy = strategy_of(train, accelerator, model)
     with watchdog.watching(train.timeout):
-        run = Run(spec, train, accelerator, model.llm.tokenizer)
+        run = Run(spec, train, strategy, model.llm.tokenizer)
         return run.dir, run.go()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from vlm_core.cli import common
-from vlm_core.cli.output import inert, say
+from vlm_core.cli import check_hours, common
+from vlm_core.cli.output import say
+from vlm_core.cli.tables import add, show, table
 from vlm_core.errors import UserError
 from vlm_core.model_folder.initial_weights import PARTS
 from vlm_core.units import amount, size
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from vlm_core.plugins.config import ComponentConfig, Download
     from vlm_core.spec.spec import Spec
 
-WIDTH = 118
-DEFAULT_SAMPLES = 100_000
-"""Samples of a stage whose data are not on this machine."""
 _count = partial(common.count, most=10**9 - 1)
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -50,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="number of samples of a stage whose data are not on this machine",
     )
     group.add_argument(
-        "--mfu", type=float, default=0.3, metavar="X", help="model FLOPs utilization, 0 to 1; default 0.3"
+        "--mfu", type=float, metavar="X", help="model FLOPs utilization, 0 to 1; default: as measured"
     )
 
 
@@ -76,28 +73,6 @@ def _plain_scan_on_cuda(config: ComponentConfig) -> bool:
     with suppress(UserError):  # a backend forced on this machine doesn't apply to another
         return config.engine("cuda") == "scan backend torch"
     return False
-
-
-def table(title: str, *columns: str, right: int = 1) -> Any:
-    """A table without borders below an empty line; columns from the `right`-th on are right-aligned."""
-    from rich.table import Table
-    from rich.text import Text
-
-    above = Text("\n", style="table.title").append_text(inert(title))
-    plain = Table(title=above, title_justify="left", box=None, header_style="dim")
-    for i, column in enumerate(columns):
-        plain.add_column(inert(column), justify="right" if i >= right else "left")
-    return plain
-
-
-def _add(lines: Any, *cells: str) -> None:
-    lines.add_row(*map(inert, cells))
-
-
-def show(lines: Any) -> None:
-    from rich.console import Console
-
-    Console(width=None if sys.stdout.isatty() else WIDTH).print(lines)
 
 
 def print_bases(document: Document) -> None:
@@ -130,7 +105,7 @@ def print_sources(spec: Spec, model: VLM, *, random_weights: bool = False) -> No
 
     weights = table("weights", "part", "component", "from", right=9)
     for part, label, source in weight_rows(spec):
-        _add(weights, part, label, "random values (--random-weights)" if random_weights else source)
+        add(weights, part, label, "random values (--random-weights)" if random_weights else source)
     show(weights)
     rows = preprocessing_rows(model.encoder)
     if not rows:
@@ -138,7 +113,7 @@ def print_sources(spec: Spec, model: VLM, *, random_weights: bool = False) -> No
         return
     preprocessing = table("image preprocessing", "encoder", "key", "value", "from", right=9)
     for row in rows:
-        _add(preprocessing, *row)
+        add(preprocessing, *row)
     show(preprocessing)
 
 
@@ -156,24 +131,23 @@ def print_downloads(spec: Any) -> None:
     sums = [one.bytes for _, one in rows if one.bytes]
     downloads = table("to download", "part", "from", "what", "size", right=3)
     for part, one in rows:
-        _add(downloads, part, one.source, one.what, size(one.bytes) if one.bytes else "?")
+        add(downloads, part, one.source, one.what, size(one.bytes) if one.bytes else "?")
     if len(sums) > 1:
-        _add(downloads, "total", "", "", size(sum(sums)))
+        add(downloads, "total", "", "", size(sum(sums)))
     show(downloads)
 
 
 def print_costs(estimate: CostEstimate, gpu: GPU | None) -> None:
     """FLOPs of a sample, memory of a GPU and hours of each stage, for one type of GPU or for all."""
     assumptions = estimate.assumptions
-    print(
-        f"\nassumed: a sample is an image and {assumptions.text} text tokens (--text-tokens), "
-        f"{assumptions.mfu:.0%} MFU (--mfu)"
-    )
+    mfu = f", {assumptions.mfu:.0%} MFU (--mfu)" if assumptions.mfu else ""
+    print(f"\nassumed: a sample is an image and {assumptions.text} text tokens (--text-tokens){mfu}")
     _flops(estimate)
     for stage in estimate.stages:
-        _memory(stage, assumptions.gpus, gpu)
+        _memory(estimate, stage, gpu)
     if estimate.stages:
-        _hours(estimate, gpu)
+        check_hours.print_micro_batches(estimate, gpu)
+        check_hours.print_hours(estimate, gpu)
     _features(estimate)
 
 
@@ -195,9 +169,9 @@ def _flops(estimate: CostEstimate) -> None:
     flops = table(f"FLOPs per sample of {estimate.length} positions", "part", "forward", *names)
     for part in PARTS:
         trained = [_flop(stage.of_part(part)) for stage in estimate.stages]
-        _add(flops, part, _flop(estimate.forward[part].forward), *trained)
+        add(flops, part, _flop(estimate.forward[part].forward), *trained)
     forward = sum(cost.forward for cost in estimate.forward.values())
-    _add(flops, "total", _flop(forward), *[_flop(stage.flops) for stage in estimate.stages])
+    add(flops, "total", _flop(forward), *[_flop(stage.flops) for stage in estimate.stages])
     show(flops)
 
 
@@ -206,16 +180,20 @@ def _flop(count: float) -> str:
     return f"{count / 1e12:.2f} T" if count >= 1e12 else amount(count).replace(" B", " G")
 
 
-def _memory(stage: StageEstimate, gpus: int, gpu: GPU | None) -> None:
-    facts = stage.facts
+def _memory(estimate: CostEstimate, stage: StageEstimate, gpu: GPU | None) -> None:
+    """Memory by strategy; that of `auto` is for the micro-batch that fits `gpu`, or for one sample."""
+    facts, gpus, samples = stage.facts, stage.gpus, stage.micro
     title = f"{facts.name}: memory of each of {gpus} GPUs" if gpus > 1 else f"{facts.name}: memory of one GPU"
-    title += f", {facts.precision}, micro-batch of {stage.micro} samples of {stage.length} positions"
+    fitting = estimate.micro_on(stage, gpu) if facts.auto and gpu else 1
+    times = fitting or 1
+    title += f", {facts.precision}, micro-batch of {samples * times} samples of {stage.length} positions"
     longest = f"if {facts.max_length} long"
     lines = table(title, "", "weights", "gradients", "optimizer", "activations", "total", longest, "fits")
-    for name, one in stage.memory.items():
+    for name in stage.memory:
+        one = stage.memory[name].of(times)
         parts = (one.weights, one.gradients, one.optimizer, one.activations, one.total)
-        worst = stage.at_longest[name].total
-        _add(
+        worst = stage.at_longest[name].of(times).total
+        add(
             lines,
             name if gpus > 1 else "",
             *[size(part) for part in parts],
@@ -235,28 +213,6 @@ def _fits(count: float, gpu: GPU | None) -> str:
     return fitting.name if fitting else "none"
 
 
-def _hours(estimate: CostEstimate, gpu: GPU | None) -> None:
-    """Hours of each stage; one whose data are not on this machine is estimated for `DEFAULT_SAMPLES`."""
-    from vlm_core.diagnose.costs.gpus import GPUS, hours
-
-    assumptions, gpus = estimate.assumptions, [gpu] if gpu else list(GPUS.values())
-    title = f"hours on {assumptions.gpus} GPU{'s' if assumptions.gpus > 1 else ''}"
-    lines = table(title, "stage", "samples", *[gpu.name for gpu in gpus])
-    for stage in estimate.stages:
-        count = stage.samples or DEFAULT_SAMPLES
-        samples = f"{count}" if stage.samples else f"each {DEFAULT_SAMPLES}"
-        times = [hours(count * stage.flops, gpu, assumptions.gpus, assumptions.mfu) for gpu in gpus]
-        cells = [f"{time:.1f}" if time >= 0.1 else f"{time:.2g}" for time in times]
-        _add(lines, stage.facts.name, samples, *cells)
-    show(lines)
-    if unknown := [stage.facts.name for stage in estimate.stages if not stage.samples]:
-        say(
-            "",
-            f"the data of {' and '.join(unknown)} are not on this machine; "
-            f"give their number of samples with --samples {unknown[0]}=N",
-        )
-
-
 def cost_options(args: Any) -> tuple[Assumptions | None, GPU | None]:
     """The options of training costs; raises `UserError`, before any work, for invalid ones."""
     if args.gpus is None:
@@ -273,7 +229,7 @@ def cost_options(args: Any) -> tuple[Assumptions | None, GPU | None]:
 def _assumptions(args: Any) -> Assumptions:
     from vlm_core.diagnose.costs.estimate import Assumptions
 
-    if not 0 < args.mfu <= 1:
+    if args.mfu is not None and not 0 < args.mfu <= 1:
         raise UserError(f"--mfu {args.mfu}: expected a share above 0 and at most 1")
     samples = {}
     for option in args.samples:

@@ -25,7 +25,7 @@ ROOTS = {
     hf_files.PROCESSOR_CLASS: f"{HF}processing",
 }
 BUILDER = f"{HF}components"
-OPERATIONS = "vlm_ssm.torch.namespace"
+OPERATIONS = "vlm_ssm.registration.namespace"
 OWN_NAMESPACE = 'import re\n\nNAMESPACE = re.sub(r"\\W", "_", __name__)\n'
 """Each exported copy registers its torch operations under its own name: several may be loaded in one process."""
 

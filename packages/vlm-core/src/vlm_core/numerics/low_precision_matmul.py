@@ -50,9 +50,11 @@ def _wide(value: Any) -> Any:
     return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
-def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def _linear(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, *, out: Tensor | None = None
+) -> Tensor:
     """`F.linear` in fp32, by chunks of the matrix: the fp32 copy stays small and its memory is reused."""
-    x, y = input.float(), input.new_empty(*input.shape[:-1], len(weight))
+    x, y = input.float(), input.new_empty(*input.shape[:-1], len(weight)) if out is None else out
     rows = max(1, CHUNK // weight.shape[1])
     for i in range(0, len(weight), rows):
         b = None if bias is None else bias[i : i + rows].float()
@@ -75,12 +77,16 @@ class _InFP32(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        kwargs = kwargs or {}
+        kwargs = dict(kwargs or {})
         if func not in _PRODUCTS or not _slow(args[0]):
             return func(*args, **kwargs)
         if func is F.linear and not torch.is_grad_enabled():
             return _linear(*args, **kwargs)
-        return func(*tree_map(_wide, args), **tree_map(_wide, kwargs)).to(args[0].dtype)
+        out = kwargs.pop("out", None)
+        if func is torch.mm and out is not None:
+            return _linear(args[0], args[1].mT, out=out)
+        y = func(*tree_map(_wide, args), **tree_map(_wide, kwargs))
+        return y.to(args[0].dtype) if out is None else out.copy_(y)
 
 
 def upcast_matmul(like: Tensor) -> AbstractContextManager[Any]:

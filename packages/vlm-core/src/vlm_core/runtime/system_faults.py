@@ -72,6 +72,11 @@ def memory_limit() -> str:
     return f"; {', and '.join(limits)}" if limits else ""
 
 
+def memory_ceiling() -> int | None:
+    """Bytes that this process's control group and its `ulimit -v` allow, as far as they limit it."""
+    return min((limit for limit in (_control_group(), _ulimit()) if limit), default=None)
+
+
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
     seen: list[int] = []
     while error is not None and id(error) not in seen:

@@ -45,6 +45,12 @@ class Batch:
         """The same batch in pinned memory; `DataLoader(pin_memory=True)` calls this."""
         return self._map(Tensor.pin_memory)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        tensors = [getattr(self, field.name) for field in fields(self)]
+        return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+
     def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
         def changed(tensor: Tensor | None) -> Any:
             return None if tensor is None else change(tensor)

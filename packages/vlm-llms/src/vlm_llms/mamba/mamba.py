@@ -21,8 +21,17 @@ from vlm_core.numerics.cuda_graphs import CudaGraphs, usable
 from vlm_llms.mamba.buckets import padded_to_bucket
 from vlm_llms.mamba.cuda_graph import Buffers, CudaGraphDecoder, IdleDecoders
 from vlm_llms.tokenizer.tokenizer import FastTokenizer
-from vlm_ssm import MambaMixer, SegmentBoundaries, SSMState, boundaries_of, cast_parameters, linear
+from vlm_ssm import (
+    MambaMixer,
+    SegmentBoundaries,
+    SSMState,
+    add_norm_mix,
+    boundaries_of,
+    cast_parameters,
+    linear,
+)
 from vlm_ssm.layers import decode
+from vlm_ssm.layers.chunked_inference import in_pieces, piece_length
 from vlm_ssm.layers.hooked_modules import add_rms_norm, has_no_hooks, plain
 
 ASSET = "mamba.json"
@@ -75,9 +84,7 @@ class Block(nn.Module):
         boundaries: SegmentBoundaries | None,
         state: SSMState | None,
     ) -> tuple[Tensor, Tensor, SSMState]:
-        residual, x = add_rms_norm(residual, out, self.norm, EPS)
-        mixed, after = self.mixer(x, boundaries, state)
-        return residual, mixed, after
+        return add_norm_mix(residual, out, self.norm, EPS, self.mixer, boundaries, state)
 
 
 class Backbone(nn.Module):
@@ -170,19 +177,39 @@ class MambaLM(LanguageModel):
     ) -> tuple[Tensor, MambaState]:
         if state is not None and segments is None and decode.can_fuse(x, mixers := self._plain_mixers()):
             return self._step(x, mixers, state)
-        residual, out, states, order, buffers = x.float(), None, [], None, []
+        boundaries = order = None
         if segments is not None:  # whatever is in it: asking would make the host wait for a GPU
             order = (segments != PADDING).int().argsort(dim=1, stable=True)  # padding to the front
-            residual, segments = residual.gather(1, _wide(order, residual)), segments.gather(1, order)
-        boundaries = None if segments is None else boundaries_of(segments)
+            x, boundaries = x.gather(1, _wide(order, x)), boundaries_of(segments.gather(1, order))
+        if length := self._piece_length(x):
+            hidden, state = in_pieces(self._run_blocks, x, boundaries, state, length)
+        else:
+            hidden, state = self._run_blocks(x, boundaries, state)
+        if order is not None:
+            hidden = hidden.gather(1, _wide(order.argsort(dim=1), hidden))
+        return hidden, state
+
+    def _piece_length(self, x: Tensor) -> int | None:
+        """Positions of a piece if `forward` computes x in pieces: a long inference on a CPU, every module plain."""
+        if x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return None
+        mixers, dtype = self._plain_mixers(), self.backbone.norm_f.weight.dtype
+        length = piece_length(x, mixers[0].d_inner) if mixers else 0
+        if not 0 < length < x.shape[1] or not all(mixer.can_fuse(dtype) for mixer in mixers):
+            return None
+        return length
+
+    def _run_blocks(
+        self, x: Tensor, boundaries: SegmentBoundaries | None, state: MambaState | None
+    ) -> tuple[Tensor, MambaState]:
+        """x (B, T, M), padding in front only -> the last norm's output (B, T, M), and the state after it."""
+        residual, out, states, buffers = x.float(), None, [], []
         for i, block in enumerate(self.backbone.layers):
             residual, out, layer_state = block(residual, out, boundaries, state[i] if state else None)
             if not buffers and not torch.is_grad_enabled():
                 buffers = _state_buffers(layer_state, len(self.backbone.layers))
             states.append(_copied(layer_state, buffers[i]) if buffers else layer_state)
         _, hidden = add_rms_norm(residual, out, self.backbone.norm_f, EPS)
-        if order is not None:
-            hidden = hidden.gather(1, _wide(order.argsort(dim=1), hidden))
         return hidden, MambaState(states)
 
     @property

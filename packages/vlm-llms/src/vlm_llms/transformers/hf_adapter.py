@@ -108,9 +108,11 @@ class TransformersLM(LanguageModel):
         return self._logit_rule(head(hidden.to(head.weight.dtype) if exact else hidden))
 
     def output_projection(self) -> tuple[Tensor, Tensor | None] | None:
-        """The head's weight and bias; None if the model scales or caps its logits, or the layer is wrapped."""
+        """The head's weight and bias; None if the layer is wrapped or hooked, or logits are scaled or capped."""
         head = self.model.get_output_embeddings()
         if type(head) is not nn.Linear or self._logit_rule != LogitRule():
+            return None
+        if head._forward_hooks or head._forward_pre_hooks or "forward" in vars(head):
             return None
         return head.weight, head.bias
 

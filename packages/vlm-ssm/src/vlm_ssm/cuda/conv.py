@@ -1,16 +1,18 @@
-"""The convolution on CUDA kernels, registered with torch as `cuda.scan` does."""
+"""The convolution on CUDA kernels."""
 
 from __future__ import annotations
 
-from typing import Any
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from vlm_ssm.cuda.launch import is_usable, kernel
-from vlm_ssm.cuda.memory import GRID, KINDS, aligned, by_row, rows
+from vlm_ssm.cuda.launch import PLANS, Launch, is_usable, kernel
+from vlm_ssm.cuda.memory import GRID, KINDS, Layout, aligned, by_direction, by_row, layout, rows
 from vlm_ssm.cuda.reduce import sum_slices
-from vlm_ssm.registration.autograd import CONV_BACKWARD, CONV_FORWARD, conv_with
+from vlm_ssm.cuda.scan_forward import sum_directions
+from vlm_ssm.registration.conv_op import ConvKernels, registered_conv
 from vlm_ssm.registration.inputs import ConvInputs
 from vlm_ssm.registration.layouts import check_scan_order, like
 from vlm_ssm.segments import SegmentBoundaries
@@ -30,105 +32,112 @@ def strip(kind: str, sequences: int, length: int, width: int) -> int:
     return min(most, max(least, 1 << max(0, wanted.bit_length() - 1)))
 
 
-def why_not_covered(x: Tensor, weight: Tensor, scan_order: Tensor | None) -> str | None:
-    """Why a convolution goes to Triton's kernels; None if it doesn't."""
+def why_not_covered(x: Tensor, taps: int, scan_order: Tensor | None) -> str | None:
+    """Why a convolution of x (B, T, J, E) goes to Triton's kernels; None if it doesn't."""
     sequences = x.shape[0] * (x.shape[2] if scan_order is None else len(scan_order))
     if sequences > GRID or x.shape[1] > STRIPS["forward"][0] * GRID:
         return f"{sequences} sequences of {x.shape[1]} positions, more than a grid has"
     if x.shape[-1] % 8:
         return f"{x.shape[-1]} channels, no multiple of 8"
-    return None if 2 <= weight.shape[-1] <= 4 else f"windows of {weight.shape[-1]} positions"
+    return None if 2 <= taps <= 4 else f"windows of {taps} positions"
 
 
-def _options(inputs: ConvInputs, which: str, strip_: int) -> dict[str, int]:
-    kind = KINDS[inputs.x.dtype]
-    return {
-        "ROW": kind,
-        "OUT": kind,
-        "TAPS": inputs.weight.shape[1],
-        "CHANNELS": CHANNELS,
-        "STRIP": strip_,
-        "AHEAD": AHEAD[which],
-        "BOUNDARIES": inputs.reset is not None,
-        "ORDERED": inputs.scan_order is not None,
-        "STATE": inputs.state is not None,
-    }
+_TENSORS = (
+    "x", "weight", "bias", "state", "reset", "history", "left_pad", "order", "y", "grad", "grad_x", "grad_state",
+    "sums",
+)  # fmt: skip
 
 
-def _values(inputs: ConvInputs, **values: Any) -> dict[str, Any]:
-    x, weight, bias, state, reset, history, left_pad, scan_order = inputs
-    absent = dict.fromkeys(("y", "grad", "grad_x", "grad_x_k", "grad_x_n", "grad_x_t", "grad_state", "sums"))
-    marks = {"reset": reset, "history": history, "left_pad": left_pad, "order": scan_order}
-    sizes = {"N": len(x), "T": x.shape[1], "E": x.shape[3], "sets": len(weight)}
-    return absent | by_row("x", x) | {"weight": weight, "bias": bias, "state": state} | marks | sizes | values
+class ConvLayout(NamedTuple):
+    """What the launches of a convolution depend on; `sets`: of parameters."""
+
+    x: Layout
+    directions: int
+    taps: int
+    sets: int
+    boundaries: bool
+    ordered: bool
+    state: bool
+    device: int
 
 
-def _grid(inputs: ConvInputs, strip_: int) -> tuple[int, int, int]:
-    N, T, _, E = inputs.x.shape
-    return -(-E // (CHANNELS * THREADS)), -(-T // strip_), inputs.directions * N
+def _layout(inputs: ConvInputs) -> ConvLayout:
+    sets, taps, _ = inputs.weight.shape
+    flags = inputs.reset is not None, inputs.scan_order is not None, inputs.state is not None
+    return ConvLayout(layout(inputs.x), inputs.directions, taps, sets, *flags, inputs.x.get_device())
 
 
-def _run(*arguments: Any) -> Tensor:
-    inputs = ConvInputs(*arguments)
-    inputs = inputs._replace(x=aligned(inputs.x))
+@lru_cache(PLANS)
+def _launch(which: str, given: ConvLayout, strip_: int, grad_x: Layout | None, apart: bool = False) -> Launch:
+    """`which`: forward or backward, whose gradient of x lies as `grad_x`, (K, N, T, E) if directions are `apart`."""
+    (N, T, _, E), kind = given.x.shape, KINDS[given.x.dtype]
+    run = kernel(
+        "conv.cu",
+        f"conv_{which}",
+        ROW=kind,
+        OUT=kind if grad_x is None else KINDS[grad_x.dtype],
+        TAPS=given.taps,
+        CHANNELS=CHANNELS,
+        STRIP=strip_,
+        AHEAD=AHEAD[which],
+        BOUNDARIES=given.boundaries,
+        ORDERED=given.ordered,
+        STATE=given.state,
+    )
+    view = by_direction if apart else by_row
+    integers = by_row("x", given.x) | view("grad_x", grad_x) | {"N": N, "T": T, "E": E, "sets": given.sets}
+    grid = (-(-E // (CHANNELS * THREADS)), -(-T // strip_), given.directions * N)
+    return run.prepare(grid, THREADS, 0, given.device, _TENSORS, **integers)
+
+
+def _with_alignment(inputs: ConvInputs) -> ConvInputs:
+    x = aligned(inputs.x)
+    return inputs if x is inputs.x else inputs._replace(x=x)
+
+
+def _run(inputs: ConvInputs) -> Tensor:
+    inputs = _with_alignment(inputs)
     N, T, _, E = inputs.x.shape
     check_scan_order(inputs.scan_order, T)
     K = inputs.directions
     y = inputs.x.new_empty(K, N, T, E)
     if y.numel():
         strip_ = strip("forward", K * N, T, E)
-        run = kernel("conv.cu", "conv_forward", **_options(inputs, "forward", strip_))
-        run(_grid(inputs, strip_), THREADS, 0, y.device.index, **_values(inputs, y=y))
+        _launch("forward", _layout(inputs), strip_, None)(*inputs, y, None, None, None, None)
     return y
 
 
-_op = torch.library.custom_op("vlm_ssm::cuda_conv", _run, mutates_args=(), schema=CONV_FORWARD)
-
-
-@_op.register_fake
-def _(*arguments: Any):
-    x, directions = arguments[0], ConvInputs(*arguments).directions
-    return x.new_empty(directions, x.shape[0], x.shape[1], x.shape[3])
-
-
-def _backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-    """Gradients of x, weight, bias, state; that of an absent state is empty."""
-    inputs = ConvInputs(*arguments)
-    inputs = inputs._replace(x=aligned(inputs.x))
+def _backward(
+    grad: Tensor, inputs: ConvInputs, grad_x: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As `ConvKernels.backward`."""
+    inputs = _with_alignment(inputs)
     x, weight, state = inputs.x, inputs.weight, inputs.state
     grad = aligned(rows(grad.to(x.dtype)).contiguous())
     (K, N, T, E), J, (sets, taps, _) = grad.shape, x.shape[2], weight.shape
     strip_ = strip("backward", K * N, T, E)
-    grad_x, sums = like(x), weight.new_empty(K, N, -(-T // strip_), taps + 1, E)
-    grad_weight, grad_bias = torch.zeros_like(weight), weight.new_zeros(sets, E)
-    grad_state = None if state is None else weight.new_empty(K, N, taps - 1, E)
     apart = J < K
-    parts = weight.new_empty(N, T, K, E) if apart else grad_x
+    grad_x = like(x) if grad_x is None or apart else grad_x
+    sums = weight.new_empty(K, N, -(-T // strip_), taps + 1, E)
+    grad_weight, grad_bias = torch.empty_like(weight), weight.new_empty(sets, E)
+    grad_state = None if state is None else weight.new_empty(K, N, taps - 1, E)
+    parts = weight.new_empty(K, N, T, E) if apart else None
     if grad.numel():
-        options = _options(inputs, "backward", strip_) | {"OUT": 0 if apart else KINDS[x.dtype]}
-        values = _values(inputs, grad=grad, grad_state=grad_state, sums=sums) | by_row("grad_x", parts)
-        run = kernel("conv.cu", "conv_backward", **options)
-        run(_grid(inputs, strip_), THREADS, 0, x.device.index, **values)
+        to = grad_x if parts is None else parts
+        launch = _launch("backward", _layout(inputs), strip_, layout(to), apart)
+        launch(*inputs, None, grad, to, grad_state, sums)
         sum_slices(sums, sums.shape[:3].numel(), (grad_weight, grad_bias))
-    if apart:
-        grad_x = parts.sum(2, keepdim=True).to(x.dtype)
+        if parts is not None:
+            sum_directions(parts, None, None, grad_x)
+    else:
+        grad_weight.zero_()
+        grad_bias.zero_()
     given = x.new_empty(0) if state is None or grad_state is None else grad_state.sum(0).to(state.dtype)
     return grad_x, grad_weight, grad_bias, given
 
 
-_backward_op = torch.library.custom_op(
-    "vlm_ssm::cuda_conv_backward", _backward, mutates_args=(), schema=CONV_BACKWARD
-)
-
-
-@_backward_op.register_fake
-def _(grad: Tensor, *arguments: Any):
-    x, weight, _, state, *_ = arguments
-    grad_state = x.new_empty(0) if state is None else like(state)
-    return like(x), torch.empty_like(weight), weight.new_empty(len(weight), weight.shape[2]), grad_state
-
-
-_conv = conv_with(_op, _run, _backward_op, rows)
+KERNELS = ConvKernels(_run, _backward, rows)
+_conv = registered_conv("cuda", KERNELS)
 
 
 def conv(
@@ -140,6 +149,14 @@ def conv(
     scan_order: Tensor | None,
 ) -> Tensor:
     """As `ops.conv`; cases that the kernels don't cover go to Triton's."""
-    covered = why_not_covered(x, weight, scan_order) is None and is_usable(x.device)
-    chosen = _conv if covered else triton_conv.conv
+    chosen = _conv if _covers(x, weight.shape[2], scan_order) else triton_conv.conv
     return chosen(x, weight, bias, state, boundaries, scan_order)
+
+
+def _covers(x: Tensor, taps: int, scan_order: Tensor | None) -> bool:
+    return why_not_covered(x, taps, scan_order) is None and is_usable(x.device)
+
+
+def conv_kernels(x: Tensor, weight: Tensor) -> ConvKernels:
+    """The kernels that compute a convolution of x (B, T, J, E) with weight (P, W, E)."""
+    return KERNELS if _covers(x, weight.shape[1], None) else triton_conv.KERNELS

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from vlm_ssm.cuda.compiler import SOURCES, CompilationError, call, machine_code, target
 
+PLANS = 1024
+"""Shapes whose launches are kept, of each kernel."""
 _LOADING = threading.RLock()
 _DEFAULT_SHARED = 48 * 1024
 """Bytes of shared memory that a block may have without being asked for."""
@@ -68,25 +70,68 @@ class Kernel:
         self, grid: tuple[int, int, int], threads: int, shared: int, device: int, **values: Any
     ) -> None:
         """Launch on torch's current stream; every field of `struct Arguments` by name: a tensor, None or an integer."""
-        if len(values) != len(self.names):  # a missing name is a KeyError below
-            raise TypeError(f"{self.entry} takes {self.names}, got {[*values]}")
+        tensors = {
+            name: value for name, value in values.items() if value is None or isinstance(value, Tensor)
+        }
+        integers = {name: value for name, value in values.items() if name not in tensors}
+        self.prepare(grid, threads, shared, device, (*tensors,), **integers)(*tensors.values())
+
+    def prepare(
+        self,
+        grid: tuple[int, int, int],
+        threads: int,
+        shared: int,
+        device: int,
+        tensors: tuple[str, ...],
+        **integers: int,
+    ) -> Launch:
+        """A launch whose integers are fixed: it takes the tensors, or None, in the order of their names."""
+        if sorted([*tensors, *integers]) != sorted(self.names):
+            raise TypeError(f"{self.entry} takes {self.names}, got {[*tensors, *integers]}")
+        return Launch(self, grid, threads, shared, device, tensors, integers)
+
+
+class Launch:
+    """A kernel with its grid and the integers of its arguments; a call writes addresses only.
+
+    It depends on shapes and strides, so callers keep one for each of those (`functools.lru_cache`).
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        grid: tuple[int, int, int],
+        threads: int,
+        shared: int,
+        device: int,
+        tensors: tuple[str, ...],
+        integers: dict[str, int],
+    ) -> None:
+        self._kernel, self._shape, self._device = kernel, (*grid, threads, 1, 1, shared), device
+        self._slots = [kernel.names.index(name) for name in tensors]
+        self._type = ctypes.c_int64 * len(kernel.names)
+        self._fixed = bytes(self._type(*(integers.get(name, 0) for name in kernel.names)))
+
+    def __call__(self, *tensors: Tensor | None) -> None:
+        """On torch's current stream. The arguments are a new block: several threads may launch at once."""
+        device = self._device
         if torch.cuda.current_device() != device:
             with torch.cuda.device(device):
-                return self(grid, threads, shared, device, **values)
-        numbers = [
-            v.data_ptr() if isinstance(v, Tensor) else v or 0 for v in map(values.__getitem__, self.names)
-        ]
-        block = (ctypes.c_int64 * len(numbers))(*numbers)
+                return self(*tensors)
+        block = self._type.from_buffer_copy(self._fixed)
+        for slot, tensor in zip(self._slots, tensors, strict=True):
+            if tensor is not None:
+                block[slot] = tensor.data_ptr()
         pointer = ctypes.c_void_p(ctypes.addressof(block))
-        function = self.function(device, shared)
+        function = self._kernel.function(device, self._shape[-1])
         stream = torch._C._cuda_getCurrentRawStream(device)
-        launch = partial(driver.cuLaunchKernel, function, *grid, threads, 1, 1, shared, stream)
+        launch = partial(driver.cuLaunchKernel, function, *self._shape, stream)
         (code,) = launch(ctypes.addressof(pointer), 0)
         if code == driver.CUresult.CUDA_ERROR_INVALID_CONTEXT:  # a thread in which torch has run nothing yet
             make_current(device)
             (code,) = launch(ctypes.addressof(pointer), 0)
         if int(code):
-            raise RuntimeError(f"{self.entry}: {code.name}")
+            raise RuntimeError(f"{self._kernel.entry}: {code.name}")
 
 
 def make_current(device: int) -> None:

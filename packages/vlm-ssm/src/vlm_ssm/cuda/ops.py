@@ -6,13 +6,24 @@ read data import it, too. What a GPU lacks is found out at its first use (`launc
 
 from __future__ import annotations
 
+from vlm_ssm.cuda import parameters as layer_parameters
 from vlm_ssm.cuda.compiler import CompilationError, version
-from vlm_ssm.cuda.conv import conv
-from vlm_ssm.cuda.scan import scan
+from vlm_ssm.cuda.conv import conv, conv_kernels
+from vlm_ssm.cuda.norms.layer_norm import add_layer_norm
+from vlm_ssm.cuda.norms.rms_norm import add_rms_norm, norm_kernels
+from vlm_ssm.cuda.scan import scan, scan_kernels
 from vlm_ssm.runtime.errors import UnusableError
-from vlm_ssm.triton.norm import add_rms_norm
 
-__all__ = ["add_rms_norm", "conv", "scan"]
+__all__ = [
+    "add_layer_norm",
+    "add_rms_norm",
+    "conv",
+    "conv_kernels",
+    "layer_parameters",
+    "norm_kernels",
+    "scan",
+    "scan_kernels",
+]
 
 try:
     version()

@@ -1,1 +1,1 @@
-"""Mamba-1 layers and their fused decoding step."""
+"""Mamba-1 layers, those of transformers included, and their fused decoding step."""

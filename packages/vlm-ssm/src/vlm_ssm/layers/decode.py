@@ -1,7 +1,7 @@
 """One decoding step of a stack of Mamba layers in one call, bound by memory bandwidth.
 
-On a CPU it is one numba kernel, for a single sequence. On a GPU it is a few Triton launches a layer, for any number of
-sequences.
+On a CPU it is one numba kernel, for up to `MOST_ROWS` sequences. On a GPU it is a few Triton launches a layer, for any
+number of sequences.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from vlm_ssm import backends
 from vlm_ssm.mamba_layer import MambaLayer
 
 _NATIVE = (torch.float32, torch.bfloat16)
+MOST_ROWS = 16
+"""With more rows on a CPU, products are bound by arithmetic, and torch's are as fast."""
 
 
-def single_token_cpu(x: Tensor) -> bool:
-    """Whether x is a single row on backend numba, without gradients, autocast or tracing."""
+def few_rows_cpu(x: Tensor) -> bool:
+    """Whether x has 1 to `MOST_ROWS` rows on backend numba, without gradients, autocast or tracing."""
     return (
-        x.numel() == x.shape[-1]
+        0 < x.numel() <= MOST_ROWS * x.shape[-1]
         and not torch.is_grad_enabled()
         and x.device.type == "cpu"
         and x.dtype in _NATIVE
@@ -31,6 +33,11 @@ def single_token_cpu(x: Tensor) -> bool:
         and not torch.is_autocast_enabled("cpu")
         and backends.chosen(x.device) == "numba"
     )
+
+
+def single_token_cpu(x: Tensor) -> bool:
+    """Whether x is (B, 1, M) that `few_rows_cpu` accepts."""
+    return x.ndim == 3 and x.shape[1] == 1 and few_rows_cpu(x)
 
 
 def single_token_gpu(x: Tensor) -> bool:
@@ -103,19 +110,22 @@ def fused_decode_step(
     last_norm: Tensor | None = None,
     eps: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One token x (B, 1, M) through layers `residual += mixer(norm(residual))` and a last norm; B is 1 on a CPU.
+    """One token x (B, 1, M) through layers `residual += mixer(norm(residual))` and a last norm.
 
     `convs` (B, W-1, E) and `ssms` (B, E, S) are the states of each layer. Without norms there is one mixer and no
     residual. -> y (B, 1, M), and the next states (layers, B, W-1, E) and (layers, B, E, S). Check `can_fuse` first.
+    On a CPU a sequence's result is the same to the bit for every B. Raises `ValueError` for states of another B.
     """
+    if any(len(state) != len(x) for state in (*convs, *ssms)):
+        raise ValueError(f"{len(x)} sequences, but states of {sorted({len(s) for s in (*convs, *ssms)})}")
     if backends.chosen(x.device) in ("cuda", "triton"):
         return gpu_step(x.device)(x, mixers, convs, ssms, norms, last_norm, eps)
     count, W, S, E = len(mixers), mixers[0].d_conv, mixers[0].d_state, mixers[0].d_inner
     x, y = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
     convs = [c.to(x.dtype).contiguous() for c in convs]
     ssms = [s.float().contiguous() for s in ssms]
-    conv_after = x.new_empty(count, 1, W - 1, E)
-    ssm_after = x.new_empty(count, 1, E, S, dtype=torch.float32)
+    conv_after = x.new_empty(count, len(x), W - 1, E)
+    ssm_after = x.new_empty(count, len(x), E, S, dtype=torch.float32)
     after = zip(conv_after.unbind(0), ssm_after.unbind(0), strict=True)
     table: list[int] = []
     for mixer, norm, conv, ssm, (c, h) in zip(mixers, norms, convs, ssms, after, strict=True):
@@ -130,11 +140,11 @@ def _run_kernel(
     """The numba kernel on layers of the shape of `mixer`; `table` holds the fields of each, flat."""
     from vlm_ssm.numba.kernels import decode as kernels
 
-    M, E, S, W, R = x.shape[-1], mixer.d_inner, mixer.d_state, mixer.d_conv, mixer.dt_rank
+    (B, _, M), E, S, W, R = x.shape, mixer.d_inner, mixer.d_state, mixer.d_conv, mixer.dt_rank
     layers, eps_ = len(table) // kernels.LAYER_NUMBERS, torch.tensor([eps], dtype=torch.float32)
-    sizes = (E, E, E, R + 2 * S, E, E, M)
-    shared = torch.empty(sum(-(-n // 16) * 16 for n in sizes), dtype=torch.float32)
+    shared = torch.empty(kernels.shared_floats(B, M, E, S, R), dtype=torch.float32)
     step = kernels.Step(
+        batch=B,
         layers=layers,
         M=M,
         E=E,
@@ -148,25 +158,26 @@ def _run_kernel(
         eps=eps_.data_ptr(),
         shared=shared.data_ptr(),
     )
-    options = {"floats": kernels.scratch_floats(M, E, R), "phases": 4 * layers + 1}
+    options = {"floats": kernels.scratch_floats(B, M, S, W, R), "phases": 4 * layers + 1}
     kernels.decode_layers(torch.get_num_threads(), step, tuple(table), **options)
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
-    """`F.linear` (…, M) -> (…, V): a single row on all cores with numba, a few rows on a GPU by `matvec`."""
+    """`F.linear` (…, M) -> (…, V): few rows in one pass over the weight, by numba on a CPU and `matvec` on a GPU."""
     if x.is_cuda and backends.chosen(x.device) == "cuda" and not torch.is_autocast_enabled("cuda"):
         from vlm_ssm.cuda.decoding import matvec
 
         if (y := matvec.linear(x, weight)) is not None:
             return y
     fits = weight.ndim == 2 and x.shape[-1] == weight.shape[1]
-    if not fits or weight.dtype != x.dtype or not weight.is_contiguous() or not single_token_cpu(x):
+    if not fits or weight.dtype != x.dtype or not weight.is_contiguous() or not few_rows_cpu(x):
         return F.linear(x, weight)
     from vlm_ssm.numba.kernels import matvec as kernels
 
-    row, y = x.float().contiguous(), torch.empty(weight.shape[0], dtype=torch.float32)
-    arguments = kernels.Product(
-        weight.data_ptr(), weight.element_size(), len(weight), weight.shape[1], row.data_ptr(), y.data_ptr()
+    (rows, width), flat = weight.shape, x.reshape(-1, x.shape[-1]).float().contiguous()
+    y = torch.empty(len(flat), rows, dtype=torch.float32)
+    product = kernels.Product(
+        weight.data_ptr(), weight.element_size(), rows, width, len(flat), flat.data_ptr(), y.data_ptr()
     )
-    kernels.matvec(-(-weight.shape[0] // kernels.ROWS), arguments, floats=weight.shape[1] + 16)
+    kernels.matvec(-(-rows // kernels.ROWS), product, floats=len(flat) * width)
     return y.to(x.dtype).view(*x.shape[:-1], -1)

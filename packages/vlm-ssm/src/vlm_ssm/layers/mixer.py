@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from vlm_ssm import ops
-from vlm_ssm.layers import decode
+from vlm_ssm.layers import chunked_inference, decode
+from vlm_ssm.layers.fused_mixer import fused_mixer, fuses
 from vlm_ssm.layers.hooked_modules import (
     DeltaProjection,
+    add_rms_norm,
     convolve,
     has_no_hooks,
     plain,
@@ -144,10 +146,49 @@ class GatedSSM(SelectiveSSM):
         self, x: Tensor, boundaries: SegmentBoundaries | None = None, state: SSMState | None = None
     ) -> tuple[Tensor, SSMState]:
         """x (B, T, M) -> y (B, T, M), and the state after it."""
+        if chunked_inference.is_long(self, x):
+            y, *after_x = chunked_inference.mix_in_pieces(self, x, boundaries, *(state or (None, None)))
+            return y, SSMState(*after_x)
+        if x.ndim == 3 and fuses(self, x):
+            y = fused_mixer(self, x, boundaries, state)
+            return y.y, SSMState(y.conv_state, y.ssm_state)
         inner, z = self.in_proj(x).chunk(2, dim=-1)
         y, last = scan_along([self], inner.unsqueeze(2), z.unsqueeze(2), None, boundaries, state)
         conv = after(inner, state.conv if state else None, boundaries, self.d_conv - 1)
         return self.out_proj(y.squeeze(2)), SSMState(conv, last.squeeze(0))
+
+
+def add_norm_mix(
+    residual: Tensor,
+    out: Tensor | None,
+    norm: nn.Module,
+    eps: float,
+    mixer: MambaMixer,
+    boundaries: SegmentBoundaries | None = None,
+    state: SSMState | None = None,
+) -> tuple[Tensor, Tensor, SSMState]:
+    """The block of a Mamba: residual + out (B, T, M), in fp32; the mixer's output on its norm; the state after it.
+
+    One operation if norm and mixer are plain modules (`fused_mixer.why_not_fused`).
+    """
+    fused = type(mixer) is MambaMixer and has_no_hooks(mixer) and plain(norm, nn.RMSNorm)
+    weight = norm._parameters["weight"] if fused else None
+    if (
+        weight is None
+        or not fuses(mixer, residual, weight.dtype)
+        or _single_token(residual, state, boundaries)
+    ):
+        residual, x = add_rms_norm(residual, out, norm, eps)
+        mixed, after_ = mixer(x, boundaries, state)
+        return residual, mixed, after_
+    residual = residual.float()
+    y = fused_mixer(mixer, residual, boundaries, state, norm=(weight, eps), out=out)
+    return (residual if out is None else y.summed), y.y, SSMState(y.conv_state, y.ssm_state)
+
+
+def _single_token(x: Tensor, state: SSMState | None, boundaries: SegmentBoundaries | None) -> bool:
+    """Whether a mixer has a faster step for x."""
+    return x.shape[1] == 1 and state is not None and boundaries is None and not torch.is_grad_enabled()
 
 
 class MambaMixer(GatedSSM):

@@ -1,8 +1,6 @@
-"""The convolution on numba's CPU kernels, registered as torch custom ops."""
+"""The convolution on numba's CPU kernels."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,10 +8,11 @@ from torch import Tensor
 from vlm_ssm.numba.address import address, by_direction, by_row, rows
 from vlm_ssm.numba.kernels import conv as kernels
 from vlm_ssm.numba.kernels.scan_forward import NULL_VIEW
-from vlm_ssm.registration.autograd import CONV_BACKWARD, CONV_FORWARD, conv_with
+from vlm_ssm.registration.conv_op import ConvKernels, registered_conv
 from vlm_ssm.registration.inputs import ConvInputs
 from vlm_ssm.registration.layouts import check_scan_order, like, native
 from vlm_ssm.registration.scan_orders import inverse_of
+from vlm_ssm.runtime.huge_pages import with_huge_pages
 
 
 def _arguments(inputs: ConvInputs, out: Tensor) -> kernels.Conv:
@@ -26,34 +25,27 @@ def _arguments(inputs: ConvInputs, out: Tensor) -> kernels.Conv:
     )
 
 
-def _run(*arguments: Any) -> Tensor:
-    inputs = ConvInputs(*arguments)
+def run(inputs: ConvInputs, out: Tensor | None = None) -> Tensor:
+    """As `ConvKernels.forward`; y is written to `out` (K, B, T, E) if given."""
     N, T, _, E = inputs.x.shape
     check_scan_order(inputs.scan_order, T)
-    out = inputs.x.new_empty(inputs.directions, N, T, E)
+    if out is None:
+        out = with_huge_pages(inputs.x.new_empty(inputs.directions, N, T, E))
     tasks = out.shape[0] * N * -(-T // kernels.ROWS)
     kernels.forward(tasks, _arguments(inputs, out), floats=2 * inputs.weight.shape[1])
     return out
 
 
-_op = torch.library.custom_op("vlm_ssm::numba_conv", _run, mutates_args=(), schema=CONV_FORWARD)
-
-
-@_op.register_fake
-def _(*arguments: Any):
-    x, directions = arguments[0], ConvInputs(*arguments).directions
-    return x.new_empty(directions, x.shape[0], x.shape[1], x.shape[3])
-
-
-def _backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-    """Gradients of x, weight, bias and state; empty for an absent state."""
-    inputs = ConvInputs(*arguments)
+def _backward(
+    grad: Tensor, inputs: ConvInputs, grad_x: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As `ConvKernels.backward`."""
     x, weight, state, scan_order = inputs.x, inputs.weight, inputs.state, inputs.scan_order
     grad = native(grad)
     K, N, T, E = grad.shape
     tasks, taps = K * N * -(-T // kernels.ROWS), weight.shape[1]
-    inside = like(grad)
-    grad_x = like(x)
+    inside = with_huge_pages(like(grad))
+    grad_x = with_huge_pages(like(x)) if grad_x is None else grad_x
     grad_state = x.new_empty(0) if state is None else torch.empty_like(state)
     sums = weight.new_empty(tasks, taps + 1, E)
     inverse = None if scan_order is None else inverse_of(scan_order)
@@ -69,16 +61,5 @@ def _backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     return grad_x, by_parameters[:, :taps].clone(), by_parameters[:, taps].clone(), grad_state
 
 
-_backward_op = torch.library.custom_op(
-    "vlm_ssm::numba_conv_backward", _backward, mutates_args=(), schema=CONV_BACKWARD
-)
-
-
-@_backward_op.register_fake
-def _(grad: Tensor, *arguments: Any):
-    x, weight, _, state, *_ = arguments
-    grad_state = x.new_empty(0) if state is None else like(state)
-    return like(x), torch.empty_like(weight), weight.new_empty(len(weight), weight.shape[2]), grad_state
-
-
-conv = conv_with(_op, _run, _backward_op)
+KERNELS = ConvKernels(run, _backward)
+conv = registered_conv("numba", KERNELS)

@@ -8,6 +8,8 @@ from torch import Tensor
 from vlm_ssm.numba.address import address
 from vlm_ssm.numba.kernels import norm as kernels
 from vlm_ssm.registration.autograd import norm_with
+from vlm_ssm.registration.norm_op import NormKernels, writing_added
+from vlm_ssm.runtime.huge_pages import with_huge_pages
 
 
 def _arguments(
@@ -40,8 +42,9 @@ def _run(
     residual: Tensor, out: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
     """residual + out (empty without `out`), y, and the scale of each row."""
-    summed = residual.new_empty(0) if out is None else torch.empty_like(residual)
-    y, scale = torch.empty_like(residual, dtype=dtype), residual.new_empty(residual.shape[:-1])
+    summed = residual.new_empty(0) if out is None else with_huge_pages(torch.empty_like(residual))
+    y = with_huge_pages(torch.empty_like(residual, dtype=dtype))
+    scale = residual.new_empty(residual.shape[:-1])
     tensors = (residual, out, weight, torch.tensor([eps], dtype=torch.float32), summed, y, scale)
     arguments = _arguments(*tensors)
     kernels.forward(-(-arguments.rows // kernels.ROWS), arguments)
@@ -57,8 +60,7 @@ def _(residual, out, weight, eps, dtype):
     return summed, torch.empty_like(residual, dtype=dtype), residual.new_empty(residual.shape[:-1])
 
 
-@torch.library.custom_op("vlm_ssm::numba_add_norm_backward", mutates_args=())
-def _backward_op(
+def _backward(
     grad_y: Tensor, grad_summed: Tensor | None, summed: Tensor, weight: Tensor, scale: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Gradients of residual + out and of the weight."""
@@ -66,10 +68,13 @@ def _backward_op(
     grad_summed = None if grad_summed is None else grad_summed.contiguous()
     arguments = _arguments(summed, None, weight, weight, summed, grad_y, scale)
     tasks = -(-arguments.rows // kernels.ROWS)
-    grad, sums = torch.empty_like(summed), weight.new_empty(tasks, len(weight))
+    grad, sums = with_huge_pages(torch.empty_like(summed)), weight.new_empty(tasks, len(weight))
     gradient = kernels.Gradient(grad_y.data_ptr(), address(grad_summed), grad.data_ptr(), sums.data_ptr())
     kernels.backward(tasks, arguments, gradient)
     return grad, sums.sum(0)
+
+
+_backward_op = torch.library.custom_op("vlm_ssm::numba_add_norm_backward", _backward, mutates_args=())
 
 
 @_backward_op.register_fake
@@ -77,4 +82,5 @@ def _(grad_y, grad_summed, summed, weight, scale):
     return torch.empty_like(summed), torch.empty_like(weight)
 
 
+KERNELS = NormKernels(_run, writing_added(_backward))
 add_rms_norm = norm_with(_op, _run, _backward_op)

@@ -1,11 +1,6 @@
-"""The selective scan on numba's CPU kernels, registered as a torch custom op for autograd and torch.compile.
-
-Calls that need no gradient bypass the custom op: its dispatch would take longer than a decoding step.
-"""
+"""The selective scan on numba's CPU kernels."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,9 +8,10 @@ from torch import Tensor
 from vlm_ssm.numba.address import address, by_direction, by_row
 from vlm_ssm.numba.kernels import scan_backward, scan_forward
 from vlm_ssm.numba.kernels.scan_forward import NULL_VIEW
-from vlm_ssm.registration.autograd import BACKWARD, FORWARD, like_inputs, scan_with
 from vlm_ssm.registration.inputs import ScanInputs
-from vlm_ssm.registration.layouts import check_scan_order, dense, like, matrix, native
+from vlm_ssm.registration.layouts import check_scan_order, dense, gate, like, matrix, native
+from vlm_ssm.registration.scan_op import ScanKernels, registered_scan
+from vlm_ssm.runtime.huge_pages import with_huge_pages
 
 
 def _blocks(width: int, groups: int) -> int:
@@ -35,50 +31,38 @@ def _arguments(
     )
 
 
-def _run(inputs: ScanInputs, train: bool) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """y, last state, and, to `train`, the sum before the gate and the state before each chunk."""
+def run(
+    inputs: ScanInputs, train: bool, out: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """As `ScanKernels.forward`; y is written to `out` (B, T, J, E) if given."""
     u, states = inputs.u, inputs.A.shape[2]
     K, N, T, E = u.shape
     check_scan_order(inputs.scan_order, T)
     columns, blocks = (K if inputs.keep_directions else 1), _blocks(E, inputs.B.shape[3])
-    out = u.new_empty(N, T, columns, E)
+    if out is None:
+        out = with_huge_pages(u.new_empty(N, T, columns, E))
     last = u.new_empty(K, N, E, states, dtype=torch.float32)
     keep_sum = (train and inputs.z is not None) or columns < K
-    acc = torch.empty_like(out, dtype=torch.float32) if keep_sum else None
+    acc = with_huge_pages(torch.empty_like(out, dtype=torch.float32)) if keep_sum else None
     chunks = -(-T // scan_forward.CHUNK)
-    starts = last.new_empty(K, N, chunks, blocks, states, 16) if train else None
+    starts = with_huge_pages(last.new_empty(K, N, chunks, blocks, states, 16)) if train else None
     arguments = _arguments(inputs, acc, out, last, starts)
     tasks = N * -(-blocks // scan_forward.GROUP)
     scan_forward.forward(tasks, arguments, floats=scan_forward.scratch_floats(states))
     return out, last, acc, starts
 
 
-def _forward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    out, last, acc, starts = _run(ScanInputs(*inputs), True)
-    assert starts is not None
-    return out, last, last.new_empty(0) if acc is None else acc, starts
-
-
-_op = torch.library.custom_op("vlm_ssm::numba_scan", _forward, mutates_args=(), schema=FORWARD)
-
-
-@_op.register_fake
-def _(*inputs: Any):
-    u, _, A, B, _, _, _, z, *_, keep_directions = inputs
-    K, N, T, E = u.shape
-    columns = K if keep_directions else 1
-    out = u.new_empty(N, T, columns, E)
-    last = u.new_empty(K, N, E, A.shape[2], dtype=torch.float32)
-    acc = last.new_empty(out.shape) if z is not None or columns < K else last.new_empty(0)
-    chunks = -(-T // scan_forward.CHUNK)
-    starts = last.new_empty(K, N, chunks, _blocks(E, B.shape[3]), A.shape[2], 16)
-    return out, last, acc, starts
-
-
-def _backward(grad_out: Tensor, grad_last: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:
-    """Gradients of u, dt, A, B, C, D, bias, z, h0; empty for an absent z."""
-    *fields, acc, starts = arguments
-    inputs = ScanInputs(*fields)
+def _backward(
+    grad_out: Tensor,
+    grad_last: Tensor | None,
+    inputs: ScanInputs,
+    acc: Tensor | None,
+    starts: Tensor,
+    *,
+    grad_z: Tensor | None = None,
+    y: Tensor | None = None,
+) -> tuple[Tensor, ...]:
+    """As `ScanKernels.backward`."""
     (K, N, T, E), S, G = inputs.u.shape, inputs.A.shape[2], inputs.B.shape[3]
     per_group = -(-(E // G) // 16)
     # from shapes alone, so that the order of sums does not depend on the number of threads
@@ -86,11 +70,15 @@ def _backward(grad_out: Tensor, grad_last: Tensor | None, *arguments: Any) -> tu
     parts = -(-per_group // width)
     grad_out, grad_last = native(grad_out), None if grad_last is None else dense(grad_last)
     A, z = inputs.A, inputs.z
-    grad_u, grad_dt, grad_z = like(inputs.u), like(inputs.dt), inputs.u.new_empty(0) if z is None else like(z)
+    grad_u, grad_dt = with_huge_pages(like(inputs.u)), with_huge_pages(like(inputs.dt))
+    if grad_z is None:
+        grad_z = inputs.u.new_empty(0) if z is None else with_huge_pages(like(z))
+    if y is not None:
+        gate(acc, z, y)
     sums_A, sums_D, sums_bias = A.new_empty(K, N, E, S), A.new_empty(K, N, E), A.new_empty(K, N, E)
     grad_h0 = A.new_empty(K, N, E, S)
     sums_B, sums_C = A.new_empty(2, parts, K, N, T, G, S)
-    forward = _arguments(inputs, acc if acc.numel() else None, grad_out, None, starts)
+    forward = _arguments(inputs, acc, grad_out, None, starts)
     views = (by_row(grad_out), by_direction(grad_u), by_direction(grad_dt))
     addresses = map(address, (grad_last, sums_B, sums_C, sums_A, sums_D, sums_bias, grad_h0))
     gradient = scan_backward.Gradient(width, *views, NULL_VIEW if z is None else by_row(grad_z), *addresses)
@@ -101,10 +89,12 @@ def _backward(grad_out: Tensor, grad_last: Tensor | None, *arguments: Any) -> tu
     return grad_u, grad_dt, grad_A, sums_B.sum(0), sums_C.sum(0), grad_D, grad_bias, grad_z, grad_h0
 
 
-_backward_op = torch.library.custom_op(
-    "vlm_ssm::numba_scan_backward", _backward, mutates_args=(), schema=BACKWARD
-)
-_backward_op.register_fake(like_inputs)
+def _kept(inputs: ScanInputs) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    K, N, T, E = inputs.u.shape
+    columns, chunks = (K if inputs.keep_directions else 1), -(-T // scan_forward.CHUNK)
+    acc = (N, T, columns, E) if inputs.z is not None or columns < K else ()
+    return acc, (K, N, chunks, _blocks(E, inputs.B.shape[3]), inputs.A.shape[2], 16)
 
 
-scan = scan_with(_op, _run, _backward_op, matrix)
+KERNELS = ScanKernels(run, _backward, _kept, matrix)
+scan = registered_scan("numba", KERNELS)

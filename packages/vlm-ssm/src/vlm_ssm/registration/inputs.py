@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, get_type_hints
 
+import torch
 from torch import Tensor
 
 
@@ -43,9 +44,16 @@ class ConvInputs(NamedTuple):
         return self.x.shape[2] if self.scan_order is None else len(self.scan_order)
 
 
-_KINDS = {Tensor: "Tensor", Tensor | None: "Tensor?", bool: "bool"}
+_KINDS = {
+    Tensor: "Tensor",
+    Tensor | None: "Tensor?",
+    bool: "bool",
+    float: "float",
+    str: "str",
+    torch.dtype: "ScalarType",
+}
 
 
-def schema(kind: Any) -> str:
+def schema(kind: Any, prefix: str = "") -> str:
     """The fields of a NamedTuple in the syntax of `torch.library`: "Tensor u, Tensor? D, bool softplus"."""
-    return ", ".join(f"{_KINDS[hint]} {name}" for name, hint in get_type_hints(kind).items())
+    return ", ".join(f"{_KINDS[hint]} {prefix}{name}" for name, hint in get_type_hints(kind).items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vlm_ssm.registration.scan_orders import is_permutation
@@ -19,7 +20,7 @@ def native(t: Tensor) -> Tensor:
 
 def dense(t: Tensor) -> Tensor:
     """fp32, contiguous."""
-    return t.float().contiguous()
+    return t if t.dtype == torch.float32 and t.is_contiguous() else t.float().contiguous()
 
 
 def matrix(m: Tensor) -> Tensor:
@@ -31,6 +32,13 @@ def matrix(m: Tensor) -> Tensor:
 def like(t: Tensor) -> Tensor:
     """Uninitialised, of the same shape and dtype, contiguous."""
     return torch.empty_like(t, memory_format=torch.contiguous_format)
+
+
+def gate(acc: Tensor | None, z: Tensor | None, y: Tensor) -> None:
+    """y = acc · SiLU(z), in fp32 before it is rounded; `acc` (…, E) fp32 is the sum before the gate."""
+    assert acc is not None
+    assert z is not None
+    y.view(acc.shape).copy_(F.silu(z.float()).mul_(acc))
 
 
 def check_scan_order(scan_order: Tensor | None, length: int) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vlm_ssm.registration.namespace import NAMESPACE
 from vlm_ssm.registration.torch_modes import grad_needed, without_autocast
-from vlm_ssm.torch.namespace import NAMESPACE
 
 _FLOATS_A_BUFFER = 800_000  # half and twice as many are slower
 

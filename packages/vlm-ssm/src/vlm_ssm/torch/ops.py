@@ -27,17 +27,28 @@ def with_past(x: Tensor, state: Tensor | None, boundaries: SegmentBoundaries | N
 
 def after(x: Tensor, state: Tensor | None, boundaries: SegmentBoundaries | None, past: int) -> Tensor:
     """The convolution state after x (B, T, E): its last `past` inputs, 0 outside the last segment -> (B, past, E)."""
-    if (skipped := x.shape[1] - past) >= 0:
-        x = x[:, skipped:]
-        if boundaries is None:
-            return x.clone()  # a view would keep all of x in memory
-        boundaries = boundaries._replace(left_pad=(boundaries.left_pad - skipped).clamp(min=0))
     length = x.shape[1]
-    rows = with_past(x.unsqueeze(0), state, boundaries, past)[0, :, length:]
     if boundaries is None:
-        return rows
+        if length >= past:
+            return x[:, length - past :].clone()  # a view would keep all of x in memory
+        return with_past(x.unsqueeze(0), state, None, past)[0, :, length:]
+    if state is None:
+        state = x.new_zeros(len(x), past, x.shape[2])
+    # the last rows of the state followed by x without its padding
+    row = torch.arange(length - past, length, device=x.device).expand(len(x), -1)
+    earlier = row + past - boundaries.left_pad.unsqueeze(1)
+    rows = torch.where(
+        (row < boundaries.left_pad.unsqueeze(1)).unsqueeze(-1),
+        _rows(state.to(x.dtype), earlier.clamp(0, past - 1)),
+        _rows(x, row.clamp(min=0)),
+    )
     reach = boundaries.history[:, -1:].long() + (boundaries.reset[:, -1:] != PAD)
     return rows * (reach >= torch.arange(past, 0, -1, device=x.device)).unsqueeze(-1)
+
+
+def _rows(x: Tensor, index: Tensor) -> Tensor:
+    """x (B, T, E) at `index` (B, R) -> (B, R, E)."""
+    return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[2]))
 
 
 def along(x: Tensor, scan_order: Tensor | None) -> Tensor:

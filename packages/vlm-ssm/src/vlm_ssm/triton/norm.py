@@ -7,6 +7,7 @@ import triton
 from torch import Tensor
 
 from vlm_ssm.registration.autograd import norm_with
+from vlm_ssm.registration.norm_op import NormKernels, writing_added
 from vlm_ssm.triton.kernels import norm as kernels
 
 PROGRAMS = 512  # at most, of a backward: each sums the weight's gradient over its rows
@@ -41,8 +42,7 @@ def _(residual, out, weight, eps, dtype):
     return summed, torch.empty_like(residual, dtype=dtype), residual.new_empty(residual.shape[:-1])
 
 
-@torch.library.custom_op("vlm_ssm::triton_add_norm_backward", mutates_args=())
-def _backward_op(
+def _backward(
     grad_y: Tensor, grad_summed: Tensor | None, summed: Tensor, weight: Tensor, scale: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Gradients of the sum's terms and of the weight."""
@@ -58,9 +58,13 @@ def _backward_op(
     return grad, sums.sum(0)
 
 
+_backward_op = torch.library.custom_op("vlm_ssm::triton_add_norm_backward", _backward, mutates_args=())
+
+
 @_backward_op.register_fake
 def _(grad_y, grad_summed, summed, weight, scale):
     return torch.empty_like(summed), torch.empty_like(weight)
 
 
+KERNELS = NormKernels(_run, writing_added(_backward))
 add_rms_norm = norm_with(_op, _run, _backward_op)

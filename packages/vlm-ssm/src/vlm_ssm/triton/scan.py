@@ -1,19 +1,16 @@
-"""The selective scan on Triton's kernels, registered with torch: autograd, checkpointing and compile see one op.
-
-Calls that need no gradient skip the registration and keep nothing for a backward.
-"""
+"""The selective scan on Triton's kernels."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
-from vlm_ssm.registration.autograd import BACKWARD, FORWARD, like_inputs, scan_with
 from vlm_ssm.registration.inputs import ScanInputs
-from vlm_ssm.registration.layouts import check_scan_order, dense, like, native
+from vlm_ssm.registration.layouts import check_scan_order, dense, gate, like, native
+from vlm_ssm.registration.scan_op import ScanKernels, registered_scan
 from vlm_ssm.triton.kernels import scan_backward, scan_forward
 from vlm_ssm.triton.kernels.scan_forward import CHUNK, ROWS
 
@@ -155,25 +152,6 @@ def _merge(ys: Tensor, z: Tensor | None, acc: Tensor | None, out: Tensor) -> Non
     scan_forward.merge[grid](ys, z, acc, out, z_n, z_t, N, T, E, K, BLOCK=1024, num_warps=4)
 
 
-def _forward(*inputs: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    out, last, acc, starts = _run(ScanInputs(*inputs), True)
-    assert starts is not None
-    return out, last, last.new_empty(0) if acc is None else acc, starts
-
-
-_op = torch.library.custom_op("vlm_ssm::triton_scan", _forward, mutates_args=(), schema=FORWARD)
-
-
-@_op.register_fake
-def _(*inputs: Any):
-    u, _, A, _, _, _, _, z, *_, keep_directions = inputs
-    K, N, T, E = u.shape
-    out = u.new_empty(N, T, K if keep_directions else 1, E)
-    last = A.new_empty(K, N, E, A.shape[2])
-    acc = last.new_empty(0) if z is None else last.new_empty(out.shape)
-    return out, last, acc, last.new_empty(K, N, -(-T // CHUNK), A.shape[2], E)
-
-
 def _part_gradients(inputs: ScanInputs, how: Split, grad_out: Tensor, grad_last: Tensor | None) -> Tensor:
     """What the state at the end of each part gets from the parts after it, (K, N, parts, S, E); C as `_by_time`."""
     u, dt, A, _, C, _, bias, z, _, reset, scan_order, softplus, _ = inputs
@@ -191,25 +169,33 @@ def _part_gradients(inputs: ScanInputs, how: Split, grad_out: Tensor, grad_last:
     return _initial_states(first, ends, decay, True)
 
 
-def _backward(grad_out: Tensor, grad_last: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:
-    """Gradients of u, dt, A, B, C, D, bias, z, h0; that of an absent z is empty."""
-    *given, acc, starts = arguments
-    inputs = ScanInputs(*given)
+def _backward(
+    grad_out: Tensor,
+    grad_last: Tensor | None,
+    inputs: ScanInputs,
+    acc: Tensor | None,
+    starts: Tensor,
+    *,
+    grad_z: Tensor | None = None,
+    y: Tensor | None = None,
+) -> tuple[Tensor, ...]:
+    """As `ScanKernels.backward`."""
     (K, N, T, E), S, G = inputs.u.shape, inputs.A.shape[2], inputs.B.shape[3]
     inputs = inputs._replace(B=_by_time(inputs.B), C=_by_time(inputs.C))
     u, dt, A, B, C, D, bias, z, _, reset, scan_order, softplus, _ = inputs
     how, grad_out = split(K * N, T, E, G), native(grad_out)
     shape, per_channel = (K, N, how.parts, S, E), A.new_empty(2, K, N, how.parts, E)
-    grad_u, grad_dt, grad_z = like(u), like(dt), u.new_empty(0) if z is None else like(z)
+    grad_u, grad_dt, own_grad_z = like(u), like(dt), u.new_empty(0) if z is None else like(z)
+    if y is not None:
+        gate(acc, z, y)
     sums_A, matrices = A.new_zeros(shape), A.new_empty(2, how.blocks // G, K, N, G, S, _padded_len(T))
     scratch = A.new_empty(*shape[:3], CHUNK // ROWS, S, E)
     carry = _part_gradients(inputs, how, grad_out, grad_last)
-    ungated = acc if acc.numel() else None
     if grad_u.numel():
         scan_backward.backward[(how.blocks, how.parts, K * N)](
-            u, dt, A.mT.contiguous(), B, C, D, bias, z, reset, scan_order, ungated, starts, scratch, carry,
-            grad_out, grad_u, grad_dt, grad_z, sums_A, *matrices, *per_channel, *_by_direction(u), *_by_direction(dt),
-            *_by_row(z), *_by_row(grad_out), *_by_row(ungated),
+            u, dt, A.mT.contiguous(), B, C, D, bias, z, reset, scan_order, acc, starts, scratch, carry,
+            grad_out, grad_u, grad_dt, own_grad_z, sums_A, *matrices, *per_channel, *_by_direction(u),
+            *_by_direction(dt), *_by_row(z), *_by_row(grad_out), *_by_row(acc),
             N, T, E, S, E // G, _padded_len(T), how.length, how.chunks, CHUNK=CHUNK,
             SETS=len(A), SOFTPLUS=softplus, BLOCK=how.block, ROWS=ROWS, num_warps=how.warps,
         )  # fmt: skip
@@ -217,13 +203,15 @@ def _backward(grad_out: Tensor, grad_last: Tensor | None, *arguments: Any) -> tu
     grad_A = sums_A.sum(over).view(len(A), S, E).mT.contiguous()
     grad_D, grad_bias = (sums.sum(over).view(len(A), E) for sums in per_channel)
     grad_B, grad_C = (sums.sum(0)[..., :T].permute(0, 1, 4, 2, 3).contiguous() for sums in matrices)
+    grad_z = own_grad_z if grad_z is None else grad_z.copy_(own_grad_z)
     return grad_u, grad_dt, grad_A, grad_B, grad_C, grad_D, grad_bias, grad_z, carry[:, :, 0].mT.contiguous()
 
 
-_backward_op = torch.library.custom_op(
-    "vlm_ssm::triton_scan_backward", _backward, mutates_args=(), schema=BACKWARD
-)
-_backward_op.register_fake(like_inputs)
+def _kept(inputs: ScanInputs) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    K, N, T, E = inputs.u.shape
+    acc = () if inputs.z is None else (N, T, K if inputs.keep_directions else 1, E)
+    return acc, (K, N, -(-T // CHUNK), inputs.A.shape[2], E)
 
 
-scan = scan_with(_op, _run, _backward_op, torch.Tensor.float)
+KERNELS = ScanKernels(_run, _backward, _kept, torch.Tensor.float)
+scan = registered_scan("triton", KERNELS)

@@ -18,6 +18,7 @@ from vlm_core.model_folder import assemble
 from vlm_core.plugins.hub import runs_own_code
 from vlm_core.spec.spec import Spec
 from vlm_train.checkpoint import checkpoint, resume
+from vlm_train.checkpoint.micro_batch_record import with_sizes
 from vlm_train.checkpoint.resume import Difference
 from vlm_train.checkpoint.run_dir import (
     CHECKPOINTS,
@@ -164,7 +165,8 @@ def save_model(run: RunDir, model: VLM, spec: Spec, name: str) -> None:
     if not (run.path / name).exists():
         old = recorded_inputs(run)
         identity = {"run": old.run} if old and old.run else {}
-        assemble.save(model, spec, run.path / name, {"trained": spec.train, **identity})
+        trained = with_sizes(spec.train, run) if spec.train else None
+        assemble.save(model, spec, run.path / name, {"trained": trained, **identity})
 
 
 def saved_model(run: RunDir, spec: Spec, name: str) -> VLM:

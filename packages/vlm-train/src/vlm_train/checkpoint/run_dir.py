@@ -36,7 +36,7 @@ SPEC, INPUTS, CHECKPOINTS, MODEL, AVERAGE = (
     "model-average",
 )
 ENVIRONMENT, LOCK, RESULTS, TOKENIZER = "environment.json", ".lock", "results.md", "tokenizer"
-EVALUATIONS = "evaluations"
+EVALUATIONS, MICRO_BATCH_SIZES = "evaluations", "micro_batch_sizes.json"
 OWN = {
     *LINES,
     SPEC,
@@ -49,6 +49,7 @@ OWN = {
     RESULTS,
     TOKENIZER,
     EVALUATIONS,
+    MICRO_BATCH_SIZES,
     "features",
     "curves.png",
     "samples.png",

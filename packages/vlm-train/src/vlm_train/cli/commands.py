@@ -104,7 +104,8 @@ def check_data(args: argparse.Namespace) -> int:
     train = train_section(spec, document)
     for task in benchmark_tasks(train.benchmarks):
         say(f"{task.name}: {len(task.questions)} of {task.benchmark.expected} questions would be asked")
-    num_workers = train.num_workers if args.num_workers is None else args.num_workers
+    in_spec = 0 if train.num_workers == "auto" else train.num_workers
+    num_workers = in_spec if args.num_workers is None else args.num_workers
     with locate_template_errors(document), data_workers.naming_killed_workers():
         checks = check_data(spec, train, num_workers, args.rows)
     for check in checks:
@@ -126,10 +127,12 @@ def plan(args: argparse.Namespace) -> int:
     Nothing is computed; no GPU is needed.
     """
     spec, document = _spec(args)
+    from vlm_core.diagnose.costs.gpus import find_gpu
     from vlm_train.cli.plan import lines, plan
     from vlm_train.config.section import train_section
 
-    say(*lines(plan(spec, train_section(spec, document), args.nproc), args.nproc))
+    gpu = find_gpu(args.gpu) if args.gpu else None
+    say(*lines(plan(spec, train_section(spec, document), args.nproc, gpu), args.nproc))
     return 0
 
 

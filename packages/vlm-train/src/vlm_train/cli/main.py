@@ -61,7 +61,7 @@ def _add_check(command: Command) -> None:
         "--num-workers",
         type=_up_to_256,
         metavar="N",
-        help="data-loading processes; default: train.num_workers of the spec",
+        help="data-loading processes; default: train.num_workers of the spec, 0 for auto",
     )
     parser.add_argument(
         "--report", type=path_text, metavar="FILE", help="write all bad rows to FILE as JSON lines"
@@ -92,6 +92,11 @@ def _add_plan(command: Command) -> None:
         default=1,
         metavar="N",
         help="processes over all nodes; default: 1",
+    )
+    parser.add_argument(
+        "--gpu",
+        metavar="NAME",
+        help="type of GPU, such as A100-80G; default: every size of memory if the spec says auto",
     )
     _add_common(parser)
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby, product
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
 from vlm_core.diagnose.costs.estimate import Assumptions, StageEstimate, estimate_costs
-from vlm_core.diagnose.costs.gpus import smallest_gpu
+from vlm_core.diagnose.costs.gpus import GPU, GPUS, smallest_gpu
 from vlm_core.diagnose.costs.training_memory import Memory, largest_block
 from vlm_core.diagnose.model_summary import build_on_meta
 from vlm_core.errors import UserError
@@ -32,13 +33,19 @@ from vlm_train.engine.trainer import frozen_parts
 
 @dataclass(frozen=True)
 class Planned:
-    """One stage on one process. Activations are for samples of `max_length`."""
+    """One stage on one process. Activations are for samples of `max_length`.
+
+    `gpu` names the types of GPU that it is planned for, None if the plan does not depend on them. `micro_batch_size` is
+    None if `auto` finds that not even one sample fits; the memory is then that of one.
+    """
 
     name: str
     strategy: str
     samples: int
-    micro_batch_size: int
+    micro_batch_size: int | None
     memory: Memory
+    gpu: str | None
+    fits: str
 
 
 @contextmanager
@@ -53,18 +60,70 @@ def fake_process_group(world: int) -> Iterator[Any]:
         dist.destroy_process_group()
 
 
-def plan(spec: Spec, train: TrainConfig, world: int) -> list[Planned]:
-    """Every stage as `world` processes would train it; raises `UserError` for a strategy that they can't use."""
+def plan(spec: Spec, train: TrainConfig, world: int, gpu: GPU | None = None) -> list[Planned]:
+    """Every stage as `world` processes would train it; raises `UserError` for a strategy that they can't use.
+
+    With `auto` for the strategy or a micro-batch: on `gpu`, or on each size of GPU memory.
+    """
     if world == 1 and train.strategy not in ("auto", "ddp"):
         raise UserError(f"train.strategy: {train.strategy} needs several processes: --nproc N")
-    advice = estimate_costs(spec, build_on_meta(spec), Assumptions(world))
-    return [_stage(spec, train, number, costs, world) for number, costs in enumerate(advice.stages)]
+    estimate = estimate_costs(spec, build_on_meta(spec), Assumptions(world))
+    depends = any(stage.facts.auto for stage in estimate.stages) or (
+        world > 1 and train.cost_strategy() == "auto"
+    )
+    gpus = [gpu] if gpu else _by_memory() if depends else [None]
+    memories: dict[tuple[int, str], Memory] = {}
+    planned = []
+    for number, each in product(range(len(train.stages)), gpus):
+        strategy = estimate.strategy_on(each) if each else _fixed_strategy(train)
+        if (key := (number, strategy)) not in memories:
+            memories[key] = _one(spec, train, number, estimate.stages[number], strategy)
+        planned.append(_planned(estimate.stages[number], memories[key], strategy, each))
+    return list(_merged(planned))
 
 
-def _stage(spec: Spec, train: TrainConfig, number: int, advice: StageEstimate, world: int) -> Planned:
-    stage, model = train.stages[number], build_on_meta(spec)
-    sharded = train.strategy == "fsdp2"
-    activations = advice.at_longest["FSDP2" if sharded else "DDP"].activations
+def _merged(planned: Sequence[Planned]) -> Iterator[Planned]:
+    """The same with one entry for adjacent types of GPU whose plans are equal."""
+    for one, same in groupby(planned, lambda each: replace(each, gpu=None)):
+        names = [each.gpu for each in same if each.gpu]
+        yield replace(one, gpu=", ".join(names) or None)
+
+
+def _by_memory() -> list[GPU]:
+    """A type of GPU for each size of memory, the smallest first, named after all that have it."""
+    by_memory: dict[float, list[GPU]] = {}
+    for gpu in GPUS.values():
+        by_memory.setdefault(gpu.memory, []).append(gpu)
+    return [replace(same[0], name=", ".join(g.name for g in same)) for _, same in sorted(by_memory.items())]
+
+
+def _fixed_strategy(train: TrainConfig) -> str:
+    strategy = train.cost_strategy()
+    return "DDP" if strategy == "auto" else strategy
+
+
+def _planned(stage: StageEstimate, one: Memory, strategy: str, gpu: GPU | None) -> Planned:
+    """The plan of a stage, `one` being the memory that the spec's micro-batch needs, or for `auto` one sample."""
+    facts, share = stage.facts, stage.facts.batch_size // stage.gpus
+    micro: int | None = stage.micro
+    if facts.auto and gpu:
+        fitting = [n for n in range(1, share + 1) if share % n == 0 and gpu.holds(one.of(n).total)]
+        micro = max(fitting, default=None)
+    memory = one.of(micro or 1) if facts.auto else one
+    if gpu:
+        fits = "yes" if gpu.holds(memory.total) else "NO"
+    else:
+        card = smallest_gpu(memory.total)
+        fits = card.name if card else "no GPU"
+    label = {"DDP": "ddp", "FSDP2": "fsdp2", "FSDP2-gathered": "fsdp2"}[strategy]
+    return Planned(facts.name, label, share, micro, memory, gpu.name if gpu else None, fits)
+
+
+def _one(spec: Spec, train: TrainConfig, number: int, advice: StageEstimate, strategy: str) -> Memory:
+    """The memory of one process of a stage, counted on the model as the strategy shards it."""
+    stage, model, world = train.stages[number], build_on_meta(spec), advice.gpus
+    sharded = strategy != "DDP"
+    activations = advice.at_longest[strategy].activations
     stage_state, bf16 = StageState(model, stage, 0), train.precision == "bf16"
     extra = sum(advice.costs[part].weight_copies for part in stage.trainable)
     if sharded:
@@ -76,12 +135,11 @@ def _stage(spec: Spec, train: TrainConfig, number: int, advice: StageEstimate, w
             stage_state.start(
                 FSDP2Strategy(accelerator, bf16=bf16, reshard_after_forward=train.reshard_after_forward)
             )
-    if sharded and not train.reshard_after_forward:
+    if strategy == "FSDP2-gathered":
         extra = sum(p.numel() for p in model.parameters() if isinstance(p, DTensor)) * (2 if bf16 else 4)
-    memory = _memory(
+    return _memory(
         model, extra, activations, eight_bit=stage.optimizer != "adamw", buckets=world > 1 and not sharded
     )
-    return Planned(stage.name, "fsdp2" if sharded else "ddp", stage.batch_size // world, advice.micro, memory)
 
 
 def _memory(model: VLM, extra: float, activations: float, *, eight_bit: bool, buckets: bool) -> Memory:
@@ -94,16 +152,24 @@ def _memory(model: VLM, extra: float, activations: float, *, eight_bit: bool, bu
 
 
 def lines(planned: list[Planned], world: int) -> list[str]:
-    """A table with a line per stage, sizes in GB."""
-    titles = "stage strategy samples micro-batch weights gradients moments activations total fits"
-    rows: list[Sequence[str]] = [titles.split()]
+    """A table with a line per stage, or per stage and size of GPU memory; sizes in GB."""
+    by_gpu = any(stage.gpu for stage in planned)
+    titles = ["stage", "strategy", "samples", "micro-batch", "weights", "gradients", "moments", "activations"]
+    rows: list[Sequence[str]] = [[*titles, "total", "fits", *(["GPU"] if by_gpu else [])]]
     for stage in planned:
         m = stage.memory
         sizes = [size(part) for part in (m.weights, m.gradients, m.optimizer, m.activations, m.total)]
-        card = smallest_gpu(m.total)
-        fits = card.name if card else "no GPU"
+        micro = "none fits" if stage.micro_batch_size is None else str(stage.micro_batch_size)
         rows.append(
-            [stage.name, stage.strategy, str(stage.samples), str(stage.micro_batch_size), *sizes, fits]
+            [
+                stage.name,
+                stage.strategy,
+                str(stage.samples),
+                micro,
+                *sizes,
+                stage.fits,
+                *([stage.gpu or ""] if by_gpu else []),
+            ]
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [

@@ -48,8 +48,9 @@ class Stage(StrictModel):
     )
     lr: Rate | dict[PartName, Rate] = Field(description="peak learning rate, of all parts or by part")
     batch_size: PositiveInt = Field(le=2**20, description="samples per step over all devices")
-    micro_batch_size: PositiveInt | None = Field(
-        default=None, description="samples per forward pass on a device; default: all of its share"
+    micro_batch_size: PositiveInt | Literal["auto"] | None = Field(
+        default=None,
+        description="samples per forward pass on a device; auto: as many as fit; default: all of its share",
     )
     epochs: PositiveFloat | None = Field(
         default=None, le=10_000, description="passes over the data; default: 1"

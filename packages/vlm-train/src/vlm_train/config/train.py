@@ -45,7 +45,8 @@ class TrainConfig(StrictModel):
     )
     precision: Literal["fp32", "bf16"] = Field(default="fp32", description="bf16: autocast with fp32 weights")
     strategy: Literal["auto", "ddp", "fsdp2"] = Field(
-        default="auto", description="distributed strategy; auto is ddp"
+        default="auto",
+        description="distributed strategy; auto: ddp where a copy of the model takes at most half of a GPU, else fsdp2",
     )
     reshard_after_forward: bool = Field(
         default=True,
@@ -74,8 +75,9 @@ class TrainConfig(StrictModel):
     bad_sample_budget: Budget = Field(
         default=0.01, description="rows per stage that on_bad_sample: skip may drop, as a number or a share"
     )
-    num_workers: int = Field(
-        default=0, ge=0, le=256, description="data-loading processes per training process"
+    num_workers: Annotated[int, Field(ge=0, le=256)] | Literal["auto"] = Field(
+        default="auto",
+        description="data-loading processes per training process; auto: up to 8 on a GPU, none on a CPU",
     )
     checkpoint_every: PositiveInt = Field(
         default=500, description="steps between checkpoints; a stage's last step always has one"
@@ -154,6 +156,13 @@ class TrainConfig(StrictModel):
             return None
         return self.feature_cache.dtype or ("bfloat16" if self.precision == "bf16" else "float32")
 
+    def cost_strategy(self) -> str:
+        """The strategy by its name in `vlm_core.diagnose.costs`, or `auto`; 8-bit moments can't be sharded."""
+        if self.strategy == "fsdp2":
+            return "FSDP2" if self.reshard_after_forward else "FSDP2-gathered"
+        eight_bit = any(stage.optimizer == "adamw-8bit" for stage in self.stages)
+        return "DDP" if self.strategy == "ddp" or eight_bit else "auto"
+
     def stage_facts(self) -> list[StageFacts]:
         """What `vlm-assemble --check` needs to compute the cost of the stages."""
         return [
@@ -168,6 +177,7 @@ class TrainConfig(StrictModel):
                 steps=stage.steps,
                 rows=stage.rows,
                 features=self.feature_dtype(stage),
+                strategy=self.cost_strategy(),
             )
             for stage in self.stages
         ]

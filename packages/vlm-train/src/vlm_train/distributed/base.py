@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from vlm_core.errors import UserError
+from vlm_core.numerics.weight_casts import backward_in_thread, weights_cast_once
 from vlm_core.text.batch import Batch
 from vlm_train.checkpoint import optimizer_state
 from vlm_train.checkpoint.dtensor import local
@@ -59,14 +60,21 @@ class DDPStrategy:
         """Context for all micro-batches of a step but the last: gradients accumulate without a reduction."""
         return self.accelerator.no_sync(module)
 
+    def weights_cast_once(self) -> AbstractContextManager[None]:
+        """Context of all micro-batches of a step: weights are cast to the precision of the run once, not in each."""
+        if self.accelerator.mixed_precision == "no":
+            return nullcontext()
+        return weights_cast_once(self.accelerator.device)
+
     def loss(self, module: nn.Module, batch: Batch) -> Tensor:
         """The summed loss of one micro-batch."""
         with self.accelerator.autocast():
             return module(batch)
 
     def backward(self, module: nn.Module, loss: Tensor) -> None:
-        """Add the gradients of one micro-batch."""
-        self.accelerator.backward(loss)
+        """Add the gradients of one micro-batch. One process has one GPU, so that a thread for each gains nothing."""
+        with backward_in_thread():
+            self.accelerator.backward(loss)
 
     def clip(self, optimizer: Any, limit: float) -> Tensor:
         """Scale the step's gradients to a norm of at most `limit`; returns their norm before."""

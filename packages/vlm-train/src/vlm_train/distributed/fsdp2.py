@@ -102,6 +102,12 @@ class FSDP2Strategy(DDPStrategy):
     def no_sync(self, module: nn.Module) -> AbstractContextManager[None]:
         return nullcontext()  # every micro-batch reduces its gradients: unsharded ones would not fit
 
+    def weights_cast_once(self) -> AbstractContextManager[None]:
+        return nullcontext()  # shards are cast, and weights gathered in bf16
+
+    def backward(self, module: nn.Module, loss: Tensor) -> None:
+        self.accelerator.backward(loss)
+
     def _clip(self, parameters: Sequence[nn.Parameter], limit: float) -> Tensor:
         self._average([p for p in self._replicated if p.requires_grad])
         groups = [[p for p in parameters if isinstance(p, DTensor) is sharded] for sharded in (True, False)]

@@ -20,6 +20,7 @@ from vlm_train.data.dataset import Examples, SampleProcessor
 from vlm_train.data.mixture import ConcatRows, order_of
 from vlm_train.data.order.sampler import StepSampler
 from vlm_train.feature_cache.cache import Features
+from vlm_train.monitoring.run_messages import log_on_main
 from vlm_train.seeds import stage_seed
 
 
@@ -47,6 +48,10 @@ class StageBatches:
         self.accelerator = accelerator
         self.examples = Examples(data.rows, data.reader.read)
         self.steps = total_steps(self.stage, len(data.rows))
+        self.micro_batch_size: int | None = None
+        """Samples of a micro-batch, None for all of the process's share; the trainer sets the number of `auto`."""
+        if self.stage.micro_batch_size != "auto":
+            self.micro_batch_size = self.stage.micro_batch_size
         self._seed = stage_seed(train.seed, number)
         self.order = order_of(self.stage, data.rows, self._seed, model.image_tokens_by_default)
 
@@ -68,7 +73,7 @@ class StageBatches:
             first_step=first,
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,
-            micro=self.stage.micro_batch_size,
+            micro=self.micro_batch_size,
             order=self.order,
         )
         micros: list[MicroBatch] = []
@@ -84,11 +89,21 @@ class StageBatches:
             self.examples,
             batch_sampler=sampler,
             collate_fn=partial(to_micro_batch, capacity=capacity, encoded=self.data.features is not None),
-            num_workers=self.train.num_workers,
+            num_workers=self._workers(sampler.micro),
             generator=torch.Generator().manual_seed(self.train.seed),
             worker_init_fn=data_workers.start_training_worker,
             pin_memory=self.accelerator.device.type == "cuda",
         )
+
+    def _workers(self, samples: int) -> int:
+        """Data-loading processes for micro-batches of so many samples, taken as samples of one image each."""
+        height, width = self.model.encoder.image_size
+        device = self.accelerator.device.type
+        count = data_workers.worker_count(self.train.num_workers, device, samples * 3 * height * width * 4)
+        if self.train.num_workers == "auto" and device != "cpu":
+            text = f"stage {self.stage.name}: num_workers: auto is {count.number} ({count.reason})"
+            log_on_main(self.accelerator, text)
+        return count.number
 
     def batches(self, micros: Sequence[MicroBatch]) -> list[Batch]:
         """The batches of a step. All processes take equally many: one without samples is an empty batch."""

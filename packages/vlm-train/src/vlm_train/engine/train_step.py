@@ -84,12 +84,14 @@ def _backward(
     """Add the gradients of all micro-batches; -> this process's summed loss."""
     accelerator = strategy.accelerator
     total = torch.zeros((), device=accelerator.device)
-    for i, batch in enumerate(batches):
-        last = i == len(batches) - 1
-        with nullcontext() if last else strategy.no_sync(loss_module):
-            summed = strategy.loss(loss_module, batch)
-            if summed.requires_grad:
-                # processes are averaged afterwards, so each scales its share by their number
-                strategy.backward(loss_module, summed * accelerator.num_processes / targets)
-        total += summed.detach()
+    # one micro-batch gains nothing: its casts are dropped as its backward pass goes
+    with strategy.weights_cast_once() if len(batches) > 1 else nullcontext():
+        for i, batch in enumerate(batches):
+            last = i == len(batches) - 1
+            with nullcontext() if last else strategy.no_sync(loss_module):
+                summed = strategy.loss(loss_module, batch)
+                if summed.requires_grad:
+                    # processes are averaged afterwards, so each scales its share by their number
+                    strategy.backward(loss_module, summed * accelerator.num_processes / targets)
+            total += summed.detach()
     return total

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 import torch
 from accelerate.utils import gather_object
@@ -17,6 +17,7 @@ from accelerate.utils import gather_object
 from vlm_core.cli.progress import Progress
 from vlm_core.errors import UserError
 from vlm_core.model import PARTS, VLM
+from vlm_core.numerics.linear_cross_entropy import chunks_logits
 from vlm_core.text.batch import padding_share
 from vlm_train.checkpoint import checkpoint
 from vlm_train.checkpoint.checkpoint import Position, Saved
@@ -33,10 +34,15 @@ from vlm_train.engine.stage_batches import StageBatches, StageData
 from vlm_train.engine.stage_state import StageState, cast_frozen_to_bf16
 from vlm_train.engine.train_step import Outcome, take_step
 from vlm_train.loss import target_count
+from vlm_train.monitoring.run_messages import log_on_main
 from vlm_train.monitoring.throughput import WARMUP_STEPS, ThroughputMeter, step_texts
 from vlm_train.seeds import stage_seed, step_seed
 
 log = logging.getLogger(__name__)
+WHOLE_LOGITS = (
+    "the loss needs the logits of all target tokens at once, since the output layer is wrapped, hooked or more than a "
+    "linear layer; with a smaller micro_batch_size they take less memory"
+)
 
 
 def frozen_parts(train: TrainConfig, number: int) -> list[str]:
@@ -54,8 +60,14 @@ class _Monitors(NamedTuple):
     progress: Progress
 
 
+class AutoSize(Protocol):
+    """Chooses the micro-batch size of a started stage with `micro_batch_size: auto`; all processes call it together."""
+
+    def __call__(self, state: StageState, train: TrainConfig, run: RunDir, *, encoded: bool) -> int: ...
+
+
 class StageTrainer:
-    """Trains stage `number` of a run from a position to its end."""
+    """Trains stage `number` of a run from a position to its end; `auto_size` is for `micro_batch_size: auto`."""
 
     def __init__(
         self,
@@ -66,10 +78,11 @@ class StageTrainer:
         run: RunDir,
         strategy: DDPStrategy,
         evaluators: Sequence[Evaluator] = (),
+        auto_size: AutoSize | None = None,
     ) -> None:
         self.train, self.number, self.stage = train, number, train.stages[number]
         self.model, self.run, self.strategy, self.evaluators = model, run, strategy, evaluators
-        self.accelerator = strategy.accelerator
+        self.accelerator, self._auto_size = strategy.accelerator, auto_size
         self.batches = StageBatches(model, train, number, data, self.accelerator)
         self.steps = self.batches.steps
         if self.stage.packing and not model.llm.supports_packing:
@@ -120,9 +133,16 @@ class StageTrainer:
         """Prepare model and optimizer; -> the micro-batches of each step from `first` on."""
         if self.train.precision == "bf16":
             cast_frozen_to_bf16(self.model, frozen_parts(self.train, self.number))
+        if not chunks_logits(self.model.llm):
+            log_on_main(self.accelerator, f"stage {self.stage.name}: {WHOLE_LOGITS}")
         self.batches.precompute_features(first)
         recompute, encoded = self.train.activation_checkpointing, bool(self.batches.data.features)
         self.stage_state.start(self.strategy, self.saved, recompute=recompute, encoded=encoded)
+        if self.stage.micro_batch_size == "auto":
+            assert self._auto_size
+            self.batches.micro_batch_size = self._auto_size(
+                self.stage_state, self.train, self.run, encoded=encoded
+            )
         steps = self.batches.from_step(first)
         return self._checked_lora(steps) if self.stage_state.adapters else steps
 

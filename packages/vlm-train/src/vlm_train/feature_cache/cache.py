@@ -75,7 +75,11 @@ class Features:
     ) -> None:
         assert train.feature_cache
         self.model, self.config, self.accelerator = model, config, accelerator
-        self.settings, self.stage, self.workers = train.feature_cache, stage.name, train.num_workers
+        self.settings, self.stage = train.feature_cache, stage.name
+        pixels = 3 * math.prod(model.encoder.image_size) * torch.float32.itemsize
+        self.workers = data_workers.worker_count(
+            train.num_workers, accelerator.device.type, BATCH_SIZES[0] * pixels
+        ).number
         self.precision, self.dtype = train.precision, getattr(torch, train.feature_dtype(stage) or "")
 
     @classmethod

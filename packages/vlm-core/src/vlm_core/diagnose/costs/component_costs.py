@@ -6,12 +6,12 @@ import math
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlm_core.diagnose.costs.trace import Cost, Fakes, measure, training_mode
 from vlm_core.errors import UserError
 from vlm_core.model import PARTS, VLM
+from vlm_core.numerics.linear_cross_entropy import summed_cross_entropy
 
 
 class ComponentCosts:
@@ -45,7 +45,7 @@ class ComponentCosts:
             grad = below or trained
             key = (part, trained, below, batch, length, bf16 and grad)
             if key not in self._known or (backward and grad and not self._known[key].backward):
-                run = getattr(self, f"_{part}")(batch, length, below)
+                run = getattr(self, f"_{part}")(batch, length, below, grad)
                 cost = self._measure(part, run, trained or not grad, bf16 and grad, backward and grad)
                 # a part without gradients has only a forward
                 self._known[key] = cost if grad else Cost(forward=cost.forward)
@@ -66,16 +66,16 @@ class ComponentCosts:
                 f"{part}: can't estimate its costs without weights: {type(error).__name__}: {text:.200}"
             ) from error
 
-    def _encoder(self, batch: int, length: int, below: bool) -> Callable[[], Tensor]:
+    def _encoder(self, batch: int, length: int, below: bool, grad: bool) -> Callable[[], Tensor]:
         pixels = self._fakes.tensor(batch, 3, *self._size)
         return lambda: self._model.encoder(pixels)
 
-    def _connector(self, batch: int, length: int, below: bool) -> Callable[[], Tensor]:
+    def _connector(self, batch: int, length: int, below: bool, grad: bool) -> Callable[[], Tensor]:
         features = self._fakes.tensor(batch, *self._grid, self._model.encoder.dim, grad=below)
         return lambda: self._model.connector(features)
 
-    def _llm(self, batch: int, length: int, below: bool) -> Callable[[], Tensor]:
-        """Hidden states of all positions, and logits and loss of the text positions."""
+    def _llm(self, batch: int, length: int, below: bool, grad: bool) -> Callable[[], Tensor]:
+        """Hidden states of all positions, and the loss of the text positions."""
         llm, text = self._model.llm, max(1, length - self.tokens)
         dtype = next(llm.parameters()).dtype
         x = self._fakes.tensor(batch, length, llm.dim, dtype=dtype, grad=True)
@@ -83,7 +83,7 @@ class ComponentCosts:
 
         def run() -> Tensor:
             hidden, _ = llm(x)
-            logits = llm.logits(hidden[:, -text:].flatten(0, 1))
-            return F.cross_entropy(logits.float(), ids, reduction="sum")
+            with torch.set_grad_enabled(grad):  # the loss computes its gradients in the forward pass
+                return summed_cross_entropy(llm, hidden[:, -text:].flatten(0, 1), ids)
 
         return run

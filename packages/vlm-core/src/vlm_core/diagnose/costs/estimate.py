@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vlm_core.diagnose.costs.component_costs import ComponentCosts
-from vlm_core.diagnose.costs.gpus import MFU
+from vlm_core.diagnose.costs.gpus import GPU, hours
+from vlm_core.diagnose.costs.measured_mfu import Utilization, utilization
 from vlm_core.diagnose.costs.stages import StageFacts, stages_of
 from vlm_core.diagnose.costs.trace import Cost
-from vlm_core.diagnose.costs.training_memory import STRATEGIES, Memory, Sizes, memory
+from vlm_core.diagnose.costs.training_memory import STRATEGIES, Memory, Sizes, auto_strategy, memory
 from vlm_core.errors import UserError, choices
 from vlm_core.model import VLM
 from vlm_core.spec.spec import Spec
@@ -21,20 +22,21 @@ class Assumptions:
     """Number of GPUs, and what the spec doesn't contain.
 
     `text` is the number of text tokens per sample, `samples` the number of samples by stage, `mfu` the model FLOPs
-    utilization.
+    utilization, None for the measured one.
     """
 
     gpus: int = 1
     text: int = TEXT_TOKENS
     samples: dict[str, int] | None = None
-    mfu: float = MFU
+    mfu: float | None = None
 
 
 @dataclass(frozen=True)
 class StageEstimate:
     """Costs of a stage: `costs` by part for `micro` samples of `length` positions, `memory` by strategy.
 
-    `at_longest` is the memory with samples of `max_length` positions. `samples` is None if the data are not here.
+    `micro` is 1 for `micro_batch_size: auto`, whose size depends on the GPU. `at_longest` is the memory with samples of
+    `max_length` positions. `samples` is None if the data are not here.
     """
 
     facts: StageFacts
@@ -44,6 +46,7 @@ class StageEstimate:
     memory: dict[str, Memory]
     at_longest: dict[str, Memory]
     samples: int | None
+    gpus: int
 
     @property
     def flops(self) -> float:
@@ -53,6 +56,19 @@ class StageEstimate:
     def of_part(self, part: str) -> float:
         """FLOPs of one sample in one part."""
         return self.costs[part].training / self.micro
+
+    def micro_on(self, gpu: GPU, strategy: str) -> int | None:
+        """Samples of a micro-batch on a GPU; None if `auto` finds that not even one of `max_length` positions fits."""
+        if not self.facts.auto:
+            return self.micro
+        share = self.facts.batch_size // self.gpus
+        fitting = [n for n in range(1, share + 1) if share % n == 0 and self.fits(gpu, strategy, n)]
+        return max(fitting, default=None)
+
+    def fits(self, gpu: GPU, strategy: str, samples: int) -> bool:
+        """Whether a GPU has memory for `samples` samples of `max_length` positions."""
+        one = self.at_longest[strategy]
+        return gpu.holds(one.of(samples).total if self.facts.auto else one.total)
 
 
 @dataclass(frozen=True)
@@ -64,6 +80,33 @@ class CostEstimate:
     forward: dict[str, Cost]
     stages: list[StageEstimate]
     features: int
+
+    def strategy_on(self, gpu: GPU) -> str:
+        """The strategy of all stages on GPUs of this type, one of `STRATEGIES`."""
+        wanted = self.stages[0].facts.strategy
+        if self.assumptions.gpus == 1:
+            return STRATEGIES[0]
+        if wanted != "auto":
+            return wanted
+        return auto_strategy(max(stage.memory["DDP"].states for stage in self.stages), gpu.memory * 1e9)
+
+    def micro_on(self, stage: StageEstimate, gpu: GPU) -> int | None:
+        """Samples of a micro-batch of `stage` on a GPU of this type; None if `auto` finds that none fits."""
+        return stage.micro_on(gpu, self.strategy_on(gpu))
+
+    def utilization_on(self, stage: StageEstimate, gpu: GPU) -> Utilization | None:
+        """The MFU of `stage` on a GPU of this type by measurements; None where no sample fits."""
+        if (micro := self.micro_on(stage, gpu)) is None:
+            return None
+        return utilization(gpu, llm="llm" in stage.facts.trainable, tokens=micro * stage.length)
+
+    def hours_on(self, stage: StageEstimate, gpu: GPU, samples: int) -> float | None:
+        """Hours for `samples` samples of `stage` on GPUs of this type; None where no sample fits."""
+        measured = self.utilization_on(stage, gpu)
+        if measured is None:
+            return None
+        mfu = self.assumptions.mfu or measured.mfu
+        return hours(samples * stage.flops, gpu, self.assumptions.gpus, mfu)
 
 
 def estimate_costs(spec: Spec, model: VLM, assumptions: Assumptions) -> CostEstimate:
@@ -104,4 +147,4 @@ def _stage(facts: StageFacts, sizes: Sizes, costs: ComponentCosts, assumptions: 
         }
 
     samples = (assumptions.samples or {}).get(facts.name) or facts.samples()
-    return StageEstimate(facts, micro, length, usual, by_strategy(usual), by_strategy(longest), samples)
+    return StageEstimate(facts, micro, length, usual, by_strategy(usual), by_strategy(longest), samples, gpus)

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from vlm_core.errors import UserError, choices
 
-MFU = 0.3
-"""Assumed model FLOPs utilization of training; replace it with that of your own runs."""
 HEADROOM = 0.92
 """Share of a GPU's memory available to tensors; driver, libraries and fragmentation take the rest."""
 
@@ -53,6 +51,6 @@ def smallest_gpu(count: float) -> GPU | None:
     return next((gpu for gpu in sorted(GPUS.values(), key=lambda g: g.memory) if gpu.holds(count)), None)
 
 
-def hours(flops: float, gpu: GPU, count: int, mfu: float = MFU) -> float:
+def hours(flops: float, gpu: GPU, count: int, mfu: float) -> float:
     """Hours for `flops` FLOPs on `count` GPUs at a model FLOPs utilization of `mfu`."""
     return flops / (count * gpu.peak * mfu) / 3600

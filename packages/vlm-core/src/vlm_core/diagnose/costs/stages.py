@@ -16,26 +16,33 @@ class StageFacts:
     """One stage of training.
 
     `rows()` counts the samples of an epoch by reading the data, and may raise `UserError`. `batch_size` is the total
-    over all devices, `micro_batch_size` that of one device (None: its whole share). `max_length` is in positions
-    including image tokens. `steps` overrides `epochs`. `features` is the dtype of the feature cache of a frozen
-    encoder, which then runs once per image; None without a cache.
+    over all devices, `micro_batch_size` that of one device (None: its whole share; "auto": as many as fit).
+    `max_length` is in positions including image tokens. `strategy` is one of `training_memory.STRATEGIES`, or "auto".
+    `steps` overrides `epochs`. `features` is the dtype of the feature cache of a frozen encoder, which then runs once
+    per image; None without a cache.
     """
 
     name: str
     trainable: tuple[str, ...]
     batch_size: int
-    micro_batch_size: int | None
+    micro_batch_size: int | Literal["auto"] | None
     max_length: int
     precision: Literal["fp32", "bf16"]
     epochs: float
     steps: int | None
     rows: Callable[[], int]
     features: str | None = None
+    strategy: str = "auto"
+
+    @property
+    def auto(self) -> bool:
+        """Whether the micro-batch size depends on the memory of the device."""
+        return self.micro_batch_size == "auto"
 
     def micro(self, gpus: int) -> int:
-        """Samples per micro-batch on one of `gpus` devices."""
+        """Samples per micro-batch on one of `gpus` devices; 1 for `auto`."""
         share = max(1, self.batch_size // gpus)
-        return min(share, self.micro_batch_size or share)
+        return min(share, 1 if self.micro_batch_size == "auto" else self.micro_batch_size or share)
 
     def samples(self) -> int | None:
         """Samples of the stage over all epochs; None if its data are not on this machine."""

@@ -6,7 +6,7 @@ AdamW keeps two moments. Gradients and optimizer state exist for trained parts o
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -15,6 +15,8 @@ from vlm_core.model_folder.weights import vector_names
 from vlm_core.numerics.layers import transformer_layers
 
 STRATEGIES = ("DDP", "FSDP2", "FSDP2-gathered")
+DDP_SHARE = 0.5
+"""`strategy: auto` is ddp where weights, gradients and moments take at most this share of a GPU, else fsdp2."""
 UNIT = 2**24
 """Parameters of an FSDP2 unit: vlm-train groups consecutive layers until a unit has this many."""
 
@@ -68,6 +70,23 @@ class Memory:
     @property
     def total(self) -> float:
         return self.weights + self.gradients + self.optimizer + self.activations
+
+    @property
+    def states(self) -> float:
+        """Bytes that do not depend on the batch."""
+        return self.total - self.activations
+
+    def of(self, samples: int) -> Memory:
+        """The memory with `samples` times the activations."""
+        return replace(self, activations=samples * self.activations)
+
+
+def auto_strategy(ddp_states: float, gpu_memory: float) -> str:
+    """The strategy of `strategy: auto` for GPUs of `gpu_memory` bytes.
+
+    `ddp_states` are bytes of weights, gradients and optimizer under DDP, of the stage that needs most.
+    """
+    return "DDP" if ddp_states <= DDP_SHARE * gpu_memory else "FSDP2"
 
 
 def memory(strategy: str, sizes: Sizes, gpus: int, *, bf16: bool, activations: int, copies: int) -> Memory:

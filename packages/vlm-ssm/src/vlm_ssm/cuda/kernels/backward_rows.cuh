@@ -2,7 +2,9 @@
 // delta u and the gradient of the ungated y of every position into shared memory.
 #include "common.cuh"
 
-static constexpr int STATES = 16, CHUNK = 32, TILE = 4, TILES = CHUNK / TILE;
+static constexpr int SLICE = 16, CHUNK = 32, TILE = 4, TILES = CHUNK / TILE;
+static constexpr bool SLICED = STATES != SLICE, SHORT = STATES % SLICE != 0;  // SHORT: the last slice is not full
+static constexpr bool EXACT = MAT == 0;  // gradients of fp32 B and C need more than one product of tensor cores
 static constexpr int BLOCK = 16 * WARPS, THREADS = 32 * WARPS;
 
 struct Arguments {
@@ -15,12 +17,14 @@ struct Arguments {
   const float *A, *D, *bias;
   const u8* reset;
   const i64* order;
-  const float *grad_last, *starts;      // (K, N, E, 16), (K, N, chunks, E, 16)
+  const float *grad_last, *starts;      // (K, N, E, S), (K, N, chunks, E, S)
   Row *grad_u, *grad_dt;                // (K, N, T, E)
   Row* grad_z; i64 grad_z_k, grad_z_n, grad_z_t;
-  float *sums, *matrices, *grad_first;  // (K, N, parts, 18 E); (blocks, K, N, T, G, 32); (K, N, E, 16)
-  float *ends, *decays;                 // (K, N, parts, E, 16)
-  i64 N, T, E, own, sets, part_chunks;
+  float *sums, *matrices, *grad_first;  // (K, N, parts, 18 E); (blocks, K, N, T, G, 32); (K, N, E, S)
+  float *ends, *decays;                 // (K, N, parts, E, S)
+  float *slices;                        // (2 or 3, K, N, T, E): sums over the slices of states so far
+  Row* y;                               // (K, N, T, E)
+  i64 N, T, E, own, sets, part_chunks, slice, rows;  // rows: K N T
 };
 
 // A warp's shared memory. Rows of 8 pairs of channels.
@@ -63,21 +67,38 @@ DEVICE void multiply_add(float (&d)[4], float a0, float a1, float a2, float a3, 
       : "r"(__float_as_uint(a0)), "r"(__float_as_uint(a1)), "r"(__float_as_uint(a2)), "r"(__float_as_uint(a3)),
         "r"(__float_as_uint(b0)), "r"(__float_as_uint(b1)));
 }
+DEVICE float cut_tf32(float x) { return __uint_as_float(__float_as_uint(x) & 0xffffe000u); }
 DEVICE float round_tf32(float x) { return __uint_as_float(__float_as_uint(x) + 0x1000u); }
 
 // Two channels of a row, from a byte offset: addresses in 32 bits cost fewer registers.
 struct Pair {
-  u32 word;
+  Words<Row, 2> words;
   DEVICE void read(const Row* base, u32 byte) {
-    word = __ldg(reinterpret_cast<const u32*>(reinterpret_cast<const char*>(base) + byte));
+    const char* at = reinterpret_cast<const char*>(base) + byte;
+    if (sizeof(Row) == 2) {
+      words.word[0] = __ldg(reinterpret_cast<const u32*>(at));
+    } else {
+      const uint2 two = __ldg(reinterpret_cast<const uint2*>(at));
+      words.word[0] = two.x;
+      words.word[sizeof(Row) / 4] = two.y;
+    }
   }
-  DEVICE float2 open() const { return unpack<Row>(word); }
+  DEVICE float2 open() const {
+    float v[2];
+    words.open(v);
+    return make_float2(v[0], v[1]);
+  }
 };
+DEVICE void write_pair(Row* to, float x, float y) {
+  const float v[2] = {x, y};
+  store<Row, 2>(to, v);
+}
 
 struct Place {
   int e0, live, k, n, q, p, group, block, part, parts;
   int warp, half, quarter, pair;  // second view: states
   int channel;                    // first of the lane's two channels, in the block
+  int state;                      // first of its four states
   int e_pair, e_row, e_channel;   // first view, elementwise: 2 channels, rows e_row + 4 i
   DEVICE Place(const Arguments& a) {
     const int lane = threadIdx.x & 31, blocks = ((int)a.own + BLOCK - 1) / BLOCK;
@@ -92,9 +113,11 @@ struct Place {
 #endif
     warp = threadIdx.x >> 5; half = lane >> 4; quarter = (lane >> 2) & 3; pair = half * 4 + (lane & 3);
     channel = warp * 16 + 2 * pair;
+    state = (SLICED ? SLICE * (int)a.slice : 0) + 4 * quarter;
     e_pair = lane & 7; e_row = lane >> 3; e_channel = warp * 16 + 2 * e_pair;
   }
   DEVICE bool has_channel() const { return !TAIL || channel < live; }
+  DEVICE bool has_states() const { return has_channel() && (!SHORT || state < STATES); }
   DEVICE bool has_e_channel() const { return !TAIL || e_channel < live; }
 };
 
@@ -173,13 +196,14 @@ DEVICE void prepare(const Arguments& a, const Place& at, const Lanes& from, cons
   WarpMemory& m = s.warp[at.warp];
   Loaded loaded[FLYING];
   UNROLL for (int i = 0; i < FLYING; ++i) loaded[i].read(a, from, chunk, i * 4 + at.e_row);
-  constexpr int N = 16 / sizeof(Mat), VECTORS = 2 * STATES / N;
+  constexpr int N = 16 / sizeof(Mat), VECTORS = 2 * SLICE / N;
   for (int v = threadIdx.x; v < CHUNK * VECTORS; v += THREADS) {
     const int t = min(chunk.t0 + v / VECTORS, (int)a.T - 1), part = v % VECTORS;
     const Mat* row = part < VECTORS / 2 ? a.B + at.k * a.B_k + at.n * a.B_n + at.group * a.B_g + t * a.B_t
                                         : a.C + at.k * a.C_k + at.n * a.C_n + at.group * a.C_g + t * a.C_t;
-    float open[N];
-    load<Mat, N>(row + part % (VECTORS / 2) * N).open(open);
+    const int state = (SLICED ? SLICE * (int)a.slice : 0) + part % (VECTORS / 2) * N;
+    float open[N] = {};
+    if (!SHORT || state < STATES) load<Mat, N>(row + state).open(open);
     store<float, N>(reinterpret_cast<float*>(s.matrices) + v * N, open);
   }
   UNROLL for (int i = 0; i < ROWS; ++i) {

@@ -3,15 +3,17 @@
 
 struct Arguments {
   const float4* matrices;        // (blocks, rows, 8) of 4 numbers: B, then C
-  Mat *grad_B, *grad_C;          // (rows, 16)
+  Mat *grad_B, *grad_C;          // (rows, S)
   const float4* sums;            // (sets, slices, length) of 4 numbers
   float4 *first, *second, *third;  // (sets, first_length), … of 4 numbers: what `length` consists of
   i64 first_length, second_length, third_length;
   i64 blocks, rows, matrix_grid, sets, slices;
+  i64 states, slice;             // S, and which 16 of them; `first` is then (sets, E, S)
 };
 
 // The tensor cores cut the left operand to 10 bits of mantissa: the mean error for a logarithmically uniform mantissa.
-static constexpr float CUT = 1.f + 3.52e-4f;
+// Gradients of fp32 are exact without it.
+static constexpr float CUT = ROW == 0 ? 1.f : 1.f + 3.52e-4f;
 
 DEVICE void add(float4& v, float4 x) { v.x += x.x; v.y += x.y; v.z += x.z; v.w += x.w; }
 
@@ -28,7 +30,8 @@ DEVICE void reduce_matrices(const Arguments& a, float4* shared) {
   if (slice || row >= a.rows) return;
   UNROLL for (int i = 1; i < 4; ++i) add(v, shared[i * 64 + w]);
   const float out[4] = {v.x * CUT, v.y * CUT, v.z * CUT, v.w * CUT};
-  store<Mat, 4>((granule < 4 ? a.grad_B : a.grad_C) + row * 16 + (granule & 3) * 4, out);
+  const int state = (int)a.slice * 16 + (granule & 3) * 4;
+  if (state < a.states) store<Mat, 4>((granule < 4 ? a.grad_B : a.grad_C) + row * a.states + state, out);
 }
 
 DEVICE void reduce_sums(const Arguments& a) {
@@ -40,7 +43,11 @@ DEVICE void reduce_sums(const Arguments& a) {
 #pragma unroll 8
   for (int j = 1; j < a.slices; ++j) add(v, from[j * length]);
   const i64 second = at - a.first_length, third = second - a.second_length;
-  if (second < 0) a.first[set * a.first_length + at] = v;
+  if (second < 0 && !a.states) a.first[set * a.first_length + at] = v;
+  else if (second < 0) {
+    const i64 own = a.states / 4, state = a.slice * 4 + at % 4;  // in granules
+    if (state < own) a.first[(set * a.first_length + at) / 4 * own + state] = v;
+  }
   else if (third < 0) a.second[set * a.second_length + second] = v;
   else a.third[set * a.third_length + third] = v;
 }

@@ -10,9 +10,14 @@
 //   4. `sum_matrices` adds up what the warps give to the gradients of B and C.
 // Sums over channels for B and C are products on tensor cores: the registers that hold h and its gradient are the left
 // operand as they are, the right one is g or delta u of one position. The unit reads the left operand with 10 bits of
-// mantissa, cut off; the mean of that error, 3.52e-4, is multiplied back by `reduce_matrices` (in reduce.cu).
+// mantissa, cut off; the mean of that error, 3.52e-4, is multiplied back by `reduce_matrices` (in reduce.cu). If B and C
+// are fp32, each operand is a sum of two such numbers and three of the four products are added: exact to fp32.
 //
-// -DWARPS -DMIN_BLOCKS -DGATED -DOWN_GATE(gradients of z too) -DSOFTPLUS -DRESET -DORDERED -DTAIL
+// Other state sizes than 16 take a launch for each slice of 16 states (the last may have 8). What slices give to the
+// gradients of u, dt and z is added up in fp32, one after the other; the last writes them, and those of D and bias.
+//
+// -DSTATES(a multiple of 8) -DWARPS -DMIN_BLOCKS -DGATED -DOWN_GATE(gradients of z too) -DWRITE_Y(the gated y, too)
+// -DSOFTPLUS -DRESET -DORDERED -DTAIL
 // -DCARRY: only what passes through a part of time, for the parts before it.
 #include "backward_rows.cuh"
 
@@ -65,12 +70,30 @@ DEVICE void forward_states(const Addresses& in, const Chunk& chunk, const Block&
   }
 }
 
+DEVICE float2 right_operand(float2 v) { return EXACT ? v : make_float2(round_tf32(v.x), round_tf32(v.y)); }
+
 // Sums over the 16 channels of a warp: `s0` of states 4 q, 4 q + 1; `s1` of the next two.
 struct ChannelSums {
   float s0[4] = {0, 0, 0, 0}, s1[4] = {0, 0, 0, 0};
-  DEVICE void add(const Block& v, float b0, float b1) {
+  DEVICE void multiply(const Block& v, float b0, float b1) {
     multiply_add(s0, v[0][0], v[0][1], v[1][0], v[1][1], b0, b1);
     multiply_add(s1, v[0][2], v[0][3], v[1][2], v[1][3], b0, b1);
+  }
+  DEVICE void add(const Block& v, float b0, float b1) {
+    if (EXACT) multiply_exactly(v, b0, b1);
+    else multiply(v, b0, b1);
+  }
+  DEVICE void multiply_exactly(const Block& v, float b0, float b1) {
+    Block high, low;
+    UNROLL for (int j = 0; j < 2; ++j)
+      UNROLL for (int i = 0; i < 4; ++i) {
+        high[j][i] = cut_tf32(v[j][i]);
+        low[j][i] = v[j][i] - high[j][i];
+      }
+    const float c0 = cut_tf32(b0), c1 = cut_tf32(b1);
+    multiply(low, c0, c1);
+    multiply(high, b0 - c0, b1 - c1);
+    multiply(high, c0, c1);
   }
   DEVICE void write(u32 to, int half) const {
     write4(to, half ? s0[1] : s0[0], half ? s0[3] : s0[2], half ? s1[1] : s1[0], half ? s1[3] : s1[2]);
@@ -82,8 +105,7 @@ DEVICE void recompute(const Place& at, const Addresses& in, const Chunk& chunk, 
                       Block (&a)[TILE], Block (&ah)[TILE]) {
   const u32 steps = in.steps + tile * TILE * 128, matrices = in.matrices + tile * TILE * 128;
   float4 d_next = read4(steps), b_next = read4(matrices), c_next = read4(matrices + 64);
-  const float2 g = read2(in.e_grad + tile * TILE * 64);
-  const float g0 = round_tf32(g.x), g1 = round_tf32(g.y);
+  const float2 g = right_operand(read2(in.e_grad + tile * TILE * 64));
   ChannelSums sums;
   float y[TILE][2];
   UNROLL for (int k = 0; k < TILE; ++k) {
@@ -103,7 +125,7 @@ DEVICE void recompute(const Place& at, const Addresses& in, const Chunk& chunk, 
         h[j][i] = fmaf(delta_u[j], B[i], ah[k][j][i]);
         y[k][j] = i ? fmaf(C[i], h[j][i], y[k][j]) : C[i] * h[j][i];
       }
-    sums.add(h, at.e_row == k ? g0 : 0.f, at.e_row == k ? g1 : 0.f);
+    sums.add(h, at.e_row == k ? g.x : 0.f, at.e_row == k ? g.y : 0.f);
   }
   if (OWN_GATE)
     UNROLL for (int k = 0; k < TILE; ++k) write2(in.y + k * 128, y[k][0], y[k][1]);
@@ -115,8 +137,7 @@ DEVICE void reverse(const Place& at, const Addresses& in, int tile, const Block&
                     const Block (&ah)[TILE], Block& carry, Block& dA) {
   const u32 steps = in.steps + tile * TILE * 128, matrices = in.matrices + tile * TILE * 128;
   const u32 grads = in.grad + tile * TILE * 64;
-  const float2 x = read2(in.lane + tile * TILE * 128 + 8);
-  const float x0 = round_tf32(x.x), x1 = round_tf32(x.y);
+  const float2 x = right_operand(read2(in.lane + tile * TILE * 128 + 8));
   constexpr int END = TILE - 1;
   float2 d_next = read2(steps + END * 128), g_next = read2(grads + END * 64);
   float4 b_next = read4(matrices + END * 128), c_next = read4(matrices + END * 128 + 64);
@@ -141,10 +162,23 @@ DEVICE void reverse(const Place& at, const Addresses& in, int tile, const Block&
         dA[j][i] = fmaf(w, delta[j], dA[j][i]);
         carry[j][i] = a[k][j][i] * dh[j][i];
       }
-    sums.add(dh, at.e_row == k ? x0 : 0.f, at.e_row == k ? x1 : 0.f);
+    sums.add(dh, at.e_row == k ? x.x : 0.f, at.e_row == k ? x.y : 0.f);
     write4(in.back + k * 128, dx[0], dx[1], dd[0], dd[1]);
   }
   sums.write(in.sums + tile * 1024, at.half);
+}
+
+// Adds what earlier slices of states left; keeps the sums for later ones. Whether this is the last slice.
+DEVICE bool add_slices(const Arguments& a, i64 lies, bool there, float2& dx, float2& dd, float2& y) {
+  constexpr int VALUES = OWN_GATE ? 3 : 2;
+  float2* value[3] = {&dx, &dd, &y};
+  const bool last = (a.slice + 1) * SLICE >= STATES;
+  UNROLL for (int i = 0; i < VALUES; ++i) {
+    float2* at = reinterpret_cast<float2*>(a.slices + i * a.rows * a.E + lies);
+    if (a.slice && there) *value[i] = *value[i] + *at;
+    if (!last && there) *at = *value[i];
+  }
+  return last;
 }
 
 // Gradients of u, dt and z of a tile: a lane has 2 channels of one position. `sum_D`, `sum_bias` grow.
@@ -155,27 +189,40 @@ DEVICE void finish(const Arguments& a, const Place& at, const Addresses& in, con
   const float2 d = read2(in.lane + tile * TILE * 128), g = read2(in.e_grad + tile * TILE * 64), D = read2(in.D);
   const float4 b0 = read4(in.lane + BACK_AT), b1 = read4(swapped + BACK_AT + 512);
   const float4 b2 = read4(in.lane + BACK_AT + 1024), b3 = read4(swapped + BACK_AT + 1536);
-  const float2 dx = make_float2((b0.x + b1.x) + (b2.x + b3.x), (b0.y + b1.y) + (b2.y + b3.y));
-  const float2 dd = make_float2((b0.z + b1.z) + (b2.z + b3.z), (b0.w + b1.w) + (b2.w + b3.w));
+  float2 dx = make_float2((b0.x + b1.x) + (b2.x + b3.x), (b0.y + b1.y) + (b2.y + b3.y));
+  float2 dd = make_float2((b0.z + b1.z) + (b2.z + b3.z), (b0.w + b1.w) + (b2.w + b3.w)), y = dx;
+  if (OWN_GATE) {
+    const float4 y0 = read4(in.lane + Y_AT), y1 = read4(swapped + Y_AT + 512);
+    y = make_float2((y0.x + y0.z) + (y1.x + y1.z), (y0.y + y0.w) + (y1.y + y1.w));
+  }
+  const i64 lies = ((i64)at.q * a.T + t) * a.E + at.e0 + at.e_channel;
+  const bool there = t < a.T && at.has_e_channel();
+  if (SLICED && !add_slices(a, lies, there, dx, dd, y)) return;
   const float2 u = w.u.open();
   float2 step = make_float2(fmaf(dd.x, LN2, dx.x * u.x), fmaf(dd.y, LN2, dx.y * u.y));
   if (SOFTPLUS) step = make_float2(step.x * softplus_slope(d.x), step.y * softplus_slope(d.y));
   if ((chunk.dead >> i) & 1) step = make_float2(0.f, 0.f);
   float2 dz;
+#if WRITE_Y
+  float2 gated;
+#endif
   if (OWN_GATE) {
-    const float4 y0 = read4(in.lane + Y_AT), y1 = read4(swapped + Y_AT + 512);
-    const float2 y = make_float2(fmaf(D.x, u.x, (y0.x + y0.z) + (y1.x + y1.z)), fmaf(D.y, u.y, (y0.y + y0.w) + (y1.y + y1.w)));
+    y = make_float2(fmaf(D.x, u.x, y.x), fmaf(D.y, u.y, y.y));
     const float2 z = w.z.open(), go = w.grad.open();
     const float s0 = sigmoid(z.x), s1 = sigmoid(z.y);  // go silu'(z) = s (go - g) + g, as g = go z s
     dz = make_float2(y.x * fmaf(s0, go.x - g.x, g.x), y.y * fmaf(s1, go.y - g.y, g.y));
+#if WRITE_Y
+    gated = make_float2(y.x * z.x * s0, y.y * z.y * s1);
+#endif
   }
-  if (t >= a.T || !at.has_e_channel()) return;
-  const i64 lies = ((i64)at.q * a.T + t) * a.E + at.e0 + at.e_channel;
-  *reinterpret_cast<u32*>(a.grad_u + lies) = pack<Row>(fmaf(dx.x, d.x, D.x * g.x), fmaf(dx.y, d.y, D.y * g.y));
-  *reinterpret_cast<u32*>(a.grad_dt + lies) = pack<Row>(step.x, step.y);
+  if (!there) return;
+#if WRITE_Y
+  write_pair(a.y + lies, gated.x, gated.y);
+#endif
+  write_pair(a.grad_u + lies, fmaf(dx.x, d.x, D.x * g.x), fmaf(dx.y, d.y, D.y * g.y));
+  write_pair(a.grad_dt + lies, step.x, step.y);
   if (OWN_GATE)
-    *reinterpret_cast<u32*>(a.grad_z + at.k * a.grad_z_k + at.n * a.grad_z_n + row * a.grad_z_t + at.e0 + at.e_channel) =
-        pack<Row>(dz.x, dz.y);
+    write_pair(a.grad_z + at.k * a.grad_z_k + at.n * a.grad_z_n + row * a.grad_z_t + at.e0 + at.e_channel, dz.x, dz.y);
   sum_bias = sum_bias + step;
   sum_D = make_float2(fmaf(g.x, u.x, sum_D.x), fmaf(g.y, u.y, sum_D.y));
 }
@@ -198,11 +245,11 @@ DEVICE void sum_matrices(const Arguments& a, const Place& at, const Chunk& chunk
 
 // The gradient of the state after a part: that of the last state, gone through all later parts.
 DEVICE void after_part(const Arguments& a, const Place& at, Block& carry) {
-  const i64 plane = a.E * STATES, state = (i64)(at.e0 + at.channel) * STATES + 4 * at.quarter;
+  const i64 plane = a.E * STATES, state = (i64)(at.e0 + at.channel) * STATES + at.state;
   UNROLL for (int j = 0; j < 2; ++j)
     UNROLL for (int i = 0; i < 4; ++i) {
       carry[j][i] = 0.f;
-      if (!at.has_channel()) continue;
+      if (!at.has_states()) continue;
       const bool last = at.part == at.parts - 1;
       if (a.grad_last && last) carry[j][i] = a.grad_last[at.q * plane + state + j * STATES + i];
 #if !CARRY
@@ -245,13 +292,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) scan_backward(
   const Place at(a);
   const Lanes from(a, at);
   const Addresses in(at, s);
-  const i64 plane = a.E * STATES, state = (i64)(at.e0 + at.channel) * STATES + 4 * at.quarter;
+  const i64 plane = a.E * STATES, state = (i64)(at.e0 + at.channel) * STATES + at.state;
   const int chunks = ((int)a.T + CHUNK - 1) / CHUNK;
   const int begin = at.part * (int)a.part_chunks, end = min(begin + (int)a.part_chunks, chunks);
   Block rate, carry;
   UNROLL for (int j = 0; j < 2; ++j)
     UNROLL for (int i = 0; i < 4; ++i)
-      rate[j][i] = at.has_channel() ? a.A[at.p * plane + state + j * STATES + i] * LOG2E : 0.f;
+      rate[j][i] = at.has_states() ? a.A[at.p * plane + state + j * STATES + i] * LOG2E : 0.f;
   after_part(a, at, carry);
   const int e = at.p * (int)a.E + at.e0 + (at.has_e_channel() ? at.e_channel : 0);
   const float2 zero = make_float2(0.f, 0.f);
@@ -272,7 +319,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) scan_backward(
   const float2 d = make_float2(__shfl_sync(ALL_LANES, total.x, at.pair), __shfl_sync(ALL_LANES, total.y, at.pair));
   UNROLL for (int j = 0; j < 2; ++j) {
     UNROLL for (int i = 0; i < 4; ++i) rate[j][i] = forgets ? 0.f : exp2_fast(rate[j][i] * (j ? d.y : d.x));
-    if (!at.has_channel()) continue;
+    if (!at.has_states()) continue;
     const i64 lies = ((i64)at.q * at.parts + at.part) * plane + state + j * STATES;
     save(a.ends + lies, carry[j]);
     save(a.decays + lies, rate[j]);
@@ -286,7 +333,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) scan_backward(
   for (int c = end - 1; c >= begin; --c) {
     const Chunk chunk(a, at, c);
     Block h = {};
-    if (at.has_channel())
+    if (at.has_states())
       UNROLL for (int j = 0; j < 2; ++j) {
         const float4 v = __ldg(reinterpret_cast<const float4*>(
             a.starts + ((i64)at.q * chunks + c) * plane + state + j * STATES));
@@ -319,15 +366,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) scan_backward(
   }
   sum_D = over_rows(sum_D);
   sum_bias = over_rows(sum_bias);
-  float* sums = a.sums + ((i64)at.q * at.parts + at.part) * a.E * (STATES + 2);
+  float* sums = a.sums + ((i64)at.q * at.parts + at.part) * a.E * (SLICE + 2);
   if (at.has_channel())
     UNROLL for (int j = 0; j < 2; ++j) {
-      save(sums + state + j * STATES, dA[j]);
-      if (at.part == 0) save(a.grad_first + at.q * plane + state + j * STATES, carry[j]);
+      save(sums + (at.e0 + at.channel + j) * SLICE + 4 * at.quarter, dA[j]);
+      if (at.part == 0 && at.has_states()) save(a.grad_first + at.q * plane + state + j * STATES, carry[j]);
     }
   if (threadIdx.x % 32 < 8 && at.has_e_channel()) {
-    *reinterpret_cast<float2*>(sums + plane + at.e0 + at.e_channel) = sum_D;
-    *reinterpret_cast<float2*>(sums + plane + a.E + at.e0 + at.e_channel) = sum_bias;
+    *reinterpret_cast<float2*>(sums + SLICE * a.E + at.e0 + at.e_channel) = sum_D;
+    *reinterpret_cast<float2*>(sums + (SLICE + 1) * a.E + at.e0 + at.e_channel) = sum_bias;
   }
 #endif
 }

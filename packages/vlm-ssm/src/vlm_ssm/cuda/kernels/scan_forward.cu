@@ -1,22 +1,26 @@
 // The selective scan, forward.
 //
 // A block takes BLOCK channels of one sequence through one part of its positions, in tiles of TILE positions. A
-// channel's 16 states are spread over LANES neighbouring lanes. A tile has two phases between barriers: first each
+// channel's STATES states are spread over LANES lanes: two neighbours, or, of more, one in each of LANES runs of BLOCK
+// threads, so that neighbours read the same B and C. A tile has two phases between barriers: first each
 // thread turns its own vectors of 8 channels into (delta, delta u) in shared memory, then each lane takes its states
 // through the tile; the sums over states meet in shared memory, where the next first phase gates and stores them.
 //
-// -DBLOCK -DLANES -DMIN_BLOCKS(per multiprocessor) -DGATED -DSOFTPLUS -DRESET -DORDERED -DTAIL(channels may be missing)
+// -DSTATES(a multiple of 8) -DBLOCK -DLANES -DMIN_BLOCKS(per multiprocessor) -DGATED -DSOFTPLUS -DRESET -DORDERED
+// -DTAIL(channels may be missing)
+// -DCHAINED: directions add up into the same rows, one after the other, in `acc`: a block waits for that of the direction
+// before, which was launched earlier. The last direction gates and stores the sum.
 // -DOUT: type of y, numbered as ROW. -DSTATE_ONLY: no y; what a part adds to the state, and how much passes through it.
 #include "common.cuh"
 
-static constexpr int STATES = 16, TILE = 32, LANE_STATES = STATES / LANES;
+static constexpr int TILE = 32, LANE_STATES = STATES / LANES;
 static constexpr int THREADS = BLOCK * LANES, VECTORS = BLOCK / 8, ROUND = THREADS / VECTORS;
 static constexpr int ROUNDS = (TILE + ROUND - 1) / ROUND;           // vectors of a thread in a tile
 static constexpr int MAT_VECTORS = 2 * STATES * sizeof(Mat) / 16;   // 16-byte vectors of B and C at a position
 static constexpr int MAT_ROUNDS = (TILE * MAT_VECTORS + THREADS - 1) / THREADS;
 static constexpr bool IN_PLACE = LANES == 2;  // the two sums of a channel replace its delta and delta u
 static constexpr int GROUP = 4;               // steps whose sums are stored together
-static_assert(THREADS % VECTORS == 0, "a thread keeps its channels");
+static_assert(STATES % LANES == 0 && THREADS % VECTORS == 0 && THREADS % 32 == 0, "a thread keeps its channels");
 typedef TypeOf<OUT>::Type Out;
 
 struct Arguments {
@@ -25,13 +29,14 @@ struct Arguments {
   const Row* z; i64 z_k, z_n, z_t;
   const Mat* B; i64 B_k, B_n, B_t, B_g;
   const Mat* C; i64 C_k, C_n, C_t, C_g;
-  const float *A, *D, *bias, *first;  // A (P, E, 16), D and bias (P, E), first (K, N, E, 16)
+  const float *A, *D, *bias, *first;  // A (P, E, S), D and bias (P, E), first (K, N, E, S)
   const u8* reset;                    // (N, T)
   const i64* order;                   // (K, T)
   Out* out; i64 out_k, out_n, out_t;
-  float *last, *starts;               // (K, N, E, 16), (K, N, tiles, E, 16)
-  float *ends, *decays;               // (K, N, parts, E, 16)
-  i64 N, T, E, own, sets, part_tiles; // own: channels of a group
+  float *last, *starts;               // (K, N, E, S), (K, N, tiles, E, S)
+  float *ends, *decays;               // (K, N, parts, E, S)
+  float* acc; int* done;              // (N, T, E), (N, blocks): directions that are complete
+  i64 K, N, T, E, own, sets, part_tiles, keep; // own: channels of a group; keep: the sum in `acc`, too
 };
 
 struct Raw {
@@ -64,8 +69,10 @@ struct Place {
     q = blockIdx.y; k = q / (int)a.N; n = q % (int)a.N; p = a.sets > 1 ? k : 0;
     part = blockIdx.z;
     column = tid % VECTORS * 8; row = tid / VECTORS;
-    channel = tid / LANES; part_of_channel = tid % LANES; state = part_of_channel * LANE_STATES;
+    channel = IN_PLACE ? tid / LANES : tid % BLOCK; part_of_channel = IN_PLACE ? tid % LANES : tid / BLOCK;
+    state = part_of_channel * LANE_STATES;
   }
+  DEVICE bool is_last(const Arguments& a) const { return !CHAINED || k == (int)a.K - 1; }
   DEVICE bool has_column() const { return !TAIL || column < live; }
   DEVICE bool has_channel() const { return !TAIL || channel < live; }
 };
@@ -87,6 +94,25 @@ struct Ahead {
   }
 };
 
+// Sums of directions at a row, from the thread's column.
+DEVICE float* acc_at(const Arguments& a, const Place& at, int row) {
+  return a.acc + ((i64)at.n * a.T + row) * a.E + at.e0 + at.column;
+}
+DEVICE void prefetch(const void* p) { asm volatile("prefetch.global.L2 [%0];" :: "l"(p)); }
+
+DEVICE int* done_at(const Arguments& a, const Place& at) { return a.done + at.n * gridDim.x + blockIdx.x; }
+
+// Until the direction before has added its part everywhere.
+DEVICE void wait_for_direction(const Arguments& a, const Place& at) {
+  int count = 0;
+  while (count < at.k) asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(count) : "l"(done_at(a, at)) : "memory");
+}
+DEVICE void end_direction(const Arguments& a, const Place& at) {
+  __syncthreads();
+  if (threadIdx.x == 0)
+    asm volatile("fence.acq_rel.gpu; st.release.gpu.global.s32 [%0], %1;" :: "l"(done_at(a, at)), "r"(at.k + 1) : "memory");
+}
+
 DEVICE void fetch(const Arguments& a, const Place& at, const Ahead& ahead, int t0, Raw& raw) {
   UNROLL for (int i = 0; i < ROUNDS; ++i) {
     const int row = at.row + i * ROUND, t = t0 + row;
@@ -96,7 +122,8 @@ DEVICE void fetch(const Arguments& a, const Place& at, const Ahead& ahead, int t
     const i64 lies = at.e0 + at.column;
     copy_vector_async<Row, 8>(raw.u + to, a.u + (there ? at.k * a.u_k + at.n * a.u_n + t * a.u_t + lies : 0), there);
     copy_vector_async<Row, 8>(raw.dt + to, a.dt + (there ? at.k * a.dt_k + at.n * a.dt_n + t * a.dt_t + lies : 0), there);
-    if (GATED && !STATE_ONLY)
+    if (CHAINED && at.k && there) prefetch(acc_at(a, at, ahead.rows[i]));
+    if (GATED && !STATE_ONLY && at.is_last(a))
       copy_vector_async<Row, 8>(
           raw.z + to, a.z + (there ? at.k * a.z_k + at.n * a.z_n + ahead.rows[i] * a.z_t + lies : 0), there);
   }
@@ -155,8 +182,7 @@ struct Step {
 DEVICE float* sum_place(const Place& at, Shared& s, int t) {
   if (IN_PLACE)
     return s.steps + t * BLOCK * 2 + swizzle(at.channel / 2) * 4 + (at.channel & 1) * 2 + at.part_of_channel;
-  const int i = at.channel * LANES + at.part_of_channel;
-  return s.sums + t * BLOCK * LANES + swizzle(i >> 2) * 4 + (i & 3);
+  return s.sums + (t * LANES + at.part_of_channel) * BLOCK + (at.channel ^ (t & 1) * 4);
 }
 
 // Second phase: the states through the tile. Operands are read a step ahead and sums stored after GROUP steps, as a
@@ -193,11 +219,19 @@ DEVICE void finish(const Arguments& a, const Place& at, const Raw& raw, const Ah
     float u[8], z[8], y[8], part[4];
     load<Row, 8>(raw.u + row * BLOCK + at.column).open(u);
     UNROLL for (int c = 0; c < 8; ++c) y[c] = s.D[at.column + c] * u[c];
-    const float* sums = (IN_PLACE ? s.steps : s.sums) + row * BLOCK * LANES;
     UNROLL for (int g = 0; g < 2 * LANES; ++g) {
-      load<float, 4>(sums + swizzle(at.column * LANES / 4 + g) * 4).open(part);
-      UNROLL for (int j = 0; j < 4; ++j) y[(g * 4 + j) / LANES] += part[j];
+      const float* in_place = s.steps + row * BLOCK * 2 + swizzle(at.column / 2 + g) * 4;
+      const float* apart = s.sums + (row * LANES + g / 2) * BLOCK + (at.column + (g + row & 1) * 4);
+      load<float, 4>(IN_PLACE ? in_place : apart).open(part);
+      UNROLL for (int j = 0; j < 4; ++j) y[IN_PLACE ? g * 2 + j / 2 : g % 2 * 4 + j] += part[j];
     }
+    if (CHAINED && at.k) {
+      float sum[8];
+      load<float, 8>(acc_at(a, at, ahead.rows[i])).open(sum);
+      UNROLL for (int c = 0; c < 8; ++c) y[c] += sum[c];
+    }
+    if (CHAINED && (a.keep || !at.is_last(a))) store<float, 8>(acc_at(a, at, ahead.rows[i]), y);
+    if (CHAINED && !at.is_last(a)) continue;
     if (GATED) {
       load<Row, 8>(raw.z + row * BLOCK + at.column).open(z);
       UNROLL for (int c = 0; c < 8; ++c) y[c] *= z[c] * sigmoid(z[c]);
@@ -260,8 +294,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) scan_forward(c
     if (!STATE_ONLY && a.starts && at.has_channel()) save(a.starts + ((i64)at.q * tiles + tile) * plane + state, h);
     advance(at, rate, h, total, begins, s);
     __syncthreads();
+    if (CHAINED && tile == begin) wait_for_direction(a, at);
     if (!STATE_ONLY) finish(a, at, raw, now, t0, s);
   }
+  if (CHAINED && !at.is_last(a)) end_direction(a, at);
   if (!at.has_channel()) return;
   if (STATE_ONLY) {
     const i64 lies = ((i64)at.q * (gridDim.z + 1) + at.part) * plane + state;

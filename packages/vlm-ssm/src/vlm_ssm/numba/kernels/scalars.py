@@ -76,16 +76,28 @@ def put_index(typingctx, address, i):
     return types.void(types.int64, types.int64), code
 
 
-@intrinsic
-def prefetch(typingctx, address):
-    """Prefetch the cache line at `address`, which need not be valid."""
+def prefetch_line(builder, address, level):
+    """Fetch the cache line at `address`, which need not be valid, into the first or second level of cache."""
+    byte, name = ir.IntType(8).as_pointer(), "llvm.prefetch.p0"
+    function = builder.module.globals.get(name) or ir.Function(
+        builder.module, ir.FunctionType(ir.VoidType(), [byte, I32, I32, I32]), name
+    )
+    builder.call(function, [builder.inttoptr(address, byte), I32(0), I32(4 - level), I32(1)])
 
-    def code(context, builder, sig, args):
-        byte, name = ir.IntType(8).as_pointer(), "llvm.prefetch.p0"
-        function = builder.module.globals.get(name) or ir.Function(
-            builder.module, ir.FunctionType(ir.VoidType(), [byte, I32, I32, I32]), name
-        )
-        builder.call(function, [builder.inttoptr(args[0], byte), I32(0), I32(3), I32(1)])
-        return context.get_dummy_value()
 
-    return types.void(types.int64), code
+def _prefetch(level):
+    @intrinsic
+    def line(typingctx, address):
+        def code(context, builder, sig, args):
+            prefetch_line(builder, args[0], level)
+            return context.get_dummy_value()
+
+        return types.void(types.int64), code
+
+    return line
+
+
+prefetch = _prefetch(1)
+"""Prefetch the cache line at an address, which need not be valid."""
+prefetch_l2 = _prefetch(2)
+"""The same, into the second level of cache only: it has room for more requests."""

@@ -1,4 +1,4 @@
-"""The namespace of this package's plain-torch operations in `torch.library`.
+"""The namespace of this package's operations in `torch.library`.
 
 Operations are registered per process by name. Code exported with a model has a copy of this package, so the export
 gives each copy its own namespace (`vlm_core.export.hf_export`).

@@ -1,0 +1,25 @@
+// What the kernels of a Mamba layer read of its parameters, and the gradients of the parameters: in one launch each.
+#include "common.cuh"
+
+struct Arguments {
+  const float *A_log, *weight;            // (E, S), (E, W)
+  float *A, *by_tap;                      // (E, S), (W, E)
+  const float *grad_A, *grad_by_tap;      // as A and by_tap
+  float *grad_A_log, *grad_weight;        // as A_log and weight
+  i64 E, S, W;
+};
+
+DEVICE i64 thread() { return (i64)blockIdx.x * blockDim.x + threadIdx.x; }
+
+// A = -exp(A_log); the taps of a window before the channels.
+extern "C" __global__ void __launch_bounds__(256) prepare(const __grid_constant__ Arguments a) {
+  const i64 i = thread(), tap = i - a.E * a.S;
+  if (tap < 0) a.A[i] = -expf(a.A_log[i]);
+  else if (tap < a.E * a.W) a.by_tap[tap] = a.weight[tap % a.E * a.W + tap / a.E];
+}
+
+extern "C" __global__ void __launch_bounds__(256) gradients(const __grid_constant__ Arguments a) {
+  const i64 i = thread(), at = i - a.E * a.S;
+  if (at < 0) a.grad_A_log[i] = a.grad_A[i] * a.A[i];
+  else if (at < a.E * a.W) a.grad_weight[at] = a.grad_by_tap[at % a.W * a.E + at / a.W];
+}

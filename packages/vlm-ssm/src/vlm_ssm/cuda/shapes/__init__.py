@@ -1,0 +1,1 @@
+"""Shapes of a scan: padding to what vectors read, and the division of time into parts."""

@@ -1,0 +1,45 @@
+"""A Mamba layer from its norm to its output projection, without autograd."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from vlm_ssm.fused.inputs import (
+    MixerInputs,
+    MixerOutputs,
+    computes_again,
+    inner,
+    linear,
+    norm_kernels,
+)
+from vlm_ssm.registration.torch_modes import without_autocast
+from vlm_ssm.torch.ops import after
+
+
+def normed(inputs: MixerInputs) -> tuple[Tensor, Tensor, Tensor]:
+    """What the mixer reads, in the dtype of products, x + out, and the scale of each row; empty where there is none."""
+    if inputs.norm is None:
+        return inputs.x, inputs.x.new_empty(0), inputs.x.new_empty(0)
+    forward = norm_kernels(inputs.backend).forward
+    summed, y, scale = forward(inputs.x, inputs.out, inputs.norm.float(), inputs.eps, inputs.dtype)
+    return y, summed, scale
+
+
+def forward(inputs: MixerInputs, train: bool) -> MixerOutputs:
+    """The layer; to `train` also what the backward needs."""
+    with without_autocast(inputs.x):
+        x, summed, scale = normed(inputs)
+        xz = linear(x, inputs.in_proj, inputs.in_bias, inputs.dtype)
+        parts = inner(inputs, xz, train)
+        y, last, acc, starts = parts.scan.forward(parts.scan_inputs, train)
+        taps = inputs.conv.shape[2]
+        conv_state = after(xz[..., : inputs.D.shape[0]], inputs.conv_state, inputs.boundaries, taps - 1)
+        mixed = linear(y[:, :, 0], inputs.out_proj, inputs.out_bias, inputs.dtype)
+    empty = last.new_empty
+    keep = train and not computes_again(inputs.backend)
+    outputs = (mixed, summed, conv_state, last.squeeze(0).detach())  # no view for autograd
+    scan_keeps = (empty(0) if acc is None else acc, empty(0) if starts is None else starts)
+    inner_keeps = (
+        (parts.u, parts.projected, parts.dt, y) if keep else (empty(0), empty(0), empty(0), empty(0))
+    )
+    return MixerOutputs(*outputs, scale, xz, *scan_keeps, *inner_keeps)
