@@ -88,6 +88,7 @@ def expect(options: argparse.Namespace) -> None:
         memory = next(each.memory for each in planned if each.name == case.name)
         alone = of_stage.memory["DDP"]
         result[case.name] = {
+            "length": of_stage.length,
             "flops": of_stage.flops,
             "all": [memory.total - memory.activations, memory.activations],
             "one": [alone.total - alone.activations, alone.activations],

@@ -67,8 +67,9 @@ def conv(directions: int, width: int, segmented: bool) -> None:
 def norm(width: int) -> None:
     """Residual norm of (2, T, M), and all gradients."""
     residual, added = torch.randn(2, LENGTH, width), torch.randn(2, LENGTH, width).bfloat16()
-    leaves = [t.requires_grad_() for t in (residual, added, torch.randn(width))]
-    summed, y = ops.add_rms_norm(*leaves, 1e-5, use=BACKEND)
+    weight = torch.randn(width)
+    leaves = [t.requires_grad_() for t in (residual, added, weight)]
+    summed, y = ops.add_rms_norm(residual, added, weight, 1e-5, use=BACKEND)
     torch.autograd.grad(summed.sum() + y.sum(), leaves)
 
 

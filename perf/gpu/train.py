@@ -11,8 +11,11 @@ out the update of the weights, which a step of several micro-batches does once. 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from perf.lib.common import parser
@@ -54,18 +57,40 @@ def estimates(changes: Sequence[str], text: int) -> list[StageEstimate]:
         return estimate_costs(spec, build_on_meta(spec), Assumptions(text=text)).stages
 
 
-def expected_memory(advice: StageEstimate, micro: int, strategy: str = "DDP") -> float:
-    """Bytes: what one sample keeps for the backward, times their number."""
-    memory = advice.memory[strategy]
-    return memory.total + (micro - 1) * memory.activations
+class Expected(NamedTuple):
+    """Of a stage: positions and FLOPs of a sample, bytes without activations, and those of one sample's activations."""
+
+    name: str
+    length: int
+    flops: float
+    fixed: float
+    each: float
+
+    def memory(self, micro: int) -> float:
+        """Bytes for a micro-batch."""
+        return self.fixed + micro * self.each
+
+
+def expected(changes: Sequence[str], options: argparse.Namespace) -> list[Expected]:
+    """From the file that `perf.distributed.model_speed --plan` wrote, else worked out, which takes minutes."""
+    if options.estimates:
+        stages = json.loads(options.estimates.read_text())
+        return [Expected(n, s["length"], s["flops"], *s["one"]) for n, s in stages.items()]
+    memories = [(stage, stage.memory["DDP"]) for stage in estimates(changes, options.text)]
+    return [
+        Expected(
+            stage.facts.name, stage.length, stage.flops, memory.total - memory.activations, memory.activations
+        )
+        for stage, memory in memories
+    ]
 
 
 def percent(value: float) -> str:
     return f"{value:.1%}" if math.isfinite(value) else ""
 
 
-def row(trained: Trained, advice: StageEstimate, micro: int, options: argparse.Namespace) -> list[str]:
-    name = advice.facts.name
+def row(trained: Trained, advice: Expected, micro: int, options: argparse.Namespace) -> list[str]:
+    name = advice.name
     reset()
     try:
         batches = trained.batches(0, micro, options.text)
@@ -74,7 +99,7 @@ def row(trained: Trained, advice: StageEstimate, micro: int, options: argparse.N
         bare = seconds(lambda: trained.step(batches, update=False), options.rounds, warm_up=1)
     except torch.OutOfMemoryError:
         return [name, str(micro), "does not fit", *[""] * (len(COLUMNS) - 3)]
-    flops, expected = micro * advice.flops, expected_memory(advice, micro) / 1e9
+    flops, memory = micro * advice.flops, advice.memory(micro) / 1e9
     return [
         name,
         str(micro),
@@ -84,14 +109,14 @@ def row(trained: Trained, advice: StageEstimate, micro: int, options: argparse.N
         percent(flops / step / peak_rate()),
         percent(flops / bare / peak_rate()),
         gigabytes(highest),
-        number(expected),
-        ratio(highest / expected) if math.isfinite(highest) else "",
+        number(memory),
+        ratio(highest / memory) if math.isfinite(highest) else "",
     ]
 
 
-def rows(advice: list[StageEstimate], changes: list[str], options: argparse.Namespace) -> Iterator[list[str]]:
+def rows(advice: list[Expected], changes: list[str], options: argparse.Namespace) -> Iterator[list[str]]:
     for stage, stage_advice in enumerate(advice):
-        if stage_advice.facts.name not in options.stages:
+        if stage_advice.name not in options.stages:
             continue
         reset()
         trained = Trained(Part(changes, stage))
@@ -107,13 +132,14 @@ def main() -> None:
     arguments.add_argument("--stages", nargs="+", default=["align", "instruct"])
     arguments.add_argument("--micro", type=int, nargs="+", default=[1, 8, 16], help="samples a micro-batch")
     arguments.add_argument("--layers", type=int, help="fewer layers of the language model, to try the script")
+    arguments.add_argument("--estimates", type=Path, help="a file of `perf.distributed.model_speed --plan`")
     options = start(arguments)
     torch.set_default_device(None)  # the trainer places its tensors itself
     options.text, options.micro = (16, [1, 2]) if options.smoke else (TEXT, options.micro)
     changes = [*(SMALLEST if options.smoke else []), *(layers(options.layers) if options.layers else [])]
     changes += options.set
     title = f"Training on one GPU (median of {options.rounds} steps)"
-    table(title, COLUMNS, rows(estimates(changes, options.text), changes, options))
+    table(title, COLUMNS, rows(expected(changes, options), changes, options))
 
 
 if __name__ == "__main__":

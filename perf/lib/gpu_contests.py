@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import sys
+import traceback
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from perf.lib.gpu import clock, held, peak, reset
+from perf.lib.gpu import DEVICE, clock, held, peak, reset
 from perf.lib.tables import Run, number, ratio, turns
 
 
@@ -20,7 +21,10 @@ class Measured(NamedTuple):
 
 
 def measured(make: Callable[[], Run], rounds: int) -> Measured:
-    """Of what `make` prepares; NaN where memory runs out."""
+    """Of what `make` prepares; NaN where memory runs out, or, on a GPU, with the traceback on stderr, where it fails.
+
+    One contestant that fails in an hour of tables must not hide the others.
+    """
     if "torch._dynamo" in sys.modules:
         torch.compiler.reset()  # else the graphs and caches of the contestant before stay
     reset()
@@ -28,6 +32,11 @@ def measured(make: Callable[[], Run], rounds: int) -> Measured:
     try:
         seconds = turns({"run": make()}, rounds, clock=clock)["run"].median
     except torch.OutOfMemoryError:
+        return Measured()
+    except Exception:
+        if DEVICE.type == "cpu":
+            raise
+        traceback.print_exc()
         return Measured()
     return Measured(seconds, peak() - before)
 
