@@ -10,6 +10,8 @@ from cases import assert_as_near, assert_near, errors, gradients, run_exact, run
 from conv_cases import Case as Window
 from conv_cases import both as both_windows
 from cuda_variants import Recorded, compile_together, recorded
+from mixer_cases import Case as Layer
+from mixer_cases import run
 from norm_cases import both as both_norms
 from norm_cases import exact as exact_norm
 from norm_cases import tensors as norm_tensors
@@ -265,6 +267,17 @@ def test_the_same_bits_every_time(states, dtype):
     case = scan_inputs(2, 700, 512, states, dtype=dtype)
     first, second = (run_scan("cuda", case) for _ in range(2))
     assert all(torch.equal(first[n], second[n]) for n in first)
+
+
+@pytest.mark.parametrize("segmented", [False, True])
+@pytest.mark.parametrize("norm", [False, True])
+def test_layer_as_one_operation(norm, segmented, monkeypatch):
+    """Against separate operations; weights' gradients, summed in fp32, differ by the rounding of theirs to bf16."""
+    monkeypatch.setenv("VLM_SCAN_BACKEND", "cuda")
+    case = Layer(2, 77, segmented=segmented, state=True, norm=norm, width=32, states=16)
+    found, again, wanted = (run(case, case.layer(), fused, autocast=True) for fused in (True, True, False))
+    assert_near(found, wanted, 4e-3)
+    assert all(torch.equal(found[name], again[name]) for name in found)
 
 
 WINDOWS = [

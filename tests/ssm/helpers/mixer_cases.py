@@ -26,10 +26,11 @@ class Case(NamedTuple):
     biases: bool = False
     norm: bool = False
     width: int = 10
+    states: int = 3
 
     def layer(self) -> MambaMixer:
         torch.manual_seed(0)
-        layer = MambaMixer(self.width, d_state=3, d_conv=self.taps)
+        layer = MambaMixer(self.width, d_state=self.states, d_conv=self.taps)
         if not self.conv_bias:
             layer.conv1d.bias = None
         if self.biases:
@@ -56,7 +57,8 @@ def run(
     tensors = {"x": torch.randn(case.batch, case.length, case.width)}
     tensors["out"] = torch.randn(tensors["x"].shape).to(torch.bfloat16 if autocast else torch.float32)
     state = SSMState(
-        torch.randn(case.batch, case.taps - 1, layer.d_inner), torch.randn(case.batch, layer.d_inner, 3)
+        torch.randn(case.batch, case.taps - 1, layer.d_inner),
+        torch.randn(case.batch, layer.d_inner, case.states),
     )
     tensors |= {f"before {name}": t for name, t in state._asdict().items()}
     given = {name: t.requires_grad_() for name, t in tensors.items()}

@@ -63,6 +63,20 @@ def test_under_autocast(case, backend, monkeypatch):
         ), name
 
 
+def test_inputs_of_any_strides_and_dtypes():
+    """Kernels read by address what lies in one piece."""
+    layer, norm, results = Case(2, 9).layer(), nn.RMSNorm(10), []
+    with torch.no_grad():
+        layer.in_proj.weight.set_(layer.in_proj.weight.t().contiguous().t())
+        norm.weight.set_(torch.rand(20)[::2])
+    x, out = torch.randn(9, 2, 10).transpose(0, 1).double(), torch.randn(2, 10, 9).mT.half()
+    for fused in (True, False):
+        with as_one_operation(fused):
+            summed, y, _ = add_norm_mix(x, out, norm, 1e-5, layer)
+        results.append({"summed": summed, "y": y, "grad": torch.autograd.grad(y.sum(), norm.weight)[0]})
+    assert_near(*results, 1e-6)
+
+
 def test_bf16_weights_have_bf16_gradients():
     case, results = Case(2, 9, norm=True), []
     for fused in (True, False):

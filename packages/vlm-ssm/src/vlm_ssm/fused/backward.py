@@ -21,6 +21,7 @@ from vlm_ssm.fused.inputs import (
     norm_kernels,
 )
 from vlm_ssm.fused.recompute import gradients
+from vlm_ssm.registration.layouts import dense
 from vlm_ssm.registration.torch_modes import without_autocast
 from vlm_ssm.torch.ops import after
 
@@ -62,7 +63,7 @@ class _Gradients:
 
 def _weight_gradient(rows: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
     """rowsᵀ x; of bf16 rows in fp32 at once where the weight is fp32 and the device can."""
-    if rows.is_cuda and dtype == torch.float32 and rows.dtype != dtype:
+    if rows.is_cuda and torch.version.hip is None and dtype == torch.float32 and rows.dtype != dtype:
         return torch.mm(rows.t(), x, out_dtype=dtype)
     return torch.mm(rows.t(), x)
 
@@ -156,7 +157,7 @@ def _through_norm(grad: Tensor, grad_summed: Tensor | None, kept: Kept, found: _
         found.put("x", grad)
         return
     grad_summed = None if inputs.out is None else grad_summed
-    weight, kernels = inputs.norm.float(), norm_kernels(inputs.backend)
+    weight, kernels = dense(inputs.norm), norm_kernels(inputs.backend)
     added = None
     if inputs.out is not None and found.needs["out"] and inputs.out.dtype != torch.float32:
         added = torch.empty_like(inputs.x, dtype=inputs.out.dtype)

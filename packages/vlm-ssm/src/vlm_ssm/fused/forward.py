@@ -12,6 +12,7 @@ from vlm_ssm.fused.inputs import (
     linear,
     norm_kernels,
 )
+from vlm_ssm.registration.layouts import dense
 from vlm_ssm.registration.torch_modes import without_autocast
 from vlm_ssm.torch.ops import after
 
@@ -21,7 +22,7 @@ def normed(inputs: MixerInputs) -> tuple[Tensor, Tensor, Tensor]:
     if inputs.norm is None:
         return inputs.x, inputs.x.new_empty(0), inputs.x.new_empty(0)
     forward = norm_kernels(inputs.backend).forward
-    summed, y, scale = forward(inputs.x, inputs.out, inputs.norm.float(), inputs.eps, inputs.dtype)
+    summed, y, scale = forward(inputs.x, inputs.out, dense(inputs.norm), inputs.eps, inputs.dtype)
     return y, summed, scale
 
 

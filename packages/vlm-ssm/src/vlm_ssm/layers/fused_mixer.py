@@ -134,6 +134,8 @@ def fused_mixer(
     weight, eps = norm or (None, 0.0)
     _expect("norm.weight", weight, (M,))
     _expect("out", out, (N, T, M))
+    if out is not None:  # the kernel reads it by address
+        out = (out if out.dtype in NATIVE else out.float()).contiguous()
     dtype = compute_dtype(x, None if weight is None else weight.dtype)
     return mixer(
         MixerInputs(
