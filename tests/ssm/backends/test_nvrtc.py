@@ -82,7 +82,6 @@ def launches(monkeypatch):
         monkeypatch.setattr(module, "launch_dependent", dependent)
     for module in (decode, parameters, rms_norm):
         monkeypatch.setattr(module, "is_usable", lambda device: True)
-    monkeypatch.setattr(triton_decode, "convolve", lambda *_: None)
     forget_launches()
     yield made
     forget_launches()
@@ -189,7 +188,7 @@ CASES = {
     "token": run_step,
     "tokens": lambda: run_step(7, width=72, rank=40, d_conv=3),
     "token of a layer": lambda: run_step(2, alone=True),
-    "many tokens": lambda: run_step(70),
+    "many tokens": lambda: run_step(16, width=2048, rank=128, layers=1),
     "tokens of a layer": lambda: run_step(9, alone=True),
     "token of 2.8B": lambda: run_step(8, width=2560, rank=160, layers=1),
     "plain": lambda: run_scan(scan_case(ordered=False)),
@@ -272,7 +271,7 @@ def test_tokens_that_are_not_covered_go_to_triton(launches, monkeypatch):
     monkeypatch.setattr(triton_decode, "fused_decode_step", lambda *_: went.append(1) or (1, 2, 3))
     cases = {
         "rows of torch.float32": {"dtype": torch.float32},
-        "a batch of 257": {"batch": 257},
+        "a batch of 17": {"batch": 17},
         "a state size of 8": {"d_state": 8},
         "no multiple of 8": {"width": 20},
         "weights that are not bf16": {"weights": torch.float16},

@@ -9,10 +9,8 @@ from vlm_ssm.cuda.decoding.dependent import launch_dependent
 from vlm_ssm.cuda.launch import is_usable, kernel
 
 BF16 = torch.bfloat16
-MOST = 8
-"""Vectors beyond which cuBLAS is faster for large matrices."""
-WIDEST = 16
-"""Vectors of a block."""
+MOST = 16
+"""Vectors of a product: that many fit a block, and of more cuBLAS is faster."""
 STORE, ADD, CONVOLVE = 0, 1, 2
 """What happens with a product: SINK in matvec.cu."""
 _FIELDS = (
@@ -29,7 +27,7 @@ _FIELDS = (
 )
 
 
-def slots(vectors: int, most: int = WIDEST) -> int:
+def slots(vectors: int, most: int = MOST) -> int:
     """The next power of two up to `most`: compiled kernels are shared by numbers of vectors."""
     return min(most, 1 << (vectors - 1).bit_length())
 
@@ -43,13 +41,15 @@ def readable(*tensors: Tensor) -> bool:
 
 
 def shape(rows: int, columns: int, vectors: int) -> dict[str, int]:
-    """Constants of a product: by shapes alone, so that sums have one order."""
-    warps = 16 if rows < 1024 else 4 if columns <= 2560 and vectors <= 8 else 8
-    tiles = 2 if warps == 8 and rows >= 4096 else 1
+    """Constants of a product, as measured on an H200: by shapes alone, so that sums have one order."""
+    few = vectors <= 8
+    warps = 16 if rows < 1024 else 4 if few and columns <= 2560 else 8
+    tiles = 1 if few or rows < 4096 else 2
     steps = -(-columns // (32 * warps))
-    rounds = -(-steps * tiles // (20 if vectors <= 8 else 10))  # weights that a lane holds: 20 of 16 bytes
+    rounds = -(-steps * tiles // 10)  # weights that a lane holds: 10 of 16 bytes
+    registers = 80 if few and warps < 16 else 128
     constants = {"SLOTS": slots(vectors), "WARPS": warps, "TILES": tiles, "DEPTH": -(-steps // rounds)}
-    return constants | {"REGISTERS": 128}
+    return constants | {"REGISTERS": registers}
 
 
 def product(x: Tensor, weight: Tensor, sink: int, window: int = 1, **values: Tensor | int | None) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from vlm_ssm.cuda.decoding import matvec
@@ -22,8 +21,6 @@ STATES, CHANNELS, SEQUENCES = (
     32,
     8,
 )  # of recurrence.cu: state size; channels and, at most, sequences of a block
-MOST = 256
-"""Sequences of a step on these kernels, at most."""
 AHEAD = 8 << 20
 """Bytes of a later product's weights that are brought into the second-level cache, of 40 MB or more."""
 
@@ -48,8 +45,8 @@ def why_not_covered(x: Tensor, mixers: Sequence[MambaLayer], norms: Sequence[Ten
     """Why a step x (B, 1, M) goes to Triton's kernels; None if it doesn't."""
     if x.dtype != torch.bfloat16:
         return f"rows of {x.dtype}"
-    if len(x) > MOST:
-        return f"a batch of {len(x)}, more than {MOST}"
+    if len(x) > matvec.MOST:
+        return f"a batch of {len(x)}, whose products cuBLAS does"
     if not matvec.readable(*(norm for norm in norms if norm is not None)):
         return "norms that are not bf16"
     reasons = map(_why_layer_not_covered, mixers)
@@ -126,58 +123,16 @@ def fused_decode_step(
     low = x.new_empty(B, first.dt_rank + 2 * STATES)
     u, z, y = x.new_empty(3, B, first.d_inner).unbind()
     rows = _Rows(u, z, y, low, x.reshape(B, M).clone())
-    step = _few if B <= matvec.MOST else _many
     for i, (mixer, norm) in enumerate(zip(mixers, norms, strict=True)):
-        following = mixers[i + 1].in_proj.weight if i + 1 < count else None
-        step(mixer, rows, residual, norm, eps, (convs[i], after[0][i]), (ssms[i], after[1][i]), following)
+        if norm is not None:
+            _row_norm(residual, norm, eps, rows.x)
+        _enter(mixer, rows, convs[i], after[0][i])
+        _recur(mixer, rows, ssms[i], after[1][i])
+        if norm is None:
+            product(rows.y, mixer.out_proj.weight, STORE, y=rows.x)
+        else:
+            ahead = _ahead(mixers[i + 1].in_proj.weight) if i + 1 < count else {}
+            product(rows.y, mixer.out_proj.weight, ADD, residual=residual, **ahead)
     if last_norm is not None:
         _row_norm(residual, last_norm, eps, rows.x)
     return rows.x.view(B, 1, M), *after
-
-
-Pair = tuple[Tensor, Tensor]
-
-
-def _few(
-    mixer: MambaLayer,
-    rows: _Rows,
-    residual: Tensor,
-    norm: Tensor | None,
-    eps: float,
-    conv: Pair,
-    ssm: Pair,
-    following: Tensor | None,
-) -> None:
-    """A layer, every product on own kernels. Without a norm the layer's output is `rows.x`, else it is added."""
-    if norm is not None:
-        _row_norm(residual, norm, eps, rows.x)
-    _enter(mixer, rows, *conv)
-    _recur(mixer, rows, *ssm)
-    if norm is None:
-        product(rows.y, mixer.out_proj.weight, STORE, y=rows.x)
-    else:
-        ahead = {} if following is None else _ahead(following)
-        product(rows.y, mixer.out_proj.weight, ADD, residual=residual, **ahead)
-
-
-def _many(
-    mixer: MambaLayer,
-    rows: _Rows,
-    residual: Tensor,
-    norm: Tensor | None,
-    eps: float,
-    conv: Pair,
-    ssm: Pair,
-    following: Tensor | None,
-) -> None:
-    """A layer whose two large products cuBLAS does."""
-    if norm is not None:
-        _row_norm(residual, norm, eps, rows.x)
-    inner, z = F.linear(rows.x, mixer.in_proj.weight).chunk(2, dim=-1)
-    triton_decode.convolve(mixer, inner, *conv, rows.u)
-    _recur(mixer, rows._replace(z=z), *ssm)
-    out = F.linear(rows.y, mixer.out_proj.weight)
-    if norm is None:
-        rows.x.copy_(out)
-    else:
-        residual += out
