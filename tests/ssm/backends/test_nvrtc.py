@@ -89,9 +89,16 @@ def launches(monkeypatch):
 
 def forget_launches():
     kept = (
-        conv._launch, parameters._launch, reduce._launch, scan_backward._launches, scan_backward._gate_launch,
-        scan_forward._launches, scan_forward._sum_launch, rms_norm._launch, layer_norm._launch,
-    )  # fmt: skip
+        conv._launch,
+        parameters._launch,
+        reduce._launch,
+        scan_backward._launches,
+        scan_backward._gate_launch,
+        scan_forward._launches,
+        scan_forward._sum_launch,
+        rms_norm._launch,
+        layer_norm._launch,
+    )
     for function in kept:
         function.cache_clear()
 

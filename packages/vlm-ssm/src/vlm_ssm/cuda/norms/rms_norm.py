@@ -49,8 +49,18 @@ def float_bits(value: float) -> int:
 
 
 _TENSORS = (
-    "residual", "out", "weight", "summed", "y", "scale", "grad_y", "grad_summed", "grad", "grad_out", "sums",
-)  # fmt: skip
+    "residual",
+    "out",
+    "weight",
+    "summed",
+    "y",
+    "scale",
+    "grad_y",
+    "grad_summed",
+    "grad",
+    "grad_out",
+    "sums",
+)
 
 
 @lru_cache(PLANS)
