@@ -56,9 +56,14 @@ def launches(monkeypatch):
 
 def forget_launches():
     kept = (
-        conv._launch, parameters._launch, reduce._launch, scan_backward._launches, scan_backward._gate_launch,
-        scan_forward._launches, scan_forward._sum_launch,
-    )  # fmt: skip
+        conv._launch,
+        parameters._launch,
+        reduce._launch,
+        scan_backward._launches,
+        scan_backward._gate_launch,
+        scan_forward._launches,
+        scan_forward._sum_launch,
+    )
     for function in kept:
         function.cache_clear()
 

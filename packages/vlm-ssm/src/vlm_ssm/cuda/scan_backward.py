@@ -31,9 +31,20 @@ def backward_parts(sequences: int, length: int, width: int, groups: int = 1) -> 
 
 
 _TENSORS = (
-    *TENSORS, "grad", "grad_last", "starts", "grad_u", "grad_dt", "grad_z", "grad_first", "sums", "matrices", "ends",
-    "decays", "y",
-)  # fmt: skip
+    *TENSORS,
+    "grad",
+    "grad_last",
+    "starts",
+    "grad_u",
+    "grad_dt",
+    "grad_z",
+    "grad_first",
+    "sums",
+    "matrices",
+    "ends",
+    "decays",
+    "y",
+)
 
 
 def run_backward(
