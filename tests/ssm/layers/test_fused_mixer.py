@@ -125,10 +125,23 @@ def tensors(backend="numba"):
     E, M, S, R, T = 12, 6, 3, 2, 9
     torch.manual_seed(0)
     shapes = {
-        "x": (2, T, M), "out": (2, T, M), "norm": (M,), "in_proj": (2 * E, M), "in_bias": (2 * E,), "conv": (E, 1, 4),
-        "conv_bias": (E,), "x_proj": (R + 2 * S, E), "dt_proj": (E, R), "dt_bias": (E,), "A_log": (E, S), "D": (E,),
-        "out_proj": (M, E), "out_bias": (M,), "conv_state": (2, 3, E), "ssm_state": (2, E, S),
-    }  # fmt: skip
+        "x": (2, T, M),
+        "out": (2, T, M),
+        "norm": (M,),
+        "in_proj": (2 * E, M),
+        "in_bias": (2 * E,),
+        "conv": (E, 1, 4),
+        "conv_bias": (E,),
+        "x_proj": (R + 2 * S, E),
+        "dt_proj": (E, R),
+        "dt_bias": (E,),
+        "A_log": (E, S),
+        "D": (E,),
+        "out_proj": (M, E),
+        "out_bias": (M,),
+        "conv_state": (2, 3, E),
+        "ssm_state": (2, E, S),
+    }
     given = {name: torch.randn(shape, requires_grad=True) for name, shape in shapes.items()}
     segments = torch.tensor([[PADDING, 0, 0, 0, 0, 1, 1, 1, 1], [0, 0, 1, 1, 1, 1, 1, 1, 2]])
     flags = boundaries_of(segments)._asdict()
