@@ -86,8 +86,9 @@ def sizes(i: dict[str, Any]) -> tuple[int, int]:
 
 
 def names_for(i: dict[str, Any]) -> list[str]:
-    """Backends that run these inputs: mamba_ssm's kernels are built for bf16."""
-    return [name for name in NAMES if name != "mamba_ssm" or i["u"].dtype == torch.bfloat16]
+    """Backends that run these inputs: mamba_ssm's kernels are built for bf16 and a gate, so for one direction."""
+    covered = i["u"].dtype == torch.bfloat16 and i["scan_order"] is None
+    return [name for name in NAMES if name != "mamba_ssm" or covered]
 
 
 def scan(i: dict[str, Any], backend: str) -> Tensor:
@@ -96,7 +97,7 @@ def scan(i: dict[str, Any], backend: str) -> Tensor:
 
 def transposed(i: dict[str, Any]) -> dict[str, Tensor] | None:
     """The same as mamba_ssm's kernels take it; None without them, and for more than one direction."""
-    if "mamba_ssm" not in names_for(i) or i["scan_order"] is not None:
+    if "mamba_ssm" not in names_for(i):
         return None
     rows = {"u": i["u"][0], "delta": i["dt"][0], "z": i["z"][:, :, 0]}
     made = {n: t.detach().mT.contiguous() for n, t in rows.items()}

@@ -1,5 +1,6 @@
 """What `vlm-train run` would start: how many processes, through which command, and what it refuses."""
 
+import argparse
 import os
 import shlex
 import sys
@@ -101,6 +102,17 @@ def test_torchrun_takes_these_options(devices):
         assert config.signals_to_handle == launch.SIGNALS
         assert command == sys.executable
         assert arguments[-4:] == ["-m", "vlm_train", "run", "s.yaml"]
+
+
+def test_options_that_an_older_torchrun_lacks_are_left_out(devices, monkeypatch):
+    from torch.distributed import run
+
+    devices(2)
+    assert f"--shutdown-timeout={launch.SHUTDOWN}" in plan().torchrun
+    older = argparse.ArgumentParser()
+    older.add_argument("--signals-to-handle")
+    monkeypatch.setattr(run, "get_args_parser", lambda: older)
+    assert not any("shutdown" in option for option in plan().torchrun)
 
 
 @pytest.mark.parametrize(

@@ -103,11 +103,19 @@ def plan(args: argparse.Namespace) -> Plan:
     options = [
         f"--nproc-per-node={nproc}",
         f"--signals-to-handle={SIGNALS}",
-        f"--shutdown-timeout={SHUTDOWN}",
+        *_shutdown_option(),
     ]
     if args.max_restarts:
         options.append(f"--max-restarts={args.max_restarts}")
     return Plan([*_rendezvous(args, nodes), *options], words, _threads(nproc))
+
+
+def _shutdown_option() -> list[str]:
+    """torchrun's option for `SHUTDOWN`; none where torchrun lacks it, as in torch 2.11: it then waits 30 seconds."""
+    from torch.distributed.run import get_args_parser
+
+    known = "--shutdown-timeout" in get_args_parser().format_usage().replace("_", "-")
+    return [f"--shutdown-timeout={SHUTDOWN}"] if known else []
 
 
 def _nodes(args: argparse.Namespace) -> str:
