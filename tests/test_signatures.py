@@ -35,7 +35,7 @@ CHECKED = {
     "vlm_ssm/ops.py": {"_expect": "items"},
     "vlm_ssm/cuda/decoding/dependent.py": {"launch_dependent": "names"},
     "vlm_ssm/cuda/decoding/matvec.py": {"product": "launch_dependent"},
-    "vlm_ssm/cuda/launch.py": {"__call__": "names", "kernel": "_kernel"},
+    "vlm_ssm/cuda/launch.py": {"__call__": "prepare", "prepare": "names", "kernel": "_kernel"},
     "vlm_ssm/cuda/memory.py": {"strides": "items"},
     "vlm_encoders/towers/timm_tower.py": {"__init__": "__init__", "build_timm": "spec_values"},
     "vlm_encoders/towers/transformers_tower.py": {"__init__": "__init__"},

@@ -6,9 +6,10 @@ from safetensors.torch import save_file
 
 from vlm_core.errors import UserError
 from vlm_core.interfaces import PADDING, parameter_count
-from vlm_llms.mamba.mamba import MambaLM, MambaState
+from vlm_llms.mamba.mamba import MambaLM
 from vlm_llms.mamba.mamba_config import MambaConfig
 from vlm_llms.mamba.mamba_shape import PUBLISHED
+from vlm_llms.mamba.state import MambaState
 from vlm_ssm.layers import chunked_inference
 
 LONG = 300

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from vlm_core.runtime.system_faults import SystemFault
 from vlm_train.cli import main
 from vlm_train.data import data_workers
 from vlm_train.data.dataset import Examples
+from vlm_train.distributed import process_group
 
 KILLED = (
     r"a data-reading process.* \(pid \d+\) was killed by SIGKILL; out of memory\? .*\(train\.num_workers\)"
@@ -121,11 +123,11 @@ def test_a_reader_of_a_killed_run_ends_in_the_midst_of_a_row():
 def shared(monkeypatch, tmp_path):
     """`shared(free)` sets the free bytes of shared memory; 12 CPU cores and one process."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(12), raising=False)
-    monkeypatch.setattr(data_workers.process_group, "place", lambda: None)
+    monkeypatch.setattr(process_group, "place", lambda: None)
     monkeypatch.setattr(data_workers, "SHARED_MEMORY", tmp_path)
 
     def having(free):
-        monkeypatch.setattr(data_workers.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
 
     having(10**12)
     return having
@@ -139,7 +141,7 @@ def test_workers_by_default(shared, monkeypatch):
     assert data_workers.worker_count("auto", "cuda", 1).number == 8, "at most"
     for processes, number in ((2, 6), (4, 3), (100, 1)):
         place = SimpleNamespace(local_world=processes)
-        monkeypatch.setattr(data_workers.process_group, "place", lambda place=place: place)
+        monkeypatch.setattr(process_group, "place", lambda place=place: place)
         assert data_workers.worker_count("auto", "cuda", 1).number == number
 
 

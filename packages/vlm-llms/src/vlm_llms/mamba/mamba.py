@@ -9,17 +9,14 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from vlm_core.errors import UserError
 from vlm_core.interfaces import PADDING, LanguageModel, Sampler, Tokenizer
-from vlm_core.io.atomic import write_file
-from vlm_core.io.files import open_regular, read_json
+from vlm_core.io.files import read_json
 from vlm_core.numerics.cuda_graphs import CudaGraphs, usable
 from vlm_llms.mamba.buckets import padded_to_bucket
 from vlm_llms.mamba.cuda_graph import Buffers, CudaGraphDecoder, IdleDecoders
+from vlm_llms.mamba.state import MambaState, buffers_of, copied, state_buffers, state_of
 from vlm_llms.tokenizer.tokenizer import FastTokenizer
 from vlm_ssm import (
     MambaMixer,
@@ -38,33 +35,6 @@ ASSET = "mamba.json"
 EPS = 1e-5
 GRAPH_POSITIONS = 8192
 """Positions of a batch beyond which computing takes longer than launching: such a prefill is no CUDA graph."""
-
-
-class MambaState(tuple[SSMState, ...]):
-    """The state of each layer; its size does not depend on the text's length."""
-
-    def clone(self) -> MambaState:
-        return MambaState(SSMState(s.conv.clone(), s.ssm.clone()) for s in self)
-
-    def expand(self, n: int) -> MambaState:
-        return MambaState(
-            SSMState(s.conv.repeat_interleave(n, 0), s.ssm.repeat_interleave(n, 0)) for s in self
-        )
-
-    def save(self, path: Path) -> None:
-        """Write a safetensors file that `load` reads."""
-        conv, ssm = (torch.stack(list(part)).contiguous() for part in zip(*self, strict=True))
-        write_file(path, save({"conv": conv, "ssm": ssm}))
-
-    @classmethod
-    def load(cls, path: Path) -> MambaState:
-        """Read the file of `save`; raises `UserError` for any other file."""
-        try:
-            with open_regular(path):
-                tensors = load_file(path)
-            return cls(map(SSMState, tensors["conv"].unbind(0), tensors["ssm"].unbind(0)))
-        except (UserError, OSError, SafetensorError, KeyError) as error:
-            raise UserError(f"{path} holds no Mamba state: {error}") from None
 
 
 class Block(nn.Module):
@@ -101,22 +71,6 @@ class Backbone(nn.Module):
 def _wide(index: Tensor, x: Tensor) -> Tensor:
     """(B, T) positions as an index into (B, T, M)."""
     return index.unsqueeze(-1).expand_as(x)
-
-
-def _state_buffers(first: SSMState, layers: int) -> list[SSMState]:
-    """One allocation for the states of all layers.
-
-    Small states between the large temporary tensors would fragment the allocator's memory, ten MB a layer at width
-    2560.
-    """
-    conv, ssm = (t.new_empty(layers, *t.shape) for t in first)
-    return list(map(SSMState, conv.unbind(0), ssm.unbind(0)))
-
-
-def _copied(state: SSMState, buffer: SSMState) -> SSMState:
-    for old, new in zip(state, buffer, strict=True):
-        new.copy_(old)
-    return buffer
 
 
 class MambaLM(LanguageModel):
@@ -207,8 +161,8 @@ class MambaLM(LanguageModel):
         for i, block in enumerate(self.backbone.layers):
             residual, out, layer_state = block(residual, out, boundaries, state[i] if state else None)
             if not buffers and not torch.is_grad_enabled():
-                buffers = _state_buffers(layer_state, len(self.backbone.layers))
-            states.append(_copied(layer_state, buffers[i]) if buffers else layer_state)
+                buffers = state_buffers(layer_state, len(self.backbone.layers))
+            states.append(copied(layer_state, buffers[i]) if buffers else layer_state)
         _, hidden = add_rms_norm(residual, out, self.backbone.norm_f, EPS)
         return hidden, MambaState(states)
 
@@ -232,7 +186,7 @@ class MambaLM(LanguageModel):
         hidden, conv, ssm = decode.fused_decode_step(
             x, mixers, [s.conv for s in state], [s.ssm for s in state], *self.norms()
         )
-        return hidden, _state_of((conv, ssm))
+        return hidden, state_of((conv, ssm))
 
     def prefill(
         self, x: Tensor, *, segments: Tensor | None = None, state: MambaState | None = None
@@ -241,13 +195,13 @@ class MambaLM(LanguageModel):
         if x.shape[1] == 1 or x.shape[:2].numel() > GRAPH_POSITIONS or not usable(x):
             return cast(tuple[Tensor, MambaState], super().prefill(x, segments=segments, state=state))
         x, segments = padded_to_bucket(x, segments)
-        buffers = self._new_buffers(len(x), x) if state is None else _buffers_of(state)
+        buffers = self._new_buffers(len(x), x) if state is None else buffers_of(state)
         logits, *after = self._prefill_graphs.call(self._last_logits, [self], x, segments, *buffers)
-        return logits, _state_of(after)
+        return logits, state_of(after)
 
     def _last_logits(self, x: Tensor, segments: Tensor, conv: Tensor, ssm: Tensor) -> tuple[Tensor, ...]:
-        hidden, state = self(x, segments=segments, state=_state_of((conv, ssm)))
-        return self.logits(hidden[:, -1]), *_buffers_of(state)
+        hidden, state = self(x, segments=segments, state=state_of((conv, ssm)))
+        return self.logits(hidden[:, -1]), *buffers_of(state)
 
     def _new_buffers(self, batch: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """The state of all layers before the first position: (layers, B, W-1, E), (layers, B, E, S) in fp32."""
@@ -277,7 +231,7 @@ class MambaLM(LanguageModel):
             return self.logits(hidden[:, -1])
 
         buffers = self._new_buffers(batch, weight)
-        return CudaGraphDecoder(decode_token, sampler, buffers, self.vocab_size, weight.dtype, _state_of)
+        return CudaGraphDecoder(decode_token, sampler, buffers, self.vocab_size, weight.dtype, state_of)
 
     def output_projection(self) -> tuple[Tensor, Tensor | None] | None:
         """The embedding's weight and no bias; None if the embedding is wrapped."""
@@ -290,17 +244,6 @@ class MambaLM(LanguageModel):
     def save_assets(self, folder: Path) -> None:
         super().save_assets(folder)
         (folder / ASSET).write_text(json.dumps(self.shape, indent=1) + "\n")
-
-
-def _state_of(buffers: Sequence[Tensor]) -> MambaState:
-    """(layers, B, W-1, E) and (layers, B, E, S) as the state of each layer."""
-    conv, ssm = buffers
-    return MambaState(map(SSMState, conv.unbind(0), ssm.unbind(0)))
-
-
-def _buffers_of(state: MambaState) -> Buffers:
-    """The inverse of `_state_of`."""
-    return torch.stack([s.conv for s in state]), torch.stack([s.ssm for s in state])
 
 
 def from_folder(assets: Path) -> MambaLM:

@@ -115,54 +115,56 @@ def fused_mixer(
     """
     modules, parameters = layer._modules, layer._parameters
     ins, conv, dt, outs = (modules[n]._parameters for n in ("in_proj", "conv1d", "dt_proj", "out_proj"))
-    x_proj, A_log, D = modules["x_proj"]._parameters["weight"], parameters["A_log"], parameters["D"]
-    N, T, M = x.shape
-    E, S, W, R = layer.d_inner, layer.d_state, layer.d_conv, layer.dt_rank
     conv_state, ssm_state = state or (None, None)
     reset, history, left_pad = boundaries or (None, None, None)
-    _expect("in_proj.weight", ins["weight"], (2 * E, M))
-    _expect("conv1d.weight", conv["weight"], (E, 1, W))
-    _expect("conv1d.bias", conv["bias"], (E,))
-    _expect("x_proj.weight", x_proj, (R + 2 * S, E))
-    _expect("dt_proj.weight", dt["weight"], (E, R))
-    _expect("dt_proj.bias", dt["bias"], (E,))
-    _expect("A_log", A_log, (E, S))
-    _expect("D", D, (E,))
-    _expect("state", conv_state, (N, W - 1, E))
-    _expect("initial_state", ssm_state, (N, E, S))
-    _expect("segments", reset, (N, T))
     weight, eps = norm or (None, 0.0)
-    _expect("norm.weight", weight, (M,))
-    _expect("out", out, (N, T, M))
     if out is not None:  # the kernel reads it by address
         out = (out if out.dtype in NATIVE else out.float()).contiguous()
     dtype = compute_dtype(x, None if weight is None else weight.dtype)
-    return mixer(
-        MixerInputs(
-            x.contiguous() if norm else x.to(dtype),
-            out,
-            weight,
-            ins["weight"],
-            ins["bias"],
-            conv["weight"],
-            conv["bias"],
-            x_proj,
-            dt["weight"],
-            dt["bias"],
-            A_log,
-            D,
-            outs["weight"],
-            outs["bias"],
-            conv_state,
-            ssm_state,
-            reset,
-            history,
-            left_pad,
-            eps,
-            dtype,
-            backends.chosen(x.device),
-        )
+    inputs = MixerInputs(
+        x.contiguous() if norm else x.to(dtype),
+        out,
+        weight,
+        ins["weight"],
+        ins["bias"],
+        conv["weight"],
+        conv["bias"],
+        modules["x_proj"]._parameters["weight"],
+        dt["weight"],
+        dt["bias"],
+        parameters["A_log"],
+        parameters["D"],
+        outs["weight"],
+        outs["bias"],
+        conv_state,
+        ssm_state,
+        reset,
+        history,
+        left_pad,
+        eps,
+        dtype,
+        backends.chosen(x.device),
     )
+    _check_shapes(inputs, (layer.d_inner, layer.d_state, layer.d_conv, layer.dt_rank))
+    return mixer(inputs)
+
+
+def _check_shapes(inputs: MixerInputs, sizes: tuple[int, int, int, int]) -> None:
+    """`sizes`: inner width E, state size S, window W, rank R of Δ."""
+    (N, T, M), (E, S, W, R) = inputs.x.shape, sizes
+    _expect("in_proj.weight", inputs.in_proj, (2 * E, M))
+    _expect("conv1d.weight", inputs.conv, (E, 1, W))
+    _expect("conv1d.bias", inputs.conv_bias, (E,))
+    _expect("x_proj.weight", inputs.x_proj, (R + 2 * S, E))
+    _expect("dt_proj.weight", inputs.dt_proj, (E, R))
+    _expect("dt_proj.bias", inputs.dt_bias, (E,))
+    _expect("A_log", inputs.A_log, (E, S))
+    _expect("D", inputs.D, (E,))
+    _expect("state", inputs.conv_state, (N, W - 1, E))
+    _expect("initial_state", inputs.ssm_state, (N, E, S))
+    _expect("segments", inputs.reset, (N, T))
+    _expect("norm.weight", inputs.norm, (M,))
+    _expect("out", inputs.out, (N, T, M))
 
 
 def _expect(name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> None:

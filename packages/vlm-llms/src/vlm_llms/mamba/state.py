@@ -1,0 +1,72 @@
+"""The state of a Mamba-1 language model: a value for each layer, or all layers' in two tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from vlm_core.errors import UserError
+from vlm_core.io.atomic import write_file
+from vlm_core.io.files import open_regular
+from vlm_llms.mamba.cuda_graph import Buffers
+from vlm_ssm import SSMState
+
+
+class MambaState(tuple[SSMState, ...]):
+    """The state of each layer; its size does not depend on the text's length."""
+
+    def clone(self) -> MambaState:
+        return MambaState(SSMState(s.conv.clone(), s.ssm.clone()) for s in self)
+
+    def expand(self, n: int) -> MambaState:
+        return MambaState(
+            SSMState(s.conv.repeat_interleave(n, 0), s.ssm.repeat_interleave(n, 0)) for s in self
+        )
+
+    def save(self, path: Path) -> None:
+        """Write a safetensors file that `load` reads."""
+        conv, ssm = (torch.stack(list(part)).contiguous() for part in zip(*self, strict=True))
+        write_file(path, save({"conv": conv, "ssm": ssm}))
+
+    @classmethod
+    def load(cls, path: Path) -> MambaState:
+        """Read the file of `save`; raises `UserError` for any other file."""
+        try:
+            with open_regular(path):
+                tensors = load_file(path)
+            return cls(map(SSMState, tensors["conv"].unbind(0), tensors["ssm"].unbind(0)))
+        except (UserError, OSError, SafetensorError, KeyError) as error:
+            raise UserError(f"{path} holds no Mamba state: {error}") from None
+
+
+def state_buffers(first: SSMState, layers: int) -> list[SSMState]:
+    """One allocation for the states of all layers.
+
+    Small states between the large temporary tensors would fragment the allocator's memory, ten MB a layer at width
+    2560.
+    """
+    conv, ssm = (t.new_empty(layers, *t.shape) for t in first)
+    return list(map(SSMState, conv.unbind(0), ssm.unbind(0)))
+
+
+def copied(state: SSMState, buffer: SSMState) -> SSMState:
+    """`buffer` with the values of `state`."""
+    for old, new in zip(state, buffer, strict=True):
+        new.copy_(old)
+    return buffer
+
+
+def state_of(buffers: Sequence[Tensor]) -> MambaState:
+    """(layers, B, W-1, E) and (layers, B, E, S) as the state of each layer."""
+    conv, ssm = buffers
+    return MambaState(map(SSMState, conv.unbind(0), ssm.unbind(0)))
+
+
+def buffers_of(state: MambaState) -> Buffers:
+    """The inverse of `state_of`."""
+    return torch.stack([s.conv for s in state]), torch.stack([s.ssm for s in state])
