@@ -19,7 +19,7 @@ from triton_here import CUDA, ROUNDING, place
 
 from vlm_core.interfaces import PADDING
 from vlm_ssm import selective_scan
-from vlm_ssm.triton import conv, norm, scan
+from vlm_ssm.triton import norm, scan
 
 __all__ = ["place"]
 
@@ -219,8 +219,8 @@ def test_registration():
     checks = ("test_schema", "test_faketensor", "test_autograd_registration") + (
         ("test_aot_dispatch_static",) * CUDA
     )
-    torch.library.opcheck(scan._op, arguments, test_utils=checks)
+    torch.library.opcheck(torch.ops.vlm_ssm.triton_scan.default, arguments, test_utils=checks)
     arguments = (leaf(1, 3, 1, 2), leaf(1, 2, 2), leaf(1, 2), None, None, None, None, None)
-    torch.library.opcheck(conv._op, arguments, test_utils=checks)
+    torch.library.opcheck(torch.ops.vlm_ssm.triton_conv.default, arguments, test_utils=checks)
     arguments = (leaf(2, 3), leaf(2, 3), leaf(3), 1e-5, torch.float32)
     torch.library.opcheck(norm._op, arguments, test_utils=checks)

@@ -100,7 +100,7 @@ def test_fused_layers_cast_a_weight_once_a_step(fresh, recompute, monkeypatch):
 
     def recorded(weight, dtype, cast=compute_dtype.cast):  # pyright: ignore[reportPrivateImportUsage]
         copy = cast(weight, dtype)
-        copies.setdefault((id(weight), weight._version), {})[id(copy)] = copy
+        copies.setdefault((weight.data_ptr(), weight._version), {})[id(copy)] = copy
         return copy
 
     monkeypatch.setattr(compute_dtype, "cast", recorded)

@@ -6,6 +6,7 @@ Kernels take weights by address, so that autocast, whose cache only torch's own 
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,9 +16,13 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 
 class _Copies(threading.local):
-    """This thread's copies, by weight: its version at the time, and the copy. None: copies aren't kept."""
+    """This thread's copies, by weight: its version at the time, and the copy. None: copies aren't kept.
+
+    `weights`: those weights, by the address of their numbers.
+    """
 
     by_weight: WeakIdKeyDictionary | None = None
+    weights: dict[int, weakref.ref[Tensor]]
 
 
 _copies = _Copies()
@@ -27,7 +32,8 @@ _copies = _Copies()
 def keep_casts() -> Iterator[None]:
     """Context in which `cast` makes one copy of each weight in this thread, until an operation changes the weight."""
     before = _copies.by_weight
-    _copies.by_weight = WeakIdKeyDictionary() if before is None else before
+    if before is None:
+        _copies.by_weight, _copies.weights = WeakIdKeyDictionary(), {}
     try:
         yield
     finally:
@@ -39,7 +45,7 @@ def cast(weight: Tensor, dtype: torch.dtype) -> Tensor:
     if weight.dtype == dtype:
         return weight
     kept = _copies.by_weight
-    if kept is None or type(weight) is not nn.Parameter or weight.is_inference():
+    if kept is None or weight.is_inference() or not isinstance(weight := _parameter(weight), nn.Parameter):
         return weight.detach().to(dtype)
     if entry := kept.get(weight):
         version, copy = entry
@@ -47,4 +53,16 @@ def cast(weight: Tensor, dtype: torch.dtype) -> Tensor:
             return copy
     copy = weight.detach().to(dtype)
     kept[weight] = weight._version, copy
+    _copies.weights[weight.data_ptr()] = weakref.ref(weight)
     return copy
+
+
+def _parameter(weight: Tensor) -> Tensor:
+    """The parameter whose numbers these are, if it is known: activation checkpointing hands out detached weights."""
+    if type(weight) is nn.Parameter:
+        return weight
+    known = _copies.weights.get(weight.data_ptr(), lambda: None)()
+    if known is None or known.data_ptr() != weight.data_ptr() or known._version != weight._version:
+        return weight
+    same = (known.shape, known.stride(), known.dtype) == (weight.shape, weight.stride(), weight.dtype)
+    return known if same else weight

@@ -27,6 +27,13 @@ def _watched(first: Any) -> bool:
     )
 
 
+def _unused(name: str) -> str:
+    """A name that isn't registered yet: code exported with a model may be imported twice in a process."""
+    while hasattr(getattr(torch.ops, NAMESPACE), name):
+        name += "_again"
+    return name
+
+
 class Operation:
     """`run`, registered for CPU and CUDA tensors, with `fake` for torch.compile.
 
@@ -42,6 +49,7 @@ class Operation:
         fake: Callable[..., Any],
         unwatched: Callable[..., Any] | None = None,
     ) -> None:
+        name = _unused(name)
         self._name, self._run = name, unwatched or run
         _LIBRARY.define(f"{name}{schema}", tags=[torch.Tag.pt2_compliant_tag])
         for device in ("CPU", "CUDA"):
