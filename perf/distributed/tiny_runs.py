@@ -29,7 +29,11 @@ def write_spec(root: Path, steps: int) -> Path:
     train = content["train"]
     for key in ("validation", "held_out_qa"):
         del train[key]
-    train |= {"checkpoint_every": 5, "num_workers": 0}
+    train |= {
+        "checkpoint_every": 5,
+        "num_workers": 0,
+        "precision": "fp32",
+    }  # of one GPU and of several to compare
     for stage in train["stages"]:
         stage |= {"steps": steps, "batch_size": 8, "micro_batch_size": 1}
     path.write_text(yaml.safe_dump(content))

@@ -123,8 +123,11 @@ def killed_rows(options: argparse.Namespace) -> Rows:
         tiny_runs.wait_for_steps(run, options.steps // 2)
         victim = run.process if name == "launcher" else tiny_runs.rank_process(run, options.gpus - 1)
         os.kill(victim.pid, signal.SIGKILL)
-        seconds = tiny_runs.gone(run, 60)
+    for name in ("rank", "launcher"):
+        run, seconds = started[name], tiny_runs.gone(started[name], 60)
         ends[name] = run.process.returncode, seconds, len(tiny_runs.metrics(run.folder))
+        if run.process.returncode == 0:
+            options.faults.append(f"{name}: the run was complete before it was killed")
     tiny_runs.finished(started["alone"])
     shutil.copytree(root / "rank", root / "rank-one")
     resumed = {name: tiny_runs.start(spec, root / name, *everyone) for name in ("rank", "launcher")}

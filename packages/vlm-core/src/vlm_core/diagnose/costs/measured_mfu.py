@@ -23,13 +23,12 @@ class MeasuredMFU(NamedTuple):
 
 
 TABLE = (
-    MeasuredMFU("H200", True, 985, 0.043),
-    MeasuredMFU("H200", True, 3940, 0.107),
-    MeasuredMFU("H200", True, 7880, 0.161),
-    MeasuredMFU("H200", True, 11820, 0.216),
-    MeasuredMFU("H200", False, 1970, 0.073),
-    MeasuredMFU("H200", False, 7880, 0.133),
-    MeasuredMFU("H200", False, 15760, 0.146),
+    MeasuredMFU("H200", True, 985, 0.053),
+    MeasuredMFU("H200", True, 7880, 0.373),
+    MeasuredMFU("H200", True, 15760, 0.400),
+    MeasuredMFU("H200", False, 985, 0.060),
+    MeasuredMFU("H200", False, 7880, 0.365),
+    MeasuredMFU("H200", False, 15760, 0.378),
 )
 
 
