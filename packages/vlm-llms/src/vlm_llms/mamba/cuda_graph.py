@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from vlm_core.interfaces import Sampler
-from vlm_core.numerics.cuda_graphs import capturing, fingerprint, refused
+from vlm_core.numerics.cuda_graphs import capturing, fingerprint, refused, settings
 
 Buffers = tuple[Tensor, Tensor]
 """Convolution and recurrent states of all layers."""
@@ -143,7 +143,7 @@ class IdleDecoders:
 
         Decoders of weights that have moved are dropped.
         """
-        now = fingerprint(modules)
+        now, key = fingerprint(modules), (key, settings())
         if now is None or key in self._refused:
             return None
         self._idle = [entry for entry in self._idle if entry[1] == now]
