@@ -3,12 +3,7 @@
 import copy
 
 import torch
-from transformers import (
-    FalconMambaConfig,
-    FalconMambaForCausalLM,
-    MambaConfig,
-    MambaForCausalLM,
-)
+from transformers import FalconMambaConfig, FalconMambaForCausalLM, MambaConfig, MambaForCausalLM
 
 import vlm_ssm
 
