@@ -7,7 +7,7 @@ from vlm_ssm import MambaMixer, cast_parameters
 from vlm_ssm.cuda import conv, parameters, scan
 from vlm_ssm.cuda.decoding import step as decode
 from vlm_ssm.cuda.norms import layer_norm, rms_norm
-from vlm_ssm.registration.inputs import ConvInputs, ScanInputs
+from vlm_ssm.registration.inputs import ConvInputs, ScanGradients, ScanInputs
 
 BF16 = torch.bfloat16
 
@@ -38,7 +38,7 @@ def scan_case(
 def run_scan(inputs, y=None):
     """A forward and a backward, whose results have the shapes of what they belong to."""
     out, last, acc, starts = scan._run(inputs, True)
-    grads = scan._backward(out, last, inputs, acc, starts, y=y)
+    grads = scan._backward(inputs, ScanGradients(out, last, acc, starts, y=y))
     for grad, t in zip(grads, inputs[:9], strict=True):
         assert t is None or grad.shape == t.shape
 

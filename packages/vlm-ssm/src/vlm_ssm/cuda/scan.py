@@ -12,7 +12,7 @@ from vlm_ssm.cuda.scan_backward import gate_backward, run_backward
 from vlm_ssm.cuda.scan_forward import can_chain, run_forward, sum_directions
 from vlm_ssm.cuda.scan_inputs import TILE, why_not_covered, with_alignment
 from vlm_ssm.cuda.shapes.padding import needs_padding, scan_padded
-from vlm_ssm.registration.inputs import ScanInputs
+from vlm_ssm.registration.inputs import ScanGradients, ScanInputs
 from vlm_ssm.registration.layouts import check_scan_order, dense, like
 from vlm_ssm.registration.scan_op import ScanKernels, registered_scan
 from vlm_ssm.triton import scan as triton_scan
@@ -49,23 +49,15 @@ def _kept(inputs: ScanInputs) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return (N, T, E) if summed and inputs.z is not None else (), (K, N, -(-T // TILE), E, inputs.A.shape[2])
 
 
-def _backward(
-    grad_out: Tensor,
-    grad_last: Tensor | None,
-    inputs: ScanInputs,
-    acc: Tensor | None,
-    starts: Tensor,
-    *,
-    grad_z: Tensor | None = None,
-    y: Tensor | None = None,
-) -> tuple[Tensor, ...]:
-    """As `ScanKernels.backward`; `y` only of a gated scan whose directions are not summed."""
+def _backward(inputs: ScanInputs, given: ScanGradients) -> tuple[Tensor, ...]:
+    """As `ScanKernels.backward`; `given.y` only of a gated scan whose directions are not summed."""
     inputs = with_alignment(inputs)
     u, A, B, C, z = inputs.u, inputs.A, inputs.B, inputs.C, inputs.z
     (K, N, _, E), (P, _, states) = u.shape, A.shape
-    summed = grad_out.shape[2] < K
-    grad_out, grad_last = aligned(rows(grad_out.to(u.dtype))), None if grad_last is None else dense(grad_last)
-    grad_u, grad_dt = like(u), like(inputs.dt)
+    summed = given.grad_out.shape[2] < K
+    grad_out, grad_last = aligned(rows(given.grad_out.to(u.dtype))), given.grad_last
+    given = given._replace(grad_out=grad_out, grad_last=None if grad_last is None else dense(grad_last))
+    grad_u, grad_dt, grad_z = like(u), like(inputs.dt), given.grad_z
     if grad_z is None:
         grad_z = u.new_empty(0) if z is None else like(z)
     grad_B, grad_C, grad_h0 = like(B), like(C), A.new_empty(K, N, E, states)
@@ -73,13 +65,11 @@ def _backward(
     results = (grad_u, grad_dt, grad_z, grad_h0)
     if grad_u.numel():
         totals = (grad_A, grad_D, grad_bias)
-        for piece, parts, matrices, sums in run_backward(
-            inputs, grad_out, grad_last, starts, results, summed, y
-        ):
+        for piece, parts, matrices, sums in run_backward(inputs, given, results, summed):
             sum_slices(sums, K * N * parts, totals, matrices, grad_B, grad_C, piece)
         if summed and z is not None:
-            assert acc is not None
-            gate_backward(acc, z, grad_out, grad_z)
+            assert given.acc is not None
+            gate_backward(given.acc, z, grad_out, grad_z)
     else:
         for empty in (grad_A, grad_D, grad_bias, grad_h0):
             empty.zero_()

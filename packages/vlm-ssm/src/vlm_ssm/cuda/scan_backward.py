@@ -21,7 +21,7 @@ from vlm_ssm.cuda.scan_inputs import (
     scan_tensors,
 )
 from vlm_ssm.cuda.shapes.parts import divide
-from vlm_ssm.registration.inputs import ScanInputs
+from vlm_ssm.registration.inputs import ScanGradients, ScanInputs
 
 WARPS = 4  # of a block, 16 channels each
 
@@ -51,29 +51,28 @@ _TENSORS = (
 
 def run_backward(
     inputs: ScanInputs,
-    grad_out: Tensor,
-    grad_last: Tensor | None,
-    starts: Tensor,
+    given: ScanGradients,
     results: tuple[Tensor, Tensor, Tensor, Tensor],
     summed: bool,
-    y: Tensor | None = None,
 ) -> Iterator[tuple[int, int, Tensor, Tensor]]:
-    """For each slice of 16 states its number and the parts of time; what blocks give to B and C, (blocks, K, N, T, G,
+    """Gradients of u, dt, z and h0 to `results`.
+
+    -> for each slice of 16 states its number and the parts of time; what blocks give to B and C, (blocks, K, N, T, G,
     32); what parts give to A, D and bias. Those of D and bias are right in the last slice.
     """
     (K, N, T, E), groups, states = inputs.u.shape, inputs.B.shape[3], inputs.A.shape[2]
-    new = starts.new_empty
+    new = given.starts.new_empty
     per_group = -(-(E // groups) // (16 * WARPS))
     parts, part_chunks = backward_parts(K * N, T, E // groups, groups)
     ends, decays = new(2, K, N, parts, E, states).unbind() if parts > 1 else (None, None)
-    first = (*scan_tensors(inputs), grad_out, grad_last, starts, *results)
-    given = scan_layout(inputs), layout(grad_out), layout(results[2]) if inputs.z is not None else None
+    first = (*scan_tensors(inputs), given.grad_out, given.grad_last, given.starts, *results)
+    views = scan_layout(inputs), layout(given.grad_out), layout(results[2]) if inputs.z is not None else None
     own_gate = inputs.z is not None and not summed
     slices = new(2 + own_gate, K, N, T, E) if states > SLICE else None
     for piece in range(-(-states // SLICE)):
         matrices, sums = new(per_group, K, N, T, groups, 2 * SLICE), new(K, N, parts, (SLICE + 2) * E)
-        tensors = (*first, sums, matrices, ends, decays, y, slices)
-        for launch in _launches(*given, parts, part_chunks, summed, y is not None, piece):
+        tensors = (*first, sums, matrices, ends, decays, given.y, slices)
+        for launch in _launches(*views, parts, part_chunks, summed, given.y is not None, piece):
             launch(*tensors)
         yield piece, parts, matrices, sums
 

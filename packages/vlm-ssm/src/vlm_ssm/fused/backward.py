@@ -21,6 +21,7 @@ from vlm_ssm.fused.inputs import (
     norm_kernels,
 )
 from vlm_ssm.fused.recompute import gradients
+from vlm_ssm.registration.inputs import ScanGradients
 from vlm_ssm.registration.layouts import dense
 from vlm_ssm.registration.torch_modes import without_autocast
 from vlm_ssm.torch.ops import after
@@ -108,9 +109,8 @@ def _through_scan(
     grad_last = None if grads.ssm_state is None else grads.ssm_state.unsqueeze(0)
     acc = kept.acc if kept.acc.numel() else None
     gated = _times(grad_y, inputs.out_proj, inputs.dtype).unsqueeze(2)
-    of_u, of_dt, of_A, of_B, of_C, of_D, of_bias, _, of_h0 = parts.scan.backward(
-        gated, grad_last, parts.scan_inputs, acc, kept.starts, grad_z=grad_z, y=y if again else None
-    )
+    given = ScanGradients(gated, grad_last, acc, kept.starts, grad_z, y if again else None)
+    of_u, of_dt, of_A, of_B, of_C, of_D, of_bias, _, of_h0 = parts.scan.backward(parts.scan_inputs, given)
     found.put_product("out_proj", "out_bias", grad_y, y[:, :, 0])
     low = parts.projected[..., :rank]
     found.put_product("dt_proj", "", of_dt[0], low)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vlm_ssm.registration.conv_op import ConvKernels
-from vlm_ssm.registration.inputs import ConvInputs, ScanInputs
+from vlm_ssm.registration.inputs import ConvInputs, ScanGradients, ScanInputs
 from vlm_ssm.registration.layouts import NATIVE, native
 from vlm_ssm.registration.norm_op import NormKernels, writing_added
 from vlm_ssm.registration.scan_op import ScanKernels
@@ -46,27 +46,18 @@ def scan_kernels(scan: Callable[[ScanInputs], tuple[Tensor, Tensor]]) -> ScanKer
         y, last = scan(inputs)
         return y, last, None, last.new_empty(0) if train else None
 
-    def backward(
-        grad_out: Tensor,
-        grad_last: Tensor | None,
-        inputs: ScanInputs,
-        acc: Tensor | None,
-        starts: Tensor,
-        *,
-        grad_z: Tensor | None = None,
-        y: Tensor | None = None,
-    ) -> tuple[Tensor, ...]:
+    def backward(inputs: ScanInputs, given: ScanGradients) -> tuple[Tensor, ...]:
         def run(*tensors: Tensor) -> tuple[Tensor, Tensor]:
             return scan(inputs._make([*tensors, *inputs[9:]]))
 
-        (out, _), grads = gradients(run, inputs[:9], (grad_out, grad_last))
-        if y is not None:
-            y.copy_(out.detach().view(y.shape))
+        (out, _), grads = gradients(run, inputs[:9], (given.grad_out, given.grad_last))
+        if given.y is not None:
+            given.y.copy_(out.detach().view(given.y.shape))
         u, A = inputs.u, inputs.A
         vector, h0 = A.new_zeros(A.shape[:2]), A.new_zeros(*u.shape[:2], *A.shape[1:])
         shapes = [*inputs[:5], vector, vector, u.new_empty(0) if inputs.z is None else inputs.z, h0]
         grads = [_zero(grad, t) for grad, t in zip(grads, shapes, strict=True)]  # pyright: ignore
-        grads[7] = _into(grad_z, grads[7])
+        grads[7] = _into(given.grad_z, grads[7])
         return tuple(grads)
 
     return ScanKernels(forward, backward, lambda inputs: ((), (0,)), native)

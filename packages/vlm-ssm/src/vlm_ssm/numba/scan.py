@@ -8,7 +8,7 @@ from torch import Tensor
 from vlm_ssm.numba.address import address, by_direction, by_row
 from vlm_ssm.numba.kernels import scan_backward, scan_forward
 from vlm_ssm.numba.kernels.scan_forward import NULL_VIEW
-from vlm_ssm.registration.inputs import ScanInputs
+from vlm_ssm.registration.inputs import ScanGradients, ScanInputs
 from vlm_ssm.registration.layouts import check_scan_order, dense, gate, like, matrix, native
 from vlm_ssm.registration.scan_op import ScanKernels, registered_scan
 from vlm_ssm.runtime.huge_pages import with_huge_pages
@@ -56,33 +56,24 @@ def run(
     return out, last, acc, starts
 
 
-def _backward(
-    grad_out: Tensor,
-    grad_last: Tensor | None,
-    inputs: ScanInputs,
-    acc: Tensor | None,
-    starts: Tensor,
-    *,
-    grad_z: Tensor | None = None,
-    y: Tensor | None = None,
-) -> tuple[Tensor, ...]:
+def _backward(inputs: ScanInputs, given: ScanGradients) -> tuple[Tensor, ...]:
     """As `ScanKernels.backward`."""
     (K, N, T, E), S, G = inputs.u.shape, inputs.A.shape[2], inputs.B.shape[3]
     per_group = -(-(E // G) // 16)
     # from shapes alone, so that the order of sums does not depend on the number of threads
     width = min(32, max(8, -(-K * N * G * per_group // 16)), per_group)
     parts = -(-per_group // width)
-    grad_out, grad_last = native(grad_out), None if grad_last is None else dense(grad_last)
-    A, z = inputs.A, inputs.z
+    grad_out, grad_last = native(given.grad_out), None if given.grad_last is None else dense(given.grad_last)
+    A, z, grad_z = inputs.A, inputs.z, given.grad_z
     grad_u, grad_dt = with_huge_pages(like(inputs.u)), with_huge_pages(like(inputs.dt))
     if grad_z is None:
         grad_z = inputs.u.new_empty(0) if z is None else with_huge_pages(like(z))
-    if y is not None:
-        gate(acc, z, y)
+    if given.y is not None:
+        gate(given.acc, z, given.y)
     sums_A, sums_D, sums_bias = A.new_empty(K, N, E, S), A.new_empty(K, N, E), A.new_empty(K, N, E)
     grad_h0 = A.new_empty(K, N, E, S)
     sums_B, sums_C = A.new_empty(2, parts, K, N, T, G, S)
-    forward = _arguments(inputs, acc, grad_out, None, starts)
+    forward = _arguments(inputs, given.acc, grad_out, None, given.starts)
     views = (by_row(grad_out), by_direction(grad_u), by_direction(grad_dt))
     addresses = map(address, (grad_last, sums_B, sums_C, sums_A, sums_D, sums_bias, grad_h0))
     gradient = scan_backward.Gradient(width, *views, NULL_VIEW if z is None else by_row(grad_z), *addresses)

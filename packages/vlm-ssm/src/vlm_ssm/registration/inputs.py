@@ -26,6 +26,22 @@ class ScanInputs(NamedTuple):
     keep_directions: bool = False
 
 
+class ScanGradients(NamedTuple):
+    """What a scan's backward is given besides `ScanInputs`.
+
+    `grad_out` (B, T, J, E) and `grad_last` (K, B, E, S), None for zeros: gradients of what the forward returned. `acc`,
+    `starts`: what it kept, as in `ScanKernels`. Memory to write to, if given: `grad_z`, like z, of any strides, takes
+    the gradient of z; `y` (B, T, J, E), contiguous, takes what the forward returned.
+    """
+
+    grad_out: Tensor
+    grad_last: Tensor | None
+    acc: Tensor | None
+    starts: Tensor
+    grad_z: Tensor | None = None
+    y: Tensor | None = None
+
+
 class ConvInputs(NamedTuple):
     """Inputs of a convolution kernel: `weight` is (P, W, E); reset, history, left_pad as in `SegmentBoundaries`."""
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vlm_ssm.registration.inputs import ScanInputs, schema
+from vlm_ssm.registration.inputs import ScanGradients, ScanInputs, schema
 from vlm_ssm.registration.layouts import dense, like, native
 from vlm_ssm.registration.library import Operation
 from vlm_ssm.registration.torch_modes import grad_needed
@@ -24,14 +24,13 @@ class ScanKernels(NamedTuple):
     """The scan of a kernel library, unregistered.
 
     `forward(inputs, train)` -> y, the last state, and to `train` two tensors for the backward: the sum of directions
-    before the gate, or None, and the states before each chunk. `backward(grad_out, grad_last, inputs, acc, starts)` ->
-    the gradients of u, dt, A, B, C, D, bias, z (empty for an absent z) and h0. It takes `grad_z`, a tensor of any
-    strides to write the gradient of z to, and `y`, a tensor like u to which it writes what `forward` returned.
-    `kept(inputs)` -> the shapes of the two tensors, () for None. `matrix` converts B and C, `rows` u, dt and z.
+    before the gate, or None, and the states before each chunk. `backward(inputs, given)` -> the gradients of u, dt, A,
+    B, C, D, bias, z (empty for an absent z) and h0. `kept(inputs)` -> the shapes of the two tensors, () for None.
+    `matrix` converts B and C, `rows` u, dt and z.
     """
 
     forward: Callable[[ScanInputs, bool], tuple[Tensor, Tensor, Tensor | None, Tensor | None]]
-    backward: Callable[..., tuple[Tensor, ...]]
+    backward: Callable[[ScanInputs, ScanGradients], tuple[Tensor, ...]]
     kept: Callable[[ScanInputs], tuple[tuple[int, ...], tuple[int, ...]]]
     matrix: Callable[[Tensor], Tensor]
     rows: Callable[[Tensor], Tensor] = native
@@ -80,8 +79,8 @@ def _register(name: str, kernels: ScanKernels) -> Any:
 
     def backward(grad_out: Tensor, grad_last: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:
         *fields, acc, starts = arguments
-        kept = acc if acc.numel() else None
-        return kernels.backward(grad_out, grad_last, ScanInputs(*fields), kept, starts)
+        given = ScanGradients(grad_out, grad_last, acc if acc.numel() else None, starts)
+        return kernels.backward(ScanInputs(*fields), given)
 
     gradient = Operation(f"{name}_scan_backward", BACKWARD, backward, _fake_backward)
 

@@ -8,7 +8,7 @@ import torch
 import triton
 from torch import Tensor
 
-from vlm_ssm.registration.inputs import ScanInputs
+from vlm_ssm.registration.inputs import ScanGradients, ScanInputs
 from vlm_ssm.registration.layouts import check_scan_order, dense, gate, like, native
 from vlm_ssm.registration.scan_op import ScanKernels, registered_scan
 from vlm_ssm.triton.kernels import scan_backward, scan_forward
@@ -169,31 +169,22 @@ def _part_gradients(inputs: ScanInputs, how: Split, grad_out: Tensor, grad_last:
     return _initial_states(first, ends, decay, True)
 
 
-def _backward(
-    grad_out: Tensor,
-    grad_last: Tensor | None,
-    inputs: ScanInputs,
-    acc: Tensor | None,
-    starts: Tensor,
-    *,
-    grad_z: Tensor | None = None,
-    y: Tensor | None = None,
-) -> tuple[Tensor, ...]:
+def _backward(inputs: ScanInputs, given: ScanGradients) -> tuple[Tensor, ...]:
     """As `ScanKernels.backward`."""
     (K, N, T, E), S, G = inputs.u.shape, inputs.A.shape[2], inputs.B.shape[3]
     inputs = inputs._replace(B=_by_time(inputs.B), C=_by_time(inputs.C))
     u, dt, A, B, C, D, bias, z, _, reset, scan_order, softplus, _ = inputs
-    how, grad_out = split(K * N, T, E, G), native(grad_out)
+    how, grad_out, acc = split(K * N, T, E, G), native(given.grad_out), given.acc
     shape, per_channel = (K, N, how.parts, S, E), A.new_empty(2, K, N, how.parts, E)
     grad_u, grad_dt, own_grad_z = like(u), like(dt), u.new_empty(0) if z is None else like(z)
-    if y is not None:
-        gate(acc, z, y)
+    if given.y is not None:
+        gate(acc, z, given.y)
     sums_A, matrices = A.new_zeros(shape), A.new_empty(2, how.blocks // G, K, N, G, S, _padded_len(T))
     scratch = A.new_empty(*shape[:3], CHUNK // ROWS, S, E)
-    carry = _part_gradients(inputs, how, grad_out, grad_last)
+    carry = _part_gradients(inputs, how, grad_out, given.grad_last)
     if grad_u.numel():
         scan_backward.backward[(how.blocks, how.parts, K * N)](
-            u, dt, A.mT.contiguous(), B, C, D, bias, z, reset, scan_order, acc, starts, scratch, carry,
+            u, dt, A.mT.contiguous(), B, C, D, bias, z, reset, scan_order, acc, given.starts, scratch, carry,
             grad_out, grad_u, grad_dt, own_grad_z, sums_A, *matrices, *per_channel, *_by_direction(u),
             *_by_direction(dt), *_by_row(z), *_by_row(grad_out), *_by_row(acc),
             N, T, E, S, E // G, _padded_len(T), how.length, how.chunks, CHUNK=CHUNK,
@@ -203,7 +194,7 @@ def _backward(
     grad_A = sums_A.sum(over).view(len(A), S, E).mT.contiguous()
     grad_D, grad_bias = (sums.sum(over).view(len(A), E) for sums in per_channel)
     grad_B, grad_C = (sums.sum(0)[..., :T].permute(0, 1, 4, 2, 3).contiguous() for sums in matrices)
-    grad_z = own_grad_z if grad_z is None else grad_z.copy_(own_grad_z)
+    grad_z = own_grad_z if given.grad_z is None else given.grad_z.copy_(own_grad_z)
     return grad_u, grad_dt, grad_A, grad_B, grad_C, grad_D, grad_bias, grad_z, carry[:, :, 0].mT.contiguous()
 
 
