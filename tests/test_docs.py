@@ -20,6 +20,7 @@ PAGES = [
         "docs/*.md",
         "packages/*/README.md",
         "examples/vlm-easy-vqa/README.md",
+        "examples/vlm-fashion/README.md",
         "examples/vlm-grid/README.md",
     )
     for p in sorted(ROOT.glob(where))
