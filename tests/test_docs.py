@@ -25,7 +25,7 @@ PAGES = [
     )
     for p in sorted(ROOT.glob(where))
 ]
-INSTALLS = re.compile(r"(?:pip install .+|vlm-assemble --list|#.*|)")
+INSTALLS = re.compile(r"(?:(?:pip|apt) install .+|vlm-assemble --list|#.*|)")
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 
 
