@@ -9,9 +9,9 @@ from PIL import Image
 
 from vlm_core.errors import UserError
 from vlm_core.testing import DatasetSuite
-from vlm_fashion.idx_files import CLASSES
+from vlm_fashion.idx_files import LABELS
 from vlm_fashion.plugin import FashionGridConfig
-from vlm_fashion.scenes import ANSWERS
+from vlm_fashion.scenes import CLASSES
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -22,9 +22,9 @@ def idx(array: np.ndarray) -> bytes:
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory):
-    """Forty items of each split; the pixels of item i are all i in `train` and 100 + i in `test`."""
+    """Forty items of each split; the pixels of item i are all i in `train` and 80 + i in `test`."""
     folder = tmp_path_factory.mktemp("fashion")
-    for prefix, first in (("train", 0), ("t10k", 100)):
+    for prefix, first in (("train", 0), ("t10k", 80)):
         pixels = np.repeat(np.arange(first, first + 40), 28 * 28).reshape(40, 28, 28)
         (folder / f"{prefix}-images-idx3-ubyte.gz").write_bytes(idx(pixels))
         (folder / f"{prefix}-labels-idx1-ubyte.gz").write_bytes(idx(np.arange(40) % 10))
@@ -50,44 +50,46 @@ class TestFashionGrid(DatasetSuite):
         return FashionGridConfig(split="test", pictures=6, turns=2, path=str(files), folder=str(folder))
 
 
-def cells(path) -> np.ndarray:
-    """Item numbers of a drawn image's cells, (3, 3)."""
+def cells(path, first) -> tuple[np.ndarray, int]:
+    """Item numbers of a drawn image's cells, (9,), and the inverted cell. Items are numbered from `first`."""
     pixels = np.array(Image.open(path))
     assert pixels.shape == (84, 84)
     grid = pixels.reshape(3, 28, 3, 28)
     assert (grid == grid[:, :1, :, :1]).all()
-    return grid[:, 0, :, 0].astype(int)
+    values = grid[:, 0, :, 0].astype(int).flatten() - first
+    ((white,),) = ((values < 0) | (values >= 40)).nonzero()
+    values[white] = 255 - (values[white] + first) - first
+    return values, int(white)
 
 
-@pytest.mark.parametrize(("split", "first"), [("train", 0), ("test", 100)])
+@pytest.mark.parametrize(("split", "first"), [("train", 0), ("test", 80)])
 def test_answers_are_what_the_image_shows_and_items_are_the_splits_own(config, split, first):
     asked = Counter()
-    for row in config(split=split, questions=4).rows():
-        shown = cells(row["image"][0]) - first
+    moves = {"on": 0, "left": -1, "right": 1, "above": -3, "below": 3}
+    for row in config(split=split, questions=5).rows():
+        shown, white = cells(row["image"][0], first)
         assert ((shown >= 0) & (shown < 40)).all()
-        names = np.array(CLASSES)[shown % 10]
-        ((y, x),) = np.argwhere(names == "bag")
-        question, answer = (turn["value"] for turn in row["conversations"])
-        down, across = {"left": (0, -1), "right": (0, 1), "above": (-1, 0), "below": (1, 0)}[
-            question.split()[3]
-        ]
-        assert names[y + down, x + across] == answer
-        assert row["category"] == ("row" if across else "column")
+        question, answer = (turn["value"].removeprefix("<image>\n") for turn in row["conversations"])
+        where = question.split()[1]
+        assert LABELS[shown[white + moves[where]] % 10] == answer
+        assert row["category"] == {0: "white", 1: "row", 3: "column"}[abs(moves[where])]
+        assert where not in ("left", "right") or (white + moves[where]) // 3 == white // 3
         asked[question] += 1
-    assert len(asked) == 4, "every direction is asked"
+    assert len(asked) == 5, "every question is asked"
 
 
 def test_words_alone_give_a_third(config):
     answers = Counter(row["conversations"][-1]["value"] for row in config(pictures=3000, images=False).rows())
-    assert set(answers) == set(ANSWERS)
+    assert set(answers) == set(CLASSES)
     assert max(answers.values()) < 0.36 * sum(answers.values())
 
 
 def test_turns_of_one_conversation(config):
     rows = config(turns=2).rows()
-    assert [len(row["conversations"]) for row in rows] == [4] * 8
-    assert [row["conversations"][0]["value"].count("<image>") for row in rows] == [1] * 8
+    assert [len(row["conversations"]) for row in rows] == [4, 2] * 8
+    assert [row["conversations"][0]["value"].count("<image>") for row in rows] == [1] * 16
     assert {row["category"] for row in config(questions=1, pictures=40, images=False).rows()} == {
+        "white",
         "row",
         "column",
     }
@@ -108,7 +110,7 @@ def test_other_files_or_seeds_are_other_pictures(config):
         ("train-labels-idx1-ubyte.gz", idx(np.arange(40) % 10)[:-9], "is cut off"),
         ("train-labels-idx1-ubyte.gz", gzip.compress(b"12", mtime=0), "not an IDX file of unsigned bytes"),
         ("train-labels-idx1-ubyte.gz", idx(np.zeros((4, 4))), "not an IDX file of unsigned bytes"),
-        ("train-labels-idx1-ubyte.gz", idx(np.zeros(40)), "has no item of class bag"),
+        ("train-labels-idx1-ubyte.gz", idx(np.zeros(40)), "has no item of class trouser"),
         ("train-labels-idx1-ubyte.gz", idx(np.arange(90) % 10), "more labels than its 40 images"),
         ("train-images-idx3-ubyte.gz", idx(np.zeros((40, 27, 28))), "items of shape"),
         (

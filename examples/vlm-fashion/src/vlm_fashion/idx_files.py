@@ -14,7 +14,7 @@ from vlm_core.errors import UserError
 from vlm_core.io.files import read_bytes
 
 Split = Literal["train", "test"]
-CLASSES = (
+LABELS = (
     "T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot",
 )  # fmt: skip
 """Names of the labels 0 to 9."""

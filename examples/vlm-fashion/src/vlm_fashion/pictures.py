@@ -13,8 +13,12 @@ from vlm_fashion.scenes import SIDE, Scene
 
 
 def draw(scene: Scene, items: np.ndarray) -> np.ndarray:
-    """The image, uint8 (84, 84): the scene's items side by side. `items` are those of its split, (n, 28, 28)."""
+    """The image, uint8 (84, 84): the scene's items side by side, one of them inverted.
+
+    `items` are all items of its split, (n, 28, 28).
+    """
     cells = items[list(scene.items)]
+    cells[scene.white] = 255 - cells[scene.white]
     return np.concatenate([np.concatenate(cells[i : i + SIDE], axis=1) for i in range(0, SIDE**2, SIDE)])
 
 

@@ -11,14 +11,14 @@ from pydantic import Field, PositiveInt
 
 from vlm_core.io.paths import LocalPath
 from vlm_core.plugins import DatasetConfig, UserError, hookimpl
-from vlm_fashion.scenes import ANSWERS, Category, Scene, scene
+from vlm_fashion.scenes import CLASSES, Category, Scene, scene
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
 class FashionGridConfig(DatasetConfig):
-    """Fashion-MNIST items in 3 × 3 cells, one of them a bag, and questions about the bag's neighbours.
+    """Fashion-MNIST items in 3 × 3 cells, one of them on white, and questions about it and its neighbours.
 
     The items of `train` and `test` are those of the official splits, so no item is in both. Each image has `questions`
     questions, alternating between the categories, with `turns` of them in one conversation. Images are drawn into
@@ -28,7 +28,7 @@ class FashionGridConfig(DatasetConfig):
     type: Literal["fashion-grid"] = "fashion-grid"
     split: Literal["train", "test"] = Field(description="official split of the items")
     pictures: PositiveInt = Field(le=1_000_000, description="number of images")
-    questions: PositiveInt = Field(default=2, description="at most so many questions per image")
+    questions: PositiveInt = Field(default=3, description="at most so many questions per image")
     turns: PositiveInt = Field(default=1, description="questions per conversation")
     images: bool = Field(default=True, description="false: rows without images")
     path: LocalPath = Field(
@@ -44,10 +44,10 @@ class FashionGridConfig(DatasetConfig):
         return [row for one in every for row in self._conversations(one)]
 
     def _items_by_class(self) -> dict[str, Sequence[int]]:
-        from vlm_fashion.idx_files import CLASSES, labels
+        from vlm_fashion.idx_files import LABELS, labels
 
         of = labels(Path(self.path), self.split)
-        numbers = {name: (of == CLASSES.index(name)).nonzero()[0].tolist() for name in ("bag", *ANSWERS)}
+        numbers = {name: (of == LABELS.index(name)).nonzero()[0].tolist() for name in CLASSES}
         if missing := [name for name, of_class in numbers.items() if not of_class]:
             raise UserError(f"{self.path}: the split {self.split} has no item of class {missing[0]}")
         return numbers

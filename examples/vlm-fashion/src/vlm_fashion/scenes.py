@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Category = Literal["row", "column"]
+Category = Literal["white", "row", "column"]
 SIDE = 3
-ANSWERS = ("trouser", "pullover", "sneaker")
-"""The classes around the bag, each in up to three cells."""
+CLASSES = ("trouser", "pullover", "sneaker")
+"""The classes of the items, each in three cells, so that counts reveal nothing."""
 _NEIGHBOURS: tuple[tuple[Category, str, int, int], ...] = (
     ("row", "left of", 0, -1),
     ("row", "right of", 0, 1),
@@ -21,32 +21,29 @@ _NEIGHBOURS: tuple[tuple[Category, str, int, int], ...] = (
 
 @dataclass(frozen=True)
 class Scene:
-    """Classes and item numbers of the cells, row by row; the bag is in cell `bag`."""
+    """Classes and item numbers of the cells, row by row; the item in cell `white` has a white background."""
 
     name: str
     classes: tuple[str, ...]
     items: tuple[int, ...]
-    bag: int
+    white: int
 
     def questions(self) -> list[tuple[Category, str, str]]:
-        """Category, question and answer of every question about the bag's neighbours."""
-        row, column = divmod(self.bag, SIDE)
-        return [
-            (category, f"what is {words} the bag?", self.classes[self.bag + SIDE * down + across])
-            for category, words, down, across in _NEIGHBOURS
-            if 0 <= row + down < SIDE and 0 <= column + across < SIDE
-        ]
+        """Category, question and answer of every question about the scene."""
+        questions: list[tuple[Category, str, str]] = [("white", "item on white?", self.classes[self.white])]
+        row, column = divmod(self.white, SIDE)
+        for category, words, down, across in _NEIGHBOURS:
+            if 0 <= row + down < SIDE and 0 <= column + across < SIDE:
+                neighbour = self.classes[self.white + SIDE * down + across]
+                questions.append((category, f"item {words} the one on white?", neighbour))
+        return questions
 
 
-def scene(name: str, by_class: dict[str, Sequence[int]]) -> Scene:
-    """The scene that `name` seeds: each class of `ANSWERS` in three cells, one of these cells then gets the bag.
-
-    `by_class` has the numbers of each class's items.
-    """
+def scene(name: str, by_class: Mapping[str, Sequence[int]]) -> Scene:
+    """The scene that `name` seeds; `by_class` has the numbers of each class's items."""
     rng = random.Random(name)
-    classes = [c for c in ANSWERS for _ in range(SIDE)]
+    classes = [c for c in CLASSES for _ in range(SIDE)]
     rng.shuffle(classes)
-    bag = rng.randrange(SIDE**2)
-    classes[bag] = "bag"
-    items = tuple(int(rng.choice(by_class[c])) for c in classes)
-    return Scene(name, tuple(classes), items, bag)
+    return Scene(
+        name, tuple(classes), tuple(rng.choice(by_class[c]) for c in classes), rng.randrange(SIDE**2)
+    )
