@@ -84,6 +84,16 @@ def test_words_alone_give_a_third(config):
     assert max(answers.values()) < 0.36 * sum(answers.values())
 
 
+def test_text_alone_needs_no_files(config, tmp_path):
+    """A tokenizer is built from it, also where Fashion-MNIST is not installed."""
+    texts = [
+        [row["conversations"] for row in config(path=path, images=False, turns=3).rows()]
+        for path in (str(tmp_path / "none"), config().path)
+    ]
+    assert texts[0] == texts[1]
+    assert not any("<image>" in turn["value"] for turns in texts[0] for turn in turns)
+
+
 def test_turns_of_one_conversation(config):
     rows = config(turns=2).rows()
     assert [len(row["conversations"]) for row in rows] == [4, 2] * 8
@@ -111,7 +121,7 @@ def test_other_files_or_seeds_are_other_pictures(config):
         ("train-labels-idx1-ubyte.gz", gzip.compress(b"12", mtime=0), "not an IDX file of unsigned bytes"),
         ("train-labels-idx1-ubyte.gz", idx(np.zeros((4, 4))), "not an IDX file of unsigned bytes"),
         ("train-labels-idx1-ubyte.gz", idx(np.zeros(40)), "has no item of class trouser"),
-        ("train-labels-idx1-ubyte.gz", idx(np.arange(90) % 10), "more labels than its 40 images"),
+        ("train-labels-idx1-ubyte.gz", idx(np.arange(90) % 10), "has 90 labels, but 40 images"),
         ("train-images-idx3-ubyte.gz", idx(np.zeros((40, 27, 28))), "items of shape"),
         (
             "train-images-idx3-ubyte.gz",

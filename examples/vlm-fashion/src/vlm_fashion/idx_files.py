@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -25,14 +26,16 @@ _MAX_BYTES = 100_000_000
 """Largest size of an uncompressed file; the largest official one has 47 MB."""
 
 
-def images(folder: Path, split: Split) -> np.ndarray:
-    """The images of a split, uint8 (n, 28, 28): 0 is the background."""
-    return _array(folder / f"{_PREFIX[split]}-images-idx3-ubyte.gz", (SIDE, SIDE))
-
-
-def labels(folder: Path, split: Split) -> np.ndarray:
-    """The labels of a split, uint8 (n,), in the order of `images`."""
-    return _array(folder / f"{_PREFIX[split]}-labels-idx1-ubyte.gz", ())
+def images_by_class(folder: Path, split: Split, classes: Iterable[str]) -> dict[str, np.ndarray]:
+    """The images of a split's items of each class, uint8 (n, 28, 28): 0 is the background."""
+    labels = _array(folder / f"{_PREFIX[split]}-labels-idx1-ubyte.gz", ())
+    images = _array(folder / f"{_PREFIX[split]}-images-idx3-ubyte.gz", (SIDE, SIDE))
+    if len(labels) != len(images):
+        raise UserError(f"{folder}: the split {split} has {len(labels)} labels, but {len(images)} images")
+    by_class = {name: images[labels == LABELS.index(name)] for name in classes}
+    if empty := [name for name, items in by_class.items() if not len(items)]:
+        raise UserError(f"{folder}: the split {split} has no item of class {empty[0]}")
+    return by_class
 
 
 @lru_cache(maxsize=4)

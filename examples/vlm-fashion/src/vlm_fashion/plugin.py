@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import Field, PositiveInt
 
@@ -13,16 +13,13 @@ from vlm_core.io.paths import LocalPath
 from vlm_core.plugins import DatasetConfig, UserError, hookimpl
 from vlm_fashion.scenes import CLASSES, Category, Scene, scene
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 
 class FashionGridConfig(DatasetConfig):
     """Fashion-MNIST items in 3 × 3 cells, one of them on white, and questions about it and its neighbours.
 
     The items of `train` and `test` are those of the official splits, so no item is in both. Each image has `questions`
     questions, alternating between the categories, with `turns` of them in one conversation. Images are drawn into
-    `folder` at their first use; with `images: false` none is drawn.
+    `folder` at their first use; with `images: false` none is drawn, and no file is read.
     """
 
     type: Literal["fashion-grid"] = "fashion-grid"
@@ -39,22 +36,25 @@ class FashionGridConfig(DatasetConfig):
     seed: int = Field(default=0, description="seed of the scenes")
 
     def rows(self) -> list[dict[str, Any]]:
-        numbers = self._items_by_class()
-        every = (scene(f"{self.split}-{self.seed}-{i}", numbers) for i in range(self.pictures))
-        return [row for one in every for row in self._conversations(one)]
+        scenes = [scene(f"{self.split}-{self.seed}-{i}") for i in range(self.pictures)]
+        pictures = self._draw(scenes) if self.images else [None] * self.pictures
+        pairs = zip(scenes, pictures, strict=True)
+        return [row for one, picture in pairs for row in self._conversations(one, picture)]
 
-    def _items_by_class(self) -> dict[str, Sequence[int]]:
-        from vlm_fashion.idx_files import LABELS, labels
+    def _draw(self, scenes: list[Scene]) -> list[str]:
+        """The scenes' files, drawn where they don't exist."""
+        from vlm_fashion.idx_files import images_by_class
+        from vlm_fashion.pictures import write
 
-        of = labels(Path(self.path), self.split)
-        numbers = {name: (of == LABELS.index(name)).nonzero()[0].tolist() for name in CLASSES}
-        if missing := [name for name, of_class in numbers.items() if not of_class]:
-            raise UserError(f"{self.path}: the split {self.split} has no item of class {missing[0]}")
-        return numbers
+        items = images_by_class(Path(self.path), self.split, CLASSES)
+        try:
+            return [str(write(one, items, Path(self.folder))) for one in scenes]
+        except OSError as error:
+            raise UserError(f"{self.folder}: cannot write the images: {error.strerror or error}") from None
 
-    def _conversations(self, one: Scene) -> list[dict[str, Any]]:
+    def _conversations(self, one: Scene, picture: str | None) -> list[dict[str, Any]]:
         asked = self._asked(one)
-        image = [self._picture(one)] if self.images else []
+        image = [picture] if picture else []
         return [
             self._row(one, start, asked[start : start + self.turns], image)
             for start in range(0, len(asked), self.turns)
@@ -68,20 +68,6 @@ class FashionGridConfig(DatasetConfig):
             rng.shuffle(group)
         rng.shuffle(groups)
         return [q for q in chain.from_iterable(zip_longest(*groups)) if q][: self.questions]
-
-    def _picture(self, one: Scene) -> str:
-        from vlm_fashion.idx_files import images
-        from vlm_fashion.pictures import write
-
-        pixels = images(Path(self.path), self.split)
-        if max(one.items) >= len(pixels):
-            raise UserError(
-                f"{self.path}: the split {self.split} has more labels than its {len(pixels)} images"
-            )
-        try:
-            return str(write(one, pixels, Path(self.folder)))
-        except OSError as error:
-            raise UserError(f"{self.folder}: cannot write the images: {error.strerror or error}") from None
 
     @staticmethod
     def _row(

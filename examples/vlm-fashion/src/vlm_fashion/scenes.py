@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,11 +20,10 @@ _NEIGHBOURS: tuple[tuple[Category, str, int, int], ...] = (
 
 @dataclass(frozen=True)
 class Scene:
-    """Classes and item numbers of the cells, row by row; the item in cell `white` has a white background."""
+    """Classes of the cells' items, row by row; the item in cell `white` has a white background."""
 
     name: str
     classes: tuple[str, ...]
-    items: tuple[int, ...]
     white: int
 
     def questions(self) -> list[tuple[Category, str, str]]:
@@ -39,11 +37,9 @@ class Scene:
         return questions
 
 
-def scene(name: str, by_class: Mapping[str, Sequence[int]]) -> Scene:
-    """The scene that `name` seeds; `by_class` has the numbers of each class's items."""
+def scene(name: str) -> Scene:
+    """The scene that `name` seeds."""
     rng = random.Random(name)
     classes = [c for c in CLASSES for _ in range(SIDE)]
     rng.shuffle(classes)
-    return Scene(
-        name, tuple(classes), tuple(rng.choice(by_class[c]) for c in classes), rng.randrange(SIDE**2)
-    )
+    return Scene(name, tuple(classes), rng.randrange(SIDE**2))
