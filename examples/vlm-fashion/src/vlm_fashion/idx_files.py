@@ -15,7 +15,7 @@ from vlm_core.errors import UserError
 from vlm_core.io.files import read_bytes
 
 Split = Literal["train", "test"]
-LABELS = "T-shirt trouser pullover dress coat sandal shirt sneaker bag boot".split()
+LABELS = ["T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot"]
 """Names of the labels 0 to 9."""
 SIDE = 28
 """Side of an item's image, in pixels."""

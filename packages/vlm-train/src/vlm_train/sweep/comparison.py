@@ -21,7 +21,7 @@ INTERVALS = "Means with 95 % t intervals over the seeds. *steps to learn*: the f
 INTERVALS += "the run's best validation accuracy. *converged*: runs whose validation accuracies over the last tenth of "
 INTERVALS += "the steps are all within a point of their best."
 TESTS = "Two-sided paired t-tests over the common seeds, of the row minus the other row, with the 95 % interval of the "
-TESTS += "difference. *p, adjusted*: by Holm's method, for the number of pairs in this table."
+TESTS += "difference. *p, adjusted*: by Holm's method, for the number of pairs in this table. –: all differences are equal."
 
 
 def write(folder: Path, lines: Sequence[Line], jobs: Sequence[Job]) -> list[Path]:
@@ -87,14 +87,15 @@ def _tests(values: Values) -> list[str]:
     tests: dict[tuple[str, str], PairedTest] = {
         (a, b): test for a, b in combinations(values, 2) if (test := paired_test(values[a], values[b]))
     }
-    adjusted = holm([test.p for test in tests.values()])
+    tested = {pair: test.p for pair, test in tests.items() if test.p is not None}
+    adjusted = dict(zip(tested, holm(list(tested.values())), strict=True))
     rows = [
-        [a, b, test.n, f"{test.difference:+.1f} ± {test.half_width:.1f}", _p(test.p), _p(p)]
-        for ((a, b), test), p in zip(tests.items(), adjusted, strict=True)
+        [*pair, test.n, f"{test.difference:+.1f} ± {test.half_width:.1f}", _p(test.p), _p(adjusted.get(pair))]
+        for pair, test in tests.items()
     ]
     head = ["row", "other row", "n", "difference", "p", "p, adjusted"]
     return table([head, *rows], right=2) if rows else []
 
 
-def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+def _p(value: float | None) -> str:
+    return "–" if value is None else "below 0.001" if value < 0.001 else f"{value:.3f}"

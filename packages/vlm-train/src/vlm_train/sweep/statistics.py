@@ -13,12 +13,15 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class PairedTest:
-    """Two-sided paired t-test of a − b over n common seeds: mean difference, half the width of its interval, p."""
+    """Two-sided paired t-test of a − b over n common seeds: mean difference, half the width of its interval, p.
+
+    Differences that are all equal have no spread to compare their mean with: p is 1 if they are 0, else None.
+    """
 
     n: int
     difference: float
     half_width: float
-    p: float
+    p: float | None
 
 
 def half_width(values: Sequence[float]) -> float | None:
@@ -29,7 +32,7 @@ def half_width(values: Sequence[float]) -> float | None:
 
 
 def paired_test(a: Mapping[int, float], b: Mapping[int, float]) -> PairedTest | None:
-    """The test over the seeds that both have; None for fewer than two. Without any difference, p is 1."""
+    """The test over the seeds that both have; None for fewer than two."""
     differences = [a[seed] - b[seed] for seed in a if seed in b]
     width = half_width(differences)
     if width is None:
@@ -37,7 +40,7 @@ def paired_test(a: Mapping[int, float], b: Mapping[int, float]) -> PairedTest | 
     n, difference = len(differences), fmean(differences)
     error = stdev(differences) / math.sqrt(n)
     if error == 0:
-        return PairedTest(n, difference, 0.0, 0.0 if difference else 1.0)
+        return PairedTest(n, difference, 0.0, None if difference else 1.0)
     return PairedTest(n, difference, width, two_sided_p(difference / error, n - 1))
 
 
