@@ -84,6 +84,6 @@ def _panel(axes: Axes, title: str, by_seed: Mapping[int, Curve]) -> None:
         )
     axes.set_title(title, fontsize=9)
     axes.set(xlabel="step", ylabel="accuracy, %", ylim=(0, 102))
-    axes.label_outer()
+    axes.tick_params(labelbottom=True)  # the panel below may be missing
     axes.grid(alpha=0.3)
     axes.legend(title="seed", fontsize=6, title_fontsize=6, loc="lower right")
