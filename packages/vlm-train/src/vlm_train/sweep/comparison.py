@@ -18,8 +18,8 @@ Values = Mapping[str, Mapping[int, float]]
 """One metric, by row and seed."""
 
 INTERVALS = (
-    "Means with 95 % t intervals over the seeds. *steps to learn*: the first measured step within 5 points of the run's "
-    "best validation accuracy. *converged*: runs whose validation accuracies over the last tenth of the steps are all "
+    "Means with 95 % t intervals over the seeds. *steps to learn*: the first measured step within 5 points of the "
+    "run's best validation accuracy. *converged*: runs whose validation accuracies over the last tenth of the steps are all "
     "within a point of their best."
 )
 TESTS = (
