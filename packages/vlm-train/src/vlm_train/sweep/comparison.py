@@ -19,8 +19,8 @@ Values = Mapping[str, Mapping[int, float]]
 
 INTERVALS = (
     "Means with 95 % t intervals over the seeds. *steps to learn*: the first measured step within 5 points of the "
-    "run's best validation accuracy. *converged*: runs whose validation accuracies over the last tenth of the steps are "
-    "all within a point of their best."
+    "run's best validation accuracy. *converged*: runs whose validation accuracies over the last tenth of the steps "
+    "are all within a point of their best."
 )
 TESTS = (
     "Two-sided paired t-tests over the common seeds, of the row minus the other row, with the 95 % interval of the "
