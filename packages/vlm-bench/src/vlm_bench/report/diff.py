@@ -1,54 +1,18 @@
-"""Compares two reports on the same questions: the difference, and its confidence interval.
-
-The interval is a paired bootstrap: units are drawn with replacement, with both models' answers to a unit together, and
-the headline is recomputed. Units of different parts (MME's tasks) are drawn separately, so that every draw has as many
-of each as the data.
-"""
+"""Compares two reports on the same questions, or a report with its baselines: the difference and its interval."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vlm_bench.report.collect import Results
+from vlm_bench.report.paired import Difference, difference, lines
 from vlm_bench.report.saved_reports import NoReportError, read_report
 from vlm_core.benchmark import Headline
 from vlm_core.errors import UserError
-
-DRAWS = 10_000
-Parts = tuple[tuple[str, float, float], ...]
-Pattern = tuple[Parts, Parts]
-"""The ratios of the first and the second model on a unit."""
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Second minus first, with the bounds of the 95 % interval; `better` counts units that the second gains."""
-
-    metric: str
-    points: bool
-    first: float
-    second: float
-    low: float
-    high: float
-    units: int
-    better: int
-    worse: int
-    left_out: int = 0
-    """Units that are not in both reports with the same questions; only where a partial comparison is allowed."""
-
-    @property
-    def value(self) -> float:
-        return self.second - self.first
-
-    @property
-    def clear(self) -> bool:
-        """Whether the interval excludes 0."""
-        return not self.low <= 0 <= self.high
 
 
 def compare(first: Path, second: Path, *, allow_partial: bool = False, seed: int = 0) -> Difference:
@@ -68,8 +32,13 @@ def compare(first: Path, second: Path, *, allow_partial: bool = False, seed: int
     common = [key for key in both if a["content"][key] == b["content"][key]]
     if not common or ((alone or other) and not allow_partial):
         raise UserError(*_unequal(a, b, other, len(common)))
-    left, right = ({key: r["units"][key] for key in common} for r in (a, b))
-    return _difference(a, left, right, seed, len(alone) + len(other))
+    left, right = (_headline(r, common) for r in (a, b))
+    return difference(left, right, left_out=len(alone) + len(other), seed=seed)
+
+
+def _headline(report: Mapping[str, Any], keys: Sequence[str]) -> Headline:
+    units = {key: report["units"][key] for key in keys}
+    return Headline(report["metric"], units, report["combine"], report["unit"] == "points")
 
 
 def _report(path: Path) -> dict[str, Any]:
@@ -150,98 +119,6 @@ def _by_protocol(results: Results) -> dict[str, Path]:
             )
         paths[name] = entry.file
     return paths
-
-
-def _difference(about: Mapping[str, Any], left: Any, right: Any, seed: int, left_out: int) -> Difference:
-    first, second = (
-        Headline(about["metric"], units, about["combine"], about["unit"] == "points").value
-        for units in (left, right)
-    )
-    low, high = interval(left, right, about["combine"], seed=seed)
-    gains = [_sum(right[key]) - _sum(left[key]) for key in left]
-    return Difference(
-        metric=about["metric"],
-        points=about["unit"] == "points",
-        first=first,
-        second=second,
-        low=low,
-        high=high,
-        units=len(left),
-        better=sum(gain > 0 for gain in gains),
-        worse=sum(gain < 0 for gain in gains),
-        left_out=left_out,
-    )
-
-
-def _sum(parts: Mapping[str, tuple[float, float]]) -> float:
-    """The sum of a unit's ratios."""
-    return sum(numerator / denominator for numerator, denominator in parts.values() if denominator)
-
-
-def interval(
-    left: Any, right: Any, combine: str, *, draws: int = DRAWS, seed: int = 0
-) -> tuple[float, float]:
-    """The 2.5th and 97.5th percentile of the difference.
-
-    Units with the same figures in both reports are one pattern, and a draw is a multinomial over patterns: the
-    same as drawing units one by one, at a cost that does not grow with their number.
-    """
-    import numpy as np
-
-    names = sorted({name for units in (left, right) for parts in units.values() for name in parts})
-    generator = np.random.default_rng(seed)
-    totals = np.zeros((draws, 2, len(names), 2))
-    for patterns in _strata(left, right).values():
-        counts = np.array(list(patterns.values()))
-        drawn = generator.multinomial(counts.sum(), counts / counts.sum(), size=draws)
-        totals += np.tensordot(drawn, np.array([_table(p, names) for p in patterns]), 1)
-    over = totals[..., 1]
-    ratios = np.divide(totals[..., 0], over, out=np.zeros_like(over), where=over != 0)
-    figures = ratios.mean(-1) if combine == "mean" else ratios.sum(-1)
-    low, high = np.quantile(figures[:, 1] - figures[:, 0], [0.025, 0.975])
-    return float(low), float(high)
-
-
-def _strata(left: Any, right: Any) -> dict[tuple[str, ...], Counter[Pattern]]:
-    strata: dict[tuple[str, ...], Counter[Pattern]] = {}
-    for key in left:
-        pattern = _parts(left[key]), _parts(right[key])
-        names = tuple(sorted({name for name, _, _ in (*pattern[0], *pattern[1])}))
-        strata.setdefault(names, Counter())[pattern] += 1
-    return strata
-
-
-def _parts(parts: Mapping[str, tuple[float, float]]) -> Parts:
-    return tuple((name, float(a), float(b)) for name, (a, b) in sorted(parts.items()))
-
-
-def _table(pattern: Pattern, names: list[str]) -> list[list[list[float]]]:
-    """A pattern as a table of shape (2 models, parts, 2): numerator and denominator."""
-    table = [[[0.0, 0.0] for _ in names] for _ in pattern]
-    for model, parts in enumerate(pattern):
-        for name, numerator, denominator in parts:
-            table[model][names.index(name)] = [numerator, denominator]
-    return table
-
-
-def lines(difference: Difference) -> list[str]:
-    """The comparison as text."""
-    scale = 1 if difference.points else 100
-    unit = " points" if difference.points else ""
-    first, second, value, low, high = (
-        scale * x
-        for x in (difference.first, difference.second, difference.value, difference.low, difference.high)
-    )
-    return [
-        f"{difference.metric}  {first:.2f} -> {second:.2f}",
-        f"difference {value:+.2f}{unit}, 95 % interval [{low:+.2f}, {high:+.2f}] (paired bootstrap)",
-        f"{difference.units} units: {difference.better} better, {difference.worse} worse, "
-        f"{difference.units - difference.better - difference.worse} equal"
-        + (f"; {difference.left_out} not the same in both, left out" if difference.left_out else ""),
-        "the interval excludes 0"
-        if difference.clear
-        else "the interval contains 0: the difference may be chance",
-    ]
 
 
 def folder_lines(comparison: Compared) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -12,7 +12,7 @@ from vlm_bench.benchmarks.mm_vet.files import Grades, Truth, answer_digest, read
 from vlm_bench.benchmarks.mm_vet.scoring import by_run, mean, spread
 from vlm_bench.files.label_checks import check_ids, check_texts
 from vlm_bench.files.questions import read_questions
-from vlm_core.benchmark import Benchmark, Question, Score, Verdict, mean_headline
+from vlm_core.benchmark import Benchmark, Chance, Question, Score, Verdict, mean_headline
 from vlm_core.errors import UserError
 from vlm_core.io.image_folder import ImageFolder
 
@@ -106,6 +106,9 @@ class MMVet(Benchmark):
             [f"{len(self.grades.judges)} judges in one grade file"] if len(self.grades.judges) > 1 else [],
             unscored=len(answers) - len(scored),
         )
+
+    def chance(self, keys: Sequence[str]) -> Chance:
+        return Chance("undefined: a judge grades free text")
 
     def check_answers(self, answers: Mapping[str, str]) -> list[str]:
         digests = {key: self.grades.answers.get(key) for key in self.graded if key in answers}

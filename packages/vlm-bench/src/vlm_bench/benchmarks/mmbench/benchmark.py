@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -15,7 +16,7 @@ from vlm_bench.benchmarks.mmbench.files import COLUMNS, MMBenchRow, images, read
 from vlm_bench.benchmarks.mmbench.scoring import PASS, How, circular, parse
 from vlm_bench.files.json_files import unpacked
 from vlm_bench.scoring.accuracy import accuracy_row
-from vlm_core.benchmark import Benchmark, Question, Score, Verdict, mean_headline
+from vlm_core.benchmark import UNIFORM, Benchmark, Chance, Headline, Question, Score, Verdict, mean_headline
 from vlm_core.errors import UserError
 
 # (rows, questions) -> release
@@ -83,15 +84,27 @@ class MMBench(Benchmark):
         }
         questions = circular(hits)
         vanilla = {index: hit for index, hit in hits.items() if index < PASS}
-        units = {str(index): hit for index, hit in questions.items()}
-        members = {unit: self.rotations[int(unit)] for unit in units}
         return Score(
-            replace(mean_headline("CircularEval accuracy", units), members=members),
+            self._headline(questions),
             {"CircularEval": accuracy_row(questions.values()), "vanilla": accuracy_row(vanilla.values())}
             | self._by_category(questions),
             _statistics(parsed),
             unscored=len(answers) - len(complete),
         )
+
+    def chance(self, keys: Sequence[str]) -> Chance:
+        """A uniform guess of each rotation on its own: 1 / options ** rotations for each question."""
+        if self.split == "test":
+            return Chance("undefined here: the right answers are on a server")
+        complete = dict.fromkeys(self.rows[key].index % PASS for key in self._complete(keys))
+        rotations = {index: self.rotations[index] for index in complete}
+        return Chance(
+            UNIFORM, self._headline({i: prod(map(self.guess_credit, keys)) for i, keys in rotations.items()})
+        )
+
+    def _headline(self, questions: Mapping[int, float]) -> Headline:
+        headline = mean_headline("CircularEval accuracy", {str(i): value for i, value in questions.items()})
+        return replace(headline, members={str(index): self.rotations[index] for index in questions})
 
     def verdict(self, key: str, text: str) -> Verdict | None:
         row = self.rows[key]
@@ -100,8 +113,9 @@ class MMBench(Benchmark):
         letter, _ = parse(text, row.options)
         return Verdict(letter == right, right, letter or "")
 
-    def _complete(self, answers: Mapping[str, str]) -> list[str]:
+    def _complete(self, answers: Iterable[str]) -> list[str]:
         """Answers to questions of which every rotation is answered."""
+        answers = dict.fromkeys(answers)
         incomplete = {row.index % PASS for key, row in self.rows.items() if key not in answers}
         return [key for key in answers if self.rows[key].index % PASS not in incomplete]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -19,7 +19,7 @@ from vlm_bench.benchmarks.pope.files import (
 )
 from vlm_bench.benchmarks.pope.scoring import SplitScore, score_split
 from vlm_core import benchmark
-from vlm_core.benchmark import Benchmark, Headline, Score, Verdict
+from vlm_core.benchmark import Benchmark, Chance, Headline, Score, Verdict
 from vlm_core.errors import UserError
 from vlm_core.io.image_folder import ImageFolder
 
@@ -81,6 +81,16 @@ class Pope(Benchmark):
             files=({path.name: path} if path else {}) | self.labels.files,
             warnings=_label_warnings(self.labels),
         )
+
+    def allowed_answers(self, key: str) -> Sequence[str]:
+        return "yes", "no"
+
+    def chance(self, keys: Sequence[str]) -> Chance:
+        """The better constant answer: "yes" has the F1 2p / (1 + p) at a share p of positive questions.
+
+        That is 66.7 for p = 1/2, where guessing has 50. F1, unlike accuracy, rewards a model that says yes to all.
+        """
+        return self.best_constant(keys, self.allowed_answers(""))
 
     def verdict(self, key: str, text: str) -> Verdict:
         question = self.asked[key]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -15,8 +15,8 @@ from vlm_bench.benchmarks.vqa_v2.files import ANSWER_TYPES, check_images, questi
 from vlm_bench.benchmarks.vqa_v2.scoring import References
 from vlm_bench.files.label_checks import check_ids
 from vlm_bench.files.questions import read_questions
-from vlm_bench.scoring.vqa import by_count, convert, normalise
-from vlm_core.benchmark import Benchmark, Question, Score, Verdict, mean_headline
+from vlm_bench.scoring.vqa import by_count, convert, highest_sums, normalise
+from vlm_core.benchmark import Benchmark, Chance, Question, Score, Verdict, mean_headline
 from vlm_core.errors import UserError
 from vlm_core.io.image_folder import ImageFolder
 
@@ -91,6 +91,9 @@ class TestDev(Benchmark):
             "EvalAI (challenge 830, phase test-dev); --split val is scored here"
         )
 
+    def chance(self, keys: Sequence[str]) -> Chance:
+        return Chance("undefined here: the right answers are on a server")
+
     def submission(self, answers: Mapping[str, str]) -> dict[str, bytes]:
         """All of test2015, "" where nothing was asked; so the server shows about 0 for test-standard."""
         known = [q.id for q in read_questions(self.ids)]
@@ -150,6 +153,11 @@ class Val(Benchmark):
         for answer_type in ANSWER_TYPES:
             rows[answer_type] = _row(credits, [key for key in answers if self.types[key] == answer_type])
         return Score(mean_headline("accuracy", credits[self.answer_format]), rows)
+
+    def chance(self, keys: Sequence[str]) -> Chance:
+        """The best constant answer, "yes" in the official data."""
+        candidates = highest_sums(self.references[key].counts for key in keys)
+        return self.best_constant(keys, candidates) if candidates else Chance("no question is scored")
 
     def verdict(self, key: str, text: str) -> Verdict:
         submitted = submitted_text(text, self.answer_format)
