@@ -9,6 +9,7 @@ from vlm_bench.report.collect import Entry, Results
 from vlm_bench.report.paper_table import ROWS, TITLES
 from vlm_bench.report.report import conditions
 from vlm_bench.report.saved_reports import SCHEMA
+from vlm_core.evaluation.baselines import CHANCE, MODEL_BASELINES
 from vlm_core.markup.markdown import table, text
 from vlm_core.markup.printable import json_text
 
@@ -16,6 +17,7 @@ NOTHING = "–"
 LEGEND = {
     "*": "partial: not every expected answer is in it",
     "≠": "another protocol, split or revision than the column of the paper: not comparable with it",
+    "†": "not above one of its baselines: the 95 % interval of the difference is not above 0",
 }
 
 
@@ -28,6 +30,29 @@ def columns(models: Sequence[Results]) -> dict[str, str]:
 def model_row(model: Results, names: Sequence[str]) -> list[str]:
     """A model's cells; several variants of a benchmark share one."""
     return [" / ".join(entry.text for entry in model.of(name)) or NOTHING for name in names]
+
+
+def baseline_rows(model: Results, names: Sequence[str]) -> dict[str, list[str]]:
+    """Rows below a model's: half the width of the 95 % interval, and each baseline that a report has."""
+    rows = {"± 95 %": [_joined([_half_width(e) for e in model.of(name)]) for name in names]}
+    for baseline in (CHANCE, *MODEL_BASELINES):
+        rows[baseline] = [_joined([_score(e, baseline) for e in model.of(name)]) for name in names]
+    return {title: cells for title, cells in rows.items() if set(cells) != {NOTHING}}
+
+
+def _half_width(entry: Entry) -> str:
+    return NOTHING if entry.half_width is None else f"{entry.half_width:.1f}"
+
+
+def _score(entry: Entry, name: str) -> str:
+    baseline = entry.baselines.get(name)
+    if baseline is None or (difference := baseline.difference) is None:
+        return NOTHING
+    return f"{difference.first * (1 if difference.points else 100):.1f}"
+
+
+def _joined(cells: Sequence[str]) -> str:
+    return NOTHING if set(cells) <= {NOTHING} else " / ".join(cells)
 
 
 def published_rows(names: Sequence[str]) -> dict[str, list[str]]:
@@ -61,7 +86,10 @@ def to_markdown(models: Sequence[Results]) -> str:
     """Table, marks, and the conditions of each figure."""
     titles = columns(models)
     head = table([["", *titles.values()]], right=1)
-    rows = [_line(f"**{text(model.name)}**", model_row(model, [*titles])) for model in models]
+    rows = []
+    for model in models:
+        rows.append(_line(f"**{text(model.name)}**", model_row(model, [*titles])))
+        rows += [_line(f"*{name}*", cells) for name, cells in baseline_rows(model, [*titles]).items()]
     rows += [_line(name, cells) for name, cells in published_rows([*titles]).items()]
     lines = [*head, *rows, "", "Published figures: Table 1 of VL-Mamba (arXiv 2403.13600).", *legend(models)]
     for model in models:
@@ -121,6 +149,8 @@ def show(models: Sequence[Results]) -> None:
         column.no_wrap = True  # a truncated figure is wrong: a narrow terminal wraps the line
     for model in models:
         shown.add_row(inert(model.name), *model_row(model, [*titles]), style="bold")
+        for name, cells in baseline_rows(model, [*titles]).items():
+            shown.add_row(f"  {name}", *cells)
     shown.add_row()
     for name, cells in published_rows([*titles]).items():
         shown.add_row(name, *cells)

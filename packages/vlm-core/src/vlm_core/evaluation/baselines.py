@@ -50,6 +50,9 @@ class BaselineQuestions(Mapping[str, Question]):
     def __init__(self, questions: Mapping[str, Question]) -> None:
         self.own = {key: question for key, question in questions.items() if question.image is not None}
 
+    def __contains__(self, key: object) -> bool:
+        return key in self.own
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.own)
 
