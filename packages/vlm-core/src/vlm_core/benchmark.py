@@ -196,6 +196,8 @@ class Benchmark(ABC):
 
     def best_constant(self, keys: Sequence[str], candidates: Iterable[str]) -> Chance:
         """The candidate with the best score as the answer to all questions; the first one of equal ones."""
+        if not keys:
+            return Chance("no question is scored")
         scores = {text: self.score(dict.fromkeys(keys, text)).headline for text in candidates}
         best = max(scores, key=lambda text: scores[text].value)
         return Chance(f"always {best!r}, the best constant answer", scores[best])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vlm_bench.report.baselines import baseline_lines, read_baselines
 from vlm_bench.report.collect import Results
 from vlm_bench.report.paired import Difference, difference, lines
 from vlm_bench.report.saved_reports import NoReportError, read_report
@@ -91,11 +92,13 @@ class Compared:
 
     differences: Mapping[str, Difference]
     alone: Sequence[str]
+    reports: Mapping[str, tuple[Path, Path]]
+    """The two compared reports by protocol."""
 
 
 def compare_folders(first: Results, second: Results, *, allow_partial: bool = False) -> Compared:
     """Compare the reports of each common protocol; raises `UserError` for a folder with two reports of one."""
-    left, right = _by_protocol(first), _by_protocol(second)
+    left, right = by_protocol(first), by_protocol(second)
     common = [protocol for protocol in left if protocol in right]
     if not common:
         raise UserError(
@@ -105,10 +108,12 @@ def compare_folders(first: Results, second: Results, *, allow_partial: bool = Fa
     return Compared(
         {p: compare(left[p], right[p], allow_partial=allow_partial) for p in common},
         sorted(left.keys() ^ right.keys()),
+        {p: (left[p], right[p]) for p in common},
     )
 
 
-def _by_protocol(results: Results) -> dict[str, Path]:
+def by_protocol(results: Results) -> dict[str, Path]:
+    """The reports of a folder; raises `UserError` for two of one protocol."""
     paths: dict[str, Path] = {}
     for entry in results.entries:
         if not entry.scored:
@@ -121,25 +126,54 @@ def _by_protocol(results: Results) -> dict[str, Path]:
     return paths
 
 
+def compare_baselines(path: Path) -> dict[str, Difference]:
+    """A report's score minus each of its baselines; raises `UserError` if it has none."""
+    baselines = read_baselines(_report(path))
+    scores = {b.name: b.difference for b in baselines if b.difference is not None}
+    if not scores:
+        reasons = [f"  {b.name}: {b.how}" for b in baselines]
+        raise UserError(
+            f"{path}: no baseline has a score; `vlm-bench run … --baselines` asks them, `score` computes chance",
+            *reasons,
+        )
+    return scores
+
+
+def baseline_texts(baselines: Mapping[str, Difference]) -> list[str]:
+    """Each baseline's comparison under its name."""
+    return [line for name, one in baselines.items() for line in (name, *indented(lines(one)))]
+
+
+def own_baselines(path: Path) -> list[str]:
+    """The baselines of one of two compared reports, under its name."""
+    baselines = baseline_lines(read_baselines(_report(path)))
+    return [str(path), *indented(baselines)] if baselines else []
+
+
+def indented(texts: Iterable[str]) -> list[str]:
+    """Lines below a heading."""
+    return [f"  {text}" for text in texts]
+
+
 def folder_lines(comparison: Compared) -> list[str]:
     """Each protocol's comparison under its name."""
-    texts = [
-        line
-        for name, one in comparison.differences.items()
-        for line in (name, *(f"  {t}" for t in lines(one)))
-    ]
+    texts = []
+    for name, one in comparison.differences.items():
+        own = [line for path in comparison.reports[name] for line in own_baselines(path)]
+        texts += [name, *indented([*lines(one), *own])]
     return texts + [f"in one folder only: {name}" for name in comparison.alone]
 
 
-def to_json(comparison: Difference | Compared) -> str:
-    """The comparison as JSON, fractions or points as in the reports; two folders' by protocol."""
-    data = (
-        _plain(comparison)
-        if isinstance(comparison, Difference)
-        else {name: _plain(one) for name, one in comparison.differences.items()}
-    )
-    return json.dumps(data, indent=2)
+Comparison = Difference | Compared | Mapping[str, Any]
 
 
-def _plain(difference: Difference) -> dict[str, Any]:
-    return {**vars(difference), "difference": difference.value, "clear": difference.clear}
+def to_json(comparison: Comparison) -> str:
+    """The comparison as JSON, fractions or points as in the reports; by protocol, by baseline or both."""
+    return json.dumps(_plain(comparison), indent=2)
+
+
+def _plain(comparison: Comparison) -> dict[str, Any]:
+    if isinstance(comparison, Difference):
+        return {**vars(comparison), "difference": comparison.value, "clear": comparison.clear}
+    parts = comparison.differences if isinstance(comparison, Compared) else comparison
+    return {name: _plain(one) for name, one in parts.items()}

@@ -39,7 +39,7 @@ def baseline_tasks(tasks: Sequence[Task], names: Sequence[str], seed: int) -> di
             except UserError as error:
                 faults.append(f"{task.name}, {error}")
     if faults:
-        raise UserError(*faults, "leave out --baselines, or name those that can be made: question-alone")
+        raise UserError(*faults, "leave out --baselines, or name only those that can be made")
     return made
 
 

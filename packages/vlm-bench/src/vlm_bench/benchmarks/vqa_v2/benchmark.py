@@ -157,7 +157,7 @@ class Val(Benchmark):
     def chance(self, keys: Sequence[str]) -> Chance:
         """The best constant answer, "yes" in the official data."""
         candidates = highest_sums(self.references[key].counts for key in keys)
-        return self.best_constant(keys, candidates) if candidates else Chance("no question is scored")
+        return self.best_constant(keys, candidates)
 
     def verdict(self, key: str, text: str) -> Verdict:
         submitted = submitted_text(text, self.answer_format)
