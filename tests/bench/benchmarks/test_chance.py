@@ -46,7 +46,9 @@ def pope(folder: Path, labels: dict[str, list[str]]) -> Benchmark:
     """An image per label, `labels` by split."""
     (folder / "coco").mkdir(parents=True)
     for split, words in labels.items():
-        rows = [{"image": f"{n}.jpg", "text": "Is there a dog?", "label": word} for n, word in enumerate(words)]
+        rows = [
+            {"image": f"{n}.jpg", "text": "Is there a dog?", "label": word} for n, word in enumerate(words)
+        ]
         write_jsonl(folder / f"coco/coco_pope_{split}.json", rows)
     return benchmarks.PopeConfig(source="official", questions=folder / "coco", images=folder).build()
 

@@ -47,7 +47,9 @@ def test_each_image_replaces_one_other(tmp_path: Path) -> None:
         assert isinstance(question.image, Path)
         assert question.image != own[key].image
         assert question.image == shuffled[key[0] + "a"].image, "questions about one image stay together"
-    assert Counter(question.image for question in shuffled.values()) == {own[f"{n}a"].image: 2 for n in range(7)}
+    assert Counter(question.image for question in shuffled.values()) == {
+        own[f"{n}a"].image: 2 for n in range(7)
+    }
 
 
 def test_the_pairs_depend_on_the_seed_alone(tmp_path: Path) -> None:
@@ -84,7 +86,10 @@ def test_missing_and_damaged_images_replace_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("colors", "reason"),
-    [(("red",), "about 1 image: all"), (("red", "red"), "about 2 images: all that can be read have the same")],
+    [
+        (("red",), "about 1 image: all"),
+        (("red", "red"), "about 2 images: all that can be read have the same"),
+    ],
 )
 def test_one_image_cannot_be_shuffled(tmp_path: Path, colors: tuple[str, ...], reason: str) -> None:
     with pytest.raises(UserError, match=reason):

@@ -66,6 +66,8 @@ def _folders(args: argparse.Namespace) -> tuple[Comparison, list[str]]:
     print_skipped(sides)
     if args.second is None:
         each = {p: diff.compare_baselines(path) for p, path in diff.by_protocol(sides[0]).items()}
-        return each, [line for p, one in each.items() for line in (p, *diff.indented(diff.baseline_texts(one)))]
+        return each, [
+            line for p, one in each.items() for line in (p, *diff.indented(diff.baseline_texts(one)))
+        ]
     comparison = diff.compare_folders(*sides, allow_partial=args.allow_partial)
     return comparison, diff.folder_lines(comparison)

@@ -27,7 +27,9 @@ def build_parser() -> argparse.ArgumentParser:
     _per_benchmark(commands, "submit", "write the file that an evaluation server takes", _submit_options)
     _judge_options(_command(commands, "judge", "grade MM-Vet's answers with a judge model"))
     _report_options(_command(commands, "report", "print a table of models' results and the paper's"))
-    diff_command.add_arguments(_command(commands, "diff", "compare two saved reports or folders of them, or one with its baselines"))
+    diff_command.add_arguments(
+        _command(commands, "diff", "compare two saved reports or folders of them, or one with its baselines")
+    )
     check = _command(commands, "verify-llava", "score LLaVA's published answers and compare with its table")
     check.add_argument(
         "folder", type=local_path, metavar="DIR", help="LLaVA's playground/data/eval, from its eval.zip"

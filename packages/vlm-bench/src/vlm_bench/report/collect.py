@@ -141,7 +141,9 @@ def _unscored(metadata_files: Iterable[Path], known: Collection[str]) -> tuple[l
         try:
             metadata = metadata_of(answers)
             if baseline := metadata.get("baseline"):
-                other.append(f"{answers}: answers of {baseline}, which no report has: score the model's answers")
+                other.append(
+                    f"{answers}: answers of {baseline}, which no report has: score the model's answers"
+                )
             else:
                 entries.append(Entry(answers, metadata))
         except UserError as error:

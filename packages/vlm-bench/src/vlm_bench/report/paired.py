@@ -175,5 +175,3 @@ def lines(difference: Difference) -> list[str]:
         if difference.clear
         else "the interval contains 0: the difference may be chance",
     ]
-
-

@@ -81,7 +81,9 @@ class ShuffledImages(BaselineQuestions):
     def __init__(self, questions: Mapping[str, Question], seed: int = 0) -> None:
         super().__init__(questions)
         images = dict.fromkeys(question.image for question in self.own.values() if question.image is not None)
-        self.order = sorted(images, key=lambda image: _rank(image, seed))  # equal names in the questions' order
+        self.order = sorted(
+            images, key=lambda image: _rank(image, seed)
+        )  # equal names in the questions' order
         self.places = {image: place for place, image in enumerate(self.order)}
         self._content = cache(_content)
         self._other = cache(self._find)
@@ -106,7 +108,9 @@ class ShuffledImages(BaselineQuestions):
         readable = (content for image in self.order if (content := self._content(image)) is not None)
         first = next(readable, None)
         if all(content == first for content in readable):
-            what = "none of them can be read" if first is None else "all that can be read have the same pixels"
+            what = (
+                "none of them can be read" if first is None else "all that can be read have the same pixels"
+            )
             raise UserError(
                 f"{IMAGES_SHUFFLED}: needs two different images; its {len(self.own)} questions are about "
                 f"{len(self.order)} image{'' if len(self.order) == 1 else 's'}: {what}"

@@ -135,7 +135,9 @@ class BenchmarkSuite:
         """Chance has the units of the score, on all questions and on a part; or a reason why it has no score."""
         chance = benchmark.chance(list(answers))
         assert chance.rule
-        assert chance.rule != UNDECLARED, "override `chance`, or give the questions `choices` or a right answer"
+        assert chance.rule != UNDECLARED, (
+            "override `chance`, or give the questions `choices` or a right answer"
+        )
         score = _score(benchmark, answers)
         if chance.headline is None or score is None:
             return
