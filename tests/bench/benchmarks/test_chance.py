@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 import pytest
-from bench_files import SUFFIX, write_jsonl
+from bench_files import write_jsonl
 from layout import everything, png
 
 from vlm_bench import benchmarks

@@ -73,8 +73,7 @@ def evaluate(
 
 
 def _chance(benchmark: Benchmark, model: Headline) -> Baseline:
-    members = (model.members.get(unit, (unit,)) for unit in model.units)
-    chance = benchmark.chance([key for keys in members for key in keys])
+    chance = benchmark.chance(model.question_ids)
     if chance.headline is None or not chance.headline.units:
         return Baseline(CHANCE, chance.rule)
     return compared(CHANCE, chance.rule, model, chance.headline)

@@ -82,6 +82,11 @@ class Headline:
     members: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
+    def question_ids(self) -> list[str]:
+        """The ids of all scored questions, unit by unit."""
+        return [key for unit in self.units for key in self.members.get(unit, (unit,))]
+
+    @property
     def value(self) -> float:
         """The score; 0 without units."""
         sums: dict[str, list[float]] = {}
@@ -127,7 +132,7 @@ class Chance:
     """The expected score of guessing, by the benchmark's own rule.
 
     `rule` names the guess: `UNIFORM`, or a constant answer. `headline` has the expected numerator and denominator of
-    each unit that `score` has for the same questions. It is None where guessing has no score; `rule` is then the reason.
+    each unit that `score` has for the same questions. It is None where guessing has no score; `rule` has the reason.
     """
 
     rule: str

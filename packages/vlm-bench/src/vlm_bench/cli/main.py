@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+
 from vlm_bench.cli import diff as diff_command
 from vlm_bench.cli import run as run_command
 from vlm_bench.cli import score as score_command

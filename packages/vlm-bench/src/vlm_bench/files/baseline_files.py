@@ -11,7 +11,7 @@ from vlm_bench.files.run_metadata import SAME_RUN, metadata_of, metadata_path
 from vlm_core.errors import UserError
 from vlm_core.evaluation.baselines import IMAGES_SHUFFLED, MODEL_BASELINES
 
-PROMPTS = {name: "the same prompt without an image" for name in MODEL_BASELINES} | {
+PROMPTS = dict.fromkeys(MODEL_BASELINES, "the same prompt without an image") | {
     IMAGES_SHUFFLED: "the image of another question"
 }
 """What the model gets, by baseline."""
@@ -64,6 +64,6 @@ def refuse_other_baseline(answers: Iterable[Answer], expected: str = "") -> None
     if other := [answer for answer in answers if answer.baseline != expected]:
         kind = f"the baseline {other[0].baseline!r}" if other[0].baseline else "the model's own"
         raise UserError(
-            f"{len(other)} answers are of {kind}, where {expected or 'the model'}'s are scored, first {other[0].where}; "
-            "a baseline is scored with the model's answers: name their file"
+            f"{len(other)} answers are of {kind}, where {expected or 'the model'}'s are scored, first "
+            f"{other[0].where}; a baseline is scored with the model's answers: name their file"
         )

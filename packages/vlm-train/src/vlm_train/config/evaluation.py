@@ -58,6 +58,10 @@ class Benchmarks(StrictModel):
     max_new_tokens: PositiveInt | None = Field(
         default=None, le=4096, description="longest answer in tokens; default: the benchmark's protocol"
     )
+    baselines: bool = Field(
+        default=False,
+        description="ask each question also without its image and about another one: three times the questions",
+    )
 
     @field_validator("tasks")
     @classmethod

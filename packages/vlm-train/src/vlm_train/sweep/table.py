@@ -24,7 +24,7 @@ LEGEND = (
     "*connector*: its parameters."
 )
 CONTROLS = (
-    "*images shuffled*: questions about an image, asked about another one; *question alone*: the answer most frequent "
+    "*images shuffled*: questions about an image, asked about another one; *majority answer*: the answer most frequent "
     "in training for that question."
 )
 
