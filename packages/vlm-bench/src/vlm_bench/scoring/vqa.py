@@ -108,7 +108,7 @@ def leave_one_out(matches: int, references: int = 10) -> float:
 
 
 def highest_sums(references: Iterable[Mapping[str, int]], most: int = 3) -> list[str]:
-    """The answers with the highest sums of credit; `references` are each question's, in normal form with their numbers."""
+    """The answers with the highest sums of credit; `references` are the numbers of each question's normal forms."""
     sums: dict[str, float] = {}
     for counts in references:
         total = sum(counts.values())

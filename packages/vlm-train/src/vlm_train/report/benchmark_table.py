@@ -31,7 +31,7 @@ def cell(score: Record) -> str:
         f"; {name} {value({**score, 'score': baseline}):.1f}"
         for name, baseline in score.get("baselines", {}).items()
     )
-    return f"{value(score):.1f} ({mark}{score['scored']} of {score['expected']}{baselines})"
+    return f"{value(score):.1f} ({mark}{score['scored']} of {score['expected']}){baselines}"
 
 
 def table(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:

@@ -86,11 +86,11 @@ class Pope(Benchmark):
         return "yes", "no"
 
     def chance(self, keys: Sequence[str]) -> Chance:
-        """The better constant answer: "yes" has the F1 2p / (1 + p) at a share p of positive questions.
+        """Always "yes", whose F1 is 2p / (1 + p) at a share p of positive questions: 66.7 for p = 1/2.
 
-        That is 66.7 for p = 1/2, where guessing has 50. F1, unlike accuracy, rewards a model that says yes to all.
+        "no" has the F1 0, and a uniform guess 50: F1, unlike accuracy, rewards a model that says yes to all.
         """
-        return self.best_constant(keys, self.allowed_answers(""))
+        return self.best_constant(keys, ("yes",))
 
     def verdict(self, key: str, text: str) -> Verdict:
         question = self.asked[key]
