@@ -186,5 +186,5 @@ def test_baselines_need_two_images(examined, tmp_path):
     first, *others = (tmp_path / "eval/pope/val2014").iterdir()
     for other in others:
         other.write_bytes(first.read_bytes())
-    with pytest.raises(UserError, match="train.benchmarks, pope: images shuffled: needs two different images"):
+    with pytest.raises(UserError, match="pope: images shuffled: needs two different images"):
         start(*load_spec(path))
