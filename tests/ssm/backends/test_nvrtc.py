@@ -170,8 +170,10 @@ def run_step(batch=1, *, width=64, rank=8, layers=2, alone=False, **options):
 def run_norm(width=64, out=BF16, y=BF16, *, added=True):
     residual, weight = torch.zeros(5, width), torch.zeros(width)
     given = torch.zeros(5, width, dtype=out) if added else None
-    _, result, scale = rms_norm.forward(residual, given, weight, 1e-5, y)
-    grad, grad_weight = rms_norm.backward(result, None, residual, weight, scale, added=given)
+    kernels = rms_norm.norm_kernels(residual)
+    assert kernels is rms_norm.KERNELS
+    _, result, scale = kernels.forward(residual, given, weight, 1e-5, y)
+    grad, grad_weight = kernels.backward(result, None, residual, weight, scale, added=given)
     assert grad.shape == residual.shape
     assert grad_weight.shape == weight.shape
 

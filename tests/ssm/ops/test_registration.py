@@ -11,7 +11,6 @@ from torch.utils.checkpoint import checkpoint
 from vlm_core.interfaces import PADDING
 from vlm_ssm import MambaMixer, SSMState, add_rms_norm, boundaries_of, linear, ops
 from vlm_ssm import selective_scan as scan
-from vlm_ssm.numba import norm
 from vlm_ssm.torch import chunked_scan
 
 NOT_A_LEAF = "ignore:The .grad attribute of a Tensor that is not a leaf"  # opcheck's own
@@ -76,7 +75,9 @@ def test_numba_conv(complete):
 @pytest.mark.parametrize("added", [True, False])
 def test_numba_norm(added, dtype):
     out = leaf(2, 5, 7) if added else None
-    torch.library.opcheck(norm._op, (leaf(2, 5, 7), out, leaf(7), 1e-5, dtype))
+    torch.library.opcheck(
+        torch.ops.vlm_ssm.numba_add_norm.default, (leaf(2, 5, 7), out, leaf(7), 1e-5, dtype)
+    )
 
 
 def layer(x: Tensor, a: dict[str, Tensor], backend: str) -> Tensor:
@@ -123,6 +124,24 @@ def test_a_graph_can_be_walked_twice(backend):
     first = torch.autograd.grad(y, list(a.values()), retain_graph=True)
     second = torch.autograd.grad(y, list(a.values()))
     assert all(torch.equal(one, two) for one, two in zip(first, second, strict=True))
+
+
+ONCE = {
+    "norm": lambda x: ops.add_rms_norm(x, None, torch.ones(6), 1e-5, use="numba")[1],
+    "conv": lambda x: ops.conv(x.unsqueeze(2), torch.ones(1, 6, 4), use="numba"),
+    "scan": lambda x: scan(
+        x.mT, x.mT, -torch.ones(6, 2), torch.ones(2, 2, 9), torch.ones(2, 2, 9), backend="numba"
+    ),
+}
+
+
+@pytest.mark.parametrize("op", ONCE.values(), ids=ONCE)
+def test_a_gradient_of_a_gradient_is_refused(op):
+    """Kernels would leave out a term."""
+    x = leaf(2, 9, 6)
+    (grad,) = torch.autograd.grad(op(x).sin().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        torch.autograd.grad((grad * x).sum(), x)
 
 
 @pytest.mark.parametrize("backend", ALL)

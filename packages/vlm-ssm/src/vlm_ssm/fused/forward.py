@@ -21,7 +21,7 @@ def normed(inputs: MixerInputs) -> tuple[Tensor, Tensor, Tensor]:
     """What the mixer reads, in the dtype of products, x + out, and the scale of each row; empty where there is none."""
     if inputs.norm is None:
         return inputs.x, inputs.x.new_empty(0), inputs.x.new_empty(0)
-    forward = norm_kernels(inputs.backend).forward
+    forward = norm_kernels(inputs.backend, inputs.x).forward
     summed, y, scale = forward(inputs.x, inputs.out, dense(inputs.norm), inputs.eps, inputs.dtype)
     return y, summed, scale
 

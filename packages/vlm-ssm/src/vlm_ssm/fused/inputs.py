@@ -123,10 +123,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -
     return F.linear(x, cast_weight(weight, dtype), None if bias is None else bias.to(dtype))
 
 
-def norm_kernels(backend: str) -> NormKernels:
+def norm_kernels(backend: str, residual: Tensor) -> NormKernels:
     module = backends.module(backend)
     return (
-        module.norm_kernels()
+        module.norm_kernels(residual)
         if hasattr(module, "norm_kernels")
         else recompute.norm_kernels(module.add_rms_norm)
     )

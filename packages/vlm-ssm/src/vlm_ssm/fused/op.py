@@ -67,7 +67,7 @@ def _fake_forward(*fields: Any) -> tuple[Tensor, ...]:
         summed=new(0) if inputs.norm is None or inputs.out is None else new(x.shape),
         conv_state=new(N, taps - 1, E, dtype=dtype),
         ssm_state=new(N, E, S, dtype=fp32),
-        scale=new(0) if inputs.norm is None else new(norm_kernels(inputs.backend).scale(x), dtype=fp32),
+        scale=new(0) if inputs.norm is None else new(norm_kernels(inputs.backend, x).scale(x), dtype=fp32),
         xz=xz,
         acc=new(acc or (0,), dtype=fp32),
         starts=new(starts, dtype=fp32),

@@ -31,5 +31,6 @@ def conv_kernels(x: Tensor, weight: Tensor) -> ConvKernels:
     return _conv.KERNELS
 
 
-def norm_kernels() -> NormKernels:
+def norm_kernels(residual: Tensor) -> NormKernels:
+    """The kernels for rows (…, M)."""
     return _norm.KERNELS

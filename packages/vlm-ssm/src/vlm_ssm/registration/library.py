@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from vlm_ssm.registration.namespace import NAMESPACE
 
@@ -64,7 +65,8 @@ class Operation:
         """Register the gradient.
 
         `setup(ctx, inputs, outputs)` saves what `backward(ctx, *gradients)` needs; that one returns a gradient or None
-        for every input. Outputs that nothing can be derived from are marked by `setup`.
+        for every input. Outputs that nothing can be derived from are marked by `setup`. A gradient of a gradient
+        raises `RuntimeError`: kernels record nothing for it.
         """
         run = self._run
 
@@ -82,6 +84,7 @@ class Operation:
                 return outputs
 
             @staticmethod
+            @once_differentiable
             def backward(ctx: Any, *gradients: Any) -> Any:
                 return backward(ctx, *gradients)
 
