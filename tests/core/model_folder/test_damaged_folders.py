@@ -62,6 +62,7 @@ QUICK = (
 KINDS = r"file missing|json missing|a FIFO|a folder"
 """What the manifest itself finds out."""
 LIMIT_S, LIMIT_MB = 5.0, 1024
+TWO_TOKENS = GenerationConfig(2)
 
 
 def forged(folder, tmp_path):
@@ -76,13 +77,13 @@ def forged(folder, tmp_path):
     return tmp_path / "forged"
 
 
-def ask(folder):
+def ask(folder, decoding=TWO_TOKENS):
     """The answer of the folder's model to a question about a picture."""
     model, spec = load(folder)
     conversation, picture = Conversation(model, spec.template), folder.with_name("red.png")
     Image.new("RGB", (8, 8), "red").save(picture)
     conversation.show(picture)
-    return "".join(conversation.ask("hello aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa?", GenerationConfig(2)))
+    return "".join(conversation.ask("hello aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa?", decoding))
 
 
 def damaged(name, damage, tiny_folder, tmp_path):
@@ -129,18 +130,14 @@ def test_other_formats_of_floats_are_read(name, tiny_folder, tmp_path):
 
 @pytest.mark.parametrize("name", damaged_weights.POISONED)
 def test_numbers_that_are_not_finite_are_told(name, tiny_folder, tmp_path, caplog):
-    ask(damaged(name, damaged_weights.POISONED[name], tiny_folder, tmp_path))
-    (warning,) = caplog.messages
-    assert re.search(
-        r"weights\.safetensors: 1 tensor with NaN or infinity \(\S+: 2 of \d+ numbers\)", warning
-    )
-
-
-def test_sampling_from_weights_of_nan_is_a_user_error(tiny_folder, tmp_path):
-    nan = damaged_weights.POISONED["weights of NaN"]
-    model, spec = load(damaged("nan", nan, tiny_folder, tmp_path))
-    with pytest.raises(UserError, match="not finite"):
-        "".join(Conversation(model, spec.template).ask("hello?", GenerationConfig(2, temperature=1.0)))
+    """When the folder is loaded, and again by decoding, which makes no answer of such logits."""
+    folder = damaged(name, damaged_weights.POISONED[name], tiny_folder, tmp_path)
+    for decoding in TWO_TOKENS, GenerationConfig(2, temperature=1.0):
+        with pytest.raises(UserError, match="logits are not finite"):
+            ask(folder, decoding)
+    told = r"weights\.safetensors: 1 tensor with NaN or infinity \(\S+: 2 of \d+ numbers\)"
+    assert len(caplog.messages) == 2
+    assert all(re.search(told, warning) for warning in caplog.messages)
 
 
 def test_the_comparison_comes_before_memory_is_taken(tiny_folder, tmp_path, monkeypatch):

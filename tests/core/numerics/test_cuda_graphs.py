@@ -64,6 +64,25 @@ def test_the_graphs_used_last_are_kept(captures, layer):
     assert captures == [(1, 2), (2, 2), (3, 2), (2, 2)]
 
 
+def test_another_backend_or_precision_has_a_graph_of_its_own(captures, layer, monkeypatch):
+    graphs, x = CudaGraphs(), torch.randn(4, 3)
+    for _ in range(2):
+        through(graphs, layer, x)
+    monkeypatch.setenv("VLM_SCAN_BACKEND", "torch")
+    through(graphs, layer, x)
+    assert len(captures) == 1, "a first call"
+    through(graphs, layer, x)
+    assert len(captures) == 2
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        for _ in range(2):
+            through(graphs, layer, x)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert len(captures) == 3
+
+
 def test_weights_that_move_are_captured_anew(captures, layer):
     graphs, x = CudaGraphs(), torch.randn(4, 3)
     through(graphs, layer, x)

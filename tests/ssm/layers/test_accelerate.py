@@ -1,4 +1,4 @@
-"""`accelerate` on small random models of transformers: outputs, gradients, generation, what it leaves and refuses."""
+"""`accelerate` on small random models of transformers: outputs, gradients, what it leaves and refuses."""
 
 import copy
 import io
@@ -6,10 +6,9 @@ import logging
 
 import pytest
 import torch
+from accelerated_models import KINDS, SIZES, TOKENS, accelerated, near, padded, pair
 from torch import nn
 from transformers import (
-    FalconMambaConfig,
-    FalconMambaForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     Mamba2Config,
@@ -21,54 +20,8 @@ from transformers import (
 
 import vlm_ssm
 from vlm_llms.mamba.mamba import MambaLM
-from vlm_ssm.layers import decode
 
-SIZES = {"vocab_size": 53, "hidden_size": 24, "state_size": 8, "num_hidden_layers": 3, "time_step_rank": 3}
-KINDS = {"mamba": (MambaConfig, MambaForCausalLM), "falcon": (FalconMambaConfig, FalconMambaForCausalLM)}
 PEFT = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
-TOKENS = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 0, "eos_token_id": 52}
-
-
-def pair(kind="mamba", dtype=torch.float32, **options):
-    """The same random model twice: transformers' own, and accelerated."""
-    torch.manual_seed(0)
-    config, model = KINDS[kind]
-    theirs = model(config(**SIZES, **options))
-    with torch.no_grad():
-        for name, parameter in theirs.named_parameters():
-            if name.endswith(("A_log", ".D", "bias", "dt_proj.weight")):
-                parameter += 0.3 * torch.randn_like(parameter)
-            elif "norm" not in name:
-                parameter.copy_(0.3 * torch.randn_like(parameter))
-    theirs = theirs.to(dtype).eval()
-    ours = copy.deepcopy(theirs)
-    assert vlm_ssm.accelerate(ours) is ours
-    return ours, theirs
-
-
-def padded(batch=3, length=9):
-    """Ids and a mask with padding on the left."""
-    ids, mask = torch.randint(1, 52, (batch, length)), torch.ones(batch, length, dtype=torch.long)
-    for row in range(batch):
-        mask[row, :row], ids[row, :row] = 0, 0
-    return {"input_ids": ids, "attention_mask": mask}
-
-
-def accelerated(model):
-    """Number of its layers that vlm_ssm computes."""
-    return sum("vlm_ssm" in module.extra_repr() for module in model.modules())
-
-
-def near(x, y, limit):
-    assert (x.double() - y.double()).norm() <= limit * y.double().norm()
-
-
-@pytest.fixture
-def steps(monkeypatch):
-    """Counts the calls of the fused step."""
-    calls, fused = [], decode.fused_decode_step
-    monkeypatch.setattr(decode, "fused_decode_step", lambda *a, **k: (calls.append(1), fused(*a, **k))[1])
-    return calls
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -103,64 +56,6 @@ def test_gradients(kind, checkpointing):
     assert all(p.grad is not None for p in theirs.values())
     for name, parameter in theirs.items():
         near(ours[name].grad, parameter.grad, 1e-4)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"num_return_sequences": 2, "num_beams": 2}])
-def test_generation(kind, options, steps):
-    ours, theirs = pair(kind)
-    batch = padded()
-    wanted = theirs.generate(**batch, **TOKENS, **options)
-    assert torch.equal(ours.generate(**batch, **TOKENS, **options), wanted)
-    assert wanted.shape[1] > batch["input_ids"].shape[1] + 4  # it has not ended at once
-    single = {name: value[:1] for name, value in batch.items()}
-    steps.clear()
-    assert torch.equal(ours.generate(**single, **TOKENS), theirs.generate(**single, **TOKENS))
-    assert bool(steps) == (kind == "mamba")  # FalconMamba's norms are not in the fused step
-
-
-def test_sampling_draws_the_same_tokens():
-    ours, theirs = pair()
-    made = []
-    for model in (ours, theirs):
-        torch.manual_seed(0)
-        made.append(model.generate(**padded(), max_new_tokens=12, do_sample=True, pad_token_id=0, top_k=20))
-    assert torch.equal(*made)
-
-
-def test_generation_in_bf16():
-    """Rounding may move a near tie, so that the logits of the steps are compared on the same tokens."""
-    ours, theirs = pair(dtype=torch.bfloat16)
-    with torch.no_grad():
-        ids = torch.randint(1, 52, (1, 10))
-        cache = ours(ids[:, :5], use_cache=True).cache
-        steps = [ours(ids[:, t : t + 1], cache=cache, use_cache=True).logits for t in range(5, 10)]
-        near(torch.cat(steps, 1), theirs(ids).logits[:, 5:], 3e-2)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("length", [1, 2, 7])
-def test_the_cache_is_that_of_transformers(kind, length):
-    """A cache that one model made, the other continues; prompts may be shorter than the convolution."""
-    ours, theirs = pair(kind)
-    ids = torch.randint(1, 52, (2, length + 3))
-    for first, second in ((ours, theirs), (theirs, ours)):
-        with torch.no_grad():
-            cache = first(ids[:, :length], use_cache=True).cache
-            parts = []
-            for t in range(length, length + 3):
-                model = second if t % 2 else first
-                parts.append(model(ids[:, t : t + 1], cache=cache, use_cache=True).logits)
-            near(torch.cat(parts, 1), theirs(ids).logits[:, length:], 1e-5)
-
-
-def test_several_tokens_continue_from_the_cached_state():
-    """transformers restarts the recurrence from zeros there."""
-    ours, theirs = pair()
-    ids = torch.randint(1, 52, (2, 12))
-    with torch.no_grad():
-        cache = ours(ids[:, :7], use_cache=True).cache
-        near(ours(ids[:, 7:], cache=cache, use_cache=True).logits, theirs(ids).logits[:, 7:], 1e-5)
 
 
 def test_parameters_stay_the_same_objects():
@@ -278,24 +173,6 @@ def test_hooks_on_mixers_and_projections_still_fire():
         cache = ours(torch.ones(1, 4).long(), use_cache=True).cache
         ours(torch.ones(1, 1).long(), cache=cache, use_cache=True)
     assert fired == [mixer.in_proj, mixer.out_proj, mixer] * 2
-
-
-def test_assisted_decoding_keeps_the_past():
-    """The cache then records it, to forget rejected tokens: transformers' own forward pass runs."""
-    ours, theirs = pair()
-    ids = torch.randint(1, 52, (1, 6))
-    made = []
-    for model in (ours, theirs):
-        with torch.no_grad():
-            cache = model(ids[:, :3], use_cache=True).cache
-            for layer in cache.layers:
-                layer.activate_past_recording()
-            if model is ours:
-                with pytest.warns(UserWarning, match="assisted decoding"):
-                    made.append(model(ids[:, 3:], cache=cache, use_cache=True).logits)
-            else:
-                made.append(model(ids[:, 3:], cache=cache, use_cache=True).logits)
-    near(*made, 1e-5)
 
 
 def test_a_bare_model_and_one_inside_another():

@@ -1,5 +1,6 @@
 """A long inference in pieces of time: equal to the whole, with buffers that do not grow with the length."""
 
+import mmap
 import sys
 from pathlib import Path
 
@@ -143,11 +144,14 @@ def test_products_of_a_cpu_without_bf16(monkeypatch):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux lists the flags of mappings")
 @pytest.mark.parametrize(("size", "flag"), [(2 * LARGE, True), (LARGE // 2, False)])
 def test_large_outputs_are_advised_for_huge_pages(size, flag):
+    """Memory of a mapping of its own: that of a tensor may lie in a mapping that an earlier one had advised."""
     if not Path("/sys/kernel/mm/transparent_hugepage/enabled").exists():
         pytest.skip("this kernel has no transparent huge pages")
-    t = torch.empty(size, dtype=torch.uint8)
-    assert with_huge_pages(t) is t
-    assert ("hg" in flags_at(t.data_ptr() + size // 2)) is flag
+    with mmap.mmap(-1, size) as fresh:
+        t = torch.frombuffer(fresh, dtype=torch.uint8)
+        assert with_huge_pages(t) is t
+        assert ("hg" in flags_at(t.data_ptr() + size // 2)) is flag
+        del t
 
 
 def flags_at(address):

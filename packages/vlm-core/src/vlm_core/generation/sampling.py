@@ -35,7 +35,8 @@ class TokenSampler:
         """Logits (B, V), whose padding becomes -inf -> ids (B), -1 where logits are not finite; without waiting."""
         logits[:, self.vocabulary :] = -torch.inf
         if self.temperature == 0:
-            return logits.argmax(-1)
+            best = logits.max(-1)
+            return torch.where(best.values.isfinite(), best.indices, -1)
         p, order = (logits.float() / self.temperature).softmax(-1).sort(-1, descending=True)
         finite = p[..., 0].isfinite()
         p = p.masked_fill(p.cumsum(-1) - p >= self.top_p, 0)  # the first id is always kept
@@ -53,8 +54,7 @@ def refuse_damaged(ids: list[int]) -> None:
 
 
 def sample(logits: Tensor, decoding: GenerationConfig, generator: Generator) -> Tensor:
-    """Next ids (B) from logits (B, V). Raises `UserError` if sampling from logits that are not finite."""
+    """Next ids (B) from logits (B, V). Raises `UserError` if logits are not finite."""
     ids = TokenSampler(decoding.temperature, decoding.top_p, logits.shape[-1])(logits, generator)
-    if decoding.temperature:
-        refuse_damaged(ids.tolist())
+    refuse_damaged(ids.tolist())
     return ids

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,17 @@ def usable(*inputs: Tensor) -> bool:
         and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cuda")
         and not torch.cuda.is_current_stream_capturing()
+    )
+
+
+def settings() -> tuple[Any, ...]:
+    """What else decides which kernels a graph has: the backend of state-space layers, and torch's switches."""
+    matmul = torch.backends.cuda.matmul
+    return (
+        os.environ.get("VLM_SCAN_BACKEND"),
+        torch.get_float32_matmul_precision(),
+        matmul.allow_bf16_reduced_precision_reduction,
+        torch.are_deterministic_algorithms_enabled(),
     )
 
 
@@ -106,10 +118,11 @@ class _Graph(NamedTuple):
 
 
 class CudaGraphs:
-    """Calls as CUDA graphs, one for each set of shapes, captured at its second call: a single call doesn't pay for it.
+    """Calls as CUDA graphs, captured at their second call: a single call doesn't pay for it.
 
-    The `limit` graphs used last are kept; they share their memory. Results equal those of the function bit by bit.
-    Copies of this object are empty: a copied model has other weights.
+    There is one for each set of shapes and `settings`. The `limit` graphs used last are kept; they share their memory.
+    Results equal those of the function bit by bit. Copies of this object are empty: a copied model has other
+    weights.
     """
 
     def __init__(self, limit: int = 8) -> None:
@@ -134,7 +147,7 @@ class CudaGraphs:
         """`function(*inputs)`, which calls `modules`; the outputs belong to the caller."""
         if not usable(*inputs):
             return function(*inputs)
-        key = (function.__qualname__, *((t.shape, t.dtype, t.device) for t in inputs))
+        key = (function.__qualname__, settings(), *((t.shape, t.dtype, t.device) for t in inputs))
         with self._lock, torch.inference_mode(False), torch.no_grad():
             graph = self._graph(key, function, modules, inputs)
             if graph is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from vlm_core.interfaces import Sampler
-from vlm_core.numerics.cuda_graphs import capturing, fingerprint, refused
+from vlm_core.numerics.cuda_graphs import capturing, fingerprint, refused, settings
 
 Buffers = tuple[Tensor, Tensor]
 """Convolution and recurrent states of all layers."""
@@ -129,6 +130,7 @@ class IdleDecoders:
         self.limit = limit
         self._idle: list[tuple[Any, list[int], CudaGraphDecoder]] = []
         self._refused: set[Any] = set()
+        self._lock = threading.Lock()  # two answers must not get the same decoder
 
     def __reduce__(self) -> tuple[Any, ...]:
         return IdleDecoders, (self.limit,)
@@ -143,14 +145,11 @@ class IdleDecoders:
 
         Decoders of weights that have moved are dropped.
         """
-        now = fingerprint(modules)
+        now, key = fingerprint(modules), (key, settings())
         if now is None or key in self._refused:
             return None
-        self._idle = [entry for entry in self._idle if entry[1] == now]
-        for i, (other, _, decoder) in enumerate(self._idle):
-            if other == key:
-                del self._idle[i]
-                return decoder
+        if (idle := self._take_idle(key, now)) is not None:
+            return idle
         try:
             decoder = make()
         except RuntimeError as error:
@@ -160,5 +159,15 @@ class IdleDecoders:
         decoder.on_close = partial(self._give_back, key, now)
         return decoder
 
+    def _take_idle(self, key: Any, now: list[int]) -> CudaGraphDecoder | None:
+        with self._lock:
+            self._idle = [entry for entry in self._idle if entry[1] == now]
+            for i, (other, _, decoder) in enumerate(self._idle):
+                if other == key:
+                    del self._idle[i]
+                    return decoder
+        return None
+
     def _give_back(self, key: Any, now: list[int], decoder: CudaGraphDecoder) -> None:
-        self._idle = [*self._idle, (key, now, decoder)][-self.limit :]
+        with self._lock:
+            self._idle = [*self._idle, (key, now, decoder)][-self.limit :]
