@@ -132,16 +132,30 @@ ONCE = {
     "scan": lambda x: scan(
         x.mT, x.mT, -torch.ones(6, 2), torch.ones(2, 2, 9), torch.ones(2, 2, 9), backend="numba"
     ),
+    "mixer": MambaMixer(6),
 }
 
 
+@pytest.mark.parametrize("loss", [Tensor.sum, lambda y: y.sin().sum()], ids=["sum", "sine"])
 @pytest.mark.parametrize("op", ONCE.values(), ids=ONCE)
-def test_a_gradient_of_a_gradient_is_refused(op):
-    """Kernels would leave out a term."""
+def test_a_gradient_of_a_gradient_is_refused(op, loss):
+    """Kernels would leave out a term, also where the gradient that arrives depends on nothing, as that of a sum."""
     x = leaf(2, 9, 6)
-    (grad,) = torch.autograd.grad(op(x).sin().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
+    y = op(x)
+    (grad,) = torch.autograd.grad(loss(y if isinstance(y, Tensor) else y[0]), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="a gradient of a gradient"):
         torch.autograd.grad((grad * x).sum(), x)
+
+
+def test_a_first_gradient_may_be_recorded():
+    """`create_graph` changes nothing in it, activation checkpointing included."""
+    mixer, x = MambaMixer(6), leaf(2, 9, 6)
+    for y in (mixer(x)[0], checkpoint(mixer, x, use_reentrant=False)[0]):  # pyright: ignore
+        plain, recorded = (
+            torch.autograd.grad(y.sin().sum(), x, retain_graph=True, create_graph=record)[0]
+            for record in (False, True)
+        )
+        assert torch.equal(plain, recorded)
 
 
 @pytest.mark.parametrize("backend", ALL)

@@ -99,10 +99,10 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> No
     ctx.set_materialize_grads(False)
 
 
-def _autograd(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-    tensors, needs = ctx.saved_tensors, list(ctx.needs_input_grad[:DIFFERENTIABLE])
-    fields = [*tensors[:-KEPT], ctx.eps, ctx.dtype, ctx.backend]
-    found = _backward_op(*grads[:4], *fields, *tensors[-KEPT:], needs)
+def _autograd(ctx: Any, saved: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+    needs = list(ctx.needs_input_grad[:DIFFERENTIABLE])
+    fields = [*saved[:-KEPT], ctx.eps, ctx.dtype, ctx.backend]
+    found = _backward_op(*grads[:4], *fields, *saved[-KEPT:], needs)
     present = [grad if need else None for grad, need in zip(found, needs, strict=True)]
     return *present, *[None] * (len(MixerInputs._fields) - DIFFERENTIABLE)
 

@@ -73,8 +73,8 @@ def _register(name: str, kernels: ConvKernels) -> Any:
     def setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
 
-    def autograd(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        inputs = ConvInputs(*ctx.saved_tensors)
+    def autograd(ctx: Any, saved: Any, grad: Tensor) -> tuple[Any, ...]:
+        inputs = ConvInputs(*saved)
         grads = gradient(grad, *inputs)
         present = [None if t is None else grad for t, grad in zip(inputs[:4], grads, strict=True)]
         return *present, None, None, None, None

@@ -95,8 +95,10 @@ def _register(name: str, kernels: NormKernels) -> Any:
         ctx.out_dtype = None if out is None else out.dtype
         ctx.set_materialize_grads(False)
 
-    def autograd(ctx: Any, grad_summed: Tensor | None, grad_y: Tensor | None, _: Any) -> tuple[Any, ...]:
-        summed, weight, scale = ctx.saved_tensors
+    def autograd(
+        ctx: Any, saved: Any, grad_summed: Tensor | None, grad_y: Tensor | None, _: Any
+    ) -> tuple[Any, ...]:
+        summed, weight, scale = saved
         if grad_y is None:  # the loss depends on the sum only
             grad_y = torch.zeros_like(summed, dtype=ctx.dtype)
         arriving = grad_summed if ctx.out_dtype else None
