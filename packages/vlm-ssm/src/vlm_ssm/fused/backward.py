@@ -28,7 +28,7 @@ from vlm_ssm.torch.ops import after
 
 
 class OutputGradients(NamedTuple):
-    """Gradients of the first four of `MixerOutputs`; None where nothing depends on an output."""
+    """Gradients of `MixerOutputs`; None where nothing depends on an output."""
 
     y: Tensor | None
     summed: Tensor | None
