@@ -10,7 +10,8 @@ from typing import Any
 
 from vlm_bench.report.baselines import baseline_lines, read_baselines
 from vlm_bench.report.collect import Results
-from vlm_bench.report.paired import Difference, difference, lines
+from vlm_bench.report.paired import Difference, difference
+from vlm_bench.report.paired import lines as lines
 from vlm_bench.report.saved_reports import NoReportError, read_report
 from vlm_core.benchmark import Headline
 from vlm_core.errors import UserError
