@@ -74,7 +74,7 @@ def evaluate(
 
 def _chance(benchmark: Benchmark, model: Headline) -> Baseline:
     chance = benchmark.chance(model.question_ids)
-    if chance.headline is None or not chance.headline.units:
+    if chance.headline is None:
         return Baseline(CHANCE, chance.rule)
     return compared(CHANCE, chance.rule, model, chance.headline)
 

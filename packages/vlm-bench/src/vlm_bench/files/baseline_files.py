@@ -44,7 +44,7 @@ def baselines_of(answers: Path, metadata: Mapping[str, Any]) -> tuple[list[Basel
     baselines, warnings = [], []
     for name in MODEL_BASELINES if metadata else ():
         path = baseline_file(answers, name)
-        if not path.is_file():
+        if not path.is_file() or not path.stat().st_size:
             if metadata_path(path).is_file():
                 warnings.append(f"{name}: not finished; run the same command again")
             continue

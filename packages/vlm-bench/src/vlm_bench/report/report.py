@@ -46,9 +46,9 @@ class Report:
     baselines: Sequence[Baseline] = ()
 
     @cached_property
-    def interval(self) -> tuple[float, float]:
-        """The 95 % interval of the score, by bootstrap over the units."""
-        return score_interval(self.headline)
+    def interval(self) -> tuple[float, ...]:
+        """The 95 % interval of the score, by bootstrap over the units; () without units."""
+        return score_interval(self.headline) if self.headline.units else ()
 
     @property
     def headline(self) -> Headline:

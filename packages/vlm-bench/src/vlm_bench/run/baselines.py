@@ -46,6 +46,8 @@ def baseline_tasks(tasks: Sequence[Task], names: Sequence[str], seed: int) -> di
 def _task(task: Task, name: str, seed: int) -> Task:
     pool = _pool(task.benchmark.questions, name, seed)
     asked = [question for question in task.questions if question.id in pool.own]
+    if task.questions and not asked:
+        raise UserError(f"{name}: none of the {len(task.questions)} questions to ask has an image")
     without = len(task.questions) - len(asked)
     left_out = task.left_out | ({NO_IMAGE: without} if without else {})
     settings = {"shuffle_seed": seed} if name == IMAGES_SHUFFLED else {}
