@@ -46,6 +46,7 @@ class _Example(_Strict):
 
 
 class _Difference(_Strict):
+    model_config = ConfigDict(strict=True, allow_inf_nan=False, extra="forbid")
     metric: str
     points: bool
     first: float
