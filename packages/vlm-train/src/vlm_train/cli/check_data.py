@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from torch.utils.data import DataLoader
-
-from vlm_core.cli.progress import Progress
 from vlm_core.diagnose.model_summary import build_on_meta
 from vlm_core.io import digests
 from vlm_core.io.atomic import write_file
@@ -21,9 +17,9 @@ from vlm_core.rows import Row
 from vlm_core.spec.spec import Spec
 from vlm_train.config.template_checks import check_templates
 from vlm_train.config.train import Stage, TrainConfig
-from vlm_train.data import data_workers
-from vlm_train.data.dataset import TOO_LONG, DroppedSample, Examples, SampleProcessor, sample_processor
+from vlm_train.data.dataset import TOO_LONG, SampleProcessor, sample_processor
 from vlm_train.data.mixture import joined
+from vlm_train.data.row_check import RowCheck
 from vlm_train.engine.bad_samples import allowance
 
 
@@ -45,19 +41,11 @@ def sample_stats(processor: SampleProcessor, row: Row) -> SampleStats:
 
 
 @dataclass
-class DataCheck:
+class DataCheck(RowCheck[SampleStats]):
     """Result for the data of one stage, or of `held_out_qa`."""
 
-    name: str
-    rows: int
-    allowed: int
-    too_long_is_error: bool
-    usable: list[SampleStats] = field(default_factory=list)
-    dropped: list[DroppedSample] = field(default_factory=list)
-
-    @property
-    def reasons(self) -> Counter[str]:
-        return Counter(item.reason for item in self.dropped)
+    allowed: int = 0
+    too_long_is_error: bool = False
 
     @property
     def passes(self) -> bool:
@@ -68,12 +56,8 @@ class DataCheck:
 
     def lines(self) -> list[str]:
         """A summary for the terminal."""
-        checked = len(self.usable) + len(self.dropped)
-        reasons = ", ".join(f"{reason} {count}" for reason, count in self.reasons.most_common())
-        summary = [
-            f"{self.name}: {checked} of {self.rows} rows checked, {len(self.usable)} usable",
-            f"  dropped: {reasons or 'none'}; bad rows allowed: {self.allowed}",
-        ]
+        checked, dropped = self.summary()
+        summary = [checked, f"  {dropped}; bad rows allowed: {self.allowed}"]
         return summary + (self._statistics() if self.usable else [])
 
     def _statistics(self) -> list[str]:
@@ -89,27 +73,6 @@ class DataCheck:
         ]
 
 
-def check_rows(
-    check: DataCheck, rows: Sequence[Row], processor: SampleProcessor, num_workers: int, limit: int | None
-) -> DataCheck:
-    """Read `limit` evenly spaced rows (None: all) with `num_workers` processes into `check`."""
-    indices = digests.evenly_spaced(len(rows), limit)
-    loader = DataLoader(
-        Examples(rows, partial(sample_stats, processor)),
-        batch_size=16,
-        sampler=indices,
-        num_workers=num_workers,
-        collate_fn=list,
-        worker_init_fn=data_workers.start_worker,
-    )
-    with Progress(check.name, len(indices), unit="rows") as progress:
-        for items in data_workers.read(loader):
-            check.usable += [item for item in items if isinstance(item, SampleStats)]
-            check.dropped += [item for item in items if isinstance(item, DroppedSample)]
-            progress.advance(len(items))
-    return check
-
-
 def data_sections(train: TrainConfig) -> list[tuple[str, Sequence[Any], Stage | None]]:
     """(name, datasets, stage) of each stage and, with None as its stage, of `held_out_qa`."""
     stages: list[tuple[str, Sequence[Any], Stage | None]] = [(s.name, s.data, s) for s in train.stages]
@@ -123,9 +86,11 @@ def check_data(spec: Spec, train: TrainConfig, num_workers: int, limit: int | No
     for name, data, stage in data_sections(train):
         rows = joined(data)
         allowed = allowance(train, len(rows)) if stage else 0
-        check = DataCheck(name, len(rows), allowed, train.on_too_long == "error" and stage is not None)
-        processor = sample_processor(model, spec, train, stage)
-        checks.append(check_rows(check, rows, processor, num_workers, limit))
+        too_long_is_error = train.on_too_long == "error" and stage is not None
+        check = DataCheck(name, len(rows), allowed=allowed, too_long_is_error=too_long_is_error)
+        read = partial(sample_stats, sample_processor(model, spec, train, stage))
+        check.read(rows, read, digests.evenly_spaced(len(rows), limit), num_workers)
+        checks.append(check)
     return checks
 
 
