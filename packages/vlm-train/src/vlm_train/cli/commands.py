@@ -21,6 +21,16 @@ def _spec(args: argparse.Namespace) -> tuple[Spec, Document]:
     return load_spec(args.spec, args.set, trust_remote_code=args.trust_remote_code)
 
 
+def init(args: argparse.Namespace) -> int:
+    """Write a spec for your own data: a commented YAML file, with some of the images held out for an evaluation.
+
+    Questions are asked on a terminal only, for what the options leave open.
+    """
+    from vlm_train.cli.init import new_spec
+
+    return new_spec(args)
+
+
 def run_spec(args: argparse.Namespace) -> int:
     """Train all stages of a spec, on all accelerators of this machine by default.
 
