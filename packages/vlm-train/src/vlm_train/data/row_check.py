@@ -42,8 +42,8 @@ class RowCheck(Generic[T]):
         )
         with Progress(self.name, len(indices), unit="rows") as progress:
             for items in data_workers.read(loader):
-                for item in items:
-                    (self.dropped if isinstance(item, DroppedSample) else self.usable).append(item)
+                self.dropped += [item for item in items if isinstance(item, DroppedSample)]
+                self.usable += [item for item in items if not isinstance(item, DroppedSample)]
                 progress.advance(len(items))
 
     @property

@@ -30,8 +30,8 @@ class SplitConfig(DatasetConfig):
         return f"{self.dataset.label()} ({self.part})"
 
     def rows(self) -> Sequence[dict[str, Any]]:
-        from vlm_train.data.split_rows.subset import Subset
         from vlm_train.data.split_rows.sides import held_out_rows
+        from vlm_train.data.split_rows.subset import Subset
 
         rows = self.dataset.rows()
         is_held_out = held_out_rows(rows, self.held_out, self.seed, self.dataset.label())
