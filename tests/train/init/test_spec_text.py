@@ -14,11 +14,15 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 
 @given(TEXT)
 def test_any_text_stays_itself(text):
-    document = parse(f"{{a: {scalar(text)}, b: [{scalar(text)}]}}\nc: 1\n".replace("\nc: 1\n", "\n"), "x.yaml")
+    document = parse(
+        f"{{a: {scalar(text)}, b: [{scalar(text)}]}}\nc: 1\n".replace("\nc: 1\n", "\n"), "x.yaml"
+    )
     assert document.data == {"a": text, "b": [text]}
 
 
-@pytest.mark.parametrize("text", ["null", "True", "1e5", "1.5", ".inf", "~", "-", "0x1", "a:", "#a", "1_000", "."])
+@pytest.mark.parametrize(
+    "text", ["null", "True", "1e5", "1.5", ".inf", "~", "-", "0x1", "a:", "#a", "1_000", "."]
+)
 def test_words_with_a_meaning_stay_text(text):
     assert parse(f"a: {scalar(text)}\n", "x.yaml").data == {"a": text}
 

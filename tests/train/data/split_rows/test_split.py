@@ -103,7 +103,8 @@ def test_rows_that_share_one_of_several_images_are_in_one_part(tmp_path):
     images = {f"{i}.png": colour(i) for i in range(21)}
     chain = [row(i, f"{i}.png", f"{i + 1}.png") for i in range(20) if i % 5 != 4]
     train, held_out = parts(write(tmp_path / "x", chain, images), held_out=0.5)
-    assert len(train) and len(held_out)
+    assert len(train)
+    assert len(held_out)
     assert not contents(train) & contents(held_out)
 
 

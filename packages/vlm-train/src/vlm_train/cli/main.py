@@ -42,7 +42,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_init(command: Command) -> None:
     parser = command("init", commands.init, "write a spec for your own data")
-    parser.add_argument("name", nargs="?", metavar="NAME", help="name of the model; default: that of the data")
+    parser.add_argument(
+        "name", nargs="?", metavar="NAME", help="name of the model; default: that of the data"
+    )
     parser.add_argument(
         "--data", type=path_text, metavar="PATH", help="a JSON, JSON lines, parquet or .tar file, or a folder"
     )

@@ -31,7 +31,9 @@ def scalar(value: object) -> str:
     return quoted.rstrip("\n")
 
 
-def spec_text(name: str, size: Size, facts: DataFacts, data: DatasetConfig, held_out: float, recipe: Recipe) -> str:
+def spec_text(
+    name: str, size: Size, facts: DataFacts, data: DatasetConfig, held_out: float, recipe: Recipe
+) -> str:
     """The spec. `data` is what stages train on: the training part of a split, or the dataset itself."""
     first = _anchored(data)
     parts, stages_data = size.parts, first
@@ -60,21 +62,21 @@ def spec_text(name: str, size: Size, facts: DataFacts, data: DatasetConfig, held
 def _anchored(data: DatasetConfig) -> str:
     """The training data as a block of YAML under the anchor `train`; of a split, the dataset is under `rows`."""
     if not isinstance(data, SplitConfig):
-        return _mapping("train", data, [])
+        return _mapping("train", data)
     keys = [
         "type: split                    # rows with a common image are in the same part",
         f"part: {data.part}",
         f"held_out: {scalar(data.held_out)}                 # share of the images; the same in both parts",
     ]
-    inner = _mapping("rows", data.dataset, [])
+    inner = _mapping("rows", data.dataset)
     return "\n".join([" &train", *keys, f"dataset:{_indented(inner, 2)}"])
 
 
-def _mapping(anchor: str, data: DatasetConfig, lines: Sequence[str]) -> str:
+def _mapping(anchor: str, data: DatasetConfig) -> str:
     """The keys of a dataset that differ from their defaults."""
     values: Mapping[str, object] = data.model_dump(mode="json", exclude_defaults=True)
     keys = [f"{key}: {scalar(value)}" for key, value in values.items() if key != "type"]
-    return "\n".join([f" &{anchor}", f"type: {data.type_name()}", *keys, *lines])
+    return "\n".join([f" &{anchor}", f"type: {data.type_name()}", *keys])
 
 
 def _indented(block: str, spaces: int) -> str:
@@ -96,24 +98,25 @@ def _stages(size: Size, recipe: Recipe, data: str) -> list[str]:
     if not size.pretrained:
         return [
             "    # One stage: a language model without pretrained weights has nothing that must be kept frozen.",
-            *_stage("instruct", "[connector, llm]", "3.0e-3", recipe, train),
+            *_stage("instruct", "[connector, llm]", "3.0e-3", recipe, train, []),
         ]
+    auto = ["      micro_batch_size: auto         # as many samples as fit into the memory of the GPU"]
     first = f"      data:\n        -{_indented(data, 10)}"
     return [
         "    # LLaVA's two stages and rates. A connector learns more from many captions, such as LLaVA-Pretrain's.",
-        *_stage("align", "[connector]", "1.0e-3", recipe, first),
-        *_stage("instruct", "[connector, llm]", _LLAVA_RATES, recipe, train),
+        *_stage("align", "[connector]", "1.0e-3", recipe, first, auto),
+        *_stage("instruct", "[connector, llm]", _LLAVA_RATES, recipe, train, auto),
     ]
 
 
-def _stage(name: str, trainable: str, rate: str, recipe: Recipe, data: str) -> list[str]:
+def _stage(name: str, trainable: str, rate: str, recipe: Recipe, data: str, more: Sequence[str]) -> list[str]:
     return [
         f"    - name: {name}",
         f"      trainable: {trainable}",
         data,
         f"      lr: {rate}",
         f"      batch_size: {recipe.batch_size}",
-        "      micro_batch_size: auto         # as many samples as fit into memory",
+        *more,
         f"      epochs: {recipe.epochs}",
     ]
 
