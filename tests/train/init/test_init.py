@@ -162,6 +162,18 @@ def test_a_few_bad_rows_are_left_out_within_a_budget(here, init):
     assert not {"7", "40"} & {r["id"] for r in train.held_out_qa.data[0].rows()}
 
 
+def test_the_share_of_bad_rows_is_that_of_all_rows(here, init, monkeypatch):
+    monkeypatch.setattr("vlm_train.init.data_facts.CHECKED_ROWS", 10)
+    Path("photos/99.png").write_bytes(b"no image")
+    rows = [row(i, image=f"{i % 12}.png") for i in range(99)] + [row(99)] + [row(i) for i in range(100, 108)]
+    Path("data.json").write_text(json.dumps(rows))
+    code, said = init("mine", "--data", "data.json")
+    assert code == 0, said.err
+    assert "18 of 108 rows checked" in said.out
+    _, train = written()
+    assert train.bad_sample_budget == pytest.approx(0.1)
+
+
 def test_long_answers_get_a_validation_loss(here, init):
     long = "a wall that somebody has painted in a strong and warm red"
     Path("data.json").write_text(json.dumps([row(i, long) for i in range(12)]))

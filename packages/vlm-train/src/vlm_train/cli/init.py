@@ -12,6 +12,7 @@ from typing import NamedTuple
 from vlm_core.cli.common import share
 from vlm_core.cli.output import say
 from vlm_core.errors import UserError, choices
+from vlm_core.io.paths import expanded
 from vlm_core.plugins.config import DatasetConfig
 from vlm_core.spec.spec import Spec
 from vlm_core.units import size as size_text
@@ -50,7 +51,7 @@ class Questions:
 def new_spec(args: argparse.Namespace) -> int:
     """Write a spec as `args` and the user's answers say -> exit code."""
     questions = Questions(args)
-    path = args.data or questions.ask("Data: a JSON, JSON lines, parquet or .tar file, or a folder", "")
+    path = args.data or expanded(questions.ask("Data: a JSON, parquet or .tar file, or a folder", ""))
     if not path:
         raise UserError("which data? Give --data FILE_OR_FOLDER")
     target = _target(args, questions, path)

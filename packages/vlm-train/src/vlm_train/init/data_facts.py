@@ -46,14 +46,16 @@ def row_facts(row: Row) -> RowFacts:
 class DataFacts:
     """A dataset and what was read of it.
 
-    `groups` counts groups of rows with a common image, `side` is the median of the images' shorter sides in pixels,
-    `short_answers` says whether nearly all answers can be compared as a whole, `answer_bytes` is the longest one.
+    `bad` of the `checked` rows can't be used, and about `bad_share` of all rows. `groups` counts groups of rows with a
+    common image. `side` is the median of the images' shorter sides in pixels. `short_answers` says whether nearly all
+    answers can be compared as a whole; `answer_bytes` is the longest one.
     """
 
     dataset: DatasetConfig
     rows: int
     checked: int
     bad: int
+    bad_share: float
     groups: int
     side: int
     short_answers: bool
@@ -62,7 +64,9 @@ class DataFacts:
 
 def data_facts(dataset: DatasetConfig, rows: Sequence[Row], check: RowCheck[RowFacts]) -> DataFacts:
     """Facts of the `rows` of a dataset after `check` has read them; raises `UserError` for unsuitable data."""
-    _refuse_bad(check)
+    bad_share = _bad_share(rows, check)
+    if bad_share > MAX_BAD:
+        raise UserError("more than a tenth of the rows can't be used: mend the data, and check --images")
     usable = check.usable
     if not any(row.images for row in usable):
         raise UserError(f"{dataset.label()}: no row has an image")
@@ -73,6 +77,7 @@ def data_facts(dataset: DatasetConfig, rows: Sequence[Row], check: RowCheck[RowF
         rows=len(rows),
         checked=len(usable) + len(check.dropped),
         bad=len(check.dropped),
+        bad_share=bad_share,
         groups=len(groups_of(row_keys(rows))),
         side=round(median(row.side for row in usable if row.images)),
         short_answers=longest_of_most <= SHORT_ANSWER,
@@ -89,9 +94,11 @@ def read_rows(dataset: DatasetConfig) -> tuple[Sequence[Row], RowCheck[RowFacts]
     return rows, check
 
 
-def _refuse_bad(check: RowCheck[RowFacts]) -> None:
-    if len(check.dropped) > MAX_BAD * (len(check.usable) + len(check.dropped)):
-        raise UserError("more than a tenth of the rows can't be used: mend the data, and check --images")
+def _bad_share(rows: Sequence[Row], check: RowCheck[RowFacts]) -> float:
+    """The share of bad rows: those known without reading, and the others by the share in the rows read."""
+    known = known_faults(rows)
+    others = sum(item.row not in known for item in check.dropped)
+    return len(known) / len(rows) + others / max(1, len(check.usable) + others)
 
 
 class Split(NamedTuple):

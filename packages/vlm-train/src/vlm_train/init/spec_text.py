@@ -88,7 +88,7 @@ def _bad_rows(facts: DataFacts) -> list[str]:
     if not facts.bad:
         return []
     complete = facts.checked == facts.rows
-    budget = facts.bad if complete else max(0.01, float(f"{2 * facts.bad / facts.checked:.1g}"))
+    budget = facts.bad if complete else max(0.01, float(f"{2 * facts.bad_share:.1g}"))
     comment = f"# {facts.bad} of {facts.checked} rows that were read can't be used; see vlm-train check"
     return [f"  on_bad_sample: skip                {comment}", f"  bad_sample_budget: {budget}"]
 
