@@ -119,7 +119,7 @@ def check_data(args: argparse.Namespace) -> int:
     with locate_template_errors(document), data_workers.naming_killed_workers():
         checks = check_data(spec, train, num_workers, args.rows)
     for check in checks:
-        say(*check.lines(), *check.fault_lines("--report FILE lists all"))
+        say(*check.lines(), *check.fault_lines(10, "--report FILE lists all"))
     if args.report:
         write_report(checks, Path(args.report))
     failed = [check.name for check in checks if not check.passes]

@@ -58,7 +58,7 @@ def new_spec(args: argparse.Namespace) -> int:
     dataset = dataset_at(path, args.images)
     rows, check = read_rows(dataset)
     checked, dropped = check.summary()
-    say(checked, f"  {dropped}", *check.fault_lines("vlm-train check lists all"))
+    say(checked, f"  {dropped}", *check.fault_lines(3, "vlm-train check lists more"))
     facts = data_facts(dataset, rows, check)
     size = _choice(questions, args.size)
     held_out = _held_out(args, questions, facts)

@@ -15,10 +15,6 @@ from vlm_train.data import data_workers
 from vlm_train.data.dataset import DroppedSample, Examples
 
 T = TypeVar("T")
-LISTED = 10
-"""Faults that are printed."""
-
-
 @dataclass
 class RowCheck(Generic[T]):
     """What was read of `rows` rows: a value for each usable row, and the rows that can't be used."""
@@ -59,8 +55,8 @@ class RowCheck(Generic[T]):
             f"dropped: {reasons or 'none'}",
         )
 
-    def fault_lines(self, more: str) -> list[str]:
-        """The first faults; `more` says where the others are."""
-        lines = [f"  {item.reason}: {item.message}" for item in self.dropped[:LISTED]]
-        rest = len(self.dropped) - LISTED
+    def fault_lines(self, limit: int, more: str) -> list[str]:
+        """The first `limit` faults; `more` says where the others are."""
+        lines = [f"  {item.reason}: {item.message}" for item in self.dropped[:limit]]
+        rest = len(self.dropped) - limit
         return [*lines, f"  and {rest} more; {more}"] if rest > 0 else lines

@@ -66,7 +66,7 @@ def data_facts(dataset: DatasetConfig, rows: Sequence[Row], check: RowCheck[RowF
     """Facts of the `rows` of a dataset after `check` has read them; raises `UserError` for unsuitable data."""
     bad_share = _bad_share(rows, check)
     if bad_share > MAX_BAD:
-        raise UserError("more than a tenth of the rows can't be used: mend the data, and check --images")
+        raise UserError(_too_many_bad(check))
     usable = check.usable
     if not any(row.images for row in usable):
         raise UserError(f"{dataset.label()}: no row has an image")
@@ -92,6 +92,12 @@ def read_rows(dataset: DatasetConfig) -> tuple[Sequence[Row], RowCheck[RowFacts]
     indices = {*digests.evenly_spaced(len(rows), CHECKED_ROWS), *known_faults(rows)}
     check.read(rows, row_facts, sorted(indices), 0)
     return rows, check
+
+
+def _too_many_bad(check: RowCheck[RowFacts]) -> str:
+    count = f"{len(check.dropped)} of {len(check.dropped) + len(check.usable)} rows can't be used"
+    advice = "give their folder with --images" if check.reasons["missing"] else "mend these rows"
+    return f"{count}, more than a tenth: {advice}; no spec is written"
 
 
 def _bad_share(rows: Sequence[Row], check: RowCheck[RowFacts]) -> float:

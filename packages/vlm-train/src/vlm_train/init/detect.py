@@ -30,6 +30,8 @@ def dataset_at(path: str, images: str | None) -> DatasetConfig:
 
     `images` is the folder of images that rows name; None: it is searched for.
     """
+    if images and not os.path.isdir(images):
+        raise UserError(f"--images {images}: no such folder")
     if is_remote(path):
         return _of_type("parquet", path, images)
     if os.path.isdir(path):
@@ -99,16 +101,17 @@ def _names_below(folder: str) -> Iterator[str]:
 
 
 def _images_folder(path: str) -> str:
-    """The folder that holds the first images that a JSON file names: its own, or a subfolder; by default its own."""
+    """The folder that holds the first images that a JSON file names: a subfolder of its own, or "" for its own."""
     from vlm_train.data.json_files.json_index import index_of
 
-    parent = os.path.dirname(path) or "."
+    parent = os.path.dirname(path)
     names = [name for _, name, _ in islice(index_of(Path(path)).image_names(), _TRIED)]
-    subfolders = [entry.path for entry in os.scandir(parent) if entry.is_dir()]
-    for folder in (parent, *islice(sorted(subfolders), _FOLDERS)):
+    subfolders = sorted(entry.name for entry in os.scandir(parent or ".") if entry.is_dir())
+    paths = [os.path.join(parent or ".", name) for name in islice(subfolders, _FOLDERS)]
+    for folder in (parent or ".", *paths):
         if any(_has(folder, name) for name in names):
-            return folder
-    return parent
+            return "" if folder == (parent or ".") else folder
+    return ""
 
 
 def _has(folder: str, name: object) -> bool:
