@@ -207,9 +207,17 @@ def questions_only():
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("x.json", json.dumps(questions_only()), "12 of 12 rows can't be used, more than a tenth: mend these rows"),
+        (
+            "x.json",
+            json.dumps(questions_only()),
+            "12 of 12 rows can't be used, more than a tenth: mend these rows",
+        ),
         ("x.json", json.dumps([{"question": "a?", "answer": "b"}] * 3), "no row has an image"),
-        ("x.json", json.dumps([row(i, image=f"{i}.gif") for i in range(12)]), "give their folder with --images"),
+        (
+            "x.json",
+            json.dumps([row(i, image=f"{i}.gif") for i in range(12)]),
+            "give their folder with --images",
+        ),
         ("x.json", json.dumps({"data": []}), "expected a list of rows"),
         ("x.json", "", "is empty"),
         ("x.json", "[]", "no rows"),
@@ -236,7 +244,10 @@ def test_what_is_no_data(here, init):
     assert "several data files (data.json, more.jsonl)" in init("mine", "--data", ".")[1].err
     assert "no such" in init("mine", "--data", "none.json")[1].err
     assert "give --data" in init("mine")[1].err.lower()
-    assert "--images nowhere: no such folder" in init("mine", "--data", "data.json", "--images", "nowhere")[1].err
+    assert (
+        "--images nowhere: no such folder"
+        in init("mine", "--data", "data.json", "--images", "nowhere")[1].err
+    )
 
 
 class Terminal(io.StringIO):

@@ -15,6 +15,8 @@ from vlm_train.data import data_workers
 from vlm_train.data.dataset import DroppedSample, Examples
 
 T = TypeVar("T")
+
+
 @dataclass
 class RowCheck(Generic[T]):
     """What was read of `rows` rows: a value for each usable row, and the rows that can't be used."""

@@ -67,7 +67,7 @@ SIZES = {
     size.name: size
     for size in (
         Size("tiny", "trained from scratch, minutes on a CPU", _small(96, 2, 384, 8), 128, 1000),
-        Size("small", "trained from scratch, hours on a CPU", _small(256, 6, 2048, 16), 224, 5000),
+        Size("small", "trained from scratch, larger, on a CPU or a GPU", _small(256, 6, 2048, 16), 224, 5000),
         Size("1.4b", "published weights, a GPU", _PUBLISHED_PARTS.format(weights="state-spaces/mamba-1.4b")),
         Size(
             "2.8b",
