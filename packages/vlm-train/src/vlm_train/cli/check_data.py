@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from vlm_core.cli.progress import Progress
 from vlm_core.diagnose.model_summary import build_on_meta
+from vlm_core.errors import BadSample
 from vlm_core.io import digests
 from vlm_core.io.atomic import write_file
 from vlm_core.rows import Row
@@ -24,7 +27,11 @@ from vlm_train.config.train import Stage, TrainConfig
 from vlm_train.data import data_workers
 from vlm_train.data.dataset import TOO_LONG, DroppedSample, Examples, SampleProcessor, sample_processor
 from vlm_train.data.mixture import joined
-from vlm_train.engine.bad_samples import allowance
+from vlm_train.engine.bad_samples import allowance, missing_lines
+
+_UNDECODABLE = ("damaged", "empty", "not-an-image", "truncated")
+"""Reasons of image files that an interrupted download or extraction leaves."""
+_INCOMPLETE = "an interrupted download or extraction leaves such files: get the archive of this folder again"
 
 
 @dataclass(frozen=True)
@@ -52,8 +59,12 @@ class DataCheck:
     rows: int
     allowed: int
     too_long_is_error: bool
+    missing: list[str] = field(default_factory=list)
+    """Lines about missing images, one for each folder."""
     usable: list[SampleStats] = field(default_factory=list)
     dropped: list[DroppedSample] = field(default_factory=list)
+    damaged: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Image files that can't be decoded, by folder and reason."""
 
     @property
     def reasons(self) -> Counter[str]:
@@ -74,7 +85,16 @@ class DataCheck:
             f"{self.name}: {checked} of {self.rows} rows checked, {len(self.usable)} usable",
             f"  dropped: {reasons or 'none'}; bad rows allowed: {self.allowed}",
         ]
+        summary += [*self.missing, *self._damaged_lines()]
         return summary + (self._statistics() if self.usable else [])
+
+    def _damaged_lines(self) -> list[str]:
+        """A line for each folder with image files that can't be decoded."""
+        lines = []
+        for folder in dict.fromkeys(folder for folder, _ in self.damaged):
+            counts = ", ".join(f"{n} {reason}" for (f, reason), n in self.damaged.items() if f == folder)
+            lines.append(f"  {folder}: image files that can't be read: {counts}; {_INCOMPLETE}")
+        return lines
 
     def _statistics(self) -> list[str]:
         usable, tokens = self.usable, [s.tokens for s in self.usable]
@@ -105,9 +125,22 @@ def check_rows(
     with Progress(check.name, len(indices), unit="rows") as progress:
         for items in data_workers.read(loader):
             check.usable += [item for item in items if isinstance(item, SampleStats)]
-            check.dropped += [item for item in items if isinstance(item, DroppedSample)]
+            dropped = [item for item in items if isinstance(item, DroppedSample)]
+            check.dropped += dropped
+            check.damaged.update(
+                (_folder(rows, i.row), i.reason) for i in dropped if i.reason in _UNDECODABLE
+            )
             progress.advance(len(items))
     return check
+
+
+def _folder(rows: Sequence[Row], index: int) -> str:
+    """The folder of a row's first image; for a row that can't be read or has images in another file: "the data"."""
+    with suppress(BadSample):
+        for image in rows[index]["image"]:
+            if isinstance(image, str | Path):
+                return os.path.dirname(image)
+    return "the data"
 
 
 def data_sections(train: TrainConfig) -> list[tuple[str, Sequence[Any], Stage | None]]:
@@ -123,7 +156,8 @@ def check_data(spec: Spec, train: TrainConfig, num_workers: int, limit: int | No
     for name, data, stage in data_sections(train):
         rows = joined(data)
         allowed = allowance(train, len(rows)) if stage else 0
-        check = DataCheck(name, len(rows), allowed, train.on_too_long == "error" and stage is not None)
+        too_long_is_error = train.on_too_long == "error" and stage is not None
+        check = DataCheck(name, len(rows), allowed, too_long_is_error, missing_lines(rows))
         processor = sample_processor(model, spec, train, stage)
         checks.append(check_rows(check, rows, processor, num_workers, limit))
     return checks
