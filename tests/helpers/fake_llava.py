@@ -14,7 +14,10 @@ INSTRUCT = "LLaVA-Instruct/llava_v1_5_mix665k.json"
 COLORS = ("red", "green", "blue", "white")
 SHRUNK = {
     "vl-mamba-2.8b.yaml": [
-        ("  model: vit_so400m_patch14_siglip_384\n  pretrained: true\n", "  model: test_vit\n  image_size: 32\n"),
+        (
+            "  model: vit_so400m_patch14_siglip_384\n  pretrained: true\n",
+            "  model: test_vit\n  image_size: 32\n",
+        ),
         (
             "llm: {type: mamba, weights: state-spaces/mamba-2.8b-slimpj}\n",
             "llm:\n  type: mamba\n  d_model: 16\n  n_layer: 2\n  d_state: 4\n  tokenizer:\n    vocab_size: 384\n"
@@ -23,7 +26,10 @@ SHRUNK = {
         ),
         ("  precision: bf16\n", "  precision: fp32\n"),
         ("  num_workers: 8\n", "  num_workers: 0\n"),
-        ("      batch_size: 256\n      micro_batch_size: auto ", "      batch_size: 4\n      micro_batch_size: 4 "),
+        (
+            "      batch_size: 256\n      micro_batch_size: auto ",
+            "      batch_size: 4\n      micro_batch_size: 4 ",
+        ),
         ("      batch_size: 128\n      micro_batch_size: auto\n", "      batch_size: 8\n"),
     ],
     "ablations/tables.yaml": [("    samples: all\n", "    samples: all\n    max_new_tokens: 2\n")],
