@@ -75,7 +75,7 @@ def _cells(folder: Path, sweep: Sweep, row: RunRow) -> dict[str, str]:
 def _scored(column: Column, cell: Cell) -> str:
     counts = cell.questions.values()
     expected = {count.expected for count in counts}
-    same = all(PROTOCOLS.get(column.name) == (column.protocol, number) for number in expected)
+    same = bool(expected) and all(PROTOCOLS.get(column.name) == (column.protocol, n) for n in expected)
     partial = any(count.partial for count in counts)
     return _with_marks(cell.mean, cell.spread, partial, column.name in PROTOCOLS and not same)
 
