@@ -8,6 +8,7 @@ from exam_files import evals
 
 from vlm_core.errors import UserError
 from vlm_train.checkpoint.run_dir import RunDir
+from vlm_train.run import start
 from vlm_train.sweep import table
 from vlm_train.sweep.grid import load
 from vlm_train.sweep.jobs import Job, jobs, sizes
@@ -152,6 +153,22 @@ def test_a_table_has_a_line_for_each_of_its_rows(sweep_file, tmp_path):
     record = json.loads((tmp_path / "out/table.json").read_text())
     assert record["tables"]["Table B"] == {"the base": "tiny", "the other file": "tiny", "CSM": "CSM"}
     assert [(row["folder"], row["n"]) for row in record["rows"]] == [("tiny", 1), ("mlp", 0), ("CSM", 0)]
+
+
+def test_after_a_kill_between_runs_only_the_others_are_left(sweep_file):
+    """Also if the tables have been reordered and their rows renamed meanwhile: runs are found by their specs."""
+    grid = load(sweep_file())
+    start(*grid.spec(grid.rows[0], 0))
+    assert [job.state for job in jobs(load(sweep_file()))] == ["finished", "new", "new"]
+    other = """\
+set: {train.stages.0.steps: 1}
+tables:
+  Other: {c: {connector: {scan: csm}}, a: {spec: spec.yaml}, b: {spec: same.yaml}}
+"""
+    assert [(job.row.name, job.state) for job in jobs(load(sweep_file(other)))] == [
+        ("c", "new"),
+        ("tiny", "finished"),
+    ]
 
 
 def test_the_papers_tables_are_seven_runs():
