@@ -156,7 +156,7 @@ def test_a_table_has_a_line_for_each_of_its_rows(sweep_file, tmp_path):
 
 
 def test_after_a_kill_between_runs_only_the_others_are_left(sweep_file):
-    """Also if the tables have been reordered and their rows renamed meanwhile: runs are found by their specs."""
+    """Also if tables and rows have other names and another order meanwhile: a run has the name of its spec."""
     grid = load(sweep_file())
     start(*grid.spec(grid.rows[0], 0))
     assert [job.state for job in jobs(load(sweep_file()))] == ["finished", "new", "new"]
