@@ -6,8 +6,11 @@ import pytest
 import yaml
 from exam_files import evals
 
+from vlm_core.diagnose.costs.gpus import find_gpu
 from vlm_core.errors import UserError
 from vlm_train.checkpoint.run_dir import RunDir
+from vlm_train.cli.plan import plan
+from vlm_train.config.section import train_section
 from vlm_train.run import start
 from vlm_train.sweep import table
 from vlm_train.sweep.grid import load
@@ -183,3 +186,13 @@ def test_the_papers_tables_are_seven_runs():
         "scan-csm",
     ]
     assert sum(map(len, grid.tables.values())) == 10
+
+
+@pytest.mark.slow
+def test_the_papers_models_fit_the_papers_machine():
+    """Eight GPUs of 80 GB, by the project's own planner: both stages of every run."""
+    grid, gpu = load("specs/ablations/tables.yaml"), find_gpu("A800")
+    for row in grid.rows:
+        spec, document = grid.spec(row, 0)
+        planned = plan(spec, train_section(spec, document), 8, gpu)
+        assert [(stage.strategy, stage.fits) for stage in planned] == [("fsdp2", "yes")] * 2, row.name
