@@ -30,7 +30,7 @@ def check(monkeypatch, capsys, *args):
     return code, capsys.readouterr().out
 
 
-def test_bad_rows_of_llava_are_told_by_folder(tree, monkeypatch, capsys):
+def test_bad_rows_of_llava_are_told_by_folder(tree, monkeypatch, capsys, caplog):
     code, out = check(monkeypatch, capsys)
     assert code == 0
     assert "align: 8 of 8 rows checked, 8 usable" in out
@@ -41,7 +41,7 @@ def test_bad_rows_of_llava_are_told_by_folder(tree, monkeypatch, capsys):
     (cut,) = [line for line in lines if "VG_100K_2: image files" in line]
     assert "1 empty, 1 damaged" in cut
     assert "get the archive of this folder again" in cut
-    assert "2 images are files with another extension than in the data" in out
+    assert "2 images are files with another extension than in the data" in caplog.text
 
 
 def test_a_missing_folder_is_one_line(tree, monkeypatch, capsys):
