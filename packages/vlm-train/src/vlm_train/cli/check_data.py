@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from vlm_core.diagnose.model_summary import build_on_meta
+from vlm_core.errors import BadSample
 from vlm_core.io import digests
 from vlm_core.io.atomic import write_file
 from vlm_core.rows import Row
 from vlm_core.spec.spec import Spec
 from vlm_train.config.template_checks import check_templates
 from vlm_train.config.train import Stage, TrainConfig
-from vlm_train.data.dataset import TOO_LONG, SampleProcessor, sample_processor
+from vlm_train.data.dataset import TOO_LONG, DroppedSample, SampleProcessor, sample_processor
 from vlm_train.data.mixture import joined
 from vlm_train.data.row_check import RowCheck
-from vlm_train.engine.bad_samples import allowance
+from vlm_train.engine.bad_samples import allowance, missing_lines
+
+_UNDECODABLE = ("damaged", "empty", "not-an-image", "truncated")
+"""Reasons of image files that an interrupted download or extraction leaves."""
+_INCOMPLETE = "an interrupted download or extraction leaves such files: get the archive of this folder again"
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,10 @@ class DataCheck(RowCheck[SampleStats]):
 
     allowed: int = 0
     too_long_is_error: bool = False
+    missing: list[str] = field(default_factory=list)
+    """Lines about missing images, one for each folder."""
+    damaged: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Image files that can't be decoded, by folder and reason."""
 
     @property
     def passes(self) -> bool:
@@ -58,7 +70,16 @@ class DataCheck(RowCheck[SampleStats]):
         """A summary for the terminal."""
         checked, dropped = self.summary()
         summary = [checked, f"  {dropped}; bad rows allowed: {self.allowed}"]
+        summary += [*self.missing, *self._damaged_lines()]
         return summary + (self._statistics() if self.usable else [])
+
+    def _damaged_lines(self) -> list[str]:
+        """A line for each folder with image files that can't be decoded."""
+        lines = []
+        for folder in dict.fromkeys(folder for folder, _ in self.damaged):
+            counts = ", ".join(f"{n} {reason}" for (f, reason), n in self.damaged.items() if f == folder)
+            lines.append(f"  {folder}: image files that can't be read: {counts}; {_INCOMPLETE}")
+        return lines
 
     def _statistics(self) -> list[str]:
         usable, tokens = self.usable, [s.tokens for s in self.usable]
@@ -71,6 +92,20 @@ class DataCheck(RowCheck[SampleStats]):
             f"truncated to max_length: {truncated}",
             f"  target tokens: {share:.0f} %; rows without any: {sum(s.targets == 0 for s in usable)}",
         ]
+
+
+def _damaged(rows: Sequence[Row], dropped: Iterable[DroppedSample]) -> Counter[tuple[str, str]]:
+    """Image files that can't be decoded, by folder and reason."""
+    return Counter((_folder(rows, item.row), item.reason) for item in dropped if item.reason in _UNDECODABLE)
+
+
+def _folder(rows: Sequence[Row], index: int) -> str:
+    """The folder of a row's first image; for a row that can't be read or has images in another file: "the data"."""
+    with suppress(BadSample):
+        for image in rows[index]["image"]:
+            if isinstance(image, str | Path):
+                return os.path.dirname(image)
+    return "the data"
 
 
 def data_sections(train: TrainConfig) -> list[tuple[str, Sequence[Any], Stage | None]]:
@@ -87,9 +122,16 @@ def check_data(spec: Spec, train: TrainConfig, num_workers: int, limit: int | No
         rows = joined(data)
         allowed = allowance(train, len(rows)) if stage else 0
         too_long_is_error = train.on_too_long == "error" and stage is not None
-        check = DataCheck(name, len(rows), allowed=allowed, too_long_is_error=too_long_is_error)
+        check = DataCheck(
+            name,
+            len(rows),
+            allowed=allowed,
+            too_long_is_error=too_long_is_error,
+            missing=missing_lines(rows),
+        )
         read = partial(sample_stats, sample_processor(model, spec, train, stage))
         check.read(rows, read, digests.evenly_spaced(len(rows), limit), num_workers)
+        check.damaged = _damaged(rows, check.dropped)
         checks.append(check)
     return checks
 

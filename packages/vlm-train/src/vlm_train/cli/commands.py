@@ -164,11 +164,11 @@ def preview(args: argparse.Namespace) -> int:
 
 
 def sweep(args: argparse.Namespace) -> int:
-    """Train every row of a sweep with every seed and write a table of means.
+    """Train every row of a sweep with every seed and write a table of means, updated after each run.
 
     Run the same command again to resume.
     """
-    from vlm_train.cli.console import show_plan, show_table
+    from vlm_train.cli.console import show_plan, show_tables
     from vlm_train.sweep import table
     from vlm_train.sweep.grid import load
     from vlm_train.sweep.jobs import jobs, run, sizes
@@ -180,11 +180,15 @@ def sweep(args: argparse.Namespace) -> int:
     if args.dry_run:
         return 0
     pending = [job for job in all_jobs if not job.done]
+
+    def write_so_far() -> None:
+        table.write(grid, table.lines(all_jobs, parameters), [], draw=False)
+
     with preemption.unwinding():
-        failures = run(pending, Pool(grid.output, args.jobs), say)
+        failures = run(pending, Pool(grid.output, args.jobs), say, write_so_far)
     lines = table.lines(all_jobs, parameters)
     paths = table.write(grid, lines, [str(failure) for failure in failures])
-    show_table(grid, lines, paths)
+    show_tables(grid, lines, paths)
     if failures:
         say(
             f"{len(failures)} of {len(all_jobs)} runs failed:",
