@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -29,8 +30,18 @@ class Expression:
 
 
 def qwen_expressions(path: Path) -> dict[str, Expression]:
-    """Rows `{image, sent, bbox: [x1, y1, x2, y2], width, height}`, by their number from 1: they have no ids."""
-    return {str(number): _qwen(row) for number, row in enumerate(read_jsonl(path), 1)}
+    """Rows `{image, sent, bbox: [x1, y1, x2, y2], width, height}`. They have no ids; ours are `image/sent/x1,y1,x2,y2`.
+
+    Of equal rows the second has `#2` at its end, and so on.
+    """
+    expressions, seen = {}, Counter[str]()
+    for row in read_jsonl(path):
+        expression = _qwen(row)
+        edges = ",".join(f"{edge:g}" for edge in row.data["bbox"])
+        key = f"{expression.image}/{expression.text}/{edges}"
+        seen[key] += 1
+        expressions[f"{key}#{seen[key]}" if seen[key] > 1 else key] = expression
+    return expressions
 
 
 def _qwen(row: Row) -> Expression:
