@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from vlm_bench.cli import lmms_tasks
 from vlm_bench.cli import run as run_command
 from vlm_bench.cli import score as score_command
 from vlm_bench.cli.options import add_options, config_of
@@ -31,6 +32,9 @@ def build_parser() -> argparse.ArgumentParser:
     _judge_options(_command(commands, "judge", "grade MM-Vet's answers with a judge model"))
     _report_options(_command(commands, "report", "print a table of models' results and the paper's"))
     _diff_options(_command(commands, "diff", "compare two saved reports, or two folders of them"))
+    lmms_tasks.add_arguments(
+        _command(commands, "lmms-tasks", "write task files for lmms-eval that read local data sets")
+    )
     check = _command(commands, "verify-llava", "score LLaVA's published answers and compare with its table")
     check.add_argument(
         "folder", type=local_path, metavar="DIR", help="LLaVA's playground/data/eval, from its eval.zip"
@@ -245,6 +249,7 @@ COMMANDS = {
     "submit": submit,
     "judge": judge,
     "diff": diff,
+    "lmms-tasks": lmms_tasks.run,
     "verify-llava": verify_llava,
 }
 
