@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
-COBRA = "Cobra (AAAI 2025, arXiv 2403.14520), Table 2"
+COBRA = "Cobra (AAAI 2025, arXiv 2403.14520), Tables 2 and 4"
 ML_MAMBA = "ML-Mamba (arXiv 2407.19832v3), Table 2"
 MM_MAMBA = "mmMamba (arXiv 2502.13145v2), Table 1"
 FIRST_OCR = "OCR tokens before the question; 1.2M training samples"
-VALIDATION = "validation split of VQA-v2"
+VALIDATION = "validation splits of VQA-v2, VizWiz and TextVQA"
 AVERAGES = "MME perception, MMBench-EN, POPE averaged over its splits"
 OWN_HARNESS = "validation split of VQA-v2, all by Zyphra's harness, based on VLMEvalKit"
 
@@ -17,8 +17,8 @@ OWN_HARNESS = "validation split of VQA-v2, all by Zyphra's harness, based on VLM
 class Peer(NamedTuple):
     """A model's figures by benchmark; what its source does not have is missing here.
 
-    `differs` names the benchmarks of the paper's table whose split or prompt is another one in the source;
-    `protocol` is what the source says about it.
+    `differs` names the columns of the paper's table whose split or prompt is another one in the source; `protocol` is
+    what the source says about its splits and prompts.
     """
 
     figures: Mapping[str, float]
@@ -29,13 +29,32 @@ class Peer(NamedTuple):
 
 PEERS = {
     "Cobra-3.5B": Peer(
-        {"vqa-v2": 77.8, "gqa": 62.3, "textvqa": 58.2, "pope": 88.4, "vizwiz": 49.7, "vsr": 58.4},
+        {
+            "vqa-v2": 77.8,
+            "gqa": 62.3,
+            "textvqa": 58.2,
+            "pope": 88.4,
+            "vizwiz": 49.7,
+            "vsr": 58.4,
+            "refcoco": 52.7,
+            "refcoco+": 45.6,
+        },
         COBRA,
         FIRST_OCR,
         ("textvqa",),
     ),
     "Cobra-8B": Peer(
-        {"vqa-v2": 79.2, "gqa": 63.9, "textvqa": 59.5, "pope": 87.6, "vizwiz": 56.2, "vsr": 62.9},
+        {
+            "vqa-v2": 79.2,
+            "gqa": 63.9,
+            "textvqa": 59.5,
+            "pope": 87.6,
+            "vizwiz": 56.2,
+            "vsr": 62.9,
+            "refcoco": 58.2,
+            "refcoco+": 52.5,
+            "refcocog": 54.4,
+        },
         COBRA,
         FIRST_OCR,
         ("textvqa",),
@@ -78,6 +97,7 @@ PEERS = {
         {
             "vqa-v2": 78.0,
             "textvqa": 71.9,
+            "seed-image": 71.1,
             "mmmu_val": 32.4,
             "ai2d": 81.5,
             "chartqa": 77.6,
@@ -95,7 +115,11 @@ PEERS = {
         ("vqa-v2", "textvqa"),
     ),
 }
-"""By model. mmMamba's SEED and Cobra's RefCOCOg are left out: the sources don't say which figure it is."""
+"""By model.
+
+Left out: mmMamba's SEED, which may be with or without its videos, and the RefCOCOg of Cobra-3.5B, which is 46.9 in
+Table 4 and 48.9 in Table 5.
+"""
 
 
 def sources() -> list[str]:
