@@ -127,6 +127,6 @@ def split(dataset: DatasetConfig, share: float) -> Split:
 
 
 def example_question(row: Row) -> tuple[str, str] | None:
-    """(file of a row's image, its last question); None for an image without its own file."""
+    """(file of a row's image, its first question); None for an image without its own file."""
     image = row["image"][0] if len(row["image"]) == 1 else None
-    return (str(image), pairs(row)[-1][0]) if isinstance(image, str | Path) else None
+    return (str(image), pairs(row)[0][0]) if isinstance(image, str | Path) else None
