@@ -28,7 +28,7 @@ SHRUNK = {
         ("  num_workers: 8\n", "  num_workers: 0\n"),
         (
             "      batch_size: 256\n      micro_batch_size: auto ",
-            "      batch_size: 4\n      micro_batch_size: 4 ",
+            "      batch_size: 8\n      #",
         ),
         ("      batch_size: 128\n      micro_batch_size: auto\n", "      batch_size: 8\n"),
     ],
