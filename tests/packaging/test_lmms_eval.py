@@ -48,7 +48,8 @@ DRAWN = """
 include: colours.yaml
 task: drawn
 repeats: 3
-generation_kwargs: {max_new_tokens: 6, temperature: 1.0, do_sample: true, seed: 7, stop_sequences: ["~"]}
+generation_kwargs:
+  {max_new_tokens: 6, temperature: 1.0, do_sample: true, seed: 7, stop_sequences: ["~"], image_aspect_ratio: pad}
 """
 COLOURS = ("red", "green", "blue", "white")
 SCORES = {
@@ -115,15 +116,15 @@ def _expected(folder: Path, rows: list[dict[str, Any]], decoding: GenerationConf
     return answers
 
 
-def _evaluate(environment: Path, model: Path, tasks: str, include: Path, home: Path) -> Path:
-    """Run lmms-eval without network -> the folder of its results."""
+def _evaluate(environment: Path, model: Path, tasks: str, include: Path, home: Path) -> str:
+    """Run lmms-eval without network, with results in `home/out` -> what it writes to standard error."""
     flags = ["--model", "vlm", "--model_args", f"pretrained={model}", "--device", "cpu", "--batch_size", "2"]
     where = ["--include_path", include, "--tasks", tasks, "--output_path", home / "out", "--log_samples"]
     done = run(
         environment, "-m", "lmms_eval", *flags, *where, env={"HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
     )
     assert done.returncode == 0, done.stderr
-    return home / "out"
+    return done.stderr
 
 
 def _logged(out: Path, task: str) -> list[dict[str, Any]]:
@@ -142,7 +143,9 @@ def test_a_local_task(
     (task / "colours.yaml").write_text(TASK.format(rows=data))
     (task / "drawn.yaml").write_text(DRAWN)
     (task / "colours.py").write_text(VISUAL)
-    out = _evaluate(environment, lively, "colours,drawn", task, tmp_path / "home")
+    home = tmp_path / "home"
+    warnings, out = _evaluate(environment, lively, "colours,drawn", task, home), home / "out"
+    assert warnings.count("image_aspect_ratio pad is LLaVA's; this model's encoder prepares images") == 1
     expected = _expected(lively, rows, GenerationConfig(6))
     assert [row["filtered_resps"] for row in _logged(out, "colours")] == expected
     assert len(set(expected)) > 2, "the model says the same to everything"
@@ -169,7 +172,8 @@ def test_the_recipes(
         assert right[name][0].rstrip(".").lower(), "an empty answer would be right for any question"
     write_data_sets(data, right)
     succeed(environment, "-m", "vlm_bench.cli.main", "lmms-tasks", data, "--allow-partial")
-    out = _evaluate(environment, lively, "vlm_local", data / "lmms-tasks", tmp_path / "home")
+    _evaluate(environment, lively, "vlm_local", data / "lmms-tasks", tmp_path)
+    out = tmp_path / "out"
     (file,) = out.rglob("*_results.json")
     results = json.loads(file.read_text())["results"]
     assert {name.removesuffix("_local") for name in results} >= set(names)

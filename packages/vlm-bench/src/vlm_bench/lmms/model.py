@@ -75,10 +75,11 @@ class SavedVLM(lmms):
         """
         self._warn_ratios(requests)
         answers: list[str] = []
-        items = list(zip(_decodings(requests), requests, strict=True))
+        ends = [stops(request.args[1]) for request in requests]  # refused before the first answer
+        items = list(zip(_decodings(requests), zip(requests, ends, strict=True), strict=True))
         with tqdm(total=len(items), disable=self.rank != 0, desc="Answering") as bar:
             for how, group in batches(items, self.batch_size):
-                for request, text in zip(group, self._answers(group, how), strict=True):
+                for (request, _), text in zip(group, self._answers(group, how), strict=True):
                     answers.append(text)
                     self.cache_hook.add_partial("generate_until", request.args[:2], text)
                 bar.update(len(group))
@@ -87,19 +88,19 @@ class SavedVLM(lmms):
     @staticmethod
     def _warn_ratios(requests: list[Any]) -> None:
         """`image_aspect_ratio` is an option of LLaVA's adapter, which tasks set for every model."""
-        if ratios := {ratio for r in requests if (ratio := r.args[1].get("image_aspect_ratio")) is not None}:
-            names = ", ".join(sorted(map(str, ratios)))
+        if ratios := {str(ratio) for r in requests if (ratio := r.args[1].get("image_aspect_ratio"))}:
             logger.warning(
                 "generation_kwargs: image_aspect_ratio %s is LLaVA's; this model's encoder prepares images",
-                names,
+                ", ".join(sorted(ratios)),
             )
 
-    def _answers(self, group: Sequence[Any], how: GenerationConfig) -> list[str]:
-        images = [self._images(request) for request in group]
-        prompts = [self._prompt(r.args[0], inputs) for r, inputs in zip(group, images, strict=True)]
+    def _answers(self, group: Sequence[tuple[Any, list[str]]], how: GenerationConfig) -> list[str]:
+        """Of requests with their stop strings."""
+        images = [self._images(request) for request, _ in group]
+        prompts = [self._prompt(r.args[0], inputs) for (r, _), inputs in zip(group, images, strict=True)]
         session = Session(self.model)
         session.prefill(prompts, [image for inputs in images for image in inputs])
-        return generate_until(session, [stops(request.args[1]) for request in group], how)
+        return generate_until(session, [ends for _, ends in group], how)
 
     def _images(self, request: Any) -> list[Tensor]:
         _, _, visuals_of, doc_id, task, split = request.args
@@ -126,7 +127,7 @@ class SavedVLM(lmms):
 
 def _decodings(requests: list[Any]) -> list[GenerationConfig]:
     """How each request is decoded."""
-    seed, repetitions, configs = torch.initial_seed(), Counter[tuple[Any, ...]](), []
+    seed, repetitions, configs = torch.initial_seed() % 2**63, Counter[tuple[Any, ...]](), []
     for request in requests:
         config = decoding(request.args[1], seed)
         if config.temperature > 0:

@@ -54,8 +54,10 @@ class StopMatcher:
 
     def _reached(self) -> bool:
         """Whether the first stop string is certain. All ids are decoded only if the latest ones have one."""
-        latest = self.tokenizer.decode(self.ids[-self.window :]) if self.stops and not self._found else ""
-        if not self._found and _first(latest, self.stops) is None:
+        if not self.stops:
+            return False
+        latest = self.ids[-self.window :]
+        if not self._found and _first(self.tokenizer.decode(latest), self.stops) is None:
             return False
         text = self.tokenizer.decode(self.ids).lstrip()
         first = _first(text, self.stops)
