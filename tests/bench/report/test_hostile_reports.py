@@ -16,7 +16,6 @@ from vlm_bench.cli.main import main
 from vlm_bench.report import html, leaderboard
 from vlm_bench.report.collect import collect
 
-
 DIFFERENCE = {"points": False, "first": 0.5, "second": 0.5, "low": -0.1, "high": 0.1} | {
     "units": 9,
     "better": 1,

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from vlm_bench.cli import diff as diff_command
+from vlm_bench.cli import lmms_tasks
 from vlm_bench.cli import run as run_command
 from vlm_bench.cli import score as score_command
 from vlm_bench.cli.options import add_options, config_of
@@ -28,8 +29,14 @@ def build_parser() -> argparse.ArgumentParser:
     _per_benchmark(commands, "submit", "write the file that an evaluation server takes", _submit_options)
     _judge_options(_command(commands, "judge", "grade MM-Vet's answers with a judge model"))
     _report_options(_command(commands, "report", "print a table of models' results and the paper's"))
+    _paper_tables_options(
+        _command(commands, "paper-tables", "print a sweep's Tables 2 to 5 beside the paper's figures")
+    )
     diff_command.add_arguments(
         _command(commands, "diff", "compare two saved reports or folders of them, or one with its baselines")
+    )
+    lmms_tasks.add_arguments(
+        _command(commands, "lmms-tasks", "write task files for lmms-eval that read local data sets")
     )
     check = _command(commands, "verify-llava", "score LLaVA's published answers and compare with its table")
     check.add_argument(
@@ -135,6 +142,13 @@ def _report_options(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{form}", type=local_path, metavar="FILE", help=f"write {about}")
 
 
+def _paper_tables_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "folder", type=local_path, metavar="DIR", help="folder of the sweep (its output), finished or not"
+    )
+    parser.add_argument("--markdown", type=local_path, metavar="FILE", help="write the tables as Markdown")
+
+
 def submit(args: argparse.Namespace) -> int:
     """Write the files for an evaluation server."""
     from vlm_bench.join import join
@@ -193,6 +207,18 @@ def report(args: argparse.Namespace) -> int:
     return 0
 
 
+def paper_tables(args: argparse.Namespace) -> int:
+    """Print the tables of a sweep, and write them as Markdown on request."""
+    from vlm_bench.report.ablations import sweep_tables
+    from vlm_core.io.atomic import write_file
+
+    tables = sweep_tables.sweep_tables(args.folder)
+    if args.markdown:
+        write_file(args.markdown, sweep_tables.to_markdown(tables))
+    sweep_tables.show(tables)
+    return 0
+
+
 def verify_llava(args: argparse.Namespace) -> int:
     """Print each check; returns 1 if a figure differs."""
     from vlm_bench.run.llava_selfcheck import line, llava_selfcheck
@@ -206,9 +232,11 @@ COMMANDS = {
     "run": run_command.run,
     "score": score_command.run,
     "report": report,
+    "paper-tables": paper_tables,
     "submit": submit,
     "judge": judge,
     "diff": diff_command.run,
+    "lmms-tasks": lmms_tasks.run,
     "verify-llava": verify_llava,
 }
 

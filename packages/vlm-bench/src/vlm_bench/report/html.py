@@ -7,7 +7,15 @@ from typing import Any
 
 from vlm_bench.report.baselines import Baseline, verdict
 from vlm_bench.report.collect import Entry, Results
-from vlm_bench.report.leaderboard import about, baseline_rows, columns, legend, model_row, published_rows
+from vlm_bench.report.leaderboard import (
+    about,
+    baseline_rows,
+    columns,
+    legend,
+    model_row,
+    origins,
+    published_rows,
+)
 from vlm_bench.report.paper_table import PAPER
 from vlm_bench.report.report import figure, plain
 from vlm_bench.report.thumbnails import checked
@@ -36,7 +44,7 @@ def to_html(models: Sequence[Results]) -> str:
         ],
         "published": published_rows([*titles]),
         "paper": PAPER,
-        "notes": [*legend(models), "Below the line: Table 1 of VL-Mamba (arXiv 2403.13600)."],
+        "notes": [*legend(models), *origins()],
         "sections": [_section(models, m, entry, titles) for m in models for entry in m.entries],
         "long": LONG,
     }
