@@ -1,11 +1,12 @@
 """What lmms-eval's tasks ask for becomes this model's decoding; no lmms-eval is needed to see that."""
 
 from importlib.metadata import entry_points
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from vlm_bench.lmms.requests import MAX_NEW_TOKENS, batches, decoding, stops
+from vlm_bench.lmms.requests import MAX_NEW_TOKENS, batches, decoding, decodings, stops
 from vlm_core.errors import UserError
 from vlm_core.generation.sampling import GenerationConfig
 
@@ -73,6 +74,18 @@ def test_what_it_cannot_do_is_refused(wanted: dict[str, Any], reason: str) -> No
     with pytest.raises(UserError) as refusal:
         decoding(wanted)
     assert f"generation_kwargs: {reason}" in str(refusal.value)
+
+
+def test_repetitions_of_a_request_are_drawn_anew() -> None:
+    """Without this, all repetitions of a question have the same answer, and a majority vote means nothing."""
+
+    def request(doc: int, **settings: Any) -> SimpleNamespace:
+        return SimpleNamespace(args=("what?", settings, None, doc, "task", "test"))
+
+    one, other, greedy = request(0, temperature=1, seed=5), request(1, temperature=1), request(2)
+    configs = decodings([one, one, other, greedy, greedy, one, other], seed=9)
+    assert [config.seed for config in configs] == [5, 6, 9, 0, 0, 7, 10]
+    assert configs[3] == configs[4]
 
 
 def test_stop_strings() -> None:

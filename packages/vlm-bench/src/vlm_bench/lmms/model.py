@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm  # lmms-eval brings it
 
-from vlm_bench.lmms.requests import batches, decoding, stops
+from vlm_bench.lmms.requests import batches, decodings, stops
 from vlm_core.cli.common import DTYPES
 from vlm_core.errors import UserError
 from vlm_core.generation.generate import Session
@@ -70,13 +68,18 @@ class SavedVLM(lmms):
     def generate_until(self, requests: list[Any]) -> list[str]:
         """The answers in the requests' order, each up to the first of its task's stop strings.
 
-        Repetition i of a request (`repeats` of a task) is sampled with the seed plus i. Tasks without a seed get
-        that of torch, which lmms-eval sets from `--seed`.
+        Tasks without a seed get that of torch, which lmms-eval sets from `--seed`.
         """
         self._warn_ratios(requests)
         answers: list[str] = []
         ends = [stops(request.args[1]) for request in requests]  # refused before the first answer
-        items = list(zip(_decodings(requests), zip(requests, ends, strict=True), strict=True))
+        items = list(
+            zip(
+                decodings(requests, torch.initial_seed() % 2**63),
+                zip(requests, ends, strict=True),
+                strict=True,
+            )
+        )
         with tqdm(total=len(items), disable=self.rank != 0, desc="Answering") as bar:
             for how, group in batches(items, self.batch_size):
                 for (request, _), text in zip(group, self._answers(group, how), strict=True):
@@ -123,19 +126,6 @@ class SavedVLM(lmms):
         raise UserError(
             f"task {_task(requests)}: has several rounds; `--model vlm` answers one question at a time"
         )
-
-
-def _decodings(requests: list[Any]) -> list[GenerationConfig]:
-    """How each request is decoded."""
-    seed, repetitions, configs = torch.initial_seed() % 2**63, Counter[tuple[Any, ...]](), []
-    for request in requests:
-        config = decoding(request.args[1], seed)
-        if config.temperature > 0:
-            key = (request.args[0], *request.args[3:])
-            config = replace(config, seed=config.seed + repetitions[key])
-            repetitions[key] += 1
-        configs.append(config)
-    return configs
 
 
 def _device() -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any, TypeVar
 
@@ -49,6 +51,20 @@ def decoding(settings: Mapping[str, Any], seed: int = 0) -> GenerationConfig:
     if not _samples(settings, temperature):
         return GenerationConfig(length)
     return GenerationConfig(length, temperature, top_p, _whole(settings, "seed", seed, least=0))
+
+
+def decodings(requests: Sequence[Any], seed: int) -> list[GenerationConfig]:
+    """How each request is decoded; repetition i of a request (`repeats` of a task) is sampled with the seed plus i."""
+    repetitions, configs = Counter[tuple[Any, ...]](), []
+    for request in requests:
+        text, settings, _, *document = request.args
+        config = decoding(settings, seed)
+        if config.temperature > 0:
+            key = (text, *document)
+            config = replace(config, seed=config.seed + repetitions[key])
+            repetitions[key] += 1
+        configs.append(config)
+    return configs
 
 
 def _refused(reason: str) -> UserError:
