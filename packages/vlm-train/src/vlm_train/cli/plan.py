@@ -125,7 +125,7 @@ def _one(spec: Spec, train: TrainConfig, number: int, advice: StageEstimate, str
     sharded = strategy != "DDP"
     activations = advice.at_longest[strategy].activations
     stage_state, bf16 = StageState(model, stage, 0), train.precision == "bf16"
-    extra = sum(advice.costs[part].weight_copies for part in stage.trainable)
+    extra = advice.copies
     if sharded:
         extra = 2 * max(largest_block(getattr(model, part)) for part in PARTS) * (2 if bf16 else 4)
     if bf16:
@@ -137,18 +137,21 @@ def _one(spec: Spec, train: TrainConfig, number: int, advice: StageEstimate, str
             )
     if strategy == "FSDP2-gathered":
         extra = sum(p.numel() for p in model.parameters() if isinstance(p, DTensor)) * (2 if bf16 else 4)
-    return _memory(
-        model, extra, activations, eight_bit=stage.optimizer != "adamw", buckets=world > 1 and not sharded
+    states = _states(
+        model, extra, eight_bit=stage.optimizer != "adamw", buckets=world > 1 and not sharded
     )
+    accumulates = advice.at_longest[strategy].accumulates
+    return replace(states, activations=activations, accumulates=accumulates)
 
 
-def _memory(model: VLM, extra: float, activations: float, *, eight_bit: bool, buckets: bool) -> Memory:
-    """Memory of one process for its shards; with `buckets`, DDP's gradient buckets hold a second copy of gradients."""
+def _states(model: VLM, extra: float, *, eight_bit: bool, buckets: bool) -> Memory:
+    """States of one process for its shards; with `buckets`, DDP's gradient buckets hold a second copy of gradients."""
     params = [local(p) for p in model.parameters()]
     trained = [local(p) for p in model.parameters() if p.requires_grad]
     gradients = sum(p.nbytes for p in trained)
     moments = 2 * sum(p.numel() if eight_bit else p.nbytes for p in trained)
-    return Memory(sum(p.nbytes for p in params) + extra, (1 + buckets) * gradients, moments, activations)
+    weights = sum(p.nbytes for p in params) + extra
+    return Memory(weights, (1 + buckets) * gradients, moments, 0.0, buckets * gradients)
 
 
 def lines(planned: list[Planned], world: int) -> list[str]:

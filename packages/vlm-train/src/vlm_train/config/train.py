@@ -178,6 +178,7 @@ class TrainConfig(StrictModel):
                 rows=stage.rows,
                 features=self.feature_dtype(stage),
                 strategy=self.cost_strategy(),
+                checkpointing=self.activation_checkpointing,
             )
             for stage in self.stages
         ]
