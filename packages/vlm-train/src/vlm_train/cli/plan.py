@@ -137,9 +137,7 @@ def _one(spec: Spec, train: TrainConfig, number: int, advice: StageEstimate, str
             )
     if strategy == "FSDP2-gathered":
         extra = sum(p.numel() for p in model.parameters() if isinstance(p, DTensor)) * (2 if bf16 else 4)
-    states = _states(
-        model, extra, eight_bit=stage.optimizer != "adamw", buckets=world > 1 and not sharded
-    )
+    states = _states(model, extra, eight_bit=stage.optimizer != "adamw", buckets=world > 1 and not sharded)
     accumulates = advice.at_longest[strategy].accumulates
     return replace(states, activations=activations, accumulates=accumulates)
 

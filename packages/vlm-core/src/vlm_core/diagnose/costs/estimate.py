@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from vlm_core.diagnose.costs.component_costs import ComponentCosts
@@ -116,16 +117,16 @@ class CostEstimate:
         return hours(samples * stage.flops, gpu, self.assumptions.gpus, mfu)
 
 
-def estimate_costs(spec: Spec, model: VLM, assumptions: Assumptions) -> CostEstimate:
+def estimate_costs(
+    spec: Spec, model: VLM, assumptions: Assumptions, *, memory_only: bool = False
+) -> CostEstimate:
     """Estimate the costs of a spec with its `model` on the meta device, which can't be used afterwards.
 
+    `memory_only`: no FLOPs of backward passes and no number of samples, for which data would be read.
     Raises `UserError` for an unknown stage in `samples` and for a batch size that the GPUs don't divide.
     """
     stages = stages_of(spec)
-    known = [facts.name for facts in stages]
-    for name in assumptions.samples or {}:
-        if name not in known:
-            raise UserError(f"--samples {name}: the spec has no such stage{choices(name, known)}")
+    check_stage_names(assumptions.samples or {}, stages)
     for facts in stages:
         if facts.batch_size % assumptions.gpus:
             raise UserError(
@@ -136,14 +137,27 @@ def estimate_costs(spec: Spec, model: VLM, assumptions: Assumptions) -> CostEsti
     costs = ComponentCosts(model, backend, checkpointing=any(facts.checkpointing for facts in stages))
     length = costs.tokens + assumptions.text
     forward = costs.of_stage((), 1, length)
-    estimates = [_stage(facts, size, costs, assumptions) for facts, size in zip(stages, sizes, strict=True)]
+    estimates = [
+        _stage(facts, size, costs, assumptions, memory_only)
+        for facts, size in zip(stages, sizes, strict=True)
+    ]
     return CostEstimate(assumptions, length, forward, estimates, costs.features, backend)
 
 
-def _stage(facts: StageFacts, sizes: Sizes, costs: ComponentCosts, assumptions: Assumptions) -> StageEstimate:
+def check_stage_names(samples: Iterable[str], stages: Iterable[StageFacts]) -> None:
+    """Raise `UserError` for a name in `samples` that no stage has."""
+    known = [facts.name for facts in stages]
+    for name in samples:
+        if name not in known:
+            raise UserError(f"--samples {name}: the spec has no such stage{choices(name, known)}")
+
+
+def _stage(
+    facts: StageFacts, sizes: Sizes, costs: ComponentCosts, assumptions: Assumptions, memory_only: bool
+) -> StageEstimate:
     length, gpus = min(facts.max_length, costs.tokens + assumptions.text), assumptions.gpus
     micro, bf16 = facts.micro(gpus), facts.precision == "bf16"
-    usual = costs.of_stage(facts.trainable, micro, length, bf16=bf16)
+    usual = costs.of_stage(facts.trainable, micro, length, bf16=bf16, backward=not memory_only)
     longest = costs.of_stage(facts.trainable, micro, facts.max_length, bf16=bf16, backward=False)
 
     accumulates = facts.auto or micro < max(1, facts.batch_size // gpus)
@@ -167,7 +181,8 @@ def _stage(facts: StageFacts, sizes: Sizes, costs: ComponentCosts, assumptions: 
             for name in (STRATEGIES if gpus > 1 else STRATEGIES[:1])
         }
 
-    samples = (assumptions.samples or {}).get(facts.name) or facts.samples()
+    given = (assumptions.samples or {}).get(facts.name)
+    samples = given if given or memory_only else facts.samples()
     return StageEstimate(
         facts, micro, length, usual, by_strategy(usual), by_strategy(longest), samples, gpus, copies
     )
