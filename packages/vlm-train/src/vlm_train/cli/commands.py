@@ -128,11 +128,12 @@ def plan(args: argparse.Namespace) -> int:
     """
     spec, document = _spec(args)
     from vlm_core.diagnose.costs.gpus import find_gpu
-    from vlm_train.cli.plan import lines, plan
+    from vlm_train.cli.plan import lines, plan, warnings
     from vlm_train.config.section import train_section
 
     gpu, train = find_gpu(args.gpu) if args.gpu else None, train_section(spec, document)
-    say(*lines(plan(spec, train, args.nproc, gpu), args.nproc))
+    planned = plan(spec, train, args.nproc, gpu)
+    say(*lines(planned, args.nproc), *warnings(spec, train, planned, args.nproc, gpu))
     if args.measure:
         from vlm_core.cli.check_measured import print_measured
         from vlm_core.diagnose.costs.measured_steps import MeasureOptions

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
 from vlm_core.diagnose.costs.estimate import Assumptions, StageEstimate, estimate_costs
+from vlm_core.diagnose.costs.fit import Capacity, misfits
 from vlm_core.diagnose.costs.gpus import GPU, GPUS, smallest_gpu
 from vlm_core.diagnose.costs.training_memory import Memory, largest_block
 from vlm_core.diagnose.model_summary import build_on_meta
@@ -26,6 +27,7 @@ from vlm_core.spec.spec import Spec
 from vlm_core.units import size
 from vlm_train.checkpoint.dtensor import local
 from vlm_train.config.train import TrainConfig
+from vlm_train.distributed.fit_warnings import device_at_hand, fit_warnings, strategy_label
 from vlm_train.distributed.fsdp2 import FSDP2Strategy
 from vlm_train.engine.stage_state import StageState, cast_frozen_to_bf16
 from vlm_train.engine.trainer import frozen_parts
@@ -150,6 +152,19 @@ def _states(model: VLM, extra: float, *, eight_bit: bool, buckets: bool) -> Memo
     moments = 2 * sum(p.numel() if eight_bit else p.nbytes for p in trained)
     weights = sum(p.nbytes for p in params) + extra
     return Memory(weights, (1 + buckets) * gradients, moments, 0.0, buckets * gradients)
+
+
+def warnings(
+    spec: Spec, train: TrainConfig, planned: Sequence[Planned], world: int, gpu: GPU | None
+) -> list[str]:
+    """Which stages do not fit into `gpu`, or else the device at hand."""
+    model, sharded = build_on_meta(spec), any(stage.strategy == "fsdp2" for stage in planned)
+    if gpu is None:
+        found = fit_warnings(spec, train, model, world, device_at_hand(), sharded=sharded)
+    else:
+        estimate = estimate_costs(spec, model, Assumptions(world), memory_only=True)
+        found = misfits(estimate, strategy_label(train, sharded=sharded), Capacity.of(gpu))
+    return [f"warning: {line}" for line in found]
 
 
 def lines(planned: list[Planned], world: int) -> list[str]:

@@ -91,12 +91,16 @@ class CostEstimate:
 
     def strategy_on(self, gpu: GPU) -> str:
         """The strategy of all stages on GPUs of this type, one of `STRATEGIES`."""
+        return self.strategy_on_memory(gpu.memory * 1e9)
+
+    def strategy_on_memory(self, memory: float) -> str:
+        """The strategy of all stages on GPUs with `memory` bytes."""
         wanted = self.stages[0].facts.strategy
         if self.assumptions.gpus == 1:
             return STRATEGIES[0]
         if wanted != "auto":
             return wanted
-        return auto_strategy(max(stage.memory["DDP"].states for stage in self.stages), gpu.memory * 1e9)
+        return auto_strategy(max(stage.memory["DDP"].states for stage in self.stages), memory)
 
     def micro_on(self, stage: StageEstimate, gpu: GPU) -> int | None:
         """Samples of a micro-batch of `stage` on a GPU of this type; None if `auto` finds that none fits."""

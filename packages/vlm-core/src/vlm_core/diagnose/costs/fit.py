@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import torch
+
 from vlm_core.diagnose.costs.estimate import CostEstimate, StageEstimate
 from vlm_core.diagnose.costs.gpus import GPU, HEADROOM
 from vlm_core.units import size
@@ -19,11 +21,15 @@ class Capacity(NamedTuple):
 
     @classmethod
     def of(cls, gpu: GPU) -> Capacity:
-        return cls.of_gpu(gpu.name, gpu.memory * 1e9)
+        memory = gpu.memory * 1e9
+        return cls(gpu.name, memory, HEADROOM * memory)
 
     @classmethod
-    def of_gpu(cls, name: str, memory: float) -> Capacity:
-        return cls(name, memory, HEADROOM * memory)
+    def of_cuda(cls, device: torch.device) -> Capacity:
+        """The memory of a GPU of this machine."""
+        properties = torch.cuda.get_device_properties(device)
+        memory = properties.total_memory
+        return cls(properties.name, memory, HEADROOM * memory)
 
 
 def misfits(estimate: CostEstimate, strategy: str, capacity: Capacity) -> Iterator[str]:

@@ -26,7 +26,7 @@ class StepCosts:
 
     `seconds` and `tokens` (padding included) are means over `timed` steps; `cpu_seconds`: CPU time of a step, None on a
     GPU. `peak_memory` in bytes: of tensors on a GPU, of the process up to this stage on a CPU; `growth`: since the
-    measurement began, `reserved`: by the allocator of a GPU. `steps`: of the whole stage, None if its data are not here.
+    measurement began; `reserved`: by the allocator of a GPU. `steps`: of the whole stage, None without data.
     `synthetic`: why samples were made up, empty if they are those of the spec.
     """
 
