@@ -81,10 +81,10 @@ def test_made_up_samples_where_the_data_are_not_here(run_spec):
         stage |= {"data": [{"type": "llava", "path": "none.json"}]}
         del stage["steps"]
     path.write_text(yaml.safe_dump(spec))
-    align, _ = profiles(path, "train.stages.0.batch_size=8", text=20)
+    align, _ = profiles(path, text=20)
     assert align.synthetic.startswith("synthetic samples of 24 positions: ")
     assert "none.json" in align.synthetic
-    assert (align.tokens, align.steps) == (8 * 24, None)
+    assert (align.tokens, align.steps) == (6 * 24, None), "micro-batches of 4 and 2"
 
 
 def test_pictures_that_are_missing_are_made_up(run_spec, tmp_path):

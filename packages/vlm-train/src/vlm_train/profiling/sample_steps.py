@@ -47,6 +47,7 @@ def sample_steps(
         reason = "the rows of the first step can't be used"
     except (UserError, OSError) as error:
         reason = str(error).split("\n", 1)[0][:200]
-    made_up = [assumed_batch(model, train, micro, text)] * (stage.batch_size // micro)
+    sizes = [min(micro, stage.batch_size - first) for first in range(0, stage.batch_size, micro)]
+    made_up = [assumed_batch(model, train, size, text) for size in sizes]
     length = made_up[0].input_ids.shape[1]
     return SampleSteps(repeat(made_up), rows, f"synthetic samples of {length} positions: {reason}")
