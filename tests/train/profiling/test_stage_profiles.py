@@ -120,10 +120,10 @@ def test_a_launcher_is_refused(run_spec, monkeypatch):
         (assemble.main, ["--check", "--gpus", "2", "--measure"]),
     ],
 )
-def test_both_commands_print_the_same_table(cli, run_spec, main, words):
-    words = [*words, run_spec()]
-    code, out, _ = cli(main, *words)
-    assert code == 0
+def test_both_commands_print_the_same_table(run_spec, monkeypatch, capsys, main, words):
+    monkeypatch.setattr("sys.argv", ["prog", *words, str(run_spec())])
+    assert main() == 0
+    out = capsys.readouterr().out
     table = out[out.index("measured on cpu with ") :]
     assert "scaled to 2 devices" in table
     (row,) = [line.split() for line in table.splitlines() if line.split()[:1] == ["align"]]
