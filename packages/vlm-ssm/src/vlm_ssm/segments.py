@@ -32,6 +32,15 @@ class SegmentBoundaries(NamedTuple):
         return SegmentBoundaries(self.reset[:, begin:end], self.history[:, begin:end], left_pad)
 
 
+def boundaries_from(
+    reset: Tensor | None, history: Tensor | None, left_pad: Tensor | None
+) -> SegmentBoundaries | None:
+    """The boundaries of these fields; None where there are none."""
+    if reset is None or history is None or left_pad is None:
+        return None
+    return SegmentBoundaries(reset, history, left_pad)
+
+
 def boundaries_of(segments: Tensor) -> SegmentBoundaries:
     """Boundaries of `segments` (B, T), integers that change where a segment starts; `PADDING` is padding.
 

@@ -28,7 +28,7 @@ from vlm_ssm.torch.ops import after
 
 
 class OutputGradients(NamedTuple):
-    """Gradients of the first four of `MixerOutputs`; None where nothing depends on an output."""
+    """Gradients of `MixerOutputs`; None where nothing depends on an output."""
 
     y: Tensor | None
     summed: Tensor | None
@@ -157,7 +157,7 @@ def _through_norm(grad: Tensor, grad_summed: Tensor | None, kept: Kept, found: _
         found.put("x", grad)
         return
     grad_summed = None if inputs.out is None else grad_summed
-    weight, kernels = dense(inputs.norm), norm_kernels(inputs.backend)
+    weight, kernels = dense(inputs.norm), norm_kernels(inputs.backend, inputs.x)
     added = None
     if inputs.out is not None and found.needs["out"] and inputs.out.dtype != torch.float32:
         added = torch.empty_like(inputs.x, dtype=inputs.out.dtype)
