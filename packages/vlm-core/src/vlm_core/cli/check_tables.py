@@ -71,9 +71,7 @@ def print_all(
     print_costs(estimate, gpu)
     if scans := [part for part in PARTS if _scans(getattr(spec, part))]:
         names = " and ".join(scans)
-        print(
-            f"\nactivations of {names}: as kept by scan backend {estimate.backend} ({_why(assumptions.device)})"
-        )
+        print(f"\nactivations of {names}: as kept by scan backend {estimate.backend} (that of GPUs)")
     if slow := [part for part in PARTS if _plain_scan_on_cuda(getattr(spec, part))]:
         print(
             f"\n{' and '.join(slow)}: on a GPU the scan runs on plain torch, far below this MFU (docs/costs.md)"
@@ -91,10 +89,6 @@ def _scans(config: ComponentConfig) -> bool:
     with suppress(UserError, ValueError):
         return config.engine("cpu").startswith("scan backend")
     return False
-
-
-def _why(device: str) -> str:
-    return "that of GPUs" if device == "cuda" else "that of CPUs"
 
 
 def print_bases(document: Document) -> None:
