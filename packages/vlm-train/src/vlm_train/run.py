@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,6 +41,7 @@ from vlm_train.data.mixture import joined
 from vlm_train.distributed import process_group, watchdog
 from vlm_train.distributed.accelerator import accelerator_of
 from vlm_train.distributed.base import DDPStrategy
+from vlm_train.distributed.fit_warnings import fit_warnings
 from vlm_train.distributed.select import strategy_of
 from vlm_train.engine.bad_samples import check_budget, refuse
 from vlm_train.engine.evaluator import Evaluator
@@ -59,6 +61,8 @@ from vlm_train.monitoring.run_messages import log_on_main
 from vlm_train.monitoring.trackers import Trackers
 from vlm_train.monitoring.weights_summary import summary
 from vlm_train.report import results
+
+log = logging.getLogger(__name__)
 
 
 class Run:
@@ -293,6 +297,10 @@ def start(spec: Spec, document: Document) -> tuple[RunDir, results.Results]:
         check_templates(spec, train, model.llm.tokenizer)
     log_on_main(accelerator, *summary(spec, train, model, summarize(parts, model), accelerator.device))
     strategy = strategy_of(train, accelerator, model)
+    if accelerator.is_main_process:
+        world = accelerator.num_processes
+        for line in fit_warnings(parts, train, model, world, accelerator.device, sharded=strategy.sharded):
+            log.warning("%s", line)
     with watchdog.watching(train.timeout):
         run = Run(spec, train, strategy, model.llm.tokenizer)
         return run.dir, run.go()

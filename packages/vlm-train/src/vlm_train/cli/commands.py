@@ -130,15 +130,24 @@ def check_data(args: argparse.Namespace) -> int:
 def plan(args: argparse.Namespace) -> int:
     """Print the memory that each of N processes needs in every stage: weights, gradients, optimizer, activations.
 
-    Nothing is computed; no GPU is needed.
+    Nothing is computed and no GPU is needed, except with --measure, which times steps on this machine.
     """
     spec, document = _spec(args)
     from vlm_core.diagnose.costs.gpus import find_gpu
-    from vlm_train.cli.plan import lines, plan
+    from vlm_train.cli.plan import lines, plan, warnings
     from vlm_train.config.section import train_section
 
-    gpu = find_gpu(args.gpu) if args.gpu else None
-    say(*lines(plan(spec, train_section(spec, document), args.nproc, gpu), args.nproc))
+    gpu, train = find_gpu(args.gpu) if args.gpu else None, train_section(spec, document)
+    planned = plan(spec, train, args.nproc, gpu)
+    say(*lines(planned, args.nproc), *warnings(spec, train, planned, args.nproc, gpu))
+    if args.measure:
+        from vlm_core.cli.check_measured import print_measured
+        from vlm_core.diagnose.costs.measured_steps import MeasureOptions
+        from vlm_train.profiling.stage_profiles import profile_stages
+
+        options = MeasureOptions(args.nproc, args.text_tokens)
+        with locate_template_errors(document), data_workers.naming_killed_workers():
+            print_measured(profile_stages(spec, train, options))
     return 0
 
 

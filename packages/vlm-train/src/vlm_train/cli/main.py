@@ -127,6 +127,18 @@ def _add_plan(command: Command) -> None:
         metavar="NAME",
         help="type of GPU, such as A100-80G; default: every size of memory if the spec says auto",
     )
+    parser.add_argument(
+        "--measure",
+        action="store_true",
+        help="also time a few steps of each stage on this machine: step time, hours, peak memory",
+    )
+    parser.add_argument(
+        "--text-tokens",
+        type=partial(count, most=10**9 - 1),
+        default=256,
+        metavar="N",
+        help="with --measure: text tokens of a sample where the data are not on this machine; default: 256",
+    )
     _add_common(parser)
 
 

@@ -39,6 +39,7 @@ class TrainConfig(StrictModel):
         "evaluation": "held_out_qa",
         "evals": "benchmarks",
     }
+    step_profiler: ClassVar[str] = "vlm_train.profiling.stage_profiles:profile_stages"
     output: LocalPath = Field(min_length=1, description="run folder")
     seed: int = Field(
         default=0, ge=0, lt=2**31, description="seed of initial weights and of the order of rows"
@@ -186,6 +187,7 @@ class TrainConfig(StrictModel):
                 rows=stage.rows,
                 features=self.feature_dtype(stage),
                 strategy=self.cost_strategy(),
+                checkpointing=self.activation_checkpointing,
             )
             for stage in self.stages
         ]
