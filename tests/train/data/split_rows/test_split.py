@@ -124,6 +124,8 @@ def test_a_bad_row_is_not_held_out(tmp_path):
     train, held_out = parts(dataset, held_out=0.9)
     assert train[len(train) - 2]["id"] == "10", "the damaged image"
     assert [(i, fault.reason) for i, fault in known_faults(train).items()] == [(len(train) - 1, "missing")]
+    assert train.missing() == dataset.rows().missing() != []
+    assert held_out.missing() == []
     with pytest.raises(BadSample):
         train[len(train) - 1]
     assert 5 <= len(held_out) <= 10

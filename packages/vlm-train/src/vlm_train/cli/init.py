@@ -16,6 +16,7 @@ from vlm_core.io.paths import expanded
 from vlm_core.plugins.config import DatasetConfig
 from vlm_core.spec.spec import Spec
 from vlm_core.units import size as size_text
+from vlm_train.engine.bad_samples import missing_lines
 from vlm_train.init.data_facts import DataFacts, Split, data_facts, example_question, read_rows, split
 from vlm_train.init.detect import dataset_at
 from vlm_train.init.recipe import MIN_GROUPS, held_out_share, recipe
@@ -58,7 +59,7 @@ def new_spec(args: argparse.Namespace) -> int:
     dataset = dataset_at(path, args.images)
     rows, check = read_rows(dataset)
     checked, dropped = check.summary()
-    say(checked, f"  {dropped}", *check.fault_lines(3, "vlm-train check lists more"))
+    say(checked, f"  {dropped}", *missing_lines(rows), *check.fault_lines(3, "vlm-train check lists more"))
     facts = data_facts(dataset, rows, check)
     size = _choice(questions, args.size)
     held_out = _held_out(args, questions, facts)

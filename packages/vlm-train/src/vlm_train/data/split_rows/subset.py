@@ -29,6 +29,10 @@ class Subset(Rows):
         bad = sorted(row for row in faults if self.selected[row])
         return {int(np.searchsorted(self.indices, row)): faults[row] for row in bad}
 
+    def missing(self) -> list[str]:
+        """Those of all rows, if a bad row is selected: a split has all bad rows in one part."""
+        return self.rows.missing() if isinstance(self.rows, Rows) and self.faults() else []
+
     def sizes(self) -> np.ndarray | None:
         sizes = self.rows.sizes() if isinstance(self.rows, Rows) else None
         return None if sizes is None else sizes[self.indices]
