@@ -67,6 +67,7 @@ class ImageFolder:
     option: str = "symlinks: true"
     """The option that allows symbolic links, for messages."""
     _inside: dict[str, bool] = field(default_factory=dict, repr=False)
+    _paths: dict[str, Path] = field(default_factory=dict, repr=False, compare=False)
 
     def locate(self, name: Any, where: str) -> str:
         """The path of an image; raises `BadSample` if the name or a link in it leads out of the folder.
@@ -84,8 +85,10 @@ class ImageFolder:
 
     def path(self, name: Any, where: str) -> Path:
         """As `locate`, for an image that may be missing; errors of the file are raised when it is opened."""
+        if isinstance(name, str) and name in self._paths:  # benchmarks ask many questions about an image
+            return self._paths[name]
         path, entry = self._find(name, where)
-        return Path(entry.path if entry else path)
+        return self._paths.setdefault(name, Path(entry.path if entry else path))
 
     def _find(self, name: Any, where: str) -> tuple[str, _Entry | None]:
         """The path of a name and its entry; raises `BadSample` if it leads out of the folder."""
