@@ -90,11 +90,12 @@ class ImageFolder:
     substitutes: dict[str, str] = field(default_factory=dict, repr=False)
     """With `any_extension`: paths of files with another extension, by the path that the data name."""
     _inside: dict[str, bool] = field(default_factory=dict, repr=False)
+    _paths: dict[str, Path] = field(default_factory=dict, repr=False, compare=False)
     _stems: dict[str, dict[str, list[str]]] = field(default_factory=dict, repr=False)
     """Names of image files by folder and name without extension; listed when an image is missing."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_stems": {}}  # a process lists again what it needs: listings are large
+        return {**self.__dict__, "_paths": {}, "_stems": {}}  # a process lists again what it needs: listings are large
 
     def locate(self, name: Any, where: str) -> str:
         """The path of an image; raises `BadSample` if the name or a link in it leads out of the folder.
@@ -112,8 +113,10 @@ class ImageFolder:
 
     def path(self, name: Any, where: str) -> Path:
         """As `locate`, for an image that may be missing; errors of the file are raised when it is opened."""
+        if isinstance(name, str) and name in self._paths:  # benchmarks ask many questions about an image
+            return self._paths[name]
         path, entry = self._find(name, where)
-        return Path(entry.path if entry else path)
+        return self._paths.setdefault(name, Path(entry.path if entry else path))
 
     def _find(self, name: Any, where: str) -> tuple[str, _Entry | None]:
         """The path of a name and its entry; raises `BadSample` if it leads out of the folder."""

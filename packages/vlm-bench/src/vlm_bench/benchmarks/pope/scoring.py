@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 NO_WORDS = frozenset({"No", "no", "not"})
 
@@ -117,11 +118,13 @@ def score_split(pairs: Iterable[tuple[str, bool]], *, normalized: bool = False) 
     )
 
 
+@lru_cache(maxsize=4096)  # most answers are one of a few texts
 def _official(text: str, _: bool) -> tuple[bool, bool]:
     """(the answer is read as yes, the reading is unclear)"""
     return not reads_as_no(text), unclear(text)
 
 
+@lru_cache(maxsize=4096)
 def _normalized(text: str, truth: bool) -> tuple[bool, bool]:
     word = first_yes_or_no(text)
     return (not truth if word == "other" else word == "yes"), word == "other"
