@@ -97,7 +97,7 @@ def test_marks(page: Path) -> None:
 def test_the_pages_about_data_have_their_examples() -> None:
     """The blocks that a reader copies are there: without them, the pages' tests would prove nothing."""
     example = blocks(ROOT / "docs" / "data.md")
-    assert [b.language for b in example] == ["python", "yaml", "bash", "bash"]
+    assert [b.language for b in example] == ["python", "yaml", "bash", "bash", "yaml", "bash"]
     assert example[1].file_name == "own.yaml"
     assert "vlm-train run own.yaml" in example[2].text
     formats = blocks(ROOT / "docs" / "data-formats.md")

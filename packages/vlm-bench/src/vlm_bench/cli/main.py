@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from vlm_bench.cli import lmms_tasks
 from vlm_bench.cli import run as run_command
 from vlm_bench.cli import score as score_command
 from vlm_bench.cli.options import add_options, config_of
@@ -34,6 +35,9 @@ def build_parser() -> argparse.ArgumentParser:
         _command(commands, "paper-tables", "print a sweep's Tables 2 to 5 beside the paper's figures")
     )
     _diff_options(_command(commands, "diff", "compare two saved reports, or two folders of them"))
+    lmms_tasks.add_arguments(
+        _command(commands, "lmms-tasks", "write task files for lmms-eval that read local data sets")
+    )
     check = _command(commands, "verify-llava", "score LLaVA's published answers and compare with its table")
     check.add_argument(
         "folder", type=local_path, metavar="DIR", help="LLaVA's playground/data/eval, from its eval.zip"
@@ -268,6 +272,7 @@ COMMANDS = {
     "submit": submit,
     "judge": judge,
     "diff": diff,
+    "lmms-tasks": lmms_tasks.run,
     "verify-llava": verify_llava,
 }
 

@@ -21,6 +21,16 @@ def _spec(args: argparse.Namespace) -> tuple[Spec, Document]:
     return load_spec(args.spec, args.set, trust_remote_code=args.trust_remote_code)
 
 
+def init(args: argparse.Namespace) -> int:
+    """Write a spec for your own data: a commented YAML file, with some of the images held out for an evaluation.
+
+    Questions are asked on a terminal only, for what the options leave open.
+    """
+    from vlm_train.cli.init import new_spec
+
+    return new_spec(args)
+
+
 def run_spec(args: argparse.Namespace) -> int:
     """Train all stages of a spec, on all accelerators of this machine by default.
 
@@ -109,11 +119,7 @@ def check_data(args: argparse.Namespace) -> int:
     with locate_template_errors(document), data_workers.naming_killed_workers():
         checks = check_data(spec, train, num_workers, args.rows)
     for check in checks:
-        say(*check.lines())
-        for item in check.dropped[:10]:
-            say(f"  {item.reason}: {item.message}")
-        if len(check.dropped) > 10:
-            print(f"  and {len(check.dropped) - 10} more; --report FILE lists all")
+        say(*check.lines(), *check.fault_lines(10, "--report FILE lists all"))
     if args.report:
         write_report(checks, Path(args.report))
     failed = [check.name for check in checks if not check.passes]
