@@ -25,7 +25,7 @@ tables:
   Table B:
     the base: {connector.scan: bsm}
     the other file: {spec: same.yaml}
-    CSM: {connector: {scan: csm}}
+    CSM: {connector.scan: csm}
 """
 
 
@@ -166,7 +166,7 @@ def test_after_a_kill_between_runs_only_the_others_are_left(sweep_file):
     other = """\
 set: {train.stages.0.steps: 1}
 tables:
-  Other: {c: {connector: {scan: csm}}, a: {spec: spec.yaml}, b: {spec: same.yaml}}
+  Other: {c: {connector.scan: csm}, a: {spec: spec.yaml}, b: {spec: same.yaml}}
 """
     assert [(job.row.name, job.state) for job in jobs(load(sweep_file(other)))] == [
         ("c", "new"),
