@@ -17,8 +17,9 @@ from vlm_train.checkpoint.run_dir import RunDir
 from vlm_train.cli import main
 from vlm_train.run import start
 from vlm_train.sweep import table
-from vlm_train.sweep.grid import Grid, Row, load
+from vlm_train.sweep.grid import Grid, load
 from vlm_train.sweep.jobs import Job, jobs, sizes
+from vlm_train.sweep.rows import Row
 
 ROWS = """\
 rows:

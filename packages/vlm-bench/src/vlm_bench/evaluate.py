@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def evaluate(
     logged = [answer.prompt for answer in answers or () if answer.prompt is not None]
     benchmark = (benchmark or config.build()).as_asked(logged)
     texts = _texts(benchmark, answers, allow_partial)
-    warnings = [] if answers is None else benchmark.check_answers(texts)
+    warnings = [] if answers is None else [*_not_scored(benchmark, answers), *benchmark.check_answers(texts)]
     score = benchmark.score(texts)
     scored = len(texts) - score.unscored
     if not scored or (score.unscored and not allow_partial):
@@ -58,6 +59,12 @@ def evaluate(
         examples=[] if answers is None else choose(benchmark, texts),
         content=content_of(benchmark, score.headline),
     )
+
+
+def _not_scored(benchmark: Benchmark, answers: Iterable[Answer]) -> list[str]:
+    """How many answers are to questions that the benchmark does not ask, by reason."""
+    counts = Counter(benchmark.not_asked[a.id] for a in answers if a.id in benchmark.not_asked)
+    return [f"{count} answers not scored: {reason}" for reason, count in counts.items()]
 
 
 def _lengths(texts: Mapping[str, str]) -> dict[str, str]:

@@ -184,6 +184,8 @@ class Benchmark(ABC):
     max_new_tokens: ClassVar[int] = 128
     graded: frozenset[str] = frozenset()
     """Ids that can be scored without an answer because a judge's grades exist."""
+    not_asked: Mapping[str, str] = {}
+    """Reasons, by id, why a question of the data files is not asked. Answers to it are counted and not scored."""
     scored_by: Literal["here", "server", "judge"] = "here"
     """Where answers are scored; unless `here`, `score` raises `UserError` saying what to do."""
     submission_notes: ClassVar[Sequence[str]] = ()

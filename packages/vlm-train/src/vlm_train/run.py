@@ -213,19 +213,19 @@ class Run:
             StageData(rows, reader, features),
             self.dir,
             self.strategy,
-            self._evaluators(reader),
+            self._evaluators(reader, stage.name),
             micro_batch_size,
         )
         if resumed:
             trainer.restore(resumed)
         return trainer
 
-    def _evaluators(self, reader: SampleProcessor) -> list[Evaluator]:
-        """Evaluators that run during training."""
+    def _evaluators(self, reader: SampleProcessor, stage: str) -> list[Evaluator]:
+        """Evaluators that run while `stage` trains."""
         evaluators: list[Evaluator] = []
         if settings := self.train.validation:
             evaluators.append(ValidationLoss(settings, self.unseen, reader, self.accelerator))
-        if settings := self.train.benchmarks:
+        if (settings := self.train.benchmarks) and stage in (settings.stages or [stage]):
             evaluators.append(
                 BenchmarkEvaluator(settings, self.tasks, self.model, self.spec.template, self.accelerator)
             )

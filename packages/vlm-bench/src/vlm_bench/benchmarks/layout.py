@@ -36,8 +36,9 @@ class LayoutConfig(BenchmarkConfig):
         path = getattr(self, name)
         if path is not None:
             return path
-        if f"{name}.{getattr(self, 'source', '')}" in self.layout:
-            variant = "official"
+        source = getattr(self, "source", "")
+        if f"{name}.{source}" in self.layout:
+            variant = source
         path = self.data / self.layout[f"{name}.{variant}" if variant else name]
         packed = path.with_name(f"{path.name}.gz")
         return packed if packed.is_file() and not path.exists() else path

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from vlm_bench.cli import lmms_tasks
 from vlm_bench.cli import run as run_command
 from vlm_bench.cli import score as score_command
 from vlm_bench.cli.options import add_options, config_of
@@ -30,7 +31,13 @@ def build_parser() -> argparse.ArgumentParser:
     _per_benchmark(commands, "submit", "write the file that an evaluation server takes", _submit_options)
     _judge_options(_command(commands, "judge", "grade MM-Vet's answers with a judge model"))
     _report_options(_command(commands, "report", "print a table of models' results and the paper's"))
+    _paper_tables_options(
+        _command(commands, "paper-tables", "print a sweep's Tables 2 to 5 beside the paper's figures")
+    )
     _diff_options(_command(commands, "diff", "compare two saved reports, or two folders of them"))
+    lmms_tasks.add_arguments(
+        _command(commands, "lmms-tasks", "write task files for lmms-eval that read local data sets")
+    )
     check = _command(commands, "verify-llava", "score LLaVA's published answers and compare with its table")
     check.add_argument(
         "folder", type=local_path, metavar="DIR", help="LLaVA's playground/data/eval, from its eval.zip"
@@ -135,6 +142,13 @@ def _report_options(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{form}", type=local_path, metavar="FILE", help=f"write {about}")
 
 
+def _paper_tables_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "folder", type=local_path, metavar="DIR", help="folder of the sweep (its output), finished or not"
+    )
+    parser.add_argument("--markdown", type=local_path, metavar="FILE", help="write the tables as Markdown")
+
+
 def _diff_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("first", type=local_path, metavar="FIRST", help="a saved report, or a folder of them")
     parser.add_argument("second", type=local_path, metavar="SECOND", help="the same of the other model")
@@ -211,6 +225,18 @@ def _print_skipped(models: Sequence[Results]) -> None:
             say(f"{model.folder}: skipped {len(files)} files that are not reports:", *lines, file=sys.stderr)
 
 
+def paper_tables(args: argparse.Namespace) -> int:
+    """Print the tables of a sweep, and write them as Markdown on request."""
+    from vlm_bench.report.ablations import sweep_tables
+    from vlm_core.io.atomic import write_file
+
+    tables = sweep_tables.sweep_tables(args.folder)
+    if args.markdown:
+        write_file(args.markdown, sweep_tables.to_markdown(tables))
+    sweep_tables.show(tables)
+    return 0
+
+
 def diff(args: argparse.Namespace) -> int:
     """Print how two reports, or all of two folders, differ."""
     from vlm_bench.report.collect import collect
@@ -242,9 +268,11 @@ COMMANDS = {
     "run": run_command.run,
     "score": score_command.run,
     "report": report,
+    "paper-tables": paper_tables,
     "submit": submit,
     "judge": judge,
     "diff": diff,
+    "lmms-tasks": lmms_tasks.run,
     "verify-llava": verify_llava,
 }
 

@@ -18,6 +18,7 @@ LISTS = {
     ("question_id", "text"): LINES,
     ("question_id", "answer"): ("question_id", "answer", None),  # VQA-v2
     ("questionId", "prediction"): ("questionId", "prediction", None),  # GQA
+    ("image", "answer"): ("image", "answer", None),  # VizWiz
 }
 ANALYSIS = ("question_id", "pred", "question")  # ScienceQA, as LLaVA's script writes it
 FIELDS = {name for fields in (*LISTS.values(), ANALYSIS) for name in fields if name}
@@ -54,7 +55,7 @@ def read_answers(path: Path) -> list[Answer]:
     """Answers in the file's order, from any of
 
     - JSON lines `{question_id, text, prompt?}`, or a JSON list of them,
-    - a JSON list `[{question_id, answer}]` or `[{questionId, prediction}]`,
+    - a JSON list `[{question_id, answer}]`, `[{questionId, prediction}]` or `[{image, answer}]`,
     - a JSON object `{id: text}`, or ScienceQA's `{correct: [...], incorrect: [...]}`.
     """
     text = read_text(path)

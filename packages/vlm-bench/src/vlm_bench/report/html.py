@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vlm_bench.report.collect import Entry, Results
-from vlm_bench.report.leaderboard import about, columns, legend, model_row, published_rows
+from vlm_bench.report.leaderboard import about, columns, legend, model_row, origins, published_rows
 from vlm_bench.report.paper_table import PAPER
 from vlm_bench.report.report import figure, plain
 from vlm_bench.report.thumbnails import checked
@@ -28,7 +28,7 @@ def to_html(models: Sequence[Results]) -> str:
         "models": [{"name": m.name, "cells": _model_cells(models, m, [*titles])} for m in models],
         "published": published_rows([*titles]),
         "paper": PAPER,
-        "notes": [*legend(models), "Below the line: Table 1 of VL-Mamba (arXiv 2403.13600)."],
+        "notes": [*legend(models), *origins()],
         "sections": [_section(models, m, entry, titles) for m in models for entry in m.entries],
         "long": LONG,
     }

@@ -1,4 +1,4 @@
-"""The paper's table with other models' results: one row per model, the paper's eight columns, its rows below."""
+"""The paper's table with other models' results: one row per model, the paper's eight columns, published rows below."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from typing import Any
 
 from vlm_bench.report.collect import Entry, Results
 from vlm_bench.report.paper_table import ROWS, TITLES
+from vlm_bench.report.peers import PEERS, sources
 from vlm_bench.report.report import conditions
 from vlm_bench.report.saved_reports import SCHEMA
 from vlm_core.markup.markdown import table, text
 from vlm_core.markup.printable import json_text
 
 NOTHING = "–"
+PUBLISHED = "Published figures: Table 1 of VL-Mamba (arXiv 2403.13600)"
 LEGEND = {
     "*": "partial: not every expected answer is in it",
     "≠": "another protocol, split or revision than the column of the paper: not comparable with it",
@@ -31,21 +33,29 @@ def model_row(model: Results, names: Sequence[str]) -> list[str]:
 
 
 def published_rows(names: Sequence[str]) -> dict[str, list[str]]:
-    """The paper's cells by model."""
-    order = list(TITLES)
-    return {
-        model: [
-            NOTHING if name not in TITLES or (value := row[order.index(name)]) is None else f"{value:.1f}"
-            for name in names
-        ]
-        for model, row in ROWS.items()
-    }
+    """Published cells by model: the rows of the paper's table, then those of other state-space models."""
+    paper = {model: dict(zip(TITLES, row, strict=True)) for model, row in ROWS.items()}
+    rows = {model: [_cell(row.get(name)) for name in names] for model, row in paper.items()}
+    for model, peer in PEERS.items():
+        rows[model] = [_cell(peer.figures.get(name)) + "≠" * (name in peer.differs) for name in names]
+    return rows
+
+
+def _cell(value: float | None) -> str:
+    """A published figure with the decimals that its source has."""
+    return NOTHING if value is None else str(value)
+
+
+def origins() -> list[str]:
+    """Where the published rows come from."""
+    return [f"{PUBLISHED}, and below it:", *sources()]
 
 
 def legend(models: Sequence[Results]) -> list[str]:
     """The explanation of the marks in the table."""
-    cells = "".join(entry.text for model in models for entry in model.entries if entry.scored)
-    return [f"{mark} {text}" for mark, text in LEGEND.items() if mark in cells]
+    cells = [entry.text for model in models for entry in model.entries if entry.scored]
+    cells += [cell for row in published_rows([*TITLES]).values() for cell in row]
+    return [f"{mark} {text}" for mark, text in LEGEND.items() if mark in "".join(cells)]
 
 
 def about(entry: Entry) -> list[str]:
@@ -63,7 +73,8 @@ def to_markdown(models: Sequence[Results]) -> str:
     head = table([["", *titles.values()]], right=1)
     rows = [_line(f"**{text(model.name)}**", model_row(model, [*titles])) for model in models]
     rows += [_line(name, cells) for name, cells in published_rows([*titles]).items()]
-    lines = [*head, *rows, "", "Published figures: Table 1 of VL-Mamba (arXiv 2403.13600).", *legend(models)]
+    notes = [*origins(), *legend(models)]
+    lines = [*head, *rows, "", *(f"- {text(note)}" for note in notes)]
     for model in models:
         for entry in model.entries:
             title = f"{model.name}: {titles[entry.benchmark]}"
@@ -92,6 +103,7 @@ def to_json(models: Sequence[Results]) -> str:
                 for m in models
             ],
             "published": {model: dict(zip(TITLES, row, strict=True)) for model, row in ROWS.items()},
+            "peers": {model: peer._asdict() for model, peer in PEERS.items()},
         },
         2,
     )
@@ -127,8 +139,8 @@ def show(models: Sequence[Results]) -> None:
     console = Console(soft_wrap=True, highlight=False)
     shown.width = console.measure(shown, options=console.options.update(max_width=1000)).maximum
     console.print(shown)
-    for line in legend(models):
-        console.print(line)
+    for line in [*origins(), *legend(models)]:
+        console.print(inert(line))
     for model in models:
         for entry in model.entries:
             console.print()

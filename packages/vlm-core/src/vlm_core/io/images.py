@@ -117,6 +117,8 @@ def _opened(data: bytes, name: str) -> Iterator[Image.Image]:
         with warnings.catch_warnings():
             # Pillow's warnings (EXIF, a palette's transparency, size) are handled here or harmless
             warnings.simplefilter("ignore")
+            if not data:
+                raise BadSample("empty", "an empty file (0 bytes)")
             form = format_of(data)
             if form is None:
                 raise UnidentifiedImageError

@@ -141,6 +141,14 @@ class TrainConfig(StrictModel):
         return stages
 
     @model_validator(mode="after")
+    def _evaluates_its_stages(self) -> TrainConfig:
+        names = [stage.name for stage in self.stages]
+        for name in (self.benchmarks and self.benchmarks.stages) or ():
+            if name not in names:
+                raise ValueError(f"benchmarks.stages: no stage is named {name!r}{choices(name, names)}")
+        return self
+
+    @model_validator(mode="after")
     def _uses_its_features(self) -> TrainConfig:
         if self.feature_cache and all("encoder" in stage.trainable for stage in self.stages):
             raise ValueError("feature_cache is for a frozen encoder, and every stage trains it: leave it out")

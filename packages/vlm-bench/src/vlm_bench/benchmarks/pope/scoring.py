@@ -6,7 +6,7 @@ LLaVA's figure is the mean of the three splits' F1 (not accuracy, and not F1 ove
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 NO_WORDS = frozenset({"No", "no", "not"})
@@ -88,6 +88,13 @@ class SplitScore:
 
 def _ratio(part: int, total: int) -> float:
     return part / total if total else 0.0
+
+
+def mean_figures(splits: Mapping[str, Mapping[str, float | int]]) -> dict[str, float | int]:
+    """The mean of each figure over the splits, and the number of all answers."""
+    rows = list(splits.values())
+    means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0] if name != "n"}
+    return {"n": sum(int(row["n"]) for row in rows), **means}
 
 
 def score_split(pairs: Iterable[tuple[str, bool]], *, normalized: bool = False) -> SplitScore:

@@ -12,8 +12,9 @@ from typing import ClassVar, Literal
 
 from vlm_bench.benchmarks.layout import File, ImagesConfig, Source, Strictness, file_field
 from vlm_bench.benchmarks.scienceqa.files import read_official, read_questions
-from vlm_bench.benchmarks.scienceqa.scoring import parse, parse_normalized
+from vlm_bench.benchmarks.scienceqa.scoring import parse
 from vlm_bench.scoring.accuracy import accuracy_row
+from vlm_bench.scoring.letters import parse_normalized
 from vlm_core.benchmark import Benchmark, Question, Score, Verdict, mean_headline
 from vlm_core.io.image_folder import ImageFolder
 

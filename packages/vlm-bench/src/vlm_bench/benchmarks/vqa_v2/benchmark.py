@@ -15,12 +15,11 @@ from vlm_bench.benchmarks.vqa_v2.files import ANSWER_TYPES, check_images, questi
 from vlm_bench.benchmarks.vqa_v2.scoring import References
 from vlm_bench.files.label_checks import check_ids
 from vlm_bench.files.questions import read_questions
-from vlm_bench.scoring.vqa import by_count, convert, normalise
+from vlm_bench.scoring.answer_formats import AnswerFormat, accuracies, credits_by_format, submitted_text
+from vlm_bench.scoring.vqa import by_count, normalise
 from vlm_core.benchmark import Benchmark, Question, Score, Verdict, mean_headline
 from vlm_core.errors import UserError
 from vlm_core.io.image_folder import ImageFolder
-
-AnswerFormat = Literal["llava", "raw"]
 
 
 class VQAv2Config(ImagesConfig):
@@ -100,11 +99,6 @@ class TestDev(Benchmark):
         return {"vqav2_test2015.json": json.dumps(rows).encode()}
 
 
-def submitted_text(answer: str, answer_format: AnswerFormat) -> str:
-    """What the official evaluation gets for an answer."""
-    return convert(answer) if answer_format == "llava" else answer
-
-
 def _number(key: str) -> int:
     if not (key.isascii() and key.isdecimal() and len(key) < 20):
         raise UserError(f"question_id {key!r} is no number, as VQA-v2's ids are")
@@ -142,13 +136,12 @@ class Val(Benchmark):
         )
 
     def score(self, answers: Mapping[str, str]) -> Score:
-        credits = {
-            "llava": {key: self.references[key].credit(convert(text)) for key, text in answers.items()},
-            "raw": {key: self.references[key].credit(text) for key, text in answers.items()},
-        }
-        rows = {"all": _row(credits, list(answers))}
+        credits = credits_by_format(answers, lambda key, text: self.references[key].credit(text))
+        rows = {"all": accuracies(credits, answers)}
         for answer_type in ANSWER_TYPES:
-            rows[answer_type] = _row(credits, [key for key in answers if self.types[key] == answer_type])
+            rows[answer_type] = accuracies(
+                credits, [key for key in answers if self.types[key] == answer_type]
+            )
         return Score(mean_headline("accuracy", credits[self.answer_format]), rows)
 
     def verdict(self, key: str, text: str) -> Verdict:
@@ -157,10 +150,3 @@ class Val(Benchmark):
 
     def right(self, key: str) -> str:
         return by_count(self.references[key].texts)
-
-
-def _row(credits: Mapping[str, Mapping[str, float]], keys: list[str]) -> dict[str, float | int]:
-    figures: dict[str, float | int] = {"n": len(keys)}
-    for name, credit in credits.items():
-        figures[f"accuracy ({name})"] = sum(credit[key] for key in keys) / (len(keys) or 1)
-    return figures
