@@ -15,7 +15,7 @@ from torch import Tensor
 
 CHUNK = 2**26
 """Most logits that exist at once: 256 MB in fp32. Fewer are computed at once, without chunks."""
-NONE_IGNORED = torch.iinfo(torch.int64).min
+NONE_IGNORED = torch.iinfo(torch.int32).min
 """`ignore_index` of torch's cross entropy, where no label is to be ignored."""
 
 
