@@ -52,7 +52,7 @@ def boundaries_of(segments: Tensor) -> SegmentBoundaries:
     latest = (
         torch.where(live, position, -1).cummax(1).values
     )  # the last position up to here that is no padding
-    before = torch.cat([latest.new_full((batch, 1), -1), latest[:, :-1]], dim=1)
+    before = torch.cat([latest.new_full((batch, 1), -1), latest], dim=1)[:, :length]
     begins = live & (before >= 0) & (segments != segments.gather(1, before.clamp(min=0)))
     began = torch.where(begins, position, -1).cummax(1).values
     history = torch.where(began < 0, _FAR, (position - began).clamp(max=_FAR))

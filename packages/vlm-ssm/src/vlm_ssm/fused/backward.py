@@ -71,7 +71,7 @@ def _weight_gradient(rows: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _times(grad: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
     """Rows of gradients (…, N), weight (N, M) -> (…, M)."""
-    return torch.mm(grad.flatten(0, -2), cast_weight(weight, dtype)).view(*grad.shape[:-1], -1)
+    return torch.mm(grad.flatten(0, -2), cast_weight(weight, dtype)).view(*grad.shape[:-1], weight.shape[1])
 
 
 def backward(
@@ -131,7 +131,7 @@ def _through_scan(
 
 def _rows(matrix: Tensor, like: Tensor) -> Tensor:
     """Gradients of B or C (1, B, T, 1, S) -> (B, T, S) in the dtype of `like`."""
-    rows = matrix.view(*like.shape[:2], -1)
+    rows = matrix.view(*like.shape[:2], matrix.shape[-1])
     return rows if rows.dtype == like.dtype else rows.to(like.dtype)
 
 

@@ -34,7 +34,7 @@ def piece_length(x: Tensor, d_inner: int) -> int:
     batch, length, _ = x.shape
     rows = min(ROWS, BYTES // (2 * d_inner * x.element_size()))
     limit = max(STEP, rows // max(1, batch))
-    pieces = -(-length // limit)
+    pieces = max(1, -(-length // limit))
     return -(-length // (pieces * STEP)) * STEP
 
 

@@ -49,8 +49,10 @@ class _LastGradients(torch.autograd.Function):
         raise RuntimeError("a gradient of a gradient: state-space kernels have the first only")
 
 
-def _last_gradients(grads: Sequence[Tensor | None], sources: tuple[Tensor | None, ...]) -> Any:
-    """`grads`, of tensors or None, which can't be differentiated by what they were computed from."""
+def last_gradients(grads: Sequence[Tensor | None], sources: tuple[Tensor | None, ...]) -> Any:
+    """`grads` of a backward, tensors or None, which can't be differentiated by `sources`, what they depend on."""
+    if not torch.is_grad_enabled():
+        return tuple(grads)
     present = [grad for grad in grads if grad is not None]
     marked = iter(_LastGradients.apply(len(present), *present, *sources))
     return tuple(None if grad is None else next(marked) for grad in grads)
@@ -109,7 +111,7 @@ class Operation:
                 saved = ctx.saved_tensors  # once: activation checkpointing gives them once
                 with torch.no_grad():
                     grads = backward(ctx, saved, *gradients)
-                return _last_gradients(grads, (*gradients, *saved)) if torch.is_grad_enabled() else grads
+                return last_gradients(grads, (*gradients, *saved))
 
         def call(*inputs: Any) -> Any:
             tensors = (t for t in inputs if isinstance(t, Tensor))

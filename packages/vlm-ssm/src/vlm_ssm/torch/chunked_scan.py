@@ -106,7 +106,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `_run` to train, with the states stacked."""
     y, last, starts = _run(u, dt, A, B, C, h0, keep, True)
-    return y, last, torch.stack(starts)
+    return y, last, torch.stack(starts) if starts else h0.new_empty(0, *_by_state(h0, B.shape[2]).shape)
 
 
 @_forward.register_fake

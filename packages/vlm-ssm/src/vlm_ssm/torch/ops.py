@@ -34,6 +34,8 @@ def after(x: Tensor, state: Tensor | None, boundaries: SegmentBoundaries | None,
         return with_past(x.unsqueeze(0), state, None, past)[0, :, length:]
     if state is None:
         state = x.new_zeros(len(x), past, x.shape[2])
+    if not length:
+        return state.to(x.dtype, copy=True)
     # the last rows of the state followed by x without its padding
     row = torch.arange(length - past, length, device=x.device).expand(len(x), -1)
     earlier = row + past - boundaries.left_pad.unsqueeze(1)
