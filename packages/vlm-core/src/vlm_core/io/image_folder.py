@@ -95,7 +95,11 @@ class ImageFolder:
     """Names of image files by folder and name without extension; listed when an image is missing."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_paths": {}, "_stems": {}}  # a process lists again what it needs: listings are large
+        return {
+            **self.__dict__,
+            "_paths": {},
+            "_stems": {},
+        }  # a process lists again what it needs: listings are large
 
     def locate(self, name: Any, where: str) -> str:
         """The path of an image; raises `BadSample` if the name or a link in it leads out of the folder.
