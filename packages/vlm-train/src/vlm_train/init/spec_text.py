@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-import yaml
-
+from vlm_core.io.yaml_scalars import quoted
 from vlm_core.plugins.config import DatasetConfig
 from vlm_train.data.split import SplitConfig
 from vlm_train.init.data_facts import DataFacts
@@ -27,8 +26,7 @@ def scalar(value: object) -> str:
     text = str(value)
     if _PLAIN.fullmatch(text) and not _WORDS.fullmatch(text):
         return text
-    quoted = yaml.safe_dump(text, default_style='"', allow_unicode=True, width=10**9)
-    return quoted.rstrip("\n")
+    return quoted(text)
 
 
 def spec_text(
