@@ -21,13 +21,14 @@ PAGES = [
         "docs/*.md",
         "packages/*/README.md",
         "examples/vlm-easy-vqa/README.md",
+        "examples/vlm-fashion/README.md",
         "examples/vlm-grid/README.md",
     )
     for p in sorted(ROOT.glob(where))
 ]
 PREPARED = {"docs/reproduce.md": write_tree}
 """Pages whose commands need files that a reader downloads, and what writes them in small. These pages take minutes."""
-INSTALLS = re.compile(r"(?:pip install .+|vlm-assemble --list|#.*|)")
+INSTALLS = re.compile(r"(?:(?:pip|apt) install .+|vlm-assemble --list|#.*|)")
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 
 

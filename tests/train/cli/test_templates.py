@@ -82,6 +82,8 @@ def test_a_stage_of_captions_is_validated_without_questions(run_spec):
     lines = [json.loads(line) for line in (folder.path / VALIDATION).read_text().splitlines()]
     assert [len(line["samples"]) for line in lines] == [0, 4]
     assert all(line["loss"] > 0 for line in lines)
+    with pytest.raises(SpecError, match=r"accuracy_rows asks stage \S+ questions; remove accuracy_rows$"):
+        start(*load_spec(path, ["template=plain", "train.validation.accuracy_rows=2"]))
 
 
 TEMPLATE = Template(

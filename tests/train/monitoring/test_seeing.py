@@ -12,6 +12,7 @@ from vlm_core.model_folder.assemble import load
 from vlm_core.spec.spec import load_spec
 from vlm_core.text.batch import collate
 from vlm_train.checkpoint.run_dir import VALIDATION
+from vlm_train.evaluation.held_out_answers import normalized
 from vlm_train.loss import SummedLoss, target_count
 from vlm_train.monitoring import throughput
 from vlm_train.monitoring.throughput import ThroughputMeter, peak_rate, step_texts
@@ -118,6 +119,17 @@ def test_validation_is_the_loss_of_its_rows_and_training_does_not_notice(watched
     with torch.no_grad():
         wanted = float(SummedLoss(model)(batch)) / target_count(batch)
     assert records[-1]["loss"] == pytest.approx(wanted, rel=1e-5)
+
+
+def test_accuracy_along_the_training_is_that_of_the_answers(watched):
+    """The last measurement's equals what its samples say; without the key nothing is scored."""
+    run, _ = start(*load_spec(watched("scored", samples=5, accuracy_rows=5)))
+    for record in run.records(VALIDATION):
+        right = [normalized(sample["said"]) == normalized(sample["truth"]) for sample in record["samples"]]
+        assert record["questions"] == len(right) == 5
+        assert record["accuracy"]["all"] == pytest.approx(20 * sum(right))
+    run, _ = start(*load_spec(watched("not scored")))
+    assert all("accuracy" not in record for record in run.records(VALIDATION))
 
 
 def test_resuming_notes_each_validation_once(watched, killed_at):

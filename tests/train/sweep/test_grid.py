@@ -142,7 +142,8 @@ def test_a_fault_of_the_base_is_told_once(sweep_file, run_spec):
     assert faults(path).count("checkpoint_every") == 1
 
 
-def test_the_published_sweep_is_valid(monkeypatch):
+@pytest.mark.parametrize("name", ["scans", "scans-fashion"])
+def test_the_published_sweeps_are_valid(monkeypatch, name):
     monkeypatch.chdir(ROOT)
-    rows = [row.name for row in load("specs/ablations/scans.yaml").rows]
+    rows = [row.name for row in load(f"specs/ablations/{name}.yaml").rows]
     assert rows == ["mlp", "vss-mlp bsm", "vss-mlp csm", "vss-l2 bsm", "vss-l2 csm"]

@@ -59,6 +59,8 @@ class Validation(_Place):
     loss: Loss | None
     average_loss: Loss | None = None
     samples: list[_Sample] = []
+    questions: Count = 0
+    accuracy: dict[str, float] = {}
 
 
 class _Benchmark(_Record):

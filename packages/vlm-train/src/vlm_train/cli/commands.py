@@ -178,7 +178,7 @@ def sweep(args: argparse.Namespace) -> int:
     Run the same command again to resume.
     """
     from vlm_train.cli.console import show_plan, show_tables
-    from vlm_train.sweep import table
+    from vlm_train.sweep import comparison, table
     from vlm_train.sweep.grid import load
     from vlm_train.sweep.jobs import jobs, run, sizes
     from vlm_train.sweep.process_pool import Pool
@@ -197,6 +197,7 @@ def sweep(args: argparse.Namespace) -> int:
         failures = run(pending, Pool(grid.output, args.jobs), say, write_so_far)
     lines = table.lines(all_jobs, parameters)
     paths = table.write(grid, lines, [str(failure) for failure in failures])
+    paths += comparison.write(grid.output, lines, all_jobs)
     show_tables(grid, lines, paths)
     if failures:
         say(

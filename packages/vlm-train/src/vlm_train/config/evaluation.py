@@ -38,6 +38,10 @@ class Validation(StrictModel):
         le=100,
         description="rows to answer; default: 4, or 0 in a stage whose template has no question",
     )
+    accuracy_rows: PositiveInt | Literal["all"] | None = Field(
+        default=None,
+        description="evenly spaced ones of these rows, whose answers are scored as in held_out_qa; default: none",
+    )
     max_new_tokens: PositiveInt = Field(default=32, le=4096, description="longest answer in tokens")
 
 

@@ -41,13 +41,17 @@ def _without_question(spec: Spec, train: TrainConfig) -> list[tuple[Path_, str]]
             "the spec, and this one in the stages that learn captions"
         )
         faults.append((("template",), text))
-    if train.validation and train.validation.samples:
+    remedies = {
+        "samples": "remove samples: then only stages whose template has the question are asked",
+        "accuracy_rows": "remove accuracy_rows",
+    }
+    if asking := [key for key in remedies if getattr(train.validation, key, None)]:
         for i, stage in enumerate(train.stages):
             if not has_question(stage.template or spec.template):
                 path = ("train", "stages", i, "template") if stage.template else ("template",)
                 text = (
-                    f"{NO_QUESTION}, but train.validation.samples asks stage {stage.name} questions; "
-                    "remove samples: then only stages whose template has the question are asked"
+                    f"{NO_QUESTION}, but train.validation.{asking[0]} asks stage {stage.name} questions; "
+                    f"{remedies[asking[0]]}"
                 )
                 faults.append((path, text))
     return faults

@@ -20,7 +20,7 @@ from vlm_train.distributed import watchdog
 from vlm_train.engine.evaluator import Evaluator, resting
 from vlm_train.engine.stage_state import StageState
 from vlm_train.evaluation.held_out import ask, spread
-from vlm_train.evaluation.held_out_answers import question
+from vlm_train.evaluation.held_out_answers import Answer, question, summary
 from vlm_train.loss import SummedLoss, target_count
 
 SAMPLES = 4
@@ -49,14 +49,20 @@ class ValidationLoss(Evaluator):
         return spread(rows, None if settings is None or settings.rows == "all" else settings.rows)
 
     def measure(self, stage_state: StageState) -> dict[str, Any]:
-        """`loss`, `average_loss` of the averaged weights if there are any, and `samples` with answers."""
+        """`loss`, `samples` with answers, and what the settings add.
+
+        `average_loss` is that of the averaged weights, `questions` and `accuracy` are as in `held_out_answers.summary`.
+        """
         module = stage_state.strategy.unwrapped(stage_state.module)
         metrics: dict[str, Any] = {"loss": self.loss(module)}
         if stage_state.average:
             with stage_state.averaged():
                 metrics["average_loss"] = self.loss(module)
         with stage_state.strategy.unsharded(module):
-            metrics["samples"] = self.samples(stage_state.model) if self.accelerator.is_main_process else []
+            if self.accelerator.is_main_process:
+                metrics |= {"samples": self.samples(stage_state.model)} | self.accuracy(stage_state.model)
+            else:
+                metrics["samples"] = []
             self.accelerator.wait_for_everyone()
         return metrics
 
@@ -107,19 +113,29 @@ class ValidationLoss(Evaluator):
         count = self.settings.samples
         if count is None:
             count = SAMPLES if has_question(self.reader.template) else 0
-        rows = spread(self.rows, count) if count else []
-        settings = HeldOutQA.model_construct(max_new_tokens=self.settings.max_new_tokens, batch_size=16)
+        return [
+            {
+                "id": answer.row["id"],
+                "asked": question(answer.row),
+                "said": answer.text,
+                "truth": answer.truth,
+                **_image_record(answer.row["image"]),
+            }
+            for answer in self._answers(model, spread(self.rows, count) if count else [])
+        ]
+
+    def accuracy(self, model: VLM) -> dict[str, Any]:
+        """`questions` and `accuracy` over `accuracy_rows` rows; empty if the settings ask for none."""
+        if not (count := self.settings.accuracy_rows):
+            return {}
+        return summary(self._answers(model, spread(self.rows, None if count == "all" else count)))
+
+    def _answers(self, model: VLM, rows: Sequence[dict[str, Any]]) -> list[Answer]:
+        settings = HeldOutQA.model_construct(
+            max_new_tokens=self.settings.max_new_tokens, batch_size=self.settings.batch_size
+        )
         with resting(model):
-            return [
-                {
-                    "id": answer.row["id"],
-                    "asked": question(answer.row),
-                    "said": answer.text,
-                    "truth": answer.truth,
-                    **_image_record(answer.row["image"]),
-                }
-                for answer in ask(model, rows, self.reader, settings)
-            ]
+            return ask(model, rows, self.reader, settings)
 
 
 def _image_record(images: Sequence[ImageSource]) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Fashion-MNIST's items in a grid, with questions about their neighbours."""
