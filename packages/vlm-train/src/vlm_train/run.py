@@ -49,7 +49,6 @@ from vlm_train.engine.stage_batches import StageData, total_steps
 from vlm_train.engine.stage_state import validate_stage
 from vlm_train.engine.trainer import StageTrainer
 from vlm_train.evaluation.benchmarks import BenchmarkEvaluator, benchmark_tasks, inputs_of
-from vlm_train.evaluation.held_out_answers import Answer
 from vlm_train.evaluation.stage_evaluations import Evaluations, last_name
 from vlm_train.evaluation.train_overlap import EvalRows
 from vlm_train.evaluation.validation import ValidationLoss
@@ -262,16 +261,9 @@ class Run:
             self._evaluate_average()
         if not self.main:
             return []
-        results.draw(self.dir, "curves.png", lambda path: results.plot_curves(self.dir.metrics(), path))
         self.evaluations.archive_outdated()
-        table = results.of(self.dir, [stage.name for stage in self.train.stages])
-        results.write(self.dir, table)
-        if table:
-            final = dict(table)[last_name(self.train)]
-            pairs = zip(self.questions, final["answers"], strict=True)
-            answers = [Answer(row, a["said"], a["truth"]) for row, a in pairs]
-            results.draw(self.dir, "samples.png", lambda path: results.plot_samples(answers, path))
-        return table
+        stages = [stage.name for stage in self.train.stages]
+        return results.write_all(self.dir, stages, self.questions)
 
     def _evaluate_average(self) -> None:
         """Evaluate the averaged weights again if the saved answers are to other questions."""

@@ -124,7 +124,7 @@ def _evaluation(facts: DataFacts, held_out: float) -> list[str]:
     if facts.short_answers:
         tokens = min(64, facts.answer_bytes + 1)  # a token has a byte or more; one token ends the answer
         return [
-            "  # Accuracy after each stage, and of two controls: with images shuffled, and of the most frequent answer.",
+            "  # Accuracy after each stage, and two controls: images shuffled, and the most frequent answer.",
             "  held_out_qa:",
             data,
             f"    max_new_tokens: {tokens}",
