@@ -17,11 +17,15 @@ from vlm_train.sweep.table import Line, columns
 Values = Mapping[str, Mapping[int, float]]
 """One metric, by row and seed."""
 
-INTERVALS = "Means with 95 % t intervals over the seeds. *steps to learn*: the first measured step within 5 points of "
-INTERVALS += "the run's best validation accuracy. *converged*: runs whose validation accuracies over the last tenth of "
-INTERVALS += "the steps are all within a point of their best."
-TESTS = "Two-sided paired t-tests over the common seeds, of the row minus the other row, with the 95 % interval of the "
-TESTS += "difference. *p, adjusted*: by Holm's method, for the number of pairs in this table. –: equal differences."
+INTERVALS = (
+    "Means with 95 % t intervals over the seeds. *steps to learn*: the first measured step within 5 points of the "
+    "run's best validation accuracy. *converged*: runs whose validation accuracies over the last tenth of the steps are "
+    "all within a point of their best."
+)
+TESTS = (
+    "Two-sided paired t-tests over the common seeds, of the row minus the other row, with the 95 % interval of the "
+    "difference. *p, adjusted*: by Holm's method, for the number of pairs in this table. –: equal differences."
+)
 
 
 def write(folder: Path, lines: Sequence[Line], jobs: Sequence[Job]) -> list[Path]:
