@@ -88,7 +88,7 @@ def test_what_a_run_is_started_with_gives_the_same_spec(sweep_file):
         ("tables: {T: {a: {spec: mlp.yaml, train.seed: 1}}}", "", "a row can't set train.seed"),
         ("set: {name: x}\ntables: {T: {a: {spec: mlp.yaml}}}", "", "sweep.yaml:3: set.name: a row can't set"),
         (
-            "set: {conector: x}\ntables: {T: {a: {spec: mlp.yaml}}}",
+            "set: {conector.scan: x}\ntables: {T: {a: {spec: mlp.yaml}}}",
             "",
             "sweep.yaml:3: the spec has no conector",
         ),
