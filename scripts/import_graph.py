@@ -1,4 +1,4 @@
-"""Draw docs/images/architecture.svg from the imports of the packages: `python scripts/import_graph.py`.
+"""Draw docs/img/architecture.svg from the imports of the packages: `python scripts/import_graph.py`.
 
 It also writes the table of folders in docs/architecture.md, a line each from the `__init__`'s first sentence.
 `--check` compares the files with the code and writes nothing.
@@ -21,7 +21,7 @@ import networkx as nx
 from architecture_svg import draw
 
 ROOT = Path(__file__).parents[1]
-PICTURE = ROOT / "docs" / "images" / "architecture.svg"
+PICTURE = ROOT / "docs" / "img" / "architecture.svg"
 PAGE = ROOT / "docs" / "architecture.md"
 TABLE = re.compile(r"(<!-- rooms: .* -->\n).*(<!-- end of rooms -->)", re.DOTALL)
 

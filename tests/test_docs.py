@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from blocks import Block, blocks, check_fragment, check_spec, run_bash, run_python
+from fake_llava import write_tree
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -25,6 +26,8 @@ PAGES = [
     )
     for p in sorted(ROOT.glob(where))
 ]
+PREPARED = {"docs/reproduce.md": write_tree}
+"""Pages whose commands need files that a reader downloads, and what writes them in small. These pages take minutes."""
 INSTALLS = re.compile(r"(?:(?:pip|apt) install .+|vlm-assemble --list|#.*|)")
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 
@@ -60,10 +63,16 @@ def _try(block: Block, page: Path, namespace: dict[str, Any], folder: Path) -> N
         run_bash(block, folder)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=_title)
+def _pages() -> list[Any]:
+    return [pytest.param(p, marks=pytest.mark.slow if _title(p) in PREPARED else ()) for p in PAGES]
+
+
+@pytest.mark.parametrize("page", _pages(), ids=_title)
 def test_page(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Python in one namespace, specs checked, commands run, all in one empty folder."""
     monkeypatch.chdir(tmp_path)
+    if prepare := PREPARED.get(_title(page)):
+        prepare(tmp_path)
     namespace = _namespace(page)
     for block in blocks(page):
         try:
@@ -89,7 +98,7 @@ def test_marks(page: Path) -> None:
 def test_the_pages_about_data_have_their_examples() -> None:
     """The blocks that a reader copies are there: without them, the pages' tests would prove nothing."""
     example = blocks(ROOT / "docs" / "data.md")
-    assert [b.language for b in example] == ["python", "yaml", "bash", "bash"]
+    assert [b.language for b in example] == ["python", "yaml", "bash", "bash", "yaml", "bash"]
     assert example[1].file_name == "own.yaml"
     assert "vlm-train run own.yaml" in example[2].text
     formats = blocks(ROOT / "docs" / "data-formats.md")

@@ -9,6 +9,7 @@ import argparse
 import json
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from perf.lib.gpu_contests import cell, quotient
 from perf.lib.gpu_trained import SMALLEST, SPEC, TEXT, Part, Trained, seconds
 from perf.lib.tables import number
 
+from vlm_core.diagnose.costs.training_memory import Memory
 from vlm_core.spec.spec import load_spec
 from vlm_train.cli.plan import plan
 from vlm_train.config.section import train_section
@@ -73,7 +75,7 @@ def measure(options: argparse.Namespace) -> None:
 
 
 def expect(options: argparse.Namespace) -> None:
-    """FLOPs of a sample and bytes of a process, by stage; activations are for one sample."""
+    """FLOPs of a sample and memory of a process, by stage; activations are for one sample."""
     text, changes = (16, SMALLEST) if options.smoke else (TEXT, [])
     result = {}
     advice = estimates(changes, text)
@@ -86,12 +88,11 @@ def expect(options: argparse.Namespace) -> None:
         spec, document = load_spec(SPEC, ["encoder.pretrained=false", *changes, *settings])
         planned = plan(spec, train_section(spec, document), options.gpus)
         memory = next(each.memory for each in planned if each.name == case.name)
-        alone = of_stage.memory["DDP"]
         result[case.name] = {
             "length": of_stage.length,
             "flops": of_stage.flops,
-            "all": [memory.total - memory.activations, memory.activations],
-            "one": [alone.total - alone.activations, alone.activations],
+            "all": asdict(memory),
+            "one": asdict(of_stage.memory["DDP"]),
         }
         options.file.write_text(json.dumps(result))
 
@@ -114,7 +115,7 @@ def rows(files: Mapping[str, Path], gpus: int) -> Iterator[list[str]]:
             base = count * measured["length"] / alone["seconds"] if alone else math.nan
             facts = expected.get(name)
             flops = facts["flops"] * count / measured["seconds"] if facts else math.nan
-            fixed, each = facts[which] if facts else (math.nan, math.nan)
+            memory = Memory(**facts[which]).of(count).total if facts else math.nan
             yield [
                 name,
                 cases[name].strategy if count_gpus > 1 else "alone",
@@ -125,7 +126,7 @@ def rows(files: Mapping[str, Path], gpus: int) -> Iterator[list[str]]:
                 quotient(tokens, count_gpus * base) if count_gpus > 1 else "",
                 percent(flops / found["rate"]),
                 cell(measured["peak"]),
-                cell((fixed + count * each) / 1e9),
+                cell(memory / 1e9),
             ]
 
 

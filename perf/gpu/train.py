@@ -25,6 +25,7 @@ from perf.lib.tables import number, ratio, table
 
 from vlm_core.diagnose.costs.estimate import Assumptions, StageEstimate, estimate_costs
 from vlm_core.diagnose.costs.gpus import GPUS
+from vlm_core.diagnose.costs.training_memory import Memory
 from vlm_core.diagnose.model_summary import build_on_meta
 from vlm_core.spec.spec import load_spec
 
@@ -50,39 +51,34 @@ def peak_rate() -> float:
 
 
 def estimates(changes: Sequence[str], text: int) -> list[StageEstimate]:
-    """What `--check --gpus 1` knows of each stage, with one sample a micro-batch."""
-    stages = [f"train.stages.{number}.micro_batch_size=1" for number in range(2)]
+    """What `--check --gpus 1` knows of each stage, with one sample a step."""
+    sizes = ("batch_size", "micro_batch_size")
+    stages = [f"train.stages.{number}.{size}=1" for number in range(2) for size in sizes]
     spec = load_spec(SPEC, ["encoder.pretrained=false", *changes, *stages])[0]
     with torch.device("cpu"):
         return estimate_costs(spec, build_on_meta(spec), Assumptions(text=text)).stages
 
 
 class Expected(NamedTuple):
-    """Of a stage: positions and FLOPs of a sample, bytes without activations, and those of one sample's activations."""
+    """Of a stage: positions and FLOPs of a sample, and the memory of a step of one sample."""
 
     name: str
     length: int
     flops: float
-    fixed: float
-    each: float
+    one: Memory
 
     def memory(self, micro: int) -> float:
-        """Bytes for a micro-batch."""
-        return self.fixed + micro * self.each
+        """Bytes for a step of one micro-batch."""
+        return self.one.of(micro).total
 
 
 def expected(changes: Sequence[str], options: argparse.Namespace) -> list[Expected]:
     """From the file that `perf.distributed.model_speed --plan` wrote, else worked out, which takes minutes."""
     if options.estimates:
         stages = json.loads(options.estimates.read_text())
-        return [Expected(n, s["length"], s["flops"], *s["one"]) for n, s in stages.items()]
-    memories = [(stage, stage.memory["DDP"]) for stage in estimates(changes, options.text)]
-    return [
-        Expected(
-            stage.facts.name, stage.length, stage.flops, memory.total - memory.activations, memory.activations
-        )
-        for stage, memory in memories
-    ]
+        return [Expected(n, s["length"], s["flops"], Memory(**s["one"])) for n, s in stages.items()]
+    stages = estimates(changes, options.text)
+    return [Expected(s.facts.name, s.length, s.flops, s.memory["DDP"]) for s in stages]
 
 
 def percent(value: float) -> str:

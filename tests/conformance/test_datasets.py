@@ -8,6 +8,7 @@ from shards import answer, data_url, held, parquet, png, tar, text, turns, user
 from vlm_core.testing import DatasetSuite
 from vlm_train.data.llava import LlavaConfig
 from vlm_train.data.parquet import ParquetConfig
+from vlm_train.data.split import SplitConfig
 from vlm_train.data.webdataset import WebDatasetConfig
 
 INLINE = {"type": "image_url", "image_url": {"url": data_url("blue")}}
@@ -95,3 +96,11 @@ class TestWebDataset(DatasetSuite):
         again |= {f"b4.{i}.json": {**row, "id": f"b{row['id']}"} for i, row in enumerate(SHAPES)}
         tar(folder / "b.tar", again)
         return WebDatasetConfig(path=str(folder))
+
+
+class TestSplit(DatasetSuite):
+    bad_rows = 1
+
+    @classmethod
+    def make_config(cls, tmp_path_factory):
+        return SplitConfig(dataset=TestLlava.make_config(tmp_path_factory), part="train", held_out=0.2)

@@ -1,5 +1,6 @@
 """`lmms_eval --model vlm` in an environment of its own: a local task, no network, the answers of vlm-core."""
 
+import io
 import json
 import sys
 from importlib.metadata import version
@@ -8,15 +9,19 @@ from typing import Any
 
 import pytest
 import torch
+from lmms_data import image, write_data_sets
 from PIL import Image
 from processes import run, succeed
+from torch import Tensor
 from uv import find_uv_bin
 
+from vlm_bench.lmms.recipes import RECIPES
 from vlm_core.generation.generate import answer
 from vlm_core.generation.sampling import GenerationConfig
+from vlm_core.model import VLM
 from vlm_core.model_folder.assemble import build, load, save
 from vlm_core.spec.spec import Spec
-from vlm_core.text.render import IMAGE, Message, render
+from vlm_core.text.render import IMAGE, Message, TokenizedConversation, render
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +44,24 @@ from PIL import Image
 def visual(doc):
     return [Image.open(path) for path in doc["images"]]
 """
+DRAWN = """
+include: colours.yaml
+task: drawn
+repeats: 3
+generation_kwargs:
+  {max_new_tokens: 6, temperature: 1.0, do_sample: true, seed: 7, stop_sequences: ["~"], image_aspect_ratio: pad}
+"""
 COLOURS = ("red", "green", "blue", "white")
+SCORES = {
+    "mmmu_val": "mmmu_acc,none",
+    "chartqa": "relaxed_overall,none",
+    "docvqa_val": "anls,none",
+    "ocrbench": "ocrbench_accuracy,none",
+    "realworldqa": "exact_match,none",
+}
+"""Recipes whose right answers are free texts, and the score of each."""
+LENGTHS = {"mmmu_val": 128, "chartqa": 16, "docvqa_val": 32, "ocrbench": 128, "realworldqa": 16}
+"""`max_new_tokens` of lmms-eval's task files."""
 
 
 @pytest.fixture(scope="module")
@@ -77,20 +99,37 @@ def _rows(folder: Path) -> list[dict[str, Any]]:
     return [*rows, {"question": "what color is this?", "answer": "none", "images": []}]
 
 
-def _expected(folder: Path, rows: list[dict[str, Any]]) -> list[str]:
+def _prompt(model: VLM, spec: Spec, question: str, pixels: list[Tensor]) -> TokenizedConversation:
+    parts = [part for _ in pixels for part in (IMAGE, "\n")]
+    counts = [model.image_tokens(one) for one in pixels]
+    return render(spec.template, [Message("user", (*parts, question))], model.llm.tokenizer, counts)
+
+
+def _expected(folder: Path, rows: list[dict[str, Any]], decoding: GenerationConfig) -> list[str]:
     """One question at a time."""
     model, spec = load(folder)
-    said = []
+    answers = []
     for row in rows:
         pixels = [model.encoder.transform(Image.open(path)) for path in row["images"]]
-        parts = [part for _ in pixels for part in (IMAGE, "\n")]
-        counts = [model.image_tokens(one) for one in pixels]
-        message = Message("user", (*parts, row["question"]))
-        sample = render(spec.template, [message], model.llm.tokenizer, counts)
-        said.append(
-            answer(model, [sample], pixels, decoding=GenerationConfig(6))[0].partition("~")[0].strip()
-        )
-    return said
+        prompt = _prompt(model, spec, row["question"], pixels)
+        answers.append(answer(model, [prompt], pixels, decoding=decoding)[0].partition("~")[0].strip())
+    return answers
+
+
+def _evaluate(environment: Path, model: Path, tasks: str, include: Path, home: Path) -> str:
+    """Run lmms-eval without network, with results in `home/out` -> what it writes to standard error."""
+    flags = ["--model", "vlm", "--model_args", f"pretrained={model}", "--device", "cpu", "--batch_size", "2"]
+    where = ["--include_path", include, "--tasks", tasks, "--output_path", home / "out", "--log_samples"]
+    done = run(
+        environment, "-m", "lmms_eval", *flags, *where, env={"HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def _logged(out: Path, task: str) -> list[dict[str, Any]]:
+    (log,) = out.rglob(f"*samples_{task}.jsonl")
+    return sorted(map(json.loads, log.read_text().splitlines()), key=lambda row: row["doc_id"])
 
 
 def test_a_local_task(
@@ -102,14 +141,48 @@ def test_a_local_task(
     data = tmp_path / "rows.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     (task / "colours.yaml").write_text(TASK.format(rows=data))
+    (task / "drawn.yaml").write_text(DRAWN)
     (task / "colours.py").write_text(VISUAL)
-    home = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
-    flags = ["--model", "vlm", "--model_args", f"pretrained={lively}", "--device", "cpu", "--batch_size", "2"]
-    where = ["--include_path", task, "--tasks", "colours", "--output_path", tmp_path / "out", "--log_samples"]
-    done = run(environment, "-m", "lmms_eval", *flags, *where, env=home)
-    assert done.returncode == 0, done.stderr
-    (log,) = (tmp_path / "out").rglob("*samples_colours.jsonl")
-    logged = sorted(map(json.loads, log.read_text().splitlines()), key=lambda row: row["doc_id"])
-    expected = _expected(lively, rows)
-    assert [row["filtered_resps"] for row in logged] == expected
-    assert len(set(expected)) > 2, "the model says the same to everything: nothing was tested"
+    home = tmp_path / "home"
+    warnings, out = _evaluate(environment, lively, "colours,drawn", task, home), home / "out"
+    assert warnings.count("image_aspect_ratio pad is LLaVA's; this model's encoder prepares images") == 1
+    expected = _expected(lively, rows, GenerationConfig(6))
+    assert [row["filtered_resps"] for row in _logged(out, "colours")] == expected
+    assert len(set(expected)) > 2, "the model says the same to everything"
+    drawn = _expected(lively, rows, GenerationConfig(6, 1.0, 1.0, 7))
+    assert len(set(drawn)) > 2, "the model says the same to everything"
+    assert [row["filtered_resps"] for row in _logged(out, "drawn")] == drawn  # of three repetitions the first
+
+
+def test_the_recipes(
+    environment: Path, lively: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first of two right answers is what the model says: each free-text score is a half."""
+    monkeypatch.setenv("VLM_SCAN_BACKEND", "torch")
+    names, data = [recipe.name for recipe in RECIPES], tmp_path / "data"
+    prompts = write_data_sets(data, {name: ["", ""] for name in names})
+    model, spec = load(lively)
+    right = {name: ["zzz", "zzz"] for name in names}
+    for name, length in LENGTHS.items():
+        pixels = [model.encoder.transform(Image.open(io.BytesIO(image(0)["bytes"])))]
+        prompt = _prompt(model, spec, prompts[name][0], pixels)
+        text = answer(model, [prompt], pixels, decoding=GenerationConfig(length))[0]
+        right[name][0] = text.partition("\n\n")[0].strip()
+        assert right[name][0].rstrip(".").lower(), "an empty answer would be right for any question"
+    right["mmmu_val"][0] = (
+        right["mmmu_val"][0].strip(".").rpartition("=")[2].strip()
+    )  # what MMMU's rule reads
+    write_data_sets(data, right)
+    succeed(environment, "-m", "vlm_bench.cli.main", "lmms-tasks", data, "--allow-partial")
+    _evaluate(environment, lively, "vlm_local", data / "lmms-tasks", tmp_path)
+    out = tmp_path / "out"
+    (file,) = out.rglob("*_results.json")
+    results = json.loads(file.read_text())["results"]
+    assert {name.removesuffix("_local") for name in results} >= set(names)
+    assert {
+        name: results[f"{name}_local"][score] for name, score in SCORES.items() if name != "ocrbench"
+    } == {name: 0.5 for name in SCORES if name != "ocrbench"}
+    assert results["ocrbench_local"][SCORES["ocrbench"]] == 1 / 1000  # of the thousand questions that it has
+    for name in names:
+        logged = _logged(out, f"{name}_local")
+        assert [row["input"] for row in logged] == prompts[name]

@@ -28,6 +28,8 @@ BROUGHT = {
     "llvmlite": "numba brings the version that it needs",
     "pydantic_core": "pydantic brings the version that it needs",
     "tqdm": "lmms-eval brings it, and calls the module that imports it",
+    "datasets": "lmms-eval brings it, and calls the module that imports it",
+    "pyarrow": "datasets brings it, for lmms-eval; vlm-train[parquet] asks for it",
     "_typeshed": "exists for type checkers only",
 }
 """Imported without being required by name, and why."""

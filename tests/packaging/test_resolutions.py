@@ -53,7 +53,8 @@ CORE = (
 )
 IMPORT_ALL = """
 import importlib, pkgutil, sys
-absent = {"pyarrow", "lmms_eval", "causal_conv1d", "causal_conv1d_cuda"}  # extras that are not installed here
+absent = {"pyarrow", "lmms_eval", "datasets"}  # extras that are not installed here
+absent |= {"causal_conv1d", "causal_conv1d_cuda"}
 absent |= {"cuda"}  # brought by torch 2.10 and later
 failed = {}
 for package in sys.argv[1:]:

@@ -30,7 +30,7 @@ def test_a_run_leaves_everything(run_spec):
         "after align",
         "after instruct",
         "images shuffled",
-        "question alone",
+        "majority answer",
     ]
     assert [r["questions"] for _, r in table] == [9, 18, 12, 18]
     assert table[2][1]["left_out"] == {"no image": 6}

@@ -16,8 +16,10 @@ def test_figures(pope: Pope, capsys: pytest.CaptureFixture[str]) -> None:
     assert report["metric"] == "mean F1"
     assert report["score"] == pytest.approx(0.8)  # each split: tp 2, fp 1, tn 1
     assert (report["scored"], report["expected"], report["missing"], report["partial"]) == (12, 12, 0, False)
-    assert list(report["rows"]) == ["random", "popular", "adversarial"]
+    assert list(report["rows"]) == ["random", "popular", "adversarial", "mean"]
     assert report["rows"]["random"]["yes ratio"] == pytest.approx(0.75)
+    mean = {"n": 12, "accuracy": 0.75, "precision": 2 / 3, "recall": 1, "F1": 0.8, "yes ratio": 0.75}
+    assert report["rows"]["mean"] == pytest.approx(mean)
     assert report["protocol"] == "llava-1.5/pope@unknown mean-F1"
     assert len(report["sha256"]) == 5
     assert any("unknown" in text for text in report["warnings"])
@@ -76,7 +78,7 @@ def test_missing_answers(pope: Pope, capsys: pytest.CaptureFixture[str]) -> None
     assert "5 questions of 12 without an answer, first id 8" in refused(capsys, *pope.write())
     report = scored(capsys, *pope.write(), "--allow-partial")
     assert (report["scored"], report["missing"], report["partial"]) == (7, 5, True)
-    assert list(report["rows"]) == ["popular", "adversarial"]
+    assert list(report["rows"]) == ["popular", "adversarial", "mean"]
     assert any("nothing answered of random" in text for text in report["warnings"])
     assert main([*pope.write(), "--allow-partial"]) == 0
     assert "PARTIAL" in capsys.readouterr().out

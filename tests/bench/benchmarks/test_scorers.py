@@ -9,7 +9,7 @@ from vlm_bench.benchmarks.mm_vet import scoring as mm_vet
 from vlm_bench.benchmarks.mmbench import scoring as mmbench
 from vlm_bench.benchmarks.mme import scoring as mme
 from vlm_bench.benchmarks.pope import scoring as pope
-from vlm_bench.benchmarks.scienceqa import scoring as scienceqa
+from vlm_bench.scoring import letters
 
 GQA = [  # text, official, normalized
     ("Dog", "dog", "dog"),
@@ -161,4 +161,4 @@ def test_what_says_neither_is_sanely_wrong() -> None:
 
 @pytest.mark.parametrize(("text", "letter"), SCIENCEQA)
 def test_scienceqa_sane(text: str, letter: str | None) -> None:
-    assert scienceqa.parse_normalized(text) == letter
+    assert letters.parse_normalized(text) == letter

@@ -9,7 +9,7 @@ import pytest
 from bench_files import Pope
 from commands import Out, answers, printed, refused
 
-from vlm_bench.report.diff import interval
+from vlm_bench.report.paired import interval
 from vlm_core.benchmark import Headline
 
 Units = dict[str, dict[str, tuple[float, float]]]

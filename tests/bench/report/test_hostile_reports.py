@@ -16,6 +16,14 @@ from vlm_bench.cli.main import main
 from vlm_bench.report import html, leaderboard
 from vlm_bench.report.collect import collect
 
+DIFFERENCE = {"points": False, "first": 0.5, "second": 0.5, "low": -0.1, "high": 0.1} | {
+    "units": 9,
+    "better": 1,
+    "worse": 1,
+    "left_out": 0,
+    "p": 1.0,
+}
+
 
 def report_of(text: str) -> dict[str, Any]:
     """A report whose every text is `text`, and every key that is not one of the format's own."""
@@ -44,6 +52,11 @@ def report_of(text: str) -> dict[str, Any]:
         "examples": [{**example, "credit": 0.5}, {**example, "credit": 0.0}],
         "units": {text: {text: [1, 1]}},
         "content": {text: text},
+        "interval": [0.4, 0.6],
+        "baselines": [
+            {"name": text, "how": text, "difference": None},
+            {"name": f"{text}2", "how": text, "difference": DIFFERENCE | {"metric": text}},
+        ],
     }
 
 

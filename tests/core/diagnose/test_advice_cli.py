@@ -5,13 +5,16 @@ import socket
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from vlm_core.cli import assemble
 from vlm_core.diagnose.model_summary import summarize
 from vlm_core.interfaces import parameter_count
 from vlm_core.plugins.distribution import origin
+from vlm_core.plugins.registry import Registry
 from vlm_core.spec.spec import load_spec
+from vlm_ssm.backends import default
 
 SPECS = Path(__file__).parents[3] / "specs"
 CHECKED = set()
@@ -158,8 +161,9 @@ def test_a_gpu_that_is_too_small_is_a_warning(cli, auto, monkeypatch):
     code, out, _ = cli(assemble.main, auto, "--check", "--gpus", 1, "--gpu", "tiny", "--text-tokens", 20)
     assert code == 0
     assert "instruct: micro_batch_size: auto: not even 1 on tiny with DDP" in out
-    assert "warning: instruct does not fit into tiny: " in out
-    assert "try activation_checkpointing: true, more GPUs with strategy: fsdp2\n" in out
+    assert "warning: stage instruct needs " in out
+    assert "and tiny has 100.00 kB; " in out
+    assert "try activation_checkpointing: true, a smaller max_length, more GPUs with strategy: fsdp2\n" in out
     assert ["instruct", "800", "-"] in words(out)
 
 
@@ -178,6 +182,7 @@ def test_a_gpu_that_is_too_small_is_a_warning(cli, auto, monkeypatch):
         ),
         (["--gpus", "1", "--gpu", "H10"], "unknown GPU 'H10'"),
         (["--gpu", "H100"], "--gpu H100 needs the number of GPUs: add --gpus N"),
+        (["--measure", "--samples", "aling=5"], "no such stage; possible: align, instruct"),
         (["--gpus", "3"], "stage align: batch_size 16 is not divisible by 3 GPUs"),
     ],
 )
@@ -185,6 +190,38 @@ def test_questions_that_mean_nothing(cli, trained, args, message):
     code, _, err = cli(assemble.main, trained, "--check", *args)
     assert code == 2
     assert message in err
+
+
+def test_only_training_steps_can_be_measured(cli, trained, tiny_spec, tmp_path):
+    code, _, err = cli(assemble.main, trained, "--measure")
+    assert (code, "--measure needs --check" in err) == (2, True)
+    untrained = tmp_path / "untrained.yaml"
+    untrained.write_text(yaml.safe_dump(tiny_spec))
+    code, _, err = cli(assemble.main, untrained, "--check", "--measure")
+    assert (code, "--measure times training steps, and this spec has no train section" in err) == (2, True)
+
+
+def test_measuring_needs_the_package_that_trains(cli, trained, monkeypatch):
+    names = Registry.names
+    monkeypatch.setattr(Registry, "names", lambda self, kind: [] if kind == "section" else names(self, kind))
+    code, _, err = cli(assemble.main, trained, "--check", "--measure")
+    assert code == 2
+    assert "pip install vlm-train" in err
+
+
+def test_activation_checkpointing_lowers_the_activations(cli, trained):
+    _, whole, _ = cli(assemble.main, trained, "--check", "--gpus", 1, "--gpu", "H100")
+    changes = ("--set", "train.activation_checkpointing=true")
+    _, less, _ = cli(assemble.main, trained, "--check", "--gpus", 1, "--gpu", "H100", *changes)
+    assert "activation checkpointing: layers are computed again in the backward pass" in less
+    rows = [[line for line in words(out) if line[-2:] == ["H100", "yes"]] for out in (whole, less)]
+    assert rows[0] != rows[1]
+
+
+def test_the_backend_of_the_activations_is_named(cli, trained):
+    _, out, _ = cli(assemble.main, trained, "--check", "--gpus", 1, "--gpu", "H100")
+    backend = default(torch.device("cuda"))
+    assert f"activations of connector and llm: as kept by scan backend {backend} (that of GPUs)" in out
 
 
 def test_published_shapes_know_their_size():

@@ -1,5 +1,7 @@
 """The adviser's numbers against what they claim: torch's counter, autograd's own memory, sums done by hand."""
 
+import sys
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -16,9 +18,15 @@ from vlm_core.numerics import linear_cross_entropy
 from vlm_core.numerics.linear_cross_entropy import summed_cross_entropy
 from vlm_core.spec.spec import Spec
 from vlm_ssm import MambaMixer
-from vlm_ssm.backends import forced
+from vlm_ssm.backends import BackendError, forced, shapes_of
 
 TEXT, VOCAB = 20, 264
+ENCODER = {
+    "type": "timm",
+    "model": "vit_tiny_patch16_224",
+    "image_size": 64,
+    "model_args": {"depth": 3, "embed_dim": 32, "num_heads": 2},
+}
 LLAMA = {
     "model_type": "llama",
     "hidden_size": 32,
@@ -36,14 +44,8 @@ LLMS = {
 @pytest.fixture(scope="module", params=LLMS)
 def spec(request):
     """16 patches, three layers of everything."""
-    encoder = {
-        "type": "timm",
-        "model": "vit_tiny_patch16_224",
-        "image_size": 64,
-        "model_args": {"depth": 3, "embed_dim": 32, "num_heads": 2},
-    }
     return Spec.model_validate(
-        {"encoder": encoder, "connector": {"type": "vss-l2"}, "llm": LLMS[request.param]}
+        {"encoder": ENCODER, "connector": {"type": "vss-l2"}, "llm": LLMS[request.param]}
     )
 
 
@@ -141,14 +143,57 @@ def kept_by(model, trainable, backend):
 
 
 @pytest.mark.usefixtures("logits")
+@pytest.mark.parametrize("backend", ["torch", "numba"])
 @pytest.mark.parametrize("trainable", [("connector",), ("connector", "llm"), ("encoder", "connector", "llm")])
-def test_activations_are_what_autograd_keeps(spec, trainable):
+def test_activations_are_what_autograd_keeps(spec, trainable, backend):
     """Within 1 %: token ids and the mask of images are not counted."""
-    found = ComponentCosts(build_on_meta(spec)).of_stage(trainable, 3, 16 + TEXT, backward=False)
+    found = ComponentCosts(build_on_meta(spec), backend).of_stage(trainable, 3, 16 + TEXT, backward=False)
     told = sum(cost.activations for cost in found.values())
-    real = kept_by(build(spec, weights=False), trainable, "torch")
+    real = kept_by(build(spec, weights=False), trainable, backend)
     assert told == pytest.approx(real, rel=0.01)
     assert sum(cost.weight_copies for cost in found.values()) == 0, "fp32 needs none"
+
+
+@pytest.mark.parametrize("backend", ["numba", "triton", "cuda"])
+def test_flops_do_not_depend_on_the_backend(spec, backend):
+    """A whole layer as one operation counts as its separate operations."""
+    if backend != "numba":
+        pytest.importorskip("triton")
+    if backend == "cuda":
+        pytest.importorskip("cuda.bindings")
+    by_backend = [
+        ComponentCosts(build_on_meta(spec), name).of_stage(("connector", "llm"), 2, 16 + TEXT)
+        for name in ("torch", backend)
+    ]
+    (of_torch, of_fused) = ([(c.forward, c.backward) for c in costs.values()] for costs in by_backend)
+    assert of_torch == of_fused
+
+
+def test_a_layer_on_a_gpu_keeps_what_its_kernels_read_again():
+    """By hand, without a GPU: the sum, its norm's scale, in_proj's output in bf16, and a state every 32 positions."""
+    pytest.importorskip("triton")
+    pytest.importorskip("cuda.bindings")
+    batch, length, width, inner, states = 3, 64, 32, 64, 16
+    llm = {"type": "mamba", "d_model": width, "n_layer": 5, "vocab_size": VOCAB}
+    model = build_on_meta(Spec.model_validate({"encoder": ENCODER, "connector": {"type": "mlp"}, "llm": llm}))
+    layers = [ComponentCosts(model, "cuda").of_stage(("llm",), batch, length, bf16=True, backward=False)]
+    llm["n_layer"] = 4
+    model = build_on_meta(Spec.model_validate({"encoder": ENCODER, "connector": {"type": "mlp"}, "llm": llm}))
+    layers += [ComponentCosts(model, "cuda").of_stage(("llm",), batch, length, bf16=True, backward=False)]
+    one = layers[0]["llm"].activations - layers[1]["llm"].activations
+    position = 4 * width + 4 + 2 * 2 * inner + 4 * inner * states // 32
+    assert one == batch * length * position
+
+
+def test_a_backend_that_can_not_be_imported_is_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "vlm_ssm.triton.ops", None)
+    with pytest.raises(BackendError, match="scan backend 'triton' can't be imported"), shapes_of("triton"):
+        pass
+    with (
+        pytest.raises(BackendError, match=r"unknown scan backend 'tirton'.*did you mean 'triton'"),
+        shapes_of("tirton"),
+    ):
+        pass
 
 
 def test_autocast_keeps_a_copy_of_every_matrix():
@@ -185,6 +230,18 @@ def test_memory_by_hand():
         large = Sizes(0, 10 * UNIT, 0, 40 * UNIT, 20 * UNIT, block)
         found = memory("FSDP2", large, 8, bf16=True, activations=0, copies=0)
         assert found.weights == 20 * UNIT / 8 + 2 * unit * 2
+
+
+def test_a_step_of_one_micro_batch_peaks_with_gradients_or_with_activations():
+    sizes = Sizes(1000, 0, trained_bytes=4000, frozen_bytes=0, lowered_bytes=0, block=100)
+
+    def total(gpus, activations):
+        given = {"bf16": False, "copies": 0, "activations": activations, "accumulates": False}
+        return memory("DDP", sizes, gpus, **given).total
+
+    assert total(1, 100) == 4000 + 8000 + 4000
+    assert total(1, 5000) == 4000 + 8000 + 5000
+    assert total(2, 5000) == 4000 + 8000 + 5000 + 4000, "buckets stay"
 
 
 def test_frozen_parts_have_no_gradients_and_no_optimizer(spec):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from generation_cases import LONG, images, prompt
 
+from vlm_core.errors import UserError
 from vlm_core.generation.generate import Session, answer
 from vlm_core.generation.sampling import GenerationConfig
 from vlm_core.generation.sampling import sample as sample_next
@@ -134,3 +135,48 @@ def test_pieces_have_the_size_asked_for(tiny_model, monkeypatch):
     Session(tiny_model, prefill_chunk=10).prefill([sample] * 2, [pixels] * 2)
     length, rest = len(sample), len(sample) % 5 or 5
     assert shapes == [(2, rest)] + [(2, 5)] * ((length - rest) // 5)
+
+
+@pytest.mark.parametrize("chunk", [0, -1, 2.5, True, "4"])
+def test_what_is_no_number_of_positions_is_refused(tiny_model, chunk):
+    with pytest.raises(UserError, match=r"prefill_chunk is .*at least 1, or None"):
+        Session(tiny_model, prefill_chunk=chunk)
+
+
+def test_a_prompt_that_fails_halfway_is_not_read_at_all(tiny_model, monkeypatch):
+    """As when memory runs out: the conversation goes on from before it."""
+    first, second = prompt(tiny_model, "is there a b?"), prompt(tiny_model, "and a longer one?")
+    session, plain = Session(tiny_model, prefill_chunk=4), Session(tiny_model, prefill_chunk=4)
+    session.prefill([first])
+    plain.prefill([first])
+    calls, prefill = [], tiny_model.prefill
+
+    def fail_at_the_third(x, *rest):
+        calls.append(1)
+        if len(calls) == 3:
+            raise RuntimeError("out of memory")
+        return prefill(x, *rest)
+
+    monkeypatch.setattr(tiny_model, "prefill", fail_at_the_third)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        session.prefill([second])
+    monkeypatch.undo()
+    assert torch.equal(session.next_logits, plain.next_logits)
+    for each in (session, plain):
+        each.prefill([second])
+    assert torch.equal(session.next_logits, plain.next_logits)
+
+
+def test_a_token_that_fails_is_not_read(tiny_model, monkeypatch):
+    """Neither by the state nor by the logits, which belong to each other."""
+    session = Session(tiny_model)
+    session.prefill([prompt(tiny_model, "a?")])
+    before = session.state
+
+    def fail(hidden):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(tiny_model.llm, "logits", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        list(session.tokens(LONG))
+    assert session.state is before

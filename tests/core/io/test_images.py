@@ -96,7 +96,7 @@ def broken(path, kind):
     [
         ("missing", "missing", "no such file"),
         ("html", "not-an-image", "not an image"),
-        ("empty", "not-an-image", "not an image"),
+        ("empty", "empty", "an empty file"),
         ("svg", "not-an-image", "not an image"),
         ("truncated", "damaged", "cannot decode"),
         ("folder", "not-a-file", "a folder"),

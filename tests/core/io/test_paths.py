@@ -15,7 +15,7 @@ from vlm_core.io.paths import LocalFile, LocalPath, expanded, file_names, names_
 from vlm_core.plugins.registry import KINDS, installed
 from vlm_core.spec.inheritance import read_with_base
 from vlm_core.spec.spec import Spec
-from vlm_train.sweep.grid import SweepConfig
+from vlm_train.sweep.config import SweepConfig
 
 NO_FILES = {
     "type",

@@ -201,6 +201,41 @@ def test_a_tied_weight_gets_both_gradients(tiny_model, monkeypatch):
         torch.testing.assert_close(own[name], grad, rtol=1e-4, atol=1e-6, msg=name)
 
 
+@pytest.mark.parametrize("wrong", [-1, -100, 10, 2**40])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_label_outside_the_vocabulary_is_an_error(wrong, at_once, monkeypatch):
+    """Computed at once or in chunks: a label that is ignored in one of them would change the mean."""
+    if not at_once:
+        monkeypatch.setattr(module, "CHUNK", 20)
+    llm = Linear()
+    with pytest.raises((IndexError, RuntimeError), match="out of bounds"):
+        summed_cross_entropy(llm, torch.randn(6, 4), torch.tensor([0, 1, 2, 3, 4, wrong]))
+
+
+class Linear:
+    vocab_size, weight = 10, torch.ones(10, 4)
+
+    def logits(self, hidden):
+        return hidden @ self.weight.T
+
+    def output_projection(self):
+        return self.weight, None
+
+
+@pytest.mark.parametrize("labels", [5, 7, (6, 1)])
+def test_labels_that_are_not_one_a_token_are_refused(labels):
+    """The last chunk would leave tokens out."""
+    with pytest.raises(ValueError, match="not one a token"):
+        linear_cross_entropy(torch.randn(6, 4), torch.ones(10, 4), None, torch.zeros(labels).long(), 20)
+
+
+def test_a_gradient_of_a_gradient_is_refused():
+    hidden = torch.randn(6, 4, requires_grad=True)
+    loss = linear_cross_entropy(hidden, torch.randn(10, 4), None, torch.zeros(6).long(), 20)
+    with pytest.raises(RuntimeError, match="differentiated twice"):
+        torch.autograd.grad(loss, hidden, create_graph=True)
+
+
 def test_few_logits_are_computed_at_once(tiny_model):
     """To the bit as F.cross_entropy: nothing is gained by chunks."""
     llm = tiny_model.llm.requires_grad_(True)

@@ -9,8 +9,10 @@ from vlm_core.errors import SpecError
 from vlm_core.spec.spec import Spec, json_schema, load_spec
 
 SPECS = sorted(
-    p for p in (Path(__file__).parents[3] / "specs").rglob("*.yaml") if not p.stem.startswith("scans")
-)  # a sweep
+    p
+    for p in (Path(__file__).parents[3] / "specs").rglob("*.yaml")
+    if not p.stem.startswith(("scans", "tables"))
+)  # without the sweeps
 GOOD = """\
 name: good
 encoder: {type: timm, model: vit_tiny_patch16_224}

@@ -223,4 +223,4 @@ def test_registration():
     arguments = (leaf(1, 3, 1, 2), leaf(1, 2, 2), leaf(1, 2), None, None, None, None, None)
     torch.library.opcheck(torch.ops.vlm_ssm.triton_conv.default, arguments, test_utils=checks)
     arguments = (leaf(2, 3), leaf(2, 3), leaf(3), 1e-5, torch.float32)
-    torch.library.opcheck(norm._op, arguments, test_utils=checks)
+    torch.library.opcheck(torch.ops.vlm_ssm.triton_add_norm.default, arguments, test_utils=checks)

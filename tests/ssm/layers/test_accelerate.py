@@ -217,6 +217,15 @@ def test_refusals():
         vlm_ssm.accelerate(MambaForCausalLM(MambaConfig(**SIZES, hidden_act="gelu")))
 
 
+@pytest.mark.parametrize(
+    ("other", "seen"),
+    [(None, "'NoneType' object"), ("model", "'str'"), (MambaForCausalLM, "the class MambaFor")],
+)
+def test_what_is_no_model_is_refused(other, seen):
+    with pytest.raises(ValueError, match=f"accelerate takes a transformers model, not {seen}"):
+        vlm_ssm.accelerate(other)
+
+
 def test_another_version_of_transformers(monkeypatch):
     """Before 5.24 the cache was called `cache_params`."""
     kind = type(MambaModel(MambaConfig(**SIZES)).layers[0].mixer)

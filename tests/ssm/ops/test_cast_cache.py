@@ -42,6 +42,16 @@ def test_a_changed_weight_is_cast_again(weight):
         assert torch.equal(cast(weight, torch.bfloat16), torch.zeros(2, dtype=torch.bfloat16))
 
 
+def test_a_weight_with_other_memory_is_cast_again(weight):
+    """torch counts operations, not a change of memory, as by `vector_to_parameters` and swaps of averaged weights."""
+    with keep_casts():
+        cast(weight, torch.bfloat16)
+        weight.data = torch.full((3, 4), 2.0)
+        assert cast(weight, torch.bfloat16).unique().tolist() == [2]
+        nn.utils.vector_to_parameters(torch.full((12,), 5.0), [weight])
+        assert cast(weight, torch.bfloat16).unique().tolist() == [5]
+
+
 def test_copies_end_with_the_context_and_with_the_weight():
     weight = nn.Parameter(torch.randn(3, 4))
     with keep_casts():

@@ -11,7 +11,6 @@ from torch.utils.checkpoint import checkpoint
 from vlm_core.interfaces import PADDING
 from vlm_ssm import MambaMixer, SSMState, add_rms_norm, boundaries_of, linear, ops
 from vlm_ssm import selective_scan as scan
-from vlm_ssm.numba import norm
 from vlm_ssm.torch import chunked_scan
 
 NOT_A_LEAF = "ignore:The .grad attribute of a Tensor that is not a leaf"  # opcheck's own
@@ -76,7 +75,9 @@ def test_numba_conv(complete):
 @pytest.mark.parametrize("added", [True, False])
 def test_numba_norm(added, dtype):
     out = leaf(2, 5, 7) if added else None
-    torch.library.opcheck(norm._op, (leaf(2, 5, 7), out, leaf(7), 1e-5, dtype))
+    torch.library.opcheck(
+        torch.ops.vlm_ssm.numba_add_norm.default, (leaf(2, 5, 7), out, leaf(7), 1e-5, dtype)
+    )
 
 
 def layer(x: Tensor, a: dict[str, Tensor], backend: str) -> Tensor:
@@ -123,6 +124,38 @@ def test_a_graph_can_be_walked_twice(backend):
     first = torch.autograd.grad(y, list(a.values()), retain_graph=True)
     second = torch.autograd.grad(y, list(a.values()))
     assert all(torch.equal(one, two) for one, two in zip(first, second, strict=True))
+
+
+ONCE = {
+    "norm": lambda x: ops.add_rms_norm(x, None, torch.ones(6), 1e-5, use="numba")[1],
+    "conv": lambda x: ops.conv(x.unsqueeze(2), torch.ones(1, 6, 4), use="numba"),
+    "scan": lambda x: scan(
+        x.mT, x.mT, -torch.ones(6, 2), torch.ones(2, 2, 9), torch.ones(2, 2, 9), backend="numba"
+    ),
+    "mixer": MambaMixer(6),
+}
+
+
+@pytest.mark.parametrize("loss", [Tensor.sum, lambda y: y.sin().sum()], ids=["sum", "sine"])
+@pytest.mark.parametrize("op", ONCE.values(), ids=ONCE)
+def test_a_gradient_of_a_gradient_is_refused(op, loss):
+    """Kernels would leave out a term, also where the gradient that arrives depends on nothing, as that of a sum."""
+    x = leaf(2, 9, 6)
+    y = op(x)
+    (grad,) = torch.autograd.grad(loss(y if isinstance(y, Tensor) else y[0]), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="a gradient of a gradient"):
+        torch.autograd.grad((grad * x).sum(), x)
+
+
+def test_a_first_gradient_may_be_recorded():
+    """`create_graph` changes nothing in it, activation checkpointing included."""
+    mixer, x = MambaMixer(6), leaf(2, 9, 6)
+    for y in (mixer(x)[0], checkpoint(mixer, x, use_reentrant=False)[0]):  # pyright: ignore
+        plain, recorded = (
+            torch.autograd.grad(y.sin().sum(), x, retain_graph=True, create_graph=record)[0]
+            for record in (False, True)
+        )
+        assert torch.equal(plain, recorded)
 
 
 @pytest.mark.parametrize("backend", ALL)

@@ -5,17 +5,21 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate.utils import DistributedType
+from resume_helpers import go
 
-from vlm_core.diagnose.costs.gpus import GPU
+from vlm_core.diagnose.costs.estimate import Assumptions, estimate_costs
+from vlm_core.diagnose.costs.fit import misfits
+from vlm_core.diagnose.costs.gpus import GPU, HEADROOM
 from vlm_core.diagnose.costs.training_memory import largest_block
 from vlm_core.diagnose.model_summary import build_on_meta
 from vlm_core.errors import UserError
 from vlm_core.model import PARTS
 from vlm_core.model_folder.weights import vector_names
 from vlm_core.spec.spec import load_spec
-from vlm_train.cli.plan import fake_process_group, lines, plan
+from vlm_core.units import size
+from vlm_train.cli.plan import fake_process_group, lines, plan, warnings
 from vlm_train.config.section import train_section
-from vlm_train.distributed import fsdp2, select
+from vlm_train.distributed import fit_warnings, fsdp2, select
 from vlm_train.distributed.fsdp2 import FSDP2Strategy
 
 
@@ -128,14 +132,48 @@ def test_auto_shards_where_a_copy_takes_more_than_half_of_a_gpu(run_spec, monkey
             assert select.strategy_of(train, Cuda(world, most, monkeypatch), model).name == text
 
 
-def test_training_state_that_can_not_fit_is_a_warning_before_the_run(run_spec, monkeypatch, caplog):
-    spec, train = section(run_spec())
-    model = build_on_meta(spec)
-    states = select.training_states(train, model, "DDP", 1)
-    assert states["align"] < states["instruct"]
-    select.strategy_of(train, Cuda(1, int(states["instruct"]), monkeypatch), model)
-    assert "stage instruct: weights, gradients and moments alone take" in caplog.text
-    assert "stage align" not in caplog.text
+def test_a_stage_that_can_not_fit_is_a_warning_before_the_run(run_spec, monkeypatch, capsys):
+    """The run goes on; a GPU's memory counts at 92 %, a CPU's free memory whole."""
+    settings = [
+        "train.max_length=64",
+        "train.held_out_qa=null",
+        "train.stages.0.steps=1",
+        "train.stages.1.steps=1",
+    ]
+    spec, _ = section(run_spec(), *settings)
+    estimate = estimate_costs(spec, build_on_meta(spec), Assumptions(1, device="cpu"), memory_only=True)
+    align, instruct = (stage.at_longest["DDP"].total for stage in estimate.stages)
+    assert align < instruct
+    monkeypatch.setattr(fit_warnings, "free_ram", lambda: int((align + instruct) / 2))
+    go(run_spec(), *settings)
+    printed = "".join(capsys.readouterr())
+    assert (
+        f"stage instruct needs {size(instruct)} by the estimate (DDP, micro-batch of 4, samples of 64"
+        in printed
+    )
+    assert (
+        f"and this machine's CPU has {size((align + instruct) // 2)}; try activation_checkpointing: true"
+        in printed
+    )
+    assert "stage align needs" not in printed
+    monkeypatch.setattr(fit_warnings, "free_ram", lambda: int(instruct) + 1)
+    go(run_spec("again"), *settings)
+    assert "by the estimate" not in "".join(capsys.readouterr())
+    gpu = SimpleNamespace(name="Small GPU", total_memory=int((align + instruct) / 2 / HEADROOM))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: gpu)
+    limit = fit_warnings.capacity(torch.device("cuda"))
+    assert [line.split()[1] for line in misfits(estimate, "DDP", limit)] == ["instruct"]
+
+
+def test_a_plan_warns_of_the_gpu_or_of_this_machine(run_spec, monkeypatch):
+    spec, train = section(run_spec(), "train.max_length=64")
+    planned = plan(spec, train, 1)
+    assert warnings(spec, train, planned, 1, GPU("large", 80, 1e14)) == []
+    (align, instruct) = warnings(spec, train, planned, 1, GPU("none", 1e-6, 1e14))
+    assert (align[:21], instruct[:23]) == ("warning: stage align ", "warning: stage instruct")
+    assert "and none has 1.00 kB; try" in align
+    monkeypatch.setattr(fit_warnings, "free_ram", lambda: 1000)
+    assert "and this machine's CPU has 1.00 kB; try" in warnings(spec, train, planned, 1, None)[0]
 
 
 def test_eight_bit_moments_are_never_sharded_by_auto(run_spec, monkeypatch):

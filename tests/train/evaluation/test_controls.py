@@ -1,4 +1,4 @@
-"""Controls of an evaluation: other images by content, the question alone, and what is held out."""
+"""Controls of an evaluation: other images by content, the majority answer, and what is held out."""
 
 import json
 import random
@@ -15,7 +15,7 @@ from vlm_core.errors import BadSample
 from vlm_core.rows import Rows
 from vlm_core.spec.spec import load_spec
 from vlm_train.cli.console import show
-from vlm_train.evaluation.controls import NO_IMAGE, NO_OTHER, question_only, with_other_images
+from vlm_train.evaluation.controls import NO_IMAGE, NO_OTHER, majority_answers, with_other_images
 from vlm_train.evaluation.train_overlap import Overlap, contents
 from vlm_train.report import html
 from vlm_train.run import start
@@ -122,7 +122,7 @@ def test_the_question_alone_gives_the_most_frequent_answer_to_that_very_question
     train += [row("m", (), "color?", "blue", "shape?", "circle"), row("n", (), "size?", "blue")]
     asked = [row("a", (), " Color? ", "red"), row("b", (), "shape?", "square"), row("c", (), "new?", "blue")]
     for rows in (train, train[::-1]):
-        found = question_only(rows, asked)
+        found = majority_answers(rows, asked)
         assert [a.text for a in found.answers] == ["blue", "circle", "blue"]  # red and blue are a tie
         assert found.training_rows == {"counted": 5, "unreadable": 0}
 
@@ -130,17 +130,17 @@ def test_the_question_alone_gives_the_most_frequent_answer_to_that_very_question
 def test_answers_that_score_alike_are_counted_together():
     """Of `Yes.`, `yes`, `YES` and two `no`, `yes` is the most frequent."""
     train = [row(str(i), (), "round?", a) for i, a in enumerate(["no", "no", "Yes.", "yes", " YES "])]
-    found = question_only(Broken([*train, None]), [row("a", (), "round?", "Yes")])
+    found = majority_answers(Broken([*train, None]), [row("a", (), "round?", "Yes")])
     assert found.answers[0].right
     assert found.training_rows == {"counted": 5, "unreadable": 1}
-    assert not question_only(Broken([None]), [row("a", (), "round?", "Yes")]).answers[0].right
+    assert not majority_answers(Broken([None]), [row("a", (), "round?", "Yes")]).answers[0].right
 
 
 def test_the_time_of_the_question_alone_grows_with_the_rows_and_not_with_their_square():
     """Every row asks and answers something else; sums of counts over all questions would take a minute here."""
     train = [row(str(i), (), f"what is {i}?", f"answer {i}") for i in range(20_000)]
     began = time.process_time()
-    found = question_only(train, [row("a", (), "what is 7?"), row("b", (), "new?")])
+    found = majority_answers(train, [row("a", (), "what is 7?"), row("b", (), "new?")])
     assert [a.text for a in found.answers] == ["answer 7", "answer 0"]
     assert time.process_time() - began < 5
 

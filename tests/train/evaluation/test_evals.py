@@ -5,7 +5,7 @@ import yaml
 from exam_files import COLOURS, evals
 
 from vlm_core.errors import SpecError, UserError
-from vlm_core.evaluation.inference import evaluate
+from vlm_core.evaluation.inference import BenchmarkInference, evaluate
 from vlm_core.model_folder.assemble import load
 from vlm_core.spec.spec import load_spec
 from vlm_train.checkpoint.run_dir import EVALS
@@ -156,4 +156,35 @@ def test_benchmarks_that_others_score_are_refused(examined, tmp_path):
         )
     path = examined(tasks=[{"type": "vqa-v2", "data": str(tmp_path / "eval")}])
     with pytest.raises(UserError, match="vqa-v2: its answers are scored on a server, not here"):
+        start(*load_spec(path))
+
+
+def test_baselines_during_training(examined):
+    """Chance beside every score; with `baselines`, the model without the image and about another one."""
+    seen, _ = start(*load_spec(examined("plain")))
+    for score in seen.records(EVALS)[-1]["benchmarks"].values():
+        assert score["baselines"].keys() == {"chance"}
+    path = examined("all", baselines=True)
+    spec, document = load_spec(path)
+    run, _ = start(spec, document)
+    last = run.records(EVALS)[-1]["benchmarks"]
+    assert last["pope"]["score"] == seen.records(EVALS)[-1]["benchmarks"]["pope"]["score"]
+    model, _ = load(run.path / "model")
+    for task in benchmark_tasks(train_section(spec, document).benchmarks):
+        scores = last[task.name]["baselines"]
+        assert list(scores) == ["chance", "question alone", "images shuffled"]
+        for name, questions in task.asked.items():
+            inference = BenchmarkInference(model, spec.template, batch_size=8, max_new_tokens=3)
+            texts = {question.id: text for question, text in inference.ask(questions)}
+            wanted = last[task.name]["score"] if name == "" else scores[name]
+            assert task.benchmark.score(texts).headline.value == pytest.approx(wanted)
+    assert "; chance 66.7; question alone " in table(run.records(EVALS))[1][-1][2]
+
+
+def test_baselines_need_two_images(examined, tmp_path):
+    path = examined("one", baselines=True)
+    first, *others = (tmp_path / "eval/pope/val2014").iterdir()
+    for other in others:
+        other.write_bytes(first.read_bytes())
+    with pytest.raises(UserError, match="pope: images shuffled: needs two different images"):
         start(*load_spec(path))

@@ -17,7 +17,7 @@ def test_held_out_truths_that_change_are_asked_again(own_spec, tmp_path):
     answers = json.loads((folder.path / "evaluations" / "after instruct.json").read_text())["answers"]
     assert answers[0]["truth"] == "mauve"
     assert {name: r["of"]["rows"] for name, r in after} != {name: r["of"]["rows"] for name, r in before}
-    assert [name for name, _ in after] == ["after instruct", "images shuffled", "question alone"]
+    assert [name for name, _ in after] == ["after instruct", "images shuffled", "majority answer"]
     assert go(own_spec)[1] == after
 
 
@@ -32,7 +32,7 @@ def test_an_earlier_stage_that_was_asked_something_else_is_left_out(run_spec, ca
     go(path)
     capsys.readouterr()
     _, table = go(path, "train.held_out_qa.samples=5")
-    assert [name for name, _ in table] == ["after instruct", "images shuffled", "question alone"]
+    assert [name for name, _ in table] == ["after instruct", "images shuffled", "majority answer"]
     assert "after align: its questions or settings have changed" in capsys.readouterr().out
 
 

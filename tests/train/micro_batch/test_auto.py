@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from fake_memory import GB, install
-from resume_helpers import drop_out, go, losses, weights
+from resume_helpers import drop_out, edit, go, losses, weights
 
 from vlm_connectors.connectors import VSSL2
 from vlm_core.errors import UserError
@@ -122,6 +122,22 @@ def test_a_damaged_record_is_measured_again(run_spec, monkeypatch, killed_at, ca
     folder, _ = go(run_spec(), *AUTO, *SHORT)
     assert sizes(folder) == {"align": 3, "instruct": 3}
     assert "content differs from its checksum; micro_batch_size: auto measures again" in (
+        "".join(capsys.readouterr())
+    )
+
+
+def test_a_number_of_another_run_is_measured_again(run_spec, monkeypatch, killed_at, capsys):
+    """As in a folder whose files but this were removed: it was chosen for another batch and other samples."""
+    install(monkeypatch)
+    killed_after_align_began(run_spec, killed_at)
+    record = run_spec().parent / "run" / "micro_batch_sizes.json"
+    edit(record, lambda data: data.update(run="0" * 64))
+    capsys.readouterr()
+    memory = install(monkeypatch, most=100 * GB, capacity=100 * GB)
+    folder, _ = go(run_spec(), *AUTO, *SHORT)
+    assert sizes(folder) == {"align": 6, "instruct": 6}
+    assert memory.tried
+    assert "of another run, whose spec or data differ; micro_batch_size: auto measures again" in (
         "".join(capsys.readouterr())
     )
 

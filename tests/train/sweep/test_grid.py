@@ -8,7 +8,8 @@ import yaml
 
 from vlm_core.errors import SpecError, UserError
 from vlm_core.spec.spec import load_spec
-from vlm_train.sweep.grid import Setting, load
+from vlm_train.sweep.grid import load
+from vlm_train.sweep.rows import Setting
 
 ROOT = Path(__file__).parents[3]
 
@@ -98,9 +99,9 @@ def test_what_a_run_is_started_with_gives_the_same_spec(sweep_file, tmp_path):
         ("axes: {train.output: [x]}", "sweep.yaml:3: axes.train.output.0: a row can't set train.output"),
         (
             "rows: {a: {}}\nsedes: [1]",
-            "sweep.yaml:4: sedes: unknown key; possible: axes, base, output, rows, seeds",
+            "sweep.yaml:4: sedes: unknown key; possible: axes, base, output, rows, seeds, set, tables",
         ),
-        ("seeds: [1]", "expected rows, axes or both"),
+        ("seeds: [1]", "expected rows, axes or both; or tables"),
         ("rows: {a: {}}\nseeds: [1, 1]", "seeds contains a duplicate"),
         ("rows: {a: {}}\nseeds: [-1]", "sweep.yaml:4: seeds.0: got -1"),
         ("rows: {a/b: {}, a-b: {}}", "two rows would share the folder 'a-b'"),

@@ -17,8 +17,9 @@ from vlm_train.checkpoint.run_dir import RunDir
 from vlm_train.cli import main
 from vlm_train.run import start
 from vlm_train.sweep import table
-from vlm_train.sweep.grid import Grid, Row, load
+from vlm_train.sweep.grid import Grid, load
 from vlm_train.sweep.jobs import Job, jobs, sizes
+from vlm_train.sweep.rows import Row
 
 ROWS = """\
 rows:
@@ -67,7 +68,7 @@ def test_a_failing_row_is_told_and_a_finished_one_left_alone(sweep_file, tmp_pat
     assert [(row["name"], row["n"]) for row in told["rows"]] == [("mlp", 1), ("too long", 0)]
     assert len(told["failed"]) == 1
     lines = (folder / "table.md").read_text().splitlines()
-    assert lines[0] == "|  | connector | n | all | picture | text | images shuffled | question alone |"
+    assert lines[0] == "|  | connector | n | all | picture | text | images shuffled | majority answer |"
     assert re.match(r"\| mlp \| 544 \| 1 \| [\d.]+ \| ", lines[2])
     assert lines[3] == "| too long | 2,784 | 0 | – | – | – | – | – |"
     assert (folder / "table.png").stat().st_size > 1000
@@ -138,7 +139,7 @@ def job(folder, name, seed, accuracy=None, shuffled=25.0, exams=None, overlap=No
     """A finished run with this accuracy over all questions, and these figures of benchmarks."""
     run = RunDir(folder / name / f"seed-{seed}")
     run.path.mkdir(parents=True)
-    found = {"after b": accuracy, "images shuffled": shuffled, "question alone": 20.0} if accuracy else {}
+    found = {"after b": accuracy, "images shuffled": shuffled, "majority answer": 20.0} if accuracy else {}
     for evaluation, value in found.items():
         record = {"questions": 4, "accuracy": {"all": value, "x": value / 2}, "overlap": overlap}
         run.keep_evaluation(evaluation, record)
@@ -169,7 +170,7 @@ def test_mean_and_sample_standard_deviation(tmp_path):
     done = [job(tmp_path, "a", seed, value) for seed, value in ((0, 50.0), (1, 60.0), (2, 70.0))]
     found = table.lines([*done, job(tmp_path, "b", 0, 33.0)], {n: {"connector": 1234} for n in "ab"})
     assert table.texts(found) == [
-        ["", "connector", "n", "all", "x", "images shuffled", "question alone"],
+        ["", "connector", "n", "all", "x", "images shuffled", "majority answer"],
         ["a", "1,234", "3", "60.0 ± 10.0", "30.0 ± 5.0", "25.0 ± 0.0", "20.0 ± 0.0"],
         ["b", "1,234", "1", "33.0", "16.5", "25.0", "20.0"],
     ]

@@ -109,6 +109,9 @@ class EasyVQA(CreditBenchmark):
     def credit(self, key: str, text: str) -> float:
         return float(text.strip().rstrip(".").casefold() == self.truth[key])
 
+    def right(self, key: str) -> str:
+        return self.truth[key]
+
     def groups(self, key: str) -> Iterable[str]:
         return [_category(self.truth[key])]
 

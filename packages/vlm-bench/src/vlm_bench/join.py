@@ -13,11 +13,12 @@ from vlm_core.errors import UserError
 def join(benchmark: Benchmark, answers: Iterable[Answer], *, allow_partial: bool = False) -> dict[str, str]:
     """`{question id: answer}` in the questions' order.
 
-    Raises `UserError` for an answer without a question, for two answers to one question, and for an answer whose
-    logged prompt is another question's; for missing answers unless `allow_partial`.
+    Answers to `benchmark.not_asked` are left out. Raises `UserError` for an answer without a question, for two answers
+    to one question, and for an answer whose logged prompt is another question's; for missing answers unless
+    `allow_partial`.
     """
     questions = benchmark.questions
-    matched = _match(benchmark, list(answers))
+    matched = _match(benchmark, [answer for answer in answers if answer.id not in benchmark.not_asked])
     missing = [key for key in questions if key not in matched]
     if missing and (not allow_partial or not matched):
         raise UserError(

@@ -1,4 +1,4 @@
-"""Plugin of vlm-core: registers the benchmarks of the paper's tables."""
+"""Plugin of vlm-core: registers the benchmarks."""
 
 from __future__ import annotations
 
@@ -17,4 +17,14 @@ def vlm_benchmarks() -> list[type[BenchmarkConfig]]:
         benchmarks.MMEConfig,
         benchmarks.MMBenchConfig,
         benchmarks.MMVetConfig,
+        benchmarks.VizWizConfig,
+        benchmarks.SeedImageConfig,
+        benchmarks.MMBenchCNConfig,
+        benchmarks.LlavaBenchConfig,
+        benchmarks.VSRConfig,
+        benchmarks.RefCOCOConfig,
+        benchmarks.RefCOCOPlusConfig,
+        benchmarks.RefCOCOgConfig,
+        benchmarks.PopeAOKVQAConfig,
+        benchmarks.PopeGQAConfig,
     ]

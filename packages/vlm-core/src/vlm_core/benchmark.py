@@ -6,89 +6,38 @@ returns a `Benchmark`. Code that runs benchmarks depends on this module only.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
+from string import ascii_uppercase
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from vlm_core.encoded_image import EncodedImage, EncodedImageInFile
 from vlm_core.errors import UserError
-from vlm_core.io.files import open_regular
 from vlm_core.placeholders import IMAGE_PLACEHOLDER
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
-
-class EncodedImage:
-    """An image stored as base64 text in a data file; equal texts are the same image."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    @property
-    def text(self) -> str:
-        """The base64 text."""
-        return self._text
-
-    @cached_property
-    def digest(self) -> str:
-        """sha256 of the base64 text."""
-        return hashlib.sha256(self.text.encode()).hexdigest()
-
-    @property
-    def missing(self) -> bool:
-        """Whether the data file lacks this image."""
-        return False
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, EncodedImage) and self.digest == other.digest
-
-    def __hash__(self) -> int:
-        return hash(self.digest)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.digest:.12})"
-
-    def read(self) -> bytes:
-        """The bytes of the image file; raises `UserError` if the text is not base64."""
-        try:
-            return base64.b64decode(self.text, validate=True)
-        except ValueError as error:
-            raise UserError(f"an image in a data file is not base64: {error}") from None
-
-
-class EncodedImageInFile(EncodedImage):
-    """An image whose base64 text is read from its data file on use: `length` bytes from byte `start`.
-
-    `length` 0 means that the file lacks the image; `digest` then names its place.
-    """
-
-    def __init__(self, path: Path, start: int, length: int, digest: str) -> None:
-        self.path, self.start, self.length, self.digest = path, start, length, digest
-
-    @property
-    def missing(self) -> bool:
-        return self.length == 0
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.digest if self.missing else f'the image at byte {self.start}'}"
-
-    @property
-    def text(self) -> str:
-        if self.missing:
-            raise UserError(str(self))
-        with open_regular(self.path) as file:
-            file.seek(self.start)
-            content = file.read(self.length)
-        if hashlib.sha256(content).hexdigest() != self.digest:
-            raise UserError(
-                f"{self.path}: has changed since it was read: the image at byte {self.start} is not the same"
-            )
-        return content.decode("ascii")
+__all__ = [
+    "Benchmark",
+    "Chance",
+    "CreditBenchmark",
+    "EncodedImage",
+    "EncodedImageInFile",
+    "Headline",
+    "Points",
+    "Question",
+    "Score",
+    "Verdict",
+    "mean_headline",
+]
+UNDECLARED = "not declared by this benchmark"
+UNIFORM = "uniform guess among the allowed answers"
+_CANDIDATES = 3
+"""Most frequent right answers that are tried as constant answer."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +82,11 @@ class Headline:
     members: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
+    def question_ids(self) -> list[str]:
+        """The ids of all scored questions, unit by unit."""
+        return [key for unit in self.units for key in self.members.get(unit, (unit,))]
+
+    @property
     def value(self) -> float:
         """The score; 0 without units."""
         sums: dict[str, list[float]] = {}
@@ -173,6 +127,18 @@ class Verdict:
     read: str = ""
 
 
+@dataclass(frozen=True)
+class Chance:
+    """The expected score of guessing, by the benchmark's own rule.
+
+    `rule` names the guess: `UNIFORM`, or a constant answer. `headline` has the expected numerator and denominator of
+    each unit that `score` has for the same questions. It is None where guessing has no score; `rule` has the reason.
+    """
+
+    rule: str
+    headline: Headline | None = None
+
+
 class Benchmark(ABC):
     """Questions and the rule that scores their answers.
 
@@ -184,6 +150,8 @@ class Benchmark(ABC):
     max_new_tokens: ClassVar[int] = 128
     graded: frozenset[str] = frozenset()
     """Ids that can be scored without an answer because a judge's grades exist."""
+    not_asked: Mapping[str, str] = {}
+    """Reasons, by id, why a question of the data files is not asked. Answers to it are counted and not scored."""
     scored_by: Literal["here", "server", "judge"] = "here"
     """Where answers are scored; unless `here`, `score` raises `UserError` saying what to do."""
     submission_notes: ClassVar[Sequence[str]] = ()
@@ -215,6 +183,31 @@ class Benchmark(ABC):
 
         Raises `UserError` saying what to do if labels are not public or a judge's grades are missing.
         """
+
+    def allowed_answers(self, key: str) -> Sequence[str]:
+        """The answers that question `key` allows; () for an open question. Default: a letter for each choice."""
+        return ascii_uppercase[: len(self.questions[key].choices)]
+
+    def chance(self, keys: Sequence[str]) -> Chance:
+        """The expected score of guessing the answers to the questions `keys`; see `Chance`.
+
+        A benchmark that can't say it returns the reason as `rule`. The default is undeclared.
+        """
+        return Chance(UNDECLARED)
+
+    def guess_credit(self, key: str) -> float:
+        """The expected credit of a uniform guess among the allowed answers."""
+        allowed = self.allowed_answers(key)
+        verdicts = [self.verdict(key, text) for text in allowed]
+        return sum(verdict.credit for verdict in verdicts if verdict) / len(allowed)
+
+    def best_constant(self, keys: Sequence[str], candidates: Iterable[str]) -> Chance:
+        """The candidate with the best score as the answer to all questions; the first one of equal ones."""
+        if not keys:
+            return Chance("no question is scored")
+        scores = {text: self.score(dict.fromkeys(keys, text)).headline for text in candidates}
+        best = max(scores, key=lambda text: scores[text].value)
+        return Chance(f"always {best!r}, the best constant answer", scores[best])
 
     def check_answers(self, answers: Mapping[str, str]) -> Sequence[str]:
         """Warnings about answers; raises `UserError` for answers that don't belong to, say, a judge's grades."""
@@ -265,6 +258,18 @@ class CreditBenchmark(Benchmark):
 
     def verdict(self, key: str, text: str) -> Verdict:
         return Verdict(self.credit(key, text), self.right(key))
+
+    def constant_answers(self, keys: Sequence[str]) -> Sequence[str]:
+        """Candidates for the best constant answer to open questions. Default: the most frequent right answers."""
+        counts = Counter(right for key in keys if (right := self.right(key)))
+        return [text for text, _ in counts.most_common(_CANDIDATES)]
+
+    def chance(self, keys: Sequence[str]) -> Chance:
+        """A uniform guess if every question has allowed answers, else the best of `constant_answers`."""
+        if keys and all(self.allowed_answers(key) for key in keys):
+            return Chance(UNIFORM, mean_headline(self.metric, {key: self.guess_credit(key) for key in keys}))
+        candidates = self.constant_answers(keys)
+        return self.best_constant(keys, candidates) if candidates else Chance(UNDECLARED)
 
     def score(self, answers: Mapping[str, str]) -> Score:
         credits = {key: self.credit(key, text) for key, text in answers.items()}

@@ -39,6 +39,10 @@ class Rows(Sequence[Row]):
         """Errors of bad rows by index, as far as they are known without reading every row."""
         return {}
 
+    def missing(self) -> list[str]:
+        """Lines about missing files, counted by folder, as far as they are known without reading every row."""
+        return []
+
     def sizes(self) -> np.ndarray | None:
         """(rows, 2): characters of text and number of images per row, for length grouping; None if not indexed."""
         return None

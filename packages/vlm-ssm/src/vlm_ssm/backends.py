@@ -21,6 +21,8 @@ from vlm_ssm.triton import kernel_cache
 VARIABLE = "VLM_SCAN_BACKEND"
 BACKENDS = ("reference", "torch", "numba", "cuda", "triton", "mamba_ssm")
 _GPU = ("cuda", "triton", "mamba_ssm")
+_shapes_of: list[str] = []
+"""Backends of the contexts `shapes_of` that the process is in."""
 
 
 def interpreted() -> bool:
@@ -91,6 +93,8 @@ def chosen(device: torch.device, name: str | None = None) -> str:
 
     Raises `BackendError` if the named one is unknown, not installed or not for this device.
     """
+    if _shapes_of:
+        return _shapes_of[-1]
     name = name or os.environ.get(VARIABLE)
     if not name:
         return default(device)
@@ -135,11 +139,32 @@ def forced(name: str) -> Iterator[None]:
             os.environ[VARIABLE] = before
 
 
+@contextmanager
+def shapes_of(name: str) -> Iterator[None]:
+    """Context in which layers on fake tensors run as on this backend, whether or not this machine has its device.
+
+    The kernels are those for a GPU that backend `cuda` supports. Raises `BackendError` if packages of it are missing.
+    """
+    if name not in BACKENDS:
+        raise BackendError(f"unknown scan backend {name!r}; possible: {', '.join(BACKENDS)}{_nearest(name)}")
+    try:
+        module(name)
+    except (ImportError, UnusableError) as error:
+        raise BackendError(f"scan backend {name!r} can't be imported: {error}") from error
+    _shapes_of.append(name)
+    try:
+        yield
+    finally:
+        _shapes_of.pop()
+
+
 def backend(device: torch.device, name: str | None = None) -> ModuleType:
     """The backend's module, with the functions `conv`, `scan` and `add_rms_norm`."""
     return module(chosen(device, name))
 
 
 def module(name: str) -> ModuleType:
-    """An available backend's module by name."""
-    return _AVAILABLE[name]
+    """A backend's module by name: an available one, or one whose shapes are asked for."""
+    if name in _AVAILABLE:
+        return _AVAILABLE[name]
+    return import_module(f"{__package__}.{name if name == 'mamba_ssm' else f'{name}.ops'}")

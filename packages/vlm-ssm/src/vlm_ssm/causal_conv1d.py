@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from vlm_ssm import ops
+from vlm_ssm.registration.inputs import ConvInputs
 from vlm_ssm.registration.torch_modes import without_autocast
 from vlm_ssm.segments import PAD, PADDING, SegmentBoundaries, boundaries_of
 from vlm_ssm.torch.ops import after, conv_sum
@@ -110,7 +111,8 @@ def _linear(
 ) -> Tensor:
     """As `ops.conv`, without its SiLU."""
     with without_autocast(x):
-        y = conv_sum(x.float(), weight, bias, state, boundaries, None)
+        marks = boundaries or (None, None, None)
+        y = conv_sum(ConvInputs(x.float(), weight.transpose(1, 2), bias, state, *marks))
     if boundaries is not None:
         y = y * (boundaries.reset != PAD).unsqueeze(-1)
     return y.to(x.dtype)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
+from torch import Tensor
 
 
 class MambaParts(Protocol):
@@ -31,3 +33,15 @@ class MambaLayer(MambaParts, Protocol):
     def can_fuse(self, dtype: torch.dtype) -> bool:
         """Whether a fused step in this dtype computes what the layer's `forward` computes."""
         ...
+
+
+class MambaStack(NamedTuple):
+    """Layers `residual += mixer(norm(residual))` and a last norm; without norms one mixer and no residual.
+
+    `norms`: weights (M) of RMSNorms with `eps`, or None.
+    """
+
+    mixers: Sequence[MambaLayer]
+    norms: Sequence[Tensor | None] = (None,)
+    last_norm: Tensor | None = None
+    eps: float = 0.0

@@ -26,10 +26,10 @@ from mamba_ssm.ops.triton.selective_state_update import (  # pyright: ignore[rep
 )
 from torch import Tensor
 
-from vlm_ssm.registration.inputs import ScanInputs
+from vlm_ssm.registration.inputs import ConvInputs, ScanInputs
 from vlm_ssm.registration.torch_modes import grad_needed
 from vlm_ssm.runtime.errors import BackendError
-from vlm_ssm.segments import BEGIN, PAD, SegmentBoundaries
+from vlm_ssm.segments import BEGIN, PAD
 from vlm_ssm.torch import ops
 from vlm_ssm.torch.ops import add_rms_norm
 
@@ -179,25 +179,20 @@ def _as_sequences(inputs: ScanInputs, per_direction: bool, alone: bool) -> ScanI
     )
 
 
-def conv(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    state: Tensor | None,
-    boundaries: SegmentBoundaries | None,
-    scan_order: Tensor | None,
-) -> Tensor:
+def conv(inputs: ConvInputs) -> Tensor:
     """As `ops.conv`."""
-    width, taps = weight.shape[1:]
-    if boundaries is not None or width % 8 or not 2 <= taps <= 4:
-        return ops.conv(x, weight, bias, state, boundaries, scan_order)
+    x, weight, bias, state, reset, _, _, scan_order = inputs
+    taps, width = weight.shape[1:]
+    if reset is not None or width % 8 or not 2 <= taps <= 4:
+        return ops.conv(inputs)
     rows, per_direction = ops.along(x, scan_order), len(weight) > 1
     K, N, T, _ = rows.shape
     if K > 1 and state is not None:
         state = state.repeat(1, 1, K) if per_direction else state.repeat(K, 1, 1)
     # channels stay contiguous
     rows = rows.permute(1, 2, 0, 3).flatten(2) if per_direction else rows.flatten(0, 1)
-    weights, biases = weight.flatten(0, 1).to(x.dtype), None if bias is None else bias.flatten().to(x.dtype)
+    weights = weight.transpose(1, 2).flatten(0, 1).to(x.dtype)
+    biases = None if bias is None else bias.flatten().to(x.dtype)
     if T == 1 and state is not None and not grad_needed(x, weight, bias, state):
         window = state.to(x.dtype).transpose(1, 2).contiguous()
         y = causal_conv1d_update(rows[:, 0].contiguous(), window, weights, biases, activation="silu")

@@ -11,7 +11,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from vlm_ssm.backends import backend
-from vlm_ssm.registration.inputs import ScanInputs
+from vlm_ssm.registration.inputs import ConvInputs, ScanInputs
 from vlm_ssm.registration.torch_modes import without_autocast
 from vlm_ssm.segments import SegmentBoundaries
 
@@ -64,7 +64,9 @@ def conv(
     if boundaries is not None:
         _expect(segments=(boundaries.reset, (batch, length)))
     with without_autocast(x):
-        return backend(x.device, use).conv(x, weight, bias, state, boundaries, _as_index(scan_order))
+        marks = boundaries or (None, None, None)
+        inputs = ConvInputs(x, weight.transpose(1, 2), bias, state, *marks, _as_index(scan_order))
+        return backend(x.device, use).conv(inputs)
 
 
 def scan(inputs: ScanInputs, *, use: str | None = None) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vlm_ssm.registration.inputs import ScanInputs
+from vlm_ssm.registration.inputs import ConvInputs, ScanInputs
 from vlm_ssm.segments import BEGIN, PAD, SegmentBoundaries
 
 
@@ -59,22 +59,16 @@ def scan(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
     return y.to(u.dtype), torch.stack(states)
 
 
-def conv(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    state: Tensor | None,
-    boundaries: SegmentBoundaries | None,
-    scan_order: Tensor | None,
-) -> Tensor:
+def conv(inputs: ConvInputs) -> Tensor:
     """As `ops.conv`, output by output."""
-    directions = x.shape[2] if scan_order is None else len(scan_order)
+    x, weight, bias, state, _, _, _, scan_order = inputs
     outs = []
-    for k in range(directions):
+    for k in range(inputs.directions):
         p, column = (k if len(weight) > 1 else 0), (k if x.shape[2] > 1 else 0)
         rows = x[:, :, column] if scan_order is None else x[:, scan_order[k], column]
+        bias_p = None if bias is None else bias[p]
         outs.append(
-            torch.stack([_row(n, rows, weight[p], bias, p, state, boundaries) for n in range(len(x))])
+            torch.stack([_row(n, rows, weight[p], bias_p, state, inputs.boundaries) for n in range(len(x))])
         )
     return F.silu(torch.stack(outs)).to(x.dtype)
 
@@ -84,24 +78,23 @@ def _row(
     rows: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    p: int,
     state: Tensor | None,
     boundaries: SegmentBoundaries | None,
 ) -> Tensor:
-    """Sequence n of rows (B, T, E) -> (T, E), before the SiLU."""
-    past, left_pad, ys = weight.shape[1] - 1, 0 if boundaries is None else int(boundaries.left_pad[n]), []
+    """Sequence n of rows (B, T, E), weight (W, E), bias (E) -> (T, E), before the SiLU."""
+    past, left_pad, ys = len(weight) - 1, 0 if boundaries is None else int(boundaries.left_pad[n]), []
     for t in range(rows.shape[1]):
         y = torch.zeros_like(rows[n, t], dtype=torch.float32)
         if boundaries is None or boundaries.reset[n, t] != PAD:
-            y = y if bias is None else y + bias[p].float()
+            y = y if bias is None else y + bias.float()
             for j in range(past + 1):
                 state_row = past + t - j - left_pad
                 if boundaries is not None and j > boundaries.history[n, t]:
                     continue
                 if t - j >= left_pad:
-                    y = y + weight[:, past - j].float() * rows[n, t - j].float()
+                    y = y + weight[past - j].float() * rows[n, t - j].float()
                 elif state is not None and state_row >= 0:
-                    y = y + weight[:, past - j].float() * state[n, state_row].float()
+                    y = y + weight[past - j].float() * state[n, state_row].float()
         ys.append(y)
     return torch.stack(ys)
 

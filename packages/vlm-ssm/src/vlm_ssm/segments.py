@@ -32,6 +32,15 @@ class SegmentBoundaries(NamedTuple):
         return SegmentBoundaries(self.reset[:, begin:end], self.history[:, begin:end], left_pad)
 
 
+def boundaries_from(
+    reset: Tensor | None, history: Tensor | None, left_pad: Tensor | None
+) -> SegmentBoundaries | None:
+    """The boundaries of these fields; None where there are none."""
+    if reset is None or history is None or left_pad is None:
+        return None
+    return SegmentBoundaries(reset, history, left_pad)
+
+
 def boundaries_of(segments: Tensor) -> SegmentBoundaries:
     """Boundaries of `segments` (B, T), integers that change where a segment starts; `PADDING` is padding.
 
@@ -43,7 +52,7 @@ def boundaries_of(segments: Tensor) -> SegmentBoundaries:
     latest = (
         torch.where(live, position, -1).cummax(1).values
     )  # the last position up to here that is no padding
-    before = torch.cat([latest.new_full((batch, 1), -1), latest[:, :-1]], dim=1)
+    before = torch.cat([latest.new_full((batch, 1), -1), latest], dim=1)[:, :length]
     begins = live & (before >= 0) & (segments != segments.gather(1, before.clamp(min=0)))
     began = torch.where(begins, position, -1).cummax(1).values
     history = torch.where(began < 0, _FAR, (position - began).clamp(max=_FAR))

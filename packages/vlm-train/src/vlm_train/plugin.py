@@ -8,12 +8,13 @@ from vlm_core.plugins import DatasetConfig, hookimpl
 from vlm_train.config.train import TrainConfig
 from vlm_train.data.llava import LlavaConfig
 from vlm_train.data.parquet import ParquetConfig
+from vlm_train.data.split import SplitConfig
 from vlm_train.data.webdataset import WebDatasetConfig
 
 
 @hookimpl
 def vlm_datasets() -> list[type[DatasetConfig]]:
-    return [LlavaConfig, ParquetConfig, WebDatasetConfig]
+    return [LlavaConfig, ParquetConfig, SplitConfig, WebDatasetConfig]
 
 
 @hookimpl

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,6 +41,7 @@ from vlm_train.data.mixture import joined
 from vlm_train.distributed import process_group, watchdog
 from vlm_train.distributed.accelerator import accelerator_of
 from vlm_train.distributed.base import DDPStrategy
+from vlm_train.distributed.fit_warnings import fit_warnings
 from vlm_train.distributed.select import strategy_of
 from vlm_train.engine.bad_samples import check_budget, refuse
 from vlm_train.engine.evaluator import Evaluator
@@ -47,7 +49,6 @@ from vlm_train.engine.stage_batches import StageData, total_steps
 from vlm_train.engine.stage_state import validate_stage
 from vlm_train.engine.trainer import StageTrainer
 from vlm_train.evaluation.benchmarks import BenchmarkEvaluator, benchmark_tasks, inputs_of
-from vlm_train.evaluation.held_out_answers import Answer
 from vlm_train.evaluation.stage_evaluations import Evaluations, last_name
 from vlm_train.evaluation.train_overlap import EvalRows
 from vlm_train.evaluation.validation import ValidationLoss
@@ -59,6 +60,8 @@ from vlm_train.monitoring.run_messages import log_on_main
 from vlm_train.monitoring.trackers import Trackers
 from vlm_train.monitoring.weights_summary import summary
 from vlm_train.report import results
+
+log = logging.getLogger(__name__)
 
 
 class Run:
@@ -213,19 +216,19 @@ class Run:
             StageData(rows, reader, features),
             self.dir,
             self.strategy,
-            self._evaluators(reader),
+            self._evaluators(reader, stage.name),
             micro_batch_size,
         )
         if resumed:
             trainer.restore(resumed)
         return trainer
 
-    def _evaluators(self, reader: SampleProcessor) -> list[Evaluator]:
-        """Evaluators that run during training."""
+    def _evaluators(self, reader: SampleProcessor, stage: str) -> list[Evaluator]:
+        """Evaluators that run while `stage` trains."""
         evaluators: list[Evaluator] = []
         if settings := self.train.validation:
             evaluators.append(ValidationLoss(settings, self.unseen, reader, self.accelerator))
-        if settings := self.train.benchmarks:
+        if (settings := self.train.benchmarks) and stage in (settings.stages or [stage]):
             evaluators.append(
                 BenchmarkEvaluator(settings, self.tasks, self.model, self.spec.template, self.accelerator)
             )
@@ -258,16 +261,9 @@ class Run:
             self._evaluate_average()
         if not self.main:
             return []
-        results.draw(self.dir, "curves.png", lambda path: results.plot_curves(self.dir.metrics(), path))
         self.evaluations.archive_outdated()
-        table = results.of(self.dir, [stage.name for stage in self.train.stages])
-        results.write(self.dir, table)
-        if table:
-            final = dict(table)[last_name(self.train)]
-            pairs = zip(self.questions, final["answers"], strict=True)
-            answers = [Answer(row, a["said"], a["truth"]) for row, a in pairs]
-            results.draw(self.dir, "samples.png", lambda path: results.plot_samples(answers, path))
-        return table
+        stages = [stage.name for stage in self.train.stages]
+        return results.write_all(self.dir, stages, self.questions)
 
     def _evaluate_average(self) -> None:
         """Evaluate the averaged weights again if the saved answers are to other questions."""
@@ -293,6 +289,10 @@ def start(spec: Spec, document: Document) -> tuple[RunDir, results.Results]:
         check_templates(spec, train, model.llm.tokenizer)
     log_on_main(accelerator, *summary(spec, train, model, summarize(parts, model), accelerator.device))
     strategy = strategy_of(train, accelerator, model)
+    if accelerator.is_main_process:
+        world = accelerator.num_processes
+        for line in fit_warnings(parts, train, model, world, accelerator.device, sharded=strategy.sharded):
+            log.warning("%s", line)
     with watchdog.watching(train.timeout):
         run = Run(spec, train, strategy, model.llm.tokenizer)
         return run.dir, run.go()

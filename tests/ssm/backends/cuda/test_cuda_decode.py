@@ -10,6 +10,7 @@ if backends.missing("cuda"):
 
 from vlm_ssm.cuda.decoding import matvec
 from vlm_ssm.cuda.decoding import step as decode
+from vlm_ssm.mamba_layer import MambaStack
 from vlm_ssm.triton import decode as triton_decode
 
 BF16 = torch.bfloat16
@@ -59,8 +60,9 @@ def test_a_token_equals_that_of_triton(batch, width, rank, taps, alone):
     conv, ssm = torch.randn(count, batch, taps - 1, E).to(BF16), torch.randn(count, batch, E, 16)
     norms = [None] if alone else list((1 + 0.1 * torch.randn(count, width)).to(BF16))
     x, last = torch.randn(batch, 1, width).to(BF16), None if alone else norms[0]
-    assert (decode.why_not_covered(x, mixers, norms) is None) == (batch <= 16)
-    arguments = (x, mixers, conv.unbind(), ssm.unbind(), norms, last, 1e-5)
+    stack = MambaStack(mixers, norms, last, 1e-5)
+    assert (decode.why_not_covered(x, stack) is None) == (batch <= 16)
+    arguments = (x, stack, conv.unbind(), ssm.unbind())
     wanted, found = triton_decode.fused_decode_step(*arguments), decode.fused_decode_step(*arguments)
     for a, b in zip(found, wanted, strict=True):
         assert a.shape == b.shape

@@ -11,6 +11,8 @@ from launch_recorder import launches
 from vlm_ssm import MambaMixer, cast_parameters
 from vlm_ssm.cuda import compiler, conv, launch, scan
 from vlm_ssm.cuda.decoding import step as decode
+from vlm_ssm.mamba_layer import MambaStack
+from vlm_ssm.registration.inputs import ConvInputs
 from vlm_ssm.triton import conv as triton_conv
 from vlm_ssm.triton import decode as triton_decode
 from vlm_ssm.triton import scan as triton_scan
@@ -24,10 +26,11 @@ def test_more_than_a_grid_has_goes_to_triton():
     few, many, long = (
         torch.empty(shape, device="meta") for shape in ((9, 4, 1, 8), (40000, 4, 1, 8), (1, 600000, 1, 8))
     )
-    assert conv.why_not_covered(few, 4, order) is None
-    assert conv.why_not_covered(many, 4, None) is None
-    assert "80000 sequences" in (conv.why_not_covered(many, 4, order) or "")
-    assert "600000 positions" in (conv.why_not_covered(long, 4, None) or "")
+    weight = torch.empty(1, 4, 8, device="meta")
+    assert conv.why_not_covered(ConvInputs(few, weight, scan_order=order)) is None
+    assert conv.why_not_covered(ConvInputs(many, weight)) is None
+    assert "80000 sequences" in (conv.why_not_covered(ConvInputs(many, weight, scan_order=order)) or "")
+    assert "600000 positions" in (conv.why_not_covered(ConvInputs(long, weight)) or "")
 
 
 @torch.no_grad()
@@ -47,8 +50,8 @@ def test_tokens_that_are_not_covered_go_to_triton(launches, monkeypatch):
         mixer = MambaMixer(case["width"], case["d_state"], dt_rank=8).eval()
         cast_parameters(mixer, case.get("weights", BF16))
         x = torch.zeros(case["batch"], 1, case["width"], dtype=case["dtype"])
-        assert reason in (decode.why_not_covered(x, [mixer], [None]) or "")
-        decode.fused_decode_step(x, [mixer], [x], [x], [None], None, 0.0)
+        assert reason in (decode.why_not_covered(x, MambaStack([mixer])) or "")
+        decode.fused_decode_step(x, MambaStack([mixer]), [x], [x])
     assert len(went) == len(cases)
     assert not launches
 
@@ -73,7 +76,7 @@ def test_a_gpu_that_no_kernel_runs_on_leaves_all_to_triton(error, monkeypatch, c
     try:
         for _ in range(2):
             assert scan.scan(inputs) == "triton"
-            assert conv.conv(inputs.u, torch.zeros(1, 64, 4), None, None, None, None) == "triton"
+            assert conv.conv(ConvInputs(inputs.u, torch.zeros(1, 4, 64))) == "triton"  # pyright: ignore
     finally:
         launch.why_unusable.cache_clear()
     assert (

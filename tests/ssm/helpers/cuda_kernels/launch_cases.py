@@ -7,6 +7,7 @@ from vlm_ssm import MambaMixer, cast_parameters
 from vlm_ssm.cuda import conv, parameters, scan
 from vlm_ssm.cuda.decoding import step as decode
 from vlm_ssm.cuda.norms import layer_norm, rms_norm
+from vlm_ssm.mamba_layer import MambaStack
 from vlm_ssm.registration.inputs import ConvInputs, ScanGradients, ScanInputs
 
 BF16 = torch.bfloat16
@@ -67,8 +68,9 @@ def run_step(batch=1, *, width=64, rank=8, layers=2, alone=False, **options):
     )
     norms = [None] if alone else [torch.ones(width, dtype=BF16)] * len(mixers)
     x = torch.zeros(batch, 1, width, dtype=BF16)
-    assert decode.why_not_covered(x, mixers, norms) is None
-    y, conv, ssm = decode.fused_decode_step(x, mixers, convs, ssms, norms, None if alone else norms[0], 1e-5)
+    stack = MambaStack(mixers, norms, None if alone else norms[0], 1e-5)
+    assert decode.why_not_covered(x, stack) is None
+    y, conv, ssm = decode.fused_decode_step(x, stack, convs, ssms)
     assert (y.shape, conv.shape, ssm.shape) == (
         x.shape,
         (len(mixers), batch, W - 1, E),
@@ -79,8 +81,10 @@ def run_step(batch=1, *, width=64, rank=8, layers=2, alone=False, **options):
 def run_norm(width=64, out=BF16, y=BF16, *, added=True):
     residual, weight = torch.zeros(5, width), torch.zeros(width)
     given = torch.zeros(5, width, dtype=out) if added else None
-    _, result, scale = rms_norm.forward(residual, given, weight, 1e-5, y)
-    grad, grad_weight = rms_norm.backward(result, None, residual, weight, scale, added=given)
+    kernels = rms_norm.norm_kernels(residual)
+    assert kernels is rms_norm.KERNELS
+    _, result, scale = kernels.forward(residual, given, weight, 1e-5, y)
+    grad, grad_weight = kernels.backward(result, None, residual, weight, scale, added=given)
     assert grad.shape == residual.shape
     assert grad_weight.shape == weight.shape
 

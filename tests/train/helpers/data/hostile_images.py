@@ -115,7 +115,7 @@ CORPUS: dict[str, tuple[str, bytes | Callable[[Path], Any]]] = {
     "fifo.png": ("not-a-file", os.mkfifo),
     "device.png": ("path", lambda path: path.symlink_to("/dev/zero")),
     "link.png": ("path", lambda path: path.symlink_to("/etc/passwd")),
-    "empty.jpg": ("not-an-image", b""),
+    "empty.jpg": ("empty", b""),
     "html.jpg": ("not-an-image", b"<html><body>404 Not Found</body></html>"),
     "svg.jpg": ("not-an-image", b'<svg xmlns="http://www.w3.org/2000/svg"/>'),
     "postscript.jpg": ("not-an-image", EPS),

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from vlm_core.benchmark import Chance
 from vlm_core.io.image_folder import ImageFolder
 from vlm_core.io.paths import LocalFile
 from vlm_core.plugins.config import BenchmarkConfig
@@ -23,6 +24,9 @@ Source = Annotated[
     Field(description="source of the questions: LLaVA's files (default), or only the benchmark's own"),
 ]
 
+ON_A_SERVER = Chance("undefined here: the right answers are on a server")
+"""The chance of a split without public labels."""
+
 
 class LayoutConfig(BenchmarkConfig):
     """A benchmark whose files have fixed places in LLaVA's folder `playground/data/eval`."""
@@ -36,8 +40,9 @@ class LayoutConfig(BenchmarkConfig):
         path = getattr(self, name)
         if path is not None:
             return path
-        if f"{name}.{getattr(self, 'source', '')}" in self.layout:
-            variant = "official"
+        source = getattr(self, "source", "")
+        if f"{name}.{source}" in self.layout:
+            variant = source
         path = self.data / self.layout[f"{name}.{variant}" if variant else name]
         packed = path.with_name(f"{path.name}.gz")
         return packed if packed.is_file() and not path.exists() else path

@@ -5,20 +5,19 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from vlm_bench.cli import diff as diff_command
+from vlm_bench.cli import lmms_tasks
 from vlm_bench.cli import run as run_command
 from vlm_bench.cli import score as score_command
 from vlm_bench.cli.options import add_options, config_of
+from vlm_bench.cli.skipped import print_skipped
 from vlm_core.cli.common import Parser, add_debug, count, local_path, run
 from vlm_core.cli.output import say
 from vlm_core.errors import UserError
 from vlm_core.plugins.config import BenchmarkConfig
 from vlm_core.plugins.registry import installed
 from vlm_core.runtime.parent_death import end_with_launcher
-
-if TYPE_CHECKING:
-    from vlm_bench.report.collect import Results
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -30,7 +29,15 @@ def build_parser() -> argparse.ArgumentParser:
     _per_benchmark(commands, "submit", "write the file that an evaluation server takes", _submit_options)
     _judge_options(_command(commands, "judge", "grade MM-Vet's answers with a judge model"))
     _report_options(_command(commands, "report", "print a table of models' results and the paper's"))
-    _diff_options(_command(commands, "diff", "compare two saved reports, or two folders of them"))
+    _paper_tables_options(
+        _command(commands, "paper-tables", "print a sweep's Tables 2 to 5 beside the paper's figures")
+    )
+    diff_command.add_arguments(
+        _command(commands, "diff", "compare two saved reports or folders of them, or one with its baselines")
+    )
+    lmms_tasks.add_arguments(
+        _command(commands, "lmms-tasks", "write task files for lmms-eval that read local data sets")
+    )
     check = _command(commands, "verify-llava", "score LLaVA's published answers and compare with its table")
     check.add_argument(
         "folder", type=local_path, metavar="DIR", help="LLaVA's playground/data/eval, from its eval.zip"
@@ -135,13 +142,11 @@ def _report_options(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{form}", type=local_path, metavar="FILE", help=f"write {about}")
 
 
-def _diff_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("first", type=local_path, metavar="FIRST", help="a saved report, or a folder of them")
-    parser.add_argument("second", type=local_path, metavar="SECOND", help="the same of the other model")
+def _paper_tables_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--allow-partial", action="store_true", help="compare only the questions that both reports have"
+        "folder", type=local_path, metavar="DIR", help="folder of the sweep (its output), finished or not"
     )
-    parser.add_argument("--json", action="store_true", help="print the comparison as JSON")
+    parser.add_argument("--markdown", type=local_path, metavar="FILE", help="write the tables as Markdown")
 
 
 def submit(args: argparse.Namespace) -> int:
@@ -193,7 +198,7 @@ def report(args: argparse.Namespace) -> int:
     from vlm_core.io.atomic import write_file
 
     models = [collect(folder) for folder in args.folders]
-    _print_skipped(models)
+    print_skipped(models)
     forms = {"html": html.to_html, "markdown": leaderboard.to_markdown, "json": leaderboard.to_json}
     for form, make in forms.items():
         if path := getattr(args, form):
@@ -202,30 +207,15 @@ def report(args: argparse.Namespace) -> int:
     return 0
 
 
-def _print_skipped(models: Sequence[Results]) -> None:
-    from vlm_bench.report.collect import listed
+def paper_tables(args: argparse.Namespace) -> int:
+    """Print the tables of a sweep, and write them as Markdown on request."""
+    from vlm_bench.report.ablations import sweep_tables
+    from vlm_core.io.atomic import write_file
 
-    for model in models:
-        if files := model.skipped:
-            lines = (f"  {text}" for text in listed(files))
-            say(f"{model.folder}: skipped {len(files)} files that are not reports:", *lines, file=sys.stderr)
-
-
-def diff(args: argparse.Namespace) -> int:
-    """Print how two reports, or all of two folders, differ."""
-    from vlm_bench.report.collect import collect
-    from vlm_bench.report.diff import compare, compare_folders, folder_lines, lines, to_json
-
-    if args.first.is_dir() != args.second.is_dir():
-        raise UserError(f"{args.first} and {args.second}: a folder and a file; name two files or two folders")
-    if args.first.is_dir():
-        sides = collect(args.first), collect(args.second)
-        _print_skipped(sides)
-        comparison = compare_folders(*sides, allow_partial=args.allow_partial)
-        say(*(to_json(comparison).split("\n") if args.json else folder_lines(comparison)))
-        return 0
-    difference = compare(args.first, args.second, allow_partial=args.allow_partial)
-    say(*(to_json(difference).split("\n") if args.json else lines(difference)))
+    tables = sweep_tables.sweep_tables(args.folder)
+    if args.markdown:
+        write_file(args.markdown, sweep_tables.to_markdown(tables))
+    sweep_tables.show(tables)
     return 0
 
 
@@ -242,9 +232,11 @@ COMMANDS = {
     "run": run_command.run,
     "score": score_command.run,
     "report": report,
+    "paper-tables": paper_tables,
     "submit": submit,
     "judge": judge,
-    "diff": diff,
+    "diff": diff_command.run,
+    "lmms-tasks": lmms_tasks.run,
     "verify-llava": verify_llava,
 }
 

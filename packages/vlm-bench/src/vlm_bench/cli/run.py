@@ -59,6 +59,7 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="ask about N questions per benchmark: all questions of evenly spaced images",
     )
+    _add_baselines(parser)
     parser.add_argument(
         "--max-new-tokens",
         type=count,
@@ -76,6 +77,18 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_baselines(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--baselines",
+        nargs="?",
+        const="all",
+        metavar="NAME,…",
+        help="ask baselines, too: question-alone (without the image), images-shuffled (about another image); "
+        "without names, both. Chance is computed in any case",
+    )
+    parser.add_argument("--shuffle-seed", type=int, metavar="N", help="seed of images-shuffled (default: 0)")
+
+
 def _add_loading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda, … (default: the GPU if there is one)")
     parser.add_argument("--dtype", choices=DTYPES, help="dtype of the weights (default: as saved)")
@@ -86,11 +99,16 @@ def run(args: argparse.Namespace) -> int:
     """Check all inputs before the first question, then ask and score."""
     from vlm_bench.cli.selection import select
     from vlm_bench.report import report
+    from vlm_bench.run.baselines import baseline_tasks, named
     from vlm_bench.run.process_group import join_ranks
     from vlm_bench.run.runner import Run, run_tasks
     from vlm_bench.run.tasks import LoadedModel, Settings, plan
+    from vlm_core.evaluation.baselines import IMAGES_SHUFFLED
 
     require_model_folder(args.model)
+    names = () if args.baselines is None else named(args.baselines)
+    if args.shuffle_seed is not None and IMAGES_SHUFFLED not in names:
+        raise UserError(f"--shuffle-seed {args.shuffle_seed}: needs --baselines images-shuffled")
     configs, absent = select(args.benchmarks, args.data, args.strictness, args.set)
     settings = Settings(
         args.batch_size, args.max_new_tokens, args.limit, not args.no_prefix_reuse, args.allow_partial
@@ -100,14 +118,19 @@ def run(args: argparse.Namespace) -> int:
     for name, reason in absent.items() if ranks.main else ():
         say(f"left out: {name}: {reason}")
     tasks = plan(configs, settings)
+    baselines = baseline_tasks(tasks, names, args.shuffle_seed or 0)
     loaded = LoadedModel.load(args.model, args.dtype, ranks.device, trust_remote_code=args.trust_remote_code)
     out = args.out or Path("bench") / loaded.spec.name
     runs = [Run(task, loaded, settings, out, ranks, say) for task in tasks]
+    others = {
+        name: [Run(task, loaded, settings, out, ranks, say) for task in part]
+        for name, part in baselines.items()
+    }
     _make_folder(out)
     if ranks.main:
-        total = sum(len(task.questions) for task in tasks)
+        total = sum(len(task.questions) for part in (tasks, *baselines.values()) for task in part)
         say(f"{loaded.spec.name}: {total} questions on {ranks.device}, answers in {out}")
-    failed = run_tasks(runs, ranks, report.show, say)
+    failed = run_tasks(runs, others, ranks, report.show, say)
     ranks.end()
     return int(failed > 0)
 

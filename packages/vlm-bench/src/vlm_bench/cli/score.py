@@ -47,18 +47,22 @@ def without_collector() -> Iterator[None]:
 
 def _scored(args: argparse.Namespace) -> Report:
     from vlm_bench.evaluate import evaluate
+    from vlm_bench.files.baseline_files import baselines_of
     from vlm_bench.files.run_metadata import changed_files, metadata_of, settings_of
 
     config = config_of(args, installed().get("benchmark", args.benchmark))
     path = args.answers
     metadata = metadata_of(path, args.benchmark) if path else {}
+    baselines, warnings = baselines_of(path, metadata) if path else ([], [])
     report = evaluate(
         config,
         answers_of(args) if path else None,
         files={path.name: path} if path else {},
         settings=settings_of(metadata),
         allow_partial=args.allow_partial,
+        baselines=baselines,
     )
+    report = replace(report, warnings=[*report.warnings, *warnings])
     if other := changed_files(metadata, report.files):
         text = f"data files have changed since the run: {', '.join(other)}"
         report = replace(report, warnings=[*report.warnings, text])

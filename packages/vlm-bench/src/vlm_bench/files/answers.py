@@ -18,6 +18,7 @@ LISTS = {
     ("question_id", "text"): LINES,
     ("question_id", "answer"): ("question_id", "answer", None),  # VQA-v2
     ("questionId", "prediction"): ("questionId", "prediction", None),  # GQA
+    ("image", "answer"): ("image", "answer", None),  # VizWiz
 }
 ANALYSIS = ("question_id", "pred", "question")  # ScienceQA, as LLaVA's script writes it
 FIELDS = {name for fields in (*LISTS.values(), ANALYSIS) for name in fields if name}
@@ -26,12 +27,16 @@ FIELDS = {name for fields in (*LISTS.values(), ANALYSIS) for name in fields if n
 
 @dataclass(frozen=True)
 class Answer:
-    """A model's answer to the question `id`, its prompt if the file logs it, and its place in the file."""
+    """A model's answer to the question `id`, its prompt if the file logs it, and its place in the file.
+
+    `baseline` names the baseline that the answer belongs to; "" for the model's own answer.
+    """
 
     id: str
     text: str
     prompt: str | None = None
     where: str = ""
+    baseline: str = ""
 
 
 def unique(items: list[tuple[str, Row]], what: str) -> dict[str, Row]:
@@ -54,7 +59,7 @@ def read_answers(path: Path) -> list[Answer]:
     """Answers in the file's order, from any of
 
     - JSON lines `{question_id, text, prompt?}`, or a JSON list of them,
-    - a JSON list `[{question_id, answer}]` or `[{questionId, prediction}]`,
+    - a JSON list `[{question_id, answer}]`, `[{questionId, prediction}]` or `[{image, answer}]`,
     - a JSON object `{id: text}`, or ScienceQA's `{correct: [...], incorrect: [...]}`.
     """
     text = read_text(path)
@@ -84,7 +89,9 @@ def _by_line(text: str) -> bool:
 
 def _answer(row: Row, key: str, text: str, prompt: str | None) -> Answer:
     logged = row.text(prompt) if prompt is not None and row.optional(prompt) else None
-    return Answer(row.id(key), row.text(text), logged, row.where)
+    metadata = row.data.get("metadata")
+    baseline = metadata.get("baseline", "") if isinstance(metadata, dict) else ""
+    return Answer(row.id(key), row.text(text), logged, row.where, str(baseline))
 
 
 def _listed(path: Path, data: list[Any]) -> list[Answer]:

@@ -31,3 +31,10 @@ def check_texts(asked: Mapping[str, str], known: Mapping[str, str], labels: Path
 
 def _plain(text: str) -> str:
     return " ".join(text.lower().split())
+
+
+def check_count(count: int, published: int, what: str) -> tuple[str, list[str]]:
+    """A mark for the protocol, and a warning, if a file has another number of `what` than the published one."""
+    if count == published:
+        return "", []
+    return "@unknown", [f"{count:,} {what}; the published file has {published:,}"]

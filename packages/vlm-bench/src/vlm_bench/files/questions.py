@@ -43,4 +43,5 @@ def read_questions(path: Path, *, distinct: bool = True) -> list[Asked]:
 
 
 def _asked(key: str, row: Row) -> Asked:
-    return Asked(key, row.named("image"), row.text("text"), row.text("category"), row.where)
+    category = row.text("category") if row.optional("category") else "default"
+    return Asked(key, row.named("image"), row.text("text"), category, row.where)

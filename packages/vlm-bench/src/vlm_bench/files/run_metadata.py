@@ -13,6 +13,18 @@ from vlm_core.errors import UserError
 from vlm_core.io.strict_json import validated
 
 ENDING = ".run.json"
+SAME_RUN = (
+    "benchmark",
+    "protocol",
+    "model sha256",
+    "files",
+    "questions sha256",
+    "decoding",
+    "batch_size",
+    "dtype",
+    "prefix_reuse",
+)
+"""Keys that must be equal for all answers of one run, those of its baselines included."""
 _REPORT_FIELDS = {
     "benchmark",
     "protocol",
@@ -36,6 +48,8 @@ class _RunMetadata(BaseModel):
     versions: dict[str, str] = {}
     files: dict[str, str] = {}
     seconds: NonNegativeFloat = 0.0
+    baseline: str = ""
+    shuffle_seed: int | None = None
     scored_by: Literal["here", "server", "judge"] = "here"
     expected: NonNegativeInt | None = None
     asked: NonNegativeInt | None = None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,15 +13,17 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm  # lmms-eval brings it
 
-from vlm_bench.lmms.requests import batches, cut, decoding, stops
+from vlm_bench.lmms.requests import batches, decodings, stops
 from vlm_core.cli.common import DTYPES
 from vlm_core.errors import UserError
-from vlm_core.generation.generate import answer
+from vlm_core.generation.generate import Session
 from vlm_core.generation.sampling import GenerationConfig
+from vlm_core.generation.stop_strings import generate_until
 from vlm_core.io.images import to_rgb
 from vlm_core.model_folder.assemble import load
 from vlm_core.text.render import IMAGE, Message, TokenizedConversation, render, require_question
 
+logger = logging.getLogger(__name__)
 KNOWN = "pretrained, dtype and trust_remote_code"
 """Keys of `--model_args`."""
 
@@ -62,21 +66,44 @@ class SavedVLM(lmms):
         self.template = spec.template
 
     def generate_until(self, requests: list[Any]) -> list[str]:
-        """The answers in the requests' order, each cut at its task's stop strings."""
+        """The answers in the requests' order, each up to the first of its task's stop strings.
+
+        Tasks without a seed get that of torch, which lmms-eval sets from `--seed`.
+        """
+        self._warn_ratios(requests)
         answers: list[str] = []
-        items = [(decoding(request.args[1]), request) for request in requests]
+        ends = [stops(request.args[1]) for request in requests]  # refused before the first answer
+        items = list(
+            zip(
+                decodings(requests, torch.initial_seed() % 2**63),
+                zip(requests, ends, strict=True),
+                strict=True,
+            )
+        )
         with tqdm(total=len(items), disable=self.rank != 0, desc="Answering") as bar:
             for how, group in batches(items, self.batch_size):
-                for request, text in zip(group, self._answers(group, how), strict=True):
-                    answers.append(cut(text, stops(request.args[1])))
-                    self.cache_hook.add_partial("generate_until", request.args[:2], answers[-1])
+                for (request, _), text in zip(group, self._answers(group, how), strict=True):
+                    answers.append(text)
+                    self.cache_hook.add_partial("generate_until", request.args[:2], text)
                 bar.update(len(group))
         return answers
 
-    def _answers(self, group: list[Any], how: GenerationConfig) -> list[str]:
-        images = [self._images(request) for request in group]
-        prompts = [self._prompt(r.args[0], inputs) for r, inputs in zip(group, images, strict=True)]
-        return answer(self.model, prompts, [image for inputs in images for image in inputs], decoding=how)
+    @staticmethod
+    def _warn_ratios(requests: list[Any]) -> None:
+        """`image_aspect_ratio` is an option of LLaVA's adapter, which tasks set for every model."""
+        if ratios := {str(ratio) for r in requests if (ratio := r.args[1].get("image_aspect_ratio"))}:
+            logger.warning(
+                "generation_kwargs: image_aspect_ratio %s is LLaVA's; this model's encoder prepares images",
+                ", ".join(sorted(ratios)),
+            )
+
+    def _answers(self, group: Sequence[tuple[Any, list[str]]], how: GenerationConfig) -> list[str]:
+        """Of requests with their stop strings."""
+        images = [self._images(request) for request, _ in group]
+        prompts = [self._prompt(r.args[0], inputs) for (r, _), inputs in zip(group, images, strict=True)]
+        session = Session(self.model)
+        session.prefill(prompts, [image for inputs in images for image in inputs])
+        return generate_until(session, [ends for _, ends in group], how)
 
     def _images(self, request: Any) -> list[Tensor]:
         _, _, visuals_of, doc_id, task, split = request.args

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from vlm_bench.files.json_files import sha256
 from vlm_bench.files.run_metadata import ENDING, metadata_of
+from vlm_bench.report.baselines import Baseline, not_above, read_baselines
 from vlm_bench.report.paper_table import PROTOCOLS, TITLES
 from vlm_bench.report.saved_reports import NoReportError, read_report
 from vlm_core.errors import UserError
@@ -43,6 +45,17 @@ class Entry:
     def partial(self) -> bool:
         return bool(self.data.get("partial"))
 
+    @cached_property
+    def baselines(self) -> dict[str, Baseline]:
+        """The baselines by name; none for answers without a report."""
+        return {baseline.name: baseline for baseline in read_baselines(self.data)}
+
+    @property
+    def half_width(self) -> float | None:
+        """Half the width of the score's 95 % interval, in the score's unit; None if the report has none."""
+        bounds = self.data.get("interval") or None
+        return bounds and (bounds[1] - bounds[0]) / 2 * (1 if self.data["unit"] == "points" else 100)
+
     @property
     def comparable(self) -> bool:
         """Whether the paper's column was made by the same protocol, with as many answers."""
@@ -59,7 +72,8 @@ class Entry:
         if not self.scored:
             return NO_FIGURE[self.data.get("scored_by", "here")]
         other = self.benchmark in PROTOCOLS and not self.comparable
-        return f"{self.value:.1f}{'*' if self.partial else ''}{'≠' if other else ''}"
+        marks = {"*": self.partial, "≠": other, "†": bool(not_above([*self.baselines.values()]))}
+        return f"{self.value:.1f}{''.join(mark for mark, applies in marks.items() if applies)}"
 
 
 @dataclass(frozen=True)
@@ -125,7 +139,13 @@ def _unscored(metadata_files: Iterable[Path], known: Collection[str]) -> tuple[l
         if answers.is_file() and sha256(answers) in known:
             continue
         try:
-            entries.append(Entry(answers, metadata_of(answers)))
+            metadata = metadata_of(answers)
+            if baseline := metadata.get("baseline"):
+                other.append(
+                    f"{answers}: answers of {baseline}, which no report has: score the model's answers"
+                )
+            else:
+                entries.append(Entry(answers, metadata))
         except UserError as error:
             if answers.suffix == ".jsonl":
                 raise

@@ -1,54 +1,20 @@
-"""Compares two reports on the same questions: the difference, and its confidence interval.
-
-The interval is a paired bootstrap: units are drawn with replacement, with both models' answers to a unit together, and
-the headline is recomputed. Units of different parts (MME's tasks) are drawn separately, so that every draw has as many
-of each as the data.
-"""
+"""Compares two reports on the same questions, or a report with its baselines: the difference and its interval."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vlm_bench.report.baselines import baseline_lines, read_baselines
 from vlm_bench.report.collect import Results
+from vlm_bench.report.paired import Difference, difference
+from vlm_bench.report.paired import lines as lines
 from vlm_bench.report.saved_reports import NoReportError, read_report
 from vlm_core.benchmark import Headline
 from vlm_core.errors import UserError
-
-DRAWS = 10_000
-Parts = tuple[tuple[str, float, float], ...]
-Pattern = tuple[Parts, Parts]
-"""The ratios of the first and the second model on a unit."""
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Second minus first, with the bounds of the 95 % interval; `better` counts units that the second gains."""
-
-    metric: str
-    points: bool
-    first: float
-    second: float
-    low: float
-    high: float
-    units: int
-    better: int
-    worse: int
-    left_out: int = 0
-    """Units that are not in both reports with the same questions; only where a partial comparison is allowed."""
-
-    @property
-    def value(self) -> float:
-        return self.second - self.first
-
-    @property
-    def clear(self) -> bool:
-        """Whether the interval excludes 0."""
-        return not self.low <= 0 <= self.high
 
 
 def compare(first: Path, second: Path, *, allow_partial: bool = False, seed: int = 0) -> Difference:
@@ -68,8 +34,13 @@ def compare(first: Path, second: Path, *, allow_partial: bool = False, seed: int
     common = [key for key in both if a["content"][key] == b["content"][key]]
     if not common or ((alone or other) and not allow_partial):
         raise UserError(*_unequal(a, b, other, len(common)))
-    left, right = ({key: r["units"][key] for key in common} for r in (a, b))
-    return _difference(a, left, right, seed, len(alone) + len(other))
+    left, right = (_headline(r, common) for r in (a, b))
+    return difference(left, right, left_out=len(alone) + len(other), seed=seed)
+
+
+def _headline(report: Mapping[str, Any], keys: Sequence[str]) -> Headline:
+    units = {key: report["units"][key] for key in keys}
+    return Headline(report["metric"], units, report["combine"], report["unit"] == "points")
 
 
 def _report(path: Path) -> dict[str, Any]:
@@ -122,11 +93,13 @@ class Compared:
 
     differences: Mapping[str, Difference]
     alone: Sequence[str]
+    reports: Mapping[str, tuple[Path, Path]]
+    """The two compared reports by protocol."""
 
 
 def compare_folders(first: Results, second: Results, *, allow_partial: bool = False) -> Compared:
     """Compare the reports of each common protocol; raises `UserError` for a folder with two reports of one."""
-    left, right = _by_protocol(first), _by_protocol(second)
+    left, right = by_protocol(first), by_protocol(second)
     common = [protocol for protocol in left if protocol in right]
     if not common:
         raise UserError(
@@ -136,10 +109,12 @@ def compare_folders(first: Results, second: Results, *, allow_partial: bool = Fa
     return Compared(
         {p: compare(left[p], right[p], allow_partial=allow_partial) for p in common},
         sorted(left.keys() ^ right.keys()),
+        {p: (left[p], right[p]) for p in common},
     )
 
 
-def _by_protocol(results: Results) -> dict[str, Path]:
+def by_protocol(results: Results) -> dict[str, Path]:
+    """The reports of a folder; raises `UserError` for two of one protocol."""
     paths: dict[str, Path] = {}
     for entry in results.entries:
         if not entry.scored:
@@ -152,117 +127,54 @@ def _by_protocol(results: Results) -> dict[str, Path]:
     return paths
 
 
-def _difference(about: Mapping[str, Any], left: Any, right: Any, seed: int, left_out: int) -> Difference:
-    first, second = (
-        Headline(about["metric"], units, about["combine"], about["unit"] == "points").value
-        for units in (left, right)
-    )
-    low, high = interval(left, right, about["combine"], seed=seed)
-    gains = [_sum(right[key]) - _sum(left[key]) for key in left]
-    return Difference(
-        metric=about["metric"],
-        points=about["unit"] == "points",
-        first=first,
-        second=second,
-        low=low,
-        high=high,
-        units=len(left),
-        better=sum(gain > 0 for gain in gains),
-        worse=sum(gain < 0 for gain in gains),
-        left_out=left_out,
-    )
+def compare_baselines(path: Path) -> dict[str, Difference]:
+    """A report's score minus each of its baselines; raises `UserError` if it has none."""
+    baselines = read_baselines(_report(path))
+    scores = {b.name: b.difference for b in baselines if b.difference is not None}
+    if not scores:
+        reasons = [f"  {b.name}: {b.how}" for b in baselines]
+        raise UserError(
+            f"{path}: no baseline has a score; `vlm-bench run … --baselines` asks them, `score` computes chance",
+            *reasons,
+        )
+    return scores
 
 
-def _sum(parts: Mapping[str, tuple[float, float]]) -> float:
-    """The sum of a unit's ratios."""
-    return sum(numerator / denominator for numerator, denominator in parts.values() if denominator)
+def baseline_texts(baselines: Mapping[str, Difference]) -> list[str]:
+    """Each baseline's comparison under its name."""
+    return [line for name, one in baselines.items() for line in (name, *indented(lines(one)))]
 
 
-def interval(
-    left: Any, right: Any, combine: str, *, draws: int = DRAWS, seed: int = 0
-) -> tuple[float, float]:
-    """The 2.5th and 97.5th percentile of the difference.
-
-    Units with the same figures in both reports are one pattern, and a draw is a multinomial over patterns: the
-    same as drawing units one by one, at a cost that does not grow with their number.
-    """
-    import numpy as np
-
-    names = sorted({name for units in (left, right) for parts in units.values() for name in parts})
-    generator = np.random.default_rng(seed)
-    totals = np.zeros((draws, 2, len(names), 2))
-    for patterns in _strata(left, right).values():
-        counts = np.array(list(patterns.values()))
-        drawn = generator.multinomial(counts.sum(), counts / counts.sum(), size=draws)
-        totals += np.tensordot(drawn, np.array([_table(p, names) for p in patterns]), 1)
-    over = totals[..., 1]
-    ratios = np.divide(totals[..., 0], over, out=np.zeros_like(over), where=over != 0)
-    figures = ratios.mean(-1) if combine == "mean" else ratios.sum(-1)
-    low, high = np.quantile(figures[:, 1] - figures[:, 0], [0.025, 0.975])
-    return float(low), float(high)
+def own_baselines(path: Path) -> list[str]:
+    """The baselines of one of two compared reports, under its name."""
+    baselines = baseline_lines(read_baselines(_report(path)))
+    return [str(path), *indented(baselines)] if baselines else []
 
 
-def _strata(left: Any, right: Any) -> dict[tuple[str, ...], Counter[Pattern]]:
-    strata: dict[tuple[str, ...], Counter[Pattern]] = {}
-    for key in left:
-        pattern = _parts(left[key]), _parts(right[key])
-        names = tuple(sorted({name for name, _, _ in (*pattern[0], *pattern[1])}))
-        strata.setdefault(names, Counter())[pattern] += 1
-    return strata
-
-
-def _parts(parts: Mapping[str, tuple[float, float]]) -> Parts:
-    return tuple((name, float(a), float(b)) for name, (a, b) in sorted(parts.items()))
-
-
-def _table(pattern: Pattern, names: list[str]) -> list[list[list[float]]]:
-    """A pattern as a table of shape (2 models, parts, 2): numerator and denominator."""
-    table = [[[0.0, 0.0] for _ in names] for _ in pattern]
-    for model, parts in enumerate(pattern):
-        for name, numerator, denominator in parts:
-            table[model][names.index(name)] = [numerator, denominator]
-    return table
-
-
-def lines(difference: Difference) -> list[str]:
-    """The comparison as text."""
-    scale = 1 if difference.points else 100
-    unit = " points" if difference.points else ""
-    first, second, value, low, high = (
-        scale * x
-        for x in (difference.first, difference.second, difference.value, difference.low, difference.high)
-    )
-    return [
-        f"{difference.metric}  {first:.2f} -> {second:.2f}",
-        f"difference {value:+.2f}{unit}, 95 % interval [{low:+.2f}, {high:+.2f}] (paired bootstrap)",
-        f"{difference.units} units: {difference.better} better, {difference.worse} worse, "
-        f"{difference.units - difference.better - difference.worse} equal"
-        + (f"; {difference.left_out} not the same in both, left out" if difference.left_out else ""),
-        "the interval excludes 0"
-        if difference.clear
-        else "the interval contains 0: the difference may be chance",
-    ]
+def indented(texts: Iterable[str]) -> list[str]:
+    """Lines below a heading."""
+    return [f"  {text}" for text in texts]
 
 
 def folder_lines(comparison: Compared) -> list[str]:
     """Each protocol's comparison under its name."""
-    texts = [
-        line
-        for name, one in comparison.differences.items()
-        for line in (name, *(f"  {t}" for t in lines(one)))
-    ]
+    texts = []
+    for name, one in comparison.differences.items():
+        own = [line for path in comparison.reports[name] for line in own_baselines(path)]
+        texts += [name, *indented([*lines(one), *own])]
     return texts + [f"in one folder only: {name}" for name in comparison.alone]
 
 
-def to_json(comparison: Difference | Compared) -> str:
-    """The comparison as JSON, fractions or points as in the reports; two folders' by protocol."""
-    data = (
-        _plain(comparison)
-        if isinstance(comparison, Difference)
-        else {name: _plain(one) for name, one in comparison.differences.items()}
-    )
-    return json.dumps(data, indent=2)
+Comparison = Difference | Compared | Mapping[str, Any]
 
 
-def _plain(difference: Difference) -> dict[str, Any]:
-    return {**vars(difference), "difference": difference.value, "clear": difference.clear}
+def to_json(comparison: Comparison) -> str:
+    """The comparison as JSON, fractions or points as in the reports; by protocol, by baseline or both."""
+    return json.dumps(_plain(comparison), indent=2)
+
+
+def _plain(comparison: Comparison) -> dict[str, Any]:
+    if isinstance(comparison, Difference):
+        return {**vars(comparison), "difference": comparison.value, "clear": comparison.clear}
+    parts = comparison.differences if isinstance(comparison, Compared) else comparison
+    return {name: _plain(one) for name, one in parts.items()}

@@ -5,8 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vlm_bench.report.baselines import Baseline, verdict
 from vlm_bench.report.collect import Entry, Results
-from vlm_bench.report.leaderboard import about, columns, legend, model_row, published_rows
+from vlm_bench.report.leaderboard import (
+    about,
+    baseline_rows,
+    columns,
+    legend,
+    model_row,
+    origins,
+    published_rows,
+)
 from vlm_bench.report.paper_table import PAPER
 from vlm_bench.report.report import figure, plain
 from vlm_bench.report.thumbnails import checked
@@ -25,10 +34,17 @@ def to_html(models: Sequence[Results]) -> str:
     values = {
         "names": ", ".join(model.name for model in models),
         "titles": [*titles.values()],
-        "models": [{"name": m.name, "cells": _model_cells(models, m, [*titles])} for m in models],
+        "models": [
+            {
+                "name": m.name,
+                "cells": _model_cells(models, m, [*titles]),
+                "baselines": baseline_rows(m, [*titles]),
+            }
+            for m in models
+        ],
         "published": published_rows([*titles]),
         "paper": PAPER,
-        "notes": [*legend(models), "Below the line: Table 1 of VL-Mamba (arXiv 2403.13600)."],
+        "notes": [*legend(models), *origins()],
         "sections": [_section(models, m, entry, titles) for m in models for entry in m.entries],
         "long": LONG,
     }
@@ -64,6 +80,9 @@ def _section(models: Sequence[Results], model: Results, entry: Entry, titles: Ma
         "protocol": data["protocol"],
         "metric": data["metric"],
         "value": f"{entry.value:.2f}",
+        "interval": _interval(data),
+        "baselines": list(map(_baseline, entry.baselines.values())),
+        "verdict": verdict([*entry.baselines.values()]),
         "badges": _badges(entry),
         "bars": _bars(model, entry),
         "columns": names,
@@ -72,6 +91,25 @@ def _section(models: Sequence[Results], model: Results, entry: Entry, titles: Ma
         "counts": _counts(data),
         "warnings": len(data["warnings"]),
         "sides": _sides(data["examples"]),
+    }
+
+
+def _interval(data: Mapping[str, Any]) -> str:
+    scale = 1 if data["unit"] == "points" else 100
+    return " – ".join(f"{scale * bound:.2f}" for bound in data.get("interval", ()))
+
+
+def _baseline(baseline: Baseline) -> Values:
+    """A row of the table of baselines."""
+    known = {"name": baseline.name, "how": baseline.how}
+    if (d := baseline.difference) is None:
+        return known | {"score": "–", "difference": "", "p": ""}
+    scale = 1 if d.points else 100
+    bounds = f"[{scale * d.low:+.2f}, {scale * d.high:+.2f}]"
+    return known | {
+        "score": f"{scale * d.first:.2f}",
+        "difference": f"{scale * d.value:+.2f} {bounds}",
+        "p": "" if d.p is None else f"{d.p:.2g}",
     }
 
 
@@ -98,12 +136,17 @@ def _counts(data: Mapping[str, Any]) -> str:
 
 
 def _bars(model: Results, entry: Entry) -> list[Values]:
-    known = {model.name: entry.value, **entry.data["published"]}
+    known = {model.name: entry.value, **_baseline_scores(entry), **entry.data["published"]}
     longest = max(2000 if entry.data["unit"] == "points" else 100, *known.values())
     return [
         {"name": name, "share": f"{100 * value / longest:.1f}", "value": f"{value:.1f}"}
         for name, value in known.items()
     ]
+
+
+def _baseline_scores(entry: Entry) -> dict[str, float]:
+    differences = {name: baseline.difference for name, baseline in entry.baselines.items()}
+    return {name: d.first * (1 if d.points else 100) for name, d in differences.items() if d is not None}
 
 
 def _cells(row: Mapping[str, float | int], names: Sequence[str], points: Sequence[str]) -> list[str]:

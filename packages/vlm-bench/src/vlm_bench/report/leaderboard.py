@@ -1,4 +1,4 @@
-"""The paper's table with other models' results: one row per model, the paper's eight columns, its rows below."""
+"""The paper's table with other models' results: one row per model, the paper's eight columns, published rows below."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ from typing import Any
 
 from vlm_bench.report.collect import Entry, Results
 from vlm_bench.report.paper_table import ROWS, TITLES
+from vlm_bench.report.peers import PEERS, sources
 from vlm_bench.report.report import conditions
 from vlm_bench.report.saved_reports import SCHEMA
+from vlm_core.evaluation.baselines import CHANCE, MODEL_BASELINES
 from vlm_core.markup.markdown import table, text
 from vlm_core.markup.printable import json_text
 
 NOTHING = "–"
+PUBLISHED = "Published figures: Table 1 of VL-Mamba (arXiv 2403.13600)"
 LEGEND = {
     "*": "partial: not every expected answer is in it",
     "≠": "another protocol, split or revision than the column of the paper: not comparable with it",
+    "†": "not above one of its baselines: the 95 % interval of the difference is not above 0",
 }
 
 
@@ -30,22 +34,53 @@ def model_row(model: Results, names: Sequence[str]) -> list[str]:
     return [" / ".join(entry.text for entry in model.of(name)) or NOTHING for name in names]
 
 
+def baseline_rows(model: Results, names: Sequence[str]) -> dict[str, list[str]]:
+    """Rows below a model's: half the width of the 95 % interval, and each baseline that a report has."""
+    rows = {"± 95 %": [_joined([_half_width(e) for e in model.of(name)]) for name in names]}
+    for baseline in (CHANCE, *MODEL_BASELINES):
+        rows[baseline] = [_joined([_score(e, baseline) for e in model.of(name)]) for name in names]
+    return {title: cells for title, cells in rows.items() if set(cells) != {NOTHING}}
+
+
+def _half_width(entry: Entry) -> str:
+    return NOTHING if entry.half_width is None else f"{entry.half_width:.1f}"
+
+
+def _score(entry: Entry, name: str) -> str:
+    baseline = entry.baselines.get(name)
+    if baseline is None or (difference := baseline.difference) is None:
+        return NOTHING
+    return f"{difference.first * (1 if difference.points else 100):.1f}"
+
+
+def _joined(cells: Sequence[str]) -> str:
+    return NOTHING if set(cells) <= {NOTHING} else " / ".join(cells)
+
+
 def published_rows(names: Sequence[str]) -> dict[str, list[str]]:
-    """The paper's cells by model."""
-    order = list(TITLES)
-    return {
-        model: [
-            NOTHING if name not in TITLES or (value := row[order.index(name)]) is None else f"{value:.1f}"
-            for name in names
-        ]
-        for model, row in ROWS.items()
-    }
+    """Published cells by model: the rows of the paper's table, then those of other state-space models."""
+    paper = {model: dict(zip(TITLES, row, strict=True)) for model, row in ROWS.items()}
+    rows = {model: [_cell(row.get(name)) for name in names] for model, row in paper.items()}
+    for model, peer in PEERS.items():
+        rows[model] = [_cell(peer.figures.get(name)) + "≠" * (name in peer.differs) for name in names]
+    return rows
+
+
+def _cell(value: float | None) -> str:
+    """A published figure with the decimals that its source has."""
+    return NOTHING if value is None else str(value)
+
+
+def origins() -> list[str]:
+    """Where the published rows come from."""
+    return [f"{PUBLISHED}, and below it:", *sources()]
 
 
 def legend(models: Sequence[Results]) -> list[str]:
     """The explanation of the marks in the table."""
-    cells = "".join(entry.text for model in models for entry in model.entries if entry.scored)
-    return [f"{mark} {text}" for mark, text in LEGEND.items() if mark in cells]
+    cells = [entry.text for model in models for entry in model.entries if entry.scored]
+    cells += [cell for row in published_rows([*TITLES]).values() for cell in row]
+    return [f"{mark} {text}" for mark, text in LEGEND.items() if mark in "".join(cells)]
 
 
 def about(entry: Entry) -> list[str]:
@@ -61,9 +96,13 @@ def to_markdown(models: Sequence[Results]) -> str:
     """Table, marks, and the conditions of each figure."""
     titles = columns(models)
     head = table([["", *titles.values()]], right=1)
-    rows = [_line(f"**{text(model.name)}**", model_row(model, [*titles])) for model in models]
+    rows = []
+    for model in models:
+        rows.append(_line(f"**{text(model.name)}**", model_row(model, [*titles])))
+        rows += [_line(f"*{name}*", cells) for name, cells in baseline_rows(model, [*titles]).items()]
     rows += [_line(name, cells) for name, cells in published_rows([*titles]).items()]
-    lines = [*head, *rows, "", "Published figures: Table 1 of VL-Mamba (arXiv 2403.13600).", *legend(models)]
+    notes = [*origins(), *legend(models)]
+    lines = [*head, *rows, "", *(f"- {text(note)}" for note in notes)]
     for model in models:
         for entry in model.entries:
             title = f"{model.name}: {titles[entry.benchmark]}"
@@ -92,6 +131,7 @@ def to_json(models: Sequence[Results]) -> str:
                 for m in models
             ],
             "published": {model: dict(zip(TITLES, row, strict=True)) for model, row in ROWS.items()},
+            "peers": {model: peer._asdict() for model, peer in PEERS.items()},
         },
         2,
     )
@@ -121,14 +161,16 @@ def show(models: Sequence[Results]) -> None:
         column.no_wrap = True  # a truncated figure is wrong: a narrow terminal wraps the line
     for model in models:
         shown.add_row(inert(model.name), *model_row(model, [*titles]), style="bold")
+        for name, cells in baseline_rows(model, [*titles]).items():
+            shown.add_row(f"  {name}", *cells)
     shown.add_row()
     for name, cells in published_rows([*titles]).items():
         shown.add_row(name, *cells)
     console = Console(soft_wrap=True, highlight=False)
     shown.width = console.measure(shown, options=console.options.update(max_width=1000)).maximum
     console.print(shown)
-    for line in legend(models):
-        console.print(line)
+    for line in [*origins(), *legend(models)]:
+        console.print(inert(line))
     for model in models:
         for entry in model.entries:
             console.print()

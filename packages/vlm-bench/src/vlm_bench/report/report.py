@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from vlm_bench.report.baselines import Baseline, baseline_lines, read_baselines
+from vlm_bench.report.paired import score_interval
 from vlm_bench.report.paper_table import published_figures
 from vlm_bench.report.saved_reports import SCHEMA
 from vlm_core.benchmark import Headline, Points, Score
@@ -23,7 +26,8 @@ class Report:
     """One scored answer file.
 
     `files` are sha256 by name, `notes` the variant of data and prompt, `settings` the run's settings, if known,
-    `examples` the answers that `vlm-bench report` shows with images, `content` a digest of each unit's questions.
+    `examples` the answers that `vlm-bench report` shows with images, `content` a digest of each unit's questions,
+    `baselines` the scores without the model or without the right image.
     The headline is a fraction, or points.
     """
 
@@ -39,6 +43,12 @@ class Report:
     warnings: Sequence[str] = ()
     examples: Sequence[Mapping[str, Any]] = ()
     content: Mapping[str, str] = field(default_factory=dict)
+    baselines: Sequence[Baseline] = ()
+
+    @cached_property
+    def interval(self) -> tuple[float, ...]:
+        """The 95 % interval of the score, by bootstrap over the units; () without units."""
+        return score_interval(self.headline) if self.headline.units else ()
 
     @property
     def headline(self) -> Headline:
@@ -63,6 +73,8 @@ class Report:
             "metric": self.headline.name,
             "score": self.headline.value,
             "unit": "points" if self.headline.points else "fraction",
+            "interval": list(self.interval),
+            "baselines": [baseline.as_dict() for baseline in self.baselines],
             "partial": self.missing > 0,
             "scored": self.scored,
             "expected": self.expected,
@@ -122,11 +134,16 @@ def conditions(data: Mapping[str, Any]) -> list[str]:
 def _figures(data: Mapping[str, Any]) -> list[str]:
     if "score" not in data:
         return []
-    value = Points(data["score"]) if data["unit"] == "points" else float(data["score"])
+    points = data["unit"] == "points"
+    value, *bounds = (
+        figure(Points(x) if points else float(x)) for x in (data["score"], *data.get("interval", ()))
+    )
+    interval = f", 95 % interval [{', '.join(bounds)}]" if bounds else ""
     partial = "  PARTIAL: not comparable to a full run" if data["partial"] else ""
     known = ", ".join(f"{model} {number}" for model, number in data["published"].items())
     return [
-        f"{data['metric']}  {figure(value)}{partial}",
+        f"{data['metric']}  {value}{interval}{partial}",
+        *baseline_lines(read_baselines(data)),
         *([f"published: {known}"] if known else []),
         f"scored {data['scored']} of {data['expected']}, missing {data['missing']}",
     ]

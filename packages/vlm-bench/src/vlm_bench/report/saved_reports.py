@@ -45,8 +45,29 @@ class _Example(_Strict):
     image_base64: str | None = None
 
 
+class _Difference(_Strict):
+    model_config = ConfigDict(strict=True, allow_inf_nan=False, extra="forbid")
+    metric: str
+    points: bool
+    first: float
+    second: float
+    low: float
+    high: float
+    units: NonNegativeInt
+    better: NonNegativeInt
+    worse: NonNegativeInt
+    left_out: NonNegativeInt
+    p: float | None
+
+
+class _Baseline(_Strict):
+    name: str
+    how: str
+    difference: _Difference | None
+
+
 class _Saved(_Strict):
-    """The keys of `Report.as_dict` with units; `content` is newer than the others."""
+    """The keys of `Report.as_dict` with units; `content`, `interval` and `baselines` are newer than the others."""
 
     benchmark: str
     protocol: str
@@ -69,6 +90,8 @@ class _Saved(_Strict):
     examples: list[_Example]
     units: dict[str, dict[str, Ratio]]
     content: dict[str, str] = {}
+    interval: Annotated[list[float], Field(max_length=2)] = []
+    baselines: list[_Baseline] = []
 
 
 def read_report(path: Path) -> dict[str, Any]:

@@ -18,9 +18,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
+from vlm_bench.files.baseline_files import file_stem
 from vlm_bench.files.json_files import MAX_BYTES, read_jsonl
 from vlm_bench.files.json_object import Row, as_row
-from vlm_bench.files.run_metadata import read_metadata
+from vlm_bench.files.run_metadata import SAME_RUN, read_metadata
 from vlm_core.benchmark import Question
 from vlm_core.errors import UserError
 from vlm_core.evaluation.inference import AnsweredQuestion
@@ -29,27 +30,20 @@ from vlm_core.io.digests import of_image
 from vlm_core.io.files import read_bytes
 from vlm_core.io.manifest import refuse_links
 
-MUST_MATCH = (
-    "benchmark",
-    "protocol",
-    "model sha256",
-    "files",
-    "questions sha256",
-    "decoding",
-    "batch_size",
-    "dtype",
-    "prefix_reuse",
-)
+MUST_MATCH = (*SAME_RUN, "baseline", "shuffle_seed")
 """Keys of the metadata that must be equal for all answers in one file."""
 Metadata = dict[str, Any]
 
 
 class AnswerLog:
-    """The answers to `questions` of benchmark `name` in `folder`."""
+    """The answers to `questions` of benchmark `name` in `folder`: the model's own, or those of a baseline."""
 
-    def __init__(self, folder: Path, name: str, questions: Mapping[str, Question]) -> None:
-        self.folder, self.name, self.questions = folder, name, questions
-        self.path = folder / f"{name}.jsonl"
+    def __init__(
+        self, folder: Path, name: str, questions: Mapping[str, Question], baseline: str = ""
+    ) -> None:
+        self.folder, self.name, self.questions = folder, file_stem(name, baseline), questions
+        self.baseline = baseline
+        self.path = folder / f"{self.name}.jsonl"
         self.metadata_path = self.path.with_name(f"{self.path.name}.run.json")
 
     @property
@@ -76,11 +70,11 @@ class AnswerLog:
                 *error.lines,
                 "it belongs to the answers in this folder: name another --out, or remove these files",
             ) from None
-        if other := [key for key in MUST_MATCH if earlier.get(key) != metadata[key]]:
+        if other := [key for key in MUST_MATCH if earlier.get(key) != metadata.get(key)]:
             raise UserError(
                 f"{self.metadata_path}: holds answers of a different run:",
                 *(
-                    f"  {key}: {_short(earlier.get(key))} before, {_short(metadata[key])} now"
+                    f"  {key}: {_short(earlier.get(key))} before, {_short(metadata.get(key))} now"
                     for key in other
                 ),
                 "name another --out, or remove it",
@@ -138,6 +132,11 @@ class AnswerLog:
     def _key(self, row: Row) -> str:
         key = as_row(row.data.get("metadata"), f"{row.where}: metadata").id("id")
         row.text("text")
+        if (baseline := row.data["metadata"].get("baseline", "")) != self.baseline:
+            raise UserError(
+                f"{row.where}: an answer of {baseline or 'the model itself'}, where those of "
+                f"{self.baseline or 'the model itself'} belong; name another --out"
+            )
         if key not in self.questions:
             raise UserError(
                 f"{row.where}: an answer to no question of {self.name}, id {key}; name another --out"
@@ -210,21 +209,26 @@ def image_digests(images: Iterable[Path]) -> dict[Path, str]:
         return dict(zip(paths, pool.map(of_image, paths), strict=True))
 
 
-def answer_line(answer: AnsweredQuestion, model: str, digest: str, image: str | None = None) -> str:
+def answer_line(
+    answer: AnsweredQuestion, model: str, digest: str, image: str | None = None, baseline: str = ""
+) -> str:
     """One line in LLaVA's format: `question_id` is the official id, `metadata` has the id that is unique here.
 
     `image` is the digest of the question's image file. The digest of a data file with images is in the run's metadata.
+    `baseline` marks the answer as one of a baseline, not the model's own.
     """
     question, text = answer
+    source = f"{digest}/{baseline}" if baseline else digest
     row = {
         "question_id": question.alias or question.id,
         "prompt": question.prompt,
         "text": text,
-        "answer_id": hashlib.sha256(f"{digest}/{question.id}".encode()).hexdigest()[:22],
-        "model_id": model,
+        "answer_id": hashlib.sha256(f"{source}/{question.id}".encode()).hexdigest()[:22],
+        "model_id": f"{model} ({baseline})" if baseline else model,
         "metadata": {
             "id": question.id,
             **({"image": image} if image else {}),
+            **({"baseline": baseline} if baseline else {}),
             "sha256": _checksum(question.id, question.prompt, text),
         },
     }

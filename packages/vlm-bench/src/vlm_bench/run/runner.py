@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
 from vlm_bench.evaluate import evaluate
 from vlm_bench.files.answers import read_answers
+from vlm_bench.files.baseline_files import baselines_of
 from vlm_bench.files.json_files import sha256
 from vlm_bench.files.run_metadata import settings_of
 from vlm_bench.report import report
@@ -43,7 +46,7 @@ class Run:
             max_new_tokens=length,
             reuse=settings.prefix_reuse,
         )
-        self.log = AnswerLog(out, task.name, task.benchmark.questions)
+        self.log = AnswerLog(out, task.name, task.as_asked, task.baseline)
         self.metadata = self._metadata(settings.batch_size, length)
         self.earlier = self.log.check(self.metadata)
         if self.earlier:
@@ -68,6 +71,7 @@ class Run:
             "processes": self.ranks.count,
             "prefix_reuse": self.inference.reuse,
             "scored_by": task.benchmark.scored_by,
+            **({"baseline": task.baseline, **task.settings} if task.baseline else {}),
         }
 
     def ask(self) -> None:
@@ -78,7 +82,8 @@ class Run:
         done = self.log.lines().keys()
         self.ranks.wait()  # no process writes before all have read
         started = time.monotonic()
-        groups = by_image(self.task.questions)[self.ranks.rank :: self.ranks.count]
+        asked = [self.task.as_asked[question.id] for question in self.task.questions]
+        groups = by_image(asked)[self.ranks.rank :: self.ranks.count]
         mine = [question for group in groups for question in group]
         if remaining := [question for question in mine if question.id not in done]:
             self._ask(remaining, len(mine))
@@ -91,17 +96,17 @@ class Run:
         task, log = self.task, self.log
         if dropped := log.drop_partial_lines():
             self.say(
-                f"{task.name}: dropped {dropped} half-written or damaged line{'s' * (dropped > 1)}; asked again"
+                f"{task.title}: dropped {dropped} half-written or damaged line{'s' * (dropped > 1)}; asked again"
             )
         for reason, count in task.left_out.items():
-            self.say(f"{task.name}: {count} of its questions left out: {reason}")
+            self.say(f"{task.title}: {count} of its questions left out: {reason}")
         done = len(log.lines())
         if changes := version_changes(self.earlier.get("versions", {}), self.metadata["versions"]):
-            self.say(f"{task.name}: {changes}")
+            self.say(f"{task.title}: {changes}")
         if self.earlier:
-            self.say(f"{task.name}: {done} of {len(task.questions)} answers exist already")
+            self.say(f"{task.title}: {done} of {len(task.questions)} answers exist already")
         if reason := self.inference.why_no_prefix_reuse:
-            self.say(f"{task.name}: {reason}, so images are encoded again for each question")
+            self.say(f"{task.title}: {reason}, so images are encoded again for each question")
         self._write_metadata(self.earlier.get("seconds", 0.0))
 
     def _write_metadata(self, seconds: float) -> None:
@@ -116,9 +121,9 @@ class Run:
 
     def _ask(self, questions: list[Question], total: int) -> None:
         name = (
-            self.task.name
+            self.task.title
             if self.ranks.count == 1
-            else f"{self.task.name} (1 of {self.ranks.count} processes)"
+            else f"{self.task.title} (1 of {self.ranks.count} processes)"
         )
         progress = Progress(name, total, total - len(questions), quiet=not self.ranks.main)
         digest_of_image = lru_cache(4096)(of_image)  # questions about one image follow each other
@@ -126,33 +131,53 @@ class Run:
             for answer in self.inference.ask(questions, self._skip if self.allow_partial else None):
                 image = answer[0].image
                 digest = digest_of_image(image) if isinstance(image, Path) else None
-                append(answer_line(answer, self.loaded.spec.name, self.loaded.digest, digest))
+                model = self.loaded
+                append(answer_line(answer, model.spec.name, model.digest, digest, self.task.baseline))
                 progress.advance()
 
     def _skip(self, group: Sequence[Question], error: BadSample) -> None:
         self.task.left_out[error.reason] = self.task.left_out.get(error.reason, 0) + len(group)
-        self.say(f"{self.task.name}: {len(group)} of its questions left out: {error}")
+        self.say(f"{self.task.title}: {len(group)} of its questions left out: {error}")
 
     def score(self) -> report.Report:
-        """Score the answer file by the rules of `vlm-bench score`, and save the report next to it."""
+        """Score the answer file and its baselines by the rules of `vlm-bench score`, and save the report."""
         path = self.log.path
+        metadata = self.log.check(self.metadata)
+        baselines, warnings = baselines_of(path, metadata)
         result = evaluate(
             self.task.config,
             read_answers(path),
             files={path.name: path},
-            settings=settings_of(self.log.check(self.metadata)),
+            settings=settings_of(metadata),
             allow_partial=self.allow_partial,
             benchmark=self.task.benchmark,
+            baselines=baselines,
         )
+        result = replace(result, warnings=[*result.warnings, *warnings])
         report.save(result, path.with_suffix(".json"))
         return result
 
 
-def run_tasks(runs: Sequence[Run], ranks: Ranks, show: Callable[[report.Report], None], say: Say) -> int:
-    """Ask and score each run; returns the number of unexpected scoring failures."""
+def run_tasks(
+    runs: Sequence[Run],
+    baselines: Mapping[str, Sequence[Run]],
+    ranks: Ranks,
+    show: Callable[[report.Report], None],
+    say: Say,
+) -> int:
+    """Ask and score each run, with its baselines by task name; returns the number of unexpected scoring failures.
+
+    The model's own answers are scored before its baselines are asked, too, so that a kill in between loses no score.
+    """
     failed = 0
     for run in runs:
         run.ask()
+        others = baselines.get(run.task.name, ())
+        if others and ranks.main:
+            with suppress(UserError):
+                run.score()
+        for other in others:
+            other.ask()
         if ranks.main:
             failed += not _scored(run, show, say)
     return failed

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -69,10 +70,26 @@ class Task:
     questions: list[Question]
     left_out: dict[str, int] = field(default_factory=dict)
     """Numbers of questions whose image is missing or unreadable, by reason; only with partial figures allowed."""
+    baseline: str = ""
+    """The baseline whose questions are asked; "" for the benchmark's own."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the baseline, for the run's metadata."""
+    pool: Mapping[str, Question] | None = None
+    """All questions of the baseline by id: as they are asked, while `questions` are the benchmark's."""
 
     @property
     def name(self) -> str:
         return self.config.type_name()
+
+    @property
+    def title(self) -> str:
+        """The name in messages."""
+        return f"{self.name}, {self.baseline}" if self.baseline else self.name
+
+    @property
+    def as_asked(self) -> Mapping[str, Question]:
+        """All questions of the benchmark, as the model gets them."""
+        return self.benchmark.questions if self.pool is None else self.pool
 
 
 def plan(configs: Sequence[BenchmarkConfig], settings: Settings) -> list[Task]:

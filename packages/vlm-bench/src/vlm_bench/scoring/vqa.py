@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 NUMBERS = {
     word: str(n)
@@ -105,6 +105,16 @@ def leave_one_out(matches: int, references: int = 10) -> float:
     matching = min(1.0, (matches - 1) / 3)  # one that matches is left out
     others = min(1.0, matches / 3)
     return (matches * matching + (references - matches) * others) / references
+
+
+def highest_sums(references: Iterable[Mapping[str, int]], most: int = 3) -> list[str]:
+    """The answers with the highest sums of credit; `references` are the numbers of each question's normal forms."""
+    sums: dict[str, float] = {}
+    for counts in references:
+        total = sum(counts.values())
+        for text, count in counts.items():
+            sums[text] = sums.get(text, 0.0) + leave_one_out(count, total)
+    return sorted(sums, key=lambda text: (-sums[text], text))[:most]
 
 
 def by_count(references: Sequence[str]) -> str:

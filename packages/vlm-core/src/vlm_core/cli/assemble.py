@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlm_core.cli import check_tables
+from vlm_core.cli import check_measured, check_tables
 from vlm_core.cli.common import DTYPES, Parser, add_trust, local_path, path_text, run
 from vlm_core.cli.output import inert, say
 from vlm_core.errors import UserError
@@ -206,6 +206,7 @@ def assemble(args: argparse.Namespace) -> int:
     if args.out and os.path.lexists(args.out):
         raise UserError(f"{args.out} exists already; name another folder, or remove this one")
     assumptions, gpu = check_tables.cost_options(args)
+    measure = check_measured.measurement(spec, args) if args.measure else None
     from vlm_core.diagnose.model_summary import build_on_meta, summarize
 
     with locate_template_errors(document):
@@ -214,6 +215,8 @@ def assemble(args: argparse.Namespace) -> int:
     check_tables.print_sources(spec, model, random_weights=args.random_weights)
     if args.check:
         check_tables.print_all(spec, document, model, assumptions, gpu)
+        if measure:
+            measure()
         return 0
     out = args.out or Path("models") / spec.name
     with locate_template_errors(document):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from vlm_core.cli.output import say
 from vlm_core.cli.tables import add, show, table
-from vlm_core.units import size
 
 if TYPE_CHECKING:
     from vlm_core.diagnose.costs.estimate import CostEstimate, StageEstimate
@@ -38,8 +36,7 @@ def print_micro_batches(estimate: CostEstimate, gpu: GPU | None) -> None:
             add(lines, stage.facts.name, *["none fits" if n is None else str(n) for n in sizes])
         add(lines, "strategy", *[estimate.strategy_on(gpu) for gpu in gpus])
         show(lines)
-    if gpu:
-        say(*_warnings(estimate, gpu))
+    say(*_warnings(estimate, gpu))
 
 
 def _auto_line(estimate: CostEstimate, stage: StageEstimate, gpu: GPU) -> str:
@@ -50,18 +47,17 @@ def _auto_line(estimate: CostEstimate, stage: StageEstimate, gpu: GPU) -> str:
     )
 
 
-def _warnings(estimate: CostEstimate, gpu: GPU) -> Iterable[str]:
-    """A line for each stage that does not fit into `gpu` by the estimate, with what takes less memory."""
-    strategy = estimate.strategy_on(gpu)
-    for stage in estimate.stages:
-        if not stage.fits(gpu, strategy, 1):
-            need = size(stage.at_longest[strategy].total)
-            less = "" if strategy.startswith("FSDP2") else ", more GPUs with strategy: fsdp2"
-            less += "" if stage.facts.auto or stage.micro == 1 else ", a smaller micro_batch_size"
-            yield (
-                f"warning: {stage.facts.name} does not fit into {gpu.name}: {need} with {strategy} and samples of "
-                f"{stage.facts.max_length} positions; try activation_checkpointing: true{less}"
-            )
+def _warnings(estimate: CostEstimate, gpu: GPU | None) -> list[str]:
+    """A line for each stage that by the estimate does not fit into `gpu`, or else into a GPU of this machine."""
+    import torch
+
+    from vlm_core.diagnose.costs.fit import Capacity, misfits
+
+    if gpu is None and not torch.cuda.is_available():
+        return []
+    capacity = Capacity.of(gpu) if gpu else Capacity.of_cuda(torch.device("cuda"))
+    strategy = estimate.strategy_on_memory(capacity.memory)
+    return [f"warning: {line}" for line in misfits(estimate, strategy, capacity)]
 
 
 def print_hours(estimate: CostEstimate, gpu: GPU | None) -> None:

@@ -49,6 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--mfu", type=float, metavar="X", help="model FLOPs utilization, 0 to 1; default: as measured"
     )
+    group.add_argument(
+        "--measure",
+        action="store_true",
+        help="time a few training steps of each stage on this machine: step time, hours, peak memory",
+    )
 
 
 def print_all(
@@ -62,7 +67,11 @@ def print_all(
         return
     from vlm_core.diagnose.costs.estimate import estimate_costs
 
-    print_costs(estimate_costs(spec, model, assumptions), gpu)
+    estimate = estimate_costs(spec, model, assumptions)
+    print_costs(estimate, gpu)
+    if scans := [part for part in PARTS if _scans(getattr(spec, part))]:
+        names = " and ".join(scans)
+        print(f"\nactivations of {names}: as kept by scan backend {estimate.backend} (that of GPUs)")
     if slow := [part for part in PARTS if _plain_scan_on_cuda(getattr(spec, part))]:
         print(
             f"\n{' and '.join(slow)}: on a GPU the scan runs on plain torch, far below this MFU (docs/costs.md)"
@@ -72,6 +81,13 @@ def print_all(
 def _plain_scan_on_cuda(config: ComponentConfig) -> bool:
     with suppress(UserError):  # a backend forced on this machine doesn't apply to another
         return config.engine("cuda") == "scan backend torch"
+    return False
+
+
+def _scans(config: ComponentConfig) -> bool:
+    """Whether a component has state-space layers."""
+    with suppress(UserError, ValueError):
+        return config.engine("cpu").startswith("scan backend")
     return False
 
 
@@ -142,6 +158,8 @@ def print_costs(estimate: CostEstimate, gpu: GPU | None) -> None:
     assumptions = estimate.assumptions
     mfu = f", {assumptions.mfu:.0%} MFU (--mfu)" if assumptions.mfu else ""
     print(f"\nassumed: a sample is an image and {assumptions.text} text tokens (--text-tokens){mfu}")
+    if any(stage.facts.checkpointing for stage in estimate.stages):
+        print("activation checkpointing: layers are computed again in the backward pass")
     _flops(estimate)
     for stage in estimate.stages:
         _memory(estimate, stage, gpu)
@@ -215,6 +233,8 @@ def _fits(count: float, gpu: GPU | None) -> str:
 
 def cost_options(args: Any) -> tuple[Assumptions | None, GPU | None]:
     """The options of training costs; raises `UserError`, before any work, for invalid ones."""
+    if args.measure and not args.check:
+        raise UserError("--measure needs --check")
     if args.gpus is None:
         if args.gpu:
             raise UserError(f"--gpu {args.gpu} needs the number of GPUs: add --gpus N")
@@ -231,10 +251,15 @@ def _assumptions(args: Any) -> Assumptions:
 
     if args.mfu is not None and not 0 < args.mfu <= 1:
         raise UserError(f"--mfu {args.mfu}: expected a share above 0 and at most 1")
+    return Assumptions(args.gpus, args.text_tokens, samples_by_stage(args), args.mfu)
+
+
+def samples_by_stage(args: Any) -> dict[str, int]:
+    """The options `--samples STAGE=N`; raises `UserError` for another form."""
     samples = {}
     for option in args.samples:
         name, equals, number = option.partition("=")
         if not equals or not re.fullmatch("[0-9]{1,15}", number) or not int(number):
             raise UserError(f"--samples {option:.200}: expected STAGE=NUMBER, as in align=558000")
         samples[name] = int(number)
-    return Assumptions(args.gpus, args.text_tokens, samples, args.mfu)
+    return samples

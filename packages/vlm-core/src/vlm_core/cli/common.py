@@ -51,6 +51,17 @@ def count(text: str, most: int = 2**31 - 1, least: int = 1) -> int:
     return int(text)
 
 
+def share(text: str) -> float:
+    """Argument type: a number from 0 to less than 1."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to less than 1, got {shown(text)}")
+    return number
+
+
 def local_path(text: str) -> Path:
     """Argument type: the path of a file or folder."""
     return Path(path_text(text))

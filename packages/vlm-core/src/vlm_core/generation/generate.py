@@ -34,6 +34,10 @@ class Session:
     """
 
     def __init__(self, model: VLM, *, prefill_chunk: int | None = None) -> None:
+        if prefill_chunk is not None and (type(prefill_chunk) is not int or prefill_chunk < 1):
+            raise UserError(
+                f"prefill_chunk is {prefill_chunk!r}; expected a number of positions, at least 1, or None"
+            )
         self.model = model
         self.prefill_chunk = model.llm.prefill_chunk if prefill_chunk is None else prefill_chunk
         self._next_logits: Tensor | None = None
@@ -73,8 +77,6 @@ class Session:
         ones, and `views[i]` is the index of the image in slot i. Raises `UserError` for an empty prompt.
         """
         refuse_empty(samples)
-        eos = self.model.llm.tokenizer.eos_id
-        self._ends = [{eos} if sample.end is None else {eos, sample.end} for sample in samples]
         batch = collate(samples, pixel_values, side="left").to(next(self.model.llm.parameters()).device)
         image_embeds = None
         if batch.pixel_values is not None:  # encoders cast pixels themselves
@@ -82,10 +84,13 @@ class Session:
         if image_embeds is not None and views is not None:
             image_embeds = image_embeds[list(views)]
         self._leave_graph()
-        self._generated, logits = 0, None
+        state, logits = self._state, None
         for x, segments in self._pieces(batch, image_embeds):
-            logits, self._state = self.model.prefill(x, segments, self._state)
+            logits, state = self.model.prefill(x, segments, state)
         assert logits is not None
+        eos = self.model.llm.tokenizer.eos_id  # all of the prompt or, after an error, nothing
+        self._ends = [{eos} if sample.end is None else {eos, sample.end} for sample in samples]
+        self._generated, self._state = 0, state
         self._predict(logits)
 
     def _pieces(self, batch: Batch, image_embeds: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
@@ -130,8 +135,10 @@ class Session:
     def _decode_token(self, ids: Tensor) -> None:
         """Process one token of each conversation, ids (B), without a graph."""
         x = self.model.llm.embed(ids.unsqueeze(1))
-        hidden, self._state = self.model.forward_embeds(x, None, self._state)
-        self._predict(self.model.llm.logits(hidden[:, -1]))
+        hidden, state = self.model.forward_embeds(x, None, self._state)
+        logits = self.model.llm.logits(hidden[:, -1])
+        self._state = state
+        self._predict(logits)
 
     @torch.inference_mode()
     def _graph_decoder(

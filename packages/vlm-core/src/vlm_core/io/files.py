@@ -92,6 +92,22 @@ def read_file(path: str | Path) -> bytes:
         raise BadSample("unreadable", f"{path}: cannot be read: {error.strerror or error}") from None
 
 
+def read_samples(path: str | Path, count: int, size: int) -> tuple[int, list[bytes]]:
+    """(bytes of a row's file, `count` evenly spaced samples of `size` bytes); raises as `read_file`."""
+
+    def read() -> tuple[int, list[bytes]]:
+        with _open(path) as file:
+            length = os.fstat(file.fileno()).st_size
+            last = max(0, length - size)
+            starts = [last * i // (count - 1) for i in range(count)]
+            return length, [os.pread(file.fileno(), size, start) for start in starts]
+
+    try:
+        return with_retries(str(path), read)
+    except OSError as error:
+        raise BadSample("unreadable", f"{path}: cannot be read: {error.strerror or error}") from None
+
+
 def read_bytes(path: str | Path, max_bytes: int = MAX_BYTES) -> bytes:
     """The bytes of a regular file; `read_file` is for files of rows.
 

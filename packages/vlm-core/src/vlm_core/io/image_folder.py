@@ -15,6 +15,11 @@ from vlm_core.errors import BadSample
 
 MAX_PATH = 4096
 """Limit in characters of an image's name."""
+EXTENSIONS = frozenset(
+    f".{name}"
+    for name in ["avif", "bmp", "gif", "jfif", "jpe", "jpeg", "jpg", "png", "ppm", "tif", "tiff", "webp"]
+)
+"""Extensions of image files, in lower case."""
 
 
 def _is_plain(name: str) -> bool:
@@ -58,6 +63,20 @@ def _entry(path: str) -> _Entry | None:
         return None
 
 
+def _names_by_stem(folder: str) -> dict[str, list[str]]:
+    """Names of the image files in a folder, by the name without extension; none if it can't be listed."""
+    names: dict[str, list[str]] = {}
+    try:
+        entries = sorted(os.listdir(folder))
+    except OSError:
+        return {}
+    for name in entries:
+        stem, extension = os.path.splitext(name)
+        if extension.lower() in EXTENSIONS:
+            names.setdefault(stem, []).append(name)
+    return names
+
+
 @dataclass
 class ImageFolder:
     """The folder of a dataset's images. Names are checked before any file is accessed."""
@@ -66,7 +85,21 @@ class ImageFolder:
     symlinks: bool = False
     option: str = "symlinks: true"
     """The option that allows symbolic links, for messages."""
+    any_extension: bool = False
+    """Whether a missing image may be the one image file with its name and another extension."""
+    substitutes: dict[str, str] = field(default_factory=dict, repr=False)
+    """With `any_extension`: paths of files with another extension, by the path that the data name."""
     _inside: dict[str, bool] = field(default_factory=dict, repr=False)
+    _paths: dict[str, Path] = field(default_factory=dict, repr=False, compare=False)
+    _stems: dict[str, dict[str, list[str]]] = field(default_factory=dict, repr=False)
+    """Names of image files by folder and name without extension; listed when an image is missing."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            **self.__dict__,
+            "_paths": {},
+            "_stems": {},
+        }  # a process lists again what it needs: listings are large
 
     def locate(self, name: Any, where: str) -> str:
         """The path of an image; raises `BadSample` if the name or a link in it leads out of the folder.
@@ -84,13 +117,17 @@ class ImageFolder:
 
     def path(self, name: Any, where: str) -> Path:
         """As `locate`, for an image that may be missing; errors of the file are raised when it is opened."""
+        if isinstance(name, str) and name in self._paths:  # benchmarks ask many questions about an image
+            return self._paths[name]
         path, entry = self._find(name, where)
-        return Path(entry.path if entry else path)
+        return self._paths.setdefault(name, Path(entry.path if entry else path))
 
     def _find(self, name: Any, where: str) -> tuple[str, _Entry | None]:
         """The path of a name and its entry; raises `BadSample` if it leads out of the folder."""
         path = self._path(name, where)
         entry = _entry(path) or next(filter(None, map(_entry, self._without_root(name))), None)
+        if entry is None and self.any_extension:
+            entry = self._substitute(path)
         if entry is not None and not self.symlinks:
             folder = os.path.dirname(entry.path)
             inside = self._is_inside(entry.path) if entry.linked else self._is_folder_inside(folder)
@@ -100,6 +137,22 @@ class ImageFolder:
                 )
                 raise BadSample("path", f"{where}: {text}")
         return path, entry
+
+    def other_extensions(self, path: str) -> list[str]:
+        """Image files with the name of a missing one and another extension."""
+        folder, name = os.path.split(path)
+        if folder not in self._stems:
+            self._stems[folder] = _names_by_stem(folder)
+        return self._stems[folder].get(os.path.splitext(name)[0], [])
+
+    def _substitute(self, path: str) -> _Entry | None:
+        """The entry of the only image file that differs from a missing one in its extension alone."""
+        if path not in self.substitutes:
+            names = self.other_extensions(path)
+            if len(names) != 1:
+                return None
+            self.substitutes[path] = os.path.join(os.path.dirname(path), names[0])
+        return _entry(self.substitutes[path])
 
     def _path(self, name: Any, where: str) -> str:
         """The path of a name, inside the root before links are followed."""

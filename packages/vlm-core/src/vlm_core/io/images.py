@@ -77,7 +77,12 @@ class ImageContent(NamedTuple):
 
 def image_content(source: ImageSource) -> ImageContent:
     """The content of an image; raises `BadSample` as `load_image` does."""
-    return _content(load_image(source))
+    return content_of(image_bytes(source), image_name(source))
+
+
+def content_of(data: bytes, name: str) -> ImageContent:
+    """As `image_content`, from the bytes of a file; messages use `name`."""
+    return _content(decode_image(data, name))
 
 
 def image_content_if(source: ImageSource, sides: Container[tuple[int, int]]) -> ImageContent | None:
@@ -86,7 +91,7 @@ def image_content_if(source: ImageSource, sides: Container[tuple[int, int]]) -> 
     with _opened(data, name) as image:
         if _sides(image) not in sides:
             return None
-    return _content(decode_image(data, name))
+    return content_of(data, name)
 
 
 def _sides(image: Image.Image) -> tuple[int, int]:
@@ -117,6 +122,8 @@ def _opened(data: bytes, name: str) -> Iterator[Image.Image]:
         with warnings.catch_warnings():
             # Pillow's warnings (EXIF, a palette's transparency, size) are handled here or harmless
             warnings.simplefilter("ignore")
+            if not data:
+                raise BadSample("empty", "an empty file (0 bytes)")
             form = format_of(data)
             if form is None:
                 raise UnidentifiedImageError

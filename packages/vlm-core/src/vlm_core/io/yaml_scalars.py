@@ -40,3 +40,8 @@ def _number(kind: str, text: str, convert: Any) -> Any:
     if kind == "float" and abs(value) == float("inf"):
         raise ValueError(f"{printable(text, 40)} is beyond the largest number, 1.8e308")
     return value
+
+
+def quoted(text: str) -> str:
+    """`text` as a double-quoted scalar on one line, which reads back as this text whatever its characters are."""
+    return yaml.safe_dump(text, default_style='"', allow_unicode=True, width=10**9).rstrip("\n")

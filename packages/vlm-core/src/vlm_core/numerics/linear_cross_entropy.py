@@ -12,10 +12,11 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 CHUNK = 2**26
 """Most logits that exist at once: 256 MB in fp32. Fewer are computed at once, without chunks."""
+NONE_IGNORED = torch.iinfo(torch.int32).min
+"""`ignore_index` of torch's cross entropy, where no label is to be ignored."""
 
 
 class HasLogits(Protocol):
@@ -30,10 +31,12 @@ class HasLogits(Protocol):
 def summed_cross_entropy(llm: HasLogits, hidden: Tensor, labels: Tensor) -> Tensor:
     """Sum over n tokens of -log softmax(llm.logits(hidden))[label], in nats; hidden (n, M), labels (n) -> fp32 ().
 
-    All logits exist at once if there are at most `CHUNK`, or if `chunks_logits` is False.
+    Every token counts: a label outside 0 to V-1, -100 included, raises `IndexError` or `RuntimeError`. All
+    logits exist at once if there are at most `CHUNK`, or if `chunks_logits` is False.
     """
     if len(labels) * llm.vocab_size <= CHUNK or not chunks_logits(llm):
-        return F.cross_entropy(llm.logits(hidden).float(), labels, reduction="sum")
+        logits = llm.logits(hidden).float()
+        return F.cross_entropy(logits, labels, reduction="sum", ignore_index=NONE_IGNORED)
     weight, bias = llm.output_projection() or (hidden, None)
     return linear_cross_entropy(hidden, weight, bias, labels)
 
@@ -49,10 +52,16 @@ def linear_cross_entropy(
 ) -> Tensor:
     """`F.cross_entropy(F.linear(hidden, weight, bias).float(), labels, reduction="sum")` a chunk at a time.
 
+    A label outside 0 to V-1 is an error: no label is ignored, neither -100. Raises `ValueError` for other shapes.
     hidden (n, M), weight (V, M), bias (V), labels (n) -> fp32 (). At most `chunk` (default: `CHUNK`) logits exist at
     once, but those of at least one token. Products are in autocast's dtype, or in the weight's;
-    softmax, loss and the sums of gradients over chunks are fp32. The result can't be differentiated twice.
+    softmax, loss and the sums of gradients over chunks are fp32. A gradient with `create_graph` raises
+    `RuntimeError`: the result can't be differentiated twice.
     """
+    if labels.shape != hidden.shape[:1]:
+        raise ValueError(
+            f"labels are {tuple(labels.shape)}, hidden states {tuple(hidden.shape)}: not one a token"
+        )
     if not torch.is_grad_enabled():
         hidden, weight, bias = hidden.detach(), weight.detach(), None if bias is None else bias.detach()
     chunks = max(1, -(-len(labels) * len(weight) // (chunk or CHUNK)))
@@ -111,9 +120,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The gradients, scaled in place: torch refuses a second backward pass, whose gradients would be wrong."""
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "a chunked cross entropy can't be differentiated twice: leave out create_graph"
+            )
         grads = [
             None if grad is None else grad.mul_(grad_outputs[0]).to(dtype)
             for grad, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)

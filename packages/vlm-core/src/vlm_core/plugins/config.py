@@ -200,6 +200,10 @@ class BenchmarkConfig(ComponentConfig):
         """The missing file, as the reason why `vlm-bench run --benchmarks all` skips this benchmark; "" if none."""
         return "" if self.present() else "its files are not there"
 
+    def for_baseline(self, name: str) -> BenchmarkConfig:
+        """The config that scores the answers of a baseline; another one where, say, a judge graded them."""
+        return self
+
     def build(self) -> Benchmark:
         """Read the files, without images. Faults raise `UserError` naming file and line."""
         raise NotImplementedError

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from vlm_core.benchmark import Benchmark, EncodedImage, Question, Score
+from vlm_core.benchmark import UNDECLARED, Benchmark, EncodedImage, Question, Score
 from vlm_core.errors import UserError
 from vlm_core.placeholders import IMAGE_PLACEHOLDER
 from vlm_core.plugins.config import BenchmarkConfig
@@ -130,6 +130,29 @@ class BenchmarkSuite:
             assert score.headline.units
             assert score.headline.value == pytest.approx(reverse.headline.value)
             assert _cells(score) == pytest.approx(_cells(reverse))
+
+    def test_chance_is_declared(self, benchmark: Benchmark, answers: dict[str, str]) -> None:
+        """Chance has the units of the score, on all questions and on a part; or a reason why it has no score."""
+        chance = benchmark.chance(list(answers))
+        assert chance.rule
+        assert chance.rule != UNDECLARED, (
+            "override `chance`, or give the questions `choices` or a right answer"
+        )
+        score = _score(benchmark, answers)
+        if chance.headline is None or score is None:
+            return
+        assert chance.headline.units.keys() == score.headline.units.keys()
+        kind = (chance.headline.name, chance.headline.combine, chance.headline.points)
+        assert kind == (score.headline.name, score.headline.combine, score.headline.points)
+        assert math.isfinite(chance.headline.value)
+        assert benchmark.chance([]).rule
+
+    def test_allowed_answers_can_be_scored(self, benchmark: Benchmark) -> None:
+        """One of the allowed answers is right, so a guess is not always wrong."""
+        for key in list(benchmark.questions)[:SAMPLE]:
+            verdicts = [benchmark.verdict(key, text) for text in benchmark.allowed_answers(key)]
+            if verdicts and all(verdicts):
+                assert max(verdict.credit for verdict in verdicts if verdict) == 1
 
     def test_credit_is_from_0_to_1(self, benchmark: Benchmark, answers: dict[str, str]) -> None:
         for key, text in list(answers.items())[:SAMPLE]:

@@ -30,6 +30,7 @@ from vlm_ssm import (
 from vlm_ssm.layers import decode
 from vlm_ssm.layers.chunked_inference import in_pieces, piece_length
 from vlm_ssm.layers.hooked_modules import add_rms_norm, has_no_hooks, plain
+from vlm_ssm.mamba_layer import MambaStack
 
 ASSET = "mamba.json"
 EPS = 1e-5
@@ -177,14 +178,13 @@ class MambaLM(LanguageModel):
         )
         return [b.mixer for b in self.blocks] if ready else []
 
-    def norms(self) -> tuple[list[Tensor], Tensor, float]:
-        """RMSNorm weights of the blocks, that of the final norm, and eps."""
-        return [b.norm.weight for b in self.blocks], self.backbone.norm_f.weight, EPS
+    def _stack(self, mixers: list[MambaMixer]) -> MambaStack:
+        return MambaStack(mixers, [b.norm.weight for b in self.blocks], self.backbone.norm_f.weight, EPS)
 
     def _step(self, x: Tensor, mixers: list[MambaMixer], state: MambaState) -> tuple[Tensor, MambaState]:
         """One token, all layers in one call."""
         hidden, conv, ssm = decode.fused_decode_step(
-            x, mixers, [s.conv for s in state], [s.ssm for s in state], *self.norms()
+            x, self._stack(mixers), [s.conv for s in state], [s.ssm for s in state]
         )
         return hidden, state_of((conv, ssm))
 
@@ -227,7 +227,7 @@ class MambaLM(LanguageModel):
 
         def decode_token(ids: Tensor, before: Buffers, after: Buffers) -> Tensor:
             x, (conv, ssm) = self.embed(ids.unsqueeze(1)), (t.unbind(0) for t in before)
-            hidden, _, _ = step(x, mixers, conv, ssm, *self.norms(), after)
+            hidden, _, _ = step(x, self._stack(mixers), conv, ssm, after)
             return self.logits(hidden[:, -1])
 
         buffers = self._new_buffers(batch, weight)

@@ -15,7 +15,6 @@ from vlm_ssm.cuda.scan_forward import sum_directions
 from vlm_ssm.registration.conv_op import ConvKernels, registered_conv
 from vlm_ssm.registration.inputs import ConvInputs
 from vlm_ssm.registration.layouts import check_scan_order, like
-from vlm_ssm.segments import SegmentBoundaries
 from vlm_ssm.triton import conv as triton_conv
 
 CHANNELS, THREADS = 4, 128  # channels of a thread, threads of a block
@@ -32,9 +31,10 @@ def strip(kind: str, sequences: int, length: int, width: int) -> int:
     return min(most, max(least, 1 << max(0, wanted.bit_length() - 1)))
 
 
-def why_not_covered(x: Tensor, taps: int, scan_order: Tensor | None) -> str | None:
-    """Why a convolution of x (B, T, J, E) goes to Triton's kernels; None if it doesn't."""
-    sequences = x.shape[0] * (x.shape[2] if scan_order is None else len(scan_order))
+def why_not_covered(inputs: ConvInputs) -> str | None:
+    """Why a convolution goes to Triton's kernels; None if it doesn't."""
+    x, taps = inputs.x, inputs.weight.shape[1]
+    sequences = x.shape[0] * inputs.directions
     if sequences > GRID or x.shape[1] > STRIPS["forward"][0] * GRID:
         return f"{sequences} sequences of {x.shape[1]} positions, more than a grid has"
     if x.shape[-1] % 8:
@@ -140,23 +140,15 @@ KERNELS = ConvKernels(_run, _backward, rows)
 _conv = registered_conv("cuda", KERNELS)
 
 
-def conv(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    state: Tensor | None,
-    boundaries: SegmentBoundaries | None,
-    scan_order: Tensor | None,
-) -> Tensor:
+def conv(inputs: ConvInputs) -> Tensor:
     """As `ops.conv`; cases that the kernels don't cover go to Triton's."""
-    chosen = _conv if _covers(x, weight.shape[2], scan_order) else triton_conv.conv
-    return chosen(x, weight, bias, state, boundaries, scan_order)
+    return _conv(inputs) if _covers(inputs) else triton_conv.conv(inputs)
 
 
-def _covers(x: Tensor, taps: int, scan_order: Tensor | None) -> bool:
-    return why_not_covered(x, taps, scan_order) is None and is_usable(x.device)
+def _covers(inputs: ConvInputs) -> bool:
+    return why_not_covered(inputs) is None and is_usable(inputs.x.device)
 
 
-def conv_kernels(x: Tensor, weight: Tensor) -> ConvKernels:
-    """The kernels that compute a convolution of x (B, T, J, E) with weight (P, W, E)."""
-    return KERNELS if _covers(x, weight.shape[1], None) else triton_conv.KERNELS
+def conv_kernels(inputs: ConvInputs) -> ConvKernels:
+    """The kernels that compute a convolution of these inputs."""
+    return KERNELS if _covers(inputs) else triton_conv.KERNELS

@@ -166,7 +166,9 @@ def why_unusable(device: int) -> str | None:
 
 
 def is_usable(device: torch.device) -> bool:
-    """Whether kernels run on a device; assumed while torch.compile traces, which can compile nothing."""
+    """Whether kernels run on a device; assumed while torch.compile traces, and for shapes without a GPU."""
+    if device.type != "cuda":
+        return True
     index = torch.cuda.current_device() if device.index is None else device.index
     return torch.compiler.is_compiling() or why_unusable(index) is None
 

@@ -28,7 +28,7 @@ from vlm_ssm.torch.ops import after
 
 
 class OutputGradients(NamedTuple):
-    """Gradients of the first four of `MixerOutputs`; None where nothing depends on an output."""
+    """Gradients of `MixerOutputs`; None where nothing depends on an output."""
 
     y: Tensor | None
     summed: Tensor | None
@@ -71,7 +71,7 @@ def _weight_gradient(rows: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _times(grad: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
     """Rows of gradients (…, N), weight (N, M) -> (…, M)."""
-    return torch.mm(grad.flatten(0, -2), cast_weight(weight, dtype)).view(*grad.shape[:-1], -1)
+    return torch.mm(grad.flatten(0, -2), cast_weight(weight, dtype)).view(*grad.shape[:-1], weight.shape[1])
 
 
 def backward(
@@ -131,7 +131,7 @@ def _through_scan(
 
 def _rows(matrix: Tensor, like: Tensor) -> Tensor:
     """Gradients of B or C (1, B, T, 1, S) -> (B, T, S) in the dtype of `like`."""
-    rows = matrix.view(*like.shape[:2], -1)
+    rows = matrix.view(*like.shape[:2], matrix.shape[-1])
     return rows if rows.dtype == like.dtype else rows.to(like.dtype)
 
 
@@ -157,7 +157,7 @@ def _through_norm(grad: Tensor, grad_summed: Tensor | None, kept: Kept, found: _
         found.put("x", grad)
         return
     grad_summed = None if inputs.out is None else grad_summed
-    weight, kernels = dense(inputs.norm), norm_kernels(inputs.backend)
+    weight, kernels = dense(inputs.norm), norm_kernels(inputs.backend, inputs.x)
     added = None
     if inputs.out is not None and found.needs["out"] and inputs.out.dtype != torch.float32:
         added = torch.empty_like(inputs.x, dtype=inputs.out.dtype)

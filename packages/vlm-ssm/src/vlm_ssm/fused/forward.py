@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from vlm_ssm.fused.inputs import (
+    Kept,
     MixerInputs,
     MixerOutputs,
     computes_again,
@@ -21,12 +22,12 @@ def normed(inputs: MixerInputs) -> tuple[Tensor, Tensor, Tensor]:
     """What the mixer reads, in the dtype of products, x + out, and the scale of each row; empty where there is none."""
     if inputs.norm is None:
         return inputs.x, inputs.x.new_empty(0), inputs.x.new_empty(0)
-    forward = norm_kernels(inputs.backend).forward
+    forward = norm_kernels(inputs.backend, inputs.x).forward
     summed, y, scale = forward(inputs.x, inputs.out, dense(inputs.norm), inputs.eps, inputs.dtype)
     return y, summed, scale
 
 
-def forward(inputs: MixerInputs, train: bool) -> MixerOutputs:
+def forward(inputs: MixerInputs, train: bool) -> tuple[MixerOutputs, Kept]:
     """The layer; to `train` also what the backward needs."""
     with without_autocast(inputs.x):
         x, summed, scale = normed(inputs)
@@ -38,9 +39,9 @@ def forward(inputs: MixerInputs, train: bool) -> MixerOutputs:
         mixed = linear(y[:, :, 0], inputs.out_proj, inputs.out_bias, inputs.dtype)
     empty = last.new_empty
     keep = train and not computes_again(inputs.backend)
-    outputs = (mixed, summed, conv_state, last.squeeze(0).detach())  # no view for autograd
+    outputs = MixerOutputs(mixed, summed, conv_state, last.squeeze(0).detach())  # no view for autograd
     scan_keeps = (empty(0) if acc is None else acc, empty(0) if starts is None else starts)
     inner_keeps = (
         (parts.u, parts.projected, parts.dt, y) if keep else (empty(0), empty(0), empty(0), empty(0))
     )
-    return MixerOutputs(*outputs, scale, xz, *scan_keeps, *inner_keeps)
+    return outputs, Kept(scale, xz, *scan_keeps, *inner_keeps)

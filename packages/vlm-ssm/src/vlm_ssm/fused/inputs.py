@@ -16,7 +16,7 @@ from vlm_ssm.registration.conv_op import ConvKernels
 from vlm_ssm.registration.inputs import ConvInputs, ScanInputs
 from vlm_ssm.registration.norm_op import NormKernels
 from vlm_ssm.registration.scan_op import ScanKernels
-from vlm_ssm.segments import SegmentBoundaries
+from vlm_ssm.segments import SegmentBoundaries, boundaries_from
 
 
 class MixerInputs(NamedTuple):
@@ -52,9 +52,7 @@ class MixerInputs(NamedTuple):
 
     @property
     def boundaries(self) -> SegmentBoundaries | None:
-        if self.reset is None or self.history is None or self.left_pad is None:
-            return None
-        return SegmentBoundaries(self.reset, self.history, self.left_pad)
+        return boundaries_from(self.reset, self.history, self.left_pad)
 
 
 DIFFERENTIABLE = MixerInputs._fields.index("reset")
@@ -84,20 +82,12 @@ def computes_again(backend: str) -> bool:
 
 
 class MixerOutputs(NamedTuple):
-    """y (B, T, M); x + out (empty without `out`); the state after it; and the fields of `Kept`."""
+    """y (B, T, M); x + out (empty without `out`); and the state after it."""
 
     y: Tensor
     summed: Tensor
     conv_state: Tensor
     ssm_state: Tensor
-    scale: Tensor
-    xz: Tensor
-    acc: Tensor
-    starts: Tensor
-    u: Tensor
-    projected: Tensor
-    dt: Tensor
-    gated: Tensor
 
 
 class Inner(NamedTuple):
@@ -123,10 +113,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -
     return F.linear(x, cast_weight(weight, dtype), None if bias is None else bias.to(dtype))
 
 
-def norm_kernels(backend: str) -> NormKernels:
+def norm_kernels(backend: str, residual: Tensor) -> NormKernels:
     module = backends.module(backend)
     return (
-        module.norm_kernels()
+        module.norm_kernels(residual)
         if hasattr(module, "norm_kernels")
         else recompute.norm_kernels(module.add_rms_norm)
     )
@@ -137,10 +127,10 @@ def layer_kernels(backend: str) -> Any:
     return getattr(backends.module(backend), "layer_parameters", layer_parameters)
 
 
-def _conv_kernels(backend: str, x: Tensor, weight: Tensor) -> ConvKernels:
+def _conv_kernels(backend: str, inputs: ConvInputs) -> ConvKernels:
     module = backends.module(backend)
     return (
-        module.conv_kernels(x, weight)
+        module.conv_kernels(inputs)
         if hasattr(module, "conv_kernels")
         else recompute.conv_kernels(module.conv)
     )
@@ -170,9 +160,11 @@ def inner(inputs: MixerInputs, xz: Tensor, train: bool, kept: Kept | None = None
     halves = xz.unsqueeze(2)
     x, z = halves[..., :width], halves[..., width:]
     A, by_tap = layer_kernels(inputs.backend).prepare(inputs.A_log, inputs.conv)
-    conv = _conv_kernels(inputs.backend, x, by_tap)
     bias = None if inputs.conv_bias is None else inputs.conv_bias.unsqueeze(0)
-    conv_inputs = conv.ready(x, by_tap, bias, inputs.conv_state, inputs.boundaries)
+    boundaries = inputs.reset, inputs.history, inputs.left_pad
+    conv_inputs = ConvInputs(x, by_tap, bias, inputs.conv_state, *boundaries)
+    conv = _conv_kernels(inputs.backend, conv_inputs)
+    conv_inputs = conv.ready(conv_inputs)
     saved = None if kept is None or computes_again(inputs.backend) else kept
     x_proj, dt_proj = cast_weight(inputs.x_proj, inputs.dtype), cast_weight(inputs.dt_proj, inputs.dtype)
     u = conv.forward(conv_inputs) if saved is None else saved.u

@@ -23,8 +23,8 @@ from vlm_ssm.registration.layouts import like
 from vlm_ssm.registration.library import Operation
 from vlm_ssm.registration.torch_modes import grad_needed
 
-KEPT = len(Kept._fields)
-FORWARD = f"({schema(MixerInputs)}) -> ({', '.join(['Tensor'] * len(MixerOutputs._fields))})"
+OUTPUTS, KEPT = len(MixerOutputs._fields), len(Kept._fields)
+FORWARD = f"({schema(MixerInputs)}) -> ({', '.join(['Tensor'] * (OUTPUTS + KEPT))})"
 BACKWARD = (
     f"({schema(OutputGradients, 'grad_')}, {schema(MixerInputs)}, {schema(Kept, 'kept_')}, bool[] needs)"
     f" -> ({', '.join(['Tensor'] * DIFFERENTIABLE)})"
@@ -32,12 +32,13 @@ BACKWARD = (
 
 
 def _forward(*fields: Any) -> tuple[Tensor, ...]:
-    return tuple(forward(MixerInputs(*fields), True))
+    outputs, kept = forward(MixerInputs(*fields), True)
+    return *outputs, *kept
 
 
 def _split(arguments: tuple[Any, ...]) -> tuple[OutputGradients, MixerInputs, Kept, list[bool]]:
     *rest, needs = arguments
-    grads, fields, kept = rest[:4], rest[4:-KEPT], rest[-KEPT:]
+    grads, fields, kept = rest[:OUTPUTS], rest[OUTPUTS:-KEPT], rest[-KEPT:]
     return OutputGradients(*grads), MixerInputs(*fields), Kept(*kept), needs
 
 
@@ -62,12 +63,14 @@ def _fake_forward(*fields: Any) -> tuple[Tensor, ...]:
     if again := computes_again(inputs.backend):
         sizes = [(0,)] * 4
     u, projected, dt, gated = (new(size, dtype=fp32 if again else dtype) for size in sizes)
-    return MixerOutputs(
+    outputs = MixerOutputs(
         y=new(N, T, len(inputs.out_proj), dtype=dtype),
         summed=new(0) if inputs.norm is None or inputs.out is None else new(x.shape),
         conv_state=new(N, taps - 1, E, dtype=dtype),
         ssm_state=new(N, E, S, dtype=fp32),
-        scale=new(0) if inputs.norm is None else new(norm_kernels(inputs.backend).scale(x), dtype=fp32),
+    )
+    kept = Kept(
+        scale=new(0) if inputs.norm is None else new(norm_kernels(inputs.backend, x).scale(x), dtype=fp32),
         xz=xz,
         acc=new(acc or (0,), dtype=fp32),
         starts=new(starts, dtype=fp32),
@@ -76,6 +79,7 @@ def _fake_forward(*fields: Any) -> tuple[Tensor, ...]:
         dt=dt,
         gated=gated,
     )
+    return *outputs, *kept
 
 
 def _fake_backward(*arguments: Any) -> list[Tensor]:
@@ -90,19 +94,19 @@ def _fake_backward(*arguments: Any) -> list[Tensor]:
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> None:
-    given, results = MixerInputs(*inputs), MixerOutputs(*outputs)
+    given, kept = MixerInputs(*inputs), outputs[OUTPUTS:]
     if given.out is not None:
-        given = given._replace(x=results.summed, out=given.out.new_empty(0))
+        given = given._replace(x=MixerOutputs(*outputs[:OUTPUTS]).summed, out=given.out.new_empty(0))
     *tensors, ctx.eps, ctx.dtype, ctx.backend = given
-    ctx.save_for_backward(*tensors, *results[-KEPT:])
-    ctx.mark_non_differentiable(*results[-KEPT:])
+    ctx.save_for_backward(*tensors, *kept)
+    ctx.mark_non_differentiable(*kept)
     ctx.set_materialize_grads(False)
 
 
-def _autograd(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-    tensors, needs = ctx.saved_tensors, list(ctx.needs_input_grad[:DIFFERENTIABLE])
-    fields = [*tensors[:-KEPT], ctx.eps, ctx.dtype, ctx.backend]
-    found = _backward_op(*grads[:4], *fields, *tensors[-KEPT:], needs)
+def _autograd(ctx: Any, saved: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+    needs = list(ctx.needs_input_grad[:DIFFERENTIABLE])
+    fields = [*saved[:-KEPT], ctx.eps, ctx.dtype, ctx.backend]
+    found = _backward_op(*grads[:OUTPUTS], *fields, *saved[-KEPT:], needs)
     present = [grad if need else None for grad, need in zip(found, needs, strict=True)]
     return *present, *[None] * (len(MixerInputs._fields) - DIFFERENTIABLE)
 
@@ -116,5 +120,5 @@ def mixer(inputs: MixerInputs) -> MixerOutputs:
     """The layer. Calls that need no gradient bypass the operation and keep nothing for a backward."""
     differentiable: Any = inputs[:DIFFERENTIABLE]
     if grad_needed(*differentiable):
-        return MixerOutputs(*_op(*inputs))
-    return forward(inputs, False)
+        return MixerOutputs(*_op(*inputs)[:OUTPUTS])
+    return forward(inputs, False)[0]

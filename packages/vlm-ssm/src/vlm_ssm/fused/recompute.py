@@ -13,7 +13,6 @@ from vlm_ssm.registration.inputs import ConvInputs, ScanGradients, ScanInputs
 from vlm_ssm.registration.layouts import NATIVE, native
 from vlm_ssm.registration.norm_op import NormKernels, writing_added
 from vlm_ssm.registration.scan_op import ScanKernels
-from vlm_ssm.segments import SegmentBoundaries
 
 
 def gradients(
@@ -63,19 +62,14 @@ def scan_kernels(scan: Callable[[ScanInputs], tuple[Tensor, Tensor]]) -> ScanKer
     return ScanKernels(forward, backward, lambda inputs: ((), (0,)), native)
 
 
-def conv_kernels(conv: Callable[..., Tensor]) -> ConvKernels:
+def conv_kernels(conv: Callable[[ConvInputs], Tensor]) -> ConvKernels:
     """Of a function as `ops.conv`."""
-
-    def run(inputs: ConvInputs) -> Tensor:
-        x, weight, bias, state, *flags, scan_order = inputs
-        boundaries = None if flags[0] is None else SegmentBoundaries(*flags)  # pyright: ignore
-        return conv(x, weight.transpose(1, 2), bias, state, boundaries, scan_order)
 
     def backward(
         grad: Tensor, inputs: ConvInputs, grad_x: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         def again(*tensors: Tensor) -> tuple[Tensor]:
-            return (run(inputs._make([*tensors, *inputs[4:]])),)
+            return (conv(inputs._make([*tensors, *inputs[4:]])),)
 
         _, (of_x, of_weight, of_bias, of_state) = gradients(again, inputs[:4], (grad,))
         x, weight, _, state, *_ = inputs
@@ -83,7 +77,7 @@ def conv_kernels(conv: Callable[..., Tensor]) -> ConvKernels:
         of_state = x.new_empty(0) if state is None else _zero(of_state, state)
         return _into(grad_x, _zero(of_x, x)), _zero(of_weight, weight), of_bias, of_state
 
-    return ConvKernels(run, backward, lambda x: x if x.dtype in NATIVE else x.float())
+    return ConvKernels(conv, backward, lambda x: x if x.dtype in NATIVE else x.float())
 
 
 def norm_kernels(add_rms_norm: Callable[..., tuple[Tensor, Tensor]]) -> NormKernels:

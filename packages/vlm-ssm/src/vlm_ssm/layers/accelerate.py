@@ -42,6 +42,11 @@ def accelerate(model: Model) -> Model:
     Layers whose conv1d or dt_proj is hooked, wrapped or quantised keep transformers' forward pass; a warning counts
     them. Raises `ValueError` if no layer can be accelerated: the message says what was found.
     """
+    if not isinstance(model, nn.Module):
+        what = (
+            f"the class {model.__name__}" if isinstance(model, type) else f"{type(model).__name__!r} object"
+        )
+        raise ValueError(f"accelerate takes a transformers model, not {what}")
     mixers = [module for module in model.modules() if _name(module)]
     if not mixers:
         raise ValueError(_no_layers(model))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vlm_ssm import backends
 from vlm_ssm.layers.hooked_modules import DeltaProjection, plain, plain_linear
 from vlm_ssm.mamba_layer import MambaParts
-from vlm_ssm.registration.inputs import ScanInputs
+from vlm_ssm.registration.inputs import ConvInputs, ScanInputs
 from vlm_ssm.registration.layer_parameters import prepare
 from vlm_ssm.registration.layouts import NATIVE
 from vlm_ssm.runtime.huge_pages import with_huge_pages
@@ -34,7 +34,7 @@ def piece_length(x: Tensor, d_inner: int) -> int:
     batch, length, _ = x.shape
     rows = min(ROWS, BYTES // (2 * d_inner * x.element_size()))
     limit = max(STEP, rows // max(1, batch))
-    pieces = -(-length // limit)
+    pieces = max(1, -(-length // limit))
     return -(-length // (pieces * STEP)) * STEP
 
 
@@ -179,9 +179,8 @@ def _convolve(
     """Convolution of x (B, T, 1, E) with taps (1, W, E), and SiLU, written to out (B, T, E)."""
     from vlm_ssm.numba import conv as kernels
 
-    bias = None if bias is None else bias[None]
-    inputs = kernels.KERNELS.ready(x, taps, bias, state, boundaries)
-    kernels.run(inputs, out[None])
+    inputs = ConvInputs(x, taps, None if bias is None else bias[None], state, *(boundaries or ()))
+    kernels.run(kernels.KERNELS.ready(inputs), out[None])
 
 
 def _scan(inputs: ScanInputs, out: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vlm_ssm import backends
-from vlm_ssm.mamba_layer import MambaLayer
+from vlm_ssm.mamba_layer import MambaLayer, MambaStack
 
 _NATIVE = (torch.float32, torch.bfloat16)
 MOST_ROWS = 16
@@ -102,24 +102,19 @@ def gpu_step(device: torch.device) -> Callable[..., tuple[Tensor, Tensor, Tensor
 
 
 def fused_decode_step(
-    x: Tensor,
-    mixers: Sequence[MambaLayer],
-    convs: Sequence[Tensor],
-    ssms: Sequence[Tensor],
-    norms: Sequence[Tensor | None] = (None,),
-    last_norm: Tensor | None = None,
-    eps: float = 0.0,
+    x: Tensor, stack: MambaStack, convs: Sequence[Tensor], ssms: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One token x (B, 1, M) through layers `residual += mixer(norm(residual))` and a last norm.
+    """One token x (B, 1, M) through a stack.
 
-    `convs` (B, W-1, E) and `ssms` (B, E, S) are the states of each layer. Without norms there is one mixer and no
-    residual. -> y (B, 1, M), and the next states (layers, B, W-1, E) and (layers, B, E, S). Check `can_fuse` first.
-    On a CPU a sequence's result is the same to the bit for every B. Raises `ValueError` for states of another B.
+    `convs` (B, W-1, E) and `ssms` (B, E, S) are the states of each layer. -> y (B, 1, M), and the next states
+    (layers, B, W-1, E) and (layers, B, E, S). Check `can_fuse` first. On a CPU a sequence's result is the same to the
+    bit for every B. Raises `ValueError` for states of another B.
     """
     if any(len(state) != len(x) for state in (*convs, *ssms)):
         raise ValueError(f"{len(x)} sequences, but states of {sorted({len(s) for s in (*convs, *ssms)})}")
     if backends.chosen(x.device) in ("cuda", "triton"):
-        return gpu_step(x.device)(x, mixers, convs, ssms, norms, last_norm, eps)
+        return gpu_step(x.device)(x, stack, convs, ssms)
+    mixers, norms, last_norm, eps = stack
     count, W, S, E = len(mixers), mixers[0].d_conv, mixers[0].d_state, mixers[0].d_inner
     x, y = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
     convs = [c.to(x.dtype).contiguous() for c in convs]

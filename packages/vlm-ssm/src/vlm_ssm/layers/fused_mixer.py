@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from vlm_ssm import backends
 from vlm_ssm.fused.compute_dtype import compute_dtype
@@ -27,7 +28,7 @@ _KINDS = {
     "dt_proj": DeltaProjection,
     "out_proj": nn.Linear,
 }
-_ORDINARY = (nn.Parameter, Tensor)
+_ORDINARY = (nn.Parameter, Tensor, FakeTensor)
 
 
 def why_not_fused(layer: Any, dtype: torch.dtype) -> str | None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vlm_ssm.layers.hooked_modules import plain
+from vlm_ssm.registration.library import last_gradients
 from vlm_ssm.runtime.huge_pages import with_huge_pages
 
 
@@ -54,10 +55,19 @@ class _Fan(torch.autograd.Function):
         return halves  # pyright: ignore[reportReturnType]
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x, *weights = ctx.saved_tensors
-        needs_x, *needs = ctx.needs_input_grad
+        saved = ctx.saved_tensors
+        with torch.no_grad():
+            found = _Fan.gradients(grads, saved, ctx.needs_input_grad)
+        return last_gradients(found, (*grads, *saved))
+
+    @staticmethod
+    def gradients(
+        grads: Sequence[Tensor], saved: Sequence[Tensor], needed: Sequence[bool]
+    ) -> list[Tensor | None]:
+        """Of x and the weights, from those of both halves."""
+        x, *weights = saved
+        needs_x, *needs = needed
         width, grad_x = len(weights[0]) // 2, x.new_zeros(x.shape) if needs_x else None
         grad_weights = [torch.empty_like(w) if need else None for w, need in zip(weights, needs, strict=True)]
         for k, (weight, grad_weight) in enumerate(zip(weights, grad_weights, strict=True)):
@@ -67,7 +77,7 @@ class _Fan(torch.autograd.Function):
                     _rows(grad_x).addmm_(rows, weight[half])
                 if grad_weight is not None:
                     torch.mm(rows.mT, _rows(x), out=grad_weight[half])
-        return grad_x, *grad_weights
+        return [grad_x, *grad_weights]
 
 
 class _Sum(torch.autograd.Function):
@@ -82,17 +92,24 @@ class _Sum(torch.autograd.Function):
         return total
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        y, *weights = ctx.saved_tensors
-        needs_y, *needs = ctx.needs_input_grad
+        saved = ctx.saved_tensors
+        with torch.no_grad():
+            grads = _Sum.gradients(grad, saved, ctx.needs_input_grad)
+        return last_gradients(grads, (grad, *saved))
+
+    @staticmethod
+    def gradients(grad: Tensor, saved: Sequence[Tensor], needed: Sequence[bool]) -> list[Tensor | None]:
+        """Of y and the weights, from that of the sum."""
+        y, *weights = saved
+        needs_y, *needs = needed
         rows, grad_y = _rows(grad), _new_columns(y, len(weights), y.shape[3]) if needs_y else None
         grad_weights: list[Tensor | None] = []
         for k, (weight, need) in enumerate(zip(weights, needs, strict=True)):
             if grad_y is not None:
                 torch.mm(rows, weight, out=_rows(grad_y[:, :, k]))
             grad_weights.append(rows.mT @ _rows(y[:, :, k]) if need else None)
-        return grad_y, *grad_weights
+        return [grad_y, *grad_weights]
 
 
 def project_for_each(layers: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,6 +23,7 @@ from vlm_ssm.layers.hooked_modules import (
     project_delta,
     stacked,
 )
+from vlm_ssm.mamba_layer import MambaStack
 from vlm_ssm.registration.inputs import ScanInputs
 from vlm_ssm.segments import SegmentBoundaries, boundaries_of
 from vlm_ssm.torch.ops import after
@@ -216,7 +217,7 @@ class MambaMixer(GatedSSM):
         first segment starts from zeros. A sequence in chunks, each given the state of the last, equals the whole.
         """
         if state is not None and segments is None and decode.can_fuse(x, [self]):
-            y, conv, ssm = decode.fused_decode_step(x, [self], [state.conv], [state.ssm])
+            y, conv, ssm = decode.fused_decode_step(x, MambaStack([self]), [state.conv], [state.ssm])
             return y, SSMState(conv[0], ssm[0])
         boundaries = boundaries_of(segments) if isinstance(segments, Tensor) else segments
         return self.mix(x, boundaries, state)

@@ -19,6 +19,7 @@ from vlm_ssm import ops
 from vlm_ssm.layers import decode
 from vlm_ssm.layers.hooked_modules import convolve, plain, plain_linear
 from vlm_ssm.layers.mixer import SSMState
+from vlm_ssm.mamba_layer import MambaStack
 from vlm_ssm.registration.inputs import ScanInputs
 
 NORMS = ("dt_layernorm", "b_layernorm", "c_layernorm")
@@ -153,7 +154,7 @@ def _layer_cache(cache: Any, layer: int) -> LayerCache | None:
 
 def _decode(mixer: Any, x: Tensor, past: LayerCache, state: SSMState) -> Tensor:
     """One token (B, 1, M) in one fused call."""
-    y, conv, ssm = decode.fused_decode_step(x, [mixer], [state.conv], [state.ssm])
+    y, conv, ssm = decode.fused_decode_step(x, MambaStack([mixer]), [state.conv], [state.ssm])
     past.update_in_place(SSMState(conv[0], ssm[0]))
     return y
 

@@ -1,1 +1,1 @@
-"""Shared code of the registered operations: inputs, memory layouts, autograd, torch modes."""
+"""Shared code of the registered operations: scan, convolution, norm; their inputs, memory layouts, torch modes."""

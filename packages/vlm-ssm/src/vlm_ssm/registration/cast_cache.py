@@ -16,7 +16,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 
 class _Copies(threading.local):
-    """This thread's copies, by weight: its version at the time, and the copy. None: copies aren't kept.
+    """This thread's copies, by weight: its version and address at the time, and the copy. None: copies aren't kept.
 
     `weights`: those weights, by the address of their numbers.
     """
@@ -30,7 +30,10 @@ _copies = _Copies()
 
 @contextmanager
 def keep_casts() -> Iterator[None]:
-    """Context in which `cast` makes one copy of each weight in this thread, until an operation changes the weight."""
+    """Context in which `cast` makes one copy of each weight in this thread, until an operation changes the weight.
+
+    Changes that torch doesn't count, through `weight.data` or a NumPy array of its memory, are not seen before the end.
+    """
     before = _copies.by_weight
     if before is None:
         _copies.by_weight, _copies.weights = WeakIdKeyDictionary(), {}
@@ -48,13 +51,18 @@ def cast(weight: Tensor, dtype: torch.dtype) -> Tensor:
     if kept is None or weight.is_inference() or not isinstance(weight := _parameter(weight), nn.Parameter):
         return weight.detach().to(dtype)
     if entry := kept.get(weight):
-        version, copy = entry
-        if version == weight._version and copy.dtype == dtype and copy.device == weight.device:
+        before, copy = entry
+        if before == _version(weight) and copy.dtype == dtype and copy.device == weight.device:
             return copy
     copy = weight.detach().to(dtype)
-    kept[weight] = weight._version, copy
+    kept[weight] = _version(weight), copy
     _copies.weights[weight.data_ptr()] = weakref.ref(weight)
     return copy
+
+
+def _version(weight: Tensor) -> tuple[int, int]:
+    """Other after every change that torch can see: by an operation, and of the memory (`weight.data = …`)."""
+    return weight._version, weight.data_ptr()
 
 
 def _parameter(weight: Tensor) -> Tensor:

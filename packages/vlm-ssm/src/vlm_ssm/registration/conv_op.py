@@ -12,7 +12,6 @@ from vlm_ssm.registration.inputs import ConvInputs, schema
 from vlm_ssm.registration.layouts import dense, like, native
 from vlm_ssm.registration.library import Operation
 from vlm_ssm.registration.torch_modes import grad_needed
-from vlm_ssm.segments import SegmentBoundaries
 
 FORWARD = f"({schema(ConvInputs)}) -> Tensor"
 BACKWARD = f"(Tensor grad, {schema(ConvInputs)}) -> (Tensor, Tensor, Tensor, Tensor)"
@@ -30,21 +29,12 @@ class ConvKernels(NamedTuple):
     backward: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]
     rows: Callable[[Tensor], Tensor] = native
 
-    def ready(
-        self,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        state: Tensor | None,
-        boundaries: SegmentBoundaries | None,
-        scan_order: Tensor | None = None,
-    ) -> ConvInputs:
-        """Arguments of `ops.conv` in the dtypes and layouts that the kernels read; `weight` is (P, W, E)."""
+    def ready(self, inputs: ConvInputs) -> ConvInputs:
+        """Inputs in the dtypes and layouts that the kernels read."""
+        x, weight, bias, state, *boundaries, scan_order = inputs
         x = self.rows(x)
         state = None if state is None else state.to(x.dtype).contiguous()
-        reset, history, left_pad = (
-            (None, None, None) if boundaries is None else (t.contiguous() for t in boundaries)
-        )
+        reset, history, left_pad = (None if t is None else t.contiguous() for t in boundaries)
         bias = None if bias is None else dense(bias)
         return ConvInputs(x, dense(weight), bias, state, reset, history, left_pad, scan_order)
 
@@ -73,8 +63,8 @@ def _register(name: str, kernels: ConvKernels) -> Any:
     def setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
 
-    def autograd(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        inputs = ConvInputs(*ctx.saved_tensors)
+    def autograd(ctx: Any, saved: Any, grad: Tensor) -> tuple[Any, ...]:
+        inputs = ConvInputs(*saved)
         grads = gradient(grad, *inputs)
         present = [None if t is None else grad for t, grad in zip(inputs[:4], grads, strict=True)]
         return *present, None, None, None, None
@@ -84,21 +74,14 @@ def _register(name: str, kernels: ConvKernels) -> Any:
     return op
 
 
-def registered_conv(name: str, kernels: ConvKernels) -> Callable[..., Tensor]:
+def registered_conv(name: str, kernels: ConvKernels) -> Callable[[ConvInputs], Tensor]:
     """Register a library's convolution as `{name}_conv` -> its `conv`."""
     op = _register(name, kernels)
 
-    def conv(
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        state: Tensor | None,
-        boundaries: SegmentBoundaries | None,
-        scan_order: Tensor | None,
-    ) -> Tensor:
+    def conv(inputs: ConvInputs) -> Tensor:
         """As `ops.conv`."""
-        inputs = kernels.ready(x, weight.transpose(1, 2), bias, state, boundaries, scan_order)
-        y = op(*inputs) if grad_needed(*inputs[:4]) else kernels.forward(inputs)
-        return y.to(x.dtype)
+        ready = kernels.ready(inputs)
+        y = op(*ready) if grad_needed(*ready[:4]) else kernels.forward(ready)
+        return y.to(inputs.x.dtype)
 
     return conv

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, get_type_hints
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 import torch
 from torch import Tensor
+
+from vlm_ssm.segments import SegmentBoundaries, boundaries_from
+
+Kernels = TypeVar("Kernels")
 
 
 class ScanInputs(NamedTuple):
@@ -43,7 +48,10 @@ class ScanGradients(NamedTuple):
 
 
 class ConvInputs(NamedTuple):
-    """Inputs of a convolution kernel: `weight` is (P, W, E); reset, history, left_pad as in `SegmentBoundaries`."""
+    """Inputs of a convolution, on every backend; `ops.conv` gives their shapes, but `weight` is (P, W, E).
+
+    `reset`, `history` and `left_pad` as in `SegmentBoundaries`: all three or none.
+    """
 
     x: Tensor
     weight: Tensor
@@ -58,6 +66,15 @@ class ConvInputs(NamedTuple):
     def directions(self) -> int:
         """K: the number of scan orders; without them, J of x (B, T, J, E)."""
         return self.x.shape[2] if self.scan_order is None else len(self.scan_order)
+
+    @property
+    def boundaries(self) -> SegmentBoundaries | None:
+        return boundaries_from(self.reset, self.history, self.left_pad)
+
+
+def for_all_inputs(kernels: Kernels) -> Callable[..., Kernels]:
+    """What chooses a library's kernels by their inputs, for one whose kernels compute every case."""
+    return lambda *_: kernels
 
 
 _KINDS = {

@@ -6,7 +6,7 @@ without torch's dispatcher, which costs more than a launch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -32,6 +32,30 @@ def _unused(name: str) -> str:
     while hasattr(getattr(torch.ops, NAMESPACE), name):
         name += "_again"
     return name
+
+
+class _LastGradients(torch.autograd.Function):
+    """The first `count` tensors, which depend on all; the gradient of this raises `RuntimeError`.
+
+    torch's `once_differentiable` doesn't where only a part of a graph is walked: there a term would be missing.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, count: int, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        return tuple(t.view_as(t) for t in tensors[:count] if t is not None)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        raise RuntimeError("a gradient of a gradient: state-space kernels have the first only")
+
+
+def last_gradients(grads: Sequence[Tensor | None], sources: tuple[Tensor | None, ...]) -> Any:
+    """`grads` of a backward, tensors or None, which can't be differentiated by `sources`, what they depend on."""
+    if not torch.is_grad_enabled():
+        return tuple(grads)
+    present = [grad for grad in grads if grad is not None]
+    marked = iter(_LastGradients.apply(len(present), *present, *sources))
+    return tuple(None if grad is None else next(marked) for grad in grads)
 
 
 class Operation:
@@ -63,8 +87,9 @@ class Operation:
     def differentiate(self, setup: Callable[..., None], backward: Callable[..., Any]) -> None:
         """Register the gradient.
 
-        `setup(ctx, inputs, outputs)` saves what `backward(ctx, *gradients)` needs; that one returns a gradient or None
-        for every input. Outputs that nothing can be derived from are marked by `setup`.
+        `setup(ctx, inputs, outputs)` saves what `backward(ctx, saved, *gradients)` needs, where `saved` are the tensors
+        that were saved; that one returns a gradient or None for every input. Outputs that nothing can be derived from
+        are marked by `setup`. A gradient of a gradient raises `RuntimeError`: kernels record nothing for it.
         """
         run = self._run
 
@@ -83,7 +108,10 @@ class Operation:
 
             @staticmethod
             def backward(ctx: Any, *gradients: Any) -> Any:
-                return backward(ctx, *gradients)
+                saved = ctx.saved_tensors  # once: activation checkpointing gives them once
+                with torch.no_grad():
+                    grads = backward(ctx, saved, *gradients)
+                return last_gradients(grads, (*gradients, *saved))
 
         def call(*inputs: Any) -> Any:
             tensors = (t for t in inputs if isinstance(t, Tensor))

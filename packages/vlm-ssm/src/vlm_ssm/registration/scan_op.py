@@ -91,8 +91,10 @@ def _register(name: str, kernels: ScanKernels) -> Any:
         ctx.out_shape = output[0].shape
         ctx.set_materialize_grads(False)  # otherwise torch fills two large tensors with zeros
 
-    def autograd(ctx: Any, grad_out: Tensor | None, grad_last: Tensor | None, *_: Any) -> tuple[Any, ...]:
-        *tensors, acc, starts = ctx.saved_tensors
+    def autograd(
+        ctx: Any, saved: Any, grad_out: Tensor | None, grad_last: Tensor | None, *_: Any
+    ) -> tuple[Any, ...]:
+        *tensors, acc, starts = saved
         inputs = ScanInputs._make([*tensors, ctx.softplus, ctx.keep_directions])
         if grad_out is None:  # the loss depends on the last state only
             grad_out = inputs.u.new_zeros(ctx.out_shape)

@@ -97,7 +97,8 @@ def _run(
         _states(dt_c, x_c, A, B_c, keep_c, h, decay, states)
         h = states[-1].clone()
         _times(C_c.unsqueeze(3), states, y_c.unsqueeze(3))
-    return _time_first(y.flatten(2)), _by_channel(h), starts
+    last = _by_channel(h) if len(x) else h0.clone()  # results of an operation are no views of its inputs
+    return _time_first(y.flatten(2)), last, starts
 
 
 @torch.library.custom_op(f"{NAMESPACE}::scan", mutates_args=())
@@ -106,7 +107,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `_run` to train, with the states stacked."""
     y, last, starts = _run(u, dt, A, B, C, h0, keep, True)
-    return y, last, torch.stack(starts)
+    return y, last, torch.stack(starts) if starts else h0.new_empty(0, *_by_state(h0, B.shape[2]).shape)
 
 
 @_forward.register_fake
@@ -175,7 +176,8 @@ def _backward(grad_y: Tensor, grad_last: Tensor, *saved: Any) -> tuple[Tensor, .
         part, carry = _backward_chunk(grad_c, carry, start, A, chunk, grads_c, buffers(len(grad_c)))
         grad_A += part
     grad_u, grad_dt, grad_B, grad_C = map(_time_first, grads)
-    return grad_u.flatten(2), grad_dt.flatten(2), _by_channel(grad_A), grad_B, grad_C, _by_channel(carry)
+    grad_h0 = _by_channel(carry) if chunks else grad_last.clone()
+    return grad_u.flatten(2), grad_dt.flatten(2), _by_channel(grad_A), grad_B, grad_C, grad_h0
 
 
 @_backward.register_fake

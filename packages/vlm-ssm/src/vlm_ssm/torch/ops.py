@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vlm_ssm.registration.inputs import ScanInputs
+from vlm_ssm.registration.inputs import ConvInputs, ScanInputs
 from vlm_ssm.registration.scan_orders import inverse_of
 from vlm_ssm.segments import BEGIN, PAD, SegmentBoundaries
 from vlm_ssm.torch import chunked_scan
@@ -34,6 +34,8 @@ def after(x: Tensor, state: Tensor | None, boundaries: SegmentBoundaries | None,
         return with_past(x.unsqueeze(0), state, None, past)[0, :, length:]
     if state is None:
         state = x.new_zeros(len(x), past, x.shape[2])
+    if not length:
+        return state.to(x.dtype, copy=True)
     # the last rows of the state followed by x without its padding
     row = torch.arange(length - past, length, device=x.device).expand(len(x), -1)
     earlier = row + past - boundaries.left_pad.unsqueeze(1)
@@ -65,37 +67,24 @@ def back(y: Tensor, scan_order: Tensor | None, keep_directions: bool) -> Tensor:
     return y.permute(1, 2, 0, 3) if keep_directions else y.sum(0).unsqueeze(2)
 
 
-def conv(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    state: Tensor | None,
-    boundaries: SegmentBoundaries | None,
-    scan_order: Tensor | None,
-) -> Tensor:
+def conv(inputs: ConvInputs) -> Tensor:
     """As `ops.conv`."""
-    y = F.silu(conv_sum(x, weight, bias, state, boundaries, scan_order))
-    return y if boundaries is None else y * (boundaries.reset != PAD).unsqueeze(-1)
+    y = F.silu(conv_sum(inputs))
+    return y if inputs.reset is None else y * (inputs.reset != PAD).unsqueeze(-1)
 
 
-def conv_sum(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    state: Tensor | None,
-    boundaries: SegmentBoundaries | None,
-    scan_order: Tensor | None,
-) -> Tensor:
+def conv_sum(inputs: ConvInputs) -> Tensor:
     """As `ops.conv` before the SiLU; values at padding positions are undefined."""
-    rows, past = along(x, scan_order), weight.shape[2] - 1
-    length, taps = rows.shape[2], weight.to(x.dtype)[:, None, None]  # (P, 1, 1, E, W)
-    padded = with_past(rows, state, boundaries, past)
-    y = rows * taps[..., past]
+    x, weight, bias, state, _, history, _, scan_order = inputs
+    rows, past = along(x, scan_order), weight.shape[1] - 1
+    length, taps = rows.shape[2], weight.to(x.dtype)[:, :, None, None].unbind(1)  # W of (P, 1, 1, E)
+    padded = with_past(rows, state, inputs.boundaries, past)
+    y = rows * taps[past]
     for j in range(1, past + 1):
         shifted = padded[:, :, past - j : past - j + length]
-        if boundaries is not None:
-            shifted = shifted * (boundaries.history >= j).unsqueeze(-1)
-        y = torch.addcmul(y, shifted, taps[..., past - j])
+        if history is not None:
+            shifted = shifted * (history >= j).unsqueeze(-1)
+        y = torch.addcmul(y, shifted, taps[past - j])
     return y if bias is None else y + bias.to(x.dtype)[:, None, None]
 
 

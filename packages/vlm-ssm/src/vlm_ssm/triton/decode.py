@@ -9,7 +9,7 @@ import torch.nn.functional as F
 import triton
 from torch import Tensor
 
-from vlm_ssm.mamba_layer import MambaLayer
+from vlm_ssm.mamba_layer import MambaLayer, MambaStack
 from vlm_ssm.triton import norm as gpu_norm
 from vlm_ssm.triton.kernels import decode, norm
 
@@ -67,18 +67,16 @@ def with_memory(
 
 def fused_decode_step(
     x: Tensor,
-    mixers: Sequence[MambaLayer],
+    stack: MambaStack,
     convs: Sequence[Tensor],
     ssms: Sequence[Tensor],
-    norms: Sequence[Tensor | None],
-    last_norm: Tensor | None,
-    eps: float,
     after: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `vlm_ssm.layers.decode.fused_decode_step`, for any number B of sequences.
 
     `after`: the memory that the states after the token are written to; it may be that of the states before.
     """
+    mixers, norms, last_norm, eps = stack
     count, (B, M) = len(mixers), (len(x), x.shape[-1])
     convs, ssms, after = with_memory(x, count, convs, ssms, after)
     row = x.reshape(B, M)

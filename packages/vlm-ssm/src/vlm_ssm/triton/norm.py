@@ -1,4 +1,4 @@
-"""Residual addition and RMSNorm on Triton's kernel, registered with torch as `triton.scan` does."""
+"""Residual addition and RMSNorm on Triton's kernel."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import torch
 import triton
 from torch import Tensor
 
-from vlm_ssm.registration.autograd import norm_with
-from vlm_ssm.registration.norm_op import NormKernels, writing_added
+from vlm_ssm.registration.norm_op import NormKernels, registered_norm, writing_added
 from vlm_ssm.triton.kernels import norm as kernels
 
 PROGRAMS = 512  # at most, of a backward: each sums the weight's gradient over its rows
@@ -33,15 +32,6 @@ def _run(
     return summed, y, scale
 
 
-_op = torch.library.custom_op("vlm_ssm::triton_add_norm", _run, mutates_args=())
-
-
-@_op.register_fake
-def _(residual, out, weight, eps, dtype):
-    summed = residual.new_empty(0) if out is None else torch.empty_like(residual)
-    return summed, torch.empty_like(residual, dtype=dtype), residual.new_empty(residual.shape[:-1])
-
-
 def _backward(
     grad_y: Tensor, grad_summed: Tensor | None, summed: Tensor, weight: Tensor, scale: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -58,13 +48,5 @@ def _backward(
     return grad, sums.sum(0)
 
 
-_backward_op = torch.library.custom_op("vlm_ssm::triton_add_norm_backward", _backward, mutates_args=())
-
-
-@_backward_op.register_fake
-def _(grad_y, grad_summed, summed, weight, scale):
-    return torch.empty_like(summed), torch.empty_like(weight)
-
-
 KERNELS = NormKernels(_run, writing_added(_backward))
-add_rms_norm = norm_with(_op, _run, _backward_op)
+add_rms_norm = registered_norm("triton", KERNELS)

@@ -1,6 +1,6 @@
 """`micro_batch_sizes.json` of a run folder: the numbers that `micro_batch_size: auto` has chosen, by stage.
 
-A resumed run reads them, so that its sums round as before.
+A resumed run reads them, so that its sums round as before. They hold for the inputs of the run that chose them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from pydantic import ConfigDict, PositiveInt, TypeAdapter, ValidationError
 
 from vlm_core.errors import UserError
 from vlm_core.io.checksum import verified, with_checksum
-from vlm_train.checkpoint.run_dir import MICRO_BATCH_SIZES, RunDir
+from vlm_train.checkpoint.run_dir import INPUTS, MICRO_BATCH_SIZES, RunDir
+from vlm_train.checkpoint.run_inputs import Inputs
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,13 @@ _ADAPTER = TypeAdapter(dict[str, MicroBatchSize])
 
 
 def read(run: RunDir) -> dict[str, MicroBatchSize]:
-    """The sizes by name of the stage; empty for a new run, and, with a warning, if the file is damaged."""
+    """The sizes by name of the stage; empty for a new run, and, with a warning, if the file is damaged or another's."""
     try:
         if (text := run.text(MICRO_BATCH_SIZES)) is None:
             return {}
         record = verified(text, run.path / MICRO_BATCH_SIZES)
+        if record.get("run") != _identity(run):
+            raise UserError(f"{run.path / MICRO_BATCH_SIZES}: of another run, whose spec or data differ")
         return _ADAPTER.validate_json(json.dumps(record.get("stages")))
     except ValidationError:
         run.warn(f"{run.path / MICRO_BATCH_SIZES}: damaged; micro_batch_size: auto measures again")
@@ -54,10 +57,17 @@ def read(run: RunDir) -> dict[str, MicroBatchSize]:
     return {}
 
 
+def _identity(run: RunDir) -> str:
+    """The digest of what decides the trained weights, batch size and longest sample included."""
+    return Inputs.read(run.path / INPUTS).run
+
+
 def write(run: RunDir, stage: str, chosen: MicroBatchSize) -> None:
     """Record the size of a stage beside those of the others."""
     sizes = {**read(run), stage: chosen}
-    record = with_checksum({"stages": {name: asdict(each) for name, each in sizes.items()}})
+    record = with_checksum(
+        {"run": _identity(run), "stages": {name: asdict(each) for name, each in sizes.items()}}
+    )
     run.write(MICRO_BATCH_SIZES, json.dumps(record, indent=1) + "\n")
 
 

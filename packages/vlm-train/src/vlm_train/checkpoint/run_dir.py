@@ -16,6 +16,7 @@ from typing import Any
 from weakref import ReferenceType, ref
 
 from vlm_core.errors import UserError
+from vlm_core.evaluation.baselines import MAJORITY_ANSWER
 from vlm_core.io.atomic import write_errors, write_file
 from vlm_core.io.checksum import verified, with_checksum
 from vlm_core.io.files import read_text
@@ -37,6 +38,8 @@ SPEC, INPUTS, CHECKPOINTS, MODEL, AVERAGE = (
 )
 ENVIRONMENT, LOCK, RESULTS, TOKENIZER = "environment.json", ".lock", "results.md", "tokenizer"
 EVALUATIONS, MICRO_BATCH_SIZES = "evaluations", "micro_batch_sizes.json"
+_EARLIER_NAMES = {MAJORITY_ANSWER: "question alone"}
+"""Names of evaluations in run folders of earlier versions."""
 OWN = {
     *LINES,
     SPEC,
@@ -204,7 +207,8 @@ class RunDir:
         """The record of a finished evaluation; None if there is none, or, with a warning, if it can't be read."""
         path = self._evaluation(name)
         if self.inside(f"{EVALUATIONS}/{path.name}") is None:
-            return None
+            earlier = _EARLIER_NAMES.get(name)
+            return self.evaluation(earlier) if earlier else None
         try:
             record = verified(read_text(path), path)
             Evaluation.model_validate(record)

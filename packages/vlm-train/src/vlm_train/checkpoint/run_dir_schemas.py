@@ -71,6 +71,7 @@ class _Benchmark(_Record):
     scored: Count
     expected: Count
     protocol: str = ""
+    baselines: dict[str, float] = {}
 
 
 class Evals(_Place):

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from torch.utils.data import DataLoader
-
-from vlm_core.cli.progress import Progress
 from vlm_core.diagnose.model_summary import build_on_meta
+from vlm_core.errors import BadSample
 from vlm_core.io import digests
 from vlm_core.io.atomic import write_file
 from vlm_core.rows import Row
 from vlm_core.spec.spec import Spec
 from vlm_train.config.template_checks import check_templates
 from vlm_train.config.train import Stage, TrainConfig
-from vlm_train.data import data_workers
-from vlm_train.data.dataset import TOO_LONG, DroppedSample, Examples, SampleProcessor, sample_processor
+from vlm_train.data.dataset import TOO_LONG, DroppedSample, SampleProcessor, sample_processor
 from vlm_train.data.mixture import joined
-from vlm_train.engine.bad_samples import allowance
+from vlm_train.data.row_check import RowCheck
+from vlm_train.engine.bad_samples import allowance, missing_lines
+
+_UNDECODABLE = ("damaged", "empty", "not-an-image", "truncated")
+"""Reasons of image files that an interrupted download or extraction leaves."""
+_INCOMPLETE = "an interrupted download or extraction leaves such files: get the archive of this folder again"
 
 
 @dataclass(frozen=True)
@@ -45,19 +49,15 @@ def sample_stats(processor: SampleProcessor, row: Row) -> SampleStats:
 
 
 @dataclass
-class DataCheck:
+class DataCheck(RowCheck[SampleStats]):
     """Result for the data of one stage, or of `held_out_qa`."""
 
-    name: str
-    rows: int
-    allowed: int
-    too_long_is_error: bool
-    usable: list[SampleStats] = field(default_factory=list)
-    dropped: list[DroppedSample] = field(default_factory=list)
-
-    @property
-    def reasons(self) -> Counter[str]:
-        return Counter(item.reason for item in self.dropped)
+    allowed: int = 0
+    too_long_is_error: bool = False
+    missing: list[str] = field(default_factory=list)
+    """Lines about missing images, one for each folder."""
+    damaged: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Image files that can't be decoded, by folder and reason."""
 
     @property
     def passes(self) -> bool:
@@ -68,13 +68,18 @@ class DataCheck:
 
     def lines(self) -> list[str]:
         """A summary for the terminal."""
-        checked = len(self.usable) + len(self.dropped)
-        reasons = ", ".join(f"{reason} {count}" for reason, count in self.reasons.most_common())
-        summary = [
-            f"{self.name}: {checked} of {self.rows} rows checked, {len(self.usable)} usable",
-            f"  dropped: {reasons or 'none'}; bad rows allowed: {self.allowed}",
-        ]
+        checked, dropped = self.summary()
+        summary = [checked, f"  {dropped}; bad rows allowed: {self.allowed}"]
+        summary += [*self.missing, *self._damaged_lines()]
         return summary + (self._statistics() if self.usable else [])
+
+    def _damaged_lines(self) -> list[str]:
+        """A line for each folder with image files that can't be decoded."""
+        lines = []
+        for folder in dict.fromkeys(folder for folder, _ in self.damaged):
+            counts = ", ".join(f"{n} {reason}" for (f, reason), n in self.damaged.items() if f == folder)
+            lines.append(f"  {folder}: image files that can't be read: {counts}; {_INCOMPLETE}")
+        return lines
 
     def _statistics(self) -> list[str]:
         usable, tokens = self.usable, [s.tokens for s in self.usable]
@@ -89,25 +94,18 @@ class DataCheck:
         ]
 
 
-def check_rows(
-    check: DataCheck, rows: Sequence[Row], processor: SampleProcessor, num_workers: int, limit: int | None
-) -> DataCheck:
-    """Read `limit` evenly spaced rows (None: all) with `num_workers` processes into `check`."""
-    indices = digests.evenly_spaced(len(rows), limit)
-    loader = DataLoader(
-        Examples(rows, partial(sample_stats, processor)),
-        batch_size=16,
-        sampler=indices,
-        num_workers=num_workers,
-        collate_fn=list,
-        worker_init_fn=data_workers.start_worker,
-    )
-    with Progress(check.name, len(indices), unit="rows") as progress:
-        for items in data_workers.read(loader):
-            check.usable += [item for item in items if isinstance(item, SampleStats)]
-            check.dropped += [item for item in items if isinstance(item, DroppedSample)]
-            progress.advance(len(items))
-    return check
+def _damaged(rows: Sequence[Row], dropped: Iterable[DroppedSample]) -> Counter[tuple[str, str]]:
+    """Image files that can't be decoded, by folder and reason."""
+    return Counter((_folder(rows, item.row), item.reason) for item in dropped if item.reason in _UNDECODABLE)
+
+
+def _folder(rows: Sequence[Row], index: int) -> str:
+    """The folder of a row's first image; for a row that can't be read or has images in another file: "the data"."""
+    with suppress(BadSample):
+        for image in rows[index]["image"]:
+            if isinstance(image, str | Path):
+                return os.path.dirname(image)
+    return "the data"
 
 
 def data_sections(train: TrainConfig) -> list[tuple[str, Sequence[Any], Stage | None]]:
@@ -123,9 +121,18 @@ def check_data(spec: Spec, train: TrainConfig, num_workers: int, limit: int | No
     for name, data, stage in data_sections(train):
         rows = joined(data)
         allowed = allowance(train, len(rows)) if stage else 0
-        check = DataCheck(name, len(rows), allowed, train.on_too_long == "error" and stage is not None)
-        processor = sample_processor(model, spec, train, stage)
-        checks.append(check_rows(check, rows, processor, num_workers, limit))
+        too_long_is_error = train.on_too_long == "error" and stage is not None
+        check = DataCheck(
+            name,
+            len(rows),
+            allowed=allowed,
+            too_long_is_error=too_long_is_error,
+            missing=missing_lines(rows),
+        )
+        read = partial(sample_stats, sample_processor(model, spec, train, stage))
+        check.read(rows, read, digests.evenly_spaced(len(rows), limit), num_workers)
+        check.damaged = _damaged(rows, check.dropped)
+        checks.append(check)
     return checks
 
 

@@ -21,6 +21,16 @@ def _spec(args: argparse.Namespace) -> tuple[Spec, Document]:
     return load_spec(args.spec, args.set, trust_remote_code=args.trust_remote_code)
 
 
+def init(args: argparse.Namespace) -> int:
+    """Write a spec for your own data: a commented YAML file, with some of the images held out for an evaluation.
+
+    Questions are asked on a terminal only, for what the options leave open.
+    """
+    from vlm_train.cli.init import new_spec
+
+    return new_spec(args)
+
+
 def run_spec(args: argparse.Namespace) -> int:
     """Train all stages of a spec, on all accelerators of this machine by default.
 
@@ -109,11 +119,7 @@ def check_data(args: argparse.Namespace) -> int:
     with locate_template_errors(document), data_workers.naming_killed_workers():
         checks = check_data(spec, train, num_workers, args.rows)
     for check in checks:
-        say(*check.lines())
-        for item in check.dropped[:10]:
-            say(f"  {item.reason}: {item.message}")
-        if len(check.dropped) > 10:
-            print(f"  and {len(check.dropped) - 10} more; --report FILE lists all")
+        say(*check.lines(), *check.fault_lines(10, "--report FILE lists all"))
     if args.report:
         write_report(checks, Path(args.report))
     failed = [check.name for check in checks if not check.passes]
@@ -124,15 +130,24 @@ def check_data(args: argparse.Namespace) -> int:
 def plan(args: argparse.Namespace) -> int:
     """Print the memory that each of N processes needs in every stage: weights, gradients, optimizer, activations.
 
-    Nothing is computed; no GPU is needed.
+    Nothing is computed and no GPU is needed, except with --measure, which times steps on this machine.
     """
     spec, document = _spec(args)
     from vlm_core.diagnose.costs.gpus import find_gpu
-    from vlm_train.cli.plan import lines, plan
+    from vlm_train.cli.plan import lines, plan, warnings
     from vlm_train.config.section import train_section
 
-    gpu = find_gpu(args.gpu) if args.gpu else None
-    say(*lines(plan(spec, train_section(spec, document), args.nproc, gpu), args.nproc))
+    gpu, train = find_gpu(args.gpu) if args.gpu else None, train_section(spec, document)
+    planned = plan(spec, train, args.nproc, gpu)
+    say(*lines(planned, args.nproc), *warnings(spec, train, planned, args.nproc, gpu))
+    if args.measure:
+        from vlm_core.cli.check_measured import print_measured
+        from vlm_core.diagnose.costs.measured_steps import MeasureOptions
+        from vlm_train.profiling.stage_profiles import profile_stages
+
+        options = MeasureOptions(args.nproc, args.text_tokens)
+        with locate_template_errors(document), data_workers.naming_killed_workers():
+            print_measured(profile_stages(spec, train, options))
     return 0
 
 
@@ -158,11 +173,11 @@ def preview(args: argparse.Namespace) -> int:
 
 
 def sweep(args: argparse.Namespace) -> int:
-    """Train every row of a sweep with every seed and write a table of means.
+    """Train every row of a sweep with every seed and write a table of means, updated after each run.
 
     Run the same command again to resume.
     """
-    from vlm_train.cli.console import show_plan, show_table
+    from vlm_train.cli.console import show_plan, show_tables
     from vlm_train.sweep import comparison, table
     from vlm_train.sweep.grid import load
     from vlm_train.sweep.jobs import jobs, run, sizes
@@ -174,12 +189,16 @@ def sweep(args: argparse.Namespace) -> int:
     if args.dry_run:
         return 0
     pending = [job for job in all_jobs if not job.done]
+
+    def write_so_far() -> None:
+        table.write(grid, table.lines(all_jobs, parameters), [], draw=False)
+
     with preemption.unwinding():
-        failures = run(pending, Pool(grid.output, args.jobs), say)
+        failures = run(pending, Pool(grid.output, args.jobs), say, write_so_far)
     lines = table.lines(all_jobs, parameters)
     paths = table.write(grid, lines, [str(failure) for failure in failures])
     paths += comparison.write(grid.output, lines, all_jobs)
-    show_table(grid, lines, paths)
+    show_tables(grid, lines, paths)
     if failures:
         say(
             f"{len(failures)} of {len(all_jobs)} runs failed:",

@@ -17,7 +17,7 @@ from vlm_train.report import benchmark_table, results
 from vlm_train.report.results import Results
 from vlm_train.sweep.grid import Grid
 from vlm_train.sweep.jobs import Job
-from vlm_train.sweep.table import SPREAD, Line, metric, notes, texts
+from vlm_train.sweep.table import SPREAD, Line, by_table, metric, notes, texts
 
 
 def _console() -> Console:
@@ -43,22 +43,36 @@ def _cell(text: str) -> Text:
 def show_plan(grid: Grid, jobs: Sequence[Job], parameters: Mapping[str, Mapping[str, int]]) -> None:
     """Print every row of a sweep with the parameters of each part and the state of its runs."""
     rows = []
+    places = _places(grid)
     for row in grid.rows:
         states = [f"{job.seed} {job.state}" for job in jobs if job.row is row]
         counts = [f"{count:,}" for count in parameters[row.name].values()]
-        rows.append([row.name, *counts, f"{sum(parameters[row.name].values()):,}", ", ".join(states)])
-    head = ["", *parameters[grid.rows[0].name], "parameters", "seeds"]
-    _print(_console(), f"{grid.file}: {len(jobs)} runs of {grid.base}", head, rows)
+        place = ["; ".join(places[row.name])] if grid.tables else []
+        total = f"{sum(parameters[row.name].values()):,}"
+        rows.append([row.name, *counts, total, ", ".join(states), *place])
+    head = ["", *parameters[grid.rows[0].name], "parameters", "seeds", *(["rows"] if grid.tables else [])]
+    what = f"for {len(grid.tables)} tables" if grid.tables else f"of {grid.base}"
+    _print(_console(), f"{grid.file}: {len(jobs)} runs {what}", head, rows)
 
 
-def show_table(grid: Grid, lines: Sequence[Line], files: Sequence[Path]) -> None:
+def _places(grid: Grid) -> dict[str, list[str]]:
+    """The tables and rows of each run."""
+    places: dict[str, list[str]] = {row.name: [] for row in grid.rows}
+    for title, rows in grid.tables.items():
+        for name, row in rows.items():
+            places[row.name].append(f"{title}: {name}")
+    return places
+
+
+def show_tables(grid: Grid, all_lines: Sequence[Line], files: Sequence[Path]) -> None:
     """Print the results of a sweep and the paths of its files."""
-    head, *rows = texts(lines)
     console = _console()
-    _print(console, f"{grid.file}: {metric(lines)}, {SPREAD}", head, rows)
-    for line in notes(lines):
-        console.print(inert(line))
-    console.print()
+    for title, lines in by_table(grid, all_lines).items():
+        head, *rows = texts(lines)
+        _print(console, f"{title or grid.file}: {metric(lines)}, {SPREAD}", head, rows)
+        for line in notes(lines):
+            console.print(inert(line))
+        console.print()
     console.print(inert(", ".join(map(str, files))))
 
 

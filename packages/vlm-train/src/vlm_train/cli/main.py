@@ -6,9 +6,10 @@ import argparse
 from collections.abc import Callable
 from functools import partial
 
-from vlm_core.cli.common import Parser, add_debug, add_trust, count, local_path, path_text, run
+from vlm_core.cli.common import Parser, add_debug, add_trust, count, local_path, path_text, run, share
 from vlm_train.cli import commands
 from vlm_train.distributed import launch
+from vlm_train.init.sizes import SIZES
 
 Command = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
 """(name, function, help) -> the parser of a new subcommand."""
@@ -28,6 +29,7 @@ def _parser() -> argparse.ArgumentParser:
         subparser.set_defaults(command=run)
         return subparser
 
+    _add_init(command)
     _add_run(command)
     _add_launch(subparsers)
     _add_check(command)
@@ -36,6 +38,33 @@ def _parser() -> argparse.ArgumentParser:
     _add_report(command)
     _add_sweep(command)
     return parser
+
+
+def _add_init(command: Command) -> None:
+    parser = command("init", commands.init, "write a spec for your own data")
+    parser.add_argument(
+        "name", nargs="?", metavar="NAME", help="name of the model; default: that of the data"
+    )
+    parser.add_argument(
+        "--data", type=path_text, metavar="PATH", help="a JSON, JSON lines, parquet or .tar file, or a folder"
+    )
+    parser.add_argument(
+        "--images",
+        type=path_text,
+        metavar="DIR",
+        help="folder of the images that rows name; default: it is searched for beside the data",
+    )
+    parser.add_argument("--size", choices=SIZES, help="size of the model; default: tiny")
+    parser.add_argument(
+        "--held-out",
+        type=share,
+        metavar="SHARE",
+        help="share of the images to hold out, 0 for none; default: 0.25 of few, less of many",
+    )
+    parser.add_argument("--out", type=path_text, metavar="FILE", help="spec to write; default: NAME.yaml")
+    parser.add_argument("--force", action="store_true", help="overwrite an existing file")
+    parser.add_argument("--yes", action="store_true", help="ask nothing and take the defaults")
+    add_debug(parser)
 
 
 def _add_run(command: Command) -> None:
@@ -97,6 +126,18 @@ def _add_plan(command: Command) -> None:
         "--gpu",
         metavar="NAME",
         help="type of GPU, such as A100-80G; default: every size of memory if the spec says auto",
+    )
+    parser.add_argument(
+        "--measure",
+        action="store_true",
+        help="also time a few steps of each stage on this machine: step time, hours, peak memory",
+    )
+    parser.add_argument(
+        "--text-tokens",
+        type=partial(count, most=10**9 - 1),
+        default=256,
+        metavar="N",
+        help="with --measure: text tokens of a sample where the data are not on this machine; default: 256",
     )
     _add_common(parser)
 

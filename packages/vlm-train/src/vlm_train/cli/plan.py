@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
 from vlm_core.diagnose.costs.estimate import Assumptions, StageEstimate, estimate_costs
+from vlm_core.diagnose.costs.fit import Capacity, misfits
 from vlm_core.diagnose.costs.gpus import GPU, GPUS, smallest_gpu
 from vlm_core.diagnose.costs.training_memory import Memory, largest_block
 from vlm_core.diagnose.model_summary import build_on_meta
@@ -26,6 +27,7 @@ from vlm_core.spec.spec import Spec
 from vlm_core.units import size
 from vlm_train.checkpoint.dtensor import local
 from vlm_train.config.train import TrainConfig
+from vlm_train.distributed.fit_warnings import device_at_hand, fit_warnings, strategy_label
 from vlm_train.distributed.fsdp2 import FSDP2Strategy
 from vlm_train.engine.stage_state import StageState, cast_frozen_to_bf16
 from vlm_train.engine.trainer import frozen_parts
@@ -125,7 +127,7 @@ def _one(spec: Spec, train: TrainConfig, number: int, advice: StageEstimate, str
     sharded = strategy != "DDP"
     activations = advice.at_longest[strategy].activations
     stage_state, bf16 = StageState(model, stage, 0), train.precision == "bf16"
-    extra = sum(advice.costs[part].weight_copies for part in stage.trainable)
+    extra = advice.copies
     if sharded:
         extra = 2 * max(largest_block(getattr(model, part)) for part in PARTS) * (2 if bf16 else 4)
     if bf16:
@@ -137,18 +139,32 @@ def _one(spec: Spec, train: TrainConfig, number: int, advice: StageEstimate, str
             )
     if strategy == "FSDP2-gathered":
         extra = sum(p.numel() for p in model.parameters() if isinstance(p, DTensor)) * (2 if bf16 else 4)
-    return _memory(
-        model, extra, activations, eight_bit=stage.optimizer != "adamw", buckets=world > 1 and not sharded
-    )
+    states = _states(model, extra, eight_bit=stage.optimizer != "adamw", buckets=world > 1 and not sharded)
+    accumulates = advice.at_longest[strategy].accumulates
+    return replace(states, activations=activations, accumulates=accumulates)
 
 
-def _memory(model: VLM, extra: float, activations: float, *, eight_bit: bool, buckets: bool) -> Memory:
-    """Memory of one process for its shards; with `buckets`, DDP's gradient buckets hold a second copy of gradients."""
+def _states(model: VLM, extra: float, *, eight_bit: bool, buckets: bool) -> Memory:
+    """States of one process for its shards; with `buckets`, DDP's gradient buckets hold a second copy of gradients."""
     params = [local(p) for p in model.parameters()]
     trained = [local(p) for p in model.parameters() if p.requires_grad]
     gradients = sum(p.nbytes for p in trained)
     moments = 2 * sum(p.numel() if eight_bit else p.nbytes for p in trained)
-    return Memory(sum(p.nbytes for p in params) + extra, (1 + buckets) * gradients, moments, activations)
+    weights = sum(p.nbytes for p in params) + extra
+    return Memory(weights, (1 + buckets) * gradients, moments, 0.0, buckets * gradients)
+
+
+def warnings(
+    spec: Spec, train: TrainConfig, planned: Sequence[Planned], world: int, gpu: GPU | None
+) -> list[str]:
+    """Which stages do not fit into `gpu`, or else the device at hand."""
+    model, sharded = build_on_meta(spec), any(stage.strategy == "fsdp2" for stage in planned)
+    if gpu is None:
+        found = fit_warnings(spec, train, model, world, device_at_hand(), sharded=sharded)
+    else:
+        estimate = estimate_costs(spec, model, Assumptions(world), memory_only=True)
+        found = misfits(estimate, strategy_label(train, sharded=sharded), Capacity.of(gpu))
+    return [f"warning: {line}" for line in found]
 
 
 def lines(planned: list[Planned], world: int) -> list[str]:

@@ -46,7 +46,7 @@ class Validation(StrictModel):
 
 
 class Benchmarks(StrictModel):
-    """Evaluation on samples of benchmarks at the end of each stage and, with `every`, during it."""
+    """Evaluation on samples of benchmarks at the end of each stage, or of `stages`, and with `every` during it."""
 
     renamed: ClassVar[Mapping[str, str]] = {"benchmarks": "tasks"}
     tasks: list[Annotated[SerializeAsAny[BenchmarkConfig], component("benchmark")]] = Field(
@@ -58,9 +58,16 @@ class Benchmarks(StrictModel):
     every: PositiveInt | None = Field(
         default=None, description="steps between evaluations; the last step has one"
     )
+    stages: list[str] | None = Field(
+        default=None, min_length=1, description="names of the stages to evaluate in; default: all"
+    )
     batch_size: PositiveInt = Field(default=8, description="questions per batch")
     max_new_tokens: PositiveInt | None = Field(
         default=None, le=4096, description="longest answer in tokens; default: the benchmark's protocol"
+    )
+    baselines: bool = Field(
+        default=False,
+        description="ask each question also without its image and about another one: three times the questions",
     )
 
     @field_validator("tasks")

@@ -39,6 +39,7 @@ class TrainConfig(StrictModel):
         "evaluation": "held_out_qa",
         "evals": "benchmarks",
     }
+    step_profiler: ClassVar[str] = "vlm_train.profiling.stage_profiles:profile_stages"
     output: LocalPath = Field(min_length=1, description="run folder")
     seed: int = Field(
         default=0, ge=0, lt=2**31, description="seed of initial weights and of the order of rows"
@@ -141,6 +142,14 @@ class TrainConfig(StrictModel):
         return stages
 
     @model_validator(mode="after")
+    def _evaluates_its_stages(self) -> TrainConfig:
+        names = [stage.name for stage in self.stages]
+        for name in (self.benchmarks and self.benchmarks.stages) or ():
+            if name not in names:
+                raise ValueError(f"benchmarks.stages: no stage is named {name!r}{choices(name, names)}")
+        return self
+
+    @model_validator(mode="after")
     def _uses_its_features(self) -> TrainConfig:
         if self.feature_cache and all("encoder" in stage.trainable for stage in self.stages):
             raise ValueError("feature_cache is for a frozen encoder, and every stage trains it: leave it out")
@@ -178,6 +187,7 @@ class TrainConfig(StrictModel):
                 rows=stage.rows,
                 features=self.feature_dtype(stage),
                 strategy=self.cost_strategy(),
+                checkpointing=self.activation_checkpointing,
             )
             for stage in self.stages
         ]

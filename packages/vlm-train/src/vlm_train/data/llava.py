@@ -22,6 +22,10 @@ class LlavaConfig(DatasetConfig):
     path: LocalPath = Field(min_length=1, description="the .json or .jsonl file")
     images: LocalPath = Field(default="", description="folder of the images; default: the file's own folder")
     symlinks: bool = Field(default=False, description="whether symlinks may lead out of that folder")
+    any_extension: bool = Field(
+        default=False,
+        description="whether a missing image may be the one file with its name and another extension",
+    )
     ignore: list[Name] = Field(default=[], description="keys with content that are deliberately not read")
 
     def label(self) -> str:
@@ -32,4 +36,5 @@ class LlavaConfig(DatasetConfig):
         from vlm_train.data.json_files.json_rows import LlavaRows
 
         file = Path(self.path)
-        return LlavaRows(file, ImageFolder(self.images or str(file.parent), self.symlinks), self.ignore)
+        folder = ImageFolder(self.images or str(file.parent), self.symlinks, any_extension=self.any_extension)
+        return LlavaRows(file, folder, self.ignore)

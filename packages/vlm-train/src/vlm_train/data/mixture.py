@@ -76,3 +76,6 @@ class ConcatRows(Rows):
             for start, part in zip(self.starts, self.parts, strict=False)
             for row, error in known_faults(part).items()
         }
+
+    def missing(self) -> list[str]:
+        return [line for part in self.parts if isinstance(part, Rows) for line in part.missing()]

@@ -8,7 +8,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, gather_object
 
-from vlm_core.diagnose.costs.gpus import HEADROOM
 from vlm_core.diagnose.costs.training_memory import DDP_SHARE, Sizes, auto_strategy, memory
 from vlm_core.errors import UserError
 from vlm_core.model import VLM
@@ -62,7 +61,7 @@ def training_states(train: TrainConfig, model: VLM, strategy: str, world: int) -
 
 
 def _by_memory(train: TrainConfig, accelerator: Accelerator, model: VLM) -> str:
-    """The strategy for the GPUs of this run, and a warning for a stage whose training state does not fit."""
+    """The strategy for the GPUs of this run."""
     world, device, name = accelerator.num_processes, accelerator.device, train.cost_strategy()
     if device.type != "cuda":
         return "DDP" if name == "auto" else name
@@ -78,14 +77,5 @@ def _by_memory(train: TrainConfig, accelerator: Accelerator, model: VLM) -> str:
                 size(most),
                 size(gpu),
                 100 * DDP_SHARE,
-            )
-    for stage, states in training_states(train, model, name, world).items():
-        if states > HEADROOM * gpu and accelerator.is_main_process:
-            log.warning(
-                "stage %s: weights, gradients and moments alone take %s, and a GPU here has %s: expect it to run out "
-                "of memory; use more GPUs with strategy: fsdp2, lora, or a smaller model",
-                stage,
-                size(states),
-                size(gpu),
             )
     return name

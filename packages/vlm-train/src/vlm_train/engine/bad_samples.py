@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from vlm_core.errors import BadSample, UserError
-from vlm_core.rows import Row, known_faults
+from vlm_core.rows import Row, Rows, known_faults
 from vlm_train.checkpoint.run_dir import DROPPED_SAMPLES, RunDir
 from vlm_train.config.train import TrainConfig
 from vlm_train.data.dataset import FATAL, TOO_LONG, DroppedSample
@@ -33,15 +33,25 @@ def check_budget(rows: Sequence[Row], train: TrainConfig, where: str) -> None:
     faults = known_faults(rows)
     if len(faults) <= allowance(train, len(rows)):
         return
+    missing = missing_lines(rows)
     if train.on_bad_sample == "error":
-        refuse(faults, len(rows), where, "repair them, or drop them with train.on_bad_sample: skip")
-    raise UserError(f"{where}: {_over(len(faults), allowance(train, len(rows)), len(rows))}; {_CHECK}")
+        refuse(faults, len(rows), where, "repair them, or drop them with train.on_bad_sample: skip", missing)
+    raise UserError(
+        f"{where}: {_over(len(faults), allowance(train, len(rows)), len(rows))}; {_CHECK}", *missing
+    )
 
 
-def refuse(faults: Mapping[int, BadSample], rows: int, where: str, advice: str) -> None:
-    """Raise the fault of the first bad row, if there is one, with the number of bad rows."""
+def missing_lines(rows: Sequence[Row]) -> list[str]:
+    """Indented lines about missing images, one for each folder."""
+    return [f"  {line}" for line in rows.missing()] if isinstance(rows, Rows) else []
+
+
+def refuse(
+    faults: Mapping[int, BadSample], rows: int, where: str, advice: str, missing: Sequence[str] = ()
+) -> None:
+    """Raise the fault of the first bad row, if there is one, with the number of bad rows and lines about images."""
     for error in faults.values():
-        more = [f"{len(faults)} of {rows} rows are bad; {_CHECK}; {advice}"] * (len(faults) > 1)
+        more = [f"{len(faults)} of {rows} rows are bad; {_CHECK}; {advice}", *missing] * (len(faults) > 1)
         raise UserError(f"{where}: {error}", *more)
 
 

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from vlm_core.benchmark import Benchmark, Question
+from vlm_core.benchmark import Benchmark, Headline, Question
 from vlm_core.errors import BadSample, UserError
+from vlm_core.evaluation.baselines import (
+    CHANCE,
+    IMAGES_SHUFFLED,
+    QUESTION_ALONE,
+    BaselineQuestions,
+    QuestionAlone,
+    ShuffledImages,
+)
 from vlm_core.evaluation.inference import BenchmarkInference
 from vlm_core.evaluation.questions import by_image, check_images, sample
 from vlm_core.io import digests
@@ -36,6 +44,17 @@ class BenchmarkTask:
     name: str
     benchmark: Benchmark
     questions: list[Question]
+    baselines: Mapping[str, BaselineQuestions] = field(default_factory=dict)
+    """All questions of each baseline that is asked."""
+
+    @property
+    def asked(self) -> dict[str, list[Question]]:
+        """The questions to ask: the benchmark's under "", and those of each baseline."""
+        pools = {
+            name: [pool[q.id] for q in self.questions if q.id in pool]
+            for name, pool in self.baselines.items()
+        }
+        return {"": self.questions, **pools}
 
 
 def benchmark_tasks(settings: Benchmarks | None) -> list[BenchmarkTask]:
@@ -48,14 +67,22 @@ def benchmark_tasks(settings: Benchmarks | None) -> list[BenchmarkTask]:
             limit = None if settings.samples == "all" else settings.samples
             questions = sample(list(benchmark.questions.values()), limit)
             _check(benchmark, questions)
+            pools = _baselines(benchmark) if settings.baselines else {}
         except UserError as error:
             first, *other_lines = error.lines
             faults += [f"train.benchmarks, {config.type_name()}: {first}", *other_lines]
             continue
-        tasks.append(BenchmarkTask(config.type_name(), benchmark, questions))
+        tasks.append(BenchmarkTask(config.type_name(), benchmark, questions, pools))
     if faults:
         raise UserError(*faults)
     return tasks
+
+
+def _baselines(benchmark: Benchmark) -> dict[str, BaselineQuestions]:
+    return {
+        QUESTION_ALONE: QuestionAlone(benchmark.questions),
+        IMAGES_SHUFFLED: ShuffledImages(benchmark.questions),
+    }
 
 
 def _check(benchmark: Benchmark, questions: Sequence[Question]) -> None:
@@ -100,34 +127,47 @@ class BenchmarkEvaluator(Evaluator):
         module = strategy.unwrapped(stage_state.module)
         weights = stage_state.averaged() if averaged else nullcontext()
         with weights, strategy.unsharded(module), self.accelerator.autocast(), resting(stage_state.model):
-            answers = [self._answers(*pair) for pair in zip(self.tasks, self.inferences, strict=True)]
+            answers = [
+                {
+                    name: self._answers(task.name, questions, inference)
+                    for name, questions in task.asked.items()
+                }
+                for task, inference in zip(self.tasks, self.inferences, strict=True)
+            ]
             watchdog.beat("waiting for the answers of other processes", patient=True)
             by_rank = gather_object([answers])
         if not self.accelerator.is_main_process:
             return {}
         scores = {
-            task.name: _score(task, {key: text for share in by_rank for key, text in share[number].items()})
+            task.name: _score(task, [share[number] for share in by_rank])
             for number, task in enumerate(self.tasks)
         }
         return {"weights": "average" if averaged else "own", "benchmarks": scores}
 
-    def _answers(self, task: BenchmarkTask, inference: BenchmarkInference) -> dict[str, str]:
+    def _answers(self, name: str, asked: Sequence[Question], inference: BenchmarkInference) -> dict[str, str]:
         """{question id: answer} for this process's share of the images; questions of unreadable images are skipped."""
 
         def skip(group: list[Question], error: BadSample) -> None:
-            log.warning("%s: %d questions are skipped: %s", task.name, len(group), error)
+            log.warning("%s: %d questions are skipped: %s", name, len(group), error)
 
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         answers: dict[str, str] = {}
-        questions = [question for group in by_image(task.questions)[rank::world] for question in group]
+        questions = [question for group in by_image(asked)[rank::world] for question in group]
         for question, text in inference.ask(questions, skip):
             answers[question.id] = text
-            watchdog.beat(f"evaluating {task.name}: {len(answers)} of {len(questions)}", patient=True)
+            watchdog.beat(f"evaluating {name}: {len(answers)} of {len(questions)}", patient=True)
         return answers
 
 
-def _score(task: BenchmarkTask, answers: dict[str, str]) -> dict[str, Any]:
-    """The headline score of the answers, with the counts of scored, asked and expected questions."""
+def _score(task: BenchmarkTask, shares: Sequence[Mapping[str, Mapping[str, str]]]) -> dict[str, Any]:
+    """The headline score, with the counts of scored, asked and expected questions, and the baselines' scores.
+
+    `shares` are the answers of each process, by baseline.
+    """
+    merged = {
+        name: {key: text for share in shares for key, text in share[name].items()} for name in task.asked
+    }
+    answers = merged.pop("")
     score, expected = task.benchmark.score(answers), task.benchmark.expected
     scored = len(answers) - score.unscored
     return {
@@ -141,7 +181,15 @@ def _score(task: BenchmarkTask, answers: dict[str, str]) -> dict[str, Any]:
         "expected": expected,
         "parse": dict(score.parse),
         "rows": {name: dict(row) for name, row in score.rows.items()},
+        "baselines": _chance(task.benchmark, score.headline)
+        | {name: task.benchmark.score(texts).headline.value for name, texts in merged.items()},
     }
+
+
+def _chance(benchmark: Benchmark, headline: Headline) -> dict[str, float]:
+    """The score of guessing the scored questions, if there is one."""
+    chance = benchmark.chance(headline.question_ids).headline
+    return {CHANCE: chance.value} if chance else {}
 
 
 def inputs_of(tasks: Sequence[BenchmarkTask]) -> dict[str, Source]:

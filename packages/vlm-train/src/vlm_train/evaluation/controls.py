@@ -1,4 +1,4 @@
-"""Controls of an evaluation: accuracy with shuffled images, and of the most frequent answer per question.
+"""Controls of an evaluation: accuracy with shuffled images, and of the majority answer to each question.
 
 A control depends on the content of the rows, not on their order.
 """
@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from vlm_core.errors import BadSample
+from vlm_core.evaluation.baselines import other_image
 from vlm_core.io.images import ImageContent, ImageSource, image_name
 from vlm_train.distributed import watchdog
 from vlm_train.evaluation.held_out_answers import Answer, normalized, pairs
@@ -17,7 +18,6 @@ from vlm_train.evaluation.held_out_answers import Answer, normalized, pairs
 Row = Mapping[str, Any]
 ImageKey = tuple[ImageContent, ...]
 """The contents of a row's images, in order."""
-SHUFFLED, QUESTION_ALONE = "images shuffled", "question alone"
 NO_IMAGE, NO_OTHER = "no image", "no other image"
 
 
@@ -61,23 +61,21 @@ def _others(keys: Iterable[ImageKey]) -> dict[ImageKey, ImageKey]:
         by_count[len(key)].append(key)
     others = {}
     for count, group in by_count.items():
-        half = len(group) // 2
-        for i, key in enumerate(group if count else ()):
-            rotated = (group[(i + half + k) % len(group)] for k in range(len(group)))
-            other = next((o for o in rotated if set(key).isdisjoint(o)), None)
+        for place, key in enumerate(group if count else ()):
+            other = other_image(group, place, lambda a, b: set(a).isdisjoint(b))
             if other is not None:
                 others[key] = other
     return others
 
 
-class QuestionAlone(NamedTuple):
+class MajorityAnswers(NamedTuple):
     """The answers; `training_rows` is how many training rows were `counted` and how many were `unreadable`."""
 
     answers: list[Answer]
     training_rows: dict[str, Any]
 
 
-def question_only(train: Sequence[Row], rows: Sequence[Row]) -> QuestionAlone:
+def majority_answers(train: Sequence[Row], rows: Sequence[Row]) -> MajorityAnswers:
     """The most frequent training answer to the same question.
 
     Questions and answers are `normalized`, as in scoring. Ties go to the first answer in alphabetical order. A question
@@ -90,7 +88,7 @@ def question_only(train: Sequence[Row], rows: Sequence[Row]) -> QuestionAlone:
     for row in rows:
         question, truth = pairs(row)[-1]
         answers.append(Answer(row, most_frequent.get(normalized(question), default), truth))
-    return QuestionAlone(answers, {"counted": counted, "unreadable": len(train) - counted})
+    return MajorityAnswers(answers, {"counted": counted, "unreadable": len(train) - counted})
 
 
 def _counts(train: Sequence[Row]) -> tuple[dict[str, Counter[str]], Counter[str], int]:

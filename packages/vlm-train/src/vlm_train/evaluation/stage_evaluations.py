@@ -11,6 +11,7 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
+from vlm_core.evaluation.baselines import IMAGES_SHUFFLED, MAJORITY_ANSWER
 from vlm_core.io import digests
 from vlm_core.io.images import image_name
 from vlm_core.model import VLM
@@ -19,7 +20,6 @@ from vlm_train.checkpoint.run_inputs import Inputs
 from vlm_train.config.train import TrainConfig
 from vlm_train.data.dataset import SampleProcessor
 from vlm_train.evaluation import controls, held_out
-from vlm_train.evaluation.controls import QUESTION_ALONE, SHUFFLED
 from vlm_train.evaluation.held_out_answers import Answer, summary
 from vlm_train.evaluation.train_overlap import EvalRows
 from vlm_train.monitoring.run_messages import log_on_main
@@ -32,7 +32,7 @@ def asked(train: TrainConfig, inputs: Inputs, name: str, count: int) -> dict[str
     assert train.held_out_qa
     run = {"run": inputs.run} if inputs.run else {}
     data = inputs.part("train.held_out_qa.")
-    if name == QUESTION_ALONE:
+    if name == MAJORITY_ANSWER:
         data |= inputs.part(f"train.stages.{len(train.stages) - 1}.")
         return {"rows": digests.of(sorted(data.values())), "asked": count, **run}
     length = train.held_out_qa.max_new_tokens
@@ -64,15 +64,15 @@ class Evaluations:
 
     def controls(self, model: VLM, processor: Callable[[], SampleProcessor]) -> None:
         """Evaluate with shuffled images, and the most frequent training answer to each question."""
-        if not self.done(SHUFFLED):
+        if not self.done(IMAGES_SHUFFLED):
             rows, dropped = controls.with_other_images(self.rows, self.eval_rows.contents)
-            self._ask(SHUFFLED, rows, model, processor(), dropped)
-        if not self.done(QUESTION_ALONE):
+            self._ask(IMAGES_SHUFFLED, rows, model, processor(), dropped)
+        if not self.done(MAJORITY_ANSWER):
             details: dict[str, Any] = {"overlap": self.eval_rows.counts}
             if self.accelerator.is_main_process:
-                answers, details["training_rows"] = controls.question_only(self.stages[-1], self.rows)
+                answers, details["training_rows"] = controls.majority_answers(self.stages[-1], self.rows)
                 details["training_rows"]["stage"] = self.train.stages[-1].name
-                self._store(QUESTION_ALONE, answers, details)
+                self._store(MAJORITY_ANSWER, answers, details)
 
     def done(self, name: str) -> bool:
         """Whether a stored evaluation has exactly these questions; the same on every process."""

@@ -42,7 +42,7 @@ def micro_batch_size(state: StageState, train: TrainConfig, run: RunDir, *, enco
         return recorded.micro_batch_size
     watchdog.beat(f"measuring the memory of stage {name}", patient=True)
     began = time.monotonic()
-    number, how = _largest(state, train, memory, encoded)
+    number, how = largest(state, train, memory, encoded=encoded)
     if recorded:
         number = _again(recorded, replace(now, micro_batch_size=number), state)
     seconds = time.monotonic() - began
@@ -52,8 +52,8 @@ def micro_batch_size(state: StageState, train: TrainConfig, run: RunDir, *, enco
     return number
 
 
-def _largest(state: StageState, train: TrainConfig, memory: DeviceMemory, encoded: bool) -> tuple[int, str]:
-    """The largest size that fits, and what shows it."""
+def largest(state: StageState, train: TrainConfig, memory: DeviceMemory, *, encoded: bool) -> tuple[int, str]:
+    """The largest size that fits, and what shows it; raises `UserError` if one sample does not fit."""
     share = state.stage.batch_size // state.strategy.accelerator.num_processes
     trial_steps = TrialSteps(state, train, memory, encoded=encoded)
     limit = trial_steps.limit(share)

@@ -6,15 +6,14 @@ import gc
 from collections.abc import Callable
 from typing import Protocol
 
-import psutil
 import torch
 from torch import nn
 
 from vlm_core.diagnose.costs.gpus import HEADROOM
 from vlm_core.diagnose.costs.trace import SavedTensors
 from vlm_core.errors import UserError
-from vlm_core.runtime.rank_env import place
-from vlm_core.runtime.system_faults import OUT_OF_MEMORY, memory_ceiling, system_fault
+from vlm_core.runtime.system_faults import OUT_OF_MEMORY, system_fault
+from vlm_train.distributed.free_memory import free_ram
 
 RAM_SHARE = 0.5
 """Share of the free memory that the activations of a micro-batch may take on a CPU."""
@@ -109,12 +108,3 @@ def device_memory(device: torch.device, module: nn.Module) -> DeviceMemory:
     raise UserError(
         f"micro_batch_size: auto measures memory on CUDA, ROCm and CPUs, not on {device.type}: set a number"
     )
-
-
-def free_ram() -> int:
-    """Bytes of this machine's memory that one of its processes may take: an equal share of what is free."""
-    free = psutil.virtual_memory().available
-    if (ceiling := memory_ceiling()) is not None:
-        free = min(free, max(0, ceiling - psutil.Process().memory_info().rss))
-    here = place()
-    return free // (here.local_world if here else 1)

@@ -1,4 +1,4 @@
-"""A micro-batch that takes at least as much memory as any that the data of a stage can bring."""
+"""Made-up micro-batches: one that takes as much memory as any of a stage, and one of samples of assumed length."""
 
 from __future__ import annotations
 
@@ -17,16 +17,34 @@ def longest_batch(model: VLM, train: TrainConfig, samples: int, *, encoded: bool
     The last position is padding, as batches have it; with `encoded` images are features instead of pixels. Nothing
     here draws random numbers.
     """
-    length, grid = train.max_length, model.image_tokens_by_default
-    images = length // grid
+    length = train.max_length
+    images = length // model.image_tokens_by_default
+    padded = length > 1
+    return _batch(model, samples, length, images, text_only=False, padded=padded, encoded=encoded)
+
+
+def assumed_batch(model: VLM, train: TrainConfig, samples: int, text: int) -> Batch:
+    """`samples` samples as the cost estimate assumes them: an image and `text` text tokens, with loss on the text."""
+    grid = model.image_tokens_by_default
+    length = min(train.max_length, grid + text)
+    images = min(1, length // grid)
+    return _batch(model, samples, length, images, text_only=True, padded=False, encoded=False)
+
+
+def _batch(
+    model: VLM, samples: int, length: int, images: int, *, text_only: bool, padded: bool, encoded: bool
+) -> Batch:
+    """Samples with their images in front; `text_only`: no loss on these."""
+    grid = model.image_tokens_by_default
     ids = torch.arange(samples * length).view(samples, length) % model.llm.vocab_size
     positions = torch.arange(length).expand(samples, -1)
-    segments = torch.where(positions == length - 1, PADDING, 0) if length > 1 else None
-    loss_mask = positions < max(2, length - 1)
+    segments = torch.where(positions == length - 1, PADDING, 0) if padded else None
+    image_mask = positions < images * grid
+    loss_mask = ~image_mask if text_only else positions < max(2, length - 1)
     values = _images(model, samples * images, encoded) if images else None
     return Batch(
         ids,
-        positions < images * grid,
+        image_mask,
         loss_mask,
         segments,
         None if encoded else values,

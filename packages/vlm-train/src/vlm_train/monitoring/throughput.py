@@ -114,6 +114,11 @@ class ThroughputMeter:
             metrics["mfu"] = round(self.flops_per_token * tokens / seconds / self.peak, 4)
         return metrics
 
+    @property
+    def step_seconds(self) -> float:
+        """Seconds of a step, the mean over the latest ones."""
+        return sum(seconds for seconds, *_ in self._recent) / len(self._recent)
+
     def pause(self) -> None:
         """Exclude the time since the last step, as of validation or a checkpoint, from the next one."""
         self._last, self._waited = time.perf_counter(), 0.0

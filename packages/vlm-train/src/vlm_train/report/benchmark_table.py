@@ -25,9 +25,13 @@ def title(name: str, score: Record) -> str:
 
 
 def cell(score: Record) -> str:
-    """The score with its counts; `partial` unless all questions of the benchmark are scored."""
+    """The score with its counts and baselines; `partial` unless all questions of the benchmark are scored."""
     mark = "partial, " if score["partial"] else ""
-    return f"{value(score):.1f} ({mark}{score['scored']} of {score['expected']})"
+    baselines = "".join(
+        f"; {name} {value({**score, 'score': baseline}):.1f}"
+        for name, baseline in score.get("baselines", {}).items()
+    )
+    return f"{value(score):.1f} ({mark}{score['scored']} of {score['expected']}){baselines}"
 
 
 def table(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]:

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from vlm_core.errors import UserError
+from vlm_core.evaluation.baselines import IMAGES_SHUFFLED, MAJORITY_ANSWER
 from vlm_core.io.images import load_image
 from vlm_core.markup import markdown
+from vlm_core.rows import Row
 from vlm_train.checkpoint.run_dir import EVALS, RESULTS, RunDir
-from vlm_train.evaluation.controls import QUESTION_ALONE, SHUFFLED
 from vlm_train.evaluation.held_out_answers import ALL, Answer, question
 from vlm_train.report import benchmark_table
 from vlm_train.report.plot_fonts import Lettering, drawing, save
@@ -23,7 +24,7 @@ NOTHING = "–"
 def of(run: RunDir, stages: Iterable[str]) -> Results:
     """(name, record) of a run's evaluations: after each stage, then the controls."""
     after = [f"after {stage}{kind}" for stage in stages for kind in ("", ", average")]
-    names = [*after, SHUFFLED, QUESTION_ALONE]
+    names = [*after, IMAGES_SHUFFLED, MAJORITY_ANSWER]
     return [(name, record) for name in names if (record := run.evaluation(name))]
 
 
@@ -88,6 +89,19 @@ def notes(results: Results) -> list[str]:
                     None
                 )
     return list(lines)
+
+
+def write_all(run: RunDir, stages: Sequence[str], asked: Sequence[Row]) -> Results:
+    """Write tables and pictures of a finished run, whose held-out rows are `asked` -> `of`."""
+    draw(run, "curves.png", lambda path: plot_curves(run.metrics(), path))
+    results = of(run, stages)
+    write(run, results)
+    if results:
+        final = dict(results)[f"after {stages[-1]}"]
+        pairs = zip(asked, final["answers"], strict=True)
+        answers = [Answer(row, answer["said"], answer["truth"]) for row, answer in pairs]
+        draw(run, "samples.png", lambda path: plot_samples(answers, path))
+    return results
 
 
 def write(run: RunDir, results: Results) -> None:

@@ -23,8 +23,9 @@ from vlm_train.checkpoint.run_dir import SPEC, RunDir
 from vlm_train.checkpoint.run_inputs import Inputs, Source, data_sources, file_sources
 from vlm_train.config.train import TrainConfig
 from vlm_train.evaluation.stage_evaluations import asked, last_name
-from vlm_train.sweep.grid import Grid, Row
+from vlm_train.sweep.grid import Grid
 from vlm_train.sweep.process_pool import Pool
+from vlm_train.sweep.rows import Row
 
 _LAST_BYTES = 100_000
 """Bytes of a log, from its end, in which its last line is searched."""
@@ -109,17 +110,17 @@ class SourceCache(NamedTuple):
 
 def _job(grid: Grid, row: Row, seed: int, cache: SourceCache) -> Job:
     spec, document = grid.spec(row, seed)
+    base = grid.base_of(row)
     if spec.train is None:
-        raise UserError(f"{grid.base}: has no train section, which a sweep needs")
+        raise UserError(f"{base}: has no train section, which a sweep needs")
     train = validate(TrainConfig, document, ("train",))
     if train.held_out_qa is None and train.benchmarks is None:
         raise UserError(
-            f"{grid.base}: has no train.benchmarks and no train.held_out_qa; a sweep needs one of them for its table"
+            f"{base}: has no train.benchmarks and no train.held_out_qa; a sweep needs one of them for its table"
         )
     folder = RunDir(grid.folder(row, seed))
-    assignments = (*grid.common, *map(str, grid.settings(row, seed)))
-    trust = (OPTION,) if grid.trust_remote_code else ()
-    arguments = ("run", str(grid.base), *(part for text in assignments for part in ("--set", text)), *trust)
+    settings = [part for text in grid.assignments(row, seed) for part in ("--set", text)]
+    arguments = ("run", str(base), *settings, *((OPTION,) if grid.trust_remote_code else ()))
     log = folder.path.with_suffix(".log")
     job = Job(row, seed, folder, arguments, log, train.stages[-1].name)
     if not (folder.path / SPEC).exists():
@@ -133,8 +134,13 @@ def _job(grid: Grid, row: Row, seed: int, cache: SourceCache) -> Job:
     return replace(job, asked=asked(train, now, last_name(train), now.count("train.held_out_qa.")))
 
 
-def run(todo: Sequence[Job], pool: Pool, say: Callable[[str], None]) -> list[Failure]:
-    """Run all jobs in the pool, and report each through `say` when it ends; returns those that failed."""
+def run(
+    todo: Sequence[Job], pool: Pool, say: Callable[[str], None], ended_one: Callable[[], None] = lambda: None
+) -> list[Failure]:
+    """Run all jobs in the pool; when one ends, report it through `say` and call `ended_one`.
+
+    Returns those that failed.
+    """
     failures = []
     by_log = {job.log: job for job in todo}
     started = [(job.arguments, job.log) for job in todo]
@@ -144,6 +150,7 @@ def run(todo: Sequence[Job], pool: Pool, say: Callable[[str], None]) -> list[Fai
             outcome = f"failed: {failure}" if code else by_log[log].name
             say(f"[{ended}/{len(todo)}] {outcome}  ({duration(seconds)})")
             failures += [failure] if code else []
+            ended_one()
     return failures
 
 

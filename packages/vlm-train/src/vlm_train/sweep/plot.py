@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from vlm_train.evaluation.controls import QUESTION_ALONE
+from vlm_core.evaluation.baselines import MAJORITY_ANSWER
 from vlm_train.report.plot_fonts import Lettering, drawing, save
 from vlm_train.sweep.metrics import Column
 
@@ -34,9 +34,9 @@ Variants = Mapping[str, Mapping[Column, Bar]]
 
 
 def plot(columns: Mapping[Column, str], variants: Variants, path: Path) -> Path:
-    """Draw a group of bars per column: means, error bars of one spread, a dot per run; `question alone` is a line."""
+    """Draw a group of bars per column: means, error bars of one spread, a dot per run; `majority answer` is a line."""
     panels = _panels(
-        [column for column in columns if column.name != QUESTION_ALONE or column.kind != "control"]
+        [column for column in columns if column.name != MAJORITY_ANSWER or column.kind != "control"]
     )
     letters = Lettering([*columns.values(), *variants])
     widths = [max(2.0, 1.7 * len(panel)) for panel in panels]
@@ -69,8 +69,8 @@ def _panel(
                 _bar(axes, cells[column], x + (i - (len(variants) - 1) / 2) * width, width, f"C{i}")
     for column in titles:
         alone = [cells[column].mean for cells in variants.values() if column in cells]
-        if column.kind == "control" and column.name == QUESTION_ALONE and alone and panel[0].unit == "%":
-            axes.axhline(max(alone), color="black", linestyle=":", linewidth=1, label=QUESTION_ALONE)
+        if column.kind == "control" and column.name == MAJORITY_ANSWER and alone and panel[0].unit == "%":
+            axes.axhline(max(alone), color="black", linestyle=":", linewidth=1, label=MAJORITY_ANSWER)
     partial = {c for c in panel for cells in variants.values() if c in cells and cells[c].partial}
     labels = [titles[c] + ("\n(partial)" if c in partial else "") for c in panel]
     axes.set_xticks(range(len(panel)), [letters.wrapped(label, 18, lines=4) for label in labels])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -24,7 +24,7 @@ LEGEND = (
     "*connector*: its parameters."
 )
 CONTROLS = (
-    "*images shuffled*: questions about an image, asked about another one; *question alone*: the answer most frequent "
+    "*images shuffled*: questions about an image, asked about another one; *majority answer*: the answer most frequent "
     "in training for that question."
 )
 
@@ -113,6 +113,17 @@ def columns(table_lines: Sequence[Line]) -> dict[Column, str]:
     }
 
 
+def by_table(grid: Grid, table_lines: Sequence[Line]) -> dict[str, list[Line]]:
+    """The lines of each table of the sweep by title, named as its rows; without `tables`, all lines of one table."""
+    if not grid.tables:
+        return {"": list(table_lines)}
+    runs = {line.name: line for line in table_lines}
+    return {
+        title: [replace(runs[row.name], name=name) for name, row in rows.items()]
+        for title, rows in grid.tables.items()
+    }
+
+
 def texts(table_lines: Sequence[Line]) -> list[list[str]]:
     """The table as rows of text, the head first."""
     names = columns(table_lines)
@@ -166,11 +177,19 @@ def markdown(table_lines: Sequence[Line]) -> str:
     return "\n".join([head, rule, *rows, "", *(f"- {line}" for line in explanations)]) + "\n"
 
 
+def tables_markdown(grid: Grid, table_lines: Sequence[Line]) -> str:
+    """`markdown` of each table of the sweep, under its title."""
+    tables = by_table(grid, table_lines).items()
+    return "\n".join((f"## {text(title)}\n\n" if title else "") + markdown(lines) for title, lines in tables)
+
+
 def record(grid: Grid, table_lines: Sequence[Line], failures: Sequence[str]) -> dict[str, Any]:
     """The table as JSON data, with the value of every seed."""
     names = columns(table_lines)
+    folders = {row.name: row.folder for row in grid.rows}
+    tables = {title: {name: row.name for name, row in rows.items()} for title, rows in grid.tables.items()}
     return {
-        "base": str(grid.base),
+        "base": str(grid.base or ""),
         "seeds": grid.seeds,
         "metric": metric(table_lines),
         "spread": "sample standard deviation over the seeds",
@@ -180,9 +199,11 @@ def record(grid: Grid, table_lines: Sequence[Line], failures: Sequence[str]) -> 
             title: {"kind": c.kind, "name": c.name, "unit": c.unit, "protocol": c.protocol}
             for c, title in names.items()
         },
+        "tables": tables,
         "rows": [
             {
                 "name": line.name,
+                "folder": folders.get(line.name, ""),
                 "parameters": dict(line.parameters),
                 "n": len(line.seeds),
                 "columns": {
@@ -207,14 +228,16 @@ def _plain(column: Column, cell: Cell) -> dict[str, Any]:
     return {**values, "questions": counts}
 
 
-def write(grid: Grid, table_lines: Sequence[Line], failures: Sequence[str]) -> list[Path]:
-    """Write `table.md`, `table.json` and, if there are figures, `table.png` into the sweep's folder; -> paths."""
+def write(
+    grid: Grid, table_lines: Sequence[Line], failures: Sequence[str], *, draw: bool = True
+) -> list[Path]:
+    """Write `table.md`, `table.json` and, with `draw` and figures, `table.png` into the sweep's folder; -> paths."""
     folder = RunDir(grid.output)
     paths = [
-        folder.write("table.md", markdown(table_lines)),
+        folder.write("table.md", tables_markdown(grid, table_lines)),
         folder.write("table.json", json.dumps(record(grid, table_lines, failures), indent=1) + "\n"),
     ]
-    if any(line.cells for line in table_lines):
+    if draw and any(line.cells for line in table_lines):
         paths.append(
             plot(
                 columns(table_lines),

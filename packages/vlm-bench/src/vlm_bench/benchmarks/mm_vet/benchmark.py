@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from vlm_bench.benchmarks.layout import File, ImagesConfig, file_field
 from vlm_bench.benchmarks.mm_vet.files import Grades, Truth, answer_digest, read_grades, read_truths
 from vlm_bench.benchmarks.mm_vet.scoring import by_run, mean, spread
+from vlm_bench.files.baseline_files import baseline_file
 from vlm_bench.files.label_checks import check_ids, check_texts
 from vlm_bench.files.questions import read_questions
-from vlm_core.benchmark import Benchmark, Question, Score, Verdict, mean_headline
+from vlm_core.benchmark import Benchmark, Chance, Question, Score, Verdict, mean_headline
 from vlm_core.errors import UserError
 from vlm_core.io.image_folder import ImageFolder
 
@@ -36,6 +37,11 @@ class MMVetConfig(ImagesConfig):
     def needed(self) -> list[Path]:
         """Labels are optional: the judge may have the right answers elsewhere."""
         return [self.file("questions")]
+
+    def for_baseline(self, name: str) -> MMVetConfig:
+        """With the grades of the baseline's answers: `grades.question-alone.json` next to `grades.json`."""
+        path = baseline_file(self.grades, name) if self.grades else None
+        return self.model_copy(update={"grades": path if path and path.is_file() else None})
 
     def build(self) -> MMVet:
         """Read and join. There are 218 questions about 200 images."""
@@ -106,6 +112,9 @@ class MMVet(Benchmark):
             [f"{len(self.grades.judges)} judges in one grade file"] if len(self.grades.judges) > 1 else [],
             unscored=len(answers) - len(scored),
         )
+
+    def chance(self, keys: Sequence[str]) -> Chance:
+        return Chance("undefined: a judge grades free text")
 
     def check_answers(self, answers: Mapping[str, str]) -> list[str]:
         digests = {key: self.grades.answers.get(key) for key in self.graded if key in answers}

@@ -1,37 +1,45 @@
-"""MMBench: dev is scored here, test on a server."""
+"""MMBench, English and Chinese: dev is scored here, test on a server."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from vlm_bench.benchmarks.layout import File, LayoutConfig, file_field
+from vlm_bench.benchmarks.layout import ON_A_SERVER, File, LayoutConfig, file_field
 from vlm_bench.benchmarks.mmbench.files import COLUMNS, MMBenchRow, images, read_tsv
 from vlm_bench.benchmarks.mmbench.scoring import PASS, How, circular, parse
 from vlm_bench.files.json_files import unpacked
+from vlm_bench.files.questions import LETTER
 from vlm_bench.scoring.accuracy import accuracy_row
-from vlm_core.benchmark import Benchmark, Question, Score, Verdict, mean_headline
+from vlm_core.benchmark import UNIFORM, Benchmark, Chance, Headline, Question, Score, Verdict, mean_headline
 from vlm_core.errors import UserError
 
-# (rows, questions) -> release
-RELEASES = {(4377, 1176): "20230712", (4329, 1164): "v1.0", (6666, 1784): "20230712"}
+
+@dataclass(frozen=True)
+class Edition:
+    """A language of MMBench: LLaVA's answer instruction, and releases by (rows, questions)."""
+
+    name: str
+    instruction: str
+    releases: Mapping[tuple[int, int], str]
+
+
+ENGLISH = Edition(
+    "mmbench", LETTER, {(4377, 1176): "20230712", (4329, 1164): "v1.0", (6666, 1784): "20230712"}
+)
+CHINESE = Edition("mmbench-cn", "请直接回答选项字母。", {(4329, 1164): "20231003"})
 
 _DROPPED = ("hint", "category", "source", "image", "comment", "l2-category")
 
 
-class MMBenchConfig(LayoutConfig):
-    """MMBench: dev, scored here by CircularEval, or test, scored on a server"""
-
-    layout: ClassVar = {
-        "questions.dev": "mmbench/mmbench_dev_20230712.tsv",
-        "questions.test": "mmbench/mmbench_test_20230712.tsv",
-    }
-    type: Literal["mmbench"] = "mmbench"
+class _MMBenchConfig(LayoutConfig):
+    edition: ClassVar[Edition]
     split: Literal["dev", "test"] = Field(default="dev", description="which questions")
     questions: File | None = file_field("the official TSV file, with questions, images and (dev) answers")
 
@@ -40,7 +48,29 @@ class MMBenchConfig(LayoutConfig):
 
     def build(self) -> Benchmark:
         """Read the TSV file."""
-        return MMBench(self.file("questions", self.split), self.split)
+        return MMBench(self.file("questions", self.split), self.split, self.edition)
+
+
+class MMBenchConfig(_MMBenchConfig):
+    """MMBench: dev, scored here by CircularEval, or test, scored on a server"""
+
+    layout: ClassVar = {
+        "questions.dev": "mmbench/mmbench_dev_20230712.tsv",
+        "questions.test": "mmbench/mmbench_test_20230712.tsv",
+    }
+    edition: ClassVar = ENGLISH
+    type: Literal["mmbench"] = "mmbench"
+
+
+class MMBenchCNConfig(_MMBenchConfig):
+    """MMBench-CN: MMBench in Chinese, dev or test"""
+
+    layout: ClassVar = {
+        "questions.dev": "mmbench_cn/mmbench_dev_cn_20231003.tsv",
+        "questions.test": "mmbench_cn/mmbench_test_cn_20231003.tsv",
+    }
+    edition: ClassVar = CHINESE
+    type: Literal["mmbench-cn"] = "mmbench-cn"
 
 
 class MMBench(Benchmark):
@@ -48,8 +78,8 @@ class MMBench(Benchmark):
 
     max_new_tokens = 1024
 
-    def __init__(self, path: Path, split: Literal["dev", "test"]) -> None:
-        self.split = split
+    def __init__(self, path: Path, split: Literal["dev", "test"], edition: Edition = ENGLISH) -> None:
+        self.split, self.edition = split, edition
         self.unpacked = unpacked(path)  # removed with this benchmark
         stored = Path(self.unpacked.name) if self.unpacked else path
         self.rows = {str(row.index): row for row in read_tsv(path, stored)}
@@ -58,11 +88,11 @@ class MMBench(Benchmark):
         self.rotations = _rotations(path, self.rows)
         if split == "dev":
             _check_answers(path, self.rows)
-        release = RELEASES.get((len(self.rows), len(self.rotations)), "unknown")
+        release = edition.releases.get((len(self.rows), len(self.rotations)), "unknown")
         super().__init__(
-            f"llava-1.5/mmbench-{split}@{release} circular, exact-matching",
+            f"llava-1.5/{edition.name}-{split}@{release} circular, exact-matching",
             (
-                Question(key, row.prompt, pixels[row.index], tuple(row.options.values()))
+                Question(key, row.prompt(edition.instruction), pixels[row.index], tuple(row.options.values()))
                 for key, row in self.rows.items()
             ),
             files={path.name: path},
@@ -72,8 +102,8 @@ class MMBench(Benchmark):
     def score(self, answers: Mapping[str, str]) -> Score:
         if self.split == "test":
             raise UserError(
-                "the answers of MMBench test are not public: `vlm-bench submit mmbench --split test` writes "
-                "the file for its server; --split dev is scored here"
+                f"the answers of MMBench test are not public: `vlm-bench submit {self.edition.name} --split test` "
+                "writes the file for its server; --split dev is scored here"
             )
         complete = self._complete(answers)
         parsed = {key: parse(answers[key], self.rows[key].options) for key in complete}
@@ -83,15 +113,27 @@ class MMBench(Benchmark):
         }
         questions = circular(hits)
         vanilla = {index: hit for index, hit in hits.items() if index < PASS}
-        units = {str(index): hit for index, hit in questions.items()}
-        members = {unit: self.rotations[int(unit)] for unit in units}
         return Score(
-            replace(mean_headline("CircularEval accuracy", units), members=members),
+            self._headline(questions),
             {"CircularEval": accuracy_row(questions.values()), "vanilla": accuracy_row(vanilla.values())}
             | self._by_category(questions),
             _statistics(parsed),
             unscored=len(answers) - len(complete),
         )
+
+    def chance(self, keys: Sequence[str]) -> Chance:
+        """A uniform guess of each rotation on its own: 1 / options ** rotations for each question."""
+        if self.split == "test":
+            return ON_A_SERVER
+        complete = dict.fromkeys(self.rows[key].index % PASS for key in self._complete(keys))
+        rotations = {index: self.rotations[index] for index in complete}
+        return Chance(
+            UNIFORM, self._headline({i: prod(map(self.guess_credit, keys)) for i, keys in rotations.items()})
+        )
+
+    def _headline(self, questions: Mapping[int, float]) -> Headline:
+        headline = mean_headline("CircularEval accuracy", {str(i): value for i, value in questions.items()})
+        return replace(headline, members={str(index): self.rotations[index] for index in questions})
 
     def verdict(self, key: str, text: str) -> Verdict | None:
         row = self.rows[key]
@@ -100,8 +142,9 @@ class MMBench(Benchmark):
         letter, _ = parse(text, row.options)
         return Verdict(letter == right, right, letter or "")
 
-    def _complete(self, answers: Mapping[str, str]) -> list[str]:
+    def _complete(self, answers: Iterable[str]) -> list[str]:
         """Answers to questions of which every rotation is answered."""
+        answers = dict.fromkeys(answers)
         incomplete = {row.index % PASS for key, row in self.rows.items() if key not in answers}
         return [key for key in answers if self.rows[key].index % PASS not in incomplete]
 
@@ -124,7 +167,7 @@ class MMBench(Benchmark):
         kept_columns = [column for column in next(iter(self.rows.values())).cells if column not in _DROPPED]
         columns = [*kept_columns[:6], "prediction", *kept_columns[6:]]
         table = [_submitted(row, columns, answers.get(key, "")) for key, row in self.rows.items()]
-        return {f"mmbench_{self.split}.xlsx": workbook(columns, table)}
+        return {f"{self.edition.name}_{self.split}.xlsx": workbook(columns, table)}
 
 
 def _submitted(row: MMBenchRow, columns: list[str], answer: str) -> list[str | int | None]:

@@ -16,7 +16,6 @@ from pathlib import Path
 
 from vlm_bench.files.json_files import BOM, opened
 from vlm_bench.files.json_object import nearly
-from vlm_bench.files.questions import LETTER
 from vlm_core.benchmark import EncodedImageInFile
 from vlm_core.errors import UserError
 
@@ -71,12 +70,11 @@ class MMBenchRow:
         """Whether a text that reads as "no value" ended the options."""
         return any(self.cells.get(letter) for letter in LETTERS[len(self.options) :])
 
-    @property
-    def prompt(self) -> str:
+    def prompt(self, instruction: str) -> str:
         """Hint, question, options, and the instruction to say a letter."""
         hint = self.value("hint")
         lines = [f"{letter}. {text}" for letter, text in self.options.items()]
-        return "\n".join([*([hint] if hint else []), self.cells["question"], *lines, LETTER])
+        return "\n".join([*([hint] if hint else []), self.cells["question"], *lines, instruction])
 
 
 def read_tsv(path: Path, stored: Path | None = None) -> list[MMBenchRow]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import ClassVar, Literal
 
@@ -25,12 +25,14 @@ from vlm_bench.benchmarks.mme.files import (
 from vlm_bench.benchmarks.mme.scoring import COGNITION, PERCEPTION, Task, parse, parse_normalized, score
 from vlm_bench.files.label_checks import check_ids
 from vlm_bench.files.questions import Asked, read_questions
-from vlm_core.benchmark import Benchmark, Headline, Points, Question, Score, Verdict
+from vlm_core.benchmark import UNIFORM, Benchmark, Chance, Headline, Points, Question, Score, Verdict
 from vlm_core.errors import UserError
 from vlm_core.io.image_folder import ImageFolder
 
 Pair = tuple[str, str]
 """(task, image)"""
+Hits = Mapping[Pair, tuple[float, float]]
+"""Whether each answer of a pair is right, or the probabilities of independent guesses."""
 _EXAMPLE = "code_reasoning/0020.png"
 
 
@@ -106,16 +108,31 @@ class MME(Benchmark):
     def score(self, answers: Mapping[str, str]) -> Score:
         words = {name: self.parse(text) for name, text in answers.items()}
         right = {name: word == ("yes" if self.truth[name] else "no") for name, word in words.items()}
-        complete = {pair: names for pair, names in self._pairs(answers).items() if len(names) == 2}
+        complete = self._complete(answers)
         hits = {pair: (right[a], right[b]) for pair, (a, b) in complete.items()}
         tasks = {t: score(h for (task, _), h in hits.items() if task == t) for t in (*PERCEPTION, *COGNITION)}
         return Score(
-            Headline("perception", _units(hits), "sum", points=True, members=_members(complete)),
+            self._headline(hits, complete),
             _rows({name: task for name, task in tasks.items() if task.pairs}),
             {"neither yes nor no (wrong)": sum(word == "other" for word in words.values())},
             _warnings(tasks),
             unscored=len(answers) - 2 * len(complete),
         )
+
+    def allowed_answers(self, key: str) -> Sequence[str]:
+        return "yes", "no"
+
+    def chance(self, keys: Sequence[str]) -> Chance:
+        """A uniform guess: a task's accuracy is 50 and its accuracy+ 25. A constant answer has 50 and 0."""
+        complete = self._complete(keys)
+        guesses = {pair: (self.guess_credit(a), self.guess_credit(b)) for pair, (a, b) in complete.items()}
+        return Chance(UNIFORM, self._headline(guesses, complete))
+
+    def _complete(self, names: Iterable[str]) -> dict[Pair, list[str]]:
+        return {pair: both for pair, both in self._pairs(names).items() if len(both) == 2}
+
+    def _headline(self, hits: Hits, complete: Mapping[Pair, list[str]]) -> Headline:
+        return Headline("perception", _units(hits), "sum", points=True, members=_members(complete))
 
     def verdict(self, key: str, text: str) -> Verdict:
         word, right = self.parse(text), "yes" if self.truth[key] else "no"
@@ -152,11 +169,11 @@ def _digest(labels: Mapping[Key, bool]) -> str:
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
-def _units(hits: Mapping[Pair, tuple[bool, bool]]) -> dict[str, dict[str, tuple[float, float]]]:
+def _units(hits: Hits) -> dict[str, dict[str, tuple[float, float]]]:
     return {
         f"{task}/{image}": {
             f"{task} accuracy": (100 * (a + b), 2),
-            f"{task} accuracy+": (100 * (a and b), 1),
+            f"{task} accuracy+": (100 * (a * b), 1),
         }
         for (task, image), (a, b) in hits.items()
         if task in PERCEPTION

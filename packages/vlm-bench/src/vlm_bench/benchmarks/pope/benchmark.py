@@ -1,29 +1,34 @@
-"""POPE: LLaVA's question file and POPE's label files, joined by image and question; or the label files alone."""
+"""POPE: LLaVA's question file and POPE's label files, joined by image and question; or the label files alone.
+
+Questions about COCO's images are POPE's figure in most tables; for A-OKVQA and GQA there are label files only.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from vlm_bench.benchmarks.layout import File, ImagesConfig, Source, Strictness, file_field
 from vlm_bench.benchmarks.pope.files import (
+    A_OKVQA,
+    COCO,
+    GQA,
     SPLITS,
     Labels,
     Question,
+    Variant,
     missing_labels,
     official_questions,
     read_labels,
     read_questions,
 )
-from vlm_bench.benchmarks.pope.scoring import SplitScore, score_split
+from vlm_bench.benchmarks.pope.scoring import SplitScore, mean_figures, score_split
 from vlm_core import benchmark
-from vlm_core.benchmark import Benchmark, Headline, Score, Verdict
+from vlm_core.benchmark import Benchmark, Chance, Headline, Score, Verdict
 from vlm_core.errors import UserError
 from vlm_core.io.image_folder import ImageFolder
-
-LLAVA_REVISION = "e3e39262"
 
 
 class PopeConfig(ImagesConfig):
@@ -56,21 +61,65 @@ class PopeConfig(ImagesConfig):
         )
 
 
+class _LabelsOnlyConfig(ImagesConfig):
+    """A variant of which only POPE's own label files exist."""
+
+    variant: ClassVar[Variant]
+    labels: File | None = file_field("folder with the label file of each split")
+    images: File | None = file_field("folder with the images")
+    strictness: Strictness = "official"
+
+    def needed(self) -> list[Path]:
+        return [self.file("labels")]
+
+    def lacking(self) -> str:
+        return super().lacking() or missing_labels(self.file("labels"), self.variant)
+
+    def build(self) -> Benchmark:
+        """Read the label files, which are the questions, too."""
+        normalized = self.strictness == "normalized"
+        return Pope(
+            None, self.file("labels"), self.image_folder(), normalized=normalized, variant=self.variant
+        )
+
+
+class PopeAOKVQAConfig(_LabelsOnlyConfig):
+    """POPE on A-OKVQA's images, which are COCO's"""
+
+    layout: ClassVar = {"labels": "pope/aokvqa", "images": "pope/val2014"}
+    variant: ClassVar = A_OKVQA
+    type: Literal["pope-aokvqa"] = "pope-aokvqa"
+
+
+class PopeGQAConfig(_LabelsOnlyConfig):
+    """POPE on GQA's images"""
+
+    layout: ClassVar = {"labels": "pope/gqa", "images": "gqa/data/images"}
+    variant: ClassVar = GQA
+    type: Literal["pope-gqa"] = "pope-gqa"
+
+
 class Pope(Benchmark):
     """The headline is LLaVA's: the mean of the three splits' F1, each 2TP / (2TP + FP + FN)."""
 
     def __init__(
-        self, path: Path | None, labels: Path, images: ImageFolder, *, normalized: bool = False
+        self,
+        path: Path | None,
+        labels: Path,
+        images: ImageFolder,
+        *,
+        normalized: bool = False,
+        variant: Variant = COCO,
     ) -> None:
         """`path` is LLaVA's question file; without it, the label files' own questions are asked."""
         asked = read_questions(path) if path else {}
-        self.labels = read_labels(labels)
+        self.labels = read_labels(labels, variant)
         self.asked = asked or official_questions(self.labels)
         check_labels(self.asked, self.labels)
         self.normalized = normalized
         self.score_split = partial(score_split, normalized=normalized)
         super().__init__(
-            f"llava-1.5/pope@{self.labels.revision} mean-F1",
+            f"{variant.name}@{self.labels.revision} mean-F1",
             (
                 benchmark.Question(
                     q.id, q.prompt, images.path(q.key[0], f"{path or labels}: question {q.id}")
@@ -79,8 +128,18 @@ class Pope(Benchmark):
             ),
             expected=len(self.labels),
             files=({path.name: path} if path else {}) | self.labels.files,
-            warnings=_label_warnings(self.labels),
+            warnings=_label_warnings(self.labels, variant),
         )
+
+    def allowed_answers(self, key: str) -> Sequence[str]:
+        return "yes", "no"
+
+    def chance(self, keys: Sequence[str]) -> Chance:
+        """Always "yes", whose F1 is 2p / (1 + p) at a share p of positive questions: 66.7 for p = 1/2.
+
+        "no" has the F1 0, and a uniform guess 50: F1, unlike accuracy, rewards a model that says yes to all.
+        """
+        return self.best_constant(keys, ("yes",))
 
     def verdict(self, key: str, text: str) -> Verdict:
         question = self.asked[key]
@@ -96,13 +155,15 @@ class Pope(Benchmark):
         for key, text in answers.items():
             question = self.asked[key]
             pair = text, self.labels.truth[question.split][question.key]
-            pairs[question.split].append(pair)
+            counted = [pair] * self.labels.weight(question.split, question.key)
+            pairs[question.split] += counted
             members.setdefault(question.key[0], []).append(key)
-            _add(units.setdefault(question.key[0], {}), question.split, self.score_split([pair]))
+            _add(units.setdefault(question.key[0], {}), question.split, self.score_split(counted))
         scores = {split: self.score_split(answered) for split, answered in pairs.items() if answered}
+        rows = {split: _figures(score) for split, score in scores.items()}
         return Score(
             Headline("mean F1", units, members=members),
-            {split: _figures(score) for split, score in scores.items()},
+            rows | ({"mean": mean_figures(rows)} if rows else {}),
             {"read as yes without saying so": sum(s.unclear for s in scores.values())},
             _warnings(scores),
         )
@@ -132,7 +193,7 @@ def check_labels(questions: Mapping[str, Question], labels: Labels) -> None:
         raise UserError(
             "questions and labels do not belong together (joined by image and question):",
             *faults,
-            f"  these labels are POPE revision {labels.revision}; LLaVA's questions belong to {LLAVA_REVISION}",
+            f"  these labels are POPE revision {labels.revision}; LLaVA's questions belong to {COCO.published}",
         )
 
 
@@ -147,10 +208,12 @@ def _figures(score: SplitScore) -> dict[str, float | int]:
     }
 
 
-def _label_warnings(labels: Labels) -> list[str]:
+def _label_warnings(labels: Labels, variant: Variant) -> list[str]:
     warnings = [f"not read, since no split of POPE: {name}" for name in labels.other]
-    if labels.revision != LLAVA_REVISION:
-        warnings.append(f"labels of revision {labels.revision}; published LLaVA figures use {LLAVA_REVISION}")
+    if labels.revision != variant.published:
+        warnings.append(f"labels of revision {labels.revision}; published figures use {variant.published}")
+    for split, keys in labels.repeated.items():
+        warnings += [f"{split}: {key[1]!r} on {key[0]} counts {n} times" for key, n in keys.items()]
     return warnings
 
 

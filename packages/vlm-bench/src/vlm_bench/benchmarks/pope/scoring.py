@@ -6,8 +6,9 @@ LLaVA's figure is the mean of the three splits' F1 (not accuracy, and not F1 ove
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 NO_WORDS = frozenset({"No", "no", "not"})
 
@@ -90,6 +91,13 @@ def _ratio(part: int, total: int) -> float:
     return part / total if total else 0.0
 
 
+def mean_figures(splits: Mapping[str, Mapping[str, float | int]]) -> dict[str, float | int]:
+    """The mean of each figure over the splits, and the number of all answers."""
+    rows = list(splits.values())
+    means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0] if name != "n"}
+    return {"n": sum(int(row["n"]) for row in rows), **means}
+
+
 def score_split(pairs: Iterable[tuple[str, bool]], *, normalized: bool = False) -> SplitScore:
     """Score (answer text, whether "yes" is right) pairs of one split.
 
@@ -110,11 +118,13 @@ def score_split(pairs: Iterable[tuple[str, bool]], *, normalized: bool = False) 
     )
 
 
+@lru_cache(maxsize=4096)  # most answers are one of a few texts
 def _official(text: str, _: bool) -> tuple[bool, bool]:
     """(the answer is read as yes, the reading is unclear)"""
     return not reads_as_no(text), unclear(text)
 
 
+@lru_cache(maxsize=4096)
 def _normalized(text: str, truth: bool) -> tuple[bool, bool]:
     word = first_yes_or_no(text)
     return (not truth if word == "other" else word == "yes"), word == "other"

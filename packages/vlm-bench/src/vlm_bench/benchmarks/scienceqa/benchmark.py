@@ -6,15 +6,16 @@ logged prompts, so a log without that mark has no IMG accuracy there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from vlm_bench.benchmarks.layout import File, ImagesConfig, Source, Strictness, file_field
 from vlm_bench.benchmarks.scienceqa.files import read_official, read_questions
-from vlm_bench.benchmarks.scienceqa.scoring import parse, parse_normalized
+from vlm_bench.benchmarks.scienceqa.scoring import LETTERS, parse
 from vlm_bench.scoring.accuracy import accuracy_row
-from vlm_core.benchmark import Benchmark, Question, Score, Verdict, mean_headline
+from vlm_bench.scoring.letters import parse_normalized
+from vlm_core.benchmark import UNIFORM, Benchmark, Chance, Question, Score, Verdict, mean_headline
 from vlm_core.io.image_folder import ImageFolder
 
 
@@ -73,6 +74,14 @@ class ScienceQA(Benchmark):
             ),
             files={file.name: file for file in (path, splits) if file},
         )
+
+    def allowed_answers(self, key: str) -> Sequence[str]:
+        """A letter for each option; all letters for a question without a list of options."""
+        return super().allowed_answers(key) or LETTERS
+
+    def chance(self, keys: Sequence[str]) -> Chance:
+        img = [key for key in keys if self.asked[key].image is not None]
+        return Chance(UNIFORM, mean_headline("IMG accuracy", {key: self.guess_credit(key) for key in img}))
 
     def verdict(self, key: str, text: str) -> Verdict:
         letter, right = self.parse(text), self.asked[key].right

@@ -8,9 +8,6 @@ LETTERS = ("A", "B", "C", "D", "E")
 # the last dot is not escaped in the official script either: any character must follow the letter
 SENTENCE = re.compile(r"The answer is ([A-Z]).")
 
-_LENIENT = re.compile(r"\(?([A-Ea-e])(?:\)?[.:]?\s*$|\)|[.:](?:\s|$))")
-_ANSWER_IS = re.compile(r"[Aa]nswer is \(?([A-E])\b")
-
 
 def parse(text: str) -> str | None:
     """The chosen letter, or None if the rule finds none (which counts as wrong).
@@ -24,12 +21,3 @@ def parse(text: str) -> str | None:
         return text[0]
     letters = SENTENCE.findall(text)
     return letters[0] if len(letters) == 1 else None
-
-
-def parse_normalized(text: str) -> str | None:
-    """Also "b", "(B)", "B." and "B: red", with white space around, and "The answer is B" at the very end."""
-    match = _LENIENT.match(text.strip())
-    if match:
-        return match[1].upper()
-    named = _ANSWER_IS.findall(text)
-    return named[0].upper() if len(set(named)) == 1 else None

@@ -19,7 +19,7 @@ from vlm_bench.benchmarks.textvqa.prompts import Prompt, read_prompt, without_to
 from vlm_bench.benchmarks.textvqa.scoring import ConvertedReferences
 from vlm_bench.files.label_checks import check_ids
 from vlm_bench.files.questions import Asked
-from vlm_bench.scoring.vqa import by_count, convert
+from vlm_bench.scoring.vqa import by_count, convert, highest_sums
 from vlm_core.benchmark import Benchmark, CreditBenchmark, Question
 from vlm_core.io.image_folder import ImageFolder
 from vlm_core.placeholders import IMAGE_PLACEHOLDER
@@ -110,6 +110,9 @@ class TextVQA(CreditBenchmark):
 
     def right(self, key: str) -> str:
         return by_count(self.references[key].texts)
+
+    def constant_answers(self, keys: Sequence[str]) -> Sequence[str]:
+        return highest_sums(self.references[key].counts for key in keys)
 
     def same_prompt(self, question: Question, logged: str) -> bool:
         """Whether both ask the same question, in any of the prompt formats, and both have OCR tokens or neither."""

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from vlm_bench.benchmarks.layout import File, ImagesConfig, Strictness, file_field
+from vlm_bench.benchmarks.layout import ON_A_SERVER, File, ImagesConfig, Strictness, file_field
 from vlm_bench.benchmarks.vqa_v2.files import ANSWER_TYPES, check_images, question, read_rows, references
 from vlm_bench.benchmarks.vqa_v2.scoring import References
 from vlm_bench.files.label_checks import check_ids
 from vlm_bench.files.questions import read_questions
-from vlm_bench.scoring.vqa import by_count, convert, normalise
-from vlm_core.benchmark import Benchmark, Question, Score, Verdict, mean_headline
+from vlm_bench.scoring.answer_formats import AnswerFormat, accuracies, credits_by_format, submitted_text
+from vlm_bench.scoring.vqa import by_count, highest_sums, normalise
+from vlm_core.benchmark import Benchmark, Chance, Question, Score, Verdict, mean_headline
 from vlm_core.errors import UserError
 from vlm_core.io.image_folder import ImageFolder
-
-AnswerFormat = Literal["llava", "raw"]
 
 
 class VQAv2Config(ImagesConfig):
@@ -91,6 +90,9 @@ class TestDev(Benchmark):
             "EvalAI (challenge 830, phase test-dev); --split val is scored here"
         )
 
+    def chance(self, keys: Sequence[str]) -> Chance:
+        return ON_A_SERVER
+
     def submission(self, answers: Mapping[str, str]) -> dict[str, bytes]:
         """All of test2015, "" where nothing was asked; so the server shows about 0 for test-standard."""
         known = [q.id for q in read_questions(self.ids)]
@@ -98,11 +100,6 @@ class TestDev(Benchmark):
         submitted = {key: submitted_text(text, self.answer_format) for key, text in answers.items()}
         rows = [{"question_id": _number(key), "answer": submitted.get(key, "")} for key in known]
         return {"vqav2_test2015.json": json.dumps(rows).encode()}
-
-
-def submitted_text(answer: str, answer_format: AnswerFormat) -> str:
-    """What the official evaluation gets for an answer."""
-    return convert(answer) if answer_format == "llava" else answer
 
 
 def _number(key: str) -> int:
@@ -142,14 +139,18 @@ class Val(Benchmark):
         )
 
     def score(self, answers: Mapping[str, str]) -> Score:
-        credits = {
-            "llava": {key: self.references[key].credit(convert(text)) for key, text in answers.items()},
-            "raw": {key: self.references[key].credit(text) for key, text in answers.items()},
-        }
-        rows = {"all": _row(credits, list(answers))}
+        credits = credits_by_format(answers, lambda key, text: self.references[key].credit(text))
+        rows = {"all": accuracies(credits, answers)}
         for answer_type in ANSWER_TYPES:
-            rows[answer_type] = _row(credits, [key for key in answers if self.types[key] == answer_type])
+            rows[answer_type] = accuracies(
+                credits, [key for key in answers if self.types[key] == answer_type]
+            )
         return Score(mean_headline("accuracy", credits[self.answer_format]), rows)
+
+    def chance(self, keys: Sequence[str]) -> Chance:
+        """The best constant answer, "yes" in the official data."""
+        candidates = highest_sums(self.references[key].counts for key in keys)
+        return self.best_constant(keys, candidates)
 
     def verdict(self, key: str, text: str) -> Verdict:
         submitted = submitted_text(text, self.answer_format)
@@ -157,10 +158,3 @@ class Val(Benchmark):
 
     def right(self, key: str) -> str:
         return by_count(self.references[key].texts)
-
-
-def _row(credits: Mapping[str, Mapping[str, float]], keys: list[str]) -> dict[str, float | int]:
-    figures: dict[str, float | int] = {"n": len(keys)}
-    for name, credit in credits.items():
-        figures[f"accuracy ({name})"] = sum(credit[key] for key in keys) / (len(keys) or 1)
-    return figures

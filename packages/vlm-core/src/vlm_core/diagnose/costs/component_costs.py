@@ -11,14 +11,19 @@ from torch import Tensor, nn
 from vlm_core.diagnose.costs.trace import Cost, Fakes, measure, training_mode
 from vlm_core.errors import UserError
 from vlm_core.model import PARTS, VLM
+from vlm_core.numerics.layers import transformer_layers
 from vlm_core.numerics.linear_cross_entropy import summed_cross_entropy
 
 
 class ComponentCosts:
-    """Costs of a model on the meta device. Its tensors are replaced by fake ones: it can't be used afterwards."""
+    """Costs of a model on the meta device. Its tensors are replaced by fake ones: it can't be used afterwards.
 
-    def __init__(self, model: VLM) -> None:
+    State-space layers keep what scan backend `backend` keeps; with `checkpointing`, layers are computed again.
+    """
+
+    def __init__(self, model: VLM, backend: str = "torch", *, checkpointing: bool = False) -> None:
         self._fakes, self._model = Fakes(), model
+        self._backend, self._checkpointing = backend, checkpointing
         self._fakes.module(model)
         self._size = model.encoder.image_size
         self._grid = model.encoder.grid(*self._size)
@@ -59,7 +64,14 @@ class ComponentCosts:
         module: nn.Module = getattr(self._model, part)
         try:
             with training_mode(module, trained):
-                return measure(module, run, bf16=bf16, backward=backward)
+                return measure(
+                    module,
+                    run,
+                    bf16=bf16,
+                    backward=backward,
+                    backend=self._backend,
+                    checkpointed=transformer_layers(module) if self._checkpointing else (),
+                )
         except Exception as error:  # a third-party module may need real values
             text = str(error).strip().split("\n", 1)[0]
             raise UserError(

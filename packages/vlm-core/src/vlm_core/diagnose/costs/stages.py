@@ -19,7 +19,7 @@ class StageFacts:
     over all devices, `micro_batch_size` that of one device (None: its whole share; "auto": as many as fit).
     `max_length` is in positions including image tokens. `strategy` is one of `training_memory.STRATEGIES`, or "auto".
     `steps` overrides `epochs`. `features` is the dtype of the feature cache of a frozen encoder, which then runs once
-    per image; None without a cache.
+    per image; None without a cache. `checkpointing`: layers are computed again in the backward pass.
     """
 
     name: str
@@ -33,6 +33,7 @@ class StageFacts:
     rows: Callable[[], int]
     features: str | None = None
     strategy: str = "auto"
+    checkpointing: bool = False
 
     @property
     def auto(self) -> bool:

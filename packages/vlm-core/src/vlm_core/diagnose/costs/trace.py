@@ -7,43 +7,40 @@ without memory or computation.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from importlib.util import find_spec
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from vlm_core.diagnose.costs.scan_backend import on_backend
 from vlm_core.diagnose.costs.scan_flops import formulas
 
 CPU = torch.device("cpu")
 
 
-def _on_torch() -> AbstractContextManager[None]:
-    """Inside, state-space layers run on plain torch, whose operations have FLOP formulas."""
-    if find_spec("vlm_ssm") is None:
-        return nullcontext()
-    from vlm_ssm.backends import forced
-
-    return forced("torch")
-
-
 @dataclass
 class Cost:
-    """Forward and backward FLOPs, bytes of activations saved for the backward, and bytes of saved copies of weights."""
+    """Forward and backward FLOPs, bytes of activations saved for the backward, and bytes of saved copies of weights.
+
+    `recomputed`: forward FLOPs that activation checkpointing takes again.
+    """
 
     forward: int = 0
     backward: int = 0
     activations: int = 0
     weight_copies: int = 0
+    recomputed: int = 0
 
     @property
     def training(self) -> int:
-        return self.forward + self.backward
+        return self.forward + self.backward + self.recomputed
 
 
 class Meter(TorchDispatchMode):
@@ -81,6 +78,44 @@ class SavedTensors:
         return sum(s.nbytes() for key, s in self.storages.items() if among is None or key in among)
 
 
+@dataclass
+class Checkpointing:
+    """What activation checkpointing of `blocks` changes: each keeps its inputs, and one at a time the rest.
+
+    `largest`: bytes that the backward of one block needs besides its inputs, of the block that needs most. `flops`: of
+    the blocks' forward passes.
+    """
+
+    blocks: Collection[nn.Module]
+    largest: int = 0
+    flops: int = 0
+
+    @contextmanager
+    def of(self, saved: SavedTensors, meter: Meter) -> Iterator[None]:
+        """Context in which `saved` gets no more than the inputs of a block."""
+        for block in self.blocks:
+            block.forward = partial(self._block, block.forward, saved, meter)
+        try:
+            yield
+        finally:
+            for block in self.blocks:
+                del block.forward
+
+    def _block(
+        self, forward: Callable[..., Any], saved: SavedTensors, meter: Meter, *args: Any, **kwargs: Any
+    ) -> Any:
+        for tensor in tree_leaves((args, kwargs)):
+            if isinstance(tensor, Tensor):
+                saved.pack(tensor)
+        before, inside = meter.flops, SavedTensors(saved.weights)
+        with torch.autograd.graph.saved_tensors_hooks(inside.pack, lambda tensor: tensor):
+            out = forward(*args, **kwargs)
+        self.flops += meter.flops - before
+        own = inside.storages.keys() - saved.storages.keys() - meter.copies.keys()
+        self.largest = max(self.largest, inside.bytes(own))
+        return out
+
+
 def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
@@ -112,21 +147,31 @@ class Fakes:
 
 
 def measure(
-    module: nn.Module, run: Callable[[], Tensor], *, bf16: bool = False, backward: bool = True
+    module: nn.Module,
+    run: Callable[[], Tensor],
+    *,
+    bf16: bool = False,
+    backward: bool = True,
+    backend: str = "torch",
+    checkpointed: Collection[nn.Module] = (),
 ) -> Cost:
-    """The cost of `run`, which calls `module` on fake or real tensors, and of its backward if it has one."""
+    """The cost of `run`, which calls `module` on fake or real tensors, and of its backward if it has one.
+
+    State-space layers run as on scan backend `backend`. The `checkpointed` blocks are computed again in the backward.
+    """
     weights = {_storage(p) for p in module.parameters()}
-    saved, cost = SavedTensors(weights), Cost()
+    saved, cost, again = SavedTensors(weights), Cost(), Checkpointing(checkpointed)
     cast = torch.autocast("cpu", dtype=torch.bfloat16) if bf16 else nullcontext()
     hooks = torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda tensor: tensor)
-    with _on_torch(), Meter(weights) as meter, hooks, cast:
+    with on_backend(backend), Meter(weights) as meter, again.of(saved, meter), hooks, cast:
         out = run()
     cost.forward = meter.flops
     if out.requires_grad:
         cost.weight_copies = saved.bytes(meter.copies)
-        cost.activations = saved.bytes() - cost.weight_copies
+        cost.activations = saved.bytes() - cost.weight_copies + again.largest
+        cost.recomputed = again.flops
         if backward:
-            with _on_torch(), Meter(weights) as meter:
+            with on_backend(backend), Meter(weights) as meter:
                 out.backward(torch.empty_like(out))
             cost.backward = meter.flops
     return cost

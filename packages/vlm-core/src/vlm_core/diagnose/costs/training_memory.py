@@ -60,21 +60,30 @@ def largest_block(module: nn.Module) -> int:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one GPU; `weights` includes bf16 copies and gathered blocks."""
+    """Bytes on one GPU; `weights` includes bf16 copies and gathered blocks, `gradients` the `buckets` of DDP.
+
+    `accumulates`: a step has several micro-batches, so that gradients and activations exist at the same time.
+    """
 
     weights: float
     gradients: float
     optimizer: float
     activations: float
+    buckets: float = 0.0
+    accumulates: bool = True
 
     @property
     def total(self) -> float:
-        return self.weights + self.gradients + self.optimizer + self.activations
+        """At the peak of a step. With one micro-batch, gradients take the place of activations that are used up."""
+        if self.accumulates:
+            return self.states + self.activations
+        own = self.gradients - self.buckets
+        return self.states - own + max(own, self.activations)
 
     @property
     def states(self) -> float:
         """Bytes that do not depend on the batch."""
-        return self.total - self.activations
+        return self.weights + self.gradients + self.optimizer
 
     def of(self, samples: int) -> Memory:
         """The memory with `samples` times the activations."""
@@ -89,7 +98,16 @@ def auto_strategy(ddp_states: float, gpu_memory: float) -> str:
     return "DDP" if ddp_states <= DDP_SHARE * gpu_memory else "FSDP2"
 
 
-def memory(strategy: str, sizes: Sizes, gpus: int, *, bf16: bool, activations: int, copies: int) -> Memory:
+def memory(
+    strategy: str,
+    sizes: Sizes,
+    gpus: int,
+    *,
+    bf16: bool,
+    activations: int,
+    copies: int,
+    accumulates: bool = True,
+) -> Memory:
     """Memory of one GPU. `copies` are the bytes of trained weights that autocast caches in bf16, for DDP only.
 
     DDP: all weights, frozen matrices in the compute dtype; with several GPUs also gradient buckets. FSDP2: everything
@@ -101,8 +119,10 @@ def memory(strategy: str, sizes: Sizes, gpus: int, *, bf16: bool, activations: i
     unit = sizes.block if sizes.block >= UNIT else min(UNIT + sizes.block, count)
     if strategy == "DDP":
         weights = stored + (copies if bf16 else 0)
-        buckets = 1 if gpus == 1 else 2
-        return Memory(weights, buckets * sizes.trained_bytes, 2 * sizes.trained_bytes, activations)
+        buckets = 0 if gpus == 1 else sizes.trained_bytes
+        gradients, moments = sizes.trained_bytes + buckets, 2 * sizes.trained_bytes
+        return Memory(weights, gradients, moments, activations, buckets, accumulates)
     assert strategy in ("FSDP2", "FSDP2-gathered"), strategy
     weights = stored / gpus + (2 * unit if strategy == "FSDP2" else count) * item
-    return Memory(weights, sizes.trained_bytes / gpus, 2 * sizes.trained_bytes / gpus, activations)
+    gradients, moments = sizes.trained_bytes / gpus, 2 * sizes.trained_bytes / gpus
+    return Memory(weights, gradients, moments, activations, accumulates=accumulates)

@@ -13,7 +13,7 @@ from vlm_ssm.cuda.decoding import matvec
 from vlm_ssm.cuda.decoding.dependent import launch_dependent
 from vlm_ssm.cuda.decoding.matvec import ADD, CONVOLVE, STORE, product
 from vlm_ssm.cuda.launch import is_usable, kernel
-from vlm_ssm.mamba_layer import MambaLayer
+from vlm_ssm.mamba_layer import MambaLayer, MambaStack
 from vlm_ssm.triton import decode as triton_decode
 
 STATES, CHANNELS, SEQUENCES = (
@@ -41,15 +41,15 @@ def _why_layer_not_covered(mixer: MambaLayer) -> str | None:
     return None
 
 
-def why_not_covered(x: Tensor, mixers: Sequence[MambaLayer], norms: Sequence[Tensor | None]) -> str | None:
+def why_not_covered(x: Tensor, stack: MambaStack) -> str | None:
     """Why a step x (B, 1, M) goes to Triton's kernels; None if it doesn't."""
     if x.dtype != torch.bfloat16:
         return f"rows of {x.dtype}"
     if len(x) > matvec.MOST:
         return f"a batch of {len(x)}, whose products cuBLAS does"
-    if not matvec.readable(*(norm for norm in norms if norm is not None)):
+    if not matvec.readable(*(norm for norm in (*stack.norms, stack.last_norm) if norm is not None)):
         return "norms that are not bf16"
-    reasons = map(_why_layer_not_covered, mixers)
+    reasons = map(_why_layer_not_covered, stack.mixers)
     return next((reason for reason in reasons if reason), None) or (
         None if is_usable(x.device) else "no kernel runs on this GPU"
     )
@@ -106,17 +106,15 @@ def _ahead(weight: Tensor, *, end: bool = False) -> dict[str, int]:
 
 def fused_decode_step(
     x: Tensor,
-    mixers: Sequence[MambaLayer],
+    stack: MambaStack,
     convs: Sequence[Tensor],
     ssms: Sequence[Tensor],
-    norms: Sequence[Tensor | None],
-    last_norm: Tensor | None,
-    eps: float,
     after: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `vlm_ssm.triton.decode.fused_decode_step`, which takes what these kernels don't cover."""
-    if why_not_covered(x, mixers, [*norms, last_norm]):
-        return triton_decode.fused_decode_step(x, mixers, convs, ssms, norms, last_norm, eps, after)
+    if why_not_covered(x, stack):
+        return triton_decode.fused_decode_step(x, stack, convs, ssms, after)
+    mixers, norms, last_norm, eps = stack
     count, (B, M), first = len(mixers), (len(x), x.shape[-1]), mixers[0]
     convs, ssms, after = triton_decode.with_memory(x, count, convs, ssms, after)
     residual = x.reshape(B, M).float()

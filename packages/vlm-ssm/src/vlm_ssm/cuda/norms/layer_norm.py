@@ -88,8 +88,8 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
     ctx.set_materialize_grads(False)
 
 
-def _autograd(ctx: Any, grad_y: Tensor, *_: Any) -> tuple[Any, ...]:
-    x, skip, *rest = ctx.saved_tensors
+def _autograd(ctx: Any, saved: Any, grad_y: Tensor, *_: Any) -> tuple[Any, ...]:
+    x, skip, *rest = saved
     grad_x, grad_skip, (grad_weight, grad_bias) = _gradient(grad_y, x, skip, *rest)
     return grad_x, grad_skip if x.dtype != skip.dtype else grad_x, grad_weight, grad_bias, None, None
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import struct
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from vlm_ssm.cuda.launch import PLANS, Launch, is_usable, kernel
 from vlm_ssm.cuda.memory import KINDS, aligned
-from vlm_ssm.registration.library import Operation
-from vlm_ssm.registration.norm_op import NormKernels
-from vlm_ssm.registration.torch_modes import grad_needed
+from vlm_ssm.registration.norm_op import NormKernels, registered_norm
 from vlm_ssm.triton import norm as triton_norm
 
 VECTOR, MOST_THREADS, MOST_VECTORS = 4, 256, 8
@@ -76,10 +73,6 @@ def _launch(
     return run.prepare((-(-rows // each), 1, 1), constants["THREADS"], 0, device, _TENSORS, **sizes)
 
 
-def _covers(rows: Tensor) -> bool:
-    return why_not_covered(rows.shape[-1]) is None and is_usable(rows.device)
-
-
 def _forward(
     residual: Tensor, out: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -117,110 +110,20 @@ def _backward(
     return grad, sums.sum(0)
 
 
-def forward(
-    residual: Tensor, out: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor]:
-    """As `NormKernels.forward`; widths that the kernels don't cover go to Triton's."""
-    chosen = _forward if _covers(residual) else triton_norm.KERNELS.forward
-    return chosen(residual, out, weight, eps, dtype)
-
-
-def backward(
-    grad_y: Tensor,
-    grad_summed: Tensor | None,
-    summed: Tensor,
-    weight: Tensor,
-    scale: Tensor,
-    *,
-    added: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """As `NormKernels.backward`; widths that the kernels don't cover go to Triton's."""
-    chosen = _backward if _covers(summed) else triton_norm.KERNELS.backward
-    return chosen(grad_y, grad_summed, summed, weight, scale, added=added)
-
-
-KERNELS = NormKernels(forward, backward)
-
-
-def norm_kernels() -> NormKernels:
-    return KERNELS
-
-
-def _registered_backward(
-    grad_y: Tensor,
-    grad_summed: Tensor | None,
-    summed: Tensor,
-    weight: Tensor,
-    scale: Tensor,
-    out: torch.dtype | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of the residual, of what was added in its dtype (empty if that is fp32 or absent), of the weight."""
-    apart = out is not None and out != torch.float32
-    added = torch.empty_like(summed, dtype=out) if apart else None
-    grad, grad_weight = backward(grad_y, grad_summed, summed, weight, scale, added=added)
-    return grad, summed.new_empty(0) if added is None else added, grad_weight
-
-
-def _fake_forward(
-    residual: Tensor, out: Tensor | None, weight: Tensor, eps: float, dtype: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor]:
-    summed = residual.new_empty(0) if out is None else torch.empty_like(residual)
-    return summed, torch.empty_like(residual, dtype=dtype), residual.new_empty(residual.shape[:-1])
-
-
-def _fake_backward(
-    grad_y: Tensor, grad_summed: Tensor | None, summed: Tensor, weight: Tensor, scale: Tensor, out: Any
-) -> tuple[Tensor, Tensor, Tensor]:
-    apart = out is not None and out != torch.float32
-    added = torch.empty_like(summed, dtype=out) if apart else summed.new_empty(0)
-    return torch.empty_like(summed), added, torch.empty_like(weight)
-
-
-_gradient = Operation(
-    "cuda_add_norm_backward",
-    "(Tensor grad_y, Tensor? grad_summed, Tensor summed, Tensor weight, Tensor scale, ScalarType? out)"
-    " -> (Tensor, Tensor, Tensor)",
-    _registered_backward,
-    _fake_backward,
-)
-
-
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    residual, out, weight, _, ctx.dtype = inputs
-    ctx.save_for_backward(residual if out is None else output[0], weight, output[2])
-    ctx.mark_non_differentiable(output[2], *(() if out is not None else (output[0],)))
-    ctx.out_dtype = None if out is None else out.dtype
-    ctx.set_materialize_grads(False)
-
-
-def _autograd(ctx: Any, grad_summed: Tensor | None, grad_y: Tensor | None, _: Any) -> tuple[Any, ...]:
-    summed, weight, scale = ctx.saved_tensors
-    if grad_y is None:  # the loss depends on the sum only
-        grad_y = torch.zeros_like(summed, dtype=ctx.dtype)
-    arriving = grad_summed if ctx.out_dtype else None
-    grad, added, grad_weight = _gradient(grad_y, arriving, summed, weight, scale, ctx.out_dtype)
-    given = None if ctx.out_dtype is None else added if added.numel() else grad.to(ctx.out_dtype)
-    return grad, given, grad_weight, None, None
-
-
-_op = Operation(
-    "cuda_add_norm",
-    "(Tensor residual, Tensor? out, Tensor weight, float eps, ScalarType dtype) -> (Tensor, Tensor, Tensor)",
-    forward,
-    _fake_forward,
-)
-_op.differentiate(_setup, _autograd)
+KERNELS = NormKernels(_forward, _backward, dtypes=KINDS)
+_add_rms_norm = registered_norm("cuda", KERNELS)
 
 
 def add_rms_norm(residual: Tensor, out: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """As `ops.add_rms_norm`; cases that the kernels don't cover go to Triton's."""
-    if not _covers(residual):
-        return triton_norm.add_rms_norm(residual, out, weight, eps)
-    dtype = weight.dtype if weight.dtype in KINDS else torch.float32
-    residual = residual.float().contiguous()
-    if out is not None:
-        out = (out if out.dtype in KINDS else out.float()).contiguous()
-    scale = weight.float().contiguous()
-    chosen = _op if grad_needed(residual, out, weight) else forward
-    summed, y, _ = chosen(residual, out, scale, eps, dtype)
-    return (residual if out is None else summed), y.to(weight.dtype)
+    """As `ops.add_rms_norm`; widths that the kernels don't cover go to Triton's."""
+    chosen = _add_rms_norm if _covers(residual) else triton_norm.add_rms_norm
+    return chosen(residual, out, weight, eps)
+
+
+def _covers(residual: Tensor) -> bool:
+    return why_not_covered(residual.shape[-1]) is None and is_usable(residual.device)
+
+
+def norm_kernels(residual: Tensor) -> NormKernels:
+    """The kernels that compute the norm of rows (…, M)."""
+    return KERNELS if _covers(residual) else triton_norm.KERNELS

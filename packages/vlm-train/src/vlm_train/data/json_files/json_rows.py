@@ -7,6 +7,7 @@ import os
 import zlib
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from vlm_core.rows import Row, Rows
 from vlm_train.data.conversation.columns import record_row
 from vlm_train.data.conversation.image_values import InlineImage
 from vlm_train.data.index_cache import from_pickle, to_pickle
-from vlm_train.data.json_files.json_index import ROW, index_of
+from vlm_train.data.json_files.image_counts import ImageCounts
+from vlm_train.data.json_files.json_index import ROW, Index, index_of
 from vlm_train.data.json_files.json_reader import loads
 
 log = logging.getLogger(__name__)
@@ -41,14 +43,26 @@ class LlavaRows(Rows):
         self._faults: dict[int, BadSample] = {}
         for row, (reason, message, name) in index.faults.items():
             self._faults[row] = BadSample(reason, message, name or self._where(row))
-        for row, image, name in index.image_names():
-            try:
-                folder.locate(image, self._where(row))
-            except BadSample as error:
-                self._faults.setdefault(row, error.of_row(name or self._where(row)))
+        self._missing = self._look_up(index)
         if index.opened_by_gpt:
             text = "%s: in %d rows gpt speaks first; that turn is not used"
             log.warning(text, path, index.opened_by_gpt)
+        for named, file in islice(folder.substitutes.items(), 1):
+            text = "%s: %d images are files with another extension than in the data, such as %s for %s"
+            log.warning(text, path, len(folder.substitutes), file, os.path.basename(named))
+
+    def _look_up(self, index: Index) -> list[str]:
+        """Look up every image and note the faults -> lines about missing images, by folder."""
+        counts = ImageCounts(self.folder)
+        for row, image, name in index.image_names():
+            source = counts.add(image)
+            try:
+                self.folder.locate(image, self._where(row))
+            except BadSample as error:
+                self._faults.setdefault(row, error.of_row(name or self._where(row)))
+                if error.reason == "missing":
+                    counts.add_missing(image, source)
+        return counts.lines()
 
     def _stat(self) -> tuple[int, int]:
         stat = os.stat(self.path)
@@ -62,6 +76,9 @@ class LlavaRows(Rows):
 
     def faults(self) -> Mapping[int, BadSample]:
         return self._faults
+
+    def missing(self) -> list[str]:
+        return self._missing
 
     def digest(self) -> str:
         index = index_of(self.path, self.ignore)

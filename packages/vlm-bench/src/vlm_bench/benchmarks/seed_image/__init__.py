@@ -1,0 +1,1 @@
+"""SEED-Bench: the multiple-choice questions about images."""

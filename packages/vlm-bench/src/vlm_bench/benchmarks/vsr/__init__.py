@@ -1,0 +1,1 @@
+"""VSR: true or false statements on where objects are."""

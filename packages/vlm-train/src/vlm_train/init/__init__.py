@@ -1,0 +1,1 @@
+"""`vlm-train init`: a new spec for the user's own data."""
