@@ -16,7 +16,7 @@ from PIL import Image
 
 from vlm_bench.report.collect import collect
 from vlm_bench.report.examples import PER_SIDE, choose
-from vlm_bench.report.paper_table import PROTOCOLS
+from vlm_bench.report.published.paper_table import PROTOCOLS
 from vlm_bench.report.thumbnails import SIDE, embed
 from vlm_core.benchmark import CreditBenchmark, EncodedImage, Question, Verdict
 from vlm_core.plugins.registry import installed
