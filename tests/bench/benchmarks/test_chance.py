@@ -166,3 +166,36 @@ def test_the_default_of_third_parties() -> None:
     """Options give a uniform guess; open questions without known right answers must declare their chance."""
     assert of(Letters(("x", "y", "z"))) == (UNIFORM, pytest.approx(1 / 3))
     assert Letters(()).chance(["1", "2"]) == Chance(UNDECLARED)
+
+
+REFERENCES = [
+    "unanswerable", "Coke", "coke", "the dog", "dog", "McDonald's", "mcdonald 's", "No", "no", "2", "two", "dont",
+    "don't", "grey.", "",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("answer_format", ["llava", "raw"])
+@pytest.mark.parametrize("strictness", ["official", "normalized"])
+def test_vizwiz_by_trying_every_reference(answer_format: Any, strictness: Any, tmp_path: Path) -> None:
+    """References are compared as they are, so the most frequent one may be an answer that never matches."""
+    rng = random.Random(0)
+    for n in range(25):
+        rows = [
+            {
+                "image": f"{n}_{k}.jpg",
+                "question": "What?",
+                "answers": [{"answer": text} for text in rng.choices(rng.sample(REFERENCES, 4), k=10)],
+                "answer_type": "other",
+                "answerable": 1,
+            }
+            for k in range(3)
+        ]
+        path = tmp_path / "val.json"
+        path.write_text(json.dumps(rows))
+        benchmark = benchmarks.VizWizConfig(
+            questions=path, images=tmp_path, answer_format=answer_format, strictness=strictness
+        ).build()
+        scores = [
+            benchmark.score(dict.fromkeys(benchmark.questions, text)).headline.value for text in REFERENCES
+        ]
+        assert of(benchmark)[1] == pytest.approx(max(scores))

@@ -83,6 +83,10 @@ SEED_FAULTS: list[tuple[Any, str]] = [
         lambda r: r | {"question": f"Not {r['question']}"},
         "4 of 4 labels are of another question with the same id",
     ),
+    (
+        lambda r: r | {"choice_a": "Two", "choice_b": "One"},
+        "4 of 4 questions have their options in another order, first id 101",
+    ),
     (lambda r: r | {"question_id": f"x{r['question_id']}"}, "4 of 4 questions without a label, first id 101"),
 ]
 

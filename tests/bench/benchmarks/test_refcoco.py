@@ -185,6 +185,17 @@ def test_the_padded_square(flags: list[str], tmp_path: Path, capsys: Out) -> Non
     assert report["notes"]["boxes"] == "relative to the padded square"
 
 
+def test_chance_is_the_same_in_either_frame(flags: list[str], tmp_path: Path) -> None:
+    """Guessed boxes are the image, its middle and its halves: the right half overlaps the second box by 72 %."""
+    data = tmp_path / "eval"
+    for frame in ("image", "square"):
+        benchmark = benchmarks.RefCOCOConfig(data=data, frame=frame).build()
+        chance = benchmark.chance(IDS)
+        assert chance.headline is not None
+        assert chance.headline.units == {IDS[0]: {"all": (0.0, 1)}, IDS[1]: {"all": (1.0, 1)}}
+        assert "[0.50, 0.00, 1.00, 1.00]" in chance.rule
+
+
 def test_equal_rows_are_asked_each(flags: list[str], tmp_path: Path) -> None:
     path = tmp_path / "eval/refcoco/refcoco_val.jsonl"
     path.write_text(path.read_text() + path.read_text().splitlines()[0] + "\n")
@@ -195,6 +206,8 @@ def test_equal_rows_are_asked_each(flags: list[str], tmp_path: Path) -> None:
 FAULTS = [
     ('"width": 200', '"width": 0', "'width' is 0, expected a number of pixels"),
     ('"width": 200, ', "", "'width' is missing, expected a number of pixels"),
+    ('"width": 200', fX, "expected a number of pixels"),
+    ("[20, 10, 100, 50]", f"[20, 10, 1{'0' * 350}, 50]", "expected x1, y1, x2 and y2 in pixels"),
     ("[20, 10, 100, 50]", "[20, 10, 100]", "'bbox' is [20, 10, 100], expected x1, y1, x2 and y2 in pixels"),
     ("[20, 10, 100, 50]", "[20, 10, 100, true]", "expected x1, y1, x2 and y2 in pixels"),
     (

@@ -19,8 +19,9 @@ def submitted_text(answer: str, answer_format: AnswerFormat) -> str:
 
 def credits_by_format(answers: Mapping[str, str], credit: Callable[[str, str], float]) -> Credits:
     """The credits of all answers in both formats; `credit` takes a question's id and the submitted text."""
+    converted = {text: convert(text) for text in set(answers.values())}
     return {
-        "llava": {key: credit(key, convert(text)) for key, text in answers.items()},
+        "llava": {key: credit(key, converted[text]) for key, text in answers.items()},
         "raw": {key: credit(key, text) for key, text in answers.items()},
     }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 NUMBERS = {
     word: str(n)
@@ -107,14 +107,19 @@ def leave_one_out(matches: int, references: int = 10) -> float:
     return (matches * matching + (references - matches) * others) / references
 
 
-def highest_sums(references: Iterable[Mapping[str, int]], most: int = 3) -> list[str]:
-    """The answers with the highest sums of credit; `references` are the numbers of each question's normal forms."""
+def highest_sums(
+    references: Iterable[Mapping[str, int]], read: Callable[[str], str] = str, most: int = 3
+) -> list[str]:
+    """The answers with the highest sums of credit; `references` are the numbers of each question's normal forms.
+
+    `read` is the text that an answer is compared as, where that need not be the answer itself.
+    """
     sums: dict[str, float] = {}
     for counts in references:
         total = sum(counts.values())
         for text, count in counts.items():
             sums[text] = sums.get(text, 0.0) + leave_one_out(count, total)
-    return sorted(sums, key=lambda text: (-sums[text], text))[:most]
+    return sorted(sums, key=lambda text: (-sums.get(read(text), 0.0), text))[:most]
 
 
 def by_count(references: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -163,8 +164,13 @@ class RefCOCO(Benchmark):
         return Score(mean_headline("Acc@0.5", hits), {"all": row}, parse_counts)
 
     def chance(self, keys: Sequence[str]) -> Chance:
-        """The best of a few constant boxes, since boxes are no set of options: the image, its middle, its halves."""
-        return self.best_constant(keys, CONSTANT_BOXES)
+        """The best of a few constant boxes, since boxes are no set of options: the image, its middle, its halves.
+
+        They are relative to the image in either frame: guessing does not depend on how the model writes boxes.
+        """
+        guesses = copy(self)
+        guesses.frame = "image"
+        return guesses.best_constant(keys, CONSTANT_BOXES)
 
     def verdict(self, key: str, text: str) -> Verdict:
         value, box, _ = self.overlap(key, text)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from vlm_bench.benchmarks.refcoco.scoring import Box
 from vlm_bench.files.answers import unique
@@ -16,6 +17,8 @@ from vlm_core.errors import UserError
 SPLITS = ("train", "val", "test", "testA", "testB")
 SLACK = 1.0
 """Pixels by which an annotated box may exceed its image."""
+LARGEST = 1e6
+"""Pixels that no image's edge exceeds."""
 
 
 @dataclass(frozen=True)
@@ -95,14 +98,19 @@ def _refer(
 
 def _number(row: Row, key: str) -> float:
     value = row.data.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+    if not _is_number(value) or value <= 0:
         row.wrong(key, "a number of pixels")
     return float(value)
 
 
+def _is_number(value: Any) -> bool:
+    """Whether a JSON value is a number of pixels; one of hundreds of digits is no float."""
+    return not isinstance(value, bool) and isinstance(value, int | float) and abs(value) <= LARGEST
+
+
 def _numbers(row: Row, key: str, what: str) -> list[float]:
     values = row.items(key, what=what)
-    if len(values) != 4 or any(isinstance(v, bool) or not isinstance(v, int | float) for v in values):
+    if len(values) != 4 or not all(map(_is_number, values)):
         row.wrong(key, what)
     return [float(value) for value in values]
 

@@ -5,6 +5,7 @@ Both files also have questions about videos; they are not asked, and answers to 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +18,12 @@ from vlm_bench.files.label_checks import check_count, check_ids, check_texts
 from vlm_bench.files.questions import Asked, read_questions
 from vlm_bench.scoring.letters import parse_normalized
 from vlm_core.benchmark import Benchmark, CreditBenchmark, Question, Score, Verdict
+from vlm_core.errors import UserError
 from vlm_core.io.image_folder import ImageFolder
 
 COUNT = 14233
 VIDEO = "they are about videos"
+_OPTION = re.compile(r"^[A-D]\. *(.*)$", re.MULTILINE)
 
 
 class SeedImageConfig(ImagesConfig):
@@ -106,4 +109,21 @@ def _image_questions(path: Path, labels: Path, every: Mapping[str, Label]) -> di
     check_ids(questions.keys(), every.keys(), labels)
     texts = {key: every[key].question.split("\n")[0] for key in questions}
     check_texts({key: q.question for key, q in questions.items()}, texts, labels)
+    _check_order(questions, every, labels)
     return {key: q for key, q in questions.items() if every[key].data_type == "image"}
+
+
+def _check_order(questions: Mapping[str, Asked], every: Mapping[str, Label], labels: Path) -> None:
+    """Refuse options in another order than the labels', whose letters would be other options'."""
+    other = [key for key, q in questions.items() if _reordered(q.text, every[key].options)]
+    if other:
+        raise UserError(
+            f"{labels}: {len(other)} of {len(questions)} questions have their options in another order, first id "
+            f"{other[0]}; is this another revision of the questions?"
+        )
+
+
+def _reordered(text: str, options: tuple[str, ...]) -> bool:
+    asked = [" ".join(option.split()) for option in _OPTION.findall(text)]
+    known = [" ".join(option.split()) for option in options]
+    return asked != known and sorted(asked) == sorted(known)

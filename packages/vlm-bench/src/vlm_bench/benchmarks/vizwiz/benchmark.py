@@ -16,7 +16,7 @@ from vlm_bench.benchmarks.vizwiz.scoring import CountedReferences, detection, sa
 from vlm_bench.files.label_checks import check_count
 from vlm_bench.files.questions import read_questions
 from vlm_bench.scoring.answer_formats import AnswerFormat, accuracies, credits_by_format, submitted_text
-from vlm_bench.scoring.vqa import by_count, convert, highest_sums, normalise
+from vlm_bench.scoring.vqa import by_count, convert, highest_sums, normalise, one_line
 from vlm_core.benchmark import Benchmark, Chance, Question, Score, Verdict, mean_headline
 from vlm_core.errors import UserError
 from vlm_core.io.image_folder import ImageFolder
@@ -135,8 +135,15 @@ class VizWizVal(Benchmark):
         return Score(mean_headline("accuracy", credits[self.answer_format]), rows)
 
     def chance(self, keys: Sequence[str]) -> Chance:
-        """The best constant answer, "unanswerable" in the official data."""
-        return self.best_constant(keys, highest_sums(self.references[key].counts for key in keys))
+        """The best constant answer, "unanswerable" in the official data.
+
+        References are compared as they are, so an answer equal to one, such as "Yes", may match another one only.
+        """
+        counts = (self.references[key].counts for key in keys)
+        return self.best_constant(keys, highest_sums(counts, self._compared))
+
+    def _compared(self, answer: str) -> str:
+        return normalise(one_line(submitted_text(answer, self.answer_format)))
 
     def verdict(self, key: str, text: str) -> Verdict:
         submitted = submitted_text(text, self.answer_format)
