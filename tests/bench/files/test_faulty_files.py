@@ -57,7 +57,7 @@ def test_every_file_cut_in_two(case: str, made: Callable[[str], Case], capsys: O
     needed = set(scored(capsys, *command)["sha256"]) | {
         path.name for path in this.files() if path.suffix == ".txt"
     }
-    for path in [path for path in this.files() if path.name in needed]:
+    for path in [path for path in this.files() if any(f"/{path}".endswith(f"/{name}") for name in needed)]:
         content = path.read_bytes()
         path.write_bytes(content[: len(content) // 2])
         assert refused(capsys, *command)

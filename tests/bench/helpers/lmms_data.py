@@ -49,26 +49,45 @@ def mmmu(n, question, options, answer):
     images = {f"image_{i}": image(n) if f"<image {i}>" in question else None for i in range(1, 8)}
     kind = "multiple-choice" if options else "open"
     return {
-        "id": f"validation_Art_{n + 1}", "question": question, "options": repr(options), "explanation": "",
-        **images, "img_type": "['Paintings']", "answer": answer, "topic_difficulty": "Easy",
-        "question_type": kind, "subfield": "Drawing",
-    }  # fmt: skip
+        "id": f"validation_Art_{n + 1}",
+        "question": question,
+        "options": repr(options),
+        "explanation": "",
+        **images,
+        "img_type": "['Paintings']",
+        "answer": answer,
+        "topic_difficulty": "Easy",
+        "question_type": kind,
+        "subfield": "Drawing",
+    }
 
 
 def mmstar(n, question, answer):
     """A row of MMStar; the options stand in the question."""
     return {
-        "index": n, "question": question, "image": image(n), "answer": answer, "category": "math",
-        "l2_category": "geometry", "meta_info": {"source": "MMBench", "split": "val", "image_path": f"{n}.jpg"},
-    }  # fmt: skip
+        "index": n,
+        "question": question,
+        "image": image(n),
+        "answer": answer,
+        "category": "math",
+        "l2_category": "geometry",
+        "meta_info": {"source": "MMBench", "split": "val", "image_path": f"{n}.jpg"},
+    }
 
 
 def docvqa(n, question, answers):
     """A row of DocVQA."""
     return {
-        "questionId": str(n), "question": question, "question_types": ["layout"], "image": image(n), "docId": n,
-        "ucsf_document_id": "a", "ucsf_document_page_no": "1", "answers": answers, "data_split": "val",
-    }  # fmt: skip
+        "questionId": str(n),
+        "question": question,
+        "question_types": ["layout"],
+        "image": image(n),
+        "docId": n,
+        "ucsf_document_id": "a",
+        "ucsf_document_page_no": "1",
+        "answers": answers,
+        "data_split": "val",
+    }
 
 
 def write_data_sets(folder, answers):
@@ -101,8 +120,11 @@ def write_data_sets(folder, answers):
         "DocVQA/DocVQA/validation-00001-of-00002.parquet": [docvqa(1, second, ["none", a["docvqa_val"][1]])],
         "OCRBench/data/test-00000-of-00001.parquet": [
             {
-                "dataset": "IIIT5K", "question": q, "question_type": "Regular Text Recognition",
-                "answer": [a["ocrbench"][n]], "image": image(n),
+                "dataset": "IIIT5K",
+                "question": q,
+                "question_type": "Regular Text Recognition",
+                "answer": [a["ocrbench"][n]],
+                "image": image(n),
             }
             for n, q in enumerate((first, second))
         ],
@@ -110,7 +132,7 @@ def write_data_sets(folder, answers):
             {"image": image(n), "image_path": f"{n}.webp", "question": q, "answer": a["realworldqa"][n]}
             for n, q in enumerate((first, second))
         ],
-    }  # fmt: skip
+    }
     for name, own in rows.items():
         write(folder / name, own, described=not name.startswith("MMStar"))
     return {

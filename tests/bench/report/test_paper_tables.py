@@ -11,7 +11,7 @@ from layout import write_json
 
 from vlm_bench.report.ablations.paper_figures import FINAL, TABLES
 from vlm_bench.report.ablations.sweep_tables import UNKNOWN, sweep_tables
-from vlm_bench.report.paper_table import PROTOCOLS, TITLES
+from vlm_bench.report.published.paper_table import PROTOCOLS, TITLES
 from vlm_core.io.manifest import sha256
 
 POPE = "pope: mean F1, %"

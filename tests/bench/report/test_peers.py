@@ -6,8 +6,8 @@ import pytest
 
 from vlm_bench.report.html import to_html
 from vlm_bench.report.leaderboard import published_rows, to_json, to_markdown
-from vlm_bench.report.paper_table import PAPER, ROWS, TITLES
-from vlm_bench.report.peers import PEERS, sources
+from vlm_bench.report.published.paper_table import PAPER, ROWS, TITLES
+from vlm_bench.report.published.peers import PEERS, sources
 
 
 def test_rows_of_the_paper_then_of_the_peers() -> None:

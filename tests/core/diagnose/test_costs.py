@@ -18,7 +18,8 @@ from vlm_core.numerics import linear_cross_entropy
 from vlm_core.numerics.linear_cross_entropy import summed_cross_entropy
 from vlm_core.spec.spec import Spec
 from vlm_ssm import MambaMixer
-from vlm_ssm.backends import BackendError, forced, shapes_of
+from vlm_ssm.backends import forced, shapes_of
+from vlm_ssm.runtime.errors import BackendError
 
 TEXT, VOCAB = 20, 264
 ENCODER = {

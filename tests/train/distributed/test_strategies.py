@@ -19,8 +19,9 @@ from vlm_core.spec.spec import load_spec
 from vlm_core.units import size
 from vlm_train.cli.plan import fake_process_group, lines, plan, warnings
 from vlm_train.config.section import train_section
-from vlm_train.distributed import fit_warnings, fsdp2, select
+from vlm_train.distributed import fsdp2, select
 from vlm_train.distributed.fsdp2 import FSDP2Strategy
+from vlm_train.profiling import fit_warnings
 
 
 def section(path, *changes):

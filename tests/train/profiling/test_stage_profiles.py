@@ -53,7 +53,9 @@ def test_steps_of_the_specs_data_are_timed(run_spec, clock):
         assert (costs.samples, costs.micro_batch_size, costs.synthetic) == (6, 4, "")
         assert costs.samples_per_second == 6 / STEP
         assert costs.hours(costs.steps) == 6 * STEP / 3600
+        assert costs.cpu_seconds is not None
         assert costs.cpu_seconds > 0
+        assert costs.growth is not None
         assert costs.peak_memory > costs.growth
         assert (costs.reserved, costs.mfu) == (None, None)
 

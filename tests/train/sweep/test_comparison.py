@@ -5,9 +5,9 @@ import pytest
 from vlm_train.checkpoint.run_dir import VALIDATION, RunDir
 from vlm_train.sweep import comparison
 from vlm_train.sweep.curves import Curve, curves
-from vlm_train.sweep.grid import Row
 from vlm_train.sweep.jobs import Job
 from vlm_train.sweep.metrics import Column, Figure
+from vlm_train.sweep.rows import Row
 from vlm_train.sweep.table import Cell, Line
 
 ALL = Column("accuracy", "all", "all")

@@ -41,7 +41,6 @@ from vlm_train.data.mixture import joined
 from vlm_train.distributed import process_group, watchdog
 from vlm_train.distributed.accelerator import accelerator_of
 from vlm_train.distributed.base import DDPStrategy
-from vlm_train.distributed.fit_warnings import fit_warnings
 from vlm_train.distributed.select import strategy_of
 from vlm_train.engine.bad_samples import check_budget, refuse
 from vlm_train.engine.evaluator import Evaluator
@@ -59,6 +58,7 @@ from vlm_train.monitoring.environment import environment, versions
 from vlm_train.monitoring.run_messages import log_on_main
 from vlm_train.monitoring.trackers import Trackers
 from vlm_train.monitoring.weights_summary import summary
+from vlm_train.profiling.fit_warnings import fit_warnings
 from vlm_train.report import results
 
 log = logging.getLogger(__name__)

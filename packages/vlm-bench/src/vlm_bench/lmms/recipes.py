@@ -44,14 +44,21 @@ class Recipe(NamedTuple):
 
 
 RECIPES = (
-    Recipe("mmmu_val", "lmms-lab-encoder/MMMU", 900, ("id", "question", "options", "answer", "question_type", *IMAGES)),
-    Recipe("mmstar", "Lin-Chen/MMStar", 1500, ("index", "question", "image", "answer", "category", "l2_category")),
+    Recipe(
+        "mmmu_val",
+        "lmms-lab-encoder/MMMU",
+        900,
+        ("id", "question", "options", "answer", "question_type", *IMAGES),
+    ),
+    Recipe(
+        "mmstar", "Lin-Chen/MMStar", 1500, ("index", "question", "image", "answer", "category", "l2_category")
+    ),
     Recipe("ai2d", "lmms-lab-encoder/ai2d", 3088, ("question", "options", "answer", "image")),
     Recipe("chartqa", "lmms-lab-encoder/ChartQA", 2500, ("type", "question", "answer", "image")),
     Recipe("docvqa_val", "lmms-lab-encoder/DocVQA", 5349, ("question", "image", "answers")),
     Recipe("ocrbench", "echo840/OCRBench", 1000, ("dataset", "question", "question_type", "answer", "image")),
     Recipe("realworldqa", "lmms-lab-encoder/RealWorldQA", 765, ("image", "question", "answer")),
-)  # fmt: skip
+)
 
 
 def stock_tasks() -> Path:

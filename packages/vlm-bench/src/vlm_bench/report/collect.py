@@ -11,7 +11,7 @@ from typing import Any
 from vlm_bench.files.json_files import sha256
 from vlm_bench.files.run_metadata import ENDING, metadata_of
 from vlm_bench.report.baselines import Baseline, not_above, read_baselines
-from vlm_bench.report.paper_table import PROTOCOLS, TITLES
+from vlm_bench.report.published.paper_table import PROTOCOLS, TITLES
 from vlm_bench.report.saved_reports import NoReportError, read_report
 from vlm_core.errors import UserError
 

@@ -16,7 +16,7 @@ from vlm_bench.report.leaderboard import (
     origins,
     published_rows,
 )
-from vlm_bench.report.paper_table import PAPER
+from vlm_bench.report.published.paper_table import PAPER
 from vlm_bench.report.report import figure, plain
 from vlm_bench.report.thumbnails import checked
 from vlm_core.benchmark import Points

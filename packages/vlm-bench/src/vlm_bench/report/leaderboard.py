@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from vlm_bench.report.collect import Entry, Results
-from vlm_bench.report.paper_table import ROWS, TITLES
-from vlm_bench.report.peers import PEERS, sources
+from vlm_bench.report.published.paper_table import ROWS, TITLES
+from vlm_bench.report.published.peers import PEERS, sources
 from vlm_bench.report.report import conditions
 from vlm_bench.report.saved_reports import SCHEMA
 from vlm_core.evaluation.baselines import CHANCE, MODEL_BASELINES

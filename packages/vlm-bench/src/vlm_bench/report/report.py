@@ -11,7 +11,7 @@ from typing import Any
 
 from vlm_bench.report.baselines import Baseline, baseline_lines, read_baselines
 from vlm_bench.report.paired import score_interval
-from vlm_bench.report.paper_table import published_figures
+from vlm_bench.report.published.paper_table import published_figures
 from vlm_bench.report.saved_reports import SCHEMA
 from vlm_core.benchmark import Headline, Points, Score
 from vlm_core.io.atomic import write_file

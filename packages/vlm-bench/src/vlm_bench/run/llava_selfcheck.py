@@ -9,7 +9,7 @@ from vlm_bench.benchmarks import MMBenchConfig, MMEConfig, MMVetConfig, PopeConf
 from vlm_bench.benchmarks.layout import LayoutConfig
 from vlm_bench.evaluate import evaluate
 from vlm_bench.files.answers import read_answers
-from vlm_bench.report.paper_table import LLAVA_13B
+from vlm_bench.report.published.paper_table import LLAVA_13B
 from vlm_core.errors import UserError
 
 MODEL = "llava-v1.5-13b"

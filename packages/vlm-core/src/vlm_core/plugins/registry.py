@@ -18,17 +18,19 @@ from vlm_core.plugins.hooks import PROJECT, Hooks
 
 KINDS = ("encoder", "connector", "llm", "scan", "dataset", "benchmark", "section")
 _PACKAGES = {  # package of each component, for the hint in messages about unknown names
-    "encoder": dict.fromkeys(("timm", "open-clip", "transformers", "fused"), "vlm-encoders"),
-    "connector": dict.fromkeys(
-        ("linear", "mlp", "vss-mlp", "vss-l2", "msc", "pixel-shuffle", "ldpv2", "resampler"), "vlm-connectors"
-    ),
-    "llm": {"mamba": "vlm-llms", "transformers": "vlm-llms"},
-    "scan": {"bsm": "vlm-connectors", "csm": "vlm-connectors"},
-    "dataset": dict.fromkeys(("llava", "parquet", "webdataset"), "vlm-train"),
-    "benchmark": dict.fromkeys(
-        ("vqa-v2", "gqa", "scienceqa", "textvqa", "pope", "mme", "mmbench", "mm-vet"), "vlm-bench"
-    ),
-    "section": {"train": "vlm-train"},
+    kind: {name: package for package, names in by_package.items() for name in names.split()}
+    for kind, by_package in {
+        "encoder": {"vlm-encoders": "timm open-clip transformers fused"},
+        "connector": {"vlm-connectors": "linear mlp vss-mlp vss-l2 msc pixel-shuffle ldpv2 resampler"},
+        "llm": {"vlm-llms": "mamba transformers"},
+        "scan": {"vlm-connectors": "bsm csm"},
+        "dataset": {"vlm-train": "llava parquet webdataset split"},
+        "benchmark": {
+            "vlm-bench": "vqa-v2 gqa scienceqa textvqa pope mme mmbench mm-vet vizwiz seed-image mmbench-cn "
+            "llava-bench vsr refcoco refcoco+ refcocog pope-aokvqa pope-gqa"
+        },
+        "section": {"vlm-train": "train"},
+    }.items()
 }
 
 

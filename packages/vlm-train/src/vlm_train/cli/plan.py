@@ -27,10 +27,10 @@ from vlm_core.spec.spec import Spec
 from vlm_core.units import size
 from vlm_train.checkpoint.dtensor import local
 from vlm_train.config.train import TrainConfig
-from vlm_train.distributed.fit_warnings import device_at_hand, fit_warnings, strategy_label
 from vlm_train.distributed.fsdp2 import FSDP2Strategy
 from vlm_train.engine.stage_state import StageState, cast_frozen_to_bf16
 from vlm_train.engine.trainer import frozen_parts
+from vlm_train.profiling.fit_warnings import device_at_hand, fit_warnings, strategy_label
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ class VSR(CreditBenchmark):
                 Question(key, PROMPT.format(s.caption), images.path(s.image, s.where))
                 for key, s in self.statements.items()
             ),
-            files={path.name: path},
+            files={f"{path.parent.name}/{path.name}": path},  # two splits have a test.jsonl
             warnings=warnings,
         )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from vlm_bench.report.paper_table import PAPER, ROWS, TITLES
+from vlm_bench.report.published.paper_table import PAPER, ROWS, TITLES
 
 FINAL: dict[str, float] = {
     name: value for name, value in zip(TITLES, ROWS[PAPER], strict=True) if value is not None

@@ -11,7 +11,7 @@ from vlm_bench.report.ablations.paper_figures import TABLES, PaperTable
 from vlm_bench.report.ablations.sweep_file import Cell, Column, RunRow, Sweep, read_sweep
 from vlm_bench.report.collect import Entry, collect
 from vlm_bench.report.leaderboard import LEGEND, NOTHING
-from vlm_bench.report.paper_table import PROTOCOLS, TITLES
+from vlm_bench.report.published.paper_table import PROTOCOLS, TITLES
 from vlm_core.errors import UserError
 from vlm_core.io.manifest import MANIFEST, sha256
 from vlm_core.markup.markdown import table, text

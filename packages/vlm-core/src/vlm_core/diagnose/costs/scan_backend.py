@@ -18,15 +18,16 @@ def scan_backend(device: DeviceType) -> str:
     import torch
 
     from vlm_ssm import backends
+    from vlm_ssm.runtime.errors import BackendError
 
     try:
         name = backends.chosen(torch.device(device))
-    except backends.BackendError:  # one for the device at hand, which is another
+    except BackendError:  # one for the device at hand, which is another
         name = backends.default(torch.device(device))
     try:
         with backends.shapes_of(name):
             return name if name in _COUNTED else "torch"
-    except backends.BackendError:
+    except BackendError:
         return "torch"
 
 

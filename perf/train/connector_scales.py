@@ -2,7 +2,7 @@
 
     vlm-train run specs/grid.yaml --set train.output=runs/scales --set train.checkpoint_every=100 \
         --set train.keep_checkpoints=20 --set train.stages.0.lr=4e-3
-    uv run python -m perf.cpu.connector_scales runs/scales
+    uv run python -m perf.train.connector_scales runs/scales
 
 Both are root mean squares over the patches of the first 64 training images: the inputs of the norm of Eq. 5 and 6.
 """

@@ -1,6 +1,6 @@
 """Step time and peak memory by `--measure` beside those of a run, on the CPU, with the quickstart's spec.
 
-    uv run python -m perf.cpu.step_costs [--rounds 3] [--steps 20]
+    uv run python -m perf.train.step_costs [--rounds 3] [--steps 20]
 
 Each round starts one process that measures and one that runs, one after the other. Times are means over steps of a
 stage, without the first ones: the CPU time of the process, which other processes do not lengthen as they do wall time,
@@ -85,7 +85,7 @@ def run(options: argparse.Namespace, output: str) -> dict[str, Any]:
 
 def child(side: str, options: argparse.Namespace) -> dict[str, Any]:
     """The results of one side in a process of its own."""
-    words = [sys.executable, "-W", "ignore", "-m", "perf.cpu.step_costs", "--side", side]
+    words = [sys.executable, "-W", "ignore", "-m", "perf.train.step_costs", "--side", side]
     words += ["--steps", str(options.steps)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     out = subprocess.run(words, capture_output=True, text=True, check=True, env=env).stdout

@@ -1,0 +1,1 @@
+"""Published figures of the paper and of its peers, with their sources."""
