@@ -206,7 +206,7 @@ def test_equal_rows_are_asked_each(flags: list[str], tmp_path: Path) -> None:
 FAULTS = [
     ('"width": 200', '"width": 0', "'width' is 0, expected a number of pixels"),
     ('"width": 200, ', "", "'width' is missing, expected a number of pixels"),
-    ('"width": 200', fX, "expected a number of pixels"),
+    ('"width": 200', f'"width": 1{"0" * 350}', "expected a number of pixels"),
     ("[20, 10, 100, 50]", f"[20, 10, 1{'0' * 350}, 50]", "expected x1, y1, x2 and y2 in pixels"),
     ("[20, 10, 100, 50]", "[20, 10, 100]", "'bbox' is [20, 10, 100], expected x1, y1, x2 and y2 in pixels"),
     ("[20, 10, 100, 50]", "[20, 10, 100, true]", "expected x1, y1, x2 and y2 in pixels"),

@@ -152,3 +152,21 @@ def test_faulty_files(change: Any, message: str, val: list[str], tmp_path: Path,
     err = refused(capsys, *val, answers(tmp_path, {IMAGES[0]: "x"}))
     assert message in err
     assert "val.json" in err
+
+
+def test_a_submission_of_a_baseline_says_so(val: list[str], tmp_path: Path, capsys: Out) -> None:
+    """The server's file does not name the baseline; a file with answers of both is refused."""
+    lines = [
+        {"question_id": n, "text": "coke", "metadata": {"id": str(n), "baseline": "question alone"}}
+        for n in range(2)
+    ]
+    said = tmp_path / "said.jsonl"
+    argv = ["submit", "vizwiz", "--split", "test", *val[2:4], "--answers", str(said), "--out", str(tmp_path)]
+    said.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert main(argv) == 0
+    assert (
+        "these are answers of the baseline 'question alone', not the model's own" in capsys.readouterr().out
+    )
+    lines[0].pop("metadata")
+    said.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert "1 answers are of the baseline 'question alone'" in refused(capsys, *argv)

@@ -151,16 +151,20 @@ def _paper_tables_options(parser: argparse.ArgumentParser) -> None:
 
 def submit(args: argparse.Namespace) -> int:
     """Write the files for an evaluation server."""
+    from vlm_bench.files.baseline_files import whose
     from vlm_bench.join import join
     from vlm_core.io.atomic import write_file
 
     benchmark = config_of(args, installed().get("benchmark", args.benchmark)).build()
-    answers = join(benchmark, score_command.answers_of(args), allow_partial=args.allow_partial)
+    rows = score_command.answers_of(args)
+    baseline = whose(rows)
+    answers = join(benchmark, rows, allow_partial=args.allow_partial)
     files = benchmark.submission(answers)
     for name, content in files.items():
         write_file(args.out / name, content)
     partial = "" if len(answers) == len(benchmark.questions) else "  PARTIAL"
     say(f"{len(answers)} of {len(benchmark.questions)} answers in {', '.join(files)}{partial}")
+    say(*[f"these are answers of the baseline {baseline!r}, not the model's own"] * bool(baseline))
     say(*benchmark.submission_notes)
     return 0
 

@@ -67,3 +67,11 @@ def refuse_other_baseline(answers: Iterable[Answer], expected: str = "") -> None
             f"{len(other)} answers are of {kind}, where {expected or 'the model'}'s are scored, first "
             f"{other[0].where}; a baseline is scored with the model's answers: name their file"
         )
+
+
+def whose(answers: Iterable[Answer]) -> str:
+    """The baseline that answers belong to, "" for the model's own; raises `UserError` for answers of several."""
+    rows = list(answers)
+    name = rows[0].baseline if rows else ""
+    refuse_other_baseline(rows, name)
+    return name

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeGuard
 
 from vlm_bench.benchmarks.refcoco.scoring import Box
 from vlm_bench.files.answers import unique
@@ -103,7 +103,7 @@ def _number(row: Row, key: str) -> float:
     return float(value)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     """Whether a JSON value is a number of pixels; one of hundreds of digits is no float."""
     return not isinstance(value, bool) and isinstance(value, int | float) and abs(value) <= LARGEST
 
