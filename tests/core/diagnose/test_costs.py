@@ -147,11 +147,11 @@ def kept_by(model, trainable, backend):
 @pytest.mark.parametrize("backend", ["torch", "numba"])
 @pytest.mark.parametrize("trainable", [("connector",), ("connector", "llm"), ("encoder", "connector", "llm")])
 def test_activations_are_what_autograd_keeps(spec, trainable, backend):
-    """Within 1 %: token ids and the mask of images are not counted."""
+    """Within 1 %, or 7 kB: token ids, positions and the mask of images are not counted, whatever the backend."""
     found = ComponentCosts(build_on_meta(spec), backend).of_stage(trainable, 3, 16 + TEXT, backward=False)
     told = sum(cost.activations for cost in found.values())
     real = kept_by(build(spec, weights=False), trainable, backend)
-    assert told == pytest.approx(real, rel=0.01)
+    assert told == pytest.approx(real, rel=0.01, abs=7000)
     assert sum(cost.weight_copies for cost in found.values()) == 0, "fp32 needs none"
 
 
