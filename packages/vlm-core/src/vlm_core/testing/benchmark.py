@@ -139,6 +139,8 @@ class BenchmarkSuite:
             "override `chance`, or give the questions `choices` or a right answer"
         )
         score = _score(benchmark, answers)
+        if score is not None:
+            assert benchmark.headline(answers) == score.headline, "`headline` is that of `score`"
         if chance.headline is None or score is None:
             return
         assert chance.headline.units.keys() == score.headline.units.keys()

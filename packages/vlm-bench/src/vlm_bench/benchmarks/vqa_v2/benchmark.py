@@ -17,7 +17,7 @@ from vlm_bench.files.label_checks import check_ids
 from vlm_bench.files.questions import read_questions
 from vlm_bench.scoring.answer_formats import AnswerFormat, accuracies, credits_by_format, submitted_text
 from vlm_bench.scoring.vqa import by_count, highest_sums, normalise
-from vlm_core.benchmark import Benchmark, Chance, Question, Score, Verdict, mean_headline
+from vlm_core.benchmark import Benchmark, Chance, Headline, Question, Score, Verdict, mean_headline
 from vlm_core.errors import UserError
 from vlm_core.io.image_folder import ImageFolder
 
@@ -137,6 +137,11 @@ class Val(Benchmark):
             files={path.name: path, labels.name: labels},
             notes={"answers": answer_format},
         )
+
+    def headline(self, answers: Mapping[str, str]) -> Headline:
+        submitted = {text: submitted_text(text, self.answer_format) for text in set(answers.values())}
+        credits = {key: self.references[key].credit(submitted[text]) for key, text in answers.items()}
+        return mean_headline("accuracy", credits)
 
     def score(self, answers: Mapping[str, str]) -> Score:
         credits = credits_by_format(answers, lambda key, text: self.references[key].credit(text))
