@@ -33,4 +33,4 @@ def test_scoring_and_comparing(tmp_path: Path) -> None:
 
 def test_the_plugin() -> None:
     done = subprocess.run([sys.executable, "-c", PLUGIN], capture_output=True, text=True, check=False)
-    assert done.stdout == "8 []\n", done.stderr
+    assert done.stdout == "18 []\n", done.stderr

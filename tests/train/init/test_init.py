@@ -281,3 +281,32 @@ def test_the_spec_of_the_example_is_what_init_writes(monkeypatch, init, tmp_path
     code, said = init("own-data", "--data", "examples/own-data", "--out", str(tmp_path / "x.yaml"))
     assert code == 0, said.err
     assert (tmp_path / "x.yaml").read_text() == Path("specs/own-data.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("", "data/rows.json: is empty"), ("image,text\na.jpg,a cat\n", "data/rows.json: unknown format")],
+)
+def test_a_file_is_what_its_content_says_in_a_folder_too(here, init, content, message):
+    Path("data").mkdir()
+    Path("data/rows.json").write_text(content)
+    code, said = init("mine", "--data", "data")
+    assert code == 2
+    assert message in said.err
+
+
+@pytest.mark.parametrize(
+    ("out", "message"), [("photos", "photos: is a folder"), ("typo/mine.yaml", "typo: no such folder")]
+)
+def test_a_place_where_no_spec_can_be_is_told_before_rows_are_read(here, init, out, message):
+    code, said = init("mine", "--data", "data.json", "--images", "photos", "--out", out, "--force")
+    assert code == 2
+    assert message in said.err
+    assert "rows checked" not in said.out
+    assert not Path("typo").exists()
+
+
+def test_options_are_written_in_full(here, init, capsys):
+    with pytest.raises(SystemExit):
+        init("mine", "--dat", "data.json")
+    assert "unrecognized arguments: --dat data.json; did you mean --data?" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import faulthandler
 import os
 import re
@@ -11,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from vlm_core.cli.console import use_any_encoding
 from vlm_core.cli.output import console_records, printable_records
@@ -27,13 +28,27 @@ LONGEST = 20_000
 
 
 class Parser(argparse.ArgumentParser):
-    """An `ArgumentParser` that prints its help if a subcommand is missing."""
+    """An `ArgumentParser` that takes no shortened options, and prints its help if a subcommand is missing."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **settings})
 
     def error(self, message: str) -> NoReturn:
         if self._subparsers is not None and message.startswith("the following arguments are required"):
             self.print_help(sys.stderr)
             self.exit(2, f"\n{self.prog}: expected one of these commands\n")
+        if unknown := re.match(r"unrecognized arguments: (--[\w-]+)", message):
+            near = difflib.get_close_matches(unknown[1], self._options(), n=1)
+            message += f"; did you mean {near[0]}?" if near else ""
         super().error(printable(message))
+
+    def _options(self) -> list[str]:
+        """Names of the options of this parser and of its subcommands."""
+        names = [name for action in self._actions for name in action.option_strings]
+        commands = [action.choices for action in self._actions if isinstance(action.choices, dict)]
+        for parser in (parser for by_name in commands for parser in by_name.values()):
+            names += parser._options() if isinstance(parser, Parser) else []
+        return names
 
 
 def path_text(text: str) -> str:

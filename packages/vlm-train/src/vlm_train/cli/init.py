@@ -76,8 +76,7 @@ def _target(args: argparse.Namespace, questions: Questions, path: str) -> Target
     name = args.name or questions.ask("Name of the model", suggested_name(Path(path).stem))
     check_name(name)
     file = Path(args.out or f"{name}.yaml")
-    if not args.force and not _may_overwrite(file, questions):
-        check_target(file)
+    check_target(file, overwrite=args.force or _may_overwrite(file, questions))
     return Target(name, file)
 
 

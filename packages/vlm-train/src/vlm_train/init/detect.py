@@ -83,7 +83,8 @@ def _in_folder(folder: str, images: str | None) -> DatasetConfig:
         if suffix in suffixes
     ]
     if len(found) == 1:
-        return _of_type(*found[0], images)
+        kind, path = found[0]
+        return _of_type(_format_of(path) if json_files else kind, path, images)
     if found:
         listed = ", ".join([*json_files[:10], *(f"{kind} files" for kind, _ in found[len(json_files) :])])
         raise UserError(f"{folder}: holds several data files ({listed}); name one of them")

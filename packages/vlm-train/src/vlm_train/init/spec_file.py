@@ -35,9 +35,13 @@ def suggested_name(text: str) -> str:
     return near.encode()[:_LONGEST].decode(errors="ignore") or "mine"
 
 
-def check_target(path: Path) -> None:
-    """Raise `UserError` for an existing file."""
-    if os.path.lexists(path):
+def check_target(path: Path, *, overwrite: bool = False) -> None:
+    """Raise `UserError` for an existing file, unless it may be overwritten, for a folder, and for a missing folder."""
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; give the name of a new spec file")
+    if not path.parent.is_dir():
+        raise UserError(f"{path.parent}: no such folder; make it first")
+    if os.path.lexists(path) and not overwrite:
         raise UserError(f"{path}: exists already; choose another name, or overwrite it with --force")
 
 
