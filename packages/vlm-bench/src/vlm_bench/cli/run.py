@@ -86,7 +86,12 @@ def _add_baselines(parser: argparse.ArgumentParser) -> None:
         help="ask baselines, too: question-alone (without the image), images-shuffled (about another image); "
         "without names, both. Chance is computed in any case",
     )
-    parser.add_argument("--shuffle-seed", type=int, metavar="N", help="seed of images-shuffled (default: 0)")
+    parser.add_argument(
+        "--shuffle-seed",
+        type=partial(count, least=0),
+        metavar="N",
+        help="seed of images-shuffled (default: 0)",
+    )
 
 
 def _add_loading(parser: argparse.ArgumentParser) -> None:
