@@ -76,10 +76,10 @@ def write_pretrain(data: Path) -> None:
     (data / PRETRAIN).write_text(json.dumps(rows))
 
 
-def visual(image: str, color: str, **keys: Any) -> dict[str, Any]:
+def visual(image: str, color: str) -> dict[str, Any]:
     """A row as those about COCO: several questions about an image."""
     asked = turns("<image>\nWhat color is it?", color, "Is it a card?", "Yes")
-    return {"id": Path(image).stem, "image": image, "conversations": asked, **keys}
+    return {"id": Path(image).stem, "image": image, "conversations": asked}
 
 
 def write_instruct(data: Path) -> None:

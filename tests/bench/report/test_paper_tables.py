@@ -48,8 +48,8 @@ def sweep(folder: Path, rows: list[dict[str, Any]], seeds: list[int] | None = No
     return folder
 
 
-def row(name: str, n: int = 0, **columns: Any) -> dict[str, Any]:
-    return {"name": name, "folder": name, "n": n, "columns": columns}
+def row(name: str, n: int = 0) -> dict[str, Any]:
+    return {"name": name, "folder": name, "n": n, "columns": {}}
 
 
 def unfinished(folder: Path) -> Path:
