@@ -27,10 +27,10 @@ def cell(values: dict[str, float], spread: float | None, scored: int, expected: 
     return {"mean": mean, "spread": spread, "values": values, "questions": dict.fromkeys(values, counts)}
 
 
-def sweep(folder: Path, rows: list[dict[str, Any]], seeds: list[int] | None = None, **changes: Any) -> Path:
+def sweep(folder: Path, rows: list[dict[str, Any]], seeds: list[int]) -> Path:
     """A `table.json` with Tables 4 and 5."""
     data = {
-        "seeds": seeds or [0],
+        "seeds": seeds,
         "columns": {
             POPE: column("pope", PROTOCOLS["pope"][0]),
             "mme: perception": column("mme", "another", "points"),
@@ -41,7 +41,6 @@ def sweep(folder: Path, rows: list[dict[str, Any]], seeds: list[int] | None = No
             "Table 5": {"BSM": "final", "CSM": "scan-csm"},
         },
         "rows": rows,
-        **changes,
     }
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "table.json", data)
