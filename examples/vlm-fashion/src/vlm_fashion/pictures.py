@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vlm_fashion.scenes import SIDE, Scene
+from vlm_fashion.scenes import Scene
+from vlm_grid.questions import SIDE
 
 
 def draw(scene: Scene, items: Mapping[str, np.ndarray]) -> np.ndarray:

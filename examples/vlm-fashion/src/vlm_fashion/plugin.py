@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -12,6 +10,7 @@ from pydantic import Field, PositiveInt
 from vlm_core.io.paths import LocalPath
 from vlm_core.plugins import DatasetConfig, UserError, hookimpl
 from vlm_fashion.scenes import CLASSES, Category, Scene, scene
+from vlm_grid.questions import alternating, conversations
 
 
 class FashionGridConfig(DatasetConfig):
@@ -53,39 +52,9 @@ class FashionGridConfig(DatasetConfig):
             raise UserError(f"{self.folder}: cannot write the images: {error.strerror or error}") from None
 
     def _conversations(self, one: Scene, picture: str | None) -> list[dict[str, Any]]:
-        asked = self._asked(one)
-        image = [picture] if picture else []
-        return [
-            self._row(one, start, asked[start : start + self.turns], image)
-            for start in range(0, len(asked), self.turns)
-        ]
-
-    def _asked(self, one: Scene) -> list[tuple[Category, str, str]]:
-        """`questions` of the scene's questions in a seeded order, alternating between the categories."""
-        rng = random.Random(f"questions {one.name}")  # other numbers than those that placed the items
-        groups = [[q for q in one.questions() if q[0] == category] for category in get_args(Category)]
-        for group in groups:
-            rng.shuffle(group)
-        rng.shuffle(groups)
-        return [q for q in chain.from_iterable(zip_longest(*groups)) if q][: self.questions]
-
-    @staticmethod
-    def _row(
-        one: Scene, start: int, asked: list[tuple[Category, str, str]], image: list[str]
-    ) -> dict[str, Any]:
-        turns = [
-            {"from": speaker, "value": value}
-            for _, question, answer in asked
-            for speaker, value in (("human", question), ("gpt", answer))
-        ]
-        if image:
-            turns[0]["value"] = f"<image>\n{turns[0]['value']}"
-        return {
-            "id": f"{one.name}-{start}",
-            "image": image,
-            "conversations": turns,
-            "category": asked[-1][0],
-        }
+        seed = f"questions {one.name}"  # other numbers than those that placed the items
+        asked = alternating(one.questions(), get_args(Category), seed)[: self.questions]
+        return conversations(one.name, asked, self.turns, [picture] if picture else [])
 
 
 @hookimpl

@@ -6,16 +6,11 @@ import random
 from dataclasses import dataclass
 from typing import Literal
 
+from vlm_grid.questions import SIDE, Asked, neighbours
+
 Category = Literal["white", "row", "column"]
-SIDE = 3
 CLASSES = ("trouser", "pullover", "sneaker")
 """The classes of the items, each in three cells, so that counts reveal nothing."""
-_NEIGHBOURS: tuple[tuple[Category, str, int, int], ...] = (
-    ("row", "left of", 0, -1),
-    ("row", "right of", 0, 1),
-    ("column", "above", -1, 0),
-    ("column", "below", 1, 0),
-)
 
 
 @dataclass(frozen=True)
@@ -26,15 +21,13 @@ class Scene:
     classes: tuple[str, ...]
     white: int
 
-    def questions(self) -> list[tuple[Category, str, str]]:
-        """Category, question and answer of every question about the scene."""
-        questions: list[tuple[Category, str, str]] = [("white", "item on white?", self.classes[self.white])]
-        row, column = divmod(self.white, SIDE)
-        for category, words, down, across in _NEIGHBOURS:
-            if 0 <= row + down < SIDE and 0 <= column + across < SIDE:
-                neighbour = self.classes[self.white + SIDE * down + across]
-                questions.append((category, f"item {words} the one on white?", neighbour))
-        return questions
+    def questions(self) -> list[Asked]:
+        """Every question about the scene; all answers are classes."""
+        asked = [Asked("white", "item on white?", self.classes[self.white])]
+        around = neighbours(self.classes, self.white)
+        return asked + [
+            Asked(category, f"item {place} the one on white?", item) for category, place, item in around
+        ]
 
 
 def scene(name: str) -> Scene:

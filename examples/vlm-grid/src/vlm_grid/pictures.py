@@ -7,7 +7,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from vlm_grid.scenes import SIDE, Scene
+from vlm_grid.questions import SIDE
+from vlm_grid.scenes import Scene
 
 CELL = 16
 

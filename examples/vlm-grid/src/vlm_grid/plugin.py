@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-from itertools import chain, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -11,6 +9,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from vlm_core.io.paths import LocalPath
 from vlm_core.plugins import DatasetConfig, EncoderConfig, UserError, WeightsSource, hookimpl, random_values
+from vlm_grid.questions import alternating, conversations
 from vlm_grid.scenes import Category, Scene, scenes
 
 if TYPE_CHECKING:
@@ -45,23 +44,10 @@ class GridConfig(DatasetConfig):
         return [row for scene in split[: self.pictures] for row in self._conversations(scene)]
 
     def _conversations(self, scene: Scene) -> list[dict[str, Any]]:
-        asked = self._asked(scene)
+        categories = self.categories or get_args(Category)
+        asked = alternating(scene.questions(), categories, scene.name)[: self.questions]
         image = [self._picture(scene)] if self.images else []
-        return [
-            self._row(scene, start, asked[start : start + self.turns], image)
-            for start in range(0, len(asked), self.turns)
-        ]
-
-    def _asked(self, scene: Scene) -> list[tuple[Category, str, str]]:
-        """`questions` of the scene's questions in a seeded order, alternating between the categories."""
-        rng = random.Random(scene.name)
-        wanted = self.categories or list(get_args(Category))
-        groups = [[q for q in scene.questions() if q[0] == category] for category in wanted]
-        for group in groups:
-            rng.shuffle(group)
-        rng.shuffle(groups)
-        alternating = [q for q in chain.from_iterable(zip_longest(*groups)) if q]
-        return alternating[: self.questions]
+        return conversations(f"{self.split}-{scene.name}", asked, self.turns, image)
 
     def _picture(self, scene: Scene) -> str:
         from vlm_grid.pictures import write
@@ -70,19 +56,6 @@ class GridConfig(DatasetConfig):
             return str(write(scene, Path(self.folder)))
         except OSError as error:
             raise UserError(f"{self.folder}: cannot write the images: {error.strerror or error}") from None
-
-    def _row(
-        self, scene: Scene, start: int, asked: list[tuple[Category, str, str]], image: list[str]
-    ) -> dict[str, Any]:
-        turns = [
-            {"from": speaker, "value": value}
-            for _, question, answer in asked
-            for speaker, value in (("human", question), ("gpt", answer))
-        ]
-        if image:
-            turns[0]["value"] = f"<image>\n{turns[0]['value']}"
-        name = f"{self.split}-{scene.name}-{start}"
-        return {"id": name, "image": image, "conversations": turns, "category": asked[-1][0]}
 
 
 class PatchEmbeddingConfig(EncoderConfig):

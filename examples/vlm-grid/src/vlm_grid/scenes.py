@@ -7,15 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from vlm_grid.questions import SIDE, Asked, neighbours
+
 Category = Literal["ring", "row", "column"]
-SIDE = 3
 COLOURS = ("red", "green", "blue")
-_NEIGHBOURS: tuple[tuple[Category, str, int, int], ...] = (
-    ("row", "left of", 0, -1),
-    ("row", "right of", 0, 1),
-    ("column", "above", -1, 0),
-    ("column", "below", 1, 0),
-)
 
 
 @dataclass(frozen=True)
@@ -30,15 +25,13 @@ class Scene:
         """A unique name: one digit per cell, and the ring's cell."""
         return "".join(str(COLOURS.index(colour)) for colour in self.colours) + f"-{self.ring}"
 
-    def questions(self) -> list[tuple[Category, str, str]]:
-        """Category, question and answer of every question about the scene; all answers are colours."""
-        questions: list[tuple[Category, str, str]] = [("ring", "color of the ring?", self.colours[self.ring])]
-        row, column = divmod(self.ring, SIDE)
-        for category, words, down, across in _NEIGHBOURS:
-            if 0 <= row + down < SIDE and 0 <= column + across < SIDE:
-                neighbour = self.colours[self.ring + SIDE * down + across]
-                questions.append((category, f"color {words} the ring?", neighbour))
-        return questions
+    def questions(self) -> list[Asked]:
+        """Every question about the scene; all answers are colours."""
+        asked = [Asked("ring", "color of the ring?", self.colours[self.ring])]
+        around = neighbours(self.colours, self.ring)
+        return asked + [
+            Asked(category, f"color {place} the ring?", colour) for category, place, colour in around
+        ]
 
 
 def scenes(seed: int) -> list[Scene]:
