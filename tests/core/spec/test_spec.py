@@ -189,3 +189,17 @@ def test_spec_holds_configs_of_subclasses():
         }
     )
     assert yaml.safe_load(spec.to_yaml())["llm"]["d_model"] == 8
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("lr", "abc", "got 'abc': input should be a valid number, or a valid dictionary"),
+        ("micro_batch_size", "-1", "got -1: input should be greater than 0, or auto"),
+    ],
+)
+def test_a_value_of_no_type_of_a_union_is_one_problem(key, value, message):
+    grid = Path(__file__).parents[3] / "specs" / "grid.yaml"
+    with pytest.raises(SpecError) as caught:
+        load_spec(grid, [f"train.stages.0.{key}={value}"])
+    assert [problem.text for problem in caught.value.problems] == [message]

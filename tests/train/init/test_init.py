@@ -100,7 +100,7 @@ def test_few_images_are_all_trained_on(here, init):
     Path("data.json").write_text(json.dumps([row(i) for i in range(3)]))
     code, said = init("mine", "--data", "data.json")
     assert code == 0
-    assert "nothing is held out: 3 different images are too few" in said.out
+    assert "nothing is held out: too few different images for an evaluation (3, at least 10)" in said.out
     _, train = written()
     assert train.held_out_qa is None
     assert len(train.stages[0].data[0].rows()) == 3
@@ -112,7 +112,7 @@ def test_copies_of_one_image_are_one_image(here, init):
     for i in range(12):
         Path(f"photos/{i}.png").write_bytes(png("red"))
     _, said = init("mine", "--data", "data.json")
-    assert "1 different images are too few" in said.out
+    assert "too few different images for an evaluation (1, at least 10)" in said.out
     code, said = init("mine", "--data", "data.json", "--force", "--held-out", "0.3")
     assert code == 2
     assert "fewer than two different images" in said.err

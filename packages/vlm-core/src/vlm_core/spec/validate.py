@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -96,7 +96,21 @@ def _problems(document: Document, at: Path_, model: type[BaseModel], errors: lis
             continue
         extra = (error["ctx"]["at"],) if "at" in error.get("ctx", {}) else ()
         problems.append(document.problem((*at, *loc, *extra), _text(model, error)))
-    return problems
+    return _joined(problems)
+
+
+def _joined(problems: list[Problem]) -> list[Problem]:
+    """One problem for each value that no type of a union accepts, of those that pydantic has for each type."""
+    joined: list[Problem] = []
+    for problem in problems:
+        start, _, expected = problem.text.partition(": ")
+        last = joined[-1] if joined else None
+        same = last and (last.where, last.path) == (problem.where, problem.path)
+        if last and same and last.text.startswith("got ") and start.startswith(("got ", "unknown value ")):
+            joined[-1] = replace(last, text=f"{last.text}, or {expected.removeprefix('input should be ')}")
+        else:
+            joined.append(problem)
+    return joined
 
 
 def validate(model: type[M], document: Document, at: Path_ = ()) -> M:

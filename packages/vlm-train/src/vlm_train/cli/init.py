@@ -114,7 +114,9 @@ def _report(target: Target, spec: Spec, facts: DataFacts, parts: Split | None) -
     if parts:
         say(f"  {parts.train_rows} rows to train on, {parts.held_out_rows} rows about other images held out")
     elif facts.groups < MIN_GROUPS:
-        say(f"  nothing is held out: {facts.groups} different images are too few for an evaluation")
+        say(
+            f"  nothing is held out: too few different images for an evaluation ({facts.groups}, at least {MIN_GROUPS})"
+        )
     else:
         say("  nothing is held out, so the run reports no score")
     if facts.bad:

@@ -250,4 +250,6 @@ def list_rows(file: BinaryIO, path: Path) -> Iterator[tuple[int, int, Any]]:
         raise
     except (ValueError, RecursionError) as error:
         where = f"row {count}, near byte {window.byte}"
-        raise UserError(f"{path}: not valid JSON: {_text_of(error)} ({where})") from None
+        raise UserError(
+            f"{path}: not valid JSON: {_text_of(error)} ({where}); is the file cut off?"
+        ) from None
