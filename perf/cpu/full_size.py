@@ -12,8 +12,6 @@ easy-VQA, as the real one is a download.
 from __future__ import annotations
 
 import argparse
-import resource
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -34,6 +32,7 @@ from vlm_core.model import PARTS, VLM
 from vlm_core.model_folder import assemble
 from vlm_core.model_folder.weights import WEIGHTS
 from vlm_core.numerics.low_precision_matmul import native
+from vlm_core.runtime.peak_rss import peak_rss
 from vlm_core.spec.spec import Spec, load_spec
 from vlm_core.text.render import IMAGE, Message, render
 
@@ -54,19 +53,11 @@ def spec(smoke: bool) -> Spec:
     )[0]
 
 
-def peak() -> int:
-    """Bytes of memory that this process has held at most; mapped files count where they were read."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        return 1024 * int(status.read_text().split("VmHWM:")[1].split()[0])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
 def step(name: str, weights: int, run: Callable[[], Any]) -> tuple[Row, Any]:
     """A row of seconds and peak memory so far, and what `run` returned."""
     begin = time.perf_counter()
     result = run()
-    seconds, held = time.perf_counter() - begin, peak()
+    seconds, held = time.perf_counter() - begin, peak_rss()
     share = ratio(held / weights) if weights else ""
     return [name, number(seconds), f"{held / 1e9:.2f}", share], result
 

@@ -29,6 +29,7 @@ from typing import Any, NamedTuple, NoReturn, Protocol
 
 from fuzzing.guard import Guard
 from vlm_core.errors import BadSample, UserError
+from vlm_core.runtime.peak_rss import peak_rss
 
 KINDS = ("specs", "rows", "folders", "archives")
 SECONDS, HANG, MEGABYTES, MORE_MB = 2.0, 20.0, 1000.0, 400.0
@@ -97,7 +98,7 @@ def _alarm(*_: object) -> None:
 
 
 def peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return peak_rss() / 2**20
 
 
 def run(kind: str, seed: int, numbers: Sequence[int], keep: Path | None, *, debug: bool = False) -> Report:

@@ -161,13 +161,16 @@ class Examples:
 
 
 def _is_whole(text: str) -> bool:
-    """A spec or a sweep; the documentation shows parts, too."""
-    keys = set(yaml.safe_load(text))
+    """A spec or a sweep; the documentation shows parts and the tasks of other libraries, too."""
+    try:
+        keys = set(yaml.safe_load(text))
+    except yaml.constructor.ConstructorError:  # a tag of another library
+        return False
     return {"encoder", "connector", "llm"} <= keys or ("base" in keys and "base: /" in text)
 
 
 def _is_sweep(text: str) -> bool:
-    return "axes:" in text or "rows:" in text
+    return any(key in text for key in ("axes:", "rows:", "tables:"))
 
 
 def _resolved(text: str, path: Path) -> str:

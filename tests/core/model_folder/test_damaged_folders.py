@@ -19,6 +19,7 @@ from vlm_core.generation.conversation import Conversation
 from vlm_core.generation.sampling import GenerationConfig
 from vlm_core.io.manifest import MANIFEST, write_folder
 from vlm_core.model_folder.assemble import load
+from vlm_core.runtime.peak_rss import peak_rss
 
 SOUND = {
     "spec.yaml pretrained": "weights come from the folder",
@@ -99,7 +100,7 @@ def seconds():
 
 
 def megabytes():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return peak_rss() / 2**20
 
 
 def _parameter(name):

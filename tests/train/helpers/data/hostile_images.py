@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import resource
 import struct
 import sys
 import time
@@ -162,17 +161,9 @@ def make(folder: Path) -> Path:
     return folder / "rows.jsonl"
 
 
-def peak_memory() -> float:
-    """MiB that this program has held at most; what the system counts includes the process that started it."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        lines = status.read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
 def main() -> None:
     from vlm_core.io.images import load_image
+    from vlm_core.runtime.peak_rss import peak_rss
     from vlm_encoders.towers.transforms import Resizing, to_pixels
     from vlm_train.data.dataset import DroppedSample, Examples
     from vlm_train.data.llava import LlavaConfig
@@ -190,13 +181,13 @@ def main() -> None:
         return f"{image.width}×{image.height}", list(middle)  # pyright: ignore[reportArgumentType]
 
     examples, outcomes = Examples(LlavaConfig(path=str(make(Path(sys.argv[1])))).rows(), read), {}
-    before = peak_memory()
+    before = peak_rss() / 2**20
     for i, name in enumerate(CORPUS):
         began = time.process_time()
         item = examples[i]
         outcome, colour = (item.reason, []) if isinstance(item, DroppedSample) else item
         outcomes[name] = outcome, colour, time.process_time() - began
-    memory = peak_memory()
+    memory = peak_rss() / 2**20
     sys.stdout.write(json.dumps({"found": outcomes, "memory": memory, "before": before, "started": started}))
 
 

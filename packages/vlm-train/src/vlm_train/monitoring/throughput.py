@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import resource
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from vlm_core.diagnose.costs.gpus import GPUS
+from vlm_core.runtime.peak_rss import peak_rss
 from vlm_core.units import size
 
 T = TypeVar("T")
@@ -40,8 +39,7 @@ def peak_memory(device: torch.device) -> int:
     """Peak memory in bytes: of tensors on a GPU, of the whole process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return peak_rss()
 
 
 def step_texts(loss: float, lr: float, metrics: Mapping[str, Any]) -> dict[str, str]:
