@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from vlm_core.errors import UserError
@@ -13,9 +14,10 @@ from vlm_core.markup.printable import printable
 def check_state_tensors(
     tensors: Mapping[str, Tensor], like: Mapping[str, Tensor], batch_dim: int = 0
 ) -> dict[str, Tensor]:
-    """The tensors in the order, on the device and in the dtypes of `like`, which has those of one sequence.
+    """Copies of the tensors in the order, on the device and in the dtypes of `like`, which has those of one sequence.
 
-    The batch size at `batch_dim` is free, but the same in all tensors. Raises `UserError` for missing and unexpected
+    They are in torch's own memory: results of matrix products depend on alignment, which mapped files don't have. The
+    batch size at `batch_dim` is free, but the same in all tensors. Raises `UserError` for missing and unexpected
     names, other shapes, and types that are not both floats.
     """
     if unexpected := sorted(set(tensors) - set(like)):
@@ -34,4 +36,9 @@ def check_state_tensors(
         if seen.dtype != expected.dtype and not (seen.is_floating_point() and expected.is_floating_point()):
             kinds = [str(t.dtype).removeprefix("torch.") for t in (seen, expected)]
             raise UserError(f"{name!r} is of type {kinds[0]}, expected {kinds[1]}")
-    return {name: tensors[name].to(expected.device, expected.dtype) for name, expected in like.items()}
+    return {
+        name: torch.empty(tensors[name].shape, dtype=expected.dtype, device=expected.device).copy_(
+            tensors[name]
+        )
+        for name, expected in like.items()
+    }
