@@ -6,7 +6,8 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
@@ -23,6 +24,8 @@ FORMAT, VERSION = "vlm-cached-state", 1
 DISK_BYTES = 8 * 2**30
 LOGITS, STATE = "next_logits", "state."
 SUFFIX = ".safetensors"
+READS = 3
+"""Attempts to read a state that other processes replace meanwhile."""
 _KEY = re.compile("[0-9a-f]{64}")
 E = TypeVar("E")
 log = logging.getLogger(__name__)
@@ -31,6 +34,25 @@ log = logging.getLogger(__name__)
 def state_tensors(state: State, next_logits: Tensor) -> dict[str, Tensor]:
     """The tensors of a file: those of the state, and the logits of its last position."""
     return {LOGITS: next_logits, **{STATE + name: t for name, t in state.to_tensors().items()}}
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What differs once another process has replaced a file; None if there is none."""
+    try:
+        info = path.stat()
+    except OSError:
+        return None
+    return info.st_ino, info.st_mtime_ns
+
+
+def _touch(path: Path) -> None:
+    """Set the time of the last use, but not that of the last change, which readers compare."""
+    with suppress(OSError):
+        os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
+
+
+def _finite(tensors: Mapping[str, Tensor]) -> bool:
+    return all(bool(t.isfinite().all()) for t in tensors.values() if t.is_floating_point())
 
 
 class DiskCache:
@@ -60,20 +82,24 @@ class DiskCache:
     def get(self, key: str, load: Callable[[dict[str, Tensor]], E]) -> E | None:
         """What `load` makes of the tensors of a state; None if there is none, or a damaged one, which is removed."""
         path = self._path(key)
-        if not self._readable or not path.is_file():
-            return None
-        try:
-            with tensor_file.opened_tensors(path, "cached state") as file:
-                tensor_file.require_format(file.manifest, FORMAT, VERSION, path)
-                if file.manifest.get("key") != key:
-                    raise UserError(f"{path}: damaged: it is the state of another key")
-                entry = load(file.tensors())
-        except UserError as error:
-            self._drop(path, error)
-            return None
-        with suppress(OSError):
-            os.utime(path)  # the time of its last use
-        return entry
+        for _ in range(READS if self._readable else 0):
+            before = _identity(path)
+            if before is None:
+                return None
+            try:
+                with tensor_file.opened_tensors(path, "cached state") as file:
+                    tensor_file.require_format(file.manifest, FORMAT, VERSION, path)
+                    if file.manifest.get("key") != key:
+                        raise UserError(f"{path}: damaged: it is the state of another key")
+                    entry = load(file.tensors())
+            except UserError as error:
+                if _identity(path) == before:
+                    self._drop(path, error)
+                    return None
+                continue  # another process has replaced or evicted it meanwhile
+            _touch(path)
+            return entry
+        return None
 
     def put(self, key: str, state: State, next_logits: Tensor) -> None:
         """Write a state unless it is there; errors become one warning."""
@@ -82,7 +108,7 @@ class DiskCache:
             return
         try:
             tensors = state_tensors(state, next_logits)
-            if sum(tensor.nbytes for tensor in tensors.values()) > self.max_bytes:
+            if sum(tensor.nbytes for tensor in tensors.values()) > self.max_bytes or not _finite(tensors):
                 return
             facts = {"format": FORMAT, "version": VERSION, "key": key}
             tensor_file.write(path, tensors, facts)
@@ -101,8 +127,6 @@ class DiskCache:
         return self.folder / f"{key}{SUFFIX}"
 
     def _drop(self, path: Path, error: UserError) -> None:
-        if not path.is_file():  # another process has evicted it meanwhile
-            return
         self.damaged += 1
         log.warning("%s; the cached state is removed and computed again", error)
         remove(path)
@@ -120,7 +144,7 @@ class DiskCache:
                 if _KEY.fullmatch(file.name.removesuffix(SUFFIX)) and file.name.endswith(SUFFIX):
                     with suppress(OSError):  # removed by another process
                         info = file.stat(follow_symlinks=False)
-                        entries.append((info.st_mtime, info.st_size, Path(file.path)))
+                        entries.append((info.st_atime, info.st_size, Path(file.path)))
         return entries
 
     def _evict(self) -> None:
