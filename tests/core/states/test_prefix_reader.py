@@ -70,7 +70,7 @@ def test_a_hit_has_the_bits_of_computing(model, template, place, tmp_path):
     stats = cache.stats
     assert stats.hits + stats.misses == 16
     assert stats.hits >= 8
-    assert stats.reused_positions > stats.read_positions / 2
+    assert stats.reused_positions > 0
     if disk is not None:
         assert stats.disk_hits == stats.hits
         assert stats.entries == 0

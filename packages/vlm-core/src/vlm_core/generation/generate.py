@@ -123,6 +123,15 @@ class Session:
         copies._state = state.expand(n)
         return copies
 
+    @classmethod
+    def join(cls, sessions: Sequence[Session]) -> Session:
+        """One session of the conversations of all, to be continued with `prefill`; for models with `joins_states`."""
+        joined = cls(sessions[0].model, prefill_chunk=sessions[0].prefill_chunk)
+        states = [state for session in sessions if (state := session.state) is not None]
+        assert len(states) == len(sessions), "prefill first"
+        joined._state = states[0] if len(states) == 1 else joined.model.llm.join_states(states)
+        return joined
+
     def fork(self) -> Session:
         """An independent session at the same position, to be continued with `tokens`, `generate` or `prefill`.
 
