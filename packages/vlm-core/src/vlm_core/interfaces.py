@@ -262,8 +262,9 @@ class LanguageModel(Part, ABC, Generic[S]):
     def state_from_tensors(self, tensors: Mapping[str, Tensor]) -> S:
         """The state that `State.to_tensors` wrote, bit by bit; floats are converted to the dtype of the model's states.
 
-        The tensors, on any device, may come from a damaged file. Raises `UserError` for names, shapes or types other
-        than those of this model's states, and if the model's states can't be made from tensors: the default.
+        The tensors, on any device, may come from a damaged file. Large ones may be on the meta device, to be checked
+        before they are read. Raises `UserError` for names, shapes or types other than those of this model's states, and
+        if the model's states can't be made from tensors: the default.
         """
         raise UserError(f"{type(self).__name__}: its states can't be saved and loaded")
 

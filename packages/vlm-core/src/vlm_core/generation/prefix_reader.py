@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from contextlib import suppress
+from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from itertools import pairwise, takewhile
 
@@ -158,13 +159,16 @@ def computation(model: VLM) -> list[object]:
 
 def _versions(model: VLM) -> dict[str, str]:
     """Versions of the libraries that compute, and of those that the model's parts come from."""
-    homes = packages_distributions()
-    modules = {type(getattr(model, part)).__module__.split(".")[0] for part in PARTS}
+    return versions_of(frozenset(type(getattr(model, part)).__module__.split(".")[0] for part in PARTS))
+
+
+@cache
+def versions_of(modules: frozenset[str]) -> dict[str, str]:
+    """Versions of `_LIBRARIES` and of the distributions of these modules, as far as they are installed."""
+    homes = packages_distributions()  # reads the metadata of everything installed
     names = {*_LIBRARIES, *(name for module in modules for name in homes.get(module, ()))}
     versions = {}
     for name in sorted(names):
-        try:
+        with suppress(PackageNotFoundError):
             versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return versions
