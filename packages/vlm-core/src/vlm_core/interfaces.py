@@ -137,6 +137,11 @@ class State(Protocol):
         """A state for B·n sequences: each sequence repeated n times, copies adjacent."""
         ...
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its tensors."""
+        ...
+
 
 S = TypeVar("S", bound=State)
 
@@ -240,6 +245,10 @@ class LanguageModel(Part, ABC, Generic[S]):
         """As `forward`, but -> (logits (B, V) of the last position, state). A subclass may have a faster way."""
         hidden, state = self(x, segments=segments, state=state)
         return self.logits(hidden[:, -1]), state
+
+    def next_state(self, x: Tensor, *, state: S | None = None) -> S | None:
+        """The state after embeddings (B, T, M), as that of `forward`; nothing is predicted from them."""
+        return self(x, state=state)[1]
 
     def cuda_graph_decoder(self, state: S, sampler: Sampler) -> GraphDecoder | None:
         """A faster decoder for states like this one, with the same results; None if there is none. Call `start`."""

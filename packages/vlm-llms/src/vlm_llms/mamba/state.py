@@ -28,6 +28,10 @@ class MambaState(tuple[SSMState, ...]):
             SSMState(s.conv.repeat_interleave(n, 0), s.ssm.repeat_interleave(n, 0)) for s in self
         )
 
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for layer in self for tensor in layer)
+
     def save(self, path: Path) -> None:
         """Write a safetensors file that `load` reads."""
         conv, ssm = (torch.stack(list(part)).contiguous() for part in zip(*self, strict=True))

@@ -27,6 +27,14 @@ def _copied(value: Any) -> Any:
     return [_copied(inner) for inner in value] if isinstance(value, list) else value
 
 
+def _nbytes(value: Any) -> int:
+    """Bytes of the tensors in a layer's attribute."""
+    if isinstance(value, Tensor):
+        return value.nbytes
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return sum(map(_nbytes, inner))
+
+
 def _copy_layer(layer: Any) -> Any:
     """A copy that may be modified. Keys and values are shared: layers replace them and never write into them."""
     layer_copy = copy.copy(layer)
@@ -104,6 +112,11 @@ class CacheState:
         cache.reorder_cache(torch.arange(self.batch, device=device).repeat_interleave(n))  # pyright: ignore[reportArgumentType]
         real = None if self.real is None else self.real.repeat_interleave(n, 0)
         return CacheState(cache, self.batch * n, self.length, real)
+
+    @property
+    def nbytes(self) -> int:
+        layers = (_nbytes(vars(layer)) for layer in self.cache.layers)
+        return sum(layers) + (0 if self.real is None else self.real.nbytes)
 
     def attended(self, x: Tensor, real: Tensor | None) -> Tensor | None:
         """Mask (B, length + T) of the positions of the past and of x (B, T, M) that are no padding; None if all are."""
