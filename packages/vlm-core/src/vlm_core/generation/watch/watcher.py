@@ -16,9 +16,10 @@ from vlm_core.generation.watch.prompt import WatchPrompt
 from vlm_core.io.frames.times import clock, seconds
 from vlm_core.text.template import AnyTemplate
 from vlm_core.units import size
+from vlm_core.views.image_views import ImageInput, ImageViews, view_values
 
-Frame = tuple[float, Image.Image | Tensor]
-"""Seconds from the beginning of the stream; an RGB image, or what the encoder's `transform` makes of one."""
+Frame = tuple[float, Image.Image | ImageInput]
+"""Seconds from the beginning of the stream; an RGB image, or what the encoder takes: pixels, or views."""
 log = logging.getLogger(__name__)
 
 
@@ -63,8 +64,8 @@ class Watcher:
             self.append(time, image)
             yield time
 
-    def append(self, time: float, image: Image.Image | Tensor) -> None:
-        """Read one frame at `time` seconds: an RGB image, or pixels (3, h, w) as of the encoder's `transform`.
+    def append(self, time: float, image: Image.Image | ImageInput) -> None:
+        """Read one frame at `time` seconds: an RGB image, pixels (3, h, w) as of the encoder's `transform`, or views.
 
         Raises `FrameLimit` after `max_frames` frames, and `UserError` for a time before the last frame's; the state
         is then as before.
@@ -74,33 +75,38 @@ class Watcher:
         time = seconds(time)
         if self.time is not None and time < self.time:
             raise UserError(f"the frame at {clock(time)} comes after that at {clock(self.time)}")
-        self._read(self._pixels(image))
+        self._read(self._checked(image))
         self.frames, self.time = self.frames + 1, time
         if self.kept.is_due(time):
             self.kept.add(self.fork())
 
-    def _pixels(self, image: Image.Image | Tensor) -> Tensor:
-        pixels = image if isinstance(image, Tensor) else self._session.model.encoder.transform(image)
-        if pixels.ndim != 3 or len(pixels) != 3 or not pixels.is_floating_point():
-            raise UserError(
-                f"a frame is {pixels.dtype} of shape {tuple(pixels.shape)}; expected floats (3, height, width)"
-            )
-        return pixels
+    def _checked(self, image: Image.Image | ImageInput) -> ImageInput:
+        image = image if isinstance(image, Tensor | ImageViews) else self._session.model.encoder.transform(image)
+        for pixels in view_values(image):
+            if pixels.ndim != 3 or len(pixels) != 3 or not pixels.is_floating_point():
+                shape = tuple(pixels.shape)
+                raise UserError(f"a frame is {pixels.dtype} of shape {shape}; expected floats (3, height, width)")
+        return image
 
     @torch.inference_mode()
-    def _read(self, pixels: Tensor) -> None:
-        model = self._session.model
-        text = self._text()
+    def _read(self, image: ImageInput) -> None:
+        text, size_before = self._text(), self.nbytes if self.frames == 1 else 0
         if self._done is not None:  # one frame at most waits on the GPU
             self._done.synchronize()
-        embeds = model.encode_images(pixels.to(text.device).unsqueeze(0))
-        size_before = self.nbytes
-        self._session.append_embeds(torch.cat([text, embeds.flatten(0, 1).unsqueeze(0).to(text.dtype)], dim=1))
+        self._session.append_embeds(torch.cat([text, self._image_embeds(image).to(text)], dim=1))
         if text.is_cuda:
             self._done = torch.cuda.Event()
             self._done.record()
         if self.frames == 1 and self.nbytes > size_before:
             self._tell_growth(self.nbytes - size_before)
+
+    def _image_embeds(self, image: ImageInput) -> Tensor:
+        """(1, L, M): the positions of one frame."""
+        model = self._session.model
+        pixels = torch.stack(view_values(image)).to(next(model.llm.parameters()).device)
+        order = image.order if isinstance(image, ImageViews) else None
+        embeds = model.arrange(model.encode_images(pixels), order).flatten(0, 1)
+        return embeds[: model.image_tokens(image)].unsqueeze(0)
 
     def _text(self) -> Tensor:
         """Embeddings (1, T, M) of the text before the next frame; T may be 0."""
