@@ -80,7 +80,18 @@ def test_a_folder_is_read_to_its_end_and_answered_once(tiny_folder, folder, monk
 
 
 def test_questions_meanwhile_and_about_earlier_times(tiny_folder, folder, monkeypatch, capsys):
-    typed(monkeypatch, "/wait", "red?", "/at 0:03 red?", "/at 2s red?", "/status", "/at 1:00 red?", "/at 3", "/quit", "x")
+    typed(
+        monkeypatch,
+        "/wait",
+        "red?",
+        "/at 0:03 red?",
+        "/at 2s red?",
+        "/status",
+        "/at 1:00 red?",
+        "/at 3",
+        "/quit",
+        "x",
+    )
     code, out, err = call(monkeypatch, capsys, tiny_folder, "--watch", folder, "--keep-every", "2s")
     answers = [printed(expected_answer(tiny_folder, count)) for count in (6, 3)]
     head, ended, now, three, two, status, help_line = out.splitlines()
@@ -143,7 +154,9 @@ def test_a_pipe_that_ends_in_the_middle_of_a_frame_is_told_and_answered(tiny_fol
     data = b"".join((folder / f"{i}.png").read_bytes() for i in range(3))
     code, out, err = piped(tiny_folder, data + jpeg(pictures(1)[0])[:-30], "--ask", "red?")
     assert (code, out) == (0, printed(expected_answer(tiny_folder, 3)) + "\n")
-    assert re.search("the stream ended in the middle of frame 4, after [0-9]+ of its bytes; this frame is left out", err)
+    assert re.search(
+        "the stream ended in the middle of frame 4, after [0-9]+ of its bytes; this frame is left out", err
+    )
 
 
 @pytest.mark.parametrize(
@@ -184,13 +197,18 @@ def test_questions_come_from_the_terminal_while_frames_come_through_the_pipe(tin
         os.dup2(reading, 0)
         os.environ.update(TERM="dumb", XDG_STATE_HOME=str(tmp_path))
         command = "import sys; from vlm_core.cli.chat import main; sys.exit(main())"
-        os.execv(sys.executable, [sys.executable, "-c", command, str(tiny_folder), "--watch", "-", "--rate", "1", *SETTINGS])
+        os.execv(
+            sys.executable,
+            [sys.executable, "-c", command, str(tiny_folder), "--watch", "-", "--rate", "1", *SETTINGS],
+        )
     os.close(reading)
 
     def until(end):
         output = b""
         while end not in output:
-            assert select.select([terminal], [], [], 60)[0], f"waited in vain for {end!r} after {output[-300:]!r}"
+            assert select.select([terminal], [], [], 60)[0], (
+                f"waited in vain for {end!r} after {output[-300:]!r}"
+            )
             output += os.read(terminal, 65536)
         return output.decode()
 
@@ -217,7 +235,10 @@ def test_questions_come_from_the_terminal_while_frames_come_through_the_pipe(tin
         (["--watch", "none"], "none: no such folder, file or camera"),
         (["--watch", "rtsp://camera"], "rtsp://camera: URLs are not supported; pipe the stream in: ffmpeg"),
         (["--watch", "one.png"], "one.png: a single image, not a video or an animation"),
-        (["--watch", "/dev/null", "--rate", "2"], "--rate: a camera has times of its own; --fps leaves frames out"),
+        (
+            ["--watch", "/dev/null", "--rate", "2"],
+            "--rate: a camera has times of its own; --fps leaves frames out",
+        ),
         (["--watch", ".", "--image", "one.png"], "--image: with --watch all images come from the stream"),
         (["--fps", "2"], "--fps is for --watch"),
         (["--keep-every", "2s"], "--keep-every is for --watch"),

@@ -89,15 +89,18 @@ def test_times_as_people_write_them(written, expected):
     assert seconds(written) == expected
 
 
-@pytest.mark.parametrize("written", ["", "noon", "1:2:3", "-5", "1:60:0", "nan", "1e9", "٣", -1, float("inf"), None, "9" * 99])
+@pytest.mark.parametrize(
+    "written", ["", "noon", "1:2:3", "-5", "1:60:0", "nan", "1e9", "٣", -1, float("inf"), None, "9" * 99]
+)
 def test_what_is_no_time(written):
     with pytest.raises(UserError, match="is no time; write 01:12:00"):
         seconds(written)
 
 
 @pytest.mark.parametrize(
-    ("time", "text"), [(0, "00:00:00"), (4320, "01:12:00"), (59.999, "00:01:00"), (2.5, "00:00:02.50"), (360000, "100:00:00")]
-)  # fmt: skip
+    ("time", "text"),
+    [(0, "00:00:00"), (4320, "01:12:00"), (59.999, "00:01:00"), (2.5, "00:00:02.50"), (360000, "100:00:00")],
+)
 def test_times_are_written_alike(time, text):
     assert clock(time) == text
     assert seconds(text) == pytest.approx(time, abs=0.005)

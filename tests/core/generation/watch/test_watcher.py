@@ -24,7 +24,9 @@ def known(model, logits):
     return logits[:, : len(model.llm.tokenizer)]
 
 
-@pytest.mark.parametrize("template", [LLAVA, TEMPLATES["short"], TEMPLATES["vicuna"]], ids=["llava", "short", "vicuna"])
+@pytest.mark.parametrize(
+    "template", [LLAVA, TEMPLATES["short"], TEMPLATES["vicuna"]], ids=["llava", "short", "vicuna"]
+)
 @pytest.mark.parametrize("count", [1, 2, 7])
 def test_frames_as_they_come_equal_frames_at_once(tiny_model, template, count):
     """Products of other shapes round otherwise: logits are within 1e-5, answers equal."""
@@ -40,7 +42,9 @@ def test_frames_as_they_come_equal_frames_at_once(tiny_model, template, count):
 def test_the_same_pieces_give_the_same_bits(tiny_model):
     """A prompt read with `prefill` in the pieces of a watcher: nothing but the pieces makes a difference."""
     seen = frames(4)
-    whole = WatchPrompt(LLAVA, tiny_model.llm.tokenizer).whole(QUESTION, [tiny_model.image_tokens(p) for _, p in seen])
+    whole = WatchPrompt(LLAVA, tiny_model.llm.tokenizer).whole(
+        QUESTION, [tiny_model.image_tokens(p) for _, p in seen]
+    )
     ends = [i + 1 for i, image in enumerate(whole.image_mask) if image and not whole.image_mask[i + 1]]
     session = Session(tiny_model)
     for start, end, (_, pixels) in zip([0, *ends], ends, seen, strict=False):
@@ -68,7 +72,9 @@ def test_the_parts_of_a_prompt_are_those_of_the_template(tiny_model, name):
 def test_a_question_before_the_images_is_refused(tiny_model):
     def render_swapped(template, messages, tokenizer, *args, **kwargs):
         parts = messages[0].parts
-        return render(LLAVA, [messages[0].__class__("user", (parts[-1], *parts[:-1]))], tokenizer, *args, **kwargs)
+        return render(
+            LLAVA, [messages[0].__class__("user", (parts[-1], *parts[:-1]))], tokenizer, *args, **kwargs
+        )
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vlm_core.generation.watch.prompt.render", render_swapped)
@@ -128,7 +134,9 @@ def test_a_small_prefill_chunk_is_kept_to(tiny_model, monkeypatch):
     seen, lengths = frames(3), []
     forward = type(tiny_model.llm).forward
     monkeypatch.setattr(
-        type(tiny_model.llm), "forward", lambda self, x, **more: lengths.append(x.shape[1]) or forward(self, x, **more)
+        type(tiny_model.llm),
+        "forward",
+        lambda self, x, **more: lengths.append(x.shape[1]) or forward(self, x, **more),
     )
     watcher = Session(tiny_model, prefill_chunk=3).watch(seen, LLAVA)
     list(watcher)
@@ -164,7 +172,7 @@ def test_a_state_of_constant_size_says_nothing(tiny_model, caplog):
 
 def test_the_limit_of_frames(tiny_model):
     watcher = Session(tiny_model).watch(frames(5), LLAVA, max_frames=3)
-    with pytest.raises(FrameLimit, match="^3 frames have been read, as many as max_frames allows$"):
+    with pytest.raises(FrameLimit, match=r"^3 frames have been read, as many as max_frames allows$"):
         list(watcher)
     expected = watched(tiny_model, frames(3)).fork().answers(QUESTIONS, SHORT_ANSWER)
     assert watcher.fork().answers(QUESTIONS, SHORT_ANSWER) == expected
@@ -227,7 +235,7 @@ def test_a_time_that_cannot_be_gone_back_to(tiny_model, time, message):
 def test_nothing_is_kept_if_nothing_is_to_be(tiny_model):
     watcher = watched(tiny_model, frames(3), keep=None)
     assert watcher.at(2).frames == 3
-    with pytest.raises(UserError, match="^00:00:01: no state is kept$"):
+    with pytest.raises(UserError, match=r"^00:00:01: no state is kept$"):
         watcher.at(1)
     with pytest.raises(UserError, match="no frame has been read"):
         Session(tiny_model).watch([], LLAVA).at(0)

@@ -95,7 +95,7 @@ def test_what_is_no_stream_of_images_ends_soon(data):
 
 
 def test_a_short_stream_without_images():
-    with pytest.raises(UserError, match="^no JPEG or PNG image in the stream$"):
+    with pytest.raises(UserError, match=r"^no JPEG or PNG image in the stream$"):
         cut(b"hello", 2)
 
 
@@ -103,7 +103,7 @@ def test_a_short_stream_without_images():
 def test_a_frame_is_bounded(monkeypatch, begin):
     monkeypatch.setattr(image_stream, "MAX_FRAME", 10_000)
     endless = iter([begin, *[b"\0" * 1000] * 100])
-    with pytest.raises(UserError, match="more than|in the middle|no JPEG"):
+    with pytest.raises(UserError, match=r"more than|in the middle|no JPEG"):
         list(ImageStream(lambda: next(endless, b"")))
     assert len(list(endless)) > 80 or begin.startswith(b"\x89")
 

@@ -172,7 +172,9 @@ class LanguageModelSuite(StateTensorTests, TokenizerTests):
             states.append(lm.next_state(chunk, state=states[-1]))
         hidden = lm(x)[0]
         self.assert_close(lm(x[:, -1:], state=states[-1])[0], hidden[:, -1:], "after three next states")
-        self.assert_close(lm(x[:, 6:], state=states[2])[0], hidden[:, 6:], "an earlier state, continued later")
+        self.assert_close(
+            lm(x[:, 6:], state=states[2])[0], hidden[:, 6:], "an earlier state, continued later"
+        )
 
     @torch.no_grad()
     def test_a_state_is_never_changed_in_place(self, lm: LanguageModel, x: Tensor) -> None:

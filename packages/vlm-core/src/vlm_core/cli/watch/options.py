@@ -16,20 +16,31 @@ from vlm_core.io.paths import expanded
 if TYPE_CHECKING:
     from vlm_core.io.frames.source import FrameSource
 
-_DEFAULTS = {"fps": None, "rate": None, "stall": 10.0, "keep_every": 60.0, "keep_mb": 1024, "max_frames": None}
+_DEFAULTS = {
+    "fps": None,
+    "rate": None,
+    "stall": 10.0,
+    "keep_every": 60.0,
+    "keep_mb": 1024,
+    "max_frames": None,
+}
 _PIPE = "ffmpeg -i FILE -f image2pipe -c:v mjpeg - | vlm-chat MODEL --watch -"
 
 
 def add_watch(parser: argparse.ArgumentParser) -> None:
     """Add `--watch` and its options."""
-    group = parser.add_argument_group("watching", "with --watch; questions are answered while frames are read")
+    group = parser.add_argument_group(
+        "watching", "with --watch; questions are answered while frames are read"
+    )
     group.add_argument(
         "--watch",
         metavar="SOURCE",
         help="a folder of images, an animated GIF, PNG or WebP, a camera (/dev/video0), or - for JPEG or PNG images "
         "from standard input",
     )
-    group.add_argument("--fps", type=_above_zero, metavar="N", help="read at most N frames a second; default: all")
+    group.add_argument(
+        "--fps", type=_above_zero, metavar="N", help="read at most N frames a second; default: all"
+    )
     group.add_argument(
         "--rate",
         type=_above_zero,
@@ -38,12 +49,18 @@ def add_watch(parser: argparse.ArgumentParser) -> None:
         "arrival and frames that come too fast are dropped",
     )
     group.add_argument(
-        "--stall", type=_time, metavar="TIME", help="warn if standard input gives nothing for so long; default 10s"
+        "--stall",
+        type=_time,
+        metavar="TIME",
+        help="warn if standard input gives nothing for so long; default 10s",
     )
     group.add_argument("--keep-every", type=_time, metavar="TIME", help="keep a state so often; default 60s")
     group.add_argument("--keep-mb", type=count, metavar="N", help="memory of kept states in MB; default 1024")
     group.add_argument(
-        "--max-frames", type=count, metavar="N", help="read at most N frames: a Transformer's state grows with each"
+        "--max-frames",
+        type=count,
+        metavar="N",
+        help="read at most N frames: a Transformer's state grows with each",
     )
     parser.set_defaults(**dict.fromkeys(_DEFAULTS))
 
@@ -123,5 +140,3 @@ def _frames_descriptor(*, ask: bool) -> int:
     os.dup2(terminal, 0)
     os.close(terminal)
     return descriptor
-
-

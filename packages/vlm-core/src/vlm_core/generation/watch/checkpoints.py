@@ -35,7 +35,9 @@ class Keep:
         for name, least in (("last", 1), ("older", 0), ("max_bytes", 1)):
             value = getattr(self, name)
             if type(value) is not int or value < least:
-                raise UserError(f"keep: {name} is {shown(value)}; expected a whole number of at least {least}")
+                raise UserError(
+                    f"keep: {name} is {shown(value)}; expected a whole number of at least {least}"
+                )
 
 
 KEEP = Keep()
@@ -93,7 +95,9 @@ class Checkpoints:
         if not self._told:
             assert self.keep is not None
             budget = size(self.keep.max_bytes)
-            log.warning("a state takes %s, more than the %s for kept ones: none is kept", size(fork.nbytes), budget)
+            log.warning(
+                "a state takes %s, more than the %s for kept ones: none is kept", size(fork.nbytes), budget
+            )
         self._told = True
 
     def at(self, time: float) -> Fork:
@@ -101,5 +105,7 @@ class Checkpoints:
         forks = [fork for fork in self._forks if fork.time is not None and fork.time <= time]
         if forks:
             return forks[-1]
-        oldest = f"the oldest kept state is that at {clock(self.times[0])}" if self._forks else "no state is kept"
+        oldest = (
+            f"the oldest kept state is that at {clock(self.times[0])}" if self._forks else "no state is kept"
+        )
         raise UserError(f"{clock(time)}: {oldest}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from vlm_core.errors import UserError
@@ -28,7 +29,7 @@ class _Parts(NamedTuple):
 def _split(prompt: TokenizedConversation) -> _Parts:
     """The parts of a prompt whose images have one position each."""
     places = [i for i, image in enumerate(prompt.image_mask) if image]
-    between = [prompt.input_ids[a + 1 : b] for a, b in zip(places, places[1:], strict=False)]
+    between = [prompt.input_ids[a + 1 : b] for a, b in pairwise(places)]
     return _Parts(prompt.input_ids[: places[0]], between, prompt.part(places[-1] + 1))
 
 
@@ -67,4 +68,6 @@ class WatchPrompt:
 
     def _require_constant(self, between: list[list[int]], question: str) -> None:
         if any(ids != self.between for ids in between):
-            raise UserError(f"the template writes other text between images for the question {question!r:.60}")
+            raise UserError(
+                f"the template writes other text between images for the question {question!r:.60}"
+            )

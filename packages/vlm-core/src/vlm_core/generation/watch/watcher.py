@@ -46,7 +46,9 @@ class Watcher:
         if session.state is not None:
             raise UserError("the session has read a prompt already; watch with a new one")
         if max_frames is not None and (type(max_frames) is not int or max_frames < 1):
-            raise UserError(f"max_frames is {shown(max_frames)}; expected a whole number of at least 1, or None")
+            raise UserError(
+                f"max_frames is {shown(max_frames)}; expected a whole number of at least 1, or None"
+            )
         self._session, self._source, self.max_frames = session, frames, max_frames
         self._prompt = WatchPrompt(template, session.model.llm.tokenizer)
         self.kept = Checkpoints(keep)
@@ -81,11 +83,15 @@ class Watcher:
             self.kept.add(self.fork())
 
     def _checked(self, image: Image.Image | ImageInput) -> ImageInput:
-        image = image if isinstance(image, Tensor | ImageViews) else self._session.model.encoder.transform(image)
+        image = (
+            image if isinstance(image, Tensor | ImageViews) else self._session.model.encoder.transform(image)
+        )
         for pixels in view_values(image):
             if pixels.ndim != 3 or len(pixels) != 3 or not pixels.is_floating_point():
                 shape = tuple(pixels.shape)
-                raise UserError(f"a frame is {pixels.dtype} of shape {shape}; expected floats (3, height, width)")
+                raise UserError(
+                    f"a frame is {pixels.dtype} of shape {shape}; expected floats (3, height, width)"
+                )
         return image
 
     @torch.inference_mode()
@@ -140,6 +146,8 @@ class Watcher:
         """
         moment = seconds(time)
         if self.time is None or moment > self.time:
-            last = "no frame has been read" if self.time is None else f"the last frame is at {clock(self.time)}"
+            last = (
+                "no frame has been read" if self.time is None else f"the last frame is at {clock(self.time)}"
+            )
             raise UserError(f"{clock(moment)} has not come yet: {last}")
         return self.fork() if moment == self.time else self.kept.at(moment)

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class PipeReader:
-    """Images from a file descriptor; a warning says once when no bytes have come for `stall` seconds, and when they do."""
+    """Images from a file descriptor; a warning says once that no data has come for `stall` seconds."""
 
     def __init__(self, descriptor: int, stall: float) -> None:
         self.descriptor, self.stall = descriptor, stall
