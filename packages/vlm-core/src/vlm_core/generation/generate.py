@@ -9,10 +9,13 @@ from torch import Generator, Tensor
 
 from vlm_core.errors import UserError
 from vlm_core.generation.sampling import GREEDY, GenerationConfig, TokenSampler, refuse_damaged, sample
+from vlm_core.generation.watch.checkpoints import KEEP, Keep
+from vlm_core.generation.watch.watcher import Frame, Watcher
 from vlm_core.interfaces import GraphDecoder, State
 from vlm_core.model import VLM, splice_part
 from vlm_core.text.batch import Batch, collate
 from vlm_core.text.render import TokenizedConversation
+from vlm_core.text.template import AnyTemplate
 from vlm_core.views.image_views import ImageInput, joined_order
 
 GRAPH_AFTER_TOKENS = 4
@@ -167,6 +170,27 @@ class Session:
         logits = self.next_logits
         assert logits is not None, "prefill first"
         return logits[:, : len(self.model.llm.tokenizer)].clone()
+
+    @torch.inference_mode()
+    def append_embeds(self, x: Tensor) -> None:
+        """Append embeddings (B, T, M) to the conversations; `prefill` must follow before the next id is predicted."""
+        self._leave_graph()
+        state = self._state
+        size = x.shape[1] if self.prefill_chunk is None else max(1, self.prefill_chunk // len(x))
+        for part in x.split(size, dim=1):
+            state = self.model.next_state(part, state)
+        self._state, self._next_logits = state, None
+
+    def watch(
+        self,
+        frames: Iterable[Frame],
+        template: AnyTemplate,
+        *,
+        keep: Keep | None = KEEP,
+        max_frames: int | None = None,
+    ) -> Watcher:
+        """A watcher of these frames, (seconds, image) each, that reads them into this session: see `Watcher`."""
+        return Watcher(self, frames, template, keep=keep, max_frames=max_frames)
 
     def generate(self, decoding: GenerationConfig = GREEDY) -> list[str]:
         """Generate an answer to each conversation -> texts, without EOS and surrounding white space."""
