@@ -73,10 +73,10 @@ class Stream:
 def in_turns(old: Stream, model: VLM, rounds: int) -> tuple[float, float]:
     """Milliseconds of CPU time a frame of the stream, and of one that has read `YOUNG` frames; medians."""
     times: dict[bool, list[float]] = {True: [], False: []}
-    for number in range(rounds):
+    for turn in range(rounds):
         young = Stream(model)
         young.read(YOUNG)
-        for is_old in (number % 2 == 0, number % 2 == 1):  # neither is always the first
+        for is_old in (turn % 2 == 0, turn % 2 == 1):  # neither is always the first
             stream = old if is_old else young
             times[is_old].append(cpu_time(lambda stream=stream: stream.read(TURN)) / TURN)
     return statistics.median(times[True]) * 1e3, statistics.median(times[False]) * 1e3
