@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -39,6 +41,13 @@ def splice_part(x: Tensor, image_mask: Tensor, image_embeds: Tensor, part: slice
     return torch.where(image_mask[:, part].unsqueeze(-1), values[here], x)
 
 
+class ContentDigests(NamedTuple):
+    """Digests of a model's parts by content, which hold while the addresses and versions of its tensors are these."""
+
+    tensors: list[tuple[int, int]]
+    digests: dict[str, str]
+
+
 class VLM(nn.Module):
     """encoder → connector → image embeddings inserted into text embeddings → language model (paper, section 3.1)."""
 
@@ -46,6 +55,7 @@ class VLM(nn.Module):
         super().__init__()
         self.encoder, self.connector, self.llm = encoder, connector, llm
         self._image_graphs = CudaGraphs()
+        self.content_digests: ContentDigests | None = None  # see `model_folder.model_digest`
 
     def image_tokens(self, image: ImageInput) -> int:
         """Number of positions of one image in the sequence: its views, or its pixels (3, height, width)."""
