@@ -102,10 +102,10 @@ def test_turns_of_a_conversation_may_each_have_images(tiled, files):
 def test_the_prefix_of_an_image_is_shared_by_its_questions(tiled, files):
     questions = [Question(f"{f.name}-{text}", text, f) for f in files for text in ("a?", "is it?", "red")]
     answers = [
-        dict(
-            (q.id, text)
+        {
+            q.id: text
             for q, text in BenchmarkInference(*_of(tiled), batch_size=size, reuse=reuse).ask(questions)
-        )
+        }
         for size, reuse in ((1, False), (6, True), (8, False))
     ]
     assert answers[0] == answers[1] == answers[2]

@@ -95,7 +95,7 @@ def too_many_views(layouts: Sequence[ViewLayout], length: int, limit: int) -> st
     `5 views of 729 and 300 tokens are 3,945; max_length is 2,048`.
     """
     views, positions = sum(one.views for one in layouts), sum(one.positions for one in layouts)
-    if views == len(layouts):
+    if views == len(layouts):  # also without layouts
         return None
     tokens = layouts[0].tokens
     arranged = "" if positions == views * tokens else f", arranged as {positions:,},"

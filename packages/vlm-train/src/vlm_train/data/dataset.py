@@ -92,9 +92,17 @@ class SampleProcessor:
         """The tokens of `read`. With `layout` nothing is decoded: only headers of images are read."""
         if self.layout is None:
             return self.read(row).sample
-        layout = self.layout
-        layouts = each_image(row["image"], lambda source: layout(upright_size(source)))
-        whole = self._rendered(row, [one.positions for one in layouts])
+        layouts = self.layouts(row)
+        return self.truncated(self._rendered(row, [one.positions for one in layouts]), layouts)
+
+    def layouts(self, row: dict[str, Any]) -> list[ViewLayout]:
+        """The views of the row's images, from their headers; empty if every image has one view."""
+        if (layout := self.layout) is None:
+            return []
+        return each_image(row["image"], lambda source: layout(upright_size(source)))
+
+    def truncated(self, whole: TokenizedConversation, layouts: Sequence[ViewLayout]) -> TokenizedConversation:
+        """The first `max_length` positions of a row; `TooLong` counts the views of its images."""
         try:
             return whole.truncated(self.max_length)
         except TooLong as error:
@@ -116,6 +124,7 @@ def sample_processor(
 ) -> SampleProcessor:
     """The processor of rows for `model` in `stage`, or at inference."""
     processor = model.image_processor
+    _refuse_no_room(model, train.max_length)
     return SampleProcessor(
         processor,
         model.image_tokens,
@@ -125,6 +134,17 @@ def sample_processor(
         train.max_length,
         layout=None if processor.rule is None else processor.layout,
     )
+
+
+def _refuse_no_room(model: VLM, max_length: int) -> None:
+    """Raise `UserError` if not even the views of the smallest image leave room for a token of text."""
+    survey = model.view_survey
+    if survey is not None and survey.fewest.positions >= max_length:
+        fewest = survey.fewest
+        raise UserError(
+            f"views: an image has at least {fewest.views} views of {fewest.tokens:,} tokens, {fewest.positions:,} in "
+            f"the sequence; train.max_length is {max_length:,}: raise it, or cut fewer tiles"
+        )
 
 
 def messages(row: dict[str, Any]) -> list[Message]:
