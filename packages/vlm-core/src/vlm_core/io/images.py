@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from hashlib import sha256
 from io import BytesIO
-from pathlib import Path
 from typing import NamedTuple
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from vlm_core.errors import BadSample
-from vlm_core.io.files import read_file
 from vlm_core.io.image_formats import FORMATS, format_of, tiff
+from vlm_core.io.sources import ImageSource, StoredImage, image_bytes, image_name
 
+__all__ = [
+    "ImageContent",
+    "ImageSource",
+    "StoredImage",
+    "content_of",
+    "decode_image",
+    "image_bytes",
+    "image_content",
+    "image_content_if",
+    "image_name",
+    "load_image",
+    "thumbnail",
+    "to_rgb",
+]
 MAX_PIXELS = 64_000_000
 MAX_ASPECT = 200
 _STRIP = 4_000_000
@@ -30,32 +42,6 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
-@dataclass(frozen=True)
-class StoredImage:
-    """An image without its own file; `read()` returns the bytes of an image file and may raise `BadSample`.
-
-    `name` identifies the image in messages and caches: images with equal names are the same. `read` must be picklable
-    for worker processes: a `partial` of a module's function, or a bound method.
-    """
-
-    name: str
-    read: Callable[[], bytes] = field(repr=False, compare=False)
-
-
-ImageSource = str | Path | StoredImage
-"""An image of a row: a path, or an image stored in another file."""
-
-
-def image_name(source: ImageSource) -> str:
-    """The name that identifies an image in messages and caches."""
-    return source.name if isinstance(source, StoredImage) else str(source)
-
-
-def image_bytes(source: ImageSource) -> bytes:
-    """The bytes of the image file, undecoded; raises `BadSample` as `read_file` does."""
-    return source.read() if isinstance(source, StoredImage) else read_file(source)
 
 
 def load_image(source: ImageSource) -> Image.Image:

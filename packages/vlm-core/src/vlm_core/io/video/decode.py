@@ -1,0 +1,97 @@
+"""Sampled frames of a video as upright RGB images."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from PIL import Image
+
+from vlm_core.errors import BadSample
+from vlm_core.io.sources import FileSource, Sampling
+from vlm_core.io.video.container import opened
+from vlm_core.io.video.frames import FrameReader, Shown
+from vlm_core.io.video.header import VideoHeader, header_of
+from vlm_core.io.video.sampling import sample_times
+
+if TYPE_CHECKING:
+    from av.video.frame import VideoFrame
+
+T = TypeVar("T")
+MAX_ASPECT = 200
+_UPRIGHT = {
+    (1, 0, 0, 1): None,
+    (0, 1, -1, 0): Image.Transpose.ROTATE_270,
+    (-1, 0, 0, -1): Image.Transpose.ROTATE_180,
+    (0, -1, 1, 0): Image.Transpose.ROTATE_90,
+    (-1, 0, 0, 1): Image.Transpose.FLIP_LEFT_RIGHT,
+    (1, 0, 0, -1): Image.Transpose.FLIP_TOP_BOTTOM,
+    (0, 1, 1, 0): Image.Transpose.TRANSPOSE,
+    (0, -1, -1, 0): Image.Transpose.TRANSVERSE,
+}
+"""By the display matrix (a, b, c, d), which takes (x, y) to (a·x + c·y, b·x + d·y)."""
+
+
+@dataclass(frozen=True)
+class SampledVideo(Generic[T]):
+    """Frames of a video in order and their times in seconds from its first frame.
+
+    `missing` frames are not in the file, or damaged: the nearest good one before stands in their place.
+    """
+
+    frames: list[T]
+    times: list[float]
+    missing: int
+
+
+def sample_video(
+    source: FileSource, sampling: Sampling, convert: Callable[[Image.Image], T]
+) -> SampledVideo[T]:
+    """The frames that `sampling` says, each converted from upright RGB as it is decoded.
+
+    Raises `BadSample` naming the file as `opened`, for one that costs too much to decode, and if more than half of the
+    frames are missing.
+    """
+    with opened(source) as video:
+        header = header_of(video)
+        times = sample_times(header.first, header.last, sampling)
+        reader = FrameReader(video, header)
+        frames: list[T] = []
+        missing, last = 0, None
+        for time in times:
+            shown = reader.at(time)
+            if last is None or shown.frame is not last:
+                last, converted = shown.frame, convert(upright(shown.frame))
+            frames.append(converted)
+            missing += shown.missing
+        _check_missing(missing, len(times), header, shown)
+        return SampledVideo(frames, [float(time - header.first) for time in times], missing)
+
+
+def _check_missing(missing: int, count: int, header: VideoHeader, last: Shown) -> None:
+    if 2 * missing > count:
+        seconds, end = float(header.last - header.first), float(last.frame.time or 0) - float(header.first)
+        text = f"{missing} of {count} frames are missing or damaged: of {seconds:.1f} s the last good frame is at"
+        raise BadSample("truncated", f"{text} {end:.1f} s")
+
+
+def upright(frame: VideoFrame) -> Image.Image:
+    """A frame as RGB, turned as its display matrix says; raises `BadSample` for other angles than quarter turns."""
+    if max(frame.width, frame.height) > MAX_ASPECT * min(frame.width, frame.height):
+        raise BadSample("too-narrow", f"frames of {frame.width}×{frame.height} pixels; more than {MAX_ASPECT}:1")
+    image = frame.to_image()
+    method = _turn(frame)
+    return image if method is None else image.transpose(method)
+
+
+def _turn(frame: VideoFrame) -> Image.Transpose | None:
+    for data in frame.side_data:
+        if data.type.name == "DISPLAYMATRIX":
+            a, b, _, c, d = struct.unpack("=5i", bytes(data)[:20])
+            signs = tuple((value > 2**15) - (value < -(2**15)) for value in (a, b, c, d))
+            if signs not in _UPRIGHT:
+                raise BadSample("variant", "it is turned by other than a quarter turn; encode it anew")
+            return _UPRIGHT[signs]
+    return None
