@@ -28,6 +28,8 @@ CODECS = frozenset(
     ("av1", "h263", "h264", "hevc", "mjpeg", "mpeg1video", "mpeg2video", "mpeg4", "msmpeg4v3", "vp8", "vp9")
 )
 """Codecs that are decoded, by FFmpeg's names."""
+LATE_STREAMS = frozenset(("mpegts", "mpeg"))
+"""Demuxers that find streams while they read packets."""
 DAMAGED, NO_VIDEO, NOT_A_VIDEO = "damaged", "no-video", "not-a-video"
 INSTALL = "pip install 'vlm-core[video]'"
 
@@ -47,6 +49,11 @@ class OpenVideo:
         self.file.seek(0)
         self.container = _container(self.file, CONTAINERS[self.kind])
         self.stream = _stream(self.container)
+
+    @property
+    def has_frame_times(self) -> bool:
+        """Whether each frame has its time in the file; MPEG streams may have few, which are exact from the start only."""
+        return CONTAINERS[self.kind] not in LATE_STREAMS
 
     def close(self) -> None:
         if hasattr(self, "container"):
@@ -137,12 +144,18 @@ def _container(file: BinaryIO, demuxer: str) -> InputContainer:
         "probesize": str(PROBE_BYTES),
         "analyzeduration": str(PROBE_MICROSECONDS),
         "max_streams": str(MAX_STREAMS),
-        "max_pixels": str(MAX_PIXELS),
     }
     if demuxer == "mov":
         options |= {"enable_drefs": "0", "use_absolute_path": "0"}
+    # of decoders that look for the frame size; PyAV 15 frees options of streams that appear later without having made them
+    of_streams = {} if demuxer in LATE_STREAMS else {"max_pixels": str(MAX_PIXELS)}
     return av.open(
-        file, format=demuxer, options=options, io_open=_refuse, metadata_errors="replace"
+        file,
+        format=demuxer,
+        container_options=options,
+        options=of_streams,
+        io_open=_refuse,
+        metadata_errors="replace",
     )
 
 

@@ -20,7 +20,6 @@ MAX_WORK = 64 * 10**9
 """Pixels that are decoded of one video: 30,000 frames of 1920×1080, minutes of a core."""
 _LEAST_SEEK = Fraction(1)
 """Seconds; a nearer frame is reached by decoding."""
-_COARSE = 8
 
 
 class Shown(NamedTuple):
@@ -38,8 +37,8 @@ class FrameReader:
         self.tick = video.stream.time_base or Fraction(1, 90_000)
         self.start = floor(header.first / self.tick)
         self.frame_ticks = max(1, floor(header.frame_time / self.tick))
-        # Matroska rounds times to milliseconds: a frame may seem a tick later than it is
-        self.slack = 1 if self.frame_ticks >= _COARSE else 0
+        # Matroska rounds times to milliseconds: a frame may seem half a tick later than it is
+        self.slack = Fraction(1, 2) if video.kind == "Matroska" else 0
         self.least_seek = max(1, floor(_LEAST_SEEK / self.tick))
         self.work = 0
         self._begin()
@@ -54,9 +53,10 @@ class FrameReader:
 
     def at(self, time: Fraction) -> Shown:
         """The frame shown at `time`: the last one that begins before or at it. `BadSample` if there is none."""
-        ticks = floor(time / self.tick) + self.slack
+        ticks = floor(time / self.tick + self.slack)
         reached = self.start if self.current is None else _pts(self.current)
-        if ticks < reached or ticks - reached > self.least_seek:
+        far = self.video.has_frame_times and ticks - reached > self.least_seek
+        if ticks < reached or far:
             self._seek(ticks, reached)
         self._decode_to(ticks)
         due = max((pts for pts in self.packets if pts <= ticks), default=None)
@@ -100,7 +100,7 @@ class FrameReader:
     def _seek(self, ticks: int, reached: int) -> None:
         """Continue at a keyframe before `ticks`, from which decoding is the same as from the start."""
         back = 0
-        while (target := ticks - back) > self.start:
+        while self.video.has_frame_times and (target := ticks - back) > self.start:
             if self._land(target, ticks):
                 assert self.current is not None
                 if 0 <= _pts(self.current) <= reached < ticks:  # decoding would have been shorter
