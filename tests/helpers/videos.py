@@ -53,6 +53,7 @@ def video(
         if times is not None:
             stream.codec_context.time_base = Fraction(1, 1000)
         tone = _sound(output) if sound else ()
+        output.start_encoding()
         for number in range(frames):
             frame = av.VideoFrame.from_ndarray(picture(number, size), format="rgb24")
             if times is not None:
@@ -94,20 +95,24 @@ def turned(data, matrix):
 
 
 def with_duration(data, seconds):
-    """An MP4 file whose header lies about the length of its first track: in all of its boxes."""
-    for box, scale_at in ((b"mvhd", 12), (b"mdhd", 12)):
-        at = data.index(box) + 4
-        (scale,) = struct.unpack_from(">I", data, at + scale_at)
-        data = data[: at + 16] + struct.pack(">I", seconds * scale) + data[at + 20 :]
-    at = data.index(b"stts") + 4
-    count, ticks = struct.unpack_from(">II", data, at + 8)
-    scale_at = data.index(b"mdhd") + 4 + 12
-    (scale,) = struct.unpack_from(">I", data, scale_at)
-    return data[: at + 12] + struct.pack(">I", max(ticks, seconds * scale // count)) + data[at + 16 :]
+    """An MP4 file whose header lies about its length; its frames keep their times."""
+
+    def put(data, box, offset, value):
+        at = data.index(box) + 4 + offset
+        return data[:at] + struct.pack(">I", value) + data[at + 4 :]
+
+    for box in (b"mvhd", b"mdhd"):
+        (scale,) = struct.unpack_from(">I", data, data.index(box) + 4 + 12)
+        data = put(data, box, 16, seconds * scale)
+    return put(data, b"elst", 8, seconds * 1000)
 
 
 def decoded(data):
     """{time: RGB array} of all frames, decoded one after the other by PyAV alone."""
     with av.open(io.BytesIO(data)) as container:
         stream = container.streams.video[0]
-        return {frame.pts * stream.time_base: frame.to_ndarray(format="rgb24") for frame in container.decode(stream)}
+        tick = stream.time_base or Fraction(1)
+        return {
+            frame.pts * tick: frame.to_ndarray(format="rgb24")
+            for frame in container.decode(stream)
+        }

@@ -13,7 +13,8 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from vlm_core.errors import BadSample
 from vlm_core.io.image_formats import FORMATS, format_of, tiff
-from vlm_core.io.sources import ImageSource, StoredImage, image_bytes, image_name
+from vlm_core.io.sources import ImageSource, StoredImage, VideoSource, file_digest, image_bytes, image_name
+from vlm_core.io.video import first_frame, read_header
 
 __all__ = [
     "ImageContent",
@@ -47,15 +48,20 @@ _UPRIGHT = {
 def load_image(source: ImageSource) -> Image.Image:
     """Read an image as upright RGB.
 
-    Transparent pixels are blended with white; of several frames the first is used. Raises `BadSample` naming the file
-    if it is missing, not a regular file, not an image, damaged, has more than `MAX_PIXELS` pixels, or an aspect ratio
-    above `MAX_ASPECT`.
+    Transparent pixels are blended with white; of several frames, those of a video too, the first is used. Raises
+    `BadSample` naming the file if it is missing, not a regular file, not an image, damaged, has more than `MAX_PIXELS`
+    pixels, or an aspect ratio above `MAX_ASPECT`.
     """
+    if isinstance(source, VideoSource):
+        return first_frame(source.file)
     return decode_image(image_bytes(source), image_name(source))
 
 
 class ImageContent(NamedTuple):
-    """The content of an image, independent of its file: sha256 of its upright RGB pixels, shorter and longer side."""
+    """The content of an image, independent of its file: sha256 of its upright RGB pixels, shorter and longer side.
+
+    That of a video is the sha256 of its file's digest, and the sides of its frames.
+    """
 
     sha256: str
     sides: tuple[int, int]
@@ -63,6 +69,8 @@ class ImageContent(NamedTuple):
 
 def image_content(source: ImageSource) -> ImageContent:
     """The content of an image; raises `BadSample` as `load_image` does."""
+    if isinstance(source, VideoSource):
+        return _video_content(source)
     return content_of(image_bytes(source), image_name(source))
 
 
@@ -73,11 +81,19 @@ def content_of(data: bytes, name: str) -> ImageContent:
 
 def image_content_if(source: ImageSource, sides: Container[tuple[int, int]]) -> ImageContent | None:
     """As `image_content`; None, without decoding it, for an image whose sides are not among `sides`."""
+    if isinstance(source, VideoSource):
+        content = _video_content(source)
+        return content if content.sides in sides else None
     data, name = image_bytes(source), image_name(source)
     with _opened(data, name) as image:
         if _sides(image) not in sides:
             return None
     return content_of(data, name)
+
+
+def _video_content(source: VideoSource) -> ImageContent:
+    header = read_header(source.file)
+    return ImageContent(file_digest(source.file), (min(header[2:4]), max(header[2:4])))
 
 
 def _sides(image: Image.Image) -> tuple[int, int]:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from vlm_core.errors import UserError
-from vlm_core.io.files import read_file
+from vlm_core.io.files import open_row_file, read_file, read_samples
 
 MAX_FRAMES = 4096
 """Frames that are read of one video, at most."""
 MAX_FPS = 1000.0
 DEFAULT_MAX_FRAMES = 64
 """Frames of a video that is sampled by `fps`, unless `max_frames` says otherwise."""
+WHOLE_FILE = 256 * 2**20
+"""Bytes of a video that its digest covers completely."""
+SAMPLES, SAMPLE_BYTES = 256, 65536
 
 
 @dataclass(frozen=True)
@@ -98,3 +103,15 @@ def image_bytes(source: ImageSource) -> bytes:
     if isinstance(source, VideoSource):
         return image_bytes(source.file)
     return source.read() if isinstance(source, StoredImage) else read_file(source)
+
+
+def file_digest(source: FileSource) -> str:
+    """sha256 of a file's bytes; of one larger than `WHOLE_FILE`, of its size and samples. Raises as `image_bytes`."""
+    if isinstance(source, StoredImage):
+        return hashlib.sha256(source.read()).hexdigest()
+    with open_row_file(source) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size <= WHOLE_FILE:
+            return hashlib.file_digest(file, "sha256").hexdigest()  # pyright: ignore[reportArgumentType]
+    length, samples = read_samples(source, SAMPLES, SAMPLE_BYTES)
+    return hashlib.sha256(b"".join((b"%d:" % length, *samples))).hexdigest()

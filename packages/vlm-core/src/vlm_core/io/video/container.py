@@ -52,7 +52,7 @@ class OpenVideo:
 
     @property
     def has_frame_times(self) -> bool:
-        """Whether each frame has its time in the file; MPEG streams may have few, which are exact from the start only."""
+        """Whether each frame has its time in the file; an MPEG stream may have few, exact only from its start."""
         return CONTAINERS[self.kind] not in LATE_STREAMS
 
     def close(self) -> None:
@@ -80,7 +80,8 @@ def opened(source: FileSource) -> Iterator[OpenVideo]:
             yield video
         return
     with open_row_file(source) as file, _faults(name):
-        with _open(file, os.fstat(file.fileno()).st_size, name) as video:
+        size = os.fstat(file.fileno()).st_size
+        with _open(file, size, name) as video:
             yield video
 
 
@@ -99,12 +100,14 @@ def _open(file: BinaryIO, size: int, name: str) -> Iterator[OpenVideo]:
 @contextmanager
 def _faults(name: str) -> Iterator[None]:
     """Errors of a file become `BadSample` with its name."""
-    errors = pyav().error.FFmpegError
+    errors = pyav().error
     try:
         yield
     except BadSample as error:
-        raise error if str(error).startswith(name) else BadSample(error.reason, f"{name}: {error}") from None
-    except errors as error:
+        raise BadSample(error.reason, f"{name}: {error}") from None
+    except errors.EOFError:
+        raise BadSample("no-frames", f"{name}: it ends before its first frame") from None
+    except errors.FFmpegError as error:
         raise BadSample(DAMAGED, f"{name}: cannot read this video: {_text(error)}") from None
 
 
@@ -133,7 +136,7 @@ def kind_of(head: bytes) -> str:
 
 def _refuse(url: str, flags: int, options: Any) -> NoReturn:
     """What FFmpeg calls to open another file or address."""
-    raise PermissionError(f"{url}: a video may open no other file")
+    raise BadSample("variant", f"it names another file or address, {url!r:.80}, which is not opened")
 
 
 def _container(file: BinaryIO, demuxer: str) -> InputContainer:
@@ -147,7 +150,7 @@ def _container(file: BinaryIO, demuxer: str) -> InputContainer:
     }
     if demuxer == "mov":
         options |= {"enable_drefs": "0", "use_absolute_path": "0"}
-    # of decoders that look for the frame size; PyAV 15 frees options of streams that appear later without having made them
+    # for decoders that look for the frame size; PyAV 15 frees options of late streams that it has never made
     of_streams = {} if demuxer in LATE_STREAMS else {"max_pixels": str(MAX_PIXELS)}
     return av.open(
         file,

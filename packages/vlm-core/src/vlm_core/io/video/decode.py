@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
 T = TypeVar("T")
+_HALF = 2**15
 MAX_ASPECT = 200
 _UPRIGHT = {
     (1, 0, 0, 1): None,
@@ -62,12 +63,17 @@ def sample_video(
         missing, last = 0, None
         for time in times:
             shown = reader.at(time)
-            if last is None or shown.frame is not last:
-                last, converted = shown.frame, convert(upright(shown.frame))
-            frames.append(converted)
-            missing += shown.missing
-        _check_missing(missing, len(times), header, shown)
+            repeated = last is not None and shown.frame is last.frame
+            frames.append(frames[-1] if repeated else convert(upright(shown.frame)))
+            missing, last = missing + shown.missing, shown
+        assert last is not None, "a sampling has a frame"
+        _check_missing(missing, len(times), header, last)
         return SampledVideo(frames, [float(time - header.first) for time in times], missing)
+
+
+def first_frame(source: FileSource) -> Image.Image:
+    """The first frame of a video as upright RGB; raises `BadSample` as `sample_video`."""
+    return sample_video(source, Sampling(frames=1), lambda image: image).frames[0]
 
 
 def _check_missing(missing: int, count: int, header: VideoHeader, last: Shown) -> None:
@@ -80,18 +86,24 @@ def _check_missing(missing: int, count: int, header: VideoHeader, last: Shown) -
 def upright(frame: VideoFrame) -> Image.Image:
     """A frame as RGB, turned as its display matrix says; raises `BadSample` for other angles than quarter turns."""
     if max(frame.width, frame.height) > MAX_ASPECT * min(frame.width, frame.height):
-        raise BadSample("too-narrow", f"frames of {frame.width}×{frame.height} pixels; more than {MAX_ASPECT}:1")
+        raise BadSample(
+            "too-narrow", f"frames of {frame.width}×{frame.height} pixels; more than {MAX_ASPECT}:1"
+        )
     image = frame.to_image()
     method = _turn(frame)
     return image if method is None else image.transpose(method)
 
 
 def _turn(frame: VideoFrame) -> Image.Transpose | None:
-    for data in frame.side_data:
-        if data.type.name == "DISPLAYMATRIX":
-            a, b, _, c, d = struct.unpack("=5i", bytes(data)[:20])
-            signs = tuple((value > 2**15) - (value < -(2**15)) for value in (a, b, c, d))
-            if signs not in _UPRIGHT:
-                raise BadSample("variant", "it is turned by other than a quarter turn; encode it anew")
-            return _UPRIGHT[signs]
-    return None
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return None
+    a, b, _, c, d = (_sign(value) for value in struct.unpack("=5i", bytes(matrix)[:20]))
+    if (a, b, c, d) not in _UPRIGHT:
+        raise BadSample("variant", "it is turned by other than a quarter turn; encode it anew")
+    return _UPRIGHT[a, b, c, d]
+
+
+def _sign(value: int) -> int:
+    """-1, 0 or 1 of a number in 16.16 fixed point."""
+    return (value > _HALF) - (value < -_HALF)

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
 from math import floor
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from vlm_core.errors import BadSample
 from vlm_core.io.image_formats.limits import COSTLY
@@ -14,6 +14,7 @@ from vlm_core.io.video.container import OpenVideo, pyav
 from vlm_core.io.video.header import VideoHeader
 
 if TYPE_CHECKING:
+    from av.packet import Packet
     from av.video.frame import VideoFrame
 
 MAX_WORK = 64 * 10**9
@@ -140,7 +141,7 @@ class FrameReader:
                 self.packets.append(packet.pts)
                 self.packet_end = max(self.packet_end, packet.pts + (packet.duration or self.frame_ticks))
             try:
-                frames = packet.decode()
+                frames = cast("list[VideoFrame]", packet.decode())
             except errors:
                 self.good = False
                 continue
@@ -149,7 +150,7 @@ class FrameReader:
                 if frame.pts is not None or frame.dts is not None:
                     yield frame
 
-    def _demuxed(self):
+    def _demuxed(self) -> Iterator[Packet]:
         """The packets of the stream and, after the last one, an empty one; a file may end with an error."""
         errors = pyav().error.FFmpegError
         packets = self.video.container.demux(self.video.stream)

@@ -61,7 +61,9 @@ def header_of(video: OpenVideo) -> VideoHeader:
     else:
         last = max(first, end - frame_time)
     if last - first > MAX_SECONDS:
-        raise BadSample(COSTLY, f"{floor(last - first)} s long; at most {MAX_SECONDS} s are read: cut it in parts")
+        raise BadSample(
+            COSTLY, f"{floor(last - first)} s long; at most {MAX_SECONDS} s are read: cut it in parts"
+        )
     codec = video.stream.codec_context.codec.canonical_name
     return VideoHeader(video.kind, codec, stream.width, stream.height, first, last, frame_time)
 
@@ -78,9 +80,7 @@ def _end(video: OpenVideo, stream: VideoStream, tick: Fraction, first: Fraction)
     return None  # FFmpeg estimates the length of MPEG streams
 
 
-def _scanned(
-    video: OpenVideo, tick: Fraction, frame_time: Fraction
-) -> tuple[Fraction, Fraction, Fraction]:
+def _scanned(video: OpenVideo, tick: Fraction, frame_time: Fraction) -> tuple[Fraction, Fraction, Fraction]:
     """First time, last time and mean frame time, from the times of all packets, without decoding."""
     if video.size > SCAN_BYTES:
         text = f"its header has no length, and it has {video.size} bytes; at most {SCAN_BYTES} are scanned: remux it"
