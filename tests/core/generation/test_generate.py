@@ -66,7 +66,7 @@ def test_shared_images_are_seen_once(tiny_model, monkeypatch):
     monkeypatch.setattr(
         tiny_model, "encode_images", lambda pixels: seen.append(len(pixels)) or encode_images(pixels)
     )
-    assert answer(tiny_model, samples, [one, two], views=[1, 0, 1]) == expected
+    assert answer(tiny_model, samples, [one, two], slots=[1, 0, 1]) == expected
     assert seen == [2]
 
 

@@ -118,8 +118,8 @@ class BenchmarkInference:
             unique = list({id(pixels): pixels for pixels in per_question}.values())
             index = {id(pixels): i for i, pixels in enumerate(unique)}
             prompts = [self._prompt(question, pixels) for question, pixels in chunk]
-            views = [index[id(pixels)] for pixels in per_question]
-            texts = answer(self.model, prompts, unique, views, self.decoding)
+            slots = [index[id(pixels)] for pixels in per_question]
+            texts = answer(self.model, prompts, unique, slots, self.decoding)
             yield from zip((question for question, _ in chunk), texts, strict=True)
 
     def _with_shared_prefix(

@@ -13,6 +13,7 @@ from vlm_core.interfaces import GraphDecoder, State
 from vlm_core.model import VLM, splice_part
 from vlm_core.text.batch import Batch, collate
 from vlm_core.text.render import TokenizedConversation
+from vlm_core.views.image_views import ImageInput, joined_order
 
 GRAPH_AFTER_TOKENS = 4
 """Tokens generated before a CUDA graph is captured: for a short answer the capture costs more than it saves."""
@@ -68,21 +69,21 @@ class Session:
     def prefill(
         self,
         samples: Sequence[TokenizedConversation],
-        pixel_values: Sequence[Tensor] = (),
-        views: Sequence[int] | None = None,
+        images: Sequence[ImageInput] = (),
+        slots: Sequence[int] | None = None,
     ) -> None:
         """Append one prompt to each conversation.
 
-        `pixel_values` are the images (3, h, w) of all prompts in order. If prompts share images, they are the distinct
-        ones, and `views[i]` is the index of the image in slot i. Raises `UserError` for an empty prompt.
+        `images` are those of all prompts in order: views, or pixels (3, h, w). If prompts share images, they are the
+        distinct ones, and `slots[i]` is the index of the image in slot i. Raises `UserError` for an empty prompt.
         """
         refuse_empty(samples)
-        batch = collate(samples, pixel_values, side="left").to(next(self.model.llm.parameters()).device)
+        batch = collate(samples, images, side="left").to(next(self.model.llm.parameters()).device)
         image_embeds = None
         if batch.pixel_values is not None:  # encoders cast pixels themselves
-            image_embeds = self.model.encode_images(batch.pixel_values)
-        if image_embeds is not None and views is not None:
-            image_embeds = image_embeds[list(views)]
+            embeds = self.model.encode_images(batch.pixel_values)
+            order = batch.image_order if slots is None else joined_order(images, embeds.shape[1], slots)
+            image_embeds = self.model.arrange(embeds, order)
         self._leave_graph()
         state, logits = self._state, None
         for x, segments in self._pieces(batch, image_embeds):
@@ -205,14 +206,14 @@ class Session:
 def answer(
     model: VLM,
     samples: Sequence[TokenizedConversation],
-    pixel_values: Sequence[Tensor] = (),
-    views: Sequence[int] | None = None,
+    images: Sequence[ImageInput] = (),
+    slots: Sequence[int] | None = None,
     decoding: GenerationConfig = GREEDY,
 ) -> list[str]:
     """Prefill and generate -> the answer to each prompt, without EOS and surrounding white space.
 
-    `pixel_values` and `views` as in `Session.prefill`.
+    `images` and `slots` as in `Session.prefill`.
     """
     session = Session(model)
-    session.prefill(samples, pixel_values, views)
+    session.prefill(samples, images, slots)
     return session.generate(decoding)
