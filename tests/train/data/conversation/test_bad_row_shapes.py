@@ -8,8 +8,8 @@ from vlm_core.errors import BadSample, UserError
 
 BAD = [
     (
-        messages({"type": "video", "video": "a.mp4"}, text("what?")),
-        "turn 0, part 0: unknown type 'video'; possible",
+        messages({"type": "audio", "audio": "a.mp3"}, text("what?")),
+        "turn 0, part 0: unknown type 'audio'; possible",
     ),
     (messages({"type": "input_audio", "input_audio": {"data": "x"}}), "unknown type 'input_audio'"),
     (messages({"type": "tool_use", "name": "x"}, text("a")), "unknown type 'tool_use'"),

@@ -39,12 +39,12 @@ def evenly_spaced(count: int, limit: int | None) -> list[int]:
 
 def of_image(source: ImageSource) -> str:
     """sha256 of an image file's bytes, and of a video's sampling; the `BadSample` reason if it can't be read."""
-    from vlm_core.io.sources import VideoSource, file_digest, image_bytes
+    from vlm_core.io.sources import VideoSource, file_digest
 
     try:
         if isinstance(source, VideoSource):
             return of(file_digest(source.file), str(source.sampling))
-        return hashlib.sha256(image_bytes(source)).hexdigest()
+        return file_digest(source)
     except BadSample as error:
         return error.reason
 
