@@ -58,8 +58,8 @@ BAD = [
         "turn 1: 'tool_calls' is not read",
     ),
     (
-        {**messages(text("a")), "videos": ["a.mp4"]},
-        "'videos' is not read, but holds .*; rename it, or .* in ignore:",
+        {**messages(text("a")), "audios": ["a.mp3"]},
+        "'audios' is not read, but holds .*; rename it, or .* in ignore:",
     ),
     ({**messages(text("a")), "rejected_response": "no"}, "'rejected_response' is not read"),
     ({**messages(text("a")), "chosen": {"from": "gpt", "value": "x"}}, "'chosen' is not read"),
