@@ -137,6 +137,18 @@ class State(Protocol):
         """A state for B·n sequences: each sequence repeated n times, copies adjacent."""
         ...
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its tensors."""
+        ...
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """All that the state consists of, by name, for `LanguageModel.state_from_tensors`; they are not modified.
+
+        Raises `UserError` if the state can't be represented by tensors.
+        """
+        ...
+
 
 S = TypeVar("S", bound=State)
 
@@ -244,6 +256,14 @@ class LanguageModel(Part, ABC, Generic[S]):
     def cuda_graph_decoder(self, state: S, sampler: Sampler) -> GraphDecoder | None:
         """A faster decoder for states like this one, with the same results; None if there is none. Call `start`."""
         return None
+
+    def state_from_tensors(self, tensors: Mapping[str, Tensor]) -> S:
+        """The state that `State.to_tensors` wrote, bit by bit; floats are converted to the dtype of the model's states.
+
+        The tensors, on any device, may come from a damaged file. Raises `UserError` for names, shapes or types other
+        than those of this model's states, and if the model's states can't be made from tensors: the default.
+        """
+        raise UserError(f"{type(self).__name__}: its states can't be saved and loaded")
 
     def save_assets(self, folder: Path) -> None:
         """Write the tokenizer and other small files for `build(assets=folder)`."""

@@ -117,6 +117,17 @@ class Session:
         copies._state = state.expand(n)
         return copies
 
+    def fork(self) -> Session:
+        """An independent session at the same position, to be continued with `tokens`, `generate` or `prefill`.
+
+        A state is a value, so that a fork of a state-space model costs no copy.
+        """
+        fork = Session(self.model, prefill_chunk=self.prefill_chunk)
+        logits = self.next_logits
+        fork._state, fork._next_logits = self.state, None if logits is None else logits.clone()
+        fork._ends, fork._generated = [set(ends) for ends in self._ends], self._generated
+        return fork
+
     def generate(self, decoding: GenerationConfig = GREEDY) -> list[str]:
         """Generate an answer to each conversation -> texts, without EOS and surrounding white space."""
         assert self._next_logits is not None, "prefill first"

@@ -21,6 +21,7 @@ from vlm_core.interfaces import PADDING, LanguageModel
 from vlm_core.model_folder.weights import empty_parameters, load_part_weights, save_part, to_dtype
 from vlm_core.plugins.config import LLMConfig
 from vlm_core.testing import frozen_modules, untrusted_files
+from vlm_core.testing.state_tensors import StateTensorTests
 from vlm_core.testing.tokenizer import TokenizerTests
 
 LENGTH = 9
@@ -37,7 +38,7 @@ def _split(x: Tensor, cuts: Sequence[int]) -> list[Tensor]:
     return [x[:, start:end] for start, end in zip((0, *cuts), (*cuts, x.shape[1]), strict=True)]
 
 
-class LanguageModelSuite(TokenizerTests):
+class LanguageModelSuite(StateTensorTests, TokenizerTests):
     """The contract of `LanguageModel` and its tokenizer as tests."""
 
     config: ClassVar[Any] = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vlm_core.interfaces import PADDING, LanguageModel, Sampler, Tokenizer
 from vlm_core.io.files import read_json
 from vlm_core.numerics.cuda_graphs import CudaGraphs, usable
+from vlm_core.numerics.state_tensors import check_state_tensors
 from vlm_llms.mamba.buckets import padded_to_bucket
 from vlm_llms.mamba.cuda_graph import Buffers, CudaGraphDecoder, IdleDecoders
 from vlm_llms.mamba.state import MambaState, buffers_of, copied, state_buffers, state_of
@@ -208,6 +209,10 @@ class MambaLM(LanguageModel):
         mixer, count = self.blocks[0].mixer, len(self.blocks)
         conv = like.new_zeros(count, batch, mixer.d_conv - 1, mixer.d_inner)
         return conv, conv.new_zeros(count, batch, mixer.d_inner, mixer.d_state, dtype=torch.float32)
+
+    def state_from_tensors(self, tensors: Mapping[str, Tensor]) -> MambaState:
+        like = dict(zip(SSMState._fields, self._new_buffers(1, self.backbone.embedding.weight), strict=True))
+        return state_of(list(check_state_tensors(tensors, like, batch_dim=1).values()))
 
     def cuda_graph_decoder(self, state: MambaState, sampler: Sampler) -> CudaGraphDecoder | None:
         """A CUDA graph a token, captured once for a batch size and sampler; None without a GPU and Triton."""
