@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from torch import Tensor, nn
 
 from vlm_core.interfaces import Connector, Encoder, LanguageModel, State
 from vlm_core.numerics.cuda_graphs import CudaGraphs
 from vlm_core.numerics.low_precision_matmul import upcast_matmul
-from vlm_core.views.image_views import ImageInput, ImageViews, image_newline
+from vlm_core.views.image_processor import ImageProcessor, image_processor
+from vlm_core.views.image_views import ImageInput, ImageViews, add_image_newline, image_newline
+from vlm_core.views.rule import ViewRule
 
 PARTS = ("encoder", "connector", "llm")
 
@@ -42,10 +46,19 @@ def splice_part(x: Tensor, image_mask: Tensor, image_embeds: Tensor, part: slice
 class VLM(nn.Module):
     """encoder → connector → image embeddings inserted into text embeddings → language model (paper, section 3.1)."""
 
-    def __init__(self, encoder: Encoder, connector: Connector, llm: LanguageModel) -> None:
+    def __init__(
+        self, encoder: Encoder, connector: Connector, llm: LanguageModel, views: ViewRule | None = None
+    ) -> None:
         super().__init__()
-        self.encoder, self.connector, self.llm = encoder, connector, llm
+        self.encoder, self.connector, self.llm, self.views = encoder, connector, llm, views
+        if views is not None and views.newline:
+            add_image_newline(connector, llm.dim)
         self._image_graphs = CudaGraphs()
+
+    @cached_property
+    def image_processor(self) -> ImageProcessor:
+        """Makes the input of one image: the encoder's transform, or tiles by the rule `views`."""
+        return image_processor(self.encoder, self.connector, self.views)
 
     def image_tokens(self, image: ImageInput) -> int:
         """Number of positions of one image in the sequence: its views, or its pixels (3, height, width)."""
