@@ -160,6 +160,11 @@ def _print_check(spec: Spec, summary: ModelSummary) -> None:
         f"\nimage {height}×{width} px → {h}×{w} = {h * w} patches of width {summary.d_in} → {summary.tokens} visual "
         f"tokens of width {summary.d_out} → language model with {summary.vocab_size} logits"
     )
+    frames = summary.sampling.limit
+    most = "" if summary.sampling.fps is None else "at most "
+    print(
+        f"video, {summary.sampling} → {most}{frames} × {summary.tokens} = {frames * summary.tokens} visual tokens"
+    )
 
 
 def _refuse_unused(args: argparse.Namespace) -> None:

@@ -13,11 +13,14 @@ from vlm_core.errors import BadSample, UserError, choices
 from vlm_core.interfaces import Tokenizer
 from vlm_core.io.files import io_retries
 from vlm_core.io.images import load_image
+from vlm_core.io.sources import ImageSource, VideoSource
 from vlm_core.model import VLM
 from vlm_core.rows import ROW_KEYS
 from vlm_core.spec.spec import Spec
 from vlm_core.text.render import IMAGE, Message, Part, TokenizedConversation, TooLong, render
 from vlm_core.text.template import AnyTemplate
+from vlm_core.views.image_views import ImageInput
+from vlm_core.views.video_views import VideoProcessor
 from vlm_train.config.train import Stage, TrainConfig
 from vlm_train.data.conversation.llava_schema import PLACEHOLDER
 
@@ -27,7 +30,7 @@ class Example:
     """One training sample; `images` as from `SampleProcessor.images`."""
 
     sample: TokenizedConversation
-    images: list[Tensor]
+    images: list[ImageInput]
 
 
 T = TypeVar("T")
@@ -56,18 +59,24 @@ class SampleProcessor:
     """
 
     transform: Callable[[Any], Tensor]
-    image_tokens: Callable[[Tensor], int]
+    image_tokens: Callable[[ImageInput], int]
     tokenizer: Tokenizer
     template: AnyTemplate
     loss_on: Literal["answers", "all"]
     max_length: int
+    video: VideoProcessor
     features: Callable[[Any], Tensor] | None = None
 
-    def pixels(self, row: dict[str, Any]) -> list[Tensor]:
-        """The row's images, each (3, h, w)."""
-        return [self.transform(load_image(image)) for image in row["image"]]
+    def pixels(self, row: dict[str, Any]) -> list[ImageInput]:
+        """The row's images, each (3, h, w), and videos as views."""
+        return [self._pixels(image) for image in row["image"]]
 
-    def images(self, row: dict[str, Any]) -> list[Tensor]:
+    def _pixels(self, source: ImageSource) -> ImageInput:
+        if isinstance(source, VideoSource):
+            return self.video(source)
+        return self.transform(load_image(source))
+
+    def images(self, row: dict[str, Any]) -> list[ImageInput]:
         """The row's images as the model takes them in training: pixels, or cached features."""
         return self.pixels(row) if self.features is None else [self.features(i) for i in row["image"]]
 
@@ -102,6 +111,7 @@ def sample_processor(
         (stage and stage.template) or spec.template,
         stage.loss_on if stage else "answers",
         train.max_length,
+        model.video_processor,
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
@@ -15,6 +14,7 @@ from vlm_core.io import digests
 from vlm_core.io.images import ImageSource, image_name
 from vlm_core.model import VLM
 from vlm_core.text.render import render
+from vlm_core.views.image_views import ImageInput
 from vlm_train.config.evaluation import HeldOutQA
 from vlm_train.data.dataset import SampleProcessor, messages
 from vlm_train.distributed import watchdog
@@ -49,7 +49,7 @@ def ask(
     return answers
 
 
-def _prompt(row: dict[str, Any], processor: SampleProcessor, pixels: dict[ImageSource, torch.Tensor]):
+def _prompt(row: dict[str, Any], processor: SampleProcessor, pixels: dict[ImageSource, ImageInput]):
     counts = [processor.image_tokens(pixels[image]) for image in row["image"]]
     return render(
         processor.template, messages(row)[:-1], processor.tokenizer, counts, system=row.get("system")

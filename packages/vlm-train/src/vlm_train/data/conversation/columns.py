@@ -164,8 +164,12 @@ class Columns:
 
     def images_of(self, record: Mapping[str, Any], where: str) -> list[Any]:
         """The images and then the videos of a record outside of its messages, as names or inline."""
-        images = [image_value(value, where) for value in filled_values(record, self.image_keys, where, "images")]
-        videos = [video_value(value, where) for value in filled_values(record, self.video_keys, where, "videos")]
+        images = [
+            image_value(value, where) for value in filled_values(record, self.image_keys, where, "images")
+        ]
+        videos = [
+            video_value(value, where) for value in filled_values(record, self.video_keys, where, "videos")
+        ]
         return [*images, *videos]
 
     def _has_llava_turns(self, record: Mapping[str, Any]) -> bool:

@@ -93,7 +93,9 @@ class ImagePlacement:
         image = self.row_images[number]
         if isinstance(image, RowVideo) != part.video:
             kind, other = ("image", "video") if part.video else ("video", "image")
-            raise BadSample("schema", f"{self.where}: {name!r:.80} is no {other}; name it in a part of type {kind!r}")
+            raise BadSample(
+                "schema", f"{self.where}: {name!r:.80} is no {other}; name it in a part of type {kind!r}"
+            )
         if isinstance(part.value, RowVideo) and part.value.sampling is not None:
             self.images[-1] = replace(image, sampling=part.value.sampling)
         return PLACEHOLDER
@@ -101,10 +103,14 @@ class ImagePlacement:
     def _check(self) -> None:
         count = len(self.row_images)
         videos = len(self.of_kind[True])
-        if (placeholders := len(self.numbers) + self.excess) != count or max(self.numbers, default=-1) >= count:
+        if (placeholders := len(self.numbers) + self.excess) != count or max(
+            self.numbers, default=-1
+        ) >= count:
             marks = f"{PLACEHOLDER} or {VIDEO}" if videos else PLACEHOLDER
             has = f"{count - videos} images and {videos} videos" if videos else f"{count} images"
-            raise BadSample("placeholders", f"{self.where}: {placeholders} {marks} in the human turns, but {has}")
+            raise BadSample(
+                "placeholders", f"{self.where}: {placeholders} {marks} in the human turns, but {has}"
+            )
         if missing := sorted(set(range(count)) - set(self.numbers)):
             medium = "video" if isinstance(self.row_images[missing[0]], RowVideo) else "image"
             number = self.of_kind[medium == "video"].index(missing[0])

@@ -68,9 +68,7 @@ class ParquetRows(Rows):
         if repeated := sorted({name for name in schema.names if schema.names.count(name) > 1}):
             raise UserError(f"{files[0]}: several columns are named {repeated[0]!r}; rename all but one")
         self.columns, self.ignore = _columns(given, schema.names, files[0], ignore), tuple(ignore)
-        self.names_to_read = sorted(
-            {*self.columns.names.values(), *self._media_keys, *self.columns.unread}
-        )
+        self.names_to_read = sorted({*self.columns.names.values(), *self._media_keys, *self.columns.unread})
         self._warned = False
         sizes = [(f, g, n) for f, file in enumerate(self.files) for g, n in enumerate(file.rows)]
         self.groups = [(f, g) for f, g, n in sizes if n]

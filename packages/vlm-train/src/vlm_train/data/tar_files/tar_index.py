@@ -99,13 +99,14 @@ class RecordReader(NamedTuple):
             other, where, name, given=given, ignore=self.ignore, images=images, member=number_of
         )
 
-
     def _keys(self, medium: Literal["image", "video"]) -> list[str]:
         return [self.given[medium]] if medium in self.given else [medium, f"{medium}s"]
 
     @staticmethod
     def _named(record: Mapping[str, Any], keys: Sequence[str], where: str) -> list[Any]:
-        return filled_values({key: v for key, v in record.items() if not is_empty(v)}, keys, where, f"{keys[0]}s")
+        return filled_values(
+            {key: v for key, v in record.items() if not is_empty(v)}, keys, where, f"{keys[0]}s"
+        )
 
 
 def file_of(image: Any) -> Any:

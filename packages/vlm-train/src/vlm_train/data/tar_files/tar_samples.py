@@ -147,7 +147,9 @@ def _add(sample: TarSample, entry: Entry, where: str) -> None:
         text = f"{where}: {printable(sample.key)}: more than {MAX_OF_SAMPLE} members in one sample"
         sample.fault = BadSample("too-large", text)
     elif kind in UNREAD:
-        sample.fault = BadSample("schema", f"{name}: .{kind} is not read; possible: images, videos, .json and .txt")
+        sample.fault = BadSample(
+            "schema", f"{name}: .{kind} is not read; possible: images, videos, .json and .txt"
+        )
     elif kind in PICTURES | VIDEOS:
         sample.pictures.append(member)
     elif stem == sample.key:
