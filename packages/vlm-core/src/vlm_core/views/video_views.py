@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from PIL import Image
@@ -41,6 +41,7 @@ class VideoProcessor:
 
     transform: Callable[[Image.Image], Tensor]
     sampling: Sampling = DEFAULT_SAMPLING
+    _logged: set[str] = field(default_factory=set, repr=False, compare=False)
 
     def sampling_of(self, source: VideoSource) -> Sampling:
         """The sampling that a video is read with."""
@@ -57,8 +58,10 @@ class VideoProcessor:
         """
         sampled = sample_video(source.file, self.sampling_of(source), self.transform)
         if sampled.missing:
-            text = "%s: %d of %d frames are missing or damaged; the nearest good one before stands for each"
-            log.warning(text, source.name, sampled.missing, len(sampled.frames))
+            if source.name not in self._logged:  # an epoch reads it again
+                self._logged.add(source.name)
+                text = "%s: %d of %d frames are missing or damaged; the nearest good one before stands for each"
+                log.warning(text, source.name, sampled.missing, len(sampled.frames))
             if (counts := _MISSING.get()) is not None:
                 counts.append(sampled.missing)
         return ImageViews(torch.stack(sampled.frames))
