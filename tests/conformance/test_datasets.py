@@ -34,7 +34,10 @@ SHAPES = [
         "images": [],
     },
     {"id": "alpaca", "instruction": "say", "input": "a", "output": "b", "source": "somewhere"},
-    {"id": "video", "messages": [user({"type": "video_url", "video_url": CLIP_URL}, text("what?")), answer("a cat")]},
+    {
+        "id": "video",
+        "messages": [user({"type": "video_url", "video_url": CLIP_URL}, text("what?")), answer("a cat")],
+    },
     {"id": "sound", "messages": [user({"type": "audio", "audio": "a.mp3"}, text("what?")), answer("a cat")]},
 ]
 """Rows of several shapes, the last of which can't be read."""

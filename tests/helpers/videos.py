@@ -112,7 +112,4 @@ def decoded(data):
     with av.open(io.BytesIO(data)) as container:
         stream = container.streams.video[0]
         tick = stream.time_base or Fraction(1)
-        return {
-            frame.pts * tick: frame.to_ndarray(format="rgb24")
-            for frame in container.decode(stream)
-        }
+        return {frame.pts * tick: frame.to_ndarray(format="rgb24") for frame in container.decode(stream)}

@@ -62,7 +62,7 @@ def test_a_video_is_one_slot_of_all_its_frames(video_spec):
         assert sum(example.sample.image_mask) == sum(counts)
         for image, source in zip(example.images, row["image"], strict=True):
             if isinstance(source, VideoSource):
-                assert processor.video.frame_count(source) == len(image), "known before decoding"
+                assert processor.video.layout(source).views == len(image), "known before decoding"
 
 
 def as_pixels(image):

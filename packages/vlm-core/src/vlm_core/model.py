@@ -14,6 +14,7 @@ from vlm_core.numerics.low_precision_matmul import upcast_matmul
 from vlm_core.views.image_processor import ImageProcessor, image_processor
 from vlm_core.views.image_views import ImageInput, ImageViews, add_image_newline, image_newline
 from vlm_core.views.rule import ViewRule
+from vlm_core.views.survey import Survey, survey
 from vlm_core.views.video_views import VideoProcessor
 
 PARTS = ("encoder", "connector", "llm")
@@ -71,7 +72,12 @@ class VLM(nn.Module):
     @cached_property
     def video_processor(self) -> VideoProcessor:
         """Makes the input of one video; `sampling` is for videos without their own."""
-        return VideoProcessor(self.encoder.transform, self.sampling)
+        return VideoProcessor(self.encoder.transform, self.image_tokens_by_default, self.sampling)
+
+    @cached_property
+    def view_survey(self) -> Survey | None:
+        """Views and positions that images may have; None if every image has one view."""
+        return None if self.views is None else survey(self.image_processor)
 
     def image_tokens(self, image: ImageInput) -> int:
         """Number of positions of one image in the sequence: its views, or its pixels (3, height, width)."""
@@ -87,7 +93,7 @@ class VLM(nn.Module):
 
     @property
     def image_tokens_by_default(self) -> int:
-        """Number of positions of an image of the encoder's `image_size`."""
+        """Number of positions of a view, an image of the encoder's `image_size`."""
         return self.connector.num_tokens(*self.encoder.grid(*self.encoder.image_size))
 
     def encode(self, pixel_values: Tensor) -> Tensor:

@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from vlm_core.benchmark import Benchmark, Question, Score
 from vlm_core.errors import BadSample
 from vlm_core.evaluation.questions import by_image, check_images, sample
@@ -22,11 +20,12 @@ from vlm_core.generation.sampling import GenerationConfig
 from vlm_core.model import VLM
 from vlm_core.text.render import IMAGE, Message, TokenizedConversation, render, require_question
 from vlm_core.text.template import AnyTemplate
+from vlm_core.views.image_views import ImageInput
 
 Group = list[Question]
 """The questions about one image."""
 AnsweredQuestion = tuple[Question, str]
-Loaded = tuple[Group, Tensor | BadSample | None]
+Loaded = tuple[Group, ImageInput | BadSample | None]
 
 
 def batches(groups: Iterable[Group], size: int) -> Iterator[list[Group]]:
@@ -90,14 +89,14 @@ class BenchmarkInference:
     def _load(self, groups: Sequence[Group]) -> list[Loaded]:
         return [(group, self._pixels(group[0])) for group in groups]
 
-    def _pixels(self, question: Question) -> Tensor | BadSample | None:
+    def _pixels(self, question: Question) -> ImageInput | BadSample | None:
         try:
             image = question.open()
         except BadSample as error:
             return error
-        return None if image is None else self.model.encoder.transform(image)
+        return None if image is None else self.model.image_processor(image)
 
-    def _answers(self, loaded: Sequence[tuple[Group, Tensor | None]]) -> Iterator[AnsweredQuestion]:
+    def _answers(self, loaded: Sequence[tuple[Group, ImageInput | None]]) -> Iterator[AnsweredQuestion]:
         if not loaded:
             return
         if not self.reuse or len(loaded[0][0]) == 1:
@@ -110,7 +109,9 @@ class BenchmarkInference:
             for one in loaded:
                 yield from self._with_shared_prefix([one])
 
-    def _without_reuse(self, pairs: Sequence[tuple[Question, Tensor | None]]) -> Iterator[AnsweredQuestion]:
+    def _without_reuse(
+        self, pairs: Sequence[tuple[Question, ImageInput | None]]
+    ) -> Iterator[AnsweredQuestion]:
         """Prefill each question with its image; an image that several questions share is encoded once per batch."""
         for start in range(0, len(pairs), self.size):
             chunk = pairs[start : start + self.size]
@@ -123,7 +124,7 @@ class BenchmarkInference:
             yield from zip((question for question, _ in chunk), texts, strict=True)
 
     def _with_shared_prefix(
-        self, loaded: Sequence[tuple[Group, Tensor | None]]
+        self, loaded: Sequence[tuple[Group, ImageInput | None]]
     ) -> Iterator[AnsweredQuestion]:
         """Prefill each image once and continue its state with each of its questions (equally many per image)."""
         prompts = [[split_at_prefix(self._prompt(q, pixels)) for q in group] for group, pixels in loaded]
@@ -145,7 +146,7 @@ class BenchmarkInference:
         for indices in by_length.values():
             yield from (indices[start : start + self.size] for start in range(0, len(indices), self.size))
 
-    def _prompt(self, question: Question, pixels: Tensor | None) -> TokenizedConversation:
+    def _prompt(self, question: Question, pixels: ImageInput | None) -> TokenizedConversation:
         counts = [] if pixels is None else [self.model.image_tokens(pixels)]
         return self._render(question.prompt, counts)
 
@@ -156,8 +157,8 @@ class BenchmarkInference:
 
 def _readable(
     loaded: Sequence[Loaded], skip: Callable[[Group, BadSample], None] | None
-) -> list[tuple[Group, Tensor | None]]:
-    readable: list[tuple[Group, Tensor | None]] = []
+) -> list[tuple[Group, ImageInput | None]]:
+    readable: list[tuple[Group, ImageInput | None]] = []
     for group, pixels in loaded:
         if not isinstance(pixels, BadSample):
             readable.append((group, pixels))

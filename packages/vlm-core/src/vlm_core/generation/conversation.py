@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from torch import Tensor
-
 from vlm_core.generation.generate import Session
 from vlm_core.generation.sampling import GREEDY, GenerationConfig
 from vlm_core.io.images import load_image
 from vlm_core.model import VLM
 from vlm_core.text.render import IMAGE, Message, Part, TokenizedConversation, render
 from vlm_core.text.template import AnyTemplate
+from vlm_core.views.image_views import ImageInput
 
 
 class Conversation:
@@ -24,13 +23,14 @@ class Conversation:
 
     def reset(self) -> None:
         """Start a new conversation; images added for the next question are dropped."""
-        self.session, self.images = Session(self.model), []
+        self.session = Session(self.model)
+        self.images: list[ImageInput] = []
         self.messages: list[Message] = []
         self.pending_tokens: list[int] = []  # generated, but not yet processed by the model
 
     def show(self, path: str | Path) -> None:
         """Add an image to the next question; raises `BadSample` for a file that is not a usable image."""
-        self.images.append(self.model.encoder.transform(load_image(path)))
+        self.images.append(self.model.image_processor(load_image(path)))
 
     def ask(self, question: str, decoding: GenerationConfig = GREEDY) -> Iterator[str]:
         """Yield the answer as it is generated: one piece per token, empty while a character is incomplete.
@@ -66,11 +66,11 @@ class Conversation:
             yield text[len(shown) :]
 
     @staticmethod
-    def _message(question: str, images: list[Tensor]) -> Message:
+    def _message(question: str, images: list[ImageInput]) -> Message:
         parts: list[Part] = [part for _ in images for part in (IMAGE, "\n")]
         return Message("user", (*parts, question))
 
-    def _prompt(self, message: Message, images: list[Tensor]) -> TokenizedConversation:
+    def _prompt(self, message: Message, images: list[ImageInput]) -> TokenizedConversation:
         """The tokens that the model has not processed yet: the end of the last answer, and the question."""
         counts = [self.model.image_tokens(image) for image in images]
         prompt = TokenizedConversation()

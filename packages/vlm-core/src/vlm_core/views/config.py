@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -95,7 +96,7 @@ class ViewsConfig(StrictModel):
         return value
 
     @staticmethod
-    def _padding(data: dict) -> Literal["black", "mean", "none"]:
+    def _padding(data: Mapping[str, Any]) -> Literal["black", "mean", "none"]:
         return data.get("pad") or ("black" if data.get("tiles") == "anyres" else "none")
 
     def sampling(self) -> Sampling:

@@ -45,9 +45,10 @@ class ImageProcessor:
         """Number of positions of an image of `size` (width, height), before anything is decoded."""
         return self.tokens if self.rule is None else self.layout(size).positions
 
-    def view_count(self, size: tuple[int, int]) -> int:
-        """Number of views of an image of `size` (width, height)."""
-        return 1 if self.rule is None else self.layout(size).views
+    @property
+    def most_views(self) -> int:
+        """The most views that an image can have."""
+        return 1 if self.rule is None else max(map(self.rule.view_count, self.rule.all_grids()))
 
     def __call__(self, image: Image.Image) -> ImageInput:
         """An upright RGB image -> its pixels (3, h, w) or its views."""

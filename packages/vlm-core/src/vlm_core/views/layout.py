@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -86,6 +88,36 @@ class ViewLayout:
         if tall * columns == wide * rows:
             return height, width
         return height * rows / tall, width * columns / wide
+
+
+class PlainLayout(NamedTuple):
+    """Views of `tokens` tokens each that stay in their order: the one of an image without tiles, frames of a video."""
+
+    views: int
+    tokens: int
+
+    @property
+    def positions(self) -> int:
+        """Number of positions in the sequence."""
+        return self.views * self.tokens
+
+
+Layout = ViewLayout | PlainLayout
+
+
+def too_many_views(layouts: Sequence[Layout], length: int, limit: int) -> str | None:
+    """A message about a sample of `length` positions whose images have these views; None if none has several.
+
+    `5 views of 729 and 300 tokens are 3,945; max_length is 2,048`.
+    """
+    views, positions = sum(one.views for one in layouts), sum(one.positions for one in layouts)
+    if views == len(layouts):  # also without layouts
+        return None
+    tokens = layouts[0].tokens
+    arranged = "" if positions == views * tokens else f", arranged as {positions:,},"
+    images = f"{len(layouts)} images with " if len(layouts) > 1 else ""
+    text = f"{images}{views} views of {tokens:,}{arranged} and {length - positions:,} tokens are {length:,}"
+    return f"{text}; max_length is {limit:,}"
 
 
 def unpadded(size: tuple[float, float], grid: Size, least: int = 0) -> tuple[Size, Size]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from vlm_core.io.sources import DEFAULT_SAMPLING, Sampling, VideoSource
 from vlm_core.io.video import frame_count, sample_video
 from vlm_core.views.image_views import ImageViews
+from vlm_core.views.layout import PlainLayout
 
 log = logging.getLogger(__name__)
 _MISSING: ContextVar[list[int] | None] = ContextVar("missing_frames", default=None)
@@ -35,11 +36,12 @@ def missing_frames() -> Iterator[list[int]]:
 class VideoProcessor:
     """Makes the input of one video; may be pickled for a worker process.
 
-    `transform` is the encoder's: a frame has one view, also where `views` cuts images into tiles. `sampling` is for
-    videos that have none of their own.
+    `transform` is the encoder's: a frame has one view, also where `views` cuts images into tiles. `tokens` are those of
+    a frame after the connector. `sampling` is for videos that have none of their own.
     """
 
     transform: Callable[[Image.Image], Tensor]
+    tokens: int
     sampling: Sampling = DEFAULT_SAMPLING
     _logged: set[str] = field(default_factory=set, repr=False, compare=False)
 
@@ -47,9 +49,9 @@ class VideoProcessor:
         """The sampling that a video is read with."""
         return source.sampling or self.sampling
 
-    def frame_count(self, source: VideoSource) -> int:
-        """Number of frames, thus of views, from the header alone; raises `BadSample`."""
-        return frame_count(source.file, self.sampling_of(source))
+    def layout(self, source: VideoSource) -> PlainLayout:
+        """Number of frames, and thus of positions, from the header alone; raises `BadSample`."""
+        return PlainLayout(frame_count(source.file, self.sampling_of(source)), self.tokens)
 
     def __call__(self, source: VideoSource) -> ImageViews:
         """The frames of a video as views (V, 3, h, w); raises `BadSample` as `sample_video`.
@@ -60,7 +62,9 @@ class VideoProcessor:
         if sampled.missing:
             if source.name not in self._logged:  # an epoch reads it again
                 self._logged.add(source.name)
-                text = "%s: %d of %d frames are missing or damaged; the nearest good one before stands for each"
+                text = (
+                    "%s: %d of %d frames are missing or damaged; the nearest good one before stands for each"
+                )
                 log.warning(text, source.name, sampled.missing, len(sampled.frames))
             if (counts := _MISSING.get()) is not None:
                 counts.append(sampled.missing)

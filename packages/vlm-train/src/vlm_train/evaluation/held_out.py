@@ -38,7 +38,7 @@ def ask(
         watchdog.beat(f"answering questions from {start}", patient=True)
         batch = rows[start : start + settings.batch_size]
         images = sorted({image for row in batch for image in row["image"]}, key=image_name)
-        pixels = dict(zip(images, processor.pixels({"image": images}), strict=True))
+        pixels = {image: processor.pixels(image) for image in images}
         prompts = [_prompt(row, processor, pixels) for row in batch]
         image_indices = [images.index(image) for row in batch for image in row["image"]]
         texts = answer(model, prompts, [pixels[image] for image in images], image_indices, generation)
