@@ -1,5 +1,6 @@
 """Training on videos, with images and text: token counts, exact resume, answers in batches, bad videos."""
 
+import dataclasses
 import json
 
 import pytest
@@ -11,6 +12,7 @@ from vlm_core.errors import UserError
 from vlm_core.io.sources import Sampling, VideoSource
 from vlm_core.model_folder.assemble import build
 from vlm_core.spec.spec import load_spec
+from vlm_core.text.render import TooLong
 from vlm_train.cli import main
 from vlm_train.config.evaluation import HeldOutQA
 from vlm_train.config.section import train_section
@@ -130,3 +132,41 @@ def test_answers_do_not_depend_on_the_batch(video_spec):
         settings = HeldOutQA.model_construct(max_new_tokens=6, batch_size=size)
         answers.append([answer.text for answer in ask(model.eval(), list(rows), processor, settings)])
     assert all(texts == answers[0] for texts in answers)
+
+
+def test_cached_features_of_frames_are_those_of_the_encoder(video_spec, tmp_path):
+    """A stage with a frozen encoder reads frames from the cache; each frame is computed once."""
+    plain, _ = go(video_spec)
+    cache = f"train.feature_cache.path={tmp_path / 'features'}"
+    cached, _ = go(video_spec, cache, f"train.output={tmp_path / 'cached'}")
+    for one, other in zip(losses(plain), losses(cached), strict=True):
+        assert one[:2] == other[:2]
+        assert one[2] == pytest.approx(other[2], rel=1e-4)
+
+
+def test_a_video_that_does_not_fit_is_refused_before_it_is_decoded(video_spec, monkeypatch):
+    _, processor, rows = processor_of(video_spec)
+    long = dataclasses.replace(
+        processor, max_length=20, video=dataclasses.replace(processor.video, sampling=Sampling(9))
+    )
+    monkeypatch.setattr("vlm_core.views.video_views.sample_video", None)
+    with pytest.raises(TooLong, match=r"9 views of 4 and \d+ tokens are \d+; max_length is 20"):
+        long.read(rows[0])
+
+
+def test_videos_beside_tiles(video_spec):
+    """A frame has one view where an image has tiles; counts, batches and answers are the same together."""
+    tiles = "views: {tiles: dynamic, max_tiles: 3, overview: true, video: {frames: 3}}"
+    video_spec.write_text(video_spec.read_text().replace("views: {video: {frames: 3}}", tiles))
+    model, processor, rows = processor_of(video_spec)
+    example = processor.read(rows[6])
+    video_views, image_views = example.images
+    assert len(video_views) == 3
+    assert len(image_views) > 1
+    tokens = model.image_tokens_by_default
+    assert sum(example.sample.image_mask) == (len(video_views) + len(image_views)) * tokens
+    answers = []
+    for size in (1, 2, 8):
+        settings = HeldOutQA.model_construct(max_new_tokens=4, batch_size=size)
+        answers.append([answer.text for answer in ask(model.eval(), list(rows), processor, settings)])
+    assert answers[1:] == answers[:1] * 2
