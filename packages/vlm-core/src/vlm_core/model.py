@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +47,13 @@ def splice_part(x: Tensor, image_mask: Tensor, image_embeds: Tensor, part: slice
     return torch.where(image_mask[:, part].unsqueeze(-1), values[here], x)
 
 
+class ContentDigests(NamedTuple):
+    """Digests of a model's parts by content, which hold while the addresses and versions of its tensors are these."""
+
+    tensors: list[tuple[int, int]]
+    digests: dict[str, str]
+
+
 class VLM(nn.Module):
     """encoder → connector → image embeddings inserted into text embeddings → language model (paper, section 3.1)."""
 
@@ -63,6 +71,7 @@ class VLM(nn.Module):
         if views is not None and views.newline:
             add_image_newline(connector, llm.dim)
         self._image_graphs = CudaGraphs()
+        self.content_digests: ContentDigests | None = None  # see `model_folder.model_digest`
 
     @cached_property
     def image_processor(self) -> ImageProcessor:

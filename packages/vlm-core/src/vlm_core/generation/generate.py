@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Generator, Tensor
@@ -25,6 +25,11 @@ def refuse_empty(prompts: Sequence[TokenizedConversation]) -> None:
         raise UserError(
             "the prompt is empty: it has no text, no image and no BOS token; add a question or an image"
         )
+
+
+def answer_ends(eos: int, end: int | None) -> set[int]:
+    """The ids that end an answer: EOS, and the template's control token `end` if it has one."""
+    return {eos} if end is None else {eos, end}
 
 
 class Session:
@@ -89,8 +94,9 @@ class Session:
         for x, segments in self._pieces(batch, image_embeds):
             logits, state = self.model.prefill(x, segments, state)
         assert logits is not None
-        eos = self.model.llm.tokenizer.eos_id  # all of the prompt or, after an error, nothing
-        self._ends = [{eos} if sample.end is None else {eos, sample.end} for sample in samples]
+        # all of the prompt or, after an error, nothing
+        eos = self.model.llm.tokenizer.eos_id
+        self._ends = [answer_ends(eos, sample.end) for sample in samples]
         self._generated, self._state = 0, state
         self._predict(logits)
 
@@ -117,6 +123,15 @@ class Session:
         copies._state = state.expand(n)
         return copies
 
+    @classmethod
+    def join(cls, sessions: Sequence[Session]) -> Session:
+        """One session of the conversations of all, to be continued with `prefill`; for models with `joins_states`."""
+        joined = cls(sessions[0].model, prefill_chunk=sessions[0].prefill_chunk)
+        states = [state for session in sessions if (state := session.state) is not None]
+        assert len(states) == len(sessions), "prefill first"
+        joined._state = states[0] if len(states) == 1 else joined.model.llm.join_states(states)
+        return joined
+
     def fork(self) -> Session:
         """An independent session at the same position, to be continued with `tokens`, `generate` or `prefill`.
 
@@ -127,6 +142,31 @@ class Session:
         fork._state, fork._next_logits = self.state, None if logits is None else logits.clone()
         fork._ends, fork._generated = [set(ends) for ends in self._ends], self._generated
         return fork
+
+    def resume(self, other: Session) -> None:
+        """Continue at the position of another session of the same model."""
+        self._leave_graph()
+        fork = other.fork()
+        self._state, self._next_logits = fork._state, fork._next_logits
+        self._ends, self._generated = fork._ends, fork._generated
+
+    def restore(self, state: State, known_logits: Tensor, ends: Sequence[Iterable[int]]) -> None:
+        """Continue from a state and its `known_logits`; `ends` are the ids that end each conversation's answer."""
+        self._leave_graph()
+        logits = known_logits.new_full((len(known_logits), self.model.llm.vocab_size), -torch.inf)
+        logits[:, : known_logits.shape[1]] = known_logits
+        self._generated, self._state, self._next_logits, self._ends = 0, state, logits, list(map(set, ends))
+
+    @property
+    def ends(self) -> list[set[int]]:
+        """The ids that end each conversation's answer."""
+        return self._ends
+
+    def known_logits(self) -> Tensor:
+        """A copy of the next logits of the tokenizer's ids; all others are -inf."""
+        logits = self.next_logits
+        assert logits is not None, "prefill first"
+        return logits[:, : len(self.model.llm.tokenizer)].clone()
 
     def generate(self, decoding: GenerationConfig = GREEDY) -> list[str]:
         """Generate an answer to each conversation -> texts, without EOS and surrounding white space."""

@@ -18,7 +18,8 @@ def check_state_tensors(
 
     They are in torch's own memory: results of matrix products depend on alignment, which mapped files don't have. The
     batch size at `batch_dim` is free, but the same in all tensors. Raises `UserError` for missing and unexpected
-    names, other shapes, and types that are not both floats.
+    names, other shapes, and types that are not both floats. Tensors on the meta device stay there: they are checked
+    before memory is allocated.
     """
     if unexpected := sorted(set(tensors) - set(like)):
         raise UserError(f"unexpected tensor {printable(unexpected[0], 80)!r} in a state of this model")
@@ -36,9 +37,9 @@ def check_state_tensors(
         if seen.dtype != expected.dtype and not (seen.is_floating_point() and expected.is_floating_point()):
             kinds = [str(t.dtype).removeprefix("torch.") for t in (seen, expected)]
             raise UserError(f"{name!r} is of type {kinds[0]}, expected {kinds[1]}")
-    return {
-        name: torch.empty(tensors[name].shape, dtype=expected.dtype, device=expected.device).copy_(
-            tensors[name]
-        )
-        for name, expected in like.items()
-    }
+    return {name: _copied(tensors[name], expected) for name, expected in like.items()}
+
+
+def _copied(tensor: Tensor, like: Tensor) -> Tensor:
+    device = tensor.device if tensor.is_meta else like.device
+    return torch.empty(tensor.shape, dtype=like.dtype, device=device).copy_(tensor)

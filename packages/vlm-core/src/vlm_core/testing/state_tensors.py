@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,7 +21,9 @@ LENGTH = 9
 
 
 class StateTensorTests:
-    """Tests with the fixtures `lm`, `llm_config` and `x` of the suite."""
+    """Tests with the fixtures `lm`, `llm_config` and `x` of the suite, and its `assert_close`."""
+
+    assert_close: Callable[[Tensor, Tensor, str], None]
 
     saves_states: ClassVar[bool] = True
     """False for a model whose states can't be made from tensors, which then says so."""
@@ -69,6 +72,7 @@ class StateTensorTests:
         if not self.saves_states:
             return
         good = state.to_tensors()
+        lm.state_from_tensors({k: t.to("meta") if t.is_floating_point() else t for k, t in good.items()})
         with pytest.raises(UserError):
             lm.state_from_tensors({})
         with pytest.raises(UserError, match="stranger"):
@@ -79,3 +83,18 @@ class StateTensorTests:
             for bad in ({}, *({name: other} for other in wrong)):
                 with pytest.raises(UserError, match=re.escape(repr(name))):
                     lm.state_from_tensors({**others, **bad})
+
+    @torch.no_grad()
+    def test_joined_states_continue_as_each_alone(self, lm: LanguageModel, x: Tensor) -> None:
+        """After different numbers of positions."""
+        states = [lm(x[i : i + 1, : 2 + i])[1] for i in range(3)]
+        if not lm.joins_states:
+            with pytest.raises(NotImplementedError, match="can't join states"):
+                lm.join_states(states)
+            return
+        seen, _ = lm(x[:, -2:], state=lm.join_states([lm(x[:2, :4])[1], states[2]]))
+        self.assert_close(
+            seen[:2], lm(x[:2, [0, 1, 2, 3, LENGTH - 2, LENGTH - 1]])[0][:, -2:], "the first state"
+        )
+        alone = lm(x[2:, -2:], state=states[2])[0]
+        self.assert_close(seen[2:], alone, "the second state")

@@ -81,6 +81,7 @@ class MambaLM(LanguageModel):
     Parameters have `dtype`, except those in `SelectiveSSM.keeps_fp32`.
     """
 
+    joins_states = True
     prefill_chunk = 8192
 
     def __init__(
@@ -213,6 +214,9 @@ class MambaLM(LanguageModel):
     def state_from_tensors(self, tensors: Mapping[str, Tensor]) -> MambaState:
         like = dict(zip(SSMState._fields, self._new_buffers(1, self.backbone.embedding.weight), strict=True))
         return state_of(list(check_state_tensors(tensors, like, batch_dim=1).values()))
+
+    def join_states(self, states: Sequence[MambaState]) -> MambaState:
+        return state_of([torch.cat(parts, dim=1) for parts in zip(*map(buffers_of, states), strict=True)])
 
     def cuda_graph_decoder(self, state: MambaState, sampler: Sampler) -> CudaGraphDecoder | None:
         """A CUDA graph a token, captured once for a batch size and sampler; None without a GPU and Triton."""
