@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+import yaml
 from resume_helpers import go, losses, weights
 from videos import video
 
@@ -137,8 +138,14 @@ def test_answers_do_not_depend_on_the_batch(video_spec):
 def test_cached_features_of_frames_are_those_of_the_encoder(video_spec, tmp_path):
     """A stage with a frozen encoder reads frames from the cache; each frame is computed once."""
     plain, _ = go(video_spec)
-    cache = f"train.feature_cache.path={tmp_path / 'features'}"
-    cached, _ = go(video_spec, cache, f"train.output={tmp_path / 'cached'}")
+    spec = yaml.safe_load(video_spec.read_text())
+    spec["train"] |= {
+        "feature_cache": {"path": str(tmp_path / "features")},
+        "output": str(tmp_path / "cached"),
+    }
+    video_spec.write_text(yaml.safe_dump(spec))
+    cached, _ = go(video_spec)
+    assert list((tmp_path / "features").rglob("*.data"))
     for one, other in zip(losses(plain), losses(cached), strict=True):
         assert one[:2] == other[:2]
         assert one[2] == pytest.approx(other[2], rel=1e-4)

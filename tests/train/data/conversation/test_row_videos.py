@@ -1,4 +1,4 @@
-"""Videos of a row in every format: named, inline, members of a sample; with images, and with a sampling of their own."""
+"""Videos of a row in every format: named, inline, members of a sample; with images, and with their own sampling."""
 
 import base64
 import pickle

@@ -33,8 +33,8 @@ class SavedVLM(lmms):
     Code that lies in the folder runs only with `trust_remote_code=True`.
 
     Images and videos precede the question. `frames`, or `fps` and `max_frames`, say which frames of a video are read,
-    in place of the spec's `views.video`. `<image>` in a task's text is text, not an image. Under `accelerate launch` each
-    process takes the GPU of its local rank.
+    in place of the spec's `views.video`. `<image>` in a task's text is text, not an image. Under `accelerate launch`
+    each process takes the GPU of its local rank.
     """
 
     is_simple = True
