@@ -33,8 +33,8 @@ class Shown(NamedTuple):
 class FrameReader:
     """Finds frames by time, fastest in ascending order. Times are compared in ticks of the stream's time base."""
 
-    def __init__(self, video: OpenVideo, header: VideoHeader) -> None:
-        self.video = video
+    def __init__(self, video: OpenVideo, header: VideoHeader, max_work: int | None = None) -> None:
+        self.video, self.max_work = video, MAX_WORK if max_work is None else max_work
         self.tick = video.stream.time_base or Fraction(1, 90_000)
         self.start = floor(header.first / self.tick)
         self.frame_ticks = max(1, floor(header.frame_time / self.tick))
@@ -55,7 +55,7 @@ class FrameReader:
     def at(self, time: Fraction) -> Shown:
         """The frame shown at `time`: the last one that begins before or at it. `BadSample` if there is none."""
         ticks = floor(time / self.tick + self.slack)
-        reached = self.start if self.current is None else _pts(self.current)
+        reached = self.start if self.current is None else pts_of(self.current)
         far = self.video.has_frame_times and ticks - reached > self.least_seek
         if ticks < reached or far:
             self._seek(ticks, reached)
@@ -65,16 +65,20 @@ class FrameReader:
             self.packets.popleft()
         if self.current is None:
             return self._first_good()
-        missing = due is not None and due - _pts(self.current) >= max(1, self.frame_ticks // 2)
+        missing = due is not None and due - pts_of(self.current) >= max(1, self.frame_ticks // 2)
         past_end = self.ahead is None and ticks >= self.packet_end + self.frame_ticks
         return Shown(self.current, missing or past_end)
+
+    def each(self) -> Iterator[VideoFrame]:
+        """Every good frame from the first one on, in order of time."""
+        return (frame for frame in self.frames if self._is_good(frame))
 
     def _decode_to(self, ticks: int) -> None:
         """Make `current` the last good frame at or before `ticks`, `ahead` the first frame after it."""
         while True:
             if self.ahead is None:
                 self.ahead = next(self.frames, None)
-            if self.ahead is None or _pts(self.ahead) > ticks:
+            if self.ahead is None or pts_of(self.ahead) > ticks:
                 return
             if self._is_good(self.ahead):
                 self.current = self.ahead
@@ -96,7 +100,7 @@ class FrameReader:
                 raise BadSample("no-frames", "no frame of it can be decoded")
             if self._is_good(frame):
                 self.current = frame
-        return Shown(self.current, _pts(self.current) - self.start >= 2 * self.frame_ticks)
+        return Shown(self.current, pts_of(self.current) - self.start >= 2 * self.frame_ticks)
 
     def _seek(self, ticks: int, reached: int) -> None:
         """Continue at a keyframe before `ticks`, from which decoding is the same as from the start."""
@@ -104,7 +108,7 @@ class FrameReader:
         while self.video.has_frame_times and (target := ticks - back) > self.start:
             if self._land(target, ticks):
                 assert self.current is not None
-                if 0 <= _pts(self.current) <= reached < ticks:  # decoding would have been shorter
+                if 0 <= pts_of(self.current) <= reached < ticks:  # decoding would have been shorter
                     self.least_seek = 2 * (ticks - reached)
                 return
             back = max(self.least_seek, 2 * back)
@@ -122,9 +126,9 @@ class FrameReader:
         key = None
         for frame in self.frames:
             key = self.keyframe if key is None else key
-            if key is None or _pts(frame) < key:
+            if key is None or pts_of(frame) < key:
                 continue  # predicted from frames before the keyframe
-            if not frame.key_frame or frame.is_corrupt or _pts(frame) > ticks:
+            if not frame.key_frame or frame.is_corrupt or pts_of(frame) > ticks:
                 return False
             self.current, self.good = frame, True
             return True
@@ -164,12 +168,12 @@ class FrameReader:
 
     def _add_work(self, frame: VideoFrame) -> None:
         self.work += frame.width * frame.height
-        if self.work > MAX_WORK:
-            text = f"more than {MAX_WORK // 10**9} gigapixels are decoded for the frames that are read"
+        if self.work > self.max_work:
+            text = f"more than {self.max_work // 10**9} gigapixels are decoded for the frames that are read"
             raise BadSample(COSTLY, f"{text}; encode it anew, smaller or with more keyframes")
 
 
-def _pts(frame: VideoFrame) -> int:
+def pts_of(frame: VideoFrame) -> int:
     pts = frame.dts if frame.pts is None else frame.pts
     assert pts is not None
     return pts
