@@ -167,6 +167,32 @@ def test_a_prompt_that_fails_halfway_is_not_read_at_all(tiny_model, monkeypatch)
     assert torch.equal(session.next_logits, plain.next_logits)
 
 
+def test_a_fork_and_its_origin_go_on_alone(tiny_model):
+    """From the same position, also in the middle of an answer: neither sees what the other reads or generates."""
+    (pixels,) = images(1)
+    session = Session(tiny_model)
+    session.prefill([prompt(tiny_model, "what color is the shape?", pixels)], [pixels])
+    expected = session.fork().generate(LONG)
+    asked = session.fork()
+    asked.prefill([prompt(tiny_model, "and?")])
+    asked.generate(LONG)
+    assert session.fork().generate(LONG) == expected
+    tokens = session.tokens(LONG)
+    first = [next(tokens) for _ in range(3)]
+    fork = session.fork()
+    before = fork.next_logits.clone()
+    rest = list(tokens)
+    assert torch.equal(fork.next_logits, before)
+    assert [*first, *rest] == list(_greedy(tiny_model, pixels))
+    assert Session(tiny_model).fork().state is None
+
+
+def _greedy(model, pixels):
+    session = Session(model)
+    session.prefill([prompt(model, "what color is the shape?", pixels)], [pixels])
+    return session.tokens(LONG)
+
+
 def test_a_token_that_fails_is_not_read(tiny_model, monkeypatch):
     """Neither by the state nor by the logits, which belong to each other."""
     session = Session(tiny_model)

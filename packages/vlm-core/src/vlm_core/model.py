@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,13 @@ def splice_part(x: Tensor, image_mask: Tensor, image_embeds: Tensor, part: slice
     return torch.where(image_mask[:, part].unsqueeze(-1), values[here], x)
 
 
+class ContentDigests(NamedTuple):
+    """Digests of a model's parts by content, which hold while the addresses and versions of its tensors are these."""
+
+    tensors: list[tuple[int, int]]
+    digests: dict[str, str]
+
+
 class VLM(nn.Module):
     """encoder → connector → image embeddings inserted into text embeddings → language model (paper, section 3.1)."""
 
@@ -55,6 +63,7 @@ class VLM(nn.Module):
         if views is not None and views.newline:
             add_image_newline(connector, llm.dim)
         self._image_graphs = CudaGraphs()
+        self.content_digests: ContentDigests | None = None  # see `model_folder.model_digest`
 
     @cached_property
     def image_processor(self) -> ImageProcessor:
@@ -150,6 +159,11 @@ class VLM(nn.Module):
         """Embeddings (B, T, M) -> (logits (B, V) of the last position, state), as `LanguageModel.prefill`."""
         with upcast_matmul(x):
             return self.llm.prefill(x, segments=segments, state=state)
+
+    def next_state(self, x: Tensor, state: State | None = None) -> State | None:
+        """The state after embeddings (B, T, M), as `LanguageModel.next_state`."""
+        with upcast_matmul(x):
+            return self.llm.next_state(x, state=state)
 
     def forward(
         self,

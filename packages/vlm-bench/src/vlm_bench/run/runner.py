@@ -45,6 +45,7 @@ class Run:
             batch_size=settings.batch_size,
             max_new_tokens=length,
             reuse=settings.prefix_reuse,
+            cache=settings.state_cache,
         )
         self.log = AnswerLog(out, task.name, task.as_asked, task.baseline)
         self.metadata = self._metadata(settings.batch_size, length)

@@ -18,17 +18,22 @@ from vlm_core.model import VLM
 from vlm_core.model_folder.assemble import load
 from vlm_core.plugins.config import BenchmarkConfig
 from vlm_core.spec.spec import Spec
+from vlm_core.states.cache import StateCache
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of a run. `max_new_tokens` None is each benchmark's default, `limit` None means all questions."""
+    """Settings of a run. `max_new_tokens` None is each benchmark's default, `limit` None means all questions.
+
+    With a `state_cache`, which all benchmarks share, images that were read before are not read again.
+    """
 
     batch_size: int = 1
     max_new_tokens: int | None = None
     limit: int | None = None
     prefix_reuse: bool = True
     allow_partial: bool = False
+    state_cache: StateCache | None = None
 
 
 @dataclass(frozen=True)
