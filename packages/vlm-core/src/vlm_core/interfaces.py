@@ -255,6 +255,10 @@ class LanguageModel(Part, ABC, Generic[S]):
         hidden, state = self(x, segments=segments, state=state)
         return self.logits(hidden[:, -1]), state
 
+    def next_state(self, x: Tensor, *, state: S | None = None) -> S | None:
+        """The state after embeddings (B, T, M), as that of `forward`; nothing is predicted from them."""
+        return self(x, state=state)[1]
+
     def cuda_graph_decoder(self, state: S, sampler: Sampler) -> GraphDecoder | None:
         """A faster decoder for states like this one, with the same results; None if there is none. Call `start`."""
         return None

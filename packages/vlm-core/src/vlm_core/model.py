@@ -142,6 +142,11 @@ class VLM(nn.Module):
         with upcast_matmul(x):
             return self.llm.prefill(x, segments=segments, state=state)
 
+    def next_state(self, x: Tensor, state: State | None = None) -> State | None:
+        """The state after embeddings (B, T, M), as `LanguageModel.next_state`."""
+        with upcast_matmul(x):
+            return self.llm.next_state(x, state=state)
+
     def forward(
         self,
         input_ids: Tensor,

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from vlm_core.cli.common import DTYPES, Parser, add_trust, count, path_text, run
 from vlm_core.cli.console import text
-from vlm_core.cli.output import say
+from vlm_core.cli.output import print_piece, say
 from vlm_core.cli.prompt import Interrupt, image_files, lines
+from vlm_core.cli.watch import add_watch, check_watch, watch
 from vlm_core.errors import UserError
 from vlm_core.io.manifest import require_model_folder
-from vlm_core.markup.printable import printable
 
 if TYPE_CHECKING:
     from vlm_core.generation.conversation import Conversation
@@ -57,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", help="cpu, cuda, cuda:1, …; default: cuda if available, else cpu")
     parser.add_argument("--dtype", choices=DTYPES, help="convert weights to this dtype; default: as saved")
     _add_states(parser)
+    add_watch(parser)
     add_trust(parser)
     return parser
 
@@ -90,7 +91,7 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--temperature {args.temperature}: expected 0 (greedy) to 100")
     if not 0 < args.top_p <= 1:
         raise UserError(f"--top-p {args.top_p}: expected a share above 0 and at most 1")
-    if args.ask is not None and not args.ask.strip() and not args.image:
+    if args.ask is not None and not args.ask.strip() and not (args.image or args.watch):
         raise UserError("--ask: the question is empty, and there is no --image to describe")
     if args.convert_state and not args.resume:
         raise UserError("--convert-state is for --resume, which is not given")
@@ -104,6 +105,7 @@ def _check(args: argparse.Namespace) -> None:
 def chat(args: argparse.Namespace) -> int:
     _check(args)
     images = [path for name in args.image for path in image_files(name, quoted=False)]
+    frames = check_watch(args)
     import torch
 
     from vlm_core.generation.conversation import Conversation
@@ -114,13 +116,15 @@ def chat(args: argparse.Namespace) -> int:
     device = args.device or default_device()
     dtype = args.dtype and getattr(torch, args.dtype)
     model, spec = load(args.model, dtype=dtype, device=device, trust_remote_code=args.trust_remote_code)
-    if args.ask is None:  # --ask "" with an image asks for a caption
+    if args.ask is None or (frames is not None and args.ask.strip()):  # --ask "" asks for a caption
         require_question(spec.template)
+    decoding = GenerationConfig(args.max_new_tokens, args.temperature, args.top_p, args.seed)
+    if frames is not None:
+        return watch(args, model, frames, spec.template, decoding, f"{spec.name} on {device}")
     cache = _state_cache(args)
     conversation = Conversation(model, spec.template, cache)
     if args.resume:
         conversation = Conversation.load(args.resume, model, spec.template, cache, convert=args.convert_state)
-    decoding = GenerationConfig(args.max_new_tokens, args.temperature, args.top_p, args.seed)
     for path in images:
         conversation.show(path)
     if args.ask is not None:
@@ -149,13 +153,8 @@ def _state_cache(args: argparse.Namespace) -> StateCache:
 def _answer(conversation: Conversation, question: str, decoding: GenerationConfig) -> None:
     """Print the answer as it is generated."""
     for piece in conversation.ask(question, decoding):
-        _print_piece(piece)
+        print_piece(piece)
     print()
-
-
-def _print_piece(piece: str) -> None:
-    """Print a piece of an answer; control characters are escaped, as a terminal would execute them."""
-    print(printable(piece, lines=True), end="", flush=True)
 
 
 def _converse(conversation: Conversation, decoding: GenerationConfig) -> None:
@@ -186,7 +185,7 @@ def _execute(conversation: Conversation, line: str, decoding: GenerationConfig) 
     else:
         with Interrupt() as interrupt:
             for piece in conversation.ask(text(line), decoding):
-                _print_piece(piece)
+                print_piece(piece)
                 if interrupt.received:
                     print(" …", end="")
                     break

@@ -11,6 +11,7 @@ from vlm_core.generation.prefix_reader import PrefixReader
 from vlm_core.generation.read_history import ReadHistory
 from vlm_core.generation.sampling import GREEDY, GenerationConfig
 from vlm_core.generation.session_file import load_session, save_session
+from vlm_core.generation.text_pieces import text_pieces
 from vlm_core.io.images import load_image
 from vlm_core.model import VLM
 from vlm_core.states.cache import StateCache
@@ -98,18 +99,14 @@ class Conversation:
 
     def _generate(self, answer_ids: list[int], decoding: GenerationConfig) -> Iterator[str]:
         """Yield the pieces of the answer and append its ids to `answer_ids`."""
-        shown, text = "", ""
-        for (token,) in self.session.tokens(decoding):
-            assert token is not None
-            answer_ids.append(token)
-            text = self.model.llm.tokenizer.decode(answer_ids).lstrip()
-            # a character may take several tokens: hold back an incomplete one
-            readable = text.startswith(shown) and not text.endswith("\ufffd")
-            piece = text[len(shown) :] if readable else ""
-            shown += piece
-            yield piece
-        if len(text) > len(shown):  # the last character is incomplete
-            yield text[len(shown) :]
+
+        def ids() -> Iterator[int]:
+            for (token,) in self.session.tokens(decoding):
+                assert token is not None
+                answer_ids.append(token)
+                yield token
+
+        yield from text_pieces(self.model.llm.tokenizer, ids())
 
     @staticmethod
     def _message(question: str, images: Sequence[ImageInput]) -> Message:

@@ -9,10 +9,13 @@ from torch import Generator, Tensor
 
 from vlm_core.errors import UserError
 from vlm_core.generation.sampling import GREEDY, GenerationConfig, TokenSampler, refuse_damaged, sample
+from vlm_core.generation.watch.checkpoints import KEEP, Keep
+from vlm_core.generation.watch.watcher import Frame, Watcher
 from vlm_core.interfaces import GraphDecoder, State
 from vlm_core.model import VLM, splice_part
 from vlm_core.text.batch import Batch, collate
 from vlm_core.text.render import TokenizedConversation
+from vlm_core.text.template import AnyTemplate
 from vlm_core.views.image_views import ImageInput, joined_order
 
 GRAPH_AFTER_TOKENS = 4
@@ -142,6 +145,27 @@ class Session:
         fork._state, fork._next_logits = self.state, None if logits is None else logits.clone()
         fork._ends, fork._generated = [set(ends) for ends in self._ends], self._generated
         return fork
+
+    @torch.inference_mode()
+    def append_embeds(self, x: Tensor) -> None:
+        """Append embeddings (B, T, M) to the conversations; `prefill` must follow before the next id is predicted."""
+        self._leave_graph()
+        state = self._state
+        size = x.shape[1] if self.prefill_chunk is None else max(1, self.prefill_chunk // len(x))
+        for part in x.split(size, dim=1):
+            state = self.model.next_state(part, state)
+        self._state, self._next_logits = state, None
+
+    def watch(
+        self,
+        frames: Iterable[Frame],
+        template: AnyTemplate,
+        *,
+        keep: Keep | None = KEEP,
+        max_frames: int | None = None,
+    ) -> Watcher:
+        """A watcher of these frames, (seconds, image) each, that reads them into this session: see `Watcher`."""
+        return Watcher(self, frames, template, keep=keep, max_frames=max_frames)
 
     def resume(self, other: Session) -> None:
         """Continue at the position of another session of the same model."""

@@ -165,6 +165,18 @@ class LanguageModelSuite(StateTensorTests, TokenizerTests):
         self.assert_close(lm(x[:, -1:], state=state)[0], hidden[:, -1:], "after two prefills")
 
     @torch.no_grad()
+    def test_next_state_is_the_state_of_forward(self, lm: LanguageModel, x: Tensor) -> None:
+        """Frame by frame, as a stream is read; the states before stay as they were."""
+        states = [None]
+        for chunk in _split(x[:, :-1], (3, 6)):
+            states.append(lm.next_state(chunk, state=states[-1]))
+        hidden = lm(x)[0]
+        self.assert_close(lm(x[:, -1:], state=states[-1])[0], hidden[:, -1:], "after three next states")
+        self.assert_close(
+            lm(x[:, 6:], state=states[2])[0], hidden[:, 6:], "an earlier state, continued later"
+        )
+
+    @torch.no_grad()
     def test_a_state_is_never_changed_in_place(self, lm: LanguageModel, x: Tensor) -> None:
         _, state = lm(x[:, :4])
         first, _ = lm(x[:, 4:5], state=state)

@@ -194,16 +194,38 @@ class MambaLM(LanguageModel):
         self, x: Tensor, *, segments: Tensor | None = None, state: MambaState | None = None
     ) -> tuple[Tensor, MambaState]:
         """As `LanguageModel.prefill`; on a GPU padded to a few lengths, each of which becomes a CUDA graph."""
-        if x.shape[1] == 1 or x.shape[:2].numel() > GRAPH_POSITIONS or not usable(x):
+        if not self._as_graph(x):
             return cast(tuple[Tensor, MambaState], super().prefill(x, segments=segments, state=state))
-        x, segments = padded_to_bucket(x, segments)
-        buffers = self._new_buffers(len(x), x) if state is None else buffers_of(state)
-        logits, *after = self._prefill_graphs.call(self._last_logits, [self], x, segments, *buffers)
+        inputs = self._graph_inputs(x, segments, state)
+        logits, *after = self._prefill_graphs.call(self._last_logits, [self], *inputs)
         return logits, state_of(after)
+
+    def next_state(self, x: Tensor, *, state: MambaState | None = None) -> MambaState:
+        """As `LanguageModel.next_state`; on a GPU a CUDA graph, as `prefill`."""
+        if not self._as_graph(x):
+            return self(x, state=state)[1]
+        return state_of(
+            self._prefill_graphs.call(self._buffers_after, [self], *self._graph_inputs(x, None, state))
+        )
+
+    @staticmethod
+    def _as_graph(x: Tensor) -> bool:
+        """Whether several positions x (B, T, M) are processed as a CUDA graph."""
+        return x.shape[1] > 1 and x.shape[:2].numel() <= GRAPH_POSITIONS and usable(x)
+
+    def _graph_inputs(
+        self, x: Tensor, segments: Tensor | None, state: MambaState | None
+    ) -> tuple[Tensor, ...]:
+        """x and segments padded to a few lengths, and the state's buffers."""
+        buffers = self._new_buffers(len(x), x) if state is None else buffers_of(state)
+        return *padded_to_bucket(x, segments), *buffers
 
     def _last_logits(self, x: Tensor, segments: Tensor, conv: Tensor, ssm: Tensor) -> tuple[Tensor, ...]:
         hidden, state = self(x, segments=segments, state=state_of((conv, ssm)))
         return self.logits(hidden[:, -1]), *buffers_of(state)
+
+    def _buffers_after(self, x: Tensor, segments: Tensor, conv: Tensor, ssm: Tensor) -> tuple[Tensor, ...]:
+        return buffers_of(self(x, segments=segments, state=state_of((conv, ssm)))[1])
 
     def _new_buffers(self, batch: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """The state of all layers before the first position: (layers, B, W-1, E), (layers, B, E, S) in fp32."""
