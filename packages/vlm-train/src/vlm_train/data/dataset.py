@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from vlm_core.errors import BadSample, UserError, choices
 from vlm_core.interfaces import Tokenizer
 from vlm_core.io.files import io_retries
-from vlm_core.io.images import load_image
+from vlm_core.io.images import ImageSource, load_image
 from vlm_core.model import VLM
 from vlm_core.rows import ROW_KEYS
 from vlm_core.spec.spec import Spec
@@ -64,12 +64,12 @@ class SampleProcessor:
     features: Callable[[Any], Tensor] | None = None
 
     def pixels(self, row: dict[str, Any]) -> list[Tensor]:
-        """The row's images, each (3, h, w)."""
-        return [self.transform(load_image(image)) for image in row["image"]]
+        """The row's images, each (3, h, w). An image that the row repeats is read once."""
+        return _each_once(row["image"], lambda image: self.transform(load_image(image)))
 
     def images(self, row: dict[str, Any]) -> list[Tensor]:
         """The row's images as the model takes them in training: pixels, or cached features."""
-        return self.pixels(row) if self.features is None else [self.features(i) for i in row["image"]]
+        return self.pixels(row) if self.features is None else _each_once(row["image"], self.features)
 
     def untruncated(self, row: dict[str, Any]) -> Example:
         """The row at its full length; raises `BadSample` for a bad image."""
@@ -89,6 +89,12 @@ class SampleProcessor:
         """Raises `BadSample` for a bad image and `TooLong` for a row that doesn't fit."""
         example = self.untruncated(row)
         return Example(example.sample.truncated(self.max_length), example.images)
+
+
+def _each_once(images: Sequence[ImageSource], read: Callable[[ImageSource], Tensor]) -> list[Tensor]:
+    """`read` of all images, called once for each different one: a clip may repeat a frame."""
+    tensors = {image: read(image) for image in dict.fromkeys(images)}
+    return [tensors[image] for image in images]
 
 
 def sample_processor(
