@@ -29,10 +29,15 @@ class MovingConfig(DatasetConfig):
     split: Literal["train", "test"] = Field(description="train or test; their clips are drawn independently")
     clips: PositiveInt = Field(le=1_000_000, description="number of clips")
     frames: list[int] = Field(
-        default=[8, 64], min_length=1, max_length=2, description="length of a clip, or the shortest and the longest"
+        default=[8, 64],
+        min_length=1,
+        max_length=2,
+        description="length of a clip, or the shortest and the longest",
     )
     distances: list[int] | None = Field(
-        default=None, min_length=1, description="frames since the shape asked about was seen, in turn; default: any"
+        default=None,
+        min_length=1,
+        description="frames since the shape asked about was seen, in turn; default: any",
     )
     kinds: list[Kind] = Field(default=list(get_args(Kind)), min_length=1, description="kinds of questions")
     turns: PositiveInt = Field(default=1, description="questions per conversation")
