@@ -17,10 +17,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from vlm_core.errors import UserError
 from vlm_core.markup.markdown import table
 from vlm_core.spec.spec import load_spec
-from vlm_moving.clips import LONGEST_PASSAGE
+from vlm_moving.clips import LONGEST_PASSAGE, Clip, clip
+from vlm_moving.pictures import draw
 from vlm_train.checkpoint.run_dir import SPEC, RunDir
 from vlm_train.config.section import train_section
 from vlm_train.evaluation.stage_evaluations import last_name
@@ -107,12 +110,24 @@ def _legend(figure: Any, colours: Mapping[str, str], styles: Mapping[int, str]) 
     figure.legend(handles=handles, loc="outside upper center", ncols=5, fontsize=8, frameon=False)
 
 
+def strip(shown: Clip, per_row: int = 12, scale: int = 3, gap: int = 4) -> Image.Image:
+    """The frames of a clip in rows, enlarged, on white."""
+    pictures = [draw(frame) for frame in shown.frames()]
+    side = scale * pictures[0].width + gap
+    sheet = Image.new("RGB", (per_row * side + gap, -(-len(pictures) // per_row) * side + gap), "white")
+    for i, picture in enumerate(pictures):
+        large = picture.resize((side - gap, side - gap), Image.Resampling.NEAREST)
+        sheet.paste(large, (gap + i % per_row * side, gap + i // per_row * side))
+    return sheet
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", nargs="+", metavar="NAME=FOLDER", help="a name in the legend and a run folder")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw this PNG file")
+    parser.add_argument("--strip", type=Path, metavar="FILE", help="also draw the frames of a clip as a PNG file")
     arguments = parser.parse_args()
     found = [(name, *hits_of(Path(folder))) for name, _, folder in (run.partition("=") for run in arguments.runs)]
     runs = [(name, hits) for name, hits, _ in found]
@@ -120,6 +135,8 @@ def main() -> None:
     print("\n".join(table([head, *rows(runs)], right=2)))
     if arguments.plot:
         plot(runs, max(trained for *_, trained in found), arguments.plot)
+    if arguments.strip:
+        strip(clip("test-1-0", 24, 8)).save(arguments.strip)
 
 
 if __name__ == "__main__":

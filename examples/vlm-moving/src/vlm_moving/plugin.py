@@ -20,8 +20,7 @@ class MovingConfig(DatasetConfig):
     """Clips of moving shapes as rows of several images, and questions that one frame does not answer.
 
     A clip is drawn from its number, the split and `seed`. Its length is one of `frames`, and the shape asked about was
-    last seen one of `distances` frames before the last frame: without `distances` any from 0 on, small ones as often
-    as large ones on a logarithmic scale. The frames are at most 145 different images, written into `folder` at the
+    last seen one of `distances` frames before the last frame, by default any that the clip has room for. The frames are at most 145 different images, written into `folder` at the
     first use; with `images: false` none is drawn.
     """
 
@@ -72,7 +71,7 @@ class MovingConfig(DatasetConfig):
         length = rng.randint(self.frames[0], self.frames[-1])
         if self.distances:
             return clip(name, length, self.distances[number % len(self.distances)])
-        return clip(name, length, int((length - LONGEST_PASSAGE + 1) ** rng.random()) - 1)
+        return clip(name, length, rng.randint(0, length - LONGEST_PASSAGE))
 
     def _draw(self, frames: set[Frame | None]) -> dict[Frame | None, str]:
         """The frames' files, drawn where they don't exist."""
