@@ -125,11 +125,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("runs", nargs="+", metavar="NAME=FOLDER", help="a name in the legend and a run folder")
+    parser.add_argument(
+        "runs", nargs="+", metavar="NAME=FOLDER", help="a name in the legend and a run folder"
+    )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw this PNG file")
-    parser.add_argument("--strip", type=Path, metavar="FILE", help="also draw the frames of a clip as a PNG file")
+    parser.add_argument(
+        "--strip", type=Path, metavar="FILE", help="also draw the frames of a clip as a PNG file"
+    )
     arguments = parser.parse_args()
-    found = [(name, *hits_of(Path(folder))) for name, _, folder in (run.partition("=") for run in arguments.runs)]
+    found = [
+        (name, *hits_of(Path(folder))) for name, _, folder in (run.partition("=") for run in arguments.runs)
+    ]
     runs = [(name, hits) for name, hits, _ in found]
     head = ["run", "question", "frames", "frames ago", "questions", "accuracy, %", "95 % interval"]
     print("\n".join(table([head, *rows(runs)], right=2)))

@@ -20,8 +20,8 @@ class MovingConfig(DatasetConfig):
     """Clips of moving shapes as rows of several images, and questions that one frame does not answer.
 
     A clip is drawn from its number, the split and `seed`. Its length is one of `frames`, and the shape asked about was
-    last seen one of `distances` frames before the last frame, by default any that the clip has room for. The frames are at most 145 different images, written into `folder` at the
-    first use; with `images: false` none is drawn.
+    last seen one of `distances` frames before the last frame, by default any that the clip has room for. The frames are
+    at most 145 different images, written into `folder` at the first use; with `images: false` none is drawn.
     """
 
     type: Literal["moving"] = "moving"
