@@ -1,6 +1,7 @@
 """Shared by all tests: nothing reaches a network, and a model small enough to build in a blink."""
 
 import os
+import sys
 
 import pytest
 from hypothesis import settings
@@ -11,6 +12,8 @@ settings.register_profile("explore")
 settings.load_profile("repeatable")
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+# tests start hundreds of processes: without byte code each compiles torch anew, which takes longer than importing it
+sys.dont_write_bytecode = os.environ.pop("PYTHONDONTWRITEBYTECODE", None) is None and sys.dont_write_bytecode
 if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core: threads would wait for one another
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 

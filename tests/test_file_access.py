@@ -23,6 +23,7 @@ NO_FILES = {("Image", "open"), ("question", "open"), ("run", "open"), ("self", "
 EXCEPTIONS = {
     # what the system or Python holds
     "vlm_core/diagnose/doctor.py": "/proc/cpuinfo",
+    "vlm_core/runtime/peak_rss.py": "/proc/self/status",
     "vlm_core/runtime/system_faults.py": "/proc/self/cgroup and the limits of control groups",
     "vlm_ssm/numba/kernels/jit.py": "this package's own sources and /proc/self/maps",
     "vlm_ssm/cuda/compiler.py": "this package's own sources and the machine code made of them",

@@ -90,12 +90,20 @@ def case(model: VLM, image: Path) -> dict[str, Run]:
     return {name: partial(run, name) for name in NAMES}
 
 
-def cases(width: int, layers: int, vocabulary: int, side: int, image: Path) -> Iterator[Case]:
+def vision_model(width: int, layers: int, vocabulary: int, side: int) -> VLM:
     tower = TimmConfig(model="vit_tiny_patch16_224", image_size=side).build(weights=False)
     llm = language_model(width, layers, vocabulary)
-    model = VLM(tower, MLPConfig().build(tower.dim, llm.dim), llm).eval()
-    size = sum(p.numel() for p in llm.parameters()) / 1e6
-    yield f"Mamba, {size:.0f} M, {model.image_tokens_by_default} tokens an image", case(model, image)
+    return VLM(tower, MLPConfig().build(tower.dim, llm.dim), llm).eval()
+
+
+def name_of(model: VLM) -> str:
+    size = sum(p.numel() for p in model.llm.parameters()) / 1e6
+    return f"Mamba, {size:.0f} M, {model.image_tokens_by_default} tokens an image"
+
+
+def cases(width: int, layers: int, vocabulary: int, side: int, image: Path) -> Iterator[Case]:
+    model = vision_model(width, layers, vocabulary, side)
+    yield name_of(model), case(model, image)
 
 
 def main() -> None:

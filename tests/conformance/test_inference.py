@@ -14,6 +14,7 @@ from vlm_core.evaluation.inference import BenchmarkInference, batches, evaluate
 from vlm_core.evaluation.questions import by_image, check_images, sample
 from vlm_core.model_folder.assemble import build
 from vlm_core.spec.spec import Spec
+from vlm_core.states.cache import StateCache
 from vlm_core.text.template import TEMPLATES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -73,6 +74,16 @@ def test_each_answer_is_that_of_the_question_alone(model, questions) -> None:
     assert len({alone[f"{i}-0"] for i in range(len(COUNTS))}) > 1, "and depend on the image"
     for reuse, size in ((False, 7), (True, 1), (True, 4), (True, 7)):
         assert ask(model, questions, reuse=reuse, batch_size=size) == alone, (reuse, size)
+
+
+def test_answers_from_cached_states_are_the_same(model, questions) -> None:
+    """Questions in batches whose images are cached, partly or not at all, by earlier batches and other runs."""
+    expected, cache = ask(model, questions), StateCache()
+    for size in (1, 4, 7):
+        assert ask(model, questions, batch_size=size, cache=cache) == expected, size
+    stats = cache.stats
+    assert stats.hits == 2 * stats.misses == 2 * len(COUNTS), "each image was read once"
+    assert ask(model, questions, "llava-v1", cache=cache) == ask(model, questions, "llava-v1")
 
 
 def test_an_image_within_a_text_too(model, questions) -> None:

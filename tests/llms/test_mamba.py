@@ -2,14 +2,11 @@
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
-from vlm_core.errors import UserError
 from vlm_core.interfaces import PADDING, parameter_count
 from vlm_llms.mamba.mamba import MambaLM
 from vlm_llms.mamba.mamba_config import MambaConfig
 from vlm_llms.mamba.mamba_shape import PUBLISHED
-from vlm_llms.mamba.state import MambaState
 from vlm_ssm.layers import chunked_inference
 
 LONG = 300
@@ -91,43 +88,6 @@ def test_the_recurrence_stays_in_fp32():
         seen = own.logits(torch.cat([hidden, last], 1)).float()
     assert seen.isfinite().all()
     assert (seen - wanted).abs().max() <= 0.03 * wanted.abs().max()
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_saved_state_continues_as_the_original(tmp_path, dtype):
-    """The file holds the state to the bit; tokens generated from it are the same."""
-    torch.manual_seed(0)
-    own = MambaConfig(d_model=16, n_layer=3, vocab_size=32, d_state=4).build().to(dtype).eval()
-    with torch.no_grad():
-        hidden, state = own(own.embed(torch.randint(0, 32, (2, 9))))
-        state.save(tmp_path / "state.safetensors")
-        loaded = MambaState.load(tmp_path / "state.safetensors")
-        assert isinstance(loaded, MambaState)
-        assert all(
-            torch.equal(a, b) and a.dtype == b.dtype
-            for own_, theirs in zip(loaded, state, strict=True)
-            for a, b in zip(own_, theirs, strict=True)
-        )
-        first = own.logits(hidden[:, -1:]).argmax(-1)
-        assert torch.equal(continued(own, first, loaded), continued(own, first, state))
-
-
-def continued(model, token, state):
-    """Twelve greedy tokens."""
-    tokens = [token]
-    for _ in range(12):
-        hidden, state = model(model.embed(tokens[-1]), state=state)
-        tokens.append(model.logits(hidden).argmax(-1))
-    return torch.cat(tokens, 1)
-
-
-def test_a_file_without_a_state_is_refused(tmp_path):
-    """Missing, foreign, and not safetensors at all."""
-    save_file({"other": torch.zeros(1)}, tmp_path / "other")
-    (tmp_path / "text").write_text("no state")
-    for name in ("missing", "other", "text"):
-        with pytest.raises(UserError, match="holds no Mamba state"):
-            MambaState.load(tmp_path / name)
 
 
 @pytest.mark.parametrize("batch", [1, 2])

@@ -66,7 +66,7 @@ def test_shared_images_are_seen_once(tiny_model, monkeypatch):
     monkeypatch.setattr(
         tiny_model, "encode_images", lambda pixels: seen.append(len(pixels)) or encode_images(pixels)
     )
-    assert answer(tiny_model, samples, [one, two], views=[1, 0, 1]) == expected
+    assert answer(tiny_model, samples, [one, two], slots=[1, 0, 1]) == expected
     assert seen == [2]
 
 
@@ -165,6 +165,32 @@ def test_a_prompt_that_fails_halfway_is_not_read_at_all(tiny_model, monkeypatch)
     for each in (session, plain):
         each.prefill([second])
     assert torch.equal(session.next_logits, plain.next_logits)
+
+
+def test_a_fork_and_its_origin_go_on_alone(tiny_model):
+    """From the same position, also in the middle of an answer: neither sees what the other reads or generates."""
+    (pixels,) = images(1)
+    session = Session(tiny_model)
+    session.prefill([prompt(tiny_model, "what color is the shape?", pixels)], [pixels])
+    expected = session.fork().generate(LONG)
+    asked = session.fork()
+    asked.prefill([prompt(tiny_model, "and?")])
+    asked.generate(LONG)
+    assert session.fork().generate(LONG) == expected
+    tokens = session.tokens(LONG)
+    first = [next(tokens) for _ in range(3)]
+    fork = session.fork()
+    before = fork.next_logits.clone()
+    rest = list(tokens)
+    assert torch.equal(fork.next_logits, before)
+    assert [*first, *rest] == list(_greedy(tiny_model, pixels))
+    assert Session(tiny_model).fork().state is None
+
+
+def _greedy(model, pixels):
+    session = Session(model)
+    session.prefill([prompt(model, "what color is the shape?", pixels)], [pixels])
+    return session.tokens(LONG)
 
 
 def test_a_token_that_fails_is_not_read(tiny_model, monkeypatch):

@@ -137,6 +137,18 @@ class State(Protocol):
         """A state for B·n sequences: each sequence repeated n times, copies adjacent."""
         ...
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its tensors."""
+        ...
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """All that the state consists of, by name, for `LanguageModel.state_from_tensors`; they are not modified.
+
+        Raises `UserError` if the state can't be represented by tensors.
+        """
+        ...
+
 
 S = TypeVar("S", bound=State)
 
@@ -190,6 +202,8 @@ class LanguageModel(Part, ABC, Generic[S]):
     """Whether `segments` may number several samples in one sequence. Padding is always supported."""
     pads_between: bool = True
     """Whether padding is supported between the chunks of a sequence, not only before the first."""
+    joins_states: bool = False
+    """Whether the model has `join_states`."""
     prefill_chunk: int | None = None
     """Positions that a long input is processed in at once, unless the caller says otherwise; None: all."""
 
@@ -241,9 +255,26 @@ class LanguageModel(Part, ABC, Generic[S]):
         hidden, state = self(x, segments=segments, state=state)
         return self.logits(hidden[:, -1]), state
 
+    def next_state(self, x: Tensor, *, state: S | None = None) -> S | None:
+        """The state after embeddings (B, T, M), as that of `forward`; nothing is predicted from them."""
+        return self(x, state=state)[1]
+
     def cuda_graph_decoder(self, state: S, sampler: Sampler) -> GraphDecoder | None:
         """A faster decoder for states like this one, with the same results; None if there is none. Call `start`."""
         return None
+
+    def state_from_tensors(self, tensors: Mapping[str, Tensor]) -> S:
+        """The state that `State.to_tensors` wrote, bit by bit; floats are converted to the dtype of the model's states.
+
+        The tensors, on any device, may come from a damaged file. Large ones may be on the meta device, to be checked
+        before they are read. Raises `UserError` for names, shapes or types other than those of this model's states, and
+        if the model's states can't be made from tensors: the default.
+        """
+        raise UserError(f"{type(self).__name__}: its states can't be saved and loaded")
+
+    def join_states(self, states: Sequence[S]) -> S:
+        """One state of the sequences of all states, in order; their lengths may differ. Not every model can."""
+        raise NotImplementedError(f"{type(self).__name__} can't join states")
 
     def save_assets(self, folder: Path) -> None:
         """Write the tokenizer and other small files for `build(assets=folder)`."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 from vlm_core.interfaces import Connector, Encoder, LanguageModel, State
 from vlm_core.numerics.cuda_graphs import CudaGraphs
 from vlm_core.numerics.low_precision_matmul import upcast_matmul
+from vlm_core.views.image_views import ImageInput, ImageViews, image_newline
 
 PARTS = ("encoder", "connector", "llm")
 
@@ -38,6 +41,13 @@ def splice_part(x: Tensor, image_mask: Tensor, image_embeds: Tensor, part: slice
     return torch.where(image_mask[:, part].unsqueeze(-1), values[here], x)
 
 
+class ContentDigests(NamedTuple):
+    """Digests of a model's parts by content, which hold while the addresses and versions of its tensors are these."""
+
+    tensors: list[tuple[int, int]]
+    digests: dict[str, str]
+
+
 class VLM(nn.Module):
     """encoder → connector → image embeddings inserted into text embeddings → language model (paper, section 3.1)."""
 
@@ -45,14 +55,19 @@ class VLM(nn.Module):
         super().__init__()
         self.encoder, self.connector, self.llm = encoder, connector, llm
         self._image_graphs = CudaGraphs()
+        self.content_digests: ContentDigests | None = None  # see `model_folder.model_digest`
 
-    def image_tokens(self, pixel_values: Tensor) -> int:
-        """Number of positions of one image (3, height, width) in the sequence."""
-        return self.connector.num_tokens(*self.encoder.grid(*pixel_values.shape[-2:]))
+    def image_tokens(self, image: ImageInput) -> int:
+        """Number of positions of one image in the sequence: its views, or its pixels (3, height, width)."""
+        if isinstance(image, ImageViews):
+            return image.positions(self.image_tokens(image.values[0]))
+        return self.connector.num_tokens(*self.encoder.grid(*image.shape[-2:]))
 
-    def feature_tokens(self, features: Tensor) -> int:
-        """Number of positions of one image with features (H, W, D)."""
-        return self.connector.num_tokens(*features.shape[:2])
+    def feature_tokens(self, image: ImageInput) -> int:
+        """As `image_tokens`, of an image with features (H, W, D)."""
+        if isinstance(image, ImageViews):
+            return image.positions(self.feature_tokens(image.values[0]))
+        return self.connector.num_tokens(*image.shape[:2])
 
     @property
     def image_tokens_by_default(self) -> int:
@@ -84,13 +99,27 @@ class VLM(nn.Module):
         (embeds,) = self._image_graphs.call(self._image_embeds, [self.encoder, self.connector], pixel_values)
         return embeds
 
+    def arrange(self, image_embeds: Tensor, image_order: Tensor | None = None) -> Tensor:
+        """Embeddings (N, L, M) of all views -> those of the image positions, (1, P, M) for an order (P,).
+
+        A connector's newline is the row after the last one, also where no order uses it: it has a gradient in every
+        step, as wrappers for several processes expect.
+        """
+        newline = image_newline(self.connector)
+        if newline is not None:
+            rows = [image_embeds.flatten(0, 1), newline.to(image_embeds.dtype)[None]]
+            image_embeds = torch.cat(rows)[None]
+        if image_order is None:
+            return image_embeds
+        return image_embeds.flatten(0, 1)[image_order.to(image_embeds.device)][None]
+
     def _image_embeds(self, pixel_values: Tensor) -> tuple[Tensor]:
         return (self.project(self.encode(pixel_values)),)
 
     def embed(
         self, input_ids: Tensor, image_mask: Tensor | None = None, image_embeds: Tensor | None = None
     ) -> Tensor:
-        """Ids (B, T) -> embeddings (B, T, M), with `image_embeds` (N, L, M) where `image_mask` (B, T) is true.
+        """Ids (B, T) -> embeddings (B, T, M), with `image_embeds` of `arrange` where `image_mask` (B, T) is true.
 
         Raises `RuntimeError` for a mask with more positions than embeddings; a GPU stops with an assertion.
         """
@@ -113,6 +142,11 @@ class VLM(nn.Module):
         with upcast_matmul(x):
             return self.llm.prefill(x, segments=segments, state=state)
 
+    def next_state(self, x: Tensor, state: State | None = None) -> State | None:
+        """The state after embeddings (B, T, M), as `LanguageModel.next_state`."""
+        with upcast_matmul(x):
+            return self.llm.next_state(x, state=state)
+
     def forward(
         self,
         input_ids: Tensor,
@@ -120,12 +154,10 @@ class VLM(nn.Module):
         pixel_values: Tensor | None = None,
         segments: Tensor | None = None,
         features: Tensor | None = None,
+        image_order: Tensor | None = None,
     ) -> tuple[Tensor, State | None]:
-        """Ids (B, T) and images -> (hidden states (B, T, M), state); `llm.logits` computes logits from hidden states.
-
-        Images are pixel_values (N, 3, height, width) or already encoded features (N, H, W, D).
-        """
+        """Ids (B, T) and images, as in a `Batch`, -> (hidden states (B, T, M), state); `llm.logits` gives logits."""
         if pixel_values is not None:
             features = self.encode(pixel_values)
-        image_embeds = None if features is None else self.project(features)
+        image_embeds = None if features is None else self.arrange(self.project(features), image_order)
         return self.forward_embeds(self.embed(input_ids, image_mask, image_embeds), segments)

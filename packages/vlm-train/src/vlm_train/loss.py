@@ -36,7 +36,9 @@ class SummedLoss(nn.Module):
         pixels, features = self._images(batch)
         black = pixels is not batch.pixel_values or features is not batch.features
         with self._buffers_kept(batch, black=black):
-            hidden, _ = self.model(batch.input_ids, batch.image_mask, pixels, batch.segments, features)
+            hidden, _ = self.model(
+                batch.input_ids, batch.image_mask, pixels, batch.segments, features, batch.image_order
+            )
         predicting = hidden.flatten(0, 1).index_select(0, batch.targets - 1)
         labels = batch.input_ids.flatten().index_select(0, batch.targets)
         return summed_cross_entropy(self.model.llm, predicting, labels)

@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING
 
 from vlm_core.cli.common import DTYPES, Parser, add_trust, count, path_text, run
 from vlm_core.cli.console import text
-from vlm_core.cli.output import say
+from vlm_core.cli.output import print_piece, say
 from vlm_core.cli.prompt import Interrupt, image_files, lines
+from vlm_core.cli.watch import add_watch, check_watch, watch
 from vlm_core.errors import UserError
 from vlm_core.io.manifest import require_model_folder
-from vlm_core.markup.printable import printable
 
 if TYPE_CHECKING:
     from vlm_core.generation.conversation import Conversation
     from vlm_core.generation.sampling import GenerationConfig
+    from vlm_core.states.cache import StateCache
 
 _HELP = (
-    "/image FILE … adds images to the next question, /new starts a new conversation, Ctrl-C stops an answer, "
-    "/quit or Ctrl-D exits"
+    "/image FILE … adds images to the next question, /new starts a new conversation, /save FILE writes this one to a "
+    "file, /cache shows the state cache, Ctrl-C stops an answer, /quit or Ctrl-D exits"
 )
 
 
@@ -55,8 +56,34 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1, …; default: cuda if available, else cpu")
     parser.add_argument("--dtype", choices=DTYPES, help="convert weights to this dtype; default: as saved")
+    _add_states(parser)
+    add_watch(parser)
     add_trust(parser)
     return parser
+
+
+def _add_states(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--save", type=path_text, metavar="FILE", help="write the conversation to this file when it ends"
+    )
+    parser.add_argument(
+        "--resume",
+        type=path_text,
+        metavar="FILE",
+        help="continue the conversation that --save or /save wrote",
+    )
+    parser.add_argument(
+        "--convert-state",
+        action="store_true",
+        help="allow --resume for a conversation with the same model in another --dtype",
+    )
+    parser.add_argument(
+        "--state-cache",
+        type=path_text,
+        metavar="DIR",
+        help="keep the states of images and prompts in this folder, too; several processes may share it. Default: in "
+        "memory alone",
+    )
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -64,14 +91,21 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--temperature {args.temperature}: expected 0 (greedy) to 100")
     if not 0 < args.top_p <= 1:
         raise UserError(f"--top-p {args.top_p}: expected a share above 0 and at most 1")
-    if args.ask is not None and not args.ask.strip() and not args.image:
+    if args.ask is not None and not args.ask.strip() and not (args.image or args.watch):
         raise UserError("--ask: the question is empty, and there is no --image to describe")
+    if args.convert_state and not args.resume:
+        raise UserError("--convert-state is for --resume, which is not given")
     require_model_folder(args.model)
+    if args.save:
+        from vlm_core.generation.session_file import check_target
+
+        check_target(args.save)
 
 
 def chat(args: argparse.Namespace) -> int:
     _check(args)
     images = [path for name in args.image for path in image_files(name, quoted=False)]
+    frames = check_watch(args)
     import torch
 
     from vlm_core.generation.conversation import Conversation
@@ -82,32 +116,49 @@ def chat(args: argparse.Namespace) -> int:
     device = args.device or default_device()
     dtype = args.dtype and getattr(torch, args.dtype)
     model, spec = load(args.model, dtype=dtype, device=device, trust_remote_code=args.trust_remote_code)
-    if args.ask is None:  # --ask "" with an image asks for a caption
+    if args.ask is None or (frames is not None and args.ask.strip()):  # --ask "" asks for a caption
         require_question(spec.template)
-    conversation = Conversation(model, spec.template)
+    cache = _state_cache(args)
+    conversation = Conversation(model, spec.template, cache)
+    if args.resume:
+        conversation = Conversation.load(args.resume, model, spec.template, cache, convert=args.convert_state)
     decoding = GenerationConfig(args.max_new_tokens, args.temperature, args.top_p, args.seed)
+    if frames is not None:
+        title = f"{spec.name} on {device}"
+        return watch(args, conversation.session, frames, spec.template, decoding, title)
     for path in images:
         conversation.show(path)
     if args.ask is not None:
         _answer(conversation, text(args.ask), decoding)
-        return 0
-    say(f"{spec.name} on {device}: {_HELP}")
-    return _converse(conversation, decoding)
+    else:
+        say(f"{spec.name} on {device}: {_HELP}")
+        if args.resume:
+            say(
+                f"{args.resume}: {len(conversation.messages)} messages, {conversation.history.positions} positions"
+            )
+        _converse(conversation, decoding)
+    if args.save:
+        conversation.save(args.save)
+    if args.state_cache:
+        say(f"state cache: {cache.stats}", file=sys.stderr)
+    return 0
+
+
+def _state_cache(args: argparse.Namespace) -> StateCache:
+    from vlm_core.states.cache import StateCache
+    from vlm_core.states.disk_cache import DiskCache
+
+    return StateCache(disk=DiskCache(args.state_cache) if args.state_cache else None)
 
 
 def _answer(conversation: Conversation, question: str, decoding: GenerationConfig) -> None:
     """Print the answer as it is generated."""
     for piece in conversation.ask(question, decoding):
-        _print_piece(piece)
+        print_piece(piece)
     print()
 
 
-def _print_piece(piece: str) -> None:
-    """Print a piece of an answer; control characters are escaped, as a terminal would execute them."""
-    print(printable(piece, lines=True), end="", flush=True)
-
-
-def _converse(conversation: Conversation, decoding: GenerationConfig) -> int:
+def _converse(conversation: Conversation, decoding: GenerationConfig) -> None:
     for line in lines():
         try:
             if line == "/quit":
@@ -115,7 +166,6 @@ def _converse(conversation: Conversation, decoding: GenerationConfig) -> int:
             _execute(conversation, line, decoding)
         except UserError as error:  # a wrong path doesn't end the conversation
             print(error, file=sys.stderr)
-    return 0
 
 
 def _execute(conversation: Conversation, line: str, decoding: GenerationConfig) -> None:
@@ -123,6 +173,11 @@ def _execute(conversation: Conversation, line: str, decoding: GenerationConfig) 
     command, _, arguments = line.partition(" ")
     if command == "/new" and not arguments:
         conversation.reset()
+    elif command == "/save" and arguments:
+        conversation.save(path := path_text(arguments.strip("'\"")))
+        say(f"{path}: {conversation.history.positions} positions")
+    elif command == "/cache" and not arguments and conversation.reader.cache is not None:
+        say(f"state cache: {conversation.reader.cache.stats}")
     elif command == "/image" and arguments:
         for path in image_files(arguments, quoted=True):
             conversation.show(path)
@@ -131,7 +186,7 @@ def _execute(conversation: Conversation, line: str, decoding: GenerationConfig) 
     else:
         with Interrupt() as interrupt:
             for piece in conversation.ask(text(line), decoding):
-                _print_piece(piece)
+                print_piece(piece)
                 if interrupt.received:
                     print(" …", end="")
                     break

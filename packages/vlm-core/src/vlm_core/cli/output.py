@@ -21,6 +21,11 @@ def say(*lines: object, file: TextIO | None = None) -> None:
     print(*map(printable, lines), sep="\n", file=file or sys.stdout, flush=True)
 
 
+def print_piece(piece: str) -> None:
+    """Print a piece of an answer; control characters are escaped, as a terminal would execute them."""
+    print(printable(piece, lines=True), end="", flush=True)
+
+
 def inert(text: object, style: str = "") -> Text:
     """One line of text for rich; its markup and control characters have no effect."""
     from rich.text import Text

@@ -18,8 +18,10 @@ from vlm_core.benchmark import Benchmark, Question, Score
 from vlm_core.errors import BadSample
 from vlm_core.evaluation.questions import by_image, check_images, sample
 from vlm_core.generation.generate import Session, answer
+from vlm_core.generation.prefix_reader import PrefixReader
 from vlm_core.generation.sampling import GenerationConfig
 from vlm_core.model import VLM
+from vlm_core.states.cache import StateCache
 from vlm_core.text.render import IMAGE, Message, TokenizedConversation, render, require_question
 from vlm_core.text.template import AnyTemplate
 
@@ -49,6 +51,7 @@ def split_at_prefix(prompt: TokenizedConversation) -> tuple[TokenizedConversatio
 class BenchmarkInference:
     """Answers questions in batches of `batch_size`; `reuse=False` prefills the image again for each question.
 
+    With a `cache`, prefixes are read one by one, from the longest state in it, also if only one question shares them.
     `why_no_prefix_reuse` is the reason why questions about one image can't share a prefix, None if they can. Raises
     `UserError` if the template leaves out the question.
     """
@@ -61,8 +64,10 @@ class BenchmarkInference:
         batch_size: int = 1,
         max_new_tokens: int = 128,
         reuse: bool = True,
+        cache: StateCache | None = None,
     ) -> None:
         self.model, self.template = model, template
+        self.reader = PrefixReader(model, template, cache)
         require_question(template)
         self.size, self.decoding = batch_size, GenerationConfig(max_new_tokens)
         one, other = (self._render(text, [1]) for text in ("a", "b"))
@@ -98,17 +103,20 @@ class BenchmarkInference:
         return None if image is None else self.model.encoder.transform(image)
 
     def _answers(self, loaded: Sequence[tuple[Group, Tensor | None]]) -> Iterator[AnsweredQuestion]:
-        if not loaded:
-            return
-        if not self.reuse or len(loaded[0][0]) == 1:
+        alone = [x for x in loaded if not self._reuses(*x)]
+        if alone:
             yield from self._without_reuse(
-                [(question, pixels) for group, pixels in loaded for question in group]
+                [(question, pixels) for group, pixels in alone for question in group]
             )
-        elif self.model.llm.pads_between:
-            yield from self._with_shared_prefix(loaded)
-        else:
-            for one in loaded:
-                yield from self._with_shared_prefix([one])
+        shared = [x for x in loaded if self._reuses(*x)]
+        together = self.model.llm.pads_between and (self.reader.cache is None or self.model.llm.joins_states)
+        for part in [shared] if together and shared else [[one] for one in shared]:
+            yield from self._with_shared_prefix(part)
+
+    def _reuses(self, group: Group, pixels: Tensor | None) -> bool:
+        """Whether the questions of a group continue the state after their prefix."""
+        cached = self.reader.cache is not None and pixels is not None
+        return self.reuse and (len(group) > 1 or cached)
 
     def _without_reuse(self, pairs: Sequence[tuple[Question, Tensor | None]]) -> Iterator[AnsweredQuestion]:
         """Prefill each question with its image; an image that several questions share is encoded once per batch."""
@@ -118,8 +126,8 @@ class BenchmarkInference:
             unique = list({id(pixels): pixels for pixels in per_question}.values())
             index = {id(pixels): i for i, pixels in enumerate(unique)}
             prompts = [self._prompt(question, pixels) for question, pixels in chunk]
-            views = [index[id(pixels)] for pixels in per_question]
-            texts = answer(self.model, prompts, unique, views, self.decoding)
+            slots = [index[id(pixels)] for pixels in per_question]
+            texts = answer(self.model, prompts, unique, slots, self.decoding)
             yield from zip((question for question, _ in chunk), texts, strict=True)
 
     def _with_shared_prefix(
@@ -128,14 +136,24 @@ class BenchmarkInference:
         """Prefill each image once and continue its state with each of its questions (equally many per image)."""
         prompts = [[split_at_prefix(self._prompt(q, pixels)) for q in group] for group, pixels in loaded]
         assert all(head == group[0][0] for group in prompts for head, _ in group)
-        prefix = Session(self.model)
-        prefix.prefill([group[0][0] for group in prompts], [p for _, p in loaded if p is not None])
+        prefix = self._prefix([group[0][0] for group in prompts], [pixels for _, pixels in loaded])
         questions = [question for group, _ in loaded for question in group]
         suffixes = [tail for group in prompts for _, tail in group]
         for chunk in self._chunks(suffixes) if len(loaded) == 1 else [range(len(suffixes))]:
             session = prefix.expand(len(chunk) // len(loaded))
             session.prefill([suffixes[i] for i in chunk])
             yield from zip((questions[i] for i in chunk), session.generate(self.decoding), strict=True)
+
+    def _prefix(self, heads: Sequence[TokenizedConversation], images: Sequence[Tensor | None]) -> Session:
+        """A session that has read the prefix of each image."""
+        session = Session(self.model)
+        if self.reader.cache is None:
+            session.prefill(heads, [pixels for pixels in images if pixels is not None])
+            return session
+        sessions = [session.fork() for _ in heads]
+        for each, head, pixels in zip(sessions, heads, images, strict=True):
+            self.reader.read(each, head, [] if pixels is None else [pixels])
+        return Session.join(sessions)
 
     def _chunks(self, suffixes: Sequence[TokenizedConversation]) -> Iterator[Sequence[int]]:
         """Indices of the suffixes of each batch; of equal length unless the model supports padding between chunks."""

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Generator, Tensor
 
 from vlm_core.errors import UserError
 from vlm_core.generation.sampling import GREEDY, GenerationConfig, TokenSampler, refuse_damaged, sample
+from vlm_core.generation.watch.checkpoints import KEEP, Keep
+from vlm_core.generation.watch.watcher import Frame, Watcher
 from vlm_core.interfaces import GraphDecoder, State
 from vlm_core.model import VLM, splice_part
 from vlm_core.text.batch import Batch, collate
 from vlm_core.text.render import TokenizedConversation
+from vlm_core.text.template import AnyTemplate
+from vlm_core.views.image_views import ImageInput, joined_order
 
 GRAPH_AFTER_TOKENS = 4
 """Tokens generated before a CUDA graph is captured: for a short answer the capture costs more than it saves."""
@@ -24,6 +28,11 @@ def refuse_empty(prompts: Sequence[TokenizedConversation]) -> None:
         raise UserError(
             "the prompt is empty: it has no text, no image and no BOS token; add a question or an image"
         )
+
+
+def answer_ends(eos: int, end: int | None) -> set[int]:
+    """The ids that end an answer: EOS, and the template's control token `end` if it has one."""
+    return {eos} if end is None else {eos, end}
 
 
 class Session:
@@ -68,28 +77,29 @@ class Session:
     def prefill(
         self,
         samples: Sequence[TokenizedConversation],
-        pixel_values: Sequence[Tensor] = (),
-        views: Sequence[int] | None = None,
+        images: Sequence[ImageInput] = (),
+        slots: Sequence[int] | None = None,
     ) -> None:
         """Append one prompt to each conversation.
 
-        `pixel_values` are the images (3, h, w) of all prompts in order. If prompts share images, they are the distinct
-        ones, and `views[i]` is the index of the image in slot i. Raises `UserError` for an empty prompt.
+        `images` are those of all prompts in order: views, or pixels (3, h, w). If prompts share images, they are the
+        distinct ones, and `slots[i]` is the index of the image in slot i. Raises `UserError` for an empty prompt.
         """
         refuse_empty(samples)
-        batch = collate(samples, pixel_values, side="left").to(next(self.model.llm.parameters()).device)
+        batch = collate(samples, images, side="left").to(next(self.model.llm.parameters()).device)
         image_embeds = None
         if batch.pixel_values is not None:  # encoders cast pixels themselves
-            image_embeds = self.model.encode_images(batch.pixel_values)
-        if image_embeds is not None and views is not None:
-            image_embeds = image_embeds[list(views)]
+            embeds = self.model.encode_images(batch.pixel_values)
+            order = batch.image_order if slots is None else joined_order(images, embeds.shape[1], slots)
+            image_embeds = self.model.arrange(embeds, order)
         self._leave_graph()
         state, logits = self._state, None
         for x, segments in self._pieces(batch, image_embeds):
             logits, state = self.model.prefill(x, segments, state)
         assert logits is not None
-        eos = self.model.llm.tokenizer.eos_id  # all of the prompt or, after an error, nothing
-        self._ends = [{eos} if sample.end is None else {eos, sample.end} for sample in samples]
+        # all of the prompt or, after an error, nothing
+        eos = self.model.llm.tokenizer.eos_id
+        self._ends = [answer_ends(eos, sample.end) for sample in samples]
         self._generated, self._state = 0, state
         self._predict(logits)
 
@@ -115,6 +125,72 @@ class Session:
         copies = Session(self.model, prefill_chunk=self.prefill_chunk)
         copies._state = state.expand(n)
         return copies
+
+    @classmethod
+    def join(cls, sessions: Sequence[Session]) -> Session:
+        """One session of the conversations of all, to be continued with `prefill`; for models with `joins_states`."""
+        joined = cls(sessions[0].model, prefill_chunk=sessions[0].prefill_chunk)
+        states = [state for session in sessions if (state := session.state) is not None]
+        assert len(states) == len(sessions), "prefill first"
+        joined._state = states[0] if len(states) == 1 else joined.model.llm.join_states(states)
+        return joined
+
+    def fork(self) -> Session:
+        """An independent session at the same position, to be continued with `tokens`, `generate` or `prefill`.
+
+        A state is a value, so that a fork of a state-space model costs no copy.
+        """
+        fork = Session(self.model, prefill_chunk=self.prefill_chunk)
+        logits = self.next_logits
+        fork._state, fork._next_logits = self.state, None if logits is None else logits.clone()
+        fork._ends, fork._generated = [set(ends) for ends in self._ends], self._generated
+        return fork
+
+    def resume(self, other: Session) -> None:
+        """Continue at the position of another session of the same model."""
+        self._leave_graph()
+        fork = other.fork()
+        self._state, self._next_logits = fork._state, fork._next_logits
+        self._ends, self._generated = fork._ends, fork._generated
+
+    def restore(self, state: State, known_logits: Tensor, ends: Sequence[Iterable[int]]) -> None:
+        """Continue from a state and its `known_logits`; `ends` are the ids that end each conversation's answer."""
+        self._leave_graph()
+        logits = known_logits.new_full((len(known_logits), self.model.llm.vocab_size), -torch.inf)
+        logits[:, : known_logits.shape[1]] = known_logits
+        self._generated, self._state, self._next_logits, self._ends = 0, state, logits, list(map(set, ends))
+
+    @property
+    def ends(self) -> list[set[int]]:
+        """The ids that end each conversation's answer."""
+        return self._ends
+
+    def known_logits(self) -> Tensor:
+        """A copy of the next logits of the tokenizer's ids; all others are -inf."""
+        logits = self.next_logits
+        assert logits is not None, "prefill first"
+        return logits[:, : len(self.model.llm.tokenizer)].clone()
+
+    @torch.inference_mode()
+    def append_embeds(self, x: Tensor) -> None:
+        """Append embeddings (B, T, M) to the conversations; `prefill` must follow before the next id is predicted."""
+        self._leave_graph()
+        state = self._state
+        size = x.shape[1] if self.prefill_chunk is None else max(1, self.prefill_chunk // len(x))
+        for part in x.split(size, dim=1):
+            state = self.model.next_state(part, state)
+        self._state, self._next_logits = state, None
+
+    def watch(
+        self,
+        frames: Iterable[Frame],
+        template: AnyTemplate,
+        *,
+        keep: Keep | None = KEEP,
+        max_frames: int | None = None,
+    ) -> Watcher:
+        """A watcher of these frames, (seconds, image) each, that reads them into this session: see `Watcher`."""
+        return Watcher(self, frames, template, keep=keep, max_frames=max_frames)
 
     def generate(self, decoding: GenerationConfig = GREEDY) -> list[str]:
         """Generate an answer to each conversation -> texts, without EOS and surrounding white space."""
@@ -205,14 +281,14 @@ class Session:
 def answer(
     model: VLM,
     samples: Sequence[TokenizedConversation],
-    pixel_values: Sequence[Tensor] = (),
-    views: Sequence[int] | None = None,
+    images: Sequence[ImageInput] = (),
+    slots: Sequence[int] | None = None,
     decoding: GenerationConfig = GREEDY,
 ) -> list[str]:
     """Prefill and generate -> the answer to each prompt, without EOS and surrounding white space.
 
-    `pixel_values` and `views` as in `Session.prefill`.
+    `images` and `slots` as in `Session.prefill`.
     """
     session = Session(model)
-    session.prefill(samples, pixel_values, views)
+    session.prefill(samples, images, slots)
     return session.generate(decoding)

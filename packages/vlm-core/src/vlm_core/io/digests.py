@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from vlm_core.errors import BadSample, UserError
 from vlm_core.io.manifest import sha256
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from vlm_core.interfaces import Tokenizer
@@ -111,8 +112,22 @@ def version_changes(old: Mapping[str, str], now: Mapping[str, str]) -> str | Non
 
 def of_tokenizer(tokenizer: Tokenizer) -> str:
     """Digest of the files that a tokenizer saves."""
+    return of_saved(tokenizer.save)
+
+
+def of_saved(save: Callable[[Path], None]) -> str:
+    """Digest of the names and contents of the files that `save(folder)` writes."""
     from tempfile import TemporaryDirectory
 
     with TemporaryDirectory() as folder:
-        tokenizer.save(Path(folder))
+        save(Path(folder))
         return of([[p.name, sha256(p)] for p in sorted(Path(folder).rglob("*")) if p.is_file()])
+
+
+def of_tensor(tensor: torch.Tensor) -> str:
+    """sha256 of a tensor's dtype, shape and content."""
+    import torch
+
+    facts = f"{tensor.dtype} {list(tensor.shape)} ".encode()
+    content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return hashlib.sha256(facts + content.tobytes()).hexdigest()

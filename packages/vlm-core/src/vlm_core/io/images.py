@@ -115,23 +115,56 @@ def decode_image(data: bytes, name: str) -> Image.Image:
         return rgb if method is None else rgb.transpose(method)
 
 
+def animation_frames(data: bytes, name: str) -> Iterator[tuple[float, Image.Image]]:
+    """(seconds, RGB image) of each frame of an animated image; a frame without a duration lasts 0.1 s.
+
+    Raises `BadSample` as `decode_image`, and at once for an image of a single frame.
+    """
+    with _errors(name):
+        image = _open(data)
+        if getattr(image, "n_frames", 1) < 2:
+            raise BadSample("still", "a single image, not a video or an animation")
+    return _frames(image, name)
+
+
+def _frames(image: Image.Image, name: str) -> Iterator[tuple[float, Image.Image]]:
+    milliseconds = 0.0
+    for number in range(getattr(image, "n_frames", 1)):
+        with _errors(name):
+            image.seek(number)
+            frame = to_rgb(image.copy())
+        yield milliseconds / 1000, frame
+        milliseconds += image.info.get("duration") or 100
+
+
 @contextmanager
 def _opened(data: bytes, name: str) -> Iterator[Image.Image]:
     """An opened image file within the limits of size and decoding cost; errors become `BadSample` with its name."""
+    with _errors(name), _open(data) as image:
+        yield image
+
+
+def _open(data: bytes) -> Image.Image:
+    if not data:
+        raise BadSample("empty", "an empty file (0 bytes)")
+    form = format_of(data)
+    if form is None:
+        raise UnidentifiedImageError
+    FORMATS[form].check(data)
+    image = Image.open(BytesIO(data), formats=(form,))
+    _check_size(*image.size, form)
+    tiff.check_exif(image.info.get("exif") or b"")
+    return image
+
+
+@contextmanager
+def _errors(name: str) -> Iterator[None]:
+    """Inside, errors become `BadSample` with the image's name."""
     try:
         with warnings.catch_warnings():
             # Pillow's warnings (EXIF, a palette's transparency, size) are handled here or harmless
             warnings.simplefilter("ignore")
-            if not data:
-                raise BadSample("empty", "an empty file (0 bytes)")
-            form = format_of(data)
-            if form is None:
-                raise UnidentifiedImageError
-            FORMATS[form].check(data)
-            with Image.open(BytesIO(data), formats=(form,)) as image:
-                _check_size(*image.size, form)
-                tiff.check_exif(image.info.get("exif") or b"")
-                yield image
+            yield
     except MemoryError:
         raise
     except BadSample as error:

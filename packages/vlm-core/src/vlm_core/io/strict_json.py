@@ -40,9 +40,10 @@ def parse_strict(
 
     try:
         value = (_LENIENT if as_written else _DECODER).decode(text)
-        if _nests_deeply(value):
+        if text.count("[") + text.count("{") > MAX_DEPTH and _nests_deeply(value):
             raise RecursionError
-        if not as_written and _SURROGATE.search(text):
+        # of a large file the regular expression alone takes as long as parsing
+        if not as_written and "\\u" in text and _SURROGATE.search(text):
             json.dumps(value, ensure_ascii=False).encode()
         return value
     except json.JSONDecodeError as error:

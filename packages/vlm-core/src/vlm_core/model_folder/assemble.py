@@ -18,6 +18,7 @@ from vlm_core.model_folder.build_limits import bounded_modules
 from vlm_core.model_folder.file_list import verify_model
 from vlm_core.model_folder.initial_weights import weight_rows
 from vlm_core.model_folder.load import load_model
+from vlm_core.model_folder.model_digest import keep_digests_of_files
 from vlm_core.model_folder.weights import WEIGHTS, save_part, to_dtype
 from vlm_core.plugins.registry import installed
 from vlm_core.runtime.offline import offline
@@ -136,9 +137,10 @@ def load(
     path = Path(path)
     require_model_folder(path)
     _check_device(device)
-    verify_model(path)
+    manifest = verify_model(path)
     spec = load_folder_spec(path, trust_remote_code=trust_remote_code)
     model = load_model(lambda: architecture(spec, path), path, PARTS, dtype, device)
+    keep_digests_of_files(model, spec, manifest["files"])
     return model.eval(), spec
 
 

@@ -81,6 +81,15 @@ class WeightFile:
         sizes = (tensor.numel * _NAMES[str(tensor.dtype)].itemsize for tensor in self.tensors.values())
         return dict(zip(self.tensors, accumulate(sizes, initial=first), strict=False))
 
+    def outline(self, name: str) -> Tensor:
+        """The tensor's shape and dtype, on the meta device; raises `UserError` for an unknown dtype."""
+        shape, dtype = self.tensors[name]
+        if dtype not in _NAMES:
+            raise UserError(
+                f"{self._file.name}: {printable(name, 80)!r} is of type {dtype}, which is not supported"
+            )
+        return torch.empty(shape, dtype=_NAMES[dtype], device="meta")
+
     def read(self, name: str) -> Tensor:
         """One tensor of a file that passes `check_fit`; raises `UserError` if the file was changed after opening."""
         stored = self.tensors[name]
@@ -106,18 +115,18 @@ def _size_and_time(file: BinaryIO) -> tuple[int, int]:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[WeightFile]:
-    """Context with an open file whose header is valid; raises `UserError` for any other.
+def opened(path: Path, kind: str = "weight file") -> Iterator[WeightFile]:
+    """Context with an open file whose header is valid; raises `UserError` for any other, which is no readable `kind`.
 
     On exit, one warning lists the tensors read that have NaN or infinity.
     """
     with open_regular(path) as file:
-        _check_header_size(file, path)
+        _check_header_size(file, path, kind)
         try:
             with safe_open(path, "pt") as content:
                 weights = WeightFile(file, content)
         except (OSError, SafetensorError) as error:
-            raise UserError(f"{path}: not a readable weight file: {printable(error, 200)}") from None
+            raise UserError(f"{path}: not a readable {kind}: {printable(error, 200)}") from None
         if not os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
             raise _changed(path)
         yield weights
@@ -130,11 +139,11 @@ def check_header_size(path: Path) -> None:
         _check_header_size(file, path)
 
 
-def _check_header_size(file: BinaryIO, path: Path) -> None:
+def _check_header_size(file: BinaryIO, path: Path, kind: str = "weight file") -> None:
     size = int.from_bytes(file.read(_LENGTH), "little")
     if MAX_HEADER < size <= os.fstat(file.fileno()).st_size:
         raise UserError(
-            f"{path}: not a readable weight file: a header of {size} bytes; at most {MAX_HEADER} are read"
+            f"{path}: not a readable {kind}: a header of {size} bytes; at most {MAX_HEADER} are read"
         )
 
 

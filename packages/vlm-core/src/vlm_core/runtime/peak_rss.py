@@ -1,4 +1,4 @@
-"""Peak memory of this process, without that of the process that started it."""
+"""Peak memory of this process, without that of the process that started it, and what it has now."""
 
 from __future__ import annotations
 
@@ -19,3 +19,8 @@ def peak_rss() -> int:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def current_rss() -> int:
+    """Resident memory in bytes, now; on Linux only."""
+    return 1024 * int(STATUS.read_text(encoding="ascii").split("VmRSS:")[1].split()[0])

@@ -21,6 +21,7 @@ from vlm_core.interfaces import PADDING, LanguageModel
 from vlm_core.model_folder.weights import empty_parameters, load_part_weights, save_part, to_dtype
 from vlm_core.plugins.config import LLMConfig
 from vlm_core.testing import frozen_modules, untrusted_files
+from vlm_core.testing.state_tensors import StateTensorTests
 from vlm_core.testing.tokenizer import TokenizerTests
 
 LENGTH = 9
@@ -37,7 +38,7 @@ def _split(x: Tensor, cuts: Sequence[int]) -> list[Tensor]:
     return [x[:, start:end] for start, end in zip((0, *cuts), (*cuts, x.shape[1]), strict=True)]
 
 
-class LanguageModelSuite(TokenizerTests):
+class LanguageModelSuite(StateTensorTests, TokenizerTests):
     """The contract of `LanguageModel` and its tokenizer as tests."""
 
     config: ClassVar[Any] = None
@@ -162,6 +163,18 @@ class LanguageModelSuite(TokenizerTests):
         logits, state = lm.prefill(x[:, 3 : LENGTH - 1], state=state)
         self.assert_close(logits, lm.logits(hidden[:, -2]), "the second prefill")
         self.assert_close(lm(x[:, -1:], state=state)[0], hidden[:, -1:], "after two prefills")
+
+    @torch.no_grad()
+    def test_next_state_is_the_state_of_forward(self, lm: LanguageModel, x: Tensor) -> None:
+        """Frame by frame, as a stream is read; the states before stay as they were."""
+        states = [None]
+        for chunk in _split(x[:, :-1], (3, 6)):
+            states.append(lm.next_state(chunk, state=states[-1]))
+        hidden = lm(x)[0]
+        self.assert_close(lm(x[:, -1:], state=states[-1])[0], hidden[:, -1:], "after three next states")
+        self.assert_close(
+            lm(x[:, 6:], state=states[2])[0], hidden[:, 6:], "an earlier state, continued later"
+        )
 
     @torch.no_grad()
     def test_a_state_is_never_changed_in_place(self, lm: LanguageModel, x: Tensor) -> None:

@@ -13,15 +13,18 @@ from torch.utils.data import default_collate
 
 from vlm_core.interfaces import PADDING
 from vlm_core.text.render import TokenizedConversation
+from vlm_core.views.image_views import ImageInput, joined_order, view_values
 
 
 @dataclass
 class Batch:
     """input_ids, image_mask, loss_mask (B, T); segments (B, T), or None without padding.
 
-    The N images are pixel_values (N, 3, h, w) or, already encoded, features (N, H, W, D). `targets` (n,) are the
-    indices of the predicted tokens in the flattened batch, ascending: where `loss_mask` is set, except a row's first
-    position. They are computed on the CPU: on a GPU their number would cost a synchronisation.
+    The N views of all images are pixel_values (N, 3, h, w) or, already encoded, features (N, H, W, D). `image_order`
+    (P,) are the rows of their flattened tokens at the P image positions (`joined_order`), None for all in order.
+
+    `targets` (n,) are the indices of the predicted tokens in the flattened batch, ascending: where `loss_mask` is set,
+    except a row's first position. They are computed on the CPU: on a GPU their number would cost a synchronisation.
     """
 
     input_ids: Tensor
@@ -31,6 +34,7 @@ class Batch:
     pixel_values: Tensor | None
     features: Tensor | None = None
     targets: Tensor = None  # pyright: ignore[reportAssignmentType], a tensor from `__post_init__` on
+    image_order: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.targets is None:
@@ -100,7 +104,7 @@ def share_rows(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 
 def pack(
     samples: Sequence[TokenizedConversation],
-    images: Sequence[Sequence[Tensor]],
+    images: Sequence[Sequence[ImageInput]],
     capacity: int,
     *,
     encoded: bool = False,
@@ -131,14 +135,14 @@ def pack(
 
 def collate(
     samples: Sequence[TokenizedConversation],
-    images: Sequence[Tensor] = (),
+    images: Sequence[ImageInput] = (),
     side: Literal["left", "right"] = "right",
     *,
     encoded: bool = False,
 ) -> Batch:
     """Pad to the longest sample, on the right for training, on the left for generation.
 
-    `images` are those of all samples in order, all of one size: pixels (3, h, w) or, if `encoded`, features (H, W, D).
+    `images` are those of all samples in order, with views of one size: pixels or, if `encoded`, features.
     """
     length = max(len(sample) for sample in samples)
 
@@ -150,7 +154,8 @@ def collate(
         return torch.from_numpy(np.array(full, dtype=kind))  # several times as fast as from lists
 
     # in a worker process default_collate stacks directly in shared memory
-    stacked = default_collate(list(images)) if len(images) else None
+    views = [view for image in images for view in view_values(image)]
+    stacked = default_collate(views) if views else None
     uneven = any(len(sample) != length for sample in samples)
     return Batch(
         input_ids=padded([s.input_ids for s in samples], 0, np.int64),
@@ -159,4 +164,5 @@ def collate(
         segments=padded([[0] * len(s) for s in samples], PADDING, np.int64) if uneven else None,
         pixel_values=None if encoded else stacked,
         features=stacked if encoded else None,
+        image_order=joined_order(images),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vlm_core.interfaces import PADDING, LanguageModel, Sampler, Tokenizer
 from vlm_core.io.files import read_json
 from vlm_core.numerics.cuda_graphs import CudaGraphs, usable
+from vlm_core.numerics.state_tensors import check_state_tensors
 from vlm_llms.mamba.buckets import padded_to_bucket
 from vlm_llms.mamba.cuda_graph import Buffers, CudaGraphDecoder, IdleDecoders
 from vlm_llms.mamba.state import MambaState, buffers_of, copied, state_buffers, state_of
@@ -80,6 +81,7 @@ class MambaLM(LanguageModel):
     Parameters have `dtype`, except those in `SelectiveSSM.keeps_fp32`.
     """
 
+    joins_states = True
     prefill_chunk = 8192
 
     def __init__(
@@ -192,22 +194,51 @@ class MambaLM(LanguageModel):
         self, x: Tensor, *, segments: Tensor | None = None, state: MambaState | None = None
     ) -> tuple[Tensor, MambaState]:
         """As `LanguageModel.prefill`; on a GPU padded to a few lengths, each of which becomes a CUDA graph."""
-        if x.shape[1] == 1 or x.shape[:2].numel() > GRAPH_POSITIONS or not usable(x):
+        if not self._as_graph(x):
             return cast(tuple[Tensor, MambaState], super().prefill(x, segments=segments, state=state))
-        x, segments = padded_to_bucket(x, segments)
-        buffers = self._new_buffers(len(x), x) if state is None else buffers_of(state)
-        logits, *after = self._prefill_graphs.call(self._last_logits, [self], x, segments, *buffers)
+        inputs = self._graph_inputs(x, segments, state)
+        logits, *after = self._prefill_graphs.call(self._last_logits, [self], *inputs)
         return logits, state_of(after)
+
+    def next_state(self, x: Tensor, *, state: MambaState | None = None) -> MambaState:
+        """As `LanguageModel.next_state`; on a GPU a CUDA graph, as `prefill`."""
+        if not self._as_graph(x):
+            return self(x, state=state)[1]
+        return state_of(
+            self._prefill_graphs.call(self._buffers_after, [self], *self._graph_inputs(x, None, state))
+        )
+
+    @staticmethod
+    def _as_graph(x: Tensor) -> bool:
+        """Whether several positions x (B, T, M) are processed as a CUDA graph."""
+        return x.shape[1] > 1 and x.shape[:2].numel() <= GRAPH_POSITIONS and usable(x)
+
+    def _graph_inputs(
+        self, x: Tensor, segments: Tensor | None, state: MambaState | None
+    ) -> tuple[Tensor, ...]:
+        """x and segments padded to a few lengths, and the state's buffers."""
+        buffers = self._new_buffers(len(x), x) if state is None else buffers_of(state)
+        return *padded_to_bucket(x, segments), *buffers
 
     def _last_logits(self, x: Tensor, segments: Tensor, conv: Tensor, ssm: Tensor) -> tuple[Tensor, ...]:
         hidden, state = self(x, segments=segments, state=state_of((conv, ssm)))
         return self.logits(hidden[:, -1]), *buffers_of(state)
+
+    def _buffers_after(self, x: Tensor, segments: Tensor, conv: Tensor, ssm: Tensor) -> tuple[Tensor, ...]:
+        return buffers_of(self(x, segments=segments, state=state_of((conv, ssm)))[1])
 
     def _new_buffers(self, batch: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """The state of all layers before the first position: (layers, B, W-1, E), (layers, B, E, S) in fp32."""
         mixer, count = self.blocks[0].mixer, len(self.blocks)
         conv = like.new_zeros(count, batch, mixer.d_conv - 1, mixer.d_inner)
         return conv, conv.new_zeros(count, batch, mixer.d_inner, mixer.d_state, dtype=torch.float32)
+
+    def state_from_tensors(self, tensors: Mapping[str, Tensor]) -> MambaState:
+        like = dict(zip(SSMState._fields, self._new_buffers(1, self.backbone.embedding.weight), strict=True))
+        return state_of(list(check_state_tensors(tensors, like, batch_dim=1).values()))
+
+    def join_states(self, states: Sequence[MambaState]) -> MambaState:
+        return state_of([torch.cat(parts, dim=1) for parts in zip(*map(buffers_of, states), strict=True)])
 
     def cuda_graph_decoder(self, state: MambaState, sampler: Sampler) -> CudaGraphDecoder | None:
         """A CUDA graph a token, captured once for a batch size and sampler; None without a GPU and Triton."""

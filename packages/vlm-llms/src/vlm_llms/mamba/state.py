@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
 
-from vlm_core.errors import UserError
-from vlm_core.io.atomic import write_file
-from vlm_core.io.files import open_regular
 from vlm_llms.mamba.cuda_graph import Buffers
 from vlm_ssm import SSMState
 
@@ -28,20 +22,13 @@ class MambaState(tuple[SSMState, ...]):
             SSMState(s.conv.repeat_interleave(n, 0), s.ssm.repeat_interleave(n, 0)) for s in self
         )
 
-    def save(self, path: Path) -> None:
-        """Write a safetensors file that `load` reads."""
-        conv, ssm = (torch.stack(list(part)).contiguous() for part in zip(*self, strict=True))
-        write_file(path, save({"conv": conv, "ssm": ssm}))
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for layer in self for tensor in layer)
 
-    @classmethod
-    def load(cls, path: Path) -> MambaState:
-        """Read the file of `save`; raises `UserError` for any other file."""
-        try:
-            with open_regular(path):
-                tensors = load_file(path)
-            return cls(map(SSMState, tensors["conv"].unbind(0), tensors["ssm"].unbind(0)))
-        except (UserError, OSError, SafetensorError, KeyError) as error:
-            raise UserError(f"{path} holds no Mamba state: {error}") from None
+    def to_tensors(self) -> dict[str, Tensor]:
+        """`conv` (layers, B, W-1, E) and `ssm` (layers, B, E, S)."""
+        return dict(zip(SSMState._fields, buffers_of(self), strict=True))
 
 
 def state_buffers(first: SSMState, layers: int) -> list[SSMState]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,15 @@ class TransformersLM(LanguageModel):
 
     def _empty(self, batch: int) -> CacheState:
         return CacheState.empty(self.decoder_config, batch)
+
+    @torch.no_grad()
+    def state_from_tensors(self, tensors: Mapping[str, Tensor]) -> CacheState:
+        device = self.model.get_input_embeddings().weight.device
+        one = self.embed(torch.zeros(1, 1, dtype=torch.long, device=device))
+        _, like = self._run(
+            one, self._empty(1), None
+        )  # the library creates a layer's tensors at its first position
+        return CacheState.from_tensors(tensors, self.decoder_config, like)
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """(B, T) -> (B, T, M)."""

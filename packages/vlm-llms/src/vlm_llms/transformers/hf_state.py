@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +17,9 @@ from transformers.cache_utils import (
     LinearAttentionCacheLayerMixin,
 )
 
+from vlm_core.numerics.state_tensors import check_state_tensors
+from vlm_llms.transformers.hf_state_tensors import cache_tensors, fill_cache, length_of
+
 _GROWS_BY_CONCATENATION = (DynamicLayer, DynamicSlidingWindowLayer)
 
 
@@ -25,6 +29,14 @@ def _copied(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _copied(inner) for key, inner in value.items()}
     return [_copied(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _nbytes(value: Any) -> int:
+    """Bytes of the tensors in a layer's attribute."""
+    if isinstance(value, Tensor):
+        return value.nbytes
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return sum(map(_nbytes, inner))
 
 
 def _copy_layer(layer: Any) -> Any:
@@ -104,6 +116,33 @@ class CacheState:
         cache.reorder_cache(torch.arange(self.batch, device=device).repeat_interleave(n))  # pyright: ignore[reportArgumentType]
         real = None if self.real is None else self.real.repeat_interleave(n, 0)
         return CacheState(cache, self.batch * n, self.length, real)
+
+    @property
+    def nbytes(self) -> int:
+        layers = (_nbytes(vars(layer)) for layer in self.cache.layers)
+        return sum(layers) + (0 if self.real is None else self.real.nbytes)
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Those of `hf_state_tensors.cache_tensors`, `length`, and `real` if there is padding."""
+        tensors = cache_tensors(self.cache)
+        tensors["length"] = torch.full((self.batch,), self.length)
+        return tensors if self.real is None else {**tensors, "real": self.real}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], config: Any, like: CacheState) -> CacheState:
+        """The inverse of `to_tensors`; `like` is a state after one position of one sequence.
+
+        Raises `UserError` for tensors that no state of the model has.
+        """
+        length = length_of(tensors.get("length"))
+        state, expected = cls.empty(config, 1), cache_tensors(like.cache, length)
+        expected["length"] = torch.full((1,), length)
+        if "real" in tensors:
+            device = next(iter(expected.values())).device
+            expected["real"] = torch.ones(1, 1, dtype=torch.bool, device=device).expand(1, length)
+        checked = check_state_tensors(tensors, expected)
+        fill_cache(state.cache, checked)
+        return replace(state, batch=len(checked["length"]), length=length, real=checked.get("real"))
 
     def attended(self, x: Tensor, real: Tensor | None) -> Tensor | None:
         """Mask (B, length + T) of the positions of the past and of x (B, T, M) that are no padding; None if all are."""

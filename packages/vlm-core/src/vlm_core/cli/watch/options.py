@@ -1,0 +1,145 @@
+"""The options of `--watch`, and the source of frames that they name."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlm_core.cli.common import count
+from vlm_core.errors import UserError, shown
+from vlm_core.io.frames.times import seconds
+from vlm_core.io.paths import expanded
+
+if TYPE_CHECKING:
+    from vlm_core.io.frames.source import FrameSource
+
+_DEFAULTS = {
+    "fps": None,
+    "rate": None,
+    "stall": 10.0,
+    "keep_every": 60.0,
+    "keep_mb": 1024,
+    "max_frames": None,
+}
+_PIPE = "ffmpeg -i FILE -f image2pipe -c:v mjpeg - | vlm-chat MODEL --watch -"
+
+
+def add_watch(parser: argparse.ArgumentParser) -> None:
+    """Add `--watch` and its options."""
+    group = parser.add_argument_group(
+        "watching", "with --watch; questions are answered while frames are read"
+    )
+    group.add_argument(
+        "--watch",
+        metavar="SOURCE",
+        help="a folder of images, an animated GIF, PNG or WebP, a camera (/dev/video0), or - for JPEG or PNG images "
+        "from standard input",
+    )
+    group.add_argument(
+        "--fps", type=_above_zero, metavar="N", help="read at most N frames a second; default: all"
+    )
+    group.add_argument(
+        "--rate",
+        type=_above_zero,
+        metavar="N",
+        help="frames a second of a folder (default 1) or of standard input, where by default times are those of "
+        "arrival and frames that come too fast are dropped",
+    )
+    group.add_argument(
+        "--stall",
+        type=_time,
+        metavar="TIME",
+        help="warn if standard input gives nothing for so long; default 10s",
+    )
+    group.add_argument("--keep-every", type=_time, metavar="TIME", help="keep a state so often; default 60s")
+    group.add_argument("--keep-mb", type=count, metavar="N", help="memory of kept states in MB; default 1024")
+    group.add_argument(
+        "--max-frames",
+        type=count,
+        metavar="N",
+        help="read at most N frames: a Transformer's state grows with each",
+    )
+    parser.set_defaults(**dict.fromkeys(_DEFAULTS))
+
+
+def _above_zero(text: str) -> float:
+    """Argument type: a number above 0, at most 1000."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number <= 1000:
+        raise argparse.ArgumentTypeError(f"expected a number above 0 and at most 1000, got {shown(text)}")
+    return number
+
+
+def _time(text: str) -> float:
+    """Argument type: a time above 0."""
+    try:
+        if (number := seconds(text)) > 0:
+            return number
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    raise argparse.ArgumentTypeError("expected a time above 0")
+
+
+def check_watch(args: argparse.Namespace) -> FrameSource[Any] | None:
+    """The source of `--watch`; None without it. Raises `UserError` for options that don't belong together."""
+    if args.watch is None:
+        for name in _DEFAULTS:
+            if getattr(args, name) is not None:
+                raise UserError(f"--{name.replace('_', '-')} is for --watch")
+        return None
+    if args.image:
+        raise UserError("--image: with --watch all images come from the stream")
+    for name in ("save", "resume", "state_cache"):
+        if getattr(args, name):
+            raise UserError(f"--{name.replace('_', '-')}: a conversation's, and not supported with --watch")
+    for name, value in _DEFAULTS.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    return _source(args)
+
+
+def _source(args: argparse.Namespace) -> FrameSource[Any]:
+    from vlm_core.io.frames.camera import camera_frames, is_device
+    from vlm_core.io.frames.files import file_frames
+    from vlm_core.io.frames.pipe import pipe_frames
+
+    if args.watch == "-":
+        descriptor = _frames_descriptor(ask=args.ask is not None)
+        return pipe_frames(descriptor, args.rate, live=args.ask is None, stall=args.stall)
+    if "://" in args.watch:
+        raise UserError(f"{args.watch:.80}: URLs are not supported; pipe the stream in: {_PIPE}")
+    path = Path(expanded(args.watch))
+    if is_device(path):
+        if args.rate is not None:
+            raise UserError("--rate: a camera has times of its own; --fps leaves frames out")
+        return camera_frames(path)
+    if not path.exists():
+        raise UserError(f"{args.watch}: no such folder, file or camera")
+    return file_frames(path, args.rate)
+
+
+def _frames_descriptor(*, ask: bool) -> int:
+    """A descriptor of the piped frames. Unless the question is given, standard input becomes the terminal.
+
+    Raises `UserError` if standard input is a terminal, or there is none for questions.
+    """
+    if sys.stdin.isatty():
+        raise UserError(f"--watch -: standard input is a terminal; pipe images into it: {_PIPE}")
+    if ask:
+        return sys.stdin.fileno()
+    try:
+        terminal = os.open("/dev/tty", os.O_RDWR)
+    except OSError:
+        raise UserError(
+            "--watch -: there is no terminal to type questions, as standard input has the frames; ask one with --ask"
+        ) from None
+    descriptor = os.dup(0)
+    os.dup2(terminal, 0)
+    os.close(terminal)
+    return descriptor

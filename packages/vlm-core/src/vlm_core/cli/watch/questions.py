@@ -1,0 +1,112 @@
+"""Questions about a stream that is being watched."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+from vlm_core.cli.console import text
+from vlm_core.cli.output import print_piece, say
+from vlm_core.cli.prompt import Interrupt, lines
+from vlm_core.errors import UserError
+from vlm_core.io.frames.times import clock, seconds
+
+if TYPE_CHECKING:
+    from vlm_core.cli.watch.watching import Watching
+    from vlm_core.generation.generate import Session
+    from vlm_core.generation.sampling import GenerationConfig
+    from vlm_core.generation.watch.fork import Fork
+    from vlm_core.io.frames.source import FrameSource
+    from vlm_core.text.template import AnyTemplate
+
+HELP = (
+    "a question is about the frames so far; /at TIME QUESTION goes back to a kept state, /status says what has been "
+    "read, /wait [TIME] waits for the stream, Ctrl-C stops an answer, /quit or Ctrl-D exits"
+)
+
+
+def watch(
+    args: argparse.Namespace,
+    session: Session,
+    source: FrameSource[Any],
+    template: AnyTemplate,
+    decoding: GenerationConfig,
+    title: str,
+) -> int:
+    """Watch the source, and answer `--ask` at its end, or typed questions meanwhile."""
+    from vlm_core.cli.watch.watching import Watching
+    from vlm_core.generation.watch.checkpoints import Keep
+
+    keep = None if args.ask is not None else Keep(every=args.keep_every, max_bytes=args.keep_mb * 2**20)
+    watcher = session.watch([], template, keep=keep, max_frames=args.max_frames)
+    watching = Watching(watcher, source, args.fps, announce=args.ask is None)
+    try:
+        if args.ask is not None:
+            _wait(watching, None)
+            watching.close()
+            _answer(watching, watching.fork(), text(args.ask), decoding)
+        else:
+            say(f"{title} watches {source.name}: {HELP}")
+            _converse(watching, decoding)
+        watching.raise_error()
+    finally:
+        watching.close()
+    return 0
+
+
+def _converse(watching: Watching, decoding: GenerationConfig) -> None:
+    for line in lines():
+        try:
+            if line == "/quit":
+                break
+            _execute(watching, line, decoding)
+        except UserError as error:  # watching goes on
+            print(error, file=sys.stderr)
+
+
+def _execute(watching: Watching, line: str, decoding: GenerationConfig) -> None:
+    """Execute a command, or answer a question."""
+    command, _, arguments = line.partition(" ")
+    if command == "/at" and len(words := arguments.split(maxsplit=1)) == 2:
+        _answer_with_time(watching, watching.fork(words[0]), words[1], decoding)
+    elif line == "/status":
+        say(watching.status())
+    elif command == "/wait":
+        _wait(watching, seconds(arguments) if arguments else None)
+    elif line.startswith("/"):
+        say(HELP if line == "/help" else f"{command}: unknown command or wrong arguments. {HELP}")
+    else:
+        _answer_with_time(watching, watching.fork(), line, decoding)
+
+
+def _wait(watching: Watching, time: float | None) -> None:
+    """Wait until the frame at this time has been read, or the stream has ended; Ctrl-C ends waiting."""
+    with Interrupt() as interrupt:
+        while not interrupt.received and not watching.wait(0.05):
+            read = watching.watcher.time
+            if time is not None and read is not None and read >= time:
+                break
+    watching.raise_error()
+
+
+def _answer_with_time(watching: Watching, fork: Fork, question: str, decoding: GenerationConfig) -> None:
+    assert fork.time is not None
+    print(f"[{clock(fork.time)}] ", end="", flush=True)
+    _answer(watching, fork, text(question), decoding)
+
+
+def _answer(watching: Watching, fork: Fork, question: str, decoding: GenerationConfig) -> None:
+    """Print the answer as it is generated, in turns with the frames that are read."""
+    pieces = fork.ask(question, decoding)
+    with Interrupt() as interrupt:
+        while True:
+            with watching.turn:
+                piece = next(pieces, None)
+            if piece is None:
+                break
+            print_piece(piece)
+            if interrupt.received:
+                print(" …", end="")
+                break
+    print()

@@ -1,0 +1,174 @@
+"""Prompts read in pieces, each from the longest state that a cache has of what came before.
+
+A prompt is cut after what the template writes before every question (the system prompt), after each image, and at its
+end. It is cut there with and without a cache: a state that was cached is, bit by bit, the one that would be computed.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import cache, cached_property
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from itertools import pairwise, takewhile
+
+import torch
+from torch import Tensor
+
+from vlm_core.errors import UserError
+from vlm_core.generation.generate import Session, answer_ends, refuse_empty
+from vlm_core.generation.read_history import ReadHistory
+from vlm_core.io import digests
+from vlm_core.model import PARTS, VLM
+from vlm_core.model_folder.model_digest import content_digests, dtypes
+from vlm_core.numerics.cuda_graphs import settings
+from vlm_core.states.cache import CachedState, StateCache
+from vlm_core.states.disk_cache import LOGITS, STATE
+from vlm_core.text.render import Message, TokenizedConversation, has_question, render
+from vlm_core.text.template import AnyTemplate
+from vlm_core.views.image_views import ImageInput
+
+LEAST_PREFIX = 16
+"""Positions below which a system prompt is no piece of its own: a pass over all weights would take longer."""
+_LIBRARIES = ("torch", "numba", "triton", "transformers", "vlm-core", "vlm-ssm")
+
+
+class PrefixReader:
+    """Reads prompts into sessions of one sequence; `cache` is None, or shared with other readers and models.
+
+    The model's weights must not change while a reader is used.
+    """
+
+    def __init__(self, model: VLM, template: AnyTemplate, cache: StateCache | None = None) -> None:
+        self.model, self.template, self.cache = model, template, cache
+
+    @cached_property
+    def _system(self) -> list[int]:
+        return system_prefix(self.template, self.model)
+
+    @cached_property
+    def _computation(self) -> str:
+        return digests.of(computation(self.model))
+
+    def read(
+        self,
+        session: Session,
+        prompt: TokenizedConversation,
+        images: Sequence[ImageInput] = (),
+        history: ReadHistory | None = None,
+    ) -> ReadHistory:
+        """As `session.prefill([prompt], images)`, in pieces -> what was read, after `history`.
+
+        After an error the session is as before.
+        """
+        refuse_empty([prompt])
+        history, before = history or ReadHistory(), session.fork()
+        pieces = self._pieces(prompt, images, history)
+        histories = [history]
+        for piece, image in pieces:
+            histories.append(histories[-1].then(piece, image))
+        try:
+            first = self._restore(session, histories, prompt.end)
+            for (piece, image), after in list(zip(pieces, histories[1:], strict=True))[first:]:
+                session.prefill([piece], [] if image is None else [image])
+                self._keep(session, after)
+        except BaseException:
+            session.resume(before)
+            raise
+        return histories[-1]
+
+    def _pieces(
+        self, prompt: TokenizedConversation, images: Sequence[ImageInput], history: ReadHistory
+    ) -> list[tuple[TokenizedConversation, ImageInput | None]]:
+        """The pieces of a prompt in order, each with the image at its end."""
+        counts = [self.model.image_tokens(image) for image in images]
+        ends = _image_ends(prompt, counts)
+        of_end = dict(zip(ends, images, strict=True))
+        system = 0 if history.positions else self._system_end(prompt)
+        cuts = sorted({0, system, *ends, len(prompt)})
+        return [(prompt.part(start, end), of_end.get(end)) for start, end in pairwise(cuts)]
+
+    def _system_end(self, prompt: TokenizedConversation) -> int:
+        """Length of the prompt's beginning that is the same for all questions; 0 if it is short or has an image."""
+        same = zip(self._system, prompt.input_ids, prompt.image_mask, strict=False)
+        count = sum(1 for _ in takewhile(lambda x: x[0] == x[1] and not x[2], same))
+        return count if LEAST_PREFIX <= count < len(prompt) else 0
+
+    def _restore(self, session: Session, histories: Sequence[ReadHistory], end: int | None) -> int:
+        """Continue the session from the longest cached state -> the number of pieces that it has read."""
+        if self.cache is None:
+            return 0
+        start, last = histories[0].positions, histories[-1].positions
+        keys = [self._key(session, history) for history in histories[1:]]
+        entry = self.cache.longest(keys, self._load)
+        reused = 0 if entry is None else histories[entry[0] + 1].positions - start
+        self.cache.count(hit=entry is not None, reused=reused, read=last - start - reused)
+        if entry is None:
+            return 0
+        index, (state, next_logits) = entry
+        session.restore(state, next_logits, [answer_ends(self.model.llm.tokenizer.eos_id, end)])
+        return index + 1
+
+    def _keep(self, session: Session, history: ReadHistory) -> None:
+        if self.cache is not None and session.state is not None:
+            self.cache.put(self._key(session, history), CachedState(session.state, session.known_logits()))
+
+    def _load(self, tensors: Mapping[str, Tensor]) -> CachedState:
+        """From the tensors of a file; raises `UserError` if they are no state of this model."""
+        names = {name.removeprefix(STATE): t for name, t in tensors.items() if name.startswith(STATE)}
+        state, logits = self.model.llm.state_from_tensors(names), tensors.get(LOGITS)
+        if logits is None or logits.shape != (1, len(self.model.llm.tokenizer)):
+            raise UserError(f"{LOGITS!r} is missing, or not of the tokenizer's size")
+        return CachedState(state, logits.to(next(self.model.llm.parameters()).device))
+
+    def _key(self, session: Session, history: ReadHistory) -> str:
+        return digests.of(self._computation, session.prefill_chunk, history.key)
+
+
+def _image_ends(prompt: TokenizedConversation, counts: Sequence[int]) -> list[int]:
+    """The position after each image of a prompt, whose images have `counts` positions."""
+    places = [i for i, is_image in enumerate(prompt.image_mask) if is_image]
+    assert len(places) == sum(counts), "images and image positions of a prompt"
+    ends, read = [], 0
+    for count in counts:
+        read += count
+        ends.append(places[read - 1] + 1)
+    return ends
+
+
+def system_prefix(template: AnyTemplate, model: VLM) -> list[int]:
+    """The ids that a prompt begins with whatever is asked; none if the template leaves out questions."""
+    if not has_question(template):
+        return []
+    one, other = (
+        render(template, [Message("user", (text,))], model.llm.tokenizer).input_ids for text in ("a", "b")
+    )
+    return [i for i, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))]
+
+
+def computation(model: VLM) -> list[object]:
+    """What decides the bits of a state besides what was read: weights, dtypes, the device, threads, and the code."""
+    device = next(model.llm.parameters()).device
+    if device.type == "cuda":
+        hardware = [torch.cuda.get_device_name(device)]
+    else:
+        hardware = [platform.processor(), torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()]
+    return [content_digests(model), dtypes(model), device.type, hardware, settings(), _versions(model)]
+
+
+def _versions(model: VLM) -> dict[str, str]:
+    """Versions of the libraries that compute, and of those that the model's parts come from."""
+    return versions_of(frozenset(type(getattr(model, part)).__module__.split(".")[0] for part in PARTS))
+
+
+@cache
+def versions_of(modules: frozenset[str]) -> dict[str, str]:
+    """Versions of `_LIBRARIES` and of the distributions of these modules, as far as they are installed."""
+    homes = packages_distributions()  # reads the metadata of everything installed
+    names = {*_LIBRARIES, *(name for module in modules for name in homes.get(module, ()))}
+    versions = {}
+    for name in sorted(names):
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions

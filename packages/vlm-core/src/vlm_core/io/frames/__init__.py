@@ -1,0 +1,1 @@
+"""Frames with their times: from folders, animations, videos, pipes and cameras."""

@@ -1,0 +1,46 @@
+"""Frames from files: a folder of images, an animated image, a video."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import Image
+
+from vlm_core.errors import BadSample, UserError
+from vlm_core.io.files import read_bytes
+from vlm_core.io.frames.source import FrameSource, decoded
+from vlm_core.io.image_folder import EXTENSIONS
+from vlm_core.io.images import animation_frames, load_image
+
+
+def file_frames(path: Path, rate: float | None = None) -> FrameSource[Image.Image] | FrameSource[Path]:
+    """The frames of a folder of images, `rate` (default 1) a second, or of an animated GIF, PNG or WebP.
+
+    Raises `UserError` for anything else, and for `rate` with a file, which has times of its own.
+    """
+    if path.is_dir():
+        return FrameSource(str(path), _folder_frames(path, rate or 1.0), load_image)
+    if rate is not None:
+        raise UserError(f"{path}: this file has times of its own; --rate is for folders and standard input")
+    return FrameSource(str(path), _animation(path), decoded)
+
+
+def _in_order(path: Path) -> list[str | int]:
+    """`frame2` before `frame10`."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path.name)]
+
+
+def _folder_frames(folder: Path, rate: float) -> Iterator[tuple[float, Path]]:
+    paths = [path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS]
+    if not paths:
+        raise UserError(f"{folder}: no image in this folder ({', '.join(sorted(EXTENSIONS))})")
+    return ((i / rate, path) for i, path in enumerate(sorted(paths, key=_in_order)))
+
+
+def _animation(path: Path) -> Iterator[tuple[float, Image.Image]]:
+    try:
+        return animation_frames(read_bytes(path), str(path))
+    except BadSample as error:
+        raise UserError(*error.lines) from None

@@ -1,0 +1,154 @@
+"""A cache of states by the content that was read: in memory within a byte budget, optionally also in a folder."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from torch import Tensor
+
+from vlm_core.errors import UserError
+from vlm_core.interfaces import State
+from vlm_core.states.disk_cache import DiskCache
+
+MEMORY_BYTES = 512 * 2**20
+"""Default budget in memory; the states of a 2.8B take 23 MB each, those of a 130M 3 MB."""
+
+
+class CachedState(NamedTuple):
+    """A state of one sequence, and the logits (1, V) of its last position."""
+
+    state: State
+    next_logits: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        return self.state.nbytes + self.next_logits.nbytes
+
+
+@dataclass(frozen=True)
+class CacheStats:
+    """Counts since the cache was made, and what it holds. A lookup is a hit if any of its keys was cached."""
+
+    hits: int = 0
+    misses: int = 0
+    disk_hits: int = 0
+    """Hits that were read from the folder."""
+    reused_positions: int = 0
+    read_positions: int = 0
+    """Positions whose state was cached, and positions that were computed."""
+    evicted: int = 0
+    entries: int = 0
+    nbytes: int = 0
+    disk_entries: int = 0
+    disk_bytes: int = 0
+    disk_evicted: int = 0
+    damaged: int = 0
+    """Damaged files, which were removed from the folder."""
+
+    def __str__(self) -> str:
+        positions = self.reused_positions + self.read_positions
+        text = (
+            f"{self.hits} hits, {self.misses} misses, {self.reused_positions} of {positions} positions reused; "
+            f"in memory {self.entries} states, {_size(self.nbytes)}, {self.evicted} evicted"
+        )
+        if self.disk_entries or self.disk_hits or self.damaged:
+            text += (
+                f"; on disk {self.disk_entries} states, {_size(self.disk_bytes)}, {self.disk_hits} hits, "
+                f"{self.disk_evicted} evicted, {self.damaged} damaged"
+            )
+        return text
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**20:.1f} MiB"
+
+
+class StateCache:
+    """States by key; the least recently used are dropped beyond `max_bytes`. Threads may share it.
+
+    With `disk`, states are also written to a folder, which processes may share. Its errors never reach the caller: a
+    state that can't be read or written is computed again.
+    """
+
+    def __init__(self, max_bytes: int = MEMORY_BYTES, disk: DiskCache | None = None) -> None:
+        if type(max_bytes) is not int or max_bytes < 0:
+            raise UserError(f"max_bytes is {max_bytes!r}; expected a number of bytes")
+        self.max_bytes, self.disk = max_bytes, disk
+        self._states: OrderedDict[str, CachedState] = OrderedDict()
+        self._nbytes, self._stats, self._lock = 0, CacheStats(), threading.Lock()
+
+    @property
+    def stats(self) -> CacheStats:
+        with self._lock:
+            stats = replace(self._stats, entries=len(self._states), nbytes=self._nbytes)
+        if self.disk is None:
+            return stats
+        entries, nbytes = self.disk.size()
+        return replace(
+            stats,
+            disk_entries=entries,
+            disk_bytes=nbytes,
+            disk_evicted=self.disk.evicted,
+            damaged=self.disk.damaged,
+        )
+
+    def longest(
+        self, keys: Sequence[str], load: Callable[[dict[str, Tensor]], CachedState]
+    ) -> tuple[int, CachedState] | None:
+        """(index of the last key that is cached, its state), which `load` makes from the tensors of a file."""
+        for i in reversed(range(len(keys))):
+            if (entry := self._in_memory(keys[i])) is not None:
+                return i, entry
+            if self.disk is not None and (entry := self.disk.get(keys[i], load)) is not None:
+                self._keep(keys[i], entry)
+                with self._lock:
+                    self._stats = replace(self._stats, disk_hits=self._stats.disk_hits + 1)
+                return i, entry
+        return None
+
+    def count(self, *, hit: bool, reused: int, read: int) -> None:
+        """Count a lookup, and the positions that were reused and computed after it."""
+        with self._lock:
+            old = self._stats
+            self._stats = replace(
+                old,
+                hits=old.hits + hit,
+                misses=old.misses + (not hit),
+                reused_positions=old.reused_positions + reused,
+                read_positions=old.read_positions + read,
+            )
+
+    def put(self, key: str, entry: CachedState) -> None:
+        """Keep a state, which nobody may modify afterwards."""
+        self._keep(key, entry)
+        if self.disk is not None:
+            self.disk.put(key, entry.state, entry.next_logits)
+
+    def clear(self) -> None:
+        """Drop all states in memory; those on disk stay."""
+        with self._lock:
+            self._states.clear()
+            self._nbytes = 0
+
+    def _in_memory(self, key: str) -> CachedState | None:
+        with self._lock:
+            if key in self._states:
+                self._states.move_to_end(key)
+            return self._states.get(key)
+
+    def _keep(self, key: str, entry: CachedState) -> None:
+        with self._lock:
+            if (old := self._states.pop(key, None)) is not None:
+                self._nbytes -= old.nbytes
+            if entry.nbytes > self.max_bytes:
+                return
+            self._states[key] = entry
+            self._nbytes += entry.nbytes
+            while self._nbytes > self.max_bytes:
+                _, dropped = self._states.popitem(last=False)
+                self._nbytes -= dropped.nbytes
+                self._stats = replace(self._stats, evicted=self._stats.evicted + 1)
