@@ -99,7 +99,7 @@ def _line(axes: Any, by_distance: Mapping[int, list[bool]], colour: str, style: 
         axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
 
 
-def _legend(figure: Any, colours: Mapping[str, str], styles: Mapping[int, str]) -> None:
+def _legend(figure: Any, colours: Mapping[str, str], styles: Mapping[int, Any]) -> None:
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], color=colour, label=name) for name, colour in colours.items()]
