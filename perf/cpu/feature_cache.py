@@ -29,7 +29,8 @@ from vlm_train.distributed.base import DDPStrategy
 from vlm_train.engine.stage_batches import StageData
 from vlm_train.engine.train_step import take_step
 from vlm_train.engine.trainer import StageTrainer
-from vlm_train.feature_cache.cache import Features, shape_of
+from vlm_train.feature_cache.cache import Features
+from vlm_train.feature_cache.size import shape_of
 from vlm_train.loss import target_count
 
 SPEC = Path(__file__).parents[2] / "specs" / "quickstart.yaml"

@@ -18,6 +18,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from itertools import count
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,7 +47,7 @@ WIDTH, TOKENS = 2560, (729, 64)
 
 def tiny_model() -> VLM:
     """Four tokens a frame of 32×32 pixels, two Mamba layers of width 16."""
-    size = {"depth": 2, "embed_dim": 16, "num_heads": 2}
+    size: dict[str, Any] = {"depth": 2, "embed_dim": 16, "num_heads": 2}
     tower = TimmConfig(model="vit_tiny_patch16_224", image_size=32, model_args=size).build(weights=False)
     tokenizer = train_bpe([TEMPLATE.system] * 3, 300)
     llm = MambaLM(16, 2, 304, load_tokenizer=lambda: tokenizer)
@@ -100,9 +101,9 @@ def watch(frames: int, rounds: int) -> Iterator[list[str]]:
             f"{point:,}", f"{memory[point] / 1e6:.2f}", number(mean), number(own), number(young),
             f"{own / young:.3f}", str(stream.watcher.nbytes), f"{len(kept.times)} ({kept.nbytes / 1e3:.0f} kB)",
         ]  # fmt: skip
-    late = [(at, rss) for at, rss in memory.items() if at >= STEADY]
+    late = [at for at in memory if at >= STEADY]
     if len(late) > 1:
-        slope = np.polyfit(*zip(*late, strict=True), 1)[0]
+        slope = np.polyfit(late, [memory[at] for at in late], 1)[0]
         yield [f"slope from {STEADY:,}", f"{slope:.2f} bytes a frame", *[""] * 6]
 
 

@@ -70,6 +70,22 @@ def test_all_eight_killed_in_the_middle_and_gone_on(
     assert "`vlm-bench judge mm-vet`" in told.err
 
 
+def test_runs_share_the_states_of_images(command: Runner, tmp_path: Path, capsys: Out) -> None:
+    """The answers are those without a cache; the second run reads no image."""
+    cache = ["--state-cache", str(tmp_path / "states")]
+    assert main(command("pope", out="plain")) == 0
+    capsys.readouterr()
+    lines = []
+    for name in ("first", "second"):
+        assert main([*command("pope", out=name), *cache]) == 0
+        assert said(tmp_path / name, "pope") == said(tmp_path / "plain", "pope")
+        lines += [line for line in capsys.readouterr().err.splitlines() if line.startswith("state cache: ")]
+    assert "hits 0, misses 1, positions reused 0 of " in lines[0]
+    assert "hits 1, misses 0, positions reused " in lines[1]
+    assert main([*command("pope", out="third"), *cache, "--no-prefix-reuse"]) == 2
+    assert "leave out one of them" in capsys.readouterr().err
+
+
 def test_lines_that_a_power_cut_left_are_asked_again(command: Runner, tmp_path: Path, capsys: Out) -> None:
     assert main(command("pope")) == 0
     out = tmp_path / "out"

@@ -175,3 +175,51 @@ def test_a_terminal_takes_long_lines_and_keeps_a_history(tmp_path):
     history = tmp_path / "vlm" / "chat_history"
     assert history.read_text().splitlines()[-1] == line
     assert history.stat().st_mode & 0o077 == 0
+
+
+def test_a_conversation_is_saved_and_resumed(pictures, tiny_folder, tmp_path, monkeypatch, capsys):
+    """As if it had never ended; another model or template is refused before anything is asked."""
+    few = ("--max-new-tokens", "4")
+    talk = ("--image", "red.png", "--ask", "is there a circle?", *few)
+    assert call(monkeypatch, capsys, tiny_folder, *talk, "--save", "talk.state")[0] == 0
+    code, out, _ = call(monkeypatch, capsys, tiny_folder, "--resume", "talk.state", "--ask", "red?", *few)
+    lines = iter(
+        ["/image red.png", "is there a circle?", "/save 'b c.state'", "red?", "/cache", "/save red.png"]
+    )
+    monkeypatch.setattr(chat, "lines", lambda: lines)
+    whole = call(monkeypatch, capsys, tiny_folder, *few)
+    assert (code, out.strip()) == (0, whole[1].splitlines()[3].strip())
+    assert (tmp_path / "b c.state").is_file()
+    assert "state cache: hits 0, misses 2, " in whole[1]
+    assert whole[2].endswith("red.png exists and is no state file; name another file\n")
+    code, _, err = call(
+        monkeypatch, capsys, tiny_folder, "--resume", "talk.state", "--dtype", "bfloat16", "--ask", "a"
+    )
+    assert (code, "dtype of llm: 'float32' in the file" in err) == (2, True)
+    convert = ("--resume", "talk.state", "--convert-state", "--dtype", "bfloat16", "--ask", "a", *few)
+    assert call(monkeypatch, capsys, tiny_folder, *convert)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--save", "."], "a folder; name a file"),
+        (["--save", "red.png"], "exists and is no state file"),
+        (["--resume", "red.png", "--ask", "a"], "red.png: not a readable state file"),
+        (["--resume", "none.state", "--ask", "a"], "none.state: cannot read this file: no such file"),
+        (["--convert-state"], "--convert-state is for --resume"),
+    ],
+)
+def test_what_is_no_state_file_is_told(pictures, tiny_folder, monkeypatch, capsys, options, message):
+    code, _, err = call(monkeypatch, capsys, tiny_folder, *options)
+    assert code == 2
+    assert message in err
+
+
+def test_a_second_command_finds_the_states_of_the_first(pictures, tiny_folder, monkeypatch, capsys):
+    asked = ("--image", "red.png", "--ask", "red?", "--max-new-tokens", "3")
+    _, plain, _ = call(monkeypatch, capsys, tiny_folder, *asked)
+    for counts in ("hits 0, misses 1", "hits 1, misses 0"):
+        _, out, err = call(monkeypatch, capsys, tiny_folder, *asked, "--state-cache", "states")
+        assert out == plain
+        assert counts in err

@@ -240,6 +240,8 @@ def test_questions_come_from_the_terminal_while_frames_come_through_the_pipe(tin
             "--rate: a camera has times of its own; --fps leaves frames out",
         ),
         (["--watch", ".", "--image", "one.png"], "--image: with --watch all images come from the stream"),
+        (["--watch", ".", "--resume", "a.state"], "--resume: it is for conversations, not for --watch"),
+        (["--watch", ".", "--state-cache", "c"], "--state-cache: it is for conversations, not for --watch"),
         (["--fps", "2"], "--fps is for --watch"),
         (["--keep-every", "2s"], "--keep-every is for --watch"),
         (["--max-frames", "2"], "--max-frames is for --watch"),

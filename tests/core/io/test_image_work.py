@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from vlm_core.errors import BadSample
 from vlm_core.io import images
-from vlm_core.io.images import decode_image, to_rgb
+from vlm_core.io.images import decode_image, size_of, to_rgb
 
 REFUSED = {name: ("too-costly", make) for name, make in made.COSTLY.items()}
 REFUSED |= {name: ("variant", make) for name, make in made.VARIANTS.items()}
@@ -94,6 +94,31 @@ def test_every_orientation_is_turned_as_pillow_does(value, form):
         wanted.size,
         wanted.tobytes(),
     )
+
+
+@pytest.mark.parametrize("value", range(10))
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+def test_the_upright_size_is_known_without_decoding(value, form, monkeypatch):
+    noise = Image.effect_noise((90, 50), 90).convert("RGB")
+    exif = noise.getexif()
+    exif[0x0112] = value
+    data = made.encoded(noise, form, exif=exif.tobytes())
+    expected = decode_image(data, "x").size
+    monkeypatch.setattr(images, "to_rgb", lambda image: pytest.fail("was decoded"))
+    assert size_of(data, "x") == expected
+
+
+def test_the_upright_size_of_a_png_whose_exif_follows_its_pixels():
+    noise = Image.effect_noise((90, 50), 90).convert("RGB")
+    exif = noise.getexif()
+    exif[0x0112] = 6
+    early, plain = made.encoded(noise, "PNG", exif=exif.tobytes()), made.encoded(noise, "PNG")
+    at = early.index(b"eXIf") - 4
+    chunk = early[at : at + 12 + int.from_bytes(early[at : at + 4], "big")]
+    end = plain.index(b"IEND") - 4
+    late = plain[:end] + chunk + plain[end:]
+    assert size_of(late, "x") == decode_image(late, "x").size == (50, 90)
+    assert size_of(plain, "x") == (90, 50)
 
 
 def mutated(random, data):

@@ -69,6 +69,23 @@ def test_a_prefill_padded_to_a_bucket_equals_one_that_is_not(continued, uneven, 
         torch.testing.assert_close(own.conv, theirs.conv, rtol=1e-5, atol=1e-6)
 
 
+@torch.no_grad()
+def test_a_next_state_padded_to_a_bucket_equals_one_that_is_not(monkeypatch):
+    """The state after two frames of 45 positions."""
+    llm, frames = model(), torch.randn(2, 1, 45, 16)
+    wanted = llm(frames.view(1, 90, 16))[1]
+    monkeypatch.setattr(mamba, "usable", lambda *_: True)
+    lengths, forward = [], llm.forward
+    monkeypatch.setattr(
+        type(llm), "forward", lambda self, x, **options: lengths.append(x.shape[1]) or forward(x, **options)
+    )
+    state = llm.next_state(frames[1], state=llm.next_state(frames[0]))
+    assert lengths == [64, 64]
+    for own, theirs in zip(state, wanted, strict=True):
+        torch.testing.assert_close(own.ssm, theirs.ssm, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(own.conv, theirs.conv, rtol=1e-5, atol=1e-6)
+
+
 class Decoder:
     """Stands for a decoder."""
 

@@ -106,8 +106,8 @@ def test_a_stage_takes_what_its_weights_or_counts_say(run_spec):
     ):
         stage = Stage.model_validate({**keys, **mix})
         rows = joined(stage.data)
-        order = order_of(stage, rows, 0, image_tokens=4)
+        order = order_of(stage, rows, 0, image_tokens=lambda: 4)
         assert order.mixture.counts == counts
         assert total_steps(stage, len(rows)) == -(-sum(counts) // 4)
-        again = order_of(stage, rows, 0, image_tokens=4)
+        again = order_of(stage, rows, 0, image_tokens=lambda: 4)
         assert [order.row_at(i) for i in range(80)] == [again.row_at(i) for i in reversed(range(80))][::-1]

@@ -22,6 +22,9 @@ class PerPatch(Connector):
     def num_tokens(self, h: int, w: int) -> int:
         return h * w
 
+    def token_grid(self, h: int, w: int) -> tuple[int, int]:
+        return h, w
+
 
 class MLP(PerPatch):
     """V_out = MLP(V) with layers of these widths; two widths are one linear layer."""

@@ -47,6 +47,9 @@ class PixelShuffle(Connector):
             )
         return (h // self.factor) * (w // self.factor)
 
+    def token_grid(self, h: int, w: int) -> tuple[int, int]:
+        return h // self.factor, w // self.factor
+
     def forward(self, features: Tensor) -> Tensor:
         self.num_tokens(*features.shape[1:3])
         joined = features.unflatten(1, (-1, self.factor)).unflatten(3, (-1, self.factor)).transpose(2, 3)
@@ -74,6 +77,9 @@ class LDPv2(Connector):
                 f"set connector.grid to at most {min(h, w)}"
             )
         return self.grid**2
+
+    def token_grid(self, h: int, w: int) -> tuple[int, int]:
+        return self.grid, self.grid
 
     def forward(self, features: Tensor) -> Tensor:
         self.num_tokens(*features.shape[1:3])

@@ -118,6 +118,13 @@ class Connector(Part, ABC):
         Raises `UserError`, as `forward` does, for a grid that is not supported: patches are never dropped.
         """
 
+    def token_grid(self, h: int, w: int) -> tuple[int, int] | None:
+        """Rows and columns of the L tokens for an (h, w) grid, if they are in the order of a 2D map, row by row.
+
+        None, the default, says that they are not; tiles can then not be arranged as rows of one image.
+        """
+        return None
+
     @abstractmethod
     def forward(self, features: Tensor) -> Tensor:
         """(N, H, W, D) -> (N, L, M)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -10,7 +11,10 @@ from torch import Tensor, nn
 from vlm_core.interfaces import Connector, Encoder, LanguageModel, State
 from vlm_core.numerics.cuda_graphs import CudaGraphs
 from vlm_core.numerics.low_precision_matmul import upcast_matmul
-from vlm_core.views.image_views import ImageInput, ImageViews, image_newline
+from vlm_core.views.image_processor import ImageProcessor, image_processor
+from vlm_core.views.image_views import ImageInput, ImageViews, add_image_newline, image_newline
+from vlm_core.views.rule import ViewRule
+from vlm_core.views.survey import Survey, survey
 
 PARTS = ("encoder", "connector", "llm")
 
@@ -51,11 +55,25 @@ class ContentDigests(NamedTuple):
 class VLM(nn.Module):
     """encoder → connector → image embeddings inserted into text embeddings → language model (paper, section 3.1)."""
 
-    def __init__(self, encoder: Encoder, connector: Connector, llm: LanguageModel) -> None:
+    def __init__(
+        self, encoder: Encoder, connector: Connector, llm: LanguageModel, views: ViewRule | None = None
+    ) -> None:
         super().__init__()
-        self.encoder, self.connector, self.llm = encoder, connector, llm
+        self.encoder, self.connector, self.llm, self.views = encoder, connector, llm, views
+        if views is not None and views.newline:
+            add_image_newline(connector, llm.dim)
         self._image_graphs = CudaGraphs()
         self.content_digests: ContentDigests | None = None  # see `model_folder.model_digest`
+
+    @cached_property
+    def image_processor(self) -> ImageProcessor:
+        """Makes the input of one image: the encoder's transform, or tiles by the rule `views`."""
+        return image_processor(self.encoder, self.connector, self.views)
+
+    @cached_property
+    def view_survey(self) -> Survey | None:
+        """Views and positions that images may have; None if every image has one view."""
+        return None if self.views is None else survey(self.image_processor)
 
     def image_tokens(self, image: ImageInput) -> int:
         """Number of positions of one image in the sequence: its views, or its pixels (3, height, width)."""
@@ -71,7 +89,7 @@ class VLM(nn.Module):
 
     @property
     def image_tokens_by_default(self) -> int:
-        """Number of positions of an image of the encoder's `image_size`."""
+        """Number of positions of a view, an image of the encoder's `image_size`."""
         return self.connector.num_tokens(*self.encoder.grid(*self.encoder.image_size))
 
     def encode(self, pixel_values: Tensor) -> Tensor:

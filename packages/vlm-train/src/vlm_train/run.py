@@ -51,7 +51,8 @@ from vlm_train.evaluation.benchmarks import BenchmarkEvaluator, benchmark_tasks,
 from vlm_train.evaluation.stage_evaluations import Evaluations, last_name
 from vlm_train.evaluation.train_overlap import EvalRows
 from vlm_train.evaluation.validation import ValidationLoss
-from vlm_train.feature_cache.cache import Features, estimate_cache_size
+from vlm_train.feature_cache.cache import Features
+from vlm_train.feature_cache.size import estimate_cache_size
 from vlm_train.micro_batch.auto import micro_batch_size
 from vlm_train.monitoring import run_messages
 from vlm_train.monitoring.environment import environment, versions

@@ -6,11 +6,15 @@ import argparse
 import sys
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vlm_core.cli import output
 from vlm_core.cli.common import DTYPES, add_trust, count, local_path
 from vlm_core.errors import UserError
 from vlm_core.io.manifest import require_model_folder
+
+if TYPE_CHECKING:
+    from vlm_core.states.cache import StateCache
 
 ABOUT = """Ask a model the questions of benchmarks and score its answers. Rerun the same command to
 resume. `accelerate launch -m vlm_bench.cli.main run …` uses several processes or GPUs."""
@@ -97,6 +101,12 @@ def _add_baselines(parser: argparse.ArgumentParser) -> None:
 def _add_loading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda, … (default: the GPU if there is one)")
     parser.add_argument("--dtype", choices=DTYPES, help="dtype of the weights (default: as saved)")
+    parser.add_argument(
+        "--state-cache",
+        type=local_path,
+        metavar="DIR",
+        help="keep the state after each image in this folder, which runs with the same images and template share",
+    )
     add_trust(parser)
 
 
@@ -115,8 +125,9 @@ def run(args: argparse.Namespace) -> int:
     if args.shuffle_seed is not None and IMAGES_SHUFFLED not in names:
         raise UserError(f"--shuffle-seed {args.shuffle_seed}: needs --baselines images-shuffled")
     configs, absent = select(args.benchmarks, args.data, args.strictness, args.set)
+    cache = _state_cache(args)
     settings = Settings(
-        args.batch_size, args.max_new_tokens, args.limit, not args.no_prefix_reuse, args.allow_partial
+        args.batch_size, args.max_new_tokens, args.limit, not args.no_prefix_reuse, args.allow_partial, cache
     )
     ranks = join_ranks(args.device)
     say = partial(output.say, file=sys.stderr)
@@ -136,8 +147,21 @@ def run(args: argparse.Namespace) -> int:
         total = sum(len(task.questions) for part in (tasks, *baselines.values()) for task in part)
         say(f"{loaded.spec.name}: {total} questions on {ranks.device}, answers in {out}")
     failed = run_tasks(runs, others, ranks, report.show, say)
+    if cache is not None and ranks.main:
+        say(f"state cache: {cache.stats}")
     ranks.end()
     return int(failed > 0)
+
+
+def _state_cache(args: argparse.Namespace) -> StateCache | None:
+    from vlm_core.states.cache import StateCache
+    from vlm_core.states.disk_cache import DiskCache
+
+    if args.state_cache is not None and args.no_prefix_reuse:
+        raise UserError(
+            "--state-cache keeps prefixes, which --no-prefix-reuse does not use: leave out one of them"
+        )
+    return None if args.state_cache is None else StateCache(disk=DiskCache(args.state_cache))
 
 
 def _make_folder(folder: Path) -> None:

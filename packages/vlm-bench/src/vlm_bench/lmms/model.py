@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from lmms_eval.api.model import lmms  # pyright: ignore[reportMissingImports]  # an extra
 from PIL import Image
-from torch import Tensor
 from tqdm import tqdm  # lmms-eval brings it
 
 from vlm_bench.lmms.requests import batches, decodings, stops
@@ -22,6 +21,7 @@ from vlm_core.generation.stop_strings import generate_until
 from vlm_core.io.images import to_rgb
 from vlm_core.model_folder.assemble import load
 from vlm_core.text.render import IMAGE, Message, TokenizedConversation, render, require_question
+from vlm_core.views.image_views import ImageInput
 
 logger = logging.getLogger(__name__)
 KNOWN = "pretrained, dtype and trust_remote_code"
@@ -105,14 +105,14 @@ class SavedVLM(lmms):
         session.prefill(prompts, [image for inputs in images for image in inputs])
         return generate_until(session, [ends for _, ends in group], how)
 
-    def _images(self, request: Any) -> list[Tensor]:
+    def _images(self, request: Any) -> list[ImageInput]:
         _, _, visuals_of, doc_id, task, split = request.args
         visuals = visuals_of(self.task_dict[task][split][doc_id]) or []
         if other := [type(v).__name__ for v in visuals if not isinstance(v, Image.Image)]:
             raise UserError(f"task {task}: this model takes images, not {other[0]}")
-        return [self.model.encoder.transform(to_rgb(visual)) for visual in visuals]
+        return [self.model.image_processor(to_rgb(visual)) for visual in visuals]
 
-    def _prompt(self, text: str, images: list[Tensor]) -> TokenizedConversation:
+    def _prompt(self, text: str, images: list[ImageInput]) -> TokenizedConversation:
         parts = [part for _ in images for part in (IMAGE, "\n")]
         counts = [self.model.image_tokens(image) for image in images]
         return render(self.template, [Message("user", (*parts, text))], self.model.llm.tokenizer, counts)

@@ -18,17 +18,22 @@ from vlm_core.model import VLM
 from vlm_core.model_folder.assemble import load
 from vlm_core.plugins.config import BenchmarkConfig
 from vlm_core.spec.spec import Spec
+from vlm_core.states.cache import StateCache
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of a run. `max_new_tokens` None is each benchmark's default, `limit` None means all questions."""
+    """Settings of a run. `max_new_tokens` None is each benchmark's default, `limit` None means all questions.
+
+    With a `state_cache`, which all benchmarks share, images that were read before are not read again.
+    """
 
     batch_size: int = 1
     max_new_tokens: int | None = None
     limit: int | None = None
     prefix_reuse: bool = True
     allow_partial: bool = False
+    state_cache: StateCache | None = None
 
 
 @dataclass(frozen=True)
@@ -106,8 +111,8 @@ def plan(configs: Sequence[BenchmarkConfig], settings: Settings) -> list[Task]:
         if missing := missing_images(asked):
             summary, *details = missing_lines(asked, missing)
             faults += [f"{task.name}: {summary}", *details]
-            task.questions = [q for q in asked if q.image not in missing]
-            task.left_out["image not there"] = sum(missing.values())
+            task.questions = [q for q in asked if missing.keys().isdisjoint(q.images)]
+            task.left_out["image not there"] = len(asked) - len(task.questions)
         tasks.append(task)
     if faults and not settings.allow_partial:
         raise UserError(*faults, "--allow-partial asks the other questions and marks the figures as partial")

@@ -157,8 +157,9 @@ def _print_check(spec: Spec, summary: ModelSummary) -> None:
     Console(width=None if sys.stdout.isatty() else 120).print(table)
     (height, width), (h, w) = summary.image_size, summary.grid
     print(
-        f"\nimage {height}×{width} px → {h}×{w} = {h * w} patches of width {summary.d_in} → {summary.tokens} visual "
-        f"tokens of width {summary.d_out} → language model with {summary.vocab_size} logits"
+        f"\n{'image' if spec.views is None else 'view'} {height}×{width} px → {h}×{w} = {h * w} patches of width "
+        f"{summary.d_in} → {summary.tokens} visual tokens of width {summary.d_out} → language model with "
+        f"{summary.vocab_size} logits"
     )
 
 
@@ -212,6 +213,7 @@ def assemble(args: argparse.Namespace) -> int:
     with locate_template_errors(document):
         model = build_on_meta(spec)
     _print_check(spec, summarize(spec, model))
+    check_tables.print_views(model)
     check_tables.print_sources(spec, model, random_weights=args.random_weights)
     if args.check:
         check_tables.print_all(spec, document, model, assumptions, gpu)

@@ -118,14 +118,13 @@ def chat(args: argparse.Namespace) -> int:
     model, spec = load(args.model, dtype=dtype, device=device, trust_remote_code=args.trust_remote_code)
     if args.ask is None or (frames is not None and args.ask.strip()):  # --ask "" asks for a caption
         require_question(spec.template)
+    decoding = GenerationConfig(args.max_new_tokens, args.temperature, args.top_p, args.seed)
+    if frames is not None:
+        return watch(args, model, frames, spec.template, decoding, f"{spec.name} on {device}")
     cache = _state_cache(args)
     conversation = Conversation(model, spec.template, cache)
     if args.resume:
         conversation = Conversation.load(args.resume, model, spec.template, cache, convert=args.convert_state)
-    decoding = GenerationConfig(args.max_new_tokens, args.temperature, args.top_p, args.seed)
-    if frames is not None:
-        title = f"{spec.name} on {device}"
-        return watch(args, conversation.session, frames, spec.template, decoding, title)
     for path in images:
         conversation.show(path)
     if args.ask is not None:

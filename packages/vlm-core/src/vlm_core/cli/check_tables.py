@@ -91,6 +91,26 @@ def _scans(config: ComponentConfig) -> bool:
     return False
 
 
+def print_views(model: VLM) -> None:
+    """Views and tokens of the smallest, a usual and the largest image; nothing if every image has one view."""
+    survey = model.view_survey
+    if survey is None:
+        return
+    lines = table("views of an image", "", "for example", "tiles", "views", "tokens", right=2)
+    for name in ("fewest", "usual", "most"):
+        layout = getattr(survey, name)
+        (height, width), (rows, columns) = layout.size, layout.grid
+        add(
+            lines,
+            name,
+            f"{width}×{height} px",
+            f"{rows}×{columns}",
+            str(layout.views),
+            f"{layout.positions:,}",
+        )
+    show(lines)
+
+
 def print_bases(document: Document) -> None:
     """The chain of base files, and what each file changes in its base."""
     if len(document.layers) < 2:

@@ -17,6 +17,7 @@ from vlm_core.model_folder.file_list import verify_model
 from vlm_core.model_folder.load import empty_model
 from vlm_core.plugins.config import FactoryCall
 from vlm_core.spec.spec import load_folder_spec
+from vlm_core.views.rule import ViewRule
 
 HF = "vlm_core.hf."
 ROOTS = {
@@ -50,7 +51,7 @@ def export_hf(
     if with_code:
         calls = {part: getattr(spec, part).factory_call() for part in PARTS}
         code, modules = (
-            code_files(calls),
+            code_files(calls, model.views),
             {name: code_export.flat(module) for name, module in ROOTS.items()},
         )
         facts |= {"code": True, "needs": sorted({need for r in calls.values() for need in r.needs})}
@@ -67,11 +68,12 @@ def export_hf(
     write_folder(target, write, facts, lambda manifest: hf_files.card(spec, model, manifest))
 
 
-def code_files(calls: dict[str, FactoryCall]) -> dict[str, str]:
+def code_files(calls: dict[str, FactoryCall], views: ViewRule | None = None) -> dict[str, str]:
     """Contents of the code files of a model with these parts, by file name."""
     functions = [name for call in calls.values() for name in _functions(call)]
     packages = {"vlm_core", "vlm_ssm", *(name.split(".")[0] for name in functions)}
-    return code_export.files(ROOTS.values(), packages, {BUILDER: builder(calls), OPERATIONS: OWN_NAMESPACE})
+    instead = {BUILDER: builder(calls, views), OPERATIONS: OWN_NAMESPACE}
+    return code_export.files(ROOTS.values(), packages, instead)
 
 
 def _functions(call: FactoryCall) -> Iterable[str]:
@@ -83,8 +85,8 @@ def _qualified(function: Any) -> str:
     return f"{function.__module__}:{function.__qualname__}"
 
 
-def builder(calls: dict[str, FactoryCall]) -> str:
-    """The source of the export's `vlm_core.hf.components`, which builds these three parts only."""
+def builder(calls: dict[str, FactoryCall], views: ViewRule | None = None) -> str:
+    """The source of the export's `vlm_core.hf.components`, which builds these three parts only, with these views."""
     needs = sorted({need for call in calls.values() for need in call.needs})
     imports = [f"import {need}  # noqa: F401" for need in needs]
     imports += sorted({_import(name) for call in calls.values() for name in _functions(call)})
@@ -96,6 +98,7 @@ def builder(calls: dict[str, FactoryCall]) -> str:
             "",
             *imports,
             "from vlm_core.model import VLM",
+            *([] if views is None else ["from vlm_core.views.rule import ViewRule"]),
             "",
             "",
             "def build(folder: Path, *, trust_remote_code: bool = False) -> VLM:",
@@ -103,7 +106,7 @@ def builder(calls: dict[str, FactoryCall]) -> str:
             "    encoder = " + _call(calls["encoder"], 'assets=folder / "encoder"'),
             "    llm = " + _call(calls["llm"], 'assets=folder / "llm"'),
             "    connector = " + _call(calls["connector"], "encoder.dim, llm.dim"),
-            "    return VLM(encoder, connector, llm)",
+            f"    return VLM(encoder, connector, llm{'' if views is None else f', {views!r}'})",
             "",
         ]
     )

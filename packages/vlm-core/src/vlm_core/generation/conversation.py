@@ -41,7 +41,7 @@ class Conversation:
 
     def show(self, path: str | Path) -> None:
         """Add an image to the next question; raises `BadSample` for a file that is not a usable image."""
-        self.images.append(self.model.encoder.transform(load_image(path)))
+        self.images.append(self.model.image_processor(load_image(path)))
 
     def save(self, path: str | Path) -> None:
         """Write the conversation to a file, from which `load` continues it exactly.

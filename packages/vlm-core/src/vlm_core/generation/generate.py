@@ -146,6 +146,27 @@ class Session:
         fork._ends, fork._generated = [set(ends) for ends in self._ends], self._generated
         return fork
 
+    @torch.inference_mode()
+    def append_embeds(self, x: Tensor) -> None:
+        """Append embeddings (B, T, M) to the conversations; `prefill` must follow before the next id is predicted."""
+        self._leave_graph()
+        state = self._state
+        size = x.shape[1] if self.prefill_chunk is None else max(1, self.prefill_chunk // len(x))
+        for part in x.split(size, dim=1):
+            state = self.model.next_state(part, state)
+        self._state, self._next_logits = state, None
+
+    def watch(
+        self,
+        frames: Iterable[Frame],
+        template: AnyTemplate,
+        *,
+        keep: Keep | None = KEEP,
+        max_frames: int | None = None,
+    ) -> Watcher:
+        """A watcher of these frames, (seconds, image) each, that reads them into this session: see `Watcher`."""
+        return Watcher(self, frames, template, keep=keep, max_frames=max_frames)
+
     def resume(self, other: Session) -> None:
         """Continue at the position of another session of the same model."""
         self._leave_graph()
@@ -170,27 +191,6 @@ class Session:
         logits = self.next_logits
         assert logits is not None, "prefill first"
         return logits[:, : len(self.model.llm.tokenizer)].clone()
-
-    @torch.inference_mode()
-    def append_embeds(self, x: Tensor) -> None:
-        """Append embeddings (B, T, M) to the conversations; `prefill` must follow before the next id is predicted."""
-        self._leave_graph()
-        state = self._state
-        size = x.shape[1] if self.prefill_chunk is None else max(1, self.prefill_chunk // len(x))
-        for part in x.split(size, dim=1):
-            state = self.model.next_state(part, state)
-        self._state, self._next_logits = state, None
-
-    def watch(
-        self,
-        frames: Iterable[Frame],
-        template: AnyTemplate,
-        *,
-        keep: Keep | None = KEEP,
-        max_frames: int | None = None,
-    ) -> Watcher:
-        """A watcher of these frames, (seconds, image) each, that reads them into this session: see `Watcher`."""
-        return Watcher(self, frames, template, keep=keep, max_frames=max_frames)
 
     def generate(self, decoding: GenerationConfig = GREEDY) -> list[str]:
         """Generate an answer to each conversation -> texts, without EOS and surrounding white space."""

@@ -32,7 +32,8 @@ class VLMDataCollator:
             raise UserError(f"loss_on {self.loss_on!r}: expected 'answers' or 'all'")
 
     def __call__(self, rows: Sequence[Any]) -> dict[str, Any]:
-        """Rows -> input_ids, attention_mask, labels (B, T); with images, image_mask (B, T), pixel_values (N, 3, h, w).
+        """Rows -> input_ids, attention_mask, labels (B, T); with images, image_mask (B, T), pixel_values (N, 3, h, w),
+        with tiles also image_order (B, T).
 
         Raises `UserError` naming the row that can't be used.
         """

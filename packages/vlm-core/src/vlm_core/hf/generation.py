@@ -62,6 +62,7 @@ class VLMGeneration(GenerationMixin):
         attention_mask: Tensor | None = None,
         pixel_values: Tensor | None = None,
         image_mask: Tensor | None = None,
+        image_order: Tensor | None = None,
         is_first_iteration: bool = False,
         logits_to_keep: int = 1,
         use_cache: bool | None = None,
@@ -81,6 +82,8 @@ class VLMGeneration(GenerationMixin):
         elif past < image_mask.shape[1]:
             inputs["image_mask"] = F.pad(image_mask, (0, new - image_mask.shape[1]))[:, past:]
             inputs["pixel_values"] = pixel_values
+            if image_order is not None:
+                inputs["image_order"] = F.pad(image_order, (0, new - image_order.shape[1]))[:, past:]
         return inputs
 
     def _expand_inputs_for_generation(
@@ -90,14 +93,18 @@ class VLMGeneration(GenerationMixin):
         input_ids: Any = None,
         **model_kwargs: Any,
     ) -> tuple[Any, dict[str, Any]]:
-        """Repeat each sequence `expand_size` times, copies adjacent, with all of its images."""
+        """Repeat each sequence `expand_size` times, copies adjacent, with all of its images.
+
+        With an `image_order`, whose copies refer to the same views, pixels are not repeated.
+        """
         pixels, mask = model_kwargs.pop("pixel_values", None), model_kwargs.get("image_mask")
         image_counts = None if pixels is None or mask is None else mask.sum(1) // self.config.image_tokens
         inherited: Any = super()
         ids, kwargs = inherited._expand_inputs_for_generation(
             expand_size, is_encoder_decoder, input_ids, **model_kwargs
         )
-        if pixels is not None and image_counts is not None and expand_size > 1:
+        shared = kwargs.get("image_order") is not None
+        if pixels is not None and image_counts is not None and expand_size > 1 and not shared:
             groups = pixels.split(image_counts.tolist())
             pixels = torch.cat([group.repeat(expand_size, 1, 1, 1) for group in groups])
         return ids, {**kwargs, "pixel_values": pixels}

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from vlm_core.errors import UserError
 from vlm_core.interfaces import PADDING
+from vlm_core.model import VLM
+from vlm_core.views.image_views import image_newline
 
 
 def check_shapes(x: Tensor, dims: int, image_mask: Tensor | None, pixel_values: Any) -> None:
@@ -28,6 +30,30 @@ def check_shapes(x: Tensor, dims: int, image_mask: Tensor | None, pixel_values: 
         raise UserError(
             f"pixel_values: expected (images, channels, height, width), got {tuple(pixel_values.shape)}"
         )
+
+
+def image_embeds(model: VLM, image_mask: Tensor, pixel_values: Tensor, image_order: Tensor | None) -> Tensor:
+    """Embeddings (N, L, M) or (1, P, M) of the image positions.
+
+    `image_order` (B, T) has, at image positions, the row among the flattened view tokens. Raises `UserError` if they
+    are not as many as `image_mask` marks, or if an order is out of range.
+    """
+    pixels = pixel_values.flatten(0, 1) if pixel_values.ndim == 5 else pixel_values  # (B, n, 3, h, w)
+    embeds = model.encode_images(pixels)
+    marked, (views, tokens) = int(image_mask.sum()), embeds.shape[:2]
+    if image_order is not None:
+        check_rows("image_order", image_order, image_mask)
+        order, end = image_order[image_mask.bool()], views * tokens
+        end += image_newline(model.connector) is not None
+        if marked and not 0 <= int(order.min()) <= int(order.max()) < end:
+            raise UserError(f"image_order: expected 0 to {end - 1}, got others; the processor makes it")
+        return model.arrange(embeds, order)
+    if marked != views * tokens:
+        raise UserError(
+            f"image_mask marks {marked} positions, but {views} images take {tokens} each; don't truncate a sequence "
+            "inside an image, and pass the processor's image_order if it makes one"
+        )
+    return embeds
 
 
 def check_rows(name: str, tensor: Tensor | None, x: Tensor) -> None:

@@ -29,7 +29,7 @@ from vlm_core.hf.arguments import (
 )
 from vlm_core.hf.configuration import VLMConfig, matching_config, read_config, transformers_errors
 from vlm_core.hf.generation import StateCache, VLMGeneration, refuse_options
-from vlm_core.hf.input_checks import check_rows, check_shapes, logit_positions, segments_of
+from vlm_core.hf.input_checks import check_rows, check_shapes, image_embeds, logit_positions, segments_of
 from vlm_core.hf.saving import upload_of
 from vlm_core.hf.training import (
     Backbone,
@@ -236,8 +236,11 @@ class VLMForConditionalGeneration(VLMGeneration, PreTrainedModel, GenerationMixi
         past_key_values: None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
+        image_order: Tensor | None = None,
     ) -> Any:
         """Ids (B, T) and images (N, 3, h, w), in the order of their positions in `image_mask` (B, T) -> `VLMOutput`.
+
+        With tiles, pixels are those of all views, and `image_order` (B, T) says which of their tokens is at a position.
 
         `attention_mask` (B, T) is 0 at padding. `labels` (B, T) are unshifted ids, -100 where there is no target;
         labels at images, at padding and directly after padding are ignored. The loss is the mean cross entropy, or the
@@ -251,7 +254,7 @@ class VLMForConditionalGeneration(VLMGeneration, PreTrainedModel, GenerationMixi
         refuse_options({"past_key_values": past_key_values})
         refuse_external_loss(labels, num_items_in_batch)
         hidden, state = self.forward_hidden(
-            input_ids, attention_mask, pixel_values, image_mask, inputs_embeds, cache
+            input_ids, attention_mask, pixel_values, image_mask, inputs_embeds, cache, image_order
         )
         logits, loss = self.model.llm.logits(hidden[:, logit_positions(logits_to_keep)]), None
         if labels is not None:
@@ -276,6 +279,7 @@ class VLMForConditionalGeneration(VLMGeneration, PreTrainedModel, GenerationMixi
         image_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         cache: StateCache | None = None,
+        image_order: Tensor | None = None,
     ) -> tuple[Tensor, Any]:
         """Inputs of `forward` -> (hidden states (B, T, M), the language model's state)."""
         if (input_ids is None) == (inputs_embeds is None):
@@ -286,13 +290,7 @@ class VLMForConditionalGeneration(VLMGeneration, PreTrainedModel, GenerationMixi
         check_shapes(inputs, dims, image_mask, pixel_values)  # pyright: ignore[reportArgumentType]
         x = self.model.llm.embed(input_ids) if inputs_embeds is None else inputs_embeds  # pyright: ignore
         if pixel_values is not None and image_mask is not None:
-            pixels = pixel_values.flatten(0, 1) if pixel_values.ndim == 5 else pixel_values  # (B, n, 3, h, w)
-            image_embeds = self.model.encode_images(pixels)
-            if int(image_mask.sum()) != image_embeds.shape[0] * image_embeds.shape[1]:
-                raise UserError(
-                    f"image_mask marks {int(image_mask.sum())} positions, but {len(image_embeds)} images take "
-                    f"{image_embeds.shape[1]} each; don't truncate a sequence inside an image"
-                )
-            x = splice(x, image_mask.bool(), image_embeds)
+            embeds = image_embeds(self.model, image_mask, pixel_values, image_order)
+            x = splice(x, image_mask.bool(), embeds)
         segments = segments_of(attention_mask, x, cache.length if cache else 0)
         return self.model.forward_embeds(x, segments, cache and cache.state)

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin
@@ -38,6 +39,7 @@ from vlm_core.model import PARTS, VLM
 from vlm_core.model_folder.load import empty_model
 from vlm_core.text.batch import collate
 from vlm_core.text.render import TokenizedConversation, TooLong, render
+from vlm_core.views.image_views import ImageInput
 
 
 class VLMProcessor(ProcessorMixin):
@@ -73,7 +75,8 @@ class VLMProcessor(ProcessorMixin):
 
     @property
     def model_input_names(self) -> list[str]:
-        return ["input_ids", "attention_mask", "image_mask", "pixel_values"]
+        names = ["input_ids", "attention_mask", "image_mask", "pixel_values"]
+        return names if self.model.views is None else [*names, "image_order"]
 
     def data_collator(
         self,
@@ -156,26 +159,26 @@ class VLMProcessor(ProcessorMixin):
 
     def render(
         self, conversation: ParsedConversation, loss_on: Literal["answers", "all"] = "answers"
-    ) -> tuple[TokenizedConversation, list[Tensor]]:
-        """-> (token ids with image mask and loss mask, pixels (3, h, w) of each image)."""
-        pixels = [self.model.encoder.transform(image) for image in conversation.images]
-        counts = [self.model.image_tokens(image) for image in pixels]
+    ) -> tuple[TokenizedConversation, list[ImageInput]]:
+        """-> (token ids with image mask and loss mask, the pixels (3, h, w) or views of each image)."""
+        images = [self.model.image_processor(image) for image in conversation.images]
+        counts = [self.model.image_tokens(image) for image in images]
         tokenizer, system = self.model.llm.tokenizer, conversation.system
         sample = render(
             self.template, conversation.messages, tokenizer, counts, system=system, loss_on=loss_on
         )
-        return sample, pixels
+        return sample, images
 
     def tensors(
         self,
         samples: Sequence[TokenizedConversation],
-        pixels: Sequence[Tensor],
+        images: Sequence[ImageInput],
         side: Literal["left", "right"] = "left",
         multiple: int | None = None,
         width: int = 0,
     ) -> BatchFeature:
         """A batch padded on one `side` to the longest sample or `width`, rounded up to `multiple`; with `loss_mask`."""
-        batch = collate(samples, pixels, side=side)
+        batch = collate(samples, images, side=side)
         length = max(width, batch.input_ids.shape[1])
         padding = -(-length // (multiple or 1)) * (multiple or 1) - batch.input_ids.shape[1]
 
@@ -185,13 +188,20 @@ class VLMProcessor(ProcessorMixin):
         mask = batch.input_ids.new_ones(batch.input_ids.shape)
         if batch.segments is not None:
             mask = (batch.segments != PADDING).long()
-        tensors = {
+        tensors: dict[str, Tensor] = {
             "input_ids": padded(batch.input_ids),
             "attention_mask": padded(mask),
             "loss_mask": padded(batch.loss_mask),
         }
         if batch.pixel_values is not None:
             tensors |= {"image_mask": padded(batch.image_mask), "pixel_values": batch.pixel_values}
+        if self.model.views is not None and batch.pixel_values is not None:
+            order = (
+                batch.image_order
+                if batch.image_order is not None
+                else torch.arange(int(batch.image_mask.sum()))
+            )
+            tensors["image_order"] = padded(batch.input_ids.masked_scatter(batch.image_mask, order))
         return BatchFeature(tensors)
 
     def _batch(self, conversations: Sequence[ParsedConversation], options: PaddingOptions) -> BatchFeature:

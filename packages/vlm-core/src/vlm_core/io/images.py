@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from vlm_core.errors import BadSample
 from vlm_core.io.files import read_file
-from vlm_core.io.image_formats import FORMATS, format_of, tiff
+from vlm_core.io.image_formats import FORMATS, format_of, png, tiff
 
 MAX_PIXELS = 64_000_000
 MAX_ASPECT = 200
@@ -30,6 +30,9 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+_SIDEWAYS = (5, 6, 7, 8)
+"""Values of the EXIF orientation whose width and height are exchanged."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,29 @@ def load_image(source: ImageSource) -> Image.Image:
     return decode_image(image_bytes(source), image_name(source))
 
 
+S = TypeVar("S", bound=Hashable)
+T = TypeVar("T")
+
+
+def each_image(sources: Sequence[S], read: Callable[[S], T]) -> list[T]:
+    """`read` of each image of one row, called once for an image that the row repeats, as a clip may repeat a frame.
+
+    Of several images, a `BadSample` says which one it is.
+    """
+    values: dict[S, T] = {}
+    for number, source in enumerate(sources, 1):
+        if source in values:
+            continue
+        try:
+            values[source] = read(source)
+        except BadSample as error:
+            if len(sources) == 1:
+                raise
+            text = f"image {number} of {len(sources)}: {error}"
+            raise BadSample(error.reason, text, error.row) from None
+    return [values[source] for source in sources]
+
+
 class ImageContent(NamedTuple):
     """The content of an image, independent of its file: sha256 of its upright RGB pixels, shorter and longer side."""
 
@@ -92,6 +118,26 @@ def image_content_if(source: ImageSource, sides: Container[tuple[int, int]]) -> 
         if _sides(image) not in sides:
             return None
     return content_of(data, name)
+
+
+def upright_size(source: ImageSource) -> tuple[int, int]:
+    """(width, height) of what `load_image` returns, from the file's header and EXIF; pixels are not decoded.
+
+    Only a PNG file with metadata after its pixels is decoded. Raises `BadSample` as `load_image` does, except for what
+    only decoding shows.
+    """
+    return size_of(image_bytes(source), image_name(source))
+
+
+def size_of(data: bytes, name: str) -> tuple[int, int]:
+    """As `upright_size`, from the bytes of a file; messages use `name`."""
+    with _opened(data, name) as image:
+        if image.format == "TIFF":  # Pillow turns it while it decodes, and has sides for that
+            return image.size
+        if image.format == "PNG" and "exif" not in image.info and png.late_metadata(data):
+            return decode_image(data, name).size
+        orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)  # PNG's own would decode
+        return image.size if orientation not in _SIDEWAYS else (image.height, image.width)
 
 
 def _sides(image: Image.Image) -> tuple[int, int]:

@@ -24,6 +24,7 @@ from vlm_core.plugins.registry import installed
 from vlm_core.runtime.offline import offline
 from vlm_core.spec.spec import SPEC, Spec, load_folder_spec
 from vlm_core.text.template import check_template
+from vlm_core.views.image_processor import check_tiles
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -63,11 +64,14 @@ def _parts(
         encoder = built(spec.encoder.build(weights=weights, assets=assets and assets / "encoder"))
         llm = built(spec.llm.build(weights=weights, assets=assets and assets / "llm"))
         connector = built(spec.connector.build(encoder.dim, llm.dim))
-    return VLM(encoder, connector, llm)
+        return VLM(encoder, connector, llm, spec.views and spec.views.rule())
 
 
 def _check_fit(spec: Spec, model: VLM) -> None:
-    """Check on the meta device that the connector's output fits `num_tokens` and the language model's width."""
+    """Check that the parts support the spec's views and, on the meta device, the shape of the connector's output."""
+    if model.image_processor.rule is not None:
+        with torch.device("cpu"):
+            check_tiles(model.encoder)
     h, w = model.encoder.grid(*model.encoder.image_size)
     parameter = next(model.connector.parameters(), torch.empty(0))
     if parameter.device.type != "meta":

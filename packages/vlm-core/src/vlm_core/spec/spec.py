@@ -19,6 +19,7 @@ from vlm_core.plugins.registry import installed
 from vlm_core.spec.inheritance import KEY, read_with_base
 from vlm_core.spec.validate import component, validate
 from vlm_core.text.template import Template, TemplateError, TemplateField
+from vlm_core.views.config import ViewsConfig
 
 SPEC = "spec.yaml"
 
@@ -51,6 +52,9 @@ class Spec(StrictModel):
     template: TemplateField = Field(
         default=Template.named("llava-v1"),
         description="the chat template: a built-in name, tokenizer, or a mapping of patterns",
+    )
+    views: ViewsConfig | None = Field(
+        default=None, description="tiles of an image and their arrangement; default: one view of each image"
     )
     keep_random: list[Literal["encoder", "connector", "llm"]] | None = Field(
         default=None, description="parts that may keep random weights although no stage trains them"

@@ -52,19 +52,19 @@ class CacheStats:
     def __str__(self) -> str:
         positions = self.reused_positions + self.read_positions
         text = (
-            f"{self.hits} hits, {self.misses} misses, {self.reused_positions} of {positions} positions reused; "
-            f"in memory {self.entries} states, {_size(self.nbytes)}, {self.evicted} evicted"
+            f"hits {self.hits}, misses {self.misses}, positions reused {self.reused_positions} of {positions}; "
+            f"in memory: states {self.entries} ({_size(self.nbytes)}), evicted {self.evicted}"
         )
         if self.disk_entries or self.disk_hits or self.damaged:
             text += (
-                f"; on disk {self.disk_entries} states, {_size(self.disk_bytes)}, {self.disk_hits} hits, "
-                f"{self.disk_evicted} evicted, {self.damaged} damaged"
+                f"; on disk: states {self.disk_entries} ({_size(self.disk_bytes)}), hits {self.disk_hits}, "
+                f"evicted {self.disk_evicted}, damaged {self.damaged}"
             )
         return text
 
 
 def _size(count: int) -> str:
-    return f"{count / 2**20:.1f} MiB"
+    return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"
 
 
 class StateCache:

@@ -80,3 +80,10 @@ def joined_order(
 def image_newline(connector: nn.Module) -> nn.Parameter | None:
     """The connector's learned embedding (M,) of the end of a row of patches; None if it has none."""
     return connector._parameters.get("image_newline")
+
+
+def add_image_newline(connector: nn.Module, width: int) -> None:
+    """Give the connector an `image_newline` (M,), initialised as LLaVA-NeXT's: normal, with deviation 1/√M."""
+    like = next(connector.parameters(), torch.empty(0))
+    values = torch.randn(width, dtype=like.dtype, device=like.device) / width**0.5
+    connector.register_parameter("image_newline", nn.Parameter(values))

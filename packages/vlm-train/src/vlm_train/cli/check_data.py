@@ -33,19 +33,21 @@ _INCOMPLETE = "an interrupted download or extraction leaves such files: get the 
 
 @dataclass(frozen=True)
 class SampleStats:
-    """Counts of one usable row: tokens before and after truncation, target tokens, images."""
+    """Counts of one usable row: tokens before and after truncation, target tokens, images, and views of each image."""
 
     tokens: int
     truncated: int
     targets: int
     images: int
+    views: tuple[int, ...] = ()
 
 
 def sample_stats(processor: SampleProcessor, row: Row) -> SampleStats:
     """Read a row and return its counts alone: worker processes send no pixels."""
-    example = processor.untruncated(row)
-    sample = example.sample.truncated(processor.max_length)
-    return SampleStats(len(example.sample), len(sample), sum(sample.loss_mask), len(example.images))
+    example, layouts = processor.untruncated(row), processor.layouts(row)
+    sample = processor.truncated(example.sample, layouts)
+    views = tuple(layout.views for layout in layouts)
+    return SampleStats(len(example.sample), len(sample), sum(sample.loss_mask), len(example.images), views)
 
 
 @dataclass
@@ -86,12 +88,19 @@ class DataCheck(RowCheck[SampleStats]):
         share = 100 * sum(s.targets for s in usable) / sum(s.truncated for s in usable)
         truncated = sum(s.truncated < s.tokens for s in usable)
         none, several = sum(s.images == 0 for s in usable), sum(s.images > 1 for s in usable)
+        views = [count for s in usable for count in s.views]
         return [
+            *([_views_line(views)] if views else []),
             f"  images: {sum(s.images for s in usable)}; rows without: {none}, with several: {several}",
             f"  tokens per row: {min(tokens)} to {max(tokens)}, median {median(tokens):.0f}; "
             f"truncated to max_length: {truncated}",
             f"  target tokens: {share:.0f} %; rows without any: {sum(s.targets == 0 for s in usable)}",
         ]
+
+
+def _views_line(views: Sequence[int]) -> str:
+    """`  views of an image: 3 to 5, median 5; 1,204 in all`."""
+    return f"  views of an image: {min(views)} to {max(views)}, median {median(views):.0f}; {sum(views):,} in all"
 
 
 def _damaged(rows: Sequence[Row], dropped: Iterable[DroppedSample]) -> Counter[tuple[str, str]]:

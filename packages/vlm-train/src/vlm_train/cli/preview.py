@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from itertools import groupby
 from typing import Any, Literal
@@ -21,10 +22,11 @@ from vlm_core.spec.spec import Spec
 from vlm_core.text.pattern import parse
 from vlm_core.text.render import TokenizedConversation
 from vlm_core.text.template import AnyTemplate, Template, TokenizerTemplate
+from vlm_core.views.image_views import ImageInput, ImageViews, view_values
 from vlm_train.config.template_checks import check_templates
 from vlm_train.config.train import TrainConfig
 from vlm_train.data.dataset import DroppedSample, Example, Examples, sample_processor
-from vlm_train.data.mixture import joined, order_of
+from vlm_train.data.mixture import image_positions, joined, order_of
 from vlm_train.seeds import stage_seed
 
 
@@ -107,7 +109,7 @@ def samples(spec: Spec, train: TrainConfig, count: int) -> list[SamplePreview]:
     for number, stage in enumerate(train.stages):
         rows = joined(stage.data)
         processor = sample_processor(model, spec, train, stage)
-        order = order_of(stage, rows, stage_seed(train.seed, number), model.image_tokens_by_default)
+        order = order_of(stage, rows, stage_seed(train.seed, number), partial(image_positions, rows, model))
         for position in range(min(count, len(rows))):
             index = order.row_at(position)
             content = Examples(rows, processor.read)[index]
@@ -138,11 +140,18 @@ def title(preview: SamplePreview) -> str:
     if isinstance(preview.content, DroppedSample):
         return f"row {preview.row}, dropped: {preview.content.reason}"
     sample = preview.content.sample
-    sizes = ", ".join(f"{p.shape[-1]}×{p.shape[-2]}" for p in preview.content.images)
+    sizes = ", ".join(map(_size, preview.content.images))
     return (
         f"row {preview.row}, id {preview.name}: {len(sample)} tokens, {sum(sample.loss_mask)} with loss"
         f"{f', image {sizes}' if sizes else ''}"
     )
+
+
+def _size(image: ImageInput) -> str:
+    """`336×336`, or `5 views of 336×336`."""
+    view = view_values(image)[0]
+    views = f"{len(image)} views of " if isinstance(image, ImageViews) else ""
+    return f"{views}{view.shape[-1]}×{view.shape[-2]}"
 
 
 _STYLES = {
@@ -195,5 +204,5 @@ def _template_values(preview: SamplePreview) -> dict[str, Any]:
     cells = [
         {"style": s.style, "ids": " ".join(map(str, s.ids[:8])), "label": label(s)} for s in preview.spans
     ]
-    images = list(map(_png, preview.content.images))
+    images = [_png(view) for image in preview.content.images for view in view_values(image)]
     return {"title": title(preview), "fault": "", "images": images, "spans": cells}

@@ -6,18 +6,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from vlm_core.errors import BadSample, UserError, choices
 from vlm_core.interfaces import Tokenizer
 from vlm_core.io.files import io_retries
-from vlm_core.io.images import ImageSource, load_image
+from vlm_core.io.images import ImageSource, each_image, load_image, upright_size
 from vlm_core.model import VLM
 from vlm_core.rows import ROW_KEYS
 from vlm_core.spec.spec import Spec
 from vlm_core.text.render import IMAGE, Message, Part, TokenizedConversation, TooLong, render
 from vlm_core.text.template import AnyTemplate
+from vlm_core.views.image_views import ImageInput
+from vlm_core.views.layout import ViewLayout, too_many_views
 from vlm_train.config.train import Stage, TrainConfig
 from vlm_train.data.conversation.llava_schema import PLACEHOLDER
 
@@ -27,7 +28,7 @@ class Example:
     """One training sample; `images` as from `SampleProcessor.images`."""
 
     sample: TokenizedConversation
-    images: list[Tensor]
+    images: list[ImageInput]
 
 
 T = TypeVar("T")
@@ -52,30 +53,63 @@ class DroppedSample:
 class SampleProcessor:
     """Turns a row into an `Example`; can be pickled for a worker process.
 
-    `features`, if given, returns the cached features (H, W, D) of an image source; `image_tokens` then takes these.
+    `features`, if given, returns the cached features of an image source; `image_tokens` then takes these. `layout`, if
+    images have several views, gives them from the size (width, height) in the image's header.
     """
 
-    transform: Callable[[Any], Tensor]
-    image_tokens: Callable[[Tensor], int]
+    transform: Callable[[Any], ImageInput]
+    image_tokens: Callable[[ImageInput], int]
     tokenizer: Tokenizer
     template: AnyTemplate
     loss_on: Literal["answers", "all"]
     max_length: int
-    features: Callable[[Any], Tensor] | None = None
+    features: Callable[[Any], ImageInput] | None = None
+    layout: Callable[[tuple[int, int]], ViewLayout] | None = None
 
-    def pixels(self, row: dict[str, Any]) -> list[Tensor]:
-        """The row's images, each (3, h, w). An image that the row repeats is read once."""
-        return _each_once(row["image"], lambda image: self.transform(load_image(image)))
+    def pixels(self, source: ImageSource) -> ImageInput:
+        """An image as the model takes it."""
+        return self.transform(load_image(source))
 
-    def images(self, row: dict[str, Any]) -> list[Tensor]:
+    def images(self, row: dict[str, Any]) -> list[ImageInput]:
         """The row's images as the model takes them in training: pixels, or cached features."""
-        return self.pixels(row) if self.features is None else _each_once(row["image"], self.features)
+        return each_image(row["image"], self.features or self.pixels)
 
     def untruncated(self, row: dict[str, Any]) -> Example:
         """The row at its full length; raises `BadSample` for a bad image."""
         images = self.images(row)
-        counts = [self.image_tokens(image) for image in images]
-        sample = render(
+        return Example(self._rendered(row, [self.image_tokens(image) for image in images]), images)
+
+    def read(self, row: dict[str, Any]) -> Example:
+        """Raises `BadSample` for a bad image and `TooLong` for a row that doesn't fit."""
+        if self.layout is None:
+            example = self.untruncated(row)
+            return Example(example.sample.truncated(self.max_length), example.images)
+        sample = self.sample(row)
+        images = self.images(row)
+        return Example(sample, images)
+
+    def sample(self, row: dict[str, Any]) -> TokenizedConversation:
+        """The tokens of `read`. With `layout` nothing is decoded: only headers of images are read."""
+        if self.layout is None:
+            return self.read(row).sample
+        layouts = self.layouts(row)
+        return self.truncated(self._rendered(row, [one.positions for one in layouts]), layouts)
+
+    def layouts(self, row: dict[str, Any]) -> list[ViewLayout]:
+        """The views of the row's images, from their headers; empty if every image has one view."""
+        if (layout := self.layout) is None:
+            return []
+        return each_image(row["image"], lambda source: layout(upright_size(source)))
+
+    def truncated(self, whole: TokenizedConversation, layouts: Sequence[ViewLayout]) -> TokenizedConversation:
+        """The first `max_length` positions of a row; `TooLong` counts the views of its images."""
+        try:
+            return whole.truncated(self.max_length)
+        except TooLong as error:
+            raise TooLong(too_many_views(layouts, len(whole), self.max_length) or str(error)) from None
+
+    def _rendered(self, row: dict[str, Any], counts: Sequence[int]) -> TokenizedConversation:
+        return render(
             self.template,
             messages(row),
             self.tokenizer,
@@ -83,32 +117,34 @@ class SampleProcessor:
             system=row.get("system"),
             loss_on=self.loss_on,
         )
-        return Example(sample, images)
-
-    def read(self, row: dict[str, Any]) -> Example:
-        """Raises `BadSample` for a bad image and `TooLong` for a row that doesn't fit."""
-        example = self.untruncated(row)
-        return Example(example.sample.truncated(self.max_length), example.images)
-
-
-def _each_once(images: Sequence[ImageSource], read: Callable[[ImageSource], Tensor]) -> list[Tensor]:
-    """`read` of all images, called once for each different one: a clip may repeat a frame."""
-    tensors = {image: read(image) for image in dict.fromkeys(images)}
-    return [tensors[image] for image in images]
 
 
 def sample_processor(
     model: VLM, spec: Spec, train: TrainConfig, stage: Stage | None = None
 ) -> SampleProcessor:
     """The processor of rows for `model` in `stage`, or at inference."""
+    processor = model.image_processor
+    _refuse_no_room(model, train.max_length)
     return SampleProcessor(
-        model.encoder.transform,
+        processor,
         model.image_tokens,
         model.llm.tokenizer,
         (stage and stage.template) or spec.template,
         stage.loss_on if stage else "answers",
         train.max_length,
+        layout=None if processor.rule is None else processor.layout,
     )
+
+
+def _refuse_no_room(model: VLM, max_length: int) -> None:
+    """Raise `UserError` if not even the views of the smallest image leave room for a token of text."""
+    survey = model.view_survey
+    if survey is not None and survey.fewest.positions >= max_length:
+        fewest = survey.fewest
+        raise UserError(
+            f"views: an image has at least {fewest.views} views of {fewest.tokens:,} tokens, {fewest.positions:,} in "
+            f"the sequence; train.max_length is {max_length:,}: raise it, or cut fewer tiles"
+        )
 
 
 def messages(row: dict[str, Any]) -> list[Message]:
@@ -176,4 +212,4 @@ class Examples(Dataset, Generic[T]):
 def dropped_sample(index: int, name: str, reason: str, error: Exception) -> DroppedSample:
     """The row that raised `error`. Its message begins with the row's id, or with the file and row that replace it."""
     text, label = str(error), name if name == f"row {index}" else f"row {name}"
-    return DroppedSample(index, name, reason, text if text.startswith(name) else f"{label}: {text}")
+    return DroppedSample(index, name, reason, text if text.startswith(f"{name}:") else f"{label}: {text}")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import accumulate
 
 import numpy as np
 import torch
 
+from vlm_core.cli.progress import Progress
 from vlm_core.errors import BadSample
+from vlm_core.io.images import ImageSource, image_name, upright_size
+from vlm_core.model import VLM
 from vlm_core.plugins.config import DatasetConfig
 from vlm_core.rows import Row, Rows, known_faults, text_length
 from vlm_train.config.train import Stage
@@ -38,18 +41,51 @@ def sizes_of(rows: Sequence[Row]) -> np.ndarray:
     return sizes
 
 
-def order_of(stage: Stage, rows: ConcatRows, seed: int, image_tokens: int) -> ShuffledOrder:
-    """The order in which a stage reads its rows; for grouping, an image counts as `image_tokens` tokens."""
+def image_positions(rows: Sequence[Row], model: VLM) -> int | np.ndarray:
+    """The positions of the images of each row (rows,), or of each image if all images have equally many.
+
+    With views, the headers of all images are read; an image that can't be read counts as a usual one.
+    """
+    survey = model.view_survey
+    if survey is None:
+        return model.image_tokens_by_default
+    processor, sizes = model.image_processor, dict[str, int]()
+
+    def of_image(source: ImageSource) -> int:
+        name = image_name(source)
+        if name not in sizes:
+            sizes[name] = survey.usual.positions
+            with suppress(BadSample):
+                sizes[name] = processor.image_tokens(upright_size(source))
+        return sizes[name]
+
+    positions = np.zeros(len(rows), dtype=np.int64)
+    with Progress("sizes of images", len(rows), unit="rows") as progress:
+        for index in range(len(rows)):
+            with suppress(BadSample):
+                positions[index] = sum(map(of_image, rows[index]["image"]))
+            progress.advance(1)
+    return positions
+
+
+def order_of(
+    stage: Stage, rows: ConcatRows, seed: int, image_tokens: Callable[[], int | np.ndarray]
+) -> ShuffledOrder:
+    """The order in which a stage reads its rows; `image_tokens`, which grouping needs, is as `image_positions`."""
     sizes = [len(part) for part in rows.parts]
-    counts = stage.samples_per_epoch or (shares(stage.mix_weights, len(rows)) if stage.mix_weights else None)
+    per_epoch = stage.samples_per_epoch or (
+        shares(stage.mix_weights, len(rows)) if stage.mix_weights else None
+    )
     blocks = [part.blocks() if isinstance(part, Rows) else None for part in rows.parts]
     if not stage.group_by_length:
-        return ShuffledOrder(seed, sizes, counts, blocks=blocks)
+        return ShuffledOrder(seed, sizes, per_epoch, blocks=blocks)
     characters, images = torch.from_numpy(sizes_of(rows).astype(np.int64)).unbind(1)
-    lengths = characters // CHARACTERS_PER_TOKEN + images * image_tokens
+    counts = image_tokens()
+    tokens = images * counts if isinstance(counts, int) else torch.from_numpy(counts)
+    lengths = characters // CHARACTERS_PER_TOKEN + tokens
     kinds = (images > 0).long()
     return ShuffledOrder(
-        seed, sizes, counts, lengths=lengths, kinds=kinds, batch_size=stage.batch_size, blocks=blocks
+        seed, sizes, per_epoch, lengths=lengths, kinds=kinds, batch_size=stage.batch_size, blocks=blocks
     )
 
 

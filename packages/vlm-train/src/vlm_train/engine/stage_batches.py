@@ -17,7 +17,7 @@ from vlm_train.config.train import Stage, TrainConfig
 from vlm_train.data import data_workers
 from vlm_train.data.collate import MicroBatch, to_micro_batch
 from vlm_train.data.dataset import Examples, SampleProcessor
-from vlm_train.data.mixture import ConcatRows, order_of
+from vlm_train.data.mixture import ConcatRows, image_positions, order_of
 from vlm_train.data.order.sampler import StepSampler
 from vlm_train.feature_cache.cache import Features
 from vlm_train.monitoring.run_messages import log_on_main
@@ -53,7 +53,7 @@ class StageBatches:
         if self.stage.micro_batch_size != "auto":
             self.micro_batch_size = self.stage.micro_batch_size
         self._seed = stage_seed(train.seed, number)
-        self.order = order_of(self.stage, data.rows, self._seed, model.image_tokens_by_default)
+        self.order = order_of(self.stage, data.rows, self._seed, partial(image_positions, data.rows, model))
 
     def precompute_features(self, first: int) -> None:
         """With a feature cache: compute the features that steps from `first` on need, and read these, not pixels."""
@@ -98,6 +98,7 @@ class StageBatches:
     def _workers(self, samples: int) -> int:
         """Data-loading processes for micro-batches of so many samples, taken as samples of one image each."""
         height, width = self.model.encoder.image_size
+        samples *= self.model.image_processor.most_views
         device = self.accelerator.device.type
         count = data_workers.worker_count(self.train.num_workers, device, samples * 3 * height * width * 4)
         if self.train.num_workers == "auto" and device != "cpu":

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
@@ -15,6 +14,7 @@ from vlm_core.io import digests
 from vlm_core.io.images import ImageSource, image_name
 from vlm_core.model import VLM
 from vlm_core.text.render import render
+from vlm_core.views.image_views import ImageInput
 from vlm_train.config.evaluation import HeldOutQA
 from vlm_train.data.dataset import SampleProcessor, messages
 from vlm_train.distributed import watchdog
@@ -38,7 +38,7 @@ def ask(
         watchdog.beat(f"answering questions from {start}", patient=True)
         batch = rows[start : start + settings.batch_size]
         images = sorted({image for row in batch for image in row["image"]}, key=image_name)
-        pixels = dict(zip(images, processor.pixels({"image": images}), strict=True))
+        pixels = {image: processor.pixels(image) for image in images}
         prompts = [_prompt(row, processor, pixels) for row in batch]
         image_indices = [images.index(image) for row in batch for image in row["image"]]
         texts = answer(model, prompts, [pixels[image] for image in images], image_indices, generation)
@@ -49,7 +49,7 @@ def ask(
     return answers
 
 
-def _prompt(row: dict[str, Any], processor: SampleProcessor, pixels: dict[ImageSource, torch.Tensor]):
+def _prompt(row: dict[str, Any], processor: SampleProcessor, pixels: dict[ImageSource, ImageInput]):
     counts = [processor.image_tokens(pixels[image]) for image in row["image"]]
     return render(
         processor.template, messages(row)[:-1], processor.tokenizer, counts, system=row.get("system")

@@ -15,7 +15,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
@@ -28,14 +27,14 @@ from vlm_core.io.atomic import write_file
 from vlm_core.io.manifest import refuse_links
 from vlm_core.model import VLM
 from vlm_core.plugins.config import EncoderConfig
-from vlm_core.rows import Row, Rows
+from vlm_core.rows import Row
 from vlm_core.units import size
 from vlm_train.config.train import Stage, TrainConfig
 from vlm_train.data import data_workers
 from vlm_train.data.dataset import FATAL, DroppedSample, Examples, SampleProcessor
-from vlm_train.data.mixture import ConcatRows
 from vlm_train.feature_cache.datasets import CachedFeatures, ImageKeys, ImageLocation, UncachedImages
 from vlm_train.feature_cache.fingerprint import encoder_fingerprint, image_key, sample_picture, sample_pixels
+from vlm_train.feature_cache.size import shape_of
 from vlm_train.feature_cache.store import FeatureStore, Writer
 from vlm_train.monitoring.run_messages import log_on_main
 
@@ -49,24 +48,6 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 2e-2}
 """Largest relative difference between cached and recomputed features of an image: rounding differs by device."""
 
 
-def shape_of(model: VLM) -> tuple[int, int, int]:
-    """(H, W, D) of an image's features."""
-    return *model.encoder.grid(*model.encoder.image_size), model.encoder.dim
-
-
-def estimate_cache_size(model: VLM, train: TrainConfig, stage: Stage, rows: ConcatRows) -> str | None:
-    """A line with the cache size of a stage, an upper bound; None without a cache or without an index of the data."""
-    dtype = train.feature_dtype(stage)
-    if dtype is None or any(isinstance(part, Rows) and part.sizes() is None for part in rows.parts):
-        return None
-    images = rows.sizes()[:, 1]
-    if stage.steps is not None:  # at most so many rows, in the worst case those with the most images
-        images = np.sort(images)[::-1][: stage.steps * stage.batch_size]
-    count, entry = int(images.sum()), math.prod(shape_of(model)) * getattr(torch, dtype).itemsize
-    text = f"features for {stage.name}: at most {count} images of {size(entry)}, {size(count * entry)}"
-    return text if count else None
-
-
 class Features:
     """Computes and caches the features of a frozen encoder for one stage."""
 
@@ -77,6 +58,7 @@ class Features:
         self.model, self.config, self.accelerator = model, config, accelerator
         self.settings, self.stage = train.feature_cache, stage.name
         pixels = 3 * math.prod(model.encoder.image_size) * torch.float32.itemsize
+        pixels *= model.image_processor.most_views
         self.workers = data_workers.worker_count(
             train.num_workers, accelerator.device.type, BATCH_SIZES[0] * pixels
         ).number
@@ -106,10 +88,11 @@ class Features:
         message = self._on_main(lambda: self._check_room(store, len(locations), len(missing)))
         if locations:
             log_on_main(self.accelerator, message)
-        images = UncachedImages(rows, missing, processor.transform)
+        images = UncachedImages(rows, missing, self.model.image_processor)
         self._on_all(lambda: self._fill(store, images))
         store.refresh()
-        return replace(processor, features=CachedFeatures(store), image_tokens=self.model.feature_tokens)
+        cached = CachedFeatures(store, self.model.image_processor)
+        return replace(processor, features=cached, image_tokens=self.model.feature_tokens)
 
     def _drop_damaged(self, store: FeatureStore, keys: Sequence[bytes]) -> None:
         """Mark damaged entries of this process's share, so that they are recomputed.
@@ -179,13 +162,13 @@ class Features:
         return items[self.accelerator.process_index :: self.accelerator.num_processes]
 
     def _scan(self, rows: Sequence[Row], indices: Sequence[int]) -> dict[bytes, ImageLocation]:
-        """{key: one location} of the distinct images of the rows; unreadable rows are skipped."""
+        """{key: one location} of the distinct views of the rows' images; unreadable rows are skipped."""
         locations_by_key: dict[bytes, ImageLocation] = {}
 
         def work() -> None:
             share = self._share(indices)
             loader = DataLoader(
-                Examples(rows, ImageKeys()),
+                Examples(rows, ImageKeys(self.model.image_processor)),
                 batch_size=64,
                 sampler=share,
                 num_workers=self.workers,
@@ -200,8 +183,9 @@ class Features:
                             if item.reason == FATAL:
                                 raise UserError(f"stage {self.stage}: {item.message}")
                             continue
-                        for number, key in enumerate(item):
-                            locations_by_key.setdefault(key, (row, number))
+                        for number, keys in enumerate(item):
+                            for view, key in enumerate(keys):
+                                locations_by_key.setdefault(key, (row, number, view))
                     progress.advance(len(items))
 
         self._on_all(work)
@@ -222,7 +206,8 @@ class Features:
         root, new = Path(self.settings.path), missing * store.entry_bytes
         used = sum(file.stat().st_size for file in root.rglob("*.data"))
         free, limit = shutil.disk_usage(root).free, self.settings.limit_gb
-        need = f"features for {self.stage}: {images} images, {missing} of them to compute, {size(new)}"
+        things = "images" if self.model.views is None else "views of images"
+        need = f"features for {self.stage}: {images} {things}, {missing} of them to compute, {size(new)}"
         if missing and limit is not None and used + new > limit * 1e9:
             raise UserError(
                 f"{need}; {root} already holds {size(used)}, and feature_cache.limit_gb allows {limit:g} GB: "
@@ -250,10 +235,14 @@ class Features:
                 worker_init_fn=data_workers.start_training_worker,
             )
             with self._progress("images", len(share)) as progress:
+                views: list[tuple[bytes, Tensor]] = []
                 for items in data_workers.read(loader):
-                    for key, features in self._encoded([item for item in items if item], batch_size):
-                        writer.add(key, features)
+                    views += [view for item in items for view in item]
                     progress.advance(len(items))
+                    while len(views) >= batch_size or (views and progress.done == len(share)):
+                        for key, features in self._encoded(views[:batch_size], batch_size):
+                            writer.add(key, features)
+                        del views[:batch_size]
 
     def _encoded(
         self, items: Sequence[tuple[bytes, Tensor]], batch_size: int

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from vlm_core.errors import BadSample, UserError
-from vlm_core.io.images import ImageSource, decode_image, image_bytes, image_name
+from vlm_core.io.images import ImageSource, decode_image, image_bytes, image_name, size_of
 from vlm_core.rows import Row
-from vlm_train.feature_cache.fingerprint import image_key
+from vlm_core.views.image_processor import ImageProcessor
+from vlm_core.views.image_views import ImageInput
+from vlm_train.feature_cache.fingerprint import image_key, view_keys
 from vlm_train.feature_cache.store import FeatureStore
 
-ImageLocation = tuple[int, int]
-"""(row, number of the image in the row)."""
+ImageLocation = tuple[int, int, int]
+"""(row, number of the image in the row, number of the view)."""
 
 
 @dataclass
@@ -24,11 +26,22 @@ class CachedFeatures:
     """Returns the cached features of an image, by the content of its file."""
 
     store: FeatureStore
+    processor: ImageProcessor
 
-    def __call__(self, source: ImageSource) -> Tensor:
-        """(H, W, D). Raises `BadSample` for an invalid image, and `UserError` for a file that has changed."""
+    def __call__(self, source: ImageSource) -> ImageInput:
+        """Its features (H, W, D), or those of its views.
+
+        Raises `BadSample` for an invalid image, and `UserError` for a file that has changed.
+        """
         data, name = image_bytes(source), image_name(source)
-        features = self.store.get(image_key(data))
+        if self.processor.rule is None:
+            return self._get(image_key(data), data, name)
+        layout = self.processor.layout(size_of(data, name))
+        views = [self._get(key, data, name) for key in view_keys(data, layout)]
+        return self.processor.arranged(layout, features=torch.stack(views))
+
+    def _get(self, key: bytes, data: bytes, name: str) -> Tensor:
+        features = self.store.get(key)
         if features is None:
             decode_image(data, name)
             raise UserError(
@@ -39,36 +52,54 @@ class CachedFeatures:
 
 @dataclass
 class ImageKeys:
-    """Returns the keys of a row's images; each process reads each file once."""
+    """Returns the keys of the views of a row's images; each process reads each file once."""
 
-    keys: dict[str, bytes] = field(default_factory=dict)
+    processor: ImageProcessor
+    keys: dict[str, list[bytes]] = field(default_factory=dict)
 
-    def __call__(self, row: Row) -> list[bytes]:
-        return [self._key(source) for source in row["image"]]
+    def __call__(self, row: Row) -> list[list[bytes]]:
+        return [self._keys(source) for source in row["image"]]
 
-    def _key(self, source: ImageSource) -> bytes:
+    def _keys(self, source: ImageSource) -> list[bytes]:
         name = image_name(source)
         if name not in self.keys:
-            self.keys[name] = image_key(image_bytes(source))
+            data = image_bytes(source)
+            plain = self.processor.rule is None
+            layout = None if plain else self.processor.layout(size_of(data, name))
+            self.keys[name] = [image_key(data)] if layout is None else view_keys(data, layout)
         return self.keys[name]
 
 
-class UncachedImages(Dataset[tuple[bytes, Tensor] | None]):
-    """Images without cached features as (key, pixels); None for an unreadable image, which training reports."""
+class UncachedImages(Dataset[list[tuple[bytes, Tensor]]]):
+    """Images without cached features as (key, pixels) of their missing views.
+
+    The list is empty for an unreadable image, which training reports.
+    """
 
     def __init__(
-        self, rows: Sequence[Row], locations: Sequence[ImageLocation], transform: Callable[[Any], Tensor]
+        self, rows: Sequence[Row], missing: Sequence[ImageLocation], processor: ImageProcessor
     ) -> None:
-        self.rows, self.locations, self.transform = rows, locations, transform
+        self.rows, self.processor = rows, processor
+        self.views: dict[tuple[int, int], list[int]] = {}
+        for row, number, view in missing:
+            self.views.setdefault((row, number), []).append(view)
+        self.locations = list(self.views)
 
     def __len__(self) -> int:
         return len(self.locations)
 
-    def __getitem__(self, index: int) -> tuple[bytes, Tensor] | None:
+    def __getitem__(self, index: int) -> list[tuple[bytes, Tensor]]:
         row, number = self.locations[index]
         try:
             source = self.rows[row]["image"][number]
             data = image_bytes(source)
-            return image_key(data), self.transform(decode_image(data, image_name(source)))
+            image = decode_image(data, image_name(source))
         except BadSample:
-            return None
+            return []
+        if self.processor.rule is None:
+            return [(image_key(data), self.processor.transform(image))]
+        layout, views = self.processor.layout(image.size), self.views[row, number]
+        keys = view_keys(data, layout)
+        return list(
+            zip([keys[view] for view in views], self.processor.views(image, layout, views), strict=True)
+        )

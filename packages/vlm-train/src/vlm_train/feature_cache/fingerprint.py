@@ -14,12 +14,28 @@ from torch import Tensor
 
 from vlm_core.interfaces import Encoder
 from vlm_core.io.images import decode_image
+from vlm_core.views.layout import ViewLayout
 from vlm_train.feature_cache.store import KEY_BYTES, RECORD_VERSION
 
 
 def image_key(data: bytes) -> bytes:
     """The key of an image: a digest of its file's bytes, independent of its name."""
     return hashlib.blake2b(data, digest_size=KEY_BYTES).digest()
+
+
+def view_keys(data: bytes, layout: ViewLayout) -> list[bytes]:
+    """The keys of an image's views. That of the overview is the image's: it is what an image without tiles gives."""
+    whole, rows, columns = image_key(data), *layout.grid
+    tiles = [
+        hashlib.blake2b(
+            whole + f"tile {number} of {rows}x{columns}, pad {layout.rule.pad}".encode(),
+            digest_size=KEY_BYTES,
+        ).digest()
+        for number in range(rows * columns)
+    ]
+    if layout.overview is not None:
+        tiles.insert(layout.overview, whole)
+    return tiles
 
 
 def sample_picture() -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -12,37 +14,49 @@ from vlm_train.config.train import TrainConfig
 
 
 def longest_batch(model: VLM, train: TrainConfig, samples: int, *, encoded: bool) -> Batch:
-    """`samples` samples of `max_length` positions, with as many images as these hold and loss on every position.
+    """`samples` samples of `max_length` positions, with as many views as these hold and loss on every position.
 
     The last position is padding, as batches have it; with `encoded` images are features instead of pixels. Nothing
     here draws random numbers.
     """
-    length = train.max_length
-    images = length // model.image_tokens_by_default
-    padded = length > 1
-    return _batch(model, samples, length, images, text_only=False, padded=padded, encoded=encoded)
+    length, tokens = train.max_length, model.image_tokens_by_default
+    survey = model.view_survey
+    views = length // tokens if survey is None else survey.most_views(length)
+    shape = _Shape(samples, length, views, min(length, views * tokens))
+    return _batch(model, shape, text_only=False, padded=length > 1, encoded=encoded)
 
 
 def assumed_batch(model: VLM, train: TrainConfig, samples: int, text: int) -> Batch:
     """`samples` samples as the cost estimate assumes them: an image and `text` text tokens, with loss on the text."""
-    grid = model.image_tokens_by_default
-    length = min(train.max_length, grid + text)
-    images = min(1, length // grid)
-    return _batch(model, samples, length, images, text_only=True, padded=False, encoded=False)
+    survey, tokens = model.view_survey, model.image_tokens_by_default
+    views, positions = (1, tokens) if survey is None else (survey.usual.views, survey.usual.positions)
+    length = min(train.max_length, positions + text)
+    if length < positions:
+        views = positions = 0
+    return _batch(
+        model, _Shape(samples, length, views, positions), text_only=True, padded=False, encoded=False
+    )
 
 
-def _batch(
-    model: VLM, samples: int, length: int, images: int, *, text_only: bool, padded: bool, encoded: bool
-) -> Batch:
+class _Shape(NamedTuple):
+    """Number of samples; positions, views and image positions of each."""
+
+    samples: int
+    length: int
+    views: int
+    image_positions: int
+
+
+def _batch(model: VLM, shape: _Shape, *, text_only: bool, padded: bool, encoded: bool) -> Batch:
     """Samples with their images in front; `text_only`: no loss on these."""
-    grid = model.image_tokens_by_default
+    samples, length, views, image_positions = shape
     ids = torch.arange(samples * length).view(samples, length) % model.llm.vocab_size
     positions = torch.arange(length).expand(samples, -1)
     segments = torch.where(positions == length - 1, PADDING, 0) if padded else None
-    image_mask = positions < images * grid
+    image_mask = positions < image_positions
     loss_mask = ~image_mask if text_only else positions < max(2, length - 1)
-    values = _images(model, samples * images, encoded) if images else None
-    return Batch(
+    values = _images(model, samples * views, encoded) if views else None
+    batch = Batch(
         ids,
         image_mask,
         loss_mask,
@@ -50,6 +64,11 @@ def _batch(
         None if encoded else values,
         values if encoded else None,
     )
+    if model.views is not None and views:
+        starts = torch.arange(samples).unsqueeze(1) * views * model.image_tokens_by_default
+        tokens = views * model.image_tokens_by_default  # a newline's row is as good as another
+        batch.image_order = (starts + torch.arange(image_positions) % tokens).flatten()
+    return batch
 
 
 def _images(model: VLM, count: int, encoded: bool) -> Tensor:

@@ -97,7 +97,7 @@ def check_watch(args: argparse.Namespace) -> FrameSource[Any] | None:
         raise UserError("--image: with --watch all images come from the stream")
     for name in ("save", "resume", "state_cache"):
         if getattr(args, name):
-            raise UserError(f"--{name.replace('_', '-')}: a conversation's, and not supported with --watch")
+            raise UserError(f"--{name.replace('_', '-')}: it is for conversations, not for --watch")
     for name, value in _DEFAULTS.items():
         if getattr(args, name) is None:
             setattr(args, name, value)

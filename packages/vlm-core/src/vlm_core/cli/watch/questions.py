@@ -14,10 +14,10 @@ from vlm_core.io.frames.times import clock, seconds
 
 if TYPE_CHECKING:
     from vlm_core.cli.watch.watching import Watching
-    from vlm_core.generation.generate import Session
     from vlm_core.generation.sampling import GenerationConfig
     from vlm_core.generation.watch.fork import Fork
     from vlm_core.io.frames.source import FrameSource
+    from vlm_core.model import VLM
     from vlm_core.text.template import AnyTemplate
 
 HELP = (
@@ -28,7 +28,7 @@ HELP = (
 
 def watch(
     args: argparse.Namespace,
-    session: Session,
+    model: VLM,
     source: FrameSource[Any],
     template: AnyTemplate,
     decoding: GenerationConfig,
@@ -36,10 +36,11 @@ def watch(
 ) -> int:
     """Watch the source, and answer `--ask` at its end, or typed questions meanwhile."""
     from vlm_core.cli.watch.watching import Watching
+    from vlm_core.generation.generate import Session
     from vlm_core.generation.watch.checkpoints import Keep
 
     keep = None if args.ask is not None else Keep(every=args.keep_every, max_bytes=args.keep_mb * 2**20)
-    watcher = session.watch([], template, keep=keep, max_frames=args.max_frames)
+    watcher = Session(model).watch([], template, keep=keep, max_frames=args.max_frames)
     watching = Watching(watcher, source, args.fps, announce=args.ask is None)
     try:
         if args.ask is not None:

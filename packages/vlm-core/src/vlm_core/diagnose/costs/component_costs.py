@@ -23,12 +23,14 @@ class ComponentCosts:
 
     def __init__(self, model: VLM, backend: str = "torch", *, checkpointing: bool = False) -> None:
         self._fakes, self._model = Fakes(), model
+        views = model.view_survey
+        self._usual_views, self._most_views = (views.usual.views, views.most.views) if views else (1, 1)
         self._backend, self._checkpointing = backend, checkpointing
         self._fakes.module(model)
         self._size = model.encoder.image_size
         self._grid = model.encoder.grid(*self._size)
-        self.tokens = model.connector.num_tokens(*self._grid)
-        self.features = math.prod(self._grid) * model.encoder.dim
+        self.tokens = views.usual.positions if views else model.connector.num_tokens(*self._grid)
+        self.features = self._most_views * math.prod(self._grid) * model.encoder.dim
         self._known: dict[tuple[object, ...], Cost] = {}
 
     def of_stage(
@@ -39,8 +41,11 @@ class ComponentCosts:
         *,
         bf16: bool = False,
         backward: bool = True,
+        most_views: bool = False,
     ) -> dict[str, Cost]:
         """Costs by part, for `batch` samples of `length` positions with one image each.
+
+        The image is a usual one, or, with `most_views`, one with the most views.
 
         `backward=False` skips the backward FLOPs, which is faster; activations for the backward are still counted.
         """
@@ -48,9 +53,10 @@ class ComponentCosts:
         for part in PARTS:
             trained = part in trainable
             grad = below or trained
-            key = (part, trained, below, batch, length, bf16 and grad)
+            views = self._most_views if most_views else self._usual_views
+            key = (part, trained, below, batch, length, views, bf16 and grad)
             if key not in self._known or (backward and grad and not self._known[key].backward):
-                run = getattr(self, f"_{part}")(batch, length, below, grad)
+                run = getattr(self, f"_{part}")(batch, batch * views, length, below, grad)
                 cost = self._measure(part, run, trained or not grad, bf16 and grad, backward and grad)
                 # a part without gradients has only a forward
                 self._known[key] = cost if grad else Cost(forward=cost.forward)
@@ -78,15 +84,17 @@ class ComponentCosts:
                 f"{part}: can't estimate its costs without weights: {type(error).__name__}: {text:.200}"
             ) from error
 
-    def _encoder(self, batch: int, length: int, below: bool, grad: bool) -> Callable[[], Tensor]:
-        pixels = self._fakes.tensor(batch, 3, *self._size)
+    def _encoder(self, batch: int, views: int, length: int, below: bool, grad: bool) -> Callable[[], Tensor]:
+        pixels = self._fakes.tensor(views, 3, *self._size)
         return lambda: self._model.encoder(pixels)
 
-    def _connector(self, batch: int, length: int, below: bool, grad: bool) -> Callable[[], Tensor]:
-        features = self._fakes.tensor(batch, *self._grid, self._model.encoder.dim, grad=below)
+    def _connector(
+        self, batch: int, views: int, length: int, below: bool, grad: bool
+    ) -> Callable[[], Tensor]:
+        features = self._fakes.tensor(views, *self._grid, self._model.encoder.dim, grad=below)
         return lambda: self._model.connector(features)
 
-    def _llm(self, batch: int, length: int, below: bool, grad: bool) -> Callable[[], Tensor]:
+    def _llm(self, batch: int, views: int, length: int, below: bool, grad: bool) -> Callable[[], Tensor]:
         """Hidden states of all positions, and the loss of the text positions."""
         llm, text = self._model.llm, max(1, length - self.tokens)
         dtype = next(llm.parameters()).dtype

@@ -79,7 +79,7 @@ class StageEstimate:
 class CostEstimate:
     """`forward` is the cost of one sample at inference, by part; `features` the values in one image's features.
 
-    `backend`: the scan backend whose kept tensors are counted.
+    With views, of an image with the most. `backend`: the scan backend whose kept tensors are counted.
     """
 
     assumptions: Assumptions
@@ -162,7 +162,9 @@ def _stage(
     length, gpus = min(facts.max_length, costs.tokens + assumptions.text), assumptions.gpus
     micro, bf16 = facts.micro(gpus), facts.precision == "bf16"
     usual = costs.of_stage(facts.trainable, micro, length, bf16=bf16, backward=not memory_only)
-    longest = costs.of_stage(facts.trainable, micro, facts.max_length, bf16=bf16, backward=False)
+    longest = costs.of_stage(
+        facts.trainable, micro, facts.max_length, bf16=bf16, backward=False, most_views=True
+    )
 
     accumulates = facts.auto or micro < max(1, facts.batch_size // gpus)
     copies = 0

@@ -38,6 +38,16 @@ def check(data: bytes) -> None:
         deflate.check("a PNG file", [(body for kind, body in _chunks(data) if kind == b"IDAT")], int(size))
 
 
+def late_metadata(data: bytes) -> bool:
+    """Whether text or EXIF, which may turn the image, follows its pixels."""
+    begun = False
+    for kind, _ in _chunks(data):
+        if begun and kind in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
+            return True
+        begun = begun or kind in _PIXELS
+    return False
+
+
 def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
     """Kind and content of each chunk, up to the end of the image, or to the second one of an animation."""
     view, at, begun, frames = memoryview(data), 8, False, list[int]()
