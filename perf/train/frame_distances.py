@@ -75,7 +75,7 @@ def plot(runs: list[tuple[str, Hits]], trained: int, path: Path) -> None:
     lengths = sorted({length for _, hits in runs for _, length in hits})
     styles = dict(zip(lengths, ("-", "--", ":", "-."), strict=False))
     with drawing() as figure:
-        figure.set_size_inches(9, 3.6)
+        figure.set_size_inches(10, 3.6)
         for axes, kind in zip(figure.subplots(1, len(KINDS), sharey=True), KINDS, strict=True):
             for name, hits in runs:
                 for length in lengths:
@@ -84,7 +84,7 @@ def plot(runs: list[tuple[str, Hits]], trained: int, path: Path) -> None:
             axes.axvline(trained, color="gray", linestyle="--", linewidth=1)
             axes.set_xscale("symlog", linthresh=1, base=2)
             axes.set_xticks(ticks := [0, 1, 2, 4, 8, 16, 32, 64, 128, 256], [str(tick) for tick in ticks])
-            axes.set(title=kind, xlabel="frames ago", ylim=(0, 103))
+            axes.set(title=kind, xlabel="frames ago", xlim=(-0.3, 330), ylim=(0, 103))
             axes.grid(alpha=0.3)
         figure.axes[0].set_ylabel("accuracy, %")
         _legend(figure, colours, styles)
