@@ -21,6 +21,7 @@ from vlm_core.errors import UserError
 from vlm_core.model import VLM
 from vlm_core.model_folder import assemble
 from vlm_core.spec.spec import load_spec
+from vlm_core.views.image_views import view_values
 from vlm_train.checkpoint import checkpoint
 from vlm_train.checkpoint.prepare_run_dir import with_saved_tokenizer
 from vlm_train.checkpoint.run_dir import CHECKPOINTS, SPEC, RunDir
@@ -58,7 +59,8 @@ def main() -> None:
     model = assemble.build(with_saved_tokenizer(RunDir(folder), spec), seed=train.seed)
     reader = sample_processor(model, spec, train, train.stages[-1])
     rows = islice(joined(train.stages[-1].data), IMAGES)
-    pixel_values = torch.cat([image[None] for row in rows for image in reader.pixels(row)])
+    images = [image for row in rows for image in reader.images(row)]
+    pixel_values = torch.stack([view for image in images for view in view_values(image)])
     print(f"{'step':>6} {'scan':>10} {'skip':>8} {'scan / skip':>12} {'embeddings':>11}")
     for path in [None, *sorted(checkpoint.checkpoints_in(folder / CHECKPOINTS))]:
         step = 0
