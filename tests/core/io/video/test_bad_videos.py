@@ -43,7 +43,7 @@ def picture_file(kind):
 def test_an_image_is_no_video(kind):
     assert reason(picture_file(kind)) == (
         "not-a-video",
-        f"clip.mp4: an image ({kind}), not a video; give it under 'image'",
+        f"clip.mp4: an image ({kind}), not a video; give it as an image",
     )
 
 
@@ -51,7 +51,7 @@ def test_an_image_is_no_video(kind):
 def test_a_video_is_no_image(kind, tmp_path):
     path = tmp_path / "picture.jpg"
     path.write_bytes(video(kind))
-    with pytest.raises(BadSample, match=r"picture.jpg: a video \(.*\), not an image; give it under 'video'"):
+    with pytest.raises(BadSample, match=r"picture.jpg: a video \(.*\), not an image; give it as a video"):
         load_image(path)
     assert sample_video(path, EIGHT, np.asarray).missing == 0, "a name says nothing of the content"
 

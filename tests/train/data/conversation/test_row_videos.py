@@ -197,7 +197,7 @@ def test_an_image_named_as_a_video_and_back(folder):
     """The name's extension says nothing: what a file is shows when it is read."""
     (folder / "red.mp4").write_bytes((folder / "red.png").read_bytes())
     row = llava(folder, {"conversations": turns("<video>", "x"), "video": "red.mp4"})[0]
-    with pytest.raises(BadSample, match=r"red.mp4: an image \(PNG\), not a video; give it under 'image'"):
+    with pytest.raises(BadSample, match=r"red.mp4: an image \(PNG\), not a video; give it as an image"):
         sample_video(row["image"][0].file, Sampling(frames=2), np.asarray)
 
 

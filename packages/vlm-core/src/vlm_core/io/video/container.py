@@ -129,7 +129,7 @@ def kind_of(head: bytes) -> str:
     except BadSample:
         image = None
     if image is not None and other is None:
-        raise BadSample(NOT_A_VIDEO, f"an image ({image}), not a video; give it under 'image'")
+        raise BadSample(NOT_A_VIDEO, f"an image ({image}), not a video; give it as an image")
     what = f"{other} is none of {kinds}" if other else f"its first bytes are none of {kinds}"
     raise BadSample(NOT_A_VIDEO, f"not a video of a kind that is read: {what}; convert it to MP4")
 
