@@ -14,7 +14,7 @@ from tiled_spec import TILES
 from transformers import GenerationConfig as GenerationConfigOfTransformers
 
 from vlm_core.benchmark import Question
-from vlm_core.errors import UserError
+from vlm_core.errors import BadSample, UserError
 from vlm_core.evaluation.inference import BenchmarkInference
 from vlm_core.export.hf_export import export_hf
 from vlm_core.generation.conversation import Conversation
@@ -109,6 +109,30 @@ def test_the_prefix_of_an_image_is_shared_by_its_questions(tiled, files):
         for size, reuse in ((1, False), (6, True), (8, False))
     ]
     assert answers[0] == answers[1] == answers[2]
+
+
+def test_a_benchmark_question_may_have_several_images(tiled, files):
+    questions = [
+        Question("one", "a?", files[0]),
+        Question("two", "is it red?", files[0], more_images=(files[1],)),
+        Question("two again", "color", files[0], more_images=(files[1],)),
+        Question("three", "d", files[2], more_images=(files[3], files[2])),
+        Question("none", "e"),
+    ]
+    expected = {}
+    for question in questions:
+        sample, images = asked(tiled, question.prompt, *question.images)
+        expected[question.id] = answer(tiled[0], [sample], images, decoding=GenerationConfig(6))[0]
+    for size in (1, 4):
+        inference = BenchmarkInference(*_of(tiled), batch_size=size, max_new_tokens=6)
+        assert {q.id: text for q, text in inference.ask(questions)} == expected
+
+
+def test_an_unreadable_one_of_several_images_is_named(tiled, files, tmp_path):
+    (tmp_path / "x.png").write_bytes(b"no image")
+    question = Question("q", "a?", files[0], more_images=(tmp_path / "x.png", files[1]))
+    with pytest.raises(BadSample, match=r"image 2 of 3: .*x.png: not an image"):
+        list(BenchmarkInference(*_of(tiled)).ask([question]))
 
 
 def _of(tiled):

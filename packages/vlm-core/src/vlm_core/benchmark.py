@@ -12,14 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import ascii_uppercase
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from vlm_core.encoded_image import EncodedImage, EncodedImageInFile
 from vlm_core.errors import UserError
 from vlm_core.placeholders import IMAGE_PLACEHOLDER
-
-if TYPE_CHECKING:
-    from PIL.Image import Image as PILImage
+from vlm_core.question import Question
 
 __all__ = [
     "Benchmark",
@@ -38,31 +36,6 @@ UNDECLARED = "not declared by this benchmark"
 UNIFORM = "uniform guess among the allowed answers"
 _CANDIDATES = 3
 """Most frequent right answers that are tried as constant answer."""
-
-
-@dataclass(frozen=True)
-class Question:
-    """One question of a benchmark.
-
-    `prompt` is the text for the model, with the answer instruction and without an image placeholder. `alias` is the id
-    in official answer files if several questions share one; their answers are distinguished by the prompt. `other_ids`
-    are further ids that answer files may use, shared or not.
-    """
-
-    id: str
-    prompt: str
-    image: Path | EncodedImage | None = None
-    choices: tuple[str, ...] = ()
-    alias: str | None = None
-    other_ids: tuple[str, ...] = ()
-
-    def open(self) -> PILImage | None:
-        """The image as upright RGB; None for a question without one."""
-        from vlm_core.io.images import decode_image, load_image
-
-        if self.image is None or isinstance(self.image, Path):
-            return None if self.image is None else load_image(self.image)
-        return decode_image(self.image.read(), f"question {self.id}")
 
 
 @dataclass(frozen=True)

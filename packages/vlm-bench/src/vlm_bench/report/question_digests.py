@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from vlm_core.benchmark import Benchmark, Headline, Question
+from vlm_core.benchmark import Benchmark, EncodedImage, Headline
 
 
 def content_of(benchmark: Benchmark, headline: Headline) -> dict[str, str]:
@@ -25,11 +25,12 @@ def content_of(benchmark: Benchmark, headline: Headline) -> dict[str, str]:
 
 def _question(benchmark: Benchmark, key: str) -> str:
     question = benchmark.questions[key]
-    return json.dumps([question.prompt, question.choices, _image(question), benchmark.right(key)])
+    first, *others = map(_image, question.images or [None])
+    facts = [question.prompt, question.choices, first, benchmark.right(key)]
+    return json.dumps([*facts, others] if others else facts)
 
 
-def _image(question: Question) -> str | None:
-    image = question.image
+def _image(image: Path | EncodedImage | None) -> str | None:
     return image.name if isinstance(image, Path) else image and image.digest
 
 

@@ -124,9 +124,8 @@ class AnswerLog:
             for line in _lines(path):
                 with suppress(ValueError, KeyError, TypeError, RecursionError):
                     metadata = json.loads(line)["metadata"]
-                    image = self.questions[metadata["id"]].image
-                    if isinstance(image, Path):
-                        images.append((image, metadata["image"]))
+                    paths = [i for i in self.questions[metadata["id"]].images if isinstance(i, Path)]
+                    images += zip(paths, metadata["image"].split(), strict=True)
         return images
 
     def _key(self, row: Row) -> str:
@@ -239,8 +238,9 @@ def digest_of(questions: Iterable[Question]) -> str:
     """One hash over ids, prompts, choices and image names of all questions."""
     total = hashlib.sha256()
     for q in questions:
-        image = q.image.name if isinstance(q.image, Path) else q.image and q.image.text
-        total.update(json.dumps([q.id, q.prompt, q.choices, image]).encode())
+        first, *others = [i.name if isinstance(i, Path) else i.text for i in q.images] or [None]
+        facts = [q.id, q.prompt, q.choices, first]
+        total.update(json.dumps([*facts, others] if others else facts).encode())
     return total.hexdigest()
 
 

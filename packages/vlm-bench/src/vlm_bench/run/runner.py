@@ -130,8 +130,8 @@ class Run:
         digest_of_image = lru_cache(4096)(of_image)  # questions about one image follow each other
         with self.log.part(self.ranks.rank) as append, progress:
             for answer in self.inference.ask(questions, self._skip if self.allow_partial else None):
-                image = answer[0].image
-                digest = digest_of_image(image) if isinstance(image, Path) else None
+                paths = [image for image in answer[0].images if isinstance(image, Path)]
+                digest = " ".join(map(digest_of_image, paths)) or None
                 model = self.loaded
                 append(answer_line(answer, model.spec.name, model.digest, digest, self.task.baseline))
                 progress.advance()

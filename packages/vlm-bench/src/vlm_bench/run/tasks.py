@@ -111,8 +111,8 @@ def plan(configs: Sequence[BenchmarkConfig], settings: Settings) -> list[Task]:
         if missing := missing_images(asked):
             summary, *details = missing_lines(asked, missing)
             faults += [f"{task.name}: {summary}", *details]
-            task.questions = [q for q in asked if q.image not in missing]
-            task.left_out["image not there"] = sum(missing.values())
+            task.questions = [q for q in asked if missing.keys().isdisjoint(q.images)]
+            task.left_out["image not there"] = len(asked) - len(task.questions)
         tasks.append(task)
     if faults and not settings.allow_partial:
         raise UserError(*faults, "--allow-partial asks the other questions and marks the figures as partial")

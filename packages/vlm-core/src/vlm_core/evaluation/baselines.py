@@ -67,7 +67,7 @@ class QuestionAlone(BaselineQuestions):
     """The same prompts without an image."""
 
     def __getitem__(self, key: str) -> Question:
-        return replace(self.own[key], image=None)
+        return replace(self.own[key], image=None, more_images=())
 
 
 class ShuffledImages(BaselineQuestions):
@@ -80,7 +80,7 @@ class ShuffledImages(BaselineQuestions):
 
     def __init__(self, questions: Mapping[str, Question], seed: int = 0) -> None:
         super().__init__(questions)
-        images = dict.fromkeys(question.image for question in self.own.values() if question.image is not None)
+        images = dict.fromkeys(image for question in self.own.values() for image in question.images)
         self.order = sorted(
             images, key=lambda image: _rank(image, seed)
         )  # equal names in the questions' order
@@ -90,9 +90,8 @@ class ShuffledImages(BaselineQuestions):
         self._require_two()
 
     def __getitem__(self, key: str) -> Question:
-        image = self.own[key].image
-        assert image is not None
-        return replace(self.own[key], image=self._other(image))
+        first, *others = (self._other(image) for image in self.own[key].images)
+        return replace(self.own[key], image=first, more_images=tuple(others))
 
     def _find(self, image: Image) -> Image:
         other = other_image(self.order, self.places[image], self._differs)

@@ -25,9 +25,11 @@ from vlm_core.text.template import AnyTemplate
 from vlm_core.views.image_views import ImageInput
 
 Group = list[Question]
-"""The questions about one image."""
+"""The questions about one image, or about the same images."""
 AnsweredQuestion = tuple[Question, str]
-Loaded = tuple[Group, ImageInput | BadSample | None]
+Images = list[ImageInput]
+"""The images of a group's questions, in order; empty for questions without one."""
+Loaded = tuple[Group, Images | BadSample]
 
 
 def batches(groups: Iterable[Group], size: int) -> Iterator[list[Group]]:
@@ -92,52 +94,47 @@ class BenchmarkInference:
                 yield from self._answers(_readable(next_batch.result(), skip))
 
     def _load(self, groups: Sequence[Group]) -> list[Loaded]:
-        return [(group, self._pixels(group[0])) for group in groups]
+        return [(group, self._images(group[0])) for group in groups]
 
-    def _pixels(self, question: Question) -> ImageInput | BadSample | None:
+    def _images(self, question: Question) -> Images | BadSample:
         try:
-            image = question.open()
+            return [self.model.image_processor(image) for image in question.open_images()]
         except BadSample as error:
             return error
-        return None if image is None else self.model.image_processor(image)
 
-    def _answers(self, loaded: Sequence[tuple[Group, ImageInput | None]]) -> Iterator[AnsweredQuestion]:
+    def _answers(self, loaded: Sequence[tuple[Group, Images]]) -> Iterator[AnsweredQuestion]:
         alone = [x for x in loaded if not self._reuses(*x)]
         if alone:
             yield from self._without_reuse(
-                [(question, pixels) for group, pixels in alone for question in group]
+                [(question, images) for group, images in alone for question in group]
             )
         shared = [x for x in loaded if self._reuses(*x)]
         together = self.model.llm.pads_between and (self.reader.cache is None or self.model.llm.joins_states)
         for part in [shared] if together and shared else [[one] for one in shared]:
             yield from self._with_shared_prefix(part)
 
-    def _reuses(self, group: Group, pixels: ImageInput | None) -> bool:
+    def _reuses(self, group: Group, images: Images) -> bool:
         """Whether the questions of a group continue the state after their prefix."""
-        cached = self.reader.cache is not None and pixels is not None
+        cached = self.reader.cache is not None and bool(images)
         return self.reuse and (len(group) > 1 or cached)
 
-    def _without_reuse(
-        self, pairs: Sequence[tuple[Question, ImageInput | None]]
-    ) -> Iterator[AnsweredQuestion]:
-        """Prefill each question with its image; an image that several questions share is encoded once per batch."""
+    def _without_reuse(self, pairs: Sequence[tuple[Question, Images]]) -> Iterator[AnsweredQuestion]:
+        """Prefill each question with its images; an image that several questions share is encoded once per batch."""
         for start in range(0, len(pairs), self.size):
             chunk = pairs[start : start + self.size]
-            per_question = [pixels for _, pixels in chunk if pixels is not None]
-            unique = list({id(pixels): pixels for pixels in per_question}.values())
-            index = {id(pixels): i for i, pixels in enumerate(unique)}
-            prompts = [self._prompt(question, pixels) for question, pixels in chunk]
-            slots = [index[id(pixels)] for pixels in per_question]
+            shown = [image for _, images in chunk for image in images]
+            unique = list({id(image): image for image in shown}.values())
+            index = {id(image): i for i, image in enumerate(unique)}
+            prompts = [self._prompt(question, images) for question, images in chunk]
+            slots = [index[id(image)] for image in shown]
             texts = answer(self.model, prompts, unique, slots, self.decoding)
             yield from zip((question for question, _ in chunk), texts, strict=True)
 
-    def _with_shared_prefix(
-        self, loaded: Sequence[tuple[Group, ImageInput | None]]
-    ) -> Iterator[AnsweredQuestion]:
+    def _with_shared_prefix(self, loaded: Sequence[tuple[Group, Images]]) -> Iterator[AnsweredQuestion]:
         """Prefill each image once and continue its state with each of its questions (equally many per image)."""
-        prompts = [[split_at_prefix(self._prompt(q, pixels)) for q in group] for group, pixels in loaded]
+        prompts = [[split_at_prefix(self._prompt(q, images)) for q in group] for group, images in loaded]
         assert all(head == group[0][0] for group in prompts for head, _ in group)
-        prefix = self._prefix([group[0][0] for group in prompts], [pixels for _, pixels in loaded])
+        prefix = self._prefix([group[0][0] for group in prompts], [images for _, images in loaded])
         questions = [question for group, _ in loaded for question in group]
         suffixes = [tail for group in prompts for _, tail in group]
         for chunk in self._chunks(suffixes) if len(loaded) == 1 else [range(len(suffixes))]:
@@ -145,15 +142,15 @@ class BenchmarkInference:
             session.prefill([suffixes[i] for i in chunk])
             yield from zip((questions[i] for i in chunk), session.generate(self.decoding), strict=True)
 
-    def _prefix(self, heads: Sequence[TokenizedConversation], images: Sequence[ImageInput | None]) -> Session:
-        """A session that has read the prefix of each image."""
+    def _prefix(self, heads: Sequence[TokenizedConversation], images: Sequence[Images]) -> Session:
+        """A session that has read the prefix of the images of each group."""
         session = Session(self.model)
         if self.reader.cache is None:
-            session.prefill(heads, [pixels for pixels in images if pixels is not None])
+            session.prefill(heads, [image for inputs in images for image in inputs])
             return session
         sessions = [session.fork() for _ in heads]
-        for each, head, pixels in zip(sessions, heads, images, strict=True):
-            self.reader.read(each, head, [] if pixels is None else [pixels])
+        for each, head, inputs in zip(sessions, heads, images, strict=True):
+            self.reader.read(each, head, inputs)
         return Session.join(sessions)
 
     def _chunks(self, suffixes: Sequence[TokenizedConversation]) -> Iterator[Sequence[int]]:
@@ -164,26 +161,25 @@ class BenchmarkInference:
         for indices in by_length.values():
             yield from (indices[start : start + self.size] for start in range(0, len(indices), self.size))
 
-    def _prompt(self, question: Question, pixels: ImageInput | None) -> TokenizedConversation:
-        counts = [] if pixels is None else [self.model.image_tokens(pixels)]
-        return self._render(question.prompt, counts)
+    def _prompt(self, question: Question, images: Images) -> TokenizedConversation:
+        return self._render(question.prompt, [self.model.image_tokens(image) for image in images])
 
     def _render(self, text: str, counts: Sequence[int]) -> TokenizedConversation:
-        parts = (IMAGE, "\n", text) if counts else (text,)
+        parts = (*(part for _ in counts for part in (IMAGE, "\n")), text)
         return render(self.template, [Message("user", parts)], self.model.llm.tokenizer, counts)
 
 
 def _readable(
     loaded: Sequence[Loaded], skip: Callable[[Group, BadSample], None] | None
-) -> list[tuple[Group, ImageInput | None]]:
-    readable: list[tuple[Group, ImageInput | None]] = []
-    for group, pixels in loaded:
-        if not isinstance(pixels, BadSample):
-            readable.append((group, pixels))
+) -> list[tuple[Group, Images]]:
+    readable: list[tuple[Group, Images]] = []
+    for group, images in loaded:
+        if not isinstance(images, BadSample):
+            readable.append((group, images))
         elif skip is None:
-            raise pixels
+            raise images
         else:
-            skip(group, pixels)
+            skip(group, images)
     return readable
 
 

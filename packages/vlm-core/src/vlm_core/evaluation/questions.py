@@ -14,10 +14,10 @@ _NAMED = 5
 
 
 def by_image(questions: Iterable[Question]) -> list[list[Question]]:
-    """Groups of questions about the same image, in order of first appearance; a question without image is a group."""
+    """Groups of questions about the same images, in order of first appearance; a question without image is a group."""
     groups: dict[object, list[Question]] = {}
     for question in questions:
-        key = question.id if question.image is None else question.image
+        key = question.images or question.id
         groups.setdefault((type(key), key), []).append(question)
     return list(groups.values())
 
@@ -39,7 +39,7 @@ def sample(questions: Sequence[Question], limit: int | None) -> list[Question]:
 
 def missing_images(questions: Iterable[Question]) -> dict[Path | EncodedImage, int]:
     """Missing images, each with the number of questions about it."""
-    counts = Counter(q.image for q in questions if isinstance(q.image, Path | EncodedImage))
+    counts = Counter(image for q in questions for image in dict.fromkeys(q.images))
     return {image: count for image, count in counts.items() if not _exists(image)}
 
 
@@ -56,10 +56,10 @@ def check_images(questions: Sequence[Question], advice: str = "") -> None:
 
 def missing_lines(questions: Sequence[Question], missing: dict[Path | EncodedImage, int]) -> list[str]:
     """Lines of a message: numbers of missing images and of their questions, and the first names."""
-    images = len({q.image for q in questions if isinstance(q.image, Path | EncodedImage)})
+    images = len({image for q in questions for image in q.images})
+    about = sum(not missing.keys().isdisjoint(q.images) for q in questions)
     return [
-        f"{len(missing)} of {images} images are not there, {sum(missing.values())} of {len(questions)} questions "
-        "are about them:",
+        f"{len(missing)} of {images} images are not there, {about} of {len(questions)} questions are about them:",
         *(f"  {path}" for path in list(missing)[:_NAMED]),
         *([f"  and {len(missing) - _NAMED} more"] if len(missing) > _NAMED else []),
     ]

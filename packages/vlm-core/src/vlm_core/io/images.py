@@ -63,10 +63,11 @@ def load_image(source: ImageSource) -> Image.Image:
     return decode_image(image_bytes(source), image_name(source))
 
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
-def each_image(sources: Sequence[ImageSource], read: Callable[[ImageSource], T]) -> list[T]:
+def each_image(sources: Sequence[S], read: Callable[[S], T]) -> list[T]:
     """`read` of each image of one row; of several images, a `BadSample` says which one it is."""
     values = []
     for number, source in enumerate(sources, 1):

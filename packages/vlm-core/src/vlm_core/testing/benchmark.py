@@ -64,7 +64,7 @@ class BenchmarkSuite:
         if not self.has_images:
             pytest.skip("no images here")
         for question in list(benchmark.questions.values())[:SAMPLE]:
-            assert question.image is None or question.open() is not None
+            assert len(question.open_images()) == len(question.images)
 
     def test_scoring_opens_no_image(
         self, benchmark: Benchmark, answers: dict[str, str], monkeypatch: pytest.MonkeyPatch
@@ -72,7 +72,7 @@ class BenchmarkSuite:
         def refuse(*_: object) -> None:
             raise AssertionError("scoring opened an image")
 
-        monkeypatch.setattr(Question, "open", refuse)
+        monkeypatch.setattr(Question, "_open", refuse)
         monkeypatch.setattr(EncodedImage, "read", refuse)
         _score(benchmark, answers)
         for key, text in list(answers.items())[:SAMPLE]:

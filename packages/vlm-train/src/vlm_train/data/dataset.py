@@ -223,4 +223,4 @@ class Examples(Dataset, Generic[T]):
 def dropped_sample(index: int, name: str, reason: str, error: Exception) -> DroppedSample:
     """The row that raised `error`. Its message begins with the row's id, or with the file and row that replace it."""
     text, label = str(error), name if name == f"row {index}" else f"row {name}"
-    return DroppedSample(index, name, reason, text if text.startswith(name) else f"{label}: {text}")
+    return DroppedSample(index, name, reason, text if text.startswith(f"{name}:") else f"{label}: {text}")

@@ -199,11 +199,11 @@ def inputs_of(tasks: Sequence[BenchmarkTask]) -> dict[str, Source]:
 
 def _task_digest(task: BenchmarkTask) -> str:
     files = [[name, digests.of_files(path)] for name, path in sorted(task.benchmark.files.items())]
-    questions = [[q.id, q.prompt, q.choices, _inline_image(q)] for q in task.questions]
-    paths = [q.image for q in task.questions if isinstance(q.image, Path)]
+    questions = [[q.id, q.prompt, q.choices, *(_inline_images(q) or [None])] for q in task.questions]
+    paths = [image for q in task.questions for image in q.images if isinstance(image, Path)]
     return digests.of(files, questions, digests.of_images(paths))
 
 
-def _inline_image(question: Question) -> str | None:
-    """The text of an image that is stored in a data file, None for an image file."""
-    return None if isinstance(question.image, Path | None) else question.image.text
+def _inline_images(question: Question) -> list[str | None]:
+    """For each image its text, if it is stored in a data file, or None for an image file."""
+    return [None if isinstance(image, Path) else image.text for image in question.images]
