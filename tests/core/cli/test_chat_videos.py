@@ -10,7 +10,7 @@ from videos import video
 
 from vlm_core.cli import chat
 from vlm_core.generation.conversation import Conversation
-from vlm_core.io.sources import Sampling, VideoSource
+from vlm_core.io.video.sources import Sampling, VideoSource
 from vlm_core.text.template import TEMPLATES
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from vlm_core.errors import BadSample
 from vlm_core.io.image_formats import gif, jpeg, png, tiff, uncompressed, webp
 from vlm_core.io.image_formats.limits import VARIANT
-from vlm_core.io.video_signatures import HEAD, container_of
+from vlm_core.io.image_formats.video_signatures import HEAD, container_of
 
 MEGA = 10**6
 

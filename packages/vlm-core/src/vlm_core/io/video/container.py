@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 from vlm_core.errors import BadSample, UserError, one_line
 from vlm_core.io.files import open_row_file
 from vlm_core.io.image_formats import format_of
-from vlm_core.io.sources import FileSource, StoredImage, image_name
+from vlm_core.io.image_formats.video_signatures import CONTAINERS, HEAD, container_of, other_kind
 from vlm_core.io.video.mov import check_mov
-from vlm_core.io.video_signatures import CONTAINERS, HEAD, container_of, other_kind
+from vlm_core.io.video.sources import FileSource, StoredImage, image_name
 
 if TYPE_CHECKING:
     from av.container import InputContainer
