@@ -225,8 +225,11 @@ def test_ffmpeg_opens_nothing_else(tmp_path, text):
     playlist.write_text(text.format(decoy))
     run = subprocess.run(
         [sys.executable, "-c", _WATCH, str(decoy.parent), str(playlist)],
-        capture_output=True, text=True, check=True, env={**os.environ, "PYTHONWARNINGS": "error"},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONWARNINGS": "error"},
+    )
     assert run.stdout.splitlines()[-1] == "nothing was opened", run.stdout
 
 

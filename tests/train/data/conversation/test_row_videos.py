@@ -76,7 +76,9 @@ ROWS = {
         ([("clip", "frames 4")], ["what?\n<image>", "a cat"]),
     ),
     "parts with and without names": (
-        messages({"type": "video"}, NAMED, {"type": "image"}, text("a"), images=["blue.png"], videos=["clip.mp4"]),
+        messages(
+            {"type": "video"}, NAMED, {"type": "image"}, text("a"), images=["blue.png"], videos=["clip.mp4"]
+        ),
         (["clip", "image", "image"], ["<image>\n<image>\n<image>\na", "a cat"]),
     ),
     "a question and its answer": (
@@ -87,7 +89,7 @@ ROWS = {
         {"conversations": turns("what does a <video> tag do?", "It shows <video>.")},
         ([], ["what does a <video> tag do?", "It shows <video>."]),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(
@@ -161,10 +163,15 @@ BAD = {
         "videos under both 'video' and 'videos'",
     ),
     "an answer's": (
-        {"messages": [user(text("a")), {"role": "assistant", "content": [{"type": "video", "video": "clip.mp4"}]}]},
+        {
+            "messages": [
+                user(text("a")),
+                {"role": "assistant", "content": [{"type": "video", "video": "clip.mp4"}]},
+            ]
+        },
         "in a turn of 'assistant'; only the user's turns may have",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("write", WRITERS)
