@@ -7,8 +7,15 @@ from fractions import Fraction
 import av
 import numpy as np
 
-CODECS = {"mp4": "libx264", "mov": "mpeg4", "webm": "libvpx-vp9", "matroska": "libx264", "avi": "mpeg4",
-          "mpegts": "libx264", "mpeg": "mpeg2video"}  # fmt: skip
+CODECS = {
+    "mp4": "libx264",
+    "mov": "mpeg4",
+    "webm": "libvpx-vp9",
+    "matroska": "libx264",
+    "avi": "mpeg4",
+    "mpegts": "libx264",
+    "mpeg": "mpeg2video",
+}
 """FFmpeg's names of the containers, and a codec for each."""
 FASTSTART = {"movflags": "empty_moov+default_base_moof"}
 _ONE = 1 << 16

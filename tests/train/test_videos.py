@@ -10,7 +10,7 @@ from resume_helpers import go, losses, weights
 from videos import video
 
 from vlm_core.errors import UserError
-from vlm_core.io.sources import Sampling, VideoSource
+from vlm_core.io.video.sources import Sampling, VideoSource
 from vlm_core.model_folder.assemble import build
 from vlm_core.spec.spec import load_spec
 from vlm_core.text.render import TooLong

@@ -7,7 +7,7 @@ from videos import video
 
 from vlm_bench.lmms.visuals import sampling_of, visual_input
 from vlm_core.errors import UserError
-from vlm_core.io.sources import Sampling
+from vlm_core.io.video.sources import Sampling
 
 
 def test_a_path_is_what_its_file_is(tiny_model, tmp_path):

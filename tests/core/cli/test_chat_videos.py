@@ -10,7 +10,7 @@ from videos import video
 
 from vlm_core.cli import chat
 from vlm_core.generation.conversation import Conversation
-from vlm_core.io.sources import Sampling, VideoSource
+from vlm_core.io.video.sources import Sampling, VideoSource
 from vlm_core.text.template import TEMPLATES
 
 
@@ -44,14 +44,14 @@ def test_a_video_in_a_conversation(clips, tiny_folder, monkeypatch, capsys):
     code, out, err = call(monkeypatch, capsys, tiny_folder, typed=typed)
     assert code == 0
     assert "none.mp4: no such video file" in err
-    assert "red.png: an image (PNG), not a video; give it under 'image'" in err
+    assert "red.png: an image (PNG), not a video; give it as an image" in err
     assert "/video: unknown command or wrong arguments" in out
 
 
 def test_a_video_as_an_image_is_told(clips, tiny_folder, monkeypatch, capsys):
     code, _, err = call(monkeypatch, capsys, tiny_folder, "--image", "clip.mp4", "--ask", "what?")
     assert code == 2
-    assert "clip.mp4: a video (MP4), not an image; give it under 'video'" in err
+    assert "clip.mp4: a video (MP4), not an image; give it as a video" in err
     code, _, err = call(monkeypatch, capsys, tiny_folder, "--video", "https://x/a.mp4", "--ask", "what?")
     assert code == 2
     assert "URLs are not supported; save the video and give its path" in err

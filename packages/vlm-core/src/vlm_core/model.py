@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vlm_core.interfaces import Connector, Encoder, LanguageModel, State
-from vlm_core.io.sources import DEFAULT_SAMPLING, Sampling
+from vlm_core.io.video.sources import DEFAULT_SAMPLING, Sampling
 from vlm_core.numerics.cuda_graphs import CudaGraphs
 from vlm_core.numerics.low_precision_matmul import upcast_matmul
 from vlm_core.views.image_processor import ImageProcessor, image_processor

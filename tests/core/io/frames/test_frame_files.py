@@ -59,10 +59,10 @@ def test_every_frame_of_a_video_has_its_time(tmp_path, kind):
     (tmp_path / "clip.gif").write_bytes(data)
     source = file_frames(tmp_path / "clip.gif")
     everything = decoded_video(data)
-    frames = [(time, np.asarray(source.load(frame))) for time, frame in source.items]
-    assert [time for time, _ in frames] == pytest.approx([k / 10 for k in range(12)])
-    for (_, frame), time in zip(frames, sorted(everything), strict=True):
-        assert np.array_equal(frame, everything[time])
+    frames = [(at, np.asarray(source.load(frame))) for at, frame in source.items]
+    assert [at for at, _ in frames] == pytest.approx([k / 10 for k in range(12)])
+    for (_, frame), at in zip(frames, sorted(everything), strict=True):
+        assert np.array_equal(frame, everything[at])
     with pytest.raises(UserError, match="has times of its own; --rate is for folders"):
         file_frames(tmp_path / "clip.gif", rate=2)
 

@@ -14,8 +14,8 @@ from videos import FASTSTART, MATRICES, decoded, sound_only, turned, video, with
 from vlm_core.errors import BadSample, UserError
 from vlm_core.io import video as videos
 from vlm_core.io.images import load_image
-from vlm_core.io.sources import Sampling, StoredImage, VideoSource
 from vlm_core.io.video import container, decode, frames, mov, read_header, sample_video
+from vlm_core.io.video.sources import Sampling, StoredImage, VideoSource
 
 EIGHT = Sampling(frames=8)
 
@@ -43,7 +43,7 @@ def picture_file(kind):
 def test_an_image_is_no_video(kind):
     assert reason(picture_file(kind)) == (
         "not-a-video",
-        f"clip.mp4: an image ({kind}), not a video; give it under 'image'",
+        f"clip.mp4: an image ({kind}), not a video; give it as an image",
     )
 
 
@@ -51,7 +51,7 @@ def test_an_image_is_no_video(kind):
 def test_a_video_is_no_image(kind, tmp_path):
     path = tmp_path / "picture.jpg"
     path.write_bytes(video(kind))
-    with pytest.raises(BadSample, match=r"picture.jpg: a video \(.*\), not an image; give it under 'video'"):
+    with pytest.raises(BadSample, match=r"picture.jpg: a video \(.*\), not an image; give it as a video"):
         load_image(path)
     assert sample_video(path, EIGHT, np.asarray).missing == 0, "a name says nothing of the content"
 
@@ -192,7 +192,7 @@ _WATCH = """
 import ctypes, os, sys
 import numpy as np
 from vlm_core.errors import BadSample
-from vlm_core.io.sources import Sampling
+from vlm_core.io.video.sources import Sampling
 from vlm_core.io.video import container, sample_video
 libc = ctypes.CDLL(None, use_errno=True)
 watch = libc.inotify_init1(os.O_NONBLOCK)
@@ -225,8 +225,11 @@ def test_ffmpeg_opens_nothing_else(tmp_path, text):
     playlist.write_text(text.format(decoy))
     run = subprocess.run(
         [sys.executable, "-c", _WATCH, str(decoy.parent), str(playlist)],
-        capture_output=True, text=True, check=True, env={**os.environ, "PYTHONWARNINGS": "error"},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONWARNINGS": "error"},
+    )
     assert run.stdout.splitlines()[-1] == "nothing was opened", run.stdout
 
 

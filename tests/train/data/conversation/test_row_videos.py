@@ -12,8 +12,8 @@ from videos import video
 from vlm_core.errors import BadSample, UserError
 from vlm_core.io import digests
 from vlm_core.io.images import image_bytes, image_name
-from vlm_core.io.sources import Sampling, VideoSource
 from vlm_core.io.video import sample_video
+from vlm_core.io.video.sources import Sampling, VideoSource
 
 CLIP, OTHER = video(frames=12), video("webm", "libvpx", frames=6)
 INLINE = "data:video/mp4;base64," + base64.b64encode(CLIP).decode()
@@ -76,7 +76,9 @@ ROWS = {
         ([("clip", "frames 4")], ["what?\n<image>", "a cat"]),
     ),
     "parts with and without names": (
-        messages({"type": "video"}, NAMED, {"type": "image"}, text("a"), images=["blue.png"], videos=["clip.mp4"]),
+        messages(
+            {"type": "video"}, NAMED, {"type": "image"}, text("a"), images=["blue.png"], videos=["clip.mp4"]
+        ),
         (["clip", "image", "image"], ["<image>\n<image>\n<image>\na", "a cat"]),
     ),
     "a question and its answer": (
@@ -87,7 +89,7 @@ ROWS = {
         {"conversations": turns("what does a <video> tag do?", "It shows <video>.")},
         ([], ["what does a <video> tag do?", "It shows <video>."]),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(
@@ -161,10 +163,15 @@ BAD = {
         "videos under both 'video' and 'videos'",
     ),
     "an answer's": (
-        {"messages": [user(text("a")), {"role": "assistant", "content": [{"type": "video", "video": "clip.mp4"}]}]},
+        {
+            "messages": [
+                user(text("a")),
+                {"role": "assistant", "content": [{"type": "video", "video": "clip.mp4"}]},
+            ]
+        },
         "in a turn of 'assistant'; only the user's turns may have",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("write", WRITERS)
@@ -197,7 +204,7 @@ def test_an_image_named_as_a_video_and_back(folder):
     """The name's extension says nothing: what a file is shows when it is read."""
     (folder / "red.mp4").write_bytes((folder / "red.png").read_bytes())
     row = llava(folder, {"conversations": turns("<video>", "x"), "video": "red.mp4"})[0]
-    with pytest.raises(BadSample, match=r"red.mp4: an image \(PNG\), not a video; give it under 'image'"):
+    with pytest.raises(BadSample, match=r"red.mp4: an image \(PNG\), not a video; give it as an image"):
         sample_video(row["image"][0].file, Sampling(frames=2), np.asarray)
 
 

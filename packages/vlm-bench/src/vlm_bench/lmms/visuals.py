@@ -9,9 +9,9 @@ from PIL import Image
 
 from vlm_core.errors import BadSample, UserError
 from vlm_core.io.files import open_regular
+from vlm_core.io.image_formats.video_signatures import HEAD, container_of
 from vlm_core.io.images import load_image, to_rgb
-from vlm_core.io.sources import MAX_FPS, MAX_FRAMES, Sampling, VideoSource
-from vlm_core.io.video_signatures import HEAD, container_of
+from vlm_core.io.video.sources import MAX_FPS, MAX_FRAMES, Sampling, VideoSource
 from vlm_core.model import VLM
 from vlm_core.views.image_views import ImageInput
 

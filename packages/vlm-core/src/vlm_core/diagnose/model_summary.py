@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from vlm_core.interfaces import parameter_count
-from vlm_core.io.sources import Sampling
+from vlm_core.io.video.sources import Sampling
 from vlm_core.model import PARTS, VLM
 from vlm_core.model_folder.assemble import build
 from vlm_core.spec.spec import Spec

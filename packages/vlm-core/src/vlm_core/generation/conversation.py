@@ -13,7 +13,7 @@ from vlm_core.generation.sampling import GREEDY, GenerationConfig
 from vlm_core.generation.session_file import load_session, save_session
 from vlm_core.generation.text_pieces import text_pieces
 from vlm_core.io.images import load_image
-from vlm_core.io.sources import VideoSource
+from vlm_core.io.video.sources import VideoSource
 from vlm_core.model import VLM
 from vlm_core.states.cache import StateCache
 from vlm_core.states.manifest import SavedConversation, SavedMessage

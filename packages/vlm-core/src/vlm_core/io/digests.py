@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from vlm_core.interfaces import Tokenizer
-    from vlm_core.io.sources import ImageSource
+    from vlm_core.io.video.sources import ImageSource
 
 WHOLE_BYTES = 256 * 2**20
 """Limit up to which images or a dataset's files are hashed completely; above it, sizes and a sample of contents are."""
@@ -40,7 +40,7 @@ def evenly_spaced(count: int, limit: int | None) -> list[int]:
 
 def of_image(source: ImageSource) -> str:
     """sha256 of an image file's bytes, and of a video's sampling; the `BadSample` reason if it can't be read."""
-    from vlm_core.io.sources import VideoSource, file_digest
+    from vlm_core.io.video.sources import VideoSource, file_digest
 
     try:
         if isinstance(source, VideoSource):
@@ -67,7 +67,7 @@ def of_images(images: Sequence[ImageSource]) -> str:
 
 
 def _size(image: ImageSource) -> int:
-    from vlm_core.io.sources import VideoSource
+    from vlm_core.io.video.sources import VideoSource
 
     if isinstance(image, VideoSource):
         image = image.file

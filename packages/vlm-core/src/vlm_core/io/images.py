@@ -13,8 +13,15 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from vlm_core.errors import BadSample
 from vlm_core.io.image_formats import FORMATS, format_of, png, tiff
-from vlm_core.io.sources import ImageSource, StoredImage, VideoSource, file_digest, image_bytes, image_name
 from vlm_core.io.video import first_frame, read_header
+from vlm_core.io.video.sources import (
+    ImageSource,
+    StoredImage,
+    VideoSource,
+    file_digest,
+    image_bytes,
+    image_name,
+)
 
 __all__ = [
     "ImageContent",

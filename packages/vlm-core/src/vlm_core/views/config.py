@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from vlm_core.io.sources import DEFAULT_SAMPLING, Sampling
+from vlm_core.io.video.sources import DEFAULT_SAMPLING, Sampling
 from vlm_core.plugins.config import StrictModel
 from vlm_core.views.rule import LLAVA_NEXT_GRIDS, ViewRule
 from vlm_core.views.video_config import VideoConfig

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from vlm_core.io.sources import DEFAULT_MAX_FRAMES, MAX_FPS, MAX_FRAMES, Sampling
+from vlm_core.io.video.sources import DEFAULT_MAX_FRAMES, MAX_FPS, MAX_FRAMES, Sampling
 from vlm_core.plugins.config import StrictModel
 
 

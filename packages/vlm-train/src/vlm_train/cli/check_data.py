@@ -17,7 +17,7 @@ from vlm_core.diagnose.model_summary import build_on_meta
 from vlm_core.errors import BadSample
 from vlm_core.io import digests
 from vlm_core.io.atomic import write_file
-from vlm_core.io.sources import VideoSource
+from vlm_core.io.video.sources import VideoSource
 from vlm_core.rows import Row
 from vlm_core.spec.spec import Spec
 from vlm_core.views.video_views import missing_frames

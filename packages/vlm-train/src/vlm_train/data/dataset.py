@@ -12,7 +12,7 @@ from vlm_core.errors import BadSample, UserError, choices
 from vlm_core.interfaces import Tokenizer
 from vlm_core.io.files import io_retries
 from vlm_core.io.images import ImageSource, each_image, load_image, upright_size
-from vlm_core.io.sources import VideoSource
+from vlm_core.io.video.sources import VideoSource
 from vlm_core.model import VLM
 from vlm_core.rows import ROW_KEYS
 from vlm_core.spec.spec import Spec

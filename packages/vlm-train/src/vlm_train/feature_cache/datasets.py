@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from vlm_core.errors import BadSample, UserError
 from vlm_core.io.images import ImageSource, decode_image, image_bytes, image_name, size_of
-from vlm_core.io.sources import VideoSource
+from vlm_core.io.video.sources import VideoSource
 from vlm_core.rows import Row
 from vlm_core.views.image_processor import ImageProcessor
 from vlm_core.views.image_views import ImageInput, ImageViews

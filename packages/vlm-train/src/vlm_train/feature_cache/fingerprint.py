@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vlm_core.interfaces import Encoder
 from vlm_core.io.images import decode_image
-from vlm_core.io.sources import VideoSource, file_digest
+from vlm_core.io.video.sources import VideoSource, file_digest
 from vlm_core.views.layout import ViewLayout
 from vlm_core.views.video_views import VideoProcessor
 from vlm_train.feature_cache.store import KEY_BYTES, RECORD_VERSION

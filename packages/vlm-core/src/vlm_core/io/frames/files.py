@@ -13,9 +13,9 @@ from vlm_core.errors import BadSample, UserError
 from vlm_core.io.files import open_regular, read_bytes
 from vlm_core.io.frames.source import FrameSource, decoded
 from vlm_core.io.image_folder import EXTENSIONS
+from vlm_core.io.image_formats.video_signatures import HEAD, container_of
 from vlm_core.io.images import animation_frames, load_image
 from vlm_core.io.video import every_frame, upright
-from vlm_core.io.video_signatures import HEAD, container_of
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 from vlm_core.errors import BadSample, UserError, one_line
 from vlm_core.io.files import open_row_file
 from vlm_core.io.image_formats import format_of
-from vlm_core.io.sources import FileSource, StoredImage, image_name
+from vlm_core.io.image_formats.video_signatures import CONTAINERS, HEAD, container_of, other_kind
 from vlm_core.io.video.mov import check_mov
-from vlm_core.io.video_signatures import CONTAINERS, HEAD, container_of, other_kind
+from vlm_core.io.video.sources import FileSource, StoredImage, image_name
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -129,7 +129,7 @@ def kind_of(head: bytes) -> str:
     except BadSample:
         image = None
     if image is not None and other is None:
-        raise BadSample(NOT_A_VIDEO, f"an image ({image}), not a video; give it under 'image'")
+        raise BadSample(NOT_A_VIDEO, f"an image ({image}), not a video; give it as an image")
     what = f"{other} is none of {kinds}" if other else f"its first bytes are none of {kinds}"
     raise BadSample(NOT_A_VIDEO, f"not a video of a kind that is read: {what}; convert it to MP4")
 

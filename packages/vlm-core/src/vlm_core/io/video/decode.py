@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from PIL import Image
 
 from vlm_core.errors import BadSample
-from vlm_core.io.sources import FileSource, Sampling
 from vlm_core.io.video.container import opened
 from vlm_core.io.video.frames import FrameReader, Shown, pts_of
 from vlm_core.io.video.header import VideoHeader, header_of
 from vlm_core.io.video.sampling import sample_times
+from vlm_core.io.video.sources import FileSource, Sampling
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame

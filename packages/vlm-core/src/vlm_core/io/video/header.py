@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vlm_core.errors import BadSample
 from vlm_core.io.image_formats.limits import COSTLY
-from vlm_core.io.sources import FileSource, Sampling
 from vlm_core.io.video.container import OpenVideo, opened
 from vlm_core.io.video.sampling import sample_count
+from vlm_core.io.video.sources import FileSource, Sampling
 
 if TYPE_CHECKING:
     from av.video.stream import VideoStream

@@ -11,7 +11,7 @@ from __future__ import annotations
 from fractions import Fraction
 from math import floor
 
-from vlm_core.io.sources import Sampling
+from vlm_core.io.video.sources import Sampling
 
 
 def sample_times(first: Fraction, last: Fraction, sampling: Sampling) -> list[Fraction]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlm_core.errors import BadSample, UserError
-from vlm_core.io.sources import Sampling
+from vlm_core.io.video.sources import Sampling
 from vlm_train.config.unknown_keys import is_empty
 from vlm_train.data.conversation.image_values import media_value
 

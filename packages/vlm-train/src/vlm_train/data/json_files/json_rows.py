@@ -16,7 +16,7 @@ import numpy as np
 from vlm_core.errors import BadSample, UserError
 from vlm_core.io import digests
 from vlm_core.io.image_folder import ImageFolder
-from vlm_core.io.sources import FileSource, ImageSource, StoredImage, VideoSource
+from vlm_core.io.video.sources import FileSource, ImageSource, StoredImage, VideoSource
 from vlm_core.rows import Row, Rows
 from vlm_train.data.conversation.columns import record_row
 from vlm_train.data.conversation.image_values import InlineImage

@@ -21,7 +21,7 @@ from vlm_core.io import digests
 from vlm_core.io.files import MAX_BYTES
 from vlm_core.io.image_folder import ImageFolder
 from vlm_core.io.manifest import sha256
-from vlm_core.io.sources import FileSource, ImageSource, StoredImage, VideoSource
+from vlm_core.io.video.sources import FileSource, ImageSource, StoredImage, VideoSource
 from vlm_core.rows import Blocks, Row, Rows, readable, text_length
 from vlm_train.data.conversation.columns import MAX_KEYS, Column, Columns
 from vlm_train.data.conversation.image_values import InlineImage, image_value

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from vlm_core.errors import BadSample
 from vlm_core.io.files import read_samples
-from vlm_core.io.sources import ImageSource, StoredImage, VideoSource, image_bytes
+from vlm_core.io.video.sources import ImageSource, StoredImage, VideoSource, image_bytes
 from vlm_core.placeholders import IMAGE_PLACEHOLDER
 from vlm_core.rows import Row
 

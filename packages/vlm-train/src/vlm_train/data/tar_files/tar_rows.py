@@ -15,7 +15,7 @@ import numpy as np
 from vlm_core.errors import BadSample, UserError
 from vlm_core.io import digests
 from vlm_core.io.manifest import sha256
-from vlm_core.io.sources import ImageSource, StoredImage, VideoSource
+from vlm_core.io.video.sources import ImageSource, StoredImage, VideoSource
 from vlm_core.rows import Row, Rows
 from vlm_train.data.conversation.columns import Column
 from vlm_train.data.conversation.image_values import InlineImage
