@@ -4,7 +4,8 @@
 
 One watcher reads all frames, 25 a second, a state kept each minute. RSS is read at a dozen points, and its slope is
 that of a least-squares line from frame 1,000 on. At each point the watcher takes turns with a new one that has read 100
-frames, 100 frames each: the ratio is the median over the rounds of CPU times, as other processes share the machine. The model is tiny: what would grow is not hidden by what a frame costs.
+frames, 100 frames each: the ratio is the median over the rounds of CPU times, as other processes share the machine.
+The model is tiny: what would grow is not hidden by what a frame costs.
 
 The second table is one layer of the 2.8B's shape that continues a state with the tokens of a frame, against the matrix
 products of the layer alone, as in perf/cpu/prefill.py.
