@@ -10,7 +10,7 @@ from vlm_core.errors import UserError
 from vlm_core.markup.printable import printable
 from vlm_core.model import VLM
 from vlm_core.states.manifest import SavedImage
-from vlm_core.views.image_views import ImageInput, ImageViews
+from vlm_core.views.image_views import ImageInput, ImageViews, image_newline
 
 
 def saved_image(image: ImageInput) -> SavedImage:
@@ -56,4 +56,5 @@ def _is_image(pixels: Tensor, order: Tensor | None, facts: SavedImage, model: VL
     tokens = model.image_tokens(pixels[0]) if not pixels.is_meta else facts.view_tokens
     if tokens != facts.view_tokens or order.ndim != 1 or order.is_floating_point() or not len(order):
         return False
-    return order.is_meta or 0 <= int(order.min()) <= int(order.max()) <= len(pixels) * tokens
+    end = len(pixels) * tokens + (image_newline(model.connector) is not None)
+    return order.is_meta or 0 <= int(order.min()) <= int(order.max()) < end
