@@ -35,8 +35,8 @@ def add_watch(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--watch",
         metavar="SOURCE",
-        help="a folder of images, an animated GIF, PNG or WebP, a camera (/dev/video0), or - for JPEG or PNG images "
-        "from standard input",
+        help="a video, a folder of images, an animated GIF, PNG or WebP, a camera (/dev/video0), or - for JPEG or PNG "
+        "images from standard input",
     )
     group.add_argument(
         "--fps", type=_above_zero, metavar="N", help="read at most N frames a second; default: all"
@@ -121,7 +121,7 @@ def _source(args: argparse.Namespace) -> FrameSource[Any]:
             raise UserError("--rate: a camera has times of its own; --fps leaves frames out")
         return camera_frames(path)
     if not path.exists():
-        raise UserError(f"{args.watch}: no such folder, file or camera")
+        raise UserError(f"{args.watch}: no such file, folder or camera")
     return file_frames(path, args.rate)
 
 
