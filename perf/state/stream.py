@@ -99,9 +99,15 @@ def watch(frames: int, rounds: int) -> Iterator[list[str]]:
         own, young, ratio = in_turns(stream, model, rounds)
         kept = stream.watcher.kept
         yield [
-            f"{point:,}", f"{memory[point] / 1e6:.2f}", number(mean), number(own), number(young),
-            f"{ratio:.3f}", str(stream.watcher.nbytes), f"{len(kept.times)} ({kept.nbytes / 1e3:.0f} kB)",
-        ]  # fmt: skip
+            f"{point:,}",
+            f"{memory[point] / 1e6:.2f}",
+            number(mean),
+            number(own),
+            number(young),
+            f"{ratio:.3f}",
+            str(stream.watcher.nbytes),
+            f"{len(kept.times)} ({kept.nbytes / 1e3:.0f} kB)",
+        ]
     late = [at for at in memory if at >= STEADY]
     if len(late) > 1:
         slope = np.polyfit(late, [memory[at] for at in late], 1)[0]
@@ -138,9 +144,15 @@ def main() -> None:
     options = start(arguments)
     print(load())
     columns = [
-        "frames", "RSS, MB", "wall ms a frame since the row above", "CPU ms a frame", "CPU ms after 100 frames",
-        "ratio", "bytes of the state", "kept states",
-    ]  # fmt: skip
+        "frames",
+        "RSS, MB",
+        "wall ms a frame since the row above",
+        "CPU ms a frame",
+        "CPU ms after 100 frames",
+        "ratio",
+        "bytes of the state",
+        "kept states",
+    ]
     frames = 2000 if options.smoke else options.frames
     table(f"{frames:,} frames", columns, watch(frames, options.rounds))
     print(load())

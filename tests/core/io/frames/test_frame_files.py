@@ -179,5 +179,5 @@ def test_a_device_that_is_no_camera_is_refused(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="/dev/null: not a camera that can be read"):
         camera_frames(Path("/dev/null"))
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(UserError, match="needs PyAV: pip install .vlm-core"):
+    with pytest.raises(UserError, match=r"needs PyAV: pip install .vlm-core"):
         camera_frames(Path("/dev/null"))

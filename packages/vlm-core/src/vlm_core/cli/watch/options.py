@@ -39,12 +39,12 @@ def add_watch(parser: argparse.ArgumentParser) -> None:
         "images from standard input",
     )
     group.add_argument(
-        "--fps", type=_above_zero, metavar="N", help="read at most N frames a second; default: all"
+        "--fps", type=_above_zero, metavar="X", help="read at most X frames a second; default: all"
     )
     group.add_argument(
         "--rate",
         type=_above_zero,
-        metavar="N",
+        metavar="X",
         help="frames a second of a folder (default 1) or of standard input, where by default times are those of "
         "arrival and frames that come too fast are dropped",
     )
