@@ -4,8 +4,8 @@
 
 One watcher reads all frames, 25 a second, a state kept each minute. RSS is read at a dozen points, and its slope is
 that of a least-squares line from frame 1,000 on. At each point the watcher takes turns with a new one that has read 100
-frames, 100 frames each: the ratio is that of their median times, which are CPU time, as other processes share the
-machine. The model is tiny: what would grow is not hidden by what a frame costs.
+frames, 100 frames each: the ratio is the median over the rounds of CPU times, as other processes share the machine.
+The model is tiny: what would grow is not hidden by what a frame costs.
 
 The second table is one layer of the 2.8B's shape that continues a state with the tokens of a frame, against the matrix
 products of the layer alone, as in perf/cpu/prefill.py.
@@ -70,8 +70,8 @@ class Stream:
         return self.watcher.frames
 
 
-def in_turns(old: Stream, model: VLM, rounds: int) -> tuple[float, float]:
-    """Milliseconds of CPU time a frame of the stream, and of one that has read `YOUNG` frames; medians."""
+def in_turns(old: Stream, model: VLM, rounds: int) -> tuple[float, float, float]:
+    """Milliseconds of CPU time a frame of the stream, of one that has read `YOUNG` frames, and their ratio; medians."""
     times: dict[bool, list[float]] = {True: [], False: []}
     for turn in range(rounds):
         young = Stream(model)
@@ -79,7 +79,8 @@ def in_turns(old: Stream, model: VLM, rounds: int) -> tuple[float, float]:
         for is_old in (turn % 2 == 0, turn % 2 == 1):  # neither is always the first
             stream = old if is_old else young
             times[is_old].append(cpu_time(lambda stream=stream: stream.read(TURN)) / TURN)
-    return statistics.median(times[True]) * 1e3, statistics.median(times[False]) * 1e3
+    ratio = statistics.median(a / b for a, b in zip(times[True], times[False], strict=True))
+    return statistics.median(times[True]) * 1e3, statistics.median(times[False]) * 1e3, ratio
 
 
 def watch(frames: int, rounds: int) -> Iterator[list[str]]:
@@ -95,12 +96,18 @@ def watch(frames: int, rounds: int) -> Iterator[list[str]]:
         stream.read(read)
         mean = (time.perf_counter() - begin) / read * 1e3
         memory[len(stream)] = current_rss()
-        own, young = in_turns(stream, model, rounds)
+        own, young, ratio = in_turns(stream, model, rounds)
         kept = stream.watcher.kept
         yield [
-            f"{point:,}", f"{memory[point] / 1e6:.2f}", number(mean), number(own), number(young),
-            f"{own / young:.3f}", str(stream.watcher.nbytes), f"{len(kept.times)} ({kept.nbytes / 1e3:.0f} kB)",
-        ]  # fmt: skip
+            f"{point:,}",
+            f"{memory[point] / 1e6:.2f}",
+            number(mean),
+            number(own),
+            number(young),
+            f"{ratio:.3f}",
+            str(stream.watcher.nbytes),
+            f"{len(kept.times)} ({kept.nbytes / 1e3:.0f} kB)",
+        ]
     late = [at for at in memory if at >= STEADY]
     if len(late) > 1:
         slope = np.polyfit(late, [memory[at] for at in late], 1)[0]
@@ -137,9 +144,15 @@ def main() -> None:
     options = start(arguments)
     print(load())
     columns = [
-        "frames", "RSS, MB", "wall ms a frame since the row above", "CPU ms a frame", "CPU ms after 100 frames",
-        "ratio", "bytes of the state", "kept states",
-    ]  # fmt: skip
+        "frames",
+        "RSS, MB",
+        "wall ms a frame since the row above",
+        "CPU ms a frame",
+        "CPU ms after 100 frames",
+        "ratio",
+        "bytes of the state",
+        "kept states",
+    ]
     frames = 2000 if options.smoke else options.frames
     table(f"{frames:,} frames", columns, watch(frames, options.rounds))
     print(load())

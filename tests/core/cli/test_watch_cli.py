@@ -232,7 +232,7 @@ def test_questions_come_from_the_terminal_while_frames_come_through_the_pipe(tin
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--watch", "none"], "none: no such folder, file or camera"),
+        (["--watch", "none"], "none: no such file, folder or camera"),
         (["--watch", "rtsp://camera"], "rtsp://camera: URLs are not supported; pipe the stream in: ffmpeg"),
         (["--watch", "one.png"], "one.png: a single image, not a video or an animation"),
         (
@@ -240,6 +240,7 @@ def test_questions_come_from_the_terminal_while_frames_come_through_the_pipe(tin
             "--rate: a camera has times of its own; --fps leaves frames out",
         ),
         (["--watch", ".", "--image", "one.png"], "--image: with --watch all images come from the stream"),
+        (["--watch", ".", "--video", "one.png"], "--video: with --watch all images come from the stream"),
         (["--watch", ".", "--resume", "a.state"], "--resume: it is for conversations, not for --watch"),
         (["--watch", ".", "--state-cache", "c"], "--state-cache: it is for conversations, not for --watch"),
         (["--fps", "2"], "--fps is for --watch"),

@@ -81,10 +81,18 @@ def test_wrong_settings(settings, message):
 @pytest.mark.parametrize(
     ("written", "expected"),
     [
-        ("01:12:00", 4320), ("1:12:00.25", 4320.25), ("72:00", 4320), (" 90 ", 90), ("90s", 90), ("1.5min", 90),
-        ("2h", 7200), (0, 0), (1.5, 1.5), ("100:00:00", 360000),
+        ("01:12:00", 4320),
+        ("1:12:00.25", 4320.25),
+        ("72:00", 4320),
+        (" 90 ", 90),
+        ("90s", 90),
+        ("1.5min", 90),
+        ("2h", 7200),
+        (0, 0),
+        (1.5, 1.5),
+        ("100:00:00", 360000),
     ],
-)  # fmt: skip
+)
 def test_times_as_people_write_them(written, expected):
     assert seconds(written) == expected
 

@@ -1,7 +1,9 @@
 """Frames from folders and animations, thinned out and read ahead."""
 
+import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -59,10 +61,10 @@ def test_every_frame_of_a_video_has_its_time(tmp_path, kind):
     (tmp_path / "clip.gif").write_bytes(data)
     source = file_frames(tmp_path / "clip.gif")
     everything = decoded_video(data)
-    frames = [(at, np.asarray(source.load(frame))) for at, frame in source.items]
-    assert [at for at, _ in frames] == pytest.approx([k / 10 for k in range(12)])
-    for (_, frame), at in zip(frames, sorted(everything), strict=True):
-        assert np.array_equal(frame, everything[at])
+    frames = [(time, np.asarray(source.load(frame))) for time, frame in source.items]
+    assert [time for time, _ in frames] == pytest.approx([k / 10 for k in range(12)])
+    for (_, frame), moment in zip(frames, sorted(everything), strict=True):
+        assert np.array_equal(frame, everything[moment])
     with pytest.raises(UserError, match="has times of its own; --rate is for folders"):
         file_frames(tmp_path / "clip.gif", rate=2)
 
@@ -103,7 +105,7 @@ def test_what_has_no_frames(tmp_path, folder):
         (tmp_path / "one.png", r"one\.png: a single image, not a video or an animation"),
         (tmp_path / "empty", "empty: no image in this folder"),
         (tmp_path / "none", "no such file"),
-        (folder / "notes.txt", "not an image of a kind"),
+        (folder / "notes.txt", "not a video of a kind that is read"),
     ]:
         with pytest.raises(UserError, match=message):
             file_frames(path)
@@ -171,11 +173,11 @@ def test_a_closed_reader_ends():
 
 
 def test_a_device_that_is_no_camera_is_refused(tmp_path, monkeypatch):
-    from pathlib import Path
-
     assert is_device(Path("/dev/null"))
     assert not is_device(tmp_path)
     assert not is_device(tmp_path / "none")
-    monkeypatch.setitem(__import__("sys").modules, "av", None)
-    with pytest.raises(UserError, match="/dev/null: reading a camera needs PyAV: pip install"):
+    with pytest.raises(UserError, match="/dev/null: not a camera that can be read"):
+        camera_frames(Path("/dev/null"))
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(UserError, match=r"needs PyAV: pip install .vlm-core"):
         camera_frames(Path("/dev/null"))

@@ -32,9 +32,13 @@ def with_thumbnail():
 
 
 IMAGES = [
-    encoded("JPEG"), encoded("PNG", 20), encoded("JPEG", 30, progressive=True), with_thumbnail(),
-    encoded("JPEG", 50, restart_marker_blocks=1), encoded("PNG", 60, compress_level=0),
-]  # fmt: skip
+    encoded("JPEG"),
+    encoded("PNG", 20),
+    encoded("JPEG", 30, progressive=True),
+    with_thumbnail(),
+    encoded("JPEG", 50, restart_marker_blocks=1),
+    encoded("PNG", 60, compress_level=0),
+]
 
 
 def cut(data, size):

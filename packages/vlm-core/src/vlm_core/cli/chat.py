@@ -11,7 +11,7 @@ from vlm_core.cli.common import DTYPES, Parser, add_trust, count, path_text, run
 from vlm_core.cli.console import text
 from vlm_core.cli.output import print_piece, say
 from vlm_core.cli.prompt import Interrupt, image_files, lines
-from vlm_core.cli.watch import add_watch, check_watch, watch
+from vlm_core.cli.watch import add_watch, check_watch, watch, watch_source
 from vlm_core.errors import UserError
 from vlm_core.io.manifest import require_model_folder
 from vlm_core.io.paths import expanded
@@ -96,6 +96,7 @@ def _add_states(parser: argparse.ArgumentParser) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
+    check_watch(args)
     if not 0 <= args.temperature <= 100:
         raise UserError(f"--temperature {args.temperature}: expected 0 (greedy) to 100")
     if not 0 < args.top_p <= 1:
@@ -118,7 +119,7 @@ def chat(args: argparse.Namespace) -> int:
     _check(args)
     images = [path for name in args.image for path in image_files(name, quoted=False)]
     videos = [path for name in args.video for path in image_files(name, quoted=False, medium="video")]
-    frames = check_watch(args)
+    frames = watch_source(args)
     import torch
 
     from vlm_core.generation.conversation import Conversation

@@ -35,16 +35,16 @@ def add_watch(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--watch",
         metavar="SOURCE",
-        help="a folder of images, an animated GIF, PNG or WebP, a camera (/dev/video0), or - for JPEG or PNG images "
-        "from standard input",
+        help="a video, a folder of images, an animated GIF, PNG or WebP, a camera (/dev/video0), or - for JPEG or PNG "
+        "images from standard input",
     )
     group.add_argument(
-        "--fps", type=_above_zero, metavar="N", help="read at most N frames a second; default: all"
+        "--fps", type=_above_zero, metavar="X", help="read at most X frames a second; default: all"
     )
     group.add_argument(
         "--rate",
         type=_above_zero,
-        metavar="N",
+        metavar="X",
         help="frames a second of a folder (default 1) or of standard input, where by default times are those of "
         "arrival and frames that come too fast are dropped",
     )
@@ -86,13 +86,13 @@ def _time(text: str) -> float:
     raise argparse.ArgumentTypeError("expected a time above 0")
 
 
-def check_watch(args: argparse.Namespace) -> FrameSource[Any] | None:
-    """The source of `--watch`; None without it. Raises `UserError` for options that don't belong together."""
+def check_watch(args: argparse.Namespace) -> None:
+    """Raise `UserError` for options that don't belong together; fill in the defaults of `--watch`."""
     if args.watch is None:
         for name in _DEFAULTS:
             if getattr(args, name) is not None:
                 raise UserError(f"--{name.replace('_', '-')} is for --watch")
-        return None
+        return
     for name in ("image", "video"):
         if getattr(args, name):
             raise UserError(f"--{name}: with --watch all images come from the stream")
@@ -102,10 +102,12 @@ def check_watch(args: argparse.Namespace) -> FrameSource[Any] | None:
     for name, value in _DEFAULTS.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
-    return _source(args)
 
 
-def _source(args: argparse.Namespace) -> FrameSource[Any]:
+def watch_source(args: argparse.Namespace) -> FrameSource[Any] | None:
+    """The source of `--watch`; None without it. Raises `UserError` for one that can't be read."""
+    if args.watch is None:
+        return None
     from vlm_core.io.frames.camera import camera_frames, is_device
     from vlm_core.io.frames.files import file_frames
     from vlm_core.io.frames.pipe import pipe_frames
@@ -121,7 +123,7 @@ def _source(args: argparse.Namespace) -> FrameSource[Any]:
             raise UserError("--rate: a camera has times of its own; --fps leaves frames out")
         return camera_frames(path)
     if not path.exists():
-        raise UserError(f"{args.watch}: no such folder, file or camera")
+        raise UserError(f"{args.watch}: no such file, folder or camera")
     return file_frames(path, args.rate)
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from vlm_core.errors import UserError, one_line
 from vlm_core.io.frames.source import FrameSource
-from vlm_core.io.video.container import INSTALL
+from vlm_core.io.video.container import pyav
 
 
 def is_device(path: Path) -> bool:
@@ -27,13 +27,10 @@ def camera_frames(path: Path) -> FrameSource[Any]:
     """The frames of a camera such as /dev/video0, from the first one on; raises `UserError` if it can't be read."""
     if sys.platform != "linux":
         raise UserError(f"{path}: cameras are read on Linux only (V4L2)")
-    try:
-        import av
-    except ImportError:
-        raise UserError(f"{path}: reading a camera needs PyAV: {INSTALL}") from None
+    av = pyav()
     try:
         container = av.open(str(path), format="v4l2")
-    except (OSError, ValueError) as error:
+    except (av.error.FFmpegError, OSError, ValueError) as error:  # the last one: a build without V4L2
         raise UserError(f"{path}: not a camera that can be read: {one_line(error)}") from None
     return FrameSource(str(path), _frames(container, path), _load, live=True)
 
@@ -44,7 +41,7 @@ def _frames(container: Any, path: Path) -> Iterator[tuple[float, Any]]:
         for frame in container.decode(video=0):
             begin = frame.time if begin is None else begin
             yield frame.time - begin, frame
-    except (OSError, ValueError) as error:  # unplugged
+    except pyav().error.FFmpegError as error:  # unplugged
         raise UserError(f"{path}: the camera has stopped: {one_line(error)}") from None
     finally:
         container.close()

@@ -5,25 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from PIL import Image
 
 from vlm_core.errors import BadSample, UserError
 from vlm_core.io.files import open_regular, read_bytes
 from vlm_core.io.frames.source import FrameSource, decoded
+from vlm_core.io.frames.video import video_frames
 from vlm_core.io.image_folder import EXTENSIONS
-from vlm_core.io.image_formats.video_signatures import HEAD, container_of
+from vlm_core.io.image_formats import format_of
 from vlm_core.io.images import animation_frames, load_image
-from vlm_core.io.video import every_frame, upright
-
-if TYPE_CHECKING:
-    from av.video.frame import VideoFrame
+from vlm_core.io.image_formats.video_signatures import HEAD
 
 
-def file_frames(
-    path: Path, rate: float | None = None
-) -> FrameSource[Image.Image] | FrameSource[Path] | FrameSource[VideoFrame]:
+def file_frames(path: Path, rate: float | None = None) -> FrameSource[Any]:
     """The frames of a folder of images, `rate` (default 1) a second, of a video, or of an animated GIF, PNG or WebP.
 
     Raises `UserError` for anything else, and for `rate` with a file, which has times of its own.
@@ -32,11 +28,19 @@ def file_frames(
         return FrameSource(str(path), _folder_frames(path, rate or 1.0), load_image)
     if rate is not None:
         raise UserError(f"{path}: this file has times of its own; --rate is for folders and standard input")
+    if _is_image(path):
+        return FrameSource(str(path), _animation(path), decoded)
+    return video_frames(path)
+
+
+def _is_image(path: Path) -> bool:
+    """Whether the file begins as an image that is read; the name does not matter."""
     with open_regular(path) as file:
-        is_video = container_of(file.read(HEAD)) is not None
-    if is_video:
-        return FrameSource(str(path), every_frame(path), upright)
-    return FrameSource(str(path), _animation(path), decoded)
+        head = file.read(HEAD)
+    try:
+        return format_of(head) is not None
+    except BadSample:  # a known kind that is not read; some are videos
+        return False
 
 
 def _in_order(path: Path) -> list[str | int]:

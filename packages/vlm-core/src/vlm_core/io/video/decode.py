@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from PIL import Image
 
 from vlm_core.errors import BadSample
 from vlm_core.io.video.container import opened
-from vlm_core.io.video.frames import FrameReader, Shown, pts_of
+from vlm_core.io.video.frames import FrameReader, Shown
 from vlm_core.io.video.header import VideoHeader, header_of
 from vlm_core.io.video.sampling import sample_times
 from vlm_core.io.video.sources import FileSource, Sampling
@@ -70,18 +69,6 @@ def sample_video(
         assert last is not None, "a sampling has a frame"
         _check_missing(missing, len(times), header, last)
         return SampledVideo(frames, [float(time - header.first) for time in times], missing)
-
-
-def every_frame(source: FileSource) -> Iterator[tuple[float, VideoFrame]]:
-    """(seconds from the first frame, frame) of every good frame; `upright` makes an image of it.
-
-    Raises `BadSample` as `opened`. Nothing limits the length: who reads the frames can stop.
-    """
-    with opened(source) as video:
-        header = header_of(video)
-        tick = video.stream.time_base or Fraction(1)
-        for frame in FrameReader(video, header, max_work=10**18).each():
-            yield float(pts_of(frame) * tick - header.first), frame
 
 
 def first_frame(source: FileSource) -> Image.Image:

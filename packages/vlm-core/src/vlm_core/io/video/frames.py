@@ -33,8 +33,8 @@ class Shown(NamedTuple):
 class FrameReader:
     """Finds frames by time, fastest in ascending order. Times are compared in ticks of the stream's time base."""
 
-    def __init__(self, video: OpenVideo, header: VideoHeader, max_work: int | None = None) -> None:
-        self.video, self.max_work = video, MAX_WORK if max_work is None else max_work
+    def __init__(self, video: OpenVideo, header: VideoHeader) -> None:
+        self.video = video
         self.tick = video.stream.time_base or Fraction(1, 90_000)
         self.start = floor(header.first / self.tick)
         self.frame_ticks = max(1, floor(header.frame_time / self.tick))
@@ -68,10 +68,6 @@ class FrameReader:
         missing = due is not None and due - pts_of(self.current) >= max(1, self.frame_ticks // 2)
         past_end = self.ahead is None and ticks >= self.packet_end + self.frame_ticks
         return Shown(self.current, missing or past_end)
-
-    def each(self) -> Iterator[VideoFrame]:
-        """Every good frame from the first one on, in order of time."""
-        return (frame for frame in self.frames if self._is_good(frame))
 
     def _decode_to(self, ticks: int) -> None:
         """Make `current` the last good frame at or before `ticks`, `ahead` the first frame after it."""
@@ -168,8 +164,8 @@ class FrameReader:
 
     def _add_work(self, frame: VideoFrame) -> None:
         self.work += frame.width * frame.height
-        if self.work > self.max_work:
-            text = f"more than {self.max_work // 10**9} gigapixels are decoded for the frames that are read"
+        if self.work > MAX_WORK:
+            text = f"more than {MAX_WORK // 10**9} gigapixels are decoded for the frames that are read"
             raise BadSample(COSTLY, f"{text}; encode it anew, smaller or with more keyframes")
 
 
