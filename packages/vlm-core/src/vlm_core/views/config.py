@@ -1,4 +1,4 @@
-"""The spec key `views`: tiles of an image, and how their tokens are arranged."""
+"""The spec key `views`: tiles of an image, how their tokens are arranged, and the frames of a video."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from vlm_core.io.sources import DEFAULT_SAMPLING, Sampling
 from vlm_core.plugins.config import StrictModel
 from vlm_core.views.rule import LLAVA_NEXT_GRIDS, ViewRule
+from vlm_core.views.video_config import VideoConfig
 
 MOST_TILES = 256
 _FEWEST = min(rows * columns for rows, columns in LLAVA_NEXT_GRIDS)
@@ -46,6 +48,9 @@ class ViewsConfig(StrictModel):
     )
     unpad: bool = Field(default=False, description="rows: leave out the tokens of padding")
     newline: bool = Field(default=False, description="rows: end each row with a learned embedding")
+    video: VideoConfig | None = Field(
+        default=None, description="which frames of a video are read; default: frames: 8. A frame has one view"
+    )
 
     @field_validator("min_tiles", "max_tiles", "grid")
     @classmethod
@@ -102,6 +107,10 @@ class ViewsConfig(StrictModel):
     @staticmethod
     def _padding(data: Mapping[str, Any]) -> Literal["black", "mean", "none"]:
         return data.get("pad") or ("black" if data.get("tiles") == "anyres" else "none")
+
+    def sampling(self) -> Sampling:
+        """The frames that are read of a video without a sampling of its own."""
+        return DEFAULT_SAMPLING if self.video is None else self.video.sampling()
 
     def rule(self) -> ViewRule | None:
         """The rule as plain values; None for one view."""
