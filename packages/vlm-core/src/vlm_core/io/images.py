@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from io import BytesIO
@@ -63,22 +63,27 @@ def load_image(source: ImageSource) -> Image.Image:
     return decode_image(image_bytes(source), image_name(source))
 
 
-S = TypeVar("S")
+S = TypeVar("S", bound=Hashable)
 T = TypeVar("T")
 
 
 def each_image(sources: Sequence[S], read: Callable[[S], T]) -> list[T]:
-    """`read` of each image of one row; of several images, a `BadSample` says which one it is."""
-    values = []
+    """`read` of each image of one row, called once for an image that the row repeats, as a clip may repeat a frame.
+
+    Of several images, a `BadSample` says which one it is.
+    """
+    values: dict[S, T] = {}
     for number, source in enumerate(sources, 1):
+        if source in values:
+            continue
         try:
-            values.append(read(source))
+            values[source] = read(source)
         except BadSample as error:
             if len(sources) == 1:
                 raise
             text = f"image {number} of {len(sources)}: {error}"
             raise BadSample(error.reason, text, error.row) from None
-    return values
+    return [values[source] for source in sources]
 
 
 class ImageContent(NamedTuple):
