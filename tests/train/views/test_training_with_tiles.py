@@ -125,7 +125,7 @@ def test_the_count_of_a_row_needs_no_decoding(tiled_run, monkeypatch):
     monkeypatch.setattr("vlm_train.data.dataset.load_image", lambda *a: pytest.fail("was decoded"))
     for index, item in enumerate(items):
         if not isinstance(item, DroppedSample):
-            assert processor.sample(rows[index]) == item.sample
+            assert processor.sample(rows[index], processor.layouts(rows[index])) == item.sample
     (first, *_) = [item for item in items if isinstance(item, DroppedSample)]
     assert first.reason == TOO_LONG
     assert first.message == (

@@ -89,15 +89,11 @@ class SampleProcessor:
         if not (layouts := self.layouts(row)):
             example = self.untruncated(row)
             return Example(example.sample.truncated(self.max_length), example.images)
-        sample = self._sample(row, layouts)
+        sample = self.sample(row, layouts)  # before anything is decoded
         return Example(sample, self.images(row))
 
-    def sample(self, row: dict[str, Any]) -> TokenizedConversation:
-        """The tokens of `read`. With `layout`, and of videos, nothing is decoded: only headers are read."""
-        layouts = self.layouts(row)
-        return self._sample(row, layouts) if layouts else self.read(row).sample
-
-    def _sample(self, row: dict[str, Any], layouts: Sequence[Layout]) -> TokenizedConversation:
+    def sample(self, row: dict[str, Any], layouts: Sequence[Layout]) -> TokenizedConversation:
+        """The tokens of a row whose images have these views; nothing is decoded."""
         return self.truncated(self._rendered(row, [one.positions for one in layouts]), layouts)
 
     def layouts(self, row: dict[str, Any]) -> Sequence[Layout]:

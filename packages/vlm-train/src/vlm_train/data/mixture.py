@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from itertools import accumulate
 
 import numpy as np
@@ -12,7 +13,8 @@ import torch
 
 from vlm_core.cli.progress import Progress
 from vlm_core.errors import BadSample
-from vlm_core.io.images import ImageSource, image_name, upright_size
+from vlm_core.io.images import ImageSource, upright_size
+from vlm_core.io.sources import VideoSource
 from vlm_core.model import VLM
 from vlm_core.plugins.config import DatasetConfig
 from vlm_core.rows import Row, Rows, known_faults, text_length
@@ -49,15 +51,14 @@ def image_positions(rows: Sequence[Row], model: VLM) -> int | np.ndarray:
     survey = model.view_survey
     if survey is None:
         return model.image_tokens_by_default
-    processor, sizes = model.image_processor, dict[str, int]()
 
+    @cache
     def of_image(source: ImageSource) -> int:
-        name = image_name(source)
-        if name not in sizes:
-            sizes[name] = survey.usual.positions
-            with suppress(BadSample):
-                sizes[name] = processor.image_tokens(upright_size(source))
-        return sizes[name]
+        with suppress(BadSample):
+            if isinstance(source, VideoSource):
+                return model.video_processor.layout(source).positions
+            return model.image_processor.image_tokens(upright_size(source))
+        return survey.usual.positions
 
     positions = np.zeros(len(rows), dtype=np.int64)
     with Progress("sizes of images", len(rows), unit="rows") as progress:
