@@ -56,7 +56,7 @@ def test_scripts_of_states_run(name):
     command = [sys.executable, "-m", f"perf.state.{name}", "--smoke"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("| Mamba, ") == 1
+    assert done.stdout.count("| - |") >= 1
 
 
 SOURCE = """
