@@ -23,6 +23,7 @@ PAGES = [
         "examples/vlm-easy-vqa/README.md",
         "examples/vlm-fashion/README.md",
         "examples/vlm-grid/README.md",
+        "examples/vlm-moving/README.md",
     )
     for p in sorted(ROOT.glob(where))
 ]

@@ -18,8 +18,8 @@ PARSES = {
 }  # fmt: skip
 HOME = {"vlm_core/io/files.py", "vlm_core/io/atomic.py"}
 """Where files are opened."""
-NO_FILES = {("Image", "open"), ("question", "open"), ("run", "open"), ("self", "open")}
-"""Methods called `open` that take no path from outside: Pillow's gets bytes, the others are this project's own."""
+NO_FILES = {("Image", "open"), ("av", "open"), ("question", "open"), ("run", "open"), ("self", "open")}
+"""Methods called `open` that take no path from outside: Pillow's and PyAV's get an open file, the others are ours."""
 EXCEPTIONS = {
     # what the system or Python holds
     "vlm_core/runtime/cpu_name.py": "/proc/cpuinfo",

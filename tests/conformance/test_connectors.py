@@ -5,7 +5,12 @@ import torch
 from third_party_parts import NormedConfig
 
 from vlm_connectors.configs import LinearConfig, MLPConfig, MSCConfig, VSSL2Config, VSSMLPConfig
-from vlm_connectors.reducer_configs import LDPv2Config, PixelShuffleConfig, ResamplerConfig
+from vlm_connectors.reducer_configs import (
+    LDPv2Config,
+    PixelShuffleConfig,
+    ResamplerConfig,
+    StateQueryConfig,
+)
 from vlm_core.plugins.registry import installed
 from vlm_core.testing import ConnectorSuite, frozen_modules
 
@@ -24,6 +29,9 @@ NEIGHBOURS = [
     PixelShuffleConfig(hidden=20, norm="rmsnorm", activation="relu2", bias=False),
     LDPv2Config(grid=3),
     ResamplerConfig(grid=3, head_dim=8),
+    StateQueryConfig(queries=4, d_state=4),
+    StateQueryConfig(queries=6, d_state=4, scan="csm", parameters="ssm"),
+    StateQueryConfig(queries=3, d_state=4, placement="end"),
 ]
 CASES = [MLPConfig(), *VSS, VSSL2Config(merge="mean", norm="rmsnorm"), *NEIGHBOURS]
 

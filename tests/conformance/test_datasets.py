@@ -1,9 +1,11 @@
 """Every dataset type that the pipeline brings keeps the contract."""
 
+import base64
 import json
 from typing import ClassVar
 
 from shards import answer, data_url, held, parquet, png, tar, text, turns, user
+from videos import video
 
 from vlm_core.testing import DatasetSuite
 from vlm_train.data.llava import LlavaConfig
@@ -11,6 +13,8 @@ from vlm_train.data.parquet import ParquetConfig
 from vlm_train.data.split import SplitConfig
 from vlm_train.data.webdataset import WebDatasetConfig
 
+CLIP = video(frames=3)
+CLIP_URL = {"url": "data:video/mp4;base64," + base64.b64encode(CLIP).decode()}
 INLINE = {"type": "image_url", "image_url": {"url": data_url("blue")}}
 SHAPES = [
     {
@@ -30,7 +34,11 @@ SHAPES = [
         "images": [],
     },
     {"id": "alpaca", "instruction": "say", "input": "a", "output": "b", "source": "somewhere"},
-    {"id": "video", "messages": [user({"type": "video", "video": "a.mp4"}, text("what?")), answer("a cat")]},
+    {
+        "id": "video",
+        "messages": [user({"type": "video_url", "video_url": CLIP_URL}, text("what?")), answer("a cat")],
+    },
+    {"id": "sound", "messages": [user({"type": "audio", "audio": "a.mp3"}, text("what?")), answer("a cat")]},
 ]
 """Rows of several shapes, the last of which can't be read."""
 MEMBERS = {
@@ -42,6 +50,8 @@ MEMBERS = {
     "2.json": {"conversations": turns("<image> <image>", "two")},
     "3.png": png("teal"),
     "3.txt": b"\xef\xbb\xbfa caption\r\n",
+    "5.mp4": CLIP,
+    "5.json": {"conversations": turns("<video>\nwhat?", "a square")},
     **{f"4.{i}.json": row for i, row in enumerate(SHAPES)},
 }
 
@@ -72,9 +82,10 @@ class TestParquetOfMessages(DatasetSuite):
 
 class TestParquet(DatasetSuite):
     records: ClassVar = [
-        {"images": [held("red")], "conversations": turns("<image>\nwhat?", "red")},
+        {"images": [held("red")], "conversations": turns("<image>\nwhat?", "red"), "video": None},
         {"images": [], "conversations": turns("hi", "yo", "so", "no")},
         {"images": [held("red"), held("blue")], "conversations": turns("<image> <image>", "two")},
+        {"images": [], "conversations": turns("<video>", "a"), "video": {"bytes": CLIP, "path": "a.mp4"}},
     ]
 
     @classmethod

@@ -91,7 +91,9 @@ def _install(target: Path, requirements: Path) -> Path:
     install = (UV, "pip", "install", "--quiet", "--no-config", "--directory", target, "--python", python)
     succeed(*install, "-r", requirements, *TOOLS)
     folders = [path.parent for path in PACKAGES]
-    folders += [ROOT / "examples" / name for name in ("vlm-easy-vqa", "vlm-fashion", "vlm-grid")]  # of specs/
+    folders += [
+        ROOT / "examples" / name for name in ("vlm-easy-vqa", "vlm-fashion", "vlm-grid", "vlm-moving")
+    ]  # of specs/
     editable = [part for folder in folders for part in ("-e", folder)]
     succeed(*install, "--no-deps", *editable, *TOOLS_ALONE)
     return python

@@ -95,7 +95,10 @@ def test_a_wrong_image_is_told_before_the_model_is_read(pictures, tmp_path, monk
 
 def test_an_empty_question_is_refused(tiny_folder, monkeypatch, capsys):
     code, _, err = call(monkeypatch, capsys, tiny_folder, "--ask", "  ")
-    assert (code, err) == (2, "vlm-chat: --ask: the question is empty, and there is no --image to describe\n")
+    assert (code, err) == (
+        2,
+        "vlm-chat: --ask: the question is empty, and there is no --image or --video to describe\n",
+    )
 
 
 @pytest.mark.parametrize("kept", [1, 3, 7])

@@ -40,14 +40,16 @@ LLMS = {
     "mamba": {"type": "mamba", "d_model": 32, "n_layer": 3, "vocab_size": VOCAB},
     "llama": {"type": "transformers", "model": "nobody/nothing", "config": LLAMA},
 }
+CONNECTORS = {"vss-l2": {"type": "vss-l2"}, "state-query": {"type": "state-query", "queries": 16}}
 
 
-@pytest.fixture(scope="module", params=LLMS)
+@pytest.fixture(
+    scope="module", params=[("vss-l2", "mamba"), ("vss-l2", "llama"), ("state-query", "mamba")], ids="-".join
+)
 def spec(request):
-    """16 patches, three layers of everything."""
-    return Spec.model_validate(
-        {"encoder": ENCODER, "connector": {"type": "vss-l2"}, "llm": LLMS[request.param]}
-    )
+    """16 patches, 16 tokens, three layers of everything."""
+    connector, llm = request.param
+    return Spec.model_validate({"encoder": ENCODER, "connector": CONNECTORS[connector], "llm": LLMS[llm]})
 
 
 def step(model, batch, trainable):

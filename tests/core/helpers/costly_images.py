@@ -220,7 +220,7 @@ OTHERS = {
     "SGI": encoded(grey("RGB"), "SGI"),
     "XBM": encoded(grey("1"), "XBM"),
     "XPM": b"/* XPM */\nstatic char *x[] = {};",
-    "HEIC, or video,": b"\0\0\0\x18ftypheic" + bytes(100),
+    "HEIC": b"\0\0\0\x18ftypheic" + bytes(100),
     "HTML": b"<!DOCTYPE html><html>404</html>",
 }
 """Named, with what to do."""

@@ -14,7 +14,15 @@ from PIL import Image
 
 from vlm_core.errors import BadSample, UserError
 from vlm_core.io import files
-from vlm_core.io.images import StoredImage, decode_image, image_bytes, image_name, load_image, thumbnail
+from vlm_core.io.images import (
+    StoredImage,
+    decode_image,
+    each_image,
+    image_bytes,
+    image_name,
+    load_image,
+    thumbnail,
+)
 
 
 def save(path, image, **options):
@@ -190,3 +198,9 @@ def test_what_may_pass_is_tried_again(error, monkeypatch):
     assert files.with_retries("x", read) == b"here"
     with pytest.raises(ZeroDivisionError):
         files.with_retries("x", lambda: 1 // 0)
+
+
+def test_an_image_that_a_row_repeats_is_read_once():
+    read = []
+    assert each_image("abab", lambda name: read.append(name) or name.upper()) == ["A", "B", "A", "B"]
+    assert read == ["a", "b"]

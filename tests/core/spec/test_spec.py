@@ -54,7 +54,7 @@ def test_the_good_one_is_good(tmp_path):
             "vss-l2",
             "vss-l3",
             "s.yaml:4: connector.type: unknown connector 'vss-l3'; possible: ldpv2, linear, mlp, msc, "
-            "pixel-shuffle, resampler, vss-l2, vss-mlp; "
+            "pixel-shuffle, resampler, state-query, vss-l2, vss-mlp; "
             "did you mean 'vss-l2'?",
         ),
         (

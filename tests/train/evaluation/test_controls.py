@@ -15,7 +15,14 @@ from vlm_core.errors import BadSample
 from vlm_core.rows import Rows
 from vlm_core.spec.spec import load_spec
 from vlm_train.cli.console import show
-from vlm_train.evaluation.controls import NO_IMAGE, NO_OTHER, majority_answers, with_other_images
+from vlm_train.evaluation.controls import (
+    CHANGES,
+    NO_IMAGE,
+    NO_ORDER,
+    NO_OTHER,
+    majority_answers,
+    with_other_images,
+)
 from vlm_train.evaluation.train_overlap import Overlap, contents
 from vlm_train.report import html
 from vlm_train.run import start
@@ -231,3 +238,47 @@ def test_rows_that_are_trained_on_are_told_and_not_called_held_out(run_spec, cap
 
 def data_of(run_spec):
     return yaml.safe_load(run_spec().read_text())["train"]["stages"][0]["data"]
+
+
+def changed(name, rows):
+    """What a control asks: (images, questions) by the row's id, and what is left out."""
+    found, dropped = CHANGES[name](rows, contents(rows, Accelerator()))
+    return {r["id"]: (r["image"], [t["value"] for t in r["conversations"][::2]]) for r in found}, dropped
+
+
+def test_images_reordered_are_the_rows_own_in_an_order_that_differs(pictures):
+    """By content: copies of one image have no other order; the order of the file makes no difference."""
+    red, green, blue = (pictures(f"{c}.png", c) for c in ("red", "green", "blue"))
+    copy = pictures("copy.png", "red")
+    rows = [
+        row("text"),
+        row("one", [red]),
+        row("copies", [red, copy]),
+        row("two", [red, green]),
+        row("many", [red, red, red, blue]),
+        row("same", [red, red, red, blue], "and now?"),
+    ]
+    found, dropped = changed("images reordered", rows)
+    assert dropped == {NO_IMAGE: 1, NO_ORDER: 2}
+    assert found["two"] == ([green, red], ["<image>\n<image>\nwhat is it?"])
+    assert sorted(found["many"][0]) == sorted([red, red, red, blue]) != found["many"][0][::-1]
+    assert found["many"][0] == found["same"][0] != [red, red, red, blue]
+    assert changed("images reordered", rows[::-1])[0] == found
+
+
+def test_the_last_image_alone_and_none(pictures):
+    """Placeholders go with their images, from whichever turn they stand in."""
+    red, green, blue = (pictures(f"{c}.png", c) for c in ("red", "green", "blue"))
+    talk = row("talk", [red, green, blue], "<image>", "blue", "what is it?", "red")
+    talk["conversations"][0]["value"] = "<image> and <image>?"
+    rows = [row("text"), row("one", [red]), row("two", [red, green]), talk]
+    found, dropped = changed("last image only", rows)
+    assert dropped == {NO_IMAGE: 1, "no second image": 1}
+    assert found["two"] == ([green], ["<image>\nwhat is it?"])
+    assert found["talk"][0] == [blue]
+    assert [text.count("<image>") for text in found["talk"][1]] == [0, 1]
+    found, dropped = changed("question alone", rows)
+    assert dropped == {NO_IMAGE: 1}
+    assert found["two"] == found["one"] == ([], ["what is it?"])
+    assert not any("<image>" in text for _, texts in found.values() for text in texts)
+    assert talk["conversations"][0]["value"] == "<image> and <image>?", "the row itself is as it was"

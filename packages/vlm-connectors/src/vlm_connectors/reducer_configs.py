@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, PositiveInt
 
-from vlm_connectors.configs import RandomConfig
+from vlm_connectors.configs import RandomConfig, ScanConfig
 from vlm_core.errors import UserError
 from vlm_core.plugins.config import FactoryCall
 
@@ -78,3 +78,36 @@ class ResamplerConfig(RandomConfig):
 
     def factory_call(self) -> FactoryCall:
         return FactoryCall("vlm_connectors.reducers:Resampler", self.model_dump(exclude={"type"}))
+
+
+class StateQueryConfig(ScanConfig):
+    """Learned queries among the patches of a 2D scan: what a Mamba layer returns at their places."""
+
+    type: Literal["state-query"] = "state-query"
+    queries: PositiveInt = Field(default=16, le=4096, description="tokens of an image")
+    placement: Literal["spread", "end"] = Field(
+        default="spread",
+        description="spread: each query follows the patch at the centre of its cell; end: all follow the last patch",
+    )
+    parameters: Literal["shared", "ssm"] = Field(
+        default="shared", description="parameters per direction: shared: none; ssm: all but the projections"
+    )
+    d_state: PositiveInt = Field(default=16, le=1024, description="state size of the Mamba layer")
+    d_conv: PositiveInt = Field(default=4, le=16, description="kernel width of the Mamba layer's convolution")
+    expand: PositiveInt = Field(
+        default=2, le=16, description="inner width of the Mamba layer, as a multiple of its width"
+    )
+
+    def label(self) -> str:
+        return f"state-query ({self.queries}, {self.scan})"
+
+    def build(self, d_in: int, d_out: int) -> Connector:
+        if d_out % 4:
+            raise UserError(
+                f"state-query: the language model's width {d_out} must be a multiple of 4, for sines and cosines of "
+                "rows and columns"
+            )
+        return super().build(d_in, d_out)
+
+    def factory_call(self) -> FactoryCall:
+        return self.scan_call("vlm_connectors.state_query:StateQuery")

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from vlm_core.interfaces import Connector, Encoder, LanguageModel, State
+from vlm_core.io.sources import DEFAULT_SAMPLING, Sampling
 from vlm_core.numerics.cuda_graphs import CudaGraphs
 from vlm_core.numerics.low_precision_matmul import upcast_matmul
 from vlm_core.views.image_processor import ImageProcessor, image_processor
 from vlm_core.views.image_views import ImageInput, ImageViews, add_image_newline, image_newline
 from vlm_core.views.rule import ViewRule
 from vlm_core.views.survey import Survey, survey
+from vlm_core.views.video_views import VideoProcessor
 
 PARTS = ("encoder", "connector", "llm")
 
@@ -56,10 +58,16 @@ class VLM(nn.Module):
     """encoder → connector → image embeddings inserted into text embeddings → language model (paper, section 3.1)."""
 
     def __init__(
-        self, encoder: Encoder, connector: Connector, llm: LanguageModel, views: ViewRule | None = None
+        self,
+        encoder: Encoder,
+        connector: Connector,
+        llm: LanguageModel,
+        views: ViewRule | None = None,
+        sampling: Sampling = DEFAULT_SAMPLING,
     ) -> None:
         super().__init__()
         self.encoder, self.connector, self.llm, self.views = encoder, connector, llm, views
+        self.sampling = sampling
         if views is not None and views.newline:
             add_image_newline(connector, llm.dim)
         self._image_graphs = CudaGraphs()
@@ -69,6 +77,11 @@ class VLM(nn.Module):
     def image_processor(self) -> ImageProcessor:
         """Makes the input of one image: the encoder's transform, or tiles by the rule `views`."""
         return image_processor(self.encoder, self.connector, self.views)
+
+    @cached_property
+    def video_processor(self) -> VideoProcessor:
+        """Makes the input of one video; `sampling` is for videos without their own."""
+        return VideoProcessor(self.encoder.transform, self.image_tokens_by_default, self.sampling)
 
     @cached_property
     def view_survey(self) -> Survey | None:

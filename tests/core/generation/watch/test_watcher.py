@@ -155,7 +155,8 @@ def test_transformers_answer_alike_and_say_that_their_state_grows(model_type, tm
         sizes = [watcher.nbytes for _ in watcher]
     assert sizes == sorted(set(sizes))
     assert [r.getMessage() for r in caplog.records if r.name.startswith("vlm_core")] == [
-        f"this model's state grows by {sizes[1] - sizes[0]} B with each frame, without limit; max_frames would limit it"
+        f"this model's state grows with the frames, by {sizes[1] - sizes[0]} B with the second one; "
+        "max_frames would limit it"
     ]
     fork, whole = watcher.fork(), at_once(model, frames(4), QUESTION, TEMPLATES["short"])
     logits = known(model, fork._asked([QUESTION]).next_logits)

@@ -3,8 +3,11 @@
 import threading
 import time
 
+import numpy as np
 import pytest
 from PIL import Image
+from videos import decoded as decoded_video
+from videos import video
 
 from vlm_core.errors import BadSample, UserError
 from vlm_core.io.frames import read_ahead
@@ -47,6 +50,21 @@ def test_a_damaged_image_of_a_folder_is_that_frames_error(folder):
     with pytest.raises(BadSample, match=r"frame3\.png: cannot decode"):
         source.load(items[2])
     assert level(source.load(items[3])) == 100
+
+
+@pytest.mark.parametrize("kind", ["mp4", "webm", "avi", "mpegts"])
+def test_every_frame_of_a_video_has_its_time(tmp_path, kind):
+    """Also of one named as another kind of file: what it is shows its content."""
+    data = video(kind, frames=12)
+    (tmp_path / "clip.gif").write_bytes(data)
+    source = file_frames(tmp_path / "clip.gif")
+    everything = decoded_video(data)
+    frames = [(time, np.asarray(source.load(frame))) for time, frame in source.items]
+    assert [time for time, _ in frames] == pytest.approx([k / 10 for k in range(12)])
+    for (_, frame), time in zip(frames, sorted(everything), strict=True):
+        assert np.array_equal(frame, everything[time])
+    with pytest.raises(UserError, match="has times of its own; --rate is for folders"):
+        file_frames(tmp_path / "clip.gif", rate=2)
 
 
 @pytest.mark.parametrize("form", ["gif", "webp", "png"])

@@ -8,8 +8,8 @@ from vlm_core.errors import BadSample, UserError
 
 BAD = [
     (
-        messages({"type": "video", "video": "a.mp4"}, text("what?")),
-        "turn 0, part 0: unknown type 'video'; possible",
+        messages({"type": "audio", "audio": "a.mp3"}, text("what?")),
+        "turn 0, part 0: unknown type 'audio'; possible",
     ),
     (messages({"type": "input_audio", "input_audio": {"data": "x"}}), "unknown type 'input_audio'"),
     (messages({"type": "tool_use", "name": "x"}, text("a")), "unknown type 'tool_use'"),
@@ -58,8 +58,8 @@ BAD = [
         "turn 1: 'tool_calls' is not read",
     ),
     (
-        {**messages(text("a")), "videos": ["a.mp4"]},
-        "'videos' is not read, but holds .*; rename it, or .* in ignore:",
+        {**messages(text("a")), "audios": ["a.mp3"]},
+        "'audios' is not read, but holds .*; rename it, or .* in ignore:",
     ),
     ({**messages(text("a")), "rejected_response": "no"}, "'rejected_response' is not read"),
     ({**messages(text("a")), "chosen": {"from": "gpt", "value": "x"}}, "'chosen' is not read"),

@@ -83,7 +83,7 @@ def test_an_index_that_is_kept_knows_ids_and_images_inside_rows(folder, monkeypa
     found = [
         messages(URL, text("what?"), id="a"),
         messages(NAMED, text("what?")),
-        {"id": "b", "videos": ["x"]},
+        {"id": "b", "audios": ["x"]},
         messages({"type": "image", "image": "none.png"}, id="c"),
         messages(URL, NAMED, objects=[1]),
     ]

@@ -172,7 +172,7 @@ def test_the_system_text_of_a_row_reaches_the_template(folder, monkeypatch):
     rows = llava(
         folder, {"conversations": turns("hi", "yo"), "system": "be brief"}, {"conversations": turns("a", "b")}
     )
-    reader = dataset.SampleProcessor(lambda image: image, len, None, None, "answers", 9)  # pyright: ignore[reportArgumentType]
+    reader = dataset.SampleProcessor(lambda image: image, len, None, None, "answers", 9, None)  # pyright: ignore[reportArgumentType]
     for module, read in (
         (dataset, reader.untruncated),
         (held_out, lambda row: held_out._prompt(row, reader, {})),

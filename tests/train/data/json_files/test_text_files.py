@@ -108,7 +108,7 @@ def test_the_row_that_is_listed_has_its_id(run_spec, tmp_path, monkeypatch, caps
     rows = json.loads((tmp_path / "data.json").read_text())
     (tmp_path / "broken.png").write_bytes(png("red")[:40])
     rows[1] |= {"id": "missing", "image": "none.png"}
-    rows[2] |= {"id": "shape", "videos": ["a.mp4"]}
+    rows[2] |= {"id": "shape", "audios": ["a.mp3"]}
     rows[3] |= {"id": "damaged", "image": "broken.png", "conversations": turns("<image>", "x")}
     (tmp_path / "data.json").write_text(json.dumps(rows))
     monkeypatch.setattr(

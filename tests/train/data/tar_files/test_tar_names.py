@@ -91,11 +91,11 @@ def test_text_names_a_sample_and_images_belong_to_the_longest_name(tmp_path, mem
         ),
         (
             {"a.mp4": b"x", "a.json": {"conversations": turns("hi", "yo")}},
-            {"a": "a.mp4: .mp4 is not read; possible"},
+            {"a": "0 <image> or <video> in the human turns, but 0 images and 1 videos"},
         ),
         ({"a.wav": b"x", "a.png": RED, "a.txt": "x"}, {"a": "a.wav: .wav is not read"}),
         ({"a.heic": b"x", "a.txt": "x"}, {"a": "a.heic: .heic is not read"}),
-        ({"a.png": RED, "a.txt": "x", "a.json": {"videos": ["b.mp4"]}}, {"a": "'videos' is not read"}),
+        ({"a.png": RED, "a.txt": "x", "a.json": {"audios": ["b.mp3"]}}, {"a": "'audios' is not read"}),
     ],
     ids=range(7),
 )

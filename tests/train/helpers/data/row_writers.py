@@ -9,6 +9,7 @@ from vlm_train.data.parquet import ParquetConfig
 from vlm_train.data.webdataset import WebDatasetConfig
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
+FILES = "red.png", "blue.png", "clip.mp4", "other.webm"
 SHOWN = "<image>\nwhat?"
 URL = {"type": "image_url", "image_url": {"url": data_url("red"), "detail": "low"}}
 NAMED = {"type": "image", "image": "red.png"}
@@ -29,14 +30,15 @@ def columns(folder, *rows, **keys):
 
 
 def shard(folder, *rows, **keys):
-    """Images that a row names are members beside it."""
+    """Images and videos that a row names are members beside it."""
     members = {}
     for i, row in enumerate(rows):
-        names = sorted(name for name in ("red.png", "blue.png") if name in json.dumps(row))
+        text = json.dumps(row)
+        names = sorted(name for name in FILES if name in text)
         members |= {f"{i}.{name}": (folder / name).read_bytes() for name in names}
-        members[f"{i}.json"] = (
-            json.dumps(row).replace('"red.png"', f'"{i}.red.png"').replace('"blue.png"', f'"{i}.blue.png"')
-        )
+        for name in names:
+            text = text.replace(f'"{name}"', f'"{i}.{name}"')
+        members[f"{i}.json"] = text
     return WebDatasetConfig(path=str(tar(folder / "rows.tar", members)), **keys).rows()
 
 

@@ -9,22 +9,21 @@ from typing import Any
 
 import torch
 from lmms_eval.api.model import lmms  # pyright: ignore[reportMissingImports]  # an extra
-from PIL import Image
 from tqdm import tqdm  # lmms-eval brings it
 
 from vlm_bench.lmms.requests import batches, decodings, stops
+from vlm_bench.lmms.visuals import sampling_of, visual_input
 from vlm_core.cli.common import DTYPES
 from vlm_core.errors import UserError
 from vlm_core.generation.generate import Session
 from vlm_core.generation.sampling import GenerationConfig
 from vlm_core.generation.stop_strings import generate_until
-from vlm_core.io.images import to_rgb
 from vlm_core.model_folder.assemble import load
 from vlm_core.text.render import IMAGE, Message, TokenizedConversation, render, require_question
 from vlm_core.views.image_views import ImageInput
 
 logger = logging.getLogger(__name__)
-KNOWN = "pretrained, dtype and trust_remote_code"
+KNOWN = "pretrained, dtype, trust_remote_code, frames, fps and max_frames"
 """Keys of `--model_args`."""
 
 
@@ -33,8 +32,9 @@ class SavedVLM(lmms):
 
     Code that lies in the folder runs only with `trust_remote_code=True`.
 
-    Images precede the question. `<image>` in a task's text is text, not an image. Under `accelerate launch` each
-    process takes the GPU of its local rank.
+    Images and videos precede the question. `frames`, or `fps` and `max_frames`, say which frames of a video are read,
+    in place of the spec's `views.video`. `<image>` in a task's text is text, not an image. Under `accelerate launch`
+    each process takes the GPU of its local rank.
     """
 
     is_simple = True
@@ -46,6 +46,9 @@ class SavedVLM(lmms):
         device: str | None = None,
         batch_size: int | str = 1,
         trust_remote_code: bool = False,
+        frames: int | None = None,
+        fps: float | None = None,
+        max_frames: int | None = None,
         **others: Any,
     ) -> None:
         super().__init__()
@@ -58,6 +61,7 @@ class SavedVLM(lmms):
         self.batch_size, self.device = int(batch_size), torch.device(device or _device())
         if not isinstance(trust_remote_code, bool):
             raise UserError(f"--model_args trust_remote_code={trust_remote_code}: expected True or False")
+        self.sampling = sampling_of({"frames": frames, "fps": fps, "max_frames": max_frames})
         number = dtype and getattr(torch, dtype)
         self.model, spec = load(
             pretrained, dtype=number, device=self.device, trust_remote_code=trust_remote_code
@@ -108,9 +112,7 @@ class SavedVLM(lmms):
     def _images(self, request: Any) -> list[ImageInput]:
         _, _, visuals_of, doc_id, task, split = request.args
         visuals = visuals_of(self.task_dict[task][split][doc_id]) or []
-        if other := [type(v).__name__ for v in visuals if not isinstance(v, Image.Image)]:
-            raise UserError(f"task {task}: this model takes images, not {other[0]}")
-        return [self.model.image_processor(to_rgb(visual)) for visual in visuals]
+        return [visual_input(self.model, visual, task, self.sampling) for visual in visuals]
 
     def _prompt(self, text: str, images: list[ImageInput]) -> TokenizedConversation:
         parts = [part for _ in images for part in (IMAGE, "\n")]

@@ -161,6 +161,11 @@ def _print_check(spec: Spec, summary: ModelSummary) -> None:
         f"{summary.d_in} → {summary.tokens} visual tokens of width {summary.d_out} → language model with "
         f"{summary.vocab_size} logits"
     )
+    frames = summary.sampling.limit
+    most = "" if summary.sampling.fps is None else "at most "
+    print(
+        f"video, {summary.sampling} → {most}{frames} × {summary.tokens} = {frames * summary.tokens} visual tokens"
+    )
 
 
 def _refuse_unused(args: argparse.Namespace) -> None:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from vlm_core.states.cache import StateCache
 
 _HELP = (
-    "/image FILE … adds images to the next question, /new starts a new conversation, /save FILE writes this one to a "
-    "file, /cache shows the state cache, Ctrl-C stops an answer, /quit or Ctrl-D exits"
+    "/image FILE … and /video FILE … add images and videos to the next question, /new starts a new conversation, "
+    "/save FILE writes this one to a file, /cache shows the state cache, Ctrl-C stops an answer, /quit or Ctrl-D exits"
 )
 
 
@@ -36,6 +36,14 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="FILE",
         help="image for the first question; may be repeated",
+    )
+    parser.add_argument(
+        "--video",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="video for the first question, after its images; may be repeated. The spec's views.video says which "
+        "frames are read",
     )
     parser.add_argument("--ask", metavar="TEXT", help="ask this question, print the answer and exit")
     parser.add_argument(
@@ -92,8 +100,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--temperature {args.temperature}: expected 0 (greedy) to 100")
     if not 0 < args.top_p <= 1:
         raise UserError(f"--top-p {args.top_p}: expected a share above 0 and at most 1")
-    if args.ask is not None and not args.ask.strip() and not (args.image or args.watch):
-        raise UserError("--ask: the question is empty, and there is no --image to describe")
+    if args.ask is not None and not args.ask.strip() and not (args.image or args.video or args.watch):
+        raise UserError("--ask: the question is empty, and there is no --image or --video to describe")
     if args.convert_state and not args.resume:
         raise UserError("--convert-state is for --resume, which is not given")
     require_model_folder(args.model)
@@ -109,6 +117,7 @@ def _check(args: argparse.Namespace) -> None:
 def chat(args: argparse.Namespace) -> int:
     _check(args)
     images = [path for name in args.image for path in image_files(name, quoted=False)]
+    videos = [path for name in args.video for path in image_files(name, quoted=False, medium="video")]
     frames = check_watch(args)
     import torch
 
@@ -131,6 +140,8 @@ def chat(args: argparse.Namespace) -> int:
         conversation = Conversation.load(args.resume, model, spec.template, cache, convert=args.convert_state)
     for path in images:
         conversation.show(path)
+    for path in videos:
+        conversation.show_video(path)
     if args.ask is not None:
         _answer(conversation, text(args.ask), decoding)
     else:
@@ -184,6 +195,9 @@ def _execute(conversation: Conversation, line: str, decoding: GenerationConfig) 
     elif command == "/image" and arguments:
         for path in image_files(arguments, quoted=True):
             conversation.show(path)
+    elif command == "/video" and arguments:
+        for path in image_files(arguments, quoted=True, medium="video"):
+            conversation.show_video(path)
     elif line.startswith("/"):
         say(_HELP if line == "/help" else f"{command}: unknown command or wrong arguments. {_HELP}")
     else:

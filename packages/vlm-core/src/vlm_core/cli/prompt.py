@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 from vlm_core.errors import UserError
 from vlm_core.io.paths import expanded
@@ -92,8 +92,8 @@ class Interrupt:
         self.received = True
 
 
-def image_files(typed: str, *, quoted: bool) -> list[Path]:
-    """The image files in typed text: one path or, if `quoted`, several paths split as by a shell.
+def image_files(typed: str, *, quoted: bool, medium: Literal["image", "video"] = "image") -> list[Path]:
+    """The image or video files in typed text: one path or, if `quoted`, several paths split as by a shell.
 
     Terminals quote or escape the path of a dropped file. Raises `UserError` for a URL and for a path that is no file.
     """
@@ -101,17 +101,17 @@ def image_files(typed: str, *, quoted: bool) -> list[Path]:
     if quoted and not Path(expanded(typed)).is_file():
         with suppress(ValueError):  # an unpaired quotation mark is part of a name
             names = shlex.split(typed)
-    return [_image_file(name) for name in names]
+    return [_image_file(name, medium) for name in names]
 
 
-def _image_file(name: str) -> Path:
+def _image_file(name: str, medium: str) -> Path:
     if "://" in name or name.startswith("data:"):
-        raise UserError(f"{name:.80}: URLs are not supported; save the image and give its path")
+        raise UserError(f"{name:.80}: URLs are not supported; save the {medium} and give its path")
     path = Path(expanded(name))
     if not path.exists():
-        raise UserError(f"{name}: no such image file")
+        raise UserError(f"{name}: no such {medium} file")
     if not path.is_file():
         raise UserError(
-            f"{name}: is {'a folder' if path.is_dir() else 'no regular file'}; name one image file"
+            f"{name}: is {'a folder' if path.is_dir() else 'no regular file'}; name one {medium} file"
         )
     return path

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from vlm_core.interfaces import parameter_count
+from vlm_core.io.sources import Sampling
 from vlm_core.model import PARTS, VLM
 from vlm_core.model_folder.assemble import build
 from vlm_core.spec.spec import Spec
@@ -24,7 +25,10 @@ class PartSummary:
 
 @dataclass(frozen=True)
 class ModelSummary:
-    """Image size (pixels), patch grid, visual tokens per image, widths D and M, vocabulary, and the parts in `rows`."""
+    """Image size (pixels), patch grid, visual tokens per image, widths D and M, vocabulary, and the parts in `rows`.
+
+    `sampling` is that of videos, each frame of which has the tokens of an image.
+    """
 
     image_size: tuple[int, int]
     grid: tuple[int, int]
@@ -33,6 +37,7 @@ class ModelSummary:
     d_out: int
     vocab_size: int
     rows: list[PartSummary]
+    sampling: Sampling
 
     @property
     def total(self) -> int:
@@ -63,5 +68,12 @@ def summarize(spec: Spec, model: VLM | None = None) -> ModelSummary:
         for p in PARTS
     ]
     return ModelSummary(
-        (height, width), (h, w), tokens, model.encoder.dim, model.llm.dim, model.llm.vocab_size, rows
+        (height, width),
+        (h, w),
+        tokens,
+        model.encoder.dim,
+        model.llm.dim,
+        model.llm.vocab_size,
+        rows,
+        model.sampling,
     )

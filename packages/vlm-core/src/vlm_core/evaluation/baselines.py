@@ -25,10 +25,16 @@ QUESTION_ALONE = "question alone"
 """The model without the image: the same prompt, no image part."""
 IMAGES_SHUFFLED = "images shuffled"
 """The model with the image of another question."""
+IMAGES_REORDERED = "images reordered"
+"""The model with the question's own images in another order: of a clip, its frames shuffled."""
+LAST_IMAGE_ONLY = "last image only"
+"""The model with the last of the question's images alone."""
 MAJORITY_ANSWER = "majority answer"
 """No model: the most frequent answer to the same question in the training data."""
 MODEL_BASELINES = QUESTION_ALONE, IMAGES_SHUFFLED
-"""The baselines that a model answers."""
+"""The baselines of a benchmark that a model answers."""
+SEVERAL_IMAGES = IMAGES_REORDERED, LAST_IMAGE_ONLY
+"""The baselines of questions about several images that a model answers."""
 
 Key = TypeVar("Key", bound=Hashable)
 Image = Path | EncodedImage

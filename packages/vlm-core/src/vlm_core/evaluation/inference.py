@@ -143,14 +143,14 @@ class BenchmarkInference:
             yield from zip((questions[i] for i in chunk), session.generate(self.decoding), strict=True)
 
     def _prefix(self, heads: Sequence[TokenizedConversation], images: Sequence[Images]) -> Session:
-        """A session that has read the prefix of each group, with its images."""
+        """A session that has read the prefix of the images of each group."""
         session = Session(self.model)
         if self.reader.cache is None:
-            session.prefill(heads, [image for own in images for image in own])
+            session.prefill(heads, [image for inputs in images for image in inputs])
             return session
         sessions = [session.fork() for _ in heads]
-        for each, head, own in zip(sessions, heads, images, strict=True):
-            self.reader.read(each, head, own)
+        for each, head, inputs in zip(sessions, heads, images, strict=True):
+            self.reader.read(each, head, inputs)
         return Session.join(sessions)
 
     def _chunks(self, suffixes: Sequence[TokenizedConversation]) -> Iterator[Sequence[int]]:

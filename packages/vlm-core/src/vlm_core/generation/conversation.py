@@ -13,6 +13,7 @@ from vlm_core.generation.sampling import GREEDY, GenerationConfig
 from vlm_core.generation.session_file import load_session, save_session
 from vlm_core.generation.text_pieces import text_pieces
 from vlm_core.io.images import load_image
+from vlm_core.io.sources import VideoSource
 from vlm_core.model import VLM
 from vlm_core.states.cache import StateCache
 from vlm_core.states.manifest import SavedConversation, SavedMessage
@@ -42,6 +43,10 @@ class Conversation:
     def show(self, path: str | Path) -> None:
         """Add an image to the next question; raises `BadSample` for a file that is not a usable image."""
         self.images.append(self.model.image_processor(load_image(path)))
+
+    def show_video(self, path: str | Path) -> None:
+        """Add a video to the next question, sampled as the spec says; raises `BadSample` for a file that is none."""
+        self.images.append(self.model.video_processor(VideoSource(path)))
 
     def save(self, path: str | Path) -> None:
         """Write the conversation to a file, from which `load` continues it exactly.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from vlm_core.interfaces import Tokenizer
-    from vlm_core.io.images import ImageSource
+    from vlm_core.io.sources import ImageSource
 
 WHOLE_BYTES = 256 * 2**20
 """Limit up to which images or a dataset's files are hashed completely; above it, sizes and a sample of contents are."""
@@ -39,11 +39,13 @@ def evenly_spaced(count: int, limit: int | None) -> list[int]:
 
 
 def of_image(source: ImageSource) -> str:
-    """sha256 of an image file's bytes; the `BadSample` reason if it can't be read."""
-    from vlm_core.io.images import image_bytes
+    """sha256 of an image file's bytes, and of a video's sampling; the `BadSample` reason if it can't be read."""
+    from vlm_core.io.sources import VideoSource, file_digest
 
     try:
-        return hashlib.sha256(image_bytes(source)).hexdigest()
+        if isinstance(source, VideoSource):
+            return of(file_digest(source.file), str(source.sampling))
+        return file_digest(source)
     except BadSample as error:
         return error.reason
 
@@ -65,6 +67,10 @@ def of_images(images: Sequence[ImageSource]) -> str:
 
 
 def _size(image: ImageSource) -> int:
+    from vlm_core.io.sources import VideoSource
+
+    if isinstance(image, VideoSource):
+        image = image.file
     if not isinstance(image, str | Path):
         return 0
     try:

@@ -92,6 +92,17 @@ def read_file(path: str | Path) -> bytes:
         raise BadSample("unreadable", f"{path}: cannot be read: {error.strerror or error}") from None
 
 
+@contextmanager
+def open_row_file(path: str | Path) -> Iterator[BinaryIO]:
+    """A row's file of any size, open for reading by position; raises `BadSample` as `read_file`."""
+    try:
+        file = with_retries(str(path), lambda: _open(path))
+    except OSError as error:
+        raise BadSample("unreadable", f"{path}: cannot be read: {error.strerror or error}") from None
+    with file:
+        yield file
+
+
 def read_samples(path: str | Path, count: int, size: int) -> tuple[int, list[bytes]]:
     """(bytes of a row's file, `count` evenly spaced samples of `size` bytes); raises as `read_file`."""
 

@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from hashlib import sha256
 from io import BytesIO
-from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from vlm_core.errors import BadSample
-from vlm_core.io.files import read_file
 from vlm_core.io.image_formats import FORMATS, format_of, png, tiff
+from vlm_core.io.sources import ImageSource, StoredImage, VideoSource, file_digest, image_bytes, image_name
+from vlm_core.io.video import first_frame, read_header
 
+__all__ = [
+    "ImageContent",
+    "ImageSource",
+    "StoredImage",
+    "content_of",
+    "decode_image",
+    "each_image",
+    "image_bytes",
+    "image_content",
+    "image_content_if",
+    "image_name",
+    "load_image",
+    "size_of",
+    "thumbnail",
+    "to_rgb",
+    "upright_size",
+]
 MAX_PIXELS = 64_000_000
 MAX_ASPECT = 200
 _STRIP = 4_000_000
@@ -35,62 +51,46 @@ _SIDEWAYS = (5, 6, 7, 8)
 """Values of the EXIF orientation whose width and height are exchanged."""
 
 
-@dataclass(frozen=True)
-class StoredImage:
-    """An image without its own file; `read()` returns the bytes of an image file and may raise `BadSample`.
-
-    `name` identifies the image in messages and caches: images with equal names are the same. `read` must be picklable
-    for worker processes: a `partial` of a module's function, or a bound method.
-    """
-
-    name: str
-    read: Callable[[], bytes] = field(repr=False, compare=False)
-
-
-ImageSource = str | Path | StoredImage
-"""An image of a row: a path, or an image stored in another file."""
-
-
-def image_name(source: ImageSource) -> str:
-    """The name that identifies an image in messages and caches."""
-    return source.name if isinstance(source, StoredImage) else str(source)
-
-
-def image_bytes(source: ImageSource) -> bytes:
-    """The bytes of the image file, undecoded; raises `BadSample` as `read_file` does."""
-    return source.read() if isinstance(source, StoredImage) else read_file(source)
-
-
 def load_image(source: ImageSource) -> Image.Image:
     """Read an image as upright RGB.
 
-    Transparent pixels are blended with white; of several frames the first is used. Raises `BadSample` naming the file
-    if it is missing, not a regular file, not an image, damaged, has more than `MAX_PIXELS` pixels, or an aspect ratio
-    above `MAX_ASPECT`.
+    Transparent pixels are blended with white; of several frames, those of a video too, the first is used. Raises
+    `BadSample` naming the file if it is missing, not a regular file, not an image, damaged, has more than `MAX_PIXELS`
+    pixels, or an aspect ratio above `MAX_ASPECT`.
     """
+    if isinstance(source, VideoSource):
+        return first_frame(source.file)
     return decode_image(image_bytes(source), image_name(source))
 
 
-S = TypeVar("S")
+S = TypeVar("S", bound=Hashable)
 T = TypeVar("T")
 
 
 def each_image(sources: Sequence[S], read: Callable[[S], T]) -> list[T]:
-    """`read` of each image of one row; of several images, a `BadSample` says which one it is."""
-    values = []
+    """`read` of each image of one row, called once for an image that the row repeats, as a clip may repeat a frame.
+
+    Of several images, a `BadSample` says which one it is.
+    """
+    values: dict[S, T] = {}
     for number, source in enumerate(sources, 1):
+        if source in values:
+            continue
         try:
-            values.append(read(source))
+            values[source] = read(source)
         except BadSample as error:
             if len(sources) == 1:
                 raise
             text = f"image {number} of {len(sources)}: {error}"
             raise BadSample(error.reason, text, error.row) from None
-    return values
+    return [values[source] for source in sources]
 
 
 class ImageContent(NamedTuple):
-    """The content of an image, independent of its file: sha256 of its upright RGB pixels, shorter and longer side."""
+    """The content of an image, independent of its file: sha256 of its upright RGB pixels, shorter and longer side.
+
+    That of a video is the sha256 of its file's digest, and the sides of its frames.
+    """
 
     sha256: str
     sides: tuple[int, int]
@@ -98,6 +98,8 @@ class ImageContent(NamedTuple):
 
 def image_content(source: ImageSource) -> ImageContent:
     """The content of an image; raises `BadSample` as `load_image` does."""
+    if isinstance(source, VideoSource):
+        return _video_content(source)
     return content_of(image_bytes(source), image_name(source))
 
 
@@ -108,11 +110,19 @@ def content_of(data: bytes, name: str) -> ImageContent:
 
 def image_content_if(source: ImageSource, sides: Container[tuple[int, int]]) -> ImageContent | None:
     """As `image_content`; None, without decoding it, for an image whose sides are not among `sides`."""
+    if isinstance(source, VideoSource):
+        content = _video_content(source)
+        return content if content.sides in sides else None
     data, name = image_bytes(source), image_name(source)
     with _opened(data, name) as image:
         if _sides(image) not in sides:
             return None
     return content_of(data, name)
+
+
+def _video_content(source: VideoSource) -> ImageContent:
+    header = read_header(source.file)
+    return ImageContent(file_digest(source.file), (min(header[2:4]), max(header[2:4])))
 
 
 def upright_size(source: ImageSource) -> tuple[int, int]:

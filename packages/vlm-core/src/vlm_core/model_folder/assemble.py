@@ -24,6 +24,7 @@ from vlm_core.plugins.registry import installed
 from vlm_core.runtime.offline import offline
 from vlm_core.spec.spec import SPEC, Spec, load_folder_spec
 from vlm_core.text.template import check_template
+from vlm_core.views.config import ViewsConfig
 from vlm_core.views.image_processor import check_tiles
 
 M = TypeVar("M", bound=nn.Module)
@@ -64,7 +65,8 @@ def _parts(
         encoder = built(spec.encoder.build(weights=weights, assets=assets and assets / "encoder"))
         llm = built(spec.llm.build(weights=weights, assets=assets and assets / "llm"))
         connector = built(spec.connector.build(encoder.dim, llm.dim))
-        return VLM(encoder, connector, llm, spec.views and spec.views.rule())
+        views = spec.views or ViewsConfig()
+        return VLM(encoder, connector, llm, views.rule(), views.sampling())
 
 
 def _check_fit(spec: Spec, model: VLM) -> None:

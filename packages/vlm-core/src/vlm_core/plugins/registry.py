@@ -21,7 +21,9 @@ _PACKAGES = {  # package of each component, for the hint in messages about unkno
     kind: {name: package for package, names in by_package.items() for name in names.split()}
     for kind, by_package in {
         "encoder": {"vlm-encoders": "timm open-clip transformers fused"},
-        "connector": {"vlm-connectors": "linear mlp vss-mlp vss-l2 msc pixel-shuffle ldpv2 resampler"},
+        "connector": {
+            "vlm-connectors": "linear mlp vss-mlp vss-l2 msc pixel-shuffle ldpv2 resampler state-query"
+        },
         "llm": {"vlm-llms": "mamba transformers"},
         "scan": {"vlm-connectors": "bsm csm"},
         "dataset": {"vlm-train": "llava parquet webdataset split"},

@@ -67,6 +67,13 @@ class ConnectorSuite:
             with pytest.raises(UserError, match=re.escape(refusal)):
                 connector(features)
 
+    @pytest.mark.parametrize(("h", "w"), [(4, 6), (8, 4)])
+    def test_token_grid_holds_every_token(self, connector: Connector, h: int, w: int) -> None:
+        """`token_grid` is None, or has as many rows and columns as there are tokens."""
+        if _refusal(connector, h, w) is None and (grid := connector.token_grid(h, w)) is not None:
+            rows, columns = grid
+            assert rows * columns == connector.num_tokens(h, w)
+
     def test_each_image_alone_equals_the_batch(self, connector: Connector) -> None:
         features = self.features()
         with torch.no_grad():

@@ -18,11 +18,15 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from vlm_core.errors import UserError
 from vlm_core.interfaces import Connector, Encoder
 from vlm_core.model import VLM
 from vlm_core.model_folder.weights import empty_parameters, load_part_weights, save_part, to_dtype
 from vlm_core.plugins.config import NO_WEIGHTS, EncoderConfig
 from vlm_core.testing import damaged_assets, frozen_modules, untrusted_files
+from vlm_core.views.image_processor import check_tiles, image_processor
+from vlm_core.views.image_views import ImageViews
+from vlm_core.views.rule import ViewRule
 
 
 class _Flatten(Connector):
@@ -31,6 +35,9 @@ class _Flatten(Connector):
     def num_tokens(self, h: int, w: int) -> int:
         return h * w
 
+    def token_grid(self, h: int, w: int) -> tuple[int, int]:
+        return h, w
+
     def forward(self, features: Tensor) -> Tensor:
         return features.flatten(1, 2)
 
@@ -38,6 +45,17 @@ class _Flatten(Connector):
 def _encode(encoder: Encoder, pixels: Tensor) -> Tensor:
     """The features of the encoder inside a `VLM`."""
     return VLM(encoder, _Flatten(), cast(Any, nn.Identity())).encode_images(pixels)
+
+
+def _noise(height: int, width: int) -> Image.Image:
+    values = torch.randint(0, 256, (height, width, 3), generator=torch.Generator().manual_seed(2))
+    return Image.fromarray(values.to(torch.uint8).numpy())
+
+
+def _pixels(image: Image.Image) -> Tensor:
+    """The pixels (3, height, width) of an RGB image in [0, 1], as they are."""
+    values = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    return values.view(image.height, image.width, 3).permute(2, 0, 1).float().div(255)
 
 
 class EncoderSuite:
@@ -88,6 +106,27 @@ class EncoderSuite:
     def test_transform_is_deterministic(self, encoder: Encoder) -> None:
         image = Image.radial_gradient("L").convert("RGB")
         assert torch.equal(encoder.transform(image), encoder.transform(image.copy()))
+
+    def test_tiles_meet_without_a_gap(self, encoder: Encoder) -> None:
+        """The four tiles of an image of twice `image_size` have its pixels, and the overview comes first.
+
+        An encoder that changes a tile, by cropping it, is refused in a spec with `views`.
+        """
+        height, width = encoder.image_size
+        image = _noise(2 * height, 2 * width)
+        if not torch.equal(encoder.transform(_noise(height, width)), _pixels(_noise(height, width))):
+            with pytest.raises(UserError, match=r"views\.tiles"):
+                check_tiles(encoder)
+            return
+        check_tiles(encoder)
+        views = image_processor(encoder, _Flatten(), ViewRule(((2, 2),), rows=True))(image)
+        assert isinstance(views, ImageViews)
+        assert views.pixels is not None
+        assert torch.equal(views.pixels[0], encoder.transform(image))
+        tiles = views.pixels[1:].view(2, 2, 3, height, width).permute(2, 0, 3, 1, 4)
+        assert torch.equal(tiles.reshape(3, 2 * height, 2 * width), _pixels(image))
+        assert views.order is not None
+        assert len(views.order) == 5 * _Flatten().num_tokens(*encoder.grid(height, width))
 
     def test_forward_agrees_with_dim_and_grid(self, encoder: Encoder, pixels: Tensor) -> None:
         features = encoder(pixels)

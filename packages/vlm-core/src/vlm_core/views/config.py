@@ -1,4 +1,4 @@
-"""The spec key `views`: tiles of an image, and how their tokens are arranged."""
+"""The spec key `views`: tiles of an image, how their tokens are arranged, and the frames of a video."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from vlm_core.io.sources import DEFAULT_SAMPLING, Sampling
 from vlm_core.plugins.config import StrictModel
 from vlm_core.views.rule import LLAVA_NEXT_GRIDS, ViewRule
+from vlm_core.views.video_config import VideoConfig
 
 MOST_TILES = 256
+_FEWEST = min(rows * columns for rows, columns in LLAVA_NEXT_GRIDS)
 Count = Annotated[int, Field(ge=1, le=MOST_TILES)]
 Grid = Annotated[list[Count], Field(min_length=2, max_length=2)]
 
@@ -22,16 +25,16 @@ class ViewsConfig(StrictModel):
         default="none",
         description="none: one view; anyres: LLaVA-NeXT's rule over `grid`; dynamic: InternVL's rule, also Nemotron's",
     )
-    min_tiles: Count | None = Field(default=None, description="dynamic: the fewest tiles; default 1")
-    max_tiles: Count | None = Field(
-        default=None, description="the most tiles: dynamic default 12; anyres leaves out grids with more"
-    )
     grid: list[Grid] | None = Field(
         default=None,
         min_length=1,
         description="anyres: the possible [rows, columns]; of equal ones the first is chosen; default LLaVA-1.6's",
     )
-    overview: bool | Literal["first", "last"] = Field(
+    min_tiles: Count | None = Field(default=None, description="dynamic: the fewest tiles; default 1")
+    max_tiles: Count | None = Field(
+        default=None, description="the most tiles: dynamic default 12; anyres leaves out grids with more"
+    )
+    overview: Literal[True, False, "first", "last"] = Field(
         default=True,
         description="the whole image as another view: true is first for anyres, last for dynamic",
     )
@@ -45,6 +48,9 @@ class ViewsConfig(StrictModel):
     )
     unpad: bool = Field(default=False, description="rows: leave out the tokens of padding")
     newline: bool = Field(default=False, description="rows: end each row with a learned embedding")
+    video: VideoConfig | None = Field(
+        default=None, description="which frames of a video are read; default: frames: 8. A frame has one view"
+    )
 
     @field_validator("min_tiles", "max_tiles", "grid")
     @classmethod
@@ -57,34 +63,42 @@ class ViewsConfig(StrictModel):
             raise ValueError(f"has no effect with tiles: {tiles}; it belongs to tiles: {' or '.join(rules)}")
         return value
 
-    @field_validator("max_tiles")
-    @classmethod
-    def _at_least_the_fewest(cls, value: int | None, info: ValidationInfo) -> int | None:
-        fewest = info.data.get("min_tiles")
-        if value is not None and fewest is not None and value < fewest:
-            raise ValueError(f"{value} is less than min_tiles {fewest}: no image would fit")
-        return value
-
     @field_validator("grid")
     @classmethod
-    def _possible(cls, value: list[list[int]] | None, info: ValidationInfo) -> list[list[int]] | None:
-        most = info.data.get("max_tiles")
+    def _possible(cls, value: list[list[int]] | None) -> list[list[int]] | None:
         for number, (rows, columns) in enumerate(value or []):
             if [rows, columns] in (value or [])[:number]:
                 raise ValueError(f"[{rows}, {columns}] is listed twice: no image would get the second")
-            if rows * columns > (most or MOST_TILES):
-                limit = f"max_tiles {most}" if most else f"the {MOST_TILES} that are possible"
+            if rows * columns > MOST_TILES:
                 raise ValueError(
-                    f"no image fits [{rows}, {columns}]: {rows * columns} tiles, more than {limit}"
+                    f"[{rows}, {columns}]: {rows * columns} tiles; at most {MOST_TILES} are possible"
                 )
         return value
 
-    @field_validator("pad", "unpad", "newline")
+    @field_validator("max_tiles")
+    @classmethod
+    def _leaves_some(cls, value: int | None, info: ValidationInfo) -> int | None:
+        fewest, grids = info.data.get("min_tiles"), info.data.get("grid")
+        if value is None:
+            return None
+        if fewest is not None and value < fewest:
+            raise ValueError(f"{value} is less than min_tiles {fewest}: no image would fit")
+        for rows, columns in grids or []:
+            if rows * columns > value:
+                raise ValueError(
+                    f"no image fits [{rows}, {columns}] of grid, {rows * columns} tiles, within {value}"
+                )
+        if grids is None and info.data.get("tiles") == "anyres" and value < _FEWEST:
+            raise ValueError(f"no grid of LLaVA-1.6 has {value} tile: at least {_FEWEST}, or name a grid")
+        return value
+
+    @field_validator("overview", "pad", "arrangement", "unpad", "newline")
     @classmethod
     def _with_tiles(cls, value: object, info: ValidationInfo) -> object:
-        if value and info.data.get("tiles") == "none":
+        default = cls.model_fields[str(info.field_name)].default
+        if value != default and info.data.get("tiles") == "none":
             raise ValueError("has no effect with tiles: none")
-        if value and info.field_name != "pad" and info.data.get("arrangement") == "tiles":
+        if value is True and info.field_name != "overview" and info.data.get("arrangement") == "tiles":
             raise ValueError("needs arrangement: rows")
         if value and info.field_name == "unpad" and cls._padding(info.data) == "none":
             raise ValueError("nothing is padded with pad: none")
@@ -94,6 +108,10 @@ class ViewsConfig(StrictModel):
     def _padding(data: Mapping[str, Any]) -> Literal["black", "mean", "none"]:
         return data.get("pad") or ("black" if data.get("tiles") == "anyres" else "none")
 
+    def sampling(self) -> Sampling:
+        """The frames that are read of a video without a sampling of its own."""
+        return DEFAULT_SAMPLING if self.video is None else self.video.sampling()
+
     def rule(self) -> ViewRule | None:
         """The rule as plain values; None for one view."""
         if self.tiles == "none":
@@ -101,15 +119,13 @@ class ViewsConfig(StrictModel):
         anyres = self.tiles == "anyres"
         grids = tuple((rows, columns) for rows, columns in self.grid or LLAVA_NEXT_GRIDS)
         grids = tuple(grid for grid in grids if grid[0] * grid[1] <= (self.max_tiles or MOST_TILES))
-        overview = self.overview
-        if isinstance(overview, bool):
-            overview = ("first" if anyres else "last") if overview else None
+        usual: Literal["first", "last"] = "first" if anyres else "last"
         return ViewRule(
             grids=grids if anyres else None,
             tiles=(1, 12)
             if anyres
             else (self.min_tiles or 1, self.max_tiles or max(12, self.min_tiles or 1)),
-            overview=overview,
+            overview={True: usual, False: None}.get(self.overview, self.overview),  # pyright: ignore
             pad=self._padding(self.__dict__),
             rows=self.arrangement == "rows",
             unpad=self.unpad,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -89,7 +90,22 @@ class ViewLayout:
         return height * rows / tall, width * columns / wide
 
 
-def too_many_views(layouts: Sequence[ViewLayout], length: int, limit: int) -> str | None:
+class PlainLayout(NamedTuple):
+    """Views of `tokens` tokens each that stay in their order: the one of an image without tiles, frames of a video."""
+
+    views: int
+    tokens: int
+
+    @property
+    def positions(self) -> int:
+        """Number of positions in the sequence."""
+        return self.views * self.tokens
+
+
+Layout = ViewLayout | PlainLayout
+
+
+def too_many_views(layouts: Sequence[Layout], length: int, limit: int) -> str | None:
     """A message about a sample of `length` positions whose images have these views; None if none has several.
 
     `5 views of 729 and 300 tokens are 3,945; max_length is 2,048`.

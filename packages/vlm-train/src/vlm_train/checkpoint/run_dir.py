@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,11 @@ def is_own(name: str) -> bool:
     """Whether a run writes a file or folder of this name into its folder, temporary ones and its output included."""
     temporary = _TEMPORARY.fullmatch(name)
     return (temporary[1] if temporary else name) in OWN or _OUTPUT.fullmatch(name) is not None
+
+
+def _by_model(record: Mapping[str, Any]) -> bool:
+    """Whether a model gave an evaluation's answers: then it records their longest length."""
+    return "max_new_tokens" in record.get("of", {})
 
 
 def _release_in_child(reference: ReferenceType[RunDir]) -> None:
@@ -205,10 +210,19 @@ class RunDir:
 
     def evaluation(self, name: str) -> dict[str, Any] | None:
         """The record of a finished evaluation; None if there is none, or, with a warning, if it can't be read."""
+        stored = name if self._has_evaluation(name) else _EARLIER_NAMES.get(name, name)
+        record = self._record(stored)
+        if record and stored in _EARLIER_NAMES.values() and _by_model(record) != (stored == name):
+            return None  # earlier versions gave another evaluation this name
+        return record
+
+    def _has_evaluation(self, name: str) -> bool:
+        return self.inside(f"{EVALUATIONS}/{self._evaluation(name).name}") is not None
+
+    def _record(self, name: str) -> dict[str, Any] | None:
+        if not self._has_evaluation(name):
+            return None
         path = self._evaluation(name)
-        if self.inside(f"{EVALUATIONS}/{path.name}") is None:
-            earlier = _EARLIER_NAMES.get(name)
-            return self.evaluation(earlier) if earlier else None
         try:
             record = verified(read_text(path), path)
             Evaluation.model_validate(record)

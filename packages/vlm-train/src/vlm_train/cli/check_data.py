@@ -17,8 +17,10 @@ from vlm_core.diagnose.model_summary import build_on_meta
 from vlm_core.errors import BadSample
 from vlm_core.io import digests
 from vlm_core.io.atomic import write_file
+from vlm_core.io.sources import VideoSource
 from vlm_core.rows import Row
 from vlm_core.spec.spec import Spec
+from vlm_core.views.video_views import missing_frames
 from vlm_train.config.template_checks import check_templates
 from vlm_train.config.train import Stage, TrainConfig
 from vlm_train.data.dataset import TOO_LONG, DroppedSample, SampleProcessor, sample_processor
@@ -26,28 +28,35 @@ from vlm_train.data.mixture import joined
 from vlm_train.data.row_check import RowCheck
 from vlm_train.engine.bad_samples import allowance, missing_lines
 
-_UNDECODABLE = ("damaged", "empty", "not-an-image", "truncated")
-"""Reasons of image files that an interrupted download or extraction leaves."""
+_UNDECODABLE = ("damaged", "empty", "not-a-video", "not-an-image", "no-frames", "truncated")
+"""Reasons of image and video files that an interrupted download or extraction leaves."""
 _INCOMPLETE = "an interrupted download or extraction leaves such files: get the archive of this folder again"
 
 
 @dataclass(frozen=True)
 class SampleStats:
-    """Counts of one usable row: tokens before and after truncation, target tokens, images, and views of each image."""
+    """Counts of one usable row: tokens before and after truncation, target tokens, images, and views of each image.
+
+    `missing_frames` are the missing or damaged frames of each video that has some.
+    """
 
     tokens: int
     truncated: int
     targets: int
     images: int
     views: tuple[int, ...] = ()
+    missing_frames: tuple[int, ...] = ()
 
 
 def sample_stats(processor: SampleProcessor, row: Row) -> SampleStats:
     """Read a row and return its counts alone: worker processes send no pixels."""
-    example, layouts = processor.untruncated(row), processor.layouts(row)
+    with missing_frames() as missing:
+        example = processor.untruncated(row)
+    layouts = processor.layouts(row)
     sample = processor.truncated(example.sample, layouts)
     views = tuple(layout.views for layout in layouts)
-    return SampleStats(len(example.sample), len(sample), sum(sample.loss_mask), len(example.images), views)
+    targets, images = sum(sample.loss_mask), len(example.images)
+    return SampleStats(len(example.sample), len(sample), targets, images, views, tuple(missing))
 
 
 @dataclass
@@ -89,7 +98,9 @@ class DataCheck(RowCheck[SampleStats]):
         truncated = sum(s.truncated < s.tokens for s in usable)
         none, several = sum(s.images == 0 for s in usable), sum(s.images > 1 for s in usable)
         views = [count for s in usable for count in s.views]
+        frames = [count for s in usable for count in s.missing_frames]
         return [
+            *([f"  missing or damaged frames: {sum(frames)}, in {len(frames)} videos"] if frames else []),
             *([_views_line(views)] if views else []),
             f"  images: {sum(s.images for s in usable)}; rows without: {none}, with several: {several}",
             f"  tokens per row: {min(tokens)} to {max(tokens)}, median {median(tokens):.0f}; "
@@ -112,8 +123,9 @@ def _folder(rows: Sequence[Row], index: int) -> str:
     """The folder of a row's first image; for a row that can't be read or has images in another file: "the data"."""
     with suppress(BadSample):
         for image in rows[index]["image"]:
-            if isinstance(image, str | Path):
-                return os.path.dirname(image)
+            file = image.file if isinstance(image, VideoSource) else image
+            if isinstance(file, str | Path):
+                return os.path.dirname(file)
     return "the data"
 
 

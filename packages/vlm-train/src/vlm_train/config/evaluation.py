@@ -21,6 +21,11 @@ class HeldOutQA(StrictModel):
         default=None,
         description="evenly spaced rows to ask after each stage but the last; default: all",
     )
+    baselines: list[Literal["images reordered", "last image only", "question alone"]] = Field(
+        default=[],
+        description="further controls after the last stage: the row's images in another order, its last image alone, "
+        "no image",
+    )
     batch_size: PositiveInt = Field(default=64, description="questions per batch")
     max_new_tokens: PositiveInt = Field(default=16, le=4096, description="longest answer in tokens")
 

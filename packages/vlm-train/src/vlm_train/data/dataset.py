@@ -12,13 +12,15 @@ from vlm_core.errors import BadSample, UserError, choices
 from vlm_core.interfaces import Tokenizer
 from vlm_core.io.files import io_retries
 from vlm_core.io.images import ImageSource, each_image, load_image, upright_size
+from vlm_core.io.sources import VideoSource
 from vlm_core.model import VLM
 from vlm_core.rows import ROW_KEYS
 from vlm_core.spec.spec import Spec
 from vlm_core.text.render import IMAGE, Message, Part, TokenizedConversation, TooLong, render
 from vlm_core.text.template import AnyTemplate
 from vlm_core.views.image_views import ImageInput
-from vlm_core.views.layout import ViewLayout, too_many_views
+from vlm_core.views.layout import Layout, PlainLayout, ViewLayout, too_many_views
+from vlm_core.views.video_views import VideoProcessor
 from vlm_train.config.train import Stage, TrainConfig
 from vlm_train.data.conversation.llava_schema import PLACEHOLDER
 
@@ -63,11 +65,14 @@ class SampleProcessor:
     template: AnyTemplate
     loss_on: Literal["answers", "all"]
     max_length: int
+    video: VideoProcessor
     features: Callable[[Any], ImageInput] | None = None
     layout: Callable[[tuple[int, int]], ViewLayout] | None = None
 
     def pixels(self, source: ImageSource) -> ImageInput:
-        """An image as the model takes it."""
+        """An image or video as the model takes it."""
+        if isinstance(source, VideoSource):
+            return self.video(source)
         return self.transform(load_image(source))
 
     def images(self, row: dict[str, Any]) -> list[ImageInput]:
@@ -81,27 +86,32 @@ class SampleProcessor:
 
     def read(self, row: dict[str, Any]) -> Example:
         """Raises `BadSample` for a bad image and `TooLong` for a row that doesn't fit."""
-        if self.layout is None:
+        if not (layouts := self.layouts(row)):
             example = self.untruncated(row)
             return Example(example.sample.truncated(self.max_length), example.images)
-        sample = self.sample(row)
-        images = self.images(row)
-        return Example(sample, images)
+        sample = self._sample(row, layouts)
+        return Example(sample, self.images(row))
 
     def sample(self, row: dict[str, Any]) -> TokenizedConversation:
-        """The tokens of `read`. With `layout` nothing is decoded: only headers of images are read."""
-        if self.layout is None:
-            return self.read(row).sample
+        """The tokens of `read`. With `layout`, and of videos, nothing is decoded: only headers are read."""
         layouts = self.layouts(row)
+        return self._sample(row, layouts) if layouts else self.read(row).sample
+
+    def _sample(self, row: dict[str, Any], layouts: Sequence[Layout]) -> TokenizedConversation:
         return self.truncated(self._rendered(row, [one.positions for one in layouts]), layouts)
 
-    def layouts(self, row: dict[str, Any]) -> list[ViewLayout]:
-        """The views of the row's images, from their headers; empty if every image has one view."""
-        if (layout := self.layout) is None:
+    def layouts(self, row: dict[str, Any]) -> Sequence[Layout]:
+        """The views of the row's images and videos, from their headers; empty if each image has one view."""
+        if self.layout is None and not any(isinstance(source, VideoSource) for source in row["image"]):
             return []
-        return each_image(row["image"], lambda source: layout(upright_size(source)))
+        return each_image(row["image"], self._layout)
 
-    def truncated(self, whole: TokenizedConversation, layouts: Sequence[ViewLayout]) -> TokenizedConversation:
+    def _layout(self, source: ImageSource) -> Layout:
+        if isinstance(source, VideoSource):
+            return self.video.layout(source)
+        return PlainLayout(1, self.video.tokens) if self.layout is None else self.layout(upright_size(source))
+
+    def truncated(self, whole: TokenizedConversation, layouts: Sequence[Layout]) -> TokenizedConversation:
         """The first `max_length` positions of a row; `TooLong` counts the views of its images."""
         try:
             return whole.truncated(self.max_length)
@@ -132,6 +142,7 @@ def sample_processor(
         (stage and stage.template) or spec.template,
         stage.loss_on if stage else "answers",
         train.max_length,
+        model.video_processor,
         layout=None if processor.rule is None else processor.layout,
     )
 

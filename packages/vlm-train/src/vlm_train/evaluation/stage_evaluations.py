@@ -63,10 +63,12 @@ class Evaluations:
             self._ask(name, rows, model, processor(), {})
 
     def controls(self, model: VLM, processor: Callable[[], SampleProcessor]) -> None:
-        """Evaluate with shuffled images, and the most frequent training answer to each question."""
-        if not self.done(IMAGES_SHUFFLED):
-            rows, dropped = controls.with_other_images(self.rows, self.eval_rows.contents)
-            self._ask(IMAGES_SHUFFLED, rows, model, processor(), dropped)
+        """Evaluate with shuffled images, `held_out_qa.baselines`, and the most frequent training answers."""
+        assert self.train.held_out_qa
+        for name, change in controls.CHANGES.items():
+            if name in (IMAGES_SHUFFLED, *self.train.held_out_qa.baselines) and not self.done(name):
+                rows, dropped = change(self.rows, self.eval_rows.contents)
+                self._ask(name, rows, model, processor(), dropped)
         if not self.done(MAJORITY_ANSWER):
             details: dict[str, Any] = {"overlap": self.eval_rows.counts}
             if self.accelerator.is_main_process:

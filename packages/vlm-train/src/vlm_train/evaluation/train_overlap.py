@@ -55,10 +55,12 @@ class Overlap:
     def __init__(self, rows: Sequence[Row], contents: Contents, *, every: bool = False) -> None:
         self.contents: dict[str, ImageContent | None] = {**contents}
         self.indices: dict[Text, dict[ImageKey, set[int]]] = defaultdict(lambda: defaultdict(set))
+        self.image_counts: dict[Text, set[int]] = defaultdict(set)
         for index, row in enumerate(rows):
             questions = list(texts(row))
             for text in questions if every else questions[-1:]:
                 self.indices[text][image_key(row, contents)].add(index)
+                self.image_counts[text].add(len(row["image"]))
         self.sides = {content.sides for content in contents.values()}
         self.count = len(rows)
 
@@ -77,14 +79,14 @@ class Overlap:
         return set().union(*gather_object([overlap]))
 
     def _matches(self, row: Row) -> set[int]:
-        candidates = [self.indices[text] for text in texts(row) if text in self.indices]
-        if not any(len(key) == len(row["image"]) for keys in candidates for key in keys):
+        asked = [text for text in texts(row) if len(row["image"]) in self.image_counts.get(text, ())]
+        if not asked:
             return set()
         contents = [self._content(image) for image in row["image"]]
         key = tuple(content for content in contents if content is not None)
         if len(key) < len(contents):
             return set()
-        return set().union(*(keys.get(key, set()) for keys in candidates))
+        return set().union(*(self.indices[text].get(key, set()) for text in asked))
 
     def _content(self, image: ImageSource) -> ImageContent | None:
         name = image_name(image)

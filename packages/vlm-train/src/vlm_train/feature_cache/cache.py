@@ -88,10 +88,10 @@ class Features:
         message = self._on_main(lambda: self._check_room(store, len(locations), len(missing)))
         if locations:
             log_on_main(self.accelerator, message)
-        images = UncachedImages(rows, missing, self.model.image_processor)
+        images = UncachedImages(rows, missing, self.model.image_processor, self.model.video_processor)
         self._on_all(lambda: self._fill(store, images))
         store.refresh()
-        cached = CachedFeatures(store, self.model.image_processor)
+        cached = CachedFeatures(store, self.model.image_processor, self.model.video_processor)
         return replace(processor, features=cached, image_tokens=self.model.feature_tokens)
 
     def _drop_damaged(self, store: FeatureStore, keys: Sequence[bytes]) -> None:
@@ -168,7 +168,7 @@ class Features:
         def work() -> None:
             share = self._share(indices)
             loader = DataLoader(
-                Examples(rows, ImageKeys(self.model.image_processor)),
+                Examples(rows, ImageKeys(self.model.image_processor, self.model.video_processor)),
                 batch_size=64,
                 sampler=share,
                 num_workers=self.workers,

@@ -11,10 +11,12 @@ from torch.utils.data import Dataset
 
 from vlm_core.errors import BadSample, UserError
 from vlm_core.io.images import ImageSource, decode_image, image_bytes, image_name, size_of
+from vlm_core.io.sources import VideoSource
 from vlm_core.rows import Row
 from vlm_core.views.image_processor import ImageProcessor
-from vlm_core.views.image_views import ImageInput
-from vlm_train.feature_cache.fingerprint import image_key, view_keys
+from vlm_core.views.image_views import ImageInput, ImageViews
+from vlm_core.views.video_views import VideoProcessor
+from vlm_train.feature_cache.fingerprint import frame_keys, image_key, view_keys
 from vlm_train.feature_cache.store import FeatureStore
 
 ImageLocation = tuple[int, int, int]
@@ -27,12 +29,15 @@ class CachedFeatures:
 
     store: FeatureStore
     processor: ImageProcessor
+    video: VideoProcessor
 
     def __call__(self, source: ImageSource) -> ImageInput:
-        """Its features (H, W, D), or those of its views.
+        """Its features (H, W, D), or those of its views or frames.
 
         Raises `BadSample` for an invalid image, and `UserError` for a file that has changed.
         """
+        if isinstance(source, VideoSource):
+            return self._frames(source)
         data, name = image_bytes(source), image_name(source)
         if self.processor.rule is None:
             return self._get(image_key(data), data, name)
@@ -40,14 +45,25 @@ class CachedFeatures:
         views = [self._get(key, data, name) for key in view_keys(data, layout)]
         return self.processor.arranged(layout, features=torch.stack(views))
 
+    def _frames(self, source: VideoSource) -> ImageViews:
+        features = [self.store.get(key) for key in frame_keys(source, self.video)]
+        found = [frame for frame in features if frame is not None]
+        if len(found) < len(features):
+            self.video(source)
+            raise _changed(source.name)
+        return ImageViews(features=torch.stack(found))
+
     def _get(self, key: bytes, data: bytes, name: str) -> Tensor:
         features = self.store.get(key)
         if features is None:
             decode_image(data, name)
-            raise UserError(
-                f"{name}: has changed since its features were computed; run the command again to recompute them"
-            )
+            raise _changed(name)
         return features
+
+
+def _changed(name: str) -> UserError:
+    text = "has changed since its features were computed; run the command again to recompute them"
+    return UserError(f"{name}: {text}")
 
 
 @dataclass
@@ -55,6 +71,7 @@ class ImageKeys:
     """Returns the keys of the views of a row's images; each process reads each file once."""
 
     processor: ImageProcessor
+    video: VideoProcessor
     keys: dict[str, list[bytes]] = field(default_factory=dict)
 
     def __call__(self, row: Row) -> list[list[bytes]]:
@@ -62,7 +79,9 @@ class ImageKeys:
 
     def _keys(self, source: ImageSource) -> list[bytes]:
         name = image_name(source)
-        if name not in self.keys:
+        if name not in self.keys and isinstance(source, VideoSource):
+            self.keys[name] = frame_keys(source, self.video)
+        elif name not in self.keys:
             data = image_bytes(source)
             plain = self.processor.rule is None
             layout = None if plain else self.processor.layout(size_of(data, name))
@@ -71,15 +90,19 @@ class ImageKeys:
 
 
 class UncachedImages(Dataset[list[tuple[bytes, Tensor]]]):
-    """Images without cached features as (key, pixels) of their missing views.
+    """Images without cached features as (key, pixels) of their missing views; a video's views are its frames.
 
     The list is empty for an unreadable image, which training reports.
     """
 
     def __init__(
-        self, rows: Sequence[Row], missing: Sequence[ImageLocation], processor: ImageProcessor
+        self,
+        rows: Sequence[Row],
+        missing: Sequence[ImageLocation],
+        processor: ImageProcessor,
+        video: VideoProcessor,
     ) -> None:
-        self.rows, self.processor = rows, processor
+        self.rows, self.processor, self.video = rows, processor, video
         self.views: dict[tuple[int, int], list[int]] = {}
         for row, number, view in missing:
             self.views.setdefault((row, number), []).append(view)
@@ -92,6 +115,8 @@ class UncachedImages(Dataset[list[tuple[bytes, Tensor]]]):
         row, number = self.locations[index]
         try:
             source = self.rows[row]["image"][number]
+            if isinstance(source, VideoSource):
+                return self._frames(source, self.views[row, number])
             data = image_bytes(source)
             image = decode_image(data, image_name(source))
         except BadSample:
@@ -103,3 +128,7 @@ class UncachedImages(Dataset[list[tuple[bytes, Tensor]]]):
         return list(
             zip([keys[view] for view in views], self.processor.views(image, layout, views), strict=True)
         )
+
+    def _frames(self, source: VideoSource, numbers: Sequence[int]) -> list[tuple[bytes, Tensor]]:
+        frames, keys = self.video(source).values, frame_keys(source, self.video)
+        return [(keys[number], frames[number]) for number in numbers]

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from vlm_core.interfaces import Encoder
 from vlm_core.io.images import decode_image
+from vlm_core.io.sources import VideoSource, file_digest
 from vlm_core.views.layout import ViewLayout
+from vlm_core.views.video_views import VideoProcessor
 from vlm_train.feature_cache.store import KEY_BYTES, RECORD_VERSION
 
 
@@ -36,6 +38,15 @@ def view_keys(data: bytes, layout: ViewLayout) -> list[bytes]:
     if layout.overview is not None:
         tiles.insert(layout.overview, whole)
     return tiles
+
+
+def frame_keys(source: VideoSource, video: VideoProcessor) -> list[bytes]:
+    """The keys of a video's frames: a digest of its file, of how it is sampled, and the number of the frame."""
+    whole = f"{file_digest(source.file)}, {video.sampling_of(source)}"
+    return [
+        hashlib.blake2b(f"{whole}, frame {number}".encode(), digest_size=KEY_BYTES).digest()
+        for number in range(video.layout(source).views)
+    ]
 
 
 def sample_picture() -> bytes:

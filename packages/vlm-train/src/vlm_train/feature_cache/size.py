@@ -31,4 +31,5 @@ def estimate_cache_size(model: VLM, train: TrainConfig, stage: Stage, rows: Conc
     count, entry = views * int(images.sum()), math.prod(shape_of(model)) * getattr(torch, dtype).itemsize
     things = "images" if model.views is None else "views of images"
     text = f"features for {stage.name}: at most {count} {things} of {size(entry)}, {size(count * entry)}"
+    text += "; a video counts as one, but has features of each frame"
     return text if count else None

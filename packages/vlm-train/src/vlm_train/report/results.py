@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from vlm_core.errors import UserError
-from vlm_core.evaluation.baselines import IMAGES_SHUFFLED, MAJORITY_ANSWER
+from vlm_core.evaluation.baselines import MAJORITY_ANSWER
 from vlm_core.io.images import load_image
 from vlm_core.markup import markdown
 from vlm_core.rows import Row
 from vlm_train.checkpoint.run_dir import EVALS, RESULTS, RunDir
+from vlm_train.evaluation.controls import CHANGES
 from vlm_train.evaluation.held_out_answers import ALL, Answer, question
 from vlm_train.report import benchmark_table
 from vlm_train.report.plot_fonts import Lettering, drawing, save
@@ -24,7 +25,7 @@ NOTHING = "–"
 def of(run: RunDir, stages: Iterable[str]) -> Results:
     """(name, record) of a run's evaluations: after each stage, then the controls."""
     after = [f"after {stage}{kind}" for stage in stages for kind in ("", ", average")]
-    names = [*after, IMAGES_SHUFFLED, MAJORITY_ANSWER]
+    names = [*after, *CHANGES, MAJORITY_ANSWER]
     return [(name, record) for name in names if (record := run.evaluation(name))]
 
 

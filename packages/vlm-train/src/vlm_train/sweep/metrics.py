@@ -8,6 +8,7 @@ from typing import Literal
 
 from vlm_core.evaluation.baselines import IMAGES_SHUFFLED, MAJORITY_ANSWER
 from vlm_train.checkpoint.run_dir import EVALS, RunDir
+from vlm_train.evaluation.controls import CHANGES
 from vlm_train.evaluation.held_out_answers import ALL
 from vlm_train.report import benchmark_table
 from vlm_train.report.benchmark_table import Record
@@ -58,7 +59,7 @@ class Measures:
 
 def measures(run: RunDir, last_stage: str) -> Measures:
     """The figures of a finished run after its last stage."""
-    names = (f"after {last_stage}", IMAGES_SHUFFLED, MAJORITY_ANSWER)
+    names = (f"after {last_stage}", *CHANGES, MAJORITY_ANSWER)
     records = [(name, record) for name in names if (record := run.evaluation(name))]
     figures = {column: figure for name, record in records for column, figure in _accuracies(name, record)}
     accuracy = metric(record.get("overlap") for _, record in records) if records else ""
@@ -70,7 +71,7 @@ def measures(run: RunDir, last_stage: str) -> Measures:
 
 
 def _accuracies(name: str, record: Record) -> Iterator[tuple[Column, Figure]]:
-    control = name in (IMAGES_SHUFFLED, MAJORITY_ANSWER)
+    control = name in (*CHANGES, MAJORITY_ANSWER)
     for category, value in record["accuracy"].items():
         figure = Figure(value, record.get("questions", 0), record.get("questions", 0))
         if control and category == ALL:

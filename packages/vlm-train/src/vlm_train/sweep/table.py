@@ -24,8 +24,8 @@ LEGEND = (
     "*connector*: its parameters."
 )
 CONTROLS = (
-    "*images shuffled*: questions about an image, asked about another one; *majority answer*: the answer most frequent "
-    "in training for that question."
+    "*images shuffled*: questions about an image, asked about another one; *images reordered*: about the row's own in "
+    "another order; *majority answer*: the answer most frequent in training for that question."
 )
 
 

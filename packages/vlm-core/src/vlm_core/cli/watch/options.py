@@ -93,8 +93,9 @@ def check_watch(args: argparse.Namespace) -> FrameSource[Any] | None:
             if getattr(args, name) is not None:
                 raise UserError(f"--{name.replace('_', '-')} is for --watch")
         return None
-    if args.image:
-        raise UserError("--image: with --watch all images come from the stream")
+    for name in ("image", "video"):
+        if getattr(args, name):
+            raise UserError(f"--{name}: with --watch all images come from the stream")
     for name in ("save", "resume", "state_cache"):
         if getattr(args, name):
             raise UserError(f"--{name.replace('_', '-')}: it is for conversations, not for --watch")

@@ -30,6 +30,8 @@ class FrameLimit(UserError):
 class Watcher:
     """Reads frames into a session's state; each is a turn's next image. Iterating reads one frame a step -> its time.
 
+    A PIL image is one view, as a frame of a video is, also if the model cuts images into tiles.
+
     Time and memory a frame are constant if the model's state has a constant size; if it grows, as a Transformer's does,
     a warning says by how much, and `max_frames` limits it. `keep` says which states are kept for `at`.
     """
@@ -125,10 +127,10 @@ class Watcher:
         return self._between
 
     def _tell_growth(self, nbytes: int) -> None:
-        limit = "without limit; max_frames would limit it"
+        limit = "max_frames would limit it"
         if self.max_frames is not None:
-            limit = f"up to {size(nbytes * self.max_frames)} for {self.max_frames} frames"
-        log.warning("this model's state grows by %s with each frame, %s", size(nbytes), limit)
+            limit = f"{self.max_frames} frames may take {size(nbytes * self.max_frames)}"
+        log.warning("this model's state grows with the frames, by %s with the second one; %s", size(nbytes), limit)
 
     @property
     def nbytes(self) -> int:

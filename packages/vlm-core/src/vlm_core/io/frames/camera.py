@@ -12,6 +12,7 @@ from PIL import Image
 
 from vlm_core.errors import UserError, one_line
 from vlm_core.io.frames.source import FrameSource
+from vlm_core.io.video.container import INSTALL
 
 
 def is_device(path: Path) -> bool:
@@ -27,9 +28,9 @@ def camera_frames(path: Path) -> FrameSource[Any]:
     if sys.platform != "linux":
         raise UserError(f"{path}: cameras are read on Linux only (V4L2)")
     try:
-        import av  # pyright: ignore[reportMissingImports]
+        import av
     except ImportError:
-        raise UserError(f"{path}: reading a camera needs PyAV: pip install av") from None
+        raise UserError(f"{path}: reading a camera needs PyAV: {INSTALL}") from None
     try:
         container = av.open(str(path), format="v4l2")
     except (OSError, ValueError) as error:

@@ -5,18 +5,26 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from vlm_core.errors import BadSample, UserError
-from vlm_core.io.files import read_bytes
+from vlm_core.io.files import open_regular, read_bytes
 from vlm_core.io.frames.source import FrameSource, decoded
 from vlm_core.io.image_folder import EXTENSIONS
 from vlm_core.io.images import animation_frames, load_image
+from vlm_core.io.video import every_frame, upright
+from vlm_core.io.video_signatures import HEAD, container_of
+
+if TYPE_CHECKING:
+    from av.video.frame import VideoFrame
 
 
-def file_frames(path: Path, rate: float | None = None) -> FrameSource[Image.Image] | FrameSource[Path]:
-    """The frames of a folder of images, `rate` (default 1) a second, or of an animated GIF, PNG or WebP.
+def file_frames(
+    path: Path, rate: float | None = None
+) -> FrameSource[Image.Image] | FrameSource[Path] | FrameSource[VideoFrame]:
+    """The frames of a folder of images, `rate` (default 1) a second, of a video, or of an animated GIF, PNG or WebP.
 
     Raises `UserError` for anything else, and for `rate` with a file, which has times of its own.
     """
@@ -24,6 +32,10 @@ def file_frames(path: Path, rate: float | None = None) -> FrameSource[Image.Imag
         return FrameSource(str(path), _folder_frames(path, rate or 1.0), load_image)
     if rate is not None:
         raise UserError(f"{path}: this file has times of its own; --rate is for folders and standard input")
+    with open_regular(path) as file:
+        is_video = container_of(file.read(HEAD)) is not None
+    if is_video:
+        return FrameSource(str(path), every_frame(path), upright)
     return FrameSource(str(path), _animation(path), decoded)
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from vlm_core.errors import BadSample
 from vlm_core.io.image_formats import gif, jpeg, png, tiff, uncompressed, webp
 from vlm_core.io.image_formats.limits import VARIANT
+from vlm_core.io.video_signatures import HEAD, container_of
 
 MEGA = 10**6
 
@@ -95,7 +96,10 @@ def format_of(data: bytes) -> str | None:
     if data[4:8] == b"ftyp":
         if b"avif" in data[8:12] or b"avis" in data[8:12] or data[8:12] in (b"mif1", b"msf1"):
             return "AVIF"
-        return _refuse("not-an-image", "HEIC, or video,")
+        if data[8:11] == b"hei" or data[8:11] == b"hev":
+            return _refuse("not-an-image", "HEIC")
+    if video := container_of(data[:HEAD]):
+        raise BadSample("not-an-image", f"a video ({video}), not an image; give it under 'video'")
     if data.startswith(_PLAIN_TEXT) and data[2:3].isspace():
         return _refuse(VARIANT, "PBM, PGM or PPM written as text (P1, P2, P3)")
     for signature, name in _NOT_READ.items():

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from vlm_core.errors import BadSample
 from vlm_train.config.unknown_keys import check_unread, is_empty
-from vlm_train.data.conversation.image_values import INSIDE, LOCATIONS, image_value
+from vlm_train.data.conversation.image_values import INSIDE, LOCATIONS, VIDEO_LOCATIONS, image_value
+from vlm_train.data.conversation.video_values import SAMPLING, video_value
 
 SPEAKERS = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt", "system": "system"}
 PART_TYPES = {
@@ -17,16 +18,23 @@ PART_TYPES = {
     "image": "image",
     "image_url": "image",
     "input_image": "image",
+    "video": "video",
+    "video_url": "video",
+    "input_video": "video",
 }
 _LOSS = ("loss", "loss_scale", "weight", "train")
 _PART_EXTRAS = frozenset(("type", "index", "detail", "cache_control", "media_type", "mime_type"))
 
 
 class ImagePart(NamedTuple):
-    """An image in a message: `value`, or with None the row's image `number`, or with None the row's next image."""
+    """An image in a message: `value`, or with None the row's image `number`, or with None the row's next image.
+
+    With `video` it is a video; the row's images and videos are counted apart.
+    """
 
     value: Any
     number: int | None = None
+    video: bool = False
 
 
 Content = list[str | ImagePart]
@@ -133,23 +141,49 @@ def _read_part(part: Any, where: str) -> str | ImagePart:
         if not isinstance(part.get("text"), str):
             raise BadSample("schema", f"{where}: expected text, got {part.get('text')!r:.60}")
         return part["text"]
-    payload = {key: filled[key] for key in (*INSIDE, *LOCATIONS) if key in filled}
-    _check_keys(filled, payload, where)
+    is_video = kind == "video"
+    locations = VIDEO_LOCATIONS if is_video else LOCATIONS
+    payload = {key: filled[key] for key in (*INSIDE, *locations) if key in filled}
+    sampling = {key: filled[key] for key in SAMPLING if is_video and key in filled}
+    _check_keys(filled, {*payload, *sampling}, where)
     index = filled.get("index")
     if index is not None and (isinstance(index, bool) or not isinstance(index, int) or index < 0):
         raise BadSample("schema", f"{where}: index must be a number from 0, got {index!r:.40}")
+    if is_video:
+        return _video_part(payload, sampling, index, where)
     value = image_value(payload, where)
     if payload and value is None:  # else it would count as a placeholder of another image
         raise BadSample("schema", f"{where}: no image in {payload!r:.80}")
     return ImagePart(value, None if payload else index)
 
 
+def _video_part(
+    payload: Mapping[str, Any], sampling: Mapping[str, Any], index: int | None, where: str
+) -> ImagePart:
+    if not payload and sampling:
+        raise BadSample(
+            "schema", f"{where}: {next(iter(sampling))} of a video that the row names; give it there"
+        )
+    if not payload:
+        return ImagePart(None, index, video=True)
+    video = video_value({**payload, **sampling}, where)
+    if isinstance(video.value, list):
+        raise BadSample(
+            "schema", f"{where}: a video as a list of frames is not read; give the frames as images"
+        )
+    if video.value is None:
+        raise BadSample("schema", f"{where}: no video in {payload!r:.80}")
+    return ImagePart(video, video=True)
+
+
 def _kind_of(part: Mapping[str, Any], filled: Mapping[str, Any], where: str) -> str:
-    """`text` or `image`; for a part without a type, inferred from its keys."""
+    """`text`, `image` or `video`; for a part without a type, inferred from its keys."""
     named = filled.get("type")
     if named is None:
         if "text" in filled or isinstance(part.get("text"), str):
             return "text"
+        if "video" in filled or "video_url" in filled:
+            return "video"
         if any(key in filled for key in (*INSIDE, *LOCATIONS)):
             return "image"
         keys = ", ".join(map(str, filled)) or "none"

@@ -15,12 +15,13 @@ from vlm_core.errors import BadSample, UserError, choices
 from vlm_train.config.unknown_keys import check_unread, is_empty, must_be_looked_at, suggests_content
 from vlm_train.data.conversation.chat_turns import Dialogue, Turn, read_turns
 from vlm_train.data.conversation.image_placement import ImagePlacement
-from vlm_train.data.conversation.image_values import image_value
+from vlm_train.data.conversation.image_values import filled_values, image_value
 from vlm_train.data.conversation.llava_schema import check_text
+from vlm_train.data.conversation.video_values import video_value
 
 Column = Literal[
-    "id", "image", "category", "system", "conversations", "messages", "conversation", "texts", "question", "answer",
-    "query", "response", "history", "instruction", "input", "output", "caption",
+    "id", "image", "video", "category", "system", "conversations", "messages", "conversation", "texts", "question",
+    "answer", "query", "response", "history", "instruction", "input", "output", "caption",
 ]  # fmt: skip
 LAYOUTS: tuple[tuple[Column, ...], ...] = (
     ("conversations",),
@@ -34,12 +35,14 @@ LAYOUTS: tuple[tuple[Column, ...], ...] = (
 )
 """Columns with the text of a row; if a row has several layouts, the first one counts."""
 OPTIONAL: dict[Column, tuple[Column, ...]] = {"query": ("history",), "instruction": ("input", "history")}
-_METADATA: tuple[Column, ...] = ("id", "image", "category", "system")
+_METADATA: tuple[Column, ...] = ("id", "image", "video", "category", "system")
 _PAIRS = {"texts": ("user", "assistant"), "conversation": ("human", "assistant")}
 _READ = (
     "id",
     "image",
     "images",
+    "video",
+    "videos",
     "category",
     "system",
     "history",
@@ -83,11 +86,18 @@ class Columns:
                 break
         else:
             raise UserError(f"{where}: {_no_layout(names)}")
-        self.image_keys = [self.names["image"]] if "image" in self.names else []
-        if "image" not in given and "images" in names:
-            self.image_keys.append("images")
-        self.read = {*self.names.values(), *self.image_keys, *ignore}
+        self.image_keys = self._media_keys("image", given, names)
+        self.video_keys = self._media_keys("video", given, names)
+        self.read = {*self.names.values(), *self.image_keys, *self.video_keys, *ignore}
         self.unread = [name for name in names if name not in self.read and must_be_looked_at(name)]
+
+    def _media_keys(
+        self, medium: Literal["image", "video"], given: Mapping[Column, str], names: Collection[str]
+    ) -> list[str]:
+        """The key of a row's images or videos; in a file with both spellings, either may be filled."""
+        plural = f"{medium}s"
+        singular = [self.names[medium]] if medium in self.names else []
+        return [*singular, plural] if medium not in given and plural in names else singular
 
     @staticmethod
     def fit(names: Collection[str]) -> bool:
@@ -153,14 +163,14 @@ class Columns:
             raise BadSample(error.reason, f"{error}; {advice}") from None
 
     def images_of(self, record: Mapping[str, Any], where: str) -> list[Any]:
-        """The images of a record outside of its messages, as names or inline."""
-        filled = [
-            key for key in self.image_keys if record.get(key) is not None and record[key] not in ("", [])
+        """The images and then the videos of a record outside of its messages, as names or inline."""
+        images = [
+            image_value(value, where) for value in filled_values(record, self.image_keys, where, "images")
         ]
-        if len(filled) > 1:
-            raise BadSample("schema", f"{where}: images under both {' and '.join(map(repr, filled))}")
-        value = record[filled[0]] if filled else []
-        return [image_value(v, where) for v in (value if isinstance(value, list) else [value])]
+        videos = [
+            video_value(value, where) for value in filled_values(record, self.video_keys, where, "videos")
+        ]
+        return [*images, *videos]
 
     def _has_llava_turns(self, record: Mapping[str, Any]) -> bool:
         """Whether the turns have LLaVA's own keys `from`/`value`, in which every image must have a placeholder."""

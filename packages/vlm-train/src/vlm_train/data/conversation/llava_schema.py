@@ -6,6 +6,8 @@ from vlm_core.errors import BadSample
 from vlm_core.placeholders import IMAGE_PLACEHOLDER
 
 PLACEHOLDER = IMAGE_PLACEHOLDER
+VIDEO = "<video>"
+"""Placeholder of a video in a row that has one; `<image>` may be a video's, too."""
 
 
 def check_text(text: str, where: str) -> None:

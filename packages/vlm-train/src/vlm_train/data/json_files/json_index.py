@@ -22,6 +22,7 @@ from vlm_core.markup.printable import printable
 from vlm_core.rows import text_length
 from vlm_train.data.conversation.columns import record_row
 from vlm_train.data.conversation.image_values import InlineImage
+from vlm_train.data.conversation.video_values import RowVideo
 from vlm_train.data.index_cache import (
     Faults,
     are_consecutive,
@@ -33,7 +34,7 @@ from vlm_train.data.index_cache import (
 )
 from vlm_train.data.json_files.json_reader import rows_of_file
 
-VERSION = 4
+VERSION = 5
 MIN_CACHED_BYTES = 32 * 2**20
 """Smaller files are indexed in each run, within a second."""
 MAX_NAMES = 2**31
@@ -107,7 +108,8 @@ def _build(file: BinaryIO, path: Path, ignore: Sequence[str]) -> Index:
         columns.extend((start, size, chars, len(images), zlib.crc32(os.pread(file.fileno(), size, start))))
         count += 1
         for image in images:
-            names += (b"" if isinstance(image, InlineImage) else json.dumps([image, name]).encode()) + b"\0"
+            named = image.value if isinstance(image, RowVideo) else image
+            names += (b"" if isinstance(named, InlineImage) else json.dumps([named, name]).encode()) + b"\0"
     if not columns:
         raise UserError(f"{path}: has no rows")
     rows = np.empty(count, ROW)

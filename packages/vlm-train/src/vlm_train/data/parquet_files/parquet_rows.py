@@ -11,7 +11,7 @@ from contextlib import suppress
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -20,17 +20,27 @@ from vlm_core.errors import BadSample, UserError, choices
 from vlm_core.io import digests
 from vlm_core.io.files import MAX_BYTES
 from vlm_core.io.image_folder import ImageFolder
-from vlm_core.io.images import ImageSource, StoredImage
 from vlm_core.io.manifest import sha256
+from vlm_core.io.sources import FileSource, ImageSource, StoredImage, VideoSource
 from vlm_core.rows import Blocks, Row, Rows, readable, text_length
 from vlm_train.data.conversation.columns import MAX_KEYS, Column, Columns
 from vlm_train.data.conversation.image_values import InlineImage, image_value
+from vlm_train.data.conversation.video_values import RowVideo, video_value
 from vlm_train.data.index_cache import sampled_digest_of
 from vlm_train.data.parquet_files.parquet_cells import cell, image_of, images_of, value
 from vlm_train.data.parquet_files.parquet_file import ParquetFile
 from vlm_train.data.storage import is_remote
 
 _COUNTED = StoredImage("", bytes)
+
+
+class MediaCell(NamedTuple):
+    """An image or video of a row as the scalar of its column."""
+
+    scalar: pa.Scalar
+    video: bool
+
+
 log = logging.getLogger(__name__)
 CACHED_BYTES = 256 * 2**20
 """Decompressed bytes of row groups that a process keeps; training's order mixes half as many at a time."""
@@ -58,9 +68,7 @@ class ParquetRows(Rows):
         if repeated := sorted({name for name in schema.names if schema.names.count(name) > 1}):
             raise UserError(f"{files[0]}: several columns are named {repeated[0]!r}; rename all but one")
         self.columns, self.ignore = _columns(given, schema.names, files[0], ignore), tuple(ignore)
-        self.names_to_read = sorted(
-            {*self.columns.names.values(), *self.columns.image_keys, *self.columns.unread}
-        )
+        self.names_to_read = sorted({*self.columns.names.values(), *self._media_keys, *self.columns.unread})
         self._warned = False
         sizes = [(f, g, n) for f, file in enumerate(self.files) for g, n in enumerate(file.rows)]
         self.groups = [(f, g) for f, g, n in sizes if n]
@@ -132,7 +140,7 @@ class ParquetRows(Rows):
 
     def _record(self, table: pa.Table, position: int, where: str) -> dict[str, Any]:
         """The columns of a row except its images."""
-        names = [name for name in table.column_names if name not in self.columns.image_keys]
+        names = [name for name in table.column_names if name not in self._media_keys]
         return {name: value(cell(table, name, position, where), name, where) for name in names}
 
     def _warn_dropped(self, where: str) -> None:
@@ -140,25 +148,38 @@ class ParquetRows(Rows):
             log.warning("%s: gpt speaks first; that turn is not used, here and in later rows", where)
         self._warned = True
 
-    def _image_cells(self, table: pa.Table, position: int, where: str) -> list[pa.Scalar]:
-        """The images of a row as scalars of its column."""
-        keys = self.columns.image_keys
-        filled = [(key, images_of(cell(table, key, position, where, image=True))) for key in keys]
-        filled = [(key, cells) for key, cells in filled if cells]
-        if len(filled) > 1:
-            raise BadSample("schema", f"{where}: images under both {filled[0][0]!r} and {filled[1][0]!r}")
-        return filled[0][1] if filled else []
+    @property
+    def _media_keys(self) -> list[str]:
+        return [*self.columns.image_keys, *self.columns.video_keys]
 
-    def _image(self, scalar: pa.Scalar, where: str, index: int | None, k: int) -> Any:
-        """An image for `Columns.row`; its bytes stay in the table until they are read."""
-        data, other = image_of(scalar, "image", where)
+    def _image_cells(self, table: pa.Table, position: int, where: str) -> list[MediaCell]:
+        """The images and then the videos of a row as scalars of their columns."""
+        media: list[MediaCell] = []
+        for keys, video in ((self.columns.image_keys, False), (self.columns.video_keys, True)):
+            filled = [(key, images_of(cell(table, key, position, where, image=True))) for key in keys]
+            filled = [(key, cells) for key, cells in filled if cells]
+            if len(filled) > 1:
+                what, (one, other) = ("videos" if video else "images"), (filled[0][0], filled[1][0])
+                raise BadSample("schema", f"{where}: {what} under both {one!r} and {other!r}")
+            media += [MediaCell(scalar, video) for _, cells in filled for scalar in cells]
+        return media
+
+    def _image(self, media: MediaCell, where: str, index: int | None, k: int) -> Any:
+        """An image or video for `Columns.row`; its bytes stay in the table until they are read."""
+        data, other = image_of(media.scalar, "video" if media.video else "image", where)
         if index is None:
-            return _COUNTED
+            return RowVideo(_COUNTED) if media.video else _COUNTED
         if data is not None:
-            return StoredImage(f"{where}, image {k}", partial(self.cell_image, index, k))
-        return image_value(other, where)
+            stored = StoredImage(f"{where}, image {k}", partial(self.cell_image, index, k))
+            return RowVideo(stored) if media.video else stored
+        return video_value(other, where) if media.video else image_value(other, where)
 
     def _source(self, image: Any, where: str, index: int, k: int) -> ImageSource:
+        if isinstance(image, RowVideo):
+            return VideoSource(self._file(image.value, where, index, k), image.sampling)
+        return self._file(image, where, index, k)
+
+    def _file(self, image: Any, where: str, index: int, k: int) -> FileSource:
         if isinstance(image, StoredImage):
             return image
         if isinstance(image, InlineImage):
@@ -173,7 +194,8 @@ class ParquetRows(Rows):
     def cell_image(self, index: int, k: int) -> bytes:
         """The bytes of the k-th image in a row's column."""
         number, position, where = self._locate(index)
-        data, _ = image_of(self._image_cells(self._table(number), position, where)[k], "image", where)
+        scalar = self._image_cells(self._table(number), position, where)[k].scalar
+        data, _ = image_of(scalar, "image", where)
         assert data is not None
         if (size := data.as_buffer().size) > MAX_BYTES:
             raise BadSample("too-large", f"{where}, image {k}: {size} bytes; at most {MAX_BYTES} are read")
@@ -194,7 +216,7 @@ class ParquetRows(Rows):
         for number, (f, group) in enumerate(self.groups):
             file = self.files[f]
             with suppress(BadSample):  # reported when training reads its rows
-                table = file.read(group, file.without_bytes(self.names_to_read, self.columns.image_keys))
+                table = file.read(group, file.without_bytes(self.names_to_read, self._media_keys))
                 for position in range(len(table)):
                     with suppress(BadSample):
                         row = self._row(table, position, "", None)
@@ -208,7 +230,7 @@ class ParquetRows(Rows):
         local = [Path(file.name) for file in files if not is_remote(file.name)]
         if len(local) == len(files) and sum(file.size for file in files) <= digests.WHOLE_BYTES:
             images = (image for row in readable(self) for image in row["image"])
-            named = [image for image in images if not isinstance(image, StoredImage)]
+            named = [image for image in images if not _is_inside(image)]
             hashes = [sha256(path) for path in local]
             return digests.of("parquet", columns, hashes, digests.of_images(named))
         footers = [[file.file.size, file.footer_digest()] for file in self.files]
@@ -216,6 +238,11 @@ class ParquetRows(Rows):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cache": OrderedDict()}
+
+
+def _is_inside(image: ImageSource) -> bool:
+    """Whether an image or video is stored in the parquet file, whose hash covers it."""
+    return isinstance(image.file if isinstance(image, VideoSource) else image, StoredImage)
 
 
 def _columns(given: Mapping[Column, str], names: Sequence[str], where: str, ignore: Sequence[str]) -> Columns:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -20,7 +20,8 @@ from vlm_core.markup.printable import printable
 from vlm_core.rows import Row, text_length
 from vlm_train.config.unknown_keys import check_unread, is_empty
 from vlm_train.data.conversation.columns import Column, Columns, Reading, record_name, record_row
-from vlm_train.data.conversation.image_values import InlineImage, image_value
+from vlm_train.data.conversation.image_values import InlineImage, filled_values, image_value
+from vlm_train.data.conversation.video_values import RowVideo, video_value
 from vlm_train.data.index_cache import (
     Faults,
     are_consecutive,
@@ -33,9 +34,9 @@ from vlm_train.data.index_cache import (
 from vlm_train.data.json_files import json_index
 from vlm_train.data.json_files.json_reader import MAX_ROW, loads
 from vlm_train.data.tar_files.tar_reader import BLOCK, Member
-from vlm_train.data.tar_files.tar_samples import TarSample, samples
+from vlm_train.data.tar_files.tar_samples import TarSample, is_video, samples
 
-VERSION = 4
+VERSION = 5
 INLINE = -1
 """The start of an inline image: it is stored in its sample's `.json`, not in a member."""
 ROW = np.dtype(
@@ -85,32 +86,61 @@ class RecordReader(NamedTuple):
                 raise BadSample("missing", f"{where}: image {named!r:.80} is not a member of this sample")
             return numbers[base]
 
-        keys = [self.given["image"]] if "image" in self.given else ["image", "images"]
-        other = {key: value for key, value in record.items() if key not in keys}
-        filled = [key for key in keys if not is_empty(record.get(key))]
-        if len(filled) > 1:
-            raise BadSample("schema", f"{where}: images under both 'image' and 'images'")
-        value = record[filled[0]] if filled else []
-        named = [image_value(v, where) for v in (value if isinstance(value, list) else [value])]
-        images = _sample_images(named, [image for _, image in members], bases, where)
-        given: dict[Column, str] = {ours: theirs for ours, theirs in self.given.items() if ours != "image"}
+        keys = self._keys("image"), self._keys("video")
+        other = {key: value for key, value in record.items() if key not in (*keys[0], *keys[1])}
+        named = [image_value(value, where) for value in self._named(record, keys[0], where)]
+        named += [video_value(value, where) for value in self._named(record, keys[1], where)]
+        media = [RowVideo(member) if is_video(name) else member for name, member in members]
+        images = _sample_images(named, media, bases, where)
+        given: dict[Column, str] = {
+            ours: theirs for ours, theirs in self.given.items() if ours not in ("image", "video")
+        }
         return record_row(
             other, where, name, given=given, ignore=self.ignore, images=images, member=number_of
         )
+
+    def _keys(self, medium: Literal["image", "video"]) -> list[str]:
+        return [self.given[medium]] if medium in self.given else [medium, f"{medium}s"]
+
+    @staticmethod
+    def _named(record: Mapping[str, Any], keys: Sequence[str], where: str) -> list[Any]:
+        return filled_values(
+            {key: v for key, v in record.items() if not is_empty(v)}, keys, where, f"{keys[0]}s"
+        )
+
+
+def file_of(image: Any) -> Any:
+    """The file of an image or video of a row."""
+    return image.value if isinstance(image, RowVideo) else image
 
 
 def _sample_images(
     named: Sequence[Any], members: Sequence[Any], bases: Sequence[str], where: str
 ) -> list[Any]:
-    """The images of a sample: its members in the order of the names in `.json`, or the inline images of `.json`."""
-    inline = [image for image in named if isinstance(image, InlineImage)]
+    """The images of a sample: its members in the order of the names in `.json`, or the inline images of `.json`.
+
+    Videos are among them, each with the sampling that its name in `.json` has.
+    """
+    inline = [image for image in named if isinstance(file_of(image), InlineImage)]
     if not named or (not members and len(inline) == len(named)):
         return [*members] or inline
     if inline or len(named) != len(members):
         text = f".json names {len(named)} images ({named[0]!r:.60}), but the sample has {len(members)} image members"
         raise BadSample("placeholders", f"{where}: {text}")
-    names = [str(name).rpartition("/")[2] for name in named]
-    return [members[bases.index(name)] for name in names] if sorted(names) == sorted(bases) else [*members]
+    names = [str(file_of(image)).rpartition("/")[2] for image in named]
+    if sorted(names) == sorted(bases):
+        ordered = [members[bases.index(name)] for name in names]
+    else:  # original names; images precede videos, as in `named`
+        ordered = sorted(members, key=lambda member: isinstance(member, RowVideo))
+    return [_as_named(member, image, where) for member, image in zip(ordered, named, strict=True)]
+
+
+def _as_named(member: Any, image: Any, where: str) -> Any:
+    """A member with the sampling of its name; raises `BadSample` for a video that is named as an image."""
+    if isinstance(member, RowVideo) != isinstance(image, RowVideo):
+        kind = "a video" if isinstance(member, RowVideo) else "an image"
+        raise BadSample("schema", f"{where}: {file_of(image)!r:.60} in .json is {kind} in the sample")
+    return RowVideo(member.value, image.sampling) if isinstance(image, RowVideo) else member
 
 
 def record_of(data: bytes, caption: bool, where: str) -> Mapping[str, Any]:
@@ -179,7 +209,7 @@ class _Builder:
             if sample.fault:
                 raise sample.fault
             text, caption, row, crc = self._text(sample, where, file)
-            chars, inline = text_length(row), [i for i in row["image"] if isinstance(i, InlineImage)]
+            chars, inline = text_length(row), [i for i in row["image"] if isinstance(file_of(i), InlineImage)]
             members = [*sample.pictures, *(Member("", INLINE, 0) for _ in inline)]
             pictures = [(p.start, p.size, *self._name(p.name), _header_crc(file, p)) for p in members]
         except BadSample as error:

@@ -14,11 +14,12 @@ import numpy as np
 
 from vlm_core.errors import BadSample, UserError
 from vlm_core.io import digests
-from vlm_core.io.images import StoredImage
 from vlm_core.io.manifest import sha256
+from vlm_core.io.sources import ImageSource, StoredImage, VideoSource
 from vlm_core.rows import Row, Rows
 from vlm_train.data.conversation.columns import Column
 from vlm_train.data.conversation.image_values import InlineImage
+from vlm_train.data.conversation.video_values import RowVideo
 from vlm_train.data.index_cache import from_pickle, sampled_digest_of, to_pickle
 from vlm_train.data.storage import RandomAccessFile
 from vlm_train.data.tar_files.tar_index import TABLES, RecordReader, index_of, record_of
@@ -108,7 +109,12 @@ class TarRows(Rows):
         where = f"{shard.name}: {name} (byte {start})"
         return name, StoredImage(where, partial(member, shard, start, size, crc))
 
-    def _source(self, image: StoredImage | InlineImage, where: str, index: int, k: int) -> StoredImage:
+    def _source(self, image: Any, where: str, index: int, k: int) -> ImageSource:
+        if isinstance(image, RowVideo):
+            return VideoSource(self._file(image.value, where, index, k), image.sampling)
+        return self._file(image, where, index, k)
+
+    def _file(self, image: StoredImage | InlineImage, where: str, index: int, k: int) -> StoredImage:
         if isinstance(image, StoredImage):
             return image
         return StoredImage(f"{where}, image {k}", partial(self.inline_image, index, k))

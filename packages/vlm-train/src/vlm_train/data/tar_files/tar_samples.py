@@ -1,4 +1,4 @@
-"""Groups the members of a tar into samples: a text member names the sample, images with that prefix belong to it.
+"""Groups the members of a tar into samples: a text member names the sample; images and videos with that prefix join it.
 
 `a.png` and `a.txt` are a sample, and so are `frame.01.png` and `frame.01.txt`. An image without a text of its exact
 stem belongs to the text with the longest matching prefix, as in webdataset: `7.left.png`, `7.right.png`, `7.json`.
@@ -21,8 +21,9 @@ PICTURES = frozenset(
      "pnm", "ppm", "tga", "tif", "tiff", "webp"]
 )  # fmt: skip
 TEXTS = frozenset(("json", "txt"))
+VIDEOS = frozenset(("3gp", "avi", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "webm"))
 UNREAD = frozenset(
-    ["avi", "flv", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "webm", "wmv", "aac", "flac", "m4a", "mp3", "ogg", "opus",
+    ["flv", "ogv", "wmv", "aac", "flac", "m4a", "mp3", "ogg", "opus",
      "wav", "wma", "eps", "exr", "hdr", "heic", "heif", "ico", "jxl", "pdf", "ps", "psd", "svg"]
 )  # fmt: skip
 """Media that training can't read: a sample with one is bad. Members of other kinds are metadata and ignored."""
@@ -51,6 +52,11 @@ def _split(name: str) -> _Name:
     folder, slash, base = name.rpartition("/")
     stem, _, kind = base.rpartition(".")
     return _Name(folder + slash + stem, kind.lower()) if stem else _Name("", "")
+
+
+def is_video(name: str) -> bool:
+    """Whether a member is a video by its extension."""
+    return _split(name).kind in VIDEOS
 
 
 def _shorter(stem: str) -> Iterator[str]:
@@ -95,7 +101,7 @@ def samples(file: BinaryIO, where: str) -> Iterator[TarSample]:
     Raises `UserError` for a file that is not a tar, or compressed.
     """
     walk = Walk(file, where)
-    entries = [entry for entry in walk if _split(entry.name).kind in TEXTS | PICTURES | UNREAD]
+    entries = [entry for entry in walk if _split(entry.name).kind in TEXTS | PICTURES | VIDEOS | UNREAD]
     keys = _Keys(_split(entry.name) for entry in entries)
     all_samples: list[TarSample] = []
     of_entry = list(_grouped(entries, keys, all_samples, where))
@@ -141,8 +147,10 @@ def _add(sample: TarSample, entry: Entry, where: str) -> None:
         text = f"{where}: {printable(sample.key)}: more than {MAX_OF_SAMPLE} members in one sample"
         sample.fault = BadSample("too-large", text)
     elif kind in UNREAD:
-        sample.fault = BadSample("schema", f"{name}: .{kind} is not read; possible: images, .json and .txt")
-    elif kind in PICTURES:
+        sample.fault = BadSample(
+            "schema", f"{name}: .{kind} is not read; possible: images, videos, .json and .txt"
+        )
+    elif kind in PICTURES | VIDEOS:
         sample.pictures.append(member)
     elif stem == sample.key:
         if kind in sample.texts:

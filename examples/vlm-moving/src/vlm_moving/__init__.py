@@ -1,0 +1,1 @@
+"""Clips of moving shapes, and questions that one frame does not answer."""

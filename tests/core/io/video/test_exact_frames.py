@@ -1,0 +1,94 @@
+"""The frames of a sampled video are those of decoding everything, in every container, at every sampling."""
+
+import random
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from videos import CODECS, decoded, video
+
+from vlm_core.io.sources import Sampling, StoredImage
+from vlm_core.io.video import sample_video
+from vlm_core.io.video.container import opened
+from vlm_core.io.video.frames import FrameReader
+from vlm_core.io.video.header import header_of
+
+_MADE = {}
+
+
+def made(container, **options):
+    """(source, all frames by time) of a video; made once."""
+    key = container, *sorted((name, str(value)) for name, value in options.items())
+    if key not in _MADE:
+        data = video(container, **options)
+        _MADE[key] = StoredImage(container, lambda: data), decoded(data)
+    return _MADE[key]
+
+
+def shown(frames, time, slack=0):
+    """The frame shown at a time: the last one before or at it."""
+    return frames[max(t for t in frames if t <= time + slack)]
+
+
+LONG = {"frames": 150, "gop": 40}  # 15 seconds with a keyframe each 4, so that seeking is worth it
+
+
+@pytest.mark.parametrize("container", CODECS)
+@pytest.mark.parametrize("seed", range(3))
+def test_any_order_of_times(container, seed):
+    source, frames = made(container, **LONG, rate=25 if container == "mpeg" else 10)
+    first, last = min(frames), max(frames)
+    rng = random.Random(seed)
+    times = [first + (last - first) * Fraction(rng.randrange(10_001), 10_000) for _ in range(12)]
+    with opened(source) as opened_video:
+        reader = FrameReader(opened_video, header_of(opened_video))
+        for time in times:
+            found = reader.at(time)
+            assert not found.missing
+            slack = Fraction(1, 2000) if container in ("webm", "matroska") else 0  # times in milliseconds
+            expected = shown(frames, time, slack)
+            assert np.array_equal(found.frame.to_ndarray(format="rgb24"), expected), float(time)
+
+
+@pytest.mark.parametrize("container", CODECS)
+def test_linspace_of_frame_numbers(container):
+    """LLaVA-Video's rule: `np.linspace(0, total - 1, count, dtype=int)`."""
+    source, frames = made(container, **LONG, rate=25 if container == "mpeg" else 10)
+    everything = [frames[time] for time in sorted(frames)]
+    for count in (1, 2, 5, 8, 32, 150, 200):
+        expected = np.linspace(0, len(everything) - 1, count, dtype=int)
+        sampled = sample_video(source, Sampling(frames=count), np.asarray)
+        assert sampled.missing == 0
+        assert len(sampled.frames) == count
+        for frame, number in zip(sampled.frames, expected, strict=True):
+            assert np.array_equal(frame, everything[number]), (count, number)
+
+
+def test_open_groups_of_pictures():
+    """Frames that are shown before a keyframe, but come after it, need the keyframe before."""
+    options = {"bf": "3", "x264-params": "open-gop=1:keyint=20:min-keyint=20:scenecut=0"}
+    source, frames = made("mp4", frames=200, codec_options=options)
+    for time in (Fraction(k, 10) for k in (15, 199, 59, 38, 39, 40, 179, 20, 19, 18)):
+        with opened(source) as opened_video:
+            found = FrameReader(opened_video, header_of(opened_video)).at(time)
+            assert np.array_equal(found.frame.to_ndarray(format="rgb24"), shown(frames, time)), float(time)
+
+
+@given(
+    gaps=st.lists(st.integers(1, 3000), min_size=1, max_size=30),
+    sampling=st.one_of(
+        st.builds(Sampling, frames=st.integers(1, 12)),
+        st.builds(Sampling, fps=st.sampled_from([0.1, 0.5, 1, 2, 7.5]), max_frames=st.integers(1, 12)),
+    ),
+)
+@settings(max_examples=25, deadline=None)
+def test_variable_frame_rate(gaps, sampling):
+    """The frame at each time is the one that a player shows, however long it is shown."""
+    times = [0, *np.cumsum(gaps).tolist()]
+    data = video("webm", "libvpx", frames=len(times), times=times)
+    sampled = sample_video(StoredImage("x", lambda: data), sampling, np.asarray)
+    frames = decoded(data)
+    for frame, time in zip(sampled.frames, sampled.times, strict=True):
+        assert np.array_equal(frame, shown(frames, Fraction(time), Fraction(1, 2000))), time
