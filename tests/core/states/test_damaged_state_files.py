@@ -234,7 +234,8 @@ def views_of(model, order=(0, 3, 7, 2)):
 def test_views_for_the_next_question(file, model):
     """Tiles with an order of their tokens, and several views without one, as the model takes them."""
     talk = Conversation.load(file, model, TEMPLATE)
-    talk.images = [views_of(model), images(1)[0], ImageViews(torch.stack(images(3)))]
+    (same,) = images(1)
+    talk.images = [views_of(model), same, ImageViews(torch.stack(images(3))), same]
     talk.save(file)
     again = Conversation.load(file, model, TEMPLATE)
     for seen, expected in zip(again.images, talk.images, strict=True):

@@ -150,6 +150,14 @@ def test_an_error_leaves_the_session_as_it_was(tiny_model, monkeypatch):
     assert_same(session, plain)
 
 
+def test_a_session_is_not_taken_for_a_new_one(tiny_model):
+    """Without its history, a prompt would be found under the key of another one."""
+    reader, session = PrefixReader(tiny_model, SYSTEM), Session(tiny_model)
+    reader.read(session, prompt(tiny_model, SYSTEM, "red?", 0))
+    with pytest.raises(AssertionError, match="not that of the session"):
+        reader.read(session, prompt(tiny_model, SYSTEM, "red?", 0))
+
+
 def test_turns_of_a_conversation_are_cached(tiny_model, tmp_path):
     """The same conversation again, sampled alike, reads nothing; its answers are those without a cache."""
     from PIL import Image
