@@ -135,7 +135,7 @@ def test_an_error_leaves_the_session_as_it_was(tiny_model, monkeypatch):
     reader, (pixels,) = PrefixReader(tiny_model, SYSTEM, StateCache()), images(1)
     session, plain = Session(tiny_model), Session(tiny_model)
     for each in (session, plain):
-        reader.read(each, prompt(tiny_model, SYSTEM, "red?", 0))
+        history = reader.read(each, prompt(tiny_model, SYSTEM, "red?", 0))
     calls, prefill = [], tiny_model.prefill
 
     def fail_at_the_second(*args):
@@ -146,7 +146,7 @@ def test_an_error_leaves_the_session_as_it_was(tiny_model, monkeypatch):
 
     monkeypatch.setattr(tiny_model, "prefill", fail_at_the_second)
     with pytest.raises(RuntimeError, match="out of memory"):
-        reader.read(session, prompt(tiny_model, SYSTEM, "and?", 1), [pixels])
+        reader.read(session, prompt(tiny_model, SYSTEM, "and?", 1), [pixels], history)
     assert_same(session, plain)
 
 
