@@ -17,10 +17,12 @@ from vlm_core.generation.read_history import of_image_input
 from vlm_core.generation.session_file import load_session, save_session
 from vlm_core.io.checksum import with_checksum
 from vlm_core.io.digests import of_tensor
+from vlm_core.model import PARTS
 from vlm_core.model_folder.assemble import load
 from vlm_core.states.tensor_file import MANIFEST
 from vlm_core.text.template import TEMPLATES
 from vlm_core.views.image_views import ImageViews
+from vlm_core.views.rule import ViewRule
 
 TEMPLATE = TEMPLATES["llava-v1"]
 
@@ -89,7 +91,7 @@ def test_what_the_manifest_says(file, model):
     }
     assert sum(piece["tokens"] for piece in manifest["read"]) == manifest["positions"]
     assert [piece["kind"] for piece in manifest["read"]] == ["text", "text", "answer"]
-    assert set(manifest["model"]) == {"encoder", "connector", "llm", "tokenizer", "template", "dtypes"}
+    assert set(manifest["model"]) == {*PARTS, "views", "tokenizer", "template", "dtypes"}
 
 
 @pytest.mark.parametrize("count", [0, 7, 40, -1, -3000])
@@ -195,6 +197,9 @@ def test_another_model_template_or_tokenizer(file, model, tiny_folder):
     assert "template: other patterns" in text
     assert "llm" not in text
     other = load(tiny_folder)[0]
+    other.views = ViewRule()
+    assert "views: other tiles" in refused(file, other)
+    other.views = None
     with torch.no_grad():
         next(other.connector.parameters()).add_(1)
     assert "connector: other weights or configuration" in refused(file, other)
@@ -229,7 +234,8 @@ def views_of(model, order=(0, 3, 7, 2)):
 def test_views_for_the_next_question(file, model):
     """Tiles with an order of their tokens, and several views without one, as the model takes them."""
     talk = Conversation.load(file, model, TEMPLATE)
-    talk.images = [views_of(model), images(1)[0], ImageViews(torch.stack(images(3)))]
+    (same,) = images(1)
+    talk.images = [views_of(model), same, ImageViews(torch.stack(images(3))), same]
     talk.save(file)
     again = Conversation.load(file, model, TEMPLATE)
     for seen, expected in zip(again.images, talk.images, strict=True):

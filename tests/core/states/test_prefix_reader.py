@@ -135,7 +135,7 @@ def test_an_error_leaves_the_session_as_it_was(tiny_model, monkeypatch):
     reader, (pixels,) = PrefixReader(tiny_model, SYSTEM, StateCache()), images(1)
     session, plain = Session(tiny_model), Session(tiny_model)
     for each in (session, plain):
-        reader.read(each, prompt(tiny_model, SYSTEM, "red?", 0))
+        history = reader.read(each, prompt(tiny_model, SYSTEM, "red?", 0))
     calls, prefill = [], tiny_model.prefill
 
     def fail_at_the_second(*args):
@@ -146,8 +146,16 @@ def test_an_error_leaves_the_session_as_it_was(tiny_model, monkeypatch):
 
     monkeypatch.setattr(tiny_model, "prefill", fail_at_the_second)
     with pytest.raises(RuntimeError, match="out of memory"):
-        reader.read(session, prompt(tiny_model, SYSTEM, "and?", 1), [pixels])
+        reader.read(session, prompt(tiny_model, SYSTEM, "and?", 1), [pixels], history)
     assert_same(session, plain)
+
+
+def test_a_session_is_not_taken_for_a_new_one(tiny_model):
+    """Without its history, a prompt would be found under the key of another one."""
+    reader, session = PrefixReader(tiny_model, SYSTEM), Session(tiny_model)
+    reader.read(session, prompt(tiny_model, SYSTEM, "red?", 0))
+    with pytest.raises(AssertionError, match="not that of the session"):
+        reader.read(session, prompt(tiny_model, SYSTEM, "red?", 0))
 
 
 def test_turns_of_a_conversation_are_cached(tiny_model, tmp_path):

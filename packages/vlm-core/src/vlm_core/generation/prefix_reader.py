@@ -58,12 +58,13 @@ class PrefixReader:
         images: Sequence[ImageInput] = (),
         history: ReadHistory | None = None,
     ) -> ReadHistory:
-        """As `session.prefill([prompt], images)`, in pieces -> what was read, after `history`.
+        """As `session.prefill([prompt], images)`, in pieces -> what was read; `history` is what was read before.
 
         After an error the session is as before.
         """
         refuse_empty([prompt])
         history, before = history or ReadHistory(), session.fork()
+        assert (session.state is None) == (history == ReadHistory()), "the history is not that of the session"
         pieces = self._pieces(prompt, images, history)
         histories = [history]
         for piece, image in pieces:

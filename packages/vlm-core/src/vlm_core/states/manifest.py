@@ -73,25 +73,27 @@ class SavedConversation(_Strict):
 
 
 class ModelFacts(_Strict):
-    """What a state depends on: digests of the model's parts, tokenizer and template, and the dtypes of the parts."""
+    """What a state depends on: digests of the model's parts, views, tokenizer and template, and dtypes of the parts."""
 
     encoder: Digest
     connector: Digest
     llm: Digest
+    views: Digest
     tokenizer: Digest
     template: Digest
     dtypes: dict[str, str]
 
     @classmethod
     def of(cls, model: VLM, template: AnyTemplate) -> ModelFacts:
-        found = digests.of(type(template).__name__, template.model_dump(mode="json"))
-        return cls(**content_digests(model), template=found, dtypes=dtypes(model))
+        patterns = digests.of(type(template).__name__, template.model_dump(mode="json"))
+        views = digests.of(repr(model.views))
+        return cls(**content_digests(model), views=views, template=patterns, dtypes=dtypes(model))
 
     def differences(self, now: ModelFacts, *, convert: bool) -> list[str]:
         """What differs in the model at hand, one line each; dtypes only without `convert`."""
-        what = {"tokenizer": "files", "template": "patterns"}
+        what = {"tokenizer": "files", "template": "patterns", "views": "tiles"}
         lines = []
-        for name in ("encoder", "connector", "llm", "tokenizer", "template"):
+        for name in ("encoder", "connector", "llm", "views", "tokenizer", "template"):
             saved, seen = getattr(self, name), getattr(now, name)
             if saved != seen:
                 kind = what.get(name, "weights or configuration")

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save
 from torch import Tensor
 
@@ -29,7 +30,11 @@ def write(path: str | Path, tensors: Mapping[str, Tensor], facts: Mapping[str, A
 
     Raises `UserError` for NaN and infinity, and if the file can't be written.
     """
-    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # copies: safetensors takes no tensors that share memory
+    stored = {
+        name: t.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, t in tensors.items()
+    }
     refuse_not_finite(stored, path)
     hashes = {name: of_tensor(tensor) for name, tensor in stored.items()}
     manifest = json.dumps(with_checksum({**facts, "tensors": hashes}))
