@@ -22,7 +22,7 @@ NO_FILES = {("Image", "open"), ("av", "open"), ("question", "open"), ("run", "op
 """Methods called `open` that take no path from outside: Pillow's and PyAV's get an open file, the others are ours."""
 EXCEPTIONS = {
     # what the system or Python holds
-    "vlm_core/diagnose/doctor.py": "/proc/cpuinfo",
+    "vlm_core/runtime/cpu_name.py": "/proc/cpuinfo",
     "vlm_core/runtime/peak_rss.py": "/proc/self/status",
     "vlm_core/runtime/system_faults.py": "/proc/self/cgroup and the limits of control groups",
     "vlm_ssm/numba/kernels/jit.py": "this package's own sources and /proc/self/maps",

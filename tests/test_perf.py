@@ -50,6 +50,15 @@ def test_scripts_for_a_gpu_run_without_one(name):
     assert done.stdout.count("| - |") >= 1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(path.stem for path in ROOT.glob("perf/state/*.py")))
+def test_scripts_of_states_run(name):
+    command = [sys.executable, "-m", f"perf.state.{name}", "--smoke"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("| Mamba, ") == 1
+
+
 SOURCE = """
     if (ITYPE == at::ScalarType::Half) {
         using input_t = at::Half;

@@ -190,11 +190,11 @@ def test_a_conversation_is_saved_and_resumed(pictures, tiny_folder, tmp_path, mo
         ["/image red.png", "is there a circle?", "/save 'b c.state'", "red?", "/cache", "/save red.png"]
     )
     monkeypatch.setattr(chat, "lines", lambda: lines)
-    whole = call(monkeypatch, capsys, tiny_folder, *few)
-    assert (code, out.strip()) == (0, whole[1].splitlines()[3].strip())
+    _, whole, errors = call(monkeypatch, capsys, tiny_folder, *few)
+    assert (code, out.strip()) == (0, whole.splitlines()[3].strip())
     assert (tmp_path / "b c.state").is_file()
-    assert "state cache: hits 0, misses 2, " in whole[1]
-    assert whole[2].endswith("red.png exists and is no state file; name another file\n")
+    assert "state cache: hits 0, misses 2, " in whole
+    assert errors.endswith("red.png exists and is no state file; name another file\n")
     code, _, err = call(
         monkeypatch, capsys, tiny_folder, "--resume", "talk.state", "--dtype", "bfloat16", "--ask", "a"
     )
@@ -213,7 +213,10 @@ def test_a_conversation_is_saved_and_resumed(pictures, tiny_folder, tmp_path, mo
         (["--convert-state"], "--convert-state is for --resume"),
     ],
 )
-def test_what_is_no_state_file_is_told(pictures, tiny_folder, monkeypatch, capsys, options, message):
+def test_what_is_no_state_file_is_told_before_the_model_is_read(
+    pictures, tiny_folder, monkeypatch, capsys, options, message
+):
+    monkeypatch.setattr("vlm_core.model_folder.assemble.load", None)
     code, _, err = call(monkeypatch, capsys, tiny_folder, *options)
     assert code == 2
     assert message in err

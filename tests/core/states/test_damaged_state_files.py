@@ -13,12 +13,14 @@ from vlm_core.errors import UserError
 from vlm_core.generation.conversation import Conversation
 from vlm_core.generation.generate import Session
 from vlm_core.generation.prefix_reader import PrefixReader
+from vlm_core.generation.read_history import of_image_input
 from vlm_core.generation.session_file import load_session, save_session
 from vlm_core.io.checksum import with_checksum
 from vlm_core.io.digests import of_tensor
 from vlm_core.model_folder.assemble import load
 from vlm_core.states.tensor_file import MANIFEST
 from vlm_core.text.template import TEMPLATES
+from vlm_core.views.image_views import ImageViews
 
 TEMPLATE = TEMPLATES["llava-v1"]
 
@@ -217,6 +219,32 @@ def test_a_file_poisons_no_cache(file, original, model):
     honest, liar = (Conversation.load(path, model, TEMPLATE) for path in (original, file))
     assert honest.history.pieces == liar.history.pieces
     assert honest.history.key != liar.history.key
+
+
+def views_of(model, order=(0, 3, 7, 2)):
+    tokens = model.image_tokens_by_default
+    return ImageViews(torch.stack(images(2)), torch.tensor(order), view_tokens=tokens)
+
+
+def test_views_for_the_next_question(file, model):
+    """Tiles with an order of their tokens, and several views without one, as the model takes them."""
+    talk = Conversation.load(file, model, TEMPLATE)
+    talk.images = [views_of(model), images(1)[0], ImageViews(torch.stack(images(3)))]
+    talk.save(file)
+    again = Conversation.load(file, model, TEMPLATE)
+    for seen, expected in zip(again.images, talk.images, strict=True):
+        assert type(seen) is type(expected)
+        assert of_image_input(seen) == of_image_input(expected)
+    assert list(again.ask("and?", LONG)) == list(talk.ask("and?", LONG))
+
+
+@pytest.mark.parametrize("order", [[-1, 0], [0, 8], [[0]], [], [0.5]])
+def test_an_order_that_lies(file, model, order):
+    talk = Conversation.load(file, model, TEMPLATE)
+    talk.images = [views_of(model)]
+    talk.save(file)
+    rewrite(file, {"image.0.order": torch.tensor(order)})
+    assert "'image.0' is missing, or no image" in refused(file, model)
 
 
 @pytest.mark.parametrize("batch", [1, 3])

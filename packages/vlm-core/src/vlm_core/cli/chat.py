@@ -14,6 +14,7 @@ from vlm_core.cli.prompt import Interrupt, image_files, lines
 from vlm_core.cli.watch import add_watch, check_watch, watch
 from vlm_core.errors import UserError
 from vlm_core.io.manifest import require_model_folder
+from vlm_core.io.paths import expanded
 
 if TYPE_CHECKING:
     from vlm_core.generation.conversation import Conversation
@@ -104,10 +105,13 @@ def _check(args: argparse.Namespace) -> None:
     if args.convert_state and not args.resume:
         raise UserError("--convert-state is for --resume, which is not given")
     require_model_folder(args.model)
-    if args.save:
-        from vlm_core.generation.session_file import check_target
+    if args.save or args.resume:
+        from vlm_core.generation import session_file
 
-        check_target(args.save)
+        if args.resume:
+            session_file.read_manifest(args.resume)
+        if args.save:
+            session_file.check_target(args.save)
 
 
 def chat(args: argparse.Namespace) -> int:
@@ -184,7 +188,7 @@ def _execute(conversation: Conversation, line: str, decoding: GenerationConfig) 
     if command == "/new" and not arguments:
         conversation.reset()
     elif command == "/save" and arguments:
-        conversation.save(path := path_text(arguments.strip("'\"")))
+        conversation.save(path := expanded(arguments.strip("'\"")))
         say(f"{path}: {conversation.history.positions} positions")
     elif command == "/cache" and not arguments and conversation.reader.cache is not None:
         say(f"state cache: {conversation.reader.cache.stats}")

@@ -7,11 +7,11 @@ import platform
 from collections import Counter
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from pathlib import Path
 
 from vlm_core.diagnose.engines import engine_rows
 from vlm_core.errors import UserError
 from vlm_core.plugins.registry import KINDS, Registry, installed
+from vlm_core.runtime.cpu_name import cpu_name
 
 Rows = list[tuple[str, str]]
 Section = tuple[str, Rows]
@@ -62,7 +62,7 @@ def version_rows() -> Rows:
 def device_rows() -> tuple[Rows, str | None]:
     """-> (CPU, threads and CUDA devices, the problem if torch can't be imported)."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    rows = [("cpu", _cpu()), ("cores", f"{usable} usable of {os.cpu_count()}")]
+    rows = [("cpu", cpu_name()), ("cores", f"{usable} usable of {os.cpu_count()}")]
     try:
         import torch
     except Exception as error:  # a damaged installation raises anything
@@ -73,16 +73,6 @@ def device_rows() -> tuple[Rows, str | None]:
         built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
         rows.append(("cuda", f"no CUDA device; torch is built {built}"))
     return rows, None
-
-
-def _cpu() -> str:
-    """The CPU's model name, or the architecture if the name is unknown."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return next(iter(models), "") or platform.processor() or platform.machine()
 
 
 def _cuda_devices() -> int:

@@ -56,5 +56,5 @@ def _is_image(pixels: Tensor, order: Tensor | None, facts: SavedImage, model: VL
     tokens = model.image_tokens(pixels[0]) if not pixels.is_meta else facts.view_tokens
     if tokens != facts.view_tokens or order.ndim != 1 or order.is_floating_point() or not len(order):
         return False
-    end = len(pixels) * tokens + (image_newline(model.connector) is not None)
-    return order.is_meta or 0 <= int(order.min()) <= int(order.max()) < end
+    rows = len(pixels) * tokens + (image_newline(model.connector) is not None)
+    return order.is_meta or 0 <= int(order.min()) <= int(order.max()) < rows

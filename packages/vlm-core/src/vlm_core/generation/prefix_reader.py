@@ -6,7 +6,6 @@ end. It is cut there with and without a cache: a state that was cached is, bit b
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache, cached_property
@@ -23,6 +22,7 @@ from vlm_core.io import digests
 from vlm_core.model import PARTS, VLM
 from vlm_core.model_folder.model_digest import content_digests, dtypes
 from vlm_core.numerics.cuda_graphs import settings
+from vlm_core.runtime.cpu_name import cpu_name
 from vlm_core.states.cache import CachedState, StateCache
 from vlm_core.states.disk_cache import LOGITS, STATE
 from vlm_core.text.render import Message, TokenizedConversation, has_question, render
@@ -153,7 +153,7 @@ def computation(model: VLM) -> list[object]:
     if device.type == "cuda":
         hardware = [torch.cuda.get_device_name(device)]
     else:
-        hardware = [platform.processor(), torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()]
+        hardware = [cpu_name(), torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()]
     return [content_digests(model), dtypes(model), device.type, hardware, settings(), _versions(model)]
 
 

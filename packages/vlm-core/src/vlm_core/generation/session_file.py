@@ -76,6 +76,17 @@ def check_target(path: str | Path) -> None:
             raise UserError(f"{path} exists and is no {KIND}; name another file") from None
 
 
+def read_manifest(path: str | Path) -> StateManifest:
+    """The manifest of a state file, for which no model is needed; raises `UserError` for any other file."""
+    with tensor_file.opened_tensors(path, KIND) as file:
+        return _manifest(file)
+
+
+def _manifest(file: tensor_file.TensorFile) -> StateManifest:
+    tensor_file.require_format(file.manifest, FORMAT, VERSION, file.path)
+    return parse_manifest(file.manifest, file.path)
+
+
 class LoadedSession(NamedTuple):
     """Content of a state file: a session, what it has read, and a conversation with its images not read yet."""
 
@@ -99,8 +110,7 @@ def load_session(
     template, version or dtype, with what differs, and for a damaged file. Nothing in the file is executed.
     """
     with tensor_file.opened_tensors(path, KIND) as file:
-        tensor_file.require_format(file.manifest, FORMAT, VERSION, path)
-        manifest = parse_manifest(file.manifest, path)
+        manifest = _manifest(file)
         now = ModelFacts.of(model, template)
         if lines := manifest.model.differences(now, convert=convert):
             raise UserError(
