@@ -130,7 +130,9 @@ class Watcher:
         limit = "max_frames would limit it"
         if self.max_frames is not None:
             limit = f"{self.max_frames} frames may take {size(nbytes * self.max_frames)}"
-        log.warning("this model's state grows with the frames, by %s with the second one; %s", size(nbytes), limit)
+        log.warning(
+            "this model's state grows with the frames, by %s with the second one; %s", size(nbytes), limit
+        )
 
     @property
     def nbytes(self) -> int:
