@@ -11,7 +11,7 @@ from vlm_core.spec.spec import Spec, json_schema, load_spec
 SPECS = sorted(
     p
     for p in (Path(__file__).parents[3] / "specs").rglob("*.yaml")
-    if not p.stem.startswith(("scans", "tables"))
+    if not p.stem.startswith(("scans", "tables", "reducers"))
 )  # without the sweeps
 GOOD = """\
 name: good
