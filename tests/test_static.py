@@ -42,7 +42,7 @@ OWN_FILES = {
     "distribution.py", "doctor.py", "jit.py", "code_export.py", "scaffold.py", "folder.py",
     "rowindex.py", "tar_index.py", "rundir.py", "report.py", "checkpoint.py", "sweep.py", "trackers.py",
     "prepare_run_dir.py", "run_inputs.py", "exit_message.py", "store.py", "system_faults.py", "untrusted_files.py",
-    "launch.py", "peak_rss.py",
+    "launch.py", "peak_rss.py", "cpu_name.py",
 }  # fmt: skip
 """Modules that read text which this project wrote itself, or which the system did."""
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from vlm_core.errors import UserError
 from vlm_core.interfaces import Tokenizer
 from vlm_core.text.render import IMAGE, Message, Part, TokenizedConversation, has_question, render
-from vlm_core.text.template import AnyTemplate
+
+if TYPE_CHECKING:
+    from vlm_core.text.template import AnyTemplate
 
 
 def question_about(images: int, question: str) -> Message:

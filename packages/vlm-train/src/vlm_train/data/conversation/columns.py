@@ -37,19 +37,7 @@ LAYOUTS: tuple[tuple[Column, ...], ...] = (
 OPTIONAL: dict[Column, tuple[Column, ...]] = {"query": ("history",), "instruction": ("input", "history")}
 _METADATA: tuple[Column, ...] = ("id", "image", "video", "category", "system")
 _PAIRS = {"texts": ("user", "assistant"), "conversation": ("human", "assistant")}
-_READ = (
-    "id",
-    "image",
-    "images",
-    "video",
-    "videos",
-    "category",
-    "system",
-    "history",
-    "input",
-    *(n for names in LAYOUTS for n in names),
-)
-
+_READ = (*_METADATA, "images", "videos", "history", "input", *(n for names in LAYOUTS for n in names))
 
 MAX_KEYS, MAX_KEY = 1000, 1000
 """Keys of a record; characters of one of them, and of an id."""
