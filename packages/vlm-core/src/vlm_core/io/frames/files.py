@@ -15,8 +15,8 @@ from vlm_core.io.frames.source import FrameSource, decoded
 from vlm_core.io.frames.video import video_frames
 from vlm_core.io.image_folder import EXTENSIONS
 from vlm_core.io.image_formats import format_of
-from vlm_core.io.images import animation_frames, load_image
 from vlm_core.io.image_formats.video_signatures import HEAD
+from vlm_core.io.images import animation_frames, load_image
 
 
 def file_frames(path: Path, rate: float | None = None) -> FrameSource[Any]:
