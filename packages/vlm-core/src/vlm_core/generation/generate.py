@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Generator, Tensor
@@ -15,8 +16,10 @@ from vlm_core.interfaces import GraphDecoder, State
 from vlm_core.model import VLM, splice_part
 from vlm_core.text.batch import Batch, collate
 from vlm_core.text.render import TokenizedConversation
-from vlm_core.text.template import AnyTemplate
 from vlm_core.views.image_views import ImageInput, joined_order
+
+if TYPE_CHECKING:
+    from vlm_core.text.template import AnyTemplate
 
 GRAPH_AFTER_TOKENS = 4
 """Tokens generated before a CUDA graph is captured: for a short answer the capture costs more than it saves."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
@@ -14,9 +15,11 @@ from vlm_core.generation.watch.checkpoints import KEEP, Checkpoints, Keep
 from vlm_core.generation.watch.fork import Fork, StreamSession
 from vlm_core.generation.watch.prompt import WatchPrompt
 from vlm_core.io.frames.times import clock, seconds
-from vlm_core.text.template import AnyTemplate
 from vlm_core.units import size
 from vlm_core.views.image_views import ImageInput, ImageViews, view_values
+
+if TYPE_CHECKING:
+    from vlm_core.text.template import AnyTemplate
 
 Frame = tuple[float, Image.Image | ImageInput]
 """Seconds from the beginning of the stream; an RGB image, or what the encoder takes: pixels, or views."""
