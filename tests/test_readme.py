@@ -42,13 +42,20 @@ def test_every_command_is_marked_and_run():
     commands = [b.text for b in blocks(README) if b.language == "bash"]
     assert commands == list(marked().values())
     script = (ROOT / ".ci/run").read_text()
-    assert set(marked()) == {"train", "test", "use", "own"}
-    assert all(f"$(block {name})" in script for name in ("train", "test", "use"))
+    assert set(marked()) == {"train", "test", "use", "state", "own"}
+    assert all(f"$(block {name})" in script for name in ("train", "test", "use", "state"))
 
 
 def test_the_main_job_is_the_quickstart():
     assert marked()["train"] == "pip install uv\nuv run vlm-train run specs/quickstart.yaml\n"
     assert marked()["test"] == "uv run pytest\n"
+
+
+def test_state(folder):
+    assemble = "vlm-assemble specs/quickstart.yaml --out runs/quickstart/model"
+    run_bash(Block("bash", "", assemble, 0), folder)
+    run("state", folder)
+    assert (folder / "runs/talk.state").stat().st_size < 2**20, "a few hundred kilobytes"
 
 
 def test_use(folder):
