@@ -10,11 +10,11 @@ from itertools import accumulate
 
 import numpy as np
 import torch
-from vlm_core.io.sources import VideoSource
 
 from vlm_core.cli.progress import Progress
 from vlm_core.errors import BadSample
 from vlm_core.io.images import ImageSource, upright_size
+from vlm_core.io.video.sources import VideoSource
 from vlm_core.model import VLM
 from vlm_core.plugins.config import DatasetConfig
 from vlm_core.rows import Row, Rows, known_faults, text_length
