@@ -50,7 +50,7 @@ def test_interactive_chat(cli, tiny_folder, tmp_path, monkeypatch):
     code, out, err = cli(chat.main, tiny_folder, "--max-new-tokens", 3)
     assert code == 0
     assert "none.png: no such image file" in err, "a wrong path does not end the conversation"
-    assert out.count("/image FILE … adds images") == 3
+    assert out.count("/image FILE … and /video FILE … add images and videos") == 3
     assert "/nwe: unknown command or wrong arguments" in out
 
 

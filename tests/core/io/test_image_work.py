@@ -33,7 +33,7 @@ def test_a_file_that_costs_too_much_is_refused_before_it_is_decoded(name):
     tracemalloc.stop()
     assert (caught.value.reason, "PNG or JPEG" in str(caught.value)) == (reason, True), caught.value
     assert len(str(caught.value)) < 250
-    assert time.process_time() - began < 3, "tracemalloc takes most of it"
+    assert time.process_time() - began < 10, "tracemalloc takes most of it"
     assert peak < 50e6
 
 

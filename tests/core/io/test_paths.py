@@ -18,6 +18,7 @@ from vlm_core.spec.spec import Spec
 from vlm_train.sweep.config import SweepConfig
 
 NO_FILES = {
+    "suffix:MovingConfig",
     "judge:LlavaBenchConfig",
     "type",
     "name",

@@ -14,7 +14,9 @@ from videos import FASTSTART, MATRICES, decoded, sound_only, turned, video, with
 from vlm_core.errors import BadSample, UserError
 from vlm_core.io import video as videos
 from vlm_core.io.images import load_image
-from vlm_core.io.video import container, decode, frames, mov, read_header, sample_video
+from vlm_core.io.video import container, decode, frames, mov
+from vlm_core.io.video.decode import sample_video
+from vlm_core.io.video.header import read_header
 from vlm_core.io.video.sources import Sampling, StoredImage, VideoSource
 
 EIGHT = Sampling(frames=8)
@@ -193,7 +195,8 @@ import ctypes, os, sys
 import numpy as np
 from vlm_core.errors import BadSample
 from vlm_core.io.video.sources import Sampling
-from vlm_core.io.video import container, sample_video
+from vlm_core.io.video import container
+from vlm_core.io.video.decode import sample_video
 libc = ctypes.CDLL(None, use_errno=True)
 watch = libc.inotify_init1(os.O_NONBLOCK)
 assert libc.inotify_add_watch(watch, os.fsencode(sys.argv[1]), 0x20) > 0  # IN_OPEN

@@ -7,7 +7,7 @@ import pytest
 from videos import video
 
 from vlm_core.errors import BadSample
-from vlm_core.io.video import sample_video
+from vlm_core.io.video.decode import sample_video
 from vlm_core.io.video.sources import Sampling, StoredImage
 
 KINDS = {"mp4": {}, "webm": {"codec": "libvpx"}, "avi": {}, "mpegts": {}, "mov": {}, "mpeg": {"rate": 25}}

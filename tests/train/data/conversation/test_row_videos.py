@@ -12,7 +12,7 @@ from videos import video
 from vlm_core.errors import BadSample, UserError
 from vlm_core.io import digests
 from vlm_core.io.images import image_bytes, image_name
-from vlm_core.io.video import sample_video
+from vlm_core.io.video.decode import sample_video
 from vlm_core.io.video.sources import Sampling, VideoSource
 
 CLIP, OTHER = video(frames=12), video("webm", "libvpx", frames=6)

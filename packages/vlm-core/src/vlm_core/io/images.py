@@ -13,7 +13,8 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from vlm_core.errors import BadSample
 from vlm_core.io.image_formats import FORMATS, format_of, png, tiff
-from vlm_core.io.video import first_frame, read_header
+from vlm_core.io.video.decode import first_frame
+from vlm_core.io.video.header import read_header
 from vlm_core.io.video.sources import (
     ImageSource,
     StoredImage,

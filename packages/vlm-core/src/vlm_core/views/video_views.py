@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vlm_core.io.video import frame_count, sample_video
+from vlm_core.io.video.decode import sample_video
+from vlm_core.io.video.header import frame_count
 from vlm_core.io.video.sources import DEFAULT_SAMPLING, Sampling, VideoSource
 from vlm_core.views.image_views import ImageViews
 from vlm_core.views.layout import PlainLayout
