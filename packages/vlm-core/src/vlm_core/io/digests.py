@@ -40,12 +40,12 @@ def evenly_spaced(count: int, limit: int | None) -> list[int]:
 
 def of_image(source: ImageSource) -> str:
     """sha256 of an image file's bytes, and of a video's sampling; the `BadSample` reason if it can't be read."""
-    from vlm_core.io.video.sources import VideoSource, file_digest
+    from vlm_core.io.video.sources import VideoSource, file_digest, image_bytes
 
     try:
         if isinstance(source, VideoSource):
             return of(file_digest(source.file), str(source.sampling))
-        return file_digest(source)
+        return hashlib.sha256(image_bytes(source)).hexdigest()
     except BadSample as error:
         return error.reason
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vlm_core.errors import UserError
-from vlm_core.io.files import open_row_file, read_file, read_samples
+from vlm_core.errors import BadSample, UserError
+from vlm_core.io.files import open_row_file, read_file, read_samples, with_retries
 
 MAX_FRAMES = 4096
 """Frames that are read of one video, at most."""
@@ -109,6 +109,13 @@ def file_digest(source: FileSource) -> str:
     """sha256 of a file's bytes; of one larger than `WHOLE_FILE`, of its size and samples. Raises as `image_bytes`."""
     if isinstance(source, StoredImage):
         return hashlib.sha256(source.read()).hexdigest()
+    try:
+        return with_retries(str(source), lambda: _digest_of(source))
+    except OSError as error:
+        raise BadSample("unreadable", f"{source}: cannot be read: {error.strerror or error}") from None
+
+
+def _digest_of(source: str | Path) -> str:
     with open_row_file(source) as file:
         size = os.fstat(file.fileno()).st_size
         if size <= WHOLE_FILE:
