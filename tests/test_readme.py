@@ -26,6 +26,14 @@ def folder(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def assembled(folder):
+    """The same with the quickstart's model, not trained."""
+    assemble = "vlm-assemble specs/quickstart.yaml --out runs/quickstart/model"
+    run_bash(Block("bash", "", assemble, 0), folder)
+    return folder
+
+
 def marked():
     return dict(MARK.findall(README.read_text(encoding="utf-8")))
 
@@ -51,17 +59,13 @@ def test_the_main_job_is_the_quickstart():
     assert marked()["test"] == "uv run pytest\n"
 
 
-def test_state(folder):
-    assemble = "vlm-assemble specs/quickstart.yaml --out runs/quickstart/model"
-    run_bash(Block("bash", "", assemble, 0), folder)
-    run("state", folder)
-    assert (folder / "runs/talk.state").stat().st_size < 2**20, "a few hundred kilobytes"
+def test_state(assembled):
+    run("state", assembled)
+    assert (assembled / "runs/talk.state").stat().st_size < 2**20, "a few hundred kilobytes"
 
 
-def test_use(folder):
-    assemble = "vlm-assemble specs/quickstart.yaml --out runs/quickstart/model"
-    run_bash(Block("bash", "", assemble, 0), folder)
-    out = run("use", folder)
+def test_use(assembled):
+    out = run("use", assembled)
     assert "vss-l2" in out
     assert "27×27 = 729 patches of width 1152" in out
     shown = [b.text for b in blocks(README) if b.language == "" and "parameters" in b.text]
