@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vlm_ssm.registration.inputs import ConvInputs, ScanInputs
+from vlm_ssm.registration.inputs import ConvInputs, ScanInputs, boundaries_of, directions_of
 from vlm_ssm.segments import BEGIN, PAD, SegmentBoundaries
 
 
@@ -63,12 +63,14 @@ def conv(inputs: ConvInputs) -> Tensor:
     """As `ops.conv`, output by output."""
     x, weight, bias, state, _, _, _, scan_order = inputs
     outs = []
-    for k in range(inputs.directions):
+    for k in range(directions_of(inputs)):
         p, column = (k if len(weight) > 1 else 0), (k if x.shape[2] > 1 else 0)
         rows = x[:, :, column] if scan_order is None else x[:, scan_order[k], column]
         bias_p = None if bias is None else bias[p]
         outs.append(
-            torch.stack([_row(n, rows, weight[p], bias_p, state, inputs.boundaries) for n in range(len(x))])
+            torch.stack(
+                [_row(n, rows, weight[p], bias_p, state, boundaries_of(inputs)) for n in range(len(x))]
+            )
         )
     return F.silu(torch.stack(outs)).to(x.dtype)
 

@@ -35,7 +35,7 @@ def settings() -> tuple[Any, ...]:
     matmul = torch.backends.cuda.matmul
     return (
         os.environ.get("VLM_SCAN_BACKEND"),
-        torch.get_float32_matmul_precision(),
+        matmul.fp32_precision,
         matmul.allow_bf16_reduced_precision_reduction,
         torch.are_deterministic_algorithms_enabled(),
     )

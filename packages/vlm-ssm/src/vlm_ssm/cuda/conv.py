@@ -13,7 +13,7 @@ from vlm_ssm.cuda.memory import GRID, KINDS, Layout, aligned, by_direction, by_r
 from vlm_ssm.cuda.reduce import sum_slices
 from vlm_ssm.cuda.scan_forward import sum_directions
 from vlm_ssm.registration.conv_op import ConvKernels, registered_conv
-from vlm_ssm.registration.inputs import ConvInputs
+from vlm_ssm.registration.inputs import ConvInputs, directions_of
 from vlm_ssm.registration.layouts import check_scan_order, like
 from vlm_ssm.triton import conv as triton_conv
 
@@ -34,7 +34,7 @@ def strip(kind: str, sequences: int, length: int, width: int) -> int:
 def why_not_covered(inputs: ConvInputs) -> str | None:
     """Why a convolution goes to Triton's kernels; None if it doesn't."""
     x, taps = inputs.x, inputs.weight.shape[1]
-    sequences = x.shape[0] * inputs.directions
+    sequences = x.shape[0] * directions_of(inputs)
     if sequences > GRID or x.shape[1] > STRIPS["forward"][0] * GRID:
         return f"{sequences} sequences of {x.shape[1]} positions, more than a grid has"
     if x.shape[-1] % 8:
@@ -64,7 +64,7 @@ class ConvLayout(NamedTuple):
 def _layout(inputs: ConvInputs) -> ConvLayout:
     sets, taps, _ = inputs.weight.shape
     flags = inputs.reset is not None, inputs.scan_order is not None, inputs.state is not None
-    return ConvLayout(layout(inputs.x), inputs.directions, taps, sets, *flags, inputs.x.get_device())
+    return ConvLayout(layout(inputs.x), directions_of(inputs), taps, sets, *flags, inputs.x.get_device())
 
 
 @lru_cache(PLANS)
@@ -99,7 +99,7 @@ def _run(inputs: ConvInputs) -> Tensor:
     inputs = _with_alignment(inputs)
     N, T, _, E = inputs.x.shape
     check_scan_order(inputs.scan_order, T)
-    K = inputs.directions
+    K = directions_of(inputs)
     y = inputs.x.new_empty(K, N, T, E)
     if y.numel():
         strip_ = strip("forward", K * N, T, E)

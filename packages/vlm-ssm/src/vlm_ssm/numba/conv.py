@@ -9,7 +9,7 @@ from vlm_ssm.numba.address import address, by_direction, by_row, rows
 from vlm_ssm.numba.kernels import conv as kernels
 from vlm_ssm.numba.kernels.scan_forward import NULL_VIEW
 from vlm_ssm.registration.conv_op import ConvKernels, registered_conv
-from vlm_ssm.registration.inputs import ConvInputs
+from vlm_ssm.registration.inputs import ConvInputs, directions_of
 from vlm_ssm.registration.layouts import check_scan_order, like, native
 from vlm_ssm.registration.scan_orders import inverse_of
 from vlm_ssm.runtime.huge_pages import with_huge_pages
@@ -30,7 +30,7 @@ def run(inputs: ConvInputs, out: Tensor | None = None) -> Tensor:
     N, T, _, E = inputs.x.shape
     check_scan_order(inputs.scan_order, T)
     if out is None:
-        out = with_huge_pages(inputs.x.new_empty(inputs.directions, N, T, E))
+        out = with_huge_pages(inputs.x.new_empty(directions_of(inputs), N, T, E))
     tasks = out.shape[0] * N * -(-T // kernels.ROWS)
     kernels.forward(tasks, _arguments(inputs, out), floats=2 * inputs.weight.shape[1])
     return out

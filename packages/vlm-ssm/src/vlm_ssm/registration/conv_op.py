@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vlm_ssm.registration.inputs import ConvInputs, schema
+from vlm_ssm.registration.inputs import ConvInputs, directions_of, schema
 from vlm_ssm.registration.layouts import dense, like, native
 from vlm_ssm.registration.library import Operation
 from vlm_ssm.registration.torch_modes import grad_needed
@@ -42,7 +42,7 @@ class ConvKernels(NamedTuple):
 def _fake_forward(*fields: Any) -> Tensor:
     inputs = ConvInputs(*fields)
     N, T, _, E = inputs.x.shape
-    return inputs.x.new_empty(inputs.directions, N, T, E)
+    return inputs.x.new_empty(directions_of(inputs), N, T, E)
 
 
 def _fake_backward(grad: Tensor, *fields: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -62,14 +62,15 @@ class ConvInputs(NamedTuple):
     left_pad: Tensor | None = None
     scan_order: Tensor | None = None
 
-    @property
-    def directions(self) -> int:
-        """K: the number of scan orders; without them, J of x (B, T, J, E)."""
-        return self.x.shape[2] if self.scan_order is None else len(self.scan_order)
 
-    @property
-    def boundaries(self) -> SegmentBoundaries | None:
-        return boundaries_from(self.reset, self.history, self.left_pad)
+def directions_of(inputs: ConvInputs) -> int:
+    """K: the number of scan orders; without them, J of x (B, T, J, E). torch 2.9 could not compile a property."""
+    return inputs.x.shape[2] if inputs.scan_order is None else len(inputs.scan_order)
+
+
+def boundaries_of(inputs: ConvInputs) -> SegmentBoundaries | None:
+    """The boundaries of a convolution's segments; a function for the same reason."""
+    return boundaries_from(inputs.reset, inputs.history, inputs.left_pad)
 
 
 def for_all_inputs(kernels: Kernels) -> Callable[..., Kernels]:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vlm_ssm.registration.inputs import ConvInputs, ScanInputs
+from vlm_ssm.registration.inputs import ConvInputs, ScanInputs, boundaries_of
 from vlm_ssm.registration.scan_orders import inverse_of
 from vlm_ssm.segments import BEGIN, PAD, SegmentBoundaries
 from vlm_ssm.torch import chunked_scan
@@ -78,7 +78,7 @@ def conv_sum(inputs: ConvInputs) -> Tensor:
     x, weight, bias, state, _, history, _, scan_order = inputs
     rows, past = along(x, scan_order), weight.shape[1] - 1
     length, taps = rows.shape[2], weight.to(x.dtype)[:, :, None, None].unbind(1)  # W of (P, 1, 1, E)
-    padded = with_past(rows, state, inputs.boundaries, past)
+    padded = with_past(rows, state, boundaries_of(inputs), past)
     y = rows * taps[past]
     for j in range(1, past + 1):
         shifted = padded[:, :, past - j : past - j + length]

@@ -7,7 +7,7 @@ import triton
 from torch import Tensor
 
 from vlm_ssm.registration.conv_op import ConvKernels, registered_conv
-from vlm_ssm.registration.inputs import ConvInputs
+from vlm_ssm.registration.inputs import ConvInputs, directions_of
 from vlm_ssm.registration.layouts import check_scan_order, like, native
 from vlm_ssm.registration.scan_orders import inverse_of
 from vlm_ssm.triton.kernels import conv as kernels
@@ -28,7 +28,7 @@ def _run(inputs: ConvInputs) -> Tensor:
     x, weight, bias, state, reset, history, left_pad, scan_order = inputs
     N, T, _, E = x.shape
     check_scan_order(scan_order, T)
-    K, block = inputs.directions, _block(E)
+    K, block = directions_of(inputs), _block(E)
     out = x.new_empty(K, N, T, E)
     if out.numel():
         kernels.forward[(triton.cdiv(E, block), triton.cdiv(T, ROWS), K * N)](
