@@ -126,6 +126,19 @@ def test_images_that_have_changed_since_they_were_asked_about(
     assert main(command("pope")) == 0
 
 
+def test_image_digests_of_another_number_or_kind_count_as_changed(
+    command: Runner, tmp_path: Path, capsys: Out
+) -> None:
+    assert main(command("pope")) == 0
+    capsys.readouterr()
+    log = tmp_path / "out/pope.jsonl"
+    line = json.loads(log.read_text().splitlines()[0])
+    digest = line["metadata"]["image"]
+    for other in (5, [], "", None, f"{digest} {digest}"):
+        log.write_text(json.dumps({**line, "metadata": {**line["metadata"], "image": other}}) + "\n")
+        assert "a.jpg; name another --out" in refused(capsys, *command("pope")), other
+
+
 def test_other_versions_are_told(command: Runner, tmp_path: Path, capsys: Out) -> None:
     assert main(command("pope")) == 0
     account = tmp_path / "out/pope.jsonl.run.json"

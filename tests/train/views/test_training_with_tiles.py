@@ -133,6 +133,20 @@ def test_the_count_of_a_row_needs_no_decoding(tiled_run, monkeypatch):
     )
 
 
+def test_a_row_with_tiles_reads_each_file_once(tiled_run, monkeypatch):
+    """For its size and for its pixels."""
+    from vlm_core.io import files
+
+    spec, _ = load_spec(tiled_run())
+    train = TrainConfig.model_validate(spec.train)
+    rows, processor = joined(train.stages[0].data), sample_processor(build(spec), spec, train)
+    row = next(row for row in rows if row["image"])
+    reads, read = [], files._read
+    monkeypatch.setattr(files, "_read", lambda path, *limit: reads.append(path) or read(path, *limit))
+    processor.read(row)
+    assert reads == row["image"]
+
+
 def test_a_bad_image_among_several_is_numbered(tiled_run, tmp_path):
     spec, _ = load_spec(tiled_run())
     train = TrainConfig.model_validate(spec.train)

@@ -125,7 +125,9 @@ class AnswerLog:
                 with suppress(ValueError, KeyError, TypeError, RecursionError):
                     metadata = json.loads(line)["metadata"]
                     paths = [i for i in self.questions[metadata["id"]].images if isinstance(i, Path)]
-                    images += zip(paths, metadata["image"].split(), strict=True)
+                    digests = str(metadata["image"]).split()
+                    known = digests if len(digests) == len(paths) else [""] * len(paths)
+                    images += zip(paths, known, strict=True)
         return images
 
     def _key(self, row: Row) -> str:

@@ -67,14 +67,13 @@ def of_images(images: Sequence[ImageSource]) -> str:
 
 
 def _size(image: ImageSource) -> int:
-    from vlm_core.io.video.sources import VideoSource
+    from vlm_core.io.video.sources import file_of
 
-    if isinstance(image, VideoSource):
-        image = image.file
-    if not isinstance(image, str | Path):
+    file = file_of(image)
+    if not isinstance(file, str | Path):
         return 0
     try:
-        return os.stat(image).st_size
+        return os.stat(file).st_size
     except (OSError, ValueError):
         return -1
 

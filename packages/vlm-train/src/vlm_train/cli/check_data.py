@@ -17,7 +17,7 @@ from vlm_core.diagnose.model_summary import build_on_meta
 from vlm_core.errors import BadSample
 from vlm_core.io import digests
 from vlm_core.io.atomic import write_file
-from vlm_core.io.video.sources import VideoSource
+from vlm_core.io.video.sources import file_of
 from vlm_core.rows import Row
 from vlm_core.spec.spec import Spec
 from vlm_core.views.video_views import missing_frames
@@ -50,6 +50,7 @@ class SampleStats:
 
 def sample_stats(processor: SampleProcessor, row: Row) -> SampleStats:
     """Read a row and return its counts alone: worker processes send no pixels."""
+    row = processor.with_files(row)
     with missing_frames() as missing:
         example = processor.untruncated(row)
     layouts = processor.layouts(row)
@@ -123,7 +124,7 @@ def _folder(rows: Sequence[Row], index: int) -> str:
     """The folder of a row's first image; for a row that can't be read or has images in another file: "the data"."""
     with suppress(BadSample):
         for image in rows[index]["image"]:
-            file = image.file if isinstance(image, VideoSource) else image
+            file = file_of(image)
             if isinstance(file, str | Path):
                 return os.path.dirname(file)
     return "the data"

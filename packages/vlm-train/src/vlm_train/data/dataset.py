@@ -12,7 +12,7 @@ from vlm_core.errors import BadSample, UserError, choices
 from vlm_core.interfaces import Tokenizer
 from vlm_core.io.files import io_retries
 from vlm_core.io.images import ImageSource, each_image, load_image, upright_size
-from vlm_core.io.video.sources import VideoSource
+from vlm_core.io.video.sources import VideoSource, in_memory
 from vlm_core.model import VLM
 from vlm_core.rows import ROW_KEYS
 from vlm_core.spec.spec import Spec
@@ -84,13 +84,17 @@ class SampleProcessor:
         images = self.images(row)
         return Example(self._rendered(row, [self.image_tokens(image) for image in images]), images)
 
+    def with_files(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The row with its image files in memory if each is read twice, for its size and for its pixels."""
+        return row if self.layout is None else {**row, "image": each_image(row["image"], in_memory)}
+
     def read(self, row: dict[str, Any]) -> Example:
         """Raises `BadSample` for a bad image and `TooLong` for a row that doesn't fit."""
+        row = self.with_files(row)
         if not (layouts := self.layouts(row)):
             example = self.untruncated(row)
             return Example(example.sample.truncated(self.max_length), example.images)
-        sample = self.sample(row, layouts)  # before anything is decoded
-        return Example(sample, self.images(row))
+        return Example(self.sample(row, layouts), self.images(row))  # the length is checked before decoding
 
     def sample(self, row: dict[str, Any], layouts: Sequence[Layout]) -> TokenizedConversation:
         """The tokens of a row whose images have these views; nothing is decoded."""

@@ -100,9 +100,21 @@ def image_name(source: ImageSource) -> str:
 
 def image_bytes(source: ImageSource) -> bytes:
     """The bytes of the image file, undecoded; raises `BadSample` as `read_file` does."""
+    file = file_of(source)
+    return file.read() if isinstance(file, StoredImage) else read_file(file)
+
+
+def file_of(source: ImageSource) -> FileSource:
+    """The file of an image or video."""
+    return source.file if isinstance(source, VideoSource) else source
+
+
+def in_memory(source: ImageSource) -> ImageSource:
+    """An image whose file is read now, once for its size and its pixels; a video unchanged. Raises as `image_bytes`."""
     if isinstance(source, VideoSource):
-        return image_bytes(source.file)
-    return source.read() if isinstance(source, StoredImage) else read_file(source)
+        return source
+    data = image_bytes(source)
+    return StoredImage(image_name(source), lambda: data)
 
 
 def file_digest(source: FileSource) -> str:

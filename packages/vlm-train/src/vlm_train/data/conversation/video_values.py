@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from vlm_core.errors import BadSample, UserError
-from vlm_core.io.video.sources import Sampling
+from vlm_core.io.video.sources import FileSource, ImageSource, Sampling, VideoSource
 from vlm_train.config.unknown_keys import is_empty
 from vlm_train.data.conversation.image_values import media_value
 
@@ -25,6 +25,17 @@ class RowVideo:
     def decode(self, where: str) -> bytes:
         """The bytes of an inline video, as `InlineImage.decode`."""
         return self.value.decode(where)
+
+
+def value_of(image: Any) -> Any:
+    """The name or inline file of an image or video of a row."""
+    return image.value if isinstance(image, RowVideo) else image
+
+
+def source_of(image: Any, file: Callable[[Any], FileSource]) -> ImageSource:
+    """The source of an image or video of a row; `file` gives the one of a name or inline file."""
+    source = file(value_of(image))
+    return VideoSource(source, image.sampling) if isinstance(image, RowVideo) else source
 
 
 def video_value(value: Any, where: str) -> RowVideo:

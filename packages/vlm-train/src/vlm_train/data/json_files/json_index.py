@@ -22,7 +22,7 @@ from vlm_core.markup.printable import printable
 from vlm_core.rows import text_length
 from vlm_train.data.conversation.columns import record_row
 from vlm_train.data.conversation.image_values import InlineImage
-from vlm_train.data.conversation.video_values import RowVideo
+from vlm_train.data.conversation.video_values import value_of
 from vlm_train.data.index_cache import (
     Faults,
     are_consecutive,
@@ -108,7 +108,7 @@ def _build(file: BinaryIO, path: Path, ignore: Sequence[str]) -> Index:
         columns.extend((start, size, chars, len(images), zlib.crc32(os.pread(file.fileno(), size, start))))
         count += 1
         for image in images:
-            named = image.value if isinstance(image, RowVideo) else image
+            named = value_of(image)
             names += (b"" if isinstance(named, InlineImage) else json.dumps([named, name]).encode()) + b"\0"
     if not columns:
         raise UserError(f"{path}: has no rows")

@@ -16,11 +16,11 @@ import numpy as np
 from vlm_core.errors import BadSample, UserError
 from vlm_core.io import digests
 from vlm_core.io.image_folder import ImageFolder
-from vlm_core.io.video.sources import FileSource, ImageSource, StoredImage, VideoSource
+from vlm_core.io.video.sources import FileSource, ImageSource, StoredImage
 from vlm_core.rows import Row, Rows
 from vlm_train.data.conversation.columns import record_row
 from vlm_train.data.conversation.image_values import InlineImage
-from vlm_train.data.conversation.video_values import RowVideo
+from vlm_train.data.conversation.video_values import source_of
 from vlm_train.data.index_cache import from_pickle, to_pickle
 from vlm_train.data.json_files.image_counts import ImageCounts
 from vlm_train.data.json_files.json_index import ROW, Index, index_of
@@ -112,9 +112,7 @@ class LlavaRows(Rows):
         return record_row(loads(data, where), where, where, ignore=self.ignore).row
 
     def _source(self, image: Any, index: int, k: int) -> ImageSource:
-        if isinstance(image, RowVideo):
-            return VideoSource(self._file(image.value, index, k), image.sampling)
-        return self._file(image, index, k)
+        return source_of(image, lambda value: self._file(value, index, k))
 
     def _file(self, image: Any, index: int, k: int) -> FileSource:
         if isinstance(image, InlineImage):

@@ -21,11 +21,11 @@ from vlm_core.io import digests
 from vlm_core.io.files import MAX_BYTES
 from vlm_core.io.image_folder import ImageFolder
 from vlm_core.io.manifest import sha256
-from vlm_core.io.video.sources import FileSource, ImageSource, StoredImage, VideoSource
+from vlm_core.io.video.sources import FileSource, ImageSource, StoredImage, file_of
 from vlm_core.rows import Blocks, Row, Rows, readable, text_length
 from vlm_train.data.conversation.columns import MAX_KEYS, Column, Columns
 from vlm_train.data.conversation.image_values import InlineImage, image_value
-from vlm_train.data.conversation.video_values import RowVideo, video_value
+from vlm_train.data.conversation.video_values import RowVideo, source_of, video_value
 from vlm_train.data.index_cache import sampled_digest_of
 from vlm_train.data.parquet_files.parquet_cells import cell, image_of, images_of, value
 from vlm_train.data.parquet_files.parquet_file import ParquetFile
@@ -175,9 +175,7 @@ class ParquetRows(Rows):
         return video_value(other, where) if media.video else image_value(other, where)
 
     def _source(self, image: Any, where: str, index: int, k: int) -> ImageSource:
-        if isinstance(image, RowVideo):
-            return VideoSource(self._file(image.value, where, index, k), image.sampling)
-        return self._file(image, where, index, k)
+        return source_of(image, lambda value: self._file(value, where, index, k))
 
     def _file(self, image: Any, where: str, index: int, k: int) -> FileSource:
         if isinstance(image, StoredImage):
@@ -242,7 +240,7 @@ class ParquetRows(Rows):
 
 def _is_inside(image: ImageSource) -> bool:
     """Whether an image or video is stored in the parquet file, whose hash covers it."""
-    return isinstance(image.file if isinstance(image, VideoSource) else image, StoredImage)
+    return isinstance(file_of(image), StoredImage)
 
 
 def _columns(given: Mapping[Column, str], names: Sequence[str], where: str, ignore: Sequence[str]) -> Columns:

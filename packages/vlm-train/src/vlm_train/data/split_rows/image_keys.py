@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from vlm_core.errors import BadSample
 from vlm_core.io.files import read_samples
-from vlm_core.io.video.sources import ImageSource, StoredImage, VideoSource, image_bytes
+from vlm_core.io.video.sources import ImageSource, StoredImage, file_of, image_bytes
 from vlm_core.placeholders import IMAGE_PLACEHOLDER
 from vlm_core.rows import Row
 
@@ -51,8 +51,7 @@ def image_key(image: ImageSource) -> str | None:
 
     It covers a file's size and three samples: files that differ only elsewhere share a key, and thus a part.
     """
-    if isinstance(image, VideoSource):
-        return image_key(image.file)
+    image = file_of(image)
     try:
         if isinstance(image, StoredImage):
             data = image_bytes(image)

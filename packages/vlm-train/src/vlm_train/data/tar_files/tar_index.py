@@ -21,7 +21,7 @@ from vlm_core.rows import Row, text_length
 from vlm_train.config.unknown_keys import check_unread, is_empty
 from vlm_train.data.conversation.columns import Column, Columns, Reading, record_name, record_row
 from vlm_train.data.conversation.image_values import InlineImage, filled_values, image_value
-from vlm_train.data.conversation.video_values import RowVideo, video_value
+from vlm_train.data.conversation.video_values import RowVideo, value_of, video_value
 from vlm_train.data.index_cache import (
     Faults,
     are_consecutive,
@@ -109,11 +109,6 @@ class RecordReader(NamedTuple):
         )
 
 
-def file_of(image: Any) -> Any:
-    """The file of an image or video of a row."""
-    return image.value if isinstance(image, RowVideo) else image
-
-
 def _sample_images(
     named: Sequence[Any], members: Sequence[Any], bases: Sequence[str], where: str
 ) -> list[Any]:
@@ -121,13 +116,13 @@ def _sample_images(
 
     Videos are among them, each with the sampling that its name in `.json` has.
     """
-    inline = [image for image in named if isinstance(file_of(image), InlineImage)]
+    inline = [image for image in named if isinstance(value_of(image), InlineImage)]
     if not named or (not members and len(inline) == len(named)):
         return [*members] or inline
     if inline or len(named) != len(members):
         text = f".json names {len(named)} images ({named[0]!r:.60}), but the sample has {len(members)} image members"
         raise BadSample("placeholders", f"{where}: {text}")
-    names = [str(file_of(image)).rpartition("/")[2] for image in named]
+    names = [str(value_of(image)).rpartition("/")[2] for image in named]
     if sorted(names) == sorted(bases):
         ordered = [members[bases.index(name)] for name in names]
     else:  # original names; images precede videos, as in `named`
@@ -139,7 +134,7 @@ def _as_named(member: Any, image: Any, where: str) -> Any:
     """A member with the sampling of its name; raises `BadSample` for a video that is named as an image."""
     if isinstance(member, RowVideo) != isinstance(image, RowVideo):
         kind = "a video" if isinstance(member, RowVideo) else "an image"
-        raise BadSample("schema", f"{where}: {file_of(image)!r:.60} in .json is {kind} in the sample")
+        raise BadSample("schema", f"{where}: {value_of(image)!r:.60} in .json is {kind} in the sample")
     return RowVideo(member.value, image.sampling) if isinstance(image, RowVideo) else member
 
 
@@ -209,7 +204,10 @@ class _Builder:
             if sample.fault:
                 raise sample.fault
             text, caption, row, crc = self._text(sample, where, file)
-            chars, inline = text_length(row), [i for i in row["image"] if isinstance(file_of(i), InlineImage)]
+            chars, inline = (
+                text_length(row),
+                [i for i in row["image"] if isinstance(value_of(i), InlineImage)],
+            )
             members = [*sample.pictures, *(Member("", INLINE, 0) for _ in inline)]
             pictures = [(p.start, p.size, *self._name(p.name), _header_crc(file, p)) for p in members]
         except BadSample as error:

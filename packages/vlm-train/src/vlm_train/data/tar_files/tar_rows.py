@@ -15,11 +15,11 @@ import numpy as np
 from vlm_core.errors import BadSample, UserError
 from vlm_core.io import digests
 from vlm_core.io.manifest import sha256
-from vlm_core.io.video.sources import ImageSource, StoredImage, VideoSource
+from vlm_core.io.video.sources import ImageSource, StoredImage
 from vlm_core.rows import Row, Rows
 from vlm_train.data.conversation.columns import Column
 from vlm_train.data.conversation.image_values import InlineImage
-from vlm_train.data.conversation.video_values import RowVideo
+from vlm_train.data.conversation.video_values import source_of
 from vlm_train.data.index_cache import from_pickle, sampled_digest_of, to_pickle
 from vlm_train.data.storage import RandomAccessFile
 from vlm_train.data.tar_files.tar_index import TABLES, RecordReader, index_of, record_of
@@ -110,9 +110,7 @@ class TarRows(Rows):
         return name, StoredImage(where, partial(member, shard, start, size, crc))
 
     def _source(self, image: Any, where: str, index: int, k: int) -> ImageSource:
-        if isinstance(image, RowVideo):
-            return VideoSource(self._file(image.value, where, index, k), image.sampling)
-        return self._file(image, where, index, k)
+        return source_of(image, lambda value: self._file(value, where, index, k))
 
     def _file(self, image: StoredImage | InlineImage, where: str, index: int, k: int) -> StoredImage:
         if isinstance(image, StoredImage):
