@@ -13,6 +13,7 @@ from vlm_core.errors import UserError
 GOOD = '{"question_id": 1, "text": "Yes"}\n'
 FAULTS = {
     "cut off": (GOOD + '{"question_id": 2, "te', r"a\.jsonl:2: not valid JSON .* cut off"),
+    "a quote too few": ('{"question_id": 1, text": "Yes"}\n' + GOOD, r"a\.jsonl:1: not valid JSON \(.*\)$"),
     "no object": (GOOD + "[1]", r"a\.jsonl:2: expected a JSON object, got \[1\]"),
     "no text": (
         GOOD + '\n{"question_id": 2}',

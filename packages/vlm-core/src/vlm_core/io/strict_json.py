@@ -47,7 +47,9 @@ def parse_strict(
             json.dumps(value, ensure_ascii=False).encode()
         return value
     except json.JSONDecodeError as error:
-        raise UserError(f"{where(error.pos)}: not valid JSON ({error.msg}); is the file cut off?") from None
+        at_end = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string")
+        hint = "; is the file cut off?" if at_end else ""
+        raise UserError(f"{where(error.pos)}: not valid JSON ({error.msg}){hint}") from None
     except RepeatedKeyError as error:
         raise UserError(f"{where(0) if only else path}: {error} in one JSON object") from None
     except _RefusedError as error:

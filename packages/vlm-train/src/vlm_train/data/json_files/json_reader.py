@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from os import SEEK_END
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -250,6 +251,11 @@ def list_rows(file: BinaryIO, path: Path) -> Iterator[tuple[int, int, Any]]:
         raise
     except (ValueError, RecursionError) as error:
         where = f"row {count}, near byte {window.byte}"
-        raise UserError(
-            f"{path}: not valid JSON: {_text_of(error)} ({where}); is the file cut off?"
-        ) from None
+        hint = "" if _ends_as_a_list(file) else "; is the file cut off?"
+        raise UserError(f"{path}: not valid JSON: {_text_of(error)} ({where}){hint}") from None
+
+
+def _ends_as_a_list(file: BinaryIO) -> bool:
+    """Whether `]` is the last character of the file besides white space."""
+    file.seek(max(0, file.seek(0, SEEK_END) - 64))
+    return file.read().rstrip().endswith(b"]")
