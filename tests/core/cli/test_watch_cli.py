@@ -10,7 +10,7 @@ from watch_commands import SHORT, call, expected_answer, pictures, printed
 
 from vlm_core.cli import chat
 from vlm_core.cli.watch import questions
-from vlm_core.cli.watch.watching import Watching
+from vlm_core.cli.watch.watch_thread import WatchThread
 from vlm_core.generation.generate import Session
 from vlm_core.generation.sampling import GenerationConfig
 from vlm_core.io.frames.source import FrameSource
@@ -132,31 +132,31 @@ def slow_frames(stop):
 def test_watching_goes_on_while_an_answer_is_generated(tiny_model, capsys):
     """The answer is that of the moment of the question."""
     stop = threading.Event()
-    watching = Watching(Session(tiny_model).watch([], SHORT), slow_frames(stop), None, announce=False)
-    while not watching.watcher.frames:
+    thread = WatchThread(Session(tiny_model).watch([], SHORT), slow_frames(stop), None, announce=False)
+    while not thread.watcher.frames:
         time.sleep(0.01)
-    fork = watching.fork()
+    fork = thread.fork()
     asked_at = fork.frames
-    questions._answer(watching, fork, "red?", GenerationConfig(max_new_tokens=30))
-    assert watching.watcher.frames > asked_at + 1
+    questions._answer(thread, fork, "red?", GenerationConfig(max_new_tokens=30))
+    assert thread.watcher.frames > asked_at + 1
     assert fork.frames == asked_at
     stop.set()
-    watching.close()
+    thread.close()
     shown = capsys.readouterr().out
     assert shown == printed("".join(fork.ask("red?", GenerationConfig(max_new_tokens=30)))) + "\n"
 
 
 def test_frames_that_come_too_fast_are_dropped_and_counted(tiny_model):
     stop = threading.Event()
-    watching = Watching(Session(tiny_model).watch([], SHORT), slow_frames(stop), None, announce=False)
-    while watching.watcher.frames < 20:
+    thread = WatchThread(Session(tiny_model).watch([], SHORT), slow_frames(stop), None, announce=False)
+    while thread.watcher.frames < 20:
         time.sleep(0.01)
     stop.set()
-    assert watching.wait(60)
-    read, last = watching.watcher.frames, watching.watcher.time
-    assert watching.reader.dropped > 0
-    assert read + watching.reader.dropped == last + 1, "the newest frames are read"
-    assert f"{watching.reader.dropped} dropped" in watching.status()
+    assert thread.wait(60)
+    read, last = thread.watcher.frames, thread.watcher.time
+    assert thread.reader.dropped > 0
+    assert read + thread.reader.dropped == last + 1, "the newest frames are read"
+    assert f"{thread.reader.dropped} dropped" in thread.status()
 
 
 def test_an_error_of_the_thread_is_not_lost(tiny_folder, frame_folder, monkeypatch, capsys):

@@ -3,7 +3,7 @@
 import torch
 
 from vlm_core.generation.generate import Session
-from vlm_core.generation.watch.checkpoints import KEEP
+from vlm_core.generation.watch.kept_states import KEEP
 from vlm_core.generation.watch.prompt import WatchPrompt
 from vlm_core.text.template import TEMPLATES
 

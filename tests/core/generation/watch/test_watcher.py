@@ -10,7 +10,7 @@ from watch_cases import LLAVA, QUESTION, QUESTIONS, at_once, frames, on_transfor
 from vlm_core.errors import UserError
 from vlm_core.generation.generate import Session
 from vlm_core.generation.sampling import GenerationConfig
-from vlm_core.generation.watch.checkpoints import Keep
+from vlm_core.generation.watch.kept_states import Keep
 from vlm_core.generation.watch.prompt import WatchPrompt, question_about
 from vlm_core.generation.watch.watcher import FrameLimit
 from vlm_core.text.render import Message, render

@@ -12,7 +12,7 @@ from videos import CODECS, decoded, video
 
 from vlm_core.io.video.container import opened
 from vlm_core.io.video.decode import sample_video
-from vlm_core.io.video.frames import FrameReader
+from vlm_core.io.video.frame_reader import FrameReader
 from vlm_core.io.video.header import header_of
 from vlm_core.io.video.sources import Sampling, StoredImage
 

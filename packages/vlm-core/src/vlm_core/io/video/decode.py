@@ -11,7 +11,7 @@ from PIL import Image
 
 from vlm_core.errors import BadSample
 from vlm_core.io.video.container import opened
-from vlm_core.io.video.frames import FrameReader, Shown
+from vlm_core.io.video.frame_reader import FrameReader, Shown
 from vlm_core.io.video.header import VideoHeader, header_of
 from vlm_core.io.video.sampling import sample_times
 from vlm_core.io.video.sources import FileSource, Sampling
