@@ -12,11 +12,10 @@ from PIL import Image
 from videos import FASTSTART, MATRICES, decoded, sound_only, turned, video, with_duration
 
 from vlm_core.errors import BadSample, UserError
-from vlm_core.io import video as videos
 from vlm_core.io.images import load_image
 from vlm_core.io.video import container, decode, frame_reader, mp4_checks
 from vlm_core.io.video.decode import sample_video
-from vlm_core.io.video.header import read_header
+from vlm_core.io.video.header import frame_count, read_header
 from vlm_core.io.video.sources import Sampling, StoredImage, VideoSource
 
 EIGHT = Sampling(frames=8)
@@ -255,4 +254,4 @@ def test_the_first_frame_stands_for_a_video():
     data = video()
     first = np.asarray(load_image(VideoSource(stored(data))))
     assert np.array_equal(first, sample_video(stored(data), EIGHT, np.asarray).frames[0])
-    assert videos.frame_count(stored(data), Sampling(fps=2)) == 6
+    assert frame_count(stored(data), Sampling(fps=2)) == 6
