@@ -3,6 +3,7 @@
 import torch
 
 from vlm_core.generation.generate import Session
+from vlm_core.generation.watch.kept_states import KEEP
 from vlm_core.generation.watch.prompt import WatchPrompt
 from vlm_core.text.template import TEMPLATES
 
@@ -17,9 +18,9 @@ def frames(count, seconds=1.0, side=32):
     return [(i * seconds, image) for i, image in enumerate(pixels)]
 
 
-def watched(model, seen, template=LLAVA, **settings):
+def watched(model, seen, template=LLAVA, keep=KEEP):
     """A watcher that has read all these frames."""
-    watcher = Session(model).watch(seen, template, **settings)
+    watcher = Session(model).watch(seen, template, keep=keep)
     list(watcher)
     return watcher
 

@@ -175,7 +175,7 @@ def test_a_path_that_is_no_folder_is_told_once(tmp_path, caplog):
 
 
 def test_a_folder_that_others_may_write_is_not_used(tmp_path, caplog):
-    """A foreign state would be a foreign answer."""
+    """A state that another user wrote could change an answer."""
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o777)
     disk = DiskCache(tmp_path / "open")

@@ -58,13 +58,13 @@ def manifest_of(file):
     return json.loads(header["__metadata__"][MANIFEST])
 
 
-def rewrite(file, tensors=None, hashes=None, **facts):
-    """The same file with other tensors or facts, with valid checksums: a file that lies."""
+def rewrite(file, tensors=None, hashes=None, facts=None):
+    """Replace tensors, their hashes or entries of the manifest (`facts`) under valid checksums."""
     manifest = {k: v for k, v in manifest_of(file).items() if k != "sha256"}
     tensors = {**load_file(file), **(tensors or {})}
     tensors = {name: tensor for name, tensor in tensors.items() if tensor is not None}
     listed = {name: of_tensor(tensor) for name, tensor in tensors.items()} if hashes is None else hashes
-    manifest |= {**facts, "tensors": listed}
+    manifest |= {**(facts or {}), "tensors": listed}
     file.write_bytes(save(tensors, metadata={MANIFEST: json.dumps(with_checksum(manifest))}))
 
 
@@ -187,7 +187,7 @@ def test_hashes_that_lie(file, model):
     ],
 )
 def test_a_manifest_that_lies(file, model, facts, message):
-    rewrite(file, **facts)
+    rewrite(file, facts=facts)
     assert message in refused(file, model)
 
 

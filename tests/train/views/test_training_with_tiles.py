@@ -182,7 +182,7 @@ def test_the_longest_batch_has_the_most_views_and_runs(tiled_run, encoded):
     assert len(values) / 2 >= max(views)
     SummedLoss(model, encoded=encoded)(batch).backward()
     usual = assumed_batch(model, train, 2, 10)
-    assert len(usual.pixel_values) == 2 * model.view_survey.usual.views
+    assert len(usual.pixel_values) == 2 * model.view_counts.usual.views
     SummedLoss(model)(usual).backward()
 
 

@@ -53,8 +53,8 @@ class FashionGridConfig(DatasetConfig):
 
     def _conversations(self, one: Scene, picture: str | None) -> list[dict[str, Any]]:
         seed = f"questions {one.name}"  # other numbers than those that placed the items
-        asked = alternating(one.questions(), get_args(Category), seed)[: self.questions]
-        return conversations(one.name, asked, self.turns, [picture] if picture else [])
+        pairs = alternating(one.questions(), get_args(Category), seed)[: self.questions]
+        return conversations(one.name, pairs, self.turns, [picture] if picture else [])
 
 
 @hookimpl

@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 from typing import Literal
 
-from vlm_grid.questions import SIDE, Asked, neighbours
+from vlm_grid.questions import SIDE, QAPair, neighbours
 
 Category = Literal["white", "row", "column"]
 CLASSES = ("trouser", "pullover", "sneaker")
@@ -21,12 +21,12 @@ class Scene:
     classes: tuple[str, ...]
     white: int
 
-    def questions(self) -> list[Asked]:
+    def questions(self) -> list[QAPair]:
         """Every question about the scene; all answers are classes."""
-        asked = [Asked("white", "item on white?", self.classes[self.white])]
+        pairs = [QAPair("white", "item on white?", self.classes[self.white])]
         around = neighbours(self.classes, self.white)
-        return asked + [
-            Asked(category, f"item {place} the one on white?", item) for category, place, item in around
+        return pairs + [
+            QAPair(category, f"item {place} the one on white?", item) for category, place, item in around
         ]
 
 

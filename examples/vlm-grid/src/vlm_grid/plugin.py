@@ -45,9 +45,9 @@ class GridConfig(DatasetConfig):
 
     def _conversations(self, scene: Scene) -> list[dict[str, Any]]:
         categories = self.categories or get_args(Category)
-        asked = alternating(scene.questions(), categories, scene.name)[: self.questions]
+        pairs = alternating(scene.questions(), categories, scene.name)[: self.questions]
         image = [self._picture(scene)] if self.images else []
-        return conversations(f"{self.split}-{scene.name}", asked, self.turns, image)
+        return conversations(f"{self.split}-{scene.name}", pairs, self.turns, image)
 
     def _picture(self, scene: Scene) -> str:
         from vlm_grid.pictures import write

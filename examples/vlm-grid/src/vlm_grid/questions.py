@@ -17,7 +17,7 @@ _NEIGHBOURS = (
 )
 
 
-class Asked(NamedTuple):
+class QAPair(NamedTuple):
     """A question with its category and answer."""
 
     category: str
@@ -33,30 +33,30 @@ def neighbours(cells: Sequence[str], marked: int) -> Iterator[tuple[str, str, st
             yield category, place, cells[marked + SIDE * down + across]
 
 
-def alternating(asked: Sequence[Asked], categories: Sequence[str], seed: str) -> list[Asked]:
+def alternating(pairs: Sequence[QAPair], categories: Sequence[str], seed: str) -> list[QAPair]:
     """The questions of some categories in a seeded order, alternating between the categories."""
     rng = random.Random(seed)
-    groups = [[one for one in asked if one.category == category] for category in categories]
+    groups = [[one for one in pairs if one.category == category] for category in categories]
     for group in groups:
         rng.shuffle(group)
     rng.shuffle(groups)
     return [one for one in chain.from_iterable(zip_longest(*groups)) if one]
 
 
-def conversations(name: str, asked: Sequence[Asked], turns: int, image: list[str]) -> list[dict[str, Any]]:
+def conversations(name: str, pairs: Sequence[QAPair], turns: int, image: list[str]) -> list[dict[str, Any]]:
     """Rows with `turns` questions each about one image; the last question of a row gives its category."""
     return [
-        _conversation(f"{name}-{start}", asked[start : start + turns], image)
-        for start in range(0, len(asked), turns)
+        _conversation(f"{name}-{start}", pairs[start : start + turns], image)
+        for start in range(0, len(pairs), turns)
     ]
 
 
-def _conversation(name: str, asked: Sequence[Asked], image: list[str]) -> dict[str, Any]:
+def _conversation(name: str, pairs: Sequence[QAPair], image: list[str]) -> dict[str, Any]:
     turns = [
         {"from": speaker, "value": value}
-        for one in asked
+        for one in pairs
         for speaker, value in (("human", one.question), ("gpt", one.answer))
     ]
     if image:
         turns[0]["value"] = f"<image>\n{turns[0]['value']}"
-    return {"id": name, "image": image, "conversations": turns, "category": asked[-1].category}
+    return {"id": name, "image": image, "conversations": turns, "category": pairs[-1].category}

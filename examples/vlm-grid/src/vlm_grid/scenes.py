@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from vlm_grid.questions import SIDE, Asked, neighbours
+from vlm_grid.questions import SIDE, QAPair, neighbours
 
 Category = Literal["ring", "row", "column"]
 COLOURS = ("red", "green", "blue")
@@ -25,12 +25,12 @@ class Scene:
         """A unique name: one digit per cell, and the ring's cell."""
         return "".join(str(COLOURS.index(colour)) for colour in self.colours) + f"-{self.ring}"
 
-    def questions(self) -> list[Asked]:
+    def questions(self) -> list[QAPair]:
         """Every question about the scene; all answers are colours."""
-        asked = [Asked("ring", "color of the ring?", self.colours[self.ring])]
+        pairs = [QAPair("ring", "color of the ring?", self.colours[self.ring])]
         around = neighbours(self.colours, self.ring)
-        return asked + [
-            Asked(category, f"color {place} the ring?", colour) for category, place, colour in around
+        return pairs + [
+            QAPair(category, f"color {place} the ring?", colour) for category, place, colour in around
         ]
 
 

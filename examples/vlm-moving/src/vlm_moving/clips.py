@@ -60,7 +60,7 @@ class Passage:
             yield from [Frame(self.shape, self.colour, SIDE * row + column)] * self.pace
 
 
-class Asked(NamedTuple):
+class QAPair(NamedTuple):
     """A question with its kind and answer."""
 
     kind: str
@@ -85,18 +85,18 @@ class Clip:
             frames[passage.start : passage.end] = passage.frames()
         return frames
 
-    def questions(self) -> list[Asked]:
+    def questions(self) -> list[QAPair]:
         """One question of each kind; how often a shape passed is asked up to `MOST` times only."""
         last = next(p for p in reversed(self.passages) if p.shape == self.target)
-        asked = [
-            Asked("color", f"color of the last {self.target}?", last.colour),
-            Asked("direction", f"direction of the last {self.target}?", last.direction),
-            Asked("first", "which came first?", self.passages[0].shape),
+        pairs = [
+            QAPair("color", f"color of the last {self.target}?", last.colour),
+            QAPair("direction", f"direction of the last {self.target}?", last.direction),
+            QAPair("first", "which came first?", self.passages[0].shape),
         ]
         shape = random.Random(f"count of {self.name}").choice(SHAPES)
         if (count := sum(p.shape == shape for p in self.passages)) <= MOST:
-            asked.append(Asked("count", f"how many times a {shape}?", str(count)))
-        return asked
+            pairs.append(QAPair("count", f"how many times a {shape}?", str(count)))
+        return pairs
 
 
 def clip(name: str, length: int, distance: int) -> Clip:

@@ -11,7 +11,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from vlm_core.io.paths import LocalPath
 from vlm_core.plugins import DatasetConfig, UserError, hookimpl
-from vlm_moving.clips import LONGEST_PASSAGE, Asked, Clip, Frame, Kind, clip
+from vlm_moving.clips import LONGEST_PASSAGE, Clip, Frame, Kind, QAPair, clip
 
 LONGEST = 100_000
 
@@ -84,24 +84,24 @@ class MovingConfig(DatasetConfig):
 
     def _conversations(self, one: Clip, files: Mapping[Frame | None, str]) -> list[dict[str, Any]]:
         """Rows of `turns` questions each; the last question of a row gives its category."""
-        asked = [question for question in one.questions() if question.kind in self.kinds]
-        random.Random(f"order of {one.name}").shuffle(asked)
+        pairs = [question for question in one.questions() if question.kind in self.kinds]
+        random.Random(f"order of {one.name}").shuffle(pairs)
         images = [files[frame] for frame in one.frames()] if self.images else []
         name = f"{one.name}-{one.length}-{one.distance}"
         return [
-            self._conversation(f"{name}-{asked[start].kind}", asked[start : start + self.turns], images)
-            for start in range(0, len(asked), self.turns)
+            self._conversation(f"{name}-{pairs[start].kind}", pairs[start : start + self.turns], images)
+            for start in range(0, len(pairs), self.turns)
         ]
 
-    def _conversation(self, name: str, asked: list[Asked], images: list[str]) -> dict[str, Any]:
+    def _conversation(self, name: str, pairs: list[QAPair], images: list[str]) -> dict[str, Any]:
         turns = [
             {"from": speaker, "value": value}
-            for one in asked
+            for one in pairs
             for speaker, value in (("human", one.question), ("gpt", one.answer))
         ]
         if images:
             turns[0]["value"] = "<image>" * len(images) + "\n" + turns[0]["value"]
-        category = " ".join(filter(None, (asked[-1].kind, self.suffix)))
+        category = " ".join(filter(None, (pairs[-1].kind, self.suffix)))
         return {"id": name, "image": images, "conversations": turns, "category": category}
 
 

@@ -78,7 +78,7 @@ class StateQuery(Connector):
     Resembles learned queries with cross-attention (Perceiver, Q-Former, Qwen-VL's `resampler`), with a scan in place of
     attention, so that the cost is linear in patches plus queries; and register tokens spread through a Vision Mamba's
     sequence (Mamba-R, arXiv 2405.14858), which there classify an image. As a connector, with queries that lie in the
-    image and with these positions, it is this project's, and published nowhere.
+    image and with these positions, it is this project's own; no publication of it is known.
     """
 
     def __init__(

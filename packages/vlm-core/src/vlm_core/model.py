@@ -15,8 +15,8 @@ from vlm_core.numerics.low_precision_matmul import upcast_matmul
 from vlm_core.views.image_processor import ImageProcessor, image_processor
 from vlm_core.views.image_views import ImageInput, ImageViews, add_image_newline, image_newline
 from vlm_core.views.rule import ViewRule
-from vlm_core.views.survey import Survey, survey
 from vlm_core.views.video_views import VideoProcessor
+from vlm_core.views.view_counts import ViewCounts, view_counts
 
 PARTS = ("encoder", "connector", "llm")
 
@@ -84,9 +84,9 @@ class VLM(nn.Module):
         return VideoProcessor(self.encoder.transform, self.image_tokens_by_default, self.sampling)
 
     @cached_property
-    def view_survey(self) -> Survey | None:
+    def view_counts(self) -> ViewCounts | None:
         """Views and positions that images may have; None if every image has one view."""
-        return None if self.views is None else survey(self.image_processor)
+        return None if self.views is None else view_counts(self.image_processor)
 
     def image_tokens(self, image: ImageInput) -> int:
         """Number of positions of one image in the sequence: its views, or its pixels (3, height, width)."""

@@ -7,7 +7,7 @@ import pytest
 from watch_cases import LLAVA, frames
 
 from vlm_core.generation.generate import Session
-from vlm_core.generation.watch.checkpoints import Keep
+from vlm_core.generation.watch.kept_states import Keep
 from vlm_core.runtime.peak_rss import STATUS, current_rss
 
 KEEP = Keep(every=10, last=5, older=5)

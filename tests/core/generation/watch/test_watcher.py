@@ -10,10 +10,10 @@ from watch_cases import LLAVA, QUESTION, QUESTIONS, at_once, frames, on_transfor
 from vlm_core.errors import UserError
 from vlm_core.generation.generate import Session
 from vlm_core.generation.sampling import GenerationConfig
-from vlm_core.generation.watch.checkpoints import Keep
+from vlm_core.generation.watch.kept_states import Keep
 from vlm_core.generation.watch.prompt import WatchPrompt, question_about
 from vlm_core.generation.watch.watcher import FrameLimit
-from vlm_core.text.render import render
+from vlm_core.text.render import Message, render
 from vlm_core.text.template import TEMPLATES, Template
 
 SHORT_ANSWER = GenerationConfig(max_new_tokens=8)
@@ -70,11 +70,10 @@ def test_the_parts_of_a_prompt_are_those_of_the_template(tiny_model, name):
 
 
 def test_a_question_before_the_images_is_refused(tiny_model):
-    def render_swapped(template, messages, tokenizer, *args, **kwargs):
-        parts = messages[0].parts
-        return render(
-            LLAVA, [messages[0].__class__("user", (parts[-1], *parts[:-1]))], tokenizer, *args, **kwargs
-        )
+    def render_swapped(template, messages, tokenizer, image_tokens):
+        (message,) = messages
+        *images, question = message.parts
+        return render(template, [Message("user", (question, *images))], tokenizer, image_tokens)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vlm_core.generation.watch.prompt.render", render_swapped)

@@ -1,4 +1,4 @@
-"""Frames from folders and animations, thinned out and read ahead."""
+"""Frames from folders and animations, at a limited rate and prefetched."""
 
 import sys
 import threading
@@ -12,11 +12,11 @@ from videos import decoded as decoded_video
 from videos import video
 
 from vlm_core.errors import BadSample, UserError
-from vlm_core.io.frames import read_ahead
+from vlm_core.io.frames import prefetch
 from vlm_core.io.frames.camera import camera_frames, is_device
 from vlm_core.io.frames.files import file_frames
-from vlm_core.io.frames.read_ahead import ReadAhead
-from vlm_core.io.frames.source import FrameSource, thinned
+from vlm_core.io.frames.prefetch import FramePrefetcher
+from vlm_core.io.frames.source import FrameSource, limit_fps
 
 
 def level(image):
@@ -116,10 +116,10 @@ def test_what_has_no_frames(tmp_path, folder):
 
 def test_thinning_keeps_the_first_frame_of_each_period():
     items = [(i / 30, i) for i in range(90)]
-    assert [i for _, i in thinned(items, 1)] == [0, 30, 60]
-    assert [i for _, i in thinned(items, 30)] == list(range(90))
-    assert [i for _, i in thinned(items, 1000)] == list(range(90))
-    assert [i for _, i in thinned([(0.9, "a"), (1.1, "b"), (1.9, "c"), (2.0, "d")], 1)] == ["a", "b", "d"]
+    assert [i for _, i in limit_fps(items, 1)] == [0, 30, 60]
+    assert [i for _, i in limit_fps(items, 30)] == list(range(90))
+    assert [i for _, i in limit_fps(items, 1000)] == list(range(90))
+    assert [i for _, i in limit_fps([(0.9, "a"), (1.1, "b"), (1.9, "c"), (2.0, "d")], 1)] == ["a", "b", "d"]
 
 
 def test_a_source_that_is_read_slowly_waits(monkeypatch):
@@ -130,9 +130,9 @@ def test_a_source_that_is_read_slowly_waits(monkeypatch):
             produced.append(i)
             yield float(i), i
 
-    reader = ReadAhead(FrameSource("numbers", items(), lambda i: i))
+    reader = FramePrefetcher(FrameSource("numbers", items(), lambda i: i))
     time.sleep(0.2)
-    assert len(produced) <= read_ahead.WAITING + 1
+    assert len(produced) <= prefetch.QUEUE_SIZE + 1
     assert [i for _, i in reader] == list(range(40))
     assert reader.dropped == 0
 
@@ -144,11 +144,11 @@ def test_a_live_source_drops_the_oldest_that_waits():
         yield from ((float(i), i) for i in range(40))
         done.set()
 
-    reader = ReadAhead(FrameSource("numbers", items(), lambda i: i, live=True))
+    reader = FramePrefetcher(FrameSource("numbers", items(), lambda i: i, live=True))
     assert done.wait(10)
     frames = [i for _, i in reader]
-    assert frames == list(range(40 - read_ahead.WAITING, 40))
-    assert reader.dropped == 40 - read_ahead.WAITING
+    assert frames == list(range(40 - prefetch.QUEUE_SIZE, 40))
+    assert reader.dropped == 40 - prefetch.QUEUE_SIZE
 
 
 def test_an_error_comes_after_the_frames_before_it():
@@ -158,12 +158,12 @@ def test_an_error_comes_after_the_frames_before_it():
 
     frames = []
     with pytest.raises(UserError, match="the stream ended"):
-        frames.extend(ReadAhead(FrameSource("letters", items(), lambda i: i)))
+        frames.extend(FramePrefetcher(FrameSource("letters", items(), lambda i: i)))
     assert frames == [(0.0, "a")]
 
 
 def test_a_closed_reader_ends():
-    reader = ReadAhead(FrameSource("numbers", ((float(i), i) for i in range(10**9)), lambda i: i))
+    reader = FramePrefetcher(FrameSource("numbers", ((float(i), i) for i in range(10**9)), lambda i: i))
     frames = iter(reader)
     next(frames)
     reader.close()

@@ -15,12 +15,15 @@ from vlm_core.io.frames.image_stream import ImageStream
 from vlm_core.io.frames.pipe import pipe_frames
 
 
-def encoded(form, level=0, **options):
-    """A small image of one colour, as a file."""
+def encoded(form, level=0, progressive=False, restart_marker_blocks=0, compress_level=-1):
+    """The file of a small grey gradient, `level` brighter; the other options are Pillow's for JPEG or PNG."""
+    gradient = Image.radial_gradient("L").resize((40, 30)).point(lambda v: min(255, v + level))
+    options = {
+        "JPEG": {"progressive": progressive, "restart_marker_blocks": restart_marker_blocks},
+        "PNG": {"compress_level": compress_level},
+    }
     file = io.BytesIO()
-    Image.radial_gradient("L").resize((40, 30)).point(lambda v: min(255, v + level)).convert("RGB").save(
-        file, form, **options
-    )
+    gradient.convert("RGB").save(file, form, **options[form])
     return file.getvalue()
 
 

@@ -12,11 +12,10 @@ from PIL import Image
 from videos import FASTSTART, MATRICES, decoded, sound_only, turned, video, with_duration
 
 from vlm_core.errors import BadSample, UserError
-from vlm_core.io import video as videos
 from vlm_core.io.images import load_image
-from vlm_core.io.video import container, decode, frames, mov
+from vlm_core.io.video import container, decode, frame_reader, mp4_checks
 from vlm_core.io.video.decode import sample_video
-from vlm_core.io.video.header import read_header
+from vlm_core.io.video.header import frame_count, read_header
 from vlm_core.io.video.sources import Sampling, StoredImage, VideoSource
 
 EIGHT = Sampling(frames=8)
@@ -143,8 +142,10 @@ def test_a_long_video_is_sought(monkeypatch):
     times = [1000 * k for k in range(3600)]
     data = video("matroska", frames=3600, times=times, gop=60, size=(32, 32))
     decodes = []
-    work = frames.FrameReader._add_work
-    monkeypatch.setattr(frames.FrameReader, "_add_work", lambda self, f: decodes.append(1) or work(self, f))
+    work = frame_reader.FrameReader._add_work
+    monkeypatch.setattr(
+        frame_reader.FrameReader, "_add_work", lambda self, f: decodes.append(1) or work(self, f)
+    )
     sampled = sample_video(stored(data), EIGHT, np.asarray)
     assert sampled.missing == 0
     assert len(decodes) < 8 * 70
@@ -158,10 +159,10 @@ def test_limits(monkeypatch):
     monkeypatch.setattr(container, "MAX_PIXELS", 64 * 48 - 1)
     assert reason(data)[0] in ("too-many-pixels", "damaged")
     monkeypatch.undo()
-    monkeypatch.setattr(frames, "MAX_WORK", 64 * 48 * 5)
+    monkeypatch.setattr(frame_reader, "MAX_WORK", 64 * 48 * 5)
     assert reason(data)[0] == "too-costly"
     monkeypatch.undo()
-    monkeypatch.setattr(mov, "MAX_SAMPLES", 29)
+    monkeypatch.setattr(mp4_checks, "MAX_SAMPLES", 29)
     assert reason(data)[0] == "too-costly"
     monkeypatch.undo()
     monkeypatch.setattr(decode, "MAX_ASPECT", 1)
@@ -201,7 +202,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 watch = libc.inotify_init1(os.O_NONBLOCK)
 assert libc.inotify_add_watch(watch, os.fsencode(sys.argv[1]), 0x20) > 0  # IN_OPEN
 container.kind_of = lambda head: "MP4"  # as if the first bytes were a video's
-container.check_mov = lambda file, size: None
+container.check_mp4 = lambda file, size: None
 for demuxer in ("concat", "hls", "dash", "sdp", "mov"):
     container.CONTAINERS = {"MP4": demuxer}
     try:
@@ -253,4 +254,4 @@ def test_the_first_frame_stands_for_a_video():
     data = video()
     first = np.asarray(load_image(VideoSource(stored(data))))
     assert np.array_equal(first, sample_video(stored(data), EIGHT, np.asarray).frames[0])
-    assert videos.frame_count(stored(data), Sampling(fps=2)) == 6
+    assert frame_count(stored(data), Sampling(fps=2)) == 6

@@ -2,6 +2,7 @@
 
 import random
 from fractions import Fraction
+from functools import cache
 
 import numpy as np
 import pytest
@@ -11,20 +12,18 @@ from videos import CODECS, decoded, video
 
 from vlm_core.io.video.container import opened
 from vlm_core.io.video.decode import sample_video
-from vlm_core.io.video.frames import FrameReader
+from vlm_core.io.video.frame_reader import FrameReader
 from vlm_core.io.video.header import header_of
 from vlm_core.io.video.sources import Sampling, StoredImage
 
-_MADE = {}
+OPEN_GOP = {"bf": "3", "x264-params": "open-gop=1:keyint=20:min-keyint=20:scenecut=0"}
 
 
-def made(container, **options):
-    """(source, all frames by time) of a video; made once."""
-    key = container, *sorted((name, str(value)) for name, value in options.items())
-    if key not in _MADE:
-        data = video(container, **options)
-        _MADE[key] = StoredImage(container, lambda: data), decoded(data)
-    return _MADE[key]
+@cache
+def long_video(container):
+    """(source, all frames by time) of 150 frames with a keyframe each 40, so that seeking is worth it."""
+    data = video(container, frames=150, gop=40, rate=25 if container == "mpeg" else 10)
+    return StoredImage(container, lambda: data), decoded(data)
 
 
 def shown(frames, time, slack=0):
@@ -32,13 +31,10 @@ def shown(frames, time, slack=0):
     return frames[max(t for t in frames if t <= time + slack)]
 
 
-LONG = {"frames": 150, "gop": 40}  # 15 seconds with a keyframe each 4, so that seeking is worth it
-
-
 @pytest.mark.parametrize("container", CODECS)
 @pytest.mark.parametrize("seed", range(3))
 def test_any_order_of_times(container, seed):
-    source, frames = made(container, **LONG, rate=25 if container == "mpeg" else 10)
+    source, frames = long_video(container)
     first, last = min(frames), max(frames)
     rng = random.Random(seed)
     times = [first + (last - first) * Fraction(rng.randrange(10_001), 10_000) for _ in range(12)]
@@ -55,7 +51,7 @@ def test_any_order_of_times(container, seed):
 @pytest.mark.parametrize("container", CODECS)
 def test_linspace_of_frame_numbers(container):
     """LLaVA-Video's rule: `np.linspace(0, total - 1, count, dtype=int)`."""
-    source, frames = made(container, **LONG, rate=25 if container == "mpeg" else 10)
+    source, frames = long_video(container)
     everything = [frames[time] for time in sorted(frames)]
     for count in (1, 2, 5, 8, 32, 150, 200):
         expected = np.linspace(0, len(everything) - 1, count, dtype=int)
@@ -68,8 +64,8 @@ def test_linspace_of_frame_numbers(container):
 
 def test_open_groups_of_pictures():
     """Frames that are shown before a keyframe, but come after it, need the keyframe before."""
-    options = {"bf": "3", "x264-params": "open-gop=1:keyint=20:min-keyint=20:scenecut=0"}
-    source, frames = made("mp4", frames=200, codec_options=options)
+    data = video("mp4", frames=200, codec_options=OPEN_GOP)
+    source, frames = StoredImage("mp4", lambda: data), decoded(data)
     for time in (Fraction(k, 10) for k in (15, 199, 59, 38, 39, 40, 179, 20, 19, 18)):
         with opened(source) as opened_video:
             found = FrameReader(opened_video, header_of(opened_video)).at(time)

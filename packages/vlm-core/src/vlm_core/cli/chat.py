@@ -1,4 +1,4 @@
-"""`vlm-chat`: ask a model about images: one question, or a conversation."""
+"""`vlm-chat`: ask a model about images and videos: one question, or a conversation."""
 
 from __future__ import annotations
 
@@ -90,8 +90,8 @@ def _add_states(parser: argparse.ArgumentParser) -> None:
         "--state-cache",
         type=path_text,
         metavar="DIR",
-        help="keep the states of images and prompts in this folder, too; several processes may share it. Default: in "
-        "memory alone",
+        help="also keep the states of images and prompts in this folder, which several processes may share; default: "
+        "in memory alone",
     )
 
 

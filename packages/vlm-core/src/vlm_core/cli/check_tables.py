@@ -93,12 +93,12 @@ def _scans(config: ComponentConfig) -> bool:
 
 def print_views(model: VLM) -> None:
     """Views and tokens of the smallest, a usual and the largest image; nothing if every image has one view."""
-    survey = model.view_survey
-    if survey is None:
+    counts = model.view_counts
+    if counts is None:
         return
     lines = table("views of an image", "", "for example", "tiles", "views", "tokens", right=2)
     for name in ("fewest", "usual", "most"):
-        layout = getattr(survey, name)
+        layout = getattr(counts, name)
         (height, width), (rows, columns) = layout.size, layout.grid
         add(
             lines,

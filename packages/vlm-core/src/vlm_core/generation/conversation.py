@@ -11,7 +11,7 @@ from vlm_core.generation.prefix_reader import PrefixReader
 from vlm_core.generation.read_history import ReadHistory
 from vlm_core.generation.sampling import GREEDY, GenerationConfig
 from vlm_core.generation.session_file import load_session, save_session
-from vlm_core.generation.text_pieces import text_pieces
+from vlm_core.generation.text_stream import stream_text
 from vlm_core.io.images import load_image
 from vlm_core.io.video.sources import VideoSource
 from vlm_core.model import VLM
@@ -111,7 +111,7 @@ class Conversation:
                 answer_ids.append(token)
                 yield token
 
-        yield from text_pieces(self.model.llm.tokenizer, ids())
+        yield from stream_text(self.model.llm.tokenizer, ids())
 
     @staticmethod
     def _message(question: str, images: Sequence[ImageInput]) -> Message:

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from vlm_core.errors import UserError
 from vlm_core.generation.sampling import GREEDY, GenerationConfig, TokenSampler, refuse_damaged, sample
-from vlm_core.generation.watch.checkpoints import KEEP, Keep
+from vlm_core.generation.watch.kept_states import KEEP, Keep
 from vlm_core.generation.watch.watcher import Frame, Watcher
 from vlm_core.interfaces import GraphDecoder, State
 from vlm_core.model import VLM, splice_part

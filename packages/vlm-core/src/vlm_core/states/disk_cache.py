@@ -58,9 +58,9 @@ def _finite(tensors: Mapping[str, Tensor]) -> bool:
 class DiskCache:
     """States of up to `max_bytes` in a folder; the least recently used are removed.
 
-    The folder is created for this user alone, and not used if other users can write to it: a foreign state would be a
-    foreign answer. Damaged files are removed and counted. If the folder can't be written, one warning says so, and
-    states that are there are still read.
+    The folder is created for this user alone, and not used if other users can write to it: a state that another user
+    wrote could change an answer. Damaged files are removed and counted. If the folder can't be written, one warning
+    says so, and states that are there are still read.
     """
 
     def __init__(self, folder: str | Path, max_bytes: int = DISK_BYTES) -> None:

@@ -149,9 +149,9 @@ def sample_processor(
 
 def _refuse_no_room(model: VLM, max_length: int) -> None:
     """Raise `UserError` if not even the views of the smallest image leave room for a token of text."""
-    survey = model.view_survey
-    if survey is not None and survey.fewest.positions >= max_length:
-        fewest = survey.fewest
+    counts = model.view_counts
+    if counts is not None and counts.fewest.positions >= max_length:
+        fewest = counts.fewest
         raise UserError(
             f"views: an image has at least {fewest.views} views of {fewest.tokens:,} tokens, {fewest.positions:,} in "
             f"the sequence; train.max_length is {max_length:,}: raise it, or cut fewer tiles"

@@ -48,8 +48,8 @@ def image_positions(rows: Sequence[Row], model: VLM) -> int | np.ndarray:
 
     With views, the headers of all images are read; an image that can't be read counts as a usual one.
     """
-    survey = model.view_survey
-    if survey is None:
+    counts = model.view_counts
+    if counts is None:
         return model.image_tokens_by_default
 
     @cache
@@ -58,7 +58,7 @@ def image_positions(rows: Sequence[Row], model: VLM) -> int | np.ndarray:
             if isinstance(source, VideoSource):
                 return model.video_processor.layout(source).positions
             return model.image_processor.image_tokens(upright_size(source))
-        return survey.usual.positions
+        return counts.usual.positions
 
     positions = np.zeros(len(rows), dtype=np.int64)
     with Progress("sizes of images", len(rows), unit="rows") as progress:

@@ -20,16 +20,16 @@ def longest_batch(model: VLM, train: TrainConfig, samples: int, *, encoded: bool
     here draws random numbers.
     """
     length, tokens = train.max_length, model.image_tokens_by_default
-    survey = model.view_survey
-    views = length // tokens if survey is None else survey.most_views(length)
+    counts = model.view_counts
+    views = length // tokens if counts is None else counts.most_views(length)
     shape = _Shape(samples, length, views, min(length, views * tokens))
     return _batch(model, shape, text_only=False, padded=length > 1, encoded=encoded)
 
 
 def assumed_batch(model: VLM, train: TrainConfig, samples: int, text: int) -> Batch:
     """`samples` samples as the cost estimate assumes them: an image and `text` text tokens, with loss on the text."""
-    survey, tokens = model.view_survey, model.image_tokens_by_default
-    views, positions = (1, tokens) if survey is None else (survey.usual.views, survey.usual.positions)
+    counts, tokens = model.view_counts, model.image_tokens_by_default
+    views, positions = (1, tokens) if counts is None else (counts.usual.views, counts.usual.positions)
     length = min(train.max_length, positions + text)
     if length < positions:
         views = positions = 0

@@ -54,7 +54,9 @@ def add_watch(parser: argparse.ArgumentParser) -> None:
         metavar="TIME",
         help="warn if standard input gives nothing for so long; default 10s",
     )
-    group.add_argument("--keep-every", type=_time, metavar="TIME", help="keep a state so often; default 60s")
+    group.add_argument(
+        "--keep-every", type=_time, metavar="TIME", help="keep a state for /at once in this time; default 60s"
+    )
     group.add_argument("--keep-mb", type=count, metavar="N", help="memory of kept states in MB; default 1024")
     group.add_argument(
         "--max-frames",

@@ -13,7 +13,7 @@ from vlm_core.errors import UserError
 from vlm_core.io.frames.times import clock, seconds
 
 if TYPE_CHECKING:
-    from vlm_core.cli.watch.watching import Watching
+    from vlm_core.cli.watch.watch_thread import WatchThread
     from vlm_core.generation.sampling import GenerationConfig
     from vlm_core.generation.watch.fork import Fork
     from vlm_core.io.frames.source import FrameSource
@@ -35,74 +35,74 @@ def watch(
     title: str,
 ) -> int:
     """Watch the source, and answer `--ask` at its end, or typed questions meanwhile."""
-    from vlm_core.cli.watch.watching import Watching
+    from vlm_core.cli.watch.watch_thread import WatchThread
     from vlm_core.generation.generate import Session
-    from vlm_core.generation.watch.checkpoints import Keep
+    from vlm_core.generation.watch.kept_states import Keep
 
     keep = None if args.ask is not None else Keep(every=args.keep_every, max_bytes=args.keep_mb * 2**20)
     watcher = Session(model).watch([], template, keep=keep, max_frames=args.max_frames)
-    watching = Watching(watcher, source, args.fps, announce=args.ask is None)
+    thread = WatchThread(watcher, source, args.fps, announce=args.ask is None)
     try:
         if args.ask is not None:
-            _wait(watching, None)
-            watching.close()
-            _answer(watching, watching.fork(), text(args.ask), decoding)
+            _wait(thread, None)
+            thread.close()
+            _answer(thread, thread.fork(), text(args.ask), decoding)
         else:
             say(f"{title} watches {source.name}: {HELP}")
-            _converse(watching, decoding)
-        watching.raise_error()
+            _converse(thread, decoding)
+        thread.raise_error()
     finally:
-        watching.close()
+        thread.close()
     return 0
 
 
-def _converse(watching: Watching, decoding: GenerationConfig) -> None:
+def _converse(thread: WatchThread, decoding: GenerationConfig) -> None:
     for line in lines():
         try:
             if line == "/quit":
                 break
-            _execute(watching, line, decoding)
+            _execute(thread, line, decoding)
         except UserError as error:  # watching goes on
             print(error, file=sys.stderr)
 
 
-def _execute(watching: Watching, line: str, decoding: GenerationConfig) -> None:
+def _execute(thread: WatchThread, line: str, decoding: GenerationConfig) -> None:
     """Execute a command, or answer a question."""
     command, _, arguments = line.partition(" ")
     if command == "/at" and len(words := arguments.split(maxsplit=1)) == 2:
-        _answer_with_time(watching, watching.fork(words[0]), words[1], decoding)
+        _answer_with_time(thread, thread.fork(words[0]), words[1], decoding)
     elif line == "/status":
-        say(watching.status())
+        say(thread.status())
     elif command == "/wait":
-        _wait(watching, seconds(arguments) if arguments else None)
+        _wait(thread, seconds(arguments) if arguments else None)
     elif line.startswith("/"):
         say(HELP if line == "/help" else f"{command}: unknown command or wrong arguments. {HELP}")
     else:
-        _answer_with_time(watching, watching.fork(), line, decoding)
+        _answer_with_time(thread, thread.fork(), line, decoding)
 
 
-def _wait(watching: Watching, time: float | None) -> None:
+def _wait(thread: WatchThread, time: float | None) -> None:
     """Wait until the frame at this time has been read, or the stream has ended; Ctrl-C ends waiting."""
     with Interrupt() as interrupt:
-        while not interrupt.received and not watching.wait(0.05):
-            read = watching.watcher.time
+        while not interrupt.received and not thread.wait(0.05):
+            read = thread.watcher.time
             if time is not None and read is not None and read >= time:
                 break
-    watching.raise_error()
+    thread.raise_error()
 
 
-def _answer_with_time(watching: Watching, fork: Fork, question: str, decoding: GenerationConfig) -> None:
+def _answer_with_time(thread: WatchThread, fork: Fork, question: str, decoding: GenerationConfig) -> None:
     assert fork.time is not None
     print(f"[{clock(fork.time)}] ", end="", flush=True)
-    _answer(watching, fork, text(question), decoding)
+    _answer(thread, fork, text(question), decoding)
 
 
-def _answer(watching: Watching, fork: Fork, question: str, decoding: GenerationConfig) -> None:
+def _answer(thread: WatchThread, fork: Fork, question: str, decoding: GenerationConfig) -> None:
     """Print the answer as it is generated, in turns with the frames that are read."""
     pieces = fork.ask(question, decoding)
     with Interrupt() as interrupt:
         while True:
-            with watching.turn:
+            with thread.turn:
                 piece = next(pieces, None)
             if piece is None:
                 break

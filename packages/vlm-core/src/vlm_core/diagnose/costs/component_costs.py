@@ -23,7 +23,7 @@ class ComponentCosts:
 
     def __init__(self, model: VLM, backend: str = "torch", *, checkpointing: bool = False) -> None:
         self._fakes, self._model = Fakes(), model
-        views = model.view_survey
+        views = model.view_counts
         self._usual_views, self._most_views = (views.usual.views, views.most.views) if views else (1, 1)
         self._backend, self._checkpointing = backend, checkpointing
         self._fakes.module(model)

@@ -8,7 +8,7 @@ from typing import Protocol
 from torch import Tensor
 
 from vlm_core.generation.sampling import GREEDY, GenerationConfig
-from vlm_core.generation.text_pieces import text_pieces
+from vlm_core.generation.text_stream import stream_text
 from vlm_core.generation.watch.prompt import WatchPrompt
 from vlm_core.interfaces import State
 from vlm_core.model import VLM
@@ -50,7 +50,7 @@ class Fork:
         """Yield the answer as it is generated, as `Conversation.ask`."""
         session = self._asked([question])
         ids = (ids[0] for ids in session.tokens(decoding))
-        return text_pieces(session.model.llm.tokenizer, (i for i in ids if i is not None))
+        return stream_text(session.model.llm.tokenizer, (i for i in ids if i is not None))
 
     def answers(self, questions: Sequence[str], decoding: GenerationConfig = GREEDY) -> list[str]:
         """The answers to several questions, generated as one batch where the model allows padding in between."""

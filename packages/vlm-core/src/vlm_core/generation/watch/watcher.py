@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from vlm_core.errors import UserError, shown
-from vlm_core.generation.watch.checkpoints import KEEP, Checkpoints, Keep
 from vlm_core.generation.watch.fork import Fork, StreamSession
+from vlm_core.generation.watch.kept_states import KEEP, Keep, KeptStates
 from vlm_core.generation.watch.prompt import WatchPrompt
 from vlm_core.io.frames.times import clock, seconds
 from vlm_core.units import size
@@ -56,7 +56,7 @@ class Watcher:
             )
         self._session, self._source, self.max_frames = session, frames, max_frames
         self._prompt = WatchPrompt(template, session.model.llm.tokenizer)
-        self.kept = Checkpoints(keep)
+        self.kept = KeptStates(keep)
         self.frames, self.time = 0, None
         self._between: Tensor | None = None
         self._done: torch.cuda.Event | None = None

@@ -31,12 +31,12 @@ class PipeReader:
 
     def read(self) -> bytes:
         """The next bytes; b"" at the end, and after `close`."""
-        begin, told = time.monotonic(), False
+        begin, warned = time.monotonic(), False
         while not self._closed and not self._ready():
-            if not told and time.monotonic() - begin >= self.stall:
+            if not warned and time.monotonic() - begin >= self.stall:
                 log.warning("%s: no data for %g s, %s", NAME, self.stall, self._place())
-                told = True
-        if told and not self._closed:
+                warned = True
+        if warned and not self._closed:
             log.info("%s: data comes again", NAME)
         return b"" if self._closed else os.read(self.descriptor, CHUNK)
 

@@ -33,7 +33,7 @@ def decoded(image: Image.Image) -> Image.Image:
     return image
 
 
-def thinned(items: Iterable[tuple[float, T]], fps: float) -> Iterator[tuple[float, T]]:
+def limit_fps(items: Iterable[tuple[float, T]], fps: float) -> Iterator[tuple[float, T]]:
     """At most `fps` frames a second: the first one at or after each multiple of 1/fps seconds."""
     period = -1
     for time, item in items:

@@ -12,7 +12,7 @@ from vlm_core.errors import BadSample, UserError, one_line
 from vlm_core.io.files import open_row_file
 from vlm_core.io.image_formats import format_of
 from vlm_core.io.image_formats.video_signatures import CONTAINERS, HEAD, container_of, other_kind
-from vlm_core.io.video.mov import check_mov
+from vlm_core.io.video.mp4_checks import check_mp4
 from vlm_core.io.video.sources import FileSource, StoredImage, image_name
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def opened(source: FileSource) -> Iterator[OpenVideo]:
 def _open(file: BinaryIO, size: int, name: str) -> Iterator[OpenVideo]:
     kind = kind_of(file.read(HEAD))
     if kind == "MP4":
-        check_mov(file, size)
+        check_mp4(file, size)
     video = OpenVideo(file, size, name, kind)
     try:
         yield video

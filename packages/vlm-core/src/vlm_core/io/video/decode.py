@@ -11,7 +11,7 @@ from PIL import Image
 
 from vlm_core.errors import BadSample
 from vlm_core.io.video.container import opened
-from vlm_core.io.video.frames import FrameReader, Shown
+from vlm_core.io.video.frame_reader import FrameReader, Shown
 from vlm_core.io.video.header import VideoHeader, header_of
 from vlm_core.io.video.sampling import sample_times
 from vlm_core.io.video.sources import FileSource, Sampling
@@ -84,7 +84,7 @@ def _check_missing(missing: int, count: int, header: VideoHeader, last: Shown) -
 
 
 def upright(frame: VideoFrame) -> Image.Image:
-    """A frame as RGB, turned as its display matrix says; raises `BadSample` for other angles than quarter turns."""
+    """A frame as RGB, turned as its display matrix says; raises `BadSample` for an angle that is no multiple of 90°."""
     if max(frame.width, frame.height) > MAX_ASPECT * min(frame.width, frame.height):
         raise BadSample(
             "too-narrow", f"frames of {frame.width}×{frame.height} pixels; more than {MAX_ASPECT}:1"
@@ -100,7 +100,7 @@ def _turn(frame: VideoFrame) -> Image.Transpose | None:
         return None
     a, b, _, c, d = (_sign(value) for value in struct.unpack("=5i", bytes(matrix)[:20]))
     if (a, b, c, d) not in _UPRIGHT:
-        raise BadSample("variant", "it is turned by other than a quarter turn; encode it anew")
+        raise BadSample("variant", "its rotation is no multiple of 90°; re-encode it")
     return _UPRIGHT[a, b, c, d]
 
 

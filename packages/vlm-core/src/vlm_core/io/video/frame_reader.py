@@ -166,7 +166,7 @@ class FrameReader:
         self.work += frame.width * frame.height
         if self.work > MAX_WORK:
             text = f"more than {MAX_WORK // 10**9} gigapixels are decoded for the frames that are read"
-            raise BadSample(COSTLY, f"{text}; encode it anew, smaller or with more keyframes")
+            raise BadSample(COSTLY, f"{text}; re-encode it, smaller or with more keyframes")
 
 
 def pts_of(frame: VideoFrame) -> int:

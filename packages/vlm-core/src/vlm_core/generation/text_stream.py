@@ -1,4 +1,4 @@
-"""The text of an answer while it is generated."""
+"""Streams the text of an answer while its ids are generated."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from vlm_core.interfaces import Tokenizer
 
 
-def text_pieces(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[str]:
+def stream_text(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[str]:
     """Yield the text of each id as it comes, empty while a character, which may take several ids, is incomplete."""
     shown, text, answer_ids = "", "", list[int]()
     for token in ids:

@@ -1,4 +1,4 @@
-"""A watcher that a thread feeds, and what it has to report."""
+"""A thread that feeds a watcher from a source of frames, and its status."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from vlm_core.errors import BadSample, UserError
 from vlm_core.generation.watch.fork import Fork
 from vlm_core.generation.watch.watcher import Watcher
-from vlm_core.io.frames.read_ahead import ReadAhead
+from vlm_core.io.frames.prefetch import FramePrefetcher
 from vlm_core.io.frames.source import FrameSource
 from vlm_core.io.frames.times import clock
 from vlm_core.runtime.fifo_lock import FifoLock
@@ -22,7 +22,7 @@ RECENT = 100
 log = logging.getLogger(__name__)
 
 
-class Watching:
+class WatchThread:
     """Reads a source into a watcher in a thread of its own; the end of the source is logged if it is to `announce`.
 
     `turn` is held for each frame, and by others for each token of an answer, so that both go on in turns.
@@ -32,7 +32,7 @@ class Watching:
         self, watcher: Watcher, source: FrameSource[Any], fps: float | None, *, announce: bool
     ) -> None:
         self.watcher, self.source, self.turn = watcher, source, FifoLock()
-        self.reader, self.ended = ReadAhead(source, fps), Event()
+        self.reader, self.ended = FramePrefetcher(source, fps), Event()
         self.announce, self.damaged, self._error = announce, 0, None
         self._seconds: deque[float] = deque(maxlen=RECENT)
         self._thread = Thread(target=self._run, name="watching", daemon=True)

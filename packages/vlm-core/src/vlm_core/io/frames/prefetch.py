@@ -1,4 +1,4 @@
-"""A thread that reads a source of frames ahead of who uses them."""
+"""Prefetches the frames of a source in a thread."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from collections.abc import Iterator
 from threading import Condition, Thread
 from typing import Generic, TypeVar
 
-from vlm_core.io.frames.source import FrameSource, thinned
+from vlm_core.io.frames.source import FrameSource, limit_fps
 
 T = TypeVar("T")
-WAITING = 8
+QUEUE_SIZE = 8
 """Frames that wait at most."""
 
 
-class ReadAhead(Generic[T]):
-    """(seconds, item) of a source's frames, thinned out to `fps` frames a second if that is given.
+class FramePrefetcher(Generic[T]):
+    """(seconds, item) of a source's frames, at most `fps` frames a second if that is given.
 
-    When `WAITING` frames wait and another comes, the oldest one of a live source is dropped and counted in `dropped`;
+    When `QUEUE_SIZE` frames wait and another comes, the oldest one of a live source is dropped and counted;
     other sources wait. An error of the source is raised after the frames before it.
     """
 
     def __init__(self, source: FrameSource[T], fps: float | None = None) -> None:
         self.source, self.dropped = source, 0
-        self._items = source.items if fps is None else thinned(source.items, fps)
+        self._items = source.items if fps is None else limit_fps(source.items, fps)
         self._waiting: deque[tuple[float, T]] = deque()
         self._changed = Condition()
         self._ended = self._closed = False
@@ -45,10 +45,10 @@ class ReadAhead(Generic[T]):
     def _put(self, item: tuple[float, T]) -> bool:
         """Let a frame wait; False once the reader is closed."""
         with self._changed:
-            if self.source.live and len(self._waiting) == WAITING:
+            if self.source.live and len(self._waiting) == QUEUE_SIZE:
                 self._waiting.popleft()
                 self.dropped += 1
-            self._changed.wait_for(lambda: len(self._waiting) < WAITING or self._closed)
+            self._changed.wait_for(lambda: len(self._waiting) < QUEUE_SIZE or self._closed)
             self._waiting.append(item)
             self._changed.notify_all()
             return not self._closed

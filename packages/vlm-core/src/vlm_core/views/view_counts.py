@@ -18,7 +18,7 @@ _SCALES = 0.25, 0.5, 1, 2, 4, 8
 
 
 @dataclass(frozen=True)
-class Survey:
+class ViewCounts:
     """Layouts of an image with the fewest positions, of a usual one, and of one with the most.
 
     `densest` has the most views for its positions: `unpad` leaves out tokens that were computed.
@@ -34,12 +34,12 @@ class Survey:
         return math.ceil(positions * self.densest.views / self.densest.positions)
 
 
-def survey(processor: ImageProcessor) -> Survey:
-    """The survey of a rule, over sizes of every aspect ratio that is read."""
+def view_counts(processor: ImageProcessor) -> ViewCounts:
+    """The view counts of a rule, over sizes of every aspect ratio that is read."""
     layouts = [processor.layout(size) for size in _sizes(processor)]
     usual = processor.layout(USUAL)
     layouts = [layout for layout in [*layouts, usual] if layout.positions]
-    return Survey(
+    return ViewCounts(
         min(layouts, key=lambda layout: layout.positions),
         usual,
         max(layouts, key=lambda layout: layout.positions),

@@ -90,6 +90,6 @@ class _Walk:
         return data
 
 
-def check_mov(file: BinaryIO, size: int) -> None:
+def check_mp4(file: BinaryIO, size: int) -> None:
     """Raise `BadSample` for tables that cost too much, compressed headers, and frames in other files."""
     _Walk(file, size).check(0, size)

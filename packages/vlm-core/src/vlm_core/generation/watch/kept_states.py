@@ -1,4 +1,4 @@
-"""Which moments of a stream are kept, for questions about them later."""
+"""The states of a stream that are kept for questions about earlier times."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ def _least_missed(times: Sequence[float], now: float) -> int:
     )
 
 
-class Checkpoints:
-    """The kept moments of a stream, in order of time."""
+class KeptStates:
+    """The kept states of a stream, in order of time."""
 
     def __init__(self, keep: Keep | None) -> None:
         self.keep = keep
         self._forks: list[Fork] = []
-        self._period = -1  # the number of the period of `every` seconds that has its checkpoint
-        self._told = False
+        self._period = -1  # number of the last period of `every` seconds with a kept state
+        self._warned = False
 
     @property
     def times(self) -> list[float]:
@@ -75,7 +75,7 @@ class Checkpoints:
         return self.keep is not None and int(time // self.keep.every) > self._period
 
     def add(self, fork: Fork) -> None:
-        """Keep this moment; others may go for it."""
+        """Keep this state; others may be dropped for it."""
         assert self.keep is not None
         assert fork.time is not None
         self._period = int(fork.time // self.keep.every)
@@ -83,7 +83,7 @@ class Checkpoints:
         while len(self._forks) > self.keep.last + self.keep.older or self.nbytes > self.keep.max_bytes:
             del self._forks[self._index_to_drop(fork.time)]
             if not self._forks:
-                self._tell(fork)
+                self._warn(fork)
                 return
 
     def _index_to_drop(self, now: float) -> int:
@@ -91,14 +91,14 @@ class Checkpoints:
         older = len(self._forks) - self.keep.last
         return _least_missed(self.times[: older + 1], now) if older > 1 else 0
 
-    def _tell(self, fork: Fork) -> None:
-        if not self._told:
+    def _warn(self, fork: Fork) -> None:
+        if not self._warned:
             assert self.keep is not None
             budget = size(self.keep.max_bytes)
             log.warning(
                 "a state takes %s, more than the %s for kept ones: none is kept", size(fork.nbytes), budget
             )
-        self._told = True
+        self._warned = True
 
     def at(self, time: float) -> Fork:
         """The newest one at or before `time`; raises `UserError` if there is none."""

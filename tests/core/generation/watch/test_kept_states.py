@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 
 from vlm_core.errors import UserError
-from vlm_core.generation.watch.checkpoints import Checkpoints, Keep
+from vlm_core.generation.watch.kept_states import Keep, KeptStates
 from vlm_core.io.frames.times import clock, seconds
 
 
@@ -14,22 +14,22 @@ class Moment:
         self.time, self.nbytes, self.frames = time, nbytes, int(time) + 1
 
 
-def kept(keep, times, nbytes=100):
-    """The checkpoints after frames at these times."""
-    checkpoints = Checkpoints(keep)
+def kept_states(keep, times, nbytes=100):
+    """The states that are kept of frames at these times."""
+    kept = KeptStates(keep)
     for time in times:
-        if checkpoints.is_due(time):
-            checkpoints.add(Moment(time, nbytes))
-    return checkpoints
+        if kept.is_due(time):
+            kept.add(Moment(time, nbytes))
+    return kept
 
 
 def test_the_first_frame_of_each_period():
-    assert kept(Keep(every=60), [3, 10, 59.9, 61, 119, 120, 400, 401]).times == [3, 61, 120, 400]
+    assert kept_states(Keep(every=60), [3, 10, 59.9, 61, 119, 120, 400, 401]).times == [3, 61, 120, 400]
 
 
 def test_old_ones_are_thinned_out_and_the_last_are_all_kept():
     """A day of a state each minute, in 20 states."""
-    times = kept(Keep(every=60, last=10, older=10), range(0, 86400, 60)).times
+    times = kept_states(Keep(every=60, last=10, older=10), range(0, 86400, 60)).times
     assert len(times) == 20
     assert times[-10:] == [86400 - 60 * (10 - i) for i in range(10)]
     assert times[0] == 0
@@ -41,22 +41,22 @@ def test_old_ones_are_thinned_out_and_the_last_are_all_kept():
 
 @pytest.mark.parametrize("budget", [250, 1000, 1999])
 def test_bytes_are_a_limit_of_their_own(budget):
-    checkpoints = kept(Keep(every=1, last=5, older=100, max_bytes=budget), range(500))
-    assert checkpoints.nbytes <= budget < checkpoints.nbytes + 100
-    assert checkpoints.times[-1] == 499
+    kept = kept_states(Keep(every=1, last=5, older=100, max_bytes=budget), range(500))
+    assert kept.nbytes <= budget < kept.nbytes + 100
+    assert kept.times[-1] == 499
 
 
 def test_states_that_grow_share_the_budget():
-    checkpoints = Checkpoints(Keep(every=1, last=3, older=10, max_bytes=1000))
+    kept = KeptStates(Keep(every=1, last=3, older=10, max_bytes=1000))
     for time in range(60):
-        checkpoints.add(Moment(time, 10 * (time + 1)))
-        assert checkpoints.nbytes <= 1000
-    assert checkpoints.times == [59]
+        kept.add(Moment(time, 10 * (time + 1)))
+        assert kept.nbytes <= 1000
+    assert kept.times == [59]
 
 
 def test_a_state_larger_than_the_budget_is_told_once(caplog):
-    checkpoints = kept(Keep(every=1, max_bytes=2000), range(5), nbytes=3000)
-    assert checkpoints.times == []
+    kept = kept_states(Keep(every=1, max_bytes=2000), range(5), nbytes=3000)
+    assert kept.times == []
     assert [r.getMessage() for r in caplog.records] == [
         "a state takes 3.00 kB, more than the 2.00 kB for kept ones: none is kept"
     ]
