@@ -94,6 +94,16 @@ def test_what_the_manifest_says(file, model):
     assert set(manifest["model"]) == {*PARTS, "views", "tokenizer", "template", "dtypes"}
 
 
+def test_positions_that_were_not_read(file, model):
+    """A file with valid checksums whose numbers of positions contradict each other."""
+    read = manifest_of(file)["read"]
+    known = sum(piece["tokens"] for piece in read)
+    rewrite(file, positions=10**9)
+    assert f"damaged: positions is 1000000000, and what was read has {known}" in refused(file, model)
+    rewrite(file, positions=known, read=[read[0], {**read[1], "start": 5 * known}, *read[2:]])
+    assert f"damaged: read.1 begins at position {5 * known}, expected" in refused(file, model)
+
+
 @pytest.mark.parametrize("count", [0, 7, 40, -1, -3000])
 def test_a_file_cut_off(file, model, count):
     file.write_bytes(file.read_bytes()[:count])
