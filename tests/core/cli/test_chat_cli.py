@@ -69,6 +69,7 @@ def test_an_argument_was_split_by_the_shell_already(pictures):
         ("data:image/png;base64,AAAA", "URLs are not supported"),
         ("none.png", "none.png: no such image file"),
         (".", "is a folder"),
+        ("''", "an empty path; name one image file"),
         ("/dev/zero", "/dev/zero: is no regular file; name one image file"),
         ("'none.png", "no such image file"),
     ],
@@ -91,6 +92,32 @@ def test_a_wrong_image_is_told_before_the_model_is_read(pictures, tmp_path, monk
     (tmp_path / "model").mkdir()  # reading it would be another error
     code, _, err = call(monkeypatch, capsys, tmp_path / "model", "--image", "red.png", "--image", "x.png")
     assert (code, err) == (2, "vlm-chat: x.png: no such image file\n")
+
+
+@pytest.mark.parametrize("option", ["--save", "--resume", "--state-cache"])
+def test_an_empty_path_is_not_an_option_left_out(monkeypatch, capsys, option):
+    with pytest.raises(SystemExit):
+        call(monkeypatch, capsys, "model", option, "")
+    assert f"argument {option}: an empty path" in capsys.readouterr().err
+
+
+def test_a_target_that_cannot_be_written_is_told_before_the_answer(
+    tiny_folder, pictures, monkeypatch, capsys
+):
+    for name in (f"{pictures[0]}/a.state", f"{pictures[0]}/b/a.state"):
+        code, out, err = call(monkeypatch, capsys, tiny_folder, "--ask", "which?", "--save", name)
+        assert (code, out) == (2, "")
+        assert err.endswith(f"/{pictures[0]}: not a folder; nothing can be written there\n")
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # as of a read-only disk
+    code, out, err = call(monkeypatch, capsys, tiny_folder, "--ask", "which?", "--save", "new/a.state")
+    assert (code, out) == (2, "")
+    assert "nothing can be written in this folder" in err
+
+
+def test_a_state_cache_that_is_a_file(tiny_folder, pictures, monkeypatch, capsys):
+    cache = pictures[0]
+    code, out, err = call(monkeypatch, capsys, tiny_folder, "--ask", "which?", "--state-cache", cache)
+    assert (code, out, err) == (2, "", f"vlm-chat: {cache}: a file, not a folder for the state cache\n")
 
 
 def test_an_empty_question_is_refused(tiny_folder, monkeypatch, capsys):

@@ -69,7 +69,9 @@ def test_damaged_frames_are_left_out_and_counted(tiny_folder, frame_folder, monk
     code, out, err = call(monkeypatch, capsys, tiny_folder, "--watch", frame_folder)
     assert code == 0
     assert "4 frames read (0 dropped, 2 damaged)" in out
-    assert re.fullmatch(r".*/1\.png: not an image.*; damaged frames are left out and counted in /status", err)
+    assert re.fullmatch(
+        r"at 00:00:01: .*/1\.png: not an image.*; damaged frames are left out and counted in /status", err
+    )
 
 
 @pytest.mark.parametrize(
@@ -86,6 +88,9 @@ def test_damaged_frames_are_left_out_and_counted(tiny_folder, frame_folder, monk
         (["--watch", ".", "--video", "one.png"], "--video: with --watch all images come from the stream"),
         (["--watch", ".", "--resume", "a.state"], "--resume: it is for conversations, not for --watch"),
         (["--watch", ".", "--state-cache", "c"], "--state-cache: it is for conversations, not for --watch"),
+        (["--watch", ".", "--stall", "2s"], "--stall is for --watch -"),
+        (["--watch", ".", "--ask", "q", "--keep-every", "2s"], "--keep-every: --ask is about the end"),
+        (["--watch", ".", "--ask", "q", "--keep-mb", "2"], "--keep-mb: --ask is about the end"),
         (["--fps", "2"], "--fps is for --watch"),
         (["--keep-every", "2s"], "--keep-every is for --watch"),
         (["--max-frames", "2"], "--max-frames is for --watch"),
@@ -105,6 +110,7 @@ def test_what_is_refused_before_the_model_is_read(tmp_path, monkeypatch, capsys,
     [
         (["--fps", "0"], "argument --fps: expected a number above 0 and at most 1000, got '0'"),
         (["--rate", "nan"], "argument --rate: expected a number above 0"),
+        (["--watch", ""], "argument --watch: an empty path"),
         (["--stall", "0"], "argument --stall: expected a time above 0"),
         (["--keep-every", "soon"], "argument --keep-every: 'soon' is no time"),
     ],

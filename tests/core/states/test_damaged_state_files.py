@@ -11,10 +11,7 @@ from safetensors.torch import load_file, save, save_file
 
 from vlm_core.errors import UserError
 from vlm_core.generation.conversation import Conversation
-from vlm_core.generation.generate import Session
-from vlm_core.generation.prefix_reader import PrefixReader
 from vlm_core.generation.read_history import of_image_input
-from vlm_core.generation.session_file import load_session, save_session
 from vlm_core.io.checksum import with_checksum
 from vlm_core.io.digests import of_tensor
 from vlm_core.model import PARTS
@@ -92,6 +89,16 @@ def test_what_the_manifest_says(file, model):
     assert sum(piece["tokens"] for piece in manifest["read"]) == manifest["positions"]
     assert [piece["kind"] for piece in manifest["read"]] == ["text", "text", "answer"]
     assert set(manifest["model"]) == {*PARTS, "views", "tokenizer", "template", "dtypes"}
+
+
+def test_positions_that_were_not_read(file, model):
+    """A file with valid checksums whose numbers of positions contradict each other."""
+    read = manifest_of(file)["read"]
+    known = sum(piece["tokens"] for piece in read)
+    rewrite(file, positions=10**9)
+    assert f"damaged: positions is 1000000000, and what was read has {known}" in refused(file, model)
+    rewrite(file, positions=known, read=[read[0], {**read[1], "start": 5 * known}, *read[2:]])
+    assert f"damaged: read.1 begins at position {5 * known}, expected" in refused(file, model)
 
 
 @pytest.mark.parametrize("count", [0, 7, 40, -1, -3000])
@@ -251,50 +258,3 @@ def test_an_order_that_lies(file, model, order):
     talk.save(file)
     rewrite(file, {"image.0.order": torch.tensor(order)})
     assert "'image.0' is missing, or no image" in refused(file, model)
-
-
-@pytest.mark.parametrize("batch", [1, 3])
-def test_a_session_of_several_sequences(model, tmp_path, batch):
-    from generation_cases import prompt
-
-    session = Session(model)
-    session.prefill([prompt(model, text) for text in ("red?", "is there a circle?", "a")[:batch]])
-    save_session(session, tmp_path / "s.state", TEMPLATE)
-    loaded = load_session(tmp_path / "s.state", model, TEMPLATE).session
-    assert torch.equal(loaded.next_logits, session.next_logits)
-    assert loaded.ends == session.ends
-    assert loaded.generate(LONG) == session.generate(LONG)
-    if batch > 1:
-        assert "not of a conversation" in refused(tmp_path / "s.state", model)
-
-
-def test_a_state_read_from_a_cache_is_saved_alike(model, tmp_path):
-    from generation_cases import prompt
-
-    from vlm_core.states.cache import StateCache
-
-    cache, files = StateCache(), []
-    for i in range(2):
-        session = Session(model)
-        history = PrefixReader(model, TEMPLATE, cache).read(session, prompt(model, "red?"))
-        save_session(session, tmp_path / str(i), TEMPLATE, history)
-        files.append((tmp_path / str(i)).read_bytes())
-    assert files[0] == files[1]
-
-
-def test_what_cannot_be_saved(model, tmp_path):
-    with pytest.raises(UserError, match="nothing to save"):
-        Conversation(model, TEMPLATE).save(tmp_path / "x")
-    talk = Conversation(model, TEMPLATE)
-    list(talk.ask("red?", LONG))
-    (tmp_path / "photo.png").write_text("precious")
-    with pytest.raises(UserError, match=r"photo\.png exists and is no state file; name another file"):
-        talk.save(tmp_path / "photo.png")
-    assert (tmp_path / "photo.png").read_text() == "precious"
-    with pytest.raises(UserError, match="a folder; name a file"):
-        talk.save(tmp_path)
-    with pytest.raises(UserError, match="cannot write"):
-        talk.save(tmp_path / "photo.png" / "x")
-    talk.save(tmp_path / "new" / "x")
-    talk.save(tmp_path / "new" / "x")
-    assert sorted(os.listdir(tmp_path / "new")) == ["x"]

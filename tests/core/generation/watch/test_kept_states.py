@@ -98,7 +98,24 @@ def test_times_as_people_write_them(written, expected):
 
 
 @pytest.mark.parametrize(
-    "written", ["", "noon", "1:2:3", "-5", "1:60:0", "nan", "1e9", "٣", -1, float("inf"), None, "9" * 99]
+    "written",
+    [
+        "",
+        "noon",
+        "1:2:3",
+        "-5",
+        "1:60:0",
+        "99:99",
+        "0:60",
+        "1:60:00",
+        "nan",
+        "1e9",
+        "٣",
+        -1,
+        float("inf"),
+        None,
+        "9" * 99,
+    ],
 )
 def test_what_is_no_time(written):
     with pytest.raises(UserError, match="is no time; write 01:12:00"):

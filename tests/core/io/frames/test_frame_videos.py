@@ -70,10 +70,15 @@ def test_a_damaged_part_is_left_out_until_the_next_keyframe(path):
     assert not any(keyframes[i] for i in damaged[1:])
 
 
-def test_a_video_that_breaks_off_ends_there(path):
-    data = video("matroska", frames=40, size=(320, 240))
+def test_a_video_that_breaks_off_ends_there_and_says_so(path, caplog):
+    data = video("matroska", frames=80, rate=10, size=(320, 240))
+    assert len(frames_of(path(data))) == 80
+    assert not caplog.records
     frames = frames_of(path(data[: len(data) // 2]))
-    assert 5 < len(frames) < 35
+    assert 5 < len(frames) < 60
+    (record,) = caplog.records
+    last = f"00:00:{frames[-1][0]:05.2f}".removesuffix(".00")
+    assert f"the last frame is at {last}, and its header states a length of 00:00:08" in record.getMessage()
 
 
 def test_a_camera_gives_frames_until_it_is_unplugged(path, monkeypatch):

@@ -52,7 +52,12 @@ class Parser(argparse.ArgumentParser):
 
 
 def path_text(text: str) -> str:
-    """Argument type: the path of a file or folder as text, with `~` expanded as in a spec."""
+    """Argument type: the path of a file or folder as text, with `~` expanded as in a spec.
+
+    An empty one, as of a shell's variable that is not set, is an error: it would count as an option left out.
+    """
+    if not text.strip():
+        raise argparse.ArgumentTypeError("an empty path")
     try:
         return expanded(text)
     except UserError as error:

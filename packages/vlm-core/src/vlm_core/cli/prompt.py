@@ -107,6 +107,8 @@ def image_files(typed: str, *, quoted: bool, medium: Literal["image", "video"] =
 def _image_file(name: str, medium: str) -> Path:
     if "://" in name or name.startswith("data:"):
         raise UserError(f"{name:.80}: URLs are not supported; save the {medium} and give its path")
+    if not name.strip():
+        raise UserError(f"an empty path; name one {medium} file")
     path = Path(expanded(name))
     if not path.exists():
         raise UserError(f"{name}: no such {medium} file")

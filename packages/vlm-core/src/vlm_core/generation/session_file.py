@@ -16,6 +16,7 @@ from vlm_core.generation.pending_images import image_tensors, images_of, saved_i
 from vlm_core.generation.read_history import ReadHistory
 from vlm_core.interfaces import State
 from vlm_core.io import digests
+from vlm_core.io.atomic import require_writable_folder
 from vlm_core.model import VLM
 from vlm_core.states import tensor_file
 from vlm_core.states.disk_cache import LOGITS, STATE, state_tensors
@@ -65,7 +66,10 @@ def save_session(
 
 
 def check_target(path: str | Path) -> None:
-    """Raise `UserError` for a folder, or a file that is no state file: it is probably not meant."""
+    """Raise `UserError` for a folder, a file that is no state file, and a path that can't be written.
+
+    What exists is probably not meant. The other is told before an answer is generated, not after it.
+    """
     if os.path.isdir(path):
         raise UserError(f"{path}: a folder; name a file")
     if os.path.isfile(path) and os.path.getsize(path):
@@ -74,6 +78,7 @@ def check_target(path: str | Path) -> None:
                 return
         except UserError:
             raise UserError(f"{path} exists and is no {KIND}; name another file") from None
+    require_writable_folder(Path(path).absolute().parent)
 
 
 def read_manifest(path: str | Path) -> StateManifest:

@@ -80,6 +80,16 @@ def write_file(path: str | Path, content: str | bytes) -> None:
         sync(path.parent)
 
 
+def require_writable_folder(folder: str | Path) -> None:
+    """Raise `UserError` if no file can be made in a folder, or no folder of this name; nothing is made yet."""
+    with write_errors(folder):
+        nearest = next(path for path in (Path(folder), *Path(folder).parents) if os.path.lexists(path))
+        if not nearest.is_dir():
+            raise UserError(f"{printable(nearest)}: not a folder; nothing can be written there")
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise UserError(f"{printable(nearest)}: nothing can be written in this folder")
+
+
 def _is_stream(path: Path) -> bool:
     """Whether the path is a pipe or a device, which must not be replaced by a file."""
     try:

@@ -60,11 +60,13 @@ class DiskCache:
 
     The folder is created for this user alone, and not used if other users can write to it: a state that another user
     wrote could change an answer. Damaged files are removed and counted. If the folder can't be written, one warning
-    says so, and states that are there are still read.
+    says so, and states that are there are still read. Raises `UserError` for a path that is a file.
     """
 
     def __init__(self, folder: str | Path, max_bytes: int = DISK_BYTES) -> None:
         self.folder, self.max_bytes = Path(folder), max_bytes
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UserError(f"{self.folder}: a file, not a folder for the state cache")
         self.damaged = self.evicted = 0
         self._lock, self._readable, self._writable = threading.Lock(), True, True
         try:

@@ -123,11 +123,26 @@ class StateManifest(_Strict):
 
 
 def parse_manifest(facts: Mapping[str, Any], path: object) -> StateManifest:
-    """The manifest in a file; raises `UserError` naming the first field that can't be one."""
+    """The manifest in a file; raises `UserError` naming the first field that can't be one, or lies."""
     plain = {key: value for key, value in facts.items() if key != "sha256"}
     try:
-        return StateManifest.model_validate(plain)
+        manifest = StateManifest.model_validate(plain)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(map(str, first["loc"]))
         raise UserError(f"{path}: damaged: {where}: {first['msg']}; got {shown(first['input'])}") from None
+    _require_consecutive(manifest, path)
+    return manifest
+
+
+def _require_consecutive(manifest: StateManifest, path: object) -> None:
+    """Raise `UserError` if the pieces that were read don't follow each other up to `positions`."""
+    end = 0
+    for number, piece in enumerate(manifest.read):
+        if piece.start != end:
+            raise UserError(
+                f"{path}: damaged: read.{number} begins at position {piece.start}, expected {end}"
+            )
+        end += piece.tokens
+    if manifest.positions != end:
+        raise UserError(f"{path}: damaged: positions is {manifest.positions}, and what was read has {end}")

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlm_core.cli.common import count
+from vlm_core.cli.common import count, path_text
 from vlm_core.errors import UserError, shown
 from vlm_core.io.frames.times import seconds
 from vlm_core.io.paths import expanded
@@ -34,6 +34,7 @@ def add_watch(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--watch",
+        type=path_text,
         metavar="SOURCE",
         help="a video, a folder of images, an animated GIF, PNG or WebP, a camera (/dev/video0), or - for JPEG or PNG "
         "images from standard input",
@@ -101,6 +102,11 @@ def check_watch(args: argparse.Namespace) -> None:
     for name in ("save", "resume", "state_cache"):
         if getattr(args, name):
             raise UserError(f"--{name.replace('_', '-')}: it is for conversations, not for --watch")
+    if args.stall is not None and args.watch != "-":
+        raise UserError("--stall is for --watch -")
+    for name in ("keep_every", "keep_mb"):
+        if getattr(args, name) is not None and args.ask is not None:
+            raise UserError(f"--{name.replace('_', '-')}: --ask is about the end; no state before it is kept")
     for name, value in _DEFAULTS.items():
         if getattr(args, name) is None:
             setattr(args, name, value)

@@ -59,7 +59,9 @@ class WatchThread:
         except BadSample as error:
             self.damaged += 1
             if self.damaged == 1:
-                log.warning("%s; damaged frames are left out and counted in /status", error)
+                log.warning(
+                    "at %s: %s; damaged frames are left out and counted in /status", clock(time), error
+                )
             return
         with self.turn:
             begin = clocks.perf_counter()

@@ -7,7 +7,7 @@ import re
 
 from vlm_core.errors import UserError, shown
 
-_CLOCK = re.compile(r"(?:(\d{1,5}):)?(\d{1,5}):(\d\d(?:\.\d{1,9})?)", re.ASCII)
+_CLOCK = re.compile(r"(?:(\d{1,5}):)?(\d{1,5}):([0-5]\d(?:\.\d{1,9})?)", re.ASCII)
 _SECONDS = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(s|min|h|)", re.ASCII)
 _FACTORS = {"": 1, "s": 1, "min": 60, "h": 3600}
 
@@ -20,7 +20,8 @@ def seconds(time: str | float) -> float:
     if isinstance(time, str):
         if clock := _CLOCK.fullmatch(time.strip()):
             hours, minutes, rest = clock.groups()
-            return int(hours or 0) * 3600 + int(minutes) * 60 + float(rest)
+            if hours is None or int(minutes) < 60:
+                return int(hours or 0) * 3600 + int(minutes) * 60 + float(rest)
         if plain := _SECONDS.fullmatch(time.strip()):
             return float(plain[1]) * _FACTORS[plain[2]]
     elif isinstance(time, int | float) and math.isfinite(time) and time >= 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -11,12 +12,18 @@ from PIL import Image
 
 from vlm_core.errors import BadSample, UserError
 from vlm_core.io.frames.source import FrameSource
+from vlm_core.io.frames.times import clock
 from vlm_core.io.video.container import DAMAGED, OpenVideo, opened, pyav
 from vlm_core.io.video.decode import upright
+from vlm_core.io.video.header import stated_end
 
 if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.frame import VideoFrame
+
+MISSING_SECONDS = 2
+"""Seconds between the last frame and the stated end from which a file counts as cut off."""
+log = logging.getLogger(__name__)
 
 
 class _Decoded(NamedTuple):
@@ -49,6 +56,17 @@ def _frames(path: Path) -> Iterator[tuple[float, _Decoded]]:
             in_order = last is None or pts >= last
             last = pts if in_order else last
             yield float((cast(int, last) - first) * tick), _Decoded(frame, good and in_order)
+        _tell_of_a_missing_end(path, video, Fraction(0) if last is None else (last - cast(int, first)) * tick)
+
+
+def _tell_of_a_missing_end(path: Path, video: OpenVideo, last: Fraction) -> None:
+    """A warning, not an error: a header may also state the length of sound that is longer."""
+    stated = stated_end(video)
+    if stated is not None and stated - last > MISSING_SECONDS:
+        log.warning(
+            "%s: the last frame is at %s, and its header states a length of %s: the file may be cut off",
+            *(path, clock(float(last)), clock(float(stated))),
+        )
 
 
 def _decoded(video: OpenVideo) -> Iterator[_Decoded]:

@@ -48,6 +48,14 @@ def frame_count(source: FileSource, sampling: Sampling) -> int:
     return sample_count(header.first, header.last, sampling)
 
 
+def stated_end(video: OpenVideo) -> Fraction | None:
+    """Seconds from the first frame to the end, as the header states them; None if it doesn't."""
+    tick = video.stream.time_base or Fraction(1, 90_000)
+    first = (video.stream.start_time or 0) * tick
+    end = _end(video, video.stream, tick, first)
+    return None if end is None else end - first
+
+
 def header_of(video: OpenVideo) -> VideoHeader:
     """As `read_header`, of an open video, whose next packet is then the first one."""
     stream = video.stream
