@@ -1,0 +1,1 @@
+"""The commands `vlm-serve` and `vlm-predict`."""
