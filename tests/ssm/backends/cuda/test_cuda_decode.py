@@ -72,22 +72,3 @@ def test_a_token_equals_that_of_triton(batch, width, rank, taps, alone):
     again = decode.fused_decode_step(*arguments, (conv, ssm))
     assert all(torch.equal(a, b) for a, b in zip(again, found, strict=True))
     assert torch.equal(ssm, found[2])
-
-
-@pytest.mark.parametrize("batch", [1, 2, 5, 8])
-def test_norms_inside_products(batch, monkeypatch):
-    """Where the product computes the norm of its vectors, and where a kernel does; from run to run bit by bit."""
-    mixers = [MambaMixer(328, 16, dt_rank=24).eval() for _ in range(3)]
-    for mixer in mixers:
-        cast_parameters(mixer, BF16)
-    E = mixers[0].d_inner
-    conv, ssm = torch.randn(3, batch, 3, E).to(BF16), torch.randn(3, batch, E, 16)
-    norms = list((1 + 0.1 * torch.randn(3, 328)).to(BF16))
-    x, stack = 3 * torch.randn(batch, 1, 328).to(BF16), MambaStack(mixers, norms, norms[0], 1e-5)
-    results = []
-    for most in (0, 8, 8):
-        monkeypatch.setattr(decode, "NORMED", most)
-        results.append(decode.fused_decode_step(x, stack, conv.unbind(), ssm.unbind()))
-    apart, inside, again = results
-    assert all(far(a, b) < 4e-3 for a, b in zip(inside, apart, strict=True))
-    assert all(torch.equal(a, b) for a, b in zip(inside, again, strict=True))

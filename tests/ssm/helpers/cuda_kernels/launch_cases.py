@@ -80,8 +80,8 @@ def run_step(batch=1, *, width=64, rank=8, layers=2, alone=False, **options):
     )
 
 
-def run_norm(width=64, out=BF16, y=BF16, *, added=True, weight=torch.float32):
-    residual, weight = torch.zeros(5, width), torch.zeros(width, dtype=weight)
+def run_norm(width=64, out=BF16, y=BF16, *, added=True):
+    residual, weight = torch.zeros(5, width), torch.zeros(width)
     given = torch.zeros(5, width, dtype=out) if added else None
     kernels = rms_norm.norm_kernels(residual)
     assert kernels is rms_norm.KERNELS
@@ -131,7 +131,6 @@ CASES = {
     "fp32": lambda: run_scan(scan_case(E=72, dtype=torch.float32, ordered=False)),
     "fp32, many states": lambda: run_scan(scan_case(E=72, dtype=torch.float32, states=64, reset=True)),
     "norm": run_norm,
-    "norm of bf16 weights": lambda: run_norm(weight=BF16),
     "norm of fp32": lambda: run_norm(2560, torch.float32, torch.float32),
     "norm without a sum": lambda: run_norm(8192, y=torch.float16, added=False),
     "layer norm": run_layer_norm,

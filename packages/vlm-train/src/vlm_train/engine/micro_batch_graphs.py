@@ -148,7 +148,7 @@ class MicroBatchGraphs:
         on_gpu = inputs["scale"].is_cuda
         before = torch.cuda.memory_allocated() if on_gpu else 0
         if self._grads and fresh:
-            torch._foreach_zero_(self._grads)  # pyright: ignore[reportPrivateImportUsage]
+            torch._foreach_zero_(self._grads)
         if self._grads:
             self._give_gradients()
         loss = self._passes(inputs)
@@ -183,7 +183,7 @@ class MicroBatchGraphs:
     def _another(self, own: Inputs, *, fresh: bool) -> _Graph:
         def run() -> Tensor:
             if fresh:
-                torch._foreach_zero_(self._grads)  # pyright: ignore[reportPrivateImportUsage]
+                torch._foreach_zero_(self._grads)
             return self._passes(own)
 
         self._give_gradients()

@@ -24,10 +24,6 @@ _FIELDS = (
     "inner",
     "ahead",
     "ahead_bytes",
-    "norm",
-    "squares",
-    "parts",
-    "eps",
 )
 
 
@@ -56,28 +52,17 @@ def shape(rows: int, columns: int, vectors: int) -> dict[str, int]:
     return constants | {"REGISTERS": registers}
 
 
-def blocks(rows: int, columns: int, vectors: int) -> int:
-    """Blocks that share the rows of a product: each sums the squares of its part of the residual."""
-    return -(-rows // (8 * shape(rows, columns, vectors)["TILES"]))
+def product(x: Tensor, weight: Tensor, sink: int, window: int = 1, **values: Tensor | int | None) -> None:
+    """x (B, columns) times weight (rows, columns); `values` are fields of `Arguments` in matvec.cu, others are 0.
 
-
-Values = dict[str, Tensor | int | None]
-"""Fields of `Arguments` in matvec.cu."""
-
-
-def product(
-    x: Tensor, weight: Tensor, sink: int, values: Values, *, window: int = 1, normed: bool = False
-) -> None:
-    """x (B, columns) times weight (rows, columns); fields that are not in `values` are 0.
-
-    `window`: positions of the convolution's window. `normed`: x is computed from `residual`, `norm` and `squares`.
+    `window`: positions of the convolution's window.
     """
     rows, columns = weight.shape
-    constants = shape(rows, columns, len(x)) | {"SINK": sink, "TAPS": window, "NORMED": normed}
+    constants = shape(rows, columns, len(x)) | {"SINK": sink, "TAPS": window}
     run = kernel("matvec.cu", "matvec", **constants)
     arguments = dict.fromkeys(_FIELDS) | values
     arguments |= {"x": x, "weight": weight, "B": len(x), "rows": rows, "columns": columns}
-    grid = blocks(rows, columns, len(x)), -(-len(x) // constants["SLOTS"])
+    grid = -(-rows // (8 * constants["TILES"])), -(-len(x) // constants["SLOTS"])
     launch_dependent(run, grid, 32 * constants["WARPS"], x.device.index, **arguments)
 
 
@@ -89,5 +74,5 @@ def linear(x: Tensor, weight: Tensor) -> Tensor | None:
     if not (readable(x, weight) and x.is_cuda and is_usable(x.device)):
         return None
     y = x.new_empty(*x.shape[:-1], len(weight))
-    product(x.reshape(vectors, -1), weight, STORE, {"y": y})
+    product(x.reshape(vectors, -1), weight, STORE, y=y)
     return y

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vlm_ssm.cuda.decoding import matvec
 from vlm_ssm.cuda.decoding.dependent import launch_dependent
-from vlm_ssm.cuda.decoding.matvec import ADD, CONVOLVE, STORE, Values, product
+from vlm_ssm.cuda.decoding.matvec import ADD, CONVOLVE, STORE, product
 from vlm_ssm.cuda.launch import is_usable, kernel
 from vlm_ssm.mamba_layer import MambaLayer, MambaStack
 from vlm_ssm.triton import decode as triton_decode
@@ -21,8 +21,6 @@ STATES, CHANNELS, SEQUENCES = (
     32,
     8,
 )  # of recurrence.cu: state size; channels and, at most, sequences of a block
-NORMED = 2
-"""Sequences up to which a product computes the norm of its vectors: a block each reads all of them again."""
 AHEAD = 8 << 20
 """Bytes of a later product's weights that are brought into the second-level cache, of 40 MB or more."""
 
@@ -67,59 +65,29 @@ class _Rows(NamedTuple):
     x: Tensor
 
 
-class _Residual(NamedTuple):
-    """The residual (B, M) in fp32; and, for products that compute its norm, its squares, a part a block (B, blocks)."""
-
-    x: Tensor
-    squares: Tensor | None
-    eps: int
-
-    @property
-    def parts(self) -> Values:
-        squares = self.squares
-        return {} if squares is None else {"squares": squares, "parts": squares.shape[1]}
-
-
-def _residual_of(x: Tensor, mixer: MambaLayer, eps: float) -> _Residual:
-    B, M = x.shape[0], x.shape[-1]
-    parts = matvec.blocks(M, mixer.d_inner, B)
-    squares = x.new_empty(B, parts, dtype=torch.float32) if B <= NORMED else None
-    return _Residual(x.reshape(B, M).float(), squares, struct.unpack("<I", struct.pack("<f", eps))[0])
-
-
-def _row_norm(residual: _Residual, weight: Tensor, y: Tensor) -> None:
-    """RMSNorm of the residual -> y (B, M)."""
-    x = residual.x
-    values = {"x": x, "weight": weight, "y": y, "columns": x.shape[1], "eps": residual.eps}
+def _row_norm(x: Tensor, weight: Tensor, eps: float, y: Tensor) -> None:
+    """RMSNorm of x (B, M) fp32 -> y."""
+    bits = struct.unpack("<I", struct.pack("<f", eps))[0]
+    values = {"x": x, "weight": weight, "y": y, "columns": x.shape[1], "eps": bits}
     launch_dependent(kernel("row_norm.cu", "row_norm"), (len(x), 1), 256, x.device.index, **values)
 
 
-def _enter(
-    mixer: MambaLayer,
-    rows: _Rows,
-    past: Tensor,
-    past_after: Tensor,
-    norm: Values,
-) -> None:
-    """in_proj and convolution: x -> u and z. The convolution's state (B, W-1, E) goes from `past` to `past_after`.
-
-    `norm`: what the product computes x from, empty where x is there.
-    """
-    conv: Values = {
+def _enter(mixer: MambaLayer, rows: _Rows, past: Tensor, past_after: Tensor) -> None:
+    """in_proj and convolution: x -> u and z. The convolution's state (B, W-1, E) goes from `past` to `past_after`."""
+    conv = {
         "taps": mixer.conv1d.weight,
         "taps_bias": mixer.conv1d.bias,
         "past": past,
         "past_after": past_after,
     }
-    values = conv | norm | {"y": rows.u, "gate": rows.z, "inner": mixer.d_inner}
-    product(rows.x, mixer.in_proj.weight, CONVOLVE, values, window=mixer.d_conv, normed=bool(norm))
+    values = {"y": rows.u, "gate": rows.z, "inner": mixer.d_inner}
+    product(rows.x, mixer.in_proj.weight, CONVOLVE, mixer.d_conv, **conv, **values)
 
 
 def _recur(mixer: MambaLayer, rows: _Rows, before: Tensor, after: Tensor) -> None:
     """x_proj, dt_proj and recurrence: u and z -> y. The state (B, E, S) goes from `before` to `after`."""
     E, rank, count = mixer.d_inner, mixer.dt_rank, len(rows.u)
-    ahead = _ahead(mixer.out_proj.weight, end=True)
-    product(rows.u, mixer.x_proj.weight, STORE, {"y": rows.low, **ahead})
+    product(rows.u, mixer.x_proj.weight, STORE, y=rows.low, **_ahead(mixer.out_proj.weight, end=True))
     slots = matvec.slots(count, SEQUENCES)
     run = kernel("recurrence.cu", "recurrence", SLOTS=slots, DEPTH=-(-rank // 32))
     sizes = {"B": count, "E": E, "rank": rank, "low_columns": rows.low.shape[1], "z_stride": rows.z.stride(0)}
@@ -149,24 +117,20 @@ def fused_decode_step(
     mixers, norms, last_norm, eps = stack
     count, (B, M), first = len(mixers), (len(x), x.shape[-1]), mixers[0]
     convs, ssms, after = triton_decode.with_memory(x, count, convs, ssms, after)
-    residual = _residual_of(x, first, eps)
+    residual = x.reshape(B, M).float()
     low = x.new_empty(B, first.dt_rank + 2 * STATES)
     u, z, y = x.new_empty(3, B, first.d_inner).unbind()
     rows = _Rows(u, z, y, low, x.reshape(B, M).clone())
     for i, (mixer, norm) in enumerate(zip(mixers, norms, strict=True)):
-        in_product: Values = {}
-        if norm is not None and i and residual.squares is not None:
-            in_product = {"residual": residual.x, "norm": norm, "eps": residual.eps, **residual.parts}
-        elif norm is not None:
-            _row_norm(residual, norm, rows.x)
-        _enter(mixer, rows, convs[i], after[0][i], in_product)
+        if norm is not None:
+            _row_norm(residual, norm, eps, rows.x)
+        _enter(mixer, rows, convs[i], after[0][i])
         _recur(mixer, rows, ssms[i], after[1][i])
         if norm is None:
-            product(rows.y, mixer.out_proj.weight, STORE, {"y": rows.x})
+            product(rows.y, mixer.out_proj.weight, STORE, y=rows.x)
         else:
             ahead = _ahead(mixers[i + 1].in_proj.weight) if i + 1 < count else {}
-            values = {"residual": residual.x, **residual.parts, **ahead}
-            product(rows.y, mixer.out_proj.weight, ADD, values)
+            product(rows.y, mixer.out_proj.weight, ADD, residual=residual, **ahead)
     if last_norm is not None:
-        _row_norm(residual, last_norm, rows.x)
+        _row_norm(residual, last_norm, eps, rows.x)
     return rows.x.view(B, 1, M), *after

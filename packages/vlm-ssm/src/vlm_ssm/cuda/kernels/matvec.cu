@@ -5,7 +5,6 @@
 // thread at most, so that blocks of the next kernel find room.
 // -DSINK: 0 stores y as bf16; 1 adds y to the fp32 `residual`; 2 moves the convolution on for rows below `inner` and
 // stores the rest as the gate.
-// -DNORMED: x is the RMSNorm of the residual, whose squares the product before it has summed, a part a block.
 #include "matvec.cuh"
 
 struct Arguments {
@@ -13,13 +12,10 @@ struct Arguments {
   const char* ahead;  // weights of a later kernel, to be brought into the second-level cache
   Bf16 *past_after, *y, *gate;
   float* residual;
-  const Bf16* norm;   // (columns)
-  float* squares;     // (B, parts): read if NORMED, else written by SINK 1
-  i64 B, rows, columns, inner, ahead_bytes, parts, eps;  // eps: the bits of a float
+  i64 B, rows, columns, inner, ahead_bytes;
 };
 
 static constexpr int ROWS = 8 * TILES, HALVES = SLOTS > 8 ? 2 : 1;
-static_assert(!NORMED || SLOTS <= 8, "a lane keeps the scale of one vector");
 
 // SiLU of the convolution's window that ends with `fresh`; the window moves on by one position.
 DEVICE void convolve(const Arguments& a, int b, int e, float fresh) {
@@ -36,43 +32,15 @@ DEVICE void convolve(const Arguments& a, int b, int e, float fresh) {
   a.y[b * a.inner + e] = as_bf16(total * sigmoid(total));
 }
 
-// -> the square of what the residual then is.
-DEVICE float finish(const Arguments& a, int b, int row, float sum) {
-  if (row >= a.rows || b >= a.B) return 0.f;
+DEVICE void finish(const Arguments& a, int b, int row, float sum) {
+  if (row >= a.rows || b >= a.B) return;
   const i64 at = (i64)b * a.rows + row;
   if (SINK == 0) a.y[at] = as_bf16(sum);
+  if (SINK == 1) a.residual[at] += rounded(sum);
   if (SINK == 2) {
     if (row < a.inner) convolve(a, b, row, rounded(sum));
     else a.gate[b * a.inner + row - a.inner] = as_bf16(sum);
   }
-  if (SINK != 1) return 0.f;
-  const float total = a.residual[at] + rounded(sum);
-  a.residual[at] = total;
-  return total * total;
-}
-
-// The scales of the norm of vectors slot to slot + SLOTS - 1, by a whole warp.
-DEVICE void norm_scales(const Arguments& a, int slot, float (&scales)[SLOTS]) {
-  UNROLL for (int b = 0; b < SLOTS; ++b) {
-    float sum = 0.f;
-    if (slot + b < a.B) {
-      UNROLL16 for (int i = warp_lane(); i < (int)a.parts; i += 32) sum += a.squares[(slot + b) * a.parts + i];
-    }
-    UNROLL for (int o = 16; o; o /= 2) sum += __shfl_xor_sync(ALL_LANES, sum, o);
-    scales[b] = 1.f / sqrtf(sum / (int)a.columns + __uint_as_float((u32)a.eps));
-  }
-}
-
-// Eight columns of the norm of a vector, rounded to bf16.
-DEVICE uint4 load_normed(const Arguments& a, int b, int k, float scale, bool there) {
-  if (!there) return make_uint4(0, 0, 0, 0);
-  float v[8], w[8];
-  load<float, 8>(a.residual + (i64)b * a.columns + k).open(v);
-  load<Bf16, 8>(a.norm + k).open(w);
-  UNROLL for (int i = 0; i < 8; ++i) v[i] = v[i] * scale * w[i];
-  Words<Bf16, 8> words;
-  words.close(v);
-  return *reinterpret_cast<const uint4*>(words.word);
 }
 
 extern "C" __global__ void __maxnreg__(REGISTERS) matvec(const Arguments a) {
@@ -81,7 +49,7 @@ extern "C" __global__ void __maxnreg__(REGISTERS) matvec(const Arguments a) {
   const int steps = (int)((a.columns + K_BLOCK * WARPS - 1) / (K_BLOCK * WARPS));  // of this warp
   const int start = warp * steps * K_BLOCK + 8 * (lane % 4), slot = blockIdx.y * SLOTS;
   const int columns = (int)a.columns, end = min(columns, (warp + 1) * steps * K_BLOCK);
-  float sums[TILES][4] = {}, scales[SLOTS], scale = 0.f;
+  float sums[TILES][4] = {};
   uint4 weights[TILES][DEPTH];
   if (SINK != 2) start_next_kernel();
   for (int step = 0; step < steps; step += DEPTH) {
@@ -94,18 +62,13 @@ extern "C" __global__ void __maxnreg__(REGISTERS) matvec(const Arguments a) {
       if (threadIdx.x == 0) prefetch_part(a.ahead, a.ahead_bytes);
       wait_for_inputs();
       if (SINK == 2) start_next_kernel();
-      if (NORMED) {
-        norm_scales(a, slot, scales);
-        UNROLL for (int b = 0; b < SLOTS; ++b) scale = group == b ? scales[b] : scale;
-      }
     }
     UNROLL for (int d = 0; d < DEPTH; ++d) {
       const int k = start + (step + d) * K_BLOCK;
       uint4 x[2] = {};
       UNROLL for (int h = 0; h < HALVES; ++h) {
         const int b = slot + group + 8 * h;
-        const bool there = group + 8 * h < SLOTS && b < a.B && k < end;
-        x[h] = NORMED ? load_normed(a, b, k, scale, there) : load_row(a.x + (i64)b * columns + k, there);
+        x[h] = load_row(a.x + (i64)b * columns + k, group + 8 * h < SLOTS && b < a.B && k < end);
       }
       UNROLL for (int t = 0; t < TILES; ++t) multiply(sums[t], x[0], x[1], weights[t][d]);
     }
@@ -116,17 +79,9 @@ extern "C" __global__ void __maxnreg__(REGISTERS) matvec(const Arguments a) {
       if (b < SLOTS) parts[warp][b][8 * t + 2 * (lane % 4) + i % 2] = sums[t][i];
     }
   __syncthreads();
-  for (int from = 32 * warp; from < SLOTS * ROWS; from += 32 * WARPS) {
-    const int i = from + lane;
-    float sum = 0.f, square = 0.f;
-    if (i < SLOTS * ROWS) {
-      UNROLL for (int w = 0; w < WARPS; ++w) sum += parts[w][i / ROWS][i % ROWS];
-      square = finish(a, slot + i / ROWS, blockIdx.x * ROWS + i % ROWS, sum);
-    }
-    if (SINK == 1 && a.squares) {
-      UNROLL for (int o = ROWS / 2; o; o /= 2) square += __shfl_xor_sync(ALL_LANES, square, o);
-      const int b = slot + i / ROWS;
-      if (i < SLOTS * ROWS && i % ROWS == 0 && b < a.B) a.squares[b * a.parts + blockIdx.x] = square;
-    }
+  for (int i = threadIdx.x; i < SLOTS * ROWS; i += 32 * WARPS) {
+    float sum = 0.f;
+    UNROLL for (int w = 0; w < WARPS; ++w) sum += parts[w][i / ROWS][i % ROWS];
+    finish(a, slot + i / ROWS, blockIdx.x * ROWS + i % ROWS, sum);
   }
 }

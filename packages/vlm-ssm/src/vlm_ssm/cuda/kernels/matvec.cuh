@@ -6,7 +6,6 @@
 #define ROW 1
 #include "common.cuh"
 #define UNROLL4 _Pragma("unroll 4")
-#define UNROLL16 _Pragma("unroll 16")
 
 static constexpr int K_BLOCK = 32;  // columns that a warp reads at once: 4 lanes of 8
 DEVICE int warp_lane() { return threadIdx.x & 31; }
