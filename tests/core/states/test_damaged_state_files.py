@@ -95,9 +95,10 @@ def test_positions_that_were_not_read(file, model):
     """A file with valid checksums whose numbers of positions contradict each other."""
     read = manifest_of(file)["read"]
     known = sum(piece["tokens"] for piece in read)
-    rewrite(file, positions=10**9)
+    rewrite(file, facts={"positions": 10**9})
     assert f"damaged: positions is 1000000000, and what was read has {known}" in refused(file, model)
-    rewrite(file, positions=known, read=[read[0], {**read[1], "start": 5 * known}, *read[2:]])
+    moved = [read[0], {**read[1], "start": 5 * known}, *read[2:]]
+    rewrite(file, facts={"positions": known, "read": moved})
     assert f"damaged: read.1 begins at position {5 * known}, expected" in refused(file, model)
 
 
