@@ -63,8 +63,9 @@ class VLM(nn.Module):
         connector: Connector,
         llm: LanguageModel,
         views: ViewRule | None = None,
-        sampling: Sampling = DEFAULT_SAMPLING,
+        sampling: Sampling | None = None,
     ) -> None:
+        """`views` are the tiles of images, `sampling` that of videos, None where the spec says nothing of them."""
         super().__init__()
         self.encoder, self.connector, self.llm, self.views = encoder, connector, llm, views
         self.sampling = sampling
@@ -81,7 +82,8 @@ class VLM(nn.Module):
     @cached_property
     def video_processor(self) -> VideoProcessor:
         """Makes the input of one video; `sampling` is for videos without their own."""
-        return VideoProcessor(self.encoder.transform, self.image_tokens_by_default, self.sampling)
+        sampling = self.sampling or DEFAULT_SAMPLING
+        return VideoProcessor(self.encoder.transform, self.image_tokens_by_default, sampling)
 
     @cached_property
     def view_counts(self) -> ViewCounts | None:
