@@ -73,7 +73,7 @@ def test_grouping_by_length_counts_the_frames(video_spec):
     model, processor, rows = processor_of(video_spec)
     expected = [sum(map(model.image_tokens, processor.images(rows[r]))) for r in range(len(rows))]
     assert image_positions(rows, model).tolist() == expected
-    model.sampling = None  # a spec that says nothing of videos: no row is read for them
+    model.samples_videos = False  # a spec that says nothing of videos: no row is read for them
     assert image_positions(rows, model) == model.image_tokens_by_default
 
 

@@ -65,10 +65,10 @@ class VLM(nn.Module):
         views: ViewRule | None = None,
         sampling: Sampling | None = None,
     ) -> None:
-        """`views` are the tiles of images, `sampling` that of videos, None where the spec says nothing of them."""
+        """`views` are the tiles of images, `sampling` that of videos; None where the spec says nothing of them."""
         super().__init__()
         self.encoder, self.connector, self.llm, self.views = encoder, connector, llm, views
-        self.sampling = sampling
+        self.sampling, self.samples_videos = sampling or DEFAULT_SAMPLING, sampling is not None
         if views is not None and views.newline:
             add_image_newline(connector, llm.dim)
         self._image_graphs = CudaGraphs()
@@ -82,8 +82,7 @@ class VLM(nn.Module):
     @cached_property
     def video_processor(self) -> VideoProcessor:
         """Makes the input of one video; `sampling` is for videos without their own."""
-        sampling = self.sampling or DEFAULT_SAMPLING
-        return VideoProcessor(self.encoder.transform, self.image_tokens_by_default, sampling)
+        return VideoProcessor(self.encoder.transform, self.image_tokens_by_default, self.sampling)
 
     @cached_property
     def view_counts(self) -> ViewCounts | None:

@@ -50,7 +50,7 @@ def image_positions(rows: Sequence[Row], model: VLM) -> int | np.ndarray:
     image. Otherwise no row is read, and a video counts as an image.
     """
     counts = model.view_counts
-    if counts is None and model.sampling is None:
+    if counts is None and not model.samples_videos:
         return model.image_tokens_by_default
     usual = model.image_tokens_by_default if counts is None else counts.usual.positions
 
