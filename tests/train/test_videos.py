@@ -18,6 +18,7 @@ from vlm_train.cli import main
 from vlm_train.config.evaluation import HeldOutQA
 from vlm_train.config.section import train_section
 from vlm_train.data.dataset import sample_processor
+from vlm_train.data.mixture import image_positions
 from vlm_train.evaluation.held_out import ask
 
 CLIPS = {f"clip{k}.mp4": {"frames": 10 + k, "gop": 5} for k in range(3)}
@@ -66,6 +67,14 @@ def test_a_video_is_one_slot_of_all_its_frames(video_spec):
         for image, source in zip(example.images, row["image"], strict=True):
             if isinstance(source, VideoSource):
                 assert processor.video.layout(source).views == len(image), "known before decoding"
+
+
+def test_grouping_by_length_counts_the_frames(video_spec):
+    model, processor, rows = processor_of(video_spec)
+    expected = [sum(map(model.image_tokens, processor.images(rows[r]))) for r in range(len(rows))]
+    assert image_positions(rows, model).tolist() == expected
+    model.samples_videos = False  # a spec that says nothing of videos: no row is read for them
+    assert image_positions(rows, model) == model.image_tokens_by_default
 
 
 def as_pixels(image):

@@ -13,6 +13,7 @@ from vlm_core.errors import UserError
 from vlm_core.export import code_export
 from vlm_core.export.hf_export import builder, code_files, export_hf
 from vlm_core.io.manifest import verify_folder
+from vlm_core.io.video.sources import Sampling
 from vlm_core.model_folder.assemble import build, save
 from vlm_core.plugins.config import FactoryCall
 from vlm_core.spec.spec import Spec
@@ -198,3 +199,14 @@ def test_functions_of_one_name_do_not_meet():
     assert 'encoder = a_b_build(assets=folder / "encoder", n=1)' in text
     assert 'llm = c_d_build(assets=folder / "llm", f=shutil_copy)' in text
     assert "connector = a_c_build(encoder.dim, llm.dim)" in text
+    assert "return VLM(encoder, connector, llm)" in text
+
+
+def test_the_sampling_of_videos_is_exported():
+    calls = dict.fromkeys(("encoder", "llm", "connector"), FactoryCall("a.b:build", {}))
+    text = builder(calls, sampling=Sampling(fps=2.0))
+    assert "from vlm_core.io.video.sources import Sampling" in text
+    assert (
+        "return VLM(encoder, connector, llm, sampling=Sampling(frames=None, fps=2.0, max_frames=None))"
+        in text
+    )

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from vlm_core.errors import BadSample
 from vlm_core.io import images
-from vlm_core.io.images import decode_image, size_of, to_rgb
+from vlm_core.io.images import StoredImage, decode_image, size_of, to_rgb, upright_size
 
 REFUSED = {name: ("too-costly", make) for name, make in made.COSTLY.items()}
 REFUSED |= {name: ("variant", make) for name, make in made.VARIANTS.items()}
@@ -119,6 +119,40 @@ def test_the_upright_size_of_a_png_whose_exif_follows_its_pixels():
     late = plain[:end] + chunk + plain[end:]
     assert size_of(late, "x") == decode_image(late, "x").size == (50, 90)
     assert size_of(plain, "x") == (90, 50)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("value", [1, 6, 8])
+def test_the_size_of_a_large_jpeg_is_read_from_its_beginning(tmp_path, monkeypatch, value, progressive):
+    noise = Image.effect_noise((900, 500), 90).convert("RGB")
+    exif = noise.getexif()
+    exif[0x0112] = value
+    noise.save(path := tmp_path / "x.jpg", exif=exif, quality=95, progressive=progressive)
+    assert path.stat().st_size > 2 * images.START
+    expected = upright_size(path)
+    monkeypatch.setattr(images, "image_bytes", lambda source: pytest.fail("the whole file was read"))
+    assert images.header_size(path) == expected
+
+
+def test_other_files_are_read_whole_for_their_size(tmp_path):
+    """Small ones, other formats, and a JPEG file with more metadata before its sizes."""
+    noise = Image.effect_noise((400, 300), 90).convert("RGB")
+    late = made.encoded(noise, "JPEG", quality=95)
+    comment = b"\xff\xfe\xff\xff" + bytes(0xFFFD)
+    files = {
+        "small.jpg": made.encoded(Image.new("RGB", (90, 50)), "JPEG"),
+        "large.png": made.encoded(noise, "PNG"),
+        "late.jpg": late[:2] + 2 * comment + late[2:],
+    }
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+        assert images.header_size(tmp_path / name) == size_of(data, name)
+    stored = StoredImage("in a shard", lambda: files["late.jpg"])
+    assert images.header_size(stored) == (400, 300)
+    (tmp_path / "text.jpg").write_text("no image" * 9999)
+    for path in (tmp_path / "text.jpg", tmp_path / "none.jpg"):
+        with pytest.raises(BadSample, match=path.name):
+            images.header_size(path)
 
 
 def mutated(random, data):

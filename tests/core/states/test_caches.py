@@ -166,11 +166,20 @@ def test_a_folder_that_cannot_be_written_is_told_once(tmp_path, monkeypatch, cap
     assert cache.longest([key(0)], load) is not None, "what is there is read"
 
 
-def test_a_path_that_is_no_folder_is_told_once(tmp_path, caplog):
+def test_a_path_that_is_a_file_is_refused(tmp_path):
+    """The option names the wrong thing; a folder that can't be made is another's fault, and only a warning."""
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="file: a file, not a folder for the state cache"):
+        DiskCache(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_made_is_told_once(tmp_path, caplog):
     (tmp_path / "file").write_text("")
-    cache = StateCache(disk=DiskCache(tmp_path / "file"))
-    cache.put(key(0), entry(0))
-    assert cache.longest([key(0)], load) is not None
+    cache = StateCache(disk=DiskCache(tmp_path / "file" / "cache"))
+    for i in range(2):
+        cache.put(key(i), entry(i))
+        assert cache.longest([key(i)], load) is not None
     assert caplog.text.count("are not written") == 1
 
 

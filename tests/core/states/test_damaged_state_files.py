@@ -1,22 +1,19 @@
 """State files that are damaged, lie, or belong elsewhere: one error that names the file and what is wrong."""
 
-import json
 import os
 import shutil
 
 import pytest
 import torch
 from generation_cases import LONG, images
-from safetensors.torch import load_file, save, save_file
+from safetensors.torch import load_file, save_file
+from state_file_cases import manifest_of, rewrite
 
 from vlm_core.errors import UserError
 from vlm_core.generation.conversation import Conversation
 from vlm_core.generation.read_history import of_image_input
-from vlm_core.io.checksum import with_checksum
-from vlm_core.io.digests import of_tensor
 from vlm_core.model import PARTS
 from vlm_core.model_folder.assemble import load
-from vlm_core.states.tensor_file import MANIFEST
 from vlm_core.text.template import TEMPLATES
 from vlm_core.views.image_views import ImageViews
 from vlm_core.views.rule import ViewRule
@@ -49,22 +46,6 @@ def file(original, tmp_path):
     return shutil.copy(original, tmp_path / "talk.state")
 
 
-def manifest_of(file):
-    content = file.read_bytes()
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    return json.loads(header["__metadata__"][MANIFEST])
-
-
-def rewrite(file, tensors=None, hashes=None, facts=None):
-    """Replace tensors, their hashes or entries of the manifest (`facts`) under valid checksums."""
-    manifest = {k: v for k, v in manifest_of(file).items() if k != "sha256"}
-    tensors = {**load_file(file), **(tensors or {})}
-    tensors = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-    listed = {name: of_tensor(tensor) for name, tensor in tensors.items()} if hashes is None else hashes
-    manifest |= {**(facts or {}), "tensors": listed}
-    file.write_bytes(save(tensors, metadata={MANIFEST: json.dumps(with_checksum(manifest))}))
-
-
 def refused(file, model, template=TEMPLATE, **settings):
     with pytest.raises(UserError) as caught:
         Conversation.load(file, model, template, **settings)
@@ -95,9 +76,10 @@ def test_positions_that_were_not_read(file, model):
     """A file with valid checksums whose numbers of positions contradict each other."""
     read = manifest_of(file)["read"]
     known = sum(piece["tokens"] for piece in read)
-    rewrite(file, positions=10**9)
+    rewrite(file, facts={"positions": 10**9})
     assert f"damaged: positions is 1000000000, and what was read has {known}" in refused(file, model)
-    rewrite(file, positions=known, read=[read[0], {**read[1], "start": 5 * known}, *read[2:]])
+    moved = [read[0], {**read[1], "start": 5 * known}, *read[2:]]
+    rewrite(file, facts={"positions": known, "read": moved})
     assert f"damaged: read.1 begins at position {5 * known}, expected" in refused(file, model)
 
 

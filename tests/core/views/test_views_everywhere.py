@@ -24,6 +24,7 @@ from vlm_core.io.images import load_image
 from vlm_core.model_folder.assemble import build, load, save
 from vlm_core.spec.spec import Spec
 from vlm_core.text.render import IMAGE, Message, render
+from vlm_core.views.image_views import ImageViews
 
 SIZES = (40, 50), (90, 30), (31, 100), (20, 20), (200, 150)
 
@@ -172,6 +173,24 @@ def test_transformers_answers_as_we_do(tiled, theirs, files):
     )
     drawn = model.generate(**batch, generation_config=config)[:, batch["input_ids"].shape[1] :]
     assert [text.strip() for text in processor.batch_decode(drawn)] == [t for t in expected for _ in range(2)]
+
+
+def test_transformers_reads_tiles_and_frames_in_one_batch(tiled, theirs, files):
+    """A frame has one view, an image several, whose order has a newline."""
+    model, processor = theirs
+    frames = [Image.new("RGB", (40, 30), (90 * n, 20, 99)) for n in range(3)]
+    batch = processor(images=[[load_image(files[1])], None], videos=[[frames], [frames]], text=["a?", "red?"])
+    ids = model.generate(**batch, max_new_tokens=5, do_sample=False)[:, batch["input_ids"].shape[1] :]
+    mine, spec = tiled
+    video = ImageViews(torch.stack([mine.encoder.transform(frame) for frame in frames]))
+    media = [[mine.image_processor(load_image(files[1])), video], [video]]
+    prompts = []
+    for shown, text in zip(media, ["a?", "red?"], strict=True):
+        parts = (*[part for _ in shown for part in (IMAGE, "\n")], text)
+        counts = [mine.image_tokens(one) for one in shown]
+        prompts.append(render(spec.template, [Message("user", parts)], mine.llm.tokenizer, counts))
+    expected = answer(mine, prompts, [one for shown in media for one in shown], decoding=GenerationConfig(5))
+    assert [text.strip() for text in processor.batch_decode(ids)] == expected
 
 
 def test_transformers_refuses_an_order_that_is_left_out_or_wrong(theirs, files):

@@ -9,7 +9,9 @@ import pytest
 from init_data import pictures, row
 from resume_helpers import call
 from shards import parquet, png, tar
+from videos import video
 
+from vlm_core.io.video.sources import Sampling
 from vlm_core.spec.spec import load_spec
 from vlm_train.config.section import train_section
 from vlm_train.init.sizes import SIZES
@@ -52,6 +54,39 @@ def test_every_format_is_detected(here, init, kind):
     held_out = train.held_out_qa.data[0].rows()
     assert len(data.rows()) + len(held_out) == 12
     assert f"{len(data.rows())} rows to train on, {len(held_out)} rows" in said.out
+
+
+@pytest.fixture
+def clips(here):
+    """Rows about twelve videos, and one about two of them and an image."""
+    rows = []
+    for i in range(12):
+        (here / "photos" / f"{i}.mp4").write_bytes(video(frames=10 + i, gop=5))
+        turns = [{"from": "human", "value": "<video>\nwhich way?"}, {"from": "gpt", "value": "left"}]
+        rows.append({"id": f"clip {i}", "video": f"{i}.mp4", "conversations": turns})
+    turns = [{"from": "human", "value": "<video><video><image>\nsame?"}, {"from": "gpt", "value": "no"}]
+    third = {"path": "1.mp4", "frames": 3}
+    rows.append({"id": "two", "video": ["0.mp4", third], "image": "0.png", "conversations": turns})
+    Path("clips.json").write_text(json.dumps(rows))
+    return here
+
+
+@pytest.mark.parametrize(("size", "length"), [("tiny", 2048), ("1.4b", 10240)])
+def test_rows_with_videos(clips, init, size, length):
+    """8 + 3 frames and an image of 729 tokens are 8,748; with 512 for text 9,260."""
+    code, said = init("mine", "--data", "clips.json", "--size", size)
+    assert code == 0, said.err
+    spec, train = written()
+    assert spec.views.sampling() == Sampling(frames=8)
+    assert train.max_length == length
+    asked = shlex.split(said.out.splitlines()[-1])
+    assert asked[2] == "--video"
+    assert Path(asked[3]).is_file()
+
+
+def test_data_without_videos_has_no_key_for_them(here, init):
+    assert init("mine", "--data", "data.json")[0] == 0
+    assert "views" not in Path("mine.yaml").read_text()
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -13,7 +13,7 @@ from vlm_bench.files.json_files import sha256
 from vlm_bench.join import join
 from vlm_bench.report.baselines import Baseline, compared
 from vlm_bench.report.examples import choose
-from vlm_bench.report.question_digests import content_of
+from vlm_bench.report.question_digests import QuestionDigests
 from vlm_bench.report.report import Report
 from vlm_core.benchmark import Benchmark, Headline
 from vlm_core.errors import UserError
@@ -50,7 +50,7 @@ def evaluate(
             f"{score.unscored} of {len(texts)} answers can't be scored"
             + ("; --allow-partial scores the others" if scored else "")
         )
-    content = content_of(benchmark, score.headline)
+    content = QuestionDigests(benchmark, score.headline)
     files = {**benchmark.files, **(files or {}), **{b.path.name: b.path for b in baselines}}
     return Report(
         benchmark=config.type_name(),
@@ -97,7 +97,7 @@ def _baseline(
         return Baseline(baseline.name, f"scored by another protocol, {scorer.protocol!r}")
     scorer.check_answers(texts)
     headline = scorer.score(texts).headline
-    digests = content, content_of(scorer, headline)
+    digests = content, QuestionDigests(scorer, headline)
     return compared(baseline.name, baseline.prompts, model, headline, digests)
 
 

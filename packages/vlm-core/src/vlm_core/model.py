@@ -63,11 +63,12 @@ class VLM(nn.Module):
         connector: Connector,
         llm: LanguageModel,
         views: ViewRule | None = None,
-        sampling: Sampling = DEFAULT_SAMPLING,
+        sampling: Sampling | None = None,
     ) -> None:
+        """`views` are the tiles of images, `sampling` that of videos; None where the spec says nothing of them."""
         super().__init__()
         self.encoder, self.connector, self.llm, self.views = encoder, connector, llm, views
-        self.sampling = sampling
+        self.sampling, self.samples_videos = sampling or DEFAULT_SAMPLING, sampling is not None
         if views is not None and views.newline:
             add_image_newline(connector, llm.dim)
         self._image_graphs = CudaGraphs()

@@ -13,8 +13,9 @@ from vlm_core.generation.sampling import GenerationConfig
 from vlm_core.generation.watch.kept_states import Keep
 from vlm_core.generation.watch.prompt import WatchPrompt, question_about
 from vlm_core.generation.watch.watcher import FrameLimit
-from vlm_core.text.render import Message, render
+from vlm_core.text.render import IMAGE, Message, render
 from vlm_core.text.template import TEMPLATES, Template
+from vlm_core.views.image_views import ImageViews
 
 SHORT_ANSWER = GenerationConfig(max_new_tokens=8)
 
@@ -52,6 +53,23 @@ def test_the_same_pieces_give_the_same_bits(tiny_model):
     session.prefill([whole.part(ends[-1])])
     fork = watched(tiny_model, seen).fork()
     assert torch.equal(fork._asked([QUESTION]).next_logits, session.next_logits)
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_frames_of_one_video_equal_the_video_at_once(tiny_model, count):
+    """As a row with a video is trained on: one slot, no text between frames."""
+    seen = frames(count)
+    video = ImageViews(torch.stack([pixels for _, pixels in seen]))
+    message = Message("user", (IMAGE, "\n", QUESTION))
+    prompt = render(LLAVA, [message], tiny_model.llm.tokenizer, [tiny_model.image_tokens(video)])
+    whole = Session(tiny_model)
+    whole.prefill([prompt], [video])
+    watcher = Session(tiny_model).watch(seen, LLAVA, as_video=True)
+    list(watcher)
+    logits = known(tiny_model, watcher.fork()._asked([QUESTION]).next_logits)
+    torch.testing.assert_close(logits, known(tiny_model, whole.next_logits), rtol=0, atol=1e-5)
+    as_images = known(tiny_model, watched(tiny_model, seen).fork()._asked([QUESTION]).next_logits)
+    assert torch.equal(logits, as_images) == (count == 1)
 
 
 AROUND = Template(user="U: {text}", assistant=" {text}{eos}", image="<{image}{eos}> ")

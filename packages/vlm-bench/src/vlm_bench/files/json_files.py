@@ -158,7 +158,8 @@ def json_rows(path: Path, key: str | None = None) -> list[Row]:
             else ""
         )
         raise UserError(f"{path}: expected {wanted} that is not empty{keys[:200]}")
-    return [as_row(item, f"{path}: {key or 'item'} number {n}") for n, item in enumerate(items, 1)]
+    place = f"{path}: {key or 'item'} number"
+    return [as_row(item, f"{place} {n}") for n, item in enumerate(items, 1)]
 
 
 def json_object(path: Path) -> dict[str, Row]:

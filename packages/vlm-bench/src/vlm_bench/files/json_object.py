@@ -37,9 +37,11 @@ class Row:
     def id(self, key: str) -> str:
         """An identifier, which files write as an integer or as text, as text."""
         value = self.data.get(key)
+        if type(value) is int:
+            return str(value)
         if key not in self.data or value == "":
             self.wrong(key, "a number or text")
-        if isinstance(value, bool) or not isinstance(value, int | str):
+        if isinstance(value, bool) or not isinstance(value, (int, str)):
             hint = "; ids are whole numbers" if isinstance(value, float) else ""
             raise UserError(f"{self.where}: {key!r} must be a number or text, got {value!r:.40}{hint}")
         return str(value)
@@ -61,7 +63,9 @@ class Row:
     def items(self, key: str, kind: type = object, what: str = "a list") -> list[Any]:
         """The list at `key`, whose every item is of `kind`."""
         value = self.data.get(key)
-        if not isinstance(value, list) or not all(isinstance(item, kind) for item in value):
+        if not isinstance(value, list) or not (
+            {*map(type, value)} <= {kind} or all(isinstance(item, kind) for item in value)
+        ):
             self.wrong(key, what)
         return value
 

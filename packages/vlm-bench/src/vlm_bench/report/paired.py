@@ -17,6 +17,10 @@ REPORT_DRAWS = 2_000
 """Draws for the intervals of every report: a bound varies by 1.5 % of the interval's width, and scoring stays fast."""
 Units = Mapping[str, Mapping[str, tuple[float, float]]]
 """Each unit's parts: (numerator, denominator) by name, as in `Headline.units`."""
+Frozen = tuple[tuple[str, ...], tuple[tuple[float, ...], ...]]
+"""A unit's parts as a key: names and ratios."""
+Pair = tuple[Frozen, Frozen]
+"""A unit in the first and the second report."""
 Parts = tuple[tuple[str, float, float], ...]
 Pattern = tuple[Parts, Parts]
 """The ratios of the first and the second model on a unit."""
@@ -54,10 +58,12 @@ def difference(
     left: Headline, right: Headline, *, left_out: int = 0, draws: int = DRAWS, seed: int = 0
 ) -> Difference:
     """`right` minus `left`, two headlines of one kind with the same units."""
-    low, high = interval(left.units, right.units, right.combine, draws=draws, seed=seed)
-    gains = [_sum(right.units[key]) - _sum(left.units[key]) for key in left.units]
-    better, worse = sum(gain > 0 for gain in gains), sum(gain < 0 for gain in gains)
-    binary = _is_binary(left.units) and _is_binary(right.units)
+    counts = _pairs(left.units, right.units)
+    low, high = _interval(counts, right.combine, draws, seed)
+    gains = [(_sum(second) - _sum(first), count) for (first, second), count in counts.items()]
+    better = sum(count for gain, count in gains if gain > 0)
+    worse = sum(count for gain, count in gains if gain < 0)
+    binary = all(ratios in (((0, 1),), ((1, 1),)) for pair in counts for _, ratios in pair)
     return Difference(
         metric=right.name,
         points=right.points,
@@ -83,22 +89,19 @@ def mcnemar(better: int, worse: int) -> float:
     return min(1.0, 2 * total / 2**discordant)
 
 
-def _is_binary(units: Units) -> bool:
-    return all(_frozen(parts)[1] in (((0, 1),), ((1, 1),)) for parts in units.values())
-
-
-def _sum(parts: Mapping[str, tuple[float, float]]) -> float:
+def _sum(unit: Frozen) -> float:
     """The sum of a unit's ratios."""
-    return sum(numerator / denominator for numerator, denominator in parts.values() if denominator)
+    return sum(numerator / denominator for numerator, denominator in unit[1] if denominator)
 
 
 def score_interval(headline: Headline) -> tuple[float, float]:
     """The 95 % interval of a score: that of its difference from 0."""
-    zero = {
-        unit: {name: (0.0, ratio[1]) for name, ratio in parts.items()}
-        for unit, parts in headline.units.items()
+    counts = Counter(map(_frozen, headline.units.values()))
+    from_zero = {
+        ((names, tuple((0.0, over) for _, over in ratios)), (names, ratios)): count
+        for (names, ratios), count in counts.items()
     }
-    return interval(zero, headline.units, headline.combine, draws=REPORT_DRAWS)
+    return _interval(from_zero, headline.combine, REPORT_DRAWS, 0)
 
 
 def interval(
@@ -109,14 +112,18 @@ def interval(
     Units with the same figures in both reports are one pattern, and a draw is a multinomial over patterns: the
     same as drawing units one by one, at a cost that does not grow with their number.
     """
+    return _interval(_pairs(left, right), combine, draws, seed)
+
+
+def _interval(counts: Mapping[Pair, int], combine: str, draws: int, seed: int) -> tuple[float, float]:
     import numpy as np
 
-    names = sorted({name for units in (left, right) for parts in units.values() for name in parts})
+    names = sorted({name for pair in counts for unit in pair for name in unit[0]})
     generator = np.random.default_rng(seed)
     totals = np.zeros((draws, 2, len(names), 2))
-    for patterns in _strata(left, right).values():
-        counts = np.array(list(patterns.values()))
-        drawn = generator.multinomial(counts.sum(), counts / counts.sum(), size=draws)
+    for patterns in _strata(counts).values():
+        sizes = np.array(list(patterns.values()))
+        drawn = generator.multinomial(sizes.sum(), sizes / sizes.sum(), size=draws)
         totals += np.tensordot(drawn, np.array([_table(p, names) for p in patterns]), 1)
     over = totals[..., 1]
     ratios = np.divide(totals[..., 0], over, out=np.zeros_like(over), where=over != 0)
@@ -125,23 +132,27 @@ def interval(
     return float(low), float(high)
 
 
-def _strata(left: Units, right: Units) -> dict[tuple[str, ...], Counter[Pattern]]:
+def _pairs(left: Units, right: Units) -> Counter[Pair]:
+    """The numbers of units with the same figures in both reports."""
+    return Counter((_frozen(left[key]), _frozen(right[key])) for key in left)
+
+
+def _strata(counts: Mapping[Pair, int]) -> dict[tuple[str, ...], Counter[Pattern]]:
     """The numbers of units with a pattern, by the names of their parts."""
-    as_given = Counter((_frozen(left[key]), _frozen(right[key])) for key in left)
     strata: dict[tuple[str, ...], Counter[Pattern]] = {}
-    for sides, count in as_given.items():
+    for sides, count in counts.items():
         first, second = map(_parts, sides)
         names = tuple(sorted({name for name, _, _ in (*first, *second)}))
         strata.setdefault(names, Counter())[first, second] += count
     return strata
 
 
-def _frozen(parts: Mapping[str, Sequence[float]]) -> tuple[tuple[str, ...], tuple[tuple[float, ...], ...]]:
+def _frozen(parts: Mapping[str, Sequence[float]]) -> Frozen:
     """Names and ratios in the given order: cheap, since there are as many as questions."""
     return tuple(parts), tuple(map(tuple, parts.values()))
 
 
-def _parts(frozen: tuple[tuple[str, ...], tuple[tuple[float, ...], ...]]) -> Parts:
+def _parts(frozen: Frozen) -> Parts:
     named = zip(*frozen, strict=True)
     return tuple((name, float(a), float(b)) for name, (a, b) in sorted(named))
 

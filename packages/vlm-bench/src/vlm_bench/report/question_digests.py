@@ -4,23 +4,41 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from vlm_core.benchmark import Benchmark, EncodedImage, Headline
 
 
-def content_of(benchmark: Benchmark, headline: Headline) -> dict[str, str]:
+class QuestionDigests(Mapping[str, str]):
     """A digest of each unit's questions: prompts, choices, image and right answers, without ids.
 
-    An image file enters by its name, since scoring does not read it. A unit with unknown questions has no digest.
+    An image file enters by its name, since scoring does not read it. A unit with unknown questions has no digest. The
+    digests are computed at the first use: a report that is neither saved nor compared needs none.
     """
-    members = {unit: headline.members.get(unit, (unit,)) for unit in headline.units}
-    return {
-        unit: _digest([_question(benchmark, key) for key in keys])
-        for unit, keys in members.items()
-        if benchmark.questions.keys() >= set(keys)
-    }
+
+    def __init__(self, benchmark: Benchmark, headline: Headline) -> None:
+        self.benchmark, self.headline = benchmark, headline
+
+    def __getitem__(self, unit: str) -> str:
+        return self._digests[unit]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._digests)
+
+    def __len__(self) -> int:
+        return len(self._digests)
+
+    @cached_property
+    def _digests(self) -> dict[str, str]:
+        questions, known = self.benchmark.questions, self.headline.members
+        members = {unit: known.get(unit, (unit,)) for unit in self.headline.units}
+        return {
+            unit: _digest([_question(self.benchmark, key) for key in keys])
+            for unit, keys in members.items()
+            if questions.keys() >= set(keys)
+        }
 
 
 def _question(benchmark: Benchmark, key: str) -> str:

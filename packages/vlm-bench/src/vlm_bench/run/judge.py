@@ -17,7 +17,6 @@ from typing import Any
 from vlm_bench.benchmarks.mm_vet.files import Truth, answer_digest, read_grades
 from vlm_bench.benchmarks.mm_vet.scoring import ATTEMPTS, judge_prompt, parse
 from vlm_bench.files.json_files import json_object
-from vlm_core.cli.progress import Progress
 from vlm_core.errors import UserError
 from vlm_core.io.atomic import write_file
 from vlm_core.markup.printable import printable
@@ -122,6 +121,8 @@ def judge(
     grades = _earlier_grades(path, inputs)
     outcome = Outcome()
     earlier = sum(min(runs, len(grade["score"])) for grade in grades.values())
+    from vlm_core.cli.progress import Progress  # rich: every command's --help imports this module
+
     with Progress("mm-vet", runs * len(answers), earlier, every=_SECONDS_PER_LINE) as progress:
         for run in range(runs):
             for key, answer in answers.items():

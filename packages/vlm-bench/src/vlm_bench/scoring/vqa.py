@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 
 NUMBERS = {
     word: str(n)
@@ -100,11 +101,21 @@ def convert(text: str) -> str:
     return strip_words(strip_punctuation(one_line(text)))
 
 
+@lru_cache(maxsize=256)  # few pairs of numbers, asked for with every answer
 def leave_one_out(matches: int, references: int = 10) -> float:
     """The mean, over each reference left out, of min(1, matches among the others / 3)."""
     matching = min(1.0, (matches - 1) / 3)  # one that matches is left out
     others = min(1.0, matches / 3)
     return (matches * matching + (references - matches) * others) / references
+
+
+def counts_as(read: Callable[[str], str], counts: Mapping[str, int]) -> dict[str, int]:
+    """The numbers of texts by what `read` makes of them, which is called once for equal texts: most references are."""
+    by_form: dict[str, int] = {}
+    for text, count in counts.items():
+        form = read(text)
+        by_form[form] = by_form.get(form, 0) + count
+    return by_form
 
 
 def highest_sums(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vlm_core.generation.conversation import Conversation
     from vlm_core.generation.sampling import GenerationConfig
     from vlm_core.states.cache import StateCache
+    from vlm_core.states.manifest import SavedStream
 
 _HELP = (
     "/image FILE … and /video FILE … add images and videos to the next question, /new starts a new conversation, "
@@ -73,18 +74,22 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_states(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--save", type=path_text, metavar="FILE", help="write the conversation to this file when it ends"
+        "--save",
+        type=path_text,
+        metavar="FILE",
+        help="write the conversation, or with --watch the state of the stream, to this file when it ends",
     )
     parser.add_argument(
         "--resume",
         type=path_text,
         metavar="FILE",
-        help="continue the conversation that --save or /save wrote",
+        help="continue the conversation that --save or /save wrote, or the stream: with the frames of --watch, or "
+        "with questions alone",
     )
     parser.add_argument(
         "--convert-state",
         action="store_true",
-        help="allow --resume for a conversation with the same model in another --dtype",
+        help="allow --resume for a state of the same model in another --dtype",
     )
     parser.add_argument(
         "--state-cache",
@@ -95,8 +100,14 @@ def _add_states(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _check(args: argparse.Namespace) -> None:
-    check_watch(args)
+def _check(args: argparse.Namespace) -> SavedStream | None:
+    """Raise `UserError` for options that can't be used -> the stream that is resumed, if one is."""
+    stream = None
+    if args.resume:
+        from vlm_core.generation.session_file import read_manifest
+
+        stream = read_manifest(args.resume).stream
+    check_watch(args, stream)
     if not 0 <= args.temperature <= 100:
         raise UserError(f"--temperature {args.temperature}: expected 0 (greedy) to 100")
     if not 0 < args.top_p <= 1:
@@ -106,17 +117,15 @@ def _check(args: argparse.Namespace) -> None:
     if args.convert_state and not args.resume:
         raise UserError("--convert-state is for --resume, which is not given")
     require_model_folder(args.model)
-    if args.save or args.resume:
-        from vlm_core.generation import session_file
+    if args.save:
+        from vlm_core.generation.session_file import check_target
 
-        if args.resume:
-            session_file.read_manifest(args.resume)
-        if args.save:
-            session_file.check_target(args.save)
+        check_target(args.save)
+    return stream
 
 
 def chat(args: argparse.Namespace) -> int:
-    _check(args)
+    stream = _check(args)
     images = [path for name in args.image for path in image_files(name, quoted=False)]
     videos = [path for name in args.video for path in image_files(name, quoted=False, medium="video")]
     frames = watch_source(args)
@@ -130,10 +139,11 @@ def chat(args: argparse.Namespace) -> int:
     device = args.device or default_device()
     dtype = args.dtype and getattr(torch, args.dtype)
     model, spec = load(args.model, dtype=dtype, device=device, trust_remote_code=args.trust_remote_code)
-    if args.ask is None or (frames is not None and args.ask.strip()):  # --ask "" asks for a caption
+    watching = frames is not None or stream is not None
+    if args.ask is None or (watching and args.ask.strip()):  # --ask "" asks for a caption
         require_question(spec.template)
     decoding = GenerationConfig(args.max_new_tokens, args.temperature, args.top_p, args.seed)
-    if frames is not None:
+    if watching:
         return watch(args, model, frames, spec.template, decoding, f"{spec.name} on {device}")
     cache = _state_cache(args)
     conversation = Conversation(model, spec.template, cache)

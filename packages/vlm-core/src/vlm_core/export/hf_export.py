@@ -10,6 +10,7 @@ from typing import Any
 from vlm_core.errors import UserError
 from vlm_core.export import code_export
 from vlm_core.io.manifest import write_folder
+from vlm_core.io.video.sources import Sampling
 from vlm_core.model import PARTS
 from vlm_core.model_folder import hf_files
 from vlm_core.model_folder.assemble import architecture
@@ -51,7 +52,7 @@ def export_hf(
     if with_code:
         calls = {part: getattr(spec, part).factory_call() for part in PARTS}
         code, modules = (
-            code_files(calls, model.views),
+            code_files(calls, model.views, model.sampling if model.samples_videos else None),
             {name: code_export.flat(module) for name, module in ROOTS.items()},
         )
         facts |= {"code": True, "needs": sorted({need for r in calls.values() for need in r.needs})}
@@ -68,11 +69,13 @@ def export_hf(
     write_folder(target, write, facts, lambda manifest: hf_files.card(spec, model, manifest))
 
 
-def code_files(calls: dict[str, FactoryCall], views: ViewRule | None = None) -> dict[str, str]:
+def code_files(
+    calls: dict[str, FactoryCall], views: ViewRule | None = None, sampling: Sampling | None = None
+) -> dict[str, str]:
     """Contents of the code files of a model with these parts, by file name."""
     functions = [name for call in calls.values() for name in _functions(call)]
     packages = {"vlm_core", "vlm_ssm", *(name.split(".")[0] for name in functions)}
-    instead = {BUILDER: builder(calls, views), OPERATIONS: OWN_NAMESPACE}
+    instead = {BUILDER: builder(calls, views, sampling), OPERATIONS: OWN_NAMESPACE}
     return code_export.files(ROOTS.values(), packages, instead)
 
 
@@ -85,9 +88,14 @@ def _qualified(function: Any) -> str:
     return f"{function.__module__}:{function.__qualname__}"
 
 
-def builder(calls: dict[str, FactoryCall], views: ViewRule | None = None) -> str:
+def builder(
+    calls: dict[str, FactoryCall], views: ViewRule | None = None, sampling: Sampling | None = None
+) -> str:
     """The source of the export's `vlm_core.hf.components`, which builds these three parts only, with these views."""
     needs = sorted({need for call in calls.values() for need in call.needs})
+    options = {"views": views, "sampling": sampling}
+    arguments = ["encoder", "connector", "llm"]
+    arguments += [f"{name}={value!r}" for name, value in options.items() if value is not None]
     imports = [f"import {need}  # noqa: F401" for need in needs]
     imports += sorted({_import(name) for call in calls.values() for name in _functions(call)})
     return "\n".join(
@@ -97,6 +105,7 @@ def builder(calls: dict[str, FactoryCall], views: ViewRule | None = None) -> str
             "from pathlib import Path",
             "",
             *imports,
+            *([] if sampling is None else ["from vlm_core.io.video.sources import Sampling"]),
             "from vlm_core.model import VLM",
             *([] if views is None else ["from vlm_core.views.rule import ViewRule"]),
             "",
@@ -106,7 +115,7 @@ def builder(calls: dict[str, FactoryCall], views: ViewRule | None = None) -> str
             "    encoder = " + _call(calls["encoder"], 'assets=folder / "encoder"'),
             "    llm = " + _call(calls["llm"], 'assets=folder / "llm"'),
             "    connector = " + _call(calls["connector"], "encoder.dim, llm.dim"),
-            f"    return VLM(encoder, connector, llm{'' if views is None else f', {views!r}'})",
+            f"    return VLM({', '.join(arguments)})",
             "",
         ]
     )

@@ -15,7 +15,7 @@ from vlm_core.generation.watch.watcher import Frame, Watcher
 from vlm_core.interfaces import GraphDecoder, State
 from vlm_core.model import VLM, splice_part
 from vlm_core.text.batch import Batch, collate
-from vlm_core.text.render import TokenizedConversation
+from vlm_core.text.render import TokenizedConversation, refuse_empty
 from vlm_core.views.image_views import ImageInput, joined_order
 
 if TYPE_CHECKING:
@@ -23,14 +23,6 @@ if TYPE_CHECKING:
 
 GRAPH_AFTER_TOKENS = 4
 """Tokens generated before a CUDA graph is captured: for a short answer the capture costs more than it saves."""
-
-
-def refuse_empty(prompts: Sequence[TokenizedConversation]) -> None:
-    """Raise `UserError` for a prompt without positions, which can't be continued."""
-    if not all(map(len, prompts)):
-        raise UserError(
-            "the prompt is empty: it has no text, no image and no BOS token; add a question or an image"
-        )
 
 
 def answer_ends(eos: int, end: int | None) -> set[int]:
@@ -166,9 +158,13 @@ class Session:
         *,
         keep: Keep | None = KEEP,
         max_frames: int | None = None,
+        as_video: bool = False,
+        record: bool = False,
     ) -> Watcher:
         """A watcher of these frames, (seconds, image) each, that reads them into this session: see `Watcher`."""
-        return Watcher(self, frames, template, keep=keep, max_frames=max_frames)
+        return Watcher(
+            self, frames, template, keep=keep, max_frames=max_frames, as_video=as_video, record=record
+        )
 
     def resume(self, other: Session) -> None:
         """Continue at the position of another session of the same model."""
@@ -177,12 +173,16 @@ class Session:
         self._state, self._next_logits = fork._state, fork._next_logits
         self._ends, self._generated = fork._ends, fork._generated
 
-    def restore(self, state: State, known_logits: Tensor, ends: Sequence[Iterable[int]]) -> None:
-        """Continue from a state and its `known_logits`; `ends` are the ids that end each conversation's answer."""
+    def restore(
+        self, state: State, known_logits: Tensor | None = None, ends: Sequence[Iterable[int]] = ()
+    ) -> None:
+        """Continue from a state, and its `known_logits` unless `prefill` follows; `ends` as in `ends`."""
         self._leave_graph()
-        logits = known_logits.new_full((len(known_logits), self.model.llm.vocab_size), -torch.inf)
-        logits[:, : known_logits.shape[1]] = known_logits
-        self._generated, self._state, self._next_logits, self._ends = 0, state, logits, list(map(set, ends))
+        self._generated, self._state, self._next_logits, self._ends = 0, state, None, list(map(set, ends))
+        if known_logits is not None:
+            shape = len(known_logits), self.model.llm.vocab_size
+            self._next_logits = known_logits.new_full(shape, -torch.inf)
+            self._next_logits[:, : known_logits.shape[1]] = known_logits
 
     @property
     def ends(self) -> list[set[int]]:

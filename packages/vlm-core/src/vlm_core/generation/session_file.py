@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from torch import Tensor
 
@@ -32,6 +32,7 @@ from vlm_core.text.template import AnyTemplate
 from vlm_core.views.image_views import ImageInput
 
 KIND = "state file"
+T = TypeVar("T")
 
 
 def save_session(
@@ -114,17 +115,35 @@ def load_session(
     `convert` allows these, and converts the state. Raises `UserError` for a state of another model, tokenizer,
     template, version or dtype, with what differs, and for a damaged file. Nothing in the file is executed.
     """
+
+    def session_of(tensors: Mapping[str, Tensor], manifest: StateManifest) -> LoadedSession:
+        if manifest.stream is not None:
+            raise UserError(f"{path}: the state of a stream, not of a session; read it with load_stream")
+        return _loaded(tensors, manifest, model, path, convert)
+
+    return load_checked(path, ModelFacts.of(model, template), session_of, convert=convert)
+
+
+def load_checked(
+    path: str | Path,
+    now: ModelFacts,
+    content_of: Callable[[Mapping[str, Tensor], StateManifest], T],
+    *,
+    convert: bool,
+) -> T:
+    """What `content_of` makes of a state file of the model `now`; raises `UserError` as `load_session`.
+
+    It is called with the outline of the tensors first, before memory is allocated.
+    """
     with tensor_file.opened_tensors(path, KIND) as file:
         manifest = _manifest(file)
-        now = ModelFacts.of(model, template)
         if lines := manifest.model.differences(now, convert=convert):
             raise UserError(
                 f"{path}: the state of another model or template:", *(f"  {x}" for x in lines), _HINT
             )
-        outline = file.outline()
-        _loaded(outline, manifest, model, path, convert)  # before memory is allocated
+        content_of(file.outline(), manifest)
         tensors = file.tensors()
-    return _loaded(tensors, manifest, model, path, convert)
+    return content_of(tensors, manifest)
 
 
 _HINT = "  load the model and dtype that it was saved with; other dtypes alone can be converted"
@@ -134,7 +153,7 @@ def _loaded(
     tensors: Mapping[str, Tensor], manifest: StateManifest, model: VLM, path: str | Path, convert: bool
 ) -> LoadedSession:
     """The content of a file's tensors, or of their outline; raises `UserError` for any that don't belong there."""
-    parts = _Tensors(tensors, manifest, model, path)
+    parts = StateTensors(tensors, manifest, model, path)
     session = Session(model)
     session.restore(parts.state(convert), parts.logits(), parts.ends())
     # a key of the file's content: it can't claim to be what a cache has under another key
@@ -145,7 +164,7 @@ def _loaded(
     return LoadedSession(session, history, manifest.conversation, images)
 
 
-class _Tensors:
+class StateTensors:
     """The tensors of a file, checked against its manifest and the model."""
 
     def __init__(
@@ -153,10 +172,12 @@ class _Tensors:
     ) -> None:
         self.tensors, self.manifest, self.model, self.path = tensors, manifest, model, path
 
-    def _damaged(self, what: str) -> UserError:
+    def damaged(self, what: str) -> UserError:
+        """The error that names the file."""
         return UserError(f"{self.path}: damaged: {what}")
 
     def state(self, convert: bool) -> State:
+        """The model's state; `convert` allows other dtypes."""
         names = {n.removeprefix(STATE): t for n, t in self.tensors.items() if n.startswith(STATE)}
         try:
             state = self.model.llm.state_from_tensors(names)
@@ -164,20 +185,22 @@ class _Tensors:
             raise UserError(f"{self.path}: {error.lines[0]}", *error.lines[1:]) from None
         for name, tensor in state.to_tensors().items():
             if tensor.dtype != names[name].dtype and not convert:
-                raise self._damaged(f"{name!r} is {names[name].dtype}, and the model's are {tensor.dtype}")
+                raise self.damaged(f"{name!r} is {names[name].dtype}, and the model's are {tensor.dtype}")
         return state
 
     def logits(self) -> Tensor:
+        """The next logits, on the model's device."""
         logits, known = self.tensors.get(LOGITS), len(self.model.llm.tokenizer)
         expected = (self.manifest.sequences, known)
         if logits is None or tuple(logits.shape) != expected or not logits.is_floating_point():
-            raise self._damaged(f"{LOGITS!r} is missing, or no numbers of shape {expected}")
+            raise self.damaged(f"{LOGITS!r} is missing, or no numbers of shape {expected}")
         device = next(self.model.llm.parameters()).device
         return logits if logits.is_meta else logits.to(device)
 
     def ends(self) -> list[set[int]]:
+        """The ids that end each sequence's answer."""
         conversation, known = self.manifest.conversation, len(self.model.llm.tokenizer)
         ids = [*conversation.pending_tokens, *(i for ends in self.manifest.ends for i in ends)]
         if len(self.manifest.ends) != self.manifest.sequences or any(i >= known for i in ids):
-            raise self._damaged("its ids are not those of the tokenizer, or not of every sequence")
+            raise self.damaged("its ids are not those of the tokenizer, or not of every sequence")
         return [set(ends) for ends in self.manifest.ends]

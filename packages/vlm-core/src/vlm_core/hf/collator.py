@@ -9,6 +9,7 @@ from typing import Any, Literal
 from vlm_core.errors import UserError
 from vlm_core.hf.conversations import ParsedConversation, parse_llava, parse_messages
 from vlm_core.hf.training import IGNORED
+from vlm_core.hf.videos import video_lists
 from vlm_core.text.render import TokenizedConversation, TooLong
 
 
@@ -17,9 +18,10 @@ class VLMDataCollator:
     """`data_collator` of transformers' Trainer and of trl's SFTTrainer.
 
     A row has `messages` (role and content), `prompt` and `completion`, or LLaVA's `conversations`. Its images are in
-    the content or in `images` or `image`. A system prompt is the first turn or in `system`. Labels are those of
-    `vlm-train`: answers up to and including their end token, or all text with `loss_on="all"`. A row longer than
-    `max_length` is truncated; it is a `UserError` if that cuts an image or leaves no answer.
+    the content or in `images` or `image`, its videos in the content or in `videos` or `video`. A system prompt is the
+    first turn or in `system`. Labels are those of `vlm-train`: answers up to and including their end token, or all text
+    with `loss_on="all"`. A row longer than `max_length` is truncated; it is a `UserError` if that cuts an image or
+    leaves no answer.
     """
 
     processor: Any
@@ -78,24 +80,29 @@ def _conversation(row: Mapping[str, Any]) -> ParsedConversation:
             f"it has {', '.join(keys or row) or 'nothing'}; expected one of messages, conversations, or prompt and "
             "completion (Trainer removes these columns: set remove_unused_columns=False)"
         )
+    media = _column(row, "image"), _column(row, "video")
     if keys == ["prompt"]:
-        return parse_messages(_prompt_turns(row), _images(row))
+        return parse_messages(_prompt_turns(row), *media)
     turns = row[keys[0]]
     if keys == ["conversations"] and isinstance(turns, list | tuple) and any(map(_is_llava_turn, turns[:1])):
-        return parse_llava(turns, _images(row))
-    return parse_messages(turns, _images(row))
+        return parse_llava(turns, *media)
+    return parse_messages(turns, *media)
 
 
 def _is_llava_turn(turn: Any) -> bool:
     return isinstance(turn, Mapping) and "from" in turn
 
 
-def _images(row: Mapping[str, Any]) -> list[Any]:
-    """The images in the row's own column."""
-    if row.get("image") is not None and row.get("images") is not None:
-        raise UserError("it has image and images; give one of them")
-    images = row.get("image") if row.get("images") is None else row.get("images")
-    return [] if images is None else list(images) if isinstance(images, list | tuple) else [images]
+def _column(row: Mapping[str, Any], kind: str) -> list[Any]:
+    """The images or videos in the row's own column, `image` or `images`."""
+    if row.get(kind) is not None and row.get(f"{kind}s") is not None:
+        raise UserError(f"it has {kind} and {kind}s; give one of them")
+    values = row.get(kind) if row.get(f"{kind}s") is None else row.get(f"{kind}s")
+    if values is None:
+        return []
+    if kind == "video":
+        return video_lists(values, 1)[0]
+    return list(values) if isinstance(values, list | tuple) else [values]
 
 
 def _prompt_turns(row: Mapping[str, Any]) -> list[Any]:

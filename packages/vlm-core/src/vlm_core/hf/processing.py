@@ -16,7 +16,6 @@ from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin
 
 from vlm_core.errors import UserError
-from vlm_core.generation.generate import refuse_empty
 from vlm_core.hf import components
 from vlm_core.hf.arguments import (
     DECODING,
@@ -33,12 +32,13 @@ from vlm_core.hf.collator import VLMDataCollator
 from vlm_core.hf.conversations import ParsedConversation, parse_messages
 from vlm_core.hf.saving import add_small_files, small_files, upload_of, verify_small_files
 from vlm_core.hf.tokenizer import ProcessorTokenizer
+from vlm_core.hf.videos import model_input, video_lists
 from vlm_core.interfaces import PADDING
 from vlm_core.io.files import read_json
 from vlm_core.model import PARTS, VLM
 from vlm_core.model_folder.load import empty_model
 from vlm_core.text.batch import collate
-from vlm_core.text.render import TokenizedConversation, TooLong, render
+from vlm_core.text.render import TokenizedConversation, TooLong, refuse_empty, render
 from vlm_core.views.image_views import ImageInput
 
 
@@ -91,25 +91,30 @@ class VLMProcessor(ProcessorMixin):
         self,
         images: Any = None,
         text: str | Sequence[str] | None = None,
-        videos: None = None,
+        videos: Any = None,
         audio: None = None,
         **kwargs: Any,
     ) -> BatchFeature:
         """Questions with their images (one image each, a list of images each, or none) -> inputs of `generate`.
 
-        Raises `UserError` for an argument or an input that is not supported.
+        `videos` alike: paths, which are sampled as the model's spec says, or lists or arrays of frames. Raises
+        `UserError` for an argument or an input that is not supported.
         """
-        refuse_unknown("the processor", {"videos": videos, "audio": audio}, {}, ("images", "text"))
+        refuse_unknown("the processor", {"audio": audio}, {}, ("images", "text"))
         options = padding_options(kwargs)
         texts = [text] if isinstance(text, str) else list(text or [])
         if not texts or not all(isinstance(question, str) for question in texts):
             raise UserError(f"text {text!r:.80}: expected a question, or a list with one for each row")
-        image_lists = [[]] * len(texts) if images is None else _image_lists(images, len(texts))
-        if len(image_lists) != len(texts):
-            raise UserError(
-                f"{len(texts)} texts but images for {len(image_lists)}; give each text its own list"
-            )
-        conversations = [_question(*pair) for pair in zip(texts, image_lists, strict=True)]
+        lists = [
+            [[]] * len(texts) if values is None else listed(values, len(texts))
+            for values, listed in ((images, _image_lists), (videos, video_lists))
+        ]
+        for kind, given in zip(("images", "videos"), lists, strict=True):
+            if len(given) != len(texts):
+                raise UserError(
+                    f"{len(texts)} texts but {kind} for {len(given)}; give each text its own list"
+                )
+        conversations = [_question(*media) for media in zip(texts, *lists, strict=True)]
         batch = self._batch(conversations, options)
         del batch["loss_mask"]
         return batch
@@ -160,8 +165,8 @@ class VLMProcessor(ProcessorMixin):
     def render(
         self, conversation: ParsedConversation, loss_on: Literal["answers", "all"] = "answers"
     ) -> tuple[TokenizedConversation, list[ImageInput]]:
-        """-> (token ids with image mask and loss mask, the pixels (3, h, w) or views of each image)."""
-        images = [self.model.image_processor(image) for image in conversation.images]
+        """-> (token ids with image mask and loss mask, the pixels (3, h, w) or views of each image and video)."""
+        images = [model_input(self.model, medium) for medium in conversation.images]
         counts = [self.model.image_tokens(image) for image in images]
         tokenizer, system = self.model.llm.tokenizer, conversation.system
         sample = render(
@@ -260,9 +265,13 @@ def _cut(sample: TokenizedConversation, length: int | None) -> TokenizedConversa
         raise UserError(str(error)) from None
 
 
-def _question(text: str, images: Sequence[Any]) -> ParsedConversation:
-    """One user turn: the images, then the text."""
-    content = [*({"type": "image", "image": image} for image in images), {"type": "text", "text": text}]
+def _question(text: str, images: Sequence[Any], videos: Sequence[Any]) -> ParsedConversation:
+    """One user turn: the images, the videos, then the text."""
+    media = [
+        *({"type": "image", "image": image} for image in images),
+        *({"type": "video", "video": video} for video in videos),
+    ]
+    content = [*media, {"type": "text", "text": text}]
     return parse_messages([{"role": "user", "content": content}])
 
 

@@ -92,6 +92,19 @@ def read_file(path: str | Path) -> bytes:
         raise BadSample("unreadable", f"{path}: cannot be read: {error.strerror or error}") from None
 
 
+def read_start(path: str | Path, size: int) -> bytes:
+    """The first `size` bytes of a row's file, or all of a smaller one; raises as `read_file`."""
+
+    def read() -> bytes:
+        with _open(path) as file:
+            return file.read(size)
+
+    try:
+        return with_retries(str(path), read)
+    except OSError as error:
+        raise BadSample("unreadable", f"{path}: cannot be read: {error.strerror or error}") from None
+
+
 @contextmanager
 def open_row_file(path: str | Path) -> Iterator[BinaryIO]:
     """A row's file of any size, open for reading by position; raises `BadSample` as `read_file`."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Container, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from io import BytesIO
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from vlm_core.errors import BadSample
+from vlm_core.io.files import read_start
 from vlm_core.io.image_formats import FORMATS, format_of, png, tiff
 from vlm_core.io.video.decode import first_frame
 from vlm_core.io.video.header import read_header
@@ -31,6 +33,7 @@ __all__ = [
     "content_of",
     "decode_image",
     "each_image",
+    "header_size",
     "image_bytes",
     "image_content",
     "image_content_if",
@@ -43,6 +46,8 @@ __all__ = [
 ]
 MAX_PIXELS = 64_000_000
 MAX_ASPECT = 200
+START = 2**16
+"""Bytes at the beginning of a file in which a JPEG file usually has its sizes; EXIF takes up to 64 KiB."""
 _STRIP = 4_000_000
 """Pixels that are converted at once, which limits the memory of a large image."""
 _UPRIGHT = {
@@ -140,6 +145,19 @@ def upright_size(source: ImageSource) -> tuple[int, int]:
     only decoding shows.
     """
     return size_of(image_bytes(source), image_name(source))
+
+
+def header_size(source: ImageSource) -> tuple[int, int]:
+    """As `upright_size`, from the first `START` bytes where these are enough: those of most JPEG files.
+
+    What only the rest of the file shows is then not seen.
+    """
+    if isinstance(source, str | Path):
+        start = read_start(source, START)
+        if len(start) == START and format_of(start) == "JPEG":
+            with suppress(BadSample):
+                return size_of(start, image_name(source))
+    return upright_size(source)
 
 
 def size_of(data: bytes, name: str) -> tuple[int, int]:

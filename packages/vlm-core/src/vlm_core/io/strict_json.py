@@ -21,6 +21,7 @@ _SURROGATE = re.compile(
     r"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]..", re.DOTALL
 )
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_NESTED = (dict, list)  # of millions of values, a union made anew for each takes as long as parsing them
 _BRACKET = re.compile(rf"{_QUOTED.pattern}|[][{{}}]", re.DOTALL)
 
 
@@ -115,7 +116,7 @@ def _too_deep(text: str) -> int:
 
 def _nests_deeply(value: Any) -> bool:
     """Whether lists and objects are nested deeper than `MAX_DEPTH`; without recursion."""
-    level = [value] if isinstance(value, dict | list) else []
+    level = [value] if isinstance(value, _NESTED) else []
     for _ in range(MAX_DEPTH):
         if not level:
             return False
@@ -123,7 +124,7 @@ def _nests_deeply(value: Any) -> bool:
             inner
             for outer in level
             for inner in (outer.values() if isinstance(outer, dict) else outer)
-            if isinstance(inner, dict | list)
+            if isinstance(inner, _NESTED)
         ]
     return bool(level)
 

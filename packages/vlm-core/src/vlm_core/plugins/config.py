@@ -42,7 +42,12 @@ class StrictModel(BaseModel):
     """A frozen model in which unknown keys, wrong types, NaN and infinity are errors."""
 
     model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=()
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+        defer_build=True,
     )
     renamed: ClassVar[Mapping[str, str]] = {}
     """New names of renamed keys: using an old key is an error that names the new one."""

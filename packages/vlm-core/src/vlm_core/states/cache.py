@@ -13,6 +13,7 @@ from torch import Tensor
 from vlm_core.errors import UserError
 from vlm_core.interfaces import State
 from vlm_core.states.disk_cache import DiskCache
+from vlm_core.units import size
 
 MEMORY_BYTES = 512 * 2**20
 """Default budget in memory; the states of a 2.8B take 23 MB each, those of a 130M 3 MB."""
@@ -53,18 +54,14 @@ class CacheStats:
         positions = self.reused_positions + self.read_positions
         text = (
             f"hits {self.hits}, misses {self.misses}, positions reused {self.reused_positions} of {positions}; "
-            f"in memory: states {self.entries} ({_size(self.nbytes)}), evicted {self.evicted}"
+            f"in memory: states {self.entries} ({size(self.nbytes)}), evicted {self.evicted}"
         )
         if self.disk_entries or self.disk_hits or self.damaged:
             text += (
-                f"; on disk: states {self.disk_entries} ({_size(self.disk_bytes)}), hits {self.disk_hits}, "
+                f"; on disk: states {self.disk_entries} ({size(self.disk_bytes)}), hits {self.disk_hits}, "
                 f"evicted {self.disk_evicted}, damaged {self.damaged}"
             )
         return text
-
-
-def _size(count: int) -> str:
-    return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"
 
 
 class StateCache:

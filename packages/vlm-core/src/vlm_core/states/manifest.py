@@ -24,9 +24,12 @@ class _Strict(BaseModel):
 
 
 class ReadPiece(_Strict):
-    """Consecutive positions that were read at once: text, an image, or a generated answer; `sha256` of its content."""
+    """Consecutive positions that were read at once: text, an image, or a generated answer; `sha256` of its content.
 
-    kind: Literal["text", "image", "answer"]
+    The `frames` of a stream and the text between them are one piece, whatever their number.
+    """
+
+    kind: Literal["text", "image", "answer", "frames"]
     start: Count
     tokens: Count
     sha256: Digest
@@ -72,6 +75,14 @@ class SavedConversation(_Strict):
     pending_tokens: list[Count] = []
 
 
+class SavedStream(_Strict):
+    """A stream: its frames so far, seconds of the last one, and whether they are those of one video."""
+
+    frames: Annotated[int, Field(ge=1, lt=2**31)]
+    time: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    as_video: bool = False
+
+
 class ModelFacts(_Strict):
     """What a state depends on: digests of the model's parts, views, tokenizer and template, and dtypes of the parts."""
 
@@ -107,7 +118,10 @@ class ModelFacts(_Strict):
 
 
 class StateManifest(_Strict):
-    """The manifest. `positions` are those read so far by each of `sequences`; `ends` the ids that end an answer."""
+    """The manifest. `positions` are those read so far by each of `sequences`; `ends` the ids that end an answer.
+
+    With a `stream` it is the state after frames, which has no next logits and no ends.
+    """
 
     format: Literal["vlm-state"] = FORMAT
     version: Literal[1] = VERSION
@@ -120,6 +134,7 @@ class StateManifest(_Strict):
     ends: list[list[Count]] = []
     conversation: SavedConversation = SavedConversation()
     images: list[SavedImage] = []
+    stream: SavedStream | None = None
 
 
 def parse_manifest(facts: Mapping[str, Any], path: object) -> StateManifest:

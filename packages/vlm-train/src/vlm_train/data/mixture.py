@@ -13,7 +13,7 @@ import torch
 
 from vlm_core.cli.progress import Progress
 from vlm_core.errors import BadSample
-from vlm_core.io.images import ImageSource, upright_size
+from vlm_core.io.images import ImageSource, header_size
 from vlm_core.io.video.sources import VideoSource
 from vlm_core.model import VLM
 from vlm_core.plugins.config import DatasetConfig
@@ -44,21 +44,24 @@ def sizes_of(rows: Sequence[Row]) -> np.ndarray:
 
 
 def image_positions(rows: Sequence[Row], model: VLM) -> int | np.ndarray:
-    """The positions of the images of each row (rows,), or of each image if all images have equally many.
+    """The positions of the images and videos of each row (rows,), or of each image if all have equally many.
 
-    With views, the headers of all images are read; an image that can't be read counts as a usual one.
+    If the spec has views, of images or of videos, the headers of all are read; what can't be read counts as a usual
+    image. Otherwise no row is read, and a video counts as an image.
     """
     counts = model.view_counts
-    if counts is None:
+    if counts is None and not model.samples_videos:
         return model.image_tokens_by_default
+    usual = model.image_tokens_by_default if counts is None else counts.usual.positions
 
     @cache
     def of_image(source: ImageSource) -> int:
         with suppress(BadSample):
             if isinstance(source, VideoSource):
                 return model.video_processor.layout(source).positions
-            return model.image_processor.image_tokens(upright_size(source))
-        return counts.usual.positions
+            if counts is not None:
+                return model.image_processor.image_tokens(header_size(source))
+        return usual
 
     positions = np.zeros(len(rows), dtype=np.int64)
     with Progress("sizes of images", len(rows), unit="rows") as progress:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from vlm_core.errors import UserError
 from vlm_core.io import digests
 from vlm_core.io.images import load_image
+from vlm_core.io.video.sources import DEFAULT_SAMPLING, VideoSource
 from vlm_core.plugins.config import DatasetConfig
 from vlm_core.rows import Row, known_faults
 from vlm_train.data.row_check import RowCheck
@@ -29,17 +30,26 @@ SHORT_ANSWER = 40
 
 
 class RowFacts(NamedTuple):
-    """Counts of one usable row: images, the shorter side of the smallest, bytes of the last answer."""
+    """Counts of one usable row: `images`, of which `videos`; views (a frame is one); bytes of the last answer.
+
+    `side` is the shorter side of the smallest image or frame.
+    """
 
     images: int
+    videos: int
+    views: int
     side: int
     answer_bytes: int
 
 
 def row_facts(row: Row) -> RowFacts:
-    """Raises `BadSample` for an image that can't be used."""
+    """Raises `BadSample` for an image that can't be used, and a video whose first frame can't."""
     sides = [min(load_image(image).size) for image in row["image"]]
-    return RowFacts(len(sides), min(sides, default=0), len(row["conversations"][-1]["value"].encode()))
+    videos = [image for image in row["image"] if isinstance(image, VideoSource)]
+    frames = sum((video.sampling or DEFAULT_SAMPLING).limit for video in videos)
+    answer_bytes = len(row["conversations"][-1]["value"].encode())
+    views = len(sides) - len(videos) + frames
+    return RowFacts(len(sides), len(videos), views, min(sides, default=0), answer_bytes)
 
 
 @dataclass(frozen=True)
@@ -47,8 +57,9 @@ class DataFacts:
     """A dataset and what was read of it.
 
     `bad` of the `checked` rows can't be used, and about `bad_share` of all rows. `groups` counts groups of rows with a
-    common image. `side` is the median of the images' shorter sides in pixels. `short_answers` says whether nearly all
-    answers can be compared as a whole; `answer_bytes` is the longest one.
+    common image. `videos` says whether rows have videos, and `views` is the most that a row has: a frame is one. `side`
+    is the median of the images' shorter sides in pixels. `short_answers` says whether nearly all answers can be
+    compared as a whole; `answer_bytes` is the longest one.
     """
 
     dataset: DatasetConfig
@@ -57,6 +68,8 @@ class DataFacts:
     bad: int
     bad_share: float
     groups: int
+    videos: bool
+    views: int
     side: int
     short_answers: bool
     answer_bytes: int
@@ -69,7 +82,7 @@ def data_facts(dataset: DatasetConfig, rows: Sequence[Row], check: RowCheck[RowF
         raise UserError(_too_many_bad(check))
     usable = check.usable
     if not any(row.images for row in usable):
-        raise UserError(f"{dataset.label()}: no row has an image")
+        raise UserError(f"{dataset.label()}: no row has an image or a video")
     lengths = sorted(row.answer_bytes for row in usable)
     longest_of_most = lengths[ceil(0.95 * len(lengths)) - 1]
     return DataFacts(
@@ -79,6 +92,8 @@ def data_facts(dataset: DatasetConfig, rows: Sequence[Row], check: RowCheck[RowF
         bad=len(check.dropped),
         bad_share=bad_share,
         groups=len(groups_of(row_keys(rows))),
+        videos=any(row.videos for row in usable),
+        views=max(row.views for row in usable),
         side=round(median(row.side for row in usable if row.images)),
         short_answers=longest_of_most <= SHORT_ANSWER,
         answer_bytes=lengths[-1],
@@ -126,7 +141,16 @@ def split(dataset: DatasetConfig, share: float) -> Split:
     return Split(train, held_out, len(train.rows()), len(rows), rows[0])
 
 
-def example_question(row: Row) -> tuple[str, str] | None:
-    """(file of a row's image, its first question); None for an image without its own file."""
+class Example(NamedTuple):
+    """A row's only image or video: the option of `vlm-chat` for it, its file, and the row's first question."""
+
+    option: str
+    file: str
+    question: str
+
+
+def example_question(row: Row) -> Example | None:
+    """A question to ask; None for several images, and for one without its own file."""
     image = row["image"][0] if len(row["image"]) == 1 else None
-    return (str(image), pairs(row)[0][0]) if isinstance(image, str | Path) else None
+    file, option = (image.file, "--video") if isinstance(image, VideoSource) else (image, "--image")
+    return Example(option, str(file), pairs(row)[0][0]) if isinstance(file, str | Path) else None

@@ -21,6 +21,7 @@ READABLE = "JSON or JSON lines (.json, .jsonl), parquet (.parquet), webdataset s
 ROW_EXAMPLE = '{"image": "a.jpg", "question": "What is this?", "answer": "a cat"}'
 _TABLES = (".csv", ".tsv", ".xlsx", ".xls")
 _IMAGES = (".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_VIDEOS = (".avi", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 _TRIED, _FOLDERS = 20, 100
 """Images that are searched, and subfolders in which they are."""
 
@@ -88,8 +89,10 @@ def _in_folder(folder: str, images: str | None) -> DatasetConfig:
     if found:
         listed = ", ".join([*json_files[:10], *(f"{kind} files" for kind, _ in found[len(json_files) :])])
         raise UserError(f"{folder}: holds several data files ({listed}); name one of them")
-    pictures = sum(name.lower().endswith(_IMAGES) for name in _names_below(folder))
-    seen = f"{pictures} images, but no questions or captions" if pictures else "no data file"
+    names = [name.lower() for name in _names_below(folder)]
+    counts = {"images": _IMAGES, "videos": _VIDEOS}
+    counted = [f"{n} {kind}" for kind, ends in counts.items() if (n := sum(x.endswith(ends) for x in names))]
+    seen = f"{' and '.join(counted)}, but no questions or captions" if counted else "no data file"
     raise UserError(
         f"{folder}: holds {seen}. These formats are read: {READABLE}.",
         f"A row of JSON lines: {ROW_EXAMPLE}",

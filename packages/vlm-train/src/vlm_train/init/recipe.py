@@ -9,6 +9,10 @@ from vlm_train.init.sizes import Size
 EPOCHS, MIN_STEPS = 15, 100
 """Passes over the data when a small model is trained from scratch, and the fewest steps."""
 LLAVA_BATCH = 128
+STRIDE = 32
+"""Pixels of a patch of the small encoder."""
+TEXT_TOKENS = 512
+"""Room for the text of a row with videos."""
 MIN_GROUPS = 10
 """With fewer different images none are held out by default: a score would rest on one or two."""
 _HELD_OUT_GROUPS = 1000
@@ -33,6 +37,12 @@ def recipe(size: Size, rows: int, side: int) -> Recipe:
     return Recipe(batch_size, max(1, round(epochs)), _image_size(side, size.max_side))
 
 
+def max_length(size: Size, side: int, views: int) -> int:
+    """Positions that a row of so many views needs, in whole thousands of 1024, with images of `side` pixels."""
+    tokens = size.view_tokens or (side // STRIDE) ** 2
+    return -(-(views * tokens + TEXT_TOKENS) // 1024) * 1024
+
+
 def held_out_share(groups: int) -> float:
     """The default share of `groups` different images to hold out: a quarter of few, a thousand of many."""
     if groups < MIN_GROUPS:
@@ -48,5 +58,5 @@ def _power_of_two(number: int, least: int, most: int) -> int:
 
 
 def _image_size(side: int, most: int) -> int:
-    """A multiple of the encoder's stride of 32 pixels near `side`, from 96 to `most`."""
-    return min(max(96, round(side / 32) * 32), most)
+    """A multiple of the encoder's stride near `side`, from 96 to `most`."""
+    return min(max(3 * STRIDE, round(side / STRIDE) * STRIDE), most)

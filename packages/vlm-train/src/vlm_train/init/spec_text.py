@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from vlm_core.io.video.sources import DEFAULT_SAMPLING
 from vlm_core.io.yaml_scalars import quoted
 from vlm_core.plugins.config import DatasetConfig
+from vlm_train.config.train import TrainConfig
 from vlm_train.data.split import SplitConfig
 from vlm_train.init.data_facts import DataFacts
-from vlm_train.init.recipe import Recipe
+from vlm_train.init.recipe import Recipe, max_length
 from vlm_train.init.sizes import Size
 
 _PLAIN = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9_./][A-Za-z0-9_./-]*")
@@ -45,10 +47,12 @@ def spec_text(
         f"name: {scalar(name)}",
         "",
         parts.rstrip("\n"),
+        *_views(facts),
         "",
         "train:",
         f"  output: {scalar(f'runs/{name}')}",
         *(["  precision: bf16"] if size.pretrained else []),
+        *_length(size, facts, recipe),
         *_bad_rows(facts),
         "  stages:",
         *_stages(size, recipe, stages_data),
@@ -80,6 +84,25 @@ def _mapping(anchor: str, data: DatasetConfig) -> str:
 def _indented(block: str, spaces: int) -> str:
     """All lines but the first indented."""
     return block.replace("\n", "\n" + " " * spaces)
+
+
+def _views(facts: DataFacts) -> list[str]:
+    if not facts.videos:
+        return []
+    frames = DEFAULT_SAMPLING.limit
+    return [
+        "",
+        "# Frames of a video, evenly spaced, unless its row says otherwise. `fps: 2` would read two a second.",
+        f"views: {{video: {{frames: {frames}}}}}",
+    ]
+
+
+def _length(size: Size, facts: DataFacts, recipe: Recipe) -> list[str]:
+    """The key `max_length` if rows with videos need more than the default."""
+    needed = max_length(size, recipe.side, facts.views) if facts.videos else 0
+    if needed <= TrainConfig.model_fields["max_length"].default:
+        return []
+    return [f"  max_length: {needed:<18} # a row has up to {facts.views} frames and images"]
 
 
 def _bad_rows(facts: DataFacts) -> list[str]:

@@ -6,7 +6,7 @@ Questions about COCO's images are POPE's figure in most tables; for A-OKVQA and 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -118,6 +118,8 @@ class Pope(Benchmark):
         check_labels(self.asked, self.labels)
         self.normalized = normalized
         self.score_split = partial(score_split, normalized=normalized)
+        # most answers are one of a few texts
+        self.score_one = lru_cache(maxsize=4096)(lambda text, truth: self.score_split([(text, truth)]))
         super().__init__(
             f"{variant.name}@{self.labels.revision} mean-F1",
             (
@@ -144,7 +146,7 @@ class Pope(Benchmark):
     def verdict(self, key: str, text: str) -> Verdict:
         question = self.asked[key]
         truth = self.labels.truth[question.split][question.key]
-        score = self.score_split([(text, truth)])
+        score = self.score_one(text, truth)
         hit = bool(score.accuracy)
         return Verdict(hit, _word(truth), "" if self.normalized and score.unclear else _word(truth == hit))
 
@@ -154,11 +156,12 @@ class Pope(Benchmark):
         members: dict[str, list[str]] = {}
         for key, text in answers.items():
             question = self.asked[key]
-            pair = text, self.labels.truth[question.split][question.key]
-            counted = [pair] * self.labels.weight(question.split, question.key)
-            pairs[question.split] += counted
+            truth = self.labels.truth[question.split][question.key]
+            weight = self.labels.weight(question.split, question.key)
+            pairs[question.split] += [(text, truth)] * weight
             members.setdefault(question.key[0], []).append(key)
-            _add(units.setdefault(question.key[0], {}), question.split, self.score_split(counted))
+            unit = units.setdefault(question.key[0], {})
+            _add(unit, question.split, self.score_one(text, truth), weight)
         scores = {split: self.score_split(answered) for split, answered in pairs.items() if answered}
         rows = {split: _figures(score) for split, score in scores.items()}
         return Score(
@@ -173,10 +176,10 @@ def _word(yes: bool) -> str:
     return "yes" if yes else "no"
 
 
-def _add(unit: dict[str, tuple[float, float]], split: str, score: SplitScore) -> None:
-    """Add a score to an image's bootstrap unit: the three splits ask about the same images."""
+def _add(unit: dict[str, tuple[float, float]], split: str, score: SplitScore, weight: int = 1) -> None:
+    """Add `weight` times a score to an image's bootstrap unit: the three splits ask about the same images."""
     right, of = unit.get(split, (0, 0))
-    unit[split] = right + 2 * score.tp, of + 2 * score.tp + score.fp + score.fn
+    unit[split] = right + weight * 2 * score.tp, of + weight * (2 * score.tp + score.fp + score.fn)
 
 
 def check_labels(questions: Mapping[str, Question], labels: Labels) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from vlm_bench.scoring.vqa import convert, leave_one_out
+from vlm_bench.scoring.vqa import convert, counts_as, leave_one_out
 
 
 def converted_accuracy(answer: str, references: Sequence[str]) -> float:
@@ -23,8 +23,8 @@ class ConvertedReferences:
     __slots__ = ("counts", "texts")
 
     def __init__(self, texts: Sequence[str], converted: Callable[[str], str] = convert) -> None:
-        self.texts, self.counts = texts, Counter(map(converted, texts))
+        self.texts, self.counts = texts, counts_as(converted, Counter(texts))
 
     def credit(self, answer: str) -> float:
         """`converted_accuracy` of an answer."""
-        return leave_one_out(self.counts[convert(answer)], len(self.texts))
+        return leave_one_out(self.counts.get(convert(answer), 0), len(self.texts))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 
-from vlm_bench.scoring.vqa import leave_one_out, normalise, one_line
+from vlm_bench.scoring.vqa import counts_as, leave_one_out, normalise, one_line
 
 UNANSWERABLE = "unanswerable"
 
@@ -34,13 +34,14 @@ class CountedReferences:
         always_normalise: bool = False,
     ) -> None:
         self.texts, self.normal = texts, normal
+        counts = Counter(texts)
         self.counts = (
-            Counter(normal(one_line(text)) for text in texts) if always_normalise else Counter(texts)
+            counts_as(lambda text: normal(one_line(text)), counts) if always_normalise else dict(counts)
         )
 
     def credit(self, answer: str) -> float:
         """The credit of an answer."""
-        return leave_one_out(self.counts[self.normal(one_line(answer))], len(self.texts))
+        return leave_one_out(self.counts.get(self.normal(one_line(answer)), 0), len(self.texts))
 
 
 def says_unanswerable(answer: str) -> bool:

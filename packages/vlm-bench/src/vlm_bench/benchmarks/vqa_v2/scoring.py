@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from vlm_bench.scoring.vqa import leave_one_out, normalise, one_line
+from vlm_bench.scoring.vqa import counts_as, leave_one_out, normalise, one_line
 
 
 def soft_accuracy(answer: str, references: Sequence[str], *, always_normalise: bool = False) -> float:
@@ -35,12 +35,12 @@ class References:
         *,
         always_normalise: bool = False,
     ) -> None:
-        truths = [one_line(text) for text in texts]
-        self.texts = texts
-        self.normal = normal if always_normalise or len(set(truths)) > 1 else None
-        self.counts = Counter(map(self.normal, truths) if self.normal else truths)
+        self.texts, self.normal = texts, None
+        self.counts = counts_as(one_line, Counter(texts))
+        if always_normalise or len(self.counts) > 1:
+            self.normal, self.counts = normal, counts_as(normal, self.counts)
 
     def credit(self, answer: str) -> float:
         """`soft_accuracy` of an answer."""
         text = one_line(answer)
-        return leave_one_out(self.counts[self.normal(text) if self.normal else text], len(self.texts))
+        return leave_one_out(self.counts.get(self.normal(text) if self.normal else text, 0), len(self.texts))

@@ -15,6 +15,7 @@ from vlm_core.io.paths import expanded
 
 if TYPE_CHECKING:
     from vlm_core.io.frames.source import FrameSource
+    from vlm_core.states.manifest import SavedStream
 
 _DEFAULTS = {
     "fps": None,
@@ -23,6 +24,7 @@ _DEFAULTS = {
     "keep_every": 60.0,
     "keep_mb": 1024,
     "max_frames": None,
+    "as_video": None,
 }
 _PIPE = "ffmpeg -i FILE -f image2pipe -c:v mjpeg - | vlm-chat MODEL --watch -"
 
@@ -65,6 +67,12 @@ def add_watch(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="read at most N frames: a Transformer's state grows with each",
     )
+    group.add_argument(
+        "--as-video",
+        action="store_true",
+        default=None,
+        help="read the frames as those of one video, for models that were trained on videos; default: as images",
+    )
     parser.set_defaults(**dict.fromkeys(_DEFAULTS))
 
 
@@ -89,19 +97,26 @@ def _time(text: str) -> float:
     raise argparse.ArgumentTypeError("expected a time above 0")
 
 
-def check_watch(args: argparse.Namespace) -> None:
-    """Raise `UserError` for options that don't belong together; fill in the defaults of `--watch`."""
+def check_watch(args: argparse.Namespace, stream: SavedStream | None) -> None:
+    """Raise `UserError` for options that don't belong together; fill in the defaults of `--watch`.
+
+    `stream` is that of the file of `--resume`.
+    """
     if args.watch is None:
         for name in _DEFAULTS:
             if getattr(args, name) is not None:
                 raise UserError(f"--{name.replace('_', '-')} is for --watch")
-        return
+        if stream is None:
+            return
+    elif args.resume and stream is None:
+        raise UserError(f"{args.resume}: the state of a conversation; --watch continues that of a stream")
     for name in ("image", "video"):
         if getattr(args, name):
             raise UserError(f"--{name}: with --watch all images come from the stream")
-    for name in ("save", "resume", "state_cache"):
-        if getattr(args, name):
-            raise UserError(f"--{name.replace('_', '-')}: it is for conversations, not for --watch")
+    if args.state_cache:
+        raise UserError("--state-cache: it is for conversations, not for --watch")
+    if args.as_video and stream is not None and not stream.as_video:
+        raise UserError(f"--as-video: the frames in {args.resume} were read as images")
     if args.stall is not None and args.watch != "-":
         raise UserError("--stall is for --watch -")
     for name in ("keep_every", "keep_mb"):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from vlm_core.cli.watch.watch_thread import WatchThread
     from vlm_core.generation.sampling import GenerationConfig
     from vlm_core.generation.watch.fork import Fork
+    from vlm_core.generation.watch.watcher import Watcher
     from vlm_core.io.frames.source import FrameSource
     from vlm_core.model import VLM
     from vlm_core.text.template import AnyTemplate
@@ -29,31 +30,57 @@ HELP = (
 def watch(
     args: argparse.Namespace,
     model: VLM,
-    source: FrameSource[Any],
+    source: FrameSource[Any] | None,
     template: AnyTemplate,
     decoding: GenerationConfig,
     title: str,
 ) -> int:
-    """Watch the source, and answer `--ask` at its end, or typed questions meanwhile."""
-    from vlm_core.cli.watch.watch_thread import WatchThread
-    from vlm_core.generation.generate import Session
-    from vlm_core.generation.watch.kept_states import Keep
+    """Watch the source, and answer `--ask` at its end, or typed questions meanwhile.
 
-    keep = None if args.ask is not None else Keep(every=args.keep_every, max_bytes=args.keep_mb * 2**20)
-    watcher = Session(model).watch([], template, keep=keep, max_frames=args.max_frames)
-    thread = WatchThread(watcher, source, args.fps, announce=args.ask is None)
+    Without a source, questions are about the stream of `--resume`, to which no frame is added.
+    """
+    from vlm_core.cli.watch.watch_thread import WatchThread
+    from vlm_core.io.frames.source import no_frames
+
+    watcher = _watcher(args, model, template)
+    announce = args.ask is None and source is not None
+    thread = WatchThread(watcher, source or no_frames(args.resume), args.fps, announce=announce)
     try:
         if args.ask is not None:
             _wait(thread, None)
             thread.close()
             _answer(thread, thread.fork(), text(args.ask), decoding)
         else:
-            say(f"{title} watches {source.name}: {HELP}")
+            say(f"{title} watches {source.name}: {HELP}" if source else f"{title}: {HELP}")
+            if args.resume:
+                assert watcher.time is not None
+                say(f"{args.resume}: {watcher.frames} frames, the last one at {clock(watcher.time)}")
             _converse(thread, decoding)
         thread.raise_error()
     finally:
         thread.close()
+    if args.save:
+        from vlm_core.generation.watch.stream_file import save_stream
+
+        save_stream(watcher, args.save)
     return 0
+
+
+def _watcher(args: argparse.Namespace, model: VLM, template: AnyTemplate) -> Watcher:
+    """A new one, or that of `--resume`."""
+    from vlm_core.generation.generate import Session
+    from vlm_core.generation.watch.kept_states import Keep
+    from vlm_core.generation.watch.stream_file import load_stream
+
+    keep = None if args.ask is not None else Keep(every=args.keep_every, max_bytes=args.keep_mb * 2**20)
+    limit = args.max_frames
+    if args.resume:
+        return load_stream(
+            args.resume, model, template, keep=keep, max_frames=limit, convert=args.convert_state
+        )
+    return Session(model).watch(
+        [], template, keep=keep, max_frames=limit, as_video=bool(args.as_video), record=bool(args.save)
+    )
 
 
 def _converse(thread: WatchThread, decoding: GenerationConfig) -> None:

@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 class WatchThread:
     """Reads a source into a watcher in a thread of its own; the end of the source is logged if it is to `announce`.
 
-    `turn` is held for each frame, and by others for each token of an answer, so that both go on in turns.
+    `turn` is held for each frame, and by others for each token of an answer, so that both go on in turns. A watcher
+    that has read frames continues: the source's times count from that of the last one.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class WatchThread:
         self.watcher, self.source, self.turn = watcher, source, FifoLock()
         self.reader, self.ended = FramePrefetcher(source, fps), Event()
         self.announce, self.damaged, self._error = announce, 0, None
+        self._start = watcher.time or 0.0
         self._seconds: deque[float] = deque(maxlen=RECENT)
         self._thread = Thread(target=self._run, name="watching", daemon=True)
         self._thread.start()
@@ -65,7 +67,7 @@ class WatchThread:
             return
         with self.turn:
             begin = clocks.perf_counter()
-            self.watcher.append(time, image)
+            self.watcher.append(self._start + time, image)
             self._seconds.append(clocks.perf_counter() - begin)
 
     def wait(self, seconds: float) -> bool:

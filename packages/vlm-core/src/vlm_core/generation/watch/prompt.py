@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def question_about(images: int, question: str) -> Message:
-    """A user's turn of images, a line each, and a question."""
+    """A user's turn of images or videos, a line each, and a question."""
     parts: list[Part] = [part for _ in range(images) for part in (IMAGE, "\n")]
     return Message("user", (*parts, question))
 
@@ -29,7 +29,7 @@ class _Parts(NamedTuple):
 
 
 def _split(prompt: TokenizedConversation) -> _Parts:
-    """The parts of a prompt whose images have one position each."""
+    """The parts of a prompt whose images have one position each; those of a video follow one another."""
     places = [i for i, image in enumerate(prompt.image_mask) if image]
     between = [prompt.input_ids[a + 1 : b] for a, b in pairwise(places)]
     return _Parts(prompt.input_ids[: places[0]], between, prompt.part(places[-1] + 1))
@@ -38,12 +38,13 @@ def _split(prompt: TokenizedConversation) -> _Parts:
 class WatchPrompt:
     """The ids of `before` precede the first image, those of `between` every other one.
 
-    With `after(question)` they are the prompt that `render` gives for the same images and question at once. Raises
+    With `as_video`, the images are the frames of one video, as in training on videos: `between` is empty. With
+    `after(question)` they are the prompt that `render` gives for the same images and question at once. Raises
     `UserError` for a template that writes the question before the images.
     """
 
-    def __init__(self, template: AnyTemplate, tokenizer: Tokenizer) -> None:
-        self._template, self._tokenizer = template, tokenizer
+    def __init__(self, template: AnyTemplate, tokenizer: Tokenizer, *, as_video: bool = False) -> None:
+        self._template, self._tokenizer, self.as_video = template, tokenizer, as_video
         self.before, between, _ = self._parts("", 3)
         self.between = between[0]
         self._require_constant(between[1:], "")
@@ -55,6 +56,8 @@ class WatchPrompt:
 
     def whole(self, question: str, image_tokens: Sequence[int]) -> TokenizedConversation:
         """The prompt about images of so many positions, all at once."""
+        if self.as_video and image_tokens:
+            image_tokens = [sum(image_tokens)]
         message = question_about(len(image_tokens), question)
         return render(self._template, [message], self._tokenizer, image_tokens)
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from vlm_core.errors import UserError, shown
+from vlm_core.generation.read_history import of_image_input
 from vlm_core.generation.watch.fork import Fork, StreamSession
 from vlm_core.generation.watch.kept_states import KEEP, Keep, KeptStates
 from vlm_core.generation.watch.prompt import WatchPrompt
+from vlm_core.io import digests
 from vlm_core.io.frames.times import clock, seconds
 from vlm_core.units import size
 from vlm_core.views.image_views import ImageInput, ImageViews, view_values
@@ -30,13 +32,29 @@ class FrameLimit(UserError):
     """`max_frames` frames have been read."""
 
 
+class ReadFrames(NamedTuple):
+    """What a stream's state has read: so many frames, the last one at `time` seconds, and the `positions` of all.
+
+    `sha256` is a digest of the frames after the transform, in order.
+    """
+
+    frames: int
+    time: float
+    positions: int
+    sha256: str
+
+
 class Watcher:
     """Reads frames into a session's state; each is a turn's next image. Iterating reads one frame a step -> its time.
 
-    A PIL image is one view, as a frame of a video is, also if the model cuts images into tiles.
+    A PIL image is one view, as a frame of a video is, also if the model cuts images into tiles. With `as_video`, the
+    frames are those of one video, without text in between: as models see videos that were trained on them.
 
     Time and memory a frame are constant if the model's state has a constant size; if it grows, as a Transformer's does,
     a warning says by how much, and `max_frames` limits it. `keep` says which states are kept for `at`.
+
+    `record` digests each frame, which a file of the state needs (`stream_file.save_stream`). A session that has `read`
+    frames continues with them; times and `max_frames` count from the first one of all.
     """
 
     def __init__(
@@ -47,19 +65,26 @@ class Watcher:
         *,
         keep: Keep | None = KEEP,
         max_frames: int | None = None,
+        as_video: bool = False,
+        record: bool = False,
+        read: ReadFrames | None = None,
     ) -> None:
-        if session.state is not None:
+        if (session.state is None) != (read is None):
             raise UserError("the session has read a prompt already; watch with a new one")
         if max_frames is not None and (type(max_frames) is not int or max_frames < 1):
             raise UserError(
                 f"max_frames is {shown(max_frames)}; expected a whole number of at least 1, or None"
             )
         self._session, self._source, self.max_frames = session, frames, max_frames
-        self._prompt = WatchPrompt(template, session.model.llm.tokenizer)
-        self.kept = KeptStates(keep)
-        self.frames, self.time = 0, None
+        self._prompt = WatchPrompt(template, session.model.llm.tokenizer, as_video=as_video)
+        self.template, self.kept = template, KeptStates(keep)
+        self.frames, self.time = (0, None) if read is None else (read.frames, read.time)
+        self._positions = 0 if read is None else read.positions
+        self._sha256 = ("" if record else None) if read is None else read.sha256
         self._between: Tensor | None = None
         self._done: torch.cuda.Event | None = None
+        if read is not None and keep is not None:
+            self.kept.add(self.fork())
 
     frames: int
     """Number of frames read."""
@@ -82,7 +107,10 @@ class Watcher:
         time = seconds(time)
         if self.time is not None and time < self.time:
             raise UserError(f"the frame at {clock(time)} comes after that at {clock(self.time)}")
-        self._read(self._checked(image))
+        image = self._checked(image)
+        self._read(image)
+        if self._sha256 is not None:
+            self._sha256 = digests.of(self._sha256, of_image_input(image))
         self.frames, self.time = self.frames + 1, time
         if self.kept.is_due(time):
             self.kept.add(self.fork())
@@ -104,7 +132,9 @@ class Watcher:
         text, size_before = self._text(), self.nbytes if self.frames == 1 else 0
         if self._done is not None:  # one frame at most waits on the GPU
             self._done.synchronize()
-        self._session.append_embeds(torch.cat([text, self._image_embeds(image).to(text)], dim=1))
+        x = torch.cat([text, self._image_embeds(image).to(text)], dim=1)
+        self._session.append_embeds(x)
+        self._positions += x.shape[1]
         if text.is_cuda:
             self._done = torch.cuda.Event()
             self._done.record()
@@ -136,6 +166,23 @@ class Watcher:
         log.warning(
             "this model's state grows with the frames, by %s with the second one; %s", size(nbytes), limit
         )
+
+    @property
+    def session(self) -> StreamSession:
+        """The session after the last frame, which `append` continues; `fork` gives one of its own."""
+        return self._session
+
+    @property
+    def as_video(self) -> bool:
+        """Whether the frames are those of one video."""
+        return self._prompt.as_video
+
+    @property
+    def read(self) -> ReadFrames | None:
+        """What has been read; None before the first frame, and unless it is recorded."""
+        if self.time is None or self._sha256 is None:
+            return None
+        return ReadFrames(self.frames, self.time, self._positions, self._sha256)
 
     @property
     def nbytes(self) -> int:

@@ -28,6 +28,11 @@ class FrameSource(Generic[T]):
     close: Callable[[], None] = lambda: None
 
 
+def no_frames(name: str) -> FrameSource[Image.Image]:
+    """A source that has ended."""
+    return FrameSource(name, iter(()), decoded)
+
+
 def decoded(image: Image.Image) -> Image.Image:
     """The `load` of a source whose frames are images already."""
     return image

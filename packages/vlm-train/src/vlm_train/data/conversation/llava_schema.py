@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from vlm_core.errors import BadSample
-from vlm_core.placeholders import IMAGE_PLACEHOLDER
+from vlm_core.placeholders import IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER
 
 PLACEHOLDER = IMAGE_PLACEHOLDER
-VIDEO = "<video>"
+VIDEO = VIDEO_PLACEHOLDER
 """Placeholder of a video in a row that has one; `<image>` may be a video's, too."""
 
 
