@@ -13,7 +13,9 @@ from vlm_serve.api.guard.keys import KeyRing
 class Authentication:
     """Lets requests with a key in `Authorization: Bearer` pass, and names their owner; others get a 401."""
 
-    def __init__(self, app: ASGIApp, keys: KeyRing, open_paths: frozenset[str], open_folders: tuple[str, ...]) -> None:
+    def __init__(
+        self, app: ASGIApp, keys: KeyRing, open_paths: frozenset[str], open_folders: tuple[str, ...]
+    ) -> None:
         self._app, self._keys, self._paths, self._folders = app, keys, open_paths, open_folders
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

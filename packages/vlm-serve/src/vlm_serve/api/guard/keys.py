@@ -76,10 +76,18 @@ def add_key(path: Path, name: str) -> str:
     with _locked(path):
         entries = read_keys(path) if os.path.lexists(path) else ()
         if any(entry.name == name for entry in entries):
-            raise UserError(f"{path}: has a key named {name} already; remove it first, or choose another name")
+            raise UserError(
+                f"{path}: has a key named {name} already; remove it first, or choose another name"
+            )
         number, salt, secret = secrets.token_hex(6), secrets.token_hex(16), secrets.token_urlsafe(32)
         created = datetime.now(UTC).isoformat(timespec="seconds")
-        _write(path, (*entries, KeyEntry(name=name, id=number, salt=salt, sha256=_hash(salt, secret), created=created)))
+        _write(
+            path,
+            (
+                *entries,
+                KeyEntry(name=name, id=number, salt=salt, sha256=_hash(salt, secret), created=created),
+            ),
+        )
     return f"sk-vlm-{number}-{secret}"
 
 

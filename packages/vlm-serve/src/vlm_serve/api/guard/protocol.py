@@ -42,7 +42,9 @@ class _LimitedProtocol(H11Protocol):
         if self.conn.their_state is not h11.IDLE:
             self._head.stop()
         elif not self._head.is_running and self.timeout_keep_alive_task is None:
-            self._head.start(self.header_timeout, self._head_is_late)  # of a further request on this connection
+            self._head.start(
+                self.header_timeout, self._head_is_late
+            )  # of a further request on this connection
         if self.conn.their_state is not h11.SEND_BODY:
             self._rest.stop()
 
@@ -75,8 +77,16 @@ class _LimitedProtocol(H11Protocol):
 
     def _refuse(self, error: RequestError) -> None:
         body = json.dumps(error.body()).encode()
-        headers = [("content-type", "application/json"), ("content-length", str(len(body))), ("connection", "close")]
-        events = [h11.Response(status_code=error.status, headers=headers), h11.Data(data=body), h11.EndOfMessage()]
+        headers = [
+            ("content-type", "application/json"),
+            ("content-length", str(len(body))),
+            ("connection", "close"),
+        ]
+        events = [
+            h11.Response(status_code=error.status, headers=headers),
+            h11.Data(data=body),
+            h11.EndOfMessage(),
+        ]
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             for event in events:
                 self.transport.write(self.conn.send(event) or b"")
