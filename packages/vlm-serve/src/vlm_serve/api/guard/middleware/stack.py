@@ -5,14 +5,14 @@ from __future__ import annotations
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-from vlm_serve.api.guard.access_log import AccessLog
-from vlm_serve.api.guard.answer_timeout import AnswerTimeout
-from vlm_serve.api.guard.authentication import Authentication
-from vlm_serve.api.guard.body_limit import BodyLimit
+from vlm_serve.api.guard.middleware.access_log import AccessLog
+from vlm_serve.api.guard.middleware.answer_timeout import AnswerTimeout
+from vlm_serve.api.guard.middleware.authentication import Authentication
+from vlm_serve.api.guard.middleware.body_limit import BodyLimit
 from vlm_serve.api.guard.keys import KeyRing
-from vlm_serve.api.guard.origins import HostCheck, OriginCheck
-from vlm_serve.api.guard.rate_limit import RateLimit
-from vlm_serve.api.guard.security_headers import SecurityHeaders
+from vlm_serve.api.guard.middleware.origins import HostCheck, OriginCheck
+from vlm_serve.api.guard.middleware.rate_limit import RateLimit
+from vlm_serve.api.guard.middleware.security_headers import SecurityHeaders
 from vlm_serve.api.guard.settings import ServerSettings
 
 
