@@ -133,7 +133,9 @@ def generate(session: Session, params: SamplingParams, limit: int) -> Iterator[E
         ids.append(token)
         ended = token in session.ends[0]
         stopped = stops.add(token)
-        text = cut(tokenizer.decode(ids), params.stop) if stopped or ended else settled(tokenizer, ids, params)
+        text = (
+            cut(tokenizer.decode(ids), params.stop) if stopped or ended else settled(tokenizer, ids, params)
+        )
         piece = text[len(shown) :] if text.startswith(shown) else ""
         shown += piece
         yield Piece(piece, 1, logprobs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import FailFast, Field, Tag, model_validator
+from pydantic import Field, Tag, model_validator
 
 from vlm_serve.api.schema.response_format import ResponseFormat, grammar_of
 from vlm_serve.api.schema.sampling import Alternatives, Label, PenaltyBody, StreamOptions, TokenCount
@@ -47,15 +47,13 @@ UserPart = Annotated[
     | Annotated[VideoPart, Tag("@video_url")],
     tag_of("type", "type", {"text": "@text", "image_url": "@image_url", "video_url": "@video_url"}),
 ]
-_SEVERAL = Field(min_length=1, max_length=MAX_PARTS)
+_SEVERAL = Field(min_length=1, max_length=MAX_PARTS, fail_fast=True)
 TextContent = Annotated[
-    Annotated[str, Tag("@string")]
-    | Annotated[list[TextPart], _SEVERAL, FailFast(), Tag("@list")],
+    Annotated[str, Tag("@string")] | Annotated[list[TextPart], _SEVERAL, Tag("@list")],
     string_or_list(),
 ]
 UserContent = Annotated[
-    Annotated[str, Tag("@string")]
-    | Annotated[list[UserPart], _SEVERAL, FailFast(), Tag("@list")],
+    Annotated[str, Tag("@string")] | Annotated[list[UserPart], _SEVERAL, Tag("@list")],
     string_or_list(),
 ]
 _NOT_NAMED = only()
@@ -99,7 +97,7 @@ class ChatBody(PenaltyBody):
     """All fields of a chat completion; the last ones are refused unless their value changes nothing."""
 
     model: str
-    messages: Annotated[list[ChatItem], Field(min_length=1, max_length=MAX_MESSAGES), FailFast()]
+    messages: Annotated[list[ChatItem], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
     max_completion_tokens: TokenCount | None = None
     max_tokens: TokenCount | None = None
     stream: bool | None = None

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from vlm_core.errors import printable, shown
-from vlm_serve.api.errors import ApiError, refused
+from vlm_serve.api.errors import refused
+from vlm_serve.api.guard.errors import RequestError
 
 TAG = "@"
 """Begins the tags of unions, which are no part of a place."""
@@ -36,21 +37,21 @@ _CODES = {
 }
 
 
-def fault(error: Mapping[str, Any], body: Any) -> ApiError:
+def fault(error: Mapping[str, Any], body: Any) -> RequestError:
     """The error of one entry of pydantic's `ValidationError.errors()`."""
     kind, context, value = error["type"], error.get("ctx") or {}, error["input"]
     place = place_of(error["loc"], named_key=kind == "extra_forbidden")
     if kind == "kind":
-        return _kind_fault(place, context, value)
+        return _kind_fault(place, error["msg"], value)
     if kind == "together":
         place = place_of((*error["loc"], context["field"]))
     code = _CODES.get(kind, "invalid_type" if kind in _EXPECTED else "invalid_value")
     return refused(place or "body", _text(kind, context, value, error["msg"]), code=code)
 
 
-def _kind_fault(place: str, context: Mapping[str, Any], value: Any) -> ApiError:
+def _kind_fault(place: str, message: str, value: Any) -> RequestError:
     """A member of a union that can't be told from its `key`; without a key, from its type."""
-    key, expected = context["key"], context["expected"]
+    key, _, expected = message.partition("\n")
     if not key or not isinstance(value, dict):
         expected = "an object" if key else expected
         return refused(place, f"expected {expected}, got {json_type(value)}", code="invalid_type")

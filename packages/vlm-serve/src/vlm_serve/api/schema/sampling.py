@@ -6,7 +6,7 @@ import hashlib
 import secrets
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, FailFast, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from vlm_core.errors import shown
 from vlm_serve.api.schema.strict import Body, only
@@ -31,8 +31,7 @@ def _as_list(value: Any) -> Any:
 
 Stops = Annotated[
     list[Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]],
-    Field(max_length=MAX_STOPS),
-    FailFast(),
+    Field(max_length=MAX_STOPS, fail_fast=True),
     BeforeValidator(_as_list),
 ]
 
@@ -40,7 +39,7 @@ Stops = Annotated[
 def _token_ids(biases: dict[str, float]) -> dict[str, float]:
     for key in biases:
         if not (key.isascii() and key.isdecimal() and len(key) < 10):
-            raise ValueError(f"expected ids of tokens as keys, such as \"50256\", got {shown(key)}")
+            raise ValueError(f'expected ids of tokens as keys, such as "50256", got {shown(key)}')
     return biases
 
 

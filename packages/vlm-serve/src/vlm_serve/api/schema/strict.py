@@ -22,7 +22,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def parsed(model: type[M], body: Mapping[str, Any]) -> M:
-    """The body as a model; raises `ApiError` that names the first wrong place."""
+    """The body as a model; raises `RequestError` that names the first wrong place."""
     try:
         return model.model_validate(body)
     except ValidationError as error:
@@ -67,5 +67,5 @@ def string_or_list() -> Discriminator:
 
 
 def _discriminator(tag: Callable[[Any], str | None], key: str, expected: str) -> Discriminator:
-    context = {"key": key, "expected": expected}
-    return Discriminator(tag, custom_error_type="kind", custom_error_message=" ", custom_error_context=context)
+    """Key and text are told in the message: a context would be a dict, which members of unions can't have."""
+    return Discriminator(tag, custom_error_type="kind", custom_error_message=f"{key}\n{expected}")
