@@ -32,10 +32,14 @@ class _Target(NamedTuple):
     path: str
 
 
-class _PublicBackend(httpcore2.AnyIOBackend):
+class _PublicBackend(httpcore2.AsyncNetworkBackend):
     """Connects to the address that was checked: a name is resolved once, and only here."""
 
-    async def connect_tcp(
+    def __init__(self) -> None:
+        # its class is conditional on anyio, which starlette brings
+        self._network: httpcore2.AsyncNetworkBackend = httpcore2.AnyIOBackend()  # pyright: ignore[reportAttributeAccessIssue]
+
+    async def connect_tcp(  # the name and the arguments are the library's
         self,
         host: str,
         port: int,
@@ -50,7 +54,7 @@ class _PublicBackend(httpcore2.AnyIOBackend):
         addresses = [str(entry[4][0]) for entry in resolved]
         if not addresses or not all(map(is_public, addresses)):
             raise _NotPublic
-        return await super().connect_tcp(addresses[0], port, timeout, local_address, socket_options)
+        return await self._network.connect_tcp(addresses[0], port, timeout, local_address, socket_options)
 
 
 class _NotPublic(Exception):

@@ -42,8 +42,15 @@ class ServerSettings(BaseModel):
     """Whether `/metrics` needs no key."""
     allowed_origins: tuple[str, ...] = ()
     """Origins of other pages that may call the API, such as `https://example.org`; empty: none."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names of this server, beside its addresses and localhost; asked for only without keys: see `origins.py`."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses of reverse proxies whose `X-Forwarded-For` names the client."""
+    access_log: bool = True
 
     max_body_bytes: Bytes = 64 * MIB
+    max_pending_bytes: Bytes = 1024 * MIB
+    """Bodies of all requests that have no answer yet, together; above it requests are refused with status 503."""
     max_header_bytes: Bytes = 32 * 1024
     max_images: Count = 32
     """Images and videos of one request."""
