@@ -41,7 +41,7 @@ def client(app):
 
 @pytest.fixture
 def openai_async(client):
-    return AsyncOpenAI(api_key="none", base_url="http://test/v1", http_client=client, max_retries=0)
+    return AsyncOpenAI(api_key="none", base_url="http://localhost/v1", http_client=client, max_retries=0)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 
 def asgi_client(app: Starlette) -> httpx2.AsyncClient:
     transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
-    return httpx2.AsyncClient(transport=transport, base_url="http://test")
+    return httpx2.AsyncClient(transport=transport, base_url="http://localhost")
 
 
 @contextlib.contextmanager

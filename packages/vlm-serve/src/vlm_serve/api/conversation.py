@@ -10,7 +10,7 @@ from vlm_serve.api.errors import refused
 from vlm_serve.api.guard.errors import RequestError
 from vlm_serve.api.guard.images import check_count, fetch_image, fetch_video
 from vlm_serve.api.guard.settings import ServerSettings
-from vlm_serve.engine.request import ChatMessage, ChatPrompt, ImageFile, ModelFacts, Part, VideoFile
+from vlm_serve.engine.request import ChatMessage, ImageFile, ModelFacts, Part, VideoFile
 
 
 @dataclass(frozen=True)
@@ -32,46 +32,45 @@ class Turn:
 
 
 async def read_conversation(
-    turns: Sequence[Turn], facts: ModelFacts, settings: ServerSettings
-) -> tuple[ChatPrompt, list[str]]:
-    """The prompt, and the places of its images; raises `RequestError`.
+    turns: Sequence[Turn], facts: ModelFacts, settings: ServerSettings, before: Sequence[ChatMessage] = ()
+) -> tuple[tuple[ChatMessage, ...], list[str]]:
+    """The messages of `turns`, and the places of their images; raises `RequestError`.
 
-    Everything is checked that can be before the first image is fetched.
+    `before` are the messages of the conversation that the turns go on from. Everything is checked that can be before
+    the first image is fetched.
     """
-    _check_order(turns, facts)
+    _check_order(turns, facts, before)
     media = [part for turn in turns for part in turn.parts if isinstance(part, Media)]
     for each in media:
         if not (facts.images if each.kind == "image" else facts.videos):
             raise refused(each.place, f"the model {facts.name!r} takes no {each.kind}s")
-    check_count(len(media), settings)
+    check_count(len(media) + sum(not isinstance(p, str) for m in before for p in m.parts), settings)
     files = {each.place: await _fetch(each, settings) for each in media}
-    messages = [
-        ChatMessage(
-            turn.role, tuple(_spaced([p if isinstance(p, str) else files[p.place] for p in turn.parts]))
-        )
-        for turn in turns
-    ]
-    return ChatPrompt(tuple(messages)), list(files)
+
+    def message(turn: Turn) -> ChatMessage:
+        parts = [part if isinstance(part, str) else files[part.place] for part in turn.parts]
+        return ChatMessage(turn.role, tuple(_spaced(parts)))
+
+    return tuple(map(message, turns)), list(files)
 
 
-def _check_order(turns: Sequence[Turn], facts: ModelFacts) -> None:
+def _check_order(turns: Sequence[Turn], facts: ModelFacts, before: Sequence[ChatMessage]) -> None:
     """A system message first, if any; then user and assistant by turns, the user last: all that templates know."""
     expected = "user"
-    for number, turn in enumerate(turns):
-        place = f"{turn.place}.role"
+    for number, turn in enumerate(turns, len(before)):
+        place = f"{turn.place}.role" if turn.place.endswith("]") else turn.place
         if turn.role == "system":
             if number:
                 raise refused(place, "a system message must be the only one, and the first message")
             if not facts.system:
-                raise refused(
-                    place, f"the template of the model {facts.name!r} has no place for a system message"
-                )
+                name = repr(facts.name)
+                raise refused(place, f"the template of the model {name} has no place for a system message")
             continue
         if turn.role != expected:
             raise refused(place, f"expected {expected!r}, got {turn.role!r}: user and assistant take turns")
         expected = "assistant" if turn.role == "user" else "user"
-    if turns[-1].role != "user":
-        raise refused(f"{turns[-1].place}.role", "the last message must be the user's")
+    if expected == "user":
+        raise refused(turns[-1].place, "the last message must be the user's")
 
 
 async def _fetch(media: Media, settings: ServerSettings) -> ImageFile | VideoFile:

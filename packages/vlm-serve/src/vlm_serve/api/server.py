@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from starlette.requests import Request
 
 from vlm_serve.api.errors import refused
-from vlm_serve.api.guard.context import owner
+from vlm_serve.api.guard.context import owner, request_id
 from vlm_serve.api.guard.settings import ServerSettings
 from vlm_serve.api.metrics import Metrics
 from vlm_serve.api.schema.sampling import seed_of
+from vlm_serve.api.stored_responses import ResponseStore
 from vlm_serve.engine.request import (
     ChatPrompt,
     Engine,
@@ -28,6 +30,7 @@ class Server:
     engine: Engine
     settings: ServerSettings
     metrics: Metrics
+    responses: ResponseStore = field(default_factory=ResponseStore)
     created: int = field(default_factory=lambda: int(time.time()))
     """When the server was started, in seconds since 1970."""
 
@@ -40,23 +43,19 @@ class Server:
         return facts
 
     def requests(
-        self,
-        request: Request,
-        prompt: ChatPrompt | TextPrompt,
-        params: SamplingParams,
-        n: int,
-        first: int = 0,
+        self, request: Request, prompts: Sequence[ChatPrompt | TextPrompt], params: SamplingParams, n: int
     ) -> list[GenerationRequest]:
-        """`n` requests for the same prompt; `first` is the number of the first one, which decides the seeds."""
+        """`n` adjacent requests for each prompt, with seeds of their own."""
+        name = request_id(request.scope)
         return [
             GenerationRequest(
-                id=f"{request_id}-{first + i}",
+                id=f"{name}-{i * n + j}",
                 prompt=prompt,
-                sampling=replace(params, seed=seed_of(params.seed, first + i)),
+                sampling=replace(params, seed=seed_of(params.seed, j)),
                 owner=owner(request.scope),
             )
-            for request_id in (secrets.token_hex(8),)
-            for i in range(n)
+            for i, prompt in enumerate(prompts)
+            for j in range(n)
         ]
 
     def check_limits(self, n: int, max_tokens: int | None, facts: ModelFacts, field_name: str) -> None:

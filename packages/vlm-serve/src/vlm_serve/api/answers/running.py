@@ -35,12 +35,8 @@ class RunningAnswers:
 
     async def start(self) -> None:
         """Wait for the first event, so that a refusal has a status of its own; raises `RequestError`."""
-        try:
-            self._first = await anext(self._events)
-            self._add(self._first)
-        except BaseException:
-            await self.close()
-            raise
+        self._first = await anext(self._events)
+        self._add(self._first)
 
     async def events(self) -> AsyncGenerator[Numbered, None]:
         """(number of the answer, event), all of them; raises `RequestError` where an answer fails."""

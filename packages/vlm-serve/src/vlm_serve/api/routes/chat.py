@@ -9,41 +9,34 @@ from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from vlm_serve.api.answers.logprobs import chat_logprobs
+from vlm_serve.api.answers.response import AnswerResponse
 from vlm_serve.api.answers.running import RunningAnswers
 from vlm_serve.api.conversation import Media, Turn, read_conversation
 from vlm_serve.api.guard.errors import RequestError
 from vlm_serve.api.schema.chat import ChatBody, ChatItem, ImagePart, TextPart
 from vlm_serve.api.schema.strict import parsed
-from vlm_serve.api.server import Server, fingerprint, new_id, server_of
+from vlm_serve.api.server import fingerprint, new_id, server_of
 from vlm_serve.api.transport.body import read_json
 from vlm_serve.api.transport.disconnect import while_connected
-from vlm_serve.api.transport.sse import DONE, EventStream, event
-from vlm_serve.engine.request import Event, Finished, ModelFacts, Piece
+from vlm_serve.api.transport.sse import DONE, event
+from vlm_serve.engine.request import ChatPrompt, Event, Finished, ModelFacts, Piece
 
 
 async def create(request: Request) -> Response:
     body = parsed(ChatBody, await read_json(request))
-    return await while_connected(request.receive, _respond(request, server_of(request), body))
-
-
-async def _respond(request: Request, server: Server, body: ChatBody) -> Response:
+    server = server_of(request)
     facts, params, n = server.facts(body.model), body.params(), body.n or 1
     limit_field = "max_completion_tokens" if body.max_completion_tokens else "max_tokens"
     server.check_limits(n, params.max_tokens, facts, limit_field)
     turns = [turn_of(message, f"messages[{i}]") for i, message in enumerate(body.messages)]
-    prompt, places = await read_conversation(turns, facts, server.settings)
-    requests = server.requests(request, prompt, params, n)
+    reading = read_conversation(turns, facts, server.settings)
+    messages, places = await while_connected(request.receive, reading)
+    requests = server.requests(request, [ChatPrompt(messages)], params, n)
     running = RunningAnswers(server.engine, requests, server.metrics, per_prompt=n, places=places)
-    await running.start()
-    shape = _Shape.of(facts, body)
-    if body.stream:
-        usage = bool(body.stream_options and body.stream_options.include_usage)
-        return EventStream(shape.chunks(running, usage=usage))
-    await running.collect()
-    return JSONResponse(shape.completion(running))
+    return AnswerResponse(running, _ChatShape.of(facts, body), stream=bool(body.stream))
 
 
 def turn_of(message: ChatItem, place: str) -> Turn:
@@ -68,7 +61,7 @@ def _part(part: Any, place: str) -> str | Media:
 
 
 @dataclass(frozen=True)
-class _Shape:
+class _ChatShape:
     """What all objects of one answer have in common, and the objects themselves."""
 
     id: str
@@ -76,10 +69,19 @@ class _Shape:
     model: str
     fingerprint: str
     logprobs: bool
+    usage: bool
+    """Whether a stream ends with the usage."""
 
     @classmethod
-    def of(cls, facts: ModelFacts, body: ChatBody) -> _Shape:
-        return cls(new_id("chatcmpl-"), int(time.time()), facts.name, fingerprint(facts), bool(body.logprobs))
+    def of(cls, facts: ModelFacts, body: ChatBody) -> _ChatShape:
+        return cls(
+            id=new_id("chatcmpl-"),
+            created=int(time.time()),
+            model=facts.name,
+            fingerprint=fingerprint(facts),
+            logprobs=bool(body.logprobs),
+            usage=bool(body.stream_options and body.stream_options.include_usage),
+        )
 
     def _object(self, kind: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
         return {
@@ -92,7 +94,7 @@ class _Shape:
             **more,
         }
 
-    def completion(self, running: RunningAnswers) -> dict[str, Any]:
+    def whole(self, running: RunningAnswers) -> dict[str, Any]:
         choices = [
             {
                 "index": i,
@@ -104,9 +106,9 @@ class _Shape:
         ]
         return self._object("chat.completion", choices, usage=running.usage.completion_usage())
 
-    async def chunks(self, running: RunningAnswers, *, usage: bool) -> AsyncGenerator[bytes, None]:
+    async def events(self, running: RunningAnswers) -> AsyncGenerator[bytes, None]:
         """Role, content and reason of each answer, then the usage if asked for; after an error nothing more."""
-        null_usage = {"usage": None} if usage else {}
+        null_usage = {"usage": None} if self.usage else {}
 
         def chunk(choices: list[dict[str, Any]], **more: Any) -> bytes:
             return event(self._object("chat.completion.chunk", choices, **{**null_usage, **more}))
@@ -119,13 +121,11 @@ class _Shape:
                 async for number, each in events:
                     if (choice := self._changed(number, each)) is not None:
                         yield chunk([choice])
-            if usage:
+            if self.usage:
                 yield chunk([], usage=running.usage.completion_usage())
             yield DONE
         except RequestError as error:
             yield event(error.body())
-        finally:
-            await running.close()
 
     def _changed(self, number: int, each: Event) -> dict[str, Any] | None:
         if isinstance(each, Finished):

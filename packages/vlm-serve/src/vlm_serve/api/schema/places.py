@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vlm_core.errors import printable, shown
+from vlm_core.errors import shown
+from vlm_core.markup.printable import printable
 from vlm_serve.api.errors import refused
 from vlm_serve.api.guard.errors import RequestError
 

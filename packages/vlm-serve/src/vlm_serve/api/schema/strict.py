@@ -54,7 +54,7 @@ def tag_of(name: str, key: str, allowed: Mapping[str, str]) -> Discriminator:
         kind = value.get(key) if isinstance(value, dict) else None
         return allowed.get(kind) if isinstance(kind, str) else None
 
-    return _discriminator(tag, key, f"{name}; expected {' or '.join(map(repr, allowed))}")
+    return discriminator(tag, key, f"{name}; expected {' or '.join(map(repr, allowed))}")
 
 
 def string_or_list() -> Discriminator:
@@ -63,9 +63,12 @@ def string_or_list() -> Discriminator:
     def tag(value: Any) -> str | None:
         return "@string" if isinstance(value, str) else "@list" if isinstance(value, list) else None
 
-    return _discriminator(tag, "", "a string or a list")
+    return discriminator(tag, "", "a string or a list")
 
 
-def _discriminator(tag: Callable[[Any], str | None], key: str, expected: str) -> Discriminator:
-    """Key and text are told in the message: a context would be a dict, which members of unions can't have."""
+def discriminator(tag: Callable[[Any], str | None], key: str, expected: str) -> Discriminator:
+    """Chooses by `tag`, None of which is an error: at `key` of an object or, without a key, of the value itself.
+
+    Key and text are told in the message: a context would be a dict, which members of unions can't have.
+    """
     return Discriminator(tag, custom_error_type="kind", custom_error_message=f"{key}\n{expected}")

@@ -1,4 +1,4 @@
-"""Answers as server-sent events."""
+"""Server-sent events."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any
 
-from starlette.requests import ClientDisconnect
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
-
-from vlm_serve.api.transport.disconnect import while_connected
+from starlette.types import Send
 
 DONE = b"data: [DONE]\n\n"
+_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),  # asks proxies to pass each event on at once
+]
 
 
 def event(data: Mapping[str, Any], name: str = "") -> bytes:
@@ -23,33 +24,10 @@ def event(data: Mapping[str, Any], name: str = "") -> bytes:
     return f"{head}data: {text}\n\n".encode()
 
 
-class EventStream(Response):
-    """Sends events as they come, and none ahead of its reader: the next one is taken when the last was accepted.
-
-    `events` is closed when the client is gone or has got all.
-    """
-
-    def __init__(self, events: AsyncGenerator[bytes, None]) -> None:
-        headers = {
-            "Content-Type": "text/event-stream; charset=utf-8",
-            "Cache-Control": "no-store",
-            "X-Accel-Buffering": "no",
-        }
-        super().__init__(headers=headers)
-        del self.headers["content-length"]
-        self.events = events
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await while_connected(receive, self._send(send))
-        except (ClientDisconnect, OSError):
-            raise ClientDisconnect from None
-        finally:
-            await self.events.aclose()
-
-    async def _send(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        async with aclosing(self.events) as events:
-            async for chunk in events:
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+async def send_events(send: Send, events: AsyncGenerator[bytes, None]) -> None:
+    """Send a response of events as they come, none ahead of its reader: the next is made when the last was taken."""
+    await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+    async with aclosing(events):
+        async for chunk in events:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -5,11 +5,11 @@ from __future__ import annotations
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
+from vlm_serve.api.guard.keys import KeyRing
 from vlm_serve.api.guard.middleware.access_log import AccessLog
 from vlm_serve.api.guard.middleware.answer_timeout import AnswerTimeout
 from vlm_serve.api.guard.middleware.authentication import Authentication
 from vlm_serve.api.guard.middleware.body_limit import BodyLimit
-from vlm_serve.api.guard.keys import KeyRing
 from vlm_serve.api.guard.middleware.origins import HostCheck, OriginCheck
 from vlm_serve.api.guard.middleware.rate_limit import RateLimit
 from vlm_serve.api.guard.middleware.security_headers import SecurityHeaders
