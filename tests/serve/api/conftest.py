@@ -1,8 +1,13 @@
 """A server on a tiny model, and clients of it."""
 
+import asyncio
+import base64
+import io
+
+import openai
 import pytest
 from live_server import asgi_client, live_server
-from openai import AsyncOpenAI
+from PIL import Image
 from simple_engine import SimpleEngine
 
 from vlm_serve.api.app import create_app
@@ -40,12 +45,38 @@ def client(app):
 
 
 @pytest.fixture
-def openai_async(client):
-    return AsyncOpenAI(api_key="none", base_url="http://localhost/v1", http_client=client, max_retries=0)
+def ask(app):
+    """`ask(lambda client: client.chat.completions.create(…))` with the async client, without a socket -> the result.
+
+    A stream is read to its end -> the list of its chunks.
+    """
+
+    async def run(call):
+        async with asgi_client(app) as http:
+            client = openai.AsyncOpenAI(
+                api_key="none", base_url="http://localhost/v1", http_client=http, max_retries=0
+            )
+            result = await call(client)
+            return [chunk async for chunk in result] if isinstance(result, openai.AsyncStream) else result
+
+    with asyncio.Runner() as runner:  # one loop: engines belong to theirs
+        yield lambda call: runner.run(run(call))
 
 
 @pytest.fixture
-def server(app):
+def server(app, settings):
     """(host, port) of a real server."""
-    with live_server(app) as address:
+    with live_server(app, settings) as address:
         yield address
+
+
+@pytest.fixture(scope="session")
+def data_url():
+    """`data_url("red")`: an image as a data URL."""
+
+    def encoded(color, size=(32, 32)):
+        file = io.BytesIO()
+        Image.new("RGB", size, color).save(file, "PNG")
+        return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+    return encoded
