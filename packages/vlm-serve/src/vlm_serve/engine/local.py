@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import AsyncIterator, Mapping
-from contextlib import suppress
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -25,37 +25,12 @@ from vlm_core.text.template import AnyTemplate
 from vlm_serve.engine.decode_groups import Batching
 from vlm_serve.engine.fair_queue import FairQueue
 from vlm_serve.engine.prepare import Preparer
-from vlm_serve.engine.request import Event, Failed, Finished, GenerationRequest, ModelFacts
+from vlm_serve.engine.request import Event, Failed, GenerationRequest, ModelFacts
 from vlm_serve.engine.scheduler import CRASHED, Answer, Scheduler
 from vlm_serve.engine.settings import EngineSettings
+from vlm_serve.engine.ticket import CLOSING, FULL, Ticket
 
 log = logging.getLogger(__name__)
-CLOSING = Failed("overloaded", "the server is shutting down")
-FULL = Failed("overloaded", "too many requests are waiting; try again later")
-
-
-class Ticket:
-    """A request and the way of its events back to the event loop that submitted it."""
-
-    def __init__(self, request: GenerationRequest) -> None:
-        self.request, self.events = request, asyncio.Queue[Event]()
-        self._loop = asyncio.get_running_loop()
-        self.cancelled = self.done = False
-        self.answer: Answer | None = None
-
-    def send(self, event: Event) -> None:
-        """From any thread."""
-        if isinstance(event, Finished | Failed):
-            self.done = True
-        with suppress(RuntimeError):  # the loop has ended
-            self._loop.call_soon_threadsafe(self.events.put_nowait, event)
-
-    def cancel(self) -> None:
-        self.cancelled = True
-        if self.answer is not None:
-            self.answer.cancelled = True
-
-
 class LocalEngine:
     """`Engine` of a loaded model. The model is in evaluation mode, and its weights don't change."""
 
@@ -107,21 +82,21 @@ class LocalEngine:
             yield FULL
             return
         ticket = Ticket(request)
+        ticket.on_cancel = self._wake
         self._tickets.add(ticket)
         with self._work:
             self._unprepared.put(request.owner, ticket)
             self._work.notify()
-        try:
-            while True:
-                event = await ticket.events.get()
-                yield event
-                if isinstance(event, Finished | Failed):
-                    return
-        finally:
-            ticket.cancel()
-            self._tickets.discard(ticket)
-            with self._decode:
-                self._decode.notify()
+        async with aclosing(ticket.events()) as events:
+            try:
+                async for event in events:
+                    yield event
+            finally:
+                self._tickets.discard(ticket)
+
+    def _wake(self) -> None:
+        with self._decode:
+            self._decode.notify()
 
     @property
     def _waiting(self) -> int:
@@ -204,7 +179,7 @@ class LocalEngine:
         if ticket.cancelled:
             return
         try:
-            answer = Answer(self.preparer(ticket.request), ticket.send)
+            answer = Answer(self.preparer(ticket.request), ticket)
         except (UserError, BadSample) as error:
             ticket.send(Failed("refused", " ".join(error.lines)))
             return
@@ -212,8 +187,6 @@ class LocalEngine:
             log.exception("request %s: preparing it failed", ticket.request.id)
             ticket.send(CRASHED)
             return
-        ticket.answer = answer
-        answer.cancelled = ticket.cancelled
         with self._decode:
             if self._ended:
                 ticket.send(CLOSING)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -35,13 +35,20 @@ KEPT_TURNS = 64
 """Finished conversations that wait for being read to the end of their answer, at most."""
 
 
+class Receiver(Protocol):
+    """Who asked."""
+
+    cancelled: bool
+
+    def send(self, event: Event) -> None: ...
+
+
 @dataclass(eq=False)
 class Answer:
-    """A request from its admission to its last event."""
+    """A request from its preparation to its last event."""
 
     prepared: PreparedRequest
-    send: Callable[[Event], None]
-    cancelled: bool = False
+    receiver: Receiver
     bytes: int = 0
     tokens: list[int] = field(default_factory=list)
     shown: list[str] = field(default_factory=list)
@@ -134,11 +141,11 @@ class Scheduler:
         self.reading, self.groups = [], []
 
     def _drop_cancelled(self) -> None:
-        gone = self.waiting.remove_if(lambda answer: answer.cancelled)
-        gone += [answer for answer in self.reading if answer.cancelled]
-        self.reading = [answer for answer in self.reading if not answer.cancelled]
+        gone = self.waiting.remove_if(lambda answer: answer.receiver.cancelled)
+        gone += [answer for answer in self.reading if answer.receiver.cancelled]
+        self.reading = [answer for answer in self.reading if not answer.receiver.cancelled]
         for group in list(self.groups):
-            if leaving := [answer for answer in group.members if answer.cancelled]:
+            if leaving := [answer for answer in group.members if answer.receiver.cancelled]:
                 gone += leaving
                 self._leave(group, leaving)
         self.counters.cancelled += len(gone)
@@ -186,7 +193,7 @@ class Scheduler:
         if answer.unread:
             return
         self._end_reading(answer)
-        answer.send(Started(answer.prepared.plan.positions, answer.cached))
+        answer.receiver.send(Started(answer.prepared.plan.positions, answer.cached))
         logits, state = answer.session.next_logits, answer.session.state
         assert logits is not None
         assert state is not None
@@ -279,7 +286,7 @@ class Scheduler:
 
     def _show(self, answer: Answer, piece: Piece) -> None:
         answer.shown.append(piece.text)
-        answer.send(piece)
+        answer.receiver.send(piece)
 
     def _finish(self, answer: Answer, reason: Any) -> None:
         text = answer.prepared.text
@@ -288,13 +295,13 @@ class Scheduler:
         if text.stopped:
             reason = "stop"
         self.counters.finished += 1
-        answer.send(Finished(reason, len(answer.tokens)))
+        answer.receiver.send(Finished(reason, len(answer.tokens)))
         if self.reader.cache is not None and answer.prepared.conversation is not None:
             self._turns.append((answer.prepared, "".join(answer.shown)))
 
     def _fail(self, answer: Answer, failure: Failed) -> None:
         self.counters.failed += 1
-        answer.send(failure)
+        answer.receiver.send(failure)
 
     def _keep_a_turn(self) -> bool:
         """While nobody waits, read on in a conversation to the end of its answer, and keep the state in the cache.
