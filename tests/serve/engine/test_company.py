@@ -46,10 +46,14 @@ async def arriving(engine, requests, draw):
         await asyncio.sleep(wait)
         return await outcome(engine, asked, cancel_after)
 
-    plans = [(asked, draw.random() * 0.5, draw.choice([None, None, draw.randrange(1, 6)])) for asked in requests]
+    plans = [
+        (asked, draw.random() * 0.5, draw.choice([None, None, draw.randrange(1, 6)])) for asked in requests
+    ]
     outcomes = await asyncio.gather(*(one(*plan) for plan in plans))
     return {
-        asked.id: seen for (asked, _, cancelled), seen in zip(plans, outcomes, strict=True) if cancelled is None
+        asked.id: seen
+        for (asked, _, cancelled), seen in zip(plans, outcomes, strict=True)
+        if cancelled is None
     }
 
 

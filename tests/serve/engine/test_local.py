@@ -24,7 +24,11 @@ def session_answer(model, template, text, image=None):
 
 def test_greedy_answers_are_those_of_a_session(engine_of, served):
     engine = engine_of()
-    cases = [("what color is the shape?", None), ("is there a circle?", image_file(1)), ("red", image_file(2))]
+    cases = [
+        ("what color is the shape?", None),
+        ("is there a circle?", image_file(1)),
+        ("red", image_file(2)),
+    ]
     asked = [request(chat(text, *([image] if image else []))) for text, image in cases]
     for (text, image), seen in zip(cases, answered(engine, *asked), strict=True):
         assert seen.text == session_answer(*served, text, image)

@@ -34,7 +34,10 @@ def wait_for(condition, seconds=60):
 
 def test_answers_are_those_of_a_local_engine(workers, tiny_folder):
     local = LocalEngine.load(tiny_folder, SETTINGS)
-    asked = [request(chat(text, image_file(n)), name=str(n)) for n, text in enumerate(["red", "is there a circle?"])]
+    asked = [
+        request(chat(text, image_file(n)), name=str(n))
+        for n, text in enumerate(["red", "is there a circle?"])
+    ]
     seen, expected = answered(workers, *asked), answered(local, *asked)
     assert [one.answer for one in seen] == [one.answer for one in expected]
     assert workers.facts() == local.facts()
@@ -48,7 +51,9 @@ def test_a_killed_worker_fails_its_requests_and_is_started_again(workers):
     long = SamplingParams(max_tokens=10_000, temperature=1.0, logit_bias={0: -100.0})
 
     async def kill_one():
-        asked = [asyncio.create_task(outcome(workers, request(chat("red"), long, name=str(n)))) for n in range(4)]
+        asked = [
+            asyncio.create_task(outcome(workers, request(chat("red"), long, name=str(n)))) for n in range(4)
+        ]
         while sum(len(worker.tickets) for worker in workers.workers) < 4:
             await asyncio.sleep(0.01)
         assert [len(worker.tickets) for worker in workers.workers] == [2, 2]

@@ -155,7 +155,9 @@ class PrefixReader:
 
     def _keep(self, session: Session, history: ReadHistory, owner: str) -> None:
         if self.cache is not None and session.state is not None:
-            self.cache.put(self._key(session, history, owner), CachedState(session.state, session.known_logits()))
+            self.cache.put(
+                self._key(session, history, owner), CachedState(session.state, session.known_logits())
+            )
 
     def _load(self, tensors: Mapping[str, Tensor]) -> CachedState:
         """From the tensors of a file; raises `UserError` if they are no state of this model."""

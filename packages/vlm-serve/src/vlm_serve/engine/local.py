@@ -31,6 +31,8 @@ from vlm_serve.engine.settings import EngineSettings
 from vlm_serve.engine.ticket import CLOSING, FULL, Ticket
 
 log = logging.getLogger(__name__)
+
+
 class LocalEngine:
     """`Engine` of a loaded model. The model is in evaluation mode, and its weights don't change."""
 

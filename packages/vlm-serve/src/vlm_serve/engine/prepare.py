@@ -82,9 +82,7 @@ class Preparer:
         sampler = RowSampler(params, len(self.tokenizer), read, grammar)
         text = AnswerText(self.tokenizer, params.stop, trim=conversation is not None)
         owner = "" if self.shared_cache else request.owner
-        return PreparedRequest(
-            request, plan, owner, max_tokens, ends, sampler, text, grammar, conversation
-        )
+        return PreparedRequest(request, plan, owner, max_tokens, ends, sampler, text, grammar, conversation)
 
     def rendered(self, conversation: Conversation, answer: str | None = None) -> TokenizedConversation:
         """The prompt of a conversation or, with an answer, the conversation up to the end of that answer."""

@@ -5,6 +5,7 @@ Shapes: V ids of the tokenizer.
 
 from __future__ import annotations
 
+import math
 from hashlib import blake2b
 from typing import NamedTuple, Protocol
 
@@ -152,10 +153,10 @@ def _most_likely(p: Tensor, most: int, params: SamplingParams) -> tuple[Tensor, 
     if params.top_p >= 1:
         kept, ids = p.topk(most)
         return kept, ids
-    whole = p.topk(params.top_k).values.sum() if 0 < params.top_k < len(p) else p.sum()
+    whole = (p.topk(params.top_k).values if 0 < params.top_k < len(p) else p).double().sum()
     for size in (min(most, SORTED_AT_FIRST), most):
         kept, ids = p.topk(size)
-        before = kept.cumsum(0) - kept
+        before = kept.double().cumsum(0) - kept  # a sum of many floats would be off by some ids
         count = int((before < params.top_p * whole).sum())
         if count < size:
             break
@@ -175,6 +176,4 @@ def _choice(distribution: Distribution, index: int, logprobs: int | None) -> Cho
 
 
 def _log(probability: float) -> float:
-    from math import log
-
-    return log(probability) if probability > 0 else -9999.0
+    return math.log(probability) if probability > 0 else -9999.0
