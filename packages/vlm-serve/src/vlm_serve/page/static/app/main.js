@@ -1,13 +1,13 @@
 // Starts the page and connects its parts.
 
 import { openDatabase } from "../storage/database.js";
-import { openCode } from "../view/code_dialog.js";
+import { openCode } from "../dialogs/code.js";
 import { Composer } from "../view/composer.js";
 import { byId, element } from "../view/dom.js";
 import { listenForFiles } from "../view/drop.js";
-import { askForKey } from "../view/key_dialog.js";
+import { askForKey } from "../dialogs/key.js";
 import { notify, speak } from "../view/notices.js";
-import { openSettings } from "../view/settings_dialog.js";
+import { openSettings } from "../dialogs/settings.js";
 import { Sidebar } from "../view/sidebar.js";
 import { startThemeButton } from "../view/theme.js";
 import { Thread } from "../view/thread.js";

@@ -2,7 +2,7 @@
 
 import { canvasBlob, drawOnWhite } from "./files.js";
 import { element, textButton } from "../view/dom.js";
-import { openDialog } from "../view/dialog.js";
+import { openDialog } from "../dialogs/dialog.js";
 
 const MAX_SECONDS = 30;
 

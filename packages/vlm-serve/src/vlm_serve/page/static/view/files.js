@@ -1,7 +1,7 @@
 // Attached files as thumbnails, in the composer and in questions, and one file in full.
 
 import { element, icon, iconButton, shortText } from "./dom.js";
-import { openDialog } from "./dialog.js";
+import { openDialog } from "../dialogs/dialog.js";
 
 /** A file beside the question that is being written. */
 export function attachmentItem(file, url, onRemove) {

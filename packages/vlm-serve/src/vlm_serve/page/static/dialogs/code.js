@@ -1,9 +1,9 @@
 // Shows the request of an answer as a call that can be copied.
 
 import { curlCall, pythonCall } from "../api/code.js";
-import { copyButton } from "./copy.js";
+import { copyButton } from "../view/copy.js";
 import { openDialog } from "./dialog.js";
-import { element } from "./dom.js";
+import { element } from "../view/dom.js";
 
 const LANGUAGES = { curl: curlCall, Python: pythonCall };
 

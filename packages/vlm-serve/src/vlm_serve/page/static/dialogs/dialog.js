@@ -1,6 +1,6 @@
 // Modal dialogs on the browser's own element, which holds the focus and closes on Escape.
 
-import { byId, element, iconButton } from "./dom.js";
+import { byId, element, iconButton } from "../view/dom.js";
 
 let lastId = 0;
 

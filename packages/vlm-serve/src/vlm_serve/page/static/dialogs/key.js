@@ -1,8 +1,8 @@
 // Asks for an API key when the server wants one.
 
 import { openDialog } from "./dialog.js";
-import { element } from "./dom.js";
-import { keyFields } from "./settings_dialog.js";
+import { element } from "../view/dom.js";
+import { keyFields } from "./settings.js";
 
 /** Resolves to `{key, remember}`, or null if the dialog is closed; `message` is what the server says. */
 export function askForKey(message) {

@@ -3,8 +3,8 @@
 import { DEFAULTS, FIELDS, fieldValue } from "../app/settings.js";
 import { apiKey, keyIsRemembered, setApiKey } from "../storage/preferences.js";
 import { openDialog } from "./dialog.js";
-import { element, textButton } from "./dom.js";
-import { setTheme, theme } from "./theme.js";
+import { element, textButton } from "../view/dom.js";
+import { setTheme, theme } from "../view/theme.js";
 
 /** Show the form; `save(settings)` gets what is valid, `removeAll()` deletes the conversations. */
 export function openSettings({ settings, model, save, removeAll }) {
