@@ -5,7 +5,7 @@ import { preference, setPreference } from "../storage/preferences.js";
 /** Fields of a request in the order of the form; an empty field leaves the choice to the server. */
 export const FIELDS = [
   { name: "temperature", label: "Temperature", min: 0, max: 2, hint: "0 always takes the likeliest token." },
-  { name: "top_p", label: "Top p", min: 0, max: 1, above: true, hint: "Likeliest tokens up to this probability." },
+  { name: "top_p", label: "Top p", min: 0, max: 1, above: true, hint: "Leaves out unlikely tokens; 1 for none." },
   { name: "top_k", label: "Top k", min: 0, whole: true, hint: "That many likeliest tokens; 0 for all." },
   { name: "max_tokens", label: "Max tokens", min: 1, whole: true, hint: "Where an answer is cut." },
   { name: "seed", label: "Seed", min: 0, max: 2 ** 31 - 1, whole: true, hint: "The same seed, the same answer." },
