@@ -38,17 +38,30 @@ def chromium() -> Iterator[Browser]:
 class ChatPage:
     """One tab. `faults` are errors of scripts; `violations` is what the Content-Security-Policy has stopped."""
 
-    def __init__(self, context: BrowserContext, address: str) -> None:
+    def __init__(self, context: BrowserContext) -> None:
         context.set_default_timeout(4000)
         self.page: Page = context.new_page()
-        self.address = address
         self.faults: list[str] = []
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
         self.page.add_init_script(VIOLATIONS)
-        self.open()
 
-    def open(self) -> None:
-        self.page.goto(self.address)
+    def open(self, address: str | None = None) -> None:
+        """Go to the page, or load it anew."""
+        if address:
+            self.page.goto(address)
+        else:
+            self.page.reload()
+
+    def clear(self, address: str) -> None:
+        """A tab as new: nothing stored, its first size."""
+        if self.page.url.startswith(address):
+            self.page.evaluate("sessionStorage.clear()")
+        session = self.page.context.new_cdp_session(self.page)
+        kinds = {"origin": address[:-1], "storageTypes": "local_storage,indexeddb"}
+        session.send("Storage.clearDataForOrigin", kinds)
+        session.detach()
+        self.page.set_viewport_size({"width": 1280, "height": 800})
+        self.faults.clear()
 
     @property
     def violations(self) -> list[str]:

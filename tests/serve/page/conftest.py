@@ -26,25 +26,37 @@ def stub(stub_server):
     return stub_server
 
 
+@pytest.fixture(scope="session")
+def shared_tab(browser):
+    """A new tab takes most of a second: tests share one, and what the page has stored is cleared before each."""
+    from chat_page import ChatPage
+
+    context = browser.new_context()
+    yield ChatPage(context)
+    context.close()
+
+
 @pytest.fixture
 def context_options():
-    """What the test's browser differs in; see playwright's `new_context`."""
+    """What the test's browser differs in; see playwright's `new_context`. Such a test gets a tab of its own."""
     return {}
 
 
 @pytest.fixture
-def context(browser, context_options):
-    made = browser.new_context(**context_options)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def chat(stub, context):
+def chat(request, browser, stub, context_options):
     """The page, opened; at the end no script has failed, and the policy had nothing to stop."""
     from chat_page import ChatPage
 
-    page = ChatPage(context, stub.address)
-    yield page
-    assert page.faults == []
-    assert page.violations == []
+    if context_options:
+        context = browser.new_context(**context_options)
+        tab = ChatPage(context)
+    else:
+        tab = request.getfixturevalue("shared_tab")
+        tab.clear(stub.address)
+    tab.open(stub.address)
+    yield tab
+    tab.page.context.set_offline(False)
+    assert tab.faults == []
+    assert tab.violations == []
+    if context_options:
+        context.close()

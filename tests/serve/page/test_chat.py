@@ -124,7 +124,8 @@ def test_a_broken_answer_is_kept_and_told(chat, question, message):
     expect(chat.button("Send")).to_be_visible()
 
 
-def test_a_server_that_is_gone_is_told(chat, context):
+def test_a_server_that_is_gone_is_told(chat):
+    context = chat.page.context
     expect(chat.button("Choose images or videos")).to_be_visible()
     context.set_offline(True)
     chat.send("hello")
@@ -171,12 +172,10 @@ def test_the_thread_stays_where_the_reader_scrolled(chat):
     expect(chat.button("Send")).to_be_visible()
 
 
-def test_a_server_without_facts_about_its_models(stub, context):
+def test_a_server_without_facts_about_its_models(chat, stub):
     """Another server's list holds names alone: images are tried, videos not offered."""
-    from chat_page import ChatPage
-
     stub.models = [{"id": "first"}, {"id": "second"}]
-    chat = ChatPage(context, stub.address)
+    chat.open()
     expect(chat.button("Choose images")).to_be_visible()
     chat.page.get_by_role("combobox", name="Model").select_option("second")
     chat.ask("hello")
