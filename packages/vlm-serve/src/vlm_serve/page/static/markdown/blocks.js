@@ -114,9 +114,15 @@ function readItem(lines, at, match) {
 
 function readParagraph(lines, at, depth) {
   let end = at + 1;
-  while (end < lines.length && !isBlank(lines[end]) && !(depth < MAX_DEPTH && startsBlock(lines, end))) end += 1;
+  while (end < lines.length && !isBlank(lines[end]) && !(depth < MAX_DEPTH && endsParagraph(lines, end))) end += 1;
   const text = lines.slice(at, end).map((line) => line.trim()).join("\n");
   return { block: { type: "paragraph", text }, end };
+}
+
+/** As `startsBlock`, but a sentence that goes on with a number such as `1990.` is no list. */
+function endsParagraph(lines, at) {
+  const match = ITEM.exec(lines[at]);
+  return startsBlock(lines, at) && !(match && /^\d/.test(match[2]) && Number.parseInt(match[2], 10) !== 1);
 }
 
 function startsBlock(lines, at) {
@@ -138,7 +144,8 @@ function readTable(lines, at) {
   });
   let end = at + 2;
   while (end < lines.length && lines[end].includes("|") && !isBlank(lines[end])) end += 1;
-  const rows = lines.slice(at + 2, end).map((line) => aligns.map((_, i) => cells(line)[i] ?? ""));
+  // short rows stay short: filled up, a few kilobytes of bars could become millions of cells
+  const rows = lines.slice(at + 2, end).map((line) => cells(line).slice(0, aligns.length));
   return { block: { type: "table", head: cells(lines[at]), aligns, rows }, end };
 }
 
