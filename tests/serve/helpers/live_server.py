@@ -1,118 +1,71 @@
-"""A guarded application behind a real socket, in a thread, and raw connections to it."""
+"""The application behind a real socket, or behind none."""
+
+from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import threading
-from contextlib import contextmanager
-from http.client import HTTPResponse
+from collections.abc import Iterator
+from typing import Any
 
+import httpx2
 import uvicorn
 from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
-from starlette.routing import Route
 
-from vlm_serve.api.guard.context import owner, request_id
-from vlm_serve.api.guard.middleware.stack import guard_middleware
-from vlm_serve.api.guard.protocol import server_config
+from vlm_serve.api.app import create_app
+from vlm_serve.api.guard.protocol import limited_protocol
 from vlm_serve.api.guard.settings import ServerSettings
-
-OPEN = frozenset({"/", "/health"})
-
-
-async def echo(request: Request):
-    body = await request.body()
-    return JSONResponse({"bytes": len(body), "owner": owner(request.scope), "id": request_id(request.scope)})
+from vlm_serve.engine.request import Engine
 
 
-async def flood(request: Request):
-    """An answer larger than the buffers of a connection; the server notes how it ended."""
-    request.app.state.flood = "running"
-
-    async def parts():
-        try:
-            while True:
-                yield b"x" * 65536
-                await asyncio.sleep(0)
-        finally:
-            request.app.state.flood = "ended"
-
-    return StreamingResponse(parts())
+def asgi_client(app: Starlette) -> httpx2.AsyncClient:
+    transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
+    return httpx2.AsyncClient(transport=transport, base_url="http://localhost")
 
 
-async def events(request: Request):
-    async def parts():
-        yield b"data: 1\n\n"
-        await asyncio.sleep(30)
+def call(engine: Engine, settings: ServerSettings, path: str, body: Any, **headers: str) -> httpx2.Response:
+    """Post a body, as JSON unless it is bytes, to a fresh application of `engine`."""
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    fields = {"content-type": "application/json", **{k.replace("_", "-"): v for k, v in headers.items()}}
 
-    return StreamingResponse(parts(), media_type="text/event-stream")
+    async def post() -> httpx2.Response:
+        async with asgi_client(create_app(engine, settings)) as client:
+            return await client.post(path, content=content, headers=fields)
 
-
-async def late(request: Request):
-    await asyncio.sleep(30)
-
-
-async def fault(request: Request):
-    raise RuntimeError("a bug")
+    return asyncio.run(post())
 
 
-async def health(request: Request):
-    return PlainTextResponse("ok")
+def sse_events(text: str) -> list[Any]:
+    """The data of a stream of events; `[DONE]` as it is."""
+    blocks = [block for block in text.split("\n\n") if block]
+    data = [
+        line.removeprefix("data: ") for b in blocks for line in b.split("\n") if line.startswith("data: ")
+    ]
+    assert len(data) == len(blocks)
+    return [each if each == "[DONE]" else json.loads(each) for each in data]
 
 
-def application(settings: ServerSettings) -> Starlette:
-    handlers = {
-        "/v1/echo": echo,
-        "/v1/flood": flood,
-        "/v1/events": events,
-        "/v1/late": late,
-        "/v1/fault": fault,
-    }
-    routes = [Route(path, handler, methods=["GET", "POST"]) for path, handler in handlers.items()]
-    routes += [Route("/health", health), Route("/metrics", health), Route("/page/a.js", health)]
-    return Starlette(routes=routes, middleware=guard_middleware(settings, OPEN, ("/page/",)))
-
-
-@contextmanager
-def served(app: Starlette, settings: ServerSettings):
-    """The (host, port) of a running server."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(server_config(app, settings))
-        thread = threading.Thread(target=server.run, args=([listener],))
+@contextlib.contextmanager
+def live_server(app: Starlette, settings: ServerSettings) -> Iterator[tuple[str, int]]:
+    """Serve in a thread on a free port -> (host, port)."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        config = uvicorn.Config(
+            app,
+            http=limited_protocol(settings),
+            log_level="critical",
+            lifespan="off",
+            timeout_graceful_shutdown=2,
+        )
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
+        while not server.started:
+            thread.join(0.01)
         try:
             yield listener.getsockname()
         finally:
-            server.force_exit = server.should_exit = True
+            server.should_exit = True
             thread.join(10)
-            assert not thread.is_alive()
-
-
-def until_closed(connection: socket.socket, seconds: float = 5.0) -> bytes:
-    """All bytes up to the end of a connection; `TimeoutError` if it stays open."""
-    connection.settimeout(seconds)
-    data = b""
-    while part := connection.recv(65536):
-        data += part
-    return data
-
-
-def response(connection: socket.socket, seconds: float = 3.0) -> tuple[int, str]:
-    """Status and body of the next answer."""
-    connection.settimeout(seconds)
-    answer = HTTPResponse(connection)
-    answer.begin()
-    return answer.status, answer.read().decode()
-
-
-def error(connection: socket.socket) -> tuple[int, dict[str, str]]:
-    """Status and error of the next answer."""
-    status, body = response(connection)
-    return status, json.loads(body)["error"]
-
-
-def head(path: str, *fields: str, method: str = "POST") -> bytes:
-    """The head of a request."""
-    lines = [f"{method} {path} HTTP/1.1", "host: 127.0.0.1", *fields]
-    return ("\r\n".join(lines) + "\r\n\r\n").encode()

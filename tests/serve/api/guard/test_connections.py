@@ -4,7 +4,7 @@ import socket
 import time
 
 import pytest
-from live_server import application, error, head, response, served, until_closed
+from guarded_server import application, error, head, response, served, until_closed
 
 from vlm_serve.api.guard.settings import ServerSettings
 

@@ -3,7 +3,7 @@
 import logging
 
 import pytest
-from live_server import application
+from guarded_server import application
 from starlette.testclient import TestClient
 
 from vlm_serve.api.guard.keys import add_key
