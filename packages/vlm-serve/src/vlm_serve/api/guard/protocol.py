@@ -19,12 +19,17 @@ _LINGER_SECONDS = 5.0
 """For the rest of a body after its request was refused: a client reads the refusal once it has sent everything."""
 
 
+def limited_protocol(settings: ServerSettings) -> type[H11Protocol]:
+    """The class of a server's connections, for `uvicorn.Config(http=…)`."""
+    times = {"header_timeout": settings.header_timeout, "send_timeout": settings.send_timeout}
+    return type("LimitedProtocol", (_LimitedProtocol,), times)
+
+
 def server_config(app: ASGIApp, settings: ServerSettings) -> uvicorn.Config:
     """uvicorn's settings, with connections that have the limits of `settings`; it changes no logger."""
-    times = {"header_timeout": settings.header_timeout, "send_timeout": settings.send_timeout}
     return uvicorn.Config(
         app,
-        http=type("LimitedProtocol", (_LimitedProtocol,), times),
+        http=limited_protocol(settings),
         ws="none",
         lifespan="off",
         log_config=None,
