@@ -211,7 +211,7 @@ def settings_of(args: argparse.Namespace) -> ServerSettings:
     for folder in values.get("image_folders", ()):
         _require_folder(folder)
     try:
-        settings = ServerSettings(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        settings = ServerSettings.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
