@@ -89,9 +89,18 @@ def test_all_sampling_fields_reach_the_engine(create, engine):
     extra = {"top_k": 5, "min_p": 0.25, "repetition_penalty": 1.5}
     bias = {"65": 3, "66": -100}
     create(
-        temperature=0.5, top_p=0.75, seed=7, stop=["x", "yz"], logit_bias=bias, frequency_penalty=0.5,
-        presence_penalty=-0.5, logprobs=True, top_logprobs=3, user="somebody", extra_body=extra,
-    )  # fmt: skip
+        temperature=0.5,
+        top_p=0.75,
+        seed=7,
+        stop=["x", "yz"],
+        logit_bias=bias,
+        frequency_penalty=0.5,
+        presence_penalty=-0.5,
+        logprobs=True,
+        top_logprobs=3,
+        user="somebody",
+        extra_body=extra,
+    )
     sampling = engine.requests[0].sampling
     assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p) == (0.5, 0.75, 5, 0.25)
     assert (sampling.seed, sampling.stop, sampling.max_tokens) == (7, ("x", "yz"), 6)

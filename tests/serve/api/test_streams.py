@@ -106,8 +106,15 @@ def test_many_broken_streams_leave_nothing(settings):
                 gone.set()
 
         headers = [(b"content-type", b"application/json"), (b"host", b"localhost")]
-        scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": headers,
-                 "query_string": b"", "asgi": {"version": "3.0"}, "http_version": "1.1"}  # fmt: skip
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/v1/chat/completions",
+            "headers": headers,
+            "query_string": b"",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+        }
         await app(scope, receive, send)
 
     async def all_of_them():
@@ -226,8 +233,14 @@ def test_a_failure_in_a_stream_is_an_event(settings, path):
     events = (STARTED, Piece("one ", 1), Failed("crashed", "the worker has ended"))
     response = call(ScriptedEngine(events), settings, path, {**PATHS[path], "stream": True})
     *_, last = sse_events(response.text)
-    assert last == {"error": {"message": "the worker has ended", "type": "server_error", "param": None,
-                              "code": "server_error"}}  # fmt: skip
+    assert last == {
+        "error": {
+            "message": "the worker has ended",
+            "type": "server_error",
+            "param": None,
+            "code": "server_error",
+        }
+    }
     whole = call(ScriptedEngine(events), settings, path, PATHS[path])
     assert (whole.status_code, whole.json()) == (500, last)
 
