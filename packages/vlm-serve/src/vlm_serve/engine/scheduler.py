@@ -256,6 +256,8 @@ class Scheduler:
                     choice = sampler.choose(known[i])
                 if self._take(answer, choice):
                     going_on.append(answer)
+            except UserError as error:
+                self._fail(answer, Failed("refused", str(error)))
             except Exception:
                 log.exception("request %s: choosing a token failed", answer.prepared.request.id)
                 self._fail(answer, CRASHED)
