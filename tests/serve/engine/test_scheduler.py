@@ -208,6 +208,17 @@ class TestCache:
         read = engine.scheduler.counters.prefill_positions
         assert read == positions
 
+    def test_a_prompt_is_read_once_for_all_who_ask_at_once(self, steps):
+        engine = steps(StateCache())
+        same = [engine.add("a blue triangle " * 60, GREEDY) for _ in range(4)]
+        other = engine.add("a blue triangle " * 60, GREEDY, owner="b")
+        engine.run()
+        (positions,) = {
+            event.prompt_tokens for one in same for event in one.events if isinstance(event, Started)
+        }
+        assert engine.scheduler.counters.prefill_positions == 2 * positions
+        assert len({receiver.outcome.text for receiver in (*same, other)}) == 1
+
     def test_owners_have_states_of_their_own(self, steps):
         engine = steps(StateCache())
         assert self.read(engine, "red", owner="a")[0] == 0
