@@ -164,7 +164,7 @@ def test_images_are_read_in_order(create, engine, data_url):
     (message,) = engine.requests[0].prompt.messages
     names = [part if isinstance(part, str) else part.name for part in message.parts]
     places = [f"messages[0].content[{i}].image_url.url" for i in (0, 3)]
-    assert names == [places[0], "\n", "which", "?", "\n", places[1]]
+    assert names == [places[0], "which", "?", places[1]]
     swapped = [content[-1], *content[1:-1], content[0]]
     other = create(messages=[{"role": "user", "content": swapped}])
     assert other.usage.prompt_tokens == completion.usage.prompt_tokens

@@ -104,7 +104,7 @@ def test_items_of_every_kind(create, engine, data_url):
     assert messages[1].parts == ("b",)
     image, *rest = messages[2].parts
     assert image.name == "input[2].content[0].image_url"
-    assert rest == ["\n", "c"]
+    assert rest == ["c"]
 
 
 def test_a_response_is_continued(create, ask, engine, data_url):
