@@ -54,7 +54,15 @@ def test_models(settings, scripted):
 
 def test_health(scripted):
     response = get(scripted, "/health")
-    assert (response.status_code, response.json()) == (200, {"status": "ok"})
+    assert (response.status_code, response.json()) == (200, {"status": "ok", "model": "scripted"})
+
+
+def test_health_without_a_worker_and_after_a_change(settings, monkeypatch):
+    engine = ScriptedEngine()
+    monkeypatch.setattr(engine, "stats", lambda: {"workers_ready": 0, "model_folder_changed": 1.0})
+    response = get(create_app(engine, settings), "/health")
+    expected = {"status": "unavailable", "model": "scripted", "model_folder_changed": True}
+    assert (response.status_code, response.json()) == (503, expected)
 
 
 @pytest.mark.parametrize(
@@ -120,14 +128,21 @@ def test_metrics(settings):
 
 
 def test_failed_and_cancelled_answers_are_counted(settings):
-    app = create_app(ScriptedEngine((Started(1, 0), Failed("crashed", "the worker has ended"))), settings)
+    short = settings.model_copy(update={"answer_timeout": 0.1})
+    hanging = create_app(ScriptedEngine((Started(1, 0), None)), short)
+    crashing = create_app(
+        ScriptedEngine((Started(1, 0), Failed("crashed", "the worker has ended"))), settings
+    )
 
     async def use(client):
-        await client.post(PATH, json=CHAT)
+        await client.post(PATH, json={**CHAT, "n": 2})
         return (await client.get("/metrics")).text
 
-    values = samples(talk(app, use))
+    values = samples(talk(hanging, use))
+    assert values["vlm_serve_answers_total", ("reason", "cancelled")] == 2
+    values = samples(talk(crashing, use))
     assert values["vlm_serve_answers_total", ("reason", "crashed")] == 1
+    assert values["vlm_serve_answers_total", ("reason", "cancelled")] == 1, "the other one"
 
 
 def test_two_applications_count_for_themselves(settings, scripted):

@@ -100,7 +100,7 @@ def check(response):
     assert 0 < len(error["message"]) < 600
 
 
-FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+FUZZ = settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @FUZZ
