@@ -98,7 +98,7 @@ class ChatPage:
         self.send(text)
         expect(self.answers).to_have_count(count + 1)
         expect(self.button("Send")).to_be_visible()
-        return self.answers.last
+        return self.answers.nth(count)
 
     def drop(self, *files: dict[str, Any]) -> None:
         self._transfer("drop", "dataTransfer", files)

@@ -48,8 +48,7 @@ def chat(request, browser, stub, context_options):
     from chat_page import ChatPage
 
     if context_options:
-        context = browser.new_context(**context_options)
-        tab = ChatPage(context)
+        tab = ChatPage(browser.new_context(**context_options))
     else:
         tab = request.getfixturevalue("shared_tab")
         tab.clear(stub.address)
@@ -59,4 +58,4 @@ def chat(request, browser, stub, context_options):
     assert tab.faults == []
     assert tab.violations == []
     if context_options:
-        context.close()
+        tab.page.context.close()

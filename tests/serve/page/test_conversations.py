@@ -15,7 +15,10 @@ def test_a_reload_keeps_conversations_and_their_images(chat):
     chat.titles.nth(1).click()
     expect(chat.answers).to_have_text("You said: What is red?")
     expect(chat.page.locator(".thumbnail img")).to_be_visible()
-    assert chat.page.locator(".thumbnail img").evaluate("(img) => img.decode().then(() => img.naturalWidth)") == 40
+    assert (
+        chat.page.locator(".thumbnail img").evaluate("(img) => img.decode().then(() => img.naturalWidth)")
+        == 40
+    )
     expect(chat.page.locator(".figures")).to_contain_text("1,200 of 1,260")
 
 
@@ -26,7 +29,9 @@ def test_a_reload_within_an_answer_keeps_what_was_stored(chat):
     chat.open()
     chat.titles.click()
     expect(chat.answers).to_contain_text("more more")
-    expect(chat.page.get_by_role("alert")).to_contain_text("The page was closed before the answer was complete.")
+    expect(chat.page.get_by_role("alert")).to_contain_text(
+        "The page was closed before the answer was complete."
+    )
 
 
 def test_a_conversation_is_renamed(chat):

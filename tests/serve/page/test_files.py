@@ -7,7 +7,7 @@ import pytest
 from chat_page import expect, image_file
 from PIL import Image
 
-HOSTILE = "<img src=x onerror=\"window.hacked=1\">'$(reboot)`.png"
+HOSTILE = '<img src=x onerror="window.hacked=1">\'$(reboot)`.png'
 
 
 def sent_images(stub):
@@ -118,7 +118,11 @@ def test_an_image_of_another_format_is_sent_as_jpeg(chat, stub):
     [
         ("notes.pdf", "application/pdf", b"%PDF-1.7"),
         ("broken.png", "image/png", b"\x89PNG\r\n\x1a\n"),
-        ("drawing.svg", "image/svg+xml", b"<svg xmlns='http://www.w3.org/2000/svg' onload='window.hacked=1'/>"),
+        (
+            "drawing.svg",
+            "image/svg+xml",
+            b"<svg xmlns='http://www.w3.org/2000/svg' onload='window.hacked=1'/>",
+        ),
         ("empty.png", "image/png", b""),
     ],
 )
