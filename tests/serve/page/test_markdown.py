@@ -16,9 +16,10 @@ RENDER = """async ([text, steps]) => {
 
 
 @pytest.fixture(scope="module")
-def tab(shared_tab, stub_server):
-    shared_tab.open(stub_server.address)
-    return shared_tab
+def tab(tabs, stub_server):
+    page = tabs({})
+    page.open(stub_server.address)
+    return page
 
 
 @pytest.fixture
@@ -116,6 +117,7 @@ HOSTILE = [
 
 def test_hostile_answers_are_text(chat, stub):
     """Also as a conversation's title, which is the question."""
+    expect(chat.button("Camera")).to_be_visible()
     fetched = []
     chat.page.on("request", lambda request: fetched.append(request.url))
     stub.answers["show"] = "\n\n".join(HOSTILE)
