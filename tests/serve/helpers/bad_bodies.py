@@ -46,7 +46,7 @@ seed | expected less than
     {"seed": 9223372036854775808}
 seed | expected an integer, got a string
     {"seed": "1"}
-repetition_penalty | expected more than 0
+repetition_penalty | expected at least 0.01
     {"repetition_penalty": 0}
 frequency_penalty | expected at most 2
     {"frequency_penalty": 2.5}

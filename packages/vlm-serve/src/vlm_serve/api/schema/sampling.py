@@ -61,7 +61,7 @@ class SamplingBody(Body):
     top_k: Annotated[int, Field(ge=-1, le=MAX_TOKENS)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=-_INT64, lt=_INT64)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=10)] | None = None
 
     def sampling(self, **more: Any) -> SamplingParams:
         """The sampling of the first answer; `more` are fields of `SamplingParams` that endpoints name differently."""
