@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from vlm_core.errors import shown
-from vlm_serve.api.schema.strict import Body, only
+from vlm_serve.api.schema.strict import Body, at_most, only
 from vlm_serve.engine.request import SamplingParams
 
 MAX_STOPS = 16
@@ -56,7 +57,7 @@ def _token_ids(biases: dict[str, float]) -> dict[str, float]:
 
 Biases = Annotated[
     dict[str, Annotated[float, Field(ge=-100, le=100)]],
-    Field(max_length=MAX_BIASES),
+    BeforeValidator(at_most(MAX_BIASES)),
     AfterValidator(_token_ids),
 ]
 
@@ -74,8 +75,8 @@ class SamplingBody(Body):
     seed: Annotated[int, Field(ge=-_INT64, lt=_INT64)] | None = None
     repetition_penalty: Annotated[float, Field(ge=0.01, le=10)] | None = None
 
-    def sampling(self, **more: Any) -> SamplingParams:
-        """The sampling of the first answer; `more` are fields of `SamplingParams` that endpoints name differently."""
+    def sampling(self) -> SamplingParams:
+        """The sampling of the first answer, as far as these fields decide it."""
         return SamplingParams(
             temperature=1.0 if self.temperature is None else float(self.temperature),
             top_p=1.0 if self.top_p is None else float(self.top_p),
@@ -83,7 +84,6 @@ class SamplingBody(Body):
             min_p=float(self.min_p or 0.0),
             seed=secrets.randbelow(_INT64) if self.seed is None else self.seed,
             repetition_penalty=float(self.repetition_penalty or 1.0),
-            **more,
         )
 
 
@@ -97,13 +97,13 @@ class PenaltyBody(SamplingBody):
     presence_penalty: Penalty | None = None
     user: Label | None = None
 
-    def sampling(self, **more: Any) -> SamplingParams:
-        return super().sampling(
+    def sampling(self) -> SamplingParams:
+        return replace(
+            super().sampling(),
             stop=tuple(self.stop or ()),
             logit_bias={int(key): float(bias) for key, bias in (self.logit_bias or {}).items()},
             frequency_penalty=float(self.frequency_penalty or 0.0),
             presence_penalty=float(self.presence_penalty or 0.0),
-            **more,
         )
 
 
