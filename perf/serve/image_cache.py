@@ -13,6 +13,7 @@ import itertools
 import random
 import statistics
 import time
+from collections.abc import Iterator
 
 from perf.lib.common import parser, start
 from perf.lib.serving import (
@@ -80,7 +81,7 @@ def main() -> None:
     model = served_model(SMOKE if options.smoke else SHAPE_130M, side)
     warm(model)
 
-    def rows():  # noqa: ANN202
+    def rows() -> Iterator[list[str]]:
         quotients = []
         for seed in itertools.islice(itertools.count(1), options.rounds):
             times = measured(model, seed, side)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from collections.abc import Iterator
 from contextlib import aclosing
 
 import torch
@@ -22,6 +23,7 @@ from vlm_core.model import VLM
 from vlm_encoders.configs import TimmConfig
 from vlm_llms.mamba.mamba import MambaLM
 from vlm_serve.engine.local import LocalEngine
+from vlm_serve.engine.memory import compact_allocator
 from vlm_serve.engine.request import Failed, Piece, SamplingParams
 from vlm_serve.engine.settings import EngineSettings
 
@@ -67,6 +69,7 @@ async def grown(engine: LocalEngine, sessions: int, steps: int) -> tuple[list[in
 
 def main() -> None:
     options = start(parser(__doc__, rounds=1))
+    compact_allocator()  # as a worker process does
     sessions = 40 if options.smoke else SESSIONS
     model = tiny_model()
     warm(model)
@@ -78,7 +81,7 @@ def main() -> None:
     state, base = engine.scheduler.costs.constant, rss()
     weights = sum(p.nbytes for p in model.parameters())
 
-    def rows():  # noqa: ANN202
+    def rows() -> Iterator[list[str]]:
         sizes, slots = asyncio.run(grown(engine, sessions, STEPS))
         for step, size in enumerate(sizes, 1):
             expected = base + slots * state
