@@ -28,6 +28,7 @@ CHECKED = {
         "post_process_image_text_to_text": "batch_decode",
     },
     "vlm_core/hf/training.py": {"__call__": "forward_hidden"},
+    "vlm_serve/api/schema/sampling.py": {"sampling": "SamplingParams"},
     "vlm_bench/lmms/model.py": {"__init__": "UserError"},
     "vlm_connectors/connectors.py": {"vss_mlp": "VSS", "vss_l2": "VSS"},
     "vlm_ssm/layers/transformers_mixer.py": {
