@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -110,8 +111,9 @@ class ChatPage:
     def _transfer(self, event: str, member: str, files: tuple[dict[str, Any], ...]) -> None:
         script = """([event, member, files]) => {
           const transfer = new DataTransfer();
-          for (const { name, mimeType, bytes } of files) {
-            transfer.items.add(new File([new Uint8Array(bytes)], name, { type: mimeType }));
+          for (const { name, mimeType, base64 } of files) {
+            const bytes = Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
+            transfer.items.add(new File([bytes], name, { type: mimeType }));
           }
           const type = member === "dataTransfer" ? DragEvent : ClipboardEvent;
           const options = { [member]: transfer, bubbles: true, cancelable: true };
@@ -119,7 +121,10 @@ class ChatPage:
             document.activeElement.dispatchEvent(new type(name, options));
           }
         }"""
-        plain = [{**{k: f[k] for k in ("name", "mimeType")}, "bytes": list(f["buffer"])} for f in files]
+        plain = [
+            {**{k: f[k] for k in ("name", "mimeType")}, "base64": b64encode(f["buffer"]).decode()}
+            for f in files
+        ]
         self.page.evaluate(script, [event, member, plain])
 
 

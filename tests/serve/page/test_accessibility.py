@@ -4,7 +4,10 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from chat_page import expect, image_file
 
-MARKDOWN = "# A\n\n[link](https://a.b) `code`\n\n> quote\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n```py\nx = 1\n```\n\n- one"
+MARKDOWN = (
+    "# A\n\n[link](https://a.b) `code`\n\n> quote\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n"
+    "```py\nx = 1\n```\n\n- one"
+)
 
 
 def start(chat, stub):
