@@ -3,8 +3,9 @@
 import pytest
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
+    """One for each module: its driver keeps the thread's event loop, which tests elsewhere start themselves."""
     chat_page = pytest.importorskip("chat_page", reason="playwright is not installed")
     if chat_page.CHROMIUM is None:
         pytest.skip("no Chromium on this machine: the page is tested in a real browser")
@@ -26,7 +27,7 @@ def stub(stub_server):
     return stub_server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def tabs(browser):
     """Opens tabs. A new one takes most of a second: tests with the same options share one, cleared before each."""
     from chat_page import ChatPage
