@@ -143,6 +143,15 @@ def test_an_answer_cut_by_the_limit_of_tokens_says_so(chat):
     expect(chat.page.get_by_text("The answer reached the largest number of tokens.")).to_be_visible()
 
 
+def test_the_page_works_under_a_prefix(chat, stub):
+    addresses = []
+    chat.page.on("request", lambda request: addresses.append(request.url.removeprefix(stub.address)))
+    chat.open(stub.address + "prefix/")
+    expect(chat.ask("hello")).to_have_text("You said: hello")
+    assert {"prefix/v1/models", "prefix/v1/chat/completions"} <= set(addresses)
+    assert not [address for address in addresses if not address.startswith("prefix/")]
+
+
 def test_two_conversations_are_answered_side_by_side(chat):
     chat.send("slow")
     expect(chat.answers).to_contain_text("more")
