@@ -37,13 +37,15 @@ def chromium() -> Iterator[Browser]:
 
 
 class ChatPage:
-    """One tab. `faults` are errors of scripts; `violations` is what the Content-Security-Policy has stopped."""
+    """One tab. `faults` are errors of scripts, `fetched` addresses, `violations` what the page's policy has stopped."""
 
     def __init__(self, context: BrowserContext) -> None:
         context.set_default_timeout(4000)
         self.page: Page = context.new_page()
         self.faults: list[str] = []
+        self.fetched: list[str] = []
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
+        self.page.on("request", lambda request: self.fetched.append(request.url))
         self.page.add_init_script(VIOLATIONS)
         self.size = self.page.viewport_size
 
@@ -64,6 +66,7 @@ class ChatPage:
         session.detach()
         self.page.set_viewport_size(self.size)
         self.faults.clear()
+        self.fetched.clear()
 
     @property
     def violations(self) -> list[str]:

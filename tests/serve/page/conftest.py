@@ -53,7 +53,7 @@ def context_options():
 
 @pytest.fixture
 def chat(tabs, stub, context_options):
-    """The page, opened; at the end no script has failed, and the policy had nothing to stop."""
+    """The page, opened. At the end no script has failed, nothing came from elsewhere, and the policy stopped nothing."""
     tab = tabs(context_options)
     tab.clear(stub.address)
     tab.open(stub.address)
@@ -61,3 +61,4 @@ def chat(tabs, stub, context_options):
     tab.page.context.set_offline(False)
     assert tab.faults == []
     assert tab.violations == []
+    assert not [url for url in tab.fetched if not url.startswith((stub.address, "blob:", "data:"))]

@@ -135,6 +135,28 @@ def test_hostile_answers_are_text(chat, stub):
     assert {url.removeprefix(stub.address) for url in fetched} == {"v1/chat/completions"}
 
 
+def test_the_policy_stops_what_would_be_executed(chat):
+    """And a test would see it."""
+    stopped = """() => {
+      const attempts = [
+        () => { document.body.innerHTML = "<b>x</b>"; },
+        () => { document.body.append(Object.assign(new Image(), { src: "http://127.0.0.2/x.png" })); },
+        () => { document.body.append(Object.assign(document.createElement("script"), { text: "hacked = 1" })); },
+        () => { document.body.setAttribute("onclick", "hacked = 1"); document.body.click(); },
+      ];
+      for (const attempt of attempts) {
+        try { attempt(); } catch { /* Trusted Types raise */ }
+      }
+    }"""
+    chat.page.evaluate(stopped)
+    chat.page.wait_for_function("violations.length >= 4")
+    kinds = {violation.partition(" ")[0] for violation in chat.violations}
+    assert kinds >= {"require-trusted-types-for", "img-src"}
+    assert chat.page.evaluate("window.hacked") is None
+    chat.page.evaluate("violations.length = 0")
+    chat.fetched.clear()
+
+
 def test_a_hostile_model_name_is_text(chat, stub):
     name = "<img src=x onerror=window.hacked=1>" + "x" * 300
     stub.models = [{"id": name}, {"id": "a"}]
