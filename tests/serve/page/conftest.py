@@ -53,7 +53,7 @@ def context_options():
 
 @pytest.fixture
 def chat(tabs, stub, context_options):
-    """The page, opened. At the end no script has failed, nothing came from elsewhere, and the policy stopped nothing."""
+    """The page, opened. At the end no script has failed, nothing came from elsewhere, the policy stopped nothing."""
     tab = tabs(context_options)
     tab.clear(stub.address)
     tab.open(stub.address)

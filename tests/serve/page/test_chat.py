@@ -70,6 +70,7 @@ def test_an_answer_is_made_again(chat, stub):
     stub.answers["one"] = "Another one."
     chat.button("Answer again").click()
     expect(chat.answers).to_have_text("Another one.")
+    expect(chat.page.get_by_role("region", name="Messages")).to_be_focused()
     assert stub.requests[0]["messages"] == stub.requests[1]["messages"]
 
 
@@ -144,11 +145,12 @@ def test_an_answer_cut_by_the_limit_of_tokens_says_so(chat):
 
 
 def test_the_page_works_under_a_prefix(chat, stub):
-    addresses = []
-    chat.page.on("request", lambda request: addresses.append(request.url.removeprefix(stub.address)))
+    chat.page.goto("about:blank")
+    chat.fetched.clear()
     chat.open(stub.address + "prefix/")
     expect(chat.ask("hello")).to_have_text("You said: hello")
-    assert {"prefix/v1/models", "prefix/v1/chat/completions"} <= set(addresses)
+    addresses = {url.removeprefix(stub.address) for url in chat.fetched}
+    assert {"prefix/v1/models", "prefix/v1/chat/completions"} <= addresses
     assert not [address for address in addresses if not address.startswith("prefix/")]
 
 
