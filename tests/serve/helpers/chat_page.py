@@ -65,6 +65,7 @@ class ChatPage:
         session.send("Storage.clearDataForOrigin", kinds)
         session.detach()
         self.page.set_viewport_size(self.size)
+        self.page.unroute_all()
         self.faults.clear()
         self.fetched.clear()
 
