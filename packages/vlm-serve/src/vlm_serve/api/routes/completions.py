@@ -32,7 +32,7 @@ async def create(request: Request) -> Response:
     prompts = body.prompts()
     if len(prompts) > server.settings.max_choices:
         text = f"expected at most {server.settings.max_choices} prompts, got {len(prompts)}"
-        raise refused("prompt", text, code="invalid_value")
+        raise refused("prompt", text)
     requests = server.requests(request, prompts, params, n)
     running = RunningAnswers(server.engine, requests, server.metrics, per_prompt=n)
     return AnswerResponse(running, _CompletionShape.of(facts, body), stream=bool(body.stream))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, Tag, model_validator
@@ -170,7 +171,8 @@ class ResponseBody(SamplingBody):
         return (self.text and self.text.format) or TextFormat(type="text")
 
     def params(self) -> SamplingParams:
-        return self.sampling(
+        return replace(
+            self.sampling(),
             max_tokens=self.max_output_tokens,
             logprobs=(self.top_logprobs or 0) if self.include else None,
             grammar=grammar_of(self.format),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, ValidationError
 from pydantic_core import PydanticCustomError
 
-from vlm_core.errors import shown
-from vlm_serve.api.schema.places import fault
+from vlm_serve.api.schema.places import fault, one_of
 
 
 class Body(BaseModel):
@@ -36,8 +36,8 @@ def only(*values: Any) -> BeforeValidator:
     def check(value: Any) -> Any:
         if value is None or any(type(value) is type(known) and value == known for known in values):
             return value
-        names = "".join(f" or {shown(known)}" for known in values)
-        raise PydanticCustomError("unsupported", "{text}", {"text": f"not supported; expected null{names}"})
+        text = f"not supported; expected {' or '.join(['null', *map(json.dumps, values)])}"
+        raise PydanticCustomError("unsupported", "{text}", {"text": text})
 
     return BeforeValidator(check)
 
@@ -54,7 +54,7 @@ def tag_of(name: str, key: str, allowed: Mapping[str, str]) -> Discriminator:
         kind = value.get(key) if isinstance(value, dict) else None
         return allowed.get(kind) if isinstance(kind, str) else None
 
-    return discriminator(tag, key, f"{name}; expected {' or '.join(map(repr, allowed))}")
+    return discriminator(tag, key, f"{name}; expected {one_of(allowed)}")
 
 
 def string_or_list() -> Discriminator:
