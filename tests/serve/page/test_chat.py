@@ -170,7 +170,7 @@ def test_the_thread_stays_where_the_reader_scrolled(chat):
     expect(chat.answers).to_contain_text("more " * 3)
     chat.page.set_viewport_size({"width": 400, "height": 330})
     thread = chat.page.get_by_role("region", name="Messages")
-    chat.page.wait_for_function("() => thread.scrollHeight > thread.clientHeight + 300")
+    chat.page.wait_for_function("() => thread.scrollHeight > thread.clientHeight + 100")
     at_end = "() => thread.scrollHeight - thread.scrollTop - thread.clientHeight < 40"
     chat.page.wait_for_function(at_end)
     thread.evaluate("(thread) => { thread.scrollTop = 0; }")
