@@ -14,7 +14,7 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 
 from vlm_serve.page import routes
 
@@ -98,7 +98,7 @@ def stub_app(stub: StubApi) -> Starlette:
         Route("/v1/models", stub.list_models),
         Route("/v1/chat/completions", stub.chat, methods=["POST"]),
     ]
-    return Starlette(routes=[*api, *routes()])
+    return Starlette(routes=[*api, *routes(), Mount("/prefix", routes=[*api, *routes()])])
 
 
 @contextmanager

@@ -7,13 +7,15 @@ export async function* eventData(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let pending = "";
   let data = [];
+  let afterReturn = false; // a line feed that follows in the next piece belongs to the same end of line
   try {
     for (;;) {
       const { value, done } = await reader.read();
       if (done) return;
-      pending += value;
+      pending += afterReturn && value.startsWith("\n") ? value.slice(1) : value;
+      afterReturn = value.endsWith("\r");
       if (pending.length > MAX_PENDING) throw new Error("an event of the stream is too long");
-      const lines = pending.split(/\r\n|\n|\r(?!$)/);
+      const lines = pending.split(/\r\n|\n|\r/);
       pending = lines.pop();
       for (const line of lines) {
         if (line === "") {

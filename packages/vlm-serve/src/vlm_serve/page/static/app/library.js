@@ -29,7 +29,10 @@ export class Library extends EventTarget {
   /** Read what is stored and open an empty conversation; false if this browser stores nothing. */
   async load() {
     this.#database = await openDatabase();
-    this.conversations = await this.#database.all();
+    this.conversations = await this.#database.all().catch((error) => {
+      this.dispatchEvent(new CustomEvent("unsaved", { detail: error }));
+      return [];
+    });
     for (const conversation of this.conversations) markInterrupted(conversation);
     this.#sort();
     this.startNew();

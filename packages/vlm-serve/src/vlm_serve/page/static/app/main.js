@@ -23,7 +23,10 @@ const composer = new Composer();
 const thread = new Thread({
   urlOf: (file) => library.url(library.current, file),
   edit: editQuestion,
-  regenerate: () => chat.regenerate(library.current),
+  regenerate() {
+    byId("thread").focus(); // the button goes away
+    chat.regenerate(library.current);
+  },
   showCode,
 });
 const sidebar = new Sidebar(library, {

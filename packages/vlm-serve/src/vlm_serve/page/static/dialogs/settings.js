@@ -21,8 +21,8 @@ export function openSettings({ settings, model, save, removeAll }) {
     }
     const entries = fields.map((field) => [field.name, field.value()]).filter(([, value]) => value !== undefined);
     const text = system.input.value.trim();
-    save({ ...Object.fromEntries(entries), ...(text ? { system: text } : {}) });
     key.save();
+    save({ ...Object.fromEntries(entries), ...(text ? { system: text } : {}) });
     setTheme(themes.input.value);
     dialog.close();
   };
