@@ -37,8 +37,12 @@ def in_parallel(items: Iterable[T], work: Callable[[T], R], count: int) -> Itera
                 waiting.put([item])
                 continue
             finished = _next(done)
-            waiting.put([item])
-            yield finished
+            if isinstance(finished[1], UserError):  # the caller may stop: no further request is sent before
+                yield finished
+                waiting.put([item])
+            else:
+                waiting.put([item])
+                yield finished
         for _ in range(running):
             yield _next(done)
     finally:
