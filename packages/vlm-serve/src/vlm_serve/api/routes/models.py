@@ -1,0 +1,35 @@
+"""`/v1/models`, and what tells that the server lives and what it does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prometheus_client.exposition import choose_encoder
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from vlm_serve.api.server import Server, server_of
+
+
+def _model(server: Server) -> dict[str, Any]:
+    name = server.engine.facts().name
+    return {"id": name, "object": "model", "created": server.created, "owned_by": "vlm-serve"}
+
+
+async def list_models(request: Request) -> Response:
+    return JSONResponse({"object": "list", "data": [_model(server_of(request))]})
+
+
+async def retrieve_model(request: Request) -> Response:
+    server = server_of(request)
+    server.facts(request.path_params["model"])
+    return JSONResponse(_model(server))
+
+
+async def health(request: Request) -> Response:
+    return JSONResponse({"status": "ok"})
+
+
+async def metrics(request: Request) -> Response:
+    encode, content_type = choose_encoder(request.headers.get("accept", ""))
+    return Response(encode(server_of(request).metrics.registry), headers={"Content-Type": content_type})

@@ -1,0 +1,62 @@
+"""A browser for all tests, a stub of the API, and a fresh page for each test."""
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def browser():
+    chat_page = pytest.importorskip("chat_page", reason="playwright is not installed")
+    if chat_page.CHROMIUM is None:
+        pytest.skip("no Chromium on this machine: the page is tested in a real browser")
+    with chat_page.chromium() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def stub_server():
+    from stub_api import StubApi, running
+
+    with running(StubApi()) as stub:
+        yield stub
+
+
+@pytest.fixture
+def stub(stub_server):
+    stub_server.reset()
+    return stub_server
+
+
+@pytest.fixture(scope="session")
+def shared_tab(browser):
+    """A new tab takes most of a second: tests share one, and what the page has stored is cleared before each."""
+    from chat_page import ChatPage
+
+    context = browser.new_context()
+    yield ChatPage(context)
+    context.close()
+
+
+@pytest.fixture
+def context_options():
+    """What the test's browser differs in; see playwright's `new_context`. Such a test gets a tab of its own."""
+    return {}
+
+
+@pytest.fixture
+def chat(request, browser, stub, context_options):
+    """The page, opened; at the end no script has failed, and the policy had nothing to stop."""
+    from chat_page import ChatPage
+
+    if context_options:
+        context = browser.new_context(**context_options)
+        tab = ChatPage(context)
+    else:
+        tab = request.getfixturevalue("shared_tab")
+        tab.clear(stub.address)
+    tab.open(stub.address)
+    yield tab
+    tab.page.context.set_offline(False)
+    assert tab.faults == []
+    assert tab.violations == []
+    if context_options:
+        context.close()
