@@ -8,11 +8,18 @@ from typing import Any
 import pytest
 from chat_stub import Stub, running
 from commands import FAST, Out, refused, rows, said
+from live_server import live_server
+from lively_model import save_lively
+from PIL import Image
 from starlette.responses import JSONResponse, Response
 
 from vlm_bench.cli.main import main
 from vlm_bench.run import served_model
 from vlm_core.remote import Retries
+from vlm_serve.api.app import create_app
+from vlm_serve.api.guard.settings import ServerSettings
+from vlm_serve.engine.local import LocalEngine
+from vlm_serve.engine.settings import EngineSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 Runner = Callable[..., list[str]]
@@ -72,6 +79,28 @@ def test_questions_are_asked_greedily_with_the_files_of_the_images(
     assert "weights" not in capsys.readouterr().err
     assert main(ask()) == 0
     assert len(stub.requests) == 6, "all answers exist already"
+
+
+def test_a_server_gives_the_answers_of_the_same_model_in_this_process(
+    data: Path, tiny_spec: dict[str, Any], tmp_path: Path
+) -> None:
+    """Greedy, with and without images, several at once: nothing is silently different."""
+    folder = save_lively(tiny_spec, tmp_path / "lively")
+    for name, colour in {"a": "red", "b": "blue"}.items():
+        Image.new("RGB", (48, 32), colour).save(data / f"val2014/{name}.jpg")
+    settings = ServerSettings(model=folder)
+    engine = LocalEngine.load(folder, EngineSettings(slots=3))
+    names = ["pope", "mme", "scienceqa"]
+    common = ["--benchmarks", ",".join(names), "--data", str(data), "--max-new-tokens", "6", "--baselines"]
+    assert main(["run", str(folder), *common, "--out", str(tmp_path / "here")]) == 0
+    with live_server(create_app(engine, settings), settings) as (host, port):
+        command = ["run", "--url", f"http://{host}:{port}", *common, "--out", str(tmp_path / "there")]
+        assert main(command) == 0
+    files = [name + baseline for name in names for baseline in ("", ".question-alone", ".images-shuffled")]
+    for name in files:
+        assert said(tmp_path / "here", name) == said(tmp_path / "there", name), name
+    assert len({text for name in files for text in said(tmp_path / "here", name).values()}) > 5
+    assert metadata(tmp_path / "there")["model sha256"] == engine.facts().digest
 
 
 def test_weights_that_are_not_known_are_told(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from functools import partial
 from typing import TYPE_CHECKING
 
-from vlm_core.cli.common import DTYPES, Parser, add_trust, count, path_text, run
+from vlm_core.cli.common import DTYPES, Parser, add_trust, path_text, run
 from vlm_core.cli.console import text
 from vlm_core.cli.output import print_piece, say
 from vlm_core.cli.prompt import Interrupt, converse, image_files
 from vlm_core.cli.remote import add_server, chat_with_server, check_server
+from vlm_core.cli.sampling import add_sampling, check_sampling
 from vlm_core.cli.watch import add_watch, check_watch, watch, watch_source
 from vlm_core.errors import UserError
 from vlm_core.io.manifest import require_model_folder
@@ -57,23 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         "frames are read",
     )
     parser.add_argument("--ask", metavar="TEXT", help="ask this question, print the answer and exit")
-    parser.add_argument(
-        "--max-new-tokens", type=count, default=256, metavar="N", help="limit of an answer; default 256"
-    )
-    parser.add_argument(
-        "--temperature",
-        type=float,
-        default=0.0,
-        metavar="X",
-        help="sampling temperature; default 0: greedy decoding",
-    )
-    parser.add_argument(
-        "--top-p", type=float, default=1.0, metavar="P", help="nucleus sampling; default 1: all tokens"
-    )
-    seed = partial(count, least=0, most=2**63 - 1)
-    parser.add_argument(
-        "--seed", type=seed, default=0, metavar="N", help="random seed of sampling; default 0"
-    )
+    add_sampling(parser)
     parser.add_argument("--device", help="cpu, cuda, cuda:1, …; default: cuda if available, else cpu")
     parser.add_argument("--dtype", choices=DTYPES, help="convert weights to this dtype; default: as saved")
     _add_states(parser)
@@ -110,10 +94,7 @@ def _add_states(parser: argparse.ArgumentParser) -> None:
 def _check(args: argparse.Namespace) -> None:
     check_server(args, _LOCAL_OPTIONS)
     check_watch(args)
-    if not 0 <= args.temperature <= 100:
-        raise UserError(f"--temperature {args.temperature}: expected 0 (greedy) to 100")
-    if not 0 < args.top_p <= 1:
-        raise UserError(f"--top-p {args.top_p}: expected a share above 0 and at most 1")
+    check_sampling(args)
     if args.ask is not None and not args.ask.strip() and not (args.image or args.video or args.watch):
         raise UserError("--ask: the question is empty, and there is no --image or --video to describe")
     if args.convert_state and not args.resume:

@@ -1,7 +1,7 @@
 """Clients of OpenAI-compatible servers, with the standard library alone: requests, streams, retries, conversations."""
 
 from vlm_core.remote.client import ChatClient, Chunk, Completion, Decoding, RemoteModel, choose_model
-from vlm_core.remote.content import content_of, image_part, video_part
+from vlm_core.remote.content import Part, content_of, image_part, video_part
 from vlm_core.remote.conversation import RemoteConversation
 from vlm_core.remote.parallel import in_parallel
 from vlm_core.remote.retries import Retries
@@ -13,6 +13,7 @@ __all__ = [
     "Chunk",
     "Completion",
     "Decoding",
+    "Part",
     "RemoteConversation",
     "RemoteModel",
     "RequestFailed",
